@@ -1,0 +1,7 @@
+package iii
+
+// The schemas are the source of truth; types_gen.go follows from them.
+// The command runs inside schema/, so that a file has the same name on the command
+// line as in a $ref: under two names it would be loaded, and declared, twice.
+//
+//go:generate go -C schema tool -modfile=../internal/tools/go.mod go-jsonschema --package iii --only-models --tags json --min-sized-ints --disable-custom-types-for-maps --resolve-extension .json --capitalization API --capitalization CPU --capitalization HMAC --capitalization HTTP --capitalization ID --capitalization JSON --capitalization URL "--schema-root-type=https://github.com/iii-go/iii/schema/http_request.json=HTTPRequest[T any]" "--schema-root-type=https://github.com/iii-go/iii/schema/http_response.json=HTTPResponse[T any]" --output ../types_gen.go auth.json common.json http.json http_request.json http_response.json observability.json protocol.json queue.json stream.json
