@@ -1,0 +1,185 @@
+package iii
+
+import (
+	"bytes"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// In these schemas, required is what this package writes; of that, a property with a
+// default may be left out by the other side, and is not required of it.
+//
+//go:embed schema/*.json
+var schemaFiles embed.FS
+
+// schemaHint is the keyword of the generator's hints, which are of no use to others.
+const schemaHint = "goJSONSchema"
+
+// schemaDef is a definition and the file it stands in, to which its references are
+// relative.
+type schemaDef struct {
+	file   string
+	schema map[string]any
+}
+
+// schemaDefs holds the definitions of all schema files by name; a name stands for one
+// definition, since it is that of a Go type.
+var schemaDefs = sync.OnceValues(func() (map[string]schemaDef, error) {
+	files, err := schemaFiles.ReadDir("schema")
+	if err != nil {
+		return nil, err
+	}
+	defs := make(map[string]schemaDef)
+	for _, f := range files {
+		b, err := schemaFiles.ReadFile("schema/" + f.Name())
+		if err != nil {
+			return nil, err
+		}
+		var doc struct {
+			Defs map[string]map[string]any `json:"$defs"`
+		}
+		d := json.NewDecoder(bytes.NewReader(b))
+		d.UseNumber() // a default of 2.0 stays one
+		if err := d.Decode(&doc); err != nil {
+			return nil, fmt.Errorf("iii: schema %s: %w", f.Name(), err)
+		}
+		for name, schema := range doc.Defs {
+			if other, ok := defs[name]; ok {
+				return nil, fmt.Errorf("iii: definition %s is in schema %s and in %s", name, other.file, f.Name())
+			}
+			defs[name] = schemaDef{f.Name(), schema}
+		}
+	}
+	return defs, nil
+})
+
+// schemaFor returns the JSON Schema of a generated type as one document: what it
+// refers to is in its own $defs, and it has no hints of the generator. It reports
+// false for every other type, the generic ones among them.
+func schemaFor(t reflect.Type) (json.RawMessage, bool) {
+	if t.PkgPath() != reflect.TypeFor[ErrorBody]().PkgPath() || t.Name() == "" {
+		return nil, false
+	}
+	schema, err := bundleSchema(t.Name())
+	return schema, err == nil
+}
+
+// bundleSchema returns the definition of that name with everything it refers to.
+func bundleSchema(name string) (json.RawMessage, error) {
+	defs, err := schemaDefs()
+	if err != nil {
+		return nil, err
+	}
+	root, ok := defs[name]
+	if !ok {
+		return nil, fmt.Errorf("iii: no definition of %s", name)
+	}
+	b := bundle{defs: defs, used: make(map[string]any)}
+	schema, err := b.copy(root.schema, root.file)
+	if err != nil {
+		return nil, fmt.Errorf("iii: definition %s: %w", name, err)
+	}
+	doc := schema.(map[string]any)
+	doc["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+	if len(b.used) > 0 {
+		doc["$defs"] = b.used
+	}
+	return json.Marshal(doc)
+}
+
+// bundle gathers the definitions that a schema refers to.
+type bundle struct {
+	defs map[string]schemaDef
+	used map[string]any
+}
+
+// copy returns v, a part of a schema of that file, without hints and with references
+// that lead into the bundle.
+func (b bundle) copy(v any, file string) (any, error) {
+	switch v := v.(type) {
+	case []any:
+		list := make([]any, len(v))
+		for i, e := range v {
+			c, err := b.copy(e, file)
+			if err != nil {
+				return nil, err
+			}
+			list[i] = c
+		}
+		return list, nil
+	case map[string]any:
+		object := make(map[string]any, len(v))
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			if k == schemaHint {
+				continue
+			}
+			if k == "$ref" {
+				ref, err := b.refer(v[k].(string), file)
+				if err != nil {
+					return nil, err
+				}
+				object[k] = ref
+				continue
+			}
+			c, err := b.copy(v[k], file)
+			if err != nil {
+				return nil, err
+			}
+			object[k] = c
+		}
+		dropDefaulted(object)
+		return object, nil
+	}
+	return v, nil
+}
+
+// refer takes the definition that ref names into the bundle and returns the
+// reference to it there.
+func (b bundle) refer(ref, file string) (string, error) {
+	other, name, ok := strings.Cut(ref, "#/$defs/")
+	if !ok {
+		return "", fmt.Errorf("reference %s does not lead to a definition", ref)
+	}
+	if other != "" {
+		file = other
+	}
+	def, ok := b.defs[name]
+	if !ok || def.file != file {
+		return "", fmt.Errorf("reference %s leads nowhere", ref)
+	}
+	if _, ok := b.used[name]; !ok {
+		b.used[name] = nil // taken, should the definition refer to itself
+		schema, err := b.copy(def.schema, def.file)
+		if err != nil {
+			return "", err
+		}
+		b.used[name] = schema
+	}
+	return "#/$defs/" + name, nil
+}
+
+// dropDefaulted removes from the required properties of an object those that have a
+// default.
+func dropDefaulted(object map[string]any) {
+	required, ok := object["required"].([]any)
+	properties, _ := object["properties"].(map[string]any)
+	if !ok {
+		return
+	}
+	required = slices.DeleteFunc(required, func(name any) bool {
+		property, _ := properties[name.(string)].(map[string]any)
+		_, ok := property["default"]
+		return ok
+	})
+	if len(required) == 0 {
+		delete(object, "required")
+	} else {
+		object["required"] = required
+	}
+}
