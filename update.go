@@ -1,0 +1,378 @@
+package iii
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// What the engine puts up with in an update operation.
+const (
+	maxPathSegments  = 32
+	maxSegmentBytes  = 256
+	maxMergeMembers  = 1024
+	maxMergeDepth    = 16
+	updateErrorsPage = "https://iii.dev/docs/workers/iii-state#error-codes"
+)
+
+// The keys that update operations refuse, in bytewise order.
+var reservedKeys = []string{"__proto__", "constructor", "prototype"}
+
+// ApplyUpdate applies update operations to an item as the engine does in
+// stream::update and state::update, for workers that store items themselves.
+// A nil old means that there is no item: the operations start from an empty
+// object then, and the result's OldValue is nil.
+//
+// An operation either applies or adds one error to the result and is skipped;
+// the ones after it still run, and nothing is rolled back. Integers are exact
+// between -2^63 and 2^64-1, floats stay floats, and what no operation touches
+// keeps its text. Keys of touched objects are sorted.
+//
+// An error is returned, and nothing applied, if old or a value is no JSON or an
+// operation is empty. ApplyUpdate keeps and changes nothing that it was given;
+// it is safe for concurrent use.
+func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error) {
+	u := update{fresh: old == nil, root: objectNode()}
+	var result StreamUpdateResult
+	if old != nil {
+		root, err := parseNode(old)
+		if err != nil {
+			return StreamUpdateResult{}, fmt.Errorf("iii: the item is no JSON: %w", err)
+		}
+		u.root = root
+		if result.OldValue, err = root.encode(); err != nil {
+			return StreamUpdateResult{}, err
+		}
+	}
+	for i, op := range ops {
+		refused, err := u.apply(op)
+		if err != nil {
+			return StreamUpdateResult{}, fmt.Errorf("iii: update operation %d: %w", i, err)
+		}
+		if refused != nil {
+			page := updateErrorsPage
+			result.Errors = append(result.Errors, UpdateOpError{OpIndex: uint64(i), Code: refused.code, Message: refused.message, DocURL: &page})
+			continue
+		}
+		u.fresh = false
+	}
+	var err error
+	result.NewValue, err = u.root.encode()
+	return result, err
+}
+
+// update is the item while operations are applied to it.
+type update struct {
+	root *jsonNode
+	// fresh: there was no item and no operation has applied yet. Operations on
+	// the root then see nothing instead of the empty object.
+	fresh bool
+}
+
+// refusal is the error of one operation, which the result reports.
+type refusal struct{ code, message string }
+
+func refuse(code, format string, args ...any) *refusal {
+	return &refusal{code: code, message: fmt.Sprintf(format, args...)}
+}
+
+func (u *update) apply(op UpdateOp) (*refusal, error) {
+	if op.Op == nil {
+		return nil, errors.New("no operation")
+	}
+	switch op := op.Op.updateOp().(type) {
+	case UpdateSet:
+		return u.set(op.Path, op.Value)
+	case UpdateMerge:
+		return u.merge(op.Path, op.Value)
+	case UpdateIncrement:
+		return u.add("increment", op.Path, op.By, false)
+	case UpdateDecrement:
+		return u.add("decrement", op.Path, op.By, true)
+	case UpdateAppend:
+		return u.append(op.Path, op.Value)
+	case UpdateRemove:
+		return u.remove(op.Path)
+	case unusableOp:
+		return nil, op.err
+	default:
+		return nil, fmt.Errorf("unknown operation %T", op)
+	}
+}
+
+func (u *update) set(path string, value JSONValue) (*refusal, error) {
+	node, err := parseOperand(value)
+	if err != nil {
+		return nil, err
+	}
+	key := validText(path)
+	if key == "" {
+		u.root = node
+		return nil, nil
+	}
+	members, refused, err := u.member("set", key)
+	if members != nil {
+		members[key] = node
+	}
+	return refused, err
+}
+
+func (u *update) remove(path string) (*refusal, error) {
+	key := validText(path)
+	if key == "" {
+		u.root = nullNode()
+		return nil, nil
+	}
+	members, refused, err := u.member("remove", key)
+	delete(members, key)
+	return refused, err
+}
+
+func (u *update) add(op, path string, by int64, subtract bool) (*refusal, error) {
+	key := validText(path)
+	target, name := u.root, "root"
+	var members map[string]*jsonNode
+	if key != "" {
+		var refused *refusal
+		var err error
+		if members, refused, err = u.member(op, key); members == nil {
+			return refused, err
+		}
+		target, name = members[key], key
+	} else if u.fresh {
+		target = nil
+	}
+	if target == nil {
+		target = &jsonNode{raw: []byte("0")}
+	} else if kind := target.kind(); kind != "number" {
+		return refuse(op+".not_number", "Expected number at path '%s', got %s.", name, kind), nil
+	}
+	sum, ok := addToNumber(string(target.raw), by, subtract)
+	if !ok {
+		return refuse(op+".not_number", "Expected number at path '%s', got number.", name), nil
+	}
+	node := &jsonNode{raw: []byte(sum)}
+	if key == "" {
+		u.root = node
+	} else {
+		members[key] = node
+	}
+	return nil, nil
+}
+
+func (u *update) merge(path *MergePath, value JSONValue) (*refusal, error) {
+	node, err := parseOperand(value)
+	if err != nil {
+		return nil, err
+	}
+	segments := pathSegments(path)
+	if refused := checkPath("merge", segments); refused != nil {
+		return refused, nil
+	}
+	members, refused, err := checkMergeValue(node)
+	if refused != nil || err != nil {
+		return refused, err
+	}
+	if len(segments) == 0 && u.root.kind() != "object" {
+		return nil, nil // the engine says nothing to this
+	}
+	target, err := descend(u.root, segments)
+	if err != nil {
+		return nil, err
+	}
+	into, err := makeObject(target)
+	if err != nil {
+		return nil, err
+	}
+	for key, member := range members {
+		into[key] = member
+	}
+	return nil, nil
+}
+
+func (u *update) append(path *MergePath, value JSONValue) (*refusal, error) {
+	node, err := parseOperand(value)
+	if err != nil {
+		return nil, err
+	}
+	segments := pathSegments(path)
+	if refused := checkPath("append", segments); refused != nil {
+		return refused, nil
+	}
+	if len(segments) == 0 {
+		if u.fresh {
+			u.root = firstOf(node, false)
+			return nil, nil
+		}
+		return appendTo(u.root, node, "root")
+	}
+	if kind := u.root.kind(); kind != "object" {
+		return refuse("append.target_not_object", "Cannot append at path '[%s]': target is %s, expected object.",
+			strings.Join(segments, ", "), kind), nil
+	}
+	parents, key := segments[:len(segments)-1], segments[len(segments)-1]
+	parent, err := descend(u.root, parents)
+	if err != nil {
+		return nil, err
+	}
+	members, err := makeObject(parent)
+	if err != nil {
+		return nil, err
+	}
+	leaf, found := members[key]
+	if !found {
+		members[key] = firstOf(node, len(parents) > 0)
+		return nil, nil
+	}
+	return appendTo(leaf, node, key)
+}
+
+// firstOf is what appending a value to nothing makes: a string stays itself,
+// except below the first level.
+func firstOf(value *jsonNode, nested bool) *jsonNode {
+	if value.kind() == "string" && !nested {
+		return value
+	}
+	return listNode(value)
+}
+
+func appendTo(leaf, value *jsonNode, name string) (*refusal, error) {
+	switch kind := leaf.kind(); kind {
+	case "null":
+		leaf.replace(firstOf(value, false))
+		return nil, nil
+	case "array":
+		return nil, leaf.push(value)
+	case "string":
+		if value.kind() != "string" {
+			return refuse("append.type_mismatch", "Expected string append value at path '%s', got %s.", name, value.kind()), nil
+		}
+		leaf.concat(value)
+		return nil, nil
+	default:
+		return refuse("append.type_mismatch", "Cannot append at path '%s': target is %s, expected array, string, null, or missing field.", name, kind), nil
+	}
+}
+
+// member checks the key of an operation that works on one level and returns the
+// members of the root, nil if the operation is refused.
+func (u *update) member(op, key string) (map[string]*jsonNode, *refusal, error) {
+	if refused := checkSegment(op, key); refused != nil {
+		return nil, refused, nil
+	}
+	if kind := u.root.kind(); kind != "object" {
+		return nil, refuse(op+".target_not_object", "Cannot %s at path '%s': target is %s, expected object.", op, key, kind), nil
+	}
+	members, err := u.root.object()
+	return members, nil, err
+}
+
+// descend walks down from node, making an object of everything on the way that
+// is none, and returns the value at the end.
+func descend(node *jsonNode, segments []string) (*jsonNode, error) {
+	for _, key := range segments {
+		members, err := makeObject(node)
+		if err != nil {
+			return nil, err
+		}
+		next := members[key]
+		if next == nil {
+			next = objectNode()
+			members[key] = next
+		}
+		node = next
+	}
+	return node, nil
+}
+
+// makeObject returns the members of node, which becomes an empty object if it
+// is something else.
+func makeObject(node *jsonNode) (map[string]*jsonNode, error) {
+	if node.kind() != "object" {
+		node.replace(objectNode())
+	}
+	return node.object()
+}
+
+func checkMergeValue(value *jsonNode) (map[string]*jsonNode, *refusal, error) {
+	if value.kind() != "object" {
+		return nil, refuse("merge.value.not_an_object", "Merge value must be a JSON object"), nil
+	}
+	depth := value.depth()
+	members, err := value.object()
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(members) > maxMergeMembers {
+		return nil, refuse("merge.value.too_many_keys", "Merge value has %d top-level keys, exceeds maximum of %d", len(members), maxMergeMembers), nil
+	}
+	for _, key := range reservedKeys {
+		if _, found := members[key]; found {
+			return nil, refuse("merge.value.proto_polluted", `Merge value top-level key "%s" is a prototype-pollution sink`, key), nil
+		}
+	}
+	if depth > maxMergeDepth {
+		return nil, refuse("merge.value.too_deep", "Merge value JSON nesting depth %d exceeds maximum of %d", depth, maxMergeDepth), nil
+	}
+	return members, nil, nil
+}
+
+// pathSegments returns the keys that lead to the target; none is the root.
+func pathSegments(path *MergePath) []string {
+	if path == nil {
+		return nil
+	}
+	if path.Segments == nil {
+		if path.Single == "" {
+			return nil
+		}
+		return []string{validText(path.Single)}
+	}
+	segments := make([]string, len(path.Segments))
+	for i, segment := range path.Segments {
+		segments[i] = validText(segment)
+	}
+	return segments
+}
+
+func checkPath(op string, segments []string) *refusal {
+	if len(segments) > maxPathSegments {
+		return refuse(op+".path.too_deep", "Path depth %d exceeds maximum of %d", len(segments), maxPathSegments)
+	}
+	for _, segment := range segments {
+		if refused := checkSegment(op, segment); refused != nil {
+			return refused
+		}
+	}
+	return nil
+}
+
+func checkSegment(op, segment string) *refusal {
+	switch {
+	case segment == "":
+		return refuse(op+".path.empty_segment", "Path contains an empty segment")
+	case len(segment) > maxSegmentBytes:
+		return refuse(op+".path.segment_too_long", "Path segment of %d bytes exceeds maximum of %d", len(segment), maxSegmentBytes)
+	case slices.Contains(reservedKeys, segment):
+		return refuse(op+".path.proto_polluted", "Path segment '%s' is not allowed (prototype pollution).", segment)
+	}
+	return nil
+}
+
+// parseOperand reads the value of an operation; an absent one is null.
+func parseOperand(value JSONValue) (*jsonNode, error) {
+	if value == nil {
+		return nullNode(), nil
+	}
+	node, err := parseNode(value)
+	if err != nil {
+		return nil, fmt.Errorf("its value is no JSON: %w", err)
+	}
+	return node, nil
+}
+
+// validText is the text as JSON carries it: a byte that is no UTF-8 becomes
+// U+FFFD.
+func validText(s string) string { return string([]rune(s)) }
