@@ -321,18 +321,10 @@ func checkMergeValue(value *jsonNode) (map[string]*jsonNode, *refusal, error) {
 
 // pathSegments returns the keys that lead to the target; none is the root.
 func pathSegments(path *MergePath) []string {
-	if path == nil {
-		return nil
-	}
-	if path.Segments == nil {
-		if path.Single == "" {
-			return nil
-		}
-		return []string{validText(path.Single)}
-	}
-	segments := make([]string, len(path.Segments))
-	for i, segment := range path.Segments {
-		segments[i] = validText(segment)
+	keys := path.Keys()
+	segments := make([]string, len(keys))
+	for i, key := range keys {
+		segments[i] = validText(key)
 	}
 	return segments
 }
