@@ -3,6 +3,7 @@
 package iii
 
 import "encoding/json"
+import "time"
 
 // ActionEnqueue puts the call into a queue; the caller gets an EnqueueResult at
 // once.
@@ -18,6 +19,112 @@ type ActionEnqueue struct {
 type ActionVoid struct {
 	// Tag of the variant, always "void"; the encoder sets it.
 	Type TriggerActionType `json:"type"`
+}
+
+// AggregatedMetric is one bucket of a metric; histograms have none. The engine
+// adds up the exports of a cumulative counter.
+type AggregatedMetric struct {
+	// Mean.
+	Avg float64 `json:"avg"`
+
+	// End of the bucket in nanoseconds since 1970.
+	BucketEndNs uint64 `json:"bucket_end_ns"`
+
+	// Begin of the bucket in nanoseconds since 1970.
+	BucketStartNs uint64 `json:"bucket_start_ns"`
+
+	// Number of values.
+	Count uint64 `json:"count"`
+
+	// Greatest value.
+	Max float64 `json:"max"`
+
+	// Least value.
+	Min float64 `json:"min"`
+
+	// Name.
+	Name string `json:"name"`
+
+	// p50, p75, p90, p95 and p99 of five values or more; nil is left out.
+	Percentiles JSONValue `json:"percentiles,omitempty,omitzero"`
+
+	// Their sum.
+	Sum float64 `json:"sum"`
+}
+
+// AlertAction is what happens when an alert fires.
+type AlertAction struct {
+	// Function to call. Empty is left out.
+	Path string `json:"path,omitempty,omitzero"`
+
+	// log, webhook or function.
+	Type string `json:"type"`
+
+	// Address of the webhook. Empty is left out.
+	URL string `json:"url,omitempty,omitzero"`
+}
+
+// AlertRule is one alert that the engine watches.
+type AlertRule struct {
+	// What happens when it fires.
+	Action AlertAction `json:"action"`
+
+	// Time before it may fire again in seconds.
+	CooldownSeconds uint64 `json:"cooldown_seconds"`
+
+	// It is watched.
+	Enabled bool `json:"enabled"`
+
+	// Metric that is watched.
+	Metric string `json:"metric"`
+
+	// Name.
+	Name string `json:"name"`
+
+	// Comparison: greaterthan, greaterthanorequal, lessthan, lessthanorequal, equal
+	// or notequal.
+	Operator string `json:"operator"`
+
+	// Value that it is compared with.
+	Threshold float64 `json:"threshold"`
+
+	// Length of what is looked at in seconds.
+	WindowSeconds uint64 `json:"window_seconds"`
+}
+
+// AlertsEvaluateResult is the result of engine::alerts::evaluate.
+type AlertsEvaluateResult struct {
+	// The rules were looked at.
+	Evaluated bool `json:"evaluated"`
+
+	// Why there are none; nil is left out.
+	Message *string `json:"message,omitempty,omitzero"`
+
+	// When the answer was made, in milliseconds since 1970.
+	Timestamp int64 `json:"timestamp"`
+
+	// Alerts that fired: name, metric, value, threshold, operator, firing, timestamp.
+	// Left out when empty.
+	TriggeredAlerts []JSONValue `json:"triggered_alerts,omitempty,omitzero"`
+}
+
+// AlertsListResult is the result of engine::alerts::list.
+type AlertsListResult struct {
+	// State of each alert: name, firing, last_evaluated, last_triggered,
+	// current_value, threshold, operator. Nil is written as [].
+	Alerts List[JSONValue] `json:"alerts"`
+
+	// Number of alerts that fire.
+	FiringCount uint64 `json:"firing_count"`
+
+	// Why there are none; nil is left out.
+	Message *string `json:"message,omitempty,omitzero"`
+
+	// Rules. Left out when empty.
+	Rules []AlertRule `json:"rules,omitempty,omitzero"`
+
+	// When the answer was made, in milliseconds since 1970.
+	Timestamp int64 `json:"timestamp"`
 }
 
 // AuthInput is what the engine gives to the auth function of a guarded listener,
@@ -70,10 +177,401 @@ type AuthResult struct {
 	Namespaces StringListMap `json:"namespaces"`
 }
 
+// BaggageGetAllResult is the result of engine::baggage::get_all.
+type BaggageGetAllResult struct {
+	// Entries; nil is written as {}.
+	Baggage StringMap `json:"baggage"`
+}
+
+// BaggageGetInput is the input of engine::baggage::get, a diagnostic: it reads the
+// engine's own context.
+type BaggageGetInput struct {
+	// Entry.
+	Key string `json:"key"`
+}
+
+// BaggageGetResult is the result of engine::baggage::get.
+type BaggageGetResult struct {
+	// Value; nil is written as null: there is no such entry.
+	Value *string `json:"value"`
+}
+
+// BaggageSetInput is the input of engine::baggage::set, a diagnostic without a
+// lasting effect.
+type BaggageSetInput struct {
+	// Entry.
+	Key string `json:"key"`
+
+	// Value.
+	Value string `json:"value"`
+}
+
+// BaggageSetResult is the result of engine::baggage::set.
+type BaggageSetResult struct {
+	// Says that there is no lasting effect.
+	Note string `json:"note"`
+
+	// Always true.
+	Success bool `json:"success"`
+}
+
+// BridgeInvokeInput is the input of bridge.invoke and bridge.invoke_async, which
+// call a function of another engine; they exist only where the bridge is set up.
+// The result of the first is that of the function, the second has none.
+type BridgeInvokeInput struct {
+	// Its payload; nil is left out.
+	Data JSONValue `json:"data,omitempty,omitzero"`
+
+	// Function of the other engine.
+	FunctionID string `json:"function_id"`
+
+	// How long to wait in milliseconds. Nil is left out: the default of the bridge.
+	TimeoutMs *uint64 `json:"timeout_ms,omitempty,omitzero"`
+}
+
+// ChannelCreateInput is the input of engine::channels::create.
+type ChannelCreateInput struct {
+	// Frames that the engine holds for the reader, 1 to 1024. Nil is left out and
+	// means 64.
+	BufferSize *uint64 `json:"buffer_size,omitempty,omitzero"`
+}
+
+// ChannelCreateResult is the result of engine::channels::create: the two ends of
+// one channel. Each may be opened once; who holds one can open either.
+type ChannelCreateResult struct {
+	// End to read from.
+	Reader StreamChannelRef `json:"reader"`
+
+	// End to write to.
+	Writer StreamChannelRef `json:"writer"`
+}
+
+// ClearResult is the result of engine::traces::clear and engine::logs::clear.
+type ClearResult struct {
+	// Says that there was nothing to clear; nil is left out.
+	Message *string `json:"message,omitempty,omitzero"`
+
+	// Always true; a failure is an error.
+	Success bool `json:"success"`
+}
+
+// ConfigurationEntry is the result of configuration::register.
+type ConfigurationEntry struct {
+	// What it is for.
+	Description string `json:"description"`
+
+	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	ID string `json:"id"`
+
+	// Anything the owner wants to keep with it; nil is left out.
+	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
+
+	// Name for people.
+	Name string `json:"name"`
+
+	// JSON Schema of the value; nil is written as null.
+	Schema JSONValue `json:"schema"`
+
+	// Value; null when there is none. Nil is written as null.
+	Value JSONValue `json:"value"`
+}
+
+// ConfigurationEvent is what a configuration trigger delivers. References such as
+// ${NAME:default} to environment variables are already replaced.
+type ConfigurationEvent struct {
+	// What it is for.
+	Description string `json:"description"`
+
+	// What happened.
+	EventType ConfigurationEventType `json:"event_type"`
+
+	// Entry.
+	ID string `json:"id"`
+
+	// Metadata of the entry; nil is left out.
+	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
+
+	// Its name for people.
+	Name string `json:"name"`
+
+	// Value after; nil is written as null.
+	NewValue JSONValue `json:"new_value"`
+
+	// Value before; nil is written as null.
+	OldValue JSONValue `json:"old_value"`
+
+	// JSON Schema of its value; nil is written as null.
+	Schema JSONValue `json:"schema"`
+
+	// Always configuration.
+	Type string `json:"type"`
+}
+
+// ConfigurationEventType says what happened to a configuration entry.
+type ConfigurationEventType string
+
+// ConfigurationGetInput is the input of configuration::get.
+type ConfigurationGetInput struct {
+	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	ID string `json:"id"`
+
+	// Leave references such as ${NAME:default} to environment variables as they are.
+	// False is left out, which means that they are replaced.
+	Raw bool `json:"raw,omitempty,omitzero"`
+}
+
+// ConfigurationGetResult is the result of configuration::get.
+type ConfigurationGetResult struct {
+	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	ID string `json:"id"`
+
+	// Value; nil is written as null.
+	Value JSONValue `json:"value"`
+}
+
+// ConfigurationListResult is the result of configuration::list.
+type ConfigurationListResult struct {
+	// Entries; nil is written as [].
+	Configurations List[ConfigurationSchema] `json:"configurations"`
+}
+
+// ConfigurationRegisterInput is the input of configuration::register. Registering
+// again keeps the value.
+type ConfigurationRegisterInput struct {
+	// What it is for.
+	Description string `json:"description"`
+
+	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	ID string `json:"id"`
+
+	// Value of an entry that has none yet; it must satisfy the schema. Nil is left
+	// out.
+	InitialValue JSONValue `json:"initial_value,omitempty,omitzero"`
+
+	// Anything the owner wants to keep with it; nil is left out.
+	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
+
+	// Name for people.
+	Name string `json:"name"`
+
+	// JSON Schema of the value; nil is written as null.
+	Schema JSONValue `json:"schema"`
+}
+
+// ConfigurationSchema is an entry without its value: the result of
+// configuration::schema and an element of configuration::list.
+type ConfigurationSchema struct {
+	// What it is for.
+	Description string `json:"description"`
+
+	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	ID string `json:"id"`
+
+	// Anything the owner wants to keep with it; nil is left out.
+	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
+
+	// Name for people.
+	Name string `json:"name"`
+
+	// JSON Schema of the value; nil is written as null.
+	Schema JSONValue `json:"schema"`
+}
+
+// ConfigurationSchemaInput is the input of configuration::schema.
+type ConfigurationSchemaInput struct {
+	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	ID string `json:"id"`
+}
+
+// ConfigurationSetInput is the input of configuration::set.
+type ConfigurationSetInput struct {
+	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	ID string `json:"id"`
+
+	// New value; it must satisfy the schema. Nil is written as null.
+	Value JSONValue `json:"value"`
+}
+
+// ConfigurationSetResult is the result of configuration::set.
+type ConfigurationSetResult struct {
+	// Value after; nil is written as null.
+	NewValue JSONValue `json:"new_value"`
+
+	// Value before; null when there was none. Nil is written as null.
+	OldValue JSONValue `json:"old_value"`
+}
+
+// ConfigurationTriggerConfig is the config of trigger type configuration. Its
+// function gets a ConfigurationEvent; the zero value matches every change.
+type ConfigurationTriggerConfig struct {
+	// Function that is called first, in the namespace of the target, with the same
+	// payload; only the result false skips the target. Empty: no condition.
+	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
+
+	// Entry to match. Empty is left out and matches all.
+	ConfigurationID string `json:"configuration_id,omitempty,omitzero"`
+
+	// Events to match. Left out when empty, which matches all.
+	EventTypes []ConfigurationEventType `json:"event_types,omitempty,omitzero"`
+}
+
 // ConnectionState is where a connection to the engine stands: disconnected,
 // connecting, connected, reconnecting while attempts fail or a link is lost, and
 // failed, which is final.
 type ConnectionState string
+
+// CronEvent is what a cron trigger delivers.
+type CronEvent struct {
+	// When the engine began it.
+	ActualTime time.Time `json:"actual_time"`
+
+	// Id of the trigger.
+	JobID string `json:"job_id"`
+
+	// When the run was due.
+	ScheduledTime time.Time `json:"scheduled_time"`
+
+	// Always cron.
+	Trigger string `json:"trigger"`
+}
+
+// CronTriggerConfig is the config of trigger type cron.
+type CronTriggerConfig struct {
+	// Function that is called first, in the namespace of the target, with the same
+	// payload; only the result false skips the target. Empty: no condition. A
+	// condition that fails skips the run.
+	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
+
+	// Six fields, seconds first, or seven with the year, in UTC. Days of the week are
+	// 1 (Sunday) to 7, or names; day of month and day of week must both match. @daily
+	// and the like are accepted, five fields are not.
+	Expression string `json:"expression"`
+}
+
+// DeadLetter is a message that has failed for good: one element of the result of
+// engine::queue::dlq_messages, which is an array, newest first.
+type DeadLetter struct {
+	// Why the last attempt failed, as the engine words it.
+	Error string `json:"error"`
+
+	// When it failed for good, in seconds since 1970.
+	FailedAt uint64 `json:"failed_at"`
+
+	// Id, for a redrive or a discard.
+	ID string `json:"id"`
+
+	// What was published or enqueued; nil is written as null.
+	Payload JSONValue `json:"payload"`
+
+	// Number of attempts.
+	Retries uint64 `json:"retries"`
+
+	// Size of the stored job in bytes.
+	SizeBytes uint64 `json:"size_bytes"`
+}
+
+// DeadLetterTopic is one element of the result of engine::queue::dlq_topics, which
+// is an array.
+type DeadLetterTopic struct {
+	// What holds it: builtin, or function_queue for a named queue.
+	BrokerType string `json:"broker_type"`
+
+	// Number of dead letters.
+	MessageCount uint64 `json:"message_count"`
+
+	// Topic or named queue.
+	Topic string `json:"topic"`
+}
+
+// DeadLettersInput is the input of engine::queue::dlq_messages.
+type DeadLettersInput struct {
+	// Number of dead letters to return at most. Nil is left out, which means 50.
+	Limit *uint64 `json:"limit,omitempty,omitzero"`
+
+	// Number of dead letters to skip. 0 is left out, which means 0.
+	Offset uint64 `json:"offset,omitempty,omitzero"`
+
+	// Topic or named queue.
+	Topic string `json:"topic"`
+}
+
+// DurablePublishInput is the input of iii::durable::publish: at least once, kept
+// until it is handled. There is no result.
+type DurablePublishInput struct {
+	// What the subscribers get; nil is written as null.
+	Data JSONValue `json:"data"`
+
+	// Topic; an empty one is refused with topic_not_set.
+	Topic string `json:"topic"`
+}
+
+// EmptyInput is the input of the functions that take none, such as
+// state::list_groups or engine::health::check: it is written as {}.
+type EmptyInput struct{}
+
+// EngineInvocationMetrics counts invocations since the engine began.
+type EngineInvocationMetrics struct {
+	// All, by function; nil is written as {}.
+	ByFunction Map[uint64] `json:"by_function"`
+
+	// Those that went to a worker.
+	Deferred uint64 `json:"deferred"`
+
+	// Those that failed.
+	Error uint64 `json:"error"`
+
+	// Those that succeeded.
+	Success uint64 `json:"success"`
+
+	// All.
+	Total uint64 `json:"total"`
+}
+
+// EngineMetrics is what the engine measures of itself; a part that is not there is
+// nil and left out.
+type EngineMetrics struct {
+	// Invocations.
+	Invocations *EngineInvocationMetrics `json:"invocations,omitempty,omitzero"`
+
+	// Durations.
+	Performance *EnginePerformanceMetrics `json:"performance,omitempty,omitzero"`
+
+	// Workers.
+	Workers *EngineWorkerMetrics `json:"workers,omitempty,omitzero"`
+}
+
+// EnginePerformanceMetrics is how long stored spans took, in milliseconds.
+type EnginePerformanceMetrics struct {
+	// Mean.
+	AvgDurationMs float64 `json:"avg_duration_ms"`
+
+	// Greatest.
+	MaxDurationMs float64 `json:"max_duration_ms"`
+
+	// Least.
+	MinDurationMs float64 `json:"min_duration_ms"`
+
+	// Median.
+	P50DurationMs float64 `json:"p50_duration_ms"`
+
+	// 95th percentile.
+	P95DurationMs float64 `json:"p95_duration_ms"`
+
+	// 99th percentile.
+	P99DurationMs float64 `json:"p99_duration_ms"`
+}
+
+// EngineWorkerMetrics counts workers since the engine began.
+type EngineWorkerMetrics struct {
+	// Those that are there.
+	Active uint64 `json:"active"`
+
+	// Those that went.
+	Deaths uint64 `json:"deaths"`
+
+	// Those that came.
+	Spawns uint64 `json:"spawns"`
+}
 
 // EnqueueResult is the answer to a call with the enqueue action: the message is in
 // the queue, its function has yet to run.
@@ -103,6 +601,144 @@ type ErrorMessage struct {
 
 	// Tag of the message; the encoder sets it.
 	Type MessageType `json:"type"`
+}
+
+// FunctionDetail is the result of engine::functions::info for one function.
+type FunctionDetail struct {
+	// What it is for; nil is left out.
+	Description *string `json:"description,omitempty,omitzero"`
+
+	// Function.
+	FunctionID string `json:"function_id"`
+
+	// Metadata of its registration; nil is left out.
+	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
+
+	// Namespace.
+	Namespace string `json:"namespace"`
+
+	// Triggers that call it; nil is written as [].
+	RegisteredTriggers List[FunctionTrigger] `json:"registered_triggers"`
+
+	// JSON Schema of the payload; nil is left out.
+	RequestSchema JSONValue `json:"request_schema,omitempty,omitzero"`
+
+	// JSON Schema of the result; nil is left out.
+	ResponseSchema JSONValue `json:"response_schema,omitempty,omitzero"`
+
+	// Name of the worker behind it; for a worker without a name the part of the id
+	// before the first ::.
+	WorkerName string `json:"worker_name"`
+}
+
+// FunctionFilter is the input of engine::functions::list; the zero value lists all
+// but internal functions.
+type FunctionFilter struct {
+	// List the engine's own too. False is left out.
+	IncludeInternal bool `json:"include_internal,omitempty,omitzero"`
+
+	// Beginning of the id. Empty is left out and matches all.
+	Prefix string `json:"prefix,omitempty,omitzero"`
+
+	// Text to find in id and description, in any case. Empty is left out and matches
+	// all.
+	Search string `json:"search,omitempty,omitzero"`
+
+	// Name of the worker. Empty is left out and matches all.
+	Worker string `json:"worker,omitempty,omitzero"`
+
+	// Names of workers. Left out when empty, which matches all.
+	Workers []string `json:"workers,omitempty,omitzero"`
+}
+
+// FunctionInfoBatch is the result of engine::functions::info for several
+// functions.
+type FunctionInfoBatch struct {
+	// One entry a function; nil is written as [].
+	Functions List[FunctionInfoEntry] `json:"functions"`
+}
+
+// FunctionInfoEntry is one element of a FunctionInfoBatch: a detail, or why there
+// is none. Exactly one of the two is set.
+type FunctionInfoEntry struct {
+	Detail *FunctionDetail
+	Error  *FunctionInfoError
+}
+
+// FunctionInfoError says why a FunctionInfoBatch has no detail of a function.
+type FunctionInfoError struct {
+	// forbidden or not_found.
+	Error string `json:"error"`
+
+	// Function.
+	FunctionID string `json:"function_id"`
+}
+
+// FunctionInfoInput is the input of engine::functions::info: either FunctionID, or
+// FunctionIds.
+type FunctionInfoInput struct {
+	// Function; the result is a FunctionDetail. Empty is left out.
+	FunctionID string `json:"function_id,omitempty,omitzero"`
+
+	// Up to 32 functions; the result is a FunctionInfoBatch. Left out when empty.
+	FunctionIds []string `json:"function_ids,omitempty,omitzero"`
+
+	// Namespace to look in. Empty is left out: default, then the only one that has
+	// it.
+	Namespace string `json:"namespace,omitempty,omitzero"`
+}
+
+// FunctionSummary is one function in a list.
+type FunctionSummary struct {
+	// What it is for; nil is left out.
+	Description *string `json:"description,omitempty,omitzero"`
+
+	// Function.
+	FunctionID string `json:"function_id"`
+
+	// Metadata of its registration; nil is left out.
+	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
+
+	// Namespace.
+	Namespace string `json:"namespace"`
+
+	// Name of the worker behind it; for a worker without a name the part of the id
+	// before the first ::.
+	WorkerName string `json:"worker_name"`
+}
+
+// FunctionTrigger is a trigger as the detail of its function tells it.
+type FunctionTrigger struct {
+	// Its config; nil is written as null.
+	Config JSONValue `json:"config"`
+
+	// Trigger.
+	ID string `json:"id"`
+
+	// Its type.
+	TriggerType string `json:"trigger_type"`
+}
+
+// FunctionsAvailableEvent is what an engine::functions-available trigger delivers
+// when the set of function ids has changed.
+type FunctionsAvailableEvent struct {
+	// Always functions_changed.
+	Event string `json:"event"`
+
+	// Every function there is now, internal ones included; nil is written as [].
+	Functions List[FunctionSummary] `json:"functions"`
+}
+
+// FunctionsAvailableTrigger is the config of trigger type
+// engine::functions-available, which has none: it is written as {}. Its function
+// gets a FunctionsAvailableEvent, up to 5 s late.
+type FunctionsAvailableTrigger struct{}
+
+// FunctionsListResult is the result of engine::functions::list.
+type FunctionsListResult struct {
+	// Functions that the caller may see, by id; with a search the best matches first.
+	// Nil is written as [].
+	Functions List[FunctionSummary] `json:"functions"`
 }
 
 // HTTPAuthAPIKey sends a key in a header of its own.
@@ -177,6 +813,61 @@ type HTTPInvocationConfig struct {
 // Decoding keeps values it does not know; Valid tells them apart.
 type HTTPMethod string
 
+// HTTPMiddlewareAction is the decision of a middleware function.
+type HTTPMiddlewareAction string
+
+// HTTPMiddlewareInput is the payload of a middleware function of an http trigger,
+// in the namespace of its target.
+type HTTPMiddlewareInput struct {
+	// Always {}: reserved by the engine. Nil is written as null.
+	Context JSONValue `json:"context"`
+
+	// Always preHandler.
+	Phase string `json:"phase"`
+
+	// The request.
+	Request HTTPMiddlewareRequest `json:"request"`
+}
+
+// HTTPMiddlewareRequest is the request as a middleware function sees it. It has no
+// body and no path, and cannot be changed.
+type HTTPMiddlewareRequest struct {
+	// Headers by lower-case name, the last of each; nil is written as {}.
+	Headers StringMap `json:"headers"`
+
+	// Method.
+	Method string `json:"method"`
+
+	// Values of the :name segments, not percent-decoded; nil is written as {}.
+	PathParams StringMap `json:"path_params"`
+
+	// Query parameters, the last of each; nil is written as {}.
+	QueryParams StringMap `json:"query_params"`
+}
+
+// HTTPMiddlewareResponse is the answer to a client that a middleware function
+// gives in place of the target.
+type HTTPMiddlewareResponse struct {
+	// Body, always sent as JSON; nil is written as null.
+	Body JSONValue `json:"body"`
+
+	// Headers; nil is written as {}.
+	Headers StringMap `json:"headers"`
+
+	// HTTP status; the engine turns one that is out of range into 200.
+	StatusCode uint16 `json:"status_code"`
+}
+
+// HTTPMiddlewareResult is the answer of a middleware function of an http trigger.
+// Any other answer means continue; an error ends the request with status 500.
+type HTTPMiddlewareResult struct {
+	// What to do.
+	Action HTTPMiddlewareAction `json:"action"`
+
+	// The answer to the client when the action is respond; nil is left out.
+	Response *HTTPMiddlewareResponse `json:"response,omitempty,omitzero"`
+}
+
 // HTTPRequestTrigger says which HTTP trigger a request came through.
 type HTTPRequestTrigger struct {
 	// Verb of the trigger, upper case; left out when empty.
@@ -237,6 +928,97 @@ type HTTPResponse[T any] struct {
 
 	// HTTP status; the engine turns one that is out of range into 200.
 	StatusCode uint16 `json:"status_code"`
+}
+
+// HTTPTriggerConfig is the config of trigger type http: one route of the engine's
+// HTTP server.
+type HTTPTriggerConfig struct {
+	// Route. A segment :name is a parameter; the leading slash may be left out. A
+	// segment must not begin with *: the engine's task does not survive it.
+	APIPath string `json:"api_path"`
+
+	// Function that is called first, in the namespace of the target, with the same
+	// payload; only the result false skips the target. Empty: no condition. The
+	// condition gets the request without its channels; a request that fails it is
+	// answered with status 422.
+	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
+
+	// Method in any case: GET, POST, PUT, DELETE, PATCH, HEAD or OPTIONS. Empty is
+	// left out, which means GET; another one is accepted and never routed.
+	HTTPMethod string `json:"http_method,omitempty,omitzero"`
+
+	// Functions that see the request before the target does, in this order; each gets
+	// an HTTPMiddlewareInput and answers with an HTTPMiddlewareResult. Left out when
+	// empty.
+	MiddlewareFunctionIds []string `json:"middleware_function_ids,omitempty,omitzero"`
+}
+
+// HealthComponent is the state of one part of the engine's telemetry.
+type HealthComponent struct {
+	// What the part tells about itself; null when it is disabled. Nil is written as
+	// null.
+	Details JSONValue `json:"details"`
+
+	// healthy, degraded or disabled.
+	Status string `json:"status"`
+}
+
+// HealthComponents is the state of the parts of the engine's telemetry.
+type HealthComponents struct {
+	// Store of log records.
+	Logs HealthComponent `json:"logs"`
+
+	// Store of metrics.
+	Metrics HealthComponent `json:"metrics"`
+
+	// OpenTelemetry in the engine.
+	Otel HealthComponent `json:"otel"`
+
+	// Store of spans.
+	Spans HealthComponent `json:"spans"`
+}
+
+// HealthReport is the result of engine::health::check.
+type HealthReport struct {
+	// State of each part.
+	Components HealthComponents `json:"components"`
+
+	// healthy or degraded.
+	Status string `json:"status"`
+
+	// When the answer was made, in milliseconds since 1970.
+	Timestamp int64 `json:"timestamp"`
+
+	// Version of the engine.
+	Version string `json:"version"`
+}
+
+// HistogramDataPoint is a data point of a histogram.
+type HistogramDataPoint struct {
+	// Attributes; nil is written as [].
+	Attributes List[StoredAttribute] `json:"attributes"`
+
+	// Number of values a bucket, one more than there are bounds, or none at all; nil
+	// is written as [].
+	BucketCounts List[uint64] `json:"bucket_counts"`
+
+	// Number of values.
+	Count uint64 `json:"count"`
+
+	// Upper bounds of the buckets, ascending; nil is written as [].
+	ExplicitBounds List[float64] `json:"explicit_bounds"`
+
+	// Greatest value; nil is written as null: not told.
+	Max *float64 `json:"max"`
+
+	// Least value; nil is written as null: not told.
+	Min *float64 `json:"min"`
+
+	// Their sum.
+	Sum float64 `json:"sum"`
+
+	// When it was measured, in nanoseconds since 1970.
+	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
 }
 
 // InvocationResultMessage answers an InvokeFunctionMessage, in both directions.
@@ -306,6 +1088,147 @@ type InvokeFunctionMessage struct {
 // writes null. It is an alias, so that it has the methods of json.RawMessage.
 type JSONValue = json.RawMessage
 
+// LogEvent is what a log trigger delivers: one record as the engine has stored it.
+// It is the StoredLog of engine::logs::list, except that scope fields are null in
+// place of absent.
+type LogEvent struct {
+	// Attributes by name; nil is written as {}.
+	Attributes Map[JSONValue] `json:"attributes"`
+
+	// Message; a structured body is its JSON text.
+	Body string `json:"body"`
+
+	// Name of the instrumentation scope; nil is written as null.
+	InstrumentationScopeName *string `json:"instrumentation_scope_name"`
+
+	// Version of the instrumentation scope; nil is written as null.
+	InstrumentationScopeVersion *string `json:"instrumentation_scope_version"`
+
+	// When it was observed, in nanoseconds since 1970; 0 when the record did not say.
+	ObservedTimestampUnixNano uint64 `json:"observed_timestamp_unix_nano"`
+
+	// Resource attributes; nil is written as {}.
+	Resource StringMap `json:"resource"`
+
+	// Name of the service.
+	ServiceName string `json:"service_name"`
+
+	// OpenTelemetry severity, 0 to 24: 5 debug, 9 info, 13 warn, 17 error; 0 unset.
+	SeverityNumber int32 `json:"severity_number"`
+
+	// Severity as text; may be empty.
+	SeverityText string `json:"severity_text"`
+
+	// Span, 16 hexadecimal digits; nil is written as null: outside of any.
+	SpanID *string `json:"span_id"`
+
+	// When it happened, in nanoseconds since 1970; 0 when the record did not say.
+	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
+
+	// Trace, 32 hexadecimal digits; nil is written as null: outside of any.
+	TraceID *string `json:"trace_id"`
+}
+
+// LogInput is the input of engine::log::trace, debug, info, warn and error. There
+// is no result.
+type LogInput struct {
+	// The members of an object become attributes of the record, anything else is
+	// dropped; nil is left out.
+	Data JSONValue `json:"data,omitempty,omitzero"`
+
+	// Message.
+	Message string `json:"message"`
+
+	// Name of the service. Empty is left out and means unknown.
+	ServiceName string `json:"service_name,omitempty,omitzero"`
+
+	// Span, 16 hexadecimal digits. Empty is left out.
+	SpanID string `json:"span_id,omitempty,omitzero"`
+
+	// Trace, 32 hexadecimal digits. Empty is left out.
+	TraceID string `json:"trace_id,omitempty,omitzero"`
+}
+
+// LogLevel is the level of a log trigger.
+type LogLevel string
+
+// LogTriggerConfig is the config of trigger type log. Its function gets a LogEvent
+// a record, the engine's own records included.
+type LogTriggerConfig struct {
+	// Level to match: not a minimum, the lower-cased severity text must be equal.
+	// Empty is left out, which means all.
+	Level LogLevel `json:"level,omitempty,omitzero"`
+}
+
+// LogsListInput is the input of engine::logs::list; the zero value lists all.
+type LogsListInput struct {
+	// Latest time in milliseconds since 1970. Nil is left out: no limit.
+	EndTime *uint64 `json:"end_time,omitempty,omitzero"`
+
+	// Number to return at most. Nil is left out: no limit.
+	Limit *uint64 `json:"limit,omitempty,omitzero"`
+
+	// Number to skip. 0 is left out.
+	Offset uint64 `json:"offset,omitempty,omitzero"`
+
+	// Least severity number, such as 13 for warn. Nil is left out and matches all.
+	SeverityMin *int32 `json:"severity_min,omitempty,omitzero"`
+
+	// Severity text to match, in any case. Empty is left out and matches all.
+	SeverityText string `json:"severity_text,omitempty,omitzero"`
+
+	// Span to match. Empty is left out and matches all.
+	SpanID string `json:"span_id,omitempty,omitzero"`
+
+	// Earliest time in milliseconds since 1970. Nil is left out: no limit.
+	StartTime *uint64 `json:"start_time,omitempty,omitzero"`
+
+	// Trace to match. Empty is left out and matches all.
+	TraceID string `json:"trace_id,omitempty,omitzero"`
+}
+
+// LogsListQuery repeats in a LogsListResult what was asked.
+type LogsListQuery struct {
+	// Latest time in milliseconds since 1970; nil is written as null.
+	EndTime *uint64 `json:"end_time"`
+
+	// Number returned at most; nil is written as null.
+	Limit *uint64 `json:"limit"`
+
+	// Number skipped; nil is written as null.
+	Offset *uint64 `json:"offset"`
+
+	// Least severity number; nil is written as null.
+	SeverityMin *int32 `json:"severity_min"`
+
+	// Severity text; nil is written as null.
+	SeverityText *string `json:"severity_text"`
+
+	// Span; nil is written as null.
+	SpanID *string `json:"span_id"`
+
+	// Earliest time in milliseconds since 1970; nil is written as null.
+	StartTime *uint64 `json:"start_time"`
+
+	// Trace; nil is written as null.
+	TraceID *string `json:"trace_id"`
+}
+
+// LogsListResult is the result of engine::logs::list.
+type LogsListResult struct {
+	// Records, newest first; nil is written as [].
+	Logs List[StoredLog] `json:"logs"`
+
+	// What was asked; nil is left out: logs are not stored.
+	Query *LogsListQuery `json:"query,omitempty,omitzero"`
+
+	// When the answer was made, in milliseconds since 1970.
+	Timestamp int64 `json:"timestamp"`
+
+	// Number of matches before offset and limit.
+	Total uint64 `json:"total"`
+}
+
 // MergePath names the value that a merge or an append changes: one key, or the
 // keys that lead to it from the root. Every key is literal, a dot in it has no
 // meaning, and arrays are not entered. Segments, when it is not nil, wins over
@@ -319,6 +1242,65 @@ type MergePath struct {
 // MessageType is the tag of a message between a worker and the engine. The encoder
 // of each message sets it.
 type MessageType string
+
+// MetricDataPoint is one data point of a StoredMetric: of a histogram, or else a
+// number. Exactly one of the two is set.
+type MetricDataPoint struct {
+	Number    *NumberDataPoint
+	Histogram *HistogramDataPoint
+}
+
+// MetricsListInput is the input of engine::metrics::list; the zero value lists
+// all.
+type MetricsListInput struct {
+	// Length of the buckets of the aggregated metrics in seconds; needs both times.
+	// Nil is left out: no aggregation.
+	AggregateInterval *uint64 `json:"aggregate_interval,omitempty,omitzero"`
+
+	// Latest arrival in milliseconds since 1970; counts only together with
+	// start_time. Nil is left out.
+	EndTime *uint64 `json:"end_time,omitempty,omitzero"`
+
+	// Metric to match exactly. Empty is left out and matches all.
+	MetricName string `json:"metric_name,omitempty,omitzero"`
+
+	// Earliest arrival in milliseconds since 1970; counts only together with
+	// end_time. Nil is left out.
+	StartTime *uint64 `json:"start_time,omitempty,omitzero"`
+}
+
+// MetricsListQuery repeats in a MetricsListResult what was asked.
+type MetricsListQuery struct {
+	// Length of a bucket in seconds; nil is written as null.
+	AggregateInterval *uint64 `json:"aggregate_interval"`
+
+	// Latest time in milliseconds since 1970; nil is written as null.
+	EndTime *uint64 `json:"end_time"`
+
+	// Metric; nil is written as null.
+	MetricName *string `json:"metric_name"`
+
+	// Earliest time in milliseconds since 1970; nil is written as null.
+	StartTime *uint64 `json:"start_time"`
+}
+
+// MetricsListResult is the result of engine::metrics::list.
+type MetricsListResult struct {
+	// Buckets of the asked length. Left out when empty.
+	AggregatedMetrics []AggregatedMetric `json:"aggregated_metrics,omitempty,omitzero"`
+
+	// What the engine measures of itself.
+	EngineMetrics EngineMetrics `json:"engine_metrics"`
+
+	// What was asked; nil is left out: neither a time nor a length.
+	Query *MetricsListQuery `json:"query,omitempty,omitzero"`
+
+	// What workers have exported, by arrival; nil is written as [].
+	SdkMetrics List[StoredMetric] `json:"sdk_metrics"`
+
+	// When the answer was made, in milliseconds since 1970.
+	Timestamp int64 `json:"timestamp"`
+}
 
 // MiddlewareInput is what the engine gives to the middleware function of a guarded
 // listener in place of running an allowed call. What the middleware returns is the
@@ -338,6 +1320,18 @@ type MiddlewareInput struct {
 
 	// Payload of the call.
 	Payload JSONValue `json:"payload"`
+}
+
+// NumberDataPoint is a data point of a counter, an up-down counter or a gauge.
+type NumberDataPoint struct {
+	// Attributes; nil is written as [].
+	Attributes List[StoredAttribute] `json:"attributes"`
+
+	// When it was measured, in nanoseconds since 1970.
+	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
+
+	// Value.
+	Value float64 `json:"value"`
 }
 
 // OnFunctionRegistrationInput is what the hook for the registration of functions
@@ -527,6 +1521,154 @@ type PongMessage struct {
 	Type MessageType `json:"type"`
 }
 
+// PublishInput is the input of publish: pub/sub, at most once. There is no result.
+type PublishInput struct {
+	// What the subscribers get; nil is written as null.
+	Data JSONValue `json:"data"`
+
+	// Topic; an empty one is refused with topic_not_set.
+	Topic string `json:"topic"`
+}
+
+// QueueConfig says how the messages of a topic are handed to one subscriber.
+// Members of a wrong type are ignored by the engine.
+type QueueConfig struct {
+	// Wait before the first retry in milliseconds; it doubles with each further one.
+	// Default 1000.
+	BackoffDelayMs *uint64 `json:"backoffDelayMs,omitempty,omitzero"`
+
+	// Kind of backoff. The built-in queue ignores it, other transports may read it.
+	BackoffType string `json:"backoffType,omitempty,omitzero"`
+
+	// Messages that are handled at once. Default 10.
+	Concurrency *uint64 `json:"concurrency,omitempty,omitzero"`
+
+	// Delay before the first delivery in seconds. The built-in queue ignores it,
+	// other transports may read it.
+	DelaySeconds *uint64 `json:"delaySeconds,omitempty,omitzero"`
+
+	// Highest priority. The built-in queue ignores it, other transports may read it.
+	MaxPriority *uint64 `json:"maxPriority,omitempty,omitzero"`
+
+	// Attempts after the first one, so that attempts = maxRetries + 1. Default: three
+	// attempts in all.
+	MaxRetries *uint64 `json:"maxRetries,omitempty,omitzero"`
+
+	// fifo keeps the order: one message at a time. Anything else is concurrent, which
+	// is the default.
+	Type string `json:"type,omitempty,omitzero"`
+
+	// Time for which a message that is being handled stays hidden from others. The
+	// built-in queue ignores it, other transports may read it.
+	VisibilityTimeout *uint64 `json:"visibilityTimeout,omitempty,omitzero"`
+}
+
+// QueueDiscardMessageInput is the input of iii::queue::discard_message, which
+// drops one dead letter.
+type QueueDiscardMessageInput struct {
+	// Id of the dead letter, not the receipt of the job.
+	MessageID string `json:"message_id"`
+
+	// Named queue, or topic. The engine reads the key topic in its place too; this
+	// type does not.
+	Queue string `json:"queue"`
+}
+
+// QueueDiscardMessageResult is the result of iii::queue::discard_message.
+type QueueDiscardMessageResult struct {
+	// Id of the dead letter.
+	MessageID string `json:"message_id"`
+
+	// Named queue, or topic.
+	Queue string `json:"queue"`
+
+	// 1 if it was discarded, 0 if there was none; the key is the one of a redrive.
+	Redriven uint64 `json:"redriven"`
+}
+
+// QueueEnqueueInput is the input of engine::queue::enqueue, which a queue provider
+// registers and the engine calls for an invocation with action enqueue. Any result
+// that is no error accepts the job.
+type QueueEnqueueInput struct {
+	// W3C baggage of the caller, its entry iii.function.id naming the function; nil
+	// is written as null.
+	Baggage *string `json:"baggage"`
+
+	// Its payload; nil is written as null.
+	Data JSONValue `json:"data"`
+
+	// Function to call.
+	FunctionID string `json:"function_id"`
+
+	// Receipt, made by the engine and returned to the caller.
+	MessageReceiptID string `json:"messageReceiptId"`
+
+	// Namespace of the function. Empty is left out and means default.
+	Namespace string `json:"namespace,omitempty,omitzero"`
+
+	// Queue.
+	Queue string `json:"queue"`
+
+	// W3C trace context of the caller; nil is written as null.
+	Traceparent *string `json:"traceparent"`
+}
+
+// QueueRedriveInput is the input of iii::queue::redrive, which queues all dead
+// letters again, oldest first, with their attempts reset.
+type QueueRedriveInput struct {
+	// Named queue, or topic. The engine reads the key topic in its place too; this
+	// type does not.
+	Queue string `json:"queue"`
+}
+
+// QueueRedriveMessageInput is the input of iii::queue::redrive_message, which
+// queues one dead letter again.
+type QueueRedriveMessageInput struct {
+	// Id of the dead letter, not the receipt of the job.
+	MessageID string `json:"message_id"`
+
+	// Named queue, or topic. The engine reads the key topic in its place too; this
+	// type does not.
+	Queue string `json:"queue"`
+}
+
+// QueueRedriveMessageResult is the result of iii::queue::redrive_message.
+type QueueRedriveMessageResult struct {
+	// Id of the dead letter.
+	MessageID string `json:"message_id"`
+
+	// Named queue, or topic.
+	Queue string `json:"queue"`
+
+	// 1 if it was queued again, 0 if there was none.
+	Redriven uint64 `json:"redriven"`
+}
+
+// QueueRedriveResult is the result of iii::queue::redrive.
+type QueueRedriveResult struct {
+	// Named queue, or topic.
+	Queue string `json:"queue"`
+
+	// Number of messages queued again.
+	Redriven uint64 `json:"redriven"`
+}
+
+// QueueTriggerConfig is the config of trigger type durable:subscriber. Its
+// function gets what was published with iii::durable::publish, at least once, with
+// retries and a dead-letter queue.
+type QueueTriggerConfig struct {
+	// Function that is called first, in the namespace of the target, with the same
+	// payload; only the result false skips the target. Empty: no condition. A
+	// condition that fails counts as a failed attempt.
+	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
+
+	// Delivery settings; nil is left out: the defaults.
+	QueueConfig *QueueConfig `json:"queue_config,omitempty,omitzero"`
+
+	// Topic. The engine accepts an empty one, which never fires.
+	Topic string `json:"topic"`
+}
+
 // ReattachMessage is the first message of a worker that connects again: the engine
 // ends the former connection, if it is still there, before it reads on. A wrong id
 // or token has no effect.
@@ -616,6 +1758,26 @@ type RegisterServiceMessage struct {
 	Type MessageType `json:"type"`
 }
 
+// RegisterTriggerInput is the input of engine::register_trigger: a trigger that
+// belongs to no connection and stays until it is removed or the engine ends.
+type RegisterTriggerInput struct {
+	// Config of the trigger; nil is left out and means null.
+	Config JSONValue `json:"config,omitempty,omitzero"`
+
+	// Function to call, in namespace default.
+	FunctionID string `json:"function_id"`
+
+	// Delivered as the metadata of each call; nil is left out.
+	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
+
+	// Namespace of the provider of the type. Empty is left out: that of the caller,
+	// then default.
+	TriggerNamespace string `json:"trigger_namespace,omitempty,omitzero"`
+
+	// Trigger type.
+	TriggerType string `json:"trigger_type"`
+}
+
 // RegisterTriggerMessage binds a function to a trigger type. A worker sends it to
 // the engine, which answers only to refuse it, and the engine sends it on to the
 // provider of the type, which answers with a TriggerRegistrationResultMessage.
@@ -645,6 +1807,12 @@ type RegisterTriggerMessage struct {
 
 	// Tag of the message; the encoder sets it.
 	Type MessageType `json:"type"`
+}
+
+// RegisterTriggerResult is the result of engine::register_trigger.
+type RegisterTriggerResult struct {
+	// Trigger, a UUID that the engine chose.
+	ID string `json:"id"`
 }
 
 // RegisterTriggerTypeMessage makes the worker the provider of a trigger type.
@@ -693,6 +1861,364 @@ type RegistrationRejectedMessage struct {
 
 	// Name that is taken, for a conflict of workers; else empty and left out.
 	WorkerName string `json:"worker_name,omitempty,omitzero"`
+}
+
+// RollupsListInput is the input of engine::rollups::list.
+type RollupsListInput struct {
+	// Latest time in milliseconds since 1970. Nil is left out: now.
+	EndTime *uint64 `json:"end_time,omitempty,omitzero"`
+
+	// Length of a roll-up: 0 one minute, 1 five minutes, 2 an hour. 0 is left out.
+	Level uint64 `json:"level,omitempty,omitzero"`
+
+	// Metric to match exactly. Empty is left out and matches all.
+	MetricName string `json:"metric_name,omitempty,omitzero"`
+
+	// Earliest time in milliseconds since 1970. Nil is left out: an hour ago.
+	StartTime *uint64 `json:"start_time,omitempty,omitzero"`
+}
+
+// RollupsListQuery repeats in a RollupsListResult what was asked.
+type RollupsListQuery struct {
+	// Latest time in milliseconds since 1970; nil is written as null.
+	EndTime *uint64 `json:"end_time"`
+
+	// Metric; nil is written as null.
+	MetricName *string `json:"metric_name"`
+
+	// Earliest time in milliseconds since 1970; nil is written as null.
+	StartTime *uint64 `json:"start_time"`
+}
+
+// RollupsListResult is the result of engine::rollups::list. Nothing feeds the
+// roll-ups of the engine, so its lists are empty.
+type RollupsListResult struct {
+	// Roll-ups of histograms; nil is written as [].
+	HistogramRollups List[JSONValue] `json:"histogram_rollups"`
+
+	// Length of a roll-up, as it was asked; nil is left out.
+	Level *uint64 `json:"level,omitempty,omitzero"`
+
+	// Why there are none; nil is left out.
+	Message *string `json:"message,omitempty,omitzero"`
+
+	// What was asked; nil is left out.
+	Query *RollupsListQuery `json:"query,omitempty,omitzero"`
+
+	// Roll-ups; nil is written as [].
+	Rollups List[JSONValue] `json:"rollups"`
+
+	// Where they come from; nil is left out.
+	Source *string `json:"source,omitempty,omitzero"`
+
+	// When the answer was made, in milliseconds since 1970.
+	Timestamp int64 `json:"timestamp"`
+}
+
+// SamplingLogs says how log records are sampled.
+type SamplingLogs struct {
+	// Share that is kept, 0 to 1.
+	SamplingRatio float64 `json:"sampling_ratio"`
+}
+
+// SamplingRule is one rule of a SamplingTraces.
+type SamplingRule struct {
+	// Names of spans, * for any characters; nil is written as null: all.
+	Operation *string `json:"operation"`
+
+	// Share of traces that is kept, 0 to 1.
+	Rate float64 `json:"rate"`
+
+	// Names of services, * for any characters; nil is written as null: all.
+	Service *string `json:"service"`
+}
+
+// SamplingRulesResult is the result of engine::sampling::rules.
+type SamplingRulesResult struct {
+	// Log records.
+	Logs SamplingLogs `json:"logs"`
+
+	// When the answer was made, in milliseconds since 1970.
+	Timestamp int64 `json:"timestamp"`
+
+	// Traces.
+	Traces SamplingTraces `json:"traces"`
+}
+
+// SamplingTraces says how traces are sampled.
+type SamplingTraces struct {
+	// Share that is kept when no rule applies, 0 to 1.
+	DefaultRatio float64 `json:"default_ratio"`
+
+	// A span follows the decision of its parent.
+	ParentBased bool `json:"parent_based"`
+
+	// Rules, the first that applies counts; nil is written as [].
+	Rules List[SamplingRule] `json:"rules"`
+}
+
+// StateDeleteInput is the input of state::delete. The result is the bare previous
+// value, or nothing: not an object as for streams.
+type StateDeleteInput struct {
+	// Key within the scope.
+	Key string `json:"key"`
+
+	// Scope: the group of keys.
+	Scope string `json:"scope"`
+}
+
+// StateEvent is what a state trigger delivers.
+type StateEvent struct {
+	// What happened.
+	EventType StateEventType `json:"event_type"`
+
+	// Key.
+	Key string `json:"key"`
+
+	// Value after; null when it was deleted. Nil is written as null.
+	NewValue JSONValue `json:"new_value"`
+
+	// Value before; null when there was none. Nil is written as null.
+	OldValue JSONValue `json:"old_value"`
+
+	// Scope.
+	Scope string `json:"scope"`
+
+	// Always state.
+	Type string `json:"type"`
+}
+
+// StateEventType says what happened to a value of the state store.
+type StateEventType string
+
+// StateGetInput is the input of state::get. The result is the bare value, or
+// nothing.
+type StateGetInput struct {
+	// Key within the scope.
+	Key string `json:"key"`
+
+	// Scope: the group of keys.
+	Scope string `json:"scope"`
+}
+
+// StateListGroupsResult is the result of state::list_groups.
+type StateListGroupsResult struct {
+	// Scopes, sorted; nil is written as [].
+	Groups StringList `json:"groups"`
+}
+
+// StateListInput is the input of state::list. The result is the array of the
+// values in the scope, without their keys.
+type StateListInput struct {
+	// Scope: the group of keys.
+	Scope string `json:"scope"`
+}
+
+// StateSetInput is the input of state::set. The engine reads the key data in place
+// of value too; this type does not.
+type StateSetInput struct {
+	// Key within the scope.
+	Key string `json:"key"`
+
+	// Scope: the group of keys.
+	Scope string `json:"scope"`
+
+	// New value; nil is written as null, which is a value too.
+	Value JSONValue `json:"value"`
+}
+
+// StateSetResult is the result of state::set: the same as that of stream::set.
+type StateSetResult = StreamSetResult
+
+// StateTriggerConfig is the config of trigger type state. Its function gets a
+// StateEvent; the zero value matches every change.
+type StateTriggerConfig struct {
+	// Function that is called first, in the namespace of the target, with the same
+	// payload; only the result false skips the target. Empty: no condition.
+	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
+
+	// Key to match exactly. Nil is left out and matches all; an empty string is a key
+	// like any other.
+	Key *string `json:"key,omitempty,omitzero"`
+
+	// Scope to match exactly. Nil is left out and matches all; an empty string is a
+	// scope like any other.
+	Scope *string `json:"scope,omitempty,omitzero"`
+}
+
+// StateUpdateInput is the input of state::update.
+type StateUpdateInput struct {
+	// Key within the scope.
+	Key string `json:"key"`
+
+	// Changes, applied in this order to one working value; one that fails is reported
+	// and skipped. Nil is written as [].
+	Ops List[UpdateOp] `json:"ops"`
+
+	// Scope: the group of keys.
+	Scope string `json:"scope"`
+}
+
+// StateUpdateResult is the result of state::update: the same as that of
+// stream::update.
+type StateUpdateResult = StreamUpdateResult
+
+// StoredAttribute is one attribute of a stored span or metric: its name and its
+// value, which is always a string.
+type StoredAttribute [2]string
+
+// StoredEvent is one event of a stored span.
+type StoredEvent struct {
+	// Attributes; nil is written as [].
+	Attributes List[StoredAttribute] `json:"attributes"`
+
+	// Name.
+	Name string `json:"name"`
+
+	// When it happened, in nanoseconds since 1970.
+	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
+}
+
+// StoredLink is one link of a stored span.
+type StoredLink struct {
+	// Attributes; nil is written as [].
+	Attributes List[StoredAttribute] `json:"attributes"`
+
+	// The other span, 16 hexadecimal digits.
+	SpanID string `json:"span_id"`
+
+	// Trace of the other span, 32 hexadecimal digits.
+	TraceID string `json:"trace_id"`
+
+	// W3C trace state; nil is written as null.
+	TraceState *string `json:"trace_state"`
+}
+
+// StoredLog is one log record as the engine has stored it.
+type StoredLog struct {
+	// Attributes by name; nil is written as {}.
+	Attributes Map[JSONValue] `json:"attributes"`
+
+	// Message; a structured body is its JSON text.
+	Body string `json:"body"`
+
+	// Name of the instrumentation scope. Empty is left out.
+	InstrumentationScopeName string `json:"instrumentation_scope_name,omitempty,omitzero"`
+
+	// Version of the instrumentation scope. Empty is left out.
+	InstrumentationScopeVersion string `json:"instrumentation_scope_version,omitempty,omitzero"`
+
+	// When it was observed, in nanoseconds since 1970; 0 when the record did not say.
+	ObservedTimestampUnixNano uint64 `json:"observed_timestamp_unix_nano"`
+
+	// Resource attributes; nil is written as {}.
+	Resource StringMap `json:"resource"`
+
+	// Name of the service.
+	ServiceName string `json:"service_name"`
+
+	// OpenTelemetry severity, 0 to 24: 5 debug, 9 info, 13 warn, 17 error; 0 unset.
+	SeverityNumber int32 `json:"severity_number"`
+
+	// Severity as text; may be empty.
+	SeverityText string `json:"severity_text"`
+
+	// Span, 16 hexadecimal digits; nil is written as null: outside of any.
+	SpanID *string `json:"span_id"`
+
+	// When it happened, in nanoseconds since 1970; 0 when the record did not say.
+	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
+
+	// Trace, 32 hexadecimal digits; nil is written as null: outside of any.
+	TraceID *string `json:"trace_id"`
+}
+
+// StoredMetric is one export of a metric as the engine has stored it; the next
+// export is a record of its own.
+type StoredMetric struct {
+	// Data points; nil is written as [].
+	DataPoints List[MetricDataPoint] `json:"data_points"`
+
+	// What it measures.
+	Description string `json:"description"`
+
+	// Name of the instrumentation scope. Empty is left out.
+	InstrumentationScopeName string `json:"instrumentation_scope_name,omitempty,omitzero"`
+
+	// Version of the instrumentation scope. Empty is left out.
+	InstrumentationScopeVersion string `json:"instrumentation_scope_version,omitempty,omitzero"`
+
+	// counter, updowncounter, gauge or histogram.
+	MetricType string `json:"metric_type"`
+
+	// Name.
+	Name string `json:"name"`
+
+	// Name of the service.
+	ServiceName string `json:"service_name"`
+
+	// When it arrived, in nanoseconds since 1970.
+	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
+
+	// Unit in UCUM notation.
+	Unit string `json:"unit"`
+}
+
+// StoredSpan is one span as the engine has stored it. Kind, trace state and
+// resource are not kept.
+type StoredSpan struct {
+	// Attributes; nil is written as [].
+	Attributes List[StoredAttribute] `json:"attributes"`
+
+	// When it ended, in nanoseconds since 1970; 0 while it is under way.
+	EndTimeUnixNano uint64 `json:"end_time_unix_nano"`
+
+	// Events; nil is written as [].
+	Events List[StoredEvent] `json:"events"`
+
+	// W3C trace flags and OpenTelemetry's bits above them; nil is left out and means
+	// sampled.
+	Flags *uint32 `json:"flags,omitempty,omitzero"`
+
+	// Name of the instrumentation scope. Empty is left out.
+	InstrumentationScopeName string `json:"instrumentation_scope_name,omitempty,omitzero"`
+
+	// Version of the instrumentation scope. Empty is left out.
+	InstrumentationScopeVersion string `json:"instrumentation_scope_version,omitempty,omitzero"`
+
+	// Links; nil is written as [].
+	Links List[StoredLink] `json:"links"`
+
+	// Name.
+	Name string `json:"name"`
+
+	// Parent; nil is written as null: a root.
+	ParentSpanID *string `json:"parent_span_id"`
+
+	// It is under way. False is left out.
+	Pending bool `json:"pending,omitempty,omitzero"`
+
+	// Name of the service.
+	ServiceName string `json:"service_name"`
+
+	// Span, 16 hexadecimal digits.
+	SpanID string `json:"span_id"`
+
+	// When it began, in nanoseconds since 1970.
+	StartTimeUnixNano uint64 `json:"start_time_unix_nano"`
+
+	// ok, error or unset.
+	Status string `json:"status"`
+
+	// Text of an error. Empty is left out.
+	StatusDescription string `json:"status_description,omitempty,omitzero"`
+
+	// Trace, 32 hexadecimal digits.
+	TraceID string `json:"trace_id"`
+
+	// Attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id of
+	// all spans of the trace, the newest of each. Left out when empty.
+	TraceTags map[string]string `json:"trace_tags,omitempty,omitzero"`
 }
 
 // StreamAuthInput is what the engine gives to the auth function of the stream
@@ -859,6 +2385,16 @@ type StreamJoinResult struct {
 	Unauthorized bool `json:"unauthorized"`
 }
 
+// StreamListAllResult is the result of stream::list_all. Streams that a worker
+// stores itself are not in it.
+type StreamListAllResult struct {
+	// Number of streams.
+	Count uint64 `json:"count"`
+
+	// Streams, sorted by name; nil is written as [].
+	Stream List[StreamSummary] `json:"stream"`
+}
+
 // StreamListGroupsInput names the stream whose groups stream::list_groups returns.
 type StreamListGroupsInput struct {
 	// Stream.
@@ -895,6 +2431,26 @@ type StreamMessage struct {
 	Timestamp int64 `json:"timestamp"`
 
 	// Kind of the message, "stream".
+	Type string `json:"type"`
+}
+
+// StreamSendInput is the input of stream::send: an event for subscribers and
+// triggers that stores nothing. The result is null.
+type StreamSendInput struct {
+	// What the event carries; nil is written as null.
+	Data JSONValue `json:"data"`
+
+	// Group.
+	GroupID string `json:"group_id"`
+
+	// Item. Nil is left out: subscribers of the group get the event, those of one
+	// item do not.
+	ID *string `json:"id,omitempty,omitzero"`
+
+	// Stream.
+	StreamName string `json:"stream_name"`
+
+	// Kind of event, chosen by the sender.
 	Type string `json:"type"`
 }
 
@@ -937,6 +2493,15 @@ type StreamSubscription struct {
 	// Name of the subscription, free for the client to choose; the same name again
 	// replaces it.
 	SubscriptionID string `json:"subscriptionId"`
+}
+
+// StreamSummary is one stream of a StreamListAllResult.
+type StreamSummary struct {
+	// Its groups, sorted, emptied ones included; nil is written as [].
+	Groups StringList `json:"groups"`
+
+	// Name of the stream. The engine cuts it at a colon.
+	ID string `json:"id"`
 }
 
 // StreamTriggerConfig is the config of a trigger of type "stream", which fires
@@ -998,6 +2563,292 @@ type StringListMap = ListMap[string]
 // map[string]string is assignable to it.
 type StringMap = Map[string]
 
+// SubscribeTriggerConfig is the config of trigger type subscribe. Its function
+// gets what was published with publish, at most once, and no metadata.
+type SubscribeTriggerConfig struct {
+	// Part of the schema that the engine advertises, but not evaluated by it.
+	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
+
+	// Topic. The engine accepts an empty one, which never fires.
+	Topic string `json:"topic"`
+}
+
+// TopicStats is the result of engine::queue::topic_stats.
+type TopicStats struct {
+	// Settings of the queue; null for the built-in one. Nil is written as null.
+	Config JSONValue `json:"config"`
+
+	// Number of consumers.
+	ConsumerCount uint64 `json:"consumer_count"`
+
+	// Messages that wait or are being handled.
+	Depth uint64 `json:"depth"`
+
+	// Number of dead letters.
+	DlqDepth uint64 `json:"dlq_depth"`
+}
+
+// TopicStatsInput is the input of engine::queue::topic_stats.
+type TopicStatsInput struct {
+	// Topic or named queue. The engine reads the key queue in its place too; this
+	// type does not.
+	Topic string `json:"topic"`
+}
+
+// TopicSummary is one element of the result of engine::queue::list_topics, which
+// is an array.
+type TopicSummary struct {
+	// What holds it: builtin.
+	BrokerType string `json:"broker_type"`
+
+	// Topic or named queue.
+	Name string `json:"name"`
+
+	// Number of subscribers.
+	SubscriberCount uint64 `json:"subscriber_count"`
+}
+
+// TraceEvent is what a trace trigger delivers.
+type TraceEvent struct {
+	// Traces with new spans, sorted, each once; nil is written as [].
+	TraceIds StringList `json:"trace_ids"`
+}
+
+// TraceGroup is the traces that share a value of an attribute.
+type TraceGroup struct {
+	// From the one to the other in milliseconds.
+	DurationMs uint32 `json:"duration_ms"`
+
+	// Number of spans that failed.
+	ErrorCount uint32 `json:"error_count"`
+
+	// Earliest begin in milliseconds since 1970.
+	FirstSeenMs uint64 `json:"first_seen_ms"`
+
+	// Label; nil is written as null.
+	Label *string `json:"label"`
+
+	// Latest end in milliseconds since 1970.
+	LastSeenMs uint64 `json:"last_seen_ms"`
+
+	// Number of spans.
+	SpanCount uint32 `json:"span_count"`
+
+	// Traces; nil is written as [].
+	TraceIds StringList `json:"trace_ids"`
+
+	// The value.
+	Value string `json:"value"`
+}
+
+// TraceNode is a StoredSpan with the spans below it.
+type TraceNode struct {
+	// Attributes; nil is written as [].
+	Attributes List[StoredAttribute] `json:"attributes"`
+
+	// Spans below; nil is written as [].
+	Children List[TraceNode] `json:"children"`
+
+	// When it ended, in nanoseconds since 1970; 0 while it is under way.
+	EndTimeUnixNano uint64 `json:"end_time_unix_nano"`
+
+	// Events; nil is written as [].
+	Events List[StoredEvent] `json:"events"`
+
+	// W3C trace flags and OpenTelemetry's bits above them; nil is left out and means
+	// sampled.
+	Flags *uint32 `json:"flags,omitempty,omitzero"`
+
+	// Name of the instrumentation scope. Empty is left out.
+	InstrumentationScopeName string `json:"instrumentation_scope_name,omitempty,omitzero"`
+
+	// Version of the instrumentation scope. Empty is left out.
+	InstrumentationScopeVersion string `json:"instrumentation_scope_version,omitempty,omitzero"`
+
+	// Links; nil is written as [].
+	Links List[StoredLink] `json:"links"`
+
+	// Name.
+	Name string `json:"name"`
+
+	// Parent; nil is written as null: a root.
+	ParentSpanID *string `json:"parent_span_id"`
+
+	// It is under way. False is left out.
+	Pending bool `json:"pending,omitempty,omitzero"`
+
+	// Name of the service.
+	ServiceName string `json:"service_name"`
+
+	// Span, 16 hexadecimal digits.
+	SpanID string `json:"span_id"`
+
+	// When it began, in nanoseconds since 1970.
+	StartTimeUnixNano uint64 `json:"start_time_unix_nano"`
+
+	// ok, error or unset.
+	Status string `json:"status"`
+
+	// Text of an error. Empty is left out.
+	StatusDescription string `json:"status_description,omitempty,omitzero"`
+
+	// Trace, 32 hexadecimal digits.
+	TraceID string `json:"trace_id"`
+}
+
+// TraceStorage says how the engine stores spans and what is missing.
+type TraceStorage struct {
+	// Durable archive: healthy, degraded or disabled.
+	Archive string `json:"archive"`
+
+	// complete, partial or unknown.
+	Completeness string `json:"completeness"`
+
+	// Number of spans that are known to be lost.
+	KnownDroppedSpans uint64 `json:"known_dropped_spans"`
+
+	// Latest failure of the archive; nil is written as null.
+	LastError *string `json:"last_error"`
+
+	// Greatest size of the archive in bytes; 0 without one.
+	MaxDiskBytes uint64 `json:"max_disk_bytes"`
+
+	// Size of the archive in bytes.
+	PhysicalBytes uint64 `json:"physical_bytes"`
+}
+
+// TraceTriggerConfig is the config of trigger type trace. Its function gets a
+// TraceEvent, at most every 300 ms; the zero value matches every trace.
+type TraceTriggerConfig struct {
+	// Service to match, in any case. Nil is left out and matches all.
+	ServiceName *string `json:"service_name,omitempty,omitzero"`
+
+	// Status to match, in any case: ok, error or unset. Nil is left out and matches
+	// all.
+	Status *string `json:"status,omitempty,omitzero"`
+}
+
+// TracesGroupByInput is the input of engine::traces::group_by.
+type TracesGroupByInput struct {
+	// Attribute whose values make the groups.
+	Attribute string `json:"attribute"`
+
+	// Count spans of the engine's own functions too. False is left out.
+	IncludeInternal bool `json:"include_internal,omitempty,omitzero"`
+
+	// Attribute whose value labels a group. Empty is left out: no labels.
+	LabelAttribute string `json:"label_attribute,omitempty,omitzero"`
+
+	// Number to return at most. Nil is left out and means 100.
+	Limit *uint32 `json:"limit,omitempty,omitzero"`
+
+	// Earliest time in milliseconds since 1970. Nil is left out: no limit.
+	SinceMs *uint64 `json:"since_ms,omitempty,omitzero"`
+}
+
+// TracesGroupByResult is the result of engine::traces::group_by.
+type TracesGroupByResult struct {
+	// Groups, newest first; nil is written as [].
+	Groups List[TraceGroup] `json:"groups"`
+
+	// What is stored.
+	Storage TraceStorage `json:"storage"`
+}
+
+// TracesListInput is the input of engine::traces::list; the zero value lists the
+// first 100 root spans.
+type TracesListInput struct {
+	// Attributes that must all be there. Left out when empty.
+	Attributes []StoredAttribute `json:"attributes,omitempty,omitzero"`
+
+	// Time in milliseconds since 1970 that spans must not begin after. Nil is left
+	// out: no limit.
+	EndTime *uint64 `json:"end_time,omitempty,omitzero"`
+
+	// Attributes of which none may be there. Left out when empty.
+	ExcludeAttributes []StoredAttribute `json:"exclude_attributes,omitempty,omitzero"`
+
+	// List spans of the engine's own functions too. False is left out.
+	IncludeInternal bool `json:"include_internal,omitempty,omitzero"`
+
+	// Number to return at most. Nil is left out and means 100.
+	Limit *uint64 `json:"limit,omitempty,omitzero"`
+
+	// Greatest duration in milliseconds. Nil is left out: no limit.
+	MaxDurationMs *float64 `json:"max_duration_ms,omitempty,omitzero"`
+
+	// Least duration in milliseconds. Nil is left out: no limit.
+	MinDurationMs *float64 `json:"min_duration_ms,omitempty,omitzero"`
+
+	// Part of the name, in any case. Empty is left out and matches all.
+	Name string `json:"name,omitempty,omitzero"`
+
+	// Number to skip. 0 is left out.
+	Offset uint64 `json:"offset,omitempty,omitzero"`
+
+	// List every span of the traces that match, not just roots. False is left out.
+	SearchAllSpans bool `json:"search_all_spans,omitempty,omitzero"`
+
+	// Part of the name of the service, in any case. Empty is left out and matches
+	// all.
+	ServiceName string `json:"service_name,omitempty,omitzero"`
+
+	// start_time, duration, service_name or name. Empty is left out and means
+	// start_time.
+	SortBy string `json:"sort_by,omitempty,omitzero"`
+
+	// asc, or anything else for descending. Empty is left out and means asc.
+	SortOrder string `json:"sort_order,omitempty,omitzero"`
+
+	// Time in milliseconds since 1970 that spans must not end before. Nil is left
+	// out: no limit.
+	StartTime *uint64 `json:"start_time,omitempty,omitzero"`
+
+	// Part of the status, in any case. Empty is left out and matches all.
+	Status string `json:"status,omitempty,omitzero"`
+
+	// Trace to match. Empty is left out and matches all.
+	TraceID string `json:"trace_id,omitempty,omitzero"`
+
+	// Traces to match, unless there is a trace_id. Left out when empty, which matches
+	// all.
+	TraceIds []string `json:"trace_ids,omitempty,omitzero"`
+}
+
+// TracesListResult is the result of engine::traces::list.
+type TracesListResult struct {
+	// Number returned at most.
+	Limit uint64 `json:"limit"`
+
+	// Number skipped.
+	Offset uint64 `json:"offset"`
+
+	// Spans; nil is written as [].
+	Spans List[StoredSpan] `json:"spans"`
+
+	// What is stored.
+	Storage TraceStorage `json:"storage"`
+
+	// Number of matches before offset and limit.
+	Total uint64 `json:"total"`
+}
+
+// TracesTreeInput is the input of engine::traces::tree.
+type TracesTreeInput struct {
+	// Trace.
+	TraceID string `json:"trace_id"`
+}
+
+// TracesTreeResult is the result of engine::traces::tree.
+type TracesTreeResult struct {
+	// Spans whose parent is not stored, with what is below them; none for an unknown
+	// trace. Nil is written as [].
+	Roots List[TraceNode] `json:"roots"`
+
+	// What is stored.
+	Storage TraceStorage `json:"storage"`
+}
+
 // TriggerAction says how the engine treats a call whose result is not simply
 // awaited. Action holds exactly one of ActionVoid and ActionEnqueue; the zero
 // value, without one, cannot be encoded, and an unknown tag cannot be decoded.
@@ -1005,6 +2856,59 @@ type TriggerAction struct{ Action TriggerActionVariant }
 
 // TriggerActionType is the tag of a TriggerAction. The encoder sets it.
 type TriggerActionType string
+
+// TriggerDetail is the result of engine::registered-triggers::info.
+type TriggerDetail struct {
+	// Its config; nil is written as null.
+	Config JSONValue `json:"config"`
+
+	// Its function; nil is written as null: there is none of that name.
+	Function *FunctionDetail `json:"function"`
+
+	// Function that it calls.
+	FunctionID string `json:"function_id"`
+
+	// Trigger.
+	ID string `json:"id"`
+
+	// Metadata of the trigger; nil is left out.
+	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
+
+	// Its type; nil is written as null: there is none of that name.
+	Trigger *TriggerTypeDetail `json:"trigger"`
+
+	// Its type.
+	TriggerType string `json:"trigger_type"`
+
+	// Name of the worker behind it; for a worker without a name the part of the id
+	// before the first ::.
+	WorkerName string `json:"worker_name"`
+}
+
+// TriggerFilter is the input of engine::registered-triggers::list; the zero value
+// lists all.
+type TriggerFilter struct {
+	// Function that is called. Empty is left out and matches all.
+	FunctionID string `json:"function_id,omitempty,omitzero"`
+
+	// List the engine's own too. False is left out.
+	IncludeInternal bool `json:"include_internal,omitempty,omitzero"`
+
+	// Text to find in the trigger, in any case. Empty is left out and matches all.
+	Search string `json:"search,omitempty,omitzero"`
+
+	// Trigger type. Empty is left out and matches all.
+	TriggerType string `json:"trigger_type,omitempty,omitzero"`
+
+	// Name of the worker. Empty is left out and matches all.
+	Worker string `json:"worker,omitempty,omitzero"`
+}
+
+// TriggerInfoInput is the input of engine::registered-triggers::info.
+type TriggerInfoInput struct {
+	// Trigger.
+	ID string `json:"id"`
+}
 
 // TriggerRegistrationResultMessage says what became of a trigger. A provider sends
 // it for each one it was given; the engine sends it to a worker whose trigger was
@@ -1026,6 +2930,111 @@ type TriggerRegistrationResultMessage struct {
 	Type MessageType `json:"type"`
 }
 
+// TriggerSummary is one trigger in a list.
+type TriggerSummary struct {
+	// Its config; nil is written as null.
+	Config JSONValue `json:"config"`
+
+	// Its config as compact JSON, cut to 80 characters.
+	ConfigSummary string `json:"config_summary"`
+
+	// Function that it calls.
+	FunctionID string `json:"function_id"`
+
+	// Trigger.
+	ID string `json:"id"`
+
+	// Its type.
+	TriggerType string `json:"trigger_type"`
+
+	// Name of the worker behind it; for a worker without a name the part of the id
+	// before the first ::.
+	WorkerName string `json:"worker_name"`
+}
+
+// TriggerTypeDetail is the result of engine::triggers::info.
+type TriggerTypeDetail struct {
+	// JSON Schema of the config; nil is left out.
+	ConfigurationSchema JSONValue `json:"configuration_schema,omitempty,omitzero"`
+
+	// What it is for.
+	Description string `json:"description"`
+
+	// Trigger type.
+	ID string `json:"id"`
+
+	// Number of triggers of this type, over all namespaces.
+	InstanceCount uint64 `json:"instance_count"`
+
+	// Namespace.
+	Namespace string `json:"namespace"`
+
+	// JSON Schema of the payload that is delivered; nil is left out.
+	RequestSchema JSONValue `json:"request_schema,omitempty,omitzero"`
+
+	// JSON Schema of the expected result; nil is left out.
+	ResponseSchema JSONValue `json:"response_schema,omitempty,omitzero"`
+
+	// Name of the worker behind it; for a worker without a name the part of the id
+	// before the first ::.
+	WorkerName string `json:"worker_name"`
+}
+
+// TriggerTypeFilter is the input of engine::triggers::list, which lists trigger
+// types; the zero value lists all but internal ones.
+type TriggerTypeFilter struct {
+	// List the engine's own too. False is left out.
+	IncludeInternal bool `json:"include_internal,omitempty,omitzero"`
+
+	// Beginning of the id. Empty is left out and matches all.
+	Prefix string `json:"prefix,omitempty,omitzero"`
+
+	// Text to find in id and description, in any case. Empty is left out and matches
+	// all.
+	Search string `json:"search,omitempty,omitzero"`
+
+	// Name of the worker. Empty is left out and matches all.
+	Worker string `json:"worker,omitempty,omitzero"`
+}
+
+// TriggerTypeInfoInput is the input of engine::triggers::info.
+type TriggerTypeInfoInput struct {
+	// Trigger type.
+	ID string `json:"id"`
+
+	// Namespace of its provider. Empty is left out and means default.
+	Namespace string `json:"namespace,omitempty,omitzero"`
+}
+
+// TriggerTypeSummary is one trigger type in a list.
+type TriggerTypeSummary struct {
+	// What it is for.
+	Description string `json:"description"`
+
+	// Trigger type.
+	ID string `json:"id"`
+
+	// Namespace.
+	Namespace string `json:"namespace"`
+
+	// Name of the worker behind it; for a worker without a name the part of the id
+	// before the first ::.
+	WorkerName string `json:"worker_name"`
+}
+
+// TriggerTypesListResult is the result of engine::triggers::list.
+type TriggerTypesListResult struct {
+	// Trigger types; nil is written as [].
+	Triggers List[TriggerTypeSummary] `json:"triggers"`
+}
+
+// TriggersListResult is the result of engine::registered-triggers::list. Triggers
+// that wait for a provider of their type are not in it.
+type TriggersListResult struct {
+	// Triggers; nil is written as [].
+	RegisteredTriggers List[TriggerSummary] `json:"registered_triggers"`
+}
+
 // UnregisterFunctionMessage takes a function of this connection back. There is no
 // answer.
 type UnregisterFunctionMessage struct {
@@ -1034,6 +3043,15 @@ type UnregisterFunctionMessage struct {
 
 	// Tag of the message; the encoder sets it.
 	Type MessageType `json:"type"`
+}
+
+// UnregisterTriggerInput is the input of engine::unregister_trigger.
+type UnregisterTriggerInput struct {
+	// Trigger, of any owner.
+	ID string `json:"id"`
+
+	// Its type. Empty is left out.
+	TriggerType string `json:"trigger_type,omitempty,omitzero"`
 }
 
 // UnregisterTriggerMessage removes a trigger. A worker sends it to the engine, and
@@ -1047,6 +3065,12 @@ type UnregisterTriggerMessage struct {
 
 	// Tag of the message; the encoder sets it.
 	Type MessageType `json:"type"`
+}
+
+// UnregisterTriggerResult is the result of engine::unregister_trigger.
+type UnregisterTriggerResult struct {
+	// There was such a trigger.
+	Removed bool `json:"removed"`
 }
 
 // UpdateAppend adds an element to the array at Path, or text to the string there.
@@ -1152,6 +3176,90 @@ type UpdateSet struct {
 	Value JSONValue `json:"value"`
 }
 
+// Worker is one worker as engine::workers::info describes it.
+type Worker struct {
+	// Number of its invocations under way.
+	ActiveInvocations uint64 `json:"active_invocations"`
+
+	// When it connected, in milliseconds since 1970.
+	ConnectedAtMs uint64 `json:"connected_at_ms"`
+
+	// What it is for; nil is written as null.
+	Description *string `json:"description"`
+
+	// Number of its functions.
+	FunctionCount uint64 `json:"function_count"`
+
+	// Id that the engine gave the connection; of an in-process worker its name.
+	ID string `json:"id"`
+
+	// It is one of the engine's own.
+	Internal bool `json:"internal"`
+
+	// Address of the peer without the port; nil is written as null: an in-process
+	// worker has none.
+	IpAddress *string `json:"ip_address"`
+
+	// Kind of isolation; in-process for the engine's own. Nil is written as null.
+	Isolation *string `json:"isolation"`
+
+	// What it has reported about its process; nil is left out: nothing in the last
+	// two minutes.
+	LatestMetrics *WorkerMetricsReport `json:"latest_metrics,omitempty,omitzero"`
+
+	// Name; nil is written as null: it has none.
+	Name *string `json:"name"`
+
+	// Namespace.
+	Namespace string `json:"namespace"`
+
+	// Operating system in free words; nil is written as null.
+	Os *string `json:"os"`
+
+	// Process id; nil is left out.
+	Pid *uint32 `json:"pid,omitempty,omitzero"`
+
+	// Language, such as go; engine for an in-process worker. Nil is written as null.
+	Runtime *string `json:"runtime"`
+
+	// connected, or available for an in-process worker.
+	Status string `json:"status"`
+
+	// Version of its SDK; nil is written as null.
+	Version *string `json:"version"`
+}
+
+// WorkerDetail is the result of engine::workers::info: a worker, whose fields are
+// at hand as if they were its own, and what it has registered.
+type WorkerDetail struct {
+	// The worker.
+	Worker `json:"worker"`
+
+	// Its functions; nil is written as [].
+	Functions List[FunctionSummary] `json:"functions"`
+
+	// Trigger types that it provides; nil is written as [].
+	TriggerTypes List[TriggerTypeSummary] `json:"trigger_types"`
+
+	// Triggers that call its functions; nil is written as [].
+	RegisteredTriggers List[TriggerSummary] `json:"registered_triggers"`
+}
+
+// WorkerEventType says what happened to a worker.
+type WorkerEventType string
+
+// WorkerFilter is the input of engine::workers::list; the zero value lists all.
+type WorkerFilter struct {
+	// Runtime, such as go or node. Empty is left out and matches all.
+	Runtime string `json:"runtime,omitempty,omitzero"`
+
+	// Text to find in the worker, in any case. Empty is left out and matches all.
+	Search string `json:"search,omitempty,omitzero"`
+
+	// Status: connected or available. Empty is left out and matches all.
+	Status string `json:"status,omitempty,omitzero"`
+}
+
 // WorkerGaugesOptions says which worker the process gauges belong to.
 type WorkerGaugesOptions struct {
 	// Metric attribute worker.id.
@@ -1159,6 +3267,16 @@ type WorkerGaugesOptions struct {
 
 	// Metric attribute worker.name; nil leaves the attribute out.
 	WorkerName *string `json:"worker_name,omitempty,omitzero"`
+}
+
+// WorkerInfoInput is the input of engine::workers::info.
+type WorkerInfoInput struct {
+	// Name of the worker.
+	Name string `json:"name"`
+
+	// Namespace to look in. Empty is left out: default, then the only one that has
+	// it.
+	Namespace string `json:"namespace,omitempty,omitzero"`
 }
 
 // WorkerMetrics is one sample of the worker's own process. It does not travel as
@@ -1183,6 +3301,84 @@ type WorkerMetrics struct {
 	UptimeSeconds float64 `json:"uptime_seconds"`
 }
 
+// WorkerMetricsReport is the latest that a worker has reported about its process,
+// as the engine keeps it for two minutes. What was not reported is nil and left
+// out; whole numbers are cut off.
+type WorkerMetricsReport struct {
+	// Processor use in percent; 100 is one core.
+	CPUPercent *float64 `json:"cpu_percent,omitempty,omitzero"`
+
+	// Processor time spent in the system in microseconds.
+	CPUSystemMicros *uint64 `json:"cpu_system_micros,omitempty,omitzero"`
+
+	// Processor time spent in the program in microseconds.
+	CPUUserMicros *uint64 `json:"cpu_user_micros,omitempty,omitzero"`
+
+	// Lag of the event loop in milliseconds.
+	EventLoopLagMs *float64 `json:"event_loop_lag_ms,omitempty,omitzero"`
+
+	// Memory outside of the heap in bytes.
+	MemoryExternal *uint64 `json:"memory_external,omitempty,omitzero"`
+
+	// Heap obtained from the system in bytes.
+	MemoryHeapTotal *uint64 `json:"memory_heap_total,omitempty,omitzero"`
+
+	// Heap in use in bytes.
+	MemoryHeapUsed *uint64 `json:"memory_heap_used,omitempty,omitzero"`
+
+	// Resident memory in bytes.
+	MemoryRss *uint64 `json:"memory_rss,omitempty,omitzero"`
+
+	// Always node, whatever the worker is.
+	Runtime string `json:"runtime"`
+
+	// When it was reported, in milliseconds since 1970.
+	TimestampMs uint64 `json:"timestamp_ms"`
+
+	// Age of the process in seconds.
+	UptimeSeconds *uint64 `json:"uptime_seconds,omitempty,omitzero"`
+}
+
+// WorkerRegisterInput is the input of engine::workers::register: who the worker
+// is. Sent again it replaces runtime, version and telemetry, even by nothing, and
+// the rest only where it is present.
+type WorkerRegisterInput struct {
+	// What the worker is for. Empty is left out.
+	Description string `json:"description,omitempty,omitzero"`
+
+	// Kind of isolation. Empty is left out.
+	Isolation string `json:"isolation,omitempty,omitzero"`
+
+	// Name, which one worker may hold at a time in a namespace. The engine removes
+	// control characters and cuts it to 280. Empty is left out: no name.
+	Name string `json:"name,omitempty,omitzero"`
+
+	// Namespace of the worker's functions. Empty is left out and means default; a
+	// blank one is refused with INVALID_NAMESPACE.
+	Namespace string `json:"namespace,omitempty,omitzero"`
+
+	// Operating system in free words. Empty is left out.
+	Os string `json:"os,omitempty,omitzero"`
+
+	// Process id. Nil is left out, and then the worker is in no list.
+	Pid *uint32 `json:"pid,omitempty,omitzero"`
+
+	// Language; go here. Empty is left out and means unknown.
+	Runtime string `json:"runtime,omitempty,omitzero"`
+
+	// What the worker is made with; nil is left out.
+	Telemetry *WorkerTelemetry `json:"telemetry,omitempty,omitzero"`
+
+	// Version of the SDK. Empty is left out.
+	Version string `json:"version,omitempty,omitzero"`
+}
+
+// WorkerRegisterResult is the result of engine::workers::register.
+type WorkerRegisterResult struct {
+	// Always true; a refusal is an error.
+	Success bool `json:"success"`
+}
+
 // WorkerRegisteredMessage is the first message of the engine on every connection
 // that it has accepted.
 type WorkerRegisteredMessage struct {
@@ -1195,4 +3391,80 @@ type WorkerRegisteredMessage struct {
 
 	// Id of this connection, a UUID, new each time. Others see it.
 	WorkerID string `json:"worker_id"`
+}
+
+// WorkerSummary is one worker in a list.
+type WorkerSummary struct {
+	// Number of its invocations under way.
+	ActiveInvocations uint64 `json:"active_invocations"`
+
+	// When it connected, in milliseconds since 1970.
+	ConnectedAtMs uint64 `json:"connected_at_ms"`
+
+	// What it is for; nil is written as null.
+	Description *string `json:"description"`
+
+	// Number of its functions.
+	FunctionCount uint64 `json:"function_count"`
+
+	// Id that the engine gave the connection; of an in-process worker its name.
+	ID string `json:"id"`
+
+	// Address of the peer without the port; nil is written as null: an in-process
+	// worker has none.
+	IpAddress *string `json:"ip_address"`
+
+	// Kind of isolation; in-process for the engine's own. Nil is written as null.
+	Isolation *string `json:"isolation"`
+
+	// Name; nil is written as null: it has none.
+	Name *string `json:"name"`
+
+	// Namespace.
+	Namespace string `json:"namespace"`
+
+	// Operating system in free words; nil is written as null.
+	Os *string `json:"os"`
+
+	// Language, such as go; engine for an in-process worker. Nil is written as null.
+	Runtime *string `json:"runtime"`
+
+	// connected, or available for an in-process worker.
+	Status string `json:"status"`
+
+	// Version of its SDK; nil is written as null.
+	Version *string `json:"version"`
+}
+
+// WorkerTelemetry tells the engine what a worker is made with. All of it is
+// optional; empty is left out.
+type WorkerTelemetry struct {
+	// SDK, such as iii-go.
+	Framework string `json:"framework,omitempty,omitzero"`
+
+	// Human language of the process, from its locale.
+	Language string `json:"language,omitempty,omitzero"`
+
+	// Name of the project.
+	ProjectName string `json:"project_name,omitempty,omitzero"`
+}
+
+// WorkersAvailableEvent is what an engine::workers-available trigger delivers.
+type WorkersAvailableEvent struct {
+	// What happened.
+	Event WorkerEventType `json:"event"`
+
+	// Worker, by the id that the engine gave its connection.
+	WorkerID string `json:"worker_id"`
+}
+
+// WorkersAvailableTrigger is the config of trigger type engine::workers-available,
+// which has none: it is written as {}. Its function gets a WorkersAvailableEvent.
+type WorkersAvailableTrigger struct{}
+
+// WorkersListResult is the result of engine::workers::list. A worker that has not
+// told its pid is not in it.
+type WorkersListResult struct {
+	// Workers, by name, then id; nil is written as [].
+	Workers List[WorkerSummary] `json:"workers"`
 }
