@@ -1,0 +1,223 @@
+package iii
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// CallOption configures one call.
+type CallOption func(*callConfig) error
+
+type callConfig struct {
+	timeout     time.Duration
+	namespace   string
+	metadata    any
+	hasMetadata bool
+}
+
+// WithTimeout bounds the wait for the answer; it replaces [WithCallTimeout].
+func WithTimeout(d time.Duration) CallOption {
+	return func(c *callConfig) error {
+		if d <= 0 {
+			return fmt.Errorf("iii: WithTimeout: %v is not positive", d)
+		}
+		c.timeout = d
+		return nil
+	}
+}
+
+// WithMetadata sends a value beside the payload; the handler finds it in
+// [Invocation]. Enqueued calls lose it in the engine.
+func WithMetadata(v any) CallOption {
+	return func(c *callConfig) error { c.metadata, c.hasMetadata = v, true; return nil }
+}
+
+// InNamespace addresses the function in another namespace than the worker's own.
+// A blank one is an error of the call.
+func InNamespace(ns string) CallOption {
+	return func(c *callConfig) error {
+		if strings.TrimSpace(ns) == "" {
+			return errors.New("iii: InNamespace: blank namespace")
+		}
+		c.namespace = ns
+		return nil
+	}
+}
+
+// Call runs a function and decodes its result into out, a pointer; with out nil
+// the result is discarded, and a *json.RawMessage gets it as it came. in is
+// encoded with encoding/json; nil is null.
+//
+// It returns an [*Error] if the function or the engine failed the call;
+// [ErrTimeout] after the call's timeout; [ErrConnectionLost] if the connection
+// died after the request may have been sent, at once; [ErrNotConnected] or
+// [ErrBufferFull] if it was not sent; an error that satisfies
+// errors.Is(err, ctx.Err()) when ctx ends. [SafeToRetry] tells which of them
+// cannot have reached the engine. Not connected, the call waits for a
+// connection, within its timeout. The engine promises no order between calls.
+func (c *Client) Call(ctx context.Context, id string, in, out any, opts ...CallOption) error {
+	r, err := c.begin(ctx, "call", invocation{functionID: id}, in, opts)
+	if err != nil {
+		return err
+	}
+	return c.await(ctx, "call", r, id, out)
+}
+
+// Call is [Client.Call] with the result as its value.
+func Call[Out any](ctx context.Context, c *Client, id string, in any, opts ...CallOption) (Out, error) {
+	var out Out
+	err := c.Call(ctx, id, in, &out, opts...)
+	return out, err
+}
+
+// Send runs a function without an answer: it returns when the message has been
+// written or, while not connected, buffered; nothing tells whether the function
+// exists or succeeds. That the engine has read it is confirmed in the
+// background: [ClientStats] counts, and the state listener is told of messages
+// that a dying connection left unconfirmed. Errors are those of [Client.Call].
+func (c *Client) Send(ctx context.Context, id string, in any, opts ...CallOption) error {
+	r, err := c.begin(ctx, "send", invocation{functionID: id, action: actionVoid}, in, opts)
+	if err != nil {
+		return err
+	}
+	if err := c.wait(ctx, r); err != nil {
+		return &callError{verb: "send", functionID: id, err: err, sent: mayHaveBeenSent(err)}
+	}
+	c.out.release(r)
+	return nil
+}
+
+// Enqueue hands a call to a queue, which runs it later, once or more often; the
+// receipt says that the queue has it. Without a queue provider, or with one that
+// refuses, the error is an [ErrEnqueue]. The function need not exist yet.
+func (c *Client) Enqueue(ctx context.Context, queue, id string, in any, opts ...CallOption) (EnqueueResult, error) {
+	var receipt EnqueueResult
+	if strings.TrimSpace(queue) == "" {
+		return receipt, errors.New("iii: enqueue: blank queue name")
+	}
+	r, err := c.begin(ctx, "enqueue", invocation{functionID: id, action: actionEnqueue, queue: queue}, in, opts)
+	if err != nil {
+		return receipt, err
+	}
+	err = c.await(ctx, "enqueue", r, id, &receipt)
+	return receipt, err
+}
+
+// begin encodes a request and hands it to the outbox.
+func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any, opts []CallOption) (*request, error) {
+	fail := func(err error) (*request, error) {
+		return nil, &callError{verb: verb, functionID: inv.functionID, err: err}
+	}
+	if err := ctx.Err(); err != nil {
+		return fail(fmt.Errorf("%w: %w", ErrNotConnected, ctxError(ctx)))
+	}
+	if strings.TrimSpace(inv.functionID) == "" {
+		return fail(errors.New("blank function id"))
+	}
+	cfg := callConfig{timeout: c.cfg.callTimeout}
+	for _, opt := range opts {
+		if opt == nil {
+			return fail(errors.New("nil CallOption"))
+		}
+		if err := opt(&cfg); err != nil {
+			return fail(err)
+		}
+	}
+	inv.metadata, inv.hasMetadata = cfg.metadata, cfg.hasMetadata
+	if inv.namespace = cfg.namespace; inv.namespace == "" {
+		inv.namespace = c.namespaceOf(inv.functionID)
+	}
+
+	r := c.out.newRequest(inv.action != actionVoid, cfg.timeout)
+	if r.wantsResult {
+		r.id = newInvocationID()
+		inv.id = r.id
+	}
+	r.buf = newBuffer()
+	err := encodeInvoke(r.buf, &inv, in)
+	if err == nil {
+		err = c.out.submit(ctx, r.timer.C, r)
+	}
+	if err != nil {
+		r.buf.free()
+		c.out.release(r)
+		return fail(err)
+	}
+	return r, nil
+}
+
+// namespaceOf is where a call without a namespace goes: the engine's own
+// functions live in default alone, everything else in this worker's namespace.
+func (c *Client) namespaceOf(functionID string) string {
+	if c.cfg.namespace == "" || isBuiltin(functionID) {
+		return ""
+	}
+	return c.cfg.namespace
+}
+
+func isBuiltin(functionID string) bool {
+	if functionID == "publish" {
+		return true
+	}
+	service, _, ok := strings.Cut(functionID, "::")
+	if !ok {
+		return false
+	}
+	switch service {
+	case "engine", "state", "stream", "configuration", "iii":
+		return true
+	}
+	return false
+}
+
+// await is the wait for an answer and its decoding.
+func (c *Client) await(ctx context.Context, verb string, r *request, id string, out any) error {
+	if err := c.wait(ctx, r); err != nil {
+		return &callError{verb: verb, functionID: id, err: err, sent: mayHaveBeenSent(err)}
+	}
+	defer c.out.release(r)
+	if len(r.remote) > 0 {
+		return remoteError(r.remote, id, r.id.String())
+	}
+	switch out := out.(type) {
+	case nil:
+		return nil
+	case *json.RawMessage:
+		*out = append((*out)[:0:0], r.result...)
+		return nil
+	}
+	if err := json.Unmarshal(r.result, out); err != nil {
+		return &callError{verb: verb, functionID: id, err: fmt.Errorf("result does not decode: %w", err), sent: true}
+	}
+	return nil
+}
+
+// wait returns nil when r has been answered, by whatever answer. On an error r
+// must not be used again.
+func (c *Client) wait(ctx context.Context, r *request) error {
+	cause := ErrTimeout
+	select {
+	case <-r.answer:
+		return r.err
+	case <-ctx.Done():
+		cause = ctxError(ctx)
+	case <-r.timer.C:
+	}
+	r.timer.Stop()
+	done, sent := c.out.giveUp(r)
+	switch {
+	case done:
+		<-r.answer
+		return r.err
+	case sent:
+		return cause
+	}
+	return fmt.Errorf("%w: %w", ErrNotConnected, cause)
+}
+
+// mayHaveBeenSent reads off an error of wait whether the request left.
+func mayHaveBeenSent(err error) bool { return !errors.Is(err, ErrNotConnected) }

@@ -1,0 +1,509 @@
+package iii
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Version is the version of this module, which the engine is told.
+const Version = "0.1.0"
+
+// Client is a worker: one connection to the engine, kept up until it is closed.
+// It is made by [New]; the zero value is of no use. All methods may be called
+// from several goroutines at once, and from handlers, except that a handler
+// must not wait for [Client.Shutdown], which waits for handlers.
+type Client struct {
+	cfg      *config
+	name     string
+	free     func() // gives the name back
+	log      *slog.Logger
+	out      *outbox
+	registry *registry
+	dispatch *dispatcher
+	notify   *notifier
+
+	handlers       context.Context // parent of every handler's context
+	cancelHandlers context.CancelFunc
+	stopping       chan struct{} // closed when a drain begins
+	done           chan struct{} // closed when the client has ended
+
+	mu         sync.Mutex
+	state      ConnectionState
+	draining   bool
+	ended      bool
+	err        error // the fatal error
+	workerID   string
+	token      string        // the reattach token of workerID's connection
+	wasReady   bool          // a link has been ready
+	ready      chan struct{} // closed while a link is ready, else replaced
+	isReady    bool
+	lastError  error              // of the last attempt to connect
+	stop       context.CancelFunc // ends the supervisor; nil while there is none
+	supervised chan struct{}      // closed when the supervisor has ended
+	connecting int                // callers of Connect that wait
+	reconnects uint64
+
+	received, malformed atomic.Uint64
+}
+
+// New makes a client for the engine at address: ws, wss, http or https; "" is
+// $III_URL, else [DefaultURL]. It validates every option and does no I/O: the
+// connection is made by [Client.Connect] or [Client.Run]. Registrations and
+// calls are accepted from now on and wait for it.
+func New(address string, opts ...Option) (*Client, error) {
+	cfg, err := newConfig(address, opts)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{
+		cfg:      cfg,
+		log:      cfg.logger,
+		out:      newOutbox(cfg.bufferMessages, cfg.bufferBytes),
+		notify:   &notifier{log: cfg.logger},
+		stopping: make(chan struct{}),
+		done:     make(chan struct{}),
+		ready:    make(chan struct{}),
+		state:    ConnectionStateDisconnected,
+	}
+	c.name, c.free = workerName(cfg.name)
+	c.registry = newRegistry(c.out)
+	c.dispatch = &dispatcher{limit: cfg.maxConcurrency, run: c.execute}
+	c.handlers, c.cancelHandlers = context.WithCancel(context.Background())
+	return c, nil
+}
+
+// names are those that this process has given to its clients, since the engine
+// allows one only once.
+var names = struct {
+	sync.Mutex
+	hosts int            // clients named after host and process so far
+	taken map[string]int // living clients by name from the environment
+}{taken: map[string]int{}}
+
+// workerName resolves a worker's name; free gives it back.
+func workerName(explicit string) (name string, free func()) {
+	if explicit != "" {
+		return explicit, func() {}
+	}
+	names.Lock()
+	defer names.Unlock()
+	if env := strings.TrimSpace(os.Getenv("III_WORKER_NAME")); env != "" {
+		name = env
+		for n := 2; names.taken[name] > 0; n++ {
+			name = env + ":" + strconv.Itoa(n)
+		}
+		names.taken[name]++
+		return name, func() {
+			names.Lock()
+			defer names.Unlock()
+			if names.taken[name]--; names.taken[name] == 0 {
+				delete(names.taken, name)
+			}
+		}
+	}
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "unknown"
+	}
+	names.hosts++
+	name = host + ":" + strconv.Itoa(os.Getpid())
+	if names.hosts > 1 {
+		name += ":" + strconv.Itoa(names.hosts)
+	}
+	return name, func() {}
+}
+
+// Connect returns when the engine has accepted this worker and all that it has
+// registered so far. It tries as [WithReconnection] says until ctx ends; the
+// error then wraps ctx.Err() and the last failure. A refusal by the engine
+// (*[RejectedError], *[AuthError], an *[Error] of the registration) is returned
+// at once and ends the client. A function that another worker owns does not fail
+// it: see [Function.Err]. Once connected the client stays so, reconnecting as
+// needed, until Shutdown, Close or a fatal error; ctx does not matter any more.
+// While connected, Connect returns nil at once.
+func (c *Client) Connect(ctx context.Context) error {
+	c.mu.Lock()
+	if c.ended || c.draining {
+		c.mu.Unlock()
+		return c.endError()
+	}
+	if c.stop == nil {
+		var run context.Context
+		run, c.stop = context.WithCancel(context.Background())
+		c.supervised = make(chan struct{})
+		go c.supervise(run, c.supervised)
+	}
+	c.connecting++
+	ready := c.ready
+	c.mu.Unlock()
+
+	var err error
+	select {
+	case <-ready:
+	case <-c.done:
+		err = c.endError()
+	case <-ctx.Done():
+		select {
+		case <-ready: // both at once: connected counts
+		default:
+			err = ctxError(ctx)
+		}
+	}
+
+	c.mu.Lock()
+	c.connecting--
+	if ctx.Err() != nil && err != nil {
+		if c.lastError != nil {
+			err = fmt.Errorf("iii: connect: %w; last attempt: %w", err, c.lastError)
+		} else {
+			err = fmt.Errorf("iii: connect: %w", err)
+		}
+		if !c.wasReady && c.connecting == 0 && c.stop != nil {
+			// Nobody waits for a first connection any more.
+			stop, supervised := c.stop, c.supervised
+			c.stop = nil
+			c.mu.Unlock()
+			stop()
+			<-supervised
+			c.setState(ConnectionStateDisconnected, nil)
+			return err
+		}
+	}
+	c.mu.Unlock()
+	return err
+}
+
+// endError is why nothing more can be done with this client.
+func (c *Client) endError() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return fmt.Errorf("%w: %w", ErrClosed, c.err)
+	}
+	return ErrClosed
+}
+
+// Run is the main loop of a worker program: it connects, serves until ctx ends,
+// then drains as [Client.Shutdown] does for at most [WithDrainTimeout], and
+// returns nil. It returns the reason if the client could not connect before ctx
+// ended, or ends by a fatal error. After Connect it only serves.
+func (c *Client) Run(ctx context.Context) error {
+	if err := c.Connect(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-c.done:
+		return c.Err()
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.drainTimeout)
+	defer cancel()
+	return c.Shutdown(drain)
+}
+
+// Shutdown ends the client in order: it takes back its triggers and functions,
+// answers what was not started with code worker_draining, lets running handlers
+// finish and their results leave, and closes the connection. Calls of running
+// handlers still go out. When ctx ends first, what is left is cut off as by
+// Close, and the error says so. Further calls wait for the end as well.
+func (c *Client) Shutdown(ctx context.Context) error {
+	c.mu.Lock()
+	if c.ended {
+		c.mu.Unlock()
+		return nil
+	}
+	first := !c.draining
+	if first {
+		c.draining = true
+		close(c.stopping)
+	}
+	c.mu.Unlock()
+	if !first {
+		select {
+		case <-c.done:
+			return nil
+		case <-ctx.Done():
+			c.finish(nil)
+			return fmt.Errorf("iii: shutdown: %w", ctxError(ctx))
+		}
+	}
+	c.registry.withdraw(ErrClosed)
+	for _, in := range c.dispatch.withdraw() {
+		c.refuse(in.link, in.id, in.function.id, codeDraining, "the worker is shutting down")
+	}
+	err := c.dispatch.waitQuiet(ctx)
+	if err == nil {
+		err = c.out.flush(ctx)
+	}
+	if err == nil {
+		if l := c.attached(); l != nil {
+			l.closeOrderly(ctx)
+		}
+	}
+	c.finish(nil)
+	if err != nil {
+		return fmt.Errorf("iii: shutdown: %w", err)
+	}
+	return nil
+}
+
+// Close ends the client at once: the contexts of running handlers are cancelled,
+// calls under way fail, messages that wait are dropped and counted. It returns
+// when the client's goroutines have ended; handlers that ignore their context
+// are left behind after a moment. It may be called again, and always returns nil.
+func (c *Client) Close() error {
+	c.finish(nil)
+	return nil
+}
+
+// handlerGrace is how long Close waits for handlers to notice that their context
+// has ended. It may have been called by one of them.
+const handlerGrace = 100 * time.Millisecond
+
+// finish ends the client, once; reason is nil for an orderly end.
+func (c *Client) finish(reason error) {
+	c.mu.Lock()
+	if c.ended {
+		c.mu.Unlock()
+		<-c.done
+		return
+	}
+	c.ended = true
+	c.err = reason
+	if !c.draining {
+		c.draining = true
+		close(c.stopping)
+	}
+	stop, supervised := c.stop, c.supervised
+	c.mu.Unlock()
+
+	c.registry.withdraw(ErrClosed)
+	c.cancelHandlers()
+	if stop != nil {
+		stop()
+		if reason == nil {
+			<-supervised
+		}
+	}
+	ended := ErrClosed
+	if reason != nil {
+		ended = fmt.Errorf("%w: %w", ErrClosed, reason)
+	}
+	if dropped := c.out.end(ended); dropped > 0 {
+		c.log.Warn("iii: messages were never sent", "count", dropped)
+	}
+	if reason == nil {
+		c.setState(ConnectionStateDisconnected, nil)
+	} else {
+		c.setState(ConnectionStateFailed, reason)
+	}
+	c.free()
+	c.awaitCallbacks()
+	close(c.done)
+}
+
+// awaitCallbacks gives users' code a moment to return.
+func (c *Client) awaitCallbacks() {
+	handlers, callbacks := c.dispatch.close(), c.notify.wait()
+	timer := time.NewTimer(handlerGrace)
+	defer timer.Stop()
+	for handlers != nil || callbacks != nil {
+		select {
+		case <-handlers:
+			handlers = nil
+		case <-callbacks:
+			callbacks = nil
+		case <-timer.C:
+			running, _ := c.dispatch.counts()
+			c.log.Warn("iii: the client closed before its handlers and callbacks returned", "handlers", running)
+			return
+		}
+	}
+}
+
+// State is the state of the connection: disconnected before Connect and after an
+// orderly end, connecting, connected once the engine has accepted this worker,
+// reconnecting, failed after a fatal error.
+func (c *Client) State() ConnectionState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
+
+// WorkerID is the id that the engine gave to the current, or else the latest,
+// connection; "" before the first. It changes on each connection.
+func (c *Client) WorkerID() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.workerID
+}
+
+// Name is the name under which this worker is registered.
+func (c *Client) Name() string { return c.name }
+
+// Namespace is the worker's namespace; "" means default.
+func (c *Client) Namespace() string { return c.cfg.namespace }
+
+// Done is closed when the client has ended for good.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Err is the fatal error that ended the client; nil while it lives and after
+// Close or Shutdown.
+func (c *Client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// ClientStats are counters since New, and sizes at the moment.
+type ClientStats struct {
+	FramesSent      uint64 // messages written
+	FramesReceived  uint64 // messages read
+	BytesSent       uint64 // bytes of the messages written
+	FramesMalformed uint64 // received messages that did not decode
+	Reconnects      uint64 // connections after the first that became ready
+
+	CallsInFlight     int // calls that wait for their answer
+	HandlersRunning   int // handlers that run
+	InvocationsQueued int // invocations that wait for a handler to end
+	Buffered          int // requests that wait for a connection
+	BufferedBytes     int // their size in bytes
+
+	SendsConfirmed uint64 // messages of Send that the engine has read
+	SendsUnknown   uint64 // written to a connection that died before it confirmed them
+	SendsDropped   uint64 // accepted while not connected and never sent, since the client ended
+	RepliesDropped uint64 // answers whose connection was gone
+	LateResults    uint64 // answers that no call waited for any more
+	Overloaded     uint64 // invocations refused because too many waited
+}
+
+// Stats reads the counters.
+func (c *Client) Stats() ClientStats {
+	s := &c.out.stats
+	stats := ClientStats{
+		FramesSent:     s.framesSent.Load(),
+		BytesSent:      s.bytesSent.Load(),
+		SendsConfirmed: s.sendsConfirmed.Load(),
+		SendsUnknown:   s.sendsLost.Load(),
+		SendsDropped:   s.sendsDropped.Load(),
+		RepliesDropped: s.repliesDropped.Load(),
+		LateResults:    s.lateResults.Load(),
+		Overloaded:     c.dispatch.overloaded.Load(),
+		FramesReceived: c.received.Load(),
+	}
+	stats.CallsInFlight, stats.Buffered, stats.BufferedBytes = c.out.counts()
+	stats.HandlersRunning, stats.InvocationsQueued = c.dispatch.counts()
+	stats.FramesMalformed = c.malformed.Load()
+	c.mu.Lock()
+	stats.Reconnects = c.reconnects
+	c.mu.Unlock()
+	return stats
+}
+
+// setState changes the state and tells the listener. err is the reason.
+func (c *Client) setState(s ConnectionState, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == s && err == nil {
+		return
+	}
+	c.state = s
+	c.tell(s, err)
+}
+
+// tell queues a call of the state listener; c.mu is held, for the order.
+func (c *Client) tell(s ConnectionState, err error) {
+	if c.cfg.listener != nil {
+		c.notify.post(func() { c.cfg.listener(s, err) })
+	}
+}
+
+// report tells the listener of an error that changes no state.
+func (c *Client) report(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tell(c.state, err)
+}
+
+// supervise keeps a connection up until ctx ends or the engine refuses.
+func (c *Client) supervise(ctx context.Context, ended chan<- struct{}) {
+	err := c.keepConnected(ctx)
+	close(ended)
+	if err != nil {
+		c.finish(err)
+	}
+}
+
+// fatalError is a failure that no further attempt can mend.
+type fatalError struct{ error }
+
+func (e fatalError) Unwrap() error { return e.error }
+
+// keepConnected returns nil when ctx has ended, else the fatal error.
+func (c *Client) keepConnected(ctx context.Context) error {
+	var attempt, failures uint64
+	for {
+		c.mu.Lock()
+		state := ConnectionStateConnecting
+		if c.wasReady || failures > 0 {
+			state = ConnectionStateReconnecting
+		}
+		c.mu.Unlock()
+		c.setState(state, nil)
+		wasReady := false
+		l, err := c.dial(ctx)
+		if err == nil {
+			wasReady, err = c.serve(ctx, l)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		var fatal fatalError
+		if errors.As(err, &fatal) {
+			return fatal.error
+		}
+		attempt++
+		failures++
+		if wasReady {
+			attempt, failures = 1, 0
+		}
+		c.mu.Lock()
+		c.lastError = err
+		c.mu.Unlock()
+		if limit := c.cfg.reconnection.MaxRetries; limit != nil && failures > *limit {
+			return fmt.Errorf("iii: gave up after %d attempts to connect: %w", failures, err)
+		}
+		delay := reconnectDelay(c.cfg.reconnection, attempt, rand.Float64())
+		c.log.Warn("iii: not connected", "error", err, "retry_in", delay)
+		c.setState(ConnectionStateReconnecting, err)
+		timer := time.NewTimer(delay)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+}
+
+// reconnectDelay is the wait before the given attempt, counted from 1; spread is
+// random within 0 and 1.
+func reconnectDelay(cfg ReconnectionConfig, attempt uint64, spread float64) time.Duration {
+	limit := float64(cfg.MaxDelayMs)
+	delay := float64(cfg.InitialDelayMs)
+	for i := uint64(1); i < attempt && delay < limit; i++ {
+		delay *= cfg.BackoffMultiplier
+	}
+	delay = min(delay, limit)
+	delay *= 1 + cfg.JitterFactor*(2*spread-1)
+	return time.Duration(min(delay, limit) * float64(time.Millisecond))
+}

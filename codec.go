@@ -1,0 +1,365 @@
+package iii
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/google/uuid"
+)
+
+// The keys of the protocol's messages are known to this file and to the
+// generated types alone. What is sent or received for every call is appended and
+// cut out by hand; the rare messages go through the generated types.
+
+// messageType is the tag of a received message.
+type messageType uint8
+
+const (
+	messageUnknown messageType = iota
+	messageInvoke
+	messageResult
+	messagePing
+	messagePong
+	messageWorkerRegistered
+	messageTriggerResult
+	messageRegisterTrigger
+	messageUnregisterTrigger
+	messageRejected
+	messageError
+)
+
+// received is one message as it came, cut but not decoded. The slices are parts
+// of the message; an absent or null optional field is empty.
+type received struct {
+	kind messageType
+	tag  string // of an unknown kind
+
+	id          []byte // invocation_id, the text between the quotes
+	functionID  []byte // the raw JSON string
+	data        []byte
+	result      []byte
+	err         []byte
+	traceparent []byte
+	baggage     []byte
+	metadata    []byte
+}
+
+// parse cuts the message in b.
+func (m *received) parse(b []byte) error {
+	*m = received{}
+	var tag []byte
+	err := scanObject(b, func(key, value []byte) {
+		switch string(key) {
+		case "type":
+			tag = value
+		case "invocation_id":
+			m.id = value
+		case "function_id":
+			m.functionID = value
+		case "data":
+			m.data = value
+		case "result":
+			m.result = value
+		case "error":
+			m.err = value
+		case "traceparent":
+			m.traceparent = value
+		case "baggage":
+			m.baggage = value
+		case "metadata":
+			m.metadata = value
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if len(tag) < 2 || tag[0] != '"' {
+		return errors.New("message has no type")
+	}
+	switch string(tag[1 : len(tag)-1]) {
+	case "invokefunction":
+		m.kind = messageInvoke
+		return m.checkInvoke()
+	case "invocationresult":
+		m.kind = messageResult
+		return m.checkResult()
+	case "ping":
+		m.kind = messagePing
+	case "pong":
+		m.kind = messagePong
+	case "workerregistered":
+		m.kind = messageWorkerRegistered
+	case "triggerregistrationresult":
+		m.kind = messageTriggerResult
+	case "registertrigger":
+		m.kind = messageRegisterTrigger
+	case "unregistertrigger":
+		m.kind = messageUnregisterTrigger
+	case "registrationrejected":
+		m.kind = messageRejected
+	case "error":
+		m.kind = messageError
+	default:
+		m.tag, _ = stringOf(tag)
+	}
+	return nil
+}
+
+func (m *received) checkInvoke() error {
+	if absent(m.id) { // older engines send none for calls that want no answer
+		m.id = nil
+	} else if err := m.cutID(); err != nil {
+		return err
+	}
+	if len(m.functionID) == 0 || m.functionID[0] != '"' {
+		return errors.New("invokefunction has no function_id")
+	}
+	if len(m.data) == 0 {
+		m.data = []byte("null")
+	}
+	if absent(m.metadata) {
+		m.metadata = nil
+	}
+	return nil
+}
+
+func (m *received) checkResult() error {
+	if err := m.cutID(); err != nil {
+		return err
+	}
+	if len(m.result) == 0 {
+		m.result = []byte("null")
+	}
+	if absent(m.err) {
+		m.err = nil
+	}
+	return nil
+}
+
+func (m *received) cutID() error {
+	if len(m.id) != len(invocationID{})*2+4+2 || m.id[0] != '"' {
+		return errors.New("invocation_id is no UUID")
+	}
+	m.id = m.id[1 : len(m.id)-1]
+	return nil
+}
+
+// invocationID identifies a call. The engine keeps all of them in one table, so
+// they are unique and, since whoever knows one could answer it, unguessable.
+type invocationID = uuid.UUID
+
+func newInvocationID() invocationID { return uuid.New() }
+
+// parseInvocationID reads the text form. An id that is none of ours is no error
+// anywhere, so ok suffices.
+func parseInvocationID(text []byte) (id invocationID, ok bool) {
+	id, err := uuid.ParseBytes(text)
+	return id, err == nil
+}
+
+func appendID(dst []byte, id invocationID) []byte {
+	for i, c := range id {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			dst = append(dst, '-')
+		}
+		dst = append(dst, hexDigits[c>>4], hexDigits[c&15])
+	}
+	return dst
+}
+
+// buffer holds one outgoing message. Buffers are pooled; the encoder writes
+// users' values straight behind the envelope.
+type buffer struct {
+	bytes.Buffer
+	encoder *json.Encoder
+}
+
+// maxPooledBuffer keeps one large message from staying in memory for ever.
+const maxPooledBuffer = 1 << 20
+
+var buffers = sync.Pool{New: func() any {
+	b := new(buffer)
+	b.encoder = json.NewEncoder(&b.Buffer)
+	b.encoder.SetEscapeHTML(false) // the engine is no HTML page
+	return b
+}}
+
+func newBuffer() *buffer { return buffers.Get().(*buffer) }
+
+func bufferOf(text []byte) *buffer {
+	b := newBuffer()
+	b.Write(text)
+	return b
+}
+
+func (b *buffer) free() {
+	if b != nil && b.Cap() <= maxPooledBuffer {
+		b.Reset()
+		buffers.Put(b)
+	}
+}
+
+// value appends v as JSON. On an error the buffer is as it was.
+func (b *buffer) value(v any) error {
+	start := b.Len()
+	switch v := v.(type) {
+	case nil:
+		b.WriteString("null")
+		return nil
+	case json.RawMessage:
+		if v == nil {
+			b.WriteString("null")
+			return nil
+		}
+		if !validJSON(v) {
+			return errors.New("json.RawMessage holds no valid JSON")
+		}
+		b.Write(v)
+		return nil
+	}
+	if err := b.encode(v); err != nil {
+		b.Truncate(start)
+		return err
+	}
+	b.Truncate(b.Len() - 1) // the encoder ends with a newline
+	return nil
+}
+
+// encode calls the encoder; a MarshalJSON that panics is the value's error.
+func (b *buffer) encode(v any) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			b.encoder = json.NewEncoder(&b.Buffer)
+			b.encoder.SetEscapeHTML(false)
+			err = fmt.Errorf("encoding panics: %v", p)
+		}
+	}()
+	return b.encoder.Encode(v)
+}
+
+// actionKind is what the engine does with a call beyond running it.
+type actionKind uint8
+
+const (
+	actionNone actionKind = iota
+	actionVoid
+	actionEnqueue
+)
+
+// invocation is an outgoing call.
+type invocation struct {
+	id          invocationID // zero for void
+	functionID  string
+	namespace   string
+	action      actionKind
+	queue       string
+	traceparent string
+	baggage     string
+	metadata    any
+	hasMetadata bool
+}
+
+// encodeInvoke appends the message to b.
+func encodeInvoke(b *buffer, inv *invocation, in any) error {
+	p := append(b.AvailableBuffer(), `{"type":"invokefunction","function_id":`...)
+	p = appendString(p, inv.functionID)
+	switch inv.action {
+	case actionVoid:
+		p = append(p, `,"action":{"type":"void"}`...)
+	case actionEnqueue:
+		p = append(p, `,"action":{"type":"enqueue","queue":`...)
+		p = append(appendString(p, inv.queue), '}')
+	}
+	if inv.action != actionVoid {
+		p = append(p, `,"invocation_id":"`...)
+		p = append(appendID(p, inv.id), '"')
+	}
+	if inv.namespace != "" {
+		p = append(p, `,"namespace":`...)
+		p = appendString(p, inv.namespace)
+	}
+	if inv.traceparent != "" {
+		p = append(p, `,"traceparent":`...)
+		p = appendString(p, inv.traceparent)
+	}
+	if inv.baggage != "" {
+		p = append(p, `,"baggage":`...)
+		p = appendString(p, inv.baggage)
+	}
+	b.Write(p)
+	if inv.hasMetadata {
+		b.WriteString(`,"metadata":`)
+		if err := b.value(inv.metadata); err != nil {
+			return fmt.Errorf("encode metadata: %w", err)
+		}
+	}
+	b.WriteString(`,"data":`)
+	if err := b.value(in); err != nil {
+		return fmt.Errorf("encode payload: %w", err)
+	}
+	b.WriteByte('}')
+	if b.Len() >= messageTooLarge {
+		return fmt.Errorf("%w: %d bytes", ErrMessageTooLarge, b.Len())
+	}
+	return nil
+}
+
+// encodeResult appends the answer to an invocation to b.
+func encodeResult(b *buffer, id []byte, functionID string, result any) error {
+	b.Write(appendResultHead(b.AvailableBuffer(), id, functionID))
+	b.WriteString(`,"result":`)
+	if err := b.value(result); err != nil {
+		return err
+	}
+	b.WriteByte('}')
+	return nil
+}
+
+// encodeError appends the failure of an invocation to b.
+func encodeError(b *buffer, id []byte, functionID, code, message, stack string) {
+	p := appendResultHead(b.AvailableBuffer(), id, functionID)
+	p = append(p, `,"error":{"code":`...)
+	p = appendString(p, code)
+	p = append(p, `,"message":`...)
+	p = appendString(p, message)
+	if stack != "" {
+		p = append(p, `,"stacktrace":`...)
+		p = appendString(p, stack)
+	}
+	b.Write(append(p, '}', '}'))
+}
+
+func appendResultHead(p, id []byte, functionID string) []byte {
+	p = append(p, `{"type":"invocationresult","invocation_id":"`...)
+	p = append(p, id...)
+	p = append(p, `","function_id":`...)
+	return appendString(p, functionID)
+}
+
+// encodeMessage is a rare message in a buffer of its own. The generated message
+// types can be encoded unless a user's value inside cannot.
+func encodeMessage(m any) (*buffer, error) {
+	b := newBuffer()
+	if err := b.value(m); err != nil {
+		b.free()
+		return nil, err
+	}
+	return b, nil
+}
+
+// remoteError is the error body of a result as this package's error.
+func remoteError(raw []byte, functionID, id string) error {
+	var body ErrorBody
+	if err := json.Unmarshal(raw, &body); err != nil {
+		return &Error{Code: "UNKNOWN", Message: "the error body does not decode: " + err.Error(), FunctionID: functionID, InvocationID: id}
+	}
+	return &Error{Code: body.Code, Message: body.Message, Stacktrace: body.Stacktrace, FunctionID: functionID, InvocationID: id}
+}
+
+var (
+	pingMessage = []byte(`{"type":"ping"}`)
+	pongMessage = []byte(`{"type":"pong"}`)
+)

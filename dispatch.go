@@ -1,0 +1,275 @@
+package iii
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	maxQueuedInvocations = 10_000
+	maxQueuedBytes       = 64 << 20
+	maxIdleWorkers       = 64
+)
+
+// incoming is an invocation that this worker was asked to run.
+type incoming struct {
+	link     *link
+	function *Function
+	id       []byte // text; empty: no answer is wanted
+	data     json.RawMessage
+	metadata json.RawMessage
+
+	traceparent, baggage []byte // raw JSON strings, for telemetry
+}
+
+func (in *incoming) size() int { return len(in.data) + len(in.metadata) }
+
+// dispatcher runs handlers: a bounded number at once, the excess in a bounded
+// queue. Its goroutines are kept for a while, for their grown stacks.
+type dispatcher struct {
+	limit int // 0 is none
+	run   func(*incoming)
+
+	mu      sync.Mutex
+	running int
+	queue   []*incoming
+	head    int
+	bytes   int
+	idle    []chan *incoming // workers that wait, the latest last
+	closed  bool
+	quiet   chan struct{} // closed when nothing runs or waits; nil if nobody asks
+	workers sync.WaitGroup
+
+	active     atomic.Int64
+	overloaded atomic.Uint64
+}
+
+// submit runs in, now or later. It reports false if too much waits already.
+func (d *dispatcher) submit(in *incoming) bool {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return true // its link is dead as well
+	}
+	if d.limit > 0 && d.running >= d.limit {
+		if len(d.queue)-d.head >= maxQueuedInvocations || d.bytes+in.size() > maxQueuedBytes {
+			d.mu.Unlock()
+			d.overloaded.Add(1)
+			return false
+		}
+		d.queue = append(d.queue, in)
+		d.bytes += in.size()
+		d.mu.Unlock()
+		return true
+	}
+	d.running++
+	if n := len(d.idle); n > 0 {
+		worker := d.idle[n-1]
+		d.idle = d.idle[:n-1]
+		d.mu.Unlock()
+		worker <- in
+		return true
+	}
+	d.workers.Add(1)
+	d.mu.Unlock()
+	go d.work(in)
+	return true
+}
+
+func (d *dispatcher) work(in *incoming) {
+	defer d.workers.Done()
+	wake := make(chan *incoming, 1)
+	for in != nil {
+		d.active.Add(1)
+		d.run(in)
+		d.active.Add(-1)
+		if in = d.next(wake); in == nil {
+			return
+		}
+	}
+}
+
+// next is what a worker does after a handler: what waits, or wait.
+func (d *dispatcher) next(wake chan *incoming) *incoming {
+	d.mu.Lock()
+	if in := d.pop(); in != nil {
+		d.mu.Unlock()
+		return in
+	}
+	d.running--
+	if d.running == 0 && d.quiet != nil {
+		close(d.quiet)
+		d.quiet = nil
+	}
+	if d.closed || len(d.idle) >= maxIdleWorkers {
+		d.mu.Unlock()
+		return nil
+	}
+	d.idle = append(d.idle, wake)
+	d.mu.Unlock()
+	return <-wake
+}
+
+func (d *dispatcher) pop() *incoming {
+	if d.head == len(d.queue) {
+		return nil
+	}
+	in := d.queue[d.head]
+	d.queue[d.head] = nil
+	d.head++
+	d.bytes -= in.size()
+	if d.head == len(d.queue) {
+		d.queue, d.head = d.queue[:0], 0
+	}
+	return in
+}
+
+// withdraw removes what waits and was not started.
+func (d *dispatcher) withdraw() []*incoming {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	waiting := append([]*incoming(nil), d.queue[d.head:]...)
+	d.queue, d.head, d.bytes = nil, 0, 0
+	return waiting
+}
+
+// waitQuiet returns when no handler runs, or ctx has ended.
+func (d *dispatcher) waitQuiet(ctx context.Context) error {
+	d.mu.Lock()
+	if d.running == 0 {
+		d.mu.Unlock()
+		return nil
+	}
+	if d.quiet == nil {
+		d.quiet = make(chan struct{})
+	}
+	quiet := d.quiet
+	d.mu.Unlock()
+	select {
+	case <-quiet:
+		return nil
+	case <-ctx.Done():
+		return ctxError(ctx)
+	}
+}
+
+// close lets the workers end after what they run. The channel is closed when
+// they have.
+func (d *dispatcher) close() <-chan struct{} {
+	d.mu.Lock()
+	d.closed = true
+	for _, worker := range d.idle {
+		worker <- nil
+	}
+	d.idle = nil
+	d.queue, d.head, d.bytes = nil, 0, 0
+	d.mu.Unlock()
+	ended := make(chan struct{})
+	go func() {
+		d.workers.Wait()
+		close(ended)
+	}()
+	return ended
+}
+
+func (d *dispatcher) counts() (running, queued int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.running, len(d.queue) - d.head
+}
+
+// execute runs one handler and sends its answer over the link that asked.
+func (c *Client) execute(in *incoming) {
+	if in.link.isDead() {
+		c.out.stats.repliesDropped.Add(1)
+		return
+	}
+	ctx := &invocationContext{Context: in.link.handlers, client: c, in: in}
+	result, err := c.callHandler(ctx, in)
+	if len(in.id) == 0 {
+		return
+	}
+	c.out.reply(in.link, c.encodeAnswer(ctx, in, result, err))
+}
+
+// callHandler recovers what a handler panics with.
+func (c *Client) callHandler(ctx context.Context, in *incoming) (result any, err error) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		p := recover() // nil after runtime.Goexit, too
+		stack := string(debug.Stack())
+		c.log.LogAttrs(ctx, slog.LevelError, "iii: handler panicked", slog.String("function", in.function.id),
+			slog.Any("panic", p), slog.String("stack", stack))
+		failure := &Error{Code: codeInvocationFailed, Message: "handler panicked"}
+		if c.cfg.stackTraces {
+			failure.Message = fmt.Sprintf("handler panicked: %v", p)
+			failure.Stacktrace = stack
+		}
+		result, err = nil, failure
+	}()
+	result, err = in.function.handler(ctx, in.data)
+	returned = true
+	return result, err
+}
+
+// encodeAnswer is the message for what a handler returned.
+func (c *Client) encodeAnswer(ctx context.Context, in *incoming, result any, err error) *buffer {
+	b := newBuffer()
+	if err == nil {
+		err = encodeResult(b, in.id, in.function.id, result)
+		switch {
+		case err == nil && b.Len() < messageTooLarge:
+			return b
+		case err == nil:
+			err = &Error{Code: codeResultTooLarge, Message: fmt.Sprintf("the result makes a message of %d bytes; the limit is %d", b.Len(), messageTooLarge)}
+		default:
+			err = fmt.Errorf("result does not encode: %w", err)
+		}
+		b.free()
+		b = newBuffer()
+		c.log.LogAttrs(ctx, slog.LevelError, "iii: result cannot be sent", slog.String("function", in.function.id), slog.Any("error", err))
+	}
+	code, message, stack := errorParts(err)
+	encodeError(b, in.id, in.function.id, code, message, stack)
+	if b.Len() >= messageTooLarge {
+		b.free()
+		b = newBuffer()
+		encodeError(b, in.id, in.function.id, codeResultTooLarge, "the error is too large to be sent", "")
+	}
+	return b
+}
+
+// errorParts is the error body for err.
+func errorParts(err error) (code, message, stack string) {
+	var e *Error
+	if !errors.As(err, &e) {
+		return codeInvocationFailed, err.Error(), ""
+	}
+	code, message, stack = e.Code, e.Message, e.Stacktrace
+	if code == "" {
+		code = codeInvocationFailed
+	}
+	if err != error(e) {
+		message = err.Error() // wrapped: what the handler added counts
+	}
+	return code, message, stack
+}
+
+// refuse answers an invocation that is not run.
+func (c *Client) refuse(l *link, id []byte, functionID, code, message string) {
+	if len(id) == 0 {
+		return
+	}
+	b := newBuffer()
+	encodeError(b, id, functionID, code, message, "")
+	c.out.urgent(l, item{buf: b})
+}

@@ -1,0 +1,345 @@
+package iii
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync/atomic"
+)
+
+// HandlerFunc serves invocations of a function. payload is what the caller sent,
+// with the key _caller_worker_id that the engine adds to objects; it is the
+// handler's own. The result is encoded with encoding/json (a json.RawMessage is
+// sent as it is, nil as null). An [*Error], wrapped or not, keeps its code; any
+// other error is sent as invocation_failed; a panic too, without its text.
+//
+// ctx ends when the connection that the invocation came over is lost (the
+// engine has then failed the call, and no answer can be given), when the client
+// closes, and when a drain runs out of time. [InvocationFromContext] and
+// [Stopping] read it.
+type HandlerFunc func(ctx context.Context, payload json.RawMessage) (any, error)
+
+// Middleware wraps a handler. It is applied once, when a function is registered.
+type Middleware func(HandlerFunc) HandlerFunc
+
+// Function is a function that this worker has registered.
+type Function struct {
+	client  *Client
+	id      string
+	handler HandlerFunc
+	entry   entry
+	refused atomic.Pointer[RejectedError]
+	trigger *Trigger // registered with the function and taken back with it
+}
+
+// ID is the id under which the function was registered.
+func (f *Function) ID() string { return f.id }
+
+// Err is the engine's refusal, a *[RejectedError], if another live worker owns
+// the function's id in this namespace; then this worker does not serve it. Each
+// new connection tries again. Nil while nothing is known.
+func (f *Function) Err() error {
+	if err := f.refused.Load(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Unregister takes the function back, and the HTTP trigger that was registered
+// with it. It does not wait for the network, nor for running handlers. It is an
+// error to do so twice.
+func (f *Function) Unregister() error {
+	if f.trigger != nil {
+		_ = f.trigger.Unregister() // it may have been taken back alone
+	}
+	if !f.client.registry.removeFunction(f) {
+		return fmt.Errorf("iii: function %q is not registered", f.id)
+	}
+	return nil
+}
+
+// FunctionOption configures a function when it is registered.
+type FunctionOption func(*functionConfig) error
+
+type functionConfig struct {
+	description *string
+	metadata    json.RawMessage
+	request     json.RawMessage
+	response    json.RawMessage
+	schemas     bool // set by the user, even if both are nil
+}
+
+// WithFunctionDescription sets the text that describes the function in listings.
+func WithFunctionDescription(text string) FunctionOption {
+	return func(c *functionConfig) error { c.description = &text; return nil }
+}
+
+// WithFunctionMetadata sets the function's registration metadata, any value that
+// encodes as JSON. {"internal": true} hides the function from the default
+// listing; access control can filter by it.
+func WithFunctionMetadata(v any) FunctionOption {
+	return func(c *functionConfig) (err error) {
+		c.metadata, err = rawOf(v)
+		return wrapOption("WithFunctionMetadata", err)
+	}
+}
+
+// WithSchemas sets the JSON Schemas of payload and result that listings show:
+// json.RawMessage, or anything that marshals to a schema; nil for none. Typed
+// handlers advertise inferred ones by default.
+func WithSchemas(request, response any) FunctionOption {
+	return func(c *functionConfig) (err error) {
+		c.schemas = true
+		if c.request, err = schemaValue(request); err == nil {
+			c.response, err = schemaValue(response)
+		}
+		return wrapOption("WithSchemas", err)
+	}
+}
+
+func wrapOption(name string, err error) error {
+	if err != nil {
+		return fmt.Errorf("iii: %s: %w", name, err)
+	}
+	return nil
+}
+
+func schemaValue(v any) (json.RawMessage, error) {
+	if v == nil {
+		return nil, nil
+	}
+	raw, err := rawOf(v)
+	if err != nil {
+		return nil, err
+	}
+	if c := raw[0]; c != '{' && c != 't' && c != 'f' && c != 'n' {
+		return nil, errors.New("a JSON Schema is an object or a boolean")
+	}
+	return raw, nil
+}
+
+// rawOf encodes a user's value; the result holds no leading space.
+func rawOf(v any) (json.RawMessage, error) {
+	b := newBuffer()
+	defer b.free()
+	if err := b.value(v); err != nil {
+		return nil, err
+	}
+	return json.RawMessage(strings.TrimSpace(b.String())), nil
+}
+
+// HandleFunc registers a function with an untyped handler. ids are by custom
+// "service::name". It does not wait for the network: before a connection is
+// there the registration waits for it, and every later connection gets it again.
+func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*Function, error) {
+	if h == nil {
+		return nil, fmt.Errorf("iii: function %q: nil handler", id)
+	}
+	return c.register(id, h, nil, functionSchemas{}, opts)
+}
+
+// Handle registers a function with a typed handler: the payload is decoded into
+// In and the result encoded from Out, and JSON Schemas inferred from both are
+// advertised. A payload that does not decode is answered with code
+// invalid_request and the path of the field. See [Client.HandleFunc].
+func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out, error), opts ...FunctionOption) (*Function, error) {
+	if h == nil {
+		return nil, fmt.Errorf("iii: function %q: nil handler", id)
+	}
+	return c.register(id, typedHandler(h), nil, functionSchemas{reflect.TypeFor[In](), reflect.TypeFor[Out]()}, opts)
+}
+
+func typedHandler[In, Out any](h func(context.Context, In) (Out, error)) HandlerFunc {
+	return func(ctx context.Context, payload json.RawMessage) (any, error) {
+		var in In
+		if err := decodePayload(payload, &in); err != nil {
+			return nil, err
+		}
+		out, err := h(ctx, in)
+		if err != nil {
+			return nil, err
+		}
+		return out, nil
+	}
+}
+
+// HandleHTTPInvoked registers a function that the engine runs by calling a URL;
+// this worker only owns it. Auth names environment variables of the engine, not
+// secrets (spec: HTTP-invoked functions). The engine does not tell when it
+// refuses the URL: the function is then not there.
+func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...FunctionOption) (*Function, error) {
+	if cfg.URL == "" {
+		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig has no URL", id)
+	}
+	if cfg.Method != "" && !cfg.Method.Valid() {
+		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig: method %q is none of GET, POST, PUT, PATCH, DELETE", id, cfg.Method)
+	}
+	notInvokable := func(context.Context, json.RawMessage) (any, error) {
+		return nil, &Error{Code: codeNotInvokable, Message: "the function is called over HTTP and has no handler here"}
+	}
+	return c.register(id, notInvokable, &cfg, functionSchemas{}, opts)
+}
+
+// functionSchemas are the types whose schemas a typed handler advertises.
+type functionSchemas struct{ in, out reflect.Type }
+
+func (c *Client) register(id string, h HandlerFunc, invocation *HTTPInvocationConfig, types functionSchemas, opts []FunctionOption) (*Function, error) {
+	f, err := c.newFunction(id, h, invocation, types, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.registry.addFunction(f); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func (c *Client) newFunction(id string, h HandlerFunc, invocation *HTTPInvocationConfig, types functionSchemas, opts []FunctionOption) (*Function, error) {
+	if strings.TrimSpace(id) == "" {
+		return nil, errors.New("iii: blank function id")
+	}
+	var cfg functionConfig
+	for _, opt := range opts {
+		if opt == nil {
+			return nil, fmt.Errorf("iii: function %q: nil FunctionOption", id)
+		}
+		if err := opt(&cfg); err != nil {
+			return nil, fmt.Errorf("iii: function %q: %w", id, err)
+		}
+	}
+	if !cfg.schemas {
+		cfg.request, cfg.response = c.inferSchema(id, types.in), c.inferSchema(id, types.out)
+	}
+	f := &Function{client: c, id: id, handler: h}
+	for i := len(c.cfg.middleware) - 1; i >= 0; i-- {
+		if f.handler = c.cfg.middleware[i](f.handler); f.handler == nil {
+			return nil, fmt.Errorf("iii: function %q: middleware %d returned nil", id, i)
+		}
+	}
+	add, err := rawOf(RegisterFunctionMessage{ID: id, Description: cfg.description, Metadata: cfg.metadata,
+		RequestFormat: cfg.request, ResponseFormat: cfg.response, Invocation: invocation})
+	if err != nil {
+		return nil, fmt.Errorf("iii: function %q: %w", id, err)
+	}
+	remove, err := rawOf(UnregisterFunctionMessage{ID: id})
+	if err != nil {
+		return nil, fmt.Errorf("iii: function %q: %w", id, err)
+	}
+	f.entry = entry{add: add, remove: remove, renew: func() { f.refused.Store(nil) }}
+	return f, nil
+}
+
+// decodePayload decodes an invocation's payload for a typed handler.
+func decodePayload(payload json.RawMessage, in any) error {
+	if raw, ok := in.(*json.RawMessage); ok {
+		*raw = payload
+		return nil
+	}
+	err := json.Unmarshal(payload, in)
+	if err == nil {
+		return nil
+	}
+	message := "payload: " + err.Error()
+	var mismatch *json.UnmarshalTypeError
+	if errors.As(err, &mismatch) {
+		where := "payload"
+		if mismatch.Field != "" {
+			where += " at " + mismatch.Field
+		}
+		got, _, _ := strings.Cut(mismatch.Value, " ")
+		message = fmt.Sprintf("%s: got %s, want %s", where, got, jsonKind(mismatch.Type))
+	}
+	return &Error{Code: codeInvalidRequest, Message: message}
+}
+
+// jsonKind names what encoding/json decodes into t.
+func jsonKind(t reflect.Type) string {
+	if t == nil {
+		return "another type"
+	}
+	switch t.Kind() {
+	case reflect.Bool:
+		return "boolean"
+	case reflect.String:
+		return "string"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return "integer of " + t.Kind().String()
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		return "integer of " + t.Kind().String()
+	case reflect.Float32, reflect.Float64:
+		return "number"
+	case reflect.Slice, reflect.Array:
+		return "array"
+	case reflect.Map, reflect.Struct:
+		return "object"
+	}
+	return t.String()
+}
+
+// Invocation tells a handler about the invocation that it serves.
+type Invocation struct {
+	// ID is the id that the caller chose, or the engine for calls without one;
+	// "" with engines that send none for those.
+	ID string
+	// FunctionID is the function's id as this worker registered it.
+	FunctionID string
+	// CallerWorkerID is the calling worker; "" for triggers, for the engine's own
+	// calls, and where the payload is no object.
+	CallerWorkerID string
+	// Metadata came beside the payload: the caller's, or the trigger's. Nil if
+	// there is none.
+	Metadata json.RawMessage
+}
+
+// invocationContext is the context of one handler.
+type invocationContext struct {
+	context.Context
+	client *Client
+	in     *incoming
+}
+
+type invocationKey struct{}
+
+// Value implements context.Context.
+func (c *invocationContext) Value(key any) any {
+	if key == (invocationKey{}) {
+		return c
+	}
+	return c.Context.Value(key)
+}
+
+// InvocationFromContext describes the invocation that a handler serves; ok is
+// false outside of handlers.
+func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
+	c, ok := ctx.Value(invocationKey{}).(*invocationContext)
+	if !ok {
+		return Invocation{}, false
+	}
+	return Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: callerOf(c.in.data), Metadata: c.in.metadata}, true
+}
+
+// callerOf finds the key that the engine adds to object payloads.
+func callerOf(data []byte) (id string) {
+	if len(data) == 0 || data[0] != '{' {
+		return ""
+	}
+	_ = scanObject(data, func(key, value []byte) {
+		if string(key) == "_caller_worker_id" {
+			id, _ = stringOf(value)
+		}
+	})
+	return id
+}
+
+// Stopping returns, in a handler, a channel that is closed when the client begins
+// to drain, before ctx is cancelled: a long job may end early then. Outside of
+// handlers it is nil, which blocks for ever.
+func Stopping(ctx context.Context) <-chan struct{} {
+	if c, ok := ctx.Value(invocationKey{}).(*invocationContext); ok {
+		return c.client.stopping
+	}
+	return nil
+}

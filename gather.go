@@ -1,0 +1,76 @@
+package iii
+
+import (
+	"net"
+	"sync"
+	"time"
+)
+
+// gatherSize is how much is gathered before it is written in any case.
+const gatherSize = 64 << 10
+
+// gatherConn lies below the WebSocket and gathers its frames, so that all that
+// waits leaves in one write. Until [gatherConn.gather] it writes through, for
+// the handshake. Each write to the network has a deadline of its own.
+type gatherConn struct {
+	net.Conn
+	timeout time.Duration
+
+	mu        sync.Mutex // the reader answers control frames of its own
+	gathering bool
+	buf       []byte
+}
+
+func (g *gatherConn) gather() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.gathering = true
+	g.buf = make([]byte, 0, gatherSize+4<<10)
+}
+
+// Write implements net.Conn.
+func (g *gatherConn) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.gathering {
+		return g.Conn.Write(p)
+	}
+	g.buf = append(g.buf, p...)
+	if len(g.buf) < gatherSize {
+		return len(p), nil
+	}
+	if err := g.flush(); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// Flush writes what was gathered.
+func (g *gatherConn) Flush() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.flush()
+}
+
+func (g *gatherConn) flush() error {
+	if len(g.buf) == 0 {
+		return nil
+	}
+	if err := g.Conn.SetWriteDeadline(time.Now().Add(g.timeout)); err != nil {
+		return err
+	}
+	_, err := g.Conn.Write(g.buf)
+	g.buf = g.buf[:0]
+	return err
+}
+
+// SetWriteDeadline implements net.Conn. The WebSocket's deadlines would be those
+// of gathering; flush sets the real ones.
+func (g *gatherConn) SetWriteDeadline(t time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.gathering {
+		return nil
+	}
+	return g.Conn.SetWriteDeadline(t)
+}

@@ -1,0 +1,101 @@
+package iii
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
+)
+
+// HandleHTTP serves an HTTP route with a typed handler: it registers a function
+// under the id "http::" + method + path and the trigger that binds it. path is
+// the engine's: "/items/:id", whose parameters are in PathParams as raw path
+// segments; wildcards are refused, for the engine does not deliver what they
+// match. The body is decoded into In if the content type contains
+// application/json, else Body is the zero value. A nil response is a 204.
+func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Context, *HTTPRequest[In]) (*HTTPResponse[Out], error), opts ...FunctionOption) (*Function, error) {
+	if h == nil {
+		return nil, fmt.Errorf("iii: %s %s: nil handler", method, path)
+	}
+	handler := func(ctx context.Context, payload json.RawMessage) (any, error) {
+		var req HTTPRequest[In]
+		if err := decodePayload(payload, &req); err != nil {
+			return nil, err
+		}
+		resp, err := h(ctx, &req)
+		if err != nil {
+			return nil, err
+		}
+		if resp == nil { // a null result would hang the engine's request
+			return emptyResponse{http.StatusNoContent}, nil
+		}
+		return resp, nil
+	}
+	return c.registerRoute(method, path, handler, functionSchemas{reflect.TypeFor[HTTPRequest[In]](), reflect.TypeFor[HTTPResponse[Out]]()}, opts)
+}
+
+// emptyResponse is an HTTP response without a body.
+type emptyResponse struct {
+	StatusCode int `json:"status_code"`
+}
+
+// registerRoute registers a function and its route as one: both or neither.
+func (c *Client) registerRoute(method, path string, h HandlerFunc, types functionSchemas, opts []FunctionOption) (*Function, error) {
+	method = strings.ToUpper(method)
+	if err := checkHTTPRoute(method, path); err != nil {
+		return nil, fmt.Errorf("iii: %w", err)
+	}
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
+	}
+	f, err := c.newFunction("http::"+method+path, h, nil, types, opts)
+	if err != nil {
+		return nil, err
+	}
+	t, err := c.newTrigger(f.id, HTTPTriggerConfig{APIPath: path, HTTPMethod: method}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.registry.addFunction(f); err != nil {
+		return nil, err
+	}
+	if err := c.registry.addTrigger(t); err != nil {
+		c.registry.removeFunction(f)
+		return nil, err
+	}
+	f.trigger = t
+	return f, nil
+}
+
+// checkHTTPRoute refuses what the engine accepts and never routes, or crashes
+// on (spec: the http trigger).
+func checkHTTPRoute(method, path string) error {
+	switch strings.ToUpper(method) {
+	case "", "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS":
+	default:
+		return fmt.Errorf("HTTP method %q is none of GET, POST, PUT, DELETE, PATCH, HEAD, OPTIONS", method)
+	}
+	if path == "" {
+		return fmt.Errorf("HTTP route has no path")
+	}
+	if strings.ContainsAny(path, "?# \t\r\n") {
+		return fmt.Errorf("HTTP path %q holds a character that no path has", path)
+	}
+	seen := map[string]bool{}
+	for segment := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
+		switch {
+		case strings.ContainsAny(segment, "*{}"):
+			return fmt.Errorf("HTTP path %q: segment %q is a wildcard; the engine delivers only :name parameters", path, segment)
+		case segment == ":":
+			return fmt.Errorf("HTTP path %q has a parameter without a name", path)
+		case strings.HasPrefix(segment, ":"):
+			if seen[segment] {
+				return fmt.Errorf("HTTP path %q names the parameter %q twice", path, segment[1:])
+			}
+			seen[segment] = true
+		}
+	}
+	return nil
+}

@@ -1,0 +1,334 @@
+package iii
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+)
+
+// DefaultURL is the engine's address when neither [New] nor $III_URL names one.
+const DefaultURL = "ws://127.0.0.1:49134"
+
+// Option configures a [Client]. Options are validated by [New].
+type Option func(*config) error
+
+// config is what the options of New set; it does not change afterwards.
+type config struct {
+	url          *url.URL
+	name         string
+	description  string
+	namespace    string
+	isolation    string
+	header       http.Header
+	tls          *tls.Config
+	reconnection ReconnectionConfig
+	dialContext  func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	drainTimeout   time.Duration
+	callTimeout    time.Duration
+	maxConcurrency int
+	stackTraces    bool
+	bufferMessages int
+	bufferBytes    int
+	readLimit      int64
+	pingInterval   time.Duration
+	idleTimeout    time.Duration
+
+	logger     *slog.Logger
+	middleware []Middleware
+	listener   func(ConnectionState, error)
+}
+
+func newConfig(address string, opts []Option) (*config, error) {
+	cfg := &config{
+		namespace:      strings.TrimSpace(os.Getenv("III_NAMESPACE")),
+		isolation:      strings.TrimSpace(os.Getenv("III_ISOLATION")),
+		reconnection:   DefaultReconnectionConfig(),
+		drainTimeout:   30 * time.Second,
+		callTimeout:    30 * time.Second,
+		maxConcurrency: 1000,
+		bufferMessages: 1000,
+		bufferBytes:    8 << 20,
+		readLimit:      64 << 20,
+		pingInterval:   20 * time.Second,
+		idleTimeout:    60 * time.Second,
+		logger:         slog.New(slog.DiscardHandler),
+	}
+	if address == "" {
+		address = strings.TrimSpace(os.Getenv("III_URL"))
+	}
+	if address == "" {
+		address = DefaultURL
+	}
+	var err error
+	if cfg.url, err = parseEngineURL(address); err != nil {
+		return nil, err
+	}
+	for _, opt := range opts {
+		if opt == nil {
+			return nil, errors.New("iii: nil Option")
+		}
+		if err := opt(cfg); err != nil {
+			return nil, err
+		}
+	}
+	return cfg, nil
+}
+
+// parseEngineURL accepts ws, wss and their http spellings. The address itself
+// is in no error: its userinfo or query may be a secret.
+func parseEngineURL(address string) (*url.URL, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
+		return nil, fmt.Errorf("iii: engine address is no URL: %w", err)
+	}
+	switch strings.ToLower(u.Scheme) {
+	case "ws", "http":
+		u.Scheme = "ws"
+	case "wss", "https":
+		u.Scheme = "wss"
+	default:
+		return nil, fmt.Errorf("iii: engine address needs the scheme ws, wss, http or https, not %q", u.Scheme)
+	}
+	if u.Hostname() == "" {
+		return nil, errors.New("iii: engine address has no host")
+	}
+	u.Fragment, u.RawFragment = "", ""
+	return u, nil
+}
+
+// WithName sets the worker's name, which the engine allows once in a namespace.
+// Default: $III_WORKER_NAME, else "hostname:pid"; further clients of the same
+// process get ":2", ":3" … appended. Control characters are removed and 280
+// characters kept by the engine (spec: worker metadata). A blank name is an
+// error.
+func WithName(name string) Option {
+	return func(c *config) error {
+		if strings.TrimSpace(name) == "" {
+			return errors.New("iii: WithName: blank name")
+		}
+		c.name = name
+		return nil
+	}
+}
+
+// WithDescription sets the text that describes this worker in listings.
+func WithDescription(text string) Option {
+	return func(c *config) error { c.description = text; return nil }
+}
+
+// WithNamespace sets the namespace that this worker's functions live in and
+// that its calls and triggers address (spec: namespaces). Default:
+// $III_NAMESPACE, else none, which means "default". A blank namespace is an
+// error here; a blank variable counts as unset.
+func WithNamespace(ns string) Option {
+	return func(c *config) error {
+		if strings.TrimSpace(ns) == "" {
+			return errors.New("iii: WithNamespace: blank namespace")
+		}
+		c.namespace = ns
+		return nil
+	}
+}
+
+// WithHeader adds headers to every WebSocket upgrade of this client, those of
+// channels included. The headers of the upgrade itself (Host apart) are refused.
+func WithHeader(h http.Header) Option {
+	return func(c *config) error {
+		for name := range h {
+			switch http.CanonicalHeaderKey(name) {
+			case "Upgrade", "Connection", "Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Sec-Websocket-Protocol":
+				return fmt.Errorf("iii: WithHeader: %s belongs to the WebSocket upgrade", name)
+			}
+		}
+		if c.header == nil {
+			c.header = http.Header{}
+		}
+		for name, values := range h {
+			for _, v := range values {
+				c.header.Add(name, v)
+			}
+		}
+		return nil
+	}
+}
+
+// WithTLSConfig sets the TLS configuration for wss addresses. Default: that of
+// crypto/tls. The configuration must not be changed afterwards.
+func WithTLSConfig(cfg *tls.Config) Option {
+	return func(c *config) error { c.tls = cfg; return nil }
+}
+
+// WithReconnection sets how the client connects again. Default: 1 s, doubled
+// after each failure up to 30 s, each delay spread by ±30 %, for ever. Delays
+// and multiplier that are zero have their defaults, and the zero value is the
+// default as a whole; MaxRetries counts consecutive failures to connect. The
+// delay starts over after a connection that reached readiness.
+// MaxPendingMessages has no effect here: see [WithSendBuffer].
+func WithReconnection(cfg ReconnectionConfig) Option {
+	return func(c *config) error {
+		def := DefaultReconnectionConfig()
+		if cfg == (ReconnectionConfig{}) {
+			cfg = def
+		}
+		if cfg.InitialDelayMs == 0 {
+			cfg.InitialDelayMs = def.InitialDelayMs
+		}
+		if cfg.MaxDelayMs == 0 {
+			cfg.MaxDelayMs = max(def.MaxDelayMs, cfg.InitialDelayMs)
+		}
+		if cfg.BackoffMultiplier == 0 {
+			cfg.BackoffMultiplier = def.BackoffMultiplier
+		}
+		const longest = uint64(math.MaxInt64 / int64(time.Millisecond) / 4)
+		switch {
+		case cfg.InitialDelayMs > longest || cfg.MaxDelayMs > longest:
+			return errors.New("iii: WithReconnection: delay is too large")
+		case cfg.MaxDelayMs < cfg.InitialDelayMs:
+			return fmt.Errorf("iii: WithReconnection: max_delay_ms %d is below initial_delay_ms %d", cfg.MaxDelayMs, cfg.InitialDelayMs)
+		case !(cfg.BackoffMultiplier >= 1) || math.IsInf(cfg.BackoffMultiplier, 0):
+			return fmt.Errorf("iii: WithReconnection: backoff_multiplier %v is not 1 or more", cfg.BackoffMultiplier)
+		case !(cfg.JitterFactor >= 0 && cfg.JitterFactor <= 1):
+			return fmt.Errorf("iii: WithReconnection: jitter_factor %v is not within 0 and 1", cfg.JitterFactor)
+		}
+		c.reconnection = cfg
+		return nil
+	}
+}
+
+// WithDialContext sets how connections are made: in-memory pipes, Unix sockets.
+// Default: a net.Dialer that honours the proxy variables of the environment.
+func WithDialContext(f func(ctx context.Context, network, addr string) (net.Conn, error)) Option {
+	return func(c *config) error {
+		if f == nil {
+			return errors.New("iii: WithDialContext: nil function")
+		}
+		c.dialContext = f
+		return nil
+	}
+}
+
+// WithDrainTimeout bounds the drain of [Client.Run]. Default 30 s.
+func WithDrainTimeout(d time.Duration) Option {
+	return func(c *config) error {
+		if d <= 0 {
+			return fmt.Errorf("iii: WithDrainTimeout: %v is not positive", d)
+		}
+		c.drainTimeout = d
+		return nil
+	}
+}
+
+// WithCallTimeout bounds each call that has no timeout of its own. Default 30 s.
+func WithCallTimeout(d time.Duration) Option {
+	return func(c *config) error {
+		if d <= 0 {
+			return fmt.Errorf("iii: WithCallTimeout: %v is not positive", d)
+		}
+		c.callTimeout = d
+		return nil
+	}
+}
+
+// WithMaxConcurrency limits the handlers that run at once. Default 1000; 0 is
+// no limit. Invocations beyond it wait in a queue of 10,000 messages and
+// 64 MiB; those beyond that are answered with code overloaded.
+func WithMaxConcurrency(n int) Option {
+	return func(c *config) error {
+		if n < 0 {
+			return fmt.Errorf("iii: WithMaxConcurrency: %d is negative", n)
+		}
+		c.maxConcurrency = n
+		return nil
+	}
+}
+
+// WithStackTraces sends the stack of a panicking handler to its caller, too.
+// Default: it goes to the log alone, for it shows the inside of the program.
+func WithStackTraces() Option {
+	return func(c *config) error { c.stackTraces = true; return nil }
+}
+
+// WithSendBuffer limits what may wait while the client is not connected.
+// Default 1000 messages and 8 MiB; requests beyond that fail with
+// [ErrBufferFull]. While it is connected, requests beyond that wait for the
+// peer to read.
+func WithSendBuffer(messages, bytes int) Option {
+	return func(c *config) error {
+		if messages < 0 || bytes < 0 {
+			return fmt.Errorf("iii: WithSendBuffer: %d messages, %d bytes: negative", messages, bytes)
+		}
+		c.bufferMessages, c.bufferBytes = messages, bytes
+		return nil
+	}
+}
+
+// WithReadLimit limits the size of one received message. Default 64 MiB, the
+// engine's own limit; a larger message ends the connection.
+func WithReadLimit(bytes int64) Option {
+	return func(c *config) error {
+		if bytes <= 0 {
+			return fmt.Errorf("iii: WithReadLimit: %d is not positive", bytes)
+		}
+		c.readLimit = bytes
+		return nil
+	}
+}
+
+// WithKeepalive sets how often the engine is pinged and after how long without
+// any frame from it the connection counts as dead. Default 20 s and 60 s.
+func WithKeepalive(ping, idle time.Duration) Option {
+	return func(c *config) error {
+		if ping <= 0 || idle <= ping {
+			return fmt.Errorf("iii: WithKeepalive: ping %v must be positive and below idle %v", ping, idle)
+		}
+		c.pingInterval, c.idleTimeout = ping, idle
+		return nil
+	}
+}
+
+// WithLogger sets the client's own log. Default, and nil: silent.
+func WithLogger(l *slog.Logger) Option {
+	return func(c *config) error {
+		if l == nil {
+			l = slog.New(slog.DiscardHandler)
+		}
+		c.logger = l
+		return nil
+	}
+}
+
+// WithMiddleware wraps every handler of this client; the first is outermost.
+func WithMiddleware(mw ...Middleware) Option {
+	return func(c *config) error {
+		for i, m := range mw {
+			if m == nil {
+				return fmt.Errorf("iii: WithMiddleware: argument %d is nil", i)
+			}
+		}
+		c.middleware = append(c.middleware, mw...)
+		return nil
+	}
+}
+
+// WithStateListener is told each change of the connection's state, and why: the
+// error that ended a connection or the client (nil for an orderly end), a
+// function that the engine refused ([*RejectedError]), messages whose outcome is
+// unknown ([*LostSendsError]). Calls come in order, one after another, from one
+// goroutine that holds no lock.
+func WithStateListener(f func(ConnectionState, error)) Option {
+	return func(c *config) error { c.listener = f; return nil }
+}

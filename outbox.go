@@ -1,0 +1,588 @@
+package iii
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// The outbox is everything that waits to be written and every call that waits
+// for its answer. Users' requests survive a link that dies before they were
+// handed to it; replies, registrations and control frames belong to one link and
+// die with it. One lock guards it all, and it is the innermost of the package:
+// nothing else is locked, called or waited for under it.
+type outbox struct {
+	maxMessages, maxBytes int // of what waits, connected or not
+
+	mu      sync.Mutex
+	link    *link // the link that is written to, or nil
+	open    bool  // the link takes users' requests
+	ended   error // set once: no request is accepted any more
+	queue   []item
+	head    int // queue[:head] has been taken
+	bytes   int // in queue[head:]
+	held    []item
+	heldN   int // requests in held that were not given up
+	heldB   int // their bytes
+	pending map[invocationID]*request
+	changed chan struct{} // closed when room is made or the link changes; nil if nobody waits
+
+	free  sync.Pool // of requests: a client's own, for their channels belong to its synctest bubble
+	stats outboxStats
+}
+
+type outboxStats struct {
+	framesSent, bytesSent                     atomic.Uint64
+	sendsWritten, sendsConfirmed, sendsLost   atomic.Uint64
+	sendsDropped, repliesDropped, lateResults atomic.Uint64
+}
+
+func newOutbox(maxMessages, maxBytes int) *outbox {
+	return &outbox{maxMessages: maxMessages, maxBytes: maxBytes, pending: map[invocationID]*request{}}
+}
+
+// item is one frame to write.
+type item struct {
+	buf   *buffer  // nil for a request that was given up, and for control frames
+	req   *request // the user's request that this is, if it is one
+	kind  frameKind
+	fence func() // called when the pong to this ping arrives
+}
+
+type frameKind uint8
+
+const (
+	frameText frameKind = iota
+	framePing           // WebSocket ping
+	framePong           // WebSocket pong
+	frameJSONPing
+	frameJSONPong
+	frameClose
+)
+
+func (it item) size() int {
+	if it.buf == nil {
+		return 0
+	}
+	return it.buf.Len()
+}
+
+// takeBytes bounds what the writer takes at once, and so what counts as
+// "may have been sent" when the link dies under it.
+const takeBytes = 256 << 10
+
+// stuckBytes is how far frames that nobody waits for may pile up before a peer
+// that does not read loses the link.
+const stuckBytes = 64 << 20
+
+type requestState uint8
+
+const (
+	requestNew requestState = iota
+	requestHeld
+	requestQueued
+	requestSent // handed to the writer: it may reach the engine
+	requestDone // answered, failed or given up
+)
+
+// request is a call or a Send on its way.
+type request struct {
+	id          invocationID
+	wantsResult bool
+	held        bool         // a Send that was told nil because it is held, and is not told again
+	state       requestState // guarded by outbox.mu, like held and link
+	link        *link
+	buf         *buffer
+	size        int
+
+	answer chan struct{} // capacity 1: a receive means that the fields below are set
+	result []byte        // raw, in memory that is used again
+	remote []byte        // raw error body
+	err    error
+	timer  *time.Timer
+}
+
+// newRequest makes a request whose timer runs.
+func (o *outbox) newRequest(wantsResult bool, timeout time.Duration) *request {
+	r, ok := o.free.Get().(*request)
+	if !ok {
+		r = &request{answer: make(chan struct{}, 1), timer: time.NewTimer(timeout)}
+	} else {
+		r.timer.Reset(timeout)
+	}
+	r.wantsResult = wantsResult
+	return r
+}
+
+// release gives a request back that was answered, or never submitted: nothing
+// refers to it any more.
+func (o *outbox) release(r *request) {
+	r.timer.Stop()
+	if r.held && !r.wantsResult {
+		return // it may still wait for a connection
+	}
+	if cap(r.result) > maxPooledBuffer || cap(r.remote) > maxPooledBuffer {
+		return
+	}
+	*r = request{answer: r.answer, timer: r.timer, result: r.result[:0], remote: r.remote[:0]}
+	o.free.Put(r)
+}
+
+func (r *request) finish(err error) {
+	r.err = err
+	r.answer <- struct{}{}
+}
+
+// attach makes l the link that is written to. Requests wait until [outbox.admit].
+func (o *outbox) attach(l *link) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.link, o.open = l, false
+}
+
+// admit lets the requests that wait, and those that come, go out over l.
+func (o *outbox) admit(l *link) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.link != l || o.open {
+		return
+	}
+	o.open = true
+	for _, it := range o.held {
+		if it.req.state == requestHeld {
+			it.req.state = requestQueued
+			o.push(it)
+		}
+	}
+	clear(o.held)
+	o.held, o.heldN, o.heldB = o.held[:0], 0, 0
+	o.signal()
+}
+
+// push appends to the queue and wakes the writer.
+func (o *outbox) push(it item) {
+	o.queue = append(o.queue, it)
+	o.bytes += it.size()
+	o.link.wakeWriter()
+}
+
+// signal tells those who wait that something has changed.
+func (o *outbox) signal() {
+	if o.changed != nil {
+		close(o.changed)
+		o.changed = nil
+	}
+}
+
+// wait returns a channel that is closed at the next change.
+func (o *outbox) wait() <-chan struct{} {
+	if o.changed == nil {
+		o.changed = make(chan struct{})
+	}
+	return o.changed
+}
+
+func (o *outbox) fits(size int) bool {
+	waiting := len(o.queue) - o.head
+	return waiting == 0 || waiting < o.maxMessages && o.bytes+size <= o.maxBytes
+}
+
+// submit accepts r. Not connected, it is held or refused at once; connected, it
+// waits for room until ctx ends or timeout fires. On an error r was not accepted.
+func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *request) error {
+	r.size = r.buf.Len()
+	o.mu.Lock()
+	for {
+		if o.ended != nil {
+			err := o.ended
+			o.mu.Unlock()
+			return err
+		}
+		if !o.open {
+			if o.heldN >= o.maxMessages || o.heldB+r.size > o.maxBytes {
+				o.mu.Unlock()
+				return ErrBufferFull
+			}
+			o.hold(r)
+			break
+		}
+		if o.fits(r.size) {
+			r.state = requestQueued
+			o.push(item{buf: r.buf, req: r})
+			break
+		}
+		changed := o.wait()
+		o.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrNotConnected, ctxError(ctx))
+		case <-timeout:
+			return fmt.Errorf("%w: %w", ErrNotConnected, ErrTimeout)
+		}
+		o.mu.Lock()
+	}
+	if r.wantsResult {
+		o.pending[r.id] = r
+	}
+	o.mu.Unlock()
+	return nil
+}
+
+// hold keeps r for the next link. A Send is accepted by that.
+func (o *outbox) hold(r *request) {
+	if r.state = requestHeld; !r.wantsResult && !r.held {
+		r.held = true
+		r.finish(nil)
+	}
+	o.held = append(o.held, item{buf: r.buf, req: r})
+	o.heldN++
+	o.heldB += r.size
+}
+
+// giveUp withdraws r, whose caller stops waiting. done says that r has been
+// answered already (its answer channel has, or is about to have, the outcome),
+// sent that it may have reached the engine.
+func (o *outbox) giveUp(r *request) (done, sent bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch r.state {
+	case requestDone:
+		return true, true
+	case requestSent:
+		if !r.wantsResult {
+			r.state = requestDone // the writer sees that nobody waits
+			return false, true
+		}
+		if _, waiting := o.pending[r.id]; !waiting {
+			return true, true
+		}
+		sent = true
+	case requestHeld:
+		if !r.wantsResult {
+			return true, false // it was told so already
+		}
+		o.heldN--
+		o.heldB -= r.size
+		r.buf.free()
+		if len(o.held) > 2*o.heldN+64 {
+			o.compactHeld()
+		}
+	case requestQueued:
+		o.bytes -= r.size
+		r.buf.free()
+	}
+	r.state, r.buf = requestDone, nil
+	delete(o.pending, r.id)
+	return false, sent
+}
+
+func (o *outbox) compactHeld() {
+	kept := o.held[:0]
+	for _, it := range o.held {
+		if it.req.state == requestHeld {
+			kept = append(kept, it)
+		}
+	}
+	clear(o.held[len(kept):])
+	o.held = kept
+}
+
+// reply queues the answer to an invocation that came over l, and drops it if l
+// is gone: the engine has failed the call, and takes no answer from another link.
+func (o *outbox) reply(l *link, buf *buffer) {
+	o.mu.Lock()
+	for o.link == l && !o.fits(buf.Len()) {
+		changed := o.wait()
+		o.mu.Unlock()
+		select {
+		case <-changed:
+		case <-l.dead:
+		}
+		o.mu.Lock()
+	}
+	if o.link != l {
+		o.mu.Unlock()
+		buf.free()
+		o.stats.repliesDropped.Add(1)
+		return
+	}
+	o.push(item{buf: buf})
+	o.mu.Unlock()
+}
+
+// urgent queues a frame that must not wait: from the read loop, and
+// registrations. It reports whether l is still the link.
+func (o *outbox) urgent(l *link, items ...item) bool {
+	o.mu.Lock()
+	if o.link != l {
+		o.mu.Unlock()
+		for _, it := range items {
+			it.buf.free()
+		}
+		return false
+	}
+	for _, it := range items {
+		o.push(it)
+	}
+	stuck := o.bytes > stuckBytes+o.maxBytes
+	o.mu.Unlock()
+	if stuck {
+		l.fail(fmt.Errorf("iii: the engine does not read: %d bytes wait", stuckBytes))
+	}
+	return true
+}
+
+// take moves frames from the queue to batch, for l's writer.
+func (o *outbox) take(l *link, batch []item) []item {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.link != l {
+		return batch
+	}
+	for size := 0; o.head < len(o.queue) && size < takeBytes; o.head++ {
+		it := o.queue[o.head]
+		o.queue[o.head] = item{}
+		if r := it.req; r != nil {
+			if r.state != requestQueued {
+				continue // given up
+			}
+			r.state, r.link = requestSent, l
+		}
+		if it.fence != nil {
+			l.fences = append(l.fences, it.fence)
+		}
+		size += it.size()
+		o.bytes -= it.size()
+		batch = append(batch, it)
+	}
+	if o.head == len(o.queue) {
+		o.queue, o.head = o.queue[:0], 0
+	}
+	o.signal()
+	return batch
+}
+
+// written settles a batch that l's writer has written, or failed to write: the
+// buffers are free and its Sends are told. A fence behind them confirms them.
+func (o *outbox) written(l *link, batch []item, err error) {
+	var sends uint64
+	o.mu.Lock()
+	for _, it := range batch {
+		if r := it.req; r != nil && !r.wantsResult {
+			if r.state == requestSent {
+				if r.state = requestDone; !r.held {
+					r.finish(err)
+				}
+			}
+			if err == nil {
+				sends++
+			}
+		}
+	}
+	if sends > 0 {
+		l.sendsWritten += sends
+		if !l.sendFence {
+			o.confirmSends(l)
+		}
+	}
+	o.mu.Unlock()
+	o.stats.sendsWritten.Add(sends)
+	for i, it := range batch {
+		if err == nil {
+			o.stats.framesSent.Add(1)
+			o.stats.bytesSent.Add(uint64(it.size()))
+		}
+		it.buf.free()
+		batch[i] = item{}
+	}
+}
+
+// confirmSends puts a ping behind the Sends written so far. The engine handles
+// frames in order, so its pong says that it has them; one such ping is out at a
+// time.
+func (o *outbox) confirmSends(l *link) {
+	if o.link != l {
+		return
+	}
+	l.sendFence = true
+	upTo := l.sendsWritten
+	o.push(item{kind: frameJSONPing, fence: func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.stats.sendsConfirmed.Add(upTo - l.sendsConfirmed)
+		l.sendsConfirmed, l.sendFence = upTo, false
+		if l.sendsWritten > upTo {
+			o.confirmSends(l)
+		}
+	}})
+}
+
+// pong is the answer to the oldest ping that l has sent.
+func (o *outbox) pong(l *link) {
+	o.mu.Lock()
+	var fence func()
+	if len(l.fences) > 0 {
+		fence = l.fences[0]
+		l.fences = l.fences[1:]
+	}
+	o.mu.Unlock()
+	if fence != nil {
+		fence()
+	}
+}
+
+// complete gives the answer that came over l to the call that waits for it. It
+// reports false for an answer that nobody waits for any more.
+func (o *outbox) complete(l *link, m *received) bool {
+	id, ok := parseInvocationID(m.id)
+	if !ok {
+		return false
+	}
+	o.mu.Lock()
+	r := o.pending[id]
+	if r == nil || r.link != l {
+		o.mu.Unlock()
+		return false
+	}
+	delete(o.pending, id)
+	r.state = requestDone
+	o.mu.Unlock()
+	r.result = append(r.result[:0], m.result...)
+	r.remote = append(r.remote[:0], m.err...)
+	r.finish(nil)
+	return true
+}
+
+// detach ends the use of l, whose writer has ended. What was handed to it fails
+// with cause; requests that were not wait for the next link, in order. It returns
+// the number of Sends that were written and never confirmed.
+func (o *outbox) detach(l *link, cause error) (unconfirmed int) {
+	o.mu.Lock()
+	if o.link != l {
+		o.mu.Unlock()
+		return 0
+	}
+	o.link, o.open = nil, false
+	waiting := o.held
+	o.held = nil
+	for _, it := range o.queue[o.head:] {
+		switch r := it.req; {
+		case r == nil:
+			it.buf.free()
+		case r.state == requestQueued:
+			o.hold(r)
+		}
+	}
+	o.held = append(o.held, waiting...)
+	clear(o.queue)
+	o.queue, o.head, o.bytes = o.queue[:0], 0, 0
+	var lost []*request
+	for id, r := range o.pending {
+		if r.state == requestSent && r.link == l {
+			delete(o.pending, id)
+			r.state = requestDone
+			lost = append(lost, r)
+		}
+	}
+	l.fences = nil
+	unconfirmed = int(l.sendsWritten - l.sendsConfirmed)
+	o.signal()
+	o.mu.Unlock()
+	o.stats.sendsLost.Add(uint64(unconfirmed))
+	for _, r := range lost {
+		r.finish(fmt.Errorf("%w: %w", ErrConnectionLost, cause))
+	}
+	return unconfirmed
+}
+
+// end refuses all requests from now on and fails those that wait; the link has
+// been detached. It returns the number of held Sends that will never leave.
+func (o *outbox) end(reason error) (dropped int) {
+	o.mu.Lock()
+	if o.ended != nil {
+		o.mu.Unlock()
+		return 0
+	}
+	o.ended = reason
+	var failed []*request
+	for _, it := range o.held {
+		switch r := it.req; {
+		case r.state != requestHeld:
+		case r.wantsResult:
+			delete(o.pending, r.id)
+			r.state = requestDone
+			failed = append(failed, r)
+			it.buf.free()
+		default:
+			dropped++
+			it.buf.free()
+		}
+	}
+	o.held, o.heldN, o.heldB = nil, 0, 0
+	o.signal()
+	o.mu.Unlock()
+	o.stats.sendsDropped.Add(uint64(dropped))
+	for _, r := range failed {
+		r.finish(fmt.Errorf("%w: %w", ErrNotConnected, reason))
+	}
+	return dropped
+}
+
+// flush returns when the engine has read everything that was accepted before:
+// the pong to a ping behind it has come. Without a link and with nothing that
+// waits for one it returns at once.
+func (o *outbox) flush(ctx context.Context) error {
+	for {
+		o.mu.Lock()
+		var dead <-chan struct{}
+		done := make(chan struct{})
+		switch {
+		case o.ended != nil, o.link == nil && o.heldN == 0:
+			o.mu.Unlock()
+			return nil
+		case o.open:
+			dead = o.link.dead
+			o.push(item{kind: frameJSONPing, fence: func() { close(done) }})
+		}
+		changed := o.wait()
+		if o.open {
+			changed = nil
+		}
+		o.mu.Unlock()
+		select {
+		case <-done:
+			return nil
+		case <-dead:
+			// detach comes next, and changes the state that the loop looks at.
+			select {
+			case <-o.detached():
+			case <-ctx.Done():
+				return ctxError(ctx)
+			}
+		case <-changed:
+		case <-ctx.Done():
+			return ctxError(ctx)
+		}
+	}
+}
+
+// detached returns a channel that is closed once no dead link is attached.
+func (o *outbox) detached() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.link == nil || !o.link.isDead() {
+		ready := make(chan struct{})
+		close(ready)
+		return ready
+	}
+	return o.wait()
+}
+
+func (o *outbox) counts() (pending, held, heldBytes int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.pending), o.heldN, o.heldB
+}

@@ -1,0 +1,307 @@
+package iii
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// A message is taken apart by one pass over its bytes that checks the JSON
+// grammar and cuts the values of the envelope out without decoding them: the
+// payload inside is decoded once, by whoever needs it.
+
+// maxDepth is how deeply JSON may be nested; the engine stops at about 128.
+const maxDepth = 1000
+
+var (
+	errTruncated = errors.New("JSON ends early")
+	errTooDeep   = errors.New("JSON is nested too deeply")
+)
+
+// scanObject calls field for each member of the object that b is. key is the
+// text between the quotes, escapes and all; value is its raw JSON. Both are parts
+// of b.
+func scanObject(b []byte, field func(key, value []byte)) error {
+	i := skipSpace(b, 0)
+	if i == len(b) {
+		return errTruncated
+	}
+	if b[i] != '{' {
+		return fmt.Errorf("JSON is no object: begins with %q", b[i])
+	}
+	i = skipSpace(b, i+1)
+	if i < len(b) && b[i] == '}' {
+		return scanEnd(b, i+1)
+	}
+	for {
+		start := i
+		i, err := skipString(b, i)
+		if err != nil {
+			return err
+		}
+		key := b[start+1 : i-1]
+		if i = skipSpace(b, i); i == len(b) {
+			return errTruncated
+		}
+		if b[i] != ':' {
+			return unexpected(b, i)
+		}
+		start = skipSpace(b, i+1)
+		if i, err = skipValue(b, start, 1); err != nil {
+			return err
+		}
+		field(key, b[start:i])
+		if i = skipSpace(b, i); i == len(b) {
+			return errTruncated
+		}
+		if b[i] == '}' {
+			return scanEnd(b, i+1)
+		}
+		if b[i] != ',' {
+			return unexpected(b, i)
+		}
+		if i = skipSpace(b, i+1); i == len(b) {
+			return errTruncated
+		}
+		if start = i; b[i] != '"' {
+			return unexpected(b, i)
+		}
+	}
+}
+
+// validJSON reports whether b is one JSON value of acceptable depth.
+func validJSON(b []byte) bool {
+	i, err := skipValue(b, skipSpace(b, 0), 0)
+	return err == nil && scanEnd(b, i) == nil
+}
+
+func scanEnd(b []byte, i int) error {
+	if i = skipSpace(b, i); i < len(b) {
+		return unexpected(b, i)
+	}
+	return nil
+}
+
+func unexpected(b []byte, i int) error {
+	return fmt.Errorf("unexpected %q at byte %d", b[i], i)
+}
+
+func skipSpace(b []byte, i int) int {
+	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\r' || b[i] == '\t') {
+		i++
+	}
+	return i
+}
+
+// skipValue returns the index behind the value that begins at i.
+func skipValue(b []byte, i, depth int) (int, error) {
+	if i >= len(b) {
+		return i, errTruncated
+	}
+	switch c := b[i]; {
+	case c == '"':
+		return skipString(b, i)
+	case c == '{' || c == '[':
+		return skipNested(b, i, depth)
+	case c == '-' || '0' <= c && c <= '9':
+		return skipNumber(b, i)
+	case c == 't':
+		return skipLiteral(b, i, "true")
+	case c == 'f':
+		return skipLiteral(b, i, "false")
+	case c == 'n':
+		return skipLiteral(b, i, "null")
+	}
+	return i, unexpected(b, i)
+}
+
+func skipNested(b []byte, i, depth int) (int, error) {
+	if depth >= maxDepth {
+		return i, errTooDeep
+	}
+	object := b[i] == '{'
+	closing := byte(']')
+	if object {
+		closing = '}'
+	}
+	if i = skipSpace(b, i+1); i < len(b) && b[i] == closing {
+		return i + 1, nil
+	}
+	for {
+		var err error
+		if object {
+			if i, err = skipString(b, i); err != nil {
+				return i, err
+			}
+			if i = skipSpace(b, i); i == len(b) {
+				return i, errTruncated
+			}
+			if b[i] != ':' {
+				return i, unexpected(b, i)
+			}
+			i = skipSpace(b, i+1)
+		}
+		if i, err = skipValue(b, i, depth+1); err != nil {
+			return i, err
+		}
+		if i = skipSpace(b, i); i == len(b) {
+			return i, errTruncated
+		}
+		if b[i] == closing {
+			return i + 1, nil
+		}
+		if b[i] != ',' {
+			return i, unexpected(b, i)
+		}
+		i = skipSpace(b, i+1)
+	}
+}
+
+// stringByte classes: what may stand inside a string as it is.
+var stringByte = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c >= ' ' && c != '"' && c != '\\'
+	}
+	return t
+}()
+
+func skipString(b []byte, i int) (int, error) {
+	if i >= len(b) {
+		return i, errTruncated
+	}
+	if b[i] != '"' {
+		return i, unexpected(b, i)
+	}
+	i++
+	for i < len(b) {
+		if stringByte[b[i]] {
+			i++
+			continue
+		}
+		switch b[i] {
+		case '"':
+			return i + 1, nil
+		case '\\':
+			if i+1 >= len(b) {
+				return i, errTruncated
+			}
+			switch b[i+1] {
+			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+				i += 2
+			case 'u':
+				if i+6 > len(b) {
+					return i, errTruncated
+				}
+				for _, c := range b[i+2 : i+6] {
+					if !('0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F') {
+						return i, unexpected(b, i)
+					}
+				}
+				i += 6
+			default:
+				return i, unexpected(b, i+1)
+			}
+		default:
+			return i, unexpected(b, i)
+		}
+	}
+	return i, errTruncated
+}
+
+func skipNumber(b []byte, i int) (int, error) {
+	if b[i] == '-' {
+		i++
+	}
+	digits := func() bool {
+		start := i
+		for i < len(b) && '0' <= b[i] && b[i] <= '9' {
+			i++
+		}
+		return i > start
+	}
+	if i < len(b) && b[i] == '0' {
+		i++
+	} else if !digits() {
+		return numberError(b, i)
+	}
+	if i < len(b) && b[i] == '.' {
+		if i++; !digits() {
+			return numberError(b, i)
+		}
+	}
+	if i < len(b) && (b[i] == 'e' || b[i] == 'E') {
+		if i++; i < len(b) && (b[i] == '+' || b[i] == '-') {
+			i++
+		}
+		if !digits() {
+			return numberError(b, i)
+		}
+	}
+	return i, nil
+}
+
+func numberError(b []byte, i int) (int, error) {
+	if i >= len(b) {
+		return i, errTruncated
+	}
+	return i, unexpected(b, i)
+}
+
+func skipLiteral(b []byte, i int, text string) (int, error) {
+	if len(b)-i < len(text) {
+		return i, errTruncated
+	}
+	if string(b[i:i+len(text)]) != text {
+		return i, unexpected(b, i)
+	}
+	return i + len(text), nil
+}
+
+// absent reports whether raw is absent or JSON null, which mean the same in an
+// optional field.
+func absent(raw []byte) bool { return len(raw) == 0 || raw[0] == 'n' }
+
+// stringOf decodes a raw JSON string; ok is false for anything else.
+func stringOf(raw []byte) (s string, ok bool) {
+	if len(raw) < 2 || raw[0] != '"' {
+		return "", false
+	}
+	inner := raw[1 : len(raw)-1]
+	for _, c := range inner {
+		if c == '\\' || c >= 0x80 { // beyond ASCII, encoding/json checks the UTF-8
+			err := json.Unmarshal(raw, &s)
+			return s, err == nil
+		}
+	}
+	return string(inner), true
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendString appends s as a JSON string. Bytes that are no UTF-8 become
+// U+FFFD, as everywhere in encoding/json.
+func appendString(dst []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x80 {
+			return appendStringSlow(dst, s)
+		}
+	}
+	dst = append(dst, '"')
+	dst = append(dst, s...)
+	return append(dst, '"')
+}
+
+func appendStringSlow(dst []byte, s string) []byte {
+	dst = append(dst, '"')
+	for _, r := range s { // a byte that is no UTF-8 is ranged over as U+FFFD
+		switch {
+		case r == '"' || r == '\\':
+			dst = append(dst, '\\', byte(r))
+		case r < ' ':
+			dst = append(dst, '\\', 'u', '0', '0', hexDigits[r>>4], hexDigits[r&15])
+		default:
+			dst = append(dst, string(r)...)
+		}
+	}
+	return append(dst, '"')
+}

@@ -1,0 +1,341 @@
+package iii
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// serve runs one link from its first frame to its death and returns why it died.
+// wasReady says that the engine had accepted the registrations.
+func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
+	c.registry.begin(l, c.greeting(l)...)
+	var loops sync.WaitGroup
+	loops.Go(l.read)
+	loops.Go(l.write)
+	wasReady = c.tend(ctx, l)
+	loops.Wait()
+	c.registry.end(l)
+	if n := c.out.detach(l, l.err); n > 0 {
+		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", l.err)
+		c.report(&LostSendsError{Count: n, Err: l.err})
+	}
+	if wasReady {
+		c.mu.Lock()
+		c.isReady = false
+		c.ready = make(chan struct{})
+		c.mu.Unlock()
+	}
+	return wasReady, l.err
+}
+
+// greeting is what a link says before the registrations: who this worker was,
+// if it is back, and who it is. The engine reads nothing before a reattach that
+// it acts on, so the old connection's functions are free when ours arrive.
+func (c *Client) greeting(l *link) []item {
+	var items []item
+	c.mu.Lock()
+	previous, token := c.workerID, c.token
+	c.mu.Unlock()
+	if token != "" {
+		items = append(items, c.item(ReattachMessage{PreviousWorkerID: previous, ReattachToken: token}))
+	}
+	b := newBuffer()
+	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
+	if err := encodeInvoke(b, &inv, c.metadata()); err != nil {
+		c.log.Error("iii: worker metadata does not encode", "error", err)
+	}
+	return append(items, item{buf: b})
+}
+
+// item is one of our own messages, which always encodes.
+func (c *Client) item(message any) item {
+	b, err := encodeMessage(message)
+	if err != nil {
+		c.log.Error("iii: message does not encode", "error", err)
+		return item{kind: frameJSONPong} // harmless: the engine ignores it
+	}
+	return item{buf: b}
+}
+
+// workerMetadata is the input of engine::workers::register (spec: worker
+// metadata).
+type workerMetadata struct {
+	Runtime     string            `json:"runtime"`
+	Version     string            `json:"version"`
+	Name        string            `json:"name"`
+	Description string            `json:"description,omitempty"`
+	OS          string            `json:"os"`
+	PID         int               `json:"pid"`
+	Isolation   string            `json:"isolation,omitempty"`
+	Namespace   string            `json:"namespace,omitempty"`
+	Telemetry   map[string]string `json:"telemetry"`
+}
+
+func (c *Client) metadata() workerMetadata {
+	return workerMetadata{
+		Runtime: "go", Version: Version, Name: c.name, Description: c.cfg.description,
+		OS: runtime.GOOS + " " + runtime.GOARCH, PID: os.Getpid(),
+		Isolation: c.cfg.isolation, Namespace: c.cfg.namespace,
+		Telemetry: map[string]string{"language": "go", "framework": "iii-go"},
+	}
+}
+
+// tend brings a link to readiness and keeps it alive until it is dead.
+func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
+	keepalive := time.NewTimer(c.cfg.pingInterval)
+	defer keepalive.Stop()
+	patience := time.NewTimer(time.Hour)
+	patience.Stop()
+	defer patience.Stop()
+	welcomed, applied := l.welcomed, l.applied
+	for {
+		select {
+		case <-l.dead:
+			return wasReady
+		case <-ctx.Done():
+			l.fail(ErrClosed)
+			return wasReady
+		case <-keepalive.C:
+			keepalive.Reset(l.keepalive())
+		case <-welcomed:
+			// Authentication may have taken any time; from here on the engine
+			// answers what it is asked.
+			welcomed = nil
+			patience.Reset(registerTimeout)
+		case err := <-l.registered:
+			if err != nil {
+				l.fail(registerError(err))
+				return wasReady
+			}
+			// The engine handles frames in order: the pong to this ping says
+			// that it has applied all registrations.
+			c.out.urgent(l, item{kind: frameJSONPing, fence: func() { close(l.applied) }})
+			c.out.admit(l)
+		case <-applied:
+			applied = nil
+			patience.Stop()
+			wasReady = true
+			c.becomeReady(l)
+		case <-patience.C:
+			c.log.Warn("iii: the engine did not confirm the registrations; going on", "after", registerTimeout)
+			applied = nil
+			wasReady = true
+			c.out.admit(l)
+			c.becomeReady(l)
+		}
+	}
+}
+
+func registerError(err error) error {
+	var e *Error
+	if errors.As(err, &e) && e.Code == codeInvocationStopped {
+		return err
+	}
+	return fatalError{fmt.Errorf("iii: the engine refused this worker's registration: %w", err)}
+}
+
+func (c *Client) becomeReady(l *link) {
+	c.mu.Lock()
+	if c.wasReady {
+		c.reconnects++
+	}
+	c.wasReady, c.isReady = true, true
+	c.lastError = nil
+	close(c.ready)
+	id := c.workerID
+	c.mu.Unlock()
+	c.setState(ConnectionStateConnected, nil)
+	c.log.Info("iii: connected", "worker_id", id, "name", c.name)
+}
+
+// attached is the link that is in use, or nil.
+func (c *Client) attached() *link {
+	c.registry.mu.RLock()
+	defer c.registry.mu.RUnlock()
+	return c.registry.link
+}
+
+// receive acts on one message. b is used again afterwards. A message that does
+// not decode is counted and logged, without its content, and is no reason to end.
+func (c *Client) receive(l *link, b []byte) {
+	c.received.Add(1)
+	var m received
+	if err := m.parse(b); err != nil {
+		if len(bytes.TrimSpace(b)) > 0 {
+			c.undecodable(err, len(b))
+		}
+		return
+	}
+	switch m.kind {
+	case messageInvoke:
+		c.receiveInvoke(l, &m)
+	case messageResult:
+		c.receiveResult(l, &m)
+	case messagePing:
+		c.out.urgent(l, item{kind: frameJSONPong})
+	case messagePong:
+		c.out.pong(l)
+	case messageUnknown:
+		c.malformed.Add(1)
+		c.log.Debug("iii: message of unknown type", "type", m.tag)
+	default:
+		if err := c.receiveRare(l, m.kind, b); err != nil {
+			c.undecodable(err, len(b))
+		}
+	}
+}
+
+func (c *Client) undecodable(err error, size int) {
+	c.malformed.Add(1)
+	c.log.Warn("iii: received message does not decode", "error", err, "bytes", size)
+}
+
+// receiveInvoke hands an invocation to a handler. Its parts are copied into one
+// piece of memory that is the handler's.
+func (c *Client) receiveInvoke(l *link, m *received) {
+	id := m.functionID[1 : len(m.functionID)-1]
+	if bytes.IndexByte(id, '\\') >= 0 {
+		text, _ := stringOf(m.functionID)
+		id = []byte(text)
+	}
+	f := c.registry.function(id)
+	if f == nil {
+		c.refuse(l, m.id, string(id), codeFunctionNotFound, "this worker has no function "+string(id))
+		return
+	}
+	select {
+	case <-c.stopping:
+		c.refuse(l, m.id, f.id, codeDraining, "the worker is shutting down")
+		return
+	default:
+	}
+	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage))
+	keep := func(part []byte) []byte {
+		if len(part) == 0 {
+			return nil
+		}
+		start := len(own)
+		own = append(own, part...)
+		return own[start:len(own):len(own)]
+	}
+	in := &incoming{link: l, function: f, id: keep(m.id), data: keep(m.data), metadata: keep(m.metadata),
+		traceparent: keep(m.traceparent), baggage: keep(m.baggage)}
+	if !c.dispatch.submit(in) {
+		c.refuse(l, m.id, f.id, codeOverloaded, "the worker has too many invocations waiting")
+	}
+}
+
+func (c *Client) receiveResult(l *link, m *received) {
+	if c.out.complete(l, m) {
+		return
+	}
+	if id, ok := parseInvocationID(m.id); !ok || id != l.registerID {
+		c.out.stats.lateResults.Add(1)
+		return
+	}
+	var answer error
+	var result struct {
+		Success *bool `json:"success"`
+	}
+	switch {
+	case m.err != nil:
+		answer = remoteError(m.err, registerWorkerFunction, string(m.id))
+	case json.Unmarshal(m.result, &result) == nil && result.Success != nil && !*result.Success:
+		answer = &Error{Code: codeInvocationStopped, Message: "the engine did not take the registration", FunctionID: registerWorkerFunction}
+	}
+	select {
+	case l.registered <- answer:
+	default: // answered before
+	}
+}
+
+// receiveRare acts on the messages that go through the generated types.
+func (c *Client) receiveRare(l *link, kind messageType, b []byte) error {
+	switch kind {
+	case messageWorkerRegistered:
+		var m WorkerRegisteredMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.workerID, c.token = m.WorkerID, m.ReattachToken
+		c.mu.Unlock()
+		l.welcome()
+	case messageTriggerResult:
+		var m TriggerRegistrationResultMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return err
+		}
+		c.triggerRefused(&m)
+	case messageRegisterTrigger:
+		var m RegisterTriggerMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return err
+		}
+		c.out.urgent(l, c.item(TriggerRegistrationResultMessage{ID: m.ID, TriggerType: m.TriggerType, FunctionID: m.FunctionID,
+			Error: &ErrorBody{Code: codeTypeNotFound, Message: "Trigger type not found"}}))
+	case messageUnregisterTrigger:
+		// This worker provides no trigger type; there is nothing to stop.
+	case messageRejected:
+		var m RegistrationRejectedMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return err
+		}
+		c.rejected(l, &m)
+	case messageError:
+		var m ErrorMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return err
+		}
+		l.fail(fatalError{&AuthError{Message: m.Error.Message}})
+	}
+	return nil
+}
+
+// welcome notes workerregistered; only the read loop calls it.
+func (l *link) welcome() {
+	select {
+	case <-l.welcomed:
+	default:
+		close(l.welcomed)
+	}
+}
+
+// rejected acts on a refused registration: a function is lost, or the client.
+func (c *Client) rejected(l *link, m *RegistrationRejectedMessage) {
+	err := &RejectedError{Code: m.Code, Namespace: m.Namespace, WorkerName: m.WorkerName, FunctionID: m.FunctionID, OwnerWorkerID: m.OwnerWorkerID}
+	if m.Code != codeFunctionConflict {
+		l.fail(fatalError{err})
+		return
+	}
+	if f := c.registry.rejectedFunction(m.FunctionID); f != nil {
+		f.refused.Store(err)
+	}
+	c.log.LogAttrs(l.handlers, slog.LevelError, "iii: function refused", slog.Any("error", err))
+	c.report(err)
+}
+
+// triggerRefused tells a trigger that the engine, or its provider, refused it.
+func (c *Client) triggerRefused(m *TriggerRegistrationResultMessage) {
+	if m.Error == nil {
+		return
+	}
+	err := &Error{Code: m.Error.Code, Message: m.Error.Message, Stacktrace: m.Error.Stacktrace, FunctionID: m.FunctionID}
+	t := c.registry.trigger(m.ID)
+	c.log.Error("iii: trigger refused", "trigger", m.ID, "type", m.TriggerType, "function", m.FunctionID, "error", err)
+	if t == nil {
+		return
+	}
+	t.refused.Store(err)
+	if t.onError != nil {
+		c.notify.post(func() { t.onError(err) })
+	}
+}

@@ -1,0 +1,296 @@
+package iii
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+)
+
+// TriggerConfig is the config of a trigger, which knows its type. Every built-in
+// config implements it, by value; [CustomTrigger] stands for all other types.
+type TriggerConfig interface {
+	// TriggerType is the type's id, "http" for example.
+	TriggerType() string
+}
+
+// CustomTrigger is a trigger of any type: one that a worker provides.
+type CustomTrigger struct {
+	// Type is the trigger type's id.
+	Type string
+	// Config is anything that encodes as JSON; nil is null.
+	Config any
+}
+
+// StreamJoinTrigger fires when a subscriber joins a stream. The engine ignores
+// its config: it fires for every stream (spec: stream:join).
+type StreamJoinTrigger struct{ StreamJoinLeaveTriggerConfig }
+
+// StreamLeaveTrigger fires when a subscriber leaves a stream; see
+// [StreamJoinTrigger].
+type StreamLeaveTrigger struct{ StreamJoinLeaveTriggerConfig }
+
+// TriggerType implements [TriggerConfig].
+func (t CustomTrigger) TriggerType() string { return t.Type }
+
+// TriggerType implements [TriggerConfig].
+func (StreamJoinTrigger) TriggerType() string { return "stream:join" }
+
+// TriggerType implements [TriggerConfig].
+func (StreamLeaveTrigger) TriggerType() string { return "stream:leave" }
+
+// TriggerType implements [TriggerConfig].
+func (HTTPTriggerConfig) TriggerType() string { return "http" }
+
+// TriggerType implements [TriggerConfig].
+func (CronTriggerConfig) TriggerType() string { return "cron" }
+
+// TriggerType implements [TriggerConfig].
+func (QueueTriggerConfig) TriggerType() string { return "durable:subscriber" }
+
+// TriggerType implements [TriggerConfig].
+func (SubscribeTriggerConfig) TriggerType() string { return "subscribe" }
+
+// TriggerType implements [TriggerConfig].
+func (StateTriggerConfig) TriggerType() string { return "state" }
+
+// TriggerType implements [TriggerConfig].
+func (StreamTriggerConfig) TriggerType() string { return "stream" }
+
+// TriggerType implements [TriggerConfig].
+func (LogTriggerConfig) TriggerType() string { return "log" }
+
+// TriggerType implements [TriggerConfig].
+func (TraceTriggerConfig) TriggerType() string { return "trace" }
+
+// TriggerType implements [TriggerConfig].
+func (ConfigurationTriggerConfig) TriggerType() string { return "configuration" }
+
+// TriggerType implements [TriggerConfig].
+func (FunctionsAvailableTrigger) TriggerType() string { return "engine::functions-available" }
+
+// TriggerType implements [TriggerConfig].
+func (WorkersAvailableTrigger) TriggerType() string { return "engine::workers-available" }
+
+// Trigger is a trigger that this worker has registered.
+type Trigger struct {
+	client  *Client
+	id      string
+	entry   entry
+	onError func(error)
+	refused atomic.Pointer[Error]
+}
+
+// ID is the trigger's id, random unless [WithTriggerID] set it.
+func (t *Trigger) ID() string { return t.id }
+
+// Err is the refusal of the engine, or of the worker that provides the type, an
+// *[Error], once it is known; each new connection tries again. Nil does not mean
+// that the trigger was accepted: the engine does not say so, and a type that
+// nobody provides yet is waited for.
+func (t *Trigger) Err() error {
+	if err := t.refused.Load(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Unregister takes the trigger back. It does not wait for the network. It is an
+// error to do so twice.
+func (t *Trigger) Unregister() error {
+	if !t.client.registry.removeTrigger(t) {
+		return fmt.Errorf("iii: trigger %q is not registered", t.id)
+	}
+	return nil
+}
+
+// TriggerOption configures a trigger.
+type TriggerOption func(*triggerOptions) error
+
+type triggerOptions struct {
+	id                string
+	metadata          json.RawMessage
+	namespace         string
+	providerNamespace string
+	onError           func(error)
+}
+
+// WithTriggerID sets the trigger's id. Ids are one key for all workers of the
+// engine: who registers the same one replaces the trigger. Default: random.
+func WithTriggerID(id string) TriggerOption {
+	return func(o *triggerOptions) error {
+		if strings.TrimSpace(id) == "" {
+			return errors.New("iii: WithTriggerID: blank id")
+		}
+		o.id = id
+		return nil
+	}
+}
+
+// WithTriggerMetadata sets what the function finds in [Invocation.Metadata] each
+// time the trigger fires, any value that encodes as JSON. The types
+// durable:subscriber and subscribe do not deliver it.
+func WithTriggerMetadata(v any) TriggerOption {
+	return func(o *triggerOptions) (err error) {
+		o.metadata, err = rawOf(v)
+		return wrapOption("WithTriggerMetadata", err)
+	}
+}
+
+// WithTriggerNamespace sets the namespace of the target function. Default: the
+// worker's own, and that of the engine for its built-in functions. The types log
+// and trace look in "default" whatever is said here.
+func WithTriggerNamespace(ns string) TriggerOption {
+	return func(o *triggerOptions) error {
+		if strings.TrimSpace(ns) == "" {
+			return errors.New("iii: WithTriggerNamespace: blank namespace")
+		}
+		o.namespace = ns
+		return nil
+	}
+}
+
+// WithTriggerProviderNamespace sets the namespace in which the trigger type's
+// provider is looked for, and only there. Default: the worker's own, then
+// "default".
+func WithTriggerProviderNamespace(ns string) TriggerOption {
+	return func(o *triggerOptions) error {
+		if strings.TrimSpace(ns) == "" {
+			return errors.New("iii: WithTriggerProviderNamespace: blank namespace")
+		}
+		o.providerNamespace = ns
+		return nil
+	}
+}
+
+// WithTriggerErrorHandler is called if the trigger is refused, now or on a later
+// connection, with what [Trigger.Err] then returns. Calls come from one
+// goroutine that holds no lock.
+func WithTriggerErrorHandler(f func(error)) TriggerOption {
+	return func(o *triggerOptions) error { o.onError = f; return nil }
+}
+
+// Trigger binds a function to a trigger. The function need not exist yet, nor be
+// this worker's. What the engine would answer badly or not at all is refused
+// here. It does not wait for the network: before a connection is there the
+// registration waits for it, and every later connection gets it again.
+func (c *Client) Trigger(functionID string, cfg TriggerConfig, opts ...TriggerOption) (*Trigger, error) {
+	t, err := c.newTrigger(functionID, cfg, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.registry.addTrigger(t); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []TriggerOption) (*Trigger, error) {
+	if strings.TrimSpace(functionID) == "" {
+		return nil, errors.New("iii: trigger: blank function id")
+	}
+	config, err := triggerConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+	}
+	var o triggerOptions
+	for _, opt := range opts {
+		if opt == nil {
+			return nil, fmt.Errorf("iii: trigger of %s: nil TriggerOption", functionID)
+		}
+		if err := opt(&o); err != nil {
+			return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+		}
+	}
+	if o.id == "" {
+		o.id = uuid.NewString()
+	}
+	if o.namespace == "" {
+		o.namespace = c.namespaceOf(functionID)
+	}
+	add, err := rawOf(RegisterTriggerMessage{ID: o.id, TriggerType: cfg.TriggerType(), FunctionID: functionID, Config: config,
+		Metadata: o.metadata, Namespace: o.namespace, TriggerNamespace: o.providerNamespace})
+	if err != nil {
+		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+	}
+	remove, err := rawOf(UnregisterTriggerMessage{ID: o.id, TriggerType: cfg.TriggerType()})
+	if err != nil {
+		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+	}
+	t := &Trigger{client: c, id: o.id, onError: o.onError}
+	t.entry = entry{add: add, remove: remove, renew: func() { t.refused.Store(nil) }}
+	return t, nil
+}
+
+// triggerConfig checks a config and encodes it.
+func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
+	if cfg == nil {
+		return nil, errors.New("nil TriggerConfig")
+	}
+	var value any = cfg
+	var err error
+	switch cfg := cfg.(type) {
+	case CustomTrigger:
+		value = cfg.Config
+		if strings.TrimSpace(cfg.Type) == "" {
+			err = errors.New("CustomTrigger has no Type")
+		}
+	case StreamJoinTrigger:
+		value = cfg.StreamJoinLeaveTriggerConfig
+	case StreamLeaveTrigger:
+		value = cfg.StreamJoinLeaveTriggerConfig
+	case HTTPTriggerConfig:
+		err = checkHTTPRoute(string(cfg.HTTPMethod), cfg.APIPath)
+	case StreamTriggerConfig:
+		if cfg.StreamName == "" { // it crashes the engine's task
+			err = errors.New("StreamTriggerConfig has no StreamName")
+		}
+	case CronTriggerConfig:
+		err = checkCron(cfg.Expression)
+	case LogTriggerConfig:
+		err = checkLogLevel(string(cfg.Level))
+	case QueueTriggerConfig:
+		err = checkTopic("QueueTriggerConfig", cfg.Topic)
+	case SubscribeTriggerConfig:
+		err = checkTopic("SubscribeTriggerConfig", cfg.Topic)
+	}
+	if err != nil {
+		return nil, err
+	}
+	raw, err := rawOf(value)
+	if err != nil {
+		return nil, fmt.Errorf("config does not encode: %w", err)
+	}
+	return raw, nil
+}
+
+// checkTopic refuses what the engine accepts and never fires.
+func checkTopic(config, topic string) error {
+	if topic == "" {
+		return errors.New(config + " has no Topic")
+	}
+	return nil
+}
+
+// checkLogLevel refuses a level that no record has: the engine compares exactly.
+func checkLogLevel(level string) error {
+	switch level {
+	case "", "all", "trace", "debug", "info", "warn", "error":
+		return nil
+	}
+	return fmt.Errorf("log level %q is none of all, trace, debug, info, warn, error", level)
+}
+
+// checkCron checks the number of fields; the engine says no to the rest.
+func checkCron(expression string) error {
+	if strings.HasPrefix(expression, "@") {
+		return nil
+	}
+	if n := len(strings.Fields(expression)); n != 6 && n != 7 {
+		return fmt.Errorf("cron expression %q has %d fields; it needs six, seconds first, or seven with a year", expression, n)
+	}
+	return nil
+}
