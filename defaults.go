@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -118,17 +119,17 @@ func (r *HTTPRequest[T]) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent namespace is "default"; null
-// is an error for it.
+// UnmarshalJSON implements json.Unmarshaler. An absent or empty namespace is
+// "default"; null is an error for it.
 func (i *OnFunctionRegistrationInput) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
 	}
 	type plain OnFunctionRegistrationInput
-	p := struct {
+	var p struct {
 		plain
 		Namespace defaulted[string] `json:"namespace"`
-	}{plain: plain{Namespace: defaultNamespace}}
+	}
 	if err := json.Unmarshal(b, &p); err != nil {
 		return err
 	}
@@ -136,20 +137,21 @@ func (i *OnFunctionRegistrationInput) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	*i = OnFunctionRegistrationInput(p.plain)
+	i.Namespace = cmp.Or(i.Namespace, defaultNamespace)
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent namespace is "default"; null
-// is an error for it.
+// UnmarshalJSON implements json.Unmarshaler. An absent or empty namespace is
+// "default"; null is an error for it.
 func (i *OnTriggerRegistrationInput) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
 	}
 	type plain OnTriggerRegistrationInput
-	p := struct {
+	var p struct {
 		plain
 		Namespace defaulted[string] `json:"namespace"`
-	}{plain: plain{Namespace: defaultNamespace}}
+	}
 	if err := json.Unmarshal(b, &p); err != nil {
 		return err
 	}
@@ -157,6 +159,7 @@ func (i *OnTriggerRegistrationInput) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	*i = OnTriggerRegistrationInput(p.plain)
+	i.Namespace = cmp.Or(i.Namespace, defaultNamespace)
 	return nil
 }
 

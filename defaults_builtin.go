@@ -1,21 +1,22 @@
 package iii
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 )
 
-// UnmarshalJSON implements json.Unmarshaler. An absent http_method is GET; null is an
-// error for it.
+// UnmarshalJSON implements json.Unmarshaler. An absent or empty http_method is GET;
+// null is an error for it.
 func (c *HTTPTriggerConfig) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
 	}
 	type plain HTTPTriggerConfig
-	p := struct {
+	var p struct {
 		plain
 		HTTPMethod defaulted[string] `json:"http_method"`
-	}{plain: plain{HTTPMethod: "GET"}}
+	}
 	if err := json.Unmarshal(b, &p); err != nil {
 		return err
 	}
@@ -23,11 +24,12 @@ func (c *HTTPTriggerConfig) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	*c = HTTPTriggerConfig(p.plain)
+	c.HTTPMethod = cmp.Or(c.HTTPMethod, "GET")
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent level is LogLevelAll; null is
-// an error for it.
+// UnmarshalJSON implements json.Unmarshaler. An absent or empty level is LogLevelAll;
+// null is an error for it.
 func (c *LogTriggerConfig) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -38,10 +40,11 @@ func (c *LogTriggerConfig) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &p); err != nil {
 		return err
 	}
-	config := LogTriggerConfig{Level: LogLevelAll}
+	var config LogTriggerConfig
 	if err := p.Level.to(&config.Level, "level"); err != nil {
 		return err
 	}
+	config.Level = cmp.Or(config.Level, LogLevelAll)
 	*c = config
 	return nil
 }

@@ -2,10 +2,12 @@ package iii
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/jsonschema-go/jsonschema"
 )
 
 // Each document is one that the type writes, too.
@@ -15,7 +17,6 @@ func TestTypesRoundTrip(t *testing.T) {
 		v   any
 	}{
 		"method":               {`"PATCH"`, new(HTTPMethod)},
-		"unknown method":       {`"QUERY"`, new(HTTPMethod)},
 		"hmac":                 {`{"type":"hmac","secret_key":"ORDERS_SIGNING_SECRET"}`, new(HTTPAuthConfig)},
 		"bearer":               {`{"type":"bearer","token_key":"LAMBDA_TOKEN"}`, new(HTTPAuthConfig)},
 		"api key":              {`{"type":"api_key","header":"X-Api-Key","value_key":"PARTNER_KEY"}`, new(HTTPAuthConfig)},
@@ -28,7 +29,7 @@ func TestTypesRoundTrip(t *testing.T) {
 		"response":             {`{"status_code":201,"headers":{"location":"/users/u-7"},"body":{"id":"u-7"}}`, new(HTTPResponse[JSONValue])},
 		"typed response":       {`{"status_code":65535,"headers":{},"body":["x"]}`, new(HTTPResponse[[]string])},
 		"otel":                 {`{"enabled":true,"service_name":"billing","engine_ws_url":"ws://engine:49134","metrics_export_interval_ms":30000,"logs_batch_size":1,"reconnection_config":{"initial_delay_ms":1000,"max_delay_ms":30000,"backoff_multiplier":2,"jitter_factor":0.3,"max_retries":null,"max_pending_messages":1000}}`, new(OtelConfig)},
-		"whole otel":           {`{"enabled":false,"service_name":"","service_version":"1","service_namespace":"n","service_instance_id":"i","engine_ws_url":"u","metrics_enabled":false,"metrics_export_interval_ms":0,"shutdown_timeout_ms":0,"channel_capacity":0,"spans_flush_interval_ms":0,"logs_enabled":false,"logs_flush_interval_ms":0,"logs_batch_size":0,"fetch_instrumentation_enabled":false,"live_spans":false}`, new(OtelConfig)},
+		"whole otel":           {`{"enabled":false,"service_name":"","service_version":"1","service_namespace":"n","service_instance_id":"i","engine_ws_url":"u","metrics_enabled":false,"metrics_export_interval_ms":0,"shutdown_timeout_ms":0,"channel_capacity":0,"spans_flush_interval_ms":0,"logs_enabled":false,"logs_flush_interval_ms":0,"logs_batch_size":1,"fetch_instrumentation_enabled":false,"live_spans":false}`, new(OtelConfig)},
 		"empty otel":           {`{}`, new(OtelConfig)},
 		"reconnection":         {`{"initial_delay_ms":500,"max_delay_ms":10000,"backoff_multiplier":1.5,"jitter_factor":0.2,"max_retries":8,"max_pending_messages":200}`, new(ReconnectionConfig)},
 		"reconnection of 0":    {`{"initial_delay_ms":0,"max_delay_ms":0,"backoff_multiplier":0,"jitter_factor":0,"max_retries":0,"max_pending_messages":0}`, new(ReconnectionConfig)},
@@ -125,8 +126,36 @@ func TestTypesRoundTrip(t *testing.T) {
 			if err := roundTrip([]byte(test.doc), test.v); err != nil {
 				t.Error(err)
 			}
+			typ := reflect.TypeOf(test.v).Elem()
+			if strings.Contains(typ.Name(), "[") {
+				return // generic types have no schema of their own
+			}
+			if err := validate(typ.Name(), []byte(test.doc)); err != nil {
+				t.Errorf("not what the schema says: %v", err)
+			}
 		})
 	}
+}
+
+// validate holds a document against the schema of a type.
+func validate(name string, doc []byte) error {
+	bundle, err := bundleSchema(name)
+	if err != nil {
+		return err
+	}
+	var schema jsonschema.Schema
+	if err := json.Unmarshal(bundle, &schema); err != nil {
+		return err
+	}
+	resolved, err := schema.Resolve(&jsonschema.ResolveOptions{ValidateDefaults: true})
+	if err != nil {
+		return err
+	}
+	var instance any
+	if err := json.Unmarshal(doc, &instance); err != nil {
+		return err
+	}
+	return resolved.Validate(instance)
 }
 
 // What a Go literal leaves out.
@@ -208,6 +237,8 @@ func TestTypesDecode(t *testing.T) {
 		"null id":              {`{"id":null}`, new(StreamSubscription), &StreamSubscription{}},
 		"null trigger config":  {`{"stream_name":null,"group_id":null}`, new(StreamTriggerConfig), &StreamTriggerConfig{}},
 		"nulls of a call":      {`{"type":"invokefunction","invocation_id":null,"function_id":"f","data":null,"action":null,"namespace":null}`, new(InvokeFunctionMessage), &InvokeFunctionMessage{Type: "invokefunction", FunctionID: "f", Data: JSONValue("null")}},
+		"unknown method":       {`"QUERY"`, new(HTTPMethod), ptr(HTTPMethod("QUERY"))},
+		"unknown state":        {`"paused"`, new(ConnectionState), ptr(ConnectionState("paused"))},
 		"null":                 {`null`, &AuthResult{FunctionRegistrationPrefix: ptr("p")}, &AuthResult{FunctionRegistrationPrefix: ptr("p")}},
 		"over another value":   {`{"namespaces":{"b":["f"]}}`, &AuthResult{AllowedTriggerTypes: []string{"x"}, Namespaces: map[string][]string{"a": nil}}, &AuthResult{AllowFunctionRegistration: true, Context: JSONValue("{}"), Namespaces: map[string][]string{"b": {"f"}}}},
 	} {
