@@ -1,0 +1,74 @@
+# The targets are the steps of .ci/run. `make` alone lists them.
+
+GO ?= go
+# How long each fuzz target runs.
+FUZZTIME ?= 10s
+# How often the concurrency tests run.
+COUNT ?= 100
+# Further flags of the benchmarks, for example BENCHFLAGS='-count=10 -cpu=2'.
+BENCHFLAGS ?=
+
+# The modules beside the root one, which ./... leaves out; without those that hold
+# no Go code of their own.
+NESTED := $(sort $(patsubst %/go.mod,%,$(shell find . -mindepth 2 -name go.mod -not -path './.*')))
+NESTED := $(strip $(foreach m,$(NESTED),$(if $(shell find $(m) -name '*.go' -print -quit),$(m))))
+
+STATICCHECK := $(GO) tool -modfile=$(CURDIR)/internal/tools/go.mod staticcheck
+GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
+
+# $(call everywhere,command) runs command in the root module and in each nested one.
+everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
+
+.DEFAULT_GOAL := help
+.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent quickstart
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+generate: ## Generate types_gen.go from schema/
+	GOWORK=off $(GO) generate ./...
+
+check: generated fmt vet staticcheck cross ## Everything below that looks at the code without running it
+
+generated: ## Fail if types_gen.go is not what schema/ says
+	internal/tools/check-generated.sh
+
+fmt: ## Fail if gofmt would change a file
+	@files=$$($(GOFMT) -l .) || exit 1; if [ -n "$$files" ]; then echo "not formatted:"; echo "$$files"; exit 1; fi
+
+vet: ## go vet, in every module
+	$(call everywhere,$(GO) vet ./...)
+
+staticcheck: ## staticcheck, in every module
+	$(call everywhere,$(STATICCHECK) ./...)
+
+cross: ## Build for Windows and macOS
+	GOOS=windows $(GO) build -buildvcs=false ./...
+	GOOS=darwin $(GO) build -buildvcs=false ./...
+
+test: ## The tests, in every module
+	$(GO) test ./...
+	@$(MAKE) --no-print-directory nested
+
+nested: ## The tests of the nested modules alone
+	@set -e; for m in $(NESTED); do echo "$$m: $(GO) test ./..."; (cd $$m && $(GO) test ./...); done
+
+race: ## The tests with the race detector, in random order
+	$(GO) test -race -shuffle=on ./...
+
+fuzz: ## Each fuzz target for FUZZTIME (10s)
+	@set -e; grep -rn --include='*_test.go' -oE '^func Fuzz[A-Za-z0-9_]*' . | sed -E 's|/[^/]*_test\.go:[0-9]+:func | |' | sort -u | \
+	while read -r dir name; do echo "$$dir $$name"; (cd $$dir && $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) .); done
+
+bench: ## The benchmarks, in every module
+	$(call everywhere,$(GO) test -run NONE -bench . -benchmem $(BENCHFLAGS) ./...)
+
+golden: ## Write the golden files anew; look at the difference before you commit it
+	@set -e; for dir in $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -r -n1 dirname | sort -u); do \
+	echo "$$dir: $(GO) test -update"; (cd $$dir && $(GO) test . -update); done
+
+concurrent: ## The tests named ...Concurrent COUNT (100) times with the race detector
+	$(GO) test -race -shuffle=on -count=$(COUNT) -run 'Concurrent$$' ./...
+
+quickstart: ## The program that shows the package at work
+	$(GO) run ./examples/quickstart
