@@ -4,15 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+
+	"github.com/iii-go/iii"
 )
 
-// wireError is the error of an invocation as it stands on the wire; it becomes
-// an alias of iii.ErrorBody.
-type wireError struct {
-	Code       string `json:"code"`
-	Message    string `json:"message"`
-	Stacktrace string `json:"stacktrace,omitempty"`
-}
+// wireError is the error of an invocation as it stands on the wire.
+type wireError = iii.ErrorBody
 
 // builtinFunc is a function of the engine itself. A nil result without an error
 // is "no result": the key is left out of the reply. json.RawMessage("null") is
@@ -28,9 +25,6 @@ type call struct {
 	traceparent string
 	baggage     string
 }
-
-// worker is one connection.
-type worker struct{}
 
 // binding is a registered trigger as its provider sees it.
 type binding struct {
@@ -48,36 +42,29 @@ type triggerProvider interface {
 	unbind(id string)
 }
 
-// addBuiltin adds a function to namespace default; owner is the in-process
-// worker that the listings name.
-func (e *Engine) addBuiltin(id, owner, description string, f builtinFunc) {}
+// engineText is an error in the engine's own words, which go onto the wire.
+type engineText string
 
-// addTriggerType adds a trigger type to namespace default.
-func (e *Engine) addTriggerType(id, owner, description string, p triggerProvider) {}
-
-// fire calls the target of b in the namespace of b, with its metadata, and waits for the result.
-func (e *Engine) fire(ctx context.Context, b binding, payload json.RawMessage) (json.RawMessage, *wireError) {
-	return e.invoke(ctx, b.functionID, b.namespace, payload)
-}
-
-// condition asks a condition function: only a result of exactly false says no.
-func (e *Engine) condition(ctx context.Context, functionID, namespace string, payload json.RawMessage) (run bool, err *wireError) {
-	result, err := e.invoke(ctx, functionID, namespace, payload)
-	if err != nil {
-		return false, err
-	}
-	return string(result) != "false", nil
-}
-
-// invoke is a call made by the engine; it carries the trace context of ctx (see childTrace).
-func (e *Engine) invoke(ctx context.Context, functionID, namespace string, payload json.RawMessage) (json.RawMessage, *wireError) {
-	return nil, errorBody("function_not_found", "Function %s not found in namespace %s", functionID, namespace)
-}
-
-// childTrace gives ctx a new span of the engine: in the trace that ctx carries,
-// else in a new trace. What is fired under it has its traceparent.
-func childTrace(ctx context.Context) context.Context { return ctx }
+func (t engineText) Error() string { return string(t) }
 
 func errorBody(code, format string, args ...any) *wireError {
 	return &wireError{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// addBuiltin adds a function to namespace default. owner is the in-process
+// worker that listings name; what the engine publishes about the function, its
+// schemas above all, is added from the engine's own answers.
+func (e *Engine) addBuiltin(id, owner, description string, f builtinFunc) {
+	known := published().Functions[id]
+	if known.Description != nil {
+		description = *known.Description
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.seq++
+	e.functions[key{defaultNamespace, id}] = &function{
+		namespace: defaultNamespace, id: id, ownerName: owner, description: &description, builtin: f,
+		request: optional(known.RequestSchema), response: optional(known.ResponseSchema),
+		metadata: optional(known.Metadata), seq: e.seq,
+	}
 }

@@ -2,32 +2,280 @@ package iiitest
 
 import (
 	"context"
-	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net"
 	"net/http"
 	"sync"
+	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 )
 
-// Engine is a running development engine.
+// Engine is a running development engine: the worker protocol, its built-in
+// functions and trigger types, in memory. It is made by New or Start and ended
+// by Close. All its methods may be called from any goroutine.
+//
+// # Locks
+//
+// In the order in which they may be taken:
+//
+//   - worker.settle: what a connection has registered while its namespace was
+//     not known yet; held by nobody for long, and never while anything is sent.
+//   - Engine.triggers.mu: trigger types, bindings and their providers. It makes
+//     one change of them after the other; providers inside the engine are told
+//     under it, messages for providers outside get their place in the outbox
+//     under it.
+//   - Engine.mu: workers, functions, calls under way, name leases.
+//   - the locks of single things: outbox.mu, frameLog.mu, the stores' own.
+//
+// Nobody waits for a worker under a lock: a message gets its place in the order
+// under it (outbox.push) and the wait for room comes after it (ticket.wait).
 type Engine struct {
+	cfg     config
+	log     *slog.Logger
+	started time.Time
+
 	ctx    context.Context
 	cancel context.CancelFunc
+
+	life   sync.Mutex // guards closed and additions to wg
+	closed bool
 	wg     sync.WaitGroup
+	done   chan struct{} // Close has finished
+
+	workerServer, httpServer, streamServer *server
+
+	mu        sync.Mutex
+	conns     map[net.Conn]struct{} // WebSockets of all kinds
+	workers   map[string]*worker    // by worker id
+	functions map[key]*function     // by namespace and id
+	leases    map[key]*worker       // by namespace and worker name
+	calls     map[string]*pending   // by invocation id
+	refusal   string                // see RefuseAuth
+	seq       uint64                // order of registrations
+
+	triggers  triggerTable
+	routes    routeTable
+	channels  channelTable
+	frames    frameLog
+	telemetry telemetryLog
+	available availability
+	counters  counters
+}
+
+// key is an id within a namespace.
+type key struct{ namespace, id string }
+
+// defaultNamespace is where everything lives that names no other.
+const defaultNamespace = "default"
+
+// engineVersion is the version of the engine whose protocol this one speaks.
+const engineVersion = "0.23.0-rc.4"
+
+// silentLog swallows what net/http says about broken connections.
+var silentLog = log.New(io.Discard, "", 0)
+
+// Start runs an engine for a test and closes it when the test ends. Its
+// listeners are on free ports of 127.0.0.1; in a testing/synctest bubble there
+// are none and DialContext is the way in. An engine that cannot start fails the
+// test.
+func Start(t testing.TB, opts ...Option) *Engine {
+	t.Helper()
+	e, err := New(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	return e
+}
+
+// New starts an engine. The error is that of an option or of a listener.
+func New(opts ...Option) (*Engine, error) {
+	cfg := defaultConfig()
+	for _, o := range opts {
+		if err := o(&cfg); err != nil {
+			return nil, err
+		}
+	}
+	e := &Engine{
+		cfg:       cfg,
+		log:       cfg.logger,
+		started:   time.Now(),
+		done:      make(chan struct{}),
+		conns:     make(map[net.Conn]struct{}),
+		workers:   make(map[string]*worker),
+		functions: make(map[key]*function),
+		leases:    make(map[key]*worker),
+		calls:     make(map[string]*pending),
+	}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	e.triggers.init()
+	e.frames.init(cfg.frames, cfg.frameBytes)
+	e.telemetry.limit = cfg.telemetry
+	if err := e.listen(); err != nil {
+		return nil, err
+	}
+	e.registerIntrospection()
+	e.registerWorkers()
+	e.registerTriggers()
+	e.registerChannels()
+	e.registerHTTP()
+	e.registerAvailability()
+	e.registerObservability()
+	e.registerStores()
+	e.registerPubSub()
+	e.registerLog()
+	if cfg.queueProvider {
+		e.registerQueue()
+	}
+	for _, s := range e.servers() {
+		e.serve(s)
+	}
+	return e, nil
+}
+
+// listen opens the three servers.
+func (e *Engine) listen() error {
+	workers := http.NewServeMux()
+	workers.HandleFunc("/{$}", e.serveWorker)
+	workers.HandleFunc("/otel", e.serveTelemetry)
+	workers.HandleFunc("/ws/channels/{id}", e.serveChannel)
+	for _, s := range []struct {
+		to           **server
+		addr, memory string
+		handler      http.Handler
+	}{
+		{&e.workerServer, e.cfg.listen, "127.0.0.1:1", workers},
+		{&e.httpServer, e.cfg.http, "127.0.0.1:2", http.HandlerFunc(e.serveHTTP)},
+		{&e.streamServer, e.cfg.stream, "127.0.0.1:3", http.HandlerFunc(e.serveStreamSocket)},
+	} {
+		opened, err := newServer(s.addr, s.memory, e.joined(s.handler))
+		if err != nil {
+			for _, other := range e.servers() {
+				other.close()
+			}
+			return err
+		}
+		*s.to = opened
+	}
+	return nil
+}
+
+// servers lists those that are open.
+func (e *Engine) servers() []*server {
+	var open []*server
+	for _, s := range []*server{e.workerServer, e.httpServer, e.streamServer} {
+		if s != nil {
+			open = append(open, s)
+		}
+	}
+	return open
+}
+
+// URL is the address for workers: ws://host:port. In a synctest bubble nobody
+// listens there and only DialContext reaches the engine.
+func (e *Engine) URL() string { return "ws://" + e.workerServer.addr }
+
+// HTTPURL is the address of the HTTP triggers: http://host:port. See URL.
+func (e *Engine) HTTPURL() string { return "http://" + e.httpServer.addr }
+
+// StreamURL is the address of the stream socket: ws://host:port. See URL.
+func (e *Engine) StreamURL() string { return "ws://" + e.streamServer.addr }
+
+// GuardedURL is the address of the guarded listener, or "" if there is none.
+func (e *Engine) GuardedURL() string { return "" }
+
+// Close ends the engine as a crash would: sockets are cut without a Close
+// frame. It returns when every goroutine of the engine has ended. Closing again
+// waits for the same and returns nil too.
+func (e *Engine) Close() error {
+	e.life.Lock()
+	first := !e.closed
+	e.closed = true
+	e.life.Unlock()
+	if !first {
+		<-e.done
+		return nil
+	}
+	e.cancel()
+	for _, s := range e.servers() {
+		s.close()
+	}
+	e.mu.Lock()
+	for c := range e.conns {
+		_ = c.Close()
+	}
+	e.mu.Unlock()
+	e.wg.Wait()
+	close(e.done)
+	return nil
+}
+
+// enter counts a goroutine as one of the engine's. It reports false once the
+// engine is closed: then the goroutine must not start.
+func (e *Engine) enter() bool {
+	e.life.Lock()
+	defer e.life.Unlock()
+	if e.closed {
+		return false
+	}
+	e.wg.Add(1)
+	return true
 }
 
 // spawn runs f in a goroutine of the engine: its context ends when the engine
-// closes, and Close waits for it.
+// closes, and Close waits for it. After Close it does nothing.
 func (e *Engine) spawn(f func(ctx context.Context)) {
-	e.wg.Add(1)
+	if !e.enter() {
+		return
+	}
 	go func() {
 		defer e.wg.Done()
 		f(e.ctx)
 	}()
 }
 
+// joined makes Close wait for the requests that h is serving.
+func (e *Engine) joined(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !e.enter() {
+			return
+		}
+		defer e.wg.Done()
+		h.ServeHTTP(w, r)
+	})
+}
+
 // upgrade turns the request into a WebSocket with the engine's limits. Close
-// drops it; the caller reads until an error and may write from one goroutine.
+// cuts it; the caller reads until an error, writes from one goroutine, and
+// calls drop in the end.
 func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
-	return nil, errors.New("iiitest: not serving yet")
+	lw := &limitedWriter{ResponseWriter: w}
+	u := websocket.Upgrader{
+		ReadBufferSize:  32 << 10,
+		WriteBufferSize: 32 << 10,
+		CheckOrigin:     func(*http.Request) bool { return true },
+	}
+	conn, err := u.Upgrade(lw, r, nil)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	e.conns[conn.NetConn()] = struct{}{}
+	e.mu.Unlock()
+	if e.ctx.Err() != nil { // Close may have looked before
+		_ = conn.Close()
+	}
+	return conn, nil
+}
+
+// drop closes a WebSocket without a Close frame and forgets it.
+func (e *Engine) drop(conn *websocket.Conn) {
+	_ = conn.Close()
+	e.mu.Lock()
+	delete(e.conns, conn.NetConn())
+	e.mu.Unlock()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -22,51 +23,56 @@ import (
 // The name of T stands in the message about an input that is no object.
 func decodeInput[T any](functionID string, data json.RawMessage) (T, *wireError) {
 	var v T
-	refuse := func(detail string) (T, *wireError) {
+	if detail := decodeStrict(data, &v); detail != "" {
 		var zero T
 		return zero, errorBody("deserialization_error", "Failed to deserialize input for %s: %s", functionID, detail)
 	}
+	return v, nil
+}
+
+// decodeStrict decodes data, which is JSON, into v by the rules of decodeInput and says what is
+// wrong, or nothing.
+func decodeStrict[T any](data json.RawMessage, v *T) string {
 	t := reflect.TypeFor[T]()
 	if t.Kind() != reflect.Struct {
 		if detail := wrongType(data, t); detail != "" {
-			return refuse(detail)
+			return detail
 		}
-		if err := json.Unmarshal(data, &v); err != nil {
-			return refuse("invalid value")
+		if err := json.Unmarshal(data, v); err != nil {
+			return "invalid value"
 		}
-		return v, nil
+		return ""
 	}
-	var keys map[string]json.RawMessage
-	if kindOf(data) != '{' || json.Unmarshal(data, &keys) != nil {
-		return refuse("invalid type: " + describe(data) + ", expected struct " + t.Name())
+	if kindOf(data) != '{' {
+		return "invalid type: " + describe(data) + ", expected struct " + t.Name()
 	}
-	value := reflect.ValueOf(&v).Elem()
+	keys := (&scanner{b: data}).members()
+	value := reflect.ValueOf(v).Elem()
 	fields := inputFields(t)
-	names := make([]string, 0, len(keys))
-	for name := range keys {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		f, ok := fields[name]
 		if !ok {
 			continue
 		}
 		raw := keys[name]
 		if detail := wrongType(raw, f.typ); detail != "" {
-			return refuse(detail)
+			return detail
+		}
+		if f.typ == rawMessageType {
+			value.FieldByIndex(f.index).SetBytes(raw)
+			continue
 		}
 		if err := json.Unmarshal(raw, value.FieldByIndex(f.index).Addr().Interface()); err != nil {
-			return refuse(fmt.Sprintf("invalid value for field `%s`", name))
+			return "invalid value for field `" + name + "`"
 		}
 	}
 	for i := range t.NumField() {
 		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
 		if _, there := keys[name]; !there && fields[name].required {
-			return refuse("missing field `" + name + "`")
+			return "missing field `" + name + "`"
 		}
 	}
-	return v, nil
+	return ""
 }
 
 type inputField struct {

@@ -1,0 +1,138 @@
+package iiitest
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// engineWorker is the in-process worker of the functions about the engine
+// itself.
+const engineWorker = "iii-engine-functions"
+
+// functionsPoll is how often the engine looks whether the set of functions has
+// changed: engine::functions-available is that much late.
+const functionsPoll = 5 * time.Second
+
+// availability fires engine::functions-available and engine::workers-available.
+type availability struct {
+	functions, workers watchers
+
+	mu     sync.Mutex
+	events []json.RawMessage // about workers, not fired yet
+	wake   chan struct{}     // capacity 1
+}
+
+// watchers is a trigger type without a config: everybody who is bound is told.
+type watchers struct {
+	mu   sync.Mutex
+	list []binding
+}
+
+func (p *watchers) bind(_ context.Context, b binding) error {
+	p.unbind(b.id)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.list = append(p.list, b)
+	return nil
+}
+
+func (p *watchers) unbind(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.list = slices.DeleteFunc(p.list, func(b binding) bool { return b.id == id })
+}
+
+func (p *watchers) all() []binding {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.list)
+}
+
+func (e *Engine) registerAvailability() {
+	a := &e.available
+	a.wake = make(chan struct{}, 1)
+	e.addTriggerType("engine::functions-available", "engine", "Fires when the set of functions changes", &a.functions)
+	e.addTriggerType("engine::workers-available", "engine", "Fires when a worker connects, changes or disconnects", &a.workers)
+	e.spawn(e.watchFunctions)
+	e.spawn(e.fireWorkerEvents)
+}
+
+// workerChanged fires engine::workers-available. It does not wait: events go
+// out in their order from a goroutine of their own.
+func (e *Engine) workerChanged(event, id string) {
+	a := &e.available
+	if len(a.workers.all()) == 0 {
+		return
+	}
+	a.mu.Lock()
+	a.events = append(a.events, mustEncode(map[string]string{"event": event, "worker_id": id}))
+	a.mu.Unlock()
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (e *Engine) fireWorkerEvents(ctx context.Context) {
+	a := &e.available
+	for {
+		select {
+		case <-a.wake:
+		case <-ctx.Done():
+			return
+		}
+		a.mu.Lock()
+		events := a.events
+		a.events = nil
+		a.mu.Unlock()
+		for _, event := range events {
+			e.announce(childTrace(ctx), &a.workers, event)
+		}
+	}
+}
+
+// announce calls everybody who is bound, without waiting for their results.
+func (e *Engine) announce(ctx context.Context, to *watchers, payload json.RawMessage) {
+	for _, b := range to.all() {
+		if err := e.start(ctx, b.functionID, b.namespace, payload, b.metadata); err != nil {
+			e.log.Warn("function of a trigger failed", "trigger", b.id, "code", err.Code, "error", err.Message)
+		}
+	}
+}
+
+// watchFunctions fires engine::functions-available when the set of function ids
+// has changed since it last looked.
+func (e *Engine) watchFunctions(ctx context.Context) {
+	ticker := time.NewTicker(functionsPoll)
+	defer ticker.Stop()
+	known := e.functionKeys()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		now := e.functionKeys()
+		if maps.Equal(known, now) {
+			continue
+		}
+		known = now
+		e.announce(ctx, &e.available.functions, mustEncode(map[string]any{
+			"event": "functions_changed", "functions": e.functionSummaries(func(*function) bool { return true }),
+		}))
+	}
+}
+
+func (e *Engine) functionKeys() map[key]struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	keys := make(map[key]struct{}, len(e.functions))
+	for k := range e.functions {
+		keys[k] = struct{}{}
+	}
+	return keys
+}

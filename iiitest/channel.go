@@ -1,0 +1,240 @@
+package iiitest
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/gorilla/websocket"
+)
+
+// channel is a one-way queue of WebSocket messages between one writer and one
+// reader. Each end can be taken once.
+type channel struct {
+	id, key string
+	buffer  chan channelFrame
+	stopped chan struct{} // closed when the reader is gone
+
+	mu           sync.Mutex
+	taken, ended map[direction]bool
+	expiry       *time.Timer
+}
+
+// channelFrame is one message: text or binary, boundaries kept.
+type channelFrame struct {
+	kind int // of package websocket
+	data []byte
+}
+
+// direction is which end of a channel somebody holds.
+type direction string
+
+const (
+	reading direction = "read"
+	writing direction = "write"
+)
+
+type channelTable struct {
+	mu   sync.Mutex
+	byID map[string]*channel
+}
+
+// The frames that a channel holds between its ends, by default and at most.
+const (
+	channelBuffer    = 64
+	maxChannelBuffer = 1024
+)
+
+// channelTTL is how long both ends may take to be taken; what is left then is
+// swept away with what it holds. The engine looks every minute, which makes it
+// up to a minute more there.
+const channelTTL = 5 * time.Minute
+
+type createChannelInput struct {
+	BufferSize *uint64 `json:"buffer_size"`
+}
+
+func (e *Engine) registerChannels() {
+	e.addBuiltin("engine::channels::create", engineWorker, "Create a data channel",
+		func(_ context.Context, c *call) (json.RawMessage, *wireError) {
+			in, bad := decodeInput[createChannelInput](c.functionID, c.data)
+			if bad != nil {
+				return nil, bad
+			}
+			size := uint64(channelBuffer)
+			if in.BufferSize != nil {
+				size = min(max(*in.BufferSize, 1), maxChannelBuffer)
+			}
+			ch := e.newChannel(int(size))
+			return mustEncode(map[string]any{"writer": ch.ref(writing), "reader": ch.ref(reading)}), nil
+		})
+}
+
+// newChannel makes a channel and enters it into the table.
+func (e *Engine) newChannel(size int) *channel {
+	ch := &channel{
+		id: uuid.NewString(), key: uuid.NewString(),
+		buffer: make(chan channelFrame, size), stopped: make(chan struct{}),
+		taken: make(map[direction]bool), ended: make(map[direction]bool),
+	}
+	t := &e.channels
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byID == nil {
+		t.byID = make(map[string]*channel)
+	}
+	t.byID[ch.id] = ch
+	ch.expiry = time.AfterFunc(channelTTL, func() { e.expireChannel(ch) })
+	return ch
+}
+
+// ref is what the holder of an end is given.
+func (ch *channel) ref(d direction) map[string]string {
+	return map[string]string{"channel_id": ch.id, "access_key": ch.key, "direction": string(d)}
+}
+
+// take claims an end; false if it was taken before.
+func (ch *channel) take(d direction) bool {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if ch.taken[d] {
+		return false
+	}
+	ch.taken[d] = true
+	return true
+}
+
+// end gives an end up for good: the reader then gets what is left and no more,
+// the writer is refused. The channel is forgotten with its second end.
+func (e *Engine) endChannel(ch *channel, d direction) {
+	ch.mu.Lock()
+	if ch.ended[d] {
+		ch.mu.Unlock()
+		return
+	}
+	ch.ended[d], ch.taken[d] = true, true
+	if d == writing {
+		close(ch.buffer)
+	} else {
+		close(ch.stopped)
+	}
+	over := ch.ended[reading] && ch.ended[writing]
+	ch.mu.Unlock()
+	if over {
+		e.forgetChannel(ch)
+	}
+}
+
+func (e *Engine) forgetChannel(ch *channel) {
+	ch.expiry.Stop()
+	e.channels.mu.Lock()
+	delete(e.channels.byID, ch.id)
+	e.channels.mu.Unlock()
+}
+
+// expireChannel sweeps a channel of which an end was never taken: a connected
+// writer is dropped, a connected reader sees a normal end.
+func (e *Engine) expireChannel(ch *channel) {
+	ch.mu.Lock()
+	complete := ch.taken[reading] && ch.taken[writing]
+	writer := ch.taken[writing]
+	ch.mu.Unlock()
+	if complete {
+		return
+	}
+	e.forgetChannel(ch)
+	if writer {
+		e.endChannel(ch, reading)
+	} else {
+		e.endChannel(ch, writing)
+	}
+}
+
+// write forwards one frame, waiting for room; false when the reader is gone or
+// ctx ends.
+func (ch *channel) write(ctx context.Context, f channelFrame) bool {
+	select {
+	case <-ch.stopped:
+		return false
+	default:
+	}
+	select {
+	case ch.buffer <- f:
+		return true
+	case <-ch.stopped:
+		return false
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// serveChannel is /ws/channels/{id}: one end of a channel, whose key is the
+// only thing that is asked for.
+func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	d := direction(query.Get("dir"))
+	if !query.Has("key") || d != reading && d != writing {
+		http.Error(rw, "Bad Request", http.StatusBadRequest)
+		return
+	}
+	e.channels.mu.Lock()
+	ch := e.channels.byID[r.PathValue("id")]
+	e.channels.mu.Unlock()
+	if ch == nil || subtle.ConstantTimeCompare([]byte(ch.key), []byte(query.Get("key"))) != 1 {
+		rw.WriteHeader(http.StatusNotFound)
+		_, _ = rw.Write([]byte("Channel not found"))
+		return
+	}
+	conn, err := e.upgrade(rw, r)
+	if err != nil {
+		return
+	}
+	defer e.drop(conn)
+	if !ch.take(d) {
+		farewell(conn)
+		return
+	}
+	if d == writing {
+		e.serveChannelWriter(conn, ch)
+	} else {
+		e.serveChannelReader(conn, ch)
+	}
+}
+
+// serveChannelWriter forwards what the writer sends. Both its Close and its
+// mere disappearance are the normal end for the reader; when the reader is
+// gone the writer's socket is dropped.
+func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
+	defer e.endChannel(ch, writing)
+	for {
+		kind, data, err := conn.ReadMessage()
+		if err != nil || !ch.write(e.ctx, channelFrame{kind, data}) {
+			return
+		}
+	}
+}
+
+// serveChannelReader sends what the writer wrote and then a Close without a
+// code. Like the engine it reads nothing from the reader's socket: pings stay
+// unanswered, and that the reader has gone is noticed with the next frame.
+func (e *Engine) serveChannelReader(conn *websocket.Conn, ch *channel) {
+	defer e.endChannel(ch, reading)
+	for {
+		select {
+		case f, more := <-ch.buffer:
+			if !more {
+				farewell(conn)
+				return
+			}
+			if conn.WriteMessage(f.kind, f.data) != nil {
+				return
+			}
+		case <-e.ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,377 @@
+package iiitest
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+func (e *Engine) registerHTTP() {
+	e.addTriggerType("http", "iii-http", "HTTP API trigger", &e.routes)
+}
+
+// httpPayload is what the function of an http trigger gets.
+type httpPayload struct {
+	Body        json.RawMessage   `json:"body"`
+	Headers     map[string]string `json:"headers"`
+	Method      string            `json:"method"`
+	Path        string            `json:"path"` // the registered one
+	PathParams  map[string]string `json:"path_params"`
+	QueryParams map[string]string `json:"query_params"`
+	RequestBody map[string]string `json:"request_body,omitempty"`
+	Response    map[string]string `json:"response,omitempty"`
+	Trigger     httpTrigger       `json:"trigger"`
+}
+
+type httpTrigger struct {
+	Method string `json:"method"`
+	Path   string `json:"path"`
+	Type   string `json:"type"`
+}
+
+// serveHTTP is the server of the http triggers.
+func (e *Engine) serveHTTP(rw http.ResponseWriter, r *http.Request) {
+	path, _, _ := strings.Cut(r.RequestURI, "?")
+	found, params, methods := e.routes.find(r.Method, path)
+	h := rw.Header()
+	h["Vary"] = []string{"origin, access-control-request-method, access-control-request-headers"}
+	h["Access-Control-Allow-Origin"] = []string{"*"}
+	if r.Method == http.MethodOptions { // every OPTIONS is taken for a preflight
+		h["Access-Control-Allow-Methods"] = []string{"*"}
+		h["Access-Control-Allow-Headers"] = []string{"*"}
+		if allow := allowed(methods); allow != "" {
+			h["Allow"] = []string{allow}
+		}
+		rw.WriteHeader(http.StatusOK)
+		return
+	}
+	h["Access-Control-Expose-Headers"] = []string{"*"}
+	if found == nil {
+		notFound.write(rw)
+		return
+	}
+	x := &exchange{
+		e: e, route: found, rw: rw, r: r,
+		trace: childTrace(withTrace(e.ctx, traceContext{
+			traceparent: validTraceparent(r.Header.Get("Traceparent")), baggage: r.Header.Get("Baggage"),
+		})),
+		requestBody: e.newChannel(channelBuffer), response: e.newChannel(channelBuffer),
+	}
+	x.payload = httpPayload{
+		Headers: requestHeaders(r), Method: r.Method, Path: found.path,
+		PathParams: params, QueryParams: queryParams(r.URL.RawQuery),
+		Trigger: httpTrigger{Method: r.Method, Path: found.path, Type: "http"},
+	}
+	x.run()
+}
+
+// exchange is one request to an http trigger.
+type exchange struct {
+	e     *Engine
+	route *route
+	rw    http.ResponseWriter
+	r     *http.Request
+	trace context.Context // of the engine, with the trace of this request
+
+	requestBody, response *channel
+	payload               httpPayload
+}
+
+// run answers the request. Whatever the function does, the answer begins before
+// the timeout; a function that is late goes on for nobody.
+func (x *exchange) run() {
+	timeout := time.NewTimer(x.e.cfg.httpTimeout)
+	defer timeout.Stop()
+	ctx, cancel := context.WithCancel(x.e.ctx) // ends with the request
+	defer cancel()
+	x.response.take(reading)
+	defer x.e.endChannel(x.response, reading)
+	x.requestBody.take(writing)
+	read := x.readBody(ctx)
+	defer func() { // nothing reads the body once this has returned
+		select {
+		case <-read:
+		default:
+			cancel()
+			_ = http.NewResponseController(x.rw).SetReadDeadline(time.Unix(1, 0))
+			<-read
+		}
+	}()
+
+	answer := make(chan reply, 1)
+	x.e.spawn(func(context.Context) {
+		if r, ok := x.call(); ok && x.e.ctx.Err() == nil {
+			answer <- r
+		}
+	})
+	streamed := x.streamHead(ctx)
+	select {
+	case r := <-answer:
+		r.write(x.rw)
+	case head := <-streamed:
+		x.stream(head)
+	case <-timeout.C:
+		clear(x.rw.Header())
+		x.rw.WriteHeader(http.StatusGatewayTimeout)
+	case <-x.e.ctx.Done():
+		panic(http.ErrAbortHandler) // the engine closes: no answer
+	}
+}
+
+// readBody gives the body to the request's channel, and to the payload if it
+// is JSON. The result is closed when the body is read no more.
+func (x *exchange) readBody(ctx context.Context) <-chan struct{} {
+	done := make(chan struct{})
+	if strings.Contains(x.r.Header.Get("Content-Type"), "application/json") {
+		body, err := io.ReadAll(http.MaxBytesReader(x.rw, x.r.Body, maxMessage))
+		if err == nil {
+			x.payload.Body, _ = canonical(body)
+		}
+		x.e.spawn(func(context.Context) {
+			defer x.e.endChannel(x.requestBody, writing)
+			if len(body) > 0 {
+				x.requestBody.write(ctx, channelFrame{websocket.BinaryMessage, body})
+			}
+		})
+		close(done)
+		return done
+	}
+	go func() { // joined by run
+		defer close(done)
+		defer x.e.endChannel(x.requestBody, writing)
+		for {
+			b := make([]byte, 32<<10)
+			n, err := x.r.Body.Read(b)
+			if n > 0 && !x.requestBody.write(ctx, channelFrame{websocket.BinaryMessage, b[:n]}) {
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return done
+}
+
+// call asks the condition and the middleware and calls the function. There is
+// no reply when the function returned nothing: then the response comes over
+// its channel, or never.
+func (x *exchange) call() (reply, bool) {
+	if x.route.condition != "" {
+		run, err := x.e.condition(x.trace, x.route.condition, x.route.namespace, mustEncode(x.payload))
+		if err != nil {
+			return failure(err), true
+		}
+		if !run {
+			return conditionNotMet, true
+		}
+	}
+	for _, id := range x.route.middleware {
+		if r, stop := x.middleware(id); stop {
+			return r, true
+		}
+	}
+	x.payload.RequestBody, x.payload.Response = x.requestBody.ref(reading), x.response.ref(writing)
+	result, err := x.e.fire(x.trace, x.route.binding, mustEncode(x.payload))
+	switch {
+	case err != nil:
+		return failure(err), true
+	case isNull(result):
+		return reply{}, false
+	}
+	return replyOf(result), true
+}
+
+// middleware asks a middleware function, which may answer in place of the
+// function.
+func (x *exchange) middleware(id string) (reply, bool) {
+	input := mustEncode(map[string]any{
+		"phase": "preHandler", "context": map[string]any{},
+		"request": map[string]any{
+			"path_params": x.payload.PathParams, "query_params": x.payload.QueryParams,
+			"headers": x.payload.Headers, "method": x.payload.Method,
+		},
+	})
+	done := make(chan outcome, 1)
+	x.e.spawn(func(context.Context) {
+		result, err := x.e.invoke(x.trace, id, x.route.namespace, input)
+		done <- outcome{result, err}
+	})
+	timeout := time.NewTimer(middlewareTimeout)
+	defer timeout.Stop()
+	var out outcome
+	select {
+	case out = <-done:
+	case <-timeout.C:
+		return timedOut, true
+	case <-x.e.ctx.Done():
+		return reply{}, true
+	}
+	if out.err != nil {
+		return failure(out.err), true
+	}
+	var said struct {
+		Action   any             `json:"action"`
+		Response json.RawMessage `json:"response"`
+	}
+	if kindOf(out.result) != '{' || json.Unmarshal(out.result, &said) != nil || said.Action != "respond" {
+		return reply{}, false
+	}
+	return middlewareReply(said.Response), true
+}
+
+// middlewareTimeout is how long a middleware function may take.
+const middlewareTimeout = 30 * time.Second
+
+// streamedHead is the beginning of a response that comes over its channel.
+type streamedHead struct {
+	status int
+	header http.Header
+	first  []byte // nil: the channel ended without data
+}
+
+// streamHead waits for the first binary frame of the response channel, or its
+// end, and collects what the control messages before it said.
+func (x *exchange) streamHead(ctx context.Context) <-chan streamedHead {
+	done := make(chan streamedHead, 1)
+	x.e.spawn(func(context.Context) {
+		head := streamedHead{status: http.StatusOK, header: http.Header{}}
+		for {
+			select {
+			case f, more := <-x.response.buffer:
+				if more && f.kind == websocket.TextMessage {
+					head.control(f.data)
+					continue
+				}
+				head.first = f.data
+				done <- head
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return done
+}
+
+// control applies a control message: set_status, or set_headers with a map of
+// single values.
+func (h *streamedHead) control(data []byte) {
+	var m struct {
+		Type    string          `json:"type"`
+		Status  json.RawMessage `json:"status_code"`
+		Headers json.RawMessage `json:"headers"`
+	}
+	if json.Unmarshal(data, &m) != nil {
+		return
+	}
+	switch m.Type {
+	case "set_status":
+		if status, err := strconv.Atoi(string(m.Status)); err == nil && status >= 100 && status <= 599 {
+			h.status = status
+		}
+	case "set_headers":
+		if kindOf(m.Headers) == '{' {
+			setHeaders(h.header, m.Headers)
+		}
+	}
+}
+
+// stream writes a response that comes over its channel.
+func (x *exchange) stream(head streamedHead) {
+	for name, values := range head.header {
+		x.rw.Header()[name] = values
+	}
+	x.rw.WriteHeader(head.status)
+	control := http.NewResponseController(x.rw)
+	for data := head.first; ; {
+		if len(data) > 0 {
+			if _, err := x.rw.Write(data); err != nil {
+				return
+			}
+			_ = control.Flush()
+		}
+		select {
+		case f, more := <-x.response.buffer:
+			if !more {
+				return
+			}
+			data = nil
+			if f.kind == websocket.BinaryMessage { // later text is ignored
+				data = f.data
+			}
+		case <-x.r.Context().Done():
+			return
+		case <-x.e.ctx.Done():
+			panic(http.ErrAbortHandler)
+		}
+	}
+}
+
+// requestHeaders is what a function sees of the header: lowercase names, the
+// last value of each, "" for a value that is not visible ASCII.
+func requestHeaders(r *http.Request) map[string]string {
+	headers := map[string]string{"host": r.Host}
+	for name, values := range r.Header {
+		headers[strings.ToLower(name)] = visible(values[len(values)-1])
+	}
+	if len(r.TransferEncoding) > 0 {
+		headers["transfer-encoding"] = strings.Join(r.TransferEncoding, ", ")
+	}
+	return headers
+}
+
+func visible(s string) string {
+	for i := range len(s) {
+		if (s[i] < ' ' && s[i] != '\t') || s[i] > '~' {
+			return ""
+		}
+	}
+	return s
+}
+
+// queryParams decodes a query; the last of several values counts.
+func queryParams(raw string) map[string]string {
+	params := map[string]string{}
+	for pair := range strings.SplitSeq(raw, "&") {
+		if pair == "" {
+			continue
+		}
+		k, v, _ := strings.Cut(pair, "=")
+		params[unescape(k)] = unescape(v)
+	}
+	return params
+}
+
+func unescape(s string) string {
+	if u, err := url.QueryUnescape(s); err == nil {
+		return strings.ToValidUTF8(u, "\uFFFD")
+	}
+	return s
+}
+
+// allowed is the Allow header for the methods of a path.
+func allowed(methods []string) string {
+	var list []string
+	for _, m := range methods {
+		if list = append(list, m); m == http.MethodGet && !slices.Contains(methods, http.MethodHead) {
+			list = append(list, http.MethodHead)
+		}
+	}
+	return strings.Join(list, ",")
+}
+
+func validTraceparent(s string) string {
+	if _, ok := parseTraceparent(s); !ok {
+		return ""
+	}
+	return s
+}

@@ -1,0 +1,390 @@
+package iiitest
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+)
+
+// registerIntrospection adds the functions that tell about functions, workers
+// and triggers.
+func (e *Engine) registerIntrospection() {
+	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, engineWorker, description, f) }
+	add("engine::functions::list", "List functions", e.listFunctions)
+	add("engine::functions::info", "Describe functions", e.functionInfo)
+	add("engine::triggers::list", "List trigger types", e.listTriggerTypes)
+	add("engine::triggers::info", "Describe a trigger type", e.triggerTypeInfo)
+	add("engine::registered-triggers::list", "List registered triggers", e.listTriggers)
+	add("engine::registered-triggers::info", "Describe a registered trigger", e.triggerInfo)
+	add("engine::workers::list", "List workers", e.listWorkers)
+	add("engine::workers::info", "Describe a worker", e.workerInfo)
+}
+
+// listInput is what the lists have in common.
+type listInput struct {
+	Search          *string   `json:"search"`
+	Prefix          *string   `json:"prefix"`
+	Worker          *string   `json:"worker"`
+	Workers         *[]string `json:"workers"`
+	IncludeInternal bool      `json:"include_internal,omitempty"`
+	TriggerType     *string   `json:"trigger_type"`
+	FunctionID      *string   `json:"function_id"`
+	Runtime         *string   `json:"runtime"`
+	Status          *string   `json:"status"`
+}
+
+// rank says how well an entry matches the search: 0 the id begins with it, 1 the
+// id contains it, 2 only the description does, -1 not at all.
+func (in listInput) rank(id, description string) int {
+	search := strings.ToLower(text(in.Search))
+	id = strings.ToLower(id)
+	switch {
+	case strings.HasPrefix(id, search):
+		return 0
+	case strings.Contains(id, search):
+		return 1
+	case strings.Contains(strings.ToLower(description), search):
+		return 2
+	}
+	return -1
+}
+
+// wants applies the filters by prefix and worker.
+func (in listInput) wants(id, worker string) bool {
+	return strings.HasPrefix(id, text(in.Prefix)) &&
+		(in.Worker == nil || *in.Worker == worker) &&
+		(in.Workers == nil || len(*in.Workers) == 0 || slices.Contains(*in.Workers, worker))
+}
+
+// entry is a line of a list.
+type entry struct {
+	rank      int
+	id        string
+	namespace string
+	value     map[string]any
+}
+
+// values are the lines in their order: by rank, then id, then namespace.
+func values(entries []entry) []map[string]any {
+	slices.SortStableFunc(entries, func(a, b entry) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), strings.Compare(a.id, b.id), strings.Compare(a.namespace, b.namespace))
+	})
+	list := make([]map[string]any, len(entries))
+	for i, x := range entries {
+		list[i] = x.value
+	}
+	return list
+}
+
+// internal reports whether a function is hidden from the default list.
+func (f *function) internal() bool {
+	if strings.HasPrefix(f.id, reservedPrefix) && !strings.HasPrefix(f.id, "engine::queue::") {
+		return true
+	}
+	var m struct {
+		Internal any `json:"internal"`
+	}
+	return json.Unmarshal(f.metadata, &m) == nil && m.Internal == true
+}
+
+// summary is a function in a list. Engine.mu is held.
+func (f *function) summary() map[string]any {
+	s := map[string]any{"function_id": f.id, "namespace": f.namespace, "worker_name": f.workerName()}
+	if f.description != nil {
+		s["description"] = *f.description
+	}
+	if f.metadata != nil {
+		s["metadata"] = f.metadata
+	}
+	return s
+}
+
+// detail is a function with its schemas and triggers. Engine.triggers.mu and
+// Engine.mu are held.
+func (e *Engine) detail(f *function) map[string]any {
+	d := f.summary()
+	if f.request != nil {
+		d["request_schema"] = f.request
+	}
+	if f.response != nil {
+		d["response_schema"] = f.response
+	}
+	triggers := []map[string]any{}
+	for _, r := range e.triggers.inOrder() {
+		if !r.parked && r.functionID == f.id && r.namespace == f.namespace {
+			triggers = append(triggers, map[string]any{"id": r.id, "trigger_type": r.triggerType, "config": r.config})
+		}
+	}
+	d["registered_triggers"] = triggers
+	return d
+}
+
+// functionSummaries lists functions by id.
+func (e *Engine) functionSummaries(keep func(*function) bool) []map[string]any {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var entries []entry
+	for _, f := range e.functions {
+		if keep(f) {
+			entries = append(entries, entry{id: f.id, namespace: f.namespace, value: f.summary()})
+		}
+	}
+	return values(entries)
+}
+
+func (e *Engine) listFunctions(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeInput[listInput](c.functionID, c.data)
+	if bad != nil {
+		return nil, bad
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var entries []entry
+	for _, f := range e.functions {
+		rank := in.rank(f.id, text(f.description))
+		if rank >= 0 && in.wants(f.id, f.workerName()) && (in.IncludeInternal || !f.internal()) {
+			entries = append(entries, entry{rank, f.id, f.namespace, f.summary()})
+		}
+	}
+	return mustEncode(map[string]any{"functions": values(entries)}), nil
+}
+
+type functionInfoInput struct {
+	FunctionID  *string   `json:"function_id"`
+	FunctionIDs *[]string `json:"function_ids"`
+	Namespace   *string   `json:"namespace"`
+}
+
+// maxInfoIDs is how many functions one call may ask about.
+const maxInfoIDs = 32
+
+func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeInput[functionInfoInput](c.functionID, c.data)
+	if bad != nil {
+		return nil, bad
+	}
+	if (in.FunctionID == nil) == (in.FunctionIDs == nil) {
+		return nil, errorBody("INVALID_ARGUMENTS", "Provide exactly one of `function_id` and `function_ids`.")
+	}
+	e.triggers.mu.Lock()
+	defer e.triggers.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if in.FunctionID != nil {
+		f, bad := e.lookUp(*in.FunctionID, in.Namespace)
+		if bad != nil {
+			return nil, bad
+		}
+		return mustEncode(e.detail(f)), nil
+	}
+	var ids []string
+	for _, id := range *in.FunctionIDs {
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) == 0 || len(ids) > maxInfoIDs {
+		return nil, errorBody("INVALID_ARGUMENTS", "`function_ids` must name 1 to %d functions.", maxInfoIDs)
+	}
+	list := make([]map[string]any, len(ids))
+	for i, id := range ids {
+		if f, bad := e.lookUp(id, in.Namespace); bad != nil {
+			list[i] = map[string]any{"function_id": id, "error": "not_found"}
+		} else {
+			list[i] = e.detail(f)
+		}
+	}
+	return mustEncode(map[string]any{"functions": list}), nil
+}
+
+// lookUp finds a function for an info: without a namespace in the default one,
+// else in the only one that has it. Engine.mu is held.
+func (e *Engine) lookUp(id string, namespace *string) (*function, *wireError) {
+	ns, bad := namespaceOf("namespace", namespace, defaultNamespace)
+	if bad != nil {
+		return nil, bad
+	}
+	if f := e.functions[key{ns, id}]; f != nil {
+		return f, nil
+	}
+	var elsewhere []string
+	var only *function
+	for k, f := range e.functions {
+		if k.id == id {
+			elsewhere, only = append(elsewhere, k.namespace), f
+		}
+	}
+	switch {
+	case len(elsewhere) == 0:
+		return nil, errorBody("NOT_FOUND", "Function '%s' is not registered.", id)
+	case len(elsewhere) == 1 && namespace == nil:
+		return only, nil
+	}
+	slices.Sort(elsewhere)
+	return nil, errorBody("NOT_FOUND", "Function '%s' is not registered in namespace '%s'. It is registered in namespace(s): %s.",
+		id, ns, strings.Join(elsewhere, ", "))
+}
+
+// workerName is the in-process or connected worker behind a type. Engine.mu is
+// held.
+func (t *triggerType) workerName() string {
+	name := t.ownerName
+	if t.owner != nil {
+		name = t.owner.meta.name
+	}
+	if name == "" {
+		name, _, _ = strings.Cut(t.key.id, "::")
+	}
+	return name
+}
+
+func (t *triggerType) summary() map[string]any {
+	return map[string]any{
+		"id": t.key.id, "namespace": t.key.namespace,
+		"worker_name": t.workerName(), "description": t.description,
+	}
+}
+
+// typeDetail is a trigger type with its schemas. Engine.triggers.mu and
+// Engine.mu are held.
+func (e *Engine) typeDetail(t *triggerType) map[string]any {
+	d := t.summary()
+	for k, schema := range map[string]json.RawMessage{
+		"configuration_schema": t.config, "request_schema": t.request, "response_schema": t.response,
+	} {
+		if schema != nil {
+			d[k] = schema
+		}
+	}
+	instances := 0 // over all namespaces
+	for _, r := range e.triggers.byID {
+		if !r.parked && r.triggerType == t.key.id {
+			instances++
+		}
+	}
+	d["instance_count"] = instances
+	return d
+}
+
+func (e *Engine) listTriggerTypes(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeInput[listInput](c.functionID, c.data)
+	if bad != nil {
+		return nil, bad
+	}
+	e.triggers.mu.Lock()
+	defer e.triggers.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var entries []entry
+	for _, t := range e.triggers.types {
+		rank := in.rank(t.key.id, t.description)
+		if rank >= 0 && in.wants(t.key.id, t.workerName()) && (in.IncludeInternal || !strings.HasPrefix(t.key.id, reservedPrefix)) {
+			entries = append(entries, entry{rank, t.key.id, t.key.namespace, t.summary()})
+		}
+	}
+	return mustEncode(map[string]any{"triggers": values(entries)}), nil
+}
+
+type idInput struct {
+	ID        string  `json:"id"`
+	Namespace *string `json:"namespace"`
+}
+
+func (e *Engine) triggerTypeInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeInput[idInput](c.functionID, c.data)
+	if bad != nil {
+		return nil, bad
+	}
+	ns, bad := namespaceOf("namespace", in.Namespace, defaultNamespace)
+	if bad != nil {
+		return nil, bad
+	}
+	e.triggers.mu.Lock()
+	defer e.triggers.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t := e.triggers.types[key{ns, in.ID}]
+	if t == nil {
+		return nil, errorBody("NOT_FOUND", "Trigger type '%s' is not registered.", in.ID)
+	}
+	return mustEncode(e.typeDetail(t)), nil
+}
+
+// describeTrigger is what is told about a trigger, but for its config_summary.
+// Engine.mu is held.
+func (e *Engine) describeTrigger(r *registration) map[string]any {
+	worker, _, _ := strings.Cut(r.functionID, "::")
+	if f := e.functions[key{r.namespace, r.functionID}]; f != nil {
+		worker = f.workerName()
+	}
+	if r.origin != nil && r.origin.meta.name != "" {
+		worker = r.origin.meta.name
+	}
+	return map[string]any{
+		"id": r.id, "trigger_type": r.triggerType, "function_id": r.functionID,
+		"worker_name": worker, "config": r.config,
+	}
+}
+
+func (e *Engine) listTriggers(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeInput[listInput](c.functionID, c.data)
+	if bad != nil {
+		return nil, bad
+	}
+	e.triggers.mu.Lock()
+	defer e.triggers.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var entries []entry
+	for _, r := range e.triggers.byID {
+		d := e.describeTrigger(r)
+		worker, _ := d["worker_name"].(string)
+		if r.parked || in.rank(r.id, r.functionID) < 0 || !in.wants(r.id, worker) ||
+			in.TriggerType != nil && *in.TriggerType != r.triggerType ||
+			in.FunctionID != nil && *in.FunctionID != r.functionID {
+			continue
+		}
+		d["config_summary"] = summarize(r.config)
+		entries = append(entries, entry{in.rank(r.id, r.functionID), r.id, r.namespace, d})
+	}
+	return mustEncode(map[string]any{"registered_triggers": values(entries)}), nil
+}
+
+// summaryLength is where a config is cut in a list, in characters.
+const summaryLength = 80
+
+func summarize(config json.RawMessage) string {
+	if runes := []rune(string(config)); len(runes) > summaryLength {
+		return string(runes[:summaryLength]) + "…"
+	}
+	return string(config)
+}
+
+func (e *Engine) triggerInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeInput[idInput](c.functionID, c.data)
+	if bad != nil {
+		return nil, bad
+	}
+	e.triggers.mu.Lock()
+	defer e.triggers.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r := e.triggers.byID[in.ID]
+	if r == nil || r.parked {
+		return nil, errorBody("NOT_FOUND", "Trigger '%s' is not registered.", in.ID)
+	}
+	d := e.describeTrigger(r)
+	if r.metadata != nil {
+		d["metadata"] = r.metadata
+	}
+	d["trigger"], d["function"] = nil, nil
+	if t := e.triggers.types[r.at]; t != nil {
+		d["trigger"] = e.typeDetail(t)
+	}
+	if f := e.functions[key{r.namespace, r.functionID}]; f != nil {
+		d["function"] = e.detail(f)
+	}
+	return mustEncode(d), nil
+}

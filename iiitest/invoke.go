@@ -1,0 +1,257 @@
+package iiitest
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// outcome is how a call ended. A nil result without an error is "no result".
+type outcome struct {
+	result json.RawMessage
+	err    *wireError
+}
+
+// request is a call on its way to its function.
+type request struct {
+	id         string // chosen by the caller, or invented
+	caller     *worker
+	functionID string
+	namespace  string
+	data       json.RawMessage // canonical
+	metadata   json.RawMessage
+	trace      traceContext
+}
+
+// pending is a call that a worker executes.
+type pending struct {
+	id             string
+	caller, callee *worker      // caller nil: the engine
+	done           chan outcome // capacity 1
+	sent           *ticket      // of the message to the callee
+	over           bool         // guarded by Engine.mu
+}
+
+// serveCall runs one call of a worker and answers it.
+func (e *Engine) serveCall(ctx context.Context, w *worker, m invokeFunctionMessage) {
+	trace := traceContext{traceparent: text(m.Traceparent), baggage: text(m.Baggage)}
+	silent := m.InvocationID == nil || m.Action != nil && m.Action.Type == "void"
+	out := e.dispatch(ctx, w, m, trace)
+	if silent || ctx.Err() != nil {
+		return
+	}
+	reply := message("invocationresult").str("invocation_id", *m.InvocationID).str("function_id", m.FunctionID)
+	if out.err != nil {
+		reply.raw("error", errorJSON(out.err))
+	} else {
+		reply.raw("result", out.result)
+	}
+	w.send(reply.optStr("traceparent", trace.traceparent).optStr("baggage", trace.baggage).bytes())
+}
+
+// dispatch finds out what a call of a worker asks for and does it.
+func (e *Engine) dispatch(ctx context.Context, w *worker, m invokeFunctionMessage, trace traceContext) outcome {
+	ns, bad := namespaceOf("namespace", m.Namespace, defaultNamespace)
+	if bad != nil {
+		return outcome{err: bad}
+	}
+	r := request{
+		caller: w, functionID: m.FunctionID, namespace: ns,
+		data: m.Data, metadata: m.Metadata, trace: trace.toCallee(m.FunctionID),
+	}
+	if m.Action != nil && m.Action.Type == "enqueue" {
+		return e.enqueue(ctx, *m.Action.Queue, r)
+	}
+	if r.id = text(m.InvocationID); r.id == "" {
+		r.id = uuid.NewString()
+	}
+	r.data = withKey(r.data, "_caller_worker_id", mustEncode(w.id))
+	return e.run(ctx, r)
+}
+
+// run calls a function, built in or of a worker, and waits for its outcome.
+func (e *Engine) run(ctx context.Context, r request) outcome {
+	f, p, missing := e.begin(r)
+	switch {
+	case missing != nil:
+		return outcome{err: missing}
+	case f != nil:
+		defer e.builtinEnded(r.caller)
+		result, err := f.builtin(withTrace(ctx, r.trace), &call{
+			worker: r.caller, functionID: r.functionID, data: r.data, metadata: r.metadata,
+			traceparent: r.trace.traceparent, baggage: r.trace.baggage,
+		})
+		return outcome{result, err}
+	}
+	return e.await(ctx, p)
+}
+
+// begin finds the function of a call. A built-in one is returned; for one of a
+// worker the call is recorded, its message takes its place in the worker's
+// outbox, and the pending call is returned: await it, or forget it.
+func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireError) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f := e.functions[key{r.namespace, r.functionID}]
+	if f == nil {
+		return nil, nil, e.notFoundLocked(r)
+	}
+	if f.owner == nil {
+		if r.caller != nil {
+			r.caller.making++
+		}
+		return f, nil, nil
+	}
+	// Recorded before it is sent: its answer may come at once.
+	p = &pending{id: r.id, caller: r.caller, callee: f.owner, done: make(chan outcome, 1)}
+	if earlier := e.calls[p.id]; earlier != nil {
+		e.completeLocked(earlier, outcome{err: errorBody("invocation_error", "invocation id used again")})
+	}
+	e.calls[p.id] = p
+	p.callee.attached[p] = struct{}{}
+	if p.caller != nil {
+		p.caller.attached[p] = struct{}{}
+	}
+	p.sent = p.callee.push(message("invokefunction").str("invocation_id", r.id).str("function_id", r.functionID).
+		raw("data", r.data).optStr("traceparent", r.trace.traceparent).optStr("baggage", r.trace.baggage).
+		raw("metadata", r.metadata).bytes())
+	return nil, p, nil
+}
+
+// await waits for the outcome of a pending call.
+func (e *Engine) await(ctx context.Context, p *pending) outcome {
+	if !p.sent.wait() {
+		e.mu.Lock()
+		e.completeLocked(p, outcome{err: errorBody("channel_send_failed", "worker %s is gone", p.callee.id)})
+		e.mu.Unlock()
+	}
+	select {
+	case out := <-p.done:
+		return out
+	case <-ctx.Done():
+		return outcome{err: errorBody("invocation_error", "%v", ctx.Err())}
+	}
+}
+
+// completeLocked ends a call; the first outcome counts. Engine.mu is held.
+func (e *Engine) completeLocked(p *pending, out outcome) {
+	if p.over {
+		return
+	}
+	p.over = true
+	p.done <- out
+	if e.calls[p.id] == p {
+		delete(e.calls, p.id)
+	}
+	delete(p.callee.attached, p)
+	if p.caller != nil {
+		delete(p.caller.attached, p)
+	}
+}
+
+func (e *Engine) builtinEnded(caller *worker) {
+	if caller == nil {
+		return
+	}
+	e.mu.Lock()
+	caller.making--
+	e.mu.Unlock()
+}
+
+// finish takes the answer of a worker. Whoever knows the id may answer; an
+// unknown id is ignored.
+func (e *Engine) finish(m invocationResultMessage) {
+	out := outcome{result: m.Result}
+	if out.err, _ = decodeError(m.Error); out.err != nil {
+		out.result = nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if p := e.calls[m.InvocationID]; p != nil {
+		e.completeLocked(p, out)
+	}
+}
+
+// notFoundLocked words a missing function: for a worker it names the namespaces
+// that have the id. Engine.mu is held.
+func (e *Engine) notFoundLocked(r request) *wireError {
+	text := "Function " + r.functionID + " not found in namespace " + r.namespace
+	if r.caller == nil {
+		return errorBody("function_not_found", "%s", text)
+	}
+	text += "."
+	var elsewhere []string
+	for k := range e.functions {
+		if k.id == r.functionID {
+			elsewhere = append(elsewhere, k.namespace)
+		}
+	}
+	if len(elsewhere) > 0 {
+		slices.Sort(elsewhere)
+		text += " It is registered in namespace(s): " + strings.Join(elsewhere, ", ") + "."
+	}
+	return errorBody("function_not_found", "%s", text)
+}
+
+// start begins a call of the engine without waiting for its outcome; a built-in
+// function runs in a goroutine of its own. Calls of one goroutine reach a
+// worker in their order.
+func (e *Engine) start(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) *wireError {
+	r := request{
+		id: uuid.NewString(), functionID: functionID, namespace: namespace,
+		data: payload, metadata: metadata, trace: traceOf(ctx),
+	}
+	f, _, missing := e.begin(r)
+	if f != nil {
+		e.spawn(func(ctx context.Context) {
+			_, _ = f.builtin(ctx, &call{functionID: functionID, data: payload, metadata: metadata})
+		})
+	}
+	return missing
+}
+
+// invokeWith is a call made by the engine, with metadata, under the trace
+// context of ctx.
+func (e *Engine) invokeWith(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) (json.RawMessage, *wireError) {
+	payload, err := canonical(payload)
+	if err != nil {
+		return nil, errorBody("serialization_error", "Failed to serialize input for %s: %v", functionID, err)
+	}
+	out := e.run(ctx, request{
+		id: uuid.NewString(), functionID: functionID, namespace: namespace,
+		data: payload, metadata: metadata, trace: traceOf(ctx),
+	})
+	return out.result, out.err
+}
+
+// invoke is a call made by the engine, under the trace context of ctx (see
+// childTrace).
+func (e *Engine) invoke(ctx context.Context, functionID, namespace string, payload json.RawMessage) (json.RawMessage, *wireError) {
+	return e.invokeWith(ctx, functionID, namespace, payload, nil)
+}
+
+// fire calls the target of b in its namespace, with its metadata, and waits for
+// the result.
+func (e *Engine) fire(ctx context.Context, b binding, payload json.RawMessage) (json.RawMessage, *wireError) {
+	return e.invokeWith(ctx, b.functionID, b.namespace, payload, b.metadata)
+}
+
+// condition asks a condition function, with the payload that the handler would
+// get and without metadata. Only a result of exactly false says no.
+func (e *Engine) condition(ctx context.Context, functionID, namespace string, payload json.RawMessage) (run bool, err *wireError) {
+	result, err := e.invoke(ctx, functionID, namespace, payload)
+	if err != nil {
+		return false, err
+	}
+	return string(result) != "false", nil
+}
+
+func text(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}

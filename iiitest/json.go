@@ -1,0 +1,273 @@
+package iiitest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+	"unicode/utf8"
+)
+
+// maxDepth is how deep a message may nest: the limit of the engine's parser.
+const maxDepth = 128
+
+// canonical is raw as the engine writes values: keys sorted bytewise, no white
+// space, the last of duplicate keys, strings with no more escapes than needed.
+// The text of numbers is kept, so that no digit is lost.
+func canonical(raw json.RawMessage) (json.RawMessage, error) {
+	if err := checkJSON(raw); err != nil {
+		return nil, err
+	}
+	return canonicalValid(raw), nil
+}
+
+// canonicalValid is canonical for text that is known to be JSON.
+func canonicalValid(raw json.RawMessage) json.RawMessage {
+	s := scanner{b: raw}
+	return s.appendValue(make([]byte, 0, len(raw)))
+}
+
+// withKey sets a key of a canonical value, if that is an object.
+func withKey(raw json.RawMessage, key string, value json.RawMessage) json.RawMessage {
+	if kindOf(raw) != '{' {
+		return raw
+	}
+	members := (&scanner{b: raw}).members()
+	members[key] = value
+	return appendMembers(make([]byte, 0, len(raw)+len(key)+len(value)+4), members)
+}
+
+// checkJSON refuses what the engine's parser refuses.
+func checkJSON(raw []byte) error {
+	if !json.Valid(raw) {
+		return errors.New("no valid JSON")
+	}
+	if !utf8.Valid(raw) {
+		return errors.New("no valid UTF-8")
+	}
+	return checkDepth(raw)
+}
+
+// scanner walks over text that is known to be JSON.
+type scanner struct {
+	b []byte
+	i int
+}
+
+// next is the next byte that is no white space, without taking it.
+func (s *scanner) next() byte {
+	for s.i < len(s.b) {
+		switch s.b[s.i] {
+		case ' ', '\t', '\r', '\n':
+			s.i++
+		default:
+			return s.b[s.i]
+		}
+	}
+	return 0
+}
+
+// str takes a string, with its quotes.
+func (s *scanner) str() []byte {
+	start := s.i
+	for s.i++; s.i < len(s.b); s.i++ {
+		switch s.b[s.i] {
+		case '\\':
+			s.i++
+		case '"':
+			s.i++
+			return s.b[start:s.i]
+		}
+	}
+	return s.b[start:]
+}
+
+// value takes a value of any kind.
+func (s *scanner) value() json.RawMessage {
+	c := s.next()
+	start := s.i
+	switch c {
+	case '"':
+		return s.str()
+	case '{', '[':
+		for depth := 0; s.i < len(s.b); {
+			switch s.b[s.i] {
+			case '"':
+				s.str()
+				continue
+			case '{', '[':
+				depth++
+			case '}', ']':
+				depth--
+			}
+			s.i++
+			if depth == 0 {
+				break
+			}
+		}
+	default:
+		for s.i < len(s.b) && !bytes.ContainsRune([]byte(" \t\r\n,]}"), rune(s.b[s.i])) {
+			s.i++
+		}
+	}
+	return s.b[start:s.i]
+}
+
+// members takes an object apart.
+func (s *scanner) members() map[string]json.RawMessage {
+	m := make(map[string]json.RawMessage)
+	s.next()
+	s.i++ // {
+	for s.next() == '"' {
+		key := unquote(s.str())
+		s.next()
+		s.i++ // :
+		m[key] = s.value()
+		if s.next() == ',' {
+			s.i++
+		}
+	}
+	s.i++ // }
+	return m
+}
+
+// appendValue takes a value and appends it in canonical form.
+func (s *scanner) appendValue(dst []byte) []byte {
+	switch s.next() {
+	case '"':
+		text := s.str()
+		if bytes.IndexByte(text, '\\') < 0 {
+			return append(dst, text...)
+		}
+		return append(dst, mustEncode(unquote(text))...)
+	case '{':
+		members := s.members()
+		for k, v := range members {
+			if c := kindOf(v); c == '{' || c == '[' || c == '"' && bytes.IndexByte(v, '\\') >= 0 {
+				members[k] = canonicalValid(v)
+			}
+		}
+		return appendMembers(dst, members)
+	case '[':
+		dst = append(dst, '[')
+		s.i++
+		for first := true; s.next() != ']' && s.i < len(s.b); first = false {
+			if !first {
+				s.i++ // ,
+				dst = append(dst, ',')
+			}
+			dst = s.appendValue(dst)
+		}
+		s.i++
+		return append(dst, ']')
+	default:
+		return append(dst, s.value()...)
+	}
+}
+
+func appendMembers(dst []byte, members map[string]json.RawMessage) []byte {
+	dst = append(dst, '{')
+	for i, k := range slices.Sorted(maps.Keys(members)) {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, mustEncode(k)...)
+		dst = append(dst, ':')
+		dst = append(dst, members[k]...)
+	}
+	return append(dst, '}')
+}
+
+func unquote(text []byte) string {
+	if bytes.IndexByte(text, '\\') < 0 && len(text) >= 2 {
+		return string(text[1 : len(text)-1])
+	}
+	var s string
+	_ = json.Unmarshal(text, &s)
+	return s
+}
+
+// encode writes v without HTML escapes; maps come out with sorted keys.
+func encode(v any) (json.RawMessage, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimRight(b.Bytes(), "\n"), nil
+}
+
+// mustEncode encodes a value that the engine itself has built.
+func mustEncode(v any) json.RawMessage {
+	b, err := encode(v)
+	if err != nil {
+		panic("iiitest: " + err.Error())
+	}
+	return b
+}
+
+var errTooDeep = errors.New("nested too deeply")
+
+// checkDepth refuses JSON text nested deeper than the engine's parser goes.
+func checkDepth(raw []byte) error {
+	depth, inString := 0, false
+	for i := 0; i < len(raw); i++ {
+		switch c := raw[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{' || c == '[':
+			if depth++; depth > maxDepth {
+				return errTooDeep
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return nil
+}
+
+// object builds a JSON object key by key, in the order of the calls.
+type object struct{ b []byte }
+
+// message begins a protocol message of the given type.
+func message(typ string) *object {
+	return new(object).str("type", typ)
+}
+
+func (o *object) key(k string) {
+	if len(o.b) == 0 {
+		o.b = append(o.b, '{')
+	} else {
+		o.b = append(o.b, ',')
+	}
+	o.b = strconv.AppendQuote(o.b, k) // keys are the protocol's own: plain ASCII
+	o.b = append(o.b, ':')
+}
+
+func (o *object) str(k, v string) *object { return o.raw(k, mustEncode(v)) }
+
+// optStr writes nothing for an empty value.
+func (o *object) optStr(k, v string) *object {
+	if v == "" {
+		return o
+	}
+	return o.str(k, v)
+}
+
+// raw writes a JSON value; nothing for nil.
+func (o *object) raw(k string, v json.RawMessage) *object {
+	if v == nil {
+		return o
+	}
+	o.key(k)
+	o.b = append(o.b, v...)
+	return o
+}
+
+func (o *object) bytes() []byte { return append(o.b, '}') }

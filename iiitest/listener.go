@@ -1,0 +1,88 @@
+package iiitest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// server is one HTTP server of the engine: reachable over the network and in
+// memory, or, inside a synctest bubble, in memory only.
+type server struct {
+	addr string
+	http *http.Server
+	pipe *pipeListener
+	tcp  net.Listener // nil inside a bubble
+}
+
+// newServer opens the listeners of a server and does not serve yet. memoryAddr
+// stands for the address inside a bubble: nobody listens there.
+func newServer(addr, memoryAddr string, h http.Handler) (*server, error) {
+	s := &server{
+		addr: memoryAddr,
+		http: &http.Server{Handler: h, ReadHeaderTimeout: handshakeTimeout, ErrorLog: silentLog},
+	}
+	if !inBubble() {
+		var err error
+		if s.tcp, err = net.Listen("tcp", addr); err != nil {
+			return nil, fmt.Errorf("iiitest: listen: %w", err)
+		}
+		s.addr = s.tcp.Addr().String()
+	}
+	s.pipe = newPipeListener(pipeAddr(s.addr))
+	return s, nil
+}
+
+// handshakeTimeout is how long a connection may take over its request headers.
+const handshakeTimeout = 10 * time.Second
+
+// serve accepts until close.
+func (e *Engine) serve(s *server) {
+	e.spawn(func(context.Context) { _ = s.http.Serve(s.pipe) })
+	if s.tcp != nil {
+		e.spawn(func(context.Context) { _ = s.http.Serve(s.tcp) })
+	}
+}
+
+// close ends the listeners and all connections that no WebSocket has taken over.
+func (s *server) close() {
+	_ = s.pipe.Close()
+	if s.tcp != nil {
+		_ = s.tcp.Close()
+	}
+	_ = s.http.Close()
+}
+
+// DialContext connects to the engine in memory: to the server whose address
+// addr is (that of HTTPURL or StreamURL), to the workers' listener for every
+// other. Give it to a client (WithDialContext) in tests that run in a
+// testing/synctest bubble: then nothing waits for a network and time is the
+// bubble's. It may be called from any goroutine. The error after Close wraps
+// net.ErrClosed.
+func (e *Engine) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	s := e.workerServer
+	switch addr {
+	case e.httpServer.addr:
+		s = e.httpServer
+	case e.streamServer.addr:
+		s = e.streamServer
+	}
+	conn, err := s.pipe.dial(ctx)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: pipeAddr(addr), Err: err}
+	}
+	return conn, nil
+}
+
+// inBubble reports whether the caller runs in a testing/synctest bubble, where
+// a goroutine that waits for the network would keep the clock from moving. The
+// runtime says so only in the header of a goroutine's stack trace.
+func inBubble() bool {
+	var b [128]byte
+	header, _, _ := strings.Cut(string(b[:runtime.Stack(b[:], false)]), "\n")
+	return strings.Contains(header, "synctest bubble")
+}

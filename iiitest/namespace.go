@@ -1,0 +1,121 @@
+package iiitest
+
+import (
+	"context"
+	"strings"
+	"time"
+)
+
+// nsState says how far a connection is with its namespace. Until it is settled
+// registrations wait; what a worker calls is never held back.
+type nsState int
+
+const (
+	nsPending  nsState = iota // nothing declared yet, the grace period runs
+	nsDraining                // known; what waited is being applied
+	nsResolved                // known; registrations are applied as they come
+	nsAborted                 // the connection is over; registrations are dropped
+)
+
+// startGrace files the connection under the default namespace when it has not
+// declared one in time.
+func (w *worker) startGrace() {
+	w.settle.Lock()
+	defer w.settle.Unlock()
+	w.grace = time.AfterFunc(w.e.cfg.grace, func() {
+		w.e.spawn(func(context.Context) { w.settleIn(defaultNamespace) })
+	})
+}
+
+// settleIn gives the connection its namespace, if it has none, and applies the
+// registrations that waited for it, in order; those that arrive meanwhile
+// join the tail. The first namespace stays.
+func (w *worker) settleIn(ns string) {
+	w.settle.Lock()
+	defer w.settle.Unlock()
+	if w.state != nsPending {
+		if w.ns != ns {
+			w.e.log.Warn("namespace already settled", "worker", w.id, "namespace", w.ns, "declared", ns)
+		}
+		return
+	}
+	w.grace.Stop()
+	w.state, w.ns = nsDraining, ns
+	for w.state == nsDraining && len(w.waiting) > 0 {
+		m := w.waiting[0]
+		w.waiting = w.waiting[1:]
+		w.settle.Unlock()
+		w.apply(m, ns)
+		w.settle.Lock()
+	}
+	if w.state == nsDraining {
+		w.state, w.waiting = nsResolved, nil
+	}
+}
+
+// settled is the namespace of the connection, if it is known.
+func (w *worker) settled() (string, bool) {
+	w.settle.Lock()
+	defer w.settle.Unlock()
+	return w.ns, w.state == nsDraining || w.state == nsResolved
+}
+
+// register applies a registration, or keeps it until the namespace is known.
+func (w *worker) register(m any) {
+	w.settle.Lock()
+	switch w.state {
+	case nsPending, nsDraining:
+		w.waiting = append(w.waiting, m)
+		w.settle.Unlock()
+		return
+	case nsAborted:
+		w.settle.Unlock()
+		return
+	}
+	ns := w.ns
+	w.settle.Unlock()
+	w.apply(m, ns)
+}
+
+// apply acts on one registration of a connection whose namespace is ns.
+func (w *worker) apply(m any, ns string) {
+	switch m := m.(type) {
+	case registerFunctionMessage:
+		w.e.registerFunction(w, ns, m)
+	case unregisterFunctionMessage:
+		w.e.unregisterFunction(w, ns, m.ID)
+	case registerTriggerTypeMessage:
+		w.e.registerTriggerType(w, ns, m)
+	case registerTriggerMessage:
+		w.e.registerTrigger(w, ns, m)
+	case unregisterTriggerMessage:
+		w.e.unregisterTrigger(m.ID)
+	case registerServiceMessage:
+		// A service groups functions; nothing that a worker can ask for shows it.
+	}
+}
+
+// abort drops what still waits; nothing is registered any more.
+func (w *worker) abort() {
+	w.settle.Lock()
+	defer w.settle.Unlock()
+	w.state, w.waiting = nsAborted, nil
+	if w.grace != nil {
+		w.grace.Stop()
+	}
+}
+
+// blank reports whether s is empty or white space.
+func blank(s string) bool { return strings.TrimSpace(s) == "" }
+
+// namespaceOf is the namespace that a message names, or fallback when it names
+// none. A blank one is an error: it is never an alias of the default.
+func namespaceOf(field string, named *string, fallback string) (string, *wireError) {
+	if named == nil {
+		return fallback, nil
+	}
+	if blank(*named) {
+		return "", errorBody("INVALID_NAMESPACE", "`%s` is empty: it was named and left blank. Give it a name, or omit it to use `default`.", field)
+	}
+	return *named, nil
+}

@@ -1,0 +1,71 @@
+package iiitest
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+)
+
+const observabilityWorker = "iii-observability"
+
+type baggageGetInput struct {
+	Key string `json:"key"`
+}
+
+type baggageSetInput struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+// registerObservability adds the health report and the diagnostic access to
+// the engine's own baggage, of which there is none.
+func (e *Engine) registerObservability() {
+	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, observabilityWorker, description, f) }
+	add("engine::health::check", "Report the health of the engine", e.serveHealth)
+	add("engine::baggage::get", "Get a baggage value", func(_ context.Context, c *call) (json.RawMessage, *wireError) {
+		if _, bad := decodeInput[baggageGetInput](c.functionID, c.data); bad != nil {
+			return nil, bad
+		}
+		return json.RawMessage(`{"value":null}`), nil
+	})
+	add("engine::baggage::set", "Set a baggage value", func(_ context.Context, c *call) (json.RawMessage, *wireError) {
+		if _, bad := decodeInput[baggageSetInput](c.functionID, c.data); bad != nil {
+			return nil, bad
+		}
+		return json.RawMessage(`{"note":"Baggage is immutable: the value is not kept beyond this call","success":true}`), nil
+	})
+	add("engine::baggage::get_all", "Get all baggage values", func(context.Context, *call) (json.RawMessage, *wireError) {
+		return json.RawMessage(`{"baggage":{}}`), nil
+	})
+}
+
+// serveHealth reports what the telemetry log holds. Spans and log records are
+// not told apart: what counts is the frames.
+func (e *Engine) serveHealth(context.Context, *call) (json.RawMessage, *wireError) {
+	stored := map[string]int{}
+	bytes := 0
+	for _, f := range e.Telemetry() {
+		stored[f.Prefix]++
+		if f.Prefix == "OTLP" {
+			bytes += len(f.Data)
+		}
+	}
+	component := func(details map[string]any) map[string]any {
+		return map[string]any{"status": "healthy", "details": details}
+	}
+	return mustEncode(map[string]any{
+		"status": "healthy", "timestamp": time.Now().UnixMilli(), "version": engineVersion,
+		"components": map[string]any{
+			"logs":    component(map[string]any{"stored_logs": stored["LOGS"]}),
+			"metrics": component(map[string]any{"stored_metrics": stored["MTRC"]}),
+			"otel":    component(map[string]any{"enabled": true, "exporter": "Some(Memory)", "service_name": "iii"}),
+			"spans": component(map[string]any{
+				"archive": map[string]any{
+					"archive": "disabled", "completeness": "complete", "known_dropped_spans": 0,
+					"last_error": nil, "max_disk_bytes": 0, "physical_bytes": 0,
+				},
+				"hot_bytes": bytes, "stored_spans": stored["OTLP"],
+			}),
+		},
+	}), nil
+}

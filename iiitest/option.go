@@ -1,0 +1,135 @@
+package iiitest
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+)
+
+// Option changes how an engine is built. Options are validated by New.
+type Option func(*config) error
+
+// config is what the options decide.
+type config struct {
+	grace         time.Duration
+	httpTimeout   time.Duration
+	queueProvider bool
+	listen        string
+	http          string
+	stream        string
+	frames        int
+	frameBytes    int
+	telemetry     int
+	logger        *slog.Logger
+}
+
+func defaultConfig() config {
+	return config{
+		grace:         5 * time.Second,
+		httpTimeout:   30 * time.Second,
+		queueProvider: true,
+		listen:        "127.0.0.1:0",
+		http:          "127.0.0.1:0",
+		stream:        "127.0.0.1:0",
+		frames:        100_000,
+		frameBytes:    64 << 20,
+		telemetry:     10_000,
+		logger:        slog.New(slog.DiscardHandler),
+	}
+}
+
+// WithNamespaceGrace sets how long a connection that does not call
+// engine::workers::register waits for its namespace; then it gets "default".
+// The default is 5 seconds, the engine's own (registration_namespace_grace_ms).
+func WithNamespaceGrace(d time.Duration) Option {
+	return func(c *config) error {
+		if d <= 0 {
+			return errors.New("iiitest: WithNamespaceGrace: not positive")
+		}
+		c.grace = d
+		return nil
+	}
+}
+
+// WithHTTPTimeout sets after how long a request to the HTTP triggers is answered
+// with 504, whatever its function is doing. The default is 30 seconds, the
+// engine's own (default_timeout).
+func WithHTTPTimeout(d time.Duration) Option {
+	return func(c *config) error {
+		if d <= 0 {
+			return errors.New("iiitest: WithHTTPTimeout: not positive")
+		}
+		c.httpTimeout = d
+		return nil
+	}
+}
+
+// WithQueueProvider says whether engine::queue::enqueue exists from the start.
+// The default is true. The engine itself has none until a queue worker provides
+// one; with false it is the same here, and enqueueing fails with enqueue_error.
+func WithQueueProvider(on bool) Option {
+	return func(c *config) error {
+		c.queueProvider = on
+		return nil
+	}
+}
+
+// WithAddrs sets the addresses of the three listeners: workers, HTTP triggers
+// and streams. The default of each is 127.0.0.1:0, a free port of the loopback
+// interface; an empty string keeps the default. Inside a testing/synctest
+// bubble nothing listens on the network and the addresses are ignored.
+func WithAddrs(listen, http, stream string) Option {
+	return func(c *config) error {
+		for _, a := range []struct {
+			addr string
+			to   *string
+		}{{listen, &c.listen}, {http, &c.http}, {stream, &c.stream}} {
+			if a.addr == "" {
+				continue
+			}
+			if _, _, err := net.SplitHostPort(a.addr); err != nil {
+				return errors.New("iiitest: WithAddrs: " + err.Error())
+			}
+			*a.to = a.addr
+		}
+		return nil
+	}
+}
+
+// WithFrameLimit bounds what Frames keeps, in messages and in bytes; the oldest
+// are forgotten first and counted in Stats. The default is 100,000 messages and
+// 64 MiB. Zero messages keeps none.
+func WithFrameLimit(messages, bytes int) Option {
+	return func(c *config) error {
+		if messages < 0 || bytes < 0 {
+			return errors.New("iiitest: WithFrameLimit: negative")
+		}
+		c.frames, c.frameBytes = messages, bytes
+		return nil
+	}
+}
+
+// WithTelemetryLimit bounds how many telemetry frames are kept; the oldest are
+// forgotten first and counted in Stats. The default is 10,000.
+func WithTelemetryLimit(frames int) Option {
+	return func(c *config) error {
+		if frames < 0 {
+			return errors.New("iiitest: WithTelemetryLimit: negative")
+		}
+		c.telemetry = frames
+		return nil
+	}
+}
+
+// WithLogger gives the engine a log for what it drops without telling anybody:
+// undecodable messages, refused registrations, errors of triggered functions.
+// Without it, or with nil, it is silent.
+func WithLogger(l *slog.Logger) Option {
+	return func(c *config) error {
+		if l != nil {
+			c.logger = l
+		}
+		return nil
+	}
+}

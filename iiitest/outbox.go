@@ -1,0 +1,107 @@
+package iiitest
+
+import "sync"
+
+// outboxSize is how many messages wait for one worker; senders beyond that
+// wait themselves, as in the engine.
+const outboxSize = 64
+
+// outbox is the queue of messages for one worker. A sender takes its place in
+// the order at once (push, which never blocks and may be called under a lock)
+// and then waits until there is room (ticket.wait).
+type outbox struct {
+	mu      sync.Mutex
+	queue   []outgoing // at most outboxSize
+	waiting []*ticket
+	wake    chan struct{} // capacity 1: something to write, or closed
+	closed  bool
+}
+
+// outgoing is one message for a worker, or the order to close.
+type outgoing struct {
+	message []byte
+	close   bool // a Close frame without a code, then the end
+}
+
+type ticket struct {
+	out  outgoing
+	done chan struct{}
+	ok   bool
+}
+
+// wait returns when the message is queued, or false when the worker is gone.
+func (t *ticket) wait() bool {
+	<-t.done
+	return t.ok
+}
+
+func newOutbox() *outbox { return &outbox{wake: make(chan struct{}, 1)} }
+
+func (o *outbox) push(out outgoing) *ticket {
+	t := &ticket{out: out, done: make(chan struct{})}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.closed:
+		close(t.done)
+	case len(o.queue) < outboxSize:
+		o.admit(t)
+	default:
+		o.waiting = append(o.waiting, t)
+	}
+	return t
+}
+
+func (o *outbox) admit(t *ticket) {
+	o.queue = append(o.queue, t.out)
+	t.ok = true
+	close(t.done)
+	o.signal()
+}
+
+func (o *outbox) signal() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// pop takes the next message; it waits for one and returns false when the
+// outbox is closed, whatever is left in it.
+func (o *outbox) pop() (outgoing, bool) {
+	for {
+		o.mu.Lock()
+		if o.closed {
+			o.mu.Unlock()
+			return outgoing{}, false
+		}
+		if len(o.queue) > 0 {
+			out := o.queue[0]
+			o.queue = append(o.queue[:0], o.queue[1:]...)
+			if len(o.waiting) > 0 {
+				t := o.waiting[0]
+				o.waiting = o.waiting[1:]
+				o.admit(t)
+			}
+			o.mu.Unlock()
+			return out, true
+		}
+		o.mu.Unlock()
+		<-o.wake
+	}
+}
+
+// close drops everything and ends all waits.
+func (o *outbox) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return
+	}
+	o.closed = true
+	for _, t := range o.waiting {
+		close(t.done)
+	}
+	o.queue, o.waiting = nil, nil
+	o.signal()
+}

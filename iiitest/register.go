@@ -1,0 +1,144 @@
+package iiitest
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"unicode"
+)
+
+// metadata is what a worker says about itself with engine::workers::register.
+type metadata struct {
+	runtime     string
+	version     *string
+	name        string // "" while it has none
+	description *string
+	os          *string
+	pid         *uint32
+	isolation   *string
+	namespace   string
+}
+
+// registerInput is the input of engine::workers::register.
+type registerInput struct {
+	CallerWorkerID string           `json:"_caller_worker_id"`
+	Runtime        *string          `json:"runtime"`
+	Version        *string          `json:"version"`
+	Name           *string          `json:"name"`
+	Description    *string          `json:"description"`
+	OS             *string          `json:"os"`
+	PID            *uint32          `json:"pid"`
+	Isolation      *string          `json:"isolation"`
+	Namespace      *string          `json:"namespace"`
+	Telemetry      *json.RawMessage `json:"telemetry"`
+}
+
+func (e *Engine) registerWorkers() {
+	e.addBuiltin("engine::workers::register", engineWorker, "Register worker metadata", e.serveRegister)
+}
+
+// serveRegister settles the namespace of the calling connection, takes the
+// lease of its name and keeps what it says about itself.
+func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeInput[registerInput](c.functionID, c.data)
+	if bad != nil {
+		return nil, bad
+	}
+	ns, bad := namespaceOf("namespace", in.Namespace, defaultNamespace)
+	if bad != nil {
+		return nil, bad
+	}
+	w := c.worker
+	if w == nil {
+		return nil, errorBody("NOT_FOUND", "Worker '%s' is not connected.", in.CallerWorkerID)
+	}
+	if settled, ok := w.settled(); ok {
+		ns = settled // the first one counts; the call still succeeds
+	}
+	name := sanitize(text(in.Name))
+	if !e.lease(w, ns, name) {
+		return json.RawMessage(`{"success":false}`), nil
+	}
+	e.mu.Lock()
+	w.meta.update(in, ns, name)
+	e.mu.Unlock()
+	w.settleIn(ns)
+	e.workerChanged("worker_metadata_updated", w.id)
+	return json.RawMessage(`{"success":true}`), nil
+}
+
+// update overwrites what the engine overwrites: runtime and version always,
+// the rest only when it is said.
+func (m *metadata) update(in registerInput, ns, name string) {
+	m.namespace = ns
+	m.runtime, m.version = "unknown", in.Version
+	if in.Runtime != nil {
+		m.runtime = *in.Runtime
+	}
+	if name != "" {
+		m.name = name
+	}
+	if description := sanitize(text(in.Description)); description != "" {
+		m.description = &description
+	}
+	for _, f := range []struct{ to, from **string }{{&m.os, &in.OS}, {&m.isolation, &in.Isolation}} {
+		if *f.from != nil {
+			*f.to = *f.from
+		}
+	}
+	if in.PID != nil {
+		m.pid = in.PID
+	}
+}
+
+// lease gives w the name within the namespace, unless another live connection
+// holds it: then w is told so, its connection closes and what it had not yet
+// registered is dropped. Without a name there is nothing to lease.
+func (e *Engine) lease(w *worker, ns, name string) bool {
+	if name == "" {
+		return true
+	}
+	k := key{ns, name}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if w.leaving {
+		return false
+	}
+	if holder := e.leases[k]; holder != nil && holder != w && !holder.leaving {
+		w.rejected = true
+		w.push(message("registrationrejected").str("code", "WORKER_NAMESPACE_CONFLICT").
+			str("namespace", ns).str("worker_name", name).str("owner_worker_id", holder.id).bytes())
+		w.out.push(outgoing{close: true})
+		e.spawn(func(context.Context) { w.abort() })
+		return false
+	}
+	for other, holder := range e.leases {
+		if holder == w {
+			delete(e.leases, other)
+		}
+	}
+	e.leases[k] = w
+	return true
+}
+
+// maxName is how long a name may be, in characters.
+const maxName = 280
+
+// sanitize cleans a name or a description as the engine does: control, bidi and
+// line-separator characters are removed, then it is cut and trimmed.
+func sanitize(s string) string {
+	n := 0
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsControl(r),
+			r == 0x2028, r == 0x2029, r == 0x061c, r == 0x200e, r == 0x200f,
+			r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069:
+			return -1
+		}
+		if n++; n > maxName {
+			return -1
+		}
+		return r
+	}, s)
+	return strings.TrimSpace(s)
+}

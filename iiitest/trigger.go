@@ -1,0 +1,295 @@
+package iiitest
+
+import (
+	"cmp"
+	"encoding/json"
+	"maps"
+	"slices"
+	"sync"
+)
+
+// triggerType is a kind of trigger in a namespace, provided inside the engine
+// or by a worker.
+type triggerType struct {
+	key         key
+	owner       *worker         // nil: inside the engine
+	provider    triggerProvider // nil: by owner
+	ownerName   string
+	description string
+	config      json.RawMessage // JSON Schemas, nil if unknown
+	request     json.RawMessage
+	response    json.RawMessage
+}
+
+// registration is a binding with what the engine knows about it.
+type registration struct {
+	binding
+	origin   *worker       // nil: registered through engine::register_trigger
+	explicit *string       // the provider's namespace, if it was named
+	home     string        // else it is looked for here, then in the default
+	parked   bool          // no provider: it does not fire
+	at       key           // the type it is bound to, when not parked
+	answer   chan answered // engine::register_trigger waits here; capacity 1
+}
+
+// answered is what a provider said.
+type answered struct{ err *wireError }
+
+// triggerTable holds types and registrations. A trigger's id is global.
+type triggerTable struct {
+	mu    sync.Mutex
+	types map[key]*triggerType
+	byID  map[string]*registration
+	seq   uint64
+}
+
+func (t *triggerTable) init() {
+	t.types, t.byID = make(map[key]*triggerType), make(map[string]*registration)
+}
+
+// resolve finds the provider of a registration: in the namespace that was
+// named, else at home, else in the default namespace.
+func (t *triggerTable) resolve(r *registration) *triggerType {
+	if r.explicit != nil {
+		return t.types[key{*r.explicit, r.triggerType}]
+	}
+	if found := t.types[key{r.home, r.triggerType}]; found != nil {
+		return found
+	}
+	return t.types[key{defaultNamespace, r.triggerType}]
+}
+
+// inOrder lists the registrations in the order in which they were made.
+func (t *triggerTable) inOrder() []*registration {
+	return slices.SortedFunc(maps.Values(t.byID), func(a, b *registration) int { return cmp.Compare(a.seq, b.seq) })
+}
+
+// addTriggerType adds a trigger type of the engine to namespace default.
+func (e *Engine) addTriggerType(id, owner, description string, p triggerProvider) {
+	known := published().TriggerTypes[id]
+	e.triggers.mu.Lock()
+	defer e.triggers.mu.Unlock()
+	k := key{defaultNamespace, id}
+	e.triggers.types[k] = &triggerType{
+		key: k, provider: p, ownerName: owner, description: description,
+		config:  optional(known.ConfigurationSchema),
+		request: optional(known.RequestSchema), response: optional(known.ResponseSchema),
+	}
+}
+
+// registerTrigger binds a trigger for a worker, or parks it.
+func (e *Engine) registerTrigger(w *worker, home string, m registerTriggerMessage) {
+	refuse := func(err *wireError) { w.send(triggerResult(m.ID, m.TriggerType, m.FunctionID, err)) }
+	ns, bad := namespaceOf("namespace", m.Namespace, defaultNamespace)
+	if bad == nil {
+		_, bad = namespaceOf("trigger_namespace", m.TriggerNamespace, "")
+	}
+	if bad != nil {
+		refuse(bad)
+		return
+	}
+	r := &registration{
+		binding: binding{
+			id: m.ID, triggerType: m.TriggerType, functionID: m.FunctionID, namespace: ns,
+			config: m.Config, metadata: m.Metadata,
+		},
+		origin: w, explicit: m.TriggerNamespace, home: home,
+	}
+	if bad := e.addRegistration(r); bad != nil {
+		refuse(bad)
+	}
+}
+
+// addRegistration binds or parks a registration. An error is the refusal of a
+// provider inside the engine; then it is not kept.
+func (e *Engine) addRegistration(r *registration) *wireError {
+	t := &e.triggers
+	t.mu.Lock()
+	if r.origin != nil && e.isLeaving(r.origin) { // forgetTriggers has been here
+		t.mu.Unlock()
+		return nil
+	}
+	t.seq++
+	r.seq = t.seq
+	sent, err := e.bindLocked(r, t.resolve(r))
+	if err != nil {
+		t.mu.Unlock()
+		return errorBody("trigger_registration_failed", "%s", err)
+	}
+	t.byID[r.id] = r
+	t.mu.Unlock()
+	waitFor(sent)
+	return nil
+}
+
+// bindLocked hands a registration to a provider, or parks it when there is
+// none. The ticket is that of the message to a worker; wait for it after
+// Engine.triggers.mu is released.
+func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
+	r.parked = true
+	if to == nil {
+		e.log.Info("trigger parked: nobody provides its type", "trigger", r.id, "type", r.triggerType)
+		return nil, nil
+	}
+	if to.provider != nil {
+		if err := to.provider.bind(e.ctx, r.binding); err != nil {
+			return nil, err
+		}
+		r.parked, r.at = false, to.key
+		return nil, nil
+	}
+	if e.isLeaving(to.owner) {
+		return nil, nil
+	}
+	r.parked, r.at = false, to.key
+	m := message("registertrigger").str("id", r.id).str("trigger_type", r.triggerType).
+		str("function_id", r.functionID).raw("config", r.config).raw("metadata", r.metadata)
+	if r.namespace != defaultNamespace {
+		m.str("namespace", r.namespace)
+	}
+	if to.key.namespace != defaultNamespace {
+		m.str("trigger_namespace", to.key.namespace)
+	}
+	return to.owner.push(m.bytes()), nil
+}
+
+// unbindLocked takes a live registration back from its provider.
+func (e *Engine) unbindLocked(r *registration) *ticket {
+	if r.parked {
+		return nil
+	}
+	at := e.triggers.types[r.at]
+	switch {
+	case at == nil:
+		return nil
+	case at.provider != nil:
+		at.provider.unbind(r.id)
+		return nil
+	default:
+		return at.owner.push(message("unregistertrigger").str("id", r.id).str("trigger_type", r.triggerType).bytes())
+	}
+}
+
+// unregisterTrigger removes a trigger, whoever registered it, and reports
+// whether there was one.
+func (e *Engine) unregisterTrigger(id string) bool {
+	e.triggers.mu.Lock()
+	r := e.triggers.byID[id]
+	if r == nil {
+		e.triggers.mu.Unlock()
+		return false
+	}
+	delete(e.triggers.byID, id)
+	sent := e.unbindLocked(r)
+	e.triggers.mu.Unlock()
+	waitFor(sent)
+	return true
+}
+
+// registerTriggerType enters a trigger type of a worker; the last one counts.
+// What is bound to the type is sent again, what is parked for it is bound, and
+// what the default namespace served for want of this one moves here.
+func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTypeMessage) {
+	ns, bad := namespaceOf("namespace", m.Namespace, home)
+	if bad != nil {
+		e.log.Warn("trigger type refused: blank namespace", "worker", w.id, "type", m.ID)
+		return
+	}
+	added := &triggerType{
+		key: key{ns, m.ID}, owner: w, description: m.Description,
+		config: optional(m.TriggerRequestFormat), request: optional(m.CallRequestFormat),
+	}
+	var sent []*ticket
+	t := &e.triggers
+	t.mu.Lock()
+	if e.isLeaving(w) { // forgetTriggers has been here
+		t.mu.Unlock()
+		return
+	}
+	t.types[added.key] = added
+	for _, r := range t.inOrder() {
+		if t.resolve(r) != added {
+			continue
+		}
+		if !r.parked && r.at != added.key {
+			sent = append(sent, e.unbindLocked(r))
+		}
+		ticket, _ := e.bindLocked(r, added)
+		sent = append(sent, ticket)
+	}
+	t.mu.Unlock()
+	waitFor(sent...)
+}
+
+// triggerAnswered takes the answer of a provider to a registration. It counts
+// only if that worker provides the type now. A refusal parks the trigger and
+// is passed on to whoever registered it.
+func (e *Engine) triggerAnswered(w *worker, m triggerRegistrationResultMessage) {
+	refusal, _ := decodeError(m.Error)
+	t := &e.triggers
+	t.mu.Lock()
+	r := t.byID[m.ID]
+	if r == nil || r.parked || t.types[r.at] == nil || t.types[r.at].owner != w {
+		t.mu.Unlock()
+		return
+	}
+	if r.answer != nil {
+		r.answer <- answered{refusal}
+		r.answer = nil
+	}
+	r.parked = refusal != nil
+	origin := r.origin
+	t.mu.Unlock()
+	if refusal != nil && origin != nil {
+		origin.send(triggerResult(r.id, r.triggerType, r.functionID, refusal))
+	}
+}
+
+func triggerResult(id, typ, functionID string, err *wireError) []byte {
+	return message("triggerregistrationresult").str("id", id).str("trigger_type", typ).
+		str("function_id", functionID).raw("error", errorJSON(err)).bytes()
+}
+
+// forgetTriggers removes what a connection that ended had registered and
+// provided. What others had bound to its types goes to the default namespace's
+// provider, if there is one, or parks.
+func (e *Engine) forgetTriggers(w *worker) {
+	t := &e.triggers
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	// Nobody waits for room in the outboxes of the providers: the connection is
+	// gone, and its end must not hang on another one that does not read.
+	for _, r := range t.inOrder() {
+		if r.origin == w {
+			delete(t.byID, r.id)
+			e.unbindLocked(r)
+		}
+	}
+	for k, typ := range t.types {
+		if typ.owner == w {
+			delete(t.types, k)
+		}
+	}
+	for _, r := range t.inOrder() {
+		if r.parked || t.types[r.at] != nil {
+			continue
+		}
+		if _, err := e.bindLocked(r, t.resolve(r)); err != nil {
+			e.log.Warn("trigger parked: its new provider refused it", "trigger", r.id, "error", err)
+		}
+	}
+}
+
+func (e *Engine) isLeaving(w *worker) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return w.leaving
+}
+
+func waitFor(tickets ...*ticket) {
+	for _, t := range tickets {
+		if t != nil {
+			t.wait()
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package iiitest
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// providerTimeout is how long engine::register_trigger waits for the answer of
+// a worker that provides the type.
+const providerTimeout = 10 * time.Second
+
+type registerTriggerInput struct {
+	TriggerType      string          `json:"trigger_type"`
+	FunctionID       string          `json:"function_id"`
+	Config           json.RawMessage `json:"config,omitempty"`
+	Metadata         json.RawMessage `json:"metadata,omitempty"`
+	TriggerNamespace *string         `json:"trigger_namespace"`
+}
+
+type unregisterTriggerInput struct {
+	ID          string  `json:"id"`
+	TriggerType *string `json:"trigger_type"`
+}
+
+func (e *Engine) registerTriggers() {
+	e.addBuiltin("engine::register_trigger", engineWorker, "Register a trigger that outlives its caller", e.serveRegisterTrigger)
+	e.addBuiltin("engine::unregister_trigger", engineWorker, "Unregister a trigger", e.serveUnregisterTrigger)
+}
+
+// serveRegisterTrigger registers a durable trigger: it belongs to nobody's
+// connection. A provider that is a worker may answer for a while; a trigger
+// that nobody provides is parked, which is a success.
+func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeInput[registerTriggerInput](c.functionID, c.data)
+	if bad != nil {
+		return nil, bad
+	}
+	if _, bad := namespaceOf("trigger_namespace", in.TriggerNamespace, ""); bad != nil {
+		return nil, bad
+	}
+	config := in.Config
+	if config == nil {
+		config = json.RawMessage("null")
+	}
+	r := &registration{
+		binding: binding{
+			id: uuid.NewString(), triggerType: in.TriggerType, functionID: in.FunctionID,
+			namespace: defaultNamespace, config: config, metadata: optional(in.Metadata),
+		},
+		explicit: in.TriggerNamespace, home: defaultNamespace,
+		answer: make(chan answered, 1),
+	}
+	answer := r.answer
+	if bad := e.addRegistration(r); bad != nil {
+		return nil, bad
+	}
+	if e.awaitsProvider(r) {
+		timeout := time.NewTimer(providerTimeout)
+		defer timeout.Stop()
+		select {
+		case a := <-answer:
+			if a.err != nil {
+				e.unregisterTrigger(r.id)
+				return nil, errorBody("trigger_registration_failed", "%s: %s", a.err.Code, a.err.Message)
+			}
+		case <-timeout.C: // no answer in time is taken for a yes
+		case <-ctx.Done():
+		}
+	}
+	return mustEncode(map[string]string{"id": r.id}), nil
+}
+
+// awaitsProvider reports whether a worker has been told of r and may answer.
+func (e *Engine) awaitsProvider(r *registration) bool {
+	e.triggers.mu.Lock()
+	defer e.triggers.mu.Unlock()
+	if r.answer == nil {
+		return true // it already has
+	}
+	at := e.triggers.types[r.at]
+	return !r.parked && at != nil && at.owner != nil
+}
+
+func (e *Engine) serveUnregisterTrigger(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeInput[unregisterTriggerInput](c.functionID, c.data)
+	if bad != nil {
+		return nil, bad
+	}
+	return mustEncode(map[string]bool{"removed": e.unregisterTrigger(in.ID)}), nil
+}

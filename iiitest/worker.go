@@ -1,0 +1,309 @@
+package iiitest
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/gorilla/websocket"
+)
+
+// worker is one connection of the worker protocol. Its identity is that of the
+// connection: who reconnects is a new worker.
+type worker struct {
+	e         *Engine
+	id, token string
+	conn      *websocket.Conn
+	ip        string
+	connected time.Time
+	out       *outbox
+	written   chan struct{} // closed when the writer has ended
+	reading   *gate         // closed by StopReading
+
+	settle  sync.Mutex
+	state   nsState
+	ns      string
+	waiting []any // registrations, while the namespace is not known
+	grace   *time.Timer
+
+	// guarded by Engine.mu
+	meta     metadata
+	attached map[*pending]struct{} // calls it made and calls it is executing
+	making   int                   // calls to built-in functions under way
+	leaving  bool                  // its connection has ended
+	rejected bool                  // lost the fight for its name: nothing it says counts
+
+	ended   sync.Once
+	cleaned chan struct{} // closed when everything it had is gone
+}
+
+// serveWorker is the worker protocol at "/".
+func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request) {
+	conn, err := e.upgrade(rw, r)
+	if err != nil {
+		return
+	}
+	defer e.drop(conn)
+	e.mu.Lock()
+	refusal := e.refusal
+	e.mu.Unlock()
+	if refusal != "" {
+		refuse(conn, refusal)
+		return
+	}
+	w := &worker{
+		e: e, id: uuid.NewString(), token: uuid.NewString(),
+		conn: conn, connected: time.Now(),
+		out: newOutbox(), written: make(chan struct{}), reading: newGate(),
+		attached: make(map[*pending]struct{}),
+		cleaned:  make(chan struct{}),
+	}
+	w.ip, _, _ = net.SplitHostPort(r.RemoteAddr)
+	e.mu.Lock()
+	e.workers[w.id] = w
+	e.mu.Unlock()
+	w.startGrace()
+	e.spawn(func(context.Context) { w.write() })
+	w.send(message("workerregistered").str("worker_id", w.id).str("reattach_token", w.token).bytes())
+	e.workerChanged("worker_connected", w.id)
+	w.read()
+	w.end()
+	<-w.written
+}
+
+// refuse tells a worker that its authentication failed and closes.
+func refuse(conn *websocket.Conn, text string) {
+	frame := new(object).str("type", "error").raw("error", errorJSON(errorBody("AUTH_ERROR", "%s", text))).bytes()
+	if conn.WriteMessage(websocket.TextMessage, frame) == nil {
+		farewell(conn)
+	}
+}
+
+// lingerTime is how long the peer has to answer a Close frame.
+const lingerTime = time.Second
+
+// sayGoodbye sends a Close frame without a code. The socket stays open for the
+// answer: cutting it at once could destroy the frame on its way.
+func sayGoodbye(conn *websocket.Conn) {
+	now := time.Now()
+	_ = conn.WriteControl(websocket.CloseMessage, nil, now.Add(lingerTime))
+	_ = conn.SetReadDeadline(now.Add(lingerTime))
+}
+
+// farewell sends a Close frame without a code and waits for the answer. The
+// caller reads from conn no more.
+func farewell(conn *websocket.Conn) {
+	sayGoodbye(conn)
+	for {
+		if _, _, err := conn.ReadMessage(); err != nil {
+			return
+		}
+	}
+}
+
+// read handles one message after the other until the connection ends.
+func (w *worker) read() {
+	for {
+		w.reading.wait(w.e.ctx)
+		kind, data, err := w.conn.ReadMessage()
+		if err != nil {
+			w.e.log.Debug("worker connection ended", "worker", w.id, "error", err)
+			return
+		}
+		w.reading.wait(w.e.ctx) // what arrived while StopReading was called
+		if kind == websocket.TextMessage && !utf8.Valid(data) {
+			return // the engine's WebSocket library ends the connection
+		}
+		if !w.receive(kind, data) {
+			return
+		}
+	}
+}
+
+// receive handles a message and reports whether to go on.
+func (w *worker) receive(kind int, data []byte) bool {
+	frame := Frame{Direction: ToEngine, Binary: kind == websocket.BinaryMessage, Message: data}
+	for _, data := range w.e.frames.add(w, &frame) {
+		if frame.Binary && telemetryTag(data) != "" {
+			w.e.telemetry.add(w.id, data)
+			continue
+		}
+		m, err := decodeMessage(data)
+		if err != nil {
+			if !blank(string(data)) {
+				w.e.counters.undecodable.Add(1)
+				w.e.log.Debug("undecodable message dropped", "worker", w.id, "error", err)
+			}
+			continue
+		}
+		w.handle(m)
+	}
+	return !frame.cut
+}
+
+// handle acts on one message. Registrations are applied here, one after the
+// other; whatever asks for an answer runs in a goroutine of its own.
+func (w *worker) handle(m any) {
+	e := w.e
+	e.mu.Lock()
+	rejected := w.rejected
+	e.mu.Unlock()
+	if rejected {
+		return
+	}
+	switch m := m.(type) {
+	case invokeFunctionMessage:
+		e.spawn(func(ctx context.Context) { e.serveCall(ctx, w, m) })
+	case invocationResultMessage:
+		e.finish(m)
+	case triggerRegistrationResultMessage:
+		e.triggerAnswered(w, m)
+	case reattachMessage:
+		e.reattach(w, m)
+	case pingMessage:
+		w.send(message("pong").bytes())
+	case ignoredMessage:
+	default:
+		w.register(m)
+	}
+}
+
+// push gives a message its place in the order; see outbox.
+func (w *worker) push(m []byte) *ticket { return w.out.push(outgoing{message: m}) }
+
+// send queues a message and waits while the queue is full. It reports whether
+// the worker was still there.
+func (w *worker) send(m []byte) bool { return w.push(m).wait() }
+
+// write sends what is queued until the outbox is closed.
+func (w *worker) write() {
+	defer close(w.written)
+	for {
+		out, ok := w.out.pop()
+		if !ok {
+			return
+		}
+		if out.close {
+			sayGoodbye(w.conn)
+			continue
+		}
+		frame := Frame{Direction: FromEngine, Message: out.message}
+		for _, m := range w.e.frames.add(w, &frame) {
+			if err := w.conn.WriteMessage(websocket.TextMessage, m); err != nil {
+				_ = w.conn.Close()
+				break
+			}
+		}
+		if frame.cut {
+			_ = w.conn.Close()
+		}
+	}
+}
+
+// end cuts the connection and removes everything that the worker had. It may be
+// called by whoever takes the worker's place; it does its work once.
+func (w *worker) end() {
+	w.ended.Do(func() {
+		_ = w.conn.Close()
+		w.reading.open()
+		w.out.close()
+		w.e.cleanUp(w)
+		close(w.cleaned)
+	})
+}
+
+// cleanUp removes what the connection leaves behind, in the engine's order:
+// waiting registrations, functions, calls, triggers, trigger types, the name.
+func (e *Engine) cleanUp(w *worker) {
+	w.abort()
+	e.mu.Lock()
+	w.leaving = true
+	for k, f := range e.functions {
+		if f.owner == w {
+			delete(e.functions, k)
+		}
+	}
+	stopped := outcome{err: errorBody("invocation_stopped", "Invocation stopped")}
+	for p := range w.attached {
+		e.completeLocked(p, stopped)
+	}
+	e.mu.Unlock()
+	e.forgetTriggers(w)
+	e.mu.Lock()
+	for k, holder := range e.leases {
+		if holder == w {
+			delete(e.leases, k)
+		}
+	}
+	delete(e.workers, w.id)
+	e.mu.Unlock()
+	e.workerChanged("worker_disconnected", w.id)
+}
+
+// evictTimeout is how long the successor of a connection waits for its end.
+const evictTimeout = 5 * time.Second
+
+// reattach lets a connection take the place of its predecessor: that one is
+// gone, with everything it had, before the next message is read. Without the
+// right token nothing happens.
+func (e *Engine) reattach(w *worker, m reattachMessage) {
+	e.mu.Lock()
+	old := e.workers[m.PreviousWorkerID]
+	e.mu.Unlock()
+	if old == nil || old == w || m.ReattachToken == nil || *m.ReattachToken != old.token {
+		e.log.Debug("reattach ignored", "worker", w.id, "previous", m.PreviousWorkerID)
+		return
+	}
+	_ = old.conn.Close()
+	old.reading.open()
+	timeout := time.NewTimer(evictTimeout)
+	defer timeout.Stop()
+	select {
+	case <-old.cleaned:
+	case <-timeout.C:
+		old.end()
+	case <-e.ctx.Done():
+	}
+}
+
+// gate lets through while it is open.
+type gate struct {
+	mu     sync.Mutex
+	closed chan struct{} // nil while open
+}
+
+func newGate() *gate { return &gate{} }
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed == nil {
+		g.closed = make(chan struct{})
+	}
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed != nil {
+		close(g.closed)
+		g.closed = nil
+	}
+}
+
+func (g *gate) wait(ctx context.Context) {
+	g.mu.Lock()
+	closed := g.closed
+	g.mu.Unlock()
+	if closed == nil {
+		return
+	}
+	select {
+	case <-closed:
+	case <-ctx.Done():
+	}
+}

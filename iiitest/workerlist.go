@@ -1,0 +1,188 @@
+package iiitest
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// workerView is a worker as the listings show it: connected, or a part of the
+// engine.
+type workerView struct {
+	w           *worker // nil: a part of the engine
+	id, name    string
+	namespace   string
+	description *string
+	version     *string
+	runtime     string
+	os          *string
+	isolation   *string
+	ip          *string
+	pid         *uint32
+	connected   time.Time
+	active      int
+	functions   int
+}
+
+func (v workerView) status() string {
+	if v.w != nil {
+		return "connected"
+	}
+	return "available"
+}
+
+func (v workerView) summary() map[string]any {
+	return map[string]any{
+		"name": nullable(v.name), "description": v.description, "version": v.version, "id": v.id,
+		"namespace": v.namespace, "runtime": v.runtime, "os": v.os, "status": v.status(),
+		"function_count": v.functions, "connected_at_ms": v.connected.UnixMilli(),
+		"active_invocations": v.active, "isolation": v.isolation, "ip_address": v.ip,
+	}
+}
+
+func nullable(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// workerViews lists the workers by name and id. Engine.triggers.mu and
+// Engine.mu are held.
+func (e *Engine) workerViews() []workerView {
+	inProcess := map[string]*workerView{}
+	part := func(name string) *workerView {
+		v := inProcess[name]
+		if v == nil {
+			version, isolation := engineVersion, "in-process"
+			v = &workerView{
+				id: name, name: name, namespace: defaultNamespace, runtime: "engine",
+				version: &version, isolation: &isolation, connected: e.started,
+				description: nullable(partDescriptions[name]),
+			}
+			inProcess[name] = v
+		}
+		return v
+	}
+	part("iii-worker-manager")
+	count := map[*worker]int{}
+	for _, f := range e.functions {
+		if f.owner != nil {
+			count[f.owner]++
+		} else {
+			part(f.ownerName).functions++
+		}
+	}
+	for _, t := range e.triggers.types {
+		if t.owner == nil && t.ownerName != "engine" {
+			part(t.ownerName)
+		}
+	}
+	var views []workerView
+	for _, name := range slices.Sorted(maps.Keys(inProcess)) {
+		views = append(views, *inProcess[name])
+	}
+	for _, w := range e.workers {
+		m := w.meta
+		views = append(views, workerView{
+			w: w, id: w.id, name: m.name, namespace: cmp.Or(m.namespace, defaultNamespace),
+			description: m.description, version: m.version, runtime: cmp.Or(m.runtime, "unknown"), os: m.os,
+			isolation: m.isolation, ip: nullable(w.ip), pid: m.pid, connected: w.connected,
+			active: len(w.attached) + w.making, functions: count[w],
+		})
+	}
+	slices.SortFunc(views, func(a, b workerView) int {
+		return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.id, b.id))
+	})
+	return views
+}
+
+// partDescriptions says what the parts of the engine are for.
+var partDescriptions = map[string]string{
+	engineWorker:         "Functions about the engine itself",
+	"iii-http":           "HTTP triggers",
+	"iii-worker-manager": "Connections of workers",
+	observabilityWorker:  "Telemetry, logs and health",
+	"iii-pubsub":         "Publish and subscribe",
+	"iii-queue":          "Queues",
+	"iii-state":          "Key-value state",
+	"iii-stream":         "Streams and their socket",
+	"iii-cron":           "Cron triggers",
+}
+
+// listWorkers lists the parts of the engine and the workers that told their
+// process id.
+func (e *Engine) listWorkers(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeInput[listInput](c.functionID, c.data)
+	if bad != nil {
+		return nil, bad
+	}
+	e.triggers.mu.Lock()
+	defer e.triggers.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	list := []map[string]any{}
+	search := strings.ToLower(text(in.Search))
+	for _, v := range e.workerViews() {
+		if v.w != nil && v.pid == nil ||
+			!strings.Contains(strings.ToLower(v.name), search) ||
+			in.Runtime != nil && *in.Runtime != v.runtime || in.Status != nil && *in.Status != v.status() {
+			continue
+		}
+		list = append(list, v.summary())
+	}
+	return mustEncode(map[string]any{"workers": list}), nil
+}
+
+type workerInfoInput struct {
+	Name      string  `json:"name"`
+	Namespace *string `json:"namespace"`
+}
+
+func (e *Engine) workerInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeInput[workerInfoInput](c.functionID, c.data)
+	if bad != nil {
+		return nil, bad
+	}
+	e.triggers.mu.Lock()
+	defer e.triggers.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	views := e.workerViews()
+	i := slices.IndexFunc(views, func(v workerView) bool {
+		return v.name == in.Name && (in.Namespace == nil || *in.Namespace == v.namespace)
+	})
+	if i < 0 {
+		return nil, errorBody("NOT_FOUND", "Worker '%s' is not connected.", in.Name)
+	}
+	v := views[i]
+	worker := v.summary()
+	worker["internal"] = v.w == nil
+	if v.pid != nil {
+		worker["pid"] = *v.pid
+	}
+	var functions, types, triggers []entry
+	for _, f := range e.functions {
+		if f.owner == v.w && (v.w != nil || f.ownerName == v.name) {
+			functions = append(functions, entry{id: f.id, namespace: f.namespace, value: f.summary()})
+		}
+	}
+	for _, t := range e.triggers.types {
+		if t.owner == v.w && (v.w != nil || t.ownerName == v.name) {
+			types = append(types, entry{id: t.key.id, namespace: t.key.namespace, value: t.summary()})
+		}
+	}
+	for _, r := range e.triggers.byID {
+		if d := e.describeTrigger(r); !r.parked && d["worker_name"] == v.name {
+			d["config_summary"] = summarize(r.config)
+			triggers = append(triggers, entry{id: r.id, value: d})
+		}
+	}
+	return mustEncode(map[string]any{
+		"worker": worker, "functions": values(functions), "trigger_types": values(types), "registered_triggers": values(triggers),
+	}), nil
+}
