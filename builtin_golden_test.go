@@ -3,7 +3,9 @@ package iii
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
+	"iter"
 	"maps"
 	"os"
 	"reflect"
@@ -12,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // builtinTypes returns new values for the input and the result of each built-in
@@ -107,7 +111,8 @@ var builtinTriggers = map[string]struct{ config, payload func() any }{
 
 // payload is a part of a recording that a type describes.
 type payload struct {
-	at    string
+	at    string // file and line
+	path  string // from there, a JSON pointer
 	raw   json.RawMessage
 	value func() any
 }
@@ -117,9 +122,9 @@ type payload struct {
 func recordedPayloads(t *testing.T) []payload {
 	t.Helper()
 	var payloads []payload
-	add := func(f recordedFrame, raw json.RawMessage, value func() any) {
+	add := func(f recordedFrame, path string, raw json.RawMessage, value func() any) {
 		if value != nil && raw != nil {
-			payloads = append(payloads, payload{f.at(), raw, value})
+			payloads = append(payloads, payload{f.at(), framePath(f) + path, raw, value})
 		}
 	}
 	type call struct {
@@ -155,7 +160,7 @@ func recordedPayloads(t *testing.T) []payload {
 			if !ok {
 				continue // of a worker
 			}
-			add(f, m.Config, kind.config)
+			add(f, "/config", m.Config, kind.config)
 			bind(f.file, m.FunctionID, m.TriggerType)
 			var config struct {
 				Condition  string   `json:"condition_function_id"`
@@ -171,36 +176,49 @@ func recordedPayloads(t *testing.T) []payload {
 		case "invokefunction":
 			id, _, _ := strings.Cut(m.FunctionID, "(") // stream::get(name) is stream::get
 			if function, ok := builtinTypes[id]; ok {
-				add(f, m.Data, function.input)
+				add(f, "/data", m.Data, function.input)
 				calls[call{f.file, m.InvocationID, f.sent}] = function.result
 			} else if !f.sent && !bytes.Contains(m.Data, []byte(`"_caller_worker_id"`)) { // else a call
 				value, result := triggerPayload(bound[f.file+" "+m.FunctionID], m.Data)
-				add(f, m.Data, value)
+				add(f, "/data", m.Data, value)
 				calls[call{f.file, m.InvocationID, f.sent}] = result
 			}
 		case "invocationresult":
 			if m.Error == nil {
-				add(f, m.Result, calls[call{f.file, m.InvocationID, !f.sent}])
-				payloads = append(payloads, listedConfigs(f.at(), m.Result)...)
+				add(f, "/result", m.Result, calls[call{f.file, m.InvocationID, !f.sent}])
+				for path, config := range listedConfigs(m.Result) {
+					add(f, "/result"+path, config.raw, config.value)
+				}
 			}
 		}
 	}
 	return append(payloads, acceptedTelemetry(t)...)
 }
 
-// listedConfigs returns the trigger configs in a result, if it is a list of triggers.
-func listedConfigs(at string, result json.RawMessage) []payload {
-	var list TriggersListResult
-	if json.Unmarshal(result, &list) != nil {
-		return nil
+// framePath returns the JSON pointer from a line of a recording to its message.
+func framePath(f recordedFrame) string {
+	if f.file == "rust-sdk.jsonl" {
+		return "/data"
 	}
-	var payloads []payload
-	for _, trigger := range list.RegisteredTriggers {
-		if kind, ok := builtinTriggers[trigger.TriggerType]; ok {
-			payloads = append(payloads, payload{at + " " + trigger.ID, trigger.Config, kind.config})
+	return "/frame"
+}
+
+// listedConfigs yields the trigger configs in a result, if it is a list of triggers,
+// and the JSON pointer to each.
+func listedConfigs(result json.RawMessage) iter.Seq2[string, payload] {
+	return func(yield func(string, payload) bool) {
+		var list TriggersListResult
+		if json.Unmarshal(result, &list) != nil {
+			return
+		}
+		for i, trigger := range list.RegisteredTriggers {
+			kind, ok := builtinTriggers[trigger.TriggerType]
+			config := payload{raw: trigger.Config, value: kind.config}
+			if ok && !yield(fmt.Sprintf("/registered_triggers/%d/config", i), config) {
+				return
+			}
 		}
 	}
-	return payloads
 }
 
 // triggerPayload returns new values for what a function gets that is bound to
@@ -240,9 +258,9 @@ func acceptedTelemetry(t *testing.T) []payload {
 	}
 	records := map[string]func() any{"traces": newOf[TraceNode], "logs": newOf[StoredLog], "metrics": newOf[StoredMetric]}
 	var payloads []payload
-	for _, c := range cases {
+	for i, c := range cases {
 		if strings.HasPrefix(string(c.As), "{") { // else lost, or too long to be kept here
-			payloads = append(payloads, payload{file + " " + c.Signal + " " + c.Case, c.As, records[c.Signal]})
+			payloads = append(payloads, payload{file, fmt.Sprintf("/%d/as", i), c.As, records[c.Signal]})
 		}
 	}
 	return payloads
@@ -285,10 +303,13 @@ const (
 	wholeFloat  = "a float64 writes 3 for 3.0"
 )
 
+// The golden file says which parts of the recordings are of which type; the tests of
+// the schemas validate these parts.
 func TestRecordedPayloadsRoundTrip(t *testing.T) {
 	bad := newExceptions(badPayloads)
 	deliberate := newExceptions(payloadExceptions)
 	count := make(map[string]int)
+	var index bytes.Buffer
 	for _, p := range recordedPayloads(t) {
 		v := p.value()
 		name := typeName(v)
@@ -306,9 +327,13 @@ func TestRecordedPayloadsRoundTrip(t *testing.T) {
 			err = fmt.Errorf("%s: %s\n%s", name, strings.Join(unexpected, "; "), p.raw)
 		}
 		bad.check(t, p.at, err)
+		if err == nil {
+			fmt.Fprintln(&index, p.at, p.path, name)
+		}
 	}
 	bad.checkUnused(t)
 	deliberate.checkUnused(t)
+	checkGolden(t, "testdata/payloads.golden", index.Bytes())
 	sampled := make(map[string]bool)
 	for _, s := range builtinSamples {
 		sampled[typeName(s.value())] = true
@@ -323,6 +348,25 @@ func TestRecordedPayloadsRoundTrip(t *testing.T) {
 		total += n
 	}
 	t.Logf("%d payloads of %d types, %d bad ones, %d deliberate differences: %v", total, len(count), len(badPayloads), len(payloadExceptions), count)
+}
+
+var updateGolden = flag.Bool("update", false, "write the golden files")
+
+// checkGolden compares got with a golden file.
+func checkGolden(t *testing.T, file string, got []byte) {
+	t.Helper()
+	if *updateGolden {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s; -update writes it (-want +got):\n%s", file, diff)
+	}
 }
 
 // builtinValues returns what makes a value of each type in the tables above.
