@@ -1,0 +1,270 @@
+package schemas
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const testdata = "../../../testdata"
+
+// exceptions are deliberate failures, by place, with the reason. One that is not
+// needed is a failure, too.
+type exceptions struct {
+	reasons map[string]string
+	used    map[string]bool
+}
+
+func newExceptions(reasons map[string]string) exceptions {
+	return exceptions{reasons, make(map[string]bool)}
+}
+
+func (e exceptions) check(t *testing.T, at string, err error) {
+	t.Helper()
+	if err == nil {
+		return
+	}
+	if e.reasons[at] == "" {
+		t.Errorf("%s: %v", at, err)
+	}
+	e.used[at] = true
+}
+
+func (e exceptions) checkUnused(t *testing.T) {
+	t.Helper()
+	for at, reason := range e.reasons {
+		if !e.used[at] {
+			t.Errorf("%s: the exception (%s) is not needed", at, reason)
+		}
+	}
+}
+
+// recordings holds the lines of each recording; of one that is a single document,
+// that.
+type recordings map[string][][]byte
+
+// line returns a line by its file and number, or a document by its file.
+func (r recordings) line(at string) ([]byte, error) {
+	file, number, isLine := strings.Cut(at, ":")
+	if r[file] == nil {
+		b, err := os.ReadFile(filepath.Join(testdata, "recordings", file))
+		if err != nil {
+			return nil, err
+		}
+		r[file] = [][]byte{b}
+		if isLine {
+			r[file] = bytes.Split(bytes.TrimSpace(b), []byte("\n"))
+		}
+	}
+	n := 1
+	if isLine {
+		var err error
+		if n, err = strconv.Atoi(number); err != nil {
+			return nil, err
+		}
+	}
+	if n < 1 || n > len(r[file]) {
+		return nil, fmt.Errorf("%s has no line %d", file, n)
+	}
+	return r[file][n-1], nil
+}
+
+// part follows a JSON pointer without escapes.
+func part(doc json.RawMessage, pointer string) (json.RawMessage, error) {
+	for key := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
+		if i, err := strconv.Atoi(key); err == nil {
+			var list []json.RawMessage
+			if err := json.Unmarshal(doc, &list); err != nil {
+				return nil, err
+			}
+			if i >= len(list) {
+				return nil, fmt.Errorf("no element %d in %s", i, pointer)
+			}
+			doc = list[i]
+			continue
+		}
+		var object map[string]json.RawMessage
+		if err := json.Unmarshal(doc, &object); err != nil {
+			return nil, err
+		}
+		if doc = object[key]; doc == nil {
+			return nil, fmt.Errorf("no %s in %s", key, pointer)
+		}
+	}
+	return doc, nil
+}
+
+// payloadExceptions are payloads that their types write again as they were, and that
+// the schema refuses.
+var payloadExceptions = map[string]string{}
+
+// The index is written by the test that decodes these payloads and encodes them again.
+func TestRecordedPayloadsAreValid(t *testing.T) {
+	s := schemas(t)
+	index, err := os.ReadFile(filepath.Join(testdata, "payloads.golden"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	exceptions := newExceptions(payloadExceptions)
+	read := make(recordings)
+	payloads := 0
+	for entry := range strings.Lines(string(index)) {
+		var at, pointer, name string
+		if _, err := fmt.Sscan(entry, &at, &pointer, &name); err != nil {
+			t.Fatalf("%q: %v", entry, err)
+		}
+		line, err := read.line(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		doc, err := part(line, pointer)
+		if err != nil {
+			t.Fatalf("%s: %v", at, err)
+		}
+		exceptions.check(t, at+" "+pointer, validatePayload(s, name, doc))
+		payloads++
+	}
+	exceptions.checkUnused(t)
+	t.Logf("%d payloads, %d exceptions", payloads, len(payloadExceptions))
+	if payloads < 500 {
+		t.Error("the index is short")
+	}
+}
+
+// validatePayload validates a value of a Go type: a list by its elements.
+func validatePayload(s *schemaSet, typ string, doc []byte) error {
+	name, argument, _ := strings.Cut(strings.TrimSuffix(typ, "]"), "[")
+	switch {
+	case typ == "List[string]":
+		name = "StringList"
+	case name == "List":
+		var list []json.RawMessage
+		if err := json.Unmarshal(doc, &list); err != nil {
+			return err
+		}
+		if argument == "RawMessage" {
+			return nil
+		}
+		for _, element := range list {
+			if err := s.validate(argument, element); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if s.compiled[name] == nil {
+		return fmt.Errorf("no definition of %s", typ)
+	}
+	return s.validate(name, doc)
+}
+
+// messageExceptions are recorded messages that the schemas refuse.
+var messageExceptions = map[string]string{
+	"channels.jsonl:11":             "a worker's own message on a channel, not one of the protocol",
+	"custom-trigger-types.jsonl:42": "some workers send this, but no engine knows it",
+	"http-functions.jsonl:4":        leavesDefaults,
+	"http-functions.jsonl:5":        leavesDefaults,
+	"http-functions.jsonl:7":        leavesDefaults,
+	"http-functions.jsonl:8":        leavesDefaults,
+	"http-functions.jsonl:9":        leavesDefaults,
+	"http-functions.jsonl:10":       leavesDefaults,
+	"http-functions.jsonl:11":       leavesDefaults,
+	"http-functions.jsonl:12":       leavesDefaults,
+	"http-functions.jsonl:13":       leavesDefaults,
+	"http-functions.jsonl:14":       leavesDefaults,
+	"http-functions.jsonl:15":       leavesDefaults,
+	"http-functions.jsonl:16":       leavesDefaults,
+	"http-functions.jsonl:17":       leavesDefaults,
+	"rbac.jsonl:17":                 leavesDefaults,
+	"rbac.jsonl:82":                 leavesDefaults,
+	"rbac.jsonl:87":                 leavesDefaults,
+}
+
+// What a schema requires is what this package writes.
+const leavesDefaults = "the worker left out what has a default, which this package writes"
+
+// messages holds the definitions of messages by the tag of the message.
+func (s *schemaSet) messages() map[string]string {
+	messages := map[string]string{"stream": "StreamMessage", "join": "StreamCommand", "leave": "StreamCommand"}
+	for name, def := range s.definitions {
+		if tag, ok := def.constants()["type"]; ok && strings.HasSuffix(name, "Message") {
+			messages[tag] = name
+		}
+	}
+	return messages
+}
+
+// accessTypes are the definitions of the input and the result of the functions that
+// guard the recorded engine's listeners; their payloads are not in the index.
+var accessTypes = map[string]struct{ input, result string }{
+	"gate::auth":        {"AuthInput", "AuthResult"},
+	"gate::middleware":  {"MiddlewareInput", ""}, // its result is that of the call
+	"gate::on-function": {"OnFunctionRegistrationInput", "OnFunctionRegistrationResult"},
+	"gate::on-trigger":  {"OnTriggerRegistrationInput", "OnTriggerRegistrationResult"},
+	"streams::auth":     {"StreamAuthInput", "StreamAuthResult"},
+}
+
+func TestRecordedMessagesAreValid(t *testing.T) {
+	s := schemas(t)
+	messages := s.messages()
+	exceptions := newExceptions(messageExceptions)
+	files, err := filepath.Glob(filepath.Join(testdata, "recordings", "*.jsonl"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no recordings: %v", err)
+	}
+	count := make(map[string]int)
+	total := 0
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, line := range bytes.Split(bytes.TrimSpace(b), []byte("\n")) {
+			var event struct {
+				Kind        string
+				Frame, Data json.RawMessage
+			}
+			if err := json.Unmarshal(line, &event); err != nil {
+				t.Fatalf("%s:%d: %v", file, i+1, err)
+			}
+			if event.Kind == "text" {
+				event.Frame = event.Data
+			}
+			if event.Frame == nil {
+				continue
+			}
+			var message struct {
+				Type         string
+				FunctionID   string `json:"function_id"`
+				Data, Result json.RawMessage
+			}
+			if err := json.Unmarshal(event.Frame, &message); err != nil {
+				t.Fatalf("%s:%d: %v", file, i+1, err)
+			}
+			err := fmt.Errorf("no message is of type %q", message.Type)
+			if name := messages[message.Type]; name != "" {
+				err = s.validate(name, event.Frame)
+				count[name]++
+			}
+			access := accessTypes[message.FunctionID]
+			switch {
+			case err != nil:
+			case message.Data != nil && access.input != "":
+				err = s.validate(access.input, message.Data)
+				count[access.input]++
+			case message.Result != nil && access.result != "":
+				err = s.validate(access.result, message.Result)
+				count[access.result]++
+			}
+			exceptions.check(t, fmt.Sprintf("%s:%d", filepath.Base(file), i+1), err)
+			total++
+		}
+	}
+	exceptions.checkUnused(t)
+	t.Logf("%d messages, %d exceptions: %v", total, len(messageExceptions), count)
+}
