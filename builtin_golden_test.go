@@ -382,8 +382,11 @@ func builtinValues() []func() any {
 }
 
 // typeName returns the name of what v points to, without the path of the package.
+// What JSONValue is an alias of differs between versions of Go.
 func typeName(v any) string {
-	return regexp.MustCompile(`[\w/.-]*\.`).ReplaceAllString(reflect.TypeOf(v).Elem().String(), "")
+	value := reflect.TypeFor[JSONValue]()
+	name := strings.ReplaceAll(reflect.TypeOf(v).Elem().String(), value.PkgPath()+"."+value.Name(), "JSONValue")
+	return regexp.MustCompile(`[\w/.-]*\.`).ReplaceAllString(name, "")
 }
 
 // payloadDifferences decodes raw into v, encodes that, and says what has changed.

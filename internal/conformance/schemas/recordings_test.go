@@ -147,9 +147,6 @@ func validatePayload(s *schemaSet, typ string, doc []byte) error {
 		if err := json.Unmarshal(doc, &list); err != nil {
 			return err
 		}
-		if argument == "RawMessage" {
-			return nil
-		}
 		for _, element := range list {
 			if err := s.validate(argument, element); err != nil {
 				return err
