@@ -5,12 +5,6 @@ import "net/http"
 // registerStores adds the functions and trigger types of iii-state and iii-stream.
 func (e *Engine) registerStores() {}
 
-// registerPubSub adds publish and the trigger type subscribe.
-func (e *Engine) registerPubSub() {}
-
-// registerLog adds engine::log::* and the trigger type log.
-func (e *Engine) registerLog() {}
-
 // serveStreamSocket is the handler of the stream listener. e.upgrade(w, r)
 // turns the request into a WebSocket that Close ends; the handler's goroutine
 // is joined by Close.

@@ -1,0 +1,131 @@
+package iiitest
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// bindings is the provider of a trigger type of the engine itself: it keeps what
+// is bound, in the order of registration, for whoever fires it.
+type bindings[C any] struct {
+	// decode reads the config of a binding; its error refuses the registration.
+	decode func(config json.RawMessage) (C, error)
+	again  rebinding
+
+	mu   sync.Mutex
+	list []bound[C]
+}
+
+// bound is a binding and its config.
+type bound[C any] struct {
+	binding
+	config C
+}
+
+// rebinding is what a second registration under the same id does; the engine's
+// trigger types differ in it.
+type rebinding int
+
+const (
+	replaceOld rebinding = iota
+	keepOld
+	keepBoth
+)
+
+func (s *bindings[C]) bind(_ context.Context, b binding) error {
+	config, err := s.decode(b.config)
+	if err != nil {
+		return err
+	}
+	entry := bound[C]{binding: b, config: config}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.list, func(old bound[C]) bool { return old.id == b.id })
+	switch {
+	case i < 0 || s.again == keepBoth:
+		s.list = append(s.list, entry)
+	case s.again == replaceOld:
+		s.list[i] = entry
+	}
+	return nil
+}
+
+func (s *bindings[C]) unbind(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = slices.DeleteFunc(s.list, func(b bound[C]) bool { return b.id == id })
+}
+
+// where returns the bindings whose config matches.
+func (s *bindings[C]) where(match func(config C) bool) []bound[C] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []bound[C]
+	for _, b := range s.list {
+		if match(b.config) {
+			found = append(found, b)
+		}
+	}
+	return found
+}
+
+func (s *bindings[C]) all() []bound[C] {
+	return s.where(func(C) bool { return true })
+}
+
+// anyConfig decodes the config of a trigger type that does not look at it.
+func anyConfig(json.RawMessage) (struct{}, error) { return struct{}{}, nil }
+
+// bindError is the message of a refused registration, in the engine's words.
+type bindError string
+
+func (e bindError) Error() string { return string(e) }
+
+// target is one binding that an event goes to.
+type target struct {
+	binding
+	condition *string // function that may keep the event from it
+}
+
+// fanOut brings an event to its targets in the background, one after the other:
+// condition, then function, each awaited. Errors are logged and nothing is
+// tried again. The events of one store may overlap.
+func (e *Engine) fanOut(ctx context.Context, targets []target, payload json.RawMessage) {
+	if len(targets) == 0 {
+		return
+	}
+	values := context.WithoutCancel(childTrace(ctx)) // the caller's trace outlives the call
+	e.spawn(func(engine context.Context) {
+		ctx, cancel := context.WithCancel(values)
+		defer cancel()
+		stop := context.AfterFunc(engine, cancel)
+		defer stop()
+		for _, t := range targets {
+			if ctx.Err() != nil {
+				return
+			}
+			if t.condition != nil {
+				run, err := e.condition(ctx, *t.condition, t.namespace, payload)
+				if err != nil {
+					e.logEngine(severityError, "condition function of a trigger failed", t.logAttributes(err))
+				}
+				if !run || err != nil {
+					continue
+				}
+			}
+			if _, err := e.fire(ctx, t.binding, payload); err != nil {
+				e.logEngine(severityError, "function of a trigger failed", t.logAttributes(err))
+			}
+		}
+	})
+}
+
+func (b binding) logAttributes(err *wireError) map[string]any {
+	return map[string]any{
+		"trigger_id": b.id, "trigger_type": b.triggerType, "function_id": b.functionID,
+		"error": strings.TrimSpace(err.Code + ": " + err.Message),
+	}
+}

@@ -1,0 +1,317 @@
+package iiitest
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+const (
+	// maxLogs is how many records are kept, the engine's own default; the oldest
+	// go first.
+	maxLogs = 1000
+	// maxLogsBehind is how many records may wait for one subscriber that does not
+	// read; it then skips records.
+	maxLogsBehind = 1024
+)
+
+// severity is a level of the log, by its OpenTelemetry number.
+type severity int32
+
+const (
+	severityTrace severity = 1
+	severityDebug severity = 5
+	severityInfo  severity = 9
+	severityWarn  severity = 13
+	severityError severity = 17
+)
+
+func (s severity) String() string {
+	switch s {
+	case severityTrace:
+		return "TRACE"
+	case severityDebug:
+		return "DEBUG"
+	case severityInfo:
+		return "INFO"
+	case severityWarn:
+		return "WARN"
+	default:
+		return "ERROR"
+	}
+}
+
+// slog has the numbers of OpenTelemetry less 9.
+func (s severity) slog() slog.Level { return slog.Level(s) - 9 }
+
+// logRecord is one record of the log.
+type logRecord struct {
+	time, observed          uint64 // nanoseconds since 1970
+	severity                severity
+	severityText            string // may be empty
+	body                    string
+	attributes              map[string]any
+	traceID, spanID         *string
+	resource                map[string]string
+	service                 string
+	scopeName, scopeVersion *string
+}
+
+// payload is what the log trigger delivers.
+func (r *logRecord) payload() map[string]any {
+	attributes := r.attributes
+	if attributes == nil {
+		attributes = map[string]any{}
+	}
+	return map[string]any{
+		"timestamp_unix_nano": r.time, "observed_timestamp_unix_nano": r.observed,
+		"severity_number": r.severity, "severity_text": r.severityText,
+		"body": r.body, "attributes": attributes, "trace_id": r.traceID, "span_id": r.spanID,
+		"resource": r.resource, "service_name": r.service,
+		"instrumentation_scope_name": r.scopeName, "instrumentation_scope_version": r.scopeVersion,
+	}
+}
+
+// listed is what engine::logs::list returns: what is not known of the scope is
+// left out.
+func (r *logRecord) listed() map[string]any {
+	fields := r.payload()
+	if r.scopeName == nil {
+		delete(fields, "instrumentation_scope_name")
+	}
+	if r.scopeVersion == nil {
+		delete(fields, "instrumentation_scope_version")
+	}
+	return fields
+}
+
+// logs is the log of the engine: what workers send over telemetry, what they
+// write through engine::log::*, and the engine's own lines.
+type logs struct {
+	engine   *Engine
+	triggers bindings[*logSubscriber]
+
+	mu      sync.Mutex // also keeps the order of the deliveries
+	records []*logRecord
+}
+
+// logSubscriber is one binding of the log trigger.
+type logSubscriber struct {
+	level  string       // a severity text in lower case, or "all"
+	behind atomic.Int32 // records that wait for room in the worker's outbox
+}
+
+// registerLog adds engine::log::*, engine::logs::* and the trigger type log.
+func (e *Engine) registerLog() {
+	l := &logs{engine: e, triggers: bindings[*logSubscriber]{decode: decodeLogLevel, again: keepOld}}
+	e.logs = l
+	const owner = "iii-observability"
+	for id, s := range map[string]severity{
+		"engine::log::trace": severityTrace, "engine::log::debug": severityDebug, "engine::log::info": severityInfo,
+		"engine::log::warn": severityWarn, "engine::log::error": severityError,
+	} {
+		e.addBuiltin(id, owner, "Write a record to the log", func(_ context.Context, c *call) (json.RawMessage, *wireError) {
+			return nil, l.write(c, s)
+		})
+	}
+	e.addBuiltin("engine::logs::list", owner, "List records of the log", l.list)
+	e.addBuiltin("engine::logs::clear", owner, "Forget the records of the log", l.clear)
+	e.addTriggerType("log", owner, "Log event trigger", &l.triggers)
+}
+
+// decodeLogLevel refuses nothing: an unknown level never matches.
+func decodeLogLevel(config json.RawMessage) (*logSubscriber, error) {
+	var in struct {
+		Level *string `json:"level"`
+	}
+	if decodeStrict(config, &in) != "" || in.Level == nil {
+		return &logSubscriber{level: "all"}, nil
+	}
+	return &logSubscriber{level: *in.Level}, nil
+}
+
+// write serves engine::log::*.
+func (l *logs) write(c *call, s severity) *wireError {
+	type OtelLogInput struct {
+		Message string          `json:"message"`
+		TraceID *string         `json:"trace_id"`
+		SpanID  *string         `json:"span_id"`
+		Service *string         `json:"service_name"`
+		Data    json.RawMessage `json:"data,omitempty"`
+	}
+	in, err := decodeInput[OtelLogInput](c.functionID, c.data)
+	if err != nil {
+		return err
+	}
+	service := "unknown"
+	if in.Service != nil {
+		service = *in.Service
+	}
+	attributes := map[string]any{}
+	if kindOf(in.Data) == '{' {
+		for name, value := range (&scanner{b: in.Data}).members() {
+			attributes[name] = value
+		}
+	}
+	if s >= severityInfo {
+		// The engine writes a line about it into its own log, which is a second
+		// record: subscribers see both.
+		line := map[string]any{
+			"service": service, "trace_id": rustDebug(in.TraceID), "span_id": rustDebug(in.SpanID),
+			"target": "iii::workers::observability", "module_path": "iii::workers::observability",
+		}
+		if in.Data != nil {
+			line["data"] = in.Data
+		}
+		l.add(engineLine(s, in.Message, line))
+	}
+	now, scope, version := uint64(time.Now().UnixNano()), "iii", engineVersion
+	l.add(&logRecord{
+		time: now, observed: now, severity: s, severityText: s.String(), body: in.Message, attributes: attributes,
+		traceID: in.TraceID, spanID: in.SpanID, resource: map[string]string{"service.name": "iii"}, service: service,
+		scopeName: &scope, scopeVersion: &version,
+	})
+	return nil
+}
+
+// rustDebug is the text under which the engine's own lines show an id.
+func rustDebug(id *string) string {
+	if id == nil {
+		return "None"
+	}
+	return `Some("` + *id + `")`
+}
+
+// engineLine is a record of the engine about itself.
+func engineLine(s severity, message string, attributes map[string]any) *logRecord {
+	now, scope := uint64(time.Now().UnixNano()), "tracing"
+	return &logRecord{
+		time: now, observed: now, severity: s, severityText: s.String(), body: message, attributes: attributes,
+		resource: map[string]string{"service.name": "iii"}, service: "iii", scopeName: &scope,
+	}
+}
+
+// logEngine writes a line of the engine about itself: to its log, where log
+// triggers see it, and to the logger of its user.
+func (e *Engine) logEngine(s severity, message string, attributes map[string]any) {
+	args := make([]any, 0, 2*len(attributes))
+	for _, name := range slices.Sorted(maps.Keys(attributes)) {
+		args = append(args, name, attributes[name])
+	}
+	e.log.Log(e.ctx, s.slog(), message, args...)
+	e.logs.add(engineLine(s, message, attributes))
+}
+
+// add stores a record and delivers it to the log triggers, in the order of the
+// calls and without waiting for anybody.
+func (l *logs) add(r *logRecord) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.records) == maxLogs {
+		l.records = slices.Delete(l.records, 0, 1)
+	}
+	l.records = append(l.records, r)
+	level := strings.ToLower(r.severityText)
+	subscribers := l.triggers.where(func(s *logSubscriber) bool { return s.level == "all" || s.level == level })
+	if len(subscribers) == 0 {
+		return
+	}
+	payload := mustEncode(r.payload())
+	for _, b := range subscribers {
+		l.deliver(b, payload)
+	}
+}
+
+// deliver begins a call whose outcome nobody waits for. The function is looked
+// up in the default namespace, whatever the binding says.
+func (l *logs) deliver(b bound[*logSubscriber], payload json.RawMessage) {
+	if b.config.behind.Load() >= maxLogsBehind {
+		return
+	}
+	builtin, p, missing := l.engine.begin(request{
+		id: uuid.NewString(), functionID: b.functionID, namespace: defaultNamespace, data: payload, metadata: b.metadata,
+	})
+	switch {
+	case missing != nil:
+		// No line about it: it would be the next record for the same trigger.
+	case builtin != nil:
+		l.engine.spawn(func(ctx context.Context) {
+			_, _ = builtin.builtin(ctx, &call{functionID: b.functionID, data: payload, metadata: b.metadata})
+		})
+	default:
+		select {
+		case <-p.sent.done:
+		default:
+			b.config.behind.Add(1)
+			l.engine.spawn(func(context.Context) {
+				p.sent.wait()
+				b.config.behind.Add(-1)
+			})
+		}
+	}
+}
+
+// list returns the records that match, newest first.
+func (l *logs) list(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	type LogsListInput struct {
+		EndTime      *uint64 `json:"end_time"` // milliseconds, as is StartTime
+		Limit        *uint64 `json:"limit"`
+		Offset       *uint64 `json:"offset"`
+		SeverityMin  *int32  `json:"severity_min"`
+		SeverityText *string `json:"severity_text"`
+		SpanID       *string `json:"span_id"`
+		StartTime    *uint64 `json:"start_time"`
+		TraceID      *string `json:"trace_id"`
+	}
+	in, err := decodeInput[LogsListInput](c.functionID, c.data)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	records := slices.Clone(l.records)
+	l.mu.Unlock()
+	slices.Reverse(records)
+	slices.SortStableFunc(records, func(a, b *logRecord) int { return cmp.Compare(b.time, a.time) })
+	matching := []map[string]any{}
+	for _, r := range records {
+		at := r.time / uint64(time.Millisecond)
+		switch {
+		case in.StartTime != nil && at < *in.StartTime,
+			in.EndTime != nil && at > *in.EndTime,
+			in.TraceID != nil && (r.traceID == nil || *r.traceID != *in.TraceID),
+			in.SpanID != nil && (r.spanID == nil || *r.spanID != *in.SpanID),
+			in.SeverityMin != nil && int32(r.severity) < *in.SeverityMin,
+			in.SeverityText != nil && !strings.EqualFold(r.severityText, *in.SeverityText):
+		default:
+			matching = append(matching, r.listed())
+		}
+	}
+	total := len(matching)
+	if in.Offset != nil {
+		matching = matching[min(*in.Offset, uint64(len(matching))):]
+	}
+	if in.Limit != nil {
+		matching = matching[:min(*in.Limit, uint64(len(matching)))]
+	}
+	return mustEncode(map[string]any{"logs": matching, "total": total, "query": in, "timestamp": time.Now().UnixMilli()}), nil
+}
+
+func (l *logs) clear(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	type LogsClearInput struct{}
+	if _, err := decodeInput[LogsClearInput](c.functionID, c.data); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.records = nil
+	return json.RawMessage(`{"success":true}`), nil
+}

@@ -1,0 +1,52 @@
+package iiitest
+
+import (
+	"context"
+	"encoding/json"
+)
+
+// pubsub is the engine's worker iii-pubsub: topics without memory.
+type pubsub struct {
+	engine      *Engine
+	subscribers bindings[string] // the topic; "" never fires
+}
+
+// registerPubSub adds publish and the trigger type subscribe.
+func (e *Engine) registerPubSub() {
+	p := &pubsub{engine: e, subscribers: bindings[string]{decode: decodeTopic}}
+	const owner = "iii-pubsub"
+	e.addBuiltin("publish", owner, "Publishes an event", p.publish)
+	e.addTriggerType("subscribe", owner, "Subscribe to a topic", &p.subscribers)
+}
+
+// decodeTopic accepts what the engine accepts: a config without a topic, which
+// never fires.
+func decodeTopic(config json.RawMessage) (string, error) {
+	var in struct {
+		Topic string `json:"topic"`
+	}
+	if decodeStrict(config, &in) != "" {
+		return "", nil
+	}
+	return in.Topic, nil
+}
+
+// publish returns at once. Each subscriber is called on its own, without
+// metadata; what it returns is lost.
+func (p *pubsub) publish(ctx context.Context, c *call) (json.RawMessage, *wireError) {
+	type PubSubInput struct {
+		Topic string          `json:"topic"`
+		Data  json.RawMessage `json:"data"`
+	}
+	in, err := decodeInput[PubSubInput](c.functionID, c.data)
+	if err != nil {
+		return nil, err
+	}
+	if in.Topic == "" {
+		return nil, errorBody("topic_not_set", "Topic is not set")
+	}
+	for _, b := range p.subscribers.where(func(topic string) bool { return topic == in.Topic }) {
+		_ = p.engine.start(ctx, b.functionID, b.namespace, in.Data, nil)
+	}
+	return nil, nil
+}
