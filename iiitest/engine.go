@@ -63,6 +63,7 @@ type Engine struct {
 	frames    frameLog
 	telemetry telemetryLog
 	available availability
+	streams   *streams
 	logs      *logs
 	counters  counters
 }

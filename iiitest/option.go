@@ -18,6 +18,7 @@ type config struct {
 	listen        string
 	http          string
 	stream        string
+	streamAuth    string
 	frames        int
 	frameBytes    int
 	telemetry     int

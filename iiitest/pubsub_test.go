@@ -1,0 +1,33 @@
+package iiitest
+
+import "testing"
+
+func TestPublish(t *testing.T) {
+	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
+		p.handle("a", "!FAILS")
+		p.handle("b", `{"ignored":true}`)
+		p.handle("no", "false")
+		p.trigger("t1", "subscribe", "a", `{"topic":"news","condition_function_id":"no"}`, `,"metadata":{"not":"delivered"}`)
+		p.trigger("t2", "subscribe", "b", `{"topic":"news"}`, "")
+		p.trigger("t3", "subscribe", "b", `{"topic":"other"}`, "")
+		p.trigger("t4", "subscribe", "b", `{}`, "")
+		p.trigger("t5", "subscribe", "b", `null`, "")
+		p.trigger("t6", "subscribe", "gone", `{"topic":"news"}`, "")
+		p.fence()
+		p.want(``, "publish", `{"topic":"news","data":{"n":1}}`)
+		p.wantCalls(`a {"n":1}`, `b {"n":1}`)
+		p.want(``, "publish", `{"topic":"nobody","data":null}`)
+		p.want("!topic_not_set: Topic is not set", "publish", `{"topic":"","data":1}`)
+		p.want("!deserialization_error: Failed to deserialize input for publish: missing field `topic`", "publish", `{"data":1}`)
+		p.want("!deserialization_error: Failed to deserialize input for publish: missing field `data`", "publish", `{"topic":"news"}`)
+		p.wantCalls()
+
+		// Only the one subscriber goes, and the same id again replaces.
+		p.send(`{"type":"unregistertrigger","id":"t1"}`)
+		p.trigger("t3", "subscribe", "a", `{"topic":"news"}`, "")
+		p.fence()
+		p.want(``, "publish", `{"topic":"other","data":1}`)
+		p.want(``, "publish", `{"topic":"news","data":null}`)
+		p.wantCalls(`b null`, `a null`)
+	})
+}

@@ -1,0 +1,396 @@
+package iiitest
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+// streams is the engine's worker iii-stream: items by stream, group and id, the
+// trigger types that follow them, and the socket that browsers use.
+type streams struct {
+	engine        *Engine
+	store         store[streamGroup]
+	triggers      bindings[streamConfig]
+	joins, leaves bindings[struct{}]
+
+	// mu is held from a write to the delivery of its event to the sockets, so
+	// that every socket sees the changes in the order in which they happened and
+	// a joining one misses none.
+	mu      sync.Mutex
+	sockets map[*streamSocket]struct{}
+}
+
+type streamGroup struct{ stream, group string }
+
+type streamConfig struct {
+	stream, group, item string // group and item: "" is any
+	condition           *string
+}
+
+func (e *Engine) registerStreams() {
+	s := &streams{
+		engine:   e,
+		triggers: bindings[streamConfig]{decode: decodeStreamConfig, again: keepBoth},
+		joins:    bindings[struct{}]{decode: anyConfig, again: keepOld},
+		leaves:   bindings[struct{}]{decode: anyConfig, again: keepOld},
+		sockets:  map[*streamSocket]struct{}{},
+	}
+	e.streams = s
+	const owner = "iii-stream"
+	e.addBuiltin("stream::set", owner, "Set a value in a stream", s.set)
+	e.addBuiltin("stream::get", owner, "Get a value from a stream", s.get)
+	e.addBuiltin("stream::delete", owner, "Delete a value from a stream", s.delete)
+	e.addBuiltin("stream::update", owner, "Update a value in a stream", s.update)
+	e.addBuiltin("stream::list", owner, "List the values of a group of a stream", s.list)
+	e.addBuiltin("stream::list_groups", owner, "List the groups of a stream", s.listGroups)
+	e.addBuiltin("stream::list_all", owner, "List all streams with their groups", s.listAll)
+	e.addBuiltin("stream::send", owner, "Send an event to the subscribers of a stream", s.send)
+	e.addTriggerType("stream", owner, "Stream trigger", &s.triggers)
+	e.addTriggerType("stream:join", owner, "Stream join trigger", &s.joins)
+	e.addTriggerType("stream:leave", owner, "Stream leave trigger", &s.leaves)
+}
+
+// decodeStreamConfig refuses a config without a stream name: the engine's task
+// for the connection dies of it, which helps nobody.
+func decodeStreamConfig(config json.RawMessage) (streamConfig, error) {
+	var in struct {
+		Stream    *string `json:"stream_name"`
+		Group     *string `json:"group_id"`
+		Item      *string `json:"item_id"`
+		Condition *string `json:"condition_function_id"`
+	}
+	if detail := decodeStrict(config, &in); detail != "" {
+		return streamConfig{}, bindError("Failed to deserialize stream trigger")
+	}
+	if in.Stream == nil {
+		return streamConfig{}, bindError("Failed to deserialize stream trigger: missing field `stream_name`")
+	}
+	c := streamConfig{stream: *in.Stream, condition: in.Condition}
+	if in.Group != nil {
+		c.group = *in.Group
+	}
+	if in.Item != nil {
+		c.item = *in.Item
+	}
+	return c, nil
+}
+
+// streamItem is the input of the functions that need nothing but an item, and
+// the beginning of that of the others.
+type streamItem struct {
+	Stream string `json:"stream_name"`
+	Group  string `json:"group_id"`
+	Item   string `json:"item_id"`
+}
+
+func (i streamItem) key() streamGroup { return streamGroup{i.Stream, i.Group} }
+
+func (i streamItem) input() map[string]any {
+	return map[string]any{"stream_name": i.Stream, "group_id": i.Group, "item_id": i.Item}
+}
+
+func (s *streams) get(ctx context.Context, c *call) (json.RawMessage, *wireError) {
+	type StreamGetInput streamItem
+	in, err := decodeInput[StreamGetInput](c.functionID, c.data)
+	if err != nil {
+		return nil, err
+	}
+	item := streamItem(in)
+	if result, provided, err := s.provided(ctx, "get", item.Stream, item.input()); provided {
+		return result, err
+	}
+	value, _ := s.store.get(item.key(), item.Item)
+	return value, nil
+}
+
+func (s *streams) list(ctx context.Context, c *call) (json.RawMessage, *wireError) {
+	type StreamListInput struct {
+		Stream string `json:"stream_name"`
+		Group  string `json:"group_id"`
+	}
+	in, err := decodeInput[StreamListInput](c.functionID, c.data)
+	if err != nil {
+		return nil, err
+	}
+	input := map[string]any{"stream_name": in.Stream, "group_id": in.Group}
+	if result, provided, err := s.provided(ctx, "list", in.Stream, input); provided {
+		return result, err
+	}
+	return mustEncode(s.store.list(streamGroup{in.Stream, in.Group})), nil
+}
+
+func (s *streams) listGroups(ctx context.Context, c *call) (json.RawMessage, *wireError) {
+	type StreamListGroupsInput struct {
+		Stream string `json:"stream_name"`
+	}
+	in, err := decodeInput[StreamListGroupsInput](c.functionID, c.data)
+	if err != nil {
+		return nil, err
+	}
+	if result, provided, err := s.provided(ctx, "list_groups", in.Stream, map[string]any{"stream_name": in.Stream}); provided {
+		return result, err
+	}
+	return mustEncode(append([]string{}, s.groups()[in.Stream]...)), nil
+}
+
+// groups returns the groups of each stream of the engine's own store, sorted.
+func (s *streams) groups() map[string][]string {
+	groups := map[string][]string{}
+	for _, g := range s.store.names() {
+		groups[g.stream] = append(groups[g.stream], g.group)
+	}
+	for _, names := range groups {
+		slices.Sort(names)
+	}
+	return groups
+}
+
+// listAll does not ask those who store streams themselves.
+func (s *streams) listAll(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	type StreamListAllInput struct{}
+	if _, err := decodeInput[StreamListAllInput](c.functionID, c.data); err != nil {
+		return nil, err
+	}
+	groups := s.groups()
+	list := make([]map[string]any, 0, len(groups))
+	for _, name := range slices.Sorted(maps.Keys(groups)) {
+		list = append(list, map[string]any{"id": name, "groups": groups[name]})
+	}
+	return mustEncode(map[string]any{"stream": list, "count": len(list)}), nil
+}
+
+func (s *streams) set(ctx context.Context, c *call) (json.RawMessage, *wireError) {
+	type StreamSetInput struct {
+		Stream string          `json:"stream_name"`
+		Group  string          `json:"group_id"`
+		Item   string          `json:"item_id"`
+		Data   json.RawMessage `json:"data"`
+	}
+	in, err := decodeInput[StreamSetInput](c.functionID, c.data)
+	if err != nil {
+		return nil, err
+	}
+	item := streamItem{in.Stream, in.Group, in.Item}
+	input := item.input()
+	input["data"] = in.Data
+	if result, provided, err := s.provided(ctx, "set", item.Stream, input); provided {
+		if err := providerError(err, result, "STREAM_SET_ERROR", "Failed to set value"); err != nil {
+			return nil, err
+		}
+		return s.providerSet(ctx, item, result)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old, existed := s.store.set(item.key(), item.Item, in.Data)
+	s.wrote(ctx, item, existed, in.Data)
+	return mustEncode(iii.StreamSetResult{OldValue: old, NewValue: in.Data}), nil
+}
+
+func (s *streams) update(ctx context.Context, c *call) (json.RawMessage, *wireError) {
+	type StreamUpdateInput struct {
+		Stream string            `json:"stream_name"`
+		Group  string            `json:"group_id"`
+		Item   string            `json:"item_id"`
+		Ops    []json.RawMessage `json:"ops"`
+	}
+	in, err := decodeInput[StreamUpdateInput](c.functionID, c.data)
+	if err != nil {
+		return nil, err
+	}
+	ops, detail := decodeOps(in.Ops)
+	if detail != "" {
+		return nil, inputError(c.functionID, detail)
+	}
+	item := streamItem{in.Stream, in.Group, in.Item}
+	input := item.input()
+	input["ops"] = ops
+	if result, provided, err := s.provided(ctx, "update", item.Stream, input); provided {
+		if err := providerError(err, result, "STREAM_UPDATE_ERROR", "Failed to update value"); err != nil {
+			return nil, err
+		}
+		return s.providerUpdate(ctx, item, result)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	result, existed, updateErr := s.store.update(item.key(), item.Item, ops)
+	if updateErr != nil {
+		return nil, errorBody("STREAM_UPDATE_ERROR", "Failed to update value: %v", updateErr)
+	}
+	s.wrote(ctx, item, existed, result.NewValue)
+	return mustEncode(result), nil
+}
+
+func (s *streams) delete(ctx context.Context, c *call) (json.RawMessage, *wireError) {
+	type StreamDeleteInput streamItem
+	in, err := decodeInput[StreamDeleteInput](c.functionID, c.data)
+	if err != nil {
+		return nil, err
+	}
+	item := streamItem(in)
+	result, provided, err := s.provided(ctx, "delete", item.Stream, item.input())
+	if provided {
+		type StreamDeleteResult struct {
+			Old json.RawMessage `json:"old_value,omitempty"`
+		}
+		var removed StreamDeleteResult
+		if err := providerError(err, result, "STREAM_DELETE_ERROR", "Failed to delete value"); err != nil {
+			return nil, err
+		}
+		if detail := decodeStrict(result, &removed); detail != "" {
+			return nil, conversionError(detail)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !isNull(removed.Old) {
+			s.announce(ctx, item, &item.Item, changeEvent("delete", removed.Old))
+		}
+		return mustEncode(iii.StreamDeleteResult{OldValue: removed.Old}), nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old, existed := s.store.delete(item.key(), item.Item)
+	if existed {
+		s.announce(ctx, item, &item.Item, changeEvent("delete", old))
+	}
+	return mustEncode(iii.StreamDeleteResult{OldValue: old}), nil
+}
+
+// send stores nothing.
+func (s *streams) send(ctx context.Context, c *call) (json.RawMessage, *wireError) {
+	type StreamSendInput struct {
+		Stream string          `json:"stream_name"`
+		Group  string          `json:"group_id"`
+		ID     *string         `json:"id"`
+		Type   string          `json:"type"`
+		Data   json.RawMessage `json:"data"`
+	}
+	in, err := decodeInput[StreamSendInput](c.functionID, c.data)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.announce(ctx, streamItem{Stream: in.Stream, Group: in.Group}, in.ID, map[string]any{
+		"type": "event", "event": map[string]any{"type": in.Type, "data": in.Data},
+	})
+	return json.RawMessage("null"), nil
+}
+
+// provided calls the function with which a worker stores the stream itself, if
+// there is one for the operation; each operation is looked up alone.
+func (s *streams) provided(ctx context.Context, op, stream string, input map[string]any) (result json.RawMessage, provided bool, err *wireError) {
+	id := fmt.Sprintf("stream::%s(%s)", op, stream)
+	if !s.engine.hasFunction(id) {
+		return nil, false, nil
+	}
+	result, err = s.engine.invoke(ctx, id, defaultNamespace, mustEncode(input))
+	return result, true, err
+}
+
+// hasFunction looks up a function of the default namespace.
+func (e *Engine) hasFunction(id string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.functions[key{defaultNamespace, id}] != nil
+}
+
+// providerError words what the writing functions make of a failed provider.
+func providerError(err *wireError, result json.RawMessage, code, prefix string) *wireError {
+	switch {
+	case err != nil:
+		return errorBody(code, "%s: Failed to invoke function: %s: %s", prefix, err.Code, err.Message)
+	case isNull(result):
+		return errorBody(code, "%s: Function returned no result", prefix)
+	}
+	return nil
+}
+
+func conversionError(detail string) *wireError {
+	return errorBody("JSON_ERROR", "Failed to convert result to value: %s", detail)
+}
+
+// providerSet answers a set with what the provider returned. An old value of
+// null means that there was no item.
+func (s *streams) providerSet(ctx context.Context, item streamItem, raw json.RawMessage) (json.RawMessage, *wireError) {
+	type StreamSetResult struct {
+		New json.RawMessage `json:"new_value"`
+		Old json.RawMessage `json:"old_value,omitempty"`
+	}
+	var result StreamSetResult
+	if detail := decodeStrict(raw, &result); detail != "" {
+		return nil, conversionError(detail)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wrote(ctx, item, !isNull(result.Old), result.New)
+	return mustEncode(iii.StreamSetResult{OldValue: result.Old, NewValue: result.New}), nil
+}
+
+// providerUpdate is providerSet for an update.
+func (s *streams) providerUpdate(ctx context.Context, item streamItem, raw json.RawMessage) (json.RawMessage, *wireError) {
+	type StreamUpdateResult struct {
+		Errors []json.RawMessage `json:"errors,omitempty"`
+		New    json.RawMessage   `json:"new_value"`
+		Old    json.RawMessage   `json:"old_value,omitempty"`
+	}
+	var result StreamUpdateResult
+	if detail := decodeStrict(raw, &result); detail != "" {
+		return nil, conversionError(detail)
+	}
+	answer := map[string]any{"old_value": result.Old, "new_value": result.New}
+	if len(result.Errors) > 0 {
+		answer["errors"] = result.Errors
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wrote(ctx, item, !isNull(result.Old), result.New)
+	return mustEncode(answer), nil
+}
+
+func (s *streams) wrote(ctx context.Context, item streamItem, existed bool, value json.RawMessage) {
+	kind := "create"
+	if existed {
+		kind = "update"
+	}
+	s.announce(ctx, item, &item.Item, changeEvent(kind, value))
+}
+
+func changeEvent(kind string, data json.RawMessage) map[string]any {
+	return map[string]any{"type": kind, "data": data}
+}
+
+// announce brings an event to the triggers and the sockets; mu is held. id is
+// nil for an event that is about the group.
+func (s *streams) announce(ctx context.Context, item streamItem, id *string, event map[string]any) {
+	payload := streamMessage(item.key(), id, event)
+	compared := ""
+	if id != nil {
+		compared = *id
+	}
+	var targets []target
+	for _, b := range s.triggers.where(func(c streamConfig) bool {
+		return c.stream == item.Stream && cmp.Or(c.group, item.Group) == item.Group && cmp.Or(c.item, compared) == compared
+	}) {
+		targets = append(targets, target{binding: b.binding, condition: b.config.condition})
+	}
+	s.engine.fanOut(ctx, targets, payload)
+	for socket := range s.sockets {
+		socket.deliver(item.key(), id, payload)
+	}
+}
+
+// streamMessage is what triggers and sockets receive.
+func streamMessage(g streamGroup, id *string, event map[string]any) json.RawMessage {
+	return mustEncode(map[string]any{
+		"type": "stream", "timestamp": time.Now().UnixMilli(),
+		"streamName": g.stream, "groupId": g.group, "id": id, "event": event,
+	})
+}

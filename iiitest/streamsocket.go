@@ -1,0 +1,286 @@
+package iiitest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// socketBuffer is how many frames wait for one client of the stream socket: the
+// engine's 64 outgoing frames and its buffer of 256 changes before them. Beyond
+// that the oldest change is dropped, as there.
+const socketBuffer = 64 + 256
+
+const socketWriteTimeout = 10 * time.Second
+
+// streamSocket is one client of the stream socket.
+type streamSocket struct {
+	streams *streams
+	conn    *websocket.Conn
+	context json.RawMessage // of the auth function
+	out     frameQueue
+
+	subscriptions []subscription // guarded by streams.mu; in the order of joining
+}
+
+// subscription is the data of the messages join and leave.
+type subscription struct {
+	ID     string  `json:"subscriptionId"`
+	Stream string  `json:"streamName"`
+	Group  string  `json:"groupId"`
+	Item   *string `json:"id"` // nil: the whole group
+}
+
+func (s subscription) key() streamGroup { return streamGroup{s.Stream, s.Group} }
+
+// WithStreamAuth names the function of namespace default that is asked about
+// every client of the stream socket (StreamAuthInput, StreamAuthResult). It
+// cannot refuse one: if it fails or is not there, the client has no context. The
+// default is none; an empty id is an error.
+func WithStreamAuth(functionID string) Option {
+	return func(c *config) error {
+		if functionID == "" {
+			return errors.New("iiitest: WithStreamAuth: no function")
+		}
+		c.streamAuth = functionID
+		return nil
+	}
+}
+
+// serveStreamSocket is the handler of the stream listener.
+func (e *Engine) serveStreamSocket(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/" {
+		http.NotFound(w, r)
+		return
+	}
+	s := &streamSocket{streams: e.streams, out: newFrameQueue()}
+	if websocket.IsWebSocketUpgrade(r) {
+		s.context = e.streamAuth(r)
+	}
+	conn, err := e.upgrade(w, r)
+	if err != nil {
+		return // the upgrade has answered
+	}
+	s.conn = conn
+	s.run(e.ctx)
+}
+
+// streamAuth asks the auth function about a client. It cannot refuse one: when
+// it fails or returns anything else than a result, there is no context.
+func (e *Engine) streamAuth(r *http.Request) json.RawMessage {
+	id := e.cfg.streamAuth
+	if id == "" {
+		return nil
+	}
+	result, err := e.invoke(e.ctx, id, defaultNamespace, mustEncode(map[string]any{
+		"headers": authHeaders(r), "path": r.URL.Path, "query_params": rawQuery(r.URL.RawQuery), "addr": r.RemoteAddr,
+	}))
+	if err != nil {
+		e.logEngine(severityError, "auth function of the stream socket failed", map[string]any{"function_id": id, "error": err.Code + ": " + err.Message})
+		return nil
+	}
+	var auth struct {
+		Context json.RawMessage `json:"context,omitempty"`
+	}
+	if detail := decodeStrict(result, &auth); detail != "" {
+		e.logEngine(severityError, "auth function of the stream socket returned no result", map[string]any{"function_id": id, "error": detail})
+		return nil
+	}
+	return auth.Context
+}
+
+// authHeaders is the headers of an upgrade as auth functions get them: names in
+// lower case, one value each, none that is not visible ASCII.
+func authHeaders(r *http.Request) map[string]string {
+	headers := map[string]string{"host": r.Host}
+	for name, values := range r.Header {
+		for _, value := range values {
+			if !strings.ContainsFunc(value, func(c rune) bool { return (c < ' ' && c != '\t') || c > '~' }) {
+				headers[strings.ToLower(name)] = value
+			}
+		}
+	}
+	return headers
+}
+
+// rawQuery splits a query as auth functions get it: nothing is decoded, a
+// parameter without a name is skipped, one without a value has "".
+func rawQuery(query string) map[string][]string {
+	params := map[string][]string{}
+	for pair := range strings.SplitSeq(query, "&") {
+		if name, value, _ := strings.Cut(pair, "="); name != "" {
+			params[name] = append(params[name], value)
+		}
+	}
+	return params
+}
+
+// run serves the client until it leaves or the engine closes.
+func (s *streamSocket) run(ctx context.Context) {
+	s.streams.mu.Lock()
+	s.streams.sockets[s] = struct{}{}
+	s.streams.mu.Unlock()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		s.write()
+	}()
+
+	for s.out.room() {
+		kind, frame, err := s.conn.ReadMessage()
+		if err != nil {
+			break
+		}
+		if kind == websocket.TextMessage && strings.TrimSpace(string(frame)) == "" {
+			continue
+		}
+		s.handle(ctx, frame)
+	}
+
+	s.streams.mu.Lock()
+	delete(s.streams.sockets, s)
+	left := s.subscriptions
+	s.streams.mu.Unlock()
+	s.out.close()
+	s.streams.engine.drop(s.conn) // ends a write that hangs
+	<-written
+	for _, sub := range left {
+		s.left(ctx, sub)
+	}
+}
+
+func (s *streamSocket) write() {
+	for {
+		frame, ok := s.out.pop()
+		if !ok {
+			return
+		}
+		_ = s.conn.SetWriteDeadline(time.Now().Add(socketWriteTimeout))
+		if err := s.conn.WriteMessage(websocket.TextMessage, frame); err != nil {
+			s.out.close()
+			_ = s.conn.Close() // ends the reader
+			return
+		}
+	}
+}
+
+// handle takes one message; what cannot be decoded is logged and ignored.
+func (s *streamSocket) handle(ctx context.Context, frame []byte) {
+	var message struct {
+		Type string          `json:"type"`
+		Data json.RawMessage `json:"data"`
+	}
+	var sub subscription
+	detail := "not JSON"
+	if checkJSON(frame) == nil {
+		detail = decodeStrict(frame, &message)
+	}
+	if detail == "" {
+		detail = decodeStrict(message.Data, &sub)
+	}
+	switch {
+	case detail == "" && message.Type == "join":
+		s.join(ctx, sub)
+	case detail == "" && message.Type == "leave":
+		s.leave(ctx, sub)
+	default:
+		s.streams.engine.logEngine(severityWarn, "message of a stream client ignored", map[string]any{"error": detail})
+	}
+}
+
+// join asks every join trigger, then records the subscription and tells the
+// client the present state.
+func (s *streamSocket) join(ctx context.Context, sub subscription) {
+	refused := false
+	for _, b := range s.streams.joins.all() {
+		result, err := s.streams.engine.fire(ctx, b.binding, s.joinLeaveEvent(sub))
+		if err != nil {
+			s.streams.engine.logEngine(severityError, "function of a join trigger failed", b.logAttributes(err))
+			continue
+		}
+		var answer struct {
+			Unauthorized bool `json:"unauthorized"`
+		}
+		if decodeStrict(result, &answer) == "" && answer.Unauthorized {
+			refused = true
+		}
+	}
+	if refused {
+		s.out.push(streamMessage(sub.key(), sub.Item, map[string]any{"type": "unauthorized"}), false)
+		return
+	}
+	s.streams.mu.Lock()
+	s.drop(sub.ID)
+	s.subscriptions = append(s.subscriptions, sub)
+	s.streams.mu.Unlock()
+	s.sync(ctx, sub)
+}
+
+// sync sends the present state. If the engine itself stores it, no change can
+// come between the reading and the sending.
+func (s *streamSocket) sync(ctx context.Context, sub subscription) {
+	input, op := map[string]any{"stream_name": sub.Stream, "group_id": sub.Group}, "list"
+	if sub.Item != nil {
+		input["item_id"], op = *sub.Item, "get"
+	}
+	data, provided, err := s.streams.provided(ctx, op, sub.Stream, input)
+	if err != nil {
+		s.streams.engine.logEngine(severityError, "reading a stream for a new subscription failed", map[string]any{"error": err.Code + ": " + err.Message})
+		return
+	}
+	s.streams.mu.Lock()
+	defer s.streams.mu.Unlock()
+	switch {
+	case provided:
+	case sub.Item == nil:
+		data = mustEncode(s.streams.store.list(sub.key()))
+	default:
+		data, _ = s.streams.store.get(sub.key(), *sub.Item)
+	}
+	s.out.push(streamMessage(sub.key(), sub.Item, map[string]any{"type": "sync", "data": data}), false)
+}
+
+// leave runs the leave triggers even for an unknown subscription.
+func (s *streamSocket) leave(ctx context.Context, sub subscription) {
+	s.left(ctx, sub)
+	s.streams.mu.Lock()
+	defer s.streams.mu.Unlock()
+	s.drop(sub.ID)
+}
+
+// drop removes a subscription; streams.mu is held.
+func (s *streamSocket) drop(id string) {
+	s.subscriptions = slices.DeleteFunc(s.subscriptions, func(old subscription) bool { return old.ID == id })
+}
+
+func (s *streamSocket) left(ctx context.Context, sub subscription) {
+	for _, b := range s.streams.leaves.all() {
+		if _, err := s.streams.engine.fire(ctx, b.binding, s.joinLeaveEvent(sub)); err != nil {
+			s.streams.engine.logEngine(severityError, "function of a leave trigger failed", b.logAttributes(err))
+		}
+	}
+}
+
+func (s *streamSocket) joinLeaveEvent(sub subscription) json.RawMessage {
+	return mustEncode(map[string]any{
+		"subscription_id": sub.ID, "stream_name": sub.Stream, "group_id": sub.Group, "id": sub.Item, "context": s.context,
+	})
+}
+
+// deliver queues an event once for each subscription that it matches;
+// streams.mu is held.
+func (s *streamSocket) deliver(g streamGroup, id *string, frame []byte) {
+	for _, sub := range s.subscriptions {
+		if sub.key() == g && (sub.Item == nil || id != nil && *id == *sub.Item) {
+			if dropped := s.out.push(frame, true); dropped == 1 {
+				s.streams.engine.logEngine(severityWarn, "a stream client reads too slowly and loses changes", map[string]any{"peer": s.conn.RemoteAddr().String()})
+			}
+		}
+	}
+}
