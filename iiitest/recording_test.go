@@ -1,0 +1,289 @@
+package iiitest
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// event is one line of a recorded conversation of bare workers.
+type event struct {
+	line   int
+	About  string          `json:"about"`
+	MS     int             `json:"ms"`
+	Worker string          `json:"worker"`
+	Event  string          `json:"event"`
+	Path   string          `json:"path"`
+	URL    string          `json:"url"`
+	Code   int             `json:"code"`
+	Error  string          `json:"error"`
+	Dir    string          `json:"dir"`
+	Frame  json.RawMessage `json:"frame"`
+	Text   *string         `json:"text"`
+	Binary *string         `json:"binary"` // hex
+
+	HTTP *struct {
+		Method  string            `json:"method"`
+		Path    string            `json:"path"`
+		Headers map[string]string `json:"headers"`
+		Body    *string           `json:"body"`
+	} `json:"http"`
+	Response *struct {
+		Status  int               `json:"status"`
+		Headers map[string]string `json:"headers"`
+		Body    string            `json:"body"`
+	} `json:"response"`
+}
+
+// readRecording reads a file of testdata/recordings, in the order in which
+// things happened.
+func readRecording(t *testing.T, name string) []event {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("..", "testdata", "recordings", name+".jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var events []event
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	lines.Buffer(nil, 1<<20)
+	for n := 1; lines.Scan(); n++ {
+		e := event{line: n}
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			t.Fatalf("%s:%d: %v", name, n, err)
+		}
+		if e.About == "" {
+			events = append(events, e)
+		}
+	}
+	return events
+}
+
+// renaming is the one-to-one relation between what differs from run to run in
+// a recording and its counterparts now: ids, tokens, trace ids.
+type renaming struct{ to, from map[string]string }
+
+func newRenaming() renaming {
+	return renaming{to: map[string]string{}, from: map[string]string{}}
+}
+
+func (r renaming) clone() renaming { return renaming{maps.Clone(r.to), maps.Clone(r.from)} }
+
+// relate says that recorded is now actual, and whether that can be.
+func (r renaming) relate(recorded, actual string) bool {
+	to, a := r.to[recorded]
+	from, b := r.from[actual]
+	if a || b {
+		return to == actual && from == recorded
+	}
+	r.to[recorded], r.from[actual] = actual, recorded
+	return true
+}
+
+var (
+	uuidPattern  = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
+	tracePattern = regexp.MustCompile(`00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})`)
+)
+
+// translate puts the counterparts into text that a worker sent.
+func (r renaming) translate(text string) string {
+	to := func(s string) string {
+		if actual, ok := r.to[s]; ok {
+			return actual
+		}
+		return s
+	}
+	text = uuidPattern.ReplaceAllStringFunc(text, to)
+	return tracePattern.ReplaceAllStringFunc(text, func(s string) string {
+		parts := strings.Split(s, "-")
+		return strings.Join([]string{parts[0], to(parts[1]), to(parts[2]), parts[3]}, "-")
+	})
+}
+
+// own notes ids that a worker of the recording chose itself: they stay.
+func (r renaming) own(text string) {
+	for _, id := range uuidPattern.FindAllString(text, -1) {
+		if _, known := r.to[id]; !known {
+			r.relate(id, id)
+		}
+	}
+}
+
+// comparison compares a recorded value with an actual one.
+type comparison struct {
+	names renaming
+	// allow says whether a difference at a path is deliberate.
+	allow func(path string) bool
+	diffs []string
+}
+
+func (c *comparison) differ(path, format string, args ...any) {
+	if !c.allow(path) {
+		c.diffs = append(c.diffs, path+": "+fmt.Sprintf(format, args...))
+	}
+}
+
+// volatile are the keys whose values are times and other measures.
+var volatile = map[string]bool{
+	"timestamp": true, "connected_at_ms": true, "stored_logs": true, "stored_spans": true,
+	"stored_metrics": true, "hot_bytes": true, "error_id": true,
+}
+
+// keyed are the lists whose order says nothing, or is tested elsewhere; their
+// items have an id.
+var keyed = map[string]bool{
+	"functions": true, "triggers": true, "registered_triggers": true, "workers": true, "trigger_types": true,
+}
+
+func (c *comparison) value(path string, recorded, actual any) {
+	switch want := recorded.(type) {
+	case map[string]any:
+		got, ok := actual.(map[string]any)
+		if !ok {
+			c.differ(path, "got %v, recorded an object", actual)
+			return
+		}
+		c.object(path, want, got)
+	case []any:
+		got, ok := actual.([]any)
+		if !ok || len(got) != len(want) {
+			c.differ(path, "got %v, recorded %v", actual, recorded)
+			return
+		}
+		for i := range want {
+			c.value(fmt.Sprintf("%s[%d]", path, i), want[i], got[i])
+		}
+	case string:
+		got, ok := actual.(string)
+		if !ok || !c.text(want, got) {
+			c.differ(path, "got %q, recorded %q", actual, recorded)
+		}
+	default:
+		if actual != recorded {
+			c.differ(path, "got %v, recorded %v", actual, recorded)
+		}
+	}
+}
+
+func (c *comparison) object(path string, want, got map[string]any) {
+	for _, k := range slices.Sorted(maps.Keys(want)) {
+		at := path + "." + k
+		w := want[k]
+		g, there := got[k]
+		switch {
+		case !there && w == "…": // prose that the recording has cut
+		case !there:
+			c.differ(at, "missing, recorded %v", w)
+		case volatile[k] && g != nil:
+		case k == "baggage" && w != nil && g != nil: // its order is that of a hash
+			c.value(at, sortedEntries(w), sortedEntries(g))
+		case keyed[k]:
+			c.list(at, w, g)
+		default:
+			c.value(at, w, g)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(got)) {
+		if _, there := want[k]; !there {
+			c.differ(path+"."+k, "got %v, not recorded", got[k])
+		}
+	}
+}
+
+func sortedEntries(baggage any) any {
+	text, ok := baggage.(string)
+	if !ok {
+		return baggage
+	}
+	entries := strings.Split(text, ",")
+	slices.Sort(entries)
+	return strings.Join(entries, ",")
+}
+
+// list compares lists of things with ids, whatever their order.
+func (c *comparison) list(path string, recorded, actual any) {
+	want, got := byID(c.names, recorded, true), byID(c.names, actual, false)
+	for _, id := range slices.Sorted(maps.Keys(want)) {
+		at := path + "[" + id + "]"
+		if g, ok := got[id]; ok {
+			c.value(at, want[id], g)
+		} else {
+			c.differ(at, "missing")
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(got)) {
+		if _, ok := want[id]; !ok {
+			c.differ(path+"["+id+"]", "got it, not recorded")
+		}
+	}
+}
+
+// byID takes a list apart; recorded ids that have a counterpart come under that.
+func byID(names renaming, list any, recorded bool) map[string]any {
+	m := map[string]any{}
+	items, _ := list.([]any)
+	for i, item := range items {
+		id := fmt.Sprint(i)
+		if o, ok := item.(map[string]any); ok {
+			for _, k := range []string{"id", "function_id"} {
+				if s, ok := o[k].(string); ok {
+					id = s
+					break
+				}
+			}
+		}
+		if actual, ok := names.to[id]; ok && recorded {
+			id = actual
+		}
+		m[id] = item
+	}
+	return m
+}
+
+// text compares strings: ids by the relation, the rest as it is.
+func (c *comparison) text(recorded, actual string) bool {
+	if recorded == "…" {
+		return true
+	}
+	return c.ids(uuidPattern, 0, &recorded, &actual) &&
+		c.ids(tracePattern, 1, &recorded, &actual) && c.ids(tracePattern, 2, &recorded, &actual) &&
+		blankTraces(recorded) == blankTraces(actual)
+}
+
+// ids relates the ids that a pattern finds in both strings and blanks them.
+func (c *comparison) ids(pattern *regexp.Regexp, group int, recorded, actual *string) bool {
+	a, b := pattern.FindAllStringSubmatch(*recorded, -1), pattern.FindAllStringSubmatch(*actual, -1)
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if !c.names.relate(a[i][group], b[i][group]) {
+			return false
+		}
+	}
+	if group == 0 {
+		*recorded, *actual = pattern.ReplaceAllString(*recorded, "#"), pattern.ReplaceAllString(*actual, "#")
+	}
+	return true
+}
+
+func blankTraces(s string) string { return tracePattern.ReplaceAllString(s, "#-$3") }
+
+// decode decodes JSON with the text of numbers kept.
+func decode(t *testing.T, data []byte) any {
+	t.Helper()
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		t.Fatalf("%s: %v", data, err)
+	}
+	return v
+}

@@ -1,0 +1,442 @@
+package iiitest
+
+import (
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// scenario is a recorded conversation that the development engine must be able
+// to have in the same way.
+type scenario struct {
+	name string
+	opts []Option
+}
+
+// deviation is a deliberate difference from what was recorded.
+type deviation struct {
+	scenario *regexp.Regexp
+	path     *regexp.Regexp
+	reason   string
+	used     bool
+}
+
+func deviates(scenario, path, reason string) *deviation {
+	return &deviation{regexp.MustCompile("^(" + scenario + ")$"), regexp.MustCompile("^(" + path + ")$"), reason, false}
+}
+
+// TestReplay plays the bare workers of each recording against a fresh engine,
+// in the time of the recording, and wants what they got. It runs in a synctest
+// bubble: time is virtual, and "nothing more comes" is certain.
+func TestReplay(t *testing.T) {
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) {
+			events := readRecording(t, s.name)
+			synctest.Test(t, func(t *testing.T) {
+				p := &player{
+					t: t, scenario: s.name, engine: Start(t, s.opts...), start: time.Now(),
+					workers: map[string]*bareWorker{}, names: newRenaming(),
+				}
+				p.play(events)
+			})
+		})
+	}
+	if t.Failed() {
+		return
+	}
+	for _, d := range deviations {
+		if !d.used {
+			t.Errorf("the deviation %v at %v never happens", d.scenario, d.path)
+		}
+	}
+}
+
+// player plays one recording.
+type player struct {
+	t        *testing.T
+	scenario string
+	engine   *Engine
+	start    time.Time
+	workers  map[string]*bareWorker
+	names    renaming
+}
+
+// bareWorker is a socket of the recording.
+type bareWorker struct {
+	name string
+	conn *websocket.Conn
+
+	arrived chan struct{} // capacity 1: the inbox has grown
+	ended   chan struct{}
+
+	mu    sync.Mutex
+	inbox []received // what came and was not expected yet
+	err   error      // how the connection ended
+}
+
+type received struct {
+	kind int
+	data []byte
+}
+
+func (w *bareWorker) read() {
+	defer close(w.ended)
+	for {
+		kind, data, err := w.conn.ReadMessage()
+		w.mu.Lock()
+		if err != nil {
+			w.err = err
+			w.mu.Unlock()
+			return
+		}
+		w.inbox = append(w.inbox, received{kind, data})
+		w.mu.Unlock()
+		select {
+		case w.arrived <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// patience is how much later than recorded something may come.
+const patience = 20 * time.Second
+
+func (p *player) play(events []event) {
+	requests := p.requests(events)
+	for i, e := range events {
+		if wait := time.Until(p.start.Add(time.Duration(e.MS) * time.Millisecond)); wait > 0 && e.Dir != "recv" && e.HTTP == nil {
+			time.Sleep(wait)
+		}
+		synctest.Wait()
+		for _, r := range requests {
+			if r.at == i {
+				go r.do(p.engine)
+			}
+		}
+		switch {
+		case e.Event == "open":
+			p.open(e)
+		case e.Event == "refused":
+			p.refused(e)
+		case e.Event == "closed":
+			p.close(e)
+		case e.Event != "":
+			// "send failed": of no interest
+		case e.Dir == "send":
+			p.send(e)
+		case e.Dir == "recv":
+			p.receive(e)
+		case e.HTTP != nil:
+			p.answered(e, requests)
+		default:
+			p.t.Fatalf("line %d: cannot be played", e.line)
+		}
+	}
+	synctest.Wait()
+	for name, w := range p.workers {
+		_ = w.conn.Close()
+		<-w.ended
+		for _, extra := range w.inbox {
+			p.t.Errorf("%s got something that is not recorded: %s", name, extra.data)
+		}
+	}
+}
+
+func (p *player) dial(path string) (*websocket.Conn, *http.Response, error) {
+	d := websocket.Dialer{NetDialContext: p.engine.DialContext}
+	return d.DialContext(p.t.Context(), p.engine.URL()+"/"+strings.TrimPrefix(p.names.translate(path), "/"), nil)
+}
+
+func (p *player) open(e event) {
+	conn, _, err := p.dial(e.Path)
+	if err != nil {
+		p.t.Fatalf("line %d: %v", e.line, err)
+	}
+	w := &bareWorker{name: e.Worker, conn: conn, arrived: make(chan struct{}, 1), ended: make(chan struct{})}
+	p.workers[e.Worker] = w
+	go w.read()
+}
+
+func (p *player) refused(e event) {
+	conn, response, err := p.dial(e.URL)
+	if err == nil {
+		_ = conn.Close()
+		p.t.Errorf("line %d: not refused", e.line)
+		return
+	}
+	if want := fmt.Sprintf("HTTP %d", response.StatusCode); !strings.HasSuffix(e.Error, want) {
+		p.t.Errorf("line %d: got %s, recorded %s", e.line, want, e.Error)
+	}
+}
+
+// close follows the recording to the end of a connection: by the engine, with
+// or without a Close frame, or by the worker.
+func (p *player) close(e event) {
+	w := p.workers[e.Worker]
+	select {
+	case <-w.ended:
+		if got := closeCode(w.err); got != e.Code {
+			p.t.Errorf("line %d: %s closed with %d, recorded %d: %v", e.line, e.Worker, got, e.Code, w.err)
+		}
+		return
+	default:
+	}
+	switch e.Code {
+	case websocket.CloseNoStatusReceived: // only the engine does that
+		select {
+		case <-w.ended:
+			if got := closeCode(w.err); got != e.Code {
+				p.t.Errorf("line %d: %s closed with %d, recorded %d: %v", e.line, e.Worker, got, e.Code, w.err)
+			}
+		case <-time.After(patience):
+			p.t.Errorf("line %d: %s is not closed", e.line, e.Worker)
+		}
+		return
+	case websocket.CloseNormalClosure:
+		_ = w.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(e.Code, ""), time.Time{})
+		synctest.Wait()
+	}
+	_ = w.conn.Close()
+	<-w.ended
+	synctest.Wait()
+}
+
+func closeCode(err error) int {
+	if ce, ok := err.(*websocket.CloseError); ok {
+		return ce.Code
+	}
+	return websocket.CloseAbnormalClosure
+}
+
+func (p *player) send(e event) {
+	w := p.workers[e.Worker]
+	kind, data := websocket.TextMessage, []byte(e.Frame)
+	switch {
+	case e.Text != nil:
+		data = []byte(*e.Text)
+	case e.Binary != nil:
+		kind = websocket.BinaryMessage
+		data, _ = hex.DecodeString(*e.Binary)
+	}
+	if kind == websocket.TextMessage {
+		data = []byte(p.names.translate(string(data)))
+		p.names.own(string(data))
+	}
+	if err := w.conn.WriteMessage(kind, data); err != nil {
+		p.t.Errorf("line %d: %s cannot send: %v", e.line, e.Worker, err)
+	}
+	synctest.Wait()
+}
+
+// receive waits for a recorded message. Calls and results may come in another
+// order than recorded; the engine promises none. The rest comes in its order.
+func (p *player) receive(e event) {
+	w := p.workers[e.Worker]
+	for end := time.After(patience); end != nil; {
+		synctest.Wait()
+		if p.take(w, e) {
+			return
+		}
+		select {
+		case <-w.arrived:
+		case <-end:
+			end = nil
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p.t.Errorf("line %d: %s did not get\n%s%s", e.line, e.Worker, e.Frame, e.payload())
+	for _, r := range w.inbox {
+		c := p.compare(e, r, p.names.clone(), false)
+		p.t.Errorf("but: %s\n  %s", r.data, strings.Join(c.diffs, "\n  "))
+	}
+	p.t.FailNow()
+}
+
+func (e event) payload() string {
+	switch {
+	case e.Text != nil:
+		return *e.Text
+	case e.Binary != nil:
+		return *e.Binary
+	}
+	return ""
+}
+
+// take takes the recorded message from what has come.
+func (p *player) take(w *bareWorker, e event) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, r := range w.inbox {
+		names := p.names.clone()
+		if c := p.compare(e, r, names, false); len(c.diffs) == 0 {
+			p.compare(e, r, names.clone(), true) // note the deviations
+			p.names = names
+			w.inbox = slices.Delete(w.inbox, i, i+1)
+			return true
+		}
+		if e.Frame == nil || !unordered(e.Frame) && !unordered(r.data) {
+			return false
+		}
+	}
+	return false
+}
+
+// unordered are the messages between which the engine keeps no order.
+func unordered(m []byte) bool {
+	switch (Frame{Message: m}).Type() {
+	case "invokefunction", "invocationresult", "unregistertrigger":
+		return true
+	}
+	return false
+}
+
+func (p *player) compare(e event, r received, names renaming, note bool) *comparison {
+	path := e.Worker
+	c := &comparison{names: names, allow: func(at string) bool { return p.deliberate(at, note) }}
+	switch {
+	case e.Frame != nil:
+		want, ok := decode(p.t, e.Frame).(map[string]any)
+		if !ok || r.kind != websocket.TextMessage {
+			c.diffs = append(c.diffs, "another kind of message")
+			break
+		}
+		if id, ok := want["function_id"].(string); ok {
+			path += " " + id
+		}
+		c.value(path, want, decode(p.t, r.data))
+	case e.Text != nil:
+		c.value(path, *e.Text, string(r.data))
+	default:
+		c.value(path, *e.Binary, hex.EncodeToString(r.data))
+	}
+	return c
+}
+
+// deliberate reports whether a difference is one of the deviations.
+func (p *player) deliberate(path string, note bool) bool {
+	for _, d := range deviations {
+		if d.scenario.MatchString(p.scenario) && d.path.MatchString(path) {
+			d.used = d.used || note
+			return true
+		}
+	}
+	return false
+}
+
+// httpRequest is a request to the HTTP triggers of the recording.
+type httpRequest struct {
+	event
+	at       int // made before this event: the first that it causes
+	done     chan struct{}
+	response *http.Response
+	body     []byte
+	err      error
+}
+
+// requests finds the requests, and when each was made: the recording has them
+// when they were answered. They were made one after the other.
+func (p *player) requests(events []event) []*httpRequest {
+	var list []*httpRequest
+	at := -1 // the first message that a request must have caused
+	for i, e := range events {
+		switch {
+		case e.HTTP != nil:
+			if at < 0 {
+				at = i
+			}
+			list = append(list, &httpRequest{event: e, at: at, done: make(chan struct{})})
+			at = -1
+		case at < 0 && e.Dir == "recv" && causedByRequest(e.Frame):
+			at = i
+		}
+	}
+	return list
+}
+
+var requestPattern = regexp.MustCompile(`"type":"http"|"phase":"preHandler"`)
+
+func causedByRequest(m []byte) bool {
+	f := Frame{Message: m}
+	return f.Type() == "invokefunction" && requestPattern.Match(m)
+}
+
+// do makes the request as the recording's client made it.
+func (r *httpRequest) do(e *Engine) {
+	defer close(r.done)
+	transport := &http.Transport{DialContext: e.DialContext, DisableCompression: true}
+	defer transport.CloseIdleConnections()
+	var body io.Reader
+	if r.HTTP.Body != nil {
+		var latin1 []byte
+		for _, c := range *r.HTTP.Body {
+			latin1 = append(latin1, byte(c))
+		}
+		body = strings.NewReader(string(latin1))
+	}
+	q, err := http.NewRequest(r.HTTP.Method, e.HTTPURL()+r.HTTP.Path, body)
+	if err != nil {
+		r.err = err
+		return
+	}
+	q.Close, q.Host = true, "127.0.0.1:3111"
+	q.Header.Set("User-Agent", "Python-urllib/3.11")
+	q.Header.Set("Accept-Encoding", "identity")
+	for k, v := range r.HTTP.Headers {
+		q.Header.Set(k, v)
+	}
+	if r.response, r.err = transport.RoundTrip(q); r.err == nil {
+		r.body, r.err = io.ReadAll(r.response.Body)
+		_ = r.response.Body.Close()
+	}
+}
+
+// answered compares the answer to a request.
+func (p *player) answered(e event, requests []*httpRequest) {
+	i := slices.IndexFunc(requests, func(r *httpRequest) bool { return r.line == e.line })
+	r := requests[i]
+	select {
+	case <-r.done:
+	case <-time.After(time.Duration(e.MS)*time.Millisecond + patience):
+		p.t.Fatalf("line %d: no answer", e.line)
+	}
+	if r.err != nil {
+		p.t.Fatalf("line %d: %v", e.line, r.err)
+	}
+	note := true
+	c := &comparison{names: p.names, allow: func(at string) bool { return p.deliberate(at, note) }}
+	path := e.HTTP.Method + " " + e.HTTP.Path
+	c.value(path+" status", e.Response.Status, r.response.StatusCode)
+	headers := map[string]any{"connection": "close"} // the client takes it away
+	if len(r.response.TransferEncoding) > 0 {
+		headers["transfer-encoding"] = r.response.TransferEncoding[0]
+	}
+	for k, v := range r.response.Header {
+		if k != "Date" {
+			headers[strings.ToLower(k)] = v[0]
+		}
+	}
+	recorded := map[string]any{}
+	for k, v := range e.Response.Headers {
+		recorded[k] = v
+	}
+	c.object(path, recorded, headers)
+	if strings.Contains(e.Response.Headers["content-type"], "json") && e.Response.Body != "" {
+		c.value(path+" body", decode(p.t, []byte(e.Response.Body)), decode(p.t, r.body))
+	} else {
+		c.value(path+" body", e.Response.Body, string(r.body))
+	}
+	for _, d := range c.diffs {
+		p.t.Errorf("line %d: %s", e.line, d)
+	}
+}
