@@ -1,0 +1,79 @@
+// Command iiidev runs the development engine of package iiitest as a program:
+// an engine to write and try workers against, with everything in memory.
+//
+//	iiidev [-listen addr] [-http addr] [-stream addr] [-v]
+//
+// The addresses are those of the worker protocol, of the HTTP triggers and of
+// the stream socket; the defaults are the engine's ports on the loopback
+// interface. The environment variable III_NAMESPACE_GRACE_MS means what it
+// means to the engine: how many milliseconds a worker has to declare its
+// namespace. With -v the program also logs what workers do and what it drops.
+// It ends with SIGINT or SIGTERM.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/iii-go/iii/iiitest"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+	stop()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "iiidev:", err)
+		os.Exit(1)
+	}
+}
+
+// run serves until ctx ends.
+func run(ctx context.Context, args []string, env func(string) string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("iiidev", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	listen := flags.String("listen", "127.0.0.1:49134", "address for workers")
+	http := flags.String("http", "127.0.0.1:3111", "address of the HTTP triggers")
+	stream := flags.String("stream", "127.0.0.1:3112", "address of the stream socket")
+	verbose := flags.Bool("v", false, "log what workers do and what is dropped")
+	if err := flags.Parse(args); err != nil {
+		return flag.ErrHelp
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	level := slog.LevelWarn
+	if *verbose {
+		level = slog.LevelDebug
+	}
+	opts := []iiitest.Option{
+		iiitest.WithAddrs(*listen, *http, *stream),
+		iiitest.WithLogger(slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))),
+	}
+	if ms := env("III_NAMESPACE_GRACE_MS"); ms != "" {
+		n, err := strconv.ParseUint(ms, 10, 31)
+		if err != nil {
+			return fmt.Errorf("III_NAMESPACE_GRACE_MS: %w", err)
+		}
+		opts = append(opts, iiitest.WithNamespaceGrace(time.Duration(n)*time.Millisecond))
+	}
+	e, err := iiitest.New(opts...)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "workers %s\nhttp    %s\nstreams %s\n", e.URL(), e.HTTPURL(), e.StreamURL())
+	<-ctx.Done()
+	return e.Close()
+}
