@@ -83,8 +83,8 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 		dialNet = new(net.Dialer).DialContext
 		dialer.Proxy = http.ProxyFromEnvironment
 	}
-	dialer.NetDialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dialNet(ctx, network, addr)
+	dialer.NetDialContext = func(attempt context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dialNet(attempt, network, addr)
 		if err != nil {
 			return nil, err
 		}

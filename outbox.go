@@ -47,6 +47,7 @@ func newOutbox(maxMessages, maxBytes int) *outbox {
 type item struct {
 	buf   *buffer  // nil for a request that was given up, and for control frames
 	req   *request // the user's request that this is, if it is one
+	send  bool     // it is a Send; an answered call's request may be in use again
 	kind  frameKind
 	fence func() // called when the pong to this ping arrives
 }
@@ -210,7 +211,7 @@ func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *reques
 		}
 		if o.fits(r.size) {
 			r.state = requestQueued
-			o.push(item{buf: r.buf, req: r})
+			o.push(item{buf: r.buf, req: r, send: !r.wantsResult})
 			break
 		}
 		changed := o.wait()
@@ -237,7 +238,7 @@ func (o *outbox) hold(r *request) {
 		r.held = true
 		r.finish(nil)
 	}
-	o.held = append(o.held, item{buf: r.buf, req: r})
+	o.held = append(o.held, item{buf: r.buf, req: r, send: !r.wantsResult})
 	o.heldN++
 	o.heldB += r.size
 }
@@ -371,7 +372,7 @@ func (o *outbox) written(l *link, batch []item, err error) {
 	var sends uint64
 	o.mu.Lock()
 	for _, it := range batch {
-		if r := it.req; r != nil && !r.wantsResult {
+		if r := it.req; it.send {
 			if r.state == requestSent {
 				if r.state = requestDone; !r.held {
 					r.finish(err)

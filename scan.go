@@ -35,8 +35,8 @@ func scanObject(b []byte, field func(key, value []byte)) error {
 	}
 	for {
 		start := i
-		i, err := skipString(b, i)
-		if err != nil {
+		var err error
+		if i, err = skipString(b, i); err != nil {
 			return err
 		}
 		key := b[start+1 : i-1]
