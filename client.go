@@ -52,6 +52,7 @@ type Client struct {
 	connecting int                // callers of Connect that wait
 	reconnects uint64
 
+	closing             atomic.Bool // a Close frame has been sent: the end of the link is the end
 	received, malformed atomic.Uint64
 }
 
@@ -246,6 +247,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	if err == nil {
 		if l := c.attached(); l != nil {
+			c.closing.Store(true)
 			l.closeOrderly(ctx)
 		}
 	}
@@ -464,7 +466,7 @@ func (c *Client) keepConnected(ctx context.Context) error {
 		if err == nil {
 			wasReady, err = c.serve(ctx, l)
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || c.closing.Load() {
 			return nil
 		}
 		var fatal fatalError

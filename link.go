@@ -49,9 +49,10 @@ type link struct {
 	applied    chan struct{} // the engine has applied the registrations
 
 	// Guarded by the lock of the outbox.
-	fences                       []func()
-	sendsWritten, sendsConfirmed uint64
-	sendFence                    bool
+	fences         []fence
+	sendsTaken     uint64 // Sends handed to the writer
+	sendsConfirmed uint64 // of these, those that the engine has read
+	confirming     bool   // a fence for them is out
 }
 
 // dial opens a connection and completes the WebSocket handshake.

@@ -34,9 +34,9 @@ type outbox struct {
 }
 
 type outboxStats struct {
-	framesSent, bytesSent                     atomic.Uint64
-	sendsWritten, sendsConfirmed, sendsLost   atomic.Uint64
-	sendsDropped, repliesDropped, lateResults atomic.Uint64
+	framesSent, bytesSent                   atomic.Uint64
+	sendsConfirmed, sendsLost, sendsDropped atomic.Uint64
+	repliesDropped, lateResults             atomic.Uint64
 }
 
 func newOutbox(maxMessages, maxBytes int) *outbox {
@@ -49,7 +49,14 @@ type item struct {
 	req   *request // the user's request that this is, if it is one
 	send  bool     // it is a Send; an answered call's request may be in use again
 	kind  frameKind
-	fence func() // called when the pong to this ping arrives
+	fence func() // called when the pong to this JSON ping arrives
+}
+
+// fence is a JSON ping that is out. The engine handles frames in order, so its
+// pong says that it has read everything before it.
+type fence struct {
+	sends uint64 // the link's Sends before it
+	done  func()
 }
 
 type frameKind uint8
@@ -352,8 +359,11 @@ func (o *outbox) take(l *link, batch []item) []item {
 			}
 			r.state, r.link = requestSent, l
 		}
+		if it.send {
+			l.sendsTaken++
+		}
 		if it.fence != nil {
-			l.fences = append(l.fences, it.fence)
+			l.fences = append(l.fences, fence{l.sendsTaken, it.fence})
 		}
 		size += it.size()
 		o.bytes -= it.size()
@@ -367,30 +377,29 @@ func (o *outbox) take(l *link, batch []item) []item {
 }
 
 // written settles a batch that l's writer has written, or failed to write: the
-// buffers are free and its Sends are told. A fence behind them confirms them.
+// buffers are free and its Sends are told.
 func (o *outbox) written(l *link, batch []item, err error) {
 	var sends uint64
 	o.mu.Lock()
 	for _, it := range batch {
-		if r := it.req; it.send {
-			if r.state == requestSent {
-				if r.state = requestDone; !r.held {
-					r.finish(err)
-				}
-			}
-			if err == nil {
-				sends++
+		if !it.send {
+			continue
+		}
+		sends++
+		if r := it.req; r.state == requestSent {
+			if r.state = requestDone; !r.held {
+				r.finish(err)
 			}
 		}
 	}
-	if sends > 0 {
-		l.sendsWritten += sends
-		if !l.sendFence {
-			o.confirmSends(l)
-		}
+	switch {
+	case sends == 0:
+	case err != nil:
+		l.sendsTaken -= sends // they failed with an error, or their callers had gone
+	case !l.confirming:
+		o.confirmSends(l)
 	}
 	o.mu.Unlock()
-	o.stats.sendsWritten.Add(sends)
 	for i, it := range batch {
 		if err == nil {
 			o.stats.framesSent.Add(1)
@@ -401,38 +410,36 @@ func (o *outbox) written(l *link, batch []item, err error) {
 	}
 }
 
-// confirmSends puts a ping behind the Sends written so far. The engine handles
-// frames in order, so its pong says that it has them; one such ping is out at a
-// time.
+// confirmSends puts a fence behind the Sends written so far, one at a time.
 func (o *outbox) confirmSends(l *link) {
 	if o.link != l {
 		return
 	}
-	l.sendFence = true
-	upTo := l.sendsWritten
+	l.confirming = true
 	o.push(item{kind: frameJSONPing, fence: func() {
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		o.stats.sendsConfirmed.Add(upTo - l.sendsConfirmed)
-		l.sendsConfirmed, l.sendFence = upTo, false
-		if l.sendsWritten > upTo {
+		if l.confirming = false; l.sendsTaken > l.sendsConfirmed {
 			o.confirmSends(l)
 		}
 	}})
 }
 
-// pong is the answer to the oldest ping that l has sent.
+// pong answers the oldest fence that is out on l.
 func (o *outbox) pong(l *link) {
 	o.mu.Lock()
-	var fence func()
-	if len(l.fences) > 0 {
-		fence = l.fences[0]
-		l.fences = l.fences[1:]
+	if len(l.fences) == 0 {
+		o.mu.Unlock()
+		return
+	}
+	f := l.fences[0]
+	l.fences = l.fences[1:]
+	if f.sends > l.sendsConfirmed {
+		o.stats.sendsConfirmed.Add(f.sends - l.sendsConfirmed)
+		l.sendsConfirmed = f.sends
 	}
 	o.mu.Unlock()
-	if fence != nil {
-		fence()
-	}
+	f.done()
 }
 
 // complete gives the answer that came over l to the call that waits for it. It
@@ -489,7 +496,7 @@ func (o *outbox) detach(l *link, cause error) (unconfirmed int) {
 		}
 	}
 	l.fences = nil
-	unconfirmed = int(l.sendsWritten - l.sendsConfirmed)
+	unconfirmed = int(l.sendsTaken - l.sendsConfirmed)
 	o.signal()
 	o.mu.Unlock()
 	o.stats.sendsLost.Add(uint64(unconfirmed))
