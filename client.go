@@ -507,5 +507,8 @@ func reconnectDelay(cfg ReconnectionConfig, attempt uint64, spread float64) time
 	}
 	delay = min(delay, limit)
 	delay *= 1 + cfg.JitterFactor*(2*spread-1)
-	return time.Duration(min(delay, limit) * float64(time.Millisecond))
+	if delay > limit {
+		delay = 2*limit - delay // spread a fleet at the limit, too, but not beyond it
+	}
+	return time.Duration(delay * float64(time.Millisecond))
 }
