@@ -28,6 +28,8 @@ import (
 //     one change of them after the other; providers inside the engine are told
 //     under it, messages for providers outside get their place in the outbox
 //     under it.
+//   - streams.mu, then logs.mu: a change, and a record, until everybody who is
+//     to have it has it in his queue.
 //   - Engine.mu: workers, functions, calls under way, name leases.
 //   - the locks of single things: outbox.mu, frameLog.mu, the stores' own.
 //

@@ -134,6 +134,7 @@ func (c *comparison) differ(path, format string, args ...any) {
 var volatile = map[string]bool{
 	"timestamp": true, "connected_at_ms": true, "stored_logs": true, "stored_spans": true,
 	"stored_metrics": true, "hot_bytes": true, "error_id": true,
+	"timestamp_unix_nano": true, "observed_timestamp_unix_nano": true,
 }
 
 // keyed are the lists whose order says nothing, or is tested elsewhere; their

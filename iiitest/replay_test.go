@@ -21,6 +21,13 @@ import (
 type scenario struct {
 	name string
 	opts []Option
+	// seed, if any, leaves what earlier conversations had left.
+	seed func(e *Engine)
+	// clients are the sockets that are clients of the stream socket, with the
+	// headers of their upgrades.
+	clients map[string]http.Header
+	// without leaves out the messages that match.
+	without *regexp.Regexp
 }
 
 // deviation is a deliberate difference from what was recorded.
@@ -42,10 +49,17 @@ func TestReplay(t *testing.T) {
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
 			events := readRecording(t, s.name)
+			if s.without != nil {
+				events = slices.DeleteFunc(events, func(e event) bool { return s.without.Match(e.Frame) })
+			}
 			synctest.Test(t, func(t *testing.T) {
 				p := &player{
 					t: t, scenario: s.name, engine: Start(t, s.opts...), start: time.Now(),
 					workers: map[string]*bareWorker{}, names: newRenaming(),
+					clients: s.clients, dialing: map[string]chan dialed{},
+				}
+				if s.seed != nil {
+					s.seed(p.engine)
 				}
 				p.play(events)
 			})
@@ -69,6 +83,8 @@ type player struct {
 	start    time.Time
 	workers  map[string]*bareWorker
 	names    renaming
+	clients  map[string]http.Header
+	dialing  map[string]chan dialed
 }
 
 // bareWorker is a socket of the recording.
@@ -123,6 +139,7 @@ func (p *player) play(events []event) {
 				go r.do(p.engine)
 			}
 		}
+		p.lookAhead(events, i)
 		switch {
 		case e.Event == "open":
 			p.open(e)
@@ -158,7 +175,7 @@ func (p *player) dial(path string) (*websocket.Conn, *http.Response, error) {
 }
 
 func (p *player) open(e event) {
-	conn, _, err := p.dial(e.Path)
+	conn, err := p.connection(e)
 	if err != nil {
 		p.t.Fatalf("line %d: %v", e.line, err)
 	}

@@ -128,7 +128,10 @@ func (e *Engine) addRegistration(r *registration) *wireError {
 func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 	r.parked = true
 	if to == nil {
-		e.log.Info("trigger parked: nobody provides its type", "trigger", r.id, "type", r.triggerType)
+		e.logEngine(severityWarn, "[PENDING] Trigger "+r.id+" (function "+r.functionID+") was NOT activated: trigger type "+r.triggerType+
+			" is not registered. It will be registered automatically when the trigger type becomes available."+
+			" If this persists, search for a worker that provides this trigger type at https://workers.iii.dev/",
+			map[string]any{"target": "iii::trigger", "module_path": "iii::trigger"})
 		return nil, nil
 	}
 	if to.provider != nil {

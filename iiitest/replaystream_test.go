@@ -1,0 +1,64 @@
+package iiitest
+
+import (
+	"encoding/json"
+	"strings"
+
+	"github.com/gorilla/websocket"
+)
+
+// dialed is how the opening of a connection to the stream socket ended.
+type dialed struct {
+	conn *websocket.Conn
+	err  error
+}
+
+// lookAhead begins what a client of the stream socket does before the recording
+// says that it is done: it opens the connection before the auth function is
+// called, and closes it before the leave triggers are.
+func (p *player) lookAhead(events []event, i int) {
+	for _, e := range events[i:] {
+		header, client := p.clients[e.Worker]
+		if !client || e.Event == "" {
+			if !aboutClients(e) {
+				return
+			}
+			continue
+		}
+		switch w := p.workers[e.Worker]; {
+		case e.Event == "open" && p.dialing[e.Worker] == nil:
+			done := make(chan dialed, 1)
+			p.dialing[e.Worker] = done
+			go func() {
+				d := websocket.Dialer{NetDialContext: p.engine.DialContext}
+				conn, _, err := d.DialContext(p.t.Context(), p.engine.StreamURL()+e.Path, header)
+				done <- dialed{conn, err}
+			}()
+		case e.Event == "closed" && w != nil:
+			_ = w.conn.Close()
+		}
+		return
+	}
+}
+
+// aboutClients are the messages that the coming and going of a client causes.
+func aboutClients(e event) bool {
+	var m struct {
+		FunctionID string `json:"function_id"`
+	}
+	if json.Unmarshal(e.Frame, &m) != nil {
+		return false
+	}
+	return m.FunctionID == "streams::auth" || strings.HasSuffix(m.FunctionID, "::leave")
+}
+
+// connection opens the socket of the recording, or takes the one that is open
+// already.
+func (p *player) connection(e event) (*websocket.Conn, error) {
+	if done := p.dialing[e.Worker]; done != nil {
+		d := <-done
+		return d.conn, d.err
+	}
+	conn, _, err := p.dial(e.Path)
+	return conn, err
+}
