@@ -302,6 +302,32 @@ func TestStreamSocketSlowClient(t *testing.T) {
 	})
 }
 
+// TestStreamUpdatesConcurrent: no update is lost, and a client sees the changes
+// in the order in which they happened.
+func TestStreamUpdatesConcurrent(t *testing.T) {
+	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
+		b := newBrowser(t, e, "", nil)
+		b.join("s1", "")
+		b.want(frame(`{"data":[],"type":"sync"}`, "null"))
+		const workers, updates = 4, 50
+		var wg sync.WaitGroup
+		for range workers {
+			worker := newPeer(t, e)
+			wg.Go(func() {
+				for range updates {
+					worker.call("stream::update", `{"stream_name":"s","group_id":"g","item_id":"i","ops":[{"type":"increment","path":"","by":1}]}`)
+				}
+			})
+		}
+		wg.Wait()
+		want := []string{frame(`{"data":1,"type":"create"}`, `"i"`)}
+		for n := 2; n <= workers*updates; n++ {
+			want = append(want, frame(fmt.Sprintf(`{"data":%d,"type":"update"}`, n), `"i"`))
+		}
+		b.want(want...)
+	})
+}
+
 func TestStreamSocketRefusesOtherRequests(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		client := &http.Client{Transport: &http.Transport{
