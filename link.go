@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -224,6 +225,8 @@ func (l *link) write() {
 		if len(batch) == 0 {
 			select {
 			case <-l.wake:
+				// What other goroutines are about to add leaves in the same write.
+				runtime.Gosched()
 			case <-l.dead:
 			}
 			continue
