@@ -42,10 +42,9 @@ type Client struct {
 	ended      bool
 	err        error // the fatal error
 	workerID   string
-	token      string        // the reattach token of workerID's connection
-	wasReady   bool          // a link has been ready
-	ready      chan struct{} // closed while a link is ready, else replaced
-	isReady    bool
+	token      string             // the reattach token of workerID's connection
+	wasReady   bool               // a link has been ready
+	ready      chan struct{}      // closed while a link is ready, else replaced
 	lastError  error              // of the last attempt to connect
 	stop       context.CancelFunc // ends the supervisor; nil while there is none
 	supervised chan struct{}      // closed when the supervisor has ended

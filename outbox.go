@@ -281,6 +281,7 @@ func (o *outbox) giveUp(r *request) (done, sent bool) {
 	case requestQueued:
 		o.bytes -= r.size
 		r.buf.free()
+		o.signal()
 	}
 	r.state, r.buf = requestDone, nil
 	delete(o.pending, r.id)

@@ -29,7 +29,6 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) 
 	}
 	if wasReady {
 		c.mu.Lock()
-		c.isReady = false
 		c.ready = make(chan struct{})
 		c.mu.Unlock()
 	}
@@ -147,7 +146,7 @@ func (c *Client) becomeReady(l *link) {
 	if c.wasReady {
 		c.reconnects++
 	}
-	c.wasReady, c.isReady = true, true
+	c.wasReady = true
 	c.lastError = nil
 	close(c.ready)
 	id := c.workerID
