@@ -2,12 +2,9 @@ package iii
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -17,11 +14,8 @@ import (
 )
 
 const (
-	dialTimeout     = 10 * time.Second
-	writeTimeout    = 10 * time.Second // of each write to the network
 	registerTimeout = 10 * time.Second // for the engine's answers while a link begins
 	closeTimeout    = time.Second      // for the peer's half of an orderly close
-	socketBuffer    = 64 << 10
 )
 
 // link is one connection to the engine. It is attached to the outbox once, dies
@@ -56,61 +50,13 @@ type link struct {
 	confirming     bool   // a fence for them is out
 }
 
-// dial opens a connection and completes the WebSocket handshake.
+// dial opens a connection.
 func (c *Client) dial(ctx context.Context) (*link, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	u := *c.cfg.url
-	header := c.cfg.header.Clone()
-	if u.User != nil {
-		if header == nil {
-			header = http.Header{}
-		}
-		if header.Get("Authorization") == "" {
-			password, _ := u.User.Password()
-			header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
-		}
-		u.User = nil
-	}
-	var g *gatherConn
-	var abort func() bool
-	dialNet := c.cfg.dialContext
-	dialer := websocket.Dialer{
-		TLSClientConfig:  c.cfg.tls,
-		HandshakeTimeout: dialTimeout,
-		ReadBufferSize:   socketBuffer,
-		WriteBufferSize:  socketBuffer,
-	}
-	if dialNet == nil {
-		dialNet = new(net.Dialer).DialContext
-		dialer.Proxy = http.ProxyFromEnvironment
-	}
-	dialer.NetDialContext = func(attempt context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dialNet(attempt, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		g = &gatherConn{Conn: conn, timeout: writeTimeout}
-		// The handshake itself watches deadlines only.
-		abort = context.AfterFunc(ctx, func() { _ = conn.Close() })
-		return g, nil
-	}
-	conn, resp, err := dialer.DialContext(ctx, u.String(), header)
-	if abort != nil && !abort() && err == nil {
-		_ = conn.Close()
-		err = ctx.Err()
-	}
+	d := dialer{url: c.cfg.url, header: c.cfg.header, tls: c.cfg.tls, dialContext: c.cfg.dialContext, readLimit: c.cfg.readLimit}
+	conn, g, err := d.dial(ctx)
 	if err != nil {
-		if ctxErr := ctx.Err(); ctxErr != nil && !errors.Is(err, ctxErr) {
-			err = fmt.Errorf("%w: %w", ctxErr, err)
-		}
-		if resp != nil {
-			return nil, fmt.Errorf("iii: connect to %s: %w: HTTP status %s", u.Host, err, resp.Status)
-		}
-		return nil, fmt.Errorf("iii: connect to %s: %w", u.Host, err)
+		return nil, err
 	}
-	g.gather()
-	conn.SetReadLimit(c.cfg.readLimit)
 	l := &link{
 		client:     c,
 		conn:       conn,
