@@ -1,0 +1,78 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+// asProgram is set when the test's binary is to be the program itself.
+const asProgram = "III_EXAMPLE_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// The program serves its function until it is interrupted, and ends well then.
+func TestWorker(t *testing.T) {
+	engine := iiitest.Start(t)
+	client, err := iii.New(engine.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// The engine answers the program's ping after it has applied its registrations.
+	ready := make(chan struct{})
+	once := sync.OnceFunc(func() { close(ready) })
+	engine.Hook(func(f iiitest.Frame) iiitest.Verdict {
+		if f.Direction == iiitest.FromEngine && f.Type() == "pong" {
+			once()
+		}
+		return iiitest.Verdict{}
+	})
+
+	program := exec.CommandContext(t.Context(), os.Args[0])
+	program.Env = append(os.Environ(), asProgram+"=1", "III_URL="+engine.URL())
+	program.Stderr = os.Stderr
+	if err := program.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- program.Wait() }()
+	select {
+	case <-ready:
+	case err := <-ended:
+		t.Fatalf("the program ended at once: %v", err)
+	}
+	got, err := iii.Call[string](t.Context(), client, "greetings::hello", Person{Name: "Ada"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "Hello, Ada"; got != want {
+		t.Errorf("greetings::hello returned %q, want %q", got, want)
+	}
+
+	if runtime.GOOS == "windows" { // which knows no interrupt for one process
+		_ = program.Process.Kill()
+		<-ended
+		return
+	}
+	if err := program.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("after an interrupt: %v", err)
+	}
+}
