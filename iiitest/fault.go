@@ -59,8 +59,8 @@ func (e *Engine) RefuseAuth(message string) {
 // (drop the message of type workerregistered that comes FromEngine), takes the
 // reattach_token or an invocation_id out of a message (Replace), or cuts a
 // connection in the middle of a conversation. f runs on the goroutine that
-// reads or writes the connection and may call the engine's methods; it is
-// called from several goroutines at once.
+// reads or writes the connection and may call the engine's methods, but Send;
+// it is called from several goroutines at once.
 func (e *Engine) Hook(f func(Frame) Verdict) {
 	if f == nil {
 		e.frames.hook.Store(nil)

@@ -11,7 +11,7 @@ import (
 )
 
 // maxDepth is how deep a message may nest: the limit of the engine's parser.
-const maxDepth = 128
+const maxDepth = 127
 
 // canonical is raw as the engine writes values: keys sorted bytewise, no white
 // space, the last of duplicate keys, strings with no more escapes than needed.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 
 	"github.com/google/uuid"
 )
@@ -128,10 +129,14 @@ func decodeMessage(raw []byte) (any, error) {
 	}
 }
 
+// quoted finds the values in a text about a wrong message: they may be secret,
+// and the text goes to the log.
+var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`)
+
 func decodeAs[T any](raw []byte) (any, error) {
 	var m T
 	if detail := decodeStrict(raw, &m); detail != "" {
-		return nil, errors.New(detail)
+		return nil, errors.New(quoted.ReplaceAllString(detail, `"…"`))
 	}
 	if c, ok := any(&m).(interface{ check() error }); ok {
 		if err := c.check(); err != nil {

@@ -57,6 +57,7 @@ func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wi
 	}
 	name := sanitize(text(in.Name))
 	if !e.lease(w, ns, name) {
+		w.abort()
 		return json.RawMessage(`{"success":false}`), nil
 	}
 	e.mu.Lock()
@@ -92,8 +93,8 @@ func (m *metadata) update(in registerInput, ns, name string) {
 }
 
 // lease gives w the name within the namespace, unless another live connection
-// holds it: then w is told so, its connection closes and what it had not yet
-// registered is dropped. Without a name there is nothing to lease.
+// holds it: then w is told so and its connection closes. Without a name there is
+// nothing to lease.
 func (e *Engine) lease(w *worker, ns, name string) bool {
 	if name == "" {
 		return true
@@ -109,7 +110,6 @@ func (e *Engine) lease(w *worker, ns, name string) bool {
 		w.push(message("registrationrejected").str("code", "WORKER_NAMESPACE_CONFLICT").
 			str("namespace", ns).str("worker_name", name).str("owner_worker_id", holder.id).bytes())
 		w.out.push(outgoing{close: true})
-		e.spawn(func(context.Context) { w.abort() })
 		return false
 	}
 	for other, holder := range e.leases {

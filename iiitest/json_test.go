@@ -1,0 +1,147 @@
+package iiitest
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+)
+
+func TestCanonical(t *testing.T) {
+	for _, test := range []struct{ in, want string }{
+		{` 1 `, `1`},
+		{`9007199254740993`, `9007199254740993`},
+		{`[1e-07 ,-0.50,1E5]`, `[1e-07,-0.50,1E5]`},
+		{`{"b":1, "a":{"d":[ {"z":null,"y":true} ],"c":"x"}, "B":""}`, `{"B":"","a":{"c":"x","d":[{"y":true,"z":null}]},"b":1}`},
+		{`{"a":1,"a":2}`, `{"a":2}`},
+		{`"\u00e9\n\/<>&"`, `"é\n/<>&"`},
+		{`{"\u0061":"\u0041","é":1}`, `{"a":"A","é":1}`},
+		{`[]`, `[]`},
+		{`{}`, `{}`},
+		{`[ ]`, `[]`},
+		{`[{ }]`, `[{}]`},
+		{`{"a\"}":"]"}`, `{"a\"}":"]"}`},
+	} {
+		if got, err := canonical(json.RawMessage(test.in)); err != nil || string(got) != test.want {
+			t.Errorf("%s: got %s, %v, want %s", test.in, got, err, test.want)
+		}
+	}
+	for _, in := range []string{``, `{`, `1 2`, `nul`, `{"a"}`, "\"\xff\"", strings.Repeat("[", 128) + strings.Repeat("]", 128)} {
+		if got, err := canonical(json.RawMessage(in)); err == nil {
+			t.Errorf("%q: got %s, want an error", in, got)
+		}
+	}
+}
+
+// FuzzCanonical compares with the decoder and encoder of encoding/json.
+func FuzzCanonical(f *testing.F) {
+	for _, s := range []string{`{"b":[1,{"a":"\u00e9"}],"a":null}`, `"\ud800"`, `[1e400,-0]`, `{"a":1,"a":{}}`, `  true`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		got, err := canonical(data)
+		if err != nil {
+			return
+		}
+		if !json.Valid(got) {
+			t.Fatalf("%q became %q", data, got)
+		}
+		d := json.NewDecoder(strings.NewReader(string(data)))
+		d.UseNumber()
+		var v any
+		if err := d.Decode(&v); err != nil {
+			return
+		}
+		want := mustEncode(v)
+		again, err := canonical(want)
+		if err != nil || string(again) != string(want) {
+			t.Fatalf("%s canonical again: %s, %v", want, again, err)
+		}
+		// The strings may be escaped in another way, the values are the same.
+		var a, b any
+		if json.Unmarshal(got, &a) == nil && json.Unmarshal(want, &b) == nil && string(mustEncode(a)) != string(mustEncode(b)) {
+			t.Errorf("%q: got %s, want %s", data, got, want)
+		}
+	})
+}
+
+func FuzzDecodeMessage(f *testing.F) {
+	for _, s := range []string{
+		`{"type":"ping"}`,
+		`{"type":"invokefunction","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"a","data":{"a":[1]},"action":{"type":"enqueue","queue":"q"}}`,
+		`{"type":"invocationresult","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"a","error":{"code":"c","message":"m"}}`,
+		`{"type":"registertrigger","id":"a","trigger_type":"b","function_id":"c","config":null,"namespace":""}`,
+		`{"type":"registertriggertype","id":"a","description":"b","call_request_format":{}}`,
+		`{"type":"registerfunction","id":"a","invocation":{"url":"x"}}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := decodeMessage(data)
+		if err != nil {
+			return
+		}
+		if m, ok := m.(invokeFunctionMessage); ok && (!json.Valid(m.Data) || m.Metadata != nil && !json.Valid(m.Metadata)) {
+			t.Errorf("%q became %+v", data, m)
+		}
+	})
+}
+
+func FuzzLimitedConn(f *testing.F) {
+	f.Add([]byte{0x81, 0x05, 'h', 'e', 'l', 'l', 'o', 0x89, 0x00})
+	f.Add([]byte{0x82, 0x7f, 0, 0, 0, 1, 0, 0, 0, 0})
+	f.Add([]byte{0x01, 0x7e, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		// However the bytes are cut, the verdict is the same.
+		var whole, bytewise limitedConn
+		errWhole := whole.follow(data)
+		var errBytewise error
+		for i := range data {
+			if errBytewise = bytewise.follow(data[i : i+1]); errBytewise != nil {
+				break
+			}
+		}
+		if errWhole != errBytewise || errWhole == nil && (whole.remaining != bytewise.remaining || whole.message != bytewise.message) {
+			t.Errorf("whole: %v, %+v; bytewise: %v, %+v", errWhole, &whole, errBytewise, &bytewise)
+		}
+	})
+}
+
+func TestDecodeInput(t *testing.T) {
+	type Input struct {
+		Name    string          `json:"name"`
+		Count   *uint32         `json:"count"`
+		Any     json.RawMessage `json:"any"`
+		Flag    bool            `json:"flag,omitempty"`
+		Strings []string        `json:"strings,omitempty"`
+	}
+	for _, test := range []struct{ in, want string }{
+		{`{"name":"n","any":null}`, ``},
+		{`{"name":"n","any":[1],"count":null,"more":{}}`, ``},
+		{`{"name":"n","any":1,"count":4294967295,"flag":true,"strings":["a"]}`, ``},
+		{`{"any":1}`, "missing field `name`"},
+		{`{"name":"n"}`, "missing field `any`"},
+		{`{"name":null,"any":1}`, "invalid type: null, expected a string"},
+		{`{"name":1,"any":1}`, "invalid type: integer `1`, expected a string"},
+		{`{"name":1.5,"any":1}`, "invalid type: floating point `1.5`, expected a string"},
+		{`{"name":true,"any":1}`, "invalid type: boolean `true`, expected a string"},
+		{`{"name":{},"any":1}`, "invalid type: map, expected a string"},
+		{`{"name":[],"any":1}`, "invalid type: sequence, expected a string"},
+		{`{"name":"n","any":1,"count":"x"}`, `invalid type: string "x", expected u32`},
+		{`{"name":"n","any":1,"count":-1}`, "invalid value: integer `-1`, expected u32"},
+		{`{"name":"n","any":1,"count":1.0}`, "invalid type: floating point `1.0`, expected u32"},
+		{`{"name":"n","any":1,"flag":null}`, "invalid type: null, expected a boolean"},
+		{`{"name":"n","any":1,"strings":["a",1]}`, "invalid type: integer `1`, expected a string"},
+		{`{"name":1,"count":"x"}`, `invalid type: string "x", expected u32`}, // in the order of the keys, before missing ones
+		{`null`, "invalid type: null, expected struct Input"},
+		{`[]`, "invalid type: sequence, expected struct Input"},
+	} {
+		_, err := decodeInput[Input]("f::g", json.RawMessage(test.in))
+		got := ""
+		if err != nil {
+			got = strings.TrimPrefix(err.Message, "Failed to deserialize input for f::g: ")
+		}
+		if got != test.want {
+			t.Errorf("%s: got %q, want %q", test.in, got, test.want)
+		}
+	}
+}

@@ -1,0 +1,415 @@
+package iiitest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// function registers functions and waits until they are there.
+func (c *client) function(ids ...string) {
+	c.t.Helper()
+	for _, id := range ids {
+		c.send(`{"type":"registerfunction","id":%q}`, id)
+	}
+	c.sync()
+}
+
+func errorCode(m map[string]any) string {
+	e, _ := m["error"].(map[string]any)
+	code, _ := e["code"].(string)
+	return code
+}
+
+func TestRegistrationsWaitForTheNamespace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t)
+		c, other := dial(t, e), dial(t, e)
+		c.function("f::g")
+		c.send(`{"type":"registertriggertype","id":"hook","description":"d"}`)
+		c.bind("t1", "hook")
+		c.send(`{"type":"unregisterfunction","id":"f::g"}`)
+		c.send(`{"type":"registerfunction","id":"f::h"}`)
+		c.sync()
+		if got := errorCode(other.call("f::h", `{}`, `,"namespace":"blue"`)); got != "function_not_found" {
+			t.Errorf("before the namespace: %s", got)
+		}
+		// A wrong declaration leaves it open.
+		if got := errorCode(c.call("engine::workers::register", `{"namespace":" "}`)); got != "INVALID_NAMESPACE" {
+			t.Errorf("blank namespace: %s", got)
+		}
+		if got := errorCode(c.call("engine::workers::register", `{"pid":"x"}`)); got != "deserialization_error" {
+			t.Errorf("wrong pid: %s", got)
+		}
+		c.send(`{"type":"invokefunction","function_id":"engine::workers::register","data":{"namespace":"blue"}}`)
+		c.want(forwarded("t1", "hook", `,"trigger_namespace":"blue"`))
+		other.send(`{"type":"invokefunction","function_id":"f::h","data":1,"namespace":"blue"}`)
+		c.want(`{"type":"invokefunction","invocation_id":"*","function_id":"f::h","data":1}`)
+		if got := errorCode(other.call("f::g", `{}`, `,"namespace":"blue"`)); got != "function_not_found" {
+			t.Errorf("unregistered while waiting: %s", got)
+		}
+		// The first namespace stays; the call succeeds.
+		c.register("c", `,"namespace":"green"`)
+		c.function("f::i")
+		if got := other.call("f::i", `{}`, `,"namespace":"green"`); !strings.Contains(fmt.Sprint(got), "registered in namespace(s): blue.") {
+			t.Errorf("second namespace: %v", got)
+		}
+		// Who says nothing gets the default one.
+		other.send(`{"type":"registerfunction","id":"f::late"}`)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		c.send(`{"type":"invokefunction","function_id":"f::late","data":2}`)
+		other.want(`{"type":"invokefunction","invocation_id":"*","function_id":"f::late","data":2}`)
+	})
+}
+
+func TestReservedPrefix(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e).register("c", `,"namespace":"blue"`)
+	c.send(`{"type":"registerfunction","id":"engine::mine"}`)
+	c.want(`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"blue","function_id":"engine::mine","owner_worker_id":""}`)
+}
+
+func TestBuiltinOverwritten(t *testing.T) {
+	e := Start(t)
+	c, other := dial(t, e).register("c"), dial(t, e).register("other")
+	c.function("publish")
+	other.send(`{"type":"invokefunction","function_id":"publish","data":1}`)
+	c.want(`{"type":"invokefunction","invocation_id":"*","function_id":"publish","data":1}`)
+	_ = c.conn.Close()
+	for e.Stats().Workers > 1 {
+		other.sync()
+	}
+	if got := errorCode(other.call("publish", `{}`)); got != "function_not_found" {
+		t.Errorf("built-in function after its replacement: %s", got)
+	}
+}
+
+func TestReattach(t *testing.T) {
+	e := Start(t)
+	first, provider := dial(t, e).register("w"), dial(t, e).register("provider")
+	provider.provide("hook")
+	first.function("f::g")
+	first.bind("t1", "hook")
+	provider.want(forwarded("t1", "hook", ""))
+
+	second := dial(t, e)
+	for _, m := range []string{
+		`"previous_worker_id":"` + first.id + `"`,
+		`"previous_worker_id":"` + first.id + `","reattach_token":"` + second.token + `"`,
+		`"previous_worker_id":"` + second.id + `","reattach_token":"` + second.token + `"`,
+		`"previous_worker_id":"nobody","reattach_token":"` + first.token + `"`,
+	} {
+		second.send(`{"type":"reattach",%s}`, m)
+		second.sync()
+		first.sync() // still there
+	}
+	// Everything of the predecessor is gone before the next message counts: the
+	// name and the function are free.
+	second.send(`{"type":"reattach","previous_worker_id":%q,"reattach_token":%q}`, first.id, first.token)
+	second.register("w")
+	second.function("f::g")
+	provider.want(withdrawn("t1", "hook"))
+	if err := first.closed(); websocket.IsCloseError(err, websocket.CloseNoStatusReceived) {
+		t.Errorf("Close frame for the predecessor: %v", err)
+	}
+	provider.send(`{"type":"invokefunction","function_id":"f::g","data":1}`)
+	second.want(`{"type":"invokefunction","invocation_id":"*","function_id":"f::g","data":1}`)
+}
+
+func TestNameConflict(t *testing.T) {
+	e := Start(t)
+	holder, rival := dial(t, e).register("w"), dial(t, e)
+	rival.send(`{"type":"registerfunction","id":"f::rival"}`)
+	rival.send(`{"type":"invokefunction","function_id":"engine::workers::register","data":{"name":"w\u0007 "}}`)
+	rival.want(`{"type":"registrationrejected","code":"WORKER_NAMESPACE_CONFLICT","namespace":"default","worker_name":"w","owner_worker_id":"` + holder.id + `"}`)
+	if err := rival.closed(); !websocket.IsCloseError(err, websocket.CloseNoStatusReceived) {
+		t.Errorf("end: %v, want a Close without a code", err)
+	}
+	if got := errorCode(holder.call("f::rival", `{}`)); got != "function_not_found" {
+		t.Errorf("what the rival had registered: %s", got)
+	}
+	dial(t, e).register("w", `,"namespace":"blue"`) // another namespace, another name
+	holder.register("renamed")
+	dial(t, e).register("w") // given up
+}
+
+func TestFrames(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e).register("c")
+	for _, test := range []struct {
+		name, message string
+		kind          int
+		undecodable   uint64
+	}{
+		{"binary", `{"type":"ping"}`, websocket.BinaryMessage, 0},
+		{"text", ` {"type":"ping", "more":[1] } `, websocket.TextMessage, 0},
+		{"blank text", " \n", websocket.TextMessage, 0},
+		{"telemetry", "OTLP{}", websocket.BinaryMessage, 0},
+		{"no JSON", "ping", websocket.TextMessage, 1},
+		{"two values", `{"type":"ping"}{"type":"ping"}`, websocket.TextMessage, 1},
+		{"no object", `["ping"]`, websocket.TextMessage, 1},
+		{"upper case", `{"type":"Ping"}`, websocket.TextMessage, 1},
+		{"other case of the key", `{"Type":"ping"}`, websocket.TextMessage, 1},
+		{"type is no string", `{"type":1}`, websocket.TextMessage, 1},
+		{"not in the engine", `{"type":"unregistertriggertype","id":"x"}`, websocket.TextMessage, 1},
+		{"no function_id", `{"type":"invokefunction","data":1}`, websocket.TextMessage, 1},
+		{"no data", `{"type":"invokefunction","function_id":"x"}`, websocket.TextMessage, 1},
+		{"no UUID", `{"type":"invokefunction","invocation_id":"x","function_id":"x","data":1}`, websocket.TextMessage, 1},
+		{"unknown action", `{"type":"invokefunction","function_id":"x","data":1,"action":{"type":"later"}}`, websocket.TextMessage, 1},
+		{"enqueue without a queue", `{"type":"invokefunction","function_id":"x","data":1,"action":{"type":"enqueue"}}`, websocket.TextMessage, 1},
+		{"error is a string", `{"type":"invocationresult","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"x","error":"no"}`, websocket.TextMessage, 1},
+		{"error without a message", `{"type":"invocationresult","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"x","error":{"code":"x"}}`, websocket.TextMessage, 1},
+		{"no description", `{"type":"registertriggertype","id":"x"}`, websocket.TextMessage, 1},
+		{"no config", `{"type":"registertrigger","id":"x","trigger_type":"x","function_id":"x"}`, websocket.TextMessage, 1},
+		{"trigger's type named type", `{"type":"registertrigger","id":"x","type":"x","function_id":"x","config":{}}`, websocket.TextMessage, 1},
+		{"too deep", `{"type":"ping","x":` + strings.Repeat("[", 127) + strings.Repeat("]", 127) + `}`, websocket.TextMessage, 1},
+		{"other ids as of Rust", `{"type":"registerfunction","id":"x","description":null,"metadata":null,"invocation":null}`, websocket.TextMessage, 0},
+		{"messages of the engine", `{"type":"workerregistered"}`, websocket.TextMessage, 0},
+		{"service", `{"type":"registerservice","id":"x"}`, websocket.TextMessage, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			before := e.Stats().Undecodable
+			if err := c.conn.WriteMessage(test.kind, []byte(test.message)); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(test.message, "ping") && test.undecodable == 0 {
+				c.want(`{"type":"pong"}`)
+			}
+			c.sync()
+			if got := e.Stats().Undecodable - before; got != test.undecodable {
+				t.Errorf("undecodable messages: got %d, want %d", got, test.undecodable)
+			}
+		})
+	}
+	if got := e.Telemetry(); len(got) != 1 || got[0].Prefix != "OTLP" || string(got[0].Data) != "{}" || got[0].Worker != c.id {
+		t.Errorf("telemetry on a worker's connection: %+v", got)
+	}
+}
+
+func TestTextThatIsNoUTF8EndsTheConnection(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e)
+	if err := c.conn.WriteMessage(websocket.TextMessage, []byte("\xff")); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.closed()
+}
+
+func TestSlowWorkerHoldsUpItsCallersOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t)
+		slow, fast, caller := dial(t, e).register("slow"), dial(t, e).register("fast"), dial(t, e).register("caller")
+		slow.function("slow::f")
+		fast.function("fast::f")
+		// The slow worker reads nothing: the pipe fills, then the outbox, then
+		// the callers wait.
+		const calls = 200
+		big := `"` + strings.Repeat("x", 8<<10) + `"`
+		for range calls {
+			caller.send(`{"type":"invokefunction","function_id":"slow::f","data":%s}`, big)
+		}
+		caller.sync()
+		synctest.Wait()
+		w := e.find("slow")[0]
+		w.out.mu.Lock()
+		queued, waiting := len(w.out.queue), len(w.out.waiting)
+		w.out.mu.Unlock()
+		if queued != outboxSize || waiting == 0 {
+			t.Errorf("%d messages queued and %d waiting, want %d and some", queued, waiting, outboxSize)
+		}
+		caller.send(`{"type":"invokefunction","function_id":"fast::f","data":1}`)
+		fast.want(`{"type":"invokefunction","invocation_id":"*","function_id":"fast::f","data":1}`)
+		// It reads again: everything arrives.
+		for range calls {
+			slow.recv()
+		}
+		if got := e.Stats().CallsInFlight; got != calls+1 {
+			t.Errorf("calls in flight: %d", got)
+		}
+		_ = slow.conn.Close()
+		synctest.Wait()
+		if got := e.Stats().CallsInFlight; got != 1 {
+			t.Errorf("calls in flight after the worker's end: %d", got)
+		}
+	})
+}
+
+func TestFrameLimits(t *testing.T) {
+	const mib = 1 << 20
+	e := Start(t)
+	for _, test := range []struct {
+		name            string
+		fragment, total int
+		ok              bool
+	}{
+		{"a frame of 16 MiB", 16 * mib, 16 * mib, true},
+		{"a frame over 16 MiB", 16*mib + 1, 16*mib + 1, false},
+		{"40 MiB in fragments of 4", 4 * mib, 40 * mib, true},
+		{"64 MiB in fragments of 16", 16 * mib, 64 * mib, true},
+		{"over 64 MiB in fragments of 4", 4 * mib, 64*mib + 1, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := dialURL(t, e, e.URL())
+			c.recv()
+			// Blank text is ignored, whatever its size.
+			chunk := bytes.Repeat([]byte(" "), test.fragment)
+			conn := c.conn.NetConn()
+			for left, first := test.total, true; left > 0; first = false {
+				n := min(left, test.fragment)
+				left -= n
+				if _, err := conn.Write(frameHeader(first, left == 0, n)); err != nil {
+					break
+				}
+				if _, err := conn.Write(chunk[:n]); err != nil {
+					break
+				}
+			}
+			if test.ok {
+				c.sync()
+				return
+			}
+			if err := c.closed(); websocket.IsCloseError(err, websocket.CloseMessageTooBig, websocket.CloseNoStatusReceived) {
+				t.Errorf("a Close frame: %v", err)
+			}
+		})
+	}
+}
+
+// frameHeader is the header of a text frame with a mask of zeros.
+func frameHeader(first, last bool, n int) []byte {
+	h := []byte{0, 0x80 | 127, 0, 0, 0, 0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n), 0, 0, 0, 0}
+	if first {
+		h[0] = websocket.TextMessage
+	}
+	if last {
+		h[0] |= 0x80
+	}
+	return h
+}
+
+func TestFaults(t *testing.T) {
+	t.Run("drop", func(t *testing.T) {
+		e := Start(t)
+		c := dial(t, e).register("c")
+		if !e.Drop("c") || e.Drop("nobody") {
+			t.Error("Drop does not know who is there")
+		}
+		if err := c.closed(); websocket.IsCloseError(err, websocket.CloseNoStatusReceived, websocket.CloseNormalClosure) {
+			t.Errorf("a Close frame: %v", err)
+		}
+	})
+	t.Run("send", func(t *testing.T) {
+		e := Start(t)
+		c := dial(t, e)
+		if !e.Send(c.id, json.RawMessage(`{"type":"ping"}`)) || e.Send("nobody", nil) {
+			t.Error("Send does not know who is there")
+		}
+		c.want(`{"type":"ping"}`)
+	})
+	t.Run("refuse auth", func(t *testing.T) {
+		e := Start(t)
+		e.RefuseAuth("go away")
+		c := dialURL(t, e, e.URL())
+		c.want(`{"type":"error","error":{"code":"AUTH_ERROR","message":"go away"}}`)
+		if err := c.closed(); !websocket.IsCloseError(err, websocket.CloseNoStatusReceived) {
+			t.Errorf("end: %v, want a Close without a code", err)
+		}
+		e.RefuseAuth("")
+		dial(t, e)
+	})
+	t.Run("stop reading", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e := Start(t)
+			c := dial(t, e).register("c")
+			if !e.StopReading("c") || e.StopReading("nobody") || e.ResumeReading("nobody") {
+				t.Error("StopReading does not know who is there")
+			}
+			c.send(`{"type":"ping"}`)
+			synctest.Wait()
+			before := e.Stats().Messages
+			time.Sleep(time.Hour)
+			if got := e.Stats().Messages; got != before {
+				t.Errorf("%d messages while nothing is read", got-before)
+			}
+			e.ResumeReading("c")
+			c.want(`{"type":"pong"}`)
+			e.StopReading("c")
+			e.Drop("c")
+			_ = c.closed()
+			synctest.Wait()
+			if got := e.Stats().Workers; got != 0 {
+				t.Errorf("%d workers after the drop", got)
+			}
+		})
+	})
+	t.Run("withhold the greeting", func(t *testing.T) {
+		e := Start(t)
+		e.Hook(func(f Frame) Verdict { return Verdict{Drop: f.Type() == "workerregistered"} })
+		c := dialURL(t, e, e.URL())
+		c.sync()
+		e.Hook(nil)
+		dial(t, e)
+	})
+	t.Run("delay, replace, cut", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e := Start(t)
+			e.Hook(func(f Frame) Verdict {
+				switch {
+				case f.Type() == "workerregistered":
+					return Verdict{Delay: time.Hour, Replace: []json.RawMessage{
+						json.RawMessage(`{"type":"workerregistered","worker_id":"w"}`), json.RawMessage(`{"type":"ping"}`),
+					}}
+				case f.Direction == ToEngine && f.Type() == "pong":
+					return Verdict{Cut: true}
+				}
+				return Verdict{}
+			})
+			begin := time.Now()
+			c := dialURL(t, e, e.URL())
+			_ = c.conn.SetReadDeadline(time.Now().Add(2 * time.Hour))
+			if _, m, err := c.conn.ReadMessage(); err != nil || string(m) != `{"type":"workerregistered","worker_id":"w"}` {
+				t.Errorf("greeting: %s, %v", m, err)
+			}
+			if got := time.Since(begin); got != time.Hour {
+				t.Errorf("greeting after %v", got)
+			}
+			c.want(`{"type":"ping"}`)
+			c.send(`{"type":"pong"}`)
+			_ = c.closed()
+		})
+	})
+}
+
+func TestFramesLog(t *testing.T) {
+	e := Start(t, WithFrameLimit(3, 1000))
+	c := dial(t, e).register("c")
+	c.sync()
+	frames := e.Frames()
+	var got []string
+	for _, f := range frames {
+		got = append(got, fmt.Sprintf("%s %s %s %s", f.WorkerName, f.Worker[:len(c.id)], f.Direction, f.Type()))
+	}
+	want := []string{
+		"c " + c.id + " from engine invocationresult",
+		"c " + c.id + " to engine ping",
+		"c " + c.id + " from engine pong",
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if s := e.Stats(); s.Messages != 5 || s.FramesForgotten != 2 || s.Workers != 1 {
+		t.Errorf("stats: %+v", s)
+	}
+	c.send(`{"type":"ping","x":%q}`, strings.Repeat("x", 1000))
+	c.want(`{"type":"pong"}`)
+	if frames := e.Frames(); len(frames) != 1 || frames[0].Type() != "pong" {
+		t.Errorf("frames within 1,000 bytes: %v", frames)
+	}
+}
