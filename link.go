@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"runtime"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -22,21 +19,12 @@ const (
 // once, and is not used again. Its reader and its writer are the only goroutines
 // that touch the socket; both end when it dies.
 type link struct {
+	*socket
 	client *Client
-	conn   *websocket.Conn
-	net    *gatherConn
-	wake   chan struct{} // capacity 1: the queue is not empty
 
 	// handlers is the context of the invocations that came over this link.
 	handlers context.Context
 	cancel   context.CancelCauseFunc
-
-	once sync.Once
-	dead chan struct{}
-	err  error // why it died; set before dead is closed
-
-	began    time.Time
-	lastRead atomic.Int64 // nanoseconds after began
 
 	registerID invocationID
 	welcomed   chan struct{} // workerregistered has come
@@ -53,63 +41,32 @@ type link struct {
 // dial opens a connection.
 func (c *Client) dial(ctx context.Context) (*link, error) {
 	d := dialer{url: c.cfg.url, header: c.cfg.header, tls: c.cfg.tls, dialContext: c.cfg.dialContext, readLimit: c.cfg.readLimit}
-	conn, g, err := d.dial(ctx)
+	s, err := d.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	l := &link{
+		socket:     s,
 		client:     c,
-		conn:       conn,
-		net:        g,
-		wake:       make(chan struct{}, 1),
-		dead:       make(chan struct{}),
-		began:      time.Now(),
 		registerID: newInvocationID(),
 		welcomed:   make(chan struct{}),
 		registered: make(chan error, 1),
 		applied:    make(chan struct{}),
 	}
 	l.handlers, l.cancel = context.WithCancelCause(c.handlers)
+	s.onFail = func(err error) { l.cancel(fmt.Errorf("%w: %w", ErrConnectionLost, err)) }
 	// Control frames go through the writer, like everything else.
-	conn.SetPingHandler(func(data string) error {
+	s.conn.SetPingHandler(func(data string) error {
 		l.touch()
 		c.out.urgent(l, item{kind: framePong, buf: bufferOf([]byte(data))})
 		return nil
 	})
-	conn.SetPongHandler(func(string) error { l.touch(); return nil })
-	conn.SetCloseHandler(func(int, string) error {
+	s.conn.SetPongHandler(func(string) error { l.touch(); return nil })
+	s.conn.SetCloseHandler(func(int, string) error {
 		c.out.urgent(l, item{kind: frameClose})
 		return nil
 	})
 	return l, nil
-}
-
-func (l *link) touch() { l.lastRead.Store(int64(time.Since(l.began))) }
-
-func (l *link) wakeWriter() {
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}
-
-// fail ends the link; the first reason stays.
-func (l *link) fail(err error) {
-	l.once.Do(func() {
-		l.err = err
-		l.cancel(fmt.Errorf("%w: %w", ErrConnectionLost, err))
-		close(l.dead)
-		_ = l.net.Conn.Close()
-	})
-}
-
-func (l *link) isDead() bool {
-	select {
-	case <-l.dead:
-		return true
-	default:
-		return false
-	}
 }
 
 // read is the read loop. It never waits for anything but the socket.
@@ -130,36 +87,6 @@ func (l *link) read() {
 			buf = nil
 		}
 	}
-}
-
-func (l *link) readMessage(r io.Reader, buf []byte) ([]byte, error) {
-	for {
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
-		}
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if err == io.EOF {
-			return buf, nil
-		}
-		if err != nil {
-			return buf, err
-		}
-		if len(buf) > socketBuffer {
-			l.touch() // a large message that is coming in is a sign of life
-		}
-	}
-}
-
-func readError(err error) error {
-	var closed *websocket.CloseError
-	switch {
-	case errors.As(err, &closed) && closed.Code == websocket.CloseNoStatusReceived:
-		return fmt.Errorf("iii: the engine closed the connection: %w", err)
-	case errors.Is(err, websocket.ErrReadLimit):
-		return fmt.Errorf("iii: a received message is above the read limit: %w", err)
-	}
-	return fmt.Errorf("iii: read: %w", err)
 }
 
 // write is the writer: what waits when it wakes leaves together.
@@ -218,7 +145,7 @@ func (l *link) writeBatch(batch []item) error {
 // returns when to look again.
 func (l *link) keepalive() time.Duration {
 	cfg := l.client.cfg
-	silent := time.Since(l.began) - time.Duration(l.lastRead.Load())
+	silent := l.silence()
 	if silent >= cfg.idleTimeout {
 		l.fail(fmt.Errorf("iii: nothing came from the engine for %v", silent.Round(time.Millisecond)))
 		return cfg.pingInterval

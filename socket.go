@@ -6,9 +6,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -19,6 +22,88 @@ const (
 	writeTimeout = 10 * time.Second // of each write to the network
 	socketBuffer = 64 << 10
 )
+
+// socket is an open WebSocket, with one reader and one writer. It dies once; both
+// end when it does.
+type socket struct {
+	conn *websocket.Conn
+	net  *gatherConn
+	wake chan struct{} // capacity 1: there is something to write
+
+	onFail func(error) // called once, before dead is closed; may be nil
+	once   sync.Once
+	dead   chan struct{}
+	err    error // why it died; set before dead is closed
+
+	began    time.Time
+	lastRead atomic.Int64 // nanoseconds after began
+}
+
+func (s *socket) touch() { s.lastRead.Store(int64(time.Since(s.began))) }
+
+// silence is how long nothing has come.
+func (s *socket) silence() time.Duration {
+	return time.Since(s.began) - time.Duration(s.lastRead.Load())
+}
+
+func (s *socket) wakeWriter() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// fail ends the socket; the first reason stays.
+func (s *socket) fail(err error) {
+	s.once.Do(func() {
+		s.err = err
+		if s.onFail != nil {
+			s.onFail(err)
+		}
+		close(s.dead)
+		_ = s.net.Conn.Close()
+	})
+}
+
+func (s *socket) isDead() bool {
+	select {
+	case <-s.dead:
+		return true
+	default:
+		return false
+	}
+}
+
+// readMessage appends the message that r is to buf.
+func (s *socket) readMessage(r io.Reader, buf []byte) ([]byte, error) {
+	for {
+		if len(buf) == cap(buf) {
+			buf = append(buf, 0)[:len(buf)]
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if err == io.EOF {
+			return buf, nil
+		}
+		if err != nil {
+			return buf, err
+		}
+		if len(buf) > socketBuffer {
+			s.touch() // a large message that is coming in is a sign of life
+		}
+	}
+}
+
+func readError(err error) error {
+	var closed *websocket.CloseError
+	switch {
+	case errors.As(err, &closed) && closed.Code == websocket.CloseNoStatusReceived:
+		return fmt.Errorf("iii: the engine closed the connection: %w", err)
+	case errors.Is(err, websocket.ErrReadLimit):
+		return fmt.Errorf("iii: a received message is above the read limit: %w", err)
+	}
+	return fmt.Errorf("iii: read: %w", err)
+}
 
 // dialer says how a WebSocket to the engine is opened.
 type dialer struct {
@@ -32,7 +117,7 @@ type dialer struct {
 // dial opens a connection and completes the WebSocket handshake, which is
 // bounded by dialTimeout. What is written to it from then on is gathered.
 // Neither headers nor userinfo are in an error.
-func (d dialer) dial(ctx context.Context) (*websocket.Conn, *gatherConn, error) {
+func (d dialer) dial(ctx context.Context) (*socket, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	u := *d.url
@@ -80,13 +165,13 @@ func (d dialer) dial(ctx context.Context) (*websocket.Conn, *gatherConn, error) 
 			err = fmt.Errorf("%w: %w", ctxErr, err)
 		}
 		if resp != nil {
-			return nil, nil, fmt.Errorf("iii: connect to %s: %w: HTTP status %s", u.Host, err, resp.Status)
+			return nil, fmt.Errorf("iii: connect to %s: %w: HTTP status %s", u.Host, err, resp.Status)
 		}
-		return nil, nil, fmt.Errorf("iii: connect to %s: %w", u.Host, err)
+		return nil, fmt.Errorf("iii: connect to %s: %w", u.Host, err)
 	}
 	g.gather()
 	conn.SetReadLimit(d.readLimit)
-	return conn, g, nil
+	return &socket{conn: conn, net: g, wake: make(chan struct{}, 1), dead: make(chan struct{}), began: time.Now()}, nil
 }
 
 // environmentProxy is http.ProxyFromEnvironment without the proxy's address,
