@@ -214,6 +214,9 @@ func (e *Engine) Close() error {
 	}
 	e.mu.Unlock()
 	e.wg.Wait()
+	for _, s := range e.servers() {
+		s.conns.Wait()
+	}
 	close(e.done)
 	return nil
 }

@@ -230,3 +230,11 @@ func TestCloseCutsConnections(t *testing.T) {
 		t.Error("TCP dial after Close succeeded")
 	}
 }
+
+func decodeJSON(t testing.TB, text string) (v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	return v
+}

@@ -353,7 +353,7 @@ func queryParams(raw string) map[string]string {
 
 func unescape(s string) string {
 	if u, err := url.QueryUnescape(s); err == nil {
-		return strings.ToValidUTF8(u, "\uFFFD")
+		return string([]rune(u)) // U+FFFD for what is no UTF-8
 	}
 	return s
 }

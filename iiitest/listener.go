@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -17,6 +18,10 @@ type server struct {
 	http *http.Server
 	pipe *pipeListener
 	tcp  net.Listener // nil inside a bubble
+
+	// conns counts the connections that net/http still has to itself: it lets
+	// some linger after Close.
+	conns sync.WaitGroup
 }
 
 // newServer opens the listeners of a server and does not serve yet. memoryAddr
@@ -25,6 +30,14 @@ func newServer(addr, memoryAddr string, h http.Handler) (*server, error) {
 	s := &server{
 		addr: memoryAddr,
 		http: &http.Server{Handler: h, ReadHeaderTimeout: handshakeTimeout, ErrorLog: silentLog},
+	}
+	s.http.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew: // comes from Serve, so before it returns
+			s.conns.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			s.conns.Done()
+		}
 	}
 	if !inBubble() {
 		var err error

@@ -1,0 +1,82 @@
+package iiitest
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+func TestWorkersAvailable(t *testing.T) {
+	e := Start(t)
+	watcher := dial(t, e).register("watcher")
+	watcher.function("seen")
+	watcher.send(`{"type":"registertrigger","id":"t","trigger_type":"engine::workers-available","function_id":"seen","config":{},"metadata":{"m":1}}`)
+	watcher.sync()
+	c := dial(t, e).register("c")
+	c.register("c")
+	_ = c.conn.Close()
+	for _, event := range []string{"worker_connected", "worker_metadata_updated", "worker_metadata_updated", "worker_disconnected"} {
+		watcher.want(`{"type":"invokefunction","invocation_id":"*","function_id":"seen","data":{"event":"` + event + `","worker_id":"` + c.id + `"},"traceparent":"*","metadata":{"m":1}}`)
+	}
+	watcher.send(`{"type":"unregistertrigger","id":"t"}`)
+	watcher.sync()
+	dial(t, e)
+	watcher.sync()
+}
+
+func TestFunctionsAvailable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t)
+		watcher, c := dial(t, e).register("watcher"), dial(t, e).register("c")
+		watcher.function("seen")
+		watcher.send(`{"type":"registertrigger","id":"t","trigger_type":"engine::functions-available","function_id":"seen","config":{}}`)
+		watcher.sync()
+		fired := func() map[string]any {
+			t.Helper()
+			m := watcher.recv()
+			watcher.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"seen"}`, m["invocation_id"])
+			data, _ := m["data"].(map[string]any)
+			if m["traceparent"] != nil || data["event"] != "functions_changed" {
+				t.Errorf("got %v", m)
+			}
+			return map[string]any{"result": data}
+		}
+		got := names(fired(), "functions", "function_id")
+		if !strings.HasPrefix(got, "engine::") || !strings.Contains(got, " seen ") { // internal ones too
+			t.Errorf("functions: %s", got)
+		}
+		time.Sleep(time.Hour) // nothing changes
+		watcher.sync()
+		c.function("new::one")
+		if got := names(fired(), "functions", "function_id"); !strings.Contains(got, "new::one") {
+			t.Errorf("functions: %s", got)
+		}
+	})
+}
+
+func TestTelemetrySocket(t *testing.T) {
+	e := Start(t, WithTelemetryLimit(2))
+	c := dialURL(t, e, e.URL()+"/otel")
+	for _, m := range []string{"OTLP1", "MTRC2", "NOPE", "LOGS\xff", "LOGS3"} {
+		if err := c.conn.WriteMessage(websocket.BinaryMessage, []byte(m)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.send("OTLP as text")
+	// The answer to a ping comes after what was sent before it has been taken.
+	ponged := make(chan struct{})
+	c.conn.SetPongHandler(func(string) error { close(ponged); return nil })
+	_ = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second))
+	go func() { _, _, _ = c.conn.ReadMessage() }()
+	<-ponged
+	got := e.Telemetry()
+	if len(got) != 2 || got[0].Prefix+string(got[0].Data) != "MTRC2" || got[1].Prefix+string(got[1].Data) != "LOGS3" || got[0].Worker != "" {
+		t.Errorf("telemetry: %+v", got)
+	}
+	if s := e.Stats(); s.TelemetryForgotten != 1 || s.TelemetryIgnored != 2 || s.Workers != 0 {
+		t.Errorf("stats: %+v", s)
+	}
+}

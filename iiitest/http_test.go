@@ -1,0 +1,420 @@
+package iiitest
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// web makes requests to the HTTP triggers of an engine, in memory.
+type web struct {
+	t      testing.TB
+	e      *Engine
+	client *http.Client
+}
+
+func newWeb(t testing.TB, e *Engine) *web {
+	transport := &http.Transport{DialContext: e.DialContext}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &web{t, e, &http.Client{Transport: transport}}
+}
+
+// answer is what came back.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+	err    error
+}
+
+// do makes a request in the background.
+func (w *web) do(method, path, body string, headers ...string) <-chan answer {
+	done := make(chan answer, 1)
+	r, err := http.NewRequestWithContext(w.t.Context(), method, w.e.HTTPURL()+path, strings.NewReader(body))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Add(headers[i], headers[i+1])
+	}
+	go func() {
+		response, err := w.client.Do(r)
+		if err != nil {
+			done <- answer{err: err}
+			return
+		}
+		defer response.Body.Close()
+		b, err := io.ReadAll(response.Body)
+		done <- answer{response.StatusCode, response.Header, string(b), err}
+	}()
+	return done
+}
+
+// route binds a function to a method and a path.
+func (c *client) route(id, functionID, method, path string) {
+	c.t.Helper()
+	c.send(`{"type":"registertrigger","id":%q,"trigger_type":"http","function_id":%q,"config":{"http_method":%q,"api_path":%q}}`, id, functionID, method, path)
+}
+
+// answer answers the invocation that comes next and returns its data.
+func (c *client) answer(more string) map[string]any {
+	c.t.Helper()
+	m := c.recv()
+	if m["type"] != "invokefunction" {
+		c.t.Fatalf("got %v, want an invocation", m)
+	}
+	c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"x"%s}`, m["invocation_id"], more)
+	data, _ := m["data"].(map[string]any)
+	return data
+}
+
+func TestRouting(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e).register("c")
+	w := newWeb(t, e)
+	for _, r := range []string{
+		"GET /items/:id", "POST /items/:id", "GET /items/new", "GET /items/:id/parts/:part", "GET plain",
+		"GET /", "get /lower", "GET /slash/", "GET /one/{x}", "GET /rest/{*x}", "HEAD /headed", "TRACE /traced",
+	} {
+		method, path, _ := strings.Cut(r, " ")
+		c.function(path)
+		c.route(r, path, method, path)
+	}
+	c.sync()
+	for _, test := range []struct {
+		request, path string // path: of the route; "" for none
+		params        map[string]any
+	}{
+		{"GET /items/7?x=1", "/items/:id", map[string]any{"id": "7"}},
+		{"POST /items/a%2Fb", "/items/:id", map[string]any{"id": "a%2Fb"}},
+		{"GET /items/new", "/items/new", map[string]any{}},
+		{"GET /items/7/parts/8", "/items/:id/parts/:part", map[string]any{"id": "7", "part": "8"}},
+		{"GET /plain", "/plain", map[string]any{}},
+		{"GET /", "/", map[string]any{}},
+		{"GET /lower", "/lower", map[string]any{}},
+		{"GET /slash/", "/slash/", map[string]any{}},
+		{"GET /one/1", "/one/{x}", map[string]any{}},
+		{"GET /rest/1/2", "/rest/{*x}", map[string]any{}},
+		{"HEAD /headed", "/headed", map[string]any{}},
+		{"GET /items/", "", nil},
+		{"GET /items", "", nil},
+		{"GET /items/7/", "", nil},
+		{"GET /slash", "", nil},
+		{"GET /one/1/2", "", nil},
+		{"GET /rest/", "", nil},
+		{"PUT /items/7", "", nil},
+		{"HEAD /plain", "", nil},
+		{"TRACE /traced", "", nil},
+	} {
+		t.Run(test.request, func(t *testing.T) {
+			method, path, _ := strings.Cut(test.request, " ")
+			done := w.do(method, path, "")
+			want := http.StatusNotFound
+			if test.path != "" {
+				want = http.StatusOK
+				data := c.answer(`,"result":1`)
+				if data["path"] != test.path || !like(test.params, data["path_params"]) {
+					t.Errorf("path %v with %v, want %v with %v", data["path"], data["path_params"], test.path, test.params)
+				}
+			}
+			if got := <-done; got.status != want || got.err != nil {
+				t.Errorf("status %d, %v, want %d", got.status, got.err, want)
+			}
+		})
+	}
+	got := <-w.do("OPTIONS", "/items/7", "")
+	if allow := got.header.Get("Allow"); got.status != http.StatusOK || allow != "GET,HEAD,POST" {
+		t.Errorf("OPTIONS: status %d, Allow %q", got.status, allow)
+	}
+}
+
+func TestRouteTakenOver(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e).register("c")
+	w := newWeb(t, e)
+	c.function("one", "two")
+	c.route("r1", "one", "GET", "/a")
+	c.route("r2", "two", "GET", "/a")
+	c.sync()
+	want := func(path, functionID string) {
+		t.Helper()
+		done := w.do("GET", path, "")
+		if m := c.recv(); m["function_id"] != functionID {
+			t.Errorf("%s: got %v, want %s", path, m["function_id"], functionID)
+		} else {
+			c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"x","result":1}`, m["invocation_id"])
+		}
+		<-done
+	}
+	want("/a", "two")
+	c.route("r2", "two", "GET", "/b") // a changed path leaves the old route
+	c.sync()
+	want("/a", "two")
+	want("/b", "two")
+	c.send(`{"type":"unregistertrigger","id":"r2"}`)
+	c.sync()
+	if got := <-w.do("GET", "/a", ""); got.status != http.StatusNotFound {
+		t.Errorf("after unregistering: %d", got.status)
+	}
+	c.send(`{"type":"registertrigger","id":"bad","trigger_type":"http","function_id":"f","config":{"api_path":1}}`)
+	c.want(`{"type":"triggerregistrationresult","id":"bad","trigger_type":"http","function_id":"f","error":{"code":"trigger_registration_failed","message":"api_path is required for http triggers"}}`)
+}
+
+func TestRequestPayload(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e).register("c")
+	w := newWeb(t, e)
+	c.function("f")
+	c.route("r", "f", "POST", "/f")
+	c.sync()
+	done := w.do("POST", "/f?a=1&a=2&b=x+y%26z&c&%E4%F6=%zz&", `{"b":[1.50],"a":9007199254740993}`,
+		"Content-Type", "application/json; charset=utf-8", "X-Twice", "1", "X-Twice", "2", "X-Latin", "caf\xe9", "X-Tab", "a\tb")
+	data := c.answer(`,"result":{"body":"x"}`)
+	<-done
+	if want := map[string]any{"a": "2", "b": "x y&z", "c": "", "��": "%zz"}; !like(want, data["query_params"]) {
+		t.Errorf("query: got %v, want %v", data["query_params"], want)
+	}
+	headers, _ := data["headers"].(map[string]any)
+	for k, want := range map[string]string{
+		"x-twice": "2", "x-latin": "", "x-tab": "a\tb", "content-length": "33", "host": strings.TrimPrefix(e.HTTPURL(), "http://"),
+	} {
+		if headers[k] != want {
+			t.Errorf("header %s: got %q, want %q", k, headers[k], want)
+		}
+	}
+	frames := e.Frames()
+	i := slices.IndexFunc(frames, func(f Frame) bool { return f.Type() == "invokefunction" && f.Direction == FromEngine })
+	if !strings.Contains(string(frames[i].Message), `"body":{"a":9007199254740993,"b":[1.50]}`) {
+		t.Errorf("body: %s", frames[i].Message)
+	}
+	for _, k := range []string{"request_body", "response"} {
+		ref, _ := data[k].(map[string]any)
+		if len(ref) != 3 {
+			t.Errorf("%s: %v", k, data[k])
+		}
+	}
+}
+
+// channel opens an end of a channel that a payload refers to.
+func (w *web) channel(ref any) *websocket.Conn {
+	w.t.Helper()
+	r, _ := ref.(map[string]any)
+	d := websocket.Dialer{NetDialContext: w.e.DialContext}
+	conn, _, err := d.DialContext(w.t.Context(), fmt.Sprintf("%s/ws/channels/%s?key=%s&dir=%s",
+		w.e.URL(), r["channel_id"], url.QueryEscape(fmt.Sprint(r["access_key"])), r["direction"]), nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func TestBodyOverItsChannel(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e).register("c")
+	w := newWeb(t, e)
+	c.function("f")
+	c.route("r", "f", "POST", "/f")
+	c.sync()
+	for _, test := range []struct{ contentType, body string }{
+		{"application/json", `{"a": 1}`},
+		{"text/plain", strings.Repeat("0123456789", 100_000)},
+	} {
+		done := w.do("POST", "/f", test.body, "Content-Type", test.contentType)
+		m := c.recv()
+		conn := w.channel(m["data"].(map[string]any)["request_body"])
+		var got strings.Builder
+		for {
+			kind, data, err := conn.ReadMessage()
+			if err != nil {
+				if !websocket.IsCloseError(err, websocket.CloseNoStatusReceived) {
+					t.Errorf("end of the body: %v", err)
+				}
+				break
+			}
+			if kind != websocket.BinaryMessage {
+				t.Errorf("message of kind %d", kind)
+			}
+			got.Write(data)
+		}
+		if got.String() != test.body {
+			t.Errorf("%s: got %d bytes, want %d", test.contentType, got.Len(), len(test.body))
+		}
+		c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"x","result":1}`, m["invocation_id"])
+		<-done
+	}
+	e.channels.mu.Lock()
+	defer e.channels.mu.Unlock()
+	if n := len(e.channels.byID); n > 2 { // the last handler may still be ending its channels
+		t.Errorf("%d channels left", n)
+	}
+}
+
+func TestResponseOverItsChannel(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e).register("c")
+	w := newWeb(t, e)
+	c.function("f")
+	c.route("r", "f", "GET", "/f")
+	c.sync()
+
+	done := w.do("GET", "/f", "")
+	m := c.recv()
+	conn := w.channel(m["data"].(map[string]any)["response"])
+	for _, text := range []string{
+		`no JSON`, `{"type":"set_status","status_code":99}`, `{"type":"set_status","status_code":207}`,
+		`{"type":"set_headers","headers":{"x-a":"1","x-b":["2"]}}`, `{"type":"set_headers","headers":["x-c: 3"]}`,
+		`{"type":"set_headers","headers":{"x-d":"4","bad name":"5"}}`,
+	} {
+		_ = conn.WriteMessage(websocket.TextMessage, []byte(text))
+	}
+	_ = conn.WriteMessage(websocket.BinaryMessage, []byte("one "))
+	_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"set_status","status_code":500}`))
+	_ = conn.WriteMessage(websocket.BinaryMessage, []byte("two"))
+	_ = conn.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""))
+	c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"x"}`, m["invocation_id"])
+	got := <-done
+	if got.status != 207 || got.body != "one two" || got.err != nil {
+		t.Errorf("got %d %q, %v", got.status, got.body, got.err)
+	}
+	for k, want := range map[string]string{"X-A": "1", "X-B": "", "X-C": "", "X-D": "4"} {
+		if got := got.header.Get(k); got != want {
+			t.Errorf("header %s: got %q, want %q", k, got, want)
+		}
+	}
+
+	// A value before the first bytes is the response.
+	done = w.do("GET", "/f", "")
+	m = c.recv()
+	conn = w.channel(m["data"].(map[string]any)["response"])
+	_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"set_status","status_code":500}`))
+	c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"x","result":{"status_code":203}}`, m["invocation_id"])
+	if got := <-done; got.status != 203 || got.body != "{}" {
+		t.Errorf("got %d %q", got.status, got.body)
+	}
+
+	// A channel that is closed without data is a response without a body.
+	done = w.do("GET", "/f", "")
+	m = c.recv()
+	conn = w.channel(m["data"].(map[string]any)["response"])
+	_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"set_status","status_code":204}`))
+	_ = conn.Close()
+	if got := <-done; got.status != 204 || got.body != "" {
+		t.Errorf("got %d %q", got.status, got.body)
+	}
+}
+
+func TestHTTPTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t, WithHTTPTimeout(time.Minute))
+		c := dial(t, e).register("c")
+		w := newWeb(t, e)
+		c.function("f")
+		c.route("r", "f", "POST", "/f")
+		c.sync()
+		begin := time.Now()
+		// The body never ends either.
+		body, more := io.Pipe()
+		r, _ := http.NewRequestWithContext(t.Context(), "POST", e.HTTPURL()+"/f", body)
+		response, err := w.client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		_ = more.Close()
+		if waited := time.Since(begin); response.StatusCode != http.StatusGatewayTimeout || waited != time.Minute {
+			t.Errorf("status %d after %v", response.StatusCode, waited)
+		}
+		if got := response.Header.Get("Access-Control-Allow-Origin"); got != "" {
+			t.Errorf("CORS header of a timeout: %q", got)
+		}
+		// The function goes on; its answer is for nobody.
+		c.answer(`,"result":1`)
+		c.sync()
+	})
+}
+
+func TestCloseDuringRequest(t *testing.T) {
+	e, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, e).register("c")
+	w := newWeb(t, e)
+	c.function("f")
+	c.route("r", "f", "GET", "/f")
+	c.sync()
+	done := w.do("GET", "/f", "")
+	c.recv()
+	_ = e.Close()
+	if got := <-done; got.err == nil {
+		t.Errorf("answered with %d %s", got.status, got.body)
+	}
+}
+
+func TestOverTCP(t *testing.T) {
+	e := Start(t)
+	conn, _, err := websocket.DefaultDialer.DialContext(t.Context(), e.URL(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &client{t: t, conn: conn}
+	defer conn.Close()
+	c.recv()
+	c.register("c")
+	c.function("f")
+	c.route("r", "f", "GET", "/f")
+	c.sync()
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	w := &web{t, e, &http.Client{Transport: transport}}
+	done := w.do("GET", "/f", "")
+	c.answer(`,"result":{"body":[1]}`)
+	if got := <-done; got.status != 200 || got.body != "[1]" {
+		t.Errorf("got %d %q, %v", got.status, got.body, got.err)
+	}
+	if got := c.call("engine::workers::info", `{"name":"c"}`); !strings.Contains(fmt.Sprint(got), "ip_address:127.0.0.1") {
+		t.Errorf("address of the worker: %v", got)
+	}
+	if _, err := New(WithAddrs(strings.TrimPrefix(e.URL(), "ws://"), "", "")); err == nil || !strings.Contains(err.Error(), "iiitest: listen") {
+		t.Errorf("an address in use: %v", err)
+	}
+}
+
+func TestChannelLeftAloneIsSwept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t)
+		w := newWeb(t, e)
+		c := dial(t, e)
+		create := func() (writer, reader any) {
+			r := c.call("engine::channels::create", `{"buffer_size":0}`)["result"].(map[string]any)
+			return r["writer"], r["reader"]
+		}
+		writer, _ := create()
+		_, reader := create()
+		both, ends := create()
+		dropped, ended := w.channel(writer), w.channel(reader)
+		alive, other := w.channel(both), w.channel(ends)
+		time.Sleep(channelTTL)
+		synctest.Wait()
+		if _, _, err := ended.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseNoStatusReceived) {
+			t.Errorf("reader: %v, want a Close without a code", err)
+		}
+		_ = dropped.WriteMessage(websocket.TextMessage, []byte("x"))
+		if _, _, err := dropped.ReadMessage(); websocket.IsCloseError(err, websocket.CloseNoStatusReceived) || err == nil {
+			t.Errorf("writer: %v, want a cut", err)
+		}
+		_ = alive.WriteMessage(websocket.TextMessage, []byte("x"))
+		if _, m, err := other.ReadMessage(); err != nil || string(m) != "x" {
+			t.Errorf("channel with both ends: %q, %v", m, err)
+		}
+	})
+}

@@ -1,0 +1,144 @@
+package iiitest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// names lists one member of the items of a list in a result.
+func names(m map[string]any, list, member string) string {
+	r, _ := m["result"].(map[string]any)
+	var out []string
+	items, _ := r[list].([]any)
+	for _, x := range items {
+		out = append(out, fmt.Sprint(x.(map[string]any)[member]))
+	}
+	return strings.Join(out, " ")
+}
+
+func TestListFunctions(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e).register("c")
+	other := dial(t, e).register("other", `,"namespace":"blue"`)
+	c.send(`{"type":"registerfunction","id":"z::cart","description":"the basket"}`)
+	c.send(`{"type":"registerfunction","id":"cart::add"}`)
+	c.send(`{"type":"registerfunction","id":"a::hidden","description":"of the cart","metadata":{"internal":true}}`)
+	c.send(`{"type":"registerfunction","id":"a::total","description":"sum of the CART","metadata":{"internal":"yes"}}`)
+	c.sync()
+	other.function("cart::add")
+	for _, test := range []struct{ input, want string }{
+		{`{"worker":"c"}`, "a::total cart::add z::cart"},
+		{`{"worker":"c","include_internal":true}`, "a::hidden a::total cart::add z::cart"},
+		{`{"search":"Cart"}`, "cart::add cart::add z::cart a::total"},
+		{`{"prefix":"cart"}`, "cart::add cart::add"},
+		{`{"workers":["other","nobody"]}`, "cart::add"},
+		{`{"prefix":"engine::log::","include_internal":true}`, "engine::log::debug engine::log::error engine::log::info engine::log::trace engine::log::warn"},
+		{`{"prefix":"engine::log"}`, ""},
+		{`{"prefix":"engine::queue"}`, "engine::queue::enqueue"},
+	} {
+		if got := names(c.call("engine::functions::list", test.input), "functions", "function_id"); got != test.want {
+			t.Errorf("%s: got %q, want %q", test.input, got, test.want)
+		}
+	}
+}
+
+func TestFunctionInfo(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e).register("c")
+	blue, green := dial(t, e).register("b", `,"namespace":"blue"`), dial(t, e).register("g", `,"namespace":"green"`)
+	blue.function("f::one", "f::two")
+	green.function("f::two")
+	for _, test := range []struct{ input, want string }{
+		{`{"function_id":"f::one"}`, `{"function_id":"f::one","namespace":"blue","worker_name":"b","registered_triggers":[]}`},
+		{`{"function_id":"f::two","namespace":"green"}`, `{"function_id":"f::two","namespace":"green","worker_name":"g","registered_triggers":[]}`},
+		{`{"function_ids":["f::none","f::one","f::none"]}`,
+			`{"functions":[{"function_id":"f::none","error":"not_found"},{"function_id":"f::one","namespace":"blue","worker_name":"b","registered_triggers":[]}]}`},
+		{`{"function_id":"f::two"}`, `{"code":"NOT_FOUND","message":"Function 'f::two' is not registered in namespace 'default'. It is registered in namespace(s): blue, green."}`},
+		{`{"function_id":"f::one","namespace":"green"}`, `{"code":"NOT_FOUND","message":"*"}`},
+		{`{"function_id":"f::one","namespace":""}`, `{"code":"INVALID_NAMESPACE","message":"*"}`},
+		{`{}`, `{"code":"INVALID_ARGUMENTS","message":"*"}`},
+		{`{"function_id":"a","function_ids":["b"]}`, `{"code":"INVALID_ARGUMENTS","message":"*"}`},
+		{`{"function_ids":[]}`, `{"code":"INVALID_ARGUMENTS","message":"*"}`},
+	} {
+		m := c.call("engine::functions::info", test.input)
+		got := m["result"]
+		if m["error"] != nil {
+			got = m["error"]
+		}
+		if !like(decodeJSON(t, test.want), got) {
+			t.Errorf("%s: got %v, want %s", test.input, got, test.want)
+		}
+	}
+}
+
+func TestListWorkers(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e).register("beta", `,"runtime":"go","version":"1","os":"linux","isolation":"docker","description":" what\u202e it does "`)
+	dial(t, e).register("alpha", `,"namespace":"blue"`)
+	without := dial(t, e)
+	without.call("engine::workers::register", `{"name":"no pid"}`)
+	if got := names(c.call("engine::workers::list", `{"status":"connected"}`), "workers", "name"); got != "alpha beta" {
+		t.Errorf("connected workers: %s", got)
+	}
+	if got := names(c.call("engine::workers::list", `{"runtime":"go"}`), "workers", "name"); got != "beta" {
+		t.Errorf("workers in Go: %s", got)
+	}
+	if got := names(c.call("engine::workers::list", `{"search":"IIi-st","status":"available"}`), "workers", "id"); got != "iii-state iii-stream" {
+		t.Errorf("parts of the engine: %s", got)
+	}
+	// Said again: some values are overwritten even when they are absent.
+	c.call("engine::workers::register", `{"_caller_worker_id":"x"}`)
+	info := c.call("engine::workers::info", `{"name":"beta"}`)["result"].(map[string]any)["worker"]
+	if want := decodeJSON(t, `{"name":"beta","description":"what it does","version":null,"id":"`+c.id+`","namespace":"default","runtime":"unknown",
+		"os":"linux","status":"connected","function_count":0,"connected_at_ms":"*","active_invocations":1,"isolation":"docker",
+		"ip_address":"127.0.0.1","internal":false,"pid":1}`); !like(want, info) {
+		t.Errorf("worker: %v", info)
+	}
+	if got := errorCode(c.call("engine::workers::info", `{"name":"alpha","namespace":"default"}`)); got != "NOT_FOUND" {
+		t.Errorf("worker of another namespace: %s", got)
+	}
+	part := c.call("engine::workers::info", `{"name":"iii-pubsub"}`)
+	if got := names(part, "functions", "function_id") + ", " + names(part, "trigger_types", "id"); got != "publish, subscribe" {
+		t.Errorf("iii-pubsub has %s", got)
+	}
+}
+
+func TestListTriggers(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e).register("c")
+	c.provide("hook")
+	c.send(`{"type":"registertrigger","id":"b","trigger_type":"subscribe","function_id":"f::g","config":{"topic":%q},"metadata":{"m":1}}`, strings.Repeat("é", 100))
+	c.send(`{"type":"registertrigger","id":"a","trigger_type":"engine::workers-available","function_id":"f::h","config":null}`)
+	c.sync()
+	for _, test := range []struct{ input, want string }{
+		{`{}`, "a b"},
+		{`{"trigger_type":"subscribe"}`, "b"},
+		{`{"function_id":"f::h"}`, "a"},
+		{`{"search":"F::G"}`, "b"},
+		{`{"worker":"nobody"}`, ""},
+		{`{"prefix":"b"}`, "b"},
+	} {
+		if got := names(c.call("engine::registered-triggers::list", test.input), "registered_triggers", "id"); got != test.want {
+			t.Errorf("%s: got %q, want %q", test.input, got, test.want)
+		}
+	}
+	list := c.call("engine::registered-triggers::list", `{"prefix":"b"}`)
+	if got, want := names(list, "registered_triggers", "config_summary"), `{"topic":"`+strings.Repeat("é", 70)+"…"; got != want {
+		t.Errorf("summary: %s, want %s", got, want)
+	}
+	info := c.call("engine::registered-triggers::info", `{"id":"b"}`)["result"].(map[string]any)
+	if info["function"] != nil || !like(decodeJSON(t, `{"m":1}`), info["metadata"]) || info["trigger"] == nil {
+		t.Errorf("trigger: %v", info)
+	}
+	if got := errorCode(c.call("engine::registered-triggers::info", `{"id":"none"}`)); got != "NOT_FOUND" {
+		t.Errorf("unknown trigger: %s", got)
+	}
+	types := names(c.call("engine::triggers::list", `{"include_internal":true}`), "triggers", "id")
+	if want := "engine::functions-available engine::workers-available hook http log state stream stream:join stream:leave subscribe"; types != want {
+		t.Errorf("types: %s", types)
+	}
+	if got := names(c.call("engine::triggers::list", `{"search":"topic"}`), "triggers", "id"); got != "subscribe" {
+		t.Errorf("types found by description: %s", got)
+	}
+}
