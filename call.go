@@ -131,6 +131,7 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	if inv.namespace = cfg.namespace; inv.namespace == "" {
 		inv.namespace = c.namespaceOf(inv.functionID)
 	}
+	inv.traceparent, inv.baggage = InjectTraceparent(ctx), InjectBaggage(ctx)
 
 	r := c.out.newRequest(inv.action != actionVoid, cfg.timeout)
 	if r.wantsResult {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"sync/atomic"
 )
 
@@ -299,16 +300,28 @@ type invocationContext struct {
 	context.Context
 	client *Client
 	in     *incoming
+
+	once   sync.Once
+	caller context.Context // with the caller's trace and baggage
 }
 
 type invocationKey struct{}
 
-// Value implements context.Context.
+// Value implements context.Context. OpenTelemetry finds the caller's trace and
+// baggage here; they are read when first asked for, for most handlers never ask.
 func (c *invocationContext) Value(key any) any {
-	if key == (invocationKey{}) {
+	switch {
+	case key == invocationKey{}:
 		return c
+	case len(c.in.traceparent)+len(c.in.baggage) == 0:
+		return c.Context.Value(key)
 	}
-	return c.Context.Value(key)
+	c.once.Do(func() {
+		traceparent, _ := stringOf(c.in.traceparent)
+		baggage, _ := stringOf(c.in.baggage)
+		c.caller = ExtractContext(c.Context, traceparent, baggage)
+	})
+	return c.caller.Value(key)
 }
 
 // InvocationFromContext describes the invocation that a handler serves; ok is
