@@ -1,4 +1,42 @@
 // Package iiitest is a development engine of iii in the process of its caller,
 // as net/http/httptest is a web server in the process of a test: nobody needs
 // an installed engine to write, run or test a worker.
+//
+//	func TestGreet(t *testing.T) {
+//		engine := iiitest.Start(t)
+//		worker, err := iii.New(engine.URL())
+//		…
+//	}
+//
+// Outside of tests New starts an engine and Close ends it; command iiidev is a
+// program around that.
+//
+// # What it does
+//
+// It speaks the worker protocol as an engine of version 0.23 does, which it is
+// tested for by replaying conversations that were recorded from one: functions
+// in namespaces, calls between workers, triggers bound to the engine's own
+// types (http, state, stream, stream:join, stream:leave, subscribe, log,
+// engine::functions-available, engine::workers-available) or to those of other
+// workers, channels, and the engine's functions for state, streams, publishing,
+// logging, channels and introspection. Everything is in memory. Enqueueing
+// works without a queue worker: each message goes to its function once.
+//
+// # Time
+//
+// In a testing/synctest bubble an engine has no sockets: it is reached by
+// [Engine.DialContext] alone, and the grace periods and timeouts, its own and
+// those of the worker, take no time.
+//
+//	synctest.Test(t, func(t *testing.T) {
+//		engine := iiitest.Start(t)
+//		worker, err := iii.New(engine.URL(), iii.WithDialContext(engine.DialContext))
+//		…
+//	})
+//
+// # Faults
+//
+// [Engine.Drop], [Engine.StopReading], [Engine.RefuseAuth], [Engine.Send] and
+// [Engine.Hook] misbehave as networks and engines do; [Engine.Frames] and
+// [Engine.Stats] tell what really went over the wire.
 package iiitest
