@@ -30,6 +30,7 @@ type Client struct {
 	registry *registry
 	dispatch *dispatcher
 	notify   *notifier
+	channels channelSet
 
 	handlers       context.Context // parent of every handler's context
 	cancelHandlers context.CancelFunc
@@ -289,6 +290,7 @@ func (c *Client) finish(reason error) {
 
 	c.registry.withdraw(ErrClosed)
 	c.cancelHandlers()
+	c.channels.close()
 	if stop != nil {
 		stop()
 		if reason == nil {

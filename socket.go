@@ -74,8 +74,15 @@ func (s *socket) isDead() bool {
 	}
 }
 
-// readMessage appends the message that r is to buf.
+// readMessage appends the message that r is to buf. A large one that is coming
+// in is a sign of life.
 func (s *socket) readMessage(r io.Reader, buf []byte) ([]byte, error) {
+	return appendAll(r, buf, s.touch)
+}
+
+// appendAll appends what r holds to buf, and calls progress while that is more
+// than the socket's buffer takes.
+func appendAll(r io.Reader, buf []byte, progress func()) ([]byte, error) {
 	for {
 		if len(buf) == cap(buf) {
 			buf = append(buf, 0)[:len(buf)]
@@ -88,8 +95,8 @@ func (s *socket) readMessage(r io.Reader, buf []byte) ([]byte, error) {
 		if err != nil {
 			return buf, err
 		}
-		if len(buf) > socketBuffer {
-			s.touch() // a large message that is coming in is a sign of life
+		if len(buf) > socketBuffer && progress != nil {
+			progress()
 		}
 	}
 }
@@ -112,7 +119,18 @@ type dialer struct {
 	tls         *tls.Config
 	dialContext func(ctx context.Context, network, addr string) (net.Conn, error) // nil: TCP, by the proxies of the environment
 	readLimit   int64
+	through     bool // what is written is not gathered, and waits for the peer without a deadline of ours
 }
+
+// upgradeError is an answer to the handshake that is no WebSocket.
+type upgradeError struct {
+	status int
+	text   string
+	err    error
+}
+
+func (e *upgradeError) Error() string { return e.err.Error() + ": HTTP status " + e.text }
+func (e *upgradeError) Unwrap() error { return e.err }
 
 // dial opens a connection and completes the WebSocket handshake, which is
 // bounded by dialTimeout. What is written to it from then on is gathered.
@@ -165,11 +183,13 @@ func (d dialer) dial(ctx context.Context) (*socket, error) {
 			err = fmt.Errorf("%w: %w", ctxErr, err)
 		}
 		if resp != nil {
-			return nil, fmt.Errorf("iii: connect to %s: %w: HTTP status %s", u.Host, err, resp.Status)
+			err = &upgradeError{resp.StatusCode, resp.Status, err}
 		}
 		return nil, fmt.Errorf("iii: connect to %s: %w", u.Host, err)
 	}
-	g.gather()
+	if !d.through {
+		g.gather()
+	}
 	conn.SetReadLimit(d.readLimit)
 	return &socket{conn: conn, net: g, wake: make(chan struct{}, 1), dead: make(chan struct{}), began: time.Now()}, nil
 }

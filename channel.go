@@ -1,0 +1,220 @@
+package iii
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+
+	"github.com/gorilla/websocket"
+)
+
+var (
+	// ErrChannelNotFound means that the engine knows no channel of that id and
+	// key: it never was, both ends have ended, or an end was not taken within five
+	// minutes.
+	ErrChannelNotFound = errors.New("iii: channel not found")
+
+	// ErrChannelClosed means that this end was closed, or that the other one is
+	// gone and takes no more.
+	ErrChannelClosed = errors.New("iii: channel is closed")
+
+	// ErrChannelBacklog means that a reader was asked only for bytes, or only for
+	// messages, while too much of the other kind had come.
+	ErrChannelBacklog = errors.New("iii: channel holds too much that nobody reads")
+)
+
+// channelChunk is the size at which bytes are cut into frames.
+const channelChunk = 64 << 10
+
+// ChannelOption configures a new channel.
+type ChannelOption func(*ChannelCreateInput) error
+
+// WithChannelBuffer sets how many frames the engine holds between the ends: 1 to
+// 1024, default 64. A writer waits when they are full.
+func WithChannelBuffer(frames int) ChannelOption {
+	return func(in *ChannelCreateInput) error {
+		if frames < 1 || frames > 1024 {
+			return fmt.Errorf("iii: WithChannelBuffer: %d is not within 1 and 1024", frames)
+		}
+		n := uint64(frames)
+		in.BufferSize = &n
+		return nil
+	}
+}
+
+// CreateChannel makes a one-way channel inside the engine: what goes into the
+// writer comes out of the reader, frame by frame and in order. One end is used
+// here; the other's Ref travels in a payload or a result to whoever opens it with
+// [Client.OpenReader] or [Client.OpenWriter]. An end is connected when it is
+// first used, and can be taken once in all, so an end whose Ref was given away
+// must not be used here. A channel outlives the connection of the worker that
+// made it.
+func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*ChannelWriter, *ChannelReader, error) {
+	var in ChannelCreateInput
+	for _, opt := range opts {
+		if opt == nil {
+			return nil, nil, errors.New("iii: nil ChannelOption")
+		}
+		if err := opt(&in); err != nil {
+			return nil, nil, err
+		}
+	}
+	var out ChannelCreateResult
+	if err := c.Call(ctx, "engine::channels::create", in, &out); err != nil {
+		return nil, nil, err
+	}
+	return newChannelWriter(c, out.Writer), newChannelReader(c, out.Reader), nil
+}
+
+// OpenWriter connects to the writing end of a channel. ctx bounds the opening
+// only. The error is an [ErrChannelNotFound] if there is no such channel; that
+// the end was taken before shows at the first Write.
+func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*ChannelWriter, error) {
+	w := newChannelWriter(c, ref)
+	if err := w.end.open(ctx, "write"); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// OpenReader connects to the reading end of a channel; see [Client.OpenWriter].
+// That the end was taken before shows as io.EOF at the first Read.
+func (c *Client) OpenReader(ctx context.Context, ref StreamChannelRef) (*ChannelReader, error) {
+	r := newChannelReader(c, ref)
+	if err := r.open(ctx); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// channelEnd is what both ends have in common: a socket that is opened once.
+type channelEnd struct {
+	client *Client
+	ref    StreamChannelRef
+
+	mu      sync.Mutex
+	conn    *websocket.Conn
+	opened  bool  // whatever came of it
+	failed  error // why it could not be opened
+	given   bool  // Ref was asked for before it was opened
+	closed  bool
+	pumping sync.WaitGroup // the goroutine that reads the socket
+	onOpen  func(*websocket.Conn)
+}
+
+// open connects, the first time.
+func (e *channelEnd) open(ctx context.Context, direction string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.closed:
+		return ErrChannelClosed
+	case e.opened:
+		return e.failed
+	}
+	conn, err := e.client.dialChannel(ctx, e.ref, direction)
+	if err != nil && ctx.Err() != nil {
+		return err // the end is still free
+	}
+	e.opened, e.failed = true, err
+	if err != nil {
+		return err
+	}
+	if !e.client.channels.add(e) {
+		_ = conn.Close()
+		e.failed = ErrClosed
+		return e.failed
+	}
+	e.conn = conn
+	e.pumping.Go(func() { e.onOpen(conn) })
+	return nil
+}
+
+// reference is Ref; the end belongs to somebody else if it is not open yet.
+func (e *channelEnd) reference() StreamChannelRef {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.opened {
+		e.given = true
+	}
+	return e.ref
+}
+
+// abort closes the socket at once and joins the goroutine that reads it.
+func (e *channelEnd) abort() {
+	e.mu.Lock()
+	e.closed = true
+	conn := e.conn
+	e.mu.Unlock()
+	if conn != nil {
+		_ = conn.Close()
+		e.pumping.Wait()
+		e.client.channels.remove(e)
+	}
+}
+
+// dialChannel opens the socket of one end. Frames are written through: a full
+// channel must hold the writer back for as long as it takes.
+func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, direction string) (*websocket.Conn, error) {
+	if ref.ChannelID == "" || ref.AccessKey == "" {
+		return nil, errors.New("iii: channel reference has no channel_id or access_key")
+	}
+	u := *c.cfg.url
+	u.Path = strings.TrimRight(u.Path, "/") + "/ws/channels/" + ref.ChannelID
+	u.RawPath = ""
+	u.RawQuery = url.Values{"key": {ref.AccessKey}, "dir": {direction}}.Encode()
+	d := dialer{url: &u, header: c.cfg.header, tls: c.cfg.tls, dialContext: c.cfg.dialContext, readLimit: c.cfg.readLimit, through: true}
+	s, err := d.dial(ctx)
+	var refused *upgradeError
+	switch {
+	case errors.As(err, &refused) && refused.status == http.StatusNotFound:
+		return nil, fmt.Errorf("%w: %s", ErrChannelNotFound, ref.ChannelID)
+	case err != nil:
+		return nil, err
+	}
+	return s.conn, nil
+}
+
+// channelSet is the channels that a client has open, to be closed with it.
+type channelSet struct {
+	mu     sync.Mutex
+	open   map[*channelEnd]struct{}
+	closed bool
+}
+
+func (s *channelSet) add(e *channelEnd) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	if s.open == nil {
+		s.open = map[*channelEnd]struct{}{}
+	}
+	s.open[e] = struct{}{}
+	return true
+}
+
+func (s *channelSet) remove(e *channelEnd) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, e)
+}
+
+// close aborts all channels; none is opened any more.
+func (s *channelSet) close() {
+	s.mu.Lock()
+	s.closed = true
+	open := make([]*channelEnd, 0, len(s.open))
+	for e := range s.open {
+		open = append(open, e)
+	}
+	s.mu.Unlock()
+	for _, e := range open {
+		e.abort()
+	}
+}

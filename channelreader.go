@@ -1,0 +1,312 @@
+package iii
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+var (
+	_ io.ReadCloser = (*ChannelReader)(nil)
+	_ io.WriterTo   = (*ChannelReader)(nil)
+)
+
+// What a reader holds before it lets the writer wait, and what it keeps aside of
+// one kind while only the other is asked for.
+const (
+	channelReadAhead = 4 * channelChunk
+	channelBacklog   = 16 << 20
+)
+
+// ChannelReader is the reading end of a channel: bytes by Read, messages by
+// Messages, each in order; what comes of the other kind meanwhile is kept aside,
+// up to 16 MiB. Bytes and messages may be read by two goroutines.
+type ChannelReader struct {
+	end channelEnd
+
+	mu       sync.Mutex
+	bytes    channelQueue
+	messages channelQueue
+	err      error         // what ended the socket; io.EOF is a normal end
+	changed  chan struct{} // closed at the next change, if anybody waits
+	deadline time.Time
+	spare    [][]byte
+}
+
+// channelQueue is what has come of one kind.
+type channelQueue struct {
+	frames  [][]byte
+	size    int
+	waiting int // callers that wait for this kind
+}
+
+func (q *channelQueue) pop() (frame []byte, ok bool) {
+	if len(q.frames) == 0 {
+		return nil, false
+	}
+	frame = q.frames[0]
+	q.frames[0] = nil
+	q.frames = q.frames[1:]
+	q.size -= len(frame)
+	return frame, true
+}
+
+func newChannelReader(c *Client, ref StreamChannelRef) *ChannelReader {
+	r := &ChannelReader{end: channelEnd{client: c, ref: ref}}
+	r.end.onOpen = r.pump
+	return r
+}
+
+func (r *ChannelReader) open(ctx context.Context) error { return r.end.open(ctx, "read") }
+
+// Ref is the reference under which this end can be opened elsewhere, as long as
+// it has not been used here.
+func (r *ChannelReader) Ref() StreamChannelRef { return r.end.reference() }
+
+// pump reads the socket. There is no deadline: the engine says nothing while the
+// writer is silent, and does not answer pings here.
+func (r *ChannelReader) pump(conn *websocket.Conn) {
+	for {
+		kind, src, err := conn.NextReader()
+		var frame []byte
+		if err == nil {
+			frame, err = appendAll(src, r.buffer(), nil)
+		}
+		if err == nil {
+			err = r.keep(kind == websocket.TextMessage, frame)
+		}
+		if err != nil {
+			var closed *websocket.CloseError
+			switch {
+			case errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure:
+				err = io.EOF
+			case !errors.Is(err, ErrChannelBacklog):
+				err = fmt.Errorf("iii: channel read: %w: %w", io.ErrUnexpectedEOF, err)
+			}
+			r.finish(err)
+			_ = conn.Close()
+			return
+		}
+	}
+}
+
+// keep queues a frame when there is room: while nobody waits for the other kind
+// the writer is held back, otherwise what is not asked for is kept aside.
+func (r *ChannelReader) keep(text bool, frame []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	own, other := &r.bytes, &r.messages
+	if text {
+		own, other = other, own
+	}
+	for own.size >= channelReadAhead && r.err == nil {
+		if other.waiting > 0 && own.waiting == 0 {
+			if own.size+len(frame) > channelBacklog {
+				return ErrChannelBacklog
+			}
+			break
+		}
+		changed := r.wait()
+		r.mu.Unlock()
+		<-changed
+		r.mu.Lock()
+	}
+	if r.err != nil {
+		return r.err
+	}
+	own.frames = append(own.frames, frame)
+	own.size += len(frame)
+	r.signal()
+	return nil
+}
+
+func (r *ChannelReader) wait() <-chan struct{} {
+	if r.changed == nil {
+		r.changed = make(chan struct{})
+	}
+	return r.changed
+}
+
+func (r *ChannelReader) signal() {
+	if r.changed != nil {
+		close(r.changed)
+		r.changed = nil
+	}
+}
+
+func (r *ChannelReader) finish(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err == nil {
+		r.err = err
+	}
+	r.signal()
+}
+
+// buffer is memory for a frame of bytes, and recycle gives it back.
+func (r *ChannelReader) buffer() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := len(r.spare); n > 0 {
+		buf := r.spare[n-1]
+		r.spare = r.spare[:n-1]
+		return buf[:0]
+	}
+	return make([]byte, 0, channelChunk)
+}
+
+func (r *ChannelReader) recycle(buf []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.spare) < channelReadAhead/channelChunk && cap(buf) <= 2*channelChunk {
+		r.spare = append(r.spare, buf[:0])
+	}
+}
+
+// SetReadDeadline bounds the Reads from now on, with os.ErrDeadlineExceeded; the
+// zero value, which is the default, is no bound. The channel stays usable.
+func (r *ChannelReader) SetReadDeadline(t time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deadline = t
+	r.signal()
+	return nil
+}
+
+// next waits for a frame of q's kind.
+func (r *ChannelReader) next(ctx context.Context, q *channelQueue) ([]byte, error) {
+	if err := r.open(ctx); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	q.waiting++
+	r.signal() // the pump may keep more of the other kind aside now
+	defer func() { q.waiting-- }()
+	for {
+		if frame, ok := q.pop(); ok {
+			r.signal()
+			return frame, nil
+		}
+		if r.err != nil {
+			return nil, r.err
+		}
+		var expired <-chan time.Time
+		var timer *time.Timer
+		if q == &r.bytes && !r.deadline.IsZero() {
+			timer = time.NewTimer(time.Until(r.deadline))
+			expired = timer.C
+		}
+		changed := r.wait()
+		r.mu.Unlock()
+		var err error
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			err = ctxError(ctx)
+		case <-expired:
+			err = fmt.Errorf("iii: channel read: %w", os.ErrDeadlineExceeded)
+		}
+		if timer != nil {
+			timer.Stop()
+		}
+		r.mu.Lock()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Read returns bytes as they come; message frames are kept aside. At the
+// writer's end it is io.EOF, also if the writer vanished, which the engine does
+// not tell apart; an error that is io.ErrUnexpectedEOF if the connection broke.
+func (r *ChannelReader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for {
+		frame, err := r.next(context.Background(), &r.bytes)
+		if err != nil {
+			return 0, err
+		}
+		n := copy(p, frame)
+		if n < len(frame) {
+			r.unread(frame[n:])
+		} else {
+			r.recycle(frame)
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+}
+
+// unread puts the rest of a frame back in front.
+func (r *ChannelReader) unread(rest []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bytes.frames = append([][]byte{rest}, r.bytes.frames...)
+	r.bytes.size += len(rest)
+	r.signal()
+}
+
+// WriteTo implements io.WriterTo.
+func (r *ChannelReader) WriteTo(dst io.Writer) (n int64, err error) {
+	for {
+		frame, err := r.next(context.Background(), &r.bytes)
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		k, err := dst.Write(frame)
+		n += int64(k)
+		if err != nil {
+			return n, err
+		}
+		r.recycle(frame)
+	}
+}
+
+// Messages yields the messages until the writer ends; bytes are kept aside. A
+// text that is no JSON is yielded as a JSON string. An error, ctx's among them,
+// is yielded once and ends the loop; leaving the loop early keeps the channel
+// usable.
+func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage, error] {
+	return func(yield func(json.RawMessage, error) bool) {
+		for {
+			frame, err := r.next(ctx, &r.messages)
+			if err == io.EOF {
+				return
+			}
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			message := json.RawMessage(frame)
+			if !validJSON(message) {
+				message = appendString(nil, string(frame))
+			}
+			if !yield(message, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Close gives this end up: the writer notices at its next frame. Further calls
+// return nil.
+func (r *ChannelReader) Close() error {
+	r.finish(ErrChannelClosed)
+	r.end.abort()
+	return nil
+}
