@@ -1,6 +1,6 @@
 module github.com/iii-go/iii/internal/conformance
 
-go 1.26
+go 1.26.0
 
 replace github.com/iii-go/iii => ../..
 
