@@ -57,9 +57,9 @@ func Example() {
 	// Output: 5
 }
 
-// connect starts an engine and a worker on it, and lets the worker register
+// onEngine starts an engine and a worker on it, and lets the worker register
 // something before it connects.
-func connect(register func(c *iii.Client) error) (e *iiitest.Engine, c *iii.Client, closeBoth func()) {
+func onEngine(register func(c *iii.Client) error) (e *iiitest.Engine, c *iii.Client, closeBoth func()) {
 	e, err := iiitest.New()
 	if err != nil {
 		log.Fatal(err)
@@ -78,7 +78,7 @@ func connect(register func(c *iii.Client) error) (e *iiitest.Engine, c *iii.Clie
 
 // A handler chooses the code of its error, and its caller finds it.
 func ExampleError() {
-	_, client, closeBoth := connect(func(c *iii.Client) error {
+	_, client, closeBoth := onEngine(func(c *iii.Client) error {
 		_, err := iii.Handle(c, "stock::take", func(ctx context.Context, item string) (int, error) {
 			return 0, &iii.Error{Code: "out_of_stock", Message: "no " + item + " is left"}
 		})
@@ -101,7 +101,7 @@ func ExampleError() {
 
 // A route of the engine's HTTP server.
 func ExampleHandleHTTP() {
-	engine, _, closeBoth := connect(func(c *iii.Client) error {
+	engine, _, closeBoth := onEngine(func(c *iii.Client) error {
 		_, err := iii.HandleHTTP(c, "GET", "/hello/:name",
 			func(ctx context.Context, r *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
 				return &iii.HTTPResponse[string]{
@@ -131,7 +131,7 @@ func ExampleHandleHTTP() {
 func ExampleClient_Trigger() {
 	scope := "carts"
 	events := make(chan iii.StateEvent, 1)
-	_, client, closeBoth := connect(func(c *iii.Client) error {
+	_, client, closeBoth := onEngine(func(c *iii.Client) error {
 		_, err := iii.Handle(c, "carts::changed", func(ctx context.Context, e iii.StateEvent) (any, error) {
 			events <- e
 			return nil, nil
