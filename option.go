@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -64,10 +65,7 @@ func newConfig(address string, opts []Option) (*config, error) {
 		logger:         slog.New(slog.DiscardHandler),
 	}
 	if address == "" {
-		address = strings.TrimSpace(os.Getenv("III_URL"))
-	}
-	if address == "" {
-		address = DefaultURL
+		address = engineURLFromEnv()
 	}
 	var err error
 	if cfg.url, err = parseEngineURL(address); err != nil {
@@ -82,6 +80,10 @@ func newConfig(address string, opts []Option) (*config, error) {
 		}
 	}
 	return cfg, nil
+}
+
+func engineURLFromEnv() string {
+	return cmp.Or(strings.TrimSpace(os.Getenv("III_URL")), DefaultURL)
 }
 
 // parseEngineURL accepts ws, wss and their http spellings. The address itself
@@ -148,21 +150,7 @@ func WithNamespace(ns string) Option {
 // channels included. The headers of the upgrade itself (Host apart) are refused.
 func WithHeader(h http.Header) Option {
 	return func(c *config) error {
-		for name := range h {
-			switch http.CanonicalHeaderKey(name) {
-			case "Upgrade", "Connection", "Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Sec-Websocket-Protocol":
-				return fmt.Errorf("iii: WithHeader: %s belongs to the WebSocket upgrade", name)
-			}
-		}
-		if c.header == nil {
-			c.header = http.Header{}
-		}
-		for name, values := range h {
-			for _, v := range values {
-				c.header.Add(name, v)
-			}
-		}
-		return nil
+		return addUpgradeHeader(&c.header, h, "WithHeader")
 	}
 }
 

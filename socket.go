@@ -194,6 +194,25 @@ func (d dialer) dial(ctx context.Context) (*socket, error) {
 	return &socket{conn: conn, net: g, wake: make(chan struct{}, 1), dead: make(chan struct{}), began: time.Now()}, nil
 }
 
+// addUpgradeHeader adds h to header, for the option of the given name.
+func addUpgradeHeader(header *http.Header, h http.Header, option string) error {
+	for name := range h {
+		switch http.CanonicalHeaderKey(name) {
+		case "Upgrade", "Connection", "Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Sec-Websocket-Protocol":
+			return fmt.Errorf("iii: %s: %s belongs to the WebSocket upgrade", option, name)
+		}
+	}
+	if *header == nil {
+		*header = http.Header{}
+	}
+	for name, values := range h {
+		for _, v := range values {
+			header.Add(name, v)
+		}
+	}
+	return nil
+}
+
 // environmentProxy is http.ProxyFromEnvironment without the proxy's address,
 // which may hold a password, in its errors.
 func environmentProxy(r *http.Request) (*url.URL, error) {

@@ -1,0 +1,402 @@
+package iii
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel"
+)
+
+// ErrConnectionClosed means that a [SharedEngineConnection] takes no telemetry
+// any more: it was shut down, or has failed for good. It is an [ErrClosed].
+var ErrConnectionClosed error = connectionClosedError{}
+
+type connectionClosedError struct{}
+
+func (connectionClosedError) Error() string        { return "iii: telemetry connection is closed" }
+func (connectionClosedError) Is(target error) bool { return target == ErrClosed }
+
+// SharedEngineConnection is the WebSocket over which telemetry goes to the
+// engine, apart from that of a worker. Frames wait in a queue until the engine
+// has confirmed them, by the pong to a ping sent behind them, and are sent again
+// if the connection is lost before: so a frame of logs or metrics may arrive
+// twice, and none is lost while the queue has room. All methods may be called
+// from several goroutines at once. It is made by [NewSharedEngineConnection]; the
+// zero value is of no use.
+type SharedEngineConnection struct {
+	cfg    *connectionConfig
+	queue  telemetryQueue
+	notify *notifier
+	report dropReport
+
+	stop     context.CancelFunc
+	draining chan struct{} // closed when Shutdown begins
+	done     chan struct{} // closed when the connection has ended
+
+	mu         sync.Mutex
+	state      ConnectionState
+	shutdown   bool  // draining is closed
+	closing    bool  // a Close frame is on its way: the end of the link is the end
+	lost       int   // frames that were left when the connection ended
+	err        error // why it failed for good
+	lastErr    error // of the last attempt or link
+	reconnects uint64
+}
+
+// NewSharedEngineConnection starts a connection to the engine at engineURL: ws,
+// wss, http or https, the address of its worker socket, to whose path /otel is
+// added; "" is $III_URL, else [DefaultURL]. It returns at once and never fails
+// because the engine is away. The connection lives until
+// [SharedEngineConnection.Shutdown].
+func NewSharedEngineConnection(engineURL string, opts ...ConnectionOption) (*SharedEngineConnection, error) {
+	if engineURL == "" {
+		engineURL = engineURLFromEnv()
+	}
+	cfg, err := newConnectionConfig(engineURL, opts)
+	if err != nil {
+		return nil, err
+	}
+	s := newConnection(cfg)
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	go s.run(ctx)
+	return s, nil
+}
+
+// newConnection makes a connection that was not started.
+func newConnection(cfg *connectionConfig) *SharedEngineConnection {
+	s := &SharedEngineConnection{
+		cfg:      cfg,
+		notify:   &notifier{log: cmp.Or(cfg.logger, slog.New(slog.DiscardHandler))},
+		draining: make(chan struct{}),
+		done:     make(chan struct{}),
+		state:    ConnectionStateDisconnected,
+	}
+	s.queue = telemetryQueue{maxFrames: cfg.maxFrames, maxBytes: cfg.maxBytes, maxAway: cfg.maxAway, fresh: true, dropped: s.report.note}
+	s.report.say = func() { s.notify.post(s.sayDrops) }
+	return s
+}
+
+// Send queues one frame, and never blocks. When the queue is full, connected or
+// not, older frames make room and are counted: first the starts of spans, then
+// metrics, then spans and logs, but none of a higher class than m's. If that is
+// not enough, the error is [ErrBufferFull]; after the end it is
+// [ErrConnectionClosed], and [ErrMessageTooLarge] for 64 MiB or more. The engine
+// drops data that is no OTLP JSON without a word. m.Data must not be changed
+// afterwards.
+func (s *SharedEngineConnection) Send(m OtelMessage) error {
+	switch m.Prefix {
+	case prefixTraces, prefixMetrics, prefixLogs:
+		return s.enqueue(telemetryFrame{prefix: m.Prefix, data: m.Data, records: 1})
+	}
+	return fmt.Errorf("iii: telemetry prefix %q is none of OTLP, MTRC and LOGS", m.Prefix)
+}
+
+// enqueue is Send for frames of our own. It takes f.data over.
+func (s *SharedEngineConnection) enqueue(f telemetryFrame) error { return s.queue.enqueue(f) }
+
+// State is the state of the connection: connecting until the first attempt has
+// ended, connected, reconnecting while attempts fail or after a loss, failed once
+// the attempts of the reconnection are used up, disconnected after Shutdown.
+func (s *SharedEngineConnection) State() ConnectionState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
+
+// Stats reads the counters.
+func (s *SharedEngineConnection) Stats() ConnectionStats {
+	var stats ConnectionStats
+	s.queue.read(&stats)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats.Reconnects = s.reconnects
+	return stats
+}
+
+// Flush returns nil when the engine has everything that was queued before. When
+// ctx ends first, the error says how many frames are left, and they stay queued;
+// frames that were dropped meanwhile are an error, too.
+func (s *SharedEngineConnection) Flush(ctx context.Context) error {
+	if err := s.flush(ctx); err != nil {
+		return fmt.Errorf("iii: telemetry flush: %w", err)
+	}
+	return nil
+}
+
+func (s *SharedEngineConnection) flush(ctx context.Context) error {
+	w := s.queue.wait()
+	if w == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.err
+	}
+	var err error
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+		err = ctxError(ctx)
+	}
+	left, dropped := s.queue.leave(w)
+	if left == 0 && dropped == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	cause := s.lastErr
+	s.mu.Unlock()
+	switch {
+	case err != nil && cause != nil:
+		return fmt.Errorf("%d frames left, %d dropped: %w; connection: %w", left, dropped, err, cause)
+	case err != nil:
+		return fmt.Errorf("%d frames left, %d dropped: %w", left, dropped, err)
+	case cause != nil:
+		return fmt.Errorf("%d frames dropped; connection: %w", dropped, cause)
+	}
+	return fmt.Errorf("%d frames dropped", dropped)
+}
+
+// Shutdown takes no more frames, waits until the engine has those that are
+// queued, and closes the connection. Not connected, it makes one more attempt at
+// once. It ends when ctx does at the latest; the error says how many frames were
+// lost. Further calls wait for the end as well, and return nil.
+func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
+	s.queue.refuse(ErrConnectionClosed)
+	s.mu.Lock()
+	first := !s.shutdown
+	if first {
+		s.shutdown = true
+		close(s.draining)
+	}
+	s.mu.Unlock()
+	if !first {
+		select {
+		case <-s.done:
+			return nil
+		case <-ctx.Done():
+			s.stop()
+			<-s.done
+			return fmt.Errorf("iii: telemetry shutdown: %w", ctxError(ctx))
+		}
+	}
+	err := s.flush(ctx)
+	if err == nil {
+		s.closeOrderly(ctx)
+	}
+	s.stop()
+	<-s.done
+	s.mu.Lock()
+	lost := s.lost
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("iii: telemetry shutdown: %d frames were lost: %w", lost, err)
+	}
+	return nil
+}
+
+// closeOrderly sends a Close frame and waits a moment for the engine's.
+func (s *SharedEngineConnection) closeOrderly(ctx context.Context) {
+	s.mu.Lock()
+	s.closing = true
+	s.mu.Unlock()
+	if !s.queue.closeLink() {
+		return
+	}
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	select {
+	case <-s.done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// run keeps the connection up until ctx ends, or the attempts do.
+func (s *SharedEngineConnection) run(ctx context.Context) {
+	err := s.keepConnected(ctx)
+	if err != nil {
+		s.queue.refuse(fmt.Errorf("%w: %w", ErrConnectionClosed, err))
+	} else {
+		s.queue.refuse(ErrConnectionClosed)
+	}
+	s.mu.Lock()
+	s.err = err
+	s.mu.Unlock()
+	lost := s.queue.end()
+	s.mu.Lock()
+	s.lost = lost
+	s.mu.Unlock()
+	if err != nil {
+		s.setState(ConnectionStateFailed, err)
+		s.complain(err)
+	} else {
+		s.setState(ConnectionStateDisconnected, nil)
+	}
+	s.report.finish()
+	s.awaitCallbacks()
+	close(s.done)
+}
+
+// awaitCallbacks gives users' code a moment to return.
+func (s *SharedEngineConnection) awaitCallbacks() {
+	timer := time.NewTimer(handlerGrace)
+	defer timer.Stop()
+	select {
+	case <-s.notify.wait():
+	case <-timer.C:
+	}
+}
+
+// keepConnected returns nil when ctx has ended or the queue was drained as far as
+// it could be, else why it gave up.
+func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
+	var failures uint64 // attempts in a row that led to no connection that lasted
+	var connected bool  // there was a connection
+	for {
+		if failures > 0 || connected {
+			s.setState(ConnectionStateReconnecting, nil)
+		} else {
+			s.setState(ConnectionStateConnecting, nil)
+		}
+		lasted, progress := false, false
+		sock, err := s.cfg.dial(ctx)
+		if err == nil {
+			before := s.queue.confirmed()
+			lasted, err = s.serve(ctx, s.newLink(sock), connected)
+			progress = s.queue.confirmed() > before
+			connected = true
+		} else {
+			s.queue.missed()
+		}
+		s.mu.Lock()
+		s.lastErr = err
+		closing := s.closing
+		s.mu.Unlock()
+		if ctx.Err() != nil || closing {
+			return nil
+		}
+		failures++
+		if lasted {
+			failures = 0
+		}
+		if limit := s.cfg.reconnection.MaxRetries; limit != nil && failures > *limit {
+			return fmt.Errorf("iii: gave up after %d attempts to connect telemetry: %w", failures, err)
+		}
+		s.setState(ConnectionStateReconnecting, err)
+		if s.isDraining() {
+			if progress {
+				continue
+			}
+			return nil
+		}
+		delay := reconnectDelay(s.cfg.reconnection, max(failures, 1), rand.Float64())
+		s.unwell(err, delay)
+		timer := time.NewTimer(delay)
+		select {
+		case <-timer.C:
+		case <-s.draining: // one more attempt, at once
+			timer.Stop()
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+}
+
+func (s *SharedEngineConnection) isDraining() bool {
+	select {
+	case <-s.draining:
+		return true
+	default:
+		return false
+	}
+}
+
+// serve runs one link to its death and returns why it died. lasted says that it
+// was more than a moment's connection.
+func (s *SharedEngineConnection) serve(ctx context.Context, l *telemetryLink, again bool) (lasted bool, err error) {
+	s.mu.Lock()
+	if again {
+		s.reconnects++
+	}
+	s.lastErr = nil
+	s.mu.Unlock()
+	s.queue.attach(l)
+	s.setState(ConnectionStateConnected, nil)
+	var loops sync.WaitGroup
+	loops.Go(func() { s.readLink(l) })
+	loops.Go(func() { s.writeLink(l) })
+	keepalive := time.NewTimer(telemetryPing)
+	defer keepalive.Stop()
+	for alive := true; alive; {
+		select {
+		case <-l.dead:
+			alive = false
+		case <-ctx.Done():
+			l.fail(ErrConnectionClosed)
+		case <-keepalive.C:
+			keepalive.Reset(s.keepalive(l))
+		}
+	}
+	loops.Wait()
+	s.queue.detach(l)
+	var refused *AuthError
+	lasted = time.Since(l.began) >= time.Duration(s.cfg.reconnection.InitialDelayMs)*time.Millisecond && !errors.As(l.err, &refused)
+	return lasted, l.err
+}
+
+// setState changes the state and tells the listener. err is the reason.
+func (s *SharedEngineConnection) setState(state ConnectionState, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == state && err == nil {
+		return
+	}
+	s.state = state
+	if s.cfg.listener != nil {
+		s.notify.post(func() { s.cfg.listener(state, err) })
+	}
+}
+
+// unwell says that an attempt or a connection has ended.
+func (s *SharedEngineConnection) unwell(err error, delay time.Duration) {
+	var refused *AuthError
+	switch {
+	case s.cfg.logger != nil:
+		s.cfg.logger.Warn("iii: telemetry is not connected", "error", err, "retry_in", delay)
+	case errors.As(err, &refused):
+		s.complain(err)
+	}
+}
+
+// complain says what must not go unsaid.
+func (s *SharedEngineConnection) complain(err error) {
+	if s.cfg.logger != nil {
+		s.cfg.logger.Error("iii: telemetry", "error", err)
+		return
+	}
+	s.notify.post(func() { otel.Handle(err) })
+}
+
+func (s *SharedEngineConnection) sayDrops() {
+	stats := s.Stats()
+	var parts []string
+	for _, d := range []struct {
+		what string
+		DroppedFrames
+	}{{"traces", stats.Traces}, {"metrics", stats.Metrics}, {"logs", stats.Logs}} {
+		if d.Frames() > 0 {
+			parts = append(parts, fmt.Sprintf("%d frames of %s with %d records (queue full %d, not connected %d, closed %d)",
+				d.Frames(), d.what, d.Records, d.Full, d.NotConnected, d.Closed))
+		}
+	}
+	if len(parts) > 0 {
+		s.complain(fmt.Errorf("iii: telemetry was dropped, in all: %s", strings.Join(parts, ", ")))
+	}
+}

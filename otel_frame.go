@@ -1,0 +1,107 @@
+package iii
+
+// Prefixes of telemetry frames (spec: message and framing).
+const (
+	prefixTraces  = "OTLP"
+	prefixMetrics = "MTRC"
+	prefixLogs    = "LOGS"
+)
+
+// maxFrameBytes is where exporters split a batch.
+const maxFrameBytes = 8 << 20
+
+// telemetryFrame is one message to the engine. live marks the snapshot of a span
+// that has just started: it is the first to be shed, and never sent twice, since
+// the engine would show the span as running for ever.
+type telemetryFrame struct {
+	prefix  string
+	data    []byte
+	live    bool
+	records int // spans, metrics or log records in it, for the counters
+}
+
+func (f *telemetryFrame) size() int { return len(f.prefix) + len(f.data) }
+
+// frameSignal is what a frame carries.
+type frameSignal uint8
+
+const (
+	signalLive frameSignal = iota
+	signalMetrics
+	signalTraces
+	signalLogs
+	signals
+)
+
+func (f *telemetryFrame) signal() frameSignal {
+	switch {
+	case f.live:
+		return signalLive
+	case f.prefix == prefixMetrics:
+		return signalMetrics
+	case f.prefix == prefixTraces:
+		return signalTraces
+	}
+	return signalLogs
+}
+
+// frameClass is the order in which frames are shed: a class makes room for
+// itself and for those above it.
+type frameClass uint8
+
+const (
+	classLive frameClass = iota
+	classMetrics
+	classRecords // spans and logs
+	classes
+)
+
+func (s frameSignal) class() frameClass {
+	return min(frameClass(s), classRecords)
+}
+
+type queuedFrame struct {
+	telemetryFrame
+	number uint64 // in order of acceptance, from 1
+	flown  int    // its size, once in flight
+	again  bool   // it was written to a link that died
+	shed   bool   // in flight, and not to be sent again; its data is gone
+}
+
+// frameDeque is a queue that takes back at its head.
+type frameDeque struct {
+	frames []queuedFrame
+	head   int
+}
+
+func (d *frameDeque) len() int { return len(d.frames) - d.head }
+
+func (d *frameDeque) push(f queuedFrame) {
+	if d.head > 64 && d.head > len(d.frames)/2 {
+		n := copy(d.frames, d.frames[d.head:])
+		clear(d.frames[n:])
+		d.frames, d.head = d.frames[:n], 0
+	}
+	d.frames = append(d.frames, f)
+}
+
+func (d *frameDeque) first() *queuedFrame {
+	if d.len() == 0 {
+		return nil
+	}
+	return &d.frames[d.head]
+}
+
+// unpop puts frames before those in d.
+func (d *frameDeque) unpop(frames []queuedFrame) {
+	d.frames, d.head = append(frames, d.frames[d.head:]...), 0
+}
+
+func (d *frameDeque) pop() queuedFrame {
+	f := d.frames[d.head]
+	d.frames[d.head] = queuedFrame{}
+	if d.head++; d.head == len(d.frames) {
+		d.frames, d.head = d.frames[:0], 0
+	}
+	return f
+}
