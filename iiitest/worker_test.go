@@ -251,9 +251,7 @@ func TestFrameLimits(t *testing.T) {
 	}{
 		{"a frame of 16 MiB", 16 * mib, 16 * mib, true},
 		{"a frame over 16 MiB", 16*mib + 1, 16*mib + 1, false},
-		{"40 MiB in fragments of 4", 4 * mib, 40 * mib, true},
-		{"64 MiB in fragments of 16", 16 * mib, 64 * mib, true},
-		{"over 64 MiB in fragments of 4", 4 * mib, 64*mib + 1, false},
+		{"20 MiB in fragments of 4", 4 * mib, 20 * mib, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := dialURL(t, e, e.URL())
@@ -279,6 +277,33 @@ func TestFrameLimits(t *testing.T) {
 				t.Errorf("a Close frame: %v", err)
 			}
 		})
+	}
+}
+
+func TestMessageLimit(t *testing.T) {
+	const mib = 1 << 20
+	var c limitedConn
+	frame := func(first bool, n int) error {
+		err := c.follow(frameHeader(first, false, n))
+		c.remaining = 0 // as if the payload had been read
+		return err
+	}
+	for i := range 4 {
+		if err := frame(i == 0, 16*mib); err != nil {
+			t.Fatalf("%d MiB: %v", 16*(i+1), err)
+		}
+	}
+	if err := c.follow([]byte{0x89, 0x80, 0, 0, 0, 0}); err != nil {
+		t.Errorf("a ping within a message: %v", err)
+	}
+	if err := frame(true, 16*mib); err != nil {
+		t.Errorf("the next message: %v", err)
+	}
+	for range 3 {
+		_ = frame(false, 16*mib)
+	}
+	if err := frame(false, 1); err != errTooLarge {
+		t.Errorf("64 MiB and a byte: %v", err)
 	}
 }
 
