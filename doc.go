@@ -120,7 +120,15 @@
 // registers a function and its trigger as one. It takes an [HTTPRequest] and returns
 // an [HTTPResponse], each with the type of its body. When the handler returns an
 // error, the engine answers with status 500 and the error's code; every other answer
-// is a response.
+// is a response. [Client.MountHTTP] serves a route with any net/http handler.
+//
+// # Channels
+//
+// A channel carries bytes and messages from one worker to another through the
+// engine, beside calls and without their limit of size. [Client.CreateChannel] makes
+// one. One of its ends, a [ChannelWriter] and a [ChannelReader], is used here; the
+// reference of the other is sent to another worker, who opens it with
+// [Client.OpenReader] or [Client.OpenWriter].
 //
 // # Namespaces
 //
