@@ -1,0 +1,328 @@
+package iii
+
+import (
+	"bytes"
+	"sync"
+
+	"go.opentelemetry.io/otel/sdk/instrumentation"
+	"go.opentelemetry.io/otel/sdk/resource"
+)
+
+// otlpEncoder writes spans, metrics and log records as frames of OTLP JSON. It
+// appends text, without reflection, and what it writes is what the engine
+// accepts: one wrong value anywhere would lose the whole frame there, silently.
+//
+// An encoder is taken from a pool and used by one goroutine. It writes one frame
+// at a time into a buffer that it keeps, and hands out exact copies.
+type otlpEncoder struct {
+	prefix, top string // of the frames
+	limit       int    // bytes of a frame, without its prefix
+
+	buf    []byte
+	spare  []byte
+	frames []telemetryFrame
+
+	// The envelope: resource, scope and, for metrics, metric. A level is opened in
+	// a frame only when a record is written below it, so none is ever empty, and
+	// the next frame of a batch can open it again.
+	levels  [3]otlpLevel
+	depth   int     // levels that are set
+	open    int     // levels that are open in buf
+	comma   [4]bool // the list at that level has an element; the last one is of records
+	records int     // in buf
+
+	// Where the record under way began, to take it back.
+	mark, start int
+	markOpen    int
+	markComma   [4]bool
+
+	caps otlpCaps
+	stop int  // where buf cannot be kept any more: the record need not be completed
+	cut  bool // something of the record was left out to make it fit
+	lost otlpLosses
+
+	groups []otlpGroup
+	member []int // the group of each record
+
+	counts []uint64 // buckets of a converted histogram
+	bounds []float64
+
+	resource     *resource.Resource // whose text this is
+	resourceText []byte
+	hasResource  bool
+}
+
+type otlpLevel struct {
+	head []byte
+	tail string
+}
+
+// otlpCaps bound a record that would not fit a frame alone. They start where
+// they take nothing away.
+type otlpCaps struct {
+	text  int // bytes of a string
+	items int // elements of a list
+}
+
+// otlpLosses counts what could not be said in OTLP JSON, or not in a frame.
+type otlpLosses struct {
+	points  int // data points whose value is NaN or infinite
+	values  int // sums, minima and maxima alike, left out of their points
+	metrics int // of a kind that this package does not know
+	cut     int // records that were shortened to fit a frame
+	records int // records that did not fit even so
+}
+
+// maxValueDepth bounds the nesting of attribute values: the engine drops frames
+// of 128 JSON levels, and a nested value costs four. What is deeper becomes text.
+const maxValueDepth = 24
+
+var otlpEncoders = sync.Pool{New: func() any { return new(otlpEncoder) }}
+
+func newOTLPEncoder() *otlpEncoder {
+	e := otlpEncoders.Get().(*otlpEncoder)
+	e.limit = maxFrameBytes - len(prefixTraces)
+	return e
+}
+
+// keptBytes is how large a buffer may be and stay in the pool.
+const keptBytes = 4 << 20
+
+// free gives e back, and with it the list of frames; their data stays valid.
+func (e *otlpEncoder) free() {
+	if cap(e.buf)+cap(e.spare) > keptBytes {
+		return
+	}
+	clear(e.frames)
+	clear(e.groups)
+	e.frames, e.groups, e.member = e.frames[:0], e.groups[:0], e.member[:0]
+	e.lost = otlpLosses{}
+	otlpEncoders.Put(e)
+}
+
+// batch begins frames of one signal. top opens the outermost list.
+func (e *otlpEncoder) batch(prefix, top string) {
+	e.prefix, e.top = prefix, top
+	e.depth = 0
+	e.reset()
+}
+
+func (e *otlpEncoder) reset() {
+	e.buf, e.open, e.comma, e.records = e.buf[:0], 0, [4]bool{}, 0
+}
+
+// level sets the level that the next records belong to. Its head is to be
+// appended to the result, which must be given to setHead.
+func (e *otlpEncoder) level(i int) []byte {
+	for e.open > i {
+		e.open--
+		e.buf = append(e.buf, e.levels[e.open].tail...)
+	}
+	e.depth = i + 1
+	return e.levels[i].head[:0]
+}
+
+// head lets write append the head of level i. It is shortened, if need be, so
+// that the three heads leave a record its room in a frame.
+func (e *otlpEncoder) head(i int, tail string, write func(b []byte) []byte) {
+	b := e.level(i)
+	e.caps, e.stop, e.cut = e.uncapped(), e.limit/4, false
+	for {
+		b = write(b[:0])
+		if len(b) <= e.limit/4 || !e.tighten() {
+			break
+		}
+	}
+	if e.cut {
+		e.lost.cut++
+	}
+	e.levels[i] = otlpLevel{b, tail}
+}
+
+func (e *otlpEncoder) uncapped() otlpCaps { return otlpCaps{e.limit, e.limit} }
+
+// tighten makes the caps narrower, strings first, and reports whether it could.
+func (e *otlpEncoder) tighten() bool {
+	e.cut = true
+	switch c := &e.caps; {
+	case c.text > 64:
+		c.text /= 4
+	case c.items > 1:
+		c.items /= 4
+	default:
+		return false
+	}
+	return true
+}
+
+// begin opens what the next record needs; the record is to be appended to buf.
+func (e *otlpEncoder) begin() {
+	e.caps, e.cut = e.uncapped(), false
+	e.place()
+}
+
+func (e *otlpEncoder) place() {
+	e.mark, e.markOpen, e.markComma = len(e.buf), e.open, e.comma
+	if len(e.buf) == 0 {
+		e.buf = append(e.buf, e.top...)
+	}
+	for ; ; e.open++ {
+		if e.comma[e.open] {
+			e.buf = append(e.buf, ',')
+		}
+		e.comma[e.open] = true
+		if e.open == e.depth {
+			break
+		}
+		e.buf = append(e.buf, e.levels[e.open].head...)
+		e.comma[e.open+1] = false
+	}
+	e.start = len(e.buf)
+	e.stop = e.start + e.limit
+}
+
+// end takes the record that was appended since begin. If the frame became too
+// large the record starts the next one; if it is too large alone, end reports
+// false, and the record is to be appended again, under narrower caps.
+func (e *otlpEncoder) end() bool {
+	if !e.fits() && e.records > 0 {
+		e.spare = append(e.spare[:0], e.buf[e.start:]...)
+		e.buf, e.open, e.comma = e.buf[:e.mark], e.markOpen, e.markComma
+		e.finish()
+		e.place()
+		e.buf = append(e.buf, e.spare...)
+	}
+	if !e.fits() {
+		e.reset()
+		if e.tighten() {
+			e.place()
+			return false
+		}
+		e.lost.records++
+		return true
+	}
+	e.records++
+	if e.cut {
+		e.lost.cut++
+	}
+	return true
+}
+
+// fits tells whether the frame can be closed within the limit.
+func (e *otlpEncoder) fits() bool {
+	size := len(e.buf) + len("]}")
+	for _, l := range e.levels[:e.open] {
+		size += len(l.tail)
+	}
+	return size <= e.limit
+}
+
+// finish closes the frame, if it has a record.
+func (e *otlpEncoder) finish() {
+	if e.records == 0 {
+		e.reset()
+		return
+	}
+	for e.open > 0 {
+		e.open--
+		e.buf = append(e.buf, e.levels[e.open].tail...)
+	}
+	e.buf = append(e.buf, "]}"...)
+	e.frames = append(e.frames, telemetryFrame{prefix: e.prefix, data: bytes.Clone(e.buf), records: e.records})
+	e.reset()
+}
+
+// otlpGroup is the resource and scope that records share.
+type otlpGroup struct {
+	resource *resource.Resource
+	scope    instrumentation.Scope
+	done     bool
+}
+
+// group notes what the next record belongs to.
+func (e *otlpEncoder) group(r *resource.Resource, s instrumentation.Scope) {
+	for i := len(e.groups) - 1; i >= 0; i-- { // most likely that of the record before
+		if g := &e.groups[i]; sameScope(&g.scope, &s) && sameResource(g.resource, r) {
+			e.member = append(e.member, i)
+			return
+		}
+	}
+	e.member = append(e.member, len(e.groups))
+	e.groups = append(e.groups, otlpGroup{resource: r, scope: s})
+}
+
+func sameScope(a, b *instrumentation.Scope) bool {
+	return a.Name == b.Name && a.Version == b.Version && a.SchemaURL == b.SchemaURL &&
+		a.Attributes.Equivalent() == b.Attributes.Equivalent()
+}
+
+func sameResource(a, b *resource.Resource) bool {
+	return a == b || a.Equivalent() == b.Equivalent() && a.SchemaURL() == b.SchemaURL()
+}
+
+// grouped calls write with the number of each record, those of one resource
+// together and within it those of one scope, in order of their first appearance.
+// scopes and records are the keys of the two lists, with their punctuation.
+func (e *otlpEncoder) grouped(scopes, records string, write func(i int)) {
+	for i := range e.groups {
+		if e.groups[i].done {
+			continue
+		}
+		r := e.groups[i].resource
+		e.setResource(r, scopes)
+		for j := i; j < len(e.groups); j++ {
+			g := &e.groups[j]
+			if g.done || !sameResource(g.resource, r) {
+				continue
+			}
+			g.done = true
+			e.setScope(&g.scope, records)
+			for n, m := range e.member {
+				if m == j {
+					write(n)
+				}
+			}
+		}
+	}
+	e.finish()
+}
+
+// setResource sets the first level. The text of a resource, which is immutable,
+// is kept, since all records of a process have the same.
+func (e *otlpEncoder) setResource(r *resource.Resource, scopes string) {
+	if !e.hasResource || e.resource != r {
+		e.head(0, "", func(b []byte) []byte {
+			b = append(b, `{"resource":{`...)
+			b = e.set(b, `"attributes":[`, r.Set(), "]")
+			b = append(b, '}')
+			return e.schemaURL(b, r.SchemaURL())
+		})
+		e.resourceText = append(e.resourceText[:0], e.levels[0].head...)
+		e.resource, e.hasResource = r, true
+	}
+	b := append(e.level(0), e.resourceText...)
+	e.levels[0] = otlpLevel{append(b, scopes...), "]}"}
+}
+
+func (e *otlpEncoder) setScope(s *instrumentation.Scope, records string) {
+	e.head(1, "]}", func(b []byte) []byte {
+		b = append(b, `{"scope":{"name":`...)
+		b = e.text(b, s.Name)
+		if s.Version != "" {
+			b = append(b, `,"version":`...)
+			b = e.text(b, s.Version)
+		}
+		b = e.set(b, `,"attributes":[`, &s.Attributes, "]")
+		b = append(b, '}')
+		b = e.schemaURL(b, s.SchemaURL)
+		return append(b, records...)
+	})
+}
+
+func (e *otlpEncoder) schemaURL(b []byte, url string) []byte {
+	if url == "" {
+		return b
+	}
+	b = append(b, `,"schemaUrl":`...)
+	return e.text(b, url)
+}

@@ -1,0 +1,99 @@
+package iii
+
+import (
+	"strconv"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/log"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
+)
+
+// logs encodes log records. The frames are valid until free; their data remains.
+func (e *otlpEncoder) logs(records []sdklog.Record) []telemetryFrame {
+	e.batch(prefixLogs, `{"resourceLogs":[`)
+	for i := range records {
+		e.group(records[i].Resource(), records[i].InstrumentationScope())
+	}
+	e.grouped(`,"scopeLogs":[`, `,"logRecords":[`, func(i int) {
+		for e.begin(); ; {
+			e.buf = e.appendLog(e.buf, &records[i])
+			if e.end() {
+				return
+			}
+		}
+	})
+	return e.frames
+}
+
+func (e *otlpEncoder) appendLog(b []byte, r *sdklog.Record) []byte {
+	at, observed := r.Timestamp(), r.ObservedTimestamp()
+	if at.IsZero() {
+		at = observed // the engine sorts and filters by it
+	}
+	b = append(b, `{"timeUnixNano":`...)
+	b = appendTime(b, at)
+	b = append(b, `,"observedTimeUnixNano":`...)
+	b = appendTime(b, observed)
+
+	severity, text := r.Severity(), r.SeverityText()
+	if severity = min(max(severity, log.SeverityUndefined), log.SeverityFatal4); severity != log.SeverityUndefined {
+		b = append(b, `,"severityNumber":`...)
+		b = strconv.AppendInt(b, int64(severity), 10)
+		if text == "" {
+			// Filters and log triggers of the engine look at the text alone.
+			text = severityNames[(severity-1)/4]
+		}
+	}
+	if text != "" {
+		b = append(b, `,"severityText":`...)
+		b = e.text(b, text)
+	}
+	if body := r.Body(); body.Type() != attribute.EMPTY {
+		b = append(b, `,"body":`...)
+		b = e.value(b, &body, 0)
+	}
+
+	b, dropped := e.appendLogAttributes(b, r)
+	b = appendDropped(b, `,"droppedAttributesCount":`, r.DroppedAttributes()+dropped)
+	if f := r.TraceFlags(); f != 0 {
+		b = append(b, `,"flags":`...)
+		b = strconv.AppendUint(b, uint64(f), 10)
+	}
+	if id := r.TraceID(); id.IsValid() {
+		b = append(b, `,"traceId":`...)
+		b = appendHex(b, id[:])
+	}
+	if id := r.SpanID(); id.IsValid() {
+		b = append(b, `,"spanId":`...)
+		b = appendHex(b, id[:])
+	}
+	if name := r.EventName(); name != "" {
+		b = append(b, `,"eventName":`...)
+		b = e.text(b, name)
+	}
+	return append(b, '}')
+}
+
+// severityNames are those that the engine's own logs have.
+var severityNames = [...]string{"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"}
+
+func (e *otlpEncoder) appendLogAttributes(b []byte, r *sdklog.Record) ([]byte, int) {
+	total := r.AttributesLen()
+	if total == 0 {
+		return b, 0
+	}
+	n := 0
+	b = append(b, `,"attributes":[`...)
+	r.WalkAttributes(func(kv attribute.KeyValue) bool {
+		if n == e.caps.items {
+			return false
+		}
+		if n > 0 {
+			b = append(b, ',')
+		}
+		n++
+		b = e.keyValue(b, &kv, 0)
+		return len(b) <= e.stop
+	})
+	return append(b, ']'), total - n
+}

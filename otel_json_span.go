@@ -1,0 +1,203 @@
+package iii
+
+import (
+	"math"
+	"strconv"
+
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+)
+
+const (
+	spansTop    = `{"resourceSpans":[`
+	spansScopes = `,"scopeSpans":[`
+	spansList   = `,"spans":[`
+)
+
+// spans encodes finished spans. The frames are valid until free; their data
+// remains.
+func (e *otlpEncoder) spans(spans []sdktrace.ReadOnlySpan) []telemetryFrame {
+	e.batch(prefixTraces, spansTop)
+	for _, s := range spans {
+		e.group(s.Resource(), s.InstrumentationScope())
+	}
+	e.grouped(spansScopes, spansList, func(i int) { e.span(spans[i], false) })
+	return e.frames
+}
+
+// liveSpan encodes the snapshot of a span that has just started; a span without
+// an end is what the engine shows as running.
+func (e *otlpEncoder) liveSpan(s sdktrace.ReadOnlySpan) []telemetryFrame {
+	e.batch(prefixTraces, spansTop)
+	scope := s.InstrumentationScope()
+	e.setResource(s.Resource(), spansScopes)
+	e.setScope(&scope, spansList)
+	e.span(s, true)
+	e.finish()
+	for i := range e.frames {
+		e.frames[i].live = true
+	}
+	return e.frames
+}
+
+func (e *otlpEncoder) span(s sdktrace.ReadOnlySpan, live bool) {
+	for e.begin(); ; {
+		e.buf = e.appendSpan(e.buf, s, live)
+		if e.end() {
+			return
+		}
+	}
+}
+
+func (e *otlpEncoder) appendSpan(b []byte, s sdktrace.ReadOnlySpan, live bool) []byte {
+	sc, parent := s.SpanContext(), s.Parent()
+	b = append(b, '{')
+	b = appendIDs(b, &sc)
+	if id := parent.SpanID(); id.IsValid() {
+		b = append(b, `,"parentSpanId":`...)
+		b = appendHex(b, id[:])
+	}
+	b = e.appendTraceState(b, &sc)
+	b = append(b, `,"flags":`...)
+	b = strconv.AppendUint(b, spanFlags(sc.TraceFlags(), parent.IsRemote()), 10)
+	b = append(b, `,"name":`...)
+	b = e.text(b, s.Name())
+	b = append(b, `,"kind":`...)
+	b = strconv.AppendInt(b, int64(spanKind(s.SpanKind())), 10)
+
+	start := s.StartTime()
+	b = append(b, `,"startTimeUnixNano":`...)
+	b = appendTime(b, start)
+	b = append(b, `,"endTimeUnixNano":`...)
+	end := uint64(0)
+	if !live {
+		// A zero would show the span as running, for an hour.
+		end = max(unixNano(s.EndTime()), 1)
+	}
+	b = appendCount(b, end)
+
+	attrs := s.Attributes()
+	b, dropped := e.attributes(b, `,"attributes":[`, attrs)
+	b = appendDropped(b, `,"droppedAttributesCount":`, s.DroppedAttributes()+dropped)
+	if !live {
+		events := s.Events()
+		b, dropped = e.appendEvents(b, events)
+		b = appendDropped(b, `,"droppedEventsCount":`, s.DroppedEvents()+dropped)
+	}
+	b, dropped = e.appendLinks(b, s.Links())
+	b = appendDropped(b, `,"droppedLinksCount":`, s.DroppedLinks()+dropped)
+	b = e.appendStatus(b, s.Status())
+	return append(b, '}')
+}
+
+func appendIDs(b []byte, sc *trace.SpanContext) []byte {
+	traceID, spanID := sc.TraceID(), sc.SpanID()
+	b = append(b, `"traceId":`...)
+	b = appendHex(b, traceID[:])
+	b = append(b, `,"spanId":`...)
+	return appendHex(b, spanID[:])
+}
+
+func (e *otlpEncoder) appendTraceState(b []byte, sc *trace.SpanContext) []byte {
+	state := sc.TraceState()
+	if state.Len() == 0 {
+		return b
+	}
+	b = append(b, `,"traceState":`...)
+	return e.text(b, state.String())
+}
+
+// spanFlags are the W3C flags with the bits by which OTLP says whether the
+// parent, or the linked span, is remote.
+func spanFlags(f trace.TraceFlags, remote bool) uint64 {
+	const known, isRemote = 0x100, 0x200
+	if remote {
+		return uint64(f) | known | isRemote
+	}
+	return uint64(f) | known
+}
+
+func spanKind(k trace.SpanKind) trace.SpanKind {
+	if k < trace.SpanKindUnspecified || k > trace.SpanKindConsumer {
+		return trace.SpanKindUnspecified
+	}
+	return k // numbered as in OTLP
+}
+
+func appendDropped(b []byte, key string, n int) []byte {
+	if n <= 0 {
+		return b
+	}
+	b = append(b, key...)
+	return strconv.AppendInt(b, min(int64(n), math.MaxUint32), 10)
+}
+
+func (e *otlpEncoder) appendEvents(b []byte, events []sdktrace.Event) ([]byte, int) {
+	if len(events) == 0 {
+		return b, 0
+	}
+	b = append(b, `,"events":[`...)
+	n := min(len(events), e.caps.items)
+	for i := range events[:n] {
+		ev := &events[i]
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"timeUnixNano":`...)
+		b = appendTime(b, ev.Time)
+		b = append(b, `,"name":`...)
+		b = e.text(b, ev.Name)
+		var dropped int
+		b, dropped = e.attributes(b, `,"attributes":[`, ev.Attributes)
+		b = appendDropped(b, `,"droppedAttributesCount":`, ev.DroppedAttributeCount+dropped)
+		b = append(b, '}')
+		if len(b) > e.stop {
+			break
+		}
+	}
+	return append(b, ']'), len(events) - n
+}
+
+func (e *otlpEncoder) appendLinks(b []byte, links []sdktrace.Link) ([]byte, int) {
+	if len(links) == 0 {
+		return b, 0
+	}
+	b = append(b, `,"links":[`...)
+	n := min(len(links), e.caps.items)
+	for i := range links[:n] {
+		l := &links[i]
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, '{')
+		b = appendIDs(b, &l.SpanContext)
+		b = e.appendTraceState(b, &l.SpanContext)
+		b = append(b, `,"flags":`...)
+		b = strconv.AppendUint(b, spanFlags(l.SpanContext.TraceFlags(), l.SpanContext.IsRemote()), 10)
+		var dropped int
+		b, dropped = e.attributes(b, `,"attributes":[`, l.Attributes)
+		b = appendDropped(b, `,"droppedAttributesCount":`, l.DroppedAttributeCount+dropped)
+		b = append(b, '}')
+		if len(b) > e.stop {
+			break
+		}
+	}
+	return append(b, ']'), len(links) - n
+}
+
+// appendStatus: the numbers of OTLP are not those of package codes.
+func (e *otlpEncoder) appendStatus(b []byte, s sdktrace.Status) []byte {
+	switch s.Code {
+	case codes.Ok:
+		return append(b, `,"status":{"code":1}`...)
+	case codes.Error:
+		b = append(b, `,"status":{"code":2`...)
+		if s.Description != "" {
+			b = append(b, `,"message":`...)
+			b = e.text(b, s.Description)
+		}
+		return append(b, '}')
+	}
+	return append(b, `,"status":{}`...)
+}
