@@ -1,0 +1,59 @@
+package iii
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// soak makes the tests of promises run at full scale.
+var soak = flag.Bool("soak", false, "run the tests of promises at full scale")
+
+// scale is how often a test repeats something.
+func scale(short, full int) int {
+	if *soak {
+		return full
+	}
+	return short
+}
+
+// TestMain fails when tests leave goroutines behind, or when a secret is in
+// something that was logged.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	before := runtime.NumGoroutine()
+	code := m.Run()
+	if code == 0 {
+		code = check(before)
+	}
+	os.Exit(code)
+}
+
+func check(before int) (code int) {
+	if left := leftover(before, 5*time.Second); left != "" {
+		fmt.Fprintf(os.Stderr, "%d goroutines before the tests, more after them:\n%s\n", before, left)
+		code = 1
+	}
+	if _, found := suite.result(); len(found) > 0 {
+		fmt.Fprintf(os.Stderr, "secrets in the log or in errors:\n%q\n", found)
+		code = 1
+	}
+	return code
+}
+
+// leftover waits until there are no more goroutines than before and returns the
+// stacks if there are after all.
+func leftover(before int, limit time.Duration) string {
+	deadline := time.Now().Add(limit)
+	for runtime.NumGoroutine() > before {
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<20)
+			return string(stacks[:runtime.Stack(stacks, true)])
+		}
+		time.Sleep(time.Millisecond) // an ended goroutine is told to nobody
+	}
+	return ""
+}

@@ -1,0 +1,358 @@
+package iii
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// peer is a scripted engine: it greets, answers registrations, pings and calls as
+// the engine does, and the script decides otherwise where a test wants it to.
+type peer struct {
+	tb       testing.TB
+	listener net.Listener
+	mem      *memListener // nil: TCP
+	script   script
+
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced at every change
+	conns   []*peerConn
+	log     []*peerMessage
+	dials   int
+	open    map[net.Conn]struct{}
+	closed  bool
+	wg      sync.WaitGroup
+}
+
+// script says where a peer differs from the engine. Its functions run on the
+// goroutine that reads the connection.
+type script struct {
+	refuse  func(n int, r *http.Request) int         // HTTP status instead of the upgrade; 0: none
+	greet   func(c *peerConn)                        // instead of workerregistered
+	message func(c *peerConn, m *peerMessage) bool   // true: handled, nothing else happens
+	call    func(c *peerConn, m *peerMessage) string // the result of a call, JSON; default: its data
+	forget  bool                                     // messages are not kept
+	noPong  bool                                     // WebSocket pings are not answered
+}
+
+// peerMessage is a message of the client.
+type peerMessage struct {
+	Conn   int    // the connection it came over, counted from 0
+	Raw    []byte // as it came
+	Frames int    // in how many frames
+	Binary bool
+
+	Type             string          `json:"type"`
+	ID               string          `json:"id"`
+	InvocationID     string          `json:"invocation_id"`
+	FunctionID       string          `json:"function_id"`
+	TriggerType      string          `json:"trigger_type"`
+	Namespace        string          `json:"namespace"`
+	Data             json.RawMessage `json:"data"`
+	Metadata         json.RawMessage `json:"metadata"`
+	Result           json.RawMessage `json:"result"`
+	Error            *ErrorBody      `json:"error"`
+	Action           *TriggerAction  `json:"action"`
+	PreviousWorkerID string          `json:"previous_worker_id"`
+	ReattachToken    string          `json:"reattach_token"`
+}
+
+// peerConn is one connection of the client.
+type peerConn struct {
+	*wsConn
+	peer     *peer
+	n        int
+	workerID string
+
+	gate  sync.Mutex // held while it does not read
+	ended chan struct{}
+	err   error // why it ended; after ended
+}
+
+// newPeer starts a peer in memory, so that it works in a synctest bubble.
+func newPeer(tb testing.TB, s script) *peer {
+	mem := newMemListener()
+	p := newPeerOn(tb, mem, s)
+	p.mem = mem
+	return p
+}
+
+// newPeerOn starts a peer on a listener.
+func newPeerOn(tb testing.TB, l net.Listener, s script) *peer {
+	p := &peer{tb: tb, listener: l, script: s, changed: make(chan struct{}), open: map[net.Conn]struct{}{}}
+	p.wg.Go(p.accept)
+	tb.Cleanup(p.close)
+	return p
+}
+
+// newTCPPeer starts a peer on a free port of the loopback interface.
+func newTCPPeer(tb testing.TB, s script) *peer {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return newPeerOn(tb, l, s)
+}
+
+func (p *peer) url() string { return "ws://" + p.listener.Addr().String() }
+
+// client makes a client of this peer, which ends with the test.
+func (p *peer) client(opts ...Option) *Client {
+	p.tb.Helper()
+	all := []Option{WithLogger(testLogger)}
+	if p.mem != nil {
+		all = append(all, WithDialContext(p.mem.DialContext))
+	}
+	c, err := New(p.url(), append(all, opts...)...)
+	if err != nil {
+		p.tb.Fatal(err)
+	}
+	p.tb.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// connected makes a client and connects it.
+func (p *peer) connected(opts ...Option) *Client {
+	p.tb.Helper()
+	c := p.client(opts...)
+	if err := c.Connect(p.tb.Context()); err != nil {
+		p.tb.Fatal(err)
+	}
+	return c
+}
+
+func (p *peer) accept() {
+	for {
+		conn, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.mu.Lock()
+		if p.closed {
+			p.mu.Unlock()
+			_ = conn.Close()
+			return
+		}
+		p.open[conn] = struct{}{}
+		n := p.dials
+		p.dials++
+		p.wg.Go(func() { p.serve(conn, n) })
+		p.mu.Unlock()
+	}
+}
+
+func (p *peer) serve(conn net.Conn, n int) {
+	defer func() {
+		_ = conn.Close()
+		p.mu.Lock()
+		delete(p.open, conn)
+		p.mu.Unlock()
+	}()
+	var status func(*http.Request) int
+	if p.script.refuse != nil {
+		status = func(r *http.Request) int { return p.script.refuse(n, r) }
+	}
+	ws, err := wsAccept(conn, status)
+	if err != nil {
+		return
+	}
+	c := &peerConn{wsConn: ws, peer: p, workerID: uuid.NewString(), ended: make(chan struct{})}
+	p.mu.Lock()
+	c.n = len(p.conns)
+	p.conns = append(p.conns, c)
+	p.notify()
+	p.mu.Unlock()
+	defer close(c.ended)
+	if p.script.greet != nil {
+		p.script.greet(c)
+	} else {
+		c.welcome()
+	}
+	c.err = c.read()
+}
+
+// notify tells those who wait; p.mu is held.
+func (p *peer) notify() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// close cuts all connections and joins the peer's goroutines.
+func (p *peer) close() {
+	p.mu.Lock()
+	p.closed = true
+	for conn := range p.open {
+		_ = conn.Close()
+	}
+	p.mu.Unlock()
+	_ = p.listener.Close()
+	p.wg.Wait()
+}
+
+// waitLimit ends a wait for what does not come. In a bubble it is of the
+// bubble's time.
+const waitLimit = time.Minute
+
+// wait returns when done does, which is asked under the lock at every change.
+func (p *peer) wait(what string, done func() bool) {
+	p.tb.Helper()
+	limit := time.NewTimer(waitLimit)
+	defer limit.Stop()
+	for {
+		p.mu.Lock()
+		ok, changed := done(), p.changed
+		p.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-changed:
+		case <-limit.C:
+			p.tb.Fatalf("%s: did not happen within %v", what, waitLimit)
+		}
+	}
+}
+
+// conn waits for the n-th connection, counted from 0.
+func (p *peer) conn(n int) *peerConn {
+	p.tb.Helper()
+	p.wait(fmt.Sprintf("connection %d", n), func() bool { return len(p.conns) > n })
+	return p.conns[n]
+}
+
+// find waits for a message that matches.
+func (p *peer) find(what string, match func(*peerMessage) bool) *peerMessage {
+	p.tb.Helper()
+	var found *peerMessage
+	seen := 0
+	p.wait(what, func() bool {
+		for ; seen < len(p.log) && found == nil; seen++ {
+			if match(p.log[seen]) {
+				found = p.log[seen]
+			}
+		}
+		return found != nil
+	})
+	return found
+}
+
+// messages lists what came over connection n (-1: all) and matches.
+func (p *peer) messages(n int, types ...string) []*peerMessage {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []*peerMessage
+	for _, m := range p.log {
+		if (n < 0 || m.Conn == n) && (len(types) == 0 || slices.Contains(types, m.Type)) {
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
+// tokenMark is in every reattach token that a peer gives, so that a log can be
+// searched for it.
+const tokenMark = "70c370c3-5ec2-4e75"
+
+// welcome sends the greeting.
+func (c *peerConn) welcome() {
+	c.send(fmt.Sprintf(`{"type":"workerregistered","worker_id":%q,"reattach_token":"%s-8e75-%012d"}`, c.workerID, tokenMark, c.n))
+}
+
+// send sends a text message; a connection that is gone is no error.
+func (c *peerConn) send(message string) { _ = c.writeFrame(opText, true, []byte(message)) }
+
+// stopReading makes the peer read nothing more until the returned function is called.
+func (c *peerConn) stopReading() (resume func()) {
+	c.gate.Lock()
+	return sync.OnceFunc(c.gate.Unlock)
+}
+
+func (c *peerConn) read() error {
+	for {
+		op, raw, frames, err := c.readMessage(c.control)
+		if err != nil {
+			return err
+		}
+		c.gate.Lock()
+		c.gate.Unlock() //nolint:staticcheck // a gate, not a critical section
+		if op >= opClose {
+			if c.control(op, raw); op == opClose {
+				return errPeerClosed
+			}
+			continue
+		}
+		m := &peerMessage{}
+		if err := json.Unmarshal(raw, m); err != nil {
+			c.peer.tb.Errorf("peer: message does not decode: %v: %.200s", err, raw)
+			continue
+		}
+		m.Conn, m.Raw, m.Frames, m.Binary = c.n, raw, frames, op == opBinary
+		if !c.peer.script.forget {
+			c.peer.mu.Lock()
+			c.peer.log = append(c.peer.log, m)
+			c.peer.notify()
+			c.peer.mu.Unlock()
+		}
+		if c.peer.script.message == nil || !c.peer.script.message(c, m) {
+			c.answer(m)
+		}
+	}
+}
+
+var errPeerClosed = fmt.Errorf("the client has sent a Close frame")
+
+func (c *peerConn) control(op byte, payload []byte) {
+	switch {
+	case op == opPing && !c.peer.script.noPong:
+		_ = c.writeFrame(opPong, true, payload)
+	case op == opClose:
+		_ = c.writeFrame(opClose, true, nil)
+	}
+}
+
+// answer does what the engine does.
+func (c *peerConn) answer(m *peerMessage) {
+	switch {
+	case m.Type == "ping":
+		c.send(`{"type":"pong"}`)
+	case m.Type != "invokefunction" || m.InvocationID == "":
+	case m.FunctionID == "engine::workers::register":
+		c.result(m, `{"success":true}`)
+	case c.peer.script.call != nil:
+		c.result(m, c.peer.script.call(c, m))
+	default:
+		c.result(m, string(m.Data))
+	}
+}
+
+// result answers a call.
+func (c *peerConn) result(m *peerMessage, result string) {
+	c.send(fmt.Sprintf(`{"type":"invocationresult","invocation_id":%q,"function_id":%q,"result":%s}`, m.InvocationID, m.FunctionID, result))
+}
+
+// fail answers a call with an error.
+func (c *peerConn) fail(m *peerMessage, code, message string) {
+	c.send(fmt.Sprintf(`{"type":"invocationresult","invocation_id":%q,"function_id":%q,"error":{"code":%q,"message":%q}}`,
+		m.InvocationID, m.FunctionID, code, message))
+}
+
+// invoke calls a function of the client and returns the id of the call.
+func (c *peerConn) invoke(functionID, data string) string {
+	id := uuid.NewString()
+	c.send(fmt.Sprintf(`{"type":"invokefunction","invocation_id":%q,"function_id":%q,"data":%s}`, id, functionID, data))
+	return id
+}
+
+// answered waits for the answer to an invoke.
+func (p *peer) answered(id string) *peerMessage {
+	p.tb.Helper()
+	return p.find("answer", func(m *peerMessage) bool { return m.Type == "invocationresult" && m.InvocationID == id })
+}
