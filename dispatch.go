@@ -46,7 +46,6 @@ type dispatcher struct {
 	quiet   chan struct{} // closed when nothing runs or waits; nil if nobody asks
 	workers sync.WaitGroup
 
-	active     atomic.Int64
 	overloaded atomic.Uint64
 }
 
@@ -62,6 +61,11 @@ func (d *dispatcher) submit(in *incoming) bool {
 			d.mu.Unlock()
 			d.overloaded.Add(1)
 			return false
+		}
+		if d.head > len(d.queue)/2 { // or a queue that is never empty grows for ever
+			n := copy(d.queue, d.queue[d.head:])
+			clear(d.queue[n:])
+			d.queue, d.head = d.queue[:n], 0
 		}
 		d.queue = append(d.queue, in)
 		d.bytes += in.size()
@@ -82,14 +86,24 @@ func (d *dispatcher) submit(in *incoming) bool {
 	return true
 }
 
+// work runs in and what comes after it. With nil it takes the place of a worker
+// whose handler has ended the goroutine.
 func (d *dispatcher) work(in *incoming) {
-	defer d.workers.Done()
+	ended := false
+	defer func() {
+		if !ended { // runtime.Goexit in a handler
+			go d.work(nil)
+			return
+		}
+		d.workers.Done()
+	}()
 	wake := make(chan *incoming, 1)
-	for in != nil {
-		d.active.Add(1)
-		d.run(in)
-		d.active.Add(-1)
+	for {
+		if in != nil {
+			d.run(in)
+		}
 		if in = d.next(wake); in == nil {
+			ended = true
 			return
 		}
 	}
@@ -184,41 +198,46 @@ func (d *dispatcher) counts() (running, queued int) {
 	return d.running, len(d.queue) - d.head
 }
 
-// execute runs one handler and sends its answer over the link that asked.
+// execute runs one handler and sends its answer over the link that asked. It
+// recovers what the handler, or the encoding of what it returned, panics with.
 func (c *Client) execute(in *incoming) {
 	if in.link.isDead() {
 		c.out.stats.repliesDropped.Add(1)
 		return
 	}
 	ctx := &invocationContext{Context: in.link.handlers, client: c, in: in}
-	result, err := c.callHandler(ctx, in)
-	if len(in.id) == 0 {
-		return
-	}
-	c.out.reply(in.link, c.encodeAnswer(ctx, in, result, err))
-}
-
-// callHandler recovers what a handler panics with.
-func (c *Client) callHandler(ctx context.Context, in *incoming) (result any, err error) {
+	var answer *buffer
 	returned := false
 	defer func() {
-		if returned {
-			return
+		if !returned {
+			answer = c.encodePanic(ctx, in, recover()) // nil after runtime.Goexit
 		}
-		p := recover() // nil after runtime.Goexit, too
-		stack := string(debug.Stack())
-		c.log.LogAttrs(ctx, slog.LevelError, "iii: handler panicked", slog.String("function", in.function.id),
-			slog.Any("panic", p), slog.String("stack", stack))
-		failure := &Error{Code: codeInvocationFailed, Message: "handler panicked"}
-		if c.cfg.stackTraces {
-			failure.Message = fmt.Sprintf("handler panicked: %v", p)
-			failure.Stacktrace = stack
+		if answer != nil {
+			c.out.reply(in.link, answer)
 		}
-		result, err = nil, failure
 	}()
-	result, err = in.function.handler(ctx, in.data)
+	result, err := in.function.handler(ctx, in.data)
+	if len(in.id) > 0 {
+		answer = c.encodeAnswer(ctx, in, result, err)
+	}
 	returned = true
-	return result, err
+}
+
+// encodePanic logs a handler that did not return and is the message for that, or
+// nil if no answer is wanted. It runs above the frames that panicked.
+func (c *Client) encodePanic(ctx context.Context, in *incoming, p any) *buffer {
+	stack := string(debug.Stack())
+	c.log.LogAttrs(ctx, slog.LevelError, "iii: handler panicked", slog.String("function", in.function.id),
+		slog.Any("panic", p), slog.String("stack", stack))
+	if len(in.id) == 0 {
+		return nil
+	}
+	failure := &Error{Code: codeInvocationFailed, Message: "handler panicked"}
+	if c.cfg.stackTraces {
+		failure.Message = fmt.Sprintf("handler panicked: %v", p)
+		failure.Stacktrace = stack
+	}
+	return c.encodeAnswer(ctx, in, nil, failure)
 }
 
 // encodeAnswer is the message for what a handler returned.

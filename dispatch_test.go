@@ -1,0 +1,208 @@
+package iii
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// failure is an error whose text cannot be had.
+type failure struct{ text *string }
+
+func (f failure) Error() string { return *f.text }
+
+// unencodable does not encode.
+type unencodable struct{}
+
+var errUnencodable = errors.New("not today")
+
+func (unencodable) MarshalJSON() ([]byte, error) { return nil, errUnencodable }
+
+// panicJSON panics when it is encoded.
+type panicJSON struct{}
+
+func (panicJSON) MarshalJSON() ([]byte, error) { panic("encoder") }
+
+// TestHandlerOutcomes is about everything that a handler may do, sensible or not:
+// each has an answer, and none ends the worker.
+func TestHandlerOutcomes(t *testing.T) {
+	type outcome struct {
+		Result string
+		Error  *ErrorBody
+	}
+	failed := func(code, message string) outcome {
+		return outcome{Error: &ErrorBody{Code: code, Message: message}}
+	}
+	tests := []struct {
+		name    string
+		handler func() (any, error)
+		want    outcome
+	}{
+		{"value", func() (any, error) { return map[string]int{"a": 1}, nil }, outcome{Result: `{"a":1}`}},
+		{"nil", func() (any, error) { return nil, nil }, outcome{Result: `null`}},
+		{"nil pointer", func() (any, error) { return (*int)(nil), nil }, outcome{Result: `null`}},
+		{"raw", func() (any, error) { return json.RawMessage(`{"b": [1,  2]}`), nil }, outcome{Result: `{"b": [1,  2]}`}},
+		{"nil raw", func() (any, error) { return json.RawMessage(nil), nil }, outcome{Result: `null`}},
+		{"error", func() (any, error) { return 1, errors.New("no stock") }, failed("invocation_failed", "no stock")},
+		{"Error", func() (any, error) { return nil, &Error{Code: "C", Message: "m", Stacktrace: "s"} },
+			outcome{Error: &ErrorBody{Code: "C", Message: "m", Stacktrace: "s"}}},
+		{"Error without a code", func() (any, error) { return nil, &Error{Message: "m"} }, failed("invocation_failed", "m")},
+		{"wrapped Error", func() (any, error) { return nil, fmt.Errorf("order 7: %w", &Error{Code: "C", Message: "m"}) },
+			failed("C", "order 7: iii: C: m")},
+		{"received Error", func() (any, error) {
+			return nil, &Error{Code: "C", Message: "m", FunctionID: "other::f", InvocationID: "i"}
+		}, failed("C", "m")},
+		{"value that does not encode", func() (any, error) { return unencodable{}, nil },
+			failed("invocation_failed", "result does not encode: no")},
+		{"raw that is no JSON", func() (any, error) { return json.RawMessage(`{"a":`), nil },
+			failed("invocation_failed", "result does not encode: json.RawMessage holds no valid JSON")},
+		{"encoder that panics", func() (any, error) { return panicJSON{}, nil },
+			failed("invocation_failed", "result does not encode: encoding panics: encoder")},
+		{"panic", func() (any, error) { panic("oh") }, failed("invocation_failed", "handler panicked")},
+		{"panic with nil", func() (any, error) { panic(nil) }, failed("invocation_failed", "handler panicked")},
+		{"nil map", func() (any, error) { var m map[string]int; m["a"] = 1; return m, nil }, failed("invocation_failed", "handler panicked")},
+		{"Goexit", func() (any, error) { runtime.Goexit(); return nil, nil }, failed("invocation_failed", "handler panicked")},
+		{"error text that panics", func() (any, error) { return nil, failure{} }, failed("invocation_failed", "handler panicked")},
+		{"nil in an error", func() (any, error) { return nil, (*Error)(nil) }, failed("invocation_failed", "handler panicked")},
+	}
+	p := newPeer(t, script{})
+	c := p.client(WithMaxConcurrency(1)) // a slot that is lost is the last one
+	for _, test := range tests {
+		if _, err := c.HandleFunc("f::"+test.name, func(context.Context, json.RawMessage) (any, error) { return test.handler() }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			m := p.answered(p.conn(0).invoke("f::"+test.name, `{}`))
+			got := outcome{string(m.Result), m.Error}
+			if got.Error != nil && strings.HasSuffix(got.Error.Message, errUnencodable.Error()) {
+				got.Error.Message = "result does not encode: no" // encoding/json says more, in words of its own
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("answer (-want +got):\n%s", diff)
+			}
+			if m.FunctionID != "f::"+test.name {
+				t.Errorf("function id of the answer: %q", m.FunctionID)
+			}
+		})
+	}
+}
+
+// TestGoexitKeepsSlots is about a handler that ends its goroutine: whatever
+// waited behind it is run, and a drain does not wait for it for ever.
+func TestGoexitKeepsSlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{})
+		c := p.client(WithMaxConcurrency(2))
+		_, err := c.HandleFunc("f", func(context.Context, json.RawMessage) (any, error) {
+			runtime.Goexit()
+			return nil, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var ids []string
+		for range 50 {
+			ids = append(ids, p.conn(0).invoke("f", "null"))
+		}
+		for _, id := range ids {
+			p.answered(id)
+		}
+		synctest.Wait()
+		if s := c.Stats(); s.HandlersRunning != 0 || s.InvocationsQueued != 0 {
+			t.Errorf("running %d, queued %d", s.HandlersRunning, s.InvocationsQueued)
+		}
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestQueuesStayShort is about queues that are never empty: they do not keep the
+// room of what has left them.
+func TestQueuesStayShort(t *testing.T) {
+	const rounds = 20_000
+	d := &dispatcher{limit: 1, running: 1}
+	for range 10 {
+		d.submit(&incoming{})
+	}
+	for range rounds {
+		d.submit(&incoming{})
+		d.pop()
+	}
+	if n := cap(d.queue); n > 1000 {
+		t.Errorf("queue of 10 invocations has room for %d", n)
+	}
+	if n := len(d.queue) - d.head; n != 10 {
+		t.Errorf("%d invocations wait, want 10", n)
+	}
+
+	o := newOutbox(1000, 1<<20)
+	l := &link{socket: &socket{wake: make(chan struct{}, 1)}}
+	o.attach(l)
+	big := strings.Repeat("x", takeBytes) // one is taken at once
+	for range 10 {
+		o.urgent(l, item{buf: bufferOf([]byte(big))})
+	}
+	var batch []item
+	for range rounds / 10 {
+		o.urgent(l, item{buf: bufferOf([]byte(big))})
+		batch = o.take(l, batch[:0])
+		o.written(l, batch, nil)
+	}
+	if n := cap(o.queue); n > 1000 {
+		t.Errorf("queue of 10 messages has room for %d", n)
+	}
+}
+
+// TestSubmitConcurrent has many submit and withdraw at once.
+func TestSubmitConcurrent(t *testing.T) {
+	var mu sync.Mutex
+	ran := 0
+	d := &dispatcher{limit: 8, run: func(*incoming) {
+		mu.Lock()
+		defer mu.Unlock()
+		ran++
+	}}
+	var submitters sync.WaitGroup
+	withdrawn := 0
+	for range 8 {
+		submitters.Go(func() {
+			for range 500 {
+				d.submit(&incoming{})
+			}
+		})
+	}
+	submitters.Go(func() {
+		for range 50 {
+			n := len(d.withdraw())
+			mu.Lock()
+			withdrawn += n
+			mu.Unlock()
+			runtime.Gosched()
+		}
+	})
+	submitters.Wait()
+	if err := d.waitQuiet(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-d.close()
+	if ran+withdrawn != 4000 {
+		t.Errorf("%d ran, %d were withdrawn, of 4000", ran, withdrawn)
+	}
+}
