@@ -84,8 +84,8 @@ func (c *Client) Send(ctx context.Context, id string, in any, opts ...CallOption
 	if err != nil {
 		return err
 	}
-	if err := c.wait(ctx, r); err != nil {
-		return &callError{verb: "send", functionID: id, err: err, sent: mayHaveBeenSent(err)}
+	if sent, err := c.wait(ctx, r); err != nil {
+		return &callError{verb: "send", functionID: id, err: err, sent: sent}
 	}
 	c.out.release(r)
 	return nil
@@ -177,8 +177,8 @@ func isBuiltin(functionID string) bool {
 
 // await is the wait for an answer and its decoding.
 func (c *Client) await(ctx context.Context, verb string, r *request, id string, out any) error {
-	if err := c.wait(ctx, r); err != nil {
-		return &callError{verb: verb, functionID: id, err: err, sent: mayHaveBeenSent(err)}
+	if sent, err := c.wait(ctx, r); err != nil {
+		return &callError{verb: verb, functionID: id, err: err, sent: sent}
 	}
 	defer c.out.release(r)
 	if len(r.remote) > 0 {
@@ -197,13 +197,13 @@ func (c *Client) await(ctx context.Context, verb string, r *request, id string, 
 	return nil
 }
 
-// wait returns nil when r has been answered, by whatever answer. On an error r
-// must not be used again.
-func (c *Client) wait(ctx context.Context, r *request) error {
+// wait returns a nil error when r has been answered, by whatever answer. On an
+// error r must not be used again, and sent says whether it may have left.
+func (c *Client) wait(ctx context.Context, r *request) (sent bool, err error) {
 	cause := ErrTimeout
 	select {
 	case <-r.answer:
-		return r.err
+		return !r.unsent, r.err
 	case <-ctx.Done():
 		cause = ctxError(ctx)
 	case <-r.timer.C:
@@ -213,12 +213,9 @@ func (c *Client) wait(ctx context.Context, r *request) error {
 	switch {
 	case done:
 		<-r.answer
-		return r.err
+		return !r.unsent, r.err
 	case sent:
-		return cause
+		return true, cause
 	}
-	return fmt.Errorf("%w: %w", ErrNotConnected, cause)
+	return false, fmt.Errorf("%w: %w", ErrNotConnected, cause)
 }
-
-// mayHaveBeenSent reads off an error of wait whether the request left.
-func mayHaveBeenSent(err error) bool { return !errors.Is(err, ErrNotConnected) }

@@ -81,9 +81,12 @@ func (it item) size() int {
 // "may have been sent" when the link dies under it.
 const takeBytes = 256 << 10
 
-// stuckBytes is how far frames that nobody waits for may pile up before a peer
-// that does not read loses the link.
-const stuckBytes = 64 << 20
+// stuckBytes and stuckFrames are how far frames that nobody waits for may pile up
+// before a peer that does not read loses the link.
+const (
+	stuckBytes  = 64 << 20
+	stuckFrames = 1 << 20
+)
 
 type requestState uint8
 
@@ -109,6 +112,7 @@ type request struct {
 	result []byte        // raw, in memory that is used again
 	remote []byte        // raw error body
 	err    error
+	unsent bool // with err: the request never left
 	timer  *time.Timer
 }
 
@@ -171,6 +175,11 @@ func (o *outbox) admit(l *link) {
 
 // push appends to the queue and wakes the writer.
 func (o *outbox) push(it item) {
+	if o.head > len(o.queue)/2 { // or a queue that is never empty grows for ever
+		n := copy(o.queue, o.queue[o.head:])
+		clear(o.queue[n:])
+		o.queue, o.head = o.queue[:n], 0
+	}
 	o.queue = append(o.queue, it)
 	o.bytes += it.size()
 	o.link.wakeWriter()
@@ -275,6 +284,9 @@ func (o *outbox) giveUp(r *request) (done, sent bool) {
 		o.heldN--
 		o.heldB -= r.size
 		r.buf.free()
+		if o.heldN == 0 {
+			o.signal() // to flush, which waits for what is held
+		}
 		if len(o.held) > 2*o.heldN+64 {
 			o.compactHeld()
 		}
@@ -336,10 +348,10 @@ func (o *outbox) urgent(l *link, items ...item) bool {
 	for _, it := range items {
 		o.push(it)
 	}
-	stuck := o.bytes > stuckBytes+o.maxBytes
+	frames, size := len(o.queue)-o.head, o.bytes
 	o.mu.Unlock()
-	if stuck {
-		l.fail(fmt.Errorf("iii: the engine does not read: %d bytes wait", stuckBytes))
+	if size-stuckBytes > o.maxBytes || frames-stuckFrames > o.maxMessages {
+		l.fail(fmt.Errorf("iii: the engine does not read: %d messages of %d bytes wait", frames, size))
 	}
 	return true
 }
@@ -378,26 +390,44 @@ func (o *outbox) take(l *link, batch []item) []item {
 }
 
 // written settles a batch that l's writer has written, or failed to write: the
-// buffers are free and its Sends are told.
+// buffers are free and its Sends are told. Of a batch that failed, the head may
+// have reached the engine, and a pong may even have confirmed it.
 func (o *outbox) written(l *link, batch []item, err error) {
-	var sends uint64
+	var sends, failed uint64
+	for _, it := range batch {
+		if it.send {
+			sends++
+		}
+	}
 	o.mu.Lock()
+	n := l.sendsTaken - sends
 	for _, it := range batch {
 		if !it.send {
 			continue
 		}
-		sends++
-		if r := it.req; r.state == requestSent {
-			if r.state = requestDone; !r.held {
-				r.finish(err)
+		n++
+		lost := err != nil && n > l.sendsConfirmed
+		r := it.req
+		state := r.state
+		r.state = requestDone // before it is told: then r may be in use again
+		switch {
+		case state == requestDone: // its caller stopped waiting, with an error
+			if lost {
+				failed++
 			}
+		case r.held: // its caller was told nil; if lost, it is unconfirmed
+		case lost:
+			failed++
+			r.finish(err)
+		default:
+			r.finish(nil)
 		}
 	}
 	switch {
-	case sends == 0:
 	case err != nil:
-		l.sendsTaken -= sends // they failed with an error, or their callers had gone
-	case !l.confirming:
+		l.sendsTaken -= failed
+		l.fences = nil // what was told to have failed is not confirmed after all
+	case sends > 0 && !l.confirming:
 		o.confirmSends(l)
 	}
 	o.mu.Unlock()
@@ -535,6 +565,7 @@ func (o *outbox) end(reason error) (dropped int) {
 	o.mu.Unlock()
 	o.stats.sendsDropped.Add(uint64(dropped))
 	for _, r := range failed {
+		r.unsent = true
 		r.finish(fmt.Errorf("%w: %w", ErrNotConnected, reason))
 	}
 	return dropped
