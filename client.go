@@ -140,8 +140,9 @@ func (c *Client) Connect(ctx context.Context) error {
 	if c.stop == nil {
 		var run context.Context
 		run, c.stop = context.WithCancel(context.Background())
-		c.supervised = make(chan struct{})
-		go c.supervise(run, c.supervised)
+		previous, ended := c.supervised, make(chan struct{})
+		c.supervised = ended
+		go c.supervise(run, previous, ended)
 	}
 	c.connecting++
 	ready := c.ready
@@ -161,25 +162,25 @@ func (c *Client) Connect(ctx context.Context) error {
 	}
 
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.connecting--
-	if ctx.Err() != nil && err != nil {
-		if c.lastError != nil {
-			err = fmt.Errorf("iii: connect: %w; last attempt: %w", err, c.lastError)
-		} else {
-			err = fmt.Errorf("iii: connect: %w", err)
-		}
-		if !c.wasReady && c.connecting == 0 && c.stop != nil {
-			// Nobody waits for a first connection any more.
-			stop, supervised := c.stop, c.supervised
-			c.stop = nil
-			c.mu.Unlock()
-			stop()
-			<-supervised
-			c.setState(ConnectionStateDisconnected, nil)
-			return err
-		}
+	if ctx.Err() == nil || err == nil {
+		return err
 	}
-	c.mu.Unlock()
+	if c.lastError != nil {
+		err = fmt.Errorf("iii: connect: %w; last attempt: %w", err, c.lastError)
+	} else {
+		err = fmt.Errorf("iii: connect: %w", err)
+	}
+	if !c.wasReady && c.connecting == 0 && c.stop != nil {
+		// Nobody waits for a first connection any more.
+		stop, supervised := c.stop, c.supervised
+		c.stop = nil
+		c.mu.Unlock()
+		stop()
+		<-supervised
+		c.mu.Lock()
+	}
 	return err
 }
 
@@ -218,17 +219,18 @@ func (c *Client) Run(ctx context.Context) error {
 // Close, and the error says so. Further calls wait for the end as well.
 func (c *Client) Shutdown(ctx context.Context) error {
 	c.mu.Lock()
-	if c.ended {
-		c.mu.Unlock()
-		return nil
-	}
-	first := !c.draining
+	first, connecting := !c.draining, c.stop != nil
 	if first {
 		c.draining = true
 		close(c.stopping)
 	}
 	c.mu.Unlock()
 	if !first {
+		select {
+		case <-c.done:
+			return nil
+		default:
+		}
 		select {
 		case <-c.done:
 			return nil
@@ -242,7 +244,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 		c.refuse(in.link, in.id, in.function.id, codeDraining, "the worker is shutting down")
 	}
 	err := c.dispatch.waitQuiet(ctx)
-	if err == nil {
+	if err == nil && connecting {
 		err = c.out.flush(ctx)
 	}
 	if err == nil {
@@ -269,7 +271,7 @@ func (c *Client) Close() error {
 
 // handlerGrace is how long Close waits for handlers to notice that their context
 // has ended. It may have been called by one of them.
-const handlerGrace = 100 * time.Millisecond
+const handlerGrace = 40 * time.Millisecond
 
 // finish ends the client, once; reason is nil for an orderly end.
 func (c *Client) finish(reason error) {
@@ -293,9 +295,9 @@ func (c *Client) finish(reason error) {
 	c.channels.close()
 	if stop != nil {
 		stop()
-		if reason == nil {
-			<-supervised
-		}
+	}
+	if supervised != nil {
+		<-supervised
 	}
 	ended := ErrClosed
 	if reason != nil {
@@ -416,6 +418,11 @@ func (c *Client) Stats() ClientStats {
 func (c *Client) setState(s ConnectionState, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.changeState(s, err)
+}
+
+// changeState is setState for those who hold c.mu.
+func (c *Client) changeState(s ConnectionState, err error) {
 	if c.state == s && err == nil {
 		return
 	}
@@ -437,9 +444,16 @@ func (c *Client) report(err error) {
 	c.tell(c.state, err)
 }
 
-// supervise keeps a connection up until ctx ends or the engine refuses.
-func (c *Client) supervise(ctx context.Context, ended chan<- struct{}) {
+// supervise keeps a connection up until ctx ends or the engine refuses. It
+// begins when its predecessor has ended.
+func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended chan<- struct{}) {
+	if previous != nil {
+		<-previous
+	}
 	err := c.keepConnected(ctx)
+	if err == nil {
+		c.setState(ConnectionStateDisconnected, nil)
+	}
 	close(ended)
 	if err != nil {
 		c.finish(err)
@@ -454,7 +468,7 @@ func (e fatalError) Unwrap() error { return e.error }
 // keepConnected returns nil when ctx has ended, else the fatal error.
 func (c *Client) keepConnected(ctx context.Context) error {
 	var attempt, failures uint64
-	for {
+	for ctx.Err() == nil {
 		c.mu.Lock()
 		state := ConnectionStateConnecting
 		if c.wasReady || failures > 0 {
@@ -493,9 +507,9 @@ func (c *Client) keepConnected(ctx context.Context) error {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return nil
 		}
 	}
+	return nil
 }
 
 // reconnectDelay is the wait before the given attempt, counted from 1; spread is

@@ -148,10 +148,10 @@ func (c *Client) becomeReady(l *link) {
 	}
 	c.wasReady = true
 	c.lastError = nil
+	c.changeState(ConnectionStateConnected, nil) // before Connect returns
 	close(c.ready)
 	id := c.workerID
 	c.mu.Unlock()
-	c.setState(ConnectionStateConnected, nil)
 	c.log.Info("iii: connected", "worker_id", id, "name", c.name)
 }
 
