@@ -1,10 +1,17 @@
 package iii
 
 import (
+	"errors"
+	"math"
 	"net"
 	"sync"
 	"time"
 )
+
+// handshakeBytes bounds the answer to the upgrade request, TLS included.
+const handshakeBytes = 1 << 20
+
+var errLongHandshake = errors.New("the answer to the WebSocket upgrade is too long")
 
 // gatherSize is how much is gathered before it is written in any case.
 const gatherSize = 64 << 10
@@ -14,7 +21,8 @@ const gatherSize = 64 << 10
 // the handshake. Each write to the network has a deadline of its own.
 type gatherConn struct {
 	net.Conn
-	timeout time.Duration
+	timeout   time.Duration
+	handshake int // bytes that may be read until gather
 
 	mu        sync.Mutex // the reader answers control frames of its own
 	gathering bool
@@ -24,8 +32,20 @@ type gatherConn struct {
 func (g *gatherConn) gather() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.gathering = true
+	g.gathering, g.handshake = true, math.MaxInt
 	g.buf = make([]byte, 0, gatherSize+4<<10)
+}
+
+// Read implements net.Conn.
+func (g *gatherConn) Read(p []byte) (int, error) {
+	if g.handshake <= 0 {
+		return 0, errLongHandshake
+	}
+	n, err := g.Conn.Read(p)
+	if g.handshake != math.MaxInt {
+		g.handshake -= n
+	}
+	return n, err
 }
 
 // Write implements net.Conn.

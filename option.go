@@ -90,12 +90,8 @@ func engineURLFromEnv() string {
 // is in no error: its userinfo or query may be a secret.
 func parseEngineURL(address string) (*url.URL, error) {
 	u, err := url.Parse(address)
-	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
-		return nil, fmt.Errorf("iii: engine address is no URL: %w", err)
+	if err != nil { // which quotes the address
+		return nil, errors.New("iii: engine address is no URL")
 	}
 	switch strings.ToLower(u.Scheme) {
 	case "ws", "http":
@@ -103,7 +99,7 @@ func parseEngineURL(address string) (*url.URL, error) {
 	case "wss", "https":
 		u.Scheme = "wss"
 	default:
-		return nil, fmt.Errorf("iii: engine address needs the scheme ws, wss, http or https, not %q", u.Scheme)
+		return nil, errors.New("iii: engine address needs the scheme ws, wss, http or https")
 	}
 	if u.Hostname() == "" {
 		return nil, errors.New("iii: engine address has no host")

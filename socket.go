@@ -74,16 +74,16 @@ func (s *socket) isDead() bool {
 	}
 }
 
-// readMessage appends the message that r is to buf. A large one that is coming
-// in is a sign of life.
+// readMessage appends the message that r is to buf. One that comes in pieces is a
+// sign of life.
 func (s *socket) readMessage(r io.Reader, buf []byte) ([]byte, error) {
 	return appendAll(r, buf, s.touch)
 }
 
-// appendAll appends what r holds to buf, and calls progress while that is more
-// than the socket's buffer takes.
+// appendAll appends what r holds to buf, and calls progress for each piece but
+// the first.
 func appendAll(r io.Reader, buf []byte, progress func()) ([]byte, error) {
-	for {
+	for reads := 0; ; reads++ {
 		if len(buf) == cap(buf) {
 			buf = append(buf, 0)[:len(buf)]
 		}
@@ -95,7 +95,7 @@ func appendAll(r io.Reader, buf []byte, progress func()) ([]byte, error) {
 		if err != nil {
 			return buf, err
 		}
-		if len(buf) > socketBuffer && progress != nil {
+		if reads > 0 && progress != nil {
 			progress()
 		}
 	}
@@ -168,15 +168,15 @@ func (d dialer) dial(ctx context.Context) (*socket, error) {
 		if err != nil {
 			return nil, err
 		}
-		g = &gatherConn{Conn: conn, timeout: writeTimeout}
+		g = &gatherConn{Conn: conn, timeout: writeTimeout, handshake: handshakeBytes}
 		// The handshake itself watches deadlines only.
 		abort = context.AfterFunc(ctx, func() { _ = conn.Close() })
 		return g, nil
 	}
-	conn, resp, err := ws.DialContext(ctx, u.String(), header)
+	conn, resp, err := upgrade(ctx, &ws, u.String(), header)
 	if abort != nil && !abort() && err == nil {
 		_ = conn.Close()
-		err = ctx.Err()
+		resp, err = nil, ctx.Err()
 	}
 	if err != nil {
 		if ctxErr := ctx.Err(); ctxErr != nil && !errors.Is(err, ctxErr) {
@@ -211,6 +211,23 @@ func addUpgradeHeader(header *http.Header, h http.Header, option string) error {
 		}
 	}
 	return nil
+}
+
+// upgrade dials. It returns what the library panics with, which it does on some
+// answers of a proxy, and refuses extensions, of which it was told to offer none:
+// what a compressed message expands to is bounded by nothing.
+func upgrade(ctx context.Context, d *websocket.Dialer, address string, header http.Header) (conn *websocket.Conn, resp *http.Response, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			conn, resp, err = nil, nil, fmt.Errorf("handshake: %v", p)
+		}
+	}()
+	conn, resp, err = d.DialContext(ctx, address, header)
+	if err == nil && resp.Header.Get("Sec-Websocket-Extensions") != "" {
+		_ = conn.Close()
+		conn, err = nil, errors.New("the engine answers with a WebSocket extension that was not offered")
+	}
+	return conn, resp, err
 }
 
 // environmentProxy is http.ProxyFromEnvironment without the proxy's address,
