@@ -57,7 +57,6 @@ func (e *Engine) registerAvailability() {
 	a.wake = make(chan struct{}, 1)
 	e.addTriggerType("engine::functions-available", "engine", "Fires when the set of functions changes", &a.functions)
 	e.addTriggerType("engine::workers-available", "engine", "Fires when a worker connects, changes or disconnects", &a.workers)
-	e.spawn(e.watchFunctions)
 	e.spawn(e.fireWorkerEvents)
 }
 
@@ -104,12 +103,11 @@ func (e *Engine) announce(ctx context.Context, to *watchers, payload json.RawMes
 	}
 }
 
-// watchFunctions fires engine::functions-available when the set of function ids
-// has changed since it last looked.
-func (e *Engine) watchFunctions(ctx context.Context) {
+// watchFunctions fires engine::functions-available when the set of functions is
+// not the known one any more.
+func (e *Engine) watchFunctions(ctx context.Context, known map[key]struct{}) {
 	ticker := time.NewTicker(functionsPoll)
 	defer ticker.Stop()
-	known := e.functionKeys()
 	for {
 		select {
 		case <-ticker.C:

@@ -108,7 +108,7 @@ func (ch *channel) take(d direction) bool {
 	return true
 }
 
-// end gives an end up for good: the reader then gets what is left and no more,
+// endChannel gives an end up for good: the reader then gets what is left and no more,
 // the writer is refused. The channel is forgotten with its second end.
 func (e *Engine) endChannel(ch *channel, d direction) {
 	ch.mu.Lock()
@@ -134,6 +134,15 @@ func (e *Engine) forgetChannel(ch *channel) {
 	e.channels.mu.Lock()
 	delete(e.channels.byID, ch.id)
 	e.channels.mu.Unlock()
+}
+
+// stopExpiry keeps the timers of channels from outliving the engine.
+func (t *channelTable) stopExpiry() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, ch := range t.byID {
+		ch.expiry.Stop()
+	}
 }
 
 // expireChannel sweeps a channel of which an end was never taken: a connected

@@ -135,6 +135,8 @@ func New(opts ...Option) (*Engine, error) {
 	if cfg.queueProvider {
 		e.registerQueue()
 	}
+	own := e.functionKeys()
+	e.spawn(func(ctx context.Context) { e.watchFunctions(ctx, own) })
 	for _, s := range e.servers() {
 		e.serve(s)
 	}
@@ -217,6 +219,7 @@ func (e *Engine) Close() error {
 	for _, s := range e.servers() {
 		s.conns.Wait()
 	}
+	e.channels.stopExpiry()
 	close(e.done)
 	return nil
 }

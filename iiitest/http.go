@@ -121,6 +121,7 @@ func (x *exchange) run() {
 	case <-timeout.C:
 		clear(x.rw.Header())
 		x.rw.WriteHeader(http.StatusGatewayTimeout)
+	case <-x.r.Context().Done(): // the client is gone
 	case <-x.e.ctx.Done():
 		panic(http.ErrAbortHandler) // the engine closes: no answer
 	}
