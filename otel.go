@@ -1,5 +1,259 @@
 package iii
 
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/log"
+	logglobal "go.opentelemetry.io/otel/log/global"
+	lognoop "go.opentelemetry.io/otel/log/noop"
+	"go.opentelemetry.io/otel/metric"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
+)
+
 // instrumentationName is the scope of what this package records itself, with
 // [Version] as its version.
 const instrumentationName = "iii-go-sdk"
+
+// TelemetryOption configures [StartTelemetry].
+type TelemetryOption func(*telemetryOptions) error
+
+type telemetryOptions struct {
+	global     bool
+	connection []ConnectionOption
+}
+
+// WithGlobalProviders makes the providers those of OpenTelemetry's globals, and
+// W3C trace context and baggage the global propagator, so that instrumentation
+// that knows nothing of this package is recorded. One Telemetry at a time may do
+// this: while another that did is not shut down, [StartTelemetry] fails. Without
+// this option nothing global changes. The globals stay set after Shutdown, and
+// record nothing then.
+func WithGlobalProviders() TelemetryOption {
+	return func(o *telemetryOptions) error { o.global = true; return nil }
+}
+
+// WithTelemetryConnection configures the connection: it is made before there is
+// a client whose headers it could share, so what the engine is to know of a
+// worker's connection must be given here, too.
+func WithTelemetryConnection(opts ...ConnectionOption) TelemetryOption {
+	return func(o *telemetryOptions) error {
+		o.connection = append(o.connection, opts...)
+		return nil
+	}
+}
+
+// Telemetry records traces, metrics and logs and sends them to the engine. It is
+// made by [StartTelemetry]; the zero value is of no use. To share one between
+// clients, give each the same. All methods may be called from several goroutines
+// at once.
+type Telemetry struct {
+	cfg    *telemetryConfig
+	conn   *SharedEngineConnection
+	global bool
+
+	tracers trace.TracerProvider
+	meters  metric.MeterProvider
+	loggers log.LoggerProvider
+	sdk     []sdkProvider // those of the above that record
+
+	once sync.Once
+	done chan struct{} // closed when Shutdown has ended
+}
+
+type sdkProvider interface {
+	ForceFlush(ctx context.Context) error
+	Shutdown(ctx context.Context) error
+}
+
+// globalProviders says that a living Telemetry has set the globals.
+var globalProviders struct {
+	sync.Mutex
+	taken bool
+}
+
+// StartTelemetry starts recording as cfg says (spec: configuration, section on
+// OtelConfig; what cfg leaves out comes from the environment). It does not wait
+// for the engine, and does not fail if that is away: what is recorded waits in the
+// queue of the connection. If telemetry is disabled, nothing is recorded, no
+// goroutine runs, no connection is made, and no global is set. ctx bounds the
+// start alone. Shut it down at the end of the program.
+func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption) (*Telemetry, error) {
+	resolved, err := cfg.resolve()
+	if err != nil {
+		return nil, err
+	}
+	var options telemetryOptions
+	for _, opt := range opts {
+		if opt == nil {
+			return nil, errors.New("iii: nil TelemetryOption")
+		}
+		if err := opt(&options); err != nil {
+			return nil, err
+		}
+	}
+	own := []ConnectionOption{WithConnectionQueue(resolved.queue, defaultTelemetryBytes)}
+	if resolved.reconnection != nil {
+		own = append(own, WithConnectionReconnection(*resolved.reconnection))
+	}
+	conn, err := newConnectionConfig(resolved.url, append(own, options.connection...))
+	if err != nil {
+		return nil, err
+	}
+	t := &Telemetry{
+		cfg:     resolved,
+		tracers: tracenoop.NewTracerProvider(),
+		meters:  metricnoop.NewMeterProvider(),
+		loggers: lognoop.NewLoggerProvider(),
+		done:    make(chan struct{}),
+	}
+	if !resolved.enabled {
+		t.conn = closedConnection(conn)
+		return t, nil
+	}
+	if options.global {
+		if err := takeGlobals(); err != nil {
+			return nil, err
+		}
+		t.global = true
+	}
+	t.conn = startConnection(conn)
+	t.makeProviders(resolved.resource(ctx))
+	for _, warning := range resolved.warnings {
+		t.conn.complain(warning)
+	}
+	if t.global {
+		otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
+		otel.SetTracerProvider(t.tracers)
+		otel.SetMeterProvider(t.meters)
+		logglobal.SetLoggerProvider(t.loggers)
+	}
+	return t, nil
+}
+
+func takeGlobals() error {
+	globalProviders.Lock()
+	defer globalProviders.Unlock()
+	if globalProviders.taken {
+		return errors.New("iii: WithGlobalProviders: another Telemetry has set the globals and is not shut down")
+	}
+	globalProviders.taken = true
+	return nil
+}
+
+func releaseGlobals() {
+	globalProviders.Lock()
+	defer globalProviders.Unlock()
+	globalProviders.taken = false
+}
+
+// makeProviders makes what records, all with the same resource.
+func (t *Telemetry) makeProviders(res *resource.Resource) {
+	tracers := sdktrace.NewTracerProvider(sdktrace.WithResource(res))
+	t.tracers, t.sdk = tracers, append(t.sdk, tracers)
+	if t.cfg.metrics {
+		meters := sdkmetric.NewMeterProvider(sdkmetric.WithResource(res))
+		t.meters, t.sdk = meters, append(t.sdk, meters)
+	}
+	if t.cfg.logs {
+		loggers := sdklog.NewLoggerProvider(sdklog.WithResource(res))
+		t.loggers, t.sdk = loggers, append(t.sdk, loggers)
+	}
+}
+
+// Tracer is the tracer of this package's scope.
+func (t *Telemetry) Tracer() trace.Tracer {
+	return t.tracers.Tracer(instrumentationName, trace.WithInstrumentationVersion(Version))
+}
+
+// Meter is the meter of this package's scope.
+func (t *Telemetry) Meter() metric.Meter {
+	return t.meters.Meter(instrumentationName, metric.WithInstrumentationVersion(Version))
+}
+
+// TracerProvider makes tracers. Disabled, they record nothing and pass the
+// context of their parent on.
+func (t *Telemetry) TracerProvider() trace.TracerProvider { return t.tracers }
+
+// MeterProvider makes meters, which record nothing if metrics are disabled.
+func (t *Telemetry) MeterProvider() metric.MeterProvider { return t.meters }
+
+// LoggerProvider makes loggers, which record nothing if logs are disabled.
+func (t *Telemetry) LoggerProvider() log.LoggerProvider { return t.loggers }
+
+// Connection is the connection over which everything goes. Disabled, it is one
+// that was closed before it began.
+func (t *Telemetry) Connection() *SharedEngineConnection { return t.conn }
+
+// Flush returns nil when the engine has everything that was recorded before. It
+// respects ctx; the error says how many frames were left. After Shutdown there is
+// nothing to flush.
+func (t *Telemetry) Flush(ctx context.Context) error {
+	select {
+	case <-t.done:
+		return nil
+	default:
+	}
+	err := t.each(ctx, sdkProvider.ForceFlush)
+	return errors.Join(err, t.conn.Flush(ctx))
+}
+
+// each calls f of every provider at once, and waits until ctx ends at most.
+func (t *Telemetry) each(ctx context.Context, f func(sdkProvider, context.Context) error) error {
+	results := make(chan error, len(t.sdk))
+	for _, p := range t.sdk {
+		go func() { results <- f(p, ctx) }()
+	}
+	var errs []error
+	for range t.sdk {
+		select {
+		case err := <-results:
+			errs = append(errs, err)
+		case <-ctx.Done():
+			return errors.Join(append(errs, ctxError(ctx))...)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Shutdown flushes and ends everything: what is recorded from then on is dropped.
+// It is bounded by ctx and by shutdown_timeout_ms, whichever ends first; if the
+// connection is down, one more attempt to connect is made at once, and no other.
+// The error says how many frames were lost. Further calls wait for the end as
+// well, and return nil.
+func (t *Telemetry) Shutdown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.shutdownTimeout)
+	defer cancel()
+	var err error
+	first := false
+	t.once.Do(func() { first = true })
+	if !first {
+		select {
+		case <-t.done:
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("iii: telemetry shutdown: %w", ctxError(ctx))
+		}
+	}
+	t.conn.drain()
+	provided := t.each(ctx, sdkProvider.Shutdown)
+	err = t.conn.Shutdown(ctx)
+	if err == nil && provided != nil {
+		err = fmt.Errorf("iii: telemetry shutdown: %w", provided)
+	}
+	if t.global {
+		releaseGlobals()
+	}
+	close(t.done)
+	return err
+}

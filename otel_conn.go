@@ -36,15 +36,15 @@ type SharedEngineConnection struct {
 	notify *notifier
 	report dropReport
 
-	stop     context.CancelFunc
-	draining chan struct{} // closed when Shutdown begins
-	done     chan struct{} // closed when the connection has ended
+	stop      context.CancelFunc
+	drainOnce sync.Once
+	draining  chan struct{} // closed by drain
+	done      chan struct{} // closed when the connection has ended
 
 	mu         sync.Mutex
 	state      ConnectionState
-	shutdown   bool  // draining is closed
+	shutdown   bool  // Shutdown was called
 	closing    bool  // a Close frame is on its way: the end of the link is the end
-	lost       int   // frames that were left when the connection ended
 	err        error // why it failed for good
 	lastErr    error // of the last attempt or link
 	reconnects uint64
@@ -63,11 +63,28 @@ func NewSharedEngineConnection(engineURL string, opts ...ConnectionOption) (*Sha
 	if err != nil {
 		return nil, err
 	}
+	return startConnection(cfg), nil
+}
+
+func startConnection(cfg *connectionConfig) *SharedEngineConnection {
 	s := newConnection(cfg)
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	go s.run(ctx)
-	return s, nil
+	return s
+}
+
+// closedConnection is one that has ended before it began: for telemetry that is
+// disabled.
+func closedConnection(cfg *connectionConfig) *SharedEngineConnection {
+	s := newConnection(cfg)
+	s.queue.refuse(ErrConnectionClosed)
+	s.report.finish()
+	s.stop = func() {}
+	s.shutdown = true
+	s.drain()
+	close(s.done)
+	return s
 }
 
 // newConnection makes a connection that was not started.
@@ -167,13 +184,11 @@ func (s *SharedEngineConnection) flush(ctx context.Context) error {
 // once. It ends when ctx does at the latest; the error says how many frames were
 // lost. Further calls wait for the end as well, and return nil.
 func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
+	s.drain()
 	s.queue.refuse(ErrConnectionClosed)
 	s.mu.Lock()
 	first := !s.shutdown
-	if first {
-		s.shutdown = true
-		close(s.draining)
-	}
+	s.shutdown = true
 	s.mu.Unlock()
 	if !first {
 		select {
@@ -191,14 +206,17 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	}
 	s.stop()
 	<-s.done
-	s.mu.Lock()
-	lost := s.lost
-	s.mu.Unlock()
-	if err != nil {
+	if lost := s.Stats().closed(); lost > 0 || err != nil {
+		if err == nil {
+			err = ErrConnectionClosed
+		}
 		return fmt.Errorf("iii: telemetry shutdown: %d frames were lost: %w", lost, err)
 	}
 	return nil
 }
+
+// drain makes the connection end once it is lost, or cannot be made at once.
+func (s *SharedEngineConnection) drain() { s.drainOnce.Do(func() { close(s.draining) }) }
 
 // closeOrderly sends a Close frame and waits a moment for the engine's.
 func (s *SharedEngineConnection) closeOrderly(ctx context.Context) {
@@ -228,10 +246,7 @@ func (s *SharedEngineConnection) run(ctx context.Context) {
 	s.mu.Lock()
 	s.err = err
 	s.mu.Unlock()
-	lost := s.queue.end()
-	s.mu.Lock()
-	s.lost = lost
-	s.mu.Unlock()
+	s.queue.end()
 	if err != nil {
 		s.setState(ConnectionStateFailed, err)
 		s.complain(err)

@@ -327,8 +327,8 @@ func (q *telemetryQueue) refuse(reason error) {
 }
 
 // end drops the frames that are left, after [telemetryQueue.refuse] and with no
-// link attached. It returns how many these were, live ones apart.
-func (q *telemetryQueue) end() (left int) {
+// link attached.
+func (q *telemetryQueue) end() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for c := range q.waiting {
@@ -336,13 +336,9 @@ func (q *telemetryQueue) end() (left int) {
 			f := q.waiting[c].pop()
 			q.forget(&f, false)
 			q.drop(&f, dropClosed)
-			if !f.live {
-				left++
-			}
 		}
 	}
 	q.tellWaiters()
-	return left
 }
 
 // confirmed is the number of frames that the engine has taken.

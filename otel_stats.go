@@ -23,6 +23,9 @@ func (s ConnectionStats) Dropped() uint64 {
 	return s.Traces.Frames() + s.Metrics.Frames() + s.Logs.Frames()
 }
 
+// closed is the number of frames that the end of the connection has lost.
+func (s ConnectionStats) closed() uint64 { return s.Traces.Closed + s.Metrics.Closed + s.Logs.Closed }
+
 // DroppedFrames are frames that were dropped, by cause.
 type DroppedFrames struct {
 	Full         uint64 // the queue was full, or the frame too large
