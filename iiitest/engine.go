@@ -59,15 +59,18 @@ type Engine struct {
 	refusal   string                // see RefuseAuth
 	seq       uint64                // order of registrations
 
-	triggers  triggerTable
-	routes    routeTable
-	channels  channelTable
-	frames    frameLog
-	telemetry telemetryLog
-	available availability
-	streams   *streams
-	logs      *logs
-	counters  counters
+	triggers      triggerTable
+	routes        routeTable
+	channels      channelTable
+	frames        frameLog
+	telemetry     telemetryLog
+	spans         spanStore
+	metrics       metricStore
+	traceTriggers traceTriggers
+	available     availability
+	streams       *streams
+	logs          *logs
+	counters      counters
 }
 
 // key is an id within a namespace.
@@ -118,7 +121,9 @@ func New(opts ...Option) (*Engine, error) {
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.triggers.init()
 	e.frames.init(cfg.frames, cfg.frameBytes)
-	e.telemetry.limit = cfg.telemetry
+	e.telemetry.init(cfg.telemetry, cfg.telemetryBytes)
+	e.spans.init(cfg.telemetry, cfg.telemetryBytes)
+	e.metrics.init(cfg.telemetry, cfg.telemetryBytes)
 	if err := e.listen(); err != nil {
 		return nil, err
 	}
@@ -129,6 +134,8 @@ func New(opts ...Option) (*Engine, error) {
 	e.registerHTTP()
 	e.registerAvailability()
 	e.registerObservability()
+	e.registerTraces()
+	e.registerMetrics()
 	e.registerStores()
 	e.registerPubSub()
 	e.registerLog()

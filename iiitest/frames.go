@@ -150,7 +150,7 @@ func (w *worker) name() string {
 
 // counters of the engine, see Stats.
 type counters struct {
-	undecodable, telemetryIgnored atomic.Uint64
+	undecodable, telemetryIgnored, telemetryRejected, metricsSkipped atomic.Uint64
 }
 
 // Stats are counters since the start of the engine.
@@ -158,21 +158,26 @@ type Stats struct {
 	Messages           uint64 // between workers and the engine, both ways
 	Undecodable        uint64 // messages of workers that were dropped: no JSON, unknown type, a field missing or wrong
 	FramesForgotten    uint64 // no longer in Frames, see WithFrameLimit
-	TelemetryForgotten uint64 // no longer in Telemetry, see WithTelemetryLimit
+	TelemetryForgotten uint64 // frames and records no longer kept, see WithTelemetryLimit
 	TelemetryIgnored   uint64 // messages on /otel that are no telemetry
+	TelemetryRejected  uint64 // telemetry frames lost because the engine would not take them
+	MetricsSkipped     uint64 // metrics lost because the engine does not keep their type
 	Workers            int    // connected now
 	CallsInFlight      int    // executed by workers now
 }
 
 // Stats returns the counters.
 func (e *Engine) Stats() Stats {
-	s := Stats{Undecodable: e.counters.undecodable.Load(), TelemetryIgnored: e.counters.telemetryIgnored.Load()}
+	s := Stats{
+		Undecodable:       e.counters.undecodable.Load(),
+		TelemetryIgnored:  e.counters.telemetryIgnored.Load(),
+		TelemetryRejected: e.counters.telemetryRejected.Load(),
+		MetricsSkipped:    e.counters.metricsSkipped.Load(),
+	}
 	e.frames.mu.Lock()
 	s.Messages, s.FramesForgotten = e.frames.messages, e.frames.forgotten
 	e.frames.mu.Unlock()
-	e.telemetry.mu.Lock()
-	s.TelemetryForgotten = e.telemetry.forgotten
-	e.telemetry.mu.Unlock()
+	s.TelemetryForgotten = e.telemetry.forgotten()
 	e.mu.Lock()
 	s.Workers, s.CallsInFlight = len(e.workers), len(e.calls)
 	e.mu.Unlock()

@@ -260,7 +260,8 @@ func (l *logs) deliver(b bound[*logSubscriber], payload json.RawMessage) {
 	}
 }
 
-// list returns the records that match, newest first.
+// list returns the records that match, newest first; those of one time in the
+// order of arrival.
 func (l *logs) list(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type LogsListInput struct {
 		EndTime      *uint64 `json:"end_time"` // milliseconds, as is StartTime
@@ -279,7 +280,6 @@ func (l *logs) list(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	l.mu.Lock()
 	records := slices.Clone(l.records)
 	l.mu.Unlock()
-	slices.Reverse(records)
 	slices.SortStableFunc(records, func(a, b *logRecord) int { return cmp.Compare(b.time, a.time) })
 	matching := []map[string]any{}
 	for _, r := range records {

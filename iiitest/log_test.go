@@ -105,15 +105,15 @@ func TestLogList(t *testing.T) {
 		time.Sleep(time.Second)
 		p.call("engine::log::debug", `{"message":"c"}`)
 		for query, want := range map[string]string{
-			`{}`:                                     "4 c/iii b/iii b/tracing a/iii",
-			`{"offset":1,"limit":2}`:                 "4 b/iii b/tracing",
+			`{}`:                                     "4 c/iii b/tracing b/iii a/iii",
+			`{"offset":1,"limit":2}`:                 "4 b/tracing b/iii",
 			`{"offset":9,"limit":9}`:                 "4",
 			`{"trace_id":"t"}`:                       "1 a/iii",
 			`{"span_id":"s"}`:                        "1 b/iii",
-			`{"severity_min":6}`:                     "2 b/iii b/tracing",
+			`{"severity_min":6}`:                     "2 b/tracing b/iii",
 			`{"severity_text":"Debug"}`:              "2 c/iii a/iii",
-			fmt.Sprintf(`{"start_time":%d}`, second): "3 c/iii b/iii b/tracing",
-			fmt.Sprintf(`{"end_time":%d}`, second):   "3 b/iii b/tracing a/iii",
+			fmt.Sprintf(`{"start_time":%d}`, second): "3 c/iii b/tracing b/iii",
+			fmt.Sprintf(`{"end_time":%d}`, second):   "3 b/tracing b/iii a/iii",
 			fmt.Sprintf(`{"start_time":%d,"limit":null}`, second+1): "1 c/iii",
 		} {
 			if diff := cmp.Diff(want, bodies(query)); diff != "" {
@@ -132,6 +132,7 @@ func TestLogList(t *testing.T) {
 		}
 		for i := range maxLogs + 5 {
 			p.call("engine::log::debug", fmt.Sprintf(`{"message":"m%d"}`, i))
+			time.Sleep(time.Nanosecond)
 		}
 		if diff := cmp.Diff(fmt.Sprintf("%d m%d/iii", maxLogs, maxLogs+4), bodies(`{"limit":1}`)); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)

@@ -39,32 +39,24 @@ func (e *Engine) registerObservability() {
 	})
 }
 
-// serveHealth reports what the telemetry log holds. Spans and log records are
-// not told apart: what counts is the frames.
+// serveHealth reports what the stores hold.
 func (e *Engine) serveHealth(context.Context, *call) (json.RawMessage, *wireError) {
-	stored := map[string]int{}
-	bytes := 0
-	for _, f := range e.Telemetry() {
-		stored[f.Prefix]++
-		if f.Prefix == "OTLP" {
-			bytes += len(f.Data)
-		}
-	}
+	spans, bytes := e.spans.stored()
 	component := func(details map[string]any) map[string]any {
 		return map[string]any{"status": "healthy", "details": details}
 	}
 	return mustEncode(map[string]any{
 		"status": "healthy", "timestamp": time.Now().UnixMilli(), "version": engineVersion,
 		"components": map[string]any{
-			"logs":    component(map[string]any{"stored_logs": stored["LOGS"]}),
-			"metrics": component(map[string]any{"stored_metrics": stored["MTRC"]}),
+			"logs":    component(map[string]any{"stored_logs": e.logs.stored()}),
+			"metrics": component(map[string]any{"stored_metrics": e.metrics.stored()}),
 			"otel":    component(map[string]any{"enabled": true, "exporter": "Some(Memory)", "service_name": "iii"}),
 			"spans": component(map[string]any{
 				"archive": map[string]any{
 					"archive": "disabled", "completeness": "complete", "known_dropped_spans": 0,
 					"last_error": nil, "max_disk_bytes": 0, "physical_bytes": 0,
 				},
-				"hot_bytes": bytes, "stored_spans": stored["OTLP"],
+				"hot_bytes": bytes, "stored_spans": spans,
 			}),
 		},
 	}), nil

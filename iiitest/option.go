@@ -12,31 +12,33 @@ type Option func(*config) error
 
 // config is what the options decide.
 type config struct {
-	grace         time.Duration
-	httpTimeout   time.Duration
-	queueProvider bool
-	listen        string
-	http          string
-	stream        string
-	streamAuth    string
-	frames        int
-	frameBytes    int
-	telemetry     int
-	logger        *slog.Logger
+	grace          time.Duration
+	httpTimeout    time.Duration
+	queueProvider  bool
+	listen         string
+	http           string
+	stream         string
+	streamAuth     string
+	frames         int
+	frameBytes     int
+	telemetry      int
+	telemetryBytes int
+	logger         *slog.Logger
 }
 
 func defaultConfig() config {
 	return config{
-		grace:         5 * time.Second,
-		httpTimeout:   30 * time.Second,
-		queueProvider: true,
-		listen:        "127.0.0.1:0",
-		http:          "127.0.0.1:0",
-		stream:        "127.0.0.1:0",
-		frames:        100_000,
-		frameBytes:    64 << 20,
-		telemetry:     10_000,
-		logger:        slog.New(slog.DiscardHandler),
+		grace:          5 * time.Second,
+		httpTimeout:    30 * time.Second,
+		queueProvider:  true,
+		listen:         "127.0.0.1:0",
+		http:           "127.0.0.1:0",
+		stream:         "127.0.0.1:0",
+		frames:         100_000,
+		frameBytes:     64 << 20,
+		telemetry:      100_000,
+		telemetryBytes: 64 << 20,
+		logger:         slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -111,14 +113,19 @@ func WithFrameLimit(messages, bytes int) Option {
 	}
 }
 
-// WithTelemetryLimit bounds how many telemetry frames are kept; the oldest are
-// forgotten first and counted in Stats. The default is 10,000.
-func WithTelemetryLimit(frames int) Option {
+// WithTelemetryLimit bounds what is kept of the telemetry that arrives: of the
+// frames, of the finished spans, of the announced ones, of the log records and
+// of the metrics so many each, and so many bytes of JSON each. The oldest are
+// forgotten first and counted in Stats. It bounds the answers of
+// engine::traces::* and engine::metrics::list too; the log that
+// engine::logs::list looks at has 1,000 records, as the engine's. The default is
+// 100,000 and 64 MiB. Zero items keeps none.
+func WithTelemetryLimit(items, bytes int) Option {
 	return func(c *config) error {
-		if frames < 0 {
+		if items < 0 || bytes < 0 {
 			return errors.New("iiitest: WithTelemetryLimit: negative")
 		}
-		c.telemetry = frames
+		c.telemetry, c.telemetryBytes = items, bytes
 		return nil
 	}
 }

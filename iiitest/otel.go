@@ -19,34 +19,77 @@ type TelemetryFrame struct {
 	Data   json.RawMessage // what followed the prefix
 }
 
-// telemetryLog keeps telemetry frames.
+// telemetryLog keeps what workers sent as telemetry: the frames, and the records
+// in them as they were. What the engine's query functions look at is apart from
+// it, in the stores: it can be cleared.
 type telemetryLog struct {
-	mu        sync.Mutex
-	limit     int
-	list      []TelemetryFrame
-	forgotten uint64
+	mu      sync.Mutex
+	frames  recent[TelemetryFrame]
+	spans   recent[spanRecord]
+	live    recent[spanRecord]
+	logs    recent[otlpLog]
+	metrics recent[metricRecord]
 }
 
-func (l *telemetryLog) add(worker string, data []byte) {
-	if !utf8.Valid(data) {
-		return
-	}
+func (l *telemetryLog) init(items, bytes int) {
+	l.frames = recent[TelemetryFrame]{maxItems: items, maxBytes: bytes, size: func(f TelemetryFrame) int { return len(f.Data) }}
+	spanSize := func(s spanRecord) int { return s.size }
+	l.spans = recent[spanRecord]{maxItems: items, maxBytes: bytes, size: spanSize}
+	l.live = recent[spanRecord]{maxItems: items, maxBytes: bytes, size: spanSize}
+	l.logs = recent[otlpLog]{maxItems: items, maxBytes: bytes, size: func(r otlpLog) int { return r.size }}
+	l.metrics = recent[metricRecord]{maxItems: items, maxBytes: bytes, size: func(m metricRecord) int { return m.size }}
+}
+
+// forgotten counts what is no longer kept.
+func (l *telemetryLog) forgotten() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.list = append(l.list, TelemetryFrame{Time: time.Now(), Worker: worker, Prefix: string(data[:4]), Data: data[4:]})
-	if drop := len(l.list) - l.limit; drop > 0 {
-		clear(l.list[:drop])
-		l.list = l.list[drop:]
-		l.forgotten += uint64(drop)
+	return l.frames.forgotten + l.spans.forgotten + l.live.forgotten + l.logs.forgotten + l.metrics.forgotten
+}
+
+// records copies a list of what the telemetry log keeps.
+func records[T, P any](l *telemetryLog, list *recent[T], public func(T) P) []P {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]P, len(list.list))
+	for i, v := range list.list {
+		out[i] = public(v)
 	}
+	return out
 }
 
 // Telemetry lists the telemetry frames that arrived, in order, within the
-// bounds of WithTelemetryLimit. The data must not be changed.
+// bounds of WithTelemetryLimit; bad ones too, but for those that are no UTF-8.
+// The data must not be changed.
 func (e *Engine) Telemetry() []TelemetryFrame {
-	e.telemetry.mu.Lock()
-	defer e.telemetry.mu.Unlock()
-	return append([]TelemetryFrame(nil), e.telemetry.list...)
+	return records(&e.telemetry, &e.telemetry.frames, func(f TelemetryFrame) TelemetryFrame { return f })
+}
+
+// Traces lists the finished spans that arrived over telemetry, in the order of
+// arrival, within the bounds of WithTelemetryLimit. One that was sent twice is
+// there twice. engine::traces::clear does not empty the list. The maps and
+// slices in it must not be changed.
+func (e *Engine) Traces() []Span {
+	return records(&e.telemetry, &e.telemetry.spans, func(s spanRecord) Span { return s.span })
+}
+
+// LiveSpans lists the announcements of started spans that arrived over
+// telemetry, each with the zero time as its end. See Traces.
+func (e *Engine) LiveSpans() []Span {
+	return records(&e.telemetry, &e.telemetry.live, func(s spanRecord) Span { return s.span })
+}
+
+// Logs lists the log records that arrived over telemetry: neither those of
+// engine::log::* nor those of the engine itself. See Traces.
+func (e *Engine) Logs() []LogRecord {
+	return records(&e.telemetry, &e.telemetry.logs, func(r otlpLog) LogRecord { return r.public })
+}
+
+// Metrics lists the metrics that arrived over telemetry, one for each metric of
+// each export. Metrics of the types that the engine does not keep, exponential
+// histograms and summaries, are not there; Stats counts them. See Traces.
+func (e *Engine) Metrics() []Metric {
+	return records(&e.telemetry, &e.telemetry.metrics, func(m metricRecord) Metric { return m.metric })
 }
 
 // telemetryTag is the tag of a telemetry frame, or "".
@@ -63,22 +106,120 @@ func telemetryTag(data []byte) string {
 }
 
 // serveTelemetry is /otel: tagged binary frames and nothing else. A ping is
-// answered after what came before it has been taken.
+// answered after what came before it has been taken, because one goroutine does
+// both.
 func (e *Engine) serveTelemetry(rw http.ResponseWriter, r *http.Request) {
 	conn, err := e.upgrade(rw, r)
 	if err != nil {
 		return
 	}
 	defer e.drop(conn)
+	e.mu.Lock()
+	refusal := e.refusal
+	e.mu.Unlock()
+	if refusal != "" {
+		refuse(conn, refusal)
+		return
+	}
 	for {
 		kind, data, err := conn.ReadMessage()
 		if err != nil {
 			return
 		}
-		if kind != websocket.BinaryMessage || telemetryTag(data) == "" {
+		switch {
+		case kind != websocket.BinaryMessage:
 			e.counters.telemetryIgnored.Add(1)
-			continue
+			e.log.Debug("text on the telemetry socket dropped")
+		case telemetryTag(data) == "":
+			e.counters.telemetryIgnored.Add(1)
+			e.logEngine(severityWarn, "Unrecognized binary frame on /otel (dropping)", telemetryLine(r.RemoteAddr))
+		default:
+			e.ingest("", r.RemoteAddr, data)
 		}
-		e.telemetry.add("", data)
 	}
+}
+
+// telemetryLine has the attributes of the engine's own lines about telemetry.
+func telemetryLine(peer string) map[string]any {
+	return map[string]any{"peer": peer, "target": "iii::engine", "module_path": "iii::engine"}
+}
+
+// ingest takes a telemetry frame, whole or not at all: one bad value in it loses
+// everything.
+func (e *Engine) ingest(worker, peer string, frame []byte) {
+	tag, data, now := telemetryTag(frame), frame[4:], time.Now()
+	l := &e.telemetry
+	if utf8.Valid(data) {
+		l.mu.Lock()
+		l.frames.add(TelemetryFrame{Time: now, Worker: worker, Prefix: tag, Data: data})
+		l.mu.Unlock()
+	}
+	var err error
+	switch tag {
+	case "OTLP":
+		err = e.ingestSpans(data)
+	case "MTRC":
+		err = e.ingestMetrics(data, now)
+	case "LOGS":
+		err = e.ingestLogs(data)
+	}
+	if err != nil {
+		e.counters.telemetryRejected.Add(1)
+		line := telemetryLine(peer)
+		line["error"] = "Failed to parse OTLP JSON: " + err.Error()
+		e.logEngine(severityWarn, "OTLP ingestion error", line)
+	}
+}
+
+func (e *Engine) ingestSpans(data []byte) error {
+	list, err := readSpans(data)
+	if err != nil {
+		return err
+	}
+	l := &e.telemetry
+	l.mu.Lock()
+	for _, s := range list {
+		if s.stored.Pending {
+			l.live.add(s)
+		} else {
+			l.spans.add(s)
+		}
+	}
+	l.mu.Unlock()
+	e.spans.add(list)
+	return nil
+}
+
+func (e *Engine) ingestMetrics(data []byte, now time.Time) error {
+	list, skipped, err := readMetrics(data)
+	if err != nil {
+		return err
+	}
+	e.counters.metricsSkipped.Add(uint64(skipped))
+	l := &e.telemetry
+	l.mu.Lock()
+	for i := range list {
+		list[i].arrived = now
+		l.metrics.add(list[i])
+	}
+	l.mu.Unlock()
+	e.metrics.add(list)
+	return nil
+}
+
+func (e *Engine) ingestLogs(data []byte) error {
+	list, err := readLogs(data)
+	if err != nil {
+		return err
+	}
+	l := &e.telemetry
+	l.mu.Lock()
+	for _, r := range list {
+		l.logs.add(r)
+	}
+	l.mu.Unlock()
+	for _, r := range list {
+		e.logs.add(&r.stored)
+	}
+	return nil
 }

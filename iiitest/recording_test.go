@@ -29,6 +29,8 @@ type event struct {
 	Frame  json.RawMessage `json:"frame"`
 	Text   *string         `json:"text"`
 	Binary *string         `json:"binary"` // hex
+	Prefix string          `json:"prefix"` // of a telemetry frame
+	OTLP   json.RawMessage `json:"otlp"`   // what follows it
 
 	HTTP *struct {
 		Method  string            `json:"method"`

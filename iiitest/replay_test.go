@@ -26,6 +26,9 @@ type scenario struct {
 	// clients are the sockets that are clients of the stream socket, with the
 	// headers of their upgrades.
 	clients map[string]http.Header
+	// begin is when the conversation begins; the beginning of the bubble's time
+	// if it is zero.
+	begin time.Time
 	// without leaves out the messages that match.
 	without *regexp.Regexp
 }
@@ -53,6 +56,7 @@ func TestReplay(t *testing.T) {
 				events = slices.DeleteFunc(events, func(e event) bool { return s.without.Match(e.Frame) })
 			}
 			synctest.Test(t, func(t *testing.T) {
+				time.Sleep(time.Until(s.begin))
 				p := &player{
 					t: t, scenario: s.name, engine: Start(t, s.opts...), start: time.Now(),
 					workers: map[string]*bareWorker{}, names: newRenaming(),
@@ -244,6 +248,9 @@ func (p *player) send(e event) {
 	case e.Binary != nil:
 		kind = websocket.BinaryMessage
 		data, _ = hex.DecodeString(*e.Binary)
+	case e.Prefix != "":
+		kind = websocket.BinaryMessage
+		data = []byte(e.Prefix + p.names.translate(string(e.OTLP)))
 	}
 	if kind == websocket.TextMessage {
 		data = []byte(p.names.translate(string(data)))
@@ -253,6 +260,7 @@ func (p *player) send(e event) {
 		p.t.Errorf("line %d: %s cannot send: %v", e.line, e.Worker, err)
 	}
 	synctest.Wait()
+	time.Sleep(time.Microsecond) // no two things happen at the same time
 }
 
 // receive waits for a recorded message. Calls and results may come in another

@@ -129,7 +129,7 @@ func (w *worker) receive(kind int, data []byte) bool {
 	frame := Frame{Direction: ToEngine, Binary: kind == websocket.BinaryMessage, Message: data}
 	for _, data := range w.e.frames.add(w, &frame) {
 		if frame.Binary && telemetryTag(data) != "" {
-			w.e.telemetry.add(w.id, data)
+			w.e.ingest(w.id, w.conn.RemoteAddr().String(), data)
 			continue
 		}
 		m, err := decodeMessage(data)

@@ -165,6 +165,9 @@ func (e *Engine) workerInfo(_ context.Context, c *call) (json.RawMessage, *wireE
 	if v.pid != nil {
 		worker["pid"] = *v.pid
 	}
+	if latest := e.metrics.ofWorker(v.id); latest != nil {
+		worker["latest_metrics"] = latest
+	}
 	var functions, types, triggers []entry
 	for _, f := range e.functions {
 		if f.owner == v.w && (v.w != nil || f.ownerName == v.name) {

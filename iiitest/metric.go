@@ -1,0 +1,320 @@
+package iiitest
+
+import (
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+// Metric is one metric of one export, decoded.
+type Metric struct {
+	Name, Description, Unit string
+	Type                    MetricType
+	Temporality             Temporality // of a counter, an up-down counter and a histogram
+	Points                  []Point
+	Resource                Resource
+	Scope                   Scope
+}
+
+// MetricType is what kind of data a metric has, in the words of
+// engine::metrics::list.
+type MetricType string
+
+// The types of metrics that the engine keeps.
+const (
+	Gauge         MetricType = "gauge"
+	Counter       MetricType = "counter"       // a monotonic sum
+	UpDownCounter MetricType = "updowncounter" // any other sum
+	Histogram     MetricType = "histogram"     // with explicit bounds
+)
+
+// Temporality says since when a value has been added up, by OTLP's numbers.
+type Temporality int32
+
+// The temporalities of OTLP.
+const (
+	UnknownTemporality Temporality = 0
+	Delta              Temporality = 1
+	Cumulative         Temporality = 2
+)
+
+// Point is one data point of a metric. A histogram has Count, Sum, Min, Max,
+// BucketCounts and Bounds, the other types have Value.
+type Point struct {
+	Attributes  map[string]any // see Span.Attributes
+	Start, Time time.Time      // zero if none was sent
+	Value       any            // int64 or float64; nil if none was sent
+
+	Count         uint64
+	Sum, Min, Max *float64 // nil: not sent
+	BucketCounts  []uint64
+	Bounds        []float64
+
+	Exemplars []Exemplar
+	Flags     uint32
+}
+
+// Exemplar is an example of what went into a point.
+type Exemplar struct {
+	Time            time.Time
+	Value           any    // int64 or float64; nil if none was sent
+	TraceID, SpanID string // hexadecimal
+	Attributes      map[string]any
+}
+
+// metricRecord is a metric in the form of the public type and what the engine
+// keeps of it.
+type metricRecord struct {
+	metric  Metric
+	points  []storedPoint
+	service string
+	arrived time.Time
+	size    int // of its JSON
+}
+
+// storedPoint is what the engine keeps of a data point.
+type storedPoint struct {
+	attributes []iii.StoredAttribute
+	time       uint64
+	value      float64 // of what is no histogram
+}
+
+// readMetrics reads a frame of metrics. skipped counts those of kinds that the
+// engine does not keep, which are left out.
+func readMetrics(data []byte) (list []metricRecord, skipped int, err error) {
+	done := 0
+	var unknown []bool // by metric of the resource that is being read
+	err = readOTLP(data, func(r *otlpReader) {
+		r.batch("resourceMetrics", "scopeMetrics", "metrics",
+			func() {
+				m, known := r.metric()
+				unknown = append(unknown, !known)
+				list = append(list, m)
+			},
+			func(attributes []attribute, url string, scopes []Scope) {
+				resource := Resource{Attributes: attributeMap(attributes), SchemaURL: url}
+				service := serviceOf(attributes)
+				kept := list[:done]
+				for i, scope := range scopes {
+					if unknown[i] {
+						skipped++
+						continue
+					}
+					m := list[done+i]
+					m.metric.Resource, m.metric.Scope, m.service = resource, scope, service
+					kept = append(kept, m)
+				}
+				list, unknown = kept, unknown[:0]
+				done = len(list)
+			})
+	})
+	return list, skipped, err
+}
+
+func (r *otlpReader) metric() (m metricRecord, known bool) {
+	r.s.next()
+	begin := r.s.i
+	data := func(typ MetricType) {
+		if r.null() {
+			return
+		}
+		points, stored, temporality, monotonic := r.points(typ)
+		if known {
+			return
+		}
+		if typ == Counter && !monotonic {
+			typ = UpDownCounter
+		}
+		known = true
+		m.metric.Type, m.metric.Points, m.metric.Temporality, m.points = typ, points, temporality, stored
+	}
+	r.object(func(key string) bool {
+		switch key {
+		case "name":
+			m.metric.Name = r.optStr()
+		case "description":
+			m.metric.Description = r.optStr()
+		case "unit":
+			m.metric.Unit = r.optStr()
+		case "gauge":
+			data(Gauge)
+		case "sum":
+			data(Counter)
+		case "histogram":
+			data(Histogram)
+		default:
+			return false
+		}
+		return true
+	})
+	m.size = r.s.i - begin
+	return m, known
+}
+
+// points reads the data of a metric.
+func (r *otlpReader) points(typ MetricType) (points []Point, stored []storedPoint, temporality Temporality, monotonic bool) {
+	r.object(func(key string) bool {
+		switch {
+		case key == "dataPoints":
+			r.array(func() {
+				p, its := r.point(typ)
+				points, stored = append(points, p), append(stored, its)
+			})
+		case key == "aggregationTemporality" && typ != Gauge:
+			temporality = Temporality(r.int32())
+		case key == "isMonotonic" && typ == Counter:
+			monotonic = r.boolean()
+		default:
+			return false
+		}
+		return true
+	})
+	return points, stored, temporality, monotonic
+}
+
+func (r *otlpReader) point(typ MetricType) (p Point, stored storedPoint) {
+	var start uint64
+	var integer *int64
+	var double *float64
+	r.object(func(key string) bool {
+		switch key {
+		case "attributes":
+			list := r.attributes()
+			p.Attributes, stored.attributes = attributeMap(list), storedAttributes(list)
+		case "startTimeUnixNano":
+			start = r.uint64()
+		case "timeUnixNano":
+			stored.time = r.uint64()
+		case "flags":
+			p.Flags = r.lenientUint()
+			return false
+		case "exemplars":
+			r.lenient(func(r *otlpReader) { p.Exemplars = r.exemplars() })
+			return false
+		default:
+			if typ == Histogram {
+				return r.histogramPoint(key, &p)
+			}
+			return r.number(key, &integer, &double)
+		}
+		return true
+	})
+	p.Start, p.Time = unixNano(start), unixNano(stored.time)
+	switch {
+	case double != nil:
+		p.Value, stored.value = *double, *double
+	case integer != nil:
+		p.Value, stored.value = *integer, float64(*integer)
+	}
+	return p, stored
+}
+
+// number reads the value of a point that is no histogram, or of an exemplar.
+func (r *otlpReader) number(key string, integer **int64, double **float64) bool {
+	switch key {
+	case "asInt":
+		if !r.null() {
+			n := r.int64()
+			*integer = &n
+		}
+	case "asDouble":
+		*double = r.optFloat64()
+	default:
+		return false
+	}
+	return true
+}
+
+func (r *otlpReader) optFloat64() *float64 {
+	if r.null() {
+		return nil
+	}
+	f := r.float64()
+	return &f
+}
+
+func (r *otlpReader) histogramPoint(key string, p *Point) bool {
+	switch key {
+	case "count":
+		p.Count = r.uint64()
+	case "sum":
+		p.Sum = r.optFloat64()
+	case "min":
+		p.Min = r.optFloat64()
+	case "max":
+		p.Max = r.optFloat64()
+	case "bucketCounts":
+		r.array(func() { p.BucketCounts = append(p.BucketCounts, r.uint64()) })
+	case "explicitBounds":
+		r.array(func() { p.Bounds = append(p.Bounds, r.float64()) })
+	default:
+		return false
+	}
+	return true
+}
+
+func (r *otlpReader) exemplars() (list []Exemplar) {
+	r.array(func() {
+		var e Exemplar
+		var integer *int64
+		var double *float64
+		r.object(func(key string) bool {
+			switch key {
+			case "timeUnixNano":
+				e.Time = unixNano(r.uint64())
+			case "traceId":
+				e.TraceID = r.str()
+			case "spanId":
+				e.SpanID = r.str()
+			case "filteredAttributes":
+				e.Attributes = attributeMap(r.attributes())
+			default:
+				return r.number(key, &integer, &double)
+			}
+			return true
+		})
+		switch {
+		case double != nil:
+			e.Value = *double
+		case integer != nil:
+			e.Value = *integer
+		}
+		list = append(list, e)
+	})
+	return list
+}
+
+// listed is a metric in the answer of engine::metrics::list.
+func (m *metricRecord) listed() map[string]any {
+	points := make([]map[string]any, len(m.points))
+	for i, stored := range m.points {
+		point := map[string]any{"attributes": stored.attributes, "timestamp_unix_nano": stored.time}
+		if stored.attributes == nil {
+			point["attributes"] = []any{}
+		}
+		if p := m.metric.Points[i]; m.metric.Type == Histogram {
+			point["count"], point["bucket_counts"] = p.Count, append([]uint64{}, p.BucketCounts...)
+			point["explicit_bounds"] = floats(p.Bounds)
+			point["sum"] = float(0)
+			if p.Sum != nil {
+				point["sum"] = float(*p.Sum)
+			}
+			point["min"], point["max"] = (*float)(p.Min), (*float)(p.Max)
+		} else {
+			point["value"] = float(stored.value)
+		}
+		points[i] = point
+	}
+	listed := map[string]any{
+		"name": m.metric.Name, "description": m.metric.Description, "unit": m.metric.Unit,
+		"metric_type": m.metric.Type, "data_points": points, "service_name": m.service,
+		"timestamp_unix_nano": m.arrived.UnixNano(),
+	}
+	if m.metric.Scope.Name != "" {
+		listed["instrumentation_scope_name"] = m.metric.Scope.Name
+	}
+	if m.metric.Scope.Version != "" {
+		listed["instrumentation_scope_version"] = m.metric.Scope.Version
+	}
+	return listed
+}

@@ -1,0 +1,119 @@
+package iiitest
+
+import (
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+const (
+	// maxMetricNames is how many names of metrics the engine knows; metrics with
+	// further ones are not kept.
+	maxMetricNames = 10_000
+	// gaugeWindow is how far back engine::workers::info looks for gauges.
+	gaugeWindow = 120 * time.Second
+)
+
+// metricStore is what engine::metrics::list looks at: every export is a record
+// of its own, in order of arrival.
+type metricStore struct {
+	mu      sync.Mutex
+	records recent[metricRecord]
+	names   map[string]bool
+}
+
+func (s *metricStore) init(items, bytes int) {
+	s.records = recent[metricRecord]{maxItems: items, maxBytes: bytes, size: func(m metricRecord) int { return m.size }}
+	s.names = make(map[string]bool)
+}
+
+func (s *metricStore) add(list []metricRecord) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range list {
+		if !s.names[m.metric.Name] {
+			if len(s.names) == maxMetricNames {
+				continue
+			}
+			s.names[m.metric.Name] = true
+		}
+		s.records.add(m)
+	}
+}
+
+func (s *metricStore) all() []metricRecord {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.records.all()
+}
+
+func (s *metricStore) stored() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.records.list)
+}
+
+// workerGauges are the gauges of a worker and the names that they have in the
+// listing. Whole numbers are cut to that.
+var workerGauges = map[string]struct {
+	name  string
+	whole bool
+}{
+	"iii.worker.memory.heap_used":  {"memory_heap_used", true},
+	"iii.worker.memory.heap_total": {"memory_heap_total", true},
+	"iii.worker.memory.rss":        {"memory_rss", true},
+	"iii.worker.memory.external":   {"memory_external", true},
+	"iii.worker.cpu.user_micros":   {"cpu_user_micros", true},
+	"iii.worker.cpu.system_micros": {"cpu_system_micros", true},
+	"iii.worker.cpu.percent":       {"cpu_percent", false},
+	"iii.worker.event_loop.lag_ms": {"event_loop_lag_ms", false},
+	"iii.worker.uptime_seconds":    {"uptime_seconds", true},
+}
+
+// ofWorker is what a worker lately said about its process, by the id of its
+// connection; nil if nothing. The runtime is always "node", whatever it is.
+func (s *metricStore) ofWorker(id string) map[string]any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	since := time.Now().Add(-gaugeWindow)
+	var latest map[string]any
+	for i := len(s.records.list) - 1; i >= 0 && s.records.list[i].arrived.After(since); i-- {
+		m := &s.records.list[i]
+		gauge, known := workerGauges[m.metric.Name]
+		if !known || m.metric.Type == Histogram {
+			continue
+		}
+		for _, p := range m.points {
+			if !slices.Contains(p.attributes, iii.StoredAttribute{"worker.id", id}) {
+				continue
+			}
+			if latest == nil {
+				latest = map[string]any{"runtime": "node", "timestamp_ms": m.arrived.UnixMilli()}
+			}
+			if _, newer := latest[gauge.name]; newer {
+				continue
+			}
+			if gauge.whole {
+				latest[gauge.name] = wholeNumber(p.value)
+			} else {
+				latest[gauge.name] = float(p.value)
+			}
+		}
+	}
+	return latest
+}
+
+// wholeNumber cuts a number to an unsigned one.
+func wholeNumber(f float64) uint64 {
+	switch {
+	case !(f > 0):
+		return 0
+	case f >= math.MaxUint64:
+		return math.MaxUint64
+	default:
+		return uint64(f)
+	}
+}

@@ -1,0 +1,207 @@
+package iiitest
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+// pendingMaxAge is how long the engine waits for the end of a span that was
+// announced (pending_max_age_seconds).
+const pendingMaxAge = time.Hour
+
+// spanStore is what engine::traces::* looks at.
+type spanStore struct {
+	added func([]spanRecord) // told of what came, in order
+
+	mu      sync.Mutex
+	entries recent[*spanEntry]
+	pending map[spanID][]*spanEntry // announced, not ended: oldest first
+}
+
+// spanID names a span. The engine takes any text for both.
+type spanID struct{ trace, span string }
+
+// spanEntry is a stored span. It belongs to the store's lock.
+type spanEntry struct {
+	iii.StoredSpan
+	arrived time.Time
+	size    int
+}
+
+func (e *spanEntry) id() spanID { return spanID{e.TraceID, e.SpanID} }
+
+func (s *spanStore) init(items, bytes int) {
+	s.pending = make(map[spanID][]*spanEntry)
+	s.entries = recent[*spanEntry]{maxItems: items, maxBytes: bytes, size: func(e *spanEntry) int { return e.size }, forget: s.forgetPending}
+}
+
+// forgetPending takes an entry out of the announced ones. spanStore.mu is held.
+func (s *spanStore) forgetPending(e *spanEntry) {
+	if !e.Pending {
+		return
+	}
+	id := e.id()
+	s.pending[id] = slices.DeleteFunc(s.pending[id], func(p *spanEntry) bool { return p == e })
+	if len(s.pending[id]) == 0 {
+		delete(s.pending, id)
+	}
+}
+
+// add stores the spans of a frame. Announcements come first, whatever their
+// place in it, and are appended without a look at what is there. The end of a
+// span replaces its oldest announcement, in its place; without one it is
+// appended.
+func (s *spanStore) add(list []spanRecord) {
+	now := time.Now()
+	s.mu.Lock()
+	for _, pendings := range []bool{true, false} {
+		for _, r := range list {
+			if r.stored.Pending == pendings {
+				s.put(&spanEntry{StoredSpan: r.stored, arrived: now, size: r.size})
+			}
+		}
+	}
+	s.mu.Unlock()
+	if s.added != nil {
+		s.added(list)
+	}
+}
+
+func (s *spanStore) put(e *spanEntry) {
+	id := e.id()
+	if e.Pending {
+		s.pending[id] = append(s.pending[id], e)
+	} else if announced := s.pending[id]; len(announced) > 0 {
+		old := announced[0]
+		s.forgetPending(old)
+		grown := e.size - old.size
+		*old = *e
+		s.entries.grown(grown)
+		return
+	}
+	s.entries.add(e)
+}
+
+func (s *spanStore) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.entries.clear()
+	clear(s.pending)
+}
+
+// stored says how much there is.
+func (s *spanStore) stored() (spans, bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.entries.list), s.entries.bytes
+}
+
+// view copies the spans that queries see: of several with the same ids the last
+// one, so that a repeated end does not show and a late announcement does.
+// Announcements whose end has not come for too long are left out.
+func (s *spanStore) view() *spanView {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := &spanView{now: uint64(now.UnixNano()), at: make(map[spanID]int, len(s.entries.list))}
+	for _, e := range s.entries.list {
+		if e.Pending && now.Sub(e.arrived) > pendingMaxAge {
+			continue
+		}
+		if i, there := v.at[e.id()]; there {
+			v.spans[i] = e.StoredSpan
+			continue
+		}
+		v.at[e.id()] = len(v.spans)
+		v.spans = append(v.spans, e.StoredSpan)
+	}
+	return v
+}
+
+// spanView is a copy of the stored spans, in order of arrival, to query.
+type spanView struct {
+	now   uint64
+	spans []iii.StoredSpan
+	at    map[spanID]int
+}
+
+// end is when a span ended; one under way has lasted until now.
+func (v *spanView) end(s *iii.StoredSpan) uint64 {
+	if s.Pending {
+		return max(v.now, s.StartTimeUnixNano)
+	}
+	return s.EndTimeUnixNano
+}
+
+// durationMs may be negative: exporters may send anything.
+func (v *spanView) durationMs(s *iii.StoredSpan) float64 {
+	return (float64(v.end(s)) - float64(s.StartTimeUnixNano)) / 1e6
+}
+
+// root reports whether a span has no parent, or none that is stored.
+func (v *spanView) root(s *iii.StoredSpan) bool {
+	if s.ParentSpanID == nil {
+		return true
+	}
+	_, stored := v.at[spanID{s.TraceID, *s.ParentSpanID}]
+	return !stored
+}
+
+// attributeOf finds an attribute of a span.
+func attributeOf(s *iii.StoredSpan, key string) (string, bool) {
+	for _, a := range s.Attributes {
+		if a[0] == key {
+			return a[1], true
+		}
+	}
+	return "", false
+}
+
+// internalSpan reports whether a span is about the engine's own functions.
+func internalSpan(s *iii.StoredSpan) bool {
+	if kind, _ := attributeOf(s, "iii.function.kind"); kind == "internal" {
+		return true
+	}
+	id, _ := attributeOf(s, "function_id")
+	return strings.HasPrefix(id, "engine::")
+}
+
+// tagged are the attributes that make up the tags of a trace.
+func tagged(key string) bool {
+	switch key {
+	case "iii.session.id", "iii.session.name", "iii.message.id":
+		return true
+	}
+	return strings.HasPrefix(key, "iii.tag.")
+}
+
+// tags merges the tags of all spans of each of the traces; of several spans with
+// one tag the one that began last counts.
+func (v *spanView) tags(traces map[string]bool) map[string]map[string]string {
+	var with []*iii.StoredSpan
+	for i := range v.spans {
+		s := &v.spans[i]
+		if traces[s.TraceID] && slices.ContainsFunc(s.Attributes, func(a iii.StoredAttribute) bool { return tagged(a[0]) }) {
+			with = append(with, s)
+		}
+	}
+	slices.SortStableFunc(with, func(a, b *iii.StoredSpan) int { return cmp.Compare(a.StartTimeUnixNano, b.StartTimeUnixNano) })
+	tags := make(map[string]map[string]string)
+	for _, s := range with {
+		for _, a := range s.Attributes {
+			if !tagged(a[0]) {
+				continue
+			}
+			if tags[s.TraceID] == nil {
+				tags[s.TraceID] = make(map[string]string)
+			}
+			tags[s.TraceID][a[0]] = a[1]
+		}
+	}
+	return tags
+}

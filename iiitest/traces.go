@@ -1,0 +1,290 @@
+package iiitest
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+// registerTraces adds engine::traces::* and the trigger type trace.
+func (e *Engine) registerTraces() {
+	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, observabilityWorker, description, f) }
+	add("engine::traces::list", "List spans", e.listTraces)
+	add("engine::traces::tree", "Get the spans of a trace as a tree", e.traceTree)
+	add("engine::traces::group_by", "Group traces by an attribute", e.groupTraces)
+	add("engine::traces::clear", "Forget all spans", func(_ context.Context, c *call) (json.RawMessage, *wireError) {
+		type TracesClearInput struct{}
+		if _, bad := decodeQuery[TracesClearInput](c); bad != nil {
+			return nil, bad
+		}
+		e.spans.clear()
+		return json.RawMessage(`{"success":true}`), nil
+	})
+	e.traceTriggers.init(e)
+	e.addTriggerType("trace", observabilityWorker, "Trace/span event trigger", &e.traceTriggers.bindings)
+}
+
+// decodeQuery decodes the input of a query function into one of the generated
+// types. Null is the same as absent: the engine's fields are options.
+func decodeQuery[T any](c *call) (T, *wireError) {
+	data := c.data
+	if kindOf(data) == '{' {
+		members := (&scanner{b: data}).members()
+		maps.DeleteFunc(members, func(_ string, v json.RawMessage) bool { return kindOf(v) == 'n' })
+		data = appendMembers(nil, members)
+	}
+	return decodeInput[T](c.functionID, data)
+}
+
+// noArchive is what the engine says about its store when there is none on disk.
+var noArchive = iii.TraceStorage{Archive: "disabled", Completeness: "complete"}
+
+// spanFilter decides which spans a list has.
+type spanFilter struct {
+	in     iii.TracesListInput
+	v      *spanView
+	traces map[string]bool // nil: all
+	text   struct{ service, name, status string }
+}
+
+func newSpanFilter(in iii.TracesListInput, v *spanView) *spanFilter {
+	f := &spanFilter{in: in, v: v}
+	f.text.service, f.text.name, f.text.status = strings.ToLower(in.ServiceName), strings.ToLower(in.Name), strings.ToLower(in.Status)
+	switch {
+	case in.TraceID != "":
+		f.traces = map[string]bool{in.TraceID: true}
+	case len(in.TraceIds) > 0:
+		f.traces = make(map[string]bool, len(in.TraceIds))
+		for _, id := range in.TraceIds {
+			f.traces[id] = true
+		}
+	}
+	if in.SearchAllSpans && (in.Name != "" || len(in.Attributes) > 0) {
+		matching := make(map[string]bool)
+		for i := range v.spans {
+			if s := &v.spans[i]; (f.traces == nil || f.traces[s.TraceID]) && f.named(s) {
+				matching[s.TraceID] = true
+			}
+		}
+		f.traces = matching
+	}
+	return f
+}
+
+// named matches name and attributes.
+func (f *spanFilter) named(s *iii.StoredSpan) bool {
+	return strings.Contains(strings.ToLower(s.Name), f.text.name) &&
+		!slices.ContainsFunc(f.in.Attributes, func(a iii.StoredAttribute) bool { return !slices.Contains(s.Attributes, a) })
+}
+
+func (f *spanFilter) match(s *iii.StoredSpan) bool {
+	in := &f.in
+	duration := f.v.durationMs(s)
+	switch {
+	case f.traces != nil && !f.traces[s.TraceID],
+		!in.SearchAllSpans && (!f.v.root(s) || !f.named(s)),
+		!in.IncludeInternal && internalSpan(s),
+		!strings.Contains(strings.ToLower(s.ServiceName), f.text.service),
+		!strings.Contains(s.Status, f.text.status),
+		in.MinDurationMs != nil && duration < *in.MinDurationMs,
+		in.MaxDurationMs != nil && duration > *in.MaxDurationMs,
+		in.StartTime != nil && f.v.end(s)/uint64(time.Millisecond) < *in.StartTime,
+		in.EndTime != nil && s.StartTimeUnixNano/uint64(time.Millisecond) > *in.EndTime,
+		slices.ContainsFunc(in.ExcludeAttributes, func(a iii.StoredAttribute) bool { return slices.Contains(s.Attributes, a) }):
+		return false
+	}
+	return true
+}
+
+// spanOrder compares spans by what sort_by names; start_time, if it names
+// nothing.
+func (v *spanView) spanOrder(by string) func(a, b iii.StoredSpan) int {
+	switch by {
+	case "duration", "duration_ms":
+		return func(a, b iii.StoredSpan) int { return cmp.Compare(v.durationMs(&a), v.durationMs(&b)) }
+	case "service_name":
+		return func(a, b iii.StoredSpan) int { return strings.Compare(a.ServiceName, b.ServiceName) }
+	case "name":
+		return func(a, b iii.StoredSpan) int { return strings.Compare(a.Name, b.Name) }
+	default:
+		return byStart
+	}
+}
+
+func byStart(a, b iii.StoredSpan) int { return cmp.Compare(a.StartTimeUnixNano, b.StartTimeUnixNano) }
+
+// page cuts a list to what offset and limit leave of it.
+func page[T any](list []T, offset, limit uint64) []T {
+	list = list[min(offset, uint64(len(list))):]
+	return list[:min(limit, uint64(len(list)))]
+}
+
+func (e *Engine) listTraces(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeQuery[iii.TracesListInput](c)
+	if bad != nil {
+		return nil, bad
+	}
+	v := e.spans.view()
+	f := newSpanFilter(in, v)
+	var matching []iii.StoredSpan
+	for i := range v.spans {
+		if f.match(&v.spans[i]) {
+			matching = append(matching, v.spans[i])
+		}
+	}
+	order := v.spanOrder(in.SortBy)
+	if in.SortOrder != "" && in.SortOrder != "asc" {
+		ascending := order
+		order = func(a, b iii.StoredSpan) int { return ascending(b, a) }
+	}
+	slices.SortStableFunc(matching, order)
+	limit := uint64(100)
+	if in.Limit != nil {
+		limit = *in.Limit
+	}
+	listed := page(matching, in.Offset, limit)
+	traces := make(map[string]bool, len(listed))
+	for i := range listed {
+		traces[listed[i].TraceID] = true
+	}
+	tags := v.tags(traces)
+	for i := range listed {
+		listed[i].TraceTags = tags[listed[i].TraceID]
+	}
+	return mustEncode(iii.TracesListResult{
+		Spans: listed, Total: uint64(len(matching)), Offset: in.Offset, Limit: limit, Storage: noArchive,
+	}), nil
+}
+
+// maxTreeDepth is how deep the tree of a trace goes. Spans below become roots of
+// their own: parsers of JSON give up somewhere, those of most workers at 128
+// levels, and each span is two.
+const maxTreeDepth = 50
+
+func (e *Engine) traceTree(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeQuery[iii.TracesTreeInput](c)
+	if bad != nil {
+		return nil, bad
+	}
+	v := e.spans.view()
+	spans := slices.DeleteFunc(slices.Clone(v.spans), func(s iii.StoredSpan) bool { return s.TraceID != in.TraceID })
+	slices.SortStableFunc(spans, byStart)
+	t := spanTree{children: make(map[string][]*iii.StoredSpan)}
+	for i := range spans {
+		s := &spans[i]
+		if v.root(s) {
+			t.roots = append(t.roots, s)
+		} else {
+			t.children[*s.ParentSpanID] = append(t.children[*s.ParentSpanID], s)
+		}
+	}
+	nodes := []iii.TraceNode{}
+	for i := 0; i < len(t.roots); i++ { // the list may grow
+		if node, ok := t.node(t.roots[i], 1); ok {
+			nodes = append(nodes, node)
+		}
+	}
+	return mustEncode(iii.TracesTreeResult{Roots: nodes, Storage: noArchive}), nil
+}
+
+// spanTree is the spans of one trace.
+type spanTree struct {
+	roots    []*iii.StoredSpan
+	children map[string][]*iii.StoredSpan // by parent
+}
+
+// node is a span with everything below it. Wrappers around triggers that fired
+// nothing are left out.
+func (t *spanTree) node(s *iii.StoredSpan, depth int) (iii.TraceNode, bool) {
+	n := iii.TraceNode{
+		TraceID: s.TraceID, SpanID: s.SpanID, ParentSpanID: s.ParentSpanID, Name: s.Name,
+		StartTimeUnixNano: s.StartTimeUnixNano, EndTimeUnixNano: s.EndTimeUnixNano, Pending: s.Pending,
+		Status: s.Status, StatusDescription: s.StatusDescription, ServiceName: s.ServiceName,
+		Attributes: s.Attributes, Events: s.Events, Links: s.Links, Flags: s.Flags,
+		InstrumentationScopeName: s.InstrumentationScopeName, InstrumentationScopeVersion: s.InstrumentationScopeVersion,
+	}
+	below := t.children[s.SpanID]
+	if depth == maxTreeDepth {
+		t.roots = append(t.roots, below...)
+		return n, true
+	}
+	for _, child := range below {
+		if node, ok := t.node(child, depth+1); ok {
+			n.Children = append(n.Children, node)
+		}
+	}
+	wrapper := s.Name == "state_triggers" || s.Name == "stream_triggers"
+	return n, !wrapper || len(n.Children) > 0
+}
+
+// groupTraces groups the spans that have an attribute by its value.
+func (e *Engine) groupTraces(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	in, bad := decodeQuery[iii.TracesGroupByInput](c)
+	if bad != nil {
+		return nil, bad
+	}
+	v := e.spans.view()
+	groups := make(map[string]*spanGroup)
+	for i := range v.spans {
+		s := &v.spans[i]
+		value, there := attributeOf(s, in.Attribute)
+		if !there || !in.IncludeInternal && internalSpan(s) ||
+			in.SinceMs != nil && s.StartTimeUnixNano/uint64(time.Millisecond) < *in.SinceMs {
+			continue
+		}
+		if groups[value] == nil {
+			groups[value] = &spanGroup{first: s.StartTimeUnixNano, traces: make(map[string]bool)}
+		}
+		groups[value].add(v, s, in.LabelAttribute)
+	}
+	list := make([]iii.TraceGroup, 0, len(groups))
+	for _, value := range slices.Sorted(maps.Keys(groups)) {
+		list = append(list, groups[value].result(value))
+	}
+	slices.SortStableFunc(list, func(a, b iii.TraceGroup) int { return cmp.Compare(b.FirstSeenMs, a.FirstSeenMs) })
+	limit := uint64(100)
+	if in.Limit != nil {
+		limit = uint64(*in.Limit)
+	}
+	return mustEncode(iii.TracesGroupByResult{Groups: page(list, 0, limit), Storage: noArchive}), nil
+}
+
+// spanGroup is the spans with one value of an attribute.
+type spanGroup struct {
+	first, last  uint64
+	label        *string
+	labelled     uint64 // when the span that gave the label began
+	traces       map[string]bool
+	order        []string // the traces as they came
+	spans, fails uint32
+}
+
+func (g *spanGroup) add(v *spanView, s *iii.StoredSpan, labelAttribute string) {
+	g.first, g.last = min(g.first, s.StartTimeUnixNano), max(g.last, v.end(s))
+	g.spans++
+	if s.Status == "error" {
+		g.fails++
+	}
+	if !g.traces[s.TraceID] {
+		g.traces[s.TraceID] = true
+		g.order = append(g.order, s.TraceID)
+	}
+	if label, ok := attributeOf(s, labelAttribute); ok && labelAttribute != "" && s.StartTimeUnixNano >= g.labelled {
+		g.label, g.labelled = &label, s.StartTimeUnixNano
+	}
+}
+
+func (g *spanGroup) result(value string) iii.TraceGroup {
+	first, last := g.first/uint64(time.Millisecond), g.last/uint64(time.Millisecond)
+	last = max(first, last)
+	return iii.TraceGroup{
+		Value: value, Label: g.label, TraceIds: g.order, SpanCount: g.spans, ErrorCount: g.fails,
+		FirstSeenMs: first, LastSeenMs: last, DurationMs: uint32(min(last-first, 1<<32-1)),
+	}
+}
