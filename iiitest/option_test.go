@@ -14,7 +14,7 @@ func TestOptionsRefused(t *testing.T) {
 		"WithHTTPTimeout":    WithHTTPTimeout(-time.Second),
 		"WithAddrs":          WithAddrs("", "nowhere", ""),
 		"WithFrameLimit":     WithFrameLimit(-1, 0),
-		"WithTelemetryLimit": WithTelemetryLimit(-1),
+		"WithTelemetryLimit": WithTelemetryLimit(-1, 0),
 	} {
 		e, err := New(o)
 		if err == nil {
