@@ -26,7 +26,8 @@
 //
 // In a testing/synctest bubble an engine has no sockets: it is reached by
 // [Engine.DialContext] alone, and the grace periods and timeouts, its own and
-// those of the worker, take no time.
+// those of the worker, take no time. It belongs to the bubble in which it is
+// started.
 //
 //	synctest.Test(t, func(t *testing.T) {
 //		engine := iiitest.Start(t)

@@ -1,6 +1,8 @@
 package iiitest
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -338,6 +340,38 @@ func TestHTTPTimeout(t *testing.T) {
 		}
 		// The function goes on; its answer is for nobody.
 		c.answer(`,"result":1`)
+		c.sync()
+	})
+}
+
+func TestClientOfARequestLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t)
+		c := dial(t, e).register("c")
+		w := newWeb(t, e)
+		c.function("f")
+		c.route("r", "f", "GET", "/f")
+		c.sync()
+		ctx, cancel := context.WithCancel(t.Context())
+		r, _ := http.NewRequestWithContext(ctx, "GET", e.HTTPURL()+"/f", nil)
+		left := make(chan error, 1)
+		go func() {
+			_, err := w.client.Do(r)
+			left <- err
+		}()
+		m := c.recv()
+		conn := w.channel(m["data"].(map[string]any)["response"])
+		cancel()
+		if err := <-left; !errors.Is(err, context.Canceled) {
+			t.Errorf("request: %v", err)
+		}
+		synctest.Wait()
+		// Nobody reads the response any more: its writer is cut.
+		_ = conn.WriteMessage(websocket.BinaryMessage, []byte("x"))
+		if _, _, err := conn.ReadMessage(); err == nil || websocket.IsCloseError(err, websocket.CloseNoStatusReceived) {
+			t.Errorf("writer of the response: %v, want a cut", err)
+		}
+		c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"f","result":1}`, m["invocation_id"])
 		c.sync()
 	})
 }
