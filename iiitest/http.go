@@ -3,9 +3,11 @@ package iiitest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -95,7 +97,11 @@ func (x *exchange) run() {
 	x.response.take(reading)
 	defer x.e.endChannel(x.response, reading)
 	x.requestBody.take(writing)
-	read := x.readBody(ctx)
+	read, ok := x.readBody(ctx)
+	if !ok {
+		x.timeOut()
+		return
+	}
 	defer func() { // nothing reads the body once this has returned
 		select {
 		case <-read:
@@ -119,23 +125,37 @@ func (x *exchange) run() {
 	case head := <-streamed:
 		x.stream(head)
 	case <-timeout.C:
-		clear(x.rw.Header())
-		x.rw.WriteHeader(http.StatusGatewayTimeout)
+		x.timeOut()
 	case <-x.r.Context().Done(): // the client is gone
 	case <-x.e.ctx.Done():
 		panic(http.ErrAbortHandler) // the engine closes: no answer
 	}
 }
 
+// timeOut is the answer to a request that took too long.
+func (x *exchange) timeOut() {
+	clear(x.rw.Header())
+	x.rw.WriteHeader(http.StatusGatewayTimeout)
+}
+
 // readBody gives the body to the request's channel, and to the payload if it
-// is JSON. The result is closed when the body is read no more.
-func (x *exchange) readBody(ctx context.Context) <-chan struct{} {
+// is JSON: that is read first, and false means that it did not come in time.
+// The channel is closed when the body is read no more.
+func (x *exchange) readBody(ctx context.Context) (<-chan struct{}, bool) {
 	done := make(chan struct{})
 	if strings.Contains(x.r.Header.Get("Content-Type"), "application/json") {
+		control := http.NewResponseController(x.rw)
+		_ = control.SetReadDeadline(time.Now().Add(x.e.cfg.httpTimeout))
 		body, err := io.ReadAll(http.MaxBytesReader(x.rw, x.r.Body, maxMessage))
-		if err == nil {
+		switch {
+		case err == nil:
 			x.payload.Body, _ = canonical(body)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			x.e.endChannel(x.requestBody, writing)
+			close(done)
+			return done, false
 		}
+		_ = control.SetReadDeadline(time.Time{})
 		x.e.spawn(func(context.Context) {
 			defer x.e.endChannel(x.requestBody, writing)
 			if len(body) > 0 {
@@ -143,7 +163,7 @@ func (x *exchange) readBody(ctx context.Context) <-chan struct{} {
 			}
 		})
 		close(done)
-		return done
+		return done, true
 	}
 	go func() { // joined by run
 		defer close(done)
@@ -159,7 +179,7 @@ func (x *exchange) readBody(ctx context.Context) <-chan struct{} {
 			}
 		}
 	}()
-	return done
+	return done, true
 }
 
 // call asks the condition and the middleware and calls the function. There is

@@ -315,33 +315,42 @@ func TestResponseOverItsChannel(t *testing.T) {
 }
 
 func TestHTTPTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := Start(t, WithHTTPTimeout(time.Minute))
-		c := dial(t, e).register("c")
-		w := newWeb(t, e)
-		c.function("f")
-		c.route("r", "f", "POST", "/f")
-		c.sync()
-		begin := time.Now()
-		// The body never ends either.
-		body, more := io.Pipe()
-		r, _ := http.NewRequestWithContext(t.Context(), "POST", e.HTTPURL()+"/f", body)
-		response, err := w.client.Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = response.Body.Close()
-		_ = more.Close()
-		if waited := time.Since(begin); response.StatusCode != http.StatusGatewayTimeout || waited != time.Minute {
-			t.Errorf("status %d after %v", response.StatusCode, waited)
-		}
-		if got := response.Header.Get("Access-Control-Allow-Origin"); got != "" {
-			t.Errorf("CORS header of a timeout: %q", got)
-		}
-		// The function goes on; its answer is for nobody.
-		c.answer(`,"result":1`)
-		c.sync()
-	})
+	for _, test := range []struct {
+		contentType string
+		called      bool // a JSON body must be complete before
+	}{{"text/plain", true}, {"application/json", false}} {
+		t.Run(test.contentType, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := Start(t, WithHTTPTimeout(time.Minute))
+				c := dial(t, e).register("c")
+				w := newWeb(t, e)
+				c.function("f")
+				c.route("r", "f", "POST", "/f")
+				c.sync()
+				begin := time.Now()
+				// The body never ends either.
+				body, more := io.Pipe()
+				r, _ := http.NewRequestWithContext(t.Context(), "POST", e.HTTPURL()+"/f", body)
+				r.Header.Set("Content-Type", test.contentType)
+				response, err := w.client.Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = response.Body.Close()
+				_ = more.Close()
+				if waited := time.Since(begin); response.StatusCode != http.StatusGatewayTimeout || waited != time.Minute {
+					t.Errorf("status %d after %v", response.StatusCode, waited)
+				}
+				if got := response.Header.Get("Access-Control-Allow-Origin"); got != "" {
+					t.Errorf("CORS header of a timeout: %q", got)
+				}
+				if test.called { // it goes on; its answer is for nobody
+					c.answer(`,"result":1`)
+				}
+				c.sync()
+			})
+		})
+	}
 }
 
 func TestClientOfARequestLeaves(t *testing.T) {
