@@ -35,6 +35,7 @@ type SharedEngineConnection struct {
 	queue  telemetryQueue
 	notify *notifier
 	report dropReport
+	losses telemetryLosses
 
 	stop      context.CancelFunc
 	drainOnce sync.Once
@@ -97,6 +98,7 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 		state:    ConnectionStateDisconnected,
 	}
 	s.queue = telemetryQueue{maxFrames: cfg.maxFrames, maxBytes: cfg.maxBytes, maxAway: cfg.maxAway, fresh: true, dropped: s.report.note}
+	s.losses.said = s.report.note
 	s.report.say = func() { s.notify.post(s.sayDrops) }
 	return s
 }
@@ -132,6 +134,7 @@ func (s *SharedEngineConnection) State() ConnectionState {
 func (s *SharedEngineConnection) Stats() ConnectionStats {
 	var stats ConnectionStats
 	s.queue.read(&stats)
+	stats.Lost = s.losses.read()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stats.Reconnects = s.reconnects
@@ -411,6 +414,7 @@ func (s *SharedEngineConnection) sayDrops() {
 				d.Frames(), d.what, d.Records, d.Full, d.NotConnected, d.Closed))
 		}
 	}
+	parts = stats.Lost.describe(parts)
 	if len(parts) > 0 {
 		s.complain(fmt.Errorf("iii: telemetry was dropped, in all: %s", strings.Join(parts, ", ")))
 	}

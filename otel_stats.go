@@ -15,6 +15,8 @@ type ConnectionStats struct {
 	// Dropped frames by what they carried. Frames that were shed after they had
 	// been sent count until the engine confirms them all the same.
 	Traces, LiveSpans, Metrics, Logs DroppedFrames
+
+	Lost RecordLosses // what did not become part of a frame
 }
 
 // Dropped is the number of all dropped frames, live spans apart: of those, the

@@ -1,0 +1,46 @@
+package iii
+
+import (
+	"context"
+	"sync/atomic"
+
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+)
+
+// liveSpanProcessor sends a snapshot of each sampled span as it starts, so that
+// the engine can show what is running (spec: live span starts). It must come
+// after the processors that set attributes.
+type liveSpanProcessor struct {
+	conn    *SharedEngineConnection
+	stopped atomic.Bool
+}
+
+func newLiveSpanProcessor(s *SharedEngineConnection) sdktrace.SpanProcessor {
+	return &liveSpanProcessor{conn: s}
+}
+
+// OnStart queues the snapshot before the span can end: the engine would show a
+// span as running for ever whose snapshot came last. One that is not sampled is
+// left out, since its end is never sent.
+func (p *liveSpanProcessor) OnStart(_ context.Context, s sdktrace.ReadWriteSpan) {
+	if !s.SpanContext().IsSampled() || !s.IsRecording() || p.stopped.Load() {
+		return
+	}
+	e := newOTLPEncoder()
+	for _, f := range e.liveSpan(s) {
+		_ = p.conn.enqueue(f) // counted there; the span itself follows
+	}
+	e.free()
+}
+
+// OnEnd does nothing: finished spans are exported in batches.
+func (p *liveSpanProcessor) OnEnd(sdktrace.ReadOnlySpan) {}
+
+// ForceFlush does nothing: nothing waits here.
+func (p *liveSpanProcessor) ForceFlush(context.Context) error { return nil }
+
+// Shutdown ends it.
+func (p *liveSpanProcessor) Shutdown(context.Context) error {
+	p.stopped.Store(true)
+	return nil
+}
