@@ -22,7 +22,6 @@ var scenarios = []scenario{
 	{name: "http-streaming"},
 	{name: "http-middleware-and-reply-shapes"},
 	{name: "enqueue-with-provider", opts: []Option{WithQueueProvider(false)}},
-	{name: "namespaces"},
 	{name: "state"},
 	{name: "streams"},
 	{name: "stream-provider", seed: func(e *Engine) {

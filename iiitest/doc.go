@@ -16,7 +16,7 @@
 // It speaks the worker protocol as an engine of version 0.23 does, which it is
 // tested for by replaying conversations that were recorded from one: functions
 // in namespaces, calls between workers, triggers bound to the engine's own
-// types (http, state, stream, stream:join, stream:leave, subscribe, log,
+// types (http, state, stream, stream:join, stream:leave, subscribe, log, trace,
 // engine::functions-available, engine::workers-available) or to those of other
 // workers, channels, and the engine's functions for state, streams, publishing,
 // logging, channels and introspection. Everything is in memory. Enqueueing
