@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -202,7 +203,9 @@ func (b *buffer) free() {
 	}
 }
 
-// value appends v as JSON. On an error the buffer is as it was.
+// value appends v as JSON. On an error the buffer is as it was. Text that is no
+// UTF-8, which raw values and marshalers can hold, would cost the connection: the
+// engine drops it for such a message.
 func (b *buffer) value(v any) error {
 	start := b.Len()
 	switch v := v.(type) {
@@ -217,16 +220,25 @@ func (b *buffer) value(v any) error {
 		if !validJSON(v) {
 			return errors.New("json.RawMessage holds no valid JSON")
 		}
+		if !utf8.Valid(v) {
+			return errNoUTF8
+		}
 		b.Write(v)
 		return nil
 	}
-	if err := b.encode(v); err != nil {
+	err := b.encode(v)
+	if err == nil && !utf8.Valid(b.Bytes()[start:]) {
+		err = errNoUTF8
+	}
+	if err != nil {
 		b.Truncate(start)
 		return err
 	}
 	b.Truncate(b.Len() - 1) // the encoder ends with a newline
 	return nil
 }
+
+var errNoUTF8 = errors.New("text is no valid UTF-8")
 
 // encode calls the encoder; a MarshalJSON that panics is the value's error.
 func (b *buffer) encode(v any) (err error) {

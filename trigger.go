@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync/atomic"
 
@@ -192,6 +193,10 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if strings.TrimSpace(functionID) == "" {
 		return nil, errors.New("iii: trigger: blank function id")
 	}
+	cfg, err := configValue(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+	}
 	config, err := triggerConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
@@ -225,11 +230,26 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	return t, nil
 }
 
-// triggerConfig checks a config and encodes it.
-func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
+// configValue is the config that a pointer to one leads to: the checks know values.
+func configValue(cfg TriggerConfig) (TriggerConfig, error) {
 	if cfg == nil {
 		return nil, errors.New("nil TriggerConfig")
 	}
+	v := reflect.ValueOf(cfg)
+	if v.Kind() != reflect.Pointer {
+		return cfg, nil
+	}
+	if v.IsNil() {
+		return nil, fmt.Errorf("nil %T", cfg)
+	}
+	if value, ok := v.Elem().Interface().(TriggerConfig); ok {
+		return value, nil
+	}
+	return cfg, nil
+}
+
+// triggerConfig checks a config and encodes it.
+func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 	var value any = cfg
 	var err error
 	switch cfg := cfg.(type) {

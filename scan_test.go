@@ -1,0 +1,220 @@
+package iii
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// field is a member that scanObject found.
+type field struct{ Key, Value string }
+
+func scanned(b []byte) (fields []field, err error) {
+	err = scanObject(b, func(key, value []byte) { fields = append(fields, field{string(key), string(value)}) })
+	return fields, err
+}
+
+func TestScanObject(t *testing.T) {
+	tests := []struct {
+		name, in string
+		want     []field
+	}{
+		{"empty", `{}`, nil},
+		{"empty with space", " \t\r\n{ \n} ", nil},
+		{"string", `{"a":"b"}`, []field{{"a", `"b"`}}},
+		{"numbers", `{"a":0,"b":-1.5e+30,"c":10E-2}`, []field{{"a", "0"}, {"b", "-1.5e+30"}, {"c", "10E-2"}}},
+		{"literals", `{"a":true,"b":false,"c":null}`, []field{{"a", "true"}, {"b", "false"}, {"c", "null"}}},
+		{"nested", `{"a":{"b":[1,{"c":[]}]} , "d" : [ { } ] }`, []field{{"a", `{"b":[1,{"c":[]}]}`}, {"d", `[ { } ]`}}},
+		{"escapes", `{"\"\\\u00e9":"\"}\\"}`, []field{{`\"\\\u00e9`, `"\"}\\"`}}},
+		{"twice", `{"a":1,"a":2}`, []field{{"a", "1"}, {"a", "2"}}},
+		{"brackets in strings", `{"a":"}]","b":"{["}`, []field{{"a", `"}]"`}, {"b", `"{["`}}},
+		{"beyond ASCII", `{"é":"日本"}`, []field{{"é", `"日本"`}}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := scanned([]byte(test.in))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("members (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// refusedJSON is refused by the scanner and by encoding/json.
+var refusedJSON = []string{
+	``, ` `, `{`, `{"`, `{"a`, `{"a"`, `{"a":`, `{"a":1`, `{"a":1,`, `{"a":1,}`, `{,}`, `{a:1}`, `{"a" 1}`, `{"a":1 "b":2}`, `{"a":1}}`, `{"a":1}x`,
+	`{"a":01}`, `{"a":-}`, `{"a":1.}`, `{"a":.5}`, `{"a":1e}`, `{"a":1e+}`, `{"a":+1}`, `{"a":0x1}`, `{"a":1_0}`, `{"a":--1}`,
+	`{"a":tru}`, `{"a":truE}`, `{"a":nul}`, `{"a":nulll}`, `{"a":undefined}`, `{"a":NaN}`, `{"a":Infinity}`,
+	`{"a":"\x"}`, `{"a":"\u12"}`, `{"a":"\u12g4"}`, `{"a":"\`, `{"a":"\u`, "{\"a\":\"\n\"}", "{\"a\":\"\x00\"}", `{"a":'b'}`,
+	`{"a":[}`, `{"a":[1,]}`, `{"a":[,1]}`, `{"a":[1 2]}`, `{"a":[1}`, `{"a":{]}`, `{"a":{"b"}}`, `{"a":{1:2}}`, `{"a":{"b":1,}}`, "{\"a\":1}\x00", "\ufeff{}",
+}
+
+func TestScanObjectRefuses(t *testing.T) {
+	for _, in := range refusedJSON {
+		if json.Valid([]byte(in)) {
+			t.Errorf("%q: encoding/json takes it", in)
+		}
+		if got, err := scanned([]byte(in)); err == nil {
+			t.Errorf("%q: taken: %v", in, got)
+		}
+	}
+	for _, in := range []string{`[]`, `"a"`, `1`, `null`, `true`} {
+		if got, err := scanned([]byte(in)); err == nil {
+			t.Errorf("%q is no object, and taken: %v", in, got)
+		}
+		if !validJSON([]byte(in)) {
+			t.Errorf("%q is no valid JSON", in)
+		}
+	}
+}
+
+// TestScanDepth is about nesting, which must not use up the stack.
+func TestScanDepth(t *testing.T) {
+	nested := func(depth int, open, end string) []byte {
+		return []byte(strings.Repeat(open, depth) + strings.Repeat(end, depth))
+	}
+	for _, kind := range [][2]string{{"[", "]"}, {`{"a":[`, `]}`}} {
+		levels := strings.Count(kind[0], "[") + strings.Count(kind[0], "{")
+		if in := nested(maxDepth/levels, kind[0], kind[1]); !validJSON(in) {
+			t.Errorf("%d levels of %s are refused", maxDepth, kind[0])
+		}
+		for _, depth := range []int{maxDepth/levels + 1, 10_000_000} {
+			if in := nested(depth, kind[0], kind[1]); validJSON(in) {
+				t.Errorf("%d times %s is taken", depth, kind[0])
+			}
+		}
+	}
+	if _, err := scanned(nested(5_000_000, `{"a":`, `}`)); err == nil {
+		t.Error("a deeply nested object is taken")
+	}
+}
+
+func TestStringOf(t *testing.T) {
+	for in, want := range map[string]string{
+		`""`: "", `"a"`: "a", `"é"`: "é", `"\u00e9\n"`: "é\n", "\"\xff\"": "\ufffd", `"\ud83d\ude00"`: "😀", `"\ud800"`: "\ufffd", `"a\/b"`: "a/b",
+	} {
+		if got, ok := stringOf([]byte(in)); !ok || got != want {
+			t.Errorf("%s: %q, %v; want %q", in, got, ok, want)
+		}
+	}
+	for _, in := range []string{``, `"`, `null`, `1`, `{}`} {
+		if got, ok := stringOf([]byte(in)); ok {
+			t.Errorf("%s: %q is no string", in, got)
+		}
+	}
+}
+
+var scanSeeds = append([]string{
+	`{"type":"invokefunction","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"a::b","data":{"x":[1,2.5e-3,null,true,"é\u00e9\n"]}}`,
+	`{"type":"invocationresult","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","error":{"code":"C","message":"m"}}`,
+	`[[],{},"",0,-0,-0.0e0]`, `"\ud800\udc00"`, ` null `, "{\"\xff\":\"\xc3\x28\"}", `{"a":1e999}`,
+}, refusedJSON...)
+
+// depthOf is how deeply JSON is nested, as far as it is any.
+func depthOf(b []byte) (depth int) {
+	level, quoted := 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '[' || c == '{':
+			level++
+			depth = max(depth, level)
+		case c == ']' || c == '}':
+			level--
+		}
+	}
+	return depth
+}
+
+// FuzzValidJSON has encoding/json judge what is JSON.
+func FuzzValidJSON(f *testing.F) {
+	for _, seed := range scanSeeds {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if got, want := validJSON(b), json.Valid(b) && depthOf(b) <= maxDepth; got != want {
+			t.Errorf("%q: valid: %v, encoding/json says %v", b, got, want)
+		}
+	})
+}
+
+// FuzzScanObject has encoding/json judge what the members of an object are.
+func FuzzScanObject(f *testing.F) {
+	for _, seed := range scanSeeds {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		fields, err := scanned(b)
+		object := len(bytes.TrimLeft(b, " \t\r\n")) > 0 && bytes.TrimLeft(b, " \t\r\n")[0] == '{'
+		want := json.Valid(b) && object && depthOf(b) <= maxDepth
+		if (err == nil) != want {
+			t.Fatalf("%q: %v, encoding/json says %v", b, err, want)
+		}
+		if err != nil {
+			return
+		}
+		var members map[string]json.RawMessage
+		if err := json.Unmarshal(b, &members); err != nil {
+			if utf8.Valid(b) {
+				t.Fatal(err)
+			}
+			return // newer versions of encoding/json refuse text that is no UTF-8
+		}
+		got := map[string]string{}
+		for _, f := range fields {
+			key, ok := stringOf([]byte(`"` + f.Key + `"`))
+			if !ok {
+				t.Fatalf("%q: key %q does not decode", b, f.Key)
+			}
+			got[key] = f.Value
+		}
+		for key, value := range members {
+			if got[key] != string(value) {
+				t.Errorf("%q: member %q is %q, encoding/json says %q", b, key, got[key], value)
+			}
+			delete(got, key)
+		}
+		if len(got) > 0 {
+			t.Errorf("%q: encoding/json does not know the members %v", b, got)
+		}
+	})
+}
+
+// FuzzAppendString has encoding/json read what was appended.
+func FuzzAppendString(f *testing.F) {
+	for _, seed := range []string{"", "a", "a\"b\\c", "é日本😀", "\x00\x01\x1f\x7f", "a\xffb", "\xed\xa0\x80", "\u2028\u2029<>&", "\xe2\x28\xa1"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got := appendString([]byte("x"), s)
+		if got[0] != 'x' || !utf8.Valid(got) {
+			t.Fatalf("%q: %q", s, got)
+		}
+		var back string
+		if err := json.Unmarshal(got[1:], &back); err != nil {
+			t.Fatalf("%q: %q: %v", s, got, err)
+		}
+		if utf8.ValidString(s) && back != s {
+			t.Errorf("%q: became %q", s, back)
+		}
+		std, err := json.Marshal(s)
+		if err != nil {
+			return
+		}
+		var judge string
+		if err := json.Unmarshal(std, &judge); err != nil || judge != back {
+			t.Errorf("%q: %q, encoding/json says %q, %v", s, back, judge, err)
+		}
+	})
+}
