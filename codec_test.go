@@ -1,0 +1,330 @@
+package iii
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+)
+
+const testID = "0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10"
+
+func TestEncodeInvoke(t *testing.T) {
+	id := uuid.MustParse(testID)
+	enqueue := &TriggerAction{Action: ActionEnqueue{Type: TriggerActionTypeEnqueue, Queue: "q\"1"}}
+	tests := []struct {
+		name string
+		inv  invocation
+		in   any
+		want InvokeFunctionMessage
+	}{
+		{"call", invocation{id: id, functionID: "a::b"}, map[string]any{"x": 1},
+			InvokeFunctionMessage{FunctionID: "a::b", InvocationID: testID, Data: JSONValue(`{"x":1}`)}},
+		{"void", invocation{functionID: "a::b", action: actionVoid}, []int{1},
+			InvokeFunctionMessage{FunctionID: "a::b", Action: &TriggerAction{Action: ActionVoid{Type: TriggerActionTypeVoid}}, Data: JSONValue(`[1]`)}},
+		{"enqueue", invocation{id: id, functionID: "a::b", action: actionEnqueue, queue: "q\"1"}, nil,
+			InvokeFunctionMessage{FunctionID: "a::b", InvocationID: testID, Action: enqueue, Data: JSONValue(`null`)}},
+		{"everything", invocation{id: id, functionID: "é\n\"\\\x00", namespace: "n s", traceparent: "00-t-01", baggage: "a=b\t", metadata: "m", hasMetadata: true}, json.RawMessage(`{ "a" : 1 }`),
+			InvokeFunctionMessage{FunctionID: "é\n\"\\\x00", InvocationID: testID, Namespace: "n s", Traceparent: "00-t-01", Baggage: "a=b\t",
+				Metadata: JSONValue(`"m"`), Data: JSONValue(`{ "a" : 1 }`)}},
+		{"no HTML", invocation{id: id, functionID: "f"}, "<&>", InvokeFunctionMessage{FunctionID: "f", InvocationID: testID, Data: JSONValue(`"<&>"`)}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBuffer()
+			defer b.free()
+			if err := encodeInvoke(b, &test.inv, test.in); err != nil {
+				t.Fatal(err)
+			}
+			if err := validate("InvokeFunctionMessage", b.Bytes()); err != nil {
+				t.Errorf("%s: %v", b, err)
+			}
+			var got InvokeFunctionMessage
+			if err := json.Unmarshal(b.Bytes(), &got); err != nil {
+				t.Fatalf("%s: %v", b, err)
+			}
+			got.Type = ""
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", b, diff)
+			}
+		})
+	}
+}
+
+func TestEncodeResult(t *testing.T) {
+	b := newBuffer()
+	defer b.free()
+	if err := encodeResult(b, []byte(testID), "f\"", map[string]int{"a": 1}); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"type":"invocationresult","invocation_id":"` + testID + `","function_id":"f\"","result":{"a":1}}`
+	if b.String() != want {
+		t.Errorf("result: %s\nwant    %s", b, want)
+	}
+	for _, stack := range []string{"", "line 1\nline 2"} {
+		b.Reset()
+		encodeError(b, []byte(testID), "f", "C\"", "m\xff", stack)
+		if err := validate("InvocationResultMessage", b.Bytes()); err != nil {
+			t.Errorf("%s: %v", b, err)
+		}
+		var got InvocationResultMessage
+		if err := json.Unmarshal(b.Bytes(), &got); err != nil {
+			t.Fatalf("%s: %v", b, err)
+		}
+		if diff := cmp.Diff(&ErrorBody{Code: "C\"", Message: "m\ufffd", Stacktrace: stack}, got.Error); diff != "" {
+			t.Errorf("error (-want +got):\n%s", diff)
+		}
+	}
+}
+
+// TestEncodeRefuses is about values that do not encode: the error says so, and the
+// buffer, which goes back to a pool, works again.
+func TestEncodeRefuses(t *testing.T) {
+	for name, v := range map[string]any{
+		"channel": make(chan int), "function": func() {}, "NaN": nan(), "raw": json.RawMessage("{"), "empty raw": json.RawMessage{},
+		"error": unencodable{}, "panic": panicJSON{}, "raw that is no UTF-8": json.RawMessage("\"\xff\""), "marshaler that is no UTF-8": latin1{},
+		"nested": []any{1, panicJSON{}}, "key that is no UTF-8 inside raw": map[string]any{"a": json.RawMessage("{\"\xe9\":1}")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBuffer()
+			defer b.free()
+			b.WriteString("before")
+			if err := b.value(v); err == nil {
+				t.Errorf("encodes as %s", b)
+			}
+			if b.String() != "before" {
+				t.Errorf("buffer holds %q after the error", b)
+			}
+			if err := b.value([]string{"<a>"}); err != nil || b.String() != `before["<a>"]` {
+				t.Errorf("after the error: %s, %v", b, err)
+			}
+			if err := encodeInvoke(newBuffer(), &invocation{functionID: "f"}, v); err == nil {
+				t.Error("encodes as a payload")
+			}
+			if err := encodeInvoke(newBuffer(), &invocation{functionID: "f", hasMetadata: true, metadata: v}, nil); err == nil {
+				t.Error("encodes as metadata")
+			}
+		})
+	}
+}
+
+func nan() float64 { zero := 0.0; return zero / zero }
+
+// latin1 encodes as text that is no UTF-8.
+type latin1 struct{}
+
+func (latin1) MarshalJSON() ([]byte, error) { return []byte("\"caf\xe9\""), nil }
+
+func TestAppendID(t *testing.T) {
+	for range 100 {
+		id := newInvocationID()
+		if got := string(appendID(nil, id)); got != id.String() {
+			t.Fatalf("%s, want %s", got, id)
+		}
+		if back, ok := parseInvocationID(appendID(nil, id)); !ok || back != id {
+			t.Fatalf("%s is read as %s, %v", id, back, ok)
+		}
+	}
+	for _, text := range []string{"", "x", strings.Repeat("x", 36), strings.ReplaceAll(testID, "-", "_")} {
+		if id, ok := parseInvocationID([]byte(text)); ok {
+			t.Errorf("%q is read as %s", text, id)
+		}
+	}
+}
+
+// cut is what parse cuts out, as text.
+type cut struct {
+	Kind                                                            messageType
+	ID, Function, Data, Result, Err, Traceparent, Baggage, Metadata string
+}
+
+func cutOf(m *received) cut {
+	return cut{m.kind, string(m.id), string(m.functionID), string(m.data), string(m.result), string(m.err), string(m.traceparent), string(m.baggage), string(m.metadata)}
+}
+
+func TestParse(t *testing.T) {
+	tests := []struct {
+		name, in string
+		want     cut
+	}{
+		{"invoke", `{"type":"invokefunction","invocation_id":"` + testID + `","function_id":"a::b","data":{"x":1}}`,
+			cut{Kind: messageInvoke, ID: testID, Function: `"a::b"`, Data: `{"x":1}`}},
+		{"invoke with everything", `{"data":[ 1 ],"baggage":"b","traceparent":"t","metadata":{"m":1},"function_id":"a\"b","invocation_id":"` + testID + `","type":"invokefunction","new":{}}`,
+			cut{Kind: messageInvoke, ID: testID, Function: `"a\"b"`, Data: `[ 1 ]`, Traceparent: `"t"`, Baggage: `"b"`, Metadata: `{"m":1}`}},
+		{"invoke without an id", `{"type":"invokefunction","function_id":"f","data":1}`, cut{Kind: messageInvoke, Function: `"f"`, Data: `1`}},
+		{"invoke with null", `{"type":"invokefunction","invocation_id":null,"function_id":"f","metadata":null}`, cut{Kind: messageInvoke, Function: `"f"`, Data: `null`}},
+		{"result", `{"type":"invocationresult","invocation_id":"` + testID + `","result":{"a":[]}}`, cut{Kind: messageResult, ID: testID, Result: `{"a":[]}`}},
+		{"result without one", `{"type":"invocationresult","invocation_id":"` + testID + `","error":null}`, cut{Kind: messageResult, ID: testID, Result: `null`}},
+		{"error", `{"type":"invocationresult","invocation_id":"` + testID + `","error":{"code":"C","message":"m"},"result":null}`,
+			cut{Kind: messageResult, ID: testID, Result: `null`, Err: `{"code":"C","message":"m"}`}},
+		{"ping", `{"type":"ping"}`, cut{Kind: messagePing}},
+		{"pong", ` { "type" : "pong" } `, cut{Kind: messagePong}},
+		{"greeting", `{"type":"workerregistered","worker_id":"w"}`, cut{Kind: messageWorkerRegistered}},
+		{"trigger result", `{"type":"triggerregistrationresult"}`, cut{Kind: messageTriggerResult}},
+		{"trigger", `{"type":"registertrigger"}`, cut{Kind: messageRegisterTrigger}},
+		{"trigger taken back", `{"type":"unregistertrigger"}`, cut{Kind: messageUnregisterTrigger}},
+		{"rejection", `{"type":"registrationrejected"}`, cut{Kind: messageRejected}},
+		{"auth error", `{"type":"error","error":{"code":"AUTH_ERROR","message":"no"}}`, cut{Kind: messageError, Err: `{"code":"AUTH_ERROR","message":"no"}`}},
+		{"unknown", `{"type":"hello \u00e9"}`, cut{Kind: messageUnknown}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var m received
+			if err := m.parse([]byte(test.in)); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, cutOf(&m)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if m.kind == messageUnknown && m.tag != "hello é" {
+				t.Errorf("tag %q", m.tag)
+			}
+		})
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for _, in := range append([]string{
+		`{}`, `[]`, `null`, `"ping"`, `{"type":null}`, `{"type":1}`, `{"type":{"type":"ping"}}`, `{"type":""`,
+		`{"type":"invokefunction"}`, `{"type":"invokefunction","function_id":1}`, `{"type":"invokefunction","function_id":null}`,
+		`{"type":"invokefunction","function_id":"f","invocation_id":"x"}`, `{"type":"invokefunction","function_id":"f","invocation_id":7}`,
+		`{"type":"invocationresult"}`, `{"type":"invocationresult","invocation_id":null}`, `{"type":"invocationresult","invocation_id":""}`,
+	}, refusedJSON...) {
+		var m received
+		if err := m.parse([]byte(in)); err == nil {
+			t.Errorf("%s: taken as %+v", in, cutOf(&m))
+		}
+	}
+}
+
+// TestParseRecordings has the generated types judge what is cut out of messages
+// that a running engine has sent.
+func TestParseRecordings(t *testing.T) {
+	seen := map[messageType]int{}
+	for _, frame := range recordedFrames(t) {
+		if frame.sent || strings.HasPrefix(frame.file, "stream-socket") || !bytes.Contains(frame.raw, []byte(`"type"`)) {
+			continue // those of the stream socket and of channels are no messages of the worker protocol
+		}
+		var m received
+		if err := m.parse(frame.raw); err != nil {
+			t.Errorf("%s: %v", frame.at(), err)
+			continue
+		}
+		seen[m.kind]++
+		got := cutOf(&m)
+		want := cut{Kind: m.kind}
+		switch m.kind {
+		case messageInvoke:
+			var v InvokeFunctionMessage
+			if err := json.Unmarshal(frame.raw, &v); err != nil {
+				t.Fatalf("%s: %v", frame.at(), err)
+			}
+			got.Function, _ = stringOf(m.functionID)
+			got.Traceparent, _ = stringOf(m.traceparent)
+			got.Baggage, _ = stringOf(m.baggage)
+			want = cut{Kind: m.kind, ID: v.InvocationID, Function: v.FunctionID, Data: string(v.Data), Traceparent: v.Traceparent, Baggage: v.Baggage, Metadata: string(v.Metadata)}
+		case messageResult:
+			var v InvocationResultMessage
+			if err := json.Unmarshal(frame.raw, &v); err != nil {
+				t.Fatalf("%s: %v", frame.at(), err)
+			}
+			if v.Error != nil {
+				var body ErrorBody
+				if err := json.Unmarshal(m.err, &body); err != nil || body != *v.Error {
+					t.Errorf("%s: error %s, want %+v", frame.at(), m.err, v.Error)
+				}
+			}
+			if v.Result == nil {
+				v.Result = JSONValue("null")
+			}
+			want = cut{Kind: m.kind, ID: v.InvocationID, Result: string(v.Result)}
+			got.Err, got.Function, got.Traceparent, got.Baggage = "", "", "", ""
+		case messageUnknown:
+			t.Errorf("%s: unknown type %q", frame.at(), m.tag)
+		default:
+			continue
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", frame.at(), diff)
+		}
+	}
+	for _, kind := range []messageType{messageInvoke, messageResult, messagePong, messageWorkerRegistered, messageTriggerResult, messageRegisterTrigger, messageRejected} {
+		if seen[kind] == 0 {
+			t.Errorf("no message of type %d in the recordings", kind)
+		}
+	}
+}
+
+func TestRemoteError(t *testing.T) {
+	tests := []struct {
+		raw  string
+		want Error
+	}{
+		{`{"code":"C","message":"m","stacktrace":"s"}`, Error{Code: "C", Message: "m", Stacktrace: "s", FunctionID: "f", InvocationID: "i"}},
+		{`{"code":"C","message":"m","stacktrace":null}`, Error{Code: "C", Message: "m", FunctionID: "f", InvocationID: "i"}},
+		{`{}`, Error{FunctionID: "f", InvocationID: "i"}},
+	}
+	for _, test := range tests {
+		var got *Error
+		if err := remoteError([]byte(test.raw), "f", "i"); !errors.As(err, &got) {
+			t.Fatalf("%s: %v", test.raw, err)
+		}
+		if diff := cmp.Diff(test.want, *got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.raw, diff)
+		}
+	}
+	for _, raw := range []string{`"broken"`, `7`, `[]`, `{"code":1}`} {
+		var got *Error
+		if err := remoteError([]byte(raw), "f", "i"); !errors.As(err, &got) || got.Code != "UNKNOWN" || got.FunctionID != "f" {
+			t.Errorf("%s: %v", raw, err)
+		}
+	}
+}
+
+// FuzzParse cuts messages: none panics, what is cut out is JSON, and a message
+// made of the parts is cut into the same parts.
+func FuzzParse(f *testing.F) {
+	for _, seed := range scanSeeds {
+		f.Add([]byte(seed))
+	}
+	for _, kind := range []string{"ping", "pong", "workerregistered", "error", "registrationrejected", "triggerregistrationresult", "x"} {
+		f.Add([]byte(`{"type":"` + kind + `","function_id":null,"metadata":{"a":[]},"traceparent":"t","baggage":"b"}`))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m received
+		if m.parse(b) != nil {
+			return
+		}
+		if m.kind != messageInvoke && m.kind != messageResult {
+			return
+		}
+		again := append([]byte(`{"type":"`), []string{messageInvoke: "invokefunction", messageResult: "invocationresult"}[m.kind]...)
+		again = append(again, '"')
+		if len(m.id) > 0 {
+			again = append(append(append(again, `,"invocation_id":"`...), m.id...), '"')
+		}
+		for _, part := range []struct {
+			key string
+			raw []byte
+		}{{"function_id", m.functionID}, {"data", m.data}, {"result", m.result}, {"error", m.err}, {"traceparent", m.traceparent}, {"baggage", m.baggage}, {"metadata", m.metadata}} {
+			if len(part.raw) == 0 {
+				continue
+			}
+			if !json.Valid(part.raw) {
+				t.Fatalf("%q: %s is no JSON: %q", b, part.key, part.raw)
+			}
+			again = append(append(append(append(again, `,"`...), part.key...), `":`...), part.raw...)
+		}
+		var second received
+		if err := second.parse(append(again, '}')); err != nil {
+			t.Fatalf("%q made %q: %v", b, again, err)
+		}
+		if diff := cmp.Diff(cutOf(&m), cutOf(&second)); diff != "" {
+			t.Errorf("%q (-first +second):\n%s", b, diff)
+		}
+	})
+}

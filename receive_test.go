@@ -1,0 +1,59 @@
+package iii
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+)
+
+// FuzzReceive gives a client any message: it must neither panic nor end.
+func FuzzReceive(f *testing.F) {
+	for _, seed := range scanSeeds {
+		f.Add([]byte(seed))
+	}
+	for _, seed := range []string{`{"type":"workerregistered","worker_id":1}`, `{"type":"workerregistered","worker_id":"w","reattach_token":null}`,
+		`{"type":"triggerregistrationresult","id":"t","trigger_type":"x","function_id":"f","error":{"code":"c","message":"m"}}`,
+		`{"type":"registertrigger","id":"t","trigger_type":"x","function_id":"f","config":null}`, `{"type":"unregistertrigger","id":"t"}`,
+		`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"d","function_id":"f","owner_worker_id":""}`} {
+		f.Add([]byte(seed))
+	}
+	c, err := New("")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = c.Close() })
+	echo := func(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }
+	if _, err := c.HandleFunc("a::b", echo); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		l := bareLink(c)
+		c.registry.begin(l)
+		input := bytes.Clone(b)
+		c.receive(l, b)
+		if !bytes.Equal(input, b) {
+			t.Errorf("%q was changed to %q", input, b)
+		}
+		c.registry.end(l)
+		l.fail(errors.New("end"))
+		c.out.detach(l, l.err)
+	})
+}
+
+// bareLink is a link of c whose socket nobody reads or writes.
+func bareLink(c *Client) *link {
+	end, _ := memPipe(1 << 10)
+	l := &link{
+		socket:     &socket{net: &gatherConn{Conn: end}, wake: make(chan struct{}, 1), dead: make(chan struct{})},
+		client:     c,
+		registerID: newInvocationID(),
+		welcomed:   make(chan struct{}),
+		registered: make(chan error, 1),
+		applied:    make(chan struct{}),
+	}
+	l.handlers, l.cancel = context.WithCancelCause(c.handlers)
+	l.onFail = func(err error) { l.cancel(err) }
+	return l
+}
