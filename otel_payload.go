@@ -1,0 +1,258 @@
+package iii
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// The span of an invocation carries what came in and what went out, as events,
+// unless $III_DISABLE_TRACE_PAYLOADS is set. Values of keys that name secrets are
+// replaced; nothing else of a value is looked at (spec: payload capture).
+const (
+	eventInput  = "iii.invocation.input"
+	eventOutput = "iii.invocation.output"
+
+	attributePayload   = attribute.Key("iii.payload.json")
+	attributeTruncated = attribute.Key("iii.payload.truncated")
+	attributeOK        = attribute.Key("iii.payload.ok")
+)
+
+const (
+	redacted        = "[REDACTED]"
+	truncatedMarker = `..."[TRUNCATED]"`
+
+	// maxCapturedPayload is the limit where the environment sets none: telemetry
+	// frames must stay far below what ends a connection.
+	maxCapturedPayload = 1 << 20
+)
+
+// capturedPayload returns the limit in bytes for a captured payload, 0 if none is
+// captured. The environment may change while the process runs.
+func capturedPayload() int {
+	switch strings.ToLower(strings.TrimSpace(os.Getenv("III_DISABLE_TRACE_PAYLOADS"))) {
+	case "1", "true", "yes", "on":
+		return 0
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(os.Getenv("III_TRACE_PAYLOAD_MAX_BYTES")))
+	if err != nil || n <= 0 || n > maxCapturedPayload {
+		return maxCapturedPayload // "unlimited" too
+	}
+	return n
+}
+
+// recordInput puts an invocation's payload, valid JSON, on its span.
+func recordInput(span trace.Span, payload []byte, limit int) {
+	text, cut := redactAndTruncate(payload, limit)
+	span.AddEvent(eventInput, trace.WithAttributes(attributePayload.String(text), attributeTruncated.Bool(cut)))
+}
+
+// recordOutput puts its result, or its error, on its span.
+func recordOutput(span trace.Span, payload []byte, limit int, ok bool) {
+	text, cut := redactAndTruncate(payload, limit)
+	span.AddEvent(eventOutput, trace.WithAttributes(attributePayload.String(text), attributeTruncated.Bool(cut), attributeOK.Bool(ok)))
+}
+
+// Redact returns v as JSON values (map[string]any, []any, string, bool, nil,
+// numbers as json.Number) in which the value of every key that names a secret is
+// the text "[REDACTED]". A key does if it contains, in any case, api_key, apikey,
+// api-key, password, secret, credential, authorization, auth_token, access_token,
+// refresh_token, bearer or private_key, is token, or ends in _token or -token.
+// Values are not looked at: a secret under another key stays. A value that does
+// not encode as JSON becomes nil.
+func Redact(v any) any {
+	b := newBuffer()
+	defer b.free()
+	if b.value(v) != nil {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(redactJSON(b.Bytes(), -1)))
+	d.UseNumber()
+	var out any
+	if d.Decode(&out) != nil {
+		return nil
+	}
+	return out
+}
+
+// RedactAndTruncate is v as JSON, redacted as by [Redact] and, if that is longer
+// than maxBytes, cut off at a character, with the marker ..."[TRUNCATED]" at its
+// end; with the marker it is at most maxBytes long. 0 or less is no limit. A value
+// that does not encode as JSON is null.
+func RedactAndTruncate(v any, maxBytes int) (text string, truncated bool) {
+	if maxBytes <= 0 {
+		maxBytes = -1
+	}
+	b := newBuffer()
+	defer b.free()
+	if b.value(v) != nil {
+		b.WriteString("null") // value leaves nothing on an error
+	}
+	return redactAndTruncate(b.Bytes(), maxBytes)
+}
+
+// redactAndTruncate does both to valid JSON; a negative limit is none.
+func redactAndTruncate(raw []byte, limit int) (text string, truncated bool) {
+	out := redactJSON(raw, limit)
+	if limit < 0 || len(out) <= limit {
+		return string(out), false
+	}
+	return truncateJSON(out, limit), true
+}
+
+// truncateJSON cuts text, which is longer than limit.
+func truncateJSON(text []byte, limit int) string {
+	if limit <= len(truncatedMarker) {
+		return truncatedMarker[:limit]
+	}
+	cut := limit - len(truncatedMarker)
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return string(text[:cut]) + truncatedMarker
+}
+
+// redactJSON returns raw, which is valid JSON, without the white space between
+// tokens and with the values of sensitive keys replaced. The result may be a part
+// of raw. With a limit it ends soon after that.
+func redactJSON(raw []byte, limit int) []byte {
+	var out []byte
+	from, i := 0, 0 // raw[from:i] is to follow out
+	for i < len(raw) {
+		switch raw[i] {
+		case '"':
+			end := stringEnd(raw, i)
+			colon := skipSpace(raw, end)
+			if colon == len(raw) || raw[colon] != ':' || !sensitiveKey(raw[i:end]) {
+				i = end
+				break
+			}
+			out = append(out, raw[from:end]...)
+			out = append(out, `:"`+redacted+`"`...)
+			i = valueEnd(raw, skipSpace(raw, colon+1))
+			from = i
+		case ' ', '\n', '\r', '\t':
+			out = append(out, raw[from:i]...)
+			i = skipSpace(raw, i)
+			from = i
+		default:
+			i++
+		}
+		if limit >= 0 && len(out)+i-from > limit {
+			i = from + max(0, min(i-from, limit+1-len(out)))
+			break
+		}
+	}
+	if out == nil {
+		return raw[from:i]
+	}
+	return append(out, raw[from:i]...)
+}
+
+// stringEnd is the index behind the JSON string that begins at i of valid JSON.
+func stringEnd(b []byte, i int) int {
+	for j := i + 1; ; j++ {
+		n := bytes.IndexByte(b[j:], '"')
+		if n < 0 {
+			return len(b)
+		}
+		j += n
+		escapes := 0
+		for b[j-1-escapes] == '\\' {
+			escapes++
+		}
+		if escapes%2 == 0 {
+			return j + 1
+		}
+	}
+}
+
+// valueEnd is the index behind the value that begins at i of valid JSON.
+func valueEnd(b []byte, i int) int {
+	depth := 0
+	for i < len(b) {
+		switch b[i] {
+		case '"':
+			if i = stringEnd(b, i); depth == 0 {
+				return i
+			}
+			continue
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth == 0 {
+				return i // behind a number or a literal
+			}
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		case ',', ' ', '\n', '\r', '\t':
+			if depth == 0 {
+				return i
+			}
+		}
+		i++
+	}
+	return i
+}
+
+// sensitiveKey says whether the key, a raw JSON string, names a secret.
+func sensitiveKey(raw []byte) bool {
+	if bytes.IndexByte(raw, '\\') >= 0 {
+		key, _ := stringOf(raw)
+		return namesSecret([]byte(key))
+	}
+	return namesSecret(raw[1 : len(raw)-1])
+}
+
+// secretWords are what sensitive keys contain; client_secret is one by "secret".
+var secretWords = []string{"api_key", "apikey", "api-key", "password", "secret", "credential", "authorization",
+	"auth_token", "access_token", "refresh_token", "bearer", "private_key"}
+
+// secretInitials are the first letters of secretWords.
+var secretInitials = func() (t [256]bool) {
+	for _, word := range secretWords {
+		t[word[0]], t[word[0]-'a'+'A'] = true, true
+	}
+	return t
+}()
+
+func namesSecret(key []byte) bool {
+	for i, c := range key {
+		if !secretInitials[c] {
+			continue
+		}
+		for _, word := range secretWords {
+			if hasPrefixFold(key[i:], word) {
+				return true
+			}
+		}
+	}
+	if n := len(key) - len("token"); n >= 0 && hasPrefixFold(key[n:], "token") {
+		return n == 0 || key[n-1] == '_' || key[n-1] == '-'
+	}
+	return false
+}
+
+// hasPrefixFold ignores the case of ASCII letters; prefix is in lower case.
+func hasPrefixFold(key []byte, prefix string) bool {
+	if len(key) < len(prefix) {
+		return false
+	}
+	for i := range len(prefix) {
+		c := key[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != prefix[i] {
+			return false
+		}
+	}
+	return true
+}
