@@ -30,6 +30,7 @@ type Client struct {
 	registry *registry
 	dispatch *dispatcher
 	notify   *notifier
+	tracing  *tracing // nil without telemetry
 	channels channelSet
 
 	handlers       context.Context // parent of every handler's context
@@ -79,6 +80,7 @@ func New(address string, opts ...Option) (*Client, error) {
 	c.registry = newRegistry(c.out)
 	c.dispatch = &dispatcher{limit: cfg.maxConcurrency, run: c.execute}
 	c.handlers, c.cancelHandlers = context.WithCancel(context.Background())
+	c.startTelemetry()
 	return c, nil
 }
 
@@ -214,9 +216,10 @@ func (c *Client) Run(ctx context.Context) error {
 
 // Shutdown ends the client in order: it takes back its triggers and functions,
 // answers what was not started with code worker_draining, lets running handlers
-// finish and their results leave, and closes the connection. Calls of running
-// handlers still go out. When ctx ends first, what is left is cut off as by
-// Close, and the error says so. Further calls wait for the end as well.
+// finish and their results leave, flushes its telemetry, and closes the
+// connection. Calls of running handlers still go out. When ctx ends first, what
+// is left is cut off as by Close, and the error says so. Further calls wait for
+// the end as well.
 func (c *Client) Shutdown(ctx context.Context) error {
 	c.mu.Lock()
 	first, connecting := !c.draining, c.stop != nil
@@ -248,6 +251,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 		err = c.out.flush(ctx)
 	}
 	if err == nil {
+		err = c.flushTelemetry(ctx)
 		if l := c.attached(); l != nil {
 			c.closing.Store(true)
 			l.closeOrderly(ctx)
@@ -450,7 +454,9 @@ func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended 
 	if previous != nil {
 		<-previous
 	}
+	stopGauges := c.startGauges()
 	err := c.keepConnected(ctx)
+	stopGauges()
 	if err == nil {
 		c.setState(ConnectionStateDisconnected, nil)
 	}

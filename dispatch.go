@@ -205,28 +205,33 @@ func (c *Client) execute(in *incoming) {
 		c.out.stats.repliesDropped.Add(1)
 		return
 	}
-	ctx := &invocationContext{Context: in.link.handlers, client: c, in: in}
+	ctx, span := c.tracing.begin(&invocationContext{Context: in.link.handlers, client: c, in: in}, in)
 	var answer *buffer
 	returned := false
 	defer func() {
 		if !returned {
-			answer = c.encodePanic(ctx, in, recover()) // nil after runtime.Goexit
+			answer = c.encodePanic(ctx, in, span, recover()) // nil after runtime.Goexit
 		}
+		span.end(ctx, answer)
 		if answer != nil {
 			c.out.reply(in.link, answer)
 		}
 	}()
 	result, err := in.function.handler(ctx, in.data)
 	if len(in.id) > 0 {
-		answer = c.encodeAnswer(ctx, in, result, err)
+		answer, err = c.encodeAnswer(ctx, in, result, err)
+		span.answered(answer, err)
+	} else {
+		span.returned(result, err)
 	}
 	returned = true
 }
 
 // encodePanic logs a handler that did not return and is the message for that, or
 // nil if no answer is wanted. It runs above the frames that panicked.
-func (c *Client) encodePanic(ctx context.Context, in *incoming, p any) *buffer {
+func (c *Client) encodePanic(ctx context.Context, in *incoming, span invocationSpan, p any) *buffer {
 	stack := string(debug.Stack())
+	span.panicked(p, stack)
 	c.log.LogAttrs(ctx, slog.LevelError, "iii: handler panicked", slog.String("function", in.function.id),
 		slog.Any("panic", p), slog.String("stack", stack))
 	if len(in.id) == 0 {
@@ -237,17 +242,19 @@ func (c *Client) encodePanic(ctx context.Context, in *incoming, p any) *buffer {
 		failure.Message = fmt.Sprintf("handler panicked: %v", p)
 		failure.Stacktrace = stack
 	}
-	return c.encodeAnswer(ctx, in, nil, failure)
+	answer, _ := c.encodeAnswer(ctx, in, nil, failure)
+	return answer
 }
 
-// encodeAnswer is the message for what a handler returned.
-func (c *Client) encodeAnswer(ctx context.Context, in *incoming, result any, err error) *buffer {
+// encodeAnswer is the message for what a handler returned, and the error that it
+// tells, which may be that of encoding.
+func (c *Client) encodeAnswer(ctx context.Context, in *incoming, result any, err error) (*buffer, error) {
 	b := newBuffer()
 	if err == nil {
 		err = encodeResult(b, in.id, in.function.id, result)
 		switch {
 		case err == nil && b.Len() < messageTooLarge:
-			return b
+			return b, nil
 		case err == nil:
 			err = &Error{Code: codeResultTooLarge, Message: fmt.Sprintf("the result makes a message of %d bytes; the limit is %d", b.Len(), messageTooLarge)}
 		default:
@@ -264,7 +271,7 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, result any, err
 		b = newBuffer()
 		encodeError(b, in.id, in.function.id, codeResultTooLarge, "the error is too large to be sent", "")
 	}
-	return b
+	return b, err
 }
 
 // errorParts is the error body for err.

@@ -31,6 +31,10 @@ type Function struct {
 	client  *Client
 	id      string
 	handler HandlerFunc
+
+	spanName string
+	untraced bool // it is not run here
+
 	entry   entry
 	refused atomic.Pointer[RejectedError]
 	trigger *Trigger // registered with the function and taken back with it
@@ -214,7 +218,7 @@ func (c *Client) newFunction(id string, h HandlerFunc, invocation *HTTPInvocatio
 	if !cfg.schemas {
 		cfg.request, cfg.response = c.inferSchema(id, types.in), c.inferSchema(id, types.out)
 	}
-	f := &Function{client: c, id: id, handler: h}
+	f := &Function{client: c, id: id, handler: h, spanName: "execute " + id, untraced: invocation != nil}
 	for i := len(c.cfg.middleware) - 1; i >= 0; i-- {
 		if f.handler = c.cfg.middleware[i](f.handler); f.handler == nil {
 			return nil, fmt.Errorf("iii: function %q: middleware %d returned nil", id, i)

@@ -45,6 +45,7 @@ type config struct {
 	idleTimeout    time.Duration
 
 	logger     *slog.Logger
+	telemetry  *Telemetry
 	middleware []Middleware
 	listener   func(ConnectionState, error)
 }

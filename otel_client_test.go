@@ -2,12 +2,20 @@ package iii_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/iii-go/iii"
 	"github.com/iii-go/iii/iiitest"
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // traced is what a handler sees of its caller's trace.
@@ -93,5 +101,232 @@ func handle[In, Out any](t *testing.T, c *iii.Client, id string, h func(context.
 	t.Helper()
 	if _, err := iii.Handle(c, id, h); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// recorded starts telemetry whose spans are kept here, beside what becomes of
+// them anyway.
+func recorded(t *testing.T, engine *iiitest.Engine) (*iii.Telemetry, *tracetest.SpanRecorder) {
+	t.Helper()
+	url := engine.URL()
+	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: &url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := telemetry.Shutdown(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+	recorder := tracetest.NewSpanRecorder()
+	telemetry.TracerProvider().(*sdktrace.TracerProvider).RegisterSpanProcessor(recorder)
+	return telemetry, recorder
+}
+
+// spanText is what a span says, without ids and times.
+type spanText struct {
+	Name, Kind, Status, Description string
+	Events                          []eventText
+}
+
+type eventText struct {
+	Name       string
+	Attributes map[string]any
+}
+
+func textOf(s sdktrace.ReadOnlySpan) spanText {
+	text := spanText{Name: s.Name(), Kind: s.SpanKind().String(), Status: s.Status().Code.String(), Description: s.Status().Description}
+	for _, e := range s.Events() {
+		attributes := map[string]any{}
+		for _, a := range e.Attributes {
+			attributes[string(a.Key)] = a.Value.AsInterface()
+		}
+		text.Events = append(text.Events, eventText{e.Name, attributes})
+	}
+	return text
+}
+
+type job struct {
+	Do       string `json:"do"`
+	Password string `json:"password"`
+}
+
+func TestChecklistInvocationSpan(t *testing.T) {
+	engine := iiitest.Start(t)
+	telemetry, recorder := recorded(t, engine)
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	handle(t, c, "t::work", func(ctx context.Context, in job) (map[string]any, error) {
+		span := trace.SpanFromContext(ctx)
+		switch in.Do {
+		case "fail":
+			return nil, errors.New("work failed")
+		case "refuse":
+			return nil, fmt.Errorf("wrapped: %w", &iii.Error{Code: "OUT_OF_STOCK", Message: "no stock", Stacktrace: "frame 0"})
+		case "panic":
+			panic("oh no")
+		case "exit":
+			runtime.Goexit()
+		case "status":
+			span.SetStatus(codes.Error, "set by the handler")
+		case "both":
+			span.SetStatus(codes.Error, "set by the handler")
+			return nil, errors.New("work failed")
+		case "accept":
+			span.SetStatus(codes.Ok, "")
+			return nil, errors.New("not that bad")
+		case "unencodable":
+			return map[string]any{"f": func() {}}, nil
+		}
+		span.AddEvent("checkpoint")
+		return map[string]any{"ok": true, "access_token": "t"}, nil
+	})
+
+	output := func(ok bool, payload string) eventText {
+		return eventText{"iii.invocation.output", map[string]any{"iii.payload.json": payload, "iii.payload.truncated": false, "iii.payload.ok": ok}}
+	}
+	exception := func(kind, message, stack string) eventText {
+		return eventText{"exception", map[string]any{"exception.type": kind, "exception.message": message, "exception.stacktrace": stack}}
+	}
+	const ok = `{"access_token":"[REDACTED]","ok":true}`
+	tests := []struct {
+		do, status, description string
+		events                  []eventText
+		wire                    *iii.Error
+	}{
+		{"work", "Ok", "", []eventText{{"checkpoint", map[string]any{}}, output(true, ok)}, nil},
+		{"fail", "Error", "work failed", []eventText{output(false, `{"error":"work failed"}`), exception("InvocationError", "work failed", "captured")},
+			&iii.Error{Code: "invocation_failed", Message: "work failed"}},
+		{"refuse", "Error", "", []eventText{output(false, ""), exception("OUT_OF_STOCK", "", "frame 0")}, &iii.Error{Code: "OUT_OF_STOCK", Stacktrace: "frame 0"}},
+		{"panic", "Error", "panic: oh no", []eventText{output(false, `{"error":"handler panicked"}`), exception("panic", "panic: oh no", "captured")},
+			&iii.Error{Code: "invocation_failed", Message: "handler panicked"}},
+		{"exit", "Error", "the goroutine ended by runtime.Goexit", []eventText{output(false, `{"error":"handler panicked"}`), exception("panic", "the goroutine ended by runtime.Goexit", "captured")},
+			&iii.Error{Code: "invocation_failed", Message: "handler panicked"}},
+		{"status", "Error", "set by the handler", []eventText{{"checkpoint", map[string]any{}}, output(true, ok)}, nil},
+		{"both", "Error", "set by the handler", []eventText{output(false, `{"error":"work failed"}`), exception("InvocationError", "work failed", "captured")},
+			&iii.Error{Code: "invocation_failed", Message: "work failed"}},
+		{"accept", "Ok", "", []eventText{output(false, `{"error":"not that bad"}`), exception("InvocationError", "not that bad", "captured")},
+			&iii.Error{Code: "invocation_failed", Message: "not that bad"}},
+		{"unencodable", "Error", "", []eventText{output(false, ""), exception("InvocationError", "", "captured")}, &iii.Error{Code: "invocation_failed"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.do, func(t *testing.T) {
+			recorder.Reset()
+			err := c.Call(t.Context(), "t::work", job{Do: tt.do, Password: "hunter2"}, nil)
+			var remote *iii.Error
+			if errors.As(err, &remote) != (tt.wire != nil) {
+				t.Fatalf("call returned %v", err)
+			}
+			if len(recorder.Ended()) != 1 {
+				t.Fatalf("%d spans ended when the answer came, want 1", len(recorder.Ended()))
+			}
+			span := recorder.Ended()[0]
+			got := textOf(span)
+			input := map[string]any{}
+			if err := json.Unmarshal([]byte(got.Events[0].Attributes["iii.payload.json"].(string)), &input); err != nil {
+				t.Fatal(err)
+			}
+			delete(input, "_caller_worker_id")
+			got.Events[0].Attributes["iii.payload.json"] = input
+			// What is wrapped and where is not said here a second time.
+			last := len(got.Events) - 1
+			if tt.description == "" && tt.status == "Error" {
+				got.Description, got.Events[last-1].Attributes["iii.payload.json"], got.Events[last].Attributes["exception.message"] = "", "", ""
+			}
+			if stack, ok := got.Events[last].Attributes["exception.stacktrace"].(string); ok && strings.Contains(stack, "goroutine ") {
+				got.Events[last].Attributes["exception.stacktrace"] = "captured"
+			}
+			want := spanText{"execute t::work", "internal", tt.status, tt.description, append([]eventText{{"iii.invocation.input",
+				map[string]any{"iii.payload.json": map[string]any{"do": tt.do, "password": "[REDACTED]"}, "iii.payload.truncated": false}}}, tt.events...)}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("span (-want +got):\n%s", diff)
+			}
+			if span.InstrumentationScope().Name != "iii-go-sdk" || span.InstrumentationScope().Version != iii.Version || len(span.Attributes()) != 0 {
+				t.Errorf("scope %v, attributes %v", span.InstrumentationScope(), span.Attributes())
+			}
+			if tt.wire == nil {
+				return
+			}
+			if remote.Code != tt.wire.Code || remote.Stacktrace != tt.wire.Stacktrace || tt.wire.Message != "" && remote.Message != tt.wire.Message {
+				t.Errorf("caller got %+v, want %+v", remote, tt.wire)
+			}
+		})
+	}
+}
+
+// Caller, handler and what the handler does are one trace; the answer carries the
+// span of the handler.
+func TestChecklistLinksCallerAndCallee(t *testing.T) {
+	engine := iiitest.Start(t)
+	telemetry, recorder := recorded(t, engine)
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	handle(t, c, "t::leaf", func(ctx context.Context, _ struct{}) (traced, error) { return traceOf(ctx), nil })
+	handle(t, c, "t::middle", func(ctx context.Context, _ struct{}) (out traced, err error) {
+		err = iii.WithSpan(ctx, "inside", trace.SpanKindClient, func(ctx context.Context) error {
+			out, err = iii.Call[traced](ctx, c, "t::leaf", struct{}{})
+			return err
+		})
+		return out, err
+	})
+	ctx, root := telemetry.Tracer().Start(t.Context(), "root")
+	ctx, err := iii.WithBaggageEntry(ctx, "tenant", "a=b, 100%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := iii.Call[traced](ctx, c, "t::middle", struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root.End()
+	if diff := cmp.Diff(traced{iii.TraceID(ctx), true, "a=b, 100%"}, got); diff != "" {
+		t.Errorf("trace of the inner handler (-want +got):\n%s", diff)
+	}
+	names := map[trace.SpanID]string{{}: "none"}
+	for _, s := range recorder.Ended() {
+		names[s.SpanContext().SpanID()] = s.Name()
+	}
+	parents := map[string]string{}
+	for _, s := range recorder.Ended() {
+		parents[s.Name()] = names[s.Parent().SpanID()]
+	}
+	want := map[string]string{"root": "none", "execute t::middle": "root", "inside": "execute t::middle", "execute t::leaf": "inside"}
+	if diff := cmp.Diff(want, parents); diff != "" {
+		t.Errorf("parents (-want +got):\n%s", diff)
+	}
+	for _, f := range engine.Frames() {
+		if f.Type() == "invocationresult" && f.Direction == iiitest.ToEngine {
+			var m iii.InvocationResultMessage
+			if err := json.Unmarshal(f.Message, &m); err != nil {
+				t.Fatal(err)
+			}
+			sc := trace.SpanContextFromContext(iii.ExtractContext(t.Context(), m.Traceparent, m.Baggage))
+			if got, want := names[sc.SpanID()], "execute "+m.FunctionID; got != want {
+				t.Errorf("the answer of %s carries the span %q", m.FunctionID, got)
+			}
+		}
+	}
+}
+
+// A caller that is not sampled: no span, and the trace goes on.
+func TestChecklistUnsampled(t *testing.T) {
+	engine := iiitest.Start(t)
+	telemetry, recorder := recorded(t, engine)
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	handle(t, c, "t::leaf", func(ctx context.Context, _ struct{}) (string, error) { return iii.InjectTraceparent(ctx), nil })
+	handle(t, c, "t::middle", func(ctx context.Context, _ struct{}) (out string, err error) {
+		err = iii.WithSpan(ctx, "inside", 0, func(ctx context.Context) error {
+			out, err = iii.Call[string](ctx, c, "t::leaf", struct{}{})
+			return err
+		})
+		return out, err
+	})
+	got, err := iii.Call[string](iii.ExtractContext(t.Context(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", ""), c, "t::middle", struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(got, "00-0af7651916cd43dd8448eb211c80319c-") || !strings.HasSuffix(got, "-00") {
+		t.Errorf("the inner handler is in %q", got)
+	}
+	if n := len(recorder.Started()); n != 0 {
+		t.Errorf("%d spans were begun", n)
 	}
 }
