@@ -92,13 +92,16 @@ type target struct {
 
 // fanOut brings an event to its targets in the background, one after the other:
 // condition, then function, each awaited. Errors are logged and nothing is
-// tried again. The events of one store may overlap.
-func (e *Engine) fanOut(ctx context.Context, targets []target, payload json.RawMessage) {
+// tried again. The events of one store may overlap. name is that of the span
+// around it.
+func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payload json.RawMessage) {
 	if len(targets) == 0 {
 		return
 	}
-	values := context.WithoutCancel(childTrace(ctx)) // the caller's trace outlives the call
+	traced, span := e.startSpan(ctx, name)
+	values := context.WithoutCancel(traced) // the caller's trace outlives the call
 	e.spawn(func(engine context.Context) {
+		defer span.end(nil)
 		ctx, cancel := context.WithCancel(values)
 		defer cancel()
 		stop := context.AfterFunc(engine, cancel)

@@ -60,11 +60,12 @@ func (e *Engine) serveHTTP(rw http.ResponseWriter, r *http.Request) {
 		notFound.write(rw)
 		return
 	}
+	trace, span := e.startSpan(withTrace(e.ctx, traceContext{
+		traceparent: validTraceparent(r.Header.Get("Traceparent")), baggage: r.Header.Get("Baggage"),
+	}), r.Method+" "+found.path)
+	defer span.end(nil)
 	x := &exchange{
-		e: e, route: found, rw: rw, r: r,
-		trace: childTrace(withTrace(e.ctx, traceContext{
-			traceparent: validTraceparent(r.Header.Get("Traceparent")), baggage: r.Header.Get("Baggage"),
-		})),
+		e: e, route: found, rw: rw, r: r, trace: trace,
 		requestBody: e.newChannel(channelBuffer), response: e.newChannel(channelBuffer),
 	}
 	x.payload = httpPayload{

@@ -80,10 +80,13 @@ func (e *Engine) run(ctx context.Context, r request) outcome {
 		return outcome{err: missing}
 	case f != nil:
 		defer e.builtinEnded(r.caller)
-		result, err := f.builtin(withTrace(ctx, r.trace), &call{
+		ctx, span := e.startBuiltinSpan(withTrace(ctx, r.trace), r.functionID)
+		trace := traceOf(ctx)
+		result, err := f.builtin(ctx, &call{
 			worker: r.caller, functionID: r.functionID, data: r.data, metadata: r.metadata,
-			traceparent: r.trace.traceparent, baggage: r.trace.baggage,
+			traceparent: trace.traceparent, baggage: trace.baggage,
 		})
+		span.end(err)
 		return outcome{result, err}
 	}
 	return e.await(ctx, p)

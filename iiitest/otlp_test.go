@@ -2,13 +2,17 @@ package iiitest
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/iii-go/iii"
 )
 
 // acceptance is one frame with a single record that the engine was given, and
@@ -114,4 +118,169 @@ func TestAcceptance(t *testing.T) {
 			}
 		})
 	}
+}
+
+// storesOnly is an engine that nobody can connect to: nothing in it runs by
+// itself.
+func storesOnly(items, bytes int) *Engine {
+	e := &Engine{cfg: defaultConfig(), log: slog.New(slog.DiscardHandler), ctx: context.Background()}
+	e.telemetry.init(items, bytes)
+	e.spans.init(items, bytes)
+	e.metrics.init(items, bytes)
+	e.logs = &logs{engine: e, triggers: bindings[*logSubscriber]{decode: decodeLogLevel}}
+	return e
+}
+
+// nested is a log record whose only attribute nests so many maps.
+func nested(depth int) string {
+	value := `{"stringValue":"leaf"}`
+	for range depth {
+		value = `{"kvlistValue":{"values":[{"key":"d","value":` + value + `}]}}`
+	}
+	return `LOGS{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"attributes":[{"key":"a","value":` + value + `}]}]}]}]}`
+}
+
+// TestStrictness has what the recorded cases do not: whole frames, kept or lost.
+func TestStrictness(t *testing.T) {
+	span := func(more string) string {
+		return `OTLP{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"t","spanId":"s","name":"n"` + more + `}]}]}]}`
+	}
+	log := func(record string) string {
+		return `LOGS{"resourceLogs":[{"scopeLogs":[{"logRecords":[{` + record + `}]}]}]}`
+	}
+	gauge := func(point string) string {
+		return `MTRC{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"m","gauge":{"dataPoints":[{` + point + `}]}}]}]}]}`
+	}
+	deep := strings.Repeat("[", 300) + strings.Repeat("]", 300)
+	for frame, kept := range map[string]bool{
+		`OTLP{}`:                        true,
+		`OTLP {"resourceSpans": [ ] } `: true,
+		`OTLP{"resource_spans":null}`:   true,
+		`OTLP{"resourceSpans":null}`:    false,
+		`OTLP{"resourceSpans":{}}`:      false,
+		`OTLP[]`:                        false,
+		`OTLPnull`:                      false,
+		`OTLP`:                          false,
+		`OTLP{}{}`:                      false,
+		`OTLP{"a":"` + "\xff" + `"}`:    false,
+		`MTRC{"resourceMetrics":[{"resource":{"attributes":null}}]}`:                                                 false,
+		`LOGS{"resourceLogs":[{"resource":null,"scopeLogs":[]}]}`:                                                    true,
+		`LOGS{"resourceLogs":[{"scopeLogs":[{"scope":null}]}]}`:                                                      true,
+		`LOGS{"resourceLogs":[{"scopeLogs":[{"scope":{"name":null,"version":null,"attributes":7}}],"schemaUrl":7}]}`: true,
+		`LOGS{"resourceLogs":[{"scopeLogs":[{"scope":{"name":7}}]}]}`:                                                false,
+		`LOGS{"resourceLogs":[null]}`:                                                                                false,
+		span(``):                                                                                                     true,
+		span(`,"flags":null`):                                                                                        true,
+		span(`,"flags":-1`):                                                                                          false,
+		span(`,"flags":4294967296`):                                                                                  false,
+		span(`,"kind":1.0`):                                                                                          false,
+		span(`,"traceState":7,"droppedEventsCount":"x","x":` + deep):                                                 true,
+		span(`,"name":"again"`):                                                                                      false,
+		span(`,"trace_id":null,"TraceId":1`):                                                                         true,
+		span(`,"status":{"code":1,"message":null}`):                                                                  true,
+		span(`,"status":{"message":7}`):                                                                              false,
+		span(`,"attributes":[null]`):                                                                                 false,
+		span(`,"attributes":[{"key":null,"value":{}}]`):                                                              false,
+		span(`,"attributes":[{"key":"k","value":{"stringValue":null,"intValue":null,"boolValue":null,"arrayValue":null,"kvlistValue":null}}]`): true,
+		span(`,"attributes":[{"key":"k","value":{"bytesValue":7}}]`):                                                                           true,
+		span(`,"attributes":[{"key":"k","value":{"doubleValue":1e400}}]`):                                                                      false,
+		span(`,"attributes":[{"key":"k","value":{"arrayValue":{"values":[null]}}}]`):                                                           false,
+		span(`,"attributes":[{"key":"k","value":{"kvlistValue":{"values":null}}}]`):                                                            false,
+		span(`,"attributes":[{"key":"k","value":"v"}]`):                                                                                        false,
+		span(`,"links":[{}]`): true,
+		span(`,"links":[{"traceId":"t","traceState":null,"flags":"1"}]`):                   true,
+		span(`,"links":[{"attributes":null}]`):                                             false,
+		span(`,"startTimeUnixNano":18446744073709551616`):                                  false,
+		log(`"severityText":null,"body":null,"eventName":7,"droppedAttributesCount":null`): true,
+		log(`"flags":"1"`):                              false,
+		log(`"severityNumber":2147483648`):              false,
+		log(`"timeUnixNano":null`):                      false,
+		log(`"traceId":7`):                              false,
+		gauge(`"asInt":null,"exemplars":7,"flags":"x"`): true,
+		gauge(`"timeUnixNano":null`):                    false,
+		gauge(`"asInt":""`):                             false,
+		gauge(`"count":null`):                           true,
+		nested(29):                                      true,
+		nested(30):                                      false,
+	} {
+		e := storesOnly(10, 1<<20)
+		e.ingest("", "", []byte(frame))
+		if got := e.Stats().TelemetryRejected == 0; got != kept {
+			t.Errorf("kept: %v, want %v: %.200s", got, kept, frame)
+		}
+	}
+}
+
+func TestFloatsAsTheEngineWritesThem(t *testing.T) {
+	for f, want := range map[float64]string{
+		0: "0.0", 2: "2.0", -2.5: "-2.5", 0.1: "0.1", 1e15: "1000000000000000.0", 1e16: "1e16", -1.5e300: "-1.5e300",
+		1e-5: "0.00001", 1.5e-6: "1.5e-6", 1e-300: "1e-300", math.Inf(1): "null", math.MaxFloat64: "1.7976931348623157e308",
+	} {
+		if got := string(mustEncode(float(f))); got != want {
+			t.Errorf("%v: got %s, want %s", f, got, want)
+		}
+	}
+	if got := string(mustEncode(float(math.NaN()))); got != "null" {
+		t.Errorf("NaN: %s", got)
+	}
+	if got := valueText(1e21); got != "1000000000000000000000" {
+		t.Errorf("as text: %s", got)
+	}
+}
+
+// FuzzIngest feeds the engine anything: it must neither panic nor keep more than
+// its bounds, and every answer about what it kept must be of the declared types.
+func FuzzIngest(f *testing.F) {
+	for _, a := range readAcceptance(f) {
+		if len(a.Span) < 10_000 {
+			f.Add(a.frame())
+		}
+	}
+	for _, name := range []string{"telemetry", "gauges-and-trace-trigger"} {
+		for _, e := range readRecording(f, name) {
+			if e.Prefix != "" {
+				f.Add([]byte(e.Prefix + string(e.OTLP)))
+			}
+		}
+	}
+	f.Add([]byte(`MTRC{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"m","sum":{"dataPoints":[{"asDouble":1e308},{"asDouble":1e308}]}}]}]}]}`))
+	f.Add([]byte(`OTLP{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"t","spanId":"a","parentSpanId":"b","name":""},{"traceId":"t","spanId":"b","parentSpanId":"a","name":""}]}]}]}`))
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		if telemetryTag(frame) == "" {
+			return
+		}
+		e := storesOnly(8, 1<<14)
+		e.ingest("", "", frame)
+		e.ingest("", "", frame)
+		if n, bytes := e.spans.stored(); n > 8 || bytes > 1<<14 {
+			t.Errorf("%d spans, %d bytes", n, bytes)
+		}
+		if n := len(e.Traces()) + len(e.LiveSpans()) + len(e.Logs()) + len(e.Metrics()) + len(e.Telemetry()); n > 5*8 {
+			t.Errorf("%d records", n)
+		}
+		trace := "t"
+		if spans := e.spans.view().spans; len(spans) > 0 {
+			trace = spans[len(spans)-1].TraceID
+		}
+		for id, q := range map[string]struct {
+			f             builtinFunc
+			input, result any
+		}{
+			"engine::traces::list":     {e.listTraces, iii.TracesListInput{SearchAllSpans: true, SortBy: "duration"}, new(iii.TracesListResult)},
+			"engine::traces::tree":     {e.traceTree, iii.TracesTreeInput{TraceID: trace}, new(iii.TracesTreeResult)},
+			"engine::traces::group_by": {e.groupTraces, iii.TracesGroupByInput{Attribute: "k"}, new(iii.TracesGroupByResult)},
+			"engine::logs::list":       {e.logs.list, iii.LogsListInput{}, new(iii.LogsListResult)},
+			"engine::metrics::list": {
+				e.listMetrics, map[string]any{"start_time": 0, "end_time": 1 << 43, "aggregate_interval": 60}, new(iii.MetricsListResult),
+			},
+		} {
+			answer, bad := q.f(t.Context(), &call{functionID: id, data: mustEncode(q.input)})
+			if bad != nil {
+				t.Fatalf("%s: %+v", id, bad)
+			}
+			if err := json.Unmarshal(answer, q.result); err != nil {
+				t.Errorf("%s: %v: %s", id, err, answer)
+			}
+		}
+	})
 }

@@ -3,7 +3,6 @@ package iiitest
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"math"
 	"strconv"
 	"strings"
@@ -212,7 +211,7 @@ func (f float) MarshalJSON() ([]byte, error) {
 		return []byte("null"), nil
 	}
 	if size := math.Abs(v); size != 0 && (size < 1e-5 || size >= 1e16) {
-		return json.RawMessage(strings.Replace(strconv.FormatFloat(v, 'e', -1, 64), "e+", "e", 1)), nil
+		return []byte(exponents.Replace(strconv.FormatFloat(v, 'e', -1, 64))), nil
 	}
 	b := strconv.AppendFloat(nil, v, 'f', -1, 64)
 	if bytes.IndexByte(b, '.') < 0 {
@@ -220,6 +219,10 @@ func (f float) MarshalJSON() ([]byte, error) {
 	}
 	return b, nil
 }
+
+// exponents takes the sign and the zero out of an exponent that need not be
+// there.
+var exponents = strings.NewReplacer("e+0", "e", "e-0", "e-", "e+", "e")
 
 func floats(list []float64) []float {
 	out := make([]float, len(list))

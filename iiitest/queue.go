@@ -30,9 +30,11 @@ func (e *Engine) enqueue(ctx context.Context, queue string, r request) outcome {
 	if r.namespace != defaultNamespace {
 		input["namespace"] = r.namespace
 	}
-	trace := traceOf(childTrace(withTrace(ctx, r.trace)))
+	ctx, span := e.startSpan(withTrace(ctx, r.trace), "enqueue "+r.functionID+" → "+queue)
+	trace := traceOf(ctx)
 	trace.baggage, _ = input["baggage"].(string)
 	_, err := e.invoke(withTrace(ctx, trace), enqueueFunction, defaultNamespace, mustEncode(input))
+	span.end(err)
 	switch {
 	case err == nil:
 		return outcome{result: mustEncode(map[string]string{"messageReceiptId": receipt})}

@@ -47,7 +47,7 @@ type event struct {
 
 // readRecording reads a file of testdata/recordings, in the order in which
 // things happened.
-func readRecording(t *testing.T, name string) []event {
+func readRecording(t testing.TB, name string) []event {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("..", "testdata", "recordings", name+".jsonl"))
 	if err != nil {

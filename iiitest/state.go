@@ -154,7 +154,7 @@ func (s *state) changed(ctx context.Context, event, scope, key string, old, valu
 	}) {
 		targets = append(targets, target{binding: b.binding, condition: b.config.condition})
 	}
-	s.engine.fanOut(ctx, targets, mustEncode(map[string]any{
+	s.engine.fanOut(ctx, "state_triggers", targets, mustEncode(map[string]any{
 		"type": "state", "event_type": event, "scope": scope, "key": key, "old_value": old, "new_value": value,
 	}))
 }

@@ -381,7 +381,7 @@ func (s *streams) announce(ctx context.Context, item streamItem, id *string, eve
 	}) {
 		targets = append(targets, target{binding: b.binding, condition: b.config.condition})
 	}
-	s.engine.fanOut(ctx, targets, payload)
+	s.engine.fanOut(ctx, "stream_triggers", targets, payload)
 	for socket := range s.sockets {
 		socket.deliver(item.key(), id, payload)
 	}
