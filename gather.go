@@ -22,7 +22,7 @@ const gatherSize = 64 << 10
 type gatherConn struct {
 	net.Conn
 	timeout   time.Duration
-	handshake int // bytes that may be read until gather
+	handshake int // bytes that may still be read; math.MaxInt after the handshake
 
 	mu        sync.Mutex // the reader answers control frames of its own
 	gathering bool
@@ -32,7 +32,7 @@ type gatherConn struct {
 func (g *gatherConn) gather() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.gathering, g.handshake = true, math.MaxInt
+	g.gathering = true
 	g.buf = make([]byte, 0, gatherSize+4<<10)
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -187,6 +188,7 @@ func (d dialer) dial(ctx context.Context) (*socket, error) {
 		}
 		return nil, fmt.Errorf("iii: connect to %s: %w", u.Host, err)
 	}
+	g.handshake = math.MaxInt
 	if !d.through {
 		g.gather()
 	}
