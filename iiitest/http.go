@@ -312,8 +312,11 @@ func (x *exchange) stream(head streamedHead) {
 	for name, values := range head.header {
 		x.rw.Header()[name] = values
 	}
-	x.rw.WriteHeader(head.status)
 	control := http.NewResponseController(x.rw)
+	// The body may still be on its way to the function. Without this the server
+	// would read up to 256 KiB of it here, and drop them.
+	_ = control.EnableFullDuplex()
+	x.rw.WriteHeader(head.status)
 	for data := head.first; ; {
 		if len(data) > 0 {
 			if _, err := x.rw.Write(data); err != nil {
