@@ -1,0 +1,214 @@
+package iii
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/log"
+)
+
+// attributeData is the attribute that holds a log record's structured data.
+const attributeData = "log.data"
+
+// Logger writes log records that the engine keeps with the trace in which they
+// were written. Each has a severity, its text too (the engine's filters and log
+// triggers look at that alone), a message, and data: the attribute log.data, in
+// which objects, lists, numbers and so on stay what they are (spec: logger).
+//
+// It is made by [NewLogger]; the zero value writes to slog.Default. All methods
+// may be called from several goroutines at once, and none waits for the network.
+type Logger struct {
+	out log.Logger // nil: slog.Default
+}
+
+// NewLogger makes a logger that writes to p, for example
+// [Telemetry.LoggerProvider]; with nil to what is slog.Default when it is called,
+// data and all.
+func NewLogger(p log.LoggerProvider) *Logger {
+	if p == nil {
+		return &Logger{}
+	}
+	return &Logger{out: logOf(p)}
+}
+
+func logOf(p log.LoggerProvider) log.Logger {
+	return p.Logger(instrumentationName, log.WithInstrumentationVersion(Version))
+}
+
+// Debug writes a record of severity DEBUG. data is anything that encodes as JSON,
+// or an error, or nil for none; what does not encode is replaced by the reason.
+// ctx tells the trace that the record belongs to; its cancellation does not matter.
+func (l *Logger) Debug(ctx context.Context, msg string, data any) {
+	l.write(ctx, slog.LevelDebug, msg, data)
+}
+
+// Info writes a record of severity INFO; see [Logger.Debug].
+func (l *Logger) Info(ctx context.Context, msg string, data any) {
+	l.write(ctx, slog.LevelInfo, msg, data)
+}
+
+// Warn writes a record of severity WARN; see [Logger.Debug].
+func (l *Logger) Warn(ctx context.Context, msg string, data any) {
+	l.write(ctx, slog.LevelWarn, msg, data)
+}
+
+// Error writes a record of severity ERROR; see [Logger.Debug].
+func (l *Logger) Error(ctx context.Context, msg string, data any) {
+	l.write(ctx, slog.LevelError, msg, data)
+}
+
+func (l *Logger) write(ctx context.Context, level slog.Level, msg string, data any) {
+	if l.out == nil {
+		var attrs []slog.Attr
+		if data != nil {
+			attrs = append(attrs, slog.Any(attributeData, data))
+		}
+		slog.Default().LogAttrs(ctx, level, msg, attrs...)
+		return
+	}
+	r := newRecord(time.Now(), level, msg)
+	if !l.out.Enabled(ctx, log.EnabledParameters{Severity: r.Severity()}) {
+		return
+	}
+	if data != nil {
+		r.AddAttributes(attribute.KeyValue{Key: attributeData, Value: logValue(data)})
+	}
+	l.out.Emit(ctx, r)
+}
+
+// newRecord is a record without data. slog's levels and OpenTelemetry's severities
+// have the same steps.
+func newRecord(at time.Time, level slog.Level, msg string) (r log.Record) {
+	severity := severityOf(level)
+	r.SetTimestamp(at)
+	r.SetObservedTimestamp(at)
+	r.SetSeverity(severity)
+	r.SetSeverityText(severityNames[(severity-1)/4])
+	r.SetBody(attribute.StringValue(msg))
+	return r
+}
+
+func severityOf(level slog.Level) log.Severity {
+	const distance = int(log.SeverityInfo) - int(slog.LevelInfo)
+	return log.Severity(min(max(int(level), int(log.SeverityTrace1)-distance), int(log.SeverityFatal4)-distance) + distance)
+}
+
+// maxLogValues is how many values one record may hold; a map that contains itself
+// has no end.
+const maxLogValues = 100_000
+
+// logValue converts what a user logs.
+func logValue(v any) attribute.Value {
+	c := logConverter{}
+	return c.value(v, 0)
+}
+
+type logConverter struct{ values int }
+
+func (c *logConverter) value(v any, depth int) attribute.Value {
+	if c.values++; c.values > maxLogValues {
+		return attribute.StringValue("[TRUNCATED]")
+	}
+	switch v := v.(type) {
+	case nil:
+		return attribute.StringValue("") // keeps its key
+	case string:
+		return attribute.StringValue(v)
+	case bool:
+		return attribute.BoolValue(v)
+	case int:
+		return attribute.IntValue(v)
+	case int64:
+		return attribute.Int64Value(v)
+	case uint64:
+		if v > math.MaxInt64 {
+			return attribute.Float64Value(float64(v))
+		}
+		return attribute.Int64Value(int64(v))
+	case float64:
+		return attribute.Float64Value(v)
+	case json.Number:
+		return numberValue(v)
+	case []byte:
+		return attribute.StringValue(base64.StdEncoding.EncodeToString(v))
+	case map[string]any:
+		if depth >= maxValueDepth {
+			return c.text(v)
+		}
+		members := make([]attribute.KeyValue, 0, len(v))
+		for key, value := range v {
+			members = append(members, attribute.KeyValue{Key: attribute.Key(key), Value: c.value(value, depth+1)})
+		}
+		return attribute.MapValue(members...)
+	case []any:
+		if depth >= maxValueDepth {
+			return c.text(v)
+		}
+		elements := make([]attribute.Value, len(v))
+		for i, value := range v {
+			elements[i] = c.value(value, depth+1)
+		}
+		return attribute.SliceValue(elements...)
+	case json.Marshaler:
+		return c.encoded(v, depth)
+	case error:
+		return errorValue(v)
+	}
+	return c.encoded(v, depth)
+}
+
+// errorValue is the text of err, or of the panic of its Error method: that of a
+// nil pointer in an error is a common one.
+func errorValue(err error) (v attribute.Value) {
+	defer func() {
+		if p := recover(); p != nil {
+			v = attribute.StringValue(fmt.Sprintf("%T: panic: %v", err, p))
+		}
+	}()
+	return attribute.StringValue(err.Error())
+}
+
+// encoded converts by way of JSON, which knows all types.
+func (c *logConverter) encoded(v any, depth int) attribute.Value {
+	b := newBuffer()
+	defer b.free()
+	if err := b.value(v); err != nil {
+		return attribute.StringValue(fmt.Sprintf("%T does not encode: %v", v, err))
+	}
+	d := json.NewDecoder(bytes.NewReader(b.Bytes()))
+	d.UseNumber()
+	var decoded any
+	if err := d.Decode(&decoded); err != nil {
+		return attribute.StringValue(fmt.Sprintf("%T does not encode: %v", v, err))
+	}
+	return c.value(decoded, depth)
+}
+
+// numberValue is an integer where that fits.
+func numberValue(n json.Number) attribute.Value {
+	if i, err := n.Int64(); err == nil {
+		return attribute.Int64Value(i)
+	}
+	if f, err := n.Float64(); err == nil {
+		return attribute.Float64Value(f)
+	}
+	return attribute.StringValue(n.String())
+}
+
+// text is what lies deeper than the engine can read, as JSON.
+func (c *logConverter) text(v any) attribute.Value {
+	b := newBuffer()
+	defer b.free()
+	if err := b.value(v); err != nil {
+		c.values = maxLogValues // it contains itself: it would come up again and again
+		return attribute.StringValue(fmt.Sprintf("%T does not encode: %v", v, err))
+	}
+	return attribute.StringValue(b.String())
+}
