@@ -3,7 +3,9 @@ package iiitest
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
+	"os"
 	"time"
 )
 
@@ -19,6 +21,7 @@ type config struct {
 	http           string
 	stream         string
 	streamAuth     string
+	env            func(name string) (value string, set bool)
 	frames         int
 	frameBytes     int
 	telemetry      int
@@ -34,6 +37,7 @@ func defaultConfig() config {
 		listen:         "127.0.0.1:0",
 		http:           "127.0.0.1:0",
 		stream:         "127.0.0.1:0",
+		env:            os.LookupEnv,
 		frames:         100_000,
 		frameBytes:     64 << 20,
 		telemetry:      100_000,
@@ -95,6 +99,21 @@ func WithAddrs(listen, http, stream string) Option {
 				return errors.New("iiitest: WithAddrs: " + err.Error())
 			}
 			*a.to = a.addr
+		}
+		return nil
+	}
+}
+
+// WithEnv gives the engine an environment of its own: what references such as
+// ${NAME:default} in values of configuration::* stand for, and what the *_key
+// fields of functions invoked over HTTP name. It is copied; later calls replace
+// it. The default is the environment of the process.
+func WithEnv(variables map[string]string) Option {
+	own := maps.Clone(variables)
+	return func(c *config) error {
+		c.env = func(name string) (string, bool) {
+			value, set := own[name]
+			return value, set
 		}
 		return nil
 	}
