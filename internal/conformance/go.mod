@@ -14,5 +14,6 @@ require (
 	github.com/google/jsonschema-go v0.4.3 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/gorilla/websocket v1.5.3 // indirect
-	golang.org/x/text v0.14.0 // indirect
+	go.opentelemetry.io/collector/pdata v1.71.0 // indirect
+	golang.org/x/text v0.42.0 // indirect
 )
