@@ -120,7 +120,7 @@ func TestChecklistSeverityText(t *testing.T) {
 
 // The engine loses a frame of 128 levels. A value of any depth fits, as an
 // attribute and as a body, and nothing of it is gone.
-func TestChecklistDeepLogData(t *testing.T) {
+func TestEncodeDeepLog(t *testing.T) {
 	for _, depth := range []int{1, 24, 25, 30, 64, 500} {
 		var r log.Record
 		r.SetTimestamp(time.Now())
