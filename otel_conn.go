@@ -79,7 +79,7 @@ func startConnection(cfg *connectionConfig) *SharedEngineConnection {
 // disabled.
 func closedConnection(cfg *connectionConfig) *SharedEngineConnection {
 	s := newConnection(cfg)
-	s.queue.refuse(ErrConnectionClosed)
+	s.queue.refuse(ErrConnectionClosed, true)
 	s.report.finish()
 	s.stop = func() {}
 	s.shutdown = true
@@ -188,7 +188,7 @@ func (s *SharedEngineConnection) flush(ctx context.Context) error {
 // lost. Further calls wait for the end as well, and return nil.
 func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	s.drain()
-	s.queue.refuse(ErrConnectionClosed)
+	s.queue.refuse(ErrConnectionClosed, true)
 	s.mu.Lock()
 	first := !s.shutdown
 	s.shutdown = true
@@ -209,7 +209,7 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	}
 	s.stop()
 	<-s.done
-	if lost := s.Stats().closed(); lost > 0 || err != nil {
+	if lost := s.queue.losses(); lost > 0 || err != nil {
 		if err == nil {
 			err = ErrConnectionClosed
 		}
@@ -242,9 +242,9 @@ func (s *SharedEngineConnection) closeOrderly(ctx context.Context) {
 func (s *SharedEngineConnection) run(ctx context.Context) {
 	err := s.keepConnected(ctx)
 	if err != nil {
-		s.queue.refuse(fmt.Errorf("%w: %w", ErrConnectionClosed, err))
+		s.queue.refuse(fmt.Errorf("%w: %w", ErrConnectionClosed, err), false)
 	} else {
-		s.queue.refuse(ErrConnectionClosed)
+		s.queue.refuse(ErrConnectionClosed, false)
 	}
 	s.mu.Lock()
 	s.err = err

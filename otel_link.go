@@ -132,7 +132,10 @@ func (s *SharedEngineConnection) writeLink(l *telemetryLink) {
 		err := l.writeFrames(batch, control)
 		clear(batch)
 		if err != nil {
-			l.fail(fmt.Errorf("iii: write: %w", err))
+			// The engine may have said why it hung up: the reader gets to it.
+			patience := time.AfterFunc(closeTimeout, func() { l.fail(fmt.Errorf("iii: write: %w", err)) })
+			<-l.dead
+			patience.Stop()
 		}
 	}
 }

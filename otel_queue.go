@@ -28,6 +28,8 @@ type telemetryQueue struct {
 	link    *telemetryLink // the link that is written to, or nil
 	fresh   bool           // no attempt to connect has failed yet, and none has succeeded
 	ended   error          // set once: no frame is accepted any more
+	orderly bool           // Shutdown has said so
+	lost    int            // frames that the end has cost, live ones apart
 	last    uint64         // number of the frame accepted last
 	waiting [classes]frameDeque
 	flight  frameDeque // handed to the link's writer, in order
@@ -87,6 +89,9 @@ func (q *telemetryQueue) enqueue(f telemetryFrame) error {
 	item := queuedFrame{telemetryFrame: f, number: math.MaxUint64}
 	switch size := f.size(); {
 	case q.ended != nil:
+		if !q.orderly && !f.live {
+			q.lost++
+		}
 		q.drop(&item, dropClosed)
 		return q.ended
 	case f.live && q.link == nil && !q.fresh:
@@ -317,13 +322,15 @@ func (q *telemetryQueue) detach(l *telemetryLink) {
 	q.tellWaiters()
 }
 
-// refuse accepts no frame from now on, for reason; the first one stays.
-func (q *telemetryQueue) refuse(reason error) {
+// refuse accepts no frame from now on, for reason; the first one stays. Frames
+// that come after Shutdown are not lost: their senders are told.
+func (q *telemetryQueue) refuse(reason error, orderly bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.ended == nil {
 		q.ended = reason
 	}
+	q.orderly = q.orderly || orderly
 }
 
 // end drops the frames that are left, after [telemetryQueue.refuse] and with no
@@ -336,9 +343,19 @@ func (q *telemetryQueue) end() {
 			f := q.waiting[c].pop()
 			q.forget(&f, false)
 			q.drop(&f, dropClosed)
+			if !f.live {
+				q.lost++
+			}
 		}
 	}
 	q.tellWaiters()
+}
+
+// losses is the number of frames that the end has cost.
+func (q *telemetryQueue) losses() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.lost
 }
 
 // confirmed is the number of frames that the engine has taken.

@@ -25,13 +25,10 @@ func (s ConnectionStats) Dropped() uint64 {
 	return s.Traces.Frames() + s.Metrics.Frames() + s.Logs.Frames()
 }
 
-// closed is the number of frames that the end of the connection has lost.
-func (s ConnectionStats) closed() uint64 { return s.Traces.Closed + s.Metrics.Closed + s.Logs.Closed }
-
 // DroppedFrames are frames that were dropped, by cause.
 type DroppedFrames struct {
-	Full         uint64 // the queue was full, or the frame too large
-	NotConnected uint64 // what is of no use later: the starts of spans; and what max_pending_messages excludes
+	Full         uint64 // the queue was full (so by max_pending_messages, too), or the frame too large
+	NotConnected uint64 // starts of spans, which are of no use on a later connection
 	Closed       uint64 // the connection had ended, or ended before they were confirmed
 	Records      uint64 // spans, metrics or log records in all of these
 }
