@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 
 	"go.opentelemetry.io/otel"
@@ -157,16 +158,25 @@ func releaseGlobals() {
 	globalProviders.taken = false
 }
 
-// makeProviders makes what records, all with the same resource.
+// makeProviders makes what records, all with the same resource. What starts with
+// a span is done in the order of the processors: the engine is told of it when
+// the baggage is on it.
 func (t *Telemetry) makeProviders(res *resource.Resource) {
-	tracers := sdktrace.NewTracerProvider(sdktrace.WithResource(res))
+	spans := []sdktrace.TracerProviderOption{sdktrace.WithResource(res), sdktrace.WithSpanProcessor(NewBaggageSpanProcessor())}
+	if t.cfg.live {
+		spans = append(spans, sdktrace.WithSpanProcessor(newLiveSpanProcessor(t.conn)))
+	}
+	spans = append(spans, sdktrace.WithSpanProcessor(newBatchSpanProcessor(NewEngineSpanExporter(t.conn), t.cfg.spansInterval)))
+	tracers := sdktrace.NewTracerProvider(spans...)
 	t.tracers, t.sdk = tracers, append(t.sdk, tracers)
 	if t.cfg.metrics {
-		meters := sdkmetric.NewMeterProvider(sdkmetric.WithResource(res))
+		reader := sdkmetric.NewPeriodicReader(NewEngineMetricsExporter(t.conn), sdkmetric.WithInterval(t.cfg.metricsInterval))
+		meters := sdkmetric.NewMeterProvider(sdkmetric.WithResource(res), sdkmetric.WithReader(reader))
 		t.meters, t.sdk = meters, append(t.sdk, meters)
 	}
 	if t.cfg.logs {
-		loggers := sdklog.NewLoggerProvider(sdklog.WithResource(res))
+		processor := newBatchLogProcessor(NewEngineLogExporter(t.conn), t.cfg.logsInterval, t.cfg.logsBatch)
+		loggers := sdklog.NewLoggerProvider(sdklog.WithResource(res), sdklog.WithProcessor(processor))
 		t.loggers, t.sdk = loggers, append(t.sdk, loggers)
 	}
 }
@@ -191,6 +201,27 @@ func (t *Telemetry) MeterProvider() metric.MeterProvider { return t.meters }
 // LoggerProvider makes loggers, which record nothing if logs are disabled.
 func (t *Telemetry) LoggerProvider() log.LoggerProvider { return t.loggers }
 
+// recordsLogs tells that the logger provider is not one that drops everything.
+func (t *Telemetry) recordsLogs() bool { return t.cfg.enabled && t.cfg.logs }
+
+// Logger writes to the logger provider, or to slog.Default if logs are disabled,
+// so that they are not lost.
+func (t *Telemetry) Logger() *Logger {
+	if !t.recordsLogs() {
+		return NewLogger(nil)
+	}
+	return NewLogger(t.loggers)
+}
+
+// SlogHandler writes to the logger provider what is logged by log/slog, or to
+// what slog.Default is at this moment if logs are disabled.
+func (t *Telemetry) SlogHandler() slog.Handler {
+	if !t.recordsLogs() {
+		return newSlogHandler(nil)
+	}
+	return newSlogHandler(t.loggers)
+}
+
 // Connection is the connection over which everything goes. Disabled, it is one
 // that was closed before it began.
 func (t *Telemetry) Connection() *SharedEngineConnection { return t.conn }
@@ -204,26 +235,30 @@ func (t *Telemetry) Flush(ctx context.Context) error {
 		return nil
 	default:
 	}
-	err := t.each(ctx, sdkProvider.ForceFlush)
-	return errors.Join(err, t.conn.Flush(ctx))
+	errs := t.each(ctx, sdkProvider.ForceFlush)
+	return errors.Join(append(errs, t.conn.Flush(ctx))...)
 }
 
-// each calls f of every provider at once, and waits until ctx ends at most.
-func (t *Telemetry) each(ctx context.Context, f func(sdkProvider, context.Context) error) error {
+// each calls f of every provider at once, and waits until ctx ends at most. Their
+// flushes of the connection are left out of the errors: they would all say the
+// same as that of the caller.
+func (t *Telemetry) each(ctx context.Context, f func(sdkProvider, context.Context) error) (errs []error) {
 	results := make(chan error, len(t.sdk))
 	for _, p := range t.sdk {
 		go func() { results <- f(p, ctx) }()
 	}
-	var errs []error
 	for range t.sdk {
 		select {
 		case err := <-results:
-			errs = append(errs, err)
+			var flush *flushError
+			if err != nil && !errors.As(err, &flush) {
+				errs = append(errs, err)
+			}
 		case <-ctx.Done():
-			return errors.Join(append(errs, ctxError(ctx))...)
+			return append(errs, fmt.Errorf("iii: telemetry: %w", ctxError(ctx)))
 		}
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // Shutdown flushes and ends everything: what is recorded from then on is dropped.
@@ -234,7 +269,6 @@ func (t *Telemetry) each(ctx context.Context, f func(sdkProvider, context.Contex
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.shutdownTimeout)
 	defer cancel()
-	var err error
 	first := false
 	t.once.Do(func() { first = true })
 	if !first {
@@ -246,11 +280,8 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 		}
 	}
 	t.conn.drain()
-	provided := t.each(ctx, sdkProvider.Shutdown)
-	err = t.conn.Shutdown(ctx)
-	if err == nil && provided != nil {
-		err = fmt.Errorf("iii: telemetry shutdown: %w", provided)
-	}
+	errs := t.each(ctx, sdkProvider.Shutdown)
+	err := errors.Join(append(errs, t.conn.Shutdown(ctx))...)
 	if t.global {
 		releaseGlobals()
 	}

@@ -152,34 +152,56 @@ func (s *SharedEngineConnection) Flush(ctx context.Context) error {
 }
 
 func (s *SharedEngineConnection) flush(ctx context.Context) error {
-	w := s.queue.wait()
-	if w == nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.err
-	}
-	var err error
-	select {
-	case <-w.done:
-	case <-ctx.Done():
-		err = ctxError(ctx)
-	}
-	left, dropped := s.queue.leave(w)
-	if left == 0 && dropped == 0 {
-		return nil
+	var e flushError
+	if w := s.queue.wait(); w != nil {
+		select {
+		case <-w.done:
+		case <-ctx.Done():
+			e.ctx = ctxError(ctx)
+		}
+		if e.left, e.dropped = s.queue.leave(w); e.left == 0 && e.dropped == 0 {
+			return nil
+		}
 	}
 	s.mu.Lock()
-	cause := s.lastErr
-	s.mu.Unlock()
-	switch {
-	case err != nil && cause != nil:
-		return fmt.Errorf("%d frames left, %d dropped: %w; connection: %w", left, dropped, err, cause)
-	case err != nil:
-		return fmt.Errorf("%d frames left, %d dropped: %w", left, dropped, err)
-	case cause != nil:
-		return fmt.Errorf("%d frames dropped; connection: %w", dropped, cause)
+	defer s.mu.Unlock()
+	if e.left == 0 && e.dropped == 0 {
+		if s.err == nil {
+			return nil
+		}
+		e.cause = s.err
+		return &e
 	}
-	return fmt.Errorf("%d frames dropped", dropped)
+	e.cause = s.lastErr
+	return &e
+}
+
+// flushError says what a flush has left behind.
+type flushError struct {
+	left, dropped int   // frames
+	ctx           error // why it did not wait longer; nil: it did
+	cause         error // why there is no connection; nil: there is one
+}
+
+func (e *flushError) Error() string {
+	text := fmt.Sprintf("%d frames left, %d dropped", e.left, e.dropped)
+	if e.ctx != nil {
+		text += ": " + e.ctx.Error()
+	}
+	if e.cause != nil {
+		text += "; connection: " + e.cause.Error()
+	}
+	return text
+}
+
+func (e *flushError) Unwrap() []error {
+	var errs []error
+	for _, err := range []error{e.ctx, e.cause} {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
 }
 
 // Shutdown takes no more frames, waits until the engine has those that are

@@ -192,8 +192,8 @@ func TestChecklistTelemetryFailsAfterMaxRetries(t *testing.T) {
 		s := p.connection(WithConnectionReconnection(ReconnectionConfig{MaxRetries: &retries}), WithConnectionStateListener(states.listen))
 		sendLogs(t, s, 0, 5)
 		err := s.Flush(t.Context())
-		if suite.note(err) == nil || !strings.Contains(err.Error(), "5 frames dropped") {
-			t.Errorf("Flush: %v, want 5 frames dropped", err)
+		if suite.note(err) == nil || !strings.Contains(err.Error(), "5 dropped") {
+			t.Errorf("Flush: %v, want 5 dropped", err)
 		}
 		<-s.done
 		if n := len(p.dialled()); n != 4 {
