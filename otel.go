@@ -169,6 +169,9 @@ func (t *Telemetry) makeProviders(res *resource.Resource) {
 	spans = append(spans, sdktrace.WithSpanProcessor(newBatchSpanProcessor(NewEngineSpanExporter(t.conn), t.cfg.spansInterval)))
 	tracers := sdktrace.NewTracerProvider(spans...)
 	t.tracers, t.sdk = tracers, append(t.sdk, tracers)
+	if !t.cfg.fetch {
+		untracedHTTP.Store(tracers, nil)
+	}
 	if t.cfg.metrics {
 		reader := sdkmetric.NewPeriodicReader(NewEngineMetricsExporter(t.conn), sdkmetric.WithInterval(t.cfg.metricsInterval))
 		meters := sdkmetric.NewMeterProvider(sdkmetric.WithResource(res), sdkmetric.WithReader(reader))
@@ -285,6 +288,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	if t.global {
 		releaseGlobals()
 	}
+	untracedHTTP.Delete(t.tracers)
 	close(t.done)
 	return err
 }

@@ -22,7 +22,8 @@ import (
 // one. Without telemetry f runs all the same, in the trace that ctx is in. kind 0
 // is trace.SpanKindInternal.
 func WithSpan(ctx context.Context, name string, kind trace.SpanKind, f func(context.Context) error) (err error) {
-	ctx, span := tracerOf(ctx).Start(ctx, name, trace.WithSpanKind(kind))
+	tracer, _ := tracerOf(ctx)
+	ctx, span := tracer.Start(ctx, name, trace.WithSpanKind(kind))
 	returned := false
 	defer func() {
 		if returned {
@@ -52,21 +53,19 @@ func WithSpan(ctx context.Context, name string, kind trace.SpanKind, f func(cont
 // parent, and the one of a context without any.
 var noProvider = trace.SpanFromContext(context.Background()).TracerProvider()
 
-// tracerOf is the tracer for spans of this package in ctx.
-func tracerOf(ctx context.Context) trace.Tracer {
+// tracerOf is the tracer for spans of this package in ctx, and whose it is.
+func tracerOf(ctx context.Context) (trace.Tracer, trace.TracerProvider) {
 	span := trace.SpanFromContext(ctx)
-	var own *tracing
-	if c, ok := ctx.Value(invocationKey{}).(*invocationContext); ok {
-		own = c.client.tracing
-	}
 	provider := span.TracerProvider()
-	switch {
-	case own != nil && (provider == own.provider || !span.IsRecording()):
-		return own.tracer
-	case span.IsRecording() || provider != noProvider:
-		return provider.Tracer(instrumentationName, trace.WithInstrumentationVersion(Version))
+	if c, ok := ctx.Value(invocationKey{}).(*invocationContext); ok && c.client.tracing != nil {
+		if own := c.client.tracing; provider == own.provider || !span.IsRecording() {
+			return own.tracer, own.provider
+		}
 	}
-	return otel.Tracer(instrumentationName, trace.WithInstrumentationVersion(Version))
+	if !span.IsRecording() && provider == noProvider {
+		provider = otel.GetTracerProvider()
+	}
+	return provider.Tracer(instrumentationName, trace.WithInstrumentationVersion(Version)), provider
 }
 
 // statusUnset says whether nobody has set the span's status. An ok would replace

@@ -1,0 +1,238 @@
+package iii
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// untracedHTTP holds the tracer providers, *sdktrace.TracerProvider, of telemetry
+// that was configured without spans for HTTP requests.
+var untracedHTTP sync.Map
+
+func tracesHTTP(provider trace.TracerProvider) bool {
+	p, ok := provider.(*sdktrace.TracerProvider)
+	if !ok {
+		return true
+	}
+	_, off := untracedHTTP.Load(p)
+	return !off
+}
+
+// transport is what NewTransport makes.
+type transport struct {
+	base   http.RoundTripper
+	ignore []string
+}
+
+// NewTransport wraps base, nil for http.DefaultTransport, so that each request is
+// a CLIENT span of the trace that its context is in, and carries traceparent,
+// tracestate and baggage to the server. The span ends when the response's header
+// is there, has status error from 400 on, and names method, URL, status, sizes and
+// the headers Content-Type and Accept; no other header. Passwords in the URL and
+// the values of query parameters with names as in [Redact] are left out (spec:
+// HTTP client instrumentation).
+//
+// Requests whose URL contains one of the texts of $OTEL_FETCH_IGNORE_URLS,
+// separated by commas and read now, are left alone, and so are all with
+// OtelConfig.FetchInstrumentationEnabled false. Whose telemetry records the span
+// is decided as for [WithSpan]; without any, the trace context still goes along.
+func NewTransport(base http.RoundTripper) http.RoundTripper {
+	if base == nil {
+		base = http.DefaultTransport
+	}
+	t := &transport{base: base}
+	for text := range strings.SplitSeq(os.Getenv("OTEL_FETCH_IGNORE_URLS"), ",") {
+		if text = strings.TrimSpace(text); text != "" {
+			t.ignore = append(t.ignore, text)
+		}
+	}
+	return t
+}
+
+// CloseIdleConnections lets http.Client do so.
+func (t *transport) CloseIdleConnections() {
+	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	tracer, provider := tracerOf(req.Context())
+	if req.URL == nil || t.ignores(req.URL) || !tracesHTTP(provider) {
+		return t.base.RoundTrip(req)
+	}
+	ctx, span := tracer.Start(req.Context(), spanNameHTTP(req), trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(requestAttributes(req)...))
+	defer span.End()
+	outgoing := req.WithContext(ctx)
+	outgoing.Header = req.Header.Clone()
+	injectHTTP(ctx, &outgoing.Header)
+	if span.IsRecording() {
+		recordRequest(span, outgoing)
+	}
+	resp, err := t.base.RoundTrip(outgoing)
+	if !span.IsRecording() {
+		return resp, err
+	}
+	if err != nil {
+		kind := errorKind(err)
+		span.SetAttributes(attribute.String("error.type", kind))
+		recordFailure(span, kind, err.Error(), string(debug.Stack()))
+		return resp, err
+	}
+	recordResponse(span, resp)
+	return resp, nil
+}
+
+func (t *transport) ignores(u *url.URL) bool {
+	if len(t.ignore) == 0 {
+		return false
+	}
+	address := u.String()
+	for _, text := range t.ignore {
+		if strings.Contains(address, text) {
+			return true
+		}
+	}
+	return false
+}
+
+// injectHTTP sets the headers of the trace that ctx is in, over what is there.
+func injectHTTP(ctx context.Context, h *http.Header) {
+	if *h == nil {
+		*h = http.Header{}
+	}
+	if traceparent := InjectTraceparent(ctx); traceparent != "" {
+		h.Set("Traceparent", traceparent)
+		h.Del("Tracestate")
+		if state := trace.SpanContextFromContext(ctx).TraceState().String(); state != "" {
+			h.Set("Tracestate", state)
+		}
+	}
+	if baggage := InjectBaggage(ctx); baggage != "" {
+		h.Set("Baggage", baggage)
+	}
+}
+
+func methodOf(req *http.Request) string {
+	if req.Method == "" {
+		return http.MethodGet
+	}
+	return strings.ToUpper(req.Method)
+}
+
+func spanNameHTTP(req *http.Request) string {
+	if path := req.URL.EscapedPath(); path != "" {
+		return methodOf(req) + " " + path
+	}
+	return methodOf(req)
+}
+
+// requestAttributes are those that the span begins with.
+func requestAttributes(req *http.Request) []attribute.KeyValue {
+	u := *req.URL
+	u.User = nil
+	u.RawQuery = redactQuery(u.RawQuery)
+	attributes := []attribute.KeyValue{
+		attribute.String("http.request.method", methodOf(req)),
+		attribute.String("url.full", u.String()),
+	}
+	add := func(key, value string) {
+		if value != "" {
+			attributes = append(attributes, attribute.String(key, value))
+		}
+	}
+	add("server.address", u.Hostname())
+	if u.Scheme != "" {
+		add("url.scheme", u.Scheme)
+		add("network.protocol.name", "http")
+	}
+	add("url.path", u.EscapedPath())
+	if port, err := strconv.Atoi(u.Port()); err == nil && !isDefaultPort(u.Scheme, port) {
+		attributes = append(attributes, attribute.Int("server.port", port))
+	}
+	add("url.query", u.RawQuery)
+	return attributes
+}
+
+func isDefaultPort(scheme string, port int) bool {
+	return scheme == "http" && port == 80 || scheme == "https" && port == 443
+}
+
+// redactQuery replaces the values of parameters that name secrets; the rest of
+// the query stays as it is written.
+func redactQuery(query string) string {
+	if query == "" {
+		return ""
+	}
+	parameters := strings.Split(query, "&")
+	for i, p := range parameters {
+		key, _, ok := strings.Cut(p, "=")
+		if !ok {
+			continue
+		}
+		name, err := url.QueryUnescape(key)
+		if err != nil {
+			name = key
+		}
+		if namesSecret([]byte(name)) {
+			parameters[i] = key + "=" + redacted
+		}
+	}
+	return strings.Join(parameters, "&")
+}
+
+// recordRequest puts what is sent on the span.
+func recordRequest(span trace.Span, req *http.Request) {
+	for _, name := range []string{"content-type", "accept"} {
+		if values := req.Header.Values(name); len(values) > 0 {
+			span.SetAttributes(attribute.String("http.request.header."+name, strings.Join(values, ", ")))
+		}
+	}
+	if req.ContentLength > 0 { // 0 with a body means unknown
+		span.SetAttributes(attribute.Int64("http.request.body.size", req.ContentLength))
+	}
+}
+
+// recordResponse puts what came back on the span, and its status.
+func recordResponse(span trace.Span, resp *http.Response) {
+	span.SetAttributes(attribute.Int("http.response.status_code", resp.StatusCode))
+	if n, err := strconv.ParseInt(resp.Header.Get("Content-Length"), 10, 64); err == nil && n >= 0 {
+		span.SetAttributes(attribute.Int64("http.response.body.size", n))
+	}
+	if values := resp.Header.Values("Content-Type"); len(values) > 0 {
+		span.SetAttributes(attribute.String("http.response.header.content-type", strings.Join(values, ", ")))
+	}
+	if resp.StatusCode < 400 {
+		span.SetStatus(codes.Ok, "")
+		return
+	}
+	code := strconv.Itoa(resp.StatusCode)
+	span.SetAttributes(attribute.String("error.type", code))
+	span.SetStatus(codes.Error, code)
+}
+
+// errorKind classifies a failed request, with few kinds: its text would make as
+// many as there are addresses.
+func errorKind(err error) string {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "context.Canceled"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "context.DeadlineExceeded"
+	}
+	return fmt.Sprintf("%T", err)
+}

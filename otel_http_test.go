@@ -1,0 +1,281 @@
+package iii
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// answers serves every request with one answer and keeps the request.
+type answers struct {
+	status int
+	header http.Header
+	body   string
+	err    error
+
+	got     *http.Request
+	gotBody string
+}
+
+func (a *answers) RoundTrip(req *http.Request) (*http.Response, error) {
+	a.got = req
+	if req.Body != nil {
+		b, err := io.ReadAll(req.Body)
+		if err != nil {
+			return nil, err
+		}
+		a.gotBody = string(b)
+	}
+	if a.err != nil {
+		return nil, a.err
+	}
+	return &http.Response{StatusCode: a.status, Header: a.header, Body: io.NopCloser(strings.NewReader(a.body)), Request: req}, nil
+}
+
+func recordedSpans() (context.Context, *tracetest.SpanRecorder, trace.Span) {
+	recorder := tracetest.NewSpanRecorder()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))
+	ctx, span := provider.Tracer("t").Start(context.Background(), "parent")
+	return ctx, recorder, span
+}
+
+func TestChecklistHTTPAttributes(t *testing.T) {
+	jsonHeader := http.Header{"Content-Type": {"application/json"}, "Content-Length": {"2"}, "Set-Cookie": {"secret"}}
+	tests := []struct {
+		name, method, url, body string
+		header                  http.Header
+		answer                  answers
+		span                    string
+		status                  codes.Code
+		description             string
+		want                    map[string]any
+	}{
+		{
+			name: "plain", url: "http://example.com", answer: answers{status: 204}, span: "GET", status: codes.Ok,
+			want: map[string]any{"http.request.method": "GET", "url.full": "http://example.com", "server.address": "example.com", "url.scheme": "http",
+				"network.protocol.name": "http", "http.response.status_code": int64(204)},
+		},
+		{
+			name: "everything", method: "post", url: "https://user:pass@example.com:8443/a%20b/c?q=1&api_key=k&x=%20y#frag", body: "hello",
+			header: http.Header{"Content-Type": {"text/plain"}, "Accept": {"a/b", "c/d"}, "Authorization": {"Bearer s"}, "Cookie": {"s"}, "X-Other": {"s"}},
+			answer: answers{status: 200, header: jsonHeader, body: "{}"}, span: "POST /a%20b/c", status: codes.Ok,
+			want: map[string]any{"http.request.method": "POST", "url.full": "https://example.com:8443/a%20b/c?q=1&api_key=[REDACTED]&x=%20y#frag",
+				"server.address": "example.com", "url.scheme": "https", "network.protocol.name": "http", "url.path": "/a%20b/c", "server.port": int64(8443),
+				"url.query": "q=1&api_key=[REDACTED]&x=%20y", "http.request.header.content-type": "text/plain", "http.request.header.accept": "a/b, c/d",
+				"http.request.body.size": int64(5), "http.response.status_code": int64(200), "http.response.body.size": int64(2),
+				"http.response.header.content-type": "application/json"},
+		},
+		{
+			name: "default port", url: "https://example.com:443/", answer: answers{status: 301}, span: "GET /", status: codes.Ok,
+			want: map[string]any{"http.request.method": "GET", "url.full": "https://example.com:443/", "server.address": "example.com", "url.scheme": "https",
+				"network.protocol.name": "http", "url.path": "/", "http.response.status_code": int64(301)},
+		},
+		{
+			name: "client error", method: "DELETE", url: "http://[::1]:80/x", answer: answers{status: 404}, span: "DELETE /x", status: codes.Error, description: "404",
+			want: map[string]any{"http.request.method": "DELETE", "url.full": "http://[::1]:80/x", "server.address": "::1", "url.scheme": "http",
+				"network.protocol.name": "http", "url.path": "/x", "http.response.status_code": int64(404), "error.type": "404"},
+		},
+		{
+			name: "server error", url: "http://example.com/x", answer: answers{status: 503}, span: "GET /x", status: codes.Error, description: "503",
+			want: map[string]any{"http.request.method": "GET", "url.full": "http://example.com/x", "server.address": "example.com", "url.scheme": "http",
+				"network.protocol.name": "http", "url.path": "/x", "http.response.status_code": int64(503), "error.type": "503"},
+		},
+		{
+			name: "transport error", url: "http://example.com/x", answer: answers{err: &net.OpError{Op: "dial", Err: errors.New("refused")}}, span: "GET /x",
+			status: codes.Error, description: "dial: refused",
+			want: map[string]any{"http.request.method": "GET", "url.full": "http://example.com/x", "server.address": "example.com", "url.scheme": "http",
+				"network.protocol.name": "http", "url.path": "/x", "error.type": "*net.OpError"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx, recorder, parent := recordedSpans()
+			var body io.Reader
+			if tt.body != "" {
+				body = strings.NewReader(tt.body)
+			}
+			req, err := http.NewRequestWithContext(ctx, tt.method, tt.url, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.header != nil {
+				req.Header = tt.header.Clone()
+			}
+			before := req.Header.Clone()
+			resp, err := NewTransport(&tt.answer).RoundTrip(req)
+			if err != tt.answer.err {
+				t.Fatalf("error is %v, want that of the transport", err)
+			}
+			if diff := cmp.Diff(before, req.Header); diff != "" {
+				t.Errorf("the caller's request changed:\n%s", diff)
+			}
+			span := recorder.Ended()[0]
+			if diff := cmp.Diff(tt.want, attributeMap(span.Attributes())); diff != "" {
+				t.Errorf("attributes (-want +got):\n%s", diff)
+			}
+			if span.Name() != tt.span || span.SpanKind() != trace.SpanKindClient || span.Parent().SpanID() != parent.SpanContext().SpanID() {
+				t.Errorf("span is %s %q in %v", span.SpanKind(), span.Name(), span.Parent().SpanID())
+			}
+			if span.Status().Code != tt.status || span.Status().Description != tt.description {
+				t.Errorf("status is %v, want %v %q", span.Status(), tt.status, tt.description)
+			}
+			if got, want := tt.answer.got.Header.Get("Traceparent"), InjectTraceparent(trace.ContextWithSpanContext(ctx, span.SpanContext())); got != want {
+				t.Errorf("traceparent sent is %q, want the span's %q", got, want)
+			}
+			if tt.answer.gotBody != tt.body {
+				t.Errorf("body sent is %q", tt.answer.gotBody)
+			}
+			if tt.answer.err != nil {
+				if e := span.Events(); len(e) != 1 || e[0].Name != "exception" || len(e[0].Attributes) != 3 {
+					t.Errorf("events are %v", e)
+				}
+				return
+			}
+			if b, err := io.ReadAll(resp.Body); err != nil || string(b) != tt.answer.body {
+				t.Errorf("body received is %q, %v", b, err)
+			}
+		})
+	}
+}
+
+func TestHTTPErrorKinds(t *testing.T) {
+	for err, want := range map[error]string{
+		context.Canceled: "context.Canceled", &net.OpError{Op: "dial", Err: context.DeadlineExceeded}: "context.DeadlineExceeded", errors.New("x"): "*errors.errorString",
+	} {
+		if got := errorKind(err); got != want {
+			t.Errorf("%v is %s, want %s", err, got, want)
+		}
+	}
+}
+
+func TestHTTPPropagation(t *testing.T) {
+	base := &answers{status: 200}
+	state, err := trace.ParseTraceState("vendor=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sc := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: 3, TraceState: state, Remote: true})
+	ctx := ExtractContext(trace.ContextWithSpanContext(t.Context(), sc), "", "a=b=c")
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://example.com/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = http.Header{"Traceparent": {"old", "older"}, "Tracestate": {"old"}, "Baggage": {"old"}}
+	if _, err := NewTransport(base).RoundTrip(req); err != nil {
+		t.Fatal(err)
+	}
+	want := http.Header{"Traceparent": {"00-01000000000000000000000000000000-0200000000000000-01"}, "Tracestate": {"vendor=1"}, "Baggage": {"a=b%3Dc"}}
+	if diff := cmp.Diff(want, base.got.Header); diff != "" {
+		t.Errorf("headers without telemetry (-want +got):\n%s", diff)
+	}
+	req, err = http.NewRequestWithContext(t.Context(), "GET", "http://example.com/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = nil
+	if _, err := NewTransport(base).RoundTrip(req); err != nil || len(base.got.Header) != 0 {
+		t.Errorf("outside of traces: headers %v, error %v", base.got.Header, err)
+	}
+}
+
+func TestChecklistHTTPIgnored(t *testing.T) {
+	t.Setenv("OTEL_FETCH_IGNORE_URLS", " /health , ,internal.example")
+	base := &answers{status: 200}
+	rt := NewTransport(base)
+	t.Setenv("OTEL_FETCH_IGNORE_URLS", "")
+	for address, traced := range map[string]bool{
+		"http://example.com/health": false, "http://internal.example/x": false, "http://example.com/x?u=/health": false, "http://example.com/": true,
+	} {
+		ctx, recorder, _ := recordedSpans()
+		req, err := http.NewRequestWithContext(ctx, "GET", address, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := rt.RoundTrip(req); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(recorder.Ended()) == 1; got != traced {
+			t.Errorf("%s: span %v, want %v", address, got, traced)
+		}
+		if !traced && base.got != req {
+			t.Errorf("%s: the request was touched", address)
+		}
+	}
+}
+
+func TestChecklistHTTPSwitchedOff(t *testing.T) {
+	off, address := false, "ws://127.0.0.1:1"
+	telemetry, err := StartTelemetry(t.Context(), OtelConfig{FetchInstrumentationEnabled: &off, EngineWsURL: &address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := &answers{status: 200}
+	ctx, span := telemetry.Tracer().Start(t.Context(), "parent")
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://example.com/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewTransport(base).RoundTrip(req); err != nil {
+		t.Fatal(err)
+	}
+	if base.got != req {
+		t.Error("the request was touched")
+	}
+	span.End()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = telemetry.Shutdown(ended) // nobody is there to take the span
+	left := 0
+	untracedHTTP.Range(func(any, any) bool { left++; return true })
+	if left != 0 {
+		t.Errorf("%d providers are remembered after their end", left)
+	}
+}
+
+// The transport works in an http.Client against a server: redirects, keep-alive,
+// streams.
+func TestHTTPClient(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/from" {
+			http.Redirect(w, r, "/to", http.StatusFound)
+			return
+		}
+		_, _ = io.Copy(w, r.Body)
+		_, _ = io.WriteString(w, r.Header.Get("Traceparent"))
+	}))
+	t.Cleanup(server.Close)
+	ctx, recorder, parent := recordedSpans()
+	client := &http.Client{Transport: NewTransport(nil)}
+	req, err := http.NewRequestWithContext(ctx, "GET", server.URL+"/from", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	spans := recorder.Ended()
+	if len(spans) != 2 || spans[0].Name() != "GET /from" || spans[1].Name() != "GET /to" {
+		t.Fatalf("spans are %v", spans)
+	}
+	if want := InjectTraceparent(trace.ContextWithSpanContext(ctx, spans[1].SpanContext())); string(body) != want || spans[1].SpanContext().TraceID() != parent.SpanContext().TraceID() {
+		t.Errorf("the server saw %q, want %q", body, want)
+	}
+	client.CloseIdleConnections()
+}
