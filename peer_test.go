@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,7 +72,8 @@ type peerConn struct {
 	n        int
 	workerID string
 
-	gate  sync.Mutex // held while it does not read
+	gate  chan struct{} // capacity 1: full while it does not read
+	pings atomic.Int64  // WebSocket pings
 	ended chan struct{}
 	err   error // why it ended; after ended
 }
@@ -164,7 +166,7 @@ func (p *peer) serve(conn net.Conn, n int) {
 	if err != nil {
 		return
 	}
-	c := &peerConn{wsConn: ws, peer: p, workerID: uuid.NewString(), ended: make(chan struct{})}
+	c := &peerConn{wsConn: ws, peer: p, workerID: uuid.NewString(), ended: make(chan struct{}), gate: make(chan struct{}, 1)}
 	p.mu.Lock()
 	c.n = len(p.conns)
 	p.conns = append(p.conns, c)
@@ -224,8 +226,14 @@ func (p *peer) wait(what string, done func() bool) {
 // conn waits for the n-th connection, counted from 0.
 func (p *peer) conn(n int) *peerConn {
 	p.tb.Helper()
-	p.wait(fmt.Sprintf("connection %d", n), func() bool { return len(p.conns) > n })
-	return p.conns[n]
+	var c *peerConn
+	p.wait(fmt.Sprintf("connection %d", n), func() bool {
+		if len(p.conns) > n {
+			c = p.conns[n]
+		}
+		return c != nil
+	})
+	return c
 }
 
 // find waits for a message that matches.
@@ -271,8 +279,8 @@ func (c *peerConn) send(message string) { _ = c.writeFrame(opText, true, []byte(
 
 // stopReading makes the peer read nothing more until the returned function is called.
 func (c *peerConn) stopReading() (resume func()) {
-	c.gate.Lock()
-	return sync.OnceFunc(c.gate.Unlock)
+	c.gate <- struct{}{}
+	return sync.OnceFunc(func() { <-c.gate })
 }
 
 func (c *peerConn) read() error {
@@ -281,8 +289,8 @@ func (c *peerConn) read() error {
 		if err != nil {
 			return err
 		}
-		c.gate.Lock()
-		c.gate.Unlock() //nolint:staticcheck // a gate, not a critical section
+		c.gate <- struct{}{}
+		<-c.gate
 		if op >= opClose {
 			if c.control(op, raw); op == opClose {
 				return errPeerClosed
@@ -310,6 +318,9 @@ func (c *peerConn) read() error {
 var errPeerClosed = fmt.Errorf("the client has sent a Close frame")
 
 func (c *peerConn) control(op byte, payload []byte) {
+	if op == opPing {
+		c.pings.Add(1)
+	}
 	switch {
 	case op == opPing && !c.peer.script.noPong:
 		_ = c.writeFrame(opPong, true, payload)
