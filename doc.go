@@ -138,6 +138,15 @@
 // engine's own functions (engine::, state::, stream::, configuration::, iii:: and
 // publish) are in "default" for everybody, which the client knows.
 //
+// # Telemetry
+//
+// [StartTelemetry] makes providers of OpenTelemetry that send traces, metrics and
+// logs to the engine; [WithTelemetry] has a client record each invocation in a span
+// and the figures of its process as gauges. With or without it, calls carry the
+// trace context and the baggage of their context, and handlers get those of their
+// caller. [Logger] and [Telemetry.SlogHandler] write logs that belong to the trace
+// they are written in.
+//
 // # Faults and guarantees
 //
 // A call is sent at most once. If its connection dies after it may have been sent,

@@ -177,9 +177,11 @@ func TestReadmeTypes(t *testing.T) {
 		case !missing && !types[name]:
 			t.Errorf("%s is not there", name)
 		}
-		for _, m := range regexp.MustCompile("`([A-Z][A-Za-z]+)`").FindAllStringSubmatch("`"+note+"`", -1) {
-			if !declared[m[1]] {
-				t.Errorf("%s, in the note on %s, is not there", m[1], name)
+		for _, m := range regexp.MustCompile("`([A-Z][A-Za-z.]+)`").FindAllStringSubmatch("`"+note+"`", -1) {
+			for part := range strings.SplitSeq(m[1], ".") {
+				if !declared[part] {
+					t.Errorf("%s, in the note on %s, is not there", m[1], name)
+				}
 			}
 		}
 	}
