@@ -64,6 +64,7 @@ type logRecord struct {
 	resource                map[string]string
 	service                 string
 	scopeName, scopeVersion *string
+	size                    int // of its JSON, if it came from a worker
 }
 
 // payload is what the log trigger delivers.
@@ -101,7 +102,7 @@ type logs struct {
 	triggers bindings[*logSubscriber]
 
 	mu      sync.Mutex // also keeps the order of the deliveries
-	records []*logRecord
+	records recent[*logRecord]
 }
 
 // logSubscriber is one binding of the log trigger.
@@ -110,9 +111,16 @@ type logSubscriber struct {
 	behind atomic.Int32 // records that wait for room in the worker's outbox
 }
 
+func newLogs(e *Engine) *logs {
+	return &logs{
+		engine: e, triggers: bindings[*logSubscriber]{decode: decodeLogLevel, again: keepOld},
+		records: recent[*logRecord]{maxItems: maxLogs, maxBytes: e.cfg.telemetryBytes, size: func(r *logRecord) int { return r.size }},
+	}
+}
+
 // registerLog adds engine::log::*, engine::logs::* and the trigger type log.
 func (e *Engine) registerLog() {
-	l := &logs{engine: e, triggers: bindings[*logSubscriber]{decode: decodeLogLevel, again: keepOld}}
+	l := newLogs(e)
 	e.logs = l
 	const owner = "iii-observability"
 	for id, s := range map[string]severity{
@@ -176,7 +184,7 @@ func (l *logs) write(c *call, s severity) *wireError {
 	}
 	now, scope, version := uint64(time.Now().UnixNano()), "iii", engineVersion
 	l.add(&logRecord{
-		time: now, observed: now, severity: s, severityText: s.String(), body: in.Message, attributes: attributes,
+		size: len(c.data), time: now, observed: now, severity: s, severityText: s.String(), body: in.Message, attributes: attributes,
 		traceID: in.TraceID, spanID: in.SpanID, resource: map[string]string{"service.name": "iii"}, service: service,
 		scopeName: &scope, scopeVersion: &version,
 	})
@@ -216,10 +224,7 @@ func (e *Engine) logEngine(s severity, message string, attributes map[string]any
 func (l *logs) add(r *logRecord) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.records) == maxLogs {
-		l.records = slices.Delete(l.records, 0, 1)
-	}
-	l.records = append(l.records, r)
+	l.records.add(r)
 	level := strings.ToLower(r.severityText)
 	subscribers := l.triggers.where(func(s *logSubscriber) bool { return s.level == "all" || s.level == level })
 	if len(subscribers) == 0 {
@@ -278,7 +283,7 @@ func (l *logs) list(_ context.Context, c *call) (json.RawMessage, *wireError) {
 		return nil, err
 	}
 	l.mu.Lock()
-	records := slices.Clone(l.records)
+	records := l.records.all()
 	l.mu.Unlock()
 	slices.SortStableFunc(records, func(a, b *logRecord) int { return cmp.Compare(b.time, a.time) })
 	matching := []map[string]any{}
@@ -312,6 +317,6 @@ func (l *logs) clear(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.records = nil
+	l.records.clear()
 	return json.RawMessage(`{"success":true}`), nil
 }

@@ -27,7 +27,6 @@ type LogRecord struct {
 type otlpLog struct {
 	public LogRecord
 	stored logRecord
-	size   int // of its JSON
 }
 
 // readLogs reads a frame of log records.
@@ -109,7 +108,8 @@ func (r *otlpReader) logRecord() otlpLog {
 	l.Time, l.Observed = unixNano(stored.time), unixNano(stored.observed)
 	l.Severity = otellog.Severity(stored.severity)
 	stored.severityText, stored.body = l.SeverityText, withoutANSI(valueText(l.Body))
-	return otlpLog{public: l, stored: stored, size: r.s.i - begin}
+	stored.size = r.s.i - begin
+	return otlpLog{public: l, stored: stored}
 }
 
 // logID reads the id of a trace or span: null, empty and all zeros are none.
@@ -136,5 +136,5 @@ func withoutANSI(text string) string {
 func (l *logs) stored() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.records)
+	return len(l.records.list)
 }

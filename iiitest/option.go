@@ -136,8 +136,8 @@ func WithFrameLimit(messages, bytes int) Option {
 // frames, of the finished spans, of the announced ones, of the log records and
 // of the metrics so many each, and so many bytes of JSON each. The oldest are
 // forgotten first and counted in Stats. It bounds the answers of
-// engine::traces::* and engine::metrics::list too; the log that
-// engine::logs::list looks at has 1,000 records, as the engine's. The default is
+// engine::traces::* and engine::metrics::list too, and with the bytes that of
+// engine::logs::list, which has 1,000 records at most, as the engine's. The default is
 // 100,000 and 64 MiB. Zero items keeps none.
 func WithTelemetryLimit(items, bytes int) Option {
 	return func(c *config) error {

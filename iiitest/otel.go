@@ -36,7 +36,7 @@ func (l *telemetryLog) init(items, bytes int) {
 	spanSize := func(s spanRecord) int { return s.size }
 	l.spans = recent[spanRecord]{maxItems: items, maxBytes: bytes, size: spanSize}
 	l.live = recent[spanRecord]{maxItems: items, maxBytes: bytes, size: spanSize}
-	l.logs = recent[otlpLog]{maxItems: items, maxBytes: bytes, size: func(r otlpLog) int { return r.size }}
+	l.logs = recent[otlpLog]{maxItems: items, maxBytes: bytes, size: func(r otlpLog) int { return r.stored.size }}
 	l.metrics = recent[metricRecord]{maxItems: items, maxBytes: bytes, size: func(m metricRecord) int { return m.size }}
 }
 

@@ -125,17 +125,18 @@ func TestTelemetryIsBounded(t *testing.T) {
 		for _, s := range e.spans.view().spans {
 			stored = append(stored, s.SpanID)
 		}
-		return text + " | " + strings.Join(stored, " ") + " | " + fmt.Sprint(e.metrics.stored())
+		return text + " | " + strings.Join(stored, " ") + " | " + fmt.Sprint(e.metrics.stored(), e.logs.stored())
 	}
 	for name, test := range map[string]struct {
 		items, bytes int
 		want         string
 		forgotten    uint64
 	}{
-		"all":    {20, 1 << 20, "live0 live1 live2 live3 live4 | 0 1 2 3 4 | 0 1 2 3 4 | 0 1 2 3 4 | OTLP OTLP MTRC LOGS OTLP OTLP MTRC LOGS OTLP OTLP MTRC LOGS OTLP OTLP MTRC LOGS OTLP OTLP MTRC LOGS | live0 0 live1 1 live2 2 live3 3 live4 4 | 5", 0},
-		"number": {3, 1 << 20, "live2 live3 live4 | 2 3 4 | 2 3 4 | 2 3 4 | OTLP MTRC LOGS | 3 live4 4 | 3", 2*4 + 17},
-		"none":   {0, 1 << 20, " |  | | | |  | 0", 5*4 + 20},
-		"bytes":  {20, 250, "live4 | 4 | 0 1 2 3 4 | 0 1 2 3 4 | LOGS | 4 | 5", 2*4 + 19},
+		"all":       {20, 1 << 20, "live0 live1 live2 live3 live4 | 0 1 2 3 4 | 0 1 2 3 4 | 0 1 2 3 4 | OTLP OTLP MTRC LOGS OTLP OTLP MTRC LOGS OTLP OTLP MTRC LOGS OTLP OTLP MTRC LOGS OTLP OTLP MTRC LOGS | live0 0 live1 1 live2 2 live3 3 live4 4 | 5 5", 0},
+		"number":    {3, 1 << 20, "live2 live3 live4 | 2 3 4 | 2 3 4 | 2 3 4 | OTLP MTRC LOGS | 3 live4 4 | 3 5", 2*4 + 17},
+		"none":      {0, 1 << 20, " |  | | | |  | 0 5", 5*4 + 20},
+		"few bytes": {20, 100, " |  | 2 3 4 | 3 4 | LOGS |  | 2 3", 2*5 + 2 + 3 + 19},
+		"bytes":     {20, 250, "live4 | 4 | 0 1 2 3 4 | 0 1 2 3 4 | LOGS | 4 | 5 5", 2*4 + 19},
 	} {
 		e := storesOnly(test.items, test.bytes)
 		fill(e)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"math"
 	"os"
@@ -127,7 +128,8 @@ func storesOnly(items, bytes int) *Engine {
 	e.telemetry.init(items, bytes)
 	e.spans.init(items, bytes)
 	e.metrics.init(items, bytes)
-	e.logs = &logs{engine: e, triggers: bindings[*logSubscriber]{decode: decodeLogLevel}}
+	e.cfg.telemetryBytes = bytes
+	e.logs = newLogs(e)
 	return e
 }
 
@@ -283,4 +285,25 @@ func FuzzIngest(f *testing.F) {
 			}
 		}
 	})
+}
+
+// BenchmarkIngest takes frames of 512 spans with ten attributes each.
+func BenchmarkIngest(b *testing.B) {
+	attributes := map[string]string{}
+	for i := range 10 {
+		attributes[fmt.Sprint("attribute.", i)] = "value"
+	}
+	var spans []string
+	for i := range 512 {
+		spans = append(spans, testSpan{
+			trace: fmt.Sprintf("%032x", i/4), id: fmt.Sprintf("%016x", i), name: "execute orders::create", start: 1, end: 2, attributes: attributes,
+		}.json())
+	}
+	frame := []byte(`OTLP{"resourceSpans":[{"scopeSpans":[{"spans":[` + strings.Join(spans, ",") + `]}]}]}`)
+	e := storesOnly(10_000, 64<<20)
+	b.SetBytes(int64(len(frame)))
+	b.ReportAllocs()
+	for b.Loop() {
+		e.ingest("", "", frame)
+	}
 }

@@ -12,8 +12,12 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// traceWindow is how long spans are gathered before the trace triggers fire.
-const traceWindow = 300 * time.Millisecond
+const (
+	// traceWindow is how long spans are gathered before the trace triggers fire.
+	traceWindow = 300 * time.Millisecond
+	// maxTraceParts bounds what is gathered.
+	maxTraceParts = 100_000
+)
 
 // traceTriggers is the trigger type trace.
 type traceTriggers struct {
@@ -79,7 +83,7 @@ func (t *traceTriggers) added(list []spanRecord) {
 		if t.pending == nil {
 			t.pending = make(map[tracePart]bool)
 		}
-		if len(t.pending) < t.engine.cfg.telemetry {
+		if len(t.pending) < maxTraceParts {
 			t.pending[tracePart{s.TraceID, s.ServiceName, s.Status}] = true
 		}
 	}
