@@ -3,7 +3,6 @@ package iiitest
 import (
 	"encoding/json"
 	"net/http"
-	"regexp"
 	"time"
 )
 
@@ -36,10 +35,8 @@ var scenarios = []scenario{
 			"denied":  {"Host": {"127.0.0.1:3112"}, "User-Agent": {"Python/3.11 websockets/17.4"}},
 		},
 	},
-	{
-		name:    "cron-and-log-triggers", // the log alone: what concerns the other trigger types is left out
-		without: regexp.MustCompile(`c::tick|"id":"c-[34]"|"data":\{"event":|"function_id":"c::avail","result"`),
-	},
+	{name: "cron-and-log-triggers", opts: []Option{WithQueueProvider(false)}, begin: recordedAt(1795427164003222009, 706)},
+	{name: "http-paths-and-cron-expressions", silent: []string{"/multi", "/multi2"}},
 	{name: "telemetry", begin: recordedAt(1795427179410700000, 203)},
 	{name: "gauges-and-trace-trigger", begin: recordedAt(1795427184657491114, 504)},
 }
@@ -73,14 +70,14 @@ var deviations = []*deviation{
 
 	deviates(".*", `.*\.registered_triggers\[iii-[a-z]+::config-watch\]`,
 		"there are no configuration functions, so no part of the engine watches its configuration"),
-	deviates("engine-functions", `.*\.functions\[iii-queue::on-config-change\]`, "likewise"),
-	deviates("engine-functions", `.*\.functions\[configuration::[a-z]+\]`, "likewise"),
+	deviates("engine-functions|cron-and-log-triggers", `.*\.functions\[iii-[a-z]+::on-config-change\]`, "likewise"),
+	deviates("engine-functions|cron-and-log-triggers", `.*\.functions\[configuration::[a-z]+\]`, "likewise"),
+	deviates("cron-and-log-triggers", `.*\.functions\[iii-observability::ui-content\]`, "there is no console"),
 	deviates("engine-functions", `.*\.(workers|triggers)\[configuration\]`, "likewise"),
 	deviates("engine-functions", `.*\.workers\[iii-[a-z-]+\]\.function_count`, "likewise, and each part has the functions that it has here"),
 
-	deviates("engine-functions", `.*\.functions\[(engine::queue|iii::queue|iii::durable)::[a-z_]+\]`, "there are no durable topics"),
+	deviates("engine-functions|cron-and-log-triggers", `.*\.functions\[(engine::queue|iii::queue|iii::durable)::[a-z_]+\]`, "there are no durable topics"),
 	deviates("engine-functions", `.*\.(workers\[iii-queue\]|triggers\[durable:subscriber\])`, "likewise"),
-	deviates("engine-functions", `.*\.(workers\[iii-cron\]|triggers\[cron\])`, "there is no cron"),
 	deviates("engine-functions", `.*\.workers\[iii-(http-functions|telemetry)\]`, "there are no functions invoked over HTTP; nothing is told to the makers of the engine"),
 	deviates("engine-functions", `.*\.workers\[iii-worker-manager#1\]`, "the recorded engine had a second, guarded listener"),
 }

@@ -16,18 +16,20 @@
 // It speaks the worker protocol as an engine of version 0.23 does, which it is
 // tested for by replaying conversations that were recorded from one: functions
 // in namespaces, calls between workers, triggers bound to the engine's own
-// types (http, state, stream, stream:join, stream:leave, subscribe, log, trace,
-// engine::functions-available, engine::workers-available) or to those of other
-// workers, channels, and the engine's functions for state, streams, publishing,
-// logging, channels and introspection. Everything is in memory. Enqueueing
-// works without a queue worker: each message goes to its function once.
+// types (http, cron, state, stream, stream:join, stream:leave, subscribe, log,
+// trace, engine::functions-available, engine::workers-available) or to those of
+// other workers, channels, and the engine's functions for state, streams,
+// publishing, logging, channels and introspection. Everything is in memory.
+// Enqueueing works without a queue worker: each message goes to its function
+// once.
 //
 // # Time
 //
 // In a testing/synctest bubble an engine has no sockets: it is reached by
 // [Engine.DialContext] alone, and the grace periods and timeouts, its own and
-// those of the worker, take no time. It belongs to the bubble in which it is
-// started.
+// those of the worker, take no time; cron triggers go by the bubble's clock, and
+// a year of them passes while a test sleeps for a year. It belongs to the bubble
+// in which it is started.
 //
 //	synctest.Test(t, func(t *testing.T) {
 //		engine := iiitest.Start(t)

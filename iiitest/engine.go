@@ -132,6 +132,7 @@ func New(opts ...Option) (*Engine, error) {
 	e.registerTriggers()
 	e.registerChannels()
 	e.registerHTTP()
+	e.registerCron()
 	e.registerAvailability()
 	e.registerObservability()
 	e.registerTraces()

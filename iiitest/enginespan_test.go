@@ -56,6 +56,7 @@ func TestEngineSpans(t *testing.T) {
 			func(e *Engine, c *client) {
 				c.function("f")
 				c.route("r", "f", "GET", "/orders/:id")
+				c.sync()
 				answer := newWeb(c.t, e).do("GET", "/orders/7", "")
 				c.answer(`,"result":{"status_code":200,"body":1}`)
 				<-answer

@@ -209,13 +209,18 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 		t.mu.Unlock()
 		return
 	}
+	old := t.types[added.key]
 	t.types[added.key] = added
 	for _, r := range t.inOrder() {
 		if t.resolve(r) != added {
 			continue
 		}
-		if !r.parked && r.at != added.key {
+		switch {
+		case r.parked:
+		case r.at != added.key:
 			sent = append(sent, e.unbindLocked(r))
+		case old != nil && old.provider != nil: // it must not go on firing
+			old.provider.unbind(r.id)
 		}
 		ticket, _ := e.bindLocked(r, added)
 		sent = append(sent, ticket)

@@ -1,0 +1,133 @@
+package iiitest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// cron is the provider of the trigger type cron, the engine's worker iii-cron:
+// jobs by the clock of the process, or of the synctest bubble, in UTC.
+type cron struct {
+	engine *Engine
+
+	mu   sync.Mutex
+	jobs map[string]context.CancelFunc // by trigger id
+}
+
+// cronJob is one binding.
+type cronJob struct {
+	binding
+	schedule  *cronSchedule
+	condition string // "" for none
+}
+
+func (e *Engine) registerCron() {
+	e.addTriggerType("cron", "iii-cron", "Cron trigger", &cron{engine: e, jobs: map[string]context.CancelFunc{}})
+}
+
+// bind starts a job. One that has the id already stays, and the second is
+// refused.
+func (c *cron) bind(_ context.Context, b binding) error {
+	var config struct {
+		Expression any `json:"expression"`
+		Condition  any `json:"condition_function_id"`
+	}
+	_ = json.Unmarshal(b.config, &config)
+	expression, _ := config.Expression.(string)
+	if expression == "" {
+		return engineText("Cron expression is not set")
+	}
+	schedule, err := parseCron(expression)
+	if err != nil {
+		return engineText(fmt.Sprintf("Invalid cron expression '%s': %s", expression, err))
+	}
+	j := &cronJob{binding: b, schedule: schedule}
+	j.condition, _ = config.Condition.(string)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.jobs[b.id] != nil {
+		return engineText(fmt.Sprintf("Cron job '%s' is already registered", b.id))
+	}
+	ctx, stop := context.WithCancel(c.engine.ctx)
+	c.jobs[b.id] = stop
+	c.engine.spawn(func(context.Context) {
+		defer stop()
+		c.run(ctx, j)
+	})
+	return nil
+}
+
+// unbind stops a job; nobody waits for the run that is under way.
+func (c *cron) unbind(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if stop := c.jobs[id]; stop != nil {
+		stop()
+		delete(c.jobs, id)
+	}
+}
+
+// run runs a job until it is stopped or its times are over. The next run is
+// looked for when the one before has ended: runs do not overlap, and those that
+// were due meanwhile are left out.
+func (c *cron) run(ctx context.Context, j *cronJob) {
+	for after := time.Now(); ; {
+		due, ok := j.schedule.next(after)
+		if !ok {
+			return
+		}
+		timer := time.NewTimer(time.Until(due))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		c.fire(ctx, j, due)
+		if after = time.Now(); after.Before(due) { // the wall clock was set back
+			after = due
+		}
+	}
+}
+
+// fire asks the condition and calls the function. An error of either is logged;
+// one of the condition leaves the run out.
+func (c *cron) fire(ctx context.Context, j *cronJob, due time.Time) {
+	payload := mustEncode(map[string]string{
+		"trigger": "cron", "job_id": j.id, "scheduled_time": rfc3339(due), "actual_time": rfc3339(time.Now()),
+	})
+	ctx, span := c.engine.startSpan(ctx, "call "+j.functionID)
+	run, err := true, (*wireError)(nil)
+	if j.condition != "" {
+		run, err = c.engine.condition(ctx, j.condition, j.namespace, payload)
+	}
+	if run && err == nil {
+		_, err = c.engine.fire(ctx, j.binding, payload)
+	}
+	if ctx.Err() != nil { // stopped; nobody wants to know
+		return
+	}
+	if err != nil {
+		c.engine.logEngine(severityError, "cron job failed", j.logAttributes(err))
+	}
+	span.end(err)
+}
+
+// rfc3339 is a time as the engine writes it: with as many groups of three digits
+// after the second as are needed.
+func rfc3339(t time.Time) string {
+	fraction := ""
+	switch ns := t.Nanosecond(); {
+	case ns == 0:
+	case ns%int(time.Millisecond) == 0:
+		fraction = ".000"
+	case ns%int(time.Microsecond) == 0:
+		fraction = ".000000"
+	default:
+		fraction = ".000000000"
+	}
+	return t.UTC().Format("2006-01-02T15:04:05" + fraction + "-07:00")
+}
