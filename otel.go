@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/log"
@@ -238,30 +239,43 @@ func (t *Telemetry) Flush(ctx context.Context) error {
 		return nil
 	default:
 	}
-	errs := t.each(ctx, sdkProvider.ForceFlush)
-	return errors.Join(append(errs, t.conn.Flush(ctx))...)
+	flushed := t.each(ctx, sdkProvider.ForceFlush)
+	if !flushed.wait(ctx) {
+		flushed.errs = append(flushed.errs, fmt.Errorf("iii: telemetry flush: %w", ctxError(ctx)))
+	}
+	return errors.Join(append(flushed.errs, t.conn.Flush(ctx))...)
 }
 
-// each calls f of every provider at once, and waits until ctx ends at most. Their
-// flushes of the connection are left out of the errors: they would all say the
-// same as that of the caller.
-func (t *Telemetry) each(ctx context.Context, f func(sdkProvider, context.Context) error) (errs []error) {
-	results := make(chan error, len(t.sdk))
+// providerCalls are calls of one method of every provider at once.
+type providerCalls struct {
+	results chan error // has room for all
+	left    int
+	errs    []error
+}
+
+func (t *Telemetry) each(ctx context.Context, f func(sdkProvider, context.Context) error) *providerCalls {
+	calls := &providerCalls{results: make(chan error, len(t.sdk)), left: len(t.sdk)}
 	for _, p := range t.sdk {
-		go func() { results <- f(p, ctx) }()
+		go func() { calls.results <- f(p, ctx) }()
 	}
-	for range t.sdk {
+	return calls
+}
+
+// wait reports whether all have returned before ctx ended. What their flushes of
+// the connection say is left out: the caller's own says it, too.
+func (c *providerCalls) wait(ctx context.Context) bool {
+	for ; c.left > 0; c.left-- {
 		select {
-		case err := <-results:
+		case err := <-c.results:
 			var flush *flushError
 			if err != nil && !errors.As(err, &flush) {
-				errs = append(errs, err)
+				c.errs = append(c.errs, err)
 			}
 		case <-ctx.Done():
-			return append(errs, fmt.Errorf("iii: telemetry: %w", ctxError(ctx)))
+			return false
 		}
 	}
-	return errs
+	return true
 }
 
 // Shutdown flushes and ends everything: what is recorded from then on is dropped.
@@ -283,12 +297,25 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 		}
 	}
 	t.conn.drain()
-	errs := t.each(ctx, sdkProvider.Shutdown)
-	err := errors.Join(append(errs, t.conn.Shutdown(ctx))...)
+	// Providers whose context has ended would not end themselves. The end of the
+	// connection releases them, unless a user's callback hangs.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ended := t.each(work, sdkProvider.Shutdown)
+	ended.wait(ctx)
+	err := t.conn.Shutdown(ctx)
+	grace, cancelGrace := context.WithTimeout(work, providerGrace)
+	defer cancelGrace()
+	if !ended.wait(grace) {
+		ended.errs = append(ended.errs, errors.New("iii: telemetry shutdown: a callback of a metric hangs"))
+	}
 	if t.global {
 		releaseGlobals()
 	}
 	untracedHTTP.Delete(t.tracers)
 	close(t.done)
-	return err
+	return errors.Join(append(ended.errs, err)...)
 }
+
+// providerGrace is how long the providers have to end after the connection has.
+const providerGrace = 20 * time.Millisecond

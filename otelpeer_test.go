@@ -318,6 +318,12 @@ func (l *stateLog) list() []ConnectionState {
 	return append([]ConnectionState(nil), l.states...)
 }
 
+func (l *stateLog) errors() []error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]error(nil), l.errs...)
+}
+
 // wait returns once the state was reached n times.
 func (l *stateLog) wait(tb testing.TB, s ConnectionState, n int) {
 	tb.Helper()
