@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -46,6 +47,8 @@ type faultProxy struct {
 	plan func(n int) faultPlan
 	seed uint64
 
+	capacity int // of a pipe to the client; 0: pipeCapacity
+
 	mu    sync.Mutex
 	links []*faultLink
 	wg    sync.WaitGroup
@@ -75,7 +78,7 @@ func newFaultProxyTo(tb testing.TB, dial func(context.Context) (net.Conn, error)
 
 // DialContext connects in memory; it is for [WithDialContext].
 func (f *faultProxy) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
-	near, inner := memPipe(pipeCapacity)
+	near, inner := memPipe(cmp.Or(f.capacity, pipeCapacity))
 	if err := f.connect(ctx, inner); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,350 @@
+package iii
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// unanswered withholds the answers to users' calls.
+func unanswered(_ *peerConn, m *peerMessage) bool {
+	return m.Type == "invokefunction" && !strings.HasPrefix(m.FunctionID, "engine::")
+}
+
+// TestR5LostCallFailsAtOnce is about calls whose connection dies: those that may
+// have been sent fail at once, the others are sent on the next connection.
+func TestR5LostCallFailsAtOnce(t *testing.T) {
+	t.Run("sent", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			const n = 200
+			p := newPeer(t, script{message: unanswered})
+			c := p.connected()
+			results := make(chan error, n)
+			for range n {
+				go func() { results <- c.Call(t.Context(), "x::y", 1, nil) }()
+			}
+			synctest.Wait()
+			p.conn(0).cut()
+			cut := time.Now()
+			for range n {
+				err := suite.note(<-results)
+				if !errors.Is(err, ErrConnectionLost) || errors.Is(err, ErrNotConnected) || SafeToRetry(err) {
+					t.Fatalf("call: %v, safe to retry: %v", err, SafeToRetry(err))
+				}
+			}
+			if took := time.Since(cut); took > 0 {
+				t.Errorf("calls failed %v after the cut", took)
+			}
+		})
+	})
+	t.Run("not sent", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer(t, script{})
+			c := p.client()
+			result := make(chan error, 2)
+			go func() { result <- c.Call(t.Context(), "before::first", 1, nil) }()
+			synctest.Wait()
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-result; err != nil {
+				t.Errorf("call before the first connection: %v", err)
+			}
+			p.conn(0).cut()
+			synctest.Wait()
+			if s := c.State(); s != ConnectionStateReconnecting {
+				t.Errorf("state: %v", s)
+			}
+			if err := c.Call(t.Context(), "between::connections", 1, nil); err != nil {
+				t.Errorf("call between connections: %v", err)
+			}
+		})
+	})
+	t.Run("half", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			const n = 40
+			p := newPeer(t, script{})
+			c := p.connected()
+			resume := p.conn(0).stopReading()
+			var lost, answered atomic.Int32
+			var calls sync.WaitGroup
+			for i := range n {
+				calls.Go(func() {
+					payload := fmt.Sprint(i, strings.Repeat("x", 64<<10))
+					got, err := Call[string](t.Context(), c, "x::y", payload)
+					switch {
+					case err == nil && got == payload:
+						answered.Add(1)
+					case errors.Is(err, ErrConnectionLost) && !SafeToRetry(err):
+						lost.Add(1)
+					default:
+						t.Errorf("call %d: %v", i, err)
+					}
+				})
+			}
+			synctest.Wait()
+			p.conn(0).cut()
+			resume()
+			calls.Wait()
+			if lost.Load() == 0 || answered.Load() == 0 || lost.Load()+answered.Load() != n {
+				t.Errorf("%d lost, %d sent on the next connection, of %d", lost.Load(), answered.Load(), n)
+			}
+			if again := p.messages(1, "invokefunction"); len(again)-1 != int(answered.Load()) {
+				t.Errorf("%d calls on the next connection, want %d", len(again)-1, answered.Load())
+			}
+		})
+	})
+}
+
+// TestR6BooksBalance cuts a connection while Sends and calls go out, and counts:
+// nothing is accepted and then neither read by the peer, nor failed, nor unknown.
+func TestR6BooksBalance(t *testing.T) {
+	unknown := uint64(0)
+	for i := range scale(6, 100) {
+		seed := uint64(i + 1)
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { unknown += balance(t, seed, 5000) })
+		})
+	}
+	if unknown == 0 {
+		t.Error("no cut has hit a Send: the test shows nothing")
+	}
+	t.Logf("%d messages with unknown outcome, unaccounted 0", unknown)
+}
+
+// outcome is what a request of TestR6BooksBalance came to.
+type outcome uint8
+
+const (
+	outcomeSuccess outcome = 1 + iota // a nil error
+	outcomeUnsent                     // an error that is safe to retry
+	outcomeUnknown                    // an error that is not
+)
+
+func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
+	r := rand.New(rand.NewPCG(seed, 6))
+	read := make([]atomic.Int32, 2*n) // how often a request was read; Sends are even
+	outcomes := make([]outcome, 2*n)
+	p := newPeer(t, script{forget: true, message: func(_ *peerConn, m *peerMessage) bool {
+		if m.FunctionID == "x::y" {
+			var payload struct{ N int }
+			if err := json.Unmarshal(m.Data, &payload); err != nil {
+				t.Error(err)
+			}
+			read[payload.N].Add(1)
+		}
+		return false
+	}})
+	proxy := newFaultProxy(t, p, seed, func(conn int) faultPlan {
+		cut := fault{limited: true, limit: 1000 + r.Int64N(int64(n)*300), then: faultReset, latency: time.Duration(r.IntN(2)) * time.Millisecond}
+		switch {
+		case conn > 0:
+			return faultPlan{}
+		case seed%2 == 0: // among those that waited for the connection
+			cut.limit = 1000 + r.Int64N(int64(n)*60)
+		case seed%3 == 0:
+			cut.limit /= 4
+			return faultPlan{in: cut}
+		}
+		return faultPlan{out: cut}
+	})
+	proxy.capacity = 4 << 10 // so that cuts find writes under way
+	w := newWatch()
+	c := p.client(WithDialContext(proxy.DialContext), w.option(), WithSendBuffer(n/2, 8<<20))
+	padding := strings.Repeat("x", 100)
+	var users sync.WaitGroup
+	const workers = 50
+	for u := range workers {
+		for kind := range 2 {
+			users.Go(func() {
+				for i := range n / workers {
+					number := 2*(u*n/workers+i) + kind
+					payload := map[string]any{"N": number, "p": padding}
+					var err error
+					if kind == 0 {
+						err = c.Send(t.Context(), "x::y", payload)
+					} else {
+						err = c.Call(t.Context(), "x::y", payload, nil)
+					}
+					switch {
+					case err == nil:
+						outcomes[number] = outcomeSuccess
+					case SafeToRetry(err):
+						outcomes[number] = outcomeUnsent
+					case errors.Is(err, ErrConnectionLost):
+						outcomes[number] = outcomeUnknown
+					default:
+						t.Errorf("request %d: %v", number, err)
+					}
+					suite.note(err)
+				}
+			})
+		}
+	}
+	if seed%2 == 0 { // else the first requests wait for the connection
+		synctest.Wait()
+	}
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	users.Wait()
+	if err := c.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+
+	var accepted, missing, readSends uint64
+	for number := range outcomes {
+		times, send := read[number].Load(), number%2 == 0
+		if times > 1 {
+			t.Errorf("request %d was read %d times", number, times)
+		}
+		if send {
+			readSends += uint64(times)
+		}
+		switch outcomes[number] {
+		case outcomeSuccess:
+			if send {
+				accepted++
+			}
+			switch {
+			case times > 0:
+			case send:
+				missing++
+			default:
+				t.Errorf("call %d has an answer and was not read", number)
+			}
+		case outcomeUnsent:
+			if times > 0 {
+				t.Errorf("request %d is safe to retry and was read", number)
+			}
+		case 0:
+			t.Errorf("request %d has no outcome", number)
+		}
+	}
+	s := c.Stats()
+	if s.SendsConfirmed+s.SendsUnknown+s.SendsDropped != accepted {
+		t.Errorf("%d Sends accepted, but %d confirmed + %d unknown + %d dropped", accepted, s.SendsConfirmed, s.SendsUnknown, s.SendsDropped)
+	}
+	if missing > s.SendsUnknown+s.SendsDropped || readSends < s.SendsConfirmed {
+		t.Errorf("%d accepted Sends were not read, %d are unknown; %d were read, %d are confirmed", missing, s.SendsUnknown, readSends, s.SendsConfirmed)
+	}
+	told := uint64(0)
+	for _, e := range w.all() {
+		var lost *LostSendsError
+		if errors.As(e.err, &lost) {
+			told += uint64(lost.Count)
+		}
+	}
+	if told != s.SendsUnknown {
+		t.Errorf("the listener was told of %d unknown Sends, the counter says %d", told, s.SendsUnknown)
+	}
+	return s.SendsUnknown
+}
+
+// TestR8BufferIsBounded fills the send buffer of a client that is not connected.
+func TestR8BufferIsBounded(t *testing.T) {
+	c, err := New("ws://127.0.0.1:1", WithLogger(testLogger))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	payload := strings.Repeat("x", 1024)
+	before := heap()
+	n, accepted := scale(50_000, 200_000), 0
+	for range n {
+		switch err := c.Send(t.Context(), "x::y", payload); {
+		case err == nil:
+			accepted++
+		case !errors.Is(err, ErrBufferFull) || !SafeToRetry(err):
+			t.Fatal(err)
+		}
+	}
+	growth := heap() - before
+	if accepted != 1000 || c.Stats().Buffered != 1000 {
+		t.Errorf("%d accepted, %d buffered, want 1000", accepted, c.Stats().Buffered)
+	}
+	if growth > 16<<20 {
+		t.Errorf("the heap grew by %d KiB", growth>>10)
+	}
+	t.Logf("%d messages: the heap grew by %d KiB", n, growth>>10)
+	_ = c.Close()
+	if dropped := c.Stats().SendsDropped; dropped != 1000 {
+		t.Errorf("%d messages dropped, want 1000", dropped)
+	}
+}
+
+// TestR8BytesAreBounded is about the second bound, and about what is refused.
+func TestR8BytesAreBounded(t *testing.T) {
+	c, err := New("ws://127.0.0.1:1", WithLogger(testLogger), WithSendBuffer(1000, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	payload := strings.Repeat("x", 100<<10)
+	for i := range 20 {
+		err := c.Send(t.Context(), "x::y", payload)
+		if want := i >= 10; errors.Is(err, ErrBufferFull) != want {
+			t.Errorf("message %d: %v", i, err)
+		}
+	}
+	if err := c.Call(t.Context(), "x::y", payload, nil); !errors.Is(err, ErrBufferFull) {
+		t.Errorf("call: %v", err)
+	}
+	if s := c.Stats(); s.BufferedBytes > 1<<20 || s.Buffered != 10 {
+		t.Errorf("buffered: %d messages, %d bytes", s.Buffered, s.BufferedBytes)
+	}
+}
+
+// TestR8EndedCallsAreNotSent is about calls whose callers stopped waiting while
+// there was no connection.
+func TestR8EndedCallsAreNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{})
+		c := p.client()
+		for i := range 3000 { // three times the buffer: those that end make room
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			err := c.Call(ctx, "ended::call", i, nil)
+			cancel()
+			if !errors.Is(err, ErrNotConnected) || !errors.Is(err, context.DeadlineExceeded) || !SafeToRetry(err) {
+				t.Fatalf("call %d: %v", i, suite.note(err))
+			}
+		}
+		if err := c.Call(t.Context(), "ended::call", 1, nil, WithTimeout(time.Second)); !errors.Is(err, ErrTimeout) || !errors.Is(err, ErrNotConnected) || !SafeToRetry(err) {
+			t.Errorf("call with a timeout: %v", err)
+		}
+		if err := c.Send(t.Context(), "held::send", 1); err != nil {
+			t.Error(err)
+		}
+		if s := c.Stats(); s.Buffered != 1 || s.CallsInFlight != 0 {
+			t.Errorf("%d buffered, %d in flight", s.Buffered, s.CallsInFlight)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, m := range p.messages(0, "invokefunction") {
+			got = append(got, m.FunctionID)
+		}
+		if want := "engine::workers::register held::send"; strings.Join(got, " ") != want {
+			t.Errorf("sent: %v, want %s", got, want)
+		}
+	})
+}
