@@ -293,11 +293,16 @@ func (s *SharedEngineConnection) awaitCallbacks() {
 	}
 }
 
+// drainAttempts is how many connections may die in a row without a sign that they
+// brought something over, once there is no time to wait between them.
+const drainAttempts = 5
+
 // keepConnected returns nil when ctx has ended or the queue was drained as far as
 // it could be, else why it gave up.
 func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 	var failures uint64 // attempts in a row that led to no connection that lasted
 	var connected bool  // there was a connection
+	var idle int        // connections in a row, while draining, that took nothing over
 	for {
 		if failures > 0 || connected {
 			s.setState(ConnectionStateReconnecting, nil)
@@ -306,7 +311,8 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 		}
 		lasted, progress := false, false
 		sock, err := s.cfg.dial(ctx)
-		if err == nil {
+		dialled := err == nil
+		if dialled {
 			before := s.queue.confirmed()
 			lasted, err = s.serve(ctx, s.newLink(sock), connected)
 			progress = s.queue.confirmed() > before
@@ -330,7 +336,11 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 		}
 		s.setState(ConnectionStateReconnecting, err)
 		if s.isDraining() {
-			if progress {
+			// No sleep any more: again at once, if somebody was there.
+			if idle++; progress {
+				idle = 0
+			}
+			if dialled && idle < drainAttempts {
 				continue
 			}
 			return nil

@@ -2,6 +2,7 @@ package iii
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -121,6 +122,8 @@ func TestTelemetryUpgrade(t *testing.T) {
 	}
 }
 
+// Attempts that fail are further and further apart, and the count starts over
+// after a connection that lasted.
 func TestChecklistTelemetryBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := func(n int) bool { return n == 7 }
@@ -165,6 +168,7 @@ func TestChecklistTelemetryBackoff(t *testing.T) {
 	})
 }
 
+// A peer that accepts and closes is no healthy one: the delay grows.
 func TestTelemetryBackoffOfShortConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) { c.kill() }})
@@ -255,6 +259,8 @@ func TestChecklistTelemetryAuthFailure(t *testing.T) {
 	})
 }
 
+// The error frame of the engine need not be for authentication, and what else
+// comes does no harm.
 func TestTelemetryHearsTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
@@ -281,6 +287,8 @@ func TestTelemetryHearsTheEngine(t *testing.T) {
 	})
 }
 
+// A peer that says nothing more is given up after a minute; one that only
+// answers pings is not.
 func TestTelemetryKeepalive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, _ []byte) bool { return c.n == 0 && c.pings > 10 }})
@@ -310,4 +318,26 @@ func TestTelemetryAnswersPings(t *testing.T) {
 	if payload := <-got; payload != "are you there" {
 		t.Errorf("pong of %q", payload)
 	}
+}
+
+func FuzzEngineError(f *testing.F) {
+	f.Add([]byte(`{"type":"error","error":{"code":"AUTH_ERROR","message":"auth function returned no result"}}`))
+	f.Add([]byte(`{"type":"error","error":null}`))
+	f.Add([]byte(`{"type":"pong"}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		err := engineError(b)
+		if err == nil {
+			return
+		}
+		var refused *AuthError
+		var e *Error
+		if errors.As(err, &refused) == errors.As(err, &e) {
+			t.Errorf("%q: %v", b, err)
+		}
+		var m map[string]any
+		if json.Unmarshal(b, &m) != nil {
+			t.Errorf("%q is no object and says %v", b, err)
+		}
+	})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// Flush returns when the peer has read everything, however late.
 func TestChecklistFlushOfLatePeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -59,7 +60,7 @@ func TestChecklistFlushOfSilentPeer(t *testing.T) {
 func TestChecklistFlushWithoutPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody there") }
-		s, err := NewSharedEngineConnection("ws://127.0.0.1:1", WithConnectionDialContext(down), WithConnectionLogger(testLogger))
+		s, err := NewSharedEngineConnection("ws://user:"+secretPassword+"@127.0.0.1:1/?token="+secretQuery, WithConnectionDialContext(down), WithConnectionLogger(testLogger))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,6 +92,7 @@ func TestChecklistFlushWithoutPeer(t *testing.T) {
 	})
 }
 
+// Shutdown makes one more attempt at once where there is something to deliver.
 func TestChecklistShutdownDelivers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{refuse: func(n int, _ *http.Request) int {
@@ -117,10 +119,11 @@ func TestChecklistShutdownDelivers(t *testing.T) {
 	})
 }
 
+// A link that dies under Shutdown is made anew at once.
 func TestTelemetryShutdownSurvivesKills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, payload []byte) bool {
-			if c.pings == 2 && c.n < 5 {
+			if c.pings == 3 && c.n < 5 {
 				c.kill()
 				return true
 			}

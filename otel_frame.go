@@ -64,6 +64,7 @@ type queuedFrame struct {
 	telemetryFrame
 	number uint64 // in order of acceptance, from 1
 	flown  int    // its size, once in flight
+	ping   bool   // a ping goes out behind it
 	again  bool   // it was written to a link that died
 	shed   bool   // in flight, and not to be sent again; its data is gone
 }
@@ -91,6 +92,9 @@ func (d *frameDeque) first() *queuedFrame {
 	}
 	return &d.frames[d.head]
 }
+
+// last is the frame that was pushed last; there is one.
+func (d *frameDeque) last() *queuedFrame { return &d.frames[len(d.frames)-1] }
 
 // unpop puts frames before those in d.
 func (d *frameDeque) unpop(frames []queuedFrame) {

@@ -155,10 +155,14 @@ func (l *telemetryLink) writeFrames(batch []queuedFrame, control telemetryContro
 		if err := w.Close(); err != nil {
 			return err
 		}
+		if batch[i].ping {
+			if err := l.ping(batch[i].number); err != nil {
+				return err
+			}
+		}
 	}
 	if control.ping {
-		number := binary.BigEndian.AppendUint64(nil, control.number)
-		if err := l.conn.WriteControl(websocket.PingMessage, number, time.Time{}); err != nil {
+		if err := l.ping(control.number); err != nil {
 			return err
 		}
 	}
@@ -175,6 +179,11 @@ func (l *telemetryLink) writeFrames(batch []queuedFrame, control telemetryContro
 		}
 	}
 	return l.net.Flush()
+}
+
+// ping asks whether the engine has the frames up to number.
+func (l *telemetryLink) ping(number uint64) error {
+	return l.conn.WriteControl(websocket.PingMessage, binary.BigEndian.AppendUint64(nil, number), time.Time{})
 }
 
 // keepalive pings, or fails the link when nothing has come for too long. It

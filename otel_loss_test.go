@@ -15,8 +15,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel"
 )
 
+// The engine's side is killed in the middle of flushes, and nothing is lost.
 func TestChecklistReconnectLosesNothing(t *testing.T) {
 	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
 		t.Run(kind, func(t *testing.T) {
@@ -79,6 +81,7 @@ func killEngine(t *testing.T, p *otelPeer, kind string) {
 		stats.Reconnects, frames, frames-len(order), stats.Retried, len(p.received())-len(order))
 }
 
+// The start of a span is ahead of its end, and is never sent again.
 func TestChecklistLiveSpanStaysAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cuts := 0
@@ -129,6 +132,7 @@ func TestChecklistLiveSpanStaysAhead(t *testing.T) {
 	})
 }
 
+// Drops are said at once, and then once a minute.
 func TestTelemetrySaysDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -172,6 +176,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
+// A large frame goes in pieces, and is in one piece there.
 func TestTelemetryLargeFrames(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	s := p.connection()
@@ -194,6 +199,7 @@ func TestTelemetryLargeFrames(t *testing.T) {
 	}
 }
 
+// Sends, flushes and the end at once.
 func TestTelemetryConcurrent(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	s := p.connection(WithConnectionQueue(100_000, 64<<20))
@@ -241,4 +247,48 @@ func TestTelemetryConcurrent(t *testing.T) {
 	if got := len(p.received()); got != total {
 		t.Errorf("%d frames accepted, %d came", total, got)
 	}
+}
+
+// An engine that is slow to take a frame is not sent the same again and again.
+func TestTelemetrySlowEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{frame: func(*otelConn, []byte) bool {
+			time.Sleep(10 * time.Second)
+			return true
+		}})
+		s := p.connection()
+		sendLogs(t, s, 0, 200)
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(wantLogs(0, 200), p.received()); diff != "" {
+			t.Errorf("frames (-want +got):\n%s", diff)
+		}
+		if n := s.Stats().Reconnects; n != 0 {
+			t.Errorf("%d reconnects", n)
+		}
+	})
+}
+
+// Without a logger, what was dropped is said to OpenTelemetry's error handler.
+func TestTelemetrySaysDropsToOpenTelemetry(t *testing.T) {
+	before := otel.GetErrorHandler()
+	defer otel.SetErrorHandler(before)
+	said := make(chan error, 10)
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { said <- suite.note(err) }))
+	down := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody there") }
+	retries := uint64(0)
+	s, err := NewSharedEngineConnection("ws://127.0.0.1:1", WithConnectionDialContext(down), WithConnectionQueue(1, 100),
+		WithConnectionReconnection(ReconnectionConfig{MaxRetries: &retries}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-s.done
+	if err := s.Send(logFrame(1)); !errors.Is(err, ErrConnectionClosed) {
+		t.Errorf("Send: %v", err)
+	}
+	if err := <-said; !strings.Contains(err.Error(), "gave up after 1 attempts") {
+		t.Errorf("said %v", err)
+	}
+	_ = s.Shutdown(t.Context())
 }

@@ -13,9 +13,11 @@ const (
 	flightBytes  = 4 << 20
 )
 
-// pingFrames is after how many frames another ping goes out although the pong to
-// the one before has not come.
-const pingFrames = 64
+// pingFrames is after how many frames a ping goes out although the pong to the one
+// before has not come. An engine that forwards to a collector that is stuck takes
+// 10 s a frame: so few frames are still confirmed before the link counts as dead,
+// and are not sent again and again.
+const pingFrames = 4
 
 // telemetryQueue holds the frames until the engine has confirmed them. Those
 // that wait are in one queue a class, so that the oldest of a class is found at
@@ -218,51 +220,58 @@ func (q *telemetryQueue) away() {
 	}
 }
 
-// take appends to batch what l's writer is to write next, in order, and reports
-// whether a ping belongs behind it.
-func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) (_ []queuedFrame, control telemetryControl) {
+// take appends to batch what l's writer is to write next, in order, and returns
+// what belongs behind it.
+func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) ([]queuedFrame, telemetryControl) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.link != l {
 		return batch, telemetryControl{}
 	}
 	for size := 0; size < takeBytes && q.flight.len() < flightFrames && q.flying < flightBytes; {
-		var oldest *frameDeque
-		for c := range q.waiting {
-			if f := q.waiting[c].first(); f != nil && (oldest == nil || f.number < oldest.first().number) {
-				oldest = &q.waiting[c]
-			}
-		}
-		if oldest == nil {
+		f, ok := q.next()
+		if !ok {
 			break
 		}
-		f := oldest.pop()
-		q.held[f.signal().class()].flying++
-		if f.again {
-			q.stats.retried++
+		if l.unpinged++; l.unpinged >= pingFrames {
+			f.ping = true
+			l.pinged, l.unpinged = f.number, 0
 		}
-		q.stats.sent++
-		q.stats.bytes += uint64(f.size())
-		size += f.size()
-		f.flown = f.size()
-		q.flying += f.flown
-		q.flight.push(f)
+		size += f.flown
 		batch = append(batch, f)
-		l.unpinged++
 	}
-	control = l.control
+	control := l.control
 	l.control = telemetryControl{}
-	if l.unpinged > 0 && (l.pinged == l.ponged || l.unpinged >= pingFrames) {
+	if l.unpinged > 0 && (control.ping || l.pinged == l.ponged) {
 		control.ping = true
+		l.pinged, l.unpinged = q.flight.last().number, 0
 	}
-	if control.ping {
-		l.unpinged = 0
-		if n := q.flight.len(); n > 0 {
-			l.pinged = q.flight.frames[len(q.flight.frames)-1].number
-		}
-		control.number = l.pinged
-	}
+	control.number = l.pinged
 	return batch, control
+}
+
+// next moves the oldest frame that waits to those in flight.
+func (q *telemetryQueue) next() (f queuedFrame, ok bool) {
+	var oldest *frameDeque
+	for c := range q.waiting {
+		if d := &q.waiting[c]; d.len() > 0 && (oldest == nil || d.first().number < oldest.first().number) {
+			oldest = d
+		}
+	}
+	if oldest == nil {
+		return f, false
+	}
+	f = oldest.pop()
+	if f.again {
+		q.stats.retried++
+	}
+	f.flown = f.size()
+	q.stats.sent++
+	q.stats.bytes += uint64(f.flown)
+	q.flying += f.flown
+	q.held[f.signal().class()].flying++
+	q.flight.push(f)
+	return f, true
 }
 
 // confirm notes that the engine has taken all frames up to number: the pong to a
