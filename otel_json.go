@@ -147,7 +147,7 @@ func (e *otlpEncoder) tighten() bool {
 	switch c := &e.caps; {
 	case c.text > 64:
 		c.text /= 4
-	case c.items > 1:
+	case c.items > 0:
 		c.items /= 4
 	default:
 		return false

@@ -79,8 +79,8 @@ var severityNames = [...]string{"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATA
 
 func (e *otlpEncoder) appendLogAttributes(b []byte, r *sdklog.Record) ([]byte, int) {
 	total := r.AttributesLen()
-	if total == 0 {
-		return b, 0
+	if total == 0 || e.caps.items == 0 {
+		return b, total
 	}
 	n := 0
 	b = append(b, `,"attributes":[`...)

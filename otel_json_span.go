@@ -134,11 +134,11 @@ func appendDropped(b []byte, key string, n int) []byte {
 }
 
 func (e *otlpEncoder) appendEvents(b []byte, events []sdktrace.Event) ([]byte, int) {
-	if len(events) == 0 {
-		return b, 0
+	n := min(len(events), e.caps.items)
+	if n == 0 {
+		return b, len(events)
 	}
 	b = append(b, `,"events":[`...)
-	n := min(len(events), e.caps.items)
 	for i := range events[:n] {
 		ev := &events[i]
 		if i > 0 {
@@ -160,11 +160,11 @@ func (e *otlpEncoder) appendEvents(b []byte, events []sdktrace.Event) ([]byte, i
 }
 
 func (e *otlpEncoder) appendLinks(b []byte, links []sdktrace.Link) ([]byte, int) {
-	if len(links) == 0 {
-		return b, 0
+	n := min(len(links), e.caps.items)
+	if n == 0 {
+		return b, len(links)
 	}
 	b = append(b, `,"links":[`...)
-	n := min(len(links), e.caps.items)
 	for i := range links[:n] {
 		l := &links[i]
 		if i > 0 {

@@ -13,11 +13,11 @@ import (
 // attributes appends a list of attributes with its key, or nothing if there are
 // none, and tells how many the caps left out.
 func (e *otlpEncoder) attributes(b []byte, key string, attrs []attribute.KeyValue) ([]byte, int) {
-	if len(attrs) == 0 {
-		return b, 0
+	n := min(len(attrs), e.caps.items)
+	if n == 0 {
+		return b, len(attrs)
 	}
 	b = append(b, key...)
-	n := min(len(attrs), e.caps.items)
 	for i := range attrs[:n] {
 		if i > 0 {
 			b = append(b, ',')
@@ -32,17 +32,12 @@ func (e *otlpEncoder) attributes(b []byte, key string, attrs []attribute.KeyValu
 
 // set appends the attributes of a set, between open and end, if it has any.
 func (e *otlpEncoder) set(b []byte, open string, s *attribute.Set, end string) []byte {
-	n := s.Len()
+	n := min(s.Len(), e.caps.items)
 	if n == 0 {
 		return b
 	}
 	b = append(b, open...)
-	b = e.setElements(b, s, n)
-	return append(b, end...)
-}
-
-func (e *otlpEncoder) setElements(b []byte, s *attribute.Set, n int) []byte {
-	for i := range min(n, e.caps.items) {
+	for i := range n {
 		if i > 0 {
 			b = append(b, ',')
 		}
@@ -52,7 +47,7 @@ func (e *otlpEncoder) setElements(b []byte, s *attribute.Set, n int) []byte {
 			break
 		}
 	}
-	return b
+	return append(b, end...)
 }
 
 func (e *otlpEncoder) keyValue(b []byte, kv *attribute.KeyValue, depth int) []byte {

@@ -247,13 +247,14 @@ func TestEncodeLargeEnvelope(t *testing.T) {
 
 // A record that cannot be made to fit is counted, and the others arrive.
 func TestEncodeRecordThatNeverFits(t *testing.T) {
-	deep := attribute.KeyValue{Key: "k", Value: nested(20, attribute.StringValue("x"))}
 	spans := []sdktrace.ReadOnlySpan{
 		tracetest.SpanStub{Name: "a"}.Snapshot(),
-		tracetest.SpanStub{Name: "b", Attributes: []attribute.KeyValue{deep}}.Snapshot(),
+		tracetest.SpanStub{Name: strings.Repeat("b", 1000), Attributes: []attribute.KeyValue{attribute.Int("k", 1)}}.Snapshot(),
 		tracetest.SpanStub{Name: "c"}.Snapshot(),
 	}
-	frames, lost := encoded(t, 400, func(e *otlpEncoder) []telemetryFrame { return e.spans(spans) })
+	alone, _ := encoded(t, wholeFrame, func(e *otlpEncoder) []telemetryFrame { return e.spans(spans[:1]) })
+	limit := len(alone[0].data) + 10
+	frames, lost := encoded(t, limit, func(e *otlpEncoder) []telemetryFrame { return e.spans(spans) })
 	var names []any
 	for _, f := range frames {
 		each(decoded(t, f.data), []string{"resourceSpans", "scopeSpans", "spans"}, func(v any) { names = append(names, at(v, "name")) })

@@ -1,0 +1,416 @@
+package iii
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/log"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// batchKeeper is an exporter that keeps the sizes of its batches.
+type batchKeeper struct {
+	block chan struct{} // export waits for it to be closed, if it is there
+	busy  bool          // what crowded says
+	err   error         // of export
+
+	mu       sync.Mutex
+	batches  []int
+	names    []string
+	at       []time.Time
+	dropped  int
+	flushes  int
+	shutdown int
+}
+
+func (k *batchKeeper) export(n int, name func(i int) string) error {
+	if k.block != nil {
+		<-k.block
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.batches = append(k.batches, n)
+	k.at = append(k.at, time.Now())
+	for i := range n {
+		k.names = append(k.names, name(i))
+	}
+	return k.err
+}
+
+func (k *batchKeeper) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySpan) error {
+	return k.export(len(spans), func(i int) string { return spans[i].Name() })
+}
+
+func (k *batchKeeper) Export(_ context.Context, records []sdklog.Record) error {
+	return k.export(len(records), func(i int) string { return records[i].Body().AsString() })
+}
+
+func (k *batchKeeper) ForceFlush(ctx context.Context) error {
+	k.mu.Lock()
+	k.flushes++
+	k.mu.Unlock()
+	return ctx.Err()
+}
+
+func (k *batchKeeper) Shutdown(context.Context) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.shutdown++
+	return nil
+}
+
+func (k *batchKeeper) overflowed(n int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.dropped += n
+}
+
+func (k *batchKeeper) crowded() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.busy
+}
+
+// exported are the sizes of the batches so far.
+func (k *batchKeeper) exported() []int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.batches)
+}
+
+func endedSpan(name string, flags trace.TraceFlags) sdktrace.ReadOnlySpan {
+	return tracetest.SpanStub{Name: name, SpanContext: spanContext(flags, false)}.Snapshot()
+}
+
+func emitted(body string) *sdklog.Record {
+	var r sdklog.Record
+	r.SetBody(attribute.StringValue(body))
+	return &r
+}
+
+func TestBatchSpans(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &batchKeeper{}
+		p := newBatchSpanProcessor(k, 100*time.Millisecond)
+		begin := time.Now()
+		for i := range 3 {
+			p.OnEnd(endedSpan(fmt.Sprint(i), trace.FlagsSampled))
+			p.OnEnd(endedSpan("not sampled", 0))
+			time.Sleep(20 * time.Millisecond)
+		}
+		synctest.Wait()
+		if got := k.exported(); got != nil {
+			t.Errorf("exported %v before the interval was over", got)
+		}
+		time.Sleep(time.Second)
+		if diff := cmp.Diff([]int{3}, k.exported()); diff != "" {
+			t.Fatalf("after the interval (-want +got):\n%s", diff)
+		}
+		k.mu.Lock()
+		if waited := k.at[0].Sub(begin); waited != 100*time.Millisecond {
+			t.Errorf("the first span waited %v, want 100ms", waited)
+		}
+		k.mu.Unlock()
+		for i := range 512 {
+			p.OnEnd(endedSpan(fmt.Sprint(i), trace.FlagsSampled))
+		}
+		synctest.Wait()
+		if diff := cmp.Diff([]int{3, 512}, k.exported()); diff != "" {
+			t.Errorf("full batch (-want +got):\n%s", diff)
+		}
+		for i := range 1030 {
+			p.OnEnd(endedSpan(fmt.Sprint(i), trace.FlagsSampled))
+		}
+		time.Sleep(time.Second)
+		if got := k.exported(); slices.Max(got) > 512 {
+			t.Errorf("batches of %v", got)
+		}
+		shutDown(t, p.Shutdown)
+		if len(k.names) != 1545 || k.dropped != 0 || k.shutdown != 1 {
+			t.Errorf("exported %d, dropped %d, exporter shut down %d times", len(k.names), k.dropped, k.shutdown)
+		}
+	})
+}
+
+// shutDown shuts a processor down.
+func shutDown(t *testing.T, shutdown func(context.Context) error) {
+	t.Helper()
+	if err := shutdown(t.Context()); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+}
+
+func TestBatchLogs(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		size     int
+		interval time.Duration
+		busy     bool
+		emit     int
+		atOnce   []int
+		later    []int
+	}{
+		{"each at once", 1, 100 * time.Millisecond, false, 3, []int{1, 1, 1}, []int{1, 1, 1}},
+		{"full batch", 2, 100 * time.Millisecond, false, 2, []int{2}, []int{2}},
+		{"half a batch", 2, 100 * time.Millisecond, false, 1, nil, []int{1}},
+		{"no interval", 100, 0, false, 3, []int{3}, []int{3}},
+		{"busy connection", 1, 100 * time.Millisecond, true, 300, nil, []int{300}},
+		{"busy connection, full batch", 1, 100 * time.Millisecond, true, 512, []int{512}, []int{512}},
+		{"size of zero", 0, 100 * time.Millisecond, false, 2, []int{1, 1}, []int{1, 1}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := &batchKeeper{busy: test.busy}
+				p := newBatchLogProcessor(k, test.interval, test.size)
+				if !p.Enabled(t.Context(), sdklog.EnabledParameters{}) {
+					t.Error("not enabled")
+				}
+				for i := range test.emit {
+					if err := p.OnEmit(t.Context(), emitted(fmt.Sprint(i))); err != nil {
+						t.Error(err)
+					}
+				}
+				synctest.Wait()
+				if got := k.exported(); !sumsTo(got, test.atOnce) {
+					t.Errorf("at once: batches %v, want %v", got, test.atOnce)
+				}
+				time.Sleep(time.Second)
+				if got := k.exported(); !sumsTo(got, test.later) || slices.Max(got) > max(test.size, slices.Max(test.later)) {
+					t.Errorf("after the interval: batches %v, want %v", got, test.later)
+				}
+				for i, name := range k.names {
+					if name != fmt.Sprint(i) {
+						t.Fatalf("out of order: %v", k.names)
+					}
+				}
+				shutDown(t, p.Shutdown)
+			})
+		})
+	}
+}
+
+// sumsTo tells whether as many records were exported: how they are spread depends
+// on how soon the goroutine looks.
+func sumsTo(got, want []int) bool {
+	sum := func(list []int) (n int) {
+		for _, v := range list {
+			n += v
+		}
+		return n
+	}
+	return sum(got) == sum(want) && (got == nil) == (want == nil)
+}
+
+// A processor after this one may change the record.
+func TestBatchLogsCopies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &batchKeeper{}
+		p := newBatchLogProcessor(k, time.Second, 10)
+		r := emitted("as emitted")
+		if err := p.OnEmit(t.Context(), r); err != nil {
+			t.Error(err)
+		}
+		r.SetBody(attribute.StringValue("changed"))
+		shutDown(t, p.Shutdown)
+		if diff := cmp.Diff([]string{"as emitted"}, k.names); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+}
+
+// What comes faster than it is exported is dropped and counted, and never waits.
+func TestBatchOverflow(t *testing.T) {
+	t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
+	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1000")
+	synctest.Test(t, func(t *testing.T) {
+		k := &batchKeeper{block: make(chan struct{})}
+		p := newBatchSpanProcessor(k, 0)
+		p.OnEnd(endedSpan("in export", trace.FlagsSampled))
+		synctest.Wait()
+		for i := range 250 {
+			p.OnEnd(endedSpan(fmt.Sprint(i), trace.FlagsSampled))
+		}
+		if k.dropped != 150 {
+			t.Errorf("dropped %d, want 150", k.dropped)
+		}
+		close(k.block)
+		shutDown(t, p.Shutdown)
+		if diff := cmp.Diff([]int{1, 100}, k.exported()); diff != "" {
+			t.Errorf("batches (-want +got):\n%s", diff)
+		}
+		p.OnEnd(endedSpan("after the end", trace.FlagsSampled))
+		if k.dropped != 151 {
+			t.Errorf("dropped %d, want 151", k.dropped)
+		}
+	})
+}
+
+func TestBatchSizesFromEnvironment(t *testing.T) {
+	for value, want := range map[string]int{"": 2048, "10": 10, " 20 ": 20, "0": 2048, "-1": 2048, "x": 2048} {
+		t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", value)
+		if got := positiveFromEnv("OTEL_BSP_MAX_QUEUE_SIZE", defaultBatchQueue); got != want {
+			t.Errorf("%q: got %d, want %d", value, got, want)
+		}
+	}
+}
+
+func TestBatchFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &batchKeeper{}
+		p := newBatchSpanProcessor(k, time.Hour)
+		for range 5 {
+			p.OnEnd(endedSpan("s", trace.FlagsSampled))
+		}
+		if err := p.ForceFlush(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff([]int{5}, k.exported()); diff != "" || k.flushes != 1 {
+			t.Errorf("exporter flushed %d times; batches (-want +got):\n%s", k.flushes, diff)
+		}
+		p.OnEnd(endedSpan("s", trace.FlagsSampled))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := p.ForceFlush(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("flush with a context that has ended: %v", err)
+		}
+		shutDown(t, p.Shutdown)
+		shutDown(t, p.Shutdown)
+		shutDown(t, p.ForceFlush)
+		if diff := cmp.Diff(6, len(k.names)); diff != "" {
+			t.Errorf("spans (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// An exporter that does not return holds nobody beyond the context.
+func TestBatchBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &batchKeeper{block: make(chan struct{})}
+		p := newBatchSpanProcessor(k, 0)
+		p.OnEnd(endedSpan("s", trace.FlagsSampled))
+		synctest.Wait()
+		for name, f := range map[string]func(context.Context) error{"ForceFlush": p.ForceFlush, "Shutdown": p.Shutdown} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			begin := time.Now()
+			if err := f(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != time.Second {
+				t.Errorf("%s: %v after %v", name, err, time.Since(begin))
+			}
+			cancel()
+		}
+		close(k.block)
+	})
+}
+
+// While one waits for the engine to have everything, the rest is exported.
+func TestBatchExportsWhileFlushing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &waitingKeeper{}
+		p := newBatchLogProcessor(k, time.Millisecond, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		flushed := make(chan error)
+		go func() { flushed <- p.ForceFlush(ctx) }()
+		synctest.Wait()
+		if err := p.OnEmit(t.Context(), emitted("meanwhile")); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if diff := cmp.Diff([]int{1}, k.exported()); diff != "" {
+			t.Errorf("while flushing (-want +got):\n%s", diff)
+		}
+		cancel()
+		if err := <-flushed; !errors.Is(err, context.Canceled) {
+			t.Errorf("flush: %v", err)
+		}
+		shutDown(t, p.Shutdown)
+	})
+}
+
+// waitingKeeper flushes until its context ends.
+type waitingKeeper struct{ batchKeeper }
+
+func (k *waitingKeeper) ForceFlush(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Errors go to OpenTelemetry's handler, but for those that the connection counts
+// and says itself.
+func TestBatchErrors(t *testing.T) {
+	var handled []error
+	previous := otel.GetErrorHandler()
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { handled = append(handled, err) }))
+	t.Cleanup(func() { otel.SetErrorHandler(previous) })
+	odd := errors.New("odd")
+	for _, err := range []error{nil, ErrBufferFull, fmt.Errorf("%w: gone", ErrConnectionClosed), odd} {
+		p := newBatchSpanProcessor(&batchKeeper{err: err}, 0)
+		p.OnEnd(endedSpan("s", trace.FlagsSampled))
+		shutDown(t, p.Shutdown)
+	}
+	if len(handled) != 1 || handled[0] != odd {
+		t.Errorf("handled %v, want %v alone", handled, odd)
+	}
+}
+
+// Whatever happens at once, each record is exported or counted as dropped.
+func TestBatchConcurrent(t *testing.T) {
+	k := &batchKeeper{}
+	p := newBatchLogProcessor(k, time.Millisecond, 7)
+	const writers, records = 8, 500
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range records {
+				_ = p.OnEmit(t.Context(), emitted(fmt.Sprintf("%d/%d", w, i)))
+			}
+		})
+		wg.Go(func() {
+			for range 10 {
+				if err := p.ForceFlush(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	shutDown(t, p.Shutdown)
+	seen := map[string]bool{}
+	for _, name := range k.names {
+		if seen[name] {
+			t.Errorf("%s exported twice", name)
+		}
+		seen[name] = true
+	}
+	if len(k.names)+k.dropped != writers*records {
+		t.Errorf("%d exported, %d dropped, of %d", len(k.names), k.dropped, writers*records)
+	}
+}
+
+// The SDK is given our processors.
+func TestBatchInProviders(t *testing.T) {
+	k := &batchKeeper{}
+	spans := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newBatchSpanProcessor(k, time.Hour)))
+	_, span := spans.Tracer("t").Start(t.Context(), "span")
+	span.End()
+	shutDown(t, spans.Shutdown)
+	logs := sdklog.NewLoggerProvider(sdklog.WithProcessor(newBatchLogProcessor(k, time.Hour, 10)))
+	var r log.Record
+	r.SetBody(attribute.StringValue("log"))
+	logs.Logger("l").Emit(t.Context(), r)
+	shutDown(t, logs.Shutdown)
+	if diff := cmp.Diff([]string{"span", "log"}, k.names); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
