@@ -123,7 +123,7 @@ func TestChecklistShutdownDelivers(t *testing.T) {
 func TestTelemetryShutdownSurvivesKills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, payload []byte) bool {
-			if c.pings == 3 && c.n < 5 {
+			if c.pings == 2 && c.n < drainAttempts-1 {
 				c.kill()
 				return true
 			}
