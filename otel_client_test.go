@@ -33,24 +33,32 @@ func traceOf(ctx context.Context) traced {
 // A client without telemetry hands the trace that a handler was called in to the
 // calls that the handler makes, of all three kinds.
 func TestChecklistForwardsWithoutTelemetry(t *testing.T) {
+	const id, parent = "0af7651916cd43dd8448eb211c80319c", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
 	c := connect(t, iiitest.Start(t))
 	seen := make(chan traced, 3)
 	handle(t, c, "t::leaf", func(ctx context.Context, _ struct{}) (traced, error) {
 		seen <- traceOf(ctx)
 		return traceOf(ctx), nil
 	})
+	handle(t, c, "t::job", func(ctx context.Context, _ struct{}) (struct{}, error) {
+		got := traceOf(ctx)
+		if got.TraceID != id { // a job of no trace: the engine begins one
+			got.TraceID, got.Sampled = "", false
+		}
+		seen <- got
+		return struct{}{}, nil
+	})
 	handle(t, c, "t::middle", func(ctx context.Context, _ struct{}) (traced, error) {
 		if err := c.Send(ctx, "t::leaf", struct{}{}); err != nil {
 			return traced{}, err
 		}
-		if _, err := c.Enqueue(ctx, "q", "t::leaf", struct{}{}); err != nil {
+		if _, err := c.Enqueue(ctx, "default", "t::job", struct{}{}); err != nil {
 			return traced{}, err
 		}
 		detached := iii.CaptureContext(ctx).Attach(context.Background())
 		return iii.Call[traced](detached, c, "t::leaf", struct{}{})
 	})
 
-	const id, parent = "0af7651916cd43dd8448eb211c80319c", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
 	tests := []struct {
 		name, traceparent, baggage string
 		want                       traced

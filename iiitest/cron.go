@@ -2,7 +2,6 @@ package iiitest
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"sync"
 	"time"
@@ -31,12 +30,8 @@ func (e *Engine) registerCron() {
 // bind starts a job. One that has the id already stays, and the second is
 // refused.
 func (c *cron) bind(_ context.Context, b binding) error {
-	var config struct {
-		Expression any `json:"expression"`
-		Condition  any `json:"condition_function_id"`
-	}
-	_ = json.Unmarshal(b.config, &config)
-	expression, _ := config.Expression.(string)
+	config := membersOf(b.config)
+	expression := stringOf(config["expression"])
 	if expression == "" {
 		return engineText("Cron expression is not set")
 	}
@@ -44,8 +39,7 @@ func (c *cron) bind(_ context.Context, b binding) error {
 	if err != nil {
 		return engineText(fmt.Sprintf("Invalid cron expression '%s': %s", expression, err))
 	}
-	j := &cronJob{binding: b, schedule: schedule}
-	j.condition, _ = config.Condition.(string)
+	j := &cronJob{binding: b, schedule: schedule, condition: stringOf(config["condition_function_id"])}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.jobs[b.id] != nil {

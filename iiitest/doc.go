@@ -16,12 +16,16 @@
 // It speaks the worker protocol as an engine of version 0.23 does, which it is
 // tested for by replaying conversations that were recorded from one: functions
 // in namespaces, calls between workers, triggers bound to the engine's own
-// types (http, cron, state, stream, stream:join, stream:leave, subscribe, log,
-// trace, engine::functions-available, engine::workers-available) or to those of
-// other workers, channels, and the engine's functions for state, streams,
-// publishing, logging, channels and introspection. Everything is in memory.
-// Enqueueing works without a queue worker: each message goes to its function
-// once.
+// types (http, cron, durable:subscriber, state, stream, stream:join,
+// stream:leave, subscribe, log, trace, engine::functions-available,
+// engine::workers-available) or to those of other workers, channels, and the
+// engine's functions for state, streams, publishing, durable topics and their
+// dead letters, logging, channels and introspection. Everything is in memory.
+//
+// Queues work without a queue worker: the one named "default" exists, and more
+// with [WithQueue]. A worker that registers engine::queue::enqueue takes their
+// place. Unlike the engine, this one does not poll its queues: what is due is
+// handed out at once.
 //
 // # Time
 //

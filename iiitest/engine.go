@@ -28,6 +28,7 @@ import (
 //     one change of them after the other; providers inside the engine are told
 //     under it, messages for providers outside get their place in the outbox
 //     under it.
+//   - queues.mu: topics, named queues and their jobs.
 //   - streams.mu, then logs.mu: a change, and a record, until everybody who is
 //     to have it has it in his queue.
 //   - Engine.mu: workers, functions, calls under way, name leases.
@@ -140,9 +141,7 @@ func New(opts ...Option) (*Engine, error) {
 	e.registerStores()
 	e.registerPubSub()
 	e.registerLog()
-	if cfg.queueProvider {
-		e.registerQueue()
-	}
+	e.registerQueues()
 	own := e.functionKeys()
 	e.spawn(func(ctx context.Context) { e.watchFunctions(ctx, own) })
 	for _, s := range e.servers() {

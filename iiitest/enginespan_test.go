@@ -85,14 +85,14 @@ func TestEngineSpans(t *testing.T) {
 		"enqueue": {
 			func(e *Engine, c *client) {
 				c.function("f")
-				c.send(`{"type":"invokefunction","function_id":"f","data":{},"action":{"type":"enqueue","queue":"q"},"invocation_id":%q}`, uuid.NewString())
+				c.send(`{"type":"invokefunction","function_id":"f","data":{},"action":{"type":"enqueue","queue":"default"},"invocation_id":%q}`, uuid.NewString())
 				for range 2 { // the receipt and the job
 					if m := c.recv(); m["type"] == "invokefunction" {
 						c.send(`{"type":"invocationresult","invocation_id":"%s","function_id":"f","result":null}`, m["invocation_id"])
 					}
 				}
 			},
-			[]string{"enqueue f → q", "enqueue f → q > call engine::queue::enqueue"},
+			[]string{"enqueue f → default", "enqueue f → default > call engine::queue::enqueue", "fn_queue default"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

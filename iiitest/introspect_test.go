@@ -35,7 +35,7 @@ func TestListFunctions(t *testing.T) {
 		{`{"workers":["other","nobody"]}`, "cart::add"},
 		{`{"prefix":"engine::log::","include_internal":true}`, "engine::log::debug engine::log::error engine::log::info engine::log::trace engine::log::warn"},
 		{`{"prefix":"engine::log"}`, ""},
-		{`{"prefix":"engine::queue"}`, "engine::queue::enqueue"},
+		{`{"prefix":"engine::queue"}`, "engine::queue::dlq_messages engine::queue::dlq_topics engine::queue::enqueue engine::queue::list_topics engine::queue::topic_stats"},
 	} {
 		if got := names(c.call("engine::functions::list", test.input), "functions", "function_id"); got != test.want {
 			t.Errorf("%s: got %q, want %q", test.input, got, test.want)
@@ -135,7 +135,7 @@ func TestListTriggers(t *testing.T) {
 		t.Errorf("unknown trigger: %s", got)
 	}
 	types := names(c.call("engine::triggers::list", `{"include_internal":true}`), "triggers", "id")
-	if want := "cron engine::functions-available engine::workers-available hook http log state stream stream:join stream:leave subscribe trace"; types != want {
+	if want := "cron durable:subscriber engine::functions-available engine::workers-available hook http log state stream stream:join stream:leave subscribe trace"; types != want {
 		t.Errorf("types: %s", types)
 	}
 	if got := names(c.call("engine::triggers::list", `{"search":"topic"}`), "triggers", "id"); got != "subscribe" {

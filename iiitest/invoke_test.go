@@ -136,13 +136,13 @@ func TestEnqueueByDefault(t *testing.T) {
 	e := Start(t)
 	callee, caller := dial(t, e).register("callee", `,"namespace":"blue"`), dial(t, e).register("caller")
 	callee.function("f::g")
-	caller.send(`{"type":"invokefunction","invocation_id":%q,"function_id":"f::g","data":{"n":1},"namespace":"blue","action":{"type":"enqueue","queue":"any"},"metadata":1}`, id1)
+	caller.send(`{"type":"invokefunction","invocation_id":%q,"function_id":"f::g","data":{"n":1},"namespace":"blue","action":{"type":"enqueue","queue":"default"},"metadata":1}`, id1)
 	caller.want(result(id1, "f::g", `,"result":{"messageReceiptId":"*"}`))
-	callee.want(`{"type":"invokefunction","invocation_id":"*","function_id":"f::g","data":{"n":1},"baggage":"iii.function.id=f::g"}`)
+	callee.want(`{"type":"invokefunction","invocation_id":"*","function_id":"f::g","data":{"n":1},"traceparent":"*","baggage":"iii.function.id=f::g"}`)
 
 	e = Start(t, WithQueueProvider(false))
 	caller = dial(t, e)
-	caller.send(`{"type":"invokefunction","invocation_id":%q,"function_id":"f::g","data":1,"action":{"type":"enqueue","queue":"any"}}`, id1)
+	caller.send(`{"type":"invokefunction","invocation_id":%q,"function_id":"f::g","data":1,"action":{"type":"enqueue","queue":"default"}}`, id1)
 	if got := fmt.Sprint(caller.recv()["error"]); !strings.Contains(got, "code:enqueue_error") || !strings.Contains(got, "iii worker add queue") {
 		t.Errorf("without a provider: %s", got)
 	}

@@ -189,6 +189,28 @@ func unquote(text []byte) string {
 	return s
 }
 
+// membersOf takes an object apart; there are none in anything else.
+func membersOf(raw json.RawMessage) map[string]json.RawMessage {
+	if kindOf(raw) != '{' {
+		return nil
+	}
+	return (&scanner{b: raw}).members()
+}
+
+// stringOf is the text of a string, "" for anything else.
+func stringOf(raw json.RawMessage) string {
+	if kindOf(raw) != '"' {
+		return ""
+	}
+	return unquote(raw)
+}
+
+// countOf is a number that is a whole one and not negative.
+func countOf(raw json.RawMessage) (uint64, bool) {
+	n, err := strconv.ParseUint(string(raw), 10, 64)
+	return n, err == nil
+}
+
 // encode writes v without HTML escapes; maps come out with sorted keys.
 func encode(v any) (json.RawMessage, error) {
 	var b bytes.Buffer

@@ -2,6 +2,7 @@ package iiitest
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -17,6 +18,7 @@ type config struct {
 	grace          time.Duration
 	httpTimeout    time.Duration
 	queueProvider  bool
+	queues         map[string]QueueConfig
 	listen         string
 	http           string
 	stream         string
@@ -34,6 +36,7 @@ func defaultConfig() config {
 		grace:          5 * time.Second,
 		httpTimeout:    30 * time.Second,
 		queueProvider:  true,
+		queues:         map[string]QueueConfig{},
 		listen:         "127.0.0.1:0",
 		http:           "127.0.0.1:0",
 		stream:         "127.0.0.1:0",
@@ -72,9 +75,27 @@ func WithHTTPTimeout(d time.Duration) Option {
 	}
 }
 
-// WithQueueProvider says whether engine::queue::enqueue exists from the start.
-// The default is true. The engine itself has none until a queue worker provides
-// one; with false it is the same here, and enqueueing fails with enqueue_error.
+// WithQueue adds a named queue for jobs, or changes the one named "default",
+// which always exists. Jobs for a queue that does not exist are refused. The same
+// name again replaces.
+func WithQueue(name string, q QueueConfig) Option {
+	return func(c *config) error {
+		if name == "" {
+			return errors.New("iiitest: WithQueue: no name")
+		}
+		if err := q.check(); err != nil {
+			return fmt.Errorf("iiitest: WithQueue: %s: %w", name, err)
+		}
+		c.queues[name] = q
+		return nil
+	}
+}
+
+// WithQueueProvider says whether engine::queue::enqueue exists from the start, so
+// that jobs can be put into the queues of WithQueue. The default is true. The
+// engine itself has none until a queue worker provides one; with false it is the
+// same here, and enqueueing fails with enqueue_error. Durable topics exist either
+// way. A worker that registers engine::queue::enqueue replaces this one.
 func WithQueueProvider(on bool) Option {
 	return func(c *config) error {
 		c.queueProvider = on

@@ -10,11 +10,15 @@ import (
 
 func TestOptionsRefused(t *testing.T) {
 	for name, o := range map[string]Option{
-		"WithNamespaceGrace": WithNamespaceGrace(0),
-		"WithHTTPTimeout":    WithHTTPTimeout(-time.Second),
-		"WithAddrs":          WithAddrs("", "nowhere", ""),
-		"WithFrameLimit":     WithFrameLimit(-1, 0),
-		"WithTelemetryLimit": WithTelemetryLimit(-1, 0),
+		"WithNamespaceGrace":                   WithNamespaceGrace(0),
+		"WithHTTPTimeout":                      WithHTTPTimeout(-time.Second),
+		"WithAddrs":                            WithAddrs("", "nowhere", ""),
+		"WithFrameLimit":                       WithFrameLimit(-1, 0),
+		"WithTelemetryLimit":                   WithTelemetryLimit(-1, 0),
+		"WithQueue: no name":                   WithQueue("", QueueConfig{}),
+		"WithQueue: q: a negative number":      WithQueue("q", QueueConfig{BackoffMs: -1}),
+		`WithQueue: q: type "lifo"`:            WithQueue("q", QueueConfig{Type: "lifo"}),
+		"WithQueue: q: a fifo queue without a": WithQueue("q", QueueConfig{Type: "fifo"}),
 	} {
 		e, err := New(o)
 		if err == nil {

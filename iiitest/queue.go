@@ -3,84 +3,231 @@ package iiitest
 import (
 	"context"
 	"encoding/json"
-
-	"github.com/google/uuid"
+	"math"
+	"slices"
+	"sync"
+	"time"
 )
 
-const enqueueFunction = "engine::queue::enqueue"
+// queueWorker is the engine's worker of durable topics and named queues.
+const queueWorker = "iii-queue"
 
-// noQueueProvider is what the engine says when nobody provides a queue.
-const noQueueProvider = "No queue provider is installed. `TriggerAction::Enqueue` routes through the `engine::queue::enqueue` provider, " +
-	"which the standalone queue worker registers. Add it with `iii worker add queue`. (underlying: %s)"
+// queues is the engine's worker iii-queue. What is in its lanes is lost when the
+// engine closes.
+type queues struct {
+	engine *Engine
 
-// enqueue hands a call to the queue provider instead of running it. The caller
-// gets a receipt of the engine, whatever the provider returned.
-func (e *Engine) enqueue(ctx context.Context, queue string, r request) outcome {
-	receipt := uuid.NewString()
-	input := map[string]any{
-		"queue": queue, "function_id": r.functionID, "data": r.data, "messageReceiptId": receipt,
-		"traceparent": nil, "baggage": functionBaggage + "=" + r.functionID,
-	}
-	if r.trace.traceparent != "" {
-		input["traceparent"] = r.trace.traceparent
-	}
-	if r.trace.baggage != "" {
-		input["baggage"] = r.trace.baggage
-	}
-	if r.namespace != defaultNamespace {
-		input["namespace"] = r.namespace
-	}
-	ctx, span := e.startSpan(withTrace(ctx, r.trace), "enqueue "+r.functionID+" → "+queue)
-	trace := traceOf(ctx)
-	trace.baggage, _ = input["baggage"].(string)
-	_, err := e.invoke(withTrace(ctx, trace), enqueueFunction, defaultNamespace, mustEncode(input))
-	span.end(err)
-	switch {
-	case err == nil:
-		return outcome{result: mustEncode(map[string]string{"messageReceiptId": receipt})}
-	case err.Code == "function_not_found" && !e.exists(enqueueFunction):
-		return outcome{err: errorBody("enqueue_error", noQueueProvider, err.Message)}
-	default:
-		return outcome{err: errorBody("enqueue_error", "%s: %s", err.Code, err.Message)}
-	}
+	mu     sync.Mutex // guards what follows, with the lanes, consumers and jobs in it
+	topics map[string]*topic
+	named  map[string]*namedQueue
+	bound  map[string]*subscriber // by trigger id
+	deaths uint64
 }
 
-func (e *Engine) exists(functionID string) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.functions[key{defaultNamespace, functionID}] != nil
+// registerQueues adds durable topics, named queues and what tells about them.
+func (e *Engine) registerQueues() {
+	q := &queues{
+		engine: e, topics: map[string]*topic{}, named: map[string]*namedQueue{}, bound: map[string]*subscriber{},
+	}
+	q.addNamed(defaultQueue, QueueConfig{})
+	for name, config := range e.cfg.queues {
+		q.addNamed(name, config)
+	}
+	e.addBuiltin("iii::durable::publish", queueWorker, "Enqueue a message", q.publish)
+	e.addBuiltin("iii::queue::redrive", queueWorker, "Try all dead letters again", q.redrive)
+	e.addBuiltin("iii::queue::redrive_message", queueWorker, "Try a dead letter again", func(_ context.Context, c *call) (json.RawMessage, *wireError) {
+		return q.single(c, func(l *lane, j *job) { q.retry(l, j) })
+	})
+	e.addBuiltin("iii::queue::discard_message", queueWorker, "Forget a dead letter", func(_ context.Context, c *call) (json.RawMessage, *wireError) {
+		return q.single(c, func(*lane, *job) {})
+	})
+	e.addBuiltin("engine::queue::list_topics", queueWorker, "List all queue topics", q.listTopics)
+	e.addBuiltin("engine::queue::topic_stats", queueWorker, "Count what is in a topic", q.stats)
+	e.addBuiltin("engine::queue::dlq_topics", queueWorker, "Count the dead letters of all topics", q.deadTopics)
+	e.addBuiltin("engine::queue::dlq_messages", queueWorker, "Browse DLQ messages", q.deadLetters)
+	if e.cfg.queueProvider {
+		e.addBuiltin(enqueueFunction, queueWorker, "Enqueue a call of a function", q.enqueue)
+	}
+	e.addTriggerType("durable:subscriber", "queue", "Queue core module", q)
 }
 
-// enqueueInput is the input of a queue provider.
-type enqueueInput struct {
-	Queue       string          `json:"queue"`
-	FunctionID  string          `json:"function_id"`
-	Data        json.RawMessage `json:"data"`
-	Receipt     string          `json:"messageReceiptId"`
-	Traceparent *string         `json:"traceparent"`
-	Baggage     *string         `json:"baggage"`
-	Namespace   *string         `json:"namespace"`
+// job is one message on its way to one function.
+type job struct {
+	id                    string
+	functionID, namespace string
+	data                  json.RawMessage
+	trace                 traceContext // of whoever sent it
+	attempts              int          // that failed
+
+	// Of a dead letter:
+	failure  string
+	failedAt time.Time
+	death    uint64 // order of the deaths
 }
 
-// registerQueue provides engine::queue::enqueue: every queue name exists, each
-// message is handed to its function once, at once. A failure goes to the log.
-func (e *Engine) registerQueue() {
-	e.addBuiltin(enqueueFunction, "iii-queue", "Enqueue a call of a function",
-		func(_ context.Context, c *call) (json.RawMessage, *wireError) {
-			in, bad := decodeInput[enqueueInput](c.functionID, c.data)
-			if bad != nil {
-				return nil, bad
+// size is about that of the job as the engine stores it.
+func (j *job) size() int {
+	return len(mustEncode(map[string]any{
+		"id": j.id, "function_id": j.functionID, "namespace": j.namespace, "data": j.data,
+		"traceparent": nullable(j.trace.traceparent), "baggage": nullable(j.trace.baggage), "attempts": j.attempts,
+	}))
+}
+
+// lane is a line of jobs and those who take them. Jobs wait in it while nobody
+// does.
+type lane struct {
+	ready     []*job
+	later     int // how many wait for the time of their retry
+	active    int
+	dead      []*job // oldest first
+	consumers []*consumer
+}
+
+// depth is how many jobs are not done: waiting or being run.
+func (l *lane) depth() int { return len(l.ready) + l.later + l.active }
+
+// consumer takes jobs from a lane.
+type consumer struct {
+	concurrency int
+	attempts    int           // that a job has in all
+	backoff     time.Duration // before the first retry; it doubles with each further one
+	inline      bool          // a job keeps its place until its retries are over
+
+	// handle runs a job and says why it failed, or nothing.
+	handle func(ctx context.Context, j *job) (failure string)
+
+	running int
+	gone    chan struct{} // closed when it leaves its lane
+}
+
+// add puts a job at the end of a lane. queues.mu is held.
+func (q *queues) add(l *lane, j *job) {
+	l.ready = append(l.ready, j)
+	q.pump(l)
+}
+
+// join lets a consumer take jobs. queues.mu is held.
+func (q *queues) join(l *lane, c *consumer) {
+	c.gone = make(chan struct{})
+	l.consumers = append(l.consumers, c)
+	q.pump(l)
+}
+
+// leave ends that. What the consumer is running goes on; what then fails waits
+// for another one. queues.mu is held.
+func (q *queues) leave(l *lane, c *consumer) {
+	close(c.gone)
+	l.consumers = slices.DeleteFunc(l.consumers, func(x *consumer) bool { return x == c })
+}
+
+// pump hands out jobs while somebody has room for them, first to who has least
+// to do. queues.mu is held.
+func (q *queues) pump(l *lane) {
+	for len(l.ready) > 0 {
+		var free *consumer
+		for _, c := range l.consumers {
+			inOrder := !c.inline || l.active == 0
+			if inOrder && c.running < c.concurrency && (free == nil || c.running < free.running) {
+				free = c
 			}
-			ns := defaultNamespace
-			if in.Namespace != nil {
-				ns = *in.Namespace
-			}
-			trace := traceContext{traceparent: text(in.Traceparent), baggage: text(in.Baggage)}
-			e.spawn(func(ctx context.Context) {
-				if _, err := e.invoke(withTrace(ctx, trace), in.FunctionID, ns, in.Data); err != nil {
-					e.log.Warn("job failed", "queue", in.Queue, "function", in.FunctionID, "code", err.Code, "error", err.Message)
-				}
-			})
-			return mustEncode(map[string]string{"messageReceiptId": in.Receipt}), nil
-		})
+		}
+		if free == nil {
+			return
+		}
+		j := l.ready[0]
+		l.ready = l.ready[1:]
+		l.active++
+		free.running++
+		q.engine.spawn(func(ctx context.Context) { q.work(ctx, l, free, j) })
+	}
+}
+
+// work runs a job until it succeeds, is dead, or goes back to its lane.
+func (q *queues) work(ctx context.Context, l *lane, c *consumer, j *job) {
+	for {
+		failure := c.handle(ctx, j)
+		if ctx.Err() != nil {
+			return // the engine is closed
+		}
+		wait, again := q.tried(l, c, j, failure)
+		if !again {
+			return
+		}
+		var gone <-chan struct{} // concerns only a job that keeps its place
+		if c.inline {
+			gone = c.gone
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-gone:
+			timer.Stop()
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		if !q.resume(l, c, j) {
+			return
+		}
+	}
+}
+
+// tried takes note of how an attempt ended, and says whether there is another
+// one and after how long. Meanwhile the consumer is free for the next job,
+// unless this one keeps its place.
+func (q *queues) tried(l *lane, c *consumer, j *job, failure string) (wait time.Duration, again bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if failure != "" {
+		j.attempts++
+		again = j.attempts < c.attempts
+		if !again {
+			q.deaths++
+			j.failure, j.failedAt, j.death = failure, time.Now(), q.deaths
+			l.dead = append(l.dead, j)
+			q.engine.log.Warn("job is a dead letter", "function", j.functionID, "attempts", j.attempts, "error", failure)
+		}
+	}
+	if again && c.inline {
+		return backoff(c.backoff, j.attempts), true
+	}
+	l.active--
+	c.running--
+	if again {
+		l.later++
+	}
+	q.pump(l)
+	return backoff(c.backoff, j.attempts), again
+}
+
+// resume is what follows the wait for a retry. It reports whether the consumer
+// tries again at once; else the job is at the head of its lane.
+func (q *queues) resume(l *lane, c *consumer, j *job) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !c.inline {
+		l.later--
+	} else {
+		select {
+		case <-c.gone:
+		default:
+			return true
+		}
+		l.active--
+		c.running--
+	}
+	l.ready = slices.Insert(l.ready, 0, j)
+	q.pump(l)
+	return false
+}
+
+// backoff is base × 2^(attempts-1), or the longest time there is.
+func backoff(base time.Duration, attempts int) time.Duration {
+	for ; attempts > 1 && base > 0; attempts-- {
+		if base > math.MaxInt64/2 {
+			return math.MaxInt64
+		}
+		base *= 2
+	}
+	return base
 }

@@ -78,7 +78,7 @@ func (e *Engine) workerViews() []workerView {
 		}
 	}
 	for _, t := range e.triggers.types {
-		if t.owner == nil && t.ownerName != "engine" {
+		if t.owner == nil && t.ownerName != "engine" && t.ownerName != "queue" { // under these names no part is known
 			part(t.ownerName)
 		}
 	}

@@ -1,18 +1,24 @@
 // Command iiidev runs the development engine of package iiitest as a program:
 // an engine to write and try workers against, with everything in memory.
 //
-//	iiidev [-listen addr] [-http addr] [-stream addr] [-v]
+//	iiidev [-listen addr] [-http addr] [-stream addr] [-queue name=config] [-v]
 //
 // The addresses are those of the worker protocol, of the HTTP triggers and of
 // the stream socket; the defaults are the engine's ports on the loopback
-// interface. The environment variable III_NAMESPACE_GRACE_MS means what it
-// means to the engine: how many milliseconds a worker has to declare its
-// namespace. With -v the program also logs what workers do and what it drops.
-// It ends with SIGINT or SIGTERM.
+// interface. Each -queue adds a named queue, whose config is JSON with the keys
+// of the engine's queue_configs, such as
+//
+//	-queue 'payments={"type":"fifo","message_group_field":"account"}'
+//
+// The environment variable III_NAMESPACE_GRACE_MS means what it means to the
+// engine: how many milliseconds a worker has to declare its namespace. With -v
+// the program also logs what workers do and what it drops. It ends with SIGINT
+// or SIGTERM.
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,6 +27,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -47,6 +54,18 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	listen := flags.String("listen", "127.0.0.1:49134", "address for workers")
 	http := flags.String("http", "127.0.0.1:3111", "address of the HTTP triggers")
 	stream := flags.String("stream", "127.0.0.1:3112", "address of the stream socket")
+	var queues []iiitest.Option
+	flags.Func("queue", "add a named queue: name={config}; may be repeated", func(arg string) error {
+		name, config, _ := strings.Cut(arg, "=")
+		var q iiitest.QueueConfig
+		d := json.NewDecoder(strings.NewReader(config))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&q); err != nil {
+			return fmt.Errorf("config of queue %q: %w", name, err)
+		}
+		queues = append(queues, iiitest.WithQueue(name, q))
+		return nil
+	})
 	verbose := flags.Bool("v", false, "log what workers do and what is dropped")
 	if err := flags.Parse(args); err != nil {
 		return flag.ErrHelp
@@ -62,6 +81,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		iiitest.WithAddrs(*listen, *http, *stream),
 		iiitest.WithLogger(slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))),
 	}
+	opts = append(opts, queues...)
 	if ms := env("III_NAMESPACE_GRACE_MS"); ms != "" {
 		n, err := strconv.ParseUint(ms, 10, 31)
 		if err != nil {

@@ -18,7 +18,7 @@ func TestRunServesUntilToldToStop(t *testing.T) {
 	out, in := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		args := strings.Fields("-listen 127.0.0.1:0 -http 127.0.0.1:0 -stream 127.0.0.1:0")
+		args := strings.Fields(`-listen 127.0.0.1:0 -http 127.0.0.1:0 -stream 127.0.0.1:0 -queue jobs={"concurrency":1}`)
 		err := run(ctx, args, noEnv, in, io.Discard)
 		_ = in.CloseWithError(err)
 		done <- err
@@ -54,6 +54,9 @@ func TestRunRefuses(t *testing.T) {
 	}{
 		{"an unknown flag", "-nosuch", "", "help requested"},
 		{"an argument", "-listen 127.0.0.1:0 serve", "", "unexpected argument"},
+		{"a queue without a config", "-queue jobs", "", "help requested"},
+		{"a queue with an unknown key", `-queue jobs={"retries":1}`, "", "help requested"},
+		{"a queue that cannot be", `-queue jobs={"type":"fifo"}`, "", "WithQueue: jobs"},
 		{"an address without a port", "-listen here", "", "WithAddrs"},
 		{"a grace period that is no number", "-listen 127.0.0.1:0", "soon", "III_NAMESPACE_GRACE_MS"},
 		{"a grace period of nothing", "-listen 127.0.0.1:0", "0", "WithNamespaceGrace"},

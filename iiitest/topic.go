@@ -1,0 +1,208 @@
+package iiitest
+
+import (
+	"context"
+	"encoding/json"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// topic is what is published durably under a name. Each target, a function in a
+// namespace, that is subscribed when a message is published gets a copy of its
+// own; the triggers that have it as their target share them.
+type topic struct {
+	lanes map[key]*lane // by target; they stay when the subscribers leave
+	// unheard counts the messages that were published while nobody was subscribed:
+	// the engine keeps them and never delivers them.
+	unheard int
+}
+
+// subscribers is the number of triggers. queues.mu is held.
+func (t *topic) subscribers() int {
+	n := 0
+	for _, l := range t.lanes {
+		n += len(l.consumers)
+	}
+	return n
+}
+
+// subscriber is one durable:subscriber trigger.
+type subscriber struct {
+	lane     *lane
+	consumer *consumer
+}
+
+// subscriberConfig is the config of a durable:subscriber trigger.
+type subscriberConfig struct {
+	topic     string // "" never fires
+	condition string // "" for none
+	consumer  consumer
+}
+
+// What a subscription has that asks for nothing else.
+const (
+	defaultAttempts    = 3
+	defaultConcurrency = 10
+	defaultBackoff     = time.Second
+)
+
+// decodeSubscriber refuses nothing: what has the wrong type counts as absent.
+func decodeSubscriber(config json.RawMessage) subscriberConfig {
+	c := subscriberConfig{consumer: consumer{concurrency: defaultConcurrency, attempts: defaultAttempts, backoff: defaultBackoff}}
+	members := membersOf(config)
+	c.topic, c.condition = stringOf(members["topic"]), stringOf(members["condition_function_id"])
+	settings := membersOf(members["queue_config"])
+	if retries, ok := countOf(settings["maxRetries"]); ok {
+		c.consumer.attempts = int(min(retries, math.MaxInt32-1)) + 1
+	}
+	if n, ok := countOf(settings["concurrency"]); ok {
+		c.consumer.concurrency = int(min(max(n, 1), math.MaxInt32))
+	}
+	if ms, ok := countOf(settings["backoffDelayMs"]); ok {
+		c.consumer.backoff = time.Duration(min(ms, math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
+	}
+	if stringOf(settings["type"]) == "fifo" {
+		c.consumer.inline, c.consumer.concurrency = true, 1
+	}
+	return c
+}
+
+// bind subscribes. A trigger that has the id already is replaced.
+func (q *queues) bind(_ context.Context, b binding) error {
+	config := decodeSubscriber(b.config)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.unsubscribe(b.id)
+	if config.topic == "" {
+		return nil // it never fires
+	}
+	t := q.topic(config.topic)
+	target := key{b.namespace, b.functionID}
+	if t.lanes[target] == nil {
+		t.lanes[target] = &lane{}
+	}
+	s := &subscriber{lane: t.lanes[target], consumer: &config.consumer}
+	s.consumer.handle = func(ctx context.Context, j *job) string { return q.deliver(ctx, config.topic, config.condition, j) }
+	q.bound[b.id] = s
+	q.join(s.lane, s.consumer)
+	return nil
+}
+
+func (q *queues) unbind(id string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.unsubscribe(id)
+}
+
+// unsubscribe ends a subscription, if there is one. What is in its lane stays.
+// queues.mu is held.
+func (q *queues) unsubscribe(id string) {
+	if s := q.bound[id]; s != nil {
+		q.leave(s.lane, s.consumer)
+		delete(q.bound, id)
+	}
+}
+
+// topic is the topic of a name, made if need be. queues.mu is held.
+func (q *queues) topic(name string) *topic {
+	t := q.topics[name]
+	if t == nil {
+		t = &topic{lanes: map[key]*lane{}}
+		q.topics[name] = t
+	}
+	return t
+}
+
+// publish serves iii::durable::publish.
+func (q *queues) publish(ctx context.Context, c *call) (json.RawMessage, *wireError) {
+	type QueueInput struct {
+		Topic string          `json:"topic"`
+		Data  json.RawMessage `json:"data"`
+	}
+	in, err := decodeInput[QueueInput](c.functionID, c.data)
+	if err != nil {
+		return nil, err
+	}
+	if in.Topic == "" {
+		return nil, errorBody("topic_not_set", "Topic is not set")
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	t := q.topic(in.Topic)
+	if t.subscribers() == 0 {
+		t.unheard++
+		return nil, nil
+	}
+	for target, l := range t.lanes {
+		if len(l.consumers) > 0 {
+			q.add(l, &job{
+				id: uuid.NewString(), functionID: target.id, namespace: target.namespace, data: in.Data, trace: traceOf(ctx),
+			})
+		}
+	}
+	return nil, nil
+}
+
+// deliver brings a message to its function, if the condition allows: exactly
+// what was published, without the trigger's metadata.
+func (q *queues) deliver(ctx context.Context, topic, condition string, j *job) (failure string) {
+	e := q.engine
+	ctx, span := e.startSpan(withTrace(ctx, j.trace), "queue "+topic)
+	if condition != "" {
+		run, err := e.condition(ctx, condition, j.namespace, j.data)
+		if err != nil {
+			span.end(err)
+			return "Condition function error: " + debugText(err)
+		}
+		if !run {
+			span.end(nil)
+			return ""
+		}
+	}
+	_, err := e.invoke(ctx, j.functionID, j.namespace, j.data)
+	span.end(err)
+	if err != nil {
+		return debugText(err)
+	}
+	return ""
+}
+
+// debugText is an error as the engine writes it into a dead letter.
+func debugText(err *wireError) string {
+	stacktrace := "None"
+	if err.Stacktrace != "" {
+		stacktrace = "Some(" + debugString(err.Stacktrace) + ")"
+	}
+	return "ErrorBody { code: " + debugString(err.Code) + ", message: " + debugString(err.Message) + ", stacktrace: " + stacktrace + " }"
+}
+
+// debugString quotes a string as the engine does.
+func debugString(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r == '\n':
+			b.WriteString(`\n`)
+		case r == '\r':
+			b.WriteString(`\r`)
+		case r == '\t':
+			b.WriteString(`\t`)
+		case r == 0:
+			b.WriteString(`\0`)
+		case !strconv.IsPrint(r):
+			b.WriteString(`\u{` + strconv.FormatInt(int64(r), 16) + `}`)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
