@@ -14,13 +14,25 @@ type notifier struct {
 
 	mu      sync.Mutex
 	queue   []func()
+	full    bool // said that callbacks are dropped, since the queue was last empty
 	running bool
 	quiet   chan struct{} // closed when nothing runs; nil if nobody asks
 }
 
+// maxCallbacks bounds what waits behind a callback that does not return, since
+// the engine can cause any number of them.
+const maxCallbacks = 10_000
+
 func (n *notifier) post(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if len(n.queue) >= maxCallbacks {
+		if !n.full {
+			n.full = true
+			n.log.Error("iii: a callback does not return; further ones are dropped", "waiting", maxCallbacks)
+		}
+		return
+	}
 	n.queue = append(n.queue, f)
 	if !n.running {
 		n.running = true
@@ -32,7 +44,7 @@ func (n *notifier) run() {
 	for {
 		n.mu.Lock()
 		if len(n.queue) == 0 {
-			n.running = false
+			n.running, n.full, n.queue = false, false, nil
 			if n.quiet != nil {
 				close(n.quiet)
 				n.quiet = nil
