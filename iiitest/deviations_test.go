@@ -43,6 +43,24 @@ var scenarios = []scenario{
 	{name: "http-paths-and-cron-expressions", silent: []string{"/multi", "/multi2"}},
 	{name: "telemetry", begin: recordedAt(1795427179410700000, 203)},
 	{name: "gauges-and-trace-trigger", begin: recordedAt(1795427184657491114, 504)},
+	{
+		name: "rbac",
+		opts: []Option{WithGuard(Guard{
+			AuthFunctionID: "gate::auth", MiddlewareFunctionID: "gate::middleware",
+			OnFunction: "gate::on-function", OnTrigger: "gate::on-trigger", OnTriggerType: "gate::on-trigger-type",
+			Expose: []string{`match("public::*")`, `match("engine::functions::list")`}, ExposeMetadata: map[string]any{"exposed": true},
+		})},
+		guarded: map[string]http.Header{
+			"member": bearer("member"), "boss": bearer("boss"), "thin": bearer("thin"), "bad": bearer("bad"),
+		},
+	},
+}
+
+// bearer are the headers of a worker at the guarded listener.
+func bearer(token string) http.Header {
+	return http.Header{
+		"Authorization": {"Bearer " + token}, "Host": {"127.0.0.1:49135"}, "User-Agent": {"Python/3.11 websockets/17.4"},
+	}
 }
 
 // recordedAt is a time of the wall clock within a recording: the times that the
@@ -63,6 +81,8 @@ var deviations = []*deviation{
 
 	deviates("stream-socket", `a streams::auth\.data\.(addr|headers\.sec-websocket-(key|extensions))`,
 		"they are those of another client"),
+
+	deviates("rbac", `gate gate::auth\.data\.headers\.sec-websocket-(key|extensions)`, "likewise"),
 
 	deviates("cron-and-log-triggers", `a c::log\.data\.attributes\.(file|line)`,
 		"the engine's source is not this one's"),

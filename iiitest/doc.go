@@ -41,6 +41,12 @@
 //		…
 //	})
 //
+// # Rights
+//
+// [WithGuard] opens a second listener for workers, [Engine.GuardedURL], as the
+// engine's worker manager does with an rbac section: an auth function, rights to
+// call, registration hooks, a prefix and a middleware.
+//
 // # Faults
 //
 // [Engine.Drop], [Engine.StopReading], [Engine.RefuseAuth], [Engine.Send] and

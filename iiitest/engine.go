@@ -50,6 +50,7 @@ type Engine struct {
 	done   chan struct{} // Close has finished
 
 	workerServer, httpServer, streamServer *server
+	guardedServer                          *server // nil without WithGuard
 
 	mu        sync.Mutex
 	conns     map[net.Conn]struct{} // WebSockets of all kinds
@@ -150,21 +151,32 @@ func New(opts ...Option) (*Engine, error) {
 	return e, nil
 }
 
-// listen opens the three servers.
-func (e *Engine) listen() error {
+// workerHandler serves workers, their telemetry and their channels. A nil guard
+// is the open listener.
+func (e *Engine) workerHandler(g *guard) http.Handler {
 	workers := http.NewServeMux()
-	workers.HandleFunc("/{$}", e.serveWorker)
-	workers.HandleFunc("/otel", e.serveTelemetry)
+	workers.HandleFunc("/{$}", func(w http.ResponseWriter, r *http.Request) { e.serveWorker(w, r, g) })
+	workers.HandleFunc("/otel", func(w http.ResponseWriter, r *http.Request) { e.serveTelemetry(w, r, g) })
 	workers.HandleFunc("/ws/channels/{id}", e.serveChannel)
-	for _, s := range []struct {
+	return workers
+}
+
+// listen opens the servers.
+func (e *Engine) listen() error {
+	type opening struct {
 		to           **server
 		addr, memory string
 		handler      http.Handler
-	}{
-		{&e.workerServer, e.cfg.listen, "127.0.0.1:1", workers},
+	}
+	openings := []opening{
+		{&e.workerServer, e.cfg.listen, "127.0.0.1:1", e.workerHandler(nil)},
 		{&e.httpServer, e.cfg.http, "127.0.0.1:2", http.HandlerFunc(e.serveHTTP)},
 		{&e.streamServer, e.cfg.stream, "127.0.0.1:3", http.HandlerFunc(e.serveStreamSocket)},
-	} {
+	}
+	if e.cfg.guard != nil {
+		openings = append(openings, opening{&e.guardedServer, "127.0.0.1:0", "127.0.0.1:4", e.workerHandler(e.cfg.guard)})
+	}
+	for _, s := range openings {
 		opened, err := newServer(s.addr, s.memory, e.joined(s.handler))
 		if err != nil {
 			for _, other := range e.servers() {
@@ -180,7 +192,7 @@ func (e *Engine) listen() error {
 // servers lists those that are open.
 func (e *Engine) servers() []*server {
 	var open []*server
-	for _, s := range []*server{e.workerServer, e.httpServer, e.streamServer} {
+	for _, s := range []*server{e.workerServer, e.httpServer, e.streamServer, e.guardedServer} {
 		if s != nil {
 			open = append(open, s)
 		}
@@ -198,8 +210,14 @@ func (e *Engine) HTTPURL() string { return "http://" + e.httpServer.addr }
 // StreamURL is the address of the stream socket: ws://host:port. See URL.
 func (e *Engine) StreamURL() string { return "ws://" + e.streamServer.addr }
 
-// GuardedURL is the address of the guarded listener, or "" if there is none.
-func (e *Engine) GuardedURL() string { return "" }
+// GuardedURL is the address of the guarded listener, ws://host:port on the
+// loopback interface, or "" without WithGuard. See URL.
+func (e *Engine) GuardedURL() string {
+	if e.guardedServer == nil {
+		return ""
+	}
+	return "ws://" + e.guardedServer.addr
+}
 
 // Close ends the engine as a crash would: sockets are cut without a Close
 // frame. It returns when every goroutine of the engine has ended. Closing again

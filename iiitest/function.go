@@ -24,6 +24,9 @@ const reservedPrefix = "engine::"
 // registerFunction enters a function of a worker. Another live worker's
 // function stays; a built-in one is replaced, as in the engine.
 func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessage) {
+	if !w.session.admitFunction(ns, &m) {
+		return
+	}
 	k := key{ns, m.ID}
 	if strings.HasPrefix(m.ID, reservedPrefix) && ns != defaultNamespace {
 		w.send(functionConflict(k, ""))
@@ -66,6 +69,7 @@ func functionConflict(k key, owner string) []byte {
 // unregisterFunction removes a function if w owns it. Triggers that point at it
 // stay.
 func (e *Engine) unregisterFunction(w *worker, ns, id string) {
+	id = w.session.prefixed(id)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if f := e.functions[key{ns, id}]; f != nil && f.owner == w {

@@ -139,12 +139,16 @@ func (e *Engine) listFunctions(_ context.Context, c *call) (json.RawMessage, *wi
 	if bad != nil {
 		return nil, bad
 	}
+	var s *session
+	if c.worker != nil {
+		s = c.worker.session
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var entries []entry
 	for _, f := range e.functions {
 		rank := in.rank(f.id, text(f.description))
-		if rank >= 0 && in.wants(f.id, f.workerName()) && (in.IncludeInternal || !f.internal()) {
+		if rank >= 0 && s.denialLocked(f.namespace, f.id) == nil && in.wants(f.id, f.workerName()) && (in.IncludeInternal || !f.internal()) {
 			entries = append(entries, entry{rank, f.id, f.namespace, f.summary()})
 		}
 	}

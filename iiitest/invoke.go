@@ -39,11 +39,15 @@ type pending struct {
 func (e *Engine) serveCall(ctx context.Context, w *worker, m invokeFunctionMessage) {
 	trace := traceContext{traceparent: text(m.Traceparent), baggage: text(m.Baggage)}
 	silent := m.InvocationID == nil || m.Action != nil && m.Action.Type == "void"
-	out := e.dispatch(ctx, w, m, trace)
-	if silent || ctx.Err() != nil {
+	out, always := e.dispatch(ctx, w, m, trace)
+	if silent && !always || ctx.Err() != nil {
 		return
 	}
-	reply := message("invocationresult").str("invocation_id", *m.InvocationID).str("function_id", m.FunctionID)
+	id := text(m.InvocationID)
+	if id == "" {
+		id = uuid.NewString()
+	}
+	reply := message("invocationresult").str("invocation_id", id).str("function_id", m.FunctionID)
 	if out.err != nil {
 		reply.raw("error", errorJSON(out.err))
 	} else {
@@ -52,24 +56,31 @@ func (e *Engine) serveCall(ctx context.Context, w *worker, m invokeFunctionMessa
 	w.send(reply.optStr("traceparent", trace.traceparent).optStr("baggage", trace.baggage).bytes())
 }
 
-// dispatch finds out what a call of a worker asks for and does it.
-func (e *Engine) dispatch(ctx context.Context, w *worker, m invokeFunctionMessage, trace traceContext) outcome {
+// dispatch finds out what a call of a worker asks for and does it. A call that
+// is forbidden, or that the middleware does, is always answered.
+func (e *Engine) dispatch(ctx context.Context, w *worker, m invokeFunctionMessage, trace traceContext) (out outcome, always bool) {
 	ns, bad := namespaceOf("namespace", m.Namespace, defaultNamespace)
 	if bad != nil {
-		return outcome{err: bad}
+		return outcome{err: bad}, false
+	}
+	if bad := w.session.denial(ns, m.FunctionID); bad != nil {
+		return outcome{err: bad}, true
 	}
 	r := request{
 		caller: w, functionID: m.FunctionID, namespace: ns,
 		data: m.Data, metadata: m.Metadata, trace: trace.toCallee(m.FunctionID),
 	}
+	if id := w.session.middleware(ns, m.FunctionID); id != "" {
+		return w.session.throughMiddleware(ctx, w, id, m, r), true
+	}
 	if m.Action != nil && m.Action.Type == "enqueue" {
-		return e.enqueue(ctx, *m.Action.Queue, r)
+		return e.enqueue(ctx, *m.Action.Queue, r), false
 	}
 	if r.id = text(m.InvocationID); r.id == "" {
 		r.id = uuid.NewString()
 	}
 	r.data = withKey(r.data, "_caller_worker_id", mustEncode(w.id))
-	return e.run(ctx, r)
+	return e.run(ctx, r), false
 }
 
 // run calls a function, built in or of a worker, and waits for its outcome.
@@ -118,7 +129,7 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 	if p.caller != nil {
 		p.caller.attached[p] = struct{}{}
 	}
-	p.sent = p.callee.push(message("invokefunction").str("invocation_id", r.id).str("function_id", r.functionID).
+	p.sent = p.callee.push(message("invokefunction").str("invocation_id", r.id).str("function_id", f.owner.session.bare(r.functionID)).
 		raw("data", r.data).optStr("traceparent", r.trace.traceparent).optStr("baggage", r.trace.baggage).
 		raw("metadata", r.metadata).bytes())
 	return nil, p, nil

@@ -71,8 +71,8 @@ func (s *server) close() {
 }
 
 // DialContext connects to the engine in memory: to the server whose address
-// addr is (that of HTTPURL or StreamURL), to the workers' listener for every
-// other. Give it to a client (WithDialContext) in tests that run in a
+// addr is (that of HTTPURL, StreamURL or GuardedURL), to the workers' listener for
+// every other. Give it to a client (WithDialContext) in tests that run in a
 // testing/synctest bubble: then nothing waits for a network and time is the
 // bubble's. It may be called from any goroutine. The error after Close wraps
 // net.ErrClosed.
@@ -83,6 +83,9 @@ func (e *Engine) DialContext(ctx context.Context, network, addr string) (net.Con
 		s = e.httpServer
 	case e.streamServer.addr:
 		s = e.streamServer
+	}
+	if e.guardedServer != nil && addr == e.guardedServer.addr {
+		s = e.guardedServer
 	}
 	conn, err := s.pipe.dial(ctx)
 	if err != nil {

@@ -23,6 +23,7 @@ type config struct {
 	http           string
 	stream         string
 	streamAuth     string
+	guard          *guard // nil: no second listener
 	env            func(name string) (value string, set bool)
 	frames         int
 	frameBytes     int

@@ -107,16 +107,17 @@ func telemetryTag(data []byte) string {
 
 // serveTelemetry is /otel: tagged binary frames and nothing else. A ping is
 // answered after what came before it has been taken, because one goroutine does
-// both.
-func (e *Engine) serveTelemetry(rw http.ResponseWriter, r *http.Request) {
+// both. A nil guard is the open listener.
+func (e *Engine) serveTelemetry(rw http.ResponseWriter, r *http.Request, g *guard) {
 	conn, err := e.upgrade(rw, r)
 	if err != nil {
 		return
 	}
 	defer e.drop(conn)
-	e.mu.Lock()
-	refusal := e.refusal
-	e.mu.Unlock()
+	_, refusal := e.authenticate(g, r)
+	if e.ctx.Err() != nil {
+		return
+	}
 	if refusal != "" {
 		refuse(conn, refusal)
 		return

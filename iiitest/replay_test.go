@@ -27,6 +27,8 @@ type scenario struct {
 	// clients are the sockets that are clients of the stream socket, with the
 	// headers of their upgrades.
 	clients map[string]http.Header
+	// guarded are the sockets that come through the guarded listener, likewise.
+	guarded map[string]http.Header
 	// begin is when the conversation begins; the beginning of the bubble's time
 	// if it is zero.
 	begin time.Time
@@ -58,7 +60,7 @@ func TestReplay(t *testing.T) {
 				p := &player{
 					t: t, scenario: s.name, engine: Start(t, s.opts...), start: time.Now(),
 					workers: map[string]*bareWorker{}, names: newRenaming(),
-					clients: s.clients, silent: s.silent, dialing: map[string]chan dialed{},
+					clients: s.clients, guarded: s.guarded, silent: s.silent, dialing: map[string]chan dialed{},
 				}
 				if s.seed != nil {
 					s.seed(p.engine)
@@ -86,6 +88,7 @@ type player struct {
 	workers  map[string]*bareWorker
 	names    renaming
 	clients  map[string]http.Header
+	guarded  map[string]http.Header
 	silent   []string
 	dialing  map[string]chan dialed
 }
@@ -97,6 +100,7 @@ type bareWorker struct {
 
 	arrived chan struct{} // capacity 1: the inbox has grown
 	ended   chan struct{}
+	closed  bool // the recording is past its end
 
 	mu    sync.Mutex
 	inbox []received // what came and was not expected yet
@@ -203,6 +207,7 @@ func (p *player) refused(e event) {
 // or without a Close frame, or by the worker.
 func (p *player) close(e event) {
 	w := p.workers[e.Worker]
+	w.closed = true
 	select {
 	case <-w.ended:
 		if got := closeCode(w.err); got != e.Code {
@@ -240,6 +245,9 @@ func closeCode(err error) int {
 
 func (p *player) send(e event) {
 	w := p.workers[e.Worker]
+	if w.closed { // the recorded worker found out by this that it is
+		return
+	}
 	kind, data := websocket.TextMessage, []byte(e.Frame)
 	switch {
 	case e.Text != nil:

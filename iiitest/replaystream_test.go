@@ -7,19 +7,25 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// dialed is how the opening of a connection to the stream socket ended.
+// dialed is how the opening of a connection ended that is asked about.
 type dialed struct {
 	conn *websocket.Conn
 	err  error
 }
 
-// lookAhead begins what a client of the stream socket does before the recording
-// says that it is done: it opens the connection before the auth function is
-// called, and closes it before the leave triggers are.
+// lookAhead begins what a client of the stream socket or of the guarded listener
+// does before the recording says that it is done: it opens the connection before
+// the auth function is called, and one of the stream socket closes it before the
+// leave triggers are.
 func (p *player) lookAhead(events []event, i int) {
 	for _, e := range events[i:] {
 		header, client := p.clients[e.Worker]
-		if !client || e.Event == "" {
+		url := p.engine.StreamURL()
+		guarded, behind := p.guarded[e.Worker]
+		if behind {
+			header, url = guarded, p.engine.GuardedURL()
+		}
+		if !client && !behind || e.Event == "" {
 			if !aboutClients(e) {
 				return
 			}
@@ -31,10 +37,10 @@ func (p *player) lookAhead(events []event, i int) {
 			p.dialing[e.Worker] = done
 			go func() {
 				d := websocket.Dialer{NetDialContext: p.engine.DialContext}
-				conn, _, err := d.DialContext(p.t.Context(), p.engine.StreamURL()+e.Path, header)
+				conn, _, err := d.DialContext(p.t.Context(), url+e.Path, header)
 				done <- dialed{conn, err}
 			}()
-		case e.Event == "closed" && w != nil:
+		case e.Event == "closed" && client && w != nil:
 			_ = w.conn.Close()
 		}
 		return
@@ -49,7 +55,7 @@ func aboutClients(e event) bool {
 	if json.Unmarshal(e.Frame, &m) != nil {
 		return false
 	}
-	return m.FunctionID == "streams::auth" || strings.HasSuffix(m.FunctionID, "::leave")
+	return m.FunctionID == "streams::auth" || m.FunctionID == "gate::auth" || strings.HasSuffix(m.FunctionID, "::leave")
 }
 
 // connection opens the socket of the recording, or takes the one that is open

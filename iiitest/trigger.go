@@ -88,6 +88,13 @@ func (e *Engine) registerTrigger(w *worker, home string, m registerTriggerMessag
 		refuse(bad)
 		return
 	}
+	admitted, bad := w.session.admitTrigger(ns, &m)
+	if bad != nil {
+		refuse(bad)
+	}
+	if !admitted {
+		return
+	}
 	r := &registration{
 		binding: binding{
 			id: m.ID, triggerType: m.TriggerType, functionID: m.FunctionID, namespace: ns,
@@ -196,6 +203,9 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 	ns, bad := namespaceOf("namespace", m.Namespace, home)
 	if bad != nil {
 		e.log.Warn("trigger type refused: blank namespace", "worker", w.id, "type", m.ID)
+		return
+	}
+	if !w.session.admitTriggerType(&m) {
 		return
 	}
 	added := &triggerType{

@@ -41,13 +41,20 @@ func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMes
 	if _, bad := namespaceOf("trigger_namespace", in.TriggerNamespace, ""); bad != nil {
 		return nil, bad
 	}
+	var s *session // hooks and the rights to call are not asked here
+	if c.worker != nil {
+		s = c.worker.session
+	}
+	if !s.allowsTriggerType(in.TriggerType) {
+		return nil, errorBody("FORBIDDEN", "trigger type '%s' not allowed", in.TriggerType)
+	}
 	config := in.Config
 	if config == nil {
 		config = json.RawMessage("null")
 	}
 	r := &registration{
 		binding: binding{
-			id: uuid.NewString(), triggerType: in.TriggerType, functionID: in.FunctionID,
+			id: uuid.NewString(), triggerType: in.TriggerType, functionID: s.prefixed(in.FunctionID),
 			namespace: defaultNamespace, config: config, metadata: optional(in.Metadata),
 		},
 		explicit: in.TriggerNamespace, home: defaultNamespace,

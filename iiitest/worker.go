@@ -19,6 +19,7 @@ type worker struct {
 	id, token string
 	conn      *websocket.Conn
 	ip        string
+	session   *session // nil: through the open listener
 	connected time.Time
 	out       *outbox
 	written   chan struct{} // closed when the writer has ended
@@ -41,22 +42,23 @@ type worker struct {
 	cleaned chan struct{} // closed when everything it had is gone
 }
 
-// serveWorker is the worker protocol at "/".
-func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request) {
+// serveWorker is the worker protocol at "/". A nil guard is the open listener.
+func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) {
 	conn, err := e.upgrade(rw, r)
 	if err != nil {
 		return
 	}
 	defer e.drop(conn)
-	e.mu.Lock()
-	refusal := e.refusal
-	e.mu.Unlock()
+	session, refusal := e.authenticate(g, r)
+	if e.ctx.Err() != nil {
+		return
+	}
 	if refusal != "" {
 		refuse(conn, refusal)
 		return
 	}
 	w := &worker{
-		e: e, id: uuid.NewString(), token: uuid.NewString(),
+		e: e, id: uuid.NewString(), token: uuid.NewString(), session: session,
 		conn: conn, connected: time.Now(),
 		out: newOutbox(), written: make(chan struct{}), reading: newGate(),
 		attached: make(map[*pending]struct{}),

@@ -1,0 +1,234 @@
+package iiitest
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/iii-go/iii"
+)
+
+// session is what a connection through the guarded listener may do. It does not
+// change. A nil session, that of the open listener, may do everything.
+type session struct {
+	e     *Engine
+	guard *guard
+	iii.AuthResult
+}
+
+// infrastructure are the functions that every worker needs: they may be called
+// unless they are forbidden.
+var infrastructure = []string{
+	"engine::channels::create", "engine::workers::register",
+	"engine::log::info", "engine::log::warn", "engine::log::error", "engine::log::debug", "engine::log::trace",
+	"engine::baggage::get", "engine::baggage::set", "engine::baggage::get_all",
+}
+
+// denialLocked says why the session may not call a function, in the engine's words,
+// or nil. Whether the function exists plays no part. Engine.mu is held.
+func (s *session) denialLocked(namespace, id string) *wireError {
+	switch {
+	case s == nil:
+		return nil
+	case slices.Contains(s.ForbiddenFunctions, id):
+		return errorBody("FORBIDDEN", "function '%s' not allowed (remove from rbac.forbidden_functions)", id)
+	case slices.ContainsFunc(s.Namespaces[namespace], func(grant string) bool {
+		pattern, _ := patternOf(grant)
+		return wildcard(pattern, id)
+	}):
+		return nil
+	case namespace == defaultNamespace && slices.Contains(s.AllowedFunctions, id):
+		return nil
+	case slices.Contains(infrastructure, id):
+		return nil
+	case s.guard.exposes(namespace, id, s.e.functions[key{namespace, id}]):
+		return nil
+	}
+	return errorBody("FORBIDDEN", "function '%s' not allowed (add to rbac.expose_functions)", id)
+}
+
+func (s *session) denial(namespace, id string) *wireError {
+	if s == nil {
+		return nil
+	}
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	return s.denialLocked(namespace, id)
+}
+
+// middleware is the function that gets a permitted call in the place of its
+// target, or "".
+func (s *session) middleware(namespace, id string) string {
+	if s == nil || s.guard.MiddlewareFunctionID == "" {
+		return ""
+	}
+	if strings.HasPrefix(id, reservedPrefix) {
+		s.e.mu.Lock()
+		defer s.e.mu.Unlock()
+		if f := s.e.functions[key{namespace, id}]; f != nil && f.owner == nil {
+			return ""
+		}
+	}
+	return s.guard.MiddlewareFunctionID
+}
+
+// throughMiddleware has the middleware do a call of w.
+func (s *session) throughMiddleware(ctx context.Context, w *worker, id string, m invokeFunctionMessage, r request) outcome {
+	var action json.RawMessage
+	if m.Action != nil {
+		o := new(object).str("type", m.Action.Type)
+		if m.Action.Queue != nil {
+			o.str("queue", *m.Action.Queue)
+		}
+		action = o.bytes()
+	}
+	return s.e.run(ctx, request{
+		id: uuid.NewString(), caller: w, functionID: id, namespace: r.namespace,
+		data: canonicalValid(mustEncode(map[string]any{
+			"function_id": r.functionID, "payload": r.data, "action": action,
+			"context": json.RawMessage(s.Context), "namespace": r.namespace,
+		})),
+		metadata: r.metadata, trace: r.trace,
+	})
+}
+
+// refusesNamespace says why a connection may not declare a namespace.
+func (s *session) refusesNamespace(namespace string) *wireError {
+	if s == nil || len(s.Namespaces) == 0 {
+		return nil
+	}
+	if _, ok := s.Namespaces[namespace]; ok {
+		return nil
+	}
+	return errorBody("FORBIDDEN", "namespace '%s' not allowed for this session (permitted: %s)",
+		namespace, strings.Join(slices.Sorted(maps.Keys(s.Namespaces)), ", "))
+}
+
+// allowsTriggerType reports whether triggers of a type may be registered.
+func (s *session) allowsTriggerType(id string) bool {
+	return s == nil || s.AllowedTriggerTypes == nil || slices.Contains(s.AllowedTriggerTypes, id)
+}
+
+// prefixed is the id under which the engine knows a function that a worker
+// registers.
+func (s *session) prefixed(id string) string {
+	if s == nil || text(s.FunctionRegistrationPrefix) == "" {
+		return id
+	}
+	return *s.FunctionRegistrationPrefix + "::" + id
+}
+
+// bare is the id under which the worker knows a function of its own.
+func (s *session) bare(id string) string {
+	if s == nil || text(s.FunctionRegistrationPrefix) == "" {
+		return id
+	}
+	return strings.TrimPrefix(id, *s.FunctionRegistrationPrefix+"::")
+}
+
+// hook asks a hook about a registration: its changes, and whether it agrees.
+func (s *session) hook(id, what string, input map[string]any) (changes map[string]json.RawMessage, ok bool) {
+	if id == "" {
+		return nil, true
+	}
+	input["context"] = json.RawMessage(s.Context)
+	result, err := s.e.invoke(s.e.ctx, id, defaultNamespace, mustEncode(input))
+	if err != nil || kindOf(result) != '{' {
+		code := "no object returned"
+		if err != nil {
+			code = err.Code
+		}
+		s.e.log.Warn("registration denied by a hook", "hook", id, "registration", what, "reason", code)
+		return nil, false
+	}
+	return (&scanner{b: result}).members(), true
+}
+
+// rewrite sets s to a change of the hook; what is no text is none.
+func rewrite(to *string, change json.RawMessage) {
+	if kindOf(change) == '"' {
+		*to = unquote(change)
+	}
+}
+
+// admitFunction decides about the registration of a function and rewrites it.
+func (s *session) admitFunction(namespace string, m *registerFunctionMessage) bool {
+	if s == nil {
+		return true
+	}
+	if !s.AllowFunctionRegistration {
+		s.e.log.Warn("registration denied: no functions in this session", "function", m.ID)
+		return false
+	}
+	changes, ok := s.hook(s.guard.OnFunction, m.ID, map[string]any{
+		"function_id": m.ID, "description": m.Description, "metadata": optional(m.Metadata), "namespace": namespace,
+	})
+	if !ok {
+		return false
+	}
+	rewrite(&m.ID, changes["function_id"])
+	if description := changes["description"]; kindOf(description) == '"' {
+		changed := unquote(description)
+		m.Description = &changed
+	}
+	if metadata, there := changes["metadata"]; there {
+		m.Metadata = metadata
+	}
+	m.ID = s.prefixed(m.ID)
+	return true
+}
+
+// admitTrigger decides about the registration of a trigger and rewrites it. An
+// error is for the worker; otherwise a denial is silent.
+func (s *session) admitTrigger(namespace string, m *registerTriggerMessage) (bool, *wireError) {
+	if s == nil {
+		return true, nil
+	}
+	if !s.allowsTriggerType(m.TriggerType) {
+		s.e.log.Warn("registration denied: trigger type not allowed in this session", "trigger", m.ID, "type", m.TriggerType)
+		return false, nil
+	}
+	changes, ok := s.hook(s.guard.OnTrigger, m.ID, map[string]any{
+		"trigger_id": m.ID, "trigger_type": m.TriggerType, "function_id": m.FunctionID,
+		"config": m.Config, "metadata": m.Metadata, "namespace": namespace,
+	})
+	if !ok {
+		return false, nil
+	}
+	rewrite(&m.ID, changes["trigger_id"])
+	rewrite(&m.TriggerType, changes["trigger_type"])
+	rewrite(&m.FunctionID, changes["function_id"])
+	if config, there := changes["config"]; there {
+		m.Config = canonicalValid(config)
+	}
+	m.FunctionID = s.prefixed(m.FunctionID)
+	if s.denial(namespace, m.FunctionID) != nil {
+		return false, errorBody("FORBIDDEN", "function '%s' not allowed in namespace '%s'", m.FunctionID, namespace)
+	}
+	return true, nil
+}
+
+// admitTriggerType decides about the registration of a trigger type and
+// rewrites it.
+func (s *session) admitTriggerType(m *registerTriggerTypeMessage) bool {
+	if s == nil {
+		return true
+	}
+	if !s.AllowTriggerTypeRegistration {
+		s.e.log.Warn("registration denied: no trigger types in this session", "type", m.ID)
+		return false
+	}
+	changes, ok := s.hook(s.guard.OnTriggerType, m.ID, map[string]any{
+		"trigger_type_id": m.ID, "description": m.Description,
+	})
+	if !ok {
+		return false
+	}
+	rewrite(&m.ID, changes["trigger_type_id"])
+	rewrite(&m.Description, changes["description"])
+	return true
+}
