@@ -1,0 +1,236 @@
+package iii_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+type todo struct {
+	Title string `json:"title"`
+	Done  bool   `json:"done"`
+}
+
+func TestStream(t *testing.T) {
+	c := connected(t)
+	ctx := t.Context()
+	todos := iii.NewStream[todo](c, "todos")
+
+	value, ok, err := todos.Get(ctx, "g1", "i1")
+	check(t, "get before", found[todo]{}, found[todo]{value, ok}, err)
+	set, err := todos.Set(ctx, "g1", "i1", todo{Title: "tea"})
+	check(t, "first set", iii.SetResult[todo]{New: todo{Title: "tea"}}, set, err)
+	set, err = todos.Set(ctx, "g1", "i1", todo{Title: "tea", Done: true})
+	check(t, "second set", iii.SetResult[todo]{Old: todo{Title: "tea"}, HadOld: true, New: todo{"tea", true}}, set, err)
+	value, ok, err = todos.Get(ctx, "g1", "i1")
+	check(t, "get", found[todo]{todo{"tea", true}, true}, found[todo]{value, ok}, err)
+
+	updated, err := todos.Update(ctx, "g1", "i1", iii.OpSet("done", false), iii.OpAppend(" or coffee", "title"))
+	check(t, "update", iii.UpdateResult[todo]{Old: todo{"tea", true}, HadOld: true, New: todo{Title: "tea or coffee"}}, updated, err)
+	updated, err = todos.Update(ctx, "g2", "i9", iii.OpSet("title", "jam"), iii.OpDecrement("title", 1))
+	if err != nil || len(updated.Errors) != 1 || updated.Errors[0].Code != "decrement.not_number" || updated.HadOld {
+		t.Errorf("update of nothing: %+v, %v", updated, err)
+	}
+
+	list, err := todos.List(ctx, "g1")
+	check(t, "list", []todo{{Title: "tea or coffee"}}, list, err)
+	list, err = todos.List(ctx, "none")
+	check(t, "list of nothing", []todo{}, list, err)
+	groups, err := todos.Groups(ctx)
+	slices.Sort(groups)
+	check(t, "groups", []string{"g1", "g2"}, groups, err)
+	streams, err := c.Streams(ctx)
+	check(t, "streams", []iii.StreamSummary{{ID: "todos", Groups: []string{"g1", "g2"}}}, streams, err)
+
+	value, ok, err = todos.Delete(ctx, "g1", "i1")
+	check(t, "delete", found[todo]{todo{Title: "tea or coffee"}, true}, found[todo]{value, ok}, err)
+	value, ok, err = todos.Delete(ctx, "g1", "i1")
+	check(t, "delete of nothing", found[todo]{}, found[todo]{value, ok}, err)
+
+	if err := todos.Send(ctx, "g1", "pulse", make(chan int)); err == nil || !iii.SafeToRetry(err) {
+		t.Errorf("send of what does not encode: %v", err)
+	}
+}
+
+// Everything that happens to a stream reaches its trigger as a typed event.
+func TestStreamTrigger(t *testing.T) {
+	c := connected(t)
+	ctx := t.Context()
+	type seen struct {
+		Type        iii.StreamEventType
+		ID          string
+		Data, Event string
+	}
+	events := make(chan seen, 10)
+	handle(t, c, "todos::saw", func(_ context.Context, e iii.StreamChangeEvent) (any, error) {
+		s := seen{Type: e.Event.Type, Data: string(e.Event.Data), Event: string(e.Event.Event)}
+		if e.ID != nil {
+			s.ID = *e.ID
+		}
+		events <- s
+		return nil, nil
+	})
+	if _, err := c.Trigger("todos::saw", iii.StreamTriggerConfig{StreamName: "todos", GroupID: "g"}); err != nil {
+		t.Fatal(err)
+	}
+	todos := iii.NewStream[int](c, "todos")
+	for _, do := range []func() error{
+		func() error { _, err := todos.Set(ctx, "g", "i", 1); return err },
+		func() error { _, err := todos.Update(ctx, "g", "i", iii.OpIncrement("", 4)); return err },
+		func() error { return todos.Send(ctx, "g", "pulse", map[string]int{"beat": 1}) },
+		func() error { _, _, err := todos.Delete(ctx, "g", "i"); return err },
+		func() error { _, _, err := todos.Delete(ctx, "g", "i"); return err }, // no event
+		func() error { _, err := todos.Set(ctx, "another", "i", 1); return err },
+		func() error { return todos.Send(ctx, "g", "end", nil) },
+	} {
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []seen
+	for len(got) < 5 {
+		got = append(got, <-events)
+	}
+	want := []seen{
+		{Type: "create", ID: "i", Data: "1"},
+		{Type: "update", ID: "i", Data: "5"},
+		{Type: "event", Event: `{"data":{"beat":1},"type":"pulse"}`},
+		{Type: "delete", ID: "i", Data: "5"},
+		{Type: "event", Event: `{"data":null,"type":"end"}`},
+	}
+	// Different events may overlap on their way to the handler.
+	if diff := cmp.Diff(want, got, cmpopts.SortSlices(func(a, b seen) bool { return fmt.Sprint(a) < fmt.Sprint(b) })); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+// The calls of the recordings get their answers, sent and read by Stream.
+func TestStreamAsRecorded(t *testing.T) {
+	for _, name := range []string{"streams", "stream-socket", "stream-provider"} {
+		t.Run(name, func(t *testing.T) {
+			calls := recordedCalls(t, name, "stream::")
+			calls = slices.DeleteFunc(calls, func(call recordedCall) bool {
+				var in struct {
+					ItemID *string `json:"item_id"`
+				}
+				if err := json.Unmarshal(call.data, &in); err != nil {
+					t.Fatal(err)
+				}
+				// What Stream cannot send: inputs that the engine refuses or ignores.
+				return call.err != nil || call.functionID == "stream::send" && in.ItemID != nil
+			})
+			c, engine := answerAsRecorded(t, calls)
+			for _, call := range calls {
+				got, err := callStream(t.Context(), c, call)
+				if err != nil {
+					t.Errorf("line %d: %v", call.line, err)
+					continue
+				}
+				doc, err := json.Marshal(got)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := call.result
+				if want == nil {
+					want = json.RawMessage("null")
+				}
+				if diff := sameDocument(want, doc); diff != "" {
+					t.Errorf("line %d: result of %s (-recorded +got):\n%s", call.line, call.functionID, diff)
+				}
+			}
+			engine.done()
+		})
+	}
+}
+
+// callStream makes a recorded call.
+func callStream(ctx context.Context, c *iii.Client, call recordedCall) (got any, err error) {
+	var in struct {
+		Stream string          `json:"stream_name"`
+		Group  string          `json:"group_id"`
+		Item   string          `json:"item_id"`
+		Data   json.RawMessage `json:"data"`
+		Type   string          `json:"type"`
+		Ops    []iii.UpdateOp  `json:"ops"`
+	}
+	if err := json.Unmarshal(call.data, &in); err != nil {
+		return nil, err
+	}
+	s := iii.NewStream[json.RawMessage](c, in.Stream)
+	switch call.functionID {
+	case "stream::get":
+		got, _, err = s.Get(ctx, in.Group, in.Item)
+	case "stream::set":
+		r, callErr := s.Set(ctx, in.Group, in.Item, in.Data)
+		got, err = map[string]any{"old_value": r.Old, "new_value": r.New}, callErr
+	case "stream::update":
+		r, callErr := s.Update(ctx, in.Group, in.Item, in.Ops...)
+		result := map[string]any{"old_value": r.Old, "new_value": r.New}
+		if r.Errors != nil {
+			result["errors"] = r.Errors
+		}
+		got, err = result, callErr
+	case "stream::delete":
+		old, _, callErr := s.Delete(ctx, in.Group, in.Item)
+		got, err = map[string]any{"old_value": old}, callErr
+	case "stream::list":
+		got, err = s.List(ctx, in.Group)
+	case "stream::list_groups":
+		got, err = s.Groups(ctx)
+	case "stream::list_all":
+		streams, callErr := c.Streams(ctx)
+		got, err = map[string]any{"stream": streams, "count": len(streams)}, callErr
+	case "stream::send":
+		err = s.Send(ctx, in.Group, in.Type, in.Data)
+	default:
+		err = fmt.Errorf("%s is not known here", call.functionID)
+	}
+	return got, err
+}
+
+func ExampleStream() {
+	engine, err := iiitest.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	client, err := iii.New(engine.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	ctx := context.Background()
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	type message struct {
+		Text  string `json:"text"`
+		Likes int    `json:"likes"`
+	}
+	chat := iii.NewStream[message](client, "chat")
+	if _, err := chat.Set(ctx, "room-1", "m-1", message{Text: "hello"}); err != nil {
+		log.Fatal(err)
+	}
+	liked, err := chat.Update(ctx, "room-1", "m-1", iii.OpIncrement("likes", 1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(liked.New.Text, liked.New.Likes)
+	if err := chat.Send(ctx, "room-1", "typing", "ada"); err != nil {
+		log.Fatal(err)
+	}
+	messages, err := chat.List(ctx, "room-1")
+	fmt.Println(len(messages), "message", err)
+	// Output:
+	// hello 1
+	// 1 message <nil>
+}
