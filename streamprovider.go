@@ -1,0 +1,208 @@
+package iii
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+)
+
+// StreamProvider stores a stream in place of the engine. Its methods are called
+// from several goroutines at once; their contexts are those of handlers, and
+// their errors reach the caller as those of handlers do ([HandlerFunc]), wrapped
+// by the engine in the code of its function for the changing ones.
+//
+// What a provider returns decides about the events of the stream: an old value
+// that is nil or null makes the change a creation, and a deletion silent.
+type StreamProvider interface {
+	// Get returns an item, nil if there is none.
+	Get(ctx context.Context, in StreamGetInput) (json.RawMessage, error)
+
+	// Set stores an item and returns the value before, nil for none, and the value
+	// stored; a nil NewValue stands for the one that was given.
+	Set(ctx context.Context, in StreamSetInput) (StreamSetResult, error)
+
+	// Delete removes an item and returns its value, nil if there was none.
+	Delete(ctx context.Context, in StreamDeleteInput) (StreamDeleteResult, error)
+
+	// List returns the items of a group; nil is none.
+	List(ctx context.Context, in StreamListInput) ([]json.RawMessage, error)
+
+	// Groups returns the groups of the stream; nil is none.
+	Groups(ctx context.Context, in StreamListGroupsInput) ([]string, error)
+}
+
+// streamUpdater is a provider that serves updates itself.
+type streamUpdater interface {
+	Update(ctx context.Context, in StreamUpdateInput) (StreamUpdateResult, error)
+}
+
+// HandleStream makes this worker the store of a stream: the engine then calls p
+// for stream::get, set, delete, list, list_groups and update of that name, still
+// makes the events of it, and keeps nothing itself (spec: custom stream
+// implementations).
+//
+// A provider that also has the method
+//
+//	Update(ctx context.Context, in StreamUpdateInput) (StreamUpdateResult, error)
+//
+// serves updates itself. For any other one an update is a Get, [ApplyUpdate] and
+// a Set, and while it lasts no other update, Set or Delete of the same item gets
+// through to p. An update function is registered in either case, since without
+// one the engine would update an item of its own store.
+//
+// The engine looks for the functions in the namespace "default" alone, and a
+// worker's functions live in the worker's namespace: on a client with another
+// namespace HandleStream fails. It does not wait for the network.
+func (c *Client) HandleStream(name string, p StreamProvider) error {
+	if strings.TrimSpace(name) == "" {
+		return errors.New("iii: stream: blank name")
+	}
+	if p == nil {
+		return fmt.Errorf("iii: stream %q: nil StreamProvider", name)
+	}
+	if ns := c.cfg.namespace; ns != "" && ns != defaultNamespace {
+		return fmt.Errorf("iii: stream %q: the engine looks for the providers of streams in namespace %q, and this worker's functions are in %q; use a client without a namespace",
+			name, defaultNamespace, ns)
+	}
+	s := &providedStream{provider: p}
+	var done []*Function
+	for _, f := range []struct {
+		op      string
+		handler HandlerFunc
+		types   functionSchemas
+	}{
+		{"get", typedHandler(p.Get), functionSchemas{in: reflect.TypeFor[StreamGetInput]()}},
+		{"set", typedHandler(s.set), functionSchemas{reflect.TypeFor[StreamSetInput](), reflect.TypeFor[StreamSetResult]()}},
+		{"delete", typedHandler(s.delete), functionSchemas{reflect.TypeFor[StreamDeleteInput](), reflect.TypeFor[StreamDeleteResult]()}},
+		{"list", typedHandler(s.list), functionSchemas{in: reflect.TypeFor[StreamListInput]()}},
+		{"list_groups", typedHandler(s.groups), functionSchemas{in: reflect.TypeFor[StreamListGroupsInput]()}},
+		{"update", typedHandler(s.update), functionSchemas{reflect.TypeFor[StreamUpdateInput](), reflect.TypeFor[StreamUpdateResult]()}},
+	} {
+		function, err := c.register("stream::"+f.op+"("+name+")", f.handler, nil, f.types, nil)
+		if err != nil {
+			for _, f := range done {
+				_ = f.Unregister() // all of them or none
+			}
+			return fmt.Errorf("iii: stream %q: %w", name, err)
+		}
+		done = append(done, function)
+	}
+	return nil
+}
+
+// providedStream fits a provider to what the engine wants to have returned.
+type providedStream struct {
+	provider StreamProvider
+	items    itemLocks
+}
+
+func (s *providedStream) set(ctx context.Context, in StreamSetInput) (StreamSetResult, error) {
+	unlock, err := s.lock(ctx, in.GroupID, in.ItemID)
+	if err != nil {
+		return StreamSetResult{}, err
+	}
+	defer unlock()
+	return s.store(ctx, in)
+}
+
+// store is Set with the stored value in any case.
+func (s *providedStream) store(ctx context.Context, in StreamSetInput) (StreamSetResult, error) {
+	result, err := s.provider.Set(ctx, in)
+	if err == nil && result.NewValue == nil {
+		result.NewValue = in.Data
+	}
+	return result, err
+}
+
+func (s *providedStream) delete(ctx context.Context, in StreamDeleteInput) (StreamDeleteResult, error) {
+	unlock, err := s.lock(ctx, in.GroupID, in.ItemID)
+	if err != nil {
+		return StreamDeleteResult{}, err
+	}
+	defer unlock()
+	return s.provider.Delete(ctx, in)
+}
+
+func (s *providedStream) list(ctx context.Context, in StreamListInput) (List[json.RawMessage], error) {
+	return s.provider.List(ctx, in)
+}
+
+func (s *providedStream) groups(ctx context.Context, in StreamListGroupsInput) (StringList, error) {
+	return s.provider.Groups(ctx, in)
+}
+
+func (s *providedStream) update(ctx context.Context, in StreamUpdateInput) (StreamUpdateResult, error) {
+	if p, ok := s.provider.(streamUpdater); ok {
+		return p.Update(ctx, in)
+	}
+	unlock, err := s.lock(ctx, in.GroupID, in.ItemID)
+	if err != nil {
+		return StreamUpdateResult{}, err
+	}
+	defer unlock()
+	old, err := s.provider.Get(ctx, StreamGetInput{StreamName: in.StreamName, GroupID: in.GroupID, ItemID: in.ItemID})
+	if err != nil {
+		return StreamUpdateResult{}, err
+	}
+	result, err := ApplyUpdate(old, in.Ops)
+	if err != nil {
+		return StreamUpdateResult{}, err
+	}
+	stored, err := s.store(ctx, StreamSetInput{StreamName: in.StreamName, GroupID: in.GroupID, ItemID: in.ItemID, Data: result.NewValue})
+	result.NewValue = stored.NewValue
+	return result, err
+}
+
+// lock keeps other changes of an item away, until ctx ends. Who updates by
+// himself needs no help.
+func (s *providedStream) lock(ctx context.Context, group, item string) (unlock func(), err error) {
+	if _, ok := s.provider.(streamUpdater); ok {
+		return func() {}, nil
+	}
+	return s.items.lock(ctx, itemKey{group, item})
+}
+
+type itemKey struct{ group, item string }
+
+// itemLocks is a lock for each item that somebody changes.
+type itemLocks struct {
+	mu    sync.Mutex
+	locks map[itemKey]*itemLock
+}
+
+type itemLock struct {
+	held  chan struct{} // capacity 1: full while it is held
+	users int           // who hold it or wait for it
+}
+
+func (l *itemLocks) lock(ctx context.Context, key itemKey) (unlock func(), err error) {
+	l.mu.Lock()
+	if l.locks == nil {
+		l.locks = map[itemKey]*itemLock{}
+	}
+	lock := l.locks[key]
+	if lock == nil {
+		lock = &itemLock{held: make(chan struct{}, 1)}
+		l.locks[key] = lock
+	}
+	lock.users++
+	l.mu.Unlock()
+	leave := func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if lock.users--; lock.users == 0 {
+			delete(l.locks, key)
+		}
+	}
+	select {
+	case lock.held <- struct{}{}:
+		return func() { <-lock.held; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctxError(ctx)
+	}
+}
