@@ -164,34 +164,39 @@ func WithTLSConfig(cfg *tls.Config) Option {
 // delay starts over after a connection that reached readiness.
 // MaxPendingMessages has no effect here: see [WithSendBuffer].
 func WithReconnection(cfg ReconnectionConfig) Option {
-	return func(c *config) error {
-		def := DefaultReconnectionConfig()
-		if cfg == (ReconnectionConfig{}) {
-			cfg = def
-		}
-		if cfg.InitialDelayMs == 0 {
-			cfg.InitialDelayMs = def.InitialDelayMs
-		}
-		if cfg.MaxDelayMs == 0 {
-			cfg.MaxDelayMs = max(def.MaxDelayMs, cfg.InitialDelayMs)
-		}
-		if cfg.BackoffMultiplier == 0 {
-			cfg.BackoffMultiplier = def.BackoffMultiplier
-		}
-		const longest = uint64(math.MaxInt64 / int64(time.Millisecond) / 4)
-		switch {
-		case cfg.InitialDelayMs > longest || cfg.MaxDelayMs > longest:
-			return errors.New("iii: WithReconnection: delay is too large")
-		case cfg.MaxDelayMs < cfg.InitialDelayMs:
-			return fmt.Errorf("iii: WithReconnection: max_delay_ms %d is below initial_delay_ms %d", cfg.MaxDelayMs, cfg.InitialDelayMs)
-		case !(cfg.BackoffMultiplier >= 1) || math.IsInf(cfg.BackoffMultiplier, 0):
-			return fmt.Errorf("iii: WithReconnection: backoff_multiplier %v is not 1 or more", cfg.BackoffMultiplier)
-		case !(cfg.JitterFactor >= 0 && cfg.JitterFactor <= 1):
-			return fmt.Errorf("iii: WithReconnection: jitter_factor %v is not within 0 and 1", cfg.JitterFactor)
-		}
-		c.reconnection = cfg
-		return nil
+	return func(c *config) (err error) {
+		c.reconnection, err = checkReconnection(cfg)
+		return wrapOption("WithReconnection", err)
 	}
+}
+
+// checkReconnection fills in the defaults.
+func checkReconnection(cfg ReconnectionConfig) (ReconnectionConfig, error) {
+	def := DefaultReconnectionConfig()
+	if cfg == (ReconnectionConfig{}) {
+		return def, nil
+	}
+	if cfg.InitialDelayMs == 0 {
+		cfg.InitialDelayMs = def.InitialDelayMs
+	}
+	if cfg.MaxDelayMs == 0 {
+		cfg.MaxDelayMs = max(def.MaxDelayMs, cfg.InitialDelayMs)
+	}
+	if cfg.BackoffMultiplier == 0 {
+		cfg.BackoffMultiplier = def.BackoffMultiplier
+	}
+	const longest = uint64(math.MaxInt64 / int64(time.Millisecond) / 4)
+	switch {
+	case cfg.InitialDelayMs > longest || cfg.MaxDelayMs > longest:
+		return cfg, errors.New("delay is too large")
+	case cfg.MaxDelayMs < cfg.InitialDelayMs:
+		return cfg, fmt.Errorf("max_delay_ms %d is below initial_delay_ms %d", cfg.MaxDelayMs, cfg.InitialDelayMs)
+	case !(cfg.BackoffMultiplier >= 1) || math.IsInf(cfg.BackoffMultiplier, 0):
+		return cfg, fmt.Errorf("backoff_multiplier %v is not 1 or more", cfg.BackoffMultiplier)
+	case !(cfg.JitterFactor >= 0 && cfg.JitterFactor <= 1):
+		return cfg, fmt.Errorf("jitter_factor %v is not within 0 and 1", cfg.JitterFactor)
+	}
+	return cfg, nil
 }
 
 // WithDialContext sets how connections are made: in-memory pipes, Unix sockets.
