@@ -29,6 +29,7 @@ type Client struct {
 	out      *outbox
 	registry *registry
 	dispatch *dispatcher
+	bindings *bindings
 	notify   *notifier
 	tracing  *tracing // nil without telemetry
 	channels channelSet
@@ -80,6 +81,7 @@ func New(address string, opts ...Option) (*Client, error) {
 	c.registry = newRegistry(c.out)
 	c.dispatch = &dispatcher{limit: cfg.maxConcurrency, run: c.execute}
 	c.handlers, c.cancelHandlers = context.WithCancel(context.Background())
+	c.bindings = newBindings(c)
 	c.startTelemetry()
 	return c, nil
 }
@@ -322,13 +324,15 @@ func (c *Client) finish(reason error) {
 
 // awaitCallbacks gives users' code a moment to return.
 func (c *Client) awaitCallbacks() {
-	handlers, callbacks := c.dispatch.close(), c.notify.wait()
+	handlers, providers, callbacks := c.dispatch.close(), c.bindings.close(), c.notify.wait()
 	timer := time.NewTimer(handlerGrace)
 	defer timer.Stop()
-	for handlers != nil || callbacks != nil {
+	for handlers != nil || providers != nil || callbacks != nil {
 		select {
 		case <-handlers:
 			handlers = nil
+		case <-providers:
+			providers = nil
 		case <-callbacks:
 			callbacks = nil
 		case <-timer.C:

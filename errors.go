@@ -64,6 +64,7 @@ const (
 	codeDraining           = "worker_draining"
 	codeResultTooLarge     = "result_too_large"
 	codeTypeNotFound       = "trigger_type_not_found"
+	codeTriggerFailed      = "trigger_registration_failed"
 	codeForbidden          = "FORBIDDEN"
 	codeEnqueueError       = "enqueue_error"
 	codeFunctionConflict   = "FUNCTION_NAMESPACE_CONFLICT"

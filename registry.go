@@ -103,6 +103,17 @@ func (r *registry) removeFunction(f *Function) bool {
 	return r.removeEntry(&f.entry)
 }
 
+// addType adds a trigger type, which is never taken back.
+func (r *registry) addType(e *entry) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed != nil {
+		return r.closed
+	}
+	r.insert(e)
+	return nil
+}
+
 func (r *registry) addTrigger(t *Trigger) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -115,8 +115,12 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 				return wasReady
 			}
 			// The engine handles frames in order: the pong to this ping says
-			// that it has applied all registrations.
-			c.out.urgent(l, item{kind: frameJSONPing, fence: func() { close(l.applied) }})
+			// that it has applied all registrations, and has sent what is bound to
+			// our trigger types.
+			c.out.urgent(l, item{kind: frameJSONPing, fence: func() {
+				c.bindings.settle(l)
+				close(l.applied)
+			}})
 			c.out.admit(l)
 		case <-applied:
 			applied = nil
@@ -279,10 +283,13 @@ func (c *Client) receiveRare(l *link, kind messageType, b []byte) error {
 		if err := json.Unmarshal(b, &m); err != nil {
 			return err
 		}
-		c.out.urgent(l, c.item(TriggerRegistrationResultMessage{ID: m.ID, TriggerType: m.TriggerType, FunctionID: m.FunctionID,
-			Error: &ErrorBody{Code: codeTypeNotFound, Message: "Trigger type not found"}}))
+		c.bindings.register(l, m)
 	case messageUnregisterTrigger:
-		// This worker provides no trigger type; there is nothing to stop.
+		var m UnregisterTriggerMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return err
+		}
+		c.bindings.unregister(m.ID)
 	case messageRejected:
 		var m RegistrationRejectedMessage
 		if err := json.Unmarshal(b, &m); err != nil {

@@ -1,0 +1,305 @@
+package iii
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+)
+
+// maxBinders is how many triggers are bound and unbound at once.
+const maxBinders = 16
+
+// bindings is what the engine has bound to the trigger types of this worker. For
+// each trigger it knows what the engine wants now and what the provider has, and
+// goroutines that exist while there is something to do bring the second to the
+// first. What the engine says meanwhile replaces what it wanted before, so that a
+// provider that hangs makes nothing pile up.
+type bindings struct {
+	client *Client
+
+	mu      sync.Mutex
+	types   map[string][]*providedType // by id
+	byID    map[string]*boundTrigger
+	ready   []*boundTrigger // with something to do and nobody at it
+	binders int
+	closed  bool
+	ended   sync.WaitGroup
+}
+
+// providedType is a trigger type of this worker.
+type providedType struct {
+	id, namespace string
+	provider      TriggerProvider
+}
+
+// boundTrigger is one trigger.
+type boundTrigger struct {
+	id string
+
+	// Guarded by the lock of bindings.
+	want *wantedTrigger // nil: not to be bound
+	seen *link          // that the engine has last sent it over
+	todo bool           // want has changed since a binder looked
+	busy bool           // ready, or a binder is at it
+
+	// Of the binder that is at it. Nil while nothing is bound.
+	bound  *TriggerBinding
+	typ    *providedType
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+// wantedTrigger is a registration as the engine has sent it.
+type wantedTrigger struct {
+	RegisterTriggerMessage
+	link *link
+	typ  *providedType
+}
+
+func newBindings(c *Client) *bindings {
+	return &bindings{client: c, types: map[string][]*providedType{}, byID: map[string]*boundTrigger{}}
+}
+
+// add reports false if the type is provided already.
+func (s *bindings) add(t *providedType) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.ContainsFunc(s.types[t.id], func(other *providedType) bool { return other.namespace == t.namespace }) {
+		return false
+	}
+	s.types[t.id] = append(s.types[t.id], t)
+	return true
+}
+
+// find returns the type that the engine means: it leaves the namespace default
+// out.
+func (s *bindings) find(id, namespace string) *providedType {
+	if namespace == "" {
+		namespace = defaultNamespace
+	}
+	for _, t := range s.types[id] {
+		if t.namespace == namespace {
+			return t
+		}
+	}
+	return nil
+}
+
+// register takes a registration that came over l.
+func (s *bindings) register(l *link, m RegisterTriggerMessage) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.find(m.TriggerType, m.TriggerNamespace)
+	if t == nil {
+		s.answer(l, &m, &Error{Code: codeTypeNotFound, Message: "Trigger type not found"})
+		return
+	}
+	select {
+	case <-s.client.stopping:
+		s.answer(l, &m, &Error{Code: codeDraining, Message: "the worker is shutting down"})
+		return
+	default:
+	}
+	b := s.byID[m.ID]
+	if b == nil {
+		b = &boundTrigger{id: m.ID}
+		s.byID[m.ID] = b
+	}
+	b.seen = l
+	s.change(b, &wantedTrigger{m, l, t})
+}
+
+// unregister takes the engine's word that a trigger is gone.
+func (s *bindings) unregister(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.byID[id]; b != nil {
+		s.change(b, nil)
+	}
+}
+
+// settle gives up what the engine has not sent again over l. It has handled our
+// registrations by now, and sends what is bound to a type when it handles the
+// type's.
+func (s *bindings) settle(l *link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.byID {
+		if b.seen != l {
+			s.change(b, nil)
+		}
+	}
+}
+
+// change sets what is wanted and sees to it that somebody acts; s.mu is held.
+func (s *bindings) change(b *boundTrigger, want *wantedTrigger) {
+	b.want, b.todo = want, true
+	if b.busy || s.closed {
+		return
+	}
+	b.busy = true
+	s.ready = append(s.ready, b)
+	if s.binders < maxBinders {
+		s.binders++
+		s.ended.Add(1)
+		go s.bind()
+	}
+}
+
+// bind is a binder.
+func (s *bindings) bind() {
+	defer s.ended.Done()
+	s.mu.Lock()
+	defer func() {
+		s.binders--
+		s.mu.Unlock()
+	}()
+	for !s.closed && len(s.ready) > 0 {
+		b := s.ready[0]
+		s.ready = s.ready[1:]
+		want := b.want
+		b.todo = false
+		err := s.unlocked(b, want)
+		if want != nil && b.want == want {
+			s.answer(want.link, &want.RegisterTriggerMessage, err)
+			if err != nil {
+				b.want = nil
+			}
+		}
+		switch {
+		case b.todo:
+			s.ready = append(s.ready, b)
+		case b.want == nil && b.bound == nil:
+			delete(s.byID, b.id)
+		default:
+			b.busy = false
+		}
+	}
+}
+
+// unlocked is step without the lock, which is held again even if a provider ends
+// the goroutine.
+func (s *bindings) unlocked(b *boundTrigger, want *wantedTrigger) error {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	return s.step(b, want)
+}
+
+// step makes the provider have what is wanted.
+func (s *bindings) step(b *boundTrigger, want *wantedTrigger) error {
+	if want == nil {
+		s.unbind(b)
+		return nil
+	}
+	binding := TriggerBinding{ID: want.ID, TriggerType: want.TriggerType, FunctionID: want.FunctionID, Namespace: want.Namespace,
+		Config: want.Config, Metadata: want.Metadata, client: s.client}
+	if binding.Namespace == "" {
+		binding.Namespace = defaultNamespace
+	}
+	var err error
+	if binding.condition, err = conditionOf(want.Config); err != nil {
+		s.unbind(b)
+		return err
+	}
+	switch {
+	case b.bound != nil && b.typ != want.typ:
+		s.unbind(b)
+	case b.bound != nil && b.bound.equal(&binding):
+		binding.Unchanged = true
+	case b.bound != nil:
+		b.cancel()
+	}
+	ctx, cancel := b.ctx, b.cancel
+	if !binding.Unchanged {
+		ctx, cancel = context.WithCancel(s.client.handlers)
+	}
+	if err := s.call("Bind", b.id, func() error { return want.typ.provider.Bind(ctx, binding) }); err != nil {
+		cancel()
+		s.unbind(b)
+		return err
+	}
+	b.bound, b.typ, b.ctx, b.cancel = &binding, want.typ, ctx, cancel
+	return nil
+}
+
+// unbind stops what is bound, if anything is.
+func (s *bindings) unbind(b *boundTrigger) {
+	if b.bound == nil {
+		return
+	}
+	b.cancel()
+	if err := s.call("Unbind", b.id, func() error { return b.typ.provider.Unbind(s.client.handlers, b.id) }); err != nil {
+		s.client.log.Warn("iii: trigger was not unbound in order", "trigger", b.id, "type", b.typ.id, "error", err)
+	}
+	b.bound, b.typ, b.ctx, b.cancel = nil, nil, nil, nil
+}
+
+// call recovers what a provider panics with.
+func (s *bindings) call(method, id string, f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.client.log.LogAttrs(s.client.handlers, slog.LevelError, "iii: trigger provider panicked", slog.String("method", method),
+				slog.String("trigger", id), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+			err = &Error{Code: codeTriggerFailed, Message: "the provider panicked"}
+		}
+	}()
+	return f()
+}
+
+// answer tells the engine what became of a registration, over the link that it
+// came over.
+func (s *bindings) answer(l *link, m *RegisterTriggerMessage, err error) {
+	result := TriggerRegistrationResultMessage{ID: m.ID, TriggerType: m.TriggerType, FunctionID: m.FunctionID}
+	if err != nil {
+		code, message, stack := errorParts(err)
+		var e *Error
+		if !errors.As(err, &e) || e.Code == "" {
+			code = codeTriggerFailed
+		}
+		result.Error = &ErrorBody{Code: code, Message: message, Stacktrace: stack}
+	}
+	s.client.out.urgent(l, s.client.item(result))
+}
+
+// close lets the binders end after what they do. The channel is closed when they
+// have. The contexts of what is bound are the client's to end.
+func (s *bindings) close() <-chan struct{} {
+	s.mu.Lock()
+	s.closed = true
+	s.ready = nil
+	s.mu.Unlock()
+	ended := make(chan struct{})
+	go func() {
+		s.ended.Wait()
+		close(ended)
+	}()
+	return ended
+}
+
+// equal reports whether the engine wants the same as before.
+func (b *TriggerBinding) equal(other *TriggerBinding) bool {
+	return b.TriggerType == other.TriggerType && b.FunctionID == other.FunctionID && b.Namespace == other.Namespace &&
+		bytes.Equal(b.Config, other.Config) && bytes.Equal(b.Metadata, other.Metadata)
+}
+
+// conditionOf finds the condition function in a config.
+func conditionOf(config []byte) (id string, err error) {
+	if i := skipSpace(config, 0); i == len(config) || config[i] != '{' {
+		return "", nil
+	}
+	scanned := scanObject(config, func(key, value []byte) {
+		if string(key) != "condition_function_id" || absent(value) {
+			return
+		}
+		var ok bool
+		if id, ok = stringOf(value); !ok {
+			err = fmt.Errorf("condition_function_id is no string")
+		}
+	})
+	return id, errors.Join(err, scanned)
+}

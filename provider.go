@@ -1,0 +1,154 @@
+package iii
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// TriggerType describes a trigger type that this worker provides.
+type TriggerType struct {
+	// ID is what triggers name as their type.
+	ID string
+	// Description is a text for listings; may be empty.
+	Description string
+	// ConfigSchema is the JSON Schema of a trigger's config, for listings:
+	// json.RawMessage, or anything that marshals to a schema. Nil is none.
+	ConfigSchema any
+	// PayloadSchema is the JSON Schema of what the bound functions get, likewise.
+	PayloadSchema any
+	// Namespace is the namespace that the type serves. Default: the worker's own. A
+	// type in "default" serves the triggers of all workers that find none of this id
+	// in their own namespace.
+	Namespace string
+}
+
+// TriggerProvider is what makes triggers of a type fire. The engine tells it what
+// is bound; it calls [TriggerBinding.Fire] whenever the event of the trigger
+// happens.
+//
+// Calls for one trigger come in order, one after another; those for several come
+// from several goroutines at once, and none of them from the client's read loop. A
+// panic in either method is an error of it.
+type TriggerProvider interface {
+	// Bind starts a trigger. Whatever is bound under the same ID is replaced. An
+	// error refuses the trigger, which the worker that has registered it is told, with
+	// code trigger_registration_failed or that of an [*Error]; if something is bound
+	// under the ID then, Unbind follows.
+	//
+	// ctx is the trigger's, not the call's nor that of a connection: it ends when the
+	// trigger is unbound, when it is replaced by a changed one, and when the client
+	// ends. What Bind starts may live as long.
+	//
+	// After a reconnection the engine binds everything again. What has not changed
+	// then has b.Unchanged and the same ctx as before.
+	Bind(ctx context.Context, b TriggerBinding) error
+
+	// Unbind stops a trigger. It is called when the trigger was taken back, when it
+	// moved to another provider, and after a reconnection if the engine has not bound
+	// it again; not when the client ends. ctx ends when the client does. An error is
+	// logged.
+	Unbind(ctx context.Context, id string) error
+}
+
+// TriggerBinding is one trigger of a type that this worker provides. It stays
+// usable as long as the client, and may be copied.
+type TriggerBinding struct {
+	// ID is the trigger's, unique in the engine.
+	ID string
+	// TriggerType is the id of its type.
+	TriggerType string
+	// FunctionID is the function to call.
+	FunctionID string
+	// Namespace is the function's.
+	Namespace string
+	// Config is what the trigger was registered with, at least null.
+	Config json.RawMessage
+	// Metadata is the trigger's, which each call of the function carries. Nil is none.
+	Metadata json.RawMessage
+	// Unchanged says that the same trigger is bound already and that the engine has
+	// sent it once more, as it does after each reconnection. A provider that has kept
+	// it going returns nil and is done.
+	Unchanged bool
+
+	client    *Client
+	condition string // function that may keep an event from the trigger's
+}
+
+// Fire runs the trigger's function with a payload, in the function's namespace and
+// with the trigger's metadata, and returns its result. If the config names a
+// condition_function_id, that function is called with the same payload first: if it
+// returns exactly false, Fire returns nil and no error; if it fails, the trigger's
+// function is not called and the error is Fire's. Errors and timeouts are those of
+// [Client.Call].
+func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage, error) {
+	if b.client == nil {
+		return nil, errors.New("iii: fire: the binding is not one that a provider was given")
+	}
+	raw, err := rawOf(payload)
+	if err != nil {
+		return nil, notEncodable(b.FunctionID, err)
+	}
+	opts := []CallOption{InNamespace(cmp.Or(b.Namespace, defaultNamespace))}
+	if b.condition != "" {
+		var verdict json.RawMessage
+		if err := b.client.Call(ctx, b.condition, raw, &verdict, opts...); err != nil {
+			return nil, fmt.Errorf("iii: condition of trigger %s: %w", b.ID, err)
+		}
+		if string(bytes.TrimSpace(verdict)) == "false" {
+			return nil, nil
+		}
+	}
+	if b.Metadata != nil {
+		opts = append(opts, WithMetadata(b.Metadata))
+	}
+	var result json.RawMessage
+	if err := b.client.Call(ctx, b.FunctionID, raw, &result, opts...); err != nil {
+		return nil, err
+	}
+	return result, nil
+}
+
+// HandleTriggerType makes this worker the provider of a trigger type (spec: being
+// a provider). Triggers of the type that wait for a provider are bound as soon as
+// the engine knows it. The engine lets the last worker that registers a type have
+// it, and tells nobody: a type that is provided elsewhere moves here.
+//
+// A type cannot be taken back, for the protocol has no message for that: it ends
+// with the client. HandleTriggerType does not wait for the network.
+func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
+	fail := func(err error) error { return fmt.Errorf("iii: trigger type %q: %w", t.ID, err) }
+	switch {
+	case strings.TrimSpace(t.ID) == "":
+		return errors.New("iii: blank trigger type id")
+	case p == nil:
+		return fail(errors.New("nil TriggerProvider"))
+	case t.Namespace != "" && strings.TrimSpace(t.Namespace) == "":
+		return fail(errors.New("blank namespace"))
+	}
+	config, err := schemaValue(t.ConfigSchema)
+	if err != nil {
+		return fail(fmt.Errorf("ConfigSchema: %w", err))
+	}
+	payload, err := schemaValue(t.PayloadSchema)
+	if err != nil {
+		return fail(fmt.Errorf("PayloadSchema: %w", err))
+	}
+	add, err := rawOf(RegisterTriggerTypeMessage{ID: t.ID, Description: t.Description, Namespace: t.Namespace,
+		TriggerRequestFormat: config, CallRequestFormat: payload})
+	if err != nil {
+		return fail(err)
+	}
+	provided := &providedType{id: t.ID, namespace: cmp.Or(t.Namespace, c.cfg.namespace, defaultNamespace), provider: p}
+	if !c.bindings.add(provided) {
+		return fail(fmt.Errorf("provided already in namespace %q", provided.namespace))
+	}
+	if err := c.registry.addType(&entry{add: add}); err != nil {
+		return fail(err)
+	}
+	return nil
+}
