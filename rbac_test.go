@@ -1,0 +1,194 @@
+package iii_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+// gate registers auth function and hooks as typed functions that decide as those of
+// the recording did.
+func gate(t *testing.T, c *iii.Client) {
+	t.Helper()
+	handle(t, c, "gate::auth", func(_ context.Context, in iii.AuthInput) (iii.AuthResult, error) {
+		result := iii.NewAuthResult()
+		switch in.Headers["authorization"] {
+		case "Bearer member", "Bearer boss":
+			prefix := "tenant"
+			result.AllowedFunctions = []string{"private::ok"}
+			result.ForbiddenFunctions = []string{"public::secret"}
+			result.AllowedTriggerTypes = []string{"subscribe"}
+			result.AllowTriggerTypeRegistration = in.Headers["authorization"] == "Bearer boss"
+			result.FunctionRegistrationPrefix = &prefix
+			result.Context = json.RawMessage(`{"user":"u1","role":"member"}`)
+		case "Bearer thin":
+			result.Context = json.RawMessage(`{"user":"thin"}`)
+		default:
+			return result, &iii.Error{Code: "UNAUTHORIZED", Message: "bad token"}
+		}
+		return result, nil
+	})
+	handle(t, c, "gate::on-function", func(_ context.Context, in iii.OnFunctionRegistrationInput) (iii.OnFunctionRegistrationResult, error) {
+		if strings.HasSuffix(in.FunctionID, "::banned") {
+			return iii.OnFunctionRegistrationResult{}, &iii.Error{Code: "DENIED", Message: "banned id"}
+		}
+		return iii.OnFunctionRegistrationResult{FunctionID: in.FunctionID, Metadata: json.RawMessage(`{"tagged":true}`)}, nil
+	})
+	handle(t, c, "gate::on-trigger", func(_ context.Context, in iii.OnTriggerRegistrationInput) (iii.OnTriggerRegistrationResult, error) {
+		return iii.OnTriggerRegistrationResult{Config: json.RawMessage(`{"topic":"mapped"}`)}, nil
+	})
+	handle(t, c, "gate::on-trigger-type", func(_ context.Context, in iii.OnTriggerTypeRegistrationInput) (iii.OnTriggerTypeRegistrationResult, error) {
+		return iii.OnTriggerTypeRegistrationResult{}, nil // as it is
+	})
+}
+
+// What the engine asks about sessions and registrations is answered as it was in
+// the recording, up to defaults that are written out.
+func TestAccessControlAsRecorded(t *testing.T) {
+	e := iiitest.Start(t)
+	c := connect(t, e, iii.WithName("gate"))
+	gate(t, c)
+	d := deliverTo(e, "gate")
+	events := readRecording(t, "rbac")
+	answers := map[string]recordedFrame{}
+	for _, event := range events {
+		if f := frameOf(t, event); f.Type == "invocationresult" && event.Dir == "send" {
+			answers[f.InvocationID] = f
+		}
+	}
+	asked := map[string]int{}
+	for _, event := range events {
+		f := frameOf(t, event)
+		if event.Dir != "recv" || f.Type != "invokefunction" || !strings.HasPrefix(f.FunctionID, "gate::") || f.FunctionID == "gate::middleware" {
+			continue
+		}
+		asked[f.FunctionID]++
+		want, got := answers[f.InvocationID], d.invoke(t, event.Frame)
+		if diff := cmp.Diff(want.Error, got.Error); diff != "" {
+			t.Errorf("line %d: %s: error (-recorded +got):\n%s", event.line, f.FunctionID, diff)
+		}
+		if want.Error != nil {
+			continue
+		}
+		if f.FunctionID == "gate::auth" {
+			var meant iii.AuthResult
+			if err := json.Unmarshal(want.Result, &meant); err != nil {
+				t.Fatal(err)
+			}
+			doc, err := json.Marshal(meant)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want.Result = doc
+		}
+		if diff := sameDocument(want.Result, got.Result); diff != "" {
+			t.Errorf("line %d: %s (-recorded +got):\n%s", event.line, f.FunctionID, diff)
+		}
+	}
+	if diff := cmp.Diff(map[string]int{"gate::auth": 4, "gate::on-function": 2, "gate::on-trigger": 1}, asked); diff != "" {
+		t.Errorf("questions (-want +got):\n%s", diff)
+	}
+
+	// The recording has no question about a trigger type.
+	got := d.invoke(t, json.RawMessage(`{"type":"invokefunction","invocation_id":"`+answersID(answers)+`","function_id":"gate::on-trigger-type",
+		"data":{"trigger_type_id":"boss-type","description":"d","context":{"user":"u1"}}}`))
+	if got.Error != nil || string(got.Result) != "{}" {
+		t.Errorf("trigger type: %s, %+v", got.Result, got.Error)
+	}
+}
+
+func answersID(answers map[string]recordedFrame) string {
+	for id := range answers {
+		return id
+	}
+	return ""
+}
+
+// The defaults of NewAuthResult are what a result that says nothing means.
+func TestAuthResultDefaults(t *testing.T) {
+	doc, err := json.Marshal(iii.NewAuthResult())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"allow_function_registration":true,"allow_trigger_type_registration":false,"allowed_functions":[],"forbidden_functions":[],"context":{},"namespaces":{}}`
+	if diff := sameDocument(json.RawMessage(want), doc); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// What a guarded session may not do is an ErrForbidden.
+func TestForbiddenAsRecorded(t *testing.T) {
+	var denied []recordedCall
+	for _, call := range recordedCalls(t, "rbac", "private::", "public::", "no::", "state::", "engine::workers::list") {
+		if call.err != nil {
+			denied = append(denied, call)
+		}
+	}
+	if len(denied) < 4 {
+		t.Fatalf("%d calls were denied", len(denied))
+	}
+	c, engine := answerAsRecorded(t, denied)
+	for _, call := range denied {
+		err := c.Call(t.Context(), call.functionID, call.data, nil)
+		var remote *iii.Error
+		if !errors.Is(err, iii.ErrForbidden) || !errors.As(err, &remote) || remote.Message != call.err.Message || errors.Is(err, iii.ErrFunctionNotFound) {
+			t.Errorf("line %d: %s: %v", call.line, call.functionID, err)
+		}
+	}
+	engine.done()
+}
+
+// A trigger whose function the session may not call is refused, as recorded.
+func TestForbiddenTriggerAsRecorded(t *testing.T) {
+	e := iiitest.Start(t)
+	c := connect(t, e, iii.WithName("member"))
+	refused := make(chan error, 1)
+	trigger, err := c.Trigger("mine::fn", iii.SubscribeTriggerConfig{Topic: "orig"}, iii.WithTriggerID("rb-0"), iii.WithTriggerErrorHandler(func(err error) { refused <- err }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := readRecording(t, "rbac")
+	i := slices.IndexFunc(events, func(event recordedEvent) bool {
+		return event.Dir == "recv" && frameOf(t, event).Type == "triggerregistrationresult"
+	})
+	e.Send("member", events[i].Frame)
+	if err := <-refused; !errors.Is(err, iii.ErrForbidden) || !errors.Is(trigger.Err(), iii.ErrForbidden) {
+		t.Errorf("handler: %v; trigger: %v", err, trigger.Err())
+	}
+}
+
+// An auth function of a guarded listener, which its configuration names, is an
+// ordinary function.
+func ExampleAuthResult() {
+	_, client, closeBoth := onEngine(func(c *iii.Client) error {
+		_, err := iii.Handle(c, "gate::auth", func(_ context.Context, in iii.AuthInput) (iii.AuthResult, error) {
+			if in.Headers["authorization"] != "Bearer t0ken" {
+				return iii.AuthResult{}, &iii.Error{Code: "denied", Message: "no"}
+			}
+			result := iii.NewAuthResult()
+			result.AllowedFunctions = []string{"orders::read"}
+			result.Context = json.RawMessage(`{"tenant":"acme"}`)
+			return result, nil
+		})
+		return err
+	})
+	defer closeBoth()
+
+	// The engine asks like this when a worker connects.
+	in := iii.AuthInput{Headers: map[string]string{"authorization": "Bearer t0ken"}, IpAddress: "10.0.0.4"}
+	result, err := iii.Call[iii.AuthResult](context.Background(), client, "gate::auth", in)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(result.AllowedFunctions, result.AllowFunctionRegistration, string(result.Context))
+	// Output: [orders::read] true {"tenant":"acme"}
+}
