@@ -114,6 +114,20 @@
 // of that kind, a [StateEvent] for example. The engine confirms no trigger, but says
 // if it refuses one: see [Trigger.Err] and [WithTriggerErrorHandler].
 //
+// [Client.HandleTriggerType] provides a type: a [TriggerProvider] is told what is
+// bound, over reconnections too, and calls [TriggerBinding.Fire] when it happens.
+//
+// # State, streams, queues
+//
+// [State] and [Stream] give typed access to what the engine stores for all workers:
+// values by key, and values by group and item whose changes are broadcast.
+// [Subscribe] follows streams over the socket that browsers use, and
+// [Client.HandleStream] makes a worker the store of a stream. [Client.Publish] hands
+// a message to whoever listens now, [Client.PublishDurable] and [Client.Enqueue] to
+// queues; [Client.DeadLetters] lists what has failed there for good.
+// [Client.Configuration] is the engine's configuration store, and [Client.Functions],
+// [Client.Workers] and their kin list what there is.
+//
 // # HTTP
 //
 // [HandleHTTP] serves a route of the engine's HTTP server with a typed handler: it
