@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -104,6 +105,11 @@ func parseEngineURL(address string) (*url.URL, error) {
 	}
 	if u.Hostname() == "" {
 		return nil, errors.New("iii: engine address has no host")
+	}
+	if port := u.Port(); port != "" {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return nil, errors.New("iii: engine address has a port beyond 65535")
+		}
 	}
 	u.Fragment, u.RawFragment = "", ""
 	return u, nil
