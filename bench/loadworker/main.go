@@ -1,5 +1,6 @@
 // Command loadworker is the worker that load measurements drive: it serves
-// bench::echo, or calls bench::sink BENCH_N times and ends.
+// bench::echo, or calls bench::sink BENCH_N times and ends. With BENCH_OTEL=1 it
+// traces.
 package main
 
 import (
@@ -37,7 +38,16 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	c, err := iii.New("", iii.WithLogger(slog.Default()))
+	opts := []iii.Option{iii.WithLogger(slog.Default())}
+	if os.Getenv("BENCH_OTEL") == "1" {
+		telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{})
+		if err != nil {
+			return err
+		}
+		defer shutdown(telemetry)
+		opts = append(opts, iii.WithTelemetry(telemetry))
+	}
+	c, err := iii.New("", opts...)
 	if err != nil {
 		return err
 	}
@@ -50,6 +60,12 @@ func run(ctx context.Context) error {
 		return err
 	}
 	return c.Run(ctx)
+}
+
+// shutdown delivers the last spans and tells what was lost.
+func shutdown(t *iii.Telemetry) {
+	err := t.Shutdown(context.Background())
+	slog.Info("telemetry ended", "error", err, "stats", t.Connection().Stats())
 }
 
 func call(ctx context.Context, c *iii.Client) error {
