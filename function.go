@@ -320,11 +320,7 @@ func (c *invocationContext) Value(key any) any {
 	case len(c.in.traceparent)+len(c.in.baggage) == 0:
 		return c.Context.Value(key)
 	}
-	c.once.Do(func() {
-		traceparent, _ := stringOf(c.in.traceparent)
-		baggage, _ := stringOf(c.in.baggage)
-		c.caller = ExtractContext(c.Context, traceparent, baggage)
-	})
+	c.once.Do(func() { c.caller = extractRaw(c.Context, c.in.traceparent, c.in.baggage) })
 	return c.caller.Value(key)
 }
 

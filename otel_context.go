@@ -60,7 +60,7 @@ func appendTraceparent(dst []byte, sc trace.SpanContext) []byte {
 
 // parseTraceparent reads the header. Later versions may append to it; flags
 // other than sampled are ignored.
-func parseTraceparent(s string) (sc trace.SpanContext, ok bool) {
+func parseTraceparent[T string | []byte](s T) (sc trace.SpanContext, ok bool) {
 	if len(s) < traceparentLength || s[2] != '-' || s[35] != '-' || s[52] != '-' {
 		return sc, false
 	}
@@ -83,7 +83,7 @@ func parseTraceparent(s string) (sc trace.SpanContext, ok bool) {
 }
 
 // decodeHex decodes lower-case digits, which are all that the header may hold.
-func decodeHex(dst []byte, s string) bool {
+func decodeHex[T string | []byte](dst []byte, s T) bool {
 	for i := range dst {
 		high, low := hexValue(s[2*i]), hexValue(s[2*i+1])
 		if high|low > 15 {
@@ -120,6 +120,17 @@ func ExtractContext(ctx context.Context, traceparent, baggageHeader string) cont
 		}
 	}
 	return ctx
+}
+
+// extractRaw is ExtractContext for headers that are JSON strings, or absent.
+func extractRaw(ctx context.Context, traceparent, baggageHeader []byte) context.Context {
+	if n := len(traceparent); n > 2 && traceparent[0] == '"' { // a valid header has no escapes
+		if sc, ok := parseTraceparent(traceparent[1 : n-1]); ok {
+			ctx = trace.ContextWithRemoteSpanContext(ctx, sc)
+		}
+	}
+	text, _ := stringOf(baggageHeader)
+	return ExtractContext(ctx, "", text)
 }
 
 // CapturedContext is the trace context of one moment, made by [CaptureContext],

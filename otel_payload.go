@@ -40,7 +40,11 @@ func capturedPayload() int {
 	case "1", "true", "yes", "on":
 		return 0
 	}
-	n, err := strconv.Atoi(strings.TrimSpace(os.Getenv("III_TRACE_PAYLOAD_MAX_BYTES")))
+	text := os.Getenv("III_TRACE_PAYLOAD_MAX_BYTES")
+	if text == "" {
+		return maxCapturedPayload
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(text))
 	if err != nil || n <= 0 || n > maxCapturedPayload {
 		return maxCapturedPayload // "unlimited" too
 	}
