@@ -1,0 +1,175 @@
+package iii
+
+import (
+	"context"
+	"errors"
+	"math"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// fakeProcess is a process whose figures the test sets.
+type fakeProcess struct {
+	mu      sync.Mutex
+	figures processFigures
+	err     error
+	reads   int
+}
+
+func (p *fakeProcess) read(context.Context) (processFigures, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reads++
+	return p.figures, p.err
+}
+
+func (p *fakeProcess) work(user, system time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.figures.user += user
+	p.figures.system += system
+}
+
+func TestChecklistCollector(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &fakeProcess{figures: processFigures{rss: 1 << 20, virtual: 1 << 30, user: time.Hour, system: time.Minute}}
+		c, err := newCollector(p.read)
+		if err != nil {
+			t.Fatal(err)
+		}
+		collect := func(after time.Duration) WorkerMetrics {
+			t.Helper()
+			time.Sleep(after)
+			m, err := c.Collect(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}
+		begin := time.Now()
+		p.work(300*time.Millisecond, 200*time.Millisecond)
+		got := collect(time.Second)
+		want := WorkerMetrics{CPUPercent: 50, MemoryRss: 1 << 20, MemoryVirtual: 1 << 30, Runtime: "go",
+			TimestampMs: uint64(begin.Add(time.Second).UnixMilli()), UptimeSeconds: 1}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("first sample, of the time since the start (-want +got):\n%s", diff)
+		}
+
+		p.work(time.Hour, 0)
+		if diff := cmp.Diff(want, collect(499*time.Millisecond)); diff != "" || p.reads != 2 {
+			t.Errorf("%d reads; sample within 500 ms (-want +got):\n%s", p.reads, diff)
+		}
+		got = collect(time.Millisecond)
+		if most := float32(100 * runtime.NumCPU()); got.CPUPercent != most {
+			t.Errorf("an hour of work in half a second is %v %%, want the most there can be, %v", got.CPUPercent, most)
+		}
+		p.work(-2*time.Hour, 0)
+		if got = collect(time.Second); got.CPUPercent != 0 {
+			t.Errorf("processor time that went back is %v %%", got.CPUPercent)
+		}
+		p.work(2*time.Second, 0)
+		if got = collect(2 * time.Second); got.CPUPercent != 100 || got.UptimeSeconds != 4.5 {
+			t.Errorf("one core is %v %%, uptime %v", got.CPUPercent, got.UptimeSeconds)
+		}
+
+		p.err = errors.New("no such process")
+		p.figures.rss = 0
+		time.Sleep(time.Second)
+		got, err = c.Collect(t.Context())
+		if !errors.Is(err, p.err) || got.CPUPercent != 100 || got.MemoryRss != 1<<20 || got.UptimeSeconds != 5.5 {
+			t.Errorf("after a failed read: %+v, %v; want the last good figures and the error", got, err)
+		}
+		if _, again := c.Collect(t.Context()); !errors.Is(again, p.err) {
+			t.Errorf("the error is forgotten within 500 ms: %v", again)
+		}
+		p.err = nil
+		p.work(time.Second, 0)
+		if got = collect(time.Second); got.CPUPercent != 50 {
+			t.Errorf("after recovery %v %%, want the work of both seconds, 50", got.CPUPercent)
+		}
+	})
+}
+
+func TestCollectorShortInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &fakeProcess{}
+		c, err := newCollector(p.read)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.work(100*time.Millisecond, 0)
+		time.Sleep(199 * time.Millisecond)
+		if m, err := c.Collect(t.Context()); err != nil || m.CPUPercent != 0 {
+			t.Errorf("after 199 ms: %v %%, %v; too short to say", m.CPUPercent, err)
+		}
+		time.Sleep(801 * time.Millisecond)
+		if m, err := c.Collect(t.Context()); err != nil || m.CPUPercent != 10 {
+			t.Errorf("after a second: %v %%, %v, want 10 since the start", m.CPUPercent, err)
+		}
+	})
+}
+
+func TestCollectorFailures(t *testing.T) {
+	failed := errors.New("no such process")
+	if _, err := newCollector((&fakeProcess{err: failed}).read); !errors.Is(err, failed) {
+		t.Errorf("error is %v", err)
+	}
+	c, err := newCollector((&fakeProcess{}).read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Collect(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestChecklistCollectorConcurrent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &fakeProcess{figures: processFigures{rss: 7}}
+		c, err := newCollector(p.read)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() {
+				for range 100 {
+					if m, err := c.Collect(t.Context()); err != nil || m.MemoryRss != 7 {
+						t.Errorf("sample %+v, %v", m, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if p.reads != 2 {
+			t.Errorf("%d reads for all who asked at once, want 1 and that of the start", p.reads)
+		}
+	})
+}
+
+// The figures of this very process make sense.
+func TestCollectorOfThisProcess(t *testing.T) {
+	t.Setenv("HOST_PROC", t.TempDir())
+	c, err := NewWorkerMetricsCollector()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for begin := time.Now(); time.Since(begin) < cpuInterval+50*time.Millisecond; { // work
+		_ = math.Sqrt(float64(os.Getpid()))
+	}
+	m, err := c.Collect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.MemoryRss < 1<<20 || m.MemoryVirtual < m.MemoryRss || m.CPUPercent <= 0 || m.CPUPercent > float32(100*runtime.NumCPU()) || m.UptimeSeconds < cpuInterval.Seconds() {
+		t.Errorf("sample is %+v", m)
+	}
+}
