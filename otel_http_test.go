@@ -11,10 +11,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
 )
 
 // answers serves every request with one answer and keeps the request.
@@ -149,6 +151,13 @@ func TestChecklistHTTPAttributes(t *testing.T) {
 	}
 }
 
+// withoutGlobal takes the global tracer provider away, until the test ends.
+func withoutGlobal(t *testing.T) {
+	previous := otel.GetTracerProvider()
+	otel.SetTracerProvider(tracenoop.NewTracerProvider())
+	t.Cleanup(func() { otel.SetTracerProvider(previous) })
+}
+
 func TestHTTPErrorKinds(t *testing.T) {
 	for err, want := range map[error]string{
 		context.Canceled: "context.Canceled", &net.OpError{Op: "dial", Err: context.DeadlineExceeded}: "context.DeadlineExceeded", errors.New("x"): "*errors.errorString",
@@ -160,6 +169,7 @@ func TestHTTPErrorKinds(t *testing.T) {
 }
 
 func TestHTTPPropagation(t *testing.T) {
+	withoutGlobal(t)
 	base := &answers{status: 200}
 	state, err := trace.ParseTraceState("vendor=1")
 	if err != nil {

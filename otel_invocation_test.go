@@ -2,11 +2,85 @@ package iii
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 
+	"go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
+
+// An invocation that nobody wants an answer of has the same span.
+func TestInvocationSpanWithoutAnswer(t *testing.T) {
+	recorder := tracetest.NewSpanRecorder()
+	c, err := New("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	c.tracing = newTracing(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)))
+	l := &link{socket: &socket{dead: make(chan struct{})}, handlers: t.Context()}
+	tests := []struct {
+		name   string
+		f      HandlerFunc
+		status codes.Code
+		output string
+	}{
+		{"result", func(context.Context, json.RawMessage) (any, error) { return map[string]any{"secret": 1, "n": 2}, nil }, codes.Ok, `{"n":2,"secret":"[REDACTED]"}`},
+		{"error", func(context.Context, json.RawMessage) (any, error) { return nil, errors.New("no") }, codes.Error, `{"error":"no"}`},
+		{"panic", func(context.Context, json.RawMessage) (any, error) { panic("oh no") }, codes.Error, `{"error":"handler panicked"}`},
+		{"unencodable", func(context.Context, json.RawMessage) (any, error) { return func() {}, nil }, codes.Error, `{"error":"json: unsupported type: func()"}`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			recorder.Reset()
+			c.execute(&incoming{link: l, function: &Function{id: "f", spanName: "execute f", handler: tt.f}, data: []byte(`{"password":1}`)})
+			span := recorder.Ended()[0]
+			if span.Status().Code != tt.status {
+				t.Errorf("status is %v", span.Status())
+			}
+			if in := attributeMap(span.Events()[0].Attributes)[string(attributePayload)]; in != `{"password":"[REDACTED]"}` {
+				t.Errorf("input is %v", in)
+			}
+			if out := attributeMap(span.Events()[1].Attributes)[string(attributePayload)]; out != tt.output {
+				t.Errorf("output is %v, want %s", out, tt.output)
+			}
+		})
+	}
+}
+
+// What is surely not sampled begins no span: a caller that is not, unless the
+// sampler decides otherwise, and functions that do not run here.
+func TestTracingWants(t *testing.T) {
+	function, elsewhere := &Function{}, &Function{untraced: true}
+	for _, tt := range []struct {
+		sampler, traceparent string
+		function             *Function
+		want                 bool
+	}{
+		{"", testParent, function, true},
+		{"", testParent[:54] + "0", function, false},
+		{"", testParent[:54] + "2", function, true}, // the sampler sees to it
+		{"", "", function, true},
+		{"", "nonsense-00", function, true},
+		{"ParentBased_TraceIdRatio", testParent[:54] + "0", function, false},
+		{"always_on", testParent[:54] + "0", function, true},
+		{"", testParent, elsewhere, false},
+	} {
+		t.Setenv("OTEL_TRACES_SAMPLER", tt.sampler)
+		tracing := newTracing(sdktrace.NewTracerProvider())
+		in := &incoming{function: tt.function, traceparent: []byte(`"` + tt.traceparent + `"`)}
+		if got := tracing.wants(in); got != tt.want {
+			t.Errorf("sampler %q, traceparent %q: %v, want %v", tt.sampler, tt.traceparent, got, tt.want)
+		}
+	}
+}
 
 // benchmarkInvocation is what tracing adds to one invocation, without exporting.
 func benchmarkInvocation(b *testing.B, traceparent string) {

@@ -13,7 +13,6 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
-	tracenoop "go.opentelemetry.io/otel/trace/noop"
 )
 
 func TestWithSpan(t *testing.T) {
@@ -105,8 +104,7 @@ func TestWithSpanProvider(t *testing.T) {
 		recorders[name] = tracetest.NewSpanRecorder()
 		return sdktrace.NewTracerProvider(append(opts, sdktrace.WithSpanProcessor(recorders[name]))...)
 	}
-	previous := otel.GetTracerProvider()
-	t.Cleanup(func() { otel.SetTracerProvider(previous) })
+	withoutGlobal(t)
 	otel.SetTracerProvider(provider("global"))
 	own, other, never := provider("client"), provider("other"), provider("never", sdktrace.WithSampler(sdktrace.NeverSample()))
 
@@ -160,9 +158,7 @@ func TestWithSpanProvider(t *testing.T) {
 
 // Without telemetry f runs, in the trace of ctx.
 func TestChecklistWithSpanWithoutTelemetry(t *testing.T) {
-	previous := otel.GetTracerProvider()
-	t.Cleanup(func() { otel.SetTracerProvider(previous) })
-	otel.SetTracerProvider(tracenoop.NewTracerProvider())
+	withoutGlobal(t)
 	failure := errors.New("f's")
 	err := WithSpan(ExtractContext(t.Context(), testParent, "a=1"), "work", 0, func(ctx context.Context) error {
 		if InjectTraceparent(ctx) != testParent || InjectBaggage(ctx) != "a=1" {

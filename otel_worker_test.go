@@ -1,0 +1,455 @@
+package iii_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// startTelemetry starts it as cfg says, to the engine unless that says otherwise.
+func startTelemetry(t *testing.T, engine *iiitest.Engine, cfg iii.OtelConfig) *iii.Telemetry {
+	t.Helper()
+	if cfg.EngineWsURL == nil {
+		url := engine.URL()
+		cfg.EngineWsURL = &url
+	}
+	telemetry, err := iii.StartTelemetry(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := telemetry.Shutdown(context.WithoutCancel(t.Context())); err != nil && cfg.EngineWsURL == nil {
+			t.Error(err)
+		}
+	})
+	return telemetry
+}
+
+func pointer[T any](v T) *T { return &v }
+
+func flush(t *testing.T, telemetry *iii.Telemetry) {
+	t.Helper()
+	if err := telemetry.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The engine lists the worker's figures, also after the worker has been given
+// another id.
+func TestChecklistGaugesInWorkerInfo(t *testing.T) {
+	engine := iiitest.Start(t)
+	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
+	ready := make(chan struct{}, 10)
+	c := connect(t, engine, iii.WithTelemetry(telemetry), iii.WithName("figures"), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 1}),
+		iii.WithStateListener(func(s iii.ConnectionState, _ error) {
+			if s == iii.ConnectionStateConnected {
+				ready <- struct{}{}
+			}
+		}))
+	<-ready
+	var ids []string
+	for range 2 {
+		ids = append(ids, c.WorkerID())
+		flush(t, telemetry)
+		info, err := iii.Call[iii.WorkerDetail](t.Context(), c, "engine::workers::info", map[string]string{"name": "figures"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := info.LatestMetrics
+		if info.ID != c.WorkerID() || m == nil || m.MemoryRss == nil || *m.MemoryRss < 1<<20 || m.CPUPercent == nil || m.UptimeSeconds == nil ||
+			m.MemoryHeapUsed == nil || *m.MemoryHeapUsed == 0 || m.MemoryHeapTotal == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
+			t.Errorf("the engine lists worker %s with the figures %+v", info.ID, m)
+		}
+		engine.Drop("figures")
+		<-ready
+	}
+	if ids[0] == ids[1] {
+		t.Error("the worker's id did not change")
+	}
+	for _, m := range engine.Metrics() {
+		if m.Name == "iii.worker.memory.rss" && m.Scope.Name != "iii-go-sdk" {
+			t.Errorf("scope is %+v", m.Scope)
+		}
+	}
+}
+
+// Shutdown of a client flushes its telemetry, which lives on.
+func TestShutdownFlushesTelemetry(t *testing.T) {
+	engine := iiitest.Start(t)
+	telemetry := startTelemetry(t, engine, iii.OtelConfig{SpansFlushIntervalMs: pointer[uint64](3_600_000)})
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	started := make(chan struct{})
+	handle(t, c, "t::work", func(ctx context.Context, _ struct{}) (string, error) {
+		close(started)
+		<-iii.Stopping(ctx)
+		return "done", nil
+	})
+	applied(t, c)
+	result := make(chan error, 1)
+	caller := connect(t, engine)
+	go func() { result <- caller.Call(t.Context(), "t::work", struct{}{}, nil) }()
+	<-started
+	if err := c.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-result; err != nil {
+		t.Errorf("the running handler's caller got %v", err)
+	}
+	if spans := engine.Traces(); len(spans) != 1 || spans[0].Name != "execute t::work" {
+		t.Errorf("when Shutdown returned the engine had %+v", spans)
+	}
+	_, span := telemetry.Tracer().Start(t.Context(), "later")
+	span.End()
+	flush(t, telemetry)
+	if spans := engine.Traces(); len(spans) != 2 {
+		t.Errorf("after the client's end the engine has %d spans, want 2", len(spans))
+	}
+}
+
+// Telemetry that cannot be delivered holds Shutdown up within its own limit, and
+// is told.
+func TestShutdownWithTelemetryAway(t *testing.T) {
+	engine := iiitest.Start(t)
+	telemetry := startTelemetry(t, engine, iii.OtelConfig{EngineWsURL: pointer("ws://127.0.0.1:1"), ShutdownTimeoutMs: pointer[uint64](50)})
+	c := connect(t, engine, iii.WithTelemetry(telemetry), iii.WithName("alone"))
+	_, span := telemetry.Tracer().Start(t.Context(), "lost")
+	span.End()
+	begin := time.Now()
+	err := c.Shutdown(t.Context())
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), "iii: shutdown: ") {
+		t.Errorf("Shutdown returned %v", err)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("Shutdown took %v", took)
+	}
+	if c.Err() != nil {
+		t.Errorf("the client ended by %v", c.Err())
+	}
+}
+
+// lines collects what a client logs.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func TestNewWarnsOfOtherHost(t *testing.T) {
+	for _, tt := range []struct {
+		worker, telemetry string
+		enabled, warns    bool
+	}{
+		{"ws://127.0.0.1:1", "ws://localhost:2", true, false},
+		{"ws://[::1]:1", "ws://127.0.0.2:1", true, false},
+		{"ws://user:hunter2@127.0.0.1:1", "ws://engine.invalid:1?token=hunter2", true, true},
+		{"ws://127.0.0.1:1", "ws://engine.invalid:1", false, false},
+	} {
+		telemetry := startTelemetry(t, nil, iii.OtelConfig{EngineWsURL: &tt.telemetry, Enabled: &tt.enabled, ShutdownTimeoutMs: pointer[uint64](1)})
+		var out lines
+		c, err := iii.New(tt.worker, iii.WithTelemetry(telemetry), iii.WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		got := out.String()
+		if strings.Contains(got, "another host") != tt.warns || strings.Contains(got, "hunter2") {
+			t.Errorf("worker at %s, telemetry to %s: logged %q", tt.worker, tt.telemetry, got)
+		}
+	}
+}
+
+func TestWithTelemetryRefuses(t *testing.T) {
+	if _, err := iii.New("", iii.WithTelemetry(&iii.Telemetry{})); err == nil {
+		t.Error("a Telemetry that nobody started is accepted")
+	}
+	c, err := iii.New("", iii.WithTelemetry(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Disabled telemetry does nothing, and the trace of a caller still goes on.
+func TestChecklistDisabled(t *testing.T) {
+	engine := iiitest.Start(t)
+	before := runtime.NumGoroutine()
+	telemetry := startTelemetry(t, engine, iii.OtelConfig{Enabled: pointer(false)})
+	if n := runtime.NumGoroutine(); n > before {
+		t.Errorf("%d goroutines were started", n-before)
+	}
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	handle(t, c, "t::work", func(ctx context.Context, _ struct{}) (got traced, err error) {
+		err = iii.WithSpan(ctx, "inside", 0, func(ctx context.Context) error {
+			trace.SpanFromContext(ctx).AddEvent("nothing")
+			got = traceOf(ctx)
+			return nil
+		})
+		return got, err
+	})
+	const id = "0af7651916cd43dd8448eb211c80319c"
+	ctx := iii.ExtractContext(t.Context(), "00-"+id+"-b7ad6b7169203331-01", "tenant=acme")
+	got, err := iii.Call[traced](ctx, c, "t::work", struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(traced{id, true, "acme"}, got); diff != "" {
+		t.Errorf("trace in the handler (-want +got):\n%s", diff)
+	}
+	telemetry.Logger().Debug(ctx, "nothing", nil)
+	flush(t, telemetry)
+	if err := c.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if frames := engine.Telemetry(); len(frames) != 0 {
+		t.Errorf("%d frames of telemetry were sent", len(frames))
+	}
+}
+
+// A payload of 20 MiB is cut, and the connection stays up.
+func TestChecklistLargePayload(t *testing.T) {
+	engine := iiitest.Start(t)
+	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	if _, err := c.HandleFunc("t::take", func(context.Context, json.RawMessage) (any, error) { return nil, nil }); err != nil {
+		t.Fatal(err)
+	}
+	in := json.RawMessage(`{"password":"hunter2","text":"` + strings.Repeat("x", 20<<20) + `"}`)
+	if err := c.Call(t.Context(), "t::take", in, nil, iii.WithTimeout(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	flush(t, telemetry)
+	spans := engine.Traces()
+	if len(spans) != 1 || len(spans[0].Events) != 2 {
+		t.Fatalf("%d spans arrived, want 1 with 2 events", len(spans))
+	}
+	input := spans[0].Events[0].Attributes
+	text := input["iii.payload.json"].(string)
+	if len(text) != 1<<20 || !strings.HasSuffix(text, `..."[TRUNCATED]"`) || input["iii.payload.truncated"] != true || strings.Contains(text, "hunter2") {
+		t.Errorf("the payload is %d bytes, truncated %v", len(text), input["iii.payload.truncated"])
+	}
+	if stats := telemetry.Connection().Stats(); stats.Reconnects != 0 {
+		t.Errorf("the connection was lost: %+v", stats)
+	}
+}
+
+// The environment decides at the time of each invocation.
+func TestChecklistPayloadsDisabled(t *testing.T) {
+	engine := iiitest.Start(t)
+	telemetry, recorder := recorded(t, engine)
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	handle(t, c, "t::echo", func(_ context.Context, in map[string]string) (map[string]string, error) { return in, nil })
+	for _, tt := range []struct {
+		disable, limit string
+		events         int
+		truncated      bool
+	}{{"", "", 2, false}, {"1", "", 0, false}, {"", "20", 2, true}} {
+		recorder.Reset()
+		t.Setenv("III_DISABLE_TRACE_PAYLOADS", tt.disable)
+		t.Setenv("III_TRACE_PAYLOAD_MAX_BYTES", tt.limit)
+		if err := c.Call(t.Context(), "t::echo", map[string]string{"a": "xxxxxxxxxxxxxxxx"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		events := textOf(recorder.Ended()[0]).Events
+		if len(events) != tt.events {
+			t.Errorf("disabled %q, limit %q: events %v", tt.disable, tt.limit, events)
+		}
+		for _, e := range events {
+			if e.Attributes["iii.payload.truncated"] != tt.truncated {
+				t.Errorf("disabled %q, limit %q: event %v", tt.disable, tt.limit, e)
+			}
+		}
+	}
+}
+
+// The live announcement of a handler's span carries the baggage, and comes before
+// the span itself.
+func TestChecklistLiveSpanOfInvocation(t *testing.T) {
+	engine := iiitest.Start(t)
+	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
+	flush(t, telemetry)
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	running, proceed := make(chan struct{}), make(chan struct{})
+	handle(t, c, "t::work", func(context.Context, struct{}) (any, error) {
+		close(running)
+		<-proceed
+		return nil, nil
+	})
+	ctx, err := iii.WithBaggageEntry(t.Context(), "iii.session.id", "S-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() { result <- c.Call(ctx, "t::work", struct{}{}, nil) }()
+	<-running
+	flush(t, telemetry)
+	live := engine.LiveSpans()
+	if len(live) != 1 || live[0].Name != "execute t::work" || live[0].Attributes["iii.session.id"] != "S-1" || len(engine.Traces()) != 0 {
+		t.Errorf("while the handler runs the engine has %+v and %d finished spans", live, len(engine.Traces()))
+	}
+	close(proceed)
+	if err := <-result; err != nil {
+		t.Fatal(err)
+	}
+	flush(t, telemetry)
+	if spans := engine.Traces(); len(spans) != 1 || len(live) == 1 && spans[0].SpanID != live[0].SpanID || spans[0].Attributes["iii.session.id"] != "S-1" {
+		t.Errorf("after its end the engine has %+v", spans)
+	}
+}
+
+// A request over the HTTP transport, the route's handler and what it calls are one
+// trace.
+func TestChecklistTraceOverHTTP(t *testing.T) {
+	engine := iiitest.Start(t)
+	telemetry, recorder := recorded(t, engine)
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	got := make(chan traced, 1)
+	_, err := iii.HandleHTTP(c, "GET", "/traced", func(ctx context.Context, _ *iii.HTTPRequest[json.RawMessage]) (*iii.HTTPResponse[string], error) {
+		got <- traceOf(ctx)
+		return nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	applied(t, c)
+	ctx, span := telemetry.Tracer().Start(t.Context(), "client")
+	if ctx, err = iii.WithBaggageEntry(ctx, "tenant", "a=b"); err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(ctx, "GET", engine.HTTPURL()+"/traced", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: iii.NewTransport(nil)}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	span.End()
+	if diff := cmp.Diff(traced{iii.TraceID(ctx), true, "a=b"}, <-got); diff != "" {
+		t.Errorf("trace in the handler (-want +got):\n%s", diff)
+	}
+	for _, s := range recorder.Ended() {
+		if s.SpanContext().TraceID() != span.SpanContext().TraceID() {
+			t.Errorf("span %q is in another trace", s.Name())
+		}
+	}
+}
+
+// applied returns when the engine has applied what c has registered: it handles a
+// worker's messages in order.
+func applied(t *testing.T, c *iii.Client) {
+	t.Helper()
+	if err := c.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Logs arrive with trace, severity text and structured data, and fire triggers.
+func TestChecklistLogTrigger(t *testing.T) {
+	engine := iiitest.Start(t)
+	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
+	c := connect(t, engine)
+	type record struct {
+		Body       string                     `json:"body"`
+		Severity   string                     `json:"severity_text"`
+		TraceID    string                     `json:"trace_id"`
+		Attributes map[string]json.RawMessage `json:"attributes"`
+	}
+	fired := make(chan record, 10)
+	handle(t, c, "t::alarm", func(_ context.Context, r record) (any, error) {
+		fired <- r
+		return nil, nil
+	})
+	if _, err := c.Trigger("t::alarm", iii.LogTriggerConfig{Level: "error"}); err != nil {
+		t.Fatal(err)
+	}
+	applied(t, c)
+	ctx := iii.ExtractContext(t.Context(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "")
+	var deep any = "leaf"
+	for range 40 {
+		deep = []any{deep}
+	}
+	telemetry.Logger().Info(ctx, "fine", nil)
+	telemetry.Logger().Error(ctx, "bad", map[string]any{"n": 1, "null": nil, "f": 1.5, "error": errors.New("e")})
+	slog.New(telemetry.SlogHandler()).ErrorContext(ctx, "deep", slog.Group("g", slog.Any("deep", deep)))
+	flush(t, telemetry)
+	for range 2 { // in any order
+		r := <-fired
+		if r.Severity != "ERROR" || r.TraceID != "0af7651916cd43dd8448eb211c80319c" {
+			t.Errorf("the trigger got %+v", r)
+		}
+		switch data := string(r.Attributes["log.data"]); r.Body {
+		case "bad":
+			if diff := cmp.Diff(`{"error":"e","f":1.5,"n":1,"null":""}`, data); diff != "" {
+				t.Errorf("log.data (-want +got):\n%s", diff)
+			}
+		case "deep":
+			if !strings.Contains(data, "leaf") {
+				t.Errorf("deep data arrived as %s", data)
+			}
+		default:
+			t.Errorf("the trigger got the record %q", r.Body)
+		}
+	}
+}
+
+// Several clients share one telemetry, at once.
+func TestTelemetrySharedConcurrent(t *testing.T) {
+	engine := iiitest.Start(t)
+	telemetry, recorder := recorded(t, engine)
+	const clients, calls = 3, 20
+	var wg sync.WaitGroup
+	for i := range clients {
+		c := connect(t, engine, iii.WithTelemetry(telemetry))
+		id := "t::work" + string(rune('a'+i))
+		handle(t, c, id, func(ctx context.Context, n int) (string, error) { return iii.TraceID(ctx), nil })
+		for range calls {
+			wg.Go(func() {
+				ctx, span := telemetry.Tracer().Start(t.Context(), "root", trace.WithNewRoot())
+				defer span.End()
+				if got, err := iii.Call[string](ctx, c, id, 1); err != nil || got != iii.TraceID(ctx) {
+					t.Errorf("call in trace %s is handled in %s, %v", iii.TraceID(ctx), got, err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	executed := 0
+	for _, s := range recorder.Ended() {
+		if s.Parent().IsValid() {
+			executed++
+		}
+	}
+	if executed != clients*calls {
+		t.Errorf("%d invocations were recorded, want %d", executed, clients*calls)
+	}
+}
