@@ -10,7 +10,6 @@ import (
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/log"
-	logglobal "go.opentelemetry.io/otel/log/global"
 	lognoop "go.opentelemetry.io/otel/log/noop"
 	"go.opentelemetry.io/otel/metric"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
@@ -45,9 +44,9 @@ func WithGlobalProviders() TelemetryOption {
 	return func(o *telemetryOptions) error { o.global = true; return nil }
 }
 
-// WithTelemetryConnection configures the connection: it is made before there is
-// a client whose headers it could share, so what the engine is to know of a
-// worker's connection must be given here, too.
+// WithTelemetryConnection configures the connection, over what the OtelConfig says
+// of it. It is made before there is a client whose headers it could share, so what
+// the engine is to know of a worker's connection must be given here, too.
 func WithTelemetryConnection(opts ...ConnectionOption) TelemetryOption {
 	return func(o *telemetryOptions) error {
 		o.connection = append(o.connection, opts...)
@@ -138,7 +137,7 @@ func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption
 		otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
 		otel.SetTracerProvider(t.tracers)
 		otel.SetMeterProvider(t.meters)
-		logglobal.SetLoggerProvider(t.loggers)
+		otel.SetLoggerProvider(t.loggers)
 	}
 	return t, nil
 }

@@ -233,7 +233,12 @@ func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) ([]queuedFr
 		if !ok {
 			break
 		}
-		if l.unpinged++; l.unpinged >= pingFrames {
+		// The starts of spans are not sent again, so nothing is to be confirmed for
+		// them alone, unless somebody waits or too much is in flight.
+		if !f.live || len(q.waiters) > 0 || q.flight.len() >= min(flightFrames/2, q.limit()/16) || q.flying >= flightBytes/2 {
+			l.unpinged++
+		}
+		if l.unpinged >= pingFrames {
 			f.ping = true
 			l.pinged, l.unpinged = f.number, 0
 		}
@@ -242,11 +247,13 @@ func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) ([]queuedFr
 	}
 	control := l.control
 	l.control = telemetryControl{}
-	if l.unpinged > 0 && (control.ping || l.pinged == l.ponged) {
+	if control.ping || l.unpinged > 0 && l.pinged == l.ponged {
 		control.ping = true
-		l.pinged, l.unpinged = q.flight.last().number, 0
+		if q.flight.len() > 0 {
+			l.pinged = q.flight.last().number
+		}
+		control.number, l.unpinged = l.pinged, 0
 	}
-	control.number = l.pinged
 	return batch, control
 }
 
@@ -387,6 +394,10 @@ func (q *telemetryQueue) wait() *flushWaiter {
 		q.waiters = map[*flushWaiter]struct{}{}
 	}
 	q.waiters[w] = struct{}{}
+	if l := q.link; l != nil && q.flight.len() > 0 && l.pinged < q.flight.last().number {
+		l.control.ping = true
+		l.wakeWriter()
+	}
 	return w
 }
 

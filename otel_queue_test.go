@@ -322,3 +322,54 @@ func TestQueueBooks(t *testing.T) {
 		}
 	}
 }
+
+// Starts of spans alone cause no traffic of confirmation, until somebody waits or
+// much is in flight.
+func TestQueuePingsForWhatIsSentAgain(t *testing.T) {
+	q, l := testQueue(10_000, 1<<20, 0), fakeTelemetryLink()
+	q.attach(l)
+	put := func(s string, n int) {
+		t.Helper()
+		for range n {
+			if err := q.enqueue(frameOf(t, s)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	pings := func() (n int) {
+		batch, control := q.take(l, nil)
+		for _, f := range batch {
+			if f.ping {
+				n++
+			}
+		}
+		if control.ping {
+			n++
+		}
+		return n
+	}
+	put("live:a", 100)
+	if n := pings(); n != 0 {
+		t.Errorf("%d pings behind starts of spans", n)
+	}
+	put("live:b", 3)
+	put("traces:c", 1)
+	if n := pings(); n != 1 || l.pinged != 104 {
+		t.Errorf("%d pings behind a span, the last behind frame %d", n, l.pinged)
+	}
+	q.confirm(l, 104)
+	put("live:d", 2)
+	if n := pings(); n != 0 {
+		t.Errorf("%d pings behind starts of spans", n)
+	}
+	w := q.wait()
+	if n := pings(); n != 1 || l.pinged != 106 {
+		t.Errorf("%d pings for a flush, the last behind frame %d", n, l.pinged)
+	}
+	q.confirm(l, 106)
+	<-w.done
+	put("live:e", flightFrames)
+	if n := pings(); n == 0 || n > flightFrames/2/pingFrames+1 {
+		t.Errorf("%d pings behind as many starts of spans as may be in flight", n)
+	}
+}

@@ -17,7 +17,6 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/log"
-	logglobal "go.opentelemetry.io/otel/log/global"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -134,7 +133,7 @@ func TestChecklistDisabled(t *testing.T) {
 		dialled = true
 		return nil, errors.New("nobody there")
 	}
-	tracers, meters, loggers, propagator := otel.GetTracerProvider(), otel.GetMeterProvider(), logglobal.GetLoggerProvider(), otel.GetTextMapPropagator()
+	tracers, meters, loggers, propagator := otel.GetTracerProvider(), otel.GetMeterProvider(), otel.GetLoggerProvider(), otel.GetTextMapPropagator()
 	before := runtime.NumGoroutine()
 	tel, err := StartTelemetry(t.Context(), OtelConfig{}, WithGlobalProviders(), WithTelemetryConnection(WithConnectionDialContext(dial)))
 	if err != nil {
@@ -168,7 +167,7 @@ func TestChecklistDisabled(t *testing.T) {
 	if dialled {
 		t.Error("it dialled")
 	}
-	if otel.GetTracerProvider() != tracers || otel.GetMeterProvider() != meters || logglobal.GetLoggerProvider() != loggers || fmt.Sprint(otel.GetTextMapPropagator()) != fmt.Sprint(propagator) {
+	if otel.GetTracerProvider() != tracers || otel.GetMeterProvider() != meters || otel.GetLoggerProvider() != loggers || fmt.Sprint(otel.GetTextMapPropagator()) != fmt.Sprint(propagator) {
 		t.Error("globals have changed")
 	}
 }
@@ -205,7 +204,7 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 		t.Fatal("globals have changed without WithGlobalProviders")
 	}
 	second := p.telemetry(OtelConfig{}, WithGlobalProviders())
-	if otel.GetTracerProvider() != second.TracerProvider() || otel.GetMeterProvider() != second.MeterProvider() || logglobal.GetLoggerProvider() != second.LoggerProvider() {
+	if otel.GetTracerProvider() != second.TracerProvider() || otel.GetMeterProvider() != second.MeterProvider() || otel.GetLoggerProvider() != second.LoggerProvider() {
 		t.Error("globals are not those of the telemetry")
 	}
 	if diff := cmp.Diff([]string{"baggage", "traceparent", "tracestate"}, slices.Sorted(slices.Values(otel.GetTextMapPropagator().Fields()))); diff != "" {
