@@ -8,6 +8,10 @@ COUNT ?= 100
 # Further flags of the benchmarks, for example BENCHFLAGS='-count=10 -cpu=2'.
 BENCHFLAGS ?=
 
+# The clone may belong to somebody else than who runs this; git then says nothing
+# about it, and builds that ask it fail.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
 # The modules beside the root one, which ./... leaves out; without those that hold
 # no Go code of their own.
 NESTED := $(sort $(patsubst %/go.mod,%,$(shell find . -mindepth 2 -name go.mod -not -path './.*')))
@@ -44,8 +48,8 @@ staticcheck: ## staticcheck, in every module
 	$(call everywhere,$(GO) list -deps -test ./... >/dev/null && $(CURDIR)/bin/staticcheck ./...)
 
 cross: ## Build for Windows and macOS
-	GOOS=windows $(GO) build -buildvcs=false ./...
-	GOOS=darwin $(GO) build -buildvcs=false ./...
+	GOOS=windows $(GO) build ./...
+	GOOS=darwin $(GO) build ./...
 
 test: ## The tests, in every module
 	$(GO) test ./...
