@@ -98,7 +98,7 @@ func (c *cron) fire(ctx context.Context, j *cronJob, due time.Time) {
 	if j.condition != "" {
 		run, err = c.engine.condition(ctx, j.condition, j.namespace, payload)
 	}
-	if run && err == nil {
+	if run {
 		_, err = c.engine.fire(ctx, j.binding, payload)
 	}
 	if ctx.Err() != nil { // stopped; nobody wants to know

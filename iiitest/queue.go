@@ -120,25 +120,20 @@ func (q *queues) leave(l *lane, c *consumer) {
 	l.consumers = slices.DeleteFunc(l.consumers, func(x *consumer) bool { return x == c })
 }
 
-// pump hands out jobs while somebody has room for them, first to who has least
-// to do. queues.mu is held.
+// pump hands out jobs while somebody has room for them. queues.mu is held.
 func (q *queues) pump(l *lane) {
 	for len(l.ready) > 0 {
-		var free *consumer
-		for _, c := range l.consumers {
-			inOrder := !c.inline || l.active == 0
-			if inOrder && c.running < c.concurrency && (free == nil || c.running < free.running) {
-				free = c
-			}
-		}
-		if free == nil {
+		i := slices.IndexFunc(l.consumers, func(c *consumer) bool {
+			return c.running < c.concurrency && (!c.inline || l.active == 0)
+		})
+		if i < 0 {
 			return
 		}
-		j := l.ready[0]
+		c, j := l.consumers[i], l.ready[0]
 		l.ready = l.ready[1:]
 		l.active++
-		free.running++
-		q.engine.spawn(func(ctx context.Context) { q.work(ctx, l, free, j) })
+		c.running++
+		q.engine.spawn(func(ctx context.Context) { q.work(ctx, l, c, j) })
 	}
 }
 

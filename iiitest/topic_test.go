@@ -243,6 +243,13 @@ func TestDurableSubscriberLeavesAndReturns(t *testing.T) {
 				time.Sleep(time.Minute)
 				p.publish("t", `2`) // nobody is there
 				p.want(`{"config":null,"consumer_count":0,"depth":2,"dlq_depth":0}`, "engine::queue::topic_stats", `{"topic":"t"}`)
+				p.handle("other", "")
+				p.trigger("other", "durable:subscriber", "other", `{"topic":"t"}`, "")
+				p.fence()
+				p.publish("t", `2`) // somebody else is there
+				p.wantCalls(`other 2`)
+				p.send(`{"type":"unregistertrigger","id":"other"}`)
+				p.fence()
 
 				c = dial(t, e).register("c")
 				subscribe()
