@@ -95,11 +95,9 @@ var deviations = []*deviation{
 	deviates("queues", `a engine::queue::dlq_messages\.result\[0\]\.size_bytes`, "it is the size of another form of the job"),
 
 	deviates(".*", `.*\.registered_triggers\[iii-[a-z]+::config-watch\]`,
-		"there are no configuration functions, so no part of the engine watches its configuration"),
+		"options configure the parts of this engine, so none of them watches an entry of its own"),
 	deviates("engine-functions|cron-and-log-triggers", `.*\.functions\[iii-[a-z]+::on-config-change\]`, "likewise"),
-	deviates("engine-functions|cron-and-log-triggers", `.*\.functions\[configuration::[a-z]+\]`, "likewise"),
 	deviates("cron-and-log-triggers", `.*\.functions\[iii-observability::ui-content\]`, "there is no console"),
-	deviates("engine-functions", `.*\.(workers|triggers)\[configuration\]`, "likewise"),
 	deviates("engine-functions", `.*\.workers\[iii-[a-z-]+\]\.function_count`, "likewise, and each part has the functions that it has here"),
 
 	deviates("engine-functions", `.*\.workers\[iii-(http-functions|telemetry)\]`, "there are no functions invoked over HTTP; nothing is told to the makers of the engine"),

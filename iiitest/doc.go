@@ -17,10 +17,11 @@
 // tested for by replaying conversations that were recorded from one: functions
 // in namespaces, calls between workers, triggers bound to the engine's own
 // types (http, cron, durable:subscriber, state, stream, stream:join,
-// stream:leave, subscribe, log, trace, engine::functions-available,
-// engine::workers-available) or to those of other workers, channels, and the
-// engine's functions for state, streams, publishing, durable topics and their
-// dead letters, logging, channels and introspection. Everything is in memory.
+// stream:leave, subscribe, configuration, log, trace,
+// engine::functions-available, engine::workers-available) or to those of other
+// workers, channels, and the engine's functions for state, streams, publishing,
+// durable topics and their dead letters, configuration, logging, channels and
+// introspection. Everything is in memory.
 //
 // Queues work without a queue worker: the one named "default" exists, and more
 // with [WithQueue]. A worker that registers engine::queue::enqueue takes their

@@ -135,6 +135,7 @@ func New(opts ...Option) (*Engine, error) {
 	e.registerChannels()
 	e.registerHTTP()
 	e.registerCron()
+	e.registerConfiguration()
 	e.registerAvailability()
 	e.registerObservability()
 	e.registerTraces()

@@ -135,7 +135,7 @@ func TestListTriggers(t *testing.T) {
 		t.Errorf("unknown trigger: %s", got)
 	}
 	types := names(c.call("engine::triggers::list", `{"include_internal":true}`), "triggers", "id")
-	if want := "cron durable:subscriber engine::functions-available engine::workers-available hook http log state stream stream:join stream:leave subscribe trace"; types != want {
+	if want := "configuration cron durable:subscriber engine::functions-available engine::workers-available hook http log state stream stream:join stream:leave subscribe trace"; types != want {
 		t.Errorf("types: %s", types)
 	}
 	if got := names(c.call("engine::triggers::list", `{"search":"topic"}`), "triggers", "id"); got != "subscribe" {

@@ -112,6 +112,7 @@ var partDescriptions = map[string]string{
 	"iii-state":          "Key-value state",
 	"iii-stream":         "Streams and their socket",
 	"iii-cron":           "Cron triggers",
+	"configuration":      "Configuration entries",
 }
 
 // listWorkers lists the parts of the engine and the workers that told their
