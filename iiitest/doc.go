@@ -23,6 +23,9 @@
 // durable topics and their dead letters, configuration, logging, channels and
 // introspection. Everything is in memory.
 //
+// Functions that are invoked over HTTP are called through https, on the loopback
+// interface through http too; [WithEnv] holds their secrets.
+//
 // Queues work without a queue worker: the one named "default" exists, and more
 // with [WithQueue]. A worker that registers engine::queue::enqueue takes their
 // place. Unlike the engine, this one does not poll its queues: what is due is

@@ -52,6 +52,8 @@ type Engine struct {
 	workerServer, httpServer, streamServer *server
 	guardedServer                          *server // nil without WithGuard
 
+	httpClient *http.Client // for functions invoked over HTTP
+
 	mu        sync.Mutex
 	conns     map[net.Conn]struct{} // WebSockets of all kinds
 	workers   map[string]*worker    // by worker id
@@ -120,6 +122,7 @@ func New(opts ...Option) (*Engine, error) {
 		leases:    make(map[key]*worker),
 		calls:     make(map[string]*pending),
 	}
+	e.httpClient = newHTTPClient(cfg.dial)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.triggers.init()
 	e.frames.init(cfg.frames, cfg.frameBytes)
@@ -242,6 +245,7 @@ func (e *Engine) Close() error {
 	}
 	e.mu.Unlock()
 	e.wg.Wait()
+	e.httpClient.CloseIdleConnections()
 	for _, s := range e.servers() {
 		s.conns.Wait()
 	}

@@ -14,7 +14,7 @@ type function struct {
 	request       json.RawMessage // JSON Schemas, nil if unknown
 	response      json.RawMessage
 	metadata      json.RawMessage
-	builtin       builtinFunc
+	builtin       builtinFunc // run by the engine itself: built in, or invoked over HTTP
 	seq           uint64
 }
 
@@ -32,11 +32,14 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 		w.send(functionConflict(k, ""))
 		return
 	}
-	if m.Invocation != nil {
-		// The engine drops such a registration without a word when the worker
-		// that would serve it (iii-http-functions) is not installed.
-		e.log.Warn("function invoked over HTTP is not supported", "worker", w.id, "function", m.ID)
-		return
+	var overHTTP builtinFunc
+	if m.http != nil {
+		f, err := e.newHTTPFunction(m.ID, m.http)
+		if err != nil { // the worker is not told
+			e.log.Warn("function invoked over HTTP refused", "worker", w.id, "function", m.ID, "code", err)
+			return
+		}
+		overHTTP = f.serve
 	}
 	e.mu.Lock()
 	if w.leaving {
@@ -56,6 +59,7 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 		request:     optional(m.RequestFormat),
 		response:    optional(m.ResponseFormat),
 		metadata:    optional(m.Metadata),
+		builtin:     overHTTP,
 		seq:         e.seq,
 	}
 	e.mu.Unlock()

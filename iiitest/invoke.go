@@ -83,7 +83,7 @@ func (e *Engine) dispatch(ctx context.Context, w *worker, m invokeFunctionMessag
 	return e.run(ctx, r), false
 }
 
-// run calls a function, built in or of a worker, and waits for its outcome.
+// run calls a function, built in, over HTTP or of a worker, and waits for its outcome.
 func (e *Engine) run(ctx context.Context, r request) outcome {
 	f, p, missing := e.begin(r)
 	switch {
@@ -103,8 +103,8 @@ func (e *Engine) run(ctx context.Context, r request) outcome {
 	return e.await(ctx, p)
 }
 
-// begin finds the function of a call. A built-in one is returned; for one of a
-// worker the call is recorded, its message takes its place in the worker's
+// begin finds the function of a call. One that the engine runs is returned; for
+// one of a worker the call is recorded, its message takes its place in the worker's
 // outbox, and the pending call is returned: await it, or forget it.
 func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireError) {
 	e.mu.Lock()
@@ -113,7 +113,7 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 	if f == nil {
 		return nil, nil, e.notFoundLocked(r)
 	}
-	if f.owner == nil {
+	if f.builtin != nil {
 		if r.caller != nil {
 			r.caller.making++
 		}

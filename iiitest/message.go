@@ -7,6 +7,8 @@ import (
 	"regexp"
 
 	"github.com/google/uuid"
+
+	"github.com/iii-go/iii"
 )
 
 // The messages of a worker, with the fields that the engine reads. Those that
@@ -24,6 +26,8 @@ type (
 		ResponseFormat json.RawMessage  `json:"response_format,omitempty"`
 		Metadata       json.RawMessage  `json:"metadata,omitempty"`
 		Invocation     *json.RawMessage `json:"invocation"`
+
+		http *iii.HTTPInvocationConfig // Invocation, decoded
 	}
 	unregisterFunctionMessage struct {
 		ID string `json:"id"`
@@ -162,6 +166,21 @@ func (m *invokeFunctionMessage) check() error {
 		return errors.New("unknown action")
 	}
 	m.Data, m.Metadata = canonicalValid(m.Data), optional(m.Metadata)
+	return nil
+}
+
+// check decodes how a function is to be called over HTTP.
+func (m *registerFunctionMessage) check() error {
+	if m.Invocation == nil {
+		return nil
+	}
+	m.http = new(iii.HTTPInvocationConfig)
+	if kindOf(*m.Invocation) != '{' || json.Unmarshal(*m.Invocation, m.http) != nil || !m.http.Method.Valid() {
+		return errors.New("invocation cannot be decoded")
+	}
+	if _, there := (&scanner{b: *m.Invocation}).members()["url"]; !there {
+		return errors.New("invocation has no url")
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package iiitest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,7 +24,8 @@ type config struct {
 	http           string
 	stream         string
 	streamAuth     string
-	guard          *guard // nil: no second listener
+	guard          *guard                                                            // nil: no second listener
+	dial           func(ctx context.Context, network, addr string) (net.Conn, error) // to functions invoked over HTTP; nil: the network
 	env            func(name string) (value string, set bool)
 	frames         int
 	frameBytes     int

@@ -38,13 +38,13 @@ func TestLogger(t *testing.T) {
 	}
 	c := dial(t, e).register("c")
 	c.send(`{"type":"reattach","previous_worker_id":["s3cret"]}`)
-	c.send(`{"type":"registerfunction","id":"f","invocation":{"url":"https://u:s3cret@example.invalid","headers":{"x":"s3cret"}}}`)
+	c.send(`{"type":"registerfunction","id":"f","invocation":{"url":"http://u:s3cret@example.invalid","headers":{"x":"s3cret"}}}`)
 	c.send(`{"type":"reattach","previous_worker_id":"s3cret","reattach_token":"s3cret"}`)
 	c.send(`{"type":"reattach","previous_worker_id":1,"reattach_token":"s3cret"}`)
 	c.send(`{"type":"invokefunction","function_id":"x","data":1,"metadata":{},"action":"s3cret"}`)
 	c.sync()
 	_ = e.Close() // nobody writes to the log any more
-	for _, want := range []string{"undecodable message dropped", "not supported", "reattach ignored"} {
+	for _, want := range []string{"undecodable message dropped", "function invoked over HTTP refused", "reattach ignored"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in the log", want)
 		}

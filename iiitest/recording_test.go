@@ -33,6 +33,7 @@ type event struct {
 	Prefix string          `json:"prefix"` // of a telemetry frame
 	OTLP   json.RawMessage `json:"otlp"`   // what follows it
 
+	Received *recordedCall    `json:"received"`
 	HTTP     *recordedRequest `json:"http"`
 	Response *struct {
 		Status  int               `json:"status"`

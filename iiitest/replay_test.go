@@ -29,6 +29,8 @@ type scenario struct {
 	clients map[string]http.Header
 	// guarded are the sockets that come through the guarded listener, likewise.
 	guarded map[string]http.Header
+	// callee is the host of the functions that are invoked over HTTP, if any.
+	callee string
 	// begin is when the conversation begins; the beginning of the bubble's time
 	// if it is zero.
 	begin time.Time
@@ -57,8 +59,14 @@ func TestReplay(t *testing.T) {
 			events := readRecording(t, s.name)
 			synctest.Test(t, func(t *testing.T) {
 				time.Sleep(time.Until(s.begin))
+				opts := s.opts
+				var server *callee
+				if s.callee != "" {
+					server = newCallee(t, s.callee)
+					opts = append(opts, server.option)
+				}
 				p := &player{
-					t: t, scenario: s.name, engine: Start(t, s.opts...), start: time.Now(),
+					t: t, scenario: s.name, engine: Start(t, opts...), callee: server, start: time.Now(),
 					workers: map[string]*bareWorker{}, names: newRenaming(),
 					clients: s.clients, guarded: s.guarded, silent: s.silent, dialing: map[string]chan dialed{},
 				}
@@ -89,6 +97,7 @@ type player struct {
 	names    renaming
 	clients  map[string]http.Header
 	guarded  map[string]http.Header
+	callee   *callee
 	silent   []string
 	dialing  map[string]chan dialed
 }
@@ -137,7 +146,7 @@ const patience = 20 * time.Second
 func (p *player) play(events []event) {
 	requests := p.requests(events)
 	for i, e := range events {
-		if wait := time.Until(p.start.Add(time.Duration(e.MS) * time.Millisecond)); wait > 0 && e.Dir != "recv" && e.HTTP == nil {
+		if wait := time.Until(p.start.Add(time.Duration(e.MS) * time.Millisecond)); wait > 0 && e.Dir != "recv" && e.HTTP == nil && e.Received == nil {
 			time.Sleep(wait)
 		}
 		synctest.Wait()
@@ -160,6 +169,8 @@ func (p *player) play(events []event) {
 			p.send(e)
 		case e.Dir == "recv":
 			p.receive(e)
+		case e.Received != nil:
+			p.called(e)
 		case e.HTTP != nil:
 			p.answered(e, requests)
 		default:

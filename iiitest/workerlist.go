@@ -69,6 +69,7 @@ func (e *Engine) workerViews() []workerView {
 		return v
 	}
 	part("iii-worker-manager")
+	part("iii-http-functions")
 	count := map[*worker]int{}
 	for _, f := range e.functions {
 		if f.owner != nil {
@@ -105,6 +106,7 @@ func (e *Engine) workerViews() []workerView {
 var partDescriptions = map[string]string{
 	engineWorker:         "Functions about the engine itself",
 	"iii-http":           "HTTP triggers",
+	"iii-http-functions": "Functions invoked over HTTP",
 	"iii-worker-manager": "Connections of workers",
 	observabilityWorker:  "Telemetry, logs and health",
 	"iii-pubsub":         "Publish and subscribe",
