@@ -1,0 +1,10 @@
+package iii
+
+// What tests outside of the package, which may use the development engine, need
+// of it.
+
+// TestLogger is the log of clients in tests, which is searched for secrets.
+var TestLogger = testLogger
+
+// Scale is how often a test repeats something.
+func Scale(short, full int) int { return scale(short, full) }

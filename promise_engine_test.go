@@ -1,0 +1,346 @@
+package iii_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+// The promises that the development engine judges: by its registry, and by its
+// log of messages.
+
+const workerName = "worker"
+
+// newWorker makes a client of e.
+func newWorker(t *testing.T, e *iiitest.Engine, opts ...iii.Option) *iii.Client {
+	t.Helper()
+	c, err := iii.New(e.URL(), append([]iii.Option{iii.WithName(workerName), iii.WithDialContext(e.DialContext), iii.WithLogger(iii.TestLogger)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func mustConnect(t *testing.T, c *iii.Client) {
+	t.Helper()
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// message is what the tests look at in a frame.
+type message struct {
+	Type         string `json:"type"`
+	ID           string `json:"id"`
+	InvocationID string `json:"invocation_id"`
+	FunctionID   string `json:"function_id"`
+}
+
+func decode(t *testing.T, f iiitest.Frame) (m message) {
+	t.Helper()
+	if err := json.Unmarshal(f.Message, &m); err != nil {
+		t.Fatalf("%s: %v", f.Message, err)
+	}
+	return m
+}
+
+// registered asks the engine for what it knows of the worker, sorted.
+func registered(t *testing.T, c *iii.Client) []string {
+	t.Helper()
+	ids := []string{}
+	functions, err := iii.Call[struct {
+		Functions []struct {
+			ID string `json:"function_id"`
+		}
+	}](t.Context(), c, "engine::functions::list", map[string]any{"worker": workerName})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range functions.Functions {
+		ids = append(ids, f.ID)
+	}
+	triggers, err := iii.Call[struct {
+		Triggers []struct{ ID string } `json:"registered_triggers"`
+	}](t.Context(), c, "engine::registered-triggers::list", map[string]any{"worker": workerName})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tr := range triggers.Triggers {
+		ids = append(ids, tr.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func isRegistration(kind string) bool { return kind == "registerfunction" || kind == "registertrigger" }
+
+// program is what a worker of these tests registers.
+type program struct {
+	t  *testing.T
+	c  *iii.Client
+	mu sync.Mutex
+	// live is what is registered, in order, each with how to take it back.
+	live []registration
+	next int
+}
+
+type registration struct {
+	id     string
+	remove func() error
+}
+
+func (p *program) ids() (ids []string) {
+	for _, r := range p.live {
+		ids = append(ids, r.id)
+	}
+	return ids
+}
+
+// add registers a function, or each tenth time a trigger.
+func (p *program) add() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next++
+	if p.next%10 == 0 {
+		id := fmt.Sprintf("t::%d", p.next)
+		tr, err := p.c.Trigger("f::1", iii.SubscribeTriggerConfig{Topic: "topic"}, iii.WithTriggerID(id))
+		if err != nil {
+			p.t.Error(err)
+			return
+		}
+		p.live = append(p.live, registration{id, tr.Unregister})
+		return
+	}
+	id := fmt.Sprintf("f::%d", p.next)
+	f, err := p.c.HandleFunc(id, func(context.Context, json.RawMessage) (any, error) { return nil, nil })
+	if err != nil {
+		p.t.Error(err)
+		return
+	}
+	p.live = append(p.live, registration{id, f.Unregister})
+}
+
+// drop takes a registration back.
+func (p *program) drop(r *rand.Rand) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.live) == 0 {
+		return
+	}
+	i := r.IntN(len(p.live))
+	if err := p.live[i].remove(); err != nil {
+		p.t.Error(err)
+	}
+	p.live = slices.Delete(p.live, i, i+1)
+}
+
+// check compares the engine's registry with the program's, and the order of the
+// replay with that of the program if ordered.
+func (p *program) check(e *iiitest.Engine) {
+	p.t.Helper()
+	want := p.ids()
+	sorted := slices.Sorted(slices.Values(want))
+	if diff := cmp.Diff(sorted, registered(p.t, p.c)); diff != "" {
+		p.t.Fatalf("registry (-program +engine):\n%s", diff)
+	}
+}
+
+// replayed is what was registered over the latest connection, in order.
+func (p *program) replayed(e *iiitest.Engine) (ids []string) {
+	current := p.c.WorkerID()
+	for _, f := range e.Frames() {
+		if f.Worker != current || f.Direction != iiitest.ToEngine {
+			continue
+		}
+		if m := decode(p.t, f); isRegistration(m.Type) {
+			ids = append(ids, m.ID)
+		}
+	}
+	return ids
+}
+
+// TestR2RegistrationsAreComplete compares the engine's registry with the program
+// after each of many reconnects, and the order in which it came.
+func TestR2RegistrationsAreComplete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := iiitest.Start(t)
+		p := &program{t: t, c: newWorker(t, e)}
+		for range 60 {
+			p.add()
+		}
+		mustConnect(t, p.c)
+		p.check(e)
+		for i := range iii.Scale(20, 100) {
+			before := p.c.WorkerID()
+			e.Drop(workerName)
+			for p.c.WorkerID() == before || p.c.State() != iii.ConnectionStateConnected {
+				time.Sleep(10 * time.Millisecond) // of the bubble
+			}
+			p.check(e)
+			if diff := cmp.Diff(p.ids(), p.replayed(e)); diff != "" {
+				t.Fatalf("order of the registrations after reconnect %d (-program +frames):\n%s", i+1, diff)
+			}
+		}
+	})
+}
+
+// TestR2RegistrationsConcurrent registers and takes back while connections come and
+// go, and compares in the end.
+func TestR2RegistrationsConcurrent(t *testing.T) {
+	for i := range iii.Scale(8, 100) {
+		seed := uint64(i + 1)
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := rand.New(rand.NewPCG(seed, 2))
+				e := iiitest.Start(t)
+				p := &program{t: t, c: newWorker(t, e, iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 5, MaxDelayMs: 20, JitterFactor: 0.5}))}
+				for range 1 + r.IntN(100) {
+					p.add()
+				}
+				mustConnect(t, p.c)
+				var users sync.WaitGroup
+				for u := range 4 {
+					own := rand.New(rand.NewPCG(seed, uint64(10+u)))
+					users.Go(func() {
+						for range 100 {
+							if own.IntN(2) == 0 {
+								p.add()
+							} else {
+								p.drop(own)
+							}
+							time.Sleep(time.Duration(own.IntN(2000)) * time.Microsecond)
+						}
+					})
+				}
+				for range 15 {
+					time.Sleep(time.Duration(r.IntN(10_000)) * time.Microsecond)
+					e.Drop(workerName)
+				}
+				users.Wait()
+				synctest.Wait()
+				mustConnect(t, p.c)
+				p.check(e)
+				checkNothingTwice(t, e)
+			})
+		})
+	}
+}
+
+// checkNothingTwice reads the log of messages: on one connection nothing is
+// registered that is registered, no call is sent twice, and no answer comes over
+// another connection than the call.
+func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
+	t.Helper()
+	type at struct{ worker, id string }
+	live, calls, asked, answered := map[at]bool{}, map[string]bool{}, map[at]bool{}, map[string]bool{}
+	for _, f := range e.Frames() {
+		m := decode(t, f)
+		switch {
+		case f.Direction == iiitest.FromEngine:
+			if m.Type == "invokefunction" {
+				asked[at{f.Worker, m.InvocationID}] = true
+			}
+		case isRegistration(m.Type):
+			if live[at{f.Worker, m.ID}] {
+				t.Errorf("%s is registered twice on connection %s", m.ID, f.Worker)
+			}
+			live[at{f.Worker, m.ID}] = true
+		case m.Type == "unregisterfunction" || m.Type == "unregistertrigger":
+			if !live[at{f.Worker, m.ID}] {
+				t.Errorf("%s is taken back on connection %s, where it is not registered", m.ID, f.Worker)
+			}
+			delete(live, at{f.Worker, m.ID})
+		case m.Type == "invokefunction" && m.InvocationID != "":
+			if calls[m.InvocationID] {
+				t.Errorf("call %s of %s is sent twice", m.InvocationID, m.FunctionID)
+			}
+			calls[m.InvocationID] = true
+		case m.Type == "invocationresult":
+			answers++
+			if !asked[at{f.Worker, m.InvocationID}] {
+				t.Errorf("answer %s comes over connection %s, the call did not", m.InvocationID, f.Worker)
+			}
+			if answered[m.InvocationID] {
+				t.Errorf("answer %s is sent twice", m.InvocationID)
+			}
+			answered[m.InvocationID] = true
+		}
+	}
+	if s := e.Stats(); s.FramesForgotten > 0 || s.Undecodable > 0 {
+		t.Errorf("%d messages are not in the log, %d were undecodable", s.FramesForgotten, s.Undecodable)
+	}
+	return answers
+}
+
+// TestR7RepliesStayOnTheirConnection has slow handlers answer while connections come
+// and go.
+func TestR7RepliesStayOnTheirConnection(t *testing.T) {
+	for i := range iii.Scale(4, 50) {
+		seed := uint64(i + 1)
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := rand.New(rand.NewPCG(seed, 7))
+				e := iiitest.Start(t)
+				fast := iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 5, MaxDelayMs: 20, JitterFactor: 0.5})
+				worker := newWorker(t, e, fast, iii.WithMaxConcurrency(20))
+				slow := func(ctx context.Context, ms int) (int, error) {
+					time.Sleep(time.Duration(ms) * time.Millisecond)
+					return ms, nil
+				}
+				if _, err := iii.Handle(worker, "slow", slow); err != nil {
+					t.Fatal(err)
+				}
+				caller := newWorker(t, e, fast, iii.WithName("caller"))
+				mustConnect(t, worker)
+				mustConnect(t, caller)
+				var users sync.WaitGroup
+				for u := range 20 {
+					own := rand.New(rand.NewPCG(seed, uint64(20+u)))
+					users.Go(func() {
+						for range 30 {
+							ms := own.IntN(60)
+							got, err := iii.Call[int](t.Context(), caller, "slow", ms)
+							var remote *iii.Error
+							switch {
+							case err == nil && got == ms:
+							case errors.Is(err, iii.ErrConnectionLost), errors.Is(err, iii.ErrFunctionNotFound):
+							case errors.As(err, &remote) && remote.Code == "invocation_stopped":
+							default:
+								t.Errorf("call: %d, %v", got, err)
+							}
+						}
+					})
+				}
+				for range 20 {
+					time.Sleep(time.Duration(r.IntN(50)) * time.Millisecond)
+					if r.IntN(3) == 0 {
+						e.Drop("caller")
+					} else {
+						e.Drop(workerName)
+					}
+				}
+				users.Wait()
+				synctest.Wait()
+				if n := checkNothingTwice(t, e); n == 0 {
+					t.Error("no answers: the test shows nothing")
+				}
+				if worker.Stats().RepliesDropped == 0 {
+					t.Error("no answer was late: the test shows nothing")
+				}
+			})
+		})
+	}
+}
