@@ -2,12 +2,15 @@ package iii
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -119,6 +122,30 @@ func TestTelemetryUpgrade(t *testing.T) {
 	got := []string{r.Header.Get("X-Token"), fmt.Sprint(r.Header["X-Two"]), user, password}
 	if diff := cmp.Diff([]string{secretHeader, "[1 2]", "user", secretPassword}, got); diff != "" {
 		t.Errorf("request (-want +got):\n%s", diff)
+	}
+}
+
+// The address is that of the environment if none is given, and wss is TLS.
+func TestTelemetryTLS(t *testing.T) {
+	server := httptest.NewTLSServer(nil) // for its certificate
+	defer server.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newOtelPeerOn(t, tls.NewListener(l, &tls.Config{Certificates: server.TLS.Certificates}), otelScript{})
+	t.Setenv("III_URL", "https://"+l.Addr().String())
+	trust := server.Client().Transport.(*http.Transport).TLSClientConfig
+	s, err := NewSharedEngineConnection("", p.options(WithConnectionTLSConfig(trust))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sendLogs(t, s, 0, 10)
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(wantLogs(0, 10), p.received()); diff != "" {
+		t.Errorf("frames (-want +got):\n%s", diff)
 	}
 }
 
