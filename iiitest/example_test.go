@@ -45,3 +45,35 @@ func Example() {
 	// Hello, Ada! <nil>
 	// greeter answered
 }
+
+// A named queue with settings of its own: one job at a time, two attempts.
+func ExampleWithQueue() {
+	engine, err := iiitest.New(iiitest.WithQueue("mails", iiitest.QueueConfig{Concurrency: 1, MaxRetries: 2}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+
+	worker, err := iii.New(engine.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer worker.Close()
+	sent := make(chan string)
+	_, err = iii.Handle(worker, "mail::send", func(_ context.Context, to string) (any, error) {
+		sent <- to
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	if err := worker.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := worker.Enqueue(ctx, "mails", "mail::send", "you@example.org"); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(<-sent)
+	// Output: you@example.org
+}
