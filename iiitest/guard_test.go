@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
@@ -77,6 +79,20 @@ func TestWildcard(t *testing.T) {
 			t.Errorf("wildcard(%q, %q) = %v", tt.pattern, tt.s, got)
 		}
 	}
+}
+
+func FuzzWildcard(f *testing.F) {
+	f.Add("a*b*", "axbx")
+	f.Add("**", "")
+	f.Fuzz(func(t *testing.T, pattern, s string) {
+		if !utf8.ValidString(pattern) || !utf8.ValidString(s) {
+			return // regexp matches runes
+		}
+		r := regexp.MustCompile(`(?s)^` + strings.ReplaceAll(regexp.QuoteMeta(pattern), `\*`, `.*`) + `$`)
+		if got, want := wildcard(pattern, s), r.MatchString(s); got != want {
+			t.Errorf("wildcard(%q, %q) = %v", pattern, s, got)
+		}
+	})
 }
 
 func TestPatternOf(t *testing.T) {
