@@ -105,12 +105,16 @@ func (l *link) write() {
 			continue
 		}
 		err := l.writeBatch(batch)
-		if err != nil {
-			err = fmt.Errorf("iii: write: %w", err)
-			l.fail(err)
-			err = fmt.Errorf("%w: %w", ErrConnectionLost, err)
+		if err == nil {
+			out.written(l, batch, nil)
+			continue
 		}
-		out.written(l, batch, err)
+		err = fmt.Errorf("iii: write: %w", err)
+		out.written(l, batch, fmt.Errorf("%w: %w", ErrConnectionLost, err))
+		// The engine may have said why it hung up: the reader gets to it.
+		patience := time.AfterFunc(closeTimeout, func() { l.fail(err) })
+		<-l.dead
+		patience.Stop()
 	}
 }
 
