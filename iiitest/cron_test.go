@@ -1,6 +1,7 @@
 package iiitest
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -142,6 +143,22 @@ func TestCronTakenOver(t *testing.T) {
 		time.Sleep(time.Minute)
 		p.wantCalls()
 	})
+}
+
+// Outside of a bubble jobs go by the clock of the process.
+func TestCronRealClock(t *testing.T) {
+	c := dial(t, Start(t)).register("c")
+	c.function("f")
+	c.send(`{"type":"registertrigger","id":"t","trigger_type":"cron","function_id":"f","config":{"expression":"* * * * * *"}}`)
+	data, _ := c.recv()["data"].(map[string]any)
+	scheduled, err := time.Parse(time.RFC3339, fmt.Sprint(data["scheduled_time"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	actual, err := time.Parse(time.RFC3339, fmt.Sprint(data["actual_time"]))
+	if err != nil || scheduled.Nanosecond() != 0 || actual.Before(scheduled.Add(-time.Second)) || time.Since(scheduled) < -time.Second {
+		t.Errorf("%v: %v", data, err)
+	}
 }
 
 func TestRFC3339(t *testing.T) {

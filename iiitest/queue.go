@@ -130,7 +130,7 @@ func (q *queues) pump(l *lane) {
 			return
 		}
 		c, j := l.consumers[i], l.ready[0]
-		l.ready = l.ready[1:]
+		l.ready[0], l.ready = nil, l.ready[1:]
 		l.active++
 		c.running++
 		q.engine.spawn(func(ctx context.Context) { q.work(ctx, l, c, j) })
@@ -171,17 +171,19 @@ func (q *queues) work(ctx context.Context, l *lane, c *consumer, j *job) {
 // one and after how long. Meanwhile the consumer is free for the next job,
 // unless this one keeps its place.
 func (q *queues) tried(l *lane, c *consumer, j *job, failure string) (wait time.Duration, again bool) {
+	again = failure != "" && j.attempts+1 < c.attempts
+	if failure != "" && !again {
+		q.engine.log.Warn("job is a dead letter", "function", j.functionID, "error", failure)
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if failure != "" {
 		j.attempts++
-		again = j.attempts < c.attempts
-		if !again {
-			q.deaths++
-			j.failure, j.failedAt, j.death = failure, time.Now(), q.deaths
-			l.dead = append(l.dead, j)
-			q.engine.log.Warn("job is a dead letter", "function", j.functionID, "attempts", j.attempts, "error", failure)
-		}
+	}
+	if failure != "" && !again {
+		q.deaths++
+		j.failure, j.failedAt, j.death = failure, time.Now(), q.deaths
+		l.dead = append(l.dead, j)
 	}
 	if again && c.inline {
 		return backoff(c.backoff, j.attempts), true
