@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"time"
 
@@ -111,6 +112,11 @@ func (l *link) write() {
 		}
 		err = fmt.Errorf("iii: write: %w", err)
 		out.written(l, batch, fmt.Errorf("%w: %w", ErrConnectionLost, err))
+		var late net.Error
+		if errors.As(err, &late) && late.Timeout() {
+			l.fail(err) // the engine is stuck, it has not hung up
+			return
+		}
 		// The engine may have said why it hung up: the reader gets to it.
 		patience := time.AfterFunc(closeTimeout, func() { l.fail(err) })
 		<-l.dead
