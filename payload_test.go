@@ -145,6 +145,32 @@ func TestRecordedPayloadsReachTypedHandlers(t *testing.T) {
 	t.Logf("%d payloads: %v", total, typed)
 }
 
+// A cron trigger fires when it is due, with a typed event.
+func TestCronTrigger(t *testing.T) {
+	workerBubble(t, func(t *testing.T, c *iii.Client) {
+		events := make(chan iii.CronEvent, 10)
+		handle(t, c, "clock::tick", func(ctx context.Context, e iii.CronEvent) (any, error) {
+			if inv, _ := iii.InvocationFromContext(ctx); string(inv.Metadata) != `"every ten"` {
+				t.Errorf("metadata: %s", inv.Metadata)
+			}
+			events <- e
+			return nil, nil
+		})
+		trigger, err := c.Trigger("clock::tick", iii.CronTriggerConfig{Expression: "*/10 * * * * *"}, iii.WithTriggerMetadata("every ten"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		for i := range 3 {
+			e := <-events
+			if want := began.UTC().Truncate(10 * time.Second).Add(time.Duration(i+1) * 10 * time.Second); !e.ScheduledTime.Equal(want) ||
+				e.ActualTime.Sub(want) < 0 || e.ActualTime.Sub(want) > time.Second || e.JobID != trigger.ID() || e.Trigger != "cron" {
+				t.Errorf("event %d: %+v, not at %v", i, e, want)
+			}
+		}
+	})
+}
+
 // shortTimes writes the moments of an object as encoding/json does.
 func shortTimes(t *testing.T, doc json.RawMessage) json.RawMessage {
 	t.Helper()

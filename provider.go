@@ -93,7 +93,7 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 	if err != nil {
 		return nil, notEncodable(b.FunctionID, err)
 	}
-	opts := []CallOption{InNamespace(cmp.Or(b.Namespace, defaultNamespace))}
+	opts := []CallOption{InNamespace(b.Namespace)}
 	if b.condition != "" {
 		var verdict json.RawMessage
 		if err := b.client.Call(ctx, b.condition, raw, &verdict, opts...); err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/iii-go/iii"
@@ -229,6 +230,141 @@ func TestEnqueueProvider(t *testing.T) {
 	if !errors.Is(err, iii.ErrEnqueue) || !errors.As(err, &remote) || remote.Message != "QUEUE_FULL: no room" {
 		t.Errorf("refused: %v", err)
 	}
+}
+
+// What a subscriber cannot handle ends as a dead letter, and comes back when it is
+// asked to.
+func TestDurableTopic(t *testing.T) {
+	workerBubble(t, func(t *testing.T, c *iii.Client) {
+		ctx := t.Context()
+		type order struct {
+			ID int `json:"id"`
+		}
+		var mu sync.Mutex
+		attempts := map[int]int{}
+		broken := true
+		handle(t, c, "orders::charge", func(_ context.Context, o order) (any, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			attempts[o.ID]++
+			if broken {
+				return nil, &iii.Error{Code: "NOPE", Message: "always fails"}
+			}
+			return nil, nil
+		})
+		retries, delay := uint64(2), uint64(100)
+		if _, err := c.Trigger("orders::charge", iii.QueueTriggerConfig{Topic: "orders", QueueConfig: &iii.QueueConfig{MaxRetries: &retries, BackoffDelayMs: &delay}}); err != nil {
+			t.Fatal(err)
+		}
+		const messages = 130 // more than a page
+		for id := range messages {
+			if err := c.PublishDurable(ctx, "orders", order{id}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		letters, err := c.DeadLetters(ctx, "orders")
+		if err != nil || len(letters) != messages {
+			t.Fatalf("%d dead letters, %v", len(letters), err)
+		}
+		ids := map[string]bool{}
+		for _, l := range letters {
+			ids[string(l.Payload)] = true
+			if l.Retries != 3 || l.FailedAt == 0 || !strings.Contains(l.Error, "always fails") {
+				t.Errorf("dead letter: %+v", l)
+			}
+		}
+		if len(ids) != messages || attempts[7] != 3 {
+			t.Errorf("%d messages, %d attempts", len(ids), attempts[7])
+		}
+
+		mu.Lock()
+		broken, attempts = false, map[int]int{}
+		mu.Unlock()
+		for what, one := range map[string]struct {
+			do   func(context.Context, string, string) (bool, error)
+			runs int
+		}{"redrive": {c.RedriveMessage, 1}, "discard": {c.DiscardMessage, 0}} {
+			l := letters[one.runs]
+			for _, there := range []bool{true, false} {
+				if ok, err := one.do(ctx, "orders", l.ID); ok != there || err != nil {
+					t.Errorf("%s: %v, %v", what, ok, err)
+				}
+			}
+			time.Sleep(time.Second)
+			var o order
+			if err := json.Unmarshal(l.Payload, &o); err != nil {
+				t.Fatal(err)
+			}
+			mu.Lock()
+			if attempts[o.ID] != one.runs {
+				t.Errorf("%s: %d runs", what, attempts[o.ID])
+			}
+			mu.Unlock()
+		}
+		if n, err := c.Redrive(ctx, "orders"); n != messages-2 || err != nil {
+			t.Errorf("redriven: %d, %v", n, err)
+		}
+		time.Sleep(time.Minute)
+		letters, err = c.DeadLetters(ctx, "orders")
+		check(t, "dead letters in the end", nil, letters, err)
+		if len(attempts) != messages-1 {
+			t.Errorf("%d messages were handled", len(attempts))
+		}
+		n, err := c.Redrive(ctx, "orders")
+		check(t, "nothing to redrive", 0, n, err)
+		var remote *iii.Error
+		if err := c.PublishDurable(ctx, "", 1); !errors.As(err, &remote) || remote.Code != "topic_not_set" {
+			t.Errorf("without a topic: %v", err)
+		}
+	})
+}
+
+// Jobs of a named queue run later, in its order; the queue refuses what it cannot
+// take.
+func TestEnqueue(t *testing.T) {
+	workerBubble(t, func(t *testing.T, c *iii.Client) {
+		ctx := t.Context()
+		type payment struct {
+			Account string `json:"account"`
+			N       int    `json:"n"`
+		}
+		runs := make(chan payment, 10)
+		handle(t, c, "payments::charge", func(_ context.Context, p payment) (any, error) {
+			time.Sleep(10 * time.Millisecond)
+			runs <- p
+			if p.N == 3 {
+				return nil, errors.New("no money")
+			}
+			return nil, nil
+		})
+		seen := map[string]bool{}
+		for n := range 4 {
+			receipt, err := c.Enqueue(ctx, "payments", "payments::charge", payment{"acc-1", n})
+			if err != nil || receipt.MessageReceiptID == "" || seen[receipt.MessageReceiptID] {
+				t.Errorf("receipt %q, %v", receipt.MessageReceiptID, err)
+			}
+			seen[receipt.MessageReceiptID] = true
+		}
+		time.Sleep(time.Minute)
+		for n := range 4 {
+			if p := <-runs; p.N != n {
+				t.Errorf("job %d ran as number %d", p.N, n)
+			}
+		}
+		letters, err := c.DeadLetters(ctx, "payments")
+		if err != nil || len(letters) != 1 || string(letters[0].Payload) != `{"account":"acc-1","n":3}` {
+			t.Errorf("dead letters: %+v, %v", letters, err)
+		}
+		for what, enqueue := range map[string]func() error{
+			"unknown queue": func() error { _, err := c.Enqueue(ctx, "no-such-queue", "payments::charge", 1); return err },
+			"without group": func() error { _, err := c.Enqueue(ctx, "payments", "payments::charge", 1); return err },
+		} {
+			if err := enqueue(); !errors.Is(err, iii.ErrEnqueue) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}, iiitest.WithQueue("payments", iiitest.QueueConfig{Type: "fifo", MessageGroupField: "account", MaxRetries: 1}))
 }
 
 func ExampleClient_Publish() {
