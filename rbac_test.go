@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -163,6 +164,89 @@ func TestForbiddenTriggerAsRecorded(t *testing.T) {
 	e.Send("member", events[i].Frame)
 	if err := <-refused; !errors.Is(err, iii.ErrForbidden) || !errors.Is(trigger.Err(), iii.ErrForbidden) {
 		t.Errorf("handler: %v; trigger: %v", err, trigger.Err())
+	}
+}
+
+// Typed functions guard a listener: who comes in, what he may call and register.
+func TestGuardedListener(t *testing.T) {
+	e := iiitest.Start(t, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth", OnFunction: "gate::on-function", OnTrigger: "gate::on-trigger",
+		OnTriggerType: "gate::on-trigger-type", MiddlewareFunctionID: "gate::middleware", Expose: []string{`match("public::*")`, "mine::*", "tenant::*"}}))
+	c := connect(t, e, iii.WithName("gate"))
+	ctx := t.Context()
+	gate(t, c)
+	handle(t, c, "gate::middleware", func(ctx context.Context, in iii.MiddlewareInput) (json.RawMessage, error) {
+		return iii.Call[json.RawMessage](ctx, c, in.FunctionID, in.Payload, iii.InNamespace(in.Namespace))
+	})
+	for _, id := range []string{"public::hello", "public::secret", "private::ok", "private::no"} {
+		handle(t, c, id, func(context.Context, any) (string, error) { return id, nil })
+	}
+	hooks := &webhooks{}
+	if err := c.HandleTriggerType(iii.TriggerType{ID: "webhook"}, hooks); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Health(ctx); err != nil { // all that is registered
+		t.Fatal(err)
+	}
+	enter := func(token string) (*iii.Client, error) {
+		member, err := iii.New(e.GuardedURL(), iii.WithName(token), iii.WithHeader(http.Header{"Authorization": {"Bearer " + token}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = member.Close() })
+		return member, member.Connect(ctx)
+	}
+
+	member, err := enter("member")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, allowed := range map[string]bool{"public::hello": true, "public::secret": false, "private::ok": true, "private::no": false, "no::such": false, "state::get": false} {
+		got, err := iii.Call[string](ctx, member, id, nil)
+		if allowed && (err != nil || got != id) || !allowed && !errors.Is(err, iii.ErrForbidden) {
+			t.Errorf("%s: %q, %v", id, got, err)
+		}
+	}
+	if _, err := member.Workers(ctx); !errors.Is(err, iii.ErrForbidden) {
+		t.Errorf("workers: %v", err)
+	}
+	handle(t, member, "mine::fn", func(context.Context, any) (string, error) { return "mine", nil })
+	handle(t, member, "mine::banned", func(context.Context, any) (string, error) { return "banned", nil })
+	if _, err := iii.Call[string](ctx, member, "public::hello", nil); err != nil { // both are decided about
+		t.Fatal(err)
+	}
+	got, err := iii.Call[string](ctx, c, "tenant::mine::fn", nil)
+	check(t, "function of the member", "mine", got, err)
+	if _, err := c.FunctionInfo(ctx, "tenant::mine::banned"); err == nil {
+		t.Error("a function is there although the hook has refused it")
+	}
+	// The hook changes the config; the type is one of those that the member may use.
+	if _, err := member.Trigger("mine::fn", iii.SubscribeTriggerConfig{Topic: "orig"}, iii.WithTriggerID("mapped")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := iii.Call[string](ctx, member, "public::hello", nil); err != nil {
+		t.Fatal(err)
+	}
+	triggers, err := c.Triggers(ctx)
+	if i := slices.IndexFunc(triggers, func(s iii.TriggerSummary) bool { return s.ID == "mapped" }); err != nil || i < 0 ||
+		string(triggers[i].Config) != `{"topic":"mapped"}` || triggers[i].FunctionID != "tenant::mine::fn" {
+		t.Errorf("triggers: %+v, %v", triggers, err)
+	}
+	// A trigger whose function he may not call.
+	refused := make(chan error, 1)
+	thin, err := enter("thin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := thin.Trigger("private::ok", iii.SubscribeTriggerConfig{Topic: "x"}, iii.WithTriggerErrorHandler(func(err error) { refused <- err })); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-refused; !errors.Is(err, iii.ErrForbidden) {
+		t.Errorf("trigger: %v", err)
+	}
+
+	var auth *iii.AuthError
+	if stranger, err := enter("stranger"); !errors.As(err, &auth) || stranger.State() != iii.ConnectionStateFailed || strings.Contains(err.Error(), "stranger") {
+		t.Errorf("stranger: %v", err)
 	}
 }
 
