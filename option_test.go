@@ -1,0 +1,306 @@
+package iii
+
+import (
+	"context"
+	"encoding/json"
+	"math"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestOptionsRefuse(t *testing.T) {
+	limit := uint64(3)
+	tests := []struct {
+		name string
+		opt  Option
+		want string // in the error
+	}{
+		{"nil", nil, "nil Option"},
+		{"blank name", WithName(" \t"), "WithName"},
+		{"blank namespace", WithNamespace(""), "WithNamespace"},
+		{"header of the upgrade", WithHeader(http.Header{"connection": {"close"}}), "WithHeader: connection"},
+		{"header of the WebSocket", WithHeader(http.Header{"sec-websocket-protocol": {"x"}}), "WithHeader"},
+		{"nil dialer", WithDialContext(nil), "WithDialContext"},
+		{"drain of nothing", WithDrainTimeout(0), "WithDrainTimeout"},
+		{"negative timeout", WithCallTimeout(-time.Second), "WithCallTimeout"},
+		{"negative concurrency", WithMaxConcurrency(-1), "WithMaxConcurrency"},
+		{"negative messages", WithSendBuffer(-1, 1), "WithSendBuffer"},
+		{"negative bytes", WithSendBuffer(1, -1), "WithSendBuffer"},
+		{"read limit of nothing", WithReadLimit(0), "WithReadLimit"},
+		{"no ping", WithKeepalive(0, time.Second), "WithKeepalive"},
+		{"ping that is too late", WithKeepalive(time.Second, time.Second), "WithKeepalive"},
+		{"nil middleware", WithMiddleware(func(h HandlerFunc) HandlerFunc { return h }, nil), "argument 1"},
+		{"delays upside down", WithReconnection(ReconnectionConfig{InitialDelayMs: 10, MaxDelayMs: 9}), "max_delay_ms"},
+		{"delay without end", WithReconnection(ReconnectionConfig{InitialDelayMs: math.MaxUint64}), "too large"},
+		{"shrinking delay", WithReconnection(ReconnectionConfig{BackoffMultiplier: 0.5}), "backoff_multiplier"},
+		{"growth that is no number", WithReconnection(ReconnectionConfig{BackoffMultiplier: math.NaN()}), "backoff_multiplier"},
+		{"growth without end", WithReconnection(ReconnectionConfig{BackoffMultiplier: math.Inf(1)}), "backoff_multiplier"},
+		{"negative jitter", WithReconnection(ReconnectionConfig{JitterFactor: -0.1, MaxRetries: &limit}), "jitter_factor"},
+		{"jitter beyond the delay", WithReconnection(ReconnectionConfig{JitterFactor: 1.1}), "jitter_factor"},
+		{"jitter that is no number", WithReconnection(ReconnectionConfig{JitterFactor: math.NaN()}), "jitter_factor"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			c, err := New("", test.opt)
+			if err == nil {
+				_ = c.Close()
+				t.Fatal("taken")
+			}
+			if text := err.Error(); !strings.HasPrefix(text, "iii: ") || !strings.Contains(text, test.want) {
+				t.Errorf("error %q, want %q in it", text, test.want)
+			}
+		})
+	}
+}
+
+func TestOptionDefaults(t *testing.T) {
+	for _, name := range []string{"III_URL", "III_NAMESPACE", "III_WORKER_NAME", "III_ISOLATION"} {
+		t.Setenv(name, " ")
+	}
+	cfg, err := newConfig("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type values struct {
+		URL, Namespace, Isolation             string
+		Drain, Call, Ping, Idle               time.Duration
+		Concurrency, Messages, Bytes, Limit   int
+		Initial, Max                          uint64
+		Multiplier, Jitter                    float64
+		Stacks, Retries, Logger, Dial, Header bool
+	}
+	want := values{URL: "ws://127.0.0.1:49134", Drain: 30 * time.Second, Call: 30 * time.Second, Ping: 20 * time.Second, Idle: time.Minute,
+		Concurrency: 1000, Messages: 1000, Bytes: 8 << 20, Limit: 64 << 20, Initial: 1000, Max: 30_000, Multiplier: 2, Jitter: 0.3, Logger: true}
+	got := values{cfg.url.String(), cfg.namespace, cfg.isolation, cfg.drainTimeout, cfg.callTimeout, cfg.pingInterval, cfg.idleTimeout,
+		cfg.maxConcurrency, cfg.bufferMessages, cfg.bufferBytes, int(cfg.readLimit), cfg.reconnection.InitialDelayMs, cfg.reconnection.MaxDelayMs,
+		cfg.reconnection.BackoffMultiplier, cfg.reconnection.JitterFactor, cfg.stackTraces, cfg.reconnection.MaxRetries != nil, cfg.logger != nil, cfg.dialContext != nil, cfg.header != nil}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("defaults (-want +got):\n%s", diff)
+	}
+}
+
+func TestReconnectionDefaults(t *testing.T) {
+	retries := uint64(7)
+	for name, test := range map[string]struct{ in, want ReconnectionConfig }{
+		"zero value":      {ReconnectionConfig{}, DefaultReconnectionConfig()},
+		"without jitter":  {ReconnectionConfig{InitialDelayMs: 5}, ReconnectionConfig{InitialDelayMs: 5, MaxDelayMs: 30_000, BackoffMultiplier: 2}},
+		"long first step": {ReconnectionConfig{InitialDelayMs: 60_000}, ReconnectionConfig{InitialDelayMs: 60_000, MaxDelayMs: 60_000, BackoffMultiplier: 2}},
+		"retries":         {ReconnectionConfig{MaxRetries: &retries, JitterFactor: 1}, ReconnectionConfig{InitialDelayMs: 1000, MaxDelayMs: 30_000, BackoffMultiplier: 2, JitterFactor: 1, MaxRetries: &retries}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, err := newConfig("", []Option{WithReconnection(test.in)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, cfg.reconnection); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestEngineAddress(t *testing.T) {
+	for in, want := range map[string]string{
+		"ws://h:1":              "ws://h:1",
+		"http://h:1/p?q=1#f":    "ws://h:1/p?q=1",
+		"https://h":             "wss://h",
+		"WSS://h":               "wss://h",
+		"ws://u:p@[::1]:5/":     "ws://u:p@[::1]:5/",
+		"ws://127.0.0.1:65535/": "ws://127.0.0.1:65535/",
+	} {
+		u, err := parseEngineURL(in)
+		if err != nil || u.String() != want {
+			t.Errorf("%s: %v, %v; want %s", in, u, err, want)
+		}
+	}
+	for _, in := range []string{"h:1", "localhost", "/x", "ftp://h", "ws://", "ws://:1", "ws://h:65536", "ws://h:x", "ws:h", "ws://h h"} {
+		if u, err := parseEngineURL(in); err == nil {
+			t.Errorf("%s: taken as %v", in, u)
+		}
+	}
+}
+
+// TestEnvironment is about the variables that stand in for options.
+func TestEnvironment(t *testing.T) {
+	t.Setenv("III_URL", " http://engine.test:7 ")
+	t.Setenv("III_NAMESPACE", " shop ")
+	t.Setenv("III_WORKER_NAME", " api ")
+	t.Setenv("III_ISOLATION", " docker ")
+	first, err := New("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := New("", WithNamespace("other"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	explicit, err := New("ws://h:1", WithName("mine"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := []string{first.cfg.url.String(), first.Namespace(), first.Name(), first.cfg.isolation, second.Name(), second.Namespace(), explicit.cfg.url.String(), explicit.Name()}
+	want := []string{"ws://engine.test:7", "shop", "api", "docker", "api:2", "other", "ws://h:1", "mine"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	// A name is free again when its client has ended.
+	_ = first.Close()
+	third, err := New("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if third.Name() != "api" {
+		t.Errorf("third client: %s", third.Name())
+	}
+	for _, c := range []*Client{first, second, third, explicit} {
+		_ = c.Close()
+		_ = c.Close()
+	}
+	if len(names.taken) != 0 {
+		t.Errorf("names left: %v", names.taken)
+	}
+	t.Setenv("III_URL", "nonsense")
+	if _, err := New(""); err == nil {
+		t.Error("a bad III_URL is taken")
+	}
+	if c, err := New("ws://h:1"); err != nil {
+		t.Errorf("III_URL counts beside an address: %v", err)
+	} else {
+		_ = c.Close()
+	}
+}
+
+func TestDefaultName(t *testing.T) {
+	t.Setenv("III_WORKER_NAME", "")
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	prefix := host + ":" + strconv.Itoa(os.Getpid())
+	seen := map[string]bool{}
+	for range 3 {
+		c, err := New("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if name := c.Name(); seen[name] || !strings.HasPrefix(name, prefix) {
+			t.Errorf("name %q", name)
+		}
+		seen[c.Name()] = true
+	}
+}
+
+// TestMetadata is about what the engine is told of a worker.
+func TestMetadata(t *testing.T) {
+	t.Setenv("III_ISOLATION", "docker")
+	p := newPeer(t, script{})
+	p.connected(WithName("api"), WithDescription("orders"), WithNamespace("shop"))
+	m := p.find("registration", func(m *peerMessage) bool { return m.FunctionID == "engine::workers::register" })
+	var got map[string]any
+	if err := json.Unmarshal(m.Data, &got); err != nil {
+		t.Fatal(err)
+	}
+	if system, _ := got["os"].(string); system == "" {
+		t.Error("no os")
+	}
+	delete(got, "os")
+	want := map[string]any{"runtime": "go", "version": Version, "name": "api", "description": "orders", "pid": float64(os.Getpid()),
+		"isolation": "docker", "namespace": "shop", "telemetry": map[string]any{"language": "go", "framework": "iii-go"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("metadata (-want +got):\n%s", diff)
+	}
+	if m.InvocationID == "" || m.Namespace != "" {
+		t.Errorf("registration: %s", m.Raw)
+	}
+}
+
+// TestHeaders is about what goes with the upgrade.
+func TestHeaders(t *testing.T) {
+	header := http.Header{"X-A": {"1", "2"}}
+	var got http.Header
+	var host string
+	p := newPeer(t, script{refuse: func(_ int, r *http.Request) int { got, host = r.Header, r.Host; return 0 }})
+	c, err := New("ws://user:"+secretPassword+"@engine.test:5/path?x=1", WithLogger(testLogger), WithDialContext(p.mem.DialContext),
+		WithHeader(header), WithHeader(http.Header{"X-A": {"3"}, "Host": {"other.test"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	header.Set("X-A", "changed")
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	if diff := cmp.Diff([]string{"1", "2", "3"}, got["X-A"]); diff != "" || host != "other.test" || got.Get("Authorization") == "" {
+		t.Errorf("header %v, host %q", got, host)
+	}
+	own, err := New("ws://user:x@engine.test", WithLogger(testLogger), WithDialContext(p.mem.DialContext), WithHeader(http.Header{"Authorization": {"Bearer b"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := own.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_ = own.Close()
+	if got.Get("Authorization") != "Bearer b" {
+		t.Errorf("Authorization %q", got.Get("Authorization"))
+	}
+}
+
+// TestReconnectDelay is about the table of delays, and their bounds whatever the
+// configuration.
+func TestReconnectDelay(t *testing.T) {
+	def := DefaultReconnectionConfig()
+	for _, test := range []struct {
+		attempt uint64
+		spread  float64
+		want    time.Duration
+	}{
+		{1, 0.5, time.Second}, {2, 0.5, 2 * time.Second}, {5, 0.5, 16 * time.Second}, {6, 0.5, 30 * time.Second}, {1 << 60, 0.5, 30 * time.Second},
+		{1, 0, 700 * time.Millisecond}, {1, 1, 1300 * time.Millisecond}, {9, 0, 21 * time.Second}, {9, 1, 21 * time.Second}, {9, 0.75, 25500 * time.Millisecond},
+	} {
+		if got := reconnectDelay(def, test.attempt, test.spread); (got - test.want).Abs() > time.Microsecond {
+			t.Errorf("attempt %d, spread %v: %v, want %v", test.attempt, test.spread, got, test.want)
+		}
+	}
+}
+
+func FuzzReconnectDelay(f *testing.F) {
+	f.Add(uint64(1000), uint64(30_000), 2.0, 0.3, uint64(5), 0.5)
+	f.Add(uint64(1), uint64(math.MaxInt64/1_000_000/4), 1e300, 1.0, uint64(math.MaxUint64), 1.0)
+	f.Fuzz(func(t *testing.T, initial, longest uint64, multiplier, jitter float64, attempt uint64, spread float64) {
+		cfg, err := newConfig("", []Option{WithReconnection(ReconnectionConfig{InitialDelayMs: initial, MaxDelayMs: longest, BackoffMultiplier: multiplier, JitterFactor: jitter})})
+		if err != nil || !(spread >= 0 && spread <= 1) || attempt == 0 {
+			return
+		}
+		rc := cfg.reconnection
+		if multiplierOfOne := rc.BackoffMultiplier < 1.001; multiplierOfOne {
+			attempt %= 1000 // as many steps as attempts
+		}
+		got := reconnectDelay(rc, attempt, spread)
+		limit := time.Duration(rc.MaxDelayMs) * time.Millisecond
+		if low := time.Duration((1 - rc.JitterFactor) * float64(rc.InitialDelayMs) * float64(time.Millisecond) * 0.999); got < low-1 || got > limit+limit/1000+1 {
+			t.Errorf("%+v, attempt %d, spread %v: %v", rc, attempt, spread, got)
+		}
+	})
+}
+
+// TestDialContextIsUsed is about who dials what.
+func TestDialContextIsUsed(t *testing.T) {
+	p := newPeer(t, script{})
+	var network, addr string
+	p.connected(WithDialContext(func(ctx context.Context, n, a string) (net.Conn, error) {
+		network, addr = n, a
+		return p.mem.DialContext(ctx, n, a)
+	}))
+	if network != "tcp" || addr != "127.0.0.1:1" {
+		t.Errorf("dialled %s %s", network, addr)
+	}
+}
