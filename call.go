@@ -97,7 +97,7 @@ func (c *Client) Send(ctx context.Context, id string, in any, opts ...CallOption
 func (c *Client) Enqueue(ctx context.Context, queue, id string, in any, opts ...CallOption) (EnqueueResult, error) {
 	var receipt EnqueueResult
 	if strings.TrimSpace(queue) == "" {
-		return receipt, errors.New("iii: enqueue: blank queue name")
+		return receipt, &callError{verb: "enqueue", functionID: id, err: errors.New("blank queue name")}
 	}
 	r, err := c.begin(ctx, "enqueue", invocation{functionID: id, action: actionEnqueue, queue: queue}, in, opts)
 	if err != nil {
