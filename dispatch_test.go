@@ -68,7 +68,7 @@ func TestHandlerOutcomes(t *testing.T) {
 			failed("invocation_failed", "result does not encode: encoding panics: encoder")},
 		{"panic", func() (any, error) { panic("oh") }, failed("invocation_failed", "handler panicked")},
 		{"panic with nil", func() (any, error) { panic(nil) }, failed("invocation_failed", "handler panicked")},
-		{"nil map", func() (any, error) { var m map[string]int; m["a"] = 1; return m, nil }, failed("invocation_failed", "handler panicked")},
+		{"index out of range", func() (any, error) { var none []int; return none[len(none)], nil }, failed("invocation_failed", "handler panicked")},
 		{"Goexit", func() (any, error) { runtime.Goexit(); return nil, nil }, failed("invocation_failed", "handler panicked")},
 		{"error text that panics", func() (any, error) { return nil, failure{} }, failed("invocation_failed", "handler panicked")},
 		{"nil in an error", func() (any, error) { return nil, (*Error)(nil) }, failed("invocation_failed", "handler panicked")},
