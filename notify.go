@@ -14,7 +14,7 @@ type notifier struct {
 
 	mu      sync.Mutex
 	queue   []func()
-	full    bool // said that callbacks are dropped, since the queue was last empty
+	dropped int // callbacks that found the queue full
 	running bool
 	quiet   chan struct{} // closed when nothing runs; nil if nobody asks
 }
@@ -27,10 +27,7 @@ func (n *notifier) post(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if len(n.queue) >= maxCallbacks {
-		if !n.full {
-			n.full = true
-			n.log.Error("iii: a callback does not return; further ones are dropped", "waiting", maxCallbacks)
-		}
+		n.dropped++ // said later: a lock of the client's may be held here
 		return
 	}
 	n.queue = append(n.queue, f)
@@ -44,7 +41,7 @@ func (n *notifier) run() {
 	for {
 		n.mu.Lock()
 		if len(n.queue) == 0 {
-			n.running, n.full, n.queue = false, false, nil
+			n.running, n.queue = false, nil
 			if n.quiet != nil {
 				close(n.quiet)
 				n.quiet = nil
@@ -54,7 +51,12 @@ func (n *notifier) run() {
 		}
 		f := n.queue[0]
 		n.queue = n.queue[1:]
+		dropped := n.dropped
+		n.dropped = 0
 		n.mu.Unlock()
+		if dropped > 0 {
+			n.log.Error("iii: callbacks were dropped behind one that did not return", "dropped", dropped)
+		}
 		n.call(f)
 	}
 }
