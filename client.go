@@ -134,7 +134,9 @@ func workerName(explicit string) (name string, free func()) {
 // at once and ends the client. A function that another worker owns does not fail
 // it: see [Function.Err]. Once connected the client stays so, reconnecting as
 // needed, until Shutdown, Close or a fatal error; ctx does not matter any more.
-// While connected, Connect returns nil at once.
+// While connected, Connect returns nil at once. An engine that has let this worker
+// in and then does not answer its registration for 10 s is used all the same, with
+// a warning in the log.
 func (c *Client) Connect(ctx context.Context) error {
 	c.mu.Lock()
 	if c.ended || c.draining {
@@ -208,8 +210,12 @@ func (c *Client) Run(ctx context.Context) error {
 	}
 	select {
 	case <-c.done:
-		return c.Err()
 	case <-ctx.Done():
+	}
+	select {
+	case <-c.done: // a fatal error counts, whatever came with it
+		return c.Err()
+	default:
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.drainTimeout)
 	defer cancel()

@@ -66,6 +66,7 @@ const (
 	codeTypeNotFound       = "trigger_type_not_found"
 	codeTriggerFailed      = "trigger_registration_failed"
 	codeForbidden          = "FORBIDDEN"
+	codeAuthError          = "AUTH_ERROR"
 	codeEnqueueError       = "enqueue_error"
 	codeFunctionConflict   = "FUNCTION_NAMESPACE_CONFLICT"
 	codeInvocationStopped  = "invocation_stopped"

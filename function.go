@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"reflect"
 	"strings"
 	"sync"
@@ -176,8 +177,10 @@ func typedHandler[In, Out any](h func(context.Context, In) (Out, error)) Handler
 // secrets (spec: HTTP-invoked functions). The engine does not tell when it
 // refuses the URL: the function is then not there.
 func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...FunctionOption) (*Function, error) {
-	if cfg.URL == "" {
-		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig has no URL", id)
+	// The engine says nothing when it refuses an address. It is in no error: it may
+	// hold a secret.
+	if u, err := url.Parse(cfg.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("iii: function %q: URL of HTTPInvocationConfig is no http or https address", id)
 	}
 	if cfg.Method != "" && !cfg.Method.Valid() {
 		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig: method %q is none of GET, POST, PUT, PATCH, DELETE", id, cfg.Method)
@@ -251,13 +254,25 @@ func decodePayload(payload json.RawMessage, in any) error {
 	var mismatch *json.UnmarshalTypeError
 	if errors.As(err, &mismatch) {
 		where := "payload"
-		if mismatch.Field != "" {
-			where += " at " + mismatch.Field
+		if path := fieldPath(mismatch.Field); path != "" {
+			where += " at " + path
 		}
 		got, _, _ := strings.Cut(mismatch.Value, " ")
 		message = fmt.Sprintf("%s: got %s, want %s", where, got, jsonKind(mismatch.Type))
 	}
 	return &Error{Code: codeInvalidRequest, Message: message}
+}
+
+// fieldPath is the path that encoding/json names, without the helper types that
+// the decoding of generated types embeds (all of them named plain).
+func fieldPath(field string) string {
+	var path []string
+	for segment := range strings.SplitSeq(field, ".") {
+		if segment != "plain" {
+			path = append(path, segment)
+		}
+	}
+	return strings.Join(path, ".")
 }
 
 // jsonKind names what encoding/json decodes into t.

@@ -113,14 +113,24 @@ func (l *link) write() {
 		err = fmt.Errorf("iii: write: %w", err)
 		out.written(l, batch, fmt.Errorf("%w: %w", ErrConnectionLost, err))
 		var late net.Error
-		if errors.As(err, &late) && late.Timeout() {
-			l.fail(err) // the engine is stuck, it has not hung up
+		if l.isApplied() || errors.As(err, &late) && late.Timeout() {
+			l.fail(err) // it cannot be a refusal
 			return
 		}
 		// The engine may have said why it hung up: the reader gets to it.
 		patience := time.AfterFunc(closeTimeout, func() { l.fail(err) })
 		<-l.dead
 		patience.Stop()
+	}
+}
+
+// isApplied reports whether the engine has confirmed the registrations.
+func (l *link) isApplied() bool {
+	select {
+	case <-l.applied:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -283,7 +283,7 @@ func TestCallbacks(t *testing.T) {
 				t.Fatalf("callback %d at place %d", v, i)
 			}
 		}
-		if text := log.String(); strings.Count(text, "does not return") != 1 || strings.Count(text, "callback panicked") != 1 {
+		if text := log.String(); strings.Count(text, "did not return") != 1 || strings.Count(text, "callback panicked") != 1 {
 			t.Errorf("log: %s", text)
 		}
 	})

@@ -177,11 +177,16 @@ func (r *registry) withdraw(reason error) {
 		return
 	}
 	r.closed = reason
+	triggers := make(map[*entry]bool, len(r.triggers))
 	for _, t := range r.triggers {
-		r.push(t.entry.remove)
+		triggers[&t.entry] = true
 	}
-	for _, f := range r.functions {
-		r.push(f.entry.remove)
+	for _, first := range []bool{true, false} {
+		for _, e := range r.entries {
+			if triggers[e] == first && e.remove != nil {
+				r.push(e.remove)
+			}
+		}
 	}
 	r.entries = nil
 }

@@ -301,6 +301,9 @@ func (c *Client) receiveRare(l *link, kind messageType, b []byte) error {
 		if err := json.Unmarshal(b, &m); err != nil {
 			return err
 		}
+		if m.Error.Code != codeAuthError && l.isWelcome() {
+			return fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code)
+		}
 		l.fail(fatalError{&AuthError{Message: m.Error.Message}})
 	}
 	return nil
@@ -312,6 +315,16 @@ func (l *link) welcome() {
 	case <-l.welcomed:
 	default:
 		close(l.welcomed)
+	}
+}
+
+// isWelcome reports whether the engine has accepted the connection.
+func (l *link) isWelcome() bool {
+	select {
+	case <-l.welcomed:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 )
 
 // patience bounds the whole run, which takes a fraction of a second.
-const patience = 15 * time.Second
+const patience = 5 * time.Second
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
