@@ -31,10 +31,11 @@ const (
 	faultClose                 // both ends are closed, what is under way arrives
 	faultHole                  // the rest of this direction vanishes
 	faultStall                 // nothing more is read from this direction
+	faultHalfOpen              // the client is cut off, the engine is not told
 )
 
 func (e faultEnd) String() string {
-	return [...]string{"reset", "close", "hole", "stall"}[e]
+	return [...]string{"reset", "close", "hole", "stall", "half-open"}[e]
 }
 
 // faultPlan is for one connection: out is what the client sends, in what it receives.
@@ -130,6 +131,7 @@ func (f *faultProxy) close() {
 	f.mu.Lock()
 	for _, l := range f.links {
 		l.end(faultReset)
+		_ = l.far.Close() // of one that was left half open, too
 	}
 	f.mu.Unlock()
 	f.wg.Wait()
@@ -147,7 +149,11 @@ func (l *faultLink) end(how faultEnd) {
 	l.once.Do(func() {
 		l.mark()
 		close(l.ended)
-		for _, conn := range []net.Conn{l.near, l.far} {
+		conns := []net.Conn{l.near, l.far}
+		if how == faultHalfOpen {
+			conns, how = conns[:1], faultReset
+		}
+		for _, conn := range conns {
 			if how == faultReset {
 				switch conn := conn.(type) {
 				case *memConn:
@@ -206,7 +212,7 @@ func (l *faultLink) pump(dst, src net.Conn, f fault, r *rand.Rand) {
 	}
 	l.mark()
 	switch f.then {
-	case faultReset, faultClose:
+	case faultReset, faultClose, faultHalfOpen:
 		l.end(f.then)
 	case faultHole:
 		for {

@@ -344,3 +344,34 @@ func TestR7RepliesStayOnTheirConnection(t *testing.T) {
 		})
 	}
 }
+
+// TestR1HalfOpen cuts connections off at random bytes without the engine noticing: it
+// keeps the old connection, with the worker's name and functions. The worker gets
+// them back, and is never refused for its own name.
+func TestR1HalfOpen(t *testing.T) {
+	for i := range iii.Scale(60, 1000) {
+		seed := uint64(i + 1)
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := rand.New(rand.NewPCG(seed, 3))
+				e := iiitest.Start(t)
+				n := 1 + r.IntN(40)
+				dial := iii.HalfOpenDialer(t, e.DialContext, seed, 1+r.IntN(6), int64(1200+100*n), 500)
+				p := &program{t: t, c: newWorker(t, e, iii.WithDialContext(dial), iii.WithKeepalive(time.Second, 3*time.Second))}
+				for range n {
+					p.add()
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+				defer cancel()
+				if err := p.c.Connect(ctx); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2 * time.Minute)
+				if p.c.Err() != nil || p.c.State() != iii.ConnectionStateConnected {
+					t.Fatalf("two minutes later: %v, %v", p.c.State(), p.c.Err())
+				}
+				p.check(e)
+			})
+		})
+	}
+}
