@@ -45,7 +45,7 @@ type Client struct {
 	ended      bool
 	err        error // the fatal error
 	workerID   string
-	token      string             // the reattach token of workerID's connection
+	identities []identity         // connections that the engine may still hold, the latest last
 	wasReady   bool               // a link has been ready
 	ready      chan struct{}      // closed while a link is ready, else replaced
 	lastError  error              // of the last attempt to connect

@@ -27,11 +27,11 @@ type fault struct {
 type faultEnd int
 
 const (
-	faultReset faultEnd = iota // both ends are cut, what is under way is lost
-	faultClose                 // both ends are closed, what is under way arrives
-	faultHole                  // the rest of this direction vanishes
-	faultStall                 // nothing more is read from this direction
-	faultHalfOpen              // the client is cut off, the engine is not told
+	faultReset    faultEnd = iota // both ends are cut, what is under way is lost
+	faultClose                    // both ends are closed, what is under way arrives
+	faultHole                     // the rest of this direction vanishes
+	faultStall                    // nothing more is read from this direction
+	faultHalfOpen                 // the client is cut off, the engine is not told
 )
 
 func (e faultEnd) String() string {

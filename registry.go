@@ -33,12 +33,11 @@ func newRegistry(out *outbox) *registry {
 	return &registry{out: out, functions: map[string]*Function{}, triggers: map[string]*Trigger{}}
 }
 
-// begin attaches l and queues first and then all registrations for it.
+// begin queues first and then all registrations for l, which is attached.
 func (r *registry) begin(l *link, first ...item) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.link = l
-	r.out.attach(l)
 	r.out.urgent(l, first...)
 	for _, e := range r.entries {
 		if e.renew != nil {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -16,7 +17,8 @@ import (
 // serve runs one link from its first frame to its death and returns why it died.
 // wasReady says that the engine had accepted the registrations.
 func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
-	c.registry.begin(l, c.greeting(l)...)
+	c.out.attach(l)
+	c.out.urgent(l, c.reattachments()...)
 	var loops sync.WaitGroup
 	loops.Go(l.read)
 	loops.Go(l.write)
@@ -35,23 +37,51 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) 
 	return wasReady, l.err
 }
 
-// greeting is what a link says before the registrations: who this worker was,
-// if it is back, and who it is. The engine reads nothing before a reattach that
-// it acts on, so the old connection's functions are free when ours arrive.
-func (c *Client) greeting(l *link) []item {
-	var items []item
+// identity is what the engine calls a connection, and the secret that proves that
+// it is ours.
+type identity struct{ workerID, token string }
+
+// maxIdentities bounds the connections that a link takes the place of.
+const maxIdentities = 16
+
+// reattachments are what a link says first: which connections it takes the place
+// of, so that the engine lets go of their functions and of our name. These are all
+// that it may still hold, since it may have read nothing of what the links since
+// have said. It reads on when the old connections are gone.
+func (c *Client) reattachments() (items []item) {
 	c.mu.Lock()
-	previous, token := c.workerID, c.token
+	identities := c.identities
 	c.mu.Unlock()
-	if token != "" {
-		items = append(items, c.item(ReattachMessage{PreviousWorkerID: previous, ReattachToken: token}))
+	for _, old := range identities {
+		items = append(items, c.item(ReattachMessage{PreviousWorkerID: old.workerID, ReattachToken: old.token}))
 	}
+	return items
+}
+
+// introduce says who this worker is, and then what it has registered. It waits for
+// the engine's greeting: a connection that has our name and whose identity we do
+// not know could not be taken the place of.
+func (c *Client) introduce(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
 	if err := encodeInvoke(b, &inv, c.metadata()); err != nil {
 		c.log.Error("iii: worker metadata does not encode", "error", err)
 	}
-	return append(items, item{buf: b})
+	c.registry.begin(l, item{buf: b})
+}
+
+// greeted notes who the engine says that l is.
+func (c *Client) greeted(l *link, m *WorkerRegisteredMessage) {
+	c.mu.Lock()
+	c.workerID = m.WorkerID
+	if m.ReattachToken == "" { // and of no use are the others
+		c.identities = nil
+	} else {
+		others := c.identities[max(0, len(c.identities)-maxIdentities+1):]
+		c.identities = append(slices.Clone(others), identity{m.WorkerID, m.ReattachToken})
+	}
+	c.mu.Unlock()
+	l.welcome()
 }
 
 // item is one of our own messages, which always encodes.
@@ -91,9 +121,9 @@ func (c *Client) metadata() workerMetadata {
 func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 	keepalive := time.NewTimer(c.cfg.pingInterval)
 	defer keepalive.Stop()
-	patience := time.NewTimer(time.Hour)
-	patience.Stop()
+	patience := time.NewTimer(registerTimeout)
 	defer patience.Stop()
+	introduced := false
 	welcomed, applied := l.welcomed, l.applied
 	for {
 		select {
@@ -108,6 +138,10 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			// Authentication may have taken any time; from here on the engine
 			// answers what it is asked.
 			welcomed = nil
+			if !introduced {
+				introduced = true
+				c.introduce(l)
+			}
 			patience.Reset(registerTimeout)
 		case err := <-l.registered:
 			if err != nil {
@@ -126,8 +160,14 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			applied = nil
 			patience.Stop()
 			wasReady = true
+			c.forgetOthers()
 			c.becomeReady(l)
 		case <-patience.C:
+			if !introduced { // it may never greet, or still authenticate
+				introduced = true
+				c.introduce(l)
+				continue
+			}
 			c.log.Warn("iii: the engine did not confirm the registrations; going on", "after", registerTimeout)
 			applied = nil
 			wasReady = true
@@ -143,6 +183,16 @@ func registerError(err error) error {
 		return err
 	}
 	return fatalError{fmt.Errorf("iii: the engine refused this worker's registration: %w", err)}
+}
+
+// forgetOthers forgets the connections before the current one: the engine has read
+// that they are replaced.
+func (c *Client) forgetOthers() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.identities); n > 1 {
+		c.identities = c.identities[n-1:]
+	}
 }
 
 func (c *Client) becomeReady(l *link) {
@@ -268,10 +318,7 @@ func (c *Client) receiveRare(l *link, kind messageType, b []byte) error {
 		if err := json.Unmarshal(b, &m); err != nil {
 			return err
 		}
-		c.mu.Lock()
-		c.workerID, c.token = m.WorkerID, m.ReattachToken
-		c.mu.Unlock()
-		l.welcome()
+		c.greeted(l, &m)
 	case messageTriggerResult:
 		var m TriggerRegistrationResultMessage
 		if err := json.Unmarshal(b, &m); err != nil {
