@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -222,6 +223,9 @@ func TestR16Handshake(t *testing.T) {
 					near, far := memPipe(pipeCapacity)
 					go func() {
 						defer far.Close()
+						if _, err := http.ReadRequest(bufio.NewReader(far)); err != nil {
+							return
+						}
 						_, _ = far.Write([]byte(test.answer))
 						for test.endless != "" {
 							if _, err := far.Write([]byte(test.endless)); err != nil {
@@ -286,7 +290,7 @@ func TestR16ProxyAnswers(t *testing.T) {
 				NetDialContext: func(context.Context, string, string) (net.Conn, error) {
 					near, far := memPipe(pipeCapacity)
 					_, err := far.Write([]byte(answer))
-					_ = far.Close()
+					far.out.end(false) // it reads what is said to it
 					return near, err
 				},
 			}
