@@ -294,6 +294,7 @@ func TestTriggerProviderDrains(t *testing.T) {
 		if err := provider.HandleTriggerType(iii.TriggerType{ID: "webhook"}, hooks); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // the engine has the function before somebody else sends to it
 		if err := user.Send(t.Context(), "hooks::job", nil); err != nil {
 			t.Fatal(err)
 		}

@@ -9,8 +9,10 @@
 //	import (
 //		"context"
 //		"log"
+//		"log/slog"
 //		"os"
 //		"os/signal"
+//		"syscall"
 //
 //		"github.com/iii-go/iii"
 //	)
@@ -20,10 +22,11 @@
 //	}
 //
 //	func main() {
-//		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+//		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 //		defer stop()
+//		context.AfterFunc(ctx, stop) // a second signal ends the program at once
 //
-//		client, err := iii.New("") // $III_URL, else ws://127.0.0.1:49134
+//		client, err := iii.New("", iii.WithLogger(slog.Default())) // $III_URL, else ws://127.0.0.1:49134
 //		if err != nil {
 //			log.Fatal(err)
 //		}

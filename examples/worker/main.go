@@ -5,8 +5,10 @@ package main
 import (
 	"context"
 	"log"
+	"log/slog"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"github.com/iii-go/iii"
 )
@@ -16,10 +18,11 @@ type Person struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 
-	client, err := iii.New("") // $III_URL, else ws://127.0.0.1:49134
+	client, err := iii.New("", iii.WithLogger(slog.Default())) // $III_URL, else ws://127.0.0.1:49134
 	if err != nil {
 		log.Fatal(err)
 	}
