@@ -1,5 +1,6 @@
 // Quickstart shows two workers: a shop, which serves a function, an HTTP route and a
-// state trigger, and a customer, who uses them. Without $III_URL it brings a development
+// state trigger, and a customer, who uses them; both send the engine what they do, and the
+// trace of one request is read back from there. Without $III_URL it brings a development
 // engine along; with it, it uses that engine, whose HTTP triggers are at $III_HTTP_URL,
 // http://127.0.0.1:3111 by default. It exits with status 0 if all went as it should.
 package main
@@ -11,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -53,31 +55,51 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	}
 
 	// Each run has names of its own, so that many can share an engine.
-	name := "quickstart-" + strings.ToLower(rand.Text()[:6])
+	name := "demo-" + strings.ToLower(rand.Text()[:6])
 
-	shop, err := openShop(url, name, fail)
+	shop, err := openShop(ctx, url, name, fail)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, shutdown(ctx, shop.client)) }()
+	defer func() { err = errors.Join(err, shop.shutdown(ctx)) }()
 	if err := shop.client.Connect(ctx); err != nil {
 		return err
 	}
-	customer, err := iii.New(url, iii.WithName(name+"-customer"))
+	customer, err := newWorker(ctx, url, name, "customer")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, shutdown(ctx, customer)) }()
-	if err := customer.Connect(ctx); err != nil {
+	defer func() { err = errors.Join(err, customer.shutdown(ctx)) }()
+	if err := customer.client.Connect(ctx); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "%-8s %s, HTTP at %s\n", "engine", url, httpURL)
 	return visit{name, httpURL, shop, customer, out}.run(ctx)
 }
 
+// worker is a client with telemetry of its own.
+type worker struct {
+	client    *iii.Client
+	telemetry *iii.Telemetry
+	log       *slog.Logger // its records belong to the trace of their context
+}
+
+func newWorker(ctx context.Context, url, run, role string) (*worker, error) {
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &url, ServiceName: &role, Enabled: new(true)})
+	if err != nil {
+		return nil, err
+	}
+	client, err := iii.New(url, iii.WithName(run+"-"+role), iii.WithDescription("The "+role+" of the quickstart"),
+		iii.WithTelemetry(telemetry))
+	if err != nil {
+		return nil, errors.Join(err, telemetry.Shutdown(ctx))
+	}
+	return &worker{client, telemetry, slog.New(telemetry.SlogHandler())}, nil
+}
+
 // shutdown ends a worker in order, even when the program is being interrupted.
-func shutdown(ctx context.Context, c *iii.Client) error {
+func (w *worker) shutdown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	return c.Shutdown(ctx)
+	return errors.Join(w.client.Shutdown(ctx), w.telemetry.Shutdown(ctx))
 }

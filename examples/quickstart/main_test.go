@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -15,9 +16,17 @@ import (
 
 // outline is what run says, without what differs from run to run.
 func outline(out string) []string {
-	out = regexp.MustCompile(`quickstart-[a-z0-9]+`).ReplaceAllString(out, "NAME")
-	out = regexp.MustCompile(`(ws|http)://127\.0\.0\.1:\d+`).ReplaceAllString(out, "$1://ENGINE")
-	out = regexp.MustCompile(`in [0-9.]+m?s`).ReplaceAllString(out, "in TIME")
+	for _, differs := range []struct{ expr, with string }{
+		{`demo-[a-z0-9]{6}`, "NAME"},
+		{`(ws|http)://127\.0\.0\.1:\d+`, "$1://ENGINE"},
+		{`in [0-9.]+m?s`, "in TIME"},
+		{`(?m)^(trace +)[0-9a-f]{32}$`, "${1}ID"},
+		{`(?m) +[0-9.]+ (ns|µs|ms|s)  [ ━╸╺]{20}  (ok|error|unset)$`, "  TIME  BAR  $2"},
+		{`[0-9.]+ MiB`, "N MiB"},
+		{`[0-9]+ ms of CPU`, "N ms of CPU"},
+	} {
+		out = regexp.MustCompile(differs.expr).ReplaceAllString(out, differs.with)
+	}
 	return strings.Split(strings.TrimSpace(out), "\n")
 }
 
@@ -27,9 +36,23 @@ var told = []string{
 	`call     NAME::quote: 3 tea cost 1050 cents`,
 	`error    unknown_item: there is no coffee here`,
 	`http     POST /NAME/orders/ada: 201 Created, ada pays 1050 cents`,
-	`state    ada of NAME after three operations: {"name":"Ada","orders":[{"item":"tea","quantity":3}],"visits":1}`,
+	`trace    ID`,
+	``,
+	`customer  order tea  TIME  BAR  ok`,
+	`          │  INFO ordering  item=tea  quantity=3`,
+	`customer  └─ POST /NAME/orders/ada  TIME  BAR  ok`,
+	`iii          └─ POST /NAME/orders/:name  TIME  BAR  unset`,
+	`shop            └─ execute http::POST/NAME/orders/:name  TIME  BAR  ok`,
+	`                   │  INFO order received  customer=ada`,
+	`shop               ├─ execute NAME::quote  TIME  BAR  ok`,
+	`                   │     INFO quoted  item=tea  price=350`,
+	`shop               └─ charge ada  TIME  BAR  ok`,
+	`                         INFO paid  cents=1050`,
+	``,
+	`state    ada of NAME is now {"name":"Ada","orders":[{"item":"tea","quantity":3}],"visits":1}`,
 	`trigger  state:created: ada of NAME`,
 	`trigger  state:deleted: ada of NAME`,
+	`process  NAME-shop: N MiB of memory, N MiB in the heap, N ms of CPU`,
 	`done     in TIME`,
 }
 
@@ -71,5 +94,20 @@ func TestRunSaysWhyItFails(t *testing.T) {
 	cancel(reason)
 	if err := run(ctx, new(bytes.Buffer)); !errors.Is(err, reason) {
 		t.Errorf("the error is %v, which is not %v", err, reason)
+	}
+}
+
+func TestReadmeShowsTheOutput(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(readme), "```\nengine ")
+	sample, _, found := strings.Cut("engine "+rest, "```")
+	if !found {
+		t.Fatal("the README has no sample of the output")
+	}
+	if diff := cmp.Diff(told, outline(sample)); diff != "" {
+		t.Errorf("sample in the README (-want +got):\n%s", diff)
 	}
 }

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"github.com/iii-go/iii"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Order is what customers send, to the function and to the HTTP route alike.
@@ -29,7 +31,7 @@ var prices = map[string]int{"tea": 350, "cake": 480}
 
 // shop is the worker that serves.
 type shop struct {
-	client  *iii.Client
+	*worker
 	quoteID string
 	changes chan iii.StateEvent // what the state trigger delivers
 }
@@ -37,18 +39,23 @@ type shop struct {
 // openShop registers what the shop serves. Nothing here waits for the network: the
 // registrations leave when the client connects. refused is called if the engine does
 // not take the trigger.
-func openShop(url, name string, refused func(error)) (*shop, error) {
-	client, err := iii.New(url, iii.WithName(name+"-shop"), iii.WithDescription("The shop of the quickstart"))
+func openShop(ctx context.Context, url, name string, refused func(error)) (_ *shop, err error) {
+	w, err := newWorker(ctx, url, name, "shop")
 	if err != nil {
 		return nil, err
 	}
-	s := &shop{client: client, quoteID: name + "::quote", changes: make(chan iii.StateEvent)}
-
+	s := &shop{worker: w, quoteID: name + "::quote", changes: make(chan iii.StateEvent)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.shutdown(ctx))
+		}
+	}()
+	client := s.client
 	_, err = iii.Handle(client, s.quoteID, s.quote, iii.WithFunctionDescription("What an order costs"))
 	if err != nil {
 		return nil, err
 	}
-	_, err = iii.HandleHTTP(client, http.MethodPost, "/"+name+"/orders/:customer", s.order)
+	_, err = iii.HandleHTTP(client, http.MethodPost, "/"+name+"/orders/:name", s.order)
 	if err != nil {
 		return nil, err
 	}
@@ -64,22 +71,31 @@ func openShop(url, name string, refused func(error)) (*shop, error) {
 }
 
 // quote serves a function. The code of an *iii.Error reaches the caller.
-func (s *shop) quote(_ context.Context, o Order) (Quote, error) {
+func (s *shop) quote(ctx context.Context, o Order) (Quote, error) {
 	price, ok := prices[o.Item]
 	if !ok {
+		s.log.WarnContext(ctx, "not for sale", "item", o.Item)
 		return Quote{}, &iii.Error{Code: "unknown_item", Message: "there is no " + o.Item + " here"}
 	}
+	s.log.InfoContext(ctx, "quoted", "item", o.Item, "price", price)
 	return Quote{Cents: price * o.Quantity}, nil
 }
 
-// order serves an HTTP route.
+// order serves an HTTP route. It asks for the price as any worker would, through the
+// engine: the call is a part of the request's trace, whoever answers it.
 func (s *shop) order(ctx context.Context, r *iii.HTTPRequest[Order]) (*iii.HTTPResponse[Receipt], error) {
-	quote, err := s.quote(ctx, r.Body)
+	receipt := Receipt{Customer: r.PathParams["name"]}
+	s.log.InfoContext(ctx, "order received", "customer", receipt.Customer)
+	quote, err := iii.Call[Quote](ctx, s.client, s.quoteID, r.Body)
 	if err != nil {
 		return nil, err
 	}
-	receipt := Receipt{Customer: r.PathParams["customer"], Cents: quote.Cents}
-	return &iii.HTTPResponse[Receipt]{StatusCode: http.StatusCreated, Body: receipt}, nil
+	err = iii.WithSpan(ctx, "charge "+receipt.Customer, trace.SpanKindInternal, func(ctx context.Context) error {
+		receipt.Cents = quote.Cents
+		s.log.InfoContext(ctx, "paid", "cents", receipt.Cents)
+		return nil
+	})
+	return &iii.HTTPResponse[Receipt]{StatusCode: http.StatusCreated, Body: receipt}, err
 }
 
 // changed serves the state trigger.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/examples/internal/tracetree"
+	"go.opentelemetry.io/otel/codes"
 )
 
 // visit is a customer's way through the shop, step by step.
@@ -19,7 +21,7 @@ type visit struct {
 	name     string
 	httpURL  string
 	shop     *shop
-	customer *iii.Client
+	customer *worker
 	out      io.Writer
 }
 
@@ -29,8 +31,8 @@ func (v visit) say(what, format string, args ...any) {
 
 func (v visit) run(ctx context.Context) error {
 	began := time.Now()
-	v.say("workers", "%s and %s are connected", v.shop.client.Name(), v.customer.Name())
-	for _, step := range []func(context.Context) error{v.ask, v.askForMore, v.post, v.update, v.remove} {
+	v.say("workers", "%s and %s are connected", v.shop.client.Name(), v.customer.client.Name())
+	for _, step := range []func(context.Context) error{v.ask, v.askForMore, v.post, v.update, v.remove, v.inspect} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -43,7 +45,7 @@ var order = Order{Item: "tea", Quantity: 3}
 
 // ask calls the shop's function.
 func (v visit) ask(ctx context.Context) error {
-	quote, err := iii.Call[Quote](ctx, v.customer, v.shop.quoteID, order)
+	quote, err := iii.Call[Quote](ctx, v.customer.client, v.shop.quoteID, order)
 	if err != nil {
 		return err
 	}
@@ -53,7 +55,7 @@ func (v visit) ask(ctx context.Context) error {
 
 // askForMore calls it with an order that it refuses.
 func (v visit) askForMore(ctx context.Context) error {
-	_, err := iii.Call[Quote](ctx, v.customer, v.shop.quoteID, Order{Item: "coffee", Quantity: 1})
+	_, err := iii.Call[Quote](ctx, v.customer.client, v.shop.quoteID, Order{Item: "coffee", Quantity: 1})
 	var refusal *iii.Error
 	if !errors.As(err, &refusal) {
 		return fmt.Errorf("an order of coffee ends with %v, not with the shop's error", err)
@@ -62,14 +64,11 @@ func (v visit) askForMore(ctx context.Context) error {
 	return same("the code of the error", refusal.Code, "unknown_item")
 }
 
-// post makes an HTTP request, which the engine turns into a call of the shop's route.
+// post makes an HTTP request, which the engine turns into a call of the shop's route,
+// and prints its trace.
 func (v visit) post(ctx context.Context) error {
 	path := "/" + v.name + "/orders/ada"
-	body, err := json.Marshal(order)
-	if err != nil {
-		return err
-	}
-	resp, err := postRouted(ctx, v.httpURL+path, body)
+	resp, traceID, err := v.postRouted(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -79,34 +78,65 @@ func (v visit) post(ctx context.Context) error {
 		return fmt.Errorf("POST %s: %s: %w", path, resp.Status, err)
 	}
 	v.say("http", "POST %s: %s, %s pays %d cents", path, resp.Status, receipt.Customer, receipt.Cents)
-	return errors.Join(
+	err = errors.Join(
 		same("the HTTP status", resp.StatusCode, http.StatusCreated),
 		same("the receipt", receipt, Receipt{Customer: "ada", Cents: 1050}))
+	if err != nil {
+		return err
+	}
+	// After Flush the engine has all that the workers have recorded.
+	if err := errors.Join(v.customer.telemetry.Flush(ctx), v.shop.telemetry.Flush(ctx)); err != nil {
+		return err
+	}
+	v.say("trace", "%s\n", traceID)
+	err = tracetree.Print(ctx, v.out, v.customer.client, traceID)
+	fmt.Fprintln(v.out)
+	return err
 }
 
 // postRouted posts until the engine knows the route: it has accepted the route when
-// Connect returns, and its HTTP server may be a moment behind.
-func postRouted(ctx context.Context, url string, body []byte) (*http.Response, error) {
+// Connect returns, and its HTTP server may be a moment behind. Each attempt is a trace
+// of its own; that of the response is returned.
+func (v visit) postRouted(ctx context.Context, path string) (_ *http.Response, traceID string, err error) {
+	body, err := json.Marshal(order)
+	if err != nil {
+		return nil, "", err
+	}
 	retry := time.NewTicker(50 * time.Millisecond)
 	defer retry.Stop()
 	for attempt := 1; ; attempt++ {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-		if err != nil {
-			return nil, err
-		}
-		req.Header.Set("Content-Type", "application/json")
-		resp, err := http.DefaultClient.Do(req)
+		resp, traceID, err := v.postOnce(ctx, path, body)
 		if err != nil || resp.StatusCode != http.StatusNotFound || attempt == 20 {
-			return resp, err
+			return resp, traceID, err
 		}
 		resp.Body.Close()
 		select {
 		case <-retry.C:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, "", context.Cause(ctx)
 		}
 	}
 }
+
+// postOnce posts in a span of the customer, which is the root of the trace.
+func (v visit) postOnce(ctx context.Context, path string, body []byte) (_ *http.Response, traceID string, err error) {
+	ctx, span := v.customer.telemetry.Tracer().Start(ctx, "order tea")
+	defer span.End()
+	v.customer.log.InfoContext(ctx, "ordering", "item", order.Item, "quantity", order.Quantity)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, v.httpURL+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, "", err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := tracedHTTP.Do(req)
+	if err == nil && resp.StatusCode == http.StatusCreated {
+		span.SetStatus(codes.Ok, "")
+	}
+	return resp, iii.TraceID(ctx), err
+}
+
+// tracedHTTP makes each request a span of its context's trace, and tells the server of it.
+var tracedHTTP = &http.Client{Transport: iii.NewTransport(nil)}
 
 // account is the state item that the customer keeps.
 type account struct {
@@ -122,7 +152,7 @@ func (v visit) update(ctx context.Context) error {
 		iii.OpIncrement("visits", 1),
 		iii.OpAppend(order, "orders"),
 	}}
-	result, err := iii.Call[iii.StateUpdateResult](ctx, v.customer, "state::update", in)
+	result, err := iii.Call[iii.StateUpdateResult](ctx, v.customer.client, "state::update", in)
 	if err != nil {
 		return err
 	}
@@ -133,7 +163,7 @@ func (v visit) update(ctx context.Context) error {
 	if err := json.Unmarshal(result.NewValue, &ada); err != nil {
 		return fmt.Errorf("state::update: %w", err)
 	}
-	v.say("state", "%s of %s after three operations: %s", in.Key, in.Scope, result.NewValue)
+	v.say("state", "%s of %s is now %s", in.Key, in.Scope, result.NewValue)
 	want := account{"Ada", 1, []Order{order}}
 	if err := same("the updated item", ada, want); err != nil {
 		return err
@@ -151,7 +181,7 @@ func (v visit) update(ctx context.Context) error {
 
 // remove leaves the engine as it was found.
 func (v visit) remove(ctx context.Context) error {
-	err := v.customer.Call(ctx, "state::delete", iii.StateDeleteInput{Scope: v.name, Key: "ada"}, nil)
+	err := v.customer.client.Call(ctx, "state::delete", iii.StateDeleteInput{Scope: v.name, Key: "ada"}, nil)
 	if err != nil {
 		return err
 	}
@@ -168,6 +198,25 @@ func (v visit) awaitChange(ctx context.Context, want iii.StateEventType) (iii.St
 	case <-ctx.Done():
 		return iii.StateEvent{}, fmt.Errorf("no event %s came: %w", want, context.Cause(ctx))
 	}
+}
+
+// inspect prints what the engine knows of the shop's process.
+func (v visit) inspect(ctx context.Context) error {
+	if err := v.shop.telemetry.Flush(ctx); err != nil {
+		return err
+	}
+	info, err := v.customer.client.WorkerInfo(ctx, v.shop.client.Name())
+	if err != nil {
+		return err
+	}
+	m := info.LatestMetrics
+	if m == nil || m.MemoryRss == nil || m.MemoryHeapUsed == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
+		return fmt.Errorf("the engine has no figures of %s", v.shop.client.Name())
+	}
+	const mib = 1 << 20
+	v.say("process", "%s: %.1f MiB of memory, %.1f MiB in the heap, %d ms of CPU", v.shop.client.Name(),
+		float64(*m.MemoryRss)/mib, float64(*m.MemoryHeapUsed)/mib, (*m.CPUUserMicros+*m.CPUSystemMicros)/1000)
+	return nil
 }
 
 // same returns an error unless got is what was expected.

@@ -1,0 +1,64 @@
+// Package tracetree prints a trace as a tree with bars, for the examples: each span
+// with its duration and status, and under it what was logged in it.
+package tracetree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+// Print reads a trace back from the engine and writes it to w, in lines of at most
+// 100 columns. What the workers have recorded must be there: flush their telemetry
+// first. The engine ends a span of its own a moment after the answer has left, so
+// Print reads until the trace is whole, but not for longer than two seconds.
+func Print(ctx context.Context, w io.Writer, c *iii.Client, traceID string) error {
+	roots, err := read(ctx, c, traceID)
+	if err != nil {
+		return err
+	}
+	logs, err := iii.Call[iii.LogsListResult](ctx, c, "engine::logs::list", iii.LogsListInput{TraceID: traceID})
+	if err != nil {
+		return err
+	}
+	return write(w, roots, logs.Logs)
+}
+
+func read(ctx context.Context, c *iii.Client, traceID string) ([]iii.TraceNode, error) {
+	retry := time.NewTicker(20 * time.Millisecond)
+	defer retry.Stop()
+	for attempt := 1; ; attempt++ {
+		tree, err := iii.Call[iii.TracesTreeResult](ctx, c, "engine::traces::tree", iii.TracesTreeInput{TraceID: traceID})
+		switch {
+		case err != nil:
+			return nil, err
+		case whole(tree.Roots), attempt == 100 && len(tree.Roots) > 0:
+			return tree.Roots, nil
+		case attempt == 100:
+			return nil, fmt.Errorf("the engine has no span of trace %s", traceID)
+		}
+		select {
+		case <-retry.C:
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("trace %s is not whole", traceID), context.Cause(ctx))
+		}
+	}
+}
+
+// whole reports whether the spans are one tree from its root on, and all have ended.
+func whole(roots []iii.TraceNode) bool {
+	return len(roots) == 1 && roots[0].ParentSpanID == nil && ended(roots)
+}
+
+func ended(spans []iii.TraceNode) bool {
+	for _, s := range spans {
+		if s.Pending || !ended(s.Children) {
+			return false
+		}
+	}
+	return true
+}
