@@ -72,14 +72,6 @@ func TestChannelRefsAsRecorded(t *testing.T) {
 	}
 }
 
-func ExampleChannelRefs() {
-	payload := json.RawMessage(`{"name": "photo.jpg", "parts": [{"content": {"channel_id": "c1", "access_key": "k1", "direction": "read"}}]}`)
-	for _, at := range iii.ChannelRefs(payload) {
-		fmt.Println(at.Path, at.Ref.Direction, at.Ref.ChannelID)
-	}
-	// Output: parts[0].content read c1
-}
-
 // referencesIn finds references in a decoded document by recursion.
 func referencesIn(v any, path string, found *[]string) {
 	switch v := v.(type) {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log"
+	"log/slog"
 	"net/http"
+	"os"
+	"time"
 
 	"github.com/iii-go/iii"
 	"github.com/iii-go/iii/iiitest"
@@ -57,106 +59,243 @@ func Example() {
 	// Output: 5
 }
 
-// onEngine starts an engine and a worker on it, and lets the worker register
-// something before it connects.
-func onEngine(register func(c *iii.Client) error) (e *iiitest.Engine, c *iii.Client, closeBoth func()) {
-	e, err := iiitest.New()
+// withEngine starts a development engine and makes a client for it, which has still
+// to connect; stop ends both. A program has one client, made with New.
+func withEngine(opts ...iii.Option) (engine *iiitest.Engine, client *iii.Client, stop func()) {
+	engine, err := iiitest.New()
 	if err != nil {
 		log.Fatal(err)
 	}
-	if c, err = iii.New(e.URL()); err != nil {
+	if client, err = iii.New(engine.URL(), opts...); err != nil {
 		log.Fatal(err)
 	}
-	if err := register(c); err != nil {
-		log.Fatal(err)
-	}
-	if err := c.Connect(context.Background()); err != nil {
-		log.Fatal(err)
-	}
-	return e, c, func() { _ = c.Close(); _ = e.Close() }
+	return engine, client, func() { _, _ = client.Close(), engine.Close() }
 }
 
-// A handler chooses the code of its error, and its caller finds it.
-func ExampleError() {
-	_, client, closeBoth := onEngine(func(c *iii.Client) error {
-		_, err := iii.Handle(c, "stock::take", func(ctx context.Context, item string) (int, error) {
-			return 0, &iii.Error{Code: "out_of_stock", Message: "no " + item + " is left"}
-		})
-		return err
-	})
-	defer closeBoth()
-
-	_, err := iii.Call[int](context.Background(), client, "stock::take", "tea")
-	var refusal *iii.Error
-	if errors.As(err, &refusal) {
-		fmt.Println(refusal.Code+":", refusal.Message)
+// What a worker in production says about itself. Nothing is sent yet.
+func ExampleNew() {
+	client, err := iii.New("wss://engine.example.org",
+		iii.WithName("billing"),
+		iii.WithDescription("Charges cards"),
+		iii.WithNamespace("shop"),
+		iii.WithHeader(http.Header{"Authorization": {"Bearer " + os.Getenv("ENGINE_TOKEN")}}),
+		iii.WithLogger(slog.Default()),
+		iii.WithCallTimeout(5*time.Second),
+		iii.WithDrainTimeout(time.Minute),
+	)
+	if err != nil {
+		log.Fatal(err)
 	}
+	defer client.Close()
+	fmt.Println(client.Name(), "of", client.Namespace(), "is", client.State())
+	// Output: billing of shop is disconnected
+}
 
-	_, err = iii.Call[int](context.Background(), client, "stock::give", "tea")
-	fmt.Println("not found:", errors.Is(err, iii.ErrFunctionNotFound))
+// The limits of a client, here with their defaults. An option that makes no sense is
+// an error of New.
+func ExampleNew_limits() {
+	limits := []iii.Option{
+		iii.WithMaxConcurrency(1000),                          // handlers at once
+		iii.WithSendBuffer(1000, 8<<20),                       // messages and bytes that wait for a connection
+		iii.WithReadLimit(64 << 20),                           // bytes of one received message
+		iii.WithKeepalive(20*time.Second, 60*time.Second),     // ping, and when a silent engine is given up
+		iii.WithReconnection(iii.DefaultReconnectionConfig()), // 1 s, doubled up to 30 s, for ever
+	}
+	client, err := iii.New("", limits...)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	_, err = iii.New("", iii.WithKeepalive(time.Minute, time.Second))
+	fmt.Println(err)
+	// Output: iii: WithKeepalive: ping 1m0s must be positive and below idle 1s
+}
+
+// Connect tells a worker that was let in from one that was not.
+func ExampleClient_Connect() {
+	engine, client, stop := withEngine(iii.WithName("greeter"))
+	defer stop()
+
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(client.Name(), "is", client.State())
+
+	twin, err := iii.New(engine.URL(), iii.WithName("greeter"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer twin.Close()
+	var refused *iii.RejectedError
+	if err := twin.Connect(ctx); errors.As(err, &refused) {
+		fmt.Println(refused.Code, refused.WorkerName)
+	}
+	fmt.Println("the twin is", twin.State(), "-", errors.Is(twin.Err(), refused))
 	// Output:
-	// out_of_stock: no tea is left
-	// not found: true
+	// greeter is connected
+	// WORKER_NAMESPACE_CONFLICT greeter
+	// the twin is failed - true
 }
 
-// A route of the engine's HTTP server.
-func ExampleHandleHTTP() {
-	engine, _, closeBoth := onEngine(func(c *iii.Client) error {
-		_, err := iii.HandleHTTP(c, "GET", "/hello/:name",
-			func(ctx context.Context, r *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
-				return &iii.HTTPResponse[string]{
-					StatusCode: http.StatusOK,
-					Headers:    map[string]string{"content-type": "text/plain"},
-					Body:       "Hello, " + r.PathParams["name"] + "\n",
-				}, nil
-			})
-		return err
+// The main loop of a worker program ends with the context, and in order.
+func ExampleClient_Run() {
+	_, client, stop := withEngine()
+	defer stop()
+
+	ctx, interrupt := context.WithCancel(context.Background()) // or signal.NotifyContext
+	defer interrupt()
+	_, err := iii.Handle(client, "worker::stop", func(context.Context, any) (string, error) {
+		interrupt()
+		return "as you wish", nil
 	})
-	defer closeBoth()
-
-	resp, err := http.Get(engine.HTTPURL() + "/hello/Ada")
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
+	if err := client.Connect(ctx); err != nil { // Run would do it, too
 		log.Fatal(err)
 	}
-	fmt.Print(resp.StatusCode, " ", string(body))
-	// Output: 200 Hello, Ada
+	go func() {
+		fmt.Println(iii.Call[string](context.Background(), client, "worker::stop", nil))
+	}()
+	if err := client.Run(ctx); err != nil {
+		log.Fatal(err)
+	}
+	<-client.Done()
+	fmt.Println(client.State(), client.Err())
+	// Output:
+	// as you wish <nil>
+	// disconnected <nil>
 }
 
-// A function that runs whenever something in a scope of the state store changes.
-func ExampleClient_Trigger() {
-	scope := "carts"
-	events := make(chan iii.StateEvent, 1)
-	_, client, closeBoth := onEngine(func(c *iii.Client) error {
-		_, err := iii.Handle(c, "carts::changed", func(ctx context.Context, e iii.StateEvent) (any, error) {
-			events <- e
-			return nil, nil
-		})
-		if err != nil {
-			return err
+// A drain lets running handlers finish, and the long ones know that it has begun.
+func ExampleClient_Shutdown() {
+	engine, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	began := make(chan bool)
+	_, err := iii.Handle(client, "report::write", func(ctx context.Context, pages int) (string, error) {
+		began <- true
+		select {
+		case <-iii.Stopping(ctx):
+			return "unfinished report", nil
+		case <-ctx.Done():
+			return "", ctx.Err()
 		}
-		_, err = c.Trigger("carts::changed", iii.StateTriggerConfig{Scope: &scope})
-		return err
-	})
-	defer closeBoth()
-
-	result, err := iii.Call[iii.StateUpdateResult](context.Background(), client, "state::update", iii.StateUpdateInput{
-		Scope: scope,
-		Key:   "ada",
-		Ops:   []iii.UpdateOp{iii.OpSet("paid", false), iii.OpIncrement("total", 350)},
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("updated: %s\n", result.NewValue)
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	reader, err := iii.New(engine.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer reader.Close()
+	if err := reader.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	report := make(chan string)
+	go func() {
+		text, err := iii.Call[string](ctx, reader, "report::write", 100)
+		report <- fmt.Sprint(text, " ", err)
+	}()
+	<-began
 
-	e := <-events
-	fmt.Printf("%s: %s of %s is %s\n", e.EventType, e.Key, e.Scope, e.NewValue)
+	limit, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	fmt.Println(client.Shutdown(limit))
+	fmt.Println(<-report)
 	// Output:
-	// updated: {"paid":false,"total":350}
-	// state:created: ada of carts is {"paid":false,"total":350}
+	// <nil>
+	// unfinished report <nil>
+}
+
+// Every message of Send is accounted for.
+func ExampleClient_Stats() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	for n := range 3 { // not connected: they wait
+		if err := client.Send(ctx, "metrics::count", n); err != nil {
+			log.Fatal(err)
+		}
+	}
+	fmt.Println("buffered:", client.Stats().Buffered)
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Shutdown(ctx); err != nil { // waits until the engine has read them
+		log.Fatal(err)
+	}
+	s := client.Stats()
+	fmt.Println("confirmed:", s.SendsConfirmed, "unknown:", s.SendsUnknown, "dropped:", s.SendsDropped)
+	// Output:
+	// buffered: 3
+	// confirmed: 3 unknown: 0 dropped: 0
+}
+
+// A worker whose connection breaks is back by itself. Connections are made as its
+// program wants them, here in memory.
+func ExampleWithStateListener() {
+	engine, err := iiitest.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+
+	states := make(chan iii.ConnectionState, 10)
+	client, err := iii.New(engine.URL(),
+		iii.WithName("greeter"),
+		iii.WithDialContext(engine.DialContext),
+		iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 1}),
+		iii.WithStateListener(func(s iii.ConnectionState, err error) {
+			var lost *iii.LostSendsError
+			if errors.As(err, &lost) {
+				log.Print(lost.Count, " messages of Send may be lost")
+			}
+			states <- s
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	first := client.WorkerID()
+	engine.Drop("greeter")
+	for range 4 {
+		fmt.Println(<-states)
+	}
+	fmt.Println("another identity:", client.WorkerID() != first)
+	// Output:
+	// connecting
+	// connected
+	// reconnecting
+	// connected
+	// another identity: true
+}
+
+// An engine with access control lets in who has the right header.
+func ExampleAuthError() {
+	engine, client, stop := withEngine()
+	defer stop()
+	engine.RefuseAuth("bad token")
+
+	err := client.Connect(context.Background())
+	var refused *iii.AuthError
+	if errors.As(err, &refused) {
+		fmt.Println(refused.Message)
+	}
+	fmt.Println(client.State())
+	// Output:
+	// bad token
+	// failed
 }

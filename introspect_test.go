@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"log"
 	"slices"
 	"testing"
 
@@ -179,22 +177,4 @@ func TestIntrospectionAsRecorded(t *testing.T) {
 		}
 	}
 	engine.done()
-}
-
-func ExampleClient_Functions() {
-	_, client, closeBoth := onEngine(func(c *iii.Client) error {
-		_, err := iii.Handle(c, "math::add", func(_ context.Context, in Sum) (int, error) { return in.A + in.B, nil },
-			iii.WithFunctionDescription("Adds two numbers"))
-		return err
-	})
-	defer closeBoth()
-
-	functions, err := client.Functions(context.Background(), iii.FunctionFilter{Prefix: "math::"})
-	if err != nil {
-		log.Fatal(err)
-	}
-	for _, f := range functions {
-		fmt.Println(f.FunctionID, "-", *f.Description)
-	}
-	// Output: math::add - Adds two numbers
 }

@@ -20,9 +20,9 @@ func TestPayloadErrorNamesTheField(t *testing.T) {
 		name, payload, want string
 		into                any
 	}{
-		{"field", `{"quantity":"two"}`, "payload at quantity: got string, want integer", new(line)},
-		{"nested", `{"lines":[{"quantity":true}]}`, "quantity: got bool, want integer", new(order)},
-		{"HTTP body", `{"method":"POST","body":{"quantity":"two"}}`, "payload at body.quantity: got string, want integer", new(HTTPRequest[line])},
+		{"field", `{"quantity":"two"}`, "payload at quantity: got string, want integer (int)", new(line)},
+		{"nested", `{"lines":[{"quantity":true}]}`, "quantity: got bool, want integer (int)", new(order)},
+		{"HTTP body", `{"method":"POST","body":{"quantity":"two"}}`, "payload at body.quantity: got string, want integer (int)", new(HTTPRequest[line])},
 		{"not an object", `[1]`, "payload: got array, want object", new(line)},
 	} {
 		t.Run(test.name, func(t *testing.T) {

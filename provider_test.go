@@ -5,13 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/iii-go/iii"
@@ -328,71 +326,4 @@ func TestTriggerProviderAsRecorded(t *testing.T) {
 	if types != 3 || asked != 5 {
 		t.Errorf("%d types, %d triggers", types, asked)
 	}
-}
-
-// ticker is a provider: its triggers fire again and again, as their config says.
-
-type ticker struct{}
-
-func (ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
-	if b.Unchanged {
-		return nil // it is going on
-	}
-	var config struct {
-		EveryMs int `json:"every_ms"`
-	}
-	if err := json.Unmarshal(b.Config, &config); err != nil || config.EveryMs <= 0 {
-		return &iii.Error{Code: "bad_config", Message: "every_ms must be positive"}
-	}
-	go func() {
-		tick := time.NewTicker(time.Duration(config.EveryMs) * time.Millisecond)
-		defer tick.Stop()
-		for n := 1; ; n++ {
-			select {
-			case <-tick.C:
-				if _, err := b.Fire(ctx, n); err != nil && ctx.Err() == nil {
-					log.Print(err)
-				}
-			case <-ctx.Done(): // unbound, replaced, or the client has ended
-				return
-			}
-		}
-	}()
-	return nil
-}
-
-func (ticker) Unbind(context.Context, string) error { return nil } // the context says it
-
-func ExampleClient_HandleTriggerType() {
-	ticks := make(chan int, 1000)
-	_, client, closeBoth := onEngine(func(c *iii.Client) error {
-		_, err := iii.Handle(c, "clock::ticked", func(_ context.Context, n int) (any, error) {
-			ticks <- n
-			return nil, nil
-		})
-		if err != nil {
-			return err
-		}
-		return c.HandleTriggerType(iii.TriggerType{ID: "ticker", Description: "Fires again and again"}, ticker{})
-	})
-	defer closeBoth()
-
-	trigger, err := client.Trigger("clock::ticked", iii.CustomTrigger{Type: "ticker", Config: map[string]int{"every_ms": 5}})
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(<-ticks, <-ticks, <-ticks)
-	if err := trigger.Unregister(); err != nil {
-		log.Fatal(err)
-	}
-
-	refused := make(chan error)
-	_, err = client.Trigger("clock::ticked", iii.CustomTrigger{Type: "ticker"}, iii.WithTriggerErrorHandler(func(err error) { refused <- err }))
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(<-refused)
-	// Output:
-	// 1 2 3
-	// iii: clock::ticked: bad_config: every_ms must be positive
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log"
 	"strings"
 	"sync"
 	"testing"
@@ -365,26 +364,4 @@ func TestEnqueue(t *testing.T) {
 			}
 		}
 	}, iiitest.WithQueue("payments", iiitest.QueueConfig{Type: "fifo", MessageGroupField: "account", MaxRetries: 1}))
-}
-
-func ExampleClient_Publish() {
-	headlines := make(chan string)
-	_, client, closeBoth := onEngine(func(c *iii.Client) error {
-		_, err := iii.Handle(c, "news::saw", func(_ context.Context, headline string) (any, error) {
-			headlines <- headline
-			return nil, nil
-		})
-		if err != nil {
-			return err
-		}
-		_, err = c.Trigger("news::saw", iii.SubscribeTriggerConfig{Topic: "news"})
-		return err
-	})
-	defer closeBoth()
-
-	if err := client.Publish(context.Background(), "news", "tea is served"); err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(<-headlines)
-	// Output: tea is served
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"log"
 	"net/http"
 	"slices"
 	"strings"
@@ -248,31 +246,4 @@ func TestGuardedListener(t *testing.T) {
 	if stranger, err := enter("stranger"); !errors.As(err, &auth) || stranger.State() != iii.ConnectionStateFailed || strings.Contains(err.Error(), "stranger") {
 		t.Errorf("stranger: %v", err)
 	}
-}
-
-// An auth function of a guarded listener, which its configuration names, is an
-// ordinary function.
-func ExampleAuthResult() {
-	_, client, closeBoth := onEngine(func(c *iii.Client) error {
-		_, err := iii.Handle(c, "gate::auth", func(_ context.Context, in iii.AuthInput) (iii.AuthResult, error) {
-			if in.Headers["authorization"] != "Bearer t0ken" {
-				return iii.AuthResult{}, &iii.Error{Code: "denied", Message: "no"}
-			}
-			result := iii.NewAuthResult()
-			result.AllowedFunctions = []string{"orders::read"}
-			result.Context = json.RawMessage(`{"tenant":"acme"}`)
-			return result, nil
-		})
-		return err
-	})
-	defer closeBoth()
-
-	// The engine asks like this when a worker connects.
-	in := iii.AuthInput{Headers: map[string]string{"authorization": "Bearer t0ken"}, IpAddress: "10.0.0.4"}
-	result, err := iii.Call[iii.AuthResult](context.Background(), client, "gate::auth", in)
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(result.AllowedFunctions, result.AllowFunctionRegistration, string(result.Context))
-	// Output: [orders::read] true {"tenant":"acme"}
 }

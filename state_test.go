@@ -4,14 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"log"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/iii-go/iii"
-	"github.com/iii-go/iii/iiitest"
 )
 
 type cart struct {
@@ -205,45 +202,4 @@ func TestStateAsRecorded(t *testing.T) {
 		}
 	}
 	engine.done()
-}
-
-func ExampleState() {
-	engine, err := iiitest.New()
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer engine.Close()
-	client, err := iii.New(engine.URL())
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer client.Close()
-	ctx := context.Background()
-	if err := client.Connect(ctx); err != nil {
-		log.Fatal(err)
-	}
-
-	type account struct {
-		Name  string   `json:"name"`
-		Cents int      `json:"cents"`
-		Tags  []string `json:"tags"`
-	}
-	accounts := iii.NewState[account](client, "accounts")
-	if _, err := accounts.Set(ctx, "ada", account{Name: "Ada", Cents: 500, Tags: []string{}}); err != nil {
-		log.Fatal(err)
-	}
-	changed, err := accounts.Update(ctx, "ada", iii.OpDecrement("cents", 350), iii.OpAppend("regular", "tags"), iii.OpIncrement("name", 1))
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(changed.Old.Cents, "to", changed.New.Cents, changed.New.Tags)
-	for _, e := range changed.Errors {
-		fmt.Printf("operation %d: %s\n", e.OpIndex, e.Code)
-	}
-	_, ok, err := accounts.Get(ctx, "bob")
-	fmt.Println("bob:", ok, err)
-	// Output:
-	// 500 to 150 [regular]
-	// operation 2: increment.not_number
-	// bob: false <nil>
 }

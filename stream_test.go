@@ -4,14 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/iii-go/iii"
-	"github.com/iii-go/iii/iiitest"
 )
 
 type todo struct {
@@ -194,43 +192,4 @@ func callStream(ctx context.Context, c *iii.Client, call recordedCall) (got any,
 		err = fmt.Errorf("%s is not known here", call.functionID)
 	}
 	return got, err
-}
-
-func ExampleStream() {
-	engine, err := iiitest.New()
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer engine.Close()
-	client, err := iii.New(engine.URL())
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer client.Close()
-	ctx := context.Background()
-	if err := client.Connect(ctx); err != nil {
-		log.Fatal(err)
-	}
-
-	type message struct {
-		Text  string `json:"text"`
-		Likes int    `json:"likes"`
-	}
-	chat := iii.NewStream[message](client, "chat")
-	if _, err := chat.Set(ctx, "room-1", "m-1", message{Text: "hello"}); err != nil {
-		log.Fatal(err)
-	}
-	liked, err := chat.Update(ctx, "room-1", "m-1", iii.OpIncrement("likes", 1))
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(liked.New.Text, liked.New.Likes)
-	if err := chat.Send(ctx, "room-1", "typing", "ada"); err != nil {
-		log.Fatal(err)
-	}
-	messages, err := chat.List(ctx, "room-1")
-	fmt.Println(len(messages), "message", err)
-	// Output:
-	// hello 1
-	// 1 message <nil>
 }

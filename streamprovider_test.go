@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log"
 	"maps"
 	"slices"
 	"strings"
@@ -340,34 +339,4 @@ func TestStreamProviderAsRecorded(t *testing.T) {
 	if asked != 10 {
 		t.Errorf("%d requests", asked)
 	}
-}
-
-func ExampleClient_HandleStream() {
-	engine, err := iiitest.New()
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer engine.Close()
-	client, err := iii.New(engine.URL())
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer client.Close()
-	if err := client.HandleStream("inventory", &shelf{}); err != nil {
-		log.Fatal(err)
-	}
-	ctx := context.Background()
-	if err := client.Connect(ctx); err != nil {
-		log.Fatal(err)
-	}
-
-	inventory := iii.NewStream[map[string]int](client, "inventory")
-	for range 3 {
-		if _, err := inventory.Update(ctx, "shelf-1", "tea", iii.OpIncrement("left", 5)); err != nil {
-			log.Fatal(err)
-		}
-	}
-	tea, _, err := inventory.Get(ctx, "shelf-1", "tea")
-	fmt.Println(tea["left"], err)
-	// Output: 15 <nil>
 }

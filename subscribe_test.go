@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -458,38 +457,4 @@ func TestSubscribeAsRecorded(t *testing.T) {
 	if i != len(sent) || i < 7 { // the refusal is the last one
 		t.Errorf("%d of %d messages", i, len(sent))
 	}
-}
-
-func ExampleSubscribe() {
-	engine, err := iiitest.New()
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer engine.Close()
-	client, err := iii.New(engine.URL())
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer client.Close()
-	ctx := context.Background()
-	if err := client.Connect(ctx); err != nil {
-		log.Fatal(err)
-	}
-
-	chat := iii.NewStream[string](client, "chat")
-	for m, err := range iii.Subscribe(ctx, engine.StreamURL(), iii.StreamSubscription{StreamName: "chat", GroupID: "room-1"}) {
-		if err != nil {
-			log.Fatal(err)
-		}
-		fmt.Printf("%s %s\n", m.Event.Type, m.Event.Data)
-		if m.Event.Type == iii.StreamEventTypeCreate {
-			break
-		}
-		if _, err := chat.Set(ctx, "room-1", "m-1", "hello"); err != nil {
-			log.Fatal(err)
-		}
-	}
-	// Output:
-	// sync []
-	// create "hello"
 }

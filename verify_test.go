@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -177,24 +176,4 @@ func TestVerifySignatureRefuses(t *testing.T) {
 			}
 		})
 	}
-}
-
-func ExampleVerifySignature() {
-	secret := "the value of the engine's variable" // that HTTPAuthHMAC names
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
-		if err == nil {
-			err = iii.VerifySignature(r, body, secret, 5*time.Minute)
-		}
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusUnauthorized)
-			return
-		}
-		_, _ = w.Write(body)
-	})
-
-	w := httptest.NewRecorder()
-	handler.ServeHTTP(w, httptest.NewRequest("POST", "/charge", strings.NewReader(`{"cents":350}`)))
-	fmt.Print(w.Code, " ", w.Body)
-	// Output: 401 iii: request is not signed by the engine: X-Iii-Signature is missing
 }

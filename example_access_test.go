@@ -1,0 +1,221 @@
+package iii_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"time"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+// A guarded listener asks an auth function about each worker that connects to it. The
+// function is an ordinary one, of a worker that comes in through another listener.
+func ExampleAuthResult() {
+	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	gate, err := iii.New(engine.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer gate.Close()
+	ctx := context.Background()
+
+	_, err = iii.Handle(gate, "gate::auth", func(ctx context.Context, in iii.AuthInput) (iii.AuthResult, error) {
+		if in.Headers["authorization"] != "Bearer t0ken" {
+			return iii.AuthResult{}, &iii.Error{Code: "unauthorized", Message: "unknown token"} // stays out
+		}
+		result := iii.NewAuthResult() // the defaults
+		result.AllowedFunctions = []string{"orders::read"}
+		result.Context = json.RawMessage(`{"tenant":"acme"}`) // for the other hooks
+		return result, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, id := range []string{"orders::read", "orders::delete"} {
+		_, err = iii.Handle(gate, id, func(ctx context.Context, _ any) (string, error) { return id, nil })
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := gate.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	// A worker that presents the token, and calls what it may and what it may not.
+	member, err := iii.New(engine.GuardedURL(), iii.WithHeader(http.Header{"Authorization": {"Bearer t0ken"}}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer member.Close()
+	if err := member.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(iii.Call[string](ctx, member, "orders::read", nil))
+	err = member.Call(ctx, "orders::delete", nil, nil)
+	fmt.Println(errors.Is(err, iii.ErrForbidden))
+
+	// One that does not.
+	stranger, err := iii.New(engine.GuardedURL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer stranger.Close()
+	var refused *iii.AuthError
+	fmt.Println(errors.As(stranger.Connect(ctx), &refused))
+	// Output:
+	// orders::read <nil>
+	// true
+	// true
+}
+
+// Hooks decide about what guarded workers register, and may change it.
+func ExampleOnFunctionRegistrationResult() {
+	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{
+		OnFunction: "gate::on-function",
+		OnTrigger:  "gate::on-trigger",
+		Expose:     []string{"tenant::*"},
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	gate, err := iii.New(engine.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer gate.Close()
+	ctx := context.Background()
+
+	_, err = iii.Handle(gate, "gate::on-function", func(ctx context.Context, in iii.OnFunctionRegistrationInput) (iii.OnFunctionRegistrationResult, error) {
+		if strings.HasPrefix(in.FunctionID, "admin::") {
+			return iii.OnFunctionRegistrationResult{}, errors.New("not for tenants") // refused, and nobody is told
+		}
+		return iii.OnFunctionRegistrationResult{FunctionID: "tenant::" + in.FunctionID}, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.Handle(gate, "gate::on-trigger", func(ctx context.Context, in iii.OnTriggerRegistrationInput) (iii.OnTriggerRegistrationResult, error) {
+		return iii.OnTriggerRegistrationResult{FunctionID: "tenant::" + in.FunctionID}, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := gate.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	member, err := iii.New(engine.GuardedURL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer member.Close()
+	for _, id := range []string{"greet", "admin::stop"} {
+		_, err := member.HandleFunc(id, func(ctx context.Context, payload json.RawMessage) (any, error) { return id, nil })
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	if _, err := member.Trigger("greet", iii.SubscribeTriggerConfig{Topic: "visitors"}); err != nil {
+		log.Fatal(err)
+	}
+	if err := member.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	functions, err := gate.Functions(ctx, iii.FunctionFilter{Workers: []string{member.Name()}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, f := range functions {
+		fmt.Println(f.FunctionID)
+	}
+	triggers, err := gate.Triggers(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("trigger of", triggers[0].FunctionID)
+	// Output:
+	// tenant::greet
+	// trigger of tenant::greet
+}
+
+// The middleware of a guarded listener gets every call that is allowed, and makes it
+// or does not.
+func ExampleMiddlewareInput() {
+	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{
+		MiddlewareFunctionID: "gate::audit",
+		Expose:               []string{"math::*"},
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	gate, err := iii.New(engine.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer gate.Close()
+	ctx := context.Background()
+
+	_, err = iii.Handle(gate, "gate::audit", func(ctx context.Context, in iii.MiddlewareInput) (json.RawMessage, error) {
+		fmt.Println("audit:", in.FunctionID)
+		return iii.Call[json.RawMessage](ctx, gate, in.FunctionID, in.Payload, iii.InNamespace(in.Namespace))
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.Handle(gate, "math::add", func(ctx context.Context, in Sum) (int, error) { return in.A + in.B, nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := gate.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	member, err := iii.New(engine.GuardedURL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer member.Close()
+	if err := member.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(iii.Call[int](ctx, member, "math::add", Sum{A: 2, B: 3}))
+	// Output:
+	// audit: math::add
+	// 5 <nil>
+}
+
+// A web server that serves an HTTP-invoked function to the engine and to nobody else.
+func ExampleVerifySignature() {
+	secret := "the value of the engine's variable" // that HTTPAuthHMAC names
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+		if err == nil {
+			err = iii.VerifySignature(r, body, secret, 5*time.Minute)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusUnauthorized)
+			return
+		}
+		_, _ = w.Write(body)
+	})
+
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, httptest.NewRequest("POST", "/charge", strings.NewReader(`{"cents":350}`)))
+	fmt.Print(w.Code, " ", w.Body)
+	// Output: 401 iii: request is not signed by the engine: X-Iii-Signature is missing
+}

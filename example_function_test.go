@@ -1,0 +1,217 @@
+package iii_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"time"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+// A typed function: what the payload and the result look like is said by Go types,
+// and the engine is told.
+func ExampleHandle() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	type Order struct {
+		Item     string `json:"item"`
+		Quantity int    `json:"quantity,omitempty"`
+	}
+	type Quote struct {
+		Cents int `json:"cents"`
+	}
+	_, err := iii.Handle(client, "shop::quote", func(ctx context.Context, o Order) (Quote, error) {
+		if o.Item != "tea" {
+			return Quote{}, &iii.Error{Code: "unknown_item", Message: "there is no " + o.Item}
+		}
+		return Quote{Cents: 350 * max(o.Quantity, 1)}, nil
+	}, iii.WithFunctionDescription("What an order costs"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	quote, err := iii.Call[Quote](ctx, client, "shop::quote", Order{Item: "tea", Quantity: 3})
+	fmt.Println(quote.Cents, err)
+	_, err = iii.Call[Quote](ctx, client, "shop::quote", Order{Item: "coffee"})
+	fmt.Println(err)
+	_, err = iii.Call[Quote](ctx, client, "shop::quote", map[string]any{"item": "tea", "quantity": "three"})
+	fmt.Println(err)
+
+	info, err := client.FunctionInfo(ctx, "shop::quote")
+	fmt.Println(string(info.RequestSchema), err)
+	// Output:
+	// 1050 <nil>
+	// iii: shop::quote: unknown_item: there is no coffee
+	// iii: shop::quote: invalid_request: payload at quantity: got string, want integer (int)
+	// {"properties":{"item":{"type":"string"},"quantity":{"type":"integer"}},"required":["item"],"type":"object"} <nil>
+}
+
+// An untyped function sees the payload as it came, and says itself what it takes.
+func ExampleClient_HandleFunc() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	_, err := client.HandleFunc("text::size", func(ctx context.Context, payload json.RawMessage) (any, error) {
+		return map[string]int{"bytes": len(payload)}, nil
+	},
+		iii.WithSchemas(nil, json.RawMessage(`{"type":"object","properties":{"bytes":{"type":"integer"}}}`)),
+		iii.WithFunctionMetadata(map[string]any{"team": "text"}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	var result json.RawMessage
+	if err := client.Call(ctx, "text::size", []int{1, 2, 3}, &result); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(string(result))
+	// Output: {"bytes":7}
+}
+
+// A handler learns who called it, and what was sent beside the payload.
+func ExampleInvocationFromContext() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	_, err := iii.Handle(client, "orders::create", func(ctx context.Context, order map[string]any) (string, error) {
+		inv, _ := iii.InvocationFromContext(ctx)
+		return fmt.Sprintf("%s for %s, called by this worker: %t", inv.FunctionID, inv.Metadata, inv.CallerWorkerID == client.WorkerID()), nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(iii.Call[string](ctx, client, "orders::create", map[string]any{"item": "tea"}, iii.WithMetadata("acme")))
+	// Output: orders::create for "acme", called by this worker: true <nil>
+}
+
+// Middleware wraps every handler of a client; the first is outermost.
+func ExampleWithMiddleware() {
+	onlyTenants := func(next iii.HandlerFunc) iii.HandlerFunc {
+		return func(ctx context.Context, payload json.RawMessage) (any, error) {
+			if inv, _ := iii.InvocationFromContext(ctx); inv.Metadata == nil {
+				return nil, &iii.Error{Code: "no_tenant", Message: "say whom you work for"}
+			}
+			return next(ctx, payload)
+		}
+	}
+	_, client, stop := withEngine(iii.WithMiddleware(onlyTenants))
+	defer stop()
+	ctx := context.Background()
+
+	_, err := iii.Handle(client, "orders::count", func(context.Context, any) (int, error) { return 7, nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.Call[int](ctx, client, "orders::count", nil)
+	fmt.Println(err)
+	fmt.Println(iii.Call[int](ctx, client, "orders::count", nil, iii.WithMetadata("acme")))
+	// Output:
+	// iii: orders::count: no_tenant: say whom you work for
+	// 7 <nil>
+}
+
+// A function can be taken back while the worker runs. What another worker owns is
+// not served here.
+func ExampleFunction() {
+	engine, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	hello, err := iii.Handle(client, "greet", func(context.Context, any) (string, error) { return "hello", nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	twin, err := iii.New(engine.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer twin.Close()
+	hi, err := iii.Handle(twin, "greet", func(context.Context, any) (string, error) { return "hi", nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := twin.Connect(ctx); err != nil { // a conflict of functions does not fail it
+		log.Fatal(err)
+	}
+	var refused *iii.RejectedError
+	fmt.Println(errors.As(hi.Err(), &refused), hello.Err())
+
+	if err := hello.Unregister(); err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.Call[string](ctx, client, "greet", nil)
+	fmt.Println(errors.Is(err, iii.ErrFunctionNotFound))
+	// Output:
+	// true <nil>
+	// true
+}
+
+// A function that the engine runs by an HTTP request, signed with a secret that the
+// engine has in its environment, and the web server that serves it.
+func ExampleClient_HandleHTTPInvoked() {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+		if err == nil {
+			err = iii.VerifySignature(r, body, "s3cret", 5*time.Minute)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusUnauthorized)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"paid":true}`))
+	}))
+	defer server.Close()
+	engine, err := iiitest.New(iiitest.WithEnv(map[string]string{"BILLING_SECRET": "s3cret"}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	client, err := iii.New(engine.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	ctx := context.Background()
+
+	_, err = client.HandleHTTPInvoked("billing::charge", iii.HTTPInvocationConfig{
+		URL:    server.URL + "/charge",
+		Method: iii.HTTPMethodPOST,
+		Auth:   &iii.HTTPAuthConfig{Auth: iii.HTTPAuthHMAC{SecretKey: "BILLING_SECRET"}}, // the name, not the secret
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(iii.Call[map[string]bool](ctx, client, "billing::charge", map[string]int{"cents": 350}))
+	// Output: map[paid:true] <nil>
+}

@@ -1,0 +1,131 @@
+package iii_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"strings"
+
+	"github.com/iii-go/iii"
+)
+
+// A route of the engine's HTTP server with a typed body.
+func ExampleHandleHTTP() {
+	engine, client, stop := withEngine()
+	defer stop()
+
+	type Order struct {
+		Item string `json:"item"`
+	}
+	type Receipt struct {
+		Customer string `json:"customer"`
+		Cents    int    `json:"cents"`
+	}
+	_, err := iii.HandleHTTP(client, "POST", "/orders/:customer",
+		func(ctx context.Context, r *iii.HTTPRequest[Order]) (*iii.HTTPResponse[Receipt], error) {
+			if r.Body.Item != "tea" {
+				return &iii.HTTPResponse[Receipt]{StatusCode: http.StatusNotFound}, nil
+			}
+			return &iii.HTTPResponse[Receipt]{
+				StatusCode: http.StatusCreated,
+				Headers:    map[string]string{"location": "/orders/ada/1"},
+				Body:       Receipt{Customer: r.PathParams["customer"], Cents: 350},
+			}, nil
+		})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+
+	resp, err := http.Post(engine.HTTPURL()+"/orders/ada", "application/json", strings.NewReader(`{"item":"tea"}`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	fmt.Println(resp.StatusCode, resp.Header.Get("Location"), string(body), err)
+	// Output: 201 /orders/ada/1 {"cents":350,"customer":"ada"} <nil>
+}
+
+// An error of the handler is a response with status 500 and the error's code; a nil
+// response is a 204.
+func ExampleHandleHTTP_errors() {
+	engine, client, stop := withEngine()
+	defer stop()
+
+	_, err := iii.HandleHTTP(client, "DELETE", "/orders/:id",
+		func(ctx context.Context, r *iii.HTTPRequest[any]) (*iii.HTTPResponse[any], error) {
+			if r.PathParams["id"] == "7" {
+				return nil, &iii.Error{Code: "locked", Message: "order 7 is being packed"}
+			}
+			return nil, nil
+		})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+
+	for _, id := range []string{"6", "7"} {
+		r, err := http.NewRequest("DELETE", engine.HTTPURL()+"/orders/"+id, nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			log.Fatal(err)
+		}
+		var failure struct {
+			Error struct{ Code, Message string }
+		}
+		if resp.StatusCode >= 400 {
+			err = json.NewDecoder(resp.Body).Decode(&failure)
+		}
+		_ = resp.Body.Close()
+		fmt.Println(resp.StatusCode, failure.Error.Code, failure.Error.Message, err)
+	}
+	// Output:
+	// 204   <nil>
+	// 500 locked order 7 is being packed <nil>
+}
+
+// Any net/http handler behind a route. What it flushes is on its way at once.
+func ExampleClient_MountHTTP() {
+	engine, client, stop := withEngine()
+	defer stop()
+
+	_, err := client.MountHTTP("GET", "/countdown/:from", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for _, n := range []string{r.PathValue("from"), "lift-off"} {
+			fmt.Fprintf(w, "data: %s\n\n", n)
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				return // the reader has gone
+			}
+		}
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+
+	resp, err := http.Get(engine.HTTPURL() + "/countdown/3")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	fmt.Print(resp.Header.Get("Content-Type"), " ", err, "\n", string(body))
+	// Output:
+	// text/event-stream <nil>
+	// data: 3
+	//
+	// data: lift-off
+}

@@ -1,0 +1,142 @@
+package iii_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"sync/atomic"
+
+	"github.com/iii-go/iii"
+)
+
+// A message for whoever listens now.
+func ExampleClient_Publish() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	headlines := make(chan string)
+	_, err := iii.Handle(client, "news::saw", func(ctx context.Context, headline string) (any, error) {
+		headlines <- headline
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := client.Trigger("news::saw", iii.SubscribeTriggerConfig{Topic: "news"}); err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	if err := client.Publish(ctx, "news", "tea is served"); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(<-headlines)
+	// Output: tea is served
+}
+
+// A message for the queue of each subscriber, which keeps it until it was handled.
+func ExampleClient_PublishDurable() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	attempt := 0
+	done := make(chan int)
+	_, err := iii.Handle(client, "orders::ship", func(ctx context.Context, order string) (any, error) {
+		if attempt++; attempt == 1 { // the function runs at least once, so let it bear that
+			return nil, errors.New("the lorry is away")
+		}
+		done <- attempt
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	backoff, one := uint64(10), uint64(1)
+	_, err = client.Trigger("orders::ship", iii.QueueTriggerConfig{
+		Topic:       "orders",
+		QueueConfig: &iii.QueueConfig{BackoffDelayMs: &backoff, Concurrency: &one},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	if err := client.PublishDurable(ctx, "orders", "o-1"); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("shipped at attempt", <-done)
+	// Output: shipped at attempt 2
+}
+
+// What has failed for good is not lost: it can be looked at, tried again, or thrown
+// away.
+func ExampleClient_DeadLetters() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	var repaired atomic.Bool
+	delivered := make(chan string)
+	_, err := iii.Handle(client, "mail::send", func(ctx context.Context, to string) (any, error) {
+		if !repaired.Load() {
+			return nil, errors.New("the mail server is away")
+		}
+		delivered <- to
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	retries := uint64(0)
+	_, err = client.Trigger("mail::send", iii.QueueTriggerConfig{
+		Topic:       "mails",
+		QueueConfig: &iii.QueueConfig{MaxRetries: &retries},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for _, to := range []string{"ada@example.org", "bob@example.org", "eve@example.org"} {
+		if err := client.PublishDurable(ctx, "mails", to); err != nil {
+			log.Fatal(err)
+		}
+	}
+	letters := []iii.DeadLetter{}
+	for len(letters) < 3 { // they die in a moment
+		if letters, err = client.DeadLetters(ctx, "mails"); err != nil {
+			log.Fatal(err)
+		}
+	}
+	fmt.Println(len(letters), "dead letters")
+
+	for _, letter := range letters {
+		if string(letter.Payload) == `"eve@example.org"` {
+			fmt.Println(client.DiscardMessage(ctx, "mails", letter.ID))
+		}
+	}
+	repaired.Store(true)
+	for _, letter := range letters {
+		if string(letter.Payload) == `"bob@example.org"` {
+			fmt.Println(client.RedriveMessage(ctx, "mails", letter.ID))
+		}
+	}
+	fmt.Println(<-delivered)
+	fmt.Println(client.Redrive(ctx, "mails"))
+	fmt.Println(<-delivered)
+	// Output:
+	// 3 dead letters
+	// true <nil>
+	// true <nil>
+	// bob@example.org
+	// 1 <nil>
+	// ada@example.org
+}

@@ -1,0 +1,480 @@
+package iii_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+
+	"github.com/iii-go/iii"
+)
+
+// A function that runs whenever something in a scope of the state changes.
+func ExampleClient_Trigger() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	events := make(chan iii.StateEvent, 1)
+	changed, err := iii.Handle(client, "carts::changed", func(ctx context.Context, e iii.StateEvent) (any, error) {
+		events <- e
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	scope := "carts"
+	trigger, err := client.Trigger(changed.ID(), iii.StateTriggerConfig{Scope: &scope})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	if _, err := iii.NewState[map[string]int](client, scope).Set(ctx, "ada", map[string]int{"tea": 1}); err != nil {
+		log.Fatal(err)
+	}
+	e := <-events
+	fmt.Printf("%s: %s of %s is %s\n", e.EventType, e.Key, e.Scope, e.NewValue)
+
+	if err := trigger.Unregister(); err != nil {
+		log.Fatal(err)
+	}
+	// Output: state:created: ada of carts is {"tea":1}
+}
+
+// The engine confirms no trigger, but says if it refuses one.
+func ExampleWithTriggerErrorHandler() {
+	_, client, stop := withEngine()
+	defer stop()
+
+	refused := make(chan error, 1)
+	trigger, err := client.Trigger("reports::write",
+		iii.CronTriggerConfig{Expression: "0 0 25 * * *"}, // an hour that no day has
+		iii.WithTriggerErrorHandler(func(err error) { refused <- err }))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	<-refused
+	var reason *iii.Error
+	fmt.Println(errors.As(trigger.Err(), &reason), reason.Code)
+
+	// What can be seen without the engine is an error at once.
+	_, err = client.Trigger("reports::write", iii.CronTriggerConfig{Expression: "0 25 * * *"})
+	fmt.Println(err)
+	// Output:
+	// true trigger_registration_failed
+	// iii: trigger of reports::write: cron expression "0 25 * * *" has 5 fields; it needs six, seconds first, or seven with a year
+}
+
+// A function of the worker behind a route, with the config that HandleHTTP writes by
+// itself, and a function in front of it that decides who gets through.
+func ExampleHTTPTriggerConfig() {
+	engine, client, stop := withEngine()
+	defer stop()
+
+	_, err := iii.Handle(client, "files::count", func(ctx context.Context, r iii.HTTPRequest[any]) (iii.HTTPResponse[int], error) {
+		return iii.HTTPResponse[int]{StatusCode: http.StatusOK, Body: len(r.PathParams["name"])}, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.Handle(client, "files::gate", func(ctx context.Context, in iii.HTTPMiddlewareInput) (iii.HTTPMiddlewareResult, error) {
+		if in.Request.Headers["authorization"] == "Bearer t0ken" {
+			return iii.HTTPMiddlewareResult{Action: iii.HTTPMiddlewareActionContinue}, nil
+		}
+		return iii.HTTPMiddlewareResult{
+			Action:   iii.HTTPMiddlewareActionRespond,
+			Response: &iii.HTTPMiddlewareResponse{StatusCode: http.StatusUnauthorized, Body: json.RawMessage(`"who are you?"`)},
+		}, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = client.Trigger("files::count", iii.HTTPTriggerConfig{
+		APIPath:               "/files/:name/count",
+		HTTPMethod:            "GET",
+		MiddlewareFunctionIds: []string{"files::gate"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+
+	for _, header := range []http.Header{{}, {"Authorization": {"Bearer t0ken"}}} {
+		r, err := http.NewRequest("GET", engine.HTTPURL()+"/files/tea.txt/count", nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		r.Header = header
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			log.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		fmt.Println(resp.StatusCode, string(body), err)
+	}
+	// Output:
+	// 401 "who are you?" <nil>
+	// 200 7 <nil>
+}
+
+// Every second. There are six fields, seconds first, in UTC.
+func ExampleCronTriggerConfig() {
+	_, client, stop := withEngine()
+	defer stop()
+
+	runs := make(chan iii.CronEvent, 1)
+	_, err := iii.Handle(client, "mail::digest", func(ctx context.Context, e iii.CronEvent) (any, error) {
+		select {
+		case runs <- e:
+		default:
+		}
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := client.Trigger("mail::digest", iii.CronTriggerConfig{Expression: "* * * * * *"}); err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	run := <-runs
+	fmt.Println(run.Trigger, "in time:", !run.ActualTime.Before(run.ScheduledTime))
+	// Output: cron in time: true
+}
+
+// Only changes that a condition lets through: a function that gets the same event and
+// answers false to skip it.
+func ExampleStateTriggerConfig() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	alarms := make(chan string)
+	_, err := iii.Handle(client, "heat::alarm", func(ctx context.Context, e iii.StateEvent) (any, error) {
+		alarms <- string(e.NewValue)
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.Handle(client, "heat::high", func(ctx context.Context, e iii.StateEvent) (bool, error) {
+		var degrees int
+		err := json.Unmarshal(e.NewValue, &degrees)
+		return degrees > 90, err
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	scope, key := "heat", "boiler"
+	_, err = client.Trigger("heat::alarm", iii.StateTriggerConfig{Scope: &scope, Key: &key, ConditionFunctionID: "heat::high"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	heat := iii.NewState[int](client, scope)
+	for _, degrees := range []int{60, 95} {
+		if _, err := heat.Set(ctx, key, degrees); err != nil {
+			log.Fatal(err)
+		}
+	}
+	fmt.Println(<-alarms, "degrees")
+	// Output: 95 degrees
+}
+
+// What changes in one group of a stream.
+func ExampleStreamTriggerConfig() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	events := make(chan iii.StreamChangeEvent, 1)
+	_, err := iii.Handle(client, "chat::moderate", func(ctx context.Context, e iii.StreamChangeEvent) (any, error) {
+		events <- e
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = client.Trigger("chat::moderate", iii.StreamTriggerConfig{StreamName: "chat", GroupID: "room-1"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := iii.NewStream[string](client, "chat").Set(ctx, "room-1", "m-1", "hello"); err != nil {
+		log.Fatal(err)
+	}
+	e := <-events
+	fmt.Println(e.Event.Type, *e.ID, string(e.Event.Data))
+	// Output: create m-1 "hello"
+}
+
+// Who may join a stream over its socket, and who has left. One config serves both
+// types of trigger.
+func ExampleStreamJoinTrigger() {
+	engine, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	left := make(chan string, 1)
+	_, err := iii.Handle(client, "chat::join", func(ctx context.Context, e iii.StreamJoinLeaveEvent) (iii.StreamJoinResult, error) {
+		return iii.StreamJoinResult{Unauthorized: e.GroupID == "secret"}, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.Handle(client, "chat::leave", func(ctx context.Context, e iii.StreamJoinLeaveEvent) (any, error) {
+		left <- e.GroupID
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	config := iii.StreamJoinLeaveTriggerConfig{StreamName: "chat"}
+	if _, err := client.Trigger("chat::join", iii.StreamJoinTrigger{StreamJoinLeaveTriggerConfig: config}); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := client.Trigger("chat::leave", iii.StreamLeaveTrigger{StreamJoinLeaveTriggerConfig: config}); err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	for _, group := range []string{"room-1", "secret"} {
+		for m, err := range iii.Subscribe(ctx, engine.StreamURL(), iii.StreamSubscription{StreamName: "chat", GroupID: group}) {
+			fmt.Println(group, m.Event.Type, errors.Is(err, iii.ErrForbidden))
+			break
+		}
+	}
+	fmt.Println("left", <-left)
+	// Output:
+	// room-1 sync false
+	// secret unauthorized true
+	// left room-1
+}
+
+// A message of a durable topic is tried again, here at once, until it is dead.
+func ExampleQueueTriggerConfig() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	attempts := make(chan string, 10)
+	_, err := iii.Handle(client, "mail::send", func(ctx context.Context, to string) (any, error) {
+		attempts <- to
+		return nil, errors.New("the mail server is away")
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	retries, backoff := uint64(1), uint64(1)
+	_, err = client.Trigger("mail::send", iii.QueueTriggerConfig{
+		Topic:       "mails",
+		QueueConfig: &iii.QueueConfig{MaxRetries: &retries, BackoffDelayMs: &backoff},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if err := client.PublishDurable(ctx, "mails", "ada@example.org"); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(<-attempts)
+	fmt.Println(<-attempts)
+	// Output:
+	// ada@example.org
+	// ada@example.org
+}
+
+// Everybody who listens to a topic now gets what is published.
+func ExampleSubscribeTriggerConfig() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	heard := make(chan string)
+	_, err := iii.Handle(client, "news::heard", func(ctx context.Context, headline string) (any, error) {
+		heard <- headline
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := client.Trigger("news::heard", iii.SubscribeTriggerConfig{Topic: "news"}); err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Publish(ctx, "news", "tea is served"); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(<-heard)
+	// Output: tea is served
+}
+
+// What anybody logs as an error, with the trace that it belongs to. The level is not
+// a minimum.
+func ExampleLogTriggerConfig() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	records := make(chan iii.LogEvent, 1)
+	_, err := iii.Handle(client, "ops::page", func(ctx context.Context, e iii.LogEvent) (any, error) {
+		records <- e
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := client.Trigger("ops::page", iii.LogTriggerConfig{Level: iii.LogLevelError}); err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Call(ctx, "engine::log::error", iii.LogInput{Message: "the oven burns"}, nil); err != nil {
+		log.Fatal(err)
+	}
+	e := <-records
+	fmt.Println(e.SeverityText, e.Body)
+	// Output: ERROR the oven burns
+}
+
+// The ids of traces that have got spans with an error, gathered for a moment.
+func ExampleTraceTriggerConfig() {
+	engine, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+	url := engine.URL()
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &url})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer telemetry.Shutdown(ctx)
+
+	traces := make(chan iii.TraceEvent, 1)
+	_, err = iii.Handle(client, "ops::failed", func(ctx context.Context, e iii.TraceEvent) (any, error) {
+		traces <- e
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	status := "error"
+	if _, err := client.Trigger("ops::failed", iii.TraceTriggerConfig{Status: &status}); err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	ctx, span := telemetry.Tracer().Start(ctx, "bake")
+	_ = iii.WithSpan(ctx, "heat oven", 0, func(context.Context) error { return errors.New("no gas") })
+	span.End()
+	if err := telemetry.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	e := <-traces
+	fmt.Println(len(e.TraceIds), e.TraceIds[0] == iii.TraceID(ctx))
+	// Output: 1 true
+}
+
+// Changes of one entry of the configuration.
+func ExampleConfigurationTriggerConfig() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	events := make(chan iii.ConfigurationEvent, 1)
+	_, err := iii.Handle(client, "shop::reload", func(ctx context.Context, e iii.ConfigurationEvent) (any, error) {
+		events <- e
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = client.Trigger("shop::reload", iii.ConfigurationTriggerConfig{
+		ConfigurationID: "shop",
+		EventTypes:      []iii.ConfigurationEventType{iii.ConfigurationEventTypeUpdated},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	_, err = client.Configuration().Register(ctx, iii.ConfigurationRegisterInput{
+		ID: "shop", Name: "Shop", Description: "Opening hours", Schema: json.RawMessage(`{"type":"object"}`),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := client.Configuration().Set(ctx, "shop", map[string]int{"opens": 8}); err != nil {
+		log.Fatal(err)
+	}
+	e := <-events
+	fmt.Println(e.EventType, string(e.NewValue))
+	// Output: configuration:updated {"opens":8}
+}
+
+// Workers that come and go.
+func ExampleWorkersAvailableTrigger() {
+	engine, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	events := make(chan iii.WorkersAvailableEvent, 10)
+	_, err := iii.Handle(client, "ops::workers", func(ctx context.Context, e iii.WorkersAvailableEvent) (any, error) {
+		events <- e
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := client.Trigger("ops::workers", iii.WorkersAvailableTrigger{}); err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	visitor, err := iii.New(engine.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := visitor.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if err := visitor.Shutdown(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for e := range events {
+		if e.Event == iii.WorkerEventTypeDisconnected {
+			fmt.Println("the visitor is gone:", e.WorkerID == visitor.WorkerID())
+			break
+		}
+	}
+	// Output: the visitor is gone: true
+}
