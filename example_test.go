@@ -140,13 +140,13 @@ func ExampleClient_Connect() {
 	// the twin is failed - true
 }
 
-// The main loop of a worker program ends with the context, and in order.
+// The main loop of a worker program ends with the context, and in order: what runs
+// then is answered.
 func ExampleClient_Run() {
-	_, client, stop := withEngine()
+	engine, client, stop := withEngine()
 	defer stop()
 
 	ctx, interrupt := context.WithCancel(context.Background()) // or signal.NotifyContext
-	defer interrupt()
 	_, err := iii.Handle(client, "worker::stop", func(context.Context, any) (string, error) {
 		interrupt()
 		return "as you wish", nil
@@ -154,20 +154,25 @@ func ExampleClient_Run() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := client.Connect(ctx); err != nil { // Run would do it, too
+	ended := make(chan error)
+	go func() { ended <- client.Run(ctx) }()
+
+	caller, err := iii.New(engine.URL())
+	if err != nil {
 		log.Fatal(err)
 	}
-	go func() {
-		fmt.Println(iii.Call[string](context.Background(), client, "worker::stop", nil))
-	}()
-	if err := client.Run(ctx); err != nil {
+	defer caller.Close()
+	if err := caller.Connect(context.Background()); err != nil {
 		log.Fatal(err)
 	}
-	<-client.Done()
-	fmt.Println(client.State(), client.Err())
+	if err := client.Connect(context.Background()); err != nil { // Run is at it
+		log.Fatal(err)
+	}
+	fmt.Println(iii.Call[string](context.Background(), caller, "worker::stop", nil))
+	fmt.Println(<-ended)
 	// Output:
 	// as you wish <nil>
-	// disconnected <nil>
+	// <nil>
 }
 
 // A drain lets running handlers finish, and the long ones know that it has begun.
