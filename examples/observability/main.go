@@ -1,0 +1,104 @@
+// Observability shows what can be seen of two workers at work: a shop takes orders and asks
+// a warehouse for the goods. Both record spans, logs, a counter, a histogram and the
+// figures of their process; the program places orders and then reads all of it back from
+// the engine: the trace of an order, the trace of the one that failed, which it looks for,
+// the metrics, and the workers. Without $III_URL it brings a development engine along.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+// patience bounds the whole run, which takes a fraction of a second.
+const patience = 5 * time.Second
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "observability:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	url := os.Getenv("III_URL")
+	if url == "" {
+		engine, err := iiitest.New()
+		if err != nil {
+			return err
+		}
+		defer engine.Close()
+		url = engine.URL()
+	}
+
+	// Each run has names of its own, so that many can share an engine.
+	name := "demo-" + strings.ToLower(rand.Text()[:6])
+
+	warehouse, err := newWorker(ctx, url, name, "warehouse")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, warehouse.shutdown(ctx)) }()
+	if err := stockWarehouse(warehouse, name); err != nil {
+		return err
+	}
+	shop, err := newWorker(ctx, url, name, "shop")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, shop.shutdown(ctx)) }()
+	if err := openShop(shop, name); err != nil {
+		return err
+	}
+	for _, w := range []*worker{warehouse, shop} {
+		if err := w.client.Connect(ctx); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(out, "%-9s  %s\n", "engine", url)
+	return visit{name, shop, warehouse, out}.run(ctx)
+}
+
+// worker is a client with telemetry of its own. Its gauges, of memory and processor use,
+// come by themselves.
+type worker struct {
+	client    *iii.Client
+	telemetry *iii.Telemetry
+	log       *slog.Logger // its records belong to the span of their context
+}
+
+func newWorker(ctx context.Context, url, run, role string) (*worker, error) {
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &url, ServiceName: &role, Enabled: new(true)})
+	if err != nil {
+		return nil, err
+	}
+	client, err := iii.New(url, iii.WithName(run+"-"+role), iii.WithTelemetry(telemetry))
+	if err != nil {
+		return nil, errors.Join(err, telemetry.Shutdown(ctx))
+	}
+	return &worker{client, telemetry, slog.New(telemetry.SlogHandler())}, nil
+}
+
+// shutdown ends a worker in order, even when the program is being interrupted.
+func (w *worker) shutdown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	return errors.Join(w.client.Shutdown(ctx), w.telemetry.Shutdown(ctx))
+}
