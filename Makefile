@@ -12,6 +12,9 @@ BENCHFLAGS ?=
 # about it, and builds that ask it fail.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 
+# What the pages are tried in.
+CHROMIUM ?= $(firstword $(shell command -v chromium chromium-browser google-chrome google-chrome-stable))
+
 # The modules beside the root one, which ./... leaves out; without those that hold
 # no Go code of their own.
 NESTED := $(sort $(patsubst %/go.mod,%,$(shell find . -mindepth 2 -name go.mod -not -path './.*')))
@@ -23,7 +26,7 @@ GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
 .DEFAULT_GOAL := help
-.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent quickstart
+.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent quickstart browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,12 +54,12 @@ cross: ## Build for Windows and macOS
 	GOOS=windows $(GO) build ./...
 	GOOS=darwin $(GO) build ./...
 
-test: ## The tests, in every module
+test: ## The tests, in every module, but for those that need Chromium
 	$(GO) test ./...
 	@$(MAKE) --no-print-directory nested
 
-nested: ## The tests of the nested modules alone
-	@set -e; for m in $(NESTED); do echo "$$m: $(GO) test ./..."; (cd $$m && $(GO) test ./...); done
+nested: ## The tests of the nested modules alone, but for those that need Chromium
+	@set -e; for m in $(filter-out ./internal/browser,$(NESTED)); do echo "$$m: $(GO) test ./..."; (cd $$m && $(GO) test ./...); done
 
 race: ## The tests with the race detector, in random order
 	$(GO) test -race -shuffle=on ./...
@@ -77,3 +80,8 @@ concurrent: ## The tests named ...Concurrent COUNT (100) times with the race det
 
 quickstart: ## The program that shows the package at work
 	$(GO) run ./examples/quickstart
+
+browser: ## The tests of the pages, in headless Chromium
+	@test -n "$(CHROMIUM)" || { echo "There is no Chromium here: install it (Debian: apt-get install chromium), or set CHROMIUM to its path." >&2; exit 1; }
+	cd internal/browser && CHROMIUM=$(CHROMIUM) $(GO) test -count=1 -v ./...
+	@echo "The screenshots are in bin/screenshots."

@@ -1,0 +1,85 @@
+package browser
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+)
+
+// Browser is a headless Chromium, whose pages share nothing with those of another
+// one. It is made by Start. Its methods may be called from the test's goroutine
+// alone.
+type Browser struct {
+	t   testing.TB
+	ctx context.Context // chromedp's
+}
+
+// names are what Chromium is called, in the order in which they are tried.
+var names = []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"}
+
+// executable finds Chromium: $CHROMIUM, or what the system calls it.
+func executable() (string, error) {
+	if path := os.Getenv("CHROMIUM"); path != "" {
+		return exec.LookPath(path)
+	}
+	for _, name := range names {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", errors.New("there is no Chromium here: install it (Debian: apt-get install chromium), or set $CHROMIUM to its path")
+}
+
+// Start runs Chromium, with an empty profile, until the test ends. A test without
+// Chromium fails.
+func Start(t testing.TB) *Browser {
+	t.Helper()
+	path, err := executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], // a new temporary --user-data-dir is among them
+		chromedp.ExecPath(path),
+		chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("disable-gpu", true),
+		chromedp.Flag("disable-quic", true),
+		chromedp.Flag("hide-scrollbars", true),
+		// Root cannot have a sandbox; the pages are ours.
+		chromedp.Flag("no-sandbox", os.Getuid() == 0),
+	)
+	// Not the test's context: that ends before the cleanup, which ends Chromium in order.
+	allocator, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
+	t.Cleanup(cancel)
+	ctx, _ := chromedp.NewContext(allocator)
+	if err := chromedp.Do(ctx); err != nil {
+		t.Fatalf("Chromium does not start: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := chromedp.Cancel(ctx); err != nil {
+			t.Errorf("Chromium does not end in order: %v", err)
+		}
+	})
+	return &Browser{t: t, ctx: ctx}
+}
+
+// Open opens a page of 1100 by 760 pixels in a tab of its own and waits until it
+// has loaded. An exception that the page does not catch, and a console.error, fail
+// the test.
+func (b *Browser) Open(url string) *Page {
+	b.t.Helper()
+	ctx, cancel := chromedp.NewContext(b.ctx)
+	b.t.Cleanup(cancel)
+	if err := chromedp.Do(ctx); err != nil { // before any timeout, which would end the tab
+		b.t.Fatalf("no new tab: %v", err)
+	}
+	p := &Page{t: b.t, ctx: ctx}
+	p.watch()
+	p.Resize(1100, 760)
+	p.do(fmt.Sprintf("open %s", url), chromedp.Navigate(url))
+	return p
+}

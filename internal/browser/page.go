@@ -1,0 +1,179 @@
+package browser
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+)
+
+// patience bounds every single step. What happens at all happens in a fraction of
+// it, on a slow machine too.
+const patience = 30 * time.Second
+
+// Page is a page in a tab. It is made by Browser.Open. A step that fails, or that
+// takes longer than 30 seconds, ends the test, with a screenshot. Selectors are
+// those of CSS. Its methods may be called from the test's goroutine alone.
+type Page struct {
+	t   testing.TB
+	ctx context.Context // chromedp's
+}
+
+// watch fails the test for errors that the page does not handle.
+func (p *Page) watch() {
+	messages := chromedp.Console(p.ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for m, err := range messages {
+			if err != nil {
+				return
+			}
+			if m.IsException() || m.Type == "error" && m.Source == "" { // a source has what the network did
+				p.t.Errorf("console of the page: %s", m)
+			}
+		}
+	}()
+	p.t.Cleanup(func() {
+		_ = chromedp.Cancel(p.ctx) // ends the messages
+		<-done
+	})
+}
+
+// do takes a step within the time for it.
+func (p *Page) do(what string, steps ...chromedp.Action[chromedp.Void]) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	if err := chromedp.Do(ctx, steps...); err != nil {
+		p.fail(what, err)
+	}
+}
+
+// fail ends the test with what the page shows.
+func (p *Page) fail(what string, err error) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	text, textErr := chromedp.Run(ctx, chromedp.Evaluate[string]("document.body?.innerText ?? ''"))
+	if textErr != nil {
+		text = textErr.Error()
+	}
+	picture, pictureErr := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	if pictureErr == nil {
+		p.t.Logf("the page as it is: %s", p.save("failed-"+strings.ReplaceAll(p.t.Name(), "/", "-"), picture))
+	}
+	p.t.Fatalf("%s: %v\nthe page says:\n%s", what, err, text)
+}
+
+// Resize sets the size of the page, in CSS pixels.
+func (p *Page) Resize(width, height int) {
+	p.t.Helper()
+	p.do("resize", chromedp.EmulateViewport(int64(width), int64(height)))
+}
+
+// Click waits until there is an element that can be seen, and clicks on it.
+func (p *Page) Click(selector string) {
+	p.t.Helper()
+	p.do("click on "+selector, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+}
+
+// Type waits until there is an element that can be seen, and types text into it key
+// by key. "\n" is the Enter key.
+func (p *Page) Type(selector, text string) {
+	p.t.Helper()
+	p.do("type into "+selector, chromedp.SendKeys(chromedp.CSS(selector), text, chromedp.NodeVisible))
+}
+
+// WaitVisible waits until there is an element that can be seen.
+func (p *Page) WaitVisible(selector string) {
+	p.t.Helper()
+	p.do("wait for "+selector, chromedp.WaitVisible(chromedp.CSS(selector)))
+}
+
+// WaitText waits until an element of the selector, any of them, has text in what it
+// shows.
+func (p *Page) WaitText(selector, text string) {
+	p.t.Helper()
+	p.wait("wait for "+text+" in "+selector,
+		`(selector, text) => [...document.querySelectorAll(selector)].some(e => e.innerText.includes(text))`, selector, text)
+}
+
+// WaitGone waits until no element of the selector is there.
+func (p *Page) WaitGone(selector string) {
+	p.t.Helper()
+	p.wait("wait for the end of "+selector, `selector => document.querySelector(selector) === null`, selector)
+}
+
+// Wait waits until a JavaScript function, which gets args, returns something true.
+func (p *Page) Wait(function string, args ...any) {
+	p.t.Helper()
+	p.wait("wait for "+function, function, args...)
+}
+
+// wait asks at an interval: innerText changes with the layout too, which no
+// mutation tells.
+func (p *Page) wait(what, function string, args ...any) {
+	p.t.Helper()
+	p.do(what, chromedp.PollFunction[chromedp.Void](function, chromedp.WithPollingArgs(args...),
+		chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(0)))
+}
+
+// Texts is what the elements of a selector show, in their order in the page.
+func (p *Page) Texts(selector string) []string {
+	p.t.Helper()
+	return Eval[[]string](p, `(selector => [...document.querySelectorAll(selector)].map(e => e.innerText))(`+quote(selector)+`)`)
+}
+
+// Eval evaluates a JavaScript expression in the page.
+func Eval[T any](p *Page, expression string) T {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression))
+	if err != nil {
+		p.fail("evaluate "+expression, err)
+	}
+	return value
+}
+
+// Screenshot takes a picture of what can be seen of the page, and returns its path:
+// name.png in bin/screenshots of the repository, or in $SCREENSHOTS. The test's log
+// says it too.
+func (p *Page) Screenshot(name string) string {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	picture, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	if err == nil && len(picture) == 0 {
+		err = errors.New("it is empty")
+	}
+	if err != nil {
+		p.t.Fatalf("screenshot %s: %v", name, err)
+	}
+	path := p.save(name, picture)
+	p.t.Logf("screenshot %s", path)
+	return path
+}
+
+// save writes a picture and returns its path.
+func (p *Page) save(name string, picture []byte) string {
+	p.t.Helper()
+	dir := os.Getenv("SCREENSHOTS")
+	if dir == "" {
+		dir = filepath.Join(root(p.t), "bin", "screenshots")
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		p.t.Fatal(err)
+	}
+	path := filepath.Join(dir, name+".png")
+	if err := os.WriteFile(path, picture, 0o644); err != nil {
+		p.t.Fatal(err)
+	}
+	return path
+}

@@ -1,0 +1,122 @@
+package browser
+
+import (
+	"bufio"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// root is the directory of the repository: the tests run in a package's directory
+// somewhere below it.
+func root(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for !isFile(filepath.Join(dir, "types_gen.go")) {
+		if dir == filepath.Dir(dir) {
+			t.Fatal("the test does not run inside the repository")
+		}
+		dir = filepath.Dir(dir)
+	}
+	return dir
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// quote is text as JavaScript writes it.
+func quote(text string) string {
+	b, _ := json.Marshal(text) // a string always has JSON
+	return string(b)
+}
+
+// Program is a program of the root module that runs for a test. It is made by Run.
+type Program struct {
+	t     testing.TB
+	lines chan string // of its standard output; closed when it ends
+	said  []string
+}
+
+// Run builds a program, "./examples/chat" for example, and runs it until the test
+// ends. Then it is interrupted and has to end with status 0. Of its environment, what
+// names an engine is left out; what it says on standard error goes to that of the test.
+func Run(t testing.TB, path string, args ...string) *Program {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "program")
+	if runtime.GOOS == "windows" {
+		binary += ".exe"
+	}
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, path)
+	build.Dir = root(t)
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build %s: %v\n%s", path, err, out)
+	}
+	run := exec.Command(binary, args...)
+	run.Dir = t.TempDir()
+	run.Env = append(os.Environ(), "III_URL=", "III_HTTP_URL=", "III_STREAM_URL=")
+	run.Stderr = os.Stderr
+	stdout, err := run.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &Program{t: t, lines: make(chan string, 1000)}
+	ended := make(chan error, 1)
+	go func() {
+		for s := bufio.NewScanner(stdout); s.Scan(); {
+			p.lines <- s.Text()
+		}
+		close(p.lines)
+		ended <- run.Wait()
+	}()
+	t.Cleanup(func() {
+		if runtime.GOOS == "windows" { // which knows no interrupt for one process
+			_ = run.Process.Kill()
+			<-ended
+			return
+		}
+		_ = run.Process.Signal(os.Interrupt)
+		kill := time.AfterFunc(patience, func() { _ = run.Process.Kill() })
+		defer kill.Stop()
+		for range p.lines { // it may be about to say more
+		}
+		if err := <-ended; err != nil {
+			t.Errorf("%s: after an interrupt: %v", path, err)
+		}
+	})
+	return p
+}
+
+// Match waits for a line of the program's standard output that matches, and returns
+// the match with its submatches. Each line is looked at once.
+func (p *Program) Match(pattern string) []string {
+	p.t.Helper()
+	re := regexp.MustCompile(pattern)
+	timeout := time.After(patience)
+	for {
+		select {
+		case line, ok := <-p.lines:
+			if !ok {
+				p.t.Fatalf("the program ended, and no line of it matches %s: %q", pattern, p.said)
+			}
+			p.said = append(p.said, line)
+			if match := re.FindStringSubmatch(line); match != nil {
+				return match
+			}
+		case <-timeout:
+			p.t.Fatalf("no line of the program matches %s: %q", pattern, p.said)
+		}
+	}
+}
