@@ -85,6 +85,7 @@ type exchange struct {
 	trace context.Context // of the engine, with the trace of this request
 
 	requestBody, response *channel
+	bodyRead              <-chan struct{} // closed when nothing reads the body any more
 	payload               httpPayload
 }
 
@@ -99,6 +100,7 @@ func (x *exchange) run() {
 	defer x.e.endChannel(x.response, reading)
 	x.requestBody.take(writing)
 	read, ok := x.readBody(ctx)
+	x.bodyRead = read
 	if !ok {
 		x.timeOut()
 		return
@@ -122,8 +124,10 @@ func (x *exchange) run() {
 	streamed := x.streamHead(ctx)
 	select {
 	case r := <-answer:
+		x.closeUnlessRead()
 		r.write(x.rw)
 	case head := <-streamed:
+		x.closeUnlessRead()
 		x.stream(head)
 	case <-timeout.C:
 		x.timeOut()
@@ -136,7 +140,20 @@ func (x *exchange) run() {
 // timeOut is the answer to a request that took too long.
 func (x *exchange) timeOut() {
 	clear(x.rw.Header())
+	x.closeUnlessRead()
 	x.rw.WriteHeader(http.StatusGatewayTimeout)
+}
+
+// closeUnlessRead makes the response the last of its connection if the body is
+// still being read. A deadline ends that reading, and might as well hit the
+// server's own that follows it: later requests would seem to have lost their
+// clients.
+func (x *exchange) closeUnlessRead() {
+	select {
+	case <-x.bodyRead:
+	default:
+		x.rw.Header().Set("Connection", "close")
+	}
 }
 
 // readBody gives the body to the request's channel, and to the payload if it
@@ -144,6 +161,11 @@ func (x *exchange) timeOut() {
 // The channel is closed when the body is read no more.
 func (x *exchange) readBody(ctx context.Context) (<-chan struct{}, bool) {
 	done := make(chan struct{})
+	if x.r.Body == http.NoBody {
+		x.e.endChannel(x.requestBody, writing)
+		close(done)
+		return done, true
+	}
 	if strings.Contains(x.r.Header.Get("Content-Type"), "application/json") {
 		control := http.NewResponseController(x.rw)
 		_ = control.SetReadDeadline(time.Now().Add(x.e.cfg.httpTimeout))
@@ -183,10 +205,15 @@ func (x *exchange) readBody(ctx context.Context) (<-chan struct{}, bool) {
 	return done, true
 }
 
-// call asks the condition and the middleware and calls the function. There is
+// call asks the middleware and the condition and calls the function. There is
 // no reply when the function returned nothing: then the response comes over
 // its channel, or never.
 func (x *exchange) call() (reply, bool) {
+	for _, id := range x.e.cfg.httpMiddleware {
+		if r, stop := x.middleware(id, defaultNamespace); stop {
+			return r, true
+		}
+	}
 	if x.route.condition != "" {
 		run, err := x.e.condition(x.trace, x.route.condition, x.route.namespace, mustEncode(x.payload))
 		if err != nil {
@@ -197,7 +224,7 @@ func (x *exchange) call() (reply, bool) {
 		}
 	}
 	for _, id := range x.route.middleware {
-		if r, stop := x.middleware(id); stop {
+		if r, stop := x.middleware(id, x.route.namespace); stop {
 			return r, true
 		}
 	}
@@ -214,7 +241,7 @@ func (x *exchange) call() (reply, bool) {
 
 // middleware asks a middleware function, which may answer in place of the
 // function.
-func (x *exchange) middleware(id string) (reply, bool) {
+func (x *exchange) middleware(id, namespace string) (reply, bool) {
 	input := mustEncode(map[string]any{
 		"phase": "preHandler", "context": map[string]any{},
 		"request": map[string]any{
@@ -224,7 +251,7 @@ func (x *exchange) middleware(id string) (reply, bool) {
 	})
 	done := make(chan outcome, 1)
 	x.e.spawn(func(context.Context) {
-		result, err := x.e.invoke(x.trace, id, x.route.namespace, input)
+		result, err := x.e.invoke(x.trace, id, namespace, input)
 		done <- outcome{result, err}
 	})
 	timeout := time.NewTimer(middlewareTimeout)

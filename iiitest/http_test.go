@@ -219,6 +219,80 @@ func (w *web) channel(ref any) *websocket.Conn {
 	return conn
 }
 
+// The middleware of the server comes before the condition and the middleware of
+// the route, in its order, and is in the default namespace.
+func TestServerMiddleware(t *testing.T) {
+	e := Start(t, WithHTTPMiddleware("mw::a"), WithHTTPMiddleware("mw::b", "mw::c"))
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	shop := dial(t, e).register("shop", `,"namespace":"shop"`)
+	c.function("mw::a", "mw::b", "mw::c")
+	shop.function("cond", "mw::route", "f::g")
+	shop.send(`{"type":"registertrigger","id":"t1","trigger_type":"http","function_id":"f::g","namespace":"shop",
+		"config":{"api_path":"/:id","condition_function_id":"cond","middleware_function_ids":["mw::route"]}}`)
+	shop.sync()
+
+	done := w.do("GET", "/7?q=1", "", "X-A", "b")
+	for range 3 {
+		data := c.answer(`,"result":{"action":"continue"}`)
+		request, _ := data["request"].(map[string]any)
+		if fmt.Sprintln(data["phase"], request["path_params"], request["query_params"], request["method"]) != "preHandler map[id:7] map[q:1] GET\n" {
+			t.Errorf("asked %v", data)
+		}
+	}
+	shop.answer(`,"result":true`)
+	shop.answer(``)
+	shop.answer(`,"result":{"status_code":201,"body":1}`)
+	if got := <-done; got.status != 201 || got.body != "1" {
+		t.Errorf("answer of the function: %+v", got)
+	}
+	done = w.do("GET", "/7", "")
+	c.answer(``)
+	c.answer(`,"result":{"action":"respond","response":{"status_code":401,"body":"no"}}`)
+	if got := <-done; got.status != 401 || got.body != `"no"` {
+		t.Errorf("answer of the second: %+v", got)
+	}
+	if e, err := New(WithHTTPMiddleware("")); err == nil {
+		_ = e.Close()
+		t.Error("empty id: no error")
+	}
+}
+
+// What is left of one request does no harm to the next on its connection.
+func TestRequestsOnOneConnectionConcurrent(t *testing.T) {
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f")
+	c.route("r", "f", "POST", "/f")
+	c.sync()
+	for i := range 20 {
+		body, more := io.Pipe()
+		r, _ := http.NewRequestWithContext(t.Context(), "POST", e.HTTPURL()+"/f", body)
+		wrote := make(chan struct{})
+		go func() { // ends at about the time of the response
+			defer close(wrote)
+			_, _ = more.Write([]byte("part"))
+			_ = more.Close()
+		}()
+		done := make(chan answer, 1)
+		go func() {
+			response, err := w.client.Do(r)
+			if err != nil {
+				done <- answer{err: err}
+				return
+			}
+			defer response.Body.Close()
+			_, err = io.Copy(io.Discard, response.Body)
+			done <- answer{status: response.StatusCode, err: err}
+		}()
+		c.answer(`,"result":{"status_code":201}`)
+		// The connection may end before all of the body is written.
+		if got := <-done; got.err == nil && got.status != 201 {
+			t.Fatalf("request %d: status %d", i, got.status)
+		}
+		<-wrote
+	}
+}
+
 func TestBodyOverItsChannel(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("c")

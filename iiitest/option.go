@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -18,6 +19,7 @@ type Option func(*config) error
 type config struct {
 	grace          time.Duration
 	httpTimeout    time.Duration
+	httpMiddleware []string
 	queueProvider  bool
 	queues         map[string]QueueConfig
 	listen         string
@@ -74,6 +76,23 @@ func WithHTTPTimeout(d time.Duration) Option {
 			return errors.New("iiitest: WithHTTPTimeout: not positive")
 		}
 		c.httpTimeout = d
+		return nil
+	}
+}
+
+// WithHTTPMiddleware names functions of namespace default that are asked about
+// every request to the HTTP triggers, one after the other, before the condition
+// and the middleware functions of its route: the middleware of the engine's HTTP
+// server, in the order of its priorities. Each gets what those get, and may
+// answer in place of the route. Later calls add to earlier ones; the default is
+// none.
+func WithHTTPMiddleware(functionIDs ...string) Option {
+	own := slices.Clone(functionIDs)
+	return func(c *config) error {
+		if slices.Contains(own, "") {
+			return errors.New("iiitest: WithHTTPMiddleware: empty id")
+		}
+		c.httpMiddleware = append(c.httpMiddleware, own...)
 		return nil
 	}
 }
