@@ -1,6 +1,7 @@
 package iiitest
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log"
@@ -178,7 +179,7 @@ func (e *Engine) listen() error {
 		{&e.streamServer, e.cfg.stream, "127.0.0.1:3", http.HandlerFunc(e.serveStreamSocket)},
 	}
 	if e.cfg.guard != nil {
-		openings = append(openings, opening{&e.guardedServer, "127.0.0.1:0", "127.0.0.1:4", e.workerHandler(e.cfg.guard)})
+		openings = append(openings, opening{&e.guardedServer, cmp.Or(e.cfg.guard.Addr, "127.0.0.1:0"), "127.0.0.1:4", e.workerHandler(e.cfg.guard)})
 	}
 	for _, s := range openings {
 		opened, err := newServer(s.addr, s.memory, e.joined(s.handler))
@@ -214,8 +215,8 @@ func (e *Engine) HTTPURL() string { return "http://" + e.httpServer.addr }
 // StreamURL is the address of the stream socket: ws://host:port. See URL.
 func (e *Engine) StreamURL() string { return "ws://" + e.streamServer.addr }
 
-// GuardedURL is the address of the guarded listener, ws://host:port on the
-// loopback interface, or "" without WithGuard. See URL.
+// GuardedURL is the address of the guarded listener, ws://host:port, or ""
+// without WithGuard. See URL.
 func (e *Engine) GuardedURL() string {
 	if e.guardedServer == nil {
 		return ""

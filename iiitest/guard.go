@@ -5,7 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
-	"maps"
+	"fmt"
 	"net"
 	"net/http"
 	"slices"
@@ -46,13 +46,43 @@ type Guard struct {
 	// their registration: each key must be there with an equal value, or one that
 	// fits if the value is match("pattern"). Empty exposes nothing.
 	ExposeMetadata map[string]any
+
+	// ExposeFilters exposes further functions, of any namespace.
+	ExposeFilters []ExposeFilter
+
+	// ExposeAll exposes every function of every namespace, as a listener does
+	// whose configuration has no rbac section.
+	ExposeAll bool
+
+	// Addr is where the listener is. The default is 127.0.0.1:0, a free port of
+	// the loopback interface. See WithAddrs.
+	Addr string
+}
+
+// ExposeFilter exposes functions of one namespace: by their ids or by the
+// metadata of their registrations, exactly one of the two.
+type ExposeFilter struct {
+	// Namespace is where the functions are; empty is the default one.
+	Namespace string
+
+	// Match is a pattern, as in Guard.Expose.
+	Match string
+
+	// Metadata is as Guard.ExposeMetadata.
+	Metadata map[string]any
 }
 
 // guard is a Guard, ready for use.
 type guard struct {
 	Guard
-	expose   []string // patterns
-	metadata map[string]metadataFilter
+	filters []exposeFilter
+}
+
+// exposeFilter is an ExposeFilter, ready for use.
+type exposeFilter struct {
+	namespace string
+	pattern   string                    // of the id, if metadata is empty
+	metadata  map[string]metadataFilter // by key
 }
 
 // metadataFilter is what the value of one key of the metadata must be.
@@ -65,32 +95,63 @@ type metadataFilter struct {
 // connections are restricted by g. It has /otel and the channels too. The
 // default is none.
 func WithGuard(g Guard) Option {
-	g.Expose, g.ExposeMetadata = slices.Clone(g.Expose), maps.Clone(g.ExposeMetadata)
+	filters := slices.Clone(g.ExposeFilters)
+	for _, pattern := range g.Expose {
+		filters = append(filters, ExposeFilter{Match: pattern})
+	}
+	if len(g.ExposeMetadata) > 0 {
+		filters = append(filters, ExposeFilter{Metadata: g.ExposeMetadata})
+	}
+	own := &guard{Guard: g}
+	var bad error
+	for _, f := range filters {
+		ready, err := f.ready()
+		bad = errors.Join(bad, err)
+		own.filters = append(own.filters, ready)
+	}
 	return func(c *config) error {
-		own := &guard{Guard: g, metadata: make(map[string]metadataFilter)}
-		for _, filter := range g.Expose {
-			pattern, _ := patternOf(filter)
-			if pattern == "" {
-				return errors.New("iiitest: WithGuard: empty pattern")
-			}
-			own.expose = append(own.expose, pattern)
+		if bad != nil {
+			return fmt.Errorf("iiitest: WithGuard: %w", bad)
 		}
-		for name, value := range g.ExposeMetadata {
-			if s, ok := value.(string); ok {
-				if pattern, is := patternOf(s); is {
-					own.metadata[name] = metadataFilter{pattern: &pattern}
-					continue
-				}
+		if g.Addr != "" {
+			if _, _, err := net.SplitHostPort(g.Addr); err != nil {
+				return fmt.Errorf("iiitest: WithGuard: %w", err)
 			}
-			raw, err := encode(value)
-			if err != nil {
-				return errors.New("iiitest: WithGuard: ExposeMetadata is no JSON")
-			}
-			own.metadata[name] = metadataFilter{equal: canonicalValid(raw)}
 		}
 		c.guard = own
 		return nil
 	}
+}
+
+// ready checks a filter and prepares it. It keeps nothing of the caller's.
+func (f ExposeFilter) ready() (exposeFilter, error) {
+	own := exposeFilter{namespace: cmp.Or(f.Namespace, defaultNamespace)}
+	switch pattern, _ := patternOf(f.Match); {
+	case strings.TrimSpace(own.namespace) == "":
+		return own, errors.New("blank namespace")
+	case f.Match != "" && len(f.Metadata) > 0:
+		return own, errors.New("a filter has both a pattern and metadata")
+	case len(f.Metadata) > 0:
+		own.metadata = make(map[string]metadataFilter, len(f.Metadata))
+	case pattern == "":
+		return own, errors.New("empty pattern")
+	default:
+		own.pattern = pattern
+	}
+	for name, value := range f.Metadata {
+		if s, ok := value.(string); ok {
+			if pattern, is := patternOf(s); is {
+				own.metadata[name] = metadataFilter{pattern: &pattern}
+				continue
+			}
+		}
+		raw, err := encode(value)
+		if err != nil {
+			return own, fmt.Errorf("metadata %s: %w", name, err)
+		}
+		own.metadata[name] = metadataFilter{equal: canonicalValid(raw)}
+	}
+	return own, nil
 }
 
 // patternOf takes the pattern out of match("…") or match('…') and reports
@@ -132,17 +193,21 @@ func wildcard(pattern, s string) bool {
 // exposes reports whether everybody may call a function. f is nil if there is
 // none of that id.
 func (g *guard) exposes(namespace, id string, f *function) bool {
-	if namespace != defaultNamespace {
-		return false
+	return g.ExposeAll || slices.ContainsFunc(g.filters, func(x exposeFilter) bool {
+		return x.namespace == namespace && x.fits(id, f)
+	})
+}
+
+// fits reports whether a function of the filter's namespace is exposed.
+func (x exposeFilter) fits(id string, f *function) bool {
+	if len(x.metadata) == 0 {
+		return wildcard(x.pattern, id)
 	}
-	if slices.ContainsFunc(g.expose, func(pattern string) bool { return wildcard(pattern, id) }) {
-		return true
-	}
-	if len(g.metadata) == 0 || f == nil || kindOf(f.metadata) != '{' {
+	if f == nil || kindOf(f.metadata) != '{' {
 		return false
 	}
 	members := (&scanner{b: f.metadata}).members()
-	for name, filter := range g.metadata {
+	for name, filter := range x.metadata {
 		value, there := members[name]
 		switch {
 		case !there:

@@ -108,8 +108,12 @@ func TestPatternOf(t *testing.T) {
 
 func TestGuardOptions(t *testing.T) {
 	for name, g := range map[string]Guard{
-		"empty pattern":     {Expose: []string{`match("")`}},
-		"metadata, no JSON": {ExposeMetadata: map[string]any{"f": func() {}}},
+		"empty pattern":        {Expose: []string{`match("")`}},
+		"metadata, no JSON":    {ExposeMetadata: map[string]any{"f": func() {}}},
+		"an empty filter":      {ExposeFilters: []ExposeFilter{{Namespace: "shop"}}},
+		"a filter of two":      {ExposeFilters: []ExposeFilter{{Match: "a", Metadata: map[string]any{"b": 1}}}},
+		"blank namespace":      {ExposeFilters: []ExposeFilter{{Namespace: " ", Match: "a"}}},
+		"address without port": {Addr: "127.0.0.1"},
 	} {
 		if e, err := New(WithGuard(g)); err == nil {
 			_ = e.Close()
@@ -238,6 +242,47 @@ func TestZeroGuard(t *testing.T) {
 	c.provide("hook")
 	other.bind("t1", "hook")
 	c.want(forwarded("t1", "hook", ""))
+}
+
+func TestExposeFilters(t *testing.T) {
+	for name, tt := range map[string]struct {
+		guard   Guard
+		allowed []string
+	}{
+		"one namespace": {Guard{ExposeFilters: []ExposeFilter{{Namespace: "shop", Match: `match("a::*")`}}}, []string{"shop a::x"}},
+		"no namespace":  {Guard{ExposeFilters: []ExposeFilter{{Match: "a::*"}}}, []string{"default a::x"}},
+		"metadata": {
+			Guard{ExposeFilters: []ExposeFilter{{Namespace: "shop", Metadata: map[string]any{"tier": `match("go*")`}}}},
+			[]string{"shop a::x"},
+		},
+		"either of two": {
+			Guard{ExposeFilters: []ExposeFilter{{Metadata: map[string]any{"tier": "gold"}}, {Namespace: "shop", Match: "b::x"}}},
+			[]string{"default a::x", "shop b::x"},
+		},
+		"all": {Guard{ExposeAll: true}, []string{"default a::x", "default b::x", "shop a::x", "shop b::x"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := Start(t, WithGuard(tt.guard))
+			for _, namespace := range []string{"default", "shop"} {
+				owner := dial(t, e).register("owner", `,"namespace":"`+namespace+`"`)
+				owner.send(`{"type":"registerfunction","id":"a::x","metadata":{"tier":"gold"}}`)
+				owner.function("b::x")
+				owner.sync()
+			}
+			session := &session{e: e, guard: e.cfg.guard}
+			var allowed []string
+			for _, namespace := range []string{"default", "shop"} {
+				for _, id := range []string{"a::x", "b::x"} {
+					if session.denial(namespace, id) == nil {
+						allowed = append(allowed, namespace+" "+id)
+					}
+				}
+			}
+			if diff := cmp.Diff(tt.allowed, allowed); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
 }
 
 func TestMiddleware(t *testing.T) {
