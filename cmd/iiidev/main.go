@@ -1,24 +1,36 @@
 // Command iiidev runs the development engine of package iiitest as a program:
 // an engine to write and try workers against, with everything in memory.
 //
-//	iiidev [-listen addr] [-http addr] [-stream addr] [-queue name=config] [-v]
+//	iiidev [flags]
 //
-// The addresses are those of the worker protocol, of the HTTP triggers and of
-// the stream socket; the defaults are the engine's ports on the loopback
-// interface. Each -queue adds a named queue, whose config is JSON with the keys
-// of the engine's queue_configs, such as
+// The addresses are those of the worker protocol (-listen), of the HTTP triggers
+// (-http) and of the stream socket (-stream); the defaults are the engine's ports
+// on the loopback interface. Each -queue adds a named queue, whose config is JSON
+// with the keys of the engine's queue_configs, such as
 //
 //	-queue 'payments={"type":"fifo","message_group_field":"account"}'
 //
+// -guard opens a second, guarded listener for workers. Its config is JSON with
+// the keys that the engine's worker manager has, such as
+//
+//	-guard '{"port":49135,"rbac":{"auth_function_id":"gate::auth","expose_functions":["match(\"public::*\")"]}}'
+//
+// The host is 127.0.0.1 and the port 49135 by default; without rbac everything
+// is permitted. -stream-auth names the function that is asked about each
+// connection to the stream socket, and each -http-middleware one that is asked
+// about each request to the HTTP triggers, in the order of the flags. -http-timeout
+// bounds these requests. -queue-provider=false leaves out engine::queue::enqueue,
+// for a worker that provides it.
+//
 // The environment variable III_NAMESPACE_GRACE_MS means what it means to the
-// engine: how many milliseconds a worker has to declare its namespace. With -v
-// the program also logs what workers do and what it drops. It ends with SIGINT
-// or SIGTERM.
+// engine: how many milliseconds a worker has to declare its namespace. References
+// such as ${NAME:default} in configuration values and the secrets of functions
+// invoked over HTTP are looked up in the environment, too. With -v the program
+// also logs what workers do and what it drops. It ends with SIGINT or SIGTERM.
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -54,16 +66,26 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	listen := flags.String("listen", "127.0.0.1:49134", "address for workers")
 	http := flags.String("http", "127.0.0.1:3111", "address of the HTTP triggers")
 	stream := flags.String("stream", "127.0.0.1:3112", "address of the stream socket")
-	var queues []iiitest.Option
-	flags.Func("queue", "add a named queue: name={config}; may be repeated", func(arg string) error {
+	httpTimeout := flags.Duration("http-timeout", 30*time.Second, "bound of a request to the HTTP triggers")
+	streamAuth := flags.String("stream-auth", "", "`function` that authenticates connections to the stream socket")
+	provider := flags.Bool("queue-provider", true, "have engine::queue::enqueue")
+	var more []iiitest.Option
+	flags.Func("http-middleware", "`function` that is asked about each request to the HTTP triggers; may be repeated", func(id string) error {
+		more = append(more, iiitest.WithHTTPMiddleware(id))
+		return nil
+	})
+	flags.Func("guard", "open a guarded listener for workers: `{config}`", func(config string) error {
+		guard, err := guardOption(config)
+		more = append(more, guard)
+		return err
+	})
+	flags.Func("queue", "add a named queue: `name={config}`; may be repeated", func(arg string) error {
 		name, config, _ := strings.Cut(arg, "=")
 		var q iiitest.QueueConfig
-		d := json.NewDecoder(strings.NewReader(config))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&q); err != nil {
+		if err := decodeStrictly(config, &q); err != nil {
 			return fmt.Errorf("config of queue %q: %w", name, err)
 		}
-		queues = append(queues, iiitest.WithQueue(name, q))
+		more = append(more, iiitest.WithQueue(name, q))
 		return nil
 	})
 	verbose := flags.Bool("v", false, "log what workers do and what is dropped")
@@ -79,9 +101,14 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	}
 	opts := []iiitest.Option{
 		iiitest.WithAddrs(*listen, *http, *stream),
+		iiitest.WithHTTPTimeout(*httpTimeout),
+		iiitest.WithQueueProvider(*provider),
 		iiitest.WithLogger(slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))),
 	}
-	opts = append(opts, queues...)
+	opts = append(opts, more...)
+	if *streamAuth != "" {
+		opts = append(opts, iiitest.WithStreamAuth(*streamAuth))
+	}
 	if ms := env("III_NAMESPACE_GRACE_MS"); ms != "" {
 		n, err := strconv.ParseUint(ms, 10, 31)
 		if err != nil {
@@ -94,6 +121,9 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		return err
 	}
 	fmt.Fprintf(stdout, "workers %s\nhttp    %s\nstreams %s\n", e.URL(), e.HTTPURL(), e.StreamURL())
+	if e.GuardedURL() != "" {
+		fmt.Fprintf(stdout, "guarded %s\n", e.GuardedURL())
+	}
 	<-ctx.Done()
 	return e.Close()
 }

@@ -3,46 +3,207 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/gorilla/websocket"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii"
 )
 
 func noEnv(string) string { return "" }
 
-func TestRunServesUntilToldToStop(t *testing.T) {
+// runProgram runs the program on free ports until the test ends, and returns the
+// addresses that it prints, by name.
+func runProgram(t *testing.T, args ...string) map[string]string {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
 	out, in := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		args := strings.Fields(`-listen 127.0.0.1:0 -http 127.0.0.1:0 -stream 127.0.0.1:0 -queue jobs={"concurrency":1}`)
+		args := append([]string{"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0"}, args...)
 		err := run(ctx, args, noEnv, in, io.Discard)
 		_ = in.CloseWithError(err)
 		done <- err
 	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	want := 3
+	if slices.Contains(args, "-guard") {
+		want++
+	}
 	addresses := map[string]string{}
-	lines := bufio.NewScanner(out)
-	for len(addresses) < 3 && lines.Scan() {
-		name, url, _ := strings.Cut(lines.Text(), " ")
+	lines := bufio.NewReader(out)
+	for len(addresses) < want {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatalf("addresses: %v, %v", addresses, err)
+		}
+		name, url, _ := strings.Cut(line, " ")
 		addresses[name] = strings.TrimSpace(url)
 	}
-	if len(addresses) != 3 {
-		t.Fatalf("addresses: %v", addresses)
-	}
-	conn, _, err := websocket.DefaultDialer.DialContext(ctx, addresses["workers"], nil)
+	go func() { _, _ = io.Copy(io.Discard, lines) }() // until run has ended
+	return addresses
+}
+
+// worker connects a client with the functions that prepare registers.
+func worker(t *testing.T, url string, prepare func(c *iii.Client) error, opts ...iii.Option) (*iii.Client, error) {
+	t.Helper()
+	c, err := iii.New(url, append(opts, iii.WithName(t.Name()+url))...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	if _, m, err := conn.ReadMessage(); err != nil || !strings.Contains(string(m), "workerregistered") {
-		t.Errorf("greeting %s: %v", m, err)
+	t.Cleanup(func() { _ = c.Close() })
+	if prepare != nil {
+		if err := prepare(c); err != nil {
+			t.Fatal(err)
+		}
 	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Errorf("run: %v", err)
+	return c, c.Connect(t.Context())
+}
+
+// Everything that is configured is there.
+func TestRun(t *testing.T) {
+	t.Setenv("IIIDEV_TEST_TOKEN", "s3cret")
+	addresses := runProgram(t,
+		"-queue", `jobs={"concurrency":1}`, "-stream-auth", "streams::auth", "-http-middleware", "http::gate", "-http-timeout", "200ms",
+		"-guard", `{"port":0,"rbac":{"auth_function_id":"gate::auth","expose_functions":[
+			"match(\"open::*\")",{"metadata":{"public":true}},{"match":"shop::*","namespace":"shop"}]}}`)
+	for name, scheme := range map[string]string{"workers": "ws", "http": "http", "streams": "ws", "guarded": "ws"} {
+		if !strings.HasPrefix(addresses[name], scheme+"://127.0.0.1:") {
+			t.Fatalf("addresses: %v", addresses)
+		}
+	}
+
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, `"`+r.Header.Get("Authorization")+`"`)
+	}))
+	defer server.Close()
+	ran := make(chan string, 1)
+	echo := func(_ context.Context, s string) (string, error) { return s, nil }
+	own, err := worker(t, addresses["workers"], func(c *iii.Client) error {
+		_, err1 := iii.Handle(c, "gate::auth", func(_ context.Context, in iii.AuthInput) (iii.AuthResult, error) {
+			if in.Headers["x-who"] != "me" {
+				return iii.AuthResult{}, errors.New("who are you?")
+			}
+			return iii.NewAuthResult(), nil
+		})
+		_, err2 := iii.Handle(c, "streams::auth", func(context.Context, iii.StreamAuthInput) (iii.StreamAuthResult, error) {
+			return iii.StreamAuthResult{Context: iii.JSONValue(`"known"`)}, nil
+		})
+		_, err3 := iii.Handle(c, "http::gate", func(_ context.Context, in map[string]any) (map[string]any, error) {
+			request, _ := in["request"].(map[string]any)
+			if query, _ := request["query_params"].(map[string]any); query["stop"] == nil {
+				return map[string]any{"action": "continue"}, nil
+			}
+			return map[string]any{"action": "respond", "response": map[string]any{"status_code": 403}}, nil
+		})
+		_, err4 := iii.HandleHTTP(c, http.MethodGet, "/slow", func(ctx context.Context, _ *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		_, err5 := iii.Handle(c, "open::echo", echo)
+		_, err6 := iii.Handle(c, "closed::echo", echo)
+		_, err7 := iii.Handle(c, "tagged::echo", echo, iii.WithFunctionMetadata(map[string]bool{"public": true}))
+		_, err8 := iii.Handle(c, "jobs::run", func(_ context.Context, s string) (any, error) { ran <- s; return nil, nil })
+		_, err9 := c.HandleHTTPInvoked("outside", iii.HTTPInvocationConfig{
+			URL: server.URL, Auth: &iii.HTTPAuthConfig{Auth: iii.HTTPAuthBearer{TokenKey: "IIIDEV_TEST_TOKEN"}},
+		})
+		_, err10 := iii.Handle(c, "streams::join", func(_ context.Context, e iii.StreamJoinLeaveEvent) (iii.StreamJoinResult, error) {
+			return iii.StreamJoinResult{Unauthorized: string(e.Context) != `"known"`}, nil
+		})
+		_, err11 := c.Trigger("streams::join", iii.StreamJoinTrigger{})
+		return errors.Join(err1, err2, err3, err4, err5, err6, err7, err8, err9, err10, err11)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	t.Run("guarded listener", func(t *testing.T) {
+		var refused *iii.AuthError
+		if _, err := worker(t, addresses["guarded"], nil); !errors.As(err, &refused) {
+			t.Errorf("stranger: %v", err)
+		}
+		c, err := worker(t, addresses["guarded"], nil, iii.WithHeader(http.Header{"X-Who": {"me"}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for id, allowed := range map[string]bool{"open::echo": true, "tagged::echo": true, "closed::echo": false} {
+			if _, err := iii.Call[string](t.Context(), c, id, "x"); errors.Is(err, iii.ErrForbidden) == allowed || allowed && err != nil {
+				t.Errorf("%s: %v", id, err)
+			}
+		}
+		if _, err := iii.Call[string](t.Context(), c, "shop::none", "x", iii.InNamespace("shop")); !errors.Is(err, iii.ErrFunctionNotFound) {
+			t.Errorf("exposed in another namespace: %v", err)
+		}
+	})
+	t.Run("queue", func(t *testing.T) {
+		if _, err := own.Enqueue(t.Context(), "jobs", "jobs::run", "now"); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-ran; got != "now" {
+			t.Errorf("job got %q", got)
+		}
+	})
+	t.Run("secrets are of the environment", func(t *testing.T) {
+		if got, err := iii.Call[string](t.Context(), own, "outside", nil); got != "Bearer s3cret" {
+			t.Errorf("got %q, %v", got, err)
+		}
+	})
+	t.Run("HTTP", func(t *testing.T) {
+		got := map[string]int{}
+		for _, path := range []string{"/slow?stop", "/slow", "/nowhere"} {
+			response, err := http.Get(addresses["http"] + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = response.Body.Close()
+			got[path] = response.StatusCode
+		}
+		if diff := cmp.Diff(map[string]int{"/slow?stop": 403, "/slow": 504, "/nowhere": 404}, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+	t.Run("stream socket", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		for m, err := range iii.Subscribe(ctx, addresses["streams"], iii.StreamSubscription{SubscriptionID: "1", StreamName: "s", GroupID: "g"}) {
+			if err != nil || m.Event.Type != "sync" {
+				t.Errorf("got %v, %v", m, err)
+			}
+			break
+		}
+	})
+}
+
+func TestRunWithoutQueueProvider(t *testing.T) {
+	c, err := worker(t, runProgram(t, "-queue-provider=false")["workers"], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Enqueue(t.Context(), "default", "f", 1); !errors.Is(err, iii.ErrEnqueue) {
+		t.Errorf("enqueue: %v", err)
+	}
+}
+
+// Without the section rbac everything is permitted, as it is by the engine.
+func TestRunGuardWithoutRBAC(t *testing.T) {
+	c, err := worker(t, runProgram(t, "-guard", `{"port":0}`)["guarded"], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.StateScopes(t.Context()); err != nil {
+		t.Errorf("call: %v", err)
 	}
 }
 
@@ -57,6 +218,13 @@ func TestRunRefuses(t *testing.T) {
 		{"a queue without a config", "-queue jobs", "", "help requested"},
 		{"a queue with an unknown key", `-queue jobs={"retries":1}`, "", "help requested"},
 		{"a queue that cannot be", `-queue jobs={"type":"fifo"}`, "", "WithQueue: jobs"},
+		{"a guard that is no JSON", "-guard yes", "", "help requested"},
+		{"a guard with an unknown key", `-guard {"auth":"f"}`, "", "help requested"},
+		{"a guard and more", `-guard {}{}`, "", "help requested"},
+		{"a filter with an unknown key", `-guard {"rbac":{"expose_functions":[{"pattern":"a"}]}}`, "", "help requested"},
+		{"a filter of nothing", `-guard {"rbac":{"expose_functions":[{}]}}`, "", "WithGuard: empty pattern"},
+		{"a middleware without an id", "-http-middleware=", "", "WithHTTPMiddleware"},
+		{"a timeout of nothing", "-http-timeout 0s", "", "WithHTTPTimeout"},
 		{"an address without a port", "-listen here", "", "WithAddrs"},
 		{"a grace period that is no number", "-listen 127.0.0.1:0", "soon", "III_NAMESPACE_GRACE_MS"},
 		{"a grace period of nothing", "-listen 127.0.0.1:0", "0", "WithNamespaceGrace"},
