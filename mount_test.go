@@ -177,6 +177,30 @@ func TestMountedHandlerThatPanics(t *testing.T) {
 	}
 }
 
+// The head reaches the client with the first flush, before there is a body.
+func TestMountedFlushSendsTheHead(t *testing.T) {
+	answered := make(chan struct{})
+	base := mounted(t, "GET", "/slow", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Early", "yes")
+		_ = http.NewResponseController(w).Flush()
+		<-answered
+		fmt.Fprint(w, "late")
+	}))
+	resp, err := http.Get(base + "/slow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	close(answered)
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := resp.Header.Get("X-Early"); got != "yes" || string(body) != "late" {
+		t.Errorf("X-Early is %q, the body %q", got, body)
+	}
+}
+
 // Events reach the client while the handler still runs, and a client that leaves
 // ends the request's context.
 func TestMountedServerSentEvents(t *testing.T) {

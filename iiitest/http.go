@@ -345,7 +345,7 @@ func (x *exchange) stream(head streamedHead) {
 	_ = control.EnableFullDuplex()
 	x.rw.WriteHeader(head.status)
 	for data := head.first; ; {
-		if len(data) > 0 {
+		if data != nil { // an empty frame sends the head
 			if _, err := x.rw.Write(data); err != nil {
 				return
 			}
