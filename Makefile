@@ -26,7 +26,7 @@ GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
 .DEFAULT_GOAL := help
-.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent quickstart browser
+.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent examples browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,8 +78,11 @@ golden: ## Write the golden files anew; look at the difference before you commit
 concurrent: ## The tests named ...Concurrent COUNT (100) times with the race detector
 	$(GO) test -race -shuffle=on -count=$(COUNT) -run 'Concurrent$$' ./...
 
-quickstart: ## The program that shows the package at work
-	$(GO) run ./examples/quickstart
+# The worker serves until it is interrupted; its test does that.
+EXAMPLES := $(filter-out examples/worker/main.go,$(wildcard examples/*/main.go))
+
+examples: ## Run the programs that show the package at work
+	@set -e; for e in $(patsubst %/main.go,%,$(EXAMPLES)); do echo "$$e: $(GO) run ./$$e"; $(GO) run ./$$e; done
 
 browser: ## The tests of the pages, in headless Chromium
 	@test -n "$(CHROMIUM)" || { echo "There is no Chromium here: install it (Debian: apt-get install chromium), or set CHROMIUM to its path." >&2; exit 1; }
