@@ -34,7 +34,7 @@ func traceOf(ctx context.Context) traced {
 // calls that the handler makes, of all three kinds.
 func TestChecklistForwardsWithoutTelemetry(t *testing.T) {
 	const id, parent = "0af7651916cd43dd8448eb211c80319c", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
-	c := connect(t, iiitest.Start(t))
+	c := connect(t, telemetryEngine(t))
 	seen := make(chan traced, 3)
 	handle(t, c, "t::leaf", func(ctx context.Context, _ struct{}) (traced, error) {
 		seen <- traceOf(ctx)
@@ -160,7 +160,7 @@ type job struct {
 }
 
 func TestChecklistInvocationSpan(t *testing.T) {
-	engine := iiitest.Start(t)
+	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
 	handle(t, c, "t::work", func(ctx context.Context, in job) (map[string]any, error) {
@@ -264,7 +264,7 @@ func TestChecklistInvocationSpan(t *testing.T) {
 // Caller, handler and what the handler does are one trace; the answer carries the
 // span of the handler.
 func TestChecklistLinksCallerAndCallee(t *testing.T) {
-	engine := iiitest.Start(t)
+	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
 	handle(t, c, "t::leaf", func(ctx context.Context, _ struct{}) (traced, error) { return traceOf(ctx), nil })
@@ -316,7 +316,7 @@ func TestChecklistLinksCallerAndCallee(t *testing.T) {
 
 // A caller that is not sampled: no span, and the trace goes on.
 func TestChecklistUnsampled(t *testing.T) {
-	engine := iiitest.Start(t)
+	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
 	handle(t, c, "t::leaf", func(ctx context.Context, _ struct{}) (string, error) { return iii.InjectTraceparent(ctx), nil })

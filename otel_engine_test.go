@@ -20,7 +20,7 @@ import (
 // Flush has returned for is there, decoded.
 func TestTelemetryReachesTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := iiitest.Start(t)
+		e := telemetryEngine(t)
 		address, service := e.URL(), "orders"
 		tel, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: &address, ServiceName: &service},
 			iii.WithTelemetryConnection(iii.WithConnectionDialContext(e.DialContext)))
@@ -68,7 +68,7 @@ func TestTelemetryReachesTheEngine(t *testing.T) {
 
 // Headers decide whether a guarded engine lets telemetry in; its refusal is told.
 func TestChecklistTelemetryAuthOfEngine(t *testing.T) {
-	e := iiitest.Start(t, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "auth::check"}))
+	e := telemetryEngine(t, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "auth::check"}))
 	c, err := iii.New(e.URL())
 	if err != nil {
 		t.Fatal(err)

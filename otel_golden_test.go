@@ -19,7 +19,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/iii-go/iii"
-	"github.com/iii-go/iii/iiitest"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
@@ -178,7 +177,7 @@ func recordedTelemetry(t *testing.T) (frames []otlpFrame) {
 // recordedProgram does what the recorded worker did, in the same times, and returns
 // the frames that the engine got.
 func recordedProgram(t *testing.T) (frames []otlpFrame) {
-	e := iiitest.Start(t)
+	e := telemetryEngine(t)
 	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{
 		EngineWsURL: pointer(e.URL()), ServiceName: pointer("tel-rust"), ServiceVersion: pointer("1.2.3"), ServiceNamespace: pointer("shop"),
 		ServiceInstanceID: pointer("inst-1"), MetricsExportIntervalMs: pointer[uint64](1500),

@@ -23,9 +23,7 @@ func encoded(tb testing.TB, limit int, write func(e *otlpEncoder) []telemetryFra
 		if len(f.data) > limit {
 			tb.Errorf("frame of %d bytes, want %d at most", len(f.data), limit)
 		}
-		if err := validateFrame(f.prefix, f.data); err != nil {
-			tb.Errorf("frame that the engine would lose: %v\n%.2000s", err, f.data)
-		}
+		judgeFrame(tb, f.prefix, f.data)
 		if f.records == 0 {
 			tb.Errorf("frame without records: %s", f.data)
 		}

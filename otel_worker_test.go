@@ -19,6 +19,22 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
+// telemetryEngine starts an engine that must not lose a frame of what it is sent,
+// nor would the recorded one.
+func telemetryEngine(t *testing.T, opts ...iiitest.Option) *iiitest.Engine {
+	t.Helper()
+	e := iiitest.Start(t, opts...)
+	t.Cleanup(func() {
+		for _, f := range e.Telemetry() {
+			iii.JudgeFrame(t, f.Prefix, f.Data)
+		}
+		if n := e.Stats().TelemetryRejected; n != 0 {
+			t.Errorf("the engine has rejected %d frames of telemetry", n)
+		}
+	})
+	return e
+}
+
 // startTelemetry starts it as cfg says, to the engine unless that says otherwise.
 func startTelemetry(t *testing.T, engine *iiitest.Engine, cfg iii.OtelConfig) *iii.Telemetry {
 	t.Helper()
@@ -50,7 +66,7 @@ func flush(t *testing.T, telemetry *iii.Telemetry) {
 // The engine lists the worker's figures, also after the worker has been given
 // another id.
 func TestChecklistGaugesInWorkerInfo(t *testing.T) {
-	engine := iiitest.Start(t)
+	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
 	ready := make(chan struct{}, 10)
 	c := connect(t, engine, iii.WithTelemetry(telemetry), iii.WithName("figures"), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 1}),
@@ -88,7 +104,7 @@ func TestChecklistGaugesInWorkerInfo(t *testing.T) {
 
 // Shutdown of a client flushes its telemetry, which lives on.
 func TestShutdownFlushesTelemetry(t *testing.T) {
-	engine := iiitest.Start(t)
+	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{SpansFlushIntervalMs: pointer[uint64](3_600_000)})
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
 	started := make(chan struct{})
@@ -122,7 +138,7 @@ func TestShutdownFlushesTelemetry(t *testing.T) {
 // Telemetry that cannot be delivered holds Shutdown up within its own limit, and
 // is told.
 func TestShutdownWithTelemetryAway(t *testing.T) {
-	engine := iiitest.Start(t)
+	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{EngineWsURL: pointer("ws://127.0.0.1:1"), ShutdownTimeoutMs: pointer[uint64](50)})
 	c := connect(t, engine, iii.WithTelemetry(telemetry), iii.WithName("alone"))
 	_, span := telemetry.Tracer().Start(t.Context(), "lost")
@@ -199,7 +215,7 @@ func TestWithTelemetryRefuses(t *testing.T) {
 
 // Disabled telemetry does nothing, and the trace of a caller still goes on.
 func TestChecklistDisabled(t *testing.T) {
-	engine := iiitest.Start(t)
+	engine := telemetryEngine(t)
 	before := runtime.NumGoroutine()
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{Enabled: pointer(false)})
 	if n := runtime.NumGoroutine(); n > before {
@@ -235,7 +251,7 @@ func TestChecklistDisabled(t *testing.T) {
 
 // A payload of 20 MiB is cut, and the connection stays up.
 func TestChecklistLargePayload(t *testing.T) {
-	engine := iiitest.Start(t)
+	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
 	if _, err := c.HandleFunc("t::take", func(context.Context, json.RawMessage) (any, error) { return nil, nil }); err != nil {
@@ -262,7 +278,7 @@ func TestChecklistLargePayload(t *testing.T) {
 
 // The environment decides at the time of each invocation.
 func TestChecklistPayloadsDisabled(t *testing.T) {
-	engine := iiitest.Start(t)
+	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
 	handle(t, c, "t::echo", func(_ context.Context, in map[string]string) (map[string]string, error) { return in, nil })
@@ -292,7 +308,7 @@ func TestChecklistPayloadsDisabled(t *testing.T) {
 // The live announcement of a handler's span carries the baggage, and comes before
 // the span itself.
 func TestChecklistLiveSpanOfInvocation(t *testing.T) {
-	engine := iiitest.Start(t)
+	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
 	flush(t, telemetry)
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
@@ -327,7 +343,7 @@ func TestChecklistLiveSpanOfInvocation(t *testing.T) {
 // A request over the HTTP transport, the route's handler and what it calls are one
 // trace.
 func TestChecklistTraceOverHTTP(t *testing.T) {
-	engine := iiitest.Start(t)
+	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
 	got := make(chan traced, 1)
@@ -375,7 +391,7 @@ func applied(t *testing.T, c *iii.Client) {
 
 // Logs arrive with trace, severity text and structured data, and fire triggers.
 func TestChecklistLogTrigger(t *testing.T) {
-	engine := iiitest.Start(t)
+	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
 	c := connect(t, engine)
 	type record struct {
@@ -424,7 +440,7 @@ func TestChecklistLogTrigger(t *testing.T) {
 
 // Several clients share one telemetry, at once.
 func TestTelemetrySharedConcurrent(t *testing.T) {
-	engine := iiitest.Start(t)
+	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
 	const clients, calls = 3, 20
 	var wg sync.WaitGroup
