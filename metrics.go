@@ -55,12 +55,16 @@ type processSample struct {
 // process. On systems other than Linux, macOS, Windows, FreeBSD and OpenBSD
 // memory and processor use are 0, and that is no error.
 func NewWorkerMetricsCollector() (*WorkerMetricsCollector, error) {
-	read := func(context.Context) (processFigures, error) { return processFigures{}, nil }
-	switch runtime.GOOS {
+	return newCollector(processReader(runtime.GOOS))
+}
+
+// processReader reads the figures that a system tells, if it tells any.
+func processReader(system string) func(context.Context) (processFigures, error) {
+	switch system {
 	case "linux", "darwin", "windows", "freebsd", "openbsd":
-		read = readProcess
+		return readProcess
 	}
-	return newCollector(read)
+	return func(context.Context) (processFigures, error) { return processFigures{}, nil }
 }
 
 func newCollector(read func(context.Context) (processFigures, error)) (*WorkerMetricsCollector, error) {

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -113,6 +114,29 @@ func TestCollectorShortInterval(t *testing.T) {
 			t.Errorf("after a second: %v %%, %v, want 10 since the start", m.CPUPercent, err)
 		}
 	})
+}
+
+// A system that tells nothing of its processes is no error: what the runtime of Go
+// knows is there.
+func TestChecklistCollectorOfUnsupportedSystem(t *testing.T) {
+	c, err := newCollector(processReader("plan9"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := c.Collect(t.Context())
+	if err != nil || m.MemoryRss != 0 || m.MemoryVirtual != 0 || m.CPUPercent != 0 || m.Runtime != "go" || m.TimestampMs == 0 || m.UptimeSeconds <= 0 {
+		t.Errorf("sample %+v, %v", m, err)
+	}
+	s, err := c.collect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := gaugeValues(s)
+	for i, g := range gauges {
+		if known := strings.Contains(g.name, "heap") || strings.Contains(g.name, "goroutines"); known && values[i] <= 0 {
+			t.Errorf("%s is %v", g.name, values[i])
+		}
+	}
 }
 
 func TestCollectorFailures(t *testing.T) {

@@ -337,4 +337,10 @@ func TestChecklistUnsampled(t *testing.T) {
 	if n := len(recorder.Started()); n != 0 {
 		t.Errorf("%d spans were begun", n)
 	}
+	flush(t, telemetry)
+	for _, f := range engine.Telemetry() {
+		if f.Prefix == "OTLP" {
+			t.Errorf("the engine got %s", f.Data)
+		}
+	}
 }

@@ -2,6 +2,7 @@ package iii
 
 import (
 	"bytes"
+	"encoding/json"
 	"hash/maphash"
 	"os"
 	"sync"
@@ -15,7 +16,24 @@ func judgeFrame(tb testing.TB, prefix string, data []byte) {
 	if err := validateFrame(prefix, data); err != nil {
 		tb.Errorf("the engine would lose this frame: %v\n%s%.2000s", err, prefix, data)
 	}
+	if bytes.Contains(data, []byte("null")) && hasNull(data) {
+		tb.Errorf("null in %s%.2000s", prefix, data)
+	}
 	suiteFrames.keep(prefix, data)
+}
+
+// hasNull tells whether there is a null outside of a string.
+func hasNull(data []byte) bool {
+	d := json.NewDecoder(bytes.NewReader(data))
+	for {
+		t, err := d.Token()
+		if err != nil {
+			return false
+		}
+		if t == nil {
+			return true
+		}
+	}
 }
 
 // isEncoded tells the frames of the encoder from those that tests send for their

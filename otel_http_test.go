@@ -224,6 +224,24 @@ func TestChecklistHTTPIgnored(t *testing.T) {
 	}
 }
 
+// A list of nothing ignores nothing.
+func TestChecklistHTTPIgnoresNothing(t *testing.T) {
+	for _, list := range []string{"", " ", ",", " , ,"} {
+		t.Setenv("OTEL_FETCH_IGNORE_URLS", list)
+		ctx, recorder, _ := recordedSpans()
+		req, err := http.NewRequestWithContext(ctx, "GET", "http://example.com/a,b", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := NewTransport(&answers{status: 200}).RoundTrip(req); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(recorder.Ended()); n != 1 {
+			t.Errorf("list %q: %d spans", list, n)
+		}
+	}
+}
+
 func TestChecklistHTTPSwitchedOff(t *testing.T) {
 	off, address := false, "ws://127.0.0.1:1"
 	telemetry, err := StartTelemetry(t.Context(), OtelConfig{FetchInstrumentationEnabled: &off, EngineWsURL: &address})

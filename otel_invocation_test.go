@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // An invocation that nobody wants an answer of has the same span.
@@ -52,6 +53,29 @@ func TestInvocationSpanWithoutAnswer(t *testing.T) {
 				t.Errorf("output is %v, want %s", out, tt.output)
 			}
 		})
+	}
+}
+
+// What a sampler has left out costs no look at a payload: not even one that is no
+// JSON.
+func TestChecklistUnsampledPayload(t *testing.T) {
+	t.Setenv("OTEL_TRACES_SAMPLER", "always_off") // not parent-based: the span is begun
+	own := newTracing(sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())))
+	in := &incoming{function: &Function{spanName: "execute f"}, data: []byte("\xff"), traceparent: []byte(`"` + testParent + `"`)}
+	ctx := &invocationContext{Context: t.Context(), in: in}
+	if !own.wants(in) {
+		t.Fatal("the span is not begun: the test shows nothing")
+	}
+	inner, s := own.begin(ctx, in)
+	if s != (invocationSpan{}) {
+		t.Errorf("payloads are captured: %+v", s)
+	}
+	s.answered(nil, nil) // would read the answer
+	s.returned(func() {}, nil)
+	s.panicked("p", "stack")
+	s.end(inner, nil)
+	if trace.SpanFromContext(inner).IsRecording() || TraceID(inner) != testTraceID {
+		t.Errorf("the handler runs in %v", trace.SpanContextFromContext(inner))
 	}
 }
 

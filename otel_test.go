@@ -2,6 +2,7 @@ package iii
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -303,6 +304,77 @@ func TestTelemetrySwitches(t *testing.T) {
 			}
 		})
 	}
+}
+
+// OpenTelemetry's own variables keep their meaning, but for delays, which are ours.
+func TestChecklistStandardVariables(t *testing.T) {
+	clearTelemetryEnv(t)
+	record := func(t *testing.T) (spans []any, took time.Duration) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			p := newOtelPeer(t, otelScript{})
+			tel := p.telemetry(OtelConfig{LiveSpans: ptr(false), MetricsEnabled: ptr(false)})
+			p.conn(0)
+			began := time.Now()
+			link := trace.Link{SpanContext: spanContext(trace.FlagsSampled, true)}
+			_, span := tel.Tracer().Start(t.Context(), "s", trace.WithLinks(link, link), trace.WithAttributes(attribute.String("a", "abcdef"), attribute.Int("b", 1)))
+			span.AddEvent("first")
+			span.AddEvent("second")
+			span.End()
+			if span.SpanContext().IsSampled() {
+				p.wait("the span", func() bool { return len(p.frames) == 1 })
+				took = time.Since(began)
+			}
+			if err := tel.Shutdown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			_, docs := p.documents(t)
+			for _, doc := range docs {
+				each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) { spans = append(spans, s) })
+			}
+		})
+		return spans, took
+	}
+	for _, tt := range []struct {
+		name, sampler, arg string
+		spans              int
+	}{
+		{"default", "", "", 1}, {"always off", "always_off", "", 0}, {"no ratio", "traceidratio", "0", 0}, {"whole ratio", "parentbased_traceidratio", "1", 1},
+		{"unknown", "what", "", 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.name == "unknown" {
+				before := otel.GetErrorHandler() // OpenTelemetry says so
+				defer otel.SetErrorHandler(before)
+				otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {}))
+			}
+			t.Setenv("OTEL_TRACES_SAMPLER", tt.sampler)
+			t.Setenv("OTEL_TRACES_SAMPLER_ARG", tt.arg)
+			if spans, _ := record(t); len(spans) != tt.spans {
+				t.Errorf("%d spans, want %d", len(spans), tt.spans)
+			}
+		})
+	}
+	t.Run("limits and delays", func(t *testing.T) {
+		for name, value := range map[string]string{
+			"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "1", "OTEL_SPAN_EVENT_COUNT_LIMIT": "1", "OTEL_SPAN_LINK_COUNT_LIMIT": "1", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "3",
+			"OTEL_BSP_SCHEDULE_DELAY": "7000", "OTEL_BLRP_SCHEDULE_DELAY": "7000", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": "100",
+		} {
+			t.Setenv(name, value)
+		}
+		spans, took := record(t)
+		if took != 100*time.Millisecond {
+			t.Errorf("the span came after %v, want the default of 100 ms", took)
+		}
+		got := []any{
+			at(spans[0], "attributes", 0, "value", "stringValue"), at(spans[0], "droppedAttributesCount"),
+			at(spans[0], "events", 0, "name"), at(spans[0], "droppedEventsCount"), at(spans[0], "droppedLinksCount"),
+		}
+		one := json.Number("1")
+		if diff := cmp.Diff([]any{"abc", one, "second", one, one}, got); diff != "" {
+			t.Errorf("what the limits have left (-want +got):\n%s", diff)
+		}
+	})
 }
 
 // Intervals are those of the configuration, 0 included.
