@@ -5,13 +5,61 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"log/slog"
 	"net/http"
-	"net/http/httptest"
+	"time"
 
 	"github.com/iii-go/iii"
 	"github.com/iii-go/iii/iiitest"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 )
+
+// Traces, metrics and logs of a program, on their way to the engine. What the config
+// leaves out comes from the environment.
+func ExampleStartTelemetry() {
+	ctx := context.Background()
+	engine, err := iiitest.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: new(engine.URL()), ServiceName: new("billing")},
+		iii.WithTelemetryConnection(
+			iii.WithConnectionHeader(http.Header{"Authorization": {"Bearer t0ken"}}),
+			iii.WithConnectionQueue(10_000, 64<<20), // frames and bytes that may wait for the engine
+			iii.WithConnectionLogger(slog.Default()),
+		))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer telemetry.Shutdown(ctx)
+
+	charges, err := telemetry.Meter().Int64Counter("charges")
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, span := telemetry.Tracer().Start(ctx, "charge card")
+	charges.Add(ctx, 1, metric.WithAttributes(attribute.String("currency", "EUR")))
+	telemetry.Logger().Info(ctx, "charged", map[string]any{"cents": 350})
+	span.End()
+
+	if err := telemetry.Flush(ctx); err != nil { // nil: the engine has it
+		log.Fatal(err)
+	}
+	fmt.Println(engine.Traces()[0].Name, "by", engine.Traces()[0].Resource.Attributes["service.name"])
+	fmt.Println(engine.Metrics()[0].Name, engine.Metrics()[0].Points[0].Value)
+	fmt.Println(engine.Logs()[0].Body, "in the same trace:", engine.Logs()[0].TraceID == engine.Traces()[0].TraceID)
+	fmt.Println("lost:", telemetry.Connection().Stats().Dropped())
+	// Output:
+	// charge card by billing
+	// charges 1
+	// charged in the same trace: true
+	// lost: 0
+}
 
 // A worker whose invocations, and what it does in them, the engine shows as
 // traces.
@@ -22,13 +70,12 @@ func ExampleWithTelemetry() {
 		log.Fatal(err)
 	}
 	defer engine.Close()
-	url := engine.URL()
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &url})
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: new(engine.URL())})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer telemetry.Shutdown(ctx)
-	c, err := iii.New(url, iii.WithTelemetry(telemetry))
+	c, err := iii.New(engine.URL(), iii.WithTelemetry(telemetry))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -62,64 +109,129 @@ func ExampleWithTelemetry() {
 	// WARN card declined map[order:o-1]
 }
 
-// Trace context as it comes from, or goes to, where there is no OpenTelemetry.
-func ExampleExtractContext() {
-	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tenant=acme")
-	ctx, err := iii.WithBaggageEntry(ctx, "iii.session.name", "Anna & Ben")
-	if err != nil {
+// A span around a part of the work. Its status is that of the error.
+func ExampleWithSpan() {
+	engine, telemetry, stop := withTelemetry()
+	defer stop()
+
+	ctx, root := telemetry.Tracer().Start(context.Background(), "checkout")
+	err := iii.WithSpan(ctx, "reserve stock", trace.SpanKindInternal, func(ctx context.Context) error {
+		trace.SpanFromContext(ctx).SetAttributes(attribute.Int("items", 3))
+		return errors.New("no tea is left")
+	})
+	root.End()
+	fmt.Println(err)
+
+	if err := telemetry.Flush(ctx); err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(iii.TraceID(ctx))
-	fmt.Println(iii.InjectTraceparent(ctx))
-	fmt.Println(iii.InjectBaggage(ctx))
+	for _, span := range engine.Traces() {
+		fmt.Println(span.Name, span.Status.Code, span.Attributes)
+	}
 	// Output:
-	// 0af7651916cd43dd8448eb211c80319c
-	// 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
-	// iii.session.name=Anna%20&%20Ben,tenant=acme
+	// no tea is left
+	// reserve stock Error map[items:3]
+	// checkout Unset map[]
 }
 
-// An HTTP client whose requests are spans of the trace that their context is in.
-func ExampleNewTransport() {
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		fmt.Println("trace", r.Header.Get("Traceparent")[3:35], "with", r.Header.Get("Baggage"))
-	}))
-	defer server.Close()
-	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tenant=acme")
-	req, err := http.NewRequestWithContext(ctx, "GET", server.URL, nil)
+// withTelemetry starts a development engine and telemetry that goes to it.
+func withTelemetry() (engine *iiitest.Engine, telemetry *iii.Telemetry, stop func()) {
+	engine, err := iiitest.New()
 	if err != nil {
 		log.Fatal(err)
 	}
-	client := &http.Client{Transport: iii.NewTransport(nil)}
-	resp, err := client.Do(req)
+	telemetry, err = iii.StartTelemetry(context.Background(), iii.OtelConfig{EngineWsURL: new(engine.URL())})
 	if err != nil {
 		log.Fatal(err)
 	}
-	_ = resp.Body.Close()
-	client.CloseIdleConnections()
-	// Output:
-	// trace 0af7651916cd43dd8448eb211c80319c with tenant=acme
+	return engine, telemetry, func() { _, _ = telemetry.Shutdown(context.Background()), engine.Close() }
 }
 
-func ExampleRedactAndTruncate() {
-	payload := map[string]any{"user": "anna", "password": "hunter2", "note": "a long text that nobody needs in a trace"}
-	fmt.Println(iii.RedactAndTruncate(payload, 0))
-	fmt.Println(iii.RedactAndTruncate(payload, 40))
+// Logs with data that stays what it is, and with the trace that they belong to.
+func ExampleLogger() {
+	engine, telemetry, stop := withTelemetry()
+	defer stop()
+	ctx := context.Background()
+
+	logger := telemetry.Logger() // or NewLogger, for a provider of one's own
+	logger.Debug(ctx, "looking for tea", nil)
+	logger.Info(ctx, "found", map[string]any{"item": "tea", "left": 3})
+	logger.Warn(ctx, "nearly sold out", 3)
+	logger.Error(ctx, "cannot order more", errors.New("the supplier is away"))
+
+	if err := telemetry.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for _, r := range engine.Logs() {
+		fmt.Println(r.SeverityText, r.Body, r.Attributes["log.data"])
+	}
 	// Output:
-	// {"note":"a long text that nobody needs in a trace","password":"[REDACTED]","user":"anna"} false
-	// {"note":"a long text tha..."[TRUNCATED]" true
+	// DEBUG looking for tea <nil>
+	// INFO found map[item:tea left:3]
+	// WARN nearly sold out 3
+	// ERROR cannot order more the supplier is away
 }
 
-// The figures that a worker reports, for a program of its own making.
-func ExampleNewWorkerMetricsCollector() {
-	collector, err := iii.NewWorkerMetricsCollector()
+// What the program logs by log/slog anyway.
+func ExampleTelemetry_SlogHandler() {
+	engine, telemetry, stop := withTelemetry()
+	defer stop()
+	ctx := context.Background()
+
+	logger := slog.New(telemetry.SlogHandler()).With("shop", "oslo")
+	logger.InfoContext(ctx, "sold", "item", "tea", slog.Group("price", "cents", 350))
+
+	if err := telemetry.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for _, r := range engine.Logs() {
+		fmt.Println(r.SeverityText, r.Body, r.Attributes["log.data"])
+	}
+	// Output: INFO sold map[item:tea price:map[cents:350] shop:oslo]
+}
+
+// The end of a program: what was recorded is delivered, or the error says how much
+// was lost.
+func ExampleTelemetry_Shutdown() {
+	engine, telemetry, stop := withTelemetry()
+	defer stop()
+
+	price, err := telemetry.MeterProvider().Meter("shop").Float64Histogram("price", metric.WithUnit("EUR"))
 	if err != nil {
 		log.Fatal(err)
 	}
-	m, err := collector.Collect(context.Background())
+	price.Record(context.Background(), 3.50)
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := telemetry.Shutdown(ctx); err != nil {
+		log.Fatal(err)
+	}
+	m := engine.Metrics()[0]
+	fmt.Println(m.Name, m.Type, m.Points[0].Count, *m.Points[0].Sum)
+	// Output: price histogram 1 3.5
+}
+
+// Instrumentation that knows nothing of this package, here the use of a global
+// tracer, is recorded if the providers are the global ones.
+func ExampleWithGlobalProviders() {
+	ctx := context.Background()
+	engine, err := iiitest.New()
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(m.Runtime, m.MemoryRss > 0)
-	// Output:
-	// go true
+	defer engine.Close()
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: new(engine.URL())}, iii.WithGlobalProviders())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer telemetry.Shutdown(ctx)
+
+	_, span := otel.Tracer("some library").Start(ctx, "query")
+	span.End()
+	if err := telemetry.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(engine.Traces()[0].Name, "of", engine.Traces()[0].Scope.Name)
+	// Output: query of some library
 }

@@ -56,10 +56,9 @@ func ExampleClient_PublishDurable() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	backoff, one := uint64(10), uint64(1)
 	_, err = client.Trigger("orders::ship", iii.QueueTriggerConfig{
 		Topic:       "orders",
-		QueueConfig: &iii.QueueConfig{BackoffDelayMs: &backoff, Concurrency: &one},
+		QueueConfig: &iii.QueueConfig{BackoffDelayMs: new(uint64(10)), Concurrency: new(uint64(1))},
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -94,10 +93,9 @@ func ExampleClient_DeadLetters() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	retries := uint64(0)
 	_, err = client.Trigger("mail::send", iii.QueueTriggerConfig{
 		Topic:       "mails",
-		QueueConfig: &iii.QueueConfig{MaxRetries: &retries},
+		QueueConfig: &iii.QueueConfig{MaxRetries: new(uint64(0))}, // one attempt
 	})
 	if err != nil {
 		log.Fatal(err)

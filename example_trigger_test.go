@@ -26,8 +26,7 @@ func ExampleClient_Trigger() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	scope := "carts"
-	trigger, err := client.Trigger(changed.ID(), iii.StateTriggerConfig{Scope: &scope})
+	trigger, err := client.Trigger(changed.ID(), iii.StateTriggerConfig{Scope: new("carts")})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -35,7 +34,7 @@ func ExampleClient_Trigger() {
 		log.Fatal(err)
 	}
 
-	if _, err := iii.NewState[map[string]int](client, scope).Set(ctx, "ada", map[string]int{"tea": 1}); err != nil {
+	if _, err := iii.NewState[map[string]int](client, "carts").Set(ctx, "ada", map[string]int{"tea": 1}); err != nil {
 		log.Fatal(err)
 	}
 	e := <-events
@@ -179,17 +178,18 @@ func ExampleStateTriggerConfig() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	scope, key := "heat", "boiler"
-	_, err = client.Trigger("heat::alarm", iii.StateTriggerConfig{Scope: &scope, Key: &key, ConditionFunctionID: "heat::high"})
+	_, err = client.Trigger("heat::alarm", iii.StateTriggerConfig{
+		Scope: new("heat"), Key: new("boiler"), ConditionFunctionID: "heat::high",
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
 	if err := client.Connect(ctx); err != nil {
 		log.Fatal(err)
 	}
-	heat := iii.NewState[int](client, scope)
+	heat := iii.NewState[int](client, "heat")
 	for _, degrees := range []int{60, 95} {
-		if _, err := heat.Set(ctx, key, degrees); err != nil {
+		if _, err := heat.Set(ctx, "boiler", degrees); err != nil {
 			log.Fatal(err)
 		}
 	}
@@ -285,10 +285,9 @@ func ExampleQueueTriggerConfig() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	retries, backoff := uint64(1), uint64(1)
 	_, err = client.Trigger("mail::send", iii.QueueTriggerConfig{
 		Topic:       "mails",
-		QueueConfig: &iii.QueueConfig{MaxRetries: &retries, BackoffDelayMs: &backoff},
+		QueueConfig: &iii.QueueConfig{MaxRetries: new(uint64(1)), BackoffDelayMs: new(uint64(1))},
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -367,8 +366,7 @@ func ExampleTraceTriggerConfig() {
 	engine, client, stop := withEngine()
 	defer stop()
 	ctx := context.Background()
-	url := engine.URL()
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &url})
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: new(engine.URL())})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -382,8 +380,7 @@ func ExampleTraceTriggerConfig() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	status := "error"
-	if _, err := client.Trigger("ops::failed", iii.TraceTriggerConfig{Status: &status}); err != nil {
+	if _, err := client.Trigger("ops::failed", iii.TraceTriggerConfig{Status: new("error")}); err != nil {
 		log.Fatal(err)
 	}
 	if err := client.Connect(ctx); err != nil {
