@@ -215,3 +215,30 @@ func ExampleClient_HandleHTTPInvoked() {
 	fmt.Println(iii.Call[map[string]bool](ctx, client, "billing::charge", map[string]int{"cents": 350}))
 	// Output: map[paid:true] <nil>
 }
+
+// A handler that panics fails its call and nothing else. The reason and the stack are
+// for the log, and for the caller only if asked.
+func ExampleWithStackTraces() {
+	_, client, stop := withEngine(iii.WithStackTraces())
+	defer stop()
+	ctx := context.Background()
+
+	_, err := iii.Handle(client, "stock::first", func(ctx context.Context, items []string) (string, error) {
+		return items[0], nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.Call[string](ctx, client, "stock::first", []string{})
+	var failure *iii.Error
+	if errors.As(err, &failure) {
+		fmt.Println(failure.Message, "with a stack:", failure.Stacktrace != "")
+	}
+	fmt.Println(iii.Call[string](ctx, client, "stock::first", []string{"tea"}))
+	// Output:
+	// handler panicked: runtime error: index out of range [0] with length 0 with a stack: true
+	// tea <nil>
+}

@@ -129,3 +129,58 @@ func ExampleClient_MountHTTP() {
 	//
 	// data: lift-off
 }
+
+// A function of the worker behind a route, with the config that HandleHTTP writes by
+// itself, and a function in front of it that decides who gets through.
+func ExampleHTTPTriggerConfig() {
+	engine, client, stop := withEngine()
+	defer stop()
+
+	_, err := iii.Handle(client, "files::count", func(ctx context.Context, r iii.HTTPRequest[any]) (iii.HTTPResponse[int], error) {
+		return iii.HTTPResponse[int]{StatusCode: http.StatusOK, Body: len(r.PathParams["name"])}, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.Handle(client, "files::gate", func(ctx context.Context, in iii.HTTPMiddlewareInput) (iii.HTTPMiddlewareResult, error) {
+		if in.Request.Headers["authorization"] == "Bearer t0ken" {
+			return iii.HTTPMiddlewareResult{Action: iii.HTTPMiddlewareActionContinue}, nil
+		}
+		return iii.HTTPMiddlewareResult{
+			Action:   iii.HTTPMiddlewareActionRespond,
+			Response: &iii.HTTPMiddlewareResponse{StatusCode: http.StatusUnauthorized, Body: json.RawMessage(`"who are you?"`)},
+		}, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = client.Trigger("files::count", iii.HTTPTriggerConfig{
+		APIPath:               "/files/:name/count",
+		HTTPMethod:            "GET",
+		MiddlewareFunctionIds: []string{"files::gate"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+
+	for _, header := range []http.Header{{}, {"Authorization": {"Bearer t0ken"}}} {
+		r, err := http.NewRequest("GET", engine.HTTPURL()+"/files/tea.txt/count", nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		r.Header = header
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			log.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		fmt.Println(resp.StatusCode, string(body), err)
+	}
+	// Output:
+	// 401 "who are you?" <nil>
+	// 200 7 <nil>
+}

@@ -18,11 +18,11 @@ func ExampleExtractContext() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(iii.TraceID(ctx))
+	fmt.Println(iii.TraceID(ctx), iii.SpanID(ctx))
 	fmt.Println(iii.InjectTraceparent(ctx))
 	fmt.Println(iii.InjectBaggage(ctx))
 	// Output:
-	// 0af7651916cd43dd8448eb211c80319c
+	// 0af7651916cd43dd8448eb211c80319c b7ad6b7169203331
 	// 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
 	// iii.session.name=Anna%20&%20Ben,tenant=acme
 }

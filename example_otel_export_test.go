@@ -96,10 +96,10 @@ func ExampleSharedEngineConnection() {
 		log.Fatal(err)
 	}
 	s := connection.Stats()
-	fmt.Println(connection.State(), "confirmed:", s.Confirmed, "queued:", s.Queued, "dropped:", s.Dropped())
+	fmt.Println(connection.State(), "confirmed:", s.Confirmed, "queued:", s.Queued, "dropped logs:", s.Logs.Frames())
 	fmt.Println(engine.Logs()[0].Body)
 	// Output:
-	// connected confirmed: 1 queued: 0 dropped: 0
+	// connected confirmed: 1 queued: 0 dropped logs: 0
 	// hello
 }
 

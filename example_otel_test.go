@@ -190,9 +190,9 @@ func ExampleTelemetry_SlogHandler() {
 	// Output: INFO sold map[item:tea price:map[cents:350] shop:oslo]
 }
 
-// The end of a program: what was recorded is delivered, or the error says how much
-// was lost.
-func ExampleTelemetry_Shutdown() {
+// The providers, for instrumentation that is given some. At the end of the program
+// what was recorded is delivered, or the error says how much was lost.
+func ExampleTelemetry() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
 
@@ -200,7 +200,10 @@ func ExampleTelemetry_Shutdown() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	price.Record(context.Background(), 3.50)
+	ctx, span := telemetry.TracerProvider().Tracer("shop").Start(context.Background(), "sell")
+	price.Record(ctx, 3.50)
+	iii.NewLogger(telemetry.LoggerProvider()).Info(ctx, "sold", nil)
+	span.End()
 
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -209,7 +212,10 @@ func ExampleTelemetry_Shutdown() {
 	}
 	m := engine.Metrics()[0]
 	fmt.Println(m.Name, m.Type, m.Points[0].Count, *m.Points[0].Sum)
-	// Output: price histogram 1 3.5
+	fmt.Println(engine.Traces()[0].Name, engine.Logs()[0].Body)
+	// Output:
+	// price histogram 1 3.5
+	// sell sold
 }
 
 // Instrumentation that knows nothing of this package, here the use of a global

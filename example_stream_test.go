@@ -36,12 +36,20 @@ func ExampleStream() {
 	messages, err := chat.List(ctx, "room-1")
 	fmt.Println(len(messages), "message", err)
 	fmt.Println(chat.Groups(ctx))
+	streams, err := client.Streams(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, s := range streams {
+		fmt.Println(s.ID, s.Groups)
+	}
 	_, removed, err := chat.Delete(ctx, "room-1", "m-1")
 	fmt.Println(removed, err)
 	// Output:
 	// hello 1
 	// 1 message <nil>
 	// [room-1] <nil>
+	// chat [room-1]
 	// true <nil>
 }
 

@@ -2,6 +2,7 @@ package iii_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log"
@@ -79,6 +80,7 @@ func ExampleNew() {
 		iii.WithDescription("Charges cards"),
 		iii.WithNamespace("shop"),
 		iii.WithHeader(http.Header{"Authorization": {"Bearer " + os.Getenv("ENGINE_TOKEN")}}),
+		iii.WithTLSConfig(&tls.Config{MinVersion: tls.VersionTLS13}),
 		iii.WithLogger(slog.Default()),
 		iii.WithCallTimeout(5*time.Second),
 		iii.WithDrainTimeout(time.Minute),

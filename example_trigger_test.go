@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log"
-	"net/http"
 
 	"github.com/iii-go/iii"
 )
@@ -73,59 +71,38 @@ func ExampleWithTriggerErrorHandler() {
 	// iii: trigger of reports::write: cron expression "0 25 * * *" has 5 fields; it needs six, seconds first, or seven with a year
 }
 
-// A function of the worker behind a route, with the config that HandleHTTP writes by
-// itself, and a function in front of it that decides who gets through.
-func ExampleHTTPTriggerConfig() {
-	engine, client, stop := withEngine()
+// A trigger in full: its id, which is one for all workers, what its function finds
+// beside the payload, and the namespaces of the function and of the trigger type.
+func ExampleWithTriggerMetadata() {
+	_, client, stop := withEngine(iii.WithNamespace("shop"))
 	defer stop()
+	ctx := context.Background()
 
-	_, err := iii.Handle(client, "files::count", func(ctx context.Context, r iii.HTTPRequest[any]) (iii.HTTPResponse[int], error) {
-		return iii.HTTPResponse[int]{StatusCode: http.StatusOK, Body: len(r.PathParams["name"])}, nil
+	seen := make(chan string)
+	_, err := iii.Handle(client, "carts::changed", func(ctx context.Context, e iii.StateEvent) (any, error) {
+		inv, _ := iii.InvocationFromContext(ctx)
+		seen <- string(inv.Metadata)
+		return nil, nil
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
-	_, err = iii.Handle(client, "files::gate", func(ctx context.Context, in iii.HTTPMiddlewareInput) (iii.HTTPMiddlewareResult, error) {
-		if in.Request.Headers["authorization"] == "Bearer t0ken" {
-			return iii.HTTPMiddlewareResult{Action: iii.HTTPMiddlewareActionContinue}, nil
-		}
-		return iii.HTTPMiddlewareResult{
-			Action:   iii.HTTPMiddlewareActionRespond,
-			Response: &iii.HTTPMiddlewareResponse{StatusCode: http.StatusUnauthorized, Body: json.RawMessage(`"who are you?"`)},
-		}, nil
-	})
+	trigger, err := client.Trigger("carts::changed", iii.StateTriggerConfig{},
+		iii.WithTriggerID("shop/carts"),
+		iii.WithTriggerMetadata(map[string]string{"shop": "oslo"}),
+		iii.WithTriggerNamespace("shop"),            // of the function; the worker's own by default
+		iii.WithTriggerProviderNamespace("default")) // where the engine's types are
 	if err != nil {
 		log.Fatal(err)
 	}
-	_, err = client.Trigger("files::count", iii.HTTPTriggerConfig{
-		APIPath:               "/files/:name/count",
-		HTTPMethod:            "GET",
-		MiddlewareFunctionIds: []string{"files::gate"},
-	})
-	if err != nil {
+	if err := client.Connect(ctx); err != nil {
 		log.Fatal(err)
 	}
-	if err := client.Connect(context.Background()); err != nil {
+	if _, err := iii.NewState[int](client, "carts").Set(ctx, "ada", 1); err != nil {
 		log.Fatal(err)
 	}
-
-	for _, header := range []http.Header{{}, {"Authorization": {"Bearer t0ken"}}} {
-		r, err := http.NewRequest("GET", engine.HTTPURL()+"/files/tea.txt/count", nil)
-		if err != nil {
-			log.Fatal(err)
-		}
-		r.Header = header
-		resp, err := http.DefaultClient.Do(r)
-		if err != nil {
-			log.Fatal(err)
-		}
-		body, err := io.ReadAll(resp.Body)
-		_ = resp.Body.Close()
-		fmt.Println(resp.StatusCode, string(body), err)
-	}
-	// Output:
-	// 401 "who are you?" <nil>
-	// 200 7 <nil>
+	fmt.Println(trigger.ID(), <-seen)
+	// Output: shop/carts {"shop":"oslo"}
 }
 
 // Every second. There are six fields, seconds first, in UTC.

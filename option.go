@@ -252,8 +252,8 @@ func WithMaxConcurrency(n int) Option {
 	}
 }
 
-// WithStackTraces sends the stack of a panicking handler to its caller, too.
-// Default: it goes to the log alone, for it shows the inside of the program.
+// WithStackTraces sends what a handler panicked with, and its stack, to its caller,
+// too. Default: both go to the log alone, for they show the inside of the program.
 func WithStackTraces() Option {
 	return func(c *config) error { c.stackTraces = true; return nil }
 }

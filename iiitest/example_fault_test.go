@@ -1,0 +1,172 @@
+package iiitest_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"sync"
+	"time"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+// A broken network: the connection of one worker is cut, as often as a test likes.
+func ExampleEngine_Drop() {
+	engine, err := iiitest.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	back := make(chan bool, 10)
+	worker, err := iii.New(engine.URL(),
+		iii.WithName("greeter"),
+		iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 1}),
+		iii.WithStateListener(func(s iii.ConnectionState, _ error) {
+			if s == iii.ConnectionStateConnected {
+				back <- true
+			}
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer worker.Close()
+	_, err = iii.Handle(worker, "greet", func(context.Context, any) (string, error) { return "hello", nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	if err := worker.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	<-back
+
+	engine.Drop("greeter")
+	<-back
+	fmt.Println(iii.Call[string](ctx, worker, "greet", nil))
+	fmt.Println("reconnections:", worker.Stats().Reconnects)
+	// Output:
+	// hello <nil>
+	// reconnections: 1
+}
+
+// A hook decides about every message. This one loses the first answer of the worker,
+// and the connection with it.
+func ExampleEngine_Hook() {
+	engine, err := iiitest.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	var lost sync.Once
+	engine.Hook(func(f iiitest.Frame) (v iiitest.Verdict) {
+		if f.Direction == iiitest.ToEngine && f.Type() == "invocationresult" {
+			lost.Do(func() { v = iiitest.Verdict{Drop: true, Cut: true} })
+		}
+		return v
+	})
+
+	worker, err := iii.New(engine.URL(), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 1}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer worker.Close()
+	_, err = iii.Handle(worker, "greet", func(context.Context, any) (string, error) { return "hello", nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	if err := worker.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.Call[string](ctx, worker, "greet", nil)
+	fmt.Println(errors.Is(err, iii.ErrConnectionLost), iii.SafeToRetry(err))
+	fmt.Println(iii.Call[string](ctx, worker, "greet", nil))
+	// Output:
+	// true false
+	// hello <nil>
+}
+
+// An engine that hangs: it reads nothing more from a worker.
+func ExampleEngine_StopReading() {
+	engine, err := iiitest.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	worker, err := iii.New(engine.URL(), iii.WithName("greeter"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer worker.Close()
+	_, err = iii.Handle(worker, "greet", func(context.Context, any) (string, error) { return "hello", nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	if err := worker.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	engine.StopReading("greeter")
+	_, err = iii.Call[string](ctx, worker, "greet", nil, iii.WithTimeout(10*time.Millisecond))
+	fmt.Println(errors.Is(err, iii.ErrTimeout))
+	engine.ResumeReading("greeter")
+	fmt.Println(iii.Call[string](ctx, worker, "greet", nil))
+	// Output:
+	// true
+	// hello <nil>
+}
+
+// What no engine of today sends does a worker no harm.
+func ExampleEngine_Send() {
+	engine, err := iiitest.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	worker, err := iii.New(engine.URL(), iii.WithName("greeter"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer worker.Close()
+	_, err = iii.Handle(worker, "greet", func(context.Context, any) (string, error) { return "hello", nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	if err := worker.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	engine.Send("greeter", json.RawMessage(`{"type":"of the future"}`))
+	engine.Send("greeter", json.RawMessage(`{"type":`))
+	fmt.Println(iii.Call[string](ctx, worker, "greet", nil))
+	fmt.Println("malformed:", worker.Stats().FramesMalformed)
+	// Output:
+	// hello <nil>
+	// malformed: 2
+}
+
+// An engine that lets nobody in.
+func ExampleEngine_RefuseAuth() {
+	engine, err := iiitest.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	engine.RefuseAuth("the token has expired")
+
+	worker, err := iii.New(engine.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer worker.Close()
+	var refused *iii.AuthError
+	if err := worker.Connect(context.Background()); errors.As(err, &refused) {
+		fmt.Println(refused.Message)
+	}
+	// Output: the token has expired
+}

@@ -1,0 +1,80 @@
+package iiitest_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+// The tests of this file are those that the documents show: of a worker that greets
+// and reminds.
+
+type Person struct {
+	Name string `json:"name"`
+}
+
+// newGreeter makes the worker that is tested, for the engine at url.
+func newGreeter(url string, opts ...iii.Option) (*iii.Client, error) {
+	client, err := iii.New(url, opts...)
+	if err != nil {
+		return nil, err
+	}
+	_, err = iii.Handle(client, "greet", func(ctx context.Context, p Person) (string, error) {
+		if p.Name == "" {
+			return "", &iii.Error{Code: "nobody", Message: "a name is missing"}
+		}
+		return "Hello, " + p.Name, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	_, err = client.Trigger("greet", iii.CronTriggerConfig{Expression: "0 0 8 * * *"})
+	return client, err
+}
+
+func TestGreeter(t *testing.T) {
+	engine := iiitest.Start(t) // closed when the test ends
+	greeter, err := newGreeter(engine.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer greeter.Close()
+	if err := greeter.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	got, err := iii.Call[string](t.Context(), greeter, "greet", Person{Name: "Ada"})
+	if err != nil || got != "Hello, Ada" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestGreeterEveryMorning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engine := iiitest.Start(t) // in a bubble there are no sockets
+		greeter, err := newGreeter(engine.URL(), iii.WithDialContext(engine.DialContext))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer greeter.Close()
+		if err := greeter.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+
+		time.Sleep(7 * 24 * time.Hour) // takes no time
+		synctest.Wait()
+		greetings := 0
+		for _, f := range engine.Frames() {
+			if f.Direction == iiitest.ToEngine && f.Type() == "invocationresult" {
+				greetings++
+			}
+		}
+		if greetings != 7 {
+			t.Errorf("%d greetings in a week", greetings)
+		}
+	})
+}
