@@ -26,6 +26,10 @@ const (
 	channelBacklog   = 16 << 20
 )
 
+// channelSpares is how many buffers for frames are kept: those of a full queue,
+// the pump's and the caller's.
+const channelSpares = channelReadAhead/channelChunk + 2
+
 // ChannelReader is the reading end of a channel: bytes by Read, messages by
 // Messages, each in order; what comes of the other kind meanwhile is kept aside,
 // up to 16 MiB. Bytes and messages may be read by two goroutines.
@@ -160,13 +164,13 @@ func (r *ChannelReader) buffer() []byte {
 		r.spare = r.spare[:n-1]
 		return buf[:0]
 	}
-	return make([]byte, 0, channelChunk)
+	return make([]byte, 0, channelChunk+512) // the end of a whole chunk is read without growing
 }
 
 func (r *ChannelReader) recycle(buf []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.spare) < channelReadAhead/channelChunk && cap(buf) <= 2*channelChunk {
+	if len(r.spare) < channelSpares && cap(buf) <= 2*channelChunk {
 		r.spare = append(r.spare, buf[:0])
 	}
 }
