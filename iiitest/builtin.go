@@ -26,6 +26,14 @@ type call struct {
 	baggage     string
 }
 
+// session is what the caller may do; nil is everything.
+func (c *call) session() *session {
+	if c.worker == nil {
+		return nil
+	}
+	return c.worker.session
+}
+
 // binding is a registered trigger as its provider sees it.
 type binding struct {
 	id, triggerType, functionID, namespace string

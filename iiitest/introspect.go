@@ -139,10 +139,7 @@ func (e *Engine) listFunctions(_ context.Context, c *call) (json.RawMessage, *wi
 	if bad != nil {
 		return nil, bad
 	}
-	var s *session
-	if c.worker != nil {
-		s = c.worker.session
-	}
+	s := c.session()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var entries []entry
@@ -176,8 +173,12 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	defer e.triggers.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	s := c.session()
 	if in.FunctionID != nil {
 		f, bad := e.lookUp(*in.FunctionID, in.Namespace)
+		if bad == nil {
+			bad = s.denialLocked(f.namespace, f.id)
+		}
 		if bad != nil {
 			return nil, bad
 		}
@@ -194,9 +195,12 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	}
 	list := make([]map[string]any, len(ids))
 	for i, id := range ids {
-		if f, bad := e.lookUp(id, in.Namespace); bad != nil {
+		switch f, bad := e.lookUp(id, in.Namespace); {
+		case bad != nil:
 			list[i] = map[string]any{"function_id": id, "error": "not_found"}
-		} else {
+		case s.denialLocked(f.namespace, f.id) != nil:
+			list[i] = map[string]any{"function_id": id, "error": "forbidden"}
+		default:
 			list[i] = e.detail(f)
 		}
 	}
@@ -316,16 +320,24 @@ func (e *Engine) triggerTypeInfo(_ context.Context, c *call) (json.RawMessage, *
 	return mustEncode(e.typeDetail(t)), nil
 }
 
+// workerOf is whose a trigger is and under which name: the worker that has
+// registered it, or else the one that has its function. It is nil for a part of the
+// engine and for nobody. Engine.mu is held.
+func (e *Engine) workerOf(r *registration) (w *worker, name string) {
+	name, _, _ = strings.Cut(r.functionID, "::")
+	if f := e.functions[key{r.namespace, r.functionID}]; f != nil {
+		w, name = f.owner, f.workerName()
+	}
+	if r.origin != nil && r.origin.meta.name != "" {
+		w, name = r.origin, r.origin.meta.name
+	}
+	return w, name
+}
+
 // describeTrigger is what is told about a trigger, but for its config_summary.
 // Engine.mu is held.
 func (e *Engine) describeTrigger(r *registration) map[string]any {
-	worker, _, _ := strings.Cut(r.functionID, "::")
-	if f := e.functions[key{r.namespace, r.functionID}]; f != nil {
-		worker = f.workerName()
-	}
-	if r.origin != nil && r.origin.meta.name != "" {
-		worker = r.origin.meta.name
-	}
+	_, worker := e.workerOf(r)
 	return map[string]any{
 		"id": r.id, "trigger_type": r.triggerType, "function_id": r.functionID,
 		"worker_name": worker, "config": r.config,
@@ -343,13 +355,13 @@ func (e *Engine) listTriggers(_ context.Context, c *call) (json.RawMessage, *wir
 	defer e.mu.Unlock()
 	var entries []entry
 	for _, r := range e.triggers.byID {
-		d := e.describeTrigger(r)
-		worker, _ := d["worker_name"].(string)
+		_, worker := e.workerOf(r)
 		if r.parked || in.rank(r.id, r.functionID) < 0 || !in.wants(r.id, worker) ||
 			in.TriggerType != nil && *in.TriggerType != r.triggerType ||
 			in.FunctionID != nil && *in.FunctionID != r.functionID {
 			continue
 		}
+		d := e.describeTrigger(r)
 		d["config_summary"] = summarize(r.config)
 		entries = append(entries, entry{in.rank(r.id, r.functionID), r.id, r.namespace, d})
 	}

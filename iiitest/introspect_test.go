@@ -95,12 +95,63 @@ func TestListWorkers(t *testing.T) {
 		"ip_address":"127.0.0.1","internal":false,"pid":1}`); !like(want, info) {
 		t.Errorf("worker: %v", info)
 	}
-	if got := errorCode(c.call("engine::workers::info", `{"name":"alpha","namespace":"default"}`)); got != "NOT_FOUND" {
-		t.Errorf("worker of another namespace: %s", got)
-	}
 	part := c.call("engine::workers::info", `{"name":"iii-pubsub"}`)
 	if got := names(part, "functions", "function_id") + ", " + names(part, "trigger_types", "id"); got != "publish, subscribe" {
 		t.Errorf("iii-pubsub has %s", got)
+	}
+}
+
+// A worker is looked for as a function is: in the default namespace, then in the
+// only one that has it.
+func TestWorkerInfo(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e).register("api")
+	for name, namespaces := range map[string][]string{"api": {"blue"}, "lone": {"blue"}, "twice": {"blue", "green"}} {
+		for _, namespace := range namespaces {
+			w := dial(t, e).register(name, `,"namespace":"`+namespace+`"`)
+			w.function(name + "::f")
+			w.send(`{"type":"registertrigger","id":"%s-%s","trigger_type":"subscribe","function_id":"%s::f","config":{"topic":"t"},"namespace":%q}`,
+				name, namespace, name, namespace)
+			w.sync()
+		}
+	}
+	for _, test := range []struct{ input, namespace, triggers, want string }{
+		{`{"name":"api"}`, "default", "", ""},
+		{`{"name":"api","namespace":"blue"}`, "blue", "api-blue", ""},
+		{`{"name":"lone"}`, "blue", "lone-blue", ""},
+		{`{"name":"lone","namespace":"green"}`, "", "", "NOT_FOUND: Worker 'lone' is not connected in namespace 'green'. It is connected in namespace(s): blue."},
+		{`{"name":"twice"}`, "", "", "NOT_FOUND: Worker 'twice' is not connected in namespace 'default'. It is connected in namespace(s): blue, green."},
+		{`{"name":"none"}`, "", "", "NOT_FOUND: Worker 'none' is not connected."},
+	} {
+		m := c.call("engine::workers::info", test.input)
+		if failure, ok := m["error"].(map[string]any); ok {
+			if got := fmt.Sprintf("%s: %s", failure["code"], failure["message"]); got != test.want {
+				t.Errorf("%s: got %q, want %q", test.input, got, test.want)
+			}
+			continue
+		}
+		worker, _ := m["result"].(map[string]any)["worker"].(map[string]any)
+		if got, triggers := worker["namespace"], names(m, "registered_triggers", "id"); got != test.namespace || triggers != test.triggers || test.want != "" {
+			t.Errorf("%s: found one in %v with triggers %q, want %q and %q, or %q", test.input, got, triggers, test.namespace, test.triggers, test.want)
+		}
+	}
+	if got := errorCode(c.call("engine::workers::info", `{"name":"api","namespace":" "}`)); got != "INVALID_NAMESPACE" {
+		t.Errorf("blank namespace: %s", got)
+	}
+}
+
+// What a session may not call it is not told about.
+func TestFunctionInfoBehindGuard(t *testing.T) {
+	e := Start(t, WithGuard(Guard{Expose: []string{"engine::functions::info", "open::*"}}))
+	owner := dial(t, e).register("owner")
+	owner.function("open::f", "closed::f")
+	c := enter(t, e).register("c")
+	if got := errorCode(c.call("engine::functions::info", `{"function_id":"closed::f"}`)); got != "FORBIDDEN" {
+		t.Errorf("one: %q", got)
+	}
+	m := c.call("engine::functions::info", `{"function_ids":["closed::f","none::f","open::f"]}`)
+	if got, want := names(m, "functions", "error"), "forbidden not_found <nil>"; got != want {
+		t.Errorf("several: got %s, want %s", got, want)
 	}
 }
 

@@ -41,10 +41,7 @@ func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMes
 	if _, bad := namespaceOf("trigger_namespace", in.TriggerNamespace, ""); bad != nil {
 		return nil, bad
 	}
-	var s *session // hooks and the rights to call are not asked here
-	if c.worker != nil {
-		s = c.worker.session
-	}
+	s := c.session() // hooks and the rights to call are not asked here
 	if !s.allowsTriggerType(in.TriggerType) {
 		return nil, errorBody("FORBIDDEN", "trigger type '%s' not allowed", in.TriggerType)
 	}

@@ -155,14 +155,10 @@ func (e *Engine) workerInfo(_ context.Context, c *call) (json.RawMessage, *wireE
 	defer e.triggers.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	views := e.workerViews()
-	i := slices.IndexFunc(views, func(v workerView) bool {
-		return v.name == in.Name && (in.Namespace == nil || *in.Namespace == v.namespace)
-	})
-	if i < 0 {
-		return nil, errorBody("NOT_FOUND", "Worker '%s' is not connected.", in.Name)
+	v, bad := e.lookUpWorker(in.Name, in.Namespace)
+	if bad != nil {
+		return nil, bad
 	}
-	v := views[i]
 	worker := v.summary()
 	worker["internal"] = v.w == nil
 	if v.pid != nil {
@@ -183,7 +179,8 @@ func (e *Engine) workerInfo(_ context.Context, c *call) (json.RawMessage, *wireE
 		}
 	}
 	for _, r := range e.triggers.byID {
-		if d := e.describeTrigger(r); !r.parked && d["worker_name"] == v.name {
+		if w, name := e.workerOf(r); !r.parked && w == v.w && name == v.name {
+			d := e.describeTrigger(r)
 			d["config_summary"] = summarize(r.config)
 			triggers = append(triggers, entry{id: r.id, value: d})
 		}
@@ -191,4 +188,32 @@ func (e *Engine) workerInfo(_ context.Context, c *call) (json.RawMessage, *wireE
 	return mustEncode(map[string]any{
 		"worker": worker, "functions": values(functions), "trigger_types": values(types), "registered_triggers": values(triggers),
 	}), nil
+}
+
+// lookUpWorker finds a worker as lookUp finds a function. Engine.triggers.mu and
+// Engine.mu are held.
+func (e *Engine) lookUpWorker(name string, namespace *string) (v workerView, bad *wireError) {
+	ns, bad := namespaceOf("namespace", namespace, defaultNamespace)
+	if bad != nil {
+		return v, bad
+	}
+	var elsewhere []string
+	for _, other := range e.workerViews() {
+		switch {
+		case other.name != name:
+		case other.namespace == ns:
+			return other, nil
+		default:
+			v, elsewhere = other, append(elsewhere, other.namespace)
+		}
+	}
+	switch {
+	case len(elsewhere) == 0:
+		return v, errorBody("NOT_FOUND", "Worker '%s' is not connected.", name)
+	case len(elsewhere) == 1 && namespace == nil:
+		return v, nil
+	}
+	slices.Sort(elsewhere)
+	return v, errorBody("NOT_FOUND", "Worker '%s' is not connected in namespace '%s'. It is connected in namespace(s): %s.",
+		name, ns, strings.Join(elsewhere, ", "))
 }
