@@ -161,7 +161,8 @@ func (c *Client) namespaceOf(functionID string) string {
 }
 
 func isBuiltin(functionID string) bool {
-	if functionID == "publish" {
+	switch functionID {
+	case "publish", "bridge.invoke", "bridge.invoke_async":
 		return true
 	}
 	service, _, ok := strings.Cut(functionID, "::")

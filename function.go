@@ -137,6 +137,16 @@ func rawOf(v any) (json.RawMessage, error) {
 	return json.RawMessage(strings.TrimSpace(b.String())), nil
 }
 
+// registrationOf encodes a message that registers something. One that is too large
+// would end every connection.
+func registrationOf(m any) (json.RawMessage, error) {
+	raw, err := rawOf(m)
+	if err == nil && len(raw) >= messageTooLarge {
+		err = fmt.Errorf("registration: %w: %d bytes", ErrMessageTooLarge, len(raw))
+	}
+	return raw, err
+}
+
 // HandleFunc registers a function with an untyped handler. ids are by custom
 // "service::name". It does not wait for the network: before a connection is
 // there the registration waits for it, and every later connection gets it again.
@@ -185,10 +195,36 @@ func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...
 	if cfg.Method != "" && !cfg.Method.Valid() {
 		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig: method %q is none of GET, POST, PUT, PATCH, DELETE", id, cfg.Method)
 	}
+	if err := checkHTTPAuth(cfg.Auth); err != nil {
+		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig: %w", id, err)
+	}
 	notInvokable := func(context.Context, json.RawMessage) (any, error) {
 		return nil, &Error{Code: codeNotInvokable, Message: "the function is called over HTTP and has no handler here"}
 	}
 	return c.register(id, notInvokable, &cfg, functionSchemas{}, opts)
+}
+
+// checkHTTPAuth refuses names that no environment variable and no header has: the
+// engine would drop the registration without a word.
+func checkHTTPAuth(auth *HTTPAuthConfig) error {
+	if auth == nil {
+		return nil
+	}
+	var names map[string]string
+	switch a := auth.Auth.(type) {
+	case HTTPAuthHMAC:
+		names = map[string]string{"SecretKey": a.SecretKey}
+	case HTTPAuthBearer:
+		names = map[string]string{"TokenKey": a.TokenKey}
+	case HTTPAuthAPIKey:
+		names = map[string]string{"Header": a.Header, "ValueKey": a.ValueKey}
+	}
+	for field, name := range names {
+		if strings.TrimSpace(name) == "" {
+			return fmt.Errorf("%T has no %s", auth.Auth, field)
+		}
+	}
+	return nil
 }
 
 // functionSchemas are the types whose schemas a typed handler advertises.
@@ -227,7 +263,7 @@ func (c *Client) newFunction(id string, h HandlerFunc, invocation *HTTPInvocatio
 			return nil, fmt.Errorf("iii: function %q: middleware %d returned nil", id, i)
 		}
 	}
-	add, err := rawOf(RegisterFunctionMessage{ID: id, Description: cfg.description, Metadata: cfg.metadata,
+	add, err := registrationOf(RegisterFunctionMessage{ID: id, Description: cfg.description, Metadata: cfg.metadata,
 		RequestFormat: cfg.request, ResponseFormat: cfg.response, Invocation: invocation})
 	if err != nil {
 		return nil, fmt.Errorf("iii: function %q: %w", id, err)

@@ -27,7 +27,8 @@ func (c *Client) FunctionInfo(ctx context.Context, id string) (FunctionDetail, e
 }
 
 // Workers lists the workers of the engine, its own included, by name. A worker
-// that has not told its process id is not listed.
+// that has not told its process id is not listed. To filter, call
+// engine::workers::list with a [WorkerFilter].
 func (c *Client) Workers(ctx context.Context) ([]WorkerSummary, error) {
 	result, err := Call[WorkersListResult](ctx, c, "engine::workers::list", WorkerFilter{})
 	return result.Workers, err
@@ -54,14 +55,17 @@ func infoOf[T any](ctx context.Context, c *Client, functionID, namespace string,
 	return info, err
 }
 
-// TriggerTypes lists the trigger types that the engine and the workers provide.
+// TriggerTypes lists the trigger types that the engine and the workers provide,
+// but for those whose id begins with "engine::". To filter, call
+// engine::triggers::list with a [TriggerTypeFilter].
 func (c *Client) TriggerTypes(ctx context.Context) ([]TriggerTypeSummary, error) {
 	result, err := Call[TriggerTypesListResult](ctx, c, "engine::triggers::list", TriggerTypeFilter{})
 	return result.Triggers, err
 }
 
 // Triggers lists the triggers that are bound. Those that wait for a provider of
-// their type are not listed.
+// their type are not listed. To filter, call engine::registered-triggers::list with
+// a [TriggerFilter].
 func (c *Client) Triggers(ctx context.Context) ([]TriggerSummary, error) {
 	result, err := Call[TriggersListResult](ctx, c, "engine::registered-triggers::list", TriggerFilter{})
 	return result.RegisteredTriggers, err

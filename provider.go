@@ -138,7 +138,7 @@ func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	if err != nil {
 		return fail(fmt.Errorf("PayloadSchema: %w", err))
 	}
-	add, err := rawOf(RegisterTriggerTypeMessage{ID: t.ID, Description: t.Description, Namespace: t.Namespace,
+	add, err := registrationOf(RegisterTriggerTypeMessage{ID: t.ID, Description: t.Description, Namespace: t.Namespace,
 		TriggerRequestFormat: config, CallRequestFormat: payload})
 	if err != nil {
 		return fail(err)

@@ -216,7 +216,7 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if o.namespace == "" {
 		o.namespace = c.namespaceOf(functionID)
 	}
-	add, err := rawOf(RegisterTriggerMessage{ID: o.id, TriggerType: cfg.TriggerType(), FunctionID: functionID, Config: config,
+	add, err := registrationOf(RegisterTriggerMessage{ID: o.id, TriggerType: cfg.TriggerType(), FunctionID: functionID, Config: config,
 		Metadata: o.metadata, Namespace: o.namespace, TriggerNamespace: o.providerNamespace})
 	if err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
@@ -272,6 +272,8 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 		err = checkCron(cfg.Expression)
 	case LogTriggerConfig:
 		err = checkLogLevel(string(cfg.Level))
+	case TraceTriggerConfig:
+		err = checkTraceStatus(cfg.Status)
 	case QueueTriggerConfig:
 		err = checkTopic("QueueTriggerConfig", cfg.Topic)
 	case SubscribeTriggerConfig:
@@ -302,6 +304,18 @@ func checkLogLevel(level string) error {
 		return nil
 	}
 	return fmt.Errorf("log level %q is none of all, trace, debug, info, warn, error", level)
+}
+
+// checkTraceStatus refuses a status that no span has.
+func checkTraceStatus(status *string) error {
+	if status == nil {
+		return nil
+	}
+	switch strings.ToLower(*status) {
+	case "ok", "error", "unset":
+		return nil
+	}
+	return fmt.Errorf("trace status %q is none of ok, error, unset", *status)
 }
 
 // checkCron checks the number of fields; the engine says no to the rest.
