@@ -2,7 +2,9 @@ package browser
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -100,7 +102,7 @@ func (p *Page) WaitVisible(selector string) {
 // shows.
 func (p *Page) WaitText(selector, text string) {
 	p.t.Helper()
-	p.wait("wait for "+text+" in "+selector,
+	p.wait(fmt.Sprintf("wait for %q in %s", text, selector),
 		`(selector, text) => [...document.querySelectorAll(selector)].some(e => e.innerText.includes(text))`, selector, text)
 }
 
@@ -116,18 +118,35 @@ func (p *Page) Wait(function string, args ...any) {
 	p.wait("wait for "+function, function, args...)
 }
 
-// wait asks at an interval: innerText changes with the layout too, which no
-// mutation tells.
+// wait asks again and again: also while the page gives way to another one.
 func (p *Page) wait(what, function string, args ...any) {
 	p.t.Helper()
-	p.do(what, chromedp.PollFunction[chromedp.Void](function, chromedp.WithPollingArgs(args...),
-		chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(0)))
+	list, err := json.Marshal(args)
+	if err != nil {
+		p.t.Fatalf("%s: %v", what, err)
+	}
+	ask := chromedp.Evaluate[bool](fmt.Sprintf("!!(%s)(...%s)", function, list))
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	retry := time.NewTicker(20 * time.Millisecond)
+	defer retry.Stop()
+	for {
+		ok, err := chromedp.Run(ctx, ask)
+		if ok && err == nil {
+			return
+		}
+		select {
+		case <-retry.C:
+		case <-ctx.Done():
+			p.fail(what, errors.Join(err, ctx.Err()))
+		}
+	}
 }
 
 // Texts is what the elements of a selector show, in their order in the page.
 func (p *Page) Texts(selector string) []string {
 	p.t.Helper()
-	return Eval[[]string](p, `(selector => [...document.querySelectorAll(selector)].map(e => e.innerText))(`+quote(selector)+`)`)
+	return Eval[[]string](p, fmt.Sprintf("[...document.querySelectorAll(%q)].map(e => e.innerText)", selector))
 }
 
 // Eval evaluates a JavaScript expression in the page.

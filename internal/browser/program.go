@@ -2,7 +2,6 @@ package browser
 
 import (
 	"bufio"
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,12 +31,6 @@ func root(t testing.TB) string {
 func isFile(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular()
-}
-
-// quote is text as JavaScript writes it.
-func quote(text string) string {
-	b, _ := json.Marshal(text) // a string always has JSON
-	return string(b)
 }
 
 // Program is a program of the root module that runs for a test. It is made by Run.

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+// visit is a short conversation of two people, as their pages would have it.
+type visit struct {
+	name, page, streamURL string
+	out                   io.Writer
+}
+
+// guest is somebody who has joined a room.
+type guest struct {
+	next func() (iii.StreamMessage, error, bool)
+	stop func()
+}
+
+func (v visit) run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := v.post(ctx, "lobby", message{Author: "Ada", Text: "Is anybody here?"}); err != nil {
+		return err
+	}
+	// Who joins gets what is there already, then what is said.
+	ada := v.join(ctx, v.name+"-messages", "lobby")
+	defer ada.stop()
+	if err := v.tell(ada, "ada", "sync"); err != nil {
+		return err
+	}
+	grace := v.join(ctx, v.name+"-messages", "lobby")
+	defer grace.stop()
+	if err := v.tell(grace, "grace", "sync"); err != nil {
+		return err
+	}
+	if err := v.post(ctx, "lobby", message{Author: "Grace", Text: "Hello, Ada"}); err != nil {
+		return err
+	}
+	if err := errors.Join(v.tell(ada, "ada", "create"), v.tell(grace, "grace", "create")); err != nil {
+		return err
+	}
+	// How many they are is in a stream of its own.
+	watch := v.join(ctx, v.name+"-presence", "lobby")
+	defer watch.stop()
+	if err := v.tell(watch, "count", "sync"); err != nil {
+		return err
+	}
+	grace.stop()
+	if err := v.tell(watch, "count", "update"); err != nil {
+		return err
+	}
+	mallory := v.join(ctx, v.name+"-messages", "cellar")
+	defer mallory.stop()
+	if _, err, _ := mallory.next(); !errors.Is(err, iii.ErrForbidden) {
+		return fmt.Errorf("mallory joins the cellar: %v, and should not", err)
+	}
+	fmt.Fprintf(v.out, "%-5s is refused\n", "mallory")
+	return nil
+}
+
+// join subscribes to a room. The connection is made when the first message is asked for.
+func (v visit) join(ctx context.Context, stream, room string) guest {
+	next, stop := iter.Pull2(iii.Subscribe(ctx, v.streamURL, iii.StreamSubscription{StreamName: stream, GroupID: room}))
+	return guest{next, stop}
+}
+
+// tell waits for what comes next.
+func (v visit) tell(g guest, who string, want iii.StreamEventType) error {
+	m, err, ok := g.next()
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s waits for a %s: %w", who, want, err)
+	case !ok:
+		return fmt.Errorf("%s waits for a %s: it ended", who, want)
+	case m.Event.Type != want:
+		return fmt.Errorf("%s got a %s, not a %s", who, m.Event.Type, want)
+	}
+	fmt.Fprintf(v.out, "%-5s %-6s %s\n", who, m.Event.Type, m.Event.Data)
+	return nil
+}
+
+// post says something, as the page does. It tries again until the engine knows the route:
+// it has accepted it when Connect returns, and its HTTP server may be a moment behind.
+func (v visit) post(ctx context.Context, room string, m message) error {
+	body, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	retry := time.NewTicker(50 * time.Millisecond)
+	defer retry.Stop()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, v.page+"/"+room, bytes.NewReader(body))
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		if resp.StatusCode == http.StatusCreated {
+			return nil
+		}
+		if resp.StatusCode != http.StatusNotFound {
+			return fmt.Errorf("POST %s: %s", req.URL.Path, resp.Status)
+		}
+		select {
+		case <-retry.C:
+		case <-ctx.Done():
+			return fmt.Errorf("POST %s: %s: %w", req.URL.Path, resp.Status, context.Cause(ctx))
+		}
+	}
+}

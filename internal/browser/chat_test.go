@@ -1,0 +1,46 @@
+package browser_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/internal/browser"
+)
+
+// What somebody says in one page is in the page of somebody else at once.
+func TestChat(t *testing.T) {
+	url := browser.Run(t, "./examples/chat", "-serve").Match(`^open +(\S+)$`)[1]
+	ada := browser.Start(t).Open(url)
+	ada.WaitText("#state", "only you are here")
+	ada.Type("#author", "Ada")
+	ada.Type("#text", "Is anybody here?\n")
+	ada.WaitText("li.mine p", "Is anybody here?")
+
+	chromium := browser.Start(t) // of somebody else: nothing is shared
+	grace := chromium.Open(url)
+	grace.WaitText("li p", "Is anybody here?") // which was said before
+	ada.WaitText("#state", "2 people are here")
+	grace.Type("#author", "Grace")
+	grace.Type("#text", "Hello, Ada. I have brought <b>tea</b> & cake.\n")
+	ada.WaitText("li:not(.mine) p", "I have brought <b>tea</b> & cake.")
+	ada.Type("#text", "Then come over to the kitchen!\n")
+	grace.WaitText("li p", "Then come over to the kitchen!")
+
+	want := []string{"Is anybody here?", "Hello, Ada. I have brought <b>tea</b> & cake.", "Then come over to the kitchen!"}
+	for name, page := range map[string]*browser.Page{"ada": ada, "grace": grace} {
+		if diff := cmp.Diff(want, page.Texts("li p")); diff != "" {
+			t.Errorf("messages in the page of %s (-want +got):\n%s", name, diff)
+		}
+	}
+	ada.Screenshot("chat")
+	grace.Resize(390, 640)
+	grace.Screenshot("chat-narrow")
+
+	// The other room has nothing of it, and one that there is not lets nobody in.
+	grace.Click("nav a:not([aria-current])")
+	grace.WaitText("#state", "only you are here")
+	ada.WaitText("#state", "only you are here")
+	grace.WaitVisible("#empty")
+	chromium.Open(url+"?room=cellar").WaitText("#state", "there is no such room")
+}
