@@ -1,0 +1,82 @@
+package iii
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestRegisterPatience shows what a client does with an engine that owes it an
+// answer while a connection begins: it waits 10 s for each, and then uses the
+// connection rather than leave it.
+func TestRegisterPatience(t *testing.T) {
+	isRegister := func(m *peerMessage) bool { return m.FunctionID == registerWorkerFunction }
+	silent := func(c *peerConn, m *peerMessage) bool { return isRegister(m) }
+	for name, test := range map[string]struct {
+		script script
+		want   time.Duration // until Connect returns
+	}{
+		"answers at once":         {script{}, 0},
+		"never answers the call":  {script{message: silent}, registerTimeout},
+		"never greets":            {script{greet: func(*peerConn) {}}, registerTimeout},
+		"never answers the fence": {script{message: func(_ *peerConn, m *peerMessage) bool { return m.Type == "ping" }}, registerTimeout},
+		"authenticates for long":  {script{greet: func(c *peerConn) { time.Sleep(30 * time.Second); c.welcome() }, message: silent}, 30*time.Second + registerTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, test.script)
+				c := p.client()
+				begin := time.Now()
+				if err := c.Connect(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if got := time.Since(begin); got != test.want {
+					t.Errorf("connected after %v, want %v", got, test.want)
+				}
+				if got, err := Call[int](t.Context(), c, "x::y", 7); err != nil || got != 7 {
+					t.Errorf("call: %d, %v", got, err)
+				}
+				if got := c.State(); got != ConnectionStateConnected {
+					t.Errorf("state %v", got)
+				}
+			})
+		})
+	}
+}
+
+// An engine that has not greeted may still authenticate, which takes any time.
+func TestNeverAccepted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{greet: func(*peerConn) {}, message: func(*peerConn, *peerMessage) bool { return true }})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		if err := p.client().Connect(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// A late answer changes nothing if it is yes, and ends the client if it is no.
+func TestLateRegisterAnswer(t *testing.T) {
+	for name, answer := range map[string]func(*peerConn, *peerMessage){
+		"yes": func(c *peerConn, m *peerMessage) { c.result(m, `{"success":true}`) },
+		"no":  func(c *peerConn, m *peerMessage) { c.fail(m, "FORBIDDEN", "not here") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool { return m.FunctionID == registerWorkerFunction }})
+				c := p.connected()
+				answer(p.conn(0), p.find("the registration", func(m *peerMessage) bool { return m.FunctionID == registerWorkerFunction }))
+				synctest.Wait()
+				switch _, err := Call[int](t.Context(), c, "x::y", 7); {
+				case name == "yes" && (err != nil || c.Stats().Reconnects != 0):
+					t.Errorf("call: %v, %d reconnects", err, c.Stats().Reconnects)
+				case name == "no" && (!errors.Is(err, ErrClosed) || !errors.Is(c.Err(), ErrForbidden)):
+					t.Errorf("call: %v; the client ended with %v", err, c.Err())
+				}
+			})
+		})
+	}
+}
