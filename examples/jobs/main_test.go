@@ -1,0 +1,80 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"regexp"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/iiitest"
+)
+
+const told = `# A job is done, and the engine forgets it.
+left: letter, page 1 of 1
+left: letter is done
+# What fails is tried again.
+left: poem: page 1 is stuck
+left: poem, page 1 of 2
+left: poem, page 2 of 2
+left: poem is done
+# What fails three times is a dead letter, and can be given another chance.
+left: diploma: there is no gold paper
+left: diploma: there is no gold paper
+left: diploma: there is no gold paper
+office: dead after 3 attempts: {"pages":1,"paper":"gold","title":"diploma"}
+        print_failed
+office: there is gold paper now; 1 redriven
+left: diploma, page 1 of 1
+left: diploma is done
+# What nobody can do is looked at and dropped.
+office: dead after 3 attempts: {"pages":"many","title":"riddle"}
+        invalid_request
+office: dropped
+# A worker that ends in the middle of a job leaves the rest to the next one.
+left: novel, page 1 of 5
+left: novel, page 2 of 5
+left: novel: stopped after page 2 of 5
+office: left has ended
+right: novel, page 3 of 5
+right: novel, page 4 of 5
+right: novel, page 5 of 5
+right: novel is done
+`
+
+// checkRun runs the program and compares what it says, of errors their codes alone.
+func checkRun(t *testing.T) {
+	t.Helper()
+	var out bytes.Buffer
+	if err := run(t.Context(), &out); err != nil {
+		t.Fatalf("%v\n%s", err, &out)
+	}
+	got := regexp.MustCompile(`ErrorBody \{ code: "(\w+)", .*`).ReplaceAllString(out.String(), "$1")
+	if diff := cmp.Diff(told, got); diff != "" {
+		t.Errorf("output (-want +got):\n%s", diff)
+	}
+}
+
+func TestRun(t *testing.T) {
+	t.Setenv("III_URL", "")
+	checkRun(t)
+}
+
+// Two runs on an engine that others use as well do not meet.
+func TestRunOnAnEngineThatIsThere(t *testing.T) {
+	engine := iiitest.Start(t)
+	t.Setenv("III_URL", engine.URL())
+	checkRun(t)
+	checkRun(t)
+}
+
+func TestRunSaysThatItWasInterrupted(t *testing.T) {
+	t.Setenv("III_URL", "")
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	if err := run(ctx, new(bytes.Buffer)); !errors.Is(err, context.Canceled) {
+		t.Errorf("the error is %v, not %v", err, context.Canceled)
+	}
+}

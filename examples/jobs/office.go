@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+// office publishes the jobs and looks after what becomes of them.
+type office struct {
+	client     *iii.Client
+	url, topic string
+	gold       atomic.Bool
+	reports    chan string // of the printers, in order
+	out        io.Writer
+}
+
+func (o *office) say(format string, args ...any) { fmt.Fprintf(o.out, format+"\n", args...) }
+
+// report is called by the printers.
+func (o *office) report(format string, args ...any) { o.reports <- fmt.Sprintf(format, args...) }
+
+func (o *office) run(ctx context.Context) (err error) {
+	left := o.printer("left", 6)
+	client, err := left.start(ctx, o.url, o.topic)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, shutdown(ctx, client)) }()
+
+	o.say("# A job is done, and the engine forgets it.")
+	if err := o.publish(ctx, job{Title: "letter", Pages: 1}, "letter is done"); err != nil {
+		return err
+	}
+
+	o.say("# What fails is tried again.")
+	left.jam.Store(true)
+	if err := o.publish(ctx, job{Title: "poem", Pages: 2}, "poem is done"); err != nil {
+		return err
+	}
+
+	o.say("# What fails three times is a dead letter, and can be given another chance.")
+	if err := o.publish(ctx, job{Title: "diploma", Pages: 1, Paper: "gold"}, ""); err != nil {
+		return err
+	}
+	if _, err := o.deadLetter(ctx); err != nil {
+		return err
+	}
+	o.gold.Store(true)
+	n, err := o.client.Redrive(ctx, o.topic)
+	if err != nil {
+		return err
+	}
+	o.say("office: there is gold paper now; %d redriven", n)
+	if err := o.await(ctx, "diploma is done"); err != nil {
+		return err
+	}
+
+	o.say("# What nobody can do is looked at and dropped.")
+	if err := o.publish(ctx, map[string]any{"title": "riddle", "pages": "many"}, ""); err != nil {
+		return err
+	}
+	letter, err := o.deadLetter(ctx)
+	if err != nil {
+		return err
+	}
+	if ok, err := o.client.DiscardMessage(ctx, o.topic, letter.ID); err != nil || !ok {
+		return fmt.Errorf("the dead letter cannot be dropped: %v, %w", ok, err)
+	}
+	o.say("office: dropped")
+
+	o.say("# A worker that ends in the middle of a job leaves the rest to the next one.")
+	if err := o.publish(ctx, job{Title: "novel", Pages: 5}, "novel, page 2"); err != nil {
+		return err
+	}
+	// There is no ink left. Shutdown takes no new jobs, and waits for those that run.
+	if err := shutdown(ctx, client); err != nil {
+		return err
+	}
+	o.tell()
+	o.say("office: left has ended")
+	next, err := o.printer("right", 3).start(ctx, o.url, o.topic)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, shutdown(ctx, next)) }()
+	return o.await(ctx, "novel is done")
+}
+
+// printer is one that has ink for some pages.
+func (o *office) printer(name string, pages int) *printer {
+	p := &printer{name: name, gold: &o.gold, ink: make(chan struct{}, pages), report: o.report}
+	for range pages {
+		p.ink <- struct{}{}
+	}
+	return p
+}
+
+// publish hands over a job, and waits until a printer reports something, unless that is "".
+func (o *office) publish(ctx context.Context, job any, until string) error {
+	if err := o.client.PublishDurable(ctx, o.topic, job); err != nil {
+		return err
+	}
+	if until == "" {
+		return nil
+	}
+	return o.await(ctx, until)
+}
+
+// await tells what the printers report, until one reports what is waited for.
+func (o *office) await(ctx context.Context, report string) error {
+	for {
+		select {
+		case r := <-o.reports:
+			o.say("%s", r)
+			if strings.Contains(r, report) {
+				return nil
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("no printer reports that %s: %w", report, context.Cause(ctx))
+		}
+	}
+}
+
+// tell tells what the printers have reported.
+func (o *office) tell() {
+	for len(o.reports) > 0 {
+		o.say("%s", <-o.reports)
+	}
+}
+
+// deadLetter waits until there is a dead letter. The engine has to be asked for them.
+func (o *office) deadLetter(ctx context.Context) (iii.DeadLetter, error) {
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for {
+		letters, err := o.client.DeadLetters(ctx, o.topic)
+		if err != nil {
+			return iii.DeadLetter{}, err
+		}
+		if len(letters) > 0 {
+			o.tell()
+			dead := letters[0]
+			o.say("office: dead after %d attempts: %s", dead.Retries, dead.Payload)
+			o.say("        %s", dead.Error)
+			return dead, nil
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return iii.DeadLetter{}, fmt.Errorf("there is no dead letter: %w", context.Cause(ctx))
+		}
+	}
+}
