@@ -1,0 +1,107 @@
+// Files moves a file from one worker to another over a channel, which carries any number
+// of bytes beside the calls, as fast as the reader takes them. The reader shows how far it
+// is, and both check that what arrived is what was sent.
+//
+//	files             moves a file of 8 MiB that it makes up
+//	files FROM TO     moves that file
+//
+// It exits with status 0 if the file has arrived. Without $III_URL it brings a development
+// engine along; with it, it uses that engine.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+func main() {
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Stdout, flag.Arg(0), flag.Arg(1))
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "files:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer, from, to string) (err error) {
+	if (from == "") != (to == "") {
+		return errors.New("want two files: FROM TO")
+	}
+	if from == "" {
+		dir, err := os.MkdirTemp("", "iii-files-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		from, to = filepath.Join(dir, "picture"), filepath.Join(dir, "copy")
+		if err := os.WriteFile(from, []byte(rand.Text()+strings.Repeat("iii ", 2<<20)), 0o600); err != nil {
+			return err
+		}
+	}
+	url := os.Getenv("III_URL")
+	if url == "" {
+		engine, err := iiitest.New()
+		if err != nil {
+			return err
+		}
+		defer engine.Close()
+		url = engine.URL()
+	}
+	// Each run has names of its own, so that many can share an engine.
+	name := "files-" + strings.ToLower(rand.Text()[:6])
+
+	root, err := os.OpenRoot(filepath.Dir(from)) // nothing outside of it can be asked for
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	archive, err := newArchive(url, name, root)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, shutdown(ctx, archive)) }()
+	if err := archive.Connect(ctx); err != nil {
+		return err
+	}
+	reader, err := iii.New(url, iii.WithName(name+"-reader"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, shutdown(ctx, reader)) }()
+	if err := reader.Connect(ctx); err != nil {
+		return err
+	}
+
+	if err := fetch(ctx, reader, out, name+"::send", filepath.Base(from), to); err != nil {
+		return err
+	}
+	// What the archive refuses is an error with a code; nothing is left behind.
+	var refusal *iii.Error
+	if err := fetch(ctx, reader, out, name+"::send", "no-such-file", to+"-too"); !errors.As(err, &refusal) {
+		return fmt.Errorf("the archive sends no-such-file: %w", err)
+	}
+	fmt.Fprintf(out, "no-such-file: %s\n", refusal.Code)
+	return nil
+}
+
+// shutdown ends a worker in order, even when the program is being interrupted.
+func shutdown(ctx context.Context, c *iii.Client) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return c.Shutdown(ctx)
+}
