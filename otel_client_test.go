@@ -344,3 +344,36 @@ func TestChecklistUnsampled(t *testing.T) {
 		}
 	}
 }
+
+// What a trigger fires in a trace is in it: the function that a change of state
+// calls, and the one that a message of a topic does.
+func TestTelemetryFollowsTriggers(t *testing.T) {
+	engine := telemetryEngine(t)
+	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	seen := make(chan traced, 2)
+	handle(t, c, "t::changed", func(ctx context.Context, _ json.RawMessage) (any, error) {
+		seen <- traceOf(ctx)
+		return nil, nil
+	})
+	for _, config := range []iii.TriggerConfig{iii.StateTriggerConfig{Scope: pointer("orders")}, iii.SubscribeTriggerConfig{Topic: "news"}} {
+		if _, err := c.Trigger("t::changed", config); err != nil {
+			t.Fatal(err)
+		}
+	}
+	applied(t, c)
+	ctx, root := telemetry.Tracer().Start(t.Context(), "root")
+	for id, in := range map[string]any{
+		"state::set": map[string]any{"scope": "orders", "key": "k", "value": 1}, "publish": map[string]any{"topic": "news", "data": "d"},
+	} {
+		if err := c.Call(ctx, id, in, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if got := <-seen; got.TraceID != iii.TraceID(ctx) || !got.Sampled {
+			t.Errorf("the triggered function runs in %+v, want trace %s", got, iii.TraceID(ctx))
+		}
+	}
+	root.End()
+}

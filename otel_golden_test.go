@@ -319,8 +319,8 @@ func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[strin
 			continue
 		}
 		records[key] = map[string]string{}
-		flatten(records[key], "/resource", normalOTLP("", r.resource, spans))
-		flatten(records[key], "/scope", normalOTLP("", r.scope, spans))
+		flatten(records[key], "/of resource", normalOTLP("", r.resource, spans))
+		flatten(records[key], "/of scope", normalOTLP("", r.scope, spans))
 		flatten(records[key], "/record", normalOTLP("", r.record, spans))
 	}
 	return records, shape
@@ -329,7 +329,7 @@ func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[strin
 // otlpRecord is a span, log record or metric with where it belongs.
 type otlpRecord struct {
 	kind, key       string
-	resource, scope any
+	resource, scope map[string]any // what holds the record, without what else it holds
 	record          map[string]any
 }
 
@@ -345,10 +345,14 @@ func otlpList(t *testing.T, f otlpFrame) (found []otlpRecord) {
 		t.Fatal(err)
 	}
 	for _, resource := range doc[keys[0]] {
-		for _, s := range resource[keys[1]].([]any) {
+		scopes := resource[keys[1]].([]any)
+		delete(resource, keys[1])
+		for _, s := range scopes {
 			scope := s.(map[string]any)
-			for _, record := range scope[keys[2]].([]any) {
-				r := otlpRecord{resource: resource["resource"], scope: scope["scope"], record: record.(map[string]any)}
+			records := scope[keys[2]].([]any)
+			delete(scope, keys[2])
+			for _, record := range records {
+				r := otlpRecord{resource: resource, scope: scope, record: record.(map[string]any)}
 				r.name(f.prefix)
 				found = append(found, r)
 			}
