@@ -469,3 +469,51 @@ func TestTelemetrySharedConcurrent(t *testing.T) {
 		t.Errorf("%d invocations were recorded, want %d", executed, clients*calls)
 	}
 }
+
+// Several clients of one process report each under its own id, as long as it lives.
+func TestTelemetryGaugesOfSeveralClients(t *testing.T) {
+	engine := telemetryEngine(t)
+	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
+	clients := map[string]*iii.Client{}
+	for _, name := range []string{"one", "two"} {
+		clients[name] = connect(t, engine, iii.WithTelemetry(telemetry), iii.WithName(name))
+	}
+	reported := func() map[string]string {
+		t.Helper()
+		before := len(engine.Metrics())
+		flush(t, telemetry)
+		ids := map[string]string{}
+		for _, m := range engine.Metrics()[before:] {
+			for _, p := range m.Points {
+				if m.Name == "iii.worker.memory.rss" {
+					ids[p.Attributes["worker.name"].(string)] = p.Attributes["worker.id"].(string)
+				}
+			}
+		}
+		return ids
+	}
+	if diff := cmp.Diff(map[string]string{"one": clients["one"].WorkerID(), "two": clients["two"].WorkerID()}, reported()); diff != "" {
+		t.Errorf("ids by worker (-want +got):\n%s", diff)
+	}
+	for _, name := range []string{"one", "two"} {
+		info, err := iii.Call[iii.WorkerDetail](t.Context(), clients["two"], "engine::workers::info", map[string]string{"name": name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.LatestMetrics == nil || info.LatestMetrics.MemoryRss == nil {
+			t.Errorf("the engine has no figures of worker %s", name)
+		}
+	}
+	if err := clients["one"].Close(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"two": clients["two"].WorkerID()}, reported()); diff != "" {
+		t.Errorf("ids by worker after the end of one (-want +got):\n%s", diff)
+	}
+	if err := clients["two"].Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := reported(); len(got) != 0 {
+		t.Errorf("after the end of both %v are reported", got)
+	}
+}
