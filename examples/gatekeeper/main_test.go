@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/iiitest"
+)
+
+const told = `stranger  is refused: unknown token
+acme      calls shared::tea-price: 350
+acme      calls acme::hello: hello from acme
+acme      may not call globex::hello
+acme      may not call state::list_groups
+acme      serves GET /acme/hello: hello from acme
+globex    calls shared::tea-price: 350
+globex    calls globex::hello: hello from globex
+globex    may not call acme::hello
+globex    may not call state::list_groups
+globex    serves GET /globex/hello: hello from globex
+keeper    sees acme::hello of {"tenant":"acme"}
+keeper    sees no acme::internal::audit
+`
+
+func checkRun(t *testing.T) {
+	t.Helper()
+	var out bytes.Buffer
+	if err := run(t.Context(), &out); err != nil {
+		t.Fatalf("%v\n%s", err, &out)
+	}
+	if diff := cmp.Diff(told, out.String()); diff != "" {
+		t.Errorf("output (-want +got):\n%s", diff)
+	}
+}
+
+func TestRun(t *testing.T) {
+	t.Setenv("III_URL", "")
+	checkRun(t)
+}
+
+// An engine that is there already, with the configuration that the program tells.
+func TestRunOnAnEngineThatIsThere(t *testing.T) {
+	engine := iiitest.Start(t, iiitest.WithGuard(guard))
+	t.Setenv("III_URL", engine.URL())
+	t.Setenv("III_GUARDED_URL", engine.GuardedURL())
+	t.Setenv("III_HTTP_URL", engine.HTTPURL())
+	checkRun(t)
+	checkRun(t)
+}
+
+// A port that is not guarded is noticed.
+func TestRunOnAnOpenPort(t *testing.T) {
+	engine := iiitest.Start(t)
+	t.Setenv("III_URL", engine.URL())
+	t.Setenv("III_GUARDED_URL", engine.URL())
+	if err := run(t.Context(), new(bytes.Buffer)); err == nil {
+		t.Error("a stranger comes in")
+	}
+}
+
+func TestRunSaysThatItWasInterrupted(t *testing.T) {
+	t.Setenv("III_URL", "")
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	if err := run(ctx, new(bytes.Buffer)); !errors.Is(err, context.Canceled) {
+		t.Errorf("the error is %v, not %v", err, context.Canceled)
+	}
+}
