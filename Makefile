@@ -26,7 +26,7 @@ GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
 .DEFAULT_GOAL := help
-.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent examples browser
+.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,3 +90,6 @@ browser: ## The tests of the pages, in headless Chromium
 	@test -n "$(CHROMIUM)" || { echo "There is no Chromium here: install it (Debian: apt-get install chromium), or set CHROMIUM to its path." >&2; exit 1; }
 	cd internal/browser && CHROMIUM=$(CHROMIUM) $(GO) test -count=1 -v ./...
 	@echo "The screenshots are in bin/screenshots."
+
+soak: ## The tests of promises at full scale: 10,000 reconnects, 200,000 messages
+	$(GO) test -v -run '^TestR[0-9]' -soak -timeout 60m .

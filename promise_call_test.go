@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -257,14 +256,8 @@ func TestR8BufferIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	heap := func() int64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return int64(m.HeapAlloc)
-	}
 	payload := strings.Repeat("x", 1024)
-	before := heap()
+	before := liveHeap()
 	n, accepted := scale(50_000, 200_000), 0
 	for range n {
 		switch err := c.Send(t.Context(), "x::y", payload); {
@@ -274,7 +267,7 @@ func TestR8BufferIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	growth := heap() - before
+	growth := liveHeap() - before
 	if accepted != 1000 || c.Stats().Buffered != 1000 {
 		t.Errorf("%d accepted, %d buffered, want 1000", accepted, c.Stats().Buffered)
 	}

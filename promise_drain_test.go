@@ -413,12 +413,21 @@ func TestEndedClient(t *testing.T) {
 	}
 }
 
+// liveHeap is how much memory is in use.
+func liveHeap() int {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
 // TestR11NoGoroutineIsLeft counts goroutines over many connections and over
 // answers that cannot leave.
 func TestR11NoGoroutineIsLeft(t *testing.T) {
 	t.Run("reconnects", func(t *testing.T) {
 		before := runtime.NumGoroutine()
-		n, gained := scale(300, 10_000), 0
+		n := scale(300, 10_000)
+		gained, growth := 0, 0
 		synctest.Test(t, func(t *testing.T) {
 			p := newPeer(t, script{forget: true})
 			c := p.client()
@@ -428,15 +437,23 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 			}
 			synctest.Wait()
 			steady := runtime.NumGoroutine()
+			half := 0
 			for i := range n {
+				if i == n/2 {
+					half = liveHeap()
+				}
 				p.conn(i).invoke("f::1", "1")
 				p.conn(i).cut()
 				p.conn(i + 1)
 				for c.State() != ConnectionStateConnected {
 					synctest.Wait()
 				}
+				p.mu.Lock()
+				p.conns[i] = nil // the peer's memory is not what this is about
+				p.mu.Unlock()
 			}
 			synctest.Wait()
+			growth = liveHeap() - half
 			gained = runtime.NumGoroutine() - steady
 			if got := c.Stats().Reconnects; got != uint64(n) {
 				t.Errorf("%d reconnects, want %d", got, n)
@@ -444,6 +461,9 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 		})
 		if gained > 1 { // the handler's, which waits for more
 			t.Errorf("%d goroutines gained over %d reconnects", gained, n)
+		}
+		if t.Logf("the heap grew by %d bytes over %d reconnects", growth, n-n/2); growth > 1<<20 {
+			t.Errorf("the heap grew by %d bytes over %d reconnects", growth, n-n/2)
 		}
 		if left := leftover(before, waitLimit); left != "" {
 			t.Errorf("goroutines left:\n%s", left)
