@@ -22,6 +22,14 @@
 // bounds these requests. -queue-provider=false leaves out engine::queue::enqueue,
 // for a worker that provides it.
 //
+// -frames names a file for what workers and the engine send each other: a JSON
+// object a line with the time, the id and the name of the worker, the direction as
+// the worker sees it (send or recv), the length and, up to 64 KiB, the message:
+// frame for JSON, text for what is none, prefix and otlp for telemetry. Telemetry
+// that came over connections of its own follows at the end. The values of keys that
+// name a secret, such as password or reattach_token, and the keys of channels are
+// masked; other payloads are there as they were sent.
+//
 // The environment variable III_NAMESPACE_GRACE_MS means what it means to the
 // engine: how many milliseconds a worker has to declare its namespace. References
 // such as ${NAME:default} in configuration values and the secrets of functions
@@ -88,6 +96,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		more = append(more, iiitest.WithQueue(name, q))
 		return nil
 	})
+	frames := flags.String("frames", "", "write what workers and the engine send to a `file`")
 	verbose := flags.Bool("v", false, "log what workers do and what is dropped")
 	if err := flags.Parse(args); err != nil {
 		return flag.ErrHelp
@@ -119,6 +128,15 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	e, err := iiitest.New(opts...)
 	if err != nil {
 		return err
+	}
+	if *frames != "" {
+		file, err := newFrameFile(*frames, func(err error) { fmt.Fprintln(stderr, "iiidev:", err) })
+		if err != nil {
+			return errors.Join(err, e.Close())
+		}
+		defer file.Close()
+		defer func() { file.addTelemetry(e.Telemetry()) }()
+		e.Hook(file.add)
 	}
 	fmt.Fprintf(stdout, "workers %s\nhttp    %s\nstreams %s\n", e.URL(), e.HTTPURL(), e.StreamURL())
 	if e.GuardedURL() != "" {

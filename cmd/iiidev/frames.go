@@ -1,0 +1,122 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+// maxLoggedMessage is the length up to which a message is written whole.
+const maxLoggedMessage = 64 << 10
+
+// frameFile is a file with the messages between workers and the engine, one a
+// line, in the order in which the engine reads and writes them.
+type frameFile struct {
+	file *os.File
+	warn func(error)
+
+	mu     sync.Mutex
+	failed bool
+}
+
+// frameLine is a line of the file. The direction is the worker's point of view.
+// Exactly one of Frame, Text, OTLP and Cut holds the message.
+type frameLine struct {
+	Time   time.Time       `json:"time"`
+	Worker string          `json:"worker"`
+	Name   string          `json:"name,omitempty"`
+	Dir    string          `json:"dir"`
+	Bytes  int             `json:"bytes"`
+	Frame  json.RawMessage `json:"frame,omitempty"` // a message of the protocol
+	Text   *string         `json:"text,omitempty"`  // what is no JSON
+	Prefix string          `json:"prefix,omitempty"`
+	OTLP   json.RawMessage `json:"otlp,omitempty"` // telemetry, with its prefix
+	Type   string          `json:"type,omitempty"` // of a message too long to be written
+}
+
+// newFrameFile makes the file, or empties it. Nobody else may read it, for what
+// workers send is in it. warn is told the first failure to write.
+func newFrameFile(name string, warn func(error)) (*frameFile, error) {
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("frames: %w", err)
+	}
+	return &frameFile{file: file, warn: warn}, nil
+}
+
+// Close ends the file.
+func (f *frameFile) Close() error { return f.file.Close() }
+
+// add writes a message. It is the engine's hook and lets everything pass.
+func (f *frameFile) add(frame iiitest.Frame) iiitest.Verdict {
+	line := append(lineOf(frame), '\n')
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.file.Write(line); err != nil && !f.failed {
+		f.failed = true
+		f.warn(fmt.Errorf("frames: %w", err))
+	}
+	return iiitest.Verdict{}
+}
+
+// addTelemetry writes the telemetry that came over connections for telemetry alone.
+func (f *frameFile) addTelemetry(frames []iiitest.TelemetryFrame) {
+	for _, t := range frames {
+		if t.Worker == "" {
+			f.add(iiitest.Frame{Time: t.Time, Binary: true, Message: append([]byte(t.Prefix), t.Data...)})
+		}
+	}
+}
+
+// lineOf is the line of a message, without secrets.
+func lineOf(frame iiitest.Frame) []byte {
+	line := frameLine{Time: frame.Time.UTC(), Worker: frame.Worker, Name: frame.WorkerName, Dir: "send", Bytes: len(frame.Message)}
+	if frame.Direction == iiitest.FromEngine {
+		line.Dir = "recv"
+	}
+	message := []byte(frame.Message)
+	if frame.Binary && len(message) >= 4 && strings.Contains("OTLP MTRC LOGS", string(message[:4])) {
+		line.Prefix, message = string(message[:4]), message[4:]
+	}
+	var redacted json.RawMessage
+	if len(message) <= maxLoggedMessage {
+		redacted = redact(message)
+	}
+	switch {
+	case len(message) > maxLoggedMessage:
+		line.Type = frame.Type()
+	case redacted == nil:
+		text := strings.ToValidUTF8(string(message), string(utf8.RuneError))
+		line.Text = &text
+	case line.Prefix != "":
+		line.OTLP = redacted
+	default:
+		line.Frame = redacted
+	}
+	b, err := json.Marshal(line)
+	if err != nil { // which valid parts do
+		return []byte(fmt.Sprintf(`{"error":%q}`, err))
+	}
+	return b
+}
+
+// accessKeys are the keys of channels in JSON text.
+var accessKeys = regexp.MustCompile(`("access_key"\s*:\s*)"(?:[^"\\]|\\.)*"`)
+
+// redact masks what is secret in a JSON message: the values of keys that name a
+// secret, and the keys of channels. It is nil for what is no JSON.
+func redact(message []byte) json.RawMessage {
+	if !json.Valid(message) {
+		return nil
+	}
+	text, _ := iii.RedactAndTruncate(json.RawMessage(message), 0)
+	return accessKeys.ReplaceAll([]byte(text), []byte(`$1"[REDACTED]"`))
+}
