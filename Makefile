@@ -5,6 +5,8 @@ GO ?= go
 FUZZTIME ?= 10s
 # How often the concurrency tests run.
 COUNT ?= 100
+# The peers that make interop-update runs.
+PEERS ?= go,node,python
 # Further flags of the benchmarks, for example BENCHFLAGS='-count=10 -cpu=2'.
 BENCHFLAGS ?=
 
@@ -26,10 +28,10 @@ GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
 .DEFAULT_GOAL := help
-.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser
+.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-update
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 generate: ## Generate types_gen.go from schema/
 	GOWORK=off $(GO) generate ./...
@@ -93,3 +95,12 @@ browser: ## The tests of the pages, in headless Chromium
 
 soak: ## The tests of promises at full scale: 10,000 reconnects, 200,000 messages
 	$(GO) test -v -run '^TestR[0-9]' -soak -timeout 60m .
+
+interop: ## Run the other SDKs for Node and Python on the development engine
+	$(GO) -C internal/conformance run ./interop -peers go,node,python
+
+interop-rust: ## The same with the SDK for Rust, which takes minutes to build
+	$(GO) -C internal/conformance run ./interop -peers rust
+
+interop-update: ## Write docs/interop.md anew, with the outcomes of PEERS (go,node,python)
+	$(GO) -C internal/conformance run ./interop -peers $(PEERS) -update

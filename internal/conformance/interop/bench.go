@@ -1,0 +1,292 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+// hmacSecret is what the engine and the harness know as INTEROP_SECRET.
+const hmacSecret = "not-a-secret"
+
+// goWorker is the service and the name of the worker on our side.
+const goWorker = "interop-go"
+
+// bench is an engine with a worker of ours and a peer.
+type bench struct {
+	sdk       sdk
+	argv      []string
+	dir       string
+	engine    *engine
+	proxy     *proxy // between the peer and the engine
+	telemetry *iii.Telemetry
+	client    *iii.Client
+	peer      *peer
+
+	mu   sync.Mutex
+	seen map[string]chan event // by the function that was called
+}
+
+// event is what a function of the peer, or of ours, was called with.
+type event struct {
+	FunctionID string          `json:"function_id"`
+	Payload    json.RawMessage `json:"payload"`
+	Metadata   json.RawMessage `json:"metadata"`
+}
+
+// newBench starts all of it. dir is for logs. Close ends it.
+func newBench(ctx context.Context, s sdk, iiidev string, argv []string, dir string) (_ *bench, err error) {
+	b := &bench{sdk: s, argv: argv, dir: dir, seen: map[string]chan event{}}
+	defer func() {
+		if err != nil {
+			b.Close()
+		}
+	}()
+	if b.engine, err = startEngine(ctx, iiidev, dir); err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(b.engine.workers)
+	if err != nil {
+		return nil, err
+	}
+	if b.proxy, err = newProxy(u.Host); err != nil {
+		return nil, err
+	}
+	logFile, err := os.Create(filepath.Join(dir, goWorker+".log"))
+	if err != nil {
+		return nil, err
+	}
+	interval := uint64(200)
+	name := goWorker
+	b.telemetry, err = iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &b.engine.workers, ServiceName: &name, MetricsExportIntervalMs: &interval})
+	if err != nil {
+		return nil, err
+	}
+	b.client, err = iii.New(b.engine.workers, iii.WithName(goWorker), iii.WithTelemetry(b.telemetry),
+		iii.WithLogger(slog.New(slog.NewTextHandler(logFile, nil))))
+	if err != nil {
+		return nil, err
+	}
+	if err := b.register(); err != nil {
+		return nil, err
+	}
+	if err := b.client.Connect(ctx); err != nil {
+		return nil, err
+	}
+	config := peerConfig{URL: "ws://" + b.proxy.addr(), Name: b.peerName()}
+	if b.peer, err = startPeer(ctx, argv, dir, config); err != nil {
+		return nil, err
+	}
+	return b, b.ready(ctx, b.peer, "peer::echo")
+}
+
+// peerName is the worker name, and the service name, of the peer.
+func (b *bench) peerName() string { return "interop-peer-" + b.sdk.name }
+
+// Close ends what is running. It may be called again.
+func (b *bench) Close() {
+	if b.peer != nil {
+		b.peer.stop()
+	}
+	if b.client != nil {
+		_ = b.client.Close()
+	}
+	if b.telemetry != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		_ = b.telemetry.Shutdown(ctx)
+		cancel()
+	}
+	if b.proxy != nil {
+		_ = b.proxy.Close()
+	}
+	if b.engine != nil && b.engine.program != nil {
+		_ = b.engine.stop()
+	}
+}
+
+// register gives the worker on our side its functions.
+func (b *bench) register() error {
+	var errs []error
+	handle := func(id string, h iii.HandlerFunc) {
+		_, err := b.client.HandleFunc(id, h)
+		errs = append(errs, err)
+	}
+	handle("go::echo", func(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil })
+	handle("go::inspect", inspect)
+	handle("go::fail", fail)
+	handle("go::crash", func(context.Context, json.RawMessage) (any, error) { return nil, errors.New("it broke") })
+	handle("go::slow", slow)
+	handle("go::seen", func(_ context.Context, payload json.RawMessage) (any, error) {
+		var e event
+		if err := json.Unmarshal(payload, &e); err != nil {
+			return nil, err
+		}
+		b.saw(e)
+		return true, nil
+	})
+	_, err := iii.Handle(b.client, "go::sink", func(ctx context.Context, in channelInput) (channelReport, error) {
+		r, err := b.client.OpenReader(ctx, in.Reader)
+		if err != nil {
+			return channelReport{}, err
+		}
+		return drain(ctx, r)
+	})
+	errs = append(errs, err)
+	_, err = iii.Handle(b.client, "go::source", func(ctx context.Context, in channelInput) (channelReport, error) {
+		w, err := b.client.OpenWriter(ctx, in.Writer)
+		if err != nil {
+			return channelReport{}, err
+		}
+		return fill(ctx, w, in.Bytes)
+	})
+	return errors.Join(append(errs, err)...)
+}
+
+// inspect returns all that came with a call.
+func inspect(ctx context.Context, payload json.RawMessage) (any, error) {
+	inv, _ := iii.InvocationFromContext(ctx)
+	return map[string]any{"payload": payload, "metadata": inv.Metadata}, nil
+}
+
+// fail returns the structured error that it is asked for.
+func fail(_ context.Context, payload json.RawMessage) (any, error) {
+	var in struct{ Code, Message string }
+	if err := json.Unmarshal(payload, &in); err != nil {
+		return nil, err
+	}
+	return nil, &iii.Error{Code: in.Code, Message: in.Message}
+}
+
+// slow answers after the time that it is asked for.
+func slow(ctx context.Context, payload json.RawMessage) (any, error) {
+	var in struct {
+		Ms int `json:"ms"`
+	}
+	if err := json.Unmarshal(payload, &in); err != nil {
+		return nil, err
+	}
+	select {
+	case <-time.After(time.Duration(in.Ms) * time.Millisecond):
+		return "late", nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// saw keeps an event for await.
+func (b *bench) saw(e event) {
+	select {
+	case b.events(e.FunctionID) <- e:
+	default: // nobody waits for that many; the scenario fails for other reasons
+	}
+}
+
+func (b *bench) events(functionID string) chan event {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.seen[functionID] == nil {
+		b.seen[functionID] = make(chan event, 1000)
+	}
+	return b.seen[functionID]
+}
+
+// await returns what a listening function is called with next.
+func (b *bench) await(ctx context.Context, functionID string) (event, error) {
+	select {
+	case e := <-b.events(functionID):
+		return e, nil
+	case <-ctx.Done():
+		return event{}, fmt.Errorf("%s was not called: %w", functionID, ctx.Err())
+	}
+}
+
+// quiet reports whether a listening function was not called in some time.
+func (b *bench) quiet(functionID string, d time.Duration) bool {
+	select {
+	case <-b.events(functionID):
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// until repeats f until it returns true or ctx ends; what is the error then.
+func until(ctx context.Context, what string, f func() bool) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", what, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// ready waits until a function of a peer answers.
+func (b *bench) ready(ctx context.Context, p *peer, functionID string, opts ...iii.CallOption) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	opts = append(opts, iii.WithTimeout(2*time.Second))
+	var last error
+	err := until(ctx, functionID+" does not answer", func() bool {
+		last = b.client.Call(ctx, functionID, map[string]any{}, nil, opts...)
+		return last == nil || p.gone() != nil
+	})
+	return errors.Join(err, p.gone(), last)
+}
+
+// registered waits until the engine knows a function.
+func (b *bench) registered(ctx context.Context, functionID string) error {
+	return until(ctx, functionID+" is not registered", func() bool {
+		_, err := b.client.FunctionInfo(ctx, functionID)
+		return err == nil
+	})
+}
+
+// bound waits until the engine has bound a trigger of a type to a function.
+func (b *bench) bound(ctx context.Context, triggerType, functionID string) error {
+	return until(ctx, fmt.Sprintf("the %s trigger of %s is not bound", triggerType, functionID), func() bool {
+		list, err := b.client.Triggers(ctx)
+		if err != nil {
+			return false
+		}
+		for _, t := range list {
+			if t.TriggerType == triggerType && t.FunctionID == functionID {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// request is an HTTP request to the engine's HTTP triggers.
+func (b *bench) request(ctx context.Context, method, path, contentType string, body io.Reader, header map[string]string) (int, http.Header, string, error) {
+	req, err := http.NewRequestWithContext(ctx, method, b.engine.http+path, body)
+	if err != nil {
+		return 0, nil, "", err
+	}
+	req.Header.Set("Content-Type", contentType)
+	for key, value := range header {
+		req.Header.Set(key, value)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, nil, "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, resp.Header, string(text), err
+}

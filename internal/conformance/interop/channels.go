@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+
+	"github.com/iii-go/iii"
+)
+
+// channelBytes go through each channel.
+const channelBytes = 1 << 20
+
+var channels = []scenario{
+	{"channel-go-peer", "1 MiB through a channel of Go's, from Go to the peer", func(ctx context.Context, t *trial) {
+		w, r, err := t.client.CreateChannel(ctx)
+		t.must("engine::channels::create", err)
+		sent := make(chan error, 1)
+		go func() {
+			_, err := fill(ctx, w, channelBytes)
+			sent <- err
+		}()
+		t.equal("what the peer read", t.call(ctx, "peer::sink", object{"reader": r.Ref()}), reportOf(channelBytes))
+		t.must("writing", <-sent)
+	}},
+	{"channel-peer-go", "1 MiB through a channel of Go's, from the peer to Go", func(ctx context.Context, t *trial) {
+		w, r, err := t.client.CreateChannel(ctx)
+		t.must("engine::channels::create", err)
+		written := make(chan error, 1)
+		go func() {
+			err := t.client.Call(ctx, "peer::source", object{"writer": w.Ref(), "bytes": channelBytes}, nil)
+			written <- err
+			if err != nil {
+				_ = w.Close()
+			}
+		}()
+		report, err := drain(ctx, r)
+		t.must("the peer's writing", errors.Join(<-written, err))
+		t.equal("what Go read", report, reportOf(channelBytes))
+	}},
+	{"channel-of-peer-in", "1 MiB through a channel of the peer's, from Go to the peer", func(ctx context.Context, t *trial) {
+		got := t.value(ctx, "channel-in", object{"function_id": "go::source", "bytes": channelBytes})
+		t.equal("what the peer read", got, reportOf(channelBytes))
+	}},
+	{"channel-of-peer-out", "1 MiB through a channel of the peer's, from the peer to Go", func(ctx context.Context, t *trial) {
+		got := t.value(ctx, "channel-out", object{"function_id": "go::sink", "bytes": channelBytes})
+		t.equal("what Go read", got, reportOf(channelBytes))
+	}},
+}
+
+// channelInput is what the functions around channels get.
+type channelInput struct {
+	Reader iii.StreamChannelRef `json:"reader,omitzero"`
+	Writer iii.StreamChannelRef `json:"writer,omitzero"`
+	Bytes  int                  `json:"bytes"`
+}
+
+// channelReport says what went through a channel: a text message first, then bytes.
+type channelReport struct {
+	Texts  []json.RawMessage `json:"texts"`
+	Bytes  int               `json:"bytes"`
+	SHA256 string            `json:"sha256"`
+}
+
+// hello is the text message that precedes the bytes in each channel.
+const hello = `{"hello":"channel"}`
+
+// pattern are the bytes that go through channels.
+func pattern(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i*31 + i>>8*7)
+	}
+	return b
+}
+
+// reportOf is what should come out of a channel into which n bytes went.
+func reportOf(n int) channelReport {
+	sum := sha256.Sum256(pattern(n))
+	return channelReport{Texts: []json.RawMessage{json.RawMessage(hello)}, Bytes: n, SHA256: hex.EncodeToString(sum[:])}
+}
+
+// drain reads a channel to its end.
+func drain(ctx context.Context, r *iii.ChannelReader) (channelReport, error) {
+	defer r.Close()
+	report := channelReport{Texts: []json.RawMessage{}}
+	for m, err := range r.Messages(ctx) { // keeps the bytes aside
+		if err != nil {
+			return report, err
+		}
+		report.Texts = append(report.Texts, m)
+	}
+	sum := sha256.New()
+	n, err := io.Copy(sum, r)
+	report.Bytes, report.SHA256 = int(n), hex.EncodeToString(sum.Sum(nil))
+	return report, err
+}
+
+// fill writes the message and n bytes into a channel and ends it.
+func fill(ctx context.Context, w *iii.ChannelWriter, n int) (channelReport, error) {
+	defer w.Close()
+	if err := w.SendMessage(ctx, json.RawMessage(hello)); err != nil {
+		return channelReport{}, err
+	}
+	if _, err := w.Write(pattern(n)); err != nil {
+		return channelReport{}, err
+	}
+	return reportOf(n), w.Close()
+}

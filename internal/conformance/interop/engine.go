@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// engine is a running iiidev.
+type engine struct {
+	program                       *exec.Cmd
+	workers, http, streams, guard string // URLs
+	frames                        string // file
+	log                           *os.File
+	output                        io.Closer
+}
+
+// guardConfig is the guarded port: everything about it is decided by gate::auth.
+const guardConfig = `{"port":0,"rbac":{"auth_function_id":"gate::auth"}}`
+
+// startEngine starts the program, which keeps its files in dir.
+func startEngine(ctx context.Context, program, dir string) (*engine, error) {
+	e := &engine{frames: filepath.Join(dir, "frames.jsonl")}
+	var err error
+	if e.log, err = os.Create(filepath.Join(dir, "iiidev.log")); err != nil {
+		return nil, err
+	}
+	e.program = exec.CommandContext(ctx, program, "-v",
+		"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0",
+		"-guard", guardConfig,
+		"-queue", `interop={"max_retries":3,"backoff_ms":100}`,
+		"-frames", e.frames)
+	e.program.Env = append(os.Environ(), "INTEROP_SECRET="+hmacSecret)
+	e.program.Stderr = e.log
+	e.program.Cancel = func() error { return e.program.Process.Signal(syscall.SIGTERM) }
+	out, err := e.program.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	e.output = out
+	if err := e.program.Start(); err != nil {
+		return nil, fmt.Errorf("iiidev: %w", err)
+	}
+	urls := map[string]*string{"workers": &e.workers, "http": &e.http, "streams": &e.streams, "guarded": &e.guard}
+	for lines := bufio.NewScanner(out); len(urls) > 0; {
+		if !lines.Scan() {
+			return nil, fmt.Errorf("iiidev did not say its addresses; see %s", e.log.Name())
+		}
+		name, url, _ := strings.Cut(lines.Text(), " ")
+		if to := urls[name]; to != nil {
+			*to = strings.TrimSpace(url)
+			delete(urls, name)
+		}
+	}
+	return e, nil
+}
+
+// stop ends the program and waits for its end.
+func (e *engine) stop() error {
+	_ = e.program.Process.Signal(syscall.SIGTERM)
+	err := e.program.Wait()
+	_ = e.log.Close()
+	e.program = nil
+	if err != nil {
+		return fmt.Errorf("iiidev: %w; see %s", err, e.log.Name())
+	}
+	return nil
+}
+
+// frame is a line of iiidev's frame file.
+type frame struct {
+	Time   time.Time       `json:"time"`
+	Worker string          `json:"worker"`
+	Name   string          `json:"name"`
+	Dir    string          `json:"dir"` // as the worker sees it: send or recv
+	Bytes  int             `json:"bytes"`
+	Frame  json.RawMessage `json:"frame"`
+	Text   *string         `json:"text"`
+	Type   string          `json:"type"`
+	Prefix string          `json:"prefix"`
+	OTLP   json.RawMessage `json:"otlp"`
+}
+
+// message is what the harness looks at in a frame.
+type message struct {
+	Type       string          `json:"type"`
+	FunctionID string          `json:"function_id"`
+	Data       json.RawMessage `json:"data"`
+	PreviousID string          `json:"previous_worker_id"`
+	Namespace  *string         `json:"namespace"`
+}
+
+func (f frame) message() message {
+	var m message
+	_ = json.Unmarshal(f.Frame, &m) // the zero message for what is none
+	return m
+}
+
+// framesSince lists the frames from an offset of the file on.
+func (e *engine) framesSince(offset int64) ([]frame, error) {
+	file, err := os.Open(e.frames)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if _, err := file.Seek(offset, io.SeekStart); err != nil {
+		return nil, err
+	}
+	var all []frame
+	r := bufio.NewReader(file)
+	for {
+		line, err := r.ReadBytes('\n')
+		if err != nil { // what follows the last newline is still being written
+			return all, nil
+		}
+		var f frame
+		if err := json.Unmarshal(line, &f); err != nil {
+			return nil, fmt.Errorf("%s: %w", e.frames, err)
+		}
+		all = append(all, f)
+	}
+}
+
+// frameOffset is where the file ends now.
+func (e *engine) frameOffset() (int64, error) {
+	info, err := os.Stat(e.frames)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}

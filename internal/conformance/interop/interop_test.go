@@ -1,0 +1,148 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// The control group passes every scenario, so what fails with another peer is not
+// the harness's fault.
+func TestControlGroup(t *testing.T) {
+	root, err := filepath.Abs("../../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	s := settings{root: root, cache: dir, logs: filepath.Join(dir, "logs"), out: t.Output()}
+	got, err := s.runAll(t.Context(), []string{"go"}, results{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sc := range scenarios() {
+		want := passed
+		if slices.Contains(missing["go"], sc.name) {
+			want = notOffered
+		}
+		if c := got["go"][sc.name]; c.Outcome != want {
+			t.Errorf("%s: %s\n%s", sc.name, c, strings.Join(c.Frames, "\n"))
+		}
+	}
+}
+
+// The page follows from the results, every cell of which is explained.
+func TestPage(t *testing.T) {
+	known, err := readResults("results.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../../" + pageFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(known.page(), string(page)); diff != "" {
+		t.Errorf("%s is not what results.json says; make interop-update writes it (-want +got):\n%s", pageFile, diff)
+	}
+	for _, p := range known.peers() {
+		for _, problem := range known.unexplained(p.name) {
+			t.Error(problem)
+		}
+		if len(known[p.name]) != len(scenarios()) {
+			t.Errorf("%s has results of %d scenarios, there are %d", p.name, len(known[p.name]), len(scenarios()))
+		}
+	}
+}
+
+// Scenarios are told apart by their names, and notes are about ones that exist.
+func TestNames(t *testing.T) {
+	names := map[string]bool{}
+	for _, s := range scenarios() {
+		if names[s.name] {
+			t.Errorf("%s is there twice", s.name)
+		}
+		names[s.name] = true
+	}
+	for _, notes := range []map[string]map[string]string{explanations, remarks} {
+		for peer, texts := range notes {
+			for name := range texts {
+				if !names[name] {
+					t.Errorf("%s: there is no scenario %s", peer, name)
+				}
+			}
+		}
+	}
+	for peer, list := range missing {
+		for _, name := range list {
+			if !names[name] || explanations[peer][name] == "" {
+				t.Errorf("%s: the scenario %s does not exist or is not explained", peer, name)
+			}
+		}
+	}
+}
+
+func TestCompare(t *testing.T) {
+	known := results{"node": {}}
+	for _, s := range scenarios() {
+		known["node"][s.name] = cell{Outcome: passed}
+	}
+	for _, test := range []struct {
+		name string
+		cell cell
+		want []string
+	}{
+		{"the same", cell{Outcome: passed, Frames: []string{"peer → engine {}"}}, nil},
+		{"another outcome", cell{Outcome: notOffered}, []string{"node, http: not offered, known is passed"}},
+		{"a difference", cell{Outcome: failed, Differences: []string{"a", "b"}}, []string{"node, http: failed; a; b, known is passed"}},
+		{"nothing", cell{}, []string{"node, http: nothing, known is passed"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := results{"node": {}}
+			for name, c := range known["node"] {
+				got["node"][name] = c
+			}
+			got["node"]["http"] = test.cell
+			if diff := cmp.Diff(test.want, got.compare(known, "node")); diff != "" {
+				t.Errorf("differences (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestEvidence(t *testing.T) {
+	const a, b = "0b3a1b7e-2f3c-4d5e-8f90-a1b2c3d4e5f6", "1b3a1b7e-2f3c-4d5e-8f90-a1b2c3d4e5f6"
+	text := "oops"
+	line := func(name, dir, message string) frame {
+		return frame{Worker: "peer", Name: name, Dir: dir, Frame: json.RawMessage(message)}
+	}
+	frames := []frame{
+		{Worker: "other", Name: "interop-go", Dir: "send", Frame: json.RawMessage(`{"type":"invokefunction","function_id":"peer::x"}`)},
+		line("", "recv", `{"type":"workerregistered","worker_id":"`+a+`"}`),
+		line("", "send", `{"type":"registerfunction","id":"a"}`),
+		line("", "send", `{"type":"registerfunction","id":"b"}`),
+		line("", "send", `{"type":"registerfunction","id":"c"}`),
+		line("interop-peer-x", "recv", `{"type":"invokefunction","function_id":"peer::do","invocation_id":"`+a+`"}`),
+		line("interop-peer-x", "send", `{"type":"ping"}`),
+		line("interop-peer-x", "send", `{ "type":"invokefunction","function_id":"f","invocation_id":"`+b+`","traceparent":"00-`+strings.Repeat("a", 32)+`-`+strings.Repeat("b", 16)+`-01"}`),
+		line("interop-peer-x", "recv", `{"type":"invocationresult","function_id":"f","invocation_id":"`+b+`","error":{"code":"c","stacktrace":"a\"b"},"result":"`+a+`"}`),
+		line("interop-peer-x", "send", `{"type":"invocationresult","function_id":"peer::do","invocation_id":"`+a+`"}`),
+		{Name: "interop-peer-x", Dir: "send", Text: &text},
+		{Name: "interop-peer-x", Dir: "send", Type: "invokefunction", Bytes: 5},
+	}
+	want := []string{
+		`engine → peer {"type":"workerregistered","worker_id":"id1"}`,
+		`peer → engine {"type":"registerfunction","id":"a"}`,
+		`… and 2 more like that`,
+		`peer → engine {"type":"invokefunction","function_id":"f","invocation_id":"id2","traceparent":"00-…-01"}`,
+		`engine → peer {"type":"invocationresult","function_id":"f","invocation_id":"id2","error":{"code":"c","stacktrace":"…"},"result":"id1"}`,
+		`peer → engine oops`,
+		`peer → engine a message of type invokefunction with 5 bytes`,
+	}
+	if diff := cmp.Diff(want, evidence(frames, "interop-peer-x")); diff != "" {
+		t.Errorf("evidence (-want +got):\n%s", diff)
+	}
+}

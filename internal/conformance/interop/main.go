@@ -1,0 +1,202 @@
+// Command interop runs workers of other SDKs on the development engine beside a
+// worker of this package and says what works.
+//
+//	interop [-peers go,node,python,rust] [-only name,…] [-update]
+//
+// It prints the matrix and fails if an outcome is not the one that results.json
+// knows; with -update it writes the outcomes there, and docs/interop.md anew. Peers
+// are installed from their registries into .cache/interop, which takes npm, python3
+// or cargo.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "interop:", err)
+		os.Exit(1)
+	}
+}
+
+// settings say what is run and where things are.
+type settings struct {
+	root  string // of the repository
+	cache string // what is installed and built
+	logs  string // of the last run
+	only  []string
+	out   io.Writer
+}
+
+// files of the results, below the root.
+const (
+	resultsFile = "internal/conformance/interop/results.json"
+	pageFile    = "docs/interop.md"
+)
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("interop", flag.ContinueOnError)
+	root := flags.String("root", "../..", "directory of the repository")
+	peers := flags.String("peers", "go,node,python", "peers to run, by comma")
+	only := flags.String("only", "", "scenarios to run, by comma; the others keep their outcomes")
+	update := flags.Bool("update", false, "write the outcomes and the page")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	dir, err := filepath.Abs(*root)
+	if err != nil {
+		return err
+	}
+	s := settings{root: dir, cache: filepath.Join(dir, ".cache", "interop"), out: out}
+	s.logs = filepath.Join(s.cache, "logs")
+	if *only != "" {
+		s.only = strings.Split(*only, ",")
+	}
+	known, err := readResults(filepath.Join(dir, resultsFile))
+	if err != nil {
+		return err
+	}
+	got, err := s.runAll(ctx, strings.Split(*peers, ","), known)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "\n%s\n", got.table())
+	var problems []string
+	for _, p := range got.peers() {
+		problems = append(problems, got.unexplained(p.name)...)
+		if !*update {
+			problems = append(problems, got.compare(known, p.name)...)
+		}
+	}
+	if *update {
+		for name, cells := range got {
+			known[name] = cells
+		}
+		if err := known.write(filepath.Join(dir, resultsFile)); err != nil {
+			return err
+		}
+		page := filepath.Join(dir, pageFile)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(page), 0o755), os.WriteFile(page, []byte(known.page()), 0o644)); err != nil {
+			return err
+		}
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("not as it is known:\n%s\nThe logs are in %s", strings.Join(problems, "\n"), s.logs)
+	}
+	return nil
+}
+
+// runAll runs the scenarios with some peers.
+func (s settings) runAll(ctx context.Context, names []string, known results) (results, error) {
+	iiidev := filepath.Join(s.cache, "iiidev")
+	if err := os.MkdirAll(s.cache, 0o755); err != nil {
+		return nil, err
+	}
+	if err := tool(ctx, s.root, nil, "go", "build", "-o", iiidev, "./cmd/iiidev"); err != nil {
+		return nil, err
+	}
+	got := results{}
+	for _, name := range names {
+		i := slices.IndexFunc(sdks, func(s sdk) bool { return s.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("there is no peer %q", name)
+		}
+		cells, err := s.runPeer(ctx, sdks[i], iiidev, known[name])
+		if err != nil {
+			return nil, fmt.Errorf("peer %s (%s): %w", name, sdks[i].title, err)
+		}
+		got[name] = cells
+	}
+	return got, nil
+}
+
+// runPeer installs a peer and runs the scenarios with it.
+func (s settings) runPeer(ctx context.Context, p sdk, iiidev string, known map[string]cell) (map[string]cell, error) {
+	src := filepath.Join(s.root, "internal", "conformance", "interop", "peers", p.name)
+	cache, logs := filepath.Join(s.cache, p.name), filepath.Join(s.logs, p.name)
+	if err := errors.Join(os.MkdirAll(cache, 0o755), os.RemoveAll(logs), os.MkdirAll(logs, 0o755)); err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	argv, err := p.install(ctx, src, cache)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be installed: %w", err)
+	}
+	fmt.Fprintf(s.out, "%s: %s, installed in %.1fs\n", p.name, p.title, time.Since(begin).Seconds())
+	begin = time.Now()
+	b, err := newBench(ctx, p, iiidev, argv, logs)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	cells := map[string]cell{}
+	spans := map[string]span{}
+	for _, sc := range scenarios() {
+		if s.only != nil && !slices.Contains(s.only, sc.name) {
+			cells[sc.name] = known[sc.name]
+			continue
+		}
+		begin := time.Now()
+		if cells[sc.name], err = s.runScenario(ctx, b, sc); err != nil {
+			return nil, err
+		}
+		spans[sc.name] = span{begin, time.Now()}
+	}
+	fmt.Fprintf(s.out, "%s: %d scenarios in %.1fs\n", p.name, len(spans), time.Since(begin).Seconds())
+	b.Close() // now the telemetry is in the file
+	frames, err := b.engine.framesSince(0)
+	if err != nil {
+		return nil, err
+	}
+	for name, during := range spans {
+		if c := cells[name]; c.Outcome == failed {
+			c.Frames = append(c.Frames, telemetryEvidence(frames, name, b.peerName(), during)...)
+			cells[name] = c
+		}
+	}
+	return cells, nil
+}
+
+func (s settings) runScenario(ctx context.Context, b *bench, sc scenario) (cell, error) {
+	begin := time.Now()
+	offset, err := b.engine.frameOffset()
+	if err != nil {
+		return cell{}, err
+	}
+	c, timeout := cell{Outcome: passed}, scenarioTimeout
+	isMissing := slices.Contains(missing[b.sdk.name], sc.name)
+	if isMissing {
+		timeout = missingTimeout
+	}
+	c.Differences = try(ctx, b, sc, timeout)
+	if len(c.Differences) > 0 {
+		c.Outcome = failed
+		if isMissing {
+			c.Outcome, c.Differences = notOffered, nil
+		}
+		frames, err := b.engine.framesSince(offset)
+		if err != nil {
+			return cell{}, err
+		}
+		c.Frames = evidence(frames, b.peerName())
+	}
+	fmt.Fprintf(s.out, "  %-10s %5.1fs %s\n", c.Outcome, time.Since(begin).Seconds(), sc.title)
+	for _, d := range c.Differences {
+		fmt.Fprintf(s.out, "                    %s\n", strings.ReplaceAll(d, "\n", "\n                    "))
+	}
+	return c, ctx.Err()
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// outcome is what is in a cell of the matrix.
+type outcome string
+
+const (
+	passed     outcome = "passed"
+	failed     outcome = "failed"
+	notOffered outcome = "not offered"
+)
+
+// cell is what came of a scenario with a peer.
+type cell struct {
+	Outcome outcome `json:"outcome"`
+	// Differences are what was not as it should be.
+	Differences []string `json:"differences,omitempty"`
+	// Frames are what went between the peer and the engine then.
+	Frames []string `json:"frames,omitempty"`
+}
+
+// results are the cells by peer and scenario.
+type results map[string]map[string]cell
+
+// readResults reads a file of results; one that does not exist is empty.
+func readResults(name string) (results, error) {
+	r := results{}
+	b, err := os.ReadFile(name)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return r, nil
+	case err != nil:
+		return nil, err
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return r, nil
+}
+
+func (r results) write(name string) error {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "\t")
+	if err := e.Encode(r); err != nil {
+		return err
+	}
+	return os.WriteFile(name, []byte(b.String()), 0o644)
+}
+
+// compare lists how the cells of a peer differ from the ones that are known. The
+// frames, which have no order of their own across connections, do not count.
+func (r results) compare(known results, peer string) []string {
+	var list []string
+	for _, s := range scenarios() {
+		got, want := r[peer][s.name], known[peer][s.name]
+		if got.Outcome != want.Outcome || !slices.Equal(got.Differences, want.Differences) {
+			list = append(list, fmt.Sprintf("%s, %s: %s, known is %s", peer, s.name, got, want))
+		}
+	}
+	return list
+}
+
+func (c cell) String() string {
+	if c.Outcome == "" {
+		return "nothing"
+	}
+	return strings.Join(append([]string{string(c.Outcome)}, c.Differences...), "; ")
+}
+
+// scenarios lists the scenarios of all groups.
+func scenarios() []scenario {
+	var all []scenario
+	for _, g := range groups {
+		all = append(all, g.scenarios...)
+	}
+	return all
+}
+
+// unexplained lists the cells that lack an explanation, and the explanations that
+// explain nothing any more.
+func (r results) unexplained(peer string) []string {
+	var list []string
+	for _, s := range scenarios() {
+		c, text := r[peer][s.name], explanations[peer][s.name]
+		switch {
+		case c.Outcome != passed && text == "":
+			list = append(list, fmt.Sprintf("%s, %s: %s, and nothing explains it", peer, s.name, c))
+		case c.Outcome == passed && text != "":
+			list = append(list, fmt.Sprintf("%s, %s: passed, but there is an explanation why not", peer, s.name))
+		}
+	}
+	return list
+}
+
+// table is the matrix as a Markdown table.
+func (r results) table() string {
+	var b strings.Builder
+	peers := r.peers()
+	b.WriteString("| |")
+	for _, p := range peers {
+		fmt.Fprintf(&b, " %s |", p.name)
+	}
+	b.WriteString("\n|---|" + strings.Repeat("---|", len(peers)) + "\n")
+	for _, g := range groups {
+		fmt.Fprintf(&b, "| **%s** |%s\n", g.title, strings.Repeat(" |", len(peers)))
+		for _, s := range g.scenarios {
+			fmt.Fprintf(&b, "| %s |", s.title)
+			for _, p := range peers {
+				c := r[p.name][s.name]
+				text := string(c.Outcome)
+				switch {
+				case c.Outcome == failed || c.Outcome == notOffered:
+					text = fmt.Sprintf("[%s](#%s)", c.Outcome, anchor(p, s))
+				case remarks[p.name][s.name] != "":
+					text = fmt.Sprintf("[%s](#%s), with a remark", c.Outcome, anchor(p, s))
+				}
+				fmt.Fprintf(&b, " %s |", text)
+			}
+			b.WriteString("\n")
+		}
+	}
+	return b.String()
+}
+
+// peers are the SDKs that have results.
+func (r results) peers() []sdk {
+	var list []sdk
+	for _, s := range sdks {
+		if r[s.name] != nil {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// heading is above what is said about a cell, and anchor how it is linked to.
+func heading(p sdk, s scenario) string { return p.name + ": " + s.title }
+
+var unlinked = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+
+func anchor(p sdk, s scenario) string {
+	return strings.ReplaceAll(unlinked.ReplaceAllString(strings.ToLower(heading(p, s)), ""), " ", "-")
+}
+
+// page is the document about the results.
+func (r results) page() string {
+	var b strings.Builder
+	b.WriteString(intro)
+	b.WriteString("\n## The peers\n\n| peer | SDK |\n|---|---|\n")
+	for _, p := range r.peers() {
+		fmt.Fprintf(&b, "| %s | %s |\n", p.name, p.title)
+	}
+	b.WriteString("\n## The matrix\n\n" + r.table())
+	for _, kind := range []struct {
+		outcome     outcome
+		title, text string
+	}{
+		{failed, "What failed", failedText}, {notOffered, "What is not offered", notOfferedText}, {passed, "Remarks", remarksText},
+	} {
+		var part strings.Builder
+		for _, p := range r.peers() {
+			for _, s := range scenarios() {
+				c := r[p.name][s.name]
+				text := explanations[p.name][s.name]
+				if c.Outcome == passed {
+					text = remarks[p.name][s.name]
+				}
+				if c.Outcome != kind.outcome || text == "" {
+					continue
+				}
+				fmt.Fprintf(&part, "\n### %s\n\n%s\n", heading(p, s), text)
+				for i, d := range c.Differences {
+					if i == 0 {
+						part.WriteString("\n")
+					}
+					fmt.Fprintf(&part, "- %s\n", d)
+				}
+				if len(c.Frames) > 0 {
+					fmt.Fprintf(&part, "\n```\n%s\n```\n", strings.Join(c.Frames, "\n"))
+				}
+			}
+		}
+		if part.Len() > 0 {
+			fmt.Fprintf(&b, "\n## %s\n\n%s%s", kind.title, kind.text, part.String())
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// sdk is an SDK whose worker is run as a peer.
+type sdk struct {
+	name    string // of the column and of the directory under peers
+	title   string // what was installed, with its version
+	runtime string // as it calls itself to the engine
+	install func(ctx context.Context, src, cache string) (argv []string, err error)
+}
+
+// sdks are the peers, the control group first: the same program written with the
+// package under test.
+var sdks = []sdk{
+	{"go", "this package", "go", installGo},
+	{"node", "npm iii-sdk 0.22.1", "node", installNode},
+	{"python", "PyPI iii-sdk 0.25.0", "python", installPython},
+	{"rust", "crates.io iii-sdk 0.26.0-rc.4", "rust", installRust},
+}
+
+func installGo(ctx context.Context, src, cache string) ([]string, error) {
+	program := filepath.Join(cache, "peer")
+	return []string{program}, tool(ctx, src, nil, "go", "build", "-o", program, ".")
+}
+
+func installNode(ctx context.Context, src, cache string) ([]string, error) {
+	argv := []string{"node", filepath.Join(cache, "peer.mjs")}
+	// Modules are found beside the program that imports them.
+	if err := copyFiles(src, cache, "package.json", "package-lock.json", "peer.mjs"); err != nil {
+		return nil, err
+	}
+	return argv, once(cache, "package-lock.json", func() error {
+		return tool(ctx, cache, nil, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+	})
+}
+
+func installPython(ctx context.Context, src, cache string) ([]string, error) {
+	python := filepath.Join(cache, "venv", "bin", "python")
+	if err := copyFiles(src, cache, "requirements.txt"); err != nil {
+		return nil, err
+	}
+	err := once(cache, "requirements.txt", func() error {
+		if err := tool(ctx, cache, nil, "python3", "-m", "venv", "--clear", "venv"); err != nil {
+			return err
+		}
+		return tool(ctx, cache, nil, python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r", "requirements.txt")
+	})
+	return []string{python, filepath.Join(src, "peer.py")}, err
+}
+
+func installRust(ctx context.Context, src, cache string) ([]string, error) {
+	env := []string{"CARGO_TARGET_DIR=" + cache}
+	return []string{filepath.Join(cache, "debug", "peer")}, tool(ctx, src, env, "cargo", "build", "--locked", "--quiet")
+}
+
+// tool runs a command in a directory. Its output is in the error, if there is one.
+func tool(ctx context.Context, dir string, env []string, name string, args ...string) error {
+	if _, err := exec.LookPath(name); err != nil {
+		return fmt.Errorf("%s is needed: %w", name, err)
+	}
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), env...)
+	cmd.WaitDelay = time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// once runs f unless it has succeeded before with the same content of a file of
+// the directory.
+func once(dir, file string, f func() error) error {
+	content, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		return err
+	}
+	sum := fmt.Sprintf("%x", sha256.Sum256(content))
+	stamp := filepath.Join(dir, ".installed")
+	if old, err := os.ReadFile(stamp); err == nil && string(old) == sum {
+		return nil
+	}
+	if err := f(); err != nil {
+		return err
+	}
+	return os.WriteFile(stamp, []byte(sum), 0o644)
+}
+
+func copyFiles(from, to string, names ...string) error {
+	for _, name := range names {
+		content, err := os.ReadFile(filepath.Join(from, name))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(to, name), content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// peerConfig is what a peer's program finds in the variable INTEROP_PEER.
+type peerConfig struct {
+	URL       string            `json:"url"`
+	Name      string            `json:"name"`
+	Namespace string            `json:"namespace,omitempty"`
+	Headers   map[string]string `json:"headers"`
+}
+
+// peer is a running program of an SDK.
+type peer struct {
+	config peerConfig
+	cmd    *exec.Cmd
+	log    *os.File
+	ended  chan struct{} // closed when the program has ended
+	err    error         // how, valid then
+}
+
+// startPeer starts a peer's program, with its output in a file of dir.
+func startPeer(ctx context.Context, argv []string, dir string, config peerConfig) (*peer, error) {
+	p := &peer{config: config, ended: make(chan struct{})}
+	var err error
+	if p.log, err = os.Create(filepath.Join(dir, config.Name+".log")); err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(config)
+	if err != nil {
+		return nil, err
+	}
+	p.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
+	p.cmd.Env = append(os.Environ(), "INTEROP_PEER="+string(b), "PYTHONDONTWRITEBYTECODE=1")
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.WaitDelay = time.Second
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("peer: %w", err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.ended)
+	}()
+	return p, nil
+}
+
+// stop ends the program, by force if it does not go.
+func (p *peer) stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.ended:
+	case <-time.After(5 * time.Second):
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+	}
+	_ = p.log.Close()
+}
+
+// gone is the error of a program that ended although it was not told to.
+func (p *peer) gone() error {
+	select {
+	case <-p.ended:
+		out, _ := os.ReadFile(p.log.Name())
+		return fmt.Errorf("the peer's program ended: %w\n%s", errors.Join(p.err), out)
+	default:
+		return nil
+	}
+}

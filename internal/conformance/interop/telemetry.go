@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii"
+)
+
+var telemetry = []scenario{
+	{"trace", "spans of one trace, from Go to the peer and back to Go", func(ctx context.Context, t *trial) {
+		traceID := t.traced(ctx)
+		var tree []iii.TraceNode
+		want := []string{"round trip", "peer work", "go work"}
+		t.must("spans", until(ctx, "they do not all arrive", func() bool {
+			r, err := iii.Call[iii.TracesTreeResult](ctx, t.client, "engine::traces::tree", iii.TracesTreeInput{TraceID: traceID})
+			tree = r.Roots
+			found := 0
+			for _, name := range want {
+				if path(tree, name) != nil {
+					found++
+				}
+			}
+			return err == nil && found == len(want)
+		}))
+		if len(tree) != 1 {
+			t.errorf("the trace has %d roots, want 1", len(tree))
+		}
+		for _, at := range []struct{ name, service, below string }{
+			{"round trip", goWorker, ""}, {"peer work", t.peerName(), "round trip"}, {"go work", goWorker, "peer work"},
+		} {
+			line := path(tree, at.name)
+			span := line[len(line)-1]
+			t.equal("service of the span "+at.name, span.ServiceName, at.service)
+			above := at.below == ""
+			for _, n := range line[:len(line)-1] {
+				above = above || n.Name == at.below
+			}
+			if !above {
+				t.errorf("the span %s is not below the span %s", at.name, at.below)
+			}
+		}
+	}},
+	{"baggage", "baggage, from Go to the peer and back to Go", func(ctx context.Context, t *trial) {
+		ctx, err := iii.WithBaggageEntry(ctx, "tenant", "acme")
+		t.must("baggage", err)
+		seen := make(chan string, 1)
+		f, err := t.client.HandleFunc("go::baggage", func(ctx context.Context, _ json.RawMessage) (any, error) {
+			value, _ := iii.BaggageEntry(ctx, "tenant")
+			seen <- value
+			return nil, nil
+		})
+		t.must("registration", err)
+		defer unregister(f)
+		t.must("span", iii.WithSpan(trace.ContextWithSpan(ctx, t.root(ctx)), "with baggage", trace.SpanKindClient, func(ctx context.Context) error {
+			return t.client.Call(ctx, "peer::traced", object{"function_id": "go::baggage", "data": object{}}, nil)
+		}))
+		t.equal("entry tenant in Go's function that the peer calls", <-seen, "acme")
+	}},
+	{"logs", "logs of the peer, read back by Go", func(ctx context.Context, t *trial) {
+		traceID := t.traced(ctx)
+		var logs []iii.StoredLog
+		t.must("logs", until(ctx, "the peer's record of the trace does not arrive", func() bool {
+			r, err := iii.Call[iii.LogsListResult](ctx, t.client, "engine::logs::list", iii.LogsListInput{TraceID: traceID})
+			logs = logs[:0]
+			for _, l := range r.Logs {
+				if l.ServiceName == t.peerName() && l.Body == "working" {
+					logs = append(logs, l)
+				}
+			}
+			return err == nil && len(logs) > 0
+		}))
+		t.equal("number of records", len(logs), 1)
+		t.equal("severity", []any{logs[0].SeverityNumber, logs[0].SeverityText}, []any{9, "INFO"})
+		if text := fmt.Sprint(plain(logs[0].Attributes)); !strings.Contains(text, "42") {
+			t.errorf("attributes: got %s, want the data of the record in them", short(plain(logs[0].Attributes)))
+		}
+		if logs[0].SpanID == nil {
+			t.errorf("the record is in no span")
+		}
+	}},
+	{"logs-outside", "logs of the peer outside any span", func(ctx context.Context, t *trial) {
+		for _, level := range []struct {
+			name     string
+			severity int32
+		}{{"debug", 5}, {"warn", 13}, {"error", 17}} {
+			t.value(ctx, "log", object{"level": level.name, "message": "outside " + level.name, "data": object{"answer": 42}})
+			t.must("logs", until(ctx, "the record of level "+level.name+" does not arrive", func() bool {
+				r, err := iii.Call[iii.LogsListResult](ctx, t.client, "engine::logs::list", iii.LogsListInput{})
+				for _, l := range r.Logs {
+					if l.ServiceName == t.peerName() && l.Body == "outside "+level.name {
+						t.equal("severity of level "+level.name, l.SeverityNumber, level.severity)
+						return true
+					}
+				}
+				return err != nil
+			}))
+		}
+	}},
+	{"metrics", "a counter of the peer, read back by Go", func(ctx context.Context, t *trial) {
+		t.value(ctx, "count", object{"name": "interop.count", "by": 3})
+		var got []iii.StoredMetric
+		t.must("metrics", until(ctx, "the peer's counter does not arrive", func() bool {
+			r, err := iii.Call[iii.MetricsListResult](ctx, t.client, "engine::metrics::list", iii.MetricsListInput{MetricName: "interop.count"})
+			got = got[:0]
+			for _, m := range r.SdkMetrics {
+				if m.ServiceName == t.peerName() {
+					got = append(got, m)
+				}
+			}
+			return err == nil && len(got) > 0
+		}))
+		t.equal("type", got[0].MetricType, "counter")
+		b, err := json.Marshal(got[0].DataPoints)
+		t.must("data points", err)
+		if !strings.Contains(string(b), `"value":3`) {
+			t.errorf("data points: got %s, want the value 3", short(plain(got[0].DataPoints)))
+		}
+	}},
+	{"gauges", "gauges of the peer's process, in engine::workers::info", func(ctx context.Context, t *trial) {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // many times the interval of the export
+		defer cancel()
+		var report *iii.WorkerMetricsReport
+		t.must("worker metrics", until(ctx, "they do not arrive", func() bool {
+			w, err := t.client.WorkerInfo(ctx, t.peerName())
+			report = w.Worker.LatestMetrics
+			return err == nil && report != nil
+		}))
+		if report.MemoryRss == nil || *report.MemoryRss == 0 {
+			t.errorf("no resident memory in %s", short(plain(report)))
+		}
+	}},
+}
+
+// root begins a span of our worker that has no parent. It ends at once: what
+// matters is that others are below it.
+func (t *trial) root(ctx context.Context) trace.Span {
+	_, span := t.telemetry.Tracer().Start(ctx, "round trip", trace.WithNewRoot())
+	span.End()
+	return span
+}
+
+// traced has the peer work inside a span of ours and call Go from there. It
+// returns the trace.
+func (t *trial) traced(ctx context.Context) string {
+	f, err := t.client.HandleFunc("go::traced", func(ctx context.Context, _ json.RawMessage) (any, error) {
+		return true, iii.WithSpan(ctx, "go work", trace.SpanKindInternal, func(context.Context) error { return nil })
+	})
+	t.must("registration", err)
+	defer unregister(f)
+	span := t.root(ctx)
+	ctx = trace.ContextWithSpan(ctx, span)
+	t.equal("what the peer got from Go", t.call(ctx, "peer::traced", object{"function_id": "go::traced", "data": object{"answer": 42}}), true)
+	return span.SpanContext().TraceID().String()
+}
+
+// path leads from a root to the first span of a name; nil if there is none.
+func path(nodes []iii.TraceNode, name string) []iii.TraceNode {
+	for _, n := range nodes {
+		if n.Name == name {
+			return []iii.TraceNode{n}
+		}
+		if below := path(n.Children, name); below != nil {
+			return append([]iii.TraceNode{n}, below...)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+// scenario is a row of the matrix.
+type scenario struct {
+	name  string // stable
+	title string
+	run   func(ctx context.Context, t *trial)
+}
+
+// group is a part of the matrix.
+type group struct {
+	title     string
+	scenarios []scenario
+}
+
+// groups are all scenarios, in the order in which they run.
+var groups = []group{
+	{"Calls", calls},
+	{"Queues", queues},
+	{"HTTP", httpScenarios},
+	{"Triggers", triggers},
+	{"State and streams", stores},
+	{"Channels", channels},
+	{"Telemetry", telemetry},
+	{"Access", access},
+	{"Link", links},
+}
+
+// Bounds of a scenario, and of one that cannot pass.
+const (
+	scenarioTimeout = 20 * time.Second
+	missingTimeout  = 4 * time.Second
+)
+
+// trial is a scenario as it runs against a peer.
+type trial struct {
+	*bench
+	differences []string
+}
+
+// abort ends a trial that cannot go on.
+type abort struct{}
+
+// try runs a scenario and returns how what happened differs from what should have.
+func try(ctx context.Context, b *bench, s scenario, timeout time.Duration) (differences []string) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	t := &trial{bench: b}
+	defer func() {
+		if r := recover(); r != nil {
+			if _, is := r.(abort); !is {
+				panic(r)
+			}
+		}
+		differences = t.differences
+	}()
+	s.run(ctx, t)
+	return nil // set above
+}
+
+// errorf notes a difference. Ids, which differ from run to run, do not belong in it.
+func (t *trial) errorf(format string, args ...any) {
+	t.differences = append(t.differences, strings.TrimSpace(fmt.Sprintf(format, args...)))
+}
+
+// must notes an error and ends the trial, if there is one.
+func (t *trial) must(what string, err error) {
+	if err != nil {
+		t.errorf("%s: %v", what, err)
+		panic(abort{})
+	}
+}
+
+// equal notes a difference between JSON values.
+func (t *trial) equal(what string, got, want any) {
+	g, w := plain(got), plain(want)
+	if !reflect.DeepEqual(g, w) {
+		t.errorf("%s: got %s, want %s", what, short(g), short(w))
+	}
+}
+
+// plain is a value as encoding/json decodes it, without what the engine adds to
+// objects that go from worker to worker.
+func plain(v any) any {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	var out any
+	if err := json.Unmarshal(b, &out); err != nil {
+		return err.Error()
+	}
+	if m, is := out.(map[string]any); is {
+		delete(m, "_caller_worker_id")
+	}
+	return out
+}
+
+func short(v any) string {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(v) // v was decoded from JSON
+	text := strings.TrimSpace(b.String())
+	if len(text) > 300 {
+		return strings.ToValidUTF8(text[:300], "") + "…"
+	}
+	return text
+}
+
+// object is a JSON object on its way to a peer.
+type object = map[string]any
+
+// reply is what a step of the peer came to.
+type reply struct {
+	Value json.RawMessage `json:"value"`
+	Error *replyError     `json:"error"`
+}
+
+// replyError is an error as the peer's SDK showed it to the peer.
+type replyError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// do has the peer take a step and returns what that came to.
+func (t *trial) do(ctx context.Context, step string, args object) reply {
+	return t.doAt(ctx, "peer::do", step, args)
+}
+
+func (t *trial) doAt(ctx context.Context, control, step string, args object, opts ...iii.CallOption) reply {
+	in := object{"step": step}
+	for key, value := range args {
+		in[key] = value
+	}
+	var r reply
+	t.must("the step "+step+" of the peer", errors.Join(t.client.Call(ctx, control, in, &r, opts...), t.peer.gone()))
+	return r
+}
+
+// value has the peer take a step that must not fail.
+func (t *trial) value(ctx context.Context, step string, args object) json.RawMessage {
+	r := t.do(ctx, step, args)
+	t.ok(step, r)
+	return r.Value
+}
+
+// ok ends the trial if a step of the peer failed.
+func (t *trial) ok(step string, r reply) {
+	if r.Error != nil {
+		t.errorf("the step %s of the peer failed with code %q: %s", step, r.Error.Code, r.Error.Message)
+		panic(abort{})
+	}
+}
+
+// call calls a function as the worker on our side; the call must not fail.
+func (t *trial) call(ctx context.Context, id string, in any, opts ...iii.CallOption) json.RawMessage {
+	var out json.RawMessage
+	t.must("call of "+id, t.client.Call(ctx, id, in, &out, opts...))
+	return out
+}
+
+// ask has the peer call a function; the call must not fail.
+func (t *trial) ask(ctx context.Context, id string, payload any, more object) json.RawMessage {
+	args := object{"function_id": id, "payload": payload}
+	for key, value := range more {
+		args[key] = value
+	}
+	return t.value(ctx, "call", args)
+}
+
+// failsWith notes a difference unless err is an error of the other side with a code.
+func (t *trial) failsWith(what string, err error, code string) *iii.Error {
+	var e *iii.Error
+	switch {
+	case !errors.As(err, &e):
+		t.errorf("%s: got %v, want an error with code %q", what, err, code)
+		return &iii.Error{}
+	case e.Code != code:
+		t.errorf("%s: got the code %q, want %q", what, e.Code, code)
+	}
+	return e
+}
+
+// listen has the peer register a function that tells us what it is called with and
+// returns reply. It fails the first failures times.
+func (t *trial) listen(ctx context.Context, functionID string, reply any, failures int) {
+	t.value(ctx, "listen", object{"function_id": functionID, "reply": reply, "failures": failures})
+	t.must("registration", t.registered(ctx, functionID))
+}
+
+// listenHere does the same with a function of ours.
+func (t *trial) listenHere(functionID string, reply any, failures int) *iii.Function {
+	calls := 0
+	f, err := t.client.HandleFunc(functionID, func(ctx context.Context, payload json.RawMessage) (any, error) {
+		inv, _ := iii.InvocationFromContext(ctx)
+		t.saw(event{FunctionID: functionID, Payload: payload, Metadata: inv.Metadata})
+		if calls++; calls <= failures { // the callers wait for each other
+			return nil, errors.New("not yet")
+		}
+		return reply, nil
+	})
+	t.must("registration", err)
+	return f
+}
+
+// bind has the peer bind a trigger to a function of its own and waits until it is
+// bound. The handle is for the step unbind.
+func (t *trial) bind(ctx context.Context, triggerType, functionID string, config, metadata any) (handle json.RawMessage) {
+	args := object{"type": triggerType, "function_id": functionID, "config": config}
+	if metadata != nil {
+		args["metadata"] = metadata
+	}
+	handle = t.value(ctx, "bind", args)
+	t.must("trigger", t.bound(ctx, triggerType, functionID))
+	return handle
+}
+
+// bindHere binds a trigger to a function of ours.
+func (t *trial) bindHere(ctx context.Context, functionID string, config iii.TriggerConfig, opts ...iii.TriggerOption) *iii.Trigger {
+	trigger, err := t.client.Trigger(functionID, config, opts...)
+	t.must("trigger", err)
+	t.must("trigger", t.bound(ctx, config.TriggerType(), functionID))
+	return trigger
+}
+
+// next is what a listening function is called with next, within the trial.
+func (t *trial) next(ctx context.Context, functionID string) event {
+	e, err := t.await(ctx, functionID)
+	t.must("event", err)
+	return e
+}
+
+// members decodes a JSON object.
+func (t *trial) members(what string, raw json.RawMessage) map[string]any {
+	var m map[string]any
+	if err := json.Unmarshal(raw, &m); err != nil {
+		t.errorf("%s: got %s, want an object", what, short(plain(raw)))
+		panic(abort{})
+	}
+	return m
+}
