@@ -1,0 +1,115 @@
+// Webhooks gives the engine a trigger type of its own: functions that are bound to it run
+// when somebody sends a webhook, in the form in which GitHub sends them. A worker that
+// provides the type listens for them; any other worker, in whatever language, binds its
+// functions to it.
+//
+// Without arguments it sends some to itself, tells what happens, and exits with status 0 if
+// that is as it should be. With -serve it serves until it is interrupted, at -listen, and
+// prints how to send one. The secret that webhooks are signed with is $WEBHOOK_SECRET, or a
+// new one.
+//
+// Without $III_URL it brings a development engine along; with it, it uses that engine.
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+func main() {
+	listen := flag.String("listen", "127.0.0.1:0", "address for webhooks")
+	serve := flag.Bool("serve", false, "serve until interrupted")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Stdout, *listen, *serve)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "webhooks:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer, listen string, serve bool) (err error) {
+	engineURL := os.Getenv("III_URL")
+	if engineURL == "" {
+		engine, err := iiitest.New()
+		if err != nil {
+			return err
+		}
+		defer engine.Close()
+		engineURL = engine.URL()
+	}
+	// Each run has names of its own, so that many can share an engine.
+	name := "webhooks-" + strings.ToLower(rand.Text()[:6])
+	secret := cmp.Or(os.Getenv("WEBHOOK_SECRET"), rand.Text())
+	reports := make(chan string, 100)
+	report := func(format string, args ...any) {
+		select {
+		case reports <- fmt.Sprintf(format, args...):
+		case <-ctx.Done(): // nobody listens any more
+		}
+	}
+
+	// The provider offers webhooks as a trigger type, and listens for them.
+	provider, err := iii.New(engineURL, iii.WithName(name+"-provider"))
+	if err != nil {
+		return err
+	}
+	hooks := newWebhooks(secret, report)
+	if err := provider.HandleTriggerType(hooks.triggerType(name), hooks); err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", listen)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: hooks, ReadHeaderTimeout: 10 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	defer func() {
+		// First what comes from outside ends, then what it needs.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		err = errors.Join(err, server.Shutdown(ctx), provider.Shutdown(ctx))
+		if end := <-served; !errors.Is(end, http.ErrServerClosed) {
+			err = errors.Join(err, end)
+		}
+	}()
+	if err := provider.Connect(ctx); err != nil {
+		return err
+	}
+
+	// The consumer knows nothing of HTTP: its functions run when an event comes.
+	consumer, err := newConsumer(engineURL, name, report)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		err = errors.Join(err, consumer.client.Shutdown(ctx))
+	}()
+	if err := consumer.client.Connect(ctx); err != nil {
+		return err
+	}
+	v := visit{url: "http://" + listener.Addr().String(), secret: secret, consumer: consumer, reports: reports, out: out}
+	if serve {
+		return v.serve(ctx)
+	}
+	return v.run(ctx)
+}
