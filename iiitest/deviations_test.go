@@ -15,7 +15,7 @@ var scenarios = []scenario{
 	{name: "conflicts"},
 	{name: "namespaces"},
 	{name: "http-triggers"},
-	{name: "engine-functions", opts: []Option{WithQueueProvider(false)}},
+	{name: "engine-functions", opts: []Option{WithQueueProvider(false), WithGuard(Guard{})}},
 	{name: "custom-trigger-types"},
 	{name: "channels"},
 	{name: "http-streaming"},
@@ -108,5 +108,4 @@ var deviations = []*deviation{
 	deviates("engine-functions", `.*\.workers\[iii-[a-z-]+\]\.function_count`, "likewise, and each part has the functions that it has here"),
 
 	deviates("engine-functions", `.*\.workers\[iii-telemetry\]`, "nothing is told to the makers of the engine"),
-	deviates("engine-functions", `.*\.workers\[iii-worker-manager#1\]`, "the recorded engine had a second, guarded listener"),
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii"
 )
 
 // Engine is a running development engine: the worker protocol, its built-in
@@ -54,6 +56,7 @@ type Engine struct {
 	guardedServer                          *server // nil without WithGuard
 
 	httpClient *http.Client // for functions invoked over HTTP
+	bridge     *iii.Client  // to another engine; nil without WithBridge
 
 	mu        sync.Mutex
 	conns     map[net.Conn]struct{} // WebSockets of all kinds
@@ -130,6 +133,12 @@ func New(opts ...Option) (*Engine, error) {
 	e.telemetry.init(cfg.telemetry, cfg.telemetryBytes)
 	e.spans.init(cfg.telemetry, cfg.telemetryBytes)
 	e.metrics.init(cfg.telemetry, cfg.telemetryBytes)
+	if cfg.bridge != nil {
+		var err error
+		if e.bridge, err = cfg.bridge(); err != nil {
+			return nil, err
+		}
+	}
 	if err := e.listen(); err != nil {
 		return nil, err
 	}
@@ -148,6 +157,7 @@ func New(opts ...Option) (*Engine, error) {
 	e.registerPubSub()
 	e.registerLog()
 	e.registerQueues()
+	e.registerBridge()
 	own := e.functionKeys()
 	e.spawn(func(ctx context.Context) { e.watchFunctions(ctx, own) })
 	for _, s := range e.servers() {
@@ -245,6 +255,9 @@ func (e *Engine) Close() error {
 		_ = c.Close()
 	}
 	e.mu.Unlock()
+	if e.bridge != nil {
+		_ = e.bridge.Close()
+	}
 	e.wg.Wait()
 	e.httpClient.CloseIdleConnections()
 	for _, s := range e.servers() {

@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/iii-go/iii"
 )
 
 // Option changes how an engine is built. Options are validated by New.
@@ -26,6 +28,7 @@ type config struct {
 	http           string
 	stream         string
 	streamAuth     string
+	bridge         func() (*iii.Client, error)                                       // nil: none
 	guard          *guard                                                            // nil: no second listener
 	dial           func(ctx context.Context, network, addr string) (net.Conn, error) // to functions invoked over HTTP; nil: the network
 	env            func(name string) (value string, set bool)

@@ -87,6 +87,11 @@ func (e *Engine) workerViews() []workerView {
 	for _, name := range slices.Sorted(maps.Keys(inProcess)) {
 		views = append(views, *inProcess[name])
 	}
+	if e.guardedServer != nil { // each listener is a part of its own
+		second := *inProcess["iii-worker-manager"]
+		second.id += "#1"
+		views = append(views, second)
+	}
 	for _, w := range e.workers {
 		m := w.meta
 		views = append(views, workerView{
@@ -105,6 +110,7 @@ func (e *Engine) workerViews() []workerView {
 // partDescriptions says what the parts of the engine are for.
 var partDescriptions = map[string]string{
 	engineWorker:         "Functions about the engine itself",
+	bridgeWorker:         "Calls of another engine",
 	"iii-http":           "HTTP triggers",
 	"iii-http-functions": "Functions invoked over HTTP",
 	"iii-worker-manager": "Connections of workers",

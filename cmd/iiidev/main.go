@@ -20,7 +20,8 @@
 // connection to the stream socket, and each -http-middleware one that is asked
 // about each request to the HTTP triggers, in the order of the flags. -http-timeout
 // bounds these requests. -queue-provider=false leaves out engine::queue::enqueue,
-// for a worker that provides it.
+// for a worker that provides it. -bridge names another engine, whose functions
+// bridge.invoke and bridge.invoke_async call.
 //
 // -frames names a file for what workers and the engine send each other: a JSON
 // object a line with the time, the id and the name of the worker, the direction as
@@ -80,6 +81,10 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	var more []iiitest.Option
 	flags.Func("http-middleware", "`function` that is asked about each request to the HTTP triggers; may be repeated", func(id string) error {
 		more = append(more, iiitest.WithHTTPMiddleware(id))
+		return nil
+	})
+	flags.Func("bridge", "`address` of another engine whose functions bridge.invoke calls", func(url string) error {
+		more = append(more, iiitest.WithBridge(url))
 		return nil
 	})
 	flags.Func("guard", "open a guarded listener for workers: `{config}`", func(config string) error {

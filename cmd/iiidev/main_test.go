@@ -238,3 +238,22 @@ func TestRunRefuses(t *testing.T) {
 		})
 	}
 }
+
+func TestRunBridge(t *testing.T) {
+	far := runProgram(t)["workers"]
+	_, err := worker(t, far, func(c *iii.Client) error {
+		_, err := iii.Handle(c, "f::next", func(_ context.Context, n int) (int, error) { return n + 1, nil })
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := worker(t, runProgram(t, "-bridge", far)["workers"], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := iii.BridgeInvokeInput{FunctionID: "f::next", Data: iii.JSONValue("1")}
+	if got, err := iii.Call[int](t.Context(), c, "bridge.invoke", in); got != 2 || err != nil {
+		t.Errorf("got %d, %v", got, err)
+	}
+}
