@@ -30,6 +30,7 @@ import (
 func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	err := run(ctx, os.Stdout, flag.Arg(0), flag.Arg(1))
 	stop()
 	if err != nil {
@@ -93,7 +94,7 @@ func run(ctx context.Context, out io.Writer, from, to string) (err error) {
 	// What the archive refuses is an error with a code; nothing is left behind.
 	var refusal *iii.Error
 	if err := fetch(ctx, reader, out, name+"::send", "no-such-file", to+"-too"); !errors.As(err, &refusal) {
-		return fmt.Errorf("the archive sends no-such-file: %w", err)
+		return fmt.Errorf("the archive does not refuse no-such-file: %v", err)
 	}
 	fmt.Fprintf(out, "no-such-file: %s\n", refusal.Code)
 	return nil

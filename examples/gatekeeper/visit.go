@@ -26,7 +26,7 @@ func (v visit) run(ctx context.Context) (err error) {
 	defer stranger.Close()
 	var refusal *iii.AuthError
 	if err := stranger.Connect(ctx); !errors.As(err, &refusal) {
-		return fmt.Errorf("a stranger comes in: %w", err)
+		return fmt.Errorf("a stranger is not refused: %v", err)
 	}
 	fmt.Fprintf(v.out, "stranger  is refused: %s\n", refusal.Message)
 
@@ -96,7 +96,7 @@ func (v visit) try(ctx context.Context, tenant *iii.Client, other string) error 
 		case test.forbidden && errors.Is(err, iii.ErrForbidden):
 			fmt.Fprintf(v.out, "%-9s may not call %s\n", name, test.id)
 		case test.forbidden:
-			return fmt.Errorf("%s calls %s: %v, %w", name, test.id, result, err)
+			return fmt.Errorf("%s calls %s: %v, %v", name, test.id, result, err)
 		case err != nil:
 			return err
 		default:

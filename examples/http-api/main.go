@@ -33,6 +33,7 @@ func main() {
 	serve := flag.Bool("serve", false, "serve until interrupted")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	err := run(ctx, os.Stdout, *serve)
 	stop()
 	if err != nil {

@@ -71,7 +71,7 @@ func (o *office) run(ctx context.Context) (err error) {
 		return err
 	}
 	if ok, err := o.client.DiscardMessage(ctx, o.topic, letter.ID); err != nil || !ok {
-		return fmt.Errorf("the dead letter cannot be dropped: %v, %w", ok, err)
+		return fmt.Errorf("the dead letter cannot be dropped: %v, %v", ok, err)
 	}
 	o.say("office: dropped")
 

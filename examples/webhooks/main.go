@@ -36,6 +36,7 @@ func main() {
 	serve := flag.Bool("serve", false, "serve until interrupted")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	err := run(ctx, os.Stdout, *listen, *serve)
 	stop()
 	if err != nil {
