@@ -97,7 +97,7 @@ func (e *Engine) fireWorkerEvents(ctx context.Context) {
 // announce calls everybody who is bound, without waiting for their results.
 func (e *Engine) announce(ctx context.Context, to *watchers, payload json.RawMessage) {
 	for _, b := range to.all() {
-		if err := e.start(ctx, b.functionID, b.namespace, payload, b.metadata); err != nil {
+		if err := e.start(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata); err != nil {
 			e.log.Warn("function of a trigger failed", "trigger", b.id, "code", err.Code, "error", err.Message)
 		}
 	}

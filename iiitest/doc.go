@@ -51,6 +51,11 @@
 // engine's worker manager does with an rbac section: an auth function, rights to
 // call, registration hooks, a prefix and a middleware.
 //
+// # Console
+//
+// [WithConsole] serves a page, [Engine.ConsoleURL], that shows what happens:
+// workers, functions, triggers, invocations, traces, logs and metrics.
+//
 // # Faults
 //
 // [Engine.Drop], [Engine.StopReading], [Engine.RefuseAuth], [Engine.Send] and

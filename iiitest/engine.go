@@ -15,6 +15,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/internal/console"
 )
 
 // Engine is a running development engine: the worker protocol, its built-in
@@ -54,6 +55,7 @@ type Engine struct {
 
 	workerServer, httpServer, streamServer *server
 	guardedServer                          *server // nil without WithGuard
+	consoleServer                          *server // nil without WithConsole
 
 	httpClient *http.Client // for functions invoked over HTTP
 	bridge     *iii.Client  // to another engine; nil without WithBridge
@@ -79,6 +81,7 @@ type Engine struct {
 	streams       *streams
 	logs          *logs
 	counters      counters
+	recorder      *console.Recorder // nil without WithConsole
 }
 
 // key is an id within a namespace.
@@ -139,6 +142,9 @@ func New(opts ...Option) (*Engine, error) {
 			return nil, err
 		}
 	}
+	if cfg.console != "" {
+		e.recorder = console.NewRecorder()
+	}
 	if err := e.listen(); err != nil {
 		return nil, err
 	}
@@ -191,6 +197,9 @@ func (e *Engine) listen() error {
 	if e.cfg.guard != nil {
 		openings = append(openings, opening{&e.guardedServer, cmp.Or(e.cfg.guard.Addr, "127.0.0.1:0"), "127.0.0.1:4", e.workerHandler(e.cfg.guard)})
 	}
+	if e.cfg.console != "" {
+		openings = append(openings, opening{&e.consoleServer, e.cfg.console, "127.0.0.1:5", console.New(e.ctx, consoleSource{e}, e.recorder)})
+	}
 	for _, s := range openings {
 		opened, err := newServer(s.addr, s.memory, e.joined(s.handler))
 		if err != nil {
@@ -207,7 +216,7 @@ func (e *Engine) listen() error {
 // servers lists those that are open.
 func (e *Engine) servers() []*server {
 	var open []*server
-	for _, s := range []*server{e.workerServer, e.httpServer, e.streamServer, e.guardedServer} {
+	for _, s := range []*server{e.workerServer, e.httpServer, e.streamServer, e.guardedServer, e.consoleServer} {
 		if s != nil {
 			open = append(open, s)
 		}

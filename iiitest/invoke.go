@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
+	"github.com/iii-go/iii/internal/console"
 )
 
 // outcome is how a call ended. A nil result without an error is "no result".
@@ -24,6 +26,7 @@ type request struct {
 	data       json.RawMessage // canonical
 	metadata   json.RawMessage
 	trace      traceContext
+	cause      cause // of a call of the engine, for its console
 }
 
 // pending is a call that a worker executes.
@@ -33,6 +36,7 @@ type pending struct {
 	done           chan outcome // capacity 1
 	sent           *ticket      // of the message to the callee
 	over           bool         // guarded by Engine.mu
+	recorded       *console.Invocation
 }
 
 // serveCall runs one call of a worker and answers it.
@@ -64,6 +68,7 @@ func (e *Engine) dispatch(ctx context.Context, w *worker, m invokeFunctionMessag
 		return outcome{err: bad}, false
 	}
 	if bad := w.session.denial(ns, m.FunctionID); bad != nil {
+		e.recordRefused(w, ns, m, bad)
 		return outcome{err: bad}, true
 	}
 	r := request{
@@ -92,15 +97,29 @@ func (e *Engine) run(ctx context.Context, r request) outcome {
 	case f != nil:
 		defer e.builtinEnded(r.caller)
 		ctx, span := e.startBuiltinSpan(withTrace(ctx, r.trace), r.functionID)
-		trace := traceOf(ctx)
-		result, err := f.builtin(ctx, &call{
-			worker: r.caller, functionID: r.functionID, data: r.data, metadata: r.metadata,
-			traceparent: trace.traceparent, baggage: trace.baggage,
-		})
-		span.end(err)
-		return outcome{result, err}
+		r.trace = traceOf(ctx)
+		out := e.runBuiltin(ctx, f, r)
+		span.end(out.err)
+		return out
 	}
 	return e.await(ctx, p)
+}
+
+// runBuiltin runs a function that the engine runs itself.
+func (e *Engine) runBuiltin(ctx context.Context, f *function, r request) outcome {
+	var recorded *console.Invocation
+	if e.recorder != nil {
+		e.mu.Lock()
+		recorded = e.recordCall(&r, f)
+		e.mu.Unlock()
+	}
+	result, err := f.builtin(ctx, &call{
+		worker: r.caller, functionID: r.functionID, data: r.data, metadata: r.metadata,
+		traceparent: r.trace.traceparent, baggage: r.trace.baggage,
+	})
+	out := outcome{result, err}
+	e.recordEnd(recorded, out)
+	return out
 }
 
 // begin finds the function of a call. One that the engine runs is returned; for
@@ -111,7 +130,9 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 	defer e.mu.Unlock()
 	f := e.functions[key{r.namespace, r.functionID}]
 	if f == nil {
-		return nil, nil, e.notFoundLocked(r)
+		missing := e.notFoundLocked(r)
+		e.recordEnd(e.recordCall(&r, nil), outcome{err: missing})
+		return nil, nil, missing
 	}
 	if f.builtin != nil {
 		if r.caller != nil {
@@ -120,7 +141,7 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 		return f, nil, nil
 	}
 	// Recorded before it is sent: its answer may come at once.
-	p = &pending{id: r.id, caller: r.caller, callee: f.owner, done: make(chan outcome, 1)}
+	p = &pending{id: r.id, caller: r.caller, callee: f.owner, done: make(chan outcome, 1), recorded: e.recordCall(&r, f)}
 	if earlier := e.calls[p.id]; earlier != nil {
 		e.completeLocked(earlier, outcome{err: errorBody("invocation_error", "invocation id used again")})
 	}
@@ -156,6 +177,7 @@ func (e *Engine) completeLocked(p *pending, out outcome) {
 		return
 	}
 	p.over = true
+	e.recordEnd(p.recorded, out)
 	p.done <- out
 	if e.calls[p.id] == p {
 		delete(e.calls, p.id)
@@ -216,13 +238,12 @@ func (e *Engine) notFoundLocked(r request) *wireError {
 func (e *Engine) start(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) *wireError {
 	r := request{
 		id: uuid.NewString(), functionID: functionID, namespace: namespace,
-		data: payload, metadata: metadata, trace: traceOf(ctx),
+		data: payload, metadata: metadata, trace: traceOf(ctx), cause: causeOf(ctx),
 	}
 	f, _, missing := e.begin(r)
 	if f != nil {
-		e.spawn(func(ctx context.Context) {
-			_, _ = f.builtin(ctx, &call{functionID: functionID, data: payload, metadata: metadata})
-		})
+		r.trace = traceContext{}
+		e.spawn(func(ctx context.Context) { e.runBuiltin(ctx, f, r) })
 	}
 	return missing
 }
@@ -236,7 +257,7 @@ func (e *Engine) invokeWith(ctx context.Context, functionID, namespace string, p
 	}
 	out := e.run(ctx, request{
 		id: uuid.NewString(), functionID: functionID, namespace: namespace,
-		data: payload, metadata: metadata, trace: traceOf(ctx),
+		data: payload, metadata: metadata, trace: traceOf(ctx), cause: causeOf(ctx),
 	})
 	return out.result, out.err
 }
@@ -250,7 +271,7 @@ func (e *Engine) invoke(ctx context.Context, functionID, namespace string, paylo
 // fire calls the target of b in its namespace, with its metadata, and waits for
 // the result.
 func (e *Engine) fire(ctx context.Context, b binding, payload json.RawMessage) (json.RawMessage, *wireError) {
-	return e.invokeWith(ctx, b.functionID, b.namespace, payload, b.metadata)
+	return e.invokeWith(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata)
 }
 
 // condition asks a condition function, with the payload that the handler would

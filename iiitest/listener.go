@@ -71,7 +71,7 @@ func (s *server) close() {
 }
 
 // DialContext connects to the engine in memory: to the server whose address
-// addr is (that of HTTPURL, StreamURL or GuardedURL), to the workers' listener for
+// addr is (that of HTTPURL, StreamURL, GuardedURL or ConsoleURL), to the workers' listener for
 // every other. Give it to a client (WithDialContext) in tests that run in a
 // testing/synctest bubble: then nothing waits for a network and time is the
 // bubble's. It may be called from any goroutine. The error after Close wraps
@@ -84,8 +84,10 @@ func (e *Engine) DialContext(ctx context.Context, network, addr string) (net.Con
 	case e.streamServer.addr:
 		s = e.streamServer
 	}
-	if e.guardedServer != nil && addr == e.guardedServer.addr {
-		s = e.guardedServer
+	for _, other := range []*server{e.guardedServer, e.consoleServer} {
+		if other != nil && addr == other.addr {
+			s = other
+		}
 	}
 	conn, err := s.pipe.dial(ctx)
 	if err != nil {

@@ -100,6 +100,7 @@ func (r *logRecord) listed() map[string]any {
 type logs struct {
 	engine   *Engine
 	triggers bindings[*logSubscriber]
+	changes  atomic.Uint64 // counts the changes
 
 	mu      sync.Mutex // also keeps the order of the deliveries
 	records recent[*logRecord]
@@ -225,6 +226,7 @@ func (l *logs) add(r *logRecord) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.records.add(r)
+	l.changes.Add(1)
 	level := strings.ToLower(r.severityText)
 	subscribers := l.triggers.where(func(s *logSubscriber) bool { return s.level == "all" || s.level == level })
 	if len(subscribers) == 0 {
@@ -242,15 +244,17 @@ func (l *logs) deliver(b bound[*logSubscriber], payload json.RawMessage) {
 	if b.config.behind.Load() >= maxLogsBehind {
 		return
 	}
-	builtin, p, missing := l.engine.begin(request{
+	r := request{
 		id: uuid.NewString(), functionID: b.functionID, namespace: defaultNamespace, data: payload, metadata: b.metadata,
-	})
+		cause: cause{b.triggerType, b.id},
+	}
+	builtin, p, missing := l.engine.begin(r)
 	switch {
 	case missing != nil:
 		// No line about it: it would be the next record for the same trigger.
 	case builtin != nil:
 		l.engine.spawn(func(ctx context.Context) {
-			_, _ = builtin.builtin(ctx, &call{functionID: b.functionID, data: payload, metadata: b.metadata})
+			l.engine.runBuiltin(ctx, builtin, r)
 		})
 	default:
 		select {
@@ -318,5 +322,6 @@ func (l *logs) clear(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.records.clear()
+	l.changes.Add(1)
 	return json.RawMessage(`{"success":true}`), nil
 }

@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/iii-go/iii"
@@ -20,6 +21,8 @@ const (
 // metricStore is what engine::metrics::list looks at: every export is a record
 // of its own, in order of arrival.
 type metricStore struct {
+	changes atomic.Uint64 // counts the changes
+
 	mu      sync.Mutex
 	records recent[metricRecord]
 	names   map[string]bool
@@ -31,6 +34,7 @@ func (s *metricStore) init(items, bytes int) {
 }
 
 func (s *metricStore) add(list []metricRecord) {
+	defer s.changes.Add(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range list {
@@ -48,6 +52,17 @@ func (s *metricStore) all() []metricRecord {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.records.all()
+}
+
+// newest copies the last exports since then, at most limit, in order of arrival.
+func (s *metricStore) newest(since time.Time, limit int) []metricRecord {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first := len(s.records.list)
+	for first > 0 && len(s.records.list)-first < limit && !s.records.list[first-1].arrived.Before(since) {
+		first--
+	}
+	return slices.Clone(s.records.list[first:])
 }
 
 func (s *metricStore) stored() int {

@@ -126,7 +126,7 @@ func (q *queues) enqueue(_ context.Context, c *call) (json.RawMessage, *wireErro
 // why it failed.
 func (q *queues) runJob(ctx context.Context, queue string, j *job) (failure string) {
 	ctx, span := q.engine.startSpan(withTrace(ctx, j.trace), "fn_queue "+queue)
-	_, err := q.engine.invoke(ctx, j.functionID, j.namespace, j.data)
+	_, err := q.engine.invoke(withCause(ctx, "queue", queue), j.functionID, j.namespace, j.data)
 	span.end(err)
 	if err == nil {
 		return ""

@@ -27,6 +27,7 @@ type config struct {
 	listen         string
 	http           string
 	stream         string
+	console        string // "": none
 	streamAuth     string
 	bridge         func() (*iii.Client, error)                                       // nil: none
 	guard          *guard                                                            // nil: no second listener

@@ -46,7 +46,7 @@ func (p *pubsub) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 		return nil, errorBody("topic_not_set", "Topic is not set")
 	}
 	for _, b := range p.subscribers.where(func(topic string) bool { return topic == in.Topic }) {
-		_ = p.engine.start(ctx, b.functionID, b.namespace, in.Data, nil)
+		_ = p.engine.start(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, in.Data, nil)
 	}
 	return nil, nil
 }

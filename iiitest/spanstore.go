@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/iii-go/iii"
@@ -16,7 +17,8 @@ const pendingMaxAge = time.Hour
 
 // spanStore is what engine::traces::* looks at.
 type spanStore struct {
-	added func([]spanRecord) // told of what came, in order
+	added   func([]spanRecord) // told of what came, in order
+	changes atomic.Uint64      // counts the changes
 
 	mu      sync.Mutex
 	entries recent[*spanEntry]
@@ -67,6 +69,7 @@ func (s *spanStore) add(list []spanRecord) {
 		}
 	}
 	s.mu.Unlock()
+	s.changes.Add(1)
 	if s.added != nil {
 		s.added(list)
 	}
@@ -92,6 +95,40 @@ func (s *spanStore) clear() {
 	defer s.mu.Unlock()
 	s.entries.clear()
 	clear(s.pending)
+	s.changes.Add(1)
+}
+
+// newest copies the last spans, at most limit, in order of arrival. A span may be
+// there twice.
+func (s *spanStore) newest(limit int) []iii.StoredSpan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	entries := s.entries.list[max(0, len(s.entries.list)-limit):]
+	list := make([]iii.StoredSpan, len(entries))
+	for i, e := range entries {
+		list[i] = e.StoredSpan
+	}
+	return list
+}
+
+// ofTrace copies the spans of one trace, each as it came last.
+func (s *spanStore) ofTrace(id string) []iii.StoredSpan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := make(map[string]int)
+	var list []iii.StoredSpan
+	for _, e := range s.entries.list {
+		if e.TraceID != id {
+			continue
+		}
+		if i, there := at[e.SpanID]; there {
+			list[i] = e.StoredSpan
+			continue
+		}
+		at[e.SpanID] = len(list)
+		list = append(list, e.StoredSpan)
+	}
+	return list
 }
 
 // stored says how much there is.

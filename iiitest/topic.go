@@ -163,7 +163,7 @@ func (q *queues) deliver(ctx context.Context, topic, condition string, j *job) (
 			return ""
 		}
 	}
-	_, err := e.invoke(ctx, j.functionID, j.namespace, j.data)
+	_, err := e.invoke(withCause(ctx, "durable:subscriber", topic), j.functionID, j.namespace, j.data)
 	span.end(err)
 	if err != nil {
 		return debugText(err)

@@ -5,7 +5,8 @@
 //
 // The addresses are those of the worker protocol (-listen), of the HTTP triggers
 // (-http) and of the stream socket (-stream); the defaults are the engine's ports
-// on the loopback interface. Each -queue adds a named queue, whose config is JSON
+// on the loopback interface. A page at http://127.0.0.1:3113/ (-console, "" for
+// none) shows what happens. Each -queue adds a named queue, whose config is JSON
 // with the keys of the engine's queue_configs, such as
 //
 //	-queue 'payments={"type":"fifo","message_group_field":"account"}'
@@ -75,6 +76,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	listen := flags.String("listen", "127.0.0.1:49134", "address for workers")
 	http := flags.String("http", "127.0.0.1:3111", "address of the HTTP triggers")
 	stream := flags.String("stream", "127.0.0.1:3112", "address of the stream socket")
+	console := flags.String("console", "127.0.0.1:3113", "address of the page that shows what happens, on the loopback interface; \"\" for none")
 	httpTimeout := flags.Duration("http-timeout", 30*time.Second, "bound of a request to the HTTP triggers")
 	streamAuth := flags.String("stream-auth", "", "`function` that authenticates connections to the stream socket")
 	provider := flags.Bool("queue-provider", true, "have engine::queue::enqueue")
@@ -115,6 +117,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	}
 	opts := []iiitest.Option{
 		iiitest.WithAddrs(*listen, *http, *stream),
+		iiitest.WithConsole(*console),
 		iiitest.WithHTTPTimeout(*httpTimeout),
 		iiitest.WithQueueProvider(*provider),
 		iiitest.WithLogger(slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))),
@@ -146,6 +149,9 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	fmt.Fprintf(stdout, "workers %s\nhttp    %s\nstreams %s\n", e.URL(), e.HTTPURL(), e.StreamURL())
 	if e.GuardedURL() != "" {
 		fmt.Fprintf(stdout, "guarded %s\n", e.GuardedURL())
+	}
+	if e.ConsoleURL() != "" {
+		fmt.Fprintf(stdout, "console %s\n", e.ConsoleURL())
 	}
 	<-ctx.Done()
 	return e.Close()

@@ -27,7 +27,7 @@ func runProgram(t *testing.T, args ...string) map[string]string {
 	out, in := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		args := append([]string{"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0"}, args...)
+		args := append([]string{"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0", "-console", "127.0.0.1:0"}, args...)
 		err := run(ctx, args, noEnv, in, io.Discard)
 		_ = in.CloseWithError(err)
 		done <- err
@@ -38,7 +38,7 @@ func runProgram(t *testing.T, args ...string) map[string]string {
 			t.Errorf("run: %v", err)
 		}
 	})
-	want := 3
+	want := 4
 	if slices.Contains(args, "-guard") {
 		want++
 	}
@@ -79,7 +79,7 @@ func TestRun(t *testing.T) {
 		"-queue", `jobs={"concurrency":1}`, "-stream-auth", "streams::auth", "-http-middleware", "http::gate", "-http-timeout", "200ms",
 		"-guard", `{"port":0,"rbac":{"auth_function_id":"gate::auth","expose_functions":[
 			"match(\"open::*\")",{"metadata":{"public":true}},{"match":"shop::*","namespace":"shop"}]}}`)
-	for name, scheme := range map[string]string{"workers": "ws", "http": "http", "streams": "ws", "guarded": "ws"} {
+	for name, scheme := range map[string]string{"workers": "ws", "http": "http", "streams": "ws", "guarded": "ws", "console": "http"} {
 		if !strings.HasPrefix(addresses[name], scheme+"://127.0.0.1:") {
 			t.Fatalf("addresses: %v", addresses)
 		}

@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 )
 
@@ -77,6 +80,24 @@ func (p *Page) fail(what string, err error) {
 func (p *Page) Resize(width, height int) {
 	p.t.Helper()
 	p.do("resize", chromedp.EmulateViewport(int64(width), int64(height)))
+}
+
+// Dark sets whether the page's reader prefers dark colours.
+func (p *Page) Dark(on bool) {
+	p.t.Helper()
+	value := map[bool]string{false: "light", true: "dark"}[on]
+	p.do("prefer "+value+" colours", chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+		_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: value}},
+		})
+		return err
+	}))
+}
+
+// Press presses keys, such as "/" or kb.Escape, on what has the focus.
+func (p *Page) Press(keys string) {
+	p.t.Helper()
+	p.do("press "+strconv.Quote(keys), chromedp.KeyEvent(keys))
 }
 
 // Click waits until there is an element that can be seen, and clicks on it.

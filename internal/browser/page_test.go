@@ -72,7 +72,7 @@ func TestPage(t *testing.T) {
 }
 
 func TestProgram(t *testing.T) {
-	program := browser.Run(t, "./cmd/iiidev", "-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0")
+	program := browser.Run(t, "./cmd/iiidev", "-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0", "-console", "")
 	url := program.Match(`^http +(http://\S+)$`)[1]
 	resp, err := http.Get(url + "/nothing")
 	if err != nil {

@@ -34,7 +34,7 @@ func startEngine(ctx context.Context, program, dir string) (*engine, error) {
 		return nil, err
 	}
 	e.program = exec.CommandContext(ctx, program, "-v",
-		"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0",
+		"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0", "-console", "",
 		"-guard", guardConfig,
 		"-queue", `interop={"max_retries":3,"backoff_ms":100}`,
 		"-frames", e.frames)

@@ -1,0 +1,213 @@
+package iiitest
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/internal/console"
+)
+
+// WithConsole serves a page at addr that shows what happens on the engine: workers,
+// functions, triggers, invocations as they happen, traces, logs and metrics. It changes
+// nothing. addr, host:port, must be on the loopback interface; with port 0 the port is
+// a free one, see Engine.ConsoleURL. The default is no console, and "" is that too.
+//
+// A console keeps the last thousand invocations, with at most 16 MiB of payloads, and
+// as many of the engine's own functions; other than that it shows what the engine
+// stores anyway. Values whose keys name secrets, as iii.Redact has it, and cookies are
+// left out.
+func WithConsole(addr string) Option {
+	return func(c *config) error {
+		if addr == "" {
+			c.console = ""
+			return nil
+		}
+		if err := console.CheckAddr(addr); err != nil {
+			return fmt.Errorf("iiitest: WithConsole: %w", err)
+		}
+		c.console = addr
+		return nil
+	}
+}
+
+// ConsoleURL is the address of the page of WithConsole, http://host:port/, or ""
+// without one. See URL.
+func (e *Engine) ConsoleURL() string {
+	if e.consoleServer == nil {
+		return ""
+	}
+	return "http://" + e.consoleServer.addr + "/"
+}
+
+// causeKey is that of the trigger under which the engine calls.
+type causeKey struct{}
+
+type cause struct{ kind, id string }
+
+// withCause says in ctx why the engine calls: for the trigger b, or b's queue.
+func withCause(ctx context.Context, kind, id string) context.Context {
+	return context.WithValue(ctx, causeKey{}, cause{kind, id})
+}
+
+func causeOf(ctx context.Context) cause {
+	c, _ := ctx.Value(causeKey{}).(cause)
+	return c
+}
+
+// recordCall notes the beginning of a call, if there is a console. f is nil for a
+// function that does not exist. Engine.mu is held.
+func (e *Engine) recordCall(r *request, f *function) *console.Invocation {
+	if e.recorder == nil {
+		return nil
+	}
+	c := console.Call{
+		Namespace: r.namespace, Function: r.functionID, Cause: r.cause.kind, Trigger: r.cause.id,
+		Data: r.data, Metadata: r.metadata,
+	}
+	if r.caller != nil {
+		c.Caller = cmp.Or(r.caller.meta.name, r.caller.id)
+	}
+	if f != nil {
+		c.Internal = f.owner == nil
+		if f.owner != nil {
+			c.Worker = cmp.Or(f.owner.meta.name, f.owner.id)
+		}
+	}
+	if parts, ok := parseTraceparent(r.trace.traceparent); ok {
+		c.TraceID = parts[1]
+	}
+	return e.recorder.Begin(c)
+}
+
+// recordEnd notes how a call ended.
+func (e *Engine) recordEnd(i *console.Invocation, out outcome) {
+	if out.err != nil {
+		e.recorder.End(i, nil, cmp.Or(out.err.Code, "error"), out.err.Message)
+	} else {
+		e.recorder.End(i, out.result, "", "")
+	}
+}
+
+// recordRefused notes a call that the rights of its caller do not allow.
+func (e *Engine) recordRefused(w *worker, ns string, m invokeFunctionMessage, err *wireError) {
+	if e.recorder == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r := request{caller: w, functionID: m.FunctionID, namespace: ns, data: m.Data, metadata: m.Metadata}
+	e.recordEnd(e.recordCall(&r, nil), outcome{err: err})
+}
+
+// consoleSource is the engine as its console sees it.
+type consoleSource struct{ e *Engine }
+
+func (s consoleSource) Engine() console.Engine {
+	return console.Engine{
+		Version: engineVersion, Started: s.e.started,
+		WorkerURL: s.e.URL(), HTTPURL: s.e.HTTPURL(), StreamURL: s.e.StreamURL(),
+	}
+}
+
+func (s consoleSource) Registry() console.Registry {
+	e := s.e
+	e.triggers.mu.Lock()
+	defer e.triggers.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r := console.Registry{Workers: []map[string]any{}}
+	for _, v := range e.workerViews() {
+		worker := v.summary()
+		worker["internal"], worker["pid"] = v.w == nil, v.pid
+		r.Workers = append(r.Workers, worker)
+	}
+	var functions, triggers, types []entry
+	for _, f := range e.functions {
+		d := f.summary()
+		d["internal"], d["worker_id"], d["seq"] = f.owner == nil, "", f.seq
+		if f.owner != nil {
+			d["worker_id"] = f.owner.id
+		}
+		functions = append(functions, entry{id: f.id, namespace: f.namespace, value: d})
+	}
+	for _, b := range e.triggers.byID {
+		d := e.describeTrigger(b)
+		d["namespace"], d["parked"], d["metadata"] = b.namespace, b.parked, b.metadata
+		triggers = append(triggers, entry{id: b.functionID + " " + b.id, namespace: b.namespace, value: d})
+	}
+	for _, t := range e.triggers.types {
+		d := t.summary()
+		d["internal"] = t.owner == nil
+		types = append(types, entry{id: t.key.id, namespace: t.key.namespace, value: d})
+	}
+	r.Functions, r.Triggers, r.Types = values(functions), values(triggers), values(types)
+	return r
+}
+
+func (s consoleSource) Function(namespace, id string) (json.RawMessage, bool) {
+	e := s.e
+	e.triggers.mu.Lock()
+	defer e.triggers.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f := e.functions[key{namespace, id}]
+	if f == nil {
+		return nil, false
+	}
+	return mustEncode(e.detail(f)), true
+}
+
+func (s consoleSource) Changes() console.Changes {
+	return console.Changes{
+		Spans: s.e.spans.changes.Load(), Logs: s.e.logs.changes.Load(), Metrics: s.e.metrics.changes.Load(),
+	}
+}
+
+func (s consoleSource) Spans(limit int) []iii.StoredSpan { return s.e.spans.newest(limit) }
+
+func (s consoleSource) Trace(id string) []iii.StoredSpan { return s.e.spans.ofTrace(id) }
+
+func (s consoleSource) Logs(trace string, limit int) []json.RawMessage {
+	l := s.e.logs
+	l.mu.Lock()
+	records := l.records.all()
+	l.mu.Unlock()
+	slices.SortStableFunc(records, func(a, b *logRecord) int { return cmp.Compare(b.time, a.time) })
+	list := []json.RawMessage{}
+	for _, r := range records {
+		if len(list) < limit && (trace == "" || text(r.traceID) == trace) {
+			list = append(list, mustEncode(r.listed()))
+		}
+	}
+	return list
+}
+
+func (s consoleSource) Metrics(since time.Time, limit int) []console.Metric {
+	records := s.e.metrics.newest(since, limit)
+	list := make([]console.Metric, len(records))
+	for i := range records {
+		r := &records[i]
+		list[i] = console.Metric{
+			Service: r.service, Name: r.metric.Name, Description: r.metric.Description, Unit: r.metric.Unit,
+			Type: string(r.metric.Type), Delta: r.metric.Temporality == Delta, At: r.arrived,
+			Points: make([]console.Point, len(r.points)),
+		}
+		for n, p := range r.points {
+			list[i].Points[n] = console.Point{Attributes: p.attributes, Value: p.value}
+			if r.metric.Type == Histogram && n < len(r.metric.Points) {
+				h := &r.metric.Points[n]
+				point := &list[i].Points[n]
+				point.Count, point.Bounds, point.Buckets = h.Count, h.Bounds, h.BucketCounts
+				if h.Sum != nil {
+					point.Sum = *h.Sum
+				}
+			}
+		}
+	}
+	return list
+}

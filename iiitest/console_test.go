@@ -1,0 +1,289 @@
+package iiitest_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+// consoleJSON gets a part of the console's API.
+func consoleJSON[T any](t *testing.T, e *iiitest.Engine, path string) (v T) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}}
+	resp, err := client.Get(strings.TrimSuffix(e.ConsoleURL(), "/") + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v: %s", path, resp.Status, err, body)
+	}
+	if err := json.Unmarshal(body, &v); err != nil {
+		t.Fatalf("%s: %v: %s", path, err, body)
+	}
+	return v
+}
+
+type consoleInvocation struct {
+	Seq                                                                   int
+	Function, Worker, Caller, Cause, Status, Code, Message, Preview, Size any
+	Internal                                                              bool
+	TraceID                                                               string `json:"trace_id"`
+}
+
+// invocations are the invocations of workers' functions that the console has: who
+// called what, and how it ended.
+func consoleInvocations(t *testing.T, e *iiitest.Engine) (list []string) {
+	t.Helper()
+	for _, i := range consoleJSON[[]consoleInvocation](t, e, "/api/invocations") {
+		if i.Internal {
+			continue
+		}
+		text := func(v any) string { s, _ := v.(string); return s }
+		line := text(i.Caller) + text(i.Cause) + " > " + text(i.Worker) + " " + text(i.Function) + " " + text(i.Preview) + ": " + text(i.Status)
+		list = append(list, strings.TrimSpace(line+" "+text(i.Code)))
+	}
+	return list
+}
+
+func TestConsole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
+		url, service := e.URL(), "shop"
+		telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: &url, ServiceName: &service},
+			iii.WithTelemetryConnection(iii.WithConnectionDialContext(e.DialContext)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer telemetry.Shutdown(context.WithoutCancel(t.Context()))
+		shop, err := iii.New(url, iii.WithName("shop"), iii.WithDialContext(e.DialContext), iii.WithTelemetry(telemetry))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer shop.Close()
+		type input struct {
+			Name  string `json:"name"`
+			Token string `json:"token,omitempty"`
+		}
+		_, err1 := iii.Handle(shop, "greet", func(ctx context.Context, in input) (string, error) {
+			if in.Name == "" {
+				return "", &iii.Error{Code: "no_name", Message: "who are you?"}
+			}
+			telemetry.Logger().Info(ctx, "greeting", in)
+			return "Hello, " + in.Name, nil
+		}, iii.WithFunctionDescription("Greets"))
+		_, err2 := iii.HandleHTTP(shop, "GET", "/hello/:name", func(ctx context.Context, r *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
+			return &iii.HTTPResponse[string]{StatusCode: 200, Body: r.PathParams["name"]}, nil
+		})
+		scope := "s"
+		_, err3 := iii.Handle(shop, "changed", func(context.Context, iii.StateEvent) (any, error) { return nil, nil })
+		_, err4 := shop.Trigger("changed", iii.StateTriggerConfig{Scope: &scope})
+		_, err5 := shop.Trigger("changed", iii.CustomTrigger{Type: "push", Config: map[string]string{"secret": "s3cret"}})
+		if err := errors.Join(err1, err2, err3, err4, err5, shop.Connect(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+
+		ctx, span := telemetry.Tracer().Start(t.Context(), "visit")
+		_ = shop.Call(ctx, "greet", input{"Ada", "s3cret"}, nil)
+		span.End()
+		_ = shop.Call(t.Context(), "greet", input{}, nil)
+		_ = shop.Call(t.Context(), "missing", nil, nil)
+		_ = shop.Call(t.Context(), "state::set", iii.StateSetInput{Scope: scope, Key: "k", Value: iii.JSONValue(`1`)}, nil)
+		synctest.Wait()
+		resp, err := (&http.Client{Transport: &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}}).Get(e.HTTPURL() + "/hello/bob")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if err := telemetry.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got := consoleInvocations(t, e)
+		for i, line := range got { // an HTTP request has many headers
+			if before, _, found := strings.Cut(line, " {"); found && strings.HasPrefix(line, "http") {
+				got[i] = before + line[strings.LastIndex(line, ":"):]
+			}
+			if before, _, found := strings.Cut(line, " {"); found && strings.HasPrefix(line, "state") {
+				got[i] = before + line[strings.LastIndex(line, ":"):]
+			}
+		}
+		want := []string{
+			`shop > shop greet {"name":"Ada","token":"[REDACTED]"}: ok`,
+			`shop > shop greet {"name":""}: error no_name`,
+			`shop >  missing : error function_not_found`,
+			`state > shop changed: ok`,
+			`http > shop http::GET/hello/:name: ok`,
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("invocations (-want +got):\n%s", diff)
+		}
+
+		first := consoleJSON[[]consoleInvocation](t, e, "/api/invocations")
+		var traceID string
+		for _, i := range first {
+			if i.Function == "greet" && i.TraceID != "" {
+				traceID = i.TraceID
+			}
+		}
+		if traceID != span.SpanContext().TraceID().String() {
+			t.Errorf("trace of the first call: %q", traceID)
+		}
+		traced := consoleJSON[struct {
+			Spans []iii.StoredSpan
+			Logs  []iii.StoredLog
+		}](t, e, "/api/traces/"+traceID)
+		if len(traced.Spans) != 2 || len(traced.Logs) != 1 || traced.Logs[0].Body != "greeting" || strings.Contains(string(traced.Logs[0].Attributes["log.data"]), "s3cret") {
+			t.Errorf("trace: %+v", traced)
+		}
+		traces := consoleJSON[[]map[string]any](t, e, "/api/traces")
+		names := map[any]bool{}
+		for _, trace := range traces {
+			names[trace["name"]] = true
+		}
+		if !names["visit"] || !names["execute greet"] || !names["GET /hello/:name"] {
+			t.Errorf("traces: %v", names)
+		}
+		if logs := consoleJSON[[]iii.StoredLog](t, e, "/api/logs"); len(logs) == 0 {
+			t.Error("no logs")
+		}
+		metrics := consoleJSON[struct{ Plots []map[string]any }](t, e, "/api/metrics")
+		if len(metrics.Plots) < 10 || metrics.Plots[0]["service"] != "shop" {
+			t.Errorf("metrics: %v", metrics.Plots)
+		}
+
+		registry := consoleJSON[map[string][]map[string]any](t, e, "/api/registry")
+		var waiting, own []string
+		for _, trigger := range registry["triggers"] {
+			if trigger["parked"] == true {
+				waiting = append(waiting, trigger["trigger_type"].(string))
+			}
+			if strings.Contains(string(must(json.Marshal(trigger))), "s3cret") {
+				t.Errorf("a secret: %v", trigger)
+			}
+		}
+		for _, f := range registry["functions"] {
+			if f["internal"] == false {
+				own = append(own, f["function_id"].(string)+" of "+f["worker_name"].(string))
+			}
+		}
+		if diff := cmp.Diff([][]string{{"push"}, {"changed of shop", "greet of shop", "http::GET/hello/:name of shop"}}, [][]string{waiting, own}); diff != "" {
+			t.Errorf("registry (-want +got):\n%s", diff)
+		}
+		function := consoleJSON[map[string]any](t, e, "/api/function?namespace=default&id=greet")
+		if function["description"] != "Greets" || function["request_schema"] == nil {
+			t.Errorf("function: %v", function)
+		}
+	})
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// The event stream tells of an invocation while it runs, and ends with the engine.
+func TestConsoleEvents(t *testing.T) {
+	e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
+	c, err := iii.New(e.URL(), iii.WithName("slow"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	proceed := make(chan struct{})
+	_, err = iii.Handle(c, "wait", func(context.Context, any) (any, error) { <-proceed; return "done", nil })
+	if err := errors.Join(err, c.Connect(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	req := must(http.NewRequestWithContext(ctx, "GET", e.ConsoleURL()+"api/events", nil))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	wait := func(part string) {
+		t.Helper()
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), part) {
+				return
+			}
+		}
+		t.Fatalf("no line has %s: %v", part, lines.Err())
+	}
+	wait("event: engine")
+	called := make(chan error, 1)
+	go func() { called <- c.Call(ctx, "wait", nil, nil) }()
+	wait(`"function":"wait","worker":"slow","caller":"slow"`)
+	close(proceed)
+	wait(`"status":"ok"`)
+	if err := <-called; err != nil {
+		t.Error(err)
+	}
+	if err := e.Close(); err != nil { // joins the stream
+		t.Error(err)
+	}
+	for lines.Scan() {
+	}
+	if ctx.Err() != nil {
+		t.Error("the stream did not end with the engine")
+	}
+}
+
+func TestConsoleIsOnTheLoopbackInterface(t *testing.T) {
+	for _, addr := range []string{"0.0.0.0:0", ":0", "192.0.2.1:0", "example.com:80", "here"} {
+		if _, err := iiitest.New(iiitest.WithConsole(addr)); err == nil || !strings.Contains(err.Error(), "WithConsole") {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+	e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithConsole(""))
+	if got := e.ConsoleURL(); got != "" {
+		t.Errorf("without a console its address is %s", got)
+	}
+}
+
+// What a call through the engine costs with a console, and without.
+func BenchmarkConsole(b *testing.B) {
+	for _, console := range []string{"", "127.0.0.1:0"} {
+		name := "without"
+		if console != "" {
+			name = "with"
+		}
+		b.Run(name, func(b *testing.B) {
+			e := iiitest.Start(b, iiitest.WithConsole(console))
+			c, err := iii.New(e.URL())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer c.Close()
+			_, err = iii.Handle(c, "echo", func(_ context.Context, s string) (string, error) { return s, nil })
+			if err := errors.Join(err, c.Connect(b.Context())); err != nil {
+				b.Fatal(err)
+			}
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := c.Call(b.Context(), "echo", "hello", nil); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,27 @@
+package iiitest_test
+
+import (
+	"fmt"
+	"log"
+	"net/http"
+
+	"github.com/iii-go/iii/iiitest"
+)
+
+// An engine with a page that shows what happens on it, while a program is tried or a
+// test is stopped in the debugger.
+func ExampleWithConsole() {
+	engine, err := iiitest.New(iiitest.WithConsole("127.0.0.1:0"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	resp, err := http.Get(engine.ConsoleURL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.Status, resp.Header.Get("Content-Type"))
+	// Output:
+	// 200 OK text/html; charset=utf-8
+}

@@ -1,0 +1,238 @@
+package browser_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+	"github.com/iii-go/iii/internal/browser"
+)
+
+type order struct {
+	Item      string `json:"item"`
+	Quantity  int    `json:"quantity"`
+	Note      string `json:"note,omitempty"`
+	CardToken string `json:"card_token,omitempty"`
+}
+
+// shopWorker is a client with telemetry, under a name.
+func shopWorker(t *testing.T, engine *iiitest.Engine, name string) (*iii.Client, *iii.Telemetry, *slog.Logger) {
+	t.Helper()
+	url := engine.URL()
+	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: &url, ServiceName: &name, MetricsExportIntervalMs: new(uint64(500))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := iii.New(url, iii.WithName(name), iii.WithDescription("The "+name+" of the demonstration"), iii.WithTelemetry(telemetry))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // the engine may have gone
+		_ = c.Close()
+		_ = telemetry.Shutdown(context.WithoutCancel(t.Context()))
+	})
+	return c, telemetry, slog.New(telemetry.SlogHandler())
+}
+
+func must[T any](t *testing.T) func(v T, err error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// demonstrate runs two workers that do a bit of everything. What it returns makes an
+// order over HTTP.
+func demonstrate(t *testing.T, engine *iiitest.Engine) func(item string, quantity int) {
+	t.Helper()
+	warehouse, _, stockLog := shopWorker(t, engine, "warehouse")
+	ok := must[*iii.Function](t)
+	ok(iii.Handle(warehouse, "warehouse::reserve", func(ctx context.Context, o order) (map[string]int, error) {
+		err := iii.WithSpan(ctx, "take from shelf", trace.SpanKindInternal, func(ctx context.Context) error {
+			sha256.Sum256(make([]byte, o.Quantity<<20)) // work that takes its time
+			if o.Quantity > 8 {
+				return &iii.Error{Code: "out_of_stock", Message: "2 " + o.Item + " are left"}
+			}
+			stockLog.WarnContext(ctx, "stock is low", "item", o.Item, "left", 2)
+			return nil
+		})
+		return map[string]int{"reserved": o.Quantity}, err
+	}, iii.WithFunctionDescription("Takes goods from the shelf")))
+	ok(iii.Handle(warehouse, "warehouse::restock", func(context.Context, iii.CronEvent) (any, error) { return nil, nil }))
+	must[*iii.Trigger](t)(warehouse.Trigger("warehouse::restock", iii.CronTriggerConfig{Expression: "*/1 * * * * *"}))
+
+	shop, telemetry, log := shopWorker(t, engine, "shop")
+	placed := must[metric.Int64Counter](t)(telemetry.Meter().Int64Counter("orders.placed", metric.WithDescription("Orders by their result")))
+	value := must[metric.Int64Histogram](t)(telemetry.Meter().Int64Histogram("orders.value", metric.WithDescription("What orders are worth"),
+		metric.WithUnit("{cent}"), metric.WithExplicitBucketBoundaries(250, 500, 1000, 2000, 5000)))
+	ok(iii.HandleHTTP(shop, http.MethodPost, "/orders/:customer", func(ctx context.Context, r *iii.HTTPRequest[order]) (*iii.HTTPResponse[order], error) {
+		log.InfoContext(ctx, "order received", "customer", r.PathParams["customer"], "item", r.Body.Item, "quantity", r.Body.Quantity)
+		err := shop.Call(ctx, "warehouse::reserve", r.Body, nil)
+		result := "accepted"
+		var refusal *iii.Error
+		if errors.As(err, &refusal) {
+			result = refusal.Code
+		}
+		placed.Add(ctx, 1, metric.WithAttributes(attribute.String("result", result)))
+		if err != nil {
+			log.ErrorContext(ctx, "order refused", "reason", result)
+			return nil, err
+		}
+		value.Record(ctx, int64(350*r.Body.Quantity))
+		return &iii.HTTPResponse[order]{StatusCode: 201, Body: r.Body}, shop.Call(ctx, "state::set", iii.StateSetInput{Scope: "orders", Key: r.PathParams["customer"], Value: iii.JSONValue(`{"paid":true}`)}, nil)
+	}, iii.WithFunctionDescription("Places an order for a customer")))
+	ok(iii.Handle(shop, "shop::mail", func(ctx context.Context, e iii.StateEvent) (any, error) {
+		log.DebugContext(ctx, "mail sent", "to", e.Key)
+		return nil, nil
+	}))
+	scope := "orders"
+	must[*iii.Trigger](t)(shop.Trigger("shop::mail", iii.StateTriggerConfig{Scope: &scope}))
+	must[*iii.Trigger](t)(shop.Trigger("shop::mail", iii.CustomTrigger{Type: "github::push", Config: map[string]string{"repository": "iii"}}))
+	hang := make(chan struct{})
+	t.Cleanup(func() { close(hang) })
+	ok(iii.Handle(shop, "shop::report", func(ctx context.Context, _ any) (any, error) {
+		select {
+		case <-hang:
+		case <-ctx.Done():
+		}
+		return nil, nil
+	}))
+	for _, c := range []*iii.Client{warehouse, shop} {
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() {
+		_ = shop.Call(context.WithoutCancel(t.Context()), "shop::report", map[string]string{"month": "November"}, nil)
+	}()
+	return func(item string, quantity int) {
+		t.Helper()
+		body := must[[]byte](t)(json.Marshal(order{Item: item, Quantity: quantity, Note: "please <b>hurry</b>", CardToken: "4242-4242"}))
+		ctx, span := telemetry.Tracer().Start(t.Context(), "checkout")
+		defer span.End()
+		req := must[*http.Request](t)(http.NewRequestWithContext(ctx, http.MethodPost, engine.HTTPURL()+"/orders/ada", bytes.NewReader(body)))
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Authorization", "Bearer s3cret")
+		req.Header.Set("Cookie", "session=s3cret")
+		resp := must[*http.Response](t)((&http.Client{Transport: iii.NewTransport(nil)}).Do(req))
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+}
+
+// visitConsole opens a part of the console and waits for what it should show.
+func visitConsole(page *browser.Page, hash, selector, text string) {
+	browser.Eval[any](page, `location.hash = "`+hash+`"`)
+	page.WaitText(selector, text)
+}
+
+// The console shows what happens, while it happens.
+func TestConsole(t *testing.T) {
+	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
+	page := browser.Start(t).Open(engine.ConsoleURL())
+	page.Resize(1440, 900)
+	page.WaitText(".empty", "Waiting for the first worker")
+	page.WaitText(".empty", engine.URL())
+	page.Screenshot("console-empty")
+
+	orderNow := demonstrate(t, engine) // nobody loads the page again
+	page.WaitText(".panel", "warehouse")
+	for n := range 40 {
+		orderNow([]string{"tea", "cake"}[n%2], 1+n%6)
+	}
+	page.WaitText(".panel", "shop::report") // which runs
+	visitConsole(page, "#/invocations", "tr", "warehouse::reserve")
+	orderNow("tea", 9)
+	page.WaitText("tr.error", "out_of_stock")
+
+	for _, scheme := range []string{"light", "dark"} {
+		page.Dark(scheme == "dark")
+		picture := func(name string) { page.Screenshot("console-" + name + "-" + scheme) }
+		visitConsole(page, "#/overview", ".tile.bad", "Failed")
+		page.WaitVisible(".chart rect")
+		page.WaitText(".panel", "2 tea are left")
+		picture("overview")
+
+		visitConsole(page, "#/invocations", "tr", "http::POST/orders/:customer")
+		page.Click(".seg button:nth-child(3)") // those that failed
+		page.Wait(`() => document.querySelectorAll("tbody tr").length === 2`)
+		page.Click("tr.error:last-child")
+		page.WaitText(".detail .failure", "2 tea are left")
+		page.WaitText(".detail pre.json", "please <b>hurry</b>")
+		page.WaitText(".detail pre.json .j-gone", "[REDACTED]")
+		if text := browser.Eval[string](page, "document.body.innerText"); strings.Contains(text, "s3cret") || strings.Contains(text, "4242") {
+			t.Error("the page shows a secret")
+		}
+		picture("invocation")
+		page.Click(".seg button:first-child")
+		page.Press("\x1b") // Escape
+		page.WaitGone(".split.open")
+		picture("invocations")
+
+		visitConsole(page, "#/traces", "tr.error", "4 errors")
+		picture("traces")
+		page.Click("tr.error")
+		page.WaitText(".row.failed", "execute warehouse::reserve")
+		page.WaitText(".row.log", "order refused")
+		picture("trace")
+		page.Press("jjjj")
+		page.WaitText(".detail h2", "execute http::POST/orders/:customer")
+		page.WaitText(".detail", "exception")
+		picture("span")
+		if text := browser.Eval[string](page, "document.body.innerText"); strings.Contains(text, "s3cret") {
+			t.Error("the span shows a secret")
+		}
+		browser.Eval[any](page, `document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "/", bubbles: true}))`)
+		page.Wait(`() => document.activeElement.matches(".search input")`)
+		page.Press("shelf")
+		page.Wait(`() => document.querySelectorAll(".row.span").length === 1`)
+		page.Press("\b\b\b\b\b")
+		page.Wait(`() => document.querySelectorAll(".row.span").length > 1`)
+
+		visitConsole(page, "#/logs", "tr.error", "order refused")
+		picture("logs")
+		visitConsole(page, "#/metrics", ".plot", "orders.placed")
+		page.WaitVisible(".plot path")
+		picture("metrics")
+		visitConsole(page, "#/functions/default/http%3A%3APOST%2Forders%2F%3Acustomer", ".detail .schema", "quantity")
+		picture("function")
+		visitConsole(page, "#/triggers", "tr", "github::push")
+		page.WaitText("tr", "no provider")
+		page.Press("j")
+		page.WaitText(".detail", "POST /orders/:customer")
+		picture("trigger")
+		visitConsole(page, "#/workers", ".cards", "memory")
+		picture("workers")
+	}
+
+	page.Resize(480, 800)
+	for _, section := range []string{"overview", "invocations", "traces", "metrics", "functions"} {
+		visitConsole(page, "#/"+section, "#bar h1", strings.ToUpper(section[:1])+section[1:])
+		page.Wait(`() => document.documentElement.scrollWidth <= innerWidth`)
+		page.Screenshot("console-narrow-" + section)
+	}
+	page.Press("?")
+	page.WaitText("dialog[open]", "Keyboard")
+	page.Screenshot("console-narrow-help")
+
+	if err := engine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	page.Wait(`() => document.querySelector(".live").classList.contains("off")`)
+}

@@ -1,0 +1,112 @@
+// Package console is a page that shows what happens on a development engine: workers,
+// functions, triggers, invocations as they happen, traces, logs and metrics. It reads
+// and changes nothing.
+//
+// The page is one document without anything from elsewhere. Its data come from a small
+// JSON API, and an event stream that says what is new. Secrets that their keys give
+// away are left out, see [iii.Redact]; a page of another site can neither read the API
+// nor reach it under a name of its own.
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// CheckAddr reports an error unless addr, host:port, is on the loopback interface.
+func CheckAddr(addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	if !loopback(host) {
+		return fmt.Errorf("%s is not on the loopback interface", addr)
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// console serves the page and its API.
+type console struct {
+	source   Source
+	recorder *Recorder
+	ended    context.Context
+	viewers  chan struct{} // a place for each event stream
+}
+
+// maxViewers is how many pages are kept up to date at once.
+const maxViewers = 16
+
+// New makes the handler of a console. Event streams end with ctx.
+func New(ctx context.Context, s Source, r *Recorder) http.Handler {
+	c := &console{source: s, recorder: r, ended: ctx, viewers: make(chan struct{}, maxViewers)}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", servePage)
+	mux.HandleFunc("GET /api/engine", c.serveEngine)
+	mux.HandleFunc("GET /api/registry", c.serveRegistry)
+	mux.HandleFunc("GET /api/function", c.serveFunction)
+	mux.HandleFunc("GET /api/invocations", c.serveInvocations)
+	mux.HandleFunc("GET /api/invocations/{seq}", c.serveInvocation)
+	mux.HandleFunc("GET /api/activity", c.serveActivity)
+	mux.HandleFunc("GET /api/traces", c.serveTraces)
+	mux.HandleFunc("GET /api/traces/{id}", c.serveTrace)
+	mux.HandleFunc("GET /api/logs", c.serveLogs)
+	mux.HandleFunc("GET /api/metrics", c.serveMetrics)
+	mux.HandleFunc("GET /api/events", c.serveEvents)
+	return guarded(mux)
+}
+
+// guarded keeps other sites out. A browser that was led here under another name, by a
+// DNS server that answers with a loopback address, says so in Host; one that sends a
+// request for another page says so in Origin or Sec-Fetch-Site.
+func guarded(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header := w.Header()
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("X-Frame-Options", "DENY")
+		header.Set("Referrer-Policy", "no-referrer")
+		header.Set("Cross-Origin-Resource-Policy", "same-origin")
+		header.Set("Cross-Origin-Opener-Policy", "same-origin")
+		header.Set("Cache-Control", "no-store")
+		if err := foreign(r); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+var errForeignSite = errors.New("iii console: requests of other sites are refused")
+
+func foreign(r *http.Request) error {
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	if !loopback(strings.Trim(host, "[]")) {
+		return fmt.Errorf("iii console: host %q is not a name of the loopback interface", r.Host)
+	}
+	if origin := r.Header.Get("Origin"); origin != "" && origin != "http://"+r.Host {
+		return errForeignSite
+	}
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "same-origin", "none":
+		return nil
+	}
+	if r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.URL.Path == "/" { // a link to the page
+		return nil
+	}
+	return errForeignSite
+}

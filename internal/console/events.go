@@ -1,0 +1,123 @@
+package console
+
+import (
+	"encoding/json"
+	"hash/maphash"
+	"net/http"
+	"time"
+)
+
+const (
+	// tick is how often an event stream looks for what is new.
+	tick = 100 * time.Millisecond
+	// maxPerTick is how many changed invocations of each kind a tick brings, the
+	// newest: a page cannot show more.
+	maxPerTick = 100
+	// slowEvery and pulseEvery are how many ticks are between looks at the stores
+	// and between beats.
+	slowEvery  = 5
+	pulseEvery = 10
+	// patience is how long a page may take to read.
+	patience = 10 * time.Second
+)
+
+// pulse is an event of each second.
+type pulse struct {
+	ActivitySecond
+	Running int `json:"running"`
+}
+
+// serveEvents tells a page what is new, until it goes or the engine ends. It looks by
+// itself, so that nothing in the engine has to tell it, or to wait for it.
+func (c *console) serveEvents(w http.ResponseWriter, r *http.Request) {
+	select {
+	case c.viewers <- struct{}{}:
+		defer func() { <-c.viewers }()
+	default:
+		http.Error(w, "too many pages are open", http.StatusServiceUnavailable)
+		return
+	}
+	s := stream{w: w, control: http.NewResponseController(w)}
+	w.Header().Set("Content-Type", "text/event-stream")
+	_, seen := c.recorder.since(0, 0)
+	stored, registered := c.source.Changes(), c.registryHash()
+	if !s.send("engine", c.source.Engine()) {
+		return
+	}
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for n := 1; ; n++ {
+		var now time.Time
+		select {
+		case now = <-ticker.C:
+		case <-r.Context().Done():
+			return
+		case <-c.ended.Done():
+			return
+		}
+		var list []Invocation
+		if list, seen = c.recorder.since(seen, maxPerTick); len(list) > 0 && !s.send("invocations", summaries(list)) {
+			return
+		}
+		if n%slowEvery == 0 {
+			if changes := c.source.Changes(); changes != stored {
+				what := stored.differences(changes)
+				if stored = changes; !s.send("changed", what) {
+					return
+				}
+			}
+		}
+		if n%pulseEvery == 0 {
+			if hash := c.registryHash(); hash != registered {
+				if registered = hash; !s.send("changed", []string{"registry"}) {
+					return
+				}
+			}
+			last, running := c.recorder.pulse(now)
+			if !s.send("pulse", pulse{last, running}) {
+				return
+			}
+		}
+	}
+}
+
+// differences names what has changed.
+func (a Changes) differences(b Changes) []string {
+	var what []string
+	for name, changed := range map[string]bool{
+		"spans": a.Spans != b.Spans, "logs": a.Logs != b.Logs, "metrics": a.Metrics != b.Metrics,
+	} {
+		if changed {
+			what = append(what, name)
+		}
+	}
+	return what
+}
+
+var seed = maphash.MakeSeed()
+
+// registryHash tells one state of the registry from another.
+func (c *console) registryHash() uint64 {
+	b, _ := json.Marshal(c.source.Registry())
+	return maphash.Bytes(seed, b)
+}
+
+// stream writes server-sent events.
+type stream struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+}
+
+// send reports false when the page has gone, or does not read.
+func (s stream) send(event string, v any) bool {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return false
+	}
+	_ = s.control.SetWriteDeadline(time.Now().Add(patience))
+	b := append([]byte("event: "+event+"\ndata: "), data...)
+	if _, err := s.w.Write(append(b, "\n\n"...)); err != nil {
+		return false
+	}
+	return s.control.Flush() == nil
+}

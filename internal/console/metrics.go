@@ -1,0 +1,154 @@
+package console
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+const (
+	// metricWindow is how far back the plots go.
+	metricWindow = 15 * time.Minute
+	// maxExports is how many exports of metrics, the newest, are looked at.
+	maxExports = 20_000
+	// maxSeries is how many series a metric is shown with.
+	maxSeries = 24
+	// maxPlotted is how many points a series is plotted with.
+	maxPlotted = 180
+)
+
+// Plot is one metric of one service.
+type Plot struct {
+	Service     string   `json:"service"`
+	Name        string   `json:"name"`
+	Description string   `json:"description"`
+	Unit        string   `json:"unit"`
+	Type        string   `json:"type"`
+	Series      []Series `json:"series"`
+	Left        int      `json:"left"` // series that are not there, for there are too many
+}
+
+// Series is what a metric says with one set of attributes.
+type Series struct {
+	Attributes []iii.StoredAttribute `json:"attributes"`
+	// Points are times in milliseconds since 1970 and values: of a gauge and an
+	// up-down counter the value, of a counter and a histogram the number in each
+	// second since the point before.
+	Points [][2]float64 `json:"points"`
+	Latest float64      `json:"latest"` // value, or the total of a counter or histogram
+	Sum    float64      `json:"sum,omitempty"`
+	// Bounds and Buckets are the latest distribution of a histogram.
+	Bounds  []float64 `json:"bounds,omitempty"`
+	Buckets []uint64  `json:"buckets,omitempty"`
+
+	before float64 // total at the last point, of a cumulative counter
+	at     time.Time
+}
+
+type seriesKey struct{ service, name, attributes string }
+
+// plots makes plots of exports, which come oldest first. The metrics come by service
+// and name, the series of each by attributes.
+func plots(exports []Metric) []Plot {
+	all := make(map[seriesKey]*Plot)
+	series := make(map[seriesKey]*Series)
+	of := make(map[*Plot][]*Series)
+	for i := range exports {
+		m := &exports[i]
+		k := seriesKey{service: m.Service, name: m.Name}
+		p := all[k]
+		if p == nil {
+			p = &Plot{Service: m.Service, Name: m.Name, Type: m.Type, Series: []Series{}}
+			all[k] = p
+		}
+		p.Description, p.Unit = m.Description, m.Unit
+		for n := range m.Points {
+			k.attributes = attributeKey(m.Points[n].Attributes)
+			s := series[k]
+			if s == nil {
+				s = &Series{Attributes: append([]iii.StoredAttribute{}, m.Points[n].Attributes...), Points: [][2]float64{}}
+				series[k] = s
+				of[p] = append(of[p], s)
+			}
+			s.add(m, &m.Points[n])
+		}
+	}
+	list := make([]Plot, 0, len(all))
+	for p, its := range of {
+		slices.SortFunc(its, func(a, b *Series) int {
+			return cmp.Compare(attributeKey(a.Attributes), attributeKey(b.Attributes))
+		})
+		p.Left = max(0, len(its)-maxSeries)
+		for _, s := range its[:len(its)-p.Left] {
+			s.Points = thinned(s.Points)
+			p.Series = append(p.Series, *s)
+		}
+		list = append(list, *p)
+	}
+	slices.SortFunc(list, func(a, b Plot) int {
+		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Name, b.Name))
+	})
+	return list
+}
+
+func attributeKey(attributes []iii.StoredAttribute) string {
+	var b strings.Builder
+	for _, a := range attributes {
+		b.WriteString(a[0] + "\x00" + a[1] + "\x00")
+	}
+	return b.String()
+}
+
+func (s *Series) add(m *Metric, p *Point) {
+	at := float64(m.At.UnixMilli())
+	switch m.Type {
+	case "counter":
+		s.addTotal(m, at, p.Value)
+	case "histogram":
+		s.addTotal(m, at, float64(p.Count))
+		if m.Delta && slices.Equal(s.Bounds, p.Bounds) && len(s.Buckets) == len(p.Buckets) {
+			s.Sum += p.Sum
+			s.Buckets = slices.Clone(s.Buckets)
+			for i := range s.Buckets {
+				s.Buckets[i] += p.Buckets[i]
+			}
+		} else {
+			s.Sum, s.Bounds, s.Buckets = p.Sum, p.Bounds, p.Buckets
+		}
+	default:
+		s.Points = append(s.Points, [2]float64{at, p.Value})
+		s.Latest = p.Value
+	}
+	s.at = m.At
+}
+
+// addTotal adds a point of something that is counted.
+func (s *Series) addTotal(m *Metric, at, value float64) {
+	more := value
+	if m.Delta {
+		s.Latest += value
+	} else {
+		if value >= s.before { // else it began anew
+			more = value - s.before
+		}
+		s.Latest, s.before = value, value
+	}
+	if seconds := m.At.Sub(s.at).Seconds(); !s.at.IsZero() && seconds > 0 {
+		s.Points = append(s.Points, [2]float64{at, more / seconds})
+	}
+}
+
+// thinned keeps so many points that a plot is not too fine.
+func thinned(points [][2]float64) [][2]float64 {
+	if len(points) <= maxPlotted {
+		return points
+	}
+	kept := make([][2]float64, maxPlotted)
+	for i := range kept {
+		kept[i] = points[i*(len(points)-1)/(maxPlotted-1)]
+	}
+	return kept
+}

@@ -1,0 +1,172 @@
+// The frame around the views: sections, filter, pause, keys.
+
+const sections = [
+  ["What happens", [["overview", "Overview"], ["invocations", "Invocations"], ["traces", "Traces"], ["logs", "Logs"], ["metrics", "Metrics"]]],
+  ["What is there", [["functions", "Functions"], ["triggers", "Triggers"], ["workers", "Workers"]]],
+];
+const order = sections.flatMap(([, items]) => items.map(([id]) => id));
+
+const views = {}; // by section: title, filter, parts, open(root, tools) → { draw(parts) }
+const ui = { filters: {}, paused: false, own: false, choice: {} };
+let current = null; // { section, path, draw }
+
+const own = worker => !worker.internal;
+const userFunctions = () => store.registry.functions.filter(f => !f.internal);
+const userWorkers = () => store.registry.workers.filter(own);
+
+// filter is what the section's filter asks for: words that must all be there.
+function matches(text) {
+  const words = (ui.filters[current.section] || "").toLowerCase().split(/\s+/).filter(Boolean);
+  if (!words.length) return true;
+  text = text.toLowerCase();
+  return words.every(w => w.startsWith("-") && w.length > 1 ? !text.includes(w.slice(1)) : text.includes(w));
+}
+
+function mark() {
+  return svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" },
+    svg("rect", { width: 16, height: 16, rx: 4, fill: "#4f46e5" }),
+    [3, 7, 11].map(x => [svg("rect", { x, y: 6, width: 2, height: 7, rx: 1, fill: "#fff" }), svg("circle", { cx: x + 1, cy: 3.6, r: 1.1, fill: "#fff" })]));
+}
+
+const navCounts = {
+  invocations: () => { const n = failedLately(); return n ? [n + " failed", "bad"] : [store.activity.running || ""]; },
+  functions: () => [userFunctions().length],
+  triggers: () => { const n = store.registry.triggers.filter(t => t.parked).length; return n ? [n + " waiting", "warn"] : [store.registry.triggers.length]; },
+  workers: () => [userWorkers().length],
+};
+
+function failedLately() { return store.activity.seconds.reduce((n, s) => n + s.failed, 0); }
+
+const liveTexts = { on: "live", off: "reconnecting…", gone: "the engine is gone" };
+
+function drawNav() {
+  const nav = document.getElementById("nav");
+  if (!nav.firstChild) {
+    nav.append(h("div", { class: "brand" }, mark(), "iii", h("span", null, "console")),
+      ...sections.map(([title, items]) => h("div", { class: "nav-group" }, h("div", null, title),
+        items.map(([id, label]) => h("a", { class: "nav-item", href: "#/" + id, "data-id": id }, label, h("span", { class: "count" }))))),
+      h("dl", { class: "nav-foot" }));
+  }
+  for (const a of nav.querySelectorAll(".nav-item")) {
+    if (current && a.dataset.id === current.section) a.setAttribute("aria-current", "page");
+    else a.removeAttribute("aria-current");
+    const [text, mood] = (navCounts[a.dataset.id] || (() => [""]))();
+    const badge = a.querySelector(".count");
+    if (badge.textContent !== String(text)) badge.textContent = text;
+    badge.className = "count " + (mood || "");
+  }
+  const e = store.engine, foot = nav.querySelector(".nav-foot"), state = JSON.stringify([e, store.live]);
+  if (foot.dataset.state === state) return;
+  foot.dataset.state = state;
+  show(foot, h("div", { class: "live " + store.live, role: "status" }, liveTexts[store.live]),
+    e ? [["workers connect to", e.worker_url], ["HTTP triggers", e.http_url], ["streams", e.stream_url]].map(([k, v]) => [h("dt", null, k), h("dd", null, v)]) : null,
+    e ? [h("dt", null, "protocol of engine"), h("dd", null, e.version)] : null);
+}
+
+function drawBar(view) {
+  const tools = h("div", { style: { display: "contents" } });
+  const input = h("input", { type: "search", placeholder: view.filter, "aria-label": view.filter, value: ui.filters[current.section] || "", spellcheck: "false",
+    oninput: e => { ui.filters[current.section] = e.target.value; changed("filter"); } });
+  const pause = h("button", { class: "button", type: "button", title: "Stop the page; the engine goes on (p)", "aria-pressed": String(ui.paused), onclick: togglePause }, ui.paused ? "Paused" : "Pause");
+  pause.id = "pause";
+  show(document.getElementById("bar"), h("h1", null, view.title),
+    view.filter ? h("div", { class: "search" }, input, h("kbd", null, "/")) : null, tools, h("span", { class: "grow" }),
+    pause, h("button", { class: "button", type: "button", title: "Keys (?)", onclick: help }, "?"));
+  return tools;
+}
+
+function togglePause() {
+  ui.paused = !ui.paused;
+  const button = document.getElementById("pause");
+  button.setAttribute("aria-pressed", String(ui.paused));
+  button.textContent = ui.paused ? "Paused" : "Pause";
+  if (!ui.paused) changed("all");
+}
+
+function help() {
+  const dialog = document.getElementById("help");
+  const keys = [["1 … 8", "go to a section"], ["/", "filter; words, -word for those without it"], ["↑ ↓  or  k j", "previous, next"], ["← →", "fold and unfold a span"],
+    ["Esc", "close what is open"], ["p", "pause"], ["?", "this help"]];
+  show(dialog, h("h2", { style: { marginBottom: "10px" } }, "Keyboard"),
+    h("table", null, keys.map(([k, what]) => h("tr", null, h("td", null, h("kbd", null, k)), h("td", null, what)))),
+    h("form", { method: "dialog", style: { textAlign: "right", marginTop: "12px" } }, h("button", { class: "button" }, "Close")));
+  dialog.showModal();
+}
+
+function route() {
+  const [section, ...path] = location.hash.replace(/^#\//, "").split("/").map(decodeURIComponent);
+  const view = views[section] || views.overview, id = views[section] ? section : "overview";
+  if (!current || current.section !== id || view.whole && Boolean(current.path[0]) !== Boolean(path[0])) {
+    current = { section: id, path };
+    const root = document.getElementById("view");
+    root.scrollTop = 0;
+    document.title = view.title + " · iii console";
+    want(...(view.parts || []));
+    const tools = drawBar(view);
+    show(root);
+    current.draw = view.open(root, tools);
+  }
+  current.path = path;
+  drawNav();
+  current.draw(new Set(["route"]));
+}
+
+function redraw(parts) {
+  drawNav();
+  const asked = ["route", "filter", "all", "detail"].some(p => parts.has(p));
+  if (current && (!ui.paused || asked)) current.draw(parts);
+}
+
+function path(...parts) { return "#/" + parts.map(encodeURIComponent).join("/"); }
+
+// list is a view of a table and, beside it, what is selected in it.
+function splitView(root, list, { close }) {
+  const detail = h("aside", { class: "detail", "aria-label": "details" });
+  const split = h("div", { class: "split" }, h("div", { class: "list" }, list), detail);
+  let shown;
+  root.append(split);
+  return {
+    // set shows what draw makes, unless that is there already.
+    set(key, draw) {
+      split.classList.toggle("open", key !== undefined);
+      if (key === shown) return;
+      const top = String(key).split("\n")[0] === String(shown).split("\n")[0] ? detail.scrollTop : 0;
+      shown = key;
+      show(detail, key === undefined ? [] : draw(h("button", { class: "button small", type: "button", title: "Close (Esc)", "aria-label": "Close", onclick: () => { location.hash = close; } }, "✕")));
+      detail.scrollTop = top;
+    },
+  };
+}
+
+function step(by) {
+  const rows = [...document.querySelectorAll("#view [data-href]")].filter(r => r.offsetParent !== null || r.closest(".split.open"));
+  if (!rows.length) return;
+  const opens = views[current.section].whole && !current.path[0]; // another page: Enter does that
+  const at = rows.findIndex(r => opens ? r === document.activeElement : r.getAttribute("aria-selected") === "true");
+  const next = rows[at < 0 ? (by > 0 ? 0 : rows.length - 1) : Math.max(0, Math.min(rows.length - 1, at + by))];
+  next.scrollIntoView({ block: "nearest" });
+  if (opens) return next.focus();
+  location.hash = next.dataset.href;
+  route(); // at once: the next key may come before the event
+}
+
+function keys(e) {
+  if (e.ctrlKey || e.metaKey || e.altKey || document.getElementById("help").open) return;
+  const typing = e.target.closest && e.target.closest("input, textarea, select");
+  if (e.key === "Escape") {
+    if (typing) return typing.value ? void 0 : typing.blur();
+    if (current.path.length) location.hash = path(current.section);
+    return;
+  }
+  if (typing) {
+    if (e.key === "ArrowDown" || e.key === "Enter") { typing.blur(); step(1); e.preventDefault(); }
+    return;
+  }
+  if (e.key >= "1" && e.key <= String(order.length)) location.hash = "#/" + order[e.key - 1];
+  else if (e.key === "/") { document.querySelector(".search input")?.focus(); e.preventDefault(); }
+  else if (e.key === "?") help();
+  else if (e.key === "p") togglePause();
+  else if (e.key === "ArrowDown" || e.key === "j") { step(1); e.preventDefault(); }
+  else if (e.key === "ArrowUp" || e.key === "k") { step(-1); e.preventDefault(); }
+  else if ((e.key === "ArrowLeft" || e.key === "ArrowRight") && current.fold) { current.fold(e.key === "ArrowLeft"); e.preventDefault(); }
+}

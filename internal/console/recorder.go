@@ -1,0 +1,200 @@
+package console
+
+import (
+	"encoding/json"
+	"sync"
+	"time"
+)
+
+const (
+	// maxInvocations is how many invocations are kept, those of the engine's own
+	// functions apart from the others, so that they do not push them out.
+	maxInvocations = 1000
+	// maxInvocationBytes bounds the payloads that are kept with them.
+	maxInvocationBytes = 16 << 20
+	// maxPayload is the largest payload that is kept; of a larger one only its size.
+	maxPayload = 1 << 20
+)
+
+// Call is what is known of an invocation when it begins.
+type Call struct {
+	Namespace, Function string
+	Worker              string // that executes it; "" for the engine itself
+	Caller              string // the worker that asks for it; "" for the engine
+	Cause               string // of a call of the engine: the trigger's type
+	Trigger             string // and its id
+	Internal            bool   // the function is one of the engine's own
+	Data, Metadata      json.RawMessage
+	TraceID             string
+}
+
+// Invocation is a call under way, or one that has ended. It belongs to the lock of
+// its Recorder.
+type Invocation struct {
+	Call
+	seq, changed    uint64
+	began           time.Time
+	took            time.Duration // once it has ended
+	ended           bool
+	result          json.RawMessage
+	code, message   string // of an error
+	size, resultLen int
+}
+
+// Recorder notes the invocations of an engine, the latest within bounds. A nil one
+// notes nothing. Its methods may be called from several goroutines at once and wait for
+// nobody.
+type Recorder struct {
+	mu              sync.Mutex
+	seq, changes    uint64
+	users, internal ring
+	running         int
+	activity        activity
+}
+
+// NewRecorder makes a recorder.
+func NewRecorder() *Recorder {
+	return &Recorder{activity: newActivity()}
+}
+
+// Begin notes that a call has begun. The payloads must not change afterwards.
+func (r *Recorder) Begin(c Call) *Invocation {
+	if r == nil {
+		return nil
+	}
+	i := &Invocation{Call: c, began: time.Now(), size: len(c.Data)}
+	if i.size > maxPayload {
+		i.Data = nil
+	}
+	if len(i.Metadata) > maxPayload {
+		i.Metadata = nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seq++
+	r.changes++
+	i.seq, i.changed = r.seq, r.changes
+	r.ringOf(i).add(i)
+	if !c.Internal {
+		r.running++
+		r.activity.began(i.began)
+	}
+	return i
+}
+
+// End notes how a call ended; code and message are empty unless it failed. The first
+// end of an invocation counts; a nil one is ignored.
+func (r *Recorder) End(i *Invocation, result json.RawMessage, code, message string) {
+	if r == nil || i == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i.ended {
+		return
+	}
+	r.changes++
+	i.ended, i.took, i.changed = true, time.Since(i.began), r.changes
+	i.code, i.message, i.resultLen = code, message, len(result)
+	if i.resultLen <= maxPayload {
+		i.result = result
+		r.ringOf(i).grown(i, len(result))
+	}
+	if !i.Internal {
+		r.running--
+		r.activity.ended(i)
+	}
+}
+
+func (r *Recorder) ringOf(i *Invocation) *ring {
+	if i.Internal {
+		return &r.internal
+	}
+	return &r.users
+}
+
+// since copies the invocations that have changed after the given count of changes, the
+// oldest first and at most limit of each kind, the newest; and the count to go on with.
+func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if changes == r.changes {
+		return nil, changes
+	}
+	return append(r.internal.since(changes, limit), r.users.since(changes, limit)...), r.changes
+}
+
+// one is a copy of an invocation that is still kept.
+func (r *Recorder) one(seq uint64) (Invocation, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, list := range []*ring{&r.users, &r.internal} {
+		if i := list.find(seq); i != nil {
+			return *i, true
+		}
+	}
+	return Invocation{}, false
+}
+
+// ring keeps the newest invocations, in their order, within bounds.
+type ring struct {
+	list  []*Invocation
+	bytes int
+}
+
+func (i *Invocation) kept() int { return len(i.Data) + len(i.Metadata) + len(i.result) }
+
+func (l *ring) add(i *Invocation) {
+	l.list = append(l.list, i)
+	l.bytes += i.kept()
+	l.trim()
+}
+
+// grown accounts for n more bytes of i, if it is still kept.
+func (l *ring) grown(i *Invocation, n int) {
+	if l.find(i.seq) == nil {
+		i.result = nil
+		return
+	}
+	l.bytes += n
+	l.trim()
+}
+
+func (l *ring) trim() {
+	drop := 0
+	for drop < len(l.list) && (len(l.list)-drop > maxInvocations || l.bytes > maxInvocationBytes) {
+		l.bytes -= l.list[drop].kept()
+		l.list[drop] = nil
+		drop++
+	}
+	l.list = l.list[drop:]
+}
+
+func (l *ring) find(seq uint64) *Invocation {
+	low, high := 0, len(l.list)
+	for low < high {
+		middle := (low + high) / 2
+		if l.list[middle].seq < seq {
+			low = middle + 1
+		} else {
+			high = middle
+		}
+	}
+	if low < len(l.list) && l.list[low].seq == seq {
+		return l.list[low]
+	}
+	return nil
+}
+
+func (l *ring) since(changes uint64, limit int) []Invocation {
+	var found []Invocation
+	for n := len(l.list) - 1; n >= 0 && len(found) < limit; n-- {
+		if i := l.list[n]; i.changed > changes {
+			found = append(found, *i)
+		}
+	}
+	for a, b := 0, len(found)-1; a < b; a, b = a+1, b-1 {
+		found[a], found[b] = found[b], found[a]
+	}
+	return found
+}

@@ -1,0 +1,88 @@
+package console
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/iii-go/iii"
+)
+
+const (
+	// maxSpans is how many spans, the newest, are looked at for the list of traces.
+	maxSpans = 5000
+	// maxTraces is how many traces the list has.
+	maxTraces = 200
+)
+
+// Trace is a trace in the list.
+type Trace struct {
+	ID       string         `json:"trace_id"`
+	Name     string         `json:"name"` // of its first root
+	Service  string         `json:"service"`
+	Start    uint64         `json:"start"`    // nanoseconds since 1970
+	Duration float64        `json:"duration"` // milliseconds, of what has ended
+	Spans    int            `json:"spans"`
+	Errors   int            `json:"errors"`
+	Pending  int            `json:"pending"`
+	Internal bool           `json:"internal"` // nothing but the engine's own functions
+	Services []TraceService `json:"services"`
+}
+
+// TraceService is what a service has in a trace.
+type TraceService struct {
+	Name  string `json:"name"`
+	Spans int    `json:"spans"`
+}
+
+// tracesOf groups spans by trace, the trace that began last first.
+func tracesOf(spans []iii.StoredSpan) []Trace {
+	byID := make(map[string][]*iii.StoredSpan)
+	for i := range spans {
+		s := &spans[i]
+		byID[s.TraceID] = append(byID[s.TraceID], s)
+	}
+	traces := make([]Trace, 0, len(byID))
+	for id, list := range byID {
+		traces = append(traces, traceOf(id, list))
+	}
+	slices.SortFunc(traces, func(a, b Trace) int { return cmp.Or(cmp.Compare(b.Start, a.Start), cmp.Compare(a.ID, b.ID)) })
+	return traces[:min(len(traces), maxTraces)]
+}
+
+func traceOf(id string, spans []*iii.StoredSpan) Trace {
+	slices.SortStableFunc(spans, func(a, b *iii.StoredSpan) int { return cmp.Compare(a.StartTimeUnixNano, b.StartTimeUnixNano) })
+	there := make(map[string]bool, len(spans))
+	for _, s := range spans {
+		there[s.SpanID] = true
+	}
+	t := Trace{ID: id, Spans: len(spans), Start: spans[0].StartTimeUnixNano, Internal: true, Services: []TraceService{}}
+	root := spans[0] // unless there is a better one: parents may be in a circle
+	rooted := false
+	end := uint64(0)
+	for _, s := range spans {
+		end = max(end, s.StartTimeUnixNano, s.EndTimeUnixNano)
+		if s.Status == "error" {
+			t.Errors++
+		}
+		if s.Pending {
+			t.Pending++
+		}
+		t.Internal = t.Internal && internalSpan(s)
+		i := slices.IndexFunc(t.Services, func(x TraceService) bool { return x.Name == s.ServiceName })
+		if i < 0 {
+			i = len(t.Services)
+			t.Services = append(t.Services, TraceService{Name: s.ServiceName})
+		}
+		t.Services[i].Spans++
+		if !rooted && (s.ParentSpanID == nil || !there[*s.ParentSpanID]) {
+			root, rooted = s, true
+		}
+	}
+	t.Name, t.Service = root.Name, root.ServiceName
+	t.Duration = float64(end-t.Start) / 1e6
+	return t
+}
+
+func internalSpan(s *iii.StoredSpan) bool {
+	return slices.Contains(s.Attributes, iii.StoredAttribute{"iii.function.kind", "internal"})
+}

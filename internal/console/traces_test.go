@@ -1,0 +1,44 @@
+package console
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii"
+)
+
+func TestTracesOf(t *testing.T) {
+	span := func(trace, id, parent, service, name string, start, end uint64) iii.StoredSpan {
+		s := iii.StoredSpan{TraceID: trace, SpanID: id, ServiceName: service, Name: name, StartTimeUnixNano: start, EndTimeUnixNano: end, Status: "ok"}
+		if parent != "" {
+			s.ParentSpanID = &parent
+		}
+		s.Pending = end == 0
+		return s
+	}
+	failed := span("t1", "c", "b", "bank", "charge", 3e6, 4e6)
+	failed.Status = "error"
+	internal := span("t4", "a", "", "iii", "call engine::functions::list", 9e6, 9e6)
+	internal.Attributes = iii.List[iii.StoredAttribute]{{"iii.function.kind", "internal"}}
+	got := tracesOf([]iii.StoredSpan{
+		failed, // spans come in the order of their ends
+		span("t1", "b", "a", "shop", "order", 2e6, 5e6),
+		span("t1", "a", "", "shop", "checkout", 1e6, 6e6),
+		span("t2", "b", "gone", "shop", "a part", 7e6, 0),
+		span("t3", "a", "b", "shop", "in a", 8e6, 8e6), span("t3", "b", "a", "shop", "circle", 8e6, 8e6),
+		internal,
+	})
+	want := []Trace{
+		{ID: "t4", Name: "call engine::functions::list", Service: "iii", Start: 9e6, Spans: 1, Internal: true, Services: []TraceService{{"iii", 1}}},
+		{ID: "t3", Name: "in a", Service: "shop", Start: 8e6, Spans: 2, Services: []TraceService{{"shop", 2}}},
+		{ID: "t2", Name: "a part", Service: "shop", Start: 7e6, Spans: 1, Pending: 1, Services: []TraceService{{"shop", 1}}},
+		{ID: "t1", Name: "checkout", Service: "shop", Start: 1e6, Duration: 5, Spans: 3, Errors: 1, Services: []TraceService{{"shop", 2}, {"bank", 1}}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("traces (-want +got):\n%s", diff)
+	}
+	if got := tracesOf(nil); got == nil || len(got) != 0 {
+		t.Errorf("without spans: %v", got)
+	}
+}
