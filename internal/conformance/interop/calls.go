@@ -51,6 +51,15 @@ var calls = []scenario{
 			t.errorf("the peer calls Go: got %d bytes, want the %d that were sent", len(out), len(text))
 		}
 	}},
+	{"huge", "a result of 20 MiB from the peer", func(ctx context.Context, t *trial) {
+		var out string
+		if err := t.client.Call(ctx, "peer::text", object{"bytes": 20 << 20}, &out); err != nil {
+			t.errorf("peer::text: %v", err)
+			t.must("the peer", t.ready(ctx, t.peer, "peer::echo")) // over its next connection
+		} else if len(out) != 20<<20 {
+			t.errorf("peer::text: got %d bytes, want %d", len(out), 20<<20)
+		}
+	}},
 	{"error-go-peer", "errors with a code, Go calls the peer", func(ctx context.Context, t *trial) {
 		err := t.client.Call(ctx, "peer::fail", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil)
 		e := t.failsWith("peer::fail", err, "OUT_OF_STOCK")

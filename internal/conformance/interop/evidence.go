@@ -87,7 +87,7 @@ type span struct{ begin, end time.Time }
 // telemetryOf is the kind of telemetry that a scenario is about, and the arrays
 // with the records.
 var telemetryOf = map[string]struct{ prefix, records string }{
-	"logs": {"LOGS", "logRecords"}, "logs-outside": {"LOGS", "logRecords"},
+	"logs": {"LOGS", "logRecords"}, "logs-outside": {"LOGS", "logRecords"}, "log-trigger-go": {"LOGS", "logRecords"},
 	"metrics": {"MTRC", "metrics"}, "gauges": {"MTRC", "metrics"},
 	"trace": {"OTLP", "spans"},
 }

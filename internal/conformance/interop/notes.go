@@ -43,9 +43,10 @@ var explanations = map[string]map[string]string{
 		"namespace-go-peer": "The options of a worker have no namespace in this version; it is in the default one.",
 		"observe":           noObservers,
 		"namespace-peer-go": "The requests of a call have no namespace in this version.",
-		"logs": "The records have a severity number and no severity text. The engine compares the text alone, " +
-			"in the filter of engine::logs::list as well as in log triggers, so a log trigger with a level " +
-			"never fires for a Node worker.",
+		"huge": "The result leaves in one WebSocket frame. The engine takes frames of up to 16 MiB and ends the " +
+			"connection at a larger one; the worker comes back.",
+		"logs":           noSeverity,
+		"log-trigger-go": noSeverity,
 	},
 	"python": {
 		"null-peer-go": "With None as the payload the message has no member data, which the protocol requires. The " +
@@ -60,11 +61,14 @@ var explanations = map[string]map[string]string{
 	"rust": {
 		"provider-peer": "The SDK has no trigger types in this version: observers have taken their place, which " +
 			"engines of version 0.23 do not know.",
-		"logs": "The records have a severity number and no severity text. The engine compares the text alone, " +
-			"in the filter of engine::logs::list as well as in log triggers, so a log trigger with a level " +
-			"never fires for a Rust worker.",
+		"logs":           noSeverity,
+		"log-trigger-go": noSeverity,
 	},
 }
+
+const noSeverity = "The records have a severity number and no severity text. The engine compares the text alone, in " +
+	"the filter of engine::logs::list as well as in log triggers, so a log trigger with a level never fires for " +
+	"this SDK's workers."
 
 const noObservers = "There are no observers here, and none in engines of version 0.23."
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"time"
 
 	"github.com/iii-go/iii"
 )
@@ -92,6 +93,16 @@ var triggers = []scenario{
 		t.telemetry.Logger().Warn(ctx, "look here", object{"n": 1})
 		got := t.members("event", t.next(ctx, "peer::on-log").Payload)
 		t.equal("record", []any{got["severity_text"], got["body"], got["service_name"]}, []any{"WARN", "look here", goWorker})
+	}},
+	{"log-trigger-go", "a log trigger of Go with a level, the peer logs", func(ctx context.Context, t *trial) {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		defer unregister(t.listenHere("go::on-log", nil, 0))
+		trigger := t.bindHere(ctx, "go::on-log", iii.LogTriggerConfig{Level: "warn"})
+		defer trigger.Unregister()
+		t.value(ctx, "log", object{"level": "warn", "message": "look there", "data": object{}})
+		got := t.members("event", t.next(ctx, "go::on-log").Payload)
+		t.equal("record", []any{got["severity_number"], got["body"], got["service_name"]}, []any{13, "look there", t.peerName()})
 	}},
 	{"provider-peer", "a trigger type provided by the peer and bound by Go", providerPeer},
 	{"provider-go", "a trigger type provided by Go and bound by the peer", providerGo},

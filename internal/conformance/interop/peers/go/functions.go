@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -44,6 +45,10 @@ func (p *peer) register() error {
 	})
 	errs = append(errs, err)
 	_, err = iii.Handle(p.client, "peer::http", p.http)
+	errs = append(errs, err)
+	_, err = iii.Handle(p.client, "peer::text", func(_ context.Context, in struct{ Bytes int }) (string, error) {
+		return strings.Repeat("x", in.Bytes), nil
+	})
 	errs = append(errs, err)
 	handle("peer::http-stream", p.httpStream)
 	_, err = iii.Handle(p.client, "peer::sink", func(ctx context.Context, in ends) (report, error) {

@@ -157,6 +157,7 @@ iii.registerFunction('peer::do', async ({ step, ...s }) => {
   }
 })
 iii.registerFunction('peer::echo', async (payload) => payload)
+iii.registerFunction('peer::text', async ({ bytes }) => 'x'.repeat(bytes))
 iii.registerFunction('peer::inspect', async (payload, metadata) => ({ payload: plain(payload), metadata: metadata ?? null }))
 iii.registerFunction('peer::crash', async () => {
   throw new Error('it broke')

@@ -218,6 +218,10 @@ async def echo(data):
     return data
 
 
+async def text(data):
+    return "x" * data["bytes"]
+
+
 async def inspect(data, metadata=None):
     data.pop("_caller_worker_id", None)
     return {"payload": data, "metadata": metadata}
@@ -278,6 +282,7 @@ async def traced(data):
 for function_id, handler in {
     "peer::do": do,
     "peer::echo": echo,
+    "peer::text": text,
     "peer::inspect": inspect,
     "peer::crash": crash,
     "peer::fail": fail,

@@ -56,9 +56,14 @@ async fn main() {
 
 /// gauges reports on the process, under the id that the engine gave the worker.
 async fn gauges(iii: &IIIClient, name: String) -> Result<WorkerGaugesHandle, Error> {
-    iii.wait_until_registered(Duration::from_secs(20)).await?;
-    let worker = CallRequest::new("engine::workers::info", json!({ "name": name })).namespace("default");
-    let found = iii.call(worker).await?;
+    let found = loop {
+        let worker = CallRequest::new("engine::workers::info", json!({ "name": name })).namespace("default");
+        match iii.call(worker).await {
+            // The registration, which gives the worker its name, may be under way.
+            Err(Error::Remote { code, .. }) if code == "NOT_FOUND" => tokio::time::sleep(Duration::from_millis(50)).await,
+            found => break found?,
+        }
+    };
     let id = found["worker"]["id"].as_str().unwrap_or_default().to_string();
     let collector = Arc::new(WorkerMetricsCollector::new());
     let options = WorkerGaugesOptions { worker_id: id, worker_name: Some(name) };
@@ -76,6 +81,9 @@ fn register(iii: &IIIClient) {
         async move { Ok::<_, Error>(peer.take(s).await) }
     }));
     add("peer::echo", RegisterFunction::new_async(|v: Value| async move { Ok::<_, Error>(v) }));
+    add("peer::text", RegisterFunction::new_async(|v: Value| async move {
+        Ok::<_, Error>("x".repeat(v["bytes"].as_u64().unwrap_or(0) as usize))
+    }));
     add("peer::inspect", RegisterFunction::new_async(|mut v: Value, metadata: Option<Value>| async move {
         if let Some(m) = v.as_object_mut() {
             m.remove("_caller_worker_id");
