@@ -86,7 +86,6 @@ var deviations = []*deviation{
 	deviates("stream-socket", `a streams::auth\.data\.(addr|headers\.sec-websocket-(key|extensions))`,
 		"they are those of another client"),
 
-	deviates("http-functions", `a ext::text\.error\.message`, "the words are those of another parser"),
 	deviates("http-functions", `a ext::refused\.error\.message`, "the words are those of Go's net package"),
 
 	deviates("rbac", `gate gate::auth\.data\.headers\.sec-websocket-(key|extensions)`, "they are those of another client"),
@@ -96,7 +95,6 @@ var deviations = []*deviation{
 
 	deviates("telemetry", `a engine::logs::list\.result\.logs\[[0-2]\]\.attributes\.(file|line)`, "likewise"),
 	deviates("telemetry", `a engine::logs::list\.result\.logs\[[0-2]\]\.attributes\.peer`, "the port is another one"),
-	deviates("telemetry", `a engine::logs::list\.result\.logs\[2\]\.attributes\.error`, "the words are those of another parser"),
 	deviates("telemetry", `a engine::logs::list\.result\.total`, "the recorded engine's log has lines about much that is silent here"),
 
 	deviates("queues", `a engine::queue::dlq_messages\.result\[0\]\.size_bytes`, "it is the size of another form of the job"),

@@ -61,7 +61,7 @@ func TestHTTPOutcome(t *testing.T) {
 		body, result, code string
 	}{
 		{200, ``, ``, ``}, {204, ``, ``, ``}, {201, ` {"b":1,"a":2} `, `{"a":2,"b":1}`, ``}, {200, `null`, `null`, ``},
-		{200, `{`, ``, `invalid_response: no valid JSON`}, {299, "\"\xff\"", ``, `invalid_response: no valid UTF-8`},
+		{200, `{`, ``, `invalid_response: EOF while parsing an object at line 1 column 1`}, {299, "\"\xff\"", ``, `invalid_response: invalid unicode code point at line 1 column 3`},
 		{302, ``, ``, ``}, {302, `moved`, ``, ``}, {304, `[1]`, `[1]`, ``}, {101, `x`, ``, ``},
 		{400, `{"error":{"code":"C","message":"m"}}`, ``, `C: m`}, {404, `{"error":{}}`, ``, `http_error: HTTP request failed`},
 		{500, `{"error":{"code":1,"message":"m"}}`, ``, `http_error: m`}, {500, `{"error":{"code":"C","message":null}}`, ``, `C: HTTP request failed`},

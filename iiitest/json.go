@@ -2,6 +2,7 @@ package iiitest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -39,15 +40,12 @@ func withKey(raw json.RawMessage, key string, value json.RawMessage) json.RawMes
 	return appendMembers(make([]byte, 0, len(raw)+len(key)+len(value)+4), members)
 }
 
-// checkJSON refuses what the engine's parser refuses.
+// checkJSON refuses what the engine's parser refuses, in its words.
 func checkJSON(raw []byte) error {
-	if !json.Valid(raw) {
-		return errors.New("no valid JSON")
+	if json.Valid(raw) && utf8.Valid(raw) && checkDepth(raw) == nil {
+		return nil
 	}
-	if !utf8.Valid(raw) {
-		return errors.New("no valid UTF-8")
-	}
-	return checkDepth(raw)
+	return errors.New(cmp.Or(syntaxError(raw), "no valid JSON"))
 }
 
 // scanner walks over text that is known to be JSON.

@@ -1,6 +1,7 @@
 package iiitest
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -28,10 +29,10 @@ type otlpReader struct {
 // readOTLP reads a whole frame, without its tag, with f.
 func readOTLP(data []byte, f func(r *otlpReader)) error {
 	switch {
-	case !json.Valid(data):
-		return engineText("no valid JSON")
 	case !utf8.Valid(data):
 		return engineText("no valid UTF-8")
+	case !json.Valid(data):
+		return engineText(cmp.Or(syntaxError(data), "no valid JSON"))
 	}
 	r := &otlpReader{s: scanner{b: data}}
 	f(r)
