@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,9 +31,9 @@ func TestChecklistReconnectLosesNothing(t *testing.T) {
 
 func killEngine(t *testing.T, p *otelPeer, kind string) {
 	const kills, frames = 100, 20_000
-	seen := 0
+	var seen atomic.Int64
 	p.script.frame = func(c *otelConn, _ []byte) bool {
-		if seen++; c.n < kills && kind != "pong lost" && seen%37 == 0 {
+		if count := seen.Add(1); c.n < kills && kind != "pong lost" && count%37 == 0 {
 			c.kill()
 			return kind == "after the frame"
 		}

@@ -258,7 +258,7 @@ func TestChecklistLargePayload(t *testing.T) {
 		t.Fatal(err)
 	}
 	in := json.RawMessage(`{"password":"hunter2","text":"` + strings.Repeat("x", 20<<20) + `"}`)
-	if err := c.Call(t.Context(), "t::take", in, nil, iii.WithTimeout(time.Minute)); err != nil {
+	if err := c.Call(t.Context(), "t::take", in, nil, iii.WithTimeout(10*time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	flush(t, telemetry)

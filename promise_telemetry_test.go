@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,9 +36,10 @@ func TestR13TelemetryArrives(t *testing.T) {
 
 func recordWhileKilled(t *testing.T, p *otelPeer, kind string) {
 	const kills = 100
-	seen, n := 0, 0
+	var seen atomic.Int64
+	n := 0
 	p.script.frame = func(c *otelConn, _ []byte) bool {
-		if seen++; c.n < kills && kind != "pong lost" && seen%23 == 0 {
+		if count := seen.Add(1); c.n < kills && kind != "pong lost" && count%23 == 0 {
 			c.kill()
 			return kind == "after the frame"
 		}
@@ -120,7 +122,12 @@ func TestR14FlushMeansReceived(t *testing.T) {
 		var held []heldPing
 		frames := 0
 		p := newOtelPeer(t, otelScript{
-			frame: func(*otelConn, []byte) bool { frames++; return true },
+			frame: func(*otelConn, []byte) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				frames++
+				return true
+			},
 			ping: func(_ *otelConn, payload []byte) bool {
 				mu.Lock()
 				defer mu.Unlock()
@@ -309,8 +316,11 @@ func TestChecklistSnapshotPrecedesFinal(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 9))
 			p := newOtelPeer(t, otelScript{})
-			killing := rand.New(rand.NewPCG(seed, 10)) // of the goroutine that reads
+			var mu sync.Mutex
+			killing := rand.New(rand.NewPCG(seed, 10)) // of the goroutines that read
 			p.script.frame = func(c *otelConn, _ []byte) bool {
+				mu.Lock()
+				defer mu.Unlock()
 				if c.n < 20 && killing.IntN(30) == 0 {
 					c.kill()
 					return killing.IntN(2) == 0
