@@ -7,7 +7,9 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"sync"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -20,6 +22,8 @@ type tracing struct {
 	// parentBased says that a caller which is not sampled is not sampled here
 	// either, as is the default: then there is no need to begin a span.
 	parentBased bool
+
+	watchers sync.Map // ids of functions that this client has bound to trace triggers
 }
 
 func newTracing(provider trace.TracerProvider) *tracing {
@@ -41,6 +45,14 @@ func (t *tracing) wants(in *incoming) bool {
 	return !t.parentBased || len(header) != traceparentLength+2 || !bytes.HasSuffix(header, []byte(`-00"`))
 }
 
+// watch notes that a function is told of new spans. Its own say what function they
+// are of, by which the engine knows them and does not tell of them, for ever.
+func (t *tracing) watch(functionID string) {
+	if t != nil {
+		t.watchers.Store(functionID, trace.WithAttributes(attribute.String("function_id", functionID)))
+	}
+}
+
 // invocationSpan is the span around one handler; the zero value records nothing.
 type invocationSpan struct {
 	span  trace.Span // nil if it is not recorded
@@ -53,7 +65,11 @@ func (t *tracing) begin(ctx *invocationContext, in *incoming) (context.Context, 
 	if t == nil || !t.wants(in) {
 		return ctx, invocationSpan{}
 	}
-	own, span := t.tracer.Start(ctx, in.function.spanName)
+	var opts []trace.SpanStartOption
+	if attributes, ok := t.watchers.Load(in.function.id); ok {
+		opts = []trace.SpanStartOption{attributes.(trace.SpanStartOption)}
+	}
+	own, span := t.tracer.Start(ctx, in.function.spanName, opts...)
 	if !span.IsRecording() {
 		return own, invocationSpan{}
 	}

@@ -225,6 +225,9 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 	}
+	if cfg.TriggerType() == (TraceTriggerConfig{}).TriggerType() {
+		c.tracing.watch(functionID)
+	}
 	t := &Trigger{client: c, id: o.id, onError: o.onError}
 	t.entry = entry{add: add, remove: remove, renew: func() { t.refused.Store(nil) }}
 	return t, nil

@@ -1,0 +1,50 @@
+package iii_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+// A function that is told of new traces is not told of its own invocations: that
+// would go on for ever.
+func TestTraceTriggerEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engine := telemetryEngine(t)
+		telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: pointer(engine.URL())},
+			iii.WithTelemetryConnection(iii.WithConnectionDialContext(engine.DialContext)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := iii.New(engine.URL(), iii.WithDialContext(engine.DialContext), iii.WithTelemetry(telemetry))
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := 0
+		handle(t, c, "t::watch", func(context.Context, iii.TraceEvent) (any, error) {
+			told++
+			return nil, nil
+		})
+		if _, err := c.Trigger("t::watch", iii.TraceTriggerConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_, span := telemetry.Tracer().Start(t.Context(), "work")
+		span.End()
+		time.Sleep(time.Minute)
+		if told < 1 || told > 2 {
+			t.Errorf("told %d times of one trace", told)
+		}
+		if err := telemetry.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
