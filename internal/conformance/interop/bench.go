@@ -33,6 +33,7 @@ type bench struct {
 	telemetry *iii.Telemetry
 	client    *iii.Client
 	peer      *peer
+	log       *os.File // of our worker
 
 	mu   sync.Mutex
 	seen map[string]chan event // by the function that was called
@@ -63,8 +64,7 @@ func newBench(ctx context.Context, s sdk, iiidev string, argv []string, dir stri
 	if b.proxy, err = newProxy(u.Host); err != nil {
 		return nil, err
 	}
-	logFile, err := os.Create(filepath.Join(dir, goWorker+".log"))
-	if err != nil {
+	if b.log, err = os.Create(filepath.Join(dir, goWorker+".log")); err != nil {
 		return nil, err
 	}
 	interval := uint64(200)
@@ -74,7 +74,7 @@ func newBench(ctx context.Context, s sdk, iiidev string, argv []string, dir stri
 		return nil, err
 	}
 	b.client, err = iii.New(b.engine.workers, iii.WithName(goWorker), iii.WithTelemetry(b.telemetry),
-		iii.WithLogger(slog.New(slog.NewTextHandler(logFile, nil))))
+		iii.WithLogger(slog.New(slog.NewTextHandler(b.log, nil))))
 	if err != nil {
 		return nil, err
 	}
@@ -106,6 +106,9 @@ func (b *bench) Close() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		_ = b.telemetry.Shutdown(ctx)
 		cancel()
+	}
+	if b.log != nil {
+		_ = b.log.Close()
 	}
 	if b.proxy != nil {
 		_ = b.proxy.Close()

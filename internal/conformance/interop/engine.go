@@ -20,7 +20,6 @@ type engine struct {
 	workers, http, streams, guard string // URLs
 	frames                        string // file
 	log                           *os.File
-	output                        io.Closer
 }
 
 // guardConfig is the guarded port: everything about it is decided by gate::auth.
@@ -45,13 +44,13 @@ func startEngine(ctx context.Context, program, dir string) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.output = out
 	if err := e.program.Start(); err != nil {
 		return nil, fmt.Errorf("iiidev: %w", err)
 	}
 	urls := map[string]*string{"workers": &e.workers, "http": &e.http, "streams": &e.streams, "guarded": &e.guard}
 	for lines := bufio.NewScanner(out); len(urls) > 0; {
 		if !lines.Scan() {
+			_ = e.stop()
 			return nil, fmt.Errorf("iiidev did not say its addresses; see %s", e.log.Name())
 		}
 		name, url, _ := strings.Cut(lines.Text(), " ")

@@ -165,7 +165,7 @@ var (
 	digits = regexp.MustCompile(`[0-9a-f]{16,32}|[0-9]{16,19}`) // of telemetry
 	ports  = regexp.MustCompile(`127\.0\.0\.1:[0-9]+`)
 	stacks = regexp.MustCompile(`"stacktrace":"(?:[^"\\]|\\.)*"`)
-	pids   = regexp.MustCompile(`"pid":[0-9]+`)
+	hosts  = regexp.MustCompile(`"(os|pid)":("[^"]*"|[0-9]+)`)
 	times  = regexp.MustCompile(`"timestamp":[0-9]+`)
 )
 
@@ -178,7 +178,7 @@ func (m ids) replace(text string) string {
 	})
 	text = traces.ReplaceAllString(text, "00-…-01")
 	text = stacks.ReplaceAllString(text, `"stacktrace":"…"`)
-	text = pids.ReplaceAllString(text, `"pid":1`)
+	text = hosts.ReplaceAllString(text, `"$1":"…"`)
 	text = times.ReplaceAllString(text, `"timestamp":0`)
 	return ports.ReplaceAllString(text, "127.0.0.1:0")
 }

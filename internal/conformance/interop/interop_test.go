@@ -122,6 +122,7 @@ func TestEvidence(t *testing.T) {
 	frames := []frame{
 		{Worker: "other", Name: "interop-go", Dir: "send", Frame: json.RawMessage(`{"type":"invokefunction","function_id":"peer::x"}`)},
 		line("", "recv", `{"type":"workerregistered","worker_id":"`+a+`"}`),
+		line("", "send", `{"type":"invokefunction","function_id":"engine::workers::register","data":{"os":"here","pid":12}}`),
 		line("", "send", `{"type":"registerfunction","id":"a"}`),
 		line("", "send", `{"type":"registerfunction","id":"b"}`),
 		line("", "send", `{"type":"registerfunction","id":"c"}`),
@@ -135,6 +136,7 @@ func TestEvidence(t *testing.T) {
 	}
 	want := []string{
 		`engine → peer {"type":"workerregistered","worker_id":"id1"}`,
+		`peer → engine {"type":"invokefunction","function_id":"engine::workers::register","data":{"os":"…","pid":"…"}}`,
 		`peer → engine {"type":"registerfunction","id":"a"}`,
 		`… and 2 more like that`,
 		`peer → engine {"type":"invokefunction","function_id":"f","invocation_id":"id2","traceparent":"00-…-01"}`,
