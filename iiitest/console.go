@@ -19,8 +19,8 @@ import (
 //
 // A console keeps the last thousand invocations, with at most 16 MiB of payloads, and
 // as many of the engine's own functions; other than that it shows what the engine
-// stores anyway. Values whose keys name secrets, as iii.Redact has it, and cookies are
-// left out.
+// stores anyway. Values whose keys name secrets, as [iii.Redact] has it, cookies, and the
+// keys of channels are left out.
 func WithConsole(addr string) Option {
 	return func(c *config) error {
 		if addr == "" {

@@ -258,15 +258,28 @@ func TestConsoleIsOnTheLoopbackInterface(t *testing.T) {
 	}
 }
 
-// What a call through the engine costs with a console, and without.
+// What a call through the engine costs without a console, with one, and while a page
+// watches.
 func BenchmarkConsole(b *testing.B) {
-	for _, console := range []string{"", "127.0.0.1:0"} {
-		name := "without"
-		if console != "" {
-			name = "with"
-		}
+	for _, name := range []string{"without", "with", "watched"} {
 		b.Run(name, func(b *testing.B) {
+			console := "127.0.0.1:0"
+			if name == "without" {
+				console = ""
+			}
 			e := iiitest.Start(b, iiitest.WithConsole(console))
+			if name == "watched" {
+				resp, err := http.Get(e.ConsoleURL() + "api/events")
+				if err != nil {
+					b.Fatal(err)
+				}
+				read := make(chan struct{})
+				go func() {
+					defer close(read)
+					_, _ = io.Copy(io.Discard, resp.Body)
+				}()
+				defer func() { resp.Body.Close(); <-read }()
+			}
 			c, err := iii.New(e.URL())
 			if err != nil {
 				b.Fatal(err)

@@ -9,10 +9,12 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// maxTraceLogs is how many records are shown with a trace, and maxListed in the log.
 const (
-	maxTraceLogs = 1000
-	maxListed    = 500
+	// maxTraceSpans and maxTraceLogs are how many of each are shown of a trace.
+	maxTraceSpans = 5000
+	maxTraceLogs  = 1000
+	// maxListed is how many records the log shows.
+	maxListed = 500
 )
 
 func (c *console) serveEngine(w http.ResponseWriter, _ *http.Request) { answer(w, c.source.Engine()) }
@@ -136,10 +138,12 @@ func (c *console) serveTrace(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no such trace", http.StatusNotFound)
 		return
 	}
+	left := max(0, len(spans)-maxTraceSpans)
 	answer(w, struct {
 		Spans []iii.StoredSpan `json:"spans"`
+		Left  int              `json:"left"` // spans that are not there, for there are too many
 		Logs  any              `json:"logs"`
-	}{redactSpans(spans), redact(c.source.Logs(id, maxTraceLogs))})
+	}{redactSpans(spans[:len(spans)-left]), left, redact(c.source.Logs(id, maxTraceLogs))})
 }
 
 func (c *console) serveLogs(w http.ResponseWriter, _ *http.Request) {

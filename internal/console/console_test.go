@@ -171,11 +171,12 @@ func TestSecretsAreLeftOut(t *testing.T) {
 
 func TestRedactText(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                               "",
-		"token=s3cret":                   "token=s3cret",
-		`{"a":1,"cookie":"s3cret"}`:      `{"a":1,"cookie":"[REDACTED]"}`,
-		`[{"password":"s3cret"}]`:        `[{"password":"[REDACTED]"}]`,
-		`{"a":"{\"token\":\"s3cret\"}"}`: `{"a":"{\"token\":\"[REDACTED]\"}"}`,
+		"":                          "",
+		"token=s3cret":              "token=s3cret",
+		`{"a":1,"cookie":"s3cret"}`: `{"a":1,"cookie":"[REDACTED]"}`,
+		`{"access_key":"s3cret","channel_id":"c"}`:   `{"access_key":"[REDACTED]","channel_id":"c"}`,
+		`[{"password":"s3cret"}]`:                    `[{"password":"[REDACTED]"}]`,
+		`{"a":"{\"token\":\"s3cret\"}"}`:             `{"a":"{\"token\":\"[REDACTED]\"}"}`,
 		`{"cookie":"s3cret","b":"so lo[TRUNCATED]`:   `{"cookie":"[REDACTED]","b":"so lo[TRUNCATED]`,
 		`{"b":"c","set-cookie": ["s3cret[TRUNCATED]`: `{"b":"c","set-cookie":"[REDACTED]"`,
 		`{"b":["c"],"api_key" : "s3cr\"et`:           `{"b":["c"],"api_key":"[REDACTED]"`,

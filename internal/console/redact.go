@@ -12,32 +12,33 @@ import (
 const redacted = "[REDACTED]"
 
 // redact is v as JSON values without what a key marks as a secret: what iii.Redact
-// knows, and cookies, which HTTP payloads have in their headers; in texts that are JSON
-// themselves too.
-func redact(v any) any { return withoutCookies(iii.Redact(v)) }
+// knows, cookies, which HTTP payloads have in their headers, and the keys of channels;
+// in texts that are JSON themselves too.
+func redact(v any) any { return withoutMore(iii.Redact(v)) }
 
-// cookies reports whether a key names cookies; of an attribute, its last part.
-func cookies(key string) bool {
+// more reports whether a key names a secret of those that iii.Redact does not know; of
+// an attribute, its last part does.
+func more(key string) bool {
 	switch strings.ToLower(key[strings.LastIndexByte(key, '.')+1:]) {
-	case "cookie", "set-cookie", "cookies":
+	case "cookie", "set-cookie", "cookies", "access_key":
 		return true
 	}
 	return false
 }
 
-func withoutCookies(v any) any {
+func withoutMore(v any) any {
 	switch v := v.(type) {
 	case map[string]any:
 		for key, value := range v {
-			if cookies(key) {
+			if more(key) {
 				v[key] = redacted
 			} else {
-				v[key] = withoutCookies(value)
+				v[key] = withoutMore(value)
 			}
 		}
 	case []any:
 		for i, value := range v {
-			v[i] = withoutCookies(value)
+			v[i] = withoutMore(value)
 		}
 	case string:
 		return redactText(v)
@@ -71,7 +72,7 @@ func redactText(text string) string {
 
 func secret(key string) bool {
 	members, _ := iii.Redact(map[string]int{key: 0}).(map[string]any)
-	return members[key] == redacted || cookies(key)
+	return members[key] == redacted || more(key)
 }
 
 // redactSpans changes the list, and nothing that it shares with others.

@@ -7,10 +7,10 @@ views.invocations = {
   open(root, tools) {
     const t = table([
       { title: "time", width: "116px", cell: i => h("span", { class: "num dim" }, clock(i.began)) },
-      { title: "function", width: "25%", cell: i => h("span", { class: "mono" }, i.function), tip: i => i.function },
+      { title: "function", cell: i => h("span", { class: "mono" }, i.function), tip: i => i.function },
       { title: "from", width: "11%", class: "wide", cell: from },
       { title: "to", width: "11%", class: "wide", cell: i => i.worker || h("span", { class: "dim" }, "engine") },
-      { title: "payload", class: "wide", cell: i => i.status === "error" ? [h("span", { class: "tag err" }, i.code), " ", i.message] : h("span", { class: "mono dim" }, i.preview || (i.size > 4096 ? bytes(i.size) : "")) },
+      { title: "payload", width: "32%", class: "wide", cell: i => i.status === "error" ? [h("span", { class: "tag err" }, i.code), " ", i.message] : h("span", { class: "mono dim" }, i.preview || (i.size > 4096 ? bytes(i.size) : "")) },
       { title: "status", width: "88px", cell: i => status(i.status) },
       { title: "took", width: "84px", class: "right num", cell: i => i.status === "running" ? "…" : ms(i.took) },
     ], { key: i => i.seq, href: i => path("invocations", String(i.seq)), rowClass: i => (i.internal ? "muted " : "") + (i.status === "error" ? "error" : "") });
@@ -65,7 +65,7 @@ function invocationDetail(i, d, close) {
     i.status === "error" ? h("section", null, h("div", { class: "failure" }, h("b", null, i.code), "\n" + i.message)) : null,
     h("section", null, h("dl", { class: "facts" },
       h("dt", null, "began"), h("dd", { class: "num" }, moment(i.began)),
-      h("dt", null, "from"), h("dd", null, from(i), i.trigger ? h("span", { class: "dim mono" }, " " + i.trigger) : null),
+      h("dt", null, "from"), h("dd", null, from(i), i.trigger ? [" ", store.registry.triggers.some(t => t.id === i.trigger) ? h("a", { class: "mono", href: path("triggers", i.trigger) }, i.trigger) : h("span", { class: "dim mono" }, i.trigger)] : null),
       h("dt", null, "to"), h("dd", null, i.worker || "the engine"),
       h("dt", null, "function"), h("dd", null, h("a", { href: path("functions", i.namespace, i.function) }, i.function), h("span", { class: "dim" }, " in " + i.namespace)),
       h("dt", null, "trace"), h("dd", { class: "mono" }, i.trace_id ? h("a", { href: path("traces", i.trace_id) }, i.trace_id) : h("span", { class: "dim" }, "none: the caller is outside of any")))),

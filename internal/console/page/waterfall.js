@@ -42,7 +42,8 @@ function openTrace(root, tools) {
 
 // TraceTree is the spans of a trace as a tree.
 class TraceTree {
-  constructor({ spans, logs }) {
+  constructor({ spans, left, logs }) {
+    this.left = left; // spans that are too many to be here
     this.byID = new Map();
     this.logs = logs.slice().reverse(); // oldest first
     for (const s of spans) this.byID.set(s.span_id, { ...s, start: s.start_time_unix_nano / 1e6, end: s.end_time_unix_nano / 1e6, children: [], logs: [] });
@@ -97,7 +98,7 @@ function drawHead(head, trace, id) {
   const root = trace.roots[0], errors = trace.spans.filter(s => s.status === "error").length;
   show(head, h("h2", null, root.name), h("div", { class: "facts" },
     h("span", { class: "num" }, ms(Math.max(...trace.spans.map(s => trace.endOf(s))) - trace.from)),
-    h("span", null, moment(trace.from)), h("span", null, plural(trace.spans.length, "span"), ", ", plural(trace.logs.length, "log record")),
+    h("span", null, moment(trace.from)), h("span", null, plural(trace.spans.length, "span"), trace.left ? " of " + count(trace.spans.length + trace.left) : null, ", ", plural(trace.logs.length, "log record")),
     errors ? h("span", { class: "status error" }, plural(errors, "error")) : trace.pending ? status("running") : h("span", { class: "status ok" }, "ok"),
     h("span", { class: "mono" }, id, " ", copyable(id)),
     h("span", { class: "legend" }, trace.services.map(s => h("span", null, h("i", { style: { background: colour(s) } }), s)))));
