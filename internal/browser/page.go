@@ -142,7 +142,7 @@ func (p *Page) Wait(function string, args ...any) {
 // wait asks again and again: also while the page gives way to another one.
 func (p *Page) wait(what, function string, args ...any) {
 	p.t.Helper()
-	list, err := json.Marshal(args)
+	list, err := json.Marshal(append([]any{}, args...)) // without any it is [], not null
 	if err != nil {
 		p.t.Fatalf("%s: %v", what, err)
 	}

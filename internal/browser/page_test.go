@@ -49,6 +49,7 @@ func TestPage(t *testing.T) {
 	page.WaitText("li", "and Grace")
 	page.WaitGone("#wait")
 	page.Wait(`n => document.querySelectorAll("li").length === n`, 2)
+	page.Wait(`() => document.querySelector("#wait") === null`)
 	if diff := cmp.Diff([]string{"Hello, Ada", "Hello, Ada and Grace"}, page.Texts("li")); diff != "" {
 		t.Errorf("items (-want +got):\n%s", diff)
 	}
