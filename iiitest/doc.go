@@ -49,7 +49,13 @@
 //
 // [WithGuard] opens a second listener for workers, [Engine.GuardedURL], as the
 // engine's worker manager does with an rbac section: an auth function, rights to
-// call, registration hooks, a prefix and a middleware.
+// call, registration hooks, a prefix and a middleware. [WithStreamAuth] and
+// [WithHTTPMiddleware] name the functions that the engine's other servers ask.
+//
+// # Other engines
+//
+// [WithBridge] makes the engine a worker of another one, whose functions its own
+// workers then call by bridge.invoke.
 //
 // # Console
 //
