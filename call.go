@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// CallOption configures one call.
+// CallOption configures one call. One that makes no sense is an error of the call.
 type CallOption func(*callConfig) error
 
 type callConfig struct {

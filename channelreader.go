@@ -32,7 +32,9 @@ const channelSpares = channelReadAhead/channelChunk + 2
 
 // ChannelReader is the reading end of a channel: bytes by Read, messages by
 // Messages, each in order; what comes of the other kind meanwhile is kept aside,
-// up to 16 MiB. Bytes and messages may be read by two goroutines.
+// up to 16 MiB. Bytes and messages may be read by two goroutines. It is made by
+// [Client.CreateChannel] and [Client.OpenReader], and must be closed; the zero value
+// is of no use.
 type ChannelReader struct {
 	end channelEnd
 

@@ -18,7 +18,8 @@ var (
 
 // ChannelWriter is the writing end of a channel. It must be closed, for the
 // reader to see an end. Its methods may be called from several goroutines; their
-// frames are not mixed.
+// frames are not mixed. It is made by [Client.CreateChannel] and
+// [Client.OpenWriter]; the zero value is of no use.
 type ChannelWriter struct {
 	end channelEnd
 

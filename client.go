@@ -225,7 +225,8 @@ func (c *Client) Run(ctx context.Context) error {
 // Shutdown ends the client in order: it takes back its triggers and functions,
 // answers what was not started with code worker_draining, lets running handlers
 // finish and their results leave, flushes its telemetry, and closes the
-// connection. Calls of running handlers still go out. When ctx ends first, what
+// connection. Calls of running handlers still go out; calls that the program makes
+// outside of handlers are not waited for. When ctx ends first, what
 // is left is cut off as by Close, and the error says so. Further calls wait for
 // the end as well.
 func (c *Client) Shutdown(ctx context.Context) error {
@@ -405,7 +406,7 @@ type ClientStats struct {
 	Overloaded     uint64 // invocations refused because too many waited
 }
 
-// Stats reads the counters.
+// Stats reads the counters, each by itself: they need not be of one moment.
 func (c *Client) Stats() ClientStats {
 	s := &c.out.stats
 	stats := ClientStats{

@@ -103,6 +103,7 @@
 //	case err == nil:
 //	case errors.Is(err, iii.ErrFunctionNotFound): // nobody serves shop::quote
 //	case errors.As(err, &refusal): // the function said no: refusal.Code
+//		fmt.Println(refusal.Code)
 //	case iii.SafeToRetry(err): // it has not run
 //	default: // it may have run
 //	}
@@ -155,6 +156,15 @@
 // engine's own functions (engine::, state::, stream::, configuration::, iii:: and
 // publish) are in "default" for everybody, which the client knows.
 //
+// # Access control
+//
+// An engine may ask functions about who connects and what he may call and register.
+// They are ordinary ones: [Handle] with [AuthInput] and [AuthResult], which
+// [NewAuthResult] makes, [OnFunctionRegistrationInput] and its result, and so on.
+// [WithHeader] presents a worker to them. What a session may not call is an
+// [ErrForbidden]. [VerifySignature] checks that the engine has made a request to a
+// function of [Client.HandleHTTPInvoked].
+//
 // # Telemetry
 //
 // [StartTelemetry] makes providers of OpenTelemetry that send traces, metrics and
@@ -182,6 +192,7 @@
 // find all handlers busy wait in a bounded queue; what does not fit is answered with
 // the code overloaded.
 //
-// What the engine sends cannot make the client panic or grow without bound, and no
-// header, token or userinfo of a URL is in an error or a log line.
+// Every method that waits returns when its context ends. What the engine sends cannot
+// make the client panic or grow without bound, and no header, token or userinfo of a
+// URL is in an error or a log line.
 package iii

@@ -173,6 +173,42 @@ func TestPagesQuoteExamples(t *testing.T) {
 	}
 }
 
+// The code in the package comments is that of examples, apart from the program that
+// doc.go begins with: see TestPackageCommentQuotesTheWorker.
+func TestPackageCommentsQuoteExamples(t *testing.T) {
+	known := sources(t)
+	for _, name := range []string{"doc.go", "iiitest/doc.go"} {
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var block []string
+		blocks := 0
+		for _, line := range append(strings.Split(f.Doc.Text(), "\n"), "end") {
+			if strings.HasPrefix(line, "\t") || line == "" {
+				block = append(block, line)
+				continue
+			}
+			code := dedent(trimBlank(block))
+			block = nil
+			if len(code) == 0 || code[0] == "package main" {
+				continue
+			}
+			blocks++
+			found := false
+			for _, source := range known {
+				found = found || quoted(code, source) == nil
+			}
+			if !found {
+				t.Errorf("%s: no example has this:\n%s", name, strings.Join(code, "\n"))
+			}
+		}
+		if blocks < 2 {
+			t.Errorf("%s has %d pieces of code", name, blocks)
+		}
+	}
+}
+
 // Links to files and their headings lead somewhere, and every page can be reached
 // from the index.
 func TestPagesLink(t *testing.T) {

@@ -127,10 +127,15 @@ func (e *Error) Is(target error) bool {
 // worker owns FunctionID: that function is not served and the client lives on.
 // Any other code, WORKER_NAMESPACE_CONFLICT above all, ends the client.
 type RejectedError struct {
-	Code          string
-	Namespace     string
-	WorkerName    string
-	FunctionID    string
+	// Code names the kind of refusal.
+	Code string
+	// Namespace is where the registration was refused.
+	Namespace string
+	// WorkerName is the name that another worker has; "" if it is not about a name.
+	WorkerName string
+	// FunctionID is the function that another worker owns; "" if it is not about one.
+	FunctionID string
+	// OwnerWorkerID is the id of that worker's connection, if the engine tells it.
 	OwnerWorkerID string
 }
 

@@ -24,10 +24,14 @@ import (
 // [Stopping] read it.
 type HandlerFunc func(ctx context.Context, payload json.RawMessage) (any, error)
 
-// Middleware wraps a handler. It is applied once, when a function is registered.
+// Middleware wraps a handler. It is applied once, when a function is registered;
+// what it returns serves invocations from several goroutines at once, and must not
+// be nil.
 type Middleware func(HandlerFunc) HandlerFunc
 
-// Function is a function that this worker has registered.
+// Function is a function that this worker has registered. It is made by
+// [Client.HandleFunc] and its kin; the zero value is of no use. All methods may be
+// called from several goroutines at once.
 type Function struct {
 	client  *Client
 	id      string
@@ -67,7 +71,8 @@ func (f *Function) Unregister() error {
 	return nil
 }
 
-// FunctionOption configures a function when it is registered.
+// FunctionOption configures a function when it is registered. One that makes no
+// sense is an error of the registration.
 type FunctionOption func(*functionConfig) error
 
 type functionConfig struct {
@@ -79,6 +84,7 @@ type functionConfig struct {
 }
 
 // WithFunctionDescription sets the text that describes the function in listings.
+// Default none.
 func WithFunctionDescription(text string) FunctionOption {
 	return func(c *functionConfig) error { c.description = &text; return nil }
 }

@@ -13,7 +13,8 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// WorkerGaugesHandle is a registration of [RegisterWorkerGauges].
+// WorkerGaugesHandle is a registration of [RegisterWorkerGauges]; the zero value is
+// of no use. It may be used from several goroutines at once.
 type WorkerGaugesHandle struct {
 	stop func() error
 }

@@ -130,7 +130,8 @@ func WithName(name string) Option {
 	}
 }
 
-// WithDescription sets the text that describes this worker in listings.
+// WithDescription sets the text that describes this worker in listings. Default
+// none.
 func WithDescription(text string) Option {
 	return func(c *config) error { c.description = text; return nil }
 }
@@ -151,6 +152,8 @@ func WithNamespace(ns string) Option {
 
 // WithHeader adds headers to every WebSocket upgrade of this client, those of
 // channels included. The headers of the upgrade itself (Host apart) are refused.
+// Given again, it adds to those before. Default none. No value of a header is in an
+// error or in the log.
 func WithHeader(h http.Header) Option {
 	return func(c *config) error {
 		return addUpgradeHeader(&c.header, h, "WithHeader")
@@ -166,8 +169,9 @@ func WithTLSConfig(cfg *tls.Config) Option {
 // WithReconnection sets how the client connects again. Default: 1 s, doubled
 // after each failure up to 30 s, each delay spread by ±30 %, for ever. Delays
 // and multiplier that are zero have their defaults, and the zero value is the
-// default as a whole; MaxRetries counts consecutive failures to connect. The
-// delay starts over after a connection that reached readiness.
+// default as a whole; a JitterFactor of 0 is none. MaxRetries counts consecutive
+// failures to connect, nil is no limit. What makes no sense is an error. The delay
+// starts over after a connection that reached readiness.
 // MaxPendingMessages has no effect here: see [WithSendBuffer].
 func WithReconnection(cfg ReconnectionConfig) Option {
 	return func(c *config) (err error) {
@@ -206,7 +210,8 @@ func checkReconnection(cfg ReconnectionConfig) (ReconnectionConfig, error) {
 }
 
 // WithDialContext sets how connections are made: in-memory pipes, Unix sockets.
-// Default: a net.Dialer that honours the proxy variables of the environment.
+// f may be called from several goroutines at once. Default: a net.Dialer that
+// honours the proxy variables of the environment. Nil is an error.
 func WithDialContext(f func(ctx context.Context, network, addr string) (net.Conn, error)) Option {
 	return func(c *config) error {
 		if f == nil {
@@ -217,7 +222,8 @@ func WithDialContext(f func(ctx context.Context, network, addr string) (net.Conn
 	}
 }
 
-// WithDrainTimeout bounds the drain of [Client.Run]. Default 30 s.
+// WithDrainTimeout bounds the drain of [Client.Run]; it must be positive. Default
+// 30 s. [Client.Shutdown] is bounded by its context alone.
 func WithDrainTimeout(d time.Duration) Option {
 	return func(c *config) error {
 		if d <= 0 {
@@ -228,7 +234,8 @@ func WithDrainTimeout(d time.Duration) Option {
 	}
 }
 
-// WithCallTimeout bounds each call that has no timeout of its own. Default 30 s.
+// WithCallTimeout bounds each call that has no timeout of its own ([WithTimeout]);
+// it must be positive. Default 30 s.
 func WithCallTimeout(d time.Duration) Option {
 	return func(c *config) error {
 		if d <= 0 {
@@ -240,8 +247,8 @@ func WithCallTimeout(d time.Duration) Option {
 }
 
 // WithMaxConcurrency limits the handlers that run at once. Default 1000; 0 is
-// no limit. Invocations beyond it wait in a queue of 10,000 messages and
-// 64 MiB; those beyond that are answered with code overloaded.
+// no limit, less an error. Invocations beyond it wait in a queue of 10,000 messages
+// and 64 MiB; those beyond that are answered with code overloaded.
 func WithMaxConcurrency(n int) Option {
 	return func(c *config) error {
 		if n < 0 {
@@ -307,7 +314,8 @@ func WithLogger(l *slog.Logger) Option {
 	}
 }
 
-// WithMiddleware wraps every handler of this client; the first is outermost.
+// WithMiddleware wraps every handler of this client; the first is outermost. Given
+// again, it adds to those before, inside of them. Default none.
 func WithMiddleware(mw ...Middleware) Option {
 	return func(c *config) error {
 		for i, m := range mw {

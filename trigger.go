@@ -76,7 +76,9 @@ func (FunctionsAvailableTrigger) TriggerType() string { return "engine::function
 // TriggerType implements [TriggerConfig].
 func (WorkersAvailableTrigger) TriggerType() string { return "engine::workers-available" }
 
-// Trigger is a trigger that this worker has registered.
+// Trigger is a trigger that this worker has registered. It is made by
+// [Client.Trigger]; the zero value is of no use. All methods may be called from
+// several goroutines at once.
 type Trigger struct {
 	client  *Client
 	id      string
@@ -108,7 +110,8 @@ func (t *Trigger) Unregister() error {
 	return nil
 }
 
-// TriggerOption configures a trigger.
+// TriggerOption configures a trigger. One that makes no sense is an error of
+// [Client.Trigger].
 type TriggerOption func(*triggerOptions) error
 
 type triggerOptions struct {

@@ -1444,7 +1444,7 @@ type OtelConfig struct {
 	Enabled *bool `json:"enabled,omitempty,omitzero"`
 
 	// URL of the engine, to whose path /otel is added unless it is there. Default
-	// $III_URL, else ws://localhost:49134.
+	// $III_URL, else ws://127.0.0.1:49134.
 	EngineWsURL *string `json:"engine_ws_url,omitempty,omitzero"`
 
 	// Whether outgoing HTTP requests get spans. Default true.

@@ -2,10 +2,23 @@
 // as net/http/httptest is a web server in the process of a test: nobody needs
 // an installed engine to write, run or test a worker.
 //
-//	func TestGreet(t *testing.T) {
-//		engine := iiitest.Start(t)
-//		worker, err := iii.New(engine.URL())
-//		…
+// This is a test of a worker that newGreeter makes:
+//
+//	func TestGreeter(t *testing.T) {
+//		engine := iiitest.Start(t) // closed when the test ends
+//		greeter, err := newGreeter(engine.URL())
+//		if err != nil {
+//			t.Fatal(err)
+//		}
+//		defer greeter.Close()
+//		if err := greeter.Connect(t.Context()); err != nil {
+//			t.Fatal(err)
+//		}
+//
+//		got, err := iii.Call[string](t.Context(), greeter, "greet", Person{Name: "Ada"})
+//		if err != nil || got != "Hello, Ada" {
+//			t.Errorf("got %q, %v", got, err)
+//		}
 //	}
 //
 // Outside of tests New starts an engine and Close ends it; command iiidev is a
@@ -40,9 +53,12 @@
 // in which it is started.
 //
 //	synctest.Test(t, func(t *testing.T) {
-//		engine := iiitest.Start(t)
-//		worker, err := iii.New(engine.URL(), iii.WithDialContext(engine.DialContext))
-//		…
+//		engine := iiitest.Start(t) // in a bubble there are no sockets
+//		greeter, err := newGreeter(engine.URL(), iii.WithDialContext(engine.DialContext))
+//		// …
+//		time.Sleep(7 * 24 * time.Hour) // takes no time
+//		synctest.Wait()
+//		// …
 //	})
 //
 // # Rights

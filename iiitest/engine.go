@@ -21,26 +21,23 @@ import (
 // Engine is a running development engine: the worker protocol, its built-in
 // functions and trigger types, in memory. It is made by New or Start and ended
 // by Close. All its methods may be called from any goroutine.
-//
-// # Locks
-//
-// In the order in which they may be taken:
-//
-//   - worker.settle: what a connection has registered while its namespace was
-//     not known yet; held by nobody for long, and never while anything is sent.
-//   - Engine.triggers.mu: trigger types, bindings and their providers. It makes
-//     one change of them after the other; providers inside the engine are told
-//     under it, messages for providers outside get their place in the outbox
-//     under it.
-//   - queues.mu: topics, named queues and their jobs.
-//   - streams.mu, then logs.mu: a change, and a record, until everybody who is
-//     to have it has it in his queue.
-//   - Engine.mu: workers, functions, calls under way, name leases.
-//   - the locks of single things: outbox.mu, frameLog.mu, the stores' own.
-//
-// Nobody waits for a worker under a lock: a message gets its place in the order
-// under it (outbox.push) and the wait for room comes after it (ticket.wait).
 type Engine struct {
+	// The order in which locks may be taken:
+	//   - worker.settle: what a connection has registered while its namespace was
+	//     not known yet; held by nobody for long, and never while anything is sent.
+	//   - Engine.triggers.mu: trigger types, bindings and their providers. It makes
+	//     one change of them after the other; providers inside the engine are told
+	//     under it, messages for providers outside get their place in the outbox
+	//     under it.
+	//   - queues.mu: topics, named queues and their jobs.
+	//   - streams.mu, then logs.mu: a change, and a record, until everybody who is
+	//     to have it has it in his queue.
+	//   - Engine.mu: workers, functions, calls under way, name leases.
+	//   - the locks of single things: outbox.mu, frameLog.mu, the stores' own.
+	//
+	// Nobody waits for a worker under a lock: a message gets its place in the order
+	// under it (outbox.push) and the wait for room comes after it (ticket.wait).
+
 	cfg     config
 	log     *slog.Logger
 	started time.Time

@@ -28,9 +28,9 @@ func (d Direction) String() string {
 // Frame is one message between a worker and the engine, as Frames lists it and
 // as a hook sees it.
 type Frame struct {
-	Time       time.Time
-	Worker     string // the id of the connection
-	WorkerName string // the name the worker gave itself, "" if none (yet)
+	Time       time.Time // when the engine read or wrote it
+	Worker     string    // the id of the connection
+	WorkerName string    // the name the worker gave itself, "" if none (yet)
 	Direction  Direction
 	Binary     bool            // it came as a binary message
 	Message    json.RawMessage // as it was on the wire; need not be JSON

@@ -13,7 +13,7 @@ import (
 // TelemetryFrame is one frame of telemetry as it arrived, on /otel or on a
 // worker's own connection.
 type TelemetryFrame struct {
-	Time   time.Time
+	Time   time.Time       // when it arrived
 	Worker string          // the id of the worker, "" on /otel
 	Prefix string          // OTLP, MTRC or LOGS
 	Data   json.RawMessage // what followed the prefix
