@@ -97,7 +97,7 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 		done:     make(chan struct{}),
 		state:    ConnectionStateDisconnected,
 	}
-	s.queue = telemetryQueue{maxFrames: cfg.maxFrames, maxBytes: cfg.maxBytes, maxAway: cfg.maxAway, fresh: true, dropped: s.report.note}
+	s.queue = telemetryQueue{maxFrames: cfg.maxFrames, maxBytes: cfg.maxBytes, maxAway: cfg.maxAway, fresh: true, dropped: s.report.note, buffers: newFrameBuffers()}
 	s.losses.said = s.report.note
 	s.report.say = func() { s.notify.post(s.sayDrops) }
 	return s

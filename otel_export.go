@@ -20,10 +20,18 @@ var errSpanExporterShutdown = errors.New("iii: span exporter is shut down")
 type engineExporter struct {
 	conn    *SharedEngineConnection
 	stopped atomic.Bool
+	idle    atomic.Pointer[otlpEncoder] // for the next batch; nil while one is encoded
 }
 
-// send queues what e has encoded, and gives e back. It queues what it can, and
-// returns the first error; the connection has counted what it names.
+func (x *engineExporter) encoder() *otlpEncoder {
+	if e := x.idle.Swap(nil); e != nil {
+		return e
+	}
+	return newOTLPEncoder(x.conn.queue.buffers)
+}
+
+// send queues what e has encoded. It queues what it can, and returns the first
+// error; the connection has counted what it names.
 func (x *engineExporter) send(e *otlpEncoder, frames []telemetryFrame) (err error) {
 	for _, f := range frames {
 		if refused := x.conn.enqueue(f); err == nil {
@@ -31,7 +39,9 @@ func (x *engineExporter) send(e *otlpEncoder, frames []telemetryFrame) (err erro
 		}
 	}
 	x.conn.losses.note(&e.lost)
-	e.free()
+	if e.done() {
+		x.idle.Store(e)
+	}
 	return err
 }
 
@@ -89,7 +99,7 @@ func (x *EngineSpanExporter) ExportSpans(_ context.Context, spans []sdktrace.Rea
 	if x.stopped.Load() {
 		return errSpanExporterShutdown
 	}
-	e := newOTLPEncoder()
+	e := x.encoder()
 	return x.send(e, e.spans(spans))
 }
 
@@ -146,7 +156,7 @@ func (x *EngineMetricsExporter) Export(_ context.Context, rm *metricdata.Resourc
 	if x.conn.cfg.logger != nil {
 		x.sayConversions(rm)
 	}
-	e := newOTLPEncoder()
+	e := x.encoder()
 	return x.send(e, e.metrics(rm))
 }
 
@@ -195,6 +205,6 @@ func (x *EngineLogExporter) Export(_ context.Context, records []sdklog.Record) e
 	if x.stopped.Load() {
 		return sdklog.ErrExporterShutdown
 	}
-	e := newOTLPEncoder()
+	e := x.encoder()
 	return x.send(e, e.logs(records))
 }

@@ -1,5 +1,7 @@
 package iii
 
+import "slices"
+
 // Prefixes of telemetry frames (spec: message and framing).
 const (
 	prefixTraces  = "OTLP"
@@ -17,7 +19,43 @@ type telemetryFrame struct {
 	prefix  string
 	data    []byte
 	live    bool
-	records int // spans, metrics or log records in it, for the counters
+	reused  bool // data goes back to the connection's buffers
+	records int  // spans, metrics or log records in it, for the counters
+}
+
+// frameBuffers keeps the buffers of large frames from one to the next: a frame
+// gives its back when it is confirmed or dropped. The pools of package sync would
+// not do, since the garbage of a busy worker empties them between two batches. nil
+// keeps none.
+type frameBuffers chan []byte
+
+const (
+	keptBuffers    = 4
+	minReusedBytes = 16 << 10
+	maxReusedBytes = 1 << 20
+)
+
+func newFrameBuffers() frameBuffers { return make(frameBuffers, keptBuffers) }
+
+// get returns a buffer for size bytes.
+func (k frameBuffers) get(size int) []byte {
+	select {
+	case b := <-k:
+		return slices.Grow(b, size)
+	default:
+		return make([]byte, 0, size)
+	}
+}
+
+// release ends the use of the frame's data, which nobody may be reading.
+func (k frameBuffers) release(f *telemetryFrame) {
+	if f.reused && cap(f.data) <= maxReusedBytes {
+		select {
+		case k <- f.data[:0]:
+		default:
+		}
+	}
+	f.data, f.reused = nil, false
 }
 
 func (f *telemetryFrame) size() int { return len(f.prefix) + len(f.data) }

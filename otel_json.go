@@ -12,15 +12,17 @@ import (
 // appends text, without reflection, and what it writes is what the engine
 // accepts: one wrong value anywhere would lose the whole frame there, silently.
 //
-// An encoder is taken from a pool and used by one goroutine. It writes one frame
-// at a time into a buffer that it keeps, and hands out exact copies.
+// An encoder is used by one goroutine. It writes one frame at a time into its
+// buffer, and hands out exact copies, or the buffer itself if that is large and
+// full.
 type otlpEncoder struct {
-	prefix, top string // of the frames
-	limit       int    // bytes of a frame, without its prefix
+	signal *otlpSignal
+	limit  int // bytes of a frame, without its prefix
 
-	buf    []byte
-	spare  []byte
-	frames []telemetryFrame
+	buf     []byte
+	spare   []byte
+	frames  []telemetryFrame
+	buffers frameBuffers
 
 	// The envelope: resource, scope and, for metrics, metric. A level is opened in
 	// a frame only when a record is written below it, so none is ever empty, and
@@ -28,13 +30,17 @@ type otlpEncoder struct {
 	levels  [3]otlpLevel
 	depth   int     // levels that are set
 	open    int     // levels that are open in buf
+	closing int     // bytes that it takes to close the frame
 	comma   [4]bool // the list at that level has an element; the last one is of records
 	records int     // in buf
 
 	// Where the record under way began, to take it back.
-	mark, start int
-	markOpen    int
-	markComma   [4]bool
+	mark, start           int
+	markOpen, markClosing int
+	markComma             [4]bool
+
+	clock otlpClock
+	keys  [64]otlpKey
 
 	caps otlpCaps
 	stop int  // where buf cannot be kept any more: the record need not be completed
@@ -46,6 +52,9 @@ type otlpEncoder struct {
 
 	counts []uint64 // buckets of a converted histogram
 	bounds []float64
+
+	boundsOf   []float64 // whose text this is
+	boundsText []byte
 
 	resource     *resource.Resource // whose text this is
 	resourceText []byte
@@ -77,38 +86,39 @@ type otlpLosses struct {
 // of 128 JSON levels, and a nested value costs four. What is deeper becomes text.
 const maxValueDepth = 24
 
-var otlpEncoders = sync.Pool{New: func() any { return new(otlpEncoder) }}
-
-func newOTLPEncoder() *otlpEncoder {
-	e := otlpEncoders.Get().(*otlpEncoder)
-	e.limit = maxFrameBytes - len(prefixTraces)
-	return e
+func newOTLPEncoder(k frameBuffers) *otlpEncoder {
+	return &otlpEncoder{limit: maxFrameBytes - len(prefixTraces), buffers: k}
 }
 
-// keptBytes is how large a buffer may be and stay in the pool.
+// otlpEncoders are those of the starts of spans, of which many begin at once; an
+// exporter, whose batches are much larger, has one of its own.
+var otlpEncoders = sync.Pool{New: func() any { return newOTLPEncoder(nil) }}
+
+// keptBytes is how large the buffers of an encoder may be to be used again.
 const keptBytes = 4 << 20
 
-// free gives e back, and with it the list of frames; their data stays valid.
-func (e *otlpEncoder) free() {
-	if cap(e.buf)+cap(e.spare) > keptBytes {
-		return
-	}
+// done ends the use of the frames; their data stays valid. It reports whether e
+// should be used again.
+func (e *otlpEncoder) done() bool {
 	clear(e.frames)
 	clear(e.groups)
 	e.frames, e.groups, e.member = e.frames[:0], e.groups[:0], e.member[:0]
 	e.lost = otlpLosses{}
-	otlpEncoders.Put(e)
+	return cap(e.buf)+cap(e.spare) <= keptBytes
 }
 
-// batch begins frames of one signal. top opens the outermost list.
-func (e *otlpEncoder) batch(prefix, top string) {
-	e.prefix, e.top = prefix, top
-	e.depth = 0
+// otlpSignal is what the frames of a signal begin with, and the keys of the lists
+// in them, with their punctuation.
+type otlpSignal struct{ prefix, top, scopes, records string }
+
+// batch begins frames of one signal.
+func (e *otlpEncoder) batch(s *otlpSignal) {
+	e.signal, e.depth = s, 0
 	e.reset()
 }
 
 func (e *otlpEncoder) reset() {
-	e.buf, e.open, e.comma, e.records = e.buf[:0], 0, [4]bool{}, 0
+	e.buf, e.open, e.closing, e.comma, e.records = e.buf[:0], 0, len("]}"), [4]bool{}, 0
 }
 
 // level sets the level that the next records belong to. Its head is to be
@@ -116,6 +126,7 @@ func (e *otlpEncoder) reset() {
 func (e *otlpEncoder) level(i int) []byte {
 	for e.open > i {
 		e.open--
+		e.closing -= len(e.levels[e.open].tail)
 		e.buf = append(e.buf, e.levels[e.open].tail...)
 	}
 	e.depth = i + 1
@@ -162,9 +173,9 @@ func (e *otlpEncoder) begin() {
 }
 
 func (e *otlpEncoder) place() {
-	e.mark, e.markOpen, e.markComma = len(e.buf), e.open, e.comma
+	e.mark, e.markOpen, e.markClosing, e.markComma = len(e.buf), e.open, e.closing, e.comma
 	if len(e.buf) == 0 {
-		e.buf = append(e.buf, e.top...)
+		e.buf = append(e.buf, e.signal.top...)
 	}
 	for ; ; e.open++ {
 		if e.comma[e.open] {
@@ -175,6 +186,7 @@ func (e *otlpEncoder) place() {
 			break
 		}
 		e.buf = append(e.buf, e.levels[e.open].head...)
+		e.closing += len(e.levels[e.open].tail)
 		e.comma[e.open+1] = false
 	}
 	e.start = len(e.buf)
@@ -187,7 +199,7 @@ func (e *otlpEncoder) place() {
 func (e *otlpEncoder) end() bool {
 	if !e.fits() && e.records > 0 {
 		e.spare = append(e.spare[:0], e.buf[e.start:]...)
-		e.buf, e.open, e.comma = e.buf[:e.mark], e.markOpen, e.markComma
+		e.buf, e.open, e.closing, e.comma = e.buf[:e.mark], e.markOpen, e.markClosing, e.markComma
 		e.finish()
 		e.place()
 		e.buf = append(e.buf, e.spare...)
@@ -209,13 +221,7 @@ func (e *otlpEncoder) end() bool {
 }
 
 // fits tells whether the frame can be closed within the limit.
-func (e *otlpEncoder) fits() bool {
-	size := len(e.buf) + len("]}")
-	for _, l := range e.levels[:e.open] {
-		size += len(l.tail)
-	}
-	return size <= e.limit
-}
+func (e *otlpEncoder) fits() bool { return len(e.buf)+e.closing <= e.limit }
 
 // finish closes the frame, if it has a record.
 func (e *otlpEncoder) finish() {
@@ -228,7 +234,14 @@ func (e *otlpEncoder) finish() {
 		e.buf = append(e.buf, e.levels[e.open].tail...)
 	}
 	e.buf = append(e.buf, "]}"...)
-	e.frames = append(e.frames, telemetryFrame{prefix: e.prefix, data: bytes.Clone(e.buf), records: e.records})
+	f := telemetryFrame{prefix: e.signal.prefix, records: e.records}
+	if n := len(e.buf); n >= minReusedBytes && cap(e.buf) <= n+n/2 {
+		f.data, f.reused = e.buf, true
+		e.buf = e.buffers.get(n + n/8)
+	} else {
+		f.data = bytes.Clone(e.buf)
+	}
+	e.frames = append(e.frames, f)
 	e.reset()
 }
 
@@ -239,16 +252,52 @@ type otlpGroup struct {
 	done     bool
 }
 
-// group notes what the next record belongs to.
-func (e *otlpEncoder) group(r *resource.Resource, s instrumentation.Scope) {
+// group notes what the next record belongs to. It reports whether that is what the
+// first one belongs to, as is most likely: then the record is to be written at once.
+func (e *otlpEncoder) group(r *resource.Resource, s instrumentation.Scope) (first bool) {
 	for i := len(e.groups) - 1; i >= 0; i-- { // most likely that of the record before
 		if g := &e.groups[i]; sameScope(&g.scope, &s) && sameResource(g.resource, r) {
 			e.member = append(e.member, i)
-			return
+			return i == 0
 		}
 	}
-	e.member = append(e.member, len(e.groups))
-	e.groups = append(e.groups, otlpGroup{resource: r, scope: s})
+	n := len(e.groups)
+	e.member = append(e.member, n)
+	e.groups = append(e.groups, otlpGroup{resource: r, scope: s, done: n == 0})
+	if n == 0 {
+		e.setResource(r)
+		e.setScope(&e.groups[0].scope)
+	}
+	return n == 0
+}
+
+// rest calls write with the number of each record that was not written at once,
+// those of one resource together and within it those of one scope, in order of
+// their first appearance, and closes the last frame.
+func (e *otlpEncoder) rest(write func(i int)) {
+	for i := range e.groups {
+		r := e.groups[i].resource
+		if i > 0 {
+			if e.groups[i].done {
+				continue
+			}
+			e.setResource(r)
+		}
+		for j := i; j < len(e.groups); j++ {
+			g := &e.groups[j]
+			if g.done || !sameResource(g.resource, r) {
+				continue
+			}
+			g.done = true
+			e.setScope(&g.scope)
+			for n, m := range e.member {
+				if m == j {
+					write(n)
+				}
+			}
+		}
+	}
+	e.finish()
 }
 
 func sameScope(a, b *instrumentation.Scope) bool {
@@ -260,36 +309,9 @@ func sameResource(a, b *resource.Resource) bool {
 	return a == b || a.Equivalent() == b.Equivalent() && a.SchemaURL() == b.SchemaURL()
 }
 
-// grouped calls write with the number of each record, those of one resource
-// together and within it those of one scope, in order of their first appearance.
-// scopes and records are the keys of the two lists, with their punctuation.
-func (e *otlpEncoder) grouped(scopes, records string, write func(i int)) {
-	for i := range e.groups {
-		if e.groups[i].done {
-			continue
-		}
-		r := e.groups[i].resource
-		e.setResource(r, scopes)
-		for j := i; j < len(e.groups); j++ {
-			g := &e.groups[j]
-			if g.done || !sameResource(g.resource, r) {
-				continue
-			}
-			g.done = true
-			e.setScope(&g.scope, records)
-			for n, m := range e.member {
-				if m == j {
-					write(n)
-				}
-			}
-		}
-	}
-	e.finish()
-}
-
 // setResource sets the first level. The text of a resource, which is immutable,
 // is kept, since all records of a process have the same.
-func (e *otlpEncoder) setResource(r *resource.Resource, scopes string) {
+func (e *otlpEncoder) setResource(r *resource.Resource) {
 	if !e.hasResource || e.resource != r {
 		e.head(0, "", func(b []byte) []byte {
 			b = append(b, `{"resource":{`...)
@@ -301,10 +323,10 @@ func (e *otlpEncoder) setResource(r *resource.Resource, scopes string) {
 		e.resource, e.hasResource = r, true
 	}
 	b := append(e.level(0), e.resourceText...)
-	e.levels[0] = otlpLevel{append(b, scopes...), "]}"}
+	e.levels[0] = otlpLevel{append(b, e.signal.scopes...), "]}"}
 }
 
-func (e *otlpEncoder) setScope(s *instrumentation.Scope, records string) {
+func (e *otlpEncoder) setScope(s *instrumentation.Scope) {
 	e.head(1, "]}", func(b []byte) []byte {
 		b = append(b, `{"scope":{"name":`...)
 		b = e.text(b, s.Name)
@@ -315,7 +337,7 @@ func (e *otlpEncoder) setScope(s *instrumentation.Scope, records string) {
 		b = e.set(b, `,"attributes":[`, &s.Attributes, "]")
 		b = append(b, '}')
 		b = e.schemaURL(b, s.SchemaURL)
-		return append(b, records...)
+		return append(b, e.signal.records...)
 	})
 }
 

@@ -8,21 +8,27 @@ import (
 	sdklog "go.opentelemetry.io/otel/sdk/log"
 )
 
-// logs encodes log records. The frames are valid until free; their data remains.
+var otlpLogs = otlpSignal{prefixLogs, `{"resourceLogs":[`, `,"scopeLogs":[`, `,"logRecords":[`}
+
+// logs encodes log records. The frames are valid until done; their data remains.
 func (e *otlpEncoder) logs(records []sdklog.Record) []telemetryFrame {
-	e.batch(prefixLogs, `{"resourceLogs":[`)
+	e.batch(&otlpLogs)
 	for i := range records {
-		e.group(records[i].Resource(), records[i].InstrumentationScope())
-	}
-	e.grouped(`,"scopeLogs":[`, `,"logRecords":[`, func(i int) {
-		for e.begin(); ; {
-			e.buf = e.appendLog(e.buf, &records[i])
-			if e.end() {
-				return
-			}
+		if e.group(records[i].Resource(), records[i].InstrumentationScope()) {
+			e.log(&records[i])
 		}
-	})
+	}
+	e.rest(func(i int) { e.log(&records[i]) })
 	return e.frames
+}
+
+func (e *otlpEncoder) log(r *sdklog.Record) {
+	for e.begin(); ; {
+		e.buf = e.appendLog(e.buf, r)
+		if e.end() {
+			return
+		}
+	}
 }
 
 func (e *otlpEncoder) appendLog(b []byte, r *sdklog.Record) []byte {
@@ -31,9 +37,9 @@ func (e *otlpEncoder) appendLog(b []byte, r *sdklog.Record) []byte {
 		at = observed // the engine sorts and filters by it
 	}
 	b = append(b, `{"timeUnixNano":`...)
-	b = appendTime(b, at)
+	b = e.clock.appendTime(b, unixNano(at))
 	b = append(b, `,"observedTimeUnixNano":`...)
-	b = appendTime(b, observed)
+	b = e.clock.appendTime(b, unixNano(observed))
 
 	severity, text := r.Severity(), r.SeverityText()
 	if severity = min(max(severity, log.SeverityUndefined), log.SeverityFatal4); severity != log.SeverityUndefined {
@@ -60,12 +66,12 @@ func (e *otlpEncoder) appendLog(b []byte, r *sdklog.Record) []byte {
 		b = strconv.AppendUint(b, uint64(f), 10)
 	}
 	if id := r.TraceID(); id.IsValid() {
-		b = append(b, `,"traceId":`...)
-		b = appendHex(b, id[:])
+		b = append(b, `,"traceId":"`...)
+		b = append(appendHex(b, id[:]), '"')
 	}
 	if id := r.SpanID(); id.IsValid() {
-		b = append(b, `,"spanId":`...)
-		b = appendHex(b, id[:])
+		b = append(b, `,"spanId":"`...)
+		b = append(appendHex(b, id[:]), '"')
 	}
 	if name := r.EventName(); name != "" {
 		b = append(b, `,"eventName":`...)

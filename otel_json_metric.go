@@ -1,22 +1,25 @@
 package iii
 
 import (
+	"slices"
 	"strconv"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
+var otlpMetrics = otlpSignal{prefixMetrics, `{"resourceMetrics":[`, `,"scopeMetrics":[`, `,"metrics":[`}
+
 // metrics encodes what a reader has collected. The engine stores gauges, sums
 // and histograms with explicit bounds, and passes over everything else without a
-// word, so that the others become these. The frames are valid until free; their
+// word, so that the others become these. The frames are valid until done; their
 // data remains.
 func (e *otlpEncoder) metrics(rm *metricdata.ResourceMetrics) []telemetryFrame {
-	e.batch(prefixMetrics, `{"resourceMetrics":[`)
-	e.setResource(rm.Resource, `,"scopeMetrics":[`)
+	e.batch(&otlpMetrics)
+	e.setResource(rm.Resource)
 	for i := range rm.ScopeMetrics {
 		sm := &rm.ScopeMetrics[i]
-		e.setScope(&sm.Scope, `,"metrics":[`)
+		e.setScope(&sm.Scope)
 		for j := range sm.Metrics {
 			e.metric(&sm.Metrics[j])
 		}
@@ -104,7 +107,7 @@ func encodePoints[N int64 | float64](e *otlpEncoder, points []metricdata.DataPoi
 			p := &points[i]
 			b := append(e.buf, '{')
 			b = e.set(b, `"attributes":[`, &p.Attributes, "],")
-			b = appendTimes(b, unixNano(p.StartTime), unixNano(p.Time))
+			b = e.appendTimes(b, unixNano(p.StartTime), unixNano(p.Time))
 			b = appendNumber(b, p.Value)
 			b = appendExemplars(e, b, p.Exemplars)
 			e.buf = append(b, '}')
@@ -116,14 +119,14 @@ func encodePoints[N int64 | float64](e *otlpEncoder, points []metricdata.DataPoi
 }
 
 // appendTimes appends the times of a data point; a gauge may have no start.
-func appendTimes(b []byte, start, at uint64) []byte {
+func (e *otlpEncoder) appendTimes(b []byte, start, at uint64) []byte {
 	if start != 0 {
 		b = append(b, `"startTimeUnixNano":`...)
-		b = appendCount(b, start)
+		b = e.clock.appendTime(b, start)
 		b = append(b, ',')
 	}
 	b = append(b, `"timeUnixNano":`...)
-	return appendCount(b, at)
+	return e.clock.appendTime(b, at)
 }
 
 // appendNumber appends a finite number as the value of a point.
@@ -154,13 +157,13 @@ func appendExemplars[N int64 | float64](e *otlpEncoder, b []byte, exemplars []me
 		}
 		n++
 		b = append(b, '{')
-		b = appendTimes(b, 0, unixNano(x.Time))
+		b = e.appendTimes(b, 0, unixNano(x.Time))
 		b = appendNumber(b, x.Value)
 		if len(x.TraceID) == 16 && len(x.SpanID) == 8 {
-			b = append(b, `,"traceId":`...)
+			b = append(b, `,"traceId":"`...)
 			b = appendHex(b, x.TraceID)
-			b = append(b, `,"spanId":`...)
-			b = appendHex(b, x.SpanID)
+			b = append(b, `","spanId":"`...)
+			b = append(appendHex(b, x.SpanID), '"')
 		}
 		b, _ = e.attributes(b, `,"filteredAttributes":[`, x.FilteredAttributes)
 		b = append(b, '}')
@@ -185,7 +188,7 @@ func encodeHistograms[N int64 | float64](e *otlpEncoder, points []metricdata.His
 func appendHistogram[N int64 | float64](e *otlpEncoder, b []byte, p *metricdata.HistogramDataPoint[N]) []byte {
 	b = append(b, '{')
 	b = e.set(b, `"attributes":[`, &p.Attributes, "],")
-	b = appendTimes(b, unixNano(p.StartTime), unixNano(p.Time))
+	b = e.appendTimes(b, unixNano(p.StartTime), unixNano(p.Time))
 	b = append(b, `,"count":`...)
 	b = appendCount(b, p.Count)
 	b = appendFinite(e, b, `,"sum":`, p.Sum)
@@ -196,7 +199,7 @@ func appendHistogram[N int64 | float64](e *otlpEncoder, b []byte, p *metricdata.
 		b = appendFinite(e, b, `,"max":`, v)
 	}
 	if len(p.BucketCounts) == len(p.Bounds)+1 {
-		b = appendBuckets(b, p.Bounds, p.BucketCounts)
+		b = e.appendBuckets(b, p.Bounds, p.BucketCounts)
 	}
 	b = appendExemplars(e, b, p.Exemplars)
 	return append(b, '}')
@@ -218,7 +221,7 @@ func appendFinite[N int64 | float64](e *otlpEncoder, b []byte, key string, n N) 
 
 // appendBuckets appends the buckets; one whose bound is infinite or no number is
 // joined to the next.
-func appendBuckets(b []byte, bounds []float64, counts []uint64) []byte {
+func (e *otlpEncoder) appendBuckets(b []byte, bounds []float64, counts []uint64) []byte {
 	b = append(b, `,"bucketCounts":[`...)
 	n := uint64(0)
 	for i, c := range counts {
@@ -232,6 +235,10 @@ func appendBuckets(b []byte, bounds []float64, counts []uint64) []byte {
 		}
 	}
 	b = appendCount(b, n)
+	if len(e.boundsText) > 0 && slices.Equal(bounds, e.boundsOf) { // as those of all points of an instrument are
+		return append(b, e.boundsText...)
+	}
+	start := len(b)
 	b = append(b, `],"explicitBounds":[`...)
 	first := true
 	for _, f := range bounds {
@@ -244,7 +251,10 @@ func appendBuckets(b []byte, bounds []float64, counts []uint64) []byte {
 		first = false
 		b = appendDouble(b, f)
 	}
-	return append(b, ']')
+	b = append(b, ']')
+	e.boundsOf = append(e.boundsOf[:0], bounds...)
+	e.boundsText = append(e.boundsText[:0], b[start:]...)
+	return b
 }
 
 // summary encodes a summary, which only bridges produce, as a gauge of its
@@ -292,7 +302,7 @@ func (e *otlpEncoder) summaryPoint(p *metricdata.SummaryDataPoint, quantile *att
 		default:
 			b = e.set(b, `"attributes":[`, &p.Attributes, "],")
 		}
-		b = appendTimes(b, unixNano(p.StartTime), unixNano(p.Time))
+		b = e.appendTimes(b, unixNano(p.StartTime), unixNano(p.Time))
 		e.buf = append(value(b), '}')
 		if e.end() {
 			break

@@ -9,30 +9,28 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-const (
-	spansTop    = `{"resourceSpans":[`
-	spansScopes = `,"scopeSpans":[`
-	spansList   = `,"spans":[`
-)
+var otlpSpans = otlpSignal{prefixTraces, `{"resourceSpans":[`, `,"scopeSpans":[`, `,"spans":[`}
 
-// spans encodes finished spans. The frames are valid until free; their data
+// spans encodes finished spans. The frames are valid until done; their data
 // remains.
 func (e *otlpEncoder) spans(spans []sdktrace.ReadOnlySpan) []telemetryFrame {
-	e.batch(prefixTraces, spansTop)
+	e.batch(&otlpSpans)
 	for _, s := range spans {
-		e.group(s.Resource(), s.InstrumentationScope())
+		if e.group(s.Resource(), s.InstrumentationScope()) {
+			e.span(s, false)
+		}
 	}
-	e.grouped(spansScopes, spansList, func(i int) { e.span(spans[i], false) })
+	e.rest(func(i int) { e.span(spans[i], false) })
 	return e.frames
 }
 
 // liveSpan encodes the snapshot of a span that has just started; a span without
 // an end is what the engine shows as running.
 func (e *otlpEncoder) liveSpan(s sdktrace.ReadOnlySpan) []telemetryFrame {
-	e.batch(prefixTraces, spansTop)
+	e.batch(&otlpSpans)
 	scope := s.InstrumentationScope()
-	e.setResource(s.Resource(), spansScopes)
-	e.setScope(&scope, spansList)
+	e.setResource(s.Resource())
+	e.setScope(&scope)
 	e.span(s, true)
 	e.finish()
 	for i := range e.frames {
@@ -55,27 +53,25 @@ func (e *otlpEncoder) appendSpan(b []byte, s sdktrace.ReadOnlySpan, live bool) [
 	b = append(b, '{')
 	b = appendIDs(b, &sc)
 	if id := parent.SpanID(); id.IsValid() {
-		b = append(b, `,"parentSpanId":`...)
-		b = appendHex(b, id[:])
+		b = append(b, `,"parentSpanId":"`...)
+		b = append(appendHex(b, id[:]), '"')
 	}
 	b = e.appendTraceState(b, &sc)
 	b = append(b, `,"flags":`...)
 	b = strconv.AppendUint(b, spanFlags(sc.TraceFlags(), parent.IsRemote()), 10)
-	b = append(b, `,"name":`...)
-	b = e.text(b, s.Name())
-	b = append(b, `,"kind":`...)
-	b = strconv.AppendInt(b, int64(spanKind(s.SpanKind())), 10)
-
-	start := s.StartTime()
+	b = append(b, `,"name":"`...)
+	b = e.chars(b, s.Name())
+	b = append(b, `","kind":`...)
+	b = append(b, '0'+byte(spanKind(s.SpanKind())))
 	b = append(b, `,"startTimeUnixNano":`...)
-	b = appendTime(b, start)
+	b = e.clock.appendTime(b, unixNano(s.StartTime()))
 	b = append(b, `,"endTimeUnixNano":`...)
 	end := uint64(0)
 	if !live {
 		// A zero would show the span as running, for an hour.
 		end = max(unixNano(s.EndTime()), 1)
 	}
-	b = appendCount(b, end)
+	b = e.clock.appendTime(b, end)
 
 	attrs := s.Attributes()
 	b, dropped := e.attributes(b, `,"attributes":[`, attrs)
@@ -93,10 +89,10 @@ func (e *otlpEncoder) appendSpan(b []byte, s sdktrace.ReadOnlySpan, live bool) [
 
 func appendIDs(b []byte, sc *trace.SpanContext) []byte {
 	traceID, spanID := sc.TraceID(), sc.SpanID()
-	b = append(b, `"traceId":`...)
+	b = append(b, `"traceId":"`...)
 	b = appendHex(b, traceID[:])
-	b = append(b, `,"spanId":`...)
-	return appendHex(b, spanID[:])
+	b = append(b, `","spanId":"`...)
+	return append(appendHex(b, spanID[:]), '"')
 }
 
 func (e *otlpEncoder) appendTraceState(b []byte, sc *trace.SpanContext) []byte {
@@ -145,9 +141,9 @@ func (e *otlpEncoder) appendEvents(b []byte, events []sdktrace.Event) ([]byte, i
 			b = append(b, ',')
 		}
 		b = append(b, `{"timeUnixNano":`...)
-		b = appendTime(b, ev.Time)
-		b = append(b, `,"name":`...)
-		b = e.text(b, ev.Name)
+		b = e.clock.appendTime(b, unixNano(ev.Time))
+		b = append(b, `,"name":"`...)
+		b = append(e.chars(b, ev.Name), '"')
 		var dropped int
 		b, dropped = e.attributes(b, `,"attributes":[`, ev.Attributes)
 		b = appendDropped(b, `,"droppedAttributesCount":`, ev.DroppedAttributeCount+dropped)

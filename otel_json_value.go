@@ -2,9 +2,7 @@ package iii
 
 import (
 	"encoding/base64"
-	"math"
 	"strconv"
-	"time"
 	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -51,11 +49,38 @@ func (e *otlpEncoder) set(b []byte, open string, s *attribute.Set, end string) [
 }
 
 func (e *otlpEncoder) keyValue(b []byte, kv *attribute.KeyValue, depth int) []byte {
-	b = append(b, `{"key":`...)
-	b = e.text(b, string(kv.Key))
-	b = append(b, `,"value":`...)
+	b = e.appendKey(b, string(kv.Key))
+	if kv.Value.Type() == attribute.STRING { // most are
+		b = append(b, `{"stringValue":"`...)
+		b = e.chars(b, kv.Value.AsString())
+		return append(b, `"}}`...)
+	}
 	b = e.value(b, &kv.Value, depth)
 	return append(b, '}')
+}
+
+// otlpKey keeps what an attribute begins with: keys are few.
+type otlpKey struct{ key, text []byte }
+
+// maxKeptKey is how long a key may be whose text is kept.
+const maxKeptKey = 64
+
+// appendKey appends the beginning of an attribute, up to its value.
+func (e *otlpEncoder) appendKey(b []byte, key string) []byte {
+	n := len(key)
+	if n == 0 || n > min(maxKeptKey, e.caps.text) {
+		b = append(b, `{"key":"`...)
+		b = e.chars(b, key)
+		return append(b, `","value":`...)
+	}
+	// Keys of a kind differ in their ends.
+	k := &e.keys[(uint(n)+5*uint(key[n-1])+11*uint(key[n/2]))%uint(len(e.keys))]
+	if string(k.key) != key {
+		k.key = append(k.key[:0], key...)
+		k.text = append(k.text[:0], `{"key":"`...)
+		k.text = append(appendChars(k.text, key), `","value":`...)
+	}
+	return append(b, k.text...)
 }
 
 // value appends v, which is inside depth other values. Scalars cost no
@@ -119,9 +144,9 @@ func appendList[T any](e *otlpEncoder, b []byte, list []T, element func([]byte, 
 }
 
 func (e *otlpEncoder) stringValue(b []byte, s string) []byte {
-	b = append(b, `{"stringValue":`...)
-	b = e.text(b, s)
-	return append(b, '}')
+	b = append(b, `{"stringValue":"`...)
+	b = e.chars(b, s)
+	return append(b, `"}`...)
 }
 
 func appendBoolValue(b []byte, v bool) []byte {
@@ -160,109 +185,22 @@ func appendDoubleValue(b []byte, f float64) []byte {
 	return append(b, `{"stringValue":"NaN"}`...)
 }
 
-func finite[N int64 | float64](n N) bool { return n-n == 0 }
-
-// appendDouble appends a finite number in its shortest form.
-func appendDouble(b []byte, f float64) []byte {
-	if n := int64(f); float64(n) == f && n < maxSafeInteger && n > -maxSafeInteger && (n != 0 || !math.Signbit(f)) {
-		return strconv.AppendInt(b, n, 10)
-	}
-	format := byte('f')
-	if abs := math.Abs(f); abs < 1e-6 && abs > 0 || abs >= 1e21 {
-		format = 'e'
-	}
-	return strconv.AppendFloat(b, f, format, -1, 64)
-}
-
-func appendCount(b []byte, n uint64) []byte {
-	b = append(b, '"')
-	b = strconv.AppendUint(b, n, 10)
-	return append(b, '"')
-}
-
-// unixNano is t as OTLP has it: no time is 0, and so is a time before 1970,
-// which would be a negative number and lose the frame.
-func unixNano(t time.Time) uint64 {
-	switch sec := t.Unix(); {
-	case sec < 0: // the zero time too
-		return 0
-	case sec > math.MaxInt64/int64(time.Second)-1:
-		return math.MaxInt64
-	default:
-		return uint64(sec)*uint64(time.Second) + uint64(t.Nanosecond())
-	}
-}
-
-func appendTime(b []byte, t time.Time) []byte { return appendCount(b, unixNano(t)) }
-
-// appendHex appends an id as a JSON string.
-func appendHex(b, id []byte) []byte {
-	b = append(b, '"')
-	for _, c := range id {
-		b = append(b, hexDigits[c>>4], hexDigits[c&15])
-	}
-	return append(b, '"')
-}
-
 // truncatedMark ends a string that was cut to fit a frame.
 const truncatedMark = "...[TRUNCATED]"
 
 // text appends s as a JSON string, cut at the cap.
 func (e *otlpEncoder) text(b []byte, s string) []byte {
+	return append(e.chars(append(b, '"'), s), '"')
+}
+
+// chars is text without the quotes.
+func (e *otlpEncoder) chars(b []byte, s string) []byte {
 	if len(s) <= e.caps.text {
-		return appendText(b, s)
+		return appendChars(b, s)
 	}
 	n := e.caps.text
 	for n > 0 && n > e.caps.text-utf8.UTFMax && !utf8.RuneStart(s[n]) {
 		n--
 	}
-	b = appendText(b, s[:n])
-	b = append(b[:len(b)-1], truncatedMark...)
-	return append(b, '"')
-}
-
-// plainText tells of each byte whether it stands for itself in a JSON string.
-var plainText = func() (t [256]bool) {
-	for c := ' '; c < utf8.RuneSelf; c++ {
-		t[c] = c != '"' && c != '\\'
-	}
-	return t
-}()
-
-// appendText appends s as a JSON string, in as few pieces as it can: payloads
-// are JSON themselves, so quotes are frequent. Bytes that are no UTF-8 become
-// U+FFFD.
-func appendText(b []byte, s string) []byte {
-	b = append(b, '"')
-	done := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if plainText[c] {
-			i++
-			continue
-		}
-		if c >= utf8.RuneSelf {
-			if r, n := utf8.DecodeRuneInString(s[i:]); r != utf8.RuneError || n > 1 {
-				i += n
-				continue
-			}
-		}
-		b = append(b, s[done:i]...)
-		switch {
-		case c >= utf8.RuneSelf:
-			b = append(b, "\uFFFD"...)
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case c == '\n':
-			b = append(b, '\\', 'n')
-		case c == '\t':
-			b = append(b, '\\', 't')
-		default:
-			b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-		}
-		i++
-		done = i
-	}
-	b = append(b, s[done:]...)
-	return append(b, '"')
+	return append(appendChars(b, s[:n]), truncatedMark...)
 }

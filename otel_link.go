@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -26,6 +27,8 @@ type telemetryLink struct {
 	control        telemetryControl
 	unpinged       int    // frames taken since the last ping
 	pinged, ponged uint64 // number of the frame that the last ping, the last pong stood behind
+
+	written atomic.Uint64 // number of the last frame whose data is not needed any more
 }
 
 // telemetryControl is what else the writer is to write, behind the frames.
@@ -155,6 +158,7 @@ func (l *telemetryLink) writeFrames(batch []queuedFrame, control telemetryContro
 		if err := w.Close(); err != nil {
 			return err
 		}
+		l.written.Store(batch[i].number)
 		if batch[i].ping {
 			if err := l.ping(batch[i].number); err != nil {
 				return err

@@ -26,11 +26,13 @@ func (p *liveSpanProcessor) OnStart(_ context.Context, s sdktrace.ReadWriteSpan)
 	if !s.SpanContext().IsSampled() || !s.IsRecording() || p.stopped.Load() {
 		return
 	}
-	e := newOTLPEncoder()
+	e := otlpEncoders.Get().(*otlpEncoder)
 	for _, f := range e.liveSpan(s) {
 		_ = p.conn.enqueue(f) // counted there; the span itself follows
 	}
-	e.free()
+	if e.done() {
+		otlpEncoders.Put(e)
+	}
 }
 
 // OnEnd does nothing: finished spans are exported in batches.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -51,16 +52,46 @@ func capturedPayload() int {
 	return n
 }
 
+// payloadEvent is what an event of a payload is made of. A span copies attributes,
+// so one can be used for many events.
+type payloadEvent struct {
+	attributes [3]attribute.KeyValue
+	input      [1]trace.EventOption // the first two attributes
+	output     [1]trace.EventOption // all
+}
+
+var payloadEvents = sync.Pool{New: func() any {
+	e := new(payloadEvent)
+	e.input[0] = trace.WithAttributes(e.attributes[:2]...)
+	e.output[0] = trace.WithAttributes(e.attributes[:]...)
+	return e
+}}
+
+func newPayloadEvent(payload []byte, limit int) *payloadEvent {
+	text, cut := redactAndTruncate(payload, limit)
+	e := payloadEvents.Get().(*payloadEvent)
+	e.attributes[0], e.attributes[1] = attributePayload.String(text), attributeTruncated.Bool(cut)
+	return e
+}
+
+func (e *payloadEvent) free() {
+	e.attributes = [3]attribute.KeyValue{}
+	payloadEvents.Put(e)
+}
+
 // recordInput puts an invocation's payload, valid JSON, on its span.
 func recordInput(span trace.Span, payload []byte, limit int) {
-	text, cut := redactAndTruncate(payload, limit)
-	span.AddEvent(eventInput, trace.WithAttributes(attributePayload.String(text), attributeTruncated.Bool(cut)))
+	e := newPayloadEvent(payload, limit)
+	span.AddEvent(eventInput, e.input[:]...)
+	e.free()
 }
 
 // recordOutput puts its result, or its error, on its span.
 func recordOutput(span trace.Span, payload []byte, limit int, ok bool) {
-	text, cut := redactAndTruncate(payload, limit)
-	span.AddEvent(eventOutput, trace.WithAttributes(attributePayload.String(text), attributeTruncated.Bool(cut), attributeOK.Bool(ok)))
+	e := newPayloadEvent(payload, limit)
+	e.attributes[2] = attributeOK.Bool(ok)
+	span.AddEvent(eventOutput, e.output[:]...)
+	e.free()
 }
 
 // Redact returns v as JSON values (map[string]any, []any, string, bool, nil,

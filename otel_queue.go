@@ -25,6 +25,7 @@ const pingFrames = 4
 type telemetryQueue struct {
 	maxFrames, maxBytes int
 	maxAway             int // frames while there is no link; 0: maxFrames
+	buffers             frameBuffers
 
 	mu      sync.Mutex
 	link    *telemetryLink // the link that is written to, or nil
@@ -70,6 +71,7 @@ const (
 
 func (q *telemetryQueue) drop(f *queuedFrame, cause dropCause) {
 	signal := f.signal()
+	q.buffers.release(&f.telemetryFrame)
 	q.stats.drops[signal].add(cause, f.records)
 	if signal == signalLive {
 		return
@@ -156,7 +158,7 @@ func (q *telemetryQueue) shedOldest(c frameClass) {
 		for i := q.flight.head; ; i++ {
 			if f := &q.flight.frames[i]; !f.shed && f.signal().class() == c {
 				q.forget(f, true)
-				f.shed, f.data = true, nil
+				f.shed, f.data, f.reused = true, nil, false
 				return
 			}
 		}
@@ -294,6 +296,9 @@ func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
 		q.flying -= f.flown
 		if !f.shed {
 			q.forget(f, true)
+			if f.number <= l.written.Load() {
+				q.buffers.release(&f.telemetryFrame)
+			}
 		}
 		q.stats.confirmed++
 		q.flight.pop()

@@ -275,33 +275,3 @@ func stringOf(raw []byte) (s string, ok bool) {
 	}
 	return string(inner), true
 }
-
-const hexDigits = "0123456789abcdef"
-
-// appendString appends s as a JSON string. Bytes that are no UTF-8 become
-// U+FFFD, as everywhere in encoding/json.
-func appendString(dst []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x80 {
-			return appendStringSlow(dst, s)
-		}
-	}
-	dst = append(dst, '"')
-	dst = append(dst, s...)
-	return append(dst, '"')
-}
-
-func appendStringSlow(dst []byte, s string) []byte {
-	dst = append(dst, '"')
-	for _, r := range s { // a byte that is no UTF-8 is ranged over as U+FFFD
-		switch {
-		case r == '"' || r == '\\':
-			dst = append(dst, '\\', byte(r))
-		case r < ' ':
-			dst = append(dst, '\\', 'u', '0', '0', hexDigits[r>>4], hexDigits[r&15])
-		default:
-			dst = append(dst, string(r)...)
-		}
-	}
-	return append(dst, '"')
-}

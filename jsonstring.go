@@ -1,0 +1,129 @@
+package iii
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"slices"
+	"unicode/utf8"
+)
+
+const hexDigits = "0123456789abcdef"
+
+// appendString appends s as a JSON string. Bytes that are no UTF-8 become
+// U+FFFD, as everywhere in encoding/json.
+func appendString(dst []byte, s string) []byte {
+	return append(appendChars(append(dst, '"'), s), '"')
+}
+
+// appendChars appends s as the inside of a JSON string. Most strings need no escape
+// at all, which it finds out eight bytes at once.
+func appendChars(b []byte, s string) []byte {
+	n := len(s)
+	var m uint64
+	switch {
+	case n >= 8:
+		m = special(load64(s, n-8))
+		for i := 0; i < n-8; i += 8 {
+			m |= special(load64(s, i))
+		}
+	case n > 0:
+		m = special(loadUpTo64(s, 0) | ' '*ones<<(8*n))
+	}
+	if m != 0 {
+		return appendCharsSlow(b, s)
+	}
+	return append(b, s...)
+}
+
+// appendCharsSlow copies eight bytes at once, and goes on behind the first of them
+// that does not stand for itself: in payloads, which are JSON themselves, there are
+// quotes everywhere.
+func appendCharsSlow(b []byte, s string) []byte {
+	for i := 0; i < len(s); {
+		// There is room for what is left, the excess of the last eight bytes and one
+		// escape; each further escape takes of the excess.
+		b = slices.Grow(b, len(s)-i+len(s)/8+8+maxEscape)
+		d, n := b[:cap(b)], len(b)
+		for room := cap(b) - 8 - maxEscape; i < len(s) && n+len(s)-i <= room; {
+			w := loadUpTo64(s, i)
+			binary.LittleEndian.PutUint64(d[n:], w)
+			m := special(w)
+			if m == 0 {
+				i, n = i+8, n+8
+				continue
+			}
+			plain := bits.TrailingZeros64(m) / 8
+			i, n = i+plain, n+plain
+			if i == len(s) {
+				break // what is special is the padding
+			}
+			switch c := s[i]; {
+			case c == '"' || c == '\\':
+				d[n], d[n+1] = '\\', c
+				i, n = i+1, n+2
+			case c < ' ':
+				n += copy(d[n:], controlEscapes[c])
+				i++
+			default:
+				r, size := utf8.DecodeRuneInString(s[i:])
+				if r == utf8.RuneError && size == 1 {
+					n += copy(d[n:], "\uFFFD")
+				} else {
+					n += copy(d[n:], s[i:i+size])
+				}
+				i += size
+			}
+		}
+		b = d[:n]
+	}
+	return b
+}
+
+// maxEscape is what one byte becomes at most, as \u001f does.
+const maxEscape = 6
+
+// loadUpTo64 is [load64], padded with zeros at the end of s.
+func loadUpTo64(s string, i int) uint64 {
+	n := len(s)
+	switch {
+	case n-i >= 8:
+		return load64(s, i)
+	case n >= 8:
+		return load64(s, n-8) >> (8 * (8 - (n - i)))
+	case n >= 4: // the two halves overlap
+		return (uint64(load32(s, 0)) | uint64(load32(s, n-4))<<(8*(n-4))) >> (8 * i)
+	}
+	return (uint64(s[0]) | uint64(s[n/2])<<(8*(n/2)) | uint64(s[n-1])<<(8*(n-1))) >> (8 * i)
+}
+
+// load32 is s[i:i+4], the first byte lowest.
+func load32(s string, i int) uint32 {
+	s = s[i : i+4]
+	return uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | uint32(s[3])<<24
+}
+
+// load64 is s[i:i+8], the first byte lowest. The compiler makes one load of it.
+func load64(s string, i int) uint64 {
+	s = s[i : i+8]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
+
+// ones has the lowest bit of each byte set.
+const ones = 0x0101010101010101
+
+// special has the highest bit of each byte of w set that does not stand for itself
+// in a JSON string: quotes, backslashes, control characters, and all beyond ASCII.
+// Above the lowest such byte there may be more bits, of borrows.
+func special(w uint64) uint64 {
+	return (w | (w - ' '*ones) | ((w ^ '"'*ones) - ones) | ((w ^ '\\'*ones) - ones)) & (0x80 * ones)
+}
+
+// controlEscapes are those of the control characters.
+var controlEscapes = func() (t [' ']string) {
+	for c := range t {
+		t[c] = string([]byte{'\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15]})
+	}
+	t['\n'], t['\t'], t['\r'] = `\n`, `\t`, `\r`
+	return t
+}()
