@@ -2,6 +2,7 @@ package iii_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,9 +24,9 @@ func TestTraceTriggerEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		told := 0
+		var told atomic.Int64
 		handle(t, c, "t::watch", func(context.Context, iii.TraceEvent) (any, error) {
-			told++
+			told.Add(1)
 			return nil, nil
 		})
 		if _, err := c.Trigger("t::watch", iii.TraceTriggerConfig{}); err != nil {
@@ -37,8 +38,8 @@ func TestTraceTriggerEnds(t *testing.T) {
 		_, span := telemetry.Tracer().Start(t.Context(), "work")
 		span.End()
 		time.Sleep(time.Minute)
-		if told < 1 || told > 2 {
-			t.Errorf("told %d times of one trace", told)
+		if n := told.Load(); n < 1 || n > 2 {
+			t.Errorf("told %d times of one trace", n)
 		}
 		if err := telemetry.Shutdown(t.Context()); err != nil {
 			t.Error(err)
