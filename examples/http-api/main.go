@@ -90,7 +90,7 @@ func mount(client *iii.Client, prefix string, n *notes) error {
 		{http.MethodGet, "/notes.csv", n.download},
 		{http.MethodGet, "/events", n.events},
 	} {
-		_, err := client.MountHTTP(route.method, prefix+route.path, withHeader(route.handler))
+		_, err := client.MountHTTP(route.method, prefix+route.path, noCache(route.handler))
 		if err != nil {
 			return err
 		}
@@ -98,8 +98,8 @@ func mount(client *iii.Client, prefix string, n *notes) error {
 	return nil
 }
 
-// withHeader is middleware, of which any for net/http will do.
-func withHeader(next http.Handler) http.Handler {
+// noCache is middleware, of which any for net/http will do.
+func noCache(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-cache")
 		next.ServeHTTP(w, r)
