@@ -2,7 +2,7 @@
 // of bytes beside the calls, as fast as the reader takes them. The reader shows how far it
 // is, and both check that what arrived is what was sent.
 //
-//	files             moves a file of 8 MiB that it makes up
+//	files             moves a file of 2 MiB that it makes up
 //	files FROM TO     moves that file
 //
 // It exits with status 0 if the file has arrived. Without $III_URL it brings a development
@@ -50,7 +50,7 @@ func run(ctx context.Context, out io.Writer, from, to string) (err error) {
 		}
 		defer os.RemoveAll(dir)
 		from, to = filepath.Join(dir, "picture"), filepath.Join(dir, "copy")
-		if err := os.WriteFile(from, []byte(rand.Text()+strings.Repeat("iii ", 2<<20)), 0o600); err != nil {
+		if err := os.WriteFile(from, []byte(rand.Text()+strings.Repeat("iii ", 1<<19)), 0o600); err != nil {
 			return err
 		}
 	}

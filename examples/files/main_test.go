@@ -17,7 +17,7 @@ const told = `picture:  25 %
 picture:  50 %
 picture:  75 %
 picture: 100 %
-picture: 8388634 bytes, with the checksum of the archive
+picture: 2097178 bytes, with the checksum of the archive
 no-such-file: no_such_file
 `
 
