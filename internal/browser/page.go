@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
@@ -60,6 +61,30 @@ func (p *Page) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
+// persist takes a step that begins with looking for an element, again when a page that
+// changes by itself has replaced the element meanwhile.
+func (p *Page) persist(what string, step chromedp.Action[chromedp.Void]) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	for {
+		err := chromedp.Do(ctx, step)
+		switch {
+		case err == nil:
+			return
+		case !replaced(err):
+			p.fail(what, err)
+		}
+	}
+}
+
+// replaced reports whether the browser did not know an element any more: "Could not find
+// node with given id" and the like.
+func replaced(err error) bool {
+	var refusal *cdproto.Error
+	return errors.As(err, &refusal) && (strings.Contains(refusal.Message, "node") || strings.Contains(refusal.Message, "box model"))
+}
+
 // fail ends the test with what the page shows.
 func (p *Page) fail(what string, err error) {
 	p.t.Helper()
@@ -103,14 +128,14 @@ func (p *Page) Press(keys string) {
 // Click waits until there is an element that can be seen, and clicks on it.
 func (p *Page) Click(selector string) {
 	p.t.Helper()
-	p.do("click on "+selector, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+	p.persist("click on "+selector, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 }
 
 // Type waits until there is an element that can be seen, and types text into it key
 // by key. "\n" is the Enter key.
 func (p *Page) Type(selector, text string) {
 	p.t.Helper()
-	p.do("type into "+selector, chromedp.SendKeys(chromedp.CSS(selector), text, chromedp.NodeVisible))
+	p.persist("type into "+selector, chromedp.SendKeys(chromedp.CSS(selector), text, chromedp.NodeVisible))
 }
 
 // WaitVisible waits until there is an element that can be seen.

@@ -86,6 +86,17 @@ func TestProgram(t *testing.T) {
 	program.Match(`^streams +ws://`)
 }
 
+// A button that the page replaces all the time can be clicked on.
+func TestClickOnWhatIsReplaced(t *testing.T) {
+	page := browser.Start(t).Open(serve(t, `<!doctype html><link rel="icon" href="data:,"><div></div><p></p><script>
+		setInterval(() => { document.querySelector("div").innerHTML = "<button onclick='document.querySelector(\"p\").append(1)'>Go</button>" }, 20)
+	</script>`))
+	for range 5 {
+		page.Click("button")
+	}
+	page.WaitText("p", "1")
+}
+
 // recorder is a test whose errors and cleanups are kept.
 type recorder struct {
 	testing.TB
