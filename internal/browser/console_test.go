@@ -145,7 +145,8 @@ func visitConsole(page *browser.Page, hash, selector, text string) {
 // The console shows what happens, while it happens.
 func TestConsole(t *testing.T) {
 	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
-	page := browser.Start(t).Open(engine.ConsoleURL())
+	chromium := browser.Start(t)
+	page := chromium.Open(engine.ConsoleURL())
 	page.Resize(1440, 900)
 	page.WaitText(".empty", "Waiting for the first worker")
 	page.WaitText(".empty", engine.URL())
@@ -186,7 +187,11 @@ func TestConsole(t *testing.T) {
 		picture("invocations")
 
 		visitConsole(page, "#/traces", "tr.error", "4 errors")
+		page.Click(".seg button:first-child")
+		page.Wait(`() => document.querySelectorAll("tbody tr").length > 40`)
 		picture("traces")
+		page.Click(".seg button:nth-child(2)") // those with errors: no others come between
+		page.Wait(`() => document.querySelectorAll("tbody tr").length === 1`)
 		page.Click("tr.error")
 		page.WaitText(".row.failed", "execute warehouse::reserve")
 		page.WaitText(".row.log", "order refused")
@@ -230,6 +235,9 @@ func TestConsole(t *testing.T) {
 	page.Press("?")
 	page.WaitText("dialog[open]", "Keyboard")
 	page.Screenshot("console-narrow-help")
+
+	second := chromium.Open(engine.ConsoleURL() + "#/workers")
+	second.WaitText(".nav-item[data-id=invocations]", "2 failed") // whatever is open first
 
 	if err := engine.Close(); err != nil {
 		t.Fatal(err)

@@ -75,9 +75,19 @@ function table(columns, { key, href, rowClass }) {
     }
     return tr;
   };
+  // Rows stay where they are while somebody points at them.
+  let pointed = -Infinity, shown = null, later;
+  for (const event of ["pointermove", "pointerdown"]) body.addEventListener(event, () => { pointed = performance.now(); });
   return {
     element,
     set(items, selected) {
+      const rest = pointed + 800 - performance.now();
+      clearTimeout(later);
+      if (rest > 0 && shown && shown.length && items.length >= shown.length) {
+        items = shown;
+        later = setTimeout(() => changed("pointer"), rest + 20);
+      }
+      shown = items;
       const focused = document.activeElement && body.contains(document.activeElement) && document.activeElement.itemKey;
       keyed(body, items, key, row);
       for (const tr of body.children) {

@@ -88,7 +88,12 @@ async function begin(engine) {
   }
   changed("engine");
   for (const part of Object.keys(loads)) load(part);
-  try { keepInvocations(await get("/api/invocations")); } catch { return; }
+  try {
+    if (!wanted.has("activity")) await loads.activity(); // the beats go on from there
+    keepInvocations(await get("/api/invocations"));
+  } catch {
+    return; // the stream ends, too
+  }
   store.loaded.add("invocations");
   changed("invocations");
 }
