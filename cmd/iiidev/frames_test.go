@@ -57,7 +57,7 @@ func TestFrames(t *testing.T) {
 	out, in := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		args := []string{"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0", "-frames", name}
+		args := []string{"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0", "-console", "", "-frames", name}
 		done <- errors.Join(run(ctx, args, noEnv, in, io.Discard), in.Close())
 	}()
 	first := make([]byte, 200)
@@ -146,7 +146,7 @@ func TestFrames(t *testing.T) {
 func TestFramesRefuses(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	args := []string{"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0", "-frames", filepath.Join(t.TempDir(), "nosuch", "file")}
+	args := []string{"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0", "-console", "", "-frames", filepath.Join(t.TempDir(), "nosuch", "file")}
 	if err := run(ctx, args, noEnv, io.Discard, io.Discard); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a file that cannot be made: %v", err)
 	}
