@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"strconv"
 	"time"
-
-	"github.com/iii-go/iii"
 )
 
 const (
@@ -140,10 +138,10 @@ func (c *console) serveTrace(w http.ResponseWriter, r *http.Request) {
 	}
 	left := max(0, len(spans)-maxTraceSpans)
 	answer(w, struct {
-		Spans []iii.StoredSpan `json:"spans"`
-		Left  int              `json:"left"` // spans that are not there, for there are too many
-		Logs  any              `json:"logs"`
-	}{redactSpans(spans[:len(spans)-left]), left, redact(c.source.Logs(id, maxTraceLogs))})
+		Spans []TraceSpan `json:"spans"`
+		Left  int         `json:"left"` // spans that are not there, for there are too many
+		Logs  any         `json:"logs"`
+	}{traceSpans(redactSpans(spans[:len(spans)-left])), left, redact(c.source.Logs(id, maxTraceLogs))})
 }
 
 func (c *console) serveLogs(w http.ResponseWriter, _ *http.Request) {

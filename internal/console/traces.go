@@ -86,3 +86,26 @@ func traceOf(id string, spans []*iii.StoredSpan) Trace {
 func internalSpan(s *iii.StoredSpan) bool {
 	return slices.Contains(s.Attributes, iii.StoredAttribute{"iii.function.kind", "internal"})
 }
+
+// TraceSpan is a span with its times in the trace, in milliseconds: those since 1970, in
+// nanoseconds, are beyond what a number of JavaScript holds.
+type TraceSpan struct {
+	iii.StoredSpan
+	After float64 `json:"after"` // since the first span began
+	Took  float64 `json:"took"`  // 0 while it is under way
+}
+
+func traceSpans(spans []iii.StoredSpan) []TraceSpan {
+	list := make([]TraceSpan, len(spans))
+	first := spans[0].StartTimeUnixNano
+	for i := range spans {
+		first = min(first, spans[i].StartTimeUnixNano)
+	}
+	for i, s := range spans {
+		list[i] = TraceSpan{StoredSpan: s, After: float64(s.StartTimeUnixNano-first) / 1e6}
+		if s.EndTimeUnixNano > s.StartTimeUnixNano {
+			list[i].Took = float64(s.EndTimeUnixNano-s.StartTimeUnixNano) / 1e6
+		}
+	}
+	return list
+}

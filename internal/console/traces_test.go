@@ -42,3 +42,18 @@ func TestTracesOf(t *testing.T) {
 		t.Errorf("without spans: %v", got)
 	}
 }
+
+func TestTraceSpans(t *testing.T) {
+	const begin = 1_700_000_000_000_000_001
+	span := func(start, end uint64) iii.StoredSpan {
+		return iii.StoredSpan{StartTimeUnixNano: start, EndTimeUnixNano: end}
+	}
+	got := traceSpans([]iii.StoredSpan{span(begin+1_500, begin+4_750), span(begin, begin+9_000_000), span(begin+7, 0), span(begin+9, begin+8)})
+	var times [][2]float64
+	for _, s := range got {
+		times = append(times, [2]float64{s.After, s.Took})
+	}
+	if diff := cmp.Diff([][2]float64{{0.0015, 0.00325}, {0, 9}, {0.000007, 0}, {0.000009, 0}}, times); diff != "" {
+		t.Errorf("after and took (-want +got):\n%s", diff)
+	}
+}

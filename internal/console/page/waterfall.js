@@ -46,9 +46,9 @@ class TraceTree {
     this.left = left; // spans that are too many to be here
     this.byID = new Map();
     this.logs = logs.slice().reverse(); // oldest first
-    for (const s of spans) this.byID.set(s.span_id, { ...s, start: s.start_time_unix_nano / 1e6, end: s.end_time_unix_nano / 1e6, children: [], logs: [] });
-    this.spans = [...this.byID.values()].sort((a, b) => a.start_time_unix_nano - b.start_time_unix_nano);
-    this.from = Math.min(...this.spans.map(s => s.start));
+    for (const s of spans) this.byID.set(s.span_id, { ...s, start: s.after, end: s.after + s.took, children: [], logs: [] });
+    this.spans = [...this.byID.values()].sort((a, b) => a.start - b.start);
+    this.began = this.spans[0].start_time_unix_nano / 1e6; // times in the trace count from here
     this.to = Math.max(...this.spans.map(s => Math.max(s.start, s.end)));
     this.pending = this.spans.some(s => s.pending);
     this.roots = [];
@@ -58,7 +58,7 @@ class TraceTree {
     }
     this.loose = [];
     for (const l of this.logs) {
-      l.at = (l.timestamp_unix_nano || l.observed_timestamp_unix_nano) / 1e6;
+      l.at = (l.timestamp_unix_nano || l.observed_timestamp_unix_nano) / 1e6 - this.began;
       const span = this.byID.get(l.span_id);
       (span ? span.logs : this.loose).push(l);
     }
@@ -71,7 +71,7 @@ class TraceTree {
     return false;
   }
 
-  endOf(s) { return s.pending ? Math.max(this.to, s.start, Date.now()) : Math.max(s.start, s.end); }
+  endOf(s) { return s.pending ? Math.max(this.to, s.start, Date.now() - this.began) : Math.max(s.start, s.end); }
 
   // flat lists the spans, and their logs, in the order of the rows.
   flat(folded, withLogs) {
@@ -97,16 +97,16 @@ class TraceTree {
 function drawHead(head, trace, id) {
   const root = trace.roots[0], errors = trace.spans.filter(s => s.status === "error").length;
   show(head, h("h2", null, root.name), h("div", { class: "facts" },
-    h("span", { class: "num" }, ms(Math.max(...trace.spans.map(s => trace.endOf(s))) - trace.from)),
-    h("span", null, moment(trace.from)), h("span", null, plural(trace.spans.length, "span"), trace.left ? " of " + count(trace.spans.length + trace.left) : null, ", ", plural(trace.logs.length, "log record")),
+    h("span", { class: "num" }, ms(Math.max(...trace.spans.map(s => trace.endOf(s))))),
+    h("span", null, moment(trace.began)), h("span", null, plural(trace.spans.length, "span"), trace.left ? " of " + count(trace.spans.length + trace.left) : null, ", ", plural(trace.logs.length, "log record")),
     errors ? h("span", { class: "status error" }, plural(errors, "error")) : trace.pending ? status("running") : h("span", { class: "status ok" }, "ok"),
     h("span", { class: "mono" }, id, " ", copyable(id)),
     h("span", { class: "legend" }, trace.services.map(s => h("span", null, h("i", { style: { background: colour(s) } }), s)))));
 }
 
 function drawRows(rows, trace, id, selected, folded) {
-  const from = trace.from, to = Math.max(...trace.spans.map(s => trace.endOf(s)), ...trace.logs.map(l => Math.min(l.at, trace.to))), length = Math.max(to - from, 1e-6);
-  const percent = t => Math.max(0, Math.min(100, (t - from) / length * 100)) + "%";
+  const to = Math.max(...trace.spans.map(s => trace.endOf(s)), ...trace.logs.map(l => Math.min(l.at, trace.to))), length = Math.max(to, 1e-6);
+  const percent = t => Math.max(0, Math.min(100, t / length * 100)) + "%";
   const ticks = h("div", { class: "row ticks" }, h("div", { class: "name" }, "span"), h("div", { class: "track" },
     [0, .25, .5, .75, 1].map(f => h("span", { class: "tick" + (f === 1 ? " last" : f % .5 ? " odd" : ""), style: f === 1 ? {} : { left: f * 100 + "%" } }, f ? ms(length * f) : "0"))));
   const indent = depth => ({ paddingLeft: 10 + Math.min(depth, 16) * 14 + "px" });
@@ -115,7 +115,7 @@ function drawRows(rows, trace, id, selected, folded) {
     if (l) {
       const lvl = level(l);
       return h("div", { class: "row log", title: l.body }, h("div", { class: "name", style: indent(depth) }, h("span", { class: "fold" }), h("span", { class: "lvl " + lvl }, lvl.toUpperCase()), h("span", { class: "text" }, l.body)),
-        h("div", { class: "track" }, h("i", { class: "mark " + lvl, style: { left: percent(l.at) } }), logText(l, (l.at - from) / length)));
+        h("div", { class: "track" }, h("i", { class: "mark " + lvl, style: { left: percent(l.at) } }), logText(l, l.at / length)));
     }
     const to = path("traces", id, s.span_id), end = trace.endOf(s);
     const row = h("div", { class: "row span" + (s.status === "error" ? " failed" : "") + (s.pending ? " pending" : ""), role: "treeitem", "aria-level": depth + 1, "aria-selected": String(s.span_id === selected),
@@ -153,14 +153,14 @@ function spanDetail(s, trace, close) {
       s.pending ? status("running") : h("span", { class: "status " + s.status }, s.status), h("span", { class: "dim num" }, " · " + ms(lasted)), h("span", { class: "dim" }, " · " + s.service_name))), close),
     s.status === "error" && s.status_description ? h("section", null, h("div", { class: "failure" }, s.status_description)) : null,
     h("section", null, h("dl", { class: "facts" },
-      h("dt", null, "begins after"), h("dd", { class: "num" }, ms(s.start - trace.from)),
+      h("dt", null, "begins after"), h("dd", { class: "num" }, ms(s.start)),
       h("dt", null, "without spans below"), h("dd", { class: "num" }, ms(Math.max(0, lasted - below))),
       h("dt", null, "span"), h("dd", { class: "mono" }, s.span_id),
       s.instrumentation_scope_name ? [h("dt", null, "recorded by"), h("dd", null, s.instrumentation_scope_name + " " + (s.instrumentation_scope_version || ""))] : null)),
     plain.length ? h("section", null, h("h3", null, "Attributes"), h("dl", { class: "facts" }, plain.map(([k, v]) => [h("dt", { class: "mono" }, k), h("dd", { class: "mono" }, String(v))]))) : null,
     rich.map(([k, v]) => payloadSection(k, v)),
     s.events.length ? h("section", null, h("h3", null, "Events"), s.events.map(e => h("div", { style: { marginBottom: "8px" } },
-      h("b", null, e.name), h("span", { class: "dim num" }, "  after " + ms(e.timestamp_unix_nano / 1e6 - s.start)), eventAttributes(e.attributes)))) : null,
+      h("b", null, e.name), h("span", { class: "dim num" }, "  after " + ms(e.timestamp_unix_nano / 1e6 - trace.began - s.start)), eventAttributes(e.attributes)))) : null,
     s.links.length ? h("section", null, h("h3", null, "Links"), s.links.map(l => h("div", { class: "mono" }, h("a", { href: path("traces", l.trace_id, l.span_id) }, l.trace_id)))) : null,
     s.logs.length ? h("section", null, h("h3", null, "Logs"), s.logs.map(l => [h("div", null, h("span", { class: "lvl " + level(l) }, level(l).toUpperCase()), " ", l.body, h("span", { class: "dim num" }, "  after " + ms(l.at - s.start))),
       Object.keys(logData(l)).length ? json(logData(l)) : null])) : null,
