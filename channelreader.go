@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,10 +48,14 @@ type ChannelReader struct {
 	spare    [][]byte
 }
 
+// channelFrame is what a frame costs beside its bytes: a writer may send many that
+// are empty.
+const channelFrame = 64
+
 // channelQueue is what has come of one kind.
 type channelQueue struct {
 	frames  [][]byte
-	size    int
+	size    int // bytes of memory
 	waiting int // callers that wait for this kind
 }
 
@@ -61,7 +66,7 @@ func (q *channelQueue) pop() (frame []byte, ok bool) {
 	frame = q.frames[0]
 	q.frames[0] = nil
 	q.frames = q.frames[1:]
-	q.size -= len(frame)
+	q.size -= len(frame) + channelFrame
 	return frame, true
 }
 
@@ -85,6 +90,7 @@ func (r *ChannelReader) pump(conn *websocket.Conn) {
 		var frame []byte
 		if err == nil {
 			frame, err = appendAll(src, r.buffer(), nil)
+			frame = r.fitted(frame)
 		}
 		if err == nil {
 			err = r.keep(kind == websocket.TextMessage, frame)
@@ -129,7 +135,7 @@ func (r *ChannelReader) keep(text bool, frame []byte) error {
 		return r.err
 	}
 	own.frames = append(own.frames, frame)
-	own.size += len(frame)
+	own.size += len(frame) + channelFrame
 	r.signal()
 	return nil
 }
@@ -169,10 +175,21 @@ func (r *ChannelReader) buffer() []byte {
 	return make([]byte, 0, channelChunk+512) // the end of a whole chunk is read without growing
 }
 
+// fitted is the frame in memory of its size: a queue of short ones in buffers for
+// whole chunks would be much larger than it counts.
+func (r *ChannelReader) fitted(frame []byte) []byte {
+	if len(frame) >= cap(frame)/2 {
+		return frame
+	}
+	small := bytes.Clone(frame)
+	r.recycle(frame)
+	return small
+}
+
 func (r *ChannelReader) recycle(buf []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.spare) < channelSpares && cap(buf) <= 2*channelChunk {
+	if len(r.spare) < channelSpares && cap(buf) >= channelChunk && cap(buf) <= 2*channelChunk {
 		r.spare = append(r.spare, buf[:0])
 	}
 }
@@ -260,7 +277,7 @@ func (r *ChannelReader) unread(rest []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.bytes.frames = append([][]byte{rest}, r.bytes.frames...)
-	r.bytes.size += len(rest)
+	r.bytes.size += len(rest) + channelFrame
 	r.signal()
 }
 
