@@ -96,42 +96,102 @@ type channelEnd struct {
 	client *Client
 	ref    StreamChannelRef
 
+	opening channelLock // held while it is connected
+
 	mu      sync.Mutex
 	conn    *websocket.Conn
 	opened  bool  // whatever came of it
 	failed  error // why it could not be opened
 	given   bool  // Ref was asked for before it was opened
 	closed  bool
-	pumping sync.WaitGroup // the goroutine that reads the socket
+	stop    context.CancelFunc // ends the attempt to connect; nil without one
+	pumping sync.WaitGroup     // the goroutine that reads the socket
 	onOpen  func(*websocket.Conn)
 }
 
+// channelLock is a lock for which one waits no longer than a context lasts.
+type channelLock chan struct{}
+
+func newChannelLock() channelLock { return make(channelLock, 1) }
+
+func (l channelLock) lock(ctx context.Context) error {
+	select {
+	case l <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case l <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctxError(ctx)
+	}
+}
+
+func (l channelLock) tryLock() bool {
+	select {
+	case l <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (l channelLock) unlock() { <-l }
+
 // open connects, the first time.
 func (e *channelEnd) open(ctx context.Context, direction string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	switch {
-	case e.closed:
-		return ErrChannelClosed
-	case e.opened:
-		return e.failed
+	if settled, err := e.settled(); settled {
+		return err
 	}
-	conn, err := e.client.dialChannel(ctx, e.ref, direction)
+	if err := e.opening.lock(ctx); err != nil {
+		return fmt.Errorf("iii: channel %s: %w", direction, err)
+	}
+	defer e.opening.unlock()
+	dialling, stop := context.WithCancel(ctx)
+	defer stop()
+	e.mu.Lock()
+	e.stop = stop
+	e.mu.Unlock()
+	if settled, err := e.settled(); settled { // by somebody else meanwhile
+		return err
+	}
+	conn, err := e.client.dialChannel(dialling, e.ref, direction)
 	if err != nil && ctx.Err() != nil {
 		return err // the end is still free
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.opened, e.failed = true, err
-	if err != nil {
-		return err
-	}
-	if !e.client.channels.add(e) {
-		_ = conn.Close()
+	switch {
+	case e.closed: // which has ended the attempt
+		e.failed = ErrChannelClosed
+	case err == nil && !e.client.channels.add(e):
 		e.failed = ErrClosed
+	}
+	if e.failed != nil {
+		if err == nil {
+			_ = conn.Close()
+		}
 		return e.failed
 	}
 	e.conn = conn
 	e.pumping.Go(func() { e.onOpen(conn) })
 	return nil
+}
+
+// settled reports whether there is nothing to open any more, and the error if that
+// is one.
+func (e *channelEnd) settled() (settled bool, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.closed:
+		return true, ErrChannelClosed
+	case e.opened:
+		return true, e.failed
+	}
+	return false, nil
 }
 
 // reference is Ref; the end belongs to somebody else if it is not open yet.
@@ -144,11 +204,15 @@ func (e *channelEnd) reference() StreamChannelRef {
 	return e.ref
 }
 
-// abort closes the socket at once and joins the goroutine that reads it.
+// abort closes the socket at once and joins the goroutine that reads it. An attempt
+// to connect ends.
 func (e *channelEnd) abort() {
 	e.mu.Lock()
 	e.closed = true
 	conn := e.conn
+	if e.stop != nil {
+		e.stop()
+	}
 	e.mu.Unlock()
 	if conn != nil {
 		_ = conn.Close()

@@ -71,7 +71,7 @@ func (q *channelQueue) pop() (frame []byte, ok bool) {
 }
 
 func newChannelReader(c *Client, ref StreamChannelRef) *ChannelReader {
-	r := &ChannelReader{end: channelEnd{client: c, ref: ref}}
+	r := &ChannelReader{end: channelEnd{client: c, ref: ref, opening: newChannelLock()}}
 	r.end.onOpen = r.pump
 	return r
 }

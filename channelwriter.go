@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -23,17 +24,17 @@ var (
 type ChannelWriter struct {
 	end channelEnd
 
-	mu       sync.Mutex // one frame at a time
-	deadline time.Time
-	buf      []byte // of ReadFrom
+	writing channelLock // one frame at a time
+	buf     []byte      // of ReadFrom
 
-	errMu sync.Mutex
-	err   error  // what ended the socket
-	gone  func() // called when the reader is gone
+	mu       sync.Mutex
+	deadline time.Time
+	err      error  // what ended the socket
+	gone     func() // called when the reader is gone
 }
 
 func newChannelWriter(c *Client, ref StreamChannelRef) *ChannelWriter {
-	w := &ChannelWriter{end: channelEnd{client: c, ref: ref}}
+	w := &ChannelWriter{end: channelEnd{client: c, ref: ref, opening: newChannelLock()}, writing: newChannelLock()}
 	w.end.onOpen = w.watch
 	return w
 }
@@ -49,9 +50,9 @@ func (w *ChannelWriter) watch(conn *websocket.Conn) {
 		if _, _, err := conn.NextReader(); err != nil {
 			w.fail(fmt.Errorf("%w: %w", ErrChannelClosed, err))
 			_ = conn.NetConn().Close() // ends a Write that waits
-			w.errMu.Lock()
+			w.mu.Lock()
 			gone := w.gone
-			w.errMu.Unlock()
+			w.mu.Unlock()
 			if gone != nil {
 				gone()
 			}
@@ -61,8 +62,8 @@ func (w *ChannelWriter) watch(conn *websocket.Conn) {
 }
 
 func (w *ChannelWriter) fail(err error) {
-	w.errMu.Lock()
-	defer w.errMu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.err == nil {
 		w.err = err
 	}
@@ -70,24 +71,25 @@ func (w *ChannelWriter) fail(err error) {
 
 // onGone calls f when the reader is gone, or has gone already.
 func (w *ChannelWriter) onGone(f func()) {
-	w.errMu.Lock()
+	w.mu.Lock()
 	w.gone = f
 	err := w.err
-	w.errMu.Unlock()
+	w.mu.Unlock()
 	if err != nil {
 		f()
 	}
 }
 
 func (w *ChannelWriter) failure() error {
-	w.errMu.Lock()
-	defer w.errMu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return w.err
 }
 
-// SetWriteDeadline bounds the Writes from now on; the zero value, which is the
-// default, lets them wait for the reader without end. A Write that runs out of
-// time breaks the channel.
+// SetWriteDeadline bounds the frames that are begun from now on, and does not wait
+// for one that is under way; the zero value, which is the default, lets them wait
+// for the reader without end. A Write that runs out of time fails with
+// os.ErrDeadlineExceeded and breaks the channel.
 func (w *ChannelWriter) SetWriteDeadline(t time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -98,8 +100,8 @@ func (w *ChannelWriter) SetWriteDeadline(t time.Time) error {
 // Write sends p in frames of at most 64 KiB. It waits while the channel is full.
 // An error is an [ErrChannelClosed] once the reader is gone.
 func (w *ChannelWriter) Write(p []byte) (n int, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	_ = w.writing.lock(context.Background())
+	defer w.writing.unlock()
 	for len(p) > 0 {
 		chunk := p[:min(len(p), channelChunk)]
 		if err := w.frame(context.Background(), websocket.BinaryMessage, chunk); err != nil {
@@ -114,8 +116,8 @@ func (w *ChannelWriter) Write(p []byte) (n int, err error) {
 // ReadFrom implements io.ReaderFrom: what one Read of src returns is sent at
 // once, as one frame of at most 64 KiB.
 func (w *ChannelWriter) ReadFrom(src io.Reader) (n int64, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	_ = w.writing.lock(context.Background())
+	defer w.writing.unlock()
 	if w.buf == nil {
 		w.buf = make([]byte, channelChunk)
 	}
@@ -149,25 +151,37 @@ func (w *ChannelWriter) SendMessage(ctx context.Context, v any) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("iii: channel message: %w", ctxError(ctx))
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	if err := w.writing.lock(ctx); err != nil {
+		return fmt.Errorf("iii: channel message: %w", err)
+	}
+	defer w.writing.unlock()
 	return w.frame(ctx, websocket.TextMessage, raw)
 }
 
 // flush sends an empty frame of bytes.
 func (w *ChannelWriter) flush() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	_ = w.writing.lock(context.Background())
+	defer w.writing.unlock()
 	return w.frame(context.Background(), websocket.BinaryMessage, nil)
 }
 
-// frame writes one frame; w.mu is held.
+func (w *ChannelWriter) writeDeadline() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.deadline
+}
+
+// frame writes one frame; w.writing is held.
 func (w *ChannelWriter) frame(ctx context.Context, kind int, p []byte) error {
 	opening, cancel := ctx, context.CancelFunc(func() {})
-	if !w.deadline.IsZero() {
-		opening, cancel = context.WithDeadline(ctx, w.deadline)
+	deadline := w.writeDeadline()
+	if !deadline.IsZero() {
+		opening, cancel = context.WithDeadline(ctx, deadline)
 	}
 	err := w.end.open(opening, "write")
+	if err != nil && opening.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("iii: channel write: %w", os.ErrDeadlineExceeded)
+	}
 	cancel()
 	if err != nil {
 		return err
@@ -176,34 +190,43 @@ func (w *ChannelWriter) frame(ctx context.Context, kind int, p []byte) error {
 		return err
 	}
 	conn := w.end.conn
-	_ = conn.SetWriteDeadline(w.deadline)
+	_ = conn.SetWriteDeadline(deadline)
 	if ctx.Done() != nil {
 		stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().SetWriteDeadline(time.Unix(1, 0)) })
 		defer stop()
 	}
 	if err := conn.WriteMessage(kind, p); err != nil {
-		if ctx.Err() != nil {
-			err = ctxError(ctx)
-		}
-		w.fail(fmt.Errorf("iii: channel write: %w", err))
-		if cause := w.failure(); !errors.Is(err, cause) {
-			return fmt.Errorf("%w: %w", ErrChannelClosed, err)
-		}
-		return err
+		return w.broken(ctx, err)
 	}
 	return nil
+}
+
+// broken notes why a frame could not be written, which ends the channel: there was
+// no time left, or the other end is gone.
+func (w *ChannelWriter) broken(ctx context.Context, err error) error {
+	var timeout interface{ Timeout() bool }
+	switch {
+	case ctx.Err() != nil:
+		err = fmt.Errorf("iii: channel write: %w", ctxError(ctx))
+	case errors.As(err, &timeout) && timeout.Timeout():
+		err = fmt.Errorf("iii: channel write: %w", os.ErrDeadlineExceeded)
+	default:
+		err = fmt.Errorf("%w: %w", ErrChannelClosed, err)
+	}
+	w.fail(err)
+	return err
 }
 
 // Close ends the channel: the reader gets what was written, then an end. A
 // writer that was never used is opened for that, unless its Ref was given away.
 // A Write that waits is broken off. Further calls return nil.
 func (w *ChannelWriter) Close() error {
-	if !w.mu.TryLock() { // somebody writes
+	if !w.writing.tryLock() { // somebody writes
 		w.fail(ErrChannelClosed)
 		w.end.abort()
 		return nil
 	}
-	defer w.mu.Unlock()
+	defer w.writing.unlock()
 	w.end.mu.Lock()
 	closed, unused, given := w.end.closed, !w.end.opened, w.end.given
 	w.end.mu.Unlock()
@@ -217,7 +240,7 @@ func (w *ChannelWriter) Close() error {
 		cancel()
 	}
 	if conn := w.end.conn; conn != nil && err == nil && w.failure() == nil {
-		deadline := w.deadline
+		deadline := w.writeDeadline()
 		if deadline.IsZero() {
 			deadline = time.Now().Add(writeTimeout)
 		}

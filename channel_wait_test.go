@@ -1,0 +1,138 @@
+package iii_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+// heldBack starts a Write that the reader holds back, and returns its error's
+// channel.
+func heldBack(t *testing.T, w *iii.ChannelWriter, r *iii.ChannelReader) <-chan error {
+	t.Helper()
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := w.Write(make([]byte, 64<<20))
+		wrote <- err
+	}()
+	// One frame through shows that the writer is at work.
+	if _, err := io.ReadFull(r, make([]byte, 64<<10)); err != nil {
+		t.Fatal(err)
+	}
+	return wrote
+}
+
+// Who waits for a Write that is held back waits no longer than his context lasts.
+func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
+	w, r := channelPair(t, connected(t), iii.WithChannelBuffer(1))
+	wrote := heldBack(t, w, r)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := w.SendMessage(ctx, "later"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, iii.ErrChannelClosed) {
+		t.Errorf("SendMessage = %v, want the context's error", err)
+	}
+	if err := w.SetWriteDeadline(time.Now()); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-wrote:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the Write that was held back = %v, want os.ErrDeadlineExceeded if anything", err)
+		}
+	default: // it is at its frame still
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestChannelWriteDeadline(t *testing.T) {
+	w, r := channelPair(t, connected(t), iii.WithChannelBuffer(1))
+	if err := w.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-heldBack(t, w, r); !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, iii.ErrChannelClosed) {
+		t.Errorf("Write = %v, want os.ErrDeadlineExceeded", err)
+	}
+}
+
+// hangingDial makes connections until hanging is closed; those after that wait for the
+// end of their context.
+type hangingDial struct {
+	once    sync.Once
+	hanging chan struct{}
+	waits   chan struct{} // closed by the first that waits
+}
+
+func (d *hangingDial) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	select {
+	case <-d.hanging:
+		d.once.Do(func() { close(d.waits) })
+		<-ctx.Done()
+		return nil, ctx.Err()
+	default:
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+}
+
+// Neither Close nor another caller waits for an end that is being opened.
+func TestChannelOpeningHangs(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		use  func(w *iii.ChannelWriter, r *iii.ChannelReader) error
+		wait func(ctx context.Context, w *iii.ChannelWriter, r *iii.ChannelReader) error
+		end  func(w *iii.ChannelWriter, r *iii.ChannelReader) error
+	}{
+		{
+			"reader",
+			func(_ *iii.ChannelWriter, r *iii.ChannelReader) error { _, err := r.Read(make([]byte, 1)); return err },
+			func(ctx context.Context, _ *iii.ChannelWriter, r *iii.ChannelReader) (last error) {
+				for _, err := range r.Messages(ctx) {
+					last = err
+				}
+				return last
+			},
+			func(_ *iii.ChannelWriter, r *iii.ChannelReader) error { _ = r.Ref(); return r.Close() },
+		},
+		{
+			"writer",
+			func(w *iii.ChannelWriter, _ *iii.ChannelReader) error { _, err := w.Write([]byte("x")); return err },
+			func(ctx context.Context, w *iii.ChannelWriter, _ *iii.ChannelReader) error {
+				return w.SendMessage(ctx, 1)
+			},
+			func(w *iii.ChannelWriter, _ *iii.ChannelReader) error { _ = w.Ref(); return w.Close() },
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := &hangingDial{hanging: make(chan struct{}), waits: make(chan struct{})}
+			w, r := channelPair(t, connected(t, iii.WithDialContext(d.dial)))
+			close(d.hanging)
+			used := make(chan error, 1)
+			go func() { used <- test.use(w, r) }()
+			<-d.waits
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			defer cancel()
+			if err := test.wait(ctx, w, r); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("another caller's error = %v, want his context's", err)
+			}
+			select {
+			case err := <-used:
+				t.Fatalf("the first caller has waited no longer than the other one: %v", err)
+			default:
+			}
+			if err := test.end(w, r); err != nil {
+				t.Error(err)
+			}
+			if err := <-used; !errors.Is(err, iii.ErrChannelClosed) {
+				t.Errorf("the first caller's error = %v, want ErrChannelClosed", err)
+			}
+		})
+	}
+}
