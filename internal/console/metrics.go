@@ -2,6 +2,7 @@ package console
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -110,7 +111,7 @@ func (s *Series) add(m *Metric, p *Point) {
 	case "histogram":
 		s.addTotal(m, at, float64(p.Count))
 		if m.Delta && slices.Equal(s.Bounds, p.Bounds) && len(s.Buckets) == len(p.Buckets) {
-			s.Sum += p.Sum
+			s.Sum = limited(s.Sum + p.Sum)
 			s.Buckets = slices.Clone(s.Buckets)
 			for i := range s.Buckets {
 				s.Buckets[i] += p.Buckets[i]
@@ -129,7 +130,7 @@ func (s *Series) add(m *Metric, p *Point) {
 func (s *Series) addTotal(m *Metric, at, value float64) {
 	more := value
 	if m.Delta {
-		s.Latest += value
+		s.Latest = limited(s.Latest + value)
 	} else {
 		if value >= s.before { // else it began anew
 			more = value - s.before
@@ -137,9 +138,13 @@ func (s *Series) addTotal(m *Metric, at, value float64) {
 		s.Latest, s.before = value, value
 	}
 	if seconds := m.At.Sub(s.at).Seconds(); !s.at.IsZero() && seconds > 0 {
-		s.Points = append(s.Points, [2]float64{at, more / seconds})
+		s.Points = append(s.Points, [2]float64{at, limited(more / seconds)})
 	}
 }
+
+// limited is the nearest number that JSON has: one series must not cost the others
+// their plots.
+func limited(v float64) float64 { return min(max(v, -math.MaxFloat64), math.MaxFloat64) }
 
 // thinned keeps so many points that a plot is not too fine.
 func thinned(points [][2]float64) [][2]float64 {

@@ -1,7 +1,9 @@
 package console
 
 import (
+	"encoding/json"
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -80,5 +82,15 @@ func TestPlotsAreBounded(t *testing.T) {
 	}
 	if got := plots(nil); got == nil || len(got) != 0 {
 		t.Errorf("without metrics: %v", got)
+	}
+}
+
+// Sums of what workers send may go beyond what a number can be.
+func TestPlotsEncode(t *testing.T) {
+	huge := Metric{Type: "histogram", Delta: true, At: epoch, Points: []Point{{Count: 1, Sum: math.MaxFloat64}}}
+	list := append(exports(Metric{Name: "differences", Type: "counter", Delta: true}, math.MaxFloat64, math.MaxFloat64),
+		exports(Metric{Name: "total", Type: "counter"}, -math.MaxFloat64, math.MaxFloat64)...)
+	if _, err := json.Marshal(plots(append(list, huge, huge))); err != nil {
+		t.Error(err)
 	}
 }
