@@ -94,3 +94,20 @@ func TestBridgeOptions(t *testing.T) {
 		t.Errorf("without a bridge: %v", err)
 	}
 }
+
+// An engine that cannot start leaves no worker behind: its name is free again.
+func TestBridgeOfAnEngineThatDoesNotStart(t *testing.T) {
+	t.Setenv("III_WORKER_NAME", "only-one")
+	e := iiitest.Start(t)
+	taken := strings.TrimPrefix(e.URL(), "ws://")
+	if _, err := iiitest.New(iiitest.WithBridge(e.URL()), iiitest.WithAddrs(taken, "127.0.0.1:0", "127.0.0.1:0")); err == nil {
+		t.Fatal("two engines listen at one address")
+	}
+	c, err := connect(t, e.URL(), func(*iii.Client) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.WorkerInfo(t.Context(), "only-one"); err != nil {
+		t.Errorf("the name is still taken: %v", err)
+	}
+}

@@ -136,6 +136,7 @@ func New(opts ...Option) (*Engine, error) {
 	if cfg.bridge != nil {
 		var err error
 		if e.bridge, err = cfg.bridge(); err != nil {
+			e.cancel()
 			return nil, err
 		}
 	}
@@ -143,6 +144,10 @@ func New(opts ...Option) (*Engine, error) {
 		e.recorder = console.NewRecorder()
 	}
 	if err := e.listen(); err != nil {
+		e.cancel()
+		if e.bridge != nil {
+			_ = e.bridge.Close()
+		}
 		return nil, err
 	}
 	e.registerIntrospection()
