@@ -13,8 +13,10 @@ import (
 // the id that the engine gives to the worker. Calls carry the trace context of
 // their ctx with and without this. The span of a function that this client has bound
 // to a trace trigger says so by the attribute function_id, so that the engine does not
-// tell the function of itself, for ever; spans begun in it are told of. [Client.Shutdown] flushes t and does not shut
-// it down: several clients may share it. Default, and nil: none.
+// tell the function of itself, for ever; spans begun in it are told of.
+//
+// [Client.Shutdown] flushes t and does not shut it down: several clients may share it.
+// Default, and nil: none.
 func WithTelemetry(t *Telemetry) Option {
 	return func(c *config) error {
 		if t != nil && t.cfg == nil {
