@@ -37,6 +37,7 @@ type link struct {
 	sendsTaken     uint64 // Sends handed to the writer
 	sendsConfirmed uint64 // of these, those that the engine has read
 	confirming     bool   // a fence for them is out
+	pong           []byte // answers the latest ping; nil if no answer waits
 }
 
 // dial opens a connection.
@@ -59,7 +60,7 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 	// Control frames go through the writer, like everything else.
 	s.conn.SetPingHandler(func(data string) error {
 		l.touch()
-		c.out.urgent(l, item{kind: framePong, buf: bufferOf([]byte(data))})
+		c.out.answerPing(l, data)
 		return nil
 	})
 	s.conn.SetPongHandler(func(string) error { l.touch(); return nil })

@@ -191,6 +191,20 @@ func (o *outbox) urgent(l *link, items ...item) bool {
 	return true
 }
 
+// answerPing queues the answer to a WebSocket ping. One that waits becomes that to the
+// latest, which is all that a pong has to answer (RFC 6455, 5.5.3).
+func (o *outbox) answerPing(l *link, data string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.link != l {
+		return
+	}
+	if l.pong == nil {
+		o.push(item{kind: framePong})
+	}
+	l.pong = append(make([]byte, 0, len(data)), data...)
+}
+
 // take moves frames from the queue to batch, for l's writer.
 func (o *outbox) take(l *link, batch []item) []item {
 	o.mu.Lock()
@@ -212,6 +226,12 @@ func (o *outbox) take(l *link, batch []item) []item {
 		}
 		if it.fence != nil {
 			l.fences = append(l.fences, fence{l.sendsTaken, it.fence})
+		}
+		if it.kind == framePong {
+			it.buf = bufferOf(l.pong)
+			l.pong = nil
+			batch = append(batch, it)
+			continue
 		}
 		size += it.size()
 		o.bytes -= it.size()
