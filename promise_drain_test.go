@@ -505,6 +505,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 			for c.State() != ConnectionStateConnected {
 				synctest.Wait()
 			}
+			synctest.Wait() // until what has connected has ended
 			if gained := runtime.NumGoroutine() - steady; gained > maxIdleWorkers {
 				t.Errorf("%d goroutines gained", gained)
 			}
