@@ -52,9 +52,9 @@ func (c *console) serveActivity(w http.ResponseWriter, _ *http.Request) {
 	answer(w, c.recorder.activityNow())
 }
 
-// serveInvocations lists those that are kept, the oldest first.
+// serveInvocations lists those that are kept, in the order of their last changes.
 func (c *console) serveInvocations(w http.ResponseWriter, _ *http.Request) {
-	list, _ := c.recorder.since(0, maxInvocations)
+	list, _ := c.recorder.since(0, 2*maxInvocations)
 	answer(w, summaries(list))
 }
 

@@ -10,9 +10,9 @@ import (
 const (
 	// tick is how often an event stream looks for what is new.
 	tick = 100 * time.Millisecond
-	// maxPerTick is how many changed invocations of each kind a tick brings, the
-	// newest: a page cannot show more.
-	maxPerTick = 100
+	// maxPerTick is how many changed invocations a tick brings; the others come with
+	// the next, unless they are no longer kept: a page cannot show more.
+	maxPerTick = 200
 	// slowEvery and pulseEvery are how many ticks are between looks at the stores
 	// and between beats.
 	slowEvery  = 5
@@ -39,8 +39,7 @@ func (c *console) serveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	s := stream{w: w, control: http.NewResponseController(w)}
 	w.Header().Set("Content-Type", "text/event-stream")
-	_, seen := c.recorder.since(0, 0)
-	stored, registered := c.source.Changes(), c.registryHash()
+	seen, stored, registered := c.recorder.latest(), c.source.Changes(), c.registryHash()
 	if !s.send("engine", c.source.Engine()) {
 		return
 	}

@@ -1,7 +1,9 @@
 package console
 
 import (
+	"cmp"
 	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 )
@@ -113,15 +115,41 @@ func (r *Recorder) ringOf(i *Invocation) *ring {
 	return &r.users
 }
 
-// since copies the invocations that have changed after the given count of changes, the
-// oldest first and at most limit of each kind, the newest; and the count to go on with.
+// latest is the count of changes so far.
+func (r *Recorder) latest() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.changes
+}
+
+// since copies the invocations that have changed after the given count of changes, in
+// the order of their changes and at most limit; and the count to go on with, so that
+// what was too much now comes next.
 func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if changes == r.changes {
 		return nil, changes
 	}
-	return append(r.internal.since(changes, limit), r.users.since(changes, limit)...), r.changes
+	var changed []*Invocation
+	for _, list := range []*ring{&r.users, &r.internal} {
+		for _, i := range list.list {
+			if i.changed > changes {
+				changed = append(changed, i)
+			}
+		}
+	}
+	slices.SortFunc(changed, func(a, b *Invocation) int { return cmp.Compare(a.changed, b.changed) })
+	next := r.changes
+	if len(changed) > limit {
+		changed = changed[:limit]
+		next = changed[limit-1].changed
+	}
+	list := make([]Invocation, len(changed))
+	for n, i := range changed {
+		list[n] = *i
+	}
+	return list, next
 }
 
 // one is a copy of an invocation that is still kept.
@@ -184,17 +212,4 @@ func (l *ring) find(seq uint64) *Invocation {
 		return l.list[low]
 	}
 	return nil
-}
-
-func (l *ring) since(changes uint64, limit int) []Invocation {
-	var found []Invocation
-	for n := len(l.list) - 1; n >= 0 && len(found) < limit; n-- {
-		if i := l.list[n]; i.changed > changes {
-			found = append(found, *i)
-		}
-	}
-	for a, b := 0, len(found)-1; a < b; a, b = a+1, b-1 {
-		found[a], found[b] = found[b], found[a]
-	}
-	return found
 }

@@ -27,7 +27,7 @@ func TestRecorderKeepsTheNewest(t *testing.T) {
 	for range 3 {
 		r.Begin(Call{Function: "engine::f", Internal: true})
 	}
-	list, seen := r.since(0, maxInvocations)
+	list, seen := r.since(0, 2*maxInvocations)
 	if len(list) != maxInvocations+3 {
 		t.Errorf("%d invocations are kept", len(list))
 	}
@@ -50,6 +50,33 @@ func TestRecorderKeepsTheNewest(t *testing.T) {
 	list, _ = r.since(seen, 10)
 	if len(list) != 1 || list[0].seq != late.seq || list[0].failed() || string(list[0].result) != "1" {
 		t.Errorf("after its end: %+v", list)
+	}
+}
+
+// A page gets every change in the end, so that none shows as running what has ended.
+func TestRecorderTellsAllChanges(t *testing.T) {
+	r := NewRecorder()
+	var calls []*Invocation
+	for n := range 50 {
+		calls = append(calls, r.Begin(Call{Function: "f", Internal: n%2 == 0}))
+	}
+	seen := r.latest()
+	for _, i := range calls {
+		r.End(i, nil, "", "")
+	}
+	ended := map[uint64]bool{}
+	for range 5 {
+		var list []Invocation
+		list, seen = r.since(seen, 10)
+		for _, i := range list {
+			if !i.ended || ended[i.seq] {
+				t.Errorf("invocation %d: ended %v, told before %v", i.seq, i.ended, ended[i.seq])
+			}
+			ended[i.seq] = true
+		}
+	}
+	if list, _ := r.since(seen, 10); len(ended) != len(calls) || list != nil {
+		t.Errorf("%d of %d ends were told, and then %v", len(ended), len(calls), seqs(list))
 	}
 }
 
