@@ -83,8 +83,11 @@ func lineOf(frame iiitest.Frame) []byte {
 		line.Dir = "recv"
 	}
 	message := []byte(frame.Message)
-	if frame.Binary && len(message) >= 4 && strings.Contains("OTLP MTRC LOGS", string(message[:4])) {
-		line.Prefix, message = string(message[:4]), message[4:]
+	if frame.Binary && len(message) >= 4 {
+		switch prefix := string(message[:4]); prefix {
+		case "OTLP", "MTRC", "LOGS":
+			line.Prefix, message = prefix, message[4:]
+		}
 	}
 	var redacted json.RawMessage
 	if len(message) <= maxLoggedMessage {
@@ -108,8 +111,12 @@ func lineOf(frame iiitest.Frame) []byte {
 	return b
 }
 
-// accessKeys are the keys of channels in JSON text.
-var accessKeys = regexp.MustCompile(`("access_key"\s*:\s*)"(?:[^"\\]|\\.)*"`)
+// accessKeys are the keys of channels in JSON text, and innerKeys those in JSON text
+// that is a string there, as payloads are in spans.
+var (
+	accessKeys = regexp.MustCompile(`("access_key"\s*:\s*)"(?:[^"\\]|\\.)*"`)
+	innerKeys  = regexp.MustCompile(`(\\+"access_key\\+"\s*:\s*\\+")[^"\\]*`)
+)
 
 // redact masks what is secret in a JSON message: the values of keys that name a
 // secret, and the keys of channels. It is nil for what is no JSON.
@@ -118,5 +125,6 @@ func redact(message []byte) json.RawMessage {
 		return nil
 	}
 	text, _ := iii.RedactAndTruncate(json.RawMessage(message), 0)
-	return accessKeys.ReplaceAll([]byte(text), []byte(`$1"[REDACTED]"`))
+	masked := accessKeys.ReplaceAll([]byte(text), []byte(`$1"[REDACTED]"`))
+	return innerKeys.ReplaceAll(masked, []byte(`${1}[REDACTED]`))
 }
