@@ -21,6 +21,7 @@ import (
 // fake is a source with nothing in it but what the test puts there.
 type fake struct {
 	registry Registry
+	metrics  []Metric
 	changes  atomic.Pointer[Changes]
 }
 
@@ -39,7 +40,7 @@ func (f *fake) Changes() Changes {
 func (f *fake) Spans(int) []iii.StoredSpan               { return nil }
 func (f *fake) Trace(string) []iii.StoredSpan            { return nil }
 func (f *fake) Logs(string, int) []json.RawMessage       { return []json.RawMessage{} }
-func (f *fake) Metrics(time.Time, int) []Metric          { return nil }
+func (f *fake) Metrics(time.Time, int) []Metric          { return f.metrics }
 func (f *fake) handler(ctx context.Context) http.Handler { return New(ctx, f, NewRecorder()) }
 
 func TestCheckAddr(t *testing.T) {
@@ -149,6 +150,7 @@ func TestPage(t *testing.T) {
 
 func TestSecretsAreLeftOut(t *testing.T) {
 	f := &fake{registry: Registry{Triggers: []map[string]any{{"id": "t", "config": json.RawMessage(`{"topic":"a","auth":{"access_token":"s3cret"}}`)}}}}
+	f.metrics = []Metric{{Name: "m", Type: "gauge", Points: []Point{{Attributes: []iii.StoredAttribute{{"user.token", "s3cret"}}}}}}
 	recorder := NewRecorder()
 	h := New(t.Context(), f, recorder)
 	i := recorder.Begin(Call{
@@ -156,10 +158,13 @@ func TestSecretsAreLeftOut(t *testing.T) {
 		Data: json.RawMessage(`{"_caller_worker_id":"w-1","headers":{"authorization":"s3cret","cookie":"s3cret"},"body":{"name":"Ada"}}`),
 	})
 	recorder.End(i, json.RawMessage(`{"headers":{"Set-Cookie":["s3cret"]},"list":[{"api-key":"s3cret"}]}`), "", "")
+	recorder.End(recorder.Begin(Call{Namespace: "default", Function: "g"}), nil, "refused", `{"reason":"no","token":"s3cret"}`)
 	for path, want := range map[string]string{
 		"/api/registry":                        `"topic":"a"`,
 		"/api/invocations":                     `Ada`,
 		"/api/invocations/1":                   `"name":"Ada"`,
+		"/api/invocations/2":                   `{\"reason\":\"no\"`,
+		"/api/metrics":                         `["user.token","[REDACTED]"]`,
 		"/api/function?namespace=default&id=f": `"password":{"type":"string"}`,
 	} {
 		body := get(t, h, "GET", path).Body.String()

@@ -84,7 +84,7 @@ func plots(exports []Metric) []Plot {
 		})
 		p.Left = max(0, len(its)-maxSeries)
 		for _, s := range its[:len(its)-p.Left] {
-			s.Points = thinned(s.Points)
+			s.Attributes, s.Points = redactAttributes(s.Attributes), thinned(s.Points)
 			p.Series = append(p.Series, *s)
 		}
 		list = append(list, *p)

@@ -20,7 +20,7 @@ func redact(v any) any { return withoutMore(iii.Redact(v)) }
 // an attribute, its last part does.
 func more(key string) bool {
 	switch strings.ToLower(key[strings.LastIndexByte(key, '.')+1:]) {
-	case "cookie", "set-cookie", "cookies", "access_key":
+	case "cookie", "set-cookie", "cookies", "access_key", "token":
 		return true
 	}
 	return false
