@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -48,6 +49,14 @@ func newFrameFile(name string, warn func(error)) (*frameFile, error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("frames: %w", err)
+	}
+	// One that was there already keeps its rights when it is opened.
+	info, err := file.Stat()
+	if err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
+		err = os.Chmod(name, 0o600)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("frames: %w", err), file.Close())
 	}
 	return &frameFile{file: file, warn: warn}, nil
 }
