@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -46,7 +47,10 @@ func (p *printer) start(ctx context.Context, url, topic string) (*iii.Client, er
 	if err != nil {
 		return nil, err
 	}
-	return client, client.Connect(ctx)
+	if err := client.Connect(ctx); err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	return client, nil
 }
 
 // print does a job, for which it may be called more than once: after an error, and when
