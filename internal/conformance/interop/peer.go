@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -171,7 +170,7 @@ func (p *peer) gone() error {
 	select {
 	case <-p.ended:
 		out, _ := os.ReadFile(p.log.Name())
-		return fmt.Errorf("the peer's program ended: %w\n%s", errors.Join(p.err), out)
+		return fmt.Errorf("the peer's program ended: %s\n%s", p.cmd.ProcessState, out)
 	default:
 		return nil
 	}
