@@ -155,30 +155,49 @@ func (s *bindings) change(b *boundTrigger, want *wantedTrigger) {
 func (s *bindings) bind() {
 	defer s.ended.Done()
 	s.mu.Lock()
+	var b *boundTrigger // that it is at
+	var want *wantedTrigger
 	defer func() {
-		s.binders--
+		if b != nil { // the provider has ended the goroutine
+			if b.bound != nil {
+				b.cancel()
+				b.bound, b.typ, b.ctx, b.cancel = nil, nil, nil, nil
+			}
+			s.stepped(b, want, &Error{Code: codeTriggerFailed, Message: "the provider ended its goroutine"})
+		}
+		if !s.closed && len(s.ready) > 0 {
+			s.ended.Add(1)
+			go s.bind()
+		} else {
+			s.binders--
+		}
 		s.mu.Unlock()
 	}()
 	for !s.closed && len(s.ready) > 0 {
-		b := s.ready[0]
-		s.ready = s.ready[1:]
-		want := b.want
+		b, s.ready = s.ready[0], s.ready[1:]
+		want = b.want
 		b.todo = false
 		err := s.unlocked(b, want)
-		if want != nil && b.want == want {
-			s.answer(want.link, &want.RegisterTriggerMessage, err)
-			if err != nil {
-				b.want = nil
-			}
+		s.stepped(b, want, err)
+		b = nil
+	}
+}
+
+// stepped notes that a binder has done what was wanted of b, or has failed to.
+func (s *bindings) stepped(b *boundTrigger, want *wantedTrigger, err error) {
+	if want != nil && b.want == want {
+		s.answer(want.link, &want.RegisterTriggerMessage, err)
+		if err != nil {
+			b.want = nil
 		}
-		switch {
-		case b.todo:
-			s.ready = append(s.ready, b)
-		case b.want == nil && b.bound == nil:
-			delete(s.byID, b.id)
-		default:
-			b.busy = false
-		}
+	}
+	switch {
+	case b.todo:
+		s.ready = append(s.ready, b)
+	case b.want == nil && b.bound == nil:
+		delete(s.byID, b.id)
+	default:
+		b.busy = false
 	}
 }
 

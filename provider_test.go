@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -82,8 +83,8 @@ func TestTriggerProvider(t *testing.T) {
 	})
 }
 
-// A Bind that fails or panics refuses the trigger, and its worker is told.
-
+// A Bind that fails, panics or ends its goroutine refuses the trigger, and its worker
+// is told.
 func TestTriggerProviderRefuses(t *testing.T) {
 	providerBubble(t, func(t *testing.T, e *iiitest.Engine, worker func(string, ...iii.Option) *iii.Client) {
 		user, provider := worker("user"), worker("provider")
@@ -97,6 +98,8 @@ func TestTriggerProviderRefuses(t *testing.T) {
 				return &iii.Error{Message: "just so"}
 			case "panic":
 				panic("secret")
+			case "goexit":
+				runtime.Goexit()
 			}
 			return nil
 		}}
@@ -109,6 +112,7 @@ func TestTriggerProviderRefuses(t *testing.T) {
 			"code":      {"PATH_TAKEN", "path: iii: PATH_TAKEN: taken"},
 			"no code":   {"trigger_registration_failed", "just so"},
 			"panic":     {"trigger_registration_failed", "the provider panicked"},
+			"goexit":    {"trigger_registration_failed", "the provider ended its goroutine"},
 			"condition": {"trigger_registration_failed", "condition_function_id is no string"},
 			"good":      {},
 		}
