@@ -102,7 +102,7 @@ var deviations = []*deviation{
 	deviates(".*", `.*\.registered_triggers\[iii-[a-z]+::config-watch\]`,
 		"options configure the parts of this engine, so none of them watches an entry of its own"),
 	deviates("engine-functions|cron-and-log-triggers", `.*\.functions\[iii-[a-z]+::on-config-change\]`, "likewise"),
-	deviates("cron-and-log-triggers", `.*\.functions\[iii-observability::ui-content\]`, "there is no console"),
+	deviates("cron-and-log-triggers", `.*\.functions\[iii-observability::ui-content\]`, "the content is that of the engine's own console"),
 	deviates("engine-functions", `.*\.workers\[iii-[a-z-]+\]\.function_count`, "likewise, and each part has the functions that it has here"),
 
 	deviates("engine-functions", `.*\.workers\[iii-telemetry\]`, "nothing is told to the makers of the engine"),

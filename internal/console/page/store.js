@@ -8,7 +8,7 @@ const store = {
   live: "off", loaded: new Set(),
 };
 
-const maxKept = 2000;
+const maxKept = 1000; // as many as the engine keeps
 
 async function get(path) {
   const response = await fetch(path);
