@@ -35,14 +35,18 @@ func newTracing(provider trace.TracerProvider) *tracing {
 	}
 }
 
-// wants says whether in may be sampled. It looks at the flags of the header, which
-// are its end, without reading the rest.
+// wants says whether in may be sampled. It reads the header only if the flags at its
+// end say that the caller is not.
 func (t *tracing) wants(in *incoming) bool {
 	if in.function.untraced {
 		return false
 	}
 	header := in.traceparent
-	return !t.parentBased || len(header) != traceparentLength+2 || !bytes.HasSuffix(header, []byte(`-00"`))
+	if !t.parentBased || len(header) != traceparentLength+2 || !bytes.HasSuffix(header, []byte(`-00"`)) {
+		return true
+	}
+	_, valid := parseTraceparent(header[1 : len(header)-1])
+	return !valid // then it is as if there were none
 }
 
 // watch notes that a function is told of new spans. Its own say what function they

@@ -93,6 +93,7 @@ func TestTracingWants(t *testing.T) {
 		{"", testParent[:54] + "2", function, true}, // the sampler sees to it
 		{"", "", function, true},
 		{"", "nonsense-00", function, true},
+		{"", strings.Repeat("x", 52) + "-00", function, true},
 		{"ParentBased_TraceIdRatio", testParent[:54] + "0", function, false},
 		{"always_on", testParent[:54] + "0", function, true},
 		{"", testParent, elsewhere, false},
