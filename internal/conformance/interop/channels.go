@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/iii-go/iii"
 )
@@ -19,10 +20,14 @@ var channels = []scenario{
 		w, r, err := t.client.CreateChannel(ctx)
 		t.must("engine::channels::create", err)
 		sent := make(chan error, 1)
-		go func() {
+		ctx, cancel := context.WithCancel(ctx)
+		var writing sync.WaitGroup
+		defer writing.Wait()
+		defer cancel()
+		writing.Go(func() {
 			_, err := fill(ctx, w, channelBytes)
 			sent <- err
-		}()
+		})
 		t.equal("what the peer read", t.call(ctx, "peer::sink", object{"reader": r.Ref()}), reportOf(channelBytes))
 		t.must("writing", <-sent)
 	}},
@@ -34,7 +39,7 @@ var channels = []scenario{
 			err := t.client.Call(ctx, "peer::source", object{"writer": w.Ref(), "bytes": channelBytes}, nil)
 			written <- err
 			if err != nil {
-				_ = w.Close()
+				_ = r.Close() // for nobody writes
 			}
 		}()
 		report, err := drain(ctx, r)
@@ -102,6 +107,7 @@ func drain(ctx context.Context, r *iii.ChannelReader) (channelReport, error) {
 // fill writes the message and n bytes into a channel and ends it.
 func fill(ctx context.Context, w *iii.ChannelWriter, n int) (channelReport, error) {
 	defer w.Close()
+	defer context.AfterFunc(ctx, func() { _ = w.Close() })() // a Write waits for the reader
 	if err := w.SendMessage(ctx, json.RawMessage(hello)); err != nil {
 		return channelReport{}, err
 	}

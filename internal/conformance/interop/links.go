@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/iii-go/iii"
@@ -13,7 +14,11 @@ var links = []scenario{
 		t.listen(ctx, "peer::on-return", nil, 0)
 		t.bind(ctx, "state", "peer::on-return", object{"scope": "returns"}, nil)
 		under := make(chan error, 1)
-		go func() { under <- t.client.Call(ctx, "peer::slow", object{"ms": 60_000}, nil) }()
+		call, cancel := context.WithCancel(ctx)
+		var calling sync.WaitGroup
+		defer calling.Wait()
+		defer cancel()
+		calling.Go(func() { under <- t.client.Call(call, "peer::slow", object{"ms": 60_000}, nil) })
 		t.must("call under way", until(ctx, "the peer does not work on it", func() bool {
 			w, err := t.client.WorkerInfo(ctx, t.peerName())
 			return err == nil && w.Worker.ActiveInvocations > 0
