@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -81,6 +83,23 @@ func TestNames(t *testing.T) {
 			if !names[name] || explanations[peer][name] == "" {
 				t.Errorf("%s: the scenario %s does not exist or is not explained", peer, name)
 			}
+		}
+	}
+}
+
+// A peer whose tools are not there is said, with the tool.
+func TestPeersThatCannotBeInstalled(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	root, err := filepath.Abs("../../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, tool := range []string{"go", "npm", "python3", "cargo"} {
+		dir := t.TempDir()
+		s := settings{root: root, cache: dir, logs: filepath.Join(dir, "logs"), out: t.Output()}
+		_, err := s.runPeer(t.Context(), sdks[i], "iiidev", nil)
+		if want := "cannot be installed: " + tool + " is needed: "; !errors.Is(err, exec.ErrNotFound) || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v, want %s…", sdks[i].name, err, want)
 		}
 	}
 }
