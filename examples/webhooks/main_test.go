@@ -53,7 +53,8 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	checkRun(t)
 }
 
-// With -serve it serves until it is interrupted, with the secret that it is given.
+// With -serve it serves until it is interrupted, with the secret that it is given and
+// does not show.
 func TestServe(t *testing.T) {
 	t.Setenv("III_URL", "")
 	t.Setenv("WEBHOOK_SECRET", "secret of the test")
@@ -66,6 +67,9 @@ func TestServe(t *testing.T) {
 	await := func(prefix string) string {
 		t.Helper()
 		for lines.Scan() {
+			if strings.Contains(lines.Text(), "secret of the test") {
+				t.Errorf("the secret is shown: %s", lines.Text())
+			}
 			if rest, ok := strings.CutPrefix(lines.Text(), prefix); ok {
 				return rest
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 )
@@ -82,7 +83,11 @@ func (v visit) serve(ctx context.Context) error {
 	if _, err := v.consumer.bind(hookConfig{Event: "push", Condition: v.condition()}, v.refused); err != nil {
 		return err
 	}
-	fmt.Fprintf(v.out, manual, v.url, v.secret)
+	secret := v.secret
+	if os.Getenv("WEBHOOK_SECRET") != "" {
+		secret = `"$WEBHOOK_SECRET"` // who has set it knows it, and others may see the output
+	}
+	fmt.Fprintf(v.out, manual, v.url, secret)
 	for {
 		select {
 		case r := <-v.reports:
