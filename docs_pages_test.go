@@ -262,6 +262,27 @@ func anchors(t *testing.T, page string) (names []string) {
 	return names
 }
 
+// The page of guarantees names each test of one.
+func TestPageOfGuaranteesNamesItsTests(t *testing.T) {
+	page := readFile(t, "docs/guarantees.md")
+	_, files := parsePackage(t, ".", func(name string) bool { return strings.HasPrefix(name, "promise_") })
+	named := 0
+	for _, f := range files {
+		for _, d := range f.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok || !regexp.MustCompile(`^TestR[0-9]`).MatchString(fn.Name.Name) {
+				continue
+			}
+			if named++; !strings.Contains(page, "`"+fn.Name.Name+"`") {
+				t.Errorf("docs/guarantees.md does not name %s", fn.Name.Name)
+			}
+		}
+	}
+	if named == 0 {
+		t.Error("there is no test of a guarantee")
+	}
+}
+
 // What the pages call iii.Something, and the tests, programs and files that they name
 // as evidence, is there.
 func TestPagesNameWhatExists(t *testing.T) {
