@@ -97,8 +97,9 @@ func recordOutput(span trace.Span, payload []byte, limit int, ok bool) {
 // Redact returns v as JSON values (map[string]any, []any, string, bool, nil,
 // numbers as json.Number) in which the value of every key that names a secret is
 // the text "[REDACTED]". A key does if it contains, in any case, api_key, apikey,
-// api-key, password, secret, credential, authorization, auth_token, access_token,
-// refresh_token, bearer or private_key, is token, or ends in _token or -token.
+// api-key, access_key, password, secret, credential, authorization, auth_token,
+// access_token, refresh_token, bearer or private_key, is token, cookie or set-cookie,
+// or ends in _token or -token. access_key is what opens a channel.
 // Values are not looked at: a secret under another key stays. A value that does
 // not encode as JSON becomes nil.
 func Redact(v any) any {
@@ -248,7 +249,7 @@ func sensitiveKey(raw []byte) bool {
 
 // secretWords are what sensitive keys contain; client_secret is one by "secret".
 var secretWords = []string{"api_key", "apikey", "api-key", "password", "secret", "credential", "authorization",
-	"auth_token", "access_token", "refresh_token", "bearer", "private_key"}
+	"auth_token", "access_token", "refresh_token", "bearer", "private_key", "access_key"}
 
 // secretInitials are the first letters of secretWords.
 var secretInitials = func() (t [256]bool) {
@@ -269,11 +270,16 @@ func namesSecret(key []byte) bool {
 			}
 		}
 	}
+	if isFold(key, "cookie") || isFold(key, "set-cookie") {
+		return true
+	}
 	if n := len(key) - len("token"); n >= 0 && hasPrefixFold(key[n:], "token") {
 		return n == 0 || key[n-1] == '_' || key[n-1] == '-'
 	}
 	return false
 }
+
+func isFold(key []byte, word string) bool { return len(key) == len(word) && hasPrefixFold(key, word) }
 
 // hasPrefixFold ignores the case of ASCII letters; prefix is in lower case.
 func hasPrefixFold(key []byte, prefix string) bool {

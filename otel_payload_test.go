@@ -19,6 +19,8 @@ func TestChecklistRedact(t *testing.T) {
 		{"tokens", `[{"id_token":1},{"tokens":5,"token":null}]`, `[{"id_token":"[REDACTED]"},{"tokens":5,"token":"[REDACTED]"}]`},
 		{"all words", `{"xapi_keyx":1,"apikey":1,"x-api-key":1,"PassWord":1,"SECRETS":1,"Credential":1,"proxy-authorization":1,"auth_tokens":1,"access_token1":1,"refresh_token_":1,"bearers":1,"my_private_key":1,"client_secret":1}`,
 			strings.ReplaceAll(`{"xapi_keyx":1,"apikey":1,"x-api-key":1,"PassWord":1,"SECRETS":1,"Credential":1,"proxy-authorization":1,"auth_tokens":1,"access_token1":1,"refresh_token_":1,"bearers":1,"my_private_key":1,"client_secret":1}`, ":1", `:"[REDACTED]"`)},
+		{"channels and cookies", `{"access_key":1,"Cookie":["a=b"],"Set-Cookie":1,"cookies":1,"cookie_name":1,"keys":1}`,
+			`{"access_key":"[REDACTED]","Cookie":"[REDACTED]","Set-Cookie":"[REDACTED]","cookies":1,"cookie_name":1,"keys":1}`},
 		{"not sensitive", `{"notification":1,"tokens":1,"token_count":1,"max_tokens":1,"accessToken":1,"privateKey":1,"":1,"_tokenx":1,"authtoken":1}`,
 			`{"notification":1,"tokens":1,"token_count":1,"max_tokens":1,"accessToken":1,"privateKey":1,"":1,"_tokenx":1,"authtoken":1}`},
 		{"token endings", `{"TOKEN":true,"x-auth-token":{},"id_token":[],"-token":1.5e3}`, `{"TOKEN":"[REDACTED]","x-auth-token":"[REDACTED]","id_token":"[REDACTED]","-token":"[REDACTED]"}`},
