@@ -72,8 +72,12 @@ func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*Cha
 
 // OpenWriter connects to the writing end of a channel. ctx bounds the opening
 // only. The error is an [ErrChannelNotFound] if there is no such channel; that
-// the end was taken before shows at the first Write.
+// the end was taken before shows at the first Write. A reference to the reading end
+// is an error: what is written to it would go nowhere.
 func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*ChannelWriter, error) {
+	if ref.Direction == StreamChannelDirectionRead {
+		return nil, errors.New("iii: channel write: the reference is to the reading end")
+	}
 	w := newChannelWriter(c, ref)
 	if err := w.end.open(ctx, "write"); err != nil {
 		return nil, err
@@ -82,8 +86,12 @@ func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*Channel
 }
 
 // OpenReader connects to the reading end of a channel; see [Client.OpenWriter].
-// That the end was taken before shows as io.EOF at the first Read.
+// That the end was taken before shows as io.EOF at the first Read. A reference to the
+// writing end is an error: nothing would ever come from it.
 func (c *Client) OpenReader(ctx context.Context, ref StreamChannelRef) (*ChannelReader, error) {
+	if ref.Direction == StreamChannelDirectionWrite {
+		return nil, errors.New("iii: channel read: the reference is to the writing end")
+	}
 	r := newChannelReader(c, ref)
 	if err := r.open(ctx); err != nil {
 		return nil, err

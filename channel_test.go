@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -239,6 +240,12 @@ func TestChannelErrors(t *testing.T) {
 	w, r := channelPair(t, c)
 	if _, err := r.Read(nil); err != nil {
 		t.Error(err)
+	}
+	if _, err := c.OpenReader(t.Context(), w.Ref()); err == nil || !strings.Contains(err.Error(), "writing end") {
+		t.Errorf("OpenReader of the writing end = %v", err)
+	}
+	if _, err := c.OpenWriter(t.Context(), r.Ref()); err == nil || !strings.Contains(err.Error(), "reading end") {
+		t.Errorf("OpenWriter of the reading end = %v", err)
 	}
 	first, err := c.OpenReader(t.Context(), r.Ref())
 	if err != nil {
