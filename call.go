@@ -218,5 +218,16 @@ func (c *Client) wait(ctx context.Context, r *request) (sent bool, err error) {
 	case sent:
 		return true, cause
 	}
-	return false, fmt.Errorf("%w: %w", ErrNotConnected, cause)
+	return false, c.notSent(cause)
+}
+
+// notSent is the error of a call that waited for a connection in vain.
+func (c *Client) notSent(cause error) error {
+	c.mu.Lock()
+	never := c.supervised == nil
+	c.mu.Unlock()
+	if never {
+		return fmt.Errorf("%w, since neither Connect nor Run was called: %w", ErrNotConnected, cause)
+	}
+	return fmt.Errorf("%w: %w", ErrNotConnected, cause)
 }

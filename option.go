@@ -93,7 +93,7 @@ func engineURLFromEnv() string {
 func parseEngineURL(address string) (*url.URL, error) {
 	u, err := url.Parse(address)
 	if err != nil { // which quotes the address
-		return nil, errors.New("iii: engine address is no URL")
+		return nil, errors.New("iii: engine address is no URL, such as " + DefaultURL)
 	}
 	switch strings.ToLower(u.Scheme) {
 	case "ws", "http":

@@ -2,6 +2,7 @@ package iii
 
 import (
 	"context"
+	"errors"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -188,4 +189,20 @@ func TestR9RegistrationsDoNotWait(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestCallWithoutConnect tells why a call is not connected that never could be.
+func TestCallWithoutConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{})
+		c := p.client()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := c.Call(ctx, "f", 1, nil)
+		const want = "iii: call f: not connected, since neither Connect nor Run was called: context deadline exceeded"
+		if err == nil || err.Error() != want || !errors.Is(err, ErrNotConnected) || !SafeToRetry(err) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+		_ = c.Close()
+	})
 }
