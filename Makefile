@@ -64,7 +64,7 @@ nested: ## The tests of the nested modules alone, but for those that need Chromi
 	@set -e; for m in $(filter-out ./internal/browser,$(NESTED)); do echo "$$m: $(GO) test ./..."; (cd $$m && $(GO) test ./...); done
 
 race: ## The tests with the race detector, in random order
-	$(GO) test -race -shuffle=on ./...
+	$(GO) test -race -shuffle=on -timeout 20m ./...
 
 # An input that leads on is made smaller for up to a minute by default: FUZZTIME would
 # be gone with the first ones.
