@@ -2,8 +2,8 @@ package iii
 
 import (
 	"context"
-	"errors"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"strings"
