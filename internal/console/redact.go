@@ -46,14 +46,10 @@ func withoutMore(v any) any {
 	return v
 }
 
-// textMember is a member of a JSON object whose value is a text or begins like a list,
-// perhaps cut off.
-var textMember = regexp.MustCompile(`"((?:[^"\\]|\\.)*)"\s*:\s*(?:"(?:[^"\\]|\\.)*(?:"|$)|\[[^\]]*(?:\]|$))`)
-
 // redactText is a text without secrets, if it is JSON: as payloads are in spans. There
 // they may be cut off, and then are gone through member by member.
 func redactText(text string) string {
-	if text == "" || !strings.ContainsRune("{[", rune(text[0])) {
+	if begin := strings.TrimLeft(text, " \t\r\n"); begin == "" || !strings.ContainsRune("{[", rune(begin[0])) {
 		return text
 	}
 	if json.Valid([]byte(text)) {
@@ -61,13 +57,76 @@ func redactText(text string) string {
 			return string(b)
 		}
 	}
-	return textMember.ReplaceAllStringFunc(text, func(member string) string {
-		key := textMember.FindStringSubmatch(member)[1]
-		if !secret(key) {
-			return member
+	return redactCut(text)
+}
+
+// redactCut is the beginning of a JSON text without secrets. Where the value of a secret
+// is no JSON, or is cut off, it cannot be told where it ends: nothing is left from there.
+func redactCut(text string) string {
+	var out strings.Builder
+	from := 0 // what is to follow out
+	for i := 0; i < len(text); {
+		if text[i] != '"' {
+			i++
+			continue
 		}
-		return `"` + key + `":"` + redacted + `"`
+		end := i + quoted(text[i:])
+		s := unquoted(text[i:end])
+		value := strings.TrimLeft(text[end:], " \t\r\n")
+		if !strings.HasPrefix(value, ":") { // a text, which may be JSON itself
+			if masked := redactText(s); masked != s {
+				b, _ := json.Marshal(masked)
+				out.WriteString(text[from:i] + string(b))
+				from = end
+			}
+			i = end
+			continue
+		}
+		i = end
+		if !secret(s) {
+			continue
+		}
+		out.WriteString(text[from:end] + `:"` + redacted + `"`)
+		d := json.NewDecoder(strings.NewReader(value[1:]))
+		if d.Decode(new(json.RawMessage)) != nil {
+			return out.String()
+		}
+		i = len(text) - len(value) + 1 + int(d.InputOffset())
+		from = i
+	}
+	return out.String() + text[from:]
+}
+
+// quoted is the length of the JSON string with which text begins, perhaps cut off.
+func quoted(text string) int {
+	for i := 1; i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
+		}
+	}
+	return len(text)
+}
+
+// escape is an escape in a JSON string, or one byte that cannot be in any.
+var escape = regexp.MustCompile(`\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|[\\\x00-\x1f]`)
+
+// unquoted is what a JSON string means, which may lack its end, without what has no
+// meaning: a part of an escape, where it was cut off.
+func unquoted(quoted string) string {
+	quoted = escape.ReplaceAllStringFunc(quoted, func(e string) string {
+		if len(e) == 1 {
+			return ""
+		}
+		return e
 	})
+	var s string
+	if json.Unmarshal([]byte(quoted), &s) != nil {
+		_ = json.Unmarshal([]byte(quoted+`"`), &s)
+	}
+	return s
 }
 
 func secret(key string) bool {
