@@ -24,7 +24,7 @@ type Trace struct {
 	Spans    int            `json:"spans"`
 	Errors   int            `json:"errors"`
 	Pending  int            `json:"pending"`
-	Internal bool           `json:"internal"` // nothing but the engine's own functions
+	Internal bool           `json:"internal"` // nothing but the engine's own spans and functions
 	Services []TraceService `json:"services"`
 }
 
@@ -83,8 +83,11 @@ func traceOf(id string, spans []*iii.StoredSpan) Trace {
 	return t
 }
 
+// engineService is the service of the engine's own spans.
+const engineService = "iii"
+
 func internalSpan(s *iii.StoredSpan) bool {
-	return slices.Contains(s.Attributes, iii.StoredAttribute{"iii.function.kind", "internal"})
+	return s.ServiceName == engineService || slices.Contains(s.Attributes, iii.StoredAttribute{"iii.function.kind", "internal"})
 }
 
 // TraceSpan is a span with its times in the trace, in milliseconds: those since 1970, in

@@ -19,7 +19,7 @@ func TestTracesOf(t *testing.T) {
 	}
 	failed := span("t1", "c", "b", "bank", "charge", 3e6, 4e6)
 	failed.Status = "error"
-	internal := span("t4", "a", "", "iii", "call engine::functions::list", 9e6, 9e6)
+	internal := span("t4", "a", "", "shop", "execute engine::functions::list", 9e6, 9e6)
 	internal.Attributes = iii.List[iii.StoredAttribute]{{"iii.function.kind", "internal"}}
 	got := tracesOf([]iii.StoredSpan{
 		failed, // spans come in the order of their ends
@@ -28,9 +28,13 @@ func TestTracesOf(t *testing.T) {
 		span("t2", "b", "gone", "shop", "a part", 7e6, 0),
 		span("t3", "a", "b", "shop", "in a", 8e6, 8e6), span("t3", "b", "a", "shop", "circle", 8e6, 8e6),
 		internal,
+		span("t5", "a", "", "iii", "queue jobs", 10e6, 10e6), // as before a worker that sends no telemetry
+		span("t6", "a", "", "iii", "POST /orders", 11e6, 12e6), span("t6", "b", "a", "shop", "order", 11e6, 12e6),
 	})
 	want := []Trace{
-		{ID: "t4", Name: "call engine::functions::list", Service: "iii", Start: 9e6, Spans: 1, Internal: true, Services: []TraceService{{"iii", 1}}},
+		{ID: "t6", Name: "POST /orders", Service: "iii", Start: 11e6, Duration: 1, Spans: 2, Services: []TraceService{{"iii", 1}, {"shop", 1}}},
+		{ID: "t5", Name: "queue jobs", Service: "iii", Start: 10e6, Spans: 1, Internal: true, Services: []TraceService{{"iii", 1}}},
+		{ID: "t4", Name: "execute engine::functions::list", Service: "shop", Start: 9e6, Spans: 1, Internal: true, Services: []TraceService{{"shop", 1}}},
 		{ID: "t3", Name: "in a", Service: "shop", Start: 8e6, Spans: 2, Services: []TraceService{{"shop", 2}}},
 		{ID: "t2", Name: "a part", Service: "shop", Start: 7e6, Spans: 1, Pending: 1, Services: []TraceService{{"shop", 1}}},
 		{ID: "t1", Name: "checkout", Service: "shop", Start: 1e6, Duration: 5, Spans: 3, Errors: 1, Services: []TraceService{{"shop", 2}, {"bank", 1}}},
