@@ -26,10 +26,13 @@ function once(node, key, make) {
   show(node, make());
 }
 
-// placeholder says why a list of a part is empty: nothing matches, or there is nothing.
+function loadingNote() { return h("p", { class: "note" }, "Loading…"); }
+
+// placeholder says why a list of a part is empty: it is not here yet, nothing matches,
+// or there is nothing.
 function placeholder(node, part, shown, there, noMatch, nothing) {
-  const why = shown || !store.loaded.has(part) || !store.engine ? "shown" : there ? "no match" : "nothing";
-  once(node, why, () => why === "shown" ? [] : why === "nothing" ? nothing() : h("p", { class: "note" }, noMatch));
+  const why = shown ? "shown" : !store.loaded.has(part) || !store.engine ? "loading" : there ? "no match" : "nothing";
+  once(node, why, () => why === "shown" ? [] : why === "loading" ? loadingNote() : why === "nothing" ? nothing() : h("p", { class: "note" }, noMatch));
 }
 
 // keyed makes the children of parent be those of items, in their order. An element

@@ -7,7 +7,7 @@ views.overview = {
     root.append(page);
     let made = null;
     return parts => {
-      if (!store.loaded.has("registry") || !store.engine) return;
+      if (!store.loaded.has("registry") || !store.engine) return once(page, "loading", loadingNote);
       if (!userWorkers().length && !store.activity.functions.length && !store.invocations.size) {
         made = "empty";
         return once(page, store.engine.worker_url, welcome);

@@ -176,7 +176,7 @@ views.workers = {
     tools.append(segments("Workers", [[false, "Connected"], [true, "With the engine"]], ui.own, on => { ui.own = on; changed("filter"); }));
     return () => {
       const all = store.registry.workers.filter(w => ui.own || own(w)), list = all.filter(w => matches([w.name, w.runtime, w.namespace, w.description, w.id].join(" ")));
-      if (!store.loaded.has("registry") || !store.engine) return;
+      if (!store.loaded.has("registry") || !store.engine) return show(page, loadingNote());
       show(page, list.length ? h("div", { class: "cards" }, list.map(workerCard)) : all.length ? h("p", { class: "note" }, "No worker matches.") : welcome());
       const chosen = current.path[0] && page.querySelector("[aria-selected=true]");
       if (chosen && chosen !== page.shown) { chosen.scrollIntoView({ block: "nearest" }); page.shown = chosen; }

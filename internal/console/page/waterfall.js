@@ -27,7 +27,7 @@ function openTrace(root, tools) {
   };
   return parts => {
     if (parts.has("traces") || parts.has("logs")) fetchTrace();
-    if (!trace) return;
+    if (!trace) return rows.firstChild || show(rows, loadingNote());
     const selected = current.path[1];
     const state = [text.length, text.slice(-200), selected, [...folded].join(), ui.choice.traceLogs, ui.filters.traces].join("\n");
     if (state !== drawn || trace.pending) {
