@@ -81,6 +81,13 @@ func demonstrate(t *testing.T, engine *iiitest.Engine) func(item string, quantit
 	placed := must[metric.Int64Counter](t)(telemetry.Meter().Int64Counter("orders.placed", metric.WithDescription("Orders by their result")))
 	value := must[metric.Int64Histogram](t)(telemetry.Meter().Int64Histogram("orders.value", metric.WithDescription("What orders are worth"),
 		metric.WithUnit("{cent}"), metric.WithExplicitBucketBoundaries(250, 500, 1000, 2000, 5000)))
+	visits := must[metric.Int64Counter](t)(telemetry.Meter().Int64Counter("visits", metric.WithDescription("Visits by shelf")))
+	waits := must[metric.Int64Histogram](t)(telemetry.Meter().Int64Histogram("waits", metric.WithDescription("Waits by shelf"), metric.WithUnit("ms")))
+	for n := range 62 {
+		shelf := metric.WithAttributes(attribute.Int("shelf", n))
+		visits.Add(t.Context(), 2, shelf)
+		waits.Record(t.Context(), int64(n), shelf)
+	}
 	ok(iii.HandleHTTP(shop, http.MethodPost, "/orders/:customer", func(ctx context.Context, r *iii.HTTPRequest[order]) (*iii.HTTPResponse[order], error) {
 		log.InfoContext(ctx, "order received", "customer", r.PathParams["customer"], "item", r.Body.Item, "quantity", r.Body.Quantity)
 		err := shop.Call(ctx, "warehouse::reserve", r.Body, nil)
@@ -214,6 +221,9 @@ func TestConsole(t *testing.T) {
 		picture("logs")
 		visitConsole(page, "#/metrics", ".plot", "orders.placed")
 		page.WaitVisible(".plot path")
+		// What is left out is counted, and is in the total.
+		page.Wait(`() => [...document.querySelectorAll(".plot")].some(p => /^visits\n[^]*\n124\n[^]*and 54 more series$/.test(p.innerText.trim()))`)
+		page.Wait(`() => [...document.querySelectorAll(".plot")].some(p => /^waits\n[^]*\n62 values\n[^]*and 59 more series$/.test(p.innerText.trim()))`)
 		picture("metrics")
 		visitConsole(page, "#/functions/default/http%3A%3APOST%2Forders%2F%3Acustomer", ".detail .schema", "quantity")
 		picture("function")

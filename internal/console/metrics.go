@@ -29,7 +29,8 @@ type Plot struct {
 	Unit        string   `json:"unit"`
 	Type        string   `json:"type"`
 	Series      []Series `json:"series"`
-	Left        int      `json:"left"` // series that are not there, for there are too many
+	Left        int      `json:"left"`  // series that are not there, for there are too many
+	Total       float64  `json:"total"` // the latest values of all series, of those too
 }
 
 // Series is what a metric says with one set of attributes.
@@ -83,6 +84,9 @@ func plots(exports []Metric) []Plot {
 			return cmp.Compare(attributeKey(a.Attributes), attributeKey(b.Attributes))
 		})
 		p.Left = max(0, len(its)-maxSeries)
+		for _, s := range its {
+			p.Total = limited(p.Total + s.Latest)
+		}
 		for _, s := range its[:len(its)-p.Left] {
 			s.Attributes, s.Points = redactAttributes(s.Attributes), thinned(s.Points)
 			p.Series = append(p.Series, *s)

@@ -67,14 +67,14 @@ func TestPlotsAreBounded(t *testing.T) {
 	list := exports(Metric{Service: "b", Name: "m", Type: "gauge"}, make([]float64, 5000)...)
 	wide := Metric{Service: "a", Name: "m", Type: "gauge", At: epoch}
 	for n := range 3 * maxSeries {
-		wide.Points = append(wide.Points, Point{Attributes: []iii.StoredAttribute{{"n", fmt.Sprintf("%03d", n)}}})
+		wide.Points = append(wide.Points, Point{Value: 2, Attributes: []iii.StoredAttribute{{"n", fmt.Sprintf("%03d", n)}}})
 	}
 	got := plots(append(list, wide))
 	if len(got) != 2 || got[0].Service != "a" || got[1].Service != "b" {
 		t.Fatalf("plots: %+v", got)
 	}
-	if n := len(got[0].Series); n != maxSeries || got[0].Left != 2*maxSeries {
-		t.Errorf("%d series and %d more", n, got[0].Left)
+	if n := len(got[0].Series); n != maxSeries || got[0].Left != 2*maxSeries || got[0].Total != 2*3*maxSeries {
+		t.Errorf("%d series and %d more, %v in total", n, got[0].Left, got[0].Total)
 	}
 	points := got[1].Series[0].Points
 	if len(points) != maxPlotted || points[0][0] != float64(epoch.UnixMilli()) || points[maxPlotted-1][0] != float64(epoch.UnixMilli()+4999*1000) {

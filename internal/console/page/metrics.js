@@ -6,7 +6,7 @@ views.metrics = {
     const page = h("div", { class: "pad" });
     root.append(page);
     return () => {
-      if (!store.loaded.has("metrics") || !store.engine) return;
+      if (!store.loaded.has("metrics") || !store.engine) return show(page, loadingNote());
       const { plots } = store.metrics;
       if (!plots.length) return show(page, noTelemetry("No metric yet", "Counters, histograms and gauges of the workers are here, with memory and processor use of their processes. They are exported once a minute, and when telemetry is flushed."));
       const shown = plots.filter(p => matches([p.name, p.service, p.description, ...p.series.map(s => s.attributes.join(" "))].join(" ")));
@@ -31,25 +31,25 @@ function plotPanel(p) {
   const unit = p.unit.startsWith("{") && p.name.includes(p.unit.slice(1, -1)) ? "" : p.unit;
   const rate = p.type === "counter" || p.type === "histogram";
   const label = s => s.attributes.filter(([k]) => !(process && k === "worker.id")).map(([k, v]) => (process && k === "worker.name" ? "" : k + "=") + v).join(" ");
-  const total = p.series.reduce((n, s) => n + s.latest, 0);
-  const times = p.series.flatMap(s => s.points.map(x => x[0])), first = times.length ? Math.max(from, Math.min(...times)) : from, last = Math.max(first + 1000, ...times);
-  const series = p.series.filter(s => s.points.length).map((s, i) => ({ points: s.points, color: seriesColours[i % seriesColours.length], area: p.series.length === 1 }));
-  const value = p.type === "histogram" ? [count(total), h("small", { class: "dim" }, " values")] : p.type === "counter" ? withUnit(total, unit) : p.series.length === 1 ? withUnit(p.series[0].latest, unit) : "";
+  const shown = p.series.slice(0, p.type === "histogram" ? 3 : seriesColours.length), hidden = p.series.length - shown.length + p.left, lone = p.series.length + p.left === 1;
+  const times = shown.flatMap(s => s.points.map(x => x[0])), first = times.length ? Math.max(from, Math.min(...times)) : from, last = Math.max(first + 1000, ...times);
+  const series = shown.map((s, i) => ({ points: s.points, color: seriesColours[i], area: lone })).filter(s => s.points.length);
+  const value = p.type === "histogram" ? [count(p.total), h("small", { class: "dim" }, " values")] : p.type === "counter" || lone ? withUnit(p.total, unit) : "";
   const format = rate ? v => count(v) + "/s" : v => withUnit(v, unit);
-  const body = p.type === "histogram" ? p.series.slice(0, 3).map(s => [p.series.length > 1 ? h("div", { class: "dim" }, label(s)) : null,
+  const plotted = shown.some(s => s.points.length > 1);
+  const body = p.type === "histogram" ? shown.map(s => [lone ? null : h("div", { class: "dim" }, label(s) || "(none)"),
     distribution(s.bounds || [], s.buckets || [], p.unit), s.latest ? h("div", { class: "what num" }, "mean " + withUnit(s.sum / s.latest, unit)) : null])
-    : p.series.some(s => s.points.length > 1) ? linePlot(series, { from: first, to: last, format, unit: rate ? "" : unit })
-      : p.series.length > 1 ? bars(p, label) : null;
+    : plotted ? linePlot(series, { from: first, to: last, format, unit: rate ? "" : unit }) : lone ? null : bars(shown, unit, label);
   return h("section", { class: "panel plot" },
     h("header", null, h("div", { style: { minWidth: 0 } }, h("h2", null, process ? p.name.slice("iii.worker.".length) : p.name), h("div", { class: "what" }, p.description)), h("span", { class: "grow" }), h("div", { class: "value" }, value)),
     h("div", { class: "body" }, body || h("p", { class: "dim" }, "One export so far."),
-      p.series.length > 1 && p.type !== "histogram" && p.series.some(s => s.points.length > 1) ? h("div", { class: "legend" }, p.series.slice(0, 8).map((s, i) => h("span", { class: "num" }, h("i", { style: { background: seriesColours[i % seriesColours.length] } }), label(s) || "(none)", " ", h("b", null, withUnit(s.latest, unit))))) : null,
-      p.series.length > 8 || p.left ? h("div", { class: "dim" }, "and " + (p.series.length - Math.min(8, p.series.length) + p.left) + " more series") : null));
+      !lone && p.type !== "histogram" && plotted ? h("div", { class: "legend" }, shown.map((s, i) => h("span", { class: "num" }, h("i", { style: { background: seriesColours[i] } }), label(s) || "(none)", " ", h("b", null, withUnit(s.latest, unit))))) : null,
+      hidden ? h("div", { class: "dim" }, "and " + hidden + " more series") : null));
 }
 
 // bars compares series of which there is but one value.
-function bars(p, label) {
-  const top = Math.max(...p.series.map(s => s.latest), 1e-9);
-  return h("div", { style: { display: "grid", gap: "7px" } }, p.series.slice(0, 8).map(s => h("div", null,
-    h("div", { class: "num", style: { display: "flex", gap: "8px" } }, h("span", { class: "dim" }, label(s) || "(none)"), h("span", { style: { marginLeft: "auto" } }, withUnit(s.latest, p.unit))), meter(s.latest / top))));
+function bars(series, unit, label) {
+  const top = Math.max(...series.map(s => s.latest), 1e-9);
+  return h("div", { style: { display: "grid", gap: "7px" } }, series.map(s => h("div", null,
+    h("div", { class: "num", style: { display: "flex", gap: "8px" } }, h("span", { class: "dim" }, label(s) || "(none)"), h("span", { style: { marginLeft: "auto" } }, withUnit(s.latest, unit))), meter(s.latest / top))));
 }

@@ -40,17 +40,21 @@ function distribution(bounds, buckets, unit) {
   first = Math.max(0, first - 1);
   last = Math.min(buckets.length - 1, Math.max(last + 1, first + 3));
   const shown = buckets.slice(first, last + 1), top = Math.max(...shown), step = width / shown.length;
+  const wide = text => 6.2 * text.length; // about
   const edge = i => i === 0 ? "" : i > bounds.length ? "" : withUnit(bounds[i - 1], unit);
   const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height + 14}`, role: "img", "aria-label": "distribution" });
   shown.forEach((n, i) => {
     const tall = n / top * (height - 14);
     chart.append(svg("rect", { x: i * step + 1, width: Math.max(1, step - 2), y: height - tall - 1, height: Math.max(tall, n ? 1.5 : 0), rx: 2, fill: "var(--bar-ok)" },
       svg("title", null, n + " from " + (edge(first + i) || "below") + " to " + (edge(first + i + 1) || "above"))));
-    if (n) chart.append(svg("text", { class: "axis", x: (i + .5) * step, y: height - tall - 4, "text-anchor": "middle" }, count(n)));
+    if (n && wide(count(n)) < step) chart.append(svg("text", { class: "axis", x: (i + .5) * step, y: height - tall - 4, "text-anchor": "middle" }, count(n)));
   });
-  const every = Math.ceil(shown.length / 5);
-  for (let i = 0; i <= shown.length; i += every) {
-    chart.append(svg("text", { class: "axis", x: Math.min(Math.max(i * step, 0), width), y: height + 11, "text-anchor": i === 0 ? "start" : i === shown.length ? "end" : "middle" }, edge(first + i)));
+  let free = 0; // up to here there is a label
+  for (let i = 0; i <= shown.length; i++) {
+    const text = edge(first + i), half = wide(text) / 2, x = Math.min(Math.max(i * step, half), width - half);
+    if (!text || x - half < free) continue;
+    chart.append(svg("text", { class: "axis", x, y: height + 11, "text-anchor": "middle" }, text));
+    free = x + half + 8;
   }
   return chart;
 }
