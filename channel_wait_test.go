@@ -69,14 +69,19 @@ type hangingDial struct {
 	once    sync.Once
 	hanging chan struct{}
 	waits   chan struct{} // closed by the first that waits
+	over    chan struct{} // ends their wait
 }
 
 func (d *hangingDial) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	select {
 	case <-d.hanging:
 		d.once.Do(func() { close(d.waits) })
-		<-ctx.Done()
-		return nil, ctx.Err()
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-d.over:
+			return nil, net.ErrClosed
+		}
 	default:
 		return new(net.Dialer).DialContext(ctx, network, addr)
 	}
@@ -111,8 +116,9 @@ func TestChannelOpeningHangs(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := &hangingDial{hanging: make(chan struct{}), waits: make(chan struct{})}
+			d := &hangingDial{hanging: make(chan struct{}), waits: make(chan struct{}), over: make(chan struct{})}
 			w, r := channelPair(t, connected(t, iii.WithDialContext(d.dial)))
+			t.Cleanup(func() { close(d.over) }) // before the ends are closed, which opens one that was not used
 			close(d.hanging)
 			used := make(chan error, 1)
 			go func() { used <- test.use(w, r) }()
