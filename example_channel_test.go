@@ -45,14 +45,16 @@ func ExampleClient_CreateChannel() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	sent := make(chan error, 1)
 	go func() {
-		defer writer.Close() // the reader sees an end only then
 		_, err := io.Copy(writer, strings.NewReader(strings.Repeat("tea ", 1_000_000)))
-		if err != nil {
-			log.Print(err)
-		}
+		sent <- errors.Join(err, writer.Close()) // the reader sees an end only then
 	}()
-	fmt.Println(iii.Call[string](ctx, client, "files::store", Upload{Name: "tea.txt", Content: reader.Ref()}))
+	stored, err := iii.Call[string](ctx, client, "files::store", Upload{Name: "tea.txt", Content: reader.Ref()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(stored, <-sent)
 	// Output: tea.txt has 4000000 bytes <nil>
 }
 

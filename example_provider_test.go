@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log"
+	"sync"
 	"time"
 
 	"github.com/iii-go/iii"
@@ -13,10 +14,12 @@ import (
 
 // ticker provides a trigger type: its triggers fire again and again, as their
 // configs say.
-type ticker struct{}
+type ticker struct {
+	running sync.WaitGroup
+}
 
 // Bind starts a trigger. ctx ends when the trigger does.
-func (ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
+func (t *ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
 	if b.Unchanged {
 		return nil // bound again after a reconnection, and going on
 	}
@@ -26,7 +29,7 @@ func (ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
 	if err := json.Unmarshal(b.Config, &config); err != nil || config.EveryMs <= 0 {
 		return &iii.Error{Code: "bad_config", Message: "every_ms must be positive"}
 	}
-	go func() {
+	t.running.Go(func() {
 		tick := time.NewTicker(time.Duration(config.EveryMs) * time.Millisecond)
 		defer tick.Stop()
 		for n := 1; ; n++ {
@@ -39,12 +42,12 @@ func (ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
 				return
 			}
 		}
-	}()
+	})
 	return nil
 }
 
 // Unbind has nothing to do: the context has said it.
-func (ticker) Unbind(ctx context.Context, id string) error { return nil }
+func (t *ticker) Unbind(ctx context.Context, id string) error { return nil }
 
 // A trigger type of one's own, and a trigger of it.
 func ExampleClient_HandleTriggerType() {
@@ -53,13 +56,15 @@ func ExampleClient_HandleTriggerType() {
 		log.Fatal(err)
 	}
 	defer engine.Close()
+	var clock ticker
+	defer clock.running.Wait() // after Close, which ends all triggers
 	client, err := iii.New(engine.URL())
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer client.Close()
 
-	err = client.HandleTriggerType(iii.TriggerType{ID: "ticker", Description: "Fires again and again"}, ticker{})
+	err = client.HandleTriggerType(iii.TriggerType{ID: "ticker", Description: "Fires again and again"}, &clock)
 	if err != nil {
 		log.Fatal(err)
 	}
