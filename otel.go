@@ -217,7 +217,9 @@ func (t *Telemetry) Logger() *Logger {
 }
 
 // SlogHandler writes to the logger provider what is logged by log/slog, or to
-// what slog.Default is at this moment if logs are disabled.
+// what slog.Default is at this moment if logs are disabled. The attributes are
+// together in one attribute of the record, the map "log.data", and groups are maps
+// in it.
 func (t *Telemetry) SlogHandler() slog.Handler {
 	if !t.recordsLogs() {
 		return newSlogHandler(nil)

@@ -8,7 +8,9 @@ import (
 	otellog "go.opentelemetry.io/otel/log"
 )
 
-// LogRecord is a log record as it arrived over telemetry, decoded.
+// LogRecord is a log record as it arrived over telemetry, decoded. What was logged
+// by log/slog has its attributes in Attributes["log.data"], a map[string]any; the
+// data of an [iii.Logger] is there, too.
 type LogRecord struct {
 	Time, Observed    time.Time        // zero if none was sent
 	Severity          otellog.Severity // 0 if none was sent
