@@ -72,7 +72,8 @@ func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*Cha
 
 // OpenWriter connects to the writing end of a channel. ctx bounds the opening
 // only. The error is an [ErrChannelNotFound] if there is no such channel; that
-// the end was taken before shows at the first Write. A reference to the reading end
+// the end was taken before shows at a Write, not always at the first: the engine hangs
+// up on who comes second, which takes its time to arrive. A reference to the reading end
 // is an error: what is written to it would go nowhere.
 func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*ChannelWriter, error) {
 	if ref.Direction == StreamChannelDirectionRead {
