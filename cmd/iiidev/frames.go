@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
 
-	"github.com/iii-go/iii"
 	"github.com/iii-go/iii/iiitest"
+	"github.com/iii-go/iii/internal/secret"
 )
 
 // maxLoggedMessage is the length up to which a message is written whole.
@@ -120,20 +119,10 @@ func lineOf(frame iiitest.Frame) []byte {
 	return b
 }
 
-// accessKeys are the keys of channels in JSON text, and innerKeys those in JSON text
-// that is a string there, as payloads are in spans.
-var (
-	accessKeys = regexp.MustCompile(`("access_key"\s*:\s*)"(?:[^"\\]|\\.)*"`)
-	innerKeys  = regexp.MustCompile(`(\\+"access_key\\+"\s*:\s*\\+")[^"\\]*`)
-)
-
-// redact masks what is secret in a JSON message: the values of keys that name a
-// secret, and the keys of channels. It is nil for what is no JSON.
+// redact is a JSON message without secrets, nil for what is no JSON.
 func redact(message []byte) json.RawMessage {
 	if !json.Valid(message) {
 		return nil
 	}
-	text, _ := iii.RedactAndTruncate(json.RawMessage(message), 0)
-	masked := accessKeys.ReplaceAll([]byte(text), []byte(`$1"[REDACTED]"`))
-	return innerKeys.ReplaceAll(masked, []byte(`${1}[REDACTED]`))
+	return json.RawMessage(secret.Text(string(message)))
 }

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/iii-go/iii/internal/secret"
 )
 
 const (
@@ -90,7 +92,7 @@ func (i *Invocation) summary() InvocationSummary {
 	s := InvocationSummary{
 		Seq: i.seq, Namespace: i.Namespace, Function: i.Function, Worker: i.Worker, Caller: i.Caller,
 		Cause: i.Cause, Trigger: i.Trigger, Internal: i.Internal, Status: "running",
-		Began: float64(i.began.UnixMicro()) / 1e3, Code: i.code, Message: redactText(i.message), TraceID: i.TraceID,
+		Began: float64(i.began.UnixMicro()) / 1e3, Code: i.code, Message: secret.Text(i.message), TraceID: i.TraceID,
 		Preview: preview(i.Data), Size: i.size,
 	}
 	if i.ended {

@@ -174,35 +174,7 @@ func TestSecretsAreLeftOut(t *testing.T) {
 	}
 }
 
-func TestRedactText(t *testing.T) {
-	for text, want := range map[string]string{
-		"":                          "",
-		"token=s3cret":              "token=s3cret",
-		`{"a":1,"cookie":"s3cret"}`: `{"a":1,"cookie":"[REDACTED]"}`,
-		`{"access_key":"s3cret","channel_id":"c"}`:   `{"access_key":"[REDACTED]","channel_id":"c"}`,
-		`[{"password":"s3cret"}]`:                    `[{"password":"[REDACTED]"}]`,
-		`{"a":"{\"token\":\"s3cret\"}"}`:             `{"a":"{\"token\":\"[REDACTED]\"}"}`,
-		`{"cookie":"s3cret","b":"so lo[TRUNCATED]`:   `{"cookie":"[REDACTED]","b":"so lo[TRUNCATED]`,
-		`{"b":"c","set-cookie": ["s3cret[TRUNCATED]`: `{"b":"c","set-cookie":"[REDACTED]"`,
-		`{"b":["c"],"api_key" : "s3cr\"et`:           `{"b":["c"],"api_key":"[REDACTED]"`,
-		`{"b":"a \"cookie\": no member`:              `{"b":"a \"cookie\": no member`,
-		`{"cookies":{"a":"s3cret"},"b":[1`:           `{"cookies":"[REDACTED]","b":[1`,
-		`{"cookies":{"a":"s3cret..."[TRUNCATED]"`:    `{"cookies":"[REDACTED]"`,
-		`{"token":4242,"b":[1`:                       `{"token":"[REDACTED]","b":[1`,
-		`{"token":4242..."[TRUNCATED]"`:              `{"token":"[REDACTED]"`,
-		`{"token":true,"b":[{"api_key": null},{"c"`:  `{"token":"[REDACTED]","b":[{"api_key":"[REDACTED]"},{"c"`,
-		`{"token":s3cret,"b":1}`:                     `{"token":"[REDACTED]"`,
-		`{"pass\u0077ord":"s3cret","b":[1`:           `{"pass\u0077ord":"[REDACTED]","b":[1`,
-		`{"a\q_token":"s3cret","b":[1`:               `{"a\q_token":"[REDACTED]","b":[1`,
-		`{"a":"{\"token\":\"s3cret\"}","b":[1`:       `{"a":"{\"token\":\"[REDACTED]\"}","b":[1`,
-		`{"a":"{\"token\":\"s3cret..."[TRUNCATED]"`:  `{"a":"{\"token\":\"[REDACTED]\""[TRUNCATED]"`,
-		`{"a":"{\"token\":\"s3cret\u00`:              `{"a":"{\"token\":\"[REDACTED]\""`,
-		" \n{\"token\":\"s3cret":                     " \n{\"token\":\"[REDACTED]\"",
-	} {
-		if got := redactText(text); got != want {
-			t.Errorf("%s: %s, want %s", text, got, want)
-		}
-	}
+func TestRedactSpans(t *testing.T) {
 	span := iii.StoredSpan{
 		Attributes: iii.List[iii.StoredAttribute]{{"http.request.header.cookie", "s3cret"}, {"a", `{"cookie":"s3cret"}`}},
 		Events:     iii.List[iii.StoredEvent]{{Attributes: iii.List[iii.StoredAttribute]{{"e", `{"cookie":"s3cret"}`}}}},
@@ -215,22 +187,6 @@ func TestRedactText(t *testing.T) {
 	}
 	if n := strings.Count(string(kept), "s3cret"); n != 4 {
 		t.Errorf("the engine's own copy was changed: %s", kept)
-	}
-}
-
-// Wherever a payload is cut off, no part of a secret is left.
-func TestRedactTextCutAnywhere(t *testing.T) {
-	payload := `{"id":1,"cookies":{"a":["ZZ"],"b":{"c":"ZZ"}},"inner":"{\"token\":{\"a\":\"ZZ \\\"ZZ\"},\"b\":[]}",` +
-		`"pass\u0077ord" : "Z\"ZZ","list":[{"set-cookie":["ZZ","ZZ"]},{"api_key":-99.9e9}],"name":"Ada"}`
-	for end := range len(payload) + 1 {
-		for _, marker := range []string{"", `..."[TRUNCATED]"`} {
-			if got := redactText(payload[:end] + marker); strings.ContainsAny(got, "Z9") {
-				t.Errorf("%s%s: %s", payload[:end], marker, got)
-			}
-		}
-	}
-	if got := redactText(payload); !strings.Contains(got, `"name":"Ada"`) {
-		t.Errorf("of the whole payload, what is no secret is missing: %s", got)
 	}
 }
 

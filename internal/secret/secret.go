@@ -1,0 +1,104 @@
+// Package secret leaves secrets out of what the development engine shows and writes.
+package secret
+
+import (
+	"encoding/json"
+	"regexp"
+	"strings"
+
+	"github.com/iii-go/iii"
+)
+
+// Redacted is what stands in the place of a secret.
+const Redacted = "[REDACTED]"
+
+// Key reports whether a key names a secret: one that iii.Redact knows, cookies, which
+// HTTP payloads have in their headers, or the key of a channel. Of an attribute, its last
+// part may be one.
+func Key(key string) bool {
+	switch strings.ToLower(key[strings.LastIndexByte(key, '.')+1:]) {
+	case "cookie", "set-cookie", "cookies", "access_key", "token":
+		return true
+	}
+	members, _ := iii.Redact(map[string]int{key: 0}).(map[string]any)
+	return members[key] == Redacted
+}
+
+// Text is a text, if it is JSON, without the values of keys that name secrets, and else
+// as it was; so is each text in it. Attributes as OTLP has them, {"key":…,"value":…}, are
+// members, too. Text that is cut off may be given: where the value of a secret is no JSON,
+// or does not end, nothing is left from there. What is JSON stays so.
+func Text(text string) string {
+	if begin := strings.TrimLeft(text, " \t\r\n"); begin == "" || !strings.ContainsRune(`{["`, rune(begin[0])) {
+		return text
+	}
+	var out strings.Builder
+	from := 0          // what is to follow out
+	last := ""         // the last key
+	attribute := false // the next value is that of an attribute that names a secret
+	for i := 0; i < len(text); {
+		if text[i] != '"' {
+			i++
+			continue
+		}
+		end := i + quoted(text[i:])
+		s := unquoted(text[i:end])
+		value := strings.TrimLeft(text[end:], " \t\r\n")
+		if !strings.HasPrefix(value, ":") { // a text, which may be JSON itself
+			if masked := Text(s); masked != s {
+				b, _ := json.Marshal(masked)
+				out.WriteString(text[from:i] + string(b))
+				from = end
+			}
+			attribute = last == "key" && Key(s)
+			i, last = end, ""
+			continue
+		}
+		i, last = end, s
+		masked := Key(s) || attribute && s == "value"
+		attribute = false
+		if !masked {
+			continue
+		}
+		out.WriteString(text[from:end] + `:"` + Redacted + `"`)
+		d := json.NewDecoder(strings.NewReader(value[1:]))
+		if d.Decode(new(json.RawMessage)) != nil {
+			return out.String()
+		}
+		i = len(text) - len(value) + 1 + int(d.InputOffset())
+		from = i
+	}
+	return out.String() + text[from:]
+}
+
+// quoted is the length of the JSON string with which text begins, perhaps cut off.
+func quoted(text string) int {
+	for i := 1; i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
+		}
+	}
+	return len(text)
+}
+
+// escape is an escape in a JSON string, or one byte that cannot be in any.
+var escape = regexp.MustCompile(`\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|[\\\x00-\x1f]`)
+
+// unquoted is what a JSON string means, which may lack its end, without what has no
+// meaning: a part of an escape, where it was cut off.
+func unquoted(quoted string) string {
+	quoted = escape.ReplaceAllStringFunc(quoted, func(e string) string {
+		if len(e) == 1 {
+			return ""
+		}
+		return e
+	})
+	var s string
+	if json.Unmarshal([]byte(quoted), &s) != nil {
+		_ = json.Unmarshal([]byte(quoted+`"`), &s)
+	}
+	return s
+}
