@@ -29,9 +29,9 @@
 // the worker sees it (send or recv), the length and, up to 64 KiB, the message:
 // frame for JSON, text for what is none, prefix and otlp for telemetry. Telemetry
 // that came over connections of its own follows at the end. The values of keys that
-// name a secret, such as password or reattach_token, and the keys of channels are
-// masked; other payloads, and the cookies in them, are there as they were sent. Nobody
-// but the user may read the file.
+// name a secret, such as password or reattach_token, cookies and the keys of channels are
+// masked, in attributes of telemetry and in texts that are JSON too; all else is there as
+// it was sent. Nobody but the user may read the file.
 //
 // The environment variable III_NAMESPACE_GRACE_MS means what it means to the
 // engine: how many milliseconds a worker has to declare its namespace. References
