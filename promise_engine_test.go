@@ -317,7 +317,8 @@ func TestR7RepliesStayOnTheirConnection(t *testing.T) {
 							switch {
 							case err == nil && got == ms:
 							case errors.Is(err, iii.ErrConnectionLost):
-							case errors.Is(err, iii.ErrFunctionNotFound): // the worker is away
+							case errors.Is(err, iii.ErrFunctionNotFound),
+								errors.As(err, &remote) && remote.Code == "channel_send_failed": // the worker is away, or leaves
 								time.Sleep(time.Millisecond)
 								left++
 							case errors.As(err, &remote) && remote.Code == "invocation_stopped":
