@@ -249,7 +249,9 @@ func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) ([]queuedFr
 	}
 	control := l.control
 	l.control = telemetryControl{}
-	if control.ping || l.unpinged > 0 && l.pinged == l.ponged {
+	if n := len(batch); n > 0 && batch[n-1].ping {
+		control.ping = false // the one behind the last frame says as much
+	} else if control.ping || l.unpinged > 0 && l.pinged == l.ponged {
 		control.ping = true
 		if q.flight.len() > 0 {
 			l.pinged = q.flight.last().number
