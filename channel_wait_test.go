@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/iii-go/iii"
@@ -29,38 +30,49 @@ func heldBack(t *testing.T, w *iii.ChannelWriter, r *iii.ChannelReader) <-chan e
 	return wrote
 }
 
-// Who waits for a Write that is held back waits no longer than his context lasts.
+// Who waits for a Write that is held back waits no longer than his context lasts. The
+// Write goes on: a deadline is for frames that are begun after it was set.
 func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
-	w, r := channelPair(t, connected(t), iii.WithChannelBuffer(1))
-	wrote := heldBack(t, w, r)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	if err := w.SendMessage(ctx, "later"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, iii.ErrChannelClosed) {
-		t.Errorf("SendMessage = %v, want the context's error", err)
-	}
-	if err := w.SetWriteDeadline(time.Now()); err != nil {
-		t.Error(err)
-	}
-	select {
-	case err := <-wrote:
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("the Write that was held back = %v, want os.ErrDeadlineExceeded if anything", err)
+	workerBubble(t, func(t *testing.T, c *iii.Client) {
+		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
+		wrote := heldBack(t, w, r)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		if err := w.SendMessage(ctx, "later"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, iii.ErrChannelClosed) {
+			t.Errorf("SendMessage = %v, want the context's error", err)
 		}
-	default: // it is at its frame still
-	}
-	if err := w.Close(); err != nil {
-		t.Error(err)
-	}
+		if err := w.SetWriteDeadline(time.Now()); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		select {
+		case err := <-wrote:
+			t.Errorf("the Write that was held back has ended by a later deadline: %v", err)
+		default:
+		}
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-wrote; !errors.Is(err, iii.ErrChannelClosed) {
+			t.Errorf("the Write that Close broke off = %v, want ErrChannelClosed", err)
+		}
+	})
 }
 
 func TestChannelWriteDeadline(t *testing.T) {
-	w, r := channelPair(t, connected(t), iii.WithChannelBuffer(1))
-	if err := w.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-heldBack(t, w, r); !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, iii.ErrChannelClosed) {
-		t.Errorf("Write = %v, want os.ErrDeadlineExceeded", err)
-	}
+	workerBubble(t, func(t *testing.T, c *iii.Client) {
+		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
+		began := time.Now()
+		if err := w.SetWriteDeadline(began.Add(300 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-heldBack(t, w, r); !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, iii.ErrChannelClosed) {
+			t.Errorf("Write = %v, want os.ErrDeadlineExceeded", err)
+		}
+		if took := time.Since(began); took != 300*time.Millisecond {
+			t.Errorf("Write took %v, want its 300 ms", took)
+		}
+	})
 }
 
 // hangingDial makes connections until hanging is closed; those after that wait for the
