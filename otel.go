@@ -235,22 +235,21 @@ func (t *Telemetry) Connection() *SharedEngineConnection { return t.conn }
 // respects ctx; the error says how many frames were left. After Shutdown there is
 // nothing to flush.
 func (t *Telemetry) Flush(ctx context.Context) error {
-	select {
-	case <-t.done:
+	if isClosed(t.done) {
 		return nil
-	default:
 	}
 	flushed := t.each(ctx, sdkProvider.ForceFlush)
 	if !flushed.wait(ctx) {
 		flushed.errs = append(flushed.errs, fmt.Errorf("iii: telemetry flush: %w", ctxError(ctx)))
 	}
-	return errors.Join(append(flushed.errs, t.conn.Flush(ctx))...)
+	return errors.Join(append(flushed.errs, t.conn.flushAfter(ctx, flushed.dropped))...)
 }
 
 // providerCalls are calls of one method of every provider at once.
 type providerCalls struct {
 	results chan error // has room for all
 	left    int
+	dropped int // frames, while the flushes of the connection among them waited
 	errs    []error
 }
 
@@ -263,13 +262,17 @@ func (t *Telemetry) each(ctx context.Context, f func(sdkProvider, context.Contex
 }
 
 // wait reports whether all have returned before ctx ended. What their flushes of
-// the connection say is left out: the caller's own says it, too.
+// the connection say is not among the errors: the caller's own says it, but for
+// what was dropped before.
 func (c *providerCalls) wait(ctx context.Context) bool {
 	for ; c.left > 0; c.left-- {
 		select {
 		case err := <-c.results:
 			var flush *flushError
-			if err != nil && !errors.As(err, &flush) {
+			switch {
+			case errors.As(err, &flush):
+				c.dropped = max(c.dropped, flush.dropped)
+			case err != nil:
 				c.errs = append(c.errs, err)
 			}
 		case <-ctx.Done():
@@ -290,12 +293,10 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	first := false
 	t.once.Do(func() { first = true })
 	if !first {
-		select {
-		case <-t.done:
+		if ended(ctx, t.done) {
 			return nil
-		case <-ctx.Done():
-			return fmt.Errorf("iii: telemetry shutdown: %w", ctxError(ctx))
 		}
+		return fmt.Errorf("iii: telemetry shutdown: %w", ctxError(ctx))
 	}
 	t.conn.drain()
 	// Providers whose context has ended would not end themselves. The end of the

@@ -165,12 +165,10 @@ func (b *batcher[T]) shutdown(ctx context.Context) error {
 	if first {
 		close(b.stop)
 	}
-	select {
-	case <-b.done:
-		return nil
-	case <-ctx.Done():
+	if !ended(ctx, b.done) {
 		return ctxError(ctx)
 	}
+	return nil
 }
 
 // exportHooks are what our exporters tell and are told beyond OpenTelemetry's

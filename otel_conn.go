@@ -144,22 +144,27 @@ func (s *SharedEngineConnection) Stats() ConnectionStats {
 // Flush returns nil when the engine has everything that was queued before. When
 // ctx ends first, the error says how many frames are left, and they stay queued;
 // frames that were dropped meanwhile are an error, too.
-func (s *SharedEngineConnection) Flush(ctx context.Context) error {
-	if err := s.flush(ctx); err != nil {
+func (s *SharedEngineConnection) Flush(ctx context.Context) error { return s.flushAfter(ctx, 0) }
+
+// flushAfter is Flush for a caller during whose own flush so many frames were
+// dropped.
+func (s *SharedEngineConnection) flushAfter(ctx context.Context, dropped int) error {
+	if err := s.flush(ctx, dropped); err != nil {
 		return fmt.Errorf("iii: telemetry flush: %w", err)
 	}
 	return nil
 }
 
-func (s *SharedEngineConnection) flush(ctx context.Context) error {
-	var e flushError
+func (s *SharedEngineConnection) flush(ctx context.Context, dropped int) error {
+	e := flushError{dropped: dropped}
 	if w := s.queue.wait(); w != nil {
 		select {
 		case <-w.done:
 		case <-ctx.Done():
 			e.ctx = ctxError(ctx)
 		}
-		if e.left, e.dropped = s.queue.leave(w); e.left == 0 && e.dropped == 0 {
+		left, more := s.queue.leave(w)
+		if e.left, e.dropped = left, dropped+more; e.left == 0 && e.dropped == 0 {
 			return nil
 		}
 	}
@@ -216,24 +221,27 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	s.shutdown = true
 	s.mu.Unlock()
 	if !first {
-		select {
-		case <-s.done:
+		if ended(ctx, s.done) {
 			return nil
-		case <-ctx.Done():
-			s.stop()
-			<-s.done
-			return fmt.Errorf("iii: telemetry shutdown: %w", ctxError(ctx))
 		}
+		s.stop()
+		<-s.done
+		return fmt.Errorf("iii: telemetry shutdown: %w", ctxError(ctx))
 	}
-	err := s.flush(ctx)
-	if err == nil {
+	err := s.flush(ctx, 0)
+	why := ErrBufferFull
+	if isClosed(s.done) {
+		why = ErrConnectionClosed
+	}
+	var flush *flushError
+	if !errors.As(err, &flush) || flush.left == 0 {
 		s.closeOrderly(ctx)
 	}
 	s.stop()
 	<-s.done
 	if lost := s.queue.losses(); lost > 0 || err != nil {
 		if err == nil {
-			err = ErrConnectionClosed
+			err = why
 		}
 		return fmt.Errorf("iii: telemetry shutdown: %d frames were lost: %w", lost, err)
 	}
@@ -241,7 +249,12 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 }
 
 // drain makes the connection end once it is lost, or cannot be made at once.
-func (s *SharedEngineConnection) drain() { s.drainOnce.Do(func() { close(s.draining) }) }
+func (s *SharedEngineConnection) drain() {
+	s.drainOnce.Do(func() {
+		s.queue.drain()
+		close(s.draining)
+	})
+}
 
 // closeOrderly sends a Close frame and waits a moment for the engine's.
 func (s *SharedEngineConnection) closeOrderly(ctx context.Context) {
@@ -359,12 +372,24 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 	}
 }
 
-func (s *SharedEngineConnection) isDraining() bool {
+func (s *SharedEngineConnection) isDraining() bool { return isClosed(s.draining) }
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-s.draining:
+	case <-c:
 		return true
 	default:
 		return false
+	}
+}
+
+// ended waits for done, and reports whether it is closed when ctx ends.
+func ended(ctx context.Context, done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+		return isClosed(done)
 	}
 }
 

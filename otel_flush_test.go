@@ -3,10 +3,12 @@ package iii
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -213,4 +215,93 @@ func TestChecklistShutdownIsBounded(t *testing.T) {
 			}
 		})
 	})
+}
+
+// absentUntil is a peer that refuses connections until the returned function is
+// called.
+func absentUntil(t *testing.T) (p *otelPeer, come func()) {
+	var here atomic.Bool
+	p = newOtelPeer(t, otelScript{refuse: func(int, *http.Request) int {
+		if here.Load() {
+			return 0
+		}
+		return http.StatusServiceUnavailable
+	}})
+	return p, func() { here.Store(true) }
+}
+
+// What was recorded before Flush and made room for newer frames while it waited is
+// not there, so Flush must not say that all is.
+func TestTelemetryFlushTellsDrops(t *testing.T) {
+	clearTelemetryEnv(t)
+	synctest.Test(t, func(t *testing.T) {
+		p, come := absentUntil(t)
+		tel := p.telemetry(OtelConfig{ChannelCapacity: ptr(uint64(4)), MetricsEnabled: ptr(false)})
+		synctest.Wait()
+		for range 4 {
+			emitLog(tel, t.Context(), "lost")
+		}
+		flushed := make(chan error, 1)
+		go func() { flushed <- tel.Flush(t.Context()) }()
+		synctest.Wait() // all that was recorded is in the queue
+		sendLogs(t, tel.Connection(), 0, 4)
+		lost := tel.Connection().Stats().Logs.Full
+		come()
+		want := fmt.Sprintf("0 frames left, %d dropped", lost)
+		if err := <-flushed; suite.note(err) == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Flush: %v, want %q", err, want)
+		}
+		if diff := cmp.Diff(wantLogs(0, 4), p.received()); diff != "" {
+			t.Errorf("frames (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// What the last flush of the providers pushes out of the queue is lost as well.
+func TestTelemetryShutdownTellsDrops(t *testing.T) {
+	clearTelemetryEnv(t)
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{})
+		dial := make(chan struct{})
+		tel := p.telemetry(OtelConfig{ChannelCapacity: ptr(uint64(1)), LogsFlushIntervalMs: ptr(uint64(3_600_000)), MetricsEnabled: ptr(false)},
+			WithTelemetryConnection(WithConnectionDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+				<-dial
+				return p.mem.DialContext(ctx, network, addr)
+			})))
+		sendLogs(t, tel.Connection(), 0, 1)
+		emitLog(tel, t.Context(), "the last word") // waits for more: the queue is full
+		ended := make(chan error, 1)
+		go func() { ended <- tel.Shutdown(t.Context()) }()
+		synctest.Wait()
+		close(dial)
+		err := <-ended
+		if suite.note(err) == nil || !errors.Is(err, ErrBufferFull) || !strings.Contains(err.Error(), "1 frames were lost") {
+			t.Errorf("Shutdown: %v, want one frame lost to the full queue", err)
+		}
+		if n := len(p.containing("the last word")); n != 1 || len(p.received()) != 1 {
+			t.Errorf("the peer has %q", p.received())
+		}
+	})
+}
+
+// Once all has ended, further calls say so, whatever their context.
+func TestTelemetryShutdownAgain(t *testing.T) {
+	clearTelemetryEnv(t)
+	tel, err := StartTelemetry(t.Context(), OtelConfig{Enabled: ptr(false)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tel.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 {
+		if err := tel.Shutdown(ctx); err != nil {
+			t.Fatalf("Telemetry: %v", err)
+		}
+		if err := tel.Connection().Shutdown(ctx); err != nil {
+			t.Fatalf("connection: %v", err)
+		}
+	}
 }

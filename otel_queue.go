@@ -32,6 +32,7 @@ type telemetryQueue struct {
 	fresh   bool           // no attempt to connect has failed yet, and none has succeeded
 	ended   error          // set once: no frame is accepted any more
 	orderly bool           // Shutdown has said so
+	ending  bool           // what is dropped from now on is lost by the end
 	lost    int            // frames that the end has cost, live ones apart
 	last    uint64         // number of the frame accepted last
 	waiting [classes]frameDeque
@@ -75,6 +76,9 @@ func (q *telemetryQueue) drop(f *queuedFrame, cause dropCause) {
 	q.stats.drops[signal].add(cause, f.records)
 	if signal == signalLive {
 		return
+	}
+	if q.ending && cause == dropFull {
+		q.lost++
 	}
 	for w := range q.waiters {
 		if f.number <= w.upTo {
@@ -354,6 +358,13 @@ func (q *telemetryQueue) refuse(reason error, orderly bool) {
 		q.ended = reason
 	}
 	q.orderly = q.orderly || orderly
+}
+
+// drain notes that the end has begun.
+func (q *telemetryQueue) drain() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ending = true
 }
 
 // end drops the frames that are left, after [telemetryQueue.refuse] and with no
