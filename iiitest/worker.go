@@ -2,6 +2,7 @@ package iiitest
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -65,6 +66,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 		cleaned:  make(chan struct{}),
 	}
 	w.ip, _, _ = net.SplitHostPort(r.RemoteAddr)
+	conn.SetCloseHandler(func(int, string) error { return nil }) // end answers
 	e.mu.Lock()
 	e.workers[w.id] = w
 	e.mu.Unlock()
@@ -72,8 +74,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 	e.spawn(func(context.Context) { w.write() })
 	w.send(message("workerregistered").str("worker_id", w.id).str("reattach_token", w.token).bytes())
 	e.workerChanged("worker_connected", w.id)
-	w.read()
-	w.end()
+	w.end(w.read())
 	<-w.written
 }
 
@@ -107,21 +108,23 @@ func farewell(conn *websocket.Conn) {
 	}
 }
 
-// read handles one message after the other until the connection ends.
-func (w *worker) read() {
+// read handles one message after the other until the connection ends. It returns the
+// worker's Close frame, or nil if there was none.
+func (w *worker) read() (goodbye *websocket.CloseError) {
 	for {
 		w.reading.wait(w.e.ctx)
 		kind, data, err := w.conn.ReadMessage()
 		if err != nil {
 			w.e.log.Debug("worker connection ended", "worker", w.id, "error", err)
-			return
+			errors.As(err, &goodbye)
+			return goodbye
 		}
 		w.reading.wait(w.e.ctx) // what arrived while StopReading was called
 		if kind == websocket.TextMessage && !utf8.Valid(data) {
-			return // the engine's WebSocket library ends the connection
+			return nil // the engine's WebSocket library ends the connection
 		}
 		if !w.receive(kind, data) {
-			return
+			return nil
 		}
 	}
 }
@@ -206,15 +209,19 @@ func (w *worker) write() {
 	}
 }
 
-// end cuts the connection and removes everything that the worker had. It may be
-// called by whoever takes the worker's place; it does its work once.
-func (w *worker) end() {
+// end removes everything that the worker had and cuts the connection. In this order,
+// which is the engine's: who has seen the end of a connection may take its name. It may
+// be called by whoever takes the worker's place; it does its work once.
+func (w *worker) end(goodbye *websocket.CloseError) {
 	w.ended.Do(func() {
-		_ = w.conn.Close()
 		w.reading.open()
 		w.out.close()
 		w.e.cleanUp(w)
 		close(w.cleaned)
+		if goodbye != nil {
+			_ = w.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(goodbye.Code, ""), time.Now().Add(lingerTime))
+		}
+		_ = w.conn.Close()
 	})
 }
 
@@ -267,7 +274,7 @@ func (e *Engine) reattach(w *worker, m reattachMessage) {
 	select {
 	case <-old.cleaned:
 	case <-timeout.C:
-		old.end()
+		old.end(nil)
 	case <-e.ctx.Done():
 	}
 }

@@ -140,6 +140,29 @@ func TestNameConflict(t *testing.T) {
 	dial(t, e).register("w") // given up
 }
 
+// Who has seen the end of a worker's connection finds its name and its functions free.
+func TestNothingIsLeftOfAWorkerWhenItsConnectionEnds(t *testing.T) {
+	e := Start(t)
+	other := dial(t, e)
+	var many []string // which takes a while to forget
+	for i := range 200 {
+		many = append(many, fmt.Sprintf("f::%d", i))
+	}
+	for range 30 {
+		c := dial(t, e).register("w")
+		c.function(many...)
+		if err := c.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.closed(); !websocket.IsCloseError(err, websocket.CloseNormalClosure) {
+			t.Fatalf("end: %v, want the Close frame's code", err)
+		}
+		if got := errorCode(other.call(many[0], `{}`)); got != "function_not_found" {
+			t.Fatalf("its function: %s", got)
+		}
+	}
+}
+
 func TestFrames(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("c")
