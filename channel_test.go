@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -148,29 +149,22 @@ func TestChannelReadDeadlineKeepsTheChannel(t *testing.T) {
 
 // A full channel holds the writer back, and a Close from elsewhere frees it.
 func TestChannelBackPressure(t *testing.T) {
-	c := connected(t)
-	w, r := channelPair(t, c, iii.WithChannelBuffer(1))
-	wrote := make(chan error, 1)
-	go func() {
-		chunk := make([]byte, 64<<10)
-		for {
-			if _, err := w.Write(chunk); err != nil {
-				wrote <- err
-				return
-			}
+	workerBubble(t, func(t *testing.T, c *iii.Client) {
+		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
+		wrote := heldBack(t, w, r)
+		synctest.Wait()
+		select {
+		case err := <-wrote:
+			t.Fatalf("64 MiB went into a channel of one frame that nobody reads: %v", err)
+		default: // it waits
 		}
-	}()
-	// One frame through shows that the writer is at work; without a reader it
-	// would fill all buffers on the way and wait.
-	if _, err := io.ReadFull(r, make([]byte, 64<<10)); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := <-wrote; !errors.Is(err, iii.ErrChannelClosed) {
-		t.Errorf("the Write that waited = %v, want ErrChannelClosed", err)
-	}
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-wrote; !errors.Is(err, iii.ErrChannelClosed) {
+			t.Errorf("the Write that waited = %v, want ErrChannelClosed", err)
+		}
+	})
 }
 
 func TestChannelWriterLearnsThatTheReaderIsGone(t *testing.T) {
@@ -185,15 +179,11 @@ func TestChannelWriterLearnsThatTheReaderIsGone(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for range 10_000 { // the engine notices at a later frame
-		if _, err := w.Write([]byte("y")); err != nil {
-			if !errors.Is(err, iii.ErrChannelClosed) {
-				t.Errorf("Write = %v, want ErrChannelClosed", err)
-			}
-			return
-		}
+	// The engine notices at a later frame. These are more than all buffers on the way
+	// hold, so that the writer cannot be through with them before.
+	if _, err := w.Write(make([]byte, 256<<20)); !errors.Is(err, iii.ErrChannelClosed) {
+		t.Errorf("Write after the reader has gone = %v, want ErrChannelClosed", err)
 	}
-	t.Error("10,000 frames after the reader had gone no Write has failed")
 }
 
 // A writer that never wrote still ends its channel, unless it was given away.
