@@ -37,7 +37,7 @@ func check(before int) (code int) {
 		fmt.Fprintf(os.Stderr, "frames of the tests: %v\n", err)
 		code = 1
 	}
-	if left := leftover(before, 5*time.Second); left != "" {
+	if left := leftover(before, waitLimit); left != "" {
 		fmt.Fprintf(os.Stderr, "%d goroutines before the tests, more after them:\n%s\n", before, left)
 		code = 1
 	}

@@ -186,8 +186,16 @@ func TestCollectorOfThisProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for begin := time.Now(); time.Since(begin) < cpuInterval+50*time.Millisecond; { // work
-		_ = math.Sqrt(float64(os.Getpid()))
+	// Work long enough to be counted, however little of the processor there is for it.
+	for begin, worked := time.Now(), c.cpuTime; time.Since(begin) < cpuInterval || worked < c.cpuTime+50*time.Millisecond; {
+		for range 100_000 {
+			_ = math.Sqrt(float64(os.Getpid()))
+		}
+		figures, err := readProcess(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		worked = figures.user + figures.system
 	}
 	m, err := c.Collect(t.Context())
 	if err != nil {

@@ -106,7 +106,7 @@ func TestChecklistTelemetryAuthOfEngine(t *testing.T) {
 		select {
 		case err := <-refused:
 			t.Log(err)
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("the refusal was not told")
 		}
 		if err := s.Shutdown(t.Context()); err == nil {

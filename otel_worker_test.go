@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime"
 	"strings"
@@ -138,22 +139,31 @@ func TestShutdownFlushesTelemetry(t *testing.T) {
 // Telemetry that cannot be delivered holds Shutdown up within its own limit, and
 // is told.
 func TestShutdownWithTelemetryAway(t *testing.T) {
-	engine := telemetryEngine(t)
-	telemetry := startTelemetry(t, engine, iii.OtelConfig{EngineWsURL: pointer("ws://127.0.0.1:1"), ShutdownTimeoutMs: pointer[uint64](50)})
-	c := connect(t, engine, iii.WithTelemetry(telemetry), iii.WithName("alone"))
-	_, span := telemetry.Tracer().Start(t.Context(), "lost")
-	span.End()
-	begin := time.Now()
-	err := c.Shutdown(t.Context())
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), "iii: shutdown: ") {
-		t.Errorf("Shutdown returned %v", err)
-	}
-	if took := time.Since(begin); took > 5*time.Second {
-		t.Errorf("Shutdown took %v", took)
-	}
-	if c.Err() != nil {
-		t.Errorf("the client ended by %v", c.Err())
-	}
+	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
+		away := func(context.Context, string, string) (net.Conn, error) {
+			return nil, errors.New("no route to the engine")
+		}
+		cfg := iii.OtelConfig{EngineWsURL: pointer(engine.URL()), ShutdownTimeoutMs: pointer[uint64](50)}
+		telemetry, err := iii.StartTelemetry(t.Context(), cfg, iii.WithTelemetryConnection(iii.WithConnectionDialContext(away)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer telemetry.Shutdown(context.WithoutCancel(t.Context()))
+		c := connect(t, engine, iii.WithDialContext(engine.DialContext), iii.WithTelemetry(telemetry), iii.WithName("alone"))
+		_, span := telemetry.Tracer().Start(t.Context(), "lost")
+		span.End()
+		begin := time.Now()
+		err = c.Shutdown(t.Context())
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), "iii: shutdown: ") {
+			t.Errorf("Shutdown returned %v", err)
+		}
+		if took := time.Since(begin); took != 50*time.Millisecond {
+			t.Errorf("Shutdown took %v, want the 50 ms of the telemetry", took)
+		}
+		if c.Err() != nil {
+			t.Errorf("the client ended by %v", c.Err())
+		}
+	})
 }
 
 // lines collects what a client logs.

@@ -15,7 +15,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -178,12 +177,8 @@ func join(ctx context.Context, a, b net.Conn) {
 // TestUnixSocket reaches the engine by a Unix socket, whatever its address says.
 func TestUnixSocket(t *testing.T) {
 	e := iiitest.Start(t)
-	dir, err := os.MkdirTemp("", "iii") // t.TempDir may be too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "engine.sock")
+	t.Chdir(t.TempDir()) // its path may be too long for a socket
+	const path = "engine.sock"
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
