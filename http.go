@@ -28,17 +28,30 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 		if err != nil {
 			return nil, err
 		}
-		if resp == nil { // a null result would hang the engine's request
-			return emptyResponse{http.StatusNoContent}, nil
+		switch {
+		case resp == nil: // a null result would hang the engine's request
+			return noContent(nil), nil
+		case resp.StatusCode == http.StatusNoContent:
+			return noContent(resp.Headers), nil
 		}
 		return resp, nil
 	}
 	return c.registerRoute(method, path, handler, functionSchemas{reflect.TypeFor[HTTPRequest[In]](), reflect.TypeFor[HTTPResponse[Out]]()}, opts)
 }
 
-// emptyResponse is an HTTP response without a body.
-type emptyResponse struct {
-	StatusCode int `json:"status_code"`
+// noContent is a 204. Without a content type the engine would add one, and count two
+// bytes of JSON for the length, which a 204 must not have.
+func noContent(headers map[string]string) bufferedResponse {
+	r := bufferedResponse{StatusCode: http.StatusNoContent}
+	typed := false
+	for name, value := range headers {
+		typed = typed || strings.EqualFold(name, "Content-Type") && value != ""
+		r.Headers = append(r.Headers, headerLine(name, value))
+	}
+	if !typed {
+		r.Headers = append(r.Headers, plainText)
+	}
+	return r
 }
 
 // registerRoute registers a function and its route as one: both or neither.

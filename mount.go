@@ -22,14 +22,17 @@ import (
 // The request is what net/http would give: r.URL is the concrete address, rebuilt
 // from path and query parameters (of a repeated query key the engine delivers the
 // last value), r.PathValue knows the path's parameters, decoded, and the body is
-// read from a channel as it comes. r.Context ends with the invocation's, and when
-// a streamed response finds that its client has gone.
+// read from a channel as it comes. r.RemoteAddr is empty: the engine does not tell
+// it. r.Context ends with the invocation's, and when a streamed response finds that
+// its client has gone.
 //
 // A response that ends before it is flushed, and fits in 64 KiB, goes as one
 // value, whose headers may repeat. A larger or flushed one is streamed; of a
 // header with several values a streamed response carries one line, joined by
 // commas, and of Set-Cookie only the last, which is logged. Trailers are not
-// sent, and connections cannot be hijacked. A panic is a 500.
+// sent, and connections cannot be hijacked. A panic is a 500; in a response that is
+// streamed already it is the end, which only a declared Content-Length tells from
+// a whole one.
 func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: %s %s: nil handler", method, path)
@@ -49,19 +52,22 @@ func (c *Client) serveMounted(ctx context.Context, payload json.RawMessage, h ht
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	body := &requestBody{client: c, ctx: ctx, ref: in.RequestBody}
-	defer body.Close()
-	r, err := mountedRequest(ctx, &in, body)
+	r, err := mountedRequest(ctx, &in)
 	if err != nil {
-		return nil, err
+		return bufferedResponse{StatusCode: http.StatusBadRequest, Headers: []string{plainText}, Body: err.Error() + "\n"}, nil
+	}
+	if r.ContentLength != 0 && in.RequestBody != nil {
+		body := newRequestBody(ctx, c, *in.RequestBody, r)
+		defer body.Close()
+		r.Body = body
 	}
 	w := &responseWriter{client: c, ctx: ctx, cancel: cancel, ref: in.Response, header: http.Header{}, head: r.Method == http.MethodHead, route: in.Method + " " + in.Path}
 	w.serve(h, r)
 	return w.finish()
 }
 
-// mountedRequest is the request as net/http knows it.
-func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], body *requestBody) (*http.Request, error) {
+// mountedRequest is the request as net/http knows it, without its body.
+func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage]) (*http.Request, error) {
 	segments := strings.Split(in.Path, "/")
 	values := map[string]string{}
 	for i, segment := range segments {
@@ -72,7 +78,7 @@ func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], body 
 		raw := in.PathParams[name]
 		decoded, err := url.PathUnescape(raw)
 		if err != nil {
-			return nil, &Error{Code: codeInvalidRequest, Message: fmt.Sprintf("path parameter %s is not percent-encoded: %v", name, err)}
+			return nil, fmt.Errorf("path parameter %s is not percent-encoded: %w", name, err)
 		}
 		segments[i], values[name] = raw, decoded
 	}
@@ -83,7 +89,7 @@ func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], body 
 	rawPath := strings.Join(segments, "/")
 	decodedPath, err := url.PathUnescape(rawPath)
 	if err != nil {
-		return nil, &Error{Code: codeInvalidRequest, Message: "path is not percent-encoded: " + err.Error()}
+		return nil, fmt.Errorf("path is not percent-encoded: %w", err)
 	}
 	u := &url.URL{Path: decodedPath, RawPath: rawPath, RawQuery: query.Encode()}
 	header := make(http.Header, len(in.Headers))
@@ -104,46 +110,7 @@ func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], body 
 	} else if header.Get("Transfer-Encoding") != "" {
 		r.ContentLength = -1
 	}
-	if r.ContentLength != 0 && body.ref != nil {
-		r.Body = body
-	}
 	return r, nil
-}
-
-// requestBody reads the request's channel, which it opens at the first Read.
-type requestBody struct {
-	client *Client
-	ctx    context.Context
-	ref    *StreamChannelRef
-	reader *ChannelReader
-	stop   func() bool // the closing of reader when ctx ends
-	closed bool
-}
-
-// Read implements io.Reader.
-func (b *requestBody) Read(p []byte) (int, error) {
-	if b.closed {
-		return 0, http.ErrBodyReadAfterClose
-	}
-	if b.reader == nil {
-		reader, err := b.client.OpenReader(b.ctx, *b.ref)
-		if err != nil {
-			return 0, err
-		}
-		b.reader = reader
-		b.stop = context.AfterFunc(b.ctx, func() { _ = reader.Close() })
-	}
-	return b.reader.Read(p)
-}
-
-// Close implements io.Closer.
-func (b *requestBody) Close() error {
-	b.closed = true
-	if b.reader == nil {
-		return nil
-	}
-	b.stop()
-	return b.reader.Close()
 }
 
 // responseBuffer is how much of a response is kept before it is streamed.
@@ -161,6 +128,8 @@ type responseWriter struct {
 	header   http.Header
 	sent     http.Header // the header as it was at WriteHeader
 	status   int
+	length   int64 // declared by the handler; -1 is none
+	written  int64
 	buf      []byte
 	stream   *ChannelWriter // set once the response is streamed
 	err      error          // why the stream broke
@@ -185,13 +154,27 @@ func (w *responseWriter) WriteHeader(status int) {
 		return
 	}
 	w.status = status
-	w.sent = w.header.Clone()
+	if w.sent = w.header.Clone(); w.sent == nil {
+		w.sent = http.Header{}
+	}
+	w.sent.Del("Transfer-Encoding") // the engine's to choose
+	w.length = -1
+	if declared := w.sent.Get("Content-Length"); declared != "" {
+		if n, err := strconv.ParseInt(declared, 10, 64); err == nil && n >= 0 {
+			w.length = n
+		} else {
+			w.sent.Del("Content-Length")
+		}
+	}
+}
+
+// bodyAllowed reports whether a response with the status may have a body.
+func bodyAllowed(status int) bool {
+	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
 }
 
 // bodyless reports whether the status, or the method, forbids a body.
-func (w *responseWriter) bodyless() bool {
-	return w.head || w.status < 200 || w.status == http.StatusNoContent || w.status == http.StatusNotModified
-}
+func (w *responseWriter) bodyless() bool { return w.head || !bodyAllowed(w.status) }
 
 // Write implements http.ResponseWriter.
 func (w *responseWriter) Write(p []byte) (int, error) {
@@ -201,13 +184,16 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	if w.err != nil {
 		return 0, w.err
 	}
-	if w.bodyless() {
-		if w.head {
-			return len(p), nil
-		}
+	if !bodyAllowed(w.status) {
 		return 0, http.ErrBodyNotAllowed
 	}
+	if w.written += int64(len(p)); w.length >= 0 && w.written > w.length {
+		return 0, http.ErrContentLength
+	}
 	w.sniff(p)
+	if w.head {
+		return len(p), nil
+	}
 	if w.stream == nil && len(w.buf)+len(p) <= responseBuffer {
 		w.buf = append(w.buf, p...)
 		return len(p), nil
@@ -226,7 +212,7 @@ var _ io.StringWriter = (*responseWriter)(nil)
 
 // sniff sets the content type from the first bytes, as net/http does.
 func (w *responseWriter) sniff(p []byte) {
-	if _, set := w.sent["Content-Type"]; !set && len(w.buf) == 0 && w.stream == nil && w.sent.Get("Content-Encoding") == "" {
+	if _, set := w.sent["Content-Type"]; !set && len(w.buf) == 0 && w.stream == nil && len(p) > 0 && w.sent.Get("Content-Encoding") == "" {
 		w.sent.Set("Content-Type", http.DetectContentType(p))
 	}
 }
@@ -291,9 +277,9 @@ func (w *responseWriter) singleHeaders() map[string]string {
 		if len(values) == 0 || strings.HasPrefix(name, http.TrailerPrefix) || name == "Trailer" {
 			continue
 		}
-		single[name] = strings.Join(values, ", ")
+		single[name] = oneLine.Replace(strings.Join(values, ", "))
 		if name == "Set-Cookie" && len(values) > 1 { // commas stand inside cookies
-			single[name] = values[len(values)-1]
+			single[name] = oneLine.Replace(values[len(values)-1])
 			w.client.log.LogAttrs(w.ctx, slog.LevelWarn, "iii: a streamed response carries one Set-Cookie only",
 				slog.String("route", w.route), slog.Int("dropped", len(values)-1))
 		}
@@ -339,26 +325,54 @@ func (w *responseWriter) finish() (any, error) {
 		return nil, w.err
 	}
 	if w.panicked {
-		return bufferedResponse{StatusCode: http.StatusInternalServerError, Headers: []string{"Content-Type: text/plain; charset=utf-8"}, Body: http.StatusText(http.StatusInternalServerError) + "\n"}, nil
+		return bufferedResponse{StatusCode: http.StatusInternalServerError, Headers: []string{plainText}, Body: http.StatusText(http.StatusInternalServerError) + "\n"}, nil
 	}
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	if w.bodyless() {
-		return bufferedResponse{StatusCode: w.status, Headers: w.headerLines()}, nil
-	}
-	if !utf8.Valid(w.buf) { // a JSON string cannot hold it
+	if w.mustStream() {
 		if err := w.startStream(); err != nil {
 			return nil, err
 		}
 		return w.finish()
 	}
-	if _, set := w.sent["Content-Type"]; !set {
-		// Without one the engine would send the empty body as "{}".
-		w.sent.Set("Content-Type", "text/plain; charset=utf-8")
+	if w.head && w.length < 0 && w.written > 0 {
+		w.sent.Set("Content-Length", strconv.FormatInt(w.written, 10))
 	}
-	return bufferedResponse{StatusCode: w.status, Headers: w.headerLines(), Body: string(w.buf)}, nil
+	response := bufferedResponse{StatusCode: w.status, Headers: w.headerLines()}
+	if w.sent.Get("Content-Type") == "" {
+		response.Headers = append(response.Headers, plainText)
+	}
+	if !w.bodyless() {
+		response.Body = string(w.buf)
+	}
+	return response, nil
 }
+
+// mustStream reports whether a complete response cannot go as one value: a JSON
+// string holds no bytes that are no UTF-8, and the engine adds a content type,
+// which in a 304 would replace that of what the client has.
+func (w *responseWriter) mustStream() bool {
+	if w.status == http.StatusNotModified {
+		return !w.head && w.ref != nil && w.sent.Get("Content-Type") == "" && !w.repeats()
+	}
+	return !utf8.Valid(w.buf)
+}
+
+// repeats reports whether a header has several values.
+func (w *responseWriter) repeats() bool {
+	for _, values := range w.sent {
+		if len(values) > 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// plainText is the content type of a response that has none. The engine would send
+// the body of one without as JSON, and an empty one as {}, which it also counts for
+// the length of a 204.
+const plainText = "Content-Type: text/plain; charset=utf-8"
 
 // bufferedResponse is a response in one value. Its headers are lines, which may
 // repeat a name; a string body goes out as it is, since the content type is set.
@@ -372,12 +386,19 @@ func (w *responseWriter) headerLines() []string {
 	lines := make([]string, 0, len(w.sent))
 	for name, values := range w.sent {
 		switch {
-		case name == "Content-Length", name == "Trailer", strings.HasPrefix(name, http.TrailerPrefix):
+		case name == "Content-Length" && !w.head, name == "Trailer", strings.HasPrefix(name, http.TrailerPrefix):
+			continue
+		case name == "Content-Type" && w.sent.Get(name) == "":
 			continue
 		}
 		for _, v := range values {
-			lines = append(lines, name+": "+strings.NewReplacer("\r", " ", "\n", " ").Replace(v))
+			lines = append(lines, headerLine(name, v))
 		}
 	}
 	return lines
 }
+
+func headerLine(name, value string) string { return name + ": " + oneLine.Replace(value) }
+
+// oneLine makes header values of texts, as net/http does.
+var oneLine = strings.NewReplacer("\r", " ", "\n", " ")

@@ -57,7 +57,7 @@ func (e *Engine) serveHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	h["Access-Control-Expose-Headers"] = []string{"*"}
 	if found == nil {
-		notFound.write(rw)
+		notFound.write(rw, r.Method == http.MethodHead)
 		return
 	}
 	trace, span := e.startSpan(withTrace(e.ctx, traceContext{
@@ -125,7 +125,7 @@ func (x *exchange) run() {
 	select {
 	case r := <-answer:
 		x.closeUnlessRead()
-		r.write(x.rw)
+		r.write(x.rw, x.r.Method == http.MethodHead)
 	case head := <-streamed:
 		x.closeUnlessRead()
 		x.stream(head)

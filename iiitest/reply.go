@@ -32,12 +32,14 @@ func failure(err *wireError) reply {
 	})))
 }
 
-func (r reply) write(rw http.ResponseWriter) {
+func (r reply) write(rw http.ResponseWriter, head bool) {
 	h := rw.Header()
 	for name, values := range r.header {
 		h[name] = values
 	}
-	h["Content-Length"] = []string{strconv.Itoa(len(r.body))}
+	if !head || h.Get("Content-Length") == "" { // an answer to HEAD may tell the length of what it leaves out
+		h["Content-Length"] = []string{strconv.Itoa(len(r.body))}
+	}
 	rw.WriteHeader(r.status)
 	_, _ = rw.Write(r.body) // nothing for HEAD and 204: net/http knows
 }
