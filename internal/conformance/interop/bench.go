@@ -240,9 +240,9 @@ func until(ctx context.Context, what string, f func() bool) error {
 
 // ready waits until a function of a peer answers.
 func (b *bench) ready(ctx context.Context, p *peer, functionID string, opts ...iii.CallOption) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	opts = append(opts, iii.WithTimeout(2*time.Second))
+	opts = append(opts, iii.WithTimeout(5*time.Second))
 	var last error
 	err := until(ctx, functionID+" does not answer", func() bool {
 		last = b.client.Call(ctx, functionID, map[string]any{}, nil, opts...)

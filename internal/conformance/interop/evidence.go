@@ -17,7 +17,7 @@ const (
 )
 
 // evidence are the frames of the workers whose name begins with a prefix, without
-// the calls that steer the peer, keepalive and telemetry.
+// the calls that steer the peer, late answers to earlier ones, keepalive and telemetry.
 func evidence(frames []frame, names string) []string {
 	name := map[string]string{} // by worker; the first frames of a connection have none
 	for _, f := range frames {
@@ -26,7 +26,7 @@ func evidence(frames []frame, names string) []string {
 		}
 	}
 	var list []string
-	ids, steering := ids{}, map[string]bool{}
+	ids, steering, asked := ids{}, map[string]bool{}, map[string]bool{}
 	last, same := "", 0
 	for _, f := range frames {
 		var m struct {
@@ -41,6 +41,14 @@ func evidence(frames []frame, names string) []string {
 		if strings.HasSuffix(m.FunctionID, "peer::do") || m.FunctionID == "go::seen" {
 			steering[m.InvocationID] = m.InvocationID != ""
 			continue
+		}
+		switch m.Type {
+		case "invokefunction":
+			asked[m.InvocationID] = true
+		case "invocationresult":
+			if !asked[m.InvocationID] {
+				continue
+			}
 		}
 		var text string
 		switch {

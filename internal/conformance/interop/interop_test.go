@@ -13,6 +13,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+func TestMain(m *testing.M) {
+	clearEnvironment()
+	os.Exit(m.Run())
+}
+
 // The control group passes every scenario, so what fails with another peer is not
 // the harness's fault.
 func TestControlGroup(t *testing.T) {
@@ -104,6 +109,40 @@ func TestPeersThatCannotBeInstalled(t *testing.T) {
 	}
 }
 
+// The lock file is the one that is kept, with what cargo calls its registry.
+func TestLockCrates(t *testing.T) {
+	bin, dir := t.TempDir(), t.TempDir()
+	const (
+		cargo = "#!/bin/sh\nprintf 'version = 4\\n[[package]]\\nsource = \"registry+here\"\\n' > Cargo.lock\n"
+		kept  = "[[package]]\nname = \"peer\"\n\n[[package]]\nname = \"a\"\nchecksum = \"00\"\n"
+		want  = "[[package]]\nname = \"peer\"\n\n[[package]]\nname = \"a\"\nsource = \"registry+here\"\nchecksum = \"00\"\n"
+	)
+	crates := filepath.Join(dir, "crates.lock")
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(bin, "cargo"), []byte(cargo), 0o755),
+		os.WriteFile(crates, []byte(kept), 0o644),
+		os.WriteFile(filepath.Join(dir, "Cargo.lock"), []byte("old"), 0o644),
+	); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{bin, t.TempDir()} { // the second time without cargo
+		t.Setenv("PATH", path)
+		if err := lockCrates(t.Context(), crates, dir); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(filepath.Join(dir, "Cargo.lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, string(got)); diff != "" {
+			t.Errorf("lock file (-want +got):\n%s", diff)
+		}
+	}
+	if err := lockCrates(t.Context(), filepath.Join(dir, "none"), dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without what is kept: %v", err)
+	}
+}
+
 func TestCompare(t *testing.T) {
 	known := results{"node": {}}
 	for _, s := range scenarios() {
@@ -147,6 +186,7 @@ func TestEvidence(t *testing.T) {
 		line("", "send", `{"type":"registerfunction","id":"c"}`),
 		line("interop-peer-x", "recv", `{"type":"invokefunction","function_id":"peer::do","invocation_id":"`+a+`"}`),
 		line("interop-peer-x", "send", `{"type":"ping"}`),
+		line("interop-peer-x", "send", `{"type":"invocationresult","function_id":"before","invocation_id":"late"}`),
 		line("interop-peer-x", "send", `{ "type":"invokefunction","function_id":"f","invocation_id":"`+b+`","traceparent":"00-`+strings.Repeat("a", 32)+`-`+strings.Repeat("b", 16)+`-01"}`),
 		line("interop-peer-x", "recv", `{"type":"invocationresult","function_id":"f","invocation_id":"`+b+`","error":{"code":"c","stacktrace":"a\"b"},"result":"`+a+`"}`),
 		line("interop-peer-x", "send", `{"type":"invocationresult","function_id":"peer::do","invocation_id":"`+a+`"}`),

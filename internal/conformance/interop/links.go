@@ -28,6 +28,7 @@ var links = []scenario{
 		t.proxy.cut(false)
 		t.failsWith("call under way", <-under, "invocation_stopped")
 		t.comesBack(ctx, before.Worker.ID)
+		t.must("trigger", t.bound(ctx, "state", "peer::on-return")) // again
 		_, err = iii.NewState[int](t.client, "returns").Set(ctx, "k", 1)
 		t.must("state::set", err)
 		t.next(ctx, "peer::on-return")
@@ -82,7 +83,7 @@ func (t *trial) comesBack(ctx context.Context, oldID string) {
 		return err == nil && now.Worker.ID != oldID
 	}))
 	t.must("the peer", until(ctx, "it does not answer", func() bool {
-		return t.client.Call(ctx, "peer::echo", 1, nil, iii.WithTimeout(time.Second)) == nil
+		return t.client.Call(ctx, "peer::echo", 1, nil, iii.WithTimeout(2*time.Second)) == nil
 	}))
 	workers, err := t.client.Workers(ctx)
 	t.must("engine::workers::list", err)

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -61,9 +64,53 @@ func installPython(ctx context.Context, src, cache string) ([]string, error) {
 }
 
 func installRust(ctx context.Context, src, cache string) ([]string, error) {
-	env := []string{"CARGO_TARGET_DIR=" + cache}
-	return []string{filepath.Join(cache, "debug", "peer")}, tool(ctx, src, env, "cargo", "build", "--locked", "--quiet")
+	target := filepath.Join(cache, "target")
+	argv := []string{filepath.Join(target, "debug", "peer")}
+	err := errors.Join(os.MkdirAll(filepath.Join(cache, "src"), 0o755),
+		copyFiles(src, cache, "Cargo.toml", "src/main.rs", "src/steps.rs", "src/stream.rs"))
+	if err != nil {
+		return nil, err
+	}
+	if err := lockCrates(ctx, filepath.Join(src, "crates.lock"), cache); err != nil {
+		return nil, err
+	}
+	return argv, tool(ctx, cache, []string{"CARGO_TARGET_DIR=" + target}, "cargo", "build", "--locked", "--quiet")
 }
+
+// lockCrates writes cargo's lock file into a directory with a manifest. What is kept in
+// the repository is that file without the lines that say where each crate comes from,
+// which is cargo's own registry: how cargo calls it is in any lock file that it makes.
+// After "cargo update" there, "grep -v '^source = ' Cargo.lock" is what is to be kept.
+func lockCrates(ctx context.Context, crates, dir string) error {
+	kept, err := os.ReadFile(crates)
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(dir, "Cargo.lock")
+	if lock, err := os.ReadFile(name); err == nil && sourceLine.ReplaceAllString(string(lock), "") == string(kept) {
+		return nil
+	}
+	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := tool(ctx, dir, nil, "cargo", "generate-lockfile", "--quiet"); err != nil {
+		return err
+	}
+	fresh, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	source := sourceLine.FindString(string(fresh))
+	if source == "" {
+		return fmt.Errorf("%s names no registry", name)
+	}
+	return os.WriteFile(name, []byte(checksumLine.ReplaceAllString(string(kept), source+"$0")), 0o644)
+}
+
+var (
+	sourceLine   = regexp.MustCompile(`(?m)^source = .*\n`)
+	checksumLine = regexp.MustCompile(`(?m)^checksum = `) // of what comes from a registry
+)
 
 // tool runs a command in a directory. Its output is in the error, if there is one.
 func tool(ctx context.Context, dir string, env []string, name string, args ...string) error {
@@ -98,11 +145,26 @@ func once(dir, file string, f func() error) error {
 	return os.WriteFile(stamp, []byte(sum), 0o644)
 }
 
+// clearEnvironment drops what is set to configure other workers.
+func clearEnvironment() {
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, "III_") || strings.HasPrefix(name, "OTEL_") {
+			_ = os.Unsetenv(name) // which fails only for no name at all
+		}
+	}
+}
+
+// copyFiles copies files of a directory. One that is there already keeps its time, by
+// which builds tell what has changed.
 func copyFiles(from, to string, names ...string) error {
 	for _, name := range names {
 		content, err := os.ReadFile(filepath.Join(from, name))
 		if err != nil {
 			return err
+		}
+		if old, err := os.ReadFile(filepath.Join(to, name)); err == nil && bytes.Equal(old, content) {
+			continue
 		}
 		if err := os.WriteFile(filepath.Join(to, name), content, 0o644); err != nil {
 			return err
@@ -140,7 +202,8 @@ func startPeer(ctx context.Context, argv []string, dir string, config peerConfig
 		return nil, err
 	}
 	p.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
-	p.cmd.Env = append(os.Environ(), "INTEROP_PEER="+string(b), "PYTHONDONTWRITEBYTECODE=1")
+	p.cmd.Env = append(os.Environ(), "INTEROP_PEER="+string(b), "PYTHONDONTWRITEBYTECODE=1",
+		"NO_PROXY=*", "no_proxy=*") // proxies are for what installs it
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.WaitDelay = time.Second
 	if err := p.cmd.Start(); err != nil {

@@ -4,8 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
-	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -15,35 +15,15 @@ import (
 var telemetry = []scenario{
 	{"trace", "spans of one trace, from Go to the peer and back to Go", func(ctx context.Context, t *trial) {
 		traceID := t.traced(ctx)
-		var tree []iii.TraceNode
-		want := []string{"round trip", "peer work", "go work"}
-		t.must("spans", until(ctx, "they do not all arrive", func() bool {
-			r, err := iii.Call[iii.TracesTreeResult](ctx, t.client, "engine::traces::tree", iii.TracesTreeInput{TraceID: traceID})
-			tree = r.Roots
-			found := 0
-			for _, name := range want {
-				if path(tree, name) != nil {
-					found++
-				}
-			}
-			return err == nil && found == len(want)
-		}))
-		if len(tree) != 1 {
-			t.errorf("the trace has %d roots, want 1", len(tree))
-		}
-		for _, at := range []struct{ name, service, below string }{
-			{"round trip", goWorker, ""}, {"peer work", t.peerName(), "round trip"}, {"go work", goWorker, "peer work"},
-		} {
-			line := path(tree, at.name)
-			span := line[len(line)-1]
-			t.equal("service of the span "+at.name, span.ServiceName, at.service)
-			above := at.below == ""
-			for _, n := range line[:len(line)-1] {
-				above = above || n.Name == at.below
-			}
-			if !above {
-				t.errorf("the span %s is not below the span %s", at.name, at.below)
-			}
+		// Spans come one by one, the upper ones not always first.
+		var wrong string
+		err := until(ctx, "the trace does not become whole", func() bool {
+			tree, err := iii.Call[iii.TracesTreeResult](ctx, t.client, "engine::traces::tree", iii.TracesTreeInput{TraceID: traceID})
+			wrong = t.wrongTrace(tree.Roots)
+			return err == nil && wrong == ""
+		})
+		if err != nil {
+			t.errorf("%v: %s", err, wrong)
 		}
 	}},
 	{"baggage", "baggage, from Go to the peer and back to Go", func(ctx context.Context, t *trial) {
@@ -99,14 +79,15 @@ var telemetry = []scenario{
 		}{{"debug", 5}, {"warn", 13}, {"error", 17}} {
 			t.value(ctx, "log", object{"level": level.name, "message": "outside " + level.name, "data": object{"answer": 42}})
 			t.must("logs", until(ctx, "the record of level "+level.name+" does not arrive", func() bool {
-				r, err := iii.Call[iii.LogsListResult](ctx, t.client, "engine::logs::list", iii.LogsListInput{})
+				// After an error there is nothing in it.
+				r, _ := iii.Call[iii.LogsListResult](ctx, t.client, "engine::logs::list", iii.LogsListInput{})
 				for _, l := range r.Logs {
 					if l.ServiceName == t.peerName() && l.Body == "outside "+level.name {
 						t.equal("severity of level "+level.name, l.SeverityNumber, level.severity)
 						return true
 					}
 				}
-				return err != nil
+				return false
 			}))
 		}
 	}},
@@ -131,7 +112,7 @@ var telemetry = []scenario{
 		}
 	}},
 	{"gauges", "gauges of the peer's process, in engine::workers::info", func(ctx context.Context, t *trial) {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // many times the interval of the export
+		ctx, cancel := context.WithTimeout(ctx, t.patience()) // many times the interval of the export
 		defer cancel()
 		var report *iii.WorkerMetricsReport
 		t.must("worker metrics", until(ctx, "they do not arrive", func() bool {
@@ -165,6 +146,29 @@ func (t *trial) traced(ctx context.Context) string {
 	ctx = trace.ContextWithSpan(ctx, span)
 	t.equal("what the peer got from Go", t.call(ctx, "peer::traced", object{"function_id": "go::traced", "data": object{"answer": 42}}), true)
 	return span.SpanContext().TraceID().String()
+}
+
+// wrongTrace says how a trace is not what traced should lead to, or "".
+func (t *trial) wrongTrace(tree []iii.TraceNode) string {
+	if len(tree) != 1 {
+		return fmt.Sprintf("it has %d roots, want 1", len(tree))
+	}
+	for _, at := range []struct{ name, service, below string }{
+		{"round trip", goWorker, ""}, {"peer work", t.peerName(), "round trip"}, {"go work", goWorker, "peer work"},
+	} {
+		line := path(tree, at.name)
+		if line == nil {
+			return fmt.Sprintf("it has no span %s", at.name)
+		}
+		if span := line[len(line)-1]; span.ServiceName != at.service {
+			return fmt.Sprintf("the span %s is of the service %s, want %s", at.name, span.ServiceName, at.service)
+		}
+		below := func(n iii.TraceNode) bool { return n.Name == at.below }
+		if at.below != "" && !slices.ContainsFunc(line[:len(line)-1], below) {
+			return fmt.Sprintf("the span %s is not below the span %s", at.name, at.below)
+		}
+	}
+	return ""
 }
 
 // path leads from a root to the first span of a name; nil if there is none.

@@ -39,15 +39,17 @@ var groups = []group{
 	{"Link", links},
 }
 
-// Bounds of a scenario, and of one that cannot pass.
+// Bounds of a scenario, which are there for what hangs; and of waiting in vain, for
+// what a peer is known not to do.
 const (
-	scenarioTimeout = 20 * time.Second
+	scenarioTimeout = time.Minute
 	missingTimeout  = 4 * time.Second
 )
 
 // trial is a scenario as it runs against a peer.
 type trial struct {
 	*bench
+	scenario    string
 	differences []string
 }
 
@@ -58,7 +60,7 @@ type abort struct{}
 func try(ctx context.Context, b *bench, s scenario, timeout time.Duration) (differences []string) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	t := &trial{bench: b}
+	t := &trial{bench: b, scenario: s.name}
 	defer func() {
 		if r := recover(); r != nil {
 			if _, is := r.(abort); !is {
@@ -74,6 +76,14 @@ func try(ctx context.Context, b *bench, s scenario, timeout time.Duration) (diff
 // errorf notes a difference. Ids, which differ from run to run, do not belong in it.
 func (t *trial) errorf(format string, args ...any) {
 	t.differences = append(t.differences, strings.TrimSpace(fmt.Sprintf(format, args...)))
+}
+
+// patience is how long a trial waits for what some peers never do.
+func (t *trial) patience() time.Duration {
+	if explanations[t.sdk.name][t.scenario] != "" {
+		return missingTimeout
+	}
+	return scenarioTimeout
 }
 
 // must notes an error and ends the trial, if there is one.

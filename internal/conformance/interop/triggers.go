@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"time"
 
 	"github.com/iii-go/iii"
 )
@@ -95,7 +94,7 @@ var triggers = []scenario{
 		t.equal("record", []any{got["severity_text"], got["body"], got["service_name"]}, []any{"WARN", "look here", goWorker})
 	}},
 	{"log-trigger-go", "a log trigger of Go with a level, the peer logs", func(ctx context.Context, t *trial) {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, t.patience())
 		defer cancel()
 		defer unregister(t.listenHere("go::on-log", nil, 0))
 		trigger := t.bindHere(ctx, "go::on-log", iii.LogTriggerConfig{Level: "warn"})
@@ -157,10 +156,10 @@ func providerPeer(ctx context.Context, t *trial) {
 		list, err := t.client.TriggerTypes(ctx)
 		for _, known := range list {
 			if known.ID == "peer-bell" {
-				return true
+				return err == nil
 			}
 		}
-		return err != nil
+		return false
 	}))
 	defer unregister(t.listenHere("go::on-bell", "rung", 0))
 	trigger, err := t.client.Trigger("go::on-bell", iii.CustomTrigger{Type: "peer-bell", Config: object{"tone": "c"}}, iii.WithTriggerMetadata(object{"m": 1}))
