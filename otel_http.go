@@ -41,9 +41,9 @@ type transport struct {
 // a CLIENT span of the trace that its context is in, and carries traceparent,
 // tracestate and baggage to the server. The span ends when the response's header
 // is there, has status error from 400 on, and names method, URL, status, sizes and
-// the headers Content-Type and Accept; no other header. Passwords in the URL and
-// the values of query parameters with names as in [Redact] are left out (spec:
-// HTTP client instrumentation).
+// the headers Content-Type and Accept; no other header. Passwords in the URL, the
+// values of query parameters with names as in [Redact] and signatures of URLs are
+// left out (spec: HTTP client instrumentation).
 //
 // Requests whose URL contains one of the texts of $OTEL_FETCH_IGNORE_URLS,
 // separated by commas and read now, are left alone, and so are all with
@@ -84,7 +84,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		recordRequest(span, outgoing)
 	}
 	resp, err := t.base.RoundTrip(outgoing)
-	if !span.IsRecording() {
+	if !span.IsRecording() || resp == nil && err == nil { // http.Client has an error for the latter
 		return resp, err
 	}
 	if err != nil {
@@ -146,6 +146,10 @@ func requestAttributes(req *http.Request) []attribute.KeyValue {
 	u := *req.URL
 	u.User = nil
 	u.RawQuery = redactQuery(u.RawQuery)
+	if fragment := redactQuery(u.EscapedFragment()); fragment != "" { // that of OAuth is a query
+		u.RawFragment = fragment
+		u.Fragment, _ = url.PathUnescape(fragment)
+	}
 	attributes := []attribute.KeyValue{
 		attribute.String("http.request.method", methodOf(req)),
 		attribute.String("url.full", u.String()),
@@ -172,27 +176,40 @@ func isDefaultPort(scheme string, port int) bool {
 	return scheme == "http" && port == 80 || scheme == "https" && port == 443
 }
 
-// redactQuery replaces the values of parameters that name secrets; the rest of
-// the query stays as it is written.
+// redactQuery replaces the values of parameters that name secrets or sign the URL;
+// the rest of the query stays as it is written. Some servers separate parameters by
+// semicolons, too.
 func redactQuery(query string) string {
 	if query == "" {
 		return ""
 	}
-	parameters := strings.Split(query, "&")
-	for i, p := range parameters {
-		key, _, ok := strings.Cut(p, "=")
-		if !ok {
-			continue
+	var b strings.Builder
+	for {
+		n := strings.IndexAny(query, "&;")
+		if n < 0 {
+			n = len(query)
 		}
-		name, err := url.QueryUnescape(key)
-		if err != nil {
-			name = key
+		parameter := query[:n]
+		if key, _, ok := strings.Cut(parameter, "="); ok && secretParameter(key) {
+			parameter = key + "=" + redacted
 		}
-		if namesSecret([]byte(name)) {
-			parameters[i] = key + "=" + redacted
+		b.WriteString(parameter)
+		if n == len(query) {
+			return b.String()
 		}
+		b.WriteByte(query[n])
+		query = query[n+1:]
 	}
-	return strings.Join(parameters, "&")
+}
+
+// secretParameter says whether the name of a parameter, as it is written, is that of
+// a secret. Whoever has the signature of a URL can use it.
+func secretParameter(key string) bool {
+	if name, err := url.QueryUnescape(key); err == nil {
+		key = name
+	}
+	name := strings.ToLower(key)
+	return namesSecret([]byte(key)) || name == "sig" || name == "awsaccesskeyid" || strings.HasSuffix(name, "signature")
 }
 
 // recordRequest puts what is sent on the span.

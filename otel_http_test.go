@@ -151,6 +151,49 @@ func TestChecklistHTTPAttributes(t *testing.T) {
 	}
 }
 
+func TestHTTPURLSecrets(t *testing.T) {
+	tests := []struct{ url, want string }{
+		{"https://h/?token=a;api%5Fkey=b&c=d;e", "https://h/?token=[REDACTED];api%5Fkey=[REDACTED]&c=d;e"},
+		{"https://h/?X-Amz-Credential=a&X-Amz-Signature=b&Expires=1", "https://h/?X-Amz-Credential=[REDACTED]&X-Amz-Signature=[REDACTED]&Expires=1"},
+		{"https://h/?sv=1&sig=a%2Fb&AWSAccessKeyId=c&design=x", "https://h/?sv=1&sig=[REDACTED]&AWSAccessKeyId=[REDACTED]&design=x"},
+		{"https://h/?%zz=1&password", "https://h/?%zz=1&password"},
+		{"https://u:p@h/#access_token=a&state=%20b", "https://h/#access_token=[REDACTED]&state=%20b"},
+		{"https://h/#a%5Bb", "https://h/#a%5Bb"},
+		{"https://h/?", "https://h/?"},
+	}
+	for _, tt := range tests {
+		req, err := http.NewRequest(http.MethodGet, tt.url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := attributeMap(requestAttributes(req))["url.full"]; got != tt.want {
+			t.Errorf("%s is told as %v, want %s", tt.url, got, tt.want)
+		}
+		if req.URL.String() != tt.url {
+			t.Errorf("%s became %s", tt.url, req.URL)
+		}
+	}
+}
+
+type noResponse struct{}
+
+func (noResponse) RoundTrip(*http.Request) (*http.Response, error) { return nil, nil }
+
+// A transport that breaks its contract is the client's to complain about.
+func TestHTTPNoResponse(t *testing.T) {
+	ctx, recorder, _ := recordedSpans()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://example.com/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&http.Client{Transport: NewTransport(noResponse{})}).Do(req); err == nil {
+		t.Error("no error")
+	}
+	if n := len(recorder.Ended()); n != 1 {
+		t.Errorf("%d spans ended", n)
+	}
+}
+
 // withoutGlobal takes the global tracer provider away, until the test ends.
 func withoutGlobal(t *testing.T) {
 	previous := otel.GetTracerProvider()
