@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 )
@@ -66,6 +67,11 @@ func registerGauges(m metric.Meter, name *string, workerID func() string) (*Work
 	if err != nil {
 		return nil, err
 	}
+	return observeGauges(m, collector, name, workerID)
+}
+
+func observeGauges(m metric.Meter, collector *WorkerMetricsCollector, name *string, workerID func() string) (*WorkerGaugesHandle, error) {
+	var err error
 	instruments := make([]metric.Observable, len(gauges))
 	for i, g := range gauges {
 		if floatGauge[g.name] {
@@ -88,6 +94,11 @@ func registerGauges(m metric.Meter, name *string, workerID func() string) (*Work
 		}
 		option := metric.WithAttributeSet(attribute.NewSet(attributes...))
 		sample, err := collector.collect(ctx)
+		if err != nil {
+			// Returned, it would make OpenTelemetry's reader drop all that it has
+			// collected, of everybody. The figures are the latest that there are.
+			otel.Handle(err)
+		}
 		for i, value := range gaugeValues(sample) {
 			switch instrument := instruments[i].(type) {
 			case metric.Int64Observable:
@@ -96,7 +107,7 @@ func registerGauges(m metric.Meter, name *string, workerID func() string) (*Work
 				o.ObserveFloat64(instrument, value, option)
 			}
 		}
-		return err
+		return nil
 	}
 	registration, err := m.RegisterCallback(observe, instruments...)
 	if err != nil {

@@ -1,11 +1,15 @@
 package iii
 
 import (
+	"context"
+	"errors"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -114,6 +118,42 @@ func TestGaugesFollowWorkerID(t *testing.T) {
 				t.Errorf("%s has the attributes %v, want id %q", name, g.attributes.ToSlice(), id)
 			}
 		}
+	}
+}
+
+// A process that cannot be read for once takes no other metric with it, and keeps
+// its latest figures.
+func TestGaugesOfUnreadableProcess(t *testing.T) {
+	failed := errors.New("no such process")
+	var handled atomic.Int64
+	previous := otel.GetErrorHandler()
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { // everybody's
+		if errors.Is(suite.note(err), failed) {
+			handled.Add(1)
+		}
+	}))
+	t.Cleanup(func() { otel.SetErrorHandler(previous) })
+	reader := sdkmetric.NewManualReader()
+	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
+	reads := 0
+	collector, err := newCollector(func(context.Context) (processFigures, error) {
+		if reads++; reads > 1 {
+			return processFigures{}, failed
+		}
+		return processFigures{rss: 7}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := observeGauges(provider.Meter("m"), collector, nil, func() string { return "id" }); err != nil {
+		t.Fatal(err)
+	}
+	got := collectGauges(t, reader)
+	if rss := got["iii.worker.memory.rss"].value; len(got) != len(gauges) || rss != 7 {
+		t.Errorf("%d gauges, resident memory %v; want all, and what was read before", len(got), rss)
+	}
+	if n := handled.Load(); n != 1 {
+		t.Errorf("the failure was told %d times", n)
 	}
 }
 

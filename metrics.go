@@ -73,7 +73,9 @@ func newCollector(read func(context.Context) (processFigures, error)) (*WorkerMe
 		return nil, fmt.Errorf("iii: read process figures: %w", err)
 	}
 	now := time.Now()
-	return &WorkerMetricsCollector{read: read, began: now, figures: figures, cpuFrom: now, cpuTime: figures.user + figures.system}, nil
+	c := &WorkerMetricsCollector{read: read, began: now, figures: figures, cpuFrom: now, cpuTime: figures.user + figures.system}
+	c.sample = c.newSample(now, 0)
+	return c, nil
 }
 
 // readProcess reads the figures of this process. $HOST_PROC does not apply: it
@@ -128,14 +130,21 @@ func (c *WorkerMetricsCollector) collect(ctx context.Context) (processSample, er
 			c.cpuFrom, c.cpuTime = now, cpu
 		}
 	}
-	c.sample = processSample{
+	c.sample = c.newSample(now, percent)
+	if ctx.Err() != nil && c.err != nil {
+		c.sampled = time.Time{} // the failure is this caller's alone
+	}
+	return c.sample, c.err
+}
+
+func (c *WorkerMetricsCollector) newSample(now time.Time, percent float32) processSample {
+	return processSample{
 		WorkerMetrics: WorkerMetrics{
 			CPUPercent: percent, MemoryRss: c.figures.rss, MemoryVirtual: c.figures.virtual, Runtime: "go",
 			TimestampMs: uint64(now.UnixMilli()), UptimeSeconds: now.Sub(c.began).Seconds(),
 		},
 		user: c.figures.user, system: c.figures.system,
 	}
-	return c.sample, c.err
 }
 
 func cpuPercent(cpu, wall time.Duration) float32 {

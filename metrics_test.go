@@ -150,8 +150,31 @@ func TestCollectorFailures(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := c.Collect(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("error is %v", err)
+	if m, err := c.Collect(ctx); !errors.Is(err, context.Canceled) || m.Runtime != "go" || m.TimestampMs == 0 {
+		t.Errorf("sample is %+v, error is %v", m, err)
+	}
+}
+
+// A caller whose context ends under the reading does not spoil it for the others.
+func TestCollectorContextEndsWhileReading(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	reads := 0
+	c, err := newCollector(func(context.Context) (processFigures, error) {
+		if reads++; reads == 2 {
+			cancel()
+		}
+		return processFigures{rss: 7}, ctx.Err()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := c.Collect(ctx); !errors.Is(err, context.Canceled) || m.MemoryRss != 7 {
+		t.Errorf("sample is %+v, error is %v", m, err)
+	}
+	ctx = t.Context()
+	if m, err := c.Collect(ctx); err != nil || m.MemoryRss != 7 {
+		t.Errorf("sample of another caller is %+v, error is %v", m, err)
 	}
 }
 
