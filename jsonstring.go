@@ -15,69 +15,102 @@ func appendString(dst []byte, s string) []byte {
 	return append(appendChars(append(dst, '"'), s), '"')
 }
 
-// appendChars appends s as the inside of a JSON string. Most strings need no escape
-// at all, which it finds out eight bytes at once.
+// appendChars appends s as the inside of a JSON string. It copies eight bytes at
+// once, as long as none of them needs an escape; most strings need none at all.
 func appendChars(b []byte, s string) []byte {
 	n := len(s)
-	var m uint64
-	switch {
-	case n >= 8:
-		m = special(load64(s, n-8))
-		for i := 0; i < n-8; i += 8 {
-			m |= special(load64(s, i))
-		}
-	case n > 0:
-		m = special(loadUpTo64(s, 0) | ' '*ones<<(8*n))
+	if n == 0 {
+		return b
 	}
-	if m != 0 {
+	b = slices.Grow(b, n+8)
+	d := b[len(b):cap(b)]
+	if n < 8 {
+		w := loadUpTo64(s, 0)
+		binary.LittleEndian.PutUint64(d, w)
+		if special(w|' '*ones<<(8*n)) != 0 {
+			return appendCharsSlow(b, s)
+		}
+		return b[:len(b)+n]
+	}
+	for i := 0; i < n-8; i += 8 {
+		w := load64(s, i)
+		if special(w) != 0 {
+			return appendCharsSlow(b[:len(b)+i], s[i:])
+		}
+		binary.LittleEndian.PutUint64(d[i:], w)
+	}
+	w := load64(s, n-8)
+	if special(w) != 0 {
 		return appendCharsSlow(b, s)
 	}
-	return append(b, s...)
+	binary.LittleEndian.PutUint64(d[n-8:], w)
+	return b[:len(b)+n]
 }
 
-// appendCharsSlow copies eight bytes at once, and goes on behind the first of them
-// that does not stand for itself: in payloads, which are JSON themselves, there are
-// quotes everywhere.
+// appendCharsSlow is appendChars for what needs escapes: in payloads, which are
+// JSON themselves, there are quotes everywhere.
 func appendCharsSlow(b []byte, s string) []byte {
 	for i := 0; i < len(s); {
 		// There is room for what is left, the excess of the last eight bytes and one
-		// escape; each further escape takes of the excess.
-		b = slices.Grow(b, len(s)-i+len(s)/8+8+maxEscape)
+		// word or character with its escapes; further ones take of the excess.
+		b = slices.Grow(b, len(s)-i+len(s)/8+16+maxEscape)
 		d, n := b[:cap(b)], len(b)
-		for room := cap(b) - 8 - maxEscape; i < len(s) && n+len(s)-i <= room; {
+		for room := cap(b) - 16 - maxEscape; i < len(s) && n+len(s)-i <= room; {
+			k := min(8, len(s)-i)
 			w := loadUpTo64(s, i)
-			binary.LittleEndian.PutUint64(d[n:], w)
-			m := special(w)
-			if m == 0 {
-				i, n = i+8, n+8
+			if k < 8 {
+				w |= ' ' * ones << (8 * k)
+			}
+			if special(w) == 0 {
+				binary.LittleEndian.PutUint64(d[n:], w)
+				i, n = i+k, n+k
 				continue
 			}
-			plain := bits.TrailingZeros64(m) / 8
-			i, n = i+plain, n+plain
-			if i == len(s) {
-				break // what is special is the padding
+			m := beyond(w)
+			if m != 0 {
+				k = bits.TrailingZeros64(m) / 8
 			}
-			switch c := s[i]; {
-			case c == '"' || c == '\\':
-				d[n], d[n+1] = '\\', c
-				i, n = i+1, n+2
-			case c < ' ':
+			n += escapeWord((*[16]byte)(d[n:]), w, k)
+			i += k
+			if m == 0 {
+				continue
+			}
+			if c := s[i]; c < ' ' {
 				n += copy(d[n:], controlEscapes[c])
 				i++
-			default:
-				r, size := utf8.DecodeRuneInString(s[i:])
-				if r == utf8.RuneError && size == 1 {
-					n += copy(d[n:], "\uFFFD")
-				} else {
-					n += copy(d[n:], s[i:i+size])
-				}
-				i += size
+				continue
 			}
+			r, size := utf8.DecodeRuneInString(s[i:])
+			if r == utf8.RuneError && size == 1 {
+				n += copy(d[n:], "\uFFFD")
+			} else {
+				n += copy(d[n:], s[i:i+size])
+			}
+			i += size
 		}
 		b = d[:n]
 	}
 	return b
 }
+
+// escapeWord writes the first k characters of w, quotes and backslashes with a
+// backslash before them, and returns how many bytes that makes. It does the same for
+// each of them, since where the quotes are cannot be foreseen.
+func escapeWord(d *[16]byte, w uint64, k int) int {
+	n := 0
+	for range k {
+		c := byte(w)
+		w >>= 8
+		d[n&15] = '\\'
+		n += int(quoted[c])
+		d[n&15] = c
+		n++
+	}
+	return n
+}
+
+// quoted is 1 for the characters that need no more than a backslash.
+var quoted = [256]uint8{'"': 1, '\\': 1}
 
 // maxEscape is what one byte becomes at most, as \u001f does.
 const maxEscape = 6
@@ -118,6 +151,10 @@ const ones = 0x0101010101010101
 func special(w uint64) uint64 {
 	return (w | (w - ' '*ones) | ((w ^ '"'*ones) - ones) | ((w ^ '\\'*ones) - ones)) & (0x80 * ones)
 }
+
+// beyond has the highest bit of each byte of w set that is a control character or
+// beyond ASCII, with more bits above the lowest one as with [special].
+func beyond(w uint64) uint64 { return (w | (w - ' '*ones)) & (0x80 * ones) }
 
 // controlEscapes are those of the control characters.
 var controlEscapes = func() (t [' ']string) {

@@ -48,37 +48,76 @@ func (e *otlpEncoder) set(b []byte, open string, s *attribute.Set, end string) [
 	return append(b, end...)
 }
 
+// The values of attributes with what stands before them, by kind.
+const (
+	openValue = iota // nothing: the value has its own
+	openString
+	openInt
+	openDouble
+	wholeFalse
+	wholeTrue
+)
+
+var opens = [...]string{
+	openString: `{"stringValue":"`, openInt: `{"intValue":`, openDouble: `{"doubleValue":`,
+	wholeFalse: `{"boolValue":false}}`, wholeTrue: `{"boolValue":true}}`,
+}
+
 func (e *otlpEncoder) keyValue(b []byte, kv *attribute.KeyValue, depth int) []byte {
-	b = e.appendKey(b, string(kv.Key))
-	if kv.Value.Type() == attribute.STRING { // most are
-		b = append(b, `{"stringValue":"`...)
-		b = e.chars(b, kv.Value.AsString())
+	switch key, v := string(kv.Key), &kv.Value; v.Type() {
+	case attribute.STRING: // most are
+		b = e.appendKey(b, key, openString)
+		b = e.chars(b, v.AsString())
 		return append(b, `"}}`...)
+	case attribute.BOOL:
+		if v.AsBool() {
+			return e.appendKey(b, key, wholeTrue)
+		}
+		return e.appendKey(b, key, wholeFalse)
+	case attribute.INT64:
+		if n := v.AsInt64(); safeInteger(n) {
+			b = e.appendKey(b, key, openInt)
+			b = strconv.AppendInt(b, n, 10)
+			return append(b, "}}"...)
+		}
+	case attribute.FLOAT64:
+		if f := v.AsFloat64(); finite(f) {
+			b = e.appendKey(b, key, openDouble)
+			b = appendDouble(b, f)
+			return append(b, "}}"...)
+		}
 	}
+	b = e.appendKey(b, string(kv.Key), openValue)
 	b = e.value(b, &kv.Value, depth)
 	return append(b, '}')
 }
 
 // otlpKey keeps what an attribute begins with: keys are few.
-type otlpKey struct{ key, text []byte }
+type otlpKey struct {
+	key  []byte
+	open int
+	text []byte
+}
 
 // maxKeptKey is how long a key may be whose text is kept.
 const maxKeptKey = 64
 
-// appendKey appends the beginning of an attribute, up to its value.
-func (e *otlpEncoder) appendKey(b []byte, key string) []byte {
+// appendKey appends the beginning of an attribute, and of its value what open says.
+func (e *otlpEncoder) appendKey(b []byte, key string, open int) []byte {
 	n := len(key)
 	if n == 0 || n > min(maxKeptKey, e.caps.text) {
 		b = append(b, `{"key":"`...)
 		b = e.chars(b, key)
-		return append(b, `","value":`...)
+		b = append(b, `","value":`...)
+		return append(b, opens[open]...)
 	}
 	// Keys of a kind differ in their ends.
 	k := &e.keys[(uint(n)+5*uint(key[n-1])+11*uint(key[n/2]))%uint(len(e.keys))]
-	if string(k.key) != key {
-		k.key = append(k.key[:0], key...)
+	if k.open != open || string(k.key) != key {
+		k.key, k.open = append(k.key[:0], key...), open
 		k.text = append(k.text[:0], `{"key":"`...)
 		k.text = append(appendChars(k.text, key), `","value":`...)
+		k.text = append(k.text, opens[open]...)
 	}
 	return append(b, k.text...)
 }
@@ -160,8 +199,10 @@ func appendBoolValue(b []byte, v bool) []byte {
 // reads exactly.
 const maxSafeInteger = 1 << 53
 
+func safeInteger(n int64) bool { return n <= maxSafeInteger && n >= -maxSafeInteger }
+
 func appendIntValue(b []byte, n int64) []byte {
-	if n > maxSafeInteger || n < -maxSafeInteger {
+	if !safeInteger(n) {
 		b = append(b, `{"intValue":"`...)
 		b = strconv.AppendInt(b, n, 10)
 		return append(b, `"}`...)
@@ -173,7 +214,7 @@ func appendIntValue(b []byte, n int64) []byte {
 
 func appendDoubleValue(b []byte, f float64) []byte {
 	switch {
-	case f-f == 0: // finite
+	case finite(f):
 		b = append(b, `{"doubleValue":`...)
 		b = appendDouble(b, f)
 		return append(b, '}')
