@@ -50,7 +50,9 @@ func InNamespace(ns string) CallOption {
 
 // Call runs a function and decodes its result into out, a pointer; with out nil
 // the result is discarded, and a *json.RawMessage gets it as it came. in is
-// encoded with encoding/json; nil is null.
+// encoded with encoding/json; nil is null. What the engine could not read, and would
+// drop without a word, is an error here: more than 126 levels of nesting, a number
+// beyond float64, half a surrogate pair.
 //
 // It returns an [*Error] if the function or the engine failed the call;
 // [ErrTimeout] after the call's timeout; [ErrConnectionLost] if the connection

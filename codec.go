@@ -238,6 +238,19 @@ func (b *buffer) value(v any) error {
 	return nil
 }
 
+// part appends v, as value does, as a member of a message to the engine.
+func (b *buffer) part(v any) error {
+	start := b.Len()
+	err := b.value(v)
+	if err == nil {
+		err = checkForEngine(b.Bytes()[start:], engineDepth-1)
+	}
+	if err != nil {
+		b.Truncate(start)
+	}
+	return err
+}
+
 var errNoUTF8 = errors.New("text is no valid UTF-8")
 
 // encode calls the encoder; a MarshalJSON that panics is the value's error.
@@ -304,12 +317,12 @@ func encodeInvoke(b *buffer, inv *invocation, in any) error {
 	b.Write(p)
 	if inv.hasMetadata {
 		b.WriteString(`,"metadata":`)
-		if err := b.value(inv.metadata); err != nil {
+		if err := b.part(inv.metadata); err != nil {
 			return fmt.Errorf("encode metadata: %w", err)
 		}
 	}
 	b.WriteString(`,"data":`)
-	if err := b.value(in); err != nil {
+	if err := b.part(in); err != nil {
 		return fmt.Errorf("encode payload: %w", err)
 	}
 	b.WriteByte('}')
@@ -323,7 +336,7 @@ func encodeInvoke(b *buffer, inv *invocation, in any) error {
 func encodeResult(b *buffer, id []byte, functionID string, result any) error {
 	b.Write(appendResultHead(b.AvailableBuffer(), id, functionID))
 	b.WriteString(`,"result":`)
-	if err := b.value(result); err != nil {
+	if err := b.part(result); err != nil {
 		return err
 	}
 	b.WriteByte('}')

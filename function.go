@@ -144,13 +144,19 @@ func rawOf(v any) (json.RawMessage, error) {
 }
 
 // registrationOf encodes a message that registers something. One that is too large
-// would end every connection.
+// would end every connection, one that the engine cannot read would be dropped.
 func registrationOf(m any) (json.RawMessage, error) {
 	raw, err := rawOf(m)
-	if err == nil && len(raw) >= messageTooLarge {
-		err = fmt.Errorf("registration: %w: %d bytes", ErrMessageTooLarge, len(raw))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(raw) >= messageTooLarge:
+		return nil, fmt.Errorf("registration: %w: %d bytes", ErrMessageTooLarge, len(raw))
 	}
-	return raw, err
+	if err := checkForEngine(raw, engineDepth); err != nil {
+		return nil, fmt.Errorf("registration: %w", err)
+	}
+	return raw, nil
 }
 
 // HandleFunc registers a function with an untyped handler. ids are by custom

@@ -203,3 +203,25 @@ func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
 	}
 	return out
 }
+
+// What encodes either arrives or is an error at once: the engine drops what it cannot
+// read, and its caller would wait until the timeout.
+func TestPayloadArrivesOrIsRefused(t *testing.T) {
+	e := iiitest.Start(t)
+	c := connect(t, e, iii.WithName("worker"), iii.WithCallTimeout(time.Minute))
+	echo[json.RawMessage](t, c, "echo")
+	lists := func(depth int) string { return strings.Repeat("[", depth) + strings.Repeat("]", depth) }
+	for raw, refused := range map[string]string{
+		`"\ud83d\ude00"`: "", `1.5e308`: "", lists(126): "",
+		`"\ud800"`: "half a surrogate pair", `[1e400]`: "out of range", lists(127): "nested deeper",
+	} {
+		var out any
+		err := c.Call(t.Context(), "echo", json.RawMessage(raw), &out)
+		if (err == nil) != (refused == "") || err != nil && !strings.Contains(err.Error(), refused) {
+			t.Errorf("%.50s: %v, want %q", raw, err, refused)
+		}
+	}
+	if got := e.Stats().Undecodable; got != 0 {
+		t.Errorf("the engine dropped %d messages", got)
+	}
+}

@@ -10,7 +10,8 @@ import (
 // grammar and cuts the values of the envelope out without decoding them: the
 // payload inside is decoded once, by whoever needs it.
 
-// maxDepth is how deeply JSON may be nested; the engine stops at about 128.
+// maxDepth is how deeply received JSON may be nested; the engine stops at
+// engineDepth.
 const maxDepth = 1000
 
 var (

@@ -3,6 +3,7 @@ package iiitest
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"unicode/utf8"
 )
 
@@ -265,6 +266,7 @@ func (p *jsonParser) digits() bool {
 }
 
 func (p *jsonParser) number() bool {
+	start := p.i
 	if p.next() == '-' {
 		p.i++
 	}
@@ -280,12 +282,21 @@ func (p *jsonParser) number() bool {
 			return false
 		}
 	}
-	if p.next()|0x20 != 'e' {
-		return true
-	}
-	p.i++
-	if c := p.next(); c == '+' || c == '-' {
+	exponent := p.next()|0x20 == 'e'
+	if exponent {
 		p.i++
+		if c := p.next(); c == '+' || c == '-' {
+			p.i++
+		}
+		if !p.digits() {
+			return false
+		}
 	}
-	return p.digits()
+	// Without an exponent, it takes more than 308 digits to leave the range.
+	if exponent || p.i-start > 308 {
+		if _, err := strconv.ParseFloat(string(p.b[start:p.i]), 64); err != nil {
+			return p.fail("number out of range", 0)
+		}
+	}
+	return true
 }

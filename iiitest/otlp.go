@@ -1,8 +1,10 @@
 package iiitest
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,6 +15,8 @@ import (
 // maxOTLPDepth is how deep a telemetry frame may nest. The engine's parser gives
 // up at the 128th level.
 const maxOTLPDepth = 127
+
+var errTooDeep = errors.New("nested too deeply")
 
 // otlpReader reads OTLP JSON as the engine does: an unknown key is skipped,
 // whatever its value, and one wrongly typed value of a known key loses the whole
@@ -77,7 +81,7 @@ func (r *otlpReader) object(member func(key string) bool, required ...string) {
 	var room [16]string
 	seen := room[:0]
 	for r.s.next() == '"' {
-		key := unquote(r.s.str())
+		key := r.unquote(r.s.str())
 		r.s.next()
 		r.s.i++ // :
 		if slices.Contains(seen, key) {
@@ -164,6 +168,15 @@ func (r *otlpReader) str() string {
 	if raw == nil {
 		return ""
 	}
+	return r.unquote(raw)
+}
+
+// unquote refuses half a surrogate pair, as the engine does where it reads a
+// string; in what it skips it does not look.
+func (r *otlpReader) unquote(raw []byte) string {
+	if bytes.IndexByte(raw, '\\') >= 0 && syntaxError(raw) != "" {
+		r.fail("a string of whole characters")
+	}
 	return unquote(raw)
 }
 
@@ -193,7 +206,7 @@ func (r *otlpReader) spelled(expected string) string {
 		return ""
 	}
 	if r.s.next() == '"' {
-		return unquote(r.s.str())
+		return r.unquote(r.s.str())
 	}
 	return string(r.scalar('0', expected))
 }

@@ -193,6 +193,8 @@ func TestFrames(t *testing.T) {
 		{"no config", `{"type":"registertrigger","id":"x","trigger_type":"x","function_id":"x"}`, websocket.TextMessage, 1},
 		{"trigger's type named type", `{"type":"registertrigger","id":"x","type":"x","function_id":"x","config":{}}`, websocket.TextMessage, 1},
 		{"too deep", `{"type":"ping","x":` + strings.Repeat("[", 127) + strings.Repeat("]", 127) + `}`, websocket.TextMessage, 1},
+		{"half a surrogate pair", `{"type":"ping","x":"\ud800"}`, websocket.TextMessage, 1},
+		{"number out of range", `{"type":"ping","x":1e400}`, websocket.TextMessage, 1},
 		{"other ids as of Rust", `{"type":"registerfunction","id":"x","description":null,"metadata":null,"invocation":null}`, websocket.TextMessage, 0},
 		{"messages of the engine", `{"type":"workerregistered"}`, websocket.TextMessage, 0},
 		{"service", `{"type":"registerservice","id":"x"}`, websocket.TextMessage, 0},

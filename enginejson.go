@@ -1,0 +1,136 @@
+package iii
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// engineDepth is how deeply a message to the engine may be nested, itself included.
+const engineDepth = 127
+
+// checkForEngine refuses valid JSON that the engine's parser does not take: it drops
+// a message with any of this without a word, and its caller would wait in vain.
+// depth is how many levels there may be.
+func checkForEngine(b []byte, depth int) error {
+	if !doubtful(b, depth) {
+		return nil
+	}
+	return scanForEngine(b, depth)
+}
+
+func scanForEngine(b []byte, depth int) error {
+	left := depth
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '{' || c == '[':
+			if left--; left < 0 {
+				return fmt.Errorf("JSON is nested deeper than %d levels, which the engine does not read", depth)
+			}
+		case c == '}' || c == ']':
+			left++
+		case c == '"':
+			end, err := checkSurrogates(b, i)
+			if err != nil {
+				return err
+			}
+			i = end - 1
+		case c == '-' || isDigit(c):
+			end := i + 1
+			for end < len(b) && numberByte[b[end]] {
+				end++
+			}
+			if _, err := strconv.ParseFloat(string(b[i:end]), 64); err != nil {
+				return fmt.Errorf("the number at byte %d is out of range: the engine reads 64 bits", i)
+			}
+			i = end - 1
+		}
+	}
+	return nil
+}
+
+// doubtful reports whether b has a trace of what checkForEngine looks for: hardly
+// anything has, and this costs a fraction of looking at every byte. A number out of
+// range has an exponent of three digits or very many digits.
+func doubtful(b []byte, depth int) bool {
+	if bytes.Count(b, []byte("{"))+bytes.Count(b, []byte("[")) > depth || bytes.Contains(b, []byte(`\u`)) {
+		return true
+	}
+	for _, e := range []byte("eE") {
+		for rest := b; ; {
+			i := bytes.IndexByte(rest, e)
+			if i < 0 {
+				break
+			}
+			digit := i > 0 && isDigit(rest[i-1])
+			if rest = rest[i+1:]; digit {
+				exponent := bytes.TrimPrefix(rest, []byte("+"))
+				if len(exponent) > 2 && isDigit(exponent[0]) && isDigit(exponent[1]) && isDigit(exponent[2]) {
+					return true
+				}
+			}
+		}
+	}
+	for i := manyDigits; i < len(b); i += manyDigits { // more than these are somewhere here
+		start, end := i, i
+		for start > i-manyDigits && numberByte[b[start]] {
+			start--
+		}
+		for end < len(b) && end < i+manyDigits && numberByte[b[end]] {
+			end++
+		}
+		if end-start > manyDigits {
+			return true
+		}
+	}
+	return false
+}
+
+// manyDigits and an exponent of two digits are in the range of a float64.
+const manyDigits = 200
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+var numberByte = func() (t [256]bool) {
+	for _, c := range []byte("0123456789+-.eE") {
+		t[c] = true
+	}
+	return t
+}()
+
+// checkSurrogates returns the index behind the string that begins at i, unless that
+// has half of a surrogate pair.
+func checkSurrogates(b []byte, i int) (int, error) {
+	end, err := skipString(b, i)
+	if err != nil || !bytes.Contains(b[i:end], []byte(`\u`)) {
+		return end, err
+	}
+	for i++; i < end-1; i++ {
+		if b[i] != '\\' {
+			continue
+		}
+		if i++; b[i] != 'u' {
+			continue
+		}
+		at := i - 1
+		r := hexRune(b[i+1:])
+		i += 4
+		if !utf16.IsSurrogate(r) {
+			continue
+		}
+		if b[i+1] == '\\' && b[i+2] == 'u' && utf16.DecodeRune(r, hexRune(b[i+3:])) != utf8.RuneError {
+			i += 6
+			continue
+		}
+		return end, fmt.Errorf("half a surrogate pair at byte %d: it is no character", at)
+	}
+	return end, nil
+}
+
+// hexRune is what the four digits of an escape say.
+func hexRune(digits []byte) rune {
+	n, _ := strconv.ParseUint(string(digits[:4]), 16, 16) // they were looked at
+	return rune(n)
+}
