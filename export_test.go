@@ -28,6 +28,9 @@ func HalfOpenDialer(tb testing.TB, dial func(ctx context.Context, network, addr 
 	return f.DialContext
 }
 
+// ProxiedVariable is set in a process whose proxy comes from the environment.
+const ProxiedVariable = proxiedVariable
+
 // TestLogger is the log of clients in tests, which is searched for secrets.
 var TestLogger = testLogger
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 )
@@ -20,16 +21,33 @@ func scale(short, full int) int {
 	return short
 }
 
+// proxiedVariable is set for the child of TestProxyOfTheEnvironment.
+const proxiedVariable = "III_TEST_PROXIED"
+
 // TestMain fails when tests leave goroutines behind, or when a secret is in
 // something that was logged.
 func TestMain(m *testing.M) {
 	flag.Parse()
+	clearEnvironment()
 	before := runtime.NumGoroutine()
 	code := m.Run()
 	if fuzzing := flag.Lookup("test.fuzz").Value.String() != ""; code == 0 && !fuzzing { // the fuzzer has goroutines of its own
 		code = check(before)
 	}
 	os.Exit(code)
+}
+
+// clearEnvironment takes away what the machine says to workers, to telemetry and of
+// proxies: each test sets what it is about.
+func clearEnvironment() {
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		switch upper := strings.ToUpper(name); {
+		case strings.HasPrefix(upper, "III_TEST_"), strings.HasSuffix(upper, "_PROXY") && os.Getenv(proxiedVariable) != "":
+		case strings.HasPrefix(upper, "III_"), strings.HasPrefix(upper, "OTEL_"), strings.HasPrefix(upper, "SERVICE_"), strings.HasSuffix(upper, "_PROXY"):
+			_ = os.Unsetenv(name)
+		}
+	}
 }
 
 func check(before int) (code int) {

@@ -205,7 +205,7 @@ const proxyTarget = "ws://engine.invalid:49134"
 // TestProxyOfTheEnvironment runs itself in a process whose environment names a
 // proxy: net/http reads the variables once.
 func TestProxyOfTheEnvironment(t *testing.T) {
-	if os.Getenv("III_TEST_PROXIED") != "" {
+	if os.Getenv(iii.ProxiedVariable) != "" {
 		useEverything(t, proxyTarget, nil, nil)
 		return
 	}
@@ -239,12 +239,7 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 	defer proxy.Close()
 
 	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProxyOfTheEnvironment$")
-	for _, variable := range os.Environ() { // those of the machine would count first
-		if name, _, _ := strings.Cut(variable, "="); !strings.HasSuffix(strings.ToUpper(name), "_PROXY") {
-			child.Env = append(child.Env, variable)
-		}
-	}
-	child.Env = append(child.Env, "III_TEST_PROXIED=1", "HTTP_PROXY=http://user:word@"+l.Addr().String())
+	child.Env = append(os.Environ(), iii.ProxiedVariable+"=1", "HTTP_PROXY=http://user:word@"+l.Addr().String())
 	if out, err := child.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
