@@ -69,7 +69,7 @@ func TestTelemetrySocket(t *testing.T) {
 	// The answer to a ping comes after what was sent before it has been taken.
 	ponged := make(chan struct{})
 	c.conn.SetPongHandler(func(string) error { close(ponged); return nil })
-	_ = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second))
+	_ = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(30*time.Second))
 	go func() { _, _, _ = c.conn.ReadMessage() }()
 	<-ponged
 	got := e.Telemetry()

@@ -209,7 +209,7 @@ func TestConsoleEvents(t *testing.T) {
 	if err := errors.Join(err, c.Connect(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	req := must(http.NewRequestWithContext(ctx, "GET", e.ConsoleURL()+"api/events", nil))
 	resp, err := http.DefaultClient.Do(req)

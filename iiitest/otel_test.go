@@ -34,7 +34,7 @@ func TestPongComesAfterIngestion(t *testing.T) {
 		}
 		c.binary(spanFrame(list...))
 	}
-	if err := c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(10*time.Second)); err != nil {
+	if err := c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(30*time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})

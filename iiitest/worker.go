@@ -87,7 +87,7 @@ func refuse(conn *websocket.Conn, text string) {
 }
 
 // lingerTime is how long the peer has to answer a Close frame.
-const lingerTime = time.Second
+const lingerTime = 5 * time.Second
 
 // sayGoodbye sends a Close frame without a code. The socket stays open for the
 // answer: cutting it at once could destroy the frame on its way.

@@ -79,7 +79,7 @@ func run(ctx context.Context, out io.Writer, serve bool) (err error) {
 
 // shutdown ends a worker in order, even when the program is being interrupted.
 func shutdown(ctx context.Context, c *iii.Client) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	return c.Shutdown(ctx)
 }

@@ -27,7 +27,7 @@ type guest struct {
 }
 
 func (v visit) run(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if err := v.post(ctx, "lobby", message{Author: "Ada", Text: "Is anybody here?"}); err != nil {
 		return err

@@ -54,7 +54,7 @@ func main() {
 }
 
 func run(ctx context.Context, out io.Writer) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	url := os.Getenv("III_URL")
 	guardedURL := cmp.Or(os.Getenv("III_GUARDED_URL"), "ws://127.0.0.1:49135")
@@ -80,7 +80,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 
 // shutdown ends a worker in order, even when the program is being interrupted.
 func shutdown(ctx context.Context, c *iii.Client) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	return c.Shutdown(ctx)
 }

@@ -37,7 +37,7 @@ const (
 
 // run visits every route. What is not as it should be is its error.
 func (v *visitor) run(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	events, err := v.watch(ctx)
 	if err != nil {

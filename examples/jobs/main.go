@@ -36,7 +36,7 @@ func main() {
 }
 
 func run(ctx context.Context, out io.Writer) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	url := os.Getenv("III_URL")
 	if url == "" {
@@ -65,7 +65,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 // shutdown ends a worker in order, even when the program is being interrupted: running
 // handlers finish, and their results leave.
 func shutdown(ctx context.Context, c *iii.Client) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	return c.Shutdown(ctx)
 }

@@ -24,7 +24,7 @@ import (
 )
 
 // patience bounds the whole run, which takes a fraction of a second.
-const patience = 5 * time.Second
+const patience = 30 * time.Second
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -100,7 +100,7 @@ func newWorker(ctx context.Context, url, run, role string) (*worker, error) {
 
 // shutdown ends a worker in order, even when the program is being interrupted.
 func (w *worker) shutdown(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	return errors.Join(w.client.Shutdown(ctx), w.telemetry.Shutdown(ctx))
 }

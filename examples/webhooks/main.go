@@ -84,7 +84,7 @@ func run(ctx context.Context, out io.Writer, listen string, serve bool) (err err
 	go func() { served <- server.Serve(listener) }()
 	defer func() {
 		// First what comes from outside ends, then what it needs.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		err = errors.Join(err, server.Shutdown(ctx), provider.Shutdown(ctx))
 		if end := <-served; !errors.Is(end, http.ErrServerClosed) {
@@ -101,7 +101,7 @@ func run(ctx context.Context, out io.Writer, listen string, serve bool) (err err
 		return err
 	}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		err = errors.Join(err, consumer.client.Shutdown(ctx))
 	}()

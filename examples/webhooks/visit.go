@@ -25,7 +25,7 @@ func (v visit) refused(err error) { v.consumer.report("refused: %v", err) }
 func (v visit) condition() string { return v.consumer.name + "::is-main" }
 
 func (v visit) run(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	trigger, err := v.consumer.bind(hookConfig{Event: "push", Condition: v.condition()}, v.refused)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 // Print reads a trace back from the engine and writes it to w, in lines of at most
 // 100 columns. What the workers have recorded must be there: flush their telemetry
 // first. The engine ends a span of its own a moment after the answer has left, so
-// Print reads until the trace is whole, but not for longer than two seconds.
+// Print reads until the trace is whole, but not for longer than ten seconds.
 func Print(ctx context.Context, w io.Writer, c *iii.Client, traceID string) error {
 	roots, err := read(ctx, c, traceID)
 	if err != nil {
@@ -28,17 +28,20 @@ func Print(ctx context.Context, w io.Writer, c *iii.Client, traceID string) erro
 	return write(w, roots, logs.Logs)
 }
 
+// patience is how long a trace may take to become whole.
+const patience = 10 * time.Second
+
 func read(ctx context.Context, c *iii.Client, traceID string) ([]iii.TraceNode, error) {
 	retry := time.NewTicker(20 * time.Millisecond)
 	defer retry.Stop()
-	for attempt := 1; ; attempt++ {
+	for end := time.Now().Add(patience); ; {
 		tree, err := iii.Call[iii.TracesTreeResult](ctx, c, "engine::traces::tree", iii.TracesTreeInput{TraceID: traceID})
 		switch {
 		case err != nil:
 			return nil, err
-		case whole(tree.Roots), attempt == 100 && len(tree.Roots) > 0:
+		case whole(tree.Roots), time.Now().After(end) && len(tree.Roots) > 0:
 			return tree.Roots, nil
-		case attempt == 100:
+		case time.Now().After(end):
 			return nil, fmt.Errorf("the engine has no span of trace %s", traceID)
 		}
 		select {
