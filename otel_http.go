@@ -16,6 +16,8 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/secret"
 )
 
 // untracedHTTP holds the tracer providers, *sdktrace.TracerProvider, of telemetry
@@ -209,7 +211,7 @@ func secretParameter(key string) bool {
 		key = name
 	}
 	name := strings.ToLower(key)
-	return namesSecret([]byte(key)) || name == "sig" || name == "awsaccesskeyid" || strings.HasSuffix(name, "signature")
+	return secret.Named([]byte(key)) || name == "sig" || name == "awsaccesskeyid" || strings.HasSuffix(name, "signature")
 }
 
 // recordRequest puts what is sent on the span.

@@ -11,6 +11,8 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/secret"
 )
 
 // The span of an invocation carries what came in and what went out, as events,
@@ -242,58 +244,7 @@ func valueEnd(b []byte, i int) int {
 func sensitiveKey(raw []byte) bool {
 	if bytes.IndexByte(raw, '\\') >= 0 {
 		key, _ := stringOf(raw)
-		return namesSecret([]byte(key))
+		return secret.Named([]byte(key))
 	}
-	return namesSecret(raw[1 : len(raw)-1])
-}
-
-// secretWords are what sensitive keys contain; client_secret is one by "secret".
-var secretWords = []string{"api_key", "apikey", "api-key", "password", "secret", "credential", "authorization",
-	"auth_token", "access_token", "refresh_token", "bearer", "private_key", "access_key"}
-
-// secretInitials are the first letters of secretWords.
-var secretInitials = func() (t [256]bool) {
-	for _, word := range secretWords {
-		t[word[0]], t[word[0]-'a'+'A'] = true, true
-	}
-	return t
-}()
-
-func namesSecret(key []byte) bool {
-	for i, c := range key {
-		if !secretInitials[c] {
-			continue
-		}
-		for _, word := range secretWords {
-			if hasPrefixFold(key[i:], word) {
-				return true
-			}
-		}
-	}
-	if isFold(key, "cookie") || isFold(key, "set-cookie") {
-		return true
-	}
-	if n := len(key) - len("token"); n >= 0 && hasPrefixFold(key[n:], "token") {
-		return n == 0 || key[n-1] == '_' || key[n-1] == '-'
-	}
-	return false
-}
-
-func isFold(key []byte, word string) bool { return len(key) == len(word) && hasPrefixFold(key, word) }
-
-// hasPrefixFold ignores the case of ASCII letters; prefix is in lower case.
-func hasPrefixFold(key []byte, prefix string) bool {
-	if len(key) < len(prefix) {
-		return false
-	}
-	for i := range len(prefix) {
-		c := key[i]
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		if c != prefix[i] {
-			return false
-		}
-	}
-	return true
+	return secret.Named(raw[1 : len(raw)-1])
 }

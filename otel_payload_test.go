@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/internal/secret"
 )
 
 func TestChecklistRedact(t *testing.T) {
@@ -187,7 +189,7 @@ func redactValue(v any) any {
 	switch v := v.(type) {
 	case map[string]any:
 		for key, value := range v {
-			if namesSecret([]byte(key)) {
+			if secret.Named([]byte(key)) {
 				v[key] = redacted
 			} else {
 				v[key] = redactValue(value)

@@ -5,24 +5,11 @@ import (
 	"encoding/json"
 	"regexp"
 	"strings"
-
-	"github.com/iii-go/iii"
+	"unicode/utf8"
 )
 
 // Redacted is what stands in the place of a secret.
 const Redacted = "[REDACTED]"
-
-// Key reports whether a key names a secret: one that iii.Redact knows, cookies, which
-// HTTP payloads have in their headers, or the key of a channel. Of an attribute, its last
-// part may be one.
-func Key(key string) bool {
-	switch strings.ToLower(key[strings.LastIndexByte(key, '.')+1:]) {
-	case "cookie", "set-cookie", "cookies", "access_key", "token":
-		return true
-	}
-	members, _ := iii.Redact(map[string]int{key: 0}).(map[string]any)
-	return members[key] == Redacted
-}
 
 // Text is a text, if it is JSON, without the values of keys that name secrets, and else
 // as it was; so is each text in it. Attributes as OTLP has them, {"key":…,"value":…}, are
@@ -90,6 +77,9 @@ var escape = regexp.MustCompile(`\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|[\\\x00-\x1f]
 // unquoted is what a JSON string means, which may lack its end, without what has no
 // meaning: a part of an escape, where it was cut off.
 func unquoted(quoted string) string {
+	if n := len(quoted); n > 1 && quoted[n-1] == '"' && plain(quoted) {
+		return quoted[1 : n-1]
+	}
 	quoted = escape.ReplaceAllStringFunc(quoted, func(e string) string {
 		if len(e) == 1 {
 			return ""
@@ -101,4 +91,14 @@ func unquoted(quoted string) string {
 		_ = json.Unmarshal([]byte(quoted+`"`), &s)
 	}
 	return s
+}
+
+// plain reports whether a JSON string means what it says.
+func plain(quoted string) bool {
+	for i := range len(quoted) {
+		if quoted[i] == '\\' || quoted[i] < ' ' {
+			return false
+		}
+	}
+	return utf8.ValidString(quoted)
 }

@@ -1,0 +1,62 @@
+package secret
+
+import "strings"
+
+// Key reports whether a key names a secret: one that is [Named], or cookies, which HTTP
+// payloads have. Of an attribute, its last part may be one.
+func Key(key string) bool {
+	last := key[strings.LastIndexByte(key, '.')+1:]
+	return strings.EqualFold(last, "cookies") || Named([]byte(last)) || Named([]byte(key))
+}
+
+// secretWords are what sensitive keys contain; client_secret is one by "secret".
+var secretWords = []string{"api_key", "apikey", "api-key", "password", "secret", "credential", "authorization",
+	"auth_token", "access_token", "refresh_token", "bearer", "private_key", "access_key"}
+
+// secretInitials are the first letters of secretWords.
+var secretInitials = func() (t [256]bool) {
+	for _, word := range secretWords {
+		t[word[0]], t[word[0]-'a'+'A'] = true, true
+	}
+	return t
+}()
+
+// Named reports whether a key names a secret as iii.Redact says.
+func Named(key []byte) bool {
+	for i, c := range key {
+		if !secretInitials[c] {
+			continue
+		}
+		for _, word := range secretWords {
+			if hasPrefixFold(key[i:], word) {
+				return true
+			}
+		}
+	}
+	if isFold(key, "cookie") || isFold(key, "set-cookie") {
+		return true
+	}
+	if n := len(key) - len("token"); n >= 0 && hasPrefixFold(key[n:], "token") {
+		return n == 0 || key[n-1] == '_' || key[n-1] == '-'
+	}
+	return false
+}
+
+func isFold(key []byte, word string) bool { return len(key) == len(word) && hasPrefixFold(key, word) }
+
+// hasPrefixFold ignores the case of ASCII letters; prefix is in lower case.
+func hasPrefixFold(key []byte, prefix string) bool {
+	if len(key) < len(prefix) {
+		return false
+	}
+	for i := range len(prefix) {
+		c := key[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != prefix[i] {
+			return false
+		}
+	}
+	return true
+}
