@@ -75,7 +75,7 @@ function functionDetail(ns, id, f, { d, gone }, recent, close) {
 function schemaSection(title, schema) {
   if (schema === undefined || schema === null) return h("section", null, h("h3", null, title), h("p", { class: "dim" }, "no schema"));
   const raw = h("div", { class: "hidden" }, json(schema));
-  return h("section", null, h("h3", null, title, h("span", { class: "grow" }), h("button", { class: "button small", type: "button", onclick: () => raw.classList.toggle("hidden") }, "JSON Schema")),
+  return h("section", null, h("h3", null, title, h("span", { class: "grow" }), h("button", { class: "button small", type: "button", "aria-expanded": "false", onclick: e => e.currentTarget.setAttribute("aria-expanded", String(!raw.classList.toggle("hidden"))) }, "JSON Schema")),
     properties(schema, schema, 0) || h("p", { class: "mono" }, typeText(schema, schema)), raw);
 }
 

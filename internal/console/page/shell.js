@@ -85,7 +85,7 @@ function togglePause() {
 
 function help() {
   const dialog = document.getElementById("help");
-  const keys = [["1 … 8", "go to a section"], ["/", "filter; words, -word for those without it"], ["↑ ↓  or  k j", "previous, next"], ["← →", "fold and unfold a span"],
+  const keys = [["1 … 8", "go to a section"], ["/", "filter; words, -word for those without it"], ["↑ ↓  or  k j", "previous, next"], ["Enter", "open a trace, a span"], ["← →", "fold and unfold a span"],
     ["Esc", "close what is open"], ["p", "pause"], ["?", "this help"]];
   show(dialog, h("h2", { style: { marginBottom: "10px" } }, "Keyboard"),
     h("table", null, keys.map(([k, what]) => h("tr", null, h("td", null, h("kbd", null, k)), h("td", null, what)))),
@@ -93,8 +93,13 @@ function help() {
   dialog.showModal();
 }
 
+// decoded is a part of the address; one that was typed wrong stands for itself.
+function decoded(part) {
+  try { return decodeURIComponent(part); } catch { return part; }
+}
+
 function route() {
-  const [section, ...path] = location.hash.replace(/^#\//, "").split("/").map(decodeURIComponent);
+  const [section, ...path] = location.hash.replace(/^#\//, "").split("/").map(decoded);
   const view = views[section] || views.overview, id = views[section] ? section : "overview";
   if (!current || current.section !== id || view.whole && Boolean(current.path[0]) !== Boolean(path[0])) {
     current = { section: id, path };

@@ -99,6 +99,7 @@ function drawHead(head, trace, id) {
   show(head, h("h2", null, root.name), h("div", { class: "facts" },
     h("span", { class: "num" }, ms(Math.max(...trace.spans.map(s => trace.endOf(s))))),
     h("span", null, moment(trace.began)), h("span", null, plural(trace.spans.length, "span"), trace.left ? " of " + count(trace.spans.length + trace.left) : null, ", ", plural(trace.logs.length, "log record")),
+    root.parent_span_id && !trace.byID.has(root.parent_span_id) ? h("span", { title: "The engine has not got the span above the first one, or has forgotten it" }, "begins elsewhere") : null,
     errors ? h("span", { class: "status error" }, plural(errors, "error")) : trace.pending ? status("running") : h("span", { class: "status ok" }, "ok"),
     h("span", { class: "mono" }, id, " ", copyable(id)),
     h("span", { class: "legend" }, trace.services.map(s => h("span", null, h("i", { style: { background: colour(s) } }), s)))));
@@ -108,8 +109,9 @@ function drawRows(rows, trace, id, selected, folded) {
   const to = Math.max(...trace.spans.map(s => trace.endOf(s)), ...trace.logs.map(l => Math.min(l.at, trace.to))), length = Math.max(to, 1e-6);
   const percent = t => Math.max(0, Math.min(100, t / length * 100)) + "%";
   const ticks = h("div", { class: "row ticks" }, h("div", { class: "name" }, "span"), h("div", { class: "track" },
-    [0, .25, .5, .75, 1].map(f => h("span", { class: "tick" + (f === 1 ? " last" : f % .5 ? " odd" : ""), style: f === 1 ? {} : { left: f * 100 + "%" } }, f ? ms(length * f) : "0"))));
-  const indent = depth => ({ paddingLeft: 10 + Math.min(depth, 16) * 14 + "px" });
+    [0, .25, .5, .75, 1].map(f => h("span", { class: "tick" + (f === 1 ? " last" : f === .5 ? " half" : f % .5 ? " odd" : ""), style: f === 1 ? {} : { left: f * 100 + "%" } }, f ? ms(length * f) : "0"))));
+  const indent = depth => ({ paddingLeft: "min(" + (10 + depth * 14) + "px, 16cqw)" }); // deep ones leave room for the name
+  const focused = rows.contains(document.activeElement) && document.activeElement.dataset.href;
   const flat = trace.flat(folded, ui.choice.traceLogs).filter(r => r.span ? matches(r.span.name + " " + r.span.service_name) : matches(r.log.body + " " + r.log.service_name));
   show(rows, ticks, flat.map(({ span: s, log: l, depth }) => {
     if (l) {
@@ -134,6 +136,7 @@ function drawRows(rows, trace, id, selected, folded) {
     row.onkeydown = e => { if (e.key === "Enter" && e.target === row) location.hash = to; };
     return row;
   }));
+  if (focused) [...rows.children].find(r => r.dataset.href === focused)?.focus({ preventScroll: true });
 }
 
 // logText is the data of a log record, on the side of its mark where there is room.
