@@ -115,7 +115,7 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		return nil, &callError{verb: verb, functionID: inv.functionID, err: err}
 	}
 	if err := ctx.Err(); err != nil {
-		return fail(fmt.Errorf("%w: %w", ErrNotConnected, ctxError(ctx)))
+		return fail(unsentError{ctxError(ctx)})
 	}
 	if strings.TrimSpace(inv.functionID) == "" {
 		return fail(errors.New("blank function id"))
@@ -223,13 +223,23 @@ func (c *Client) wait(ctx context.Context, r *request) (sent bool, err error) {
 	return false, c.notSent(cause)
 }
 
+// unsentError is the error of a call that came too late, or waited in vain, although
+// there was a connection.
+type unsentError struct{ cause error }
+
+func (e unsentError) Error() string   { return "not sent: " + trimmed(e.cause).Error() }
+func (e unsentError) Unwrap() []error { return []error{ErrNotConnected, e.cause} }
+
 // notSent is the error of a call that waited for a connection in vain.
 func (c *Client) notSent(cause error) error {
 	c.mu.Lock()
-	never := c.supervised == nil
+	never, connected := c.supervised == nil, c.state == ConnectionStateConnected
 	c.mu.Unlock()
-	if never {
-		return fmt.Errorf("%w, since neither Connect nor Run was called: %w", ErrNotConnected, cause)
+	switch {
+	case never:
+		return fmt.Errorf("%w, since neither Connect nor Run was called: %w", ErrNotConnected, trimmed(cause))
+	case connected: // the engine does not read
+		return unsentError{cause}
 	}
-	return fmt.Errorf("%w: %w", ErrNotConnected, cause)
+	return fmt.Errorf("%w: %w", ErrNotConnected, trimmed(cause))
 }

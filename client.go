@@ -173,10 +173,13 @@ func (c *Client) Connect(ctx context.Context) error {
 	if ctx.Err() == nil || err == nil {
 		return err
 	}
-	if c.lastError != nil {
-		err = fmt.Errorf("iii: connect: %w; last attempt: %w", err, c.lastError)
-	} else {
-		err = fmt.Errorf("iii: connect: %w", err)
+	switch {
+	case c.lastError != nil:
+		err = fmt.Errorf("iii: connect: %w; last attempt: %w", err, trimmed(c.lastError))
+	case c.out.attached():
+		err = fmt.Errorf("iii: connect: %w; %s has taken the connection, and not yet the worker: is it the engine's port for workers?", err, c.cfg.url.Host)
+	default:
+		err = fmt.Errorf("iii: connect: %w; %s has not answered yet", err, c.cfg.url.Host)
 	}
 	if !c.wasReady && c.connecting == 0 && c.stop != nil {
 		// Nobody waits for a first connection any more.
@@ -195,7 +198,7 @@ func (c *Client) endError() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		return fmt.Errorf("%w: %w", ErrClosed, c.err)
+		return fmt.Errorf("%w: %w", ErrClosed, trimmed(c.err))
 	}
 	return ErrClosed
 }
@@ -469,7 +472,7 @@ func (c *Client) keepConnected(ctx context.Context) error {
 		c.lastError = err
 		c.mu.Unlock()
 		if limit := c.cfg.reconnection.MaxRetries; limit != nil && failures > *limit {
-			return fmt.Errorf("iii: gave up after %d attempts to connect: %w", failures, err)
+			return fmt.Errorf("iii: gave up after %d attempts to connect: %w", failures, trimmed(err))
 		}
 		delay := reconnectDelay(c.cfg.reconnection, attempt, rand.Float64())
 		c.log.Warn("iii: not connected", "error", err, "retry_in", delay)

@@ -213,3 +213,10 @@ func ctxError(ctx context.Context) error {
 	}
 	return err
 }
+
+// trimmedError is an error inside one that has our prefix already.
+type trimmedError struct{ error }
+
+func trimmed(err error) error        { return trimmedError{err} }
+func (e trimmedError) Unwrap() error { return e.error }
+func (e trimmedError) Error() string { return strings.TrimPrefix(e.error.Error(), "iii: ") }

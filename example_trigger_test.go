@@ -68,7 +68,7 @@ func ExampleWithTriggerErrorHandler() {
 	fmt.Println(err)
 	// Output:
 	// true trigger_registration_failed
-	// iii: trigger of reports::write: cron expression "0 25 * * *" has 5 fields; it needs six, seconds first, or seven with a year
+	// iii: trigger of reports::write: cron expression "0 25 * * *" needs six fields, seconds first, or seven with a year; it has 5
 }
 
 // A trigger in full: its id, which is one for all workers, what its function finds

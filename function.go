@@ -263,7 +263,7 @@ func (c *Client) newFunction(id string, h HandlerFunc, invocation *HTTPInvocatio
 			return nil, fmt.Errorf("iii: function %q: nil FunctionOption", id)
 		}
 		if err := opt(&cfg); err != nil {
-			return nil, fmt.Errorf("iii: function %q: %w", id, err)
+			return nil, fmt.Errorf("iii: function %q: %w", id, trimmed(err))
 		}
 	}
 	if !cfg.schemas {

@@ -93,6 +93,9 @@ func checkHTTPRoute(method, path string) error {
 	if path == "" {
 		return fmt.Errorf("HTTP route has no path")
 	}
+	if strings.Contains(path, "://") {
+		return fmt.Errorf("HTTP path %q is an address: leave out scheme and host", path)
+	}
 	if strings.ContainsAny(path, "?# \t\r\n") {
 		return fmt.Errorf("HTTP path %q holds a character that no path has", path)
 	}

@@ -66,11 +66,8 @@ func newConfig(address string, opts []Option) (*config, error) {
 		idleTimeout:    60 * time.Second,
 		logger:         slog.New(slog.DiscardHandler),
 	}
-	if address == "" {
-		address = engineURLFromEnv()
-	}
 	var err error
-	if cfg.url, err = parseEngineURL(address); err != nil {
+	if cfg.url, err = engineURL(address); err != nil {
 		return nil, err
 	}
 	for _, opt := range opts {
@@ -84,14 +81,27 @@ func newConfig(address string, opts []Option) (*config, error) {
 	return cfg, nil
 }
 
-func engineURLFromEnv() string {
-	return cmp.Or(strings.TrimSpace(os.Getenv("III_URL")), DefaultURL)
+// engineURL is what address says, else the environment, else the default.
+func engineURL(address string) (*url.URL, error) {
+	if address != "" {
+		return parseEngineURL(address)
+	}
+	u, err := parseEngineURL(cmp.Or(strings.TrimSpace(os.Getenv("III_URL")), DefaultURL))
+	if err != nil {
+		return nil, fmt.Errorf("iii: $III_URL: %w", trimmed(err))
+	}
+	return u, nil
 }
+
+var errNoScheme = errors.New("iii: engine address needs the scheme ws, wss, http or https, as in " + DefaultURL)
 
 // parseEngineURL accepts ws, wss and their http spellings. The address itself
 // is in no error: its userinfo or query may be a secret.
 func parseEngineURL(address string) (*url.URL, error) {
 	u, err := url.Parse(address)
+	if err != nil && !strings.Contains(address, "://") { // 127.0.0.1:49134, for which the parser has other words
+		return nil, errNoScheme
+	}
 	if err != nil { // which quotes the address
 		return nil, errors.New("iii: engine address is no URL, such as " + DefaultURL)
 	}
@@ -101,7 +111,7 @@ func parseEngineURL(address string) (*url.URL, error) {
 	case "wss", "https":
 		u.Scheme = "wss"
 	default:
-		return nil, errors.New("iii: engine address needs the scheme ws, wss, http or https")
+		return nil, errNoScheme
 	}
 	if u.Hostname() == "" {
 		return nil, errors.New("iii: engine address has no host")

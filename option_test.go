@@ -166,9 +166,10 @@ func TestEnvironment(t *testing.T) {
 	if len(names.taken) != 0 {
 		t.Errorf("names left: %v", names.taken)
 	}
-	t.Setenv("III_URL", "nonsense")
-	if _, err := New(""); err == nil {
-		t.Error("a bad III_URL is taken")
+	t.Setenv("III_URL", "127.0.0.1:49134")
+	const refusal = "iii: $III_URL: engine address needs the scheme ws, wss, http or https, as in " + DefaultURL
+	if _, err := New(""); err == nil || err.Error() != refusal {
+		t.Errorf("a bad III_URL: %v, want %s", err, refusal)
 	}
 	if c, err := New("ws://h:1"); err != nil {
 		t.Errorf("III_URL counts beside an address: %v", err)

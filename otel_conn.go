@@ -57,9 +57,6 @@ type SharedEngineConnection struct {
 // because the engine is away. The connection lives until
 // [SharedEngineConnection.Shutdown].
 func NewSharedEngineConnection(engineURL string, opts ...ConnectionOption) (*SharedEngineConnection, error) {
-	if engineURL == "" {
-		engineURL = engineURLFromEnv()
-	}
 	cfg, err := newConnectionConfig(engineURL, opts)
 	if err != nil {
 		return nil, err

@@ -60,7 +60,7 @@ func newConnectionConfig(address string, opts []ConnectionOption) (*connectionCo
 // telemetryURL is the address of the telemetry socket of the engine at address:
 // the path /otel below it, unless it is there (spec: URL derivation).
 func telemetryURL(address string) (*url.URL, error) {
-	u, err := parseEngineURL(address)
+	u, err := engineURL(address)
 	if err != nil {
 		return nil, err
 	}

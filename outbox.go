@@ -94,6 +94,13 @@ func (o *outbox) attach(l *link) {
 	o.link, o.open = l, false
 }
 
+// attached reports whether there is a link.
+func (o *outbox) attached() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.link != nil
+}
+
 // admit lets the requests that wait, and those that come, go out over l.
 func (o *outbox) admit(l *link) {
 	o.mu.Lock()

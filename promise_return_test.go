@@ -206,3 +206,47 @@ func TestCallWithoutConnect(t *testing.T) {
 		_ = c.Close()
 	})
 }
+
+// TestConnectTellsWhatIsThere tries a server that takes connections and is no engine,
+// and an address at which nobody answers.
+func TestConnectTellsWhatIsThere(t *testing.T) {
+	for name, test := range map[string]struct {
+		options []Option
+		want    string
+	}{
+		"no engine": {nil, "has taken the connection, and not yet the worker"},
+		"nobody": {[]Option{WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})}, "has not answered yet"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{greet: func(*peerConn) {}, message: func(*peerConn, *peerMessage) bool { return true }})
+				c := p.client(test.options...)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if err := c.Connect(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("got %v, want %q in it", err, test.want)
+				}
+			})
+		})
+	}
+}
+
+// TestCallInAnEndedContext is not sent, and does not say that there is no connection.
+func TestCallInAnEndedContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newPeer(t, script{}).client()
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		err := c.Call(ctx, "f", 1, nil)
+		const want = "iii: call f: not sent: context canceled"
+		if err == nil || err.Error() != want || !errors.Is(err, ErrNotConnected) || !errors.Is(err, context.Canceled) || !SafeToRetry(err) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	})
+}

@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -170,13 +169,6 @@ func (s *subscriber) run(ctx context.Context) (StreamMessage, error) {
 		}
 	}
 }
-
-// trimmedError is an error inside one that has our prefix already.
-type trimmedError struct{ error }
-
-func trimmed(err error) error        { return trimmedError{err} }
-func (e trimmedError) Unwrap() error { return e.error }
-func (e trimmedError) Error() string { return strings.TrimPrefix(e.error.Error(), "iii: ") }
 
 // follow has one connection. began says that a message has come over it.
 func (s *subscriber) follow(ctx context.Context) (m StreamMessage, began bool, err error) {

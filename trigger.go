@@ -330,7 +330,7 @@ func checkCron(expression string) error {
 		return nil
 	}
 	if n := len(strings.Fields(expression)); n != 6 && n != 7 {
-		return fmt.Errorf("cron expression %q has %d fields; it needs six, seconds first, or seven with a year", expression, n)
+		return fmt.Errorf("cron expression %q needs six fields, seconds first, or seven with a year; it has %d", expression, n)
 	}
 	return nil
 }

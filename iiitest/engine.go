@@ -3,6 +3,7 @@ package iiitest
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
@@ -187,20 +188,21 @@ func (e *Engine) workerHandler(g *guard) http.Handler {
 // listen opens the servers.
 func (e *Engine) listen() error {
 	type opening struct {
+		name         string
 		to           **server
 		addr, memory string
 		handler      http.Handler
 	}
 	openings := []opening{
-		{&e.workerServer, e.cfg.listen, "127.0.0.1:1", e.workerHandler(nil)},
-		{&e.httpServer, e.cfg.http, "127.0.0.1:2", http.HandlerFunc(e.serveHTTP)},
-		{&e.streamServer, e.cfg.stream, "127.0.0.1:3", http.HandlerFunc(e.serveStreamSocket)},
+		{"workers", &e.workerServer, e.cfg.listen, "127.0.0.1:1", e.workerHandler(nil)},
+		{"HTTP triggers", &e.httpServer, e.cfg.http, "127.0.0.1:2", http.HandlerFunc(e.serveHTTP)},
+		{"streams", &e.streamServer, e.cfg.stream, "127.0.0.1:3", http.HandlerFunc(e.serveStreamSocket)},
 	}
 	if e.cfg.guard != nil {
-		openings = append(openings, opening{&e.guardedServer, cmp.Or(e.cfg.guard.Addr, "127.0.0.1:0"), "127.0.0.1:4", e.workerHandler(e.cfg.guard)})
+		openings = append(openings, opening{"guarded workers", &e.guardedServer, cmp.Or(e.cfg.guard.Addr, "127.0.0.1:0"), "127.0.0.1:4", e.workerHandler(e.cfg.guard)})
 	}
 	if e.cfg.console != "" {
-		openings = append(openings, opening{&e.consoleServer, e.cfg.console, "127.0.0.1:5", console.New(e.ctx, consoleSource{e}, e.recorder)})
+		openings = append(openings, opening{"console", &e.consoleServer, e.cfg.console, "127.0.0.1:5", console.New(e.ctx, consoleSource{e}, e.recorder)})
 	}
 	for _, s := range openings {
 		opened, err := newServer(s.addr, s.memory, e.joined(s.handler))
@@ -208,7 +210,7 @@ func (e *Engine) listen() error {
 			for _, other := range e.servers() {
 				other.close()
 			}
-			return err
+			return fmt.Errorf("iiitest: %s: %w", s.name, err)
 		}
 		*s.to = opened
 	}

@@ -501,7 +501,7 @@ func TestOverTCP(t *testing.T) {
 	if got := c.call("engine::workers::info", `{"name":"c"}`); !strings.Contains(fmt.Sprint(got), "ip_address:127.0.0.1") {
 		t.Errorf("address of the worker: %v", got)
 	}
-	if _, err := New(WithAddrs(strings.TrimPrefix(e.URL(), "ws://"), "", "")); err == nil || !strings.Contains(err.Error(), "iiitest: listen") {
+	if _, err := New(WithAddrs(strings.TrimPrefix(e.URL(), "ws://"), "", "")); err == nil || !strings.Contains(err.Error(), "iiitest: workers: listen") {
 		t.Errorf("an address in use: %v", err)
 	}
 }

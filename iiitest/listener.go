@@ -2,7 +2,6 @@ package iiitest
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"runtime"
@@ -42,7 +41,7 @@ func newServer(addr, memoryAddr string, h http.Handler) (*server, error) {
 	if !inBubble() {
 		var err error
 		if s.tcp, err = net.Listen("tcp", addr); err != nil {
-			return nil, fmt.Errorf("iiitest: listen: %w", err)
+			return nil, err
 		}
 		s.addr = s.tcp.Addr().String()
 	}

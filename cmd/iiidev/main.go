@@ -47,6 +47,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"strconv"
@@ -63,7 +64,6 @@ func main() {
 	stop()
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		os.Exit(2)
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "iiidev:", err)
 		os.Exit(1)
@@ -73,7 +73,7 @@ func main() {
 // run serves until ctx ends.
 func run(ctx context.Context, args []string, env func(string) string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("iiidev", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags.SetOutput(io.Discard) // of an error the whole usage would be the larger part
 	listen := flags.String("listen", "127.0.0.1:49134", "address for workers")
 	http := flags.String("http", "127.0.0.1:3111", "address of the HTTP triggers")
 	stream := flags.String("stream", "127.0.0.1:3112", "address of the stream socket")
@@ -90,13 +90,16 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		more = append(more, iiitest.WithBridge(url))
 		return nil
 	})
-	flags.Func("guard", "open a guarded listener for workers: `{config}`", func(config string) error {
+	flags.Func("guard", "open a guarded listener for workers; `config` is JSON, such as {\"port\":49135,\"rbac\":{\"auth_function_id\":\"gate::auth\"}}", func(config string) error {
 		guard, err := guardOption(config)
 		more = append(more, guard)
 		return err
 	})
-	flags.Func("queue", "add a named queue: `name={config}`; may be repeated", func(arg string) error {
-		name, config, _ := strings.Cut(arg, "=")
+	flags.Func("queue", "add a named queue; `name=config`, with config in JSON, such as jobs={\"concurrency\":5,\"max_retries\":3}; may be repeated", func(arg string) error {
+		name, config, ok := strings.Cut(arg, "=")
+		if !ok {
+			return errors.New(`want name=config, such as jobs={"concurrency":5}`)
+		}
 		var q iiitest.QueueConfig
 		if err := decodeStrictly(config, &q); err != nil {
 			return fmt.Errorf("config of queue %q: %w", name, err)
@@ -106,8 +109,13 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	})
 	frames := flags.String("frames", "", "write what workers and the engine send to a `file`")
 	verbose := flags.Bool("v", false, "log what workers do and what is dropped")
-	if err := flags.Parse(args); err != nil {
-		return flag.ErrHelp
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		flags.SetOutput(stderr)
+		fmt.Fprint(stderr, "iiidev runs the development engine of package iiitest.\n\nUsage: iiidev [flags]\n\n")
+		flags.PrintDefaults()
+		return err
+	} else if err != nil {
+		return fmt.Errorf("%w (iiidev -h lists the flags)", err)
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
@@ -135,7 +143,11 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		opts = append(opts, iiitest.WithNamespaceGrace(time.Duration(n)*time.Millisecond))
 	}
 	e, err := iiitest.New(opts...)
-	if err != nil {
+	var taken *net.OpError
+	switch {
+	case errors.As(err, &taken) && taken.Op == "listen":
+		return fmt.Errorf("%w\nDoes an engine run there already? -listen, -http, -stream and -console choose other addresses; port 0 is any free one", err)
+	case err != nil:
 		return err
 	}
 	if *frames != "" {

@@ -231,23 +231,26 @@ func TestRunGuardWithoutRBAC(t *testing.T) {
 func TestRunRefuses(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
+	taken := strings.TrimPrefix(runProgram(t)["workers"], "ws://")
 	for _, test := range []struct {
 		name, args, grace, want string
 	}{
-		{"an unknown flag", "-nosuch", "", "help requested"},
+		{"an unknown flag", "-nosuch", "", "not defined: -nosuch"},
 		{"an argument", "-listen 127.0.0.1:0 serve", "", "unexpected argument"},
-		{"a queue without a config", "-queue jobs", "", "help requested"},
-		{"a queue with an unknown key", `-queue jobs={"retries":1}`, "", "help requested"},
+		{"a queue without a config", "-queue jobs", "", "want name=config"},
+		{"a queue with an unknown key", `-queue jobs={"retries":1}`, "", "unknown field \"retries\""},
 		{"a queue that cannot be", `-queue jobs={"type":"fifo"}`, "", "WithQueue: jobs"},
-		{"a guard that is no JSON", "-guard yes", "", "help requested"},
-		{"a guard with an unknown key", `-guard {"auth":"f"}`, "", "help requested"},
-		{"a guard and more", `-guard {}{}`, "", "help requested"},
-		{"a filter with an unknown key", `-guard {"rbac":{"expose_functions":[{"pattern":"a"}]}}`, "", "help requested"},
+		{"a guard that is no JSON", "-guard yes", "", "invalid character"},
+		{"a guard with an unknown key", `-guard {"auth":"f"}`, "", "unknown field \"auth\""},
+		{"a guard and more", `-guard {}{}`, "", "more than one value"},
+		{"a filter with an unknown key", `-guard {"rbac":{"expose_functions":[{"pattern":"a"}]}}`, "", "unknown field \"pattern\""},
+		{"a guard that ends too soon", `-guard {"rbac":{`, "", "ends too soon"},
 		{"a filter of nothing", `-guard {"rbac":{"expose_functions":[{}]}}`, "", "WithGuard: empty pattern"},
 		{"a middleware without an id", "-http-middleware=", "", "WithHTTPMiddleware"},
 		{"a timeout of nothing", "-http-timeout 0s", "", "WithHTTPTimeout"},
 		{"an address without a port", "-listen here", "", "WithAddrs"},
 		{"a grace period that is no number", "-listen 127.0.0.1:0", "soon", "III_NAMESPACE_GRACE_MS"},
+		{"an address in use", "-listen " + taken, "", "choose other addresses"},
 		{"a grace period of nothing", "-listen 127.0.0.1:0", "0", "WithNamespaceGrace"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
