@@ -173,7 +173,7 @@ func (t *Telemetry) makeProviders(res *resource.Resource) {
 		untracedHTTP.Store(tracers, nil)
 	}
 	if t.cfg.metrics {
-		reader := sdkmetric.NewPeriodicReader(NewEngineMetricsExporter(t.conn), sdkmetric.WithInterval(t.cfg.metricsInterval))
+		reader := newMetricReader(NewEngineMetricsExporter(t.conn), t.cfg.metricsInterval)
 		meters := sdkmetric.NewMeterProvider(sdkmetric.WithResource(res), sdkmetric.WithReader(reader))
 		t.meters, t.sdk = meters, append(t.sdk, meters)
 	}

@@ -1,0 +1,125 @@
+package iii
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+)
+
+// defaultMetricTimeout bounds one collection, unless OTEL_METRIC_EXPORT_TIMEOUT, in
+// milliseconds, says otherwise.
+const defaultMetricTimeout = 30_000
+
+// metricReader collects and exports metrics once an interval, from a goroutine of
+// its own. OpenTelemetry's periodic reader does the same, but exports nothing at all
+// if one callback returns an error, not even what does not depend on it.
+type metricReader struct {
+	*sdkmetric.ManualReader
+	exporter sdkmetric.Exporter
+	timeout  time.Duration
+
+	flushes chan metricFlush
+	once    sync.Once
+	stop    chan context.Context // of the last collection
+	done    chan struct{}        // the goroutine has ended
+	err     error                // of the last collection; after done
+}
+
+// metricFlush asks for a collection before its time.
+type metricFlush struct {
+	ctx  context.Context
+	done chan error
+}
+
+var _ sdkmetric.Reader = (*metricReader)(nil)
+
+func newMetricReader(e sdkmetric.Exporter, interval time.Duration) *metricReader {
+	r := &metricReader{
+		ManualReader: sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(e.Temporality), sdkmetric.WithAggregationSelector(e.Aggregation)),
+		exporter:     e,
+		timeout:      time.Duration(positiveFromEnv("OTEL_METRIC_EXPORT_TIMEOUT", defaultMetricTimeout)) * time.Millisecond,
+		flushes:      make(chan metricFlush),
+		stop:         make(chan context.Context, 1),
+		done:         make(chan struct{}),
+	}
+	go r.run(interval)
+	return r
+}
+
+func (r *metricReader) run(interval time.Duration) {
+	defer close(r.done)
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			collected, exported := r.export(context.Background())
+			if collected != nil {
+				otel.Handle(collected)
+			}
+			// The connection has counted what it refused, and says so in its own time.
+			if exported != nil && !errors.Is(exported, ErrBufferFull) && !errors.Is(exported, ErrClosed) {
+				otel.Handle(exported)
+			}
+		case f := <-r.flushes:
+			f.done <- errors.Join(r.export(f.ctx))
+		case ctx := <-r.stop:
+			r.err = errors.Join(r.export(ctx))
+			return
+		}
+	}
+}
+
+// export exports what can be collected, and returns the errors of both.
+func (r *metricReader) export(ctx context.Context) (collected, exported error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	var rm metricdata.ResourceMetrics
+	collected = r.Collect(ctx, &rm) // rm is filled although callbacks have failed
+	if len(rm.ScopeMetrics) > 0 {
+		exported = r.exporter.Export(ctx, &rm)
+	}
+	return collected, exported
+}
+
+// ForceFlush collects and exports now, and flushes the exporter.
+func (r *metricReader) ForceFlush(ctx context.Context) error {
+	f := metricFlush{ctx, make(chan error, 1)}
+	select {
+	case r.flushes <- f:
+	case <-r.done:
+		return sdkmetric.ErrReaderShutdown
+	case <-ctx.Done():
+		return ctxError(ctx)
+	}
+	select {
+	case err := <-f.done:
+		if flushed := r.exporter.ForceFlush(ctx); err == nil {
+			err = flushed
+		}
+		return err
+	case <-ctx.Done():
+		return ctxError(ctx)
+	}
+}
+
+// Shutdown collects and exports for the last time, and shuts the exporter down.
+func (r *metricReader) Shutdown(ctx context.Context) error {
+	err := sdkmetric.ErrReaderShutdown
+	r.once.Do(func() {
+		r.stop <- ctx
+		if err = ctxError(ctx); ended(ctx, r.done) {
+			err = r.err
+		}
+		err = errors.Join(err, r.ManualReader.Shutdown(ctx))
+		if flushed := r.exporter.Shutdown(ctx); err == nil {
+			err = flushed
+		}
+	})
+	return err
+}
