@@ -19,8 +19,8 @@ type ChannelRefAt struct {
 
 // ChannelRefs finds the references to channels in a payload, in its order. A
 // reference is any object whose members channel_id, access_key and direction are
-// strings (spec: channels), wherever it is; what is inside of one is not searched.
-// A payload that is no JSON has none. Nil means none.
+// strings, wherever it is; what is inside of one is not searched. A payload that
+// is no JSON has none. Nil means none.
 func ChannelRefs(payload json.RawMessage) []ChannelRefAt {
 	if !validJSON(payload) {
 		return nil

@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 )
 
-// Configuration is the engine's configuration store: JSON values by id, each with a
-// JSON Schema that it satisfies (spec: configuration). It is made by
-// [Client.Configuration]; the zero value is of no use. All methods may be called
-// from several goroutines at once. Changes fire the trigger of
-// [ConfigurationTriggerConfig]. Errors are those of [Client.Call], and an [*Error]
-// with the engine's code: INVALID_ID, SCHEMA_INVALID for a value or a schema that
-// is refused, NOT_REGISTERED and NOT_FOUND for an unknown entry.
+// Configuration is the engine's configuration store: JSON values by id, each
+// with a JSON Schema that it satisfies. It is made by [Client.Configuration];
+// the zero value is of no use. All methods may be called from several goroutines
+// at once. Changes fire the trigger of [ConfigurationTriggerConfig]. Errors are
+// those of [Client.Call], and an [*Error] with the engine's code: INVALID_ID,
+// SCHEMA_INVALID for a value or a schema that is refused, NOT_REGISTERED and
+// NOT_FOUND for an unknown entry.
 type Configuration struct{ client *Client }
 
 // Configuration gives access to the engine's configuration store. It does no I/O.

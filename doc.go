@@ -161,7 +161,7 @@
 // An engine may ask functions about who connects and what he may call and register.
 // They are ordinary ones: [Handle] with [AuthInput] and [AuthResult], which
 // [NewAuthResult] makes, [OnFunctionRegistrationInput] and its result, and so on.
-// [WithHeader] presents a worker to them. What a session may not call is an
+// [WithHeader] presents a worker to them. What a worker may not call is an
 // [ErrForbidden]. [VerifySignature] checks that the engine has made a request to a
 // function of [Client.HandleHTTPInvoked].
 //

@@ -38,7 +38,7 @@ var (
 	// ErrFunctionNotFound is what an [*Error] with code function_not_found is.
 	ErrFunctionNotFound = errors.New("iii: function not found")
 
-	// ErrForbidden is what an [*Error] with code FORBIDDEN is: the session may not
+	// ErrForbidden is what an [*Error] with code FORBIDDEN is: this worker may not
 	// do this.
 	ErrForbidden = errors.New("iii: forbidden")
 
@@ -53,8 +53,8 @@ func (timeoutError) Error() string        { return "iii: call timed out" }
 func (timeoutError) Timeout() bool        { return true }
 func (timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// Codes of the error bodies that this package writes (spec: codes produced by
-// SDKs), and of the engine's that it acts on.
+// Codes of the error bodies that this package writes, and of the engine's that
+// it acts on.
 const (
 	codeInvocationFailed   = "invocation_failed"
 	codeInvalidRequest     = "invalid_request"
@@ -122,10 +122,10 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// RejectedError is the engine's refusal of a registration (spec:
-// registrationrejected). With code FUNCTION_NAMESPACE_CONFLICT another live
-// worker owns FunctionID: that function is not served and the client lives on.
-// Any other code, WORKER_NAMESPACE_CONFLICT above all, ends the client.
+// RejectedError is the engine's refusal of a registration. With code
+// FUNCTION_NAMESPACE_CONFLICT another live worker owns FunctionID: that function
+// is not served and the client lives on. Any other code,
+// WORKER_NAMESPACE_CONFLICT above all, ends the client.
 type RejectedError struct {
 	// Code names the kind of refusal.
 	Code string
@@ -155,8 +155,7 @@ func (e *RejectedError) Error() string {
 	return s
 }
 
-// AuthError is the engine's refusal to let this worker in (spec: the error
-// frame after a refused authentication). It ends the client.
+// AuthError is the engine's refusal to let this worker in. It ends the client.
 type AuthError struct {
 	// Message is the engine's reason.
 	Message string

@@ -196,8 +196,8 @@ func typedHandler[In, Out any](h func(context.Context, In) (Out, error)) Handler
 
 // HandleHTTPInvoked registers a function that the engine runs by calling a URL;
 // this worker only owns it. Auth names environment variables of the engine, not
-// secrets (spec: HTTP-invoked functions). The engine does not tell when it
-// refuses the URL: the function is then not there.
+// secrets. The engine does not tell when it refuses the URL: the function is
+// then not there.
 func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...FunctionOption) (*Function, error) {
 	// The engine says nothing when it refuses an address. It is in no error: it may
 	// hold a secret.

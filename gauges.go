@@ -22,9 +22,9 @@ type WorkerGaugesHandle struct {
 
 // RegisterWorkerGauges reports the process's figures as gauges of m whenever
 // metrics are collected, each with the attribute worker.id and, if given,
-// worker.name. The engine shows the latest in its listing of workers if the id is
-// the one that it gave to the worker's connection, [Client.WorkerID] (spec: worker
-// gauges). A client with [WithTelemetry] does all that by itself.
+// worker.name. The engine shows the latest in its listing of workers if the id
+// is the one that it gave to the worker's connection, [Client.WorkerID]. A
+// client with [WithTelemetry] does all that by itself.
 //
 // The gauges are iii.worker.memory.rss, memory.virtual, memory.heap_used and
 // memory.heap_total (By), cpu.percent (%), cpu.user_micros and cpu.system_micros

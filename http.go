@@ -83,7 +83,7 @@ func (c *Client) registerRoute(method, path string, h HandlerFunc, types functio
 }
 
 // checkHTTPRoute refuses what the engine accepts and never routes, or crashes
-// on (spec: the http trigger).
+// on.
 func checkHTTPRoute(method, path string) error {
 	switch strings.ToUpper(method) {
 	case "", "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS":

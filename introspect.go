@@ -9,10 +9,10 @@ import (
 const codeNotFound = "NOT_FOUND"
 
 // Functions lists the functions of all workers and of the engine that f matches
-// and that this worker may see (spec: introspection). The zero filter leaves out
-// internal functions, among them those whose id begins with "engine::". They come
-// ordered by id; with a search the best matches first. Errors, here and of the
-// other listings, are those of [Client.Call].
+// and that this worker may see. The zero filter leaves out internal functions,
+// among them those whose id begins with "engine::". They come ordered by id;
+// with a search the best matches first. Errors, here and of the other listings,
+// are those of [Client.Call].
 func (c *Client) Functions(ctx context.Context, f FunctionFilter) ([]FunctionSummary, error) {
 	result, err := Call[FunctionsListResult](ctx, c, "engine::functions::list", f)
 	return result.Functions, err

@@ -20,7 +20,7 @@ const attributeData = "log.data"
 // Logger writes log records that the engine keeps with the trace in which they
 // were written. Each has a severity, its text too (the engine's filters and log
 // triggers look at that alone), a message, and data: the attribute log.data, in
-// which objects, lists, numbers and so on stay what they are (spec: logger).
+// which objects, lists, numbers and so on stay what they are.
 //
 // It is made by [NewLogger]; the zero value writes to slog.Default. All methods
 // may be called from several goroutines at once, and none waits for the network.

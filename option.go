@@ -128,8 +128,7 @@ func parseEngineURL(address string) (*url.URL, error) {
 // WithName sets the worker's name, which the engine allows once in a namespace.
 // Default: $III_WORKER_NAME, else "hostname:pid"; further clients of the same
 // process get ":2", ":3" … appended. Control characters are removed and 280
-// characters kept by the engine (spec: worker metadata). A blank name is an
-// error.
+// characters kept by the engine. A blank name is an error.
 func WithName(name string) Option {
 	return func(c *config) error {
 		if strings.TrimSpace(name) == "" {
@@ -146,10 +145,10 @@ func WithDescription(text string) Option {
 	return func(c *config) error { c.description = text; return nil }
 }
 
-// WithNamespace sets the namespace that this worker's functions live in and
-// that its calls and triggers address (spec: namespaces). Default:
-// $III_NAMESPACE, else none, which means "default". A blank namespace is an
-// error here; a blank variable counts as unset.
+// WithNamespace sets the namespace that this worker's functions live in and that
+// its calls and triggers address. Default: $III_NAMESPACE, else none, which
+// means "default". A blank namespace is an error here; a blank variable counts
+// as unset.
 func WithNamespace(ns string) Option {
 	return func(c *config) error {
 		if strings.TrimSpace(ns) == "" {

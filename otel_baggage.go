@@ -22,8 +22,8 @@ const (
 )
 
 // InjectBaggage is the W3C baggage header for what is done in ctx, ordered by
-// key, "" without baggage. Keys and values are percent-encoded, "=" included,
-// at which the engine would cut a value (spec: context propagation).
+// key, "" without baggage. Keys and values are percent-encoded, "=" included, at
+// which the engine would cut a value.
 func InjectBaggage(ctx context.Context) string {
 	bag := baggage.FromContext(ctx)
 	if bag.Len() == 0 {
@@ -183,9 +183,9 @@ func WithoutBaggageEntry(ctx context.Context, key string) context.Context {
 
 // BaggageSpanProcessor copies the baggage of the context that a span is begun in
 // to the span: each entry becomes an attribute of the same key with the entry's
-// decoded value, over an attribute that the span was begun with. The engine shows
-// iii.tag.*, iii.session.id, iii.session.name and iii.message.id with a trace
-// (spec: baggage processor).
+// decoded value, over an attribute that the span was begun with. The engine
+// shows iii.tag.*, iii.session.id, iii.session.name and iii.message.id with a
+// trace.
 //
 // It is made by [NewBaggageSpanProcessor] and belongs before the processors that
 // read attributes when a span starts, as [StartTelemetry] places it. The zero

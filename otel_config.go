@@ -37,8 +37,8 @@ type telemetryConfig struct {
 	warnings []error // about variables that were ignored
 }
 
-// resolve reads the environment where c says nothing (spec: OtelConfig, field by
-// field). Values of variables that make no sense count as unset.
+// resolve reads the environment where c says nothing. Values of variables that
+// make no sense count as unset.
 func (c *OtelConfig) resolve() (*telemetryConfig, error) {
 	r := &telemetryConfig{}
 	r.enabled = r.flag(c.Enabled, "OTEL_ENABLED")

@@ -34,7 +34,7 @@ func SpanID(ctx context.Context) string {
 
 // InjectTraceparent is the W3C traceparent header for what is done in ctx, ""
 // outside of traces. Of the flags it carries the sampled one alone: the engine
-// refuses headers with others (spec: context propagation).
+// refuses headers with others.
 func InjectTraceparent(ctx context.Context) string {
 	sc := trace.SpanContextFromContext(ctx)
 	if !sc.IsValid() {

@@ -77,11 +77,10 @@ func (q *telemetryQueue) crowded() bool {
 	return q.frames > q.limit()/8
 }
 
-// EngineSpanExporter sends finished spans to the engine as OTLP JSON (spec: OTLP
-// JSON on the wire). It encodes at once and queues on its connection, so that it
-// never waits; large batches become several frames. It is made by
-// [NewEngineSpanExporter], the zero value is of no use, and all methods may be
-// called from several goroutines at once.
+// EngineSpanExporter sends finished spans to the engine as OTLP JSON. It encodes
+// at once and queues on its connection, so that it never waits; large batches
+// become several frames. It is made by [NewEngineSpanExporter], the zero value
+// is of no use, and all methods may be called from several goroutines at once.
 type EngineSpanExporter struct{ engineExporter }
 
 var _ sdktrace.SpanExporter = (*EngineSpanExporter)(nil)
@@ -103,14 +102,14 @@ func (x *EngineSpanExporter) ExportSpans(_ context.Context, spans []sdktrace.Rea
 	return x.send(e, e.spans(spans))
 }
 
-// EngineMetricsExporter sends metrics to the engine as OTLP JSON (spec: metrics
-// envelope, histograms). The engine stores gauges, sums and histograms with
-// explicit bounds alone: exponential histograms are converted, with their buckets
-// joined until there are 160 at most, and summaries become a gauge with the
-// attribute quantile and the sums name_count and name_sum. Points that are NaN or
-// infinite are left out and counted. It never waits; it is made by
-// [NewEngineMetricsExporter], the zero value is of no use, and all methods may be
-// called from several goroutines at once.
+// EngineMetricsExporter sends metrics to the engine as OTLP JSON. The engine
+// stores gauges, sums and histograms with explicit bounds alone: exponential
+// histograms are converted, with their buckets joined until there are 160 at
+// most, and summaries become a gauge with the attribute quantile and the sums
+// name_count and name_sum. Points that are NaN or infinite are left out and
+// counted. It never waits; it is made by [NewEngineMetricsExporter], the zero
+// value is of no use, and all methods may be called from several goroutines at
+// once.
 type EngineMetricsExporter struct {
 	engineExporter
 	temporality sdkmetric.TemporalitySelector
@@ -184,11 +183,11 @@ func (x *EngineMetricsExporter) sayConversions(rm *metricdata.ResourceMetrics) {
 	}
 }
 
-// EngineLogExporter sends log records to the engine as OTLP JSON (spec: logs). A
-// record without a severity text gets that of its severity, by which the engine's
+// EngineLogExporter sends log records to the engine as OTLP JSON. A record
+// without a severity text gets that of its severity, by which the engine's
 // filters and log triggers go. It encodes at once and queues on its connection,
-// so that it never waits. It is made by [NewEngineLogExporter], the zero value is
-// of no use, and all methods may be called from several goroutines at once.
+// so that it never waits. It is made by [NewEngineLogExporter], the zero value
+// is of no use, and all methods may be called from several goroutines at once.
 type EngineLogExporter struct{ engineExporter }
 
 var _ sdklog.Exporter = (*EngineLogExporter)(nil)

@@ -2,7 +2,7 @@ package iii
 
 import "slices"
 
-// Prefixes of telemetry frames (spec: message and framing).
+// Prefixes of telemetry frames.
 const (
 	prefixTraces  = "OTLP"
 	prefixMetrics = "MTRC"

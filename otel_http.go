@@ -39,13 +39,13 @@ type transport struct {
 	ignore []string
 }
 
-// NewTransport wraps base, nil for http.DefaultTransport, so that each request is
-// a CLIENT span of the trace that its context is in, and carries traceparent,
+// NewTransport wraps base, nil for http.DefaultTransport, so that each request
+// is a CLIENT span of the trace that its context is in, and carries traceparent,
 // tracestate and baggage to the server. The span ends when the response's header
-// is there, has status error from 400 on, and names method, URL, status, sizes and
-// the headers Content-Type and Accept; no other header. Passwords in the URL, the
-// values of query parameters with names as in [Redact] and signatures of URLs are
-// left out (spec: HTTP client instrumentation).
+// is there, has status error from 400 on, and names method, URL, status, sizes
+// and the headers Content-Type and Accept; no other header. Passwords in the
+// URL, the values of query parameters with names as in [Redact] and signatures
+// of URLs are left out.
 //
 // Requests whose URL contains one of the texts of $OTEL_FETCH_IGNORE_URLS,
 // separated by commas and read now, are left alone, and so are all with

@@ -63,8 +63,7 @@ type invocationSpan struct {
 	limit int        // of captured payloads; 0 captures none
 }
 
-// begin starts the span of in, in its caller's trace (spec: span around an
-// incoming invocation).
+// begin starts the span of in, in its caller's trace.
 func (t *tracing) begin(ctx *invocationContext, in *incoming) (context.Context, invocationSpan) {
 	if t == nil || !t.wants(in) {
 		return ctx, invocationSpan{}

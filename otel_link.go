@@ -82,7 +82,7 @@ func (q *telemetryQueue) closeLink() bool {
 }
 
 // readLink is the read loop: the engine says nothing but pongs, and why it
-// refuses (spec: the engine's behaviour of the /otel socket).
+// refuses.
 func (s *SharedEngineConnection) readLink(l *telemetryLink) {
 	var buf []byte
 	for {

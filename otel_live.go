@@ -8,8 +8,8 @@ import (
 )
 
 // liveSpanProcessor sends a snapshot of each sampled span as it starts, so that
-// the engine can show what is running (spec: live span starts). It must come
-// after the processors that set attributes.
+// the engine can show what is running. It must come after the processors that
+// set attributes.
 type liveSpanProcessor struct {
 	conn    *SharedEngineConnection
 	stopped atomic.Bool

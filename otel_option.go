@@ -58,7 +58,7 @@ func newConnectionConfig(address string, opts []ConnectionOption) (*connectionCo
 }
 
 // telemetryURL is the address of the telemetry socket of the engine at address:
-// the path /otel below it, unless it is there (spec: URL derivation).
+// the path /otel below it, unless it is there.
 func telemetryURL(address string) (*url.URL, error) {
 	u, err := engineURL(address)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 )
 
 // The span of an invocation carries what came in and what went out, as events,
-// unless $III_DISABLE_TRACE_PAYLOADS is set. Values of keys that name secrets are
-// replaced; nothing else of a value is looked at (spec: payload capture).
+// unless $III_DISABLE_TRACE_PAYLOADS is set. Values of keys that name secrets
+// are replaced; nothing else of a value is looked at.
 const (
 	eventInput  = "iii.invocation.input"
 	eventOutput = "iii.invocation.output"

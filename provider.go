@@ -113,10 +113,10 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 	return result, nil
 }
 
-// HandleTriggerType makes this worker the provider of a trigger type (spec: being
-// a provider). Triggers of the type that wait for a provider are bound as soon as
-// the engine knows it. The engine lets the last worker that registers a type have
-// it, and tells nobody: a type that is provided elsewhere moves here.
+// HandleTriggerType makes this worker the provider of a trigger type. Triggers
+// of the type that wait for a provider are bound as soon as the engine knows it.
+// The engine lets the last worker that registers a type have it, and tells
+// nobody: a type that is provided elsewhere moves here.
 //
 // A type cannot be taken back, for the protocol has no message for that: it ends
 // with the client. HandleTriggerType does not wait for the network.

@@ -94,8 +94,7 @@ func (c *Client) item(message any) item {
 	return item{buf: b}
 }
 
-// workerMetadata is the input of engine::workers::register (spec: worker
-// metadata).
+// workerMetadata is the input of engine::workers::register.
 type workerMetadata struct {
 	Runtime     string            `json:"runtime"`
 	Version     string            `json:"version"`

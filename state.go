@@ -6,11 +6,11 @@ import "context"
 // worker reads and writes, decoded as T. It is made by [NewState]; the zero value
 // is of no use. All methods may be called from several goroutines at once.
 //
-// The methods call the engine's functions state::* (spec: state), within the
-// timeout of the client and the end of ctx; their errors are those of
-// [Client.Call], and an [*Error] with the engine's code, such as SET_ERROR or
-// VALUE_TOO_LARGE. When a stored value does not decode as T, the error says so
-// and is no [*Error]; a change has happened all the same.
+// The methods call the engine's functions state::*, within the timeout of the
+// client and the end of ctx; their errors are those of [Client.Call], and an
+// [*Error] with the engine's code, such as SET_ERROR or VALUE_TOO_LARGE. When a
+// stored value does not decode as T, the error says so and is no [*Error]; a
+// change has happened all the same.
 //
 // null is no value: the engine tells a stored null and no value apart in its
 // answers no more than this type does. Each change fires the trigger of

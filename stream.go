@@ -7,12 +7,11 @@ import "context"
 // the stream socket ([Subscribe]) at once. It is made by [NewStream]; the zero
 // value is of no use. All methods may be called from several goroutines at once.
 //
-// The methods call the engine's functions stream::* (spec: streams), within the
-// timeout of the client and the end of ctx; their errors are those of
-// [Client.Call], and an [*Error] with the engine's code, such as
-// STREAM_SET_ERROR. When a stored value does not decode as T, the error says so
-// and is no [*Error]; a change has happened all the same. null is no value, as
-// for [State].
+// The methods call the engine's functions stream::*, within the timeout of the
+// client and the end of ctx; their errors are those of [Client.Call], and an
+// [*Error] with the engine's code, such as STREAM_SET_ERROR. When a stored value
+// does not decode as T, the error says so and is no [*Error]; a change has
+// happened all the same. null is no value, as for [State].
 //
 // The engine stores items in memory by default; for a stream that a worker
 // provides ([Client.HandleStream]) it asks that worker.

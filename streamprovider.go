@@ -42,8 +42,7 @@ type streamUpdater interface {
 
 // HandleStream makes this worker the store of a stream: the engine then calls p
 // for stream::get, set, delete, list, list_groups and update of that name, still
-// makes the events of it, and keeps nothing itself (spec: custom stream
-// implementations).
+// makes the events of it, and keeps nothing itself.
 //
 // A provider that also has the method
 //

@@ -53,9 +53,9 @@ func Subscribe(ctx context.Context, streamURL string, subs ...StreamSubscription
 	return SubscribeWith(ctx, SubscribeOptions{URL: streamURL}, subs...)
 }
 
-// SubscribeWith follows streams over the engine's stream socket (spec: stream
-// WebSocket). Each loop over the sequence has a connection of its own, which is
-// closed when the loop is left, however that happens.
+// SubscribeWith follows streams over the engine's stream socket. Each loop over
+// the sequence has a connection of its own, which is closed when the loop is
+// left, however that happens.
 //
 // For each subscription the present state comes first, as an event of type sync:
 // the value of the item, or the list of the group's values; then the changes, as

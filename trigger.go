@@ -27,7 +27,7 @@ type CustomTrigger struct {
 }
 
 // StreamJoinTrigger fires when a subscriber joins a stream. The engine ignores
-// its config: it fires for every stream (spec: stream:join).
+// its config: it fires for every stream.
 type StreamJoinTrigger struct{ StreamJoinLeaveTriggerConfig }
 
 // StreamLeaveTrigger fires when a subscriber leaves a stream; see

@@ -27,10 +27,10 @@ const (
 // VerifySignature checks that the engine has made a request to an HTTP-invoked
 // function: that it is signed with secret, the value of the variable that
 // [HTTPAuthHMAC] names, and that it was signed no longer than window ago, nor
-// further ahead (spec: HTTP-invoked functions). body is the whole body, read from
-// r.Body already. The signature covers the body and the time, neither method nor
-// URL nor other headers; within window a request can be repeated by who has seen
-// it. Comparison takes constant time.
+// further ahead. body is the whole body, read from r.Body already. The signature
+// covers the body and the time, neither method nor URL nor other headers; within
+// window a request can be repeated by who has seen it. Comparison takes constant
+// time.
 //
 // Every error is an [ErrSignature] and says what is wrong, without the secret. An
 // empty secret and a window that is not positive are refused: neither protects.
