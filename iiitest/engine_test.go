@@ -15,10 +15,13 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii/internal/environ"
 )
 
 // TestMain fails when a test leaves goroutines behind.
 func TestMain(m *testing.M) {
+	environ.Clear()
 	before := runtime.NumGoroutine()
 	code := m.Run()
 	fuzzing := flag.Lookup("test.fuzz").Value.String() != "" // has goroutines of its own

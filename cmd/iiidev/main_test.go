@@ -15,7 +15,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/internal/environ"
 )
+
+func TestMain(m *testing.M) {
+	environ.Clear()
+	m.Run()
+}
 
 func noEnv(string) string { return "" }
 

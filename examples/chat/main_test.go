@@ -13,7 +13,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/iii-go/iii/iiitest"
+	"github.com/iii-go/iii/internal/environ"
 )
+
+func TestMain(m *testing.M) {
+	environ.Clear()
+	m.Run()
+}
 
 const told = `open  http://ENGINE/NAME
 ada   sync   [{"author":"Ada","id":"ID","text":"Is anybody here?"}]

@@ -9,7 +9,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/iii-go/iii/iiitest"
+	"github.com/iii-go/iii/internal/environ"
 )
+
+func TestMain(m *testing.M) {
+	environ.Clear()
+	m.Run()
+}
 
 const told = `stranger  is refused: unknown token
 acme      calls shared::tea-price: 350

@@ -10,7 +10,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/iii-go/iii/iiitest"
+	"github.com/iii-go/iii/internal/environ"
 )
+
+func TestMain(m *testing.M) {
+	environ.Clear()
+	m.Run()
+}
 
 const told = `# A job is done, and the engine forgets it.
 left: letter, page 1 of 1

@@ -9,6 +9,7 @@ import (
 
 	"github.com/iii-go/iii"
 	"github.com/iii-go/iii/iiitest"
+	"github.com/iii-go/iii/internal/environ"
 )
 
 // asProgram is set when the test's binary is to be the program itself.
@@ -19,7 +20,8 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	environ.Clear()
+	m.Run()
 }
 
 // The program serves its function until it is interrupted, and ends well then.

@@ -14,7 +14,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/iii-go/iii/internal/browser"
+	"github.com/iii-go/iii/internal/environ"
 )
+
+func TestMain(m *testing.M) {
+	environ.Clear()
+	m.Run()
+}
 
 const greeter = `<!doctype html><title>greeter</title><link rel="icon" href="data:,">
 <form><input id="name"><button>Greet</button></form><p class="shout"></p><p id="wait">…</p><ul></ul>

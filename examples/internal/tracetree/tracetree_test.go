@@ -13,7 +13,13 @@ import (
 
 	"github.com/iii-go/iii"
 	"github.com/iii-go/iii/iiitest"
+	"github.com/iii-go/iii/internal/environ"
 )
+
+func TestMain(m *testing.M) {
+	environ.Clear()
+	m.Run()
+}
 
 // span is a span from and to so many microseconds after the beginning.
 func span(id, service, name, status string, from, to uint64, children ...iii.TraceNode) iii.TraceNode {

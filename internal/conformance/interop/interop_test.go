@@ -11,11 +11,13 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/internal/environ"
 )
 
 func TestMain(m *testing.M) {
-	clearEnvironment()
-	os.Exit(m.Run())
+	environ.Clear()
+	m.Run()
 }
 
 // The control group passes every scenario, so what fails with another peer is not

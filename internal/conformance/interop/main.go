@@ -22,10 +22,12 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/iii-go/iii/internal/environ"
 )
 
 func main() {
-	clearEnvironment()
+	environ.Clear()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {

@@ -145,16 +145,6 @@ func once(dir, file string, f func() error) error {
 	return os.WriteFile(stamp, []byte(sum), 0o644)
 }
 
-// clearEnvironment drops what is set to configure other workers.
-func clearEnvironment() {
-	for _, variable := range os.Environ() {
-		name, _, _ := strings.Cut(variable, "=")
-		if strings.HasPrefix(name, "III_") || strings.HasPrefix(name, "OTEL_") {
-			_ = os.Unsetenv(name) // which fails only for no name at all
-		}
-	}
-}
-
 // copyFiles copies files of a directory. One that is there already keeps its time, by
 // which builds tell what has changed.
 func copyFiles(from, to string, names ...string) error {

@@ -1,0 +1,19 @@
+package environ
+
+import (
+	"os"
+	"testing"
+)
+
+func TestClear(t *testing.T) {
+	for name, kept := range map[string]bool{
+		"III_URL": false, "OTEL_ENABLED": false, "SERVICE_NAME": false, "otel_lower_case": false,
+		"HTTP_PROXY": true, "MY_III_URL": true, "OTHER": true,
+	} {
+		t.Setenv(name, "set") // and restored
+		Clear()
+		if _, there := os.LookupEnv(name); there != kept {
+			t.Errorf("%s is there: %v, want %v", name, there, kept)
+		}
+	}
+}
