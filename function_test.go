@@ -90,6 +90,10 @@ func TestRegistrationsAreChecked(t *testing.T) {
 		{"no durable topic", trigger(QueueTriggerConfig{}), "QueueTriggerConfig has no Topic"},
 		{"no topic", trigger(SubscribeTriggerConfig{}), "SubscribeTriggerConfig has no Topic"},
 		{"route of a trigger", trigger(HTTPTriggerConfig{APIPath: "/*"}), "is a wildcard"},
+		{"configuration event", trigger(ConfigurationTriggerConfig{EventTypes: []ConfigurationEventType{"updated"}}), `configuration event "updated"`},
+		{"no stream, of any type", trigger(CustomTrigger{Type: "stream", Config: map[string]any{"stream_name": nil}}), "no stream_name"},
+		{"no stream, nor config", trigger(CustomTrigger{Type: "stream"}, WithTriggerProviderNamespace("default")), "no stream_name"},
+		{"route of any type", trigger(CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"a/*rest"}`)}), "is a wildcard"},
 		{"no type", trigger(CustomTrigger{}), "no Type"},
 		{"config that does not encode", trigger(CustomTrigger{Type: "t", Config: func() {}}), "does not encode"},
 		{"too large a trigger", trigger(CustomTrigger{Type: "t"}, WithTriggerID(large)), ErrMessageTooLarge.Error()},
@@ -125,6 +129,20 @@ func TestRegistrationsAreChecked(t *testing.T) {
 				t.Errorf("%d registrations are left", n)
 			}
 		})
+	}
+}
+
+// A provider of another namespace may give a type of the engine's a config of its own.
+func TestTriggerOfAnotherProvider(t *testing.T) {
+	c, err := New("ws://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, cfg := range []CustomTrigger{{Type: "stream"}, {Type: "http", Config: map[string]string{"api_path": "/*"}}} {
+		if _, err := c.Trigger("f", cfg, WithTriggerProviderNamespace("shop")); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -213,6 +213,9 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 			return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 		}
 	}
+	if err := checkFatal(cfg.TriggerType(), o.providerNamespace, config); err != nil {
+		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+	}
 	if o.id == "" {
 		o.id = uuid.NewString()
 	}
@@ -284,6 +287,8 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 		err = checkTopic("QueueTriggerConfig", cfg.Topic)
 	case SubscribeTriggerConfig:
 		err = checkTopic("SubscribeTriggerConfig", cfg.Topic)
+	case ConfigurationTriggerConfig:
+		err = checkConfigurationEvents(cfg.EventTypes)
 	}
 	if err != nil {
 		return nil, err
@@ -293,6 +298,34 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 		return nil, fmt.Errorf("config does not encode: %w", err)
 	}
 	return raw, nil
+}
+
+// checkFatal refuses the configs of any Go type that end the engine's task for this
+// connection, which then answers nothing any more. A provider of another namespace
+// is a worker, to whom they may mean something.
+func checkFatal(triggerType, providerNamespace string, config json.RawMessage) error {
+	if providerNamespace != "" && providerNamespace != defaultNamespace {
+		return nil
+	}
+	var c struct {
+		StreamName any `json:"stream_name"`
+		APIPath    any `json:"api_path"`
+	}
+	_ = json.Unmarshal(config, &c) // what is no object the engine refuses
+	switch triggerType {
+	case "stream":
+		if name, _ := c.StreamName.(string); name == "" {
+			return errors.New("the config of a stream trigger has no stream_name")
+		}
+	case "http":
+		path, _ := c.APIPath.(string)
+		for segment := range strings.SplitSeq(path, "/") {
+			if strings.HasPrefix(segment, "*") {
+				return fmt.Errorf("HTTP path %q: segment %q is a wildcard", path, segment)
+			}
+		}
+	}
+	return nil
 }
 
 // checkTopic refuses what the engine accepts and never fires.
@@ -310,6 +343,19 @@ func checkLogLevel(level string) error {
 		return nil
 	}
 	return fmt.Errorf("log level %q is none of all, trace, debug, info, warn, error", level)
+}
+
+// checkConfigurationEvents refuses what no event is called.
+func checkConfigurationEvents(types []ConfigurationEventType) error {
+	for _, t := range types {
+		switch t {
+		case ConfigurationEventTypeRegistered, ConfigurationEventTypeUpdated, ConfigurationEventTypeDeleted:
+		default:
+			return fmt.Errorf("configuration event %q is none of %s, %s, %s", t,
+				ConfigurationEventTypeRegistered, ConfigurationEventTypeUpdated, ConfigurationEventTypeDeleted)
+		}
+	}
+	return nil
 }
 
 // checkTraceStatus refuses a status that no span has.

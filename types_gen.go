@@ -1770,8 +1770,8 @@ type RegisterTriggerInput struct {
 	// Delivered as the metadata of each call; nil is left out.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Namespace of the provider of the type. Empty is left out: that of the caller,
-	// then default.
+	// Namespace of the provider of the type. Empty is left out: default, whatever the
+	// namespace of the caller.
 	TriggerNamespace string `json:"trigger_namespace,omitempty,omitzero"`
 
 	// Trigger type.
