@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"runtime"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -66,11 +67,7 @@ func (l *Logger) Error(ctx context.Context, msg string, data any) {
 
 func (l *Logger) write(ctx context.Context, level slog.Level, msg string, data any) {
 	if l.out == nil {
-		var attrs []slog.Attr
-		if data != nil {
-			attrs = append(attrs, slog.Any(attributeData, data))
-		}
-		slog.Default().LogAttrs(ctx, level, msg, attrs...)
+		fallBack(ctx, level, msg, data)
 		return
 	}
 	r := newRecord(time.Now(), level, msg)
@@ -81,6 +78,22 @@ func (l *Logger) write(ctx context.Context, level slog.Level, msg string, data a
 		r.AddAttributes(attribute.KeyValue{Key: attributeData, Value: logValue(data)})
 	}
 	l.out.Emit(ctx, r)
+}
+
+// fallBack writes to what slog.Default is. The place in the source is that of the
+// call of Debug and the like.
+func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
+	h := slog.Default().Handler()
+	if !h.Enabled(ctx, level) {
+		return
+	}
+	var place [1]uintptr
+	runtime.Callers(4, place[:]) // above are Callers, this, write and Debug
+	r := slog.NewRecord(time.Now(), level, msg, place[0])
+	if data != nil {
+		r.AddAttrs(slog.Any(attributeData, data))
+	}
+	_ = h.Handle(ctx, r) // slog ignores it, too
 }
 
 // newRecord is a record without data. slog's levels and OpenTelemetry's severities

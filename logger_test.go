@@ -220,6 +220,28 @@ func TestLoggerFallback(t *testing.T) {
 	}
 }
 
+// What falls back to slog has the place of the caller, not one in this package.
+func TestLoggerFallbackSource(t *testing.T) {
+	var out bytes.Buffer
+	previous := slog.Default()
+	t.Cleanup(func() { slog.SetDefault(previous) })
+	slog.SetDefault(slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{AddSource: true, Level: slog.LevelDebug})))
+	l := NewLogger(nil)
+	l.Debug(t.Context(), "one", nil)
+	l.Info(t.Context(), "two", 2)
+	l.Warn(t.Context(), "three", nil)
+	l.Error(t.Context(), "four", nil)
+	for line := range strings.Lines(out.String()) {
+		var said struct{ Source slog.Source }
+		if err := json.Unmarshal([]byte(line), &said); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(said.Source.Function, ".TestLoggerFallbackSource") {
+			t.Errorf("the source of %s is %+v", line, said.Source)
+		}
+	}
+}
+
 func TestSlogHandler(t *testing.T) {
 	var kept *logKeeper
 	slogtest.Run(t, func(*testing.T) slog.Handler {

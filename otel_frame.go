@@ -20,7 +20,7 @@ type telemetryFrame struct {
 	data    []byte
 	live    bool
 	reused  bool // data goes back to the connection's buffers
-	records int  // spans, metrics or log records in it, for the counters
+	records int  // spans, data points or log records in it, for the counters
 }
 
 // frameBuffers keeps the buffers of large frames from one to the next: a frame

@@ -30,7 +30,7 @@ type DroppedFrames struct {
 	Full         uint64 // the queue was full (so by max_pending_messages, too), or the frame too large
 	NotConnected uint64 // starts of spans, which are of no use on a later connection
 	Closed       uint64 // the connection had ended, or ended before they were confirmed
-	Records      uint64 // spans, metrics or log records in all of these
+	Records      uint64 // spans, data points or log records in all of these
 }
 
 // Frames is the number of dropped frames.
