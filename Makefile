@@ -42,7 +42,7 @@ generated: ## Fail if types_gen.go is not what schema/ says
 	internal/tools/check-generated.sh
 
 fmt: ## Fail if gofmt would change a file
-	@files=$$($(GOFMT) -l .) || exit 1; if [ -n "$$files" ]; then echo "not formatted:"; echo "$$files"; exit 1; fi
+	@files=$$(find . -name '*.go' -not -path './.*' -exec $(GOFMT) -l {} +) || exit 1; if [ -n "$$files" ]; then echo "not formatted:"; echo "$$files"; exit 1; fi
 
 vet: ## go vet, in every module
 	$(call everywhere,$(GO) vet ./...)
