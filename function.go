@@ -172,7 +172,8 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 // Handle registers a function with a typed handler: the payload is decoded into
 // In and the result encoded from Out, and JSON Schemas inferred from both are
 // advertised. A payload that does not decode is answered with code
-// invalid_request and the path of the field. See [Client.HandleFunc].
+// invalid_request and the path of what is wrong, for example
+// lines[2].price. See [Client.HandleFunc].
 func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out, error), opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: function %q: nil handler", id)
@@ -286,64 +287,6 @@ func (c *Client) newFunction(id string, h HandlerFunc, invocation *HTTPInvocatio
 	}
 	f.entry = entry{add: add, remove: remove, renew: func() { f.refused.Store(nil) }}
 	return f, nil
-}
-
-// decodePayload decodes an invocation's payload for a typed handler.
-func decodePayload(payload json.RawMessage, in any) error {
-	if raw, ok := in.(*json.RawMessage); ok {
-		*raw = payload
-		return nil
-	}
-	err := json.Unmarshal(payload, in)
-	if err == nil {
-		return nil
-	}
-	message := "payload: " + err.Error()
-	var mismatch *json.UnmarshalTypeError
-	if errors.As(err, &mismatch) {
-		where := "payload"
-		if path := fieldPath(mismatch.Field); path != "" {
-			where += " at " + path
-		}
-		got, _, _ := strings.Cut(mismatch.Value, " ")
-		message = fmt.Sprintf("%s: got %s, want %s", where, got, jsonKind(mismatch.Type))
-	}
-	return &Error{Code: codeInvalidRequest, Message: message}
-}
-
-// fieldPath is the path that encoding/json names, without the helper types that
-// the decoding of generated types embeds (all of them named plain).
-func fieldPath(field string) string {
-	var path []string
-	for segment := range strings.SplitSeq(field, ".") {
-		if segment != "plain" {
-			path = append(path, segment)
-		}
-	}
-	return strings.Join(path, ".")
-}
-
-// jsonKind names what encoding/json decodes into t.
-func jsonKind(t reflect.Type) string {
-	if t == nil {
-		return "another type"
-	}
-	switch t.Kind() {
-	case reflect.Bool:
-		return "boolean"
-	case reflect.String:
-		return "string"
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
-		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
-		return "integer (" + t.Kind().String() + ")"
-	case reflect.Float32, reflect.Float64:
-		return "number"
-	case reflect.Slice, reflect.Array:
-		return "array"
-	case reflect.Map, reflect.Struct:
-		return "object"
-	}
-	return t.String()
 }
 
 // Invocation tells a handler about the invocation that it serves.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The path in the answer to a payload that does not decode is the caller's: it
@@ -14,14 +15,32 @@ func TestPayloadErrorNamesTheField(t *testing.T) {
 		Quantity int `json:"quantity"`
 	}
 	type order struct {
-		Lines []line `json:"lines"`
+		Lines []line           `json:"lines"`
+		Tags  map[string][]int `json:"tags"`
+		When  []*time.Time     `json:"when"`
+		Named map[int]string
+	}
+	type embedded struct {
+		order
+		Ops []UpdateOp `json:"ops"`
 	}
 	for _, test := range []struct {
 		name, payload, want string
 		into                any
 	}{
 		{"field", `{"quantity":"two"}`, "payload at quantity: got string, want integer (int)", new(line)},
-		{"nested", `{"lines":[{"quantity":true}]}`, "quantity: got bool, want integer (int)", new(order)},
+		{"nested", `{"lines":[{"quantity":true}]}`, "payload at lines[0].quantity: got bool, want integer (int)", new(order)},
+		{"index", `{"lines":[{"quantity":1},{"quantity":2},{"quantity":"x"},{"quantity":[]}]}`, "payload at lines[2].quantity: got string, want integer (int)", new(order)},
+		{"list", `[[1],[2,"x"]]`, "payload at [1][1]: got string, want integer (int)", new([][]int)},
+		{"map key", `{"tags":{"b":[1],"a b":[2,true]}}`, `payload at tags["a b"][1]: got bool, want integer (int)`, new(order)},
+		{"map key that is no integer", `{"named":{"1":"a","x":"b"}}`, `payload at named["x"]: got number, want integer (int)`, new(order)},
+		{"error of a type's own", `{"when":["2026-11-25T00:00:00Z","today"]}`, `payload at when[1]: `, new(order)},
+		{"embedded", `{"ops":[],"tags":{"a":7}}`, `payload at tags["a"]: got number, want array`, new(embedded)},
+		{"union", `{"ops":[{"type":"set","path":"a","value":1},{"type":"set","path":7}]}`, `payload at ops[1].path: got number, want `, new(embedded)},
+		{"large", `{"lines":7,"x":"` + strings.Repeat("x", maxLocated) + `"}`, "payload at lines: got number, want array", new(order)},
+		{"parts that panic", `{"a":1,"b":"x"}`, "payload: no", new(wholeOnly)},
+		{"fraction", `{"lines":[{"quantity":1.5}]}`, "payload at lines[0].quantity: got number, want integer (int)", new(order)},
+		{"list in an HTTP body", `{"body":[{"quantity":1},{"quantity":"two"}]}`, "payload at body[1].quantity: got string, want integer (int)", new(HTTPRequest[[]line])},
 		{"HTTP body", `{"method":"POST","body":{"quantity":"two"}}`, "payload at body.quantity: got string, want integer (int)", new(HTTPRequest[line])},
 		{"not an object", `[1]`, "payload: got array, want object", new(line)},
 	} {
@@ -33,4 +52,40 @@ func TestPayloadErrorNamesTheField(t *testing.T) {
 			}
 		})
 	}
+}
+
+// wholeOnly panics when it is given a part of its object.
+type wholeOnly map[string]any
+
+func (w *wholeOnly) UnmarshalJSON(b []byte) error {
+	if !strings.Contains(string(b), "b") {
+		panic("no b")
+	}
+	return errors.New("no")
+}
+
+// FuzzDecodePayload looks for the wrong part in anything that does not decode.
+func FuzzDecodePayload(f *testing.F) {
+	type node struct {
+		Next *node            `json:"next"`
+		List []node           `json:"list"`
+		Map  map[string]node  `json:"map"`
+		Keys map[int8]float32 `json:"keys"`
+		Ops  []UpdateOp       `json:"ops"`
+		Text string           `json:",string"`
+	}
+	for _, seed := range []string{`{"next":{"list":[{"map":{"a":{"keys":{"1":1,"300":2}}}}]}}`, `{"ops":[{"type":"set","path":7}]}`, `[1]`, `{"Text":"x"}`, `{"LIST":[{},7]}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		if !json.Valid(payload) {
+			return
+		}
+		want := json.Unmarshal(payload, new(node))
+		got := decodePayload(payload, new(node))
+		var e *Error
+		if (got == nil) != (want == nil) || got != nil && (!errors.As(got, &e) || e.Code != codeInvalidRequest || !strings.HasPrefix(e.Message, "payload")) {
+			t.Errorf("%s: %v; encoding/json says %v", payload, got, want)
+		}
+	})
 }

@@ -1,0 +1,199 @@
+package iii
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"reflect"
+	"strconv"
+	"strings"
+)
+
+// decodePayload decodes an invocation's payload for a typed handler.
+func decodePayload(payload json.RawMessage, in any) error {
+	if raw, ok := in.(*json.RawMessage); ok {
+		*raw = payload
+		return nil
+	}
+	err := json.Unmarshal(payload, in)
+	if err == nil {
+		return nil
+	}
+	path, err := locate(payload, reflect.TypeOf(in), err)
+	where := "payload"
+	if path != "" {
+		where += " at " + path
+	}
+	message := where + ": " + err.Error()
+	var mismatch *json.UnmarshalTypeError
+	if errors.As(err, &mismatch) {
+		got, _, _ := strings.Cut(mismatch.Value, " ")
+		message = fmt.Sprintf("%s: got %s, want %s", where, got, jsonKind(mismatch.Type))
+	}
+	return &Error{Code: codeInvalidRequest, Message: message}
+}
+
+const (
+	// maxLocated is the size of a payload up to which its parts are decoded again to
+	// find the wrong one.
+	maxLocated = 1 << 20
+	// maxLocatedLevels keeps the path of a recursive type short.
+	maxLocatedLevels = 32
+)
+
+// locate tells which part of a payload does not decode into t, and the error of that
+// part alone. encoding/json knows neither index nor key, and what it says of a field
+// differs between versions; so the parts are decoded one by one.
+func locate(payload []byte, t reflect.Type, err error) (path string, inner error) {
+	known := strings.TrimPrefix(fieldPath(err), ".")
+	if len(payload) > maxLocated {
+		return known, err
+	}
+	defer func() {
+		if recover() != nil { // an UnmarshalJSON that is not made for a part of its object
+			path, inner = known, err
+		}
+	}()
+	path, inner = locatePart(payload, t, err, maxLocatedLevels)
+	return strings.TrimPrefix(path, "."), inner
+}
+
+func locatePart(raw []byte, t reflect.Type, err error, levels int) (string, error) {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if levels == 0 {
+		return "", err
+	}
+	switch t.Kind() {
+	case reflect.Slice, reflect.Array:
+		var items []json.RawMessage
+		if json.Unmarshal(raw, &items) != nil {
+			return "", err
+		}
+		for i, item := range items {
+			if failed := failureOf(item, t.Elem()); sameFailure(failed, err) {
+				path, inner := locatePart(item, t.Elem(), failed, levels-1)
+				return "[" + strconv.Itoa(i) + "]" + path, inner
+			}
+		}
+	case reflect.Map, reflect.Struct:
+		for key, value := range membersOf(raw) {
+			alone, _ := json.Marshal(map[string]json.RawMessage{key: value})
+			failed := failureOf(alone, t)
+			if !sameFailure(failed, err) {
+				continue
+			}
+			step, member := "."+key, fieldType(t, key)
+			if t.Kind() == reflect.Map {
+				step, member = "["+strconv.Quote(key)+"]", t.Elem()
+			}
+			if member == nil {
+				return step, failed
+			}
+			within := failureOf(value, member)
+			if !sameFailure(within, failed) { // the key is wrong, or its tag says more
+				return step, failed
+			}
+			path, inner := locatePart(value, member, within, levels-1)
+			return step + path, inner
+		}
+		return fieldPath(err), err
+	}
+	return "", err
+}
+
+// fieldPath is the path that encoding/json names, without the helper types that the
+// decoding of generated types embeds (all of them named plain). It is all that is
+// known of what decodes only as a whole, such as a union.
+func fieldPath(err error) (path string) {
+	var mismatch *json.UnmarshalTypeError
+	if !errors.As(err, &mismatch) || mismatch.Field == "" {
+		return ""
+	}
+	for segment := range strings.SplitSeq(mismatch.Field, ".") {
+		if segment != "plain" {
+			path += "." + segment
+		}
+	}
+	return path
+}
+
+func failureOf(raw []byte, t reflect.Type) error {
+	return json.Unmarshal(raw, reflect.New(t).Interface())
+}
+
+// sameFailure reports whether a part fails for the reason for which the whole does.
+func sameFailure(part, whole error) bool {
+	var a, b *json.UnmarshalTypeError
+	if errors.As(part, &a) && errors.As(whole, &b) {
+		return a.Value == b.Value && a.Type == b.Type
+	}
+	return part != nil && a == nil && part.Error() == whole.Error()
+}
+
+// membersOf goes through the members of an object in their order; there are none in
+// anything else.
+func membersOf(raw []byte) iter.Seq2[string, json.RawMessage] {
+	return func(yield func(string, json.RawMessage) bool) {
+		d := json.NewDecoder(bytes.NewReader(raw))
+		if t, _ := d.Token(); t != json.Delim('{') {
+			return
+		}
+		for d.More() {
+			key, _ := d.Token()
+			name, ok := key.(string)
+			var value json.RawMessage
+			if !ok || d.Decode(&value) != nil || !yield(name, value) {
+				return
+			}
+		}
+	}
+}
+
+// fieldType is the type of the field that a key is decoded into, nil if that is not
+// known.
+func fieldType(t reflect.Type, key string) (found reflect.Type) {
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	for _, f := range reflect.VisibleFields(t) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name == "" {
+			name = f.Name
+		}
+		switch {
+		case !f.IsExported():
+		case name == key:
+			return f.Type
+		case found == nil && strings.EqualFold(name, key):
+			found = f.Type
+		}
+	}
+	return found
+}
+
+// jsonKind names what encoding/json decodes into t.
+func jsonKind(t reflect.Type) string {
+	if t == nil {
+		return "another type"
+	}
+	switch t.Kind() {
+	case reflect.Bool:
+		return "boolean"
+	case reflect.String:
+		return "string"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		return "integer (" + t.Kind().String() + ")"
+	case reflect.Float32, reflect.Float64:
+		return "number"
+	case reflect.Slice, reflect.Array:
+		return "array"
+	case reflect.Map, reflect.Struct:
+		return "object"
+	}
+	return t.String()
+}
