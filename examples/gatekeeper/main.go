@@ -17,6 +17,13 @@
 //	  on_trigger_registration_function_id: gatekeeper::on-trigger
 //	  expose_functions:
 //	    - match("shared::*")
+//
+// The development engine has the same as a flag:
+//
+//	iiidev -guard '{"port":49135,"rbac":{"auth_function_id":"gatekeeper::auth",
+//	  "on_function_registration_function_id":"gatekeeper::on-function",
+//	  "on_trigger_registration_function_id":"gatekeeper::on-trigger",
+//	  "expose_functions":["match(\"shared::*\")"]}}'
 package main
 
 import (

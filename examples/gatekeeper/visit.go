@@ -25,8 +25,11 @@ func (v visit) run(ctx context.Context) (err error) {
 	}
 	defer stranger.Close()
 	var refusal *iii.AuthError
-	if err := stranger.Connect(ctx); !errors.As(err, &refusal) {
-		return fmt.Errorf("a stranger is not refused: %v", err)
+	switch err := stranger.Connect(ctx); {
+	case err == nil:
+		return fmt.Errorf("%s lets a stranger in: it does not ask gatekeeper::auth", v.guardedURL)
+	case !errors.As(err, &refusal):
+		return fmt.Errorf("%w\nThe engine needs a guarded port: go doc ./examples/gatekeeper tells its configuration", err)
 	}
 	fmt.Fprintf(v.out, "stranger  is refused: %s\n", refusal.Message)
 
