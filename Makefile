@@ -84,7 +84,7 @@ golden: ## Write the golden files anew; look at the difference before you commit
 	echo "$$dir: $(GO) test -update"; (cd $$dir && $(GO) test . -update); done
 
 concurrent: ## The tests named ...Concurrent COUNT (100) times with the race detector
-	$(GO) test -race -shuffle=on -count=$(COUNT) -run 'Concurrent$$' ./...
+	$(GO) test -race -shuffle=on -timeout 60m -count=$(COUNT) -run 'Concurrent$$' ./...
 
 # The worker serves until it is interrupted; its test does that.
 EXAMPLES := $(filter-out examples/worker/main.go,$(wildcard examples/*/main.go))
