@@ -181,7 +181,11 @@ func TestChannelWriterLearnsThatTheReaderIsGone(t *testing.T) {
 	}
 	// The engine notices at a later frame. These are more than all buffers on the way
 	// hold, so that the writer cannot be through with them before.
-	if _, err := w.Write(make([]byte, 256<<20)); !errors.Is(err, iii.ErrChannelClosed) {
+	var err error
+	for frame, i := make([]byte, 64<<10), 0; err == nil && i < 4096; i++ {
+		_, err = w.Write(frame)
+	}
+	if !errors.Is(err, iii.ErrChannelClosed) {
 		t.Errorf("Write after the reader has gone = %v, want ErrChannelClosed", err)
 	}
 }
