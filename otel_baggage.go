@@ -3,9 +3,9 @@ package iii
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -79,8 +79,8 @@ func appendEscaped(dst []byte, s string) []byte {
 }
 
 // parseBaggage reads the header leniently, since others write it: entries that
-// are none are left out, and a value that is no percent-encoding (the engine
-// writes "%" as it is) is taken as it stands. Beyond the limits the rest is left
+// are none are left out, and a "%" that is no part of a percent-encoding (the engine
+// writes it as it is) is taken as it stands. Beyond the limits the rest is left
 // out. Of entries with the same key the last counts.
 func parseBaggage(header string) baggage.Baggage {
 	var members []baggage.Member
@@ -104,11 +104,24 @@ func parseBaggage(header string) baggage.Baggage {
 	return bag
 }
 
-// unescaped decodes a key or a value.
+// unescaped decodes a key or a value. A "%" that begins no escape is itself, and
+// spoils none of the others.
 func unescaped(s string) string {
 	s = strings.Trim(s, " \t")
-	if decoded, err := url.PathUnescape(s); err == nil {
-		s = decoded
+	if strings.IndexByte(s, '%') >= 0 {
+		decoded := make([]byte, 0, len(s))
+		for i := 0; i < len(s); i++ {
+			var c [1]byte
+			if s[i] == '%' && i+2 < len(s) {
+				if _, err := hex.Decode(c[:], []byte(s[i+1:i+3])); err == nil {
+					decoded = append(decoded, c[0])
+					i += 2
+					continue
+				}
+			}
+			decoded = append(decoded, s[i])
+		}
+		s = string(decoded)
 	}
 	return strings.ToValidUTF8(s, "\uFFFD")
 }

@@ -141,6 +141,7 @@ func TestChecklistBaggageLenient(t *testing.T) {
 		{"one bad among good", "a=1,bad,b=2,=3,c=3", map[string]string{"a": "1", "b": "2", "c": "3"}},
 		{"spaces", " a = 1 ,\tb=2", map[string]string{"a": "1", "b": "2"}},
 		{"raw percent", "a=100%,b=50%2,c=x%20y", map[string]string{"a": "100%", "b": "50%2", "c": "x y"}},
+		{"raw percent among escapes", "a=x%3dy%2C%20100%,b=%zz%%20%", map[string]string{"a": "x=y, 100%", "b": "%zz% %"}},
 		{"raw backslash, quote, text", `a=c:\dir,b="q",c=für alle`, map[string]string{"a": `c:\dir`, "b": `"q"`, "c": "für alle"}},
 		{"equals sign", "a=b=c", map[string]string{"a": "b=c"}},
 		{"properties", "a=1;p;q=2;;=,b=2", map[string]string{"a": "1", "b": "2"}},

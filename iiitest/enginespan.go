@@ -26,7 +26,7 @@ func (e *Engine) startSpan(ctx context.Context, name string, attributes ...iii.S
 	}
 	ctx = childTrace(ctx)
 	parts, _ := parseTraceparent(traceOf(ctx).traceparent)
-	if last := parts[3][1]; !strings.ContainsRune("13579bdf", rune(last)) {
+	if parts[3] != "01" {
 		return ctx, nil
 	}
 	flags := uint32(1)
