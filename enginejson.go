@@ -38,9 +38,14 @@ func scanForEngine(b []byte, depth int) error {
 			}
 			i = end - 1
 		case c == '-' || isDigit(c):
-			end := i + 1
+			end, exponent := i+1, false
 			for end < len(b) && numberByte[b[end]] {
+				exponent = exponent || b[end]|0x20 == 'e'
 				end++
+			}
+			if !exponent && end-i <= manyDigits {
+				i = end - 1
+				continue
 			}
 			if _, err := strconv.ParseFloat(string(b[i:end]), 64); err != nil {
 				return fmt.Errorf("the number at byte %d is out of range: the engine reads 64 bits", i)
