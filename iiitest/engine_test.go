@@ -39,6 +39,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// readTimeout is there for what hangs. Messages of 20 MiB take half a minute under the
+// race detector on a busy machine.
+const readTimeout = 3 * time.Minute
+
 // client is a bare worker.
 type client struct {
 	t     testing.TB
@@ -81,7 +85,7 @@ func (c *client) send(format string, args ...any) {
 // recv reads a message.
 func (c *client) recv() map[string]any {
 	c.t.Helper()
-	_ = c.conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = c.conn.SetReadDeadline(time.Now().Add(readTimeout))
 	_, data, err := c.conn.ReadMessage()
 	if err != nil {
 		c.t.Fatal(err)
@@ -172,7 +176,7 @@ func (c *client) sync() {
 // closed reads until the connection ends and returns the error.
 func (c *client) closed() error {
 	c.t.Helper()
-	_ = c.conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = c.conn.SetReadDeadline(time.Now().Add(readTimeout))
 	for {
 		if _, _, err := c.conn.ReadMessage(); err != nil {
 			return err
