@@ -49,6 +49,13 @@ func TestConsoleHostileNames(t *testing.T) {
 	}
 
 	page := browser.Start(t).Open(engine.ConsoleURL())
+	// The view is made anew every second, and the focus stays.
+	page.WaitVisible("a.tile")
+	browser.Eval[any](page, `(tile => { tile.focus(); tile.old = true })(document.querySelector("a.tile:nth-child(3)"))`)
+	page.Wait(`() => !document.querySelector("a.tile:nth-child(3)").old`)
+	if !browser.Eval[bool](page, `document.activeElement.matches("a.tile:nth-child(3)")`) {
+		t.Error("the focus is lost when the page is drawn again")
+	}
 	for _, width := range []int{1440, 480} {
 		page.Resize(width, 900)
 		for _, place := range []struct{ hash, selector, text string }{

@@ -113,13 +113,23 @@ function route() {
   }
   current.path = path;
   drawNav();
-  current.draw(new Set(["route"]));
+  drawView(new Set(["route"]));
 }
 
 function redraw(parts) {
   drawNav();
   const asked = ["route", "filter", "all", "detail"].some(p => parts.has(p));
-  if (current && (!ui.paused || asked)) current.draw(parts);
+  if (current && (!ui.paused || asked)) drawView(parts);
+}
+
+// drawView leaves the focus where it is, although a view may make its elements anew.
+function drawView(parts) {
+  const target = e => e.dataset.href || e.getAttribute("href");
+  const at = document.activeElement, to = at && at.closest("#view") && target(at);
+  const alike = () => [...document.querySelectorAll("#view a, #view [data-href]")].filter(e => target(e) === to);
+  const place = to ? alike().indexOf(at) : -1;
+  current.draw(parts);
+  if (to && !at.isConnected) (alike()[place] || alike()[0])?.focus({ preventScroll: true });
 }
 
 function path(...parts) { return "#/" + parts.map(encodeURIComponent).join("/"); }

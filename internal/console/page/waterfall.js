@@ -111,7 +111,6 @@ function drawRows(rows, trace, id, selected, folded) {
   const ticks = h("div", { class: "row ticks" }, h("div", { class: "name" }, "span"), h("div", { class: "track" },
     [0, .25, .5, .75, 1].map(f => h("span", { class: "tick" + (f === 1 ? " last" : f === .5 ? " half" : f % .5 ? " odd" : ""), style: f === 1 ? {} : { left: f * 100 + "%" } }, f ? ms(length * f) : "0"))));
   const indent = depth => ({ paddingLeft: "min(" + (10 + depth * 14) + "px, 16cqw)" }); // deep ones leave room for the name
-  const focused = rows.contains(document.activeElement) && document.activeElement.dataset.href;
   const flat = trace.flat(folded, ui.choice.traceLogs).filter(r => r.span ? matches(r.span.name + " " + r.span.service_name) : matches(r.log.body + " " + r.log.service_name));
   show(rows, ticks, flat.map(({ span: s, log: l, depth }) => {
     if (l) {
@@ -136,7 +135,6 @@ function drawRows(rows, trace, id, selected, folded) {
     row.onkeydown = e => { if (e.key === "Enter" && e.target === row) location.hash = to; };
     return row;
   }));
-  if (focused) [...rows.children].find(r => r.dataset.href === focused)?.focus({ preventScroll: true });
 }
 
 // logText is the data of a log record, on the side of its mark where there is room.
