@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -60,6 +61,28 @@ func BenchmarkChannelCopy(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// BenchmarkChannelRead reads frames of 64 KiB with small buffers, as parsers do.
+func BenchmarkChannelRead(b *testing.B) {
+	for _, size := range []int{32, 512, 4096} {
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
+			base, newRefs := benchRelay(b)
+			writer, reader := newRefs()
+			w, r := channelEnds(b, base, writer, reader)
+			b.SetBytes(benchFrame)
+			b.ReportAllocs()
+			b.ResetTimer()
+			go func() {
+				_, _ = io.Copy(w, io.LimitReader(zeros{}, int64(b.N)*benchFrame))
+				_ = w.Close()
+			}()
+			n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r}, make([]byte, size))
+			if err != nil || n != int64(b.N)*benchFrame {
+				b.Errorf("read %d bytes of %d: %v", n, int64(b.N)*benchFrame, err)
+			}
+		})
 	}
 }
 

@@ -55,19 +55,18 @@ const channelFrame = 64
 // channelQueue is what has come of one kind.
 type channelQueue struct {
 	frames  [][]byte
+	read    int // bytes of the first frame that have been read
 	size    int // bytes of memory
 	waiting int // callers that wait for this kind
 }
 
-func (q *channelQueue) pop() (frame []byte, ok bool) {
-	if len(q.frames) == 0 {
-		return nil, false
-	}
-	frame = q.frames[0]
+// pop takes the first frame, of which the bytes from read on have not been read.
+func (q *channelQueue) pop() (frame []byte, read int) {
+	frame, read = q.frames[0], q.read
 	q.frames[0] = nil
-	q.frames = q.frames[1:]
+	q.frames, q.read = q.frames[1:], 0
 	q.size -= len(frame) + channelFrame
-	return frame, true
+	return frame, read
 }
 
 func newChannelReader(c *Client, ref StreamChannelRef) *ChannelReader {
@@ -204,23 +203,32 @@ func (r *ChannelReader) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// next waits for a frame of q's kind.
-func (r *ChannelReader) next(ctx context.Context, q *channelQueue) ([]byte, error) {
+// next waits for a frame of q's kind, of which the bytes from read on are new.
+func (r *ChannelReader) next(ctx context.Context, q *channelQueue) (frame []byte, read int, err error) {
 	if err := r.open(ctx); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.await(ctx, q); err != nil {
+		return nil, 0, err
+	}
+	frame, read = q.pop()
+	r.signal()
+	return frame, read, nil
+}
+
+// await returns when q has a frame. r.mu is held, but for the wait.
+func (r *ChannelReader) await(ctx context.Context, q *channelQueue) error {
 	q.waiting++
 	r.signal() // the pump may keep more of the other kind aside now
 	defer func() { q.waiting-- }()
 	for {
-		if frame, ok := q.pop(); ok {
-			r.signal()
-			return frame, nil
+		if len(q.frames) > 0 {
+			return nil
 		}
 		if r.err != nil {
-			return nil, r.err
+			return r.err
 		}
 		var expired <-chan time.Time
 		var timer *time.Timer
@@ -243,7 +251,7 @@ func (r *ChannelReader) next(ctx context.Context, q *channelQueue) ([]byte, erro
 		}
 		r.mu.Lock()
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 }
@@ -255,43 +263,47 @@ func (r *ChannelReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if err := r.open(context.Background()); err != nil {
+		return 0, err
+	}
 	for {
-		frame, err := r.next(context.Background(), &r.bytes)
-		if err != nil {
-			return 0, err
+		n, done, err := r.readFrame(p)
+		if done != nil {
+			r.recycle(done)
 		}
-		n := copy(p, frame)
-		if n < len(frame) {
-			r.unread(frame[n:])
-		} else {
-			r.recycle(frame)
-		}
-		if n > 0 {
-			return n, nil
+		if n > 0 || err != nil {
+			return n, err
 		}
 	}
 }
 
-// unread puts the rest of a frame back in front.
-func (r *ChannelReader) unread(rest []byte) {
+// readFrame reads from the first frame, which is done when nothing of it is left.
+func (r *ChannelReader) readFrame(p []byte) (n int, done []byte, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.bytes.frames = append([][]byte{rest}, r.bytes.frames...)
-	r.bytes.size += len(rest) + channelFrame
-	r.signal()
+	q := &r.bytes
+	if err := r.await(context.Background(), q); err != nil {
+		return 0, nil, err
+	}
+	n = copy(p, q.frames[0][q.read:])
+	if q.read += n; q.read == len(q.frames[0]) {
+		done, _ = q.pop()
+		r.signal()
+	}
+	return n, done, nil
 }
 
 // WriteTo implements io.WriterTo.
 func (r *ChannelReader) WriteTo(dst io.Writer) (n int64, err error) {
 	for {
-		frame, err := r.next(context.Background(), &r.bytes)
+		frame, read, err := r.next(context.Background(), &r.bytes)
 		if err == io.EOF {
 			return n, nil
 		}
 		if err != nil {
 			return n, err
 		}
-		k, err := dst.Write(frame)
+		k, err := dst.Write(frame[read:])
 		n += int64(k)
 		if err != nil {
 			return n, err
@@ -307,7 +319,7 @@ func (r *ChannelReader) WriteTo(dst io.Writer) (n int64, err error) {
 func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage, error] {
 	return func(yield func(json.RawMessage, error) bool) {
 		for {
-			frame, err := r.next(ctx, &r.messages)
+			frame, _, err := r.next(ctx, &r.messages)
 			if err == io.EOF {
 				return
 			}

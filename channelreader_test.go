@@ -1,6 +1,50 @@
 package iii
 
-import "testing"
+import (
+	"bytes"
+	"errors"
+	"io"
+	"testing"
+)
+
+// Frames that are read in parts take no memory for that, and are used again.
+func TestChannelReaderReadsInParts(t *testing.T) {
+	r := newChannelReader(nil, StreamChannelRef{})
+	want := bytes.Repeat([]byte("0123456789abcde"), channelChunk/15)
+	for _, frame := range [][]byte{want, nil, []byte("end")} {
+		if err := r.keep(false, append(r.buffer(), frame...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []byte
+	buf := make([]byte, 7)
+	if allocs := testing.AllocsPerRun(100, func() {
+		n, _, err := r.readFrame(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got[:len(got):cap(got)], buf[:n]...)
+	}); allocs > 1 { // got's
+		t.Errorf("%v allocations for a part of a frame", allocs)
+	}
+	frame, read := r.bytes.pop() // as WriteTo takes the rest
+	if got = append(got, frame[read:]...); !bytes.Equal(got, want) {
+		t.Errorf("read %d bytes, want %d", len(got), len(want))
+	}
+	if n, done, err := r.readFrame(buf); n != 0 || done == nil || err != nil {
+		t.Errorf("the empty frame: %d bytes, %v, %v", n, done, err)
+	}
+	r.finish(io.EOF)
+	if n, done, err := r.readFrame(buf); string(buf[:n]) != "end" || cap(done) < channelChunk || err != nil {
+		t.Errorf("the last frame: %q in %d bytes, %v", buf[:n], cap(done), err)
+	}
+	if _, _, err := r.readFrame(buf); !errors.Is(err, io.EOF) {
+		t.Errorf("after the last frame: %v", err)
+	}
+	if r.bytes.size != 0 {
+		t.Errorf("size %d with nothing left", r.bytes.size)
+	}
+}
 
 // Frames take the memory that they count as, small and empty ones too.
 func TestChannelReaderHoldsSmallFrames(t *testing.T) {
