@@ -205,11 +205,17 @@ func (c *Client) endError() error {
 
 // Run is the main loop of a worker program: it connects, serves until ctx ends,
 // then drains as [Client.Shutdown] does for at most [WithDrainTimeout], and
-// returns nil. It returns the reason if the client could not connect before ctx
-// ended, or ends by a fatal error. After Connect it only serves.
+// returns nil. It returns nil, too, if ctx is cancelled, as by a signal, while it still
+// tries to connect: the log has the reason, and the client has ended as by
+// [Client.Close]. It returns the reason if the client could not connect before the
+// deadline of ctx, or ends by a fatal error. After Connect it only serves.
 func (c *Client) Run(ctx context.Context) error {
 	if err := c.Connect(ctx); err != nil {
-		return err
+		if ctx.Err() != context.Canceled || !errors.Is(err, context.Canceled) {
+			return err
+		}
+		c.log.WarnContext(ctx, "iii: told to end before it was connected", "error", err)
+		return c.Close()
 	}
 	select {
 	case <-c.done:
