@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"os"
 	"strings"
 	"sync"
+	"testing"
 )
 
 // Secrets that tests use. None of them may be in a log line or an error text.
@@ -66,4 +68,18 @@ func (c *collector) result() (lines int, found []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.lines, append([]string(nil), c.found...)
+}
+
+// setSlogDefault sets the default of slog for a test. It redirects the output of
+// package log too, which SetDefault does not take back: what an example says with
+// log.Fatal would be lost.
+func setSlogDefault(t *testing.T, h slog.Handler) {
+	t.Helper()
+	previous, output, flags := slog.Default(), log.Writer(), log.Flags()
+	t.Cleanup(func() {
+		slog.SetDefault(previous)
+		log.SetOutput(output)
+		log.SetFlags(flags)
+	})
+	slog.SetDefault(slog.New(h))
 }

@@ -201,10 +201,8 @@ func TestChecklistDeepLogData(t *testing.T) {
 
 func TestLoggerFallback(t *testing.T) {
 	var out bytes.Buffer
-	previous := slog.Default()
-	t.Cleanup(func() { slog.SetDefault(previous) })
 	loggers := []*Logger{NewLogger(nil), {}}
-	slog.SetDefault(slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	setSlogDefault(t, slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	for _, l := range loggers {
 		l.Warn(t.Context(), "careful", map[string]any{"n": 1})
 		l.Debug(t.Context(), "quiet", nil)
@@ -223,9 +221,7 @@ func TestLoggerFallback(t *testing.T) {
 // What falls back to slog has the place of the caller, not one in this package.
 func TestLoggerFallbackSource(t *testing.T) {
 	var out bytes.Buffer
-	previous := slog.Default()
-	t.Cleanup(func() { slog.SetDefault(previous) })
-	slog.SetDefault(slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{AddSource: true, Level: slog.LevelDebug})))
+	setSlogDefault(t, slog.NewJSONHandler(&out, &slog.HandlerOptions{AddSource: true, Level: slog.LevelDebug}))
 	l := NewLogger(nil)
 	l.Debug(t.Context(), "one", nil)
 	l.Info(t.Context(), "two", 2)

@@ -3,6 +3,7 @@ package iii
 import (
 	"flag"
 	"fmt"
+	"log"
 	"os"
 	"runtime"
 	"strings"
@@ -24,8 +25,8 @@ func scale(short, full int) int {
 // proxiedVariable is set for the child of TestProxyOfTheEnvironment.
 const proxiedVariable = "III_TEST_PROXIED"
 
-// TestMain fails when tests leave goroutines behind, or when a secret is in
-// something that was logged.
+// TestMain fails when tests leave goroutines or another output of package log behind,
+// or when a secret is in something that was logged.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	clearEnvironment()
@@ -57,6 +58,10 @@ func check(before int) (code int) {
 	}
 	if left := leftover(before, waitLimit); left != "" {
 		fmt.Fprintf(os.Stderr, "%d goroutines before the tests, more after them:\n%s\n", before, left)
+		code = 1
+	}
+	if log.Writer() != os.Stderr {
+		fmt.Fprintln(os.Stderr, "a test has left the output of package log elsewhere: see setSlogDefault")
 		code = 1
 	}
 	if _, found := suite.result(); len(found) > 0 {

@@ -175,12 +175,10 @@ func TestTelemetryLogsFallBack(t *testing.T) {
 	for name, cfg := range map[string]OtelConfig{"disabled": {Enabled: ptr(false)}, "without logs": {LogsEnabled: ptr(false)}} {
 		t.Run(name, func(t *testing.T) {
 			var out strings.Builder
-			before := slog.Default()
-			defer slog.SetDefault(before)
-			slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
+			setSlogDefault(t, slog.NewTextHandler(&out, nil))
 			p := newOtelPeer(t, otelScript{})
 			tel := p.telemetry(cfg)
-			slog.SetDefault(slog.New(tel.SlogHandler()))
+			setSlogDefault(t, tel.SlogHandler())
 			tel.Logger().Info(t.Context(), "first", map[string]int{"n": 41})
 			slog.Info("second", "n", 42)
 			for _, want := range []string{"first", "41", "second", "n=42"} {
