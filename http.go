@@ -14,7 +14,8 @@ import (
 // the engine's: "/items/:id", whose parameters are in PathParams as raw path
 // segments; wildcards are refused, for the engine does not deliver what they
 // match. The body is decoded into In if the content type contains
-// application/json, else Body is the zero value. A nil response is a 204.
+// application/json, else Body is the zero value; JSON that is no In is answered
+// with a 400. A nil response is a 204.
 func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Context, *HTTPRequest[In]) (*HTTPResponse[Out], error), opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: %s %s: nil handler", method, path)
@@ -22,6 +23,10 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 	handler := func(ctx context.Context, payload json.RawMessage) (any, error) {
 		var req HTTPRequest[In]
 		if err := decodePayload(payload, &req); err != nil {
+			var other HTTPRequest[json.RawMessage]
+			if decodePayload(payload, &other) == nil { // then it is the body, which is the client's
+				return badRequest(err), nil
+			}
 			return nil, err
 		}
 		resp, err := h(ctx, &req)
@@ -37,6 +42,13 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 		return resp, nil
 	}
 	return c.registerRoute(method, path, handler, functionSchemas{reflect.TypeFor[HTTPRequest[In]](), reflect.TypeFor[HTTPResponse[Out]]()}, opts)
+}
+
+// badRequest is a 400 in the form of the engine's answers to errors.
+func badRequest(err error) bufferedResponse {
+	code, message, _ := errorParts(err)
+	return bufferedResponse{StatusCode: http.StatusBadRequest, Headers: []string{"Content-Type: application/json"},
+		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}
 }
 
 // noContent is a 204. Without a content type the engine would add one, and count two
