@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -55,6 +56,36 @@ func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
 		}
 		if err := <-wrote; !errors.Is(err, iii.ErrChannelClosed) {
 			t.Errorf("the Write that Close broke off = %v, want ErrChannelClosed", err)
+		}
+	})
+}
+
+// A message that the reader holds back ends with its context, in the middle of a
+// frame, which breaks the channel.
+func TestChannelMessageHeldBackEndsWithItsContext(t *testing.T) {
+	workerBubble(t, func(t *testing.T, c *iii.Client) {
+		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
+		if err := w.SendMessage(t.Context(), "first"); err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range r.Messages(t.Context()) { // the reader is there, and reads no more
+			if err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		var err error
+		for large := strings.Repeat("x", 1<<20); err == nil; {
+			err = w.SendMessage(ctx, large)
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, iii.ErrChannelClosed) {
+			t.Errorf("SendMessage = %v, want the context's error", err)
+		}
+		if took := time.Since(began); took != 300*time.Millisecond {
+			t.Errorf("SendMessage took %v, want its 300 ms", took)
 		}
 	})
 }

@@ -50,11 +50,11 @@ func (g *gatherConn) Read(p []byte) (int, error) {
 
 // Write implements net.Conn.
 func (g *gatherConn) Write(p []byte) (int, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.gathering {
+	if !g.gathers() { // without the lock: a deadline must reach a write that waits
 		return g.Conn.Write(p)
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.buf = append(g.buf, p...)
 	if len(g.buf) < gatherSize {
 		return len(p), nil
@@ -87,10 +87,14 @@ func (g *gatherConn) flush() error {
 // SetWriteDeadline implements net.Conn. The WebSocket's deadlines would be those
 // of gathering; flush sets the real ones.
 func (g *gatherConn) SetWriteDeadline(t time.Time) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.gathering {
+	if g.gathers() {
 		return nil
 	}
 	return g.Conn.SetWriteDeadline(t)
+}
+
+func (g *gatherConn) gathers() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.gathering
 }
