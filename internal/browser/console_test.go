@@ -225,6 +225,12 @@ func TestConsole(t *testing.T) {
 		page.Wait(`() => [...document.querySelectorAll(".plot")].some(p => /^visits\n[^]*\n124\n[^]*and 54 more series$/.test(p.innerText.trim()))`)
 		page.Wait(`() => [...document.querySelectorAll(".plot")].some(p => /^waits\n[^]*\n62 values\n[^]*and 59 more series$/.test(p.innerText.trim()))`)
 		picture("metrics")
+		browser.Eval[any](page, `document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "/", bubbles: true}))`)
+		page.Wait(`() => document.activeElement.matches(".search input")`)
+		page.Press("shelf=29") // too far behind to be shown among all
+		page.Wait(`() => [...document.querySelectorAll(".plot")].some(p => /^visits\n[^]*shelf=29[^]*and 61 more series$/.test(p.innerText.trim()))`)
+		page.Press("\b\b\b\b\b\b\b\b")
+		page.WaitText(".plot", "orders.placed")
 		visitConsole(page, "#/functions/default/http%3A%3APOST%2Forders%2F%3Acustomer", ".detail .schema", "quantity")
 		picture("function")
 		visitConsole(page, "#/triggers", "tr", "github::push")

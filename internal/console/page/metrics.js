@@ -9,7 +9,7 @@ views.metrics = {
       if (!store.loaded.has("metrics") || !store.engine) return show(page, loadingNote());
       const { plots } = store.metrics;
       if (!plots.length) return show(page, noTelemetry("No metric yet", "Counters, histograms and gauges of the workers are here, with memory and processor use of their processes. They are exported once a minute, and when telemetry is flushed."));
-      const shown = plots.filter(p => matches([p.name, p.service, p.description, ...p.series.map(s => s.attributes.join(" "))].join(" ")));
+      const shown = plots.map(found).filter(p => p);
       const groups = new Map(); // process gauges by service, the others too
       for (const p of shown) {
         const process = p.name.startsWith("iii.worker."), key = (process ? "0" : "1") + p.service;
@@ -23,6 +23,14 @@ views.metrics = {
     };
   },
 };
+
+// found is a metric with the series that the filter finds; the others count as more.
+function found(p) {
+  const about = [p.name, p.service, p.description].join(" ");
+  const series = p.series.filter(s => matches(about + " " + s.attributes.map(a => a.join("=")).join(" ")));
+  if (!series.length && (p.series.length || !matches(about))) return null;
+  return { ...p, series, left: p.left + p.series.length - series.length };
+}
 
 const seriesColours = ["var(--s0)", "var(--s2)", "var(--s1)", "var(--s3)", "var(--s6)", "var(--s4)", "var(--s5)", "var(--s7)"];
 
