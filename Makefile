@@ -70,11 +70,8 @@ race: ## The tests with the race detector, in random order
 # "context deadline exceeded"; 1.27 does not.
 fuzz: export GOTOOLCHAIN := go1.27.4
 
-# An input that leads on is made smaller for up to a minute by default: FUZZTIME would
-# be gone with the first ones.
 fuzz: ## Each fuzz target for FUZZTIME (10s)
-	@set -e; grep -rn --include='*_test.go' -oE '^func Fuzz[A-Za-z0-9_]*' . | sed -E 's|/[^/]*_test\.go:[0-9]+:func | |' | sort -u | \
-	while read -r dir name; do echo "$$dir $$name"; (cd $$dir && $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x .); done
+	@GO=$(GO) internal/tools/fuzz.sh $(FUZZTIME)
 
 bench: ## The benchmarks, in every module
 	$(call everywhere,$(GO) test -run NONE -bench . -benchmem $(BENCHFLAGS) ./...)
