@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
@@ -421,90 +420,4 @@ func (c *Client) report(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tell(c.state, err)
-}
-
-// supervise keeps a connection up until ctx ends or the engine refuses. It
-// begins when its predecessor has ended.
-func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended chan<- struct{}) {
-	if previous != nil {
-		<-previous
-	}
-	stopGauges := c.startGauges()
-	err := c.keepConnected(ctx)
-	stopGauges()
-	if err == nil {
-		c.setState(ConnectionStateDisconnected, nil)
-	}
-	close(ended)
-	if err != nil {
-		c.finish(err)
-	}
-}
-
-// fatalError is a failure that no further attempt can mend.
-type fatalError struct{ error }
-
-func (e fatalError) Unwrap() error { return e.error }
-
-// keepConnected returns nil when ctx has ended, else the fatal error.
-func (c *Client) keepConnected(ctx context.Context) error {
-	var attempt, failures uint64
-	for ctx.Err() == nil {
-		c.mu.Lock()
-		state := ConnectionStateConnecting
-		if c.wasReady || failures > 0 {
-			state = ConnectionStateReconnecting
-		}
-		c.mu.Unlock()
-		c.setState(state, nil)
-		wasReady := false
-		l, err := c.dial(ctx)
-		if err == nil {
-			wasReady, err = c.serve(ctx, l)
-		}
-		if ctx.Err() != nil || c.closing.Load() {
-			return nil
-		}
-		var fatal fatalError
-		if errors.As(err, &fatal) {
-			return fatal.error
-		}
-		attempt++
-		failures++
-		if wasReady {
-			attempt, failures = 1, 0
-		}
-		c.mu.Lock()
-		c.lastError = err
-		c.mu.Unlock()
-		if limit := c.cfg.reconnection.MaxRetries; limit != nil && failures > *limit {
-			return fmt.Errorf("iii: gave up after %d attempts to connect: %w", failures, trimmed(err))
-		}
-		delay := reconnectDelay(c.cfg.reconnection, attempt, rand.Float64())
-		c.log.Warn("iii: not connected", "error", err, "retry_in", delay)
-		c.setState(ConnectionStateReconnecting, err)
-		timer := time.NewTimer(delay)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-		}
-	}
-	return nil
-}
-
-// reconnectDelay is the wait before the given attempt, counted from 1; spread is
-// random within 0 and 1.
-func reconnectDelay(cfg ReconnectionConfig, attempt uint64, spread float64) time.Duration {
-	limit := float64(cfg.MaxDelayMs)
-	delay := float64(cfg.InitialDelayMs)
-	for i := uint64(1); i < attempt && delay < limit; i++ {
-		delay *= cfg.BackoffMultiplier
-	}
-	delay = min(delay, limit)
-	delay *= 1 + cfg.JitterFactor*(2*spread-1)
-	if delay > limit {
-		delay = 2*limit - delay // spread a fleet at the limit, too, but not beyond it
-	}
-	return time.Duration(delay * float64(time.Millisecond))
 }
