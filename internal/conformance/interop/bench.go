@@ -73,7 +73,7 @@ func newBench(ctx context.Context, s sdk, iiidev string, argv []string, dir stri
 	if err != nil {
 		return nil, err
 	}
-	b.client, err = iii.New(b.engine.workers, iii.WithName(goWorker), iii.WithTelemetry(b.telemetry),
+	b.client, err = iii.New(b.engine.workers, iii.WithName(goWorker), iii.WithTelemetry(b.telemetry), iii.WithCallTimeout(scenarioTimeout),
 		iii.WithLogger(slog.New(slog.NewTextHandler(b.log, nil))))
 	if err != nil {
 		return nil, err

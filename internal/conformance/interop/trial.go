@@ -42,7 +42,7 @@ var groups = []group{
 // Bounds of a scenario, which are there for what hangs; and of waiting in vain, for
 // what a peer is known not to do.
 const (
-	scenarioTimeout = time.Minute
+	scenarioTimeout = 3 * time.Minute
 	missingTimeout  = 4 * time.Second
 )
 
