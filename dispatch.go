@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -285,7 +286,10 @@ func errorParts(err error) (code, message, stack string) {
 		code = codeInvocationFailed
 	}
 	if err != error(e) {
-		message = err.Error() // wrapped: what the handler added counts
+		message = err.Error()   // wrapped: what the handler added counts
+		if e.FunctionID == "" { // of its own making: the code goes beside the message
+			message = strings.Replace(message, e.Error(), e.Message, 1)
+		}
 	}
 	return code, message, stack
 }

@@ -56,7 +56,11 @@ func TestHandlerOutcomes(t *testing.T) {
 			outcome{Error: &ErrorBody{Code: "C", Message: "m", Stacktrace: "s"}}},
 		{"Error without a code", func() (any, error) { return nil, &Error{Message: "m"} }, failed("invocation_failed", "m")},
 		{"wrapped Error", func() (any, error) { return nil, fmt.Errorf("order 7: %w", &Error{Code: "C", Message: "m"}) },
-			failed("C", "order 7: iii: C: m")},
+			failed("C", "order 7: m")},
+		{"wrapped received Error", func() (any, error) {
+			return nil, fmt.Errorf("order 7: %w", &Error{Code: "C", Message: "m", FunctionID: "other::f"})
+		},
+			failed("C", "order 7: iii: other::f: C: m")},
 		{"received Error", func() (any, error) {
 			return nil, &Error{Code: "C", Message: "m", FunctionID: "other::f", InvocationID: "i"}
 		}, failed("C", "m")},

@@ -109,7 +109,7 @@ func TestTriggerProviderRefuses(t *testing.T) {
 		type refusal struct{ Code, Message string }
 		want := map[string]refusal{
 			"error":     {"trigger_registration_failed", "no such path"},
-			"code":      {"PATH_TAKEN", "path: iii: PATH_TAKEN: taken"},
+			"code":      {"PATH_TAKEN", "path: taken"},
 			"no code":   {"trigger_registration_failed", "just so"},
 			"panic":     {"trigger_registration_failed", "the provider panicked"},
 			"goexit":    {"trigger_registration_failed", "the provider ended its goroutine"},
