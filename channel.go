@@ -109,6 +109,7 @@ type channelEnd struct {
 
 	mu      sync.Mutex
 	conn    *websocket.Conn
+	net     *gatherConn // below conn
 	opened  bool  // whatever came of it
 	failed  error // why it could not be opened
 	given   bool  // Ref was asked for before it was opened
@@ -165,7 +166,7 @@ func (e *channelEnd) open(ctx context.Context, direction string) error {
 	if settled, err := e.settled(); settled { // by somebody else meanwhile
 		return err
 	}
-	conn, err := e.client.dialChannel(dialling, e.ref, direction)
+	sock, err := e.client.dialChannel(dialling, e.ref, direction)
 	if err != nil && ctx.Err() != nil {
 		return err // the end is still free
 	}
@@ -180,12 +181,12 @@ func (e *channelEnd) open(ctx context.Context, direction string) error {
 	}
 	if e.failed != nil {
 		if err == nil {
-			_ = conn.Close()
+			_ = sock.conn.Close()
 		}
 		return e.failed
 	}
-	e.conn = conn
-	e.pumping.Go(func() { e.onOpen(conn) })
+	e.conn, e.net = sock.conn, sock.net
+	e.pumping.Go(func() { e.onOpen(sock.conn) })
 	return nil
 }
 
@@ -232,7 +233,7 @@ func (e *channelEnd) abort() {
 
 // dialChannel opens the socket of one end. Frames are written through: a full
 // channel must hold the writer back for as long as it takes.
-func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, direction string) (*websocket.Conn, error) {
+func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, direction string) (*socket, error) {
 	if ref.ChannelID == "" || ref.AccessKey == "" {
 		return nil, errors.New("iii: channel reference has no channel_id or access_key")
 	}
@@ -249,7 +250,7 @@ func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, directio
 	case err != nil:
 		return nil, err
 	}
-	return s.conn, nil
+	return s, nil
 }
 
 // channelSet is the channels that a client has open, to be closed with it.

@@ -192,8 +192,17 @@ func (w *ChannelWriter) frame(ctx context.Context, kind int, p []byte) error {
 	conn := w.end.conn
 	_ = conn.SetWriteDeadline(deadline)
 	if ctx.Done() != nil {
-		stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().SetWriteDeadline(time.Unix(1, 0)) })
-		defer stop()
+		expired := make(chan struct{})
+		stop := context.AfterFunc(ctx, func() {
+			w.end.net.expireWrites(true)
+			close(expired)
+		})
+		defer func() {
+			if !stop() {
+				<-expired
+				w.end.net.expireWrites(false) // for the next frame, if this one is out
+			}
+		}()
 	}
 	if err := conn.WriteMessage(kind, p); err != nil {
 		return w.broken(ctx, err)

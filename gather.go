@@ -26,6 +26,7 @@ type gatherConn struct {
 
 	mu        sync.Mutex // the reader answers control frames of its own
 	gathering bool
+	expired   bool
 	buf       []byte
 }
 
@@ -87,10 +88,29 @@ func (g *gatherConn) flush() error {
 // SetWriteDeadline implements net.Conn. The WebSocket's deadlines would be those
 // of gathering; flush sets the real ones.
 func (g *gatherConn) SetWriteDeadline(t time.Time) error {
-	if g.gathers() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.gathering:
 		return nil
+	case g.expired:
+		t = longAgo
 	}
 	return g.Conn.SetWriteDeadline(t)
+}
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+// expireWrites ends the write that is under way, and those that follow until it is
+// called with false: the WebSocket sets the deadline anew before each part of a
+// message, and would lose one that came in between.
+func (g *gatherConn) expireWrites(expired bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.expired = expired; expired {
+		_ = g.Conn.SetWriteDeadline(longAgo)
+	}
 }
 
 func (g *gatherConn) gathers() bool {
