@@ -110,9 +110,9 @@ type channelEnd struct {
 	mu      sync.Mutex
 	conn    *websocket.Conn
 	net     *gatherConn // below conn
-	opened  bool  // whatever came of it
-	failed  error // why it could not be opened
-	given   bool  // Ref was asked for before it was opened
+	opened  bool        // whatever came of it
+	failed  error       // why it could not be opened
+	given   bool        // Ref was asked for before it was opened
 	closed  bool
 	stop    context.CancelFunc // ends the attempt to connect; nil without one
 	pumping sync.WaitGroup     // the goroutine that reads the socket
