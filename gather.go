@@ -51,10 +51,11 @@ func (g *gatherConn) Read(p []byte) (int, error) {
 
 // Write implements net.Conn.
 func (g *gatherConn) Write(p []byte) (int, error) {
-	if !g.gathers() { // without the lock: a deadline must reach a write that waits
+	g.mu.Lock()
+	if !g.gathering {
+		g.mu.Unlock() // a deadline must reach a write that waits
 		return g.Conn.Write(p)
 	}
-	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.buf = append(g.buf, p...)
 	if len(g.buf) < gatherSize {
@@ -111,10 +112,4 @@ func (g *gatherConn) expireWrites(expired bool) {
 	if g.expired = expired; expired {
 		_ = g.Conn.SetWriteDeadline(longAgo)
 	}
-}
-
-func (g *gatherConn) gathers() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.gathering
 }

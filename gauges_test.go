@@ -125,14 +125,7 @@ func TestGaugesFollowWorkerID(t *testing.T) {
 // its latest figures.
 func TestGaugesOfUnreadableProcess(t *testing.T) {
 	failed := errors.New("no such process")
-	var handled atomic.Int64
-	previous := otel.GetErrorHandler()
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { // everybody's
-		if errors.Is(suite.note(err), failed) {
-			handled.Add(1)
-		}
-	}))
-	t.Cleanup(func() { otel.SetErrorHandler(previous) })
+	handled := countHandled(t, failed)
 	reader := sdkmetric.NewManualReader()
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
 	reads := 0
@@ -165,4 +158,19 @@ func TestRegisterWorkerGaugesRefuses(t *testing.T) {
 	if _, err := RegisterWorkerGauges(meter, WorkerGaugesOptions{}); err == nil {
 		t.Error("no worker id is accepted")
 	}
+}
+
+// countHandled counts how often OpenTelemetry's error handler, which is everybody's,
+// is told of an error that is target.
+func countHandled(t *testing.T, target error) *atomic.Int64 {
+	t.Helper()
+	var n atomic.Int64
+	previous := otel.GetErrorHandler()
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		if errors.Is(suite.note(err), target) {
+			n.Add(1)
+		}
+	}))
+	t.Cleanup(func() { otel.SetErrorHandler(previous) })
+	return &n
 }

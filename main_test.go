@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/iii-go/iii/internal/environ"
 )
 
 // soak makes the tests of promises run at full scale.
@@ -41,11 +43,12 @@ func TestMain(m *testing.M) {
 // clearEnvironment takes away what the machine says to workers, to telemetry and of
 // proxies: each test sets what it is about.
 func clearEnvironment() {
+	environ.Clear()
+	if os.Getenv(proxiedVariable) != "" {
+		return
+	}
 	for _, variable := range os.Environ() {
-		name, _, _ := strings.Cut(variable, "=")
-		switch upper := strings.ToUpper(name); {
-		case strings.HasPrefix(upper, "III_TEST_"), strings.HasSuffix(upper, "_PROXY") && os.Getenv(proxiedVariable) != "":
-		case strings.HasPrefix(upper, "III_"), strings.HasPrefix(upper, "OTEL_"), strings.HasPrefix(upper, "SERVICE_"), strings.HasSuffix(upper, "_PROXY"):
+		if name, _, _ := strings.Cut(variable, "="); strings.HasSuffix(strings.ToUpper(name), "_PROXY") {
 			_ = os.Unsetenv(name)
 		}
 	}

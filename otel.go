@@ -84,10 +84,10 @@ var globalProviders struct {
 }
 
 // StartTelemetry starts recording as cfg says; what cfg leaves out comes from the
-// environment. It does not wait for the engine, and does not fail if that is away: what is recorded waits in the queue of the
-// connection. If telemetry is disabled, nothing is recorded, no goroutine runs,
-// no connection is made, and no global is set. ctx bounds the start alone. Shut
-// it down at the end of the program.
+// environment. It does not wait for the engine, and does not fail if that is away:
+// what is recorded waits in the queue of the connection. If telemetry is disabled,
+// nothing is recorded, no goroutine runs, no connection is made, and no global is
+// set. ctx bounds the start alone. Shut it down at the end of the program.
 func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption) (*Telemetry, error) {
 	resolved, err := cfg.resolve()
 	if err != nil {

@@ -233,7 +233,6 @@ func absentUntil(t *testing.T) (p *otelPeer, come func()) {
 // What was recorded before Flush and made room for newer frames while it waited is
 // not there, so Flush must not say that all is.
 func TestTelemetryFlushTellsDrops(t *testing.T) {
-	clearTelemetryEnv(t)
 	synctest.Test(t, func(t *testing.T) {
 		p, come := absentUntil(t)
 		tel := p.telemetry(OtelConfig{ChannelCapacity: ptr(uint64(4)), MetricsEnabled: ptr(false)})
@@ -259,7 +258,6 @@ func TestTelemetryFlushTellsDrops(t *testing.T) {
 
 // What the last flush of the providers pushes out of the queue is lost as well.
 func TestTelemetryShutdownTellsDrops(t *testing.T) {
-	clearTelemetryEnv(t)
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		dial := make(chan struct{})
@@ -286,7 +284,6 @@ func TestTelemetryShutdownTellsDrops(t *testing.T) {
 
 // Once all has ended, further calls say so, whatever their context.
 func TestTelemetryShutdownAgain(t *testing.T) {
-	clearTelemetryEnv(t)
 	tel, err := StartTelemetry(t.Context(), OtelConfig{Enabled: ptr(false)})
 	if err != nil {
 		t.Fatal(err)

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 )
@@ -17,16 +15,8 @@ import (
 // A callback that fails takes no other metric with it: not at an interval, nor at a
 // flush, nor at the end.
 func TestTelemetryOfFailingCallback(t *testing.T) {
-	clearTelemetryEnv(t)
 	failed := errors.New("the database is away")
-	var handled atomic.Int64
-	previous := otel.GetErrorHandler()
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { // everybody's
-		if errors.Is(suite.note(err), failed) {
-			handled.Add(1)
-		}
-	}))
-	t.Cleanup(func() { otel.SetErrorHandler(previous) })
+	handled := countHandled(t, failed)
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		tel := p.telemetry(OtelConfig{MetricsExportIntervalMs: ptr(uint64(1000))})

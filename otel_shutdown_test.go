@@ -15,18 +15,6 @@ import (
 // A shutdown without an engine ends by itself, one with a silent engine by
 // shutdown_timeout_ms or ctx; each says what it has cost, and leaves nothing.
 func TestChecklistShutdownTimeout(t *testing.T) {
-	clearTelemetryEnv(t)
-	record := func(t *testing.T, tel *Telemetry) {
-		t.Helper()
-		ctx, span := tel.Tracer().Start(t.Context(), "work")
-		counter, err := tel.Meter().Int64Counter("c")
-		if err != nil {
-			t.Fatal(err)
-		}
-		counter.Add(ctx, 1)
-		emitLog(tel, ctx, "hello")
-		span.End()
-	}
 	silent := otelScript{ping: func(*otelConn, []byte) bool { return true }}
 	tests := []struct {
 		name   string
@@ -49,7 +37,7 @@ func TestChecklistShutdownTimeout(t *testing.T) {
 					p.close()
 				}
 				tel := p.telemetry(tt.cfg)
-				record(t, tel)
+				recordOfEach(t, tel)
 				time.Sleep(15 * time.Second) // whatever waits sleeps
 				ctx, cancel := context.WithCancel(t.Context())
 				if tt.limit > 0 {
@@ -87,7 +75,6 @@ func TestChecklistShutdownTimeout(t *testing.T) {
 
 // A collection that hangs holds nobody beyond ctx.
 func TestTelemetryFlushOfHangingCallback(t *testing.T) {
-	clearTelemetryEnv(t)
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		tel := p.telemetry(OtelConfig{})

@@ -70,7 +70,6 @@ func emitLog(tel *Telemetry, ctx context.Context, text string) {
 }
 
 func TestTelemetryDelivers(t *testing.T) {
-	clearTelemetryEnv(t)
 	for _, end := range []string{"Flush", "Shutdown"} {
 		t.Run(end, func(t *testing.T) {
 			p := newOtelPeer(t, otelScript{})
@@ -122,7 +121,6 @@ func TestTelemetryDelivers(t *testing.T) {
 // Off is off: no goroutine, no dial, nothing recorded, nothing global, and no
 // error anywhere.
 func TestChecklistDisabled(t *testing.T) {
-	clearTelemetryEnv(t)
 	t.Setenv("OTEL_ENABLED", "no")
 	dialled := false
 	dial := func(context.Context, string, string) (net.Conn, error) {
@@ -170,7 +168,6 @@ func TestChecklistDisabled(t *testing.T) {
 
 // Logs that are not recorded go where they went before.
 func TestTelemetryLogsFallBack(t *testing.T) {
-	clearTelemetryEnv(t)
 	for name, cfg := range map[string]OtelConfig{"disabled": {Enabled: ptr(false)}, "without logs": {LogsEnabled: ptr(false)}} {
 		t.Run(name, func(t *testing.T) {
 			var out strings.Builder
@@ -190,7 +187,6 @@ func TestTelemetryLogsFallBack(t *testing.T) {
 }
 
 func TestTelemetryGlobalProviders(t *testing.T) {
-	clearTelemetryEnv(t)
 	tracers, propagator := otel.GetTracerProvider(), otel.GetTextMapPropagator()
 	p := newOtelPeer(t, otelScript{})
 	first := p.telemetry(OtelConfig{})
@@ -231,7 +227,6 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 
 // What is told of a span that starts has its baggage on it.
 func TestChecklistProcessorOrder(t *testing.T) {
-	clearTelemetryEnv(t)
 	p := newOtelPeer(t, otelScript{})
 	tel := p.telemetry(OtelConfig{})
 	ctx, err := WithBaggageEntry(t.Context(), "iii.session.id", "S-1")
@@ -264,7 +259,6 @@ func TestChecklistProcessorOrder(t *testing.T) {
 }
 
 func TestTelemetrySwitches(t *testing.T) {
-	clearTelemetryEnv(t)
 	off := ptr(false)
 	tests := []struct {
 		name string
@@ -285,14 +279,7 @@ func TestTelemetrySwitches(t *testing.T) {
 			}
 			p := newOtelPeer(t, otelScript{})
 			tel := p.telemetry(tt.cfg)
-			ctx, span := tel.Tracer().Start(t.Context(), "work")
-			counter, err := tel.Meter().Int64Counter("c")
-			if err != nil {
-				t.Fatal(err)
-			}
-			counter.Add(ctx, 1)
-			emitLog(tel, ctx, "hello")
-			span.End()
+			recordOfEach(t, tel)
 			if err := tel.Shutdown(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -305,7 +292,6 @@ func TestTelemetrySwitches(t *testing.T) {
 
 // OpenTelemetry's own variables keep their meaning, but for delays, which are ours.
 func TestChecklistStandardVariables(t *testing.T) {
-	clearTelemetryEnv(t)
 	record := func(t *testing.T) (spans []any, took time.Duration) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
@@ -376,7 +362,6 @@ func TestChecklistStandardVariables(t *testing.T) {
 
 // Intervals are those of the configuration, 0 included.
 func TestTelemetryIntervals(t *testing.T) {
-	clearTelemetryEnv(t)
 	tests := []struct {
 		name                 string
 		cfg                  OtelConfig
@@ -419,7 +404,6 @@ func TestTelemetryIntervals(t *testing.T) {
 
 // Warnings about variables are said once, without their values.
 func TestTelemetryWarns(t *testing.T) {
-	clearTelemetryEnv(t)
 	t.Setenv("OTEL_LOGS_BATCH_SIZE", secretQuery)
 	var out strings.Builder
 	p := newOtelPeer(t, otelScript{})
@@ -431,4 +415,17 @@ func TestTelemetryWarns(t *testing.T) {
 	if n := strings.Count(out.String(), "$OTEL_LOGS_BATCH_SIZE is no number"); n != 1 {
 		t.Errorf("log:\n%s", out.String())
 	}
+}
+
+// recordOfEach records a span, a metric and a log record.
+func recordOfEach(t *testing.T, tel *Telemetry) {
+	t.Helper()
+	ctx, span := tel.Tracer().Start(t.Context(), "work")
+	counter, err := tel.Meter().Int64Counter("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	counter.Add(ctx, 1)
+	emitLog(tel, ctx, "hello")
+	span.End()
 }

@@ -26,7 +26,6 @@ import (
 // R13: everything that was recorded arrives, though the engine's side is killed a
 // hundred times in the middle of flushes.
 func TestR13TelemetryArrives(t *testing.T) {
-	clearTelemetryEnv(t)
 	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
 		t.Run(kind, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { recordWhileKilled(t, newOtelPeer(t, otelScript{}), kind) })
@@ -113,7 +112,6 @@ func recordWhileKilled(t *testing.T, p *otelPeer, kind string) {
 // R14: Flush returns only after the pong to a ping that was sent behind the last
 // frame: an earlier one says nothing of it.
 func TestR14FlushMeansReceived(t *testing.T) {
-	clearTelemetryEnv(t)
 	synctest.Test(t, func(t *testing.T) {
 		type heldPing struct {
 			payload []byte
@@ -180,7 +178,6 @@ func TestR14FlushMeansReceived(t *testing.T) {
 // while there is none, no time goes by, though the queues are full. How long a
 // record takes is what BenchmarkLogRecord measures.
 func TestR15RecordingNeverWaits(t *testing.T) {
-	clearTelemetryEnv(t)
 	for _, away := range []bool{false, true} {
 		t.Run(fmt.Sprintf("away=%v", away), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -219,7 +216,6 @@ func TestR15RecordingNeverWaits(t *testing.T) {
 // R19: no secret of the address, the headers or a variable is in an error or in
 // what is logged about telemetry.
 func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
-	clearTelemetryEnv(t)
 	found := &collector{secrets: suite.secrets}
 	log := slog.New(slog.NewJSONHandler(found, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	handler := otel.GetErrorHandler()
@@ -314,7 +310,6 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 // The start of a span comes before its end, and once at most, whatever happens:
 // the connection dies again and again, the queue overflows, spans are long and short.
 func TestChecklistSnapshotPrecedesFinal(t *testing.T) {
-	clearTelemetryEnv(t)
 	var starts, ends, dropped, kills uint64
 	for seed := range uint64(scale(25, 1000)) {
 		synctest.Test(t, func(t *testing.T) {
@@ -383,7 +378,6 @@ func TestChecklistSnapshotPrecedesFinal(t *testing.T) {
 
 // What is too large for one frame leaves in several, and each record comes once.
 func TestChecklistSplitOverTheWire(t *testing.T) {
-	clearTelemetryEnv(t)
 	p := newOtelPeer(t, otelScript{})
 	tel := p.telemetry(OtelConfig{LiveSpans: ptr(false), LogsBatchSize: ptr(uint64(512)), LogsFlushIntervalMs: ptr(uint64(3_600_000)), SpansFlushIntervalMs: ptr(uint64(3_600_000))})
 	const n = 50
