@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,6 +72,7 @@ type Engine struct {
 	routes        routeTable
 	channels      channelTable
 	frames        frameLog
+	cleanupHook   atomic.Pointer[func(workerID string)]
 	telemetry     telemetryLog
 	spans         spanStore
 	metrics       metricStore
