@@ -77,7 +77,7 @@ func New(address string, opts ...Option) (*Client, error) {
 		state:    ConnectionStateDisconnected,
 	}
 	c.name, c.free = workerName(cfg.name)
-	c.registry = newRegistry(c.out)
+	c.registry = newRegistry(c)
 	c.dispatch = &dispatcher{limit: cfg.maxConcurrency, run: c.execute}
 	c.handlers, c.cancelHandlers = context.WithCancel(context.Background())
 	c.bindings = newBindings(c)
@@ -269,7 +269,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	if err == nil {
 		err = c.flushTelemetry(ctx)
-		if l := c.attached(); l != nil {
+		if l := c.registry.attached(); l != nil {
 			c.closing.Store(true)
 			l.closeOrderly(ctx)
 		}

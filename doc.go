@@ -51,8 +51,11 @@
 // [Client.Connect] returns when the engine has accepted the worker and everything
 // registered so far. From then on the client keeps the connection up by itself:
 // it notices a silent engine by pings ([WithKeepalive]), connects again
-// ([WithReconnection]) and registers everything anew, in the order of the program.
-// Only a refusal by the engine ends it, as [*AuthError] or [*RejectedError].
+// ([WithReconnection]) and registers everything anew: trigger types, functions, then
+// triggers, each in the order of the program. A function that another worker owns is
+// refused, and taken over when that worker has gone ([Function.Err]); its triggers wait
+// for that. Any other refusal by the engine ends the client, as [*AuthError] or
+// [*RejectedError].
 //
 // [Client.Run] is the main loop of a worker program: Connect, serve until the
 // context ends, drain. [Client.Shutdown] drains a client: it takes no new work, lets

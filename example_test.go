@@ -142,6 +142,92 @@ func ExampleClient_Connect() {
 	// the twin is failed - true
 }
 
+// A worker with a name of its own waits for the instance before it to end, as it does
+// during a rolling update.
+func ExampleWithWaitForName() {
+	engine, old, stop := withEngine(iii.WithName("greeter"))
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := old.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	waiting := make(chan string, 1)
+	next, err := iii.New(engine.URL(),
+		iii.WithName("greeter"),
+		iii.WithWaitForName(),
+		iii.WithStateListener(func(s iii.ConnectionState, err error) {
+			var refused *iii.RejectedError
+			if errors.As(err, &refused) {
+				waiting <- refused.WorkerName
+			}
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer next.Close()
+	go func() {
+		fmt.Println("waiting for the name", <-waiting)
+		if err := old.Shutdown(ctx); err != nil {
+			log.Fatal(err)
+		}
+	}()
+	if err := next.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(next.Name(), "is", next.State())
+	// Output:
+	// waiting for the name greeter
+	// greeter is connected
+}
+
+// During a rolling update the next instance starts while the old one still serves: its
+// functions are refused, and taken over as soon as the old one ends.
+func ExampleTakeoverNotice() {
+	engine, old, stop := withEngine(iii.WithName("orders-1"))
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	serve := func(c *iii.Client) *iii.Function {
+		f, err := iii.Handle(c, "orders::create", func(context.Context, any) (string, error) { return "served by " + c.Name(), nil })
+		if err != nil {
+			log.Fatal(err)
+		}
+		if err := c.Connect(ctx); err != nil {
+			log.Fatal(err)
+		}
+		return f
+	}
+	serve(old)
+
+	taken := make(chan string, 1)
+	next, err := iii.New(engine.URL(), iii.WithName("orders-2"),
+		iii.WithStateListener(func(_ iii.ConnectionState, err error) {
+			var notice *iii.TakeoverNotice
+			if errors.As(err, &notice) {
+				taken <- notice.FunctionID
+			}
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer next.Close()
+	f := serve(next)
+	var refused *iii.RejectedError
+	fmt.Println("refused:", errors.As(f.Err(), &refused))
+
+	if err := old.Shutdown(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("taken over:", <-taken)
+	fmt.Println(iii.Call[string](ctx, next, "orders::create", nil))
+	// Output:
+	// refused: true
+	// taken over: orders::create
+	// served by orders-2 <nil>
+}
+
 // The main loop of a worker program ends with the context, and in order: what runs
 // then is answered.
 func ExampleClient_Run() {

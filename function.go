@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // HandlerFunc serves invocations of a function. payload is what the caller sent,
@@ -40,20 +41,36 @@ type Function struct {
 	spanName string
 	untraced bool // it is not run here
 
-	entry   entry
+	claim
 	refused atomic.Pointer[RejectedError]
-	trigger *Trigger // registered with the function and taken back with it
+	route   *Trigger // registered with the function and taken back with it
+
+	// Guarded by the lock of the registry.
+	releasing bool      // it was taken over, and its triggers wait for what owner leaves behind
+	owner     string    // the worker that held it
+	deadline  time.Time // of that wait
 }
 
 // ID is the id under which the function was registered.
 func (f *Function) ID() string { return f.id }
 
-// Err is the engine's refusal, a *[RejectedError], if another live worker owns
-// the function's id in this namespace; then this worker does not serve it. Each
-// new connection tries again. Nil while nothing is known.
+// Err returns the engine's refusal, a *[RejectedError], while another live worker owns
+// the function's id in this namespace, as the old instance does during a rolling update.
+// This worker then does not serve the function, its triggers are not registered, and the
+// client tries again until the owner has gone: after 250 ms at first, then less often, at
+// least every 2 s, and on each new connection; with more than 180 refused functions, 180
+// of them a second. Once the engine has accepted the function Err returns nil, and the
+// state listener receives a *[TakeoverNotice]. Before the engine has answered it returns
+// nil, or the refusal of the connection before. For a function of [HandleHTTP] or
+// [Client.MountHTTP] it also returns the refusal of its route, as [Trigger.Err] does.
 func (f *Function) Err() error {
 	if err := f.refused.Load(); err != nil {
 		return err
+	}
+	if f.route != nil {
+		if err := f.route.refused.Load(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -62,8 +79,8 @@ func (f *Function) Err() error {
 // with it. It does not wait for the network, nor for running handlers. It is an
 // error to do so twice.
 func (f *Function) Unregister() error {
-	if f.trigger != nil {
-		_ = f.trigger.Unregister() // it may have been taken back alone
+	if f.route != nil {
+		_ = f.route.Unregister() // it may have been taken back alone
 	}
 	if !f.client.registry.removeFunction(f) {
 		return fmt.Errorf("iii: function %q is not registered", f.id)
@@ -285,7 +302,7 @@ func (c *Client) newFunction(id string, h HandlerFunc, invocation *HTTPInvocatio
 	if err != nil {
 		return nil, fmt.Errorf("iii: function %q: %w", id, err)
 	}
-	f.entry = entry{add: add, remove: remove, renew: func() { f.refused.Store(nil) }}
+	f.claim = claim{function: f, entry: entry{add: add, remove: remove}}
 	return f, nil
 }
 

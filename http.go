@@ -83,6 +83,7 @@ func (c *Client) registerRoute(method, path string, h HandlerFunc, types functio
 	if err != nil {
 		return nil, err
 	}
+	f.route = t
 	if err := c.registry.addFunction(f); err != nil {
 		return nil, err
 	}
@@ -90,7 +91,6 @@ func (c *Client) registerRoute(method, path string, h HandlerFunc, types functio
 		c.registry.removeFunction(f)
 		return nil, err
 	}
-	f.trigger = t
 	return f, nil
 }
 

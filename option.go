@@ -39,6 +39,7 @@ type config struct {
 	callTimeout    time.Duration
 	maxConcurrency int
 	stackTraces    bool
+	waitForName    bool
 	bufferMessages int
 	bufferBytes    int
 	readLimit      int64
@@ -137,6 +138,16 @@ func WithName(name string) Option {
 		c.name = name
 		return nil
 	}
+}
+
+// WithWaitForName makes a worker wait while another live worker has its name in its
+// namespace, as the old instance of a rolling update does. The client tries to take the
+// name, after 250 ms at first, then less often, at least every 2 s, until it is free;
+// its state is reconnecting meanwhile, the state listener receives the *[RejectedError]
+// once, and the attempts do not count in max_retries. Without it the client ends with
+// that error. Default: off.
+func WithWaitForName() Option {
+	return func(cfg *config) error { cfg.waitForName = true; return nil }
 }
 
 // WithDescription sets the text that describes this worker in listings. Default

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -102,11 +103,18 @@ type registration struct {
 	remove func() error
 }
 
-func (p *program) ids() (ids []string) {
+// ids lists what is registered in the order in which it is to come: functions, then
+// triggers, each in the order of the program.
+func (p *program) ids() []string {
+	var functions, triggers []string
 	for _, r := range p.live {
-		ids = append(ids, r.id)
+		if strings.HasPrefix(r.id, "t::") {
+			triggers = append(triggers, r.id)
+		} else {
+			functions = append(functions, r.id)
+		}
 	}
-	return ids
+	return append(functions, triggers...)
 }
 
 // add registers a function, or each tenth time a trigger.

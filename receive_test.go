@@ -30,7 +30,7 @@ func FuzzReceive(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l := bareLink(c)
-		c.out.attach(l)
+		c.out.attach(l, 1)
 		c.registry.begin(l)
 		input := bytes.Clone(b)
 		c.receive(l, b)
