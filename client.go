@@ -261,7 +261,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	c.registry.withdraw(ErrClosed)
 	for _, in := range c.dispatch.withdraw() {
-		c.refuse(in.link, in.id, in.function.id, codeDraining, "the worker is shutting down")
+		c.turnAway(in.link, in.id, in.function, codeDraining, "the worker is shutting down")
 	}
 	err := c.dispatch.waitQuiet(ctx)
 	if err == nil && connecting {

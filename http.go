@@ -51,6 +51,13 @@ func badRequest(err error) bufferedResponse {
 		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}
 }
 
+// serviceUnavailable is a 503 in the form of the engine's answers to errors: the worker
+// drains or has too much to do, and another one, or this one later, serves the request.
+func serviceUnavailable(code, message string) bufferedResponse {
+	return bufferedResponse{StatusCode: http.StatusServiceUnavailable, Headers: []string{"Content-Type: application/json", "Retry-After: 1"},
+		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}
+}
+
 // noContent is a 204. Without a content type the engine would add one, and count two
 // bytes of JSON for the length, which a 204 must not have.
 func noContent(headers map[string]string) bufferedResponse {

@@ -254,7 +254,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	}
 	select {
 	case <-c.stopping:
-		c.refuse(l, m.id, f.id, codeDraining, "the worker is shutting down")
+		c.turnAway(l, m.id, f, codeDraining, "the worker is shutting down")
 		return
 	default:
 	}
@@ -270,7 +270,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	in := &incoming{link: l, function: f, id: keep(m.id), data: keep(m.data), metadata: keep(m.metadata),
 		traceparent: keep(m.traceparent), baggage: keep(m.baggage)}
 	if !c.dispatch.submit(in) {
-		c.refuse(l, m.id, f.id, codeOverloaded, "the worker has too many invocations waiting")
+		c.turnAway(l, m.id, f, codeOverloaded, "the worker has too many invocations waiting")
 	}
 }
 

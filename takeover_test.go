@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -670,6 +671,211 @@ func TestWorkerWaitsForItsName(t *testing.T) {
 			rejected := new(iii.RejectedError)
 			if err := b.Connect(t.Context()); !errors.As(err, &rejected) || !errors.Is(err, iii.ErrClosed) {
 				t.Errorf("Connect = %v, want the refusal", err)
+			}
+		})
+	})
+}
+
+// A request that reaches a worker which drains, or has too much to do, is answered with a
+// 503 that says when to come back.
+func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
+	for _, test := range []struct {
+		name, code string
+		opts       []iii.Option
+	}{
+		{"draining", "worker_draining", []iii.Option{iii.WithMaxConcurrency(1)}},
+		{"overloaded", "overloaded", []iii.Option{iii.WithMaxConcurrency(1)}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, e *iiitest.Engine) {
+				working, done := make(chan struct{}), make(chan struct{})
+				c := startReplica(t, e, "a", func(r *replica) {
+					handle(t, r.Client, "long", func(context.Context, any) (any, error) { close(working); <-done; return nil, nil })
+					if _, err := iii.HandleHTTP(r.Client, "GET", "/orders", func(context.Context, *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
+						return &iii.HTTPResponse[string]{StatusCode: 200, Body: "served"}, nil
+					}); err != nil {
+						t.Fatal(err)
+					}
+				}, test.opts...)
+				caller := startReplica(t, e, "caller", func(*replica) {})
+				if err := caller.Send(t.Context(), "long", nil); err != nil {
+					t.Fatal(err)
+				}
+				<-working
+				drained := make(chan error, 1)
+				if test.name == "overloaded" {
+					for range 10_000 { // what may wait for a handler
+						if err := caller.Send(t.Context(), "http::GET/orders", nil); err != nil {
+							t.Fatal(err)
+						}
+					}
+					synctest.Wait()
+				}
+				type answer struct {
+					status int
+					retry  string
+					body   string
+				}
+				answers := make(chan answer, 1)
+				go func() { // it waits for its turn, and is turned away
+					transport := &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}
+					defer transport.CloseIdleConnections()
+					resp, err := (&http.Client{Transport: transport}).Get(e.HTTPURL() + "/orders")
+					if err != nil {
+						t.Error(err)
+						answers <- answer{}
+						return
+					}
+					defer resp.Body.Close()
+					b, _ := io.ReadAll(resp.Body)
+					answers <- answer{resp.StatusCode, resp.Header.Get("Retry-After"), string(b)}
+				}()
+				synctest.Wait()
+				if test.name == "draining" {
+					go func() { drained <- c.Shutdown(context.Background()) }()
+				}
+				got := <-answers
+				if got.status != 503 || got.retry != "1" || !strings.Contains(got.body, test.code) {
+					t.Errorf("answered %+v, want a 503 with Retry-After and %s", got, test.code)
+				}
+				close(done)
+				if test.name == "draining" {
+					if err := <-drained; err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A rolling update and a failed canary under load: what the visitors of a route and the
+// callers of a function see.
+func TestReplicasUnderLoad(t *testing.T) {
+	const perSecond = 300
+	// load asks the route and calls the function perSecond times each, until stop is
+	// called, which returns what came of it and how long the longest gap without an answer
+	// of a worker was.
+	load := func(t *testing.T, e *iiitest.Engine, caller *replica) (stop func() (routes, calls map[string]int, gap time.Duration)) {
+		var mu sync.Mutex
+		routes, calls := map[string]int{}, map[string]int{}
+		last, longest := time.Now(), time.Duration(0)
+		transport := &http.Transport{DialContext: e.DialContext, MaxIdleConnsPerHost: 100}
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() {
+			ticker := time.NewTicker(time.Second / perSecond)
+			defer ticker.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-ticker.C:
+				}
+				all.Go(func() {
+					outcome := ""
+					resp, err := (&http.Client{Transport: transport}).Get(e.HTTPURL() + "/orders/1")
+					if err != nil {
+						outcome = err.Error()
+					} else {
+						b, _ := io.ReadAll(resp.Body)
+						_ = resp.Body.Close()
+						if outcome = resp.Status; resp.StatusCode == 200 {
+							outcome = string(b)
+						}
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					routes[outcome]++
+					if outcome == "a" || outcome == "b" {
+						longest = max(longest, time.Since(last))
+						last = time.Now()
+					}
+				})
+				all.Go(func() {
+					outcome, err := iii.Call[string](context.Background(), caller.Client, "orders::serve", nil)
+					if err != nil {
+						outcome = err.Error()
+						if e, ok := errors.AsType[*iii.Error](err); ok {
+							outcome = e.Code
+						}
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					calls[outcome]++
+				})
+			}
+		})
+		return func() (map[string]int, map[string]int, time.Duration) {
+			cancel()
+			all.Wait()
+			transport.CloseIdleConnections()
+			return routes, calls, max(longest, time.Since(last))
+		}
+	}
+	setup := func(r *replica) {
+		f, err := iii.Handle(r.Client, "orders::serve", func(context.Context, any) (string, error) { time.Sleep(5 * time.Millisecond); return r.Name(), nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.functions = append(r.functions, f)
+		if f, err = r.MountHTTP("GET", "/orders/:id", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(5 * time.Millisecond)
+			_, _ = io.WriteString(w, r.Name())
+		})); err != nil {
+			t.Fatal(err)
+		}
+		r.functions = append(r.functions, f)
+	}
+	t.Run("rolling update", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			a := startReplica(t, e, "a", setup)
+			caller := startReplica(t, e, "caller", func(*replica) {})
+			stop := load(t, e, caller)
+			time.Sleep(2 * time.Second)
+			b := startReplica(t, e, "b", setup)
+			time.Sleep(3 * time.Second)
+			if err := a.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(5 * time.Second)
+			routes, calls, gap := stop()
+			t.Logf("routes %v, calls %v, longest gap %v", routes, calls, gap)
+			if b.refused() > 0 || routes["b"] < perSecond || calls["b"] < perSecond {
+				t.Error("the new replica does not serve")
+			}
+			// Visitors may get the engine's own answer to a route that nobody serves; a
+			// caller the error that says that the function was not run.
+			for outcome := range routes {
+				if !slices.Contains([]string{"a", "b", "404 Not Found", "503 Service Unavailable"}, outcome) {
+					t.Errorf("the route answered %q", outcome)
+				}
+			}
+			for outcome := range calls {
+				if !slices.Contains([]string{"a", "b", "function_not_found", "worker_draining"}, outcome) {
+					t.Errorf("the function answered %q", outcome)
+				}
+			}
+			if gap > 3*time.Second {
+				t.Errorf("nobody served the route for %v", gap)
+			}
+		})
+	})
+	t.Run("failed canary", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			startReplica(t, e, "a", setup)
+			caller := startReplica(t, e, "caller", func(*replica) {})
+			stop := load(t, e, caller)
+			for range 3 {
+				time.Sleep(time.Second)
+				b := startReplica(t, e, "b", setup)
+				time.Sleep(time.Second)
+				_ = b.Close()
+			}
+			routes, calls, gap := stop()
+			t.Logf("routes %v, calls %v, longest gap %v", routes, calls, gap)
+			if len(routes) != 1 || len(calls) != 1 || routes["a"] < perSecond || calls["a"] < perSecond {
+				t.Errorf("a canary that came and went changed the answers: routes %v, calls %v", routes, calls)
 			}
 		})
 	})
