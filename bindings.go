@@ -136,6 +136,20 @@ func (s *bindings) settle(l *link) {
 	}
 }
 
+// giveUp unbinds what is bound to a type that another worker provides now, and reports
+// whether anything was.
+func (s *bindings) giveUp(t *providedType) (any bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.byID {
+		if b.want != nil && b.want.typ == t {
+			s.change(b, nil)
+			any = true
+		}
+	}
+	return any
+}
+
 // change sets what is wanted and sees to it that somebody acts; s.mu is held.
 func (s *bindings) change(b *boundTrigger, want *wantedTrigger) {
 	b.want, b.todo = want, true

@@ -22,7 +22,7 @@ type registry struct {
 
 	mu           sync.RWMutex
 	closed       error // set once: no registration is accepted any more
-	types        []*entry
+	types        []*typeEntry
 	functions    []*Function
 	triggers     []*Trigger
 	functionByID map[string]*Function
@@ -50,6 +50,12 @@ type registry struct {
 type entry struct {
 	add    []byte // registers
 	remove []byte // takes it back; nil for what cannot be taken back
+}
+
+// typeEntry is a trigger type.
+type typeEntry struct {
+	entry
+	provided *providedType
 }
 
 // replayPhase is how far the registrations of a link have come.
@@ -291,7 +297,7 @@ func (r *registry) removeFunction(f *Function) bool {
 }
 
 // addType adds a trigger type, which is never taken back.
-func (r *registry) addType(e *entry) error {
+func (r *registry) addType(e *typeEntry) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed != nil {
@@ -300,6 +306,32 @@ func (r *registry) addType(e *entry) error {
 	r.types = append(r.types, e)
 	r.push(e.add)
 	return nil
+}
+
+// providedTypes lists the trigger types of this worker if l is in use.
+func (r *registry) providedTypes(l *link) (types []*providedType) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.link == l && r.closed == nil {
+		for _, e := range r.types {
+			types = append(types, e.provided)
+		}
+	}
+	return types
+}
+
+// renewType registers a trigger type again over l.
+func (r *registry) renewType(l *link, t *providedType) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.link != l || r.closed != nil {
+		return
+	}
+	for _, e := range r.types {
+		if e.provided == t {
+			r.push(e.add)
+		}
+	}
 }
 
 func (r *registry) addTrigger(t *Trigger) error {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -121,6 +122,9 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 	defer patience.Stop()
 	takeover := time.NewTimer(time.Hour)
 	defer takeover.Stop()
+	watch := time.NewTicker(typeWatchInterval)
+	defer watch.Stop()
+	var watching atomic.Bool
 	introduced := false
 	welcomed, applied := l.welcomed, l.applied
 	for {
@@ -164,6 +168,13 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			}
 			c.log.Warn("iii: the engine did not answer the registration of this worker; going on", "after", registerTimeout)
 			c.registry.settled(l)
+		case <-watch.C:
+			if applied == nil && !c.unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
+				l.loops.Go(func() {
+					defer watching.Store(false)
+					c.watchTypes(l)
+				})
+			}
 		case <-c.registry.wake:
 			takeover.Reset(c.registry.retry(l))
 		case <-takeover.C:

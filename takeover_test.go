@@ -880,3 +880,72 @@ func TestReplicasUnderLoad(t *testing.T) {
 		})
 	})
 }
+
+// recordingProvider notes what is bound.
+type recordingProvider struct {
+	mu    sync.Mutex
+	bound map[string]iii.TriggerBinding
+}
+
+func (p *recordingProvider) Bind(_ context.Context, b iii.TriggerBinding) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bound[b.ID] = b
+	return nil
+}
+
+func (p *recordingProvider) Unbind(_ context.Context, id string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.bound, id)
+	return nil
+}
+
+func (p *recordingProvider) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.bound)
+}
+
+// The engine gives a trigger type to whoever registers it last, and drops it when that
+// worker leaves: the one before takes it back.
+func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		provide := func(p *recordingProvider) func(r *replica) {
+			return func(r *replica) {
+				p.bound = map[string]iii.TriggerBinding{}
+				if err := r.HandleTriggerType(iii.TriggerType{ID: "webhook", Description: "webhooks"}, p); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		var of [2]recordingProvider
+		startReplica(t, e, "a", provide(&of[0]))
+		user := startReplica(t, e, "user", serveName(t, "f"))
+		if _, err := user.Trigger("f", iii.CustomTrigger{Type: "webhook"}); err != nil {
+			t.Fatal(err)
+		}
+		want := func(when string, a, b int) {
+			t.Helper()
+			time.Sleep(3 * time.Second)
+			if got := [2]int{of[0].count(), of[1].count()}; got != [2]int{a, b} {
+				t.Errorf("%s: the replicas have %v triggers bound, want %v", when, got, [2]int{a, b})
+			}
+		}
+		want("alone", 1, 0)
+		b := startReplica(t, e, "b", provide(&of[1]))
+		want("with a second one", 0, 1)
+		time.Sleep(time.Minute)
+		want("later", 0, 1)
+		_ = b.Close()
+		time.Sleep(3 * time.Second)
+		if n := of[0].count(); n != 1 {
+			t.Errorf("after the second one has gone the first has %d triggers bound", n)
+		}
+		for _, b := range of[0].bound {
+			if got, err := b.Fire(t.Context(), nil); err != nil || string(got) != `"user"` {
+				t.Errorf("Fire = %s, %v", got, err)
+			}
+		}
+	})
+}
