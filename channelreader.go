@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 var (
@@ -328,8 +330,8 @@ func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage,
 				return
 			}
 			message := json.RawMessage(frame)
-			if !validJSON(message) {
-				message = appendString(nil, string(frame))
+			if !rawjson.Valid(message) {
+				message = rawjson.AppendString(nil, string(frame))
 			}
 			if !yield(message, nil) {
 				return

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // HandlerFunc serves invocations of a function. payload is what the caller sent,
@@ -170,7 +172,7 @@ func registrationOf(m any) (json.RawMessage, error) {
 	case len(raw) >= messageTooLarge:
 		return nil, fmt.Errorf("registration: %w: %d bytes", ErrMessageTooLarge, len(raw))
 	}
-	if err := checkForEngine(raw, engineDepth); err != nil {
+	if err := rawjson.CheckForEngine(raw, engineDepth); err != nil {
 		return nil, fmt.Errorf("registration: %w", err)
 	}
 	return raw, nil
@@ -366,9 +368,9 @@ func callerOf(data []byte) (id string) {
 	if len(data) == 0 || data[0] != '{' {
 		return ""
 	}
-	_ = scanObject(data, func(key, value []byte) {
+	_ = rawjson.ScanObject(data, func(key, value []byte) {
 		if isCallerKey(key) {
-			id, _ = stringOf(value)
+			id, _ = rawjson.Unquote(value)
 		}
 	})
 	return id

@@ -14,6 +14,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // HandleHTTP serves an HTTP route with a typed handler: it registers a function
@@ -96,18 +98,18 @@ func lacksJSONBody(payload json.RawMessage, headers map[string]string) bool {
 		return false
 	}
 	var body []byte
-	_ = scanObject(payload, func(key, value []byte) {
+	_ = rawjson.ScanObject(payload, func(key, value []byte) {
 		if string(key) == "body" {
 			body = value
 		}
 	})
-	return absent(body)
+	return rawjson.Absent(body)
 }
 
 // withBody is the payload of a request with another body.
 func withBody(payload, body json.RawMessage) json.RawMessage {
 	b := slices.Concat(json.RawMessage(`{"body":`), body)
-	_ = scanObject(payload, func(key, value []byte) {
+	_ = rawjson.ScanObject(payload, func(key, value []byte) {
 		if string(key) != "body" {
 			b = slices.Concat(b, []byte(`,"`), key, []byte(`":`), value)
 		}
@@ -289,7 +291,7 @@ func encodeSegment(segment string) (string, error) {
 			i, encoded = i+2, true
 		}
 		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', isDigit(c), strings.IndexByte("-._~", c) >= 0,
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("-._~", c) >= 0,
 			!encoded && strings.IndexByte("!$&'()+,;=:@", c) >= 0:
 			b.WriteByte(c)
 			continue

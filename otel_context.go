@@ -6,6 +6,8 @@ import (
 
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // Trace context crosses the engine in two strings of each invocation, traceparent
@@ -129,7 +131,7 @@ func extractRaw(ctx context.Context, traceparent, baggageHeader []byte) context.
 			ctx = trace.ContextWithRemoteSpanContext(ctx, sc)
 		}
 	}
-	text, _ := stringOf(baggageHeader)
+	text, _ := rawjson.Unquote(baggageHeader)
 	return ExtractContext(ctx, "", text)
 }
 

@@ -12,6 +12,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // tracing is what a client with telemetry does around its handlers.
@@ -144,7 +146,7 @@ func (s invocationSpan) panicked(p any, stack string) {
 
 func (s invocationSpan) outputError(message string) {
 	if s.limit > 0 {
-		payload := append(appendString([]byte(`{"error":`), message), '}')
+		payload := append(rawjson.AppendString([]byte(`{"error":`), message), '}')
 		recordOutput(s.span, payload, s.limit, false)
 	}
 }
@@ -175,7 +177,7 @@ func addTrace(ctx context.Context, b *buffer) {
 	p = append(appendTraceparent(p, trace.SpanContextFromContext(ctx)), '"')
 	if bag := InjectBaggage(ctx); bag != "" {
 		p = append(p, `,"baggage":`...)
-		p = appendString(p, bag)
+		p = rawjson.AppendString(p, bag)
 	}
 	if b.Len()+len(p) < messageTooLarge {
 		b.Truncate(b.Len() - 1)

@@ -122,6 +122,9 @@ func appendHex(b, id []byte) []byte {
 	return b
 }
 
+// ones has the lowest bit of each byte set.
+const ones = 0x0101010101010101
+
 // hexWord is the eight digits of n: each half byte is spread to a byte, to which is
 // added '0' and, from 10 on, what lies between '9' and 'a'.
 func hexWord(n uint32) uint64 {

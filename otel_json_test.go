@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // encoded returns the frames that write makes and what was lost. Every frame is
@@ -202,7 +204,7 @@ func FuzzEncodeText(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string, limit int) {
 		var got string
-		if err := json.Unmarshal(appendString(nil, s), &got); err != nil {
+		if err := json.Unmarshal(rawjson.AppendString(nil, s), &got); err != nil {
 			t.Fatal(err)
 		}
 		var want strings.Builder

@@ -6,6 +6,8 @@ import (
 	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // attributes appends a list of attributes with its key, or nothing if there are
@@ -116,7 +118,7 @@ func (e *otlpEncoder) appendKey(b []byte, key string, open int) []byte {
 	if k.open != open || string(k.key) != key {
 		k.key, k.open = append(k.key[:0], key...), open
 		k.text = append(k.text[:0], `{"key":"`...)
-		k.text = append(appendChars(k.text, key), `","value":`...)
+		k.text = append(rawjson.AppendEscaped(k.text, key), `","value":`...)
 		k.text = append(k.text, opens[open]...)
 	}
 	return append(b, k.text...)
@@ -237,11 +239,11 @@ func (e *otlpEncoder) text(b []byte, s string) []byte {
 // chars is text without the quotes.
 func (e *otlpEncoder) chars(b []byte, s string) []byte {
 	if len(s) <= e.caps.text {
-		return appendChars(b, s)
+		return rawjson.AppendEscaped(b, s)
 	}
 	n := e.caps.text
 	for n > 0 && n > e.caps.text-utf8.UTFMax && !utf8.RuneStart(s[n]) {
 		n--
 	}
-	return append(appendChars(b, s[:n]), truncatedMark...)
+	return append(rawjson.AppendEscaped(b, s[:n]), truncatedMark...)
 }

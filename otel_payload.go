@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/iii-go/iii/internal/rawjson"
 	"github.com/iii-go/iii/internal/secret"
 )
 
@@ -166,18 +167,18 @@ func redactJSON(raw []byte, limit int) []byte {
 		switch raw[i] {
 		case '"':
 			end := stringEnd(raw, i)
-			colon := skipSpace(raw, end)
+			colon := rawjson.SkipSpace(raw, end)
 			if colon == len(raw) || raw[colon] != ':' || !sensitiveKey(raw[i:end]) {
 				i = end
 				break
 			}
 			out = append(out, raw[from:end]...)
 			out = append(out, `:"`+redacted+`"`...)
-			i = valueEnd(raw, skipSpace(raw, colon+1))
+			i = valueEnd(raw, rawjson.SkipSpace(raw, colon+1))
 			from = i
 		case ' ', '\n', '\r', '\t':
 			out = append(out, raw[from:i]...)
-			i = skipSpace(raw, i)
+			i = rawjson.SkipSpace(raw, i)
 			from = i
 		default:
 			i++
@@ -243,7 +244,7 @@ func valueEnd(b []byte, i int) int {
 // sensitiveKey says whether the key, a raw JSON string, names a secret.
 func sensitiveKey(raw []byte) bool {
 	if bytes.IndexByte(raw, '\\') >= 0 {
-		key, _ := stringOf(raw)
+		key, _ := rawjson.Unquote(raw)
 		return secret.Named([]byte(key))
 	}
 	return secret.Named(raw[1 : len(raw)-1])

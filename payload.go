@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // decodePayload decodes an invocation's payload for a typed handler.
@@ -44,7 +46,7 @@ func isCallerKey(key []byte) bool {
 	if bytes.IndexByte(key, '\\') < 0 {
 		return string(key) == callerKey
 	}
-	name, _ := stringOf(slices.Concat([]byte{'"'}, key, []byte{'"'}))
+	name, _ := rawjson.Unquote(slices.Concat([]byte{'"'}, key, []byte{'"'}))
 	return name == callerKey
 }
 
@@ -92,17 +94,17 @@ func flattened(t reflect.Type, index []int) bool {
 // withoutCaller is payload without the member that the engine adds: itself if there is
 // none, else a copy. Members of the same name further inside are the caller's own.
 func withoutCaller(payload json.RawMessage) json.RawMessage {
-	if i := skipSpace(payload, 0); i == len(payload) || payload[i] != '{' {
+	if i := rawjson.SkipSpace(payload, 0); i == len(payload) || payload[i] != '{' {
 		return payload
 	}
 	found := false
-	_ = scanObject(payload, func(key, _ []byte) { found = found || isCallerKey(key) })
+	_ = rawjson.ScanObject(payload, func(key, _ []byte) { found = found || isCallerKey(key) })
 	if !found {
 		return payload
 	}
 	rest := make(json.RawMessage, 1, len(payload))
 	rest[0] = '{'
-	_ = scanObject(payload, func(key, value []byte) {
+	_ = rawjson.ScanObject(payload, func(key, value []byte) {
 		if isCallerKey(key) {
 			return
 		}

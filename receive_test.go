@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"testing"
+
+	"github.com/iii-go/iii/internal/enginetest"
 )
 
 // FuzzReceive gives a client any message: it must neither panic nor end.
 func FuzzReceive(f *testing.F) {
-	for _, seed := range scanSeeds {
+	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
 	}
 	for _, seed := range []string{`{"type":"workerregistered","worker_id":1}`, `{"type":"workerregistered","worker_id":"w","reattach_token":null}`,

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // serve runs one link from its first frame to its death and returns why it died.
@@ -255,7 +257,7 @@ func (c *Client) undecodable(err error, size int) {
 func (c *Client) receiveInvoke(l *link, m *received) {
 	id := m.functionID[1 : len(m.functionID)-1]
 	if bytes.IndexByte(id, '\\') >= 0 {
-		text, _ := stringOf(m.functionID)
+		text, _ := rawjson.Unquote(m.functionID)
 		id = []byte(text)
 	}
 	f := c.registry.function(id)

@@ -1,4 +1,4 @@
-package iii
+package rawjson
 
 import (
 	"bytes"
@@ -8,13 +8,15 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// field is a member that scanObject found.
+// field is a member that ScanObject found.
 type field struct{ Key, Value string }
 
 func scanned(b []byte) (fields []field, err error) {
-	err = scanObject(b, func(key, value []byte) { fields = append(fields, field{string(key), string(value)}) })
+	err = ScanObject(b, func(key, value []byte) { fields = append(fields, field{string(key), string(value)}) })
 	return fields, err
 }
 
@@ -47,17 +49,8 @@ func TestScanObject(t *testing.T) {
 	}
 }
 
-// refusedJSON is refused by the scanner and by encoding/json.
-var refusedJSON = []string{
-	``, ` `, `{`, `{"`, `{"a`, `{"a"`, `{"a":`, `{"a":1`, `{"a":1,`, `{"a":1,}`, `{,}`, `{a:1}`, `{"a" 1}`, `{"a":1 "b":2}`, `{"a":1}}`, `{"a":1}x`,
-	`{"a":01}`, `{"a":-}`, `{"a":1.}`, `{"a":.5}`, `{"a":1e}`, `{"a":1e+}`, `{"a":+1}`, `{"a":0x1}`, `{"a":1_0}`, `{"a":--1}`,
-	`{"a":tru}`, `{"a":truE}`, `{"a":nul}`, `{"a":nulll}`, `{"a":undefined}`, `{"a":NaN}`, `{"a":Infinity}`,
-	`{"a":"\x"}`, `{"a":"\u12"}`, `{"a":"\u12g4"}`, `{"a":"\`, `{"a":"\u`, "{\"a\":\"\n\"}", "{\"a\":\"\x00\"}", `{"a":'b'}`,
-	`{"a":[}`, `{"a":[1,]}`, `{"a":[,1]}`, `{"a":[1 2]}`, `{"a":[1}`, `{"a":{]}`, `{"a":{"b"}}`, `{"a":{1:2}}`, `{"a":{"b":1,}}`, "{\"a\":1}\x00", "\ufeff{}",
-}
-
 func TestScanObjectRefuses(t *testing.T) {
-	for _, in := range refusedJSON {
+	for _, in := range enginetest.InvalidJSON {
 		if json.Valid([]byte(in)) {
 			t.Errorf("%q: encoding/json takes it", in)
 		}
@@ -69,7 +62,7 @@ func TestScanObjectRefuses(t *testing.T) {
 		if got, err := scanned([]byte(in)); err == nil {
 			t.Errorf("%q is no object, and taken: %v", in, got)
 		}
-		if !validJSON([]byte(in)) {
+		if !Valid([]byte(in)) {
 			t.Errorf("%q is no valid JSON", in)
 		}
 	}
@@ -82,11 +75,11 @@ func TestScanDepth(t *testing.T) {
 	}
 	for _, kind := range [][2]string{{"[", "]"}, {`{"a":[`, `]}`}} {
 		levels := strings.Count(kind[0], "[") + strings.Count(kind[0], "{")
-		if in := nested(maxDepth/levels, kind[0], kind[1]); !validJSON(in) {
-			t.Errorf("%d levels of %s are refused", maxDepth, kind[0])
+		if in := nested(MaxDepth/levels, kind[0], kind[1]); !Valid(in) {
+			t.Errorf("%d levels of %s are refused", MaxDepth, kind[0])
 		}
-		for _, depth := range []int{maxDepth/levels + 1, 10_000_000} {
-			if in := nested(depth, kind[0], kind[1]); validJSON(in) {
+		for _, depth := range []int{MaxDepth/levels + 1, 10_000_000} {
+			if in := nested(depth, kind[0], kind[1]); Valid(in) {
 				t.Errorf("%d times %s is taken", depth, kind[0])
 			}
 		}
@@ -100,22 +93,16 @@ func TestStringOf(t *testing.T) {
 	for in, want := range map[string]string{
 		`""`: "", `"a"`: "a", `"é"`: "é", `"\u00e9\n"`: "é\n", "\"\xff\"": "\ufffd", `"\ud83d\ude00"`: "😀", `"\ud800"`: "\ufffd", `"a\/b"`: "a/b",
 	} {
-		if got, ok := stringOf([]byte(in)); !ok || got != want {
+		if got, ok := Unquote([]byte(in)); !ok || got != want {
 			t.Errorf("%s: %q, %v; want %q", in, got, ok, want)
 		}
 	}
 	for _, in := range []string{``, `"`, `null`, `1`, `{}`} {
-		if got, ok := stringOf([]byte(in)); ok {
+		if got, ok := Unquote([]byte(in)); ok {
 			t.Errorf("%s: %q is no string", in, got)
 		}
 	}
 }
-
-var scanSeeds = append([]string{
-	`{"type":"invokefunction","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"a::b","data":{"x":[1,2.5e-3,null,true,"é\u00e9\n"]}}`,
-	`{"type":"invocationresult","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","error":{"code":"C","message":"m"}}`,
-	`[[],{},"",0,-0,-0.0e0]`, `"\ud800\udc00"`, ` null `, "{\"\xff\":\"\xc3\x28\"}", `{"a":1e999}`,
-}, refusedJSON...)
 
 // depthOf is how deeply JSON is nested, as far as it is any.
 func depthOf(b []byte) (depth int) {
@@ -139,11 +126,11 @@ func depthOf(b []byte) (depth int) {
 
 // FuzzValidJSON has encoding/json judge what is JSON.
 func FuzzValidJSON(f *testing.F) {
-	for _, seed := range scanSeeds {
+	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if got, want := validJSON(b), json.Valid(b) && depthOf(b) <= maxDepth; got != want {
+		if got, want := Valid(b), json.Valid(b) && depthOf(b) <= MaxDepth; got != want {
 			t.Errorf("%q: valid: %v, encoding/json says %v", b, got, want)
 		}
 	})
@@ -151,13 +138,13 @@ func FuzzValidJSON(f *testing.F) {
 
 // FuzzScanObject has encoding/json judge what the members of an object are.
 func FuzzScanObject(f *testing.F) {
-	for _, seed := range scanSeeds {
+	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		fields, err := scanned(b)
 		object := len(bytes.TrimLeft(b, " \t\r\n")) > 0 && bytes.TrimLeft(b, " \t\r\n")[0] == '{'
-		want := json.Valid(b) && object && depthOf(b) <= maxDepth
+		want := json.Valid(b) && object && depthOf(b) <= MaxDepth
 		if (err == nil) != want {
 			t.Fatalf("%q: %v, encoding/json says %v", b, err, want)
 		}
@@ -173,7 +160,7 @@ func FuzzScanObject(f *testing.F) {
 		}
 		got := map[string]string{}
 		for _, f := range fields {
-			key, ok := stringOf([]byte(`"` + f.Key + `"`))
+			key, ok := Unquote([]byte(`"` + f.Key + `"`))
 			if !ok {
 				t.Fatalf("%q: key %q does not decode", b, f.Key)
 			}
@@ -187,34 +174,6 @@ func FuzzScanObject(f *testing.F) {
 		}
 		if len(got) > 0 {
 			t.Errorf("%q: encoding/json does not know the members %v", b, got)
-		}
-	})
-}
-
-// FuzzAppendString has encoding/json read what was appended.
-func FuzzAppendString(f *testing.F) {
-	for _, seed := range []string{"", "a", "a\"b\\c", "é日本😀", "\x00\x01\x1f\x7f", "a\xffb", "\xed\xa0\x80", "\u2028\u2029<>&", "\xe2\x28\xa1"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		got := appendString([]byte("x"), s)
-		if got[0] != 'x' || !utf8.Valid(got) {
-			t.Fatalf("%q: %q", s, got)
-		}
-		var back string
-		if err := json.Unmarshal(got[1:], &back); err != nil {
-			t.Fatalf("%q: %q: %v", s, got, err)
-		}
-		if utf8.ValidString(s) && back != s {
-			t.Errorf("%q: became %q", s, back)
-		}
-		std, err := json.Marshal(s)
-		if err != nil {
-			return
-		}
-		var judge string
-		if err := json.Unmarshal(std, &judge); err != nil || judge != back {
-			t.Errorf("%q: %q, encoding/json says %q, %v", s, back, judge, err)
 		}
 	})
 }

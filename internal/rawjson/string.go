@@ -1,4 +1,4 @@
-package iii
+package rawjson
 
 import (
 	"encoding/binary"
@@ -9,15 +9,17 @@ import (
 
 const hexDigits = "0123456789abcdef"
 
-// appendString appends s as a JSON string. Bytes that are no UTF-8 become
-// U+FFFD, as everywhere in encoding/json.
-func appendString(dst []byte, s string) []byte {
-	return append(appendChars(append(dst, '"'), s), '"')
+// AppendString appends s as a JSON string. Bytes that are not UTF-8 become U+FFFD, as
+// in encoding/json.
+func AppendString(dst []byte, s string) []byte {
+	return append(AppendEscaped(append(dst, '"'), s), '"')
 }
 
-// appendChars appends s as the inside of a JSON string. It copies eight bytes at
-// once, as long as none of them needs an escape; most strings need none at all.
-func appendChars(b []byte, s string) []byte {
+// AppendEscaped appends s as the inside of a JSON string, without the quotes.
+//
+// It copies eight bytes at once as long as none of them needs an escape; most strings
+// need none at all.
+func AppendEscaped(b []byte, s string) []byte {
 	n := len(s)
 	if n == 0 {
 		return b
@@ -28,28 +30,28 @@ func appendChars(b []byte, s string) []byte {
 		w := loadUpTo64(s, 0)
 		binary.LittleEndian.PutUint64(d, w)
 		if special(w|' '*ones<<(8*n)) != 0 {
-			return appendCharsSlow(b, s)
+			return appendEscapedSlow(b, s)
 		}
 		return b[:len(b)+n]
 	}
 	for i := 0; i < n-8; i += 8 {
 		w := load64(s, i)
 		if special(w) != 0 {
-			return appendCharsSlow(b[:len(b)+i], s[i:])
+			return appendEscapedSlow(b[:len(b)+i], s[i:])
 		}
 		binary.LittleEndian.PutUint64(d[i:], w)
 	}
 	w := load64(s, n-8)
 	if special(w) != 0 {
-		return appendCharsSlow(b, s)
+		return appendEscapedSlow(b, s)
 	}
 	binary.LittleEndian.PutUint64(d[n-8:], w)
 	return b[:len(b)+n]
 }
 
-// appendCharsSlow is appendChars for what needs escapes: in payloads, which are
+// appendEscapedSlow is AppendEscaped for what needs escapes: in payloads, which are
 // JSON themselves, there are quotes everywhere.
-func appendCharsSlow(b []byte, s string) []byte {
+func appendEscapedSlow(b []byte, s string) []byte {
 	for i := 0; i < len(s); {
 		// There is room for what is left, the excess of the last eight bytes and one
 		// word or character with its escapes; further ones take of the excess.

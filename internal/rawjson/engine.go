@@ -1,4 +1,4 @@
-package iii
+package rawjson
 
 import (
 	"bytes"
@@ -8,13 +8,11 @@ import (
 	"unicode/utf8"
 )
 
-// engineDepth is how deeply a message to the engine may be nested, itself included.
-const engineDepth = 127
-
-// checkForEngine refuses valid JSON that the engine's parser does not take: it drops
-// a message with any of this without a word, and its caller would wait in vain.
-// depth is how many levels there may be.
-func checkForEngine(b []byte, depth int) error {
+// CheckForEngine rejects valid JSON that the engine's parser does not read: more than
+// depth levels, a number out of the range of a float64, an unpaired surrogate. The
+// engine drops a message with any of these silently, and its caller would wait in
+// vain.
+func CheckForEngine(b []byte, depth int) error {
 	if !doubtful(b, depth) {
 		return nil
 	}
@@ -56,8 +54,8 @@ func scanForEngine(b []byte, depth int) error {
 	return nil
 }
 
-// doubtful reports whether b has a trace of what checkForEngine looks for: hardly
-// anything has, and this costs a fraction of looking at every byte. A number out of
+// doubtful reports whether b may hold what CheckForEngine rejects: hardly any value
+// does, and this costs a fraction of looking at every byte. A number out of
 // range has an exponent of three digits or very many digits.
 func doubtful(b []byte, depth int) bool {
 	if bytes.Count(b, []byte("{"))+bytes.Count(b, []byte("[")) > depth || bytes.Contains(b, []byte(`\u`)) {
@@ -105,8 +103,8 @@ var numberByte = func() (t [256]bool) {
 	return t
 }()
 
-// checkSurrogates returns the index behind the string that begins at i, unless that
-// has half of a surrogate pair.
+// checkSurrogates returns the index behind the string that begins at i, or an error
+// if the string has half of a surrogate pair.
 func checkSurrogates(b []byte, i int) (int, error) {
 	end, err := skipString(b, i)
 	if err != nil || !bytes.Contains(b[i:end], []byte(`\u`)) {
@@ -134,8 +132,8 @@ func checkSurrogates(b []byte, i int) (int, error) {
 	return end, nil
 }
 
-// hexRune is what the four digits of an escape say.
+// hexRune returns the code unit of an escape's four digits.
 func hexRune(digits []byte) rune {
-	n, _ := strconv.ParseUint(string(digits[:4]), 16, 16) // they were looked at
+	n, _ := strconv.ParseUint(string(digits[:4]), 16, 16) // skipString has checked the digits
 	return rune(n)
 }

@@ -1,13 +1,14 @@
-package iii
+package rawjson
 
 import (
 	"bytes"
 	"encoding/json"
-	"math/big"
 	"regexp"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/iii-go/iii/internal/enginetest"
 )
 
 func nestedLists(depth int) string {
@@ -23,7 +24,7 @@ func TestCheckForEngine(t *testing.T) {
 		if !json.Valid([]byte(in)) {
 			t.Fatalf("%s is no JSON", in)
 		}
-		if err := checkForEngine([]byte(in), 126); err != nil {
+		if err := CheckForEngine([]byte(in), 126); err != nil {
 			t.Errorf("%.100s is refused: %v", in, err)
 		}
 	}
@@ -44,57 +45,13 @@ func TestCheckForEngine(t *testing.T) {
 		if !json.Valid([]byte(in)) {
 			t.Fatalf("%s is no JSON", in)
 		}
-		if err := checkForEngine([]byte(in), 126); err == nil || !strings.Contains(err.Error(), want) {
+		if err := CheckForEngine([]byte(in), 126); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.100s: %v, want %q", in, err, want)
 		}
 	}
 }
 
-// TestEncodeForEngine is about values that are JSON and that the engine would drop
-// the message for.
-func TestEncodeForEngine(t *testing.T) {
-	deep := any(1)
-	for range 126 {
-		deep = []any{deep}
-	}
-	huge := new(big.Int).Exp(big.NewInt(10), big.NewInt(400), nil)
-	for name, v := range map[string]any{
-		"half a pair": json.RawMessage(`"\ud800"`), "number": json.RawMessage(`{"a":1e400}`), "deep": []any{deep},
-		"deep and raw": json.RawMessage(nestedLists(127)), "number inside": map[string]any{"a": json.Number("1e400")}, "big": huge,
-	} {
-		for what, encode := range map[string]func(*buffer) error{
-			"payload": func(b *buffer) error { return encodeInvoke(b, &invocation{functionID: "f"}, v) },
-			"metadata": func(b *buffer) error {
-				return encodeInvoke(b, &invocation{functionID: "f", hasMetadata: true, metadata: v}, nil)
-			},
-			"result": func(b *buffer) error { return encodeResult(b, []byte(testID), "f", v) },
-			"registration": func(*buffer) error {
-				raw, err := rawOf(v)
-				if err != nil {
-					t.Fatal(err)
-				}
-				_, err = registrationOf(RegisterFunctionMessage{ID: "f", Metadata: JSONValue(raw)})
-				return err
-			},
-		} {
-			b := newBuffer()
-			if err := encode(b); err == nil {
-				t.Errorf("%s: encodes as a %s", name, what)
-			}
-			b.free()
-		}
-	}
-	b := newBuffer()
-	defer b.free()
-	if err := encodeResult(b, []byte(testID), "f", deep); err != nil {
-		t.Errorf("126 levels of a result: %v", err)
-	}
-	if _, err := registrationOf(RegisterFunctionMessage{ID: "f", Metadata: JSONValue(nestedLists(126))}); err != nil {
-		t.Errorf("126 levels of metadata: %v", err)
-	}
-}
-
-// fitForEngine judges by other means than checkForEngine.
+// fitForEngine judges by other means than CheckForEngine.
 func fitForEngine(b []byte, depth int) bool {
 	x := []byte("x")
 	b = regexp.MustCompile(`\\[^u]`).ReplaceAll(b, x)
@@ -122,18 +79,18 @@ func fitForEngine(b []byte, depth int) bool {
 func FuzzCheckForEngine(f *testing.F) {
 	for _, seed := range append([]string{
 		`"\ud83d\ude00"`, `"\ud800"`, `"\\ud800"`, `[1e308,1E309]`, `1e+0400`, nestedLists(127), `1` + strings.Repeat("0", 309), `"` + strings.Repeat("7", 450) + `"`,
-	}, scanSeeds...) {
+	}, enginetest.JSONSeeds...) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if !json.Valid(b) || !utf8.Valid(b) || depthOf(b) > maxDepth {
+		if !json.Valid(b) || !utf8.Valid(b) || depthOf(b) > MaxDepth {
 			return
 		}
 		want := fitForEngine(b, 126)
 		if got := scanForEngine(b, 126); (got == nil) != want {
 			t.Errorf("%q: %v, but fit for the engine: %v", b, got, want)
 		}
-		if got := checkForEngine(b, 126); (got == nil) != want {
+		if got := CheckForEngine(b, 126); (got == nil) != want {
 			t.Errorf("%q: at a quick look %v, but fit for the engine: %v", b, got, want)
 		}
 	})

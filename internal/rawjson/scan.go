@@ -1,4 +1,10 @@
-package iii
+// Package rawjson checks, cuts and writes JSON text without decoding it.
+//
+// Messages are cut by one pass over their bytes that checks the JSON grammar and
+// returns the values of the envelope as they are written; whoever needs a payload
+// decodes it, once. All functions are safe for concurrent use; none changes or keeps
+// its arguments.
+package rawjson
 
 import (
 	"encoding/json"
@@ -6,31 +12,28 @@ import (
 	"fmt"
 )
 
-// A message is taken apart by one pass over its bytes that checks the JSON
-// grammar and cuts the values of the envelope out without decoding them: the
-// payload inside is decoded once, by whoever needs it.
-
-// maxDepth is how deeply received JSON may be nested; the engine stops at
-// engineDepth.
-const maxDepth = 1000
+// MaxDepth is the number of levels that [ScanObject] and [Valid] accept. Each level
+// costs a call on the stack; the engine itself nests 127.
+const MaxDepth = 1000
 
 var (
 	errTruncated = errors.New("JSON ends early")
 	errTooDeep   = errors.New("JSON is nested too deeply")
 )
 
-// scanObject calls field for each member of the object that b is. key is the
-// text between the quotes, escapes and all; value is its raw JSON. Both are parts
-// of b.
-func scanObject(b []byte, field func(key, value []byte)) error {
-	i := skipSpace(b, 0)
+// ScanObject calls field for each member of the JSON object b, in its order. key is
+// the text between the quotes with its escapes, value is raw JSON; both are slices of
+// b. It returns an error, after the members before it, if b is not one JSON object of
+// at most [MaxDepth] levels. Text that is not UTF-8 is accepted.
+func ScanObject(b []byte, field func(key, value []byte)) error {
+	i := SkipSpace(b, 0)
 	if i == len(b) {
 		return errTruncated
 	}
 	if b[i] != '{' {
 		return fmt.Errorf("JSON is no object: begins with %q", b[i])
 	}
-	i = skipSpace(b, i+1)
+	i = SkipSpace(b, i+1)
 	if i < len(b) && b[i] == '}' {
 		return scanEnd(b, i+1)
 	}
@@ -41,18 +44,18 @@ func scanObject(b []byte, field func(key, value []byte)) error {
 			return err
 		}
 		key := b[start+1 : i-1]
-		if i = skipSpace(b, i); i == len(b) {
+		if i = SkipSpace(b, i); i == len(b) {
 			return errTruncated
 		}
 		if b[i] != ':' {
 			return unexpected(b, i)
 		}
-		start = skipSpace(b, i+1)
+		start = SkipSpace(b, i+1)
 		if i, err = skipValue(b, start, 1); err != nil {
 			return err
 		}
 		field(key, b[start:i])
-		if i = skipSpace(b, i); i == len(b) {
+		if i = SkipSpace(b, i); i == len(b) {
 			return errTruncated
 		}
 		if b[i] == '}' {
@@ -61,7 +64,7 @@ func scanObject(b []byte, field func(key, value []byte)) error {
 		if b[i] != ',' {
 			return unexpected(b, i)
 		}
-		if i = skipSpace(b, i+1); i == len(b) {
+		if i = SkipSpace(b, i+1); i == len(b) {
 			return errTruncated
 		}
 		if start = i; b[i] != '"' {
@@ -70,14 +73,15 @@ func scanObject(b []byte, field func(key, value []byte)) error {
 	}
 }
 
-// validJSON reports whether b is one JSON value of acceptable depth.
-func validJSON(b []byte) bool {
-	i, err := skipValue(b, skipSpace(b, 0), 0)
+// Valid reports whether b is one JSON value of at most [MaxDepth] levels, with nothing
+// but white space around it. Text that is not UTF-8 is accepted.
+func Valid(b []byte) bool {
+	i, err := skipValue(b, SkipSpace(b, 0), 0)
 	return err == nil && scanEnd(b, i) == nil
 }
 
 func scanEnd(b []byte, i int) error {
-	if i = skipSpace(b, i); i < len(b) {
+	if i = SkipSpace(b, i); i < len(b) {
 		return unexpected(b, i)
 	}
 	return nil
@@ -87,7 +91,9 @@ func unexpected(b []byte, i int) error {
 	return fmt.Errorf("unexpected %q at byte %d", b[i], i)
 }
 
-func skipSpace(b []byte, i int) int {
+// SkipSpace returns the index of the first byte at or after i that is not JSON white
+// space; len(b) if there is none.
+func SkipSpace(b []byte, i int) int {
 	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\r' || b[i] == '\t') {
 		i++
 	}
@@ -117,7 +123,7 @@ func skipValue(b []byte, i, depth int) (int, error) {
 }
 
 func skipNested(b []byte, i, depth int) (int, error) {
-	if depth >= maxDepth {
+	if depth >= MaxDepth {
 		return i, errTooDeep
 	}
 	object := b[i] == '{'
@@ -125,7 +131,7 @@ func skipNested(b []byte, i, depth int) (int, error) {
 	if object {
 		closing = '}'
 	}
-	if i = skipSpace(b, i+1); i < len(b) && b[i] == closing {
+	if i = SkipSpace(b, i+1); i < len(b) && b[i] == closing {
 		return i + 1, nil
 	}
 	for {
@@ -134,18 +140,18 @@ func skipNested(b []byte, i, depth int) (int, error) {
 			if i, err = skipString(b, i); err != nil {
 				return i, err
 			}
-			if i = skipSpace(b, i); i == len(b) {
+			if i = SkipSpace(b, i); i == len(b) {
 				return i, errTruncated
 			}
 			if b[i] != ':' {
 				return i, unexpected(b, i)
 			}
-			i = skipSpace(b, i+1)
+			i = SkipSpace(b, i+1)
 		}
 		if i, err = skipValue(b, i, depth+1); err != nil {
 			return i, err
 		}
-		if i = skipSpace(b, i); i == len(b) {
+		if i = SkipSpace(b, i); i == len(b) {
 			return i, errTruncated
 		}
 		if b[i] == closing {
@@ -154,7 +160,7 @@ func skipNested(b []byte, i, depth int) (int, error) {
 		if b[i] != ',' {
 			return i, unexpected(b, i)
 		}
-		i = skipSpace(b, i+1)
+		i = SkipSpace(b, i+1)
 	}
 }
 
@@ -258,12 +264,13 @@ func skipLiteral(b []byte, i int, text string) (int, error) {
 	return i + len(text), nil
 }
 
-// absent reports whether raw is absent or JSON null, which mean the same in an
-// optional field.
-func absent(raw []byte) bool { return len(raw) == 0 || raw[0] == 'n' }
+// Absent reports whether raw, a valid JSON value or nothing, is empty or null, which
+// mean the same in an optional member.
+func Absent(raw []byte) bool { return len(raw) == 0 || raw[0] == 'n' }
 
-// stringOf decodes a raw JSON string; ok is false for anything else.
-func stringOf(raw []byte) (s string, ok bool) {
+// Unquote decodes raw, a valid JSON value; ok is false unless that is a string. Bytes
+// that are not UTF-8 and unpaired surrogates become U+FFFD.
+func Unquote(raw []byte) (s string, ok bool) {
 	if len(raw) < 2 || raw[0] != '"' {
 		return "", false
 	}
