@@ -42,8 +42,8 @@ func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error
 			return StreamUpdateResult{}, fmt.Errorf("iii: the item is no JSON: %w", err)
 		}
 		u.root = root
-		if result.OldValue, err = root.encode(); err != nil {
-			return StreamUpdateResult{}, err
+		if result.OldValue, err = root.Encode(); err != nil {
+			return StreamUpdateResult{}, fmt.Errorf("iii: the item: %w", err)
 		}
 	}
 	for i, op := range ops {
@@ -59,8 +59,10 @@ func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error
 		u.fresh = false
 	}
 	var err error
-	result.NewValue, err = u.root.encode()
-	return result, err
+	if result.NewValue, err = u.root.Encode(); err != nil {
+		return StreamUpdateResult{}, fmt.Errorf("iii: the updated item: %w", err)
+	}
+	return result, nil
 }
 
 // update is the item while operations are applied to it.
@@ -145,15 +147,15 @@ func (u *update) add(op, path string, by int64, subtract bool) (*refusal, error)
 		target = nil
 	}
 	if target == nil {
-		target = &jsonNode{raw: []byte("0")}
-	} else if kind := target.kind(); kind != "number" {
+		target = numberNode("0")
+	} else if kind := target.Kind(); kind != "number" {
 		return refuse(op+".not_number", "Expected number at path '%s', got %s.", name, kind), nil
 	}
-	sum, ok := addToNumber(string(target.raw), by, subtract)
+	sum, ok := addToNumber(target.Text(), by, subtract)
 	if !ok {
 		return refuse(op+".not_number", "Expected number at path '%s', got number.", name), nil
 	}
-	node := &jsonNode{raw: []byte(sum)}
+	node := numberNode(sum)
 	if key == "" {
 		u.root = node
 	} else {
@@ -175,7 +177,7 @@ func (u *update) merge(path *MergePath, value JSONValue) (*refusal, error) {
 	if refused != nil || err != nil {
 		return refused, err
 	}
-	if len(segments) == 0 && u.root.kind() != "object" {
+	if len(segments) == 0 && u.root.Kind() != "object" {
 		return nil, nil // the engine says nothing to this
 	}
 	target, err := descend(u.root, segments)
@@ -208,7 +210,7 @@ func (u *update) append(path *MergePath, value JSONValue) (*refusal, error) {
 		}
 		return appendTo(u.root, node, "root")
 	}
-	if kind := u.root.kind(); kind != "object" {
+	if kind := u.root.Kind(); kind != "object" {
 		return refuse("append.target_not_object", "Cannot append at path '[%s]': target is %s, expected object.",
 			strings.Join(segments, ", "), kind), nil
 	}
@@ -232,24 +234,24 @@ func (u *update) append(path *MergePath, value JSONValue) (*refusal, error) {
 // firstOf is what appending a value to nothing makes: a string stays itself,
 // except below the first level.
 func firstOf(value *jsonNode, nested bool) *jsonNode {
-	if value.kind() == "string" && !nested {
+	if value.Kind() == "string" && !nested {
 		return value
 	}
 	return listNode(value)
 }
 
 func appendTo(leaf, value *jsonNode, name string) (*refusal, error) {
-	switch kind := leaf.kind(); kind {
+	switch kind := leaf.Kind(); kind {
 	case "null":
-		leaf.replace(firstOf(value, false))
+		leaf.Replace(firstOf(value, false))
 		return nil, nil
 	case "array":
-		return nil, leaf.push(value)
+		return nil, leaf.Push(value)
 	case "string":
-		if value.kind() != "string" {
-			return refuse("append.type_mismatch", "Expected string append value at path '%s', got %s.", name, value.kind()), nil
+		if value.Kind() != "string" {
+			return refuse("append.type_mismatch", "Expected string append value at path '%s', got %s.", name, value.Kind()), nil
 		}
-		leaf.concat(value)
+		leaf.Concat(value)
 		return nil, nil
 	default:
 		return refuse("append.type_mismatch", "Cannot append at path '%s': target is %s, expected array, string, null, or missing field.", name, kind), nil
@@ -262,10 +264,10 @@ func (u *update) member(op, key string) (map[string]*jsonNode, *refusal, error) 
 	if refused := checkSegment(op, key); refused != nil {
 		return nil, refused, nil
 	}
-	if kind := u.root.kind(); kind != "object" {
+	if kind := u.root.Kind(); kind != "object" {
 		return nil, refuse(op+".target_not_object", "Cannot %s at path '%s': target is %s, expected object.", op, key, kind), nil
 	}
-	members, err := u.root.object()
+	members, err := u.root.Members()
 	return members, nil, err
 }
 
@@ -290,18 +292,18 @@ func descend(node *jsonNode, segments []string) (*jsonNode, error) {
 // makeObject returns the members of node, which becomes an empty object if it
 // is something else.
 func makeObject(node *jsonNode) (map[string]*jsonNode, error) {
-	if node.kind() != "object" {
-		node.replace(objectNode())
+	if node.Kind() != "object" {
+		node.Replace(objectNode())
 	}
-	return node.object()
+	return node.Members()
 }
 
 func checkMergeValue(value *jsonNode) (map[string]*jsonNode, *refusal, error) {
-	if value.kind() != "object" {
+	if value.Kind() != "object" {
 		return nil, refuse("merge.value.not_an_object", "Merge value must be a JSON object"), nil
 	}
-	depth := value.depth()
-	members, err := value.object()
+	depth := value.Depth()
+	members, err := value.Members()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -368,3 +370,85 @@ func parseOperand(value JSONValue) (*jsonNode, error) {
 // validText is the text as JSON carries it: a byte that is no UTF-8 becomes
 // U+FFFD.
 func validText(s string) string { return string([]rune(s)) }
+
+// OpSet replaces the value under path, which is one literal key of the item
+// ("a.b" is one key); the empty path stands for the item itself. A nil value
+// sets null.
+//
+// A value that encoding/json cannot encode makes the operation unusable: the
+// call that sends it, and [ApplyUpdate], report the reason. The same holds for
+// [OpMerge] and [OpAppend].
+func OpSet(path string, value any) UpdateOp {
+	return withValue("set", value, func(raw JSONValue) UpdateOpVariant {
+		return UpdateSet{Type: UpdateOpTypeSet, Path: path, Value: raw}
+	})
+}
+
+// OpMerge assigns the members of value, which must encode to a JSON object, to
+// the object at path: shallowly, and a null member is stored as null. Each
+// element of path is one literal key and leads one level down; no path, and
+// one empty element, stand for the item itself. Objects missing on the way are
+// made, and what is no object there is replaced by one.
+func OpMerge(value any, path ...string) UpdateOp {
+	return withValue("merge", value, func(raw JSONValue) UpdateOpVariant {
+		return UpdateMerge{Type: UpdateOpTypeMerge, Path: mergePath(path), Value: raw}
+	})
+}
+
+// OpIncrement adds by to the number under path, one literal key of the item or
+// "" for the item itself. A missing number counts as 0; integers stay exact up
+// to 2^64-1, and what was written as a float stays one.
+func OpIncrement(path string, by int64) UpdateOp {
+	return UpdateOp{Op: UpdateIncrement{Type: UpdateOpTypeIncrement, Path: path, By: by}}
+}
+
+// OpDecrement subtracts by from the number under path, with the rules of
+// [OpIncrement].
+func OpDecrement(path string, by int64) UpdateOp {
+	return UpdateOp{Op: UpdateDecrement{Type: UpdateOpTypeDecrement, Path: path, By: by}}
+}
+
+// OpAppend adds value to the end of what is at path: as one element to a list,
+// as text to a string. Where nothing or null is, a string becomes the value
+// itself and everything else a list of one element, except that a missing
+// value two or more levels down always becomes a list. The path is that of
+// [OpMerge].
+func OpAppend(value any, path ...string) UpdateOp {
+	return withValue("append", value, func(raw JSONValue) UpdateOpVariant {
+		return UpdateAppend{Type: UpdateOpTypeAppend, Path: mergePath(path), Value: raw}
+	})
+}
+
+// OpRemove deletes the member under path, one literal key of the item; with
+// the empty path the item becomes null but stays.
+func OpRemove(path string) UpdateOp {
+	return UpdateOp{Op: UpdateRemove{Type: UpdateOpTypeRemove, Path: path}}
+}
+
+func withValue(op string, value any, variant func(JSONValue) UpdateOpVariant) UpdateOp {
+	raw, err := json.Marshal(value)
+	if err != nil {
+		return UpdateOp{Op: unusableOp{fmt.Errorf("iii: value of update operation %q cannot be encoded: %w", op, err)}}
+	}
+	return UpdateOp{Op: variant(raw)}
+}
+
+func mergePath(path []string) *MergePath {
+	switch len(path) {
+	case 0:
+		return nil
+	case 1:
+		return &MergePath{Single: path[0]}
+	default:
+		return &MergePath{Segments: path}
+	}
+}
+
+// unusableOp stands in for an operation whose value could not be encoded, so
+// that the error reaches whoever sends it: a constructor has none to return.
+type unusableOp struct{ err error }
+
+func (o unusableOp) updateOp() UpdateOpVariant { return o }
+
+// MarshalJSON implements json.Marshaler.
+func (o unusableOp) MarshalJSON() ([]byte, error) { return nil, o.err }

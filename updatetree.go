@@ -8,10 +8,11 @@ import (
 	"slices"
 )
 
-// jsonNode is a JSON value of which only the touched parts are decoded: what
-// no update operation walks into keeps its text, and with it every digit of
-// its numbers. Exactly one of raw, members and elements holds the value.
+// jsonNode is a JSON value of which only the touched parts are decoded: what nobody walks
+// into keeps its text, and with it every digit of its numbers. The zero value is not
+// usable; use parseNode or one of the constructors. A node belongs to one goroutine.
 type jsonNode struct {
+	// Exactly one of raw, members and elements holds the value.
 	raw      []byte               // compact text, shared with no other value
 	members  map[string]*jsonNode // a decoded object
 	elements []*jsonNode          // a decoded list; never nil once decoded
@@ -26,13 +27,21 @@ func parseNode(doc []byte) (*jsonNode, error) {
 	return &jsonNode{raw: compact.Bytes()}, nil
 }
 
-func nullNode() *jsonNode   { return &jsonNode{raw: []byte("null")} }
+// nullNode returns a null.
+func nullNode() *jsonNode { return &jsonNode{raw: []byte("null")} }
+
+// numberNode returns the number with the given text, which must be one.
+func numberNode(text string) *jsonNode { return &jsonNode{raw: []byte(text)} }
+
+// objectNode returns an empty object.
 func objectNode() *jsonNode { return &jsonNode{members: map[string]*jsonNode{}} }
 
+// listNode returns a list of one element.
 func listNode(first *jsonNode) *jsonNode { return &jsonNode{elements: []*jsonNode{first}} }
 
-// kind is the name that the engine's messages use for the type of the value.
-func (n *jsonNode) kind() string {
+// Kind returns the name that the engine's messages use for the type of the value:
+// object, array, string, boolean, null or number.
+func (n *jsonNode) Kind() string {
 	switch {
 	case n.members != nil:
 		return "object"
@@ -55,16 +64,17 @@ func (n *jsonNode) kind() string {
 	}
 }
 
-// object returns the members of an object, decoding it if need be, and nil for
-// every other value. A key that occurs twice has its last value.
-func (n *jsonNode) object() (map[string]*jsonNode, error) {
-	if n.kind() != "object" {
+// Members returns the members of an object, decoding it if need be, and nil for every
+// other value. A key that occurs twice has its last value. The map is the node's own:
+// changing it changes the object.
+func (n *jsonNode) Members() (map[string]*jsonNode, error) {
+	if n.Kind() != "object" {
 		return nil, nil
 	}
 	if n.members == nil {
 		var members map[string]json.RawMessage
 		if err := json.Unmarshal(n.raw, &members); err != nil {
-			return nil, fmt.Errorf("iii: decode object: %w", err)
+			return nil, fmt.Errorf("decode object: %w", err)
 		}
 		n.members = make(map[string]*jsonNode, len(members))
 		for key, raw := range members {
@@ -75,12 +85,12 @@ func (n *jsonNode) object() (map[string]*jsonNode, error) {
 	return n.members, nil
 }
 
-// push adds an element to a list.
-func (n *jsonNode) push(element *jsonNode) error {
+// Push adds an element to a list.
+func (n *jsonNode) Push(element *jsonNode) error {
 	if n.elements == nil {
 		var elements []json.RawMessage
 		if err := json.Unmarshal(n.raw, &elements); err != nil {
-			return fmt.Errorf("iii: decode list: %w", err)
+			return fmt.Errorf("decode list: %w", err)
 		}
 		n.elements = make([]*jsonNode, 0, len(elements)+1)
 		for _, raw := range elements {
@@ -92,18 +102,18 @@ func (n *jsonNode) push(element *jsonNode) error {
 	return nil
 }
 
-// concat adds the text of a string to a string, as it is written: the closing
-// quote of the first and the opening quote of the second go.
-func (n *jsonNode) concat(text *jsonNode) {
-	n.raw = append(n.raw[:len(n.raw)-1], text.raw[1:]...)
+// Concat appends the text of a string to a string as it is written, without decoding
+// either.
+func (n *jsonNode) Concat(text *jsonNode) {
+	n.raw = append(n.raw[:len(n.raw)-1], text.raw[1:]...) // one's closing quote and the other's opening one go
 }
 
-// replace makes n the value that other is; other must not be used afterwards.
-func (n *jsonNode) replace(other *jsonNode) { *n = *other }
+// Replace makes n the value that other is; other must not be used afterwards.
+func (n *jsonNode) Replace(other *jsonNode) { *n = *other }
 
-// depth is the nesting of undecoded text: 0 for a scalar, 1 for a list or
-// object of scalars.
-func (n *jsonNode) depth() int {
+// Depth returns the nesting of a value that is not decoded: 0 for a scalar, 1 for a
+// list or object of scalars.
+func (n *jsonNode) Depth() int {
 	depth, deepest, inString := 0, 0, false
 	for i := 0; i < len(n.raw); i++ {
 		switch c := n.raw[i]; {
@@ -122,9 +132,12 @@ func (n *jsonNode) depth() int {
 	return deepest
 }
 
-// encode returns the value as compact JSON; the keys of decoded objects are
+// Text returns the text of a value that is not decoded, as a scalar never is.
+func (n *jsonNode) Text() string { return string(n.raw) }
+
+// Encode returns the value as compact JSON; the keys of decoded objects are
 // sorted bytewise, as the engine writes them.
-func (n *jsonNode) encode() (json.RawMessage, error) {
+func (n *jsonNode) Encode() (json.RawMessage, error) {
 	var buf bytes.Buffer
 	if err := n.write(&buf); err != nil {
 		return nil, err
@@ -144,7 +157,7 @@ func (n *jsonNode) write(buf *bytes.Buffer) error {
 				buf.WriteByte(',')
 			}
 			if err := keys.Encode(key); err != nil {
-				return fmt.Errorf("iii: encode key: %w", err)
+				return fmt.Errorf("encode key: %w", err)
 			}
 			buf.Truncate(buf.Len() - 1) // the newline that an Encoder adds
 			buf.WriteByte(':')
