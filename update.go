@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/iii-go/iii/internal/jsontree"
 )
 
 // What the engine puts up with in an update operation.
@@ -34,10 +36,10 @@ var reservedKeys = []string{"__proto__", "constructor", "prototype"}
 // operation is empty. ApplyUpdate keeps and changes nothing that it was given;
 // it is safe for concurrent use.
 func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error) {
-	u := update{fresh: old == nil, root: objectNode()}
+	u := update{fresh: old == nil, root: jsontree.NewObject()}
 	var result StreamUpdateResult
 	if old != nil {
-		root, err := parseNode(old)
+		root, err := jsontree.Parse(old)
 		if err != nil {
 			return StreamUpdateResult{}, fmt.Errorf("iii: the item is no JSON: %w", err)
 		}
@@ -67,7 +69,7 @@ func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error
 
 // update is the item while operations are applied to it.
 type update struct {
-	root *jsonNode
+	root *jsontree.Node
 	// fresh: there was no item and no operation has applied yet. Operations on
 	// the root then see nothing instead of the empty object.
 	fresh bool
@@ -124,7 +126,7 @@ func (u *update) set(path string, value JSONValue) (*refusal, error) {
 func (u *update) remove(path string) (*refusal, error) {
 	key := validText(path)
 	if key == "" {
-		u.root = nullNode()
+		u.root = jsontree.Null()
 		return nil, nil
 	}
 	members, refused, err := u.member("remove", key)
@@ -135,7 +137,7 @@ func (u *update) remove(path string) (*refusal, error) {
 func (u *update) add(op, path string, by int64, subtract bool) (*refusal, error) {
 	key := validText(path)
 	target, name := u.root, "root"
-	var members map[string]*jsonNode
+	var members map[string]*jsontree.Node
 	if key != "" {
 		var refused *refusal
 		var err error
@@ -147,15 +149,15 @@ func (u *update) add(op, path string, by int64, subtract bool) (*refusal, error)
 		target = nil
 	}
 	if target == nil {
-		target = numberNode("0")
+		target = jsontree.Number("0")
 	} else if kind := target.Kind(); kind != "number" {
 		return refuse(op+".not_number", "Expected number at path '%s', got %s.", name, kind), nil
 	}
-	sum, ok := addToNumber(target.Text(), by, subtract)
+	sum, ok := jsontree.AddToNumber(target.Text(), by, subtract)
 	if !ok {
 		return refuse(op+".not_number", "Expected number at path '%s', got number.", name), nil
 	}
-	node := numberNode(sum)
+	node := jsontree.Number(sum)
 	if key == "" {
 		u.root = node
 	} else {
@@ -233,14 +235,14 @@ func (u *update) append(path *MergePath, value JSONValue) (*refusal, error) {
 
 // firstOf is what appending a value to nothing makes: a string stays itself,
 // except below the first level.
-func firstOf(value *jsonNode, nested bool) *jsonNode {
+func firstOf(value *jsontree.Node, nested bool) *jsontree.Node {
 	if value.Kind() == "string" && !nested {
 		return value
 	}
-	return listNode(value)
+	return jsontree.NewList(value)
 }
 
-func appendTo(leaf, value *jsonNode, name string) (*refusal, error) {
+func appendTo(leaf, value *jsontree.Node, name string) (*refusal, error) {
 	switch kind := leaf.Kind(); kind {
 	case "null":
 		leaf.Replace(firstOf(value, false))
@@ -260,7 +262,7 @@ func appendTo(leaf, value *jsonNode, name string) (*refusal, error) {
 
 // member checks the key of an operation that works on one level and returns the
 // members of the root, nil if the operation is refused.
-func (u *update) member(op, key string) (map[string]*jsonNode, *refusal, error) {
+func (u *update) member(op, key string) (map[string]*jsontree.Node, *refusal, error) {
 	if refused := checkSegment(op, key); refused != nil {
 		return nil, refused, nil
 	}
@@ -273,7 +275,7 @@ func (u *update) member(op, key string) (map[string]*jsonNode, *refusal, error) 
 
 // descend walks down from node, making an object of everything on the way that
 // is none, and returns the value at the end.
-func descend(node *jsonNode, segments []string) (*jsonNode, error) {
+func descend(node *jsontree.Node, segments []string) (*jsontree.Node, error) {
 	for _, key := range segments {
 		members, err := makeObject(node)
 		if err != nil {
@@ -281,7 +283,7 @@ func descend(node *jsonNode, segments []string) (*jsonNode, error) {
 		}
 		next := members[key]
 		if next == nil {
-			next = objectNode()
+			next = jsontree.NewObject()
 			members[key] = next
 		}
 		node = next
@@ -291,14 +293,14 @@ func descend(node *jsonNode, segments []string) (*jsonNode, error) {
 
 // makeObject returns the members of node, which becomes an empty object if it
 // is something else.
-func makeObject(node *jsonNode) (map[string]*jsonNode, error) {
+func makeObject(node *jsontree.Node) (map[string]*jsontree.Node, error) {
 	if node.Kind() != "object" {
-		node.Replace(objectNode())
+		node.Replace(jsontree.NewObject())
 	}
 	return node.Members()
 }
 
-func checkMergeValue(value *jsonNode) (map[string]*jsonNode, *refusal, error) {
+func checkMergeValue(value *jsontree.Node) (map[string]*jsontree.Node, *refusal, error) {
 	if value.Kind() != "object" {
 		return nil, refuse("merge.value.not_an_object", "Merge value must be a JSON object"), nil
 	}
@@ -356,11 +358,11 @@ func checkSegment(op, segment string) *refusal {
 }
 
 // parseOperand reads the value of an operation; an absent one is null.
-func parseOperand(value JSONValue) (*jsonNode, error) {
+func parseOperand(value JSONValue) (*jsontree.Node, error) {
 	if value == nil {
-		return nullNode(), nil
+		return jsontree.Null(), nil
 	}
-	node, err := parseNode(value)
+	node, err := jsontree.Parse(value)
 	if err != nil {
 		return nil, fmt.Errorf("its value is no JSON: %w", err)
 	}

@@ -1,4 +1,4 @@
-package iii
+package jsontree
 
 import (
 	"math"
@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// addToNumber adds by to the number that text is, or subtracts it. Integers are
+// AddToNumber adds by to the number that text is, or subtracts it. Integers are
 // exact between -2^63 and 2^64-1; a number with a fraction or an exponent stays
 // a float. It reports false when the result has no representation.
-func addToNumber(text string, by int64, subtract bool) (string, bool) {
+func AddToNumber(text string, by int64, subtract bool) (string, bool) {
 	if n, ok := parseInteger(text); ok {
 		delta := integer{negative: by < 0, magnitude: magnitude(by)}
 		if subtract {

@@ -1,4 +1,6 @@
-package iii
+// Package jsontree holds JSON documents of which only the touched parts are decoded,
+// for updates of stored items.
+package jsontree
 
 import (
 	"bytes"
@@ -8,40 +10,40 @@ import (
 	"slices"
 )
 
-// jsonNode is a JSON value of which only the touched parts are decoded: what nobody walks
+// Node is a JSON value of which only the touched parts are decoded: what nobody walks
 // into keeps its text, and with it every digit of its numbers. The zero value is not
-// usable; use parseNode or one of the constructors. A node belongs to one goroutine.
-type jsonNode struct {
+// usable; use [Parse] or one of the constructors. A node belongs to one goroutine.
+type Node struct {
 	// Exactly one of raw, members and elements holds the value.
-	raw      []byte               // compact text, shared with no other value
-	members  map[string]*jsonNode // a decoded object
-	elements []*jsonNode          // a decoded list; never nil once decoded
+	raw      []byte           // compact text, shared with no other value
+	members  map[string]*Node // a decoded object
+	elements []*Node          // a decoded list; never nil once decoded
 }
 
-// parseNode copies and validates one JSON document.
-func parseNode(doc []byte) (*jsonNode, error) {
+// Parse copies and validates one JSON document.
+func Parse(doc []byte) (*Node, error) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, doc); err != nil {
 		return nil, err
 	}
-	return &jsonNode{raw: compact.Bytes()}, nil
+	return &Node{raw: compact.Bytes()}, nil
 }
 
-// nullNode returns a null.
-func nullNode() *jsonNode { return &jsonNode{raw: []byte("null")} }
+// Null returns a null.
+func Null() *Node { return &Node{raw: []byte("null")} }
 
-// numberNode returns the number with the given text, which must be one.
-func numberNode(text string) *jsonNode { return &jsonNode{raw: []byte(text)} }
+// Number returns the number with the given text, which must be one.
+func Number(text string) *Node { return &Node{raw: []byte(text)} }
 
-// objectNode returns an empty object.
-func objectNode() *jsonNode { return &jsonNode{members: map[string]*jsonNode{}} }
+// NewObject returns an empty object.
+func NewObject() *Node { return &Node{members: map[string]*Node{}} }
 
-// listNode returns a list of one element.
-func listNode(first *jsonNode) *jsonNode { return &jsonNode{elements: []*jsonNode{first}} }
+// NewList returns a list of one element.
+func NewList(first *Node) *Node { return &Node{elements: []*Node{first}} }
 
 // Kind returns the name that the engine's messages use for the type of the value:
 // object, array, string, boolean, null or number.
-func (n *jsonNode) Kind() string {
+func (n *Node) Kind() string {
 	switch {
 	case n.members != nil:
 		return "object"
@@ -67,7 +69,7 @@ func (n *jsonNode) Kind() string {
 // Members returns the members of an object, decoding it if need be, and nil for every
 // other value. A key that occurs twice has its last value. The map is the node's own:
 // changing it changes the object.
-func (n *jsonNode) Members() (map[string]*jsonNode, error) {
+func (n *Node) Members() (map[string]*Node, error) {
 	if n.Kind() != "object" {
 		return nil, nil
 	}
@@ -76,9 +78,9 @@ func (n *jsonNode) Members() (map[string]*jsonNode, error) {
 		if err := json.Unmarshal(n.raw, &members); err != nil {
 			return nil, fmt.Errorf("decode object: %w", err)
 		}
-		n.members = make(map[string]*jsonNode, len(members))
+		n.members = make(map[string]*Node, len(members))
 		for key, raw := range members {
-			n.members[key] = &jsonNode{raw: raw}
+			n.members[key] = &Node{raw: raw}
 		}
 		n.raw = nil
 	}
@@ -86,15 +88,15 @@ func (n *jsonNode) Members() (map[string]*jsonNode, error) {
 }
 
 // Push adds an element to a list.
-func (n *jsonNode) Push(element *jsonNode) error {
+func (n *Node) Push(element *Node) error {
 	if n.elements == nil {
 		var elements []json.RawMessage
 		if err := json.Unmarshal(n.raw, &elements); err != nil {
 			return fmt.Errorf("decode list: %w", err)
 		}
-		n.elements = make([]*jsonNode, 0, len(elements)+1)
+		n.elements = make([]*Node, 0, len(elements)+1)
 		for _, raw := range elements {
-			n.elements = append(n.elements, &jsonNode{raw: raw})
+			n.elements = append(n.elements, &Node{raw: raw})
 		}
 		n.raw = nil
 	}
@@ -104,16 +106,16 @@ func (n *jsonNode) Push(element *jsonNode) error {
 
 // Concat appends the text of a string to a string as it is written, without decoding
 // either.
-func (n *jsonNode) Concat(text *jsonNode) {
+func (n *Node) Concat(text *Node) {
 	n.raw = append(n.raw[:len(n.raw)-1], text.raw[1:]...) // one's closing quote and the other's opening one go
 }
 
 // Replace makes n the value that other is; other must not be used afterwards.
-func (n *jsonNode) Replace(other *jsonNode) { *n = *other }
+func (n *Node) Replace(other *Node) { *n = *other }
 
 // Depth returns the nesting of a value that is not decoded: 0 for a scalar, 1 for a
 // list or object of scalars.
-func (n *jsonNode) Depth() int {
+func (n *Node) Depth() int {
 	depth, deepest, inString := 0, 0, false
 	for i := 0; i < len(n.raw); i++ {
 		switch c := n.raw[i]; {
@@ -133,11 +135,11 @@ func (n *jsonNode) Depth() int {
 }
 
 // Text returns the text of a value that is not decoded, as a scalar never is.
-func (n *jsonNode) Text() string { return string(n.raw) }
+func (n *Node) Text() string { return string(n.raw) }
 
 // Encode returns the value as compact JSON; the keys of decoded objects are
 // sorted bytewise, as the engine writes them.
-func (n *jsonNode) Encode() (json.RawMessage, error) {
+func (n *Node) Encode() (json.RawMessage, error) {
 	var buf bytes.Buffer
 	if err := n.write(&buf); err != nil {
 		return nil, err
@@ -146,7 +148,7 @@ func (n *jsonNode) Encode() (json.RawMessage, error) {
 }
 
 // write recurses only into decoded values, which are as deep as a path is long.
-func (n *jsonNode) write(buf *bytes.Buffer) error {
+func (n *Node) write(buf *bytes.Buffer) error {
 	switch {
 	case n.members != nil:
 		keys := json.NewEncoder(buf)
