@@ -34,11 +34,5 @@ const ProxiedVariable = proxiedVariable
 // TestLogger is the log of clients in tests, which is searched for secrets.
 var TestLogger = testLogger
 
-// JudgeFrame fails the test if the engine would lose a frame of telemetry.
-func JudgeFrame(tb testing.TB, prefix string, data []byte) {
-	tb.Helper()
-	judgeFrame(tb, prefix, data)
-}
-
 // Scale is how often a test repeats something.
 func Scale(short, full int) int { return scale(short, full) }

@@ -18,6 +18,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/log"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // attributeData is the attribute that holds a log record's structured data.
@@ -156,7 +158,7 @@ func newRecord(at time.Time, level slog.Level, msg string) (r log.Record) {
 	severity := severityOf(level)
 	r.SetTimestamp(at)
 	r.SetSeverity(severity)
-	r.SetSeverityText(severityNames[(severity-1)/4])
+	r.SetSeverityText(otlpjson.SeverityText(severity))
 	r.SetBody(attribute.StringValue(msg))
 	return r
 }
@@ -203,7 +205,7 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 		}
 		return attribute.Int64Value(int64(v))
 	case float32:
-		if !finite(float64(v)) {
+		if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
 			return attribute.Float64Value(float64(v)) // JSON has none of these
 		}
 	case float64:
@@ -213,7 +215,7 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 	case []byte:
 		return attribute.StringValue(base64.StdEncoding.EncodeToString(v))
 	case map[string]any:
-		if depth >= maxValueDepth {
+		if depth >= otlpjson.MaxValueDepth {
 			return c.text(v)
 		}
 		members := make([]attribute.KeyValue, 0, len(v))
@@ -222,7 +224,7 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 		}
 		return attribute.MapValue(members...)
 	case []any:
-		if depth >= maxValueDepth {
+		if depth >= otlpjson.MaxValueDepth {
 			return c.text(v)
 		}
 		elements := make([]attribute.Value, len(v))
@@ -293,13 +295,13 @@ func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int
 
 // maxGroupDepth is how deep groups of slog may be nested: a LogValue that returns a
 // group with itself in it has no end.
-const maxGroupDepth = 4 * maxValueDepth
+const maxGroupDepth = 4 * otlpjson.MaxValueDepth
 
 // mapValue is a map that is inside depth other values. The outermost that lies deeper
 // than the engine can read is text.
 func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
 	v := attribute.MapValue(members...)
-	if depth == maxValueDepth {
+	if depth == otlpjson.MaxValueDepth {
 		return attribute.StringValue(v.String())
 	}
 	return v
@@ -338,7 +340,7 @@ func numberValue(n json.Number) attribute.Value {
 	if i, err := n.Int64(); err == nil {
 		return attribute.Int64Value(i)
 	}
-	if f, err := n.Float64(); err == nil && finite(f) && strings.ContainsAny(n.String(), ".eE") {
+	if f, err := n.Float64(); err == nil && !math.IsInf(f, 0) && strings.ContainsAny(n.String(), ".eE") {
 		return attribute.Float64Value(f)
 	}
 	return attribute.StringValue(n.String())

@@ -23,6 +23,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/log"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // logKeeper keeps the records that a provider is given.
@@ -304,8 +306,8 @@ func TestChecklistDeepLogData(t *testing.T) {
 		depth += 2
 	}
 	text, ok := got.(string)
-	if !ok || depth != maxValueDepth {
-		t.Fatalf("at depth %d is a %T, want text at %d", depth, got, maxValueDepth)
+	if !ok || depth != otlpjson.MaxValueDepth {
+		t.Fatalf("at depth %d is a %T, want text at %d", depth, got, otlpjson.MaxValueDepth)
 	}
 	if !json.Valid([]byte(text)) || !strings.Contains(text, `"leaf"`) {
 		t.Errorf("the tail is %.80s", text)

@@ -55,10 +55,6 @@ func clearEnvironment() {
 }
 
 func check(before int) (code int) {
-	if err := suiteFrames.finish(); err != nil {
-		fmt.Fprintf(os.Stderr, "frames of the tests: %v\n", err)
-		code = 1
-	}
 	if left := leftover(before, waitLimit); left != "" {
 		fmt.Fprintf(os.Stderr, "%d goroutines before the tests, more after them:\n%s\n", before, left)
 		code = 1

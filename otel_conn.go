@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // ErrConnectionClosed means that a [SharedEngineConnection] takes no telemetry
@@ -94,7 +96,7 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 		done:     make(chan struct{}),
 		state:    ConnectionStateDisconnected,
 	}
-	s.queue = telemetryQueue{maxFrames: cfg.maxFrames, maxBytes: cfg.maxBytes, maxAway: cfg.maxAway, fresh: true, dropped: s.report.note, buffers: newFrameBuffers()}
+	s.queue = telemetryQueue{maxFrames: cfg.maxFrames, maxBytes: cfg.maxBytes, maxAway: cfg.maxAway, fresh: true, dropped: s.report.note, buffers: otlpjson.NewBuffers()}
 	s.losses.said = s.report.note
 	s.report.say = func() { s.notify.post(s.sayDrops) }
 	return s
@@ -109,14 +111,14 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 // afterwards.
 func (s *SharedEngineConnection) Send(m OtelMessage) error {
 	switch m.Prefix {
-	case prefixTraces, prefixMetrics, prefixLogs:
-		return s.enqueue(telemetryFrame{prefix: m.Prefix, data: m.Data, records: 1})
+	case otlpjson.PrefixTraces, otlpjson.PrefixMetrics, otlpjson.PrefixLogs:
+		return s.enqueue(otlpjson.Frame{Prefix: m.Prefix, Data: m.Data, Records: 1})
 	}
 	return fmt.Errorf("iii: telemetry prefix %q is none of OTLP, MTRC and LOGS", m.Prefix)
 }
 
-// enqueue is Send for frames of our own. It takes f.data over.
-func (s *SharedEngineConnection) enqueue(f telemetryFrame) error { return s.queue.enqueue(f) }
+// enqueue is Send for frames of our own. It takes f.Data over.
+func (s *SharedEngineConnection) enqueue(f otlpjson.Frame) error { return s.queue.enqueue(f) }
 
 // State is the state of the connection: connecting until the first attempt has
 // ended, connected, reconnecting while attempts fail or after a loss, failed once

@@ -12,6 +12,8 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 var errSpanExporterShutdown = errors.New("iii: span exporter is shut down")
@@ -20,26 +22,26 @@ var errSpanExporterShutdown = errors.New("iii: span exporter is shut down")
 type engineExporter struct {
 	conn    *SharedEngineConnection
 	stopped atomic.Bool
-	idle    atomic.Pointer[otlpEncoder] // for the next batch; nil while one is encoded
+	idle    atomic.Pointer[otlpjson.Encoder] // for the next batch; nil while one is encoded
 }
 
-func (x *engineExporter) encoder() *otlpEncoder {
+func (x *engineExporter) encoder() *otlpjson.Encoder {
 	if e := x.idle.Swap(nil); e != nil {
 		return e
 	}
-	return newOTLPEncoder(x.conn.queue.buffers)
+	return otlpjson.NewEncoder(x.conn.queue.buffers)
 }
 
 // send queues what e has encoded. It queues what it can, and returns the first
 // error; the connection has counted what it names.
-func (x *engineExporter) send(e *otlpEncoder, frames []telemetryFrame) (err error) {
+func (x *engineExporter) send(e *otlpjson.Encoder, frames []otlpjson.Frame) (err error) {
 	for _, f := range frames {
 		if refused := x.conn.enqueue(f); err == nil {
 			err = refused
 		}
 	}
-	x.conn.losses.note(&e.lost)
-	if e.done() {
+	x.conn.losses.note(e.Lost())
+	if e.Done() {
 		x.idle.Store(e)
 	}
 	return err
@@ -99,7 +101,7 @@ func (x *EngineSpanExporter) ExportSpans(_ context.Context, spans []sdktrace.Rea
 		return errSpanExporterShutdown
 	}
 	e := x.encoder()
-	return x.send(e, e.spans(spans))
+	return x.send(e, e.Spans(spans))
 }
 
 // EngineMetricsExporter sends metrics to the engine as OTLP JSON. The engine
@@ -156,7 +158,7 @@ func (x *EngineMetricsExporter) Export(_ context.Context, rm *metricdata.Resourc
 		x.sayConversions(rm)
 	}
 	e := x.encoder()
-	return x.send(e, e.metrics(rm))
+	return x.send(e, e.Metrics(rm))
 }
 
 // sayConversions says once an instrument that its exponential histogram is
@@ -205,5 +207,5 @@ func (x *EngineLogExporter) Export(_ context.Context, records []sdklog.Record) e
 		return sdklog.ErrExporterShutdown
 	}
 	e := x.encoder()
-	return x.send(e, e.logs(records))
+	return x.send(e, e.Logs(records))
 }

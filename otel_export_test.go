@@ -17,19 +17,42 @@ import (
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/log"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/sdk/instrumentation"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/otlpjson"
 )
+
+var (
+	testTrace = trace.TraceID{0x4b, 0xf9, 0x2f, 0x35, 0x77, 0xb3, 0x4d, 0xa6, 0xa3, 0xce, 0x92, 0x9d, 0x0e, 0x0e, 0x47, 0x36}
+	testSpan  = trace.SpanID{0, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7}
+)
+
+func spanContext(flags trace.TraceFlags, remote bool) trace.SpanContext {
+	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: testTrace, SpanID: testSpan, TraceFlags: flags, Remote: remote})
+}
+
+// resourceMetrics is what a reader collects, with these data.
+func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics {
+	sm := metricdata.ScopeMetrics{Scope: instrumentation.Scope{Name: "m"}}
+	for _, d := range data {
+		sm.Metrics = append(sm.Metrics, metricdata.Metrics{Name: "n", Description: "d", Unit: "u", Data: d})
+	}
+	return &metricdata.ResourceMetrics{Resource: resource.NewSchemaless(attribute.String("service.name", "s")), ScopeMetrics: []metricdata.ScopeMetrics{sm}}
+}
 
 // documents returns the frames that a peer has received, decoded.
 func (p *otelPeer) documents(t *testing.T) (prefixes []string, docs []any) {
 	t.Helper()
 	for _, f := range p.received() {
 		prefixes = append(prefixes, f[:4])
-		docs = append(docs, decoded(t, []byte(f[4:])))
+		docs = append(docs, enginetest.DecodeJSON(t, []byte(f[4:])))
 	}
 	return prefixes, docs
 }
@@ -59,10 +82,10 @@ func TestExporters(t *testing.T) {
 			}
 		}
 		prefixes, docs := p.documents(t)
-		if diff := cmp.Diff([]string{prefixTraces, prefixLogs, prefixMetrics}, prefixes); diff != "" {
+		if diff := cmp.Diff([]string{otlpjson.PrefixTraces, otlpjson.PrefixLogs, otlpjson.PrefixMetrics}, prefixes); diff != "" {
 			t.Fatalf("frames (-want +got):\n%s", diff)
 		}
-		if got := at(docs[0], "resourceSpans", 0, "scopeSpans", 0, "spans", 1, "name"); got != "b" {
+		if got := enginetest.At(docs[0], "resourceSpans", 0, "scopeSpans", 0, "spans", 1, "name"); got != "b" {
 			t.Errorf("second span: %v", got)
 		}
 		if stats := s.Stats(); stats.Confirmed != 3 || stats.Lost != (RecordLosses{}) || stats.Dropped() != 0 {
@@ -107,7 +130,7 @@ func unconnected(t *testing.T, opts ...ConnectionOption) *SharedEngineConnection
 }
 
 // queued returns the frames that wait, in order.
-func queued(s *SharedEngineConnection) (frames []telemetryFrame) {
+func queued(s *SharedEngineConnection) (frames []otlpjson.Frame) {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
 	for number := uint64(1); number <= s.queue.last; number++ {
@@ -115,7 +138,7 @@ func queued(s *SharedEngineConnection) (frames []telemetryFrame) {
 			d := &s.queue.waiting[c]
 			for i := d.head; i < len(d.frames); i++ {
 				if d.frames[i].number == number {
-					frames = append(frames, d.frames[i].telemetryFrame)
+					frames = append(frames, d.frames[i].Frame)
 				}
 			}
 		}
@@ -234,8 +257,8 @@ func TestLogBurstIsKept(t *testing.T) {
 		_, docs := p.documents(t)
 		for _, doc := range docs {
 			frames++
-			each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) {
-				if got := at(r, "body", "stringValue"); got != fmt.Sprint(next) {
+			enginetest.Each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) {
+				if got := enginetest.At(r, "body", "stringValue"); got != fmt.Sprint(next) {
 					t.Errorf("record %v, want %d", got, next)
 				}
 				next++
@@ -275,29 +298,29 @@ func TestChecklistLiveSnapshot(t *testing.T) {
 	span.SetAttributes(attribute.Int("later", 2))
 	span.End()
 	frames := queued(s)
-	if len(frames) != 2 || !frames[0].live || frames[1].live {
+	if len(frames) != 2 || !frames[0].Live || frames[1].Live {
 		t.Fatalf("got %d frames", len(frames))
 	}
 	var spans []any
 	for _, f := range frames {
-		judgeFrame(t, f.prefix, f.data)
-		spans = append(spans, at(decoded(t, f.data), "resourceSpans", 0, "scopeSpans", 0, "spans", 0))
+		enginetest.JudgeFrame(t, f.Prefix, f.Data)
+		spans = append(spans, enginetest.At(enginetest.DecodeJSON(t, f.Data), "resourceSpans", 0, "scopeSpans", 0, "spans", 0))
 	}
-	const want = `[{"key":"built","value":{"intValue":1}},{"key":"iii.session.id","value":{"stringValue":"S 1"}}]`
-	if diff := cmp.Diff(want, jsonText(t, at(spans[0], "attributes"))); diff != "" {
+	want := enginetest.DecodeJSON(t, []byte(`[{"key":"built","value":{"intValue":1}},{"key":"iii.session.id","value":{"stringValue":"S 1"}}]`))
+	if diff := cmp.Diff(want, enginetest.At(spans[0], "attributes")); diff != "" {
 		t.Errorf("attributes of the snapshot (-want +got):\n%s", diff)
 	}
 	for i, want := range []bool{true, false} {
-		if got := at(spans[i], "endTimeUnixNano") == "0"; got != want {
+		if got := enginetest.At(spans[i], "endTimeUnixNano") == "0"; got != want {
 			t.Errorf("frame %d is running: %v", i, got)
 		}
-		if got := at(spans[i], "events") == nil; got != want {
+		if got := enginetest.At(spans[i], "events") == nil; got != want {
 			t.Errorf("frame %d has no events: %v", i, got)
 		}
-		if at(spans[i], "links", 0, "spanId") != testSpan.String() {
+		if enginetest.At(spans[i], "links", 0, "spanId") != testSpan.String() {
 			t.Errorf("frame %d has not the link", i)
 		}
-		if diff := cmp.Diff(at(spans[0], "spanId"), at(spans[i], "spanId")); diff != "" {
+		if diff := cmp.Diff(enginetest.At(spans[0], "spanId"), enginetest.At(spans[i], "spanId")); diff != "" {
 			t.Error(diff)
 		}
 	}
@@ -355,8 +378,8 @@ func TestMetricsThroughReader(t *testing.T) {
 		if len(docs) != 2 {
 			t.Fatalf("got %d frames, want that of the interval and that of the end", len(docs))
 		}
-		point := at(docs[0], "resourceMetrics", 0, "scopeMetrics", 0, "metrics", 0, "sum", "dataPoints", 0)
-		if at(point, "asInt") != "3" || at(point, "exemplars", 0, "spanId") != testSpan.String() {
+		point := enginetest.At(docs[0], "resourceMetrics", 0, "scopeMetrics", 0, "metrics", 0, "sum", "dataPoints", 0)
+		if enginetest.At(point, "asInt") != "3" || enginetest.At(point, "exemplars", 0, "spanId") != testSpan.String() {
 			t.Errorf("point %v", point)
 		}
 	})

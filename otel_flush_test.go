@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // Flush returns when the peer has read everything, however late.
@@ -165,7 +167,7 @@ func TestChecklistShutdownIsBounded(t *testing.T) {
 					defer c.stopReading()()
 				}
 				for range 20 {
-					if err := s.Send(OtelMessage{Prefix: prefixLogs, Data: make([]byte, 1<<20)}); err != nil {
+					if err := s.Send(OtelMessage{Prefix: otlpjson.PrefixLogs, Data: make([]byte, 1<<20)}); err != nil {
 						t.Fatal(err)
 					}
 				}

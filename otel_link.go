@@ -149,10 +149,10 @@ func (l *telemetryLink) writeFrames(batch []queuedFrame, control telemetryContro
 		if err != nil {
 			return err
 		}
-		if _, err := io.WriteString(w, batch[i].prefix); err != nil {
+		if _, err := io.WriteString(w, batch[i].Prefix); err != nil {
 			return err
 		}
-		if _, err := w.Write(batch[i].data); err != nil {
+		if _, err := w.Write(batch[i].Data); err != nil {
 			return err
 		}
 		if err := w.Close(); err != nil {

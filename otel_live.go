@@ -2,9 +2,12 @@ package iii
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // liveSpanProcessor sends a snapshot of each sampled span as it starts, so that
@@ -14,6 +17,10 @@ type liveSpanProcessor struct {
 	conn    *SharedEngineConnection
 	stopped atomic.Bool
 }
+
+// liveEncoders encode the starts of spans, of which many begin at once; an exporter,
+// whose batches are much larger, has an encoder of its own.
+var liveEncoders = sync.Pool{New: func() any { return otlpjson.NewEncoder(nil) }}
 
 func newLiveSpanProcessor(s *SharedEngineConnection) sdktrace.SpanProcessor {
 	return &liveSpanProcessor{conn: s}
@@ -26,12 +33,12 @@ func (p *liveSpanProcessor) OnStart(_ context.Context, s sdktrace.ReadWriteSpan)
 	if !s.SpanContext().IsSampled() || !s.IsRecording() || p.stopped.Load() {
 		return
 	}
-	e := otlpEncoders.Get().(*otlpEncoder)
-	for _, f := range e.liveSpan(s) {
+	e := liveEncoders.Get().(*otlpjson.Encoder)
+	for _, f := range e.LiveSpan(s) {
 		_ = p.conn.enqueue(f) // counted there; the span itself follows
 	}
-	if e.done() {
-		otlpEncoders.Put(e)
+	if e.Done() {
+		liveEncoders.Put(e)
 	}
 }
 

@@ -17,6 +17,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/otel"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // The engine's side is killed in the middle of flushes, and nothing is lost.
@@ -95,9 +97,9 @@ func TestChecklistLiveSpanStaysAhead(t *testing.T) {
 		}
 		s := p.connection(WithConnectionQueue(50, 1<<20), WithConnectionReconnection(ReconnectionConfig{InitialDelayMs: 1, MaxDelayMs: 5}))
 		for n := range 5000 {
-			_ = s.enqueue(telemetryFrame{prefix: prefixTraces, data: fmt.Appendf(nil, "start %d", n), live: true, records: 1})
+			_ = s.enqueue(otlpjson.Frame{Prefix: otlpjson.PrefixTraces, Data: fmt.Appendf(nil, "start %d", n), Live: true, Records: 1})
 			if n >= 3 {
-				if err := s.enqueue(telemetryFrame{prefix: prefixTraces, data: fmt.Appendf(nil, "end %d", n-3), records: 1}); err != nil {
+				if err := s.enqueue(otlpjson.Frame{Prefix: otlpjson.PrefixTraces, Data: fmt.Appendf(nil, "end %d", n-3), Records: 1}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -110,7 +112,7 @@ func TestChecklistLiveSpanStaysAhead(t *testing.T) {
 		}
 		ended, started := map[string]bool{}, map[string]int{}
 		for _, f := range p.received() {
-			what, n, _ := strings.Cut(strings.TrimPrefix(f, prefixTraces), " ")
+			what, n, _ := strings.Cut(strings.TrimPrefix(f, otlpjson.PrefixTraces), " ")
 			if what == "end" {
 				ended[n] = true
 				continue
@@ -182,10 +184,10 @@ func TestTelemetryLargeFrames(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	s := p.connection()
 	var want []string
-	for _, size := range []int{0, 1, 125, 126, 65535, 65536, 1 << 20, maxFrameBytes, 20 << 20} {
+	for _, size := range []int{0, 1, 125, 126, 65535, 65536, 1 << 20, otlpjson.MaxFrameBytes, 20 << 20} {
 		data := bytes.Repeat([]byte("x"), size)
-		want = append(want, prefixTraces+string(data))
-		if err := s.Send(OtelMessage{Prefix: prefixTraces, Data: data}); err != nil {
+		want = append(want, otlpjson.PrefixTraces+string(data))
+		if err := s.Send(OtelMessage{Prefix: otlpjson.PrefixTraces, Data: data}); err != nil {
 			t.Fatal(err)
 		}
 	}

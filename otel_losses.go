@@ -3,6 +3,8 @@ package iii
 import (
 	"fmt"
 	"sync/atomic"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // RecordLosses are counters of what did not become part of a frame, since the
@@ -46,15 +48,15 @@ func (l *telemetryLosses) overflow(n int) {
 	l.said()
 }
 
-// note adds what an encoder could not say.
-func (l *telemetryLosses) note(lost *otlpLosses) {
-	if *lost == (otlpLosses{}) {
+// note adds what an encoder has lost.
+func (l *telemetryLosses) note(lost otlpjson.Losses) {
+	if lost == (otlpjson.Losses{}) {
 		return
 	}
-	l.shortened.Add(uint64(lost.cut))
-	l.tooLarge.Add(uint64(lost.records))
-	l.nonFinite.Add(uint64(lost.points + lost.values))
-	l.unknown.Add(uint64(lost.metrics))
+	l.shortened.Add(uint64(lost.Cut))
+	l.tooLarge.Add(uint64(lost.Records))
+	l.nonFinite.Add(uint64(lost.Points + lost.Values))
+	l.unknown.Add(uint64(lost.Metrics))
 	l.said()
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"sync"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // What may be written and not confirmed: enough to keep a link busy, and little
@@ -25,7 +27,7 @@ const pingFrames = 4
 type telemetryQueue struct {
 	maxFrames, maxBytes int
 	maxAway             int // frames while there is no link; 0: maxFrames
-	buffers             frameBuffers
+	buffers             otlpjson.Buffers
 
 	mu      sync.Mutex
 	link    *telemetryLink // the link that is written to, or nil
@@ -72,8 +74,8 @@ const (
 
 func (q *telemetryQueue) drop(f *queuedFrame, cause dropCause) {
 	signal := f.signal()
-	q.buffers.release(&f.telemetryFrame)
-	q.stats.drops[signal].add(cause, f.records)
+	q.buffers.Release(&f.Frame)
+	q.stats.drops[signal].add(cause, f.Records)
 	if signal == signalLive {
 		return
 	}
@@ -91,24 +93,24 @@ func (q *telemetryQueue) drop(f *queuedFrame, cause dropCause) {
 }
 
 // enqueue takes f over, and never blocks.
-func (q *telemetryQueue) enqueue(f telemetryFrame) error {
+func (q *telemetryQueue) enqueue(f otlpjson.Frame) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	item := queuedFrame{telemetryFrame: f, number: math.MaxUint64}
-	switch size := f.size(); {
+	item := queuedFrame{Frame: f, number: math.MaxUint64}
+	switch size := f.Size(); {
 	case q.ended != nil:
-		if !q.orderly && !f.live {
+		if !q.orderly && !f.Live {
 			q.lost++
 		}
 		q.drop(&item, dropClosed)
 		return q.ended
-	case f.live && q.link == nil && !q.fresh:
+	case f.Live && q.link == nil && !q.fresh:
 		q.drop(&item, dropAway)
 		return nil
 	case size >= messageTooLarge:
 		q.drop(&item, dropFull)
 		return fmt.Errorf("%w: telemetry of %d bytes", ErrMessageTooLarge, size)
-	case !q.makeRoom(f.signal().class(), size):
+	case !q.makeRoom(item.signal().class(), size):
 		q.drop(&item, dropFull)
 		return ErrBufferFull
 	}
@@ -118,7 +120,7 @@ func (q *telemetryQueue) enqueue(f telemetryFrame) error {
 	q.last++
 	item.number = q.last
 	q.keep(&item)
-	q.waiting[f.signal().class()].push(item)
+	q.waiting[item.signal().class()].push(item)
 	if q.link != nil {
 		q.link.wakeWriter()
 	}
@@ -162,7 +164,8 @@ func (q *telemetryQueue) shedOldest(c frameClass) {
 		for i := q.flight.head; ; i++ {
 			if f := &q.flight.frames[i]; !f.shed && f.signal().class() == c {
 				q.forget(f, true)
-				f.shed, f.data, f.reused = true, nil, false
+				f.shed = true
+				f.Discard()
 				return
 			}
 		}
@@ -176,20 +179,20 @@ func (q *telemetryQueue) shedOldest(c frameClass) {
 func (q *telemetryQueue) keep(f *queuedFrame) {
 	h := &q.held[f.signal().class()]
 	h.frames++
-	h.bytes += f.size()
+	h.bytes += f.Size()
 	q.frames++
-	q.bytes += f.size()
+	q.bytes += f.Size()
 }
 
 func (q *telemetryQueue) forget(f *queuedFrame, flying bool) {
 	h := &q.held[f.signal().class()]
 	h.frames--
-	h.bytes -= f.size()
+	h.bytes -= f.Size()
 	if flying {
 		h.flying--
 	}
 	q.frames--
-	q.bytes -= f.size()
+	q.bytes -= f.Size()
 }
 
 // attach makes l the link that is written to.
@@ -241,7 +244,7 @@ func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) ([]queuedFr
 		}
 		// The starts of spans are not sent again, so nothing is to be confirmed for
 		// them alone, unless somebody waits or too much is in flight.
-		if !f.live || len(q.waiters) > 0 || q.flight.len() >= min(flightFrames/2, q.limit()/16) || q.flying >= flightBytes/2 {
+		if !f.Live || len(q.waiters) > 0 || q.flight.len() >= min(flightFrames/2, q.limit()/16) || q.flying >= flightBytes/2 {
 			l.unpinged++
 		}
 		if l.unpinged >= pingFrames {
@@ -280,7 +283,7 @@ func (q *telemetryQueue) next() (f queuedFrame, ok bool) {
 	if f.again {
 		q.stats.retried++
 	}
-	f.flown = f.size()
+	f.flown = f.Size()
 	q.stats.sent++
 	q.stats.bytes += uint64(f.flown)
 	q.flying += f.flown
@@ -303,7 +306,7 @@ func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
 		if !f.shed {
 			q.forget(f, true)
 			if f.number <= l.written.Load() {
-				q.buffers.release(&f.telemetryFrame)
+				q.buffers.Release(&f.Frame)
 			}
 		}
 		q.stats.confirmed++
@@ -329,7 +332,7 @@ func (q *telemetryQueue) detach(l *telemetryLink) {
 		case f.shed:
 			q.drop(&f, dropFull)
 			continue
-		case f.live:
+		case f.Live:
 			q.forget(&f, true)
 			q.drop(&f, dropAway)
 			continue
@@ -377,7 +380,7 @@ func (q *telemetryQueue) end() {
 			f := q.waiting[c].pop()
 			q.forget(&f, false)
 			q.drop(&f, dropClosed)
-			if !f.live {
+			if !f.Live {
 				q.lost++
 			}
 		}
@@ -427,7 +430,7 @@ func (q *telemetryQueue) leave(w *flushWaiter) (left, dropped int) {
 	delete(q.waiters, w)
 	for _, d := range [...]*frameDeque{&q.flight, &q.waiting[classMetrics], &q.waiting[classRecords]} {
 		for _, f := range d.frames[d.head:] {
-			if f.number <= w.upTo && !f.live {
+			if f.number <= w.upTo && !f.Live {
 				left++
 			}
 		}
@@ -461,4 +464,92 @@ func (q *telemetryQueue) oldest() uint64 {
 		}
 	}
 	return oldest
+}
+
+// frameSignal is what a frame carries.
+type frameSignal uint8
+
+const (
+	signalLive frameSignal = iota
+	signalMetrics
+	signalTraces
+	signalLogs
+	signals
+)
+
+func (f *queuedFrame) signal() frameSignal {
+	switch {
+	case f.Live:
+		return signalLive
+	case f.Prefix == otlpjson.PrefixMetrics:
+		return signalMetrics
+	case f.Prefix == otlpjson.PrefixTraces:
+		return signalTraces
+	}
+	return signalLogs
+}
+
+// frameClass is the order in which frames are shed: a class makes room for
+// itself and for those above it.
+type frameClass uint8
+
+const (
+	classLive frameClass = iota
+	classMetrics
+	classRecords // spans and logs
+	classes
+)
+
+func (s frameSignal) class() frameClass {
+	return min(frameClass(s), classRecords)
+}
+
+type queuedFrame struct {
+	otlpjson.Frame
+	number uint64 // in order of acceptance, from 1
+	flown  int    // its size, once in flight
+	ping   bool   // a ping goes out behind it
+	again  bool   // it was written to a link that died
+	shed   bool   // in flight, and not to be sent again; its data is gone
+}
+
+// frameDeque is a queue that takes back at its head.
+type frameDeque struct {
+	frames []queuedFrame
+	head   int
+}
+
+func (d *frameDeque) len() int { return len(d.frames) - d.head }
+
+func (d *frameDeque) push(f queuedFrame) {
+	if d.head > 64 && d.head > len(d.frames)/2 {
+		n := copy(d.frames, d.frames[d.head:])
+		clear(d.frames[n:])
+		d.frames, d.head = d.frames[:n], 0
+	}
+	d.frames = append(d.frames, f)
+}
+
+func (d *frameDeque) first() *queuedFrame {
+	if d.len() == 0 {
+		return nil
+	}
+	return &d.frames[d.head]
+}
+
+// last is the frame that was pushed last; there is one.
+func (d *frameDeque) last() *queuedFrame { return &d.frames[len(d.frames)-1] }
+
+// unpop puts frames before those in d.
+func (d *frameDeque) unpop(frames []queuedFrame) {
+	d.frames, d.head = append(frames, d.frames[d.head:]...), 0
+}
+
+func (d *frameDeque) pop() queuedFrame {
+	f := d.frames[d.head]
+	d.frames[d.head] = queuedFrame{}
+	if d.head++; d.head == len(d.frames) {
+		d.frames, d.head = d.frames[:0], 0
+	}
+	return f
 }

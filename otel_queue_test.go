@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // testQueue is a queue whose link is a fake: nobody writes.
@@ -20,19 +22,19 @@ func fakeTelemetryLink() *telemetryLink {
 }
 
 // frameOf reads "live:a", "metrics:a", "traces:a" and "logs:a".
-func frameOf(tb testing.TB, s string) telemetryFrame {
+func frameOf(tb testing.TB, s string) otlpjson.Frame {
 	tb.Helper()
 	signal, name, _ := strings.Cut(s, ":")
-	f := telemetryFrame{data: []byte(name), records: 1}
+	f := otlpjson.Frame{Data: []byte(name), Records: 1}
 	switch signal {
 	case "live":
-		f.prefix, f.live = prefixTraces, true
+		f.Prefix, f.Live = otlpjson.PrefixTraces, true
 	case "traces":
-		f.prefix = prefixTraces
+		f.Prefix = otlpjson.PrefixTraces
 	case "metrics":
-		f.prefix = prefixMetrics
+		f.Prefix = otlpjson.PrefixMetrics
 	case "logs":
-		f.prefix = prefixLogs
+		f.Prefix = otlpjson.PrefixLogs
 	default:
 		tb.Fatalf("no signal in %q", s)
 	}
@@ -42,7 +44,7 @@ func frameOf(tb testing.TB, s string) telemetryFrame {
 func namesOf(frames []queuedFrame) []string {
 	var names []string
 	for _, f := range frames {
-		names = append(names, string(f.data))
+		names = append(names, string(f.Data))
 	}
 	return names
 }
@@ -121,7 +123,7 @@ func TestQueueShedsByClass(t *testing.T) {
 
 func TestQueueRefuses(t *testing.T) {
 	q := testQueue(10, 128<<20, 0)
-	if err := q.enqueue(telemetryFrame{prefix: prefixLogs, data: make([]byte, messageTooLarge)}); !errors.Is(err, ErrMessageTooLarge) {
+	if err := q.enqueue(otlpjson.Frame{Prefix: otlpjson.PrefixLogs, Data: make([]byte, messageTooLarge)}); !errors.Is(err, ErrMessageTooLarge) {
 		t.Errorf("64 MiB: %v, want ErrMessageTooLarge", err)
 	}
 	q.refuse(ErrConnectionClosed, true)
@@ -264,7 +266,7 @@ func TestQueueBooks(t *testing.T) {
 			case n < 12:
 				signal := []string{"live", "metrics", "traces", "logs"}[rnd.IntN(4)]
 				f := frameOf(t, signal+":"+fmt.Sprint(step)+strings.Repeat("x", rnd.IntN(30)))
-				live := f.live && l == nil && !q.fresh
+				live := f.Live && l == nil && !q.fresh
 				switch err := q.enqueue(f); {
 				case err == nil && !live:
 					accepted++
@@ -280,8 +282,8 @@ func TestQueueBooks(t *testing.T) {
 						t.Fatalf("seed %d step %d: frame %d after frame %d", seed, step, f.number, lastOfLink)
 					}
 					lastOfLink = f.number
-					wrote[string(f.data)]++
-					if f.live && wrote[string(f.data)] > 1 {
+					wrote[string(f.Data)]++
+					if f.Live && wrote[string(f.Data)] > 1 {
 						t.Fatalf("seed %d step %d: the start of a span was sent twice", seed, step)
 					}
 				}

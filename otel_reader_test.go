@@ -10,6 +10,8 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // A callback that fails takes no other metric with it: not at an interval, nor at a
@@ -30,7 +32,7 @@ func TestTelemetryOfFailingCallback(t *testing.T) {
 		}
 		arrived := func(when string, want ...string) {
 			t.Helper()
-			frames := p.containing(prefixMetrics)
+			frames := p.containing(otlpjson.PrefixMetrics)
 			if len(frames) != len(want) {
 				t.Fatalf("%s: %d frames of metrics, want %d", when, len(frames), len(want))
 			}

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // timeLogs writes n records one by one and returns how long each took.
@@ -60,7 +62,7 @@ func BenchmarkLogRecord(b *testing.B) {
 // BenchmarkEnqueue is what a frame costs its sender: while there is room, and
 // when each sheds another.
 func BenchmarkEnqueue(b *testing.B) {
-	frame := telemetryFrame{prefix: prefixLogs, data: make([]byte, 500), records: 1}
+	frame := otlpjson.Frame{Prefix: otlpjson.PrefixLogs, Data: make([]byte, 500), Records: 1}
 	b.Run("room", func(b *testing.B) {
 		q, l := testQueue(defaultTelemetryFrames, defaultTelemetryBytes, 0), fakeTelemetryLink()
 		q.attach(l)

@@ -57,7 +57,7 @@ func (q *telemetryQueue) read(s *ConnectionStats) {
 	drops := q.stats.drops
 	for _, f := range q.flight.frames[q.flight.head:] {
 		if f.shed {
-			drops[f.signal()].add(dropFull, f.records)
+			drops[f.signal()].add(dropFull, f.Records)
 		}
 	}
 	s.LiveSpans, s.Metrics, s.Traces, s.Logs = drops[signalLive], drops[signalMetrics], drops[signalTraces], drops[signalLogs]

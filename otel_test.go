@@ -19,6 +19,9 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/log"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // telemetry starts telemetry that goes to this peer, and ends with the test.
@@ -93,13 +96,13 @@ func TestTelemetryDelivers(t *testing.T) {
 				t.Fatal(err)
 			}
 			counts := p.prefixes()
-			if counts[prefixTraces] != 2 || counts[prefixMetrics] != 1 || counts[prefixLogs] != 3 {
+			if counts[otlpjson.PrefixTraces] != 2 || counts[otlpjson.PrefixMetrics] != 1 || counts[otlpjson.PrefixLogs] != 3 {
 				t.Errorf("frames: %v, want the span twice, its metrics and three records", counts)
 			}
 			id := span.SpanContext().SpanID().String()
 			for _, texts := range [][]string{
-				{prefixTraces, `"endTimeUnixNano":"0"`, id}, {prefixTraces, `"name":"work"`, id}, {prefixMetrics, "orders.created", `"asInt":"7"`},
-				{prefixLogs, "hello", id}, {prefixLogs, "from the logger", id}, {prefixLogs, "from slog", id},
+				{otlpjson.PrefixTraces, `"endTimeUnixNano":"0"`, id}, {otlpjson.PrefixTraces, `"name":"work"`, id}, {otlpjson.PrefixMetrics, "orders.created", `"asInt":"7"`},
+				{otlpjson.PrefixLogs, "hello", id}, {otlpjson.PrefixLogs, "from the logger", id}, {otlpjson.PrefixLogs, "from slog", id},
 			} {
 				frames := p.containing(texts...)
 				if len(frames) == 0 {
@@ -111,7 +114,7 @@ func TestTelemetryDelivers(t *testing.T) {
 					}
 				}
 			}
-			if scoped := p.containing(prefixTraces, `"scope":{"name":"iii-go-sdk","version":"`+Version+`"`); len(scoped) != 2 {
+			if scoped := p.containing(otlpjson.PrefixTraces, `"scope":{"name":"iii-go-sdk","version":"`+Version+`"`); len(scoped) != 2 {
 				t.Errorf("%d frames of spans have this package's scope", len(scoped))
 			}
 		})
@@ -222,7 +225,7 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 	if err := second.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if len(p.containing(prefixTraces, "someone", "global")) != 2 {
+	if len(p.containing(otlpjson.PrefixTraces, "someone", "global")) != 2 {
 		t.Errorf("no span of the global tracer in %q", p.received())
 	}
 	third := p.telemetry(OtelConfig{}, WithGlobalProviders())
@@ -259,7 +262,7 @@ func TestChecklistProcessorOrder(t *testing.T) {
 	if err := tel.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if len(p.containing(prefixTraces, "S-1")) != 2 {
+	if len(p.containing(otlpjson.PrefixTraces, "S-1")) != 2 {
 		t.Errorf("frames: %q", p.received())
 	}
 }
@@ -272,11 +275,11 @@ func TestTelemetrySwitches(t *testing.T) {
 		env  map[string]string
 		want map[string]int
 	}{
-		{name: "all", want: map[string]int{prefixTraces: 2, prefixMetrics: 1, prefixLogs: 1}},
-		{name: "no live spans", cfg: OtelConfig{LiveSpans: off}, want: map[string]int{prefixTraces: 1, prefixMetrics: 1, prefixLogs: 1}},
-		{name: "no metrics", cfg: OtelConfig{MetricsEnabled: off}, want: map[string]int{prefixTraces: 2, prefixLogs: 1}},
-		{name: "no logs", cfg: OtelConfig{LogsEnabled: off}, want: map[string]int{prefixTraces: 2, prefixMetrics: 1}},
-		{name: "sampler of the environment", env: map[string]string{"OTEL_TRACES_SAMPLER": "always_off"}, want: map[string]int{prefixMetrics: 1, prefixLogs: 1}},
+		{name: "all", want: map[string]int{otlpjson.PrefixTraces: 2, otlpjson.PrefixMetrics: 1, otlpjson.PrefixLogs: 1}},
+		{name: "no live spans", cfg: OtelConfig{LiveSpans: off}, want: map[string]int{otlpjson.PrefixTraces: 1, otlpjson.PrefixMetrics: 1, otlpjson.PrefixLogs: 1}},
+		{name: "no metrics", cfg: OtelConfig{MetricsEnabled: off}, want: map[string]int{otlpjson.PrefixTraces: 2, otlpjson.PrefixLogs: 1}},
+		{name: "no logs", cfg: OtelConfig{LogsEnabled: off}, want: map[string]int{otlpjson.PrefixTraces: 2, otlpjson.PrefixMetrics: 1}},
+		{name: "sampler of the environment", env: map[string]string{"OTEL_TRACES_SAMPLER": "always_off"}, want: map[string]int{otlpjson.PrefixMetrics: 1, otlpjson.PrefixLogs: 1}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -319,7 +322,7 @@ func TestChecklistStandardVariables(t *testing.T) {
 			}
 			_, docs := p.documents(t)
 			for _, doc := range docs {
-				each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) { spans = append(spans, s) })
+				enginetest.Each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) { spans = append(spans, s) })
 			}
 		})
 		return spans, took
@@ -356,8 +359,8 @@ func TestChecklistStandardVariables(t *testing.T) {
 			t.Errorf("the span came after %v, want the default of 100 ms", took)
 		}
 		got := []any{
-			at(spans[0], "attributes", 0, "value", "stringValue"), at(spans[0], "droppedAttributesCount"),
-			at(spans[0], "events", 0, "name"), at(spans[0], "droppedEventsCount"), at(spans[0], "droppedLinksCount"),
+			enginetest.At(spans[0], "attributes", 0, "value", "stringValue"), enginetest.At(spans[0], "droppedAttributesCount"),
+			enginetest.At(spans[0], "events", 0, "name"), enginetest.At(spans[0], "droppedEventsCount"), enginetest.At(spans[0], "droppedLinksCount"),
 		}
 		one := json.Number("1")
 		if diff := cmp.Diff([]any{"abc", one, "second", one, one}, got); diff != "" {
@@ -398,7 +401,7 @@ func TestTelemetryIntervals(t *testing.T) {
 				p.mu.Lock()
 				defer p.mu.Unlock()
 				for _, f := range p.frames {
-					want := map[string]time.Duration{prefixTraces: tt.spans, prefixMetrics: tt.metrics, prefixLogs: tt.logs}[f.data[:4]]
+					want := map[string]time.Duration{otlpjson.PrefixTraces: tt.spans, otlpjson.PrefixMetrics: tt.metrics, otlpjson.PrefixLogs: tt.logs}[f.data[:4]]
 					if got := f.at.Sub(began); got != want {
 						t.Errorf("%s came after %v, want %v", f.data[:4], got, want)
 					}

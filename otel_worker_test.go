@@ -20,6 +20,8 @@ import (
 	"github.com/iii-go/iii"
 	"github.com/iii-go/iii/iiitest"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/enginetest"
 )
 
 // telemetryEngine starts an engine that must not lose a frame of what it is sent,
@@ -29,7 +31,7 @@ func telemetryEngine(t *testing.T, opts ...iiitest.Option) *iiitest.Engine {
 	e := iiitest.Start(t, opts...)
 	t.Cleanup(func() {
 		for _, f := range e.Telemetry() {
-			iii.JudgeFrame(t, f.Prefix, f.Data)
+			enginetest.JudgeFrame(t, f.Prefix, f.Data)
 		}
 		if n := e.Stats().TelemetryRejected; n != 0 {
 			t.Errorf("the engine has rejected %d frames of telemetry", n)

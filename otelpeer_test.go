@@ -8,6 +8,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // otelPeer is the engine's telemetry socket, scripted: it keeps frames and
@@ -179,8 +182,8 @@ func (c *otelConn) read() error {
 		default:
 			return fmt.Errorf("message of kind %d", op)
 		}
-		if _, measured := c.peer.tb.(*testing.B); !measured && isEncoded(raw[min(4, len(raw)):]) {
-			judgeFrame(c.peer.tb, string(raw[:4]), raw[4:])
+		if _, measured := c.peer.tb.(*testing.B); !measured && enginetest.IsOTLP(raw[min(4, len(raw)):]) {
+			enginetest.JudgeFrame(c.peer.tb, string(raw[:4]), raw[4:])
 		}
 		if c.peer.script.frame != nil && !c.peer.script.frame(c, raw) {
 			continue
@@ -291,7 +294,7 @@ func cutShort(s *SharedEngineConnection) {
 
 // logFrame is a message of logs that says n.
 func logFrame(n int) OtelMessage {
-	return OtelMessage{Prefix: prefixLogs, Data: fmt.Appendf(nil, `{"n":%d}`, n)}
+	return OtelMessage{Prefix: otlpjson.PrefixLogs, Data: fmt.Appendf(nil, `{"n":%d}`, n)}
 }
 
 // stateLog is a state listener that keeps what it is told.

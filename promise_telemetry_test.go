@@ -21,6 +21,9 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // R13: everything that was recorded arrives, though the engine's side is killed a
@@ -83,13 +86,13 @@ func recordWhileKilled(t *testing.T, p *otelPeer, kind string) {
 	spans, logs, metrics := map[any]int{}, map[any]int{}, map[any]int{}
 	_, docs := p.documents(t)
 	for _, doc := range docs {
-		each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) {
-			if at(s, "endTimeUnixNano") != "0" {
-				spans[at(s, "name")]++
+		enginetest.Each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) {
+			if enginetest.At(s, "endTimeUnixNano") != "0" {
+				spans[enginetest.At(s, "name")]++
 			}
 		})
-		each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) { logs[at(r, "body", "stringValue")]++ })
-		each(doc, []string{"resourceMetrics", "scopeMetrics", "metrics"}, func(m any) { metrics[at(m, "sum", "dataPoints", 0, "asInt")]++ })
+		enginetest.Each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) { logs[enginetest.At(r, "body", "stringValue")]++ })
+		enginetest.Each(doc, []string{"resourceMetrics", "scopeMetrics", "metrics"}, func(m any) { metrics[enginetest.At(m, "sum", "dataPoints", 0, "asInt")]++ })
 	}
 	lost := 0
 	for i := range n {
@@ -288,7 +291,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 					defer cancel()
 					found.note(tel.Flush(ctx))
 					found.note(tel.Shutdown(t.Context()))
-					found.note(tel.Connection().Send(OtelMessage{Prefix: prefixLogs}))
+					found.note(tel.Connection().Send(OtelMessage{Prefix: otlpjson.PrefixLogs}))
 					found.note(fmt.Errorf("%+v %v", tel.Connection().Stats(), tel.Connection().State()))
 					if !sent {
 						t.Error("the secrets were not sent: the test shows nothing")
@@ -348,10 +351,10 @@ func TestChecklistSnapshotPrecedesFinal(t *testing.T) {
 			started, ended := map[any]int{}, map[any]bool{}
 			_, docs := p.documents(t)
 			for _, doc := range docs {
-				each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) {
-					id := at(s, "spanId")
+				enginetest.Each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) {
+					id := enginetest.At(s, "spanId")
 					switch {
-					case at(s, "endTimeUnixNano") != "0":
+					case enginetest.At(s, "endTimeUnixNano") != "0":
 						ended[id] = true
 					case ended[id]:
 						t.Errorf("seed %d: the start of span %v came after its end", seed, id)
@@ -393,8 +396,8 @@ func TestChecklistSplitOverTheWire(t *testing.T) {
 	seen := map[string]int{}
 	prefixes, docs := p.documents(t)
 	for _, doc := range docs {
-		each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) { seen[fmt.Sprint("span ", at(s, "name"))]++ })
-		each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) { seen[fmt.Sprint("log ", at(r, "body", "stringValue"))]++ })
+		enginetest.Each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) { seen[fmt.Sprint("span ", enginetest.At(s, "name"))]++ })
+		enginetest.Each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) { seen[fmt.Sprint("log ", enginetest.At(r, "body", "stringValue"))]++ })
 	}
 	want := map[string]int{}
 	for i := range n {
@@ -421,8 +424,8 @@ func TestTelemetryWriteDeadline(t *testing.T) {
 		var want []string
 		for i := range 3 {
 			data := strings.Repeat(fmt.Sprint(i), 1<<20)
-			want = append(want, prefixLogs+data)
-			if err := s.Send(OtelMessage{Prefix: prefixLogs, Data: []byte(data)}); err != nil {
+			want = append(want, otlpjson.PrefixLogs+data)
+			if err := s.Send(OtelMessage{Prefix: otlpjson.PrefixLogs, Data: []byte(data)}); err != nil {
 				t.Fatal(err)
 			}
 		}

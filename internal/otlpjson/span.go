@@ -1,4 +1,4 @@
-package iii
+package otlpjson
 
 import (
 	"math"
@@ -9,12 +9,12 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-var otlpSpans = otlpSignal{prefixTraces, `{"resourceSpans":[`, `,"scopeSpans":[`, `,"spans":[`}
+var spanSignal = signal{PrefixTraces, `{"resourceSpans":[`, `,"scopeSpans":[`, `,"spans":[`}
 
-// spans encodes finished spans. The frames are valid until done; their data
-// remains.
-func (e *otlpEncoder) spans(spans []sdktrace.ReadOnlySpan) []telemetryFrame {
-	e.batch(&otlpSpans)
+// Spans encodes finished spans. The slice is valid until [Encoder.Done], the data of
+// its frames remains.
+func (e *Encoder) Spans(spans []sdktrace.ReadOnlySpan) []Frame {
+	e.batch(&spanSignal)
 	for _, s := range spans {
 		if e.group(s.Resource(), s.InstrumentationScope()) {
 			e.span(s, false)
@@ -24,22 +24,23 @@ func (e *otlpEncoder) spans(spans []sdktrace.ReadOnlySpan) []telemetryFrame {
 	return e.frames
 }
 
-// liveSpan encodes the snapshot of a span that has just started; a span without
-// an end is what the engine shows as running.
-func (e *otlpEncoder) liveSpan(s sdktrace.ReadOnlySpan) []telemetryFrame {
-	e.batch(&otlpSpans)
+// LiveSpan encodes the snapshot of a span that has just started, without an end: the
+// engine shows such a span as running. Its frame is marked as live. Like
+// [Encoder.Spans] otherwise.
+func (e *Encoder) LiveSpan(s sdktrace.ReadOnlySpan) []Frame {
+	e.batch(&spanSignal)
 	scope := s.InstrumentationScope()
 	e.setResource(s.Resource())
 	e.setScope(&scope)
 	e.span(s, true)
 	e.finish()
 	for i := range e.frames {
-		e.frames[i].live = true
+		e.frames[i].Live = true
 	}
 	return e.frames
 }
 
-func (e *otlpEncoder) span(s sdktrace.ReadOnlySpan, live bool) {
+func (e *Encoder) span(s sdktrace.ReadOnlySpan, live bool) {
 	for e.begin(); ; {
 		e.buf = e.appendSpan(e.buf, s, live)
 		if e.end() {
@@ -48,7 +49,7 @@ func (e *otlpEncoder) span(s sdktrace.ReadOnlySpan, live bool) {
 	}
 }
 
-func (e *otlpEncoder) appendSpan(b []byte, s sdktrace.ReadOnlySpan, live bool) []byte {
+func (e *Encoder) appendSpan(b []byte, s sdktrace.ReadOnlySpan, live bool) []byte {
 	sc, parent := s.SpanContext(), s.Parent()
 	b = append(b, '{')
 	b = appendIDs(b, &sc)
@@ -95,7 +96,7 @@ func appendIDs(b []byte, sc *trace.SpanContext) []byte {
 	return append(appendHex(b, spanID[:]), '"')
 }
 
-func (e *otlpEncoder) appendTraceState(b []byte, sc *trace.SpanContext) []byte {
+func (e *Encoder) appendTraceState(b []byte, sc *trace.SpanContext) []byte {
 	state := sc.TraceState()
 	if state.Len() == 0 {
 		return b
@@ -129,7 +130,7 @@ func appendDropped(b []byte, key string, n int) []byte {
 	return strconv.AppendInt(b, min(int64(n), math.MaxUint32), 10)
 }
 
-func (e *otlpEncoder) appendEvents(b []byte, events []sdktrace.Event) ([]byte, int) {
+func (e *Encoder) appendEvents(b []byte, events []sdktrace.Event) ([]byte, int) {
 	n := min(len(events), e.caps.items)
 	if n == 0 {
 		return b, len(events)
@@ -155,7 +156,7 @@ func (e *otlpEncoder) appendEvents(b []byte, events []sdktrace.Event) ([]byte, i
 	return append(b, ']'), len(events) - n
 }
 
-func (e *otlpEncoder) appendLinks(b []byte, links []sdktrace.Link) ([]byte, int) {
+func (e *Encoder) appendLinks(b []byte, links []sdktrace.Link) ([]byte, int) {
 	n := min(len(links), e.caps.items)
 	if n == 0 {
 		return b, len(links)
@@ -183,7 +184,7 @@ func (e *otlpEncoder) appendLinks(b []byte, links []sdktrace.Link) ([]byte, int)
 }
 
 // appendStatus: the numbers of OTLP are not those of package codes.
-func (e *otlpEncoder) appendStatus(b []byte, s sdktrace.Status) []byte {
+func (e *Encoder) appendStatus(b []byte, s sdktrace.Status) []byte {
 	switch s.Code {
 	case codes.Ok:
 		return append(b, `,"status":{"code":1}`...)

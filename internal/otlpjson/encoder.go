@@ -1,33 +1,34 @@
-package iii
+// Package otlpjson encodes spans, metrics and log records as OTLP JSON, in frames as
+// the engine's telemetry socket takes them.
+package otlpjson
 
 import (
 	"bytes"
-	"sync"
 
 	"go.opentelemetry.io/otel/sdk/instrumentation"
 	"go.opentelemetry.io/otel/sdk/resource"
 )
 
-// otlpEncoder writes spans, metrics and log records as frames of OTLP JSON. It
-// appends text, without reflection, and what it writes is what the engine
-// accepts: one wrong value anywhere would lose the whole frame there, silently.
+// Encoder writes spans, metrics and log records as frames of OTLP JSON. It appends
+// text, without reflection, and writes only what the engine accepts: one wrong value
+// anywhere would lose the whole frame there, silently.
 //
-// An encoder is used by one goroutine. It writes one frame at a time into its
-// buffer, and hands out exact copies, or the buffer itself if that is large and
-// full.
-type otlpEncoder struct {
-	signal *otlpSignal
+// An encoder belongs to one goroutine; the zero value is not usable, use
+// [NewEncoder]. It writes one frame at a time into its buffer, and returns exact
+// copies, or the buffer itself if that is large and full.
+type Encoder struct {
+	signal *signal
 	limit  int // bytes of a frame, without its prefix
 
 	buf     []byte
 	spare   []byte
-	frames  []telemetryFrame
-	buffers frameBuffers
+	frames  []Frame
+	buffers Buffers
 
 	// The envelope: resource, scope and, for metrics, metric. A level is opened in
 	// a frame only when a record is written below it, so none is ever empty, and
 	// the next frame of a batch can open it again.
-	levels  [3]otlpLevel
+	levels  [3]level
 	depth   int     // levels that are set
 	open    int     // levels that are open in buf
 	closing int     // bytes that it takes to close the frame
@@ -39,15 +40,15 @@ type otlpEncoder struct {
 	markOpen, markClosing int
 	markComma             [4]bool
 
-	clock otlpClock
-	keys  [64]otlpKey
+	clock clock
+	keys  [64]attributeKey
 
-	caps otlpCaps
+	caps caps
 	stop int  // where buf cannot be kept any more: the record need not be completed
 	cut  bool // something of the record was left out to make it fit
-	lost otlpLosses
+	lost Losses
 
-	groups []otlpGroup
+	groups []group
 	member []int // the group of each record
 
 	counts []uint64 // buckets of a converted histogram
@@ -61,69 +62,72 @@ type otlpEncoder struct {
 	hasResource  bool
 }
 
-type otlpLevel struct {
+type level struct {
 	head []byte
 	tail string
 }
 
-// otlpCaps bound a record that would not fit a frame alone. They start where
+// caps bound a record that would not fit a frame alone. They start where
 // they take nothing away.
-type otlpCaps struct {
+type caps struct {
 	text  int // bytes of a string
 	items int // elements of a list
 }
 
-// otlpLosses counts what could not be said in OTLP JSON, or not in a frame.
-type otlpLosses struct {
-	points  int // data points whose value is NaN or infinite
-	values  int // sums, minima and maxima alike, left out of their points
-	metrics int // of a kind that this package does not know
-	cut     int // records that were shortened to fit a frame
-	records int // records that did not fit even so
+// Losses counts what has no form in OTLP JSON, or did not fit a frame. The zero value
+// counts nothing.
+type Losses struct {
+	Points  int // data points whose value is NaN or infinite
+	Values  int // sums, minima and maxima that are, left out of their points
+	Metrics int // metrics of a kind that this package does not know
+	Cut     int // records that were shortened to fit a frame
+	Records int // records that did not fit even so
 }
 
-// maxValueDepth bounds the nesting of attribute values: the engine drops frames
+// MaxValueDepth bounds the nesting of attribute values: the engine drops frames
 // of 128 JSON levels, and a nested value costs four. What is deeper becomes text.
-const maxValueDepth = 24
+const MaxValueDepth = 24
 
-func newOTLPEncoder(k frameBuffers) *otlpEncoder {
-	return &otlpEncoder{limit: maxFrameBytes - len(prefixTraces), buffers: k}
+// NewEncoder returns an encoder of frames of at most [MaxFrameBytes], prefix included,
+// that takes the buffers of large frames from k. A nil k keeps none.
+func NewEncoder(k Buffers) *Encoder {
+	return &Encoder{limit: MaxFrameBytes - len(PrefixTraces), buffers: k}
 }
 
-// otlpEncoders are those of the starts of spans, of which many begin at once; an
-// exporter, whose batches are much larger, has one of its own.
-var otlpEncoders = sync.Pool{New: func() any { return newOTLPEncoder(nil) }}
+// Lost returns what the frames since the last [Encoder.Done] lack.
+func (e *Encoder) Lost() Losses { return e.lost }
 
 // keptBytes is how large the buffers of an encoder may be to be used again.
 const keptBytes = 4 << 20
 
-// done ends the use of the frames; their data stays valid. It reports whether e
-// should be used again.
-func (e *otlpEncoder) done() bool {
+// Done ends the use of the slice of frames and sets [Encoder.Lost] to zero; the data
+// of the frames stays valid. It reports whether e should be used again: an encoder
+// whose buffers have grown too large should not.
+func (e *Encoder) Done() bool {
 	clear(e.frames)
 	clear(e.groups)
 	e.frames, e.groups, e.member = e.frames[:0], e.groups[:0], e.member[:0]
-	e.lost = otlpLosses{}
+	e.lost = Losses{}
 	return cap(e.buf)+cap(e.spare) <= keptBytes
 }
 
-// otlpSignal is what the frames of a signal begin with, and the keys of the lists
+// signal is what the frames of a signal begin with, and the keys of the lists
 // in them, with their punctuation.
-type otlpSignal struct{ prefix, top, scopes, records string }
+type signal struct{ prefix, top, scopes, records string }
 
 // batch begins frames of one signal.
-func (e *otlpEncoder) batch(s *otlpSignal) {
+func (e *Encoder) batch(s *signal) {
 	e.signal, e.depth = s, 0
 	e.reset()
 }
 
-func (e *otlpEncoder) reset() {
+func (e *Encoder) reset() {
 	e.buf, e.open, e.closing, e.comma, e.records = e.buf[:0], 0, len("]}"), [4]bool{}, 0
 }
 
 // level sets the level that the next records belong to. Its head is to be
 // appended to the result, which must be given to setHead.
-func (e *otlpEncoder) level(i int) []byte {
+func (e *Encoder) level(i int) []byte {
 	for e.open > i {
 		e.open--
 		e.closing -= len(e.levels[e.open].tail)
@@ -135,7 +139,7 @@ func (e *otlpEncoder) level(i int) []byte {
 
 // head lets write append the head of level i. It is shortened, if need be, so
 // that the three heads leave a record its room in a frame.
-func (e *otlpEncoder) head(i int, tail string, write func(b []byte) []byte) {
+func (e *Encoder) head(i int, tail string, write func(b []byte) []byte) {
 	b := e.level(i)
 	e.caps, e.stop, e.cut = e.uncapped(), e.limit/4, false
 	for {
@@ -145,15 +149,15 @@ func (e *otlpEncoder) head(i int, tail string, write func(b []byte) []byte) {
 		}
 	}
 	if e.cut {
-		e.lost.cut++
+		e.lost.Cut++
 	}
-	e.levels[i] = otlpLevel{b, tail}
+	e.levels[i] = level{b, tail}
 }
 
-func (e *otlpEncoder) uncapped() otlpCaps { return otlpCaps{e.limit, e.limit} }
+func (e *Encoder) uncapped() caps { return caps{e.limit, e.limit} }
 
 // tighten makes the caps narrower, strings first, and reports whether it could.
-func (e *otlpEncoder) tighten() bool {
+func (e *Encoder) tighten() bool {
 	e.cut = true
 	switch c := &e.caps; {
 	case c.text > 64:
@@ -167,12 +171,12 @@ func (e *otlpEncoder) tighten() bool {
 }
 
 // begin opens what the next record needs; the record is to be appended to buf.
-func (e *otlpEncoder) begin() {
+func (e *Encoder) begin() {
 	e.caps, e.cut = e.uncapped(), false
 	e.place()
 }
 
-func (e *otlpEncoder) place() {
+func (e *Encoder) place() {
 	e.mark, e.markOpen, e.markClosing, e.markComma = len(e.buf), e.open, e.closing, e.comma
 	if len(e.buf) == 0 {
 		e.buf = append(e.buf, e.signal.top...)
@@ -196,7 +200,7 @@ func (e *otlpEncoder) place() {
 // end takes the record that was appended since begin. If the frame became too
 // large the record starts the next one; if it is too large alone, end reports
 // false, and the record is to be appended again, under narrower caps.
-func (e *otlpEncoder) end() bool {
+func (e *Encoder) end() bool {
 	if !e.fits() && e.records > 0 {
 		e.spare = append(e.spare[:0], e.buf[e.start:]...)
 		e.buf, e.open, e.closing, e.comma = e.buf[:e.mark], e.markOpen, e.markClosing, e.markComma
@@ -210,21 +214,21 @@ func (e *otlpEncoder) end() bool {
 			e.place()
 			return false
 		}
-		e.lost.records++
+		e.lost.Records++
 		return true
 	}
 	e.records++
 	if e.cut {
-		e.lost.cut++
+		e.lost.Cut++
 	}
 	return true
 }
 
 // fits tells whether the frame can be closed within the limit.
-func (e *otlpEncoder) fits() bool { return len(e.buf)+e.closing <= e.limit }
+func (e *Encoder) fits() bool { return len(e.buf)+e.closing <= e.limit }
 
 // finish closes the frame, if it has a record.
-func (e *otlpEncoder) finish() {
+func (e *Encoder) finish() {
 	if e.records == 0 {
 		e.reset()
 		return
@@ -234,19 +238,19 @@ func (e *otlpEncoder) finish() {
 		e.buf = append(e.buf, e.levels[e.open].tail...)
 	}
 	e.buf = append(e.buf, "]}"...)
-	f := telemetryFrame{prefix: e.signal.prefix, records: e.records}
+	f := Frame{Prefix: e.signal.prefix, Records: e.records}
 	if n := len(e.buf); n >= minReusedBytes && cap(e.buf) <= n+n/2 {
-		f.data, f.reused = e.buf, true
+		f.Data, f.reused = e.buf, true
 		e.buf = e.buffers.get(n + n/8)
 	} else {
-		f.data = bytes.Clone(e.buf)
+		f.Data = bytes.Clone(e.buf)
 	}
 	e.frames = append(e.frames, f)
 	e.reset()
 }
 
-// otlpGroup is the resource and scope that records share.
-type otlpGroup struct {
+// group is the resource and scope that records share.
+type group struct {
 	resource *resource.Resource
 	scope    instrumentation.Scope
 	done     bool
@@ -254,7 +258,7 @@ type otlpGroup struct {
 
 // group notes what the next record belongs to. It reports whether that is what the
 // first one belongs to, as is most likely: then the record is to be written at once.
-func (e *otlpEncoder) group(r *resource.Resource, s instrumentation.Scope) (first bool) {
+func (e *Encoder) group(r *resource.Resource, s instrumentation.Scope) (first bool) {
 	for i := len(e.groups) - 1; i >= 0; i-- { // most likely that of the record before
 		if g := &e.groups[i]; sameScope(&g.scope, &s) && sameResource(g.resource, r) {
 			e.member = append(e.member, i)
@@ -263,7 +267,7 @@ func (e *otlpEncoder) group(r *resource.Resource, s instrumentation.Scope) (firs
 	}
 	n := len(e.groups)
 	e.member = append(e.member, n)
-	e.groups = append(e.groups, otlpGroup{resource: r, scope: s, done: n == 0})
+	e.groups = append(e.groups, group{resource: r, scope: s, done: n == 0})
 	if n == 0 {
 		e.setResource(r)
 		e.setScope(&e.groups[0].scope)
@@ -274,7 +278,7 @@ func (e *otlpEncoder) group(r *resource.Resource, s instrumentation.Scope) (firs
 // rest calls write with the number of each record that was not written at once,
 // those of one resource together and within it those of one scope, in order of
 // their first appearance, and closes the last frame.
-func (e *otlpEncoder) rest(write func(i int)) {
+func (e *Encoder) rest(write func(i int)) {
 	for i := range e.groups {
 		r := e.groups[i].resource
 		if i > 0 {
@@ -311,7 +315,7 @@ func sameResource(a, b *resource.Resource) bool {
 
 // setResource sets the first level. The text of a resource, which is immutable,
 // is kept, since all records of a process have the same.
-func (e *otlpEncoder) setResource(r *resource.Resource) {
+func (e *Encoder) setResource(r *resource.Resource) {
 	if !e.hasResource || e.resource != r {
 		e.head(0, "", func(b []byte) []byte {
 			b = append(b, `{"resource":{`...)
@@ -323,10 +327,10 @@ func (e *otlpEncoder) setResource(r *resource.Resource) {
 		e.resource, e.hasResource = r, true
 	}
 	b := append(e.level(0), e.resourceText...)
-	e.levels[0] = otlpLevel{append(b, e.signal.scopes...), "]}"}
+	e.levels[0] = level{append(b, e.signal.scopes...), "]}"}
 }
 
-func (e *otlpEncoder) setScope(s *instrumentation.Scope) {
+func (e *Encoder) setScope(s *instrumentation.Scope) {
 	e.head(1, "]}", func(b []byte) []byte {
 		b = append(b, `{"scope":{"name":`...)
 		b = e.text(b, s.Name)
@@ -341,7 +345,7 @@ func (e *otlpEncoder) setScope(s *instrumentation.Scope) {
 	})
 }
 
-func (e *otlpEncoder) schemaURL(b []byte, url string) []byte {
+func (e *Encoder) schemaURL(b []byte, url string) []byte {
 	if url == "" {
 		return b
 	}

@@ -1,7 +1,6 @@
-package iii
+package otlpjson
 
 import (
-	"bytes"
 	"encoding/json"
 	"math"
 	"strings"
@@ -14,57 +13,6 @@ import (
 
 	"github.com/iii-go/iii/internal/rawjson"
 )
-
-// encoded returns the frames that write makes and what was lost. Every frame is
-// judged by the validator.
-func encoded(tb testing.TB, limit int, write func(e *otlpEncoder) []telemetryFrame) ([]telemetryFrame, otlpLosses) {
-	tb.Helper()
-	e := &otlpEncoder{limit: limit}
-	frames := write(e)
-	for _, f := range frames {
-		if len(f.data) > limit {
-			tb.Errorf("frame of %d bytes, want %d at most", len(f.data), limit)
-		}
-		judgeFrame(tb, f.prefix, f.data)
-		if f.records == 0 {
-			tb.Errorf("frame without records: %s", f.data)
-		}
-	}
-	return frames, e.lost
-}
-
-const wholeFrame = maxFrameBytes - 4
-
-// decoded is the JSON text as maps, lists, strings and json.Numbers.
-func decoded(tb testing.TB, data []byte) any {
-	tb.Helper()
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		tb.Fatalf("%v in %.2000s", err, data)
-	}
-	return v
-}
-
-// at follows keys and indices through decoded JSON; nil if there is no such
-// value.
-func at(v any, path ...any) any {
-	for _, step := range path {
-		switch step := step.(type) {
-		case string:
-			m, _ := v.(map[string]any)
-			v = m[step]
-		case int:
-			list, _ := v.([]any)
-			if step >= len(list) {
-				return nil
-			}
-			v = list[step]
-		}
-	}
-	return v
-}
 
 // nested is a value inside depth maps.
 func nested(depth int, leaf attribute.Value) attribute.Value {
@@ -120,7 +68,7 @@ var valueCases = []struct {
 func TestEncodeValue(t *testing.T) {
 	for _, test := range valueCases {
 		t.Run(test.name, func(t *testing.T) {
-			e := &otlpEncoder{limit: wholeFrame, stop: math.MaxInt}
+			e := &Encoder{limit: wholeFrame, stop: math.MaxInt}
 			e.caps = e.uncapped()
 			got := e.value(nil, &test.value, 0)
 			if diff := cmp.Diff(test.want, string(got)); diff != "" {
@@ -135,22 +83,22 @@ func TestEncodeValue(t *testing.T) {
 
 // A value nested too deeply becomes text below the depth that a frame can hold.
 func TestEncodeDeepValue(t *testing.T) {
-	e := &otlpEncoder{limit: wholeFrame, stop: math.MaxInt}
+	e := &Encoder{limit: wholeFrame, stop: math.MaxInt}
 	e.caps = e.uncapped()
 	for _, test := range []struct {
 		depth int
 		leaf  attribute.Value
 		want  string
 	}{
-		{maxValueDepth, attribute.StringValue("leaf"), `{"stringValue":"leaf"}`},
-		{maxValueDepth, attribute.StringSliceValue([]string{"leaf"}), `{"stringValue":"[\"leaf\"]"}`},
-		{maxValueDepth + 1, attribute.StringValue("leaf"), `{"stringValue":"{\"d\":\"leaf\"}"}`},
-		{64, attribute.Float64Value(math.NaN()), `{"stringValue":"` + strings.Repeat(`{\"d\":`, 64-maxValueDepth) + `\"NaN\"` + strings.Repeat("}", 64-maxValueDepth) + `"}`},
+		{MaxValueDepth, attribute.StringValue("leaf"), `{"stringValue":"leaf"}`},
+		{MaxValueDepth, attribute.StringSliceValue([]string{"leaf"}), `{"stringValue":"[\"leaf\"]"}`},
+		{MaxValueDepth + 1, attribute.StringValue("leaf"), `{"stringValue":"{\"d\":\"leaf\"}"}`},
+		{64, attribute.Float64Value(math.NaN()), `{"stringValue":"` + strings.Repeat(`{\"d\":`, 64-MaxValueDepth) + `\"NaN\"` + strings.Repeat("}", 64-MaxValueDepth) + `"}`},
 	} {
 		v := nested(test.depth, test.leaf)
 		got := string(e.value(nil, &v, 0))
-		inner := strings.Repeat(`{"kvlistValue":{"values":[{"key":"d","value":`, maxValueDepth)
-		want := inner + test.want + strings.Repeat(`}]}}`, maxValueDepth)
+		inner := strings.Repeat(`{"kvlistValue":{"values":[{"key":"d","value":`, MaxValueDepth)
+		want := inner + test.want + strings.Repeat(`}]}}`, MaxValueDepth)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("depth %d (-want +got):\n%s", test.depth, diff)
 		}
@@ -191,7 +139,7 @@ func TestEncodeCutText(t *testing.T) {
 		{0, "a", `"...[TRUNCATED]"`},
 		{6, strings.Repeat("\x80", 8), `"` + strings.Repeat("\uFFFD", 2) + `...[TRUNCATED]"`},
 	} {
-		e := &otlpEncoder{caps: otlpCaps{text: test.max}}
+		e := &Encoder{caps: caps{text: test.max}}
 		if got := string(e.text(nil, test.in)); got != test.want {
 			t.Errorf("%q at %d: got %s, want %s", test.in, test.max, got, test.want)
 		}
@@ -214,7 +162,7 @@ func FuzzEncodeText(f *testing.F) {
 		if got != want.String() {
 			t.Errorf("got %q, want %q", got, want.String())
 		}
-		e := &otlpEncoder{caps: otlpCaps{text: max(limit, 0)}}
+		e := &Encoder{caps: caps{text: max(limit, 0)}}
 		cut := e.text(nil, s)
 		if !json.Valid(cut) || !utf8.Valid(cut) {
 			t.Errorf("cut at %d: %q", limit, cut)

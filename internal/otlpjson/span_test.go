@@ -1,4 +1,4 @@
-package iii
+package otlpjson
 
 import (
 	"encoding/json"
@@ -14,6 +14,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/enginetest"
 )
 
 var (
@@ -30,24 +32,24 @@ func spanContext(flags trace.TraceFlags, remote bool) trace.SpanContext {
 func encodeSpan(t *testing.T, stub tracetest.SpanStub) (final, live any) {
 	t.Helper()
 	span := stub.Snapshot()
-	frames, lost := encoded(t, wholeFrame, func(e *otlpEncoder) []telemetryFrame {
-		return e.spans([]sdktrace.ReadOnlySpan{span})
+	frames, lost := encoded(t, wholeFrame, func(e *Encoder) []Frame {
+		return e.Spans([]sdktrace.ReadOnlySpan{span})
 	})
-	snapshot, lostLive := encoded(t, wholeFrame, func(e *otlpEncoder) []telemetryFrame { return e.liveSpan(span) })
-	if len(frames) != 1 || len(snapshot) != 1 || lost != (otlpLosses{}) || lostLive != (otlpLosses{}) {
+	snapshot, lostLive := encoded(t, wholeFrame, func(e *Encoder) []Frame { return e.LiveSpan(span) })
+	if len(frames) != 1 || len(snapshot) != 1 || lost != (Losses{}) || lostLive != (Losses{}) {
 		t.Fatalf("got %d and %d frames, lost %+v and %+v", len(frames), len(snapshot), lost, lostLive)
 	}
-	if frames[0].live || !snapshot[0].live {
+	if frames[0].Live || !snapshot[0].Live {
 		t.Error("the snapshot is not told from the span")
 	}
 	path := []any{"resourceSpans", 0, "scopeSpans", 0, "spans", 0}
-	return at(decoded(t, frames[0].data), path...), at(decoded(t, snapshot[0].data), path...)
+	return enginetest.At(enginetest.DecodeJSON(t, frames[0].Data), path...), enginetest.At(enginetest.DecodeJSON(t, snapshot[0].Data), path...)
 }
 
 // The example of the specification.
 func TestEncodeSpan(t *testing.T) {
-	frames, _ := encoded(t, wholeFrame, func(e *otlpEncoder) []telemetryFrame {
-		return e.spans([]sdktrace.ReadOnlySpan{tracetest.SpanStub{
+	frames, _ := encoded(t, wholeFrame, func(e *Encoder) []Frame {
+		return e.Spans([]sdktrace.ReadOnlySpan{tracetest.SpanStub{
 			Name: "execute orders::create", SpanContext: spanContext(trace.FlagsSampled, false),
 			SpanKind: trace.SpanKindInternal, StartTime: testTime, EndTime: testTime.Add(12345678),
 			Attributes:           []attribute.KeyValue{attribute.Int("attempt", 3)},
@@ -60,7 +62,7 @@ func TestEncodeSpan(t *testing.T) {
 	if len(frames) != 1 {
 		t.Fatalf("got %d frames", len(frames))
 	}
-	if diff := cmp.Diff(want, string(frames[0].data)); diff != "" {
+	if diff := cmp.Diff(want, string(frames[0].Data)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -112,7 +114,7 @@ func TestChecklistEnums(t *testing.T) {
 		codes.Unset: nil, codes.Ok: json.Number("1"), codes.Error: json.Number("2"), codes.Code(77): nil,
 	} {
 		final, _ := encodeSpan(t, tracetest.SpanStub{Status: sdktrace.Status{Code: code}})
-		if diff := cmp.Diff(want, at(final, "status", "code")); diff != "" {
+		if diff := cmp.Diff(want, enginetest.At(final, "status", "code")); diff != "" {
 			t.Errorf("status %v (-want +got):\n%s", code, diff)
 		}
 	}
@@ -121,7 +123,7 @@ func TestChecklistEnums(t *testing.T) {
 		trace.SpanKindProducer: "4", trace.SpanKindConsumer: "5", trace.SpanKind(99): "0", trace.SpanKind(-1): "0",
 	} {
 		final, _ := encodeSpan(t, tracetest.SpanStub{SpanKind: kind})
-		if diff := cmp.Diff(json.Number(want), at(final, "kind")); diff != "" {
+		if diff := cmp.Diff(json.Number(want), enginetest.At(final, "kind")); diff != "" {
 			t.Errorf("kind %v (-want +got):\n%s", kind, diff)
 		}
 	}
@@ -141,16 +143,16 @@ func TestChecklistZeroTimes(t *testing.T) {
 		"no end":      {testTime, time.Time{}, "1767225600000000000", "1"},
 	} {
 		final, live := encodeSpan(t, tracetest.SpanStub{StartTime: test.start, EndTime: test.end, Events: []sdktrace.Event{{Time: test.start}}})
-		if got := at(final, "startTimeUnixNano"); got != test.wantStart {
+		if got := enginetest.At(final, "startTimeUnixNano"); got != test.wantStart {
 			t.Errorf("%s: start %v, want %v", name, got, test.wantStart)
 		}
-		if got := at(final, "endTimeUnixNano"); got != test.wantEnd {
+		if got := enginetest.At(final, "endTimeUnixNano"); got != test.wantEnd {
 			t.Errorf("%s: end %v, want %v", name, got, test.wantEnd)
 		}
-		if got := at(final, "events", 0, "timeUnixNano"); got != test.wantStart {
+		if got := enginetest.At(final, "events", 0, "timeUnixNano"); got != test.wantStart {
 			t.Errorf("%s: event %v, want %v", name, got, test.wantStart)
 		}
-		if got := at(live, "endTimeUnixNano"); got != "0" {
+		if got := enginetest.At(live, "endTimeUnixNano"); got != "0" {
 			t.Errorf("%s: snapshot ends %v, want 0", name, got)
 		}
 	}
@@ -174,8 +176,8 @@ func TestEncodeGroups(t *testing.T) {
 	} {
 		spans = append(spans, tracetest.SpanStub{Name: s.name, Resource: s.res, InstrumentationScope: s.scope}.Snapshot())
 	}
-	frames, _ := encoded(t, wholeFrame, func(e *otlpEncoder) []telemetryFrame { return e.spans(spans) })
-	if len(frames) != 1 || frames[0].records != len(spans) {
+	frames, _ := encoded(t, wholeFrame, func(e *Encoder) []Frame { return e.Spans(spans) })
+	if len(frames) != 1 || frames[0].Records != len(spans) {
 		t.Fatalf("got %d frames", len(frames))
 	}
 	type group struct {
@@ -183,17 +185,17 @@ func TestEncodeGroups(t *testing.T) {
 		Spans                                                    []any
 	}
 	var got []group
-	doc := decoded(t, frames[0].data)
-	for i := 0; at(doc, "resourceSpans", i) != nil; i++ {
-		r := at(doc, "resourceSpans", i)
-		for j := 0; at(r, "scopeSpans", j) != nil; j++ {
-			s := at(r, "scopeSpans", j)
+	doc := enginetest.DecodeJSON(t, frames[0].Data)
+	for i := 0; enginetest.At(doc, "resourceSpans", i) != nil; i++ {
+		r := enginetest.At(doc, "resourceSpans", i)
+		for j := 0; enginetest.At(r, "scopeSpans", j) != nil; j++ {
+			s := enginetest.At(r, "scopeSpans", j)
 			g := group{
-				at(r, "resource", "attributes", 0, "value", "stringValue"), at(r, "schemaUrl"),
-				at(s, "scope", "name"), at(s, "scope", "version"), at(s, "schemaUrl"), at(s, "scope", "attributes", 0, "key"), nil,
+				enginetest.At(r, "resource", "attributes", 0, "value", "stringValue"), enginetest.At(r, "schemaUrl"),
+				enginetest.At(s, "scope", "name"), enginetest.At(s, "scope", "version"), enginetest.At(s, "schemaUrl"), enginetest.At(s, "scope", "attributes", 0, "key"), nil,
 			}
-			for k := 0; at(s, "spans", k) != nil; k++ {
-				g.Spans = append(g.Spans, at(s, "spans", k, "name"))
+			for k := 0; enginetest.At(s, "spans", k) != nil; k++ {
+				g.Spans = append(g.Spans, enginetest.At(s, "spans", k, "name"))
 			}
 			got = append(got, g)
 		}
@@ -208,7 +210,7 @@ func TestEncodeGroups(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("groups in order of their first span (-want +got):\n%s", diff)
 	}
-	if frames, _ := encoded(t, wholeFrame, func(e *otlpEncoder) []telemetryFrame { return e.spans(nil) }); len(frames) != 0 {
+	if frames, _ := encoded(t, wholeFrame, func(e *Encoder) []Frame { return e.Spans(nil) }); len(frames) != 0 {
 		t.Errorf("no spans: %d frames", len(frames))
 	}
 }

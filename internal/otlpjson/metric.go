@@ -1,6 +1,7 @@
-package iii
+package otlpjson
 
 import (
+	"math"
 	"slices"
 	"strconv"
 
@@ -8,14 +9,14 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-var otlpMetrics = otlpSignal{prefixMetrics, `{"resourceMetrics":[`, `,"scopeMetrics":[`, `,"metrics":[`}
+var metricSignal = signal{PrefixMetrics, `{"resourceMetrics":[`, `,"scopeMetrics":[`, `,"metrics":[`}
 
-// metrics encodes what a reader has collected. The engine stores gauges, sums
-// and histograms with explicit bounds, and passes over everything else without a
-// word, so that the others become these. The frames are valid until done; their
-// data remains.
-func (e *otlpEncoder) metrics(rm *metricdata.ResourceMetrics) []telemetryFrame {
-	e.batch(&otlpMetrics)
+// Metrics encodes what a reader has collected. The engine stores gauges, sums and
+// histograms with explicit bounds, and drops everything else silently, so that the
+// others become these. The slice is valid until [Encoder.Done], the data of its frames
+// remains.
+func (e *Encoder) Metrics(rm *metricdata.ResourceMetrics) []Frame {
+	e.batch(&metricSignal)
 	e.setResource(rm.Resource)
 	for i := range rm.ScopeMetrics {
 		sm := &rm.ScopeMetrics[i]
@@ -28,7 +29,7 @@ func (e *otlpEncoder) metrics(rm *metricdata.ResourceMetrics) []telemetryFrame {
 	return e.frames
 }
 
-func (e *otlpEncoder) metric(m *metricdata.Metrics) {
+func (e *Encoder) metric(m *metricdata.Metrics) {
 	switch a := m.Data.(type) {
 	case metricdata.Gauge[int64]:
 		e.setMetric(m, "", `,"gauge":{"dataPoints":[`)
@@ -57,12 +58,12 @@ func (e *otlpEncoder) metric(m *metricdata.Metrics) {
 	case metricdata.Summary:
 		e.summary(m, a.DataPoints)
 	default:
-		e.lost.metrics++
+		e.lost.Metrics++
 	}
 }
 
 // setMetric sets the level of a metric, whose data points follow.
-func (e *otlpEncoder) setMetric(m *metricdata.Metrics, suffix, data string) {
+func (e *Encoder) setMetric(m *metricdata.Metrics, suffix, data string) {
 	e.head(2, "]}}", func(b []byte) []byte {
 		b = append(b, `{"name":`...)
 		b = e.text(b, m.Name)
@@ -97,10 +98,10 @@ func histogramHead(t metricdata.Temporality) string {
 	return `,"histogram":{"aggregationTemporality":2,"dataPoints":[`
 }
 
-func encodePoints[N int64 | float64](e *otlpEncoder, points []metricdata.DataPoint[N]) {
+func encodePoints[N int64 | float64](e *Encoder, points []metricdata.DataPoint[N]) {
 	for i := range points {
 		if !finite(points[i].Value) {
-			e.lost.points++ // JSON has no such number
+			e.lost.Points++ // JSON has no such number
 			continue
 		}
 		for e.begin(); ; {
@@ -119,7 +120,7 @@ func encodePoints[N int64 | float64](e *otlpEncoder, points []metricdata.DataPoi
 }
 
 // appendTimes appends the times of a data point; a gauge may have no start.
-func (e *otlpEncoder) appendTimes(b []byte, start, at uint64) []byte {
+func (e *Encoder) appendTimes(b []byte, start, at uint64) []byte {
 	if start != 0 {
 		b = append(b, `"startTimeUnixNano":`...)
 		b = e.clock.appendTime(b, start)
@@ -143,7 +144,7 @@ func appendNumber[N int64 | float64](b []byte, n N) []byte {
 	return b
 }
 
-func appendExemplars[N int64 | float64](e *otlpEncoder, b []byte, exemplars []metricdata.Exemplar[N]) []byte {
+func appendExemplars[N int64 | float64](e *Encoder, b []byte, exemplars []metricdata.Exemplar[N]) []byte {
 	n := 0
 	for i := range exemplars {
 		x := &exemplars[i]
@@ -174,7 +175,7 @@ func appendExemplars[N int64 | float64](e *otlpEncoder, b []byte, exemplars []me
 	return b
 }
 
-func encodeHistograms[N int64 | float64](e *otlpEncoder, points []metricdata.HistogramDataPoint[N]) {
+func encodeHistograms[N int64 | float64](e *Encoder, points []metricdata.HistogramDataPoint[N]) {
 	for i := range points {
 		for e.begin(); ; {
 			e.buf = appendHistogram(e, e.buf, &points[i])
@@ -185,7 +186,7 @@ func encodeHistograms[N int64 | float64](e *otlpEncoder, points []metricdata.His
 	}
 }
 
-func appendHistogram[N int64 | float64](e *otlpEncoder, b []byte, p *metricdata.HistogramDataPoint[N]) []byte {
+func appendHistogram[N int64 | float64](e *Encoder, b []byte, p *metricdata.HistogramDataPoint[N]) []byte {
 	b = append(b, '{')
 	b = e.set(b, `"attributes":[`, &p.Attributes, "],")
 	b = e.appendTimes(b, unixNano(p.StartTime), unixNano(p.Time))
@@ -207,9 +208,9 @@ func appendHistogram[N int64 | float64](e *otlpEncoder, b []byte, p *metricdata.
 
 // appendFinite appends a figure of a histogram as a number, an integer too, or
 // leaves it out: one NaN that was recorded spoils the sum, not the buckets.
-func appendFinite[N int64 | float64](e *otlpEncoder, b []byte, key string, n N) []byte {
+func appendFinite[N int64 | float64](e *Encoder, b []byte, key string, n N) []byte {
 	if !finite(n) {
-		e.lost.values++
+		e.lost.Values++
 		return b
 	}
 	b = append(b, key...)
@@ -221,7 +222,7 @@ func appendFinite[N int64 | float64](e *otlpEncoder, b []byte, key string, n N) 
 
 // appendBuckets appends the buckets; one whose bound is infinite or no number is
 // joined to the next.
-func (e *otlpEncoder) appendBuckets(b []byte, bounds []float64, counts []uint64) []byte {
+func (e *Encoder) appendBuckets(b []byte, bounds []float64, counts []uint64) []byte {
 	b = append(b, `,"bucketCounts":[`...)
 	n := uint64(0)
 	for i, c := range counts {
@@ -259,12 +260,12 @@ func (e *otlpEncoder) appendBuckets(b []byte, bounds []float64, counts []uint64)
 
 // summary encodes a summary, which only bridges produce, as a gauge of its
 // quantiles and two sums.
-func (e *otlpEncoder) summary(m *metricdata.Metrics, points []metricdata.SummaryDataPoint) {
+func (e *Encoder) summary(m *metricdata.Metrics, points []metricdata.SummaryDataPoint) {
 	e.setMetric(m, "", `,"gauge":{"dataPoints":[`)
 	for i := range points {
 		for _, q := range points[i].QuantileValues {
 			if !finite(q.Value) || !finite(q.Quantile) {
-				e.lost.points++
+				e.lost.Points++
 				continue
 			}
 			quantile := attribute.Float64("quantile", q.Quantile)
@@ -281,7 +282,7 @@ func (e *otlpEncoder) summary(m *metricdata.Metrics, points []metricdata.Summary
 	e.setMetric(m, "_sum", sumHead(metricdata.CumulativeTemporality, false))
 	for i := range points {
 		if !finite(points[i].Sum) {
-			e.lost.points++
+			e.lost.Points++
 			continue
 		}
 		e.summaryPoint(&points[i], nil, func(b []byte) []byte { return appendNumber(b, points[i].Sum) })
@@ -290,7 +291,7 @@ func (e *otlpEncoder) summary(m *metricdata.Metrics, points []metricdata.Summary
 
 const maxCount = 1<<63 - 1 // what asInt can hold
 
-func (e *otlpEncoder) summaryPoint(p *metricdata.SummaryDataPoint, quantile *attribute.KeyValue, value func([]byte) []byte) {
+func (e *Encoder) summaryPoint(p *metricdata.SummaryDataPoint, quantile *attribute.KeyValue, value func([]byte) []byte) {
 	for e.begin(); ; {
 		b := append(e.buf, '{')
 		switch {
@@ -308,4 +309,140 @@ func (e *otlpEncoder) summaryPoint(p *metricdata.SummaryDataPoint, quantile *att
 			break
 		}
 	}
+}
+
+// maxConvertedBounds bounds the buckets that an exponential histogram becomes.
+const maxConvertedBounds = 160
+
+// encodeExponential writes exponential histograms as explicit ones, since the
+// engine would pass over them without a word.
+func encodeExponential[N int64 | float64](e *Encoder, points []metricdata.ExponentialHistogramDataPoint[N]) {
+	for i := range points {
+		p := &points[i]
+		b := explicitBuckets{bounds: e.bounds[:0], counts: e.counts[:0]}
+		b.convert(p.Scale, p.ZeroThreshold, p.ZeroCount, &p.PositiveBucket, &p.NegativeBucket)
+		e.bounds, e.counts = b.bounds, b.counts
+		h := metricdata.HistogramDataPoint[N]{
+			Attributes: p.Attributes, StartTime: p.StartTime, Time: p.Time,
+			Count: p.Count, Sum: p.Sum, Min: p.Min, Max: p.Max, Exemplars: p.Exemplars,
+			Bounds: b.bounds, BucketCounts: b.counts,
+		}
+		for e.begin(); ; {
+			e.buf = appendHistogram(e, e.buf, &h)
+			if e.end() {
+				break
+			}
+		}
+	}
+}
+
+// explicitBuckets collects buckets in ascending order: counts[i] is of the values
+// up to bounds[i], the last count of those beyond all bounds.
+type explicitBuckets struct {
+	bounds  []float64
+	counts  []uint64
+	carried uint64 // of buckets that end at -Inf, below every bound
+}
+
+// convert makes explicit buckets of exponential ones. At scale s, bucket i of the
+// positive values goes from base^i to base^(i+1), base being 2^(2^-s); negative
+// values mirror it, and those up to threshold from zero are counted apart. A
+// bucket that holds its upper bound becomes one that does so, too; a negative
+// one, mirrored, held the lower, which no measurement will show.
+func (x *explicitBuckets) convert(scale int32, threshold float64, zeros uint64, positive, negative *metricdata.ExponentialBucket) {
+	pos, neg := trimBuckets(positive), trimBuckets(negative)
+	// Halving the number of buckets is lowering the scale by one: base squares.
+	shift := 0
+	for pos.width(shift)+neg.width(shift) > maxConvertedBounds-4 {
+		shift++
+	}
+	unit := int(scale) - shift
+
+	if len(neg.counts) > 0 {
+		first, last := neg.first>>shift, neg.last()>>shift
+		x.add(0, -exponentialBound(last+1, unit))
+		for i := last; i >= first; i-- {
+			x.add(neg.count(i, shift), -exponentialBound(i, unit))
+		}
+		x.add(0, -threshold)
+	}
+	if zeros > 0 || len(neg.counts) > 0 {
+		x.add(zeros, threshold)
+	}
+	if len(pos.counts) > 0 {
+		first, last := pos.first>>shift, pos.last()>>shift
+		x.add(0, exponentialBound(first, unit))
+		for i := first; i <= last; i++ {
+			x.add(pos.count(i, shift), exponentialBound(i+1, unit))
+		}
+	}
+	x.add(0, math.Inf(1))
+}
+
+// add adds the bucket from the last bound to upper. A bound that is not above the
+// last one, since the buckets overlap or their bounds are too near zero to differ,
+// joins the two; so does one that is no number.
+func (x *explicitBuckets) add(n uint64, upper float64) {
+	last := len(x.bounds) - 1
+	switch {
+	case math.IsInf(upper, 1):
+		if len(x.counts) == len(x.bounds)+1 {
+			x.counts[last+1] += n
+			return
+		}
+		x.counts = append(x.counts, n+x.carried)
+		x.carried = 0
+	case len(x.counts) > len(x.bounds): // beyond the greatest bound
+		x.counts[last+1] += n
+	case math.IsInf(upper, -1) || upper != upper:
+		x.carried += n
+	case last >= 0 && upper <= x.bounds[last]:
+		x.counts[last] += n
+	default:
+		x.bounds = append(x.bounds, upper+0) // -0 is 0
+		x.counts = append(x.counts, n+x.carried)
+		x.carried = 0
+	}
+}
+
+// exponentialBound is base^i at the given scale; it may be 0 or infinite.
+func exponentialBound(i int64, scale int) float64 {
+	return math.Exp2(math.Ldexp(float64(i), -scale))
+}
+
+// bucketRange is a run of exponential buckets, empty ones at its ends left out.
+type bucketRange struct {
+	first  int64
+	counts []uint64
+}
+
+func trimBuckets(b *metricdata.ExponentialBucket) bucketRange {
+	lo, hi := 0, len(b.Counts)
+	for lo < hi && b.Counts[hi-1] == 0 {
+		hi--
+	}
+	for lo < hi && b.Counts[lo] == 0 {
+		lo++
+	}
+	return bucketRange{int64(b.Offset) + int64(lo), b.Counts[lo:hi]}
+}
+
+func (r bucketRange) last() int64 { return r.first + int64(len(r.counts)) - 1 }
+
+// width is the number of buckets when 2^shift are joined.
+func (r bucketRange) width(shift int) int64 {
+	if len(r.counts) == 0 {
+		return 0
+	}
+	return r.last()>>shift - r.first>>shift + 1
+}
+
+// count is the number of values in bucket i when 2^shift are joined.
+func (r bucketRange) count(i int64, shift int) (n uint64) {
+	lo := max(i<<shift, r.first)
+	hi := min((i+1)<<shift-1, r.last())
+	for ; lo <= hi; lo++ {
+		n += r.counts[lo-r.first]
+	}
+	return n
 }

@@ -1,4 +1,4 @@
-package iii
+package otlpjson
 
 import (
 	"fmt"
@@ -13,18 +13,29 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// each calls f with every element of a list of lists of lists.
-func each(v any, lists []string, f func(v any)) {
-	if len(lists) == 0 {
-		f(v)
-		return
+// encoded returns the frames that write makes and what was lost. Every frame is
+// judged by the validator.
+func encoded(tb testing.TB, limit int, write func(e *Encoder) []Frame) ([]Frame, Losses) {
+	tb.Helper()
+	e := &Encoder{limit: limit}
+	frames := write(e)
+	for _, f := range frames {
+		if len(f.Data) > limit {
+			tb.Errorf("frame of %d bytes, want %d at most", len(f.Data), limit)
+		}
+		enginetest.JudgeFrame(tb, f.Prefix, f.Data)
+		if f.Records == 0 {
+			tb.Errorf("frame without records: %s", f.Data)
+		}
 	}
-	for i := 0; at(v, lists[0], i) != nil; i++ {
-		each(at(v, lists[0], i), lists[1:], f)
-	}
+	return frames, e.lost
 }
+
+const wholeFrame = MaxFrameBytes - 4
 
 // Every record of a batch that is too large for one frame arrives exactly once,
 // below its own resource and scope.
@@ -42,8 +53,8 @@ func TestChecklistSplitBatches(t *testing.T) {
 				Resource: res, InstrumentationScope: instrumentation.Scope{Name: scope(i)},
 			}.Snapshot())
 		}
-		frames, lost := encoded(t, limit, func(e *otlpEncoder) []telemetryFrame { return e.spans(spans) })
-		checkSplit(t, frames, lost, n, []string{"resourceSpans", "scopeSpans"}, "spans", func(v any) any { return at(v, "name") })
+		frames, lost := encoded(t, limit, func(e *Encoder) []Frame { return e.Spans(spans) })
+		checkSplit(t, frames, lost, n, []string{"resourceSpans", "scopeSpans"}, "spans", func(v any) any { return enginetest.At(v, "name") })
 	})
 	t.Run("logs", func(t *testing.T) {
 		records := recordLogs(t, res, func(l log.Logger) {
@@ -54,8 +65,8 @@ func TestChecklistSplitBatches(t *testing.T) {
 				l.Emit(t.Context(), r)
 			}
 		})
-		frames, lost := encoded(t, limit, func(e *otlpEncoder) []telemetryFrame { return e.logs(records) })
-		checkSplit(t, frames, lost, n, []string{"resourceLogs", "scopeLogs"}, "logRecords", func(v any) any { return at(v, "body", "stringValue") })
+		frames, lost := encoded(t, limit, func(e *Encoder) []Frame { return e.Logs(records) })
+		checkSplit(t, frames, lost, n, []string{"resourceLogs", "scopeLogs"}, "logRecords", func(v any) any { return enginetest.At(v, "body", "stringValue") })
 	})
 	t.Run("points", func(t *testing.T) {
 		rm := &metricdata.ResourceMetrics{Resource: res}
@@ -72,60 +83,60 @@ func TestChecklistSplitBatches(t *testing.T) {
 			}
 			rm.ScopeMetrics = append(rm.ScopeMetrics, sm)
 		}
-		frames, lost := encoded(t, limit, func(e *otlpEncoder) []telemetryFrame { return e.metrics(rm) })
+		frames, lost := encoded(t, limit, func(e *Encoder) []Frame { return e.Metrics(rm) })
 		for i := range frames { // as if the metrics were the records, of one point each
-			doc := decoded(t, frames[i].data)
+			doc := enginetest.DecodeJSON(t, frames[i].Data)
 			var names []any
-			each(doc, []string{"resourceMetrics", "scopeMetrics"}, func(s any) {
-				each(s, []string{"metrics"}, func(m any) {
-					points := at(m, "gauge", "dataPoints").([]any)
+			enginetest.Each(doc, []string{"resourceMetrics", "scopeMetrics"}, func(s any) {
+				enginetest.Each(s, []string{"metrics"}, func(m any) {
+					points := enginetest.At(m, "gauge", "dataPoints").([]any)
 					for _, p := range points {
-						name := at(p, "attributes", 0, "value", "stringValue")
-						if got, _, _ := strings.Cut(name.(string), "/"); got != at(s, "scope", "name") {
-							t.Errorf("%v is below %v", name, at(s, "scope", "name"))
+						name := enginetest.At(p, "attributes", 0, "value", "stringValue")
+						if got, _, _ := strings.Cut(name.(string), "/"); got != enginetest.At(s, "scope", "name") {
+							t.Errorf("%v is below %v", name, enginetest.At(s, "scope", "name"))
 						}
 						names = append(names, name)
 					}
 				})
 			})
-			if len(names) != frames[i].records {
-				t.Errorf("frame of %d records has %d", frames[i].records, len(names))
+			if len(names) != frames[i].Records {
+				t.Errorf("frame of %d records has %d", frames[i].Records, len(names))
 			}
 		}
 		count := 0
 		for _, f := range frames {
-			count += f.records
+			count += f.Records
 		}
-		if len(frames) < 2 || count != n || lost != (otlpLosses{}) {
+		if len(frames) < 2 || count != n || lost != (Losses{}) {
 			t.Errorf("%d frames, %d points, lost %+v", len(frames), count, lost)
 		}
 	})
 }
 
 // checkSplit looks for n records in frames, each named after its scope and number.
-func checkSplit(t *testing.T, frames []telemetryFrame, lost otlpLosses, n int, lists []string, records string, name func(any) any) {
+func checkSplit(t *testing.T, frames []Frame, lost Losses, n int, lists []string, records string, name func(any) any) {
 	t.Helper()
-	if len(frames) < 2 || lost != (otlpLosses{}) {
+	if len(frames) < 2 || lost != (Losses{}) {
 		t.Errorf("%d frames, lost %+v", len(frames), lost)
 	}
 	seen := map[any]int{}
 	for _, f := range frames {
 		count := 0
-		doc := decoded(t, f.data)
-		if got := at(doc, lists[0], 0, "resource", "attributes", 0, "value", "stringValue"); got != "split" {
+		doc := enginetest.DecodeJSON(t, f.Data)
+		if got := enginetest.At(doc, lists[0], 0, "resource", "attributes", 0, "value", "stringValue"); got != "split" {
 			t.Errorf("resource %v", got)
 		}
-		each(doc, lists, func(s any) {
-			each(s, []string{records}, func(r any) {
+		enginetest.Each(doc, lists, func(s any) {
+			enginetest.Each(s, []string{records}, func(r any) {
 				count++
 				seen[name(r)]++
-				if scope, _, _ := strings.Cut(name(r).(string), "/"); scope != at(s, "scope", "name") {
-					t.Errorf("%v is below %v", name(r), at(s, "scope", "name"))
+				if scope, _, _ := strings.Cut(name(r).(string), "/"); scope != enginetest.At(s, "scope", "name") {
+					t.Errorf("%v is below %v", name(r), enginetest.At(s, "scope", "name"))
 				}
 			})
 		})
-		if count != f.records {
-			t.Errorf("frame of %d records has %d", f.records, count)
+		if count != f.Records {
+			t.Errorf("frame of %d records has %d", f.Records, count)
 		}
 	}
 	for r, times := range seen {
@@ -156,8 +167,8 @@ func TestEncodeLargeRecord(t *testing.T) {
 			"long string beside short ones",
 			tracetest.SpanStub{Name: "long", Attributes: []attribute.KeyValue{attribute.String("short", strings.Repeat("s", 40)), attribute.String("long", big)}},
 			func(v any) bool {
-				long, _ := at(v, "attributes", 1, "value", "stringValue").(string)
-				return at(v, "attributes", 0, "value", "stringValue") == strings.Repeat("s", 40) && len(long) > 200 &&
+				long, _ := enginetest.At(v, "attributes", 1, "value", "stringValue").(string)
+				return enginetest.At(v, "attributes", 0, "value", "stringValue") == strings.Repeat("s", 40) && len(long) > 200 &&
 					strings.HasPrefix(big, strings.TrimSuffix(long, truncatedMark)) && strings.HasSuffix(long, truncatedMark)
 			},
 		},
@@ -165,25 +176,25 @@ func TestEncodeLargeRecord(t *testing.T) {
 			"many attributes",
 			tracetest.SpanStub{Name: "long", Attributes: many, DroppedAttributes: 5},
 			func(v any) bool {
-				kept, _ := at(v, "attributes").([]any)
-				return len(kept) > 0 && fmt.Sprint(at(v, "droppedAttributesCount")) == fmt.Sprint(1005-len(kept))
+				kept, _ := enginetest.At(v, "attributes").([]any)
+				return len(kept) > 0 && fmt.Sprint(enginetest.At(v, "droppedAttributesCount")) == fmt.Sprint(1005-len(kept))
 			},
 		},
 		{
 			"many events and links",
 			tracetest.SpanStub{Name: "long", Events: make([]sdktrace.Event, 100), Links: make([]sdktrace.Link, 100), DroppedEvents: 1},
 			func(v any) bool {
-				events, _ := at(v, "events").([]any)
-				links, _ := at(v, "links").([]any)
-				return len(events) > 0 && fmt.Sprint(at(v, "droppedEventsCount")) == fmt.Sprint(101-len(events)) &&
-					fmt.Sprint(at(v, "droppedLinksCount")) == fmt.Sprint(100-len(links))
+				events, _ := enginetest.At(v, "events").([]any)
+				links, _ := enginetest.At(v, "links").([]any)
+				return len(events) > 0 && fmt.Sprint(enginetest.At(v, "droppedEventsCount")) == fmt.Sprint(101-len(events)) &&
+					fmt.Sprint(enginetest.At(v, "droppedLinksCount")) == fmt.Sprint(100-len(links))
 			},
 		},
 		{
 			"long list",
 			tracetest.SpanStub{Name: "long", Attributes: []attribute.KeyValue{attribute.Int64Slice("a", numbers)}},
 			func(v any) bool {
-				kept, _ := at(v, "attributes", 0, "value", "arrayValue", "values").([]any)
+				kept, _ := enginetest.At(v, "attributes", 0, "value", "arrayValue", "values").([]any)
 				return len(kept) > 0
 			},
 		},
@@ -191,30 +202,30 @@ func TestEncodeLargeRecord(t *testing.T) {
 			"long name, status and event",
 			tracetest.SpanStub{Name: "long" + big, Status: sdktrace.Status{Code: 1, Description: big}, Events: []sdktrace.Event{{Name: big}}},
 			func(v any) bool {
-				name, _ := at(v, "name").(string)
-				message, _ := at(v, "status", "message").(string)
-				event, _ := at(v, "events", 0, "name").(string)
+				name, _ := enginetest.At(v, "name").(string)
+				message, _ := enginetest.At(v, "status", "message").(string)
+				event, _ := enginetest.At(v, "events", 0, "name").(string)
 				return strings.HasSuffix(name, truncatedMark) && strings.HasSuffix(message, truncatedMark) && strings.HasSuffix(event, truncatedMark)
 			},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			neighbour := tracetest.SpanStub{Name: "neighbour", Attributes: []attribute.KeyValue{attribute.String("k", strings.Repeat("v", 1000))}}
-			frames, lost := encoded(t, 2000, func(e *otlpEncoder) []telemetryFrame {
-				return e.spans([]sdktrace.ReadOnlySpan{neighbour.Snapshot(), test.span.Snapshot(), neighbour.Snapshot()})
+			frames, lost := encoded(t, 2000, func(e *Encoder) []Frame {
+				return e.Spans([]sdktrace.ReadOnlySpan{neighbour.Snapshot(), test.span.Snapshot(), neighbour.Snapshot()})
 			})
-			if want := (otlpLosses{cut: 1}); lost != want {
+			if want := (Losses{Cut: 1}); lost != want {
 				t.Errorf("lost %+v, want %+v", lost, want)
 			}
 			var names []string
 			for _, f := range frames {
-				each(decoded(t, f.data), []string{"resourceSpans", "scopeSpans", "spans"}, func(v any) {
-					name := at(v, "name").(string)
+				enginetest.Each(enginetest.DecodeJSON(t, f.Data), []string{"resourceSpans", "scopeSpans", "spans"}, func(v any) {
+					name := enginetest.At(v, "name").(string)
 					names = append(names, name[:4])
 					switch {
 					case name[:4] == "long" && !test.want(v):
 						t.Errorf("got %.3000s", jsonText(t, v))
-					case name[:4] == "neig" && at(v, "attributes", 0, "value", "stringValue") != strings.Repeat("v", 1000):
+					case name[:4] == "neig" && enginetest.At(v, "attributes", 0, "value", "stringValue") != strings.Repeat("v", 1000):
 						t.Errorf("the neighbour lost something: %.3000s", jsonText(t, v))
 					}
 				})
@@ -231,17 +242,17 @@ func TestEncodeLargeEnvelope(t *testing.T) {
 	big := strings.Repeat("x", 10_000)
 	res := resource.NewWithAttributes(big, attribute.String("service.name", "s"), attribute.String("big", big))
 	scope := instrumentation.Scope{Name: big, Version: big, SchemaURL: big, Attributes: attribute.NewSet(attribute.String(big, big))}
-	frames, lost := encoded(t, 4000, func(e *otlpEncoder) []telemetryFrame {
-		return e.metrics(&metricdata.ResourceMetrics{Resource: res, ScopeMetrics: []metricdata.ScopeMetrics{{Scope: scope, Metrics: []metricdata.Metrics{
+	frames, lost := encoded(t, 4000, func(e *Encoder) []Frame {
+		return e.Metrics(&metricdata.ResourceMetrics{Resource: res, ScopeMetrics: []metricdata.ScopeMetrics{{Scope: scope, Metrics: []metricdata.Metrics{
 			{Name: big, Description: big, Unit: big, Data: metricdata.Gauge[int64]{DataPoints: []metricdata.DataPoint[int64]{{Value: 1}}}},
 		}}}})
 	})
-	if want := (otlpLosses{cut: 3}); len(frames) != 1 || lost != want {
+	if want := (Losses{Cut: 3}); len(frames) != 1 || lost != want {
 		t.Fatalf("%d frames, lost %+v, want %+v", len(frames), lost, want)
 	}
-	doc := decoded(t, frames[0].data)
-	if got := at(doc, "resourceMetrics", 0, "scopeMetrics", 0, "metrics", 0, "gauge", "dataPoints", 0, "asInt"); got != "1" {
-		t.Errorf("value %v in %s", got, frames[0].data)
+	doc := enginetest.DecodeJSON(t, frames[0].Data)
+	if got := enginetest.At(doc, "resourceMetrics", 0, "scopeMetrics", 0, "metrics", 0, "gauge", "dataPoints", 0, "asInt"); got != "1" {
+		t.Errorf("value %v in %s", got, frames[0].Data)
 	}
 }
 
@@ -252,14 +263,14 @@ func TestEncodeRecordThatNeverFits(t *testing.T) {
 		tracetest.SpanStub{Name: strings.Repeat("b", 1000), Attributes: []attribute.KeyValue{attribute.Int("k", 1)}}.Snapshot(),
 		tracetest.SpanStub{Name: "c"}.Snapshot(),
 	}
-	alone, _ := encoded(t, wholeFrame, func(e *otlpEncoder) []telemetryFrame { return e.spans(spans[:1]) })
-	limit := len(alone[0].data) + 10
-	frames, lost := encoded(t, limit, func(e *otlpEncoder) []telemetryFrame { return e.spans(spans) })
+	alone, _ := encoded(t, wholeFrame, func(e *Encoder) []Frame { return e.Spans(spans[:1]) })
+	limit := len(alone[0].Data) + 10
+	frames, lost := encoded(t, limit, func(e *Encoder) []Frame { return e.Spans(spans) })
 	var names []any
 	for _, f := range frames {
-		each(decoded(t, f.data), []string{"resourceSpans", "scopeSpans", "spans"}, func(v any) { names = append(names, at(v, "name")) })
+		enginetest.Each(enginetest.DecodeJSON(t, f.Data), []string{"resourceSpans", "scopeSpans", "spans"}, func(v any) { names = append(names, enginetest.At(v, "name")) })
 	}
-	if fmt.Sprint(names) != "[a c]" || lost != (otlpLosses{records: 1}) {
+	if fmt.Sprint(names) != "[a c]" || lost != (Losses{Records: 1}) {
 		t.Errorf("got %v, lost %+v", names, lost)
 	}
 }
@@ -268,24 +279,24 @@ func TestEncodeRecordThatNeverFits(t *testing.T) {
 func TestEncodeLargePayload(t *testing.T) {
 	payload := `{"blob":"` + strings.Repeat("x", 20<<20) + `"}`
 	begin := time.Now()
-	frames, lost := encoded(t, wholeFrame, func(e *otlpEncoder) []telemetryFrame {
-		return e.spans([]sdktrace.ReadOnlySpan{tracetest.SpanStub{
+	frames, lost := encoded(t, wholeFrame, func(e *Encoder) []Frame {
+		return e.Spans([]sdktrace.ReadOnlySpan{tracetest.SpanStub{
 			Name: "execute big",
 			Events: []sdktrace.Event{{Name: "iii.invocation.input", Attributes: []attribute.KeyValue{
 				attribute.String("iii.payload.json", payload), attribute.Bool("iii.payload.truncated", false),
 			}}},
 		}.Snapshot()})
 	})
-	if len(frames) != 1 || lost != (otlpLosses{cut: 1}) {
+	if len(frames) != 1 || lost != (Losses{Cut: 1}) {
 		t.Fatalf("%d frames, lost %+v", len(frames), lost)
 	}
-	event := at(decoded(t, frames[0].data), "resourceSpans", 0, "scopeSpans", 0, "spans", 0, "events", 0)
-	text, _ := at(event, "attributes", 0, "value", "stringValue").(string)
+	event := enginetest.At(enginetest.DecodeJSON(t, frames[0].Data), "resourceSpans", 0, "scopeSpans", 0, "spans", 0, "events", 0)
+	text, _ := enginetest.At(event, "attributes", 0, "value", "stringValue").(string)
 	if len(text) < 1<<20 || !strings.HasPrefix(payload, strings.TrimSuffix(text, truncatedMark)) || !strings.HasSuffix(text, truncatedMark) {
 		t.Errorf("%d bytes are left", len(text))
 	}
-	if at(event, "attributes", 1, "value", "boolValue") != false {
-		t.Errorf("the other attribute: %v", at(event, "attributes", 1))
+	if enginetest.At(event, "attributes", 1, "value", "boolValue") != false {
+		t.Errorf("the other attribute: %v", enginetest.At(event, "attributes", 1))
 	}
 	t.Logf("%v", time.Since(begin))
 }

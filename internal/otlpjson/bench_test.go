@@ -1,4 +1,4 @@
-package iii
+package otlpjson
 
 import (
 	"context"
@@ -70,23 +70,23 @@ func BenchmarkEncodeSpans(b *testing.B) {
 	spans := benchSpans(512)
 	b.ReportAllocs()
 	var size int
-	e := newOTLPEncoder(newFrameBuffers())
+	e := NewEncoder(NewBuffers())
 	for b.Loop() {
-		size, _ = confirmed(e, e.spans(spans))
+		size, _ = confirmed(e, e.Spans(spans))
 	}
 	perRecord(b, len(spans), size)
 }
 
 // confirmed ends the use of frames as if the engine had confirmed them, and tells
 // how many bytes and records they were.
-func confirmed(e *otlpEncoder, frames []telemetryFrame) (size, records int) {
+func confirmed(e *Encoder, frames []Frame) (size, records int) {
 	for i := range frames {
 		f := &frames[i]
-		size += f.size()
-		records += f.records
-		e.buffers.release(f)
+		size += f.Size()
+		records += f.Records
+		e.buffers.Release(f)
 	}
-	e.done()
+	e.Done()
 	return size, records
 }
 
@@ -99,9 +99,9 @@ func perRecord(b *testing.B, n, size int) {
 func BenchmarkEncodeLiveSpan(b *testing.B) {
 	span := benchSpans(1)[0]
 	b.ReportAllocs()
-	e := newOTLPEncoder(newFrameBuffers())
+	e := NewEncoder(NewBuffers())
 	for b.Loop() {
-		confirmed(e, e.liveSpan(span))
+		confirmed(e, e.LiveSpan(span))
 	}
 }
 
@@ -150,9 +150,9 @@ func BenchmarkEncodeLogs(b *testing.B) {
 			records := benchLogs(b, n)
 			b.ReportAllocs()
 			var size int
-			e := newOTLPEncoder(newFrameBuffers())
+			e := NewEncoder(NewBuffers())
 			for b.Loop() {
-				size, _ = confirmed(e, e.logs(records))
+				size, _ = confirmed(e, e.Logs(records))
 			}
 			perRecord(b, n, size)
 		})
@@ -185,9 +185,9 @@ func BenchmarkEncodeMetrics(b *testing.B) {
 	rm := benchMetrics(b, n)
 	b.ReportAllocs()
 	var size, points int
-	e := newOTLPEncoder(newFrameBuffers())
+	e := NewEncoder(NewBuffers())
 	for b.Loop() {
-		size, points = confirmed(e, e.metrics(rm))
+		size, points = confirmed(e, e.Metrics(rm))
 	}
 	perRecord(b, points, size)
 }

@@ -1,25 +1,30 @@
-package iii
+package enginetest
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"math"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"unicode/utf8"
 )
 
-// validateFrame tells whether the engine would keep everything in a frame: the
-// rules of its parser, which ignores unknown keys, and drops the whole frame for
-// one wrong type in a known one. They come from frames that were sent to it, see
-// TestValidatorAgreesWithEngine, and from the specification (OTLP JSON on the
-// wire: deviations from the standard).
-func validateFrame(prefix string, data []byte) error {
+// maxFrameBytes is the size of a telemetry frame at which exporters split a batch.
+const maxFrameBytes = 8 << 20
+
+// ValidateFrame returns why the engine would lose something in a frame of telemetry,
+// or nil. The rules are those of the engine's parser, which ignores unknown keys and
+// drops the whole frame for one wrong type in a known one. They come from frames that
+// were sent to an engine, see TestValidatorAgreesWithEngine, and from the
+// specification (OTLP JSON on the wire: deviations from the standard).
+func ValidateFrame(prefix string, data []byte) error {
 	if len(prefix)+len(data) > maxFrameBytes {
 		return fmt.Errorf("%d bytes, more than exporters may send", len(data))
 	}
@@ -31,17 +36,17 @@ func validateFrame(prefix string, data []byte) error {
 		return err
 	}
 	switch prefix {
-	case prefixTraces:
+	case "OTLP":
 		return rules{"resourceSpans": listOf(rules{
 			"resource":   nullable(resourceRules),
 			"scopeSpans": listOf(rules{"scope": nullable(scopeRules), "spans": listOf(spanRules)}),
 		})}.check("", doc)
-	case prefixMetrics:
+	case "MTRC":
 		return rules{"resourceMetrics": listOf(rules{
 			"resource":     nullable(resourceRules),
 			"scopeMetrics": listOf(rules{"scope": nullable(scopeRules), "metrics": listOf(metricRules)}),
 		})}.check("", doc)
-	case prefixLogs:
+	case "LOGS":
 		return rules{"resourceLogs": listOf(rules{
 			"resource":  nullable(resourceRules),
 			"scopeLogs": listOf(rules{"scope": nullable(scopeRules), "logRecords": listOf(logRules)}),
@@ -380,94 +385,114 @@ func (r storedMetric) check(path string, n otlpNode) error {
 	return fmt.Errorf("%s: no gauge, sum or histogram", path)
 }
 
-// acceptanceCase is one record that was sent to an engine, in a frame of its own.
-type acceptanceCase struct {
-	Signal, Case         string
-	Span, Metric, Record json.RawMessage
-	Kept                 bool
+// JudgeFrame fails the test if the engine would lose a frame that the encoder has
+// made. Every frame that reaches a peer, or a test itself, goes through it.
+func JudgeFrame(tb testing.TB, prefix string, data []byte) {
+	tb.Helper()
+	if err := ValidateFrame(prefix, data); err != nil {
+		tb.Errorf("the engine would lose this frame: %v\n%s%.2000s", err, prefix, data)
+	}
+	if bytes.Contains(data, []byte("null")) && hasNull(data) {
+		tb.Errorf("null in %s%.2000s", prefix, data)
+	}
+	if err := keptFrames.keep(prefix, data); err != nil {
+		tb.Errorf("frames of the tests: %v", err)
+	}
 }
 
-func (c acceptanceCase) frame() (prefix string, data []byte) {
-	envelope := func(resources, scopes, records string, record []byte) []byte {
-		return fmt.Appendf(nil, `{%q:[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"acc"}}]},%q:[{"scope":{"name":"s"},%q:[%s]}]}]}`,
-			resources, scopes, records, record)
-	}
-	switch c.Signal {
-	case "traces":
-		if string(c.Span) == `"…"` { // too long for the recording
-			c.Span = fmt.Appendf(nil, `{"traceId":"00000000000000000000000000000048","spanId":"b7ad6b7169203331","name":"n","attributes":[{"key":"k","value":{"stringValue":%q}}]}`,
-				strings.Repeat("x", 1<<20))
+// hasNull reports whether there is a null outside of a string.
+func hasNull(data []byte) bool {
+	d := json.NewDecoder(bytes.NewReader(data))
+	for {
+		t, err := d.Token()
+		if err != nil {
+			return false
 		}
-		return prefixTraces, envelope("resourceSpans", "scopeSpans", "spans", c.Span)
-	case "metrics":
-		return prefixMetrics, envelope("resourceMetrics", "scopeMetrics", "metrics", c.Metric)
-	default:
-		return prefixLogs, envelope("resourceLogs", "scopeLogs", "logRecords", c.Record)
+		if t == nil {
+			return true
+		}
 	}
 }
 
-func acceptanceCases(t testing.TB) []acceptanceCase {
-	t.Helper()
-	data, err := os.ReadFile("testdata/recordings/otlp-acceptance.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var cases []acceptanceCase
-	if err := json.Unmarshal(data, &cases); err != nil {
-		t.Fatal(err)
-	}
-	return cases
+// IsOTLP reports whether data is OTLP JSON, as the encoder writes it, unlike what tests
+// send for their own sake.
+func IsOTLP(data []byte) bool { return bytes.HasPrefix(data, []byte(`{"resource`)) }
+
+// keptFrames appends the frames of all tests to $III_TEST_FRAMES, if that is set, one a
+// line, each once a process: for another judge, which reads OTLP.
+var keptFrames = frameKeeper{path: os.Getenv("III_TEST_FRAMES"), seed: maphash.MakeSeed()}
+
+type frameKeeper struct {
+	path string
+	seed maphash.Seed
+
+	mu   sync.Mutex
+	seen map[uint64]bool
+	file *os.File
 }
 
-// The verdicts were recorded from an engine.
-func TestValidatorAgreesWithEngine(t *testing.T) {
-	cases := acceptanceCases(t)
-	if len(cases) != 115 {
-		t.Errorf("got %d cases, want 115", len(cases))
+func (k *frameKeeper) keep(prefix string, data []byte) (err error) {
+	if k.path == "" {
+		return nil
 	}
-	for _, c := range cases {
-		t.Run(c.Signal+"/"+c.Case, func(t *testing.T) {
-			prefix, data := c.frame()
-			if err := validateFrame(prefix, data); (err == nil) != c.Kept {
-				t.Errorf("kept by the engine: %v, validator: %v", c.Kept, err)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	hash := maphash.Bytes(k.seed, data)
+	if k.seen[hash] {
+		return nil
+	}
+	if k.file == nil {
+		if k.file, err = os.OpenFile(k.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
+			return err
+		}
+		k.seen = map[uint64]bool{}
+	}
+	k.seen[hash] = true
+	line := append(append([]byte(prefix), data...), '\n') // there is no line break in the JSON
+	_, err = k.file.Write(line)
+	return err
+}
+
+// DecodeJSON decodes a JSON text to maps, lists, strings and json.Numbers, and fails
+// the test if it is none.
+func DecodeJSON(tb testing.TB, data []byte) any {
+	tb.Helper()
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		tb.Fatalf("%v in %.2000s", err, data)
+	}
+	return v
+}
+
+// At follows keys and indices through decoded JSON. It returns nil if there is no such
+// value.
+func At(v any, path ...any) any {
+	for _, step := range path {
+		switch step := step.(type) {
+		case string:
+			m, _ := v.(map[string]any)
+			v = m[step]
+		case int:
+			list, _ := v.([]any)
+			if step >= len(list) {
+				return nil
 			}
-		})
+			v = list[step]
+		}
 	}
+	return v
 }
 
-// What the recording does not show, and the specification says.
-func TestValidator(t *testing.T) {
-	span := func(members string) string {
-		return `{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"a","spanId":"b","name":"n"` + members + `}]}]}]}`
+// Each calls f with every element of the lists below lists below v: Each(doc,
+// []string{"a", "b"}, f) with those of every b of every a.
+func Each(v any, lists []string, f func(v any)) {
+	if len(lists) == 0 {
+		f(v)
+		return
 	}
-	for _, test := range []struct {
-		name, data string
-		ok         bool
-	}{
-		{"plain", span(``), true},
-		{"null list", span(`,"attributes":null`), false},
-		{"resource null", `{"resourceSpans":[{"resource":null,"scopeSpans":[]}]}`, true},
-		{"resource attributes null", `{"resourceSpans":[{"resource":{"attributes":null},"scopeSpans":[]}]}`, false},
-		{"key twice", span(`,"name":"n"`), false},
-		{"unknown key twice", span(`,"x":1,"x":2`), true},
-		{"surrogate pair", span(`,"x":"\ud83d\ude00"`), true},
-		{"lone high surrogate", span(`,"x":"\ud83d"`), false},
-		{"lone low surrogate", span(`,"x":"\ude00"`), false},
-		{"escaped backslash before u", span(`,"x":"\\ude00"`), true},
-		{"no UTF-8", span(",\"x\":\"\xff\""), false},
-		{"number too great", span(`,"attributes":[{"key":"k","value":{"doubleValue":1e999}}]`), false},
-		{"text after", span(``) + "{}", false},
-		{"nested 127", `{"x":` + strings.Repeat("[", 126) + strings.Repeat("]", 126) + `}`, true},
-		{"nested 128", `{"x":` + strings.Repeat("[", 127) + strings.Repeat("]", 127) + `}`, false},
-		{"too large", `{"x":"` + strings.Repeat("x", maxFrameBytes) + `"}`, false},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			if err := validateFrame(prefixTraces, []byte(test.data)); (err == nil) != test.ok {
-				t.Errorf("valid: want %v, got %v", test.ok, err)
-			}
-		})
-	}
-	if err := validateFrame("XXXX", []byte("{}")); err == nil {
-		t.Error("an unknown prefix is accepted")
+	for i := 0; At(v, lists[0], i) != nil; i++ {
+		Each(At(v, lists[0], i), lists[1:], f)
 	}
 }

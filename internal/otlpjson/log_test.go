@@ -1,4 +1,4 @@
-package iii
+package otlpjson
 
 import (
 	"encoding/json"
@@ -11,6 +11,8 @@ import (
 	sdklog "go.opentelemetry.io/otel/sdk/log"
 	"go.opentelemetry.io/otel/sdk/resource"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/enginetest"
 )
 
 // encodeLog encodes one record as it comes from the SDK, after change.
@@ -22,15 +24,15 @@ func encodeLog(t *testing.T, r log.Record, change func(*sdklog.Record)) any {
 	if change != nil {
 		change(&records[0])
 	}
-	frames, lost := encoded(t, wholeFrame, func(e *otlpEncoder) []telemetryFrame { return e.logs(records) })
-	if len(frames) != 1 || frames[0].records != 1 || lost != (otlpLosses{}) {
+	frames, lost := encoded(t, wholeFrame, func(e *Encoder) []Frame { return e.Logs(records) })
+	if len(frames) != 1 || frames[0].Records != 1 || lost != (Losses{}) {
 		t.Fatalf("got %d frames, lost %+v", len(frames), lost)
 	}
-	doc := decoded(t, frames[0].data)
-	if got := at(doc, "resourceLogs", 0, "scopeLogs", 0, "scope", "name"); got != "iii-go-sdk" {
+	doc := enginetest.DecodeJSON(t, frames[0].Data)
+	if got := enginetest.At(doc, "resourceLogs", 0, "scopeLogs", 0, "scope", "name"); got != "iii-go-sdk" {
 		t.Errorf("scope %v", got)
 	}
-	return at(doc, "resourceLogs", 0, "scopeLogs", 0, "logRecords", 0)
+	return enginetest.At(doc, "resourceLogs", 0, "scopeLogs", 0, "logRecords", 0)
 }
 
 func TestEncodeLog(t *testing.T) {
@@ -76,8 +78,8 @@ func TestEncodeLogDropped(t *testing.T) {
 	var r log.Record
 	r.AddAttributes(attribute.Int("a", 1), attribute.Int("b", 2), attribute.Int("c", 3))
 	p.Logger("l").Emit(t.Context(), r)
-	frames, _ := encoded(t, wholeFrame, func(e *otlpEncoder) []telemetryFrame { return e.logs(c.records) })
-	got := at(decoded(t, frames[0].data), "resourceLogs", 0, "scopeLogs", 0, "logRecords", 0, "droppedAttributesCount")
+	frames, _ := encoded(t, wholeFrame, func(e *Encoder) []Frame { return e.Logs(c.records) })
+	got := enginetest.At(enginetest.DecodeJSON(t, frames[0].Data), "resourceLogs", 0, "scopeLogs", 0, "logRecords", 0, "droppedAttributesCount")
 	if got != json.Number("2") {
 		t.Errorf("dropped %v, want 2", got)
 	}
@@ -109,10 +111,10 @@ func TestChecklistSeverityText(t *testing.T) {
 		r.SetSeverity(test.severity)
 		r.SetSeverityText(test.text)
 		got := encodeLog(t, r, nil)
-		if n := at(got, "severityNumber"); n != test.wantNumber {
+		if n := enginetest.At(got, "severityNumber"); n != test.wantNumber {
 			t.Errorf("severity %d: number %v, want %v", test.severity, n, test.wantNumber)
 		}
-		if s := at(got, "severityText"); s != test.wantText {
+		if s := enginetest.At(got, "severityText"); s != test.wantText {
 			t.Errorf("severity %d: text %v, want %v", test.severity, s, test.wantText)
 		}
 	}
@@ -128,20 +130,20 @@ func TestEncodeDeepLog(t *testing.T) {
 		r.SetBody(v)
 		r.AddAttributes(attribute.KeyValue{Key: "log.data", Value: v})
 		got := encodeLog(t, r, nil)
-		for _, value := range []any{at(got, "body"), at(got, "attributes", 0, "value")} {
+		for _, value := range []any{enginetest.At(got, "body"), enginetest.At(got, "attributes", 0, "value")} {
 			levels := 0
-			for at(value, "kvlistValue") != nil {
-				value = at(value, "kvlistValue", "values", 0, "value")
+			for enginetest.At(value, "kvlistValue") != nil {
+				value = enginetest.At(value, "kvlistValue", "values", 0, "value")
 				levels++
 			}
-			var rest any = at(value, "stringValue")
+			var rest any = enginetest.At(value, "stringValue")
 			if text, _ := rest.(string); levels < depth {
 				if err := json.Unmarshal([]byte(text), &rest); err != nil {
 					t.Fatalf("depth %d: %v in %q", depth, err, text)
 				}
 			}
-			for at(rest, "d") != nil {
-				rest = at(rest, "d")
+			for enginetest.At(rest, "d") != nil {
+				rest = enginetest.At(rest, "d")
 				levels++
 			}
 			if levels != depth || rest != "leaf" {

@@ -1,4 +1,4 @@
-package iii
+package otlpjson
 
 import (
 	"strconv"
@@ -8,11 +8,12 @@ import (
 	sdklog "go.opentelemetry.io/otel/sdk/log"
 )
 
-var otlpLogs = otlpSignal{prefixLogs, `{"resourceLogs":[`, `,"scopeLogs":[`, `,"logRecords":[`}
+var logSignal = signal{PrefixLogs, `{"resourceLogs":[`, `,"scopeLogs":[`, `,"logRecords":[`}
 
-// logs encodes log records. The frames are valid until done; their data remains.
-func (e *otlpEncoder) logs(records []sdklog.Record) []telemetryFrame {
-	e.batch(&otlpLogs)
+// Logs encodes log records. The slice is valid until [Encoder.Done], the data of its
+// frames remains. A record without a severity text gets that of its severity.
+func (e *Encoder) Logs(records []sdklog.Record) []Frame {
+	e.batch(&logSignal)
 	for i := range records {
 		if e.group(records[i].Resource(), records[i].InstrumentationScope()) {
 			e.log(&records[i])
@@ -22,7 +23,7 @@ func (e *otlpEncoder) logs(records []sdklog.Record) []telemetryFrame {
 	return e.frames
 }
 
-func (e *otlpEncoder) log(r *sdklog.Record) {
+func (e *Encoder) log(r *sdklog.Record) {
 	for e.begin(); ; {
 		e.buf = e.appendLog(e.buf, r)
 		if e.end() {
@@ -31,7 +32,7 @@ func (e *otlpEncoder) log(r *sdklog.Record) {
 	}
 }
 
-func (e *otlpEncoder) appendLog(b []byte, r *sdklog.Record) []byte {
+func (e *Encoder) appendLog(b []byte, r *sdklog.Record) []byte {
 	at, observed := unixNano(r.Timestamp()), unixNano(r.ObservedTimestamp())
 	if at == 0 {
 		at = observed // the engine sorts and filters by it
@@ -47,7 +48,7 @@ func (e *otlpEncoder) appendLog(b []byte, r *sdklog.Record) []byte {
 		b = strconv.AppendInt(b, int64(severity), 10)
 		if text == "" {
 			// Filters and log triggers of the engine look at the text alone.
-			text = severityNames[(severity-1)/4]
+			text = SeverityText(severity)
 		}
 	}
 	if text != "" {
@@ -80,10 +81,14 @@ func (e *otlpEncoder) appendLog(b []byte, r *sdklog.Record) []byte {
 	return append(b, '}')
 }
 
-// severityNames are those that the engine's own logs have.
-var severityNames = [...]string{"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"}
+// SeverityText returns the text of s, which must be between [log.SeverityTrace1] and
+// [log.SeverityFatal4]: TRACE, DEBUG, INFO, WARN, ERROR or FATAL, as in the engine's own
+// logs.
+func SeverityText(s log.Severity) string {
+	return [...]string{"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"}[(s-1)/4]
+}
 
-func (e *otlpEncoder) appendLogAttributes(b []byte, r *sdklog.Record) ([]byte, int) {
+func (e *Encoder) appendLogAttributes(b []byte, r *sdklog.Record) ([]byte, int) {
 	total := r.AttributesLen()
 	if total == 0 || e.caps.items == 0 {
 		return b, total
