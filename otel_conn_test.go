@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/internal/enginetest"
 )
 
 func sendLogs(tb testing.TB, s *SharedEngineConnection, from, to int) {
@@ -46,7 +48,6 @@ func TestTelemetryConnection(t *testing.T) {
 				p = newTCPOtelPeer(t, otelScript{})
 			}
 			var states stateLog
-			states.changed = make(chan struct{})
 			s := p.connection(WithConnectionStateListener(states.listen))
 			sendLogs(t, s, 0, 1000)
 			if err := s.Send(OtelMessage{Prefix: "ABCD", Data: []byte("{}")}); err == nil {
@@ -166,7 +167,7 @@ func TestChecklistTelemetryBackoff(t *testing.T) {
 		c := p.conn(0)
 		time.Sleep(5 * time.Second)
 		lost := time.Now()
-		c.cut()
+		c.Cut()
 		states.wait(t, ConnectionStateReconnecting, 7*2+1+4)
 		cutShort(s)
 		at := p.dialled()
@@ -247,8 +248,8 @@ func TestChecklistTelemetryAuthFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
 			if c.n < 3 {
-				_ = c.writeFrame(opText, true, []byte(`{"type":"error","error":{"code":"AUTH_ERROR","message":"auth function returned no result"}}`))
-				_ = c.writeFrame(opClose, true, nil)
+				_ = c.WriteFrame(enginetest.OpText, true, []byte(`{"type":"error","error":{"code":"AUTH_ERROR","message":"auth function returned no result"}}`))
+				_ = c.WriteFrame(enginetest.OpClose, true, nil)
 				c.dead = true
 			}
 		}})
@@ -292,12 +293,12 @@ func TestTelemetryHearsTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
 			if c.n == 0 {
-				_ = c.writeFrame(opText, true, []byte(`{"type":"pong"}`))
-				_ = c.writeFrame(opText, true, []byte(`no JSON`))
-				_ = c.writeFrame(opBinary, true, []byte{0, 1, 2})
-				_ = c.writeFrame(opPong, true, []byte("unasked"))
-				_ = c.writeFrame(opPong, true, bytes.Repeat([]byte{255}, 8))
-				_ = c.writeFrame(opText, true, []byte(`{"type":"error","error":{"code":"LIMIT","message":"too much"}}`))
+				_ = c.WriteFrame(enginetest.OpText, true, []byte(`{"type":"pong"}`))
+				_ = c.WriteFrame(enginetest.OpText, true, []byte(`no JSON`))
+				_ = c.WriteFrame(enginetest.OpBinary, true, []byte{0, 1, 2})
+				_ = c.WriteFrame(enginetest.OpPong, true, []byte("unasked"))
+				_ = c.WriteFrame(enginetest.OpPong, true, bytes.Repeat([]byte{255}, 8))
+				_ = c.WriteFrame(enginetest.OpText, true, []byte(`{"type":"error","error":{"code":"LIMIT","message":"too much"}}`))
 			}
 		}})
 		states := newStateLog()
@@ -338,7 +339,7 @@ func TestTelemetryKeepalive(t *testing.T) {
 func TestTelemetryAnswersPings(t *testing.T) {
 	got := make(chan string, 1)
 	p := newOtelPeer(t, otelScript{
-		greet: func(c *otelConn) { _ = c.writeFrame(opPing, true, []byte("are you there")) },
+		greet: func(c *otelConn) { _ = c.WriteFrame(enginetest.OpPing, true, []byte("are you there")) },
 		pong:  func(_ *otelConn, payload []byte) { got <- string(payload) },
 	})
 	p.connection()

@@ -237,7 +237,7 @@ func TestLogBurstIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		s := p.connection()
-		stop := p.conn(0).stopReading()
+		stop := p.conn(0).StopReading()
 		processor := newBatchLogProcessor(NewEngineLogExporter(s), 10*time.Millisecond, 1)
 		logger := sdklog.NewLoggerProvider(sdklog.WithProcessor(processor)).Logger("burst")
 		const n = 20_000

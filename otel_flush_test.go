@@ -24,7 +24,7 @@ func TestChecklistFlushOfLatePeer(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		s := p.connection()
 		c := p.conn(0)
-		resume := c.stopReading()
+		resume := c.StopReading()
 		sendLogs(t, s, 0, 100)
 		began := time.Now()
 		time.AfterFunc(25*time.Second, resume)
@@ -164,7 +164,7 @@ func TestChecklistShutdownIsBounded(t *testing.T) {
 				s := p.connection()
 				c := p.conn(0)
 				if tt.stop {
-					defer c.stopReading()()
+					defer c.StopReading()()
 				}
 				for range 20 {
 					if err := s.Send(OtelMessage{Prefix: otlpjson.PrefixLogs, Data: make([]byte, 1<<20)}); err != nil {

@@ -34,7 +34,7 @@ func exporters(tb testing.TB) map[string]*Telemetry {
 	reading.script.frame = func(*otelConn, []byte) bool { return false }
 	all := map[string]*Telemetry{"unblocked": reading.telemetry(OtelConfig{})}
 	all["blocked"] = stuck.telemetry(OtelConfig{})
-	resume := stuck.conn(0).stopReading()
+	resume := stuck.conn(0).StopReading()
 	tb.Cleanup(resume)
 	away.close()
 	all["no engine"] = away.telemetry(OtelConfig{})

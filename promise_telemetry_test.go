@@ -192,7 +192,7 @@ func TestR15RecordingNeverWaits(t *testing.T) {
 					tel = p.telemetry(cfg)
 				} else {
 					tel = p.telemetry(cfg)
-					defer p.conn(0).stopReading()()
+					defer p.conn(0).StopReading()()
 				}
 				counter, err := tel.Meter().Int64Counter("c")
 				if err != nil {
@@ -247,7 +247,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	refuse := func(status int) func(int, *http.Request) int { return func(int, *http.Request) int { return status } }
 	greet := func(text string) func(*otelConn) {
 		return func(c *otelConn) {
-			_ = c.writeFrame(opText, true, []byte(text))
+			_ = c.WriteFrame(enginetest.OpText, true, []byte(text))
 			c.kill()
 		}
 	}
@@ -418,7 +418,7 @@ func TestTelemetryWriteDeadline(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		s := p.connection()
 		c := p.conn(0)
-		resume := c.stopReading()
+		resume := c.StopReading()
 		defer resume()
 		began := time.Now()
 		var want []string

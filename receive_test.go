@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/memnet"
 )
 
 // FuzzReceive gives a client any message: it must neither panic nor end.
@@ -47,7 +48,7 @@ func FuzzReceive(f *testing.F) {
 
 // bareLink is a link of c whose socket nobody reads or writes.
 func bareLink(c *Client) *link {
-	end, _ := memPipe(1 << 10)
+	end, _ := memnet.Pipe(1 << 10)
 	l := &link{
 		socket:     &socket{net: &gatherConn{Conn: end}, wake: make(chan struct{}, 1), dead: make(chan struct{})},
 		client:     c,

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/iii-go/iii/internal/memnet"
 )
 
 // recordedCall is a request that the engine made.
@@ -28,13 +30,13 @@ type recordedCall struct {
 // callee is the server behind the recorded functions that are invoked over HTTP.
 type callee struct {
 	host  string
-	pipe  *pipeListener
+	pipe  *memnet.Listener
 	calls chan recordedCall
 }
 
 // newCallee serves until the test ends.
 func newCallee(t *testing.T, host string) *callee {
-	s := &callee{host: host, pipe: newPipeListener(pipeAddr(host)), calls: make(chan recordedCall, 10)}
+	s := &callee{host: host, pipe: memnet.NewListener(memnet.Addr(host)), calls: make(chan recordedCall, 10)}
 	server := &http.Server{Handler: s, ErrorLog: silentLog}
 	go func() { _ = server.Serve(s.pipe) }()
 	t.Cleanup(func() { _ = server.Close() })
@@ -45,9 +47,9 @@ func newCallee(t *testing.T, host string) *callee {
 func (s *callee) option(c *config) error {
 	c.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if addr != s.host {
-			return nil, &net.OpError{Op: "dial", Net: network, Addr: pipeAddr(addr), Err: syscall.ECONNREFUSED}
+			return nil, &net.OpError{Op: "dial", Net: network, Addr: memnet.Addr(addr), Err: syscall.ECONNREFUSED}
 		}
-		return s.pipe.dial(ctx)
+		return s.pipe.DialContext(ctx, network, addr)
 	}
 	return nil
 }

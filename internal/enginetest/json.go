@@ -1,5 +1,6 @@
-// Package enginetest supports the tests of package iii and of the packages below it.
-// It imports none of them, so that tests inside these packages can use it.
+// Package enginetest supports the tests of package iii and of packages below it: the
+// server's half of a WebSocket, a proxy with faults, a judge of telemetry. It imports
+// none of those packages, so that tests inside them can use it.
 package enginetest
 
 // InvalidJSON lists texts that are not JSON.

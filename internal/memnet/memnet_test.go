@@ -1,4 +1,4 @@
-package iiitest
+package memnet
 
 import (
 	"bytes"
@@ -14,12 +14,12 @@ import (
 
 func TestPipe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b := pipe(pipeAddr("a:1"), pipeAddr("b:2"))
-		if a.LocalAddr().String() != "a:1" || a.RemoteAddr().String() != "b:2" || b.RemoteAddr().String() != "a:1" || a.LocalAddr().Network() != "pipe" {
+		a, b := pipe(Capacity, Addr("a:1"), Addr("b:2"))
+		if a.LocalAddr().String() != "a:1" || a.RemoteAddr().String() != "b:2" || b.RemoteAddr().String() != "a:1" || a.LocalAddr().Network() != "mem" {
 			t.Errorf("addresses: %v %v %v", a.LocalAddr(), a.RemoteAddr(), b.RemoteAddr())
 		}
 		// More than the buffer holds, in one write.
-		data := bytes.Repeat([]byte("0123456789"), pipeBuffer/5)
+		data := bytes.Repeat([]byte("0123456789"), Capacity/5)
 		written := make(chan error, 1)
 		go func() {
 			_, err := a.Write(data)
@@ -55,7 +55,7 @@ func TestPipe(t *testing.T) {
 
 func TestPipeDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b := pipe(pipeAddr("a:1"), pipeAddr("b:2"))
+		a, b := pipe(Capacity, Addr("a:1"), Addr("b:2"))
 		defer a.Close()
 		defer b.Close()
 		begin := time.Now()
@@ -75,9 +75,9 @@ func TestPipeDeadlines(t *testing.T) {
 		_, err = a.Read(make([]byte, 1))
 		timeout("read again", err, time.Second)
 		_ = a.SetWriteDeadline(begin.Add(2 * time.Second))
-		n, err := a.Write(make([]byte, pipeBuffer+1))
+		n, err := a.Write(make([]byte, Capacity+1))
 		timeout("write", err, 2*time.Second)
-		if n != pipeBuffer {
+		if n != Capacity {
 			t.Errorf("wrote %d bytes before the deadline", n)
 		}
 		// A deadline that is moved while somebody waits counts from then on.
@@ -102,15 +102,30 @@ func TestPipeDeadlines(t *testing.T) {
 	})
 }
 
-func TestPipeListener(t *testing.T) {
+// A reset loses what is under way; a close does not.
+func TestPipeReset(t *testing.T) {
+	a, b := Pipe(Capacity)
+	if _, err := a.Write([]byte("lost")); err != nil {
+		t.Fatal(err)
+	}
+	a.Reset()
+	if n, err := b.Read(make([]byte, 4)); n != 0 || !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+	if _, err := b.Write([]byte("x")); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("write: %v", err)
+	}
+}
+
+func TestListener(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newPipeListener(pipeAddr("a:1"))
+		l := NewListener(Addr("a:1"))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := l.dial(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := l.DialContext(ctx, "", ""); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("nobody accepts: %v", err)
 		}
-		if _, err := l.dial(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := l.DialContext(ctx, "", ""); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("context already over: %v", err)
 		}
 		_ = l.Close()
@@ -118,7 +133,7 @@ func TestPipeListener(t *testing.T) {
 		if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("accept: %v", err)
 		}
-		if _, err := l.dial(t.Context()); !errors.Is(err, net.ErrClosed) {
+		if _, err := l.DialContext(t.Context(), "", ""); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("dial: %v", err)
 		}
 	})

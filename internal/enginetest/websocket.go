@@ -1,4 +1,4 @@
-package iii
+package enginetest
 
 import (
 	"bufio"
@@ -13,36 +13,43 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"github.com/iii-go/iii/internal/memnet"
 )
 
 // The server's half of a WebSocket, written out: the client's library does not
 // judge itself, and each frame can be sent, withheld or spoiled.
 
+// The opcodes of WebSocket frames.
 const (
-	opContinuation = 0
-	opText         = 1
-	opBinary       = 2
-	opClose        = 8
-	opPing         = 9
-	opPong         = 10
-
-	// The engine's limits.
-	engineMaxFrame   = 16 << 20
-	engineMaxMessage = 64 << 20
+	OpContinuation = 0
+	OpText         = 1
+	OpBinary       = 2
+	OpClose        = 8
+	OpPing         = 9
+	OpPong         = 10
 )
 
-// wsConn is the server's end.
-type wsConn struct {
-	net.Conn
-	br      *bufio.Reader
-	request *http.Request
+// The engine's limits.
+const (
+	maxFrame   = 16 << 20
+	maxMessage = 64 << 20
+)
 
-	mu  sync.Mutex // of writing
-	fin bool       // what was read last
+// WebSocket is the server's end of one. One goroutine may read while others write.
+type WebSocket struct {
+	net.Conn
+	Request *http.Request // of the upgrade
+
+	br   *bufio.Reader
+	mu   sync.Mutex    // of writing
+	fin  bool          // what was read last
+	gate chan struct{} // capacity 1: full while nothing more is to be read
 }
 
-// wsAccept answers the upgrade request. A status other than 0 refuses it.
-func wsAccept(conn net.Conn, status func(*http.Request) int) (*wsConn, error) {
+// Upgrade answers the upgrade request that comes over conn. status, if it is not nil,
+// returns the HTTP status to refuse it with, or 0.
+func Upgrade(conn net.Conn, status func(*http.Request) int) (*WebSocket, error) {
 	br := bufio.NewReaderSize(conn, 64<<10)
 	r, err := http.ReadRequest(br)
 	if err != nil {
@@ -60,11 +67,11 @@ func wsAccept(conn net.Conn, status func(*http.Request) int) (*wsConn, error) {
 	sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	_, err = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n",
 		base64.StdEncoding.EncodeToString(sum[:]))
-	return &wsConn{Conn: conn, br: br, request: r, fin: true}, err
+	return &WebSocket{Conn: conn, Request: r, br: br, fin: true, gate: make(chan struct{}, 1)}, err
 }
 
 // readFrame reads a client's frame and checks what RFC 6455 and the engine demand.
-func (c *wsConn) readFrame() (op byte, fin bool, payload []byte, err error) {
+func (c *WebSocket) readFrame() (op byte, fin bool, payload []byte, err error) {
 	var head [14]byte
 	if _, err = io.ReadFull(c.br, head[:2]); err != nil {
 		return 0, false, nil, err
@@ -76,9 +83,9 @@ func (c *wsConn) readFrame() (op byte, fin bool, payload []byte, err error) {
 		return 0, false, nil, fmt.Errorf("reserved bits in frame header %x", head[:2])
 	case head[1]&128 == 0:
 		return 0, false, nil, errors.New("frame of a client is not masked")
-	case op >= opClose && (!fin || size > 125):
+	case op >= OpClose && (!fin || size > 125):
 		return 0, false, nil, errors.New("control frame is fragmented or too long")
-	case op < opClose && (op == opContinuation) == c.fin:
+	case op < OpClose && (op == OpContinuation) == c.fin:
 		return 0, false, nil, errors.New("continuation frame where none belongs, or none where one does")
 	}
 	switch size {
@@ -92,7 +99,7 @@ func (c *wsConn) readFrame() (op byte, fin bool, payload []byte, err error) {
 	if err != nil {
 		return 0, false, nil, err
 	}
-	if size > engineMaxFrame {
+	if size > maxFrame {
 		return 0, false, nil, fmt.Errorf("frame of %d bytes is over the limit", size)
 	}
 	var mask [4]byte
@@ -104,7 +111,7 @@ func (c *wsConn) readFrame() (op byte, fin bool, payload []byte, err error) {
 		return 0, false, nil, err
 	}
 	unmask(payload, mask)
-	if op < opClose {
+	if op < OpClose {
 		c.fin = fin
 	}
 	return op, fin, payload, nil
@@ -122,17 +129,33 @@ func unmask(p []byte, mask [4]byte) {
 	}
 }
 
-// readMessage reads a message or a control frame. frames is the number of its
-// fragments; control is told of control frames between them.
-func (c *wsConn) readMessage(control func(op byte, payload []byte)) (op byte, message []byte, frames int, err error) {
+// StopReading makes ReadMessage return no more messages until resume is called; further
+// calls of resume do nothing.
+func (c *WebSocket) StopReading() (resume func()) {
+	c.gate <- struct{}{}
+	return sync.OnceFunc(func() { <-c.gate })
+}
+
+// ReadMessage reads a message or a control frame and checks what RFC 6455 and the
+// engine demand. frames is the number of fragments; control is called with the control
+// frames between them.
+func (c *WebSocket) ReadMessage(control func(op byte, payload []byte)) (op byte, message []byte, frames int, err error) {
+	if op, message, frames, err = c.readMessage(control); err == nil {
+		c.gate <- struct{}{}
+		<-c.gate
+	}
+	return op, message, frames, err
+}
+
+func (c *WebSocket) readMessage(control func(op byte, payload []byte)) (op byte, message []byte, frames int, err error) {
 	for {
 		kind, fin, payload, err := c.readFrame()
 		switch {
 		case err != nil:
 			return 0, nil, 0, err
-		case kind >= opClose && frames == 0:
+		case kind >= OpClose && frames == 0:
 			return kind, payload, 1, nil
-		case kind >= opClose:
+		case kind >= OpClose:
 			control(kind, payload)
 			continue
 		case frames == 0:
@@ -141,21 +164,21 @@ func (c *wsConn) readMessage(control func(op byte, payload []byte)) (op byte, me
 			message = append(message, payload...)
 		}
 		frames++
-		if len(message) > engineMaxMessage {
-			return 0, nil, 0, fmt.Errorf("message of more than %d bytes is over the limit", engineMaxMessage)
+		if len(message) > maxMessage {
+			return 0, nil, 0, fmt.Errorf("message of more than %d bytes is over the limit", maxMessage)
 		}
 		if !fin {
 			continue
 		}
-		if op == opText && !utf8.Valid(message) {
+		if op == OpText && !utf8.Valid(message) {
 			return 0, nil, 0, errors.New("text message is no UTF-8")
 		}
 		return op, message, frames, nil
 	}
 }
 
-// writeFrame sends one frame as it is told to.
-func (c *wsConn) writeFrame(op byte, fin bool, payload []byte) error {
+// WriteFrame sends one frame, whatever it is.
+func (c *WebSocket) WriteFrame(op byte, fin bool, payload []byte) error {
 	head := []byte{op, 0}
 	if fin {
 		head[0] |= 128
@@ -185,14 +208,19 @@ func (c *wsConn) writeFrame(op byte, fin bool, payload []byte) error {
 	return err
 }
 
-// cut ends the connection as a crash would: what is under way may be lost.
-func (c *wsConn) cut() {
-	switch conn := c.Conn.(type) {
-	case *memConn:
-		conn.reset()
+// Cut ends the connection as a crash would: what is under way may be lost.
+func (c *WebSocket) Cut() {
+	reset(c.Conn)
+	_ = c.SetDeadline(time.Unix(1, 0))
+	_ = c.Close()
+}
+
+// reset makes conn lose what is under way when it is closed next.
+func reset(conn net.Conn) {
+	switch conn := conn.(type) {
+	case *memnet.Conn:
+		conn.Reset()
 	case *net.TCPConn:
 		_ = conn.SetLinger(0)
 	}
-	_ = c.SetDeadline(time.Unix(1, 0))
-	_ = c.Close()
 }
