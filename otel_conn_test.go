@@ -2,6 +2,7 @@ package iii
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -14,13 +15,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel"
 
 	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 func sendLogs(tb testing.TB, s *SharedEngineConnection, from, to int) {
@@ -368,4 +372,566 @@ func FuzzEngineError(f *testing.F) {
 			t.Errorf("%q is no object and says %v", b, err)
 		}
 	})
+}
+
+// Flush returns when the peer has read everything, however late.
+func TestChecklistFlushOfLatePeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{})
+		s := p.connection()
+		c := p.conn(0)
+		resume := c.StopReading()
+		sendLogs(t, s, 0, 100)
+		began := time.Now()
+		time.AfterFunc(25*time.Second, resume)
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took != 25*time.Second {
+			t.Errorf("Flush returned after %v, the peer reads after 25 s", took)
+		}
+		if diff := cmp.Diff(wantLogs(0, 100), p.received()); diff != "" {
+			t.Errorf("frames after Flush (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestChecklistFlushOfSilentPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{ping: func(*otelConn, []byte) bool { return true }})
+		s := p.connection()
+		sendLogs(t, s, 0, 100)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		began := time.Now()
+		err := s.Flush(ctx)
+		if !errors.Is(suite.note(err), context.DeadlineExceeded) || !strings.Contains(err.Error(), "100 frames left") {
+			t.Errorf("Flush: %v, want 100 frames left", err)
+		}
+		if took := time.Since(began); took != 3*time.Second {
+			t.Errorf("Flush returned after %v, want 3 s", took)
+		}
+		if n := len(p.received()); n != 100 {
+			t.Errorf("the peer has %d frames", n)
+		}
+	})
+}
+
+func TestChecklistFlushWithoutPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody there") }
+		s, err := NewSharedEngineConnection("ws://user:"+secretPassword+"@127.0.0.1:1/?token="+secretQuery, WithConnectionDialContext(down), WithConnectionLogger(testLogger))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Flush(t.Context()); err != nil {
+			t.Errorf("Flush of nothing: %v", err)
+		}
+		sendLogs(t, s, 0, 7)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		began := time.Now()
+		err = s.Flush(ctx)
+		if took := time.Since(began); took != 3*time.Second {
+			t.Errorf("Flush returned after %v, want 3 s", took)
+		}
+		if !errors.Is(suite.note(err), context.DeadlineExceeded) || !strings.Contains(err.Error(), "7 frames left") || !strings.Contains(err.Error(), "nobody there") {
+			t.Errorf("Flush: %v, want 7 frames left, and why", err)
+		}
+		if got := s.Stats().Queued; got != 7 {
+			t.Errorf("%d frames are queued after Flush, want 7", got)
+		}
+		began = time.Now()
+		err = s.Shutdown(t.Context())
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("Shutdown returned after %v", took)
+		}
+		if suite.note(err) == nil || !strings.Contains(err.Error(), "7 frames were lost") {
+			t.Errorf("Shutdown: %v, want 7 frames lost", err)
+		}
+	})
+}
+
+// Shutdown makes one more attempt at once where there is something to deliver.
+func TestChecklistShutdownDelivers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{refuse: func(n int, _ *http.Request) int {
+			if n < 8 {
+				return http.StatusServiceUnavailable
+			}
+			return 0
+		}})
+		states := newStateLog()
+		s := p.connection(WithConnectionStateListener(states.listen))
+		sendLogs(t, s, 0, 10)
+		p.wait("attempts", func() bool { return len(p.dials) == 8 })
+		synctest.Wait() // it sleeps for half a minute now
+		began := time.Now()
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took != 0 {
+			t.Errorf("Shutdown took %v", took)
+		}
+		if diff := cmp.Diff(wantLogs(0, 10), p.received()); diff != "" {
+			t.Errorf("frames (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A link that dies under Shutdown is made anew at once.
+func TestTelemetryShutdownSurvivesKills(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, payload []byte) bool {
+			if c.pings == 2 && c.n < drainAttempts-1 {
+				c.kill()
+				return true
+			}
+			return false
+		}})
+		s := p.connection()
+		sendLogs(t, s, 0, 10_000)
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got := p.received()
+		slices.Sort(got)
+		want := wantLogs(0, 10_000)
+		slices.Sort(want)
+		if diff := cmp.Diff(want, slices.Compact(got)); diff != "" {
+			t.Errorf("frames (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestChecklistShutdownIsBounded(t *testing.T) {
+	tests := []struct {
+		name   string
+		script otelScript
+		stop   bool // the peer reads nothing
+	}{
+		{name: "no pong", script: otelScript{ping: func(*otelConn, []byte) bool { return true }}},
+		{name: "no reading", stop: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newOtelPeer(t, tt.script)
+				s := p.connection()
+				c := p.conn(0)
+				if tt.stop {
+					defer c.StopReading()()
+				}
+				for range 20 {
+					if err := s.Send(OtelMessage{Prefix: otlpjson.PrefixLogs, Data: make([]byte, 1<<20)}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				defer cancel()
+				began := time.Now()
+				err := s.Shutdown(ctx)
+				if took := time.Since(began); took != 2*time.Second {
+					t.Errorf("Shutdown returned after %v, want 2 s", took)
+				}
+				if !errors.Is(suite.note(err), context.DeadlineExceeded) || !strings.Contains(err.Error(), "20 frames were lost") {
+					t.Errorf("Shutdown: %v, want 20 frames lost", err)
+				}
+			})
+		})
+	}
+	t.Run("peer that does not close", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newOtelPeer(t, otelScript{end: func(c *otelConn, _ byte, _ []byte) { <-c.peer.tb.Context().Done() }})
+			s := p.connection()
+			p.conn(0)
+			synctest.Wait()
+			began := time.Now()
+			if err := s.Shutdown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took != closeTimeout {
+				t.Errorf("Shutdown took %v, want %v", took, closeTimeout)
+			}
+		})
+	})
+	t.Run("second call", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newOtelPeer(t, otelScript{ping: func(*otelConn, []byte) bool { return true }})
+			s := p.connection()
+			sendLogs(t, s, 0, 1)
+			first := make(chan error, 1)
+			go func() { first <- s.Shutdown(context.Background()) }()
+			synctest.Wait()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("second Shutdown: %v", err)
+			}
+			if err := <-first; err == nil {
+				t.Error("first Shutdown, cut short by the second: no error")
+			}
+		})
+	})
+}
+
+// absentUntil is a peer that refuses connections until the returned function is
+// called.
+func absentUntil(t *testing.T) (p *otelPeer, come func()) {
+	var here atomic.Bool
+	p = newOtelPeer(t, otelScript{refuse: func(int, *http.Request) int {
+		if here.Load() {
+			return 0
+		}
+		return http.StatusServiceUnavailable
+	}})
+	return p, func() { here.Store(true) }
+}
+
+// What was recorded before Flush and made room for newer frames while it waited is
+// not there, so Flush must not say that all is.
+func TestTelemetryFlushTellsDrops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, come := absentUntil(t)
+		tel := p.telemetry(OtelConfig{ChannelCapacity: ptr(uint64(4)), MetricsEnabled: ptr(false)})
+		synctest.Wait()
+		for range 4 {
+			emitLog(tel, t.Context(), "lost")
+		}
+		flushed := make(chan error, 1)
+		go func() { flushed <- tel.Flush(t.Context()) }()
+		synctest.Wait() // all that was recorded is in the queue
+		sendLogs(t, tel.Connection(), 0, 4)
+		lost := tel.Connection().Stats().Logs.Full
+		come()
+		want := fmt.Sprintf("0 frames left, %d dropped", lost)
+		if err := <-flushed; suite.note(err) == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Flush: %v, want %q", err, want)
+		}
+		if diff := cmp.Diff(wantLogs(0, 4), p.received()); diff != "" {
+			t.Errorf("frames (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// What the last flush of the providers pushes out of the queue is lost as well.
+func TestTelemetryShutdownTellsDrops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{})
+		dial := make(chan struct{})
+		tel := p.telemetry(OtelConfig{ChannelCapacity: ptr(uint64(1)), LogsFlushIntervalMs: ptr(uint64(3_600_000)), MetricsEnabled: ptr(false)},
+			WithTelemetryConnection(WithConnectionDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+				<-dial
+				return p.mem.DialContext(ctx, network, addr)
+			})))
+		sendLogs(t, tel.Connection(), 0, 1)
+		emitLog(tel, t.Context(), "the last word") // waits for more: the queue is full
+		ended := make(chan error, 1)
+		go func() { ended <- tel.Shutdown(t.Context()) }()
+		synctest.Wait()
+		close(dial)
+		err := <-ended
+		if suite.note(err) == nil || !errors.Is(err, ErrBufferFull) || !strings.Contains(err.Error(), "1 frames were lost") {
+			t.Errorf("Shutdown: %v, want one frame lost to the full queue", err)
+		}
+		if n := len(p.containing("the last word")); n != 1 || len(p.received()) != 1 {
+			t.Errorf("the peer has %q", p.received())
+		}
+	})
+}
+
+// Once all has ended, further calls say so, whatever their context.
+func TestTelemetryShutdownAgain(t *testing.T) {
+	tel, err := StartTelemetry(t.Context(), OtelConfig{Enabled: ptr(false)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tel.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 {
+		if err := tel.Shutdown(ctx); err != nil {
+			t.Fatalf("Telemetry: %v", err)
+		}
+		if err := tel.Connection().Shutdown(ctx); err != nil {
+			t.Fatalf("connection: %v", err)
+		}
+	}
+}
+
+// The engine's side is killed in the middle of flushes, and nothing is lost.
+func TestChecklistReconnectLosesNothing(t *testing.T) {
+	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { killEngine(t, newOtelPeer(t, otelScript{}), kind) })
+		})
+	}
+	t.Run("tcp", func(t *testing.T) { killEngine(t, newTCPOtelPeer(t, otelScript{}), "after the frame") })
+}
+
+func killEngine(t *testing.T, p *otelPeer, kind string) {
+	const kills, frames = 100, 20_000
+	var seen atomic.Int64
+	p.script.frame = func(c *otelConn, _ []byte) bool {
+		if count := seen.Add(1); c.n < kills && kind != "pong lost" && count%37 == 0 {
+			c.kill()
+			return kind == "after the frame"
+		}
+		return true
+	}
+	p.script.ping = func(c *otelConn, _ []byte) bool {
+		if c.n < kills && kind == "pong lost" {
+			c.kill()
+			return true
+		}
+		return false
+	}
+	s := p.connection(WithConnectionReconnection(ReconnectionConfig{InitialDelayMs: 1, MaxDelayMs: 5}))
+	for n := range frames {
+		if err := s.Send(logFrame(n)); err != nil {
+			t.Fatal(err)
+		}
+		if n%500 == 499 {
+			if err := s.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stats := s.Stats()
+	if stats.Reconnects < kills {
+		t.Errorf("%d kills, want %d", stats.Reconnects, kills)
+	}
+	first := map[string]bool{}
+	var order []string
+	for _, f := range p.received() {
+		if !first[f] {
+			first[f] = true
+			order = append(order, f)
+		}
+	}
+	if diff := cmp.Diff(wantLogs(0, frames), order); diff != "" {
+		t.Errorf("records, without those that came again (-want +got):\n%s", diff)
+	}
+	if stats.Dropped() != 0 || stats.Confirmed != frames {
+		t.Errorf("stats: %+v", stats)
+	}
+	t.Logf("%d kills, %d records, %d lost, %d sent again, %d came twice",
+		stats.Reconnects, frames, frames-len(order), stats.Retried, len(p.received())-len(order))
+}
+
+// The start of a span is ahead of its end, and is never sent again.
+func TestChecklistLiveSpanStaysAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cuts := 0
+		p := newOtelPeer(t, otelScript{})
+		p.script.frame = func(c *otelConn, payload []byte) bool {
+			if cuts++; cuts%97 == 0 && c.n < 40 {
+				c.kill()
+			}
+			return true
+		}
+		s := p.connection(WithConnectionQueue(50, 1<<20), WithConnectionReconnection(ReconnectionConfig{InitialDelayMs: 1, MaxDelayMs: 5}))
+		for n := range 5000 {
+			_ = s.enqueue(otlpjson.Frame{Prefix: otlpjson.PrefixTraces, Data: fmt.Appendf(nil, "start %d", n), Live: true, Records: 1})
+			if n >= 3 {
+				if err := s.enqueue(otlpjson.Frame{Prefix: otlpjson.PrefixTraces, Data: fmt.Appendf(nil, "end %d", n-3), Records: 1}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n%8 == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ended, started := map[string]bool{}, map[string]int{}
+		for _, f := range p.received() {
+			what, n, _ := strings.Cut(strings.TrimPrefix(f, otlpjson.PrefixTraces), " ")
+			if what == "end" {
+				ended[n] = true
+				continue
+			}
+			if started[n]++; started[n] > 1 {
+				t.Errorf("the start of %s came twice", n)
+			}
+			if ended[n] {
+				t.Errorf("the start of %s came after its end", n)
+			}
+		}
+		if len(started) < 1000 || len(ended) < 1000 {
+			t.Errorf("%d starts, %d ends", len(started), len(ended))
+		}
+		stats := s.Stats()
+		if stats.Reconnects < 40 {
+			t.Errorf("%d cuts, want 40", stats.Reconnects)
+		}
+		t.Logf("%d starts and %d ends came, %d and %d were dropped", len(started), len(ended), stats.LiveSpans.Frames(), stats.Traces.Frames())
+	})
+}
+
+// Drops are said at once, and then once a minute.
+func TestTelemetrySaysDrops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var said []string
+		log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if bytes.Contains(p, []byte("was dropped")) {
+				said = append(said, string(p))
+			}
+			return len(p), nil
+		}), nil))
+		down := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody there") }
+		s, err := NewSharedEngineConnection("ws://127.0.0.1:1", WithConnectionDialContext(down), WithConnectionLogger(log), WithConnectionQueue(10, 1<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 250 * 10 {
+			if err := s.Send(logFrame(n)); err != nil {
+				t.Fatal(err)
+			}
+			if n%10 == 9 {
+				time.Sleep(time.Second)
+			}
+		}
+		if err := s.Shutdown(t.Context()); err == nil {
+			t.Error("Shutdown: no error")
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if len(said) != 6 { // at once, after 60, 120, 180, 240 s, and at the end
+			t.Errorf("said %d times:\n%s", len(said), strings.Join(said, ""))
+		}
+		if last := said[len(said)-1]; !strings.Contains(last, "2500 frames of logs with 2500 records (queue full 2490, not connected 0, closed 10)") {
+			t.Errorf("last words: %s", last)
+		}
+	})
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// A large frame goes in pieces, and is in one piece there.
+func TestTelemetryLargeFrames(t *testing.T) {
+	p := newOtelPeer(t, otelScript{})
+	s := p.connection()
+	var want []string
+	for _, size := range []int{0, 1, 125, 126, 65535, 65536, 1 << 20, otlpjson.MaxFrameBytes, 20 << 20} {
+		data := bytes.Repeat([]byte("x"), size)
+		want = append(want, otlpjson.PrefixTraces+string(data))
+		if err := s.Send(OtelMessage{Prefix: otlpjson.PrefixTraces, Data: data}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.received(); !slices.Equal(got, want) {
+		t.Errorf("%d frames came, or others", len(got))
+	}
+	if n := s.Stats().Reconnects; n != 0 {
+		t.Errorf("%d reconnects", n)
+	}
+}
+
+// Sends, flushes and the end at once.
+func TestTelemetryConcurrent(t *testing.T) {
+	p := newOtelPeer(t, otelScript{})
+	s := p.connection(WithConnectionQueue(100_000, 64<<20))
+	var senders, flushers sync.WaitGroup
+	var accepted [8]int
+	stop := make(chan struct{})
+	for i := range accepted {
+		senders.Go(func() {
+			for n := range 2000 {
+				if err := s.Send(logFrame(i*10_000 + n)); err != nil {
+					if !errors.Is(err, ErrConnectionClosed) {
+						t.Error(err)
+					}
+					return
+				}
+				accepted[i]++
+			}
+		})
+		flushers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if err := s.Flush(t.Context()); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+				_, _ = s.Stats(), s.State()
+			}
+		})
+	}
+	p.wait("some frames", func() bool { return len(p.frames) > 500 })
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	senders.Wait()
+	close(stop)
+	flushers.Wait()
+	total := 0
+	for _, n := range accepted {
+		total += n
+	}
+	if got := len(p.received()); got != total {
+		t.Errorf("%d frames accepted, %d came", total, got)
+	}
+}
+
+// An engine that is slow to take a frame is not sent the same again and again.
+func TestTelemetrySlowEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{frame: func(*otelConn, []byte) bool {
+			time.Sleep(10 * time.Second)
+			return true
+		}})
+		s := p.connection()
+		sendLogs(t, s, 0, 200)
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(wantLogs(0, 200), p.received()); diff != "" {
+			t.Errorf("frames (-want +got):\n%s", diff)
+		}
+		if n := s.Stats().Reconnects; n != 0 {
+			t.Errorf("%d reconnects", n)
+		}
+	})
+}
+
+// Without a logger, what was dropped is said to OpenTelemetry's error handler.
+func TestTelemetrySaysDropsToOpenTelemetry(t *testing.T) {
+	before := otel.GetErrorHandler()
+	defer otel.SetErrorHandler(before)
+	said := make(chan error, 10)
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { said <- suite.note(err) }))
+	down := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody there") }
+	retries := uint64(0)
+	s, err := NewSharedEngineConnection("ws://127.0.0.1:1", WithConnectionDialContext(down), WithConnectionQueue(1, 100),
+		WithConnectionReconnection(ReconnectionConfig{MaxRetries: &retries}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-s.done
+	if err := s.Send(logFrame(1)); !errors.Is(err, ErrConnectionClosed) {
+		t.Errorf("Send: %v", err)
+	}
+	if err := <-said; !strings.Contains(err.Error(), "gave up after 1 attempts") {
+		t.Errorf("said %v", err)
+	}
+	_ = s.Shutdown(t.Context())
 }

@@ -375,3 +375,49 @@ func TestQueuePingsForWhatIsSentAgain(t *testing.T) {
 		t.Errorf("%d pings behind as many starts of spans as may be in flight", n)
 	}
 }
+
+// BenchmarkEnqueue is what a frame costs its sender: while there is room, and
+// when each sheds another.
+func BenchmarkEnqueue(b *testing.B) {
+	frame := otlpjson.Frame{Prefix: otlpjson.PrefixLogs, Data: make([]byte, 500), Records: 1}
+	b.Run("room", func(b *testing.B) {
+		q, l := testQueue(defaultTelemetryFrames, defaultTelemetryBytes, 0), fakeTelemetryLink()
+		q.attach(l)
+		var batch []queuedFrame
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i++ {
+			if err := q.enqueue(frame); err != nil {
+				b.Fatal(err)
+			}
+			if i%100 == 99 {
+				batch, _ = q.take(l, batch[:0])
+				q.confirm(l, q.last)
+			}
+		}
+	})
+	for _, inFlight := range []bool{false, true} {
+		name := "full"
+		if inFlight {
+			name = "full and in flight"
+		}
+		b.Run(name, func(b *testing.B) {
+			q := testQueue(defaultTelemetryFrames, defaultTelemetryBytes, 0)
+			for range defaultTelemetryFrames {
+				if err := q.enqueue(frame); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if inFlight {
+				l := fakeTelemetryLink()
+				q.attach(l)
+				takeAll(q, l)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := q.enqueue(frame); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -5,8 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"log/slog"
+	"maps"
 	"net"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,6 +23,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/log"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/iii-go/iii/internal/enginetest"
@@ -437,4 +443,260 @@ func recordOfEach(t *testing.T, tel *Telemetry) {
 	counter.Add(ctx, 1)
 	emitLog(tel, ctx, "hello")
 	span.End()
+}
+
+// A shutdown without an engine ends by itself, one with a silent engine by
+// shutdown_timeout_ms or ctx; each says what it has cost, and leaves nothing.
+func TestChecklistShutdownTimeout(t *testing.T) {
+	silent := otelScript{ping: func(*otelConn, []byte) bool { return true }}
+	tests := []struct {
+		name   string
+		script otelScript
+		limit  time.Duration // of ctx; 0: none
+		cfg    OtelConfig
+		down   bool
+		want   time.Duration
+	}{
+		{"silent engine", silent, 0, OtelConfig{ShutdownTimeoutMs: ptr(uint64(2500))}, false, 2500 * time.Millisecond},
+		{"default", silent, 0, OtelConfig{}, false, 10 * time.Second},
+		{"ctx", silent, time.Second, OtelConfig{}, false, time.Second},
+		{"no engine", otelScript{}, 0, OtelConfig{}, true, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newOtelPeer(t, tt.script)
+				if tt.down {
+					p.close()
+				}
+				tel := p.telemetry(tt.cfg)
+				recordOfEach(t, tel)
+				time.Sleep(15 * time.Second) // whatever waits sleeps
+				ctx, cancel := context.WithCancel(t.Context())
+				if tt.limit > 0 {
+					ctx, cancel = context.WithTimeout(t.Context(), tt.limit)
+				}
+				defer cancel()
+				began := time.Now()
+				err := suite.note(tel.Shutdown(ctx))
+				if took := time.Since(began); took != tt.want {
+					t.Errorf("Shutdown took %v, want %v", took, tt.want)
+				}
+				if err == nil || !strings.Contains(err.Error(), "frames were lost") {
+					t.Fatalf("Shutdown: %v", err)
+				}
+				if tt.want > 0 && !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("Shutdown: %v, want DeadlineExceeded", err)
+				}
+				stats := tel.Connection().Stats()
+				if lost := stats.Dropped() - stats.Metrics.NotConnected; !strings.Contains(err.Error(), fmt.Sprintf("%d frames were lost", lost)) || lost < 3 {
+					t.Errorf("Shutdown: %v; dropped were %d", err, lost)
+				}
+				if n := strings.Count(err.Error(), "frames left"); n > 1 {
+					t.Errorf("said %d times: %v", n, err)
+				}
+				if err := tel.Shutdown(t.Context()); err != nil {
+					t.Errorf("second Shutdown: %v", err)
+				}
+				if err := tel.Flush(t.Context()); err != nil {
+					t.Errorf("Flush after Shutdown: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A collection that hangs holds nobody beyond ctx.
+func TestTelemetryFlushOfHangingCallback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{})
+		tel := p.telemetry(OtelConfig{})
+		release := make(chan struct{})
+		_, err := tel.Meter().Int64ObservableGauge("g", metric.WithInt64Callback(func(context.Context, metric.Int64Observer) error {
+			<-release
+			return nil
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer close(release)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		if err := tel.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Flush: %v", err)
+		}
+		if took := time.Since(began); took != 20*time.Millisecond {
+			t.Errorf("Flush took %v, want the 20 ms of its context", took)
+		}
+	})
+}
+
+// timeLogs writes n records one by one and returns how long each took.
+func timeLogs(tb testing.TB, l *Logger, n int) []time.Duration {
+	data := map[string]any{"order_id": "ord_123", "amount": 49.99}
+	took := make([]time.Duration, n)
+	for i := range took {
+		began := time.Now()
+		l.Info(tb.Context(), "Order processed", data)
+		took[i] = time.Since(began)
+	}
+	return took
+}
+
+// percentile sorts.
+func percentile(took []time.Duration, p float64) time.Duration {
+	slices.Sort(took)
+	return took[int(float64(len(took)-1)*p)]
+}
+
+// exporters are telemetries whose records leave at once, do not leave since the
+// engine does not read, and since there is none. The queues of the latter are full.
+func exporters(tb testing.TB) map[string]*Telemetry {
+	tb.Helper()
+	reading, stuck, away := newOtelPeer(tb, otelScript{}), newOtelPeer(tb, otelScript{}), newOtelPeer(tb, otelScript{})
+	reading.script.frame = func(*otelConn, []byte) bool { return false }
+	all := map[string]*Telemetry{"unblocked": reading.telemetry(OtelConfig{})}
+	all["blocked"] = stuck.telemetry(OtelConfig{})
+	resume := stuck.conn(0).StopReading()
+	tb.Cleanup(resume)
+	away.close()
+	all["no engine"] = away.telemetry(OtelConfig{})
+	for _, name := range []string{"blocked", "no engine"} {
+		for all[name].conn.Stats().Logs.Full == 0 {
+			timeLogs(tb, all[name].Logger(), 1000)
+		}
+	}
+	return all
+}
+
+// BenchmarkLogRecord is what one record costs its writer: with an engine that reads,
+// one that does not, and none.
+func BenchmarkLogRecord(b *testing.B) {
+	for name, tel := range exporters(b) {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			took := timeLogs(b, tel.Logger(), b.N)
+			b.ReportMetric(float64(percentile(took, 0.5)), "p50-ns")
+			b.ReportMetric(float64(percentile(took, 0.99)), "p99-ns")
+		})
+	}
+}
+
+// telemetryChecklist is what telemetry has to do, and the tests that show it.
+var telemetryChecklist = []struct {
+	line  string
+	tests []string
+}{
+	{"the URL is derived as the table says", []string{"TestChecklistTelemetryURL"}},
+	{"every variable, unset, empty and odd; a field beats its variable", []string{
+		"TestChecklistTelemetryVariables", "TestTelemetryResource", "TestChecklistStandardVariables", "TestBatchSizesFromEnvironment", "TestMetricsTemporality",
+		"TestChecklistCaptureEnvironment", "TestChecklistHTTPIgnored", "TestChecklistHTTPIgnoresNothing",
+	}},
+	{"disabled: no goroutine, no dial, helpers do nothing, the caller's trace goes on", []string{
+		"TestChecklistDisabled", "TestDisabledTelemetryDoesNothing", "TestChecklistForwardsWithoutTelemetry", "TestChecklistWithSpanWithoutTelemetry", "TestHTTPPropagation",
+	}},
+	{"order of processors: a start carries baggage and the attributes that the span began with", []string{
+		"TestChecklistProcessorOrder", "TestChecklistLiveSnapshot", "TestChecklistLiveSpanOfInvocation",
+	}},
+	{"the start of a span comes before its end in every run, across reconnects and overflow too", []string{
+		"TestChecklistSnapshotPrecedesFinal", "TestChecklistLiveSpanStaysAhead", "TestQueueBooks",
+	}},
+	{"a parent that is not sampled: no start, no end, no look at payloads", []string{
+		"TestChecklistUnsampled", "TestChecklistUnsampledPayload", "TestTracingWants", "TestLiveSpansSampled",
+	}},
+	{"numbers of enumerations: error 2, ok 1, cumulative 2, delta 1", []string{"TestChecklistEnums"}},
+	{"no time is \"0\"; there is no null", []string{"TestChecklistZeroTimes", "TestUnixNano", "TestEncodeAnything"}},
+	{"integers beyond 2^53 survive in attributes, sums, counts and buckets", []string{"TestChecklistLargeIntegers", "TestEncodeValue"}},
+	{"NaN and infinities in attributes, gauges, sums and the figures of histograms", []string{"TestChecklistNonFinite", "TestEncodeValue"}},
+	{"integer histograms; exponential ones of scales -10 to 20, with zeros and negative values; metrics without points", []string{
+		"TestChecklistHistograms", "TestConvertExponential", "TestEncodeEmptyMetrics",
+	}},
+	{"log data nested 30 levels and more is stored, its tail as text", []string{"TestChecklistDeepLogData", "TestEncodeDeepLog", "TestChecklistLogTrigger"}},
+	{"a payload of 20 MiB is cut and the connection stays up", []string{"TestChecklistLargePayload", "TestEncodeLargePayload"}},
+	{"batches that are split: every record comes exactly once", []string{"TestChecklistSplitBatches", "TestChecklistSplitOverTheWire"}},
+	{"there is a severity text; a log trigger with a level fires", []string{"TestChecklistSeverityText", "TestChecklistLoggerSeverity", "TestChecklistLogTrigger"}},
+	{"Flush returns after the pong to a ping behind the last frame, or when ctx ends", []string{
+		"TestR14FlushMeansReceived", "TestChecklistFlushOfLatePeer", "TestChecklistFlushOfSilentPeer", "TestChecklistFlushWithoutPeer",
+	}},
+	{"Shutdown delivers the last batch; may be called again; ends nothing that is shared; leaves no goroutine", []string{
+		// Those in a bubble end with all their goroutines; TestMain looks for the others.
+		"TestChecklistShutdownDelivers", "TestTelemetryDelivers", "TestChecklistShutdownIsBounded", "TestChecklistShutdownTimeout",
+		"TestTelemetryGlobalProviders", "TestShutdownFlushesTelemetry", "TestTelemetrySharedConcurrent", "TestMain",
+	}},
+	{"reconnecting: order, exact counts of what is dropped, delays within bounds, failed when the attempts are used up", []string{
+		"TestChecklistReconnectLosesNothing", "TestQueueBooks", "TestQueueShedsByClass", "TestTelemetrySaysDrops",
+		"TestChecklistTelemetryBackoff", "TestTelemetryBackoffOfShortConnections", "TestConnectionReconnectionOption", "TestChecklistTelemetryFailsAfterMaxRetries",
+	}},
+	{"a refusal is told and makes the delays grow; headers and tokens are in the upgrade", []string{
+		"TestChecklistTelemetryAuthFailure", "TestChecklistTelemetryAuthOfEngine", "TestTelemetryUpgrade",
+	}},
+	{"flags of outgoing traceparents are 00 or 01, under a parent of 03 too", []string{"TestChecklistOutgoingFlags"}},
+	{"baggage with spaces, commas, semicolons, equals signs, percent signs, quotes and all letters; one bad entry spoils no other", []string{
+		"TestChecklistBaggageRoundTrip", "TestChecklistBaggageLenient",
+	}},
+	{"the span of an invocation: name, kind, events, status, exception; a status of the handler stays; panics", []string{
+		"TestChecklistInvocationSpan", "TestChecklistLinksCallerAndCallee", "TestInvocationSpanWithoutAnswer",
+	}},
+	{"redaction and truncation; the environment counts at the time of the call", []string{
+		"TestChecklistRedact", "TestChecklistTruncate", "TestChecklistCaptureEnvironment", "TestChecklistPayloadsDisabled",
+	}},
+	{"HTTP: URLs to ignore, attributes, no other headers, status from 400 on, failed requests, bodies untouched", []string{
+		"TestChecklistHTTPAttributes", "TestChecklistHTTPIgnored", "TestChecklistHTTPSwitchedOff", "TestHTTPErrorKinds", "TestHTTPClient", "TestChecklistTraceOverHTTP",
+	}},
+	{"gauges: names, units, attributes, Stop, another worker id; the engine lists them with the worker", []string{
+		"TestChecklistGauges", "TestGaugesFollowWorkerID", "TestChecklistGaugesInWorkerInfo",
+	}},
+	{"collector: 500 ms, concurrent callers, processor use within its range, a first reading that says something, other systems", []string{
+		"TestChecklistCollector", "TestChecklistCollectorConcurrent", "TestCollectorShortInterval", "TestCollectorOfThisProcess", "TestChecklistCollectorOfUnsupportedSystem",
+	}},
+
+	// The promises.
+	{"telemetry arrives at least once", []string{"TestR13TelemetryArrives", "TestChecklistReconnectLosesNothing"}},
+	{"Flush means that the engine has it", []string{"TestR14FlushMeansReceived", "TestChecklistFlushOfLatePeer", "TestChecklistFlushWithoutPeer"}},
+	{"recording never waits for the network", []string{"TestR15RecordingNeverWaits", "BenchmarkLogRecord"}},
+	{"no secret is told", []string{"TestR19NoSecretOfTelemetryIsTold", "TestMain"}},
+	{"one bad value loses no frame", []string{"TestValidatorAgreesWithEngine", "TestValidator", "TestEncodeAnything", "FuzzEncode", "TestEncodeValue"}},
+	{"what a recorded worker told the engine is told here, too", []string{"TestGoldenTelemetry"}},
+}
+
+// Every line has its tests, and every test that is named for the list is on it.
+func TestTelemetryChecklist(t *testing.T) {
+	var files []string
+	for _, dir := range []string{".", "internal/otlpjson", "internal/enginetest"} {
+		found, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	declared := map[string]bool{}
+	for _, name := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil {
+				declared[f.Name.Name] = true
+			}
+		}
+	}
+	listed := map[string]bool{}
+	for _, entry := range telemetryChecklist {
+		if len(entry.tests) == 0 {
+			t.Errorf("%s: no test", entry.line)
+		}
+		for _, name := range entry.tests {
+			listed[name] = true
+			if !declared[name] {
+				t.Errorf("%s: there is no %s", entry.line, name)
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(declared)) {
+		if strings.HasPrefix(name, "TestChecklist") && !listed[name] {
+			t.Errorf("%s is not on the list", name)
+		}
+	}
 }

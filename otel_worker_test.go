@@ -8,19 +8,23 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/http"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/slogtest"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/iii-go/iii"
-	"github.com/iii-go/iii/iiitest"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
@@ -543,5 +547,237 @@ func TestTelemetryGaugesOfSeveralClients(t *testing.T) {
 	}
 	if got := reported(); len(got) != 0 {
 		t.Errorf("after the end of both %v are reported", got)
+	}
+}
+
+// Telemetry against the development engine, over memory and in virtual time: what
+// Flush has returned for is there, decoded.
+func TestTelemetryReachesTheEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := telemetryEngine(t)
+		address, service := e.URL(), "orders"
+		tel, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: &address, ServiceName: &service},
+			iii.WithTelemetryConnection(iii.WithConnectionDialContext(e.DialContext)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		counter, err := tel.Meter().Int64Counter("orders.created")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, span := tel.Tracer().Start(t.Context(), "work", trace.WithAttributes(attribute.Int("n", 7)))
+		if err := tel.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if live := e.LiveSpans(); len(live) != 1 || live[0].Name != "work" {
+			t.Errorf("started spans: %+v", live)
+		}
+		for range 100 {
+			counter.Add(ctx, 1)
+			tel.Logger().Warn(ctx, "hello", nil)
+		}
+		span.End()
+		if err := tel.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		spans, logs, metrics := e.Traces(), e.Logs(), e.Metrics()
+		if len(spans) != 1 || spans[0].Name != "work" || spans[0].SpanID != span.SpanContext().SpanID().String() {
+			t.Errorf("spans: %+v", spans)
+		}
+		if len(logs) != 100 {
+			t.Errorf("%d log records, want 100", len(logs))
+		}
+		found := false
+		for _, m := range metrics {
+			found = found || m.Name == "orders.created"
+		}
+		if !found {
+			t.Errorf("metrics: %+v", metrics)
+		}
+		if err := tel.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Headers decide whether a guarded engine lets telemetry in; its refusal is told.
+func TestChecklistTelemetryAuthOfEngine(t *testing.T) {
+	e := telemetryEngine(t, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "auth::check"}))
+	c, err := iii.New(e.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	_, err = iii.Handle(c, "auth::check", func(_ context.Context, in iii.AuthInput) (iii.AuthResult, error) {
+		if in.Headers["x-token"] != "let me in" {
+			return iii.AuthResult{}, errors.New("no token")
+		}
+		return iii.NewAuthResult(), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	frame := iii.OtelMessage{Prefix: "LOGS", Data: []byte(`{"resourceLogs":[]}`)}
+
+	t.Run("refused", func(t *testing.T) {
+		var once sync.Once
+		refused := make(chan error, 1)
+		s, err := iii.NewSharedEngineConnection(e.GuardedURL(), iii.WithConnectionStateListener(func(_ iii.ConnectionState, err error) {
+			var auth *iii.AuthError
+			if errors.As(err, &auth) {
+				once.Do(func() { refused <- err })
+			}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Send(frame); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-refused:
+			t.Log(err)
+		case <-time.After(time.Minute):
+			t.Error("the refusal was not told")
+		}
+		if err := s.Shutdown(t.Context()); err == nil {
+			t.Error("Shutdown of a connection that was refused: no error")
+		}
+	})
+	t.Run("let in", func(t *testing.T) {
+		s, err := iii.NewSharedEngineConnection(e.GuardedURL(), iii.WithConnectionHeader(http.Header{"X-Token": {"let me in"}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Send(frame); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(e.Telemetry()); got != 1 {
+			t.Errorf("the engine has %d frames, want 1", got)
+		}
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// A function that is told of new traces is not told of its own invocations: that
+// would go on for ever.
+func TestTraceTriggerEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engine := telemetryEngine(t)
+		telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: pointer(engine.URL())},
+			iii.WithTelemetryConnection(iii.WithConnectionDialContext(engine.DialContext)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := iii.New(engine.URL(), iii.WithDialContext(engine.DialContext), iii.WithTelemetry(telemetry))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var told atomic.Int64
+		handle(t, c, "t::watch", func(context.Context, iii.TraceEvent) (any, error) {
+			told.Add(1)
+			return nil, nil
+		})
+		if _, err := c.Trigger("t::watch", iii.TraceTriggerConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_, span := telemetry.Tracer().Start(t.Context(), "work")
+		span.End()
+		time.Sleep(time.Minute)
+		if n := told.Load(); n < 1 || n > 2 {
+			t.Errorf("told %d times of one trace", n)
+		}
+		if err := telemetry.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The live announcement of a handler's span carries the baggage, and comes before
+// the span itself.
+func TestChecklistLiveSpanOfInvocation(t *testing.T) {
+	engine := telemetryEngine(t)
+	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
+	flush(t, telemetry)
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	running, proceed := make(chan struct{}), make(chan struct{})
+	handle(t, c, "t::work", func(context.Context, struct{}) (any, error) {
+		close(running)
+		<-proceed
+		return nil, nil
+	})
+	ctx, err := iii.WithBaggageEntry(t.Context(), "iii.session.id", "S-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() { result <- c.Call(ctx, "t::work", struct{}{}, nil) }()
+	<-running
+	flush(t, telemetry)
+	live := engine.LiveSpans()
+	if len(live) != 1 || live[0].Name != "execute t::work" || live[0].Attributes["iii.session.id"] != "S-1" || len(engine.Traces()) != 0 {
+		t.Errorf("while the handler runs the engine has %+v and %d finished spans", live, len(engine.Traces()))
+	}
+	close(proceed)
+	if err := <-result; err != nil {
+		t.Fatal(err)
+	}
+	flush(t, telemetry)
+	if spans := engine.Traces(); len(spans) != 1 || len(live) == 1 && spans[0].SpanID != live[0].SpanID || spans[0].Attributes["iii.session.id"] != "S-1" {
+		t.Errorf("after its end the engine has %+v", spans)
+	}
+}
+
+// A request over the HTTP transport, the route's handler and what it calls are one
+// trace.
+func TestChecklistTraceOverHTTP(t *testing.T) {
+	engine := telemetryEngine(t)
+	telemetry, recorder := recorded(t, engine)
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	got := make(chan traced, 1)
+	_, err := iii.HandleHTTP(c, "GET", "/traced", func(ctx context.Context, _ *iii.HTTPRequest[json.RawMessage]) (*iii.HTTPResponse[string], error) {
+		got <- traceOf(ctx)
+		return nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	applied(t, c)
+	ctx, span := telemetry.Tracer().Start(t.Context(), "client")
+	if ctx, err = iii.WithBaggageEntry(ctx, "tenant", "a=b"); err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(ctx, "GET", engine.HTTPURL()+"/traced", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: iii.NewTransport(nil)}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	span.End()
+	if diff := cmp.Diff(traced{iii.TraceID(ctx), true, "a=b"}, <-got); diff != "" {
+		t.Errorf("trace in the handler (-want +got):\n%s", diff)
+	}
+	for _, s := range recorder.Ended() {
+		if s.SpanContext().TraceID() != span.SpanContext().TraceID() {
+			t.Errorf("span %q is in another trace", s.Name())
+		}
 	}
 }
