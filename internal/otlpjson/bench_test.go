@@ -77,8 +77,8 @@ func BenchmarkEncodeSpans(b *testing.B) {
 	perRecord(b, len(spans), size)
 }
 
-// confirmed ends the use of frames as if the engine had confirmed them, and tells
-// how many bytes and records they were.
+// confirmed ends the use of frames as if the engine had confirmed them, and returns
+// their size and the number of their records.
 func confirmed(e *Encoder, frames []Frame) (size, records int) {
 	for i := range frames {
 		f := &frames[i]

@@ -78,7 +78,7 @@ type caps struct {
 // counts nothing.
 type Losses struct {
 	Points  int // data points whose value is NaN or infinite
-	Values  int // sums, minima and maxima that are, left out of their points
+	Values  int // sums, minima and maxima of histograms that are, left out of their points
 	Metrics int // metrics of a kind that this package does not know
 	Cut     int // records that were shortened to fit a frame
 	Records int // records that did not fit even so
@@ -224,7 +224,7 @@ func (e *Encoder) end() bool {
 	return true
 }
 
-// fits tells whether the frame can be closed within the limit.
+// fits reports whether the frame can be closed within the limit.
 func (e *Encoder) fits() bool { return len(e.buf)+e.closing <= e.limit }
 
 // finish closes the frame, if it has a record.

@@ -315,7 +315,7 @@ func (e *Encoder) summaryPoint(p *metricdata.SummaryDataPoint, quantile *attribu
 const maxConvertedBounds = 160
 
 // encodeExponential writes exponential histograms as explicit ones, since the
-// engine would pass over them without a word.
+// engine drops them silently.
 func encodeExponential[N int64 | float64](e *Encoder, points []metricdata.ExponentialHistogramDataPoint[N]) {
 	for i := range points {
 		p := &points[i]
@@ -381,7 +381,7 @@ func (x *explicitBuckets) convert(scale int32, threshold float64, zeros uint64, 
 
 // add adds the bucket from the last bound to upper. A bound that is not above the
 // last one, since the buckets overlap or their bounds are too near zero to differ,
-// joins the two; so does one that is no number.
+// joins the two; so does one that is NaN.
 func (x *explicitBuckets) add(n uint64, upper float64) {
 	last := len(x.bounds) - 1
 	switch {

@@ -105,8 +105,8 @@ func (e *Encoder) appendTraceState(b []byte, sc *trace.SpanContext) []byte {
 	return e.text(b, state.String())
 }
 
-// spanFlags are the W3C flags with the bits by which OTLP says whether the
-// parent, or the linked span, is remote.
+// spanFlags are the W3C flags with OTLP's bits for whether the parent, or the linked
+// span, is remote.
 func spanFlags(f trace.TraceFlags, remote bool) uint64 {
 	const known, isRemote = 0x100, 0x200
 	if remote {

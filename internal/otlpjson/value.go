@@ -14,7 +14,7 @@ import (
 )
 
 // attributes appends a list of attributes with its key, or nothing if there are
-// none, and tells how many the caps left out.
+// none, and returns how many the caps left out.
 func (e *Encoder) attributes(b []byte, key string, attrs []attribute.KeyValue) ([]byte, int) {
 	n := min(len(attrs), e.caps.items)
 	if n == 0 {
@@ -107,7 +107,8 @@ type attributeKey struct {
 // maxKeptKey is how long a key may be whose text is kept.
 const maxKeptKey = 64
 
-// appendKey appends the beginning of an attribute, and of its value what open says.
+// appendKey appends the beginning of an attribute, up to the beginning of its value
+// that open selects.
 func (e *Encoder) appendKey(b []byte, key string, open int) []byte {
 	n := len(key)
 	if n == 0 || n > min(maxKeptKey, e.caps.text) {

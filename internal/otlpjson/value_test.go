@@ -126,7 +126,7 @@ func TestUnixNano(t *testing.T) {
 	}
 }
 
-// Strings are cut between characters, and the mark says so.
+// Strings are cut between characters, and end in a mark.
 func TestEncodeCutText(t *testing.T) {
 	for _, test := range []struct {
 		max      int
