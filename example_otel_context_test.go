@@ -14,7 +14,7 @@ import (
 // Trace context as it comes from, or goes to, where there is no OpenTelemetry.
 func ExampleExtractContext() {
 	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tenant=acme")
-	ctx, err := iii.WithBaggageEntry(ctx, "iii.session.name", "Anna & Ben")
+	ctx, err := iii.SetBaggage(ctx, "iii.session.name", "Anna & Ben")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -28,7 +28,7 @@ func ExampleExtractContext() {
 }
 
 // An HTTP client whose requests are spans of the trace that their context is in.
-func ExampleNewTransport() {
+func ExampleNewTracingTransport() {
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		fmt.Println("trace", r.Header.Get("Traceparent")[3:35], "with", r.Header.Get("Baggage"))
 	}))
@@ -38,7 +38,7 @@ func ExampleNewTransport() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	client := &http.Client{Transport: iii.NewTransport(nil)}
+	client := &http.Client{Transport: iii.NewTracingTransport(nil)}
 	resp, err := client.Do(req)
 	if err != nil {
 		log.Fatal(err)
@@ -60,7 +60,7 @@ func ExampleRedactAndTruncate() {
 
 // Baggage travels with every call of its context to the workers that serve it, and
 // on to those that they call.
-func ExampleWithBaggageEntry() {
+func ExampleSetBaggage() {
 	_, client, stop := withEngine()
 	defer stop()
 
@@ -74,12 +74,12 @@ func ExampleWithBaggageEntry() {
 	if err := client.Connect(context.Background()); err != nil {
 		log.Fatal(err)
 	}
-	ctx, err := iii.WithBaggageEntry(context.Background(), "tenant", "acme")
+	ctx, err := iii.SetBaggage(context.Background(), "tenant", "acme")
 	if err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println(iii.Call[string](ctx, client, "orders::tenant", nil))
-	fmt.Println(iii.Call[string](iii.WithoutBaggageEntry(ctx, "tenant"), client, "orders::tenant", nil))
+	fmt.Println(iii.Call[string](iii.RemoveBaggage(ctx, "tenant"), client, "orders::tenant", nil))
 	// Output:
 	// acme true <nil>
 	//  false <nil>
@@ -95,7 +95,7 @@ func ExampleCaptureContext() {
 		done = make(chan error)
 		go func() {
 			ctx := captured.Attach(context.Background())
-			done <- iii.WithSpan(ctx, "send receipt", trace.SpanKindInternal, func(context.Context) error { return nil })
+			done <- iii.InSpan(ctx, "send receipt", trace.SpanKindInternal, func(context.Context) error { return nil })
 		}()
 		return done
 	}

@@ -39,7 +39,7 @@ func ExampleNewEngineSpanExporter() {
 	defer metrics.Shutdown(ctx)
 	defer logs.Shutdown(ctx)
 
-	tagged, err := iii.WithBaggageEntry(ctx, "iii.tag.team", "billing")
+	tagged, err := iii.SetBaggage(ctx, "iii.tag.team", "billing")
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -82,7 +82,7 @@ func ExampleWithTelemetry() {
 	}
 	defer c.Close()
 	_, err = iii.Handle(c, "orders::pay", func(ctx context.Context, order string) (string, error) {
-		return order, iii.WithSpan(ctx, "charge card", trace.SpanKindClient, func(ctx context.Context) error {
+		return order, iii.InSpan(ctx, "charge card", trace.SpanKindClient, func(ctx context.Context) error {
 			telemetry.Logger().Warn(ctx, "card declined", map[string]any{"order": order})
 			return errors.New("card declined")
 		})
@@ -111,12 +111,12 @@ func ExampleWithTelemetry() {
 }
 
 // A span around a part of the work. Its status is that of the error.
-func ExampleWithSpan() {
+func ExampleInSpan() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
 
 	ctx, root := telemetry.Tracer().Start(context.Background(), "checkout")
-	err := iii.WithSpan(ctx, "reserve stock", trace.SpanKindInternal, func(ctx context.Context) error {
+	err := iii.InSpan(ctx, "reserve stock", trace.SpanKindInternal, func(ctx context.Context) error {
 		trace.SpanFromContext(ctx).SetAttributes(attribute.Int("items", 3))
 		return errors.New("no tea is left")
 	})

@@ -365,7 +365,7 @@ func ExampleTraceTriggerConfig() {
 	}
 
 	ctx, span := telemetry.Tracer().Start(ctx, "bake")
-	_ = iii.WithSpan(ctx, "heat oven", 0, func(context.Context) error { return errors.New("no gas") })
+	_ = iii.InSpan(ctx, "heat oven", 0, func(context.Context) error { return errors.New("no gas") })
 	span.End()
 	if err := telemetry.Flush(ctx); err != nil {
 		log.Fatal(err)

@@ -154,12 +154,12 @@ func BaggageEntry(ctx context.Context, key string) (value string, ok bool) {
 	return m.Value(), m.Key() != ""
 }
 
-// WithBaggageEntry returns ctx with one entry of the baggage set; the other
+// SetBaggage returns ctx with one entry of the baggage set; the other
 // entries keep their properties. Key and value are any text; space around them
 // is removed. It is an error, and ctx is returned, if the key is empty, if
 // either is not valid UTF-8, or if the baggage would exceed 64 entries or 8192
 // bytes of header.
-func WithBaggageEntry(ctx context.Context, key, value string) (context.Context, error) {
+func SetBaggage(ctx context.Context, key, value string) (context.Context, error) {
 	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 	switch {
 	case key == "":
@@ -184,9 +184,9 @@ func WithBaggageEntry(ctx context.Context, key, value string) (context.Context, 
 	return baggage.ContextWithBaggage(ctx, bag), nil
 }
 
-// WithoutBaggageEntry returns ctx with one entry of the baggage removed, if it is
+// RemoveBaggage returns ctx with one entry of the baggage removed, if it is
 // there.
-func WithoutBaggageEntry(ctx context.Context, key string) context.Context {
+func RemoveBaggage(ctx context.Context, key string) context.Context {
 	bag := baggage.FromContext(ctx)
 	if bag.Member(key).Key() == "" {
 		return ctx

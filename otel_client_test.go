@@ -269,14 +269,14 @@ func TestChecklistLinksCallerAndCallee(t *testing.T) {
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
 	handle(t, c, "t::leaf", func(ctx context.Context, _ struct{}) (traced, error) { return traceOf(ctx), nil })
 	handle(t, c, "t::middle", func(ctx context.Context, _ struct{}) (out traced, err error) {
-		err = iii.WithSpan(ctx, "inside", trace.SpanKindClient, func(ctx context.Context) error {
+		err = iii.InSpan(ctx, "inside", trace.SpanKindClient, func(ctx context.Context) error {
 			out, err = iii.Call[traced](ctx, c, "t::leaf", struct{}{})
 			return err
 		})
 		return out, err
 	})
 	ctx, root := telemetry.Tracer().Start(t.Context(), "root")
-	ctx, err := iii.WithBaggageEntry(ctx, "tenant", "a=b, 100%")
+	ctx, err := iii.SetBaggage(ctx, "tenant", "a=b, 100%")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func TestChecklistUnsampled(t *testing.T) {
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
 	handle(t, c, "t::leaf", func(ctx context.Context, _ struct{}) (string, error) { return iii.InjectTraceparent(ctx), nil })
 	handle(t, c, "t::middle", func(ctx context.Context, _ struct{}) (out string, err error) {
-		err = iii.WithSpan(ctx, "inside", 0, func(ctx context.Context) error {
+		err = iii.InSpan(ctx, "inside", 0, func(ctx context.Context) error {
 			out, err = iii.Call[string](ctx, c, "t::leaf", struct{}{})
 			return err
 		})

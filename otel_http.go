@@ -33,13 +33,13 @@ func tracesHTTP(provider trace.TracerProvider) bool {
 	return !off
 }
 
-// transport is what NewTransport makes.
+// transport is what NewTracingTransport makes.
 type transport struct {
 	base   http.RoundTripper
 	ignore []string
 }
 
-// NewTransport wraps base, nil for http.DefaultTransport, so that each request
+// NewTracingTransport wraps base, nil for http.DefaultTransport, so that each request
 // is a CLIENT span of the trace that its context is in, and carries traceparent,
 // tracestate and baggage to the server. The span ends when the response's header
 // is there, has status error from 400 on, and names method, URL, status, sizes
@@ -50,8 +50,8 @@ type transport struct {
 // Requests whose URL contains one of the texts of $OTEL_FETCH_IGNORE_URLS,
 // separated by commas and read now, are left alone, and so are all with
 // OtelConfig.FetchInstrumentationEnabled false. Whose telemetry records the span
-// is decided as for [WithSpan]; without any, the trace context still goes along.
-func NewTransport(base http.RoundTripper) http.RoundTripper {
+// is decided as for [InSpan]; without any, the trace context still goes along.
+func NewTracingTransport(base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport
 	}

@@ -115,7 +115,7 @@ func TestChecklistHTTPAttributes(t *testing.T) {
 				req.Header = tt.header.Clone()
 			}
 			before := req.Header.Clone()
-			resp, err := NewTransport(&tt.answer).RoundTrip(req)
+			resp, err := NewTracingTransport(&tt.answer).RoundTrip(req)
 			if err != tt.answer.err {
 				t.Fatalf("error is %v, want that of the transport", err)
 			}
@@ -186,7 +186,7 @@ func TestHTTPNoResponse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (&http.Client{Transport: NewTransport(noResponse{})}).Do(req); err == nil {
+	if _, err := (&http.Client{Transport: NewTracingTransport(noResponse{})}).Do(req); err == nil {
 		t.Error("no error")
 	}
 	if n := len(recorder.Ended()); n != 1 {
@@ -225,7 +225,7 @@ func TestHTTPPropagation(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Header = http.Header{"Traceparent": {"old", "older"}, "Tracestate": {"old"}, "Baggage": {"old"}}
-	if _, err := NewTransport(base).RoundTrip(req); err != nil {
+	if _, err := NewTracingTransport(base).RoundTrip(req); err != nil {
 		t.Fatal(err)
 	}
 	want := http.Header{"Traceparent": {"00-01000000000000000000000000000000-0200000000000000-01"}, "Tracestate": {"vendor=1"}, "Baggage": {"a=b%3Dc"}}
@@ -237,7 +237,7 @@ func TestHTTPPropagation(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Header = nil
-	if _, err := NewTransport(base).RoundTrip(req); err != nil || len(base.got.Header) != 0 {
+	if _, err := NewTracingTransport(base).RoundTrip(req); err != nil || len(base.got.Header) != 0 {
 		t.Errorf("outside of traces: headers %v, error %v", base.got.Header, err)
 	}
 }
@@ -245,7 +245,7 @@ func TestHTTPPropagation(t *testing.T) {
 func TestChecklistHTTPIgnored(t *testing.T) {
 	t.Setenv("OTEL_FETCH_IGNORE_URLS", " /health , ,internal.example")
 	base := &answers{status: 200}
-	rt := NewTransport(base)
+	rt := NewTracingTransport(base)
 	t.Setenv("OTEL_FETCH_IGNORE_URLS", "")
 	for address, traced := range map[string]bool{
 		"http://example.com/health": false, "http://internal.example/x": false, "http://example.com/x?u=/health": false, "http://example.com/": true,
@@ -276,7 +276,7 @@ func TestChecklistHTTPIgnoresNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := NewTransport(&answers{status: 200}).RoundTrip(req); err != nil {
+		if _, err := NewTracingTransport(&answers{status: 200}).RoundTrip(req); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(recorder.Ended()); n != 1 {
@@ -297,7 +297,7 @@ func TestChecklistHTTPSwitchedOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewTransport(base).RoundTrip(req); err != nil {
+	if _, err := NewTracingTransport(base).RoundTrip(req); err != nil {
 		t.Fatal(err)
 	}
 	if base.got != req {
@@ -327,7 +327,7 @@ func TestHTTPClient(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	ctx, recorder, parent := recordedSpans()
-	client := &http.Client{Transport: NewTransport(nil)}
+	client := &http.Client{Transport: NewTracingTransport(nil)}
 	req, err := http.NewRequestWithContext(ctx, "GET", server.URL+"/from", nil)
 	if err != nil {
 		t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// WithSpan runs f in a span. When f returns, the span's status becomes ok or, on
+// InSpan runs f in a span. When f returns, the span's status becomes ok or, on
 // an error, error with the error's text and an exception event, unless f has set
 // the status itself. A panic is recorded like an error and goes on. The error is
 // f's.
@@ -21,7 +21,7 @@ import (
 // outside of any by that of its client; else by the global provider, if there is
 // one. Without telemetry f runs all the same, in the trace that ctx is in. kind 0
 // is trace.SpanKindInternal.
-func WithSpan(ctx context.Context, name string, kind trace.SpanKind, f func(context.Context) error) (err error) {
+func InSpan(ctx context.Context, name string, kind trace.SpanKind, f func(context.Context) error) (err error) {
 	tracer, _ := tracerOf(ctx)
 	ctx, span := tracer.Start(ctx, name, trace.WithSpanKind(kind))
 	returned := false

@@ -15,7 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-func TestWithSpan(t *testing.T) {
+func TestInSpan(t *testing.T) {
 	failure := &unreachable{"unreachable"}
 	tests := []struct {
 		name        string
@@ -51,7 +51,7 @@ func TestWithSpan(t *testing.T) {
 			go func() {
 				defer close(done)
 				defer func() { panicked = recover() }()
-				err = WithSpan(ctx, "work", trace.SpanKindProducer, tt.f)
+				err = InSpan(ctx, "work", trace.SpanKindProducer, tt.f)
 			}()
 			<-done
 			if want := tt.exception != nil && tt.exception[0] != "panic"; (err == error(failure)) != want {
@@ -87,9 +87,9 @@ type unreachable struct{ text string }
 
 func (e *unreachable) Error() string { return e.text }
 
-func TestWithSpanKind(t *testing.T) {
+func TestInSpanKind(t *testing.T) {
 	ctx, recorder, _ := recordedSpans()
-	if err := WithSpan(ctx, "work", 0, func(context.Context) error { return nil }); err != nil {
+	if err := InSpan(ctx, "work", 0, func(context.Context) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if kind := recorder.Ended()[0].SpanKind(); kind != trace.SpanKindInternal {
@@ -98,7 +98,7 @@ func TestWithSpanKind(t *testing.T) {
 }
 
 // Whose telemetry records depends on where the span is begun.
-func TestWithSpanProvider(t *testing.T) {
+func TestInSpanProvider(t *testing.T) {
 	recorders := map[string]*tracetest.SpanRecorder{}
 	provider := func(name string, opts ...sdktrace.TracerProviderOption) *sdktrace.TracerProvider {
 		recorders[name] = tracetest.NewSpanRecorder()
@@ -141,7 +141,7 @@ func TestWithSpanProvider(t *testing.T) {
 				r.Reset()
 			}
 			traceID := ""
-			if err := WithSpan(tt.ctx, "work", 0, func(ctx context.Context) error { traceID = TraceID(ctx); return nil }); err != nil {
+			if err := InSpan(tt.ctx, "work", 0, func(ctx context.Context) error { traceID = TraceID(ctx); return nil }); err != nil {
 				t.Fatal(err)
 			}
 			if outer := TraceID(tt.ctx); outer != "" && traceID != outer {
@@ -157,10 +157,10 @@ func TestWithSpanProvider(t *testing.T) {
 }
 
 // Without telemetry f runs, in the trace of ctx.
-func TestChecklistWithSpanWithoutTelemetry(t *testing.T) {
+func TestChecklistInSpanWithoutTelemetry(t *testing.T) {
 	withoutGlobal(t)
 	failure := errors.New("f's")
-	err := WithSpan(ExtractContext(t.Context(), testParent, "a=1"), "work", 0, func(ctx context.Context) error {
+	err := InSpan(ExtractContext(t.Context(), testParent, "a=1"), "work", 0, func(ctx context.Context) error {
 		if InjectTraceparent(ctx) != testParent || InjectBaggage(ctx) != "a=1" {
 			t.Errorf("f runs in %q with %q", InjectTraceparent(ctx), InjectBaggage(ctx))
 		}

@@ -244,7 +244,7 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 func TestChecklistProcessorOrder(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	tel := p.telemetry(OtelConfig{})
-	ctx, err := WithBaggageEntry(t.Context(), "iii.session.id", "S-1")
+	ctx, err := SetBaggage(t.Context(), "iii.session.id", "S-1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -594,7 +594,7 @@ var telemetryChecklist = []struct {
 		"TestChecklistCaptureEnvironment", "TestChecklistHTTPIgnored", "TestChecklistHTTPIgnoresNothing",
 	}},
 	{"disabled: no goroutine, no dial, helpers do nothing, the caller's trace goes on", []string{
-		"TestChecklistDisabled", "TestDisabledTelemetryDoesNothing", "TestChecklistForwardsWithoutTelemetry", "TestChecklistWithSpanWithoutTelemetry", "TestHTTPPropagation",
+		"TestChecklistDisabled", "TestDisabledTelemetryDoesNothing", "TestChecklistForwardsWithoutTelemetry", "TestChecklistInSpanWithoutTelemetry", "TestHTTPPropagation",
 	}},
 	{"order of processors: a start carries baggage and the attributes that the span began with", []string{
 		"TestChecklistProcessorOrder", "TestChecklistLiveSnapshot", "TestChecklistLiveSpanOfInvocation",

@@ -241,7 +241,7 @@ func TestChecklistDisabled(t *testing.T) {
 	}
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
 	handle(t, c, "t::work", func(ctx context.Context, _ struct{}) (got traced, err error) {
-		err = iii.WithSpan(ctx, "inside", 0, func(ctx context.Context) error {
+		err = iii.InSpan(ctx, "inside", 0, func(ctx context.Context) error {
 			trace.SpanFromContext(ctx).AddEvent("nothing")
 			got = traceOf(ctx)
 			return nil
@@ -720,7 +720,7 @@ func TestChecklistLiveSpanOfInvocation(t *testing.T) {
 		<-proceed
 		return nil, nil
 	})
-	ctx, err := iii.WithBaggageEntry(t.Context(), "iii.session.id", "S-1")
+	ctx, err := iii.SetBaggage(t.Context(), "iii.session.id", "S-1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -758,14 +758,14 @@ func TestChecklistTraceOverHTTP(t *testing.T) {
 	}
 	applied(t, c)
 	ctx, span := telemetry.Tracer().Start(t.Context(), "client")
-	if ctx, err = iii.WithBaggageEntry(ctx, "tenant", "a=b"); err != nil {
+	if ctx, err = iii.SetBaggage(ctx, "tenant", "a=b"); err != nil {
 		t.Fatal(err)
 	}
 	req, err := http.NewRequestWithContext(ctx, "GET", engine.HTTPURL()+"/traced", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := &http.Client{Transport: iii.NewTransport(nil)}
+	client := &http.Client{Transport: iii.NewTracingTransport(nil)}
 	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)

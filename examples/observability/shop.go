@@ -59,7 +59,7 @@ func openShop(w *worker, name string) error {
 			return Receipt{}, err
 		}
 		receipt := Receipt{Cents: prices[o.Item] * o.Quantity, TraceID: iii.TraceID(ctx)}
-		err = iii.WithSpan(ctx, "charge card", trace.SpanKindClient, func(ctx context.Context) error {
+		err = iii.InSpan(ctx, "charge card", trace.SpanKindClient, func(ctx context.Context) error {
 			value.Record(ctx, int64(receipt.Cents), metric.WithAttributes(run))
 			return nil
 		})
@@ -74,7 +74,7 @@ func stockWarehouse(w *worker, name string) error {
 	stock := map[string]int{"tea": 10, "cake": 6}
 
 	_, err := iii.Handle(w.client, name+"::reserve", func(ctx context.Context, o Order) (any, error) {
-		return nil, iii.WithSpan(ctx, "take from shelf", trace.SpanKindInternal, func(ctx context.Context) error {
+		return nil, iii.InSpan(ctx, "take from shelf", trace.SpanKindInternal, func(ctx context.Context) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if left := stock[o.Item]; left < o.Quantity {

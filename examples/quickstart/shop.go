@@ -90,7 +90,7 @@ func (s *shop) order(ctx context.Context, r *iii.HTTPRequest[Order]) (*iii.HTTPR
 	if err != nil {
 		return nil, err
 	}
-	err = iii.WithSpan(ctx, "charge "+receipt.Customer, trace.SpanKindInternal, func(ctx context.Context) error {
+	err = iii.InSpan(ctx, "charge "+receipt.Customer, trace.SpanKindInternal, func(ctx context.Context) error {
 		receipt.Cents = quote.Cents
 		s.log.InfoContext(ctx, "paid", "cents", receipt.Cents)
 		return nil

@@ -136,7 +136,7 @@ func (v visit) postOnce(ctx context.Context, path string, body []byte) (_ *http.
 }
 
 // tracedHTTP makes each request a span of its context's trace, and tells the server of it.
-var tracedHTTP = &http.Client{Transport: iii.NewTransport(nil)}
+var tracedHTTP = &http.Client{Transport: iii.NewTracingTransport(nil)}
 
 // account is the state item that the customer keeps.
 type account struct {
