@@ -157,7 +157,7 @@ func ExampleHTTPTriggerConfig() {
 	_, err = client.Trigger("files::count", iii.HTTPTriggerConfig{
 		APIPath:               "/files/:name/count",
 		HTTPMethod:            "GET",
-		MiddlewareFunctionIds: []string{"files::gate"},
+		MiddlewareFunctionIDs: []string{"files::gate"},
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -148,7 +148,7 @@ func ExampleNewWorkerMetricsCollector() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(m.Runtime, m.MemoryRss > 0)
+	fmt.Println(m.Runtime, m.MemoryRSS > 0)
 	// Output:
 	// go true
 }

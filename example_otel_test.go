@@ -28,7 +28,7 @@ func ExampleStartTelemetry() {
 	}
 	defer engine.Close()
 
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: new(engine.URL()), ServiceName: new("billing")},
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: new(engine.URL()), ServiceName: new("billing")},
 		iii.WithTelemetryConnection(
 			iii.WithConnectionHeader(http.Header{"Authorization": {"Bearer t0ken"}}),
 			iii.WithConnectionQueue(10_000, 64<<20), // frames and bytes that may wait for the engine
@@ -71,7 +71,7 @@ func ExampleWithTelemetry() {
 		log.Fatal(err)
 	}
 	defer engine.Close()
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: new(engine.URL())})
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: new(engine.URL())})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func withTelemetry() (engine *iiitest.Engine, telemetry *iii.Telemetry, stop fun
 	if err != nil {
 		log.Fatal(err)
 	}
-	telemetry, err = iii.StartTelemetry(context.Background(), iii.OtelConfig{EngineWsURL: new(engine.URL())})
+	telemetry, err = iii.StartTelemetry(context.Background(), iii.OtelConfig{EngineWSURL: new(engine.URL())})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -292,7 +292,7 @@ func ExampleWithGlobalProviders() {
 		log.Fatal(err)
 	}
 	defer engine.Close()
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: new(engine.URL())}, iii.WithGlobalProviders())
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: new(engine.URL())}, iii.WithGlobalProviders())
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -343,7 +343,7 @@ func ExampleTraceTriggerConfig() {
 	engine, client, stop := withEngine()
 	defer stop()
 	ctx := context.Background()
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: new(engine.URL())})
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: new(engine.URL())})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -371,7 +371,7 @@ func ExampleTraceTriggerConfig() {
 		log.Fatal(err)
 	}
 	e := <-traces
-	fmt.Println(len(e.TraceIds), e.TraceIds[0] == iii.TraceID(ctx))
+	fmt.Println(len(e.TraceIDs), e.TraceIDs[0] == iii.TraceID(ctx))
 	// Output: 1 true
 }
 

@@ -893,7 +893,7 @@ func fromManyGoroutines(f func()) {
 }
 
 func chainTelemetry(cfg OtelConfig) *Telemetry {
-	cfg.EngineWsURL = ptr("ws://127.0.0.1:1")
+	cfg.EngineWSURL = ptr("ws://127.0.0.1:1")
 	t, err := StartTelemetry(context.Background(), cfg)
 	if err != nil {
 		panic(err)

@@ -146,7 +146,7 @@ func (c *WorkerMetricsCollector) collect(ctx context.Context) (processSample, er
 func (c *WorkerMetricsCollector) newSample(now time.Time, percent float32) processSample {
 	return processSample{
 		WorkerMetrics: WorkerMetrics{
-			CPUPercent: percent, MemoryRss: c.figures.rss, MemoryVirtual: c.figures.virtual, Runtime: "go",
+			CPUPercent: percent, MemoryRSS: c.figures.rss, MemoryVirtual: c.figures.virtual, Runtime: "go",
 			TimestampMs: uint64(now.UnixMilli()), UptimeSeconds: now.Sub(c.began).Seconds(),
 		},
 		user: c.figures.user, system: c.figures.system,
@@ -283,7 +283,7 @@ func gaugeValues(s processSample) []float64 {
 	var gc debug.GCStats
 	debug.ReadGCStats(&gc)
 	return []float64{
-		float64(s.MemoryRss), float64(s.MemoryVirtual), value(0), value(0) + value(1) + value(2),
+		float64(s.MemoryRSS), float64(s.MemoryVirtual), value(0), value(0) + value(1) + value(2),
 		float64(s.CPUPercent), float64(s.user.Microseconds()), float64(s.system.Microseconds()), s.UptimeSeconds,
 		value(3), float64(gc.PauseTotal) / float64(time.Millisecond),
 	}

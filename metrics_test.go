@@ -63,7 +63,7 @@ func TestChecklistCollector(t *testing.T) {
 		begin := time.Now()
 		p.work(300*time.Millisecond, 200*time.Millisecond)
 		got := collect(time.Second)
-		want := WorkerMetrics{CPUPercent: 50, MemoryRss: 1 << 20, MemoryVirtual: 1 << 30, Runtime: "go",
+		want := WorkerMetrics{CPUPercent: 50, MemoryRSS: 1 << 20, MemoryVirtual: 1 << 30, Runtime: "go",
 			TimestampMs: uint64(begin.Add(time.Second).UnixMilli()), UptimeSeconds: 1}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("first sample, of the time since the start (-want +got):\n%s", diff)
@@ -90,7 +90,7 @@ func TestChecklistCollector(t *testing.T) {
 		p.figures.rss = 0
 		time.Sleep(time.Second)
 		got, err = c.Collect(t.Context())
-		if !errors.Is(err, p.err) || got.CPUPercent != 100 || got.MemoryRss != 1<<20 || got.UptimeSeconds != 5.5 {
+		if !errors.Is(err, p.err) || got.CPUPercent != 100 || got.MemoryRSS != 1<<20 || got.UptimeSeconds != 5.5 {
 			t.Errorf("after a failed read: %+v, %v; want the last good figures and the error", got, err)
 		}
 		if _, again := c.Collect(t.Context()); !errors.Is(again, p.err) {
@@ -131,7 +131,7 @@ func TestChecklistCollectorOfUnsupportedSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, err := c.Collect(t.Context())
-	if err != nil || m.MemoryRss != 0 || m.MemoryVirtual != 0 || m.CPUPercent != 0 || m.Runtime != "go" || m.TimestampMs == 0 || m.UptimeSeconds <= 0 {
+	if err != nil || m.MemoryRSS != 0 || m.MemoryVirtual != 0 || m.CPUPercent != 0 || m.Runtime != "go" || m.TimestampMs == 0 || m.UptimeSeconds <= 0 {
 		t.Errorf("sample %+v, %v", m, err)
 	}
 	s, err := c.collect(t.Context())
@@ -176,11 +176,11 @@ func TestCollectorContextEndsWhileReading(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m, err := c.Collect(ctx); !errors.Is(err, context.Canceled) || m.MemoryRss != 7 {
+	if m, err := c.Collect(ctx); !errors.Is(err, context.Canceled) || m.MemoryRSS != 7 {
 		t.Errorf("sample is %+v, error is %v", m, err)
 	}
 	ctx = t.Context()
-	if m, err := c.Collect(ctx); err != nil || m.MemoryRss != 7 {
+	if m, err := c.Collect(ctx); err != nil || m.MemoryRSS != 7 {
 		t.Errorf("sample of another caller is %+v, error is %v", m, err)
 	}
 }
@@ -196,7 +196,7 @@ func TestChecklistCollectorConcurrent(t *testing.T) {
 		for range 16 {
 			wg.Go(func() {
 				for range 100 {
-					if m, err := c.Collect(t.Context()); err != nil || m.MemoryRss != 7 {
+					if m, err := c.Collect(t.Context()); err != nil || m.MemoryRSS != 7 {
 						t.Errorf("sample %+v, %v", m, err)
 					}
 				}
@@ -231,7 +231,7 @@ func TestCollectorOfThisProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.MemoryRss < 1<<20 || m.MemoryVirtual < m.MemoryRss || m.CPUPercent <= 0 || m.CPUPercent > float32(100*runtime.NumCPU()) || m.UptimeSeconds < cpuInterval.Seconds() {
+	if m.MemoryRSS < 1<<20 || m.MemoryVirtual < m.MemoryRSS || m.CPUPercent <= 0 || m.CPUPercent > float32(100*runtime.NumCPU()) || m.UptimeSeconds < cpuInterval.Seconds() {
 		t.Errorf("sample is %+v", m)
 	}
 }

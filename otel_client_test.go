@@ -117,7 +117,7 @@ func handle[In, Out any](t *testing.T, c *iii.Client, id string, h func(context.
 func recorded(t *testing.T, engine *iiitest.Engine) (*iii.Telemetry, *tracetest.SpanRecorder) {
 	t.Helper()
 	url := engine.URL()
-	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: &url})
+	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: &url})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ func (c *OtelConfig) resolve() (*telemetryConfig, error) {
 	r.logs = r.flag(c.LogsEnabled, "")
 	r.fetch = r.flag(c.FetchInstrumentationEnabled, "")
 	r.live = r.flag(c.LiveSpans, "OTEL_LIVE_SPANS")
-	r.url = cmp.Or(textOf(c.EngineWsURL, "III_URL"), DefaultURL)
+	r.url = cmp.Or(textOf(c.EngineWSURL, "III_URL"), DefaultURL)
 	r.name = textOf(c.ServiceName, "OTEL_SERVICE_NAME")
 	r.version = textOf(c.ServiceVersion, "SERVICE_VERSION")
 	r.namespace = textOf(c.ServiceNamespace, "SERVICE_NAMESPACE")

@@ -86,7 +86,7 @@ func TestChecklistTelemetryVariables(t *testing.T) {
 		{"SERVICE_VERSION", func(c *telemetryConfig) any { return c.version }, func(c *OtelConfig, s *string) { c.ServiceVersion = s }, ""},
 		{"SERVICE_NAMESPACE", func(c *telemetryConfig) any { return c.namespace }, func(c *OtelConfig, s *string) { c.ServiceNamespace = s }, ""},
 		{"SERVICE_INSTANCE_ID", func(c *telemetryConfig) any { return c.instanceID }, func(c *OtelConfig, s *string) { c.ServiceInstanceID = s }, ""},
-		{"III_URL", func(c *telemetryConfig) any { return c.url }, func(c *OtelConfig, s *string) { c.EngineWsURL = s }, DefaultURL},
+		{"III_URL", func(c *telemetryConfig) any { return c.url }, func(c *OtelConfig, s *string) { c.EngineWSURL = s }, DefaultURL},
 	}
 	for _, s := range texts {
 		var named, blank OtelConfig
@@ -183,7 +183,7 @@ func TestTelemetryConfigExtremes(t *testing.T) {
 	if err != nil || r.logsBatch != 1 || r.shutdownTimeout != 0 {
 		t.Errorf("zeros: %+v, %v", r, err)
 	}
-	for _, cfg := range []OtelConfig{{ChannelCapacity: ptr(uint64(0))}, {MetricsExportIntervalMs: ptr(uint64(0))}, {EngineWsURL: ptr("nowhere")}} {
+	for _, cfg := range []OtelConfig{{ChannelCapacity: ptr(uint64(0))}, {MetricsExportIntervalMs: ptr(uint64(0))}, {EngineWSURL: ptr("nowhere")}} {
 		if _, err := StartTelemetry(t.Context(), cfg); err == nil || !strings.HasPrefix(err.Error(), "iii: ") {
 			t.Errorf("%+v: %v", cfg, err)
 		}

@@ -168,7 +168,7 @@ func recordedTelemetry(t *testing.T) (frames []otlpFrame) {
 func recordedProgram(t *testing.T) (frames []otlpFrame) {
 	e := telemetryEngine(t)
 	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{
-		EngineWsURL: pointer(e.URL()), ServiceName: pointer("tel-rust"), ServiceVersion: pointer("1.2.3"), ServiceNamespace: pointer("shop"),
+		EngineWSURL: pointer(e.URL()), ServiceName: pointer("tel-rust"), ServiceVersion: pointer("1.2.3"), ServiceNamespace: pointer("shop"),
 		ServiceInstanceID: pointer("inst-1"), MetricsExportIntervalMs: pointer[uint64](1500),
 	}, iii.WithTelemetryConnection(iii.WithConnectionDialContext(e.DialContext)))
 	if err != nil {

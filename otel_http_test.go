@@ -287,7 +287,7 @@ func TestChecklistHTTPIgnoresNothing(t *testing.T) {
 
 func TestChecklistHTTPSwitchedOff(t *testing.T) {
 	off, address := false, "ws://127.0.0.1:1"
-	telemetry, err := StartTelemetry(t.Context(), OtelConfig{FetchInstrumentationEnabled: &off, EngineWsURL: &address})
+	telemetry, err := StartTelemetry(t.Context(), OtelConfig{FetchInstrumentationEnabled: &off, EngineWSURL: &address})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,8 +33,8 @@ import (
 // telemetry starts telemetry that goes to this peer, and ends with the test.
 func (p *otelPeer) telemetry(cfg OtelConfig, opts ...TelemetryOption) *Telemetry {
 	p.tb.Helper()
-	if cfg.EngineWsURL == nil {
-		cfg.EngineWsURL = ptr(p.url())
+	if cfg.EngineWSURL == nil {
+		cfg.EngineWSURL = ptr(p.url())
 	}
 	all := []TelemetryOption{WithTelemetryConnection(p.options()...)}
 	tel, err := StartTelemetry(p.tb.Context(), cfg, append(all, opts...)...)

@@ -47,16 +47,16 @@ func telemetryEngine(t *testing.T, opts ...iiitest.Option) *iiitest.Engine {
 // startTelemetry starts it as cfg says, to the engine unless that says otherwise.
 func startTelemetry(t *testing.T, engine *iiitest.Engine, cfg iii.OtelConfig) *iii.Telemetry {
 	t.Helper()
-	if cfg.EngineWsURL == nil {
+	if cfg.EngineWSURL == nil {
 		url := engine.URL()
-		cfg.EngineWsURL = &url
+		cfg.EngineWSURL = &url
 	}
 	telemetry, err := iii.StartTelemetry(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := telemetry.Shutdown(context.WithoutCancel(t.Context())); err != nil && cfg.EngineWsURL == nil {
+		if err := telemetry.Shutdown(context.WithoutCancel(t.Context())); err != nil && cfg.EngineWSURL == nil {
 			t.Error(err)
 		}
 	})
@@ -94,7 +94,7 @@ func TestChecklistGaugesInWorkerInfo(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := info.LatestMetrics
-		if info.ID != c.WorkerID() || m == nil || m.MemoryRss == nil || *m.MemoryRss < 1<<20 || m.CPUPercent == nil || m.UptimeSeconds == nil ||
+		if info.ID != c.WorkerID() || m == nil || m.MemoryRSS == nil || *m.MemoryRSS < 1<<20 || m.CPUPercent == nil || m.UptimeSeconds == nil ||
 			m.MemoryHeapUsed == nil || *m.MemoryHeapUsed == 0 || m.MemoryHeapTotal == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
 			t.Errorf("the engine lists worker %s with the figures %+v", info.ID, m)
 		}
@@ -151,7 +151,7 @@ func TestShutdownWithTelemetryAway(t *testing.T) {
 		away := func(context.Context, string, string) (net.Conn, error) {
 			return nil, errors.New("no route to the engine")
 		}
-		cfg := iii.OtelConfig{EngineWsURL: pointer(engine.URL()), ShutdownTimeoutMs: pointer[uint64](50)}
+		cfg := iii.OtelConfig{EngineWSURL: pointer(engine.URL()), ShutdownTimeoutMs: pointer[uint64](50)}
 		telemetry, err := iii.StartTelemetry(t.Context(), cfg, iii.WithTelemetryConnection(iii.WithConnectionDialContext(away)))
 		if err != nil {
 			t.Fatal(err)
@@ -202,7 +202,7 @@ func TestNewWarnsOfOtherHost(t *testing.T) {
 		{"ws://user:hunter2@127.0.0.1:1", "ws://engine.invalid:1?token=hunter2", true, true},
 		{"ws://127.0.0.1:1", "ws://engine.invalid:1", false, false},
 	} {
-		telemetry := startTelemetry(t, nil, iii.OtelConfig{EngineWsURL: &tt.telemetry, Enabled: &tt.enabled, ShutdownTimeoutMs: pointer[uint64](1)})
+		telemetry := startTelemetry(t, nil, iii.OtelConfig{EngineWSURL: &tt.telemetry, Enabled: &tt.enabled, ShutdownTimeoutMs: pointer[uint64](1)})
 		var out lines
 		c, err := iii.New(tt.worker, iii.WithTelemetry(telemetry), iii.WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
 		if err != nil {
@@ -532,7 +532,7 @@ func TestTelemetryGaugesOfSeveralClients(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if info.LatestMetrics == nil || info.LatestMetrics.MemoryRss == nil {
+		if info.LatestMetrics == nil || info.LatestMetrics.MemoryRSS == nil {
 			t.Errorf("the engine has no figures of worker %s", name)
 		}
 	}
@@ -556,7 +556,7 @@ func TestTelemetryReachesTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := telemetryEngine(t)
 		address, service := e.URL(), "orders"
-		tel, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: &address, ServiceName: &service},
+		tel, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: &address, ServiceName: &service},
 			iii.WithTelemetryConnection(iii.WithConnectionDialContext(e.DialContext)))
 		if err != nil {
 			t.Fatal(err)
@@ -672,7 +672,7 @@ func TestChecklistTelemetryAuthOfEngine(t *testing.T) {
 func TestTraceTriggerEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engine := telemetryEngine(t)
-		telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: pointer(engine.URL())},
+		telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: pointer(engine.URL())},
 			iii.WithTelemetryConnection(iii.WithConnectionDialContext(engine.DialContext)))
 		if err != nil {
 			t.Fatal(err)

@@ -230,7 +230,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 		if found.note(err) == nil {
 			t.Errorf("%q is taken", address)
 		}
-		_, err = StartTelemetry(t.Context(), OtelConfig{EngineWsURL: &address})
+		_, err = StartTelemetry(t.Context(), OtelConfig{EngineWSURL: &address})
 		found.note(err)
 		t.Setenv("III_URL", address)
 		_, err = StartTelemetry(t.Context(), OtelConfig{})
@@ -279,7 +279,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 						options = append(options, WithConnectionLogger(log))
 					}
 					tel, err := StartTelemetry(t.Context(), OtelConfig{
-						EngineWsURL: ptr("ws://user:" + secretPassword + "@engine.test/path?token=" + secretQuery), Enabled: ptr(true), LogsEnabled: ptr(true),
+						EngineWSURL: ptr("ws://user:" + secretPassword + "@engine.test/path?token=" + secretQuery), Enabled: ptr(true), LogsEnabled: ptr(true),
 					}, WithTelemetryConnection(options...))
 					if err != nil {
 						t.Fatal(err)

@@ -135,7 +135,7 @@ type AuthInput struct {
 	Headers StringMap `json:"headers"`
 
 	// Address of the worker, without port.
-	IpAddress string `json:"ip_address"`
+	IPAddress string `json:"ip_address"`
 
 	// Query parameters, all values of each, not percent-decoded.
 	QueryParams StringListMap `json:"query_params"`
@@ -675,13 +675,13 @@ type FunctionInfoError struct {
 }
 
 // FunctionInfoInput is the input of engine::functions::info: either FunctionID, or
-// FunctionIds.
+// FunctionIDs.
 type FunctionInfoInput struct {
 	// Function; the result is a FunctionDetail. Empty is left out.
 	FunctionID string `json:"function_id,omitempty,omitzero"`
 
 	// Up to 32 functions; the result is a FunctionInfoBatch. Left out when empty.
-	FunctionIds []string `json:"function_ids,omitempty,omitzero"`
+	FunctionIDs []string `json:"function_ids,omitempty,omitzero"`
 
 	// Namespace to look in. Empty is left out: default, then the only one that has
 	// it.
@@ -952,7 +952,7 @@ type HTTPTriggerConfig struct {
 	// Functions that see the request before the target does, in this order; each gets
 	// an HTTPMiddlewareInput and answers with an HTTPMiddlewareResult. Left out when
 	// empty.
-	MiddlewareFunctionIds []string `json:"middleware_function_ids,omitempty,omitzero"`
+	MiddlewareFunctionIDs []string `json:"middleware_function_ids,omitempty,omitzero"`
 }
 
 // HealthComponent is the state of one part of the engine's telemetry.
@@ -1447,7 +1447,7 @@ type OtelConfig struct {
 
 	// URL of the engine, to whose path /otel is added unless it is there. Default
 	// $III_URL, else ws://127.0.0.1:49134.
-	EngineWsURL *string `json:"engine_ws_url,omitempty,omitzero"`
+	EngineWSURL *string `json:"engine_ws_url,omitempty,omitzero"`
 
 	// Whether outgoing HTTP requests get spans. Default true.
 	FetchInstrumentationEnabled *bool `json:"fetch_instrumentation_enabled,omitempty,omitzero"`
@@ -2587,7 +2587,7 @@ type TopicStats struct {
 	Depth uint64 `json:"depth"`
 
 	// Number of dead letters.
-	DlqDepth uint64 `json:"dlq_depth"`
+	DLQDepth uint64 `json:"dlq_depth"`
 }
 
 // TopicStatsInput is the input of engine::queue::topic_stats.
@@ -2613,7 +2613,7 @@ type TopicSummary struct {
 // TraceEvent is what a trace trigger delivers.
 type TraceEvent struct {
 	// Traces with new spans, sorted, each once; nil is written as [].
-	TraceIds StringList `json:"trace_ids"`
+	TraceIDs StringList `json:"trace_ids"`
 }
 
 // TraceGroup is the traces that share a value of an attribute.
@@ -2637,7 +2637,7 @@ type TraceGroup struct {
 	SpanCount uint32 `json:"span_count"`
 
 	// Traces; nil is written as [].
-	TraceIds StringList `json:"trace_ids"`
+	TraceIDs StringList `json:"trace_ids"`
 
 	// The value.
 	Value string `json:"value"`
@@ -2814,7 +2814,7 @@ type TracesListInput struct {
 
 	// Traces to match, unless there is a trace_id. Left out when empty, which matches
 	// all.
-	TraceIds []string `json:"trace_ids,omitempty,omitzero"`
+	TraceIDs []string `json:"trace_ids,omitempty,omitzero"`
 }
 
 // TracesListResult is the result of engine::traces::list.
@@ -3200,7 +3200,7 @@ type Worker struct {
 
 	// Address of the peer without the port; nil is written as null: an in-process
 	// worker has none.
-	IpAddress *string `json:"ip_address"`
+	IPAddress *string `json:"ip_address"`
 
 	// Kind of isolation; in-process for the engine's own. Nil is written as null.
 	Isolation *string `json:"isolation"`
@@ -3216,10 +3216,10 @@ type Worker struct {
 	Namespace string `json:"namespace"`
 
 	// Operating system in free words; nil is written as null.
-	Os *string `json:"os"`
+	OS *string `json:"os"`
 
 	// Process id; nil is left out.
-	Pid *uint32 `json:"pid,omitempty,omitzero"`
+	PID *uint32 `json:"pid,omitempty,omitzero"`
 
 	// Language, such as go; engine for an in-process worker. Nil is written as null.
 	Runtime *string `json:"runtime"`
@@ -3288,7 +3288,7 @@ type WorkerMetrics struct {
 	CPUPercent float32 `json:"cpu_percent"`
 
 	// Resident memory in bytes; 0 if the process cannot be inspected.
-	MemoryRss uint64 `json:"memory_rss"`
+	MemoryRSS uint64 `json:"memory_rss"`
 
 	// Virtual memory in bytes; 0 if the process cannot be inspected.
 	MemoryVirtual uint64 `json:"memory_virtual"`
@@ -3329,7 +3329,7 @@ type WorkerMetricsReport struct {
 	MemoryHeapUsed *uint64 `json:"memory_heap_used,omitempty,omitzero"`
 
 	// Resident memory in bytes.
-	MemoryRss *uint64 `json:"memory_rss,omitempty,omitzero"`
+	MemoryRSS *uint64 `json:"memory_rss,omitempty,omitzero"`
 
 	// Always node, whatever the worker is.
 	Runtime string `json:"runtime"`
@@ -3360,10 +3360,10 @@ type WorkerRegisterInput struct {
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
 	// Operating system in free words. Empty is left out.
-	Os string `json:"os,omitempty,omitzero"`
+	OS string `json:"os,omitempty,omitzero"`
 
 	// Process id. Nil is left out, and then the worker is in no list.
-	Pid *uint32 `json:"pid,omitempty,omitzero"`
+	PID *uint32 `json:"pid,omitempty,omitzero"`
 
 	// Language; go here. Empty is left out and means unknown.
 	Runtime string `json:"runtime,omitempty,omitzero"`
@@ -3414,7 +3414,7 @@ type WorkerSummary struct {
 
 	// Address of the peer without the port; nil is written as null: an in-process
 	// worker has none.
-	IpAddress *string `json:"ip_address"`
+	IPAddress *string `json:"ip_address"`
 
 	// Kind of isolation; in-process for the engine's own. Nil is written as null.
 	Isolation *string `json:"isolation"`
@@ -3426,7 +3426,7 @@ type WorkerSummary struct {
 	Namespace string `json:"namespace"`
 
 	// Operating system in free words; nil is written as null.
-	Os *string `json:"os"`
+	OS *string `json:"os"`
 
 	// Language, such as go; engine for an in-process worker. Nil is written as null.
 	Runtime *string `json:"runtime"`

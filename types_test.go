@@ -558,7 +558,7 @@ func TestUntaggedUnions(t *testing.T) {
 // A detail is at hand with and without the name of its part.
 func TestWorkerDetailFields(t *testing.T) {
 	rss := uint64(7)
-	d := WorkerDetail{Worker: Worker{ID: "w", LatestMetrics: &WorkerMetricsReport{MemoryRss: &rss}}}
+	d := WorkerDetail{Worker: Worker{ID: "w", LatestMetrics: &WorkerMetricsReport{MemoryRSS: &rss}}}
 	if d.ID != d.Worker.ID || d.LatestMetrics != d.Worker.LatestMetrics {
 		t.Errorf("%+v", d)
 	}

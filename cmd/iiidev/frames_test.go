@@ -77,7 +77,7 @@ func TestFrames(t *testing.T) {
 	}
 	go func() { _, _ = io.Copy(io.Discard, out) }()
 	url := strings.TrimSpace(strings.TrimPrefix(strings.SplitN(string(first[:n]), "\n", 2)[0], "workers "))
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &url})
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: &url})
 	if err != nil {
 		t.Fatal(err)
 	}

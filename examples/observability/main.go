@@ -86,7 +86,7 @@ type worker struct {
 }
 
 func newWorker(ctx context.Context, url, run, role string) (*worker, error) {
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &url, ServiceName: &role, Enabled: new(true)})
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: &url, ServiceName: &role, Enabled: new(true)})
 	if err != nil {
 		return nil, err
 	}

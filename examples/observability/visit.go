@@ -165,11 +165,11 @@ func (v visit) process(ctx context.Context, w *worker) error {
 		return err
 	}
 	m := info.LatestMetrics
-	if m == nil || m.MemoryRss == nil || m.MemoryHeapUsed == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
+	if m == nil || m.MemoryRSS == nil || m.MemoryHeapUsed == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
 		return fmt.Errorf("the engine has no figures of %s", w.client.Name())
 	}
 	const mib = 1 << 20
 	v.say("process", "%-21s  %.1f MiB of memory, %.1f MiB in the heap, %d ms of CPU", w.client.Name(),
-		float64(*m.MemoryRss)/mib, float64(*m.MemoryHeapUsed)/mib, (*m.CPUUserMicros+*m.CPUSystemMicros)/1000)
+		float64(*m.MemoryRSS)/mib, float64(*m.MemoryHeapUsed)/mib, (*m.CPUUserMicros+*m.CPUSystemMicros)/1000)
 	return nil
 }

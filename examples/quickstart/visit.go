@@ -210,12 +210,12 @@ func (v visit) inspect(ctx context.Context) error {
 		return err
 	}
 	m := info.LatestMetrics
-	if m == nil || m.MemoryRss == nil || m.MemoryHeapUsed == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
+	if m == nil || m.MemoryRSS == nil || m.MemoryHeapUsed == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
 		return fmt.Errorf("the engine has no figures of %s", v.shop.client.Name())
 	}
 	const mib = 1 << 20
 	v.say("process", "%s: %.1f MiB of memory, %.1f MiB in the heap, %d ms of CPU", v.shop.client.Name(),
-		float64(*m.MemoryRss)/mib, float64(*m.MemoryHeapUsed)/mib, (*m.CPUUserMicros+*m.CPUSystemMicros)/1000)
+		float64(*m.MemoryRSS)/mib, float64(*m.MemoryHeapUsed)/mib, (*m.CPUUserMicros+*m.CPUSystemMicros)/1000)
 	return nil
 }
 

@@ -32,7 +32,7 @@ type order struct {
 func shopWorker(t *testing.T, engine *iiitest.Engine, name string) (*iii.Client, *iii.Telemetry, *slog.Logger) {
 	t.Helper()
 	url := engine.URL()
-	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: &url, ServiceName: &name, MetricsExportIntervalMs: new(uint64(500))})
+	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: &url, ServiceName: &name, MetricsExportIntervalMs: new(uint64(500))})
 	if err != nil {
 		t.Fatal(err)
 	}

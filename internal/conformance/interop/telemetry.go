@@ -120,7 +120,7 @@ var telemetry = []scenario{
 			report = w.Worker.LatestMetrics
 			return err == nil && report != nil
 		}))
-		if report.MemoryRss == nil || *report.MemoryRss == 0 {
+		if report.MemoryRSS == nil || *report.MemoryRSS == 0 {
 			t.errorf("no resident memory in %s", short(plain(report)))
 		}
 	}},
