@@ -110,7 +110,7 @@ func (q *telemetryQueue) enqueue(f otlpjson.Frame) error {
 	case size >= messageTooLarge:
 		q.drop(&item, dropFull)
 		return fmt.Errorf("%w: telemetry of %d bytes", ErrMessageTooLarge, size)
-	case !q.makeRoom(item.signal().class(), size):
+	case !q.makeRoom(signalOf(&f).class(), size):
 		q.drop(&item, dropFull)
 		return ErrBufferFull
 	}
@@ -120,7 +120,7 @@ func (q *telemetryQueue) enqueue(f otlpjson.Frame) error {
 	q.last++
 	item.number = q.last
 	q.keep(&item)
-	q.waiting[item.signal().class()].push(item)
+	q.waiting[signalOf(&f).class()].push(item)
 	if q.link != nil {
 		q.link.wakeWriter()
 	}
@@ -477,7 +477,9 @@ const (
 	signals
 )
 
-func (f *queuedFrame) signal() frameSignal {
+func (f *queuedFrame) signal() frameSignal { return signalOf(&f.Frame) }
+
+func signalOf(f *otlpjson.Frame) frameSignal {
 	switch {
 	case f.Live:
 		return signalLive
