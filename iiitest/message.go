@@ -161,13 +161,16 @@ func (m *invokeFunctionMessage) check() error {
 		*m.InvocationID = id.String()
 	}
 	switch {
-	case m.Action == nil, m.Action.Type == "void", m.Action.Type == "enqueue" && m.Action.Queue != nil:
+	case m.Action == nil, m.void(), m.Action.Type == "enqueue" && m.Action.Queue != nil:
 	default:
 		return errors.New("unknown action")
 	}
 	m.Data, m.Metadata = canonicalValid(m.Data), optional(m.Metadata)
 	return nil
 }
+
+// void reports whether the caller wants no answer.
+func (m *invokeFunctionMessage) void() bool { return m.Action != nil && m.Action.Type == "void" }
 
 // check decodes how a function is to be called over HTTP.
 func (m *registerFunctionMessage) check() error {
