@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -318,15 +319,15 @@ func (e *Engine) joined(h http.Handler) http.Handler {
 
 // upgrade turns the request into a WebSocket with the engine's limits. Close
 // cuts it; the caller reads until an error, writes from one goroutine, and
-// calls drop in the end.
-func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
-	lw := &limitedWriter{ResponseWriter: w}
+// calls drop in the end. On a silent one, a Close frame is an error like the end of
+// the connection: it is not answered.
+func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, silent bool) (*websocket.Conn, error) {
 	u := websocket.Upgrader{
 		ReadBufferSize:  32 << 10,
 		WriteBufferSize: 32 << 10,
 		CheckOrigin:     func(*http.Request) bool { return true },
 	}
-	conn, err := u.Upgrade(lw, r, nil)
+	conn, err := u.Upgrade(&limitedWriter{ResponseWriter: w, silent: silent}, r, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -337,6 +338,49 @@ func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Con
 		_ = conn.Close()
 	}
 	return conn, nil
+}
+
+// refusesHandshake answers a request that is no WebSocket handshake, in the words of
+// the engine's HTTP library, and reports whether it was none. What else is wrong with
+// one, upgrade answers.
+func refusesHandshake(w http.ResponseWriter, r *http.Request) bool {
+	status, reason := http.StatusBadRequest, ""
+	switch {
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET,HEAD")
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return true
+	case r.Method != http.MethodGet:
+		status, reason = http.StatusMethodNotAllowed, "Request method must be `GET`"
+	case !strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade"):
+		reason = "Connection header did not include 'upgrade'"
+	case !strings.EqualFold(r.Header.Get("Upgrade"), "websocket"):
+		reason = "`Upgrade` header did not include 'websocket'"
+	case r.Header["Sec-Websocket-Key"] == nil:
+		reason = "`Sec-WebSocket-Key` header missing"
+	case r.Header.Get("Sec-Websocket-Version") != "13":
+		reason = "`Sec-WebSocket-Version` header did not include '13'"
+	case !r.ProtoAtLeast(1, 1):
+		status, reason = http.StatusUpgradeRequired, "WebSocket request couldn't be upgraded since no upgrade state was present"
+	default:
+		return false
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, reason)
+	return true
+}
+
+// answerPings makes conn answer each ping twice: as the engine does, whose WebSocket
+// library has answered already when the engine does so itself.
+func answerPings(conn *websocket.Conn) {
+	conn.SetPingHandler(func(payload string) error {
+		for range 2 {
+			// Who cannot write will not read much longer.
+			_ = conn.WriteControl(websocket.PongMessage, []byte(payload), time.Now().Add(lingerTime))
+		}
+		return nil
+	})
 }
 
 // drop closes a WebSocket without a Close frame and forgets it.

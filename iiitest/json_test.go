@@ -87,18 +87,21 @@ func FuzzDecodeMessage(f *testing.F) {
 }
 
 func FuzzLimitedConn(f *testing.F) {
-	f.Add([]byte{0x81, 0x05, 'h', 'e', 'l', 'l', 'o', 0x89, 0x00})
-	f.Add([]byte{0x82, 0x7f, 0, 0, 0, 1, 0, 0, 0, 0})
-	f.Add([]byte{0x01, 0x7e, 0xff, 0xff})
+	f.Add([]byte{0x81, 0x85, 0, 0, 0, 0, 'h', 'e', 'l', 'l', 'o', 0x89, 0x80, 0, 0, 0, 0})
+	f.Add([]byte{0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Add([]byte{0x01, 0xfe, 0xff, 0xff, 0, 0, 0, 0})
+	f.Add([]byte{0x01, 0x80, 0, 0, 0, 0, 0x89, 0x80, 0, 0, 0, 0, 0x80, 0x80, 0, 0, 0, 0, 0x88, 0x80, 0, 0, 0, 0, 0x80})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// However the bytes are cut, the verdict is the same.
-		var whole, bytewise limitedConn
-		errWhole := whole.follow(data)
+		whole, bytewise := limitedConn{silent: true}, limitedConn{silent: true}
+		accepted, errWhole := whole.follow(data)
 		var errBytewise error
-		for i := range data {
-			if errBytewise = bytewise.follow(data[i : i+1]); errBytewise != nil {
-				break
-			}
+		read := 0
+		for ; read < len(data) && errBytewise == nil; read++ {
+			_, errBytewise = bytewise.follow(data[read : read+1])
+		}
+		if errWhole != nil && (accepted > read || read-accepted > len(whole.header)) || errWhole == nil && accepted != len(data) {
+			t.Errorf("%d of %d bytes accepted, %d bytewise", accepted, len(data), read)
 		}
 		if errWhole != errBytewise || errWhole == nil && (whole.remaining != bytewise.remaining || whole.message != bytewise.message) {
 			t.Errorf("whole: %v, %+v; bytewise: %v, %+v", errWhole, &whole, errBytewise, &bytewise)
