@@ -157,6 +157,13 @@ func wrongType(raw json.RawMessage, t reflect.Type) string {
 	case reflect.Map:
 		if kind != '{' {
 			expected = "a map"
+			break
+		}
+		members := (&scanner{b: raw}).members()
+		for _, name := range slices.Sorted(maps.Keys(members)) {
+			if detail := wrongType(members[name], t.Elem()); detail != "" {
+				return detail
+			}
 		}
 	case reflect.Struct:
 		if kind != '{' {
