@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -11,8 +12,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/gorilla/websocket"
 )
 
 // event is one line of a recorded conversation of bare workers.
@@ -25,6 +29,10 @@ type event struct {
 	Path   string          `json:"path"`
 	URL    string          `json:"url"`
 	Code   int             `json:"code"`
+	Framed *bool           `json:"close_frame"`
+	Reason string          `json:"reason"`
+	Bytes  string          `json:"payload"` // of a control frame, hex
+	Count  int             `json:"count"`
 	Error  string          `json:"error"`
 	Dir    string          `json:"dir"`
 	Frame  json.RawMessage `json:"frame"`
@@ -63,14 +71,59 @@ func readRecording(t testing.TB, name string) []event {
 	lines.Buffer(nil, 1<<20)
 	for n := 1; lines.Scan(); n++ {
 		e := event{line: n}
-		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+		if err := json.Unmarshal(uncut(lines.Bytes()), &e); err != nil {
 			t.Fatalf("%s:%d: %v", name, n, err)
+		}
+		switch {
+		case e.Event != "closed" || e.Code != 0:
+		case e.Framed != nil && !*e.Framed:
+			e.Code = websocket.CloseAbnormalClosure
+		default:
+			e.Code = websocket.CloseNoStatusReceived
 		}
 		if e.About == "" {
 			events = append(events, e)
 		}
 	}
+	return opensFirst(events)
+}
+
+// opensFirst puts the opening of a connection before what came over it: some
+// recordings note it late.
+func opensFirst(events []event) []event {
+	for i, e := range events {
+		if e.Event != "open" {
+			continue
+		}
+		first := slices.IndexFunc(events, func(other event) bool { return other.Worker == e.Worker })
+		if !slices.ContainsFunc(events[first:i], func(other event) bool { return other.Worker == e.Worker && other.Event == "open" }) {
+			copy(events[first+1:i+1], events[first:i])
+			events[first] = e
+		}
+	}
 	return events
+}
+
+var cutText = regexp.MustCompile(`"([^"\\]*)… \((\d+) characters\)"`)
+
+// uncut puts back what was cut from long texts: more of their last character.
+func uncut(line []byte) []byte {
+	return cutText.ReplaceAllFunc(line, func(text []byte) []byte {
+		parts := cutText.FindSubmatch(text)
+		left := []rune(string(parts[1]))
+		n, _ := strconv.Atoi(string(parts[2]))
+		return []byte(`"` + string(left) + strings.Repeat(string(left[len(left)-1]), n-len(left)) + `"`)
+	})
+}
+
+// bytes is what a binary message holds: zeros where only their number was recorded.
+func (e event) bytes() []byte {
+	if count, ok := strings.CutSuffix(*e.Binary, " bytes"); ok {
+		n, _ := strconv.Atoi(count)
+		return make([]byte, n)
+	}
+	data, _ := hex.DecodeString(*e.Binary)
+	return data
 }
 
 // renaming is the one-to-one relation between what differs from run to run in
@@ -147,7 +200,7 @@ var volatile = map[string]bool{
 // keyed are the lists whose order says nothing, or is tested elsewhere; their
 // items have an id.
 var keyed = map[string]bool{
-	"functions": true, "triggers": true, "registered_triggers": true, "workers": true, "trigger_types": true,
+	"functions": true, "triggers": true, "configurations": true, "registered_triggers": true, "workers": true, "trigger_types": true,
 }
 
 func (c *comparison) value(path string, recorded, actual any) {

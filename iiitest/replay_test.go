@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,8 +106,12 @@ type player struct {
 
 // bareWorker is a socket of the recording.
 type bareWorker struct {
-	name string
-	conn *websocket.Conn
+	name    string
+	conn    *websocket.Conn
+	channel bool // it is an end of a channel
+	pinged  bool // the next ping of the recording is sent already
+	pongs   atomic.Int32
+	binary  atomic.Int32 // messages that came
 
 	arrived chan struct{} // capacity 1: the inbox has grown
 	ended   chan struct{}
@@ -130,6 +136,9 @@ func (w *bareWorker) read() {
 			w.err = err
 			w.mu.Unlock()
 			return
+		}
+		if kind == websocket.BinaryMessage {
+			w.binary.Add(1)
 		}
 		w.inbox = append(w.inbox, received{kind, data})
 		w.mu.Unlock()
@@ -164,7 +173,7 @@ func (p *player) play(events []event) {
 		case e.Event == "closed":
 			p.close(e)
 		case e.Event != "":
-			// "send failed": of no interest
+			p.act(e)
 		case e.Dir == "send":
 			p.send(e)
 		case e.Dir == "recv":
@@ -197,7 +206,14 @@ func (p *player) open(e event) {
 	if err != nil {
 		p.t.Fatalf("line %d: %v", e.line, err)
 	}
-	w := &bareWorker{name: e.Worker, conn: conn, arrived: make(chan struct{}, 1), ended: make(chan struct{})}
+	w := &bareWorker{
+		name: e.Worker, conn: conn, channel: strings.Contains(e.Path, "/channels/"),
+		arrived: make(chan struct{}, 1), ended: make(chan struct{}),
+	}
+	conn.SetPongHandler(func(string) error {
+		w.pongs.Add(1)
+		return nil
+	})
 	p.workers[e.Worker] = w
 	go w.read()
 }
@@ -214,37 +230,111 @@ func (p *player) refused(e event) {
 	}
 }
 
+// act does what a worker of the recording did besides sending messages.
+func (p *player) act(e event) {
+	w := p.workers[e.Worker]
+	payload, _ := hex.DecodeString(e.Bytes)
+	control := func(kind int) {
+		if err := w.conn.WriteControl(kind, payload, time.Time{}); err != nil {
+			p.t.Errorf("line %d: %v", e.line, err)
+		}
+	}
+	frame := func(first byte, payload string) {
+		if _, err := w.conn.NetConn().Write(clientFrame(first, payload)); err != nil {
+			p.t.Errorf("line %d: %v", e.line, err)
+		}
+	}
+	switch e.Event {
+	case "send failed", "failed": // the recorded worker found out that it is closed
+	case "drops its socket":
+		_ = w.conn.Close()
+	case "send close":
+		control(websocket.CloseMessage)
+	case "send pong":
+		control(websocket.PongMessage)
+	case "send ping":
+		if !w.pinged {
+			control(websocket.PingMessage)
+		}
+		w.pinged = false
+	case "a message in three fragments, a ping between them":
+		frame(opBinary, "frag")
+		frame(0x80|9, "mid")
+		frame(opContinuation, "men")
+		frame(0x80|opContinuation, "ts")
+		w.pinged = true
+	case "a text in two fragments":
+		frame(opText, "te")
+		frame(0x80|opContinuation, "xt")
+	case "a text that is no UTF-8":
+		frame(0x80|opText, "\xff\xfe")
+	case "70 binary frames":
+		for i := range 70 {
+			frame(0x80|opBinary, strconv.Itoa(i))
+		}
+	case "pongs received":
+		if got := int(w.pongs.Load()); got != e.Count {
+			p.t.Errorf("line %d: %d pongs, recorded %d", e.line, got, e.Count)
+		}
+	case "frames received":
+		if got := int(w.binary.Load()); got != e.Count {
+			p.t.Errorf("line %d: %d frames, recorded %d", e.line, got, e.Count)
+		}
+	default:
+		p.t.Fatalf("line %d: cannot be played", e.line)
+	}
+	synctest.Wait()
+}
+
+// clientFrame is a frame of a client, of less than 126 bytes, with a mask of zeros.
+func clientFrame(first byte, payload string) []byte {
+	return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
+}
+
 // close follows the recording to the end of a connection: by the engine, with
 // or without a Close frame, or by the worker.
 func (p *player) close(e event) {
 	w := p.workers[e.Worker]
 	w.closed = true
+	check := func() {
+		if got := closeCode(w.err); got != e.Code || closeReason(w.err) != e.Reason {
+			p.t.Errorf("line %d: %s closed with %d, recorded %d %q: %v", e.line, e.Worker, got, e.Code, e.Reason, w.err)
+		}
+	}
 	select {
 	case <-w.ended:
-		if got := closeCode(w.err); got != e.Code {
-			p.t.Errorf("line %d: %s closed with %d, recorded %d: %v", e.line, e.Worker, got, e.Code, w.err)
-		}
+		check()
 		return
 	default:
 	}
-	switch e.Code {
-	case websocket.CloseNoStatusReceived: // only the engine does that
+	switch {
+	case e.Code == websocket.CloseNoStatusReceived: // only the engine does that
 		select {
 		case <-w.ended:
-			if got := closeCode(w.err); got != e.Code {
-				p.t.Errorf("line %d: %s closed with %d, recorded %d: %v", e.line, e.Worker, got, e.Code, w.err)
-			}
+			check()
 		case <-time.After(patience):
 			p.t.Errorf("line %d: %s is not closed", e.line, e.Worker)
 		}
 		return
-	case websocket.CloseNormalClosure:
-		_ = w.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(e.Code, ""), time.Time{})
-		synctest.Wait()
+	case e.Code == websocket.CloseNormalClosure, !w.channel:
+		_ = w.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Time{})
+		select {
+		case <-w.ended:
+			check()
+		case <-time.After(patience):
+			p.t.Errorf("line %d: %s is not closed", e.line, e.Worker)
+		}
 	}
 	_ = w.conn.Close()
 	<-w.ended
 	synctest.Wait()
+}
+
+func closeReason(err error) string {
+	if ce, ok := err.(*websocket.CloseError); ok && ce.Code != websocket.CloseAbnormalClosure {
+		return ce.Text
+	}
+	return ""
 }
 
 func closeCode(err error) int {
@@ -264,8 +354,7 @@ func (p *player) send(e event) {
 	case e.Text != nil:
 		data = []byte(*e.Text)
 	case e.Binary != nil:
-		kind = websocket.BinaryMessage
-		data, _ = hex.DecodeString(*e.Binary)
+		kind, data = websocket.BinaryMessage, e.bytes()
 	case e.Prefix != "":
 		kind = websocket.BinaryMessage
 		data = []byte(e.Prefix + p.names.translate(string(e.OTLP)))
@@ -358,10 +447,12 @@ func (p *player) compare(e event, r received, names renaming, note bool) *compar
 			path += " " + id
 		}
 		c.value(path, want, decode(p.t, r.data))
-	case e.Text != nil:
+	case e.Text != nil && r.kind == websocket.TextMessage:
 		c.value(path, *e.Text, string(r.data))
+	case e.Binary != nil && r.kind == websocket.BinaryMessage:
+		c.value(path, hex.EncodeToString(e.bytes()), hex.EncodeToString(r.data))
 	default:
-		c.value(path, *e.Binary, hex.EncodeToString(r.data))
+		c.diffs = append(c.diffs, "another kind of message")
 	}
 	return c
 }
