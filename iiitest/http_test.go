@@ -193,7 +193,7 @@ func TestRequestPayload(t *testing.T) {
 	}
 	frames := e.Frames()
 	i := slices.IndexFunc(frames, func(f Frame) bool { return f.Type() == "invokefunction" && f.Direction == FromEngine })
-	if !strings.Contains(string(frames[i].Message), `"body":{"a":9007199254740993,"b":[1.50]}`) {
+	if !strings.Contains(string(frames[i].Message), `"body":{"a":9007199254740993,"b":[1.5]}`) {
 		t.Errorf("body: %s", frames[i].Message)
 	}
 	for _, k := range []string{"request_body", "response"} {

@@ -60,7 +60,7 @@ func TestDurablePublish(t *testing.T) {
 		p.publish("orders", `{"n":[1,2.50]}`)
 		got := p.take()
 		slices.Sort(got)
-		if diff := cmp.Diff([]string{`a {"n":[1,2.50]}`, `b {"n":[1,2.50]}`}, got); diff != "" {
+		if diff := cmp.Diff([]string{`a {"n":[1,2.5]}`, `b {"n":[1,2.5]}`}, got); diff != "" {
 			t.Errorf("called (-want +got):\n%s", diff)
 		}
 		blue.want(`{"type":"invokefunction","invocation_id":"*","function_id":"a","data":{"n":[1,2.5]},"traceparent":"*"}`)
