@@ -196,22 +196,18 @@ func (s *streams) set(ctx context.Context, c *call) (json.RawMessage, *wireError
 
 func (s *streams) update(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type StreamUpdateInput struct {
-		Stream string            `json:"stream_name"`
-		Group  string            `json:"group_id"`
-		Item   string            `json:"item_id"`
-		Ops    []json.RawMessage `json:"ops"`
+		Stream string    `json:"stream_name"`
+		Group  string    `json:"group_id"`
+		Item   string    `json:"item_id"`
+		Ops    updateOps `json:"ops"`
 	}
 	in, err := decodeInput[StreamUpdateInput](c.functionID, c.data)
 	if err != nil {
 		return nil, err
 	}
-	ops, detail := decodeOps(in.Ops)
-	if detail != "" {
-		return nil, inputError(c.functionID, detail)
-	}
 	item := streamItem{in.Stream, in.Group, in.Item}
 	input := item.input()
-	input["ops"] = ops
+	input["ops"] = in.Ops
 	if result, provided, err := s.provided(ctx, "update", item.Stream, input); provided {
 		if err := providerError(err, result, "STREAM_UPDATE_ERROR", "Failed to update value"); err != nil {
 			return nil, err
@@ -220,7 +216,7 @@ func (s *streams) update(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	result, existed, updateErr := s.store.update(item.key(), item.Item, ops)
+	result, existed, updateErr := s.store.update(item.key(), item.Item, in.Ops)
 	if updateErr != nil {
 		return nil, errorBody("STREAM_UPDATE_ERROR", "Failed to update value: %v", updateErr)
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/uuid"
 )
@@ -197,7 +198,7 @@ func debugString(s string) string {
 			b.WriteString(`\t`)
 		case r == 0:
 			b.WriteString(`\0`)
-		case !strconv.IsPrint(r):
+		case !strconv.IsPrint(r) || unicode.In(r, unicode.Mn, unicode.Me):
 			b.WriteString(`\u{` + strconv.FormatInt(int64(r), 16) + `}`)
 		default:
 			b.WriteRune(r)
