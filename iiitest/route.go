@@ -2,7 +2,7 @@ package iiitest
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -14,9 +14,9 @@ import (
 type route struct {
 	binding
 	method     string
-	path       string // as registered, with a leading slash
+	path       string // as registered
 	segments   []segment
-	condition  string
+	condition  *string // nil: none
 	middleware []string
 }
 
@@ -50,23 +50,30 @@ var httpMethods = []string{
 // over; the same shape with other parameter names is refused. A trigger that
 // comes again with another path keeps its old route too, as in the engine.
 func (t *routeTable) bind(_ context.Context, b binding) error {
-	var config struct {
-		Path       any      `json:"api_path"`
-		Method     any      `json:"http_method"`
-		Condition  any      `json:"condition_function_id"`
-		Middleware []string `json:"middleware_function_ids"`
-	}
-	_ = json.Unmarshal(b.config, &config)
-	path, _ := config.Path.(string)
+	config := membersOf(b.config)
+	path := stringOf(config["api_path"])
 	if path == "" {
 		return engineText("api_path is required for http triggers")
 	}
-	r := &route{binding: b, method: http.MethodGet, path: "/" + strings.TrimPrefix(path, "/"), middleware: config.Middleware}
-	if method, ok := config.Method.(string); ok {
-		r.method = strings.ToUpper(method)
+	segments, err := parsePath(path)
+	if err != nil {
+		return err
 	}
-	r.condition, _ = config.Condition.(string)
-	r.segments = parsePath(r.path)
+	r := &route{binding: b, method: http.MethodGet, path: path, segments: segments}
+	if method := config["http_method"]; kindOf(method) == '"' {
+		r.method = strings.ToUpper(unquote(method))
+	}
+	if condition := config["condition_function_id"]; kindOf(condition) == '"' {
+		id := unquote(condition)
+		r.condition = &id
+	}
+	if list := config["middleware_function_ids"]; kindOf(list) == '[' {
+		for _, id := range itemsOf(list) {
+			if kindOf(id) == '"' {
+				r.middleware = append(r.middleware, unquote(id))
+			}
+		}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i, old := range t.list {
@@ -90,45 +97,92 @@ func (t *routeTable) unbind(id string) {
 	t.list = slices.DeleteFunc(t.list, func(r *route) bool { return r.id == id })
 }
 
-// find is the route for a method and an escaped path, with its parameters;
-// literals go before parameters, segment by segment. The second result lists
-// the methods that the path has.
-func (t *routeTable) find(method, path string) (best *route, params map[string]string, methods []string) {
+// find is the route for a method and an escaped path, with its parameters, and the
+// methods that the path has. Literals go before parameters, segment by segment: whatever
+// the method is, the most exact path alone counts.
+func (t *routeTable) find(method, path string) (found *route, params map[string]string, methods []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	var best *route
 	for _, r := range t.list {
 		if !slices.Contains(httpMethods, r.method) {
 			continue
 		}
 		p, ok := match(r.segments, path)
-		if !ok {
+		if !ok || best != nil && moreExact(best.segments, r.segments) {
 			continue
 		}
-		if !slices.Contains(methods, r.method) {
-			methods = append(methods, r.method)
+		if best == nil || moreExact(r.segments, best.segments) {
+			best, found, methods = r, nil, nil
 		}
-		if r.method == method && (best == nil || moreExact(r.segments, best.segments)) {
-			best, params = r, p
+		if methods = append(methods, r.method); r.method == method {
+			found, params = r, p
 		}
 	}
-	return best, params, methods
+	return found, params, methods
 }
 
-func parsePath(path string) []segment {
-	var segments []segment
-	for part := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
+// parsePath takes a path apart: :name and {name} match a segment, {*name} all that is
+// left, and doubled braces stand for themselves. The engine does not survive some other
+// paths: it would serve no route any more, for anybody. They are refused here.
+func parsePath(path string) ([]segment, error) {
+	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	segments := make([]segment, len(parts))
+	for i, part := range parts {
+		segment, err := parseSegment(part)
+		if err == nil && segment.kind == anyRest && i < len(parts)-1 {
+			err = errors.New("{*name} must be the last segment")
+		}
+		if err != nil {
+			return nil, engineText(fmt.Sprintf("api_path %q would end all HTTP triggers of a running engine: %v", path, err))
+		}
+		segments[i] = segment
+	}
+	return segments, nil
+}
+
+func parseSegment(part string) (segment, error) {
+	kind := anySegment
+	if name, ok := strings.CutPrefix(part, ":"); ok {
+		part, kind = "{"+name+"}", parameter
+	}
+	if strings.HasPrefix(part, "*") {
+		return segment{}, errors.New("a segment begins with an asterisk")
+	}
+	var text strings.Builder
+	open, shut := false, false // the braces of a parameter
+	for i := 0; i < len(part); i++ {
+		c := part[i]
 		switch {
-		case strings.HasPrefix(part, ":"):
-			segments = append(segments, segment{parameter, part[1:]})
-		case strings.HasPrefix(part, "{*") && strings.HasSuffix(part, "}"):
-			segments = append(segments, segment{anyRest, part[2 : len(part)-1]})
-		case strings.HasPrefix(part, "{") && strings.HasSuffix(part, "}"):
-			segments = append(segments, segment{anySegment, part[1 : len(part)-1]})
+		case shut:
+			return segment{}, errors.New("something follows a parameter in its segment")
+		case c != '{' && c != '}':
+			text.WriteByte(c)
+		case i+1 < len(part) && part[i+1] == c && !(open && c == '{'):
+			text.WriteByte(c)
+			i++
+		case c == '{' && i == 0:
+			open = true
+		case c == '}' && open:
+			shut = true
 		default:
-			segments = append(segments, segment{literal, part})
+			return segment{}, errors.New("a brace does not enclose a segment")
 		}
 	}
-	return segments
+	if open != shut {
+		return segment{}, errors.New("a brace is not closed")
+	}
+	if !open {
+		return segment{literal, text.String()}, nil
+	}
+	name, rest := strings.CutPrefix(text.String(), "*")
+	if rest {
+		kind = anyRest
+	}
+	if name == "" || strings.Contains(name, "*") {
+		return segment{}, errors.New("a parameter has no name")
+	}
+	return segment{kind, name}, nil
 }
 
 func match(segments []segment, path string) (map[string]string, bool) {
@@ -170,9 +224,17 @@ func sameShape(a, b []segment) bool {
 // moreExact reports whether a goes before b where both match.
 func moreExact(a, b []segment) bool {
 	for i := range min(len(a), len(b)) {
-		if a[i].kind != b[i].kind {
-			return a[i].kind < b[i].kind
+		if x, y := a[i].rank(), b[i].rank(); x != y {
+			return x < y
 		}
 	}
 	return false
+}
+
+// rank is how exact a segment is: what matches any one is the same under both names.
+func (s segment) rank() segmentKind {
+	if s.kind == anySegment {
+		return parameter
+	}
+	return s.kind
 }
