@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -73,5 +75,213 @@ func TestTypedRouteWithoutContent(t *testing.T) {
 				t.Errorf("result (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// fatalPaths make a running engine panic at every later registration of a route.
+var fatalPaths = []string{
+	"/q/{*rest}/", "/q/{", "/q/}", "/q/{a}{b}", "/q/a{b}c", "/q/{}", "/q/:", "/q/{*}", "/q/*x",
+	"*x", "q/*", "/{*a}/{*b}", "/{*rest}/x", "/{a}x", "/q/:a*b", "/q/:{", "/q/:}", "/q/:*", "/{{{", "/q/:*x/y", "/{a/b}",
+	strings.Repeat("/:a", 26),
+}
+
+// harmlessPaths look like those, and a running engine takes them.
+var harmlessPaths = []string{
+	"/q/:a:b", "/q/:a/:a", "/q/{{x}}", "/q/:{x}", "`", "/q/:*x", "/q/{a:b}", "/q/\x00",
+	"/q/x{a}", "/q/{*rest}", "/%7Bx", "/q/%7D", "/x*", strings.Repeat("/:a", 25),
+}
+
+// ownRoute is a config that a program declares itself.
+type ownRoute struct {
+	Path string `json:"api_path"`
+}
+
+func (ownRoute) TriggerType() string { return "http" }
+
+// ownRoutePointer is one by pointer.
+type ownRoutePointer struct{ path string }
+
+func (*ownRoutePointer) TriggerType() string            { return "http" }
+func (r *ownRoutePointer) MarshalJSON() ([]byte, error) { return json.Marshal(ownRoute{r.path}) }
+
+// wrappedRoute is an HTTPTriggerConfig with more.
+type wrappedRoute struct {
+	iii.HTTPTriggerConfig
+	Note string
+}
+
+// anyRoutes registers a path in the ways in which the engine reads it as it is.
+var anyRoutes = map[string]func(c *iii.Client, path string) error{
+	"custom trigger":          routeTrigger(func(path string) any { return map[string]any{"api_path": path} }),
+	"custom trigger, struct":  routeTrigger(func(path string) any { return ownRoute{path} }),
+	"custom trigger, raw":     routeTrigger(func(path string) any { return rawRoute(`{"http_method":"GET","api_path":%}`, path) }),
+	"custom trigger, pointer": routeTrigger(func(path string) any { raw := rawRoute(`{"api_path":%}`, path); return &raw }),
+	"escaped key":             routeTrigger(func(path string) any { return rawRoute(`{"api\u005fpath":%}`, path) }),
+	"key twice":               routeTrigger(func(path string) any { return rawRoute(`{"api_path":"/ok","api_path":%}`, path) }),
+	"key in two spellings":    routeTrigger(func(path string) any { return rawRoute(`{"api_path":%,"API_PATH":"/ok","Api_Path":null}`, path) }),
+	"other members of any kind": routeTrigger(func(path string) any {
+		return rawRoute(` { "x" : {"api_path":1}, "api_path" : % , "y":[1e300]} `, path)
+	}),
+	"own type":            func(c *iii.Client, path string) error { _, err := c.Trigger("f", ownRoute{path}); return err },
+	"pointer to own type": func(c *iii.Client, path string) error { _, err := c.Trigger("f", &ownRoute{path}); return err },
+	"own pointer type":    func(c *iii.Client, path string) error { _, err := c.Trigger("f", &ownRoutePointer{path}); return err },
+	"wrapped type": func(c *iii.Client, path string) error {
+		_, err := c.Trigger("f", wrappedRoute{HTTPTriggerConfig: iii.HTTPTriggerConfig{APIPath: path}})
+		return err
+	},
+	"provider in default": func(c *iii.Client, path string) error {
+		_, err := c.Trigger("f", ownRoute{path}, iii.WithTriggerProviderNamespace("default"))
+		return err
+	},
+}
+
+func routeTrigger(config func(path string) any) func(*iii.Client, string) error {
+	return func(c *iii.Client, path string) error {
+		_, err := c.Trigger("f", iii.CustomTrigger{Type: "http", Config: config(path)})
+		return err
+	}
+}
+
+// rawRoute puts a path in the place of the percent sign.
+func rawRoute(format, path string) json.RawMessage {
+	quoted, _ := json.Marshal(path)
+	return json.RawMessage(strings.Replace(format, "%", string(quoted), 1))
+}
+
+func TestRoutesThatBreakTheEngineAreRefused(t *testing.T) {
+	typed := func(context.Context, *iii.HTTPRequest[any]) (*iii.HTTPResponse[any], error) { return nil, nil }
+	ways := map[string]func(c *iii.Client, path string) error{
+		"typed": func(c *iii.Client, path string) error { _, err := iii.HandleHTTP(c, "GET", path, typed); return err },
+		"mounted": func(c *iii.Client, path string) error {
+			_, err := c.MountHTTP("post", path, http.NotFoundHandler())
+			return err
+		},
+		"config": func(c *iii.Client, path string) error {
+			_, err := c.Trigger("f", iii.HTTPTriggerConfig{APIPath: path})
+			return err
+		},
+		"pointer to config": func(c *iii.Client, path string) error {
+			_, err := c.Trigger("f", &iii.HTTPTriggerConfig{APIPath: path})
+			return err
+		},
+		"call": func(c *iii.Client, path string) error {
+			return c.Call(t.Context(), "engine::register_trigger", map[string]any{"trigger_type": "http", "function_id": "f", "config": ownRoute{path}}, nil)
+		},
+		"call in default": func(c *iii.Client, path string) error {
+			in := rawRoute(`{"trigger\u005ftype":"http","function_id":"f","config":{"api\u005fpath":%},"trigger_namespace":null}`, path)
+			return c.Call(t.Context(), "engine::register_trigger", in, nil, iii.InNamespace("default"))
+		},
+		"call with a list": func(c *iii.Client, path string) error {
+			return c.Call(t.Context(), "engine::register_trigger", []any{"http", "f", ownRoute{path}}, nil)
+		},
+		"send": func(c *iii.Client, path string) error {
+			return c.Send(t.Context(), "engine::register_trigger", map[string]any{"trigger_type": "http", "function_id": "f", "config": ownRoute{path}, "trigger_namespace": "default"})
+		},
+		"enqueue": func(c *iii.Client, path string) error {
+			_, err := c.Enqueue(t.Context(), "default", "engine::register_trigger", map[string]any{"trigger_type": "http", "function_id": "f", "config": ownRoute{path}})
+			return err
+		},
+	}
+	for name, way := range anyRoutes {
+		ways[name] = way
+	}
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			e := iiitest.Start(t)
+			c := newWorker(t, e)
+			mustConnect(t, c)
+			for _, path := range fatalPaths {
+				err := way(c, path)
+				if err == nil || !strings.HasPrefix(err.Error(), "iii: ") {
+					t.Errorf("%q: got %v, want a refusal", path, err)
+				}
+			}
+			if _, err := c.Health(t.Context()); err != nil { // everything before it has left
+				t.Fatal(err)
+			}
+			for _, f := range e.Frames() {
+				if f.Type() == "registertrigger" || strings.Contains(string(f.Message), `"engine::register_trigger"`) {
+					t.Errorf("the engine is sent %s", f.Message)
+				}
+			}
+		})
+	}
+}
+
+// What a running engine takes is refused neither here nor by the development engine,
+// whatever it looks like.
+func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
+	for name, way := range anyRoutes {
+		t.Run(name, func(t *testing.T) {
+			for _, path := range harmlessPaths {
+				c := newWorker(t, iiitest.Start(t))
+				if err := way(c, path); err != nil {
+					t.Errorf("%q: %v", path, err)
+				}
+			}
+		})
+	}
+	e := iiitest.Start(t)
+	c := newWorker(t, e)
+	mustConnect(t, c)
+	for i, path := range harmlessPaths {
+		config := ownRoute{"/" + strings.Repeat("a", i) + "/" + path} // each at a place of its own
+		if err := c.Call(t.Context(), "engine::register_trigger", map[string]any{"trigger_type": "http", "function_id": "f", "config": config}, nil); err != nil {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+}
+
+// The last of two members counts, in the exact spelling, and the type decides who reads a
+// config.
+func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
+	for name, trigger := range map[string]iii.TriggerConfig{
+		"a later path":         iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/q/{","api_path":"/ok"}`)},
+		"another spelling":     iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/ok","API_PATH":"/q/{"}`)},
+		"a member of a member": iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/ok","x":{"api_path":"/q/{"}}`)},
+		"a list":               iii.CustomTrigger{Type: "http", Config: json.RawMessage(`["/q/{"]`)},
+		"a path that is none":  iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":["/q/{"]}`)},
+		"null in the end":      iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/q/{","api_path":null}`)},
+		"another type":         iii.CustomTrigger{Type: "shop::http", Config: ownRoute{"/q/{"}},
+		"no config":            iii.CustomTrigger{Type: "http"},
+	} {
+		c := newWorker(t, iiitest.Start(t))
+		if _, err := c.Trigger("f", trigger); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// A provider that is named and is not the engine is a worker.
+	c := newWorker(t, iiitest.Start(t))
+	if _, err := c.Trigger("f", ownRoute{"/q/{"}, iii.WithTriggerProviderNamespace("shop")); err != nil {
+		t.Error(err)
+	}
+	mustConnect(t, c)
+	for _, input := range []string{
+		`{"trigger_type":"http","function_id":"f","config":{"api_path":"/q/{"},"trigger_namespace":"shop"}`,
+		`{"trigger_type":"shop::http","function_id":"f","config":{"api_path":"/q/{"}}`,
+		`{"trigger_type":"subscribe","function_id":"f","config":{"topic":"t","api_path":"/q/{"}}`,
+	} {
+		if err := c.Call(t.Context(), "engine::register_trigger", json.RawMessage(input), nil); err != nil {
+			t.Errorf("%s: %v", input, err)
+		}
+	}
+}
+
+// Other configs that end the engine's task are refused in a call, too.
+func TestStreamTriggersWithoutAStreamAreRefused(t *testing.T) {
+	c := newWorker(t, iiitest.Start(t))
+	mustConnect(t, c)
+	for _, config := range []string{`{}`, `null`, `{"stream_name":""}`, `{"stream_name":1}`, `{"STREAM_NAME":"s"}`, `{"stream_name":"s","stream_name":null}`, `[]`} {
+		if _, err := c.Trigger("f", iii.CustomTrigger{Type: "stream", Config: json.RawMessage(config)}); err == nil || !strings.Contains(err.Error(), "no stream_name") {
+			t.Errorf("trigger with %s: got %v", config, err)
+		}
+		in := json.RawMessage(`{"trigger_type":"stream","function_id":"f","config":` + config + `}`)
+		if err := c.Call(t.Context(), "engine::register_trigger", in, nil); err == nil || !strings.Contains(err.Error(), "no stream_name") {
+			t.Errorf("call with %s: got %v", config, err)
+		}
+	}
+	in := json.RawMessage(`{"trigger_type":"stream","function_id":"f","config":{"stream_name":"s"}}`)
+	if err := c.Call(t.Context(), "engine::register_trigger", in, nil); err != nil {
+		t.Error(err)
 	}
 }
