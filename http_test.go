@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -283,5 +285,165 @@ func TestStreamTriggersWithoutAStreamAreRefused(t *testing.T) {
 	in := json.RawMessage(`{"trigger_type":"stream","function_id":"f","config":{"stream_name":"s"}}`)
 	if err := c.Call(t.Context(), "engine::register_trigger", in, nil); err != nil {
 		t.Error(err)
+	}
+}
+
+// routeWays register a route whose path the package may encode, with a handler that answers
+// with the path and the parameter id of the request.
+var routeWays = map[string]func(c *iii.Client, method, path string) (*iii.Function, error){
+	"typed": func(c *iii.Client, method, path string) (*iii.Function, error) {
+		return iii.HandleHTTP(c, method, path, func(_ context.Context, r *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
+			return &iii.HTTPResponse[string]{StatusCode: 200, Headers: map[string]string{"content-type": "text/plain"}, Body: r.Path + " " + r.PathParams["id"]}, nil
+		})
+	},
+	"mounted": func(c *iii.Client, method, path string) (*iii.Function, error) {
+		return c.MountHTTP(method, path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, r.URL.Path+" "+r.PathValue("id"))
+		}))
+	},
+	"trigger": func(c *iii.Client, method, path string) (*iii.Function, error) {
+		f, err := iii.Handle(c, "f", func(_ context.Context, r iii.HTTPRequest[any]) (any, error) {
+			return map[string]any{"headers": map[string]string{"content-type": "text/plain"}, "body": r.Path + " " + r.PathParams["id"]}, nil
+		})
+		if err == nil {
+			_, err = c.Trigger("f", &iii.HTTPTriggerConfig{HTTPMethod: method, APIPath: path})
+		}
+		return f, err
+	},
+}
+
+// The engine compares a path as it was sent, so a route is registered as clients send it.
+func TestRoutesAreRegisteredAsClientsSendThem(t *testing.T) {
+	for _, test := range []struct{ path, registered, request, id string }{
+		{"/caf\u00e9", "/caf%C3%A9", "/caf%C3%A9", ""},
+		{"/\u65e5\u672c/list", "/%E6%97%A5%E6%9C%AC/list", "/%E6%97%A5%E6%9C%AC/list", ""},
+		{"/e\u0301/\U0001F600", "/e%CC%81/%F0%9F%98%80", "/e%CC%81/%F0%9F%98%80", ""},
+		{`/a"b`, "/a%22b", "/a%22b", ""},
+		{"/a<b>`", "/a%3Cb%3E%60", "/a%3Cb%3E%60", ""},
+		{"/caf%c3%a9", "/caf%C3%A9", "/caf%C3%A9", ""},
+		{"/a%2fb", "/a%2Fb", "/a%2Fb", ""},
+		{"/a%20b%7c%5e", "/a%20b%7C%5E", "/a%20b%7C%5E", ""},
+		{"/%7Bx%7D", "/%7Bx%7D", "/%7Bx%7D", ""},
+		{"/%61%2D%7eb", "/a-~b", "/a-~b", ""},
+		{"/%3Aid", "/%3Aid", "/%3Aid", ""},
+		{"/100%25", "/100%25", "/100%25", ""},
+		{"/it's!(1)&$,;=+@", "/it's!(1)&$,;=+@", "/it's!(1)&$,;=+@", ""},
+		{"/items:batch", "/items:batch", "/items:batch", ""},
+		{"/.well-known/..x", "/.well-known/..x", "/.well-known/..x", ""},
+		{"/a//b", "/a//b", "/a//b", ""},
+		{"//a", "//a", "//a", ""},
+		{"/a/", "/a/", "/a/", ""},
+		{"/", "/", "/", ""},
+		{"a/\u00e9", "/a/%C3%A9", "/a/%C3%A9", ""},
+		{"/caf\u00e9/:id", "/caf%C3%A9/:id", "/caf%C3%A9/7", "7"},
+		{"/:id/", "/:id/", "/7/", "7"},
+		{"/:id/:na\u00efve_2", "/:id/:na\u00efve_2", "/7/8", "7"},
+	} {
+		for name, register := range routeWays {
+			t.Run(name+" "+test.path, func(t *testing.T) {
+				e := iiitest.Start(t)
+				c := newWorker(t, e)
+				f, err := register(c, "GET", test.path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				mustConnect(t, c)
+				if want := "http::GET" + test.registered; name != "trigger" && f.ID() != want {
+					t.Errorf("function id %q, want %q", f.ID(), want)
+				}
+				want := test.registered + " " + test.id
+				if name == "mounted" {
+					path, err := url.PathUnescape(test.request)
+					if err != nil {
+						t.Fatal(err)
+					}
+					want = path + " " + test.id
+				}
+				if got := fetch(t, e.HTTPURL(), "GET", test.request, "", ""); got.Status != 200 || strings.TrimPrefix(got.Body, "/") != strings.TrimPrefix(want, "/") {
+					t.Errorf("GET %s: %d %q, want %q", test.request, got.Status, got.Body, want)
+				}
+			})
+		}
+	}
+}
+
+func TestRoutesThatNoRequestMatchesAreRefused(t *testing.T) {
+	for _, test := range []struct{ method, path, want string }{
+		{"OPTIONS", "/a", "CORS preflight"},
+		{"options", "/a", "CORS preflight"},
+		{"TRACE", "/a", "is none of"},
+		{"BREW", "/pot", "is none of"},
+		{" GET", "/a", "is none of"},
+		{"GET", "", "no path"},
+		{"GET", "http://example.com/a", "is an address"},
+		{"GET", "/a?b", "a character that no path has"},
+		{"GET", "/a#b", "a character that no path has"},
+		{"GET", "/a b", "a character that no path has"},
+		{"GET", "/a\x00", "a character that no path has"},
+		{"GET", "/a\x7f", "a character that no path has"},
+		{"GET", "/a\xff", "no UTF-8"},
+		{"GET", "/a|b", `some clients encode '|' and others do not; write %7C`},
+		{"GET", "/a^b", "write %5E"},
+		{"GET", "/a[b]", "write %5B"},
+		{"GET", `/a\b`, "write %5C"},
+		{"GET", "/100%", "begins no percent-encoded byte"},
+		{"GET", "/a%zz", "begins no percent-encoded byte"},
+		{"GET", "/a%2", "begins no percent-encoded byte"},
+		{"GET", "/a%+1", "begins no percent-encoded byte"},
+		{"GET", "/a/./b", `resolve the segment "."`},
+		{"GET", "/a/..", `resolve the segment ".."`},
+		{"GET", "/a/%2e%2E/b", `resolve the segment "%2e%2E"`},
+		{"GET", "/:id.json", "a parameter is a whole segment"},
+		{"GET", "/:id:cancel", "a parameter is a whole segment"},
+		{"GET", "/:id-:rest", "a parameter is a whole segment"},
+		{"GET", "/:id%20", "a parameter is a whole segment"},
+		{"GET", "/: id", "a parameter is a whole segment"},
+		{"GET", "/a/:", "without a name"},
+		{"GET", "/:x/:x", "twice"},
+		{"GET", "/a/*rest", "is a wildcard"},
+		{"GET", "/a*", "is a wildcard"},
+		{"GET", "/a/{id}", "is a wildcard"},
+	} {
+		for name, register := range routeWays {
+			c := newWorker(t, iiitest.Start(t))
+			if _, err := register(c, test.method, test.path); err == nil || !strings.HasPrefix(err.Error(), "iii: ") || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s %s %q: got %v, want %q", name, test.method, test.path, err, test.want)
+			}
+		}
+	}
+	if _, err := newWorker(t, iiitest.Start(t)).MountHTTP("GET", "/nil", nil); err == nil {
+		t.Error("a nil handler is accepted")
+	}
+}
+
+func TestTwoSpellingsOfOneRouteAreOneFunction(t *testing.T) {
+	c := newWorker(t, iiitest.Start(t))
+	if _, err := c.MountHTTP("GET", "/caf\u00e9", http.NotFoundHandler()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.MountHTTP("GET", "caf%c3%a9", http.NotFoundHandler()); err == nil || !strings.Contains(err.Error(), "registered already") {
+		t.Errorf("got %v, want that it is registered", err)
+	}
+}
+
+// Of a route there is only the function: it tells what became of both.
+func TestFunctionErrIsTheRefusalOfItsRoute(t *testing.T) {
+	e := iiitest.Start(t)
+	c := newWorker(t, e)
+	first, err := c.MountHTTP("GET", "/orders/:id", http.NotFoundHandler())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := c.MountHTTP("GET", "/orders/:number", http.NotFoundHandler())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustConnect(t, c)
+	var refusal *iii.Error
+	if err := second.Err(); !errors.As(err, &refusal) || refusal.Code != "trigger_registration_failed" || !strings.Contains(refusal.Message, "conflicts") {
+		t.Errorf("the refused route: %v", err)
+	}
+	if err := first.Err(); err != nil {
+		t.Errorf("the route that is served: %v", err)
 	}
 }

@@ -275,7 +275,8 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 	case StreamLeaveTrigger:
 		value = cfg.StreamJoinLeaveTriggerConfig
 	case HTTPTriggerConfig:
-		err = checkHTTPRoute(string(cfg.HTTPMethod), cfg.APIPath)
+		cfg.APIPath, err = routePath(string(cfg.HTTPMethod), cfg.APIPath)
+		value = cfg
 	case StreamTriggerConfig:
 		if cfg.StreamName == "" { // it crashes the engine's task
 			err = errors.New("StreamTriggerConfig has no StreamName")
