@@ -88,6 +88,7 @@ func TestRouting(t *testing.T) {
 	for _, r := range []string{
 		"GET /items/:id", "POST /items/:id", "GET /items/new", "GET /items/:id/parts/:part", "GET plain",
 		"GET /", "get /lower", "GET /slash/", "GET /one/{x}", "GET /rest/{*x}", "HEAD /headed", "TRACE /traced",
+		"GET /two/:a:b", "GET /same/:a/:a", "GET /braces/{{x}}", "GET /braces/:{y}/z", "GET /colon/:*x", "GET /prefix/x{a}", "GET /prefix/:a",
 	} {
 		method, path, _ := strings.Cut(r, " ")
 		c.function(path)
@@ -109,6 +110,13 @@ func TestRouting(t *testing.T) {
 		{"GET /one/1", "/one/{x}", map[string]any{}},
 		{"GET /rest/1/2", "/rest/{*x}", map[string]any{}},
 		{"HEAD /headed", "/headed", map[string]any{}},
+		{"GET /two/1", "/two/:a:b", map[string]any{"a:b": "1"}},
+		{"GET /same/1/2", "/same/:a/:a", map[string]any{"a": "2"}},
+		{"GET /colon/1/2", "/colon/:*x", map[string]any{}},
+		{"GET /prefix/x1", "/prefix/x{a}", map[string]any{}},
+		{"GET /prefix/x", "/prefix/:a", map[string]any{"a": "x"}},
+		{"GET /items//parts/8", "/items/:id/parts/:part", map[string]any{"id": "", "part": "8"}},
+		{"GET /braces/x", "", nil},
 		{"GET /items/", "", nil},
 		{"GET /items", "", nil},
 		{"GET /items/7/", "", nil},
@@ -170,6 +178,80 @@ func TestRouteTakenOver(t *testing.T) {
 	}
 	c.send(`{"type":"registertrigger","id":"bad","trigger_type":"http","function_id":"f","config":{"api_path":1}}`)
 	c.want(`{"type":"triggerregistrationresult","id":"bad","trigger_type":"http","function_id":"f","error":{"code":"trigger_registration_failed","message":"api_path is required for http triggers"}}`)
+}
+
+// A running engine never recovers from these; here they are refused, and routes before and
+// after them are served.
+func TestRoutesThatBreakAnEngineAreRefused(t *testing.T) {
+	e := Start(t)
+	c := dial(t, e).register("c")
+	w := newWeb(t, e)
+	c.function("f")
+	c.route("before", "f", "GET", "/before")
+	for _, test := range []struct{ config, path, why string }{
+		{`{"api_path":"/q/{*rest}/"}`, "/q/{*rest}/", "the wildcard {*rest} is not the end of the path"},
+		{`{"api_path":"/q/{"}`, "/q/{", "it has an opening brace without a closing one"},
+		{`{"api_path":"/q/}"}`, "/q/}", "it has a closing brace without an opening one"},
+		{`{"api_path":"/q/{a}{b}"}`, "/q/{a}{b}", `something follows the parameter "a" in its segment`},
+		{`{"api_path":"/q/a{b}c"}`, "/q/a{b}c", `something follows the parameter "b" in its segment`},
+		{`{"api_path":"/q/{}"}`, "/q/{}", "it has a parameter without a name"},
+		{`{"http_method":"TRACE","api_path":"/q/:"}`, "/q/:", "it has a parameter without a name"},
+		{`{"api\u005fpath":"/q/{*}"}`, "/q/{*}", "it has a wildcard without a name"},
+		{`{"api_path":"/ok","api_path":"*x"}`, "*x", `segment "*x" is a wildcard without braces`},
+	} {
+		message := fmt.Sprintf("HTTP path %q breaks the engine's router for all workers until the engine is restarted: %s", test.path, test.why)
+		c.send(`{"type":"registertrigger","id":"bad","trigger_type":"http","function_id":"f","config":%s}`, test.config)
+		c.want(fmt.Sprintf(`{"type":"triggerregistrationresult","id":"bad","trigger_type":"http","function_id":"f","error":{"code":"trigger_registration_failed","message":%q}}`, message))
+		got := c.call("engine::register_trigger", `{"trigger_type":"http","function_id":"f","config":`+test.config+`}`)
+		if refusal, _ := got["error"].(map[string]any); refusal["code"] != "trigger_registration_failed" || refusal["message"] != message {
+			t.Errorf("%s through engine::register_trigger: got %v, want %s", test.config, got, message)
+		}
+	}
+	c.route("after", "f", "GET", "/after")
+	c.sync()
+	for _, path := range []string{"/before", "/after"} {
+		done := w.do("GET", path, "")
+		c.answer(`,"result":1`)
+		if got := <-done; got.status != http.StatusOK {
+			t.Errorf("%s: status %d", path, got.status)
+		}
+	}
+}
+
+// The router holds one wildcard at a place, whatever the method.
+func TestRoutesThatShareNoRouterAreRefused(t *testing.T) {
+	const names = "routes with identical structure but different path-parameter names are not supported"
+	const rest = "a wildcard that takes the rest of a path shares its place with no other"
+	for _, test := range []struct{ first, second, why string }{
+		{"GET /a/:b", "GET /a/:c", names},
+		{"GET /a/:b", "POST /a/:c", names},
+		{"GET /a/:b/c", "GET /a/{d}/c", names},
+		{"GET /a/x{b}", "GET /a/x{c}", names},
+		{"GET /a/{*b}", "GET /a/{*c}", names},
+		{"GET /a/:b", "GET /a/{*c}", rest},
+		{"PUT /a/{*b}", "GET /a/:c/d", rest},
+		{"GET /a/:b", "GET /a/{b}", "the router takes :name and {name} for one path"},
+		{"GET /a/:b", "POST /a/{b}", ""},
+		{"GET /a/:b", "TRACE /a/:c", ""},
+		{"GET /a/:b", "GET /a/:c/d", ""},
+		{"GET /a/:b", "GET /a/x{c}", ""},
+		{"GET /a/{*b}", "GET /a/b", ""},
+		{"GET /a/{*b}", "GET /a{*b}", ""},
+		{"GET /a/{{b}}", "GET /a/:c", ""},
+	} {
+		t.Run(test.first+" and "+test.second, func(t *testing.T) {
+			c := dial(t, Start(t)).register("c")
+			for i, r := range []string{test.first, test.second} {
+				method, path, _ := strings.Cut(r, " ")
+				c.route(fmt.Sprint(i), "f", method, path)
+			}
+			if test.why != "" {
+				c.want(fmt.Sprintf(`{"type":"triggerregistrationresult","id":"1","trigger_type":"http","function_id":"f","error":{"code":"trigger_registration_failed",`+
+					`"message":"Route '%s' conflicts with already-registered route '%s': %s"}}`, test.second, test.first, test.why))
+			}
+			c.sync() // fails if something else came
+		})
+	}
 }
 
 func TestRequestPayload(t *testing.T) {
