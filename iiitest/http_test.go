@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"regexp"
@@ -556,5 +557,253 @@ func TestReplyVectors(t *testing.T) {
 				t.Errorf("body (-recorded +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// raw sends bytes to the HTTP triggers and returns what comes until the connection ends.
+// More bytes may be sent on the connection.
+func (w *web) raw(request string) (conn net.Conn, answer <-chan string) {
+	w.t.Helper()
+	conn, err := w.e.DialContext(w.t.Context(), "tcp", w.e.httpServer.addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = conn.Close() })
+	done := make(chan string, 1)
+	go func() {
+		_, _ = io.WriteString(conn, request)
+		all, _ := io.ReadAll(conn)
+		done <- string(dateLine.ReplaceAll(all, nil))
+	}()
+	return conn, done
+}
+
+// The most exact path that a request matches decides which methods there are.
+func TestMethodNotAllowed(t *testing.T) {
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f")
+	for _, r := range []string{
+		"GET /items/:id", "POST /items/new", "PUT /put", "GET /both", "POST /both", "HEAD /head", "GET /heads", "HEAD /heads",
+		"OPTIONS /options", "OPTIONS /some", "GET /some", "TRACE /trace",
+	} {
+		method, path, _ := strings.Cut(r, " ")
+		c.route(r, "f", method, path)
+	}
+	c.sync()
+	for _, test := range []struct {
+		request string
+		status  int
+		allow   string
+	}{
+		{"GET /items/new", 405, "POST"},
+		{"PUT /items/7", 405, "GET,HEAD"},
+		{"GET /put", 405, "PUT"},
+		{"HEAD /put", 405, "PUT"},
+		{"TRACE /put", 405, "PUT"},
+		{"FOO /put", 405, "PUT"},
+		{"put /put", 405, "PUT"},
+		{"DELETE /both", 405, "GET,HEAD,POST"},
+		{"HEAD /both", 404, ""},
+		{"GET /head", 405, "HEAD"},
+		{"PATCH /heads", 405, "GET,HEAD"},
+		{"GET /options", 405, "OPTIONS"},
+		{"POST /some", 405, "OPTIONS,GET,HEAD"},
+		{"TRACE /trace", 404, ""},
+		{"GET /nowhere", 404, ""},
+		{"OPTIONS /put", 200, "PUT"},
+		{"OPTIONS /both", 200, "GET,HEAD,POST"},
+		{"OPTIONS /options", 200, ""},
+		{"OPTIONS /some", 200, ""},
+		{"OPTIONS /nowhere", 200, ""},
+	} {
+		got := <-w.ask(test.request, "Connection: close")
+		allow, origin := "", ""
+		for _, field := range got.header {
+			switch field[0] {
+			case "allow":
+				allow = field[1]
+			case "access-control-allow-origin":
+				origin = field[1]
+			}
+		}
+		if got.status != test.status || allow != test.allow || origin != "*" {
+			t.Errorf("%s: %d, allow %q, origin %q; want %d, %q", test.request, got.status, allow, origin, test.status, test.allow)
+		}
+	}
+}
+
+func TestRequestTargets(t *testing.T) {
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f")
+	c.route("r", "f", "GET", "/p/:id")
+	c.sync()
+	for _, test := range []struct {
+		target string
+		status int
+		id     string
+		query  map[string]any
+	}{
+		{"/p/1", 200, "1", nil},
+		{"/p/1#frag", 200, "1", nil},
+		{"/p/1?a=1#frag?b=2", 200, "1", map[string]any{"a": "1"}},
+		{"http://other.example:81/p/1?a=1", 200, "1", map[string]any{"a": "1"}},
+		{"HTTPS://h/p/1", 200, "1", nil},
+		{"ftp://h/p/1", 200, "1", nil},
+		{"http://h", 404, "", nil},
+		{"http://h?a=1", 404, "", nil},
+		{"http:///p/1", 400, "", nil},
+		{"p/1", 400, "", nil},
+		{"h:443", 404, "", nil},
+		{"*", 404, "", nil},
+		{"/p/%zz", 200, "%zz", nil},
+		{"/p/%", 200, "%", nil},
+		{`/p/"{|}^\`, 200, `"{|}^\`, nil},
+		{"/p/é", 200, "é", nil},
+		{"/p/\xe9", 400, "", nil},
+		{"/p/<", 400, "", nil},
+		{"/p/`", 400, "", nil},
+		{"/p/\x7f", 400, "", nil},
+		{"/p/1?`{|}^\\", 200, "1", map[string]any{"`{|}^\\": ""}},
+		{`/p/1?"`, 400, "", nil},
+		{"/p/1?<", 400, "", nil},
+		{"/p/1?a=%%20&b=%E2%82&c=%ED%A0%80&d=%F0%9F%98x&e=%c3%28+%4", 200, "1",
+			map[string]any{"a": "% ", "b": "\ufffd", "c": "\ufffd\ufffd\ufffd", "d": "\ufffdx", "e": "\ufffd( %4"}},
+		{"/p/" + strings.Repeat("x", maxTarget-3), 200, strings.Repeat("x", maxTarget-3), nil},
+		{"/p/" + strings.Repeat("x", maxTarget), 414, "", nil},
+	} {
+		name := test.target[:min(len(test.target), 40)]
+		done := w.ask("GET "+test.target, "Connection: close")
+		if test.status == 200 {
+			data := c.answer(`,"result":1`)
+			if id := data["path_params"].(map[string]any)["id"]; id != test.id {
+				t.Errorf("%s: parameter %.40q", name, id)
+			}
+			if query := data["query_params"]; !like(test.query, query) && !(test.query == nil && like(map[string]any{}, query)) {
+				t.Errorf("%s: query %q, want %q", name, query, test.query)
+			}
+		}
+		if got := <-done; got.status != test.status {
+			t.Errorf("%s: status %d, want %d (%s)", name, got.status, test.status, got.end)
+		}
+	}
+}
+
+func TestRequestHeads(t *testing.T) {
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f")
+	c.route("r", "f", "POST", "/f")
+	c.sync()
+	const ok, bad = "HTTP/1.1 200 OK\r\n", "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+	head := func(lines ...string) string {
+		return "POST /f HTTP/1.1\r\n" + strings.Join(append(lines, "Connection: close"), "\r\n") + "\r\n\r\n"
+	}
+	for name, test := range map[string]struct {
+		request string
+		headers map[string]any // what the function sees
+		answer  string
+	}{
+		"no host":             {head(), map[string]any{"connection": "close"}, ok},
+		"bare line feeds":     {"\r\nPOST /f HTTP/1.1\nConnection: close\n\n", map[string]any{"connection": "close"}, ok},
+		"names and values":    {head("X-A: \t 1 \t", "x-a:2", "X-B:", "X_c: a\tb", "D: \xe9"), map[string]any{"connection": "close", "x-a": "2", "x-b": "", "x_c": "a\tb", "d": ""}, ok},
+		"nothing is added":    {head("Pragma: no-cache", "Expect: nonsense"), map[string]any{"connection": "close", "pragma": "no-cache", "expect": "nonsense"}, ok},
+		"two equal lengths":   {head("Content-Length: 0", "Content-Length: 0"), map[string]any{"connection": "close", "content-length": "0"}, ok},
+		"chunks and a length": {head("Transfer-Encoding: chunked", "Content-Length: 7") + "0\r\nx-t: 1\r\n\r\n", map[string]any{"connection": "close", "transfer-encoding": "chunked"}, ok},
+		"a hundred headers":   {head(slices.Repeat([]string{"X-A: 1"}, 99)...), map[string]any{"connection": "close", "x-a": "1"}, ok},
+		"one more":            {head(slices.Repeat([]string{"X-A: 1"}, 100)...), nil, "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"},
+		"too long a header":   {head("X-A: " + strings.Repeat("1", maxHead)), nil, "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"},
+		"a long header":       {head("X-A: " + strings.Repeat("1", maxHead-100)), map[string]any{"connection": "close", "x-a": strings.Repeat("1", maxHead-100)}, ok},
+		"two lengths":         {head("Content-Length: 0", "Content-Length: 1"), nil, bad},
+		"a negative length":   {head("Content-Length: -1"), nil, bad},
+		"a length with sign":  {head("Content-Length: +1"), nil, bad},
+		"identity":            {head("Transfer-Encoding: identity"), nil, bad},
+		"chunked not last":    {head("Transfer-Encoding: chunked, gzip"), nil, bad},
+		"blank before colon":  {head("X-A : 1"), nil, bad},
+		"folded":              {head("X-A: 1", " 2"), nil, bad},
+		"no colon":            {head("X-A"), nil, bad},
+		"control character":   {head("X-A: \x01"), nil, bad},
+		"another version":     {"POST /f HTTP/1.2\r\n\r\n", nil, bad},
+		"no version":          {"POST /f\r\n\r\n", nil, bad},
+		"two blanks":          {"POST  /f HTTP/1.1\r\n\r\n", nil, bad},
+		"method of blanks":    {" /f HTTP/1.1\r\n\r\n", nil, bad},
+		"nothing":             {"\r\n\r\n", nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, done := w.raw(test.request)
+			if test.headers != nil {
+				if got := c.answer(`,"result":1`)["headers"]; !like(test.headers, got) {
+					t.Errorf("the function sees %.200v, want %.200v", got, test.headers)
+				}
+			}
+			if test.answer == "" {
+				_ = conn.(*pipeConn).CloseWrite()
+			}
+			if got := <-done; !strings.HasPrefix(got, test.answer) || test.answer == "" && got != "" {
+				t.Errorf("answer %.200q, want %q", got, test.answer)
+			}
+		})
+	}
+}
+
+// Requests follow each other on a connection, in either version, even if the second is
+// there before the first is answered.
+func TestConnectionsAreKept(t *testing.T) {
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f")
+	c.route("r", "f", "POST", "/f")
+	c.sync()
+	const post = "POST /f HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+	const chunks = "POST /f HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;x=y\r\n{\r\n1\r\n}\r\n0\r\n\r\n"
+	const json = "POST /f HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n{}"
+	const old = "POST /f HTTP/1.0\r\nConnection: Keep-Alive\r\nContent-Length: 0\r\n\r\n"
+	const last = "POST /f HTTP/1.0\r\n\r\n"
+	_, done := w.raw(post + chunks + json + old + last)
+	for i := range 5 {
+		c.answer(fmt.Sprintf(`,"result":{"status_code":%d,"body":%d}`, 201+i, i))
+	}
+	const cors = "content-type: application/json\r\nvary: " + corsVary + "\r\naccess-control-allow-origin: *\r\naccess-control-expose-headers: *\r\ncontent-length: 1\r\n"
+	want := "HTTP/1.1 201 Created\r\n" + cors + "\r\n0" + "HTTP/1.1 202 Accepted\r\n" + cors + "\r\n1" +
+		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 203 Non-Authoritative Information\r\n" + cors + "\r\n2" +
+		"HTTP/1.0 204 No Content\r\n" + cors + "connection: keep-alive\r\n\r\n" + "HTTP/1.0 205 Reset Content\r\n" + cors + "\r\n4"
+	if diff := cmp.Diff(want, <-done); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// What a function says about the framing of its response is sent as it is, however wrong.
+func TestRepliesThatContradictThemselves(t *testing.T) {
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f")
+	c.route("r", "f", "GET", "/f")
+	c.route("h", "f", "HEAD", "/f")
+	c.sync()
+	const get, head = "GET /f HTTP/1.1\r\n\r\n", "HEAD /f HTTP/1.1\r\n\r\n"
+	const cors = "content-type: text/plain\r\nvary: " + corsVary + "\r\naccess-control-allow-origin: *\r\naccess-control-expose-headers: *\r\n"
+	for _, test := range []struct{ request, headers, body, want string }{
+		{get, `"content-length":"9"`, `"hello"`, "content-length: 9\r\n" + cors + "\r\nhello"},
+		{get, `"content-length":"2"`, `"hello"`, "content-length: 2\r\n" + cors + "\r\nhello"},
+		{get, `"content-length":"abc"`, `"hello"`, "content-length: abc\r\n" + cors + "\r\nhello"},
+		{get, `"content-length":"5","Content-Length":"5"`, `"hello"`, ""},
+		{get, `"transfer-encoding":"chunked"`, `"hello"`, ""},
+		{get, `"content-length":"5","transfer-encoding":"gzip"`, `"hello"`, ""},
+		{get, `"connection":"close"`, `"hello"`, "connection: close\r\n" + cors + "content-length: 5\r\n\r\nhello"},
+		{get, `"connection":"x, Close","Connection":"y"`, `"hello"`, "connection: y, x, Close\r\n" + cors + "content-length: 5\r\n\r\nhello"},
+		{get, `"connection":"close","content-length":"7"`, `null`, "connection: close\r\n" + cors + "content-length: 0\r\n\r\n"},
+		{head, `"connection":"close","content-length":"7"`, `null`, "connection: close\r\ncontent-length: 7\r\n" + cors + "\r\n"},
+		{head, `"connection":"close","transfer-encoding":"chunked"`, `"hello"`, "connection: close\r\n" + cors + "content-length: 5\r\n\r\n"},
+	} {
+		_, done := w.raw(test.request)
+		c.answer(`,"result":{"headers":{` + test.headers + `,"content-type":"text/plain"},"body":` + test.body + `}`)
+		got, want := <-done, test.want
+		if want != "" {
+			want = "HTTP/1.1 200 OK\r\n" + want
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s, body %s (-want +got):\n%s", test.headers, test.body, diff)
+		}
 	}
 }
