@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -138,7 +139,16 @@ func (s *streams) listGroups(ctx context.Context, c *call) (json.RawMessage, *wi
 	if result, provided, err := s.provided(ctx, "list_groups", in.Stream, map[string]any{"stream_name": in.Stream}); provided {
 		return result, err
 	}
-	return mustEncode(append([]string{}, s.groups()[in.Stream]...)), nil
+	// The engine finds groups by the beginning of their full names: those of the stream
+	// a:b are groups of the stream a, too.
+	groups := []string{}
+	for _, g := range s.store.names() {
+		if group, ok := strings.CutPrefix(g.stream+":"+g.group, in.Stream+":"); ok {
+			groups = append(groups, group)
+		}
+	}
+	slices.Sort(groups)
+	return mustEncode(slices.Compact(groups)), nil
 }
 
 // groups returns the groups of each stream of the engine's own store, sorted.

@@ -30,6 +30,10 @@ func TestStreamFunctions(t *testing.T) {
 		p.want(`null`, "stream::send", `{"stream_name":"s","group_id":"none","type":"t","data":null}`)
 		p.want(`{"new_value":1,"old_value":null}`, "stream::set", `{"stream_name":"a:b","group_id":"c:d","item_id":"e:f","data":1}`)
 		p.want(`{"count":2,"stream":[{"groups":["c:d"],"id":"a:b"},{"groups":["f","g"],"id":"s"}]}`, "stream::list_all", `{}`)
+		p.call("stream::set", `{"stream_name":"a","group_id":"b:c:d","item_id":"i","data":1}`)
+		p.want(`["b:c:d"]`, "stream::list_groups", `{"stream_name":"a"}`)
+		p.want(`["c:d"]`, "stream::list_groups", `{"stream_name":"a:b"}`)
+		p.want(`["d"]`, "stream::list_groups", `{"stream_name":"a:b:c"}`)
 	})
 }
 
