@@ -274,14 +274,6 @@ func subschemas(keyword string, value json.RawMessage) map[string]json.RawMessag
 	return schemas
 }
 
-// itemsOf takes an array apart; there are none in anything else.
-func itemsOf(raw json.RawMessage) (items []json.RawMessage) {
-	if kindOf(raw) == '[' {
-		_ = json.Unmarshal(raw, &items)
-	}
-	return items
-}
-
 func resolveURI(base, ref string) string {
 	b, err := url.Parse(base)
 	if err != nil {

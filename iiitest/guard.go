@@ -263,18 +263,26 @@ func decodeAuthResult(result json.RawMessage) (iii.AuthResult, string) {
 		AllowedTriggerTypes          *[]string           `json:"allowed_trigger_types"`
 		AllowTriggerTypeRegistration bool                `json:"allow_trigger_type_registration,omitempty"`
 		AllowFunctionRegistration    bool                `json:"allow_function_registration,omitempty"`
-		Context                      json.RawMessage     `json:"context,omitempty"`
+		Context                      anyJSON             `json:"context,omitempty"`
 		FunctionRegistrationPrefix   *string             `json:"function_registration_prefix"`
 	}
-	in := AuthResult{AllowFunctionRegistration: true, Context: json.RawMessage("{}")}
+	in := AuthResult{AllowFunctionRegistration: true, Context: anyJSON{json.RawMessage("{}")}}
 	detail := decodeStrict(result, &in)
 	out := iii.AuthResult{
 		Namespaces: in.Namespaces, AllowedFunctions: in.AllowedFunctions, ForbiddenFunctions: in.ForbiddenFunctions,
 		AllowTriggerTypeRegistration: in.AllowTriggerTypeRegistration, AllowFunctionRegistration: in.AllowFunctionRegistration,
-		Context: iii.JSONValue(in.Context), FunctionRegistrationPrefix: in.FunctionRegistrationPrefix,
+		Context: iii.JSONValue(in.Context.raw), FunctionRegistrationPrefix: in.FunctionRegistrationPrefix,
 	}
 	if in.AllowedTriggerTypes != nil {
 		out.AllowedTriggerTypes = *in.AllowedTriggerTypes
 	}
 	return out, detail
+}
+
+// anyJSON is any value, and unlike a json.RawMessage it need not be there in a list.
+type anyJSON struct{ raw json.RawMessage }
+
+func (a *anyJSON) decodeStrict(raw json.RawMessage) string {
+	a.raw = raw
+	return ""
 }

@@ -28,7 +28,8 @@ var (
 // a frame it must not accept.
 type limitedConn struct {
 	net.Conn
-	silent bool // a Close frame ends the reading, too: nobody answers it
+	silent bool   // a Close frame ends the reading, too: nobody answers it
+	hold   func() // called before what was read is handed on; nil is nothing
 
 	header    [14]byte
 	have      int    // bytes of the current header read so far
@@ -43,6 +44,9 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 		return 0, c.err
 	}
 	n, err := c.Conn.Read(p)
+	if c.hold != nil {
+		c.hold()
+	}
 	accepted, bad := c.follow(p[:n])
 	if bad == nil {
 		return n, err

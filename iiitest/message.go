@@ -77,6 +77,8 @@ type (
 		FunctionID   string          `json:"function_id"`
 		Result       json.RawMessage `json:"result,omitempty"`
 		Error        json.RawMessage `json:"error,omitempty"`
+		Traceparent  *string         `json:"traceparent"` // of these only the type matters
+		Baggage      *string         `json:"baggage"`
 	}
 	registerServiceMessage struct {
 		ID              string  `json:"id"`
@@ -99,8 +101,9 @@ func decodeMessage(raw []byte) (any, error) {
 	if kindOf(raw) != '{' {
 		return nil, errors.New("no object")
 	}
-	typ := (&scanner{b: raw}).members()["type"]
-	if kindOf(typ) != '"' {
+	members, twice := (&scanner{b: raw}).membersOf(func(key string) bool { return key == "type" })
+	typ := members["type"]
+	if twice != "" || kindOf(typ) != '"' {
 		return nil, errors.New("no type")
 	}
 	switch unquote(typ) {

@@ -186,13 +186,6 @@ func (b *baggage) get(key string) (value string, there bool) {
 	return "", false
 }
 
-// isToken reports whether s may be the key of an entry.
-func isToken(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {
-		return c <= ' ' || c > '~' || strings.ContainsRune("(),/:;<=>?@[\\]{}\"", c)
-	})
-}
-
 // String is the header. Neither "%" nor "\" is escaped in it.
 func (b *baggage) String() string {
 	var items []string
