@@ -53,19 +53,11 @@ func listRollups(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	if bad != nil {
 		return nil, bad
 	}
-	now := time.Now()
-	start, end := uint64(now.Add(-time.Hour).UnixMilli()), uint64(now.UnixMilli())
-	query := &iii.RollupsListQuery{StartTime: &start, EndTime: &end}
-	if in.StartTime != nil {
-		query.StartTime = in.StartTime
-	}
-	if in.EndTime != nil {
-		query.EndTime = in.EndTime
-	}
+	query := &iii.RollupsListQuery{StartTime: in.StartTime, EndTime: in.EndTime}
 	if in.MetricName != "" {
 		query.MetricName = &in.MetricName
 	}
-	return mustEncode(iii.RollupsListResult{Level: &in.Level, Query: query, Timestamp: now.UnixMilli()}), nil
+	return mustEncode(iii.RollupsListResult{Level: &in.Level, Query: query, Timestamp: time.Now().UnixMilli()}), nil
 }
 
 func (e *Engine) listMetrics(_ context.Context, c *call) (json.RawMessage, *wireError) {
