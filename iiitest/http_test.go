@@ -364,6 +364,40 @@ func TestRequestsOnOneConnectionConcurrent(t *testing.T) {
 	}
 }
 
+func TestMiddlewareReplies(t *testing.T) {
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f", "mw")
+	c.send(`{"type":"registertrigger","id":"r","trigger_type":"http","function_id":"f","config":{"api_path":"/f","middleware_function_ids":[null,"mw",{}]}}`)
+	c.sync()
+	for _, test := range []struct {
+		result string
+		status int
+		body   string
+		typ    string
+	}{
+		{`{"action":"respond"}`, 200, "null", "application/json"},
+		{`{"action":"respond","response":7}`, 200, "null", "application/json"},
+		{`{"action":"respond","response":{"status_code":403}}`, 403, "null", "application/json"},
+		{`{"action":"respond","response":{"body":"no","headers":{"content-type":"text/plain"}}}`, 200, `"no"`, "text/plain"},
+		{`{"action":"respond","response":{"body":null,"headers":["content-type: text/plain"]}}`, 200, "null", "application/json"},
+	} {
+		done := w.do("GET", "/f", "")
+		c.answer(`,"result":` + test.result)
+		if got := <-done; got.status != test.status || got.body != test.body || got.header.Get("Content-Type") != test.typ {
+			t.Errorf("%s: %+v", test.result, got)
+		}
+	}
+	for _, result := range []string{`null`, `"respond"`, `{"action":1}`, `{"action":"continue","response":{"status_code":500}}`} {
+		done := w.do("GET", "/f", "")
+		c.answer(`,"result":` + result)
+		c.answer(`,"result":{"status_code":201}`)
+		if got := <-done; got.status != 201 {
+			t.Errorf("%s: %+v", result, got)
+		}
+	}
+}
+
 func TestHTTPTimeout(t *testing.T) {
 	for _, test := range []struct {
 		contentType string
