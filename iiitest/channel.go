@@ -129,6 +129,13 @@ func (e *Engine) endChannel(ch *channel, d direction) {
 	}
 }
 
+// releaseChannel gives up an end that nobody has taken.
+func (e *Engine) releaseChannel(ch *channel, d direction) {
+	if ch.take(d) {
+		e.endChannel(ch, d)
+	}
+}
+
 func (e *Engine) forgetChannel(ch *channel) {
 	ch.expiry.Stop()
 	e.channels.mu.Lock()

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -107,6 +108,8 @@ type exchange struct {
 
 	requestBody, response *channel
 	payload               httpPayload
+
+	ended atomic.Int32 // the response is sent, the function has returned
 }
 
 // run answers the request. Whatever the function does, the answer begins before
@@ -117,14 +120,17 @@ func (x *exchange) run() {
 	ctx, cancel := context.WithCancel(x.e.ctx) // ends with the request
 	defer cancel()
 	x.response.take(reading)
+	defer x.end()
 	defer x.e.endChannel(x.response, reading)
 	x.requestBody.take(writing)
 	if !x.readBody(ctx) {
+		x.end() // for the function
 		x.web.respond(http.StatusGatewayTimeout, nil, nil)
 		return
 	}
 	answer := make(chan reply, 1)
 	x.e.spawn(func(context.Context) {
+		defer x.end()
 		if r, ok := x.call(); ok && x.e.ctx.Err() == nil {
 			answer <- r
 		}
@@ -140,6 +146,16 @@ func (x *exchange) run() {
 	case <-x.web.gone:
 	case <-x.e.ctx.Done():
 	}
+}
+
+// end notes the end of the response or of the function. With both, the ends of the
+// channels that nobody has taken are gone, and the channels with them.
+func (x *exchange) end() {
+	if x.ended.Add(1) < 2 {
+		return
+	}
+	x.e.releaseChannel(x.requestBody, reading)
+	x.e.releaseChannel(x.response, writing)
 }
 
 // readBody gives the body to the request's channel, and to the payload if it

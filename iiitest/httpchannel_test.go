@@ -59,10 +59,81 @@ func TestBodyOverItsChannel(t *testing.T) {
 		c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"x","result":1}`, m["invocation_id"])
 		<-done
 	}
+}
+
+func (e *Engine) channelCount() int {
 	e.channels.mu.Lock()
 	defer e.channels.mu.Unlock()
-	if n := len(e.channels.byID); n > 2 { // the last handler may still be ending its channels
-		t.Errorf("%d channels left", n)
+	return len(e.channels.byID)
+}
+
+// Nothing is left of the channels of a request that is over, whichever of their ends
+// were taken.
+func TestChannelsOfFinishedRequestsAreFreed(t *testing.T) {
+	end := func(conn *websocket.Conn) {
+		_ = conn.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""))
+		_ = conn.Close()
+	}
+	large := strings.Repeat("x", 1<<20)
+	for _, test := range []struct {
+		name, body string
+		more       string // of the function's answer
+		before     func(w *web, data map[string]any)
+		late       bool // the function answers when the request is over
+		left       int  // channels whose other end is there
+	}{
+		{name: "a value", more: `,"result":1`},
+		{name: "an error", more: `,"error":{"code":"C","message":"m"}`},
+		{name: "a body that nobody reads", body: large, more: `,"result":1`},
+		{name: "a body that is read", body: large, more: `,"result":1`, before: func(w *web, data map[string]any) {
+			conn := w.channel(data["request_body"])
+			for err := error(nil); err == nil; {
+				_, _, err = conn.ReadMessage()
+			}
+		}},
+		{name: "a body that is left", body: large, more: `,"result":1`, before: func(w *web, data map[string]any) {
+			_ = w.channel(data["request_body"]).Close()
+		}},
+		{name: "a streamed response", before: func(w *web, data map[string]any) {
+			conn := w.channel(data["response"])
+			_ = conn.WriteMessage(websocket.BinaryMessage, []byte("data"))
+			end(conn)
+		}},
+		{name: "a value in the place of a stream", more: `,"result":1`, left: 1, before: func(w *web, data map[string]any) {
+			conn := w.channel(data["response"])
+			_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"set_status","status_code":500}`))
+			w.t.Cleanup(func() { end(conn) })
+		}},
+		{name: "nothing at all"},
+		{name: "a function that is late", late: true, more: `,"result":1`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := Start(t)
+				w := newWeb(t, e)
+				c := dial(t, e).register("c")
+				c.function("f")
+				c.route("r", "f", "POST", "/f")
+				c.sync()
+				done := w.do("POST", "/f", test.body, "Content-Type", "text/plain")
+				m := c.recv()
+				data := m["data"].(map[string]any)
+				if test.before != nil {
+					test.before(w, data)
+				}
+				if test.late {
+					<-done
+				}
+				c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"f"%s}`, m["invocation_id"], test.more)
+				if !test.late {
+					<-done
+				}
+				synctest.Wait()
+				if n := e.channelCount(); n != test.left {
+					t.Errorf("%d channels left, want %d", n, test.left)
+				}
+			})
+		})
 	}
 }
 
