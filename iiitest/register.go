@@ -67,6 +67,7 @@ func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wi
 	}
 	e.mu.Lock()
 	w.meta.update(in, ns, name)
+	w.called.text = w.meta.name
 	e.mu.Unlock()
 	w.settleIn(ns)
 	e.workerChanged("worker_metadata_updated", w.id)

@@ -33,6 +33,7 @@ type worker struct {
 
 	// guarded by Engine.mu
 	meta     metadata
+	called   *workerName           // its name, for the messages that are kept
 	attached map[*pending]struct{} // calls it made and calls it is executing
 	making   int                   // calls to built-in functions under way
 	leaving  bool                  // its connection has ended
@@ -65,6 +66,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 		e: e, id: uuid.NewString(), token: uuid.NewString(), session: session,
 		conn: conn, connected: time.Now(),
 		out: newOutbox(), written: make(chan struct{}), reading: newGate(),
+		called:   &workerName{},
 		attached: make(map[*pending]struct{}),
 		cleaned:  make(chan struct{}),
 	}

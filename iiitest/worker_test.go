@@ -8,10 +8,12 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/gorilla/websocket"
 )
@@ -164,6 +166,50 @@ func TestNothingIsLeftOfAWorkerWhenItsConnectionEnds(t *testing.T) {
 		if got := errorCode(other.call(many[0], `{}`)); got != "function_not_found" {
 			t.Fatalf("its function: %s", got)
 		}
+	}
+}
+
+// What is kept of messages keeps neither the connections that they came over nor what
+// these had.
+func TestNothingKeepsConnectionsThatEnded(t *testing.T) {
+	e := Start(t)
+	const connections = 20
+	var workers []weak.Pointer[worker]
+	for i := range connections {
+		c := dial(t, e).register(fmt.Sprint("w", i))
+		c.function(fmt.Sprint("f", i))
+		e.mu.Lock()
+		workers = append(workers, weak.Make(e.workers[c.id]))
+		e.mu.Unlock()
+		_ = c.conn.WriteControl(websocket.CloseMessage, nil, time.Time{})
+		_ = c.closed()
+	}
+	left := func() (kept, entries int) {
+		for _, w := range workers {
+			if w.Value() != nil {
+				kept++
+			}
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return kept, len(e.workers) + len(e.conns) + len(e.leases) + len(e.calls) + len(e.triggers.byID)
+	}
+	for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
+		runtime.GC()
+		kept, entries := left()
+		if kept == 0 && entries == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d connections are kept, %d entries of tables", kept, connections, entries)
+		}
+	}
+	names := map[string]bool{}
+	for _, f := range e.Frames() {
+		names[f.WorkerName] = true
+	}
+	if len(names) != connections {
+		t.Errorf("names in Frames: %v", names)
 	}
 }
 
