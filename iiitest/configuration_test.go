@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -204,6 +205,8 @@ var schemaTests = []struct{ schema, value, want string }{
 	{`{"type":"integer"}`, `1.0`, ``},
 	{`{"$schema":"http://json-schema.org/draft-04/schema#","type":"integer"}`, `1.0`, `1.0 is not of type "integer"`},
 	{`{"type":["string","null","array"]}`, `{}`, `{} is not of types "array", "null", "string"`},
+	{`{"type":["integer"]}`, `1.0`, ``},
+	{`{"type":["integer","null"]}`, `1.0`, `1.0 is not of types "integer", "null"`},
 	{`{"enum":[1]}`, `2`, `2 is not one of 1`},
 	{`{"enum":[1,"a",null]}`, `2`, `2 is not one of 1, "a" or null`},
 	{`{"enum":[1,2,3,4,5]}`, `6`, `6 is not one of 1, 2 or 3 other candidates`},
@@ -296,6 +299,39 @@ func TestConfigurationSchemaWords(t *testing.T) {
 			t.Errorf("%s %s (-want +got):\n%s", test.schema, test.value, diff)
 		}
 	}
+}
+
+// A schema that asks the same again at each of its levels is judged all the same.
+func TestConfigurationSchemaDeep(t *testing.T) {
+	schema := `{"properties":{"a":true}}`
+	for range 50 {
+		schema = `{"allOf":[` + schema + `],"unevaluatedProperties":false}`
+	}
+	s, err := parseConfigurationSchema(json.RawMessage(schema))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.validate(json.RawMessage(`{"a":1}`)); err != nil {
+		t.Error(err)
+	}
+	if err := s.validate(json.RawMessage(`{"b":1}`)); err == nil {
+		t.Error("b accepted")
+	}
+}
+
+// Engines of one process share the schemas of schemas.
+func TestConfigurationSchemaConcurrently(t *testing.T) {
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for _, test := range schemaTests {
+				if s, err := parseConfigurationSchema(json.RawMessage(test.schema)); err == nil {
+					_ = s.validate(json.RawMessage(test.value))
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 // Schemas that lead back to themselves at the same place end the process of a

@@ -44,7 +44,7 @@ func parseConfigurationSchema(text json.RawMessage) (*configurationSchema, error
 	if err := s.checkReferences(); err != nil {
 		return nil, errors.New(errSchema + err.Error())
 	}
-	if wrong := metaSchema(draft).errors(parseSchemaValue(text)); len(wrong) > 0 {
+	if wrong := metaErrors(draft, parseSchemaValue(text)); len(wrong) > 0 {
 		return nil, errors.New(errSchema + wrong[0])
 	}
 	root := s.node(s.document, "", text)
@@ -107,26 +107,31 @@ var metaschemasJSON []byte
 
 var metaschemas = sync.OnceValue(func() map[string]json.RawMessage { return membersOf(canonicalValid(metaschemasJSON)) })
 
-var metaNodes sync.Map // schemaDraft to *schemaNode
+// metaNodes are those that were needed so far. Judging by one adds to what it knows.
+var metaNodes = struct {
+	sync.Mutex
+	of map[schemaDraft]*schemaNode
+}{of: map[schemaDraft]*schemaNode{}}
 
-// metaSchema is the schema of the schemas of a draft.
-func metaSchema(draft schemaDraft) *schemaNode {
-	if node, ok := metaNodes.Load(draft); ok {
-		return node.(*schemaNode)
-	}
-	for uri, d := range schemaDrafts {
-		if d == draft {
-			s := newSchemaSet(draft)
-			s.add(uri, metaschemas()[uri])
-			node := s.node(s.document, "", s.document.root)
-			if err := node.check(); err != nil {
-				panic("iiitest: " + uri + ": " + err.Error())
+// metaErrors says what is wrong with a schema by that of its draft.
+func metaErrors(draft schemaDraft, schema *schemaValue) []string {
+	metaNodes.Lock()
+	defer metaNodes.Unlock()
+	node := metaNodes.of[draft]
+	if node == nil {
+		s := newSchemaSet(draft)
+		for uri, d := range schemaDrafts {
+			if d == draft {
+				s.add(uri, metaschemas()[uri])
 			}
-			metaNodes.Store(draft, node)
-			return node
 		}
+		node = s.node(s.document, "", s.document.root)
+		if err := node.check(); err != nil {
+			panic("iiitest: " + s.document.uri + ": " + err.Error())
+		}
+		metaNodes.of[draft] = node
 	}
-	panic("iiitest: unknown draft")
+	return node.errors(schema)
 }
 
 // defaultSchemaURI is where a schema is that does not say it.
@@ -140,6 +145,7 @@ type schemaSet struct {
 	nodes     map[string]*schemaNode     // by URI and path
 
 	patterns map[string]*schemaPattern
+	dynamic  bool // what a reference leads to hangs on where it is come from
 }
 
 // schemaResource is a schema with a URI of its own.
@@ -432,6 +438,7 @@ func (s *schemaSet) node(r *schemaResource, path string, raw json.RawMessage) *s
 		n.members = map[string]json.RawMessage{"$ref": ref}
 	}
 	n.keywords = slices.Sorted(maps.Keys(n.members))
+	s.dynamic = s.dynamic || n.members["$dynamicRef"] != nil || n.members["$recursiveRef"] != nil
 	s.nodes[key] = n
 	return n
 }
@@ -818,6 +825,7 @@ func (v *schemaValue) of(typ string, draft schemaDraft) bool {
 type evaluation struct {
 	scopes []*schemaResource // outermost first
 	active map[schemaStep]bool
+	known  map[schemaStep][]string // what was wrong; unevaluated keywords ask again and again
 }
 
 type schemaStep struct {
@@ -828,7 +836,7 @@ type schemaStep struct {
 
 // errors says everything that is wrong with a value.
 func (n *schemaNode) errors(v *schemaValue) []string {
-	return (&evaluation{active: map[schemaStep]bool{}}).errors(n, v)
+	return (&evaluation{active: map[schemaStep]bool{}, known: map[schemaStep][]string{}}).errors(n, v)
 }
 
 func (e *evaluation) valid(n *schemaNode, v *schemaValue) bool { return len(e.errors(n, v)) == 0 }
@@ -853,11 +861,18 @@ func (e *evaluation) errors(n *schemaNode, v *schemaValue) (wrong []string) {
 	case 'f':
 		return []string{"False schema does not allow " + string(v.raw)}
 	}
-	e.enter(schemaStep{n, v, false}, func() {
+	step := schemaStep{n, v, false}
+	if wrong, known := e.known[step]; known {
+		return wrong
+	}
+	e.enter(step, func() {
 		for _, keyword := range n.keywords {
 			if n.means(keyword) {
 				wrong = append(wrong, e.keyword(n, keyword, v)...)
 			}
+		}
+		if !n.set.dynamic {
+			e.known[step] = wrong
 		}
 	})
 	return wrong
@@ -990,7 +1005,11 @@ func (e *evaluation) typed(n *schemaNode, v *schemaValue) []string {
 			types = append(types, stringOf(item))
 		}
 	}
-	if slices.ContainsFunc(types, func(typ string) bool { return v.of(typ, n.set.draft) }) {
+	draft := n.set.draft
+	if len(types) > 1 {
+		draft = draft4 // of several types, the engine's library takes 1.0 for no integer
+	}
+	if slices.ContainsFunc(types, func(typ string) bool { return v.of(typ, draft) }) {
 		return nil
 	}
 	if len(types) == 1 {
