@@ -121,6 +121,7 @@ func TestChannelsOfFinishedRequestsAreFreed(t *testing.T) {
 				if test.before != nil {
 					test.before(w, data)
 				}
+				synctest.Wait()
 				if test.late {
 					<-done
 				}
