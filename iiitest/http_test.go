@@ -388,7 +388,7 @@ func TestMiddlewareReplies(t *testing.T) {
 			t.Errorf("%s: %+v", test.result, got)
 		}
 	}
-	for _, result := range []string{`null`, `"respond"`, `{"action":1}`, `{"action":"continue","response":{"status_code":500}}`} {
+	for _, result := range []string{`null`, `"respond"`, `{"action":1}`, `{"action":"continue","response":{"status_code":500}}`, `{"Action":"respond"}`} {
 		done := w.do("GET", "/f", "")
 		c.answer(`,"result":` + result)
 		c.answer(`,"result":{"status_code":201}`)
