@@ -3,15 +3,19 @@ package iii
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"os"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 	"unicode/utf8"
 )
 
@@ -50,18 +54,19 @@ func (c *Client) serveMounted(ctx context.Context, payload json.RawMessage, h ht
 	if err := decodePayload(payload, &in); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	invocation := ctx
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	r, err := mountedRequest(ctx, &in)
 	if err != nil {
 		return bufferedResponse{StatusCode: http.StatusBadRequest, Headers: []string{plainText}, Body: err.Error() + "\n"}, nil
 	}
+	w := &responseWriter{client: c, invocation: invocation, ctx: ctx, cancel: cancel, ref: in.Response, header: http.Header{}, head: r.Method == http.MethodHead, route: in.Method + " " + in.Path}
 	if r.ContentLength != 0 && in.RequestBody != nil {
-		body := newRequestBody(ctx, c, *in.RequestBody, r)
-		defer body.Close()
-		r.Body = body
+		w.body = newRequestBody(ctx, c, *in.RequestBody, r)
+		defer w.body.Close()
+		r.Body = w.body
 	}
-	w := &responseWriter{client: c, ctx: ctx, cancel: cancel, ref: in.Response, header: http.Header{}, head: r.Method == http.MethodHead, route: in.Method + " " + in.Path}
 	w.serve(h, r)
 	return w.finish()
 }
@@ -118,12 +123,14 @@ const responseBuffer = 64 << 10
 
 // responseWriter is the http.ResponseWriter of a mounted handler.
 type responseWriter struct {
-	client *Client
-	ctx    context.Context
-	cancel context.CancelFunc
-	ref    *StreamChannelRef
-	route  string
-	head   bool // the response to a HEAD has no body
+	client     *Client
+	invocation context.Context
+	ctx        context.Context // of the request
+	cancel     context.CancelCauseFunc
+	ref        *StreamChannelRef
+	body       *requestBody // nil without one
+	route      string
+	head       bool // the response to a HEAD has no body
 
 	header   http.Header
 	sent     http.Header // the header as it was at WriteHeader
@@ -131,12 +138,23 @@ type responseWriter struct {
 	length   int64 // declared by the handler; -1 is none
 	written  int64
 	buf      []byte
-	stream   *ChannelWriter // set once the response is streamed
-	err      error          // why the stream broke
+	begun    bool        // the head is out
+	beat     *heartbeat  // of a stream that has begun; nil without one
+	settle   func() bool // ends the watch over the invocation of a stream
 	panicked bool
+
+	mu       sync.Mutex     // deadlines may be set while the handler writes
+	stream   *ChannelWriter // once the response is streamed
+	deadline time.Time
+	bounded  bool  // the handler has set a deadline
+	err      error // why the response cannot go on
 }
 
-var _ http.Flusher = (*responseWriter)(nil)
+var (
+	_ http.Flusher    = (*responseWriter)(nil)
+	_ io.StringWriter = (*responseWriter)(nil)
+	_ io.ReaderFrom   = (*responseWriter)(nil)
+)
 
 // Header implements http.ResponseWriter.
 func (w *responseWriter) Header() http.Header { return w.header }
@@ -181,8 +199,10 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	if w.err != nil {
-		return 0, w.err
+	if len(p) > 0 {
+		if err := w.usable(); err != nil {
+			return 0, err
+		}
 	}
 	if !bodyAllowed(w.status) {
 		return 0, http.ErrBodyNotAllowed
@@ -191,24 +211,32 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 		return 0, http.ErrContentLength
 	}
 	w.sniff(p)
+	switch {
+	case w.stream != nil:
+	case w.head && w.written <= responseBuffer:
+		return len(p), nil
+	case len(w.buf)+len(p) <= responseBuffer:
+		w.buf = append(w.buf, p...)
+		return len(p), nil
+	default:
+		if err := w.startStream(); err != nil {
+			return 0, err
+		}
+	}
 	if w.head {
 		return len(p), nil
 	}
-	if w.stream == nil && len(w.buf)+len(p) <= responseBuffer {
-		w.buf = append(w.buf, p...)
-		return len(p), nil
-	}
-	if err := w.startStream(); err != nil {
-		return 0, err
-	}
 	n, err := w.stream.Write(p)
-	return n, w.broken(err)
+	return n, w.streamed(err)
 }
 
 // WriteString implements io.StringWriter.
 func (w *responseWriter) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
 
-var _ io.StringWriter = (*responseWriter)(nil)
+// ReadFrom implements io.ReaderFrom: what one Read of src returns is written at once.
+func (w *responseWriter) ReadFrom(src io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{w}, src, make([]byte, channelChunk))
+}
 
 // sniff sets the content type from the first bytes, as net/http does.
 func (w *responseWriter) sniff(p []byte) {
@@ -227,33 +255,46 @@ func (w *responseWriter) FlushError() error {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	if w.err != nil || w.bodyless() {
-		return w.err
-	}
 	if w.stream != nil {
-		return nil // nothing is held back
+		return w.failure() // nothing is held back
 	}
-	if err := w.startStream(); err != nil {
+	if err := w.usable(); err != nil {
 		return err
 	}
-	// The engine sends the head with the first frame of bytes, an empty one too.
-	return w.broken(w.stream.flush())
+	return w.startStream()
 }
 
-// startStream opens the response's channel and sends the head and what was kept.
-func (w *responseWriter) startStream() error {
+// SetWriteDeadline is for http.ResponseController. It replaces [WithHTTPWriteTimeout] for
+// this response; zero is none.
+func (w *responseWriter) SetWriteDeadline(t time.Time) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.deadline, w.bounded = t, true
 	if w.stream != nil {
+		return w.stream.SetWriteDeadline(t)
+	}
+	return nil
+}
+
+// SetReadDeadline is for http.ResponseController. It bounds Reads of the body.
+func (w *responseWriter) SetReadDeadline(t time.Time) error {
+	if w.body == nil {
 		return nil
 	}
+	return w.body.reader.SetReadDeadline(t)
+}
+
+// EnableFullDuplex is for http.ResponseController. A handler may always read while it
+// writes: body and response have channels of their own.
+func (w *responseWriter) EnableFullDuplex() error { return nil }
+
+// startStream opens the response's channel and sends the head and what was kept. The
+// engine sends the head with the first frame of bytes, an empty one too.
+func (w *responseWriter) startStream() error {
 	if w.ref == nil {
-		return w.broken(fmt.Errorf("iii: the request carries no channel for its response"))
+		return w.broken(errors.New("iii: the request carries no channel for its response"))
 	}
-	stream, err := w.client.OpenWriter(w.ctx, *w.ref)
-	if err != nil {
-		return w.broken(err)
-	}
-	w.stream = stream
-	stream.onGone(w.cancel)
+	stream := w.openStream()
 	if err := stream.SendMessage(w.ctx, map[string]any{"type": "set_status", "status_code": w.status}); err != nil {
 		return w.broken(err)
 	}
@@ -263,10 +304,74 @@ func (w *responseWriter) startStream() error {
 	kept := w.buf
 	w.buf = nil
 	if len(kept) == 0 {
-		return nil
+		return w.streamed(stream.flush())
 	}
-	_, err = stream.Write(kept)
-	return w.broken(err)
+	_, err := stream.Write(kept)
+	return w.streamed(err)
+}
+
+// openStream sets the stream, which opens with its first frame.
+func (w *responseWriter) openStream() *ChannelWriter {
+	stream := newChannelWriter(w.client, *w.ref)
+	stream.onGone(w.cancel)
+	stream.limitStall(w.client.cfg.httpWriteTimeout)
+	w.settle = context.AfterFunc(w.invocation, func() { stream.hurryUp(endedPatience) })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stream = stream
+	if w.bounded {
+		_ = stream.SetWriteDeadline(w.deadline)
+	}
+	return stream
+}
+
+// streamed is what comes after a frame of bytes: the head is out, or the stream is
+// broken.
+func (w *responseWriter) streamed(err error) error {
+	if err != nil {
+		return w.broken(err)
+	}
+	if every := w.client.cfg.streamHeartbeat; !w.begun && every > 0 {
+		w.beat = w.startHeartbeat(every)
+	}
+	w.begun = true
+	return nil
+}
+
+// heartbeat probes a streamed response whose handler writes nothing for its client. The
+// engine does not say by itself that the client has gone, but it ends the channel at the
+// next frame, also at one of text, which it ignores otherwise.
+type heartbeat struct {
+	stop chan struct{}
+	done chan struct{}
+}
+
+// keepalive is a message that the engine does not know, and nobody sees.
+var keepalive = []byte(`{"type":"keepalive"}`)
+
+func (w *responseWriter) startHeartbeat(every time.Duration) *heartbeat {
+	b := &heartbeat{stop: make(chan struct{}), done: make(chan struct{})}
+	go func() {
+		defer close(b.done)
+		timer := time.NewTimer(every)
+		defer timer.Stop()
+		for {
+			select {
+			case <-b.stop:
+				return
+			case <-w.ctx.Done():
+				return
+			case <-timer.C:
+			}
+			next, err := w.stream.probe(keepalive, every)
+			if err != nil {
+				_ = w.broken(err)
+				return
+			}
+			timer.Reset(next)
+		}
+	}()
+	return b
 }
 
 // singleHeaders is the header with one value a name, all that a streamed response
@@ -287,13 +392,32 @@ func (w *responseWriter) singleHeaders() map[string]string {
 	return single
 }
 
+// usable reports why nothing can be written.
+func (w *responseWriter) usable() error {
+	w.mu.Lock()
+	passed := !w.deadline.IsZero() && !time.Now().Before(w.deadline)
+	w.mu.Unlock()
+	if err := w.failure(); err != nil || !passed {
+		return err
+	}
+	return w.broken(fmt.Errorf("iii: response write: %w", os.ErrDeadlineExceeded))
+}
+
+func (w *responseWriter) failure() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
+
 // broken notes why the response cannot go on; the request's context ends.
 func (w *responseWriter) broken(err error) error {
-	if err != nil && w.err == nil {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
 		w.err = err
-		w.cancel()
+		w.cancel(err)
 	}
-	return err
+	return w.err
 }
 
 // serve runs the handler; what it panics with ends there.
@@ -312,17 +436,66 @@ func (w *responseWriter) serve(h http.Handler, r *http.Request) {
 	h.ServeHTTP(w, r)
 }
 
+// Waits for an engine, or a client, that takes nothing.
+const (
+	// endPatience bounds the end of a response, as long as neither the handler nor
+	// [WithHTTPWriteTimeout] gives it less.
+	endPatience = 10 * time.Second
+
+	// endedPatience bounds writes without progress of a handler whose invocation has
+	// ended. It may go on for a client that reads: the engine keeps the channel.
+	endedPatience = 2 * time.Second
+)
+
+// endStream closes the stream and joins the heartbeat. An end that the engine does not
+// take in time is not lost: it sees the connection end instead, which says the same.
+func (w *responseWriter) endStream() {
+	defer w.settle()
+	if w.stream.end.socket() == nil { // Close would open it
+		w.stream.end.abort()
+		return
+	}
+	patience := endPatience
+	if stall := w.client.cfg.httpWriteTimeout; !w.bounded && stall > 0 {
+		patience = min(patience, stall)
+	}
+	if w.invocation.Err() != nil {
+		patience = min(patience, endedPatience)
+	}
+	until := time.Now().Add(patience)
+	if !w.deadline.IsZero() && w.deadline.Before(until) {
+		until = w.deadline
+	}
+	_ = w.stream.SetWriteDeadline(until)
+	if w.beat != nil {
+		close(w.beat.stop)
+		timer := time.NewTimer(time.Until(until))
+		select {
+		case <-w.beat.done:
+		case <-timer.C: // Close breaks the probe off
+		}
+		timer.Stop()
+	}
+	err := w.stream.Close()
+	if w.beat != nil {
+		<-w.beat.done
+	}
+	if err != nil && w.failure() == nil && !w.panicked && !errors.Is(err, os.ErrDeadlineExceeded) {
+		w.client.log.LogAttrs(w.ctx, slog.LevelWarn, "iii: response ended badly", slog.String("route", w.route), slog.Any("error", err))
+	}
+}
+
 // finish is the function's result: the response, or nil if it was streamed.
 func (w *responseWriter) finish() (any, error) {
 	if w.stream != nil {
-		err := w.stream.Close()
-		if w.err == nil && !w.panicked && err != nil {
-			w.client.log.LogAttrs(w.ctx, slog.LevelWarn, "iii: response ended badly", slog.String("route", w.route), slog.Any("error", err))
+		w.endStream()
+		if !w.begun { // nothing else answers the client
+			return nil, w.failure()
 		}
 		return nil, nil
 	}
-	if w.err != nil {
-		return nil, w.err
+	if err := w.usable(); err != nil {
+		return nil, err
 	}
 	if w.panicked {
 		return bufferedResponse{StatusCode: http.StatusInternalServerError, Headers: []string{plainText}, Body: http.StatusText(http.StatusInternalServerError) + "\n"}, nil
@@ -331,9 +504,7 @@ func (w *responseWriter) finish() (any, error) {
 		w.WriteHeader(http.StatusOK)
 	}
 	if w.mustStream() {
-		if err := w.startStream(); err != nil {
-			return nil, err
-		}
+		_ = w.startStream()
 		return w.finish()
 	}
 	if w.head && w.length < 0 && w.written > 0 {
