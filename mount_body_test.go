@@ -32,8 +32,12 @@ type routeCall struct {
 
 func newRouteCall(t *testing.T, method, path string, h http.Handler) *routeCall {
 	t.Helper()
-	e := iiitest.Start(t)
-	c, err := iii.New(e.URL())
+	return newRouteCallTo(t, iiitest.Start(t), method, path, h)
+}
+
+func newRouteCallTo(t *testing.T, e *iiitest.Engine, method, path string, h http.Handler, opts ...iii.Option) *routeCall {
+	t.Helper()
+	c, err := iii.New(e.URL(), opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
