@@ -343,6 +343,8 @@ func (x *exchange) stream(head streamedHead) {
 	// The body may still be on its way to the function. Without this the server
 	// would read up to 256 KiB of it here, and drop them.
 	_ = control.EnableFullDuplex()
+	// A client that has left does not read what is being written to it.
+	defer context.AfterFunc(x.r.Context(), func() { _ = control.SetWriteDeadline(time.Unix(1, 0)) })()
 	x.rw.WriteHeader(head.status)
 	for data := head.first; ; {
 		if data != nil { // an empty frame sends the head
