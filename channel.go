@@ -98,8 +98,9 @@ func (c *Client) OpenReader(ctx context.Context, ref StreamChannelRef) (*Channel
 
 // channelEnd is what both ends have in common: a socket that is opened once.
 type channelEnd struct {
-	client *Client
-	ref    StreamChannelRef
+	client     *Client
+	ref        StreamChannelRef
+	sendBuffer int // of the socket; 0 is that of the system
 
 	opening channelLock // held while it is connected
 
@@ -236,6 +237,9 @@ func (e *channelEnd) open(ctx context.Context, direction string) error {
 		return e.failed
 	}
 	e.conn, e.net = sock.conn, sock.net
+	if conn, ok := sock.net.Conn.(interface{ SetWriteBuffer(int) error }); ok && e.sendBuffer > 0 {
+		_ = conn.SetWriteBuffer(e.sendBuffer) // or progress is seen later
+	}
 	e.pumping.Go(func() { e.onOpen(sock.conn) })
 	return nil
 }

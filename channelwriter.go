@@ -106,13 +106,19 @@ func (w *ChannelWriter) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
+// progressBuffer is the send buffer of a socket whose progress is watched. A system that
+// chooses by itself may take megabytes, and lets nothing more in until a third is free:
+// who reads a few kilobytes a second would seem to read nothing for minutes.
+const progressBuffer = 256 << 10
+
 // limitStall lets frames fail that make no progress for so long, until a deadline is set.
-// 0 is none.
+// 0 is none. It is for a writer that is not open yet.
 func (w *ChannelWriter) limitStall(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.stall = d
-	w.applyLimit()
+	if w.stall = d; d > 0 {
+		w.end.sendBuffer = progressBuffer
+	}
 }
 
 // hurryUp lets frames fail that make no progress for so long, whatever was set.
@@ -139,7 +145,7 @@ func (w *ChannelWriter) applyLimit() {
 	}
 	limit := writeLimit{deadline: w.until, stall: w.stall}
 	switch {
-	case w.probing && w.bounded && w.until.IsZero():
+	case w.probing && (w.stall == 0 || w.bounded && w.until.IsZero()): // none is wanted
 		limit = writeLimit{}
 	case w.probing && w.until.After(time.Now().Add(w.stall)):
 		limit.stall = 0
@@ -340,6 +346,7 @@ func (w *ChannelWriter) expired() error {
 // writer that was never used is opened for that, unless its Ref was given away.
 // A Write that waits is broken off. Further calls return nil.
 func (w *ChannelWriter) Close() error {
+	defer w.deadline.set(time.Time{})
 	if !w.writing.tryLock() { // somebody writes
 		w.fail(ErrChannelClosed)
 		w.end.abort()
@@ -372,7 +379,6 @@ func (w *ChannelWriter) Close() error {
 	}
 	w.fail(ErrChannelClosed)
 	w.end.abort()
-	w.deadline.set(time.Time{})
 	return err
 }
 

@@ -27,8 +27,10 @@ import (
 // from path and query parameters (of a repeated query key the engine delivers the
 // last value), r.PathValue knows the path's parameters, decoded, and the body is
 // read from a channel as it comes. r.RemoteAddr is empty: the engine does not tell
-// it. r.Context ends with the invocation's, and when a streamed response finds that
-// its client has gone.
+// it. r.Context ends with the invocation's, and when the client of a streamed response has
+// left, which is looked for while the handler is idle, too: see [WithStreamHeartbeat].
+// [http.ResponseController] has deadlines; [WithHTTPWriteTimeout] is the default of the one
+// for writes.
 //
 // A response that ends before it is flushed, and fits in 64 KiB, goes as one
 // value, whose headers may repeat. A larger or flushed one is streamed; of a
@@ -366,6 +368,7 @@ func (w *responseWriter) startHeartbeat(every time.Duration) *heartbeat {
 			next, err := w.stream.probe(keepalive, every)
 			if err != nil {
 				_ = w.broken(err)
+				w.stream.end.abort()
 				return
 			}
 			timer.Reset(next)

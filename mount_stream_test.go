@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -159,7 +160,7 @@ func TestR25StuckVisitorsHoldNobodyBeyondTheirDeadline(t *testing.T) {
 			var err error
 			flush := http.NewResponseController(w).Flush
 			last := time.Now()
-			for chunk := make([]byte, 1<<10); err == nil; {
+			for chunk := make([]byte, 4<<10); err == nil; {
 				last = time.Now()
 				if _, err = w.Write(chunk); err == nil {
 					err = flush()
@@ -776,7 +777,7 @@ func TestMountedReverseProxyOfEvents(t *testing.T) {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	defer transport.CloseIdleConnections()
-	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, Transport: transport, FlushInterval: -1}
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, Transport: transport, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0)}
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
 			t.Error(err)

@@ -344,9 +344,9 @@ func WithStreamHeartbeat(d time.Duration) Option {
 //
 // A write that makes no progress for that long fails with os.ErrDeadlineExceeded and ends
 // the response and the context of the request; so does a probe ([WithStreamHeartbeat]). A
-// response as a whole may take any time, as long as the client reads. Progress is seen when
-// the engine takes up to 64 KiB more, and sockets on the way hold more than that: leave a
-// client the time to read some hundred KiB. A handler replaces the limit for its response
+// response as a whole may take any time, as long as the client reads. Progress shows in
+// steps of up to half a MiB, which is what sockets on the way hold: leave a client the time
+// to read that much. A handler replaces the limit for its response
 // with SetWriteDeadline of [http.ResponseController]; the zero time is no limit then.
 func WithHTTPWriteTimeout(d time.Duration) Option {
 	return func(c *config) error {

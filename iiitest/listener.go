@@ -30,10 +30,15 @@ func newServer(addr, memoryAddr string, h http.Handler) (*server, error) {
 		addr: memoryAddr,
 		http: &http.Server{Handler: h, ReadHeaderTimeout: handshakeTimeout, ErrorLog: silentLog},
 	}
-	s.http.ConnState = func(_ net.Conn, state http.ConnState) {
+	s.http.ConnState = func(conn net.Conn, state http.ConnState) {
 		switch state {
 		case http.StateNew: // comes from Serve, so before it returns
 			s.conns.Add(1)
+			if tcp, ok := conn.(*net.TCPConn); ok {
+				// As over a network. On the loopback the system takes megabytes, and a
+				// client that reads slowly seems to read nothing for a long time.
+				_ = tcp.SetWriteBuffer(128 << 10)
+			}
 		case http.StateClosed, http.StateHijacked:
 			s.conns.Done()
 		}
