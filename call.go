@@ -133,6 +133,16 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	if inv.namespace = cfg.namespace; inv.namespace == "" {
 		inv.namespace = c.namespaceOf(inv.functionID)
 	}
+	if inv.functionID == registerTriggerFunction && (inv.namespace == "" || inv.namespace == defaultNamespace) {
+		raw, err := rawOf(in)
+		if err == nil {
+			err = checkRegisterTrigger(raw)
+		}
+		if err != nil {
+			return fail(err)
+		}
+		in = raw
+	}
 	inv.traceparent, inv.baggage = InjectTraceparent(ctx), InjectBaggage(ctx)
 
 	r := c.out.newRequest(inv.action != actionVoid, cfg.timeout)

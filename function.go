@@ -49,11 +49,15 @@ type Function struct {
 func (f *Function) ID() string { return f.id }
 
 // Err is the engine's refusal, a *[RejectedError], if another live worker owns
-// the function's id in this namespace; then this worker does not serve it. Each
-// new connection tries again. Nil while nothing is known.
+// the function's id in this namespace; then this worker does not serve it. Of the
+// function of an HTTP route it is also the refusal of the route, an *[Error]. Each new
+// connection tries again. Nil while nothing is known.
 func (f *Function) Err() error {
 	if err := f.refused.Load(); err != nil {
 		return err
+	}
+	if f.trigger != nil {
+		return f.trigger.Err()
 	}
 	return nil
 }

@@ -3,17 +3,25 @@ package iii
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"reflect"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // HandleHTTP serves an HTTP route with a typed handler: it registers a function
-// under the id "http::" + method + path and the trigger that binds it. path is
-// the engine's: "/items/:id", whose parameters are in PathParams as raw path
-// segments; wildcards are refused, for the engine does not deliver what they
-// match. The body is decoded into In if the content type contains
+// under the id "http::" + method + path and the trigger that binds it. A segment of
+// path that begins with a colon, as in "/items/:id", is a parameter: a whole segment,
+// named by letters, digits and underscores, found in PathParams as it was sent. The rest
+// is registered percent-encoded, as clients send it: "/café" as "/caf%C3%A9". What no
+// request would match is an error: wildcards, whose values the engine does not deliver; the
+// segments "." and ".."; characters that some clients encode and others do not; and the
+// method OPTIONS, which the engine answers itself. [Function.Err] reports the engine's
+// refusal of the route. The body is decoded into In if the content type contains
 // application/json, else Body is the zero value; JSON that is no In is answered
 // with a 400. A nil response is a 204.
 func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Context, *HTTPRequest[In]) (*HTTPResponse[Out], error), opts ...FunctionOption) (*Function, error) {
@@ -69,7 +77,8 @@ func noContent(headers map[string]string) bufferedResponse {
 // registerRoute registers a function and its route as one: both or neither.
 func (c *Client) registerRoute(method, path string, h HandlerFunc, types functionSchemas, opts []FunctionOption) (*Function, error) {
 	method = strings.ToUpper(method)
-	if err := checkHTTPRoute(method, path); err != nil {
+	path, err := routePath(method, path)
+	if err != nil {
 		return nil, fmt.Errorf("iii: %w", err)
 	}
 	if !strings.HasPrefix(path, "/") {
@@ -94,36 +103,91 @@ func (c *Client) registerRoute(method, path string, h HandlerFunc, types functio
 	return f, nil
 }
 
-// checkHTTPRoute refuses what the engine accepts and never routes, or crashes
-// on.
-func checkHTTPRoute(method, path string) error {
+// routePath returns the path of a route as clients send it, percent-encoded, since the
+// engine compares that text. It rejects what the engine accepts and never routes, or
+// crashes on.
+func routePath(method, path string) (string, error) {
 	switch strings.ToUpper(method) {
-	case "", "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS":
+	case "", "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD":
+	case "OPTIONS":
+		return "", errors.New("HTTP method OPTIONS: the engine answers it itself, as a CORS preflight, and calls no function")
 	default:
-		return fmt.Errorf("HTTP method %q is none of GET, POST, PUT, DELETE, PATCH, HEAD, OPTIONS", method)
+		return "", fmt.Errorf("HTTP method %q is none of GET, POST, PUT, DELETE, PATCH, HEAD", method)
 	}
 	if path == "" {
-		return fmt.Errorf("HTTP route has no path")
+		return "", errors.New("HTTP route has no path")
 	}
 	if strings.Contains(path, "://") {
-		return fmt.Errorf("HTTP path %q is an address: leave out scheme and host", path)
+		return "", fmt.Errorf("HTTP path %q is an address: leave out scheme and host", path)
 	}
-	if strings.ContainsAny(path, "?# \t\r\n") {
-		return fmt.Errorf("HTTP path %q holds a character that no path has", path)
+	if !utf8.ValidString(path) {
+		return "", fmt.Errorf("HTTP path %q is no UTF-8", path)
 	}
+	segments := strings.Split(path, "/")
 	seen := map[string]bool{}
-	for segment := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
-		switch {
-		case strings.ContainsAny(segment, "*{}"):
-			return fmt.Errorf("HTTP path %q: segment %q is a wildcard; the engine delivers only :name parameters", path, segment)
-		case segment == ":":
-			return fmt.Errorf("HTTP path %q has a parameter without a name", path)
-		case strings.HasPrefix(segment, ":"):
-			if seen[segment] {
-				return fmt.Errorf("HTTP path %q names the parameter %q twice", path, segment[1:])
-			}
-			seen[segment] = true
+	for i, segment := range segments {
+		if strings.ContainsAny(segment, "*{}") {
+			return "", fmt.Errorf("HTTP path %q: segment %q is a wildcard; the engine delivers only :name parameters", path, segment)
 		}
+		name, ok := strings.CutPrefix(segment, ":")
+		if !ok {
+			var err error
+			if segments[i], err = encodeSegment(segment); err != nil {
+				return "", fmt.Errorf("HTTP path %q: %w", path, err)
+			}
+			continue
+		}
+		switch {
+		case name == "":
+			return "", fmt.Errorf("HTTP path %q has a parameter without a name", path)
+		case strings.ContainsFunc(name, func(r rune) bool {
+			return r != '_' && !unicode.IsLetter(r) && !unicode.IsMark(r) && !unicode.IsDigit(r)
+		}):
+			return "", fmt.Errorf("HTTP path %q: a parameter is a whole segment, and %q is no name of letters, digits and underscores", path, name)
+		case seen[name]:
+			return "", fmt.Errorf("HTTP path %q names the parameter %q twice", path, name)
+		}
+		seen[name] = true
 	}
-	return nil
+	return strings.Join(segments, "/"), nil
+}
+
+// encodeSegment encodes a literal segment as clients do (RFC 3986, 6.2.2).
+func encodeSegment(segment string) (string, error) {
+	var b strings.Builder
+	for i := 0; i < len(segment); i++ {
+		c, encoded := segment[i], false
+		if c == '%' {
+			var ok bool
+			if c, ok = percentDecoded(segment[i:]); !ok {
+				return "", fmt.Errorf("segment %q has a %% that begins no percent-encoded byte; the character itself is %%25", segment)
+			}
+			i, encoded = i+2, true
+		}
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', isDigit(c), strings.IndexByte("-._~", c) >= 0,
+			!encoded && strings.IndexByte("!$&'()+,;=:@", c) >= 0:
+			b.WriteByte(c)
+			continue
+		case encoded:
+		case c <= ' ', c == 0x7f, c == '?', c == '#':
+			return "", fmt.Errorf("segment %q holds a character that no path has", segment)
+		case strings.IndexByte(`|^[]\`, c) >= 0:
+			return "", fmt.Errorf("segment %q: some clients encode %q and others do not; write %%%02X to match those that do", segment, c, c)
+		}
+		fmt.Fprintf(&b, "%%%02X", c)
+	}
+	if s := b.String(); s != "." && s != ".." {
+		return s, nil
+	}
+	return "", fmt.Errorf("clients resolve the segment %q before they send a path", segment)
+}
+
+// percentDecoded is the byte that the three characters at the beginning of s stand for.
+func percentDecoded(s string) (byte, bool) {
+	if len(s) < 3 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s[1:3], 16, 8)
+	return byte(n), err == nil
 }

@@ -4,6 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -73,5 +77,373 @@ func TestTypedRouteWithoutContent(t *testing.T) {
 				t.Errorf("result (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// fatalPaths make a running engine panic at every later registration of a route.
+var fatalPaths = []string{
+	"/q/{*rest}/", "/q/{", "/q/}", "/q/{a}{b}", "/q/a{b}c", "/q/{}", "/q/:", "/q/{*}", "/q/*x",
+	"*x", "q/*", "/{*a}/{*b}", "/{*rest}/x", "/{a}x", "/q/:a*b", "/q/:{", "/q/:}", "/q/:*", "/{{{", "/q/:*x/y", "/{a/b}",
+	strings.Repeat("/:a", 26),
+}
+
+// harmlessPaths look like those, and a running engine takes them.
+var harmlessPaths = []string{
+	"/q/:a:b", "/q/:a/:a", "/q/{{x}}", "/q/:{x}", "`", "/q/:*x", "/q/{a:b}", "/q/\x00",
+	"/q/x{a}", "/q/{*rest}", "/%7Bx", "/q/%7D", "/x*", strings.Repeat("/:a", 25),
+}
+
+// ownRoute is a config that a program declares itself.
+type ownRoute struct {
+	Path string `json:"api_path"`
+}
+
+func (ownRoute) TriggerType() string { return "http" }
+
+// ownRoutePointer is one by pointer.
+type ownRoutePointer struct{ path string }
+
+func (*ownRoutePointer) TriggerType() string            { return "http" }
+func (r *ownRoutePointer) MarshalJSON() ([]byte, error) { return json.Marshal(ownRoute{r.path}) }
+
+// wrappedRoute is an HTTPTriggerConfig with more.
+type wrappedRoute struct {
+	iii.HTTPTriggerConfig
+	Note string
+}
+
+// anyRoutes registers a path in the ways in which the engine reads it as it is.
+var anyRoutes = map[string]func(c *iii.Client, path string) error{
+	"custom trigger":          routeTrigger(func(path string) any { return map[string]any{"api_path": path} }),
+	"custom trigger, struct":  routeTrigger(func(path string) any { return ownRoute{path} }),
+	"custom trigger, raw":     routeTrigger(func(path string) any { return rawRoute(`{"http_method":"GET","api_path":%}`, path) }),
+	"custom trigger, pointer": routeTrigger(func(path string) any { raw := rawRoute(`{"api_path":%}`, path); return &raw }),
+	"escaped key":             routeTrigger(func(path string) any { return rawRoute(`{"api\u005fpath":%}`, path) }),
+	"key twice":               routeTrigger(func(path string) any { return rawRoute(`{"api_path":"/ok","api_path":%}`, path) }),
+	"key in two spellings":    routeTrigger(func(path string) any { return rawRoute(`{"api_path":%,"API_PATH":"/ok","Api_Path":null}`, path) }),
+	"other members of any kind": routeTrigger(func(path string) any {
+		return rawRoute(` { "x" : {"api_path":1}, "api_path" : % , "y":[1e300]} `, path)
+	}),
+	"own type":            func(c *iii.Client, path string) error { _, err := c.Trigger("f", ownRoute{path}); return err },
+	"pointer to own type": func(c *iii.Client, path string) error { _, err := c.Trigger("f", &ownRoute{path}); return err },
+	"own pointer type":    func(c *iii.Client, path string) error { _, err := c.Trigger("f", &ownRoutePointer{path}); return err },
+	"wrapped type": func(c *iii.Client, path string) error {
+		_, err := c.Trigger("f", wrappedRoute{HTTPTriggerConfig: iii.HTTPTriggerConfig{APIPath: path}})
+		return err
+	},
+	"provider in default": func(c *iii.Client, path string) error {
+		_, err := c.Trigger("f", ownRoute{path}, iii.WithTriggerProviderNamespace("default"))
+		return err
+	},
+}
+
+func routeTrigger(config func(path string) any) func(*iii.Client, string) error {
+	return func(c *iii.Client, path string) error {
+		_, err := c.Trigger("f", iii.CustomTrigger{Type: "http", Config: config(path)})
+		return err
+	}
+}
+
+// rawRoute puts a path in the place of the percent sign.
+func rawRoute(format, path string) json.RawMessage {
+	quoted, _ := json.Marshal(path)
+	return json.RawMessage(strings.Replace(format, "%", string(quoted), 1))
+}
+
+func TestRoutesThatBreakTheEngineAreRefused(t *testing.T) {
+	typed := func(context.Context, *iii.HTTPRequest[any]) (*iii.HTTPResponse[any], error) { return nil, nil }
+	ways := map[string]func(c *iii.Client, path string) error{
+		"typed": func(c *iii.Client, path string) error { _, err := iii.HandleHTTP(c, "GET", path, typed); return err },
+		"mounted": func(c *iii.Client, path string) error {
+			_, err := c.MountHTTP("post", path, http.NotFoundHandler())
+			return err
+		},
+		"config": func(c *iii.Client, path string) error {
+			_, err := c.Trigger("f", iii.HTTPTriggerConfig{APIPath: path})
+			return err
+		},
+		"pointer to config": func(c *iii.Client, path string) error {
+			_, err := c.Trigger("f", &iii.HTTPTriggerConfig{APIPath: path})
+			return err
+		},
+		"call": func(c *iii.Client, path string) error {
+			return c.Call(t.Context(), "engine::register_trigger", map[string]any{"trigger_type": "http", "function_id": "f", "config": ownRoute{path}}, nil)
+		},
+		"call in default": func(c *iii.Client, path string) error {
+			in := rawRoute(`{"trigger\u005ftype":"http","function_id":"f","config":{"api\u005fpath":%},"trigger_namespace":null}`, path)
+			return c.Call(t.Context(), "engine::register_trigger", in, nil, iii.InNamespace("default"))
+		},
+		"call with a list": func(c *iii.Client, path string) error {
+			return c.Call(t.Context(), "engine::register_trigger", []any{"http", "f", ownRoute{path}}, nil)
+		},
+		"send": func(c *iii.Client, path string) error {
+			return c.Send(t.Context(), "engine::register_trigger", map[string]any{"trigger_type": "http", "function_id": "f", "config": ownRoute{path}, "trigger_namespace": "default"})
+		},
+		"enqueue": func(c *iii.Client, path string) error {
+			_, err := c.Enqueue(t.Context(), "default", "engine::register_trigger", map[string]any{"trigger_type": "http", "function_id": "f", "config": ownRoute{path}})
+			return err
+		},
+	}
+	for name, way := range anyRoutes {
+		ways[name] = way
+	}
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			e := iiitest.Start(t)
+			c := newWorker(t, e)
+			mustConnect(t, c)
+			for _, path := range fatalPaths {
+				err := way(c, path)
+				if err == nil || !strings.HasPrefix(err.Error(), "iii: ") {
+					t.Errorf("%q: got %v, want a refusal", path, err)
+				}
+			}
+			if _, err := c.Health(t.Context()); err != nil { // everything before it has left
+				t.Fatal(err)
+			}
+			for _, f := range e.Frames() {
+				if f.Type() == "registertrigger" || strings.Contains(string(f.Message), `"engine::register_trigger"`) {
+					t.Errorf("the engine is sent %s", f.Message)
+				}
+			}
+		})
+	}
+}
+
+// What a running engine takes is refused neither here nor by the development engine,
+// whatever it looks like.
+func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
+	for name, way := range anyRoutes {
+		t.Run(name, func(t *testing.T) {
+			for _, path := range harmlessPaths {
+				c := newWorker(t, iiitest.Start(t))
+				if err := way(c, path); err != nil {
+					t.Errorf("%q: %v", path, err)
+				}
+			}
+		})
+	}
+	e := iiitest.Start(t)
+	c := newWorker(t, e)
+	mustConnect(t, c)
+	for i, path := range harmlessPaths {
+		config := ownRoute{"/" + strings.Repeat("a", i) + "/" + path} // each at a place of its own
+		if err := c.Call(t.Context(), "engine::register_trigger", map[string]any{"trigger_type": "http", "function_id": "f", "config": config}, nil); err != nil {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+}
+
+// The last of two members counts, in the exact spelling, and the type decides who reads a
+// config.
+func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
+	for name, trigger := range map[string]iii.TriggerConfig{
+		"a later path":         iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/q/{","api_path":"/ok"}`)},
+		"another spelling":     iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/ok","API_PATH":"/q/{"}`)},
+		"a member of a member": iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/ok","x":{"api_path":"/q/{"}}`)},
+		"a list":               iii.CustomTrigger{Type: "http", Config: json.RawMessage(`["/q/{"]`)},
+		"a path that is none":  iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":["/q/{"]}`)},
+		"null in the end":      iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/q/{","api_path":null}`)},
+		"another type":         iii.CustomTrigger{Type: "shop::http", Config: ownRoute{"/q/{"}},
+		"no config":            iii.CustomTrigger{Type: "http"},
+	} {
+		c := newWorker(t, iiitest.Start(t))
+		if _, err := c.Trigger("f", trigger); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// A provider that is named and is not the engine is a worker.
+	c := newWorker(t, iiitest.Start(t))
+	if _, err := c.Trigger("f", ownRoute{"/q/{"}, iii.WithTriggerProviderNamespace("shop")); err != nil {
+		t.Error(err)
+	}
+	mustConnect(t, c)
+	for _, input := range []string{
+		`{"trigger_type":"http","function_id":"f","config":{"api_path":"/q/{"},"trigger_namespace":"shop"}`,
+		`{"trigger_type":"shop::http","function_id":"f","config":{"api_path":"/q/{"}}`,
+		`{"trigger_type":"subscribe","function_id":"f","config":{"topic":"t","api_path":"/q/{"}}`,
+	} {
+		if err := c.Call(t.Context(), "engine::register_trigger", json.RawMessage(input), nil); err != nil {
+			t.Errorf("%s: %v", input, err)
+		}
+	}
+}
+
+// Other configs that end the engine's task are refused in a call, too.
+func TestStreamTriggersWithoutAStreamAreRefused(t *testing.T) {
+	c := newWorker(t, iiitest.Start(t))
+	mustConnect(t, c)
+	for _, config := range []string{`{}`, `null`, `{"stream_name":""}`, `{"stream_name":1}`, `{"STREAM_NAME":"s"}`, `{"stream_name":"s","stream_name":null}`, `[]`} {
+		if _, err := c.Trigger("f", iii.CustomTrigger{Type: "stream", Config: json.RawMessage(config)}); err == nil || !strings.Contains(err.Error(), "no stream_name") {
+			t.Errorf("trigger with %s: got %v", config, err)
+		}
+		in := json.RawMessage(`{"trigger_type":"stream","function_id":"f","config":` + config + `}`)
+		if err := c.Call(t.Context(), "engine::register_trigger", in, nil); err == nil || !strings.Contains(err.Error(), "no stream_name") {
+			t.Errorf("call with %s: got %v", config, err)
+		}
+	}
+	in := json.RawMessage(`{"trigger_type":"stream","function_id":"f","config":{"stream_name":"s"}}`)
+	if err := c.Call(t.Context(), "engine::register_trigger", in, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// routeWays register a route whose path the package may encode, with a handler that answers
+// with the path and the parameter id of the request.
+var routeWays = map[string]func(c *iii.Client, method, path string) (*iii.Function, error){
+	"typed": func(c *iii.Client, method, path string) (*iii.Function, error) {
+		return iii.HandleHTTP(c, method, path, func(_ context.Context, r *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
+			return &iii.HTTPResponse[string]{StatusCode: 200, Headers: map[string]string{"content-type": "text/plain"}, Body: r.Path + " " + r.PathParams["id"]}, nil
+		})
+	},
+	"mounted": func(c *iii.Client, method, path string) (*iii.Function, error) {
+		return c.MountHTTP(method, path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, r.URL.Path+" "+r.PathValue("id"))
+		}))
+	},
+	"trigger": func(c *iii.Client, method, path string) (*iii.Function, error) {
+		f, err := iii.Handle(c, "f", func(_ context.Context, r iii.HTTPRequest[any]) (any, error) {
+			return map[string]any{"headers": map[string]string{"content-type": "text/plain"}, "body": r.Path + " " + r.PathParams["id"]}, nil
+		})
+		if err == nil {
+			_, err = c.Trigger("f", &iii.HTTPTriggerConfig{HTTPMethod: method, APIPath: path})
+		}
+		return f, err
+	},
+}
+
+// The engine compares a path as it was sent, so a route is registered as clients send it.
+func TestRoutesAreRegisteredAsClientsSendThem(t *testing.T) {
+	for _, test := range []struct{ path, registered, request, id string }{
+		{"/caf\u00e9", "/caf%C3%A9", "/caf%C3%A9", ""},
+		{"/\u65e5\u672c/list", "/%E6%97%A5%E6%9C%AC/list", "/%E6%97%A5%E6%9C%AC/list", ""},
+		{"/e\u0301/\U0001F600", "/e%CC%81/%F0%9F%98%80", "/e%CC%81/%F0%9F%98%80", ""},
+		{`/a"b`, "/a%22b", "/a%22b", ""},
+		{"/a<b>`", "/a%3Cb%3E%60", "/a%3Cb%3E%60", ""},
+		{"/caf%c3%a9", "/caf%C3%A9", "/caf%C3%A9", ""},
+		{"/a%2fb", "/a%2Fb", "/a%2Fb", ""},
+		{"/a%20b%7c%5e", "/a%20b%7C%5E", "/a%20b%7C%5E", ""},
+		{"/%7Bx%7D", "/%7Bx%7D", "/%7Bx%7D", ""},
+		{"/%61%2D%7eb", "/a-~b", "/a-~b", ""},
+		{"/%3Aid", "/%3Aid", "/%3Aid", ""},
+		{"/100%25", "/100%25", "/100%25", ""},
+		{"/it's!(1)&$,;=+@", "/it's!(1)&$,;=+@", "/it's!(1)&$,;=+@", ""},
+		{"/items:batch", "/items:batch", "/items:batch", ""},
+		{"/.well-known/..x", "/.well-known/..x", "/.well-known/..x", ""},
+		{"/a//b", "/a//b", "/a//b", ""},
+		{"//a", "//a", "//a", ""},
+		{"/a/", "/a/", "/a/", ""},
+		{"/", "/", "/", ""},
+		{"a/\u00e9", "/a/%C3%A9", "/a/%C3%A9", ""},
+		{"/caf\u00e9/:id", "/caf%C3%A9/:id", "/caf%C3%A9/7", "7"},
+		{"/:id/", "/:id/", "/7/", "7"},
+		{"/:id/:na\u00efve_2", "/:id/:na\u00efve_2", "/7/8", "7"},
+	} {
+		for name, register := range routeWays {
+			t.Run(name+" "+test.path, func(t *testing.T) {
+				e := iiitest.Start(t)
+				c := newWorker(t, e)
+				f, err := register(c, "GET", test.path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				mustConnect(t, c)
+				if want := "http::GET" + test.registered; name != "trigger" && f.ID() != want {
+					t.Errorf("function id %q, want %q", f.ID(), want)
+				}
+				want := test.registered + " " + test.id
+				if name == "mounted" {
+					path, err := url.PathUnescape(test.request)
+					if err != nil {
+						t.Fatal(err)
+					}
+					want = path + " " + test.id
+				}
+				if got := fetch(t, e.HTTPURL(), "GET", test.request, "", ""); got.Status != 200 || strings.TrimPrefix(got.Body, "/") != strings.TrimPrefix(want, "/") {
+					t.Errorf("GET %s: %d %q, want %q", test.request, got.Status, got.Body, want)
+				}
+			})
+		}
+	}
+}
+
+func TestRoutesThatNoRequestMatchesAreRefused(t *testing.T) {
+	for _, test := range []struct{ method, path, want string }{
+		{"OPTIONS", "/a", "CORS preflight"},
+		{"options", "/a", "CORS preflight"},
+		{"TRACE", "/a", "is none of"},
+		{"BREW", "/pot", "is none of"},
+		{" GET", "/a", "is none of"},
+		{"GET", "", "no path"},
+		{"GET", "http://example.com/a", "is an address"},
+		{"GET", "/a?b", "a character that no path has"},
+		{"GET", "/a#b", "a character that no path has"},
+		{"GET", "/a b", "a character that no path has"},
+		{"GET", "/a\x00", "a character that no path has"},
+		{"GET", "/a\x7f", "a character that no path has"},
+		{"GET", "/a\xff", "no UTF-8"},
+		{"GET", "/a|b", `some clients encode '|' and others do not; write %7C`},
+		{"GET", "/a^b", "write %5E"},
+		{"GET", "/a[b]", "write %5B"},
+		{"GET", `/a\b`, "write %5C"},
+		{"GET", "/100%", "begins no percent-encoded byte"},
+		{"GET", "/a%zz", "begins no percent-encoded byte"},
+		{"GET", "/a%2", "begins no percent-encoded byte"},
+		{"GET", "/a%+1", "begins no percent-encoded byte"},
+		{"GET", "/a/./b", `resolve the segment "."`},
+		{"GET", "/a/..", `resolve the segment ".."`},
+		{"GET", "/a/%2e%2E/b", `resolve the segment "%2e%2E"`},
+		{"GET", "/:id.json", "a parameter is a whole segment"},
+		{"GET", "/:id:cancel", "a parameter is a whole segment"},
+		{"GET", "/:id-:rest", "a parameter is a whole segment"},
+		{"GET", "/:id%20", "a parameter is a whole segment"},
+		{"GET", "/: id", "a parameter is a whole segment"},
+		{"GET", "/a/:", "without a name"},
+		{"GET", "/:x/:x", "twice"},
+		{"GET", "/a/*rest", "is a wildcard"},
+		{"GET", "/a*", "is a wildcard"},
+		{"GET", "/a/{id}", "is a wildcard"},
+	} {
+		for name, register := range routeWays {
+			c := newWorker(t, iiitest.Start(t))
+			if _, err := register(c, test.method, test.path); err == nil || !strings.HasPrefix(err.Error(), "iii: ") || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s %s %q: got %v, want %q", name, test.method, test.path, err, test.want)
+			}
+		}
+	}
+	if _, err := newWorker(t, iiitest.Start(t)).MountHTTP("GET", "/nil", nil); err == nil {
+		t.Error("a nil handler is accepted")
+	}
+}
+
+func TestTwoSpellingsOfOneRouteAreOneFunction(t *testing.T) {
+	c := newWorker(t, iiitest.Start(t))
+	if _, err := c.MountHTTP("GET", "/caf\u00e9", http.NotFoundHandler()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.MountHTTP("GET", "caf%c3%a9", http.NotFoundHandler()); err == nil || !strings.Contains(err.Error(), "registered already") {
+		t.Errorf("got %v, want that it is registered", err)
+	}
+}
+
+// Of a route there is only the function: it tells what became of both.
+func TestFunctionErrIsTheRefusalOfItsRoute(t *testing.T) {
+	e := iiitest.Start(t)
+	c := newWorker(t, e)
+	first, err := c.MountHTTP("GET", "/orders/:id", http.NotFoundHandler())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := c.MountHTTP("GET", "/orders/:number", http.NotFoundHandler())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustConnect(t, c)
+	var refusal *iii.Error
+	if err := second.Err(); !errors.As(err, &refusal) || refusal.Code != "trigger_registration_failed" || !strings.Contains(refusal.Message, "conflicts") {
+		t.Errorf("the refused route: %v", err)
+	}
+	if err := first.Err(); err != nil {
+		t.Errorf("the route that is served: %v", err)
 	}
 }

@@ -253,22 +253,6 @@ func TestMountedServerSentEvents(t *testing.T) {
 	}
 }
 
-func TestMountHTTPRefusesBadRoutes(t *testing.T) {
-	c, err := iii.New("ws://127.0.0.1:1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	for _, route := range [][2]string{{"GET", "/a/*rest"}, {"GET", "/a/{id}"}, {"GET", ""}, {"BREW", "/pot"}, {"GET", "/a/:"}, {"GET", "/:x/:x"}, {"GET", "/a?b"}} {
-		if _, err := c.MountHTTP(route[0], route[1], http.NotFoundHandler()); err == nil {
-			t.Errorf("%s %q is accepted", route[0], route[1])
-		}
-	}
-	if _, err := c.MountHTTP("GET", "/nil", nil); err == nil {
-		t.Error("a nil handler is accepted")
-	}
-}
-
 // lockedBuffer is a bytes.Buffer for several goroutines.
 type lockedBuffer struct {
 	mu  sync.Mutex

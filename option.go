@@ -176,10 +176,13 @@ func WithHeader(h http.Header) Option {
 	}
 }
 
-// WithTLSConfig sets the TLS configuration for wss addresses. Default: that of
-// crypto/tls. The configuration must not be changed afterwards.
+// WithTLSConfig sets the TLS configuration for wss addresses, those of channels included.
+// Default: that of crypto/tls. The client works with a copy: one that net/http uses as well
+// may be given, and later changes of it have no effect. NextProtos is not used: the client
+// offers http/1.1 alone. Certificates that are to change are returned by a callback, such
+// as GetClientCertificate.
 func WithTLSConfig(cfg *tls.Config) Option {
-	return func(c *config) error { c.tls = cfg; return nil }
+	return func(c *config) error { c.tls = cfg.Clone(); return nil }
 }
 
 // WithReconnection sets how the client connects again. Default: 1 s, doubled

@@ -88,10 +88,10 @@ func WithConnectionHeader(h http.Header) ConnectionOption {
 	}
 }
 
-// WithConnectionTLSConfig sets the TLS configuration for wss addresses. Default:
-// that of crypto/tls. The configuration must not be changed afterwards.
+// WithConnectionTLSConfig sets the TLS configuration for wss addresses, as
+// [WithTLSConfig] does for a client. Default: that of crypto/tls.
 func WithConnectionTLSConfig(cfg *tls.Config) ConnectionOption {
-	return func(c *connectionConfig) error { c.tls = cfg; return nil }
+	return func(c *connectionConfig) error { c.tls = cfg.Clone(); return nil }
 }
 
 // WithConnectionDialContext sets how connections are made: in-memory pipes, Unix

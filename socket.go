@@ -123,6 +123,17 @@ type dialer struct {
 	through     bool // what is written is not gathered, and waits for the peer without a deadline of ours
 }
 
+// webSocketTLS is a copy of cfg, nil being the default, that offers HTTP/1.1 alone, since a
+// WebSocket is nothing else here. net/http adds h2 to a configuration that it uses, and a
+// server that is offered h2 chooses it; some servers refuse who offers nothing.
+func webSocketTLS(cfg *tls.Config) *tls.Config {
+	if cfg = cfg.Clone(); cfg == nil {
+		cfg = &tls.Config{}
+	}
+	cfg.NextProtos = []string{"http/1.1"}
+	return cfg
+}
+
 // upgradeError is an answer to the handshake that is no WebSocket.
 type upgradeError struct {
 	status int
@@ -155,7 +166,7 @@ func (d dialer) dial(ctx context.Context) (*socket, error) {
 	var abort func() bool
 	dialNet := d.dialContext
 	ws := websocket.Dialer{
-		TLSClientConfig:  d.tls,
+		TLSClientConfig:  webSocketTLS(d.tls),
 		HandshakeTimeout: dialTimeout,
 		ReadBufferSize:   socketBuffer,
 		WriteBufferSize:  socketBuffer,

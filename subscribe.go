@@ -36,8 +36,8 @@ type SubscribeOptions struct {
 	URL string
 	// Header is sent with every upgrade. Default none.
 	Header http.Header
-	// TLSConfig is for wss addresses. Default: that of crypto/tls. It must not be
-	// changed afterwards.
+	// TLSConfig is for wss addresses, as for [WithTLSConfig]; each loop works with a copy
+	// made when it begins. Default: that of crypto/tls.
 	TLSConfig *tls.Config
 	// Reconnection says how to connect again, as for [WithReconnection]. The zero
 	// value is the default: for ever. MaxPendingMessages has no effect.
@@ -105,7 +105,7 @@ func newSubscriber(o SubscribeOptions, subs []StreamSubscription) (*subscriber, 
 	if err != nil {
 		return nil, err
 	}
-	s := &subscriber{dialer: dialer{url: u, tls: o.TLSConfig, dialContext: o.DialContext, readLimit: streamReadLimit}}
+	s := &subscriber{dialer: dialer{url: u, tls: o.TLSConfig.Clone(), dialContext: o.DialContext, readLimit: streamReadLimit}}
 	if s.reconnection, err = checkReconnection(o.Reconnection); err != nil {
 		return nil, fmt.Errorf("reconnection: %w", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	"github.com/google/uuid"
+
+	"github.com/iii-go/iii/internal/routepath"
 )
 
 // TriggerConfig is the config of a trigger, which knows its type. Every built-in
@@ -200,6 +202,7 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 	}
+	triggerType := cfg.TriggerType() // asked once: what is checked is what is sent
 	config, err := triggerConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
@@ -213,7 +216,7 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 			return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 		}
 	}
-	if err := checkFatal(cfg.TriggerType(), o.providerNamespace, config); err != nil {
+	if err := checkFatal(triggerType, o.providerNamespace, config); err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 	}
 	if o.id == "" {
@@ -222,16 +225,16 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if o.namespace == "" {
 		o.namespace = c.namespaceOf(functionID)
 	}
-	add, err := registrationOf(RegisterTriggerMessage{ID: o.id, TriggerType: cfg.TriggerType(), FunctionID: functionID, Config: config,
+	add, err := registrationOf(RegisterTriggerMessage{ID: o.id, TriggerType: triggerType, FunctionID: functionID, Config: config,
 		Metadata: o.metadata, Namespace: o.namespace, TriggerNamespace: o.providerNamespace})
 	if err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 	}
-	remove, err := rawOf(UnregisterTriggerMessage{ID: o.id, TriggerType: cfg.TriggerType()})
+	remove, err := rawOf(UnregisterTriggerMessage{ID: o.id, TriggerType: triggerType})
 	if err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 	}
-	if cfg.TriggerType() == (TraceTriggerConfig{}).TriggerType() {
+	if triggerType == (TraceTriggerConfig{}).TriggerType() {
 		c.tracing.watch(functionID)
 	}
 	t := &Trigger{client: c, id: o.id, onError: o.onError}
@@ -272,7 +275,8 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 	case StreamLeaveTrigger:
 		value = cfg.StreamJoinLeaveTriggerConfig
 	case HTTPTriggerConfig:
-		err = checkHTTPRoute(string(cfg.HTTPMethod), cfg.APIPath)
+		cfg.APIPath, err = routePath(string(cfg.HTTPMethod), cfg.APIPath)
+		value = cfg
 	case StreamTriggerConfig:
 		if cfg.StreamName == "" { // it crashes the engine's task
 			err = errors.New("StreamTriggerConfig has no StreamName")
@@ -300,29 +304,53 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// checkFatal refuses the configs of any Go type that end the engine's task for this
-// connection, which then answers nothing any more. A provider of another namespace
-// is a worker, to whom they may mean something.
+// checkFatal refuses the configs, of any Go type, that end the engine's task for this
+// connection, which then answers nothing any more, or its router for everybody. A provider
+// in another namespace than the engine's own, when it is named, is a worker, to whom they
+// may mean something.
 func checkFatal(triggerType, providerNamespace string, config json.RawMessage) error {
 	if providerNamespace != "" && providerNamespace != defaultNamespace {
 		return nil
 	}
-	var c struct {
-		StreamName any `json:"stream_name"`
-		APIPath    any `json:"api_path"`
-	}
-	_ = json.Unmarshal(config, &c) // what is no object the engine refuses
 	switch triggerType {
 	case "stream":
-		if name, _ := c.StreamName.(string); name == "" {
+		if textMember(config, "stream_name") == "" {
 			return errors.New("the config of a stream trigger has no stream_name")
 		}
 	case "http":
-		path, _ := c.APIPath.(string)
-		for segment := range strings.SplitSeq(path, "/") {
-			if strings.HasPrefix(segment, "*") {
-				return fmt.Errorf("HTTP path %q: segment %q is a wildcard", path, segment)
-			}
+		_, err := routepath.Parse(textMember(config, "api_path"))
+		return err
+	}
+	return nil
+}
+
+// textMember is a member of an object, "" if it is no text. The engine compares keys
+// exactly, and takes the last of those that are there twice; decoding into a struct would
+// do neither.
+func textMember(object json.RawMessage, key string) (text string) {
+	var members map[string]json.RawMessage
+	_ = json.Unmarshal(object, &members) // what is no object has none
+	_ = json.Unmarshal(members[key], &text)
+	return text
+}
+
+// registerTriggerFunction registers a trigger that outlives its caller.
+const registerTriggerFunction = "engine::register_trigger"
+
+// checkRegisterTrigger is checkFatal for the input of engine::register_trigger.
+func checkRegisterTrigger(input json.RawMessage) error {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(input, &members) == nil {
+		return checkFatal(textMember(input, "trigger_type"), textMember(input, "trigger_namespace"), members["config"])
+	}
+	// The engine takes a list of the members for the object, too, in an order that is
+	// documented nowhere.
+	var list []json.RawMessage
+	_ = json.Unmarshal(input, &list)
+	for _, item := range list {
+		var text string
+		if json.Unmarshal(item, &text) == nil && (text == "http" || text == "stream") {
+			return fmt.Errorf("the input of a trigger of type %s is an object, not a list", text)
 		}
 	}
 	return nil

@@ -933,8 +933,9 @@ type HTTPResponse[T any] struct {
 // HTTPTriggerConfig is the config of trigger type http: one route of the engine's
 // HTTP server.
 type HTTPTriggerConfig struct {
-	// Route. A segment :name is a parameter; the leading slash may be left out. A
-	// segment must not begin with *: the engine's task does not survive it.
+	// Route. A segment :name is a parameter; the leading slash may be left out.
+	// Client.Trigger registers the other segments percent-encoded, as clients send
+	// them, and rejects wildcards and what no request would match.
 	APIPath string `json:"api_path"`
 
 	// Function that is called first, in the namespace of the target, with the same
@@ -943,8 +944,9 @@ type HTTPTriggerConfig struct {
 	// answered with status 422.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
-	// Method in any case: GET, POST, PUT, DELETE, PATCH, HEAD or OPTIONS. Empty is
-	// left out, which means GET; another one is accepted and never routed.
+	// Method in any case: GET, POST, PUT, DELETE, PATCH or HEAD. Empty is left out,
+	// which means GET. The engine accepts others and never routes them, OPTIONS
+	// included, which it answers itself; Client.Trigger rejects them.
 	HTTPMethod string `json:"http_method,omitempty,omitzero"`
 
 	// Functions that see the request before the target does, in this order; each gets

@@ -3,28 +3,38 @@ package iii
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// jsonNode is a JSON value of which only the touched parts are decoded: what
-// no update operation walks into keeps its text, and with it every digit of
-// its numbers. Exactly one of raw, members and elements holds the value.
+// jsonNode is a JSON value of which only the touched parts are decoded: what no
+// update operation walks into keeps its text, apart from white space and the
+// spelling of numbers. Exactly one of raw, members and elements holds the value.
 type jsonNode struct {
 	raw      []byte               // compact text, shared with no other value
 	members  map[string]*jsonNode // a decoded object
 	elements []*jsonNode          // a decoded list; never nil once decoded
 }
 
-// parseNode copies and validates one JSON document.
+// parseNode copies and validates one JSON document, and spells its numbers as the
+// engine does.
 func parseNode(doc []byte) (*jsonNode, error) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, doc); err != nil {
 		return nil, err
 	}
-	return &jsonNode{raw: compact.Bytes()}, nil
+	raw, ok := rawjson.AppendNumbers(make([]byte, 0, compact.Len()), compact.Bytes())
+	if !ok {
+		return nil, errNumberRange
+	}
+	return &jsonNode{raw: raw}, nil
 }
+
+var errNumberRange = errors.New("a number is out of the range of a float")
 
 func nullNode() *jsonNode   { return &jsonNode{raw: []byte("null")} }
 func objectNode() *jsonNode { return &jsonNode{members: map[string]*jsonNode{}} }

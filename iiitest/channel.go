@@ -54,18 +54,17 @@ const (
 // up to a minute more there.
 const channelTTL = 5 * time.Minute
 
-type createChannelInput struct {
-	BufferSize *uint64 `json:"buffer_size"`
-}
-
 func (e *Engine) registerChannels() {
+	type CreateChannelInput struct {
+		BufferSize *uint `json:"buffer_size"`
+	}
 	e.addBuiltin("engine::channels::create", engineWorker, "Create a data channel",
 		func(_ context.Context, c *call) (json.RawMessage, *wireError) {
-			in, bad := decodeInput[createChannelInput](c.functionID, c.data)
+			in, bad := decodeInput[CreateChannelInput](c.functionID, c.data)
 			if bad != nil {
 				return nil, bad
 			}
-			size := uint64(channelBuffer)
+			size := uint(channelBuffer)
 			if in.BufferSize != nil {
 				size = min(max(*in.BufferSize, 1), maxChannelBuffer)
 			}

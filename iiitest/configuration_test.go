@@ -64,7 +64,7 @@ func TestConfigurationRefuses(t *testing.T) {
 			{"configuration::get", `{}`, "deserialization_error: Failed to deserialize input for configuration::get: missing field `id`"},
 			{"configuration::schema", `{"id":"x"}`, "NOT_FOUND: "},
 			{"configuration::schema", `{}`, "deserialization_error: Failed to deserialize input for configuration::schema: missing field `id`"},
-			{"configuration::list", `[]`, "deserialization_error: Failed to deserialize input for configuration::list: invalid type: sequence, expected struct ConfigurationListInput"},
+			{"configuration::list", `1`, "deserialization_error: Failed to deserialize input for configuration::list: invalid type: integer `1`, expected struct ConfigurationListInput"},
 		} {
 			if got := p.call(test.id, test.data); !strings.HasPrefix(got, "!"+test.want) {
 				t.Errorf("%s %s: got %s, want %s", test.id, test.data, got, test.want)
@@ -113,7 +113,7 @@ func TestConfigurationTrigger(t *testing.T) {
 		p.wantCalls()
 
 		for _, test := range []struct{ config, want string }{
-			{`[]`, "invalid type: sequence, expected struct ConfigurationTriggerConfig"},
+			{`"x"`, "invalid type: string \"x\", expected struct ConfigurationTriggerConfig"},
 			{`{"configuration_id":1}`, "invalid type: integer `1`, expected a string"},
 			{`{"event_types":["configuration:moved"]}`, "unknown variant `configuration:moved`, expected one of `configuration:registered`, `configuration:updated`, `configuration:deleted`"},
 		} {

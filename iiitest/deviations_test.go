@@ -21,10 +21,7 @@ var scenarios = []scenario{
 	{name: "http-streaming"},
 	{name: "http-middleware-and-reply-shapes"},
 	{name: "enqueue-with-provider", opts: []Option{WithQueueProvider(false)}},
-	{name: "queues", opts: []Option{
-		WithQueueProvider(false), WithQueue("default", QueueConfig{Concurrency: 4}),
-		WithQueue("payments", QueueConfig{Type: "fifo", MessageGroupField: "account"}),
-	}},
+	{name: "queues", opts: recordedQueues},
 	{name: "state"},
 	{name: "streams"},
 	{name: "stream-provider", seed: func(e *Engine) {
@@ -41,6 +38,21 @@ var scenarios = []scenario{
 	},
 	{name: "cron-and-log-triggers", opts: []Option{WithQueueProvider(false)}, begin: recordedAt(1795427164003222009, 706)},
 	{name: "http-paths-and-cron-expressions", silent: []string{"/multi", "/multi2"}},
+	{name: "http-bodiless", web: bareClient},
+	{name: "http-streaming-odd", web: bareClient, unrecorded: map[int]event{
+		298: {Worker: "mid-writer", Dir: "send", Binary: new("74776f")}, // "two"
+	}},
+	{name: "http-worker-dies", web: bareClient, unrecorded: map[int]event{
+		97: {Worker: "writer-worker-after-returning-null", Dir: "send", Binary: new("74776f2c")}, // "two,"
+	}},
+	{name: "http-request-bodies", web: bareClient, omit: [2]int{90, 101}}, // bodies of 17 and 65 MiB
+	{name: "http-methods-and-targets", web: bareClient},
+	{name: "route-after-fence", web: bareClient, seed: func(e *Engine) {
+		e.invoke(e.ctx, "state::set", defaultNamespace, json.RawMessage(`{"scope":"rf0","key":"k","value":1}`))
+		e.invoke(e.ctx, "stream::set", defaultNamespace, json.RawMessage(`{"stream_name":"rf0","group_id":"g","item_id":"i","data":1}`))
+	}},
+	{name: "null-data", opts: []Option{WithQueueProvider(false)}},
+	{name: "dead-letter-messages", opts: recordedQueues},
 	{name: "telemetry", begin: recordedAt(1795427179410700000, 203)},
 	{name: "gauges-and-trace-trigger", begin: recordedAt(1795427184657491114, 504)},
 	{
@@ -60,6 +72,12 @@ var scenarios = []scenario{
 	},
 }
 
+// recordedQueues are the queues of the recorded engine.
+var recordedQueues = []Option{
+	WithQueueProvider(false), WithQueue("default", QueueConfig{Concurrency: 4}),
+	WithQueue("payments", QueueConfig{Type: "fifo", MessageGroupField: "account"}),
+}
+
 // bearer are the headers of a worker at the guarded listener.
 func bearer(token string) http.Header {
 	return http.Header{
@@ -77,8 +95,10 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 // deviations are the deliberate differences between this engine and the
 // recorded one, by scenario and place. One that never happens fails the test.
 var deviations = []*deviation{
-	deviates("http-triggers", `DELETE /empty\.content-length`,
-		"net/http gives an answer without a body, as 204 is, no length"),
+	deviates("http-bodiless", `response-writer closed, line (169|324|332|349)`,
+		"the second frame of the response reached the engine before the first had ended it; here it comes after, and the writer is cut"),
+	deviates("http-methods-and-targets", `(DELETE|OPTIONS|TRACE|FOO|get) /mt/both\.allow`,
+		"the recorded order is that of a hash; here it is that of the registrations"),
 
 	deviates("streams", `a stream::list_groups\.result\[[01]\]`,
 		"the recorded order is that of a hash; here it is that of the names"),
@@ -97,7 +117,7 @@ var deviations = []*deviation{
 	deviates("telemetry", `a engine::logs::list\.result\.logs\[[0-2]\]\.attributes\.peer`, "the port is another one"),
 	deviates("telemetry", `a engine::logs::list\.result\.total`, "the recorded engine's log has lines about much that is silent here"),
 
-	deviates("queues", `a engine::queue::dlq_messages\.result\[0\]\.size_bytes`, "it is the size of another form of the job"),
+	deviates("queues|dead-letter-messages", `.* engine::queue::dlq_messages\.result\[\d\]\.size_bytes`, "it is the size of another form of the job"),
 
 	deviates(".*", `.*\.registered_triggers\[iii-[a-z]+::config-watch\]`,
 		"options configure the parts of this engine, so none of them watches an entry of its own"),

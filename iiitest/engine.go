@@ -191,21 +191,24 @@ func (e *Engine) listen() error {
 		name         string
 		to           **server
 		addr, memory string
-		handler      http.Handler
+		protocol     protocol
+	}
+	handled := func(h http.Handler) protocol {
+		return &http.Server{Handler: e.joined(h), ReadHeaderTimeout: handshakeTimeout, ErrorLog: silentLog}
 	}
 	openings := []opening{
-		{"workers", &e.workerServer, e.cfg.listen, "127.0.0.1:1", e.workerHandler(nil)},
-		{"HTTP triggers", &e.httpServer, e.cfg.http, "127.0.0.1:2", http.HandlerFunc(e.serveHTTP)},
-		{"streams", &e.streamServer, e.cfg.stream, "127.0.0.1:3", http.HandlerFunc(e.serveStreamSocket)},
+		{"workers", &e.workerServer, e.cfg.listen, "127.0.0.1:1", handled(e.workerHandler(nil))},
+		{"HTTP triggers", &e.httpServer, e.cfg.http, "127.0.0.1:2", newWebServer(e, e.serveHTTP)},
+		{"streams", &e.streamServer, e.cfg.stream, "127.0.0.1:3", handled(http.HandlerFunc(e.serveStreamSocket))},
 	}
 	if e.cfg.guard != nil {
-		openings = append(openings, opening{"guarded workers", &e.guardedServer, cmp.Or(e.cfg.guard.Addr, "127.0.0.1:0"), "127.0.0.1:4", e.workerHandler(e.cfg.guard)})
+		openings = append(openings, opening{"guarded workers", &e.guardedServer, cmp.Or(e.cfg.guard.Addr, "127.0.0.1:0"), "127.0.0.1:4", handled(e.workerHandler(e.cfg.guard))})
 	}
 	if e.cfg.console != "" {
-		openings = append(openings, opening{"console", &e.consoleServer, e.cfg.console, "127.0.0.1:5", console.New(e.ctx, consoleSource{e}, e.recorder)})
+		openings = append(openings, opening{"console", &e.consoleServer, e.cfg.console, "127.0.0.1:5", handled(console.New(e.ctx, consoleSource{e}, e.recorder))})
 	}
 	for _, s := range openings {
-		opened, err := newServer(s.addr, s.memory, e.joined(s.handler))
+		opened, err := newServer(s.addr, s.memory, s.protocol)
 		if err != nil {
 			for _, other := range e.servers() {
 				other.close()

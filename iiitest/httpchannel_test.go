@@ -239,3 +239,149 @@ func TestChannelLeftAloneIsSwept(t *testing.T) {
 		}
 	})
 }
+
+// A streamed response says about itself what the function says, and then the connection
+// ends, unless all of it is there.
+func TestStreamedResponsesAsTheyAre(t *testing.T) {
+	const cors = "vary: " + corsVary + "\r\naccess-control-allow-origin: *\r\naccess-control-expose-headers: *\r\n"
+	for _, test := range []struct {
+		name, request string
+		messages      []string // "=" is before the data of a binary one
+		want          string   // "" is no answer at all
+	}{
+		{
+			"names that differ in case", "GET /f HTTP/1.1",
+			[]string{`{"type":"set_headers","headers":{"set-cookie":"a","Set-Cookie":"b","SET-COOKIE":"c"}}`, "=x"},
+			"HTTP/1.1 200 OK\r\nset-cookie: c\r\nset-cookie: b\r\nset-cookie: a\r\n" + cors + "transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+		},
+		{
+			"no content type, and the reply's CORS headers lose", "GET /f HTTP/1.1",
+			[]string{`{"type":"set_headers","headers":{"Access-Control-Allow-Origin":"https://x","vary":"accept"}}`, "=<html>"},
+			"HTTP/1.1 200 OK\r\naccess-control-allow-origin: *\r\nvary: accept\r\nvary: " + corsVary + "\r\naccess-control-expose-headers: *\r\ntransfer-encoding: chunked\r\n\r\n6\r\n<html>\r\n0\r\n\r\n",
+		},
+		{
+			"text that is no control message", "GET /f HTTP/1.1",
+			[]string{`{"type":"keepalive"}`, "", "no JSON", `[]`, `{"TYPE":"set_status","status_code":500}`, `{"type":"set_status","Status_Code":500}`, "=x", `{"type":"keepalive"}`, "", "=", "=y"},
+			"HTTP/1.1 200 OK\r\n" + cors + "transfer-encoding: chunked\r\n\r\n1\r\nx\r\n1\r\ny\r\n0\r\n\r\n",
+		},
+		{
+			"longer than its length", "GET /f HTTP/1.1",
+			[]string{`{"type":"set_headers","headers":{"content-length":"3","connection":"close"}}`, "=ab", "=cd", "=ef"},
+			"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n" + cors + "\r\nabc",
+		},
+		{
+			"shorter than its length", "GET /f HTTP/1.1",
+			[]string{`{"type":"set_headers","headers":{"content-length":"3"}}`, "=ab"},
+			"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n" + cors + "\r\nab",
+		},
+		{"a length that is none", "GET /f HTTP/1.1", []string{`{"type":"set_headers","headers":{"content-length":"-3"}}`, "=abc"}, ""},
+		{"two lengths", "GET /f HTTP/1.1", []string{`{"type":"set_headers","headers":{"content-length":"3","Content-Length":"3"}}`, "=abc"}, ""},
+		{"a length and chunks", "GET /f HTTP/1.1", []string{`{"type":"set_headers","headers":{"content-length":"3","transfer-encoding":"chunked"}}`, "=abc"}, ""},
+		{
+			"an encoding", "GET /f HTTP/1.1",
+			[]string{`{"type":"set_headers","headers":{"transfer-encoding":"gzip","trailer":"x-t"}}`, "=abc"},
+			"HTTP/1.1 200 OK\r\ntrailer: x-t\r\ntransfer-encoding: gzip, chunked\r\n" + cors + "\r\n3\r\nabc\r\n0\r\n\r\n",
+		},
+		{
+			"informational", "GET /f HTTP/1.1", []string{`{"type":"set_status","status_code":103}`, "=abc"},
+			"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n",
+		},
+		{
+			"HTTP/1.0", "GET /f HTTP/1.0", []string{`{"type":"set_headers","headers":{"transfer-encoding":"gzip","trailer":"x-t"}}`, "=abc", "=def"},
+			"HTTP/1.0 200 OK\r\n" + cors + "\r\nabcdef",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := Start(t)
+				c, w := dial(t, e).register("c"), newWeb(t, e)
+				c.function("f")
+				c.route("r", "f", "GET", "/f")
+				c.sync()
+				client, done := w.raw(test.request + "\r\n\r\n")
+				m := c.recv()
+				conn := w.channel(m["data"].(map[string]any)["response"])
+				for _, text := range test.messages {
+					kind, data := websocket.TextMessage, text
+					if binary, ok := strings.CutPrefix(text, "="); ok {
+						kind, data = websocket.BinaryMessage, binary
+					}
+					_ = conn.WriteMessage(kind, []byte(data))
+				}
+				_ = conn.Close()
+				synctest.Wait()
+				_ = client.(*pipeConn).CloseWrite() // no further request
+				if got := <-done; got != test.want {
+					t.Errorf("got %q, want %q", got, test.want)
+				}
+			})
+		})
+	}
+}
+
+// A client that leaves ends its response, also while the engine waits for it to read: the
+// writer learns of it with its next message.
+func TestWriterEndsWithTheClient(t *testing.T) {
+	for _, stuck := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			e := Start(t)
+			c, w := dial(t, e).register("c"), newWeb(t, e)
+			c.function("f")
+			c.route("r", "f", "GET", "/f")
+			c.sync()
+			client, err := e.DialContext(t.Context(), "tcp", e.httpServer.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = client.Write([]byte("GET /f HTTP/1.1\r\n\r\n"))
+			conn := w.channel(c.recv()["data"].(map[string]any)["response"])
+			ended := make(chan error, 1)
+			go func() {
+				_, _, err := conn.ReadMessage()
+				ended <- err
+			}()
+			_ = conn.WriteMessage(websocket.BinaryMessage, []byte("x"))
+			if stuck { // more than the connection holds
+				_ = conn.WriteMessage(websocket.BinaryMessage, make([]byte, 2*pipeBuffer))
+			}
+			synctest.Wait()
+			_ = client.Close()
+			synctest.Wait()
+			_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"keepalive"}`))
+			synctest.Wait()
+			select {
+			case err := <-ended:
+				if websocket.IsCloseError(err, websocket.CloseNoStatusReceived, websocket.CloseNormalClosure) {
+					t.Errorf("stuck %t: %v, want a cut", stuck, err)
+				}
+			default:
+				t.Errorf("stuck %t: the writer's connection is still there", stuck)
+			}
+		})
+	}
+}
+
+// A client that ends its direction after a whole request has left; one that does so within
+// the body may still be answered.
+func TestClientEndsItsDirection(t *testing.T) {
+	for _, test := range []struct {
+		length, want string
+	}{{"2", ""}, {"3", "HTTP/1.1 200 OK\r\n"}} {
+		synctest.Test(t, func(t *testing.T) {
+			e := Start(t)
+			c, w := dial(t, e).register("c"), newWeb(t, e)
+			c.function("f")
+			c.route("r", "f", "POST", "/f")
+			c.sync()
+			conn, done := w.raw("POST /f HTTP/1.1\r\nContent-Length: " + test.length + "\r\n\r\n{}")
+			m := c.recv()
+			_ = conn.(*pipeConn).CloseWrite()
+			synctest.Wait()
+			c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"x","result":1}`, m["invocation_id"])
+			c.sync()
+			if got := <-done; !strings.HasPrefix(got, test.want) || test.want == "" && got != "" {
+				t.Errorf("length %s: %q, want %q", test.length, got, test.want)
+			}
+		})
+	}
+}

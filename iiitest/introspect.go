@@ -28,7 +28,7 @@ type listInput struct {
 	Prefix          *string   `json:"prefix"`
 	Worker          *string   `json:"worker"`
 	Workers         *[]string `json:"workers"`
-	IncludeInternal bool      `json:"include_internal,omitempty"`
+	IncludeInternal *bool     `json:"include_internal"`
 	TriggerType     *string   `json:"trigger_type"`
 	FunctionID      *string   `json:"function_id"`
 	Runtime         *string   `json:"runtime"`
@@ -57,6 +57,9 @@ func (in listInput) wants(id, worker string) bool {
 		(in.Worker == nil || *in.Worker == worker) &&
 		(in.Workers == nil || len(*in.Workers) == 0 || slices.Contains(*in.Workers, worker))
 }
+
+// internal reports whether what is internal is wanted, too.
+func (in listInput) internal() bool { return in.IncludeInternal != nil && *in.IncludeInternal }
 
 // entry is a line of a list.
 type entry struct {
@@ -135,34 +138,35 @@ func (e *Engine) functionSummaries(keep func(*function) bool) []map[string]any {
 }
 
 func (e *Engine) listFunctions(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[listInput](c.functionID, c.data)
+	type FunctionsListInput listInput
+	named, bad := decodeInput[FunctionsListInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
+	in := listInput(named)
 	s := c.session()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var entries []entry
 	for _, f := range e.functions {
 		rank := in.rank(f.id, text(f.description))
-		if rank >= 0 && s.denialLocked(f.namespace, f.id) == nil && in.wants(f.id, f.workerName()) && (in.IncludeInternal || !f.internal()) {
+		if rank >= 0 && s.denialLocked(f.namespace, f.id) == nil && in.wants(f.id, f.workerName()) && (in.internal() || !f.internal()) {
 			entries = append(entries, entry{rank, f.id, f.namespace, f.summary()})
 		}
 	}
 	return mustEncode(map[string]any{"functions": values(entries)}), nil
 }
 
-type functionInfoInput struct {
-	FunctionID  *string   `json:"function_id"`
-	FunctionIDs *[]string `json:"function_ids"`
-	Namespace   *string   `json:"namespace"`
-}
-
 // maxInfoIDs is how many functions one call may ask about.
 const maxInfoIDs = 32
 
 func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[functionInfoInput](c.functionID, c.data)
+	type FunctionInfoInput struct {
+		FunctionID  *string   `json:"function_id"`
+		FunctionIDs *[]string `json:"function_ids"`
+		Namespace   *string   `json:"namespace"`
+	}
+	in, bad := decodeInput[FunctionInfoInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
@@ -277,10 +281,12 @@ func (e *Engine) typeDetail(t *triggerType) map[string]any {
 }
 
 func (e *Engine) listTriggerTypes(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[listInput](c.functionID, c.data)
+	type TriggersListInput listInput
+	named, bad := decodeInput[TriggersListInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
+	in := listInput(named)
 	e.triggers.mu.Lock()
 	defer e.triggers.mu.Unlock()
 	e.mu.Lock()
@@ -288,20 +294,19 @@ func (e *Engine) listTriggerTypes(_ context.Context, c *call) (json.RawMessage, 
 	var entries []entry
 	for _, t := range e.triggers.types {
 		rank := in.rank(t.key.id, t.description)
-		if rank >= 0 && in.wants(t.key.id, t.workerName()) && (in.IncludeInternal || !strings.HasPrefix(t.key.id, reservedPrefix)) {
+		if rank >= 0 && in.wants(t.key.id, t.workerName()) && (in.internal() || !strings.HasPrefix(t.key.id, reservedPrefix)) {
 			entries = append(entries, entry{rank, t.key.id, t.key.namespace, t.summary()})
 		}
 	}
 	return mustEncode(map[string]any{"triggers": values(entries)}), nil
 }
 
-type idInput struct {
-	ID        string  `json:"id"`
-	Namespace *string `json:"namespace"`
-}
-
 func (e *Engine) triggerTypeInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[idInput](c.functionID, c.data)
+	type TriggerInfoInput struct {
+		ID        string  `json:"id"`
+		Namespace *string `json:"namespace"`
+	}
+	in, bad := decodeInput[TriggerInfoInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
@@ -345,10 +350,12 @@ func (e *Engine) describeTrigger(r *registration) map[string]any {
 }
 
 func (e *Engine) listTriggers(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[listInput](c.functionID, c.data)
+	type RegisteredTriggersListInput listInput
+	named, bad := decodeInput[RegisteredTriggersListInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
+	in := listInput(named)
 	e.triggers.mu.Lock()
 	defer e.triggers.mu.Unlock()
 	e.mu.Lock()
@@ -379,7 +386,10 @@ func summarize(config json.RawMessage) string {
 }
 
 func (e *Engine) triggerInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[idInput](c.functionID, c.data)
+	type RegisteredTriggerInfoInput struct {
+		ID string `json:"id"`
+	}
+	in, bad := decodeInput[RegisteredTriggerInfoInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}

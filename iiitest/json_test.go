@@ -10,7 +10,10 @@ func TestCanonical(t *testing.T) {
 	for _, test := range []struct{ in, want string }{
 		{` 1 `, `1`},
 		{`9007199254740993`, `9007199254740993`},
-		{`[1e-07 ,-0.50,1E5]`, `[1e-07,-0.50,1E5]`},
+		{`[1e-07 ,-0.50,1E5,-0]`, `[1e-7,-0.5,100000.0,-0.0]`},
+		{`{"n":18446744073709551616,"m":18446744073709551615}`, `{"m":18446744073709551615,"n":1.8446744073709552e+19}`},
+		{`-9223372036854775809`, `-9.223372036854776e+18`},
+		{`"\u2028\u2029\\u2028\u007f\u0008\u001f"`, "\"\u2028\u2029\\\\u2028\u007f\\b\\u001f\""},
 		{`{"b":1, "a":{"d":[ {"z":null,"y":true} ],"c":"x"}, "B":""}`, `{"B":"","a":{"c":"x","d":[{"y":true,"z":null}]},"b":1}`},
 		{`{"a":1,"a":2}`, `{"a":2}`},
 		{`"\u00e9\n\/<>&"`, `"é\n/<>&"`},
@@ -51,17 +54,22 @@ func FuzzCanonical(f *testing.F) {
 		if err := d.Decode(&v); err != nil {
 			return
 		}
-		want := mustEncode(v)
-		again, err := canonical(want)
-		if err != nil || string(again) != string(want) {
-			t.Fatalf("%s canonical again: %s, %v", want, again, err)
-		}
-		// The strings may be escaped in another way, the values are the same.
-		var a, b any
-		if json.Unmarshal(got, &a) == nil && json.Unmarshal(want, &b) == nil && string(mustEncode(a)) != string(mustEncode(b)) {
-			t.Errorf("%q: got %s, want %s", data, got, want)
+		want, err := canonical(mustEncode(v))
+		if err != nil || string(want) != string(got) {
+			t.Fatalf("%q: got %s, from its value %s, %v", data, got, want, err)
 		}
 	})
+}
+
+func TestEncodeEscapesNoMoreThanItMust(t *testing.T) {
+	const text = "<&>\u2028\u2029\\u2028\x7f\b\f\n\r\t\x01\"é\xff"
+	const want = `"<&>` + "\u2028\u2029" + `\\u2028` + "\x7f" + `\b\f\n\r\t\u0001\"é` + "\ufffd" + `"`
+	if got := string(mustEncode(text)); got != want {
+		t.Errorf("text: got %s, want %s", got, want)
+	}
+	if got := string(mustEncode(map[string]any{text: []string{text}})); got != "{"+want+":["+want+"]}" {
+		t.Errorf("inside a value: got %s", got)
+	}
 }
 
 func FuzzDecodeMessage(f *testing.F) {
@@ -113,6 +121,7 @@ func TestDecodeInput(t *testing.T) {
 		Any     json.RawMessage `json:"any"`
 		Flag    bool            `json:"flag,omitempty"`
 		Strings []string        `json:"strings,omitempty"`
+		Size    *uint           `json:"size"`
 	}
 	for _, test := range []struct{ in, want string }{
 		{`{"name":"n","any":null}`, ``},
@@ -133,7 +142,16 @@ func TestDecodeInput(t *testing.T) {
 		{`{"name":"n","any":1,"strings":["a",1]}`, "invalid type: integer `1`, expected a string"},
 		{`{"name":1,"count":"x"}`, `invalid type: string "x", expected u32`}, // in the order of the keys, before missing ones
 		{`null`, "invalid type: null, expected struct Input"},
-		{`[]`, "invalid type: sequence, expected struct Input"},
+		{`["n",7,null,true,["a"]]`, ``},
+		{`["n",null,1]`, ``},
+		{`[]`, "invalid length 0, expected struct Input with 6 elements"},
+		{`["n"]`, "invalid length 2, expected struct Input with 6 elements"},
+		{`[1]`, "invalid type: integer `1`, expected a string"},
+		{`["n",1,2,true,[],0,"more"]`, "invalid length 7, expected fewer elements in array"},
+		{`{"name":"n","name":"m","any":1}`, "duplicate field `name`"},
+		{`{"name":"n","any":1,"more":1,"more":2}`, ``},
+		{`{"name":"n","any":1,"size":-1}`, "invalid value: integer `-1`, expected usize"},
+		{`{"name":"n","any":1,"size":"\u0000\u0008é\n\"\u0301\u00a0"}`, `invalid type: string "\0\u{8}é\n\"\u{301}\u{a0}", expected usize`},
 	} {
 		_, err := decodeInput[Input]("f::g", json.RawMessage(test.in))
 		got := ""

@@ -23,6 +23,8 @@ var errTooLarge = errors.New("iiitest: WebSocket frame or message over the engin
 // fails the read that meets one it must not accept.
 type limitedConn struct {
 	net.Conn
+	hold func() // called before what was read is handed on; nil is nothing
+
 	header    [14]byte
 	have      int    // bytes of the current header read so far
 	remaining uint64 // bytes of the current payload still to come
@@ -35,6 +37,9 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 		return 0, c.err
 	}
 	n, err := c.Conn.Read(p)
+	if c.hold != nil {
+		c.hold()
+	}
 	if c.err = c.follow(p[:n]); c.err != nil {
 		return 0, c.err
 	}

@@ -99,8 +99,9 @@ func decodeMessage(raw []byte) (any, error) {
 	if kindOf(raw) != '{' {
 		return nil, errors.New("no object")
 	}
-	typ := (&scanner{b: raw}).members()["type"]
-	if kindOf(typ) != '"' {
+	members, twice := (&scanner{b: raw}).membersOf(func(key string) bool { return key == "type" })
+	typ := members["type"]
+	if twice != "" || kindOf(typ) != '"' {
 		return nil, errors.New("no type")
 	}
 	switch unquote(typ) {

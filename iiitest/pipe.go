@@ -109,11 +109,17 @@ func (c *pipeConn) Write(p []byte) (int, error) {
 	}
 }
 
-func (c *pipeConn) Close() error {
+// CloseWrite ends the direction to the peer, as that of a net.TCPConn.
+func (c *pipeConn) CloseWrite() error {
 	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
 	c.out.wclosed = true
 	c.out.notify()
-	c.out.mu.Unlock()
+	return nil
+}
+
+func (c *pipeConn) Close() error {
+	_ = c.CloseWrite()
 	c.in.mu.Lock()
 	c.in.rclosed = true
 	c.in.buf = nil

@@ -2,38 +2,24 @@ package iiitest
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/iii-go/iii/internal/routepath"
 )
 
 // route is one http trigger.
 type route struct {
 	binding
 	method     string
-	path       string // as registered, with a leading slash
-	segments   []segment
-	condition  string
+	path       string // as registered
+	pattern    routepath.Pattern
+	condition  *string // nil: none
 	middleware []string
 }
-
-// segment is a part of a path between slashes.
-type segment struct {
-	kind segmentKind
-	text string // the literal, or the name of the parameter
-}
-
-type segmentKind int
-
-const (
-	literal segmentKind = iota
-	parameter
-	anySegment // {name}: matches one, is not delivered
-	anyRest    // {*name}: matches all that follows, is not delivered
-)
 
 // routeTable is the provider of the trigger type http.
 type routeTable struct {
@@ -47,42 +33,66 @@ var httpMethods = []string{
 }
 
 // bind adds a route. The same method and path from another trigger is taken
-// over; the same shape with other parameter names is refused. A trigger that
-// comes again with another path keeps its old route too, as in the engine.
+// over; the same structure with other parameter names is refused. A trigger that
+// comes again with another path keeps its old route too, as in the engine. A path, or
+// a pair of paths, that a running engine's router panics on is refused.
 func (t *routeTable) bind(_ context.Context, b binding) error {
-	var config struct {
-		Path       any      `json:"api_path"`
-		Method     any      `json:"http_method"`
-		Condition  any      `json:"condition_function_id"`
-		Middleware []string `json:"middleware_function_ids"`
-	}
-	_ = json.Unmarshal(b.config, &config)
-	path, _ := config.Path.(string)
+	config := membersOf(b.config)
+	path := stringOf(config["api_path"])
 	if path == "" {
 		return engineText("api_path is required for http triggers")
 	}
-	r := &route{binding: b, method: http.MethodGet, path: "/" + strings.TrimPrefix(path, "/"), middleware: config.Middleware}
-	if method, ok := config.Method.(string); ok {
-		r.method = strings.ToUpper(method)
+	r := &route{binding: b, method: http.MethodGet, path: path}
+	if method := config["http_method"]; kindOf(method) == '"' {
+		r.method = strings.ToUpper(unquote(method))
 	}
-	r.condition, _ = config.Condition.(string)
-	r.segments = parsePath(r.path)
+	if condition := config["condition_function_id"]; kindOf(condition) == '"' {
+		id := unquote(condition)
+		r.condition = &id
+	}
+	if list := config["middleware_function_ids"]; kindOf(list) == '[' {
+		for _, id := range itemsOf(list) {
+			if kindOf(id) == '"' { // what is no text is skipped
+				r.middleware = append(r.middleware, unquote(id))
+			}
+		}
+	}
+	var err error
+	if r.pattern, err = routepath.Parse(path); err != nil {
+		return engineText(err.Error())
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i, old := range t.list {
-		if old.method != r.method || !sameShape(old.segments, r.segments) {
+		if old.method != r.method && !(old.routed() && r.routed()) {
 			continue
 		}
-		if !slices.Equal(old.segments, r.segments) {
-			return engineText(fmt.Sprintf("Route '%s %s' conflicts with already-registered route '%s %s': "+
-				"routes with identical structure but different path-parameter names are not supported", r.method, r.path, old.method, old.path))
+		order, conflict := routepath.Compare(old.pattern, r.pattern)
+		switch {
+		case conflict && order != 0:
+			return conflictText(old, r, "a wildcard that takes the rest of a path shares its place with no other")
+		case conflict:
+			return conflictText(old, r, "routes with identical structure but different path-parameter names are not supported")
+		case old.method != r.method:
+		case slices.Equal(old.pattern, r.pattern):
+			t.list[i] = r
+			return nil
+		case slices.EqualFunc(old.pattern, r.pattern, samePart):
+			return conflictText(old, r, "the router takes :name and {name} for one path")
 		}
-		t.list[i] = r
-		return nil
 	}
 	t.list = append(t.list, r)
 	return nil
 }
+
+func samePart(a, b routepath.Part) bool { return a.Kind == b.Kind && a.Text == b.Text }
+
+func conflictText(old, r *route, why string) error {
+	return engineText(fmt.Sprintf("Route '%s %s' conflicts with already-registered route '%s %s': %s", r.method, r.path, old.method, old.path, why))
+}
+
+// routed reports whether the engine routes the method of r; it accepts any.
+func (r *route) routed() bool { return slices.Contains(httpMethods, r.method) }
 
 func (t *routeTable) unbind(id string) {
 	t.mu.Lock()
@@ -90,89 +100,49 @@ func (t *routeTable) unbind(id string) {
 	t.list = slices.DeleteFunc(t.list, func(r *route) bool { return r.id == id })
 }
 
-// find is the route for a method and an escaped path, with its parameters;
-// literals go before parameters, segment by segment. The second result lists
-// the methods that the path has.
-func (t *routeTable) find(method, path string) (best *route, params map[string]string, methods []string) {
+// find is the route for a method and an escaped path, with its parameters, and the
+// methods that the path has. Text goes before parameters, and those before the rest of a
+// path: the first path in this order counts alone, whether it has the method or not.
+func (t *routeTable) find(method, path string) (found *route, params map[string]string, methods []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	var first *route
 	for _, r := range t.list {
-		if !slices.Contains(httpMethods, r.method) {
+		if !r.routed() {
 			continue
 		}
-		p, ok := match(r.segments, path)
+		matched, ok := r.pattern.Match(path)
 		if !ok {
 			continue
 		}
-		if !slices.Contains(methods, r.method) {
-			methods = append(methods, r.method)
+		order := -1
+		if first != nil {
+			order, _ = routepath.Compare(r.pattern, first.pattern)
 		}
-		if r.method == method && (best == nil || moreExact(r.segments, best.segments)) {
-			best, params = r, p
+		if order > 0 {
+			continue
 		}
-	}
-	return best, params, methods
-}
-
-func parsePath(path string) []segment {
-	var segments []segment
-	for part := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
-		switch {
-		case strings.HasPrefix(part, ":"):
-			segments = append(segments, segment{parameter, part[1:]})
-		case strings.HasPrefix(part, "{*") && strings.HasSuffix(part, "}"):
-			segments = append(segments, segment{anyRest, part[2 : len(part)-1]})
-		case strings.HasPrefix(part, "{") && strings.HasSuffix(part, "}"):
-			segments = append(segments, segment{anySegment, part[1 : len(part)-1]})
-		default:
-			segments = append(segments, segment{literal, part})
+		if order < 0 {
+			first, found, methods = r, nil, nil
+		}
+		if methods = append(methods, r.method); r.method == method {
+			found, params = r, r.params(matched)
 		}
 	}
-	return segments
+	return found, params, methods
 }
 
-func match(segments []segment, path string) (map[string]string, bool) {
+// params are the parameters that the engine delivers: those that were written :name.
+func (r *route) params(matched []string) map[string]string {
 	params := map[string]string{}
-	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
-	for i, s := range segments {
-		if i >= len(parts) {
-			return nil, false
+	for _, part := range r.pattern {
+		if part.Kind == routepath.Literal {
+			continue
 		}
-		switch s.kind {
-		case anyRest:
-			return params, parts[i] != ""
-		case literal:
-			if parts[i] != s.text {
-				return nil, false
-			}
-		default:
-			if parts[i] == "" {
-				return nil, false
-			}
-			if s.kind == parameter {
-				params[s.text] = parts[i]
-			}
+		if part.Kind == routepath.Param && part.Colon {
+			params[part.Text] = matched[0]
 		}
+		matched = matched[1:]
 	}
-	return params, len(parts) == len(segments)
-}
-
-// sameShape reports whether two paths match the same requests.
-func sameShape(a, b []segment) bool {
-	return slices.EqualFunc(a, b, func(x, y segment) bool {
-		if x.kind == literal || y.kind == literal {
-			return x == y
-		}
-		return (x.kind == anyRest) == (y.kind == anyRest)
-	})
-}
-
-// moreExact reports whether a goes before b where both match.
-func moreExact(a, b []segment) bool {
-	for i := range min(len(a), len(b)) {
-		if a[i].kind != b[i].kind {
-			return a[i].kind < b[i].kind
-		}
-	}
-	return false
+	return params
 }

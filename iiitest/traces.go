@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -31,12 +32,16 @@ func (e *Engine) registerTraces() {
 }
 
 // decodeQuery decodes the input of a query function into one of the generated
-// types. Null is the same as absent: the engine's fields are options.
+// types. Null is the same as absent where a field may be absent.
 func decodeQuery[T any](c *call) (T, *wireError) {
 	data := c.data
 	if kindOf(data) == '{' {
 		members := (&scanner{b: data}).members()
-		maps.DeleteFunc(members, func(_ string, v json.RawMessage) bool { return kindOf(v) == 'n' })
+		fields := fieldsOf(reflect.TypeFor[T]())
+		maps.DeleteFunc(members, func(key string, v json.RawMessage) bool {
+			f := fields.named(key)
+			return kindOf(v) == 'n' && (f == nil || f.optional)
+		})
 		data = appendMembers(nil, members)
 	}
 	return decodeInput[T](c.functionID, data)

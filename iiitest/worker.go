@@ -66,6 +66,9 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 		cleaned:  make(chan struct{}),
 	}
 	w.ip, _, _ = net.SplitHostPort(r.RemoteAddr)
+	if limited, ok := conn.NetConn().(*limitedConn); ok { // the library answers pings while it waits for a message
+		limited.hold = func() { w.reading.wait(e.ctx) }
+	}
 	conn.SetCloseHandler(func(int, string) error { return nil }) // end answers
 	e.mu.Lock()
 	e.workers[w.id] = w

@@ -126,10 +126,12 @@ var partDescriptions = map[string]string{
 // listWorkers lists the parts of the engine and the workers that told their
 // process id.
 func (e *Engine) listWorkers(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[listInput](c.functionID, c.data)
+	type WorkersListInput listInput
+	named, bad := decodeInput[WorkersListInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
+	in := listInput(named)
 	e.triggers.mu.Lock()
 	defer e.triggers.mu.Unlock()
 	e.mu.Lock()
@@ -147,13 +149,12 @@ func (e *Engine) listWorkers(_ context.Context, c *call) (json.RawMessage, *wire
 	return mustEncode(map[string]any{"workers": list}), nil
 }
 
-type workerInfoInput struct {
-	Name      string  `json:"name"`
-	Namespace *string `json:"namespace"`
-}
-
 func (e *Engine) workerInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[workerInfoInput](c.functionID, c.data)
+	type WorkerInfoInput struct {
+		Name      string  `json:"name"`
+		Namespace *string `json:"namespace"`
+	}
+	in, bad := decodeInput[WorkerInfoInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}

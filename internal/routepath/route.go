@@ -1,0 +1,234 @@
+// Package routepath reads the path of an HTTP route the way the router of a running engine
+// does. The engine turns each segment ":name" into "{name}" and hands the result to a
+// router that panics on a path that it cannot read. The engine never recovers from that: it
+// builds its router anew, and panics anew, at every later registration or withdrawal of any
+// route by any worker.
+package routepath
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Kind tells what a [Part] matches.
+type Kind uint8
+
+const (
+	// Literal matches its text.
+	Literal Kind = iota
+	// Param matches all bytes up to the next slash, be there none, or one or more bytes up to
+	// the end of the path.
+	Param
+	// Rest matches one or more bytes up to the end of the path.
+	Rest
+)
+
+// Part is a piece of a path: text, or a wildcard.
+type Part struct {
+	Kind Kind
+	// Text is what a literal matches, slashes included, and the name of a wildcard.
+	Text string
+	// Colon is set for a wildcard that was written ":name". The engine delivers what such
+	// a parameter matches, and nothing of what others match.
+	Colon bool
+}
+
+// Pattern is a path as the router reads it: literals and wildcards in turn.
+type Pattern []Part
+
+// maxParams is the number of parameters that the router has names for. It panics at one
+// more.
+const maxParams = 25
+
+// Parse reads a path. An error is the reason why the router panics on it.
+func Parse(path string) (Pattern, error) {
+	for segment := range strings.SplitSeq(path, "/") {
+		if strings.HasPrefix(segment, "*") {
+			return nil, fatal(path, fmt.Errorf("segment %q is a wildcard without braces", segment))
+		}
+	}
+	var pattern Pattern
+	var text []byte
+	params := 0
+	cells := cellsOf(path)
+	for i := 0; i < len(cells); {
+		c := cells[i]
+		if c.escaped || c.char != '{' && c.char != '}' {
+			text = append(text, c.char)
+			i++
+			continue
+		}
+		n, err := wildcardLength(cells[i:])
+		if err != nil {
+			return nil, fatal(path, err)
+		}
+		p := Part{Kind: Param, Text: textOf(cells[i+1 : i+n-1]), Colon: c.colon}
+		i += n
+		switch {
+		case strings.HasPrefix(p.Text, "*"):
+			p.Kind, p.Text = Rest, p.Text[1:]
+			if i < len(cells) {
+				return nil, fatal(path, fmt.Errorf("the wildcard {*%s} is not the end of the path", p.Text))
+			}
+		case params == maxParams:
+			return nil, fatal(path, fmt.Errorf("it has more than %d parameters", maxParams))
+		default:
+			params++
+		}
+		if len(text) > 0 {
+			pattern = append(pattern, Part{Text: string(text)})
+			text = nil
+		}
+		pattern = append(pattern, p)
+	}
+	if len(text) > 0 {
+		pattern = append(pattern, Part{Text: string(text)})
+	}
+	return pattern, nil
+}
+
+func fatal(path string, reason error) error {
+	return fmt.Errorf("HTTP path %q breaks the engine's router for all workers until the engine is restarted: %w", path, reason)
+}
+
+// cell is a byte of a path after the engine has turned ":name" into "{name}" and the router
+// "{{" and "}}" into single braces that stand for themselves.
+type cell struct {
+	char    byte
+	escaped bool // a brace that stands for itself
+	colon   bool // the opening brace that a colon became
+}
+
+func cellsOf(path string) []cell {
+	cells := make([]cell, 0, len(path)+1)
+	if !strings.HasPrefix(path, "/") {
+		cells = append(cells, cell{char: '/'})
+	}
+	for i, segment := range strings.Split(path, "/") {
+		if i > 0 {
+			cells = append(cells, cell{char: '/'})
+		}
+		name, colon := strings.CutPrefix(segment, ":")
+		if colon {
+			cells = append(cells, cell{char: '{', colon: true})
+		}
+		for _, c := range []byte(name) {
+			cells = append(cells, cell{char: c})
+		}
+		if colon {
+			cells = append(cells, cell{char: '}'})
+		}
+	}
+	kept := cells[:0]
+	for i := 0; i < len(cells); i++ {
+		c := cells[i]
+		if (c.char == '{' || c.char == '}') && i+1 < len(cells) && cells[i+1].char == c.char {
+			c = cell{char: c.char, escaped: true}
+			i++
+		}
+		kept = append(kept, c)
+	}
+	return kept
+}
+
+// wildcardLength returns the length of the wildcard that cells begin with, braces included.
+// The rules are the router's, to the letter.
+func wildcardLength(cells []cell) (int, error) {
+	if cells[0].char == '}' {
+		return 0, errors.New("it has a closing brace without an opening one")
+	}
+	if len(cells) > 1 && cells[1].char == '}' {
+		return 0, errors.New("it has a parameter without a name")
+	}
+	for i := 2; i < len(cells); i++ {
+		switch c := cells[i]; {
+		case c.char == '}' && !c.escaped:
+			switch {
+			case cells[i-1].char == '*':
+				return 0, errors.New("it has a wildcard without a name")
+			case i+1 < len(cells) && cells[i+1].char != '/':
+				return 0, fmt.Errorf("something follows the parameter %q in its segment", textOf(cells[1:i]))
+			}
+			return i + 1, nil
+		case c.char == '*', c.char == '/':
+			return 0, fmt.Errorf("the name of a parameter contains %q", c.char)
+		}
+	}
+	return 0, errors.New("it has an opening brace without a closing one")
+}
+
+func textOf(cells []cell) string {
+	b := make([]byte, len(cells))
+	for i, c := range cells {
+		b[i] = c.char
+	}
+	return string(b)
+}
+
+// Match reports whether a path, as it was requested, is one of p, and what its wildcards
+// match there, in their order.
+func (p Pattern) Match(path string) (matched []string, ok bool) {
+	for _, part := range p {
+		if part.Kind == Literal {
+			if !strings.HasPrefix(path, part.Text) {
+				return nil, false
+			}
+			path = path[len(part.Text):]
+			continue
+		}
+		if path == "" {
+			return nil, false
+		}
+		n := len(path)
+		if i := strings.IndexByte(path, '/'); part.Kind == Param && i >= 0 {
+			n = i
+		}
+		matched, path = append(matched, path[:n]), path[n:]
+	}
+	return matched, path == ""
+}
+
+// Compare returns a negative number if p goes before q where both match a path, a positive
+// one if q does, and 0 if neither does. Text goes before a parameter, and that before the
+// rest of a path, at the first place where the two differ. conflict reports that the router
+// cannot hold both: they have the same structure and different names, or a rest and another
+// wildcard begin at the same place. Names apart, paths of the same structure are equal.
+func Compare(p, q Pattern) (order int, conflict bool) {
+	p, q = append(Pattern(nil), p...), append(Pattern(nil), q...)
+	renamed := false
+	for len(p) > 0 && len(q) > 0 {
+		a, b := &p[0], &q[0]
+		switch {
+		case a.Kind == Literal && b.Kind == Literal:
+			n := commonPrefix(a.Text, b.Text)
+			if n < len(a.Text) && n < len(b.Text) {
+				return 0, false
+			}
+			if a.Text = a.Text[n:]; a.Text == "" {
+				p = p[1:]
+			}
+			if b.Text = b.Text[n:]; b.Text == "" {
+				q = q[1:]
+			}
+			continue
+		case a.Kind == Literal || b.Kind == Literal:
+			return int(a.Kind) - int(b.Kind), false
+		case a.Kind != b.Kind:
+			return int(a.Kind) - int(b.Kind), true
+		}
+		renamed = renamed || a.Text != b.Text
+		p, q = p[1:], q[1:]
+	}
+	return 0, renamed && len(p) == 0 && len(q) == 0
+}
+
+func commonPrefix(a, b string) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return n
+}
