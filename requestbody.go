@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -28,10 +27,11 @@ type requestBody struct {
 
 // newRequestBody is the body of r, whose channel is ref. A client that leaves in the
 // middle looks like the end of the channel. The declared length tells the difference,
-// where it is surely that of the bytes in the channel.
+// where it is surely that of the bytes in the channel: the engine delivers them as they
+// came, JSON too, but might decode an encoded body.
 func newRequestBody(ctx context.Context, c *Client, ref StreamChannelRef, r *http.Request) *requestBody {
 	b := &requestBody{ctx: ctx, reader: newChannelReader(c, ref), length: r.ContentLength}
-	if strings.Contains(r.Header.Get("Content-Type"), "application/json") || r.Header.Get("Content-Encoding") != "" {
+	if r.Header.Get("Content-Encoding") != "" {
 		b.length = -1
 	}
 	b.stop = context.AfterFunc(ctx, func() { _ = b.reader.Close() })
@@ -54,6 +54,8 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	defer b.mu.Unlock()
 	b.read += int64(n)
 	switch {
+	case err == nil && b.read == b.length:
+		err, b.end = io.EOF, io.EOF // as under net/http, without a look at what follows
 	case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
 	case b.closed.Load():
 		err = http.ErrBodyReadAfterClose
