@@ -42,7 +42,8 @@ type Function struct {
 
 	entry   entry
 	refused atomic.Pointer[RejectedError]
-	trigger *Trigger // registered with the function and taken back with it
+	trigger *Trigger                // registered with the function and taken back with it
+	head    atomic.Pointer[Trigger] // likewise, for HEAD
 }
 
 // ID is the id under which the function was registered.
@@ -56,18 +57,22 @@ func (f *Function) Err() error {
 	if err := f.refused.Load(); err != nil {
 		return err
 	}
-	if f.trigger != nil {
-		return f.trigger.Err()
+	for _, t := range []*Trigger{f.trigger, f.head.Load()} {
+		if t != nil && t.Err() != nil {
+			return t.Err()
+		}
 	}
 	return nil
 }
 
-// Unregister takes the function back, and the HTTP trigger that was registered
+// Unregister takes the function back, and the HTTP triggers that were registered
 // with it. It does not wait for the network, nor for running handlers. It is an
 // error to do so twice.
 func (f *Function) Unregister() error {
-	if f.trigger != nil {
-		_ = f.trigger.Unregister() // it may have been taken back alone
+	for _, t := range []*Trigger{f.trigger, f.head.Load()} {
+		if t != nil {
+			_ = t.Unregister() // it may have been taken back alone
+		}
 	}
 	if !f.client.registry.removeFunction(f) {
 		return fmt.Errorf("iii: function %q is not registered", f.id)
