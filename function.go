@@ -180,7 +180,8 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 
 // Handle registers a function with a typed handler: the payload is decoded into
 // In and the result encoded from Out, and JSON Schemas inferred from both are
-// advertised. A payload that does not decode is answered with code
+// advertised. In is what the caller sent, a map or a json.RawMessage too, without the key
+// _caller_worker_id that the engine adds: only a struct with a field of that name gets it. A payload that does not decode is answered with code
 // invalid_request and the path of what is wrong, for example
 // lines[2].price. See [Client.HandleFunc].
 func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out, error), opts ...FunctionOption) (*Function, error) {
@@ -191,7 +192,11 @@ func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out,
 }
 
 func typedHandler[In, Out any](h func(context.Context, In) (Out, error)) HandlerFunc {
+	notices := noticesCaller(reflect.TypeFor[In]())
 	return func(ctx context.Context, payload json.RawMessage) (any, error) {
+		if notices {
+			payload = withoutCaller(payload)
+		}
 		var in In
 		if err := decodePayload(payload, &in); err != nil {
 			return nil, err
@@ -354,7 +359,7 @@ func callerOf(data []byte) (id string) {
 		return ""
 	}
 	_ = scanObject(data, func(key, value []byte) {
-		if string(key) == "_caller_worker_id" {
+		if isCallerKey(key) {
 			id, _ = stringOf(value)
 		}
 	})
