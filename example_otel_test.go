@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/iii-go/iii"
@@ -188,6 +189,33 @@ func ExampleTelemetry_SlogHandler() {
 		fmt.Println(r.SeverityText, r.Body, r.Attributes["log.data"])
 	}
 	// Output: INFO sold map[item:tea price:map[cents:350] shop:oslo]
+}
+
+// What the program shows in its terminal goes to the engine, too. Each line comes once,
+// also if telemetry is disabled.
+func ExampleTelemetry_SlogHandler_terminal() {
+	engine, telemetry, stop := withTelemetry()
+	defer stop()
+	ctx := context.Background()
+
+	terminal := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime})
+	logger := slog.New(slog.NewMultiHandler(terminal, telemetry.SlogHandler())) // or for slog.SetDefault
+	logger.InfoContext(ctx, "sold", "item", "tea")
+
+	if err := telemetry.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("engine:", engine.Logs()[0].Body)
+	// Output:
+	// level=INFO msg=sold item=tea
+	// engine: sold
+}
+
+func withoutTime(groups []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey && len(groups) == 0 {
+		return slog.Attr{}
+	}
+	return a
 }
 
 // The providers, for instrumentation that is given some. At the end of the program

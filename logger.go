@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"os"
 	"runtime"
 	"slices"
 	"time"
@@ -24,15 +25,18 @@ const attributeData = "log.data"
 // triggers look at that alone), a message, and data: the attribute log.data, in
 // which objects, lists, numbers and so on stay what they are.
 //
-// It is made by [NewLogger]; the zero value writes to slog.Default. All methods
-// may be called from several goroutines at once, and none waits for the network.
+// It is made by [NewLogger]; the zero value writes to slog.Default, as that does.
+// All methods may be called from several goroutines at once, and none waits for the
+// network.
 type Logger struct {
 	out log.Logger // nil: slog.Default
 }
 
 // NewLogger makes a logger that writes to p, for example
-// [Telemetry.LoggerProvider]; with nil to what is slog.Default when it is called,
-// data and all.
+// [Telemetry.LoggerProvider]. With nil it writes to what slog.Default is at the time
+// of each record, data and all. If that leads back to a Logger without a provider,
+// or the Logger is called while package log writes a line, the record goes to
+// standard error instead, in the form of [slog.TextHandler].
 func NewLogger(p log.LoggerProvider) *Logger {
 	if p == nil {
 		return &Logger{}
@@ -84,7 +88,14 @@ func (l *Logger) write(ctx context.Context, level slog.Level, msg string, data a
 // fallBack writes to what slog.Default is. The place in the source is that of the
 // call of Debug and the like.
 func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
+	if ctx == nil {
+		ctx = context.Background()
+	}
 	h := slog.Default().Handler()
+	if ctx.Value(fellBack{}) != nil || leadsBack() {
+		h = standardError
+	}
+	ctx = context.WithValue(ctx, fellBack{}, true)
 	if !h.Enabled(ctx, level) {
 		return
 	}
@@ -96,6 +107,40 @@ func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
 	}
 	_ = h.Handle(ctx, r) // slog ignores it, too
 }
+
+// fellBack is the key of a context in which a record has fallen back: a handler may
+// pass the record on in another goroutine.
+type fellBack struct{}
+
+// leadsBack reports whether slog.Default may lead back to the caller, which is
+// fallBack. It looks at the stack, since a handler need not pass its context on: there
+// is none behind package log. A call from fallBack is a handler of slog.Default that
+// logs, and would end in an overflow of the stack. A call from package log would end
+// in the lock that this holds, should slog.Default write to it, as the first handler
+// of slog does.
+func leadsBack() bool {
+	var stack [512]uintptr // no chain of handlers is longer
+	frames := runtime.CallersFrames(stack[:runtime.Callers(2, stack[:])])
+	self, more := frames.Next()
+	for more {
+		var frame runtime.Frame
+		frame, more = frames.Next()
+		if frame.Function == self.Function || frame.Function == "log.(*Logger).output" {
+			return true
+		}
+	}
+	return false
+}
+
+// standardError is for records that have nowhere else to go. It leads nowhere:
+// slog's own default handler does not write to standard error but to package log,
+// whose output slog.SetDefault sends to the new default.
+var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOptions{Level: slog.Level(math.MinInt)})
+
+// stderr writes to what os.Stderr is at the moment.
+type stderr struct{}
+
+func (stderr) Write(p []byte) (int, error) { return os.Stderr.Write(p) }
 
 // newRecord is a record without data. slog's levels and OpenTelemetry's severities
 // have the same steps.
@@ -239,12 +284,25 @@ type slogGroup struct {
 	members []attribute.KeyValue
 }
 
-// newSlogHandler makes a handler that writes to p; with nil it is what
-// slog.Default has now.
-func newSlogHandler(p log.LoggerProvider) slog.Handler {
-	if p == nil {
-		return slog.Default().Handler()
+// SlogHandler returns a handler that writes what is logged by log/slog to the logger
+// provider. The attributes are together in one attribute of the record, the map
+// "log.data", and groups are maps in it. All levels are recorded. A record without
+// a time gets that at which it was written, where slog's own handlers leave the time
+// out: the engine sorts and filters by it.
+//
+// If logs are disabled, the handler discards, so that no line comes twice where it
+// stands beside others, as in a [slog.MultiHandler]. One that is slog's default
+// itself, with no handler around it, writes Info and above to standard error instead,
+// in the form of [slog.TextHandler], since nothing else would show these records.
+func (t *Telemetry) SlogHandler() slog.Handler {
+	if !t.recordsLogs() {
+		return newIdleSlogHandler()
 	}
+	return newSlogHandler(t.loggers)
+}
+
+// newSlogHandler makes a handler that writes to p.
+func newSlogHandler(p log.LoggerProvider) slog.Handler {
 	return &slogHandler{out: logOf(p), groups: []slogGroup{{name: attributeData}}}
 }
 
@@ -315,4 +373,54 @@ func appendSlog(members []attribute.KeyValue, a slog.Attr) []attribute.KeyValue 
 		return append(members, inner...)
 	}
 	return append(members, attribute.Map(a.Key, inner...))
+}
+
+// idleSlogHandler is the slog handler of a Telemetry that does not record logs. It
+// never passes a record on to what slog.Default is: that may be, or contain, itself.
+type idleSlogHandler struct {
+	root *idleSlogHandler // from which WithAttrs and WithGroup have made it
+	text slog.Handler
+}
+
+func newIdleSlogHandler() slog.Handler {
+	h := &idleSlogHandler{text: standardError}
+	h.root = h
+	return h
+}
+
+// Enabled implements slog.Handler.
+func (h *idleSlogHandler) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelInfo && h.alone()
+}
+
+// Handle implements slog.Handler.
+func (h *idleSlogHandler) Handle(ctx context.Context, r slog.Record) error {
+	if !h.alone() {
+		return nil
+	}
+	return h.text.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (h *idleSlogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &idleSlogHandler{root: h.root, text: h.text.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (h *idleSlogHandler) WithGroup(name string) slog.Handler {
+	return &idleSlogHandler{root: h.root, text: h.text.WithGroup(name)}
+}
+
+// alone reports whether no other handler can show a record. Enabled and Handle call
+// it.
+func (h *idleSlogHandler) alone() bool {
+	if d, ok := slog.Default().Handler().(*idleSlogHandler); ok && d.root == h.root {
+		return true
+	}
+	// When slog's own handler is made the default again, package log, to which it
+	// writes, goes on writing to the default before.
+	var caller [1]uintptr
+	runtime.Callers(3, caller[:]) // above are Callers, this, and Enabled or Handle
+	frame, _ := runtime.CallersFrames(caller[:]).Next()
+	return frame.Function == "log/slog.(*handlerWriter).Write"
 }

@@ -6,8 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"log/slog"
 	"math"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -304,10 +307,355 @@ func TestSlogHandlersConcurrent(t *testing.T) {
 	}
 }
 
-func TestSlogFallback(t *testing.T) {
-	if newSlogHandler(nil) != slog.Default().Handler() {
-		t.Error("without a provider the handler is not slog.Default's")
+// fanOut hands each record to several handlers, without asking them first.
+type fanOut []slog.Handler
+
+func (f fanOut) Enabled(context.Context, slog.Level) bool { return true }
+
+func (f fanOut) Handle(ctx context.Context, r slog.Record) error {
+	for _, h := range f {
+		if err := h.Handle(ctx, r.Clone()); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (f fanOut) WithAttrs(attrs []slog.Attr) slog.Handler {
+	with := make(fanOut, len(f))
+	for i, h := range f {
+		with[i] = h.WithAttrs(attrs)
+	}
+	return with
+}
+
+func (f fanOut) WithGroup(name string) slog.Handler {
+	with := make(fanOut, len(f))
+	for i, h := range f {
+		with[i] = h.WithGroup(name)
+	}
+	return with
+}
+
+// wrapped adds an attribute to each record.
+type wrapped struct{ slog.Handler }
+
+func (w wrapped) Handle(ctx context.Context, r slog.Record) error {
+	r = r.Clone()
+	r.AddAttrs(slog.String("wrapped", "yes"))
+	return w.Handler.Handle(ctx, r)
+}
+
+func (w wrapped) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return wrapped{w.Handler.WithAttrs(attrs)}
+}
+func (w wrapped) WithGroup(name string) slog.Handler { return wrapped{w.Handler.WithGroup(name)} }
+
+// toLogger is a handler that writes to a Logger, as log.SetOutput and the hooks of
+// other logging packages may do.
+type toLogger func(ctx context.Context, msg string)
+
+func (f toLogger) Enabled(context.Context, slog.Level) bool { return true }
+func (f toLogger) WithAttrs([]slog.Attr) slog.Handler       { return f }
+func (f toLogger) WithGroup(string) slog.Handler            { return f }
+func (f toLogger) Handle(ctx context.Context, r slog.Record) error {
+	f(ctx, r.Message)
+	return nil
+}
+
+func (f toLogger) Write(line []byte) (int, error) {
+	f(context.Background(), strings.TrimSpace(string(line)))
+	return len(line), nil
+}
+
+func keepsContext(l *Logger) toLogger {
+	return func(ctx context.Context, msg string) { l.Info(ctx, msg, nil) }
+}
+
+func losesContext(l *Logger) toLogger {
+	return func(_ context.Context, msg string) { l.Info(context.Background(), msg, nil) }
+}
+
+func changesGoroutine(l *Logger) toLogger {
+	return func(ctx context.Context, msg string) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			l.Info(ctx, msg, nil)
+		}()
+		<-done
+	}
+}
+
+// logsMore logs when it is written.
+type logsMore struct{ l *Logger }
+
+func (v logsMore) LogValue() slog.Value {
+	v.l.Info(context.Background(), "hello from a value", nil)
+	return slog.StringValue("value")
+}
+
+// logChains are programs that log "hello", each to its own chain of handlers. Each runs
+// in a process of its own: the default of slog and the output of package log are global,
+// and a chain that leads back to itself hangs the process or overflows its stack.
+var logChains = []struct {
+	name            string
+	run             func(t *Telemetry)
+	idle, recording int // lines on standard output and standard error
+}{
+	{"fan-out", func(t *Telemetry) {
+		slog.SetDefault(slog.New(fanOut{stdoutText(), t.SlogHandler()}))
+		slog.Info("hello")
+	}, 1, 1},
+	{"fan-out, telemetry first", func(t *Telemetry) {
+		slog.SetDefault(slog.New(fanOut{t.SlogHandler(), stdoutText()}))
+		slog.Info("hello")
+	}, 1, 1},
+	{"slog.MultiHandler", func(t *Telemetry) {
+		slog.SetDefault(slog.New(slog.NewMultiHandler(stdoutText(), t.SlogHandler())))
+		slog.Info("hello")
+	}, 1, 1},
+	{"fan-out, line of package log", func(t *Telemetry) {
+		slog.SetDefault(slog.New(fanOut{stdoutText(), t.SlogHandler()}))
+		stdlog.Print("hello")
+	}, 1, 1},
+	{"fan-out, handler made when another is the default", func(t *Telemetry) {
+		text := stdoutText()
+		slog.SetDefault(slog.New(text))
+		slog.SetDefault(slog.New(fanOut{text, t.SlogHandler()}))
+		slog.Info("hello")
+		stdlog.Print("hello")
+	}, 2, 2},
+	{"fan-out with attributes and groups", func(t *Telemetry) {
+		slog.SetDefault(slog.New(fanOut{stdoutText(), t.SlogHandler()}).With("a", 1).WithGroup("g").With("b", 2))
+		slog.With("c", 3).WithGroup("h").Info("hello", "d", 4)
+	}, 1, 1},
+	{"fan-out of fan-outs and wrappers", func(t *Telemetry) {
+		slog.SetDefault(slog.New(wrapped{fanOut{stdoutText(), wrapped{fanOut{wrapped{t.SlogHandler()}, t.SlogHandler()}}}}))
+		slog.Info("hello")
+		stdlog.Print("hello")
+	}, 2, 2},
+	{"fan-out, default several times", func(t *Telemetry) {
+		h := t.SlogHandler()
+		for range 3 {
+			slog.SetDefault(slog.New(h))
+			slog.SetDefault(slog.New(fanOut{stdoutText(), h}))
+			slog.SetDefault(slog.Default())
+		}
+		slog.Info("hello")
+		stdlog.Print("hello")
+	}, 2, 2},
+	{"fan-out that is not the default", func(t *Telemetry) {
+		h := fanOut{stdoutText(), t.SlogHandler()}
+		slog.New(h).Info("hello")
+		slog.NewLogLogger(h, slog.LevelInfo).Print("hello")
+	}, 2, 2},
+	{"fan-out of two telemetries", func(t *Telemetry) {
+		other := chainTelemetry(OtelConfig{})
+		slog.SetDefault(slog.New(fanOut{stdoutText(), other.SlogHandler(), t.SlogHandler()}))
+		slog.Info("hello")
+	}, 1, 1},
+	{"fan-out from many goroutines", func(t *Telemetry) {
+		slog.SetDefault(slog.New(fanOut{stdoutText(), t.SlogHandler()}))
+		fromManyGoroutines(func() { slog.Info("hello"); stdlog.Print("hello") })
+	}, 160, 160},
+	{"alone", func(t *Telemetry) {
+		slog.SetDefault(slog.New(t.SlogHandler()))
+		slog.Info("hello")
+		slog.With("a", 1).WithGroup("g").Warn("hello", "b", 2)
+		slog.Debug("hello, but Debug")
+		stdlog.Print("hello")
+	}, 3, 0},
+	{"alone with attributes", func(t *Telemetry) {
+		slog.SetDefault(slog.New(t.SlogHandler()).With("a", 1))
+		slog.Info("hello")
+		stdlog.Print("hello")
+	}, 2, 0},
+	{"alone after a fan-out", func(t *Telemetry) {
+		slog.SetDefault(slog.New(fanOut{stdoutText(), t.SlogHandler()}))
+		slog.SetDefault(slog.New(t.SlogHandler()))
+		slog.Info("hello")
+	}, 1, 0},
+	{"alone from many goroutines", func(t *Telemetry) {
+		slog.SetDefault(slog.New(t.SlogHandler()))
+		fromManyGoroutines(func() { slog.Info("hello"); stdlog.Print("hello") })
+	}, 160, 0},
+	{"alone for a time", func(t *Telemetry) {
+		first := slog.Default()
+		slog.SetDefault(slog.New(t.SlogHandler()))
+		slog.SetDefault(first)
+		slog.Info("hello")
+		stdlog.Print("hello")
+	}, 2, 0},
+	{"behind a wrapper", func(t *Telemetry) {
+		slog.SetDefault(slog.New(wrapped{t.SlogHandler()}))
+		slog.Info("hello")
+		stdlog.Print("hello")
+	}, 0, 0},
+	{"not the default", func(t *Telemetry) {
+		slog.New(t.SlogHandler()).Info("hello")
+	}, 0, 0},
+	{"log of a client", func(t *Telemetry) {
+		slog.SetDefault(slog.New(fanOut{stdoutText(), t.SlogHandler()}))
+		for _, l := range []*slog.Logger{slog.Default(), slog.New(t.SlogHandler())} {
+			c, err := New("ws://127.0.0.1:1", WithLogger(l), WithTelemetry(t), WithReconnection(ReconnectionConfig{MaxRetries: ptr(uint64(1))}))
+			if err != nil {
+				panic(err)
+			}
+			if c.Connect(context.Background()) == nil {
+				panic("connected")
+			}
+		}
+		slog.Info("hello")
+	}, 1, 1},
+
+	{"Logger, default of slog", func(t *Telemetry) {
+		t.Logger().Info(context.Background(), "hello", nil)
+	}, 1, 0},
+	{"Logger, fan-out", func(t *Telemetry) {
+		slog.SetDefault(slog.New(fanOut{stdoutText(), t.SlogHandler()}))
+		t.Logger().Info(context.Background(), "hello", nil)
+	}, 1, 0},
+	{"Logger, handler alone", func(t *Telemetry) {
+		slog.SetDefault(slog.New(t.SlogHandler()))
+		t.Logger().Info(context.Background(), "hello", nil)
+	}, 1, 0},
+	{"Logger behind the default", func(t *Telemetry) {
+		slog.SetDefault(slog.New(keepsContext(t.Logger())))
+		slog.Info("hello")
+		stdlog.Print("hello")
+		t.Logger().Info(context.Background(), "hello", nil)
+	}, 3, 0},
+	{"Logger behind the default, context lost", func(t *Telemetry) {
+		slog.SetDefault(slog.New(losesContext(t.Logger())))
+		slog.Info("hello")
+		stdlog.Print("hello")
+		t.Logger().Info(context.Background(), "hello", nil)
+	}, 3, 0},
+	{"Logger behind the default, in another goroutine", func(t *Telemetry) {
+		slog.SetDefault(slog.New(changesGoroutine(t.Logger())))
+		slog.Info("hello")
+		stdlog.Print("hello")
+		t.Logger().Info(context.Background(), "hello", nil)
+	}, 3, 0},
+	{"Loggers behind the default, from many goroutines", func(t *Telemetry) {
+		slog.SetDefault(slog.New(losesContext(t.Logger())))
+		fromManyGoroutines(func() { slog.Info("hello"); (&Logger{}).Info(nil, "hello", nil) }) //nolint:staticcheck // no context
+	}, 160, 0},
+	{"Logger in a fan-out", func(t *Telemetry) { // the text comes from slog, then from the Logger, which at last writes itself
+		slog.SetDefault(slog.New(fanOut{stdoutText(), losesContext(NewLogger(nil)), t.SlogHandler()}))
+		slog.Info("hello")
+	}, 3, 3},
+	{"Logger as the output of package log", func(t *Telemetry) {
+		stdlog.SetOutput(losesContext(t.Logger()))
+		stdlog.Print("hello")
+		slog.Info("hello")
+		t.Logger().Info(context.Background(), "hello", nil)
+	}, 3, 0},
+	{"Logger as the output of package log, beside a default of slog", func(t *Telemetry) {
+		slog.SetDefault(slog.New(stdoutText()))
+		stdlog.SetOutput(losesContext(t.Logger()))
+		stdlog.Print("hello")
+		slog.Info("hello")
+		t.Logger().Info(context.Background(), "hello", nil)
+	}, 3, 1},
+	{"Logger as the output of package log, behind a wrapper", func(t *Telemetry) {
+		slog.SetDefault(slog.New(wrapped{slog.Default().Handler()}))
+		stdlog.SetOutput(losesContext(t.Logger()))
+		stdlog.Print("hello")
+		slog.Info("hello")
+		t.Logger().Info(context.Background(), "hello", nil)
+	}, 3, 0},
+	{"Logger behind the default for a time", func(t *Telemetry) {
+		first := slog.Default()
+		slog.SetDefault(slog.New(losesContext(t.Logger())))
+		slog.SetDefault(first)
+		slog.Info("hello")
+		stdlog.Print("hello")
+		t.Logger().Info(context.Background(), "hello", nil)
+	}, 3, 0},
+	{"Logger in a value", func(t *Telemetry) {
+		slog.SetDefault(slog.New(stdoutText()))
+		t.Logger().Info(context.Background(), "hello", logsMore{t.Logger()})
+	}, 2, 0},
+}
+
+// stdoutText shows records to the user of a program.
+func stdoutText() slog.Handler { return slog.NewTextHandler(os.Stdout, nil) }
+
+func fromManyGoroutines(f func()) {
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 10 {
+				f()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func chainTelemetry(cfg OtelConfig) *Telemetry {
+	cfg.EngineWsURL = ptr("ws://127.0.0.1:1")
+	t, err := StartTelemetry(context.Background(), cfg)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}
+
+// logChainVariable names the chain, and how the telemetry is set up, in the child
+// process of TestNoChainOfLogHandlersLeadsBack.
+const logChainVariable = "III_TEST_LOG_CHAIN"
+
+func TestNoChainOfLogHandlersLeadsBack(t *testing.T) {
+	if chain, mode, child := strings.Cut(os.Getenv(logChainVariable), "/"); child {
+		switch cfg := (OtelConfig{}); mode {
+		case "disabled":
+			t.Setenv("OTEL_ENABLED", "false")
+			runLogChain(chain, cfg)
+		case "without logs":
+			runLogChain(chain, OtelConfig{LogsEnabled: ptr(false)})
+		default:
+			runLogChain(chain, cfg)
+		}
+	}
+	for i, chain := range logChains {
+		modes := []string{"disabled", "recording"}
+		if i == 0 {
+			modes = append(modes, "without logs")
+		}
+		for _, mode := range modes {
+			t.Run(chain.name+"/"+mode, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
+				defer cancel()
+				child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestNoChainOfLogHandlersLeadsBack$")
+				child.Env = append(os.Environ(), logChainVariable+"="+chain.name+"/"+mode)
+				out, err := child.CombinedOutput()
+				want := chain.idle
+				if mode == "recording" {
+					want = chain.recording
+				}
+				if err != nil || !bytes.HasSuffix(out, []byte("end\n")) {
+					t.Errorf("the program does not end (%v):\n%.2000s", err, out)
+				} else if n := bytes.Count(out, []byte("hello")); n != want {
+					t.Errorf("hello is there %d times, want %d:\n%.2000s", n, want, out)
+				}
+			})
+		}
+	}
+}
+
+// runLogChain is the child process.
+func runLogChain(name string, cfg OtelConfig) {
+	for _, chain := range logChains {
+		if chain.name == name {
+			chain.run(chainTelemetry(cfg))
+			_, _ = os.Stdout.WriteString("end\n")
+			os.Exit(0)
+		}
+	}
+	panic("no chain " + name)
 }
 
 func TestLogAfterShutdown(t *testing.T) {
