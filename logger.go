@@ -75,7 +75,9 @@ func (l *Logger) write(ctx context.Context, level slog.Level, msg string, data a
 		fallBack(ctx, level, msg, data)
 		return
 	}
-	r := newRecord(time.Now(), level, msg)
+	now := time.Now()
+	r := newRecord(now, level, msg)
+	r.SetObservedTimestamp(now)
 	if !l.out.Enabled(ctx, log.EnabledParameters{Severity: r.Severity()}) {
 		return
 	}
@@ -142,12 +144,11 @@ type stderr struct{}
 
 func (stderr) Write(p []byte) (int, error) { return os.Stderr.Write(p) }
 
-// newRecord is a record without data. slog's levels and OpenTelemetry's severities
-// have the same steps.
+// newRecord is a record without data and without the time of its observation, which
+// the provider adds. slog's levels and OpenTelemetry's severities have the same steps.
 func newRecord(at time.Time, level slog.Level, msg string) (r log.Record) {
 	severity := severityOf(level)
 	r.SetTimestamp(at)
-	r.SetObservedTimestamp(at)
 	r.SetSeverity(severity)
 	r.SetSeverityText(severityNames[(severity-1)/4])
 	r.SetBody(attribute.StringValue(msg))
@@ -287,7 +288,7 @@ type slogGroup struct {
 // SlogHandler returns a handler that writes what is logged by log/slog to the logger
 // provider. The attributes are together in one attribute of the record, the map
 // "log.data", and groups are maps in it. All levels are recorded. A record without
-// a time gets that at which it was written, where slog's own handlers leave the time
+// a time has that at which it was written, where slog's own handlers leave the time
 // out: the engine sorts and filters by it.
 //
 // If logs are disabled, the handler discards, so that no line comes twice where it
