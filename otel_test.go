@@ -120,8 +120,16 @@ func TestTelemetryDelivers(t *testing.T) {
 
 // Off is off: no goroutine, no dial, nothing recorded, nothing global, and no
 // error anywhere.
-func TestChecklistDisabled(t *testing.T) {
-	t.Setenv("OTEL_ENABLED", "no")
+func TestDisabledTelemetryDoesNothing(t *testing.T) {
+	for variable, value := range map[string]string{"OTEL_ENABLED": "no", "OTEL_SDK_DISABLED": "true"} {
+		t.Run(variable, func(t *testing.T) {
+			t.Setenv(variable, value)
+			testDisabledTelemetry(t)
+		})
+	}
+}
+
+func testDisabledTelemetry(t *testing.T) {
 	dialled := false
 	dial := func(context.Context, string, string) (net.Conn, error) {
 		dialled = true
