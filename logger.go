@@ -11,6 +11,8 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -49,8 +51,11 @@ func logOf(p log.LoggerProvider) log.Logger {
 }
 
 // Debug writes a record of severity DEBUG. data is anything that encodes as JSON,
-// or an error, or nil for none; what does not encode is replaced by the reason.
-// ctx tells the trace that the record belongs to; its cancellation does not matter.
+// or an error, or nil for none; what does not encode is replaced by the reason. Of a
+// value that implements [slog.LogValuer], in data or in maps and lists of any in it,
+// what its LogValue returns is written. Integers of more than 63 bits are text, which
+// keeps their digits. ctx determines the trace that the record belongs to; its
+// cancellation does not matter.
 func (l *Logger) Debug(ctx context.Context, msg string, data any) {
 	l.write(ctx, slog.LevelDebug, msg, data)
 }
@@ -160,25 +165,29 @@ func severityOf(level slog.Level) log.Severity {
 	return log.Severity(min(max(int(level), int(log.SeverityTrace1)-distance), int(log.SeverityFatal4)-distance) + distance)
 }
 
-// maxLogValues is how many values one record may hold; a map that contains itself
-// has no end.
+// maxLogValues is how many values the data of a record, or one attribute of slog, may
+// hold; a map that contains itself has no end.
 const maxLogValues = 100_000
 
 // logValue converts what a user logs.
 func logValue(v any) attribute.Value {
-	c := logConverter{}
-	return c.value(v, 0)
+	return new(logConverter).value(v, 0)
 }
 
 type logConverter struct{ values int }
 
+// value converts a value that is inside depth others.
 func (c *logConverter) value(v any, depth int) attribute.Value {
-	if c.values++; c.values > maxLogValues {
-		return attribute.StringValue("[TRUNCATED]")
+	if !c.more() {
+		return truncatedValue
 	}
 	switch v := v.(type) {
 	case nil:
 		return attribute.StringValue("") // keeps its key
+	case slog.LogValuer, slog.Value, []slog.Attr: // what has a LogValue may hide the rest
+		return c.slogValue(slog.AnyValue(v), depth)
+	case slog.Attr:
+		return c.slogValue(slog.GroupValue(v), depth)
 	case string:
 		return attribute.StringValue(v)
 	case bool:
@@ -189,9 +198,13 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 		return attribute.Int64Value(v)
 	case uint64:
 		if v > math.MaxInt64 {
-			return attribute.Float64Value(float64(v))
+			return attribute.StringValue(strconv.FormatUint(v, 10))
 		}
 		return attribute.Int64Value(int64(v))
+	case float32:
+		if !finite(float64(v)) {
+			return attribute.Float64Value(float64(v)) // JSON has none of these
+		}
 	case float64:
 		return attribute.Float64Value(v)
 	case json.Number:
@@ -216,12 +229,79 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 			elements[i] = c.value(value, depth+1)
 		}
 		return attribute.SliceValue(elements...)
+	case []error:
+		elements := make([]any, len(v))
+		for i, err := range v {
+			elements[i] = err
+		}
+		return c.value(elements, depth)
 	case json.Marshaler:
 		return c.encoded(v, depth)
 	case error:
 		return errorValue(v)
 	}
 	return c.encoded(v, depth)
+}
+
+// more counts a value, and reports whether there is room for it.
+func (c *logConverter) more() bool {
+	c.values++
+	return c.values <= maxLogValues
+}
+
+// truncatedValue stands for values that are too many or too deep.
+var truncatedValue = attribute.StringValue("[TRUNCATED]")
+
+// slogValue converts a value of slog that is inside depth others.
+func (c *logConverter) slogValue(v slog.Value, depth int) attribute.Value {
+	if v = v.Resolve(); v.Kind() != slog.KindGroup {
+		return c.value(v.Any(), depth)
+	}
+	return mapValue(c.group(v.Group(), depth+1), depth+1)
+}
+
+// group converts the attributes of a group, which are inside depth values.
+func (c *logConverter) group(attrs []slog.Attr, depth int) (members []attribute.KeyValue) {
+	if depth > maxGroupDepth || !c.more() {
+		return []attribute.KeyValue{{Key: "...", Value: truncatedValue}}
+	}
+	for _, a := range attrs {
+		members = c.attr(members, a, depth)
+	}
+	return members
+}
+
+// attr appends an attribute that is inside depth values.
+func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int) []attribute.KeyValue {
+	v := a.Value.Resolve()
+	if a.Key == "" && v.Equal(slog.Value{}) {
+		return members // the empty attribute
+	}
+	if v.Kind() != slog.KindGroup {
+		return append(members, attribute.KeyValue{Key: attribute.Key(a.Key), Value: c.value(v.Any(), depth)})
+	}
+	inner := c.group(v.Group(), depth+1)
+	switch {
+	case len(inner) == 0:
+		return members
+	case a.Key == "":
+		return append(members, inner...)
+	}
+	return append(members, attribute.KeyValue{Key: attribute.Key(a.Key), Value: mapValue(inner, depth+1)})
+}
+
+// maxGroupDepth is how deep groups of slog may be nested: a LogValue that returns a
+// group with itself in it has no end.
+const maxGroupDepth = 4 * maxValueDepth
+
+// mapValue is a map that is inside depth other values. The outermost that lies deeper
+// than the engine can read is text.
+func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
+	v := attribute.MapValue(members...)
+	if depth == maxValueDepth {
+		return attribute.StringValue(v.String())
+	}
+	return v
 }
 
 // errorValue is the text of err, or of the panic of its Error method: that of a
@@ -251,12 +331,13 @@ func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	return c.value(decoded, depth)
 }
 
-// numberValue is an integer where that fits.
+// numberValue is an integer where that fits. Larger integers are text, which keeps
+// their digits, and so is what is no number.
 func numberValue(n json.Number) attribute.Value {
 	if i, err := n.Int64(); err == nil {
 		return attribute.Int64Value(i)
 	}
-	if f, err := n.Float64(); err == nil {
+	if f, err := n.Float64(); err == nil && finite(f) && strings.ContainsAny(n.String(), ".eE") {
 		return attribute.Float64Value(f)
 	}
 	return attribute.StringValue(n.String())
@@ -318,13 +399,13 @@ func (h *slogHandler) Handle(ctx context.Context, record slog.Record) error {
 	last := len(h.groups) - 1
 	members := slices.Clip(h.groups[last].members)
 	record.Attrs(func(a slog.Attr) bool {
-		members = appendSlog(members, a)
+		members = new(logConverter).attr(members, a, last)
 		return true
 	})
 	for i := last; i > 0; i-- {
 		outer := slices.Clip(h.groups[i-1].members)
 		if len(members) > 0 { // empty groups are left out
-			outer = append(outer, attribute.Map(h.groups[i].name, members...))
+			outer = append(outer, attribute.KeyValue{Key: attribute.Key(h.groups[i].name), Value: mapValue(members, i)})
 		}
 		members = outer
 	}
@@ -342,7 +423,7 @@ func (h *slogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	last := &groups[len(groups)-1]
 	last.members = slices.Clip(last.members)
 	for _, a := range attrs {
-		last.members = appendSlog(last.members, a)
+		last.members = new(logConverter).attr(last.members, a, len(groups)-1)
 	}
 	return &slogHandler{out: h.out, groups: groups}
 }
@@ -353,27 +434,6 @@ func (h *slogHandler) WithGroup(name string) slog.Handler {
 		return h
 	}
 	return &slogHandler{out: h.out, groups: append(slices.Clip(h.groups), slogGroup{name: name})}
-}
-
-func appendSlog(members []attribute.KeyValue, a slog.Attr) []attribute.KeyValue {
-	value := a.Value.Resolve()
-	if a.Key == "" && value.Equal(slog.Value{}) {
-		return members // the empty attribute
-	}
-	if value.Kind() != slog.KindGroup {
-		return append(members, attribute.KeyValue{Key: attribute.Key(a.Key), Value: logValue(value.Any())})
-	}
-	var inner []attribute.KeyValue
-	for _, a := range value.Group() {
-		inner = appendSlog(inner, a)
-	}
-	switch {
-	case len(inner) == 0:
-		return members
-	case a.Key == "":
-		return append(members, inner...)
-	}
-	return append(members, attribute.Map(a.Key, inner...))
 }
 
 // idleSlogHandler is the slog handler of a Telemetry that does not record logs. It

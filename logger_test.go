@@ -9,6 +9,7 @@ import (
 	stdlog "log"
 	"log/slog"
 	"math"
+	"math/big"
 	"os"
 	"os/exec"
 	"slices"
@@ -132,10 +133,29 @@ func TestLoggerData(t *testing.T) {
 		{"nil error pointer", map[string]any{"error": (*panicsOnError)(nil), "n": 1},
 			map[string]any{"error": "*iii.panicsOnError: panic: runtime error: invalid memory address or nil pointer dereference", "n": int64(1)}},
 		{"small integers", []int8{1, -1}, []any{int64(1), int64(-1)}},
-		{"large unsigned", uint64(math.MaxUint64), float64(math.MaxUint64)},
 		{"number", json.Number("9007199254740993"), int64(9007199254740993)},
 		{"number beyond all", json.Number("1e999"), "1e999"},
+		{"numbers with a point or an exponent", []any{json.Number("1e3"), json.Number("18446744073709551616.5")}, []any{1000.0, 18446744073709551616.5}},
+		{"no number", []any{json.Number("inf"), json.Number("NaN"), json.Number("")}, []any{"inf", "NaN", ""}},
 		{"NaN", map[string]any{"x": math.Inf(1)}, map[string]any{"x": math.Inf(1)}},
+		{"short NaN", map[string]any{"x": float32(math.Inf(-1)), "y": float32(0.1)}, map[string]any{"x": math.Inf(-1), "y": 0.1}},
+		{"greatest int64", []any{uint64(math.MaxInt64), json.Number("9223372036854775807"), json.Number("-9223372036854775808")},
+			[]any{int64(math.MaxInt64), int64(math.MaxInt64), int64(math.MinInt64)}},
+		{"unsigned", []any{uint64(math.MaxUint64), uint64(math.MaxInt64 + 1), uint(math.MaxUint), uintptr(math.MaxUint)},
+			[]any{"18446744073709551615", "9223372036854775808", fmt.Sprint(uint(math.MaxUint)), fmt.Sprint(uintptr(math.MaxUint))}},
+		{"unsigned in typed values", map[string][]uint64{"a": {1, math.MaxUint64}}, map[string]any{"a": []any{int64(1), "18446744073709551615"}}},
+		{"unsigned in a struct", struct{ N *uint64 }{ptr(uint64(math.MaxUint64))}, map[string]any{"N": "18446744073709551615"}},
+		{"integers beyond 64 bits", []any{new(big.Int).Lsh(big.NewInt(1), 70), new(big.Int).Neg(new(big.Int).Lsh(big.NewInt(1), 70)), json.Number("9223372036854775808"), json.Number("-9223372036854775809")},
+			[]any{"1180591620717411303424", "-1180591620717411303424", "9223372036854775808", "-9223372036854775809"}},
+		{"raw integer beyond 63 bits", json.RawMessage(`{"n":18446744073709551615}`), map[string]any{"n": "18446744073709551615"}},
+		{"duration", time.Second, int64(time.Second)},
+		{"errors", []error{errors.New("e"), nil, (*panicsOnError)(nil)},
+			[]any{"e", "", "*iii.panicsOnError: panic: runtime error: invalid memory address or nil pointer dereference"}},
+		{"nil pointer", map[string]any{"p": (*order)(nil), "n": 1}, map[string]any{"p": "", "n": int64(1)}},
+		{"LogValue", hidesPassword{"pa55"}, "hidden"},
+		{"LogValue inside", map[string]any{"user": hidesPassword{"pa55"}, "list": []any{hidesPassword{"pa55"}}}, map[string]any{"user": "hidden", "list": []any{"hidden"}}},
+		{"values of slog", []any{slog.Uint64Value(math.MaxUint64), slog.GroupValue(slog.Int("a", 1), slog.Attr{}, slog.Group("none")), slog.Int("b", 2), []slog.Attr{slog.Any("c", hidesPassword{})}},
+			[]any{"18446744073709551615", map[string]any{"a": int64(1)}, map[string]any{"b": int64(2)}, map[string]any{"c": "hidden"}}},
 		{"raw", json.RawMessage(`{"a":[1,2.5,null]}`), map[string]any{"a": []any{int64(1), 2.5, ""}}},
 		{"bytes", []byte("hi"), "aGk="},
 		{"time", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), "2026-01-02T03:04:05Z"},
@@ -150,6 +170,96 @@ func TestLoggerData(t *testing.T) {
 			got, ok := dataOf(&kept.records[0])
 			if diff := cmp.Diff(tt.want, got); diff != "" || !ok {
 				t.Errorf("log.data (-want +got):\n%s", diff)
+			}
+			slog.New(newSlogHandler(provider)).Info("m", "v", map[string]any{"v": tt.in})
+			got, ok = dataOf(&kept.records[1])
+			if diff := cmp.Diff(any(map[string]any{"v": map[string]any{"v": tt.want}}), got); diff != "" || !ok {
+				t.Errorf("log.data of slog (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+type hidesPassword struct{ Password string }
+
+func (hidesPassword) LogValue() slog.Value { return slog.StringValue("hidden") }
+
+// The kinds of slog's values that are no values of JSON's.
+func TestSlogValues(t *testing.T) {
+	provider, kept := keptLogs()
+	slog.New(newSlogHandler(provider)).With("with", uint64(math.MaxUint64)).Info("m",
+		"u", uint64(math.MaxUint64), "small", uint64(7), "d", time.Minute, "f", math.Inf(1), "nil", nil, "err", error((*panicsOnError)(nil)),
+		"big", new(big.Int).Lsh(big.NewInt(1), 64), slog.Group("g", "u", uint64(math.MaxInt64+1)), "hidden", hidesPassword{"pa55"})
+	want := map[string]any{
+		"with": "18446744073709551615", "u": "18446744073709551615", "small": int64(7), "d": int64(time.Minute), "f": math.Inf(1), "nil": "",
+		"err": "*iii.panicsOnError: panic: runtime error: invalid memory address or nil pointer dereference",
+		"big": "18446744073709551616", "g": map[string]any{"u": "9223372036854775808"}, "hidden": "hidden",
+	}
+	got, _ := dataOf(&kept.records[0])
+	if diff := cmp.Diff(any(want), got); diff != "" {
+		t.Errorf("log.data (-want +got):\n%s", diff)
+	}
+}
+
+// selves is a value whose groups contain it again, under each of some keys.
+type selves []string
+
+func (s selves) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.String("leaf", "x")}
+	for _, key := range s {
+		attrs = append(attrs, slog.Any(key, s))
+	}
+	return slog.GroupValue(attrs...)
+}
+
+type panics struct{}
+
+func (panics) LogValue() slog.Value         { panic("no value") }
+func (panics) MarshalJSON() ([]byte, error) { panic("no JSON") }
+
+type again struct{}
+
+func (v again) LogValue() slog.Value { return slog.AnyValue(v) }
+
+type listsItself struct{}
+
+func (v listsItself) LogValue() slog.Value { return slog.AnyValue([]any{v, v}) }
+
+// A record with such a value is written all the same, with a mark in its place.
+func TestLogValuesWithoutEnd(t *testing.T) {
+	cyclic := []slog.Attr{slog.Int("n", 1), slog.Int("self", 0)}
+	cyclic[1].Value = slog.GroupValue(cyclic...)
+	for name, tt := range map[string]struct {
+		value any
+		want  string
+	}{
+		"group in itself":         {slog.GroupValue(cyclic...), "[TRUNCATED]"},
+		"value in itself":         {selves{"self"}, "[TRUNCATED]"},
+		"value in itself, inline": {selves{""}, "[TRUNCATED]"},
+		"value in itself twice":   {selves{"a", "b"}, "[TRUNCATED]"},
+		"list in itself":          {listsItself{}, "[["},
+		"value that is itself":    {again{}, "too many times"},
+		"value that panics":       {panics{}, "panic"},
+		"values that panic":       {[]any{panics{}, struct{ V panics }{}}, "no JSON"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			provider, kept := keptLogs()
+			l := slog.New(newSlogHandler(provider))
+			l.Info("m", "v", tt.value, "after", 1)
+			l.With("v", tt.value).Info("m", "after", 1)
+			l.WithGroup("g").Info("m", slog.Group("", "v", tt.value), "after", 1)
+			NewLogger(provider).Info(t.Context(), "m", []any{tt.value, 1})
+			if len(kept.records) != 4 {
+				t.Fatalf("%d records", len(kept.records))
+			}
+			for i, r := range kept.records {
+				data, _ := dataOf(&r)
+				if text := fmt.Sprint(data); !strings.Contains(text, tt.want) || len(text) > 64<<20 {
+					t.Errorf("record %d holds %.300s…", i, text)
+				}
+				if m, ok := data.(map[string]any); ok && i < 2 && m["after"] != int64(1) {
+					t.Errorf("record %d lacks what comes after", i)
+				}
 			}
 		})
 	}

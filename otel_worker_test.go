@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -429,6 +430,37 @@ func TestSlogRecordTimes(t *testing.T) {
 	}
 	if n := len(e.Logs()); n != 4 {
 		t.Errorf("%d records", n)
+	}
+}
+
+// Groups of any depth reach the engine, the inner ones as text.
+func TestSlogDeepGroupsReachTheEngine(t *testing.T) {
+	e := telemetryEngine(t)
+	telemetry, _ := recorded(t, e)
+	const depths = 45
+	for depth := range depths {
+		opened, inline := slog.New(telemetry.SlogHandler()), slog.Int("leaf", depth)
+		for range depth {
+			opened = opened.WithGroup("g")
+			inline = slog.Group("g", inline)
+		}
+		opened.Info("opened", "leaf", depth)
+		slog.New(telemetry.SlogHandler()).LogAttrs(t.Context(), slog.LevelInfo, "inline", inline)
+		opened.LogAttrs(t.Context(), slog.LevelInfo, "both", inline)
+	}
+	flush(t, telemetry)
+	if n := len(e.Logs()); n != 3*depths {
+		t.Fatalf("%d records", n)
+	}
+	for i, r := range e.Logs() {
+		data, err := json.Marshal(r.Attributes["log.data"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf := strconv.Itoa(i/3) + "}"
+		if text := string(data); !strings.Contains(text, leaf) || !strings.Contains(text, "leaf") {
+			t.Errorf("record %d, %s, holds %s", i, r.Body, text)
+		}
 	}
 }
 
