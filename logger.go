@@ -17,6 +17,7 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/log"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // attributeData is the attribute that holds a log record's structured data.
@@ -358,7 +359,8 @@ func (c *logConverter) text(v any) attribute.Value {
 // entries of log.data, groups nest in it.
 type slogHandler struct {
 	out    log.Logger
-	groups []slogGroup // the open ones, outermost first; the first is log.data
+	level  slog.Leveler // nil: all levels
+	groups []slogGroup  // the open ones, outermost first; the first is log.data
 }
 
 type slogGroup struct {
@@ -376,21 +378,32 @@ type slogGroup struct {
 // stands beside others, as in a [slog.MultiHandler]. One that is slog's default
 // itself, with no handler around it, writes Info and above to standard error instead,
 // in the form of [slog.TextHandler], since nothing else would show these records.
-func (t *Telemetry) SlogHandler() slog.Handler {
+func (t *Telemetry) SlogHandler() slog.Handler { return t.SlogHandlerAt(nil) }
+
+// SlogHandlerAt returns a handler like that of [Telemetry.SlogHandler] which takes
+// records of level and above: what the terminal is to show need not all go to the
+// engine, and the other way round. level is asked for each record, so a
+// [slog.LevelVar] may change it at any time; nil is all levels. If logs are disabled
+// and the handler is slog's default, level counts as well; nil is Info then.
+func (t *Telemetry) SlogHandlerAt(level slog.Leveler) slog.Handler {
 	if !t.recordsLogs() {
-		return newIdleSlogHandler()
+		return newIdleSlogHandler(level)
 	}
-	return newSlogHandler(t.loggers)
+	return newSlogHandler(t.loggers, level)
 }
 
-// newSlogHandler makes a handler that writes to p.
-func newSlogHandler(p log.LoggerProvider) slog.Handler {
-	return &slogHandler{out: logOf(p), groups: []slogGroup{{name: attributeData}}}
+// newSlogHandler makes a handler that writes to p what is of level, if that is not
+// nil, and above.
+func newSlogHandler(p log.LoggerProvider, level slog.Leveler) slog.Handler {
+	return &slogHandler{out: logOf(p), level: level, groups: []slogGroup{{name: attributeData}}}
 }
 
-// Enabled implements slog.Handler. All levels are, unless the provider has ended
-// or filters.
+// Enabled implements slog.Handler. The levels that are given to it are, unless the
+// provider has ended or filters.
 func (h *slogHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	if h.level != nil && level < h.level.Level() {
+		return false
+	}
 	return h.out.Enabled(ctx, log.EnabledParameters{Severity: severityOf(level)})
 }
 
@@ -425,7 +438,7 @@ func (h *slogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	for _, a := range attrs {
 		last.members = new(logConverter).attr(last.members, a, len(groups)-1)
 	}
-	return &slogHandler{out: h.out, groups: groups}
+	return &slogHandler{out: h.out, level: h.level, groups: groups}
 }
 
 // WithGroup implements slog.Handler.
@@ -433,25 +446,34 @@ func (h *slogHandler) WithGroup(name string) slog.Handler {
 	if name == "" {
 		return h
 	}
-	return &slogHandler{out: h.out, groups: append(slices.Clip(h.groups), slogGroup{name: name})}
+	return &slogHandler{out: h.out, level: h.level, groups: append(slices.Clip(h.groups), slogGroup{name: name})}
 }
 
 // idleSlogHandler is the slog handler of a Telemetry that does not record logs. It
 // never passes a record on to what slog.Default is: that may be, or contain, itself.
 type idleSlogHandler struct {
-	root *idleSlogHandler // from which WithAttrs and WithGroup have made it
-	text slog.Handler
+	root  *idleSlogHandler // from which WithAttrs and WithGroup have made it
+	level slog.Leveler
+	text  slog.Handler
 }
 
-func newIdleSlogHandler() slog.Handler {
-	h := &idleSlogHandler{text: standardError}
+func newIdleSlogHandler(level slog.Leveler) slog.Handler {
+	if level == nil {
+		level = slog.LevelInfo
+	}
+	h := &idleSlogHandler{level: level, text: standardError}
 	h.root = h
 	return h
 }
 
+// with returns a handler like h that writes by text.
+func (h *idleSlogHandler) with(text slog.Handler) slog.Handler {
+	return &idleSlogHandler{root: h.root, level: h.level, text: text}
+}
+
 // Enabled implements slog.Handler.
 func (h *idleSlogHandler) Enabled(_ context.Context, level slog.Level) bool {
-	return level >= slog.LevelInfo && h.alone()
+	return level >= h.level.Level() && h.alone()
 }
 
 // Handle implements slog.Handler.
@@ -464,12 +486,12 @@ func (h *idleSlogHandler) Handle(ctx context.Context, r slog.Record) error {
 
 // WithAttrs implements slog.Handler.
 func (h *idleSlogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &idleSlogHandler{root: h.root, text: h.text.WithAttrs(attrs)}
+	return h.with(h.text.WithAttrs(attrs))
 }
 
 // WithGroup implements slog.Handler.
 func (h *idleSlogHandler) WithGroup(name string) slog.Handler {
-	return &idleSlogHandler{root: h.root, text: h.text.WithGroup(name)}
+	return h.with(h.text.WithGroup(name))
 }
 
 // alone reports whether no other handler can show a record. Enabled and Handle call
@@ -484,4 +506,94 @@ func (h *idleSlogHandler) alone() bool {
 	runtime.Callers(3, caller[:]) // above are Callers, this, and Enabled or Handle
 	frame, _ := runtime.CallersFrames(caller[:]).Next()
 	return frame.Function == "log/slog.(*handlerWriter).Write"
+}
+
+// TraceHandler returns a handler that adds to each record with a context that is in a
+// trace the attributes trace_id and span_id, see [TraceID] and [SpanID], and passes it
+// on to h: with them a line in a terminal or a file leads to its trace in the engine.
+// They stand at the top level, in no group that WithGroup has opened. In the handlers
+// of a worker without telemetry they are those of the caller. A nil h panics, as with
+// [slog.New].
+func TraceHandler(h slog.Handler) slog.Handler {
+	switch h := h.(type) {
+	case nil:
+		panic("iii: TraceHandler: nil handler")
+	case *traceHandler:
+		return h
+	case *idleSlogHandler: // remains slog's default itself
+		return h.with(TraceHandler(h.text))
+	}
+	return &traceHandler{inner: h, outer: h}
+}
+
+type traceHandler struct {
+	inner  slog.Handler // with all attributes and groups
+	outer  slog.Handler // with those before the first group alone
+	groups []traceGroup // the open ones, outermost first
+}
+
+type traceGroup struct {
+	name  string
+	attrs []slog.Attr
+}
+
+// Enabled implements slog.Handler.
+func (h *traceHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return h.inner.Enabled(ctx, level)
+}
+
+// Handle implements slog.Handler. A group that is open is the same as one around the
+// attributes of the record, beside which there is room for others.
+func (h *traceHandler) Handle(ctx context.Context, r slog.Record) error {
+	sc := trace.SpanContextFromContext(ctx)
+	if !sc.IsValid() {
+		return h.inner.Handle(ctx, r)
+	}
+	if len(h.groups) == 0 {
+		r = r.Clone()
+	} else {
+		grouped := slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
+		grouped.AddAttrs(h.grouped(r))
+		r = grouped
+	}
+	r.AddAttrs(slog.String("trace_id", sc.TraceID().String()), slog.String("span_id", sc.SpanID().String()))
+	return h.outer.Handle(ctx, r)
+}
+
+// grouped is the outermost open group with all that is in it.
+func (h *traceHandler) grouped(r slog.Record) (group slog.Attr) {
+	last := len(h.groups) - 1
+	attrs := slices.Grow(slices.Clip(h.groups[last].attrs), r.NumAttrs())
+	r.Attrs(func(a slog.Attr) bool {
+		attrs = append(attrs, a)
+		return true
+	})
+	for i := last; ; i-- {
+		group = slog.Attr{Key: h.groups[i].name, Value: slog.GroupValue(attrs...)}
+		if i == 0 {
+			return group
+		}
+		attrs = append(slices.Clip(h.groups[i-1].attrs), group)
+	}
+}
+
+// WithAttrs implements slog.Handler.
+func (h *traceHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	if len(h.groups) == 0 {
+		inner := h.inner.WithAttrs(attrs)
+		return &traceHandler{inner: inner, outer: inner}
+	}
+	groups := slices.Clone(h.groups)
+	last := &groups[len(groups)-1]
+	last.attrs = append(slices.Clip(last.attrs), attrs...)
+	return &traceHandler{inner: h.inner.WithAttrs(slices.Clone(attrs)), outer: h.outer, groups: groups}
+}
+
+// WithGroup implements slog.Handler.
+func (h *traceHandler) WithGroup(name string) slog.Handler {
+	if name == "" {
+		return h
+	}
+	groups := append(slices.Clip(h.groups), traceGroup{name: name})
+	return &traceHandler{inner: h.inner.WithGroup(name), outer: h.outer, groups: groups}
 }

@@ -171,7 +171,7 @@ func TestLoggerData(t *testing.T) {
 			if diff := cmp.Diff(tt.want, got); diff != "" || !ok {
 				t.Errorf("log.data (-want +got):\n%s", diff)
 			}
-			slog.New(newSlogHandler(provider)).Info("m", "v", map[string]any{"v": tt.in})
+			slog.New(newSlogHandler(provider, nil)).Info("m", "v", map[string]any{"v": tt.in})
 			got, ok = dataOf(&kept.records[1])
 			if diff := cmp.Diff(any(map[string]any{"v": map[string]any{"v": tt.want}}), got); diff != "" || !ok {
 				t.Errorf("log.data of slog (-want +got):\n%s", diff)
@@ -187,7 +187,7 @@ func (hidesPassword) LogValue() slog.Value { return slog.StringValue("hidden") }
 // The kinds of slog's values that are no values of JSON's.
 func TestSlogValues(t *testing.T) {
 	provider, kept := keptLogs()
-	slog.New(newSlogHandler(provider)).With("with", uint64(math.MaxUint64)).Info("m",
+	slog.New(newSlogHandler(provider, nil)).With("with", uint64(math.MaxUint64)).Info("m",
 		"u", uint64(math.MaxUint64), "small", uint64(7), "d", time.Minute, "f", math.Inf(1), "nil", nil, "err", error((*panicsOnError)(nil)),
 		"big", new(big.Int).Lsh(big.NewInt(1), 64), slog.Group("g", "u", uint64(math.MaxInt64+1)), "hidden", hidesPassword{"pa55"})
 	want := map[string]any{
@@ -244,7 +244,7 @@ func TestLogValuesWithoutEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			provider, kept := keptLogs()
-			l := slog.New(newSlogHandler(provider))
+			l := slog.New(newSlogHandler(provider, nil))
 			l.Info("m", "v", tt.value, "after", 1)
 			l.With("v", tt.value).Info("m", "after", 1)
 			l.WithGroup("g").Info("m", slog.Group("", "v", tt.value), "after", 1)
@@ -356,7 +356,7 @@ func TestSlogHandler(t *testing.T) {
 	slogtest.Run(t, func(*testing.T) slog.Handler {
 		var provider log.LoggerProvider
 		provider, kept = keptLogs()
-		return newSlogHandler(provider)
+		return newSlogHandler(provider, nil)
 	}, func(t *testing.T) map[string]any {
 		r := kept.records[0]
 		m := map[string]any{slog.LevelKey: r.SeverityText(), slog.MessageKey: r.Body().AsString()}
@@ -374,7 +374,7 @@ func TestSlogHandler(t *testing.T) {
 
 func TestSlogLevels(t *testing.T) {
 	provider, kept := keptLogs()
-	l := slog.New(newSlogHandler(provider))
+	l := slog.New(newSlogHandler(provider, nil))
 	levels := []slog.Level{-100, -8, slog.LevelDebug, -1, slog.LevelInfo, slog.LevelInfo + 2, slog.LevelWarn, slog.LevelError, 12, 100}
 	for _, level := range levels {
 		l.Log(t.Context(), level, "m")
@@ -389,10 +389,168 @@ func TestSlogLevels(t *testing.T) {
 	}
 }
 
+func TestSlogHandlerAtLevel(t *testing.T) {
+	provider, kept := keptLogs()
+	var level slog.LevelVar
+	level.Set(slog.LevelWarn)
+	l := slog.New(newSlogHandler(provider, &level))
+	for _, l := range []*slog.Logger{l, l.With("a", 1), l.WithGroup("g")} {
+		l.Info("info")
+		l.Warn("warn")
+		l.Error("error")
+	}
+	level.Set(slog.LevelDebug)
+	l.Debug("debug")
+	l.Log(t.Context(), slog.LevelDebug-1, "below")
+	var got []string
+	for _, r := range kept.records {
+		got = append(got, r.Body().AsString())
+	}
+	if diff := cmp.Diff([]string{"warn", "error", "warn", "error", "warn", "error", "debug"}, got); diff != "" {
+		t.Errorf("records (-want +got):\n%s", diff)
+	}
+}
+
+// inTrace is a handler whose records all have a context that is in a trace.
+type inTrace struct{ slog.Handler }
+
+func (h inTrace) Handle(ctx context.Context, r slog.Record) error {
+	return h.Handler.Handle(ExtractContext(ctx, testParent, ""), r)
+}
+func (h inTrace) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return inTrace{h.Handler.WithAttrs(attrs)}
+}
+func (h inTrace) WithGroup(name string) slog.Handler { return inTrace{h.Handler.WithGroup(name)} }
+
+func TestTraceHandlerIsAHandler(t *testing.T) {
+	for name, wrap := range map[string]func(slog.Handler) slog.Handler{
+		"outside of traces": TraceHandler,
+		"in a trace":        func(h slog.Handler) slog.Handler { return inTrace{TraceHandler(h)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			slogtest.Run(t, func(*testing.T) slog.Handler {
+				out.Reset()
+				return wrap(slog.NewJSONHandler(&out, nil))
+			}, func(t *testing.T) map[string]any {
+				var m map[string]any
+				if err := json.Unmarshal(out.Bytes(), &m); err != nil {
+					t.Fatal(err)
+				}
+				if _, traced := m["trace_id"]; traced != (name == "in a trace") {
+					t.Errorf("line %s", out.Bytes())
+				}
+				return m
+			})
+		})
+	}
+}
+
+// The ids stand beside what there would be without them, whatever is open.
+func TestTraceHandlerAddsIDs(t *testing.T) {
+	var with, without bytes.Buffer
+	noTime := &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}
+	traced, plain := TraceHandler(slog.NewJSONHandler(&with, noTime)), slog.NewJSONHandler(&without, noTime)
+	ctx := ExtractContext(t.Context(), testParent, "")
+	for name, log := range map[string]func(l *slog.Logger, ctx context.Context){
+		"no attributes": func(l *slog.Logger, ctx context.Context) { l.InfoContext(ctx, "m") },
+		"attributes":    func(l *slog.Logger, ctx context.Context) { l.With("a", 1).WarnContext(ctx, "m", "b", 2) },
+		"many attributes": func(l *slog.Logger, ctx context.Context) {
+			l.InfoContext(ctx, "m", "a", 2, "b", 3, "c", 4, "d", 5, "e", 6, "f", 7, "g", 8)
+		},
+		"group": func(l *slog.Logger, ctx context.Context) {
+			l.With("a", 1).WithGroup("g").DebugContext(ctx, "m", "b", 2)
+		},
+		"empty groups": func(l *slog.Logger, ctx context.Context) { l.WithGroup("g").WithGroup("h").InfoContext(ctx, "m") },
+		"group without": func(l *slog.Logger, ctx context.Context) {
+			l.WithGroup("g").With("b", 2).WithGroup("h").InfoContext(ctx, "m")
+		},
+		"groups in groups": func(l *slog.Logger, ctx context.Context) {
+			l.WithGroup("g").With("a", 1, "b", 2).WithGroup("").WithGroup("h").With("c", 3).With("d", 4).ErrorContext(ctx, "m", slog.Group("i", "e", 5), slog.Group("", "f", 6))
+		},
+		"value": func(l *slog.Logger, ctx context.Context) {
+			l.WithGroup("g").With("a", hidesPassword{"x"}).InfoContext(ctx, "m", "b", hidesPassword{"x"})
+		},
+	} {
+		with.Reset()
+		without.Reset()
+		for _, h := range []slog.Handler{traced, plain} {
+			log(slog.New(h), ctx)
+		}
+		var got, want map[string]any
+		if err := errors.Join(json.Unmarshal(with.Bytes(), &got), json.Unmarshal(without.Bytes(), &want)); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		want["trace_id"], want["span_id"] = testTraceID, testSpanID
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		with.Reset()
+		without.Reset()
+		for _, h := range []slog.Handler{traced, plain} {
+			log(slog.New(h), context.Background())
+		}
+		if diff := cmp.Diff(without.String(), with.String()); diff != "" {
+			t.Errorf("%s, outside of traces (-want +got):\n%s", name, diff)
+		}
+	}
+	if TraceHandler(traced) != traced {
+		t.Error("a second TraceHandler adds the ids again")
+	}
+}
+
+// Any handler: that of the telemetry has the ids in the data, too.
+func TestTraceHandlerOverTelemetry(t *testing.T) {
+	provider, kept := keptLogs()
+	slog.New(TraceHandler(newSlogHandler(provider, nil))).WithGroup("g").InfoContext(ExtractContext(t.Context(), testParent, ""), "m", "a", 1)
+	got, _ := dataOf(&kept.records[0])
+	if diff := cmp.Diff(any(map[string]any{"g": map[string]any{"a": int64(1)}, "trace_id": testTraceID, "span_id": testSpanID}), got); diff != "" {
+		t.Errorf("log.data (-want +got):\n%s", diff)
+	}
+}
+
+func TestTraceHandlersConcurrent(t *testing.T) {
+	var out bytes.Buffer
+	parent := slog.New(TraceHandler(slog.NewJSONHandler(&out, nil))).With("a", 1).WithGroup("g").With("b", 1, "c", 2, "d", 3).WithGroup("h").With("e", 4)
+	ctx := ExtractContext(t.Context(), testParent, "")
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			l := parent.With("own", i)
+			for range 20 {
+				l.InfoContext(ctx, "m", "n", i)
+			}
+		})
+	}
+	wg.Wait()
+	lines := 0
+	for line := range strings.Lines(out.String()) {
+		var r struct {
+			G struct{ H struct{ Own, N, E int } }
+			T string `json:"trace_id"`
+		}
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatal(err)
+		}
+		if r.G.H.Own != r.G.H.N || r.G.H.E != 4 || r.T != testTraceID {
+			t.Fatalf("line %s", line)
+		}
+		lines++
+	}
+	if lines != 160 {
+		t.Errorf("%d lines", lines)
+	}
+}
+
 // Handlers that share a parent do not write into each other's memory.
 func TestSlogHandlersConcurrent(t *testing.T) {
 	provider, kept := keptLogs()
-	parent := slog.New(newSlogHandler(provider)).With("a", 1, "b", 2, "c", 3).WithGroup("g").With("d", 4)
+	parent := slog.New(newSlogHandler(provider, nil)).With("a", 1, "b", 2, "c", 3).WithGroup("g").With("d", 4)
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -597,6 +755,33 @@ var logChains = []struct {
 		slog.Info("hello")
 		stdlog.Print("hello")
 	}, 2, 0},
+	{"alone, with levels", func(t *Telemetry) {
+		h := t.SlogHandlerAt(slog.LevelWarn)
+		slog.SetDefault(slog.New(h))
+		slog.Info("hello, but Info")
+		slog.With("a", 1).Warn("hello")
+		slog.SetDefault(slog.New(t.SlogHandlerAt(slog.LevelDebug)))
+		slog.Debug("hello")
+		slog.New(h).Warn("hello from one that is not the default")
+	}, 2, 0},
+	{"alone, with trace ids", func(t *Telemetry) {
+		first := slog.Default()
+		slog.SetDefault(slog.New(TraceHandler(t.SlogHandler())).With("a", 1))
+		slog.InfoContext(ExtractContext(context.Background(), testParent, ""), "hello")
+		stdlog.Print("hello")
+		slog.SetDefault(first)
+		slog.Info("hello")
+	}, 3, 0},
+	{"fan-out with trace ids", func(t *Telemetry) {
+		slog.SetDefault(slog.New(TraceHandler(fanOut{TraceHandler(stdoutText()), TraceHandler(t.SlogHandler())})))
+		slog.InfoContext(ExtractContext(context.Background(), testParent, ""), "hello")
+		stdlog.Print("hello")
+	}, 2, 2},
+	{"fan-out with levels", func(t *Telemetry) {
+		slog.SetDefault(slog.New(slog.NewMultiHandler(stdoutText(), t.SlogHandlerAt(slog.LevelDebug))))
+		slog.Info("hello")
+		slog.Debug("hello, but Debug")
+	}, 1, 1},
 	{"behind a wrapper", func(t *Telemetry) {
 		slog.SetDefault(slog.New(wrapped{t.SlogHandler()}))
 		slog.Info("hello")
@@ -774,7 +959,7 @@ func TestLogAfterShutdown(t *testing.T) {
 		t.Fatal(err)
 	}
 	NewLogger(provider).Info(t.Context(), "late", map[string]any{"a": 1})
-	if newSlogHandler(provider).Enabled(t.Context(), slog.LevelError) {
+	if newSlogHandler(provider, nil).Enabled(t.Context(), slog.LevelError) {
 		t.Error("slog records are wanted after the end")
 	}
 }
