@@ -28,18 +28,17 @@ const attributeData = "log.data"
 // triggers look at that alone), a message, and data: the attribute log.data, in
 // which objects, lists, numbers and so on stay what they are.
 //
-// It is made by [NewLogger]; the zero value writes to slog.Default, as that does.
-// All methods may be called from several goroutines at once, and none waits for the
-// network.
+// The zero value is that of NewLogger(nil): it writes to slog.Default. All methods may
+// be called from several goroutines at once, and none waits for the network.
 type Logger struct {
 	out log.Logger // nil: slog.Default
 }
 
-// NewLogger makes a logger that writes to p, for example
-// [Telemetry.LoggerProvider]. With nil it writes to what slog.Default is at the time
-// of each record, data and all. If that leads back to a Logger without a provider,
-// or the Logger is called while package log writes a line, the record goes to
-// standard error instead, in the form of [slog.TextHandler].
+// NewLogger returns a logger that writes to p, for example
+// [Telemetry.LoggerProvider]. If p is nil, it writes each record, with its data, to
+// what slog.Default is at that time. A record that would come back from there goes to
+// standard error instead, in the form of [slog.TextHandler]: one that is logged while
+// slog.Default writes another for a Logger, or while package log writes a line.
 func NewLogger(p log.LoggerProvider) *Logger {
 	if p == nil {
 		return &Logger{}
@@ -120,12 +119,11 @@ func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
 // pass the record on in another goroutine.
 type fellBack struct{}
 
-// leadsBack reports whether slog.Default may lead back to the caller, which is
-// fallBack. It looks at the stack, since a handler need not pass its context on: there
-// is none behind package log. A call from fallBack is a handler of slog.Default that
-// logs, and would end in an overflow of the stack. A call from package log would end
-// in the lock that this holds, should slog.Default write to it, as the first handler
-// of slog does.
+// leadsBack reports whether slog.Default may lead back to its caller, fallBack. It
+// reads the stack, because no context survives package log, and other handlers may drop
+// theirs. If fallBack is on the stack, a handler of slog.Default is logging, and would
+// recurse until the stack overflows. If package log is, it holds its lock, in which
+// slog.Default would wait if it writes to package log, as slog's own first default does.
 func leadsBack() bool {
 	var stack [512]uintptr // no chain of handlers is longer
 	frames := runtime.CallersFrames(stack[:runtime.Callers(2, stack[:])])
@@ -140,9 +138,9 @@ func leadsBack() bool {
 	return false
 }
 
-// standardError is for records that have nowhere else to go. It leads nowhere:
-// slog's own default handler does not write to standard error but to package log,
-// whose output slog.SetDefault sends to the new default.
+// standardError takes records that have nowhere else to go. It never leads back, unlike
+// slog's own default handler: that writes to package log, whose output slog.SetDefault
+// redirects to the new default.
 var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOptions{Level: slog.Level(math.MinInt)})
 
 // stderr writes to what os.Stderr is at the moment.
@@ -368,23 +366,24 @@ type slogGroup struct {
 	members []attribute.KeyValue
 }
 
-// SlogHandler returns a handler that writes what is logged by log/slog to the logger
-// provider. The attributes are together in one attribute of the record, the map
-// "log.data", and groups are maps in it. All levels are recorded. A record without
-// a time has that at which it was written, where slog's own handlers leave the time
-// out: the engine sorts and filters by it.
+// SlogHandler returns a handler that sends the records of log/slog to the logger
+// provider, at all levels. Their attributes form one attribute of the record, the map
+// "log.data", in which groups are maps; values are converted as by [Logger.Debug]. A
+// record without a time gets the time at which it is written, where slog's own
+// handlers leave it out, because the engine sorts and filters by it.
 //
-// If logs are disabled, the handler discards, so that no line comes twice where it
-// stands beside others, as in a [slog.MultiHandler]. One that is slog's default
-// itself, with no handler around it, writes Info and above to standard error instead,
-// in the form of [slog.TextHandler], since nothing else would show these records.
+// If logs are disabled, the handler discards all records, so that no line is printed
+// twice when it stands beside another handler, as in a [slog.MultiHandler]. Only when
+// it is slog's default by itself, with no other handler around it, does it write: Info
+// and above to standard error, in the form of [slog.TextHandler], since nothing else
+// would show these records.
 func (t *Telemetry) SlogHandler() slog.Handler { return t.SlogHandlerAt(nil) }
 
-// SlogHandlerAt returns a handler like that of [Telemetry.SlogHandler] which takes
-// records of level and above: what the terminal is to show need not all go to the
-// engine, and the other way round. level is asked for each record, so a
-// [slog.LevelVar] may change it at any time; nil is all levels. If logs are disabled
-// and the handler is slog's default, level counts as well; nil is Info then.
+// SlogHandlerAt returns a handler like that of [Telemetry.SlogHandler] that records
+// level and above, so that the engine and a terminal may have different levels. The
+// level is read for each record: a [slog.LevelVar] changes it at any time. nil records
+// all levels. The level also applies to what the handler writes to standard error when
+// logs are disabled; nil means Info there.
 func (t *Telemetry) SlogHandlerAt(level slog.Leveler) slog.Handler {
 	if !t.recordsLogs() {
 		return newIdleSlogHandler(level)
@@ -398,8 +397,8 @@ func newSlogHandler(p log.LoggerProvider, level slog.Leveler) slog.Handler {
 	return &slogHandler{out: logOf(p), level: level, groups: []slogGroup{{name: attributeData}}}
 }
 
-// Enabled implements slog.Handler. The levels that are given to it are, unless the
-// provider has ended or filters.
+// Enabled implements slog.Handler. Beyond the level, the provider decides: one that has
+// ended records nothing, and a processor may filter.
 func (h *slogHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	if h.level != nil && level < h.level.Level() {
 		return false
@@ -449,8 +448,8 @@ func (h *slogHandler) WithGroup(name string) slog.Handler {
 	return &slogHandler{out: h.out, level: h.level, groups: append(slices.Clip(h.groups), slogGroup{name: name})}
 }
 
-// idleSlogHandler is the slog handler of a Telemetry that does not record logs. It
-// never passes a record on to what slog.Default is: that may be, or contain, itself.
+// idleSlogHandler is the slog handler of a Telemetry that records no logs. It never
+// passes a record on to slog.Default, which may be, or contain, this very handler.
 type idleSlogHandler struct {
 	root  *idleSlogHandler // from which WithAttrs and WithGroup have made it
 	level slog.Leveler
@@ -494,25 +493,26 @@ func (h *idleSlogHandler) WithGroup(name string) slog.Handler {
 	return h.with(h.text.WithGroup(name))
 }
 
-// alone reports whether no other handler can show a record. Enabled and Handle call
-// it.
+// alone reports whether no other handler can show the record. It depends on its call
+// depth: only Enabled and Handle may call it.
 func (h *idleSlogHandler) alone() bool {
 	if d, ok := slog.Default().Handler().(*idleSlogHandler); ok && d.root == h.root {
 		return true
 	}
-	// When slog's own handler is made the default again, package log, to which it
-	// writes, goes on writing to the default before.
+	// Once slog's own handler is the default again, its records go to package log, which
+	// still writes to the default that was set last.
 	var caller [1]uintptr
 	runtime.Callers(3, caller[:]) // above are Callers, this, and Enabled or Handle
 	frame, _ := runtime.CallersFrames(caller[:]).Next()
 	return frame.Function == "log/slog.(*handlerWriter).Write"
 }
 
-// TraceHandler returns a handler that adds to each record with a context that is in a
-// trace the attributes trace_id and span_id, see [TraceID] and [SpanID], and passes it
-// on to h: with them a line in a terminal or a file leads to its trace in the engine.
-// They stand at the top level, in no group that WithGroup has opened. In the handlers
-// of a worker without telemetry they are those of the caller. A nil h panics, as with
+// TraceHandler returns a handler that passes records on to h and adds the attributes
+// trace_id and span_id, which are [TraceID] and [SpanID] of the record's context, so
+// that a line in a terminal or a file leads to its trace in the engine. Records outside
+// of traces pass unchanged. The ids stand at the top level, outside of all groups that
+// WithGroup opens. In a handler of a worker without telemetry they are those of the
+// caller. The result is as safe for concurrent use as h. A nil h panics, as in
 // [slog.New].
 func TraceHandler(h slog.Handler) slog.Handler {
 	switch h := h.(type) {

@@ -205,8 +205,8 @@ func (t *Telemetry) LoggerProvider() log.LoggerProvider { return t.loggers }
 // recordsLogs tells that the logger provider is not one that drops everything.
 func (t *Telemetry) recordsLogs() bool { return t.cfg.enabled && t.cfg.logs }
 
-// Logger writes to the logger provider or, if logs are disabled, as [NewLogger] does
-// without one, to slog.Default, so that they are not lost.
+// Logger returns a [Logger] that writes to the logger provider. If logs are disabled, it
+// is that of NewLogger(nil), which writes to slog.Default, so that no record is lost.
 func (t *Telemetry) Logger() *Logger {
 	if !t.recordsLogs() {
 		return NewLogger(nil)
