@@ -172,7 +172,7 @@
 // and the figures of its process as gauges. With or without it, calls carry the
 // trace context and the baggage of their context, and handlers get those of their
 // caller. [Logger] and [Telemetry.SlogHandler] write logs that belong to the trace
-// they are written in.
+// they are written in; [TraceHandler] adds the ids of the trace to any other log.
 //
 // # Faults and guarantees
 //

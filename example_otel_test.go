@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/iii-go/iii"
@@ -188,6 +189,70 @@ func ExampleTelemetry_SlogHandler() {
 		fmt.Println(r.SeverityText, r.Body, r.Attributes["log.data"])
 	}
 	// Output: INFO sold map[item:tea price:map[cents:350] shop:oslo]
+}
+
+// What the program shows in its terminal goes to the engine, too. Each line comes once,
+// also if telemetry is disabled.
+func ExampleTelemetry_SlogHandler_terminal() {
+	engine, telemetry, stop := withTelemetry()
+	defer stop()
+	ctx := context.Background()
+
+	terminal := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime})
+	logger := slog.New(slog.NewMultiHandler(terminal, telemetry.SlogHandler())) // or for slog.SetDefault
+	logger.InfoContext(ctx, "sold", "item", "tea")
+
+	if err := telemetry.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("engine:", engine.Logs()[0].Body)
+	// Output:
+	// level=INFO msg=sold item=tea
+	// engine: sold
+}
+
+// The terminal shows everything, the engine what is to be looked at later.
+func ExampleTelemetry_SlogHandlerAt() {
+	engine, telemetry, stop := withTelemetry()
+	defer stop()
+	ctx := context.Background()
+
+	terminal := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime})
+	logger := slog.New(slog.NewMultiHandler(terminal, telemetry.SlogHandlerAt(slog.LevelWarn)))
+	logger.InfoContext(ctx, "sold", "item", "tea")
+	logger.WarnContext(ctx, "nearly sold out", "item", "tea")
+
+	if err := telemetry.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for _, r := range engine.Logs() {
+		fmt.Println("engine:", r.Body)
+	}
+	// Output:
+	// level=INFO msg=sold item=tea
+	// level=WARN msg="nearly sold out" item=tea
+	// engine: nearly sold out
+}
+
+// Lines of a terminal or a file that lead to their traces. In a handler, the context is
+// in the trace of the call.
+func ExampleTraceHandler() {
+	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "")
+
+	terminal := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime})
+	logger := slog.New(iii.TraceHandler(terminal))
+	logger.InfoContext(ctx, "sold", "item", "tea")
+	logger.Info("closed")
+	// Output:
+	// level=INFO msg=sold item=tea trace_id=0af7651916cd43dd8448eb211c80319c span_id=b7ad6b7169203331
+	// level=INFO msg=closed
+}
+
+func withoutTime(groups []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey && len(groups) == 0 {
+		return slog.Attr{}
+	}
+	return a
 }
 
 // The providers, for instrumentation that is given some. At the end of the program

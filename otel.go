@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -206,24 +205,13 @@ func (t *Telemetry) LoggerProvider() log.LoggerProvider { return t.loggers }
 // recordsLogs tells that the logger provider is not one that drops everything.
 func (t *Telemetry) recordsLogs() bool { return t.cfg.enabled && t.cfg.logs }
 
-// Logger writes to the logger provider, or to slog.Default if logs are disabled,
-// so that they are not lost.
+// Logger returns a [Logger] that writes to the logger provider. If logs are disabled, it
+// is that of NewLogger(nil), which writes to slog.Default, so that no record is lost.
 func (t *Telemetry) Logger() *Logger {
 	if !t.recordsLogs() {
 		return NewLogger(nil)
 	}
 	return NewLogger(t.loggers)
-}
-
-// SlogHandler writes to the logger provider what is logged by log/slog, or to
-// what slog.Default is at this moment if logs are disabled. The attributes are
-// together in one attribute of the record, the map "log.data", and groups are maps
-// in it.
-func (t *Telemetry) SlogHandler() slog.Handler {
-	if !t.recordsLogs() {
-		return newSlogHandler(nil)
-	}
-	return newSlogHandler(t.loggers)
 }
 
 // Connection is the connection over which everything goes. Disabled, it is one

@@ -22,7 +22,7 @@ var telemetryChecklist = []struct {
 		"TestChecklistCaptureEnvironment", "TestChecklistHTTPIgnored", "TestChecklistHTTPIgnoresNothing",
 	}},
 	{"disabled: no goroutine, no dial, helpers do nothing, the caller's trace goes on", []string{
-		"TestChecklistDisabled", "TestChecklistForwardsWithoutTelemetry", "TestChecklistWithSpanWithoutTelemetry", "TestHTTPPropagation",
+		"TestChecklistDisabled", "TestDisabledTelemetryDoesNothing", "TestChecklistForwardsWithoutTelemetry", "TestChecklistWithSpanWithoutTelemetry", "TestHTTPPropagation",
 	}},
 	{"order of processors: a start carries baggage and the attributes that the span began with", []string{
 		"TestChecklistProcessorOrder", "TestChecklistLiveSnapshot", "TestChecklistLiveSpanOfInvocation",

@@ -41,7 +41,7 @@ type telemetryConfig struct {
 // make no sense count as unset.
 func (c *OtelConfig) resolve() (*telemetryConfig, error) {
 	r := &telemetryConfig{}
-	r.enabled = r.flag(c.Enabled, "OTEL_ENABLED")
+	r.enabled = r.flag(c.Enabled, "OTEL_ENABLED") && (c.Enabled != nil || !r.sdkDisabled())
 	r.metrics = r.flag(c.MetricsEnabled, "OTEL_METRICS_ENABLED")
 	r.logs = r.flag(c.LogsEnabled, "")
 	r.fetch = r.flag(c.FetchInstrumentationEnabled, "")
@@ -94,6 +94,19 @@ func (r *telemetryConfig) flag(field *bool, variable string) bool {
 		r.warn("$%s is neither yes nor no: ignored", variable)
 		return true
 	}
+}
+
+// sdkDisabled reports whether OpenTelemetry's own variable switches everything off. Its
+// specification allows no other word for yes than true.
+func (r *telemetryConfig) sdkDisabled() bool {
+	switch value := strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_SDK_DISABLED"))); value {
+	case "true":
+		return true
+	case "", "false":
+	default:
+		r.warn("$OTEL_SDK_DISABLED is neither true nor false: ignored")
+	}
+	return false
 }
 
 // number is the field, else the variable if it is least or more, else def.

@@ -16,7 +16,7 @@ import (
 var telemetryVariables = []string{
 	"OTEL_ENABLED", "OTEL_SERVICE_NAME", "SERVICE_VERSION", "SERVICE_NAMESPACE", "SERVICE_INSTANCE_ID", "III_URL",
 	"OTEL_METRICS_ENABLED", "OTEL_SPANS_FLUSH_INTERVAL_MS", "OTEL_LOGS_FLUSH_INTERVAL_MS", "OTEL_LOGS_BATCH_SIZE",
-	"OTEL_LIVE_SPANS", "OTEL_RESOURCE_ATTRIBUTES",
+	"OTEL_LIVE_SPANS", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SDK_DISABLED",
 }
 
 func clearTelemetryEnv(t *testing.T) {
@@ -64,6 +64,16 @@ func TestChecklistTelemetryVariables(t *testing.T) {
 				tests = append(tests, test{variable: b.variable, value: value, cfg: cfg, get: b.get, want: field})
 			}
 		}
+	}
+	enabled := func(c *telemetryConfig) any { return c.enabled }
+	for value, want := range map[string]bool{unset: true, "": true, " ": true, "false": true, "False": true, "true": false, "TRUE": false, " True\t": false} {
+		tests = append(tests,
+			test{variable: "OTEL_SDK_DISABLED", value: value, get: enabled, want: want},
+			test{variable: "OTEL_SDK_DISABLED", value: value, cfg: OtelConfig{Enabled: ptr(true)}, get: enabled, want: true},
+			test{variable: "OTEL_SDK_DISABLED", value: value, cfg: OtelConfig{Enabled: ptr(false)}, get: enabled, want: false})
+	}
+	for _, value := range []string{"1", "yes", "on", "0", "t", "maybe"} {
+		tests = append(tests, test{variable: "OTEL_SDK_DISABLED", value: value, get: enabled, want: true, warns: true})
 	}
 	texts := []struct {
 		variable string

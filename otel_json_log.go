@@ -32,14 +32,14 @@ func (e *otlpEncoder) log(r *sdklog.Record) {
 }
 
 func (e *otlpEncoder) appendLog(b []byte, r *sdklog.Record) []byte {
-	at, observed := r.Timestamp(), r.ObservedTimestamp()
-	if at.IsZero() {
+	at, observed := unixNano(r.Timestamp()), unixNano(r.ObservedTimestamp())
+	if at == 0 {
 		at = observed // the engine sorts and filters by it
 	}
 	b = append(b, `{"timeUnixNano":`...)
-	b = e.clock.appendTime(b, unixNano(at))
+	b = e.clock.appendTime(b, at)
 	b = append(b, `,"observedTimeUnixNano":`...)
-	b = e.clock.appendTime(b, unixNano(observed))
+	b = e.clock.appendTime(b, observed)
 
 	severity, text := r.Severity(), r.SeverityText()
 	if severity = min(max(severity, log.SeverityUndefined), log.SeverityFatal4); severity != log.SeverityUndefined {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"math"
+	"math/big"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -50,6 +51,33 @@ func TestChecklistRedact(t *testing.T) {
 			}
 			if !jsonEqual(t, tt.want, b.String()) {
 				t.Errorf("Redact = %s, want %s", b, tt.want)
+			}
+		})
+	}
+}
+
+// What a marshaler does cannot reach the caller, and integers keep their digits.
+func TestRedactOfValuesThatAreNotPlain(t *testing.T) {
+	tests := []struct {
+		name string
+		in   any
+		want any
+		text string
+	}{
+		{"unsigned", map[string]any{"n": uint64(math.MaxUint64), "token": uint64(1)}, map[string]any{"n": json.Number("18446744073709551615"), "token": redacted}, `{"n":18446744073709551615,"token":"[REDACTED]"}`},
+		{"big integer", new(big.Int).Lsh(big.NewInt(1), 70), json.Number("1180591620717411303424"), "1180591620717411303424"},
+		{"panic", map[string]any{"v": panics{}}, nil, "null"},
+		{"nil pointer", (*panics)(nil), nil, "null"},
+		{"NaN", []float64{math.NaN()}, nil, "null"},
+		{"function", func() {}, nil, "null"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, Redact(tt.in)); diff != "" {
+				t.Errorf("Redact (-want +got):\n%s", diff)
+			}
+			if got, cut := RedactAndTruncate(tt.in, 0); got != tt.text || cut {
+				t.Errorf("RedactAndTruncate = %s, %v, want %s", got, cut, tt.text)
 			}
 		})
 	}

@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/slogtest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -368,6 +371,95 @@ func TestChecklistLogTrigger(t *testing.T) {
 			}
 		default:
 			t.Errorf("the trigger got the record %q", r.Body)
+		}
+	}
+}
+
+// A slog.Handler leaves out a time that is zero. This one does not, which its
+// documentation says: the engine would sort such a record before all others.
+func TestSlogRecordsReachTheEngine(t *testing.T) {
+	var e *iiitest.Engine
+	var telemetry *iii.Telemetry
+	slogtest.Run(t, func(t *testing.T) slog.Handler {
+		e = telemetryEngine(t)
+		telemetry, _ = recorded(t, e)
+		return telemetry.SlogHandler()
+	}, func(t *testing.T) map[string]any {
+		flush(t, telemetry)
+		logs := e.Logs()
+		if len(logs) != 1 {
+			t.Fatalf("%d records", len(logs))
+		}
+		r := logs[0]
+		seen := map[string]any{slog.LevelKey: r.SeverityText, slog.MessageKey: r.Body}
+		if data, ok := r.Attributes["log.data"].(map[string]any); ok {
+			maps.Copy(seen, data)
+		}
+		if strings.HasSuffix(t.Name(), "/zero-time") {
+			if r.Time.IsZero() || !r.Time.Equal(r.Observed) {
+				t.Errorf("a record without a time has the time %v, was observed at %v", r.Time, r.Observed)
+			}
+			return seen
+		}
+		if !r.Time.IsZero() {
+			seen[slog.TimeKey] = r.Time
+		}
+		return seen
+	})
+}
+
+func TestSlogRecordTimes(t *testing.T) {
+	e := telemetryEngine(t)
+	telemetry, _ := recorded(t, e)
+	before := time.Now()
+	past := time.Date(2001, 2, 3, 4, 5, 6, 7, time.FixedZone("", 3600))
+	for _, at := range []time.Time{{}, time.Unix(0, 0), past, time.Date(1931, 1, 1, 0, 0, 0, 0, time.UTC)} {
+		if err := telemetry.SlogHandler().Handle(t.Context(), slog.NewRecord(at, slog.LevelInfo, "m", 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flush(t, telemetry)
+	after := time.Now()
+	for i, r := range e.Logs() {
+		if r.Observed.Before(before) || r.Observed.After(after) {
+			t.Errorf("record %d was observed at %v", i, r.Observed)
+		}
+		if want := r.Observed; i == 2 && !r.Time.Equal(past) || i != 2 && !r.Time.Equal(want) {
+			t.Errorf("record %d has the time %v, was observed at %v", i, r.Time, want)
+		}
+	}
+	if n := len(e.Logs()); n != 4 {
+		t.Errorf("%d records", n)
+	}
+}
+
+// Groups of any depth reach the engine, the inner ones as text.
+func TestSlogDeepGroupsReachTheEngine(t *testing.T) {
+	e := telemetryEngine(t)
+	telemetry, _ := recorded(t, e)
+	const depths = 45
+	for depth := range depths {
+		opened, inline := slog.New(telemetry.SlogHandler()), slog.Int("leaf", depth)
+		for range depth {
+			opened = opened.WithGroup("g")
+			inline = slog.Group("g", inline)
+		}
+		opened.Info("opened", "leaf", depth)
+		slog.New(telemetry.SlogHandler()).LogAttrs(t.Context(), slog.LevelInfo, "inline", inline)
+		opened.LogAttrs(t.Context(), slog.LevelInfo, "both", inline)
+	}
+	flush(t, telemetry)
+	if n := len(e.Logs()); n != 3*depths {
+		t.Fatalf("%d records", n)
+	}
+	for i, r := range e.Logs() {
+		data, err := json.Marshal(r.Attributes["log.data"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf := strconv.Itoa(i/3) + "}"
+		if text := string(data); !strings.Contains(text, leaf) || !strings.Contains(text, "leaf") {
+			t.Errorf("record %d, %s, holds %s", i, r.Body, text)
 		}
 	}
 }

@@ -209,6 +209,7 @@ var (
 		LoggerProvider() log.LoggerProvider
 		Logger() *iii.Logger
 		SlogHandler() slog.Handler
+		SlogHandlerAt(slog.Leveler) slog.Handler
 		Connection() *iii.SharedEngineConnection
 		Flush(sigContext) error
 		Shutdown(sigContext) error
@@ -230,6 +231,7 @@ var (
 	_ sdklog.Exporter                                              = (*iii.EngineLogExporter)(nil)
 	_ sdktrace.SpanProcessor                                       = (*iii.BaggageSpanProcessor)(nil)
 	_ func(log.LoggerProvider) *iii.Logger                         = iii.NewLogger
+	_ func(slog.Handler) slog.Handler                              = iii.TraceHandler
 	_ interface {
 		Debug(sigContext, string, any)
 		Info(sigContext, string, any)

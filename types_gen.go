@@ -1441,8 +1441,8 @@ type OtelConfig struct {
 	// counted. Default 10000.
 	ChannelCapacity *uint64 `json:"channel_capacity,omitempty,omitzero"`
 
-	// Whether telemetry is recorded at all. Default $OTEL_ENABLED, of which false, 0,
-	// no and off mean no; else true.
+	// Whether telemetry is recorded at all. Default false if $OTEL_SDK_DISABLED is
+	// true, else $OTEL_ENABLED, of which false, 0, no and off mean no; else true.
 	Enabled *bool `json:"enabled,omitempty,omitzero"`
 
 	// URL of the engine, to whose path /otel is added unless it is there. Default
