@@ -185,7 +185,7 @@ func TestTriggerProviderHangs(t *testing.T) {
 		last := bindTo(t, user, "slow", "hooks::saw", 100)
 		bindTo(t, user, "quick", "hooks::saw", 0)
 		hooks.expect(t, "hanging", `bind quick 0`, `bind slow 0`)
-		if err := provider.Call(t.Context(), "engine::health::check", nil, nil); err != nil {
+		if err := provider.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 			t.Errorf("the provider's worker is stuck: %v", err)
 		}
 		close(leave)

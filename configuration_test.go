@@ -115,7 +115,7 @@ func TestConfiguration(t *testing.T) {
 	store := &configurations{entries: map[string]iii.ConfigurationEntry{}}
 	server := connect(t, e)
 	store.handle(t, server)
-	if err := server.Call(t.Context(), "engine::health::check", nil, nil); err != nil {
+	if err := server.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	// Not the namespace of the worker: the functions are the engine's.

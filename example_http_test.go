@@ -8,6 +8,7 @@ import (
 	"log"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/iii-go/iii"
 )
@@ -128,6 +129,44 @@ func ExampleClient_MountHTTP() {
 	// data: 3
 	//
 	// data: lift-off
+}
+
+// Server-sent events to a client that leaves while there are none.
+func ExampleWithStreamHeartbeat() {
+	engine, client, stop := withEngine(iii.WithStreamHeartbeat(10 * time.Millisecond))
+	defer stop()
+
+	events, left := make(chan string), make(chan struct{})
+	_, err := client.MountHTTP("GET", "/events", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(left)
+		w.Header().Set("Content-Type", "text/event-stream")
+		for {
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				return
+			}
+			select {
+			case event := <-events:
+				fmt.Fprintf(w, "data: %s\n\n", event)
+			case <-r.Context().Done(): // the client has left
+				return
+			}
+		}
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+
+	resp, err := http.Get(engine.HTTPURL() + "/events")
+	if err != nil {
+		log.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	<-left
+	fmt.Println("the handler has returned")
+	// Output: the handler has returned
 }
 
 // A function of the worker behind a route, with the config that HandleHTTP writes by

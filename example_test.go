@@ -102,6 +102,7 @@ func ExampleNew_limits() {
 		iii.WithReadLimit(64 << 20),                           // bytes of one received message
 		iii.WithKeepalive(20*time.Second, 60*time.Second),     // ping, and when a silent engine is given up
 		iii.WithReconnection(iii.DefaultReconnectionConfig()), // 1 s, doubled up to 30 s, for ever
+		iii.WithHTTPWriteTimeout(30 * time.Second),            // without progress, of a streamed response
 	}
 	client, err := iii.New("", limits...)
 	if err != nil {

@@ -45,7 +45,8 @@ type Function struct {
 
 	claim
 	refused atomic.Pointer[RejectedError]
-	route   *Trigger // registered with the function and taken back with it
+	route   *Trigger                // registered with the function and taken back with it
+	head    atomic.Pointer[Trigger] // likewise, for HEAD
 
 	// Guarded by the lock of the registry.
 	releasing bool      // it was taken over, and its triggers wait for what owner leaves behind
@@ -69,20 +70,25 @@ func (f *Function) Err() error {
 	if err := f.refused.Load(); err != nil {
 		return err
 	}
-	if f.route != nil {
-		if err := f.route.refused.Load(); err != nil {
+	for _, t := range []*Trigger{f.route, f.head.Load()} {
+		if t == nil {
+			continue
+		}
+		if err := t.refused.Load(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Unregister takes the function back, and the HTTP trigger that was registered
+// Unregister takes the function back, and the HTTP triggers that were registered
 // with it. It does not wait for the network, nor for running handlers. It is an
 // error to do so twice.
 func (f *Function) Unregister() error {
-	if f.route != nil {
-		_ = f.route.Unregister() // it may have been taken back alone
+	for _, t := range []*Trigger{f.route, f.head.Load()} {
+		if t != nil {
+			_ = t.Unregister() // it may have been taken back alone
+		}
 	}
 	if !f.client.registry.removeFunction(f) {
 		return fmt.Errorf("iii: function %q is not registered", f.id)

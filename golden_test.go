@@ -65,6 +65,10 @@ func recordedFrames(t *testing.T) []recordedFrame {
 	return frames
 }
 
+// oddRecordings show how the engine judges what is wrong on purpose: their inputs and
+// results are no values of the types.
+var oddRecordings = []string{"baggage-functions.jsonl", "configuration-functions.jsonl", "envelopes-odd.jsonl", "guarded-auth-results.jsonl"}
+
 // roundTrip decodes raw into v and encodes that again; the result must be the same
 // JSON: numbers digit by digit, absent not the same as null, the order of keys free.
 func roundTrip(raw []byte, v any) error {
@@ -87,10 +91,12 @@ func sameJSON(want, got []byte) error {
 	if err != nil {
 		return err
 	}
-	if diff := cmp.Diff(w, g); diff != "" {
-		return fmt.Errorf("(-want +got):\n%s", diff)
+	wantText, _ := json.Marshal(w) // with sorted keys
+	gotText, _ := json.Marshal(g)
+	if bytes.Equal(wantText, gotText) { // cmp takes for ever with deep values
+		return nil
 	}
-	return nil
+	return fmt.Errorf("got %s, want %s", gotText, wantText)
 }
 
 // decodeExactly keeps numbers as text.
@@ -149,6 +155,14 @@ var frameExceptions = map[string]string{
 	"http-functions.jsonl:16":       writesDefaults,
 	"http-functions.jsonl:17":       writesDefaults,
 	"namespaces.jsonl:16":           "an empty namespace, which the engine refuses, is left out",
+	"envelopes-odd.jsonl:97":        "empty baggage is left out: it says as much as none",
+	"envelopes-odd.jsonl:100":       "the same",
+	"envelopes-odd.jsonl:181":       "an empty traceparent is left out likewise",
+	"envelopes-odd.jsonl:184":       "the same",
+	"null-data.jsonl:11":            "a trigger without a config, which the engine drops, has null",
+	"null-data.jsonl:18":            "optional values of null are left out",
+	"null-data.jsonl:22":            "a call without data, which the engine drops, has null",
+	"null-data.jsonl:23":            "optional values of null are left out",
 }
 
 func TestRecordedMessagesRoundTrip(t *testing.T) {
@@ -267,6 +281,9 @@ func TestRecordedAccessControlRoundTrip(t *testing.T) {
 	exceptions := newExceptions(accessExceptions)
 	count := 0
 	for _, f := range recordedFrames(t) {
+		if slices.Contains(oddRecordings, f.file) {
+			continue
+		}
 		var m struct {
 			FunctionID   string `json:"function_id"`
 			Data, Result json.RawMessage
@@ -446,6 +463,9 @@ func recordedPayloads(t *testing.T) []payload {
 		bound[k][kind] = struct{}{}
 	}
 	for _, f := range recordedFrames(t) {
+		if slices.Contains(oddRecordings, f.file) {
+			continue
+		}
 		var m struct {
 			Type         string          `json:"type"`
 			TriggerType  string          `json:"trigger_type"`
@@ -471,9 +491,7 @@ func recordedPayloads(t *testing.T) []payload {
 				Condition  string   `json:"condition_function_id"`
 				Middleware []string `json:"middleware_function_ids"`
 			}
-			if err := json.Unmarshal(m.Config, &config); err != nil {
-				t.Fatalf("%s: %v", f.at(), err)
-			}
+			_ = json.Unmarshal(m.Config, &config) // what is wrong with it is for the type to say
 			bind(f.file, config.Condition, m.TriggerType)
 			for _, id := range config.Middleware {
 				bind(f.file, id, "middleware")
@@ -531,6 +549,8 @@ func listedConfigs(result json.RawMessage) iter.Seq2[string, payload] {
 func triggerPayload(kinds map[string]struct{}, data json.RawMessage) (value, result func() any) {
 	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
 		switch {
+		case len(kinds) > 1 && !strings.Contains(string(data), payloadMark[kind]):
+			// Another of its triggers fired.
 		case kind == "middleware":
 			return newOf[HTTPMiddlewareInput], newOf[HTTPMiddlewareResult]
 		case kind == "stream:join":
@@ -543,6 +563,9 @@ func triggerPayload(kinds map[string]struct{}, data json.RawMessage) (value, res
 	}
 	return nil, nil
 }
+
+// payloadMark is in the payloads of a trigger type and in no other.
+var payloadMark = map[string]string{"http": `"path_params"`, "state": `"type":"state"`, "stream": `"type":"stream"`}
 
 // acceptedTelemetry returns the records that the engine gave back for single frames
 // of telemetry.
@@ -574,19 +597,34 @@ func acceptedTelemetry(t *testing.T) []payload {
 // badPayloads are recorded to show how the engine refuses them, or ignores what is
 // wrong with them.
 var badPayloads = map[string]string{
-	"cron-and-log-triggers.jsonl:26": "no message; the engine refuses it",
-	"engine-functions.jsonl:28":      "an id, which the engine ignores: it chooses one",
-	"http-triggers.jsonl:23":         "no api_path; the engine refuses it",
-	"queues.jsonl:9":                 "no topic; such a trigger never fires",
-	"queues.jsonl:27":                "no topic; the engine refuses it",
-	"queues.jsonl:35":                "no topic; the engine refuses it",
-	"rbac.jsonl:47":                  "input of another function, which the engine ignores",
-	"rbac.jsonl:49":                  "input of another function, which the engine ignores",
-	"rust-sdk.jsonl:3":               "features, which this version of the engine ignores",
-	"state.jsonl:50":                 "no key; the engine refuses it",
-	"state.jsonl:54":                 "a scope that is a number; the engine refuses it",
-	"streams.jsonl:45":               "an item_id, which the engine ignores: the key is id",
-	"streams.jsonl:67":               "neither group_id nor item_id; the engine refuses it",
+	"cron-and-log-triggers.jsonl:26":    "no message; the engine refuses it",
+	"engine-functions.jsonl:28":         "an id, which the engine ignores: it chooses one",
+	"dead-letter-messages.jsonl:48":     "a topic, the other name of queue",
+	"dead-letter-messages.jsonl:50":     "no queue; the engine refuses it",
+	"dead-letter-messages.jsonl:62":     "a topic, the other name of queue",
+	"http-methods-and-targets.jsonl:20": "a blank condition, which is left out",
+	"http-methods-and-targets.jsonl:21": "a middleware id that is a number, which the engine skips",
+	"http-methods-and-targets.jsonl:22": "middleware ids that are no list, which the engine ignores",
+	"null-data.jsonl:9":                 "null; the engine refuses it",
+	"null-data.jsonl:24":                "null; the engine refuses it",
+	"null-data.jsonl:28":                "null; the engine refuses it",
+	"null-data.jsonl:30":                "null; the engine refuses it",
+	"null-data.jsonl:32":                "null; the engine refuses it",
+	"null-data.jsonl:36":                "no data; the engine refuses it",
+	"null-data.jsonl:42":                "no data; the engine refuses it",
+	"null-data.jsonl:50":                "no value; the engine refuses it",
+	"null-data.jsonl:52":                "a value under both of its names; the engine refuses it",
+	"http-triggers.jsonl:23":            "no api_path; the engine refuses it",
+	"queues.jsonl:9":                    "no topic; such a trigger never fires",
+	"queues.jsonl:27":                   "no topic; the engine refuses it",
+	"queues.jsonl:35":                   "no topic; the engine refuses it",
+	"rbac.jsonl:47":                     "input of another function, which the engine ignores",
+	"rbac.jsonl:49":                     "input of another function, which the engine ignores",
+	"rust-sdk.jsonl:3":                  "features, which this version of the engine ignores",
+	"state.jsonl:50":                    "no key; the engine refuses it",
+	"state.jsonl:54":                    "a scope that is a number; the engine refuses it",
+	"streams.jsonl:45":                  "an item_id, which the engine ignores: the key is id",
+	"streams.jsonl:67":                  "neither group_id nor item_id; the engine refuses it",
 }
 
 // payloadExceptions are deliberate differences between what was recorded and what its

@@ -222,6 +222,9 @@ func (c *Client) registerRoute(method, path string, h HandlerFunc, types functio
 	if err := c.registry.addFunction(f); err != nil {
 		return nil, err
 	}
+	if method == http.MethodHead {
+		c.giveUpHead(path)
+	}
 	if err := c.registry.addTrigger(t); err != nil {
 		c.registry.removeFunction(f)
 		return nil, err

@@ -95,7 +95,7 @@ func TestIntrospectionNamespaces(t *testing.T) {
 	handle(t, inDefault, "default::has", func(context.Context, any) (any, error) { return nil, nil })
 	handle(t, elsewhere, "depot::has", func(context.Context, any) (any, error) { return nil, nil })
 	for _, c := range []*iii.Client{inShop, inDefault, elsewhere} { // registered
-		if err := c.Call(t.Context(), "engine::health::check", nil, nil); err != nil {
+		if err := c.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -781,3 +782,71 @@ func TestChecklistTraceOverHTTP(t *testing.T) {
 		}
 	}
 }
+
+// The engine ends connections without a Close frame, even those that are closed with
+// one. Nobody waits for it, reports it or says so in a log.
+func TestShutdownTakesTheEndOfAConnectionForItsAnswer(t *testing.T) {
+	run := func(t *testing.T, e *iiitest.Engine, dial func(ctx context.Context, network, addr string) (net.Conn, error), limit time.Duration) {
+		var log strings.Builder
+		var mu sync.Mutex
+		logger := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return log.Write(p)
+		}), &slog.HandlerOptions{Level: slog.LevelWarn}))
+		address := e.URL()
+		connection := []iii.ConnectionOption{iii.WithConnectionLogger(logger)}
+		opts := []iii.Option{iii.WithLogger(logger)}
+		if dial != nil {
+			connection, opts = append(connection, iii.WithConnectionDialContext(dial)), append(opts, iii.WithDialContext(dial))
+		}
+		tel, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: &address}, iii.WithTelemetryConnection(connection...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var states []iii.ConnectionState
+		opts = append(opts, iii.WithTelemetry(tel), iii.WithStateListener(func(s iii.ConnectionState, err error) {
+			states = append(states, s)
+			if err != nil {
+				t.Errorf("%v: %v", s, err)
+			}
+		}))
+		c := connect(t, e, opts...)
+		handle(t, c, "a::b", func(context.Context, any) (any, error) { return nil, nil })
+		if _, err := iii.Call[any](t.Context(), c, "a::b", nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range iii.SubscribeWith(t.Context(), iii.SubscribeOptions{URL: e.StreamURL(), DialContext: dial}, iii.StreamSubscription{StreamName: "s", GroupID: "g"}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+		began := time.Now()
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		if err := tel.Shutdown(t.Context()); err != nil {
+			t.Errorf("Shutdown of telemetry: %v", err)
+		}
+		if took := time.Since(began); took > limit {
+			t.Errorf("Shutdown took %v", took)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if log.Len() > 0 {
+			t.Errorf("log:\n%s", log.String())
+		}
+		if n := len(states); n == 0 || states[n-1] != iii.ConnectionStateDisconnected || slices.Contains(states, iii.ConnectionStateReconnecting) {
+			t.Errorf("states: %v", states)
+		}
+	}
+	t.Run("memory", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) { run(t, e, e.DialContext, 0) })
+	})
+	t.Run("tcp", func(t *testing.T) { run(t, iiitest.Start(t), nil, time.Hour) })
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

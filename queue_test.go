@@ -26,7 +26,7 @@ func TestPublish(t *testing.T) {
 	if _, err := subscriber.Trigger("news::saw", iii.SubscribeTriggerConfig{Topic: "news"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := subscriber.Call(t.Context(), "engine::health::check", nil, nil); err != nil { // it is registered
+	if err := subscriber.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil { // it is registered
 		t.Fatal(err)
 	}
 	if err := publisher.Publish(t.Context(), "nobody", 1); err != nil {
@@ -155,7 +155,7 @@ func TestDeadLettersPages(t *testing.T) {
 		arrive(fmt.Sprint("late", pages))
 		return page, nil
 	})
-	if err := queue.Call(t.Context(), "engine::health::check", nil, nil); err != nil {
+	if err := queue.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	got, err := c.DeadLetters(t.Context(), "orders")
@@ -209,7 +209,7 @@ func TestEnqueueProvider(t *testing.T) {
 		jobs <- in
 		return map[string]bool{"accepted": true}, nil
 	})
-	if err := queue.Call(t.Context(), "engine::health::check", nil, nil); err != nil {
+	if err := queue.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	receipt, err := c.Enqueue(t.Context(), "jobs", "eq::job", map[string]int{"n": 1})

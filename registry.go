@@ -155,6 +155,13 @@ func (r *registry) fence() {
 	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() { r.confirmed(l) }})
 }
 
+// fenceRest puts a fence behind what has none, if there is anything.
+func (r *registry) fenceRest() {
+	if len(r.unfenced) > 0 {
+		r.fence()
+	}
+}
+
 // overdue ends l, whose fence has not been answered for long: without the answer nobody
 // knows which registrations hold. A large message may be in its way, so as long as
 // something comes the engine has ten times the idle timeout.
@@ -256,7 +263,6 @@ func (r *registry) sendTrigger(t *Trigger) {
 	t.sent = true
 	r.held--
 	r.ask(&t.claim)
-	r.fence()
 }
 
 // target is the function of this worker that t runs, if it is one.
@@ -293,6 +299,7 @@ func (r *registry) removeFunction(f *Function) bool {
 	r.functions = remove(r.functions, f)
 	r.push(f.entry.remove)
 	r.sendDue() // triggers of this id name another worker's function now
+	r.fenceRest()
 	return true
 }
 
@@ -347,6 +354,7 @@ func (r *registry) addTrigger(t *Trigger) error {
 	r.triggers = append(r.triggers, t)
 	r.held++
 	r.sendTrigger(t)
+	r.fenceRest()
 	if f := r.target(t); r.phase == replayDone && r.link != nil && !r.suspended && !t.sent && f.standing == asked {
 		// What the program asks for from now on may make the trigger fire.
 		r.suspended = true

@@ -73,6 +73,8 @@ var (
 	_ func(int, int) iii.Option                                            = iii.WithSendBuffer
 	_ func(int64) iii.Option                                               = iii.WithReadLimit
 	_ func(time.Duration, time.Duration) iii.Option                        = iii.WithKeepalive
+	_ func(time.Duration) iii.Option                                       = iii.WithStreamHeartbeat
+	_ func(time.Duration) iii.Option                                       = iii.WithHTTPWriteTimeout
 	_ func(*slog.Logger) iii.Option                                        = iii.WithLogger
 	_ func(*iii.Telemetry) iii.Option                                      = iii.WithTelemetry
 	_ func(...iii.Middleware) iii.Option                                   = iii.WithMiddleware

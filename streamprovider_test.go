@@ -91,7 +91,7 @@ func provide(t *testing.T, name string, p iii.StreamProvider, opts ...iii.Option
 	user := connect(t, e, iii.WithDialContext(e.DialContext))
 	// The engine handles a worker's messages in order: what this one answers after
 	// its registrations says that they are there.
-	if err := owner.Call(t.Context(), "engine::health::check", nil, nil); err != nil {
+	if err := owner.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	return user

@@ -217,6 +217,7 @@ func (r *registry) release(l *link, released map[string]bool) {
 		}
 	}
 	r.sendDue()
+	r.fenceRest()
 }
 
 // released asks the engine which of the functions have nothing left of their former

@@ -28,13 +28,15 @@ var reservedKeys = []string{"__proto__", "constructor", "prototype"}
 // object then, and the result's OldValue is nil.
 //
 // An operation either applies or adds one error to the result and is skipped;
-// the ones after it still run, and nothing is rolled back. Integers are exact
-// between -2^63 and 2^64-1, floats stay floats, and what no operation touches
-// keeps its text. Keys of touched objects are sorted.
+// the ones after it still run, and nothing is rolled back. Numbers are what they are
+// to the engine: an integer between -2^63 and 2^64-1 is exact, everything else is a
+// 64-bit float, which keeps a fraction or an exponent in its text (1e2 becomes 100.0).
+// Everything else that no operation touches keeps its text, without white space. Keys
+// of touched objects are sorted.
 //
-// An error is returned, and nothing applied, if old or a value is no JSON or an
-// operation is empty. ApplyUpdate keeps and changes nothing that it was given;
-// it is safe for concurrent use.
+// An error is returned, and nothing applied, if old or a value is not valid JSON, or
+// has a number that no float can hold, or if an operation is empty. ApplyUpdate neither
+// keeps nor changes its arguments; it is safe for concurrent use.
 func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error) {
 	u := update{fresh: old == nil, root: jsontree.NewObject()}
 	var result StreamUpdateResult

@@ -18,20 +18,36 @@ type updateVector struct {
 	Name           string          `json:"name"`
 	Initial        json.RawMessage `json:"initial"`
 	InitialMissing bool            `json:"initial_missing"`
-	Ops            []UpdateOp      `json:"ops"`
-	Result         json.RawMessage `json:"result"`
+	Ops            json.RawMessage `json:"ops"`
+	Result         json.RawMessage `json:"result"` // absent if the call was refused
 	Stored         json.RawMessage `json:"stored"`
+
+	ops []UpdateOp
 }
 
+// updateVectors are the recorded answers to what this package can send: the engine
+// takes an operation as a list, too, and refuses what the types here cannot be.
 func updateVectors(t testing.TB) []updateVector {
 	t.Helper()
-	file, err := os.ReadFile("testdata/recordings/update-vectors.json")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var vectors []updateVector
-	if err := json.Unmarshal(file, &vectors); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"update-vectors.json", "update-vectors-2.json"} {
+		file, err := os.ReadFile("testdata/recordings/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []updateVector
+		if err := json.Unmarshal(file, &list); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range list {
+			if v.Result == nil || strings.HasPrefix(v.Name, "sequence") {
+				continue
+			}
+			if err := json.Unmarshal(v.Ops, &v.ops); err != nil {
+				t.Errorf("%s: %v", v.Name, err)
+			}
+			vectors = append(vectors, v)
+		}
 	}
 	return vectors
 }
@@ -54,8 +70,8 @@ func sortedJSON(t testing.TB, doc []byte) string {
 
 func TestApplyUpdateVectors(t *testing.T) {
 	vectors := updateVectors(t)
-	if len(vectors) != 88 {
-		t.Errorf("%d vectors, want 88", len(vectors))
+	if len(vectors) != 311 {
+		t.Errorf("%d vectors, want 311", len(vectors))
 	}
 	for _, v := range vectors {
 		t.Run(v.Name, func(t *testing.T) {
@@ -63,7 +79,7 @@ func TestApplyUpdateVectors(t *testing.T) {
 			if v.InitialMissing {
 				initial = nil
 			}
-			got, err := ApplyUpdate(initial, v.Ops)
+			got, err := ApplyUpdate(initial, v.ops)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,9 +112,9 @@ func TestApplyUpdate(t *testing.T) {
 		want string
 		errs []string
 	}{
-		{name: "untouched text is kept", old: ` { "b" : {"z":1e2, "y":1.50}, "a": 100000000000000000000 , "t":"<\u0041>" } `,
-			ops:  []UpdateOp{OpSet("n", 1)},
-			want: `{"a":100000000000000000000,"b":{"z":1e2,"y":1.50},"n":1,"t":"<\u0041>"}`},
+		{name: "untouched text is kept, but for numbers", old: ` { "b" : {"z":1e2, "y":1.50}, "a": 100000000000000000000 , "t":"<\u0041 1e2>" } `,
+			ops:  []UpdateOp{OpSet("n", 1), OpSet("m", json.RawMessage(`{"z":-0,"y":18446744073709551615}`))},
+			want: `{"a":1e+20,"b":{"z":100.0,"y":1.5},"m":{"z":-0.0,"y":18446744073709551615},"n":1,"t":"<\u0041 1e2>"}`},
 		{name: "keys are not escaped for HTML", old: `{}`, ops: []UpdateOp{OpSet("a<b>&c", true)}, want: `{"a<b>&c":true}`},
 		{name: "repeated key has its last value", old: `{"a":1,"a":2}`, ops: []UpdateOp{OpIncrement("a", 1)}, want: `{"a":3}`},
 		{name: "bytes that are no UTF-8 in a path", old: `{}`, ops: []UpdateOp{OpSet("a\xff", 1)}, want: "{\"a\ufffd\":1}"},
@@ -191,8 +207,8 @@ func TestApplyUpdateNumbers(t *testing.T) {
 		{"18446744073709551615", math.MinInt64, "9223372036854775807"},
 		{"18446744073709551615", -1, "18446744073709551614"},
 		{"18446744073709551615", 1, ""},
-		{"18446744073709551616", 0, "1.8446744073709552e19"}, // out of range: a float to the engine
-		{"-9223372036854775809", 0, "-9.223372036854776e18"},
+		{"18446744073709551616", 0, "1.8446744073709552e+19"}, // out of range: a float to the engine
+		{"-9223372036854775809", 0, "-9.223372036854776e+18"},
 		{"-0", 0, "0.0"}, // a float to the engine: -0.0 + 0.0
 		{"-0.0", 1, "1.0"},
 		{"1.0", 1, "2.0"},
@@ -204,10 +220,9 @@ func TestApplyUpdateNumbers(t *testing.T) {
 		{"1e-7", 0, "1e-7"},
 		{"1e-300", 0, "1e-300"},
 		{"1e15", 0, "1000000000000000.0"},
-		{"1e16", 0, "1e16"},
-		{"123456789012345680.0", 0, "1.2345678901234568e17"},
-		{"1.7976931348623157e308", 1, "1.7976931348623157e308"},
-		{"1e400", 1, ""},
+		{"1e16", 0, "1e+16"},
+		{"123456789012345680.0", 0, "1.2345678901234568e+17"},
+		{"1.7976931348623157e308", 1, "1.7976931348623157e+308"},
 	}
 	for _, test := range tests {
 		t.Run(fmt.Sprintf("%s%+d", test.old, test.by), func(t *testing.T) {
@@ -239,6 +254,8 @@ func TestApplyUpdateRefusesTheCall(t *testing.T) {
 		{"item is empty", json.RawMessage{}, OpSet("a", 1)},
 		{"item and more", json.RawMessage(`{} {}`), OpSet("a", 1)},
 		{"empty operation", nil, UpdateOp{}},
+		{"item has a number out of range", json.RawMessage(`[1e400]`), OpSet("a", 1)},
+		{"value has a number out of range", nil, UpdateOp{Op: UpdateSet{Path: "a", Value: JSONValue(`-1e309`)}}},
 		{"value cannot be encoded", nil, OpSet("a", make(chan int))},
 		{"set value is no JSON", nil, UpdateOp{Op: UpdateSet{Path: "__proto__", Value: JSONValue(`{`)}}},
 		{"merge value is no JSON", nil, UpdateOp{Op: UpdateMerge{Value: JSONValue(`{`)}}},
@@ -308,11 +325,7 @@ func TestUpdateOpConstructorsKeepTheError(t *testing.T) {
 
 func FuzzApplyUpdate(f *testing.F) {
 	for _, v := range updateVectors(f) {
-		ops, err := json.Marshal(v.Ops)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add([]byte(v.Initial), ops)
+		f.Add([]byte(v.Initial), []byte(v.Ops))
 	}
 	f.Add([]byte(nil), []byte(`[{"type":"append","path":["a","b"],"value":"x"},{"type":"remove","path":""}]`))
 	f.Fuzz(func(t *testing.T, old, ops []byte) {

@@ -18,12 +18,13 @@ type builtinFunc func(ctx context.Context, c *call) (json.RawMessage, *wireError
 
 // call is one invocation of a built-in function.
 type call struct {
-	worker      *worker // nil: the engine itself calls
-	functionID  string
-	data        json.RawMessage
-	metadata    json.RawMessage
-	traceparent string
-	baggage     string
+	worker        *worker // nil: the engine itself calls
+	functionID    string
+	data          json.RawMessage
+	metadata      json.RawMessage
+	traceparent   string
+	baggage       string
+	callerBaggage string // see request.baggage
 }
 
 // session is what the caller may do; nil is everything.

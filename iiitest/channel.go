@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/gorilla/websocket"
@@ -54,18 +55,17 @@ const (
 // up to a minute more there.
 const channelTTL = 5 * time.Minute
 
-type createChannelInput struct {
-	BufferSize *uint64 `json:"buffer_size"`
-}
-
 func (e *Engine) registerChannels() {
+	type CreateChannelInput struct {
+		BufferSize *uint `json:"buffer_size"`
+	}
 	e.addBuiltin("engine::channels::create", engineWorker, "Create a data channel",
 		func(_ context.Context, c *call) (json.RawMessage, *wireError) {
-			in, bad := decodeInput[createChannelInput](c.functionID, c.data)
+			in, bad := decodeInput[CreateChannelInput](c.functionID, c.data)
 			if bad != nil {
 				return nil, bad
 			}
-			size := uint64(channelBuffer)
+			size := uint(channelBuffer)
 			if in.BufferSize != nil {
 				size = min(max(*in.BufferSize, 1), maxChannelBuffer)
 			}
@@ -126,6 +126,13 @@ func (e *Engine) endChannel(ch *channel, d direction) {
 	ch.mu.Unlock()
 	if over {
 		e.forgetChannel(ch)
+	}
+}
+
+// releaseChannel gives up an end that nobody has taken.
+func (e *Engine) releaseChannel(ch *channel, d direction) {
+	if ch.take(d) {
+		e.endChannel(ch, d)
 	}
 }
 
@@ -198,11 +205,18 @@ func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
 		_, _ = rw.Write([]byte("Channel not found"))
 		return
 	}
-	conn, err := e.upgrade(rw, r)
+	if refusesHandshake(rw, r) {
+		return
+	}
+	conn, err := e.upgrade(rw, r, false)
 	if err != nil {
 		return
 	}
 	defer e.drop(conn)
+	conn.SetCloseHandler(func(code int, text string) error {
+		_ = conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(lingerTime))
+		return nil
+	})
 	if !ch.take(d) {
 		farewell(conn)
 		return
@@ -215,13 +229,13 @@ func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
 }
 
 // serveChannelWriter forwards what the writer sends. Both its Close and its
-// mere disappearance are the normal end for the reader; when the reader is
-// gone the writer's socket is dropped.
+// mere disappearance are the normal end for the reader, as is a text that is no
+// UTF-8; when the reader is gone the writer's socket is dropped.
 func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, writing)
 	for {
 		kind, data, err := conn.ReadMessage()
-		if err != nil || !ch.write(e.ctx, channelFrame{kind, data}) {
+		if err != nil || kind == websocket.TextMessage && !utf8.Valid(data) || !ch.write(e.ctx, channelFrame{kind, data}) {
 			return
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/iii-go/iii"
@@ -61,59 +62,69 @@ func decodeConfigurationFilter(config json.RawMessage) (configurationFilter, err
 	}
 	var in ConfigurationTriggerConfig
 	if detail := decodeStrict(config, &in); detail != "" {
-		return configurationFilter{}, bindError("Failed to parse trigger config: " + detail)
+		return configurationFilter{}, bindError("Failed to parse configuration trigger config: " + detail)
 	}
 	f := configurationFilter{id: in.ID, condition: in.Condition}
 	if in.Events != nil {
-		f.events = *in.Events
-	}
-	for _, event := range f.events {
-		switch iii.ConfigurationEventType(event) {
-		case iii.ConfigurationEventTypeRegistered, iii.ConfigurationEventTypeUpdated, iii.ConfigurationEventTypeDeleted:
-		default:
-			return configurationFilter{}, bindError("Failed to parse trigger config: unknown variant `" + event +
-				"`, expected one of `configuration:registered`, `configuration:updated`, `configuration:deleted`")
-		}
+		f.events = *in.Events // one that nothing sends is no error
 	}
 	return f, nil
 }
 
-// register enters an entry, or describes an existing one anew: its value stays.
+func invalidID(id string) *wireError {
+	return errorBody("INVALID_ID", "invalid configuration id '%s': must match [a-z0-9_-]{1,64}", id)
+}
+
+func configurationNotFound(id string) *wireError {
+	return errorBody("NOT_FOUND", "configuration '%s' not found", id)
+}
+
+func schemaInvalid(err error) *wireError {
+	return errorBody("SCHEMA_INVALID", "schema validation failed: %v", err)
+}
+
+// register enters an entry, or describes an existing one anew. Its value stays unless
+// there is an initial one, and nobody asks whether it still fits.
 func (s *configurations) register(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type ConfigurationRegisterInput struct {
-		Description  string          `json:"description"`
 		ID           string          `json:"id"`
+		Name         string          `json:"name"`
+		Description  string          `json:"description"`
+		Schema       json.RawMessage `json:"schema"`
 		InitialValue json.RawMessage `json:"initial_value,omitempty"`
 		Metadata     json.RawMessage `json:"metadata,omitempty"`
-		Name         string          `json:"name"`
-		Schema       json.RawMessage `json:"schema"`
 	}
 	in, bad := decodeInput[ConfigurationRegisterInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
 	if !configurationID.MatchString(in.ID) {
-		return nil, errorBody("INVALID_ID", "Configuration id '%s' is not 1 to 64 of a-z, 0-9, _ and -", in.ID)
+		return nil, invalidID(in.ID)
 	}
 	schema, err := parseConfigurationSchema(in.Schema)
 	if err != nil {
-		return nil, errorBody("SCHEMA_INVALID", "Schema of configuration '%s' is invalid: %v", in.ID, err)
+		return nil, schemaInvalid(err)
 	}
 	entry := &configuration{
 		id: in.ID, name: in.Name, description: in.Description, schema: schema,
 		metadata: optional(in.Metadata), value: optional(in.InitialValue),
 	}
-	if bad := s.check(entry, entry.value); bad != nil {
-		return nil, bad
+	if entry.value != nil {
+		if err := schema.validate(s.expanded(entry.value)); err != nil {
+			return nil, schemaInvalid(err)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var old json.RawMessage
-	if before := s.entries[in.ID]; before != nil && before.value != nil {
-		old, entry.value = before.value, before.value
+	event, old := iii.ConfigurationEventTypeRegistered, json.RawMessage(nil)
+	if before := s.entries[in.ID]; before != nil {
+		event, old = iii.ConfigurationEventTypeUpdated, before.value
+		if entry.value == nil {
+			entry.value = old
+		}
 	}
 	s.entries[in.ID] = entry
-	s.changed(ctx, iii.ConfigurationEventTypeRegistered, entry, old)
+	s.changed(ctx, event, entry, old)
 	view := entry.view()
 	view["value"] = entry.value
 	return mustEncode(view), nil
@@ -129,14 +140,17 @@ func (s *configurations) set(ctx context.Context, c *call) (json.RawMessage, *wi
 	if bad != nil {
 		return nil, bad
 	}
+	if !configurationID.MatchString(in.ID) {
+		return nil, invalidID(in.ID)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	entry := s.entries[in.ID]
 	if entry == nil {
-		return nil, errorBody("NOT_REGISTERED", "Configuration '%s' is not registered", in.ID)
+		return nil, errorBody("NOT_REGISTERED", "configuration '%s' is not registered; call configuration::register first", in.ID)
 	}
-	if bad := s.check(entry, in.Value); bad != nil {
-		return nil, bad
+	if err := entry.schema.validate(s.expanded(in.Value)); err != nil {
+		return nil, schemaInvalid(err)
 	}
 	old := entry.value
 	entry.value = in.Value
@@ -145,7 +159,7 @@ func (s *configurations) set(ctx context.Context, c *call) (json.RawMessage, *wi
 }
 
 // get returns a value, with what its references stand for unless it is wanted
-// raw.
+// raw. That must fit the schema, and so must null where there is no value.
 func (s *configurations) get(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type ConfigurationGetInput struct {
 		ID  string `json:"id"`
@@ -159,16 +173,17 @@ func (s *configurations) get(_ context.Context, c *call) (json.RawMessage, *wire
 	defer s.mu.Unlock()
 	entry := s.entries[in.ID]
 	if entry == nil {
-		return nil, errorBody("NOT_FOUND", "Configuration '%s' is not registered", in.ID)
+		return nil, configurationNotFound(in.ID)
 	}
 	value := entry.value
-	if value != nil && !in.Raw {
-		var err error
-		if value, err = expand(value, s.engine.cfg.env); err != nil {
-			return nil, errorBody("EXPAND_FAILED", "Value of configuration '%s' cannot be expanded: %v", in.ID, err)
+	if !in.Raw {
+		var unset []string
+		if value, unset = expand(value, s.engine.cfg.env); len(unset) > 0 {
+			return nil, errorBody("EXPAND_FAILED", "configuration '%s' references unset environment variable(s) with no default: %s",
+				in.ID, strings.Join(unset, ", "))
 		}
-		if bad := s.check(entry, value); bad != nil {
-			return nil, bad
+		if err := entry.schema.validate(value); err != nil {
+			return nil, schemaInvalid(err)
 		}
 	}
 	return mustEncode(map[string]any{"id": in.ID, "value": value}), nil
@@ -200,7 +215,7 @@ func (s *configurations) describe(_ context.Context, c *call) (json.RawMessage, 
 	defer s.mu.Unlock()
 	entry := s.entries[in.ID]
 	if entry == nil {
-		return nil, errorBody("NOT_FOUND", "Configuration '%s' is not registered", in.ID)
+		return nil, configurationNotFound(in.ID)
 	}
 	return mustEncode(entry.view()), nil
 }
@@ -214,25 +229,10 @@ func (c *configuration) view() map[string]any {
 	return view
 }
 
-// check refuses a value that the schema does not allow. What counts is what its
-// references stand for, where that is known.
-func (s *configurations) check(entry *configuration, value json.RawMessage) *wireError {
-	if value == nil {
-		return nil
-	}
-	if err := entry.schema.validate(s.expanded(value)); err != nil {
-		return errorBody("SCHEMA_INVALID", "Value of configuration '%s' does not match its schema: %v", entry.id, err)
-	}
-	return nil
-}
-
 // expanded is a value with what its references stand for, or as it is if one of
 // them stands for nothing.
 func (s *configurations) expanded(value json.RawMessage) json.RawMessage {
-	if value == nil {
-		return nil
-	}
-	if v, err := expand(value, s.engine.cfg.env); err == nil {
+	if v, unset := expand(value, s.engine.cfg.env); len(unset) == 0 {
 		return v
 	}
 	return value
@@ -260,52 +260,38 @@ func (s *configurations) changed(ctx context.Context, event iii.ConfigurationEve
 // default ${NAME:default}.
 var reference = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(:[^}]*)?\}`)
 
-// unsetError is a reference to a variable that is not set, without a default.
-type unsetError string
-
-func (e unsetError) Error() string { return "environment variable '" + string(e) + "' is not set" }
-
 // expand replaces the references in the strings of a canonical value. The result
-// stays a string, whatever the variable looks like.
-func expand(value json.RawMessage, env func(string) (string, bool)) (json.RawMessage, error) {
-	switch kindOf(value) {
-	case '{':
-		members := membersOf(value)
-		for name, member := range members {
-			var err error
-			if members[name], err = expand(member, env); err != nil {
-				return nil, err
+// stays a string, whatever the variable looks like. Variables that are not set, where
+// the reference has no default, are listed, each once.
+func expand(value json.RawMessage, env func(string) (string, bool)) (expanded json.RawMessage, unset []string) {
+	var in func(value json.RawMessage) json.RawMessage
+	in = func(value json.RawMessage) json.RawMessage {
+		switch kindOf(value) {
+		case '{':
+			members := membersOf(value)
+			for _, name := range slices.Sorted(maps.Keys(members)) {
+				members[name] = in(members[name])
 			}
-		}
-		return appendMembers(nil, members), nil
-	case '[':
-		var items []json.RawMessage
-		if err := json.Unmarshal(value, &items); err != nil {
-			return nil, err
-		}
-		for i, item := range items {
-			var err error
-			if items[i], err = expand(item, env); err != nil {
-				return nil, err
+			return appendMembers(nil, members)
+		case '[':
+			items := []json.RawMessage{}
+			for _, item := range itemsOf(value) {
+				items = append(items, in(item))
 			}
+			return mustEncode(items)
+		case '"':
+			return mustEncode(reference.ReplaceAllStringFunc(unquote(value), func(found string) string {
+				parts := reference.FindStringSubmatch(found)
+				if v, ok := env(parts[1]); ok {
+					return v
+				}
+				if parts[2] == "" && !slices.Contains(unset, parts[1]) {
+					unset = append(unset, parts[1])
+				}
+				return parts[2][min(1, len(parts[2])):]
+			}))
 		}
-		return mustEncode(items), nil
-	case '"':
-		var unset error
-		text := reference.ReplaceAllStringFunc(unquote(value), func(found string) string {
-			parts := reference.FindStringSubmatch(found)
-			if v, ok := env(parts[1]); ok {
-				return v
-			}
-			if parts[2] == "" {
-				unset = unsetError(parts[1])
-			}
-			return parts[2][min(1, len(parts[2])):]
-		})
-		if unset != nil {
-			return nil, unset
-		}
-		return mustEncode(text), nil
+		return value
 	}
-	return value, nil
+	return in(value), unset
 }

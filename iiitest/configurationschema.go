@@ -1,175 +1,295 @@
 package iiitest
 
 import (
+	_ "embed"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
+	"math/big"
+	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/google/jsonschema-go/jsonschema"
+	"sync"
+	"time"
+	"unicode/utf8"
 )
 
-// configurationSchema is the JSON Schema of a configuration entry.
+// configurationSchema is the JSON Schema of a configuration entry. It is read, and
+// values are judged by it, in the order and the words of the engine's library.
 type configurationSchema struct {
-	text     json.RawMessage
-	resolved *jsonschema.Resolved
+	text json.RawMessage
+	root *schemaNode
 }
 
-// draft07 is the version under which older ones are read too; all others are
-// read as 2020-12.
-const draft07 = "http://json-schema.org/draft-07/schema#"
+// errSchema begins what is said about a schema that is none.
+const errSchema = "invalid JSON Schema: "
 
-// parseConfigurationSchema reads a schema. It takes references within the
-// document by path only (#/$defs/name); patterns are those of package regexp.
+// parseConfigurationSchema reads a schema: of the draft that it names, or of 2020-12.
+// References beyond the document are refused, like in the engine; patterns are those
+// of package regexp, which has no look-around and no backreferences.
 func parseConfigurationSchema(text json.RawMessage) (*configurationSchema, error) {
-	var s jsonschema.Schema
-	if k := kindOf(text); k != '{' && k != 't' && k != 'f' || json.Unmarshal(text, &s) != nil {
-		return nil, errors.New("it is no JSON Schema")
-	}
-	older := func(version string) bool { return strings.Contains(s.Schema, version) }
-	if slices.ContainsFunc([]string{"draft-04", "draft-06", "draft-07"}, older) {
-		s.Schema = draft07
-	} else {
-		s.Schema = ""
-	}
-	resolved, err := s.Resolve(nil)
+	text = canonicalValid(text)
+	draft, err := draftOf(text)
 	if err != nil {
-		return nil, err
+		return nil, errors.New(errSchema + err.Error())
 	}
-	// The schema as the library understood it, with the keywords in its spelling.
-	understood, err := json.Marshal(&s)
-	if err != nil {
-		return nil, err
+	s := newSchemaSet(draft)
+	s.add(defaultSchemaURI, text)
+	if err := s.checkReferences(); err != nil {
+		return nil, errors.New(errSchema + err.Error())
 	}
-	c := schemaChecker{seen: map[string]bool{}}
-	if err := json.Unmarshal(understood, &c.root); err != nil {
-		return nil, err
+	if wrong := metaErrors(draft, parseSchemaValue(text)); len(wrong) > 0 {
+		return nil, errors.New(errSchema + wrong[0])
 	}
-	if err := c.run(); err != nil {
-		return nil, err
+	root := s.node(s.document, "", text)
+	if err := root.check(); err != nil {
+		return nil, errors.New(errSchema + err.Error())
 	}
-	return &configurationSchema{text, resolved}, nil
+	if err := s.checkLoops(); err != nil {
+		return nil, errors.New(errSchema + err.Error())
+	}
+	return &configurationSchema{text, root}, nil
 }
 
-// validate says why a value is none of the schema.
+// validate says everything that is wrong with a value.
 func (s *configurationSchema) validate(value json.RawMessage) error {
-	var v any
-	if err := json.Unmarshal(value, &v); err != nil {
-		return err
+	if value == nil {
+		value = json.RawMessage("null")
 	}
-	return s.resolved.Validate(v)
-}
-
-// schemaChecker looks for what the library does not look for: unknown types, and
-// schemas that lead back to themselves at the same place of a value, which it
-// would follow until the process dies.
-type schemaChecker struct {
-	root  any
-	seen  map[string]bool // by path; false while the search is below it
-	later []string        // paths of schemas for other places of a value
-}
-
-func (c *schemaChecker) run() error {
-	c.later = []string{""}
-	for len(c.later) > 0 {
-		path := c.later[0]
-		c.later = c.later[1:]
-		if err := c.check(path); err != nil {
-			return err
-		}
+	if wrong := s.root.errors(parseSchemaValue(canonicalValid(value))); len(wrong) > 0 {
+		return errors.New(strings.Join(wrong, "; "))
 	}
 	return nil
 }
 
-// Keywords that hold a schema, or a list or an object of schemas, and the types.
-var (
-	samePlace  = []string{"not", "if", "then", "else", "allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies"}
-	otherPlace = []string{
-		"additionalProperties", "additionalItems", "contains", "propertyNames", "unevaluatedItems", "unevaluatedProperties",
-		"items", "prefixItems", "properties", "patternProperties", "$defs", "definitions",
-	}
-	ofMany      = []string{"dependentSchemas", "dependencies", "properties", "patternProperties", "$defs", "definitions"} // of an object, each member
-	schemaTypes = []string{"null", "boolean", "object", "array", "number", "integer", "string"}
+// schemaDraft is a version of JSON Schema.
+type schemaDraft int
+
+const (
+	draft4    schemaDraft = 4
+	draft6    schemaDraft = 6
+	draft7    schemaDraft = 7
+	draft2019 schemaDraft = 2019
+	draft2020 schemaDraft = 2020
 )
 
-// check looks at the schema at a path and at those that hold at the same place
-// of a value; the others are for later.
-func (c *schemaChecker) check(path string) error {
-	schema, ok := c.at(path).(map[string]any)
-	if !ok {
-		return nil // true, false, or the names of a dependency
+var schemaDrafts = map[string]schemaDraft{
+	"http://json-schema.org/draft-04/schema":       draft4,
+	"http://json-schema.org/draft-06/schema":       draft6,
+	"http://json-schema.org/draft-07/schema":       draft7,
+	"https://json-schema.org/draft/2019-09/schema": draft2019,
+	"https://json-schema.org/draft/2020-12/schema": draft2020,
+}
+
+func draftOf(schema json.RawMessage) (schemaDraft, error) {
+	named := membersOf(schema)["$schema"]
+	if kindOf(named) != '"' {
+		return draft2020, nil
 	}
-	if over, seen := c.seen[path]; seen {
-		if !over {
-			return fmt.Errorf("%q leads back to itself", "#"+path)
-		}
-		return nil
+	uri := strings.TrimRight(unquote(named), "#")
+	draft, known := schemaDrafts[uri]
+	if !known {
+		return 0, fmt.Errorf("Unknown specification: %s", uri) //nolint:staticcheck // the engine's words
 	}
-	c.seen[path] = false
-	if schema["$dynamicRef"] != nil || path != "" && schema["$id"] != nil {
-		return errors.New("$dynamicRef and an $id within the schema are not supported")
-	}
-	if err := knownTypes(schema["type"]); err != nil {
-		return err
-	}
-	for _, keyword := range samePlace {
-		for _, sub := range subschemas(path, keyword, schema[keyword]) {
-			if err := c.check(sub); err != nil {
-				return err
+	return draft, nil
+}
+
+// metaschemas are the schemas of schemas, by URI.
+//
+//go:embed metaschemas.json
+var metaschemasJSON []byte
+
+var metaschemas = sync.OnceValue(func() map[string]json.RawMessage { return membersOf(canonicalValid(metaschemasJSON)) })
+
+// metaNodes are those that were needed so far. Judging by one adds to what it knows.
+var metaNodes = struct {
+	sync.Mutex
+	of map[schemaDraft]*schemaNode
+}{of: map[schemaDraft]*schemaNode{}}
+
+// metaErrors says what is wrong with a schema by that of its draft.
+func metaErrors(draft schemaDraft, schema *schemaValue) []string {
+	metaNodes.Lock()
+	defer metaNodes.Unlock()
+	node := metaNodes.of[draft]
+	if node == nil {
+		s := newSchemaSet(draft)
+		for uri, d := range schemaDrafts {
+			if d == draft {
+				s.add(uri, metaschemas()[uri])
 			}
 		}
-	}
-	for _, keyword := range otherPlace {
-		c.later = append(c.later, subschemas(path, keyword, schema[keyword])...)
-	}
-	if ref, ok := schema["$ref"].(string); ok {
-		target, err := refPath(ref)
-		if err != nil {
-			return err
+		node = s.node(s.document, "", s.document.root)
+		if err := node.check(); err != nil {
+			panic("iiitest: " + s.document.uri + ": " + err.Error())
 		}
-		if err := c.check(target); err != nil {
-			return err
-		}
+		metaNodes.of[draft] = node
 	}
-	c.seen[path] = true
-	return nil
+	return node.errors(schema)
 }
 
-func knownTypes(types any) error {
-	list, ok := types.([]any)
-	if !ok {
-		list = []any{types}
-	}
-	for _, t := range list {
-		if name, ok := t.(string); ok && !slices.Contains(schemaTypes, name) {
-			return fmt.Errorf("%q is no type", name)
-		}
-	}
-	return nil
+// defaultSchemaURI is where a schema is that does not say it.
+const defaultSchemaURI = "json-schema:///"
+
+// schemaSet is a schema with everything that it can refer to.
+type schemaSet struct {
+	draft     schemaDraft
+	document  *schemaResource
+	resources map[string]*schemaResource // by URI
+	nodes     map[string]*schemaNode     // by URI and path
+
+	patterns map[string]*schemaPattern
+	dynamic  bool // what a reference leads to hangs on where it is come from
 }
 
-// subschemas are the paths of the schemas that a keyword holds.
-func subschemas(path, keyword string, value any) []string {
-	at := path + "/" + keyword
-	var paths []string
-	switch v := value.(type) {
-	case []any:
-		for i := range v {
-			paths = append(paths, at+"/"+strconv.Itoa(i))
-		}
-	case map[string]any:
-		if !slices.Contains(ofMany, keyword) {
-			return []string{at}
-		}
-		for _, name := range slices.Sorted(maps.Keys(v)) {
-			paths = append(paths, at+"/"+escapePath(name))
+// schemaResource is a schema with a URI of its own.
+type schemaResource struct {
+	uri       string
+	root      json.RawMessage
+	anchors   map[string]string // to paths
+	dynamic   map[string]string // $dynamicAnchor, to paths
+	recursive bool              // $recursiveAnchor
+}
+
+func newSchemaSet(draft schemaDraft) *schemaSet {
+	return &schemaSet{
+		draft: draft, resources: map[string]*schemaResource{}, nodes: map[string]*schemaNode{}, patterns: map[string]*schemaPattern{},
+	}
+}
+
+// add enters a document; the first one is the schema itself.
+func (s *schemaSet) add(uri string, root json.RawMessage) *schemaResource {
+	if id := s.idOf(membersOf(root)); id != "" {
+		uri = resolveURI(uri, id)
+	}
+	r := &schemaResource{uri: uri, root: root, anchors: map[string]string{}, dynamic: map[string]string{}}
+	if s.document == nil {
+		s.document = r
+	}
+	s.resources[uri] = r
+	s.index(r, "", root)
+	return r
+}
+
+// idOf is the URI that a schema gives itself, "" for none.
+func (s *schemaSet) idOf(members map[string]json.RawMessage) string {
+	if s.draft <= draft7 && members["$ref"] != nil {
+		return ""
+	}
+	id := stringOf(members[s.idKeyword()])
+	if strings.HasPrefix(id, "#") {
+		return ""
+	}
+	id, _, _ = strings.Cut(id, "#")
+	return id
+}
+
+func (s *schemaSet) idKeyword() string {
+	if s.draft == draft4 {
+		return "id"
+	}
+	return "$id"
+}
+
+// index finds the anchors and the resources below a place of a resource.
+func (s *schemaSet) index(r *schemaResource, path string, schema json.RawMessage) {
+	members := membersOf(schema)
+	if members == nil {
+		return
+	}
+	if path != "" {
+		if id := s.idOf(members); id != "" {
+			s.add(resolveURI(r.uri, id), schema)
+			return
 		}
 	}
-	return paths
+	if s.draft <= draft7 {
+		if anchor, ok := strings.CutPrefix(stringOf(members[s.idKeyword()]), "#"); ok && anchor != "" {
+			r.anchors[anchor] = path
+		}
+	} else if anchor := stringOf(members["$anchor"]); anchor != "" {
+		r.anchors[anchor] = path
+	}
+	if anchor := stringOf(members["$dynamicAnchor"]); anchor != "" && s.draft == draft2020 {
+		r.anchors[anchor], r.dynamic[anchor] = path, path
+	}
+	if path == "" && s.draft == draft2019 && string(members["$recursiveAnchor"]) == "true" {
+		r.recursive = true
+	}
+	for keyword, value := range members {
+		if !s.holds(keyword) {
+			continue
+		}
+		for sub, schema := range subschemas(keyword, value) {
+			s.index(r, path+"/"+escapePath(keyword)+sub, schema)
+		}
+	}
+}
+
+// holds reports whether the draft knows a keyword as one that holds schemas. For
+// draft 4, the engine's library takes those of all drafts.
+func (s *schemaSet) holds(keyword string) bool {
+	draft := s.draft
+	switch keyword {
+	case "additionalItems":
+		return draft != draft2020
+	case "if", "then", "else":
+		return draft != draft6
+	case "prefixItems":
+		return draft == draft2020 || draft == draft4
+	case "$defs", "dependentSchemas", "contentSchema", "unevaluatedItems", "unevaluatedProperties":
+		return draft >= draft2019 || draft == draft4
+	case "dependencies":
+		return draft <= draft7
+	}
+	return true
+}
+
+// Keywords that hold a schema, a list of schemas and an object of schemas. Some hold
+// either.
+var (
+	holdSchema = []string{
+		"additionalItems", "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not", "propertyNames", "then",
+		"unevaluatedItems", "unevaluatedProperties",
+	}
+	holdList   = []string{"allOf", "anyOf", "oneOf", "prefixItems", "items"}
+	holdObject = []string{"$defs", "definitions", "dependentSchemas", "dependencies", "patternProperties", "properties"}
+)
+
+// subschemas are the schemas that a keyword holds, by their paths below it.
+func subschemas(keyword string, value json.RawMessage) map[string]json.RawMessage {
+	schemas := map[string]json.RawMessage{}
+	switch kind := kindOf(value); {
+	case kind == '[' && slices.Contains(holdList, keyword):
+		for i, item := range itemsOf(value) {
+			schemas["/"+strconv.Itoa(i)] = item
+		}
+	case kind == '{' && slices.Contains(holdObject, keyword):
+		for name, member := range membersOf(value) {
+			schemas["/"+escapePath(name)] = member
+		}
+	case slices.Contains(holdSchema, keyword):
+		schemas[""] = value
+	}
+	return schemas
+}
+
+func resolveURI(base, ref string) string {
+	b, err := url.Parse(base)
+	if err != nil {
+		return ref
+	}
+	r, err := url.Parse(ref)
+	if err != nil {
+		return ref
+	}
+	return b.ResolveReference(r).String()
 }
 
 var (
@@ -179,35 +299,1194 @@ var (
 
 func escapePath(name string) string { return pathEscaper.Replace(name) }
 
-// refPath is the path that a reference names.
-func refPath(ref string) (string, error) {
-	path, err := url.PathUnescape(strings.TrimPrefix(ref, "#"))
-	if err != nil || !strings.HasPrefix(ref, "#") || path != "" && path[0] != '/' {
-		return "", fmt.Errorf("$ref %q is not supported: only a path within the schema is", ref)
+// resource finds a resource by its URI, which may be relative; those of the drafts
+// included.
+func (s *schemaSet) resource(base, ref string) (*schemaResource, error) {
+	uri := resolveURI(base, ref)
+	if r := s.resources[uri]; r != nil {
+		return r, nil
 	}
-	parts := strings.Split(path, "/")
-	for i, part := range parts {
-		parts[i] = escapePath(pathUnescaper.Replace(part))
+	if root, known := metaschemas()[uri]; known {
+		return s.add(uri, root), nil
 	}
-	return strings.Join(parts, "/"), nil
+	scheme, _, _ := strings.Cut(uri, ":")
+	reason := "Unknown scheme " + scheme
+	if strings.HasPrefix(uri, defaultSchemaURI) {
+		uri, scheme, reason = ref, "", "No base URI is available"
+	}
+	switch scheme {
+	case "http", "https":
+		reason = "`resolve-http` feature or a custom resolver is required to resolve external schemas via HTTP"
+	case "file":
+		reason = "`resolve-file` feature or a custom resolver is required to resolve external schemas via files"
+	}
+	return nil, fmt.Errorf("Resource '%s' is not present in a registry and retrieving it failed: %s", uri, reason) //nolint:staticcheck // the engine's words
 }
 
-// at is what stands at a path.
-func (c *schemaChecker) at(path string) any {
-	node := c.root
-	for _, part := range strings.Split(path, "/")[1:] {
-		switch v := node.(type) {
-		case map[string]any:
-			node = v[pathUnescaper.Replace(part)]
-		case []any:
-			i, err := strconv.Atoi(part)
-			if err != nil || i < 0 || i >= len(v) {
-				return nil
+// checkReferences looks for references to documents that are not there.
+func (s *schemaSet) checkReferences() error {
+	var walk func(base string, schema json.RawMessage) error
+	walk = func(base string, schema json.RawMessage) error {
+		members := membersOf(schema)
+		if id := s.idOf(members); id != "" {
+			base = resolveURI(base, id)
+		}
+		for _, keyword := range slices.Sorted(maps.Keys(members)) {
+			if ref := stringOf(members[keyword]); keyword == "$ref" && ref != "" && ref[0] != '#' {
+				uri, _, _ := strings.Cut(ref, "#")
+				if _, err := s.resource(base, uri); err != nil {
+					return err
+				}
 			}
-			node = v[i]
-		default:
-			return nil
+			if !s.holds(keyword) {
+				continue
+			}
+			schemas := subschemas(keyword, members[keyword])
+			for _, sub := range slices.Sorted(maps.Keys(schemas)) {
+				if err := walk(base, schemas[sub]); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	return walk(defaultSchemaURI, s.document.root)
+}
+
+// resolve finds what a reference in a resource refers to.
+func (s *schemaSet) resolve(from *schemaResource, ref string) (*schemaNode, error) {
+	uri, fragment, _ := strings.Cut(ref, "#")
+	r := from
+	if uri != "" {
+		var err error
+		if r, err = s.resource(from.uri, uri); err != nil {
+			return nil, err
 		}
 	}
-	return node
+	if fragment == "" {
+		return s.node(r, "", r.root), nil
+	}
+	if fragment[0] != '/' {
+		path, known := r.anchors[fragment]
+		switch {
+		case known:
+			fragment = path
+		case strings.Contains(fragment, "/"):
+			return nil, fmt.Errorf("Anchor '%s' is invalid", fragment) //nolint:staticcheck // the engine's words
+		default:
+			return nil, fmt.Errorf("Anchor '%s' does not exist", fragment) //nolint:staticcheck // the engine's words
+		}
+	}
+	return s.atPath(r, fragment)
+}
+
+// atPath finds what stands at a path of a resource, which may be in another resource
+// within that one.
+func (s *schemaSet) atPath(r *schemaResource, pointer string) (*schemaNode, error) {
+	decoded, err := url.PathUnescape(pointer)
+	if err != nil || !utf8.ValidString(decoded) {
+		return nil, fmt.Errorf("Invalid percent encoding in pointer '%s': the decoded bytes do not represent valid UTF-8", pointer) //nolint:staticcheck // the engine's words
+	}
+	at, path := r.root, ""
+	for _, part := range strings.Split(decoded, "/")[1:] {
+		part = pathUnescaper.Replace(part)
+		var next json.RawMessage
+		switch kindOf(at) {
+		case '{':
+			next = membersOf(at)[part]
+		case '[':
+			i, err := strconv.ParseUint(part, 10, 32)
+			if err != nil {
+				return nil, fmt.Errorf("Failed to parse array index '%s' in pointer '%s'", part, pointer) //nolint:staticcheck // the engine's words
+			}
+			if items := itemsOf(at); i < uint64(len(items)) {
+				next = items[i]
+			}
+		}
+		if next == nil {
+			return nil, fmt.Errorf("Pointer '%s' does not exist", pointer) //nolint:staticcheck // the engine's words
+		}
+		at, path = next, path+"/"+escapePath(part)
+		if id := s.idOf(membersOf(at)); id != "" {
+			if inner := s.resources[resolveURI(r.uri, id)]; inner != nil {
+				r, path = inner, ""
+			}
+		}
+	}
+	return s.node(r, path, at), nil
+}
+
+// schemaNode is a schema at its place.
+type schemaNode struct {
+	set      *schemaSet
+	resource *schemaResource
+	path     string
+	raw      json.RawMessage
+	members  map[string]json.RawMessage
+	keywords []string // in order
+	checked  bool
+	loop     loopState
+}
+
+func (s *schemaSet) node(r *schemaResource, path string, raw json.RawMessage) *schemaNode {
+	key := r.uri + "#" + path
+	if n := s.nodes[key]; n != nil {
+		return n
+	}
+	n := &schemaNode{set: s, resource: r, path: path, raw: raw, members: membersOf(raw)}
+	if ref := n.members["$ref"]; ref != nil && s.draft <= draft7 {
+		n.members = map[string]json.RawMessage{"$ref": ref}
+	}
+	n.keywords = slices.Sorted(maps.Keys(n.members))
+	s.dynamic = s.dynamic || n.members["$dynamicRef"] != nil || n.members["$recursiveRef"] != nil
+	s.nodes[key] = n
+	return n
+}
+
+// at is the schema below a keyword.
+func (n *schemaNode) at(keyword string, sub ...string) *schemaNode {
+	path, raw := n.path+"/"+escapePath(keyword), n.members[keyword]
+	for _, part := range sub {
+		path += "/" + escapePath(part)
+		if kindOf(raw) == '[' {
+			i, _ := strconv.Atoi(part)
+			raw = itemsOf(raw)[i]
+		} else {
+			raw = membersOf(raw)[part]
+		}
+	}
+	r := n.resource
+	if id := n.set.idOf(membersOf(raw)); id != "" {
+		if inner := n.set.resources[resolveURI(r.uri, id)]; inner != nil {
+			r, path = inner, ""
+		}
+	}
+	return n.set.node(r, path, raw)
+}
+
+// list are the schemas of a keyword that holds a list.
+func (n *schemaNode) list(keyword string) (nodes []*schemaNode) {
+	for i := range itemsOf(n.members[keyword]) {
+		nodes = append(nodes, n.at(keyword, strconv.Itoa(i)))
+	}
+	return nodes
+}
+
+// names are the names of a keyword that holds an object, in order.
+func (n *schemaNode) names(keyword string) []string {
+	return slices.Sorted(maps.Keys(membersOf(n.members[keyword])))
+}
+
+// is reports whether a keyword has just this value.
+func (n *schemaNode) is(keyword, value string) bool { return string(n.members[keyword]) == value }
+
+// means reports whether a keyword says anything in the schema's draft.
+func (n *schemaNode) means(keyword string) bool {
+	draft := n.set.draft
+	switch keyword {
+	case "const", "contains", "propertyNames", "exclusiveMaximum", "exclusiveMinimum":
+		return draft >= draft6
+	case "contentMediaType", "contentEncoding":
+		return draft == draft6 || draft == draft7
+	case "format":
+		return draft <= draft7
+	case "if":
+		return draft >= draft7 && (n.members["then"] != nil || n.members["else"] != nil)
+	case "then", "else":
+		return draft >= draft7 && n.members["if"] != nil
+	case "contentSchema":
+		return false
+	case "additionalItems":
+		kind := kindOf(n.members["items"])
+		return kind == '[' || kind == 'f'
+	case "$recursiveRef":
+		return draft == draft2019
+	case "dependentRequired", "dependentSchemas", "unevaluatedItems", "unevaluatedProperties":
+		return draft >= draft2019
+	case "prefixItems", "$dynamicRef":
+		return draft == draft2020
+	}
+	return true
+}
+
+// keywordKind is the type of a keyword's value and how that begins, as kindOf has it.
+type keywordKind struct {
+	name  string
+	first byte
+}
+
+// keywordKinds are the types of values that keywords have. The schema of the draft has
+// looked at them, but not everywhere where a reference may lead.
+var keywordKinds = func() map[string]keywordKind {
+	kinds := map[string]keywordKind{}
+	for keywords, kind := range map[string]keywordKind{
+		"$ref $dynamicRef $recursiveRef pattern":                                       {"string", '"'},
+		"maximum minimum multipleOf":                                                   {"number", '0'},
+		"maxLength minLength maxItems minItems maxProperties minProperties":            {"integer", '0'},
+		"enum required allOf anyOf oneOf prefixItems":                                  {"array", '['},
+		"properties patternProperties dependencies dependentSchemas dependentRequired": {"object", '{'},
+	} {
+		for keyword := range strings.FieldsSeq(keywords) {
+			kinds[keyword] = kind
+		}
+	}
+	return kinds
+}()
+
+// check looks for what makes a schema unusable though the schema of its draft allows
+// it: references to nothing, and patterns that are none.
+func (n *schemaNode) check() error {
+	if n.checked {
+		return nil
+	}
+	n.checked = true
+	if kind := kindOf(n.raw); kind != '{' && kind != 't' && kind != 'f' {
+		return fmt.Errorf(`%s is not of types "boolean", "object"`, n.raw)
+	}
+	for _, keyword := range n.keywords {
+		if !n.means(keyword) {
+			continue
+		}
+		value := n.members[keyword]
+		if kind := keywordKinds[keyword]; kind.name != "" && kindOf(value) != kind.first {
+			return fmt.Errorf(`%s is not of type "%s"`, value, kind.name)
+		}
+		switch keyword {
+		case "$ref", "$dynamicRef", "$recursiveRef":
+			target, err := n.set.resolve(n.resource, unquote(value))
+			if err != nil {
+				return err
+			}
+			if err := target.check(); err != nil {
+				return err
+			}
+			continue
+		case "type":
+			for _, item := range itemsOf(value) {
+				if kindOf(item) != '"' {
+					return fmt.Errorf(`%s is not of type "string"`, item)
+				}
+			}
+		case "pattern":
+			if n.set.pattern(stringOf(value)).re == nil {
+				return fmt.Errorf("%s is not a \"regex\"", value)
+			}
+		case "patternProperties":
+			for _, name := range n.names(keyword) {
+				if n.set.pattern(name).re == nil {
+					wrong := value
+					if members := membersOf(value); len(members) > 1 {
+						wrong = members[name]
+					}
+					return fmt.Errorf("%s is not a \"regex\"", wrong)
+				}
+			}
+		case "$defs", "definitions":
+			continue // until they are referred to
+		}
+		schemas := subschemas(keyword, value)
+		paths := slices.Sorted(maps.Keys(schemas))
+		if kindOf(value) == '[' {
+			slices.SortFunc(paths, func(a, b string) int { return len(a) - len(b) })
+		}
+		for _, sub := range paths {
+			if kindOf(schemas[sub]) == '[' { // the names of a dependency
+				continue
+			}
+			var parts []string
+			if sub != "" {
+				parts = []string{pathUnescaper.Replace(sub[1:])}
+			}
+			if err := n.at(keyword, parts...).check(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// loopState says how far the search for loops is with a schema.
+type loopState int
+
+const (
+	loopUnknown loopState = iota
+	loopBelow
+	loopNone
+)
+
+// checkLoops looks for schemas that lead back to themselves at the same place of a
+// value. A running engine follows them until its process dies.
+func (s *schemaSet) checkLoops() error {
+	for _, key := range slices.Sorted(maps.Keys(s.nodes)) {
+		if n := s.nodes[key]; n.checked && n.loops() {
+			return fmt.Errorf("%q leads back to itself, which would end a running engine", "#"+n.path)
+		}
+	}
+	return nil
+}
+
+func (n *schemaNode) loops() bool {
+	if n.loop != loopUnknown {
+		return n.loop == loopBelow
+	}
+	n.loop = loopBelow
+	for _, keyword := range n.keywords {
+		if !n.means(keyword) {
+			continue
+		}
+		var subs []*schemaNode
+		switch keyword {
+		case "$ref", "$dynamicRef", "$recursiveRef":
+			if to := n.refersTo(keyword); to != nil {
+				subs = append(subs, to)
+			}
+		case "allOf", "anyOf", "oneOf":
+			subs = n.list(keyword)
+		case "not", "if", "then", "else":
+			subs = append(subs, n.at(keyword))
+		case "dependentSchemas", "dependencies":
+			for _, name := range n.names(keyword) {
+				if kindOf(membersOf(n.members[keyword])[name]) != '[' {
+					subs = append(subs, n.at(keyword, name))
+				}
+			}
+		}
+		if slices.ContainsFunc(subs, (*schemaNode).loops) {
+			return true
+		}
+	}
+	n.loop = loopNone
+	return false
+}
+
+// refersTo is the schema that a reference leads to, but for one that leads to itself:
+// that says nothing.
+func (n *schemaNode) refersTo(keyword string) *schemaNode {
+	ref := n.members[keyword]
+	to, err := n.set.resolve(n.resource, stringOf(ref))
+	if err != nil || string(to.members[keyword]) == string(ref) { // check has looked for errors
+		return nil
+	}
+	return to
+}
+
+// schemaPattern is a regular expression of a schema.
+type schemaPattern struct {
+	re    *regexp.Regexp // nil: it is none
+	shown string         // as the engine writes it, with its classes spelled out
+}
+
+func (s *schemaSet) pattern(text string) *schemaPattern {
+	if p := s.patterns[text]; p != nil {
+		return p
+	}
+	expression, shown := translatePattern(text)
+	p := &schemaPattern{shown: shown}
+	p.re, _ = regexp.Compile(expression)
+	s.patterns[text] = p
+	return p
+}
+
+// patternClasses are what the classes of ECMAScript stand for.
+var patternClasses = map[byte]string{
+	'd': "0-9", 'w': "A-Za-z0-9_", 's': " \t\n\r\u000b\u000c\u00a0\ufeff\u2003\u2029",
+}
+
+// translatePattern writes a pattern of ECMAScript as one of package regexp, and as
+// the engine does.
+func translatePattern(pattern string) (expression, shown string) {
+	var e, out strings.Builder
+	within := false
+	for i := 0; i < len(pattern); i++ {
+		c := pattern[i]
+		if c != '\\' || i+1 == len(pattern) {
+			switch c {
+			case '[':
+				within = true
+			case ']':
+				within = false
+			}
+			e.WriteByte(c)
+			out.WriteByte(c)
+			continue
+		}
+		i++
+		next := pattern[i]
+		class := patternClasses[next|0x20]
+		switch {
+		case class != "" && next|0x20 == next:
+			out.WriteString("[" + class + "]")
+			if within {
+				e.WriteString(class)
+			} else {
+				e.WriteString("[" + class + "]")
+			}
+		case class != "":
+			out.WriteString("[^" + class + "]")
+			if within {
+				e.WriteString(pattern[i-1 : i+1])
+			} else {
+				e.WriteString("[^" + class + "]")
+			}
+		case next == 'c' && i+1 < len(pattern) && isLetter(pattern[i+1]):
+			i++
+			e.WriteByte(pattern[i] % 32)
+			out.WriteByte(pattern[i] % 32)
+		default:
+			e.WriteString(pattern[i-1 : i+1])
+			out.WriteString(pattern[i-1 : i+1])
+		}
+	}
+	return e.String(), out.String()
+}
+
+// schemaValue is a value that a schema judges.
+type schemaValue struct {
+	raw     json.RawMessage // canonical
+	kind    byte            // as kindOf
+	names   []string        // of an object, in order
+	members map[string]*schemaValue
+	items   []*schemaValue
+	text    string
+	number  *big.Rat // as the engine holds it
+	float   bool     // not an integer of 64 bits
+}
+
+func parseSchemaValue(raw json.RawMessage) *schemaValue {
+	v := &schemaValue{raw: raw, kind: kindOf(raw)}
+	switch v.kind {
+	case '{':
+		members := membersOf(raw)
+		v.names, v.members = slices.Sorted(maps.Keys(members)), make(map[string]*schemaValue, len(members))
+		for name, member := range members {
+			v.members[name] = parseSchemaValue(member)
+		}
+	case '[':
+		for _, item := range itemsOf(raw) {
+			v.items = append(v.items, parseSchemaValue(item))
+		}
+	case '"':
+		v.text = unquote(raw)
+	case '0':
+		v.number, v.float = numberOf(raw)
+	}
+	return v
+}
+
+// numberOf is a number as the engine holds it: an integer of 64 bits, or a float.
+func numberOf(raw json.RawMessage) (n *big.Rat, float bool) {
+	if i, err := strconv.ParseInt(string(raw), 10, 64); err == nil {
+		return new(big.Rat).SetInt64(i), string(raw) == "-0"
+	}
+	if u, err := strconv.ParseUint(string(raw), 10, 64); err == nil {
+		return new(big.Rat).SetUint64(u), false
+	}
+	f, _ := strconv.ParseFloat(string(raw), 64)
+	return new(big.Rat).SetFloat64(f), true // JSON has no infinities
+}
+
+// equal is equality as JSON Schema has it: 1 is 1.0.
+func (v *schemaValue) equal(w *schemaValue) bool {
+	switch {
+	case v.kind != w.kind:
+		return false
+	case v.kind == '0':
+		return v.number.Cmp(w.number) == 0
+	case v.kind == '[':
+		return slices.EqualFunc(v.items, w.items, (*schemaValue).equal)
+	case v.kind == '{':
+		return maps.EqualFunc(v.members, w.members, (*schemaValue).equal)
+	}
+	return string(v.raw) == string(w.raw)
+}
+
+// of reports whether v is of a type.
+func (v *schemaValue) of(typ string, draft schemaDraft) bool {
+	switch typ {
+	case "array":
+		return v.kind == '['
+	case "boolean":
+		return v.kind == 't' || v.kind == 'f'
+	case "integer":
+		return v.kind == '0' && (!v.float || draft > draft4 && v.number.IsInt())
+	case "null":
+		return v.kind == 'n'
+	case "number":
+		return v.kind == '0'
+	case "object":
+		return v.kind == '{'
+	case "string":
+		return v.kind == '"'
+	}
+	return false
+}
+
+// evaluation is under way of a value against a schema.
+type evaluation struct {
+	scopes []*schemaResource // outermost first
+	active map[schemaStep]bool
+	known  map[schemaStep][]string // what was wrong; unevaluated keywords ask again and again
+}
+
+type schemaStep struct {
+	node  *schemaNode
+	value *schemaValue
+	marks bool // what it has looked at is asked for, not what is wrong
+}
+
+// errors says everything that is wrong with a value.
+func (n *schemaNode) errors(v *schemaValue) []string {
+	return (&evaluation{active: map[schemaStep]bool{}, known: map[schemaStep][]string{}}).errors(n, v)
+}
+
+func (e *evaluation) valid(n *schemaNode, v *schemaValue) bool { return len(e.errors(n, v)) == 0 }
+
+// enter runs f within the resource of a step, unless the step is under way already:
+// what leads back to itself says nothing.
+func (e *evaluation) enter(step schemaStep, f func()) {
+	if e.active[step] {
+		return
+	}
+	e.active[step] = true
+	e.scopes = append(e.scopes, step.node.resource)
+	f()
+	e.scopes = e.scopes[:len(e.scopes)-1]
+	delete(e.active, step)
+}
+
+func (e *evaluation) errors(n *schemaNode, v *schemaValue) (wrong []string) {
+	switch kindOf(n.raw) {
+	case 't':
+		return nil
+	case 'f':
+		return []string{"False schema does not allow " + string(v.raw)}
+	}
+	step := schemaStep{n, v, false}
+	if wrong, known := e.known[step]; known {
+		return wrong
+	}
+	e.enter(step, func() {
+		for _, keyword := range n.keywords {
+			if n.means(keyword) {
+				wrong = append(wrong, e.keyword(n, keyword, v)...)
+			}
+		}
+		if !n.set.dynamic {
+			e.known[step] = wrong
+		}
+	})
+	return wrong
+}
+
+// target is the schema that a reference leads to, in the scope of the evaluation.
+func (e *evaluation) target(n *schemaNode, keyword string) *schemaNode {
+	to := n.refersTo(keyword)
+	if to == nil {
+		return nil
+	}
+	switch keyword {
+	case "$dynamicRef":
+		_, anchor, _ := strings.Cut(stringOf(n.members[keyword]), "#")
+		if path, is := to.resource.dynamic[anchor]; anchor == "" || !is || path != to.path {
+			break
+		}
+		for _, r := range e.scopes {
+			if path, is := r.dynamic[anchor]; is {
+				if dynamic, err := n.set.atPath(r, path); err == nil {
+					return dynamic
+				}
+			}
+		}
+	case "$recursiveRef":
+		if !to.resource.recursive {
+			break
+		}
+		for _, r := range e.scopes {
+			if r.recursive {
+				return n.set.node(r, "", r.root)
+			}
+		}
+	}
+	return to
+}
+
+// one is a list of one error, if it is one.
+func one(wrong bool, format string, args ...any) []string {
+	if !wrong {
+		return nil
+	}
+	return []string{fmt.Sprintf(format, args...)}
+}
+
+// plural is one word for 1 and another for the rest.
+func plural(n string, singular, several string) string {
+	if n == "1" {
+		return singular
+	}
+	return several
+}
+
+// keyword says what is wrong with a value by a single keyword.
+func (e *evaluation) keyword(n *schemaNode, keyword string, v *schemaValue) (wrong []string) {
+	value := n.members[keyword]
+	switch keyword {
+	case "$ref", "$dynamicRef", "$recursiveRef":
+		if to := e.target(n, keyword); to != nil {
+			return e.errors(to, v)
+		}
+	case "allOf":
+		for _, sub := range n.list(keyword) {
+			wrong = append(wrong, e.errors(sub, v)...)
+		}
+		return wrong
+	case "anyOf":
+		any := slices.ContainsFunc(n.list(keyword), func(sub *schemaNode) bool { return e.valid(sub, v) })
+		return one(!any, "%s is not valid under any of the schemas listed in the 'anyOf' keyword", v.raw)
+	case "oneOf":
+		switch valid := e.validOnes(n, keyword, v); {
+		case len(valid) == 0:
+			return one(true, "%s is not valid under any of the schemas listed in the 'oneOf' keyword", v.raw)
+		case len(valid) > 1:
+			return one(true, "%s is valid under more than one of the schemas listed in the 'oneOf' keyword", v.raw)
+		}
+	case "not":
+		return one(e.valid(n.at(keyword), v), "%s is not allowed for %s", value, v.raw)
+	case "if":
+		branch := "else"
+		if e.valid(n.at(keyword), v) {
+			branch = "then"
+		}
+		if n.members[branch] != nil {
+			return e.errors(n.at(branch), v)
+		}
+	case "type":
+		return e.typed(n, v)
+	case "enum":
+		options := itemsOf(value)
+		is := slices.ContainsFunc(options, func(option json.RawMessage) bool { return parseSchemaValue(option).equal(v) })
+		return one(!is, "%s is not one of %s", v.raw, listOptions(options))
+	case "const":
+		return one(!parseSchemaValue(value).equal(v), "%s was expected", value)
+	case "format":
+		f, known := schemaFormats[stringOf(value)]
+		return one(v.kind == '"' && known && n.set.draft >= f.since && !f.check(v.text), "%s is not a \"%s\"", v.raw, stringOf(value))
+	case "contentEncoding", "contentMediaType":
+		return content(n, keyword, v)
+	case "additionalItems":
+		if kindOf(n.members["items"]) == 'f' { // as in the engine's library, whatever the value is
+			return []string{"False schema does not allow " + string(v.raw)}
+		}
+	}
+	switch v.kind {
+	case '0':
+		return e.numberKeyword(n, keyword, value, v)
+	case '"':
+		return e.textKeyword(n, keyword, value, v)
+	case '[':
+		return e.listKeyword(n, keyword, value, v)
+	case '{':
+		return e.objectKeyword(n, keyword, value, v)
+	}
+	return nil
+}
+
+// validOnes are the schemas of a list that a value is valid under.
+func (e *evaluation) validOnes(n *schemaNode, keyword string, v *schemaValue) []*schemaNode {
+	return slices.DeleteFunc(n.list(keyword), func(sub *schemaNode) bool { return !e.valid(sub, v) })
+}
+
+// typed is the keyword type.
+func (e *evaluation) typed(n *schemaNode, v *schemaValue) []string {
+	value := n.members["type"]
+	types := []string{stringOf(value)}
+	if kindOf(value) == '[' {
+		types = nil
+		for _, item := range itemsOf(value) {
+			types = append(types, stringOf(item))
+		}
+	}
+	draft := n.set.draft
+	if len(types) > 1 {
+		draft = draft4 // of several types, the engine's library takes 1.0 for no integer
+	}
+	if slices.ContainsFunc(types, func(typ string) bool { return v.of(typ, draft) }) {
+		return nil
+	}
+	if len(types) == 1 {
+		return one(true, "%s is not of type \"%s\"", v.raw, types[0])
+	}
+	slices.Sort(types)
+	return one(true, "%s is not of types \"%s\"", v.raw, strings.Join(slices.Compact(types), `", "`))
+}
+
+// listOptions lists the values of an enum: up to three, or two and how many more.
+func listOptions(options []json.RawMessage) string {
+	var texts []string
+	for _, option := range options {
+		texts = append(texts, string(option))
+	}
+	if len(texts) > 3 {
+		return fmt.Sprintf("%s or %d other candidates", strings.Join(texts[:2], ", "), len(texts)-2)
+	}
+	if last := len(texts) - 1; last > 0 {
+		return strings.Join(texts[:last], ", ") + " or " + texts[last]
+	}
+	return strings.Join(texts, "")
+}
+
+// numberKeyword is a keyword about numbers.
+func (e *evaluation) numberKeyword(n *schemaNode, keyword string, value json.RawMessage, v *schemaValue) []string {
+	if kindOf(value) != '0' {
+		return nil
+	}
+	limit, _ := numberOf(value)
+	order := v.number.Cmp(limit)
+	switch keyword {
+	case "maximum":
+		if n.set.draft == draft4 && n.is("exclusiveMaximum", "true") {
+			return one(order >= 0, "%s is greater than or equal to the maximum of %s", v.raw, value)
+		}
+		return one(order > 0, "%s is greater than the maximum of %s", v.raw, value)
+	case "minimum":
+		if n.set.draft == draft4 && n.is("exclusiveMinimum", "true") {
+			return one(order <= 0, "%s is less than or equal to the minimum of %s", v.raw, value)
+		}
+		return one(order < 0, "%s is less than the minimum of %s", v.raw, value)
+	case "exclusiveMaximum":
+		return one(order >= 0, "%s is greater than or equal to the maximum of %s", v.raw, value)
+	case "exclusiveMinimum":
+		return one(order <= 0, "%s is less than or equal to the minimum of %s", v.raw, value)
+	case "multipleOf":
+		step, _ := limit.Float64()
+		return one(!multipleOf(v.number, step), "%s is not a multiple of %s", v.raw, strconv.FormatFloat(step, 'f', -1, 64))
+	}
+	return nil
+}
+
+// multipleOf reports whether n is a multiple of step, both as floats: 0.3 is one of
+// 0.1.
+func multipleOf(n *big.Rat, step float64) bool {
+	f, _ := n.Float64()
+	switch {
+	case step == math.Trunc(step):
+		return f == math.Trunc(f) && math.Mod(f, step) == 0
+	case f == 0:
+		return true
+	case f < step:
+		return false
+	}
+	decimal := func(f float64) *big.Rat {
+		r, _ := new(big.Rat).SetString(strconv.FormatFloat(f, 'g', -1, 64))
+		return r
+	}
+	return new(big.Rat).Quo(decimal(f), decimal(step)).IsInt()
+}
+
+// limitOf is the limit that a keyword sets to a count, and its text.
+func limitOf(value json.RawMessage) (limit uint64, text string) {
+	n, _ := numberOf(value)
+	if n == nil || n.Sign() < 0 {
+		return 0, "0"
+	}
+	whole := new(big.Int).Quo(n.Num(), n.Denom())
+	if !whole.IsUint64() {
+		return math.MaxUint64, strconv.FormatUint(math.MaxUint64, 10)
+	}
+	return whole.Uint64(), whole.String()
+}
+
+// textKeyword is a keyword about strings.
+func (e *evaluation) textKeyword(n *schemaNode, keyword string, value json.RawMessage, v *schemaValue) []string {
+	switch keyword {
+	case "maxLength":
+		limit, text := limitOf(value)
+		return one(uint64(utf8.RuneCountInString(v.text)) > limit, "%s is longer than %s character%s", v.raw, text, plural(text, "", "s"))
+	case "minLength":
+		limit, text := limitOf(value)
+		return one(uint64(utf8.RuneCountInString(v.text)) < limit, "%s is shorter than %s character%s", v.raw, text, plural(text, "", "s"))
+	case "pattern":
+		p := n.set.pattern(stringOf(value))
+		return one(p.re != nil && !p.re.MatchString(v.text), "%s does not match \"%s\"", v.raw, p.shown)
+	}
+	return nil
+}
+
+// listKeyword is a keyword about arrays.
+func (e *evaluation) listKeyword(n *schemaNode, keyword string, value json.RawMessage, v *schemaValue) (wrong []string) {
+	switch keyword {
+	case "maxItems":
+		limit, text := limitOf(value)
+		return one(uint64(len(v.items)) > limit, "%s has more than %s item%s", v.raw, text, plural(text, "", "s"))
+	case "minItems":
+		limit, text := limitOf(value)
+		return one(uint64(len(v.items)) < limit, "%s has less than %s item%s", v.raw, text, plural(text, "", "s"))
+	case "uniqueItems":
+		return one(n.is(keyword, "true") && !unique(v.items), "%s has non-unique elements", v.raw)
+	case "contains":
+		return e.contains(n, v)
+	case "prefixItems":
+		for i, sub := range n.list(keyword) {
+			if i < len(v.items) {
+				wrong = append(wrong, e.errors(sub, v.items[i])...)
+			}
+		}
+	case "items":
+		if kindOf(value) == '[' {
+			for i, sub := range n.list(keyword) {
+				if i < len(v.items) {
+					wrong = append(wrong, e.errors(sub, v.items[i])...)
+				}
+			}
+			break
+		}
+		skip := 0
+		if n.means("prefixItems") {
+			skip = min(len(itemsOf(n.members["prefixItems"])), len(v.items))
+		}
+		for _, item := range v.items[skip:] {
+			wrong = append(wrong, e.errors(n.at(keyword), item)...)
+		}
+	case "additionalItems":
+		return e.additionalItems(n, value, v)
+	case "unevaluatedItems":
+		if kindOf(value) == 't' {
+			break
+		}
+		seen := make([]bool, len(v.items))
+		e.markItems(n, v, seen)
+		var left []string
+		for i, item := range v.items {
+			if !seen[i] && !e.valid(n.at(keyword), item) {
+				left = append(left, "'"+string(item.raw)+"'")
+			}
+		}
+		return one(len(left) > 0, "Unevaluated items are not allowed (%s%s", strings.Join(left, ", "), unexpected(len(left)))
+	}
+	return wrong
+}
+
+// unexpected ends a list of what should not be there.
+func unexpected(n int) string {
+	if n == 1 {
+		return " was unexpected)"
+	}
+	return " were unexpected)"
+}
+
+func unique(items []*schemaValue) bool {
+	for i, v := range items {
+		if slices.ContainsFunc(items[:i], v.equal) {
+			return false
+		}
+	}
+	return true
+}
+
+// contains is the keywords contains, minContains and maxContains.
+func (e *evaluation) contains(n *schemaNode, v *schemaValue) []string {
+	var matches, least, most uint64 = 0, 1, math.MaxUint64
+	if n.set.draft >= draft2019 {
+		if value := n.members["minContains"]; value != nil {
+			least, _ = limitOf(value)
+		}
+		if value := n.members["maxContains"]; value != nil {
+			most, _ = limitOf(value)
+		}
+	}
+	for _, item := range v.items {
+		if e.valid(n.at("contains"), item) {
+			matches++
+		}
+	}
+	return one(matches < least || matches > most, "None of %s are valid under the given schema", v.raw)
+}
+
+func (e *evaluation) additionalItems(n *schemaNode, value json.RawMessage, v *schemaValue) (wrong []string) {
+	var more []string
+	for _, item := range v.items[min(len(itemsOf(n.members["items"])), len(v.items)):] {
+		more = append(more, string(item.raw))
+		wrong = append(wrong, e.errors(n.at("additionalItems"), item)...)
+	}
+	if kindOf(value) == 'f' {
+		return one(len(more) > 0, "Additional items are not allowed (%s%s", strings.Join(more, ", "), unexpected(len(more)))
+	}
+	return wrong
+}
+
+// objectKeyword is a keyword about objects.
+func (e *evaluation) objectKeyword(n *schemaNode, keyword string, value json.RawMessage, v *schemaValue) (wrong []string) {
+	switch keyword {
+	case "maxProperties":
+		limit, text := limitOf(value)
+		return one(uint64(len(v.names)) > limit, "%s has more than %s propert%s", v.raw, text, plural(text, "y", "ies"))
+	case "minProperties":
+		limit, text := limitOf(value)
+		return one(uint64(len(v.names)) < limit, "%s has less than %s propert%s", v.raw, text, plural(text, "y", "ies"))
+	case "required":
+		return missing(value, v)
+	case "properties":
+		if n.coversProperties() {
+			break // additionalProperties does it
+		}
+		for _, name := range n.names(keyword) {
+			if member := v.members[name]; member != nil {
+				wrong = append(wrong, e.errors(n.at(keyword, name), member)...)
+			}
+		}
+	case "patternProperties":
+		if n.coversProperties() {
+			break
+		}
+		for _, pattern := range n.names(keyword) {
+			for _, name := range v.names {
+				if n.set.pattern(pattern).re.MatchString(name) {
+					wrong = append(wrong, e.errors(n.at(keyword, pattern), v.members[name])...)
+				}
+			}
+		}
+	case "additionalProperties":
+		return e.additionalProperties(n, v)
+	case "propertyNames":
+		switch kindOf(value) {
+		case 'f':
+			return one(len(v.names) > 0, "False schema does not allow %s", v.raw)
+		case '{':
+			for _, name := range v.names {
+				wrong = append(wrong, e.errors(n.at(keyword), parseSchemaValue(mustEncode(name)))...)
+			}
+		}
+	case "dependencies", "dependentRequired", "dependentSchemas":
+		for _, name := range n.names(keyword) {
+			if v.members[name] == nil {
+				continue
+			}
+			if names := membersOf(value)[name]; kindOf(names) == '[' {
+				wrong = append(wrong, missing(names, v)...)
+			} else {
+				wrong = append(wrong, e.errors(n.at(keyword, name), v)...)
+			}
+		}
+	case "unevaluatedProperties":
+		if kindOf(value) == 't' {
+			break
+		}
+		seen := map[string]bool{}
+		e.markProperties(n, v, seen)
+		var left []string
+		for _, name := range v.names {
+			if !seen[name] && !e.valid(n.at(keyword), v.members[name]) {
+				left = append(left, "'"+name+"'")
+			}
+		}
+		return one(len(left) > 0, "Unevaluated properties are not allowed (%s%s", strings.Join(left, ", "), unexpected(len(left)))
+	}
+	return wrong
+}
+
+// coversProperties reports whether additionalProperties does the work of properties
+// and patternProperties, too, in the order of the object.
+func (n *schemaNode) coversProperties() bool {
+	kind := kindOf(n.members["additionalProperties"])
+	return kind == 'f' || kind == '{'
+}
+
+// missing lists the names that an object lacks.
+func missing(names json.RawMessage, v *schemaValue) (wrong []string) {
+	for _, name := range itemsOf(names) {
+		if v.members[stringOf(name)] == nil {
+			wrong = append(wrong, string(mustEncode(stringOf(name)))+" is a required property")
+		}
+	}
+	return wrong
+}
+
+func (e *evaluation) additionalProperties(n *schemaNode, v *schemaValue) (wrong []string) {
+	if !n.coversProperties() {
+		return nil
+	}
+	closed := n.is("additionalProperties", "false")
+	properties, patterns := membersOf(n.members["properties"]), n.names("patternProperties")
+	if closed && n.members["properties"] == nil && n.members["patternProperties"] == nil {
+		if len(v.names) == 0 {
+			return nil
+		}
+		return []string{"False schema does not allow " + string(v.members[v.names[0]].raw)}
+	}
+	var left []string
+	for _, name := range v.names {
+		member, matched := v.members[name], false
+		if _, matched = properties[name]; matched {
+			wrong = append(wrong, e.errors(n.at("properties", name), member)...)
+		}
+		for _, pattern := range patterns {
+			if n.set.pattern(pattern).re.MatchString(name) {
+				matched = true
+				wrong = append(wrong, e.errors(n.at("patternProperties", pattern), member)...)
+			}
+		}
+		switch {
+		case matched:
+		case closed:
+			left = append(left, "'"+name+"'")
+		default:
+			wrong = append(wrong, e.errors(n.at("additionalProperties"), member)...)
+		}
+	}
+	return append(wrong, one(len(left) > 0, "Additional properties are not allowed (%s%s", strings.Join(left, ", "), unexpected(len(left)))...)
+}
+
+// below calls f for the schemas whose judgement of v counts as n's own: those that n
+// refers to and those that n is made of, if v is valid under them.
+func (e *evaluation) below(n *schemaNode, v *schemaValue, anyOf func(valid, all int) bool, f func(*schemaNode)) {
+	for _, keyword := range []string{"$ref", "$dynamicRef", "$recursiveRef"} {
+		if n.members[keyword] != nil && n.means(keyword) {
+			if to := e.target(n, keyword); to != nil {
+				f(to)
+			}
+		}
+	}
+	if n.members["if"] != nil && n.means("if") {
+		branch := "else"
+		if condition := n.at("if"); e.valid(condition, v) {
+			f(condition)
+			branch = "then"
+		}
+		if n.members[branch] != nil {
+			f(n.at(branch))
+		}
+	}
+	for _, keyword := range []string{"allOf", "anyOf", "oneOf"} {
+		all, valid := n.list(keyword), e.validOnes(n, keyword, v)
+		switch {
+		case keyword == "allOf" && len(valid) == len(all), keyword == "anyOf" && anyOf(len(valid), len(all)):
+			for _, sub := range all {
+				f(sub)
+			}
+		case keyword == "oneOf" && len(valid) == 1:
+			f(valid[0])
+		}
+	}
+}
+
+// markProperties notes which properties of an object a schema has looked at.
+func (e *evaluation) markProperties(n *schemaNode, v *schemaValue, seen map[string]bool) {
+	e.enter(schemaStep{n, v, true}, func() {
+		for _, name := range v.names {
+			member := v.members[name]
+			if _, is := membersOf(n.members["properties"])[name]; is && e.valid(n.at("properties", name), member) {
+				seen[name] = true
+			}
+			for _, keyword := range []string{"additionalProperties", "unevaluatedProperties"} {
+				if n.members[keyword] != nil && n.means(keyword) && e.valid(n.at(keyword), member) {
+					seen[name] = true
+				}
+			}
+			for _, pattern := range n.names("patternProperties") {
+				if n.set.pattern(pattern).re.MatchString(name) {
+					seen[name] = true
+				}
+			}
+		}
+		for _, name := range n.names("dependentSchemas") {
+			if v.members[name] != nil {
+				e.markProperties(n.at("dependentSchemas", name), v, seen)
+			}
+		}
+		e.below(n, v, func(valid, _ int) bool { return valid > 0 }, func(sub *schemaNode) { e.markProperties(sub, v, seen) })
+	})
+}
+
+// markItems notes which items of an array a schema has looked at.
+func (e *evaluation) markItems(n *schemaNode, v *schemaValue, seen []bool) {
+	e.enter(schemaStep{n, v, true}, func() {
+		count := 0
+		switch items := n.members["items"]; {
+		case kindOf(items) == '[':
+			count = len(itemsOf(items))
+			if n.members["additionalItems"] != nil {
+				count = len(seen)
+			}
+		case items != nil:
+			count = len(seen)
+		case n.means("prefixItems"):
+			count = len(itemsOf(n.members["prefixItems"]))
+		}
+		for i := range min(count, len(seen)) {
+			seen[i] = true
+		}
+		e.below(n, v, func(valid, all int) bool { return valid == all }, func(sub *schemaNode) { e.markItems(sub, v, seen) })
+		for i, item := range v.items {
+			for _, keyword := range []string{"contains", "unevaluatedItems"} {
+				if !seen[i] && n.members[keyword] != nil && e.valid(n.at(keyword), item) {
+					seen[i] = true
+				}
+			}
+		}
+	})
+}
+
+// content is the keywords contentEncoding and contentMediaType: base64 and JSON are
+// known.
+func content(n *schemaNode, keyword string, v *schemaValue) []string {
+	encoded, typed := n.is("contentEncoding", `"base64"`), n.is("contentMediaType", `"application/json"`)
+	if v.kind != '"' || keyword == "contentEncoding" && !encoded || keyword == "contentMediaType" && !typed ||
+		keyword == "contentEncoding" && typed { // the other one says both
+		return nil
+	}
+	text := v.text
+	if encoded {
+		decoded, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return one(true, `%s is not compliant with "base64" content encoding`, v.raw)
+		}
+		text = string(decoded)
+	}
+	return one(typed && checkJSON([]byte(text)) != nil, `%s is not compliant with "application/json" media type`, v.raw)
+}
+
+// schemaFormats are the formats that drafts up to 7 look at.
+var schemaFormats = map[string]struct {
+	since schemaDraft
+	check func(string) bool
+}{
+	"date":                  {draft4, parsesAs("2006-01-02")},
+	"date-time":             {draft4, func(s string) bool { return parsesAs(time.RFC3339Nano)(strings.ToUpper(s)) }},
+	"time":                  {draft4, func(s string) bool { return parsesAs("15:04:05.999999999Z07:00")(strings.ToUpper(s)) }},
+	"email":                 {draft4, isEmail},
+	"idn-email":             {draft4, isEmail},
+	"hostname":              {draft4, hostnamePattern.MatchString},
+	"idn-hostname":          {draft7, func(s string) bool { return s != "" && !strings.ContainsAny(s, " /@") }},
+	"ipv4":                  {draft4, func(s string) bool { a, err := netip.ParseAddr(s); return err == nil && a.Is4() }},
+	"ipv6":                  {draft4, func(s string) bool { a, err := netip.ParseAddr(s); return err == nil && a.Is6() && a.Zone() == "" }},
+	"uri":                   {draft4, func(s string) bool { u, err := url.Parse(s); return err == nil && u.IsAbs() && isURIText(s) }},
+	"uri-reference":         {draft6, func(s string) bool { _, err := url.Parse(s); return err == nil && isURIText(s) }},
+	"iri":                   {draft7, func(s string) bool { u, err := url.Parse(s); return err == nil && u.IsAbs() }},
+	"iri-reference":         {draft7, func(s string) bool { _, err := url.Parse(s); return err == nil }},
+	"uri-template":          {draft6, templatePattern.MatchString},
+	"json-pointer":          {draft6, pointerPattern.MatchString},
+	"relative-json-pointer": {draft7, relativePattern.MatchString},
+	"regex":                 {draft4, func(s string) bool { e, _ := translatePattern(s); _, err := regexp.Compile(e); return err == nil }},
+}
+
+var (
+	hostnamePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
+	templatePattern = regexp.MustCompile(`^([^{}]|\{[^{}]+\})*$`)
+	pointerPattern  = regexp.MustCompile(`^(/([^~/]|~[01])*)*$`)
+	relativePattern = regexp.MustCompile(`^(0|[1-9][0-9]*)(#|(/([^~/]|~[01])*)*)$`)
+)
+
+func parsesAs(layout string) func(string) bool {
+	return func(s string) bool {
+		_, err := time.Parse(layout, s)
+		return err == nil
+	}
+}
+
+func isEmail(s string) bool {
+	at := strings.LastIndexByte(s, '@')
+	return at > 0 && at < len(s)-1 && !strings.ContainsAny(s[at:], " \t\r\n")
+}
+
+func isURIText(s string) bool {
+	return !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`"<>\^`+"`{|}", c) })
 }

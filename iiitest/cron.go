@@ -33,7 +33,7 @@ func (c *cron) bind(_ context.Context, b binding) error {
 	config := membersOf(b.config)
 	expression := stringOf(config["expression"])
 	if expression == "" {
-		return engineText("Cron expression is not set")
+		return engineText("Cron expression is required")
 	}
 	schedule, err := parseCron(expression)
 	if err != nil {

@@ -48,7 +48,7 @@ func TestCronRefusesTrigger(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		for _, config := range []string{`{}`, `null`, `{"expression":""}`, `{"expression":1}`} {
 			p.trigger("c1", "cron", "f", config, "")
-			p.wantCalls("c1 refused: trigger_registration_failed: Cron expression is not set")
+			p.wantCalls("c1 refused: trigger_registration_failed: Cron expression is required")
 		}
 		p.trigger("c1", "cron", "f", `{"expression":"* * * * *"}`, "")
 		p.wantCalls("c1 refused: trigger_registration_failed: Invalid cron expression '* * * * *': * * * * *\n         ^\n")

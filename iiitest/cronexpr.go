@@ -2,10 +2,10 @@ package iiitest
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // cronSchedule is a cron expression: six fields (seconds, minutes, hours, days
@@ -22,9 +22,10 @@ type cronValues []bool
 // cronField is what may stand in a field of an expression.
 type cronField struct {
 	name     string
-	min, max int
-	any      bool     // takes ? for *
-	names    []string // of the values from min on; their first three letters will do
+	min, max uint32
+	any      bool              // takes ? for *
+	names    map[string]uint32 // in lower case
+	unknown  string            // what a name is not that is missing there
 }
 
 var cronFields = [7]cronField{
@@ -32,71 +33,247 @@ var cronFields = [7]cronField{
 	{name: "Minutes", max: 59},
 	{name: "Hours", max: 23},
 	{name: "Days of Month", min: 1, max: 31, any: true},
-	{name: "Months", min: 1, max: 12, names: []string{
-		"january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december",
+	{name: "Months", min: 1, max: 12, unknown: "month name", names: map[string]uint32{
+		"jan": 1, "january": 1, "feb": 2, "february": 2, "mar": 3, "march": 3, "apr": 4, "april": 4, "may": 5, "jun": 6, "june": 6,
+		"jul": 7, "july": 7, "aug": 8, "august": 8, "sep": 9, "september": 9, "oct": 10, "october": 10, "nov": 11, "november": 11,
+		"dec": 12, "december": 12,
 	}},
-	{name: "Days of Week", min: 1, max: 7, any: true, names: []string{
-		"sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday",
+	{name: "Days of Week", min: 1, max: 7, any: true, unknown: "day of the week", names: map[string]uint32{
+		"sun": 1, "sunday": 1, "mon": 2, "monday": 2, "tue": 3, "tues": 3, "tuesday": 3, "wed": 4, "wednesday": 4,
+		"thu": 5, "thurs": 5, "thursday": 5, "fri": 6, "friday": 6, "sat": 7, "saturday": 7,
 	}},
 	{name: "Years", min: 1970, max: 2100},
 }
 
-var cronShorthands = map[string]string{
-	"@yearly":  "0 0 0 1 1 *",
-	"@monthly": "0 0 0 1 * *",
-	"@weekly":  "0 0 0 * * 1",
-	"@daily":   "0 0 0 * * *",
-	"@hourly":  "0 0 * * * *",
+var cronShorthands = []struct{ short, long string }{
+	{"@yearly", "0 0 0 1 1 *"},
+	{"@monthly", "0 0 0 1 * *"},
+	{"@weekly", "0 0 0 * * 1"},
+	{"@daily", "0 0 0 * * *"},
+	{"@hourly", "0 0 * * * *"},
 }
 
-// cronError says what is wrong with an expression, in the engine's words: the
-// expression, a line that points at the place, and what is wrong there, which is
-// nothing where the engine only knows that it cannot read on.
-func cronError(expression string, at int, detail string) error {
-	return engineText(fmt.Sprintf("%s\n%s^\n%s", expression, strings.Repeat(" ", at), detail))
-}
-
-// cronItem is the form of an item of a field: a number, a name, a range of either,
-// or all values; all but a single name may have a step.
-var cronItem = regexp.MustCompile(`^(?:[A-Za-z]+|([*?]|[0-9]+(?:-[0-9]+)?|[A-Za-z]+-[A-Za-z]+)(?:/[0-9]+)?)$`)
-
-// parseCron reads an expression.
+// parseCron reads an expression. The error is in the words of the engine.
 func parseCron(expression string) (*cronSchedule, error) {
-	text := expression
-	if long, ok := cronShorthands[text]; ok {
-		text = long
+	p := cronParser{text: expression}
+	if long := p.shorthand(); long != "" {
+		if !p.atEnd() {
+			return nil, p.fail("")
+		}
+		return parseCron(long)
 	}
 	s := &cronSchedule{}
-	fields, at := strings.Fields(text), 0
 	for i, to := range []*cronValues{&s.seconds, &s.minutes, &s.hours, &s.days, &s.months, &s.weekdays, &s.years} {
-		field := "*" // any year
+		f, start := &cronFields[i], p.i
+		items, ok := p.field(f.any)
+		values, err := f.values(items)
 		switch {
-		case i < len(fields):
-			field = fields[i]
-			at += strings.Index(text[at:], field)
-		case i < 6:
-			return nil, cronError(expression, len(text), "")
-		}
-		values, err := cronFields[i].parse(field)
-		if err != nil {
-			return nil, cronError(expression, at, err.Error())
+		case i == 6 && (!ok || err != nil): // no years, and so the end should be here
+			p.i = start
+			values, _ = f.values([]cronItem{{form: cronAll}})
+		case !ok:
+			return nil, p.fail("")
+		case err != nil:
+			p.i = start
+			return nil, p.fail(err.Error())
 		}
 		*to = values
-		at += len(field)
 	}
-	if len(fields) > 7 {
-		return nil, cronError(expression, at, "")
+	if !p.atEnd() {
+		return nil, p.fail("")
 	}
 	return s, nil
 }
 
-// parse reads a field: items with commas between them.
-func (f cronField) parse(text string) (cronValues, error) {
-	values := make(cronValues, f.max+1)
-	for item := range strings.SplitSeq(text, ",") {
-		if !cronItem.MatchString(item) || item[0] == '?' && !f.any {
-			return nil, engineText("")
+// cronParser reads an expression as the engine's parser does: the fields are not
+// split first, so that where one ends, the next may begin without a blank between
+// them, and blanks may stand around numbers and names.
+type cronParser struct {
+	text string
+	i    int
+}
+
+// cronForm is how an item of a field is written.
+type cronForm int
+
+const (
+	cronAll     cronForm = iota // * or ?
+	cronNumber                  // 5
+	cronNumbers                 // 5-7
+	cronName                    // mon
+	cronNames                   // mon-fri
+)
+
+// cronItem is an item of a field. All but a single name may have a step.
+type cronItem struct {
+	form             cronForm
+	from, to         uint32
+	fromName, toName string
+	stepped          bool
+	step             uint32
+}
+
+// fail words an error at the place that is reached: the expression, or its line if
+// it has several, a mark below the place, and what is wrong there, which is nothing
+// where the parser cannot read on. The mark stands where the engine's parser puts it:
+// after as many blanks as there are bytes before the place, or characters if there
+// are several lines.
+func (p *cronParser) fail(detail string) error {
+	if !strings.Contains(p.text, "\n") {
+		return engineText(fmt.Sprintf("%s\n%s^\n%s", p.text, strings.Repeat(" ", p.i), detail))
+	}
+	last := min(p.i, len(p.text)-1)
+	start := strings.LastIndexByte(p.text[:last], '\n') + 1
+	number := strconv.Itoa(strings.Count(p.text[:start], "\n") + 1)
+	line, _, _ := strings.Cut(p.text[start:], "\n")
+	column := last - start
+	if before := p.text[start : last+1]; utf8.ValidString(before) {
+		column = utf8.RuneCountInString(before) - 1
+	}
+	column += p.i - last
+	gutter := strings.Repeat(" ", len(number))
+	return engineText(fmt.Sprintf("parse error at line %s, column %d\n%s |\n%s | %s\n%s | %s^\n%s",
+		number, column+1, gutter, number, line, gutter, strings.Repeat(" ", column), detail))
+}
+
+func (p *cronParser) atEnd() bool { return p.i == len(p.text) }
+
+func (p *cronParser) space() {
+	for p.i < len(p.text) && strings.IndexByte(" \t\r\n", p.text[p.i]) >= 0 {
+		p.i++
+	}
+}
+
+// literal takes one byte if it is there.
+func (p *cronParser) literal(c byte) bool {
+	if p.atEnd() || p.text[p.i] != c {
+		return false
+	}
+	p.i++
+	return true
+}
+
+// shorthand takes a shorthand and returns what it stands for, or takes nothing.
+func (p *cronParser) shorthand() string {
+	start := p.i
+	p.space()
+	for _, s := range cronShorthands {
+		if strings.HasPrefix(p.text[p.i:], s.short) {
+			p.i += len(s.short)
+			p.space()
+			return s.long
 		}
+	}
+	p.i = start
+	return ""
+}
+
+// word takes bytes of a kind, of which there must be one, and the blanks around
+// them.
+func (p *cronParser) word(is func(c byte) bool) string {
+	start := p.i
+	p.space()
+	from := p.i
+	for !p.atEnd() && is(p.text[p.i]) {
+		p.i++
+	}
+	word := p.text[from:p.i]
+	if word == "" {
+		p.i = start
+		return ""
+	}
+	p.space()
+	return word
+}
+
+func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
+
+func (p *cronParser) letters() (string, bool) {
+	name := p.word(isLetter)
+	return name, name != ""
+}
+
+// number takes a number of 32 bits; a larger one is none.
+func (p *cronParser) number() (uint32, bool) {
+	start := p.i
+	n, err := strconv.ParseUint(p.word(isDigit), 10, 32)
+	if err != nil {
+		p.i = start
+		return 0, false
+	}
+	return uint32(n), true
+}
+
+// span takes an item that may have a step, or nothing.
+func (p *cronParser) span(any bool) (item cronItem, ok bool) {
+	start := p.i
+	if any && p.literal('?') || p.literal('*') {
+		return cronItem{form: cronAll}, true
+	}
+	if from, ok := p.number(); ok {
+		single := p.i
+		if p.literal('-') {
+			if to, ok := p.number(); ok {
+				return cronItem{form: cronNumbers, from: from, to: to}, true
+			}
+		}
+		p.i = single
+		return cronItem{form: cronNumber, from: from, to: from}, true
+	}
+	if from, ok := p.letters(); ok && p.literal('-') {
+		if to, ok := p.letters(); ok {
+			return cronItem{form: cronNames, fromName: from, toName: to}, true
+		}
+	}
+	p.i = start
+	return cronItem{}, false
+}
+
+// item takes an item, or nothing.
+func (p *cronParser) item(any bool) (cronItem, bool) {
+	item, ok := p.span(any)
+	if !ok {
+		name, ok := p.letters()
+		return cronItem{form: cronName, fromName: name}, ok
+	}
+	end := p.i
+	if p.literal('/') {
+		if item.step, item.stepped = p.number(); item.stepped {
+			return item, true
+		}
+	}
+	p.i = end
+	return item, true
+}
+
+// field takes items with commas between them, and the blanks around. A comma that
+// no item follows is not taken.
+func (p *cronParser) field(any bool) (items []cronItem, ok bool) {
+	p.space()
+	item, ok := p.item(any)
+	if !ok {
+		return nil, false
+	}
+	items = append(items, item)
+	for {
+		end := p.i
+		if !p.literal(',') {
+			break
+		}
+		if item, ok = p.item(any); !ok {
+			p.i = end
+			break
+		}
+		items = append(items, item)
+	}
+	p.space()
+	return items, true
+}
+
+// values are those of a field's items.
+func (f *cronField) values(items []cronItem) (cronValues, error) {
+	values := make(cronValues, f.max+1)
+	for _, item := range items {
 		if err := f.add(values, item); err != nil {
 			return nil, err
 		}
@@ -105,61 +282,63 @@ func (f cronField) parse(text string) (cronValues, error) {
 }
 
 // add adds the values of an item.
-func (f cronField) add(values cronValues, item string) error {
-	from, to, step := f.min, f.max, 1
-	span, every, stepped := strings.Cut(item, "/")
-	if stepped {
-		var err error
-		if step, err = strconv.Atoi(every); err != nil || step == 0 {
-			return engineText(fmt.Sprintf("'%s' is not a valid step for %s.", every, f.name))
+func (f *cronField) add(values cronValues, item cronItem) error {
+	step := uint32(1)
+	if item.stepped {
+		switch step = item.step; {
+		case step == 0:
+			return engineText("range step cannot be zero")
+		case step > f.max:
+			return engineText(fmt.Sprintf("%s must be between 1 and %d. ('%d' specified.)", f.name, f.max, step))
 		}
 	}
-	if span != "*" && span != "?" {
-		first, last, ranged := strings.Cut(span, "-")
+	from, to := item.from, item.to
+	switch item.form {
+	case cronAll:
+		from, to = f.min, f.max
+	case cronNumber:
+		switch {
+		case from < f.min:
+			return engineText(fmt.Sprintf("%s must be greater than or equal to %d. ('%d' specified.)", f.name, f.min, from))
+		case from > f.max:
+			return engineText(fmt.Sprintf("%s must be less than %d. ('%d' specified.)", f.name, f.max, from))
+		case item.stepped:
+			to = f.max
+		}
+	case cronNumbers:
+		if from < f.min || to > f.max || from > to {
+			return engineText(fmt.Sprintf("Invalid range for %s: %d-%d", f.name, from, to))
+		}
+	case cronName, cronNames:
 		var err error
-		if from, err = f.value(first); err != nil {
+		if from, err = f.named(item.fromName); err != nil {
 			return err
 		}
-		switch {
-		case ranged:
-			if to, err = f.value(last); err != nil {
+		if to = from; item.form == cronNames {
+			if to, err = f.named(item.toName); err != nil {
 				return err
 			}
-			if from > to {
-				return engineText(fmt.Sprintf("Invalid range for %s: %s-%s", f.name, first, last))
-			}
-		case !stepped:
-			to = from
+		}
+		if from > to {
+			return engineText(fmt.Sprintf("Invalid named range for %s: %s-%s", f.name, item.fromName, item.toName))
 		}
 	}
-	step = min(step, f.max+1) // from + step must not overflow
 	for v := from; v <= to; v += step {
 		values[v] = true
 	}
 	return nil
 }
 
-// value reads a number or a name.
-func (f cronField) value(text string) (int, error) {
-	if text[0] > '9' {
-		if f.names == nil {
-			return 0, engineText(fmt.Sprintf("The '%s' field does not support using names. '%s' specified.", f.name, text))
-		}
-		for i, name := range f.names {
-			if lower := strings.ToLower(text); lower == name || lower == name[:3] {
-				return f.min + i, nil
-			}
-		}
-		return 0, engineText(fmt.Sprintf("'%s' is not a valid name for %s.", text, f.name))
+// named is the value that a name stands for.
+func (f *cronField) named(name string) (uint32, error) {
+	if f.names == nil {
+		return 0, engineText(fmt.Sprintf("The '%s' field does not support using names. '%s' specified.", f.name, name))
 	}
-	n, err := strconv.Atoi(text) // all digits: too many of them at the worst
-	switch {
-	case err != nil || n > f.max:
-		return 0, engineText(fmt.Sprintf("%s must be less than or equal to %d. ('%s' specified.)", f.name, f.max, text))
-	case n < f.min:
-		return 0, engineText(fmt.Sprintf("%s must be greater than or equal to %d. ('%s' specified.)", f.name, f.min, text))
+	v, known := f.names[strings.ToLower(name)]
+	if !known {
+		return 0, engineText(fmt.Sprintf("'%s' is not a valid %s.", name, f.unknown))
 	}
-	return n, nil
+	return v, nil
 }
 
 // next is the first time of the schedule after t, if there is one.

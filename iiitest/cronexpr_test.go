@@ -1,6 +1,10 @@
 package iiitest
 
 import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +51,12 @@ func TestCronNext(t *testing.T) {
 		{"59 59 23 31 12 * 2100", "2026-11-23 00:00:00", []string{"2100-12-31 23:59:59"}},
 		{"0 0 0 1 1 * 1970", "2026-11-23 00:00:00", nil},
 		{"  0\t0 0 *  * * ", "2026-11-23 00:00:00", []string{"2026-11-24 00:00:00", "2026-11-25 00:00:00", "2026-11-26 00:00:00"}},
+		// Where a field ends the next may begin, and blanks may stand around numbers and names.
+		{"******", "2026-11-23 09:46:03", []string{"2026-11-23 09:46:04", "2026-11-23 09:46:05", "2026-11-23 09:46:06"}},
+		{"0 0 0 1 - 3 , 5 * *", "2026-11-23 00:00:00", []string{"2026-12-01 00:00:00", "2026-12-02 00:00:00", "2026-12-03 00:00:00"}},
+		{"0 0 0 * * tues - Thurs / 2", "2026-11-23 00:00:00", []string{"2026-11-24 00:00:00", "2026-11-26 00:00:00", "2026-12-01 00:00:00"}},
+		{"0 0 0 10 / 10 * *", "2026-11-23 00:00:00", []string{"2026-11-30 00:00:00", "2026-12-10 00:00:00", "2026-12-20 00:00:00"}},
+		{" @daily\r\n", "2026-11-23 00:00:00", []string{"2026-11-24 00:00:00", "2026-11-25 00:00:00", "2026-11-26 00:00:00"}},
 		{"@hourly", "2026-11-23 00:00:00", []string{"2026-11-23 01:00:00", "2026-11-23 02:00:00", "2026-11-23 03:00:00"}},
 		{"@daily", "2026-11-23 00:00:00", []string{"2026-11-24 00:00:00", "2026-11-25 00:00:00", "2026-11-26 00:00:00"}},
 		{"@weekly", "2026-11-23 00:00:00", []string{"2026-11-29 00:00:00", "2026-12-06 00:00:00", "2026-12-13 00:00:00"}},
@@ -80,41 +90,83 @@ func TestCronNextIsUTC(t *testing.T) {
 	}
 }
 
+// TestCronVectors reads expressions that were given to a running engine.
+func TestCronVectors(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("..", "testdata", "recordings", "cron-vectors.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vectors []struct {
+		Expression string `json:"expression"`
+		Accepted   bool   `json:"accepted"`
+		Error      string `json:"error"`
+	}
+	if err := json.Unmarshal(data, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	if len(vectors) < 388 {
+		t.Fatalf("%d vectors", len(vectors))
+	}
+	for _, v := range vectors {
+		got := ""
+		if err := checkCron(v.Expression); err != nil {
+			got = err.Error()
+		}
+		if diff := cmp.Diff(v.Error, got); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", v.Expression, diff)
+		}
+	}
+}
+
+// checkCron is what the trigger type says about an expression.
+func checkCron(expression string) error {
+	c := &cron{engine: &Engine{ctx: context.Background(), closed: true}, jobs: map[string]context.CancelFunc{}}
+	return c.bind(context.Background(), binding{config: mustEncode(map[string]string{"expression": expression})})
+}
+
 func TestCronRefused(t *testing.T) {
 	for _, test := range []struct {
 		expression string
 		at         int
 		detail     string
 	}{
-		{"", 0, ""},
+		{" ", 1, ""},
 		{"not a cron", 0, "The 'Seconds' field does not support using names. 'not' specified."},
 		{"* * * * *", 9, ""},
-		{"0 0 0 * * 0", 10, "Days of Week must be greater than or equal to 1. ('0' specified.)"},
-		{"0 0 0 * * 8", 10, "Days of Week must be less than or equal to 7. ('8' specified.)"},
-		{"0 60 0 * * *", 2, "Minutes must be less than or equal to 59. ('60' specified.)"},
-		{"0 0 99999999999999999999 * * *", 4, "Hours must be less than or equal to 23. ('99999999999999999999' specified.)"},
+		{"0 60 0 * * *", 2, "Minutes must be less than 59. ('60' specified.)"},
+		{"0 0 99999999999999999999 * * *", 4, ""},
+		{"0 0 4294967296 * * *", 4, ""},
+		{"0 0 4294967295 * * *", 4, "Hours must be less than 23. ('4294967295' specified.)"},
 		{"0 0 0 0 * *", 6, "Days of Month must be greater than or equal to 1. ('0' specified.)"},
-		{"0 0 0 * 13 *", 8, "Months must be less than or equal to 12. ('13' specified.)"},
-		{"0 0 0 * * * 1969", 12, "Years must be greater than or equal to 1970. ('1969' specified.)"},
-		{"0 0 0 * * * 2101", 12, "Years must be less than or equal to 2100. ('2101' specified.)"},
-		{"0 0 0 * juvember *", 8, "'juvember' is not a valid name for Months."},
-		{"0 0 0 * * mond", 10, "'mond' is not a valid name for Days of Week."},
+		{"0 0 0 * * * 1969", 12, ""},
+		{"0 0 0 * * * 2101", 12, ""},
+		{"0 0 0 * * * x", 12, ""},
+		{"0 0 0 * juvember *", 8, "'juvember' is not a valid month name."},
+		{"0 0 0 * * Mond", 10, "'Mond' is not a valid day of the week."},
 		{"5-2 * * * * *", 0, "Invalid range for Seconds: 5-2"},
-		{"0 0 0 * * fri-mon", 10, "Invalid range for Days of Week: fri-mon"},
-		{"1,2-70 * * * * *", 0, "Seconds must be less than or equal to 59. ('70' specified.)"},
-		{"*/0 * * * * *", 0, "'0' is not a valid step for Seconds."},
-		{"*/99999999999999999999 * * * * *", 0, "'99999999999999999999' is not a valid step for Seconds."},
-		{"0 -1 * * * *", 2, ""},
+		{"0 0 0 * * fri-mon", 10, "Invalid named range for Days of Week: fri-mon"},
+		{"0 0 0 * * fri-monk", 10, "'monk' is not a valid day of the week."},
+		{"1,2-70 * * * * *", 0, "Invalid range for Seconds: 2-70"},
+		{"*/0 * * * * *", 0, "range step cannot be zero"},
+		{"70/0 * * * * *", 0, "range step cannot be zero"},
+		{"70/5 * * * * *", 0, "Seconds must be less than 59. ('70' specified.)"},
+		{"*/99999999999999999999 * * * * *", 1, ""},
+		{"0 -1 * * * *", 12, ""}, // a range, 0-1, and four more fields
+		{"5 -1 * * * *", 0, "Invalid range for Seconds: 5-1"},
 		{"0 ? * * * *", 2, ""},
-		{"0 1, * * * *", 2, ""},
-		{"0 1/ * * * *", 2, ""},
-		{"0 1-2-3 * * * *", 2, ""},
-		{"0 0 0 * * MON/2", 10, ""},
-		{"0 0 0 * MON-2 *", 8, ""},
+		{"0 1, * * * *", 3, ""},
+		{"0 1/ * * * *", 3, ""},
+		{"0 * /2 * * *", 4, ""},
+		{"0 0 0 * * MON/2", 10 + 3, ""},
+		{"0 0 0 * MON-2 *", 8, "'MON' is not a valid month name."},
 		{"0 0 0 L * *", 6, "The 'Days of Month' field does not support using names. 'L' specified."},
-		{"0 0 0 * * * * *", 13, ""},
+		{"0 0 0 * * * * *", 14, ""},
 		{"@reboot", 0, ""},
-		{"@daily ", 0, ""},
+		{"  @reboot", 2, ""},
+		{"@Daily", 0, ""},
+		{"@daily x", 7, ""},
+		{"\u00a0@daily", 0, ""},
+		{"\f* * * * * *", 0, ""},
 	} {
 		t.Run(test.expression, func(t *testing.T) {
 			s, err := parseCron(test.expression)
@@ -123,6 +175,25 @@ func TestCronRefused(t *testing.T) {
 			}
 			want := test.expression + "\n" + strings.Repeat(" ", test.at) + "^\n" + test.detail
 			if diff := cmp.Diff(want, err.Error()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestCronPlacesErrorsInLines shows that a mark below one of several lines counts
+// characters, where that below a single line counts bytes.
+func TestCronPlacesErrorsInLines(t *testing.T) {
+	for _, test := range []struct{ expression, want string }{
+		{"* * *\n* * !", "parse error at line 2, column 5\n  |\n2 | * * !\n  |     ^\n"},
+		{"* * *\n* *\n", "parse error at line 2, column 5\n  |\n2 | * *\n  |     ^\n"},
+		{"\n", "parse error at line 1, column 2\n  |\n1 | \n  |  ^\n"},
+		{"*\n\n\n\n\n\n\n\n\n*\n60 * *", "parse error at line 11, column 1\n   |\n11 | 60 * *\n   | ^\nHours must be less than 23. ('60' specified.)"},
+		{"* * * *\n* * *\u00a0", "parse error at line 2, column 6\n  |\n2 | * * *\u00a0\n  |      ^\n"},
+	} {
+		t.Run(test.expression, func(t *testing.T) {
+			_, err := parseCron(test.expression)
+			if diff := cmp.Diff(engineText(test.want), err); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
@@ -140,8 +211,8 @@ func FuzzCron(f *testing.F) {
 	f.Fuzz(func(t *testing.T, expression string, from int64, gap uint16) {
 		s, err := parseCron(expression)
 		if err != nil {
-			if !strings.HasPrefix(err.Error(), expression+"\n") {
-				t.Errorf("error without the expression: %v", err)
+			if !strings.HasPrefix(err.Error(), expression+"\n") && !strings.HasPrefix(err.Error(), "parse error at line ") {
+				t.Errorf("error without a place: %v", err)
 			}
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -76,9 +77,9 @@ func (q *queues) single(c *call, do func(*lane, *job)) (json.RawMessage, *wireEr
 	case bad != nil:
 		return nil, bad
 	case in.Queue == "":
-		return nil, errorBody("queue_not_set", "Queue is not set")
+		return nil, errorBody("queue_not_set", "Queue name is required")
 	case in.MessageID == "":
-		return nil, errorBody("message_id_not_set", "Message ID is not set")
+		return nil, errorBody("message_id_not_set", "Message ID is required")
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -210,14 +211,15 @@ func (q *queues) deadLetters(_ context.Context, c *call) (json.RawMessage, *wire
 	return mustEncode(list), nil
 }
 
-// decodeAliased is decodeInput for a function that takes a key under another
-// name too.
+// decodeAliased is decodeInput for a function that takes a key under another name, too.
+// The engine takes the two in bytewise order: the second is one too many, whatever it is.
 func decodeAliased[T any](c *call, key, alias string) (T, *wireError) {
 	data := c.data
 	if members := membersOf(data); members[alias] != nil {
 		if members[key] != nil {
+			detail := wrongType(members[min(key, alias)], reflect.TypeFor[string]())
 			var zero T
-			return zero, inputError(c.functionID, "duplicate field `"+key+"`")
+			return zero, inputError(c.functionID, cmp.Or(detail, "duplicate field `"+key+"`"))
 		}
 		data = withKey(data, key, members[alias])
 	}

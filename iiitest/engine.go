@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -193,21 +194,24 @@ func (e *Engine) listen() error {
 		name         string
 		to           **server
 		addr, memory string
-		handler      http.Handler
+		protocol     protocol
+	}
+	handled := func(h http.Handler) protocol {
+		return &http.Server{Handler: e.joined(h), ReadHeaderTimeout: handshakeTimeout, ErrorLog: silentLog}
 	}
 	openings := []opening{
-		{"workers", &e.workerServer, e.cfg.listen, "127.0.0.1:1", e.workerHandler(nil)},
-		{"HTTP triggers", &e.httpServer, e.cfg.http, "127.0.0.1:2", http.HandlerFunc(e.serveHTTP)},
-		{"streams", &e.streamServer, e.cfg.stream, "127.0.0.1:3", http.HandlerFunc(e.serveStreamSocket)},
+		{"workers", &e.workerServer, e.cfg.listen, "127.0.0.1:1", handled(e.workerHandler(nil))},
+		{"HTTP triggers", &e.httpServer, e.cfg.http, "127.0.0.1:2", newWebServer(e, e.serveHTTP)},
+		{"streams", &e.streamServer, e.cfg.stream, "127.0.0.1:3", handled(http.HandlerFunc(e.serveStreamSocket))},
 	}
 	if e.cfg.guard != nil {
-		openings = append(openings, opening{"guarded workers", &e.guardedServer, cmp.Or(e.cfg.guard.Addr, "127.0.0.1:0"), "127.0.0.1:4", e.workerHandler(e.cfg.guard)})
+		openings = append(openings, opening{"guarded workers", &e.guardedServer, cmp.Or(e.cfg.guard.Addr, "127.0.0.1:0"), "127.0.0.1:4", handled(e.workerHandler(e.cfg.guard))})
 	}
 	if e.cfg.console != "" {
-		openings = append(openings, opening{"console", &e.consoleServer, e.cfg.console, "127.0.0.1:5", console.New(e.ctx, consoleSource{e}, e.recorder)})
+		openings = append(openings, opening{"console", &e.consoleServer, e.cfg.console, "127.0.0.1:5", handled(console.New(e.ctx, consoleSource{e}, e.recorder))})
 	}
 	for _, s := range openings {
-		opened, err := newServer(s.addr, s.memory, e.joined(s.handler))
+		opened, err := newServer(s.addr, s.memory, s.protocol)
 		if err != nil {
 			for _, other := range e.servers() {
 				other.close()
@@ -320,15 +324,15 @@ func (e *Engine) joined(h http.Handler) http.Handler {
 
 // upgrade turns the request into a WebSocket with the engine's limits. Close
 // cuts it; the caller reads until an error, writes from one goroutine, and
-// calls drop in the end.
-func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
-	lw := &limitedWriter{ResponseWriter: w}
+// calls drop in the end. On a silent one, a Close frame is an error like the end of
+// the connection: it is not answered.
+func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, silent bool) (*websocket.Conn, error) {
 	u := websocket.Upgrader{
 		ReadBufferSize:  32 << 10,
 		WriteBufferSize: 32 << 10,
 		CheckOrigin:     func(*http.Request) bool { return true },
 	}
-	conn, err := u.Upgrade(lw, r, nil)
+	conn, err := u.Upgrade(&limitedWriter{ResponseWriter: w, silent: silent}, r, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -339,6 +343,49 @@ func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Con
 		_ = conn.Close()
 	}
 	return conn, nil
+}
+
+// refusesHandshake answers a request that is no WebSocket handshake, in the words of
+// the engine's HTTP library, and reports whether it was none. What else is wrong with
+// one, upgrade answers.
+func refusesHandshake(w http.ResponseWriter, r *http.Request) bool {
+	status, reason := http.StatusBadRequest, ""
+	switch {
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET,HEAD")
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return true
+	case r.Method != http.MethodGet:
+		status, reason = http.StatusMethodNotAllowed, "Request method must be `GET`"
+	case !strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade"):
+		reason = "Connection header did not include 'upgrade'"
+	case !strings.EqualFold(r.Header.Get("Upgrade"), "websocket"):
+		reason = "`Upgrade` header did not include 'websocket'"
+	case r.Header["Sec-Websocket-Key"] == nil:
+		reason = "`Sec-WebSocket-Key` header missing"
+	case r.Header.Get("Sec-Websocket-Version") != "13":
+		reason = "`Sec-WebSocket-Version` header did not include '13'"
+	case !r.ProtoAtLeast(1, 1):
+		status, reason = http.StatusUpgradeRequired, "WebSocket request couldn't be upgraded since no upgrade state was present"
+	default:
+		return false
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, reason)
+	return true
+}
+
+// answerPings makes conn answer each ping twice: as the engine does, whose WebSocket
+// library has answered already when the engine does so itself.
+func answerPings(conn *websocket.Conn) {
+	conn.SetPingHandler(func(payload string) error {
+		for range 2 {
+			// Who cannot write will not read much longer.
+			_ = conn.WriteControl(websocket.PongMessage, []byte(payload), time.Now().Add(lingerTime))
+		}
+		return nil
+	})
 }
 
 // drop closes a WebSocket without a Close frame and forgets it.

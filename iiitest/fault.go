@@ -25,9 +25,9 @@ func (e *Engine) Send(worker string, m json.RawMessage) bool {
 	return sent
 }
 
-// StopReading makes the engine read nothing more from a worker, not even pings:
-// what the worker sends fills the buffers on the way and then blocks it.
-// ResumeReading ends that.
+// StopReading makes the engine read nothing more from a worker, neither pings nor
+// the end of its connection: what the worker sends fills the buffers on the way and
+// then blocks it. ResumeReading ends that.
 func (e *Engine) StopReading(worker string) bool {
 	found := e.find(worker)
 	for _, w := range found {

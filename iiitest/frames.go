@@ -35,9 +35,13 @@ type Frame struct {
 	Binary     bool            // it came as a binary message
 	Message    json.RawMessage // as it was on the wire; need not be JSON
 
-	worker *worker
+	called *workerName
 	cut    bool // a hook wants the connection cut
 }
+
+// workerName is what a worker calls itself, guarded by Engine.mu. It outlives the
+// connection: what is kept of messages must not keep that.
+type workerName struct{ text string }
 
 // Type is the protocol's type of the message, such as "invokefunction", or ""
 // for what is no protocol message.
@@ -81,7 +85,7 @@ func (l *frameLog) init(frames, bytes int) { l.maxFrames, l.maxBytes = frames, b
 // add passes a message of w through the hook and logs what comes out: the
 // messages to go on with. A cut is noted in f.
 func (l *frameLog) add(w *worker, f *Frame) [][]byte {
-	f.Time, f.Worker, f.worker = time.Now(), w.id, w
+	f.Time, f.Worker, f.called = time.Now(), w.id, w.called
 	out := [][]byte{f.Message}
 	if hook := l.hook.Load(); hook != nil {
 		f.WorkerName = w.name()
@@ -134,9 +138,10 @@ func (e *Engine) Frames() []Frame {
 	e.frames.mu.Lock()
 	list := append([]Frame(nil), e.frames.list...)
 	e.frames.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	for i := range list {
-		list[i].WorkerName = list[i].worker.name()
-		list[i].worker = nil
+		list[i].WorkerName, list[i].called = list[i].called.text, nil
 	}
 	return list
 }

@@ -246,11 +246,43 @@ func (e *Engine) authenticate(g *guard, r *http.Request) (s *session, refusal st
 		return nil, cmp.Or(err.Message, "authentication failed")
 	case result == nil:
 		return nil, "auth function returned no result"
-	case kindOf(result) != '{' || json.Unmarshal(result, &s.AuthResult) != nil:
-		return nil, "auth function returned an invalid result"
 	}
-	if s.Context == nil {
-		s.Context = iii.JSONValue("null")
+	if s.AuthResult, refusal = decodeAuthResult(result); refusal != "" {
+		return nil, refusal
 	}
 	return s, ""
+}
+
+// decodeAuthResult decodes what an auth function returned and says what is wrong, or
+// nothing.
+func decodeAuthResult(result json.RawMessage) (iii.AuthResult, string) {
+	type AuthResult struct { // in the engine's order
+		Namespaces                   map[string][]string `json:"namespaces,omitempty"`
+		AllowedFunctions             []string            `json:"allowed_functions,omitempty"`
+		ForbiddenFunctions           []string            `json:"forbidden_functions,omitempty"`
+		AllowedTriggerTypes          *[]string           `json:"allowed_trigger_types"`
+		AllowTriggerTypeRegistration bool                `json:"allow_trigger_type_registration,omitempty"`
+		AllowFunctionRegistration    bool                `json:"allow_function_registration,omitempty"`
+		Context                      anyJSON             `json:"context,omitempty"`
+		FunctionRegistrationPrefix   *string             `json:"function_registration_prefix"`
+	}
+	in := AuthResult{AllowFunctionRegistration: true, Context: anyJSON{json.RawMessage("{}")}}
+	detail := decodeStrict(result, &in)
+	out := iii.AuthResult{
+		Namespaces: in.Namespaces, AllowedFunctions: in.AllowedFunctions, ForbiddenFunctions: in.ForbiddenFunctions,
+		AllowTriggerTypeRegistration: in.AllowTriggerTypeRegistration, AllowFunctionRegistration: in.AllowFunctionRegistration,
+		Context: iii.JSONValue(in.Context.raw), FunctionRegistrationPrefix: in.FunctionRegistrationPrefix,
+	}
+	if in.AllowedTriggerTypes != nil {
+		out.AllowedTriggerTypes = *in.AllowedTriggerTypes
+	}
+	return out, detail
+}
+
+// anyJSON is any value, and unlike a json.RawMessage it need not be there in a list.
+type anyJSON struct{ raw json.RawMessage }
+
+func (a *anyJSON) decodeStrict(raw json.RawMessage) string {
+	a.raw = raw
+	return ""
 }

@@ -130,9 +130,8 @@ func TestAuthentication(t *testing.T) {
 		"error":        {"!go away", "go away"},
 		"no result":    {"", "auth function returned no result"},
 		"null":         {"null", "auth function returned no result"},
-		"a list":       {"[]", "auth function returned an invalid result"},
-		"a null field": {`{"forbidden_functions":null}`, "auth function returned an invalid result"},
-		"wrong type":   {`{"allow_function_registration":"yes"}`, "auth function returned an invalid result"},
+		"a null field": {`{"forbidden_functions":null}`, "invalid type: null, expected a sequence"},
+		"wrong type":   {`{"allow_function_registration":"yes"}`, "invalid type: string \"yes\", expected a boolean"},
 		"fine":         {`{}`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

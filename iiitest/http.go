@@ -2,16 +2,18 @@ package iiitest
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
-	"net/url"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gorilla/websocket"
 )
@@ -39,54 +41,75 @@ type httpTrigger struct {
 	Type   string `json:"type"`
 }
 
-// serveHTTP is the server of the http triggers.
-func (e *Engine) serveHTTP(rw http.ResponseWriter, r *http.Request) {
-	path, _, _ := strings.Cut(r.RequestURI, "?")
-	found, params, methods := e.routes.find(r.Method, path)
-	h := rw.Header()
-	h["Vary"] = []string{"origin, access-control-request-method, access-control-request-headers"}
-	h["Access-Control-Allow-Origin"] = []string{"*"}
-	if r.Method == http.MethodOptions { // every OPTIONS is taken for a preflight
-		h["Access-Control-Allow-Methods"] = []string{"*"}
-		h["Access-Control-Allow-Headers"] = []string{"*"}
-		if allow := allowed(methods); allow != "" {
-			h["Allow"] = []string{allow}
-		}
-		rw.WriteHeader(http.StatusOK)
+// serveHTTP answers a request to the http triggers.
+func (e *Engine) serveHTTP(w *webExchange) {
+	found, params, methods := e.routes.find(w.method, w.path)
+	switch {
+	case w.method == http.MethodOptions: // every OPTIONS is taken for a preflight
+		w.respond(http.StatusOK, preflight(methods), nil)
 		return
-	}
-	h["Access-Control-Expose-Headers"] = []string{"*"}
-	if found == nil {
-		notFound.write(rw, r.Method == http.MethodHead)
+	case found != nil:
+	case len(methods) == 0, w.method == http.MethodHead && slices.Contains(methods, http.MethodGet):
+		notFound.send(w)
+		return
+	default:
+		header := cors(nil)
+		header.add("allow", allowed(methods))
+		w.respond(http.StatusMethodNotAllowed, header, nil)
 		return
 	}
 	trace, span := e.startSpan(withTrace(e.ctx, traceContext{
-		traceparent: validTraceparent(r.Header.Get("Traceparent")), baggage: r.Header.Get("Baggage"),
-	}), r.Method+" "+found.path)
+		traceparent: validTraceparent(w.header.get("traceparent")), baggage: w.header.get("baggage"),
+	}), w.method+" "+found.path)
 	defer span.end(nil)
 	x := &exchange{
-		e: e, route: found, rw: rw, r: r, trace: trace,
+		e: e, route: found, web: w, trace: trace,
 		requestBody: e.newChannel(channelBuffer), response: e.newChannel(channelBuffer),
 	}
 	x.payload = httpPayload{
-		Headers: requestHeaders(r), Method: r.Method, Path: found.path,
-		PathParams: params, QueryParams: queryParams(r.URL.RawQuery),
-		Trigger: httpTrigger{Method: r.Method, Path: found.path, Type: "http"},
+		Headers: headersOf(w.header), Method: w.method, Path: found.path,
+		PathParams: params, QueryParams: queryParams(w.query),
+		Trigger: httpTrigger{Method: w.method, Path: found.path, Type: "http"},
 	}
 	x.run()
+}
+
+const corsVary = "origin, access-control-request-method, access-control-request-headers"
+
+// cors is a header with what lets every page read the response. What a function replies
+// cannot forbid that.
+func cors(header webHeader) webHeader {
+	header = slices.Clone(header)
+	header.add("vary", corsVary)
+	header.set("access-control-allow-origin", "*")
+	header.set("access-control-expose-headers", "*")
+	return header
+}
+
+// preflight is the header of the answer to OPTIONS for a path with these methods.
+func preflight(methods []string) webHeader {
+	header := webHeader{
+		{"vary", []string{corsVary}},
+		{"access-control-allow-methods", []string{"*"}}, {"access-control-allow-headers", []string{"*"}},
+		{"access-control-allow-origin", []string{"*"}},
+	}
+	if len(methods) > 0 && !slices.Contains(methods, http.MethodOptions) {
+		header.add("allow", allowed(methods))
+	}
+	return header
 }
 
 // exchange is one request to an http trigger.
 type exchange struct {
 	e     *Engine
 	route *route
-	rw    http.ResponseWriter
-	r     *http.Request
+	web   *webExchange
 	trace context.Context // of the engine, with the trace of this request
 
 	requestBody, response *channel
-	bodyRead              <-chan struct{} // closed when nothing reads the body any more
 	payload               httpPayload
+
+	ended atomic.Int32 // the response is sent, the function has returned
 }
 
 // run answers the request. Whatever the function does, the answer begins before
@@ -97,26 +120,17 @@ func (x *exchange) run() {
 	ctx, cancel := context.WithCancel(x.e.ctx) // ends with the request
 	defer cancel()
 	x.response.take(reading)
+	defer x.end()
 	defer x.e.endChannel(x.response, reading)
 	x.requestBody.take(writing)
-	read, ok := x.readBody(ctx)
-	x.bodyRead = read
-	if !ok {
-		x.timeOut()
+	if !x.readBody(ctx) {
+		x.end() // for the function
+		x.web.respond(http.StatusGatewayTimeout, nil, nil)
 		return
 	}
-	defer func() { // nothing reads the body once this has returned
-		select {
-		case <-read:
-		default:
-			cancel()
-			_ = http.NewResponseController(x.rw).SetReadDeadline(time.Unix(1, 0))
-			<-read
-		}
-	}()
-
 	answer := make(chan reply, 1)
 	x.e.spawn(func(context.Context) {
+		defer x.end()
 		if r, ok := x.call(); ok && x.e.ctx.Err() == nil {
 			answer <- r
 		}
@@ -124,85 +138,59 @@ func (x *exchange) run() {
 	streamed := x.streamHead(ctx)
 	select {
 	case r := <-answer:
-		x.closeUnlessRead()
-		r.write(x.rw, x.r.Method == http.MethodHead)
+		r.send(x.web)
 	case head := <-streamed:
-		x.closeUnlessRead()
 		x.stream(head)
 	case <-timeout.C:
-		x.timeOut()
-	case <-x.r.Context().Done(): // the client is gone
+		x.web.respond(http.StatusGatewayTimeout, nil, nil)
+	case <-x.web.gone:
 	case <-x.e.ctx.Done():
-		panic(http.ErrAbortHandler) // the engine closes: no answer
 	}
 }
 
-// timeOut is the answer to a request that took too long.
-func (x *exchange) timeOut() {
-	clear(x.rw.Header())
-	x.closeUnlessRead()
-	x.rw.WriteHeader(http.StatusGatewayTimeout)
-}
-
-// closeUnlessRead makes the response the last of its connection if the body is
-// still being read. A deadline ends that reading, and might as well hit the
-// server's own that follows it: later requests would seem to have lost their
-// clients.
-func (x *exchange) closeUnlessRead() {
-	select {
-	case <-x.bodyRead:
-	default:
-		x.rw.Header().Set("Connection", "close")
+// end notes the end of the response or of the function. With both, the ends of the
+// channels that nobody has taken are gone, and the channels with them.
+func (x *exchange) end() {
+	if x.ended.Add(1) < 2 {
+		return
 	}
+	x.e.releaseChannel(x.requestBody, reading)
+	x.e.releaseChannel(x.response, writing)
 }
 
 // readBody gives the body to the request's channel, and to the payload if it
 // is JSON: that is read first, and false means that it did not come in time.
 // The channel is closed when the body is read no more.
-func (x *exchange) readBody(ctx context.Context) (<-chan struct{}, bool) {
-	done := make(chan struct{})
-	if x.r.Body == http.NoBody {
-		x.e.endChannel(x.requestBody, writing)
-		close(done)
-		return done, true
-	}
-	if strings.Contains(x.r.Header.Get("Content-Type"), "application/json") {
-		control := http.NewResponseController(x.rw)
-		_ = control.SetReadDeadline(time.Now().Add(x.e.cfg.httpTimeout))
-		body, err := io.ReadAll(http.MaxBytesReader(x.rw, x.r.Body, maxMessage))
-		switch {
-		case err == nil:
-			x.payload.Body, _ = canonical(body)
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			x.e.endChannel(x.requestBody, writing)
-			close(done)
-			return done, false
-		}
-		_ = control.SetReadDeadline(time.Time{})
-		x.e.spawn(func(context.Context) {
-			defer x.e.endChannel(x.requestBody, writing)
-			if len(body) > 0 {
-				x.requestBody.write(ctx, channelFrame{websocket.BinaryMessage, body})
+func (x *exchange) readBody(ctx context.Context) bool {
+	if x.web.body == nil || !strings.Contains(x.web.header.get("content-type"), "application/json") {
+		x.web.listen(func(data []byte) bool {
+			if data == nil {
+				x.e.endChannel(x.requestBody, writing)
+				return false
 			}
+			return x.requestBody.write(ctx, channelFrame{websocket.BinaryMessage, data})
 		})
-		close(done)
-		return done, true
+		return true
 	}
-	go func() { // joined by run
-		defer close(done)
+	conn := x.web.conn.conn
+	_ = conn.SetReadDeadline(time.Now().Add(x.e.cfg.httpTimeout))
+	body, err := io.ReadAll(x.web.body)
+	_ = conn.SetReadDeadline(time.Time{})
+	switch {
+	case err == nil:
+		x.payload.Body, _ = canonical(body)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		x.e.endChannel(x.requestBody, writing)
+		return false
+	}
+	x.e.spawn(func(context.Context) {
 		defer x.e.endChannel(x.requestBody, writing)
-		for {
-			b := make([]byte, 32<<10)
-			n, err := x.r.Body.Read(b)
-			if n > 0 && !x.requestBody.write(ctx, channelFrame{websocket.BinaryMessage, b[:n]}) {
-				return
-			}
-			if err != nil {
-				return
-			}
+		if len(body) > 0 {
+			x.requestBody.write(ctx, channelFrame{websocket.BinaryMessage, body})
 		}
-	}()
-	return done, true
+	})
+	x.web.listen(func([]byte) bool { return false })
+	return true
 }
 
 // call asks the middleware and the condition and calls the function. There is
@@ -214,8 +202,8 @@ func (x *exchange) call() (reply, bool) {
 			return r, true
 		}
 	}
-	if x.route.condition != "" {
-		run, err := x.e.condition(x.trace, x.route.condition, x.route.namespace, mustEncode(x.payload))
+	if x.route.condition != nil {
+		run, err := x.e.condition(x.trace, *x.route.condition, x.route.namespace, mustEncode(x.payload))
 		if err != nil {
 			return failure(err), true
 		}
@@ -267,14 +255,11 @@ func (x *exchange) middleware(id, namespace string) (reply, bool) {
 	if out.err != nil {
 		return failure(out.err), true
 	}
-	var said struct {
-		Action   any             `json:"action"`
-		Response json.RawMessage `json:"response"`
-	}
-	if kindOf(out.result) != '{' || json.Unmarshal(out.result, &said) != nil || said.Action != "respond" {
+	members := membersOf(out.result)
+	if stringOf(members["action"]) != "respond" {
 		return reply{}, false
 	}
-	return middlewareReply(said.Response), true
+	return middlewareReply(members["response"]), true
 }
 
 // middlewareTimeout is how long a middleware function may take.
@@ -283,8 +268,8 @@ const middlewareTimeout = 30 * time.Second
 // streamedHead is the beginning of a response that comes over its channel.
 type streamedHead struct {
 	status int
-	header http.Header
-	first  []byte // nil: the channel ended without data
+	fields map[string]string // by name as it was spelled
+	first  []byte            // nil: the channel ended without data
 }
 
 // streamHead waits for the first binary frame of the response channel, or its
@@ -292,7 +277,7 @@ type streamedHead struct {
 func (x *exchange) streamHead(ctx context.Context) <-chan streamedHead {
 	done := make(chan streamedHead, 1)
 	x.e.spawn(func(context.Context) {
-		head := streamedHead{status: http.StatusOK, header: http.Header{}}
+		head := streamedHead{status: http.StatusOK, fields: map[string]string{}}
 		for {
 			select {
 			case f, more := <-x.response.buffer:
@@ -312,71 +297,66 @@ func (x *exchange) streamHead(ctx context.Context) <-chan streamedHead {
 }
 
 // control applies a control message: set_status, or set_headers with a map of
-// single values.
+// single values. All other text is ignored.
 func (h *streamedHead) control(data []byte) {
-	var m struct {
-		Type    string          `json:"type"`
-		Status  json.RawMessage `json:"status_code"`
-		Headers json.RawMessage `json:"headers"`
-	}
-	if json.Unmarshal(data, &m) != nil {
+	if checkJSON(data) != nil {
 		return
 	}
-	switch m.Type {
+	message := membersOf(data)
+	switch stringOf(message["type"]) {
 	case "set_status":
-		if status, err := strconv.Atoi(string(m.Status)); err == nil && status >= 100 && status <= 599 {
-			h.status = status
+		if status, ok := countOf(message["status_code"]); ok && status >= 100 && status <= 599 {
+			h.status = int(status)
 		}
 	case "set_headers":
-		if kindOf(m.Headers) == '{' {
-			setHeaders(h.header, m.Headers)
+		for name, value := range membersOf(message["headers"]) {
+			if kindOf(value) == '"' {
+				h.fields[name] = unquote(value)
+			}
 		}
 	}
 }
 
-// stream writes a response that comes over its channel.
-func (x *exchange) stream(head streamedHead) {
-	for name, values := range head.header {
-		x.rw.Header()[name] = values
+// header is the header that the control messages have set. Names that differ only in
+// case stand beside each other; the engine's order is that of a hash.
+func (h *streamedHead) header() (header webHeader) {
+	for _, name := range slices.Sorted(maps.Keys(h.fields)) {
+		header.addValid(name, h.fields[name])
 	}
-	control := http.NewResponseController(x.rw)
-	// The body may still be on its way to the function. Without this the server
-	// would read up to 256 KiB of it here, and drop them.
-	_ = control.EnableFullDuplex()
-	x.rw.WriteHeader(head.status)
-	for data := head.first; ; {
-		if data != nil { // an empty frame sends the head
-			if _, err := x.rw.Write(data); err != nil {
-				return
-			}
-			_ = control.Flush()
-		}
+	return header
+}
+
+// stream sends a response that comes over its channel.
+func (x *exchange) stream(head streamedHead) {
+	if !x.web.head(head.status, cors(head.header()), unknown) || !x.web.send(head.first) {
+		return
+	}
+	for {
 		select {
 		case f, more := <-x.response.buffer:
-			if !more {
+			switch {
+			case !more:
+				x.web.end()
 				return
+			case f.kind == websocket.BinaryMessage && len(f.data) > 0: // later text is ignored
+				if !x.web.send(f.data) {
+					return
+				}
 			}
-			data = nil
-			if f.kind == websocket.BinaryMessage { // later text is ignored
-				data = f.data
-			}
-		case <-x.r.Context().Done():
+		case <-x.web.gone:
 			return
 		case <-x.e.ctx.Done():
-			panic(http.ErrAbortHandler)
+			return
 		}
 	}
 }
 
-// requestHeaders is what a function sees of the header: lowercase names, the
-// last value of each, "" for a value that is not visible ASCII.
-func requestHeaders(r *http.Request) map[string]string {
-	headers := map[string]string{"host": r.Host}
-	for name, values := range r.Header {
-		headers[strings.ToLower(name)] = visible(values[len(values)-1])
-	}
-	if len(r.TransferEncoding) > 0 {
-		headers["transfer-encoding"] = strings.Join(r.TransferEncoding, ", ")
+// headersOf is what a function sees of the header of its request: the last value of each
+// name, "" for a value that is not visible ASCII.
+func headersOf(header webHeader) map[string]string {
+	headers := make(map[string]string, len(header))
+	for _, field := range header {
+		headers[field.name] = visible(field.values[len(field.values)-1])
 	}
 	return headers
 }
@@ -403,11 +383,61 @@ func queryParams(raw string) map[string]string {
 	return params
 }
 
+// unescape decodes what is percent-encoded, as far as it is, with U+FFFD for what is no
+// UTF-8.
 func unescape(s string) string {
-	if u, err := url.QueryUnescape(s); err == nil {
-		return string([]rune(u)) // U+FFFD for what is no UTF-8
+	if strings.IndexByte(s, '%') < 0 {
+		return strings.ReplaceAll(s, "+", " ")
 	}
-	return s
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '+':
+			b = append(b, ' ')
+		case c == '%' && i+2 < len(s):
+			if decoded, err := hex.DecodeString(s[i+1 : i+3]); err == nil {
+				b = append(b, decoded[0])
+				i += 2
+				continue
+			}
+			b = append(b, c)
+		default:
+			b = append(b, c)
+		}
+	}
+	return lossyText(b)
+}
+
+// lossyText is b as text: each longest beginning of a character that does not go on
+// becomes one U+FFFD, as the Unicode standard recommends.
+func lossyText(b []byte) string {
+	if utf8.Valid(b) {
+		return string(b)
+	}
+	var text strings.Builder
+	for len(b) > 0 {
+		_, size := utf8.DecodeRune(b)
+		if part := b[:size]; utf8.Valid(part) {
+			text.Write(part)
+		} else {
+			text.WriteRune(utf8.RuneError)
+			size = brokenLength(b)
+		}
+		b = b[size:]
+	}
+	return text.String()
+}
+
+// brokenLength is how many bytes at the beginning of b begin a character that is broken.
+func brokenLength(b []byte) int {
+	n := 1
+	for n < len(b) && n < utf8.UTFMax && !utf8.FullRune(b[:n]) {
+		n++
+	}
+	if !utf8.FullRune(b[:n]) {
+		return n // the text ends
+	}
+	return max(n-1, 1)
 }
 
 // allowed is the Allow header for the methods of a path.

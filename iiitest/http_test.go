@@ -1,18 +1,28 @@
 package iiitest
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii/internal/memnet"
 )
 
 // web makes requests to the HTTP triggers of an engine, in memory.
@@ -99,7 +109,7 @@ func TestRouting(t *testing.T) {
 		{"POST /items/a%2Fb", "/items/:id", map[string]any{"id": "a%2Fb"}},
 		{"GET /items/new", "/items/new", map[string]any{}},
 		{"GET /items/7/parts/8", "/items/:id/parts/:part", map[string]any{"id": "7", "part": "8"}},
-		{"GET /plain", "/plain", map[string]any{}},
+		{"GET /plain", "plain", map[string]any{}},
 		{"GET /", "/", map[string]any{}},
 		{"GET /lower", "/lower", map[string]any{}},
 		{"GET /slash/", "/slash/", map[string]any{}},
@@ -119,7 +129,6 @@ func TestRouting(t *testing.T) {
 		{"GET /slash", "", nil},
 		{"GET /one/1/2", "", nil},
 		{"GET /rest/", "", nil},
-		{"PUT /items/7", "", nil},
 		{"HEAD /plain", "", nil},
 		{"TRACE /traced", "", nil},
 	} {
@@ -275,7 +284,7 @@ func TestRequestPayload(t *testing.T) {
 	}
 	frames := e.Frames()
 	i := slices.IndexFunc(frames, func(f Frame) bool { return f.Type() == "invokefunction" && f.Direction == FromEngine })
-	if !strings.Contains(string(frames[i].Message), `"body":{"a":9007199254740993,"b":[1.50]}`) {
+	if !strings.Contains(string(frames[i].Message), `"body":{"a":9007199254740993,"b":[1.5]}`) {
 		t.Errorf("body: %s", frames[i].Message)
 	}
 	for _, k := range []string{"request_body", "response"} {
@@ -357,6 +366,40 @@ func TestRequestsOnOneConnectionConcurrent(t *testing.T) {
 			t.Fatalf("request %d: status %d", i, got.status)
 		}
 		<-wrote
+	}
+}
+
+func TestMiddlewareReplies(t *testing.T) {
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f", "mw")
+	c.send(`{"type":"registertrigger","id":"r","trigger_type":"http","function_id":"f","config":{"api_path":"/f","middleware_function_ids":[null,"mw",{}]}}`)
+	c.sync()
+	for _, test := range []struct {
+		result string
+		status int
+		body   string
+		typ    string
+	}{
+		{`{"action":"respond"}`, 200, "null", "application/json"},
+		{`{"action":"respond","response":7}`, 200, "null", "application/json"},
+		{`{"action":"respond","response":{"status_code":403}}`, 403, "null", "application/json"},
+		{`{"action":"respond","response":{"body":"no","headers":{"content-type":"text/plain"}}}`, 200, `"no"`, "text/plain"},
+		{`{"action":"respond","response":{"body":null,"headers":["content-type: text/plain"]}}`, 200, "null", "application/json"},
+	} {
+		done := w.do("GET", "/f", "")
+		c.answer(`,"result":` + test.result)
+		if got := <-done; got.status != test.status || got.body != test.body || got.header.Get("Content-Type") != test.typ {
+			t.Errorf("%s: %+v", test.result, got)
+		}
+	}
+	for _, result := range []string{`null`, `"respond"`, `{"action":1}`, `{"action":"continue","response":{"status_code":500}}`, `{"Action":"respond"}`} {
+		done := w.do("GET", "/f", "")
+		c.answer(`,"result":` + result)
+		c.answer(`,"result":{"status_code":201}`)
+		if got := <-done; got.status != 201 {
+			t.Errorf("%s: %+v", result, got)
+		}
 	}
 }
 
@@ -476,4 +519,372 @@ func TestOverTCP(t *testing.T) {
 	if _, err := New(WithAddrs(strings.TrimPrefix(e.URL(), "ws://"), "", "")); err == nil || !strings.Contains(err.Error(), "iiitest: workers: listen") {
 		t.Errorf("an address in use: %v", err)
 	}
+}
+
+// ask makes a request with nothing but its first line and the headers given, and reads
+// the answer as it comes.
+func (w *web) ask(line string, headers ...string) <-chan webAnswer {
+	w.t.Helper()
+	conn, err := w.e.DialContext(w.t.Context(), "tcp", w.e.httpServer.addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	method, _, _ := strings.Cut(line, " ")
+	done := make(chan webAnswer, 1)
+	go func() {
+		defer conn.Close()
+		_, _ = fmt.Fprintf(conn, "%s HTTP/1.1\r\n%s\r\n", line, strings.Join(headers, "\r\n")+"\r\n")
+		a, err := readAnswer(conn, method)
+		if err != nil {
+			a = webAnswer{end: err.Error()}
+		}
+		done <- a
+	}()
+	return done
+}
+
+// TestReplyVectors gives the recorded replies of functions and wants the recorded
+// responses, down to the order of the headers.
+func TestReplyVectors(t *testing.T) {
+	file, err := os.ReadFile("../testdata/recordings/http-reply-vectors.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vectors []struct {
+		Name    string          `json:"name"`
+		Method  string          `json:"method"`
+		Reply   json.RawMessage `json:"reply"`
+		Error   json.RawMessage `json:"error"`
+		Status  int             `json:"status"`
+		Headers [][2]string     `json:"headers"`
+		Body    string          `json:"body"`
+		End     string          `json:"end"`
+	}
+	if err := json.Unmarshal(file, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	if len(vectors) != 200 {
+		t.Errorf("%d vectors, want 200", len(vectors))
+	}
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f")
+	for _, method := range httpMethods {
+		c.route(method, "f", method, "/f")
+	}
+	c.sync()
+	errorID := regexp.MustCompile(`"error_id":"[0-9a-f]+"`)
+	for _, v := range vectors {
+		t.Run(v.Name, func(t *testing.T) {
+			done := w.ask(v.Method+" /f", "Host: h", "Connection: close")
+			if v.Error != nil {
+				c.answer(`,"error":` + string(v.Error))
+			} else {
+				c.answer(`,"result":` + string(v.Reply))
+			}
+			got := <-done
+			got.header = slices.DeleteFunc(got.header, func(field [2]string) bool {
+				return field[0] == "date" && field[1] != "yesterday" || field[0] == "connection"
+			})
+			if got.status != v.Status || got.end != v.End {
+				t.Errorf("status %d, end %q; recorded %d, %q", got.status, got.end, v.Status, v.End)
+			}
+			if diff := cmp.Diff(v.Headers, got.header); diff != "" {
+				t.Errorf("headers (-recorded +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(v.Body, errorID.ReplaceAllString(string(got.body), `"error_id":"…"`)); diff != "" {
+				t.Errorf("body (-recorded +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// raw sends bytes to the HTTP triggers and returns what comes until the connection ends.
+// More bytes may be sent on the connection.
+func (w *web) raw(request string) (conn net.Conn, answer <-chan string) {
+	w.t.Helper()
+	conn, err := w.e.DialContext(w.t.Context(), "tcp", w.e.httpServer.addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = conn.Close() })
+	done := make(chan string, 1)
+	go func() {
+		_, _ = io.WriteString(conn, request)
+		all, _ := io.ReadAll(conn)
+		done <- string(dateLine.ReplaceAll(all, nil))
+	}()
+	return conn, done
+}
+
+// The most exact path that a request matches decides which methods there are.
+func TestMethodNotAllowed(t *testing.T) {
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f")
+	for _, r := range []string{
+		"GET /items/:id", "POST /items/new", "PUT /put", "GET /both", "POST /both", "HEAD /head", "GET /heads", "HEAD /heads",
+		"OPTIONS /options", "OPTIONS /some", "GET /some", "TRACE /trace",
+	} {
+		method, path, _ := strings.Cut(r, " ")
+		c.route(r, "f", method, path)
+	}
+	c.sync()
+	for _, test := range []struct {
+		request string
+		status  int
+		allow   string
+	}{
+		{"GET /items/new", 405, "POST"},
+		{"PUT /items/7", 405, "GET,HEAD"},
+		{"GET /put", 405, "PUT"},
+		{"HEAD /put", 405, "PUT"},
+		{"TRACE /put", 405, "PUT"},
+		{"FOO /put", 405, "PUT"},
+		{"put /put", 405, "PUT"},
+		{"DELETE /both", 405, "GET,HEAD,POST"},
+		{"HEAD /both", 404, ""},
+		{"GET /head", 405, "HEAD"},
+		{"PATCH /heads", 405, "GET,HEAD"},
+		{"GET /options", 405, "OPTIONS"},
+		{"POST /some", 405, "OPTIONS,GET,HEAD"},
+		{"TRACE /trace", 404, ""},
+		{"GET /nowhere", 404, ""},
+		{"OPTIONS /put", 200, "PUT"},
+		{"OPTIONS /both", 200, "GET,HEAD,POST"},
+		{"OPTIONS /options", 200, ""},
+		{"OPTIONS /some", 200, ""},
+		{"OPTIONS /nowhere", 200, ""},
+	} {
+		got := <-w.ask(test.request, "Connection: close")
+		allow, origin := "", ""
+		for _, field := range got.header {
+			switch field[0] {
+			case "allow":
+				allow = field[1]
+			case "access-control-allow-origin":
+				origin = field[1]
+			}
+		}
+		if got.status != test.status || allow != test.allow || origin != "*" {
+			t.Errorf("%s: %d, allow %q, origin %q; want %d, %q", test.request, got.status, allow, origin, test.status, test.allow)
+		}
+	}
+}
+
+func TestRequestTargets(t *testing.T) {
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f")
+	c.route("r", "f", "GET", "/p/:id")
+	c.sync()
+	for _, test := range []struct {
+		target string
+		status int
+		id     string
+		query  map[string]any
+	}{
+		{"/p/1", 200, "1", nil},
+		{"/p/1#frag", 200, "1", nil},
+		{"/p/1?a=1#frag?b=2", 200, "1", map[string]any{"a": "1"}},
+		{"http://other.example:81/p/1?a=1", 200, "1", map[string]any{"a": "1"}},
+		{"HTTPS://h/p/1", 200, "1", nil},
+		{"ftp://h/p/1", 200, "1", nil},
+		{"http://h", 404, "", nil},
+		{"http://h?a=1", 404, "", nil},
+		{"http:///p/1", 400, "", nil},
+		{"p/1", 400, "", nil},
+		{"h:443", 404, "", nil},
+		{"*", 404, "", nil},
+		{"/p/%zz", 200, "%zz", nil},
+		{"/p/%", 200, "%", nil},
+		{`/p/"{|}^\`, 200, `"{|}^\`, nil},
+		{"/p/é", 200, "é", nil},
+		{"/p/\xe9", 400, "", nil},
+		{"/p/<", 400, "", nil},
+		{"/p/`", 400, "", nil},
+		{"/p/\x7f", 400, "", nil},
+		{"/p/1?`{|}^\\", 200, "1", map[string]any{"`{|}^\\": ""}},
+		{`/p/1?"`, 400, "", nil},
+		{"/p/1?<", 400, "", nil},
+		{"/p/1?a=%%20&b=%E2%82&c=%ED%A0%80&d=%F0%9F%98x&e=%c3%28+%4", 200, "1",
+			map[string]any{"a": "% ", "b": "\ufffd", "c": "\ufffd\ufffd\ufffd", "d": "\ufffdx", "e": "\ufffd( %4"}},
+		{"/p/" + strings.Repeat("x", maxTarget-3), 200, strings.Repeat("x", maxTarget-3), nil},
+		{"/p/" + strings.Repeat("x", maxTarget), 414, "", nil},
+	} {
+		name := test.target[:min(len(test.target), 40)]
+		done := w.ask("GET "+test.target, "Connection: close")
+		if test.status == 200 {
+			data := c.answer(`,"result":1`)
+			if id := data["path_params"].(map[string]any)["id"]; id != test.id {
+				t.Errorf("%s: parameter %.40q", name, id)
+			}
+			if query := data["query_params"]; !like(test.query, query) && !(test.query == nil && like(map[string]any{}, query)) {
+				t.Errorf("%s: query %q, want %q", name, query, test.query)
+			}
+		}
+		if got := <-done; got.status != test.status {
+			t.Errorf("%s: status %d, want %d (%s)", name, got.status, test.status, got.end)
+		}
+	}
+}
+
+func TestRequestHeads(t *testing.T) {
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f")
+	c.route("r", "f", "POST", "/f")
+	c.sync()
+	const ok, bad = "HTTP/1.1 200 OK\r\n", "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+	head := func(lines ...string) string {
+		return "POST /f HTTP/1.1\r\n" + strings.Join(append(lines, "Connection: close"), "\r\n") + "\r\n\r\n"
+	}
+	for name, test := range map[string]struct {
+		request string
+		headers map[string]any // what the function sees
+		answer  string
+	}{
+		"no host":             {head(), map[string]any{"connection": "close"}, ok},
+		"bare line feeds":     {"\r\nPOST /f HTTP/1.1\nConnection: close\n\n", map[string]any{"connection": "close"}, ok},
+		"names and values":    {head("X-A: \t 1 \t", "x-a:2", "X-B:", "X_c: a\tb", "D: \xe9"), map[string]any{"connection": "close", "x-a": "2", "x-b": "", "x_c": "a\tb", "d": ""}, ok},
+		"nothing is added":    {head("Pragma: no-cache", "Expect: nonsense"), map[string]any{"connection": "close", "pragma": "no-cache", "expect": "nonsense"}, ok},
+		"two equal lengths":   {head("Content-Length: 0", "Content-Length: 0"), map[string]any{"connection": "close", "content-length": "0"}, ok},
+		"chunks and a length": {head("Transfer-Encoding: chunked", "Content-Length: 7") + "0\r\nx-t: 1\r\n\r\n", map[string]any{"connection": "close", "transfer-encoding": "chunked"}, ok},
+		"a hundred headers":   {head(slices.Repeat([]string{"X-A: 1"}, 99)...), map[string]any{"connection": "close", "x-a": "1"}, ok},
+		"one more":            {head(slices.Repeat([]string{"X-A: 1"}, 100)...), nil, "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"},
+		"too long a header":   {head("X-A: " + strings.Repeat("1", maxHead)), nil, "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"},
+		"a long header":       {head("X-A: " + strings.Repeat("1", maxHead-100)), map[string]any{"connection": "close", "x-a": strings.Repeat("1", maxHead-100)}, ok},
+		"two lengths":         {head("Content-Length: 0", "Content-Length: 1"), nil, bad},
+		"a negative length":   {head("Content-Length: -1"), nil, bad},
+		"a length with sign":  {head("Content-Length: +1"), nil, bad},
+		"identity":            {head("Transfer-Encoding: identity"), nil, bad},
+		"chunked not last":    {head("Transfer-Encoding: chunked, gzip"), nil, bad},
+		"blank before colon":  {head("X-A : 1"), nil, bad},
+		"folded":              {head("X-A: 1", " 2"), nil, bad},
+		"no colon":            {head("X-A"), nil, bad},
+		"control character":   {head("X-A: \x01"), nil, bad},
+		"another version":     {"POST /f HTTP/1.2\r\n\r\n", nil, bad},
+		"no version":          {"POST /f\r\n\r\n", nil, bad},
+		"two blanks":          {"POST  /f HTTP/1.1\r\n\r\n", nil, bad},
+		"method of blanks":    {" /f HTTP/1.1\r\n\r\n", nil, bad},
+		"nothing":             {"\r\n\r\n", nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, done := w.raw(test.request)
+			if test.headers != nil {
+				if got := c.answer(`,"result":1`)["headers"]; !like(test.headers, got) {
+					t.Errorf("the function sees %.200v, want %.200v", got, test.headers)
+				}
+			}
+			if test.answer == "" {
+				_ = conn.(*memnet.Conn).CloseWrite()
+			}
+			if got := <-done; !strings.HasPrefix(got, test.answer) || test.answer == "" && got != "" {
+				t.Errorf("answer %.200q, want %q", got, test.answer)
+			}
+		})
+	}
+}
+
+// Requests follow each other on a connection, in either version, even if the second is
+// there before the first is answered.
+func TestConnectionsAreKept(t *testing.T) {
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f")
+	c.route("r", "f", "POST", "/f")
+	c.sync()
+	const post = "POST /f HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+	const chunks = "POST /f HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;x=y\r\n{\r\n1\r\n}\r\n0\r\n\r\n"
+	const json = "POST /f HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n{}"
+	const old = "POST /f HTTP/1.0\r\nConnection: Keep-Alive\r\nContent-Length: 0\r\n\r\n"
+	const last = "POST /f HTTP/1.0\r\n\r\n"
+	_, done := w.raw(post + chunks + json + old + last)
+	for i := range 5 {
+		c.answer(fmt.Sprintf(`,"result":{"status_code":%d,"body":%d}`, 201+i, i))
+	}
+	const cors = "content-type: application/json\r\nvary: " + corsVary + "\r\naccess-control-allow-origin: *\r\naccess-control-expose-headers: *\r\ncontent-length: 1\r\n"
+	want := "HTTP/1.1 201 Created\r\n" + cors + "\r\n0" + "HTTP/1.1 202 Accepted\r\n" + cors + "\r\n1" +
+		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 203 Non-Authoritative Information\r\n" + cors + "\r\n2" +
+		"HTTP/1.0 204 No Content\r\n" + cors + "connection: keep-alive\r\n\r\n" + "HTTP/1.0 205 Reset Content\r\n" + cors + "\r\n4"
+	if diff := cmp.Diff(want, <-done); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// What a function says about the framing of its response is sent as it is, however wrong.
+func TestRepliesThatContradictThemselves(t *testing.T) {
+	e := Start(t)
+	c, w := dial(t, e).register("c"), newWeb(t, e)
+	c.function("f")
+	c.route("r", "f", "GET", "/f")
+	c.route("h", "f", "HEAD", "/f")
+	c.sync()
+	const get, head = "GET /f HTTP/1.1\r\n\r\n", "HEAD /f HTTP/1.1\r\n\r\n"
+	const cors = "content-type: text/plain\r\nvary: " + corsVary + "\r\naccess-control-allow-origin: *\r\naccess-control-expose-headers: *\r\n"
+	for _, test := range []struct{ request, headers, body, want string }{
+		{get, `"content-length":"9"`, `"hello"`, "content-length: 9\r\n" + cors + "\r\nhello"},
+		{get, `"content-length":"2"`, `"hello"`, "content-length: 2\r\n" + cors + "\r\nhello"},
+		{get, `"content-length":"abc"`, `"hello"`, "content-length: abc\r\n" + cors + "\r\nhello"},
+		{get, `"content-length":"5","Content-Length":"5"`, `"hello"`, ""},
+		{get, `"transfer-encoding":"chunked"`, `"hello"`, ""},
+		{get, `"content-length":"5","transfer-encoding":"gzip"`, `"hello"`, ""},
+		{get, `"connection":"close"`, `"hello"`, "connection: close\r\n" + cors + "content-length: 5\r\n\r\nhello"},
+		{get, `"connection":"x, Close","Connection":"y"`, `"hello"`, "connection: y, x, Close\r\n" + cors + "content-length: 5\r\n\r\nhello"},
+		{get, `"connection":"close","content-length":"7"`, `null`, "connection: close\r\n" + cors + "content-length: 0\r\n\r\n"},
+		{head, `"connection":"close","content-length":"7"`, `null`, "connection: close\r\ncontent-length: 7\r\n" + cors + "\r\n"},
+		{head, `"connection":"close","transfer-encoding":"chunked"`, `"hello"`, "connection: close\r\n" + cors + "content-length: 5\r\n\r\n"},
+	} {
+		_, done := w.raw(test.request)
+		c.answer(`,"result":{"headers":{` + test.headers + `,"content-type":"text/plain"},"body":` + test.body + `}`)
+		got, want := <-done, test.want
+		if want != "" {
+			want = "HTTP/1.1 200 OK\r\n" + want
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s, body %s (-want +got):\n%s", test.headers, test.body, diff)
+		}
+	}
+}
+
+func FuzzRequestHead(f *testing.F) {
+	for _, s := range []string{
+		"GET /p/%zz?a=1#f HTTP/1.1\r\nHost: h\r\n\r\n", "POST http://h HTTP/1.0\nConnection: keep-alive\n\n",
+		"PUT * HTTP/1.1\r\nTransfer-Encoding: x, chunked\r\n\r\n1;x\r\na\r\n0\r\nt: 1\r\n\r\n", "\r\n\r\nFOO /\xc3\xa9 HTTP/1.1\r\nContent-Length: 1\r\n\r\nab",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c := &webConn{in: bufio.NewReader(bytes.NewReader(data)), responding: true}
+		for range 10 {
+			r, refused := c.request()
+			if r == nil {
+				if refused != 0 && http.StatusText(refused) == "" {
+					t.Errorf("refused with %d", refused)
+				}
+				return
+			}
+			if refused != 0 || !isToken(r.method) || strings.ContainsAny(r.path+r.query, " \r\n#") || !utf8.ValidString(r.path+r.query) {
+				t.Errorf("%q became %+v, %d", data, r, refused)
+			}
+			for _, field := range r.header {
+				for _, value := range field.values {
+					if field.name != strings.ToLower(field.name) || !validHeader(field.name, value) || value != strings.Trim(value, " \t") {
+						t.Errorf("%q: header %q: %q", data, field.name, value)
+					}
+				}
+			}
+			if r.length == 0 {
+				continue
+			}
+			body := newWebBody(c, r)
+			n, err := io.Copy(io.Discard, body)
+			if err == nil && (!body.complete || r.length > 0 && n != r.length) {
+				t.Errorf("%q: a body of %d bytes, %d announced", data, n, r.length)
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
 }

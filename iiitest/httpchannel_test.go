@@ -2,13 +2,17 @@ package iiitest
 
 import (
 	"fmt"
+	"net"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii/internal/memnet"
 )
 
 // channel opens an end of a channel that a payload refers to.
@@ -59,10 +63,82 @@ func TestBodyOverItsChannel(t *testing.T) {
 		c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"x","result":1}`, m["invocation_id"])
 		<-done
 	}
+}
+
+func (e *Engine) channelCount() int {
 	e.channels.mu.Lock()
 	defer e.channels.mu.Unlock()
-	if n := len(e.channels.byID); n > 2 { // the last handler may still be ending its channels
-		t.Errorf("%d channels left", n)
+	return len(e.channels.byID)
+}
+
+// Nothing is left of the channels of a request that is over, whichever of their ends
+// were taken.
+func TestChannelsOfFinishedRequestsAreFreed(t *testing.T) {
+	end := func(conn *websocket.Conn) {
+		_ = conn.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""))
+		_ = conn.Close()
+	}
+	large := strings.Repeat("x", 1<<20)
+	for _, test := range []struct {
+		name, body string
+		more       string // of the function's answer
+		before     func(w *web, data map[string]any)
+		late       bool // the function answers when the request is over
+		left       int  // channels whose other end is there
+	}{
+		{name: "a value", more: `,"result":1`},
+		{name: "an error", more: `,"error":{"code":"C","message":"m"}`},
+		{name: "a body that nobody reads", body: large, more: `,"result":1`},
+		{name: "a body that is read", body: large, more: `,"result":1`, before: func(w *web, data map[string]any) {
+			conn := w.channel(data["request_body"])
+			for err := error(nil); err == nil; {
+				_, _, err = conn.ReadMessage()
+			}
+		}},
+		{name: "a body that is left", body: large, more: `,"result":1`, before: func(w *web, data map[string]any) {
+			_ = w.channel(data["request_body"]).Close()
+		}},
+		{name: "a streamed response", before: func(w *web, data map[string]any) {
+			conn := w.channel(data["response"])
+			_ = conn.WriteMessage(websocket.BinaryMessage, []byte("data"))
+			end(conn)
+		}},
+		{name: "a value in the place of a stream", more: `,"result":1`, left: 1, before: func(w *web, data map[string]any) {
+			conn := w.channel(data["response"])
+			_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"set_status","status_code":500}`))
+			w.t.Cleanup(func() { end(conn) })
+		}},
+		{name: "nothing at all"},
+		{name: "a function that is late", late: true, more: `,"result":1`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := Start(t)
+				w := newWeb(t, e)
+				c := dial(t, e).register("c")
+				c.function("f")
+				c.route("r", "f", "POST", "/f")
+				c.sync()
+				done := w.do("POST", "/f", test.body, "Content-Type", "text/plain")
+				m := c.recv()
+				data := m["data"].(map[string]any)
+				if test.before != nil {
+					test.before(w, data)
+				}
+				synctest.Wait()
+				if test.late {
+					<-done
+				}
+				c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"f"%s}`, m["invocation_id"], test.more)
+				if !test.late {
+					<-done
+				}
+				synctest.Wait()
+				if n := e.channelCount(); n != test.left {
+					t.Errorf("%d channels left, want %d", n, test.left)
+				}
+			})
+		})
 	}
 }
 
@@ -120,6 +196,94 @@ func TestResponseOverItsChannel(t *testing.T) {
 	}
 }
 
+// The writer of a response whose client has gone is cut off at its next frame, and a
+// text that says nothing is such a frame: a client that is there does not see it.
+func TestResponseChannelEndsWithItsClient(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		fill  bool // more is written than the client's connection holds
+		leave func(*net.TCPConn) error
+	}{
+		{"nothing is written, the client closes", false, (*net.TCPConn).Close},
+		{"nothing is written, the client ends its side", false, (*net.TCPConn).CloseWrite},
+		{"the client reads nothing and closes", true, (*net.TCPConn).Close},
+		{"the client reads nothing and ends its side", true, (*net.TCPConn).CloseWrite},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			e := Start(t)
+			c := dial(t, e).register("c")
+			w := newWeb(t, e)
+			c.function("f")
+			c.route("r", "f", "GET", "/f")
+			c.sync()
+			visitor, err := net.Dial("tcp", strings.TrimPrefix(e.HTTPURL(), "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer visitor.Close()
+			fmt.Fprint(visitor, "GET /f HTTP/1.1\r\nHost: x\r\n\r\n")
+			m := c.recv()
+			writer := w.channel(m["data"].(map[string]any)["response"])
+			const first, last = "first bytes", "last bytes"
+			for _, text := range []string{first, last} {
+				_ = writer.WriteMessage(websocket.BinaryMessage, []byte(text))
+				_ = writer.WriteMessage(websocket.TextMessage, []byte(`{"type":"keepalive"}`))
+			}
+			var got strings.Builder
+			for buf := make([]byte, 1<<10); !strings.Contains(got.String(), last); {
+				n, err := visitor.Read(buf)
+				got.Write(buf[:n])
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !strings.Contains(got.String(), first) || strings.Contains(got.String(), "keepalive") {
+				t.Errorf("the client sees %q", got.String())
+			}
+			progress := make(chan struct{}, 1)
+			if test.fill {
+				go func() {
+					defer close(progress)
+					for chunk := make([]byte, 1<<20); writer.WriteMessage(websocket.BinaryMessage, chunk) == nil; {
+						progress <- struct{}{}
+					}
+				}()
+				for stuck := false; !stuck; {
+					select {
+					case <-progress:
+					case <-time.After(300 * time.Millisecond):
+						stuck = true
+					}
+				}
+			}
+			ended := make(chan error, 1)
+			go func() {
+				_, _, err := writer.ReadMessage()
+				ended <- err
+			}()
+			if err := test.leave(visitor.(*net.TCPConn)); err != nil {
+				t.Fatal(err)
+			}
+			for err = nil; err == nil && !test.fill; {
+				select {
+				case err = <-ended:
+				default: // the engine has not noticed yet
+					_ = writer.WriteMessage(websocket.TextMessage, []byte(`{"type":"keepalive"}`))
+					runtime.Gosched()
+				}
+			}
+			if test.fill {
+				err = <-ended
+				for range progress {
+				}
+			}
+			if websocket.IsCloseError(err, websocket.CloseNoStatusReceived, websocket.CloseNormalClosure) {
+				t.Errorf("the writer's connection has ended with a Close frame: %v", err)
+			}
+		})
+	}
+}
+
 func TestChannelLeftAloneIsSwept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -148,4 +312,150 @@ func TestChannelLeftAloneIsSwept(t *testing.T) {
 			t.Errorf("channel with both ends: %q, %v", m, err)
 		}
 	})
+}
+
+// A streamed response says about itself what the function says, and then the connection
+// ends, unless all of it is there.
+func TestStreamedResponsesAsTheyAre(t *testing.T) {
+	const cors = "vary: " + corsVary + "\r\naccess-control-allow-origin: *\r\naccess-control-expose-headers: *\r\n"
+	for _, test := range []struct {
+		name, request string
+		messages      []string // "=" is before the data of a binary one
+		want          string   // "" is no answer at all
+	}{
+		{
+			"names that differ in case", "GET /f HTTP/1.1",
+			[]string{`{"type":"set_headers","headers":{"set-cookie":"a","Set-Cookie":"b","SET-COOKIE":"c"}}`, "=x"},
+			"HTTP/1.1 200 OK\r\nset-cookie: c\r\nset-cookie: b\r\nset-cookie: a\r\n" + cors + "transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+		},
+		{
+			"no content type, and the reply's CORS headers lose", "GET /f HTTP/1.1",
+			[]string{`{"type":"set_headers","headers":{"Access-Control-Allow-Origin":"https://x","vary":"accept"}}`, "=<html>"},
+			"HTTP/1.1 200 OK\r\naccess-control-allow-origin: *\r\nvary: accept\r\nvary: " + corsVary + "\r\naccess-control-expose-headers: *\r\ntransfer-encoding: chunked\r\n\r\n6\r\n<html>\r\n0\r\n\r\n",
+		},
+		{
+			"text that is no control message", "GET /f HTTP/1.1",
+			[]string{`{"type":"keepalive"}`, "", "no JSON", `[]`, `{"TYPE":"set_status","status_code":500}`, `{"type":"set_status","Status_Code":500}`, "=x", `{"type":"keepalive"}`, "", "=", "=y"},
+			"HTTP/1.1 200 OK\r\n" + cors + "transfer-encoding: chunked\r\n\r\n1\r\nx\r\n1\r\ny\r\n0\r\n\r\n",
+		},
+		{
+			"longer than its length", "GET /f HTTP/1.1",
+			[]string{`{"type":"set_headers","headers":{"content-length":"3","connection":"close"}}`, "=ab", "=cd", "=ef"},
+			"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n" + cors + "\r\nabc",
+		},
+		{
+			"shorter than its length", "GET /f HTTP/1.1",
+			[]string{`{"type":"set_headers","headers":{"content-length":"3"}}`, "=ab"},
+			"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n" + cors + "\r\nab",
+		},
+		{"a length that is none", "GET /f HTTP/1.1", []string{`{"type":"set_headers","headers":{"content-length":"-3"}}`, "=abc"}, ""},
+		{"two lengths", "GET /f HTTP/1.1", []string{`{"type":"set_headers","headers":{"content-length":"3","Content-Length":"3"}}`, "=abc"}, ""},
+		{"a length and chunks", "GET /f HTTP/1.1", []string{`{"type":"set_headers","headers":{"content-length":"3","transfer-encoding":"chunked"}}`, "=abc"}, ""},
+		{
+			"an encoding", "GET /f HTTP/1.1",
+			[]string{`{"type":"set_headers","headers":{"transfer-encoding":"gzip","trailer":"x-t"}}`, "=abc"},
+			"HTTP/1.1 200 OK\r\ntrailer: x-t\r\ntransfer-encoding: gzip, chunked\r\n" + cors + "\r\n3\r\nabc\r\n0\r\n\r\n",
+		},
+		{
+			"informational", "GET /f HTTP/1.1", []string{`{"type":"set_status","status_code":103}`, "=abc"},
+			"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n",
+		},
+		{
+			"HTTP/1.0", "GET /f HTTP/1.0", []string{`{"type":"set_headers","headers":{"transfer-encoding":"gzip","trailer":"x-t"}}`, "=abc", "=def"},
+			"HTTP/1.0 200 OK\r\n" + cors + "\r\nabcdef",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := Start(t)
+				c, w := dial(t, e).register("c"), newWeb(t, e)
+				c.function("f")
+				c.route("r", "f", "GET", "/f")
+				c.sync()
+				client, done := w.raw(test.request + "\r\n\r\n")
+				m := c.recv()
+				conn := w.channel(m["data"].(map[string]any)["response"])
+				for _, text := range test.messages {
+					kind, data := websocket.TextMessage, text
+					if binary, ok := strings.CutPrefix(text, "="); ok {
+						kind, data = websocket.BinaryMessage, binary
+					}
+					_ = conn.WriteMessage(kind, []byte(data))
+				}
+				_ = conn.Close()
+				synctest.Wait()
+				_ = client.(*memnet.Conn).CloseWrite() // no further request
+				if got := <-done; got != test.want {
+					t.Errorf("got %q, want %q", got, test.want)
+				}
+			})
+		})
+	}
+}
+
+// A client that leaves ends its response, also while the engine waits for it to read: the
+// writer learns of it with its next message.
+func TestWriterEndsWithTheClient(t *testing.T) {
+	for _, stuck := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			e := Start(t)
+			c, w := dial(t, e).register("c"), newWeb(t, e)
+			c.function("f")
+			c.route("r", "f", "GET", "/f")
+			c.sync()
+			client, err := e.DialContext(t.Context(), "tcp", e.httpServer.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = client.Write([]byte("GET /f HTTP/1.1\r\n\r\n"))
+			conn := w.channel(c.recv()["data"].(map[string]any)["response"])
+			ended := make(chan error, 1)
+			go func() {
+				_, _, err := conn.ReadMessage()
+				ended <- err
+			}()
+			_ = conn.WriteMessage(websocket.BinaryMessage, []byte("x"))
+			if stuck { // more than the connection holds
+				_ = conn.WriteMessage(websocket.BinaryMessage, make([]byte, 2*memnet.Capacity))
+			}
+			synctest.Wait()
+			_ = client.Close()
+			synctest.Wait()
+			_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"keepalive"}`))
+			synctest.Wait()
+			select {
+			case err := <-ended:
+				if websocket.IsCloseError(err, websocket.CloseNoStatusReceived, websocket.CloseNormalClosure) {
+					t.Errorf("stuck %t: %v, want a cut", stuck, err)
+				}
+			default:
+				t.Errorf("stuck %t: the writer's connection is still there", stuck)
+			}
+		})
+	}
+}
+
+// A client that ends its direction after a whole request has left; one that does so within
+// the body may still be answered.
+func TestClientEndsItsDirection(t *testing.T) {
+	for _, test := range []struct {
+		length, want string
+	}{{"2", ""}, {"3", "HTTP/1.1 200 OK\r\n"}} {
+		synctest.Test(t, func(t *testing.T) {
+			e := Start(t)
+			c, w := dial(t, e).register("c"), newWeb(t, e)
+			c.function("f")
+			c.route("r", "f", "POST", "/f")
+			c.sync()
+			conn, done := w.raw("POST /f HTTP/1.1\r\nContent-Length: " + test.length + "\r\n\r\n{}")
+			m := c.recv()
+			_ = conn.(*memnet.Conn).CloseWrite()
+			synctest.Wait()
+			c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"x","result":1}`, m["invocation_id"])
+			c.sync()
+			if got := <-done; !strings.HasPrefix(got, test.want) || test.want == "" && got != "" {
+				t.Errorf("length %s: %q, want %q", test.length, got, test.want)
+			}
+		})
+	}
 }

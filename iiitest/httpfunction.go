@@ -77,13 +77,13 @@ func (e *Engine) newHTTPFunction(id string, c *iii.HTTPInvocationConfig) (*httpF
 }
 
 // allowedURL is the engine's policy, but for the loopback interface, where
-// anything goes: https, and no private address. What a name stands for is
-// looked at when it is dialed.
+// anything goes, even a scheme that no call can use: https, and no private address.
+// What a name stands for is looked at when it is dialed.
 func allowedURL(u *url.URL) bool {
 	host := u.Hostname()
 	ip, err := netip.ParseAddr(host)
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") || err == nil && ip.Unmap().IsLoopback() {
-		return u.Scheme == "http" || u.Scheme == "https"
+		return true
 	}
 	return u.Scheme == "https" && host != "" && (err != nil || !private(ip))
 }
@@ -125,6 +125,9 @@ func newHTTPClient(dial func(ctx context.Context, network, addr string) (net.Con
 
 // serve calls the function.
 func (f *httpFunction) serve(ctx context.Context, c *call) (json.RawMessage, *wireError) {
+	if f.url.Scheme != "http" && f.url.Scheme != "https" {
+		return nil, errorBody("http_request_failed", "builder error for url (%s): URL scheme is not allowed", f.place())
+	}
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	response, err := f.send(ctx, c.data)

@@ -25,7 +25,7 @@ func TestAllowedURL(t *testing.T) {
 		"https://10.0.0.1/": false, "https://192.168.1.1/": false, "https://172.16.0.1/": false, "https://169.254.169.254/": false,
 		"https://0.0.0.0/": false, "https://255.255.255.255/": false, "https://192.0.2.7/": false, "https://[fe80::1]/": false,
 		"https://[fd00::1]/": false, "https://[::]/": false, "https://[::ffff:10.0.0.1]/": false, "https://[2001:db8::1]/": false,
-		"https://224.0.0.1/": false, "ftp://127.0.0.1/": false, "file:///etc/passwd": false, "https:///x": false, "/x": false, "": false,
+		"https://224.0.0.1/": false, "ftp://127.0.0.1/": true, "ftp://localhost/x": true, "ftp://example.com/": false, "file:///etc/passwd": false, "https:///x": false, "/x": false, "": false,
 		"http://localhost.example.com/": false, "http://127.0.0.1.example.com/": false,
 	} {
 		u, err := url.Parse(text)
@@ -36,6 +36,14 @@ func TestAllowedURL(t *testing.T) {
 			t.Errorf("%s: %v", text, got)
 		}
 	}
+}
+
+// A scheme that no call can use is found out at the call.
+func TestHTTPFunctionOfAnotherScheme(t *testing.T) {
+	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
+		p.send(`{"type":"registerfunction","id":"ext::f","invocation":{"url":"ftp://user:secret@127.0.0.1/x?token=1","method":"GET"}}`)
+		p.want("!http_request_failed: builder error for url (ftp://127.0.0.1/x): URL scheme is not allowed", "ext::f", `{}`)
+	})
 }
 
 // A name is looked at when it is known what it stands for.

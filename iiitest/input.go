@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // decodeInput decodes the input of a built-in function into the struct T and
@@ -20,100 +21,197 @@ import (
 // or its tag has omitempty or omitzero (absent is the zero value, null is an
 // error). A json.RawMessage takes any value, null included. The engine checks
 // the keys that are there in bytewise order and then looks for missing ones.
+// A list is taken for the fields in their order.
 // The name of T stands in the message about an input that is no object.
 func decodeInput[T any](functionID string, data json.RawMessage) (T, *wireError) {
 	var v T
 	if detail := decodeStrict(data, &v); detail != "" {
 		var zero T
-		return zero, errorBody("deserialization_error", "Failed to deserialize input for %s: %s", functionID, detail)
+		return zero, inputError(functionID, detail)
 	}
 	return v, nil
 }
 
-// decodeStrict decodes data, which is JSON, into v by the rules of decodeInput and says what is
-// wrong, or nothing.
+// inputError refuses an input for a reason that decodeInput does not know.
+func inputError(functionID, detail string) *wireError {
+	return errorBody("deserialization_error", "Failed to deserialize input for %s: %s", functionID, detail)
+}
+
+// decodeStrict decodes data, which is JSON, into v by the rules of decodeInput. It
+// returns what is wrong, or "".
 func decodeStrict[T any](data json.RawMessage, v *T) string {
-	t := reflect.TypeFor[T]()
-	if t.Kind() != reflect.Struct {
-		if detail := wrongType(data, t); detail != "" {
-			return detail
-		}
-		if err := json.Unmarshal(data, v); err != nil {
-			return "invalid value"
-		}
+	return decodeValue(data, reflect.ValueOf(v).Elem())
+}
+
+// strictDecoder is a type that knows the engine's rules for itself.
+type strictDecoder interface {
+	// decodeStrict returns what is wrong with raw, or "".
+	decodeStrict(raw json.RawMessage) string
+}
+
+// decodeValue decodes raw into a value of any of the types that inputs have.
+func decodeValue(raw json.RawMessage, v reflect.Value) string {
+	if d, ok := v.Addr().Interface().(strictDecoder); ok {
+		return d.decodeStrict(raw)
+	}
+	t := v.Type()
+	switch {
+	case t == rawMessageType:
+		v.SetBytes(raw)
 		return ""
-	}
-	if kindOf(data) != '{' {
-		return "invalid type: " + describe(data) + ", expected struct " + t.Name()
-	}
-	keys := (&scanner{b: data}).members()
-	value := reflect.ValueOf(v).Elem()
-	fields := inputFields(t)
-	for _, name := range slices.Sorted(maps.Keys(keys)) {
-		f, ok := fields[name]
-		if !ok {
-			continue
+	case t.Kind() == reflect.Pointer:
+		if kindOf(raw) == 'n' {
+			return ""
 		}
-		raw := keys[name]
-		if detail := wrongType(raw, f.typ); detail != "" {
+		v.Set(reflect.New(t.Elem()))
+		return decodeValue(raw, v.Elem())
+	case reflect.PointerTo(t).Implements(unmarshalerType):
+	case t.Kind() == reflect.Struct:
+		return decodeStruct(raw, v)
+	default:
+		if detail := wrongType(raw, t); detail != "" {
 			return detail
 		}
-		if f.typ == rawMessageType {
-			value.FieldByIndex(f.index).SetBytes(raw)
-			continue
-		}
-		if err := json.Unmarshal(raw, value.FieldByIndex(f.index).Addr().Interface()); err != nil {
-			return "invalid value for field `" + name + "`"
-		}
 	}
-	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		if _, there := keys[name]; !there && fields[name].required {
-			return "missing field `" + name + "`"
+	switch {
+	case t.Kind() == reflect.String && kindOf(raw) == '"':
+		v.SetString(unquote(raw))
+	case t.Kind() == reflect.Slice:
+		items := itemsOf(raw)
+		v.Set(reflect.MakeSlice(t, len(items), len(items)))
+		for i, item := range items {
+			if detail := decodeValue(item, v.Index(i)); detail != "" {
+				return detail
+			}
+		}
+	default:
+		if json.Unmarshal(raw, v.Addr().Interface()) != nil {
+			return "invalid value"
 		}
 	}
 	return ""
 }
 
-type inputField struct {
-	index    []int
-	typ      reflect.Type
-	required bool
+func decodeStruct(raw json.RawMessage, v reflect.Value) string {
+	name := "struct " + v.Type().Name()
+	switch kindOf(raw) {
+	case '{':
+		members, twice := (&scanner{b: raw}).membersOf(func(key string) bool { return fieldsOf(v.Type()).named(key) != nil })
+		if twice != "" {
+			return "duplicate field `" + twice + "`"
+		}
+		return decodeMembers(members, v)
+	case '[':
+		return decodeItems(itemsOf(raw), v, name, "fewer elements in array")
+	}
+	return "invalid type: " + describe(raw) + ", expected " + name
 }
 
-// inputFields lists the fields of t by their JSON names.
-func inputFields(t reflect.Type) map[string]inputField {
-	fields := make(map[string]inputField, t.NumField())
+// decodeMembers decodes the members of an object into the fields of v.
+func decodeMembers(members map[string]json.RawMessage, v reflect.Value) string {
+	fields := fieldsOf(v.Type())
+	for _, key := range slices.Sorted(maps.Keys(members)) {
+		f := fields.named(key)
+		if f == nil {
+			continue
+		}
+		if detail := decodeValue(members[key], v.Field(f.index)); detail != "" {
+			return detail
+		}
+	}
+	for _, f := range fields {
+		if _, there := members[f.name]; !there && !f.optional {
+			return "missing field `" + f.name + "`"
+		}
+	}
+	return ""
+}
+
+// decodeItems decodes a list into the fields of v, in their order. The messages name
+// what is decoded, and what the engine expects instead of too long a list. Unlike in
+// an object, a value of any type must be there.
+func decodeItems(items []json.RawMessage, v reflect.Value, name, tooLong string) string {
+	fields := fieldsOf(v.Type())
+	for i, f := range fields {
+		switch {
+		case i < len(items):
+			if detail := decodeValue(items[i], v.Field(f.index)); detail != "" {
+				return detail
+			}
+		case !f.optional || f.typ == rawMessageType:
+			return fmt.Sprintf("invalid length %d, expected %s with %s", i, name, elements(len(fields)))
+		}
+	}
+	if len(items) > len(fields) {
+		return fmt.Sprintf("invalid length %d, expected %s", len(items), tooLong)
+	}
+	return ""
+}
+
+// elements counts elements as the engine's messages do.
+func elements(n int) string {
+	if n == 1 {
+		return "1 element"
+	}
+	return fmt.Sprint(n, " elements")
+}
+
+// itemsOf takes a list apart.
+func itemsOf(raw json.RawMessage) []json.RawMessage {
+	var items []json.RawMessage
+	_ = json.Unmarshal(raw, &items)
+	return items
+}
+
+// inputField is a field of an input.
+type inputField struct {
+	name     string
+	index    int
+	typ      reflect.Type
+	optional bool
+}
+
+type inputFields []inputField
+
+func (fields inputFields) named(name string) *inputField {
+	for i := range fields {
+		if fields[i].name == name {
+			return &fields[i]
+		}
+	}
+	return nil
+}
+
+var fieldCache sync.Map // of inputFields, by reflect.Type
+
+// fieldsOf lists the fields of a struct that have JSON names.
+func fieldsOf(t reflect.Type) inputFields {
+	if cached, ok := fieldCache.Load(t); ok {
+		return cached.(inputFields)
+	}
+	var fields inputFields
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if name == "" || name == "-" {
 			continue
 		}
-		fields[name] = inputField{
-			index:    f.Index,
-			typ:      f.Type,
-			required: f.Type.Kind() != reflect.Pointer && !strings.Contains(options, "omit"),
-		}
+		fields = append(fields, inputField{
+			name: name, index: i, typ: f.Type,
+			optional: f.Type.Kind() == reflect.Pointer || strings.Contains(options, "omit"),
+		})
 	}
+	fieldCache.Store(t, fields)
 	return fields
 }
 
+var unmarshalerType = reflect.TypeFor[json.Unmarshaler]()
+
 var rawMessageType = reflect.TypeFor[json.RawMessage]()
 
-// wrongType says what is wrong with the JSON type of raw for a value of type t,
-// or nothing. It looks at one level: types that decode themselves report for
-// themselves.
+// wrongType returns what is wrong with the JSON type of raw for a value of type t,
+// or "". It does not look into lists and maps.
 func wrongType(raw json.RawMessage, t reflect.Type) string {
-	if t.Kind() == reflect.Pointer {
-		if kindOf(raw) == 'n' {
-			return ""
-		}
-		t = t.Elem()
-	}
-	if t == rawMessageType || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
-		return ""
-	}
 	kind, expected := kindOf(raw), ""
 	switch t.Kind() {
 	case reflect.String:
@@ -126,9 +224,9 @@ func wrongType(raw json.RawMessage, t reflect.Type) string {
 		}
 	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uint:
 		if kind != '0' {
-			expected = strings.Replace(t.Kind().String(), "uint", "u", 1)
+			expected = unsignedName(t)
 		} else if _, err := strconv.ParseUint(string(raw), 10, t.Bits()); err != nil {
-			return outOfRange(raw, strings.Replace(t.Kind().String(), "uint", "u", 1))
+			return outOfRange(raw, unsignedName(t))
 		}
 	case reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64, reflect.Int:
 		if kind != '0' {
@@ -143,30 +241,31 @@ func wrongType(raw json.RawMessage, t reflect.Type) string {
 	case reflect.Slice, reflect.Array:
 		if kind != '[' {
 			expected = "a sequence"
-			break
-		}
-		var items []json.RawMessage
-		if json.Unmarshal(raw, &items) != nil {
-			return "invalid value"
-		}
-		for _, item := range items {
-			if detail := wrongType(item, t.Elem()); detail != "" {
-				return detail
-			}
 		}
 	case reflect.Map:
 		if kind != '{' {
 			expected = "a map"
+			break
 		}
-	case reflect.Struct:
-		if kind != '{' {
-			expected = "struct " + t.Name()
+		members := (&scanner{b: raw}).members()
+		for _, name := range slices.Sorted(maps.Keys(members)) {
+			if detail := wrongType(members[name], t.Elem()); detail != "" {
+				return detail
+			}
 		}
 	}
 	if expected == "" {
 		return ""
 	}
 	return "invalid type: " + describe(raw) + ", expected " + expected
+}
+
+// unsignedName is the engine's name for an unsigned type: uint is its usize.
+func unsignedName(t reflect.Type) string {
+	if t.Kind() == reflect.Uint {
+		return "usize"
+	}
+	return strings.Replace(t.Kind().String(), "uint", "u", 1)
 }
 
 // outOfRange words a number that is no integer or too large for its type.
@@ -194,9 +293,7 @@ func kindOf(raw json.RawMessage) byte {
 func describe(raw json.RawMessage) string {
 	switch kindOf(raw) {
 	case '"':
-		var s string
-		_ = json.Unmarshal(raw, &s)
-		return fmt.Sprintf("string %q", s)
+		return "string " + debugString(unquote(raw))
 	case '0':
 		if bytes.ContainsAny(raw, ".eE") {
 			return "floating point `" + string(raw) + "`"

@@ -22,23 +22,16 @@ func (e *Engine) registerIntrospection() {
 	add("engine::workers::info", "Describe a worker", e.workerInfo)
 }
 
-// listInput is what the lists have in common.
-type listInput struct {
-	Search          *string   `json:"search"`
-	Prefix          *string   `json:"prefix"`
-	Worker          *string   `json:"worker"`
-	Workers         *[]string `json:"workers"`
-	IncludeInternal bool      `json:"include_internal,omitempty"`
-	TriggerType     *string   `json:"trigger_type"`
-	FunctionID      *string   `json:"function_id"`
-	Runtime         *string   `json:"runtime"`
-	Status          *string   `json:"status"`
+// listFilter is what the lists have in common.
+type listFilter struct {
+	search, prefix, worker *string
+	workers                *[]string
 }
 
 // rank says how well an entry matches the search: 0 the id begins with it, 1 the
 // id contains it, 2 only the description does, -1 not at all.
-func (in listInput) rank(id, description string) int {
-	search := strings.ToLower(text(in.Search))
+func (f listFilter) rank(id, description string) int {
+	search := strings.ToLower(text(f.search))
 	id = strings.ToLower(id)
 	switch {
 	case strings.HasPrefix(id, search):
@@ -52,11 +45,14 @@ func (in listInput) rank(id, description string) int {
 }
 
 // wants applies the filters by prefix and worker.
-func (in listInput) wants(id, worker string) bool {
-	return strings.HasPrefix(id, text(in.Prefix)) &&
-		(in.Worker == nil || *in.Worker == worker) &&
-		(in.Workers == nil || len(*in.Workers) == 0 || slices.Contains(*in.Workers, worker))
+func (f listFilter) wants(id, worker string) bool {
+	return strings.HasPrefix(id, text(f.prefix)) &&
+		(f.worker == nil || *f.worker == worker) &&
+		(f.workers == nil || len(*f.workers) == 0 || slices.Contains(*f.workers, worker))
 }
+
+// set reports whether an optional switch is on.
+func set(option *bool) bool { return option != nil && *option }
 
 // entry is a line of a list.
 type entry struct {
@@ -135,39 +131,46 @@ func (e *Engine) functionSummaries(keep func(*function) bool) []map[string]any {
 }
 
 func (e *Engine) listFunctions(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[listInput](c.functionID, c.data)
+	type FunctionsListInput struct {
+		Search          *string   `json:"search"`
+		Prefix          *string   `json:"prefix"`
+		Worker          *string   `json:"worker"`
+		Workers         *[]string `json:"workers"`
+		IncludeInternal *bool     `json:"include_internal"`
+	}
+	in, bad := decodeInput[FunctionsListInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
+	filter := listFilter{in.Search, in.Prefix, in.Worker, in.Workers}
 	s := c.session()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var entries []entry
 	for _, f := range e.functions {
-		rank := in.rank(f.id, text(f.description))
-		if rank >= 0 && s.denialLocked(f.namespace, f.id) == nil && in.wants(f.id, f.workerName()) && (in.IncludeInternal || !f.internal()) {
+		rank := filter.rank(f.id, text(f.description))
+		if rank >= 0 && s.denialLocked(f.namespace, f.id) == nil && filter.wants(f.id, f.workerName()) && (set(in.IncludeInternal) || !f.internal()) {
 			entries = append(entries, entry{rank, f.id, f.namespace, f.summary()})
 		}
 	}
 	return mustEncode(map[string]any{"functions": values(entries)}), nil
 }
 
-type functionInfoInput struct {
-	FunctionID  *string   `json:"function_id"`
-	FunctionIDs *[]string `json:"function_ids"`
-	Namespace   *string   `json:"namespace"`
-}
-
 // maxInfoIDs is how many functions one call may ask about.
 const maxInfoIDs = 32
 
 func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[functionInfoInput](c.functionID, c.data)
+	type FunctionInfoInput struct {
+		FunctionID  *string   `json:"function_id"`
+		FunctionIDs *[]string `json:"function_ids"`
+		Namespace   *string   `json:"namespace"`
+	}
+	in, bad := decodeInput[FunctionInfoInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
 	if (in.FunctionID == nil) == (in.FunctionIDs == nil) {
-		return nil, errorBody("INVALID_ARGUMENTS", "Provide exactly one of `function_id` and `function_ids`.")
+		return nil, errorBody("INVALID_ARGUMENTS", "pass either function_id or function_ids")
 	}
 	e.triggers.mu.Lock()
 	defer e.triggers.mu.Unlock()
@@ -190,8 +193,11 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 			ids = append(ids, id)
 		}
 	}
-	if len(ids) == 0 || len(ids) > maxInfoIDs {
-		return nil, errorBody("INVALID_ARGUMENTS", "`function_ids` must name 1 to %d functions.", maxInfoIDs)
+	switch {
+	case len(ids) == 0:
+		return nil, errorBody("INVALID_ARGUMENTS", "function_ids must be a non-empty array of function ids")
+	case len(ids) > maxInfoIDs:
+		return nil, errorBody("INVALID_ARGUMENTS", "too many function_ids (max %d)", maxInfoIDs)
 	}
 	list := make([]map[string]any, len(ids))
 	for i, id := range ids {
@@ -277,37 +283,43 @@ func (e *Engine) typeDetail(t *triggerType) map[string]any {
 }
 
 func (e *Engine) listTriggerTypes(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[listInput](c.functionID, c.data)
+	type TriggersListInput struct {
+		Search          *string `json:"search"`
+		Prefix          *string `json:"prefix"`
+		Worker          *string `json:"worker"`
+		IncludeInternal *bool   `json:"include_internal"`
+	}
+	in, bad := decodeInput[TriggersListInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
+	filter := listFilter{search: in.Search, prefix: in.Prefix, worker: in.Worker}
 	e.triggers.mu.Lock()
 	defer e.triggers.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var entries []entry
 	for _, t := range e.triggers.types {
-		rank := in.rank(t.key.id, t.description)
-		if rank >= 0 && in.wants(t.key.id, t.workerName()) && (in.IncludeInternal || !strings.HasPrefix(t.key.id, reservedPrefix)) {
+		rank := filter.rank(t.key.id, t.description)
+		if rank >= 0 && filter.wants(t.key.id, t.workerName()) && (set(in.IncludeInternal) || !strings.HasPrefix(t.key.id, reservedPrefix)) {
 			entries = append(entries, entry{rank, t.key.id, t.key.namespace, t.summary()})
 		}
 	}
 	return mustEncode(map[string]any{"triggers": values(entries)}), nil
 }
 
-type idInput struct {
-	ID        string  `json:"id"`
-	Namespace *string `json:"namespace"`
-}
-
 func (e *Engine) triggerTypeInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[idInput](c.functionID, c.data)
+	type TriggerInfoInput struct {
+		ID        string  `json:"id"`
+		Namespace *string `json:"namespace"`
+	}
+	in, bad := decodeInput[TriggerInfoInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
-	ns, bad := namespaceOf("namespace", in.Namespace, defaultNamespace)
-	if bad != nil {
-		return nil, bad
+	ns := defaultNamespace // or the one that is named, even if it is blank
+	if in.Namespace != nil {
+		ns = *in.Namespace
 	}
 	e.triggers.mu.Lock()
 	defer e.triggers.mu.Unlock()
@@ -315,7 +327,7 @@ func (e *Engine) triggerTypeInfo(_ context.Context, c *call) (json.RawMessage, *
 	defer e.mu.Unlock()
 	t := e.triggers.types[key{ns, in.ID}]
 	if t == nil {
-		return nil, errorBody("NOT_FOUND", "Trigger type '%s' is not registered.", in.ID)
+		return nil, errorBody("NOT_FOUND", "Trigger type '%s' is not registered in namespace '%s'.", in.ID, ns)
 	}
 	return mustEncode(e.typeDetail(t)), nil
 }
@@ -345,10 +357,18 @@ func (e *Engine) describeTrigger(r *registration) map[string]any {
 }
 
 func (e *Engine) listTriggers(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[listInput](c.functionID, c.data)
+	type RegisteredTriggersListInput struct {
+		Search          *string `json:"search"`
+		TriggerType     *string `json:"trigger_type"`
+		FunctionID      *string `json:"function_id"`
+		Worker          *string `json:"worker"`
+		IncludeInternal *bool   `json:"include_internal"`
+	}
+	in, bad := decodeInput[RegisteredTriggersListInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
+	filter := listFilter{search: in.Search, worker: in.Worker}
 	e.triggers.mu.Lock()
 	defer e.triggers.mu.Unlock()
 	e.mu.Lock()
@@ -356,14 +376,14 @@ func (e *Engine) listTriggers(_ context.Context, c *call) (json.RawMessage, *wir
 	var entries []entry
 	for _, r := range e.triggers.byID {
 		_, worker := e.workerOf(r)
-		if r.parked || in.rank(r.id, r.functionID) < 0 || !in.wants(r.id, worker) ||
+		if r.parked || filter.rank(r.id, r.functionID) < 0 || !filter.wants(r.id, worker) ||
 			in.TriggerType != nil && *in.TriggerType != r.triggerType ||
 			in.FunctionID != nil && *in.FunctionID != r.functionID {
 			continue
 		}
 		d := e.describeTrigger(r)
 		d["config_summary"] = summarize(r.config)
-		entries = append(entries, entry{in.rank(r.id, r.functionID), r.id, r.namespace, d})
+		entries = append(entries, entry{filter.rank(r.id, r.functionID), r.id, r.namespace, d})
 	}
 	return mustEncode(map[string]any{"registered_triggers": values(entries)}), nil
 }
@@ -379,7 +399,10 @@ func summarize(config json.RawMessage) string {
 }
 
 func (e *Engine) triggerInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[idInput](c.functionID, c.data)
+	type RegisteredTriggerInfoInput struct {
+		ID string `json:"id"`
+	}
+	in, bad := decodeInput[RegisteredTriggerInfoInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
@@ -389,7 +412,7 @@ func (e *Engine) triggerInfo(_ context.Context, c *call) (json.RawMessage, *wire
 	defer e.mu.Unlock()
 	r := e.triggers.byID[in.ID]
 	if r == nil || r.parked {
-		return nil, errorBody("NOT_FOUND", "Trigger '%s' is not registered.", in.ID)
+		return nil, errorBody("NOT_FOUND", "Registered trigger '%s' was not found.", in.ID)
 	}
 	d := e.describeTrigger(r)
 	if r.metadata != nil {

@@ -1,6 +1,7 @@
 package iiitest
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -135,9 +136,53 @@ func TestWorkerInfo(t *testing.T) {
 			t.Errorf("%s: found one in %v with triggers %q, want %q and %q, or %q", test.input, got, triggers, test.namespace, test.triggers, test.want)
 		}
 	}
-	if got := errorCode(c.call("engine::workers::info", `{"name":"api","namespace":" "}`)); got != "INVALID_NAMESPACE" {
+	if got := errorCode(c.call("engine::workers::info", `{"name":"api","namespace":" "}`)); got != "NOT_FOUND" {
 		t.Errorf("blank namespace: %s", got)
 	}
+}
+
+func TestIntrospectionRefusals(t *testing.T) {
+	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
+		var ids []string
+		for i := range maxInfoIDs + 1 {
+			ids = append(ids, fmt.Sprint("f::", i))
+		}
+		twice, _ := json.Marshal(append(ids[1:], ids[1:]...))
+		many, _ := json.Marshal(ids)
+		for _, test := range []struct{ id, input, want string }{
+			{"engine::triggers::info", `{"id":"x"}`, "!NOT_FOUND: Trigger type 'x' is not registered in namespace 'default'."},
+			{"engine::triggers::info", `{"id":"cron","namespace":"blue"}`, "!NOT_FOUND: Trigger type 'cron' is not registered in namespace 'blue'."},
+			{"engine::triggers::info", `{"id":"cron","namespace":" "}`, "!NOT_FOUND: Trigger type 'cron' is not registered in namespace ' '."},
+			{"engine::triggers::info", `"x"`, "!deserialization_error: Failed to deserialize input for engine::triggers::info: invalid type: string \"x\", expected struct TriggerInfoInput"},
+			{"engine::registered-triggers::info", `{"id":"x"}`, "!NOT_FOUND: Registered trigger 'x' was not found."},
+			{"engine::functions::info", `{"function_id":"x"}`, "!NOT_FOUND: Function 'x' is not registered."},
+			{"engine::functions::info", `{}`, "!INVALID_ARGUMENTS: pass either function_id or function_ids"},
+			{"engine::functions::info", `{"function_id":"x","function_ids":["x"]}`, "!INVALID_ARGUMENTS: pass either function_id or function_ids"},
+			{"engine::functions::info", `{"function_ids":[]}`, "!INVALID_ARGUMENTS: function_ids must be a non-empty array of function ids"},
+			{"engine::functions::info", `{"function_ids":` + string(many) + `}`, "!INVALID_ARGUMENTS: too many function_ids (max 32)"},
+			{"engine::functions::list", `null`, "!deserialization_error: Failed to deserialize input for engine::functions::list: invalid type: null, expected struct FunctionsListInput"},
+			{"engine::registered-triggers::list", `0`, "!deserialization_error: Failed to deserialize input for engine::registered-triggers::list: invalid type: integer `0`, expected struct RegisteredTriggersListInput"},
+			{"engine::unregister_trigger", `1`, "!deserialization_error: Failed to deserialize input for engine::unregister_trigger: invalid type: integer `1`, expected struct UnregisterTriggerInput"},
+			{"engine::channels::create", `true`, "!deserialization_error: Failed to deserialize input for engine::channels::create: invalid type: boolean `true`, expected struct CreateChannelInput"},
+			{"engine::health::check", `null`, "!deserialization_error: Failed to deserialize input for engine::health::check: invalid type: null, expected struct HealthCheckInput"},
+			{"engine::baggage::get_all", `1`, "!deserialization_error: Failed to deserialize input for engine::baggage::get_all: invalid type: integer `1`, expected struct BaggageGetAllInput"},
+			{"engine::alerts::list", `null`, "!deserialization_error: Failed to deserialize input for engine::alerts::list: invalid type: null, expected struct AlertsListInput"},
+			{"engine::sampling::rules", `null`, "!deserialization_error: Failed to deserialize input for engine::sampling::rules: invalid type: null, expected struct LogsClearInput"},
+		} {
+			p.want(test.want, test.id, test.input)
+		}
+		if got := p.call("engine::functions::info", `{"function_ids":`+string(twice)+`}`); strings.Count(got, "not_found") != maxInfoIDs {
+			t.Errorf("the same ids twice: %s", got)
+		}
+		if got := p.call("engine::triggers::list", `{"include_internal":null,"search":"cron"}`); !strings.Contains(got, `"cron"`) {
+			t.Errorf("include_internal null: %s", got)
+		}
+		// Nobody can provide a type in a blank namespace: such a trigger waits for good.
+		if got := p.call("engine::register_trigger", `{"trigger_type":"cron","function_id":"f","trigger_namespace":" ","config":{"expression":"* * * * * *"}}`); !strings.HasPrefix(got, `{"id":"`) {
+			t.Errorf("blank trigger_namespace: %s", got)
+		}
+		p.want(`{"registered_triggers":[]}`, "engine::registered-triggers::list", `{"trigger_type":"cron"}`)
+	})
 }
 
 // What a session may not call it is not told about.
@@ -168,13 +213,13 @@ func TestListTriggers(t *testing.T) {
 		{`{"function_id":"f::h"}`, "a"},
 		{`{"search":"F::G"}`, "b"},
 		{`{"worker":"nobody"}`, ""},
-		{`{"prefix":"b"}`, "b"},
+		{`{"prefix":"b"}`, "a b"}, // no filter of this list
 	} {
 		if got := names(c.call("engine::registered-triggers::list", test.input), "registered_triggers", "id"); got != test.want {
 			t.Errorf("%s: got %q, want %q", test.input, got, test.want)
 		}
 	}
-	list := c.call("engine::registered-triggers::list", `{"prefix":"b"}`)
+	list := c.call("engine::registered-triggers::list", `{"function_id":"f::g"}`)
 	if got, want := names(list, "registered_triggers", "config_summary"), `{"topic":"`+strings.Repeat("é", 70)+"…"; got != want {
 		t.Errorf("summary: %s, want %s", got, want)
 	}

@@ -26,7 +26,9 @@ type request struct {
 	data       json.RawMessage // canonical
 	metadata   json.RawMessage
 	trace      traceContext
-	cause      cause // of a call of the engine, for its console
+	baggage    string // of a call with a traceparent: as the caller wrote it
+	inPlace    bool   // the middleware is called, in the place of another function
+	cause      cause  // of a call of the engine, for its console
 }
 
 // pending is a call that a worker executes.
@@ -39,12 +41,21 @@ type pending struct {
 	recorded       *console.Invocation
 }
 
-// serveCall runs one call of a worker and answers it.
+// serveCall runs one call of a worker and answers it. The answer repeats the
+// caller's trace context to the letter, but for a blank namespace.
 func (e *Engine) serveCall(ctx context.Context, w *worker, m invokeFunctionMessage) {
-	trace := traceContext{traceparent: text(m.Traceparent), baggage: text(m.Baggage)}
-	silent := m.InvocationID == nil || m.Action != nil && m.Action.Type == "void"
-	out, always := e.dispatch(ctx, w, m, trace)
-	if silent && !always || ctx.Err() != nil {
+	silent := m.InvocationID == nil || m.void()
+	traceparent, baggage := m.Traceparent, m.Baggage
+	ns, blank := namespaceOf("namespace", m.Namespace, defaultNamespace)
+	out := outcome{err: blank}
+	if blank != nil {
+		silent, traceparent, baggage = false, nil, nil
+	} else {
+		var always bool
+		out, always = e.dispatch(ctx, w, ns, m)
+		silent = silent && !always
+	}
+	if silent || ctx.Err() != nil {
 		return
 	}
 	id := text(m.InvocationID)
@@ -57,23 +68,28 @@ func (e *Engine) serveCall(ctx context.Context, w *worker, m invokeFunctionMessa
 	} else {
 		reply.raw("result", out.result)
 	}
-	w.send(reply.optStr("traceparent", trace.traceparent).optStr("baggage", trace.baggage).bytes())
+	if traceparent != nil {
+		reply.str("traceparent", *traceparent)
+	}
+	if baggage != nil {
+		reply.str("baggage", *baggage)
+	}
+	w.send(reply.bytes())
 }
 
 // dispatch finds out what a call of a worker asks for and does it. A call that
 // is forbidden, or that the middleware does, is always answered.
-func (e *Engine) dispatch(ctx context.Context, w *worker, m invokeFunctionMessage, trace traceContext) (out outcome, always bool) {
-	ns, bad := namespaceOf("namespace", m.Namespace, defaultNamespace)
-	if bad != nil {
-		return outcome{err: bad}, false
-	}
+func (e *Engine) dispatch(ctx context.Context, w *worker, ns string, m invokeFunctionMessage) (out outcome, always bool) {
 	if bad := w.session.denial(ns, m.FunctionID); bad != nil {
 		e.recordRefused(w, ns, m, bad)
 		return outcome{err: bad}, true
 	}
 	r := request{
 		caller: w, functionID: m.FunctionID, namespace: ns,
-		data: m.Data, metadata: m.Metadata, trace: trace.toCallee(m.FunctionID),
+		data: m.Data, metadata: m.Metadata, trace: toCallee(m.Traceparent, m.Baggage, m.FunctionID),
+	}
+	if m.Traceparent != nil {
+		r.baggage = text(m.Baggage)
 	}
 	if id := w.session.middleware(ns, m.FunctionID); id != "" {
 		return w.session.throughMiddleware(ctx, w, id, m, r), true
@@ -81,7 +97,7 @@ func (e *Engine) dispatch(ctx context.Context, w *worker, m invokeFunctionMessag
 	if m.Action != nil && m.Action.Type == "enqueue" {
 		return e.enqueue(ctx, *m.Action.Queue, r), false
 	}
-	if r.id = text(m.InvocationID); r.id == "" {
+	if r.id = text(m.InvocationID); r.id == "" || m.void() {
 		r.id = uuid.NewString()
 	}
 	r.data = withKey(r.data, "_caller_worker_id", mustEncode(w.id))
@@ -115,7 +131,7 @@ func (e *Engine) runBuiltin(ctx context.Context, f *function, r request) outcome
 	}
 	result, err := f.builtin(ctx, &call{
 		worker: r.caller, functionID: r.functionID, data: r.data, metadata: r.metadata,
-		traceparent: r.trace.traceparent, baggage: r.trace.baggage,
+		traceparent: r.trace.traceparent, baggage: r.trace.baggage, callerBaggage: r.baggage,
 	})
 	out := outcome{result, err}
 	e.recordEnd(recorded, out)
@@ -211,11 +227,11 @@ func (e *Engine) finish(m invocationResultMessage) {
 	}
 }
 
-// notFoundLocked words a missing function: for a worker it names the namespaces
-// that have the id. Engine.mu is held.
+// notFoundLocked words a missing function: for a worker that has called it, it names
+// the namespaces that have the id. Engine.mu is held.
 func (e *Engine) notFoundLocked(r request) *wireError {
 	text := "Function " + r.functionID + " not found in namespace " + r.namespace
-	if r.caller == nil {
+	if r.caller == nil || r.inPlace {
 		return errorBody("function_not_found", "%s", text)
 	}
 	text += "."

@@ -7,14 +7,18 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // maxDepth is how deep a message may nest: the limit of the engine's parser.
 const maxDepth = 127
 
 // canonical is raw as the engine writes values: keys sorted bytewise, no white
-// space, the last of duplicate keys, strings with no more escapes than needed.
-// The text of numbers is kept, so that no digit is lost.
+// space, the last of duplicate keys, strings with no more escapes than needed, numbers
+// as the engine holds them: 64-bit integers, and floats for everything else.
 func canonical(raw json.RawMessage) (json.RawMessage, error) {
 	if err := checkJSON(raw); err != nil {
 		return nil, err
@@ -111,22 +115,31 @@ func (s *scanner) value() json.RawMessage {
 	return s.b[start:s.i]
 }
 
-// members takes an object apart.
+// members takes an object apart. Of a key that occurs twice, the last value counts.
 func (s *scanner) members() map[string]json.RawMessage {
-	m := make(map[string]json.RawMessage)
+	m, _ := s.membersOf(nil)
+	return m
+}
+
+// membersOf is members. It returns the first key that occurs twice and is known, too.
+func (s *scanner) membersOf(known func(key string) bool) (m map[string]json.RawMessage, twice string) {
+	m = make(map[string]json.RawMessage)
 	s.next()
 	s.i++ // {
 	for s.next() == '"' {
 		key := unquote(s.str())
 		s.next()
 		s.i++ // :
+		if _, again := m[key]; again && twice == "" && known != nil && known(key) {
+			twice = key
+		}
 		m[key] = s.value()
 		if s.next() == ',' {
 			s.i++
 		}
 	}
 	s.i++ // }
-	return m
+	return m, twice
 }
 
 // appendValue takes a value and appends it in canonical form.
@@ -137,11 +150,11 @@ func (s *scanner) appendValue(dst []byte) []byte {
 		if bytes.IndexByte(text, '\\') < 0 {
 			return append(dst, text...)
 		}
-		return append(dst, mustEncode(unquote(text))...)
+		return appendString(dst, unquote(text))
 	case '{':
 		members := s.members()
 		for k, v := range members {
-			if c := kindOf(v); c == '{' || c == '[' || c == '"' && bytes.IndexByte(v, '\\') >= 0 {
+			if c := kindOf(v); c == '{' || c == '[' || c == '0' || c == '"' && bytes.IndexByte(v, '\\') >= 0 {
 				members[k] = canonicalValid(v)
 			}
 		}
@@ -158,8 +171,10 @@ func (s *scanner) appendValue(dst []byte) []byte {
 		}
 		s.i++
 		return append(dst, ']')
-	default:
+	case 't', 'f', 'n':
 		return append(dst, s.value()...)
+	default:
+		return rawjson.AppendNumber(dst, s.value())
 	}
 }
 
@@ -169,8 +184,7 @@ func appendMembers(dst []byte, members map[string]json.RawMessage) []byte {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = append(dst, mustEncode(k)...)
-		dst = append(dst, ':')
+		dst = append(appendString(dst, k), ':')
 		dst = append(dst, members[k]...)
 	}
 	return append(dst, '}')
@@ -207,15 +221,81 @@ func countOf(raw json.RawMessage) (uint64, bool) {
 	return n, err == nil
 }
 
-// encode writes v without HTML escapes; maps come out with sorted keys.
+// appendString appends s as a JSON string with the escapes that JSON requires and no
+// others. Bytes that are no UTF-8 become U+FFFD.
+func appendString(dst []byte, s string) []byte {
+	dst = append(dst, '"')
+	kept := 0 // s[:kept] is appended
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {
+			i++
+			continue
+		}
+		if c >= utf8.RuneSelf {
+			r, size := utf8.DecodeRuneInString(s[i:])
+			if r == utf8.RuneError && size == 1 {
+				dst = append(append(dst, s[kept:i]...), "\uFFFD"...)
+				kept = i + 1
+			}
+			i += size
+			continue
+		}
+		dst = append(dst, s[kept:i]...)
+		if j := strings.IndexByte("\"\\\b\f\n\r\t", c); j >= 0 {
+			dst = append(dst, '\\', `"\bfnrt`[j])
+		} else {
+			dst = append(dst, '\\', 'u', '0', '0', '0'+c>>4, "0123456789abcdef"[c&15])
+		}
+		i++
+		kept = i
+	}
+	return append(append(dst, s[kept:]...), '"')
+}
+
+// encode writes v with no more escapes than JSON requires; maps come out with sorted
+// keys.
 func encode(v any) (json.RawMessage, error) {
+	if s, ok := v.(string); ok {
+		return appendString(make([]byte, 0, len(s)+2), s), nil
+	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
 		return nil, err
 	}
-	return bytes.TrimRight(b.Bytes(), "\n"), nil
+	return unescapeJSON(bytes.TrimRight(b.Bytes(), "\n")), nil
+}
+
+// unescapeJSON undoes the escapes that encoding/json writes although JSON does not require
+// them: of U+2028 and U+2029, for JavaScript's sake, and of U+FFFD in the place of bytes
+// that are no UTF-8.
+func unescapeJSON(b []byte) []byte {
+	if !bytes.Contains(b, []byte(`\u202`)) && !bytes.Contains(b, []byte(`\ufffd`)) {
+		return b
+	}
+	out := b[:0]
+	for i := 0; i < len(b); i++ {
+		if b[i] != '\\' {
+			out = append(out, b[i])
+			continue
+		}
+		n := 6
+		switch rest := b[i:]; {
+		case bytes.HasPrefix(rest, []byte(`\u2028`)):
+			out = append(out, "\u2028"...)
+		case bytes.HasPrefix(rest, []byte(`\u2029`)):
+			out = append(out, "\u2029"...)
+		case bytes.HasPrefix(rest, []byte(`\ufffd`)):
+			out = append(out, "\ufffd"...)
+		default:
+			n = 2 // an escaped backslash begins no escape
+			out = append(out, rest[:2]...)
+		}
+		i += n - 1
+	}
+	return out
 }
 
 // mustEncode encodes a value that the engine itself has built.

@@ -10,7 +10,10 @@ func TestCanonical(t *testing.T) {
 	for _, test := range []struct{ in, want string }{
 		{` 1 `, `1`},
 		{`9007199254740993`, `9007199254740993`},
-		{`[1e-07 ,-0.50,1E5]`, `[1e-07,-0.50,1E5]`},
+		{`[1e-07 ,-0.50,1E5,-0]`, `[1e-7,-0.5,100000.0,-0.0]`},
+		{`{"n":18446744073709551616,"m":18446744073709551615}`, `{"m":18446744073709551615,"n":1.8446744073709552e+19}`},
+		{`-9223372036854775809`, `-9.223372036854776e+18`},
+		{`"\u2028\u2029\\u2028\u007f\u0008\u001f"`, "\"\u2028\u2029\\\\u2028\u007f\\b\\u001f\""},
 		{`{"b":1, "a":{"d":[ {"z":null,"y":true} ],"c":"x"}, "B":""}`, `{"B":"","a":{"c":"x","d":[{"y":true,"z":null}]},"b":1}`},
 		{`{"a":1,"a":2}`, `{"a":2}`},
 		{`"\u00e9\n\/<>&"`, `"é\n/<>&"`},
@@ -51,17 +54,54 @@ func FuzzCanonical(f *testing.F) {
 		if err := d.Decode(&v); err != nil {
 			return
 		}
-		want := mustEncode(v)
-		again, err := canonical(want)
-		if err != nil || string(again) != string(want) {
-			t.Fatalf("%s canonical again: %s, %v", want, again, err)
-		}
-		// The strings may be escaped in another way, the values are the same.
-		var a, b any
-		if json.Unmarshal(got, &a) == nil && json.Unmarshal(want, &b) == nil && string(mustEncode(a)) != string(mustEncode(b)) {
-			t.Errorf("%q: got %s, want %s", data, got, want)
+		want, err := canonical(mustEncode(v))
+		if err != nil || string(want) != string(got) {
+			t.Fatalf("%q: got %s, from its value %s, %v", data, got, want, err)
 		}
 	})
+}
+
+func TestEncodeEscapesNoMoreThanItMust(t *testing.T) {
+	const text = "<&>\u2028\u2029\\u2028\x7f\b\f\n\r\t\x01\"é\xff"
+	const want = `"<&>` + "\u2028\u2029" + `\\u2028` + "\x7f" + `\b\f\n\r\t\u0001\"é` + "\ufffd" + `"`
+	if got := string(mustEncode(text)); got != want {
+		t.Errorf("text: got %s, want %s", got, want)
+	}
+	if got := string(mustEncode(map[string]any{text: []string{text}})); got != "{"+want+":["+want+"]}" {
+		t.Errorf("inside a value: got %s", got)
+	}
+}
+
+// What the engine knows of a message may stand in it once. Structs may be lists.
+func TestDecodeMessage(t *testing.T) {
+	for _, test := range []struct {
+		message string
+		ok      bool
+	}{
+		{`{"type":"invokefunction","function_id":"f","data":{"a":1,"a":2},"extra":1,"extra":2}`, true},
+		{`{"type":"invokefunction","function_id":"f","data":1,"data":2}`, false},
+		{`{"type":"invokefunction","function_id":"f","function_id":"f","data":1}`, false},
+		{`{"type":"invokefunction","function_id":"f","data":1,"type":"invokefunction"}`, false},
+		{`{"type":"invokefunction","function_id":"f","data":1,"d\u0061ta":2}`, false},
+		{`{"type":"ping","type":"ping"}`, false},
+		{`{"type":"ping","data":1,"data":1}`, true},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":["void"]}`, true},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":["enqueue","q"]}`, true},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":["enqueue"]}`, false},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":[]}`, false},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":{"type":"void","type":"void"}}`, false},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":{"type":"void","x":1,"x":1}}`, true},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":{"Type":"void"}}`, false},
+		{`{"type":"invokefunction","function_id":"f","data":1e400}`, false},
+		{`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"f","error":["C","m",null]}`, true},
+		{`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"f","error":["C"]}`, false},
+		{`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"f","error":{"code":"C","message":"m","code":"C"}}`, false},
+		{`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"f","result":1,"result":1}`, false},
+	} {
+		if m, err := decodeMessage([]byte(test.message)); (err == nil) != test.ok {
+			t.Errorf("%s: %+v, %v", test.message, m, err)
+		}
+	}
 }
 
 func FuzzDecodeMessage(f *testing.F) {
@@ -87,18 +127,21 @@ func FuzzDecodeMessage(f *testing.F) {
 }
 
 func FuzzLimitedConn(f *testing.F) {
-	f.Add([]byte{0x81, 0x05, 'h', 'e', 'l', 'l', 'o', 0x89, 0x00})
-	f.Add([]byte{0x82, 0x7f, 0, 0, 0, 1, 0, 0, 0, 0})
-	f.Add([]byte{0x01, 0x7e, 0xff, 0xff})
+	f.Add([]byte{0x81, 0x85, 0, 0, 0, 0, 'h', 'e', 'l', 'l', 'o', 0x89, 0x80, 0, 0, 0, 0})
+	f.Add([]byte{0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Add([]byte{0x01, 0xfe, 0xff, 0xff, 0, 0, 0, 0})
+	f.Add([]byte{0x01, 0x80, 0, 0, 0, 0, 0x89, 0x80, 0, 0, 0, 0, 0x80, 0x80, 0, 0, 0, 0, 0x88, 0x80, 0, 0, 0, 0, 0x80})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// However the bytes are cut, the verdict is the same.
-		var whole, bytewise limitedConn
-		errWhole := whole.follow(data)
+		whole, bytewise := limitedConn{silent: true}, limitedConn{silent: true}
+		accepted, errWhole := whole.follow(data)
 		var errBytewise error
-		for i := range data {
-			if errBytewise = bytewise.follow(data[i : i+1]); errBytewise != nil {
-				break
-			}
+		read := 0
+		for ; read < len(data) && errBytewise == nil; read++ {
+			_, errBytewise = bytewise.follow(data[read : read+1])
+		}
+		if errWhole != nil && (accepted > read || read-accepted > len(whole.header)) || errWhole == nil && accepted != len(data) {
+			t.Errorf("%d of %d bytes accepted, %d bytewise", accepted, len(data), read)
 		}
 		if errWhole != errBytewise || errWhole == nil && (whole.remaining != bytewise.remaining || whole.message != bytewise.message) {
 			t.Errorf("whole: %v, %+v; bytewise: %v, %+v", errWhole, &whole, errBytewise, &bytewise)
@@ -113,6 +156,7 @@ func TestDecodeInput(t *testing.T) {
 		Any     json.RawMessage `json:"any"`
 		Flag    bool            `json:"flag,omitempty"`
 		Strings []string        `json:"strings,omitempty"`
+		Size    *uint           `json:"size"`
 	}
 	for _, test := range []struct{ in, want string }{
 		{`{"name":"n","any":null}`, ``},
@@ -133,7 +177,16 @@ func TestDecodeInput(t *testing.T) {
 		{`{"name":"n","any":1,"strings":["a",1]}`, "invalid type: integer `1`, expected a string"},
 		{`{"name":1,"count":"x"}`, `invalid type: string "x", expected u32`}, // in the order of the keys, before missing ones
 		{`null`, "invalid type: null, expected struct Input"},
-		{`[]`, "invalid type: sequence, expected struct Input"},
+		{`["n",7,null,true,["a"]]`, ``},
+		{`["n",null,1]`, ``},
+		{`[]`, "invalid length 0, expected struct Input with 6 elements"},
+		{`["n"]`, "invalid length 2, expected struct Input with 6 elements"},
+		{`[1]`, "invalid type: integer `1`, expected a string"},
+		{`["n",1,2,true,[],0,"more"]`, "invalid length 7, expected fewer elements in array"},
+		{`{"name":"n","name":"m","any":1}`, "duplicate field `name`"},
+		{`{"name":"n","any":1,"more":1,"more":2}`, ``},
+		{`{"name":"n","any":1,"size":-1}`, "invalid value: integer `-1`, expected usize"},
+		{`{"name":"n","any":1,"size":"\u0000\u0008é\n\"\u0301\u00a0"}`, `invalid type: string "\0\u{8}é\n\"\u{301}\u{a0}", expected usize`},
 	} {
 		_, err := decodeInput[Input]("f::g", json.RawMessage(test.in))
 		got := ""

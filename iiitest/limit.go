@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 )
@@ -15,18 +16,26 @@ const (
 	maxMessage = 64 << 20
 )
 
-var errTooLarge = errors.New("iiitest: WebSocket frame or message over the engine's limit")
+var (
+	errTooLarge = errors.New("iiitest: WebSocket frame or message over the engine's limit")
+	errFraming  = errors.New("iiitest: the WebSocket protocol forbids this frame")
+)
 
 // limitedConn enforces the limits below the WebSocket library, which has none
-// for a single frame and answers a message over its limit with a Close frame.
-// It follows the frame headers (RFC 6455, 5.2) in the bytes that are read and
-// fails the read that meets one it must not accept.
+// for a single frame, and looks for frames that the protocol forbids: both the
+// library answers with a Close frame, and the engine does not. It follows the frame
+// headers (RFC 6455, 5.2) in the bytes that are read and ends the reading in front of
+// a frame it must not accept.
 type limitedConn struct {
 	net.Conn
+	silent bool   // a Close frame ends the reading, too: nobody answers it
+	hold   func() // called before what was read is handed on; nil is nothing
+
 	header    [14]byte
 	have      int    // bytes of the current header read so far
 	remaining uint64 // bytes of the current payload still to come
 	message   uint64 // payload bytes of the current message
+	within    bool   // the current message has frames to come
 	err       error
 }
 
@@ -35,31 +44,45 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 		return 0, c.err
 	}
 	n, err := c.Conn.Read(p)
-	if c.err = c.follow(p[:n]); c.err != nil {
-		return 0, c.err
+	if c.hold != nil {
+		c.hold()
 	}
-	return n, err
+	accepted, bad := c.follow(p[:n])
+	if bad == nil {
+		return n, err
+	}
+	c.err = bad
+	if accepted > 0 {
+		bad = nil // next time
+	}
+	return accepted, bad
 }
 
-func (c *limitedConn) follow(p []byte) error {
-	for len(p) > 0 {
+// follow returns how many bytes stand before a frame that ends the reading, and why
+// it does.
+func (c *limitedConn) follow(p []byte) (accepted int, err error) {
+	begun := 0 // where the current header begins
+	for i := 0; i < len(p); {
 		if c.remaining > 0 {
-			n := min(c.remaining, uint64(len(p)))
+			n := min(c.remaining, uint64(len(p)-i))
 			c.remaining -= n
-			p = p[n:]
+			i += int(n)
 			continue
 		}
-		c.header[c.have] = p[0]
+		if c.have == 0 {
+			begun = i
+		}
+		c.header[c.have] = p[i]
 		c.have++
-		p = p[1:]
+		i++
 		if c.have < 2 || c.have < headerSize(c.header[1]) {
 			continue
 		}
 		if err := c.begin(); err != nil {
-			return err
+			return begun, err
 		}
 	}
-	return nil
+	return len(p), nil
 }
 
 // headerSize is the length of a frame header, from its second byte.
@@ -77,10 +100,28 @@ func headerSize(b byte) int {
 	return n
 }
 
+// Opcodes of frames.
+const (
+	opContinuation = 0
+	opText         = 1
+	opBinary       = 2
+	opClose        = 8
+	opPong         = 10
+)
+
 // begin takes a complete header.
 func (c *limitedConn) begin() error {
 	c.have = 0
+	last, reserved, opcode := c.header[0]&0x80 != 0, c.header[0]&0x70, c.header[0]&0x0f
 	length := uint64(c.header[1] & 0x7f)
+	control, masked := opcode >= opClose, c.header[1]&0x80 != 0
+	switch {
+	case reserved != 0, !masked, opcode > opPong, opcode > opBinary && !control,
+		control && (!last || length > 125), !control && (opcode == opContinuation) != c.within:
+		return errFraming
+	case opcode == opClose && c.silent:
+		return io.EOF
+	}
 	switch length {
 	case 126:
 		length = uint64(binary.BigEndian.Uint16(c.header[2:]))
@@ -91,10 +132,11 @@ func (c *limitedConn) begin() error {
 		return errTooLarge
 	}
 	c.remaining = length
-	if control := c.header[0]&0x08 != 0; control {
+	if control {
 		return nil
 	}
-	if continuation := c.header[0]&0x0f == 0; !continuation {
+	c.within = !last
+	if opcode != opContinuation {
 		c.message = 0
 	}
 	if c.message += length; c.message > maxMessage {
@@ -106,7 +148,7 @@ func (c *limitedConn) begin() error {
 // limitedWriter gives the WebSocket library a limited connection to take over.
 type limitedWriter struct {
 	http.ResponseWriter
-	conn net.Conn
+	silent bool
 }
 
 func (w *limitedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -114,6 +156,5 @@ func (w *limitedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	w.conn = &limitedConn{Conn: conn}
-	return w.conn, rw, nil
+	return &limitedConn{Conn: conn, silent: w.silent}, rw, nil
 }

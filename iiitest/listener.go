@@ -15,29 +15,34 @@ import (
 // server is one HTTP server of the engine: reachable over the network and in
 // memory, or, inside a synctest bubble, in memory only.
 type server struct {
-	addr string
-	http *http.Server
-	pipe *memnet.Listener
-	tcp  net.Listener // nil inside a bubble
+	addr     string
+	protocol protocol
+	pipe     *memnet.Listener
+	tcp      net.Listener // nil inside a bubble
 
 	// conns counts the connections that net/http still has to itself: it lets
 	// some linger after Close.
 	conns sync.WaitGroup
 }
 
+// protocol serves the connections of listeners. Close ends them.
+type protocol interface {
+	Serve(l net.Listener) error
+	Close() error
+}
+
 // newServer opens the listeners of a server and does not serve yet. memoryAddr
 // stands for the address inside a bubble: nobody listens there.
-func newServer(addr, memoryAddr string, h http.Handler) (*server, error) {
-	s := &server{
-		addr: memoryAddr,
-		http: &http.Server{Handler: h, ReadHeaderTimeout: handshakeTimeout, ErrorLog: silentLog},
-	}
-	s.http.ConnState = func(_ net.Conn, state http.ConnState) {
-		switch state {
-		case http.StateNew: // comes from Serve, so before it returns
-			s.conns.Add(1)
-		case http.StateClosed, http.StateHijacked:
-			s.conns.Done()
+func newServer(addr, memoryAddr string, p protocol) (*server, error) {
+	s := &server{addr: memoryAddr, protocol: p}
+	if h, ok := p.(*http.Server); ok {
+		h.ConnState = func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew: // comes from Serve, so before it returns
+				s.conns.Add(1)
+			case http.StateClosed, http.StateHijacked:
+				s.conns.Done()
+			}
 		}
 	}
 	if !inBubble() {
@@ -56,9 +61,9 @@ const handshakeTimeout = 10 * time.Second
 
 // serve accepts until close.
 func (e *Engine) serve(s *server) {
-	e.spawn(func(context.Context) { _ = s.http.Serve(s.pipe) })
+	e.spawn(func(context.Context) { _ = s.protocol.Serve(s.pipe) })
 	if s.tcp != nil {
-		e.spawn(func(context.Context) { _ = s.http.Serve(s.tcp) })
+		e.spawn(func(context.Context) { _ = s.protocol.Serve(s.tcp) })
 	}
 }
 
@@ -68,7 +73,7 @@ func (s *server) close() {
 	if s.tcp != nil {
 		_ = s.tcp.Close()
 	}
-	_ = s.http.Close()
+	_ = s.protocol.Close()
 }
 
 // DialContext connects to the engine in memory: to the server whose address

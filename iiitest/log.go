@@ -274,8 +274,8 @@ func (l *logs) deliver(b bound[*logSubscriber], payload json.RawMessage) {
 func (l *logs) list(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type LogsListInput struct {
 		EndTime      *uint64 `json:"end_time"` // milliseconds, as is StartTime
-		Limit        *uint64 `json:"limit"`
-		Offset       *uint64 `json:"offset"`
+		Limit        *uint   `json:"limit"`
+		Offset       *uint   `json:"offset"`
 		SeverityMin  *int32  `json:"severity_min"`
 		SeverityText *string `json:"severity_text"`
 		SpanID       *string `json:"span_id"`
@@ -306,10 +306,10 @@ func (l *logs) list(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	}
 	total := len(matching)
 	if in.Offset != nil {
-		matching = matching[min(*in.Offset, uint64(len(matching))):]
+		matching = matching[min(*in.Offset, uint(len(matching))):]
 	}
 	if in.Limit != nil {
-		matching = matching[:min(*in.Limit, uint64(len(matching)))]
+		matching = matching[:min(*in.Limit, uint(len(matching)))]
 	}
 	return mustEncode(map[string]any{"logs": matching, "total": total, "query": in, "timestamp": time.Now().UnixMilli()}), nil
 }

@@ -77,6 +77,8 @@ type (
 		FunctionID   string          `json:"function_id"`
 		Result       json.RawMessage `json:"result,omitempty"`
 		Error        json.RawMessage `json:"error,omitempty"`
+		Traceparent  *string         `json:"traceparent"` // of these only the type matters
+		Baggage      *string         `json:"baggage"`
 	}
 	registerServiceMessage struct {
 		ID              string  `json:"id"`
@@ -99,8 +101,9 @@ func decodeMessage(raw []byte) (any, error) {
 	if kindOf(raw) != '{' {
 		return nil, errors.New("no object")
 	}
-	typ := (&scanner{b: raw}).members()["type"]
-	if kindOf(typ) != '"' {
+	members, twice := (&scanner{b: raw}).membersOf(func(key string) bool { return key == "type" })
+	typ := members["type"]
+	if twice != "" || kindOf(typ) != '"' {
 		return nil, errors.New("no type")
 	}
 	switch unquote(typ) {
@@ -161,13 +164,16 @@ func (m *invokeFunctionMessage) check() error {
 		*m.InvocationID = id.String()
 	}
 	switch {
-	case m.Action == nil, m.Action.Type == "void", m.Action.Type == "enqueue" && m.Action.Queue != nil:
+	case m.Action == nil, m.void(), m.Action.Type == "enqueue" && m.Action.Queue != nil:
 	default:
 		return errors.New("unknown action")
 	}
 	m.Data, m.Metadata = canonicalValid(m.Data), optional(m.Metadata)
 	return nil
 }
+
+// void reports whether the caller wants no answer.
+func (m *invokeFunctionMessage) void() bool { return m.Action != nil && m.Action.Type == "void" }
 
 // check decodes how a function is to be called over HTTP.
 func (m *registerFunctionMessage) check() error {

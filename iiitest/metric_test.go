@@ -226,7 +226,7 @@ func TestReports(t *testing.T) {
 		for id, test := range map[string]struct{ input, want string }{
 			"engine::rollups::list": {
 				`{"level":2,"end_time":5}`,
-				fmt.Sprintf(`{"histogram_rollups":[],"level":2,"query":{"end_time":5,"metric_name":null,"start_time":%d},"rollups":[],"timestamp":%d}`, now-3600_000, now),
+				fmt.Sprintf(`{"histogram_rollups":[],"level":2,"query":{"end_time":5,"metric_name":null,"start_time":null},"rollups":[],"timestamp":%d}`, now),
 			},
 			"engine::alerts::list":     {`{}`, fmt.Sprintf(`{"alerts":[],"firing_count":0,"rules":[],"timestamp":%d}`, now)},
 			"engine::alerts::evaluate": {`{}`, fmt.Sprintf(`{"evaluated":true,"timestamp":%d,"triggered_alerts":[]}`, now)},

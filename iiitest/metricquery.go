@@ -18,17 +18,29 @@ func (e *Engine) registerMetrics() {
 	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, observabilityWorker, description, f) }
 	add("engine::metrics::list", "List metrics", e.listMetrics)
 	add("engine::rollups::list", "List roll-ups of metrics", listRollups)
-	add("engine::alerts::list", "List alerts", func(context.Context, *call) (json.RawMessage, *wireError) {
+	add("engine::alerts::list", "List alerts", func(_ context.Context, c *call) (json.RawMessage, *wireError) {
+		type AlertsListInput struct{}
+		if _, bad := decodeInput[AlertsListInput](c.functionID, c.data); bad != nil {
+			return nil, bad
+		}
 		return mustEncode(map[string]any{
 			"alerts": []any{}, "rules": []any{}, "firing_count": 0, "timestamp": time.Now().UnixMilli(),
 		}), nil
 	})
-	add("engine::alerts::evaluate", "Evaluate the rules of alerts", func(context.Context, *call) (json.RawMessage, *wireError) {
+	add("engine::alerts::evaluate", "Evaluate the rules of alerts", func(_ context.Context, c *call) (json.RawMessage, *wireError) {
+		type AlertsEvaluateInput struct{}
+		if _, bad := decodeInput[AlertsEvaluateInput](c.functionID, c.data); bad != nil {
+			return nil, bad
+		}
 		return mustEncode(map[string]any{
 			"evaluated": true, "triggered_alerts": []any{}, "timestamp": time.Now().UnixMilli(),
 		}), nil
 	})
-	add("engine::sampling::rules", "List the rules of sampling", func(context.Context, *call) (json.RawMessage, *wireError) {
+	add("engine::sampling::rules", "List the rules of sampling", func(_ context.Context, c *call) (json.RawMessage, *wireError) {
+		type LogsClearInput struct{} // the engine's name for it
+		if _, bad := decodeInput[LogsClearInput](c.functionID, c.data); bad != nil {
+			return nil, bad
+		}
 		return mustEncode(map[string]any{
 			"traces": map[string]any{"default_ratio": float(1), "rules": []any{}, "parent_based": true},
 			"logs":   map[string]any{"sampling_ratio": float(1)}, "timestamp": time.Now().UnixMilli(),
@@ -41,19 +53,11 @@ func listRollups(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	if bad != nil {
 		return nil, bad
 	}
-	now := time.Now()
-	start, end := uint64(now.Add(-time.Hour).UnixMilli()), uint64(now.UnixMilli())
-	query := &iii.RollupsListQuery{StartTime: &start, EndTime: &end}
-	if in.StartTime != nil {
-		query.StartTime = in.StartTime
-	}
-	if in.EndTime != nil {
-		query.EndTime = in.EndTime
-	}
+	query := &iii.RollupsListQuery{StartTime: in.StartTime, EndTime: in.EndTime}
 	if in.MetricName != "" {
 		query.MetricName = &in.MetricName
 	}
-	return mustEncode(iii.RollupsListResult{Level: &in.Level, Query: query, Timestamp: now.UnixMilli()}), nil
+	return mustEncode(iii.RollupsListResult{Level: &in.Level, Query: query, Timestamp: time.Now().UnixMilli()}), nil
 }
 
 func (e *Engine) listMetrics(_ context.Context, c *call) (json.RawMessage, *wireError) {

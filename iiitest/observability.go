@@ -8,39 +8,58 @@ import (
 
 const observabilityWorker = "iii-observability"
 
-type baggageGetInput struct {
-	Key string `json:"key"`
-}
-
-type baggageSetInput struct {
-	Key   string `json:"key"`
-	Value string `json:"value"`
-}
-
-// registerObservability adds the health report and the diagnostic access to
-// the engine's own baggage, of which there is none.
+// registerObservability adds the health report and the access to the baggage of a
+// call. The baggage is seen on a call with a traceparent only, which is what makes
+// the engine look at either.
 func (e *Engine) registerObservability() {
 	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, observabilityWorker, description, f) }
 	add("engine::health::check", "Report the health of the engine", e.serveHealth)
 	add("engine::baggage::get", "Get a baggage value", func(_ context.Context, c *call) (json.RawMessage, *wireError) {
-		if _, bad := decodeInput[baggageGetInput](c.functionID, c.data); bad != nil {
+		type BaggageGetInput struct {
+			Key string `json:"key"`
+		}
+		in, bad := decodeInput[BaggageGetInput](c.functionID, c.data)
+		if bad != nil {
 			return nil, bad
 		}
-		return json.RawMessage(`{"value":null}`), nil
+		var value *string
+		entries := parseBaggage(c.callerBaggage)
+		if v, there := entries.get(in.Key); there {
+			value = &v
+		}
+		return mustEncode(map[string]any{"value": value}), nil
 	})
 	add("engine::baggage::set", "Set a baggage value", func(_ context.Context, c *call) (json.RawMessage, *wireError) {
-		if _, bad := decodeInput[baggageSetInput](c.functionID, c.data); bad != nil {
+		type BaggageSetInput struct {
+			Key   string `json:"key"`
+			Value string `json:"value"`
+		}
+		if _, bad := decodeInput[BaggageSetInput](c.functionID, c.data); bad != nil {
 			return nil, bad
 		}
-		return json.RawMessage(`{"note":"Baggage is immutable: the value is not kept beyond this call","success":true}`), nil
+		return mustEncode(map[string]any{
+			"note": "Baggage set in new context. For propagation, use SDK-level baggage headers.", "success": true,
+		}), nil
 	})
-	add("engine::baggage::get_all", "Get all baggage values", func(context.Context, *call) (json.RawMessage, *wireError) {
-		return json.RawMessage(`{"baggage":{}}`), nil
+	add("engine::baggage::get_all", "Get all baggage values", func(_ context.Context, c *call) (json.RawMessage, *wireError) {
+		type BaggageGetAllInput struct{}
+		if _, bad := decodeInput[BaggageGetAllInput](c.functionID, c.data); bad != nil {
+			return nil, bad
+		}
+		values := map[string]string{}
+		for _, x := range parseBaggage(c.callerBaggage).list {
+			values[x.key] = x.value
+		}
+		return mustEncode(map[string]any{"baggage": values}), nil
 	})
 }
 
 // serveHealth reports what the stores hold.
-func (e *Engine) serveHealth(context.Context, *call) (json.RawMessage, *wireError) {
+func (e *Engine) serveHealth(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	type HealthCheckInput struct{}
+	if _, bad := decodeInput[HealthCheckInput](c.functionID, c.data); bad != nil {
+		return nil, bad
+	}
 	spans, bytes := e.spans.stored()
 	component := func(details map[string]any) map[string]any {
 		return map[string]any{"status": "healthy", "details": details}

@@ -109,7 +109,10 @@ func telemetryTag(data []byte) string {
 // answered after what came before it has been taken, because one goroutine does
 // both. A nil guard is the open listener.
 func (e *Engine) serveTelemetry(rw http.ResponseWriter, r *http.Request, g *guard) {
-	conn, err := e.upgrade(rw, r)
+	if refusesHandshake(rw, r) {
+		return
+	}
+	conn, err := e.upgrade(rw, r, true)
 	if err != nil {
 		return
 	}

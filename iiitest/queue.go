@@ -79,8 +79,8 @@ type lane struct {
 	ready     []*job
 	later     int // how many wait for the time of their retry
 	active    int
-	dead      []*job // oldest first
-	consumers []*consumer
+	dead      []*job      // oldest first
+	consumers []*consumer // who takes the next job first
 }
 
 // depth is how many jobs are not done: waiting or being run.
@@ -120,7 +120,8 @@ func (q *queues) leave(l *lane, c *consumer) {
 	l.consumers = slices.DeleteFunc(l.consumers, func(x *consumer) bool { return x == c })
 }
 
-// pump hands out jobs while somebody has room for them. queues.mu is held.
+// pump hands out jobs while somebody has room for them: the consumers take turns.
+// queues.mu is held.
 func (q *queues) pump(l *lane) {
 	for len(l.ready) > 0 {
 		i := slices.IndexFunc(l.consumers, func(c *consumer) bool {
@@ -130,6 +131,7 @@ func (q *queues) pump(l *lane) {
 			return
 		}
 		c, j := l.consumers[i], l.ready[0]
+		l.consumers = append(slices.Delete(l.consumers, i, i+1), c)
 		l.ready[0], l.ready = nil, l.ready[1:]
 		l.active++
 		c.running++

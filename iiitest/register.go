@@ -40,10 +40,12 @@ func (e *Engine) registerWorkers() {
 // serveRegister settles the namespace of the calling connection, takes the
 // lease of its name and keeps what it says about itself.
 func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[registerInput](c.functionID, c.data)
+	type RegisterWorkerInput registerInput // the engine's name for it
+	named, bad := decodeInput[RegisterWorkerInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
+	in := registerInput(named)
 	ns, bad := namespaceOf("namespace", in.Namespace, defaultNamespace)
 	if bad != nil {
 		return nil, bad
@@ -65,6 +67,7 @@ func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wi
 	}
 	e.mu.Lock()
 	w.meta.update(in, ns, name)
+	w.called.text = w.meta.name
 	e.mu.Unlock()
 	w.settleIn(ns)
 	e.workerChanged("worker_metadata_updated", w.id)

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
-	"io"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,6 +38,13 @@ type scenario struct {
 	begin time.Time
 	// silent are the paths of requests whose answers were not recorded.
 	silent []string
+	// web is who made the HTTP requests; Python's client if it is nil.
+	web *webClient
+	// unrecorded are messages that a worker sent after a line and that were not
+	// recorded: what they caused was.
+	unrecorded map[int]event
+	// omit are the first and the last line of what is not replayed, if anything.
+	omit [2]int
 }
 
 // deviation is a deliberate difference from what was recorded.
@@ -56,7 +65,7 @@ func deviates(scenario, path, reason string) *deviation {
 func TestReplay(t *testing.T) {
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
-			events := readRecording(t, s.name)
+			events := s.complete(readRecording(t, s.name))
 			synctest.Test(t, func(t *testing.T) {
 				time.Sleep(time.Until(s.begin))
 				opts := s.opts
@@ -68,7 +77,7 @@ func TestReplay(t *testing.T) {
 				p := &player{
 					t: t, scenario: s.name, engine: Start(t, opts...), callee: server, start: time.Now(),
 					workers: map[string]*bareWorker{}, names: newRenaming(),
-					clients: s.clients, guarded: s.guarded, silent: s.silent, dialing: map[string]chan dialed{},
+					clients: s.clients, guarded: s.guarded, silent: s.silent, web: s.web, dialing: map[string]chan dialed{},
 				}
 				if s.seed != nil {
 					s.seed(p.engine)
@@ -87,28 +96,50 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// complete puts in what was not recorded and leaves out what is not replayed.
+func (s scenario) complete(events []event) (list []event) {
+	for _, e := range events {
+		if e.line >= s.omit[0] && e.line <= s.omit[1] {
+			continue
+		}
+		list = append(list, e)
+		if more, ok := s.unrecorded[e.line]; ok {
+			more.line, more.MS = e.line, e.MS
+			list = append(list, more)
+		}
+	}
+	return list
+}
+
 // player plays one recording.
 type player struct {
 	t        *testing.T
 	scenario string
 	engine   *Engine
 	start    time.Time
-	workers  map[string]*bareWorker
+	workers  map[string]*bareWorker // the latest of each name
+	earlier  []*bareWorker          // that had a name before, and are not closed
 	names    renaming
 	clients  map[string]http.Header
 	guarded  map[string]http.Header
 	callee   *callee
 	silent   []string
+	web      *webClient
 	dialing  map[string]chan dialed
 }
 
 // bareWorker is a socket of the recording.
 type bareWorker struct {
-	name string
-	conn *websocket.Conn
+	name    string
+	conn    *websocket.Conn
+	channel bool // it is an end of a channel
+	pinged  bool // the next ping of the recording is sent already
+	pongs   atomic.Int32
+	binary  atomic.Int32 // messages that came
 
 	arrived chan struct{} // capacity 1: the inbox has grown
 	ended   chan struct{}
+	leaving bool // it has begun to end the connection
 	closed  bool // the recording is past its end
 
 	mu    sync.Mutex
@@ -131,6 +162,9 @@ func (w *bareWorker) read() {
 			w.mu.Unlock()
 			return
 		}
+		if kind == websocket.BinaryMessage {
+			w.binary.Add(1)
+		}
 		w.inbox = append(w.inbox, received{kind, data})
 		w.mu.Unlock()
 		select {
@@ -152,7 +186,7 @@ func (p *player) play(events []event) {
 		synctest.Wait()
 		for _, r := range requests {
 			if r.at == i {
-				go r.do(p.engine)
+				go r.do(p)
 			}
 		}
 		p.lookAhead(events, i)
@@ -163,8 +197,10 @@ func (p *player) play(events []event) {
 			p.refused(e)
 		case e.Event == "closed":
 			p.close(e)
+		case e.Answer != "":
+			p.answered(e, requests)
 		case e.Event != "":
-			// "send failed": of no interest
+			p.act(e)
 		case e.Dir == "send":
 			p.send(e)
 		case e.Dir == "recv":
@@ -178,11 +214,11 @@ func (p *player) play(events []event) {
 		}
 	}
 	synctest.Wait()
-	for name, w := range p.workers {
+	for _, w := range append(slices.Collect(maps.Values(p.workers)), p.earlier...) {
 		_ = w.conn.Close()
 		<-w.ended
 		for _, extra := range w.inbox {
-			p.t.Errorf("%s got something that is not recorded: %s", name, extra.data)
+			p.t.Errorf("%s got something that is not recorded: %s", w.name, extra.data)
 		}
 	}
 }
@@ -197,9 +233,30 @@ func (p *player) open(e event) {
 	if err != nil {
 		p.t.Fatalf("line %d: %v", e.line, err)
 	}
-	w := &bareWorker{name: e.Worker, conn: conn, arrived: make(chan struct{}, 1), ended: make(chan struct{})}
+	w := &bareWorker{
+		name: e.Worker, conn: conn, channel: strings.Contains(e.Path, "/channels/"),
+		arrived: make(chan struct{}, 1), ended: make(chan struct{}),
+	}
+	conn.SetPongHandler(func(string) error {
+		w.pongs.Add(1)
+		return nil
+	})
+	if old := p.workers[e.Worker]; old != nil && !old.closed {
+		p.earlier = append(p.earlier, old)
+	}
 	p.workers[e.Worker] = w
 	go w.read()
+}
+
+// ending is the worker that an event about the end of a connection is about: the oldest
+// of its name that has not come so far.
+func (p *player) ending(e event, done func(*bareWorker) bool) *bareWorker {
+	for _, w := range p.earlier {
+		if w.name == e.Worker && !done(w) {
+			return w
+		}
+	}
+	return p.workers[e.Worker]
 }
 
 func (p *player) refused(e event) {
@@ -214,37 +271,117 @@ func (p *player) refused(e event) {
 	}
 }
 
+// act does what a worker of the recording did besides sending messages.
+func (p *player) act(e event) {
+	w := p.ending(e, func(w *bareWorker) bool { return w.leaving })
+	payload, _ := hex.DecodeString(e.Bytes)
+	control := func(kind int) {
+		if err := w.conn.WriteControl(kind, payload, time.Time{}); err != nil {
+			p.t.Errorf("line %d: %v", e.line, err)
+		}
+	}
+	frame := func(first byte, payload string) {
+		if _, err := w.conn.NetConn().Write(clientFrame(first, payload)); err != nil {
+			p.t.Errorf("line %d: %v", e.line, err)
+		}
+	}
+	switch e.Event {
+	case "send failed", "failed": // the recorded worker found out that it is closed
+	case "drops its socket":
+		w.leaving = true
+		_ = w.conn.Close()
+	case "send close":
+		w.leaving = true
+		select {
+		case <-w.ended: // the recorded worker found out by this that it is closed
+		default:
+			control(websocket.CloseMessage)
+		}
+	case "send pong":
+		control(websocket.PongMessage)
+	case "send ping":
+		if !w.pinged {
+			control(websocket.PingMessage)
+		}
+		w.pinged = false
+	case "a message in three fragments, a ping between them":
+		frame(opBinary, "frag")
+		frame(0x80|9, "mid")
+		frame(opContinuation, "men")
+		frame(0x80|opContinuation, "ts")
+		w.pinged = true
+	case "a text in two fragments":
+		frame(opText, "te")
+		frame(0x80|opContinuation, "xt")
+	case "a text that is no UTF-8":
+		frame(0x80|opText, "\xff\xfe")
+	case "70 binary frames":
+		for i := range 70 {
+			frame(0x80|opBinary, strconv.Itoa(i))
+		}
+	case "pongs received":
+		if got := int(w.pongs.Load()); got != e.Count {
+			p.t.Errorf("line %d: %d pongs, recorded %d", e.line, got, e.Count)
+		}
+	case "frames received":
+		if got := int(w.binary.Load()); got != e.Count {
+			p.t.Errorf("line %d: %d frames, recorded %d", e.line, got, e.Count)
+		}
+	default:
+		p.t.Fatalf("line %d: cannot be played", e.line)
+	}
+	synctest.Wait()
+}
+
+// clientFrame is a frame of a client, of less than 126 bytes, with a mask of zeros.
+func clientFrame(first byte, payload string) []byte {
+	return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
+}
+
 // close follows the recording to the end of a connection: by the engine, with
 // or without a Close frame, or by the worker.
 func (p *player) close(e event) {
-	w := p.workers[e.Worker]
+	w := p.ending(e, func(w *bareWorker) bool { return w.closed })
 	w.closed = true
+	check := func() {
+		if got := closeCode(w.err); (got != e.Code || closeReason(w.err) != e.Reason) && !p.deliberate(fmt.Sprintf("%s closed, line %d", e.Worker, e.line), true) {
+			p.t.Errorf("line %d: %s closed with %d, recorded %d %q: %v", e.line, e.Worker, got, e.Code, e.Reason, w.err)
+		}
+	}
 	select {
 	case <-w.ended:
-		if got := closeCode(w.err); got != e.Code {
-			p.t.Errorf("line %d: %s closed with %d, recorded %d: %v", e.line, e.Worker, got, e.Code, w.err)
-		}
+		check()
 		return
 	default:
 	}
-	switch e.Code {
-	case websocket.CloseNoStatusReceived: // only the engine does that
+	switch {
+	case e.Code == websocket.CloseNoStatusReceived: // only the engine does that
 		select {
 		case <-w.ended:
-			if got := closeCode(w.err); got != e.Code {
-				p.t.Errorf("line %d: %s closed with %d, recorded %d: %v", e.line, e.Worker, got, e.Code, w.err)
-			}
+			check()
 		case <-time.After(patience):
 			p.t.Errorf("line %d: %s is not closed", e.line, e.Worker)
 		}
 		return
-	case websocket.CloseNormalClosure:
-		_ = w.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(e.Code, ""), time.Time{})
-		synctest.Wait()
+	case e.Code == websocket.CloseNormalClosure, !w.channel:
+		_ = w.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Time{})
+		select {
+		case <-w.ended:
+			check()
+		case <-time.After(patience):
+			p.t.Errorf("line %d: %s is not closed", e.line, e.Worker)
+		}
 	}
 	_ = w.conn.Close()
 	<-w.ended
 	synctest.Wait()
+}
+
+func closeReason(err error) string {
+	if ce, ok := err.(*websocket.CloseError); ok && ce.Code != websocket.CloseAbnormalClosure {
+		return ce.Text
+	}
+	return ""
 }
 
 func closeCode(err error) int {
@@ -256,7 +393,7 @@ func closeCode(err error) int {
 
 func (p *player) send(e event) {
 	w := p.workers[e.Worker]
-	if w.closed { // the recorded worker found out by this that it is
+	if w.closed || w.leaving { // the recorded worker found out by this that it is
 		return
 	}
 	kind, data := websocket.TextMessage, []byte(e.Frame)
@@ -264,8 +401,7 @@ func (p *player) send(e event) {
 	case e.Text != nil:
 		data = []byte(*e.Text)
 	case e.Binary != nil:
-		kind = websocket.BinaryMessage
-		data, _ = hex.DecodeString(*e.Binary)
+		kind, data = websocket.BinaryMessage, e.bytes()
 	case e.Prefix != "":
 		kind = websocket.BinaryMessage
 		data = []byte(e.Prefix + p.names.translate(string(e.OTLP)))
@@ -285,6 +421,12 @@ func (p *player) send(e event) {
 // order than recorded; the engine promises none. The rest comes in its order.
 func (p *player) receive(e event) {
 	w := p.workers[e.Worker]
+	if e.Binary != nil && w.channel {
+		if synctest.Wait(); !p.take(w, e) {
+			p.receiveBytes(w, e)
+		}
+		return
+	}
 	for end := time.After(patience); end != nil; {
 		synctest.Wait()
 		if p.take(w, e) {
@@ -304,6 +446,35 @@ func (p *player) receive(e event) {
 		p.t.Errorf("but: %s\n  %s", r.data, strings.Join(c.diffs, "\n  "))
 	}
 	p.t.FailNow()
+}
+
+// receiveBytes waits for bytes on a channel. How they are cut into messages hangs on how
+// they came.
+func (p *player) receiveBytes(w *bareWorker, e event) {
+	want := e.bytes()
+	for end := time.After(patience); len(want) > 0; {
+		synctest.Wait()
+		w.mu.Lock()
+		for len(w.inbox) > 0 && len(want) > 0 && w.inbox[0].kind == websocket.BinaryMessage {
+			n := min(len(w.inbox[0].data), len(want))
+			if got := w.inbox[0].data[:n]; !e.counted() && !bytes.Equal(got, want[:n]) {
+				p.t.Errorf("line %d: %s got %q, recorded %q", e.line, e.Worker, got, want[:n])
+			}
+			want = want[n:]
+			if w.inbox[0].data = w.inbox[0].data[n:]; len(w.inbox[0].data) == 0 {
+				w.inbox = w.inbox[1:]
+			}
+		}
+		w.mu.Unlock()
+		if len(want) == 0 {
+			return
+		}
+		select {
+		case <-w.arrived:
+		case <-end:
+			p.t.Fatalf("line %d: %s did not get %d bytes", e.line, e.Worker, len(want))
+		}
+	}
 }
 
 func (e event) payload() string {
@@ -358,10 +529,12 @@ func (p *player) compare(e event, r received, names renaming, note bool) *compar
 			path += " " + id
 		}
 		c.value(path, want, decode(p.t, r.data))
-	case e.Text != nil:
+	case e.Text != nil && r.kind == websocket.TextMessage:
 		c.value(path, *e.Text, string(r.data))
+	case e.Binary != nil && r.kind == websocket.BinaryMessage:
+		c.value(path, hex.EncodeToString(e.bytes()), hex.EncodeToString(r.data))
 	default:
-		c.value(path, *e.Binary, hex.EncodeToString(r.data))
+		c.diffs = append(c.diffs, "another kind of message")
 	}
 	return c
 }
@@ -375,122 +548,4 @@ func (p *player) deliberate(path string, note bool) bool {
 		}
 	}
 	return false
-}
-
-// httpRequest is a request to the HTTP triggers of the recording.
-type httpRequest struct {
-	event
-	at       int  // made before this event: the first that it causes
-	silent   bool // made by a client that says little about itself
-	done     chan struct{}
-	response *http.Response
-	body     []byte
-	err      error
-}
-
-// requests finds the requests, and when each was made: the recording has them
-// when they were answered. They were made one after the other.
-func (p *player) requests(events []event) []*httpRequest {
-	var list []*httpRequest
-	at := -1 // the first message that a request must have caused
-	for i, e := range events {
-		silent := slices.IndexFunc(p.silent, func(path string) bool {
-			return bytes.Contains(e.Frame, []byte(`"trigger":{"method":"GET","path":"`+path+`"`))
-		})
-		switch {
-		case silent >= 0 && e.Dir == "recv":
-			r := &httpRequest{event: event{line: e.line}, at: i, silent: true, done: make(chan struct{})}
-			r.HTTP = &recordedRequest{Method: http.MethodGet, Path: p.silent[silent]}
-			list = append(list, r)
-		case e.HTTP != nil:
-			if at < 0 {
-				at = i
-			}
-			list = append(list, &httpRequest{event: e, at: at, done: make(chan struct{})})
-			at = -1
-		case at < 0 && e.Dir == "recv" && causedByRequest(e.Frame):
-			at = i
-		}
-	}
-	return list
-}
-
-var requestPattern = regexp.MustCompile(`"type":"http"|"phase":"preHandler"`)
-
-func causedByRequest(m []byte) bool {
-	f := Frame{Message: m}
-	return f.Type() == "invokefunction" && requestPattern.Match(m)
-}
-
-// do makes the request as the recording's client made it.
-func (r *httpRequest) do(e *Engine) {
-	defer close(r.done)
-	transport := &http.Transport{DialContext: e.DialContext, DisableCompression: true}
-	defer transport.CloseIdleConnections()
-	var body io.Reader
-	if r.HTTP.Body != nil {
-		var latin1 []byte
-		for _, c := range *r.HTTP.Body {
-			latin1 = append(latin1, byte(c))
-		}
-		body = strings.NewReader(string(latin1))
-	}
-	q, err := http.NewRequest(r.HTTP.Method, e.HTTPURL()+r.HTTP.Path, body)
-	if err != nil {
-		r.err = err
-		return
-	}
-	q.Close, q.Host = !r.silent, "127.0.0.1:3111"
-	q.Header.Set("User-Agent", "Python-urllib/3.11")
-	if r.silent {
-		q.Header.Set("User-Agent", "")
-	}
-	q.Header.Set("Accept-Encoding", "identity")
-	for k, v := range r.HTTP.Headers {
-		q.Header.Set(k, v)
-	}
-	if r.response, r.err = transport.RoundTrip(q); r.err == nil {
-		r.body, r.err = io.ReadAll(r.response.Body)
-		_ = r.response.Body.Close()
-	}
-}
-
-// answered compares the answer to a request.
-func (p *player) answered(e event, requests []*httpRequest) {
-	i := slices.IndexFunc(requests, func(r *httpRequest) bool { return r.line == e.line })
-	r := requests[i]
-	select {
-	case <-r.done:
-	case <-time.After(time.Duration(e.MS)*time.Millisecond + patience):
-		p.t.Fatalf("line %d: no answer", e.line)
-	}
-	if r.err != nil {
-		p.t.Fatalf("line %d: %v", e.line, r.err)
-	}
-	note := true
-	c := &comparison{names: p.names, allow: func(at string) bool { return p.deliberate(at, note) }}
-	path := e.HTTP.Method + " " + e.HTTP.Path
-	c.value(path+" status", e.Response.Status, r.response.StatusCode)
-	headers := map[string]any{"connection": "close"} // the client takes it away
-	if len(r.response.TransferEncoding) > 0 {
-		headers["transfer-encoding"] = r.response.TransferEncoding[0]
-	}
-	for k, v := range r.response.Header {
-		if k != "Date" {
-			headers[strings.ToLower(k)] = v[0]
-		}
-	}
-	recorded := map[string]any{}
-	for k, v := range e.Response.Headers {
-		recorded[k] = v
-	}
-	c.object(path, recorded, headers)
-	if strings.Contains(e.Response.Headers["content-type"], "json") && e.Response.Body != "" {
-		c.value(path+" body", decode(p.t, []byte(e.Response.Body)), decode(p.t, r.body))
-	} else {
-		c.value(path+" body", e.Response.Body, string(r.body))
-	}
-	for _, d := range c.diffs {
-		p.t.Errorf("line %d: %s", e.line, d)
-	}
 }

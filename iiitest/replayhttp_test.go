@@ -1,15 +1,23 @@
 package iiitest
 
 import (
+	"bufio"
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +26,250 @@ import (
 
 	"github.com/iii-go/iii/internal/memnet"
 )
+
+// webClient is who made the HTTP requests of a recording: the headers that it always
+// sends.
+type webClient struct {
+	host    string
+	headers map[string]string
+}
+
+var (
+	urllib = &webClient{"127.0.0.1:3111", map[string]string{
+		"Connection": "close", "User-Agent": "Python-urllib/3.11", "Accept-Encoding": "identity",
+	}}
+	silentClient = &webClient{"127.0.0.1:3111", map[string]string{"Accept-Encoding": "identity"}}
+	bareClient   = &webClient{"127.0.0.1", map[string]string{"Connection": "close"}}
+)
+
+// httpRequest is a request to the HTTP triggers of the recording.
+type httpRequest struct {
+	event
+	at     int // made before this event: the first that it causes
+	client *webClient
+	done   chan struct{}
+	answer webAnswer
+	err    error
+}
+
+// requests finds the requests, and when each was made: the recording has them
+// when they were answered. They were made one after the other.
+func (p *player) requests(events []event) []*httpRequest {
+	client := cmp.Or(p.web, urllib)
+	var list []*httpRequest
+	at := -1 // the first message that a request must have caused
+	for i, e := range events {
+		silent := slices.IndexFunc(p.silent, func(path string) bool {
+			return bytes.Contains(e.Frame, []byte(`"trigger":{"method":"GET","path":"`+path+`"`))
+		})
+		switch {
+		case silent >= 0 && e.Dir == "recv":
+			r := &httpRequest{event: event{line: e.line}, at: i, client: silentClient, done: make(chan struct{})}
+			r.HTTP = &recordedRequest{Method: http.MethodGet, Path: p.silent[silent]}
+			list = append(list, r)
+		case e.HTTP != nil, e.Answer != "":
+			if at < 0 {
+				at = i
+			}
+			list = append(list, &httpRequest{event: e, at: at, client: client, done: make(chan struct{})})
+			at = -1
+		case at < 0 && e.Dir == "recv" && causedByRequest(e.Frame):
+			at = i
+		}
+	}
+	return list
+}
+
+var requestPattern = regexp.MustCompile(`"type":"http"|"phase":"preHandler"`)
+
+func causedByRequest(m []byte) bool {
+	f := Frame{Message: m}
+	return f.Type() == "invokefunction" && requestPattern.Match(m)
+}
+
+// do makes the request as the recording's client made it.
+func (r *httpRequest) do(p *player) {
+	defer close(r.done)
+	conn, err := p.engine.DialContext(p.t.Context(), "tcp", p.engine.httpServer.addr)
+	if err != nil {
+		r.err = err
+		return
+	}
+	defer conn.Close()
+	if r.Answer != "" {
+		_, _ = fmt.Fprintf(conn, "POST /rb HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: 10\r\n\r\n{\"a\"", r.ContentType)
+		time.Sleep(100 * time.Millisecond)
+		_ = conn.(*memnet.Conn).CloseWrite()
+		answer, err := io.ReadAll(conn)
+		r.answer, r.err = webAnswer{body: dateLine.ReplaceAll(answer, nil)}, err
+		return
+	}
+	var request bytes.Buffer
+	fmt.Fprintf(&request, "%s %s HTTP/1.1\r\n", r.HTTP.Method, r.HTTP.Path)
+	headers := maps.Clone(r.client.headers)
+	headers["Host"] = r.client.host
+	maps.Copy(headers, r.HTTP.Headers)
+	body, sized := r.HTTP.content()
+	if sized {
+		headers["Content-Length"] = strconv.Itoa(len(body))
+	} else if r.HTTP.Chunked {
+		headers["Transfer-Encoding"] = "chunked"
+	}
+	for k, v := range headers {
+		fmt.Fprintf(&request, "%s: %s\r\n", k, v)
+	}
+	request.WriteString("\r\n")
+	if r.HTTP.Chunked {
+		const size = 7000
+		for chunk := range slices.Chunk(body, size) {
+			fmt.Fprintf(&request, "%x\r\n%s\r\n", len(chunk), chunk)
+		}
+		request.WriteString("0\r\n\r\n")
+	} else {
+		request.Write(body)
+	}
+	if _, r.err = conn.Write(request.Bytes()); r.err == nil {
+		r.answer, r.err = readAnswer(conn, r.HTTP.Method)
+	}
+}
+
+// content is the body, and whether its length is announced.
+func (r *recordedRequest) content() (body []byte, sized bool) {
+	if r.Body == nil {
+		return nil, r.Headers["Content-Length"] == "" && slices.Contains([]string{"POST", "PUT", "PATCH"}, r.Method) && r.Headers["Content-Type"] == ""
+	}
+	if n, ok := byteCount(*r.Body); ok {
+		body = bytes.Repeat([]byte("j"), n)
+		if strings.Contains(r.Headers["Content-Type"], "json") {
+			body[0], body[n-1] = '"', '"'
+		}
+		return body, !r.Chunked
+	}
+	for _, c := range *r.Body { // they were recorded as Latin-1
+		body = append(body, byte(c))
+	}
+	return body, !r.Chunked
+}
+
+// webAnswer is the answer to a request, as it came.
+type webAnswer struct {
+	status int
+	header [][2]string // lowercase names, in their order
+	body   []byte
+	end    string // of a body that is too short
+}
+
+// readAnswer reads an answer by its own rules: nothing is refused, and one that is no
+// answer at all ends with the connection.
+func readAnswer(conn io.Reader, method string) (a webAnswer, err error) {
+	in := bufio.NewReader(conn)
+	line, err := in.ReadString('\n')
+	if err != nil {
+		return a, err
+	}
+	if _, err := fmt.Sscanf(line, "HTTP/1.1 %d", &a.status); err != nil {
+		return a, fmt.Errorf("%w in %q", err, line)
+	}
+	length, chunked := -1, false
+	for {
+		if line, err = in.ReadString('\n'); err != nil {
+			return a, err
+		}
+		name, value, ok := strings.Cut(strings.TrimRight(line, "\r\n"), ":")
+		if !ok {
+			break
+		}
+		value = latin1(strings.TrimSpace(value))
+		switch name {
+		case "content-length":
+			length, _ = strconv.Atoi(value)
+		case "transfer-encoding":
+			chunked = value == "chunked"
+		}
+		a.header = append(a.header, [2]string{name, value})
+	}
+	switch {
+	case method == http.MethodHead:
+	case chunked:
+		a.body, err = io.ReadAll(httputil.NewChunkedReader(in))
+	case length >= 0:
+		a.body, err = io.ReadAll(io.LimitReader(in, int64(length)))
+		if len(a.body) < length {
+			a.end = fmt.Sprintf("short %d/%d", len(a.body), length)
+		}
+	default:
+		a.body, err = io.ReadAll(in)
+	}
+	return a, err
+}
+
+// latin1 is text with a character for each byte.
+func latin1(s string) string {
+	var runes []rune
+	for _, c := range []byte(s) {
+		runes = append(runes, rune(c))
+	}
+	return string(runes)
+}
+
+var dateLine = regexp.MustCompile(`(?m)^date: .*\r\n`)
+
+// answered compares the answer to a request.
+func (p *player) answered(e event, requests []*httpRequest) {
+	i := slices.IndexFunc(requests, func(r *httpRequest) bool { return r.line == e.line })
+	r := requests[i]
+	select {
+	case <-r.done:
+	case <-time.After(time.Duration(e.MS)*time.Millisecond + patience):
+		p.t.Fatalf("line %d: no answer", e.line)
+	}
+	if r.err != nil {
+		p.t.Fatalf("line %d: %v", e.line, r.err)
+	}
+	c := &comparison{names: p.names, allow: func(at string) bool { return p.deliberate(at, true) }}
+	defer func() {
+		for _, d := range c.diffs {
+			p.t.Errorf("line %d: %s", e.line, d)
+		}
+	}()
+	body := string(dateLine.ReplaceAll(r.answer.body, nil))
+	if e.Answer != "" {
+		c.value("answer to a body that is too short", e.Answer, body)
+		return
+	}
+	path := e.HTTP.Method + " " + e.HTTP.Path
+	c.value(path+" status", e.Response.Status, r.answer.status)
+	if r.client != urllib { // which does not tell
+		c.value(path+" end", strings.TrimPrefix(e.Response.End, "eof "), r.answer.end)
+	}
+	headers := map[string]any{}
+	for _, field := range r.answer.header {
+		switch old := headers[field[0]].(type) {
+		case string:
+			if r.client == urllib { // which keeps the first
+				continue
+			}
+			headers[field[0]] = []any{old, field[1]}
+		case []any:
+			headers[field[0]] = append(old, field[1])
+		default:
+			headers[field[0]] = field[1]
+		}
+	}
+	delete(headers, "date")
+	if e.Response.Headers["connection"] == nil {
+		delete(headers, "connection") // the recording's client took it away, or asked for nothing
+	}
+	c.object(path, e.Response.Headers, headers)
+	recorded := dateLine.ReplaceAllString(e.Response.Body, "")
+	if n, ok := byteCount(recorded); ok {
+		c.value(path+" length of the body", n, len(body))
+	} else if strings.Contains(fmt.Sprint(e.Response.Headers["content-type"]), "json") && recorded != "" {
+		c.value(path+" body", decode(p.t, []byte(recorded)), decode(p.t, []byte(body)))
+	} else {
+		c.value(path+" body", recorded, body)
+	}
+}
 
 // recordedCall is a request that the engine made.
 type recordedCall struct {

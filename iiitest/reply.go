@@ -2,7 +2,9 @@ package iiitest
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -10,7 +12,7 @@ import (
 // reply is a response of the http triggers, complete.
 type reply struct {
 	status int
-	header http.Header
+	header webHeader
 	body   []byte
 }
 
@@ -22,8 +24,10 @@ var (
 )
 
 func jsonReply(status int, body string) reply {
-	return reply{status: status, header: http.Header{"Content-Type": {"application/json"}}, body: []byte(body)}
+	return reply{status: status, header: webHeader{{"content-type", []string{"application/json"}}}, body: []byte(body)}
 }
+
+func (r reply) send(w *webExchange) { w.respond(r.status, cors(r.header), r.body) }
 
 // failure is the reply to a request whose function failed.
 func failure(err *wireError) reply {
@@ -32,42 +36,22 @@ func failure(err *wireError) reply {
 	})))
 }
 
-func (r reply) write(rw http.ResponseWriter, head bool) {
-	h := rw.Header()
-	for name, values := range r.header {
-		h[name] = values
-	}
-	if !head || h.Get("Content-Length") == "" { // an answer to HEAD may tell the length of what it leaves out
-		h["Content-Length"] = []string{strconv.Itoa(len(r.body))}
-	}
-	rw.WriteHeader(r.status)
-	_, _ = rw.Write(r.body) // nothing for HEAD and 204: net/http knows
-}
-
 // replyOf makes a reply of what a function returned: the fields status_code,
 // headers and body of an object. Anything else is 200 with an empty object.
 func replyOf(result json.RawMessage) reply {
-	r := reply{status: http.StatusOK, header: http.Header{}}
-	var members map[string]json.RawMessage
-	if kindOf(result) == '{' {
-		members = (&scanner{b: result}).members()
-	}
-	r.status = statusOf(members["status_code"])
-	setHeaders(r.header, members["headers"])
-	body, there := members["body"]
-	if !there {
-		body = json.RawMessage("{}")
-	}
-	switch typed := r.header.Get("Content-Type") != ""; {
-	case typed && kindOf(body) == '"':
-		r.body = []byte(unquote(body))
-	case typed && isNull(body):
+	members := membersOf(result)
+	header, typed := replyHeader(members["headers"])
+	r := reply{status: statusOf(members["status_code"]), header: header, body: members["body"]}
+	switch {
+	case r.body == nil:
+		r.body = []byte("{}")
+	case typed && kindOf(r.body) == '"':
+		r.body = []byte(unquote(r.body))
+	case typed && isNull(r.body):
 		r.body = nil
-	default:
-		r.body = body
-		if !typed {
-			r.header["Content-Type"] = []string{"application/json"}
-		}
+	}
+	if !typed {
+		r.header.add("content-type", "application/json")
 	}
 	return r
 }
@@ -75,17 +59,16 @@ func replyOf(result json.RawMessage) reply {
 // middlewareReply makes a reply of what a middleware function answered: headers
 // as a map only, the body always as JSON.
 func middlewareReply(response json.RawMessage) reply {
-	r := reply{status: http.StatusOK, header: http.Header{"Content-Type": {"application/json"}}, body: []byte("{}")}
-	if kindOf(response) != '{' {
-		return r
+	members := membersOf(response)
+	r := reply{status: statusOf(members["status_code"]), body: members["body"]}
+	if r.body == nil {
+		r.body = []byte("null")
 	}
-	members := (&scanner{b: response}).members()
-	r.status = statusOf(members["status_code"])
 	if headers := members["headers"]; kindOf(headers) == '{' {
-		setHeaders(r.header, headers)
+		r.header, _ = replyHeader(headers)
 	}
-	if body, there := members["body"]; there {
-		r.body = body
+	if r.header.find("content-type") == nil {
+		r.header.add("content-type", "application/json")
 	}
 	return r
 }
@@ -98,47 +81,58 @@ func statusOf(raw json.RawMessage) int {
 	return http.StatusOK
 }
 
-// setHeaders applies the headers of a function, a map of values or a list of
-// "Name: value" lines, which may repeat a name. What is no valid header is
-// skipped.
-func setHeaders(h http.Header, raw json.RawMessage) {
+// replyHeader makes a header of what a function replied: a map of values, or a list of
+// "Name: value" lines. Both may repeat a name, a map in other letters. What cannot be a
+// header is skipped, but a content type counts as given even then.
+func replyHeader(raw json.RawMessage) (header webHeader, typed bool) {
+	field := func(name, value string) {
+		typed = typed || strings.EqualFold(name, "content-type")
+		header.addValid(name, value)
+	}
 	switch kindOf(raw) {
 	case '{':
-		for name, value := range (&scanner{b: raw}).members() {
-			if kindOf(value) == '"' && validHeader(name, unquote(value)) {
-				h.Set(name, unquote(value))
+		members := membersOf(raw)
+		for _, name := range slices.Sorted(maps.Keys(members)) {
+			if value := members[name]; kindOf(value) == '"' {
+				field(name, unquote(value))
 			}
 		}
 	case '[':
-		var lines []json.RawMessage
-		_ = json.Unmarshal(raw, &lines)
-		for _, line := range lines {
-			if kindOf(line) != '"' {
-				continue
-			}
-			name, value, found := strings.Cut(unquote(line), ":")
-			name, value = strings.TrimSpace(name), strings.TrimSpace(value)
-			if found && validHeader(name, value) {
-				h.Add(name, value)
+		for _, line := range itemsOf(raw) {
+			if name, value, found := strings.Cut(stringOf(line), ":"); found {
+				field(strings.TrimSpace(name), strings.TrimSpace(value))
 			}
 		}
+	}
+	return header, typed
+}
+
+// addValid adds a value to those of its name, if both can stand in a header.
+func (h *webHeader) addValid(name, value string) {
+	if name = strings.ToLower(name); validHeader(name, value) {
+		h.add(name, value)
 	}
 }
 
 // validHeader reports whether a name is a token and a value has no control
 // characters (RFC 9110, 5.1 and 5.5).
 func validHeader(name, value string) bool {
-	const extra = "!#$%&'*+-.^_`|~"
-	for i := range len(name) {
-		c := name[i]
-		if (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') && strings.IndexByte(extra, c) < 0 {
-			return false
-		}
-	}
 	for i := range len(value) {
 		if c := value[i]; c < ' ' && c != '\t' || c == 0x7f {
 			return false
 		}
 	}
-	return name != ""
+	return isToken(name)
+}
+
+// isToken reports whether s is a token (RFC 9110, 5.6.2).
+func isToken(s string) bool {
+	const extra = "!#$%&'*+-.^_`|~"
+	for i := range len(s) {
+		c := s[i]
+		if (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') && strings.IndexByte(extra, c) < 0 {
+			return false
+		}
+	}
+	return s != ""
 }

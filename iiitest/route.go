@@ -2,7 +2,6 @@ package iiitest
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -16,9 +15,9 @@ import (
 type route struct {
 	binding
 	method     string
-	path       string // as registered, with a leading slash
+	path       string // as registered
 	pattern    routepath.Pattern
-	condition  string
+	condition  *string // nil: none
 	middleware []string
 }
 
@@ -38,24 +37,26 @@ var httpMethods = []string{
 // comes again with another path keeps its old route too, as in the engine. A path, or
 // a pair of paths, that a running engine's router panics on is refused.
 func (t *routeTable) bind(_ context.Context, b binding) error {
-	var config map[string]json.RawMessage // the spelling of keys counts, and of two the last
-	_ = json.Unmarshal(b.config, &config)
-	text := func(key string) (s string, ok bool) {
-		var value any
-		_ = json.Unmarshal(config[key], &value)
-		s, ok = value.(string)
-		return s, ok
-	}
-	path, _ := text("api_path")
+	config := membersOf(b.config)
+	path := stringOf(config["api_path"])
 	if path == "" {
 		return engineText("api_path is required for http triggers")
 	}
-	r := &route{binding: b, method: http.MethodGet, path: "/" + strings.TrimPrefix(path, "/")}
-	if method, ok := text("http_method"); ok {
-		r.method = strings.ToUpper(method)
+	r := &route{binding: b, method: http.MethodGet, path: path}
+	if method := config["http_method"]; kindOf(method) == '"' {
+		r.method = strings.ToUpper(unquote(method))
 	}
-	r.condition, _ = text("condition_function_id")
-	_ = json.Unmarshal(config["middleware_function_ids"], &r.middleware)
+	if condition := config["condition_function_id"]; kindOf(condition) == '"' {
+		id := unquote(condition)
+		r.condition = &id
+	}
+	if list := config["middleware_function_ids"]; kindOf(list) == '[' {
+		for _, id := range itemsOf(list) {
+			if kindOf(id) == '"' { // what is no text is skipped
+				r.middleware = append(r.middleware, unquote(id))
+			}
+		}
+	}
 	var err error
 	if r.pattern, err = routepath.Parse(path); err != nil {
 		return engineText(err.Error())
@@ -99,12 +100,13 @@ func (t *routeTable) unbind(id string) {
 	t.list = slices.DeleteFunc(t.list, func(r *route) bool { return r.id == id })
 }
 
-// find is the route for a method and an escaped path, with its parameters;
-// text goes before parameters, and those before the rest of a path. The second result lists
-// the methods that the path has.
-func (t *routeTable) find(method, path string) (best *route, params map[string]string, methods []string) {
+// find is the route for a method and an escaped path, with its parameters, and the
+// methods that the path has. Text goes before parameters, and those before the rest of a
+// path: the first path in this order counts alone, whether it has the method or not.
+func (t *routeTable) find(method, path string) (found *route, params map[string]string, methods []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	var first *route
 	for _, r := range t.list {
 		if !r.routed() {
 			continue
@@ -113,20 +115,21 @@ func (t *routeTable) find(method, path string) (best *route, params map[string]s
 		if !ok {
 			continue
 		}
-		if !slices.Contains(methods, r.method) {
-			methods = append(methods, r.method)
+		order := -1
+		if first != nil {
+			order, _ = routepath.Compare(r.pattern, first.pattern)
 		}
-		if r.method != method {
+		if order > 0 {
 			continue
 		}
-		if best != nil {
-			if order, _ := routepath.Compare(r.pattern, best.pattern); order >= 0 {
-				continue
-			}
+		if order < 0 {
+			first, found, methods = r, nil, nil
 		}
-		best, params = r, r.params(matched)
+		if methods = append(methods, r.method); r.method == method {
+			found, params = r, r.params(matched)
+		}
 	}
-	return best, params, methods
+	return found, params, methods
 }
 
 // params are the parameters that the engine delivers: those that were written :name.

@@ -69,7 +69,11 @@ func (s *session) middleware(namespace, id string) string {
 	if strings.HasPrefix(id, reservedPrefix) {
 		s.e.mu.Lock()
 		defer s.e.mu.Unlock()
-		if f := s.e.functions[key{namespace, id}]; f != nil && f.owner == nil {
+		f := s.e.functions[key{namespace, id}]
+		if f == nil { // the engine has its functions in one namespace, and keeps their ids in all
+			f = s.e.functions[key{defaultNamespace, id}]
+		}
+		if f != nil && f.owner == nil {
 			return ""
 		}
 	}
@@ -92,7 +96,7 @@ func (s *session) throughMiddleware(ctx context.Context, w *worker, id string, m
 			"function_id": r.functionID, "payload": r.data, "action": action,
 			"context": json.RawMessage(s.Context), "namespace": r.namespace,
 		})),
-		metadata: r.metadata, trace: r.trace,
+		metadata: r.metadata, trace: r.trace, inPlace: true,
 	})
 }
 
@@ -114,9 +118,9 @@ func (s *session) allowsTriggerType(id string) bool {
 }
 
 // prefixed is the id under which the engine knows a function that a worker
-// registers.
+// registers. An empty prefix is one, too.
 func (s *session) prefixed(id string) string {
-	if s == nil || text(s.FunctionRegistrationPrefix) == "" {
+	if s == nil || s.FunctionRegistrationPrefix == nil {
 		return id
 	}
 	return *s.FunctionRegistrationPrefix + "::" + id
@@ -124,7 +128,7 @@ func (s *session) prefixed(id string) string {
 
 // bare is the id under which the worker knows a function of its own.
 func (s *session) bare(id string) string {
-	if s == nil || text(s.FunctionRegistrationPrefix) == "" {
+	if s == nil || s.FunctionRegistrationPrefix == nil {
 		return id
 	}
 	return strings.TrimPrefix(id, *s.FunctionRegistrationPrefix+"::")

@@ -175,9 +175,14 @@ func (v *spanView) end(s *iii.StoredSpan) uint64 {
 	return s.EndTimeUnixNano
 }
 
-// durationMs may be negative: exporters may send anything.
+// durationMs may be negative: exporters may send anything. The difference is taken
+// before it becomes a float: times of our days have more digits than one.
 func (v *spanView) durationMs(s *iii.StoredSpan) float64 {
-	return (float64(v.end(s)) - float64(s.StartTimeUnixNano)) / 1e6
+	start, end := s.StartTimeUnixNano, v.end(s)
+	if end < start {
+		return -float64(start-end) / 1e6
+	}
+	return float64(end-start) / 1e6
 }
 
 // root reports whether a span has no parent, or none that is stored.

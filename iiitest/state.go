@@ -98,19 +98,15 @@ func (s *state) delete(ctx context.Context, c *call) (json.RawMessage, *wireErro
 
 func (s *state) update(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type StateUpdateInput struct {
-		Scope string            `json:"scope"`
-		Key   string            `json:"key"`
-		Ops   []json.RawMessage `json:"ops"`
+		Scope string    `json:"scope"`
+		Key   string    `json:"key"`
+		Ops   updateOps `json:"ops"`
 	}
 	in, err := decodeInput[StateUpdateInput](c.functionID, c.data)
 	if err != nil {
 		return nil, err
 	}
-	ops, detail := decodeOps(in.Ops)
-	if detail != "" {
-		return nil, inputError(c.functionID, detail)
-	}
-	result, existed, updateErr := s.store.update(in.Scope, in.Key, ops)
+	result, existed, updateErr := s.store.update(in.Scope, in.Key, in.Ops)
 	if updateErr != nil {
 		return nil, errorBody("UPDATE_ERROR", "Failed to update value: %v", updateErr)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -138,7 +139,16 @@ func (s *streams) listGroups(ctx context.Context, c *call) (json.RawMessage, *wi
 	if result, provided, err := s.provided(ctx, "list_groups", in.Stream, map[string]any{"stream_name": in.Stream}); provided {
 		return result, err
 	}
-	return mustEncode(append([]string{}, s.groups()[in.Stream]...)), nil
+	// The engine finds groups by the beginning of their full names: those of the stream
+	// a:b are groups of the stream a, too.
+	groups := []string{}
+	for _, g := range s.store.names() {
+		if group, ok := strings.CutPrefix(g.stream+":"+g.group, in.Stream+":"); ok {
+			groups = append(groups, group)
+		}
+	}
+	slices.Sort(groups)
+	return mustEncode(slices.Compact(groups)), nil
 }
 
 // groups returns the groups of each stream of the engine's own store, sorted.
@@ -196,22 +206,18 @@ func (s *streams) set(ctx context.Context, c *call) (json.RawMessage, *wireError
 
 func (s *streams) update(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type StreamUpdateInput struct {
-		Stream string            `json:"stream_name"`
-		Group  string            `json:"group_id"`
-		Item   string            `json:"item_id"`
-		Ops    []json.RawMessage `json:"ops"`
+		Stream string    `json:"stream_name"`
+		Group  string    `json:"group_id"`
+		Item   string    `json:"item_id"`
+		Ops    updateOps `json:"ops"`
 	}
 	in, err := decodeInput[StreamUpdateInput](c.functionID, c.data)
 	if err != nil {
 		return nil, err
 	}
-	ops, detail := decodeOps(in.Ops)
-	if detail != "" {
-		return nil, inputError(c.functionID, detail)
-	}
 	item := streamItem{in.Stream, in.Group, in.Item}
 	input := item.input()
-	input["ops"] = ops
+	input["ops"] = in.Ops
 	if result, provided, err := s.provided(ctx, "update", item.Stream, input); provided {
 		if err := providerError(err, result, "STREAM_UPDATE_ERROR", "Failed to update value"); err != nil {
 			return nil, err
@@ -220,7 +226,7 @@ func (s *streams) update(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	result, existed, updateErr := s.store.update(item.key(), item.Item, ops)
+	result, existed, updateErr := s.store.update(item.key(), item.Item, in.Ops)
 	if updateErr != nil {
 		return nil, errorBody("STREAM_UPDATE_ERROR", "Failed to update value: %v", updateErr)
 	}

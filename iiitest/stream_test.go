@@ -30,6 +30,10 @@ func TestStreamFunctions(t *testing.T) {
 		p.want(`null`, "stream::send", `{"stream_name":"s","group_id":"none","type":"t","data":null}`)
 		p.want(`{"new_value":1,"old_value":null}`, "stream::set", `{"stream_name":"a:b","group_id":"c:d","item_id":"e:f","data":1}`)
 		p.want(`{"count":2,"stream":[{"groups":["c:d"],"id":"a:b"},{"groups":["f","g"],"id":"s"}]}`, "stream::list_all", `{}`)
+		p.call("stream::set", `{"stream_name":"a","group_id":"b:c:d","item_id":"i","data":1}`)
+		p.want(`["b:c:d"]`, "stream::list_groups", `{"stream_name":"a"}`)
+		p.want(`["c:d"]`, "stream::list_groups", `{"stream_name":"a:b"}`)
+		p.want(`["d"]`, "stream::list_groups", `{"stream_name":"a:b:c"}`)
 	})
 }
 
@@ -38,7 +42,7 @@ func TestStreamRefusesInput(t *testing.T) {
 		{"stream::get", `{"stream_name":"todos"}`, "missing field `group_id`"},
 		{"stream::get", `{"group_id":"g"}`, "missing field `stream_name`"},
 		{"stream::set", `{"stream_name":"s","group_id":"g","item_id":"i"}`, "missing field `data`"},
-		{"stream::set", `[]`, "invalid type: sequence, expected struct StreamSetInput"},
+		{"stream::set", `["s","g"]`, "invalid length 2, expected struct StreamSetInput with 4 elements"},
 		{"stream::delete", `{"stream_name":"s","group_id":"g","item_id":1}`, "invalid type: integer `1`, expected a string"},
 		{"stream::update", `{"stream_name":"s","group_id":"g","item_id":"i"}`, "missing field `ops`"},
 		{"stream::list", `{"stream_name":"s"}`, "missing field `group_id`"},
@@ -133,7 +137,7 @@ func TestStreamTriggerRefused(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.trigger("t1", "stream", "f", `{}`, "")
 		p.trigger("t2", "stream", "f", `{"stream_name":null}`, "")
-		p.trigger("t3", "stream", "f", `[]`, "")
+		p.trigger("t3", "stream", "f", `7`, "")
 		p.trigger("t4", "stream", "f", `{"stream_name":"s","group_id":1}`, "")
 		const refused = " refused: trigger_registration_failed: Failed to deserialize stream trigger"
 		p.wantCalls("t1"+refused+": missing field `stream_name`", "t2"+refused+": missing field `stream_name`", "t3"+refused, "t4"+refused)
@@ -194,7 +198,7 @@ func TestStreamProviderFails(t *testing.T) {
 		{"update", item + `,"ops":[]}`, `{"new_value":1,"errors":1}`, "!JSON_ERROR: Failed to convert result to value: invalid type: integer `1`, expected a sequence"},
 		{"delete", item + `}`, "!GONE", "!STREAM_DELETE_ERROR: Failed to delete value: Failed to invoke function: GONE: the handler says no"},
 		{"delete", item + `}`, "", "!STREAM_DELETE_ERROR: Failed to delete value: Function returned no result"},
-		{"delete", item + `}`, "[]", "!JSON_ERROR: Failed to convert result to value: invalid type: sequence, expected struct StreamDeleteResult"},
+		{"delete", item + `}`, "[]", "!JSON_ERROR: Failed to convert result to value: invalid length 0, expected struct StreamDeleteResult with 1 element"},
 	}
 	for _, test := range tests {
 		t.Run(test.op+" "+test.result, func(t *testing.T) {

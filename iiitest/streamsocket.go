@@ -59,14 +59,15 @@ func (e *Engine) serveStreamSocket(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	s := &streamSocket{streams: e.streams, out: newFrameQueue()}
-	if websocket.IsWebSocketUpgrade(r) {
-		s.context = e.streamAuth(r)
+	if refusesHandshake(w, r) {
+		return
 	}
-	conn, err := e.upgrade(w, r)
+	s := &streamSocket{streams: e.streams, out: newFrameQueue(), context: e.streamAuth(r)}
+	conn, err := e.upgrade(w, r, true)
 	if err != nil {
 		return // the upgrade has answered
 	}
+	answerPings(conn)
 	s.conn = conn
 	s.run(e.ctx)
 }

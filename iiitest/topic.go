@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/uuid"
 )
@@ -16,8 +17,9 @@ import (
 // own; the triggers that have it as their target share them.
 type topic struct {
 	lanes map[key]*lane // by target; they stay when the subscribers leave
-	// unheard counts the messages that were published while nobody was subscribed:
-	// the engine keeps them and never delivers them.
+	// unheard counts the messages that were published while nobody was subscribed: the
+	// engine never delivers them. It forgets those that came before the first subscription
+	// with that.
 	unheard int
 }
 
@@ -60,7 +62,7 @@ func decodeSubscriber(config json.RawMessage) subscriberConfig {
 		c.consumer.attempts = int(min(retries, math.MaxInt32-1)) + 1
 	}
 	if n, ok := countOf(settings["concurrency"]); ok {
-		c.consumer.concurrency = int(min(max(n, 1), math.MaxInt32))
+		c.consumer.concurrency = int(min(n, math.MaxInt32)) // 0 runs nothing
 	}
 	if ms, ok := countOf(settings["backoffDelayMs"]); ok {
 		c.consumer.backoff = time.Duration(min(ms, math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
@@ -81,6 +83,9 @@ func (q *queues) bind(_ context.Context, b binding) error {
 		return nil // it never fires
 	}
 	t := q.topic(config.topic)
+	if len(t.lanes) == 0 {
+		t.unheard = 0
+	}
 	target := key{b.namespace, b.functionID}
 	if t.lanes[target] == nil {
 		t.lanes[target] = &lane{}
@@ -197,7 +202,7 @@ func debugString(s string) string {
 			b.WriteString(`\t`)
 		case r == 0:
 			b.WriteString(`\0`)
-		case !strconv.IsPrint(r):
+		case !strconv.IsPrint(r) || unicode.In(r, unicode.Mn, unicode.Me):
 			b.WriteString(`\u{` + strconv.FormatInt(int64(r), 16) + `}`)
 		default:
 			b.WriteRune(r)

@@ -3,6 +3,7 @@ package iiitest
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -60,7 +61,7 @@ func TestDurablePublish(t *testing.T) {
 		p.publish("orders", `{"n":[1,2.50]}`)
 		got := p.take()
 		slices.Sort(got)
-		if diff := cmp.Diff([]string{`a {"n":[1,2.50]}`, `b {"n":[1,2.50]}`}, got); diff != "" {
+		if diff := cmp.Diff([]string{`a {"n":[1,2.5]}`, `b {"n":[1,2.5]}`}, got); diff != "" {
 			t.Errorf("called (-want +got):\n%s", diff)
 		}
 		blue.want(`{"type":"invokefunction","invocation_id":"*","function_id":"a","data":{"n":[1,2.5]},"traceparent":"*"}`)
@@ -68,9 +69,11 @@ func TestDurablePublish(t *testing.T) {
 		p.wantCalls(`b null`)
 
 		p.publish("nobody", `1`)
+		p.want(`{"config":null,"consumer_count":0,"depth":1,"dlq_depth":0}`, "engine::queue::topic_stats", `{"topic":"nobody"}`)
 		p.trigger("late", "durable:subscriber", "b", `{"topic":"nobody"}`, "")
 		p.fence()
 		p.wantCalls() // what was published before is not for it
+		p.want(`{"config":null,"consumer_count":1,"depth":0,"dlq_depth":0}`, "engine::queue::topic_stats", `{"topic":"nobody"}`)
 		p.want("!topic_not_set: Topic is not set", "iii::durable::publish", `{"topic":"","data":1}`)
 		p.want("!deserialization_error: Failed to deserialize input for iii::durable::publish: missing field `topic`", "iii::durable::publish", `{"data":1}`)
 		p.want("!deserialization_error: Failed to deserialize input for iii::durable::publish: missing field `data`", "iii::durable::publish", `{"topic":"orders"}`)
@@ -161,7 +164,7 @@ func TestDurableConcurrency(t *testing.T) {
 	for _, test := range []struct {
 		config string
 		want   int
-	}{{``, 10}, {`,"queue_config":{"concurrency":3}`, 3}, {`,"queue_config":{"concurrency":0}`, 1}, {`,"queue_config":{"type":"fifo","concurrency":3}`, 1}} {
+	}{{``, 10}, {`,"queue_config":{"concurrency":3}`, 3}, {`,"queue_config":{"concurrency":0}`, 0}, {`,"queue_config":{"type":"fifo","concurrency":3}`, 1}} {
 		t.Run(test.config, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := Start(t)
@@ -174,6 +177,10 @@ func TestDurableConcurrency(t *testing.T) {
 				synctest.Wait()
 				if got := e.Stats().CallsInFlight; got != test.want {
 					t.Errorf("%d at once, want %d", got, test.want)
+				}
+				if test.want == 0 { // nothing is delivered, ever
+					c.sync()
+					return
 				}
 				for range 12 {
 					m := c.recv()
@@ -222,6 +229,24 @@ func TestDurableConditions(t *testing.T) {
 		if want := `"error":"Condition function error: ErrorBody { code: \"BROKEN\", message: \"the handler says no\", stacktrace: None }"`; !strings.Contains(dead, want) {
 			t.Errorf("dead letter: %s", dead)
 		}
+	})
+}
+
+// The triggers of one function on a topic take turns, each with its own condition.
+func TestDurableTriggersOfOneFunctionTakeTurns(t *testing.T) {
+	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
+		p.handle("yes", "true")
+		p.handle("no", "false")
+		p.handle("f", "")
+		for _, id := range []string{"yes", "no"} {
+			p.trigger(id, "durable:subscriber", "f", `{"topic":"t","condition_function_id":"`+id+`"}`, "")
+		}
+		p.fence()
+		for i := range 6 {
+			p.publish("t", strconv.Itoa(i))
+			synctest.Wait()
+		}
+		p.wantCalls("yes 0", "f 0", "no 1", "yes 2", "f 2", "no 3", "yes 4", "f 4", "no 5")
 	})
 }
 

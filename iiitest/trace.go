@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -29,7 +30,8 @@ func traceOf(ctx context.Context) traceContext {
 }
 
 // childTrace gives ctx a new span of the engine: in the trace that ctx carries,
-// else in a new trace. What is fired under it has its traceparent.
+// else in a new trace. What is fired under it has its traceparent, and the baggage
+// of ctx as the engine writes it.
 func childTrace(ctx context.Context) context.Context {
 	t := traceOf(ctx)
 	trace, flags := hexID(16), "01"
@@ -37,31 +39,53 @@ func childTrace(ctx context.Context) context.Context {
 		trace, flags = parts[1], parts[3]
 	}
 	t.traceparent = "00-" + trace + "-" + hexID(8) + "-" + flags
+	entries := parseBaggage(t.baggage)
+	t.baggage = entries.String()
 	return context.WithValue(ctx, traceKey{}, t)
 }
 
 // parseTraceparent splits version, trace id, parent id and flags as the engine
-// understands them: of the flags it keeps the sampled one, and a header of version 00
-// with flags above 02 is none.
-func parseTraceparent(s string) ([4]string, bool) {
-	parts := strings.Split(s, "-")
-	if len(parts) < 4 {
-		return [4]string{}, false
+// understands and rewrites them: the numbers may be written shorter or longer than
+// usual, the ids in lower case only. Of the flags it keeps the sampled one, and a
+// header of version 00 with flags above 02 is none.
+func parseTraceparent(s string) (parts [4]string, ok bool) {
+	list := strings.Split(strings.TrimSpace(s), "-")
+	if list[len(list)-1] == "" {
+		list = list[:len(list)-1]
 	}
-	for i, n := range [4]int{2, 32, 16, 2} {
-		if len(parts[i]) != n || strings.Trim(parts[i], "0123456789abcdef") != "" {
-			return [4]string{}, false
+	if len(list) < 4 {
+		return parts, false
+	}
+	for i, digits := range [4]int{2, 32, 16, 2} {
+		if parts[i], ok = hexNumber(list[i], digits); !ok {
+			return parts, false
 		}
 	}
 	version, trace, parent, flags := parts[0], parts[1], parts[2], parts[3]
-	if version == "ff" || version == "00" && (len(parts) != 4 || flags > "02") ||
-		strings.Trim(trace, "0") == "" || strings.Trim(parent, "0") == "" {
-		return [4]string{}, false
+	const capitals = "ABCDEF"
+	if version == "ff" || version == "00" && (len(list) != 4 || flags > "02") ||
+		strings.ContainsAny(list[1]+list[2], capitals) || strings.Trim(trace, "0") == "" || strings.Trim(parent, "0") == "" {
+		return parts, false
 	}
+	sampled := "00"
 	if strings.IndexByte("13579bdf", flags[1]) >= 0 {
-		return [4]string{"00", trace, parent, "01"}, true
+		sampled = "01"
 	}
-	return [4]string{"00", trace, parent, "00"}, true
+	return [4]string{"00", trace, parent, sampled}, true
+}
+
+// hexNumber writes a hexadecimal number with so many digits, in lower case, and
+// reports whether it is one and has no more.
+func hexNumber(s string, digits int) (string, bool) {
+	s = strings.TrimPrefix(s, "+")
+	if s == "" || strings.Trim(s, "0123456789abcdefABCDEF") != "" {
+		return "", false
+	}
+	s = strings.TrimLeft(s, "0")
+	if len(s) > digits {
+		return "", false
+	}
+	return strings.Repeat("0", digits-len(s)) + strings.ToLower(s), true
 }
 
 func hexID(n int) string {
@@ -75,49 +99,110 @@ const functionBaggage = "iii.function.id"
 
 // toCallee is the trace context that a call of a worker arrives with: the
 // caller's own as the engine reads and writes it, its baggage naming the callee.
-// Without any it stays without.
-func (t traceContext) toCallee(functionID string) traceContext {
-	if t == (traceContext{}) {
+// Without either header there is none.
+func toCallee(traceparent, header *string, functionID string) traceContext {
+	var t traceContext
+	if traceparent == nil && header == nil {
 		return t
 	}
-	if parts, ok := parseTraceparent(t.traceparent); ok {
+	if parts, ok := parseTraceparent(text(traceparent)); ok {
 		t.traceparent = strings.Join(parts[:], "-")
-	} else {
-		t.traceparent = ""
 	}
-	entries := []string{functionBaggage + "=" + functionID}
-	for item := range strings.SplitSeq(t.baggage, ",") {
-		if key, entry, ok := baggageEntry(item); ok && key != functionBaggage {
-			entries = append(entries, entry)
-		}
+	entries := parseBaggage(text(header))
+	for i := range entries.list {
+		entries.set(baggageEntry{key: entries.list[i].key, value: entries.list[i].value})
 	}
-	t.baggage = strings.Join(entries, ",")
+	entries.set(baggageEntry{key: functionBaggage, value: functionID})
+	if i := slices.IndexFunc(entries.list, func(x baggageEntry) bool { return x.key == functionBaggage }); i > 0 {
+		entries.list = slices.Insert(slices.Delete(entries.list, i, i+1), 0, baggageEntry{key: functionBaggage, value: functionID})
+	}
+	t.baggage = entries.String()
 	return t
 }
 
-// baggageEntry reads an entry of baggage and writes it anew. A value ends at a second
-// "=", and neither "%" nor "\" is escaped in what is written.
-func baggageEntry(item string) (key, entry string, ok bool) {
-	pair, properties, _ := strings.Cut(item, ";")
-	members := strings.Split(pair, "=")
-	if len(members) < 2 {
-		return "", "", false
+// The limits of baggage. What is beyond them is left out, entry by entry.
+const (
+	maxBaggageEntries = 64
+	maxBaggageBytes   = 8192
+)
+
+// baggage is entries in the order in which they came; a key is there once.
+type baggage struct {
+	list []baggageEntry
+	size int
+}
+
+// baggageEntry is an entry, decoded.
+type baggageEntry struct{ key, value, properties string }
+
+func (x baggageEntry) size() int { return len(x.key) + len(x.value) + len(x.properties) }
+
+// parseBaggage reads a header. Items that are none are left out.
+func parseBaggage(header string) (b baggage) {
+	for item := range strings.SplitSeq(header, ",") {
+		pair, properties, _ := strings.Cut(item, ";")
+		members := strings.Split(pair, "=") // a value ends at a second "="
+		if len(members) < 2 {
+			continue
+		}
+		key, value := percentDecoded(members[0]), percentDecoded(members[1])
+		if !utf8.ValidString(key) || !utf8.ValidString(value) {
+			continue
+		}
+		var kept []string
+		for property := range strings.SplitSeq(properties, ";") {
+			if property = percentDecoded(property); utf8.ValidString(property) {
+				kept = append(kept, strings.TrimSpace(property))
+			}
+		}
+		b.set(baggageEntry{strings.TrimSpace(key), strings.TrimSpace(value), strings.TrimSpace(strings.Join(kept, ";"))})
 	}
-	key, value := percentDecoded(members[0]), percentDecoded(members[1])
-	if key == "" || !utf8.ValidString(key) || !utf8.ValidString(value) {
-		return "", "", false
+	return b
+}
+
+// set enters an entry, or replaces the one with its key, unless it is beyond the
+// limits or its key is no token.
+func (b *baggage) set(x baggageEntry) {
+	i := slices.IndexFunc(b.list, func(old baggageEntry) bool { return old.key == x.key })
+	size := b.size + x.size()
+	if i >= 0 {
+		size -= b.list[i].size()
 	}
-	entry = percentEncoded(key) + "=" + percentEncoded(value)
-	if properties = strings.TrimSpace(properties); properties != "" {
-		entry += ";" + properties
+	switch {
+	case size > maxBaggageBytes:
+	case i >= 0:
+		b.list[i], b.size = x, size
+	case len(b.list) < maxBaggageEntries && isToken(x.key):
+		b.list, b.size = append(b.list, x), size
 	}
-	return key, entry, true
+}
+
+func (b *baggage) get(key string) (value string, there bool) {
+	for _, x := range b.list {
+		if x.key == key {
+			return x.value, true
+		}
+	}
+	return "", false
+}
+
+// String is the header. Neither "%" nor "\" is escaped in it.
+func (b *baggage) String() string {
+	var items []string
+	for _, x := range b.list {
+		item := percentEncoded(x.key) + "=" + percentEncoded(strings.TrimSpace(x.value))
+		if x.properties != "" {
+			item += ";" + x.properties
+		}
+		items = append(items, item)
+	}
+	return strings.Join(items, ",")
 }
 
 // percentDecoded leaves alone what is no escape.
 func percentDecoded(s string) string {
 	var b []byte
-	for s = strings.TrimSpace(s); s != ""; {
+	for s != "" {
 		if s[0] == '%' && len(s) > 2 {
 			if c, err := strconv.ParseUint(s[1:3], 16, 8); err == nil {
 				b, s = append(b, byte(c)), s[3:]
@@ -126,7 +211,7 @@ func percentDecoded(s string) string {
 		}
 		b, s = append(b, s[0]), s[1:]
 	}
-	return strings.TrimSpace(string(b))
+	return string(b)
 }
 
 func percentEncoded(s string) string {

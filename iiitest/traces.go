@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -31,12 +32,16 @@ func (e *Engine) registerTraces() {
 }
 
 // decodeQuery decodes the input of a query function into one of the generated
-// types. Null is the same as absent: the engine's fields are options.
+// types. Null is the same as absent where a field may be absent.
 func decodeQuery[T any](c *call) (T, *wireError) {
 	data := c.data
 	if kindOf(data) == '{' {
 		members := (&scanner{b: data}).members()
-		maps.DeleteFunc(members, func(_ string, v json.RawMessage) bool { return kindOf(v) == 'n' })
+		fields := fieldsOf(reflect.TypeFor[T]())
+		maps.DeleteFunc(members, func(key string, v json.RawMessage) bool {
+			f := fields.named(key)
+			return kindOf(v) == 'n' && (f == nil || f.optional)
+		})
 		data = appendMembers(nil, members)
 	}
 	return decodeInput[T](c.functionID, data)
@@ -125,8 +130,31 @@ func page[T any](list []T, offset, limit uint64) []T {
 	return list[:min(limit, uint64(len(list)))]
 }
 
+// pairsOnly leaves lists of strings out of lists of them, if they are no pairs: they
+// ask for nothing.
+func pairsOnly(input json.RawMessage, keys ...string) json.RawMessage {
+	members := membersOf(input)
+	for _, key := range keys {
+		items := itemsOf(members[key])
+		pairs := slices.DeleteFunc(items, func(item json.RawMessage) bool {
+			parts := itemsOf(item)
+			texts := kindOf(item) == '[' && !slices.ContainsFunc(parts, func(part json.RawMessage) bool { return kindOf(part) != '"' })
+			return texts && len(parts) != 2
+		})
+		if kindOf(members[key]) == '[' {
+			members[key] = mustEncode(append([]json.RawMessage{}, pairs...))
+		}
+	}
+	if members == nil {
+		return input
+	}
+	return appendMembers(nil, members)
+}
+
 func (e *Engine) listTraces(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeQuery[iii.TracesListInput](c)
+	pairs := *c
+	pairs.data = pairsOnly(c.data, "attributes", "exclude_attributes")
+	in, bad := decodeQuery[iii.TracesListInput](&pairs)
 	if bad != nil {
 		return nil, bad
 	}

@@ -132,6 +132,9 @@ func TestListTraces(t *testing.T) {
 			`{"attributes":[["k","v"],["iii.session.id","no"]]}`:      "0 ",
 			`{"exclude_attributes":[["k","v"],["no","no"]]}`:          "2 c f?",
 			`{"attributes":[["k","w"]],"search_all_spans":true}`:      "3 a b c",
+			`{"attributes":[["k"],["k","v","w"],[]]}`:                 "3 a c f?", // no pairs
+			`{"attributes":[["k"],["k","v"]]}`:                        "1 a",
+			`{"exclude_attributes":[["k","v","w"],["k"]]}`:            "3 a c f?",
 			`{"name":"charge","search_all_spans":true}`:               "3 a b c",
 			`{"name":"charge","status":"ok","search_all_spans":true}`: "1 c",
 		} {
@@ -312,5 +315,33 @@ func TestLiveSpans(t *testing.T) {
 		}
 		take(t, e, spanFrame(announced), spanFrame(ended))
 		stored("after clearing", "1 a")
+	})
+}
+
+// Durations are exact to the nanosecond, though the times they lie between are not
+// as floats.
+func TestListTracesByExactDuration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t)
+		const began = 1795427164003222123 // a time of our days
+		for i, ns := range []uint64{4_999_999, 5_000_000, 5_000_001} {
+			e.spans.add([]spanRecord{{stored: iii.StoredSpan{
+				TraceID: fmt.Sprint(i), SpanID: fmt.Sprint(ns), Name: "n", StartTimeUnixNano: began, EndTimeUnixNano: began + ns,
+			}}})
+		}
+		e.spans.add([]spanRecord{{stored: iii.StoredSpan{TraceID: "9", SpanID: "-1", Name: "n", StartTimeUnixNano: began, EndTimeUnixNano: began - 1}}})
+		for input, want := range map[string]string{
+			`{"min_duration_ms":5}`:                            "2 5000000 5000001",
+			`{"max_duration_ms":5}`:                            "3 4999999 5000000 -1",
+			`{"min_duration_ms":5,"max_duration_ms":5}`:        "1 5000000",
+			`{"min_duration_ms":4.999999}`:                     "3 4999999 5000000 5000001",
+			`{"max_duration_ms":-0.000001}`:                    "1 -1",
+			`{"sort_by":"duration"}`:                           "4 -1 4999999 5000000 5000001",
+			`{"sort_by":"duration","sort_order":"descending"}`: "4 5000001 5000000 4999999 -1",
+		} {
+			if diff := cmp.Diff(want, listed(ask[iii.TracesListResult](t, e, "engine::traces::list", input))); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", input, diff)
+			}
+		}
 	})
 }

@@ -12,19 +12,6 @@ import (
 // a worker that provides the type.
 const providerTimeout = 10 * time.Second
 
-type registerTriggerInput struct {
-	TriggerType      string          `json:"trigger_type"`
-	FunctionID       string          `json:"function_id"`
-	Config           json.RawMessage `json:"config,omitempty"`
-	Metadata         json.RawMessage `json:"metadata,omitempty"`
-	TriggerNamespace *string         `json:"trigger_namespace"`
-}
-
-type unregisterTriggerInput struct {
-	ID          string  `json:"id"`
-	TriggerType *string `json:"trigger_type"`
-}
-
 func (e *Engine) registerTriggers() {
 	e.addBuiltin("engine::register_trigger", engineWorker, "Register a trigger that outlives its caller", e.serveRegisterTrigger)
 	e.addBuiltin("engine::unregister_trigger", engineWorker, "Unregister a trigger", e.serveUnregisterTrigger)
@@ -32,13 +19,18 @@ func (e *Engine) registerTriggers() {
 
 // serveRegisterTrigger registers a durable trigger: it belongs to nobody's
 // connection. A provider that is a worker may answer for a while; a trigger
-// that nobody provides is parked, which is a success.
+// that nobody provides is parked, which is a success, as is one for a blank
+// namespace, where nobody can provide anything.
 func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[registerTriggerInput](c.functionID, c.data)
-	if bad != nil {
-		return nil, bad
+	type RegisterTriggerInput struct {
+		TriggerType      string          `json:"trigger_type"`
+		FunctionID       string          `json:"function_id"`
+		Config           json.RawMessage `json:"config,omitempty"`
+		Metadata         json.RawMessage `json:"metadata,omitempty"`
+		TriggerNamespace *string         `json:"trigger_namespace"`
 	}
-	if _, bad := namespaceOf("trigger_namespace", in.TriggerNamespace, ""); bad != nil {
+	in, bad := decodeInput[RegisterTriggerInput](c.functionID, c.data)
+	if bad != nil {
 		return nil, bad
 	}
 	s := c.session() // hooks and the rights to call are not asked here
@@ -89,7 +81,11 @@ func (e *Engine) awaitsProvider(r *registration) bool {
 }
 
 func (e *Engine) serveUnregisterTrigger(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[unregisterTriggerInput](c.functionID, c.data)
+	type UnregisterTriggerInput struct {
+		ID          string  `json:"id"`
+		TriggerType *string `json:"trigger_type"`
+	}
+	in, bad := decodeInput[UnregisterTriggerInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}

@@ -3,108 +3,126 @@ package iiitest
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 
 	"github.com/iii-go/iii"
 )
 
-// decodeOps decodes the operations of an update, all of them or none, or says
-// what is wrong in the engine's words: what the types of package iii let pass,
-// an absent field for example, the engine refuses.
-func decodeOps(raw []json.RawMessage) (ops []iii.UpdateOp, detail string) {
-	ops = make([]iii.UpdateOp, len(raw))
-	for i, op := range raw {
-		if ops[i].Op, detail = decodeOp(op); detail != "" {
-			return nil, detail
-		}
+// updateOps are the operations of an update: all of them are decoded, or none. What the
+// types of package iii let pass, an absent field for example, the engine refuses.
+type updateOps []iii.UpdateOp
+
+func (ops *updateOps) decodeStrict(raw json.RawMessage) string {
+	if kindOf(raw) != '[' {
+		return "invalid type: " + describe(raw) + ", expected a sequence"
 	}
-	return ops, ""
+	*ops = updateOps{}
+	for _, item := range itemsOf(raw) {
+		op, detail := decodeOp(item)
+		if detail != "" {
+			return detail
+		}
+		*ops = append(*ops, iii.UpdateOp{Op: op})
+	}
+	return ""
 }
 
-func decodeOp(raw json.RawMessage) (iii.UpdateOpVariant, string) {
-	var tag struct {
-		Type string `json:"type"`
+// The fields of the operations. A set without a value sets null.
+type (
+	setFields struct {
+		Path  string          `json:"path"`
+		Value json.RawMessage `json:"value,omitempty"`
 	}
-	if kindOf(raw) != '{' {
-		return nil, "invalid type: " + describe(raw) + ", expected internally tagged enum UpdateOp"
+	pathFields struct {
+		Path  mergePath       `json:"path,omitempty"`
+		Value json.RawMessage `json:"value"`
 	}
-	if detail := decodeStrict(raw, &tag); detail != "" {
-		return nil, detail
-	}
-	switch tag.Type {
-	case "set":
-		var op struct {
-			Path  string          `json:"path"`
-			Value json.RawMessage `json:"value,omitempty"`
-		}
-		detail := decodeStrict(raw, &op)
-		return iii.UpdateSet{Path: op.Path, Value: op.Value}, detail
-	case "merge":
-		path, value, detail := decodePathOp(raw)
-		return iii.UpdateMerge{Path: path, Value: value}, detail
-	case "append":
-		path, value, detail := decodePathOp(raw)
-		return iii.UpdateAppend{Path: path, Value: value}, detail
-	case "increment":
-		path, by, detail := decodeCountOp(raw)
-		return iii.UpdateIncrement{Path: path, By: by}, detail
-	case "decrement":
-		path, by, detail := decodeCountOp(raw)
-		return iii.UpdateDecrement{Path: path, By: by}, detail
-	case "remove":
-		var op struct {
-			Path string `json:"path"`
-		}
-		detail := decodeStrict(raw, &op)
-		return iii.UpdateRemove{Path: op.Path}, detail
-	default:
-		return nil, fmt.Sprintf("unknown variant `%s`, expected one of `set`, `merge`, `increment`, `decrement`, `append`, `remove`", tag.Type)
-	}
-}
-
-func decodeCountOp(raw json.RawMessage) (path string, by int64, detail string) {
-	var op struct {
+	countFields struct {
 		Path string `json:"path"`
 		By   int64  `json:"by"`
 	}
-	detail = decodeStrict(raw, &op)
-	return op.Path, op.By, detail
-}
+	removeFields struct {
+		Path string `json:"path"`
+	}
+)
 
-func decodePathOp(raw json.RawMessage) (path *iii.MergePath, value json.RawMessage, detail string) {
-	var op struct {
-		Path  json.RawMessage `json:"path,omitempty"`
-		Value json.RawMessage `json:"value"`
-	}
-	if detail = decodeStrict(raw, &op); detail != "" {
-		return nil, nil, detail
-	}
-	const noPath = "data did not match any variant of untagged enum MergePath"
-	switch kindOf(op.Path) {
-	case 0, 'n':
-	case '"':
-		path = new(iii.MergePath)
-		if json.Unmarshal(op.Path, &path.Single) != nil {
-			return nil, nil, noPath
-		}
+// decodeOp decodes an operation: an object with the member type, or a list of the type
+// and the fields in their order.
+func decodeOp(raw json.RawMessage) (iii.UpdateOpVariant, string) {
+	var decode func(fields any, variant string) string
+	var tag json.RawMessage
+	switch kindOf(raw) {
+	case '{':
+		members := (&scanner{b: raw}).members()
+		tag = members["type"]
+		decode = func(fields any, _ string) string { return decodeMembers(members, reflect.ValueOf(fields).Elem()) }
 	case '[':
-		var segments []*string // pointers, because null would pass for a string
-		if json.Unmarshal(op.Path, &segments) != nil {
-			return nil, nil, noPath
+		items := itemsOf(raw)
+		if len(items) > 0 {
+			tag, items = items[0], items[1:]
 		}
-		path = &iii.MergePath{Segments: make([]string, len(segments))}
-		for i, segment := range segments {
-			if segment == nil {
-				return nil, nil, noPath
-			}
-			path.Segments[i] = *segment
+		decode = func(fields any, variant string) string {
+			v := reflect.ValueOf(fields).Elem()
+			return decodeItems(items, v, "struct variant UpdateOp::"+variant, elements(v.NumField())+" in sequence")
 		}
 	default:
-		return nil, nil, noPath
+		return nil, "invalid type: " + describe(raw) + ", expected internally tagged enum UpdateOp"
 	}
-	return path, op.Value, ""
+	switch {
+	case tag == nil:
+		return nil, "missing field `type`"
+	case kindOf(tag) != '"':
+		return nil, "invalid type: " + describe(tag) + ", expected variant identifier"
+	}
+	switch unquote(tag) {
+	case "set":
+		var op setFields
+		detail := decode(&op, "Set")
+		return iii.UpdateSet{Path: op.Path, Value: op.Value}, detail
+	case "merge":
+		var op pathFields
+		detail := decode(&op, "Merge")
+		return iii.UpdateMerge{Path: op.Path.path, Value: op.Value}, detail
+	case "append":
+		var op pathFields
+		detail := decode(&op, "Append")
+		return iii.UpdateAppend{Path: op.Path.path, Value: op.Value}, detail
+	case "increment":
+		var op countFields
+		detail := decode(&op, "Increment")
+		return iii.UpdateIncrement{Path: op.Path, By: op.By}, detail
+	case "decrement":
+		var op countFields
+		detail := decode(&op, "Decrement")
+		return iii.UpdateDecrement{Path: op.Path, By: op.By}, detail
+	case "remove":
+		var op removeFields
+		detail := decode(&op, "Remove")
+		return iii.UpdateRemove{Path: op.Path}, detail
+	}
+	return nil, fmt.Sprintf("unknown variant `%s`, expected one of `set`, `merge`, `increment`, `decrement`, `append`, `remove`", unquote(tag))
 }
 
-// inputError refuses an input for a reason that decodeInput does not know.
-func inputError(functionID, detail string) *wireError {
-	return errorBody("deserialization_error", "Failed to deserialize input for %s: %s", functionID, detail)
+// mergePath is the path of a merge or an append: nothing, a key, or a list of keys.
+type mergePath struct{ path *iii.MergePath }
+
+func (p *mergePath) decodeStrict(raw json.RawMessage) string {
+	const noPath = "data did not match any variant of untagged enum MergePath"
+	switch kindOf(raw) {
+	case 'n':
+	case '"':
+		p.path = &iii.MergePath{Single: unquote(raw)}
+	case '[':
+		items := itemsOf(raw)
+		p.path = &iii.MergePath{Segments: make([]string, len(items))}
+		for i, item := range items {
+			if kindOf(item) != '"' {
+				return noPath
+			}
+			p.path.Segments[i] = unquote(item)
+		}
+	default:
+		return noPath
+	}
+	return ""
 }

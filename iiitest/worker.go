@@ -2,7 +2,6 @@ package iiitest
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -34,6 +33,7 @@ type worker struct {
 
 	// guarded by Engine.mu
 	meta     metadata
+	called   *workerName           // its name, for the messages that are kept
 	attached map[*pending]struct{} // calls it made and calls it is executing
 	making   int                   // calls to built-in functions under way
 	leaving  bool                  // its connection has ended
@@ -45,11 +45,15 @@ type worker struct {
 
 // serveWorker is the worker protocol at "/". A nil guard is the open listener.
 func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) {
-	conn, err := e.upgrade(rw, r)
+	if refusesHandshake(rw, r) {
+		return
+	}
+	conn, err := e.upgrade(rw, r, true)
 	if err != nil {
 		return
 	}
 	defer e.drop(conn)
+	answerPings(conn)
 	session, refusal := e.authenticate(g, r)
 	if e.ctx.Err() != nil {
 		return
@@ -62,11 +66,14 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 		e: e, id: uuid.NewString(), token: uuid.NewString(), session: session,
 		conn: conn, connected: time.Now(),
 		out: newOutbox(), written: make(chan struct{}), reading: newGate(),
+		called:   &workerName{},
 		attached: make(map[*pending]struct{}),
 		cleaned:  make(chan struct{}),
 	}
 	w.ip, _, _ = net.SplitHostPort(r.RemoteAddr)
-	conn.SetCloseHandler(func(int, string) error { return nil }) // end answers
+	if limited, ok := conn.NetConn().(*limitedConn); ok { // the library answers pings while it waits for a message
+		limited.hold = func() { w.reading.wait(e.ctx) }
+	}
 	e.mu.Lock()
 	e.workers[w.id] = w
 	e.mu.Unlock()
@@ -74,7 +81,8 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 	e.spawn(func(context.Context) { w.write() })
 	w.send(message("workerregistered").str("worker_id", w.id).str("reattach_token", w.token).bytes())
 	e.workerChanged("worker_connected", w.id)
-	w.end(w.read())
+	w.read()
+	w.end()
 	<-w.written
 }
 
@@ -108,23 +116,21 @@ func farewell(conn *websocket.Conn) {
 	}
 }
 
-// read handles one message after the other until the connection ends. It returns the
-// worker's Close frame, or nil if there was none.
-func (w *worker) read() (goodbye *websocket.CloseError) {
+// read handles one message after the other until the connection ends.
+func (w *worker) read() {
 	for {
 		w.reading.wait(w.e.ctx)
 		kind, data, err := w.conn.ReadMessage()
 		if err != nil {
 			w.e.log.Debug("worker connection ended", "worker", w.id, "error", err)
-			errors.As(err, &goodbye)
-			return goodbye
+			return
 		}
 		w.reading.wait(w.e.ctx) // what arrived while StopReading was called
 		if kind == websocket.TextMessage && !utf8.Valid(data) {
-			return nil // the engine's WebSocket library ends the connection
+			return // the engine's WebSocket library ends the connection
 		}
 		if !w.receive(kind, data) {
-			return nil
+			return
 		}
 	}
 }
@@ -209,18 +215,16 @@ func (w *worker) write() {
 	}
 }
 
-// end removes everything that the worker had and cuts the connection. In this order,
-// which is the engine's: who has seen the end of a connection may take its name. It may
-// be called by whoever takes the worker's place; it does its work once.
-func (w *worker) end(goodbye *websocket.CloseError) {
+// end removes everything that the worker had and cuts the connection, without a
+// Close frame even if the worker has sent one. In this order, which is the engine's:
+// who has seen the end of a connection may take its name. It may be called by whoever
+// takes the worker's place; it does its work once.
+func (w *worker) end() {
 	w.ended.Do(func() {
 		w.reading.open()
 		w.out.close()
 		w.e.cleanUp(w)
 		close(w.cleaned)
-		if goodbye != nil {
-			_ = w.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(goodbye.Code, ""), time.Now().Add(lingerTime))
-		}
 		_ = w.conn.Close()
 	})
 }
@@ -277,7 +281,7 @@ func (e *Engine) reattach(w *worker, m reattachMessage) {
 	select {
 	case <-old.cleaned:
 	case <-timeout.C:
-		old.end(nil)
+		old.end()
 	case <-e.ctx.Done():
 	}
 }

@@ -1,13 +1,19 @@
 package iiitest
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/gorilla/websocket"
 )
@@ -154,12 +160,56 @@ func TestNothingIsLeftOfAWorkerWhenItsConnectionEnds(t *testing.T) {
 		if err := c.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Time{}); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.closed(); !websocket.IsCloseError(err, websocket.CloseNormalClosure) {
-			t.Fatalf("end: %v, want the Close frame's code", err)
+		if err := c.closed(); closeCode(err) != websocket.CloseAbnormalClosure {
+			t.Fatalf("end: %v, want one without a Close frame", err)
 		}
 		if got := errorCode(other.call(many[0], `{}`)); got != "function_not_found" {
 			t.Fatalf("its function: %s", got)
 		}
+	}
+}
+
+// What is kept of messages keeps neither the connections that they came over nor what
+// these had.
+func TestNothingKeepsConnectionsThatEnded(t *testing.T) {
+	e := Start(t)
+	const connections = 20
+	var workers []weak.Pointer[worker]
+	for i := range connections {
+		c := dial(t, e).register(fmt.Sprint("w", i))
+		c.function(fmt.Sprint("f", i))
+		e.mu.Lock()
+		workers = append(workers, weak.Make(e.workers[c.id]))
+		e.mu.Unlock()
+		_ = c.conn.WriteControl(websocket.CloseMessage, nil, time.Time{})
+		_ = c.closed()
+	}
+	left := func() (kept, entries int) {
+		for _, w := range workers {
+			if w.Value() != nil {
+				kept++
+			}
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return kept, len(e.workers) + len(e.conns) + len(e.leases) + len(e.calls) + len(e.triggers.byID)
+	}
+	for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
+		runtime.GC()
+		kept, entries := left()
+		if kept == 0 && entries == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d connections are kept, %d entries of tables", kept, connections, entries)
+		}
+	}
+	names := map[string]bool{}
+	for _, f := range e.Frames() {
+		names[f.WorkerName] = true
+	}
+	if len(names) != connections {
+		t.Errorf("names in Frames: %v", names)
 	}
 }
 
@@ -308,26 +358,26 @@ func TestFrameLimits(t *testing.T) {
 func TestMessageLimit(t *testing.T) {
 	const mib = 1 << 20
 	var c limitedConn
-	frame := func(first bool, n int) error {
-		err := c.follow(frameHeader(first, false, n))
+	frame := func(first, last bool, n int) error {
+		_, err := c.follow(frameHeader(first, last, n))
 		c.remaining = 0 // as if the payload had been read
 		return err
 	}
 	for i := range 4 {
-		if err := frame(i == 0, 16*mib); err != nil {
+		if err := frame(i == 0, i == 3, 16*mib); err != nil {
 			t.Fatalf("%d MiB: %v", 16*(i+1), err)
 		}
 	}
-	if err := c.follow([]byte{0x89, 0x80, 0, 0, 0, 0}); err != nil {
-		t.Errorf("a ping within a message: %v", err)
+	if _, err := c.follow([]byte{0x89, 0x80, 0, 0, 0, 0}); err != nil {
+		t.Errorf("a ping: %v", err)
 	}
-	if err := frame(true, 16*mib); err != nil {
+	if err := frame(true, false, 16*mib); err != nil {
 		t.Errorf("the next message: %v", err)
 	}
 	for range 3 {
-		_ = frame(false, 16*mib)
+		_ = frame(false, false, 16*mib)
 	}
-	if err := frame(false, 1); err != errTooLarge {
+	if err := frame(false, true, 1); err != errTooLarge {
 		t.Errorf("64 MiB and a byte: %v", err)
 	}
 }
@@ -461,5 +511,166 @@ func TestFramesLog(t *testing.T) {
 	c.want(`{"type":"pong"}`)
 	if frames := e.Frames(); len(frames) != 1 || frames[0].Type() != "pong" {
 		t.Errorf("frames within 1,000 bytes: %v", frames)
+	}
+}
+
+// silentSockets are the sockets whose Close frames the engine does not answer.
+func silentSockets(e *Engine) map[string]string {
+	return map[string]string{"worker": e.URL(), "guarded worker": e.GuardedURL(), "telemetry": e.URL() + "/otel", "stream": e.StreamURL()}
+}
+
+// Whatever a client does to end a connection, the engine ends it without a Close
+// frame.
+func TestConnectionEndsWithoutACloseFrame(t *testing.T) {
+	frame := func(first byte, payload string) string { return string(clientFrame(first, payload)) }
+	for name, bytes := range map[string]string{
+		"close":                   frame(0x80|opClose, "\x03\xe8"),
+		"close without a code":    frame(0x80|opClose, ""),
+		"close with a reason":     frame(0x80|opClose, "\x03\xe9bye"),
+		"close with a wrong code": frame(0x80|opClose, "\x00\x01"),
+		"close of one byte":       frame(0x80|opClose, "\x03"),
+		"close, wrong reason":     frame(0x80|opClose, "\x03\xe8\xff"),
+		"no mask":                 "\x81\x02{}",
+		"a reserved bit":          frame(0xc0|opText, "{}"),
+		"an unknown opcode":       frame(0x80|3, "{}"),
+		"an unknown control":      frame(0x80|11, ""),
+		"a fragmented ping":       frame(9, ""),
+		"a long ping":             "\x89\xfe\x00\x7e\x00\x00\x00\x00",
+		"nothing continued":       frame(0x80|opContinuation, "{}"),
+		"a message within one":    frame(opText, "{") + frame(0x80|opText, "{}"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := Start(t, WithGuard(Guard{}))
+				for socket, url := range silentSockets(e) {
+					c := dialURL(t, e, url)
+					began := time.Now()
+					if _, err := c.conn.NetConn().Write([]byte(bytes)); err != nil {
+						t.Fatal(err)
+					}
+					if err := c.closed(); closeCode(err) != websocket.CloseAbnormalClosure {
+						t.Errorf("%s: %v", socket, err)
+					}
+					if took := time.Since(began); took > 0 {
+						t.Errorf("%s: after %v", socket, took)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Messages that arrive together with what ends the connection are handled.
+func TestMessagesBeforeAnEndCount(t *testing.T) {
+	for name, end := range map[string][]byte{
+		"close": clientFrame(0x80|opClose, ""), "no mask": {0x81, 0}, "too large": frameHeader(true, true, maxFrame+1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := Start(t)
+				c, other := dial(t, e).register("c"), dial(t, e).register("other")
+				other.function("f")
+				call := clientFrame(0x80|opText, `{"type":"invokefunction","function_id":"f","data":1}`)
+				if _, err := c.conn.NetConn().Write(append(call, end...)); err != nil {
+					t.Fatal(err)
+				}
+				other.want(`{"type":"invokefunction","invocation_id":"*","function_id":"f","data":1}`)
+			})
+		})
+	}
+}
+
+func TestPingsAreAnsweredTwice(t *testing.T) {
+	for socket, want := range map[string]int{"worker": 2, "guarded worker": 2, "stream": 2, "telemetry": 1} {
+		t.Run(socket, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := Start(t, WithGuard(Guard{}))
+				c := dialURL(t, e, silentSockets(e)[socket])
+				var pongs []string
+				c.conn.SetPongHandler(func(payload string) error {
+					pongs = append(pongs, payload)
+					return nil
+				})
+				for _, payload := range []string{"", "hello"} {
+					if err := c.conn.WriteControl(websocket.PingMessage, []byte(payload), time.Time{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := c.conn.WriteControl(websocket.CloseMessage, nil, time.Time{}); err != nil {
+					t.Fatal(err)
+				}
+				_ = c.closed()
+				if len(pongs) != 2*want || pongs[0] != "" || pongs[2*want-1] != "hello" {
+					t.Errorf("pongs %q", pongs)
+				}
+			})
+		})
+	}
+}
+
+func TestHandshakesRefused(t *testing.T) {
+	upgrade := map[string]string{
+		"Connection": "keep-alive, Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+	}
+	with := func(name, value string) map[string]string {
+		h := maps.Clone(upgrade)
+		if value == "" {
+			delete(h, name)
+		} else {
+			h[name] = value
+		}
+		return h
+	}
+	for _, test := range []struct {
+		name, request string
+		headers       map[string]string
+		status        int
+		body          string
+	}{
+		{"plain", "GET / HTTP/1.1", nil, 400, "Connection header did not include 'upgrade'"},
+		{"no connection", "GET / HTTP/1.1", with("Connection", ""), 400, "Connection header did not include 'upgrade'"},
+		{"no upgrade", "GET / HTTP/1.1", with("Upgrade", ""), 400, "`Upgrade` header did not include 'websocket'"},
+		{"another upgrade", "GET / HTTP/1.1", with("Upgrade", "h2c"), 400, "`Upgrade` header did not include 'websocket'"},
+		{"no version", "GET / HTTP/1.1", with("Sec-WebSocket-Version", ""), 400, "`Sec-WebSocket-Version` header did not include '13'"},
+		{"another version", "GET / HTTP/1.1", with("Sec-WebSocket-Version", "8"), 400, "`Sec-WebSocket-Version` header did not include '13'"},
+		{"no key", "GET / HTTP/1.1", with("Sec-WebSocket-Key", ""), 400, "`Sec-WebSocket-Key` header missing"},
+		{"HTTP/1.0", "GET / HTTP/1.0", upgrade, 426, "WebSocket request couldn't be upgraded since no upgrade state was present"},
+		{"HEAD", "HEAD / HTTP/1.1", upgrade, 405, ""},
+		{"PUT", "PUT / HTTP/1.1", upgrade, 405, ""},
+		{"fine", "GET / HTTP/1.1", upgrade, 101, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := Start(t, WithGuard(Guard{}))
+				for socket, url := range silentSockets(e) {
+					host, path, _ := strings.Cut(strings.TrimPrefix(url, "ws://"), "/")
+					conn, err := e.DialContext(t.Context(), "tcp", host)
+					if err != nil {
+						t.Fatal(err)
+					}
+					request := strings.Replace(test.request, " /", " /"+path, 1) + "\r\nHost: h\r\n"
+					for name, value := range test.headers {
+						request += name + ": " + value + "\r\n"
+					}
+					if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
+						t.Fatal(err)
+					}
+					method, _, _ := strings.Cut(test.request, " ")
+					response, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+					if err != nil {
+						t.Fatalf("%s: %v", socket, err)
+					}
+					body := ""
+					if response.StatusCode != http.StatusSwitchingProtocols {
+						b, _ := io.ReadAll(response.Body)
+						body = string(b)
+					}
+					if response.StatusCode != test.status || body != test.body {
+						t.Errorf("%s: %d %q, want %d %q", socket, response.StatusCode, body, test.status, test.body)
+					}
+					_ = conn.Close()
+				}
+			})
+		})
 	}
 }

@@ -126,7 +126,12 @@ var partDescriptions = map[string]string{
 // listWorkers lists the parts of the engine and the workers that told their
 // process id.
 func (e *Engine) listWorkers(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[listInput](c.functionID, c.data)
+	type WorkersListInput struct {
+		Search  *string `json:"search"`
+		Runtime *string `json:"runtime"`
+		Status  *string `json:"status"`
+	}
+	in, bad := decodeInput[WorkersListInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
@@ -147,13 +152,12 @@ func (e *Engine) listWorkers(_ context.Context, c *call) (json.RawMessage, *wire
 	return mustEncode(map[string]any{"workers": list}), nil
 }
 
-type workerInfoInput struct {
-	Name      string  `json:"name"`
-	Namespace *string `json:"namespace"`
-}
-
 func (e *Engine) workerInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	in, bad := decodeInput[workerInfoInput](c.functionID, c.data)
+	type WorkerInfoInput struct {
+		Name      string  `json:"name"`
+		Namespace *string `json:"namespace"`
+	}
+	in, bad := decodeInput[WorkerInfoInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
 	}
@@ -199,9 +203,9 @@ func (e *Engine) workerInfo(_ context.Context, c *call) (json.RawMessage, *wireE
 // lookUpWorker finds a worker as lookUp finds a function. Engine.triggers.mu and
 // Engine.mu are held.
 func (e *Engine) lookUpWorker(name string, namespace *string) (v workerView, bad *wireError) {
-	ns, bad := namespaceOf("namespace", namespace, defaultNamespace)
-	if bad != nil {
-		return v, bad
+	ns := defaultNamespace // or the one that is named, even if it is blank
+	if namespace != nil {
+		ns = *namespace
 	}
 	var elsewhere []string
 	for _, other := range e.workerViews() {

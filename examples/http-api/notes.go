@@ -36,7 +36,7 @@ func newNotes() *notes {
 	return &notes{sessions: map[string]string{}, changed: time.Now(), added: make(chan struct{})}
 }
 
-// login begins a session. A response may set several cookies, unless it is streamed.
+// login begins a session. A response may set several cookies.
 func (n *notes) login(w http.ResponseWriter, r *http.Request) {
 	user := r.PostFormValue("user")
 	if user == "" {

@@ -5,13 +5,16 @@ package jsontree
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // Node is a JSON value of which only the touched parts are decoded: what nobody walks
-// into keeps its text, and with it every digit of its numbers. The zero value is not
+// into keeps its text, apart from white space and the spelling of numbers. The zero value is not
 // usable; use [Parse] or one of the constructors. A node belongs to one goroutine.
 type Node struct {
 	// Exactly one of raw, members and elements holds the value.
@@ -20,14 +23,21 @@ type Node struct {
 	elements []*Node          // a decoded list; never nil once decoded
 }
 
-// Parse copies and validates one JSON document.
+// Parse copies and validates one JSON document, and spells its numbers as the engine
+// does.
 func Parse(doc []byte) (*Node, error) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, doc); err != nil {
 		return nil, err
 	}
-	return &Node{raw: compact.Bytes()}, nil
+	raw, ok := rawjson.AppendNumbers(make([]byte, 0, compact.Len()), compact.Bytes())
+	if !ok {
+		return nil, errNumberRange
+	}
+	return &Node{raw: raw}, nil
 }
+
+var errNumberRange = errors.New("a number is out of the range of a float")
 
 // Null returns a null.
 func Null() *Node { return &Node{raw: []byte("null")} }

@@ -5,6 +5,8 @@ import (
 	"math/bits"
 	"strconv"
 	"strings"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // AddToNumber adds by to the number that text is, or subtracts it. Integers are
@@ -31,7 +33,7 @@ func AddToNumber(text string, by int64, subtract bool) (string, bool) {
 	if math.IsInf(f, 0) {
 		return "", false
 	}
-	return formatFloat(f), true
+	return string(rawjson.AppendFloat(nil, f)), true
 }
 
 // integer is a whole number of the union of int64 and uint64, which is what the
@@ -81,29 +83,4 @@ func (a integer) String() string {
 		return "-" + digits
 	}
 	return digits
-}
-
-// formatFloat writes a float the way the engine does: the shortest digits that
-// read back the same, always with a fraction or an exponent, plain between 1e-5
-// and 1e16 and with an exponent outside.
-func formatFloat(f float64) string {
-	if f == 0 {
-		if math.Signbit(f) {
-			return "-0.0"
-		}
-		return "0.0"
-	}
-	if abs := math.Abs(f); abs >= 1e-5 && abs < 1e16 {
-		text := strconv.FormatFloat(f, 'f', -1, 64)
-		if !strings.Contains(text, ".") {
-			text += ".0"
-		}
-		return text
-	}
-	mantissa, exponent, _ := strings.Cut(strconv.FormatFloat(f, 'e', -1, 64), "e")
-	sign := ""
-	if exponent[0] == '-' {
-		sign = "-"
-	}
-	return mantissa + "e" + sign + strings.TrimLeft(exponent[1:], "0")
 }

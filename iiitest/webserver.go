@@ -1,0 +1,698 @@
+package iiitest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+)
+
+// webServer is the HTTP server of the http triggers. It speaks HTTP/1.1 and 1.0 as the
+// engine's does. Package net/http cannot: it refuses targets and expectations that the
+// engine accepts, adds headers of its own, and corrects what a function replies.
+type webServer struct {
+	engine *Engine
+	handle func(x *webExchange)
+
+	mu     sync.Mutex
+	closed bool
+	conns  map[net.Conn]struct{}
+}
+
+func newWebServer(e *Engine, handle func(x *webExchange)) *webServer {
+	return &webServer{engine: e, handle: handle, conns: map[net.Conn]struct{}{}}
+}
+
+// Serve accepts connections until l is closed.
+func (s *webServer) Serve(l net.Listener) error {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		if !s.enter(conn) {
+			_ = conn.Close()
+			continue
+		}
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			// As over a network. On the loopback the system takes megabytes, and a client
+			// that reads slowly seems to read nothing for a long time.
+			_ = tcp.SetWriteBuffer(128 << 10)
+		}
+		s.engine.spawn(func(context.Context) {
+			defer s.leave(conn)
+			(&webConn{server: s, conn: conn, in: bufio.NewReader(conn)}).serve()
+		})
+	}
+}
+
+func (s *webServer) enter(conn net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.conns[conn] = struct{}{}
+	}
+	return !s.closed
+}
+
+func (s *webServer) leave(conn net.Conn) {
+	_ = conn.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, conn)
+}
+
+// Close ends all connections.
+func (s *webServer) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for conn := range s.conns {
+		_ = conn.Close()
+	}
+	return nil
+}
+
+// webHeader is a header: lowercase names in the order in which they came, each with its
+// values.
+type webHeader []webField
+
+type webField struct {
+	name   string
+	values []string
+}
+
+func (h webHeader) find(name string) *webField {
+	for i := range h {
+		if h[i].name == name {
+			return &h[i]
+		}
+	}
+	return nil
+}
+
+// get returns the first value of a name, or "".
+func (h webHeader) get(name string) string {
+	if f := h.find(name); f != nil {
+		return f.values[0]
+	}
+	return ""
+}
+
+// add adds a value to those of its name.
+func (h *webHeader) add(name, value string) {
+	if f := h.find(name); f != nil {
+		f.values = append(f.values, value)
+		return
+	}
+	*h = append(*h, webField{name, []string{value}})
+}
+
+// set replaces the values of a name, at their place.
+func (h *webHeader) set(name, value string) {
+	if f := h.find(name); f != nil {
+		f.values = []string{value}
+		return
+	}
+	*h = append(*h, webField{name, []string{value}})
+}
+
+// webRequest is the head of a request.
+type webRequest struct {
+	method      string
+	path, query string // as they were sent; a target without a path has ""
+	header      webHeader
+	old         bool  // HTTP/1.0
+	keepAlive   bool  // the client may use the connection again
+	length      int64 // of the body; -1 is chunked
+	expects     bool  // 100 Continue before it sends the body
+}
+
+// What the engine accepts of a request.
+const (
+	maxHeaders = 100
+	maxHead    = 8192 + 4096*maxHeaders
+	maxTarget  = 65534
+)
+
+// webConn is a connection of a client.
+type webConn struct {
+	server *webServer
+	conn   net.Conn
+	in     *bufio.Reader
+	line   []byte // the memory of a line that is longer than the buffer of in
+	out    []byte // what is written; its memory is used again
+
+	mu         sync.Mutex
+	responding bool // it is too late for 100 Continue
+}
+
+// serve answers one request after the other.
+func (c *webConn) serve() {
+	for {
+		r, refused := c.request()
+		if r == nil && refused == 0 {
+			return // the client has left
+		}
+		c.responding = false
+		x := &webExchange{conn: c, webRequest: r, gone: make(chan struct{})}
+		if refused != 0 {
+			x.webRequest = &webRequest{method: http.MethodGet}
+			x.respond(refused, nil, nil)
+			c.linger()
+			return
+		}
+		if r.length != 0 {
+			x.body = newWebBody(c, r)
+		}
+		c.server.handle(x)
+		switch complete := x.settle(); {
+		case !complete:
+			c.linger()
+			return
+		case x.last:
+			return
+		}
+	}
+}
+
+// webLinger is how long a connection stays open for a client that has not sent all of
+// its request.
+const webLinger = 500 * time.Millisecond
+
+// linger lets the client read the response before its connection is closed: the answer to
+// what arrives at a closed one would destroy what it has not read.
+func (c *webConn) linger() {
+	half, ok := c.conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	_ = c.conn.SetReadDeadline(time.Now().Add(webLinger))
+	_, _ = io.Copy(io.Discard, c.conn)
+}
+
+// readLine returns the next line without its end, valid until the next call, and what is
+// left of limit.
+func (c *webConn) readLine(limit int) (line []byte, left int, err error) {
+	line, err = c.in.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		c.line = c.line[:0]
+		for errors.Is(err, bufio.ErrBufferFull) && len(c.line) <= limit {
+			c.line = append(c.line, line...)
+			line, err = c.in.ReadSlice('\n')
+		}
+		c.line = append(c.line, line...)
+		line = c.line
+	}
+	if len(line) > limit {
+		return nil, 0, errHead
+	}
+	left = limit - len(line)
+	line = bytes.TrimSuffix(line, []byte("\n"))
+	return bytes.TrimSuffix(line, []byte("\r")), left, err
+}
+
+var errHead = errors.New("iiitest: head of a request beyond the engine's limit")
+
+// request reads the head of the next request. A status other than 0 refuses it; without
+// one and a request, the client has left.
+func (c *webConn) request() (r *webRequest, refused int) {
+	line, left, err := c.readLine(maxHead)
+	for err == nil && len(line) == 0 { // clients used to send one after a body
+		line, left, err = c.readLine(left)
+	}
+	if err != nil {
+		return nil, headStatus(err)
+	}
+	r, refused = parseRequestLine(string(line))
+	if refused != 0 {
+		return nil, refused
+	}
+	chunked, sized := false, false
+	for n := 0; ; n++ {
+		if line, left, err = c.readLine(left); err != nil {
+			return nil, headStatus(err)
+		}
+		if len(line) == 0 {
+			break
+		}
+		name, value, ok := parseField(line)
+		switch {
+		case !ok:
+			return nil, http.StatusBadRequest
+		case n == maxHeaders:
+			return nil, http.StatusRequestHeaderFieldsTooLarge
+		}
+		switch name {
+		case "transfer-encoding":
+			if r.old {
+				return nil, http.StatusBadRequest
+			}
+			r.length, chunked = -1, endsChunked(value)
+		case "content-length":
+			if r.length < 0 {
+				continue
+			}
+			length, err := parseLength(value)
+			if err != nil || sized && length != r.length {
+				return nil, http.StatusBadRequest
+			}
+			if sized {
+				continue
+			}
+			r.length, sized = length, true
+		case "connection":
+			if r.keepAlive {
+				r.keepAlive = !hasToken(value, "close")
+			} else {
+				r.keepAlive = hasToken(value, "keep-alive")
+			}
+		case "expect":
+			r.expects = strings.EqualFold(value, "100-continue") && !r.old
+		}
+		r.header.add(name, value)
+	}
+	if r.length < 0 && !chunked {
+		return nil, http.StatusBadRequest
+	}
+	return r, 0
+}
+
+func headStatus(err error) int {
+	if errors.Is(err, errHead) {
+		return http.StatusRequestHeaderFieldsTooLarge
+	}
+	return 0
+}
+
+func parseRequestLine(line string) (r *webRequest, refused int) {
+	method, rest, _ := strings.Cut(line, " ")
+	target, version, _ := strings.Cut(rest, " ")
+	switch {
+	case !isToken(method), version != "HTTP/1.1" && version != "HTTP/1.0":
+		return nil, http.StatusBadRequest
+	case len(target) > maxTarget:
+		return nil, http.StatusRequestURITooLong
+	}
+	path, query, ok := parseTarget(target)
+	if !ok {
+		return nil, http.StatusBadRequest
+	}
+	old := version == "HTTP/1.0"
+	return &webRequest{method: method, path: path, query: query, old: old, keepAlive: !old}, 0
+}
+
+// parseTarget takes the path and the query out of a request target in any of its forms
+// (RFC 9112, 3.2), as they are. The engine accepts everything in them but some characters
+// that must be escaped, and looks neither at the host of an absolute target nor at a
+// fragment.
+func parseTarget(target string) (path, query string, ok bool) {
+	switch {
+	case target == "*":
+		return target, "", true
+	case strings.HasPrefix(target, "/"):
+	default:
+		scheme, rest, absolute := strings.Cut(target, "://")
+		if !absolute { // of CONNECT: a host, and no path
+			return "", "", isAuthority(target)
+		}
+		end := len(rest)
+		if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+			end = i
+		}
+		if !isToken(scheme) || !isAuthority(rest[:end]) {
+			return "", "", false
+		}
+		if target = rest[end:]; !strings.HasPrefix(target, "/") {
+			target = "/" + target
+		}
+	}
+	target, _, _ = strings.Cut(target, "#")
+	if !utf8.ValidString(target) {
+		return "", "", false
+	}
+	path, query, _ = strings.Cut(target, "?")
+	return path, query, validIn(path, "<>`") && validIn(query, "\"<>")
+}
+
+func isAuthority(s string) bool { return s != "" && validIn(s, "/?#\"<>\\^`{|}") }
+
+// validIn reports whether a part of a target has neither spaces nor control characters,
+// nor any of those.
+func validIn(s, forbidden string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] == 0x7f || strings.IndexByte(forbidden, s[i]) >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// parseField takes a line of a header apart.
+func parseField(line []byte) (name, value string, ok bool) {
+	raw, rest, found := bytes.Cut(line, []byte(":"))
+	name, value = strings.ToLower(string(raw)), string(bytes.Trim(rest, " \t"))
+	return name, value, found && validHeader(name, value)
+}
+
+// parseLength reads a Content-Length: digits and nothing else.
+func parseLength(value string) (int64, error) {
+	n, err := strconv.ParseUint(value, 10, 63)
+	return int64(n), err
+}
+
+// hasToken reports whether a list of tokens has one.
+func hasToken(list, token string) bool {
+	return slices.ContainsFunc(strings.Split(list, ","), func(s string) bool { return strings.EqualFold(strings.TrimSpace(s), token) })
+}
+
+// endsChunked reports whether the last of a list of encodings is chunked.
+func endsChunked(list string) bool {
+	return strings.EqualFold(strings.TrimSpace(list[strings.LastIndexByte(list, ',')+1:]), "chunked")
+}
+
+// webBody is the body of a request.
+type webBody struct {
+	conn     *webConn
+	data     io.Reader
+	chunked  bool
+	expected bool        // the client waits for 100 Continue
+	ended    atomic.Bool // nothing more comes
+	complete bool        // all of it was read; to be looked at when it has ended
+}
+
+func newWebBody(c *webConn, r *webRequest) *webBody {
+	b := &webBody{conn: c, chunked: r.length < 0, expected: r.expects}
+	if b.chunked {
+		b.data = httputil.NewChunkedReader(c.in)
+	} else {
+		b.data = &io.LimitedReader{R: c.in, N: r.length}
+	}
+	return b
+}
+
+// Read implements io.Reader. The error at the end of a body that is shorter than the
+// client has promised is io.ErrUnexpectedEOF.
+func (b *webBody) Read(p []byte) (int, error) {
+	if b.expected {
+		b.expected = false
+		b.conn.proceed()
+	}
+	n, err := b.data.Read(p)
+	if limited, ok := b.data.(*io.LimitedReader); ok {
+		switch {
+		case limited.N == 0 && err == nil:
+			err = io.EOF
+		case limited.N > 0 && err == io.EOF:
+			err = io.ErrUnexpectedEOF
+		}
+	} else if err == io.EOF {
+		err = b.trailers()
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		b.complete = err == io.EOF
+		b.ended.Store(true)
+	}
+	return n, err
+}
+
+// trailers skips what follows the last chunk. It returns io.EOF.
+func (b *webBody) trailers() error {
+	for left := maxHead; ; {
+		line, rest, err := b.conn.readLine(left)
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return err
+		}
+		if len(line) == 0 {
+			return io.EOF
+		}
+		left = rest
+	}
+}
+
+// proceed tells the client to send the body, unless it has its answer already.
+func (c *webConn) proceed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.responding {
+		_, _ = io.WriteString(c.conn, "HTTP/1.1 100 Continue\r\n\r\n")
+	}
+}
+
+// webExchange is a request on its connection, and the response to it. Its methods are for
+// one goroutine.
+type webExchange struct {
+	*webRequest
+	conn *webConn
+	body *webBody      // nil for none
+	gone chan struct{} // closed when the client has left
+
+	listening chan struct{} // closed when nothing reads from the connection any more
+	framing   framing       // of the response
+	last      bool          // the connection ends with the response
+	done      bool          // all of the response is sent
+}
+
+// listen reads from the connection in the background: what is left of the body, for body,
+// which may refuse more of it and learns of its end by a nil; and then whether the client
+// leaves.
+func (x *webExchange) listen(body func(data []byte) bool) {
+	x.listening = make(chan struct{})
+	go func() { // joined by settle
+		defer close(x.listening)
+		for b := x.body; b != nil && !b.ended.Load(); {
+			data := make([]byte, 32<<10)
+			n, err := b.Read(data)
+			if n > 0 && !body(data[:n]) || err != nil && !b.ended.Load() {
+				break
+			}
+		}
+		body(nil)
+		if !x.read() {
+			return
+		}
+		if _, err := x.conn.in.Peek(1); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			close(x.gone)
+			_ = x.conn.conn.Close() // ends a write that waits for the client
+		}
+	}()
+}
+
+// settle ends the reading. It reports whether request and response are complete, so that
+// another request may follow.
+func (x *webExchange) settle() bool {
+	if x.listening != nil {
+		_ = x.conn.conn.SetReadDeadline(time.Unix(1, 0))
+		<-x.listening
+		_ = x.conn.conn.SetReadDeadline(time.Time{})
+	}
+	return x.done && x.read()
+}
+
+// read reports whether all of the request was read.
+func (x *webExchange) read() bool { return x.body == nil || x.body.ended.Load() && x.body.complete }
+
+// respond sends a response whose body is known. The length of it that a function claims
+// is sent as it is. The engine then goes on with the next request; here the connection
+// ends, since a client that believes a wrong length would wait for ever.
+func (x *webExchange) respond(status int, header webHeader, body []byte) {
+	length := strconv.Itoa(len(body))
+	if header.find("content-length") == nil {
+		header.set("content-length", length)
+	}
+	n := int64(len(body))
+	if x.method == http.MethodHead {
+		n = 0
+	}
+	if x.head(status, header, n) {
+		wrong := x.framing.left > 0 && header.get("content-length") != length
+		x.send(body)
+		x.last = x.last || wrong
+	}
+}
+
+// unknown is the length of a body that is yet to come.
+const unknown = -1
+
+// head begins a response with a body of that length. It returns false, and the
+// connection ends without a response, if the header contradicts itself. Nothing is sent
+// before send or flush.
+func (x *webExchange) head(status int, header webHeader, length int64) bool {
+	if x.body != nil && !x.body.ended.Load() {
+		x.keepAlive = false // a client that still sends should not wait for its turn
+	}
+	c := x.conn
+	var ok bool
+	c.out, x.framing, x.last, ok = encodeHead(c.out[:0], x.webRequest, status, header, length)
+	if ok {
+		c.mu.Lock()
+		c.responding = true
+		c.mu.Unlock()
+	}
+	return ok
+}
+
+// keptBytes is how much memory a connection keeps for what it writes next.
+const keptBytes = 1 << 20
+
+// send sends a part of the body, with the head if it is not out yet. It returns false if
+// the response is over.
+func (x *webExchange) send(data []byte) bool {
+	x.conn.out = x.framing.append(x.conn.out, data)
+	_, err := x.conn.conn.Write(x.conn.out)
+	if x.conn.out = x.conn.out[:0]; cap(x.conn.out) > keptBytes {
+		x.conn.out = nil
+	}
+	x.done = err == nil && x.framing.over()
+	return err == nil && !x.done
+}
+
+// end ends a body that was sent piece by piece.
+func (x *webExchange) end() {
+	switch {
+	case x.framing.chunked:
+		_, err := io.WriteString(x.conn.conn, "0\r\n\r\n")
+		x.done = err == nil
+	case x.framing.untilClose:
+		x.done, x.last = true, true
+	}
+}
+
+// framing is how a client finds the end of a body.
+type framing struct {
+	chunked    bool
+	untilClose bool
+	left       int64 // of a body with a length; what is beyond it is not sent
+}
+
+// over reports whether the body has all that its length promises.
+func (f *framing) over() bool { return !f.chunked && !f.untilClose && f.left == 0 }
+
+// append appends a part of the body. An empty chunk would be the last.
+func (f *framing) append(dst, data []byte) []byte {
+	switch {
+	case f.chunked && len(data) > 0:
+		dst = append(strconv.AppendInt(dst, int64(len(data)), 16), "\r\n"...)
+		return append(append(dst, data...), "\r\n"...)
+	case !f.chunked && !f.untilClose:
+		data = data[:min(int64(len(data)), f.left)]
+		f.left -= int64(len(data))
+	}
+	return append(dst, data...)
+}
+
+// encodeHead appends the head of a response to r with a body of that length. What it
+// makes of a header is what the engine's HTTP library makes of it, in its order. last is
+// set if the connection ends with the response; ok is false if there can be none.
+func encodeHead(dst []byte, r *webRequest, status int, header webHeader, length int64) (out []byte, f framing, last, ok bool) {
+	connect := r.method == http.MethodConnect && status >= 200 && status < 300
+	last = !r.keepAlive || connect || status == http.StatusSwitchingProtocols
+	switch {
+	case status < 200 && status != http.StatusSwitchingProtocols: // a response cannot be informational
+		status, header, length, last = http.StatusInternalServerError, nil, 0, true
+	case r.keepAlive && r.old:
+		header.set("connection", "keep-alive")
+	case !r.keepAlive && !r.old:
+		header.set("connection", "close")
+	}
+	sizeless := status < 200 || status == http.StatusNoContent || status == http.StatusNotModified || connect
+	bodyless := sizeless || r.method == http.MethodHead
+	chunks := !bodyless && !r.old
+
+	version := "HTTP/1.1 "
+	if r.old {
+		version = "HTTP/1.0 "
+	}
+	reason := http.StatusText(status)
+	if reason == "" {
+		reason = "<none>"
+	}
+	dst = append(strconv.AppendInt(append(dst, version...), int64(status), 10), ' ')
+	dst = append(append(dst, reason...), "\r\n"...)
+
+	framed, dated := connect, false
+	for _, field := range header {
+		line := strings.Join(field.values, ", ") // of the headers that are lists
+		switch field.name {
+		case "content-length":
+			if framed || len(field.values) > 1 {
+				return dst, f, true, false
+			}
+			n, err := parseLength(line)
+			switch {
+			case length == 0 && r.method != http.MethodHead:
+				continue // the true one follows
+			case length == unknown && err != nil:
+				return dst, f, true, false
+			case length == unknown:
+				f.left = n
+			default:
+				f.left = length
+			}
+			framed = true
+		case "transfer-encoding":
+			if framed || chunks && len(field.values) > 1 {
+				return dst, f, true, false
+			}
+			if !chunks {
+				continue
+			}
+			if !endsChunked(line) {
+				line += ", chunked"
+			}
+			framed, f.chunked = true, true
+		case "trailer":
+			if !chunks {
+				continue // no chunk, no trailer
+			}
+		case "connection":
+			last = last || hasToken(line, "close")
+		default:
+			dated = dated || field.name == "date"
+			for _, value := range field.values {
+				dst = appendField(dst, field.name, value)
+			}
+			continue
+		}
+		dst = appendField(dst, field.name, line)
+	}
+	switch {
+	case framed:
+	case length == unknown && !chunks:
+		f.untilClose = true
+	case length == unknown:
+		f.chunked = true
+		dst = appendField(dst, "transfer-encoding", "chunked")
+	case sizeless, length == 0 && r.method == http.MethodHead:
+	default:
+		f.left = length
+		dst = appendField(dst, "content-length", strconv.FormatInt(length, 10))
+	}
+	if bodyless {
+		f = framing{}
+	}
+	if !dated {
+		dst = append(time.Now().UTC().AppendFormat(append(dst, "date: "...), http.TimeFormat), "\r\n"...)
+	}
+	return append(dst, "\r\n"...), f, last || f.untilClose, true
+}
+
+func appendField(dst []byte, name, value string) []byte {
+	dst = append(append(dst, name...), ": "...)
+	return append(append(dst, value...), "\r\n"...)
+}

@@ -1,0 +1,226 @@
+package rawjson
+
+import (
+	"math"
+	"strconv"
+	"sync"
+)
+
+// The engine holds a number as a 64-bit integer, signed or unsigned, or as a float,
+// and writes what it holds: 1e2 comes back as 100.0, an integer beyond 64 bits as a
+// float. Its float parser is fast rather than exact: it may miss the nearest float by
+// a digit in the last place.
+
+// AppendNumber appends a JSON number as the engine spells it. A number that the
+// engine refuses, which [NumberInRange] tells, is appended as it is.
+func AppendNumber(dst, text []byte) []byte {
+	if isInteger(text) {
+		return append(dst, text...)
+	}
+	f, ok := parseFloat(text)
+	if !ok {
+		return append(dst, text...)
+	}
+	return AppendFloat(dst, f)
+}
+
+// NumberInRange reports whether the engine accepts a JSON number: one whose absolute
+// value is too large for a float is refused.
+func NumberInRange(text []byte) bool {
+	if len(text) <= 308 && !hasExponent(text) {
+		return true
+	}
+	_, ok := parseFloat(text)
+	return ok
+}
+
+// AppendFloat appends a finite float as the engine writes it: the shortest digits
+// that read back the same, always with a fraction or an exponent, plain between 1e-5
+// and 1e16 and with an exponent outside.
+func AppendFloat(dst []byte, f float64) []byte {
+	if abs := math.Abs(f); abs != 0 && (abs < 1e-5 || abs >= 1e16) {
+		return appendExponential(dst, f)
+	}
+	start := len(dst)
+	dst = strconv.AppendFloat(dst, f, 'f', -1, 64)
+	for _, c := range dst[start:] {
+		if c == '.' {
+			return dst
+		}
+	}
+	return append(dst, ".0"...)
+}
+
+// appendExponential writes 1e-6 where package strconv writes 1e-06.
+func appendExponential(dst []byte, f float64) []byte {
+	dst = strconv.AppendFloat(dst, f, 'e', -1, 64)
+	n := len(dst)
+	if c := dst[n-3]; dst[n-2] == '0' && (c == '-' || c == '+') {
+		dst[n-2] = dst[n-1]
+		dst = dst[:n-1]
+	}
+	return dst
+}
+
+// AppendNumbers appends a JSON document with its numbers spelled as the engine spells
+// them and the rest as it is. Unlike the engine's parser, and [AppendNumber], it takes
+// the nearest float for each: what the engine has written stays what it is. It reports
+// false, with nothing usable in the result, for a number that is out of range.
+func AppendNumbers(dst, doc []byte) ([]byte, bool) {
+	kept := 0 // doc[:kept] is appended
+	for i := 0; i < len(doc); {
+		switch c := doc[i]; {
+		case c == '"':
+			for i++; i < len(doc) && doc[i] != '"'; i++ {
+				if doc[i] == '\\' {
+					i++
+				}
+			}
+			i++
+		case c == '-' || isDigit(c):
+			end := i + 1
+			for end < len(doc) && numberByte[doc[end]] {
+				end++
+			}
+			if number := doc[i:end]; !isInteger(number) {
+				f, err := strconv.ParseFloat(string(number), 64)
+				if err != nil {
+					return dst, false
+				}
+				dst = append(dst, doc[kept:i]...)
+				dst = AppendFloat(dst, f)
+				kept = end
+			}
+			i = end
+		default:
+			i++
+		}
+	}
+	return append(dst, doc[min(kept, len(doc)):]...), true
+}
+
+func hasExponent(text []byte) bool {
+	for _, c := range text {
+		if c|0x20 == 'e' {
+			return true
+		}
+	}
+	return false
+}
+
+// isInteger reports whether the engine holds a number as an integer. It holds -0 as a
+// float, since no integer is that.
+func isInteger(text []byte) bool {
+	digits, negative := text, text[0] == '-'
+	if negative {
+		digits = digits[1:]
+	}
+	if len(digits) > 20 || negative && digits[0] == '0' {
+		return false
+	}
+	var n uint64
+	for _, c := range digits {
+		d := uint64(c - '0')
+		if !isDigit(c) || overflows(n, d) {
+			return false
+		}
+		n = n*10 + d
+	}
+	return !negative || n <= 1<<63
+}
+
+// overflows reports whether n*10+d exceeds 64 bits.
+func overflows(n, d uint64) bool {
+	const most = math.MaxUint64
+	return n > most/10 || n == most/10 && d > most%10
+}
+
+// parseFloat is the engine's float parser: the digits that fit into 64 bits, scaled
+// by a power of ten. It reports false for a number that is too large.
+func parseFloat(text []byte) (f float64, ok bool) {
+	negative := text[0] == '-'
+	i := 0
+	if negative {
+		i++
+	}
+	var significand uint64
+	exponent := int64(0)
+	for ; i < len(text) && isDigit(text[i]); i++ {
+		if d := uint64(text[i] - '0'); exponent > 0 || overflows(significand, d) {
+			exponent++ // the digit is lost, its place is not
+		} else {
+			significand = significand*10 + d
+		}
+	}
+	if i < len(text) && text[i] == '.' {
+		full := false
+		for i++; i < len(text) && isDigit(text[i]); i++ {
+			d := uint64(text[i] - '0')
+			if full = full || overflows(significand, d); !full {
+				significand = significand*10 + d
+				exponent--
+			}
+		}
+	}
+	if i < len(text) {
+		e, positive := exponentOf(text[i+1:])
+		switch {
+		case e <= math.MaxInt32 && positive:
+			exponent += e
+		case e <= math.MaxInt32:
+			exponent -= e
+		case positive && significand != 0:
+			return 0, false
+		default:
+			significand, exponent = 0, 0
+		}
+	}
+	f, ok = scale(float64(significand), exponent)
+	if negative {
+		f = -f
+	}
+	return f, ok
+}
+
+// exponentOf reads what follows the e. Everything beyond 32 bits is the same.
+func exponentOf(text []byte) (e int64, positive bool) {
+	positive = true
+	if text[0] == '+' || text[0] == '-' {
+		positive = text[0] == '+'
+		text = text[1:]
+	}
+	for _, c := range text {
+		e = min(e*10+int64(c-'0'), math.MaxInt32+1)
+	}
+	return e, positive
+}
+
+// scale is f × 10^exponent with one rounding a step, as the engine computes it.
+func scale(f float64, exponent int64) (float64, bool) {
+	pow := powersOfTen()
+	for exponent < -maxPower && f != 0 {
+		f /= pow[maxPower]
+		exponent += maxPower
+	}
+	switch {
+	case f == 0:
+		return f, true
+	case exponent > maxPower:
+		return 0, false
+	case exponent < 0:
+		return f / pow[-exponent], true
+	}
+	f *= pow[exponent]
+	return f, !math.IsInf(f, 0)
+}
+
+// maxPower is the largest power of ten that is a float.
+const maxPower = 308
+
+var powersOfTen = sync.OnceValue(func() *[maxPower + 1]float64 {
+	var pow [maxPower + 1]float64
+	for i := range pow {
+		pow[i], _ = strconv.ParseFloat("1e"+strconv.Itoa(i), 64) // exact to the last digit
+	}
+	return &pow
+})
