@@ -53,7 +53,7 @@ type AggregatedMetric struct {
 	Sum float64 `json:"sum"`
 }
 
-// AlertAction is what the engine does when an alert fires.
+// AlertAction is the action that the engine takes when an alert fires.
 type AlertAction struct {
 	// ID of the function to call. Empty is omitted.
 	Path string `json:"path,omitempty,omitzero"`
@@ -184,14 +184,15 @@ type AuthResult struct {
 	Namespaces StringListMap `json:"namespaces"`
 }
 
-// BaggageGetAllResult is the result of engine::baggage::get_all.
+// BaggageGetAllResult is the result of engine::baggage::get_all, a diagnostic
+// function that returns the baggage with which it is called.
 type BaggageGetAllResult struct {
-	// Baggage entries, keyed by name. Nil encodes as {}.
+	// Values of the baggage entries, keyed by name. Nil encodes as {}.
 	Baggage StringMap `json:"baggage"`
 }
 
 // BaggageGetInput is the input of engine::baggage::get, a diagnostic function that
-// reads the engine's own context.
+// reads one entry of the baggage with which it is called.
 type BaggageGetInput struct {
 	// Key of the baggage entry.
 	Key string `json:"key"`
@@ -950,8 +951,8 @@ type HTTPRequest[T any] struct {
 	// Channel that carries the raw body of the request. Nil is omitted.
 	RequestBody *StreamChannelRef `json:"request_body,omitempty,omitzero"`
 
-	// Channel over which the function can stream a response in place of returning
-	// one. Nil is omitted.
+	// Channel over which the function can stream a response instead of returning one.
+	// Nil is omitted.
 	Response *StreamChannelRef `json:"response,omitempty,omitzero"`
 
 	// Trigger through which the request came. Nil is omitted.
@@ -1373,8 +1374,8 @@ type MetricsListResult struct {
 }
 
 // MiddlewareInput is the input of the middleware function of a guarded listener.
-// The engine calls the middleware function in place of each allowed call and
-// returns its result to the caller.
+// For each allowed call, the engine calls the middleware function instead of the
+// called function and returns its result to the caller.
 type MiddlewareInput struct {
 	// Action of the call. Nil encodes as null and means that the caller waits for the
 	// result.
@@ -1592,7 +1593,7 @@ type OtelConfig struct {
 // OtelMessage is one telemetry frame. On the socket it is one binary message:
 // Prefix followed by Data. In JSON, Data is base64. Use keyed literals.
 type OtelMessage struct {
-	// OTLP document as JSON text in UTF-8.
+	// OTLP document as JSON text in UTF-8. Nil encodes as null.
 	Data []byte `json:"data"`
 
 	// Four ASCII letters that identify the signal in Data: "OTLP" for traces, "MTRC"
@@ -2883,8 +2884,8 @@ type TracesGroupByInput struct {
 	// Maximum number of groups to return. Nil is omitted; the default is 100.
 	Limit *uint32 `json:"limit,omitempty,omitzero"`
 
-	// Earliest time, in milliseconds since the Unix epoch. Nil is omitted and means
-	// no limit.
+	// Earliest time of a span, in milliseconds since the Unix epoch. Nil is omitted
+	// and means no limit.
 	SinceMs *uint64 `json:"since_ms,omitempty,omitzero"`
 }
 
@@ -2928,7 +2929,7 @@ type TracesListInput struct {
 	// Number of spans to skip. Zero is omitted.
 	Offset uint64 `json:"offset,omitempty,omitzero"`
 
-	// Whether to list every span of the matching traces in place of root spans only.
+	// Whether to list every span of the matching traces instead of root spans only.
 	// False is omitted.
 	SearchAllSpans bool `json:"search_all_spans,omitempty,omitzero"`
 
@@ -2980,7 +2981,7 @@ type TracesListResult struct {
 
 // TracesTreeInput is the input of engine::traces::tree.
 type TracesTreeInput struct {
-	// Trace ID of the trace, 32 hexadecimal digits.
+	// ID of the trace, 32 hexadecimal digits.
 	TraceID string `json:"trace_id"`
 }
 
@@ -3050,7 +3051,8 @@ type TriggerFilter struct {
 	// Type of the trigger. Empty is omitted and matches all types.
 	TriggerType string `json:"trigger_type,omitempty,omitzero"`
 
-	// Name of the worker. Empty is omitted and matches all workers.
+	// Name of the worker behind the trigger. Empty is omitted and matches all
+	// workers.
 	Worker string `json:"worker,omitempty,omitzero"`
 }
 
