@@ -207,7 +207,7 @@ func TestChecklistInvocationSpan(t *testing.T) {
 		{"refuse", "Error", "", []eventText{output(false, ""), exception("OUT_OF_STOCK", "", "frame 0")}, &iii.Error{Code: "OUT_OF_STOCK", Stacktrace: "frame 0"}},
 		{"panic", "Error", "panic: oh no", []eventText{output(false, `{"error":"handler panicked"}`), exception("panic", "panic: oh no", "captured")},
 			&iii.Error{Code: "invocation_failed", Message: "handler panicked"}},
-		{"exit", "Error", "the goroutine ended by runtime.Goexit", []eventText{output(false, `{"error":"handler panicked"}`), exception("panic", "the goroutine ended by runtime.Goexit", "captured")},
+		{"exit", "Error", "the goroutine exited with runtime.Goexit", []eventText{output(false, `{"error":"handler panicked"}`), exception("panic", "the goroutine exited with runtime.Goexit", "captured")},
 			&iii.Error{Code: "invocation_failed", Message: "handler panicked"}},
 		{"status", "Error", "set by the handler", []eventText{{"checkpoint", map[string]any{}}, output(true, ok)}, nil},
 		{"both", "Error", "set by the handler", []eventText{output(false, `{"error":"work failed"}`), exception("InvocationError", "work failed", "captured")},

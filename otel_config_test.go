@@ -347,8 +347,8 @@ func TestConnectionReconnectionOption(t *testing.T) {
 			if diff := cmp.Diff(tt.want, cfg.reconnection); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			if cfg.maxAway != tt.away {
-				t.Errorf("pending: %d, want %d", cfg.maxAway, tt.away)
+			if cfg.maxOffline != tt.away {
+				t.Errorf("pending: %d, want %d", cfg.maxOffline, tt.away)
 			}
 			for attempt := range uint64(100) {
 				for _, spread := range []float64{0, 0.5, 1} {

@@ -188,7 +188,7 @@ func TestExportLosses(t *testing.T) {
 		if got := strings.Count(said.String(), "explicit buckets"); got != 1 {
 			t.Errorf("the conversion is said %d times, want once", got)
 		}
-		const want = "3 records that came too fast or too late, 1 records shortened to fit a frame, 2 numbers that are NaN or infinite, 2 metrics of unknown kinds"
+		const want = "3 records that arrived too fast or too late, 1 records shortened to fit a frame, 2 numbers that are NaN or infinite, 2 metrics of unsupported kinds"
 		if last := lines[len(lines)-1]; !strings.Contains(last, want) {
 			t.Errorf("last said %s, want %s", last, want)
 		}

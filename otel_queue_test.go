@@ -14,7 +14,7 @@ import (
 
 // testQueue is a queue whose link is a fake: nobody writes.
 func testQueue(frames, bytes, away int) *telemetryQueue {
-	return &telemetryQueue{maxFrames: frames, maxBytes: bytes, maxAway: away}
+	return &telemetryQueue{maxFrames: frames, maxBytes: bytes, maxOffline: away}
 }
 
 func fakeTelemetryLink() *telemetryLink {
@@ -88,7 +88,7 @@ func TestQueueShedsByClass(t *testing.T) {
 		for _, connected := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/connected=%v", tt.name, connected), func(t *testing.T) {
 				q := testQueue(tt.frames, tt.bytes, 0)
-				q.fresh = true // what starts is news
+				q.starting = true // what starts is news
 				l := fakeTelemetryLink()
 				if connected {
 					q.attach(l)
@@ -140,7 +140,7 @@ func TestQueueRefuses(t *testing.T) {
 
 func TestQueueWithoutLink(t *testing.T) {
 	q := testQueue(10, 1000, 3)
-	q.fresh = true
+	q.starting = true
 	put := func(list string) {
 		t.Helper()
 		for _, s := range strings.Fields(list) {
@@ -150,7 +150,7 @@ func TestQueueWithoutLink(t *testing.T) {
 		}
 	}
 	put("live:a logs:b")
-	q.missed()       // the first attempt: what had started is no news any more
+	q.dialFailed()   // the first attempt: what had started is no news any more
 	put("live:c")    // nor is this
 	put("logs:d")    // room
 	put("metrics:e") // the limit while away
@@ -255,7 +255,7 @@ func TestQueueBooks(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		limit, bytes, away := 1+rnd.IntN(40), 20+rnd.IntN(400), rnd.IntN(30)
 		q := testQueue(limit, bytes, away)
-		q.fresh = true
+		q.starting = true
 		var l *telemetryLink
 		var accepted, refused uint64
 		wrote := map[string]int{}
@@ -266,7 +266,7 @@ func TestQueueBooks(t *testing.T) {
 			case n < 12:
 				signal := []string{"live", "metrics", "traces", "logs"}[rnd.IntN(4)]
 				f := frameOf(t, signal+":"+fmt.Sprint(step)+strings.Repeat("x", rnd.IntN(30)))
-				live := f.Live && l == nil && !q.fresh
+				live := f.Live && l == nil && !q.starting
 				switch err := q.enqueue(f); {
 				case err == nil && !live:
 					accepted++
@@ -296,7 +296,7 @@ func TestQueueBooks(t *testing.T) {
 				l = nil
 			case n == 19 && l == nil:
 				if rnd.IntN(2) == 0 {
-					q.missed()
+					q.dialFailed()
 				} else {
 					l, lastOfLink = fakeTelemetryLink(), 0
 					q.attach(l)
@@ -370,8 +370,8 @@ func TestQueuePingsForWhatIsSentAgain(t *testing.T) {
 	}
 	q.confirm(l, 106)
 	<-w.done
-	put("live:e", flightFrames)
-	if n := pings(); n == 0 || n > flightFrames/2/pingFrames+1 {
+	put("live:e", maxFlightFrames)
+	if n := pings(); n == 0 || n > maxFlightFrames/2/pingFrames+1 {
 		t.Errorf("%d pings behind as many starts of spans as may be in flight", n)
 	}
 }

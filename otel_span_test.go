@@ -39,8 +39,8 @@ func TestInSpan(t *testing.T) {
 			return failure
 		}, codes.Ok, "", []string{"*iii.unreachable", "unreachable"}},
 		{"panic", func(context.Context) error { panic("oh no") }, codes.Error, "panic: oh no", []string{"panic", "panic: oh no"}},
-		{"exit", func(context.Context) error { runtime.Goexit(); return nil }, codes.Error, "the goroutine ended by runtime.Goexit",
-			[]string{"panic", "the goroutine ended by runtime.Goexit"}},
+		{"exit", func(context.Context) error { runtime.Goexit(); return nil }, codes.Error, "the goroutine exited with runtime.Goexit",
+			[]string{"panic", "the goroutine exited with runtime.Goexit"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -427,7 +427,7 @@ func TestTelemetryWarns(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = suite.Write([]byte(out.String()))
-	if n := strings.Count(out.String(), "$OTEL_LOGS_BATCH_SIZE is no number"); n != 1 {
+	if n := strings.Count(out.String(), "$OTEL_LOGS_BATCH_SIZE is not an integer"); n != 1 {
 		t.Errorf("log:\n%s", out.String())
 	}
 }
