@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// AddToNumber adds by to the number that text is, or subtracts it. Integers are
-// exact between -2^63 and 2^64-1; a number with a fraction or an exponent stays
-// a float. It reports false when the result has no representation.
+// AddToNumber adds by to the number in text, or subtracts it. Integers are exact
+// between -2^63 and 2^64-1; a number with a fraction or an exponent stays a float.
+// AddToNumber returns false if the result has no representation.
 func AddToNumber(text string, by int64, subtract bool) (string, bool) {
 	if n, ok := parseInteger(text); ok {
 		delta := integer{negative: by < 0, magnitude: magnitude(by)}
@@ -34,8 +34,8 @@ func AddToNumber(text string, by int64, subtract bool) (string, bool) {
 	return formatFloat(f), true
 }
 
-// integer is a whole number of the union of int64 and uint64, which is what the
-// engine counts in.
+// integer is a whole number in the union of int64 and uint64, the range in which the
+// engine counts.
 type integer struct {
 	negative  bool // never for 0
 	magnitude uint64
@@ -48,8 +48,8 @@ func magnitude(v int64) uint64 {
 	return uint64(v)
 }
 
-// parseInteger refuses what the engine holds as a float: a fraction, an
-// exponent, a whole number out of range, and -0.
+// parseInteger rejects numbers that the engine holds as floats: fractions, exponents,
+// whole numbers out of range, and -0.
 func parseInteger(text string) (integer, bool) {
 	digits, negative := strings.CutPrefix(text, "-")
 	m, err := strconv.ParseUint(digits, 10, 64)
@@ -83,8 +83,8 @@ func (a integer) String() string {
 	return digits
 }
 
-// formatFloat writes a float the way the engine does: the shortest digits that
-// read back the same, always with a fraction or an exponent, plain between 1e-5
+// formatFloat writes a float as the engine does: with the fewest digits that read back
+// as the same value, always with a fraction or an exponent, in plain form between 1e-5
 // and 1e16 and with an exponent outside.
 func formatFloat(f float64) string {
 	if f == 0 {
