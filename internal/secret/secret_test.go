@@ -43,7 +43,7 @@ func TestText(t *testing.T) {
 }
 
 // A payload cut at any position reveals no part of a secret.
-func TestTextCutAnywhere(t *testing.T) {
+func TestTextOfTruncatedPayloadShowsNoSecret(t *testing.T) {
 	payload := `{"id":1,"cookies":{"a":["ZZ"],"b":{"c":"ZZ"}},"inner":"{\"token\":{\"a\":\"ZZ \\\"ZZ\"},\"b\":[]}",` +
 		`"pass\u0077ord" : "Z\"ZZ","list":[{"set-cookie":["ZZ","ZZ"]},{"api_key":-99.9e9}],"name":"Ada"}`
 	for end := range len(payload) + 1 {
