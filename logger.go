@@ -124,7 +124,7 @@ type fellBack struct{}
 // leadsBack reports whether slog.Default can lead back to its caller, fallBack. It
 // reads the stack, because no context survives package log, and other handlers may drop
 // theirs. If fallBack is on the stack, a handler of slog.Default is logging and would
-// recurse until the stack overflows. If package log is on the stack, it holds its lock,
+// recurse until the stack overflows. If package log is on the stack, its lock is held,
 // and slog.Default would wait for that lock if it writes to package log, as slog's
 // initial default does.
 func leadsBack() bool {
@@ -512,11 +512,11 @@ func (h *idleSlogHandler) alone() bool {
 
 // TraceHandler returns a handler that passes records to h with the additional
 // attributes trace_id and span_id, the [TraceID] and [SpanID] of the record's context.
-// They lead from a line in a terminal or a file to its trace in the engine. Records
-// outside of traces pass unchanged. The ids stand at the top level, outside of all
-// groups that WithGroup opens. In a handler of a worker without telemetry, they are
-// those of the caller. The result is as safe for concurrent use as h. TraceHandler
-// panics if h is nil, as [slog.New] does.
+// They link a line in a terminal or a file to its trace in the engine. Records outside
+// of traces pass unchanged. The ids stand at the top level, outside of all groups that
+// WithGroup opens. In a handler of a worker without telemetry, they are the ids of the
+// caller. The result is as safe for concurrent use as h. TraceHandler panics if h is
+// nil, as [slog.New] does.
 func TraceHandler(h slog.Handler) slog.Handler {
 	switch h := h.(type) {
 	case nil:

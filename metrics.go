@@ -56,9 +56,9 @@ type processSample struct {
 }
 
 // NewWorkerMetricsCollector returns a collector and takes a first reading, from which
-// CPU use is counted. It returns an error if the operating system does not report on
-// the process. On systems other than Linux, macOS, Windows, FreeBSD and OpenBSD, memory
-// and CPU use are 0, which is not an error.
+// CPU use is counted. It returns an error if the operating system provides no metrics
+// of the process. On systems other than Linux, macOS, Windows, FreeBSD and OpenBSD,
+// memory and CPU use are 0, which is not an error.
 func NewWorkerMetricsCollector() (*WorkerMetricsCollector, error) {
 	return newCollector(processReader(runtime.GOOS))
 }

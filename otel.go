@@ -249,9 +249,9 @@ func (t *Telemetry) each(ctx context.Context, f func(sdkProvider, context.Contex
 	return calls
 }
 
-// wait reports whether all calls returned before ctx ended. It keeps only the count of
-// dropped frames from errors of the providers' connection flushes, because the caller
-// flushes the connection itself.
+// wait reports whether all calls returned before ctx ended. The caller flushes the
+// connection itself, so wait keeps only the number of dropped frames from the
+// providers' own flushes of the connection.
 func (c *providerCalls) wait(ctx context.Context) bool {
 	for ; c.left > 0; c.left-- {
 		select {
@@ -270,10 +270,11 @@ func (c *providerCalls) wait(ctx context.Context) bool {
 	return true
 }
 
-// Shutdown flushes and stops all recording; later records are dropped. It returns when
-// ctx ends or shutdown_timeout_ms has elapsed, whichever comes first. If the connection
-// is down, Shutdown makes one more connection attempt, immediately. The error reports
-// how many frames were lost. Further calls also wait for completion and return nil.
+// Shutdown flushes and stops all recording; later records are dropped. It returns at
+// the latest when ctx ends or shutdown_timeout_ms has elapsed, whichever comes first.
+// If the connection is down, Shutdown makes one more connection attempt, immediately.
+// The error reports how many frames were lost. Further calls also wait for completion
+// and return nil.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.shutdownTimeout)
 	defer cancel()

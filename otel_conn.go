@@ -34,7 +34,7 @@ func (connectionClosedError) Is(target error) bool { return target == ErrClosed 
 
 // SharedEngineConnection is the WebSocket that carries telemetry to the engine,
 // separate from a worker's connection. Frames stay in a queue until the engine has
-// confirmed them with the pong to a ping sent behind them, and are sent again if the
+// confirmed them with the pong to a ping that follows them, and are sent again if the
 // connection is lost first. A frame of logs or metrics may therefore arrive twice, but
 // none is lost while the queue has room. The zero value is not usable; use
 // [NewSharedEngineConnection]. All methods are safe for concurrent use.
@@ -398,7 +398,7 @@ func ended(ctx context.Context, done <-chan struct{}) bool {
 }
 
 // serve runs one link until it dies and returns the cause. lasted reports whether the
-// connection was more than short-lived.
+// link lived for at least the initial reconnection delay and was not refused.
 func (s *SharedEngineConnection) serve(ctx context.Context, l *telemetryLink, reconnected bool) (lasted bool, err error) {
 	s.mu.Lock()
 	if reconnected {
@@ -499,7 +499,7 @@ type telemetryLink struct {
 	written atomic.Uint64 // number of the last frame that no longer needs its data
 }
 
-// telemetryControl holds the control frames to write behind the data frames.
+// telemetryControl holds the control frames to write after the data frames.
 type telemetryControl struct {
 	ping   bool
 	number uint64 // of the last frame before the ping

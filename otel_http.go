@@ -64,7 +64,7 @@ func NewTracingTransport(base http.RoundTripper) http.RoundTripper {
 	return t
 }
 
-// CloseIdleConnections implements the method that http.Client looks for.
+// CloseIdleConnections closes the idle connections of base. http.Client calls it.
 func (t *transport) CloseIdleConnections() {
 	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
@@ -244,8 +244,8 @@ func recordResponse(span trace.Span, resp *http.Response) {
 	span.SetStatus(codes.Error, code)
 }
 
-// errorKind classifies a failed request. Error texts would be too many kinds, one for
-// each address.
+// errorKind classifies a failed request by the type of its error. Classifying by text
+// would create a kind for each address.
 func errorKind(err error) string {
 	switch {
 	case errors.Is(err, context.Canceled):

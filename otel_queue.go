@@ -230,7 +230,7 @@ func (q *telemetryQueue) shedOffline() {
 }
 
 // take appends to batch the frames that l's writer writes next, in order, and returns
-// the control frames to write behind them.
+// the control frames to write after them.
 func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) ([]queuedFrame, telemetryControl) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -257,7 +257,7 @@ func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) ([]queuedFr
 	control := l.control
 	l.control = telemetryControl{}
 	if n := len(batch); n > 0 && batch[n-1].ping {
-		control.ping = false // the ping behind the last frame suffices
+		control.ping = false // the ping after the last frame suffices
 	} else if control.ping || l.unpinged > 0 && l.pinged == l.ponged {
 		control.ping = true
 		if q.flight.len() > 0 {
@@ -293,7 +293,7 @@ func (q *telemetryQueue) next() (f queuedFrame, ok bool) {
 }
 
 // confirm notes that the engine has received all frames up to number: the pong to a
-// ping behind them has arrived over l.
+// ping after them has arrived over l.
 func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -316,8 +316,8 @@ func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
 	l.wakeWriter()
 }
 
-// detach ends the use of l, whose writer must have ended. Unconfirmed frames wait
-// again, ahead of all later ones.
+// detach ends the use of l after its writer has ended. Unconfirmed frames wait again,
+// ahead of all later ones.
 func (q *telemetryQueue) detach(l *telemetryLink) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -54,7 +54,7 @@ func (e *Encoder) set(b []byte, open string, s *attribute.Set, end string) []byt
 	return append(b, end...)
 }
 
-// The kinds of values that attributes begin with, as indices of opens.
+// Indices of opens: how an attribute continues after its key, by the kind of its value.
 const (
 	openValue = iota // nothing: the value brings its own beginning
 	openString
