@@ -212,7 +212,7 @@ func TestNewWarnsOfDifferentHosts(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := out.String()
-		if strings.Contains(got, "another host") != tt.warns || strings.Contains(got, "hunter2") {
+		if strings.Contains(got, "different hosts") != tt.warns || strings.Contains(got, "hunter2") {
 			t.Errorf("worker at %s, telemetry to %s: logged %q", tt.worker, tt.telemetry, got)
 		}
 	}
