@@ -25,22 +25,22 @@ import (
 // attributeData is the attribute that holds a log record's structured data.
 const attributeData = "log.data"
 
-// Logger writes log records that the engine keeps with the trace in which they
-// were written. Each has a severity, its text too (the engine's filters and log
-// triggers look at that alone), a message, and data: the attribute log.data, in
-// which objects, lists, numbers and so on stay what they are.
+// Logger writes log records that the engine stores with the trace in which they were
+// written. Each record has a severity, the text of the severity (which is all that the
+// engine's filters and log triggers compare), a message, and data: the attribute
+// log.data, in which objects, lists, numbers and so on keep their types.
 //
-// The zero value is that of NewLogger(nil): it writes to slog.Default. All methods may
-// be called from several goroutines at once, and none waits for the network.
+// The zero value is equivalent to NewLogger(nil): it writes to slog.Default. All
+// methods are safe for concurrent use, and none waits for the network.
 type Logger struct {
 	out log.Logger // nil: slog.Default
 }
 
-// NewLogger returns a logger that writes to p, for example
-// [Telemetry.LoggerProvider]. If p is nil, it writes each record, with its data, to
-// what slog.Default is at that time. A record that would come back from there goes to
-// standard error instead, in the form of [slog.TextHandler]: one that is logged while
-// slog.Default writes another for a Logger, or while package log writes a line.
+// NewLogger returns a logger that writes to p, for example [Telemetry.LoggerProvider].
+// If p is nil, it writes each record, with its data, to the slog.Default of that
+// moment. A record that would come back from there goes to standard error instead, in
+// the form of [slog.TextHandler]: one that is logged while slog.Default writes another
+// record for a Logger, or while package log writes a line.
 func NewLogger(p log.LoggerProvider) *Logger {
 	if p == nil {
 		return &Logger{}
@@ -52,12 +52,12 @@ func logOf(p log.LoggerProvider) log.Logger {
 	return p.Logger(instrumentationName, log.WithInstrumentationVersion(Version))
 }
 
-// Debug writes a record of severity DEBUG. data is anything that encodes as JSON,
-// or an error, or nil for none; what does not encode is replaced by the reason. Of a
-// value that implements [slog.LogValuer], in data or in maps and lists of any in it,
-// what its LogValue returns is written. Integers of more than 63 bits are text, which
-// keeps their digits. ctx determines the trace that the record belongs to; its
-// cancellation does not matter.
+// Debug writes a record of severity DEBUG. data is an error, any value that can be
+// encoded as JSON, or nil for none; a value that cannot be encoded is replaced by the
+// reason. A value that implements [slog.LogValuer], in data or in maps and lists of any
+// inside it, is written as the result of its LogValue method. Integers of more than 63
+// bits become text, which keeps their digits. ctx determines the trace of the record;
+// its cancellation has no effect.
 func (l *Logger) Debug(ctx context.Context, msg string, data any) {
 	l.write(ctx, slog.LevelDebug, msg, data)
 }
@@ -94,8 +94,8 @@ func (l *Logger) write(ctx context.Context, level slog.Level, msg string, data a
 	l.out.Emit(ctx, r)
 }
 
-// fallBack writes to what slog.Default is. The place in the source is that of the
-// call of Debug and the like.
+// fallBack writes to the current slog.Default. The source position of the record is
+// that of the call of Debug or one of its siblings.
 func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
 	if ctx == nil {
 		ctx = context.Background()
@@ -109,25 +109,26 @@ func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
 		return
 	}
 	var place [1]uintptr
-	runtime.Callers(4, place[:]) // above are Callers, this, write and Debug
+	runtime.Callers(4, place[:]) // skips Callers, fallBack, write and Debug
 	r := slog.NewRecord(time.Now(), level, msg, place[0])
 	if data != nil {
 		r.AddAttrs(slog.Any(attributeData, data))
 	}
-	_ = h.Handle(ctx, r) // slog ignores it, too
+	_ = h.Handle(ctx, r) // slog ignores the error as well
 }
 
-// fellBack is the key of a context in which a record has fallen back: a handler may
-// pass the record on in another goroutine.
+// fellBack is the key of a context in which a record has fallen back. It also marks
+// records that a handler passes on in another goroutine.
 type fellBack struct{}
 
-// leadsBack reports whether slog.Default may lead back to its caller, fallBack. It
+// leadsBack reports whether slog.Default can lead back to its caller, fallBack. It
 // reads the stack, because no context survives package log, and other handlers may drop
-// theirs. If fallBack is on the stack, a handler of slog.Default is logging, and would
-// recurse until the stack overflows. If package log is, it holds its lock, in which
-// slog.Default would wait if it writes to package log, as slog's own first default does.
+// theirs. If fallBack is on the stack, a handler of slog.Default is logging and would
+// recurse until the stack overflows. If package log is on the stack, its lock is held,
+// and slog.Default would wait for that lock if it writes to package log, as slog's
+// initial default does.
 func leadsBack() bool {
-	var stack [512]uintptr // no chain of handlers is longer
+	var stack [512]uintptr // deeper than any chain of handlers
 	frames := runtime.CallersFrames(stack[:runtime.Callers(2, stack[:])])
 	self, more := frames.Next()
 	for more {
@@ -140,18 +141,18 @@ func leadsBack() bool {
 	return false
 }
 
-// standardError takes records that have nowhere else to go. It never leads back, unlike
-// slog's own default handler: that writes to package log, whose output slog.SetDefault
-// redirects to the new default.
+// standardError writes records that have nowhere else to go. It never leads back,
+// unlike slog's initial default handler, which writes to package log, whose output
+// slog.SetDefault redirects to the new default.
 var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOptions{Level: slog.Level(math.MinInt)})
 
-// stderr writes to what os.Stderr is at the moment.
+// stderr writes to the current os.Stderr.
 type stderr struct{}
 
 func (stderr) Write(p []byte) (int, error) { return os.Stderr.Write(p) }
 
-// newRecord is a record without data and without the time of its observation, which
-// the provider adds. slog's levels and OpenTelemetry's severities have the same steps.
+// newRecord returns a record without data and without an observed timestamp, which the
+// provider adds. slog's levels and OpenTelemetry's severities have the same steps.
 func newRecord(at time.Time, level slog.Level, msg string) (r log.Record) {
 	severity := severityOf(level)
 	r.SetTimestamp(at)
@@ -166,26 +167,26 @@ func severityOf(level slog.Level) log.Severity {
 	return log.Severity(min(max(int(level), int(log.SeverityTrace1)-distance), int(log.SeverityFatal4)-distance) + distance)
 }
 
-// maxLogValues is how many values the data of a record, or one attribute of slog, may
-// hold; a map that contains itself has no end.
+// maxLogValues limits the number of values in the data of a record or in one slog
+// attribute, because a map that contains itself has no end.
 const maxLogValues = 100_000
 
-// logValue converts what a user logs.
+// logValue converts a value that a user logs.
 func logValue(v any) attribute.Value {
 	return new(logConverter).value(v, 0)
 }
 
 type logConverter struct{ values int }
 
-// value converts a value that is inside depth others.
+// value converts v, which is nested depth levels deep.
 func (c *logConverter) value(v any, depth int) attribute.Value {
 	if !c.more() {
 		return truncatedValue
 	}
 	switch v := v.(type) {
 	case nil:
-		return attribute.StringValue("") // keeps its key
-	case slog.LogValuer, slog.Value, []slog.Attr: // what has a LogValue may hide the rest
+		return attribute.StringValue("") // an empty value would lose its key
+	case slog.LogValuer, slog.Value, []slog.Attr: // first, because LogValue may hide the value
 		return c.slogValue(slog.AnyValue(v), depth)
 	case slog.Attr:
 		return c.slogValue(slog.GroupValue(v), depth)
@@ -204,7 +205,7 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 		return attribute.Int64Value(int64(v))
 	case float32:
 		if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
-			return attribute.Float64Value(float64(v)) // JSON has none of these
+			return attribute.Float64Value(float64(v)) // JSON cannot represent these
 		}
 	case float64:
 		return attribute.Float64Value(v)
@@ -244,16 +245,16 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 	return c.encoded(v, depth)
 }
 
-// more counts a value, and reports whether there is room for it.
+// more counts a value, and reports whether it is within the limit.
 func (c *logConverter) more() bool {
 	c.values++
 	return c.values <= maxLogValues
 }
 
-// truncatedValue stands for values that are too many or too deep.
+// truncatedValue replaces values beyond the limits of number and depth.
 var truncatedValue = attribute.StringValue("[TRUNCATED]")
 
-// slogValue converts a value of slog that is inside depth others.
+// slogValue converts a slog value that is nested depth levels deep.
 func (c *logConverter) slogValue(v slog.Value, depth int) attribute.Value {
 	if v = v.Resolve(); v.Kind() != slog.KindGroup {
 		return c.value(v.Any(), depth)
@@ -261,7 +262,7 @@ func (c *logConverter) slogValue(v slog.Value, depth int) attribute.Value {
 	return mapValue(c.group(v.Group(), depth+1), depth+1)
 }
 
-// group converts the attributes of a group, which are inside depth values.
+// group converts the attributes of a group, which are nested depth levels deep.
 func (c *logConverter) group(attrs []slog.Attr, depth int) (members []attribute.KeyValue) {
 	if depth > maxGroupDepth || !c.more() {
 		return []attribute.KeyValue{{Key: "...", Value: truncatedValue}}
@@ -272,11 +273,11 @@ func (c *logConverter) group(attrs []slog.Attr, depth int) (members []attribute.
 	return members
 }
 
-// attr appends an attribute that is inside depth values.
+// attr appends an attribute that is nested depth levels deep.
 func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int) []attribute.KeyValue {
 	v := a.Value.Resolve()
 	if a.Key == "" && v.Equal(slog.Value{}) {
-		return members // the empty attribute
+		return members // handlers must ignore the empty attribute
 	}
 	if v.Kind() != slog.KindGroup {
 		return append(members, attribute.KeyValue{Key: attribute.Key(a.Key), Value: c.value(v.Any(), depth)})
@@ -291,12 +292,12 @@ func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int
 	return append(members, attribute.KeyValue{Key: attribute.Key(a.Key), Value: mapValue(inner, depth+1)})
 }
 
-// maxGroupDepth is how deep groups of slog may be nested: a LogValue that returns a
-// group with itself in it has no end.
+// maxGroupDepth limits the nesting of slog groups, because a LogValue that returns a
+// group containing itself has no end.
 const maxGroupDepth = 4 * otlpjson.MaxValueDepth
 
-// mapValue is a map that is inside depth other values. The outermost that lies deeper
-// than the engine can read is text.
+// mapValue returns a map that is nested depth levels deep. The outermost map that is
+// deeper than the engine can read becomes text.
 func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
 	v := attribute.MapValue(members...)
 	if depth == otlpjson.MaxValueDepth {
@@ -305,8 +306,8 @@ func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
 	return v
 }
 
-// errorValue is the text of err, or of the panic of its Error method: that of a
-// nil pointer in an error is a common one.
+// errorValue returns the text of err, or that of a panic in its Error method, which a
+// nil pointer in an error often causes.
 func errorValue(err error) (v attribute.Value) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -316,7 +317,7 @@ func errorValue(err error) (v attribute.Value) {
 	return attribute.StringValue(err.Error())
 }
 
-// encoded converts by way of JSON, which knows all types.
+// encoded converts values of all other types through their JSON encoding.
 func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	b := newBuffer()
 	defer b.free()
@@ -332,8 +333,8 @@ func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	return c.value(decoded, depth)
 }
 
-// numberValue is an integer where that fits. Larger integers are text, which keeps
-// their digits, and so is what is no number.
+// numberValue returns an integer if n fits. Larger integers become text, which keeps
+// their digits, and so does anything that is not a number.
 func numberValue(n json.Number) attribute.Value {
 	if i, err := n.Int64(); err == nil {
 		return attribute.Int64Value(i)
@@ -344,23 +345,23 @@ func numberValue(n json.Number) attribute.Value {
 	return attribute.StringValue(n.String())
 }
 
-// text is what lies deeper than the engine can read, as JSON.
+// text returns v, which is deeper than the engine can read, as JSON text.
 func (c *logConverter) text(v any) attribute.Value {
 	b := newBuffer()
 	defer b.free()
 	if err := b.value(v); err != nil {
-		c.values = maxLogValues // it contains itself: it would come up again and again
+		c.values = maxLogValues // v contains itself and would fail again on every level
 		return attribute.StringValue(fmt.Sprintf("%T does not encode: %v", v, err))
 	}
 	return attribute.StringValue(b.String())
 }
 
-// slogHandler writes records of log/slog as those of [Logger]: attributes are
-// entries of log.data, groups nest in it.
+// slogHandler writes log/slog records as [Logger] writes its own: attributes are
+// entries of log.data, in which groups are nested.
 type slogHandler struct {
 	out    log.Logger
 	level  slog.Leveler // nil: all levels
-	groups []slogGroup  // the open ones, outermost first; the first is log.data
+	groups []slogGroup  // open groups, outermost first; the first is log.data
 }
 
 type slogGroup struct {
@@ -368,24 +369,24 @@ type slogGroup struct {
 	members []attribute.KeyValue
 }
 
-// SlogHandler returns a handler that sends the records of log/slog to the logger
-// provider, at all levels. Their attributes form one attribute of the record, the map
-// "log.data", in which groups are maps; values are converted as by [Logger.Debug]. A
-// record without a time gets the time at which it is written, where slog's own
-// handlers leave it out, because the engine sorts and filters by it.
+// SlogHandler returns a handler that sends log/slog records of all levels to the logger
+// provider. Their attributes form one attribute of the record, the map "log.data", in
+// which groups are maps; values are converted as by [Logger.Debug]. A record without a
+// time gets the time at which it is written, because the engine sorts and filters by
+// it; slog's own handlers omit the time instead.
 //
-// If logs are disabled, the handler discards all records, so that no line is printed
-// twice when it stands beside another handler, as in a [slog.MultiHandler]. Only when
-// it is slog's default by itself, with no other handler around it, does it write: Info
-// and above to standard error, in the form of [slog.TextHandler], since nothing else
-// would show these records.
+// If logs are disabled, the handler discards all records, so no line is printed twice
+// if it is combined with another handler, as in a [slog.MultiHandler]. There is one
+// exception: if it is slog's default itself, not wrapped in another handler, it writes
+// Info and above to standard error, in the form of [slog.TextHandler], because nothing
+// else would show these records.
 func (t *Telemetry) SlogHandler() slog.Handler { return t.SlogHandlerAt(nil) }
 
 // SlogHandlerAt returns a handler like that of [Telemetry.SlogHandler] that records
-// level and above, so that the engine and a terminal may have different levels. The
-// level is read for each record: a [slog.LevelVar] changes it at any time. nil records
-// all levels. The level also applies to what the handler writes to standard error when
-// logs are disabled; nil means Info there.
+// only level and above, so the engine and a terminal can have different levels. The
+// handler reads the level for each record: a [slog.LevelVar] can change it at any time.
+// nil records all levels. The level also applies to what the handler writes to standard
+// error when logs are disabled; nil means Info there.
 func (t *Telemetry) SlogHandlerAt(level slog.Leveler) slog.Handler {
 	if !t.recordsLogs() {
 		return newIdleSlogHandler(level)
@@ -393,14 +394,14 @@ func (t *Telemetry) SlogHandlerAt(level slog.Leveler) slog.Handler {
 	return newSlogHandler(t.loggers, level)
 }
 
-// newSlogHandler makes a handler that writes to p what is of level, if that is not
-// nil, and above.
+// newSlogHandler returns a handler that writes records of level and above to p; a nil
+// level means all.
 func newSlogHandler(p log.LoggerProvider, level slog.Leveler) slog.Handler {
 	return &slogHandler{out: logOf(p), level: level, groups: []slogGroup{{name: attributeData}}}
 }
 
-// Enabled implements slog.Handler. Beyond the level, the provider decides: one that has
-// ended records nothing, and a processor may filter.
+// Enabled implements slog.Handler. Beyond the level, the provider decides: it records
+// nothing after its shutdown, and a processor can filter.
 func (h *slogHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	if h.level != nil && level < h.level.Level() {
 		return false
@@ -418,7 +419,7 @@ func (h *slogHandler) Handle(ctx context.Context, record slog.Record) error {
 	})
 	for i := last; i > 0; i-- {
 		outer := slices.Clip(h.groups[i-1].members)
-		if len(members) > 0 { // empty groups are left out
+		if len(members) > 0 { // empty groups are omitted
 			outer = append(outer, attribute.KeyValue{Key: attribute.Key(h.groups[i].name), Value: mapValue(members, i)})
 		}
 		members = outer
@@ -451,9 +452,9 @@ func (h *slogHandler) WithGroup(name string) slog.Handler {
 }
 
 // idleSlogHandler is the slog handler of a Telemetry that records no logs. It never
-// passes a record on to slog.Default, which may be, or contain, this very handler.
+// passes a record to slog.Default, which may be, or contain, this very handler.
 type idleSlogHandler struct {
-	root  *idleSlogHandler // from which WithAttrs and WithGroup have made it
+	root  *idleSlogHandler // from which WithAttrs and WithGroup derived it
 	level slog.Leveler
 	text  slog.Handler
 }
@@ -467,7 +468,7 @@ func newIdleSlogHandler(level slog.Leveler) slog.Handler {
 	return h
 }
 
-// with returns a handler like h that writes by text.
+// with returns a handler like h that writes to text.
 func (h *idleSlogHandler) with(text slog.Handler) slog.Handler {
 	return &idleSlogHandler{root: h.root, level: h.level, text: text}
 }
@@ -495,27 +496,27 @@ func (h *idleSlogHandler) WithGroup(name string) slog.Handler {
 	return h.with(h.text.WithGroup(name))
 }
 
-// alone reports whether no other handler can show the record. It depends on its call
-// depth: only Enabled and Handle may call it.
+// alone reports whether no other handler can show the record. The result depends on the
+// call depth: only Enabled and Handle may call it.
 func (h *idleSlogHandler) alone() bool {
 	if d, ok := slog.Default().Handler().(*idleSlogHandler); ok && d.root == h.root {
 		return true
 	}
-	// Once slog's own handler is the default again, its records go to package log, which
-	// still writes to the default that was set last.
+	// After slog's own handler becomes the default again, its records go to package
+	// log, which still writes to the default that was set before.
 	var caller [1]uintptr
-	runtime.Callers(3, caller[:]) // above are Callers, this, and Enabled or Handle
+	runtime.Callers(3, caller[:]) // skips Callers, alone, and Enabled or Handle
 	frame, _ := runtime.CallersFrames(caller[:]).Next()
 	return frame.Function == "log/slog.(*handlerWriter).Write"
 }
 
-// TraceHandler returns a handler that passes records on to h and adds the attributes
-// trace_id and span_id, which are [TraceID] and [SpanID] of the record's context, so
-// that a line in a terminal or a file leads to its trace in the engine. Records outside
+// TraceHandler returns a handler that passes records to h with the additional
+// attributes trace_id and span_id, the [TraceID] and [SpanID] of the record's context.
+// They link a line in a terminal or a file to its trace in the engine. Records outside
 // of traces pass unchanged. The ids stand at the top level, outside of all groups that
-// WithGroup opens. In a handler of a worker without telemetry they are those of the
-// caller. The result is as safe for concurrent use as h. A nil h panics, as in
-// [slog.New].
+// WithGroup opens. In a handler of a worker without telemetry, they are the ids of the
+// caller. The result is as safe for concurrent use as h. TraceHandler panics if h is
+// nil, as [slog.New] does.
 func TraceHandler(h slog.Handler) slog.Handler {
 	switch h := h.(type) {
 	case nil:
@@ -530,8 +531,8 @@ func TraceHandler(h slog.Handler) slog.Handler {
 
 type traceHandler struct {
 	inner  slog.Handler // with all attributes and groups
-	outer  slog.Handler // with those before the first group alone
-	groups []traceGroup // the open ones, outermost first
+	outer  slog.Handler // only with the attributes before the first group
+	groups []traceGroup // open groups, outermost first
 }
 
 type traceGroup struct {
@@ -544,8 +545,8 @@ func (h *traceHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	return h.inner.Enabled(ctx, level)
 }
 
-// Handle implements slog.Handler. A group that is open is the same as one around the
-// attributes of the record, beside which there is room for others.
+// Handle implements slog.Handler. It turns open groups into a group attribute of the
+// record, which leaves room for the ids beside it.
 func (h *traceHandler) Handle(ctx context.Context, r slog.Record) error {
 	sc := trace.SpanContextFromContext(ctx)
 	if !sc.IsValid() {
@@ -562,7 +563,8 @@ func (h *traceHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.outer.Handle(ctx, r)
 }
 
-// grouped is the outermost open group with all that is in it.
+// grouped returns the outermost open group with everything in it, including the
+// attributes of r.
 func (h *traceHandler) grouped(r slog.Record) (group slog.Attr) {
 	last := len(h.groups) - 1
 	attrs := slices.Grow(slices.Clip(h.groups[last].attrs), r.NumAttrs())

@@ -27,7 +27,7 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// logKeeper keeps the records that a provider is given.
+// logKeeper keeps the records that a provider receives.
 type logKeeper struct {
 	mu      sync.Mutex
 	records []sdklog.Record
@@ -48,7 +48,7 @@ func keptLogs() (log.LoggerProvider, *logKeeper) {
 	return sdklog.NewLoggerProvider(sdklog.WithProcessor(k)), k
 }
 
-// dataOf is the attribute log.data as plain values; ok is false without one.
+// dataOf returns the attribute log.data as plain values; ok is false without it.
 func dataOf(r *sdklog.Record) (data any, ok bool) {
 	r.WalkAttributes(func(a attribute.KeyValue) bool {
 		if a.Key == attributeData {
@@ -77,7 +77,7 @@ func plainValue(v attribute.Value) any {
 	return v.AsInterface()
 }
 
-func TestChecklistLoggerSeverity(t *testing.T) {
+func TestLoggerSetsTheSeverity(t *testing.T) {
 	provider, kept := keptLogs()
 	l := NewLogger(provider)
 	ctx := ExtractContext(t.Context(), testParent, "")
@@ -186,7 +186,7 @@ type hidesPassword struct{ Password string }
 
 func (hidesPassword) LogValue() slog.Value { return slog.StringValue("hidden") }
 
-// The kinds of slog's values that are no values of JSON's.
+// These kinds of slog values have no equivalent in JSON.
 func TestSlogValues(t *testing.T) {
 	provider, kept := keptLogs()
 	slog.New(newSlogHandler(provider, nil)).With("with", uint64(math.MaxUint64)).Info("m",
@@ -203,7 +203,7 @@ func TestSlogValues(t *testing.T) {
 	}
 }
 
-// selves is a value whose groups contain it again, under each of some keys.
+// selves is a value whose groups contain the value itself, under each of several keys.
 type selves []string
 
 func (s selves) LogValue() slog.Value {
@@ -227,7 +227,7 @@ type listsItself struct{}
 
 func (v listsItself) LogValue() slog.Value { return slog.AnyValue([]any{v, v}) }
 
-// A record with such a value is written all the same, with a mark in its place.
+// A record with an endless value is still written, with a mark where the value is cut.
 func TestLogValuesWithoutEnd(t *testing.T) {
 	cyclic := []slog.Attr{slog.Int("n", 1), slog.Int("self", 0)}
 	cyclic[1].Value = slog.GroupValue(cyclic...)
@@ -287,8 +287,9 @@ func TestLoggerDataThatDoesNotEncode(t *testing.T) {
 	}
 }
 
-// The engine stores what is nested too deeply not at all, so the tail is text.
-func TestChecklistDeepLogData(t *testing.T) {
+// The engine does not store data that is nested too deeply, so the deepest levels
+// become text.
+func TestDeepLogDataBecomesText(t *testing.T) {
 	var v any = "leaf"
 	for range 60 {
 		v = map[string]any{"in": []any{v, 1}}
@@ -314,7 +315,7 @@ func TestChecklistDeepLogData(t *testing.T) {
 	}
 }
 
-func TestLoggerFallback(t *testing.T) {
+func TestLoggerFallsBackToSlog(t *testing.T) {
 	var out bytes.Buffer
 	loggers := []*Logger{NewLogger(nil), {}}
 	setSlogDefault(t, slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -333,7 +334,8 @@ func TestLoggerFallback(t *testing.T) {
 	}
 }
 
-// What falls back to slog has the place of the caller, not one in this package.
+// A record that falls back to slog has the source position of the caller, not one in
+// this package.
 func TestLoggerFallbackSource(t *testing.T) {
 	var out bytes.Buffer
 	setSlogDefault(t, slog.NewJSONHandler(&out, &slog.HandlerOptions{AddSource: true, Level: slog.LevelDebug}))
@@ -413,7 +415,7 @@ func TestSlogHandlerAtLevel(t *testing.T) {
 	}
 }
 
-// inTrace is a handler whose records all have a context that is in a trace.
+// inTrace is a handler whose records all have a context inside a trace.
 type inTrace struct{ slog.Handler }
 
 func (h inTrace) Handle(ctx context.Context, r slog.Record) error {
@@ -448,7 +450,8 @@ func TestTraceHandlerIsAHandler(t *testing.T) {
 	}
 }
 
-// The ids stand beside what there would be without them, whatever is open.
+// The ids are added to the attributes that there would be without them, whatever groups
+// are open.
 func TestTraceHandlerAddsIDs(t *testing.T) {
 	var with, without bytes.Buffer
 	noTime := &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
@@ -506,7 +509,8 @@ func TestTraceHandlerAddsIDs(t *testing.T) {
 	}
 }
 
-// Any handler: that of the telemetry has the ids in the data, too.
+// TraceHandler works over any handler: over that of the telemetry, it adds the ids to
+// the data.
 func TestTraceHandlerOverTelemetry(t *testing.T) {
 	provider, kept := keptLogs()
 	slog.New(TraceHandler(newSlogHandler(provider, nil))).WithGroup("g").InfoContext(ExtractContext(t.Context(), testParent, ""), "m", "a", 1)
@@ -549,7 +553,7 @@ func TestTraceHandlersConcurrent(t *testing.T) {
 	}
 }
 
-// Handlers that share a parent do not write into each other's memory.
+// Handlers with a common parent do not write into each other's memory.
 func TestSlogHandlersConcurrent(t *testing.T) {
 	provider, kept := keptLogs()
 	parent := slog.New(newSlogHandler(provider, nil)).With("a", 1, "b", 2, "c", 3).WithGroup("g").With("d", 4)
@@ -577,7 +581,7 @@ func TestSlogHandlersConcurrent(t *testing.T) {
 	}
 }
 
-// fanOut hands each record to several handlers, without asking them first.
+// fanOut passes each record to several handlers without calling Enabled.
 type fanOut []slog.Handler
 
 func (f fanOut) Enabled(context.Context, slog.Level) bool { return true }
@@ -607,7 +611,7 @@ func (f fanOut) WithGroup(name string) slog.Handler {
 	return with
 }
 
-// wrapped adds an attribute to each record.
+// wrapped is a handler that adds an attribute to each record.
 type wrapped struct{ slog.Handler }
 
 func (w wrapped) Handle(ctx context.Context, r slog.Record) error {
@@ -622,7 +626,7 @@ func (w wrapped) WithAttrs(attrs []slog.Attr) slog.Handler {
 func (w wrapped) WithGroup(name string) slog.Handler { return wrapped{w.Handler.WithGroup(name)} }
 
 // toLogger is a handler that writes to a Logger, as log.SetOutput and the hooks of
-// other logging packages may do.
+// other logging packages can do.
 type toLogger func(ctx context.Context, msg string)
 
 func (f toLogger) Enabled(context.Context, slog.Level) bool { return true }
@@ -657,7 +661,7 @@ func changesGoroutine(l *Logger) toLogger {
 	}
 }
 
-// logsMore logs when it is written.
+// logsMore is a value that logs when it is written.
 type logsMore struct{ l *Logger }
 
 func (v logsMore) LogValue() slog.Value {
@@ -666,12 +670,13 @@ func (v logsMore) LogValue() slog.Value {
 }
 
 // logChains are programs that log "hello", each to its own chain of handlers. Each runs
-// in a process of its own: the default of slog and the output of package log are global,
-// and a chain that leads back to itself hangs the process or overflows its stack.
+// in its own process, because the default of slog and the output of package log are
+// global, and a chain that leads back to itself hangs the process or overflows its
+// stack.
 var logChains = []struct {
 	name            string
 	run             func(t *Telemetry)
-	idle, recording int // lines on standard output and standard error
+	idle, recording int // number of lines on standard output and standard error
 }{
 	{"fan-out", func(t *Telemetry) {
 		slog.SetDefault(slog.New(fanOut{stdoutText(), t.SlogHandler()}))
@@ -839,7 +844,7 @@ var logChains = []struct {
 		slog.SetDefault(slog.New(losesContext(t.Logger())))
 		fromManyGoroutines(func() { slog.Info("hello"); (&Logger{}).Info(nil, "hello", nil) }) //nolint:staticcheck // no context
 	}, 160, 0},
-	{"Logger in a fan-out", func(t *Telemetry) { // the text comes from slog, then from the Logger, which at last writes itself
+	{"Logger in a fan-out", func(t *Telemetry) { // the text comes from slog, then from the Logger, which finally writes it itself
 		slog.SetDefault(slog.New(fanOut{stdoutText(), losesContext(NewLogger(nil)), t.SlogHandler()}))
 		slog.Info("hello")
 	}, 3, 3},
@@ -877,7 +882,7 @@ var logChains = []struct {
 	}, 2, 0},
 }
 
-// stdoutText shows records to the user of a program.
+// stdoutText returns a handler that shows records to the user of a program.
 func stdoutText() slog.Handler { return slog.NewTextHandler(os.Stdout, nil) }
 
 func fromManyGoroutines(f func()) {
@@ -901,8 +906,8 @@ func chainTelemetry(cfg OtelConfig) *Telemetry {
 	return t
 }
 
-// logChainVariable names the chain, and how the telemetry is set up, in the child
-// process of TestNoChainOfLogHandlersLeadsBack.
+// logChainVariable names the chain and the telemetry setup in the child process of
+// TestNoChainOfLogHandlersLeadsBack.
 const logChainVariable = "III_TEST_LOG_CHAIN"
 
 func TestNoChainOfLogHandlersLeadsBack(t *testing.T) {
@@ -943,7 +948,7 @@ func TestNoChainOfLogHandlersLeadsBack(t *testing.T) {
 	}
 }
 
-// runLogChain is the child process.
+// runLogChain runs in the child process.
 func runLogChain(name string, cfg OtelConfig) {
 	for _, chain := range logChains {
 		if chain.name == name {

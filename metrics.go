@@ -19,52 +19,52 @@ import (
 )
 
 const (
-	// metricsCached is how long one reading of the process serves all who ask.
+	// metricsCached is how long one reading of the process serves all callers.
 	metricsCached = 500 * time.Millisecond
 
-	// cpuInterval is the shortest time over which processor use is computed; the
-	// systems count in steps of some 10 ms.
+	// cpuInterval is the shortest time over which CPU use is computed; operating
+	// systems count in steps of about 10 ms.
 	cpuInterval = 200 * time.Millisecond
 )
 
-// WorkerMetricsCollector reads figures about the own process: resident and
-// virtual memory, processor use, uptime. It is made by
-// [NewWorkerMetricsCollector]; the zero value is of no use. All methods may be
-// called from several goroutines at once.
+// WorkerMetricsCollector reads metrics of the current process: resident and virtual
+// memory, CPU use and uptime. The zero value is not usable; use
+// [NewWorkerMetricsCollector]. All methods are safe for concurrent use.
 type WorkerMetricsCollector struct {
 	read  func(context.Context) (processFigures, error)
 	began time.Time
 
 	mu      sync.Mutex
-	figures processFigures // the latest that could be read
+	figures processFigures // of the latest successful reading
 	sample  processSample
-	err     error // of the latest reading
+	err     error // of the latest reading, if it failed
 	sampled time.Time
 	cpuFrom time.Time // when cpuTime was read
 	cpuTime time.Duration
 }
 
-// processFigures are what the system tells about the process.
+// processFigures holds what the operating system reports about the process.
 type processFigures struct {
 	rss, virtual uint64        // bytes
-	user, system time.Duration // processor time since the process began
+	user, system time.Duration // CPU time since the process started
 }
 
-// processSample is what is made of them.
+// processSample is computed from processFigures.
 type processSample struct {
 	WorkerMetrics
 	user, system time.Duration
 }
 
-// NewWorkerMetricsCollector makes a collector and takes a first reading, which
-// processor use is counted from. It fails if the system does not tell about the
-// process. On systems other than Linux, macOS, Windows, FreeBSD and OpenBSD
-// memory and processor use are 0, and that is no error.
+// NewWorkerMetricsCollector returns a collector and takes a first reading, from which
+// CPU use is counted. It returns an error if the operating system provides no metrics
+// of the process. On systems other than Linux, macOS, Windows, FreeBSD and OpenBSD,
+// memory and CPU use are 0, which is not an error.
 func NewWorkerMetricsCollector() (*WorkerMetricsCollector, error) {
 	return newCollector(processReader(runtime.GOOS))
 }
 
-// processReader reads the figures that a system tells, if it tells any.
+// processReader returns the function that reads the figures on a system; on unsupported
+// systems, all figures are 0.
 func processReader(system string) func(context.Context) (processFigures, error) {
 	switch system {
 	case "linux", "darwin", "windows", "freebsd", "openbsd":
@@ -76,7 +76,7 @@ func processReader(system string) func(context.Context) (processFigures, error) 
 func newCollector(read func(context.Context) (processFigures, error)) (*WorkerMetricsCollector, error) {
 	figures, err := read(context.Background())
 	if err != nil {
-		return nil, fmt.Errorf("iii: read process figures: %w", err)
+		return nil, fmt.Errorf("iii: read process metrics: %w", err)
 	}
 	now := time.Now()
 	c := &WorkerMetricsCollector{read: read, began: now, figures: figures, cpuFrom: now, cpuTime: figures.user + figures.system}
@@ -84,8 +84,8 @@ func newCollector(read func(context.Context) (processFigures, error)) (*WorkerMe
 	return c, nil
 }
 
-// readProcess reads the figures of this process. $HOST_PROC does not apply: it
-// is another process that has our id there.
+// readProcess reads the figures of this process. It ignores $HOST_PROC, where this
+// process's id belongs to another process.
 func readProcess(ctx context.Context) (figures processFigures, err error) {
 	ctx = context.WithValue(ctx, common.EnvKey, common.EnvMap{common.HostProcEnvKey: "/proc"})
 	p := &process.Process{Pid: int32(os.Getpid())}
@@ -103,12 +103,12 @@ func readProcess(ctx context.Context) (figures processFigures, err error) {
 	}, nil
 }
 
-// Collect returns a sample that is at most 500 ms old. CPUPercent is the
-// processor time used since the sample before, or since the collector was made,
-// over the time that went by, 100 for one core and at most 100 for each; it stays
-// as it was while less than 200 ms went by. UptimeSeconds counts from when the
-// collector was made. With an error, which is ctx's or that of reading, the
-// figures are the latest that could be read.
+// Collect returns a sample that is at most 500 ms old. CPUPercent is the CPU time used
+// since the previous sample, or since the collector's creation, divided by the elapsed
+// time: 100 for one core, and at most 100 for each core. It does not change while less
+// than 200 ms have elapsed. UptimeSeconds counts from the collector's creation. If ctx
+// ends or the reading fails, Collect returns the error together with the latest figures
+// that it could read.
 func (c *WorkerMetricsCollector) Collect(ctx context.Context) (WorkerMetrics, error) {
 	s, err := c.collect(ctx)
 	return s.WorkerMetrics, err
@@ -127,7 +127,7 @@ func (c *WorkerMetricsCollector) collect(ctx context.Context) (processSample, er
 	c.sampled, c.err = now, nil
 	percent := c.sample.CPUPercent
 	if figures, err := c.read(ctx); err != nil {
-		c.err = fmt.Errorf("iii: read process figures: %w", err)
+		c.err = fmt.Errorf("iii: read process metrics: %w", err)
 	} else {
 		c.figures = figures
 		if wall := now.Sub(c.cpuFrom); wall >= cpuInterval {
@@ -138,7 +138,7 @@ func (c *WorkerMetricsCollector) collect(ctx context.Context) (processSample, er
 	}
 	c.sample = c.newSample(now, percent)
 	if ctx.Err() != nil && c.err != nil {
-		c.sampled = time.Time{} // the failure is this caller's alone
+		c.sampled = time.Time{} // only this caller's context caused the failure
 	}
 	return c.sample, c.err
 }
@@ -158,22 +158,22 @@ func cpuPercent(cpu, wall time.Duration) float32 {
 	return float32(min(max(percent, 0), 100*float64(runtime.NumCPU())))
 }
 
-// WorkerGaugesHandle is a registration of [RegisterWorkerGauges]; the zero value is
-// of no use. It may be used from several goroutines at once.
+// WorkerGaugesHandle is a registration of [RegisterWorkerGauges]. The zero value is not
+// usable. It is safe for concurrent use.
 type WorkerGaugesHandle struct {
 	stop func() error
 }
 
-// RegisterWorkerGauges reports the process's figures as gauges of m whenever
-// metrics are collected, each with the attribute worker.id and, if given,
-// worker.name. The engine shows the latest in its listing of workers if the id
-// is the one that it gave to the worker's connection, [Client.WorkerID]. A
-// client with [WithTelemetry] does all that by itself.
+// RegisterWorkerGauges reports the process's metrics as gauges of m at every
+// collection, each with the attribute worker.id and, if given, worker.name. The engine
+// shows the latest values in its list of workers if the id is the one that it assigned
+// to the worker's connection, [Client.WorkerID]. A client with [WithTelemetry]
+// registers these gauges itself.
 //
 // The gauges are iii.worker.memory.rss, memory.virtual, memory.heap_used and
-// memory.heap_total (By), cpu.percent (%), cpu.user_micros and cpu.system_micros
-// (us), uptime_seconds (s), go.goroutines and go.gc.pause_ms (ms, the total of the
-// pauses so far).
+// memory.heap_total (By), cpu.percent (%), cpu.user_micros and cpu.system_micros (us),
+// uptime_seconds (s), go.goroutines and go.gc.pause_ms (ms, the total of all pauses so
+// far).
 func RegisterWorkerGauges(m metric.Meter, o WorkerGaugesOptions) (*WorkerGaugesHandle, error) {
 	if m == nil {
 		return nil, errors.New("iii: RegisterWorkerGauges: nil Meter")
@@ -184,10 +184,10 @@ func RegisterWorkerGauges(m metric.Meter, o WorkerGaugesOptions) (*WorkerGaugesH
 	return registerGauges(m, o.WorkerName, func() string { return o.WorkerID })
 }
 
-// Stop ends the reports. It may be called again.
+// Stop unregisters the gauges. It can be called more than once.
 func (h *WorkerGaugesHandle) Stop() error { return h.stop() }
 
-// gauges are the instruments, in the order in which their values are observed.
+// gauges lists the instruments in the order of gaugeValues.
 var gauges = []struct{ name, unit, description string }{
 	{"iii.worker.memory.rss", "By", "Resident set size in bytes"},
 	{"iii.worker.memory.virtual", "By", "Virtual memory in bytes"},
@@ -201,11 +201,11 @@ var gauges = []struct{ name, unit, description string }{
 	{"iii.worker.go.gc.pause_ms", "ms", "Total time of garbage collection pauses in milliseconds"},
 }
 
-// floatGauge says which of them are no whole numbers.
+// floatGauge marks the gauges with fractional values.
 var floatGauge = map[string]bool{"iii.worker.cpu.percent": true, "iii.worker.uptime_seconds": true, "iii.worker.go.gc.pause_ms": true}
 
-// registerGauges asks for the worker's id each time, and reports nothing while
-// there is none.
+// registerGauges calls workerID at every collection, and reports nothing while it
+// returns "".
 func registerGauges(m metric.Meter, name *string, workerID func() string) (*WorkerGaugesHandle, error) {
 	collector, err := NewWorkerMetricsCollector()
 	if err != nil {
@@ -239,8 +239,9 @@ func observeGauges(m metric.Meter, collector *WorkerMetricsCollector, name *stri
 		option := metric.WithAttributeSet(attribute.NewSet(attributes...))
 		sample, err := collector.collect(ctx)
 		if err != nil {
-			// Returned, it would make OpenTelemetry's reader drop all that it has
-			// collected, of everybody. The figures are the latest that there are.
+			// Returning the error would make OpenTelemetry's reader drop everything it
+			// has collected, from every callback. The sample still has the latest
+			// figures.
 			otel.Handle(err)
 		}
 		for i, value := range gaugeValues(sample) {
@@ -265,7 +266,7 @@ func observeGauges(m metric.Meter, collector *WorkerMetricsCollector, name *stri
 	})}, nil
 }
 
-// gaugeValues are the values of gauges.
+// gaugeValues returns the values in the order of gauges.
 func gaugeValues(s processSample) []float64 {
 	heap := []metrics.Sample{
 		{Name: "/memory/classes/heap/objects:bytes"},

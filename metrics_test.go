@@ -22,7 +22,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-// fakeProcess is a process whose figures the test sets.
+// fakeProcess is a process whose metrics the test sets.
 type fakeProcess struct {
 	mu      sync.Mutex
 	figures processFigures
@@ -44,7 +44,7 @@ func (p *fakeProcess) work(user, system time.Duration) {
 	p.figures.system += system
 }
 
-func TestChecklistCollector(t *testing.T) {
+func TestCollectorComputesSamples(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &fakeProcess{figures: processFigures{rss: 1 << 20, virtual: 1 << 30, user: time.Hour, system: time.Minute}}
 		c, err := newCollector(p.read)
@@ -123,9 +123,9 @@ func TestCollectorShortInterval(t *testing.T) {
 	})
 }
 
-// A system that tells nothing of its processes is no error: what the runtime of Go
-// knows is there.
-func TestChecklistCollectorOfUnsupportedSystem(t *testing.T) {
+// A system without process metrics is not an error: the metrics of the Go runtime are
+// there.
+func TestCollectorOfUnsupportedSystem(t *testing.T) {
 	c, err := newCollector(processReader("plan9"))
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +146,7 @@ func TestChecklistCollectorOfUnsupportedSystem(t *testing.T) {
 	}
 }
 
-func TestCollectorFailures(t *testing.T) {
+func TestCollectorReportsFailures(t *testing.T) {
 	failed := errors.New("no such process")
 	if _, err := newCollector((&fakeProcess{err: failed}).read); !errors.Is(err, failed) {
 		t.Errorf("error is %v", err)
@@ -162,7 +162,7 @@ func TestCollectorFailures(t *testing.T) {
 	}
 }
 
-// A caller whose context ends under the reading does not spoil it for the others.
+// A caller whose context ends during a reading does not affect other callers.
 func TestCollectorContextEndsWhileReading(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -185,7 +185,7 @@ func TestCollectorContextEndsWhileReading(t *testing.T) {
 	}
 }
 
-func TestChecklistCollectorConcurrent(t *testing.T) {
+func TestCollectorConcurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &fakeProcess{figures: processFigures{rss: 7}}
 		c, err := newCollector(p.read)
@@ -209,14 +209,14 @@ func TestChecklistCollectorConcurrent(t *testing.T) {
 	})
 }
 
-// The figures of this very process make sense.
+// The metrics of this process are plausible.
 func TestCollectorOfThisProcess(t *testing.T) {
 	t.Setenv("HOST_PROC", t.TempDir())
 	c, err := NewWorkerMetricsCollector()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Work long enough to be counted, however little of the processor there is for it.
+	// Work long enough to be measured, even on a busy machine.
 	for begin, worked := time.Now(), c.cpuTime; time.Since(begin) < cpuInterval || worked < c.cpuTime+50*time.Millisecond; {
 		for range 100_000 {
 			_ = math.Sqrt(float64(os.Getpid()))
@@ -236,7 +236,7 @@ func TestCollectorOfThisProcess(t *testing.T) {
 	}
 }
 
-// gauge is a data point as it is collected.
+// gauge is a collected data point.
 type gauge struct {
 	unit       string
 	value      float64
@@ -269,7 +269,7 @@ func collectGauges(t *testing.T, reader *sdkmetric.ManualReader) map[string]gaug
 	return got
 }
 
-func TestChecklistGauges(t *testing.T) {
+func TestWorkerGaugesReportTheProcess(t *testing.T) {
 	reader := sdkmetric.NewManualReader()
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
 	name := "orders"
@@ -315,7 +315,7 @@ func TestChecklistGauges(t *testing.T) {
 	}
 }
 
-// The id is asked for at each collection: no point under the one before is left.
+// The id is read at each collection: no point with the previous id is left.
 func TestGaugesFollowWorkerID(t *testing.T) {
 	reader := sdkmetric.NewManualReader()
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
@@ -342,8 +342,8 @@ func TestGaugesFollowWorkerID(t *testing.T) {
 	}
 }
 
-// A process that cannot be read for once takes no other metric with it, and keeps
-// its latest figures.
+// A failed reading of the process affects no other metric, and the gauges keep their
+// latest values.
 func TestGaugesOfUnreadableProcess(t *testing.T) {
 	failed := errors.New("no such process")
 	handled := countHandled(t, failed)
@@ -381,8 +381,8 @@ func TestRegisterWorkerGaugesRefuses(t *testing.T) {
 	}
 }
 
-// countHandled counts how often OpenTelemetry's error handler, which is everybody's,
-// is told of an error that is target.
+// countHandled counts how often OpenTelemetry's global error handler receives an error
+// that matches target.
 func countHandled(t *testing.T, target error) *atomic.Int64 {
 	t.Helper()
 	var n atomic.Int64

@@ -130,7 +130,7 @@ func TestTelemetryUpgrade(t *testing.T) {
 	}
 }
 
-// The address is that of the environment if none is given, and wss is TLS.
+// The address defaults to that of the environment, and wss uses TLS.
 func TestTelemetryTLS(t *testing.T) {
 	server := httptest.NewTLSServer(nil) // for its certificate
 	defer server.Close()
@@ -154,9 +154,9 @@ func TestTelemetryTLS(t *testing.T) {
 	}
 }
 
-// Attempts that fail are further and further apart, and the count starts over
-// after a connection that lasted.
-func TestChecklistTelemetryBackoff(t *testing.T) {
+// The delay between failed attempts grows, and starts over after a connection that
+// lasted.
+func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := func(n int) bool { return n == 7 }
 		p := newOtelPeer(t, otelScript{refuse: func(n int, _ *http.Request) int {
@@ -200,7 +200,7 @@ func TestChecklistTelemetryBackoff(t *testing.T) {
 	})
 }
 
-// A peer that accepts and closes is no healthy one: the delay grows.
+// A peer that accepts and closes immediately is not healthy: the delay grows.
 func TestTelemetryBackoffOfShortConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) { c.kill() }})
@@ -215,7 +215,7 @@ func TestTelemetryBackoffOfShortConnections(t *testing.T) {
 	})
 }
 
-func TestChecklistTelemetryFailsAfterMaxRetries(t *testing.T) {
+func TestTelemetryFailsAfterMaxRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{refuse: func(int, *http.Request) int { return http.StatusServiceUnavailable }})
 		retries := uint64(3)
@@ -248,7 +248,7 @@ func TestChecklistTelemetryFailsAfterMaxRetries(t *testing.T) {
 	})
 }
 
-func TestChecklistTelemetryAuthFailure(t *testing.T) {
+func TestTelemetryReportsAuthFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
 			if c.n < 3 {
@@ -291,9 +291,9 @@ func TestChecklistTelemetryAuthFailure(t *testing.T) {
 	})
 }
 
-// The error frame of the engine need not be for authentication, and what else
-// comes does no harm.
-func TestTelemetryHearsTheEngine(t *testing.T) {
+// Error frames of the engine other than authentication errors are reported too, and
+// other frames are ignored.
+func TestTelemetryReportsErrorsOfTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
 			if c.n == 0 {
@@ -319,16 +319,15 @@ func TestTelemetryHearsTheEngine(t *testing.T) {
 	})
 }
 
-// A peer that says nothing more is given up after a minute; one that only
-// answers pings is not.
-func TestTelemetryKeepalive(t *testing.T) {
+// A silent peer is given up after a minute, but not a peer that only answers pings.
+func TestTelemetryGivesUpASilentPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, _ []byte) bool { return c.n == 0 && c.pings > 10 }})
 		s := p.connection()
 		c := p.conn(0)
 		began := time.Now()
 		<-c.ended
-		// Ten pings are answered, one every 20 s; then a minute of silence.
+		// The peer answers ten pings, one every 20 s, and is then silent for a minute.
 		if lived := time.Since(began); lived < 250*time.Second || lived > 270*time.Second {
 			t.Errorf("given up after %v, want after about 260 s", lived)
 		}
@@ -374,8 +373,8 @@ func FuzzEngineError(f *testing.F) {
 	})
 }
 
-// Flush returns when the peer has read everything, however late.
-func TestChecklistFlushOfLatePeer(t *testing.T) {
+// Flush returns once the peer has read everything, however late.
+func TestFlushWaitsForALatePeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		s := p.connection()
@@ -396,7 +395,7 @@ func TestChecklistFlushOfLatePeer(t *testing.T) {
 	})
 }
 
-func TestChecklistFlushOfSilentPeer(t *testing.T) {
+func TestFlushOfASilentPeerEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(*otelConn, []byte) bool { return true }})
 		s := p.connection()
@@ -417,7 +416,7 @@ func TestChecklistFlushOfSilentPeer(t *testing.T) {
 	})
 }
 
-func TestChecklistFlushWithoutPeer(t *testing.T) {
+func TestFlushWithoutAPeerEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody there") }
 		s, err := NewSharedEngineConnection("ws://user:"+secretPassword+"@127.0.0.1:1/?token="+secretQuery, WithConnectionDialContext(down), WithConnectionLogger(testLogger))
@@ -452,8 +451,8 @@ func TestChecklistFlushWithoutPeer(t *testing.T) {
 	})
 }
 
-// Shutdown makes one more attempt at once where there is something to deliver.
-func TestChecklistShutdownDelivers(t *testing.T) {
+// Shutdown makes one more attempt immediately if there are frames to deliver.
+func TestTelemetryShutdownDelivers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{refuse: func(n int, _ *http.Request) int {
 			if n < 8 {
@@ -465,7 +464,7 @@ func TestChecklistShutdownDelivers(t *testing.T) {
 		s := p.connection(WithConnectionStateListener(states.listen))
 		sendLogs(t, s, 0, 10)
 		p.wait("attempts", func() bool { return len(p.dials) == 8 })
-		synctest.Wait() // it sleeps for half a minute now
+		synctest.Wait() // the connection now sleeps for half a minute
 		began := time.Now()
 		if err := s.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
@@ -479,7 +478,7 @@ func TestChecklistShutdownDelivers(t *testing.T) {
 	})
 }
 
-// A link that dies under Shutdown is made anew at once.
+// A link that dies during Shutdown is replaced immediately.
 func TestTelemetryShutdownSurvivesKills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, payload []byte) bool {
@@ -504,7 +503,7 @@ func TestTelemetryShutdownSurvivesKills(t *testing.T) {
 	})
 }
 
-func TestChecklistShutdownIsBounded(t *testing.T) {
+func TestConnectionShutdownIsBounded(t *testing.T) {
 	tests := []struct {
 		name   string
 		script otelScript
@@ -575,7 +574,7 @@ func TestChecklistShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// absentUntil is a peer that refuses connections until the returned function is
+// absentUntil returns a peer that refuses connections until the returned function is
 // called.
 func absentUntil(t *testing.T) (p *otelPeer, come func()) {
 	var here atomic.Bool
@@ -588,9 +587,9 @@ func absentUntil(t *testing.T) (p *otelPeer, come func()) {
 	return p, func() { here.Store(true) }
 }
 
-// What was recorded before Flush and made room for newer frames while it waited is
-// not there, so Flush must not say that all is.
-func TestTelemetryFlushTellsDrops(t *testing.T) {
+// Frames that were queued before Flush and dropped while it waited have not arrived, so
+// Flush must return an error.
+func TestTelemetryFlushReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, come := absentUntil(t)
 		tel := p.telemetry(OtelConfig{ChannelCapacity: ptr(uint64(4)), MetricsEnabled: ptr(false)})
@@ -600,7 +599,7 @@ func TestTelemetryFlushTellsDrops(t *testing.T) {
 		}
 		flushed := make(chan error, 1)
 		go func() { flushed <- tel.Flush(t.Context()) }()
-		synctest.Wait() // all that was recorded is in the queue
+		synctest.Wait() // all records are in the queue
 		sendLogs(t, tel.Connection(), 0, 4)
 		lost := tel.Connection().Stats().Logs.Full
 		come()
@@ -614,8 +613,9 @@ func TestTelemetryFlushTellsDrops(t *testing.T) {
 	})
 }
 
-// What the last flush of the providers pushes out of the queue is lost as well.
-func TestTelemetryShutdownTellsDrops(t *testing.T) {
+// Frames that the last flush of the providers displaces from the queue count as lost as
+// well.
+func TestTelemetryShutdownReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		dial := make(chan struct{})
@@ -625,7 +625,7 @@ func TestTelemetryShutdownTellsDrops(t *testing.T) {
 				return p.mem.DialContext(ctx, network, addr)
 			})))
 		sendLogs(t, tel.Connection(), 0, 1)
-		emitLog(tel, t.Context(), "the last word") // waits for more: the queue is full
+		emitLog(tel, t.Context(), "the last word") // waits in its batch, because the queue is full
 		ended := make(chan error, 1)
 		go func() { ended <- tel.Shutdown(t.Context()) }()
 		synctest.Wait()
@@ -640,8 +640,9 @@ func TestTelemetryShutdownTellsDrops(t *testing.T) {
 	})
 }
 
-// Once all has ended, further calls say so, whatever their context.
-func TestTelemetryShutdownAgain(t *testing.T) {
+// After the shutdown has completed, further calls return its end, whatever their
+// context.
+func TestTelemetryShutdownCanBeRepeated(t *testing.T) {
 	tel, err := StartTelemetry(t.Context(), OtelConfig{Enabled: ptr(false)})
 	if err != nil {
 		t.Fatal(err)
@@ -661,8 +662,8 @@ func TestTelemetryShutdownAgain(t *testing.T) {
 	}
 }
 
-// The engine's side is killed in the middle of flushes, and nothing is lost.
-func TestChecklistReconnectLosesNothing(t *testing.T) {
+// Connections that the engine's side kills in the middle of flushes lose nothing.
+func TestTelemetryReconnectLosesNothing(t *testing.T) {
 	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
 		t.Run(kind, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { killEngine(t, newOtelPeer(t, otelScript{}), kind) })
@@ -724,8 +725,8 @@ func killEngine(t *testing.T, p *otelPeer, kind string) {
 		stats.Reconnects, frames, frames-len(order), stats.Retried, len(p.received())-len(order))
 }
 
-// The start of a span is ahead of its end, and is never sent again.
-func TestChecklistLiveSpanStaysAhead(t *testing.T) {
+// The start of a span precedes its end and is never sent again.
+func TestLiveSpanIsNeverSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cuts := 0
 		p := newOtelPeer(t, otelScript{})
@@ -775,8 +776,8 @@ func TestChecklistLiveSpanStaysAhead(t *testing.T) {
 	})
 }
 
-// Drops are said at once, and then once a minute.
-func TestTelemetrySaysDrops(t *testing.T) {
+// Drops are reported immediately, and then once a minute.
+func TestTelemetryReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var said []string
@@ -806,7 +807,7 @@ func TestTelemetrySaysDrops(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if len(said) != 6 { // at once, after 60, 120, 180, 240 s, and at the end
+		if len(said) != 6 { // immediately, after 60, 120, 180 and 240 s, and at the end
 			t.Errorf("said %d times:\n%s", len(said), strings.Join(said, ""))
 		}
 		if last := said[len(said)-1]; !strings.Contains(last, "2500 frames of logs with 2500 records (queue full 2490, not connected 0, closed 10)") {
@@ -819,8 +820,8 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// A large frame goes in pieces, and is in one piece there.
-func TestTelemetryLargeFrames(t *testing.T) {
+// A large frame is sent in fragments and arrives as a single message.
+func TestTelemetryDeliversLargeFrames(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	s := p.connection()
 	var want []string
@@ -842,7 +843,7 @@ func TestTelemetryLargeFrames(t *testing.T) {
 	}
 }
 
-// Sends, flushes and the end at once.
+// Sends, flushes and the shutdown run concurrently.
 func TestTelemetryConcurrent(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	s := p.connection(WithConnectionQueue(100_000, 64<<20))
@@ -892,8 +893,8 @@ func TestTelemetryConcurrent(t *testing.T) {
 	}
 }
 
-// An engine that is slow to take a frame is not sent the same again and again.
-func TestTelemetrySlowEngine(t *testing.T) {
+// An engine that is slow to accept a frame does not receive the same frames repeatedly.
+func TestTelemetryIsNotResentToASlowEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{frame: func(*otelConn, []byte) bool {
 			time.Sleep(10 * time.Second)
@@ -913,8 +914,8 @@ func TestTelemetrySlowEngine(t *testing.T) {
 	})
 }
 
-// Without a logger, what was dropped is said to OpenTelemetry's error handler.
-func TestTelemetrySaysDropsToOpenTelemetry(t *testing.T) {
+// Without a logger, drops are reported to OpenTelemetry's error handler.
+func TestTelemetryReportsDropsToOpenTelemetry(t *testing.T) {
 	before := otel.GetErrorHandler()
 	defer otel.SetErrorHandler(before)
 	said := make(chan error, 10)

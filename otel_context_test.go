@@ -74,9 +74,9 @@ func TestExtractInvalidLeavesContext(t *testing.T) {
 	}
 }
 
-// The engine refuses a traceparent with flags above 02, and OpenTelemetry sets
-// and hands on the random flag.
-func TestChecklistOutgoingFlags(t *testing.T) {
+// The engine rejects a traceparent with flags above 02, while OpenTelemetry sets and
+// forwards the random flag.
+func TestTraceparentCarriesOnlyTheSampledFlag(t *testing.T) {
 	provider := sdktrace.NewTracerProvider()
 	for flags, want := range map[trace.TraceFlags]string{0: "00", 1: "01", 2: "00", 3: "01", 0xff: "01", 0xfe: "00"} {
 		cfg := trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: flags, Remote: true}
@@ -90,7 +90,7 @@ func TestChecklistOutgoingFlags(t *testing.T) {
 	}
 }
 
-func TestChecklistBaggageRoundTrip(t *testing.T) {
+func TestBaggageRoundTrip(t *testing.T) {
 	values := []string{"plain", "two words", "a,b", "a;b", "a=b", "100%", "50%25", "%", "%zz", `"quoted"`, `back\slash`, "Grüße, 世界 🌍",
 		"tab\tnewline\n", "", "a=b;c,d=e", "\x7f\x00", "+plus+"}
 	ctx := t.Context()
@@ -133,7 +133,7 @@ func TestChecklistBaggageRoundTrip(t *testing.T) {
 	}
 }
 
-func TestChecklistBaggageLenient(t *testing.T) {
+func TestBaggageIsParsedLeniently(t *testing.T) {
 	tests := []struct {
 		name, header string
 		want         map[string]string

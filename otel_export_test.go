@@ -38,7 +38,7 @@ func spanContext(flags trace.TraceFlags, remote bool) trace.SpanContext {
 	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: testTrace, SpanID: testSpan, TraceFlags: flags, Remote: remote})
 }
 
-// resourceMetrics is what a reader collects, with these data.
+// resourceMetrics returns metrics with these data, as a reader collects them.
 func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics {
 	sm := metricdata.ScopeMetrics{Scope: instrumentation.Scope{Name: "m"}}
 	for _, d := range data {
@@ -47,7 +47,7 @@ func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics
 	return &metricdata.ResourceMetrics{Resource: resource.NewSchemaless(attribute.String("service.name", "s")), ScopeMetrics: []metricdata.ScopeMetrics{sm}}
 }
 
-// documents returns the frames that a peer has received, decoded.
+// documents returns the decoded frames that a peer has received.
 func (p *otelPeer) documents(t *testing.T) (prefixes []string, docs []any) {
 	t.Helper()
 	for _, f := range p.received() {
@@ -57,7 +57,7 @@ func (p *otelPeer) documents(t *testing.T) (prefixes []string, docs []any) {
 	return prefixes, docs
 }
 
-func TestExporters(t *testing.T) {
+func TestExportersSendFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		s := p.connection()
@@ -119,7 +119,8 @@ func TestExporters(t *testing.T) {
 	})
 }
 
-// unconnected is a connection that was not started, with room for so many frames.
+// unconnected returns a connection that was not started, with room for the given number
+// of frames.
 func unconnected(t *testing.T, opts ...ConnectionOption) *SharedEngineConnection {
 	t.Helper()
 	cfg, err := newConnectionConfig("ws://127.0.0.1:1", opts)
@@ -129,7 +130,7 @@ func unconnected(t *testing.T, opts ...ConnectionOption) *SharedEngineConnection
 	return newConnection(cfg)
 }
 
-// queued returns the frames that wait, in order.
+// queued returns the waiting frames in order.
 func queued(s *SharedEngineConnection) (frames []otlpjson.Frame) {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
@@ -146,8 +147,9 @@ func queued(s *SharedEngineConnection) (frames []otlpjson.Frame) {
 	return frames
 }
 
-// What the connection refuses is an error of the export, and counted by it.
-func TestExportRefused(t *testing.T) {
+// Frames that the connection rejects are an error of the export, and the connection
+// counts them.
+func TestExportReportsRejectedFrames(t *testing.T) {
 	s := unconnected(t)
 	s.queue.refuse(ErrConnectionClosed, false)
 	err := NewEngineSpanExporter(s).ExportSpans(t.Context(), []sdktrace.ReadOnlySpan{endedSpan("a", 0), endedSpan("b", 0)})
@@ -159,8 +161,8 @@ func TestExportRefused(t *testing.T) {
 	}
 }
 
-// What cannot be said is counted on the connection, and said.
-func TestExportLosses(t *testing.T) {
+// Values that cannot be represented are counted and reported by the connection.
+func TestExportReportsLosses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var said bytes.Buffer
 		p := newOtelPeer(t, otelScript{})
@@ -188,7 +190,7 @@ func TestExportLosses(t *testing.T) {
 		if got := strings.Count(said.String(), "explicit buckets"); got != 1 {
 			t.Errorf("the conversion is said %d times, want once", got)
 		}
-		const want = "3 records that came too fast or too late, 1 records shortened to fit a frame, 2 numbers that are NaN or infinite, 2 metrics of unknown kinds"
+		const want = "3 records that arrived too fast or too late, 1 records shortened to fit a frame, 2 numbers that are NaN or infinite, 2 metrics of unsupported kinds"
 		if last := lines[len(lines)-1]; !strings.Contains(last, want) {
 			t.Errorf("last said %s, want %s", last, want)
 		}
@@ -214,8 +216,8 @@ func TestMetricsTemporality(t *testing.T) {
 	}
 }
 
-// A crowded connection is one with an eighth of its frames in use.
-func TestCrowded(t *testing.T) {
+// A connection is crowded when more than an eighth of its frames are in use.
+func TestConnectionIsCrowdedFromAnEighth(t *testing.T) {
 	s := unconnected(t, WithConnectionQueue(80, 1<<20))
 	x := NewEngineLogExporter(s)
 	for i := range 11 {
@@ -231,8 +233,9 @@ func TestCrowded(t *testing.T) {
 	}
 }
 
-// A burst of log records, each of which would be a frame, does not overflow the
-// queue: frames grow with it. The peer reads only once all are there.
+// A burst of log records, each of which would be a frame of its own, does not overflow
+// the queue, because frames grow with it. The peer starts reading only after all
+// records are written.
 func TestLogBurstIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -245,7 +248,7 @@ func TestLogBurstIsKept(t *testing.T) {
 			var r log.Record
 			r.SetBody(attribute.StringValue(fmt.Sprint(i)))
 			logger.Emit(t.Context(), r)
-			if i%100 == 99 { // 10,000 records a second
+			if i%100 == 99 { // 10,000 records per second
 				time.Sleep(10 * time.Millisecond)
 			}
 		}
@@ -271,9 +274,9 @@ func TestLogBurstIsKept(t *testing.T) {
 	})
 }
 
-// The snapshot of a start has what earlier processors and the caller gave it, and
-// is queued before the span can end.
-func TestChecklistLiveSnapshot(t *testing.T) {
+// The snapshot of a start has the attributes that earlier processors and the caller
+// set, and is queued before the span can end.
+func TestLiveSpanHasTheAttributesOfTheStart(t *testing.T) {
 	s := unconnected(t)
 	p := sdktrace.NewTracerProvider(
 		sdktrace.WithSpanProcessor(NewBaggageSpanProcessor()),
@@ -326,9 +329,9 @@ func TestChecklistLiveSnapshot(t *testing.T) {
 	}
 }
 
-// A span that is not sampled is never sent, so its start is not either; nor is one
-// after Shutdown.
-func TestLiveSpansSampled(t *testing.T) {
+// A span that is not sampled is never sent, so neither is its start. After Shutdown, no
+// start is sent.
+func TestLiveSpansAreSampled(t *testing.T) {
 	s := unconnected(t)
 	live := newLiveSpanProcessor(s)
 	for _, sampler := range []sdktrace.Sampler{sdktrace.NeverSample(), recordOnly{}} {
@@ -340,7 +343,7 @@ func TestLiveSpansSampled(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	p := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(live)) // shut down above
+	p := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(live)) // live was shut down above
 	_, span := p.Tracer("t").Start(t.Context(), "late")
 	span.End()
 	if got := queued(s); len(got) != 0 {
@@ -351,7 +354,7 @@ func TestLiveSpansSampled(t *testing.T) {
 	}
 }
 
-// recordOnly records spans that are not sampled.
+// recordOnly is a sampler whose spans record but are not sampled.
 type recordOnly struct{}
 
 func (recordOnly) ShouldSample(sdktrace.SamplingParameters) sdktrace.SamplingResult {
@@ -359,7 +362,7 @@ func (recordOnly) ShouldSample(sdktrace.SamplingParameters) sdktrace.SamplingRes
 }
 func (recordOnly) Description() string { return "recordOnly" }
 
-// What readers collect goes through the exporter, with its exemplars.
+// The exporter sends the metrics of a reader with their exemplars.
 func TestMetricsThroughReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})

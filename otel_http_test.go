@@ -52,7 +52,7 @@ func recordedSpans() (context.Context, *tracetest.SpanRecorder, trace.Span) {
 	return ctx, recorder, span
 }
 
-func TestChecklistHTTPAttributes(t *testing.T) {
+func TestHTTPSpanAttributes(t *testing.T) {
 	jsonHeader := http.Header{"Content-Type": {"application/json"}, "Content-Length": {"2"}, "Set-Cookie": {"secret"}}
 	tests := []struct {
 		name, method, url, body string
@@ -179,8 +179,9 @@ type noResponse struct{}
 
 func (noResponse) RoundTrip(*http.Request) (*http.Response, error) { return nil, nil }
 
-// A transport that breaks its contract is the client's to complain about.
-func TestHTTPNoResponse(t *testing.T) {
+// http.Client reports a transport that returns neither a response nor an error; the
+// wrapper does not interfere.
+func TestHTTPTransportWithoutResponse(t *testing.T) {
 	ctx, recorder, _ := recordedSpans()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://example.com/", nil)
 	if err != nil {
@@ -194,7 +195,7 @@ func TestHTTPNoResponse(t *testing.T) {
 	}
 }
 
-// withoutGlobal takes the global tracer provider away, until the test ends.
+// withoutGlobal removes the global tracer provider until the test ends.
 func withoutGlobal(t *testing.T) {
 	previous := otel.GetTracerProvider()
 	otel.SetTracerProvider(tracenoop.NewTracerProvider())
@@ -242,7 +243,7 @@ func TestHTTPPropagation(t *testing.T) {
 	}
 }
 
-func TestChecklistHTTPIgnored(t *testing.T) {
+func TestHTTPIgnoresListedURLs(t *testing.T) {
 	t.Setenv("OTEL_FETCH_IGNORE_URLS", " /health , ,internal.example")
 	base := &answers{status: 200}
 	rt := NewTracingTransport(base)
@@ -267,8 +268,8 @@ func TestChecklistHTTPIgnored(t *testing.T) {
 	}
 }
 
-// A list of nothing ignores nothing.
-func TestChecklistHTTPIgnoresNothing(t *testing.T) {
+// An empty list ignores nothing.
+func TestHTTPIgnoresNothingByDefault(t *testing.T) {
 	for _, list := range []string{"", " ", ",", " , ,"} {
 		t.Setenv("OTEL_FETCH_IGNORE_URLS", list)
 		ctx, recorder, _ := recordedSpans()
@@ -285,7 +286,7 @@ func TestChecklistHTTPIgnoresNothing(t *testing.T) {
 	}
 }
 
-func TestChecklistHTTPSwitchedOff(t *testing.T) {
+func TestHTTPSpansCanBeSwitchedOff(t *testing.T) {
 	off, address := false, "ws://127.0.0.1:1"
 	telemetry, err := StartTelemetry(t.Context(), OtelConfig{FetchInstrumentationEnabled: &off, EngineWSURL: &address})
 	if err != nil {
@@ -314,7 +315,7 @@ func TestChecklistHTTPSwitchedOff(t *testing.T) {
 	}
 }
 
-// The transport works in an http.Client against a server: redirects, keep-alive,
+// The transport works in an http.Client with a real server: redirects, keep-alive and
 // streams.
 func TestHTTPClient(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -14,9 +14,8 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// A callback that fails takes no other metric with it: not at an interval, nor at a
-// flush, nor at the end.
-func TestTelemetryOfFailingCallback(t *testing.T) {
+// A failing callback affects no other metric, at an interval, a flush or the shutdown.
+func TestFailingMetricCallbackAffectsNoOtherMetric(t *testing.T) {
 	failed := errors.New("the database is away")
 	handled := countHandled(t, failed)
 	synctest.Test(t, func(t *testing.T) {

@@ -39,8 +39,8 @@ func TestInSpan(t *testing.T) {
 			return failure
 		}, codes.Ok, "", []string{"*iii.unreachable", "unreachable"}},
 		{"panic", func(context.Context) error { panic("oh no") }, codes.Error, "panic: oh no", []string{"panic", "panic: oh no"}},
-		{"exit", func(context.Context) error { runtime.Goexit(); return nil }, codes.Error, "the goroutine ended by runtime.Goexit",
-			[]string{"panic", "the goroutine ended by runtime.Goexit"}},
+		{"exit", func(context.Context) error { runtime.Goexit(); return nil }, codes.Error, "the goroutine exited with runtime.Goexit",
+			[]string{"panic", "the goroutine exited with runtime.Goexit"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -82,7 +82,7 @@ func TestInSpan(t *testing.T) {
 	}
 }
 
-// unreachable is an error type of its own, for its name.
+// unreachable is an error type with a name of its own.
 type unreachable struct{ text string }
 
 func (e *unreachable) Error() string { return e.text }
@@ -97,8 +97,8 @@ func TestInSpanKind(t *testing.T) {
 	}
 }
 
-// Whose telemetry records depends on where the span is begun.
-func TestInSpanProvider(t *testing.T) {
+// The place where a span starts determines which telemetry records it.
+func TestInSpanChoosesItsProvider(t *testing.T) {
 	recorders := map[string]*tracetest.SpanRecorder{}
 	provider := func(name string, opts ...sdktrace.TracerProviderOption) *sdktrace.TracerProvider {
 		recorders[name] = tracetest.NewSpanRecorder()
@@ -156,8 +156,8 @@ func TestInSpanProvider(t *testing.T) {
 	}
 }
 
-// Without telemetry f runs, in the trace of ctx.
-func TestChecklistInSpanWithoutTelemetry(t *testing.T) {
+// Without telemetry, f runs in the trace of ctx.
+func TestInSpanWithoutTelemetryKeepsTheTrace(t *testing.T) {
 	withoutGlobal(t)
 	failure := errors.New("f's")
 	err := InSpan(ExtractContext(t.Context(), testParent, "a=1"), "work", 0, func(ctx context.Context) error {

@@ -29,8 +29,8 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// telemetryEngine starts an engine that must not lose a frame of what it is sent,
-// nor would the recorded one.
+// telemetryEngine starts an engine and fails the test if it, or the recorded engine,
+// would lose a frame that it receives.
 func telemetryEngine(t *testing.T, opts ...iiitest.Option) *iiitest.Engine {
 	t.Helper()
 	e := iiitest.Start(t, opts...)
@@ -45,7 +45,8 @@ func telemetryEngine(t *testing.T, opts ...iiitest.Option) *iiitest.Engine {
 	return e
 }
 
-// startTelemetry starts it as cfg says, to the engine unless that says otherwise.
+// startTelemetry starts telemetry as cfg specifies, connected to engine unless cfg
+// names another.
 func startTelemetry(t *testing.T, engine *iiitest.Engine, cfg iii.OtelConfig) *iii.Telemetry {
 	t.Helper()
 	if cfg.EngineWSURL == nil {
@@ -73,9 +74,8 @@ func flush(t *testing.T, telemetry *iii.Telemetry) {
 	}
 }
 
-// The engine lists the worker's figures, also after the worker has been given
-// another id.
-func TestChecklistGaugesInWorkerInfo(t *testing.T) {
+// The engine lists the worker's metrics, even after the worker's id has changed.
+func TestWorkerInfoShowsTheGauges(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
 	ready := make(chan struct{}, 10)
@@ -112,7 +112,7 @@ func TestChecklistGaugesInWorkerInfo(t *testing.T) {
 	}
 }
 
-// Shutdown of a client flushes its telemetry, which lives on.
+// A client's Shutdown flushes its telemetry, which continues.
 func TestShutdownFlushesTelemetry(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{SpansFlushIntervalMs: pointer[uint64](3_600_000)})
@@ -145,8 +145,8 @@ func TestShutdownFlushesTelemetry(t *testing.T) {
 	}
 }
 
-// Telemetry that cannot be delivered holds Shutdown up within its own limit, and
-// is told.
+// Telemetry that cannot be delivered delays Shutdown only within its own limit, and
+// Shutdown reports it.
 func TestShutdownWithTelemetryAway(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		away := func(context.Context, string, string) (net.Conn, error) {
@@ -175,7 +175,7 @@ func TestShutdownWithTelemetryAway(t *testing.T) {
 	})
 }
 
-// lines collects what a client logs.
+// lines collects the log lines of a client.
 type lines struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -193,7 +193,7 @@ func (l *lines) String() string {
 	return l.buf.String()
 }
 
-func TestNewWarnsOfOtherHost(t *testing.T) {
+func TestNewWarnsOfDifferentHosts(t *testing.T) {
 	for _, tt := range []struct {
 		worker, telemetry string
 		enabled, warns    bool
@@ -213,7 +213,7 @@ func TestNewWarnsOfOtherHost(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := out.String()
-		if strings.Contains(got, "another host") != tt.warns || strings.Contains(got, "hunter2") {
+		if strings.Contains(got, "different hosts") != tt.warns || strings.Contains(got, "hunter2") {
 			t.Errorf("worker at %s, telemetry to %s: logged %q", tt.worker, tt.telemetry, got)
 		}
 	}
@@ -232,8 +232,8 @@ func TestWithTelemetryRefuses(t *testing.T) {
 	}
 }
 
-// Disabled telemetry does nothing, and the trace of a caller still goes on.
-func TestChecklistDisabled(t *testing.T) {
+// Disabled telemetry records nothing, and the caller's trace still continues.
+func TestDisabledTelemetryForwardsTheTrace(t *testing.T) {
 	engine := telemetryEngine(t)
 	before := runtime.NumGoroutine()
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{Enabled: pointer(false)})
@@ -269,7 +269,7 @@ func TestChecklistDisabled(t *testing.T) {
 }
 
 // A payload of 20 MiB is cut, and the connection stays up.
-func TestChecklistLargePayload(t *testing.T) {
+func TestLargePayloadIsCut(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
@@ -295,8 +295,8 @@ func TestChecklistLargePayload(t *testing.T) {
 	}
 }
 
-// The environment decides at the time of each invocation.
-func TestChecklistPayloadsDisabled(t *testing.T) {
+// The environment is read at each invocation.
+func TestPayloadsCanBeKeptOutOfSpans(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
@@ -324,7 +324,7 @@ func TestChecklistPayloadsDisabled(t *testing.T) {
 	}
 }
 
-// applied returns when the engine has applied what c has registered: it handles a
+// applied returns once the engine has applied c's registrations: the engine handles a
 // worker's messages in order.
 func applied(t *testing.T, c *iii.Client) {
 	t.Helper()
@@ -333,8 +333,8 @@ func applied(t *testing.T, c *iii.Client) {
 	}
 }
 
-// Logs arrive with trace, severity text and structured data, and fire triggers.
-func TestChecklistLogTrigger(t *testing.T) {
+// Log records arrive with trace, severity text and structured data, and fire triggers.
+func TestLogTriggerFires(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
 	c := connect(t, engine)
@@ -382,8 +382,8 @@ func TestChecklistLogTrigger(t *testing.T) {
 	}
 }
 
-// A slog.Handler leaves out a time that is zero. This one does not, which its
-// documentation says: the engine would sort such a record before all others.
+// A slog.Handler should ignore a zero time. This handler replaces it, as documented:
+// the engine would sort such a record before all others.
 func TestSlogRecordsReachTheEngine(t *testing.T) {
 	var e *iiitest.Engine
 	var telemetry *iii.Telemetry
@@ -440,7 +440,7 @@ func TestSlogRecordTimes(t *testing.T) {
 	}
 }
 
-// Groups of any depth reach the engine, the inner ones as text.
+// Groups of any depth reach the engine; the inner ones become text.
 func TestSlogDeepGroupsReachTheEngine(t *testing.T) {
 	e := telemetryEngine(t)
 	telemetry, _ := recorded(t, e)
@@ -471,7 +471,7 @@ func TestSlogDeepGroupsReachTheEngine(t *testing.T) {
 	}
 }
 
-// Several clients share one telemetry, at once.
+// Several clients use one telemetry concurrently.
 func TestTelemetrySharedConcurrent(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
@@ -503,7 +503,7 @@ func TestTelemetrySharedConcurrent(t *testing.T) {
 	}
 }
 
-// Several clients of one process report each under its own id, as long as it lives.
+// Each client of a process reports metrics under its own id while it lives.
 func TestTelemetryGaugesOfSeveralClients(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -551,8 +551,8 @@ func TestTelemetryGaugesOfSeveralClients(t *testing.T) {
 	}
 }
 
-// Telemetry against the development engine, over memory and in virtual time: what
-// Flush has returned for is there, decoded.
+// With the development engine, in memory and in virtual time, records are decoded and
+// stored once Flush has returned.
 func TestTelemetryReachesTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := telemetryEngine(t)
@@ -601,8 +601,8 @@ func TestTelemetryReachesTheEngine(t *testing.T) {
 	})
 }
 
-// Headers decide whether a guarded engine lets telemetry in; its refusal is told.
-func TestChecklistTelemetryAuthOfEngine(t *testing.T) {
+// Headers decide whether a guarded engine admits telemetry; its refusal is reported.
+func TestGuardedEngineAuthenticatesTelemetry(t *testing.T) {
 	e := telemetryEngine(t, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "auth::check"}))
 	c, err := iii.New(e.URL())
 	if err != nil {
@@ -668,9 +668,9 @@ func TestChecklistTelemetryAuthOfEngine(t *testing.T) {
 	})
 }
 
-// A function that is told of new traces is not told of its own invocations: that
-// would go on for ever.
-func TestTraceTriggerEnds(t *testing.T) {
+// A function with a trace trigger is not triggered by its own invocations, which would
+// loop endlessly.
+func TestTraceTriggerIsNotTriggeredByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engine := telemetryEngine(t)
 		telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: pointer(engine.URL())},
@@ -708,9 +708,9 @@ func TestTraceTriggerEnds(t *testing.T) {
 	})
 }
 
-// The live announcement of a handler's span carries the baggage, and comes before
-// the span itself.
-func TestChecklistLiveSpanOfInvocation(t *testing.T) {
+// The live snapshot of a handler's span carries the baggage and precedes the finished
+// span.
+func TestLiveSpanOfInvocationCarriesBaggage(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
 	flush(t, telemetry)
@@ -743,9 +743,9 @@ func TestChecklistLiveSpanOfInvocation(t *testing.T) {
 	}
 }
 
-// A request over the HTTP transport, the route's handler and what it calls are one
-// trace.
-func TestChecklistTraceOverHTTP(t *testing.T) {
+// A request over the HTTP transport, the route's handler and the handler's calls are
+// one trace.
+func TestTraceCrossesHTTP(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
 	c := connect(t, engine, iii.WithTelemetry(telemetry))

@@ -13,12 +13,12 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// otelPeer is the engine's telemetry socket, scripted: it keeps frames and
-// answers pings in order, and does otherwise where a test wants it to.
+// otelPeer is a scripted telemetry socket: it keeps frames and answers pings in order,
+// except where its script differs.
 type otelPeer struct {
 	tb     testing.TB
 	server *enginetest.Server
-	mem    *memnet.Listener // nil: not in memory
+	mem    *memnet.Listener // nil if the peer is not in memory
 	script otelScript
 
 	mu     enginetest.Watched
@@ -27,15 +27,15 @@ type otelPeer struct {
 	frames []otelFrame
 }
 
-// otelScript says where a peer differs from the engine. Its functions run on the
+// otelScript defines where a peer differs from the engine. Its functions run on the
 // goroutine that reads the connection.
 type otelScript struct {
-	refuse func(n int, r *http.Request) int       // HTTP status instead of the upgrade of dial n; 0: none
-	greet  func(c *otelConn)                      // after the upgrade
+	refuse func(n int, r *http.Request) int       // HTTP status that refuses dial n; 0: upgrade
+	greet  func(c *otelConn)                      // called after the upgrade
 	frame  func(c *otelConn, payload []byte) bool // false: the frame is not kept
 	ping   func(c *otelConn, payload []byte) bool // true: handled
 	pong   func(c *otelConn, payload []byte)
-	end    func(c *otelConn, op byte, reason []byte) // a Close frame has come
+	end    func(c *otelConn, op byte, reason []byte) // called when a Close frame arrives
 }
 
 type otelFrame struct {
@@ -49,9 +49,9 @@ type otelConn struct {
 	peer  *otelPeer
 	n     int
 	pings int
-	dead  bool // it was cut: what has come is not looked at any more
+	dead  bool // the connection was cut: received data is ignored
 	ended chan struct{}
-	err   error // why it ended; after ended
+	err   error // why it ended; valid after ended
 }
 
 func newOtelPeer(tb testing.TB, s otelScript) *otelPeer {
@@ -76,7 +76,7 @@ func newOtelPeerOn(tb testing.TB, l net.Listener, s otelScript) *otelPeer {
 
 func (p *otelPeer) url() string { return p.server.URL() }
 
-// options are those of a connection to this peer.
+// options returns the options of a connection to this peer.
 func (p *otelPeer) options(opts ...ConnectionOption) []ConnectionOption {
 	all := []ConnectionOption{WithConnectionLogger(testLogger)}
 	if p.mem != nil {
@@ -85,7 +85,7 @@ func (p *otelPeer) options(opts ...ConnectionOption) []ConnectionOption {
 	return append(all, opts...)
 }
 
-// connection makes a connection to this peer, which ends with the test.
+// connection returns a connection to this peer, which ends with the test.
 func (p *otelPeer) connection(opts ...ConnectionOption) *SharedEngineConnection {
 	p.tb.Helper()
 	s, err := NewSharedEngineConnection(p.url(), p.options(opts...)...)
@@ -122,8 +122,7 @@ func (p *otelPeer) serve(conn net.Conn, n int) {
 	c.err = c.read()
 }
 
-// kill ends the connection as a crash does: nothing that has come is looked at
-// any more.
+// kill ends the connection as a crash does: received data is ignored from then on.
 func (c *otelConn) kill() {
 	c.dead = true
 	c.Cut()
@@ -186,7 +185,7 @@ func (c *otelConn) pong(payload []byte) { _ = c.WriteFrame(enginetest.OpPong, tr
 
 func (p *otelPeer) close() { p.server.Close() }
 
-// wait returns when done does, which is asked under the lock at every change.
+// wait returns once done, which is called under the lock at every change, returns true.
 func (p *otelPeer) wait(what string, done func() bool) {
 	p.tb.Helper()
 	p.mu.Wait(p.tb, time.Hour, what, done)
@@ -199,7 +198,7 @@ func (p *otelPeer) conn(n int) *otelConn {
 	return p.conns[n]
 }
 
-// received lists the frames that have come.
+// received returns the frames that have arrived.
 func (p *otelPeer) received() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -210,26 +209,26 @@ func (p *otelPeer) received() []string {
 	return all
 }
 
-// dialled lists the times of all attempts.
+// dialled returns the times of all attempts.
 func (p *otelPeer) dialled() []time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]time.Time(nil), p.dials...)
 }
 
-// cutShort ends a connection at once.
+// cutShort ends a connection immediately.
 func cutShort(s *SharedEngineConnection) {
 	s.drain()
 	s.stop()
 	<-s.done
 }
 
-// logFrame is a message of logs that says n.
+// logFrame returns a LOGS message with the number n.
 func logFrame(n int) OtelMessage {
 	return OtelMessage{Prefix: otlpjson.PrefixLogs, Data: fmt.Appendf(nil, `{"n":%d}`, n)}
 }
 
-// stateLog is a state listener that keeps what it is told.
+// stateLog is a state listener that records its calls.
 type stateLog struct {
 	mu     enginetest.Watched
 	states []ConnectionState
@@ -260,7 +259,7 @@ func (l *stateLog) errors() []error {
 	return append([]error(nil), l.errs...)
 }
 
-// wait returns once the state was reached n times.
+// wait returns once the state has been reached n times.
 func (l *stateLog) wait(tb testing.TB, s ConnectionState, n int) {
 	tb.Helper()
 	l.mu.Wait(tb, time.Hour, fmt.Sprintf("state %s, %d times", s, n), func() bool {

@@ -312,7 +312,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 
 // The start of a span comes before its end, and once at most, whatever happens:
 // the connection dies again and again, the queue overflows, spans are long and short.
-func TestChecklistSnapshotPrecedesFinal(t *testing.T) {
+func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 	var starts, ends, dropped, kills uint64
 	for seed := range uint64(scale(25, 1000)) {
 		synctest.Test(t, func(t *testing.T) {
@@ -380,7 +380,7 @@ func TestChecklistSnapshotPrecedesFinal(t *testing.T) {
 }
 
 // What is too large for one frame leaves in several, and each record comes once.
-func TestChecklistSplitOverTheWire(t *testing.T) {
+func TestTelemetrySplitsLargeBatches(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	tel := p.telemetry(OtelConfig{LiveSpans: ptr(false), LogsBatchSize: ptr(uint64(512)), LogsFlushIntervalMs: ptr(uint64(3_600_000)), SpansFlushIntervalMs: ptr(uint64(3_600_000))})
 	const n = 50

@@ -12,42 +12,44 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// Fault is what a proxy does to one direction of a connection. The zero value does
-// nothing.
+// Fault describes what a proxy does to one direction of a connection. The zero value
+// does nothing.
 type Fault struct {
-	Latency time.Duration // before each piece goes on
-	Jitter  time.Duration // up to this much more
-	Slice   int           // pieces are of 1 to so many bytes; 0: as they come
-	Rate    int           // bytes a second; 0: no limit
-	Limited bool          // Limit counts
-	Limit   int64         // so many bytes pass, then:
+	Latency time.Duration // delay of each piece
+	Jitter  time.Duration // upper limit of an additional random delay
+	Slice   int           // pieces have 1 to this many bytes; 0: as they arrive
+	Rate    int           // bytes per second; 0: unlimited
+	Limited bool          // Limit applies
+	Limit   int64         // number of bytes that pass before Then happens
 	Then    FaultEnd
 }
 
 // FaultEnd is what happens at the limit of a [Fault].
 type FaultEnd int
 
-// The ends of a connection through a proxy.
+// Ways in which a connection through a proxy ends.
 const (
-	FaultReset    FaultEnd = iota // both ends are cut, what is under way is lost
-	FaultClose                    // both ends are closed, what is under way arrives
+	FaultReset    FaultEnd = iota // both ends are cut, data in transit is lost
+	FaultClose                    // both ends are closed, data in transit arrives
 	FaultHole                     // the rest of this direction vanishes
-	FaultStall                    // nothing more is read from this direction
-	FaultHalfOpen                 // the client is cut off, the engine is not told
+	FaultStall                    // reading from this direction stops
+	FaultHalfOpen                 // the client is cut off, and the engine does not notice
 )
 
-// String returns a word for it.
+// String returns the name of e.
 func (e FaultEnd) String() string {
 	return [...]string{"reset", "close", "hole", "stall", "half-open"}[e]
 }
 
-// FaultPlan is for one connection: Out is what the client sends, In what it receives.
+// FaultPlan plans the faults of one connection: Out applies to what the client sends,
+// In to what it receives.
 type FaultPlan struct{ Out, In Fault }
 
-// FaultProxy stands between a client and an engine, in memory or on TCP. What it
-// does to the n-th connection is planned, and random within the plan by the seed.
+// FaultProxy stands between a client and an engine, in memory or on TCP. A plan
+// determines the faults of the n-th connection, and the seed the randomness within the
+// plan. Use [NewFaultProxy].
 type FaultProxy struct {
-	Capacity int // of a pipe to the client; 0: memnet.Capacity
+	Capacity int // capacity of a pipe to the client; 0: memnet.Capacity
 
 	dial func(ctx context.Context) (net.Conn, error) // to the engine
 	plan func(n int) FaultPlan
@@ -69,15 +71,15 @@ type FaultLink struct {
 	cut time.Time // when a limit was reached
 }
 
-// NewFaultProxy returns a proxy in front of what dial connects to, which ends with the
-// test. A nil plan is one without faults.
+// NewFaultProxy returns a proxy in front of the engine that dial connects to. The proxy
+// ends with the test. A nil plan causes no faults.
 func NewFaultProxy(tb testing.TB, dial func(context.Context) (net.Conn, error), seed uint64, plan func(n int) FaultPlan) *FaultProxy {
 	f := &FaultProxy{dial: dial, plan: plan, seed: seed}
 	tb.Cleanup(f.close)
 	return f
 }
 
-// DialContext connects through the proxy in memory, whatever the address is.
+// DialContext connects through the proxy in memory and ignores the address.
 func (f *FaultProxy) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	near, inner := memnet.Pipe(cmp.Or(f.Capacity, memnet.Capacity))
 	if err := f.connect(ctx, inner); err != nil {
@@ -86,7 +88,7 @@ func (f *FaultProxy) DialContext(ctx context.Context, _, _ string) (net.Conn, er
 	return near, nil
 }
 
-// Listen accepts on TCP, too, and returns the address.
+// Listen makes the proxy accept TCP connections as well, and returns the address.
 func (f *FaultProxy) Listen(tb testing.TB) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -131,13 +133,13 @@ func (f *FaultProxy) close() {
 	f.mu.Lock()
 	for _, l := range f.links {
 		l.End(FaultReset)
-		_ = l.far.Close() // of one that was left half open, too
+		_ = l.far.Close() // a half-open link still has it open
 	}
 	f.mu.Unlock()
 	f.wg.Wait()
 }
 
-// Connections returns how many connections there have been.
+// Connections returns the number of connections so far.
 func (f *FaultProxy) Connections() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -177,7 +179,8 @@ func (l *FaultLink) mark() {
 	}
 }
 
-// CutAt returns when the connection was cut, or the zero time.
+// CutAt returns the time at which the connection was cut, or the zero time if it was
+// not.
 func (l *FaultLink) CutAt() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -228,7 +231,8 @@ func (l *FaultLink) pump(dst, src net.Conn, f Fault, r *rand.Rand) {
 	}
 }
 
-// pause is the time that a piece takes; false if the connection ended meanwhile.
+// pause waits for the time that a piece takes, and returns false if the connection ends
+// meanwhile.
 func (l *FaultLink) pause(f Fault, n int, r *rand.Rand) bool {
 	d := f.Latency
 	if f.Jitter > 0 {

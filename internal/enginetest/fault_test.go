@@ -10,8 +10,8 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// TestFaultProxy shows that the proxy does what it is told, over both kinds of
-// connections: a test of promises is worth no more than its faults.
+// TestFaultProxy verifies that the proxy causes the planned faults over both kinds of
+// connections: tests of the guarantees depend on them.
 func TestFaultProxy(t *testing.T) {
 	const total = 100_000
 	tests := []struct {
@@ -19,7 +19,7 @@ func TestFaultProxy(t *testing.T) {
 		f    Fault
 		min  int64 // bytes that arrive
 		max  int64
-		ends bool // the receiver sees the end
+		ends bool // the receiver notices the end
 	}{
 		{"nothing", Fault{}, total, total, true},
 		{"slices", Fault{Slice: 700}, total, total, true},

@@ -1,6 +1,6 @@
-// Package enginetest supports the tests of package iii and of packages below it: the
-// server's half of a WebSocket, a proxy with faults, a judge of telemetry. It imports
-// none of those packages, so that tests inside them can use it.
+// Package enginetest supports the tests of package iii and the packages below it: it
+// has the server side of a WebSocket, a proxy that causes faults, and a validator of
+// telemetry. It imports none of those packages, so tests inside them can import it.
 package enginetest
 
 // InvalidJSON lists texts that are not JSON.
@@ -12,8 +12,7 @@ var InvalidJSON = []string{
 	`{"a":[}`, `{"a":[1,]}`, `{"a":[,1]}`, `{"a":[1 2]}`, `{"a":[1}`, `{"a":{]}`, `{"a":{"b"}}`, `{"a":{1:2}}`, `{"a":{"b":1,}}`, "{\"a\":1}\x00", "\ufeff{}",
 }
 
-// JSONSeeds lists inputs that fuzz targets of JSON start from: messages, values and
-// [InvalidJSON].
+// JSONSeeds lists the seeds of JSON fuzz targets: messages, values and [InvalidJSON].
 var JSONSeeds = append([]string{
 	`{"type":"invokefunction","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"a::b","data":{"x":[1,2.5e-3,null,true,"é\u00e9\n"]}}`,
 	`{"type":"invocationresult","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","error":{"code":"C","message":"m"}}`,

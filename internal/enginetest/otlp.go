@@ -16,14 +16,16 @@ import (
 	"unicode/utf8"
 )
 
-// maxFrameBytes is the size of a telemetry frame at which exporters split a batch.
+// maxFrameBytes is the largest size of a telemetry frame; exporters split larger
+// batches.
 const maxFrameBytes = 8 << 20
 
-// ValidateFrame returns why the engine would lose something in a frame of telemetry,
-// or nil. The rules are those of the engine's parser, which ignores unknown keys and
-// drops the whole frame for one wrong type in a known one. They come from frames that
-// were sent to an engine, see TestValidatorAgreesWithEngine, and from the
-// specification (OTLP JSON on the wire: deviations from the standard).
+// ValidateFrame returns nil if the engine would keep everything in a telemetry frame,
+// and otherwise why not. It applies the rules of the engine's parser, which ignores
+// unknown keys and drops the whole frame if a known key has a value of the wrong type.
+// The rules come from frames that were sent to an engine, see
+// TestValidatorAgreesWithEngine, and from the specification (OTLP JSON on the wire:
+// deviations from the standard).
 func ValidateFrame(prefix string, data []byte) error {
 	if len(prefix)+len(data) > maxFrameBytes {
 		return fmt.Errorf("%d bytes, more than exporters may send", len(data))
@@ -55,7 +57,7 @@ func ValidateFrame(prefix string, data []byte) error {
 	return fmt.Errorf("unknown prefix %q", prefix)
 }
 
-// otlpNode is a JSON value whose numbers and duplicate keys are kept as written.
+// otlpNode is a JSON value that keeps numbers and duplicate keys as written.
 type otlpNode struct {
 	value any // nil, bool, string, json.Number, []otlpNode or []otlpMember
 }
@@ -81,7 +83,7 @@ func parseFrame(data []byte) (otlpNode, error) {
 	return n, nil
 }
 
-// maxEngineDepth is what the engine's JSON parser nests.
+// maxEngineDepth is the nesting limit of the engine's JSON parser.
 const maxEngineDepth = 127
 
 func parseOTLP(d *json.Decoder, depth int) (otlpNode, error) {
@@ -123,7 +125,8 @@ func parseOTLP(d *json.Decoder, depth int) (otlpNode, error) {
 	return otlpNode{value: t}, nil
 }
 
-// loneSurrogate finds an escape that is half of a pair: no text to the engine.
+// loneSurrogate returns an error for an escape that is half of a surrogate pair, which
+// the engine rejects.
 func loneSurrogate(data []byte) error {
 	for i := 0; i+1 < len(data); i++ {
 		if data[i] != '\\' {
@@ -153,7 +156,7 @@ func escapedUnit(b []byte) uint64 {
 	return n
 }
 
-// rule judges one value.
+// rule validates one value.
 type rule interface {
 	check(path string, n otlpNode) error
 }
@@ -167,8 +170,8 @@ func (f ruleFunc) check(path string, n otlpNode) error {
 	return nil
 }
 
-// rules judge an object: unknown keys are ignored, known ones must not come
-// twice. A key that must be there ends in "!".
+// rules validate an object: unknown keys are ignored, and known ones must not occur
+// twice. The key of a required member ends in "!".
 type rules map[string]rule
 
 func (r rules) check(path string, n otlpNode) error {
@@ -243,7 +246,7 @@ func isBool(n otlpNode) error {
 	return nil
 }
 
-// isDouble: a number, integers too; no string, not even for NaN.
+// isDouble accepts numbers, including integers, but no strings, not even for NaN.
 func isDouble(n otlpNode) error {
 	num, ok := n.value.(json.Number)
 	if !ok {
@@ -255,7 +258,7 @@ func isDouble(n otlpNode) error {
 	return nil
 }
 
-// numeral is the text of an integer, given as a number or, if so allowed, as a
+// numeral returns the text of an integer, given as a number or, if text is true, as a
 // string.
 func numeral(n otlpNode, text bool) (string, error) {
 	switch v := n.value.(type) {
@@ -357,7 +360,7 @@ var (
 	}
 )
 
-func init() { // values contain values
+func init() { // valueRules is recursive
 	valueRules["stringValue"] = nullable(stringRule)
 	valueRules["boolValue"] = nullable(boolRule)
 	valueRules["intValue"] = nullable(ruleFunc(isInt64))
@@ -366,8 +369,8 @@ func init() { // values contain values
 	valueRules["kvlistValue"] = nullable(rules{"values": attributesRule})
 }
 
-// storedMetric requires data that the engine stores; a metric without any is
-// passed over.
+// storedMetric requires data that the engine stores: the engine skips a metric without
+// any.
 type storedMetric struct{ rules rules }
 
 func (r storedMetric) check(path string, n otlpNode) error {
@@ -385,8 +388,9 @@ func (r storedMetric) check(path string, n otlpNode) error {
 	return fmt.Errorf("%s: no gauge, sum or histogram", path)
 }
 
-// JudgeFrame fails the test if the engine would lose a frame that the encoder has
-// made. Every frame that reaches a peer, or a test itself, goes through it.
+// JudgeFrame fails the test if the engine would lose anything in a frame that the
+// encoder has produced. Every frame that reaches a peer, or that a test examines
+// itself, is judged.
 func JudgeFrame(tb testing.TB, prefix string, data []byte) {
 	tb.Helper()
 	if err := ValidateFrame(prefix, data); err != nil {
@@ -400,7 +404,7 @@ func JudgeFrame(tb testing.TB, prefix string, data []byte) {
 	}
 }
 
-// hasNull reports whether there is a null outside of a string.
+// hasNull reports whether there is a null outside of strings.
 func hasNull(data []byte) bool {
 	d := json.NewDecoder(bytes.NewReader(data))
 	for {
@@ -414,12 +418,13 @@ func hasNull(data []byte) bool {
 	}
 }
 
-// IsOTLP reports whether data is OTLP JSON, as the encoder writes it, unlike what tests
-// send for their own sake.
+// IsOTLP reports whether data is OTLP JSON as the encoder writes it, and not a
+// placeholder that a test sends.
 func IsOTLP(data []byte) bool { return bytes.HasPrefix(data, []byte(`{"resource`)) }
 
-// keptFrames appends the frames of all tests to $III_TEST_FRAMES, if that is set, one a
-// line, each once a process: for another judge, which reads OTLP.
+// keptFrames appends the frames of all tests to the file $III_TEST_FRAMES, if that is
+// set, one per line and each once per process. Another validator, which reads OTLP,
+// checks them.
 var keptFrames = frameKeeper{path: os.Getenv("III_TEST_FRAMES"), seed: maphash.MakeSeed()}
 
 type frameKeeper struct {
@@ -448,13 +453,13 @@ func (k *frameKeeper) keep(prefix string, data []byte) (err error) {
 		k.seen = map[uint64]bool{}
 	}
 	k.seen[hash] = true
-	line := append(append([]byte(prefix), data...), '\n') // there is no line break in the JSON
+	line := append(append([]byte(prefix), data...), '\n') // the JSON contains no line breaks
 	_, err = k.file.Write(line)
 	return err
 }
 
-// DecodeJSON decodes a JSON text to maps, lists, strings and json.Numbers, and fails
-// the test if it is none.
+// DecodeJSON decodes JSON text to maps, lists, strings and json.Numbers, and fails the
+// test if it is invalid.
 func DecodeJSON(tb testing.TB, data []byte) any {
 	tb.Helper()
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -485,8 +490,8 @@ func At(v any, path ...any) any {
 	return v
 }
 
-// Each calls f with every element of the lists below lists below v: Each(doc,
-// []string{"a", "b"}, f) with those of every b of every a.
+// Each calls f with every element of nested lists: Each(doc, []string{"a", "b"}, f)
+// visits the elements of the list b of every element of the list a of doc.
 func Each(v any, lists []string, f func(v any)) {
 	if len(lists) == 0 {
 		f(v)

@@ -47,7 +47,7 @@ func acceptanceCases(t testing.TB) []acceptanceCase {
 	return cases
 }
 
-// The verdicts were recorded from an engine.
+// The recording states which records an engine has kept.
 func TestValidatorAgreesWithEngine(t *testing.T) {
 	cases := acceptanceCases(t)
 	if len(cases) != 115 {
@@ -63,7 +63,7 @@ func TestValidatorAgreesWithEngine(t *testing.T) {
 	}
 }
 
-// What the recording does not show, and the specification says.
+// The cases follow from the specification; the recording does not cover them.
 func TestValidator(t *testing.T) {
 	span := func(members string) string {
 		return `{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"a","spanId":"b","name":"n"` + members + `}]}]}]}`

@@ -11,7 +11,7 @@ import (
 
 // Server accepts the connections of a scripted peer.
 type Server struct {
-	Mem *memnet.Listener // nil: not in memory
+	Mem *memnet.Listener // nil if the server is not in memory
 
 	listener net.Listener
 	serve    func(conn net.Conn, n int)
@@ -22,9 +22,10 @@ type Server struct {
 	wg     sync.WaitGroup
 }
 
-// NewServer returns a server in memory, which works in a synctest bubble. It ends with
-// the test, and so must serve, which is called with the n-th connection, from 0, on a
-// goroutine of its own; the connection is closed when serve returns.
+// NewServer returns an in-memory server, which works in a synctest bubble. It calls
+// serve with the n-th connection, counted from 0, on a goroutine of its own, and closes
+// the connection when serve returns. The server ends with the test, and serve must
+// return by then.
 func NewServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	mem := memnet.NewListener(memnet.Loopback)
 	s := NewServerOn(tb, mem, serve)
@@ -50,7 +51,7 @@ func NewServerOn(tb testing.TB, l net.Listener, serve func(conn net.Conn, n int)
 	return s
 }
 
-// URL returns the server's address, as one of a WebSocket.
+// URL returns the server's WebSocket address.
 func (s *Server) URL() string { return "ws://" + s.listener.Addr().String() }
 
 func (s *Server) accept() {
@@ -79,10 +80,10 @@ func (s *Server) accept() {
 	}
 }
 
-// Refuse accepts no more connections; those that are there go on.
+// Refuse stops accepting connections; open connections continue.
 func (s *Server) Refuse() { _ = s.listener.Close() }
 
-// Close cuts all connections and waits for the calls of serve to return.
+// Close cuts all connections and waits until all calls of serve have returned.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
@@ -94,14 +95,13 @@ func (s *Server) Close() {
 	s.wg.Wait()
 }
 
-// Watched is the lock of a state whose changes tests wait for. The zero value is
-// unlocked.
+// Watched is the lock of a state that tests can wait on. The zero value is unlocked.
 type Watched struct {
 	sync.Mutex
-	changed chan struct{} // closed at the next change; nil: nobody waits
+	changed chan struct{} // closed at the next change; nil: no call of Wait is pending
 }
 
-// Notify makes all calls of Wait look again. The caller holds the lock.
+// Notify makes all calls of Wait check again. The caller must hold the lock.
 func (w *Watched) Notify() {
 	if w.changed != nil {
 		close(w.changed)
@@ -109,9 +109,9 @@ func (w *Watched) Notify() {
 	}
 }
 
-// Wait returns when done does, which it calls with the lock held, now and at every
-// change. It fails the test with what if that takes longer than limit; in a synctest
-// bubble that is the bubble's time.
+// Wait returns once done returns true. It calls done with the lock held, immediately
+// and after every change. If that takes longer than limit, in a synctest bubble by the
+// bubble's clock, it fails the test with what.
 func (w *Watched) Wait(tb testing.TB, limit time.Duration, what string, done func() bool) {
 	tb.Helper()
 	timer := time.NewTimer(limit)

@@ -17,10 +17,10 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// The server's half of a WebSocket, written out: the client's library does not
-// judge itself, and each frame can be sent, withheld or spoiled.
+// The server side of a WebSocket, written from scratch: the client's library cannot
+// vouch for itself, and tests can send, withhold or corrupt each frame.
 
-// The opcodes of WebSocket frames.
+// Opcodes of WebSocket frames.
 const (
 	OpContinuation = 0
 	OpText         = 1
@@ -36,19 +36,20 @@ const (
 	maxMessage = 64 << 20
 )
 
-// WebSocket is the server's end of one. One goroutine may read while others write.
+// WebSocket is the server's end of a WebSocket. One goroutine can read while others
+// write. Use [Upgrade].
 type WebSocket struct {
 	net.Conn
 	Request *http.Request // of the upgrade
 
 	br   *bufio.Reader
-	mu   sync.Mutex    // of writing
-	fin  bool          // what was read last
-	gate chan struct{} // capacity 1: full while nothing more is to be read
+	mu   sync.Mutex    // serializes writes
+	fin  bool          // whether the last frame read ended its message
+	gate chan struct{} // capacity 1: full while reading is stopped
 }
 
-// Upgrade answers the upgrade request that comes over conn. status, if it is not nil,
-// returns the HTTP status to refuse it with, or 0.
+// Upgrade answers the upgrade request that arrives over conn. If status is not nil, it
+// returns the HTTP status with which to refuse the request, or 0 to accept it.
 func Upgrade(conn net.Conn, status func(*http.Request) int) (*WebSocket, error) {
 	br := bufio.NewReaderSize(conn, 64<<10)
 	r, err := http.ReadRequest(br)
@@ -62,7 +63,7 @@ func Upgrade(conn net.Conn, status func(*http.Request) int) (*WebSocket, error) 
 		}
 	}
 	if r.Header.Get("Upgrade") != "websocket" || r.Header.Get("Sec-WebSocket-Version") != "13" {
-		return nil, errors.New("no WebSocket upgrade")
+		return nil, errors.New("not a WebSocket upgrade")
 	}
 	sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	_, err = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n",
@@ -70,7 +71,8 @@ func Upgrade(conn net.Conn, status func(*http.Request) int) (*WebSocket, error) 
 	return &WebSocket{Conn: conn, Request: r, br: br, fin: true, gate: make(chan struct{}, 1)}, err
 }
 
-// readFrame reads a client's frame and checks what RFC 6455 and the engine demand.
+// readFrame reads a client's frame and checks the requirements of RFC 6455 and of the
+// engine.
 func (c *WebSocket) readFrame() (op byte, fin bool, payload []byte, err error) {
 	var head [14]byte
 	if _, err = io.ReadFull(c.br, head[:2]); err != nil {
@@ -82,11 +84,11 @@ func (c *WebSocket) readFrame() (op byte, fin bool, payload []byte, err error) {
 	case head[0]&0x70 != 0:
 		return 0, false, nil, fmt.Errorf("reserved bits in frame header %x", head[:2])
 	case head[1]&128 == 0:
-		return 0, false, nil, errors.New("frame of a client is not masked")
+		return 0, false, nil, errors.New("client frame is not masked")
 	case op >= OpClose && (!fin || size > 125):
 		return 0, false, nil, errors.New("control frame is fragmented or too long")
 	case op < OpClose && (op == OpContinuation) == c.fin:
-		return 0, false, nil, errors.New("continuation frame where none belongs, or none where one does")
+		return 0, false, nil, errors.New("unexpected or missing continuation frame")
 	}
 	switch size {
 	case 126:
@@ -129,16 +131,16 @@ func unmask(p []byte, mask [4]byte) {
 	}
 }
 
-// StopReading makes ReadMessage return no more messages until resume is called; further
+// StopReading makes ReadMessage hold back messages until resume is called; further
 // calls of resume do nothing.
 func (c *WebSocket) StopReading() (resume func()) {
 	c.gate <- struct{}{}
 	return sync.OnceFunc(func() { <-c.gate })
 }
 
-// ReadMessage reads a message or a control frame and checks what RFC 6455 and the
-// engine demand. frames is the number of fragments; control is called with the control
-// frames between them.
+// ReadMessage reads a message or a control frame and checks the requirements of RFC
+// 6455 and of the engine. frames is the number of fragments; control is called with the
+// control frames between them.
 func (c *WebSocket) ReadMessage(control func(op byte, payload []byte)) (op byte, message []byte, frames int, err error) {
 	if op, message, frames, err = c.readMessage(control); err == nil {
 		c.gate <- struct{}{}
@@ -171,13 +173,13 @@ func (c *WebSocket) readMessage(control func(op byte, payload []byte)) (op byte,
 			continue
 		}
 		if op == OpText && !utf8.Valid(message) {
-			return 0, nil, 0, errors.New("text message is no UTF-8")
+			return 0, nil, 0, errors.New("text message is not UTF-8")
 		}
 		return op, message, frames, nil
 	}
 }
 
-// WriteFrame sends one frame, whatever it is.
+// WriteFrame sends one frame, valid or not.
 func (c *WebSocket) WriteFrame(op byte, fin bool, payload []byte) error {
 	head := []byte{op, 0}
 	if fin {
@@ -208,14 +210,14 @@ func (c *WebSocket) WriteFrame(op byte, fin bool, payload []byte) error {
 	return err
 }
 
-// Cut ends the connection as a crash would: what is under way may be lost.
+// Cut ends the connection as a crash would: data in transit may be lost.
 func (c *WebSocket) Cut() {
 	reset(c.Conn)
 	_ = c.SetDeadline(time.Unix(1, 0))
 	_ = c.Close()
 }
 
-// reset makes conn lose what is under way when it is closed next.
+// reset makes the next Close of conn drop the data in transit.
 func reset(conn net.Conn) {
 	switch conn := conn.(type) {
 	case *memnet.Conn:

@@ -1,5 +1,5 @@
-// Package jsontree holds JSON documents of which only the touched parts are decoded,
-// for updates of stored items.
+// Package jsontree represents JSON documents and decodes only the parts that are
+// touched, for updates of stored items.
 package jsontree
 
 import (
@@ -13,9 +13,10 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// Node is a JSON value of which only the touched parts are decoded: what nobody walks
-// into keeps its text, apart from white space and the spelling of numbers. The zero value is not
-// usable; use [Parse] or one of the constructors. A node belongs to one goroutine.
+// Node is a JSON value that is decoded only where it is touched: all other parts keep
+// their text, apart from white space and the spelling of numbers. The zero value is not usable;
+// use [Parse] or one of the constructors. A node must not be used by more than one
+// goroutine at a time.
 type Node struct {
 	// Exactly one of raw, members and elements holds the value.
 	raw      []byte           // compact text, shared with no other value
@@ -23,8 +24,7 @@ type Node struct {
 	elements []*Node          // a decoded list; never nil once decoded
 }
 
-// Parse copies and validates one JSON document, and spells its numbers as the engine
-// does.
+// Parse validates and copies one JSON document. It spells numbers as the engine does.
 func Parse(doc []byte) (*Node, error) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, doc); err != nil {
@@ -39,16 +39,16 @@ func Parse(doc []byte) (*Node, error) {
 
 var errNumberRange = errors.New("a number is out of the range of a float")
 
-// Null returns a null.
+// Null returns a node with the value null.
 func Null() *Node { return &Node{raw: []byte("null")} }
 
-// Number returns the number with the given text, which must be one.
+// Number returns the number with the given text, which must be a JSON number.
 func Number(text string) *Node { return &Node{raw: []byte(text)} }
 
 // NewObject returns an empty object.
 func NewObject() *Node { return &Node{members: map[string]*Node{}} }
 
-// NewList returns a list of one element.
+// NewList returns a list with one element.
 func NewList(first *Node) *Node { return &Node{elements: []*Node{first}} }
 
 // Kind returns the name that the engine's messages use for the type of the value:
@@ -76,9 +76,9 @@ func (n *Node) Kind() string {
 	}
 }
 
-// Members returns the members of an object, decoding it if need be, and nil for every
-// other value. A key that occurs twice has its last value. The map is the node's own:
-// changing it changes the object.
+// Members returns the members of an object, which it decodes if necessary, and nil for
+// every other value. If a key occurs several times, the last value wins. The map
+// belongs to the node: modifying it modifies the object.
 func (n *Node) Members() (map[string]*Node, error) {
 	if n.Kind() != "object" {
 		return nil, nil
@@ -117,14 +117,14 @@ func (n *Node) Push(element *Node) error {
 // Concat appends the text of a string to a string as it is written, without decoding
 // either.
 func (n *Node) Concat(text *Node) {
-	n.raw = append(n.raw[:len(n.raw)-1], text.raw[1:]...) // one's closing quote and the other's opening one go
+	n.raw = append(n.raw[:len(n.raw)-1], text.raw[1:]...) // without the closing quote of n and the opening quote of text
 }
 
-// Replace makes n the value that other is; other must not be used afterwards.
+// Replace sets n to the value of other, which must not be used afterwards.
 func (n *Node) Replace(other *Node) { *n = *other }
 
-// Depth returns the nesting of a value that is not decoded: 0 for a scalar, 1 for a
-// list or object of scalars.
+// Depth returns the nesting depth of a value that is not decoded: 0 for a scalar, 1 for
+// a list or object of scalars.
 func (n *Node) Depth() int {
 	depth, deepest, inString := 0, 0, false
 	for i := 0; i < len(n.raw); i++ {
@@ -144,11 +144,11 @@ func (n *Node) Depth() int {
 	return deepest
 }
 
-// Text returns the text of a value that is not decoded, as a scalar never is.
+// Text returns the text of a value that is not decoded; scalars never are.
 func (n *Node) Text() string { return string(n.raw) }
 
-// Encode returns the value as compact JSON; the keys of decoded objects are
-// sorted bytewise, as the engine writes them.
+// Encode returns the value as compact JSON. The keys of decoded objects are sorted
+// bytewise, as the engine writes them.
 func (n *Node) Encode() (json.RawMessage, error) {
 	var buf bytes.Buffer
 	if err := n.write(&buf); err != nil {
@@ -157,7 +157,8 @@ func (n *Node) Encode() (json.RawMessage, error) {
 	return buf.Bytes(), nil
 }
 
-// write recurses only into decoded values, which are as deep as a path is long.
+// write recurses only into decoded values, whose depth is bounded by the length of a
+// path.
 func (n *Node) write(buf *bytes.Buffer) error {
 	switch {
 	case n.members != nil:

@@ -13,7 +13,7 @@ func parse(t *testing.T, doc string) *Node {
 	return n
 }
 
-// What is not touched keeps its text, but for the spelling of numbers; keys of touched
+// Untouched parts keep their text, except for the spelling of numbers; keys of touched
 // objects are sorted.
 func TestNodeKeepsUntouchedText(t *testing.T) {
 	n := parse(t, ` { "z" : 1.50e+01 , "a" : { "y" : 12345678901234567890123 , "x" : "\u00e9" } , "l" : [ 1.0 ] } `)
@@ -54,7 +54,7 @@ func TestNodeKindAndDepth(t *testing.T) {
 	}
 }
 
-func TestNodeMembers(t *testing.T) {
+func TestNodeMembersAreThoseOfObjects(t *testing.T) {
 	for _, doc := range []string{`[]`, `"{}"`, `1`, `null`} {
 		if members, err := parse(t, doc).Members(); members != nil || err != nil {
 			t.Errorf("%s has the members %v, %v", doc, members, err)

@@ -1,5 +1,5 @@
-// Package memnet has network connections in memory, which work in testing/synctest
-// bubbles: all waits are ones that the bubble's clock may run over.
+// Package memnet provides in-memory network connections that work in testing/synctest
+// bubbles: while they wait, the bubble's clock can advance.
 package memnet
 
 import (
@@ -11,31 +11,32 @@ import (
 	"time"
 )
 
-// Pipe returns the two ends of a connection in memory. Each direction holds capacity
-// bytes before its writer waits, as the buffers of sockets do; what was written before
-// a Close can still be read.
+// Pipe returns the two ends of an in-memory connection. Each direction buffers capacity
+// bytes before its writer blocks, as sockets do; data that was written before a Close
+// can still be read.
 func Pipe(capacity int) (a, b *Conn) { return pipe(capacity, Loopback, Loopback) }
 
-// pipe is Pipe for ends with addresses: a is at local, b at remote.
+// pipe is Pipe with addresses: a is at local, b at remote.
 func pipe(capacity int, local, remote net.Addr) (a, b *Conn) {
 	x, y := newHalf(capacity), newHalf(capacity)
 	return &Conn{in: x, out: y, local: local, remote: remote}, &Conn{in: y, out: x, local: remote, remote: local}
 }
 
-// Capacity is about what a loopback socket holds in one direction.
+// Capacity is about the number of bytes that a loopback socket buffers in one
+// direction.
 const Capacity = 256 << 10
 
-// Loopback is the address of ends for which it does not matter.
+// Loopback is the address of ends whose address does not matter.
 const Loopback = Addr("127.0.0.1:1")
 
-// half is one direction.
+// half is one direction of a connection.
 type half struct {
 	mu       sync.Mutex
 	changed  sync.Cond
 	capacity int
 	buf      []byte
 	head     int
-	ended    bool // the writer has closed: EOF after what is there
+	ended    bool // the writer has closed: EOF follows the buffered data
 	broken   bool // reset, or the reader has closed
 
 	read, write deadline
@@ -79,8 +80,8 @@ func (h *half) setDeadline(d *deadline, t time.Time) {
 	h.changed.Broadcast()
 }
 
-// Conn is one end of a connection. It is made by [Pipe] and [Listener.DialContext]; all
-// methods may be called from several goroutines at once.
+// Conn is one end of a connection. The zero value is not usable; use [Pipe] or
+// [Listener.DialContext]. All methods are safe for concurrent use.
 type Conn struct {
 	in, out       *half
 	local, remote net.Addr
@@ -162,13 +163,14 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// CloseWrite ends what c writes, and nothing else: the other end reads EOF behind it.
+// CloseWrite closes only the direction that c writes to: the other end reads EOF after
+// the buffered data.
 func (c *Conn) CloseWrite() error {
 	c.out.end(false)
 	return nil
 }
 
-// Reset closes both directions and drops what is under way.
+// Reset closes both directions and drops the data in transit.
 func (c *Conn) Reset() {
 	c.out.end(true)
 	c.in.end(true)
@@ -198,7 +200,7 @@ func (c *Conn) LocalAddr() net.Addr { return c.local }
 // RemoteAddr implements net.Conn.
 func (c *Conn) RemoteAddr() net.Addr { return c.remote }
 
-// Addr is the address of an end: host:port.
+// Addr is the address of an end, in the form host:port.
 type Addr string
 
 // Network implements net.Addr.
@@ -207,10 +209,10 @@ func (Addr) Network() string { return "mem" }
 // String implements net.Addr.
 func (a Addr) String() string { return string(a) }
 
-// Listener is a net.Listener that is dialled in memory. It is made by [NewListener]; all
-// methods may be called from several goroutines at once.
+// Listener is a net.Listener that accepts in-memory connections. The zero value is not
+// usable; use [NewListener]. All methods are safe for concurrent use.
 type Listener struct {
-	// Capacity is that of the pipes to come, by default [Capacity].
+	// Capacity is the capacity of future pipes. It defaults to [Capacity].
 	Capacity int
 
 	addr   net.Addr
@@ -219,13 +221,14 @@ type Listener struct {
 	once   sync.Once
 }
 
-// NewListener returns a listener with an address by which nobody finds it.
+// NewListener returns a listener with the given address, which is not reachable through
+// the network.
 func NewListener(addr net.Addr) *Listener {
 	return &Listener{Capacity: Capacity, addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
-// DialContext connects to l, whatever the network and the address are. It waits for
-// Accept; the error is that of ctx, or net.ErrClosed.
+// DialContext connects to l and ignores network and address. It waits for Accept. It
+// returns the error of ctx if ctx ends first, and net.ErrClosed if l is closed.
 func (l *Listener) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

@@ -30,7 +30,7 @@ var benchResource = resource.NewSchemaless(
 	attribute.String("telemetry.sdk.version", "0.1.0"),
 )
 
-// benchSpans are spans of invocations: four attributes, two payloads.
+// benchSpans returns spans of invocations, each with four attributes and two payloads.
 func benchSpans(n int) []sdktrace.ReadOnlySpan {
 	at := time.Unix(1767225600, 12345678)
 	spans := make([]sdktrace.ReadOnlySpan, n)
@@ -77,8 +77,8 @@ func BenchmarkEncodeSpans(b *testing.B) {
 	perRecord(b, len(spans), size)
 }
 
-// confirmed ends the use of frames as if the engine had confirmed them, and returns
-// their size and the number of their records.
+// confirmed releases frames as if the engine had confirmed them, and returns their size
+// and number of records.
 func confirmed(e *Encoder, frames []Frame) (size, records int) {
 	for i := range frames {
 		f := &frames[i]
@@ -90,7 +90,7 @@ func confirmed(e *Encoder, frames []Frame) (size, records int) {
 	return size, records
 }
 
-// perRecord reports what one of n records costs.
+// perRecord reports the cost per record of n records.
 func perRecord(b *testing.B, n, size int) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/record")
 	b.ReportMetric(float64(size)/float64(n), "B/record")
@@ -114,7 +114,7 @@ func recordLogs(tb testing.TB, res *resource.Resource, emit func(log.Logger)) []
 	return c.records
 }
 
-// logCollector keeps what is emitted.
+// logCollector keeps the emitted records.
 type logCollector struct{ records []sdklog.Record }
 
 func (c *logCollector) OnEmit(_ context.Context, r *sdklog.Record) error {

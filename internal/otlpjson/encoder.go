@@ -1,5 +1,5 @@
-// Package otlpjson encodes spans, metrics and log records as OTLP JSON, in frames as
-// the engine's telemetry socket takes them.
+// Package otlpjson encodes spans, metrics and log records as OTLP JSON, in the frames
+// that the engine's telemetry socket accepts.
 package otlpjson
 
 import (
@@ -9,13 +9,13 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 )
 
-// Encoder writes spans, metrics and log records as frames of OTLP JSON. It appends
-// text, without reflection, and writes only what the engine accepts: one wrong value
-// anywhere would lose the whole frame there, silently.
+// Encoder writes spans, metrics and log records as frames of OTLP JSON. It appends text
+// without reflection, and writes only what the engine accepts: the engine silently
+// drops a whole frame for a single invalid value.
 //
-// An encoder belongs to one goroutine; the zero value is not usable, use
-// [NewEncoder]. It writes one frame at a time into its buffer, and returns exact
-// copies, or the buffer itself if that is large and full.
+// The zero value is not usable; use [NewEncoder]. An encoder must not be used by more
+// than one goroutine at a time. It builds one frame at a time in its buffer, and
+// returns exact copies, or the buffer itself if that is large and full.
 type Encoder struct {
 	signal *signal
 	limit  int // bytes of a frame, without its prefix
@@ -25,17 +25,17 @@ type Encoder struct {
 	frames  []Frame
 	buffers Buffers
 
-	// The envelope: resource, scope and, for metrics, metric. A level is opened in
-	// a frame only when a record is written below it, so none is ever empty, and
-	// the next frame of a batch can open it again.
+	// The envelope consists of resource, scope and, for metrics, metric. A level is
+	// opened in a frame only when a record is written below it, so no level is ever
+	// empty, and the next frame of a batch can open it again.
 	levels  [3]level
-	depth   int     // levels that are set
-	open    int     // levels that are open in buf
-	closing int     // bytes that it takes to close the frame
-	comma   [4]bool // the list at that level has an element; the last one is of records
-	records int     // in buf
+	depth   int     // number of levels that are set
+	open    int     // number of levels that are open in buf
+	closing int     // bytes needed to close the frame
+	comma   [4]bool // whether the list at each level has an element; the last list holds records
+	records int     // number of records in buf
 
-	// Where the record under way began, to take it back.
+	// Where the current record begins, for taking it back.
 	mark, start           int
 	markOpen, markClosing int
 	markComma             [4]bool
@@ -44,20 +44,20 @@ type Encoder struct {
 	keys  [64]attributeKey
 
 	caps caps
-	stop int  // where buf cannot be kept any more: the record need not be completed
-	cut  bool // something of the record was left out to make it fit
+	stop int  // length of buf beyond which the record cannot fit and is abandoned
+	cut  bool // part of the record was omitted to make it fit
 	lost Losses
 
 	groups []group
-	member []int // the group of each record
+	member []int // index of the group of each record
 
 	counts []uint64 // buckets of a converted histogram
 	bounds []float64
 
-	boundsOf   []float64 // whose text this is
+	boundsOf   []float64 // bounds that boundsText encodes
 	boundsText []byte
 
-	resource     *resource.Resource // whose text this is
+	resource     *resource.Resource // resource that resourceText encodes
 	resourceText []byte
 	hasResource  bool
 }
@@ -67,42 +67,43 @@ type level struct {
 	tail string
 }
 
-// caps bound a record that would not fit a frame alone. They start where
-// they take nothing away.
+// caps limit a record that would not fit a frame alone. Their initial values cut
+// nothing.
 type caps struct {
 	text  int // bytes of a string
 	items int // elements of a list
 }
 
-// Losses counts what has no form in OTLP JSON, or did not fit a frame. The zero value
-// counts nothing.
+// Losses counts values that have no representation in OTLP JSON or did not fit a frame.
+// The zero value counts nothing.
 type Losses struct {
 	Points  int // data points whose value is NaN or infinite
-	Values  int // sums, minima and maxima of histograms that are, left out of their points
-	Metrics int // metrics of a kind that this package does not know
+	Values  int // sums, minima and maxima of histograms that are NaN or infinite, omitted from their points
+	Metrics int // metrics of a kind that this package does not support
 	Cut     int // records that were shortened to fit a frame
-	Records int // records that did not fit even so
+	Records int // records that did not fit even when shortened
 }
 
-// MaxValueDepth bounds the nesting of attribute values: the engine drops frames
-// of 128 JSON levels, and a nested value costs four. What is deeper becomes text.
+// MaxValueDepth limits the nesting of attribute values: the engine drops frames of 128
+// JSON levels, and each nested value takes four. Deeper values become text.
 const MaxValueDepth = 24
 
 // NewEncoder returns an encoder of frames of at most [MaxFrameBytes], prefix included,
-// that takes the buffers of large frames from k. A nil k keeps none.
+// that takes the buffers of large frames from k. A nil k reuses no buffers.
 func NewEncoder(k Buffers) *Encoder {
 	return &Encoder{limit: MaxFrameBytes - len(PrefixTraces), buffers: k}
 }
 
-// Lost returns what the frames since the last [Encoder.Done] lack.
+// Lost returns what is missing from the frames since the last [Encoder.Done].
 func (e *Encoder) Lost() Losses { return e.lost }
 
-// keptBytes is how large the buffers of an encoder may be to be used again.
+// keptBytes is the largest total size of an encoder's buffers at which the encoder is
+// reused.
 const keptBytes = 4 << 20
 
-// Done ends the use of the slice of frames and sets [Encoder.Lost] to zero; the data
-// of the frames stays valid. It reports whether e should be used again: an encoder
-// whose buffers have grown too large should not.
+// Done releases the slice of frames and resets [Encoder.Lost]; the data of the frames
+// stays valid. It reports whether e should be used again, which is false if its buffers
+// have grown too large.
 func (e *Encoder) Done() bool {
 	clear(e.frames)
 	clear(e.groups)
@@ -111,11 +112,11 @@ func (e *Encoder) Done() bool {
 	return cap(e.buf)+cap(e.spare) <= keptBytes
 }
 
-// signal is what the frames of a signal begin with, and the keys of the lists
-// in them, with their punctuation.
+// signal holds the prefix of a signal's frames and the keys of their lists, with
+// punctuation.
 type signal struct{ prefix, top, scopes, records string }
 
-// batch begins frames of one signal.
+// batch starts the frames of one signal.
 func (e *Encoder) batch(s *signal) {
 	e.signal, e.depth = s, 0
 	e.reset()
@@ -125,8 +126,8 @@ func (e *Encoder) reset() {
 	e.buf, e.open, e.closing, e.comma, e.records = e.buf[:0], 0, len("]}"), [4]bool{}, 0
 }
 
-// level sets the level that the next records belong to. Its head is to be
-// appended to the result, which must be given to setHead.
+// level selects the level that the next records belong to, and closes the levels below
+// it. The caller appends the level's head to the result and stores it in levels.
 func (e *Encoder) level(i int) []byte {
 	for e.open > i {
 		e.open--
@@ -137,8 +138,8 @@ func (e *Encoder) level(i int) []byte {
 	return e.levels[i].head[:0]
 }
 
-// head lets write append the head of level i. It is shortened, if need be, so
-// that the three heads leave a record its room in a frame.
+// head stores what write appends as the head of level i. It is shortened, if necessary,
+// so that the three heads leave a record enough room in a frame.
 func (e *Encoder) head(i int, tail string, write func(b []byte) []byte) {
 	b := e.level(i)
 	e.caps, e.stop, e.cut = e.uncapped(), e.limit/4, false
@@ -156,7 +157,8 @@ func (e *Encoder) head(i int, tail string, write func(b []byte) []byte) {
 
 func (e *Encoder) uncapped() caps { return caps{e.limit, e.limit} }
 
-// tighten makes the caps narrower, strings first, and reports whether it could.
+// tighten lowers the caps, those of strings first, and reports whether that was
+// possible.
 func (e *Encoder) tighten() bool {
 	e.cut = true
 	switch c := &e.caps; {
@@ -170,7 +172,7 @@ func (e *Encoder) tighten() bool {
 	return true
 }
 
-// begin opens what the next record needs; the record is to be appended to buf.
+// begin opens the levels of the next record. The caller then appends the record to buf.
 func (e *Encoder) begin() {
 	e.caps, e.cut = e.uncapped(), false
 	e.place()
@@ -197,9 +199,9 @@ func (e *Encoder) place() {
 	e.stop = e.start + e.limit
 }
 
-// end takes the record that was appended since begin. If the frame became too
-// large the record starts the next one; if it is too large alone, end reports
-// false, and the record is to be appended again, under narrower caps.
+// end accepts the record that was appended since begin. If the frame became too large,
+// the record starts the next one. If the record is too large alone, end lowers the caps
+// and returns false, and the caller must append the record again.
 func (e *Encoder) end() bool {
 	if !e.fits() && e.records > 0 {
 		e.spare = append(e.spare[:0], e.buf[e.start:]...)
@@ -227,7 +229,7 @@ func (e *Encoder) end() bool {
 // fits reports whether the frame can be closed within the limit.
 func (e *Encoder) fits() bool { return len(e.buf)+e.closing <= e.limit }
 
-// finish closes the frame, if it has a record.
+// finish closes the frame if it has a record.
 func (e *Encoder) finish() {
 	if e.records == 0 {
 		e.reset()
@@ -249,17 +251,18 @@ func (e *Encoder) finish() {
 	e.reset()
 }
 
-// group is the resource and scope that records share.
+// group is a resource and a scope that records share.
 type group struct {
 	resource *resource.Resource
 	scope    instrumentation.Scope
 	done     bool
 }
 
-// group notes what the next record belongs to. It reports whether that is what the
-// first one belongs to, as is most likely: then the record is to be written at once.
+// group notes which group the next record belongs to. It reports whether that is the
+// group of the first record, the most likely case, whose records are written
+// immediately.
 func (e *Encoder) group(r *resource.Resource, s instrumentation.Scope) (first bool) {
-	for i := len(e.groups) - 1; i >= 0; i-- { // most likely that of the record before
+	for i := len(e.groups) - 1; i >= 0; i-- { // most likely the group of the previous record
 		if g := &e.groups[i]; sameScope(&g.scope, &s) && sameResource(g.resource, r) {
 			e.member = append(e.member, i)
 			return i == 0
@@ -275,9 +278,9 @@ func (e *Encoder) group(r *resource.Resource, s instrumentation.Scope) (first bo
 	return n == 0
 }
 
-// rest calls write with the number of each record that was not written at once,
-// those of one resource together and within it those of one scope, in order of
-// their first appearance, and closes the last frame.
+// rest calls write with the index of each record that was not written immediately,
+// grouped by resource and within it by scope, in order of first appearance, and closes
+// the last frame.
 func (e *Encoder) rest(write func(i int)) {
 	for i := range e.groups {
 		r := e.groups[i].resource
@@ -313,8 +316,8 @@ func sameResource(a, b *resource.Resource) bool {
 	return a == b || a.Equivalent() == b.Equivalent() && a.SchemaURL() == b.SchemaURL()
 }
 
-// setResource sets the first level. The text of a resource, which is immutable,
-// is kept, since all records of a process have the same.
+// setResource sets the first level. It caches the text of a resource, which is
+// immutable, because all records of a process share one.
 func (e *Encoder) setResource(r *resource.Resource) {
 	if !e.hasResource || e.resource != r {
 		e.head(0, "", func(b []byte) []byte {

@@ -17,8 +17,8 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// encoded returns the frames that write makes and what was lost. Every frame is
-// judged by the validator.
+// encoded returns the frames that write produces, and the losses. It validates every
+// frame.
 func encoded(tb testing.TB, limit int, write func(e *Encoder) []Frame) ([]Frame, Losses) {
 	tb.Helper()
 	e := &Encoder{limit: limit}
@@ -37,9 +37,9 @@ func encoded(tb testing.TB, limit int, write func(e *Encoder) []Frame) ([]Frame,
 
 const wholeFrame = MaxFrameBytes - 4
 
-// Every record of a batch that is too large for one frame arrives exactly once,
-// below its own resource and scope.
-func TestChecklistSplitBatches(t *testing.T) {
+// Every record of a batch that is too large for one frame arrives exactly once, under
+// its own resource and scope.
+func TestEncodeSplitsBatches(t *testing.T) {
 	res := resource.NewSchemaless(attribute.String("service.name", "split"))
 	scope := func(i int) string { return fmt.Sprintf("scope %d", i%3) }
 	const limit, n = 1500, 200
@@ -84,7 +84,7 @@ func TestChecklistSplitBatches(t *testing.T) {
 			rm.ScopeMetrics = append(rm.ScopeMetrics, sm)
 		}
 		frames, lost := encoded(t, limit, func(e *Encoder) []Frame { return e.Metrics(rm) })
-		for i := range frames { // as if the metrics were the records, of one point each
+		for i := range frames { // treats metrics as records, because each has one point
 			doc := enginetest.DecodeJSON(t, frames[i].Data)
 			var names []any
 			enginetest.Each(doc, []string{"resourceMetrics", "scopeMetrics"}, func(s any) {
@@ -149,8 +149,8 @@ func checkSplit(t *testing.T, frames []Frame, lost Losses, n int, lists []string
 	}
 }
 
-// A record too large for a frame loses its longest strings first, then elements
-// of its lists, which OTLP counts; its neighbours lose nothing.
+// A record too large for a frame loses the ends of its longest strings first, then
+// elements of its lists, which OTLP counts; other records lose nothing.
 func TestEncodeLargeRecord(t *testing.T) {
 	many := make([]attribute.KeyValue, 1000)
 	for i := range many {
@@ -256,7 +256,7 @@ func TestEncodeLargeEnvelope(t *testing.T) {
 	}
 }
 
-// A record that cannot be made to fit is counted, and the others arrive.
+// A record that cannot be shortened to fit is counted, and the others arrive.
 func TestEncodeRecordThatNeverFits(t *testing.T) {
 	spans := []sdktrace.ReadOnlySpan{
 		tracetest.SpanStub{Name: "a"}.Snapshot(),
@@ -275,7 +275,7 @@ func TestEncodeRecordThatNeverFits(t *testing.T) {
 	}
 }
 
-// 20 MiB become 8: the engine would end a connection at a frame of 16.
+// 20 MiB become 8 MiB: the engine would end a connection at a frame of 16 MiB.
 func TestEncodeLargePayload(t *testing.T) {
 	payload := `{"blob":"` + strings.Repeat("x", 20<<20) + `"}`
 	begin := time.Now()

@@ -2,35 +2,37 @@ package otlpjson
 
 import "slices"
 
-// The prefixes of telemetry frames, by which the engine knows what a frame holds.
+// The prefixes of telemetry frames, which identify their content to the engine.
 const (
 	PrefixTraces  = "OTLP"
 	PrefixMetrics = "MTRC"
 	PrefixLogs    = "LOGS"
 )
 
-// MaxFrameBytes is the size of a frame, prefix included, at which a batch is split.
+// MaxFrameBytes is the largest size of a frame, prefix included; a larger batch is
+// split.
 const MaxFrameBytes = 8 << 20
 
-// Frame is one message to the engine: a prefix and OTLP JSON.
+// Frame is one message to the engine: a prefix followed by OTLP JSON. The zero value is
+// an empty frame.
 type Frame struct {
 	Prefix  string
 	Data    []byte
-	Records int  // spans, data points or log records in it
-	Live    bool // it holds the snapshot of a span that has just started
+	Records int  // number of spans, data points or log records
+	Live    bool // the frame holds the snapshot of a span that has just started
 
-	reused bool // Data goes back to the buffers that it came from
+	reused bool // Data came from Buffers and can return there
 }
 
 // Size returns the size of the frame in bytes.
 func (f *Frame) Size() int { return len(f.Prefix) + len(f.Data) }
 
-// Discard drops the frame's data while somebody may still read it.
+// Discard drops the frame's data, which others may still be reading.
 func (f *Frame) Discard() { f.Data, f.reused = nil, false }
 
-// Buffers keeps the buffers of large frames from one frame to the next. The pools of
-// package sync would not do: the garbage of a busy worker empties them between two
-// batches. Nil keeps none; use [NewBuffers]. Several goroutines may use it at once.
+// Buffers keeps the buffers of large frames from one frame to the next. A sync.Pool is
+// not suitable: the garbage collections of a busy worker empty it between two batches.
+// A nil Buffers keeps none; use [NewBuffers]. Buffers are safe for concurrent use.
 type Buffers chan []byte
 
 const (
@@ -42,7 +44,7 @@ const (
 // NewBuffers returns buffers for the frames of a connection.
 func NewBuffers() Buffers { return make(Buffers, keptBuffers) }
 
-// get returns a buffer for size bytes.
+// get returns an empty buffer with room for size bytes.
 func (k Buffers) get(size int) []byte {
 	select {
 	case b := <-k:
@@ -52,8 +54,8 @@ func (k Buffers) get(size int) []byte {
 	}
 }
 
-// Release drops the frame's data, which nobody may be reading, and keeps its buffer if
-// it is one to be used again.
+// Release drops the frame's data and keeps its buffer if that can be reused. Nobody may
+// be reading the data.
 func (k Buffers) Release(f *Frame) {
 	if f.reused && cap(f.Data) <= maxReusedBytes {
 		select {

@@ -19,7 +19,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// source makes telemetry of everything out of the bytes of a fuzzer.
+// source turns the bytes of a fuzzer into telemetry with values of every kind.
 type source struct{ data []byte }
 
 func (s *source) byte() byte {
@@ -39,7 +39,7 @@ func (s *source) uint64() uint64 {
 	return binary.LittleEndian.Uint64(b[:])
 }
 
-// integer is likely to be at one of the edges.
+// integer returns integers that are likely to be edge cases.
 func (s *source) integer() int64 {
 	edges := []int64{0, 1, -1, math.MaxInt64, math.MinInt64, 1 << 53, 1<<53 + 1, -1 << 53, -1<<53 - 1}
 	if i := s.n(len(edges) + 3); i < len(edges) {
@@ -80,7 +80,7 @@ func (s *source) time() time.Time {
 	return testTime
 }
 
-// count is how many of something there are.
+// count returns a number of elements.
 func (s *source) count() int {
 	if len(s.data) == 0 {
 		return 0
@@ -118,7 +118,7 @@ func (s *source) value(depth int) attribute.Value {
 		return attribute.SliceValue(several(s, func() attribute.Value { return s.value(depth + 1) })...)
 	case 11:
 		return attribute.MapValue(s.attributes(depth + 1)...)
-	default: // straight down
+	default: // deep nesting
 		return nested(s.n(80), s.value(depth+80))
 	}
 }
@@ -274,7 +274,7 @@ func (s *source) metric() metricdata.Metrics {
 	return m
 }
 
-// limit is the size of frames: often so small that records are cut.
+// limit returns a size of frames, often so small that records are cut.
 func (s *source) limit() int {
 	if s.byte()&1 == 0 {
 		return wholeFrame
@@ -282,8 +282,8 @@ func (s *source) limit() int {
 	return 64 + 16*int(s.byte())
 }
 
-// encodeAnything encodes the telemetry that data stands for. No frame may be one
-// that the engine loses, and every record is in one of them, or counted.
+// encodeAnything encodes the telemetry that data stands for. The engine must not lose
+// any frame, and every record must be in a frame or counted.
 func encodeAnything(t *testing.T, template sdklog.Record, data []byte) {
 	s := &source{data}
 	limit := s.limit()
@@ -335,14 +335,14 @@ func randomBytes(random *rand.Rand) []byte {
 	data := make([]byte, random.IntN(5000))
 	for i := range data {
 		data[i] = byte(random.Uint32())
-		if random.IntN(3) > 0 { // small numbers lead on
+		if random.IntN(3) > 0 { // small numbers produce more values
 			data[i] %= 20
 		}
 	}
 	return data
 }
 
-// Telemetry with values of every kind, at random.
+// TestEncodeAnything encodes random telemetry with values of every kind.
 func TestEncodeAnything(t *testing.T) {
 	template := logTemplate(t)
 	random := rand.New(rand.NewPCG(7, 8))
@@ -354,7 +354,7 @@ func TestEncodeAnything(t *testing.T) {
 	}
 }
 
-// pointsIn is the number of points that rm becomes.
+// pointsIn returns the number of points that rm becomes.
 func pointsIn(rm *metricdata.ResourceMetrics) (n int) {
 	for _, sm := range rm.ScopeMetrics {
 		for _, m := range sm.Metrics {

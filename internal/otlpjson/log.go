@@ -10,8 +10,9 @@ import (
 
 var logSignal = signal{PrefixLogs, `{"resourceLogs":[`, `,"scopeLogs":[`, `,"logRecords":[`}
 
-// Logs encodes log records. The slice is valid until [Encoder.Done], the data of its
-// frames remains. A record without a severity text gets that of its severity.
+// Logs encodes log records. The slice is valid until [Encoder.Done]; the data of its
+// frames stays valid afterwards. A record without a severity text gets the text of its
+// severity.
 func (e *Encoder) Logs(records []sdklog.Record) []Frame {
 	e.batch(&logSignal)
 	for i := range records {
@@ -35,7 +36,7 @@ func (e *Encoder) log(r *sdklog.Record) {
 func (e *Encoder) appendLog(b []byte, r *sdklog.Record) []byte {
 	at, observed := unixNano(r.Timestamp()), unixNano(r.ObservedTimestamp())
 	if at == 0 {
-		at = observed // the engine sorts and filters by it
+		at = observed // the engine sorts and filters by this time
 	}
 	b = append(b, `{"timeUnixNano":`...)
 	b = e.clock.appendTime(b, at)
@@ -47,7 +48,7 @@ func (e *Encoder) appendLog(b []byte, r *sdklog.Record) []byte {
 		b = append(b, `,"severityNumber":`...)
 		b = strconv.AppendInt(b, int64(severity), 10)
 		if text == "" {
-			// Filters and log triggers of the engine look at the text alone.
+			// The engine's filters and log triggers compare only the text.
 			text = SeverityText(severity)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// encodeLog encodes one record as it comes from the SDK, after change.
+// encodeLog encodes one record as the SDK produces it, modified by change.
 func encodeLog(t *testing.T, r log.Record, change func(*sdklog.Record)) any {
 	t.Helper()
 	records := recordLogs(t, resource.Empty(), func(l log.Logger) {
@@ -64,7 +64,7 @@ func TestEncodeBareLog(t *testing.T) {
 		r.SetTraceFlags(0)
 	})
 	want := map[string]any{
-		"timeUnixNano":         "1767225600000000000", // observed: the engine sorts by it
+		"timeUnixNano":         "1767225600000000000", // the observed time, because the engine sorts by this one
 		"observedTimeUnixNano": "1767225600000000000",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -86,7 +86,7 @@ func TestEncodeLogDropped(t *testing.T) {
 }
 
 // The engine's filters and log triggers compare the text.
-func TestChecklistSeverityText(t *testing.T) {
+func TestEncodeAddsTheSeverityText(t *testing.T) {
 	for _, test := range []struct {
 		severity   log.Severity
 		text       string
@@ -120,8 +120,8 @@ func TestChecklistSeverityText(t *testing.T) {
 	}
 }
 
-// The engine loses a frame of 128 levels. A value of any depth fits, as an
-// attribute and as a body, and nothing of it is gone.
+// The engine loses a frame of 128 levels. A value of any depth fits, as an attribute
+// and as a body, and nothing of it is lost.
 func TestEncodeDeepLog(t *testing.T) {
 	for _, depth := range []int{1, 24, 25, 30, 64, 500} {
 		var r log.Record

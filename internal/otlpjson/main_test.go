@@ -7,7 +7,7 @@ import (
 	"github.com/iii-go/iii/internal/environ"
 )
 
-// TestMain takes away the limits that the environment may set to the SDK's records.
+// TestMain removes the limits that the environment can set on the SDK's records.
 func TestMain(m *testing.M) {
 	environ.Clear()
 	os.Exit(m.Run())

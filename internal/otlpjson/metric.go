@@ -11,10 +11,10 @@ import (
 
 var metricSignal = signal{PrefixMetrics, `{"resourceMetrics":[`, `,"scopeMetrics":[`, `,"metrics":[`}
 
-// Metrics encodes what a reader has collected. The engine stores gauges, sums and
-// histograms with explicit bounds, and drops everything else silently, so that the
-// others become these. The slice is valid until [Encoder.Done], the data of its frames
-// remains.
+// Metrics encodes the metrics that a reader has collected. The engine stores gauges,
+// sums and histograms with explicit bounds, and silently drops everything else, so
+// other kinds are converted to these. The slice is valid until [Encoder.Done]; the data
+// of its frames stays valid afterwards.
 func (e *Encoder) Metrics(rm *metricdata.ResourceMetrics) []Frame {
 	e.batch(&metricSignal)
 	e.setResource(rm.Resource)
@@ -62,7 +62,7 @@ func (e *Encoder) metric(m *metricdata.Metrics) {
 	}
 }
 
-// setMetric sets the level of a metric, whose data points follow.
+// setMetric sets the level of a metric; its data points follow.
 func (e *Encoder) setMetric(m *metricdata.Metrics, suffix, data string) {
 	e.head(2, "]}}", func(b []byte) []byte {
 		b = append(b, `{"name":`...)
@@ -78,7 +78,8 @@ func (e *Encoder) setMetric(m *metricdata.Metrics, suffix, data string) {
 	})
 }
 
-// sumHead: the numbers of OTLP are not those of package metricdata.
+// sumHead returns the beginning of a sum. OTLP and package metricdata number
+// temporalities differently.
 func sumHead(t metricdata.Temporality, monotonic bool) string {
 	switch {
 	case t == metricdata.DeltaTemporality && monotonic:
@@ -101,7 +102,7 @@ func histogramHead(t metricdata.Temporality) string {
 func encodePoints[N int64 | float64](e *Encoder, points []metricdata.DataPoint[N]) {
 	for i := range points {
 		if !finite(points[i].Value) {
-			e.lost.Points++ // JSON has no such number
+			e.lost.Points++ // JSON cannot represent NaN and infinities
 			continue
 		}
 		for e.begin(); ; {
@@ -119,7 +120,7 @@ func encodePoints[N int64 | float64](e *Encoder, points []metricdata.DataPoint[N
 	}
 }
 
-// appendTimes appends the times of a data point; a gauge may have no start.
+// appendTimes appends the times of a data point; the start time is optional.
 func (e *Encoder) appendTimes(b []byte, start, at uint64) []byte {
 	if start != 0 {
 		b = append(b, `"startTimeUnixNano":`...)
@@ -130,7 +131,7 @@ func (e *Encoder) appendTimes(b []byte, start, at uint64) []byte {
 	return e.clock.appendTime(b, at)
 }
 
-// appendNumber appends a finite number as the value of a point.
+// appendNumber appends a finite number as the value of a data point.
 func appendNumber[N int64 | float64](b []byte, n N) []byte {
 	switch n := any(n).(type) {
 	case int64:
@@ -206,8 +207,8 @@ func appendHistogram[N int64 | float64](e *Encoder, b []byte, p *metricdata.Hist
 	return append(b, '}')
 }
 
-// appendFinite appends a figure of a histogram as a number, an integer too, or
-// leaves it out: one NaN that was recorded spoils the sum, not the buckets.
+// appendFinite appends a value of a histogram, integer or not, as a number, or omits it
+// if it is not finite: a recorded NaN invalidates the sum but not the buckets.
 func appendFinite[N int64 | float64](e *Encoder, b []byte, key string, n N) []byte {
 	if !finite(n) {
 		e.lost.Values++
@@ -220,8 +221,8 @@ func appendFinite[N int64 | float64](e *Encoder, b []byte, key string, n N) []by
 	return appendDouble(b, float64(n))
 }
 
-// appendBuckets appends the buckets; one whose bound is infinite or no number is
-// joined to the next.
+// appendBuckets appends the buckets. A bucket with a bound that is infinite or NaN is
+// joined to the next one.
 func (e *Encoder) appendBuckets(b []byte, bounds []float64, counts []uint64) []byte {
 	b = append(b, `,"bucketCounts":[`...)
 	n := uint64(0)
@@ -236,7 +237,7 @@ func (e *Encoder) appendBuckets(b []byte, bounds []float64, counts []uint64) []b
 		}
 	}
 	b = appendCount(b, n)
-	if len(e.boundsText) > 0 && slices.Equal(bounds, e.boundsOf) { // as those of all points of an instrument are
+	if len(e.boundsText) > 0 && slices.Equal(bounds, e.boundsOf) { // all points of an instrument have the same bounds
 		return append(b, e.boundsText...)
 	}
 	start := len(b)
@@ -258,8 +259,8 @@ func (e *Encoder) appendBuckets(b []byte, bounds []float64, counts []uint64) []b
 	return b
 }
 
-// summary encodes a summary, which only bridges produce, as a gauge of its
-// quantiles and two sums.
+// summary encodes a summary, which only bridges produce, as a gauge of its quantiles
+// and two sums.
 func (e *Encoder) summary(m *metricdata.Metrics, points []metricdata.SummaryDataPoint) {
 	e.setMetric(m, "", `,"gauge":{"dataPoints":[`)
 	for i := range points {
@@ -289,7 +290,7 @@ func (e *Encoder) summary(m *metricdata.Metrics, points []metricdata.SummaryData
 	}
 }
 
-const maxCount = 1<<63 - 1 // what asInt can hold
+const maxCount = 1<<63 - 1 // largest value of asInt
 
 func (e *Encoder) summaryPoint(p *metricdata.SummaryDataPoint, quantile *attribute.KeyValue, value func([]byte) []byte) {
 	for e.begin(); ; {
@@ -311,11 +312,12 @@ func (e *Encoder) summaryPoint(p *metricdata.SummaryDataPoint, quantile *attribu
 	}
 }
 
-// maxConvertedBounds bounds the buckets that an exponential histogram becomes.
+// maxConvertedBounds limits the number of bounds that a converted exponential histogram
+// has.
 const maxConvertedBounds = 160
 
-// encodeExponential writes exponential histograms as explicit ones, since the
-// engine drops them silently.
+// encodeExponential converts exponential histograms to explicit ones, because the
+// engine silently drops the former.
 func encodeExponential[N int64 | float64](e *Encoder, points []metricdata.ExponentialHistogramDataPoint[N]) {
 	for i := range points {
 		p := &points[i]
@@ -336,22 +338,23 @@ func encodeExponential[N int64 | float64](e *Encoder, points []metricdata.Expone
 	}
 }
 
-// explicitBuckets collects buckets in ascending order: counts[i] is of the values
-// up to bounds[i], the last count of those beyond all bounds.
+// explicitBuckets collects buckets in ascending order: counts[i] counts the values up
+// to bounds[i], and the last count those above all bounds.
 type explicitBuckets struct {
 	bounds  []float64
 	counts  []uint64
-	carried uint64 // of buckets that end at -Inf, below every bound
+	carried uint64 // count of buckets that end at -Inf, below every bound
 }
 
-// convert makes explicit buckets of exponential ones. At scale s, bucket i of the
-// positive values goes from base^i to base^(i+1), base being 2^(2^-s); negative
-// values mirror it, and those up to threshold from zero are counted apart. A
-// bucket that holds its upper bound becomes one that does so, too; a negative
-// one, mirrored, held the lower, which no measurement will show.
+// convert turns exponential buckets into explicit ones. At scale s, with base =
+// 2^(2^-s), bucket i of the positive values ranges from base^i to base^(i+1); the
+// buckets of negative values mirror it, and values up to threshold from zero are
+// counted separately. A bucket that includes its upper bound becomes one that does,
+// too. A negative bucket, being mirrored, includes the lower bound instead, a
+// difference that no measurement shows.
 func (x *explicitBuckets) convert(scale int32, threshold float64, zeros uint64, positive, negative *metricdata.ExponentialBucket) {
 	pos, neg := trimBuckets(positive), trimBuckets(negative)
-	// Halving the number of buckets is lowering the scale by one: base squares.
+	// Lowering the scale by one squares the base and halves the number of buckets.
 	shift := 0
 	for pos.width(shift)+neg.width(shift) > maxConvertedBounds-4 {
 		shift++
@@ -379,9 +382,9 @@ func (x *explicitBuckets) convert(scale int32, threshold float64, zeros uint64, 
 	x.add(0, math.Inf(1))
 }
 
-// add adds the bucket from the last bound to upper. A bound that is not above the
-// last one, since the buckets overlap or their bounds are too near zero to differ,
-// joins the two; so does one that is NaN.
+// add adds the bucket from the last bound to upper. A bound that is not above the last
+// one, because the buckets overlap or their bounds are too near zero to differ, joins
+// the two buckets; so does a NaN bound.
 func (x *explicitBuckets) add(n uint64, upper float64) {
 	last := len(x.bounds) - 1
 	switch {
@@ -392,25 +395,25 @@ func (x *explicitBuckets) add(n uint64, upper float64) {
 		}
 		x.counts = append(x.counts, n+x.carried)
 		x.carried = 0
-	case len(x.counts) > len(x.bounds): // beyond the greatest bound
+	case len(x.counts) > len(x.bounds): // above the greatest bound
 		x.counts[last+1] += n
 	case math.IsInf(upper, -1) || upper != upper:
 		x.carried += n
 	case last >= 0 && upper <= x.bounds[last]:
 		x.counts[last] += n
 	default:
-		x.bounds = append(x.bounds, upper+0) // -0 is 0
+		x.bounds = append(x.bounds, upper+0) // turns -0 into 0
 		x.counts = append(x.counts, n+x.carried)
 		x.carried = 0
 	}
 }
 
-// exponentialBound is base^i at the given scale; it may be 0 or infinite.
+// exponentialBound returns base^i at the given scale; the result may be 0 or infinite.
 func exponentialBound(i int64, scale int) float64 {
 	return math.Exp2(math.Ldexp(float64(i), -scale))
 }
 
-// bucketRange is a run of exponential buckets, empty ones at its ends left out.
+// bucketRange is a run of exponential buckets without the empty ones at its ends.
 type bucketRange struct {
 	first  int64
 	counts []uint64
@@ -429,7 +432,7 @@ func trimBuckets(b *metricdata.ExponentialBucket) bucketRange {
 
 func (r bucketRange) last() int64 { return r.first + int64(len(r.counts)) - 1 }
 
-// width is the number of buckets when 2^shift are joined.
+// width returns the number of buckets after every 2^shift buckets are joined.
 func (r bucketRange) width(shift int) int64 {
 	if len(r.counts) == 0 {
 		return 0
@@ -437,7 +440,8 @@ func (r bucketRange) width(shift int) int64 {
 	return r.last()>>shift - r.first>>shift + 1
 }
 
-// count is the number of values in bucket i when 2^shift are joined.
+// count returns the number of values in bucket i after every 2^shift buckets are
+// joined.
 func (r bucketRange) count(i int64, shift int) (n uint64) {
 	lo := max(i<<shift, r.first)
 	hi := min((i+1)<<shift-1, r.last())

@@ -21,7 +21,7 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// resourceMetrics is what a reader collects, with these data.
+// resourceMetrics returns metrics with these data, as a reader collects them.
 func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics {
 	sm := metricdata.ScopeMetrics{Scope: instrumentation.Scope{Name: "m"}}
 	for _, d := range data {
@@ -30,8 +30,7 @@ func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics
 	return &metricdata.ResourceMetrics{Resource: resource.NewSchemaless(attribute.String("service.name", "s")), ScopeMetrics: []metricdata.ScopeMetrics{sm}}
 }
 
-// encodeMetrics encodes data and returns the metrics of the frame, if there is
-// one.
+// encodeMetrics encodes data and returns the metrics of the frame, if there is one.
 func encodeMetrics(t *testing.T, data ...metricdata.Aggregation) (metrics []any, lost Losses) {
 	t.Helper()
 	frames, lost := encoded(t, wholeFrame, func(e *Encoder) []Frame { return e.Metrics(resourceMetrics(data...)) })
@@ -139,7 +138,7 @@ func checkTemporalities(t *testing.T) {
 	}
 }
 
-func TestChecklistLargeIntegers(t *testing.T) {
+func TestEncodeKeepsLargeIntegers(t *testing.T) {
 	const big = math.MaxInt64
 	got, lost := encodeMetrics(t,
 		metricdata.Sum[int64]{DataPoints: []metricdata.DataPoint[int64]{{Value: big}, {Value: math.MinInt64}}},
@@ -176,9 +175,9 @@ func TestChecklistLargeIntegers(t *testing.T) {
 	}
 }
 
-// JSON has no number for NaN and infinities: points that are one are left out and
-// counted, and what else a histogram knows is kept.
-func TestChecklistNonFinite(t *testing.T) {
+// JSON cannot represent NaN and infinities: points with such a value are omitted and
+// counted, and the other values of a histogram are kept.
+func TestEncodeOmitsNonFinitePoints(t *testing.T) {
 	for _, odd := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
 		got, lost := encodeMetrics(t,
 			metricdata.Gauge[float64]{DataPoints: []metricdata.DataPoint[float64]{{Value: odd}, {Value: 1}}},
@@ -191,7 +190,7 @@ func TestChecklistNonFinite(t *testing.T) {
 			metricdata.Histogram[float64]{DataPoints: []metricdata.HistogramDataPoint[float64]{{
 				Count: 10, Bounds: []float64{math.Inf(-1), 1, math.NaN(), 2, math.Inf(1)}, BucketCounts: []uint64{1, 2, 1, 3, 2, 1},
 			}}},
-			metricdata.Histogram[float64]{DataPoints: []metricdata.HistogramDataPoint[float64]{{ // not as many buckets as it must have
+			metricdata.Histogram[float64]{DataPoints: []metricdata.HistogramDataPoint[float64]{{ // too few buckets
 				Count: 10, Bounds: []float64{1, 2}, BucketCounts: []uint64{1, 2},
 			}}},
 			metricdata.Gauge[float64]{DataPoints: []metricdata.DataPoint[float64]{{Attributes: attribute.NewSet(attribute.Float64("a", odd))}}},
@@ -256,7 +255,7 @@ func TestEncodeSummary(t *testing.T) {
 	}
 }
 
-// What has no points is left out, and so is a kind that is not known.
+// Metrics without points and metrics of unsupported kinds are omitted.
 func TestEncodeEmptyMetrics(t *testing.T) {
 	got, lost := encodeMetrics(t,
 		metricdata.Gauge[int64]{}, metricdata.Sum[float64]{}, metricdata.Histogram[int64]{},
@@ -325,8 +324,8 @@ func TestConvertExponential(t *testing.T) {
 	}
 }
 
-// checkConversion verifies that up to each bound there are as many values as the
-// exponential buckets have whose upper end is not above it.
+// checkConversion verifies that, up to each bound, there are as many values as in the
+// exponential buckets that end at or below it.
 func checkConversion(t *testing.T, scale int32, threshold float64, zeros uint64, positive, negative metricdata.ExponentialBucket) {
 	t.Helper()
 	got := converted(scale, threshold, zeros, positive, negative)
@@ -346,7 +345,7 @@ func checkConversion(t *testing.T, scale int32, threshold float64, zeros uint64,
 	zeroBucket := total > 0
 	for i, n := range positive.Counts {
 		upper := exponentialBound(int64(positive.Offset)+int64(i)+1, int(scale))
-		if zeroBucket { // it takes in what it covers
+		if zeroBucket { // the zero bucket includes what it covers
 			upper = max(upper, threshold)
 		}
 		buckets = append(buckets, bucket{upper, n})
@@ -365,10 +364,10 @@ func checkConversion(t *testing.T, scale int32, threshold float64, zeros uint64,
 			}
 		}
 		if scale > 40 {
-			continue // bounds are nearer to each other than numbers are
+			continue // the bounds are too close to be distinct numbers
 		}
 		if bound == threshold && len(positive.Counts)+len(negative.Counts) > maxConvertedBounds-4 {
-			continue // of a joined bucket, some may have been within the threshold
+			continue // a part of a joined bucket may have been within the threshold
 		}
 		if cumulative != want {
 			t.Fatalf("scale %d: %d values up to %v, want %d", scale, cumulative, bound, want)
@@ -399,9 +398,9 @@ func FuzzConvertExponential(f *testing.F) {
 	})
 }
 
-// Integer histograms lose nothing, and exponential ones become explicit: at every
-// scale, with zeros and negative values, as the SDK aggregates them.
-func TestChecklistHistograms(t *testing.T) {
+// Integer histograms lose nothing, and exponential ones become explicit at every scale,
+// with zeros and negative values, as the SDK aggregates them.
+func TestEncodeHistograms(t *testing.T) {
 	got, lost := encodeMetrics(t, metricdata.Histogram[int64]{DataPoints: []metricdata.HistogramDataPoint[int64]{{
 		Count: 3, Sum: 10, Min: metricdata.NewExtrema[int64](1), Max: metricdata.NewExtrema[int64](7), Bounds: []float64{5}, BucketCounts: []uint64{2, 1},
 	}}})
@@ -438,8 +437,8 @@ func TestChecklistHistograms(t *testing.T) {
 	}
 }
 
-// checkRecorded records values into an exponential histogram of the SDK and
-// counts them again in what is sent.
+// checkRecorded records values into an exponential histogram of the SDK and counts them
+// again in the encoded frame.
 func checkRecorded(t *testing.T, size int32, values []float64) {
 	t.Helper()
 	reader := sdkmetric.NewManualReader()

@@ -11,8 +11,8 @@ import (
 
 var spanSignal = signal{PrefixTraces, `{"resourceSpans":[`, `,"scopeSpans":[`, `,"spans":[`}
 
-// Spans encodes finished spans. The slice is valid until [Encoder.Done], the data of
-// its frames remains.
+// Spans encodes finished spans. The slice is valid until [Encoder.Done]; the data of
+// its frames stays valid afterwards.
 func (e *Encoder) Spans(spans []sdktrace.ReadOnlySpan) []Frame {
 	e.batch(&spanSignal)
 	for _, s := range spans {
@@ -24,9 +24,9 @@ func (e *Encoder) Spans(spans []sdktrace.ReadOnlySpan) []Frame {
 	return e.frames
 }
 
-// LiveSpan encodes the snapshot of a span that has just started, without an end: the
-// engine shows such a span as running. Its frame is marked as live. Like
-// [Encoder.Spans] otherwise.
+// LiveSpan encodes the snapshot of a span that has just started, without an end time:
+// the engine shows such a span as running. The frame is marked as live. The result is
+// valid as long as that of [Encoder.Spans].
 func (e *Encoder) LiveSpan(s sdktrace.ReadOnlySpan) []Frame {
 	e.batch(&spanSignal)
 	scope := s.InstrumentationScope()
@@ -69,7 +69,7 @@ func (e *Encoder) appendSpan(b []byte, s sdktrace.ReadOnlySpan, live bool) []byt
 	b = append(b, `,"endTimeUnixNano":`...)
 	end := uint64(0)
 	if !live {
-		// A zero would show the span as running, for an hour.
+		// The engine would show a span without an end as running for an hour.
 		end = max(unixNano(s.EndTime()), 1)
 	}
 	b = e.clock.appendTime(b, end)
@@ -105,8 +105,8 @@ func (e *Encoder) appendTraceState(b []byte, sc *trace.SpanContext) []byte {
 	return e.text(b, state.String())
 }
 
-// spanFlags are the W3C flags with OTLP's bits for whether the parent, or the linked
-// span, is remote.
+// spanFlags returns the W3C flags with OTLP's bits that indicate whether the parent, or
+// the linked span, is remote.
 func spanFlags(f trace.TraceFlags, remote bool) uint64 {
 	const known, isRemote = 0x100, 0x200
 	if remote {
@@ -119,7 +119,7 @@ func spanKind(k trace.SpanKind) trace.SpanKind {
 	if k < trace.SpanKindUnspecified || k > trace.SpanKindConsumer {
 		return trace.SpanKindUnspecified
 	}
-	return k // numbered as in OTLP
+	return k // OTLP uses the same numbers
 }
 
 func appendDropped(b []byte, key string, n int) []byte {
@@ -183,7 +183,7 @@ func (e *Encoder) appendLinks(b []byte, links []sdktrace.Link) ([]byte, int) {
 	return append(b, ']'), len(links) - n
 }
 
-// appendStatus: the numbers of OTLP are not those of package codes.
+// appendStatus appends the status. OTLP and package codes number statuses differently.
 func (e *Encoder) appendStatus(b []byte, s sdktrace.Status) []byte {
 	switch s.Code {
 	case codes.Ok:

@@ -28,7 +28,7 @@ func spanContext(flags trace.TraceFlags, remote bool) trace.SpanContext {
 	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: testTrace, SpanID: testSpan, TraceFlags: flags, Remote: remote})
 }
 
-// encodeSpan encodes one span as JSON, and the snapshot of its start.
+// encodeSpan encodes one span and the snapshot of its start.
 func encodeSpan(t *testing.T, stub tracetest.SpanStub) (final, live any) {
 	t.Helper()
 	span := stub.Snapshot()
@@ -46,7 +46,7 @@ func encodeSpan(t *testing.T, stub tracetest.SpanStub) (final, live any) {
 	return enginetest.At(enginetest.DecodeJSON(t, frames[0].Data), path...), enginetest.At(enginetest.DecodeJSON(t, snapshot[0].Data), path...)
 }
 
-// The example of the specification.
+// TestEncodeSpan encodes the example of the specification.
 func TestEncodeSpan(t *testing.T) {
 	frames, _ := encoded(t, wholeFrame, func(e *Encoder) []Frame {
 		return e.Spans([]sdktrace.ReadOnlySpan{tracetest.SpanStub{
@@ -67,7 +67,7 @@ func TestEncodeSpan(t *testing.T) {
 	}
 }
 
-// Everything that a span can have.
+// TestEncodeWholeSpan encodes a span with every field.
 func TestEncodeWholeSpan(t *testing.T) {
 	state, err := trace.ParseTraceState("a=1,b=2")
 	if err != nil {
@@ -108,8 +108,8 @@ func TestEncodeWholeSpan(t *testing.T) {
 	}
 }
 
-// The numbers of the Go packages are not those of OTLP.
-func TestChecklistEnums(t *testing.T) {
+// The Go packages and OTLP number their enumerations differently.
+func TestEncodeUsesTheNumbersOfOTLP(t *testing.T) {
 	for code, want := range map[codes.Code]any{
 		codes.Unset: nil, codes.Ok: json.Number("1"), codes.Error: json.Number("2"), codes.Code(77): nil,
 	} {
@@ -130,9 +130,9 @@ func TestChecklistEnums(t *testing.T) {
 	checkTemporalities(t)
 }
 
-// A time that is not set is 0, but a finished span must not look like a running
-// one. That nothing is null is checked of every frame, by encoded.
-func TestChecklistZeroTimes(t *testing.T) {
+// A missing time is 0, but a finished span must not look like a running one. The helper
+// encoded checks every frame for null.
+func TestEncodeZeroTimes(t *testing.T) {
 	for name, test := range map[string]struct {
 		start, end         time.Time
 		wantStart, wantEnd string

@@ -13,8 +13,8 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// attributes appends a list of attributes with its key, or nothing if there are
-// none, and returns how many the caps left out.
+// attributes appends a list of attributes with its key, or nothing if there are none,
+// and returns how many attributes the caps cut off.
 func (e *Encoder) attributes(b []byte, key string, attrs []attribute.KeyValue) ([]byte, int) {
 	n := min(len(attrs), e.caps.items)
 	if n == 0 {
@@ -33,7 +33,8 @@ func (e *Encoder) attributes(b []byte, key string, attrs []attribute.KeyValue) (
 	return append(b, ']'), len(attrs) - n
 }
 
-// set appends the attributes of a set, between open and end, if it has any.
+// set appends the attributes of a set between open and end, or nothing if there are
+// none.
 func (e *Encoder) set(b []byte, open string, s *attribute.Set, end string) []byte {
 	n := min(s.Len(), e.caps.items)
 	if n == 0 {
@@ -53,9 +54,9 @@ func (e *Encoder) set(b []byte, open string, s *attribute.Set, end string) []byt
 	return append(b, end...)
 }
 
-// The values of attributes with what stands before them, by kind.
+// Indices of opens: how an attribute continues after its key, by the kind of its value.
 const (
-	openValue = iota // nothing: the value has its own
+	openValue = iota // nothing: the value brings its own beginning
 	openString
 	openInt
 	openDouble
@@ -70,7 +71,7 @@ var opens = [...]string{
 
 func (e *Encoder) keyValue(b []byte, kv *attribute.KeyValue, depth int) []byte {
 	switch key, v := string(kv.Key), &kv.Value; v.Type() {
-	case attribute.STRING: // most are
+	case attribute.STRING: // the most frequent kind
 		b = e.appendKey(b, key, openString)
 		b = e.chars(b, v.AsString())
 		return append(b, `"}}`...)
@@ -97,18 +98,18 @@ func (e *Encoder) keyValue(b []byte, kv *attribute.KeyValue, depth int) []byte {
 	return append(b, '}')
 }
 
-// attributeKey keeps what an attribute begins with: keys are few.
+// attributeKey caches the text with which an attribute begins: programs use few keys.
 type attributeKey struct {
 	key  []byte
 	open int
 	text []byte
 }
 
-// maxKeptKey is how long a key may be whose text is kept.
+// maxKeptKey is the length of the longest key whose text is cached.
 const maxKeptKey = 64
 
-// appendKey appends the beginning of an attribute, up to the beginning of its value
-// that open selects.
+// appendKey appends the beginning of an attribute, up to the beginning of the value,
+// which open selects.
 func (e *Encoder) appendKey(b []byte, key string, open int) []byte {
 	n := len(key)
 	if n == 0 || n > min(maxKeptKey, e.caps.text) {
@@ -117,7 +118,7 @@ func (e *Encoder) appendKey(b []byte, key string, open int) []byte {
 		b = append(b, `","value":`...)
 		return append(b, opens[open]...)
 	}
-	// Keys of a kind differ in their ends.
+	// Related keys differ in their ends.
 	k := &e.keys[(uint(n)+5*uint(key[n-1])+11*uint(key[n/2]))%uint(len(e.keys))]
 	if k.open != open || string(k.key) != key {
 		k.key, k.open = append(k.key[:0], key...), open
@@ -128,8 +129,8 @@ func (e *Encoder) appendKey(b []byte, key string, open int) []byte {
 	return append(b, k.text...)
 }
 
-// value appends v, which is inside depth other values. Scalars cost no
-// allocation; of lists, maps and bytes the OpenTelemetry SDK hands out copies.
+// value appends v, which is nested depth levels deep. Scalars cause no allocation; the
+// OpenTelemetry SDK returns copies of lists, maps and bytes.
 func (e *Encoder) value(b []byte, v *attribute.Value, depth int) []byte {
 	switch t := v.Type(); t {
 	case attribute.STRING:
@@ -141,7 +142,7 @@ func (e *Encoder) value(b []byte, v *attribute.Value, depth int) []byte {
 	case attribute.FLOAT64:
 		return appendDoubleValue(b, v.AsFloat64())
 	case attribute.BYTESLICE:
-		// The engine has no bytesValue: it would store an empty string.
+		// The engine does not support bytesValue and would store an empty string.
 		return e.stringValue(b, base64.StdEncoding.EncodeToString(v.AsByteSlice()))
 	case attribute.EMPTY:
 		return append(b, "{}"...)
@@ -201,8 +202,8 @@ func appendBoolValue(b []byte, v bool) []byte {
 	return append(b, `{"boolValue":false}`...)
 }
 
-// maxSafeInteger is the greatest integer that every reader of JSON numbers
-// reads exactly.
+// maxSafeInteger is the greatest integer that every parser of JSON numbers reads
+// exactly.
 const maxSafeInteger = 1 << 53
 
 func safeInteger(n int64) bool { return n <= maxSafeInteger && n >= -maxSafeInteger }
@@ -235,7 +236,7 @@ func appendDoubleValue(b []byte, f float64) []byte {
 // truncatedMark ends a string that was cut to fit a frame.
 const truncatedMark = "...[TRUNCATED]"
 
-// text appends s as a JSON string, cut at the cap.
+// text appends s as a JSON string, cut at the cap of strings.
 func (e *Encoder) text(b []byte, s string) []byte {
 	return append(e.chars(append(b, '"'), s), '"')
 }
@@ -252,7 +253,7 @@ func (e *Encoder) chars(b []byte, s string) []byte {
 	return append(rawjson.AppendEscaped(b, s[:n]), truncatedMark...)
 }
 
-// appendCount appends n as OTLP has 64-bit integers: a decimal string.
+// appendCount appends n in OTLP's form of 64-bit integers, a decimal string.
 func appendCount(b []byte, n uint64) []byte {
 	if n < 10 {
 		return append(b, '"', '0'+byte(n), '"')
@@ -262,11 +263,11 @@ func appendCount(b []byte, n uint64) []byte {
 	return append(b, '"')
 }
 
-// unixNano is t as OTLP has it: no time is 0, and so is a time before 1970,
-// which would be a negative number and lose the frame.
+// unixNano returns t in OTLP's form. The zero time is 0, and so is any time before
+// 1970: a negative number would lose the frame.
 func unixNano(t time.Time) uint64 {
 	switch sec := t.Unix(); {
-	case sec < 0: // the zero time too
+	case sec < 0: // includes the zero time
 		return 0
 	case sec > math.MaxInt64/int64(time.Second)-1:
 		return math.MaxInt64
@@ -292,11 +293,11 @@ func appendDouble(b []byte, f float64) []byte {
 	return strconv.AppendFloat(b, f, format, -1, 64)
 }
 
-// appendDecimal appends a number that has few digits behind the point, as prices and
-// ratios do: much faster than finding the shortest form of just any. The quotient of
-// two integers below 2^53 is correctly rounded, and so is what a reader makes of
-// their decimal form: if the quotient is f, the form is that of f, and with so few
-// digits there is no other of the same length.
+// appendDecimal appends a number with few digits after the point, such as a price or a
+// ratio, much faster than a general search for the shortest form. The quotient of two
+// integers below 2^53 is correctly rounded, and so is the value that a parser reads
+// from their decimal form. If the quotient equals f, the form therefore denotes f, and
+// with so few digits there is no other form of the same length.
 func appendDecimal(b []byte, f float64) ([]byte, bool) {
 	abs := math.Abs(f)
 	if !(abs >= 1e-3 && abs < 1e9) {
@@ -325,8 +326,8 @@ func appendDecimal(b []byte, f float64) ([]byte, bool) {
 	return b, false
 }
 
-// clock writes times. The times of a batch are mostly of one second or two,
-// whose digits it keeps.
+// clock writes times. Most times of a batch fall within a second or two, so it caches
+// the digits of the second.
 type clock struct {
 	second uint64
 	digits []byte
@@ -344,14 +345,14 @@ func (c *clock) appendTime(b []byte, nanos uint64) []byte {
 	b = append(b, '"')
 	b = append(b, c.digits...)
 	n := uint32(nanos - second*uint64(time.Second))
-	high, low := n/1e5, n%1e5 // four digits and five
+	high, low := n/1e5, n%1e5 // the first four digits and the last five
 	first, last := high/100*2, high%100*2
 	third, fourth := low/1e3*2, low/10%100*2
 	return append(b, digitPairs[first], digitPairs[first+1], digitPairs[last], digitPairs[last+1],
 		digitPairs[third], digitPairs[third+1], digitPairs[fourth], digitPairs[fourth+1], '0'+byte(low%10), '"')
 }
 
-// digitPairs are 00 to 99.
+// digitPairs holds the digits of 00 to 99.
 var digitPairs = func() (t [200]byte) {
 	for i := range 100 {
 		t[2*i], t[2*i+1] = '0'+byte(i/10), '0'+byte(i%10)
@@ -359,7 +360,8 @@ var digitPairs = func() (t [200]byte) {
 	return t
 }()
 
-// appendHex appends the digits of an id, whose length is a multiple of 4.
+// appendHex appends the hexadecimal digits of an id, whose length must be a multiple of
+// 4.
 func appendHex(b, id []byte) []byte {
 	for ; len(id) >= 4; id = id[4:] {
 		b = binary.BigEndian.AppendUint64(b, hexWord(binary.BigEndian.Uint32(id)))
@@ -370,8 +372,8 @@ func appendHex(b, id []byte) []byte {
 // ones has the lowest bit of each byte set.
 const ones = 0x0101010101010101
 
-// hexWord is the eight digits of n: each half byte is spread to a byte, to which is
-// added '0' and, from 10 on, what lies between '9' and 'a'.
+// hexWord returns the eight hexadecimal digits of n. It spreads each half byte to a
+// byte and adds '0' and, from 10 on, the distance between '9' and 'a'.
 func hexWord(n uint32) uint64 {
 	w := uint64(n)
 	w = (w | w<<16) & 0x0000ffff0000ffff

@@ -8,10 +8,9 @@ import (
 	"unicode/utf8"
 )
 
-// CheckForEngine rejects valid JSON that the engine's parser does not read: more than
-// depth levels, a number out of the range of a float64, an unpaired surrogate. The
-// engine drops a message with any of these silently, and its caller would wait in
-// vain.
+// CheckForEngine rejects valid JSON that the engine's parser cannot read: more than
+// depth levels, a number out of the range of a float64, or an unpaired surrogate. The
+// engine silently drops a message with any of these, and its caller would wait in vain.
 func CheckForEngine(b []byte, depth int) error {
 	if !doubtful(b, depth) {
 		return nil
@@ -25,7 +24,7 @@ func scanForEngine(b []byte, depth int) error {
 		switch c := b[i]; {
 		case c == '{' || c == '[':
 			if left--; left < 0 {
-				return fmt.Errorf("JSON is nested deeper than %d levels, which the engine does not read", depth)
+				return fmt.Errorf("JSON is nested deeper than %d levels, which the engine cannot read", depth)
 			}
 		case c == '}' || c == ']':
 			left++
@@ -54,9 +53,9 @@ func scanForEngine(b []byte, depth int) error {
 	return nil
 }
 
-// doubtful reports whether b may hold what CheckForEngine rejects: hardly any value
-// does, and this costs a fraction of looking at every byte. A number out of
-// range has an exponent of three digits or very many digits.
+// doubtful reports whether b may contain anything that CheckForEngine rejects. Hardly
+// any value does, and this check costs a fraction of a full scan. A number out of range
+// has an exponent of three digits or very many digits.
 func doubtful(b []byte, depth int) bool {
 	if bytes.Count(b, []byte("{"))+bytes.Count(b, []byte("[")) > depth || bytes.Contains(b, []byte(`\u`)) {
 		return true
@@ -76,7 +75,7 @@ func doubtful(b []byte, depth int) bool {
 			}
 		}
 	}
-	for i := manyDigits; i < len(b); i += manyDigits { // more than these are somewhere here
+	for i := manyDigits; i < len(b); i += manyDigits { // a longer number covers one of these positions
 		start, end := i, i
 		for start > i-manyDigits && numberByte[b[start]] {
 			start--
@@ -91,7 +90,8 @@ func doubtful(b []byte, depth int) bool {
 	return false
 }
 
-// manyDigits and an exponent of two digits are in the range of a float64.
+// manyDigits is a length of numbers that stay in the range of a float64, even with an
+// exponent of two digits.
 const manyDigits = 200
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
@@ -103,8 +103,8 @@ var numberByte = func() (t [256]bool) {
 	return t
 }()
 
-// checkSurrogates returns the index behind the string that begins at i, or an error
-// if the string has half of a surrogate pair.
+// checkSurrogates returns the index after the string that begins at i, or an error if
+// the string contains half of a surrogate pair.
 func checkSurrogates(b []byte, i int) (int, error) {
 	end, err := skipString(b, i)
 	if err != nil || !bytes.Contains(b[i:end], []byte(`\u`)) {
@@ -127,12 +127,12 @@ func checkSurrogates(b []byte, i int) (int, error) {
 			i += 6
 			continue
 		}
-		return end, fmt.Errorf("half a surrogate pair at byte %d: it is no character", at)
+		return end, fmt.Errorf("half a surrogate pair at byte %d is not a character", at)
 	}
 	return end, nil
 }
 
-// hexRune returns the code unit of an escape's four digits.
+// hexRune returns the code unit that an escape's four digits denote.
 func hexRune(digits []byte) rune {
 	n, _ := strconv.ParseUint(string(digits[:4]), 16, 16) // skipString has checked the digits
 	return rune(n)

@@ -51,7 +51,7 @@ func TestCheckForEngine(t *testing.T) {
 	}
 }
 
-// fitForEngine judges by other means than CheckForEngine.
+// fitForEngine decides by other means than CheckForEngine.
 func fitForEngine(b []byte, depth int) bool {
 	x := []byte("x")
 	b = regexp.MustCompile(`\\[^u]`).ReplaceAll(b, x)
@@ -74,8 +74,8 @@ func fitForEngine(b []byte, depth int) bool {
 	}
 }
 
-// FuzzCheckForEngine compares the quick look with the thorough one, and both with
-// another judge.
+// FuzzCheckForEngine compares the quick check with the thorough one, and both with
+// fitForEngine.
 func FuzzCheckForEngine(f *testing.F) {
 	for _, seed := range append([]string{
 		`"\ud83d\ude00"`, `"\ud800"`, `"\\ud800"`, `[1e308,1E309]`, `1e+0400`, nestedLists(127), `1` + strings.Repeat("0", 309), `"` + strings.Repeat("7", 450) + `"`,

@@ -1,9 +1,8 @@
-// Package rawjson checks, cuts and writes JSON text without decoding it.
+// Package rawjson checks, splits and writes JSON text without decoding it.
 //
-// Messages are cut by one pass over their bytes that checks the JSON grammar and
-// returns the values of the envelope as they are written; whoever needs a payload
-// decodes it, once. All functions are safe for concurrent use; none changes or keeps
-// its arguments.
+// One pass over the bytes of a message checks the JSON grammar and returns the values
+// of the envelope as they are written; the payload is decoded once, by its consumer.
+// All functions are safe for concurrent use; none modifies or retains its arguments.
 package rawjson
 
 import (
@@ -13,7 +12,7 @@ import (
 )
 
 // MaxDepth is the number of levels that [ScanObject] and [Valid] accept. Each level
-// costs a call on the stack; the engine itself nests 127.
+// takes a call on the stack; the engine itself accepts 127.
 const MaxDepth = 1000
 
 var (
@@ -21,17 +20,18 @@ var (
 	errTooDeep   = errors.New("JSON is nested too deeply")
 )
 
-// ScanObject calls field for each member of the JSON object b, in its order. key is
-// the text between the quotes with its escapes, value is raw JSON; both are slices of
-// b. It returns an error, after the members before it, if b is not one JSON object of
-// at most [MaxDepth] levels. Text that is not UTF-8 is accepted.
+// ScanObject calls field for each member of the JSON object b, in order. key is the
+// text between the quotes with its escapes, and value is raw JSON; both are slices of
+// b. If b is not a single JSON object of at most [MaxDepth] levels, ScanObject returns
+// an error, after the calls for the members before it. Text that is not UTF-8 is
+// accepted.
 func ScanObject(b []byte, field func(key, value []byte)) error {
 	i := SkipSpace(b, 0)
 	if i == len(b) {
 		return errTruncated
 	}
 	if b[i] != '{' {
-		return fmt.Errorf("JSON is no object: begins with %q", b[i])
+		return fmt.Errorf("JSON is not an object: it begins with %q", b[i])
 	}
 	i = SkipSpace(b, i+1)
 	if i < len(b) && b[i] == '}' {
@@ -73,8 +73,8 @@ func ScanObject(b []byte, field func(key, value []byte)) error {
 	}
 }
 
-// Valid reports whether b is one JSON value of at most [MaxDepth] levels, with nothing
-// but white space around it. Text that is not UTF-8 is accepted.
+// Valid reports whether b is a single JSON value of at most [MaxDepth] levels,
+// surrounded by nothing but white space. Text that is not UTF-8 is accepted.
 func Valid(b []byte) bool {
 	i, err := skipValue(b, SkipSpace(b, 0), 0)
 	return err == nil && scanEnd(b, i) == nil
@@ -92,7 +92,7 @@ func unexpected(b []byte, i int) error {
 }
 
 // SkipSpace returns the index of the first byte at or after i that is not JSON white
-// space; len(b) if there is none.
+// space, or len(b) if there is none.
 func SkipSpace(b []byte, i int) int {
 	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\r' || b[i] == '\t') {
 		i++
@@ -100,7 +100,7 @@ func SkipSpace(b []byte, i int) int {
 	return i
 }
 
-// skipValue returns the index behind the value that begins at i.
+// skipValue returns the index after the value that begins at i.
 func skipValue(b []byte, i, depth int) (int, error) {
 	if i >= len(b) {
 		return i, errTruncated
@@ -164,7 +164,7 @@ func skipNested(b []byte, i, depth int) (int, error) {
 	}
 }
 
-// stringByte classes: what may stand inside a string as it is.
+// stringByte marks the bytes that may appear in a string without an escape.
 var stringByte = func() (t [256]bool) {
 	for c := range t {
 		t[c] = c >= ' ' && c != '"' && c != '\\'
@@ -264,19 +264,19 @@ func skipLiteral(b []byte, i int, text string) (int, error) {
 	return i + len(text), nil
 }
 
-// Absent reports whether raw, a valid JSON value or nothing, is empty or null, which
+// Absent reports whether raw, a valid JSON value or nothing, is empty or null; both
 // mean the same in an optional member.
 func Absent(raw []byte) bool { return len(raw) == 0 || raw[0] == 'n' }
 
-// Unquote decodes raw, a valid JSON value; ok is false unless that is a string. Bytes
-// that are not UTF-8 and unpaired surrogates become U+FFFD.
+// Unquote decodes raw, which must be a valid JSON value. ok is false if raw is not a
+// string. Bytes that are not UTF-8 and unpaired surrogates become U+FFFD.
 func Unquote(raw []byte) (s string, ok bool) {
 	if len(raw) < 2 || raw[0] != '"' {
 		return "", false
 	}
 	inner := raw[1 : len(raw)-1]
 	for _, c := range inner {
-		if c == '\\' || c >= 0x80 { // beyond ASCII, encoding/json checks the UTF-8
+		if c == '\\' || c >= 0x80 { // encoding/json checks the UTF-8
 			err := json.Unmarshal(raw, &s)
 			return s, err == nil
 		}

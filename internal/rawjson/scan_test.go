@@ -68,7 +68,7 @@ func TestScanObjectRefuses(t *testing.T) {
 	}
 }
 
-// TestScanDepth is about nesting, which must not use up the stack.
+// Deep nesting must not exhaust the stack.
 func TestScanDepth(t *testing.T) {
 	nested := func(depth int, open, end string) []byte {
 		return []byte(strings.Repeat(open, depth) + strings.Repeat(end, depth))
@@ -89,7 +89,7 @@ func TestScanDepth(t *testing.T) {
 	}
 }
 
-func TestStringOf(t *testing.T) {
+func TestUnquote(t *testing.T) {
 	for in, want := range map[string]string{
 		`""`: "", `"a"`: "a", `"é"`: "é", `"\u00e9\n"`: "é\n", "\"\xff\"": "\ufffd", `"\ud83d\ude00"`: "😀", `"\ud800"`: "\ufffd", `"a\/b"`: "a/b",
 	} {
@@ -104,7 +104,7 @@ func TestStringOf(t *testing.T) {
 	}
 }
 
-// depthOf is how deeply JSON is nested, as far as it is any.
+// depthOf returns the nesting depth of JSON, or of its valid beginning.
 func depthOf(b []byte) (depth int) {
 	level, quoted := 0, false
 	for i := 0; i < len(b); i++ {
@@ -124,7 +124,7 @@ func depthOf(b []byte) (depth int) {
 	return depth
 }
 
-// FuzzValidJSON has encoding/json judge what is JSON.
+// FuzzValidJSON compares Valid with encoding/json.
 func FuzzValidJSON(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
@@ -136,7 +136,7 @@ func FuzzValidJSON(f *testing.F) {
 	})
 }
 
-// FuzzScanObject has encoding/json judge what the members of an object are.
+// FuzzScanObject compares the members of an object with those that encoding/json finds.
 func FuzzScanObject(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
@@ -156,7 +156,7 @@ func FuzzScanObject(f *testing.F) {
 			if utf8.Valid(b) {
 				t.Fatal(err)
 			}
-			return // newer versions of encoding/json refuse text that is no UTF-8
+			return // newer versions of encoding/json reject text that is not UTF-8
 		}
 		got := map[string]string{}
 		for _, f := range fields {

@@ -17,8 +17,8 @@ func AppendString(dst []byte, s string) []byte {
 
 // AppendEscaped appends s as the inside of a JSON string, without the quotes.
 //
-// It copies eight bytes at once as long as none of them needs an escape; most strings
-// need none at all.
+// It copies eight bytes at a time as long as none of them needs an escape; most strings
+// need none.
 func AppendEscaped(b []byte, s string) []byte {
 	n := len(s)
 	if n == 0 {
@@ -49,12 +49,13 @@ func AppendEscaped(b []byte, s string) []byte {
 	return b[:len(b)+n]
 }
 
-// appendEscapedSlow is AppendEscaped for what needs escapes: in payloads, which are
-// JSON themselves, there are quotes everywhere.
+// appendEscapedSlow is AppendEscaped for strings that need escapes, such as payloads,
+// which are JSON themselves and full of quotes.
 func appendEscapedSlow(b []byte, s string) []byte {
 	for i := 0; i < len(s); {
-		// There is room for what is left, the excess of the last eight bytes and one
-		// word or character with its escapes; further ones take of the excess.
+		// Reserve room for the rest of s, some excess, the overrun of the last eight
+		// bytes, and one word or character with its escapes. Further escapes use up the
+		// excess.
 		b = slices.Grow(b, len(s)-i+len(s)/8+16+maxEscape)
 		d, n := b[:cap(b)], len(b)
 		for room := cap(b) - 16 - maxEscape; i < len(s) && n+len(s)-i <= room; {
@@ -95,9 +96,9 @@ func appendEscapedSlow(b []byte, s string) []byte {
 	return b
 }
 
-// escapeWord writes the first k characters of w, quotes and backslashes with a
-// backslash before them, and returns how many bytes that makes. It does the same for
-// each of them, since where the quotes are cannot be foreseen.
+// escapeWord writes the first k characters of w, with a backslash before quotes and
+// backslashes, and returns the number of bytes written. It treats all characters alike,
+// because the positions of quotes are unpredictable to the processor.
 func escapeWord(d *[16]byte, w uint64, k int) int {
 	n := 0
 	for range k {
@@ -111,13 +112,13 @@ func escapeWord(d *[16]byte, w uint64, k int) int {
 	return n
 }
 
-// quoted is 1 for the characters that need no more than a backslash.
+// quoted is 1 for the characters that need only a backslash.
 var quoted = [256]uint8{'"': 1, '\\': 1}
 
-// maxEscape is what one byte becomes at most, as \u001f does.
+// maxEscape is the length of the longest escape of one byte, such as \u001f.
 const maxEscape = 6
 
-// loadUpTo64 is [load64], padded with zeros at the end of s.
+// loadUpTo64 is [load64], padded with zeros after the end of s.
 func loadUpTo64(s string, i int) uint64 {
 	n := len(s)
 	switch {
@@ -131,13 +132,14 @@ func loadUpTo64(s string, i int) uint64 {
 	return (uint64(s[0]) | uint64(s[n/2])<<(8*(n/2)) | uint64(s[n-1])<<(8*(n-1))) >> (8 * i)
 }
 
-// load32 is s[i:i+4], the first byte lowest.
+// load32 returns s[i:i+4] with the first byte lowest.
 func load32(s string, i int) uint32 {
 	s = s[i : i+4]
 	return uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | uint32(s[3])<<24
 }
 
-// load64 is s[i:i+8], the first byte lowest. The compiler makes one load of it.
+// load64 returns s[i:i+8] with the first byte lowest. The compiler turns it into a
+// single load.
 func load64(s string, i int) uint64 {
 	s = s[i : i+8]
 	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
@@ -147,18 +149,18 @@ func load64(s string, i int) uint64 {
 // ones has the lowest bit of each byte set.
 const ones = 0x0101010101010101
 
-// special has the highest bit of each byte of w set that does not stand for itself
-// in a JSON string: quotes, backslashes, control characters, and all beyond ASCII.
-// Above the lowest such byte there may be more bits, of borrows.
+// special sets the highest bit of each byte of w that needs an escape or a check in a
+// JSON string: quotes, backslashes, control characters, and everything beyond ASCII.
+// Above the lowest such byte, borrows may set more bits.
 func special(w uint64) uint64 {
 	return (w | (w - ' '*ones) | ((w ^ '"'*ones) - ones) | ((w ^ '\\'*ones) - ones)) & (0x80 * ones)
 }
 
-// beyond has the highest bit of each byte of w set that is a control character or
-// beyond ASCII, with more bits above the lowest one as with [special].
+// beyond sets the highest bit of each byte of w that is a control character or beyond
+// ASCII. Borrows may set more bits above the lowest one, as in [special].
 func beyond(w uint64) uint64 { return (w | (w - ' '*ones)) & (0x80 * ones) }
 
-// controlEscapes are those of the control characters.
+// controlEscapes holds the escapes of the control characters.
 var controlEscapes = func() (t [' ']string) {
 	for c := range t {
 		t[c] = string([]byte{'\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15]})

@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzAppendString has encoding/json read what was appended.
+// FuzzAppendString decodes the appended text with encoding/json.
 func FuzzAppendString(f *testing.F) {
 	for _, seed := range []string{"", "a", "a\"b\\c", "é日本😀", "\x00\x01\x1f\x7f", "a\xffb", "\xed\xa0\x80", "\u2028\u2029<>&", "\xe2\x28\xa1"} {
 		f.Add(seed)
