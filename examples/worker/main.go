@@ -32,7 +32,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := client.Run(ctx); err != nil { // serves until ctx ends, then drains
+	if err := client.Run(ctx); err != nil { // serves until ctx ends, then shuts down gracefully
 		log.Fatal(err)
 	}
 }
