@@ -33,7 +33,7 @@ func ExampleAuthResult() {
 
 	_, err = iii.Handle(gate, "gate::auth", func(ctx context.Context, in iii.AuthInput) (iii.AuthResult, error) {
 		if in.Headers["authorization"] != "Bearer t0ken" {
-			return iii.AuthResult{}, &iii.Error{Code: "unauthorized", Message: "unknown token"} // stays out
+			return iii.AuthResult{}, &iii.Error{Code: "unauthorized", Message: "unknown token"} // the worker is not admitted
 		}
 		result := iii.NewAuthResult() // the defaults
 		result.AllowedFunctions = []string{"orders::read"}
@@ -100,7 +100,7 @@ func ExampleOnFunctionRegistrationResult() {
 
 	_, err = iii.Handle(gate, "gate::on-function", func(ctx context.Context, in iii.OnFunctionRegistrationInput) (iii.OnFunctionRegistrationResult, error) {
 		if strings.HasPrefix(in.FunctionID, "admin::") {
-			return iii.OnFunctionRegistrationResult{}, errors.New("not for tenants") // refused, and nobody is told
+			return iii.OnFunctionRegistrationResult{}, errors.New("not for tenants") // refused; the engine does not notify the worker
 		}
 		return iii.OnFunctionRegistrationResult{FunctionID: "tenant::" + in.FunctionID}, nil
 	})

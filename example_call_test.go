@@ -57,8 +57,8 @@ func ExampleCall_errors() {
 	var refusal *iii.Error
 	switch _, err := iii.Call[Quote](ctx, client, "shop::quote", order); {
 	case err == nil:
-	case errors.Is(err, iii.ErrFunctionNotFound): // nobody serves shop::quote
-	case errors.As(err, &refusal): // the function said no: refusal.Code
+	case errors.Is(err, iii.ErrFunctionNotFound): // no worker serves shop::quote
+	case errors.As(err, &refusal): // the function or the engine failed the call
 		fmt.Println(refusal.Code)
 	case iii.SafeToRetry(err): // it has not run
 	default: // it may have run

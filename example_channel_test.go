@@ -48,7 +48,7 @@ func ExampleClient_CreateChannel() {
 	sent := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(writer, strings.NewReader(strings.Repeat("tea ", 1_000_000)))
-		sent <- errors.Join(err, writer.Close()) // the reader sees an end only then
+		sent <- errors.Join(err, writer.Close()) // the reader sees io.EOF only after Close
 	}()
 	stored, err := iii.Call[string](ctx, client, "files::store", Upload{Name: "tea.txt", Content: reader.Ref()})
 	if err != nil {

@@ -34,14 +34,14 @@ func Example_moved() {
 	defer stop()
 
 	client, err := iii.New(url,
-		iii.WithNamespace("shop"), // of its functions, calls and triggers alike
+		iii.WithNamespace("shop"), // for its functions, calls and triggers
 		iii.WithLogger(logger))
 	if err != nil {
 		log.Fatal(err)
 	}
 	_, err = iii.Handle(client, "orders::price", func(ctx context.Context, o Order) (Price, error) {
 		if o.Item != "tea" {
-			return Price{}, &iii.Error{Code: "unknown_item", Message: "there is no " + o.Item} // its caller sees the code
+			return Price{}, &iii.Error{Code: "unknown_item", Message: "there is no " + o.Item} // the caller receives the code
 		}
 		return Price{Cents: 350 * o.Quantity}, nil
 	})
@@ -49,7 +49,7 @@ func Example_moved() {
 		log.Fatal(err)
 	}
 	_, err = client.HandleFunc("orders::changed", func(ctx context.Context, payload json.RawMessage) (any, error) {
-		return nil, client.Send(ctx, "audit::note", payload) // to shop, where this worker is
+		return nil, client.Send(ctx, "audit::note", payload) // in namespace shop, like this worker
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -61,7 +61,7 @@ func Example_moved() {
 		defer stop()
 		tryShop(ctx, client)
 	}()
-	if err := client.Run(ctx); err != nil { // connects, serves until ctx ends, drains
+	if err := client.Run(ctx); err != nil { // connects, serves until ctx ends, shuts down gracefully
 		log.Fatal(err)
 	}
 	// Output:

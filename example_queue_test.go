@@ -47,7 +47,7 @@ func ExampleClient_PublishDurable() {
 	attempt := 0
 	done := make(chan int)
 	_, err := iii.Handle(client, "orders::ship", func(ctx context.Context, order string) (any, error) {
-		if attempt++; attempt == 1 { // the function runs at least once, so let it bear that
+		if attempt++; attempt == 1 { // delivery is at-least-once, so the function must be idempotent
 			return nil, errors.New("the lorry is away")
 		}
 		done <- attempt
@@ -109,7 +109,7 @@ func ExampleClient_DeadLetters() {
 		}
 	}
 	letters := []iii.DeadLetter{}
-	for len(letters) < 3 { // they die in a moment
+	for len(letters) < 3 { // until all attempts have failed
 		if letters, err = client.DeadLetters(ctx, "mails"); err != nil {
 			log.Fatal(err)
 		}

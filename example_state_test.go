@@ -36,7 +36,7 @@ func ExampleState() {
 		log.Fatal(err)
 	}
 	fmt.Println(changed.Old.Cents, "to", changed.New.Cents, changed.New.Tags)
-	for _, e := range changed.Errors { // refused operations; the others were applied
+	for _, e := range changed.Errors { // rejected operations; the others were applied
 		fmt.Printf("operation %d: %s\n", e.OpIndex, e.Code)
 	}
 	_, ok, err := accounts.Get(ctx, "bob")
@@ -87,7 +87,7 @@ func ExampleApplyUpdate() {
 		iii.OpAppend("regular", "tags"),
 		iii.OpMerge(map[string]any{"street": "St James's Square"}, "address"),
 		iii.OpRemove("draft"),
-		iii.OpIncrement("name", 1), // is no number: refused, and nothing else is
+		iii.OpIncrement("name", 1), // not a number: rejected; the other operations apply
 	})
 	if err != nil {
 		log.Fatal(err)

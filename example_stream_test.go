@@ -69,7 +69,7 @@ func ExampleSubscribe() {
 			log.Fatal(err)
 		}
 		switch m.Event.Type {
-		case iii.StreamEventTypeSync: // again after each reconnection
+		case iii.StreamEventTypeSync: // sent again after each reconnection
 			fmt.Printf("sync %s\n", m.Event.Data)
 			_, err = chat.Set(ctx, "room-1", "m-1", "hello")
 		case iii.StreamEventTypeCreate:
@@ -77,7 +77,7 @@ func ExampleSubscribe() {
 			err = chat.Send(ctx, "room-1", "typing", "ada") // stores nothing
 		case iii.StreamEventTypeEvent:
 			fmt.Printf("event %s\n", m.Event.Event)
-			return // which closes the connection
+			return // leaving the loop closes the connection
 		}
 		if err != nil {
 			log.Fatal(err)

@@ -23,7 +23,7 @@ type warehouse struct {
 func (w *warehouse) Get(ctx context.Context, in iii.StreamGetInput) (json.RawMessage, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.groups[in.GroupID][in.ItemID], nil // nil: nothing there
+	return w.groups[in.GroupID][in.ItemID], nil // nil: no such item
 }
 
 func (w *warehouse) Set(ctx context.Context, in iii.StreamSetInput) (iii.StreamSetResult, error) {

@@ -51,7 +51,7 @@ func ExampleWithTriggerErrorHandler() {
 
 	refused := make(chan error, 1)
 	trigger, err := client.Trigger("reports::write",
-		iii.CronTriggerConfig{Expression: "0 0 25 * * *"}, // an hour that no day has
+		iii.CronTriggerConfig{Expression: "0 0 25 * * *"}, // there is no hour 25
 		iii.WithTriggerErrorHandler(func(err error) { refused <- err }))
 	if err != nil {
 		log.Fatal(err)
@@ -90,8 +90,8 @@ func ExampleWithTriggerMetadata() {
 	trigger, err := client.Trigger("carts::changed", iii.StateTriggerConfig{},
 		iii.WithTriggerID("shop/carts"),
 		iii.WithTriggerMetadata(map[string]string{"shop": "oslo"}),
-		iii.WithTriggerNamespace("shop"),            // of the function; the worker's own by default
-		iii.WithTriggerProviderNamespace("default")) // where the engine's types are
+		iii.WithTriggerNamespace("shop"),            // namespace of the function; defaults to the worker's own
+		iii.WithTriggerProviderNamespace("default")) // namespace of the trigger type's provider
 	if err != nil {
 		log.Fatal(err)
 	}
