@@ -22,7 +22,7 @@ type (
 	}
 )
 
-// A worker as it is after a move from the official Go SDK.
+// A worker after the move from the official Go SDK.
 func Example_moved() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -70,7 +70,7 @@ func Example_moved() {
 	// audit: state:created
 }
 
-// tryShop calls the worker of the example, and changes what its trigger is about.
+// tryShop calls the worker of the example and changes the state that fires its trigger.
 func tryShop(ctx context.Context, client *iii.Client) {
 	noted := make(chan iii.StateEventType)
 	_, err := iii.Handle(client, "audit::note", func(ctx context.Context, e iii.StateEvent) (any, error) {
@@ -80,7 +80,7 @@ func tryShop(ctx context.Context, client *iii.Client) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := client.Connect(ctx); err != nil { // Run is at it
+	if err := client.Connect(ctx); err != nil { // waits until Run has connected
 		log.Fatal(err)
 	}
 	price, err := iii.Call[json.RawMessage](ctx, client, "orders::price", map[string]any{"item": "tea", "quantity": 2})

@@ -12,8 +12,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// ticker provides a trigger type: its triggers fire again and again, as their
-// configs say.
+// ticker provides a trigger type. Its triggers fire repeatedly, at the interval in their
+// configs.
 type ticker struct {
 	running sync.WaitGroup
 }
@@ -49,7 +49,7 @@ func (t *ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
 // Unbind has nothing to do: the context of Bind ends with the trigger.
 func (t *ticker) Unbind(ctx context.Context, id string) error { return nil }
 
-// A trigger type of one's own, and a trigger of it.
+// A worker provides a custom trigger type, and a trigger uses it.
 func ExampleClient_HandleTriggerType() {
 	engine, err := iiitest.New()
 	if err != nil {
