@@ -147,7 +147,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	var taken *net.OpError
 	switch {
 	case errors.As(err, &taken) && taken.Op == "listen":
-		return fmt.Errorf("%w\nIs an engine already running there? -listen, -http, -stream and -console set other addresses; port 0 selects a free port", err)
+		return fmt.Errorf("%w\nIs an engine already running there? -listen, -http, -stream and -console choose other addresses; port 0 selects a free port", err)
 	case err != nil:
 		return err
 	}
