@@ -101,7 +101,7 @@ func ExampleNew_limits() {
 		iii.WithSendBuffer(1000, 8<<20),                       // messages and bytes that wait for a connection
 		iii.WithReadLimit(64 << 20),                           // bytes of one received message
 		iii.WithKeepalive(20*time.Second, 60*time.Second),     // ping, and when a silent engine is given up
-		iii.WithReconnection(iii.DefaultReconnectionConfig()), // 1 s, doubled up to 30 s, for ever
+		iii.WithReconnection(iii.DefaultReconnectionConfig()), // 1 s, doubled up to 30 s, unlimited attempts
 	}
 	client, err := iii.New("", limits...)
 	if err != nil {
