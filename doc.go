@@ -195,8 +195,8 @@
 // [Client.Send] returns nil when the message has been written or buffered. The client
 // determines in the background whether the engine has read the message, and counts
 // every message in the end: as confirmed, as unknown if the connection died first, or
-// as dropped if the client ended first. The state listener also receives unknown
-// messages, as a [*LostSendsError].
+// as dropped if the client ended first. The state listener also receives a
+// [*LostSendsError] for unknown messages.
 //
 // The result of a handler is sent only over the connection that its invocation came
 // from: the engine fails the call when that connection ends. Invocations that arrive

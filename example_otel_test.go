@@ -154,7 +154,7 @@ func ExampleLogger() {
 	defer stop()
 	ctx := context.Background()
 
-	logger := telemetry.Logger() // or NewLogger with another provider
+	logger := telemetry.Logger() // or NewLogger, for a provider of one's own
 	logger.Debug(ctx, "looking for tea", nil)
 	logger.Info(ctx, "found", map[string]any{"item": "tea", "left": 3})
 	logger.Warn(ctx, "nearly sold out", 3)

@@ -44,7 +44,7 @@ type frameLine struct {
 }
 
 // newFrameFile creates or truncates the file. Only the user may read it, because it
-// contains the data that workers send. The file calls warn with the first write error.
+// contains the data that workers send. Writing calls warn with the first error.
 func newFrameFile(name string, warn func(error)) (*frameFile, error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
