@@ -13,7 +13,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// A route of the engine's HTTP server with a typed body.
+// A typed handler serves a route of the engine's HTTP server.
 func ExampleHandleHTTP() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -53,8 +53,8 @@ func ExampleHandleHTTP() {
 	// Output: 201 /orders/ada/1 {"cents":350,"customer":"ada"} <nil>
 }
 
-// An error of the handler is a response with status 500 and the error's code; a nil
-// response is a 204.
+// An error of the handler becomes a response with status 500 and the error's code. A nil
+// response becomes a response with status 204.
 func ExampleHandleHTTP_errors() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -96,7 +96,7 @@ func ExampleHandleHTTP_errors() {
 	// 500 locked order 7 is being packed <nil>
 }
 
-// Any net/http handler behind a route. What it flushes is on its way at once.
+// MountHTTP serves a route with any net/http handler. Flush sends buffered data at once.
 func ExampleClient_MountHTTP() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -131,7 +131,7 @@ func ExampleClient_MountHTTP() {
 	// data: lift-off
 }
 
-// Server-sent events to a client that leaves while there are none.
+// Server-sent events end when their client leaves, even if there are no events.
 func ExampleWithStreamHeartbeat() {
 	engine, client, stop := withEngine(iii.WithStreamHeartbeat(10 * time.Millisecond))
 	defer stop()
@@ -169,8 +169,8 @@ func ExampleWithStreamHeartbeat() {
 	// Output: the handler has returned
 }
 
-// A function of the worker behind a route, with the config that HandleHTTP writes by
-// itself, and a function in front of it that decides who gets through.
+// A function serves a route, with the config that HandleHTTP otherwise generates. A
+// middleware function decides which requests reach it.
 func ExampleHTTPTriggerConfig() {
 	engine, client, stop := withEngine()
 	defer stop()

@@ -11,7 +11,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Trace context as it comes from, or goes to, where there is no OpenTelemetry.
+// ExtractContext and related functions exchange trace context with code that does not use
+// OpenTelemetry.
 func ExampleExtractContext() {
 	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tenant=acme")
 	ctx, err := iii.SetBaggage(ctx, "iii.session.name", "Anna & Ben")
@@ -27,7 +28,7 @@ func ExampleExtractContext() {
 	// iii.session.name=Anna%20&%20Ben,tenant=acme
 }
 
-// An HTTP client whose requests are spans of the trace that their context is in.
+// The client records each HTTP request as a span of the trace in the request's context.
 func ExampleNewTracingTransport() {
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		fmt.Println("trace", r.Header.Get("Traceparent")[3:35], "with", r.Header.Get("Baggage"))
@@ -58,8 +59,8 @@ func ExampleRedactAndTruncate() {
 	// {"note":"a long text tha..."[TRUNCATED]" true
 }
 
-// Baggage travels with every call of its context to the workers that serve it, and
-// on to those that they call.
+// Baggage travels with every call of its context, to the workers that serve the call and to
+// the workers that they call.
 func ExampleSetBaggage() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -85,7 +86,7 @@ func ExampleSetBaggage() {
 	//  false <nil>
 }
 
-// Work that goes on after its caller has its answer, in the caller's trace.
+// The handler continues work in the caller's trace after it has returned.
 func ExampleCaptureContext() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -119,7 +120,7 @@ func ExampleCaptureContext() {
 	// send receipt in the trace of the order: true
 }
 
-// What is logged or shown without the secrets in it.
+// Redact masks secrets before data is logged or displayed.
 func ExampleRedact() {
 	fmt.Println(iii.Redact(map[string]any{
 		"user":   "ada",

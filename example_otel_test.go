@@ -18,8 +18,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Traces, metrics and logs of a program, on their way to the engine. What the config
-// leaves out comes from the environment.
+// The telemetry sends traces, metrics and logs of a program to the engine. Unset fields of
+// the config come from the environment.
 func ExampleStartTelemetry() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -62,8 +62,7 @@ func ExampleStartTelemetry() {
 	// lost: 0
 }
 
-// A worker whose invocations, and what it does in them, the engine shows as
-// traces.
+// The engine shows the invocations of this worker, and the work inside them, as traces.
 func ExampleWithTelemetry() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -110,7 +109,8 @@ func ExampleWithTelemetry() {
 	// WARN card declined map[order:o-1]
 }
 
-// A span around a part of the work. Its status is that of the error.
+// InSpan records a span around a part of the work. The status of the span follows the
+// returned error.
 func ExampleInSpan() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -135,7 +135,7 @@ func ExampleInSpan() {
 	// checkout Unset map[]
 }
 
-// withTelemetry starts a development engine and telemetry that goes to it.
+// withTelemetry starts a development engine and telemetry for it.
 func withTelemetry() (engine *iiitest.Engine, telemetry *iii.Telemetry, stop func()) {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -148,7 +148,7 @@ func withTelemetry() (engine *iiitest.Engine, telemetry *iii.Telemetry, stop fun
 	return engine, telemetry, func() { _, _ = telemetry.Shutdown(context.Background()), engine.Close() }
 }
 
-// Logs with data that stays what it is, and with the trace that they belong to.
+// Log records have structured data and belong to the current trace.
 func ExampleLogger() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -173,7 +173,7 @@ func ExampleLogger() {
 	// ERROR cannot order more the supplier is away
 }
 
-// What the program logs by log/slog anyway.
+// The slog handler sends the records of log/slog to the engine.
 func ExampleTelemetry_SlogHandler() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -191,8 +191,8 @@ func ExampleTelemetry_SlogHandler() {
 	// Output: INFO sold map[item:tea price:map[cents:350] shop:oslo]
 }
 
-// What the program shows in its terminal goes to the engine, too. Each line comes once,
-// also if telemetry is disabled.
+// The program logs to its terminal and to the engine. Each line appears once in the
+// terminal, even if telemetry is disabled.
 func ExampleTelemetry_SlogHandler_terminal() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -211,7 +211,7 @@ func ExampleTelemetry_SlogHandler_terminal() {
 	// engine: sold
 }
 
-// The terminal shows everything, the engine what is to be looked at later.
+// The terminal shows all records; the engine receives only those from a level on.
 func ExampleTelemetry_SlogHandlerAt() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -234,8 +234,8 @@ func ExampleTelemetry_SlogHandlerAt() {
 	// engine: nearly sold out
 }
 
-// Lines of a terminal or a file that lead to their traces. In a handler, the context is
-// in the trace of the call.
+// TraceHandler adds the ids of the trace to the lines of a terminal or a file. The context
+// of a handler belongs to the trace of the call.
 func ExampleTraceHandler() {
 	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "")
 
@@ -255,8 +255,8 @@ func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// The providers, for instrumentation that is given some. At the end of the program
-// what was recorded is delivered, or the error says how much was lost.
+// Instrumentation can use the providers of the telemetry. Shutdown delivers the recorded
+// data at the end of the program; its error reports how much was lost.
 func ExampleTelemetry() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -283,8 +283,8 @@ func ExampleTelemetry() {
 	// sell sold
 }
 
-// Instrumentation that knows nothing of this package, here the use of a global
-// tracer, is recorded if the providers are the global ones.
+// With WithGlobalProviders the telemetry also records instrumentation that uses the global
+// providers, here a global tracer.
 func ExampleWithGlobalProviders() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
