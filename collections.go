@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"reflect"
 )
 
 // List is a slice that is written as [] when it is nil, and that refuses null: a
@@ -27,6 +28,11 @@ func (l *List[T]) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]T)(l))
 }
 
+func (List[T]) describe(in *inference, _ bool) (any, error) {
+	items, err := in.of(reflect.TypeFor[T](), true)
+	return map[string]any{"type": "array", "items": items}, err
+}
+
 // Map is a map from strings that is written as {} when it is nil, and that refuses
 // null. A plain map is assignable to it.
 type Map[V any] map[string]V
@@ -45,6 +51,11 @@ func (m *Map[V]) UnmarshalJSON(b []byte) error {
 		return errors.New("iii: null in place of an object")
 	}
 	return json.Unmarshal(b, (*map[string]V)(m))
+}
+
+func (Map[V]) describe(in *inference, _ bool) (any, error) {
+	values, err := in.of(reflect.TypeFor[V](), false)
+	return map[string]any{"type": "object", "additionalProperties": values}, err
 }
 
 // ListMap is a map from strings to lists that is written as {} when it is nil, with
@@ -72,6 +83,10 @@ func (m *ListMap[T]) UnmarshalJSON(b []byte) error {
 		(*m)[k] = v
 	}
 	return nil
+}
+
+func (ListMap[T]) describe(in *inference, _ bool) (any, error) {
+	return Map[List[T]](nil).describe(in, false)
 }
 
 // isNull reports whether b, one JSON value, is null.
