@@ -89,10 +89,13 @@ func newSchema(t reflect.Type, reads bool) (json.RawMessage, error) {
 // is used once stands where it is used.
 func (in *inference) encode(root any, inline bool) (json.RawMessage, error) {
 	raw, err := json.Marshal(in.document(root, inline))
+	if err == nil {
+		err = rawjson.CheckForEngine(raw, engineDepth-1) // it is a member of a message
+	}
 	if err != nil {
 		return nil, err
 	}
-	return raw, rawjson.CheckForEngine(raw, engineDepth-1) // it is a member of a message
+	return raw, nil
 }
 
 // inference infers the schema of one type. A part of a schema is an object as it will be
@@ -420,7 +423,7 @@ func (in *inference) ofKeys(t reflect.Type) (pattern string, err error) {
 		if reflect.PointerTo(t).Implements(textUnmarshaler) || isJSONv2() && t.Implements(textUnmarshaler) {
 			return "", nil
 		}
-	} else if t.Kind() != reflect.String && codecOf(t, textMarshaler, "", textAppender) != byKind {
+	} else if t.Kind() != reflect.String && (t.Implements(textMarshaler) || isJSONv2() && t.Implements(textAppender)) {
 		return "", nil
 	}
 	pattern = numberPattern(t.Kind())
@@ -552,7 +555,7 @@ func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
 				}
 				name, options := jsonTag(f)
 				inner := embedded{target, append(slices.Clone(e.index), i), e.pointer || pointer, e.locked || pointer && !f.IsExported()}
-				embeds := isJSONv2() && slices.Equal(options, []string{"embed"})
+				embeds := isJSONv2() && name == "" && slices.Equal(options, []string{"embed"})
 				switch {
 				case isStruct && (f.Anonymous && name == "" || embeds):
 					if nextCount[target]++; nextCount[target] == 1 {

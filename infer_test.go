@@ -1,8 +1,12 @@
 package iii_test
 
 import (
+	"bytes"
+	"cmp"
+	"context"
 	"encoding"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html/template"
 	"log/slog"
@@ -14,16 +18,22 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/jsonschema-go/jsonschema"
 	"github.com/google/uuid"
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
 )
 
 // Types that encode themselves, in all the ways there are.
@@ -258,8 +268,17 @@ func schemaLeaves() (closed, open []reflect.Type) {
 		}
 	)
 
-	// Tags.
+	// Tags. The option embed is one of Go 1.27.
 	type (
+		embeds struct {
+			Order order `json:",embed"`
+			Base  *Base `json:"b,embed"`
+			X     int
+		}
+		embedsMap struct {
+			Rest map[name]*int `json:",embed"`
+			X    string
+		}
 		quoted struct {
 			I  int           `json:"i,string"`
 			I8 int8          `json:",string"`
@@ -324,7 +343,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 		reflect.TypeFor[base](), reflect.TypeFor[withBase](), reflect.TypeFor[withNamed](), reflect.TypeFor[withNil](), reflect.TypeFor[withNilOf](), embedding(reflect.TypeFor[Base](), reflect.TypeFor[Other]()), embedding(reflect.TypeFor[Base](), reflect.PointerTo(reflect.TypeFor[Other]())), reflect.TypeFor[withDeep](),
 		reflect.TypeFor[shadowed](), reflect.TypeFor[shadowTag](), embedding(reflect.TypeFor[Deep](), reflect.TypeFor[Tagged]()), embedding(reflect.TypeFor[A1](), reflect.TypeFor[A2]()), reflect.TypeFor[withText](), reflect.TypeFor[hiddenTxt](),
 		reflect.TypeFor[withSelf](), reflect.TypeFor[withList](), reflect.TypeFor[withNames](), reflect.TypeFor[withMap](), reflect.TypeFor[pointers](), reflect.TypeFor[mixed](), reflect.TypeFor[colourBox](),
-		oddTags(), reflect.StructOf([]reflect.StructField{{Name: "A", Type: reflect.TypeFor[int](), Tag: "json:\"a"}, {Name: "B", Type: reflect.TypeFor[int](), Tag: "yaml"}}),
+		oddTags(), reflect.TypeFor[embeds](), reflect.TypeFor[embedsMap](), reflect.StructOf([]reflect.StructField{{Name: "A", Type: reflect.TypeFor[int](), Tag: "json:\"a"}, {Name: "B", Type: reflect.TypeFor[int](), Tag: "yaml"}}),
 		reflect.TypeFor[iii.List[int]](), reflect.TypeFor[iii.List[*order]](), reflect.TypeFor[iii.Map[[]byte]](), reflect.TypeFor[iii.ListMap[big.Int]](), reflect.TypeFor[iii.StringMap](),
 		reflect.TypeFor[iii.ErrorBody](), reflect.TypeFor[iii.HTTPRequestTrigger](), reflect.TypeFor[iii.HTTPRequest[order]](), reflect.TypeFor[iii.HTTPRequest[*node]](), reflect.TypeFor[iii.HTTPResponse[[]string]](), reflect.TypeFor[iii.HTTPResponse[big.Int]](),
 	}
@@ -786,4 +805,503 @@ func decodesItself(t reflect.Type, seen map[reflect.Type]bool) bool {
 		}
 	}
 	return false
+}
+
+// Types that describe themselves.
+type (
+	schemaSuit     string                 // an enumeration
+	schemaRange    struct{ From, To int } // by a pointer's method that returns any
+	schemaEven     int                    // by a text
+	schemaDoc      struct{ A int }        // by an object of another package, and an error
+	schemaOwnRefs  struct{ A int }        // with references within
+	schemaIdentity struct{ A int }        // with an id
+	schemaJSON     struct{ A int }        // that also encodes itself
+	schemaBase     struct{ A int }        // that others embed
+	schemaAnything struct{}               // as true
+	schemaNothing  struct{}               // as false
+	schemaEmbeds   struct {
+		schemaBase
+		B int
+	} // not described by what it embeds
+	schemaEmbedsP struct {
+		*schemaBase
+		B int
+	} // nor here, where the method fails
+	schemaOverride struct {
+		schemaBase
+		B int
+	} // described by its own method
+	schemaPromoted struct {
+		schemaJSON
+		B int
+	} // encoded by what it embeds
+	schemaArgument struct{ A int } // with a method of that name and another form
+)
+
+func (schemaSuit) JSONSchema() json.RawMessage {
+	return json.RawMessage(`{"type":"string","enum":["hearts","spades"]}`)
+}
+func (r *schemaRange) JSONSchema() any {
+	return map[string]any{"type": "object", "properties": map[string]any{"From": map[string]any{"type": "integer", "default": json.Number("2.0")}}, "additionalProperties": false}
+}
+func (schemaEven) JSONSchema() string { return ` {"type":"integer","multipleOf":2} ` }
+func (schemaDoc) JSONSchema() (*jsonschema.Schema, error) {
+	return jsonschema.For[struct{ A struct{ B *int } }](nil)
+}
+func (schemaOwnRefs) JSONSchema() []byte {
+	return []byte(`{"$schema":"https://json-schema.org/draft/2020-12/schema","type":"object","properties":{"A":{"$ref":"#/$defs/a"},"const":{"$ref":"#"},"x":{"const":{"$ref":"#"}}},"$defs":{"a":{"type":"integer"}}}`)
+}
+func (schemaIdentity) JSONSchema() []byte {
+	return []byte(`{"$id":"https://example.com/identity","properties":{"A":{"$ref":"#/$defs/a"}},"$defs":{"a":{"type":"integer"}}}`)
+}
+func (schemaJSON) JSONSchema() string           { return `{"type":["array","string"]}` }
+func (schemaJSON) MarshalJSON() ([]byte, error) { return []byte(`[]`), nil }
+func (*schemaJSON) UnmarshalJSON([]byte) error  { return nil }
+func (schemaBase) JSONSchema() string           { return `{"title":"base"}` }
+func (schemaAnything) JSONSchema() any          { return true }
+func (schemaNothing) JSONSchema() bool          { return false }
+func (schemaOverride) JSONSchema() string       { return `{"title":"override"}` }
+func (schemaArgument) JSONSchema(string) string { return `{"title":"never"}` }
+
+// Types whose description of themselves is none.
+type (
+	schemaPanics  struct{}
+	schemaFails   struct{}
+	schemaNil     struct{}
+	schemaNumber  struct{}
+	schemaTwice   struct{}
+	schemaInvalid struct{}
+	schemaHuge    struct{}
+)
+
+func (schemaPanics) JSONSchema() string           { panic("no") }
+func (schemaFails) JSONSchema() (any, error)      { return nil, errors.New("no schema today") }
+func (schemaNil) JSONSchema() any                 { return nil }
+func (schemaNumber) JSONSchema() string           { return "5" }
+func (schemaTwice) JSONSchema() string            { return "{} {}" }
+func (schemaInvalid) JSONSchema() json.RawMessage { return json.RawMessage("{") }
+func (schemaHuge) JSONSchema() string             { return `{"maximum":1e999}` }
+
+func TestSchemaOfType(t *testing.T) {
+	type tagged struct {
+		Name  string       `json:"name" jsonschema:"what it is called"`
+		Order *schemaRange `json:",omitempty" jsonschema:"description"`
+		Other int          `jsonschema:"title=Other,required"`
+	}
+	type own struct {
+		A, B schemaOwnRefs
+		C    *schemaOwnRefs
+		D    schemaIdentity
+		E    map[schemaSuit]schemaSuit
+	}
+	type calledBack struct {
+		Caller string `json:"_caller_worker_id"`
+		N      int    `json:"n"`
+	}
+	type node struct{ Next *node }
+	type ErrorBody struct{ Mine int }
+	const anything = `{}`
+	for _, tt := range []struct {
+		t             reflect.Type
+		reads, writes string // the same if that is ""
+	}{
+		{reflect.TypeFor[any](), anything, ""},
+		{reflect.TypeFor[*any](), anything, ""},
+		{reflect.TypeFor[json.RawMessage](), anything, ""},
+		{reflect.TypeFor[int](), `{"type":"integer"}`, ""},
+		{reflect.TypeFor[uint](), `{"type":"integer","minimum":0}`, ""},
+		{reflect.TypeFor[int8](), `{"type":"integer","minimum":-128,"maximum":127}`, ""},
+		{reflect.TypeFor[int64](), `{"type":"integer","minimum":-9223372036854775808,"maximum":9223372036854775807}`, ""},
+		{reflect.TypeFor[uint64](), `{"type":"integer","minimum":0,"maximum":18446744073709551615}`, ""},
+		{reflect.TypeFor[*bool](), `{"type":["boolean","null"]}`, ""},
+		{reflect.TypeFor[[]string](), `{"type":["array","null"],"items":{"type":"string"}}`, ""},
+		{reflect.TypeFor[[]byte](), `{"type":["string","null"],"contentEncoding":"base64"}`, ""},
+		{reflect.TypeFor[[2]bool](), `{"type":"array","items":{"type":"boolean"},"minItems":2,"maxItems":2}`, ""},
+		{reflect.TypeFor[map[string]any](), `{"type":["object","null"],"additionalProperties":{}}`, ""},
+		{reflect.TypeFor[map[int]bool](), `{"type":["object","null"],"additionalProperties":{"type":"boolean"},"propertyNames":{"pattern":"^-?[0-9]+$"}}`, ""},
+		{reflect.TypeFor[map[uint8]bool](), `{"type":["object","null"],"additionalProperties":{"type":"boolean"},"propertyNames":{"pattern":"^[0-9]+$"}}`, ""},
+		{reflect.TypeFor[map[netip.Addr]bool](), `{"type":["object","null"],"additionalProperties":{"type":"boolean"}}`, ""},
+		{reflect.TypeFor[time.Time](), `{"type":"string","format":"date-time"}`, ""},
+		{reflect.TypeFor[uuid.UUID](), `{"type":"string"}`, ""},
+		{reflect.TypeFor[json.Number](), `{"type":"number"}`, ""},
+		{reflect.TypeFor[big.Int](), `{"type":"integer"}`, `{"type":"object"}`}, // without an address its methods are not called
+		{reflect.TypeFor[*big.Int](), `{"type":["integer","null"]}`, ""},
+		{reflect.TypeFor[[]big.Float](), `{"type":["array","null"],"items":{"type":"string"}}`, ""},
+		{reflect.TypeFor[fmt.Stringer](), `{"type":"null"}`, anything},
+		{reflect.TypeFor[schemaColour](), `{"type":"string"}`, ""},
+		{reflect.TypeFor[schemaWritten](), `{"type":"integer"}`, `{"type":"string"}`},
+		{reflect.TypeFor[schemaReadText](), `{"type":"string"}`, `{"type":"integer"}`},
+		{reflect.TypeFor[schemaCents](), `{"type":"object","properties":{"N":{"type":"integer"}},"required":["N"]}`, anything},
+		{reflect.TypeFor[*schemaCentsByPtr](), anything, ""},
+		{reflect.TypeFor[schemaCentsByPtr](), anything, `{"type":"object","properties":{"N":{"type":"integer"}},"required":["N"]}`},
+		{reflect.TypeFor[struct {
+			A *int     `json:",omitempty"`
+			B []int    `json:",omitzero"`
+			C *bool    `json:",omitempty,string"`
+			D **string `json:",omitempty"`
+		}](), `{"type":"object","properties":{"A":{"type":["integer","null"]},"B":{"type":["array","null"],"items":{"type":"integer"}},"C":{"type":["string","null"],"pattern":"^(true|false)$"},"D":{"type":["string","null"]}}}`,
+			`{"type":"object","properties":{"A":{"type":"integer"},"B":{"type":"array","items":{"type":"integer"}},"C":{"type":"string","pattern":"^(true|false)$"},"D":{"type":["string","null"]}}}`},
+		{reflect.TypeFor[tagged](), `{"type":"object","properties":{"name":{"type":"string","description":"what it is called"},
+			"Order":{"type":["object","null"],"properties":{"From":{"type":"integer","default":2.0}},"description":"description"},"Other":{"type":"integer"}},"required":["Other","name"]}`,
+			`{"type":"object","properties":{"name":{"type":"string","description":"what it is called"},
+			"Order":{"type":"object","properties":{"From":{"type":"integer","default":2.0}},"description":"description"},"Other":{"type":"integer"}},"required":["Other","name"]}`},
+		{reflect.TypeFor[calledBack](), `{"type":"object","properties":{"_caller_worker_id":{"type":"string"},"n":{"type":"integer"}},"required":["n"]}`,
+			`{"type":"object","properties":{"_caller_worker_id":{"type":"string"},"n":{"type":"integer"}},"required":["_caller_worker_id","n"]}`},
+		{reflect.TypeFor[node](), `{"type":"object","properties":{"Next":{"anyOf":[{"$ref":"#"},{"type":"null"}]}},"required":["Next"]}`, ""},
+		{reflect.TypeFor[[]node](), `{"type":["array","null"],"items":{"$ref":"#/$defs/node"},
+			"$defs":{"node":{"type":"object","properties":{"Next":{"anyOf":[{"$ref":"#/$defs/node"},{"type":"null"}]}},"required":["Next"]}}}`, ""},
+		{reflect.TypeFor[struct {
+			A *iii.EmptyInput
+			B [2]ErrorBody
+			C struct{ D ErrorBody }
+		}](), `{"type":"object","properties":{"A":{"anyOf":[{"$ref":"#/$defs/EmptyInput"},{"type":"null"}]},"B":{"type":"array","items":{"$ref":"#/$defs/ErrorBody"},"minItems":2,"maxItems":2},
+			"C":{"type":"object","properties":{"D":{"$ref":"#/$defs/ErrorBody"}},"required":["D"]}},"required":["A","B","C"],
+			"$defs":{"EmptyInput":{"type":"object","properties":{},"description":"EmptyInput is the input of the functions that take none, such as state::list_groups or engine::health::check: it is written as {}."},"ErrorBody":{"type":"object","properties":{"Mine":{"type":"integer"}},"required":["Mine"]}}}`, ""},
+		{reflect.TypeFor[iii.List[int8]](), `{"type":"array","items":{"type":"integer","minimum":-128,"maximum":127}}`, ""},
+
+		{reflect.TypeFor[schemaSuit](), `{"type":"string","enum":["hearts","spades"]}`, ""},
+		{reflect.TypeFor[*schemaSuit](), `{"anyOf":[{"type":"string","enum":["hearts","spades"]},{"type":"null"}]}`, ""},
+		{reflect.TypeFor[schemaRange](), `{"type":"object","properties":{"From":{"type":"integer","default":2.0}}}`, ""},
+		{reflect.TypeFor[[]schemaEven](), `{"type":["array","null"],"items":{"type":"integer","multipleOf":2}}`, ""},
+		{reflect.TypeFor[schemaDoc](), `{"type":"object","properties":{"A":{"type":"object","properties":{"B":{"type":["null","integer"]}},"required":["B"]}},"required":["A"]}`, ""},
+		{reflect.TypeFor[schemaJSON](), `{"type":["array","string"]}`, ""},
+		{reflect.TypeFor[*schemaJSON](), `{"type":["array","string","null"]}`, ""},
+		{reflect.TypeFor[schemaAnything](), anything, ""},
+		{reflect.TypeFor[*schemaNothing](), `{"anyOf":[{"not":{}},{"type":"null"}]}`, ""},
+		{reflect.TypeFor[schemaEmbeds](), `{"type":"object","properties":{"A":{"type":"integer"},"B":{"type":"integer"}},"required":["A","B"]}`, ""},
+		{reflect.TypeFor[schemaEmbedsP](), `{"type":"object","properties":{"B":{"type":"integer"}},"required":["B"]}`, `{"type":"object","properties":{"A":{"type":"integer"},"B":{"type":"integer"}},"required":["B"]}`},
+		{reflect.TypeFor[schemaOverride](), `{"title":"override"}`, ""},
+		{reflect.TypeFor[schemaPromoted](), anything, ""},
+		{reflect.TypeFor[schemaArgument](), `{"type":"object","properties":{"A":{"type":"integer"}},"required":["A"]}`, ""},
+		{reflect.TypeFor[schemaOwnRefs](), string(schemaOwnRefs{}.JSONSchema()), ""},
+		{reflect.TypeFor[own](), `{"type":"object","required":["A","B","C","D","E"],"properties":{"A":{"$ref":"#/$defs/schemaOwnRefs"},"B":{"$ref":"#/$defs/schemaOwnRefs"},"C":{"anyOf":[{"$ref":"#/$defs/schemaOwnRefs"},{"type":"null"}]},
+			"D":{"$ref":"#/$defs/schemaIdentity"},"E":{"type":["object","null"],"additionalProperties":{"type":"string","enum":["hearts","spades"]}}},
+			"$defs":{"schemaIdentity":` + string(schemaIdentity{}.JSONSchema()) + `,"schemaOwnRefs":{"type":"object","properties":{"A":{"$ref":"#/$defs/schemaOwnRefs/$defs/a"},"const":{"$ref":"#/$defs/schemaOwnRefs"},"x":{"const":{"$ref":"#"}}},"$defs":{"a":{"type":"integer"}}}}}`, ""},
+	} {
+		for _, reads := range []bool{true, false} {
+			want := tt.reads
+			if !reads {
+				want = cmp.Or(tt.writes, tt.reads)
+			}
+			got, err := iii.SchemaOf(tt.t, reads)
+			if err != nil {
+				t.Errorf("%v, reads %v: %v", tt.t, reads, err)
+				continue
+			}
+			if diff := gocmp.Diff(indented(t, []byte(want)), indented(t, got)); diff != "" {
+				t.Errorf("%v, reads %v (-want +got):\n%s", tt.t, reads, diff)
+			}
+			resolveSchema(t, got)
+		}
+	}
+}
+
+// indented is a document with its members in order.
+func indented(t *testing.T, raw []byte) string {
+	t.Helper()
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var doc any
+	if err := d.Decode(&doc); err != nil {
+		t.Fatalf("%v: %s", err, raw)
+	}
+	b, err := json.MarshalIndent(doc, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// Types within types make a schema neither too deep for the engine nor large.
+func TestSchemaOfNestedTypesIsFlat(t *testing.T) {
+	type (
+		l0 struct{ A, B int }
+		l1 struct{ A, B l0 }
+		l2 struct{ A, B l1 }
+		l3 struct{ A, B l2 }
+		l4 struct{ A, B l3 }
+		l5 struct{ A, B l4 }
+		l6 struct{ A, B l5 }
+		l7 struct{ A, B l6 }
+		l8 struct{ A, B l7 }
+	)
+	deep := reflect.TypeFor[int]()
+	for range 100 {
+		deep = reflect.StructOf([]reflect.StructField{{Name: "A", Type: deep}})
+	}
+	for _, typ := range []reflect.Type{reflect.TypeFor[l8](), deep} {
+		raw, err := iii.SchemaOf(typ, true)
+		if err != nil || len(raw) > 16<<10 {
+			t.Fatalf("%d bytes, %v", len(raw), err)
+		}
+		if err := resolveSchema(t, raw).Validate(encodedDoc(t, reflect.Zero(typ).Interface())); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A type that JSON cannot hold, or that describes itself wrongly, has no schema; its handler
+// is registered all the same.
+func TestTypesWithoutASchema(t *testing.T) {
+	type loop *loop
+	for typ, want := range map[reflect.Type]string{
+		reflect.TypeFor[chan int]():                          "chan int has no JSON encoding",
+		reflect.TypeFor[struct{ A, B struct{ F func() } }](): "A: F: func() has no JSON encoding",
+		reflect.TypeFor[map[string][]complex128]():           "complex128 has no JSON encoding",
+		reflect.TypeFor[*unsafe.Pointer]():                   "unsafe.Pointer has no JSON encoding",
+		reflect.TypeFor[map[bool]int]():                      "bool is no key of a JSON object",
+		reflect.TypeFor[loop]():                              "is a pointer to itself",
+		reflect.TypeFor[schemaPanics]():                      "JSONSchema of iii_test.schemaPanics: panic: no",
+		reflect.TypeFor[[]schemaFails]():                     "JSONSchema of iii_test.schemaFails: no schema today",
+		reflect.TypeFor[schemaNil]():                         "JSONSchema of iii_test.schemaNil",
+		reflect.TypeFor[schemaNumber]():                      "a JSON Schema is an object or a boolean",
+		reflect.TypeFor[schemaTwice]():                       "more than one JSON value",
+		reflect.TypeFor[schemaInvalid]():                     "JSONSchema of iii_test.schemaInvalid",
+		reflect.TypeFor[schemaHuge]():                        "out of range",
+	} {
+		for range 2 {
+			if raw, err := iii.SchemaOf(typ, true); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v: %s, %v, want %q", typ, raw, err, want)
+			}
+		}
+	}
+
+	var log lockedBuffer
+	e := iiitest.Start(t)
+	c := connect(t, e, iii.WithLogger(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))))
+	handle(t, c, "f", func(context.Context, schemaHuge) (*unsafe.Pointer, error) { return nil, nil })
+	if err := c.Call(t.Context(), "f", schemaHuge{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	info, err := c.FunctionInfo(t.Context(), "f")
+	if err != nil || info.RequestSchema != nil || info.ResponseSchema != nil {
+		t.Errorf("schemas %s and %s, %v", info.RequestSchema, info.ResponseSchema, err)
+	}
+	if text := log.String(); strings.Count(text, "level=DEBUG msg=\"iii: no schema for a handler's type\" function=f") != 2 {
+		t.Errorf("log: %s", text)
+	}
+}
+
+// checkAdvertised registers a function that returns v, calls it, and holds the result against
+// the schema that the engine has of it.
+func checkAdvertised[T any](t *testing.T, c *iii.Client, v T) {
+	t.Helper()
+	id := fmt.Sprintf("returns %T", v)
+	handle(t, c, id, func(_ context.Context, v T) (T, error) { return v, nil })
+	result, err := iii.Call[any](t.Context(), c, id, v)
+	if err != nil {
+		t.Errorf("%s: %v", id, err)
+	}
+	info, err := c.FunctionInfo(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, schema := range map[string]json.RawMessage{"argument": info.RequestSchema, "result": info.ResponseSchema} {
+		if err := resolveSchema(t, schema).Validate(result); err != nil {
+			t.Errorf("%s: %v does not satisfy the schema of the %s %s: %v", id, result, name, schema, err)
+		}
+		if bytes.Contains(schema, []byte(`"additionalProperties":false`)) {
+			t.Errorf("%s: closed: %s", id, schema)
+		}
+	}
+}
+
+type (
+	SchemaBase struct {
+		ID string `json:"id"`
+	}
+	schemaInner struct {
+		ID string `json:"id"`
+	}
+)
+
+func TestAdvertisedSchemaOfEmbeddedStructs(t *testing.T) {
+	c := connect(t, iiitest.Start(t))
+	type named struct {
+		SchemaBase `json:"base"`
+		X          int `json:"x"`
+	}
+	type pointer struct {
+		*SchemaBase
+		X int `json:"x"`
+	}
+	type filled pointer
+	type plain struct {
+		schemaInner
+		X int `json:"x"`
+	}
+	checkAdvertised(t, c, named{SchemaBase{"a"}, 1})
+	checkAdvertised(t, c, pointer{nil, 1})
+	checkAdvertised(t, c, filled{&SchemaBase{"a"}, 1})
+	checkAdvertised(t, c, plain{schemaInner{"a"}, 1})
+}
+
+func TestAdvertisedSchemaOfTypesThatEncodeThemselves(t *testing.T) {
+	c := connect(t, iiitest.Start(t))
+	type price struct {
+		schemaJSON
+		Currency string
+	}
+	checkAdvertised(t, c, uuid.New())
+	checkAdvertised(t, c, struct{ ID uuid.UUID }{uuid.New()})
+	checkAdvertised(t, c, netip.MustParseAddr("::1"))
+	checkAdvertised(t, c, schemaColour(2))
+	checkAdvertised(t, c, []schemaColour{1, 2})
+	checkAdvertised(t, c, &schemaByPointer{350})
+	checkAdvertised(t, c, schemaJSON{350})
+	checkAdvertised(t, c, &schemaJSON{350})
+	checkAdvertised(t, c, price{schemaJSON{350}, "EUR"})
+	checkAdvertised(t, c, schemaSuit("hearts"))
+	checkAdvertised(t, c, (*schemaSuit)(nil))
+}
+
+// The schemas of a typed route are satisfied by what the engine sends, and by all that comes
+// back.
+func TestAdvertisedSchemasOfTypedRoutes(t *testing.T) {
+	e := iiitest.Start(t)
+	c := connect(t, e)
+	type order struct{ Quantity int }
+	type receipt struct{ Total big.Int } // encoded by methods of the pointer
+	var (
+		mu                sync.Mutex
+		requests, results []any
+	)
+	keep := iii.WithMiddleware(func(next iii.HandlerFunc) iii.HandlerFunc {
+		return func(ctx context.Context, payload json.RawMessage) (any, error) {
+			result, err := next(ctx, payload)
+			mu.Lock()
+			defer mu.Unlock()
+			requests, results = append(requests, slices.Clone(payload)), append(results, result)
+			return result, err
+		}
+	})
+	worker := connect(t, e, keep)
+	f, err := iii.HandleHTTP(worker, "POST", "/orders/:id", func(_ context.Context, r *iii.HTTPRequest[order]) (*iii.HTTPResponse[receipt], error) {
+		if r.Body.Quantity == 0 {
+			return nil, nil
+		}
+		return &iii.HTTPResponse[receipt]{StatusCode: 201, Body: receipt{*big.NewInt(7)}}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := worker.FunctionInfo(t.Context(), f.ID()); err != nil { // the route is bound
+		t.Fatal(err)
+	}
+	for body, status := range map[string]int{`{"Quantity":1}`: 201, ``: 204, `{"Quantity":"one"}`: 400} {
+		contentType := "application/json"
+		if body == "" {
+			contentType = ""
+		}
+		if got := fetch(t, e.HTTPURL(), "POST", "/orders/5?a=b", contentType, body); got.Status != status {
+			t.Errorf("%q: status %d, want %d", body, got.Status, status)
+		}
+	}
+	info, err := c.FunctionInfo(t.Context(), f.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(requests) != 3 {
+		t.Fatalf("%d requests", len(requests))
+	}
+	request, response := resolveSchema(t, info.RequestSchema), resolveSchema(t, info.ResponseSchema)
+	for i := range requests {
+		sent, result := encodedDoc(t, requests[i]), encodedDoc(t, results[i])
+		body := sent.(map[string]any)["body"]
+		if err := request.Validate(sent); (err == nil) != (body == nil || reflect.DeepEqual(body, map[string]any{"Quantity": 1.0})) {
+			t.Errorf("request %v: %v", sent, err)
+		}
+		if err := response.Validate(result); err != nil {
+			t.Errorf("result %v: %v", result, err)
+		}
+	}
+	for _, wrong := range []string{`{"status_code":201,"headers":{},"body":{}}`, `{"status_code":201,"headers":{},"body":null}`, `{"status_code":"201","headers":{},"body":{"Total":7}}`, `null`} {
+		var doc any
+		if err := json.Unmarshal([]byte(wrong), &doc); err != nil {
+			t.Fatal(err)
+		}
+		if response.Validate(doc) == nil {
+			t.Errorf("the schema of the response takes %s", wrong)
+		}
+	}
+}
+
+// What a running engine was recorded to send to routes satisfies the schema of a request.
+func TestRecordedRequestsSatisfyTheSchemaOfARoute(t *testing.T) {
+	raw, err := iii.SchemaOf(reflect.TypeFor[iii.HTTPRequest[any]](), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema := resolveSchema(t, raw)
+	files, err := filepath.Glob("testdata/recordings/*.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	requests := 0
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range bytes.Lines(b) {
+			var record struct {
+				Frame struct {
+					Type string         `json:"type"`
+					Data map[string]any `json:"data"`
+				} `json:"frame"`
+			}
+			if json.Unmarshal(line, &record) != nil || record.Frame.Type != "invokefunction" || record.Frame.Data["path_params"] == nil {
+				continue
+			}
+			requests++
+			if err := schema.Validate(record.Frame.Data); err != nil {
+				t.Errorf("%s: %v: %s", file, err, line)
+			}
+		}
+	}
+	if requests < 10 {
+		t.Errorf("only %d recorded requests", requests)
+	}
+}
+
+func TestSchemasAreInferredOnceConcurrent(t *testing.T) {
+	type order struct {
+		Item  schemaSuit
+		Parts []schemaPage[uuid.UUID]
+	}
+	var wg sync.WaitGroup
+	raws := make([]json.RawMessage, 16)
+	for i := range raws {
+		wg.Go(func() {
+			raw, err := iii.SchemaOf(reflect.TypeFor[order](), i%2 == 0)
+			if err != nil {
+				t.Error(err)
+			}
+			raws[i] = raw
+		})
+	}
+	wg.Wait()
+	for i, raw := range raws {
+		if !bytes.Equal(raw, raws[i%2]) {
+			t.Errorf("%s and %s", raw, raws[i%2])
+		}
+	}
+	once, _ := iii.SchemaOf(reflect.TypeFor[order](), true)
+	again, _ := iii.SchemaOf(reflect.TypeFor[order](), true)
+	if &once[0] != &again[0] {
+		t.Error("a known type is inferred again")
+	}
+}
+
+// A type seen before costs no inference.
+func BenchmarkSchemaOfKnownType(b *testing.B) {
+	typ := reflect.TypeFor[iii.HTTPRequest[schemaPage[schemaRange]]]()
+	if _, err := iii.SchemaOf(typ, true); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		_, _ = iii.SchemaOf(typ, true)
+	}
 }
