@@ -49,7 +49,9 @@ func InNamespace(ns string) CallOption {
 }
 
 // Call runs a function and decodes its result into out, a pointer; with out nil
-// the result is discarded, and a *json.RawMessage gets it as it came. in is
+// the result is discarded, and a *json.RawMessage gets it as it came. An out that no
+// result can be decoded into, such as a nil pointer or a pointer to a channel, is an
+// error before anything is sent. in is
 // encoded with encoding/json; nil is null. What the engine could not read, and would
 // drop without a word, is an error here: more than 126 levels of nesting, a number
 // beyond float64, half a surrogate pair.
@@ -62,6 +64,11 @@ func InNamespace(ns string) CallOption {
 // cannot have reached the engine. Not connected, the call waits for a
 // connection, within its timeout. The engine promises no order between calls.
 func (c *Client) Call(ctx context.Context, id string, in, out any, opts ...CallOption) error {
+	if out != nil {
+		if err := checkOut(out); err != nil {
+			return &callError{verb: "call", functionID: id, err: err}
+		}
+	}
 	r, err := c.begin(ctx, "call", invocation{functionID: id}, in, opts)
 	if err != nil {
 		return err

@@ -102,8 +102,6 @@ type channelEnd struct {
 	ref        StreamChannelRef
 	sendBuffer int // of the socket; 0 is that of the system
 
-	opening channelLock // held while it is connected
-
 	mu      sync.Mutex
 	conn    *websocket.Conn
 	net     *gatherConn // below conn
@@ -111,8 +109,9 @@ type channelEnd struct {
 	failed  error       // why it could not be opened
 	given   bool        // Ref was asked for before it was opened
 	closed  bool
-	stop    context.CancelFunc // ends the attempt to connect; nil without one
-	pumping sync.WaitGroup     // the goroutine that reads the socket
+	attempt chan struct{}      // closed when the attempt to connect is over; nil without one
+	stop    context.CancelFunc // ends the attempt; nil without one
+	pumping sync.WaitGroup     // the goroutine that connects, and the one that reads the socket
 	onOpen  func(*websocket.Conn)
 }
 
@@ -200,29 +199,44 @@ func (d *channelDeadline) set(t time.Time) {
 	d.timer = timer
 }
 
-// open connects, the first time.
+// open connects, the first time. The attempt goes on when ctx ends: the engine lets an end
+// be taken once, and may have given it away by then. Whoever comes next finds its outcome.
 func (e *channelEnd) open(ctx context.Context, direction string) error {
 	if settled, err := e.settled(); settled {
 		return err
 	}
-	if err := e.opening.lock(ctx); err != nil {
-		return fmt.Errorf("iii: channel %s: %w", direction, err)
+	if ctx.Err() != nil {
+		return fmt.Errorf("iii: channel %s: %w", direction, ctxError(ctx))
 	}
-	defer e.opening.unlock()
-	dialling, stop := context.WithCancel(ctx)
-	defer stop()
 	e.mu.Lock()
-	e.stop = stop
+	if e.attempt == nil && !e.closed {
+		var attempt context.Context
+		attempt, e.stop = context.WithTimeout(context.WithoutCancel(ctx), dialTimeout)
+		e.attempt = make(chan struct{})
+		e.pumping.Go(func() { e.connect(attempt, direction) })
+	}
+	over := e.attempt
 	e.mu.Unlock()
-	if settled, err := e.settled(); settled { // by somebody else meanwhile
-		return err
+	if over != nil {
+		select {
+		case <-over:
+		case <-ctx.Done():
+			return fmt.Errorf("iii: channel %s: %w", direction, ctxError(ctx))
+		}
 	}
-	sock, err := e.client.dialChannel(dialling, e.ref, direction)
-	if err != nil && ctx.Err() != nil {
-		return err // the end is still free
-	}
+	_, err := e.settled()
+	return err
+}
+
+// connect is the attempt to connect.
+func (e *channelEnd) connect(ctx context.Context, direction string) {
+	unwatch := context.AfterFunc(e.client.handlers, e.stop)
+	sock, err := e.client.dialChannel(ctx, e.ref, direction)
+	unwatch()
+	e.stop()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	defer close(e.attempt)
 	e.opened, e.failed = true, err
 	switch {
 	case e.closed: // which has ended the attempt
@@ -234,14 +248,13 @@ func (e *channelEnd) open(ctx context.Context, direction string) error {
 		if err == nil {
 			_ = sock.conn.Close()
 		}
-		return e.failed
+		return
 	}
 	e.conn, e.net = sock.conn, sock.net
 	if conn, ok := sock.net.Conn.(interface{ SetWriteBuffer(int) error }); ok && e.sendBuffer > 0 {
 		_ = conn.SetWriteBuffer(e.sendBuffer) // or progress is seen later
 	}
 	e.pumping.Go(func() { e.onOpen(sock.conn) })
-	return nil
 }
 
 // openWithin opens, for as long as the deadline and longest, if it is not 0, allow.
@@ -305,7 +318,9 @@ func (e *channelEnd) abort() {
 	e.mu.Unlock()
 	if conn != nil {
 		_ = conn.Close()
-		e.pumping.Wait()
+	}
+	e.pumping.Wait()
+	if conn != nil {
 		e.client.channels.remove(e)
 	}
 }

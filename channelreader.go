@@ -73,7 +73,7 @@ func (q *channelQueue) pop() (frame []byte, read int) {
 }
 
 func newChannelReader(c *Client, ref StreamChannelRef) *ChannelReader {
-	r := &ChannelReader{end: channelEnd{client: c, ref: ref, opening: newChannelLock()}}
+	r := &ChannelReader{end: channelEnd{client: c, ref: ref}}
 	r.end.onOpen = r.pump
 	return r
 }

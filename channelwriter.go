@@ -41,7 +41,7 @@ type ChannelWriter struct {
 }
 
 func newChannelWriter(c *Client, ref StreamChannelRef) *ChannelWriter {
-	w := &ChannelWriter{end: channelEnd{client: c, ref: ref, opening: newChannelLock()}, writing: newChannelLock()}
+	w := &ChannelWriter{end: channelEnd{client: c, ref: ref}, writing: newChannelLock()}
 	w.end.onOpen = w.watch
 	return w
 }

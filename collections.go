@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"reflect"
 )
 
 // List is a slice that encodes as [] if it is nil and returns an error when decoding
@@ -27,6 +28,11 @@ func (l *List[T]) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]T)(l))
 }
 
+func (List[T]) describe(in *inference, _ bool) (any, error) {
+	items, err := in.of(reflect.TypeFor[T](), true)
+	return map[string]any{"type": "array", "items": items}, err
+}
+
 // Map is a map with string keys that encodes as {} if it is nil and returns an error
 // when decoding null. A plain map is assignable to a Map.
 type Map[V any] map[string]V
@@ -45,6 +51,11 @@ func (m *Map[V]) UnmarshalJSON(b []byte) error {
 		return errors.New("iii: null in place of an object")
 	}
 	return json.Unmarshal(b, (*map[string]V)(m))
+}
+
+func (Map[V]) describe(in *inference, _ bool) (any, error) {
+	values, err := in.of(reflect.TypeFor[V](), false)
+	return map[string]any{"type": "object", "additionalProperties": values}, err
 }
 
 // ListMap is a map with string keys and lists as values. A nil map encodes as {} and a
@@ -73,6 +84,10 @@ func (m *ListMap[T]) UnmarshalJSON(b []byte) error {
 		(*m)[k] = v
 	}
 	return nil
+}
+
+func (ListMap[T]) describe(in *inference, _ bool) (any, error) {
+	return Map[List[T]](nil).describe(in, false)
 }
 
 // isNull reports whether the JSON value b is null.

@@ -3,6 +3,7 @@ package iii
 import (
 	"context"
 	"encoding/json"
+	"errors"
 )
 
 // Configuration is the engine's configuration store: JSON values by id, each
@@ -22,12 +23,19 @@ func (c *Configuration) Register(ctx context.Context, entry ConfigurationRegiste
 	return Call[ConfigurationEntry](ctx, c.client, "configuration::register", entry)
 }
 
-// Get decodes the value of an entry into value, a pointer; null leaves it as
-// encoding/json does. References such as ${NAME:default} to environment variables
+// Get decodes the value of an entry into value, a pointer, which is checked as the
+// out of [Client.Call] is and must not be nil; null leaves it as encoding/json does. References such as ${NAME:default} to environment variables
 // of the engine are replaced; call configuration::get with a
 // [ConfigurationGetInput] for the raw value.
 func (c *Configuration) Get(ctx context.Context, id string, value any) error {
 	const functionID = "configuration::get"
+	err := errors.New("nil in place of a pointer to decode into")
+	if value != nil {
+		err = checkOut(value)
+	}
+	if err != nil {
+		return &callError{verb: "call", functionID: functionID, err: err}
+	}
 	result, err := Call[ConfigurationGetResult](ctx, c.client, functionID, ConfigurationGetInput{ID: id})
 	if err != nil {
 		return err

@@ -11,3 +11,7 @@ var TestLogger = testLogger
 
 // Scale is how often a test repeats something.
 func Scale(short, full int) int { return scale(short, full) }
+
+// SchemaOf is the schema that a typed handler advertises for an argument, if reads is set,
+// or a result.
+var SchemaOf = schemaOf

@@ -270,9 +270,6 @@ func checkHTTPAuth(auth *HTTPAuthConfig) error {
 	return nil
 }
 
-// functionSchemas are the types whose schemas a typed handler advertises.
-type functionSchemas struct{ in, out reflect.Type }
-
 func (c *Client) register(id string, h HandlerFunc, invocation *HTTPInvocationConfig, types functionSchemas, opts []FunctionOption) (*Function, error) {
 	f, err := c.newFunction(id, h, invocation, types, opts)
 	if err != nil {
@@ -298,7 +295,7 @@ func (c *Client) newFunction(id string, h HandlerFunc, invocation *HTTPInvocatio
 		}
 	}
 	if !cfg.schemas {
-		cfg.request, cfg.response = c.inferSchema(id, types.in), c.inferSchema(id, types.out)
+		cfg.request, cfg.response = c.inferSchema(id, types.in, true), c.inferSchema(id, types.out, false)
 	}
 	f := &Function{client: c, id: id, handler: h, spanName: "execute " + id, untraced: invocation != nil}
 	for i := len(c.cfg.middleware) - 1; i >= 0; i-- {

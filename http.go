@@ -74,7 +74,28 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 		}
 		return resp, nil
 	}
-	return c.registerRoute(method, path, handler, functionSchemas{reflect.TypeFor[HTTPRequest[In]](), reflect.TypeFor[HTTPResponse[Out]]()}, opts)
+	return c.registerRoute(method, path, handler, functionSchemas{reflect.TypeFor[HTTPRequest[In]](), reflect.TypeFor[routeResult[Out]]()}, opts)
+}
+
+// routeResult stands for what the function of a typed route returns: the handler's response,
+// or one without a body, or the refusal of a request.
+type routeResult[Out any] struct{}
+
+func (routeResult[Out]) describe(in *inference, _ bool) (any, error) {
+	response, err := in.of(reflect.TypeFor[HTTPResponse[Out]](), true)
+	if err != nil {
+		return nil, err
+	}
+	other, err := in.of(reflect.TypeFor[bufferedResponse](), false)
+	return map[string]any{"anyOf": []any{response, other}}, err
+}
+
+func (HTTPRequest[T]) describe(in *inference, addressable bool) (any, error) {
+	return in.ofTemplate("http_request.json", reflect.TypeFor[T](), addressable)
+}
+
+func (HTTPResponse[T]) describe(in *inference, addressable bool) (any, error) {
+	return in.ofTemplate("http_response.json", reflect.TypeFor[T](), addressable)
 }
 
 const (

@@ -1,22 +1,40 @@
 package iii
 
 import (
+	"bytes"
+	"cmp"
+	"encoding"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
 	"maps"
+	"math"
+	"math/big"
 	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
 
-	"github.com/google/jsonschema-go/jsonschema"
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// inferSchema is the JSON Schema of a handler's type for listings: of a
-// generated type its own, of any other what its encoding looks like. A type that
-// cannot be described is registered without, since a schema is a help and not a
-// condition.
-func (c *Client) inferSchema(functionID string, t reflect.Type) json.RawMessage {
+// functionSchemas are the types whose schemas a typed handler advertises.
+type functionSchemas struct{ in, out reflect.Type }
+
+// inferSchema returns the JSON Schema of a handler's type for listings: what
+// encoding/json decodes into it, or encodes it as. A type that cannot be described is
+// registered without, since a schema is a help and not a condition.
+func (c *Client) inferSchema(functionID string, t reflect.Type, reads bool) json.RawMessage {
 	if t == nil {
 		return nil
 	}
-	raw, err := schemaOf(t)
+	raw, err := schemaOf(t, reads)
 	if err != nil {
 		c.log.Debug("iii: no schema for a handler's type", "function", functionID, "type", t.String(), "error", err)
 		return nil
@@ -24,92 +42,930 @@ func (c *Client) inferSchema(functionID string, t reflect.Type) json.RawMessage 
 	return raw
 }
 
-func schemaOf(t reflect.Type) (json.RawMessage, error) {
+// inferred holds the outcome of schemaOf for each type and direction.
+var inferred sync.Map // of inferredKey to inferredSchema
+
+type inferredKey struct {
+	t     reflect.Type
+	reads bool
+}
+
+type inferredSchema struct {
+	raw json.RawMessage
+	err error
+}
+
+// schemaOf returns the schema of what encoding/json decodes into t if reads is set, else of
+// what it encodes a value of t as. The result is shared and must not be changed.
+func schemaOf(t reflect.Type, reads bool) (json.RawMessage, error) {
+	key := inferredKey{t, reads}
+	if known, ok := inferred.Load(key); ok {
+		s := known.(inferredSchema)
+		return s.raw, s.err
+	}
+	var s inferredSchema // no lock is held, since a type's JSONSchema may run
+	s.raw, s.err = newSchema(t, reads)
+	inferred.Store(key, s)
+	return s.raw, s.err
+}
+
+func newSchema(t reflect.Type, reads bool) (json.RawMessage, error) {
 	if raw, ok := schemaFor(t); ok {
 		return raw, nil
 	}
-	own := map[reflect.Type]*jsonschema.Schema{
-		reflect.TypeFor[json.RawMessage](): {},
-		reflect.TypeFor[[]byte]():          {Type: "string", ContentEncoding: "base64"},
-	}
-	defs := map[string]any{}
-	if err := generatedTypes(t, map[reflect.Type]bool{}, own, defs); err != nil {
-		return nil, err
-	}
-	schema, err := jsonschema.ForType(t, &jsonschema.ForOptions{TypeSchemas: own})
+	in := &inference{reads: reads, definitions: make(map[typeUse]*definition), generated: make(map[string]any)}
+	root, err := in.of(t, reads)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := json.Marshal(schema)
-	if err != nil {
-		return nil, err
+	raw, err := in.encode(root, true)
+	if err != nil { // types within types may be too deep for the engine
+		raw, err = in.encode(root, false)
 	}
-	var doc any
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, err
-	}
-	openObjects(doc)
-	if object, ok := doc.(map[string]any); ok && len(defs) > 0 {
-		object["$defs"] = defs
-	}
-	return json.Marshal(doc)
+	return raw, err
 }
 
-// generatedTypes finds the generated types inside t. In the inferred schema they
-// are references, and defs takes what these lead to.
-func generatedTypes(t reflect.Type, seen map[reflect.Type]bool, own map[reflect.Type]*jsonschema.Schema, defs map[string]any) error {
-	if seen[t] {
-		return nil
+// encode returns the document of which root is the root. With inline set, a definition that
+// is used once stands where it is used.
+func (in *inference) encode(root any, inline bool) (json.RawMessage, error) {
+	raw, err := json.Marshal(in.document(root, inline))
+	if err == nil {
+		err = rawjson.CheckForEngine(raw, engineDepth-1) // it is a member of a message
 	}
-	seen[t] = true
-	if raw, ok := schemaFor(t); ok {
-		var doc map[string]any
-		if err := json.Unmarshal(raw, &doc); err != nil {
+	if err != nil {
+		return nil, err
+	}
+	return raw, nil
+}
+
+// inference infers the schema of one type. A part of a schema is an object as it will be
+// encoded or, in place of one, a reference to a definition.
+type inference struct {
+	reads       bool // what is decoded is described, not what is encoded
+	definitions map[typeUse]*definition
+	order       []*definition  // in the order of their first use
+	generated   map[string]any // definitions of generated types by their names
+}
+
+// typeUse is a type where its encoding does not depend on the place.
+type typeUse struct {
+	t           reflect.Type
+	addressable bool
+}
+
+// definition is a part that may be used more than once, and within itself.
+type definition struct {
+	t         reflect.Type
+	schema    any
+	uses      int
+	anchored  bool   // it refers to parts of itself
+	reference string // to it; "" if it stands where it is used
+}
+
+// reference is a use of a definition.
+type reference struct {
+	to          *definition
+	null        bool // or null
+	description string
+}
+
+var (
+	jsonMarshaler   = reflect.TypeFor[json.Marshaler]()
+	jsonUnmarshaler = reflect.TypeFor[json.Unmarshaler]()
+	textMarshaler   = reflect.TypeFor[encoding.TextMarshaler]()
+	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
+	jsonNumber      = reflect.TypeFor[json.Number]()
+	textAppender    = reflect.TypeFor[encoding.TextAppender]()
+)
+
+// isJSONv2 reports whether encoding/json is built on encoding/json/v2, as in Go 1.27. It
+// then knows more methods, more keys of maps and the tag option embed.
+var isJSONv2 = sync.OnceValue(func() bool {
+	b, err := json.Marshal(appended{})
+	return err == nil && string(b) == `"v2"`
+})
+
+type appended struct{}
+
+// AppendText implements encoding.TextAppender.
+func (appended) AppendText(b []byte) ([]byte, error) { return append(b, "v2"...), nil }
+
+// codec is who encodes or decodes the values of a type.
+type codec int
+
+const (
+	byKind codec = iota
+	byText       // MarshalText or UnmarshalText, as a string
+	byJSON       // MarshalJSON or UnmarshalJSON, as anything
+)
+
+// codecOf tells the codec of t. encoding/json calls the encoding methods of a pointer only
+// where it can take the address of the value.
+func (in *inference) codecOf(t reflect.Type, addressable bool) codec {
+	if t.Kind() == reflect.Interface || t == jsonNumber {
+		return byKind // the value in an interface encodes itself; a number may have methods for that
+	}
+	pointer := reflect.PointerTo(t)
+	if in.reads {
+		c := codecOf(pointer, jsonUnmarshaler, "UnmarshalJSONFrom", textUnmarshaler)
+		if c != byKind && t.Name() == "" {
+			return byJSON // Go 1.26 finds the methods of such a type in some places only
+		}
+		return c
+	}
+	if addressable {
+		t = pointer
+	}
+	return codecOf(t, jsonMarshaler, "MarshalJSONTo", textMarshaler, textAppender)
+}
+
+func codecOf(t, inJSON reflect.Type, streaming string, inText ...reflect.Type) codec {
+	if t.Implements(inJSON) || isJSONv2() && hasMethod(t, streaming) {
+		return byJSON
+	}
+	for _, text := range inText {
+		if t.Implements(text) && (text != textAppender || isJSONv2()) {
+			return byText
+		}
+	}
+	return byKind
+}
+
+// hasMethod reports whether t has one of the methods of encoding/json/v2. The linker keeps
+// all methods of a program in which a name is not a constant.
+func hasMethod(t reflect.Type, name string) (ok bool) {
+	switch name {
+	case "MarshalJSONTo":
+		_, ok = t.MethodByName("MarshalJSONTo")
+	case "UnmarshalJSONFrom":
+		_, ok = t.MethodByName("UnmarshalJSONFrom")
+	}
+	return ok
+}
+
+// dependsOnAddress reports whether the encoding of t differs between values that have an
+// address and values that have none.
+func (in *inference) dependsOnAddress(t reflect.Type) bool {
+	switch c := in.codecOf(t, false); {
+	case in.reads:
+		return false
+	case c != in.codecOf(t, true):
+		return true
+	case c != byKind:
+		return false
+	case t.Kind() == reflect.Array:
+		return in.dependsOnAddress(t.Elem())
+	case t.Kind() == reflect.Struct:
+		for i := range t.NumField() {
+			if in.dependsOnAddress(t.Field(i).Type) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ownSchemas are the schemas of types of the standard library that encode themselves.
+var ownSchemas = map[reflect.Type]map[string]any{
+	reflect.TypeFor[time.Time]():  {"type": "string", "format": "date-time"},
+	reflect.TypeFor[big.Int]():    {"type": "integer"},
+	reflect.TypeFor[slog.Level](): {"type": "string"},
+}
+
+// describer is implemented by the generic types of this package that encode themselves.
+type describer interface {
+	describe(in *inference, addressable bool) (any, error)
+}
+
+// maxPointers is how many pointers to pointers are followed: a type may be a pointer to itself.
+const maxPointers = 100
+
+// of returns the schema of t. addressable says whether the value has an address.
+func (in *inference) of(t reflect.Type, addressable bool) (any, error) {
+	if t.Kind() == reflect.Pointer {
+		for pointers := 0; t.Kind() == reflect.Pointer; pointers++ {
+			if pointers == maxPointers {
+				return nil, fmt.Errorf("%s is a pointer to itself", t)
+			}
+			t = t.Elem()
+		}
+		s, err := in.of(t, true)
+		if err != nil {
+			return nil, err
+		}
+		return nullable(s), nil
+	}
+	if t.PkgPath() == ownPackage {
+		if d, ok := reflect.Zero(t).Interface().(describer); ok {
+			return d.describe(in, addressable)
+		}
+		if hasDefinition(t) {
+			return in.ofGenerated(t.Name())
+		}
+	}
+	use := typeUse{t, addressable && in.dependsOnAddress(t)}
+	if d := in.definitions[use]; d != nil {
+		d.uses++
+		return reference{to: d}, nil
+	}
+	if method, ok := schemaMethod(t); ok {
+		return in.define(use, func(d *definition) (err error) {
+			d.schema, err = callSchemaMethod(t, method)
+			d.anchored = isAnchored(d.schema)
 			return err
+		})
+	}
+	switch in.codecOf(t, addressable) {
+	case byJSON:
+		if own, ok := ownSchemas[t]; ok {
+			return maps.Clone(own), nil
 		}
-		if inner, ok := doc["$defs"].(map[string]any); ok {
-			maps.Copy(defs, inner)
-			delete(doc, "$defs")
-		}
-		delete(doc, "$schema")
-		defs[t.Name()] = doc
-		own[t] = &jsonschema.Schema{Ref: "#/$defs/" + t.Name()}
-		return nil
+		return map[string]any{}, nil
+	case byText:
+		return map[string]any{"type": "string"}, nil
 	}
 	switch t.Kind() {
-	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
-		return generatedTypes(t.Elem(), seen, own, defs)
+	case reflect.Map, reflect.Slice, reflect.Array:
+		if t.Name() == "" { // it can only be within itself through a type with a name
+			return in.ofKind(t, addressable)
+		}
+		fallthrough
 	case reflect.Struct:
-		for i := range t.NumField() {
-			if err := generatedTypes(t.Field(i).Type, seen, own, defs); err != nil {
-				return err
+		return in.define(use, func(d *definition) (err error) {
+			d.schema, err = in.ofKind(t, addressable)
+			return err
+		})
+	}
+	return in.ofKind(t, addressable)
+}
+
+// define makes a definition and returns its first use.
+func (in *inference) define(use typeUse, build func(*definition) error) (any, error) {
+	d := &definition{t: use.t, uses: 1}
+	in.definitions[use] = d
+	in.order = append(in.order, d)
+	if err := build(d); err != nil {
+		return nil, err
+	}
+	return reference{to: d}, nil
+}
+
+// ofGenerated returns a reference to the schema of a generated type.
+func (in *inference) ofGenerated(name string) (any, error) {
+	if _, ok := in.generated[name]; !ok {
+		schema, used, err := bundleDefinition(name)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(in.generated, used)
+		in.generated[name] = schema
+	}
+	return map[string]any{"$ref": "#/$defs/" + name}, nil
+}
+
+// ofTemplate returns the schema of a generic type that is generated from a file, with the
+// schema of its body. Who sends none says null.
+func (in *inference) ofTemplate(file string, body reflect.Type, addressable bool) (any, error) {
+	schema, used, err := bundleFile(file)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(in.generated, used)
+	properties := schema["properties"].(map[string]any)
+	description, _ := properties["body"].(map[string]any)["description"].(string)
+	delete(schema, "description") // it speaks of Go
+	s, err := in.of(body, addressable)
+	if err != nil {
+		return nil, err
+	}
+	if in.reads {
+		s = nullable(s)
+	}
+	properties["body"] = described(s, description)
+	return schema, nil
+}
+
+// ofKind returns the schema of a type that does not encode itself.
+func (in *inference) ofKind(t reflect.Type, addressable bool) (any, error) {
+	switch kind := t.Kind(); kind {
+	case reflect.Bool:
+		return map[string]any{"type": "boolean"}, nil
+	case reflect.String:
+		if t == jsonNumber {
+			return map[string]any{"type": "number"}, nil
+		}
+		return map[string]any{"type": "string"}, nil
+	case reflect.Int:
+		return map[string]any{"type": "integer"}, nil
+	case reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		most := int64(math.MaxInt64) >> (64 - t.Bits())
+		return map[string]any{"type": "integer", "minimum": -most - 1, "maximum": most}, nil
+	case reflect.Uint, reflect.Uintptr:
+		return map[string]any{"type": "integer", "minimum": 0}, nil
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return map[string]any{"type": "integer", "minimum": 0, "maximum": uint64(math.MaxUint64) >> (64 - t.Bits())}, nil
+	case reflect.Float32, reflect.Float64:
+		return map[string]any{"type": "number"}, nil
+	case reflect.Interface:
+		if in.reads && t.NumMethod() > 0 {
+			return map[string]any{"type": "null"}, nil // there is no value to decode into
+		}
+		return map[string]any{}, nil
+	case reflect.Slice, reflect.Array:
+		if kind == reflect.Slice && t.Elem().Kind() == reflect.Uint8 && in.codecOf(t.Elem(), true) == byKind {
+			return map[string]any{"type": []any{"string", "null"}, "contentEncoding": "base64"}, nil
+		}
+		items, err := in.of(t.Elem(), addressable || kind == reflect.Slice)
+		if kind == reflect.Array {
+			return map[string]any{"type": "array", "items": items, "minItems": t.Len(), "maxItems": t.Len()}, err
+		}
+		return map[string]any{"type": []any{"array", "null"}, "items": items}, err
+	case reflect.Map:
+		names, err := in.ofKeys(t.Key())
+		if err != nil {
+			return nil, err
+		}
+		values, err := in.of(t.Elem(), false)
+		s := map[string]any{"type": []any{"object", "null"}, "additionalProperties": values}
+		if names != "" {
+			s["propertyNames"] = map[string]any{"pattern": names}
+		}
+		return s, err
+	case reflect.Struct:
+		return in.ofStruct(t, addressable)
+	}
+	return nil, fmt.Errorf("%s has no JSON encoding", t)
+}
+
+// The texts of JSON numbers, for keys of maps and the tag option string.
+const (
+	integerPattern  = `^-?[0-9]+$`
+	unsignedPattern = `^[0-9]+$`
+	floatPattern    = `^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$`
+)
+
+// numberPattern returns the pattern of the numbers of a kind, "" if it has none.
+func numberPattern(kind reflect.Kind) string {
+	switch kind {
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return integerPattern
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		return unsignedPattern
+	case reflect.Float32, reflect.Float64:
+		return floatPattern
+	}
+	return ""
+}
+
+// ofKeys returns the pattern of the keys of a map, "" for any key.
+func (in *inference) ofKeys(t reflect.Type) (pattern string, err error) {
+	if in.reads {
+		if reflect.PointerTo(t).Implements(textUnmarshaler) || isJSONv2() && t.Implements(textUnmarshaler) {
+			return "", nil
+		}
+	} else if t.Kind() != reflect.String && (t.Implements(textMarshaler) || isJSONv2() && t.Implements(textAppender)) {
+		return "", nil
+	}
+	pattern = numberPattern(t.Kind())
+	switch {
+	case t.Kind() == reflect.String:
+	case pattern == "", pattern == floatPattern && !isJSONv2():
+		return "", fmt.Errorf("%s is no key of a JSON object", t)
+	}
+	return pattern, nil
+}
+
+func (in *inference) ofStruct(t reflect.Type, addressable bool) (any, error) {
+	members, rest := membersOfStruct(t)
+	properties := make(map[string]any)
+	var required []string
+	for _, m := range members {
+		if in.reads && m.locked {
+			continue
+		}
+		s, err := in.ofMember(m, addressable || m.pointer)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", m.name, err)
+		}
+		properties[m.name] = described(s, m.description)
+		if !m.optional && !m.pointer && !(in.reads && m.name == callerKey) {
+			required = append(required, m.name)
+		}
+	}
+	s := map[string]any{"type": "object"}
+	if len(properties) > 0 {
+		s["properties"] = properties
+	}
+	if len(required) > 0 {
+		s["required"] = required
+	}
+	if rest != nil && rest.Kind() == reflect.Map {
+		values, err := in.of(rest.Elem(), false)
+		if err != nil {
+			return nil, err
+		}
+		s["additionalProperties"] = values
+	}
+	return s, nil
+}
+
+// ofMember returns the schema of a member, which the tag option string puts into a string.
+func (in *inference) ofMember(m member, addressable bool) (any, error) {
+	t := m.t
+	if t.Name() == "" && t.Kind() == reflect.Pointer {
+		t, addressable = t.Elem(), true
+	}
+	own := in.codecOf(t, addressable) != byKind
+	if !m.quoted || own && !in.reads {
+		if m.optional && !in.reads && t != m.t {
+			return in.of(t, true) // nil is left out
+		}
+		s, err := in.of(m.t, addressable)
+		if err == nil && m.optional && !in.reads && t.Name() == "" {
+			s = notNull(s)
+		}
+		return s, err
+	}
+	s := map[string]any{"type": "string"}
+	switch {
+	case own:
+	case t.Kind() == reflect.Bool:
+		s["pattern"] = `^(true|false)$`
+	case t == jsonNumber:
+		s["pattern"] = floatPattern
+	case t.Kind() == reflect.String:
+		s["pattern"] = `^"([^"\\]|\\.)*"$`
+	default:
+		s["pattern"] = numberPattern(t.Kind())
+	}
+	if t != m.t && !(m.optional && !in.reads) {
+		return nullable(s), nil
+	}
+	return s, nil
+}
+
+// member is a field of a struct as a member of its JSON object.
+type member struct {
+	name     string
+	tagged   bool // the name is from a tag
+	index    []int
+	t        reflect.Type
+	optional bool // it may be left out
+	quoted   bool // it has the tag option string
+
+	// It is in a struct that a pointer leads to: there if that is not nil.
+	pointer bool
+	// That pointer cannot be set, since its type is unexported.
+	locked bool
+
+	description string
+}
+
+// embedded is a struct whose fields are those of the struct that it stands in.
+type embedded struct {
+	t               reflect.Type
+	index           []int
+	pointer, locked bool
+}
+
+// membersOfStruct returns the members of a struct as encoding/json knows them: of several
+// fields with one name, the one that is embedded least deep and, of those, has its name from
+// a tag; if that leaves several, none. rest is the type of a field that holds all other
+// members, nil if there is none.
+func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
+	var count, nextCount map[reflect.Type]int
+	next, visited := []embedded{{t: t}}, make(map[reflect.Type]bool)
+	for depth := 0; len(next) > 0; depth++ {
+		level, rests := next, []reflect.Type(nil)
+		next, count, nextCount = nil, nextCount, make(map[reflect.Type]int)
+		for _, e := range level {
+			if visited[e.t] {
+				continue
+			}
+			visited[e.t] = true
+			for i := range e.t.NumField() {
+				f := e.t.Field(i)
+				target, pointer := f.Type, f.Type.Name() == "" && f.Type.Kind() == reflect.Pointer
+				if pointer {
+					target = target.Elem()
+				}
+				isStruct := target.Kind() == reflect.Struct
+				if f.Tag.Get("json") == "-" || !f.IsExported() && !(f.Anonymous && isStruct) {
+					continue
+				}
+				name, options := jsonTag(f)
+				inner := embedded{target, append(slices.Clone(e.index), i), e.pointer || pointer, e.locked || pointer && !f.IsExported()}
+				embeds := isJSONv2() && name == "" && slices.Equal(options, []string{"embed"})
+				switch {
+				case isStruct && (f.Anonymous && name == "" || embeds):
+					if nextCount[target]++; nextCount[target] == 1 {
+						next = append(next, inner)
+					}
+					continue
+				case embeds && (target.Kind() == reflect.Map && target.Key().Kind() == reflect.String || target == reflect.TypeFor[json.RawMessage]()):
+					rests = append(rests, target)
+					continue
+				}
+				m := member{name: cmp.Or(name, f.Name), tagged: name != "", index: inner.index, t: f.Type, pointer: e.pointer, locked: e.locked}
+				for _, option := range options {
+					m.optional = m.optional || option == "omitempty" || option == "omitzero"
+					m.quoted = m.quoted || option == "string" && (numberPattern(target.Kind()) != "" || target.Kind() == reflect.String || target.Kind() == reflect.Bool)
+				}
+				if text := f.Tag.Get("jsonschema"); !assignment.MatchString(text) {
+					m.description = text
+				}
+				members = append(members, m)
+				if count[e.t] > 1 { // its other uses at this depth
+					members = append(members, m)
+				}
+			}
+		}
+		if len(rests) == 1 && rest == nil {
+			rest = rests[0]
+		}
+	}
+	slices.SortStableFunc(members, func(a, b member) int {
+		tagged := 0
+		if a.tagged != b.tagged {
+			if tagged = 1; a.tagged {
+				tagged = -1
+			}
+		}
+		return cmp.Or(strings.Compare(a.name, b.name), cmp.Compare(len(a.index), len(b.index)), tagged)
+	})
+	var dominant []member
+	for i, m := range members {
+		switch {
+		case i > 0 && members[i-1].name == m.name:
+		case i+1 < len(members) && members[i+1].name == m.name && len(members[i+1].index) == len(m.index) && members[i+1].tagged == m.tagged:
+		default:
+			dominant = append(dominant, m)
+		}
+	}
+	return dominant, rest
+}
+
+// assignment matches what other packages write into the tag jsonschema in place of a
+// description.
+var assignment = regexp.MustCompile("^[^ \t\n]*=")
+
+// ordinaryName matches the names in tags that all versions of encoding/json take as they are.
+var ordinaryName = regexp.MustCompile("^[\\pL\\p{Nd}!#$%&()*+./:;<=>?@\\[\\]^_{|}~ -]*$")
+
+// jsonTag returns the name that the tag of a field gives it, if any, and the tag's options.
+func jsonTag(f reflect.StructField) (name string, options []string) {
+	name, rest, _ := strings.Cut(f.Tag.Get("json"), ",")
+	options = strings.Split(rest, ",")
+	if ordinaryName.MatchString(name) {
+		return name, options
+	}
+	// Versions differ in what they make of other characters: this one is asked.
+	const unnamed = "Unnamed"
+	probe := reflect.New(reflect.StructOf([]reflect.StructField{{Name: unnamed, Type: reflect.TypeFor[int](), Tag: f.Tag}}))
+	probe.Elem().Field(0).SetInt(1) // not empty
+	raw, err := json.Marshal(probe.Interface())
+	if err != nil {
+		return "", options
+	}
+	for key := range membersOf(raw) {
+		if key != unnamed {
+			return key, options
+		}
+	}
+	return "", options
+}
+
+// document returns the document of which root is the root.
+func (in *inference) document(root any, inline bool) any {
+	top, _ := root.(reference)
+	if top.null || top.description != "" {
+		top.to = nil
+	}
+	taken := maps.Clone(in.generated)
+	for _, d := range in.order {
+		d.reference = ""
+		switch {
+		case d == top.to:
+			d.reference = "#"
+		case !inline || d.uses > 1 || d.anchored:
+			base := definitionName(d.t)
+			name := base
+			for n := 2; taken[name] != nil; n++ {
+				name = base + strconv.Itoa(n)
+			}
+			taken[name] = d
+			d.reference = "#/$defs/" + name
+		}
+	}
+	if top.to != nil {
+		root = top.to.schema
+	}
+	doc := in.render(root)
+	defs := maps.Clone(in.generated)
+	for name, d := range taken {
+		if d, ok := d.(*definition); ok {
+			s := in.render(d.schema).(map[string]any)
+			if d.anchored {
+				delete(s, "$schema")
+				rebase(s, d.reference)
+			}
+			defs[name] = s
+		}
+	}
+	if len(defs) > 0 {
+		doc.(map[string]any)["$defs"] = defs
+	}
+	return doc
+}
+
+// render returns a copy of v, a part of a schema, in which references are as they will be
+// encoded.
+func (in *inference) render(v any) any {
+	switch v := v.(type) {
+	case reference:
+		s := any(map[string]any{"$ref": v.to.reference})
+		if v.to.reference == "" {
+			s = in.render(v.to.schema)
+		}
+		if v.null {
+			s = nullable(s)
+		}
+		return described(s, v.description)
+	case map[string]any:
+		object := make(map[string]any, len(v))
+		for k, e := range v {
+			object[k] = in.render(e)
+		}
+		return object
+	case []any:
+		list := make([]any, len(v))
+		for i, e := range v {
+			list[i] = in.render(e)
+		}
+		return list
+	}
+	return v
+}
+
+// definitionName makes the name of a definition from that of a type, of which packages are
+// left out.
+func definitionName(t reflect.Type) string {
+	name := packagePath.ReplaceAllString(t.Name(), "")
+	if name = strings.Trim(notInName.ReplaceAllString(name, "_"), "_"); name != "" {
+		return name
+	}
+	return "Object"
+}
+
+var (
+	packagePath = regexp.MustCompile(`[^][,*]*[./]`)
+	notInName   = regexp.MustCompile(`[^A-Za-z0-9]+`)
+)
+
+// nullable returns a schema for which null is right, too.
+func nullable(v any) any {
+	if r, ok := v.(reference); ok {
+		r.null = true
+		return r
+	}
+	s := v.(map[string]any)
+	if len(s) == 0 {
+		return s
+	}
+	var types []any
+	switch t := s["type"].(type) {
+	case string:
+		types = []any{t}
+	case []any:
+		types = t
+	}
+	for _, keyword := range []string{"$ref", "$dynamicRef", "allOf", "anyOf", "const", "enum", "if", "not", "oneOf"} {
+		if s[keyword] != nil {
+			types = nil // the type is not all
+		}
+	}
+	switch {
+	case types == nil:
+		return map[string]any{"anyOf": []any{s, map[string]any{"type": "null"}}}
+	case !slices.Contains(types, any("null")):
+		s = maps.Clone(s)
+		s["type"] = append(slices.Clone(types), "null")
+	}
+	return s
+}
+
+// notNull returns the schema of a list or an object for which null is not right.
+func notNull(v any) any {
+	s, ok := v.(map[string]any)
+	types, isList := s["type"].([]any)
+	if ok && isList && len(types) == 2 && types[1] == "null" {
+		s["type"] = types[0]
+	}
+	return v
+}
+
+// described returns a schema with a description, if there is one.
+func described(v any, text string) any {
+	if text == "" {
+		return v
+	}
+	if r, ok := v.(reference); ok {
+		r.description = text
+		return r
+	}
+	s := maps.Clone(v.(map[string]any))
+	s["description"] = text
+	return s
+}
+
+// schemaMethod returns the method JSONSchema of t or of a pointer to it, without arguments
+// and with a result, or a result and an error. A method of an embedded struct describes that
+// struct alone.
+func schemaMethod(t reflect.Type) (reflect.Method, bool) {
+	method, ok := declaredSchemaMethod(t)
+	if !ok || t.Kind() != reflect.Struct {
+		return method, ok
+	}
+	schema, err := callSchemaMethod(t, method)
+	for i := range t.NumField() {
+		f := t.Field(i)
+		inner := f.Type
+		if inner.Kind() == reflect.Pointer {
+			inner = inner.Elem()
+		}
+		if !f.Anonymous {
+			continue
+		}
+		if inner.Kind() == reflect.Interface {
+			if _, promoted := inner.MethodByName("JSONSchema"); promoted && err != nil {
+				return method, false
+			}
+			continue
+		}
+		if promoted, ok := declaredSchemaMethod(inner); ok {
+			its, _ := callSchemaMethod(inner, promoted)
+			if err != nil || reflect.DeepEqual(schema, its) { // reflection does not tell
+				return method, false
 			}
 		}
 	}
-	return nil
+	return method, true
 }
 
-// openObjects removes additionalProperties: false, which inference puts on every
-// struct: the engine adds a key to each object.
-func openObjects(v any) {
-	switch v := v.(type) {
-	case []any:
-		for _, e := range v {
-			openObjects(e)
+func declaredSchemaMethod(t reflect.Type) (reflect.Method, bool) {
+	method, ok := reflect.PointerTo(t).MethodByName("JSONSchema")
+	if !ok || method.Type.NumIn() != 1 {
+		return method, false
+	}
+	switch method.Type.NumOut() {
+	case 1:
+		return method, true
+	case 2:
+		return method, method.Type.Out(1) == reflect.TypeFor[error]()
+	}
+	return method, false
+}
+
+// callSchemaMethod returns what the method JSONSchema of a zero value of t returns, open to
+// further members.
+func callSchemaMethod(t reflect.Type, method reflect.Method) (schema any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("JSONSchema of %s: panic: %v", t, r)
 		}
+	}()
+	results := method.Func.Call([]reflect.Value{reflect.New(t)})
+	if len(results) == 2 && !results[1].IsNil() {
+		return nil, fmt.Errorf("JSONSchema of %s: %w", t, results[1].Interface().(error))
+	}
+	result := results[0]
+	for result.Kind() == reflect.Interface && !result.IsNil() {
+		result = result.Elem()
+	}
+	var raw []byte
+	_, encodes := result.Interface().(json.Marshaler)
+	switch {
+	case !encodes && result.Kind() == reflect.String:
+		raw = []byte(result.String())
+	case !encodes && result.Kind() == reflect.Slice && result.Type().Elem().Kind() == reflect.Uint8:
+		raw = result.Bytes()
+	default:
+		raw, err = json.Marshal(result.Interface())
+	}
+	if err == nil {
+		schema, err = parseSchema(raw)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("JSONSchema of %s: %w", t, err)
+	}
+	openObjects(schema)
+	return schema, nil
+}
+
+// parseSchema decodes a schema; true and false are objects here, too.
+func parseSchema(raw []byte) (any, error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber() // a number keeps its form
+	var doc any
+	if err := d.Decode(&doc); err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, errors.New("more than one JSON value")
+	}
+	switch s := doc.(type) {
 	case map[string]any:
-		switch closed := v["additionalProperties"].(type) {
-		case bool:
-			if !closed {
-				delete(v, "additionalProperties")
+		return s, nil
+	case bool:
+		if s {
+			return map[string]any{}, nil
+		}
+		return map[string]any{"not": map[string]any{}}, nil
+	}
+	return nil, errors.New("a JSON Schema is an object or a boolean")
+}
+
+// subschemas goes through the schemas directly inside a schema, with the keywords that they
+// are under. What is no schema, such as a constant, is not among them.
+func subschemas(schema map[string]any) iter.Seq2[string, map[string]any] {
+	return func(yield func(string, map[string]any) bool) {
+		for keyword, v := range schema {
+			var inner []any
+			switch keyword {
+			case "additionalItems", "additionalProperties", "contains", "contentSchema", "else", "if", "not", "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties":
+				inner = []any{v}
+			case "allOf", "anyOf", "items", "oneOf", "prefixItems":
+				if list, ok := v.([]any); ok {
+					inner = list
+				} else {
+					inner = []any{v}
+				}
+			case "$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties":
+				named, _ := v.(map[string]any)
+				inner = slices.Collect(maps.Values(named))
 			}
-		case map[string]any:
-			if _, ok := closed["not"]; ok && len(closed) == 1 {
-				delete(v, "additionalProperties")
+			for _, e := range inner {
+				if s, ok := e.(map[string]any); ok && !yield(keyword, s) {
+					return
+				}
 			}
 		}
-		for _, e := range v {
-			openObjects(e)
+	}
+}
+
+// openObjects removes what allows no further members, since the engine adds one to each
+// payload that is an object.
+func openObjects(v any) {
+	schema, ok := v.(map[string]any)
+	if !ok {
+		return
+	}
+	for _, keyword := range []string{"additionalProperties", "unevaluatedProperties"} {
+		rest, isObject := schema[keyword].(map[string]any)
+		not, isNot := rest["not"].(map[string]any)
+		if schema[keyword] == false || isObject && len(rest) == 1 && isNot && len(not) == 0 {
+			delete(schema, keyword)
 		}
+	}
+	for keyword, inner := range subschemas(schema) {
+		if keyword != "not" && keyword != "if" { // there it would forbid what was allowed
+			openObjects(inner)
+		}
+	}
+}
+
+// isAnchored reports whether a schema refers to parts of itself, or can be referred to.
+func isAnchored(v any) bool {
+	schema, _ := v.(map[string]any)
+	for _, keyword := range []string{"$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"} {
+		if schema[keyword] != nil {
+			return true
+		}
+	}
+	for _, keyword := range []string{"$ref", "$dynamicRef", "$recursiveRef"} {
+		if ref, _ := schema[keyword].(string); strings.HasPrefix(ref, "#") {
+			return true
+		}
+	}
+	for _, inner := range subschemas(schema) {
+		if isAnchored(inner) {
+			return true
+		}
+	}
+	return false
+}
+
+// rebase makes the references of a document right where it stands in another one.
+func rebase(schema map[string]any, place string) {
+	if schema["$id"] != nil {
+		return // they are relative to that
+	}
+	for _, keyword := range []string{"$ref", "$dynamicRef", "$recursiveRef"} {
+		if ref, _ := schema[keyword].(string); ref == "#" || strings.HasPrefix(ref, "#/") {
+			schema[keyword] = place + ref[1:]
+		}
+	}
+	for _, inner := range subschemas(schema) {
+		rebase(inner, place)
 	}
 }

@@ -38,6 +38,64 @@ func decodePayload(payload json.RawMessage, in any) error {
 	return &Error{Code: codeInvalidRequest, Message: message}
 }
 
+// checkOut reports why a result cannot be decoded into out, which is not nil.
+func checkOut(out any) error {
+	v := reflect.ValueOf(out)
+	switch {
+	case v.Kind() != reflect.Pointer:
+		return fmt.Errorf("cannot decode the result into %s: it is not a pointer", v.Type())
+	case v.IsNil():
+		return fmt.Errorf("cannot decode the result into %s: it is nil", v.Type())
+	}
+	for range maxPointers { // encoding/json decodes into what pointers and interfaces lead to
+		target := v.Elem()
+		if target.Kind() == reflect.Interface {
+			target = target.Elem()
+		}
+		if target.Kind() != reflect.Pointer || target.IsNil() {
+			break
+		}
+		v = target
+	}
+	return checkTarget(v.Type().Elem())
+}
+
+// checkTarget reports why nothing can be decoded into a value of t, or nothing but null and
+// empty lists and objects. The members of a struct are not looked at, since a result need
+// not have all of them.
+func checkTarget(t reflect.Type) error {
+	fail := func(why string) error { return fmt.Errorf("cannot decode the result into %s: %s", t, why) }
+	at, pointers := t, 0
+	for range maxPointers { // a type may be within itself
+		if at.Kind() == reflect.Struct || at.Name() != "" && codecOf(reflect.PointerTo(at), jsonUnmarshaler, "UnmarshalJSONFrom", textUnmarshaler) != byKind {
+			return nil
+		}
+		switch at.Kind() {
+		case reflect.Chan, reflect.Func, reflect.Complex64, reflect.Complex128, reflect.UnsafePointer:
+			return fail(at.String() + " has no JSON encoding")
+		case reflect.Interface:
+			if at.NumMethod() > 0 {
+				return fail("the type of a value for " + at.String() + " is not known")
+			}
+			return nil
+		case reflect.Map:
+			if _, err := (&inference{reads: true}).ofKeys(at.Key()); err != nil {
+				return fail(err.Error())
+			}
+		case reflect.Pointer:
+			pointers++
+		case reflect.Slice, reflect.Array:
+		default:
+			return nil
+		}
+		at = at.Elem()
+	}
+	if pointers == maxPointers {
+		return fail("it is a pointer to itself")
+	}
+	return nil
+}
+
 // callerKey is the member that the engine adds to the payload of a call from a worker, if
 // that is an object; its value is the id of the worker.
 const callerKey = "_caller_worker_id"
@@ -72,7 +130,7 @@ func noticesCaller(t reflect.Type) bool {
 				return false
 			}
 			for option := range strings.SplitSeq(options, ",") { // of encoding/json/v2
-				notices = notices || option == "inline" || option == "unknown"
+				notices = notices || option == "embed" || option == "inline" || option == "unknown"
 			}
 		}
 	}

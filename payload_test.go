@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -409,3 +411,103 @@ func TestTypedMapRefusesWhatIsWrong(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// undecodable is an interface that nothing can be decoded into, unless it holds a pointer.
+type undecodable interface{ String() string }
+
+// lists is a list of lists.
+type lists []lists
+
+// decodesAnything is a list of channels that decodes itself.
+type decodesAnything []chan int
+
+func (d *decodesAnything) UnmarshalJSON([]byte) error { *d = make(decodesAnything, 1); return nil }
+
+// A result that cannot be decoded is known before the function runs.
+func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
+	e := iiitest.Start(t)
+	c := connect(t, e)
+	var ran atomic.Int32
+	handle(t, c, "f", func(context.Context, any) (any, error) { ran.Add(1); return []any{}, nil })
+	if err := c.Call(t.Context(), "f", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	ran.Store(0)
+
+	sent := c.Stats().FramesSent
+	type loop *loop
+	type withChannel struct{ Done chan int }
+	ctx := t.Context()
+	call := func(out any) func() error { return func() error { return c.Call(ctx, "f", nil, out) } }
+	state, stream := iii.NewState[chan int](c, "s"), iii.NewStream[func()](c, "s")
+	for name, tt := range map[string]struct {
+		call func() error
+		want string
+	}{
+		"value":                      {call(5), "iii: call f: cannot decode the result into int: it is not a pointer"},
+		"struct":                     {call(withChannel{}), "iii: call f: cannot decode the result into iii_test.withChannel: it is not a pointer"},
+		"map":                        {call(map[string]int{}), "iii: call f: cannot decode the result into map[string]int: it is not a pointer"},
+		"raw":                        {call(json.RawMessage{}), "iii: call f: cannot decode the result into json.RawMessage: it is not a pointer"},
+		"function":                   {call(func() {}), "iii: call f: cannot decode the result into func(): it is not a pointer"},
+		"nil slice":                  {call([]int(nil)), "iii: call f: cannot decode the result into []int: it is not a pointer"},
+		"nil pointer":                {call((*int)(nil)), "iii: call f: cannot decode the result into *int: it is nil"},
+		"nil raw":                    {call((*json.RawMessage)(nil)), "iii: call f: cannot decode the result into *json.RawMessage: it is nil"},
+		"nil any":                    {call((*any)(nil)), "iii: call f: cannot decode the result into *interface {}: it is nil"},
+		"channel":                    {call(new(chan int)), "iii: call f: cannot decode the result into chan int: chan int has no JSON encoding"},
+		"pointer to a function":      {call(new(func())), "iii: call f: cannot decode the result into func(): func() has no JSON encoding"},
+		"complex":                    {call(new(complex128)), "iii: call f: cannot decode the result into complex128: complex128 has no JSON encoding"},
+		"list of channels":           {call(new([]chan int)), "iii: call f: cannot decode the result into []chan int: chan int has no JSON encoding"},
+		"map of pointers to them":    {call(new(map[string]*[2]func())), "iii: call f: cannot decode the result into map[string]*[2]func(): func() has no JSON encoding"},
+		"keys":                       {call(new(map[bool]int)), "iii: call f: cannot decode the result into map[bool]int: bool is no key of a JSON object"},
+		"pointer to itself":          {call(new(loop)), "iii: call f: cannot decode the result into iii_test.loop: it is a pointer to itself"},
+		"interface":                  {call(new(undecodable)), "iii: call f: cannot decode the result into iii_test.undecodable: the type of a value for iii_test.undecodable is not known"},
+		"pointer to a pointer":       {call(new(*chan int)), "iii: call f: cannot decode the result into *chan int: chan int has no JSON encoding"},
+		"pointer to a channel in it": {call(pointerTo(any(new(chan int)))), "iii: call f: cannot decode the result into chan int: chan int has no JSON encoding"},
+		"Call of a channel":          {func() error { _, err := iii.Call[chan int](ctx, c, "f", nil); return err }, "iii: call f: cannot decode the result into chan int: chan int has no JSON encoding"},
+		"Call of an error":           {func() error { _, err := iii.Call[error](ctx, c, "f", nil); return err }, "iii: call f: cannot decode the result into error: the type of a value for error is not known"},
+		"state":                      {func() error { _, _, err := state.Get(ctx, "k"); return err }, "iii: call state::get: cannot decode the result into chan int: chan int has no JSON encoding"},
+		"state, list":                {func() error { _, err := state.List(ctx); return err }, "iii: call state::list: cannot decode the result into []chan int: chan int has no JSON encoding"},
+		"state, update":              {func() error { _, err := state.Update(ctx, "k", iii.OpSet("", 1)); return err }, "iii: call state::update: cannot decode the result into chan int: chan int has no JSON encoding"},
+		"state, delete":              {func() error { _, _, err := state.Delete(ctx, "k"); return err }, "iii: call state::delete: cannot decode the result into chan int: chan int has no JSON encoding"},
+		"state, set":                 {func() error { _, err := iii.NewState[undecodable](c, "s").Set(ctx, "k", nil); return err }, "iii: call state::set: cannot decode the result into iii_test.undecodable: the type of a value for iii_test.undecodable is not known"},
+		"stream":                     {func() error { _, _, err := stream.Get(ctx, "g", "i"); return err }, "iii: call stream::get: cannot decode the result into func(): func() has no JSON encoding"},
+		"stream, delete":             {func() error { _, _, err := stream.Delete(ctx, "g", "i"); return err }, "iii: call stream::delete: cannot decode the result into func(): func() has no JSON encoding"},
+		"stream, update":             {func() error { _, err := stream.Update(ctx, "g", "i"); return err }, "iii: call stream::update: cannot decode the result into func(): func() has no JSON encoding"},
+		"configuration":              {func() error { return c.Configuration().Get(ctx, "a", (*int)(nil)) }, "iii: call configuration::get: cannot decode the result into *int: it is nil"},
+		"no configuration":           {func() error { return c.Configuration().Get(ctx, "a", nil) }, "iii: call configuration::get: nil in place of a pointer to decode into"},
+	} {
+		if err := tt.call(); err == nil || err.Error() != tt.want || !iii.SafeToRetry(err) {
+			t.Errorf("%s: %v, safe to retry: %v; want %s", name, err, iii.SafeToRetry(err), tt.want)
+		}
+	}
+	if n := c.Stats().FramesSent - sent; n != 0 {
+		t.Errorf("%d messages were sent", n)
+	}
+	if n := ran.Load(); n != 0 {
+		t.Errorf("the function ran %d times", n)
+	}
+
+	var held undecodable = &keptText{}
+	var self any
+	self = &self
+	for name, out := range map[string]any{
+		"nothing": nil, "raw": new(json.RawMessage), "any": new(any), "any in any": pointerTo(any(new(any))), "pointers": new(**[]int), "list": new([]string), "array": new([2]int),
+		"list of lists": new([][]map[int]any), "lists within themselves": new(lists), "own decoder": new(decodesAnything), "pointer to one": new(*decodesAnything), "held pointer": &held, "itself": self, "keys": pointerTo(any(new([]map[netip.Addr]int))),
+		"list of structs with a channel": new([]withChannel),
+	} {
+		if err := c.Call(ctx, "f", nil, out); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := iii.Call[[]withChannel](ctx, c, "f", nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func pointerTo[T any](v T) *T { return &v }
+
+// keptText decodes lists.
+type keptText struct{ n int }
+
+func (k *keptText) String() string               { return "" }
+func (k *keptText) UnmarshalJSON(b []byte) error { k.n = len(b); return nil }

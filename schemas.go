@@ -61,11 +61,25 @@ var schemaDefs = sync.OnceValues(func() (map[string]schemaDef, error) {
 	return defs, nil
 })
 
+// ownPackage is the path of this package.
+var ownPackage = reflect.TypeFor[ErrorBody]().PkgPath()
+
+// hasDefinition reports whether t is a generated type with a definition, as all are but the
+// generic ones.
+func hasDefinition(t reflect.Type) bool {
+	if t.PkgPath() != ownPackage {
+		return false
+	}
+	defs, err := schemaDefs()
+	_, ok := defs[t.Name()]
+	return err == nil && ok
+}
+
 // schemaFor returns the JSON Schema of a generated type as one document, without hints
 // for the generator. The document's $defs contain the definitions that it refers to.
 // schemaFor reports false for every other type, and for generic types.
 func schemaFor(t reflect.Type) (json.RawMessage, bool) {
-	if t.PkgPath() != reflect.TypeFor[ErrorBody]().PkgPath() || t.Name() == "" {
+	if !hasDefinition(t) {
 		return nil, false
 	}
 	schema, err := bundleSchema(t.Name())
@@ -74,25 +88,66 @@ func schemaFor(t reflect.Type) (json.RawMessage, bool) {
 
 // bundleSchema returns the named definition with all definitions that it refers to.
 func bundleSchema(name string) (json.RawMessage, error) {
-	defs, err := schemaDefs()
+	doc, used, err := bundleDefinition(name)
 	if err != nil {
 		return nil, err
 	}
-	root, ok := defs[name]
-	if !ok {
-		return nil, fmt.Errorf("iii: no definition of %s", name)
-	}
-	b := bundle{defs: defs, used: make(map[string]any)}
-	schema, err := b.copy(root.schema, root.file)
-	if err != nil {
-		return nil, fmt.Errorf("iii: definition %s: %w", name, err)
-	}
-	doc := schema.(map[string]any)
 	doc["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-	if len(b.used) > 0 {
-		doc["$defs"] = b.used
+	if len(used) > 0 {
+		doc["$defs"] = used
 	}
 	return json.Marshal(doc)
+}
+
+// bundleDefinition returns the definition of that name, and those that it refers to.
+func bundleDefinition(name string) (schema, used map[string]any, err error) {
+	defs, err := schemaDefs()
+	if err != nil {
+		return nil, nil, err
+	}
+	root, ok := defs[name]
+	if !ok {
+		return nil, nil, fmt.Errorf("iii: no definition of %s", name)
+	}
+	schema, used, err = bundleOf(root)
+	if err != nil {
+		return nil, nil, fmt.Errorf("iii: definition %s: %w", name, err)
+	}
+	return schema, used, nil
+}
+
+// bundleFile returns the definition that a file is, and those that it refers to.
+func bundleFile(file string) (schema, used map[string]any, err error) {
+	b, err := schemaFiles.ReadFile("schema/" + file)
+	if err != nil {
+		return nil, nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	if err := d.Decode(&schema); err != nil {
+		return nil, nil, fmt.Errorf("iii: schema %s: %w", file, err)
+	}
+	for _, keyword := range []string{"$schema", "$id", "title"} { // those of the file
+		delete(schema, keyword)
+	}
+	schema, used, err = bundleOf(schemaDef{file, schema})
+	if err != nil {
+		return nil, nil, fmt.Errorf("iii: schema %s: %w", file, err)
+	}
+	return schema, used, nil
+}
+
+func bundleOf(root schemaDef) (schema, used map[string]any, err error) {
+	defs, err := schemaDefs()
+	if err != nil {
+		return nil, nil, err
+	}
+	b := bundle{defs: defs, used: make(map[string]any)}
+	c, err := b.copy(root.schema, root.file)
+	if err != nil {
+		return nil, nil, err
+	}
+	return c.(map[string]any), b.used, nil
 }
 
 // bundle collects the definitions that a schema refers to.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"reflect"
 )
 
 // State and streams store items alike: JSON values under a name, changed by the
@@ -36,6 +37,14 @@ type UpdateResult[T any] struct {
 	Errors []UpdateOpError
 }
 
+// callStored calls a function whose result has values of type T in it.
+func callStored[T any](ctx context.Context, c *Client, functionID string, in, out any) error {
+	if err := checkTarget(reflect.TypeFor[T]()); err != nil {
+		return &callError{verb: "call", functionID: functionID, err: err}
+	}
+	return c.Call(ctx, functionID, in, out)
+}
+
 // storedValue decodes a stored value. Null, and no result at all, mean that
 // there is none.
 func storedValue[T any](raw json.RawMessage) (v T, found bool, err error) {
@@ -64,7 +73,7 @@ func storedChange[T any](functionID string, before, after json.RawMessage) (r Se
 // getStored calls a function whose result is a stored value, or nothing.
 func getStored[T any](ctx context.Context, c *Client, functionID string, in any) (T, bool, error) {
 	var raw json.RawMessage
-	if err := c.Call(ctx, functionID, in, &raw); err != nil {
+	if err := callStored[T](ctx, c, functionID, in, &raw); err != nil {
 		var zero T
 		return zero, false, err
 	}
@@ -77,7 +86,7 @@ func getStored[T any](ctx context.Context, c *Client, functionID string, in any)
 
 func setStored[T any](ctx context.Context, c *Client, functionID string, in any) (SetResult[T], error) {
 	var result StreamSetResult
-	if err := c.Call(ctx, functionID, in, &result); err != nil {
+	if err := callStored[T](ctx, c, functionID, in, &result); err != nil {
 		return SetResult[T]{}, err
 	}
 	return storedChange[T](functionID, result.OldValue, result.NewValue)
@@ -85,7 +94,7 @@ func setStored[T any](ctx context.Context, c *Client, functionID string, in any)
 
 func updateStored[T any](ctx context.Context, c *Client, functionID string, in any) (UpdateResult[T], error) {
 	var result StreamUpdateResult
-	if err := c.Call(ctx, functionID, in, &result); err != nil {
+	if err := callStored[T](ctx, c, functionID, in, &result); err != nil {
 		return UpdateResult[T]{}, err
 	}
 	r, err := storedChange[T](functionID, result.OldValue, result.NewValue)

@@ -57,7 +57,8 @@ func (s *Stream[T]) Update(ctx context.Context, group, id string, ops ...UpdateO
 // and then there is no event either.
 func (s *Stream[T]) Delete(ctx context.Context, group, id string) (old T, ok bool, err error) {
 	const functionID = "stream::delete"
-	result, err := Call[StreamDeleteResult](ctx, s.client, functionID, StreamDeleteInput{StreamName: s.name, GroupID: group, ItemID: id})
+	var result StreamDeleteResult
+	err = callStored[T](ctx, s.client, functionID, StreamDeleteInput{StreamName: s.name, GroupID: group, ItemID: id}, &result)
 	if err != nil {
 		return old, false, err
 	}

@@ -249,6 +249,9 @@ func TestRecordedMessagesAreValid(t *testing.T) {
 				count[name]++
 			}
 			access := accessTypes[message.FunctionID]
+			if filepath.Base(file) == "guarded-auth-results.jsonl" { // most are wrong on purpose
+				access.input, access.result = "", ""
+			}
 			switch {
 			case err != nil:
 			case message.Data != nil && access.input != "":
