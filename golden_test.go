@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -79,10 +80,10 @@ func sameJSON(want, got []byte) error {
 	if err != nil {
 		return err
 	}
-	if diff := cmp.Diff(w, g); diff != "" {
-		return fmt.Errorf("(-want +got):\n%s", diff)
+	if reflect.DeepEqual(w, g) { // cmp.Diff takes exponentially long for lists within lists
+		return nil
 	}
-	return nil
+	return fmt.Errorf("(-want +got):\n%s", cmp.Diff(w, g))
 }
 
 // decodeExactly keeps numbers as text.
@@ -127,6 +128,10 @@ const (
 var frameExceptions = map[string]string{
 	"channels.jsonl:11":             "a worker's own message on a channel, not one of the protocol",
 	"custom-trigger-types.jsonl:42": noSuchMessage,
+	"envelopes-odd.jsonl:97":        "an empty baggage is left out",
+	"envelopes-odd.jsonl:100":       "an empty baggage is left out",
+	"envelopes-odd.jsonl:181":       "an empty traceparent is left out",
+	"envelopes-odd.jsonl:184":       "an empty traceparent is left out",
 	"http-functions.jsonl:4":        writesDefaults,
 	"http-functions.jsonl:5":        writesDefaults,
 	"http-functions.jsonl:7":        writesDefaults,

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -111,7 +112,11 @@ func sameDocument(want, got json.RawMessage) string {
 		}
 		return v
 	}
-	return cmp.Diff(decode(want), decode(got))
+	w, g := decode(want), decode(got)
+	if reflect.DeepEqual(w, g) { // cmp.Diff takes exponentially long for lists within lists
+		return ""
+	}
+	return cmp.Diff(w, g)
 }
 
 // recordedEngine is a worker that stands in for the engine's functions: it expects
