@@ -255,14 +255,11 @@ func (x *exchange) middleware(id, namespace string) (reply, bool) {
 	if out.err != nil {
 		return failure(out.err), true
 	}
-	var said struct {
-		Action   any             `json:"action"`
-		Response json.RawMessage `json:"response"`
-	}
-	if kindOf(out.result) != '{' || json.Unmarshal(out.result, &said) != nil || said.Action != "respond" {
+	members := membersOf(out.result)
+	if stringOf(members["action"]) != "respond" {
 		return reply{}, false
 	}
-	return middlewareReply(said.Response), true
+	return middlewareReply(members["response"]), true
 }
 
 // middlewareTimeout is how long a middleware function may take.

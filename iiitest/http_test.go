@@ -1,6 +1,8 @@
 package iiitest
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +17,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
@@ -388,7 +391,7 @@ func TestMiddlewareReplies(t *testing.T) {
 			t.Errorf("%s: %+v", test.result, got)
 		}
 	}
-	for _, result := range []string{`null`, `"respond"`, `{"action":1}`, `{"action":"continue","response":{"status_code":500}}`} {
+	for _, result := range []string{`null`, `"respond"`, `{"action":1}`, `{"action":"continue","response":{"status_code":500}}`, `{"Action":"respond"}`} {
 		done := w.do("GET", "/f", "")
 		c.answer(`,"result":` + result)
 		c.answer(`,"result":{"status_code":201}`)
@@ -840,4 +843,46 @@ func TestRepliesThatContradictThemselves(t *testing.T) {
 			t.Errorf("%s, body %s (-want +got):\n%s", test.headers, test.body, diff)
 		}
 	}
+}
+
+func FuzzRequestHead(f *testing.F) {
+	for _, s := range []string{
+		"GET /p/%zz?a=1#f HTTP/1.1\r\nHost: h\r\n\r\n", "POST http://h HTTP/1.0\nConnection: keep-alive\n\n",
+		"PUT * HTTP/1.1\r\nTransfer-Encoding: x, chunked\r\n\r\n1;x\r\na\r\n0\r\nt: 1\r\n\r\n", "\r\n\r\nFOO /\xc3\xa9 HTTP/1.1\r\nContent-Length: 1\r\n\r\nab",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c := &webConn{in: bufio.NewReader(bytes.NewReader(data)), responding: true}
+		for range 10 {
+			r, refused := c.request()
+			if r == nil {
+				if refused != 0 && http.StatusText(refused) == "" {
+					t.Errorf("refused with %d", refused)
+				}
+				return
+			}
+			if refused != 0 || !isToken(r.method) || strings.ContainsAny(r.path+r.query, " \r\n#") || !utf8.ValidString(r.path+r.query) {
+				t.Errorf("%q became %+v, %d", data, r, refused)
+			}
+			for _, field := range r.header {
+				for _, value := range field.values {
+					if field.name != strings.ToLower(field.name) || !validHeader(field.name, value) || value != strings.Trim(value, " \t") {
+						t.Errorf("%q: header %q: %q", data, field.name, value)
+					}
+				}
+			}
+			if r.length == 0 {
+				continue
+			}
+			body := newWebBody(c, r)
+			n, err := io.Copy(io.Discard, body)
+			if err == nil && (!body.complete || r.length > 0 && n != r.length) {
+				t.Errorf("%q: a body of %d bytes, %d announced", data, n, r.length)
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
 }

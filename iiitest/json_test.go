@@ -72,6 +72,38 @@ func TestEncodeEscapesNoMoreThanItMust(t *testing.T) {
 	}
 }
 
+// What the engine knows of a message may stand in it once. Structs may be lists.
+func TestDecodeMessage(t *testing.T) {
+	for _, test := range []struct {
+		message string
+		ok      bool
+	}{
+		{`{"type":"invokefunction","function_id":"f","data":{"a":1,"a":2},"extra":1,"extra":2}`, true},
+		{`{"type":"invokefunction","function_id":"f","data":1,"data":2}`, false},
+		{`{"type":"invokefunction","function_id":"f","function_id":"f","data":1}`, false},
+		{`{"type":"invokefunction","function_id":"f","data":1,"type":"invokefunction"}`, false},
+		{`{"type":"invokefunction","function_id":"f","data":1,"d\u0061ta":2}`, false},
+		{`{"type":"ping","type":"ping"}`, false},
+		{`{"type":"ping","data":1,"data":1}`, true},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":["void"]}`, true},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":["enqueue","q"]}`, true},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":["enqueue"]}`, false},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":[]}`, false},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":{"type":"void","type":"void"}}`, false},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":{"type":"void","x":1,"x":1}}`, true},
+		{`{"type":"invokefunction","function_id":"f","data":1,"action":{"Type":"void"}}`, false},
+		{`{"type":"invokefunction","function_id":"f","data":1e400}`, false},
+		{`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"f","error":["C","m",null]}`, true},
+		{`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"f","error":["C"]}`, false},
+		{`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"f","error":{"code":"C","message":"m","code":"C"}}`, false},
+		{`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"f","result":1,"result":1}`, false},
+	} {
+		if m, err := decodeMessage([]byte(test.message)); (err == nil) != test.ok {
+			t.Errorf("%s: %+v, %v", test.message, m, err)
+		}
+	}
+}
+
 func FuzzDecodeMessage(f *testing.F) {
 	for _, s := range []string{
 		`{"type":"ping"}`,

@@ -312,6 +312,10 @@ func TestUpdateRefusesTheCall(t *testing.T) {
 		{`[{"type":"SET","path":"a"}]`, "unknown variant `SET`, expected one of `set`, `merge`, `increment`, `decrement`, `append`, `remove`"},
 		{`[{"type":"set"}]`, "missing field `path`"},
 		{`[{"type":"set","path":["a"]}]`, "invalid type: sequence, expected a string"},
+		{`[{"type":"increment","path":1,"by":"x"}]`, "invalid type: string \"x\", expected i64"},
+		{`[["increment",1,"x"]]`, "invalid type: integer `1`, expected a string"},
+		{`[["set","a",1,2]]`, "invalid length 3, expected 2 elements in sequence"},
+		{`[["append",1,1]]`, "data did not match any variant of untagged enum MergePath"},
 		{`[{"type":"remove","path":null}]`, "invalid type: null, expected a string"},
 		{`[{"type":"increment","path":"a"}]`, "missing field `by`"},
 		{`[{"type":"increment","path":"a","by":1.0}]`, "invalid type: floating point `1.0`, expected i64"},
@@ -332,7 +336,14 @@ func TestUpdateRefusesTheCall(t *testing.T) {
 		}
 		p.want("!deserialization_error: Failed to deserialize input for state::update: missing field `ops`",
 			"state::update", `{"scope":"s","key":"k"}`)
-		p.want("", "state::get", `{"scope":"s","key":"k"}`)
+		// Keys in their order come before missing ones, and an operation is one of them.
+		p.want("!deserialization_error: Failed to deserialize input for state::update: missing field `type`",
+			"state::update", `{"scope":1,"ops":[{}]}`)
+		p.want("!deserialization_error: Failed to deserialize input for state::update: invalid type: integer `1`, expected a string",
+			"state::update", `{"scope":1,"ops":[]}`)
+		p.want("!deserialization_error: Failed to deserialize input for engine::traces::group_by: invalid type: null, expected a string",
+			"engine::traces::group_by", `{"attribute":null}`)
+		p.want("", "state::get", `["s","k"]`)
 		p.want(`{"new_value":[[],null],"old_value":null}`, "state::update",
 			`{"scope":"s","key":"k","ops":[{"type":"append","path":null,"value":[]},{"type":"append","path":[],"value":null}]}`)
 	})
