@@ -1,24 +1,23 @@
-# The targets are the steps of .ci/run. `make` alone lists them.
+# .ci/run runs these targets as its steps. `make` without a target lists them.
 
 GO ?= go
-# How long each fuzz target runs.
+# Duration of each fuzz target.
 FUZZTIME ?= 10s
-# How often the concurrency tests run.
+# Number of runs of the concurrency tests.
 COUNT ?= 100
-# The peers that make interop-update runs.
+# Peers for make interop-update.
 PEERS ?= go,node,python
-# Further flags of the benchmarks, for example BENCHFLAGS='-count=10 -cpu=2'.
+# Additional flags for the benchmarks, for example BENCHFLAGS='-count=10 -cpu=2'.
 BENCHFLAGS ?=
 
-# The clone may belong to somebody else than who runs this; git then says nothing
-# about it, and builds that ask it fail.
+# If the clone belongs to another user, git refuses to read it, and builds that stamp
+# version control data fail.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 
-# What the pages are tried in.
+# Browser for the tests of the web pages.
 CHROMIUM ?= $(firstword $(shell command -v chromium chromium-browser google-chrome google-chrome-stable))
 
-# The modules beside the root one, which ./... leaves out; without those that hold
-# no Go code of their own.
+# The nested modules that contain Go code; ./... does not include them.
 NESTED := $(sort $(patsubst %/go.mod,%,$(shell find . -mindepth 2 -name go.mod -not -path './.*')))
 NESTED := $(strip $(foreach m,$(NESTED),$(if $(shell find $(m) -name '*.go' -print -quit),$(m))))
 
@@ -36,19 +35,19 @@ help: ## List the targets
 generate: ## Generate types_gen.go from schema/
 	GOWORK=off $(GO) generate ./...
 
-check: generated fmt vet staticcheck cross ## Everything below that looks at the code without running it
+check: generated fmt vet staticcheck cross ## All static checks: generated, fmt, vet, staticcheck, cross
 
-generated: ## Fail if types_gen.go is not what schema/ says
+generated: ## Fail if types_gen.go differs from the generator's output for schema/
 	internal/tools/check-generated.sh
 
 fmt: ## Fail if gofmt would change a file
 	@files=$$(find . -name '*.go' -not -path './.*' -exec $(GOFMT) -l {} +) || exit 1; if [ -n "$$files" ]; then echo "not formatted:"; echo "$$files"; exit 1; fi
 
-vet: ## go vet, in every module
+vet: ## Run go vet in every module
 	$(call everywhere,$(GO) vet ./...)
 
-# It finds no packages, and no fault, where go.mod is not up to date: hence go list.
-staticcheck: ## staticcheck, in every module
+# staticcheck silently finds no packages if go.mod is out of date; go list fails then.
+staticcheck: ## Run staticcheck in every module
 	$(GO) -C internal/tools build -o $(CURDIR)/bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	$(call everywhere,$(GO) list -deps -test ./... >/dev/null && $(CURDIR)/bin/staticcheck ./...)
 
@@ -56,52 +55,52 @@ cross: ## Build for Windows and macOS
 	GOOS=windows $(GO) build ./...
 	GOOS=darwin $(GO) build ./...
 
-test: ## The tests, in every module, but for those that need Chromium
+test: ## Run the tests of every module, except those that need Chromium
 	$(GO) test ./...
 	@$(MAKE) --no-print-directory nested
 
-nested: ## The tests of the nested modules alone, but for those that need Chromium
+nested: ## Run the tests of the nested modules, except those that need Chromium
 	@set -e; for m in $(filter-out ./internal/browser,$(NESTED)); do echo "$$m: $(GO) test ./..."; (cd $$m && $(GO) test ./...); done
 
-race: ## The tests with the race detector, in random order
+race: ## Run the tests with the race detector, in random order
 	$(GO) test -race -shuffle=on -timeout 20m ./...
 
-# At the end of its time Go 1.26 now and then fails a target that found nothing, with
-# "context deadline exceeded"; 1.27 does not.
+# When the time is up, Go 1.26 occasionally fails a target without a finding, with "context
+# deadline exceeded". Go 1.27 does not.
 fuzz: export GOTOOLCHAIN := go1.27.3
 
-fuzz: ## Each fuzz target for FUZZTIME (10s)
+fuzz: ## Run each fuzz target for FUZZTIME (10s)
 	@GO=$(GO) internal/tools/fuzz.sh $(FUZZTIME)
 
-bench: ## The benchmarks, in every module
+bench: ## Run the benchmarks of every module
 	$(call everywhere,$(GO) test -run NONE -bench . -benchmem $(BENCHFLAGS) ./...)
 
-golden: ## Write the golden files anew; look at the difference before you commit it
+golden: ## Rewrite the golden files; review the diff before you commit it
 	@set -e; for dir in $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -r -n1 dirname | sort -u); do \
 	echo "$$dir: $(GO) test -update"; (cd $$dir && $(GO) test . -update); done
 
-concurrent: ## The tests named ...Concurrent COUNT (100) times with the race detector
+concurrent: ## Run the tests named ...Concurrent COUNT (100) times with the race detector
 	$(GO) test -race -shuffle=on -timeout 60m -count=$(COUNT) -run 'Concurrent$$' ./...
 
-# The worker serves until it is interrupted; its test does that.
+# The worker serves until it is interrupted, so it is left out; its test runs it.
 EXAMPLES := $(filter-out examples/worker/main.go,$(wildcard examples/*/main.go))
 
-examples: ## Run the programs that show the package at work
+examples: ## Run the example programs
 	@set -e; for e in $(patsubst %/main.go,%,$(EXAMPLES)); do echo "$$e: $(GO) run ./$$e"; $(GO) run ./$$e; done
 
-browser: ## The tests of the pages, in headless Chromium
-	@test -n "$(CHROMIUM)" || { echo "There is no Chromium here: install it (Debian: apt-get install chromium), or set CHROMIUM to its path." >&2; exit 1; }
+browser: ## Test the web pages in headless Chromium
+	@test -n "$(CHROMIUM)" || { echo "Chromium not found: install it (Debian: apt-get install chromium) or set CHROMIUM to its path." >&2; exit 1; }
 	cd internal/browser && CHROMIUM=$(CHROMIUM) $(GO) test -count=1 -v ./...
 	@echo "The screenshots are in bin/screenshots."
 
-soak: ## The tests of promises at full scale: 10,000 reconnects, 200,000 messages
+soak: ## Test the guarantees at full scale: 10,000 reconnects, 200,000 messages
 	$(GO) test -v -run '^TestR[0-9]' -soak -timeout 60m .
 
-interop: ## Run the other SDKs for Node and Python on the development engine
+interop: ## Run the SDKs for Node and Python on the development engine
 	$(GO) -C internal/conformance run ./interop -peers go,node,python
 
-interop-rust: ## The same with the SDK for Rust, which takes minutes to build
+interop-rust: ## Run the SDK for Rust on the development engine; the build takes minutes
 	$(GO) -C internal/conformance run ./interop -peers rust
 
-interop-update: ## Write docs/interop.md anew, with the outcomes of PEERS (go,node,python)
+interop-update: ## Regenerate docs/interop.md with the outcomes of PEERS (go,node,python)
 	$(GO) -C internal/conformance run ./interop -peers $(PEERS) -update

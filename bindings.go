@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // maxBinders is how many triggers are bound and unbound at once.
@@ -134,6 +136,20 @@ func (s *bindings) settle(l *link) {
 			s.change(b, nil)
 		}
 	}
+}
+
+// giveUp unbinds what is bound to a type that another worker provides now, and reports
+// whether anything was.
+func (s *bindings) giveUp(t *providedType) (any bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.byID {
+		if b.want != nil && b.want.typ == t {
+			s.change(b, nil)
+			any = true
+		}
+	}
+	return any
 }
 
 // change sets what is wanted and sees to it that somebody acts; s.mu is held.
@@ -308,15 +324,15 @@ func (b *TriggerBinding) equal(other *TriggerBinding) bool {
 
 // conditionOf finds the condition function in a config.
 func conditionOf(config []byte) (id string, err error) {
-	if i := skipSpace(config, 0); i == len(config) || config[i] != '{' {
+	if i := rawjson.SkipSpace(config, 0); i == len(config) || config[i] != '{' {
 		return "", nil
 	}
-	scanned := scanObject(config, func(key, value []byte) {
-		if string(key) != "condition_function_id" || absent(value) {
+	scanned := rawjson.ScanObject(config, func(key, value []byte) {
+		if string(key) != "condition_function_id" || rawjson.Absent(value) {
 			return
 		}
 		var ok bool
-		if id, ok = stringOf(value); !ok {
+		if id, ok = rawjson.Unquote(value); !ok {
 			err = fmt.Errorf("condition_function_id is no string")
 		}
 	})

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/gorilla/websocket"
 )
@@ -76,9 +78,6 @@ func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*Cha
 // up on who comes second, which takes its time to arrive. A reference to the reading end
 // is an error: what is written to it would go nowhere.
 func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*ChannelWriter, error) {
-	if ref.Direction == StreamChannelDirectionRead {
-		return nil, errors.New("iii: channel write: the reference is to the reading end")
-	}
 	w := newChannelWriter(c, ref)
 	if err := w.end.open(ctx, "write"); err != nil {
 		return nil, err
@@ -90,9 +89,6 @@ func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*Channel
 // That the end was taken before shows as io.EOF at the first Read. A reference to the
 // writing end is an error: nothing would ever come from it.
 func (c *Client) OpenReader(ctx context.Context, ref StreamChannelRef) (*ChannelReader, error) {
-	if ref.Direction == StreamChannelDirectionWrite {
-		return nil, errors.New("iii: channel read: the reference is to the writing end")
-	}
 	r := newChannelReader(c, ref)
 	if err := r.open(ctx); err != nil {
 		return nil, err
@@ -102,8 +98,9 @@ func (c *Client) OpenReader(ctx context.Context, ref StreamChannelRef) (*Channel
 
 // channelEnd is what both ends have in common: a socket that is opened once.
 type channelEnd struct {
-	client *Client
-	ref    StreamChannelRef
+	client     *Client
+	ref        StreamChannelRef
+	sendBuffer int // of the socket; 0 is that of the system
 
 	opening channelLock // held while it is connected
 
@@ -149,6 +146,60 @@ func (l channelLock) tryLock() bool {
 
 func (l channelLock) unlock() { <-l }
 
+// channelDeadline is a moment that may be moved while somebody waits for it.
+type channelDeadline struct {
+	mu    sync.Mutex
+	timer *time.Timer
+	over  context.Context // ends at the moment
+	end   context.CancelFunc
+}
+
+// passed is a context that ends when the deadline passes. Who waits for it follows the
+// deadline wherever it is moved before that.
+func (d *channelDeadline) passed() context.Context {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.current()
+}
+
+func (d *channelDeadline) current() context.Context {
+	if d.over == nil {
+		d.over, d.end = context.WithCancel(context.Background())
+	}
+	return d.over
+}
+
+// set moves the deadline; the zero value is none.
+func (d *channelDeadline) set(t time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+	if d.over != nil && d.over.Err() != nil {
+		d.over = nil
+	}
+	if t.IsZero() {
+		return
+	}
+	d.current()
+	left := time.Until(t)
+	if left <= 0 {
+		d.end()
+		return
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(left, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.timer == timer { // and was not moved meanwhile
+			d.end()
+		}
+	})
+	d.timer = timer
+}
+
 // open connects, the first time.
 func (e *channelEnd) open(ctx context.Context, direction string) error {
 	if settled, err := e.settled(); settled {
@@ -186,8 +237,29 @@ func (e *channelEnd) open(ctx context.Context, direction string) error {
 		return e.failed
 	}
 	e.conn, e.net = sock.conn, sock.net
+	if conn, ok := sock.net.Conn.(interface{ SetWriteBuffer(int) error }); ok && e.sendBuffer > 0 {
+		_ = conn.SetWriteBuffer(e.sendBuffer) // or progress is seen later
+	}
 	e.pumping.Go(func() { e.onOpen(sock.conn) })
 	return nil
+}
+
+// openWithin opens, for as long as the deadline and longest, if it is not 0, allow.
+func (e *channelEnd) openWithin(ctx context.Context, d *channelDeadline, longest time.Duration, direction string) error {
+	if settled, err := e.settled(); settled {
+		return err
+	}
+	opening, cancel := context.WithCancel(ctx)
+	if longest > 0 {
+		opening, cancel = context.WithTimeout(ctx, longest)
+	}
+	defer cancel()
+	defer context.AfterFunc(d.passed(), cancel)()
+	err := e.open(opening, direction)
+	if err != nil && opening.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("iii: channel %s: %w", direction, os.ErrDeadlineExceeded)
+	}
+	return err
 }
 
 // settled reports whether there is nothing to open any more, and the error if that
@@ -202,6 +274,13 @@ func (e *channelEnd) settled() (settled bool, err error) {
 		return true, e.failed
 	}
 	return false, nil
+}
+
+// socket is what lies below the WebSocket, nil before the opening.
+func (e *channelEnd) socket() *gatherConn {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.net
 }
 
 // reference is Ref; the end belongs to somebody else if it is not open yet.
@@ -236,6 +315,12 @@ func (e *channelEnd) abort() {
 func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, direction string) (*socket, error) {
 	if ref.ChannelID == "" || ref.AccessKey == "" {
 		return nil, errors.New("iii: channel reference has no channel_id or access_key")
+	}
+	switch {
+	case direction == "write" && ref.Direction == StreamChannelDirectionRead:
+		return nil, errors.New("iii: channel write: the reference is to the reading end")
+	case direction == "read" && ref.Direction == StreamChannelDirectionWrite:
+		return nil, errors.New("iii: channel read: the reference is to the writing end")
 	}
 	u := *c.cfg.url
 	u.Path = strings.TrimRight(u.Path, "/") + "/ws/channels/" + ref.ChannelID

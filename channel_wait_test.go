@@ -31,8 +31,8 @@ func heldBack(t *testing.T, w *iii.ChannelWriter, r *iii.ChannelReader) <-chan e
 	return wrote
 }
 
-// Who waits for a Write that is held back waits no longer than his context lasts. The
-// Write goes on: a deadline is for frames that are begun after it was set.
+// Who waits for a Write that is held back waits no longer than his context, or his
+// deadline, lasts. The Write itself goes on for as long as its own limit allows.
 func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
@@ -42,13 +42,10 @@ func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
 		if err := w.SendMessage(ctx, "later"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, iii.ErrChannelClosed) {
 			t.Errorf("SendMessage = %v, want the context's error", err)
 		}
-		if err := w.SetWriteDeadline(time.Now()); err != nil {
-			t.Error(err)
-		}
 		synctest.Wait()
 		select {
 		case err := <-wrote:
-			t.Errorf("the Write that was held back has ended by a later deadline: %v", err)
+			t.Fatalf("the Write that was held back has ended by another caller's context: %v", err)
 		default:
 		}
 		if err := w.Close(); err != nil {
@@ -58,6 +55,54 @@ func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
 			t.Errorf("the Write that Close broke off = %v, want ErrChannelClosed", err)
 		}
 	})
+}
+
+// A deadline reaches a Write that is under way, and the one that waits behind it.
+func TestChannelWriteDeadlineReachesAWriteUnderWay(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		set  []time.Duration // after the start, one second after another
+		ends time.Duration
+	}{
+		{name: "in the future", set: []time.Duration{5 * time.Second}, ends: 5 * time.Second},
+		{name: "in the past", set: []time.Duration{-time.Hour}, ends: time.Second},
+		{name: "moved on", set: []time.Duration{4 * time.Second, 10 * time.Second}, ends: 10 * time.Second},
+		{name: "moved forward", set: []time.Duration{10 * time.Second, 4 * time.Second}, ends: 4 * time.Second},
+		{name: "taken away and set again", set: []time.Duration{4 * time.Second, 0, 9 * time.Second}, ends: 9 * time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			workerBubble(t, func(t *testing.T, c *iii.Client) {
+				w, r := channelPair(t, c, iii.WithChannelBuffer(1))
+				wrote := heldBack(t, w, r)
+				behind := make(chan error, 1)
+				go func() {
+					_, err := w.Write([]byte("behind"))
+					behind <- err
+				}()
+				began := time.Now()
+				for _, after := range test.set {
+					time.Sleep(time.Second)
+					deadline := began.Add(after)
+					if after == 0 {
+						deadline = time.Time{}
+					}
+					if err := w.SetWriteDeadline(deadline); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for range 2 {
+					var err error
+					select {
+					case err = <-wrote:
+					case err = <-behind:
+					}
+					if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took != test.ends {
+						t.Errorf("a Write ended after %v: %v; want os.ErrDeadlineExceeded after %v", took, err, test.ends)
+					}
+				}
+			})
+		})
+	}
 }
 
 // A message that the reader holds back ends with its context, in the middle of a

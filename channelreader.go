@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 var (
@@ -44,8 +46,9 @@ type ChannelReader struct {
 	messages channelQueue
 	err      error         // what ended the socket; io.EOF is a normal end
 	changed  chan struct{} // closed at the next change, if anybody waits
-	deadline time.Time
 	spare    [][]byte
+
+	deadline channelDeadline // of bytes
 }
 
 // channelFrame is what a frame costs beside its bytes: a writer may send many that
@@ -76,6 +79,11 @@ func newChannelReader(c *Client, ref StreamChannelRef) *ChannelReader {
 }
 
 func (r *ChannelReader) open(ctx context.Context) error { return r.end.open(ctx, "read") }
+
+// openForBytes opens within the deadline.
+func (r *ChannelReader) openForBytes() error {
+	return r.end.openWithin(context.Background(), &r.deadline, 0, "read")
+}
 
 // Ref is the reference under which this end can be opened elsewhere, as long as
 // it has not been used here.
@@ -193,24 +201,22 @@ func (r *ChannelReader) recycle(buf []byte) {
 	}
 }
 
-// SetReadDeadline bounds the Reads from now on, with os.ErrDeadlineExceeded; the
-// zero value, which is the default, is no bound. The channel stays usable.
+// SetReadDeadline bounds the Reads from now on, one that is under way included: they fail
+// with os.ErrDeadlineExceeded once it has passed, also if there are bytes. The zero value,
+// which is the default, is no bound. The channel stays usable, and a later deadline lets
+// Reads go on. Messages is bounded by its context alone. It may be called while another
+// goroutine reads.
 func (r *ChannelReader) SetReadDeadline(t time.Time) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.deadline = t
-	r.signal()
+	r.deadline.set(t)
 	return nil
 }
 
-// next waits for a frame of q's kind, of which the bytes from read on are new.
-func (r *ChannelReader) next(ctx context.Context, q *channelQueue) (frame []byte, read int, err error) {
-	if err := r.open(ctx); err != nil {
-		return nil, 0, err
-	}
+// next waits, until the context ends, for a frame of q's kind, of which the bytes from
+// read on are new.
+func (r *ChannelReader) next(until context.Context, q *channelQueue) (frame []byte, read int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.await(ctx, q); err != nil {
+	if err := r.await(until, q); err != nil {
 		return nil, 0, err
 	}
 	frame, read = q.pop()
@@ -218,41 +224,30 @@ func (r *ChannelReader) next(ctx context.Context, q *channelQueue) (frame []byte
 	return frame, read, nil
 }
 
-// await returns when q has a frame. r.mu is held, but for the wait.
-func (r *ChannelReader) await(ctx context.Context, q *channelQueue) error {
+// await returns when q has a frame, or the context has ended: for bytes that of the
+// deadline. r.mu is held, but for the wait.
+func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 	q.waiting++
 	r.signal() // the pump may keep more of the other kind aside now
 	defer func() { q.waiting-- }()
 	for {
-		if len(q.frames) > 0 {
+		switch {
+		case until.Err() != nil && q == &r.bytes:
+			return fmt.Errorf("iii: channel read: %w", os.ErrDeadlineExceeded)
+		case until.Err() != nil:
+			return ctxError(until)
+		case len(q.frames) > 0:
 			return nil
-		}
-		if r.err != nil {
+		case r.err != nil:
 			return r.err
-		}
-		var expired <-chan time.Time
-		var timer *time.Timer
-		if q == &r.bytes && !r.deadline.IsZero() {
-			timer = time.NewTimer(time.Until(r.deadline))
-			expired = timer.C
 		}
 		changed := r.wait()
 		r.mu.Unlock()
-		var err error
 		select {
 		case <-changed:
-		case <-ctx.Done():
-			err = ctxError(ctx)
-		case <-expired:
-			err = fmt.Errorf("iii: channel read: %w", os.ErrDeadlineExceeded)
-		}
-		if timer != nil {
-			timer.Stop()
+		case <-until.Done():
 		}
 		r.mu.Lock()
-		if err != nil {
-			return err
-		}
 	}
 }
 
@@ -263,7 +258,7 @@ func (r *ChannelReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if err := r.open(context.Background()); err != nil {
+	if err := r.openForBytes(); err != nil {
 		return 0, err
 	}
 	for {
@@ -282,7 +277,7 @@ func (r *ChannelReader) readFrame(p []byte) (n int, done []byte, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	q := &r.bytes
-	if err := r.await(context.Background(), q); err != nil {
+	if err := r.await(r.deadline.passed(), q); err != nil {
 		return 0, nil, err
 	}
 	n = copy(p, q.frames[0][q.read:])
@@ -295,8 +290,11 @@ func (r *ChannelReader) readFrame(p []byte) (n int, done []byte, err error) {
 
 // WriteTo implements io.WriterTo.
 func (r *ChannelReader) WriteTo(dst io.Writer) (n int64, err error) {
+	if err := r.openForBytes(); err != nil {
+		return 0, err
+	}
 	for {
-		frame, read, err := r.next(context.Background(), &r.bytes)
+		frame, read, err := r.next(r.deadline.passed(), &r.bytes)
 		if err == io.EOF {
 			return n, nil
 		}
@@ -318,6 +316,10 @@ func (r *ChannelReader) WriteTo(dst io.Writer) (n int64, err error) {
 // usable.
 func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage, error] {
 	return func(yield func(json.RawMessage, error) bool) {
+		if err := r.open(ctx); err != nil {
+			yield(nil, err)
+			return
+		}
 		for {
 			frame, _, err := r.next(ctx, &r.messages)
 			if err == io.EOF {
@@ -328,8 +330,8 @@ func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage,
 				return
 			}
 			message := json.RawMessage(frame)
-			if !validJSON(message) {
-				message = appendString(nil, string(frame))
+			if !rawjson.Valid(message) {
+				message = rawjson.AppendString(nil, string(frame))
 			}
 			if !yield(message, nil) {
 				return
@@ -343,5 +345,6 @@ func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage,
 func (r *ChannelReader) Close() error {
 	r.finish(ErrChannelClosed)
 	r.end.abort()
+	r.deadline.set(time.Time{})
 	return nil
 }

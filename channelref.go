@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"strconv"
 	"strings"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // ChannelRefAt is a reference to a channel and where it was found.
@@ -22,7 +24,7 @@ type ChannelRefAt struct {
 // strings, wherever it is; what is inside of one is not searched. A payload that
 // is no JSON has none. Nil means none.
 func ChannelRefs(payload json.RawMessage) []ChannelRefAt {
-	if !validJSON(payload) {
+	if !rawjson.Valid(payload) {
 		return nil
 	}
 	decoder := json.NewDecoder(bytes.NewReader(payload))

@@ -26,11 +26,18 @@ type ChannelWriter struct {
 
 	writing channelLock // one frame at a time
 	buf     []byte      // of ReadFrom
+	wrote   time.Time   // when the last frame was out; guarded by writing
 
-	mu       sync.Mutex
-	deadline time.Time
-	err      error  // what ended the socket
-	gone     func() // called when the reader is gone
+	deadline channelDeadline // of what waits for writing, or for the opening
+
+	mu      sync.Mutex
+	until   time.Time     // the deadline, for frames
+	bounded bool          // a deadline was set: stall does not count
+	stall   time.Duration // the longest time without progress, until a deadline is set; 0 is none
+	hurry   time.Duration // the same, whatever was set
+	probing bool          // the frame that is written is a probe
+	err     error         // what ended the socket
+	gone    func(error)   // called when the reader is gone
 }
 
 func newChannelWriter(c *Client, ref StreamChannelRef) *ChannelWriter {
@@ -51,10 +58,10 @@ func (w *ChannelWriter) watch(conn *websocket.Conn) {
 			w.fail(fmt.Errorf("%w: %w", ErrChannelClosed, err))
 			_ = conn.NetConn().Close() // ends a Write that waits
 			w.mu.Lock()
-			gone := w.gone
+			gone, err := w.gone, w.err
 			w.mu.Unlock()
 			if gone != nil {
-				gone()
+				gone(err)
 			}
 			return
 		}
@@ -69,15 +76,12 @@ func (w *ChannelWriter) fail(err error) {
 	}
 }
 
-// onGone calls f when the reader is gone, or has gone already.
-func (w *ChannelWriter) onGone(f func()) {
+// onGone calls f when the reader is gone, with the reason. It is for a writer that is
+// not open yet.
+func (w *ChannelWriter) onGone(f func(error)) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.gone = f
-	err := w.err
-	w.mu.Unlock()
-	if err != nil {
-		f()
-	}
 }
 
 func (w *ChannelWriter) failure() error {
@@ -86,21 +90,82 @@ func (w *ChannelWriter) failure() error {
 	return w.err
 }
 
-// SetWriteDeadline bounds the frames that are begun from now on, and does not wait
-// for one that is under way; the zero value, which is the default, lets them wait
-// for the reader without end. A Write that runs out of time fails with
-// os.ErrDeadlineExceeded and breaks the channel.
+// SetWriteDeadline bounds the Writes and messages from now on, one that is under way
+// included; the zero value, which is the default, lets them wait for the reader without
+// end. A Write that runs out of time fails with os.ErrDeadlineExceeded, which breaks the
+// channel. A deadline that passes between two Writes breaks nothing. It may be called
+// while another goroutine writes.
 func (w *ChannelWriter) SetWriteDeadline(t time.Time) error {
+	w.deadline.set(t)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.deadline = t
+	w.until, w.bounded = t, true
+	if !w.probing {
+		w.applyLimit()
+	}
 	return nil
+}
+
+// progressBuffer is the send buffer of a socket whose progress is watched. A system that
+// chooses by itself may take megabytes, and lets nothing more in until a third is free:
+// who reads a few kilobytes a second would seem to read nothing for minutes.
+const progressBuffer = 256 << 10
+
+// limitStall lets frames fail that make no progress for so long, until a deadline is set.
+// 0 is none. It is for a writer that is not open yet.
+func (w *ChannelWriter) limitStall(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stall = d; d > 0 {
+		w.end.sendBuffer = progressBuffer
+	}
+}
+
+// hurryUp lets frames fail that make no progress for so long, whatever was set.
+func (w *ChannelWriter) hurryUp(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hurry = d
+	w.applyLimit()
+}
+
+// begin gives the frame that comes next its limit.
+func (w *ChannelWriter) begin(probe bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.probing = probe
+	w.applyLimit()
+}
+
+// applyLimit gives the socket the limit of the frame that is being written. w.mu is held.
+func (w *ChannelWriter) applyLimit() {
+	conn := w.end.socket()
+	if conn == nil {
+		return // begin comes after the opening
+	}
+	limit := writeLimit{deadline: w.until, stall: w.stall}
+	switch {
+	case w.probing && (w.stall == 0 || w.bounded && w.until.IsZero()): // none is wanted
+		limit = writeLimit{}
+	case w.probing && w.until.After(time.Now().Add(w.stall)):
+		limit.stall = 0
+	case w.probing: // the deadline was for writes that are over
+		limit.deadline = time.Time{}
+	case w.bounded:
+		limit.stall = 0
+	}
+	if w.hurry > 0 {
+		limit.stall = w.hurry
+	}
+	conn.limitWrites(limit)
 }
 
 // Write sends p in frames of at most 64 KiB. It waits while the channel is full.
 // An error is an [ErrChannelClosed] once the reader is gone.
 func (w *ChannelWriter) Write(p []byte) (n int, err error) {
-	_ = w.writing.lock(context.Background())
+	if err := w.lock(); err != nil {
+		return 0, err
+	}
 	defer w.writing.unlock()
 	for len(p) > 0 {
 		chunk := p[:min(len(p), channelChunk)]
@@ -116,7 +181,9 @@ func (w *ChannelWriter) Write(p []byte) (n int, err error) {
 // ReadFrom implements io.ReaderFrom: what one Read of src returns is sent at
 // once, as one frame of at most 64 KiB.
 func (w *ChannelWriter) ReadFrom(src io.Reader) (n int64, err error) {
-	_ = w.writing.lock(context.Background())
+	if err := w.lock(); err != nil {
+		return 0, err
+	}
 	defer w.writing.unlock()
 	if w.buf == nil {
 		w.buf = make([]byte, channelChunk)
@@ -160,37 +227,62 @@ func (w *ChannelWriter) SendMessage(ctx context.Context, v any) error {
 
 // flush sends an empty frame of bytes.
 func (w *ChannelWriter) flush() error {
-	_ = w.writing.lock(context.Background())
+	if err := w.lock(); err != nil {
+		return err
+	}
 	defer w.writing.unlock()
 	return w.frame(context.Background(), websocket.BinaryMessage, nil)
 }
 
-func (w *ChannelWriter) writeDeadline() time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.deadline
+// probe sends a message if no frame was written for so long, to learn from the other end
+// whether it is there. It waits for nobody who writes, and is not bounded by a deadline
+// that has passed, since that was for Writes. next is when to come again.
+func (w *ChannelWriter) probe(message []byte, idle time.Duration) (next time.Duration, err error) {
+	if !w.writing.tryLock() {
+		return idle, nil
+	}
+	defer w.writing.unlock()
+	if left := idle - time.Since(w.wrote); left > 0 {
+		return left, nil
+	}
+	if err := w.failure(); err != nil {
+		return 0, err
+	}
+	w.begin(true)
+	return idle, w.send(context.Background(), websocket.TextMessage, message)
+}
+
+// lock waits until nobody else writes, for as long as the deadline allows.
+func (w *ChannelWriter) lock() error {
+	if w.writing.tryLock() {
+		return nil
+	}
+	if w.writing.lock(w.deadline.passed()) != nil {
+		return fmt.Errorf("iii: channel write: %w", os.ErrDeadlineExceeded)
+	}
+	return nil
 }
 
 // frame writes one frame; w.writing is held.
 func (w *ChannelWriter) frame(ctx context.Context, kind int, p []byte) error {
-	opening, cancel := ctx, context.CancelFunc(func() {})
-	deadline := w.writeDeadline()
-	if !deadline.IsZero() {
-		opening, cancel = context.WithDeadline(ctx, deadline)
+	w.mu.Lock()
+	longest := w.stall
+	if w.bounded {
+		longest = 0
 	}
-	err := w.end.open(opening, "write")
-	if err != nil && opening.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("iii: channel write: %w", os.ErrDeadlineExceeded)
-	}
-	cancel()
-	if err != nil {
+	w.mu.Unlock()
+	if err := w.end.openWithin(ctx, &w.deadline, longest, "write"); err != nil {
 		return err
 	}
 	if err := w.failure(); err != nil {
 		return err
 	}
-	conn := w.end.conn
-	_ = conn.SetWriteDeadline(deadline)
+	w.begin(false)
+	return w.send(ctx, kind, p)
+}
+
+// send writes a frame to the socket, which is open; w.writing is held.
+func (w *ChannelWriter) send(ctx context.Context, kind int, p []byte) error {
 	if ctx.Done() != nil {
 		expired := make(chan struct{})
 		stop := context.AfterFunc(ctx, func() {
@@ -204,7 +296,9 @@ func (w *ChannelWriter) frame(ctx context.Context, kind int, p []byte) error {
 			}
 		}()
 	}
-	if err := conn.WriteMessage(kind, p); err != nil {
+	err := w.end.conn.WriteMessage(kind, p)
+	w.wrote = time.Now()
+	if err != nil {
 		return w.broken(ctx, err)
 	}
 	return nil
@@ -213,12 +307,11 @@ func (w *ChannelWriter) frame(ctx context.Context, kind int, p []byte) error {
 // broken notes why a frame could not be written, which ends the channel: there was
 // no time left, or the other end is gone.
 func (w *ChannelWriter) broken(ctx context.Context, err error) error {
-	var timeout interface{ Timeout() bool }
 	switch {
 	case ctx.Err() != nil:
 		err = fmt.Errorf("iii: channel write: %w", ctxError(ctx))
-	case errors.As(err, &timeout) && timeout.Timeout():
-		err = fmt.Errorf("iii: channel write: %w", os.ErrDeadlineExceeded)
+	case timedOut(err):
+		err = w.expired()
 	default:
 		err = fmt.Errorf("%w: %w", ErrChannelClosed, err)
 	}
@@ -226,10 +319,34 @@ func (w *ChannelWriter) broken(ctx context.Context, err error) error {
 	return err
 }
 
+// timedOut reports whether err says that there was no time left.
+func timedOut(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// expired is the error of a frame that ran out of time.
+func (w *ChannelWriter) expired() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	stall := w.stall
+	switch {
+	case w.hurry > 0:
+		stall = w.hurry
+	case w.bounded && !w.probing:
+		stall = 0
+	}
+	if stall == 0 {
+		return fmt.Errorf("iii: channel write: %w", os.ErrDeadlineExceeded)
+	}
+	return fmt.Errorf("iii: channel write: no progress in %v: %w", stall, os.ErrDeadlineExceeded)
+}
+
 // Close ends the channel: the reader gets what was written, then an end. A
 // writer that was never used is opened for that, unless its Ref was given away.
 // A Write that waits is broken off. Further calls return nil.
 func (w *ChannelWriter) Close() error {
+	defer w.deadline.set(time.Time{})
 	if !w.writing.tryLock() { // somebody writes
 		w.fail(ErrChannelClosed)
 		w.end.abort()
@@ -249,20 +366,30 @@ func (w *ChannelWriter) Close() error {
 		cancel()
 	}
 	if conn := w.end.conn; conn != nil && err == nil && w.failure() == nil {
-		deadline := w.writeDeadline()
-		if deadline.IsZero() {
-			deadline = time.Now().Add(writeTimeout)
-		}
+		deadline := w.closeDeadline()
 		// The engine reads in order, so the end comes after all that was written.
 		if err = conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), deadline); err == nil {
 			w.awaitEnd(deadline)
 		} else {
+			if timedOut(err) {
+				err = os.ErrDeadlineExceeded
+			}
 			err = fmt.Errorf("iii: channel close: %w", err)
 		}
 	}
 	w.fail(ErrChannelClosed)
 	w.end.abort()
 	return err
+}
+
+// closeDeadline bounds what Close waits for.
+func (w *ChannelWriter) closeDeadline() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.until.IsZero() {
+		return w.until
+	}
+	return time.Now().Add(writeTimeout)
 }
 
 // awaitEnd waits until the engine has read the Close, so that nothing is lost on

@@ -53,6 +53,7 @@ type Client struct {
 	connecting int                // callers of Connect that wait
 	reconnects uint64
 
+	unwatched           atomic.Bool // the engine does not say who provides trigger types
 	closing             atomic.Bool // a Close frame has been sent: the end of the link is the end
 	received, malformed atomic.Uint64
 }
@@ -77,7 +78,7 @@ func New(address string, opts ...Option) (*Client, error) {
 		state:    ConnectionStateDisconnected,
 	}
 	c.name, c.free = workerName(cfg.name)
-	c.registry = newRegistry(c.out)
+	c.registry = newRegistry(c)
 	c.dispatch = &dispatcher{limit: cfg.maxConcurrency, run: c.execute}
 	c.handlers, c.cancelHandlers = context.WithCancel(context.Background())
 	c.bindings = newBindings(c)
@@ -261,7 +262,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	c.registry.withdraw(ErrClosed)
 	for _, in := range c.dispatch.withdraw() {
-		c.refuse(in.link, in.id, in.function.id, codeDraining, "the worker is shutting down")
+		c.turnAway(in.link, in.id, in.function, codeDraining, "the worker is shutting down")
 	}
 	err := c.dispatch.waitQuiet(ctx)
 	if err == nil && connecting {
@@ -269,7 +270,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	if err == nil {
 		err = c.flushTelemetry(ctx)
-		if l := c.attached(); l != nil {
+		if l := c.registry.attached(); l != nil {
 			c.closing.Store(true)
 			l.closeOrderly(ctx)
 		}

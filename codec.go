@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // The keys of the protocol's messages are known to this file and to the
@@ -32,6 +34,10 @@ const (
 	messageError
 )
 
+// engineDepth is the number of JSON levels of a message that the engine reads, the
+// message itself included.
+const engineDepth = 127
+
 // received is one message as it came, cut but not decoded. The slices are parts
 // of the message; an absent or null optional field is empty.
 type received struct {
@@ -52,7 +58,7 @@ type received struct {
 func (m *received) parse(b []byte) error {
 	*m = received{}
 	var tag []byte
-	err := scanObject(b, func(key, value []byte) {
+	err := rawjson.ScanObject(b, func(key, value []byte) {
 		switch string(key) {
 		case "type":
 			tag = value
@@ -104,13 +110,13 @@ func (m *received) parse(b []byte) error {
 	case "error":
 		m.kind = messageError
 	default:
-		m.tag, _ = stringOf(tag)
+		m.tag, _ = rawjson.Unquote(tag)
 	}
 	return nil
 }
 
 func (m *received) checkInvoke() error {
-	if absent(m.id) { // older engines send none for calls that want no answer
+	if rawjson.Absent(m.id) { // older engines send none for calls that want no answer
 		m.id = nil
 	} else if err := m.cutID(); err != nil {
 		return err
@@ -121,7 +127,7 @@ func (m *received) checkInvoke() error {
 	if len(m.data) == 0 {
 		m.data = []byte("null")
 	}
-	if absent(m.metadata) {
+	if rawjson.Absent(m.metadata) {
 		m.metadata = nil
 	}
 	return nil
@@ -134,7 +140,7 @@ func (m *received) checkResult() error {
 	if len(m.result) == 0 {
 		m.result = []byte("null")
 	}
-	if absent(m.err) {
+	if rawjson.Absent(m.err) {
 		m.err = nil
 	}
 	return nil
@@ -160,6 +166,8 @@ func parseInvocationID(text []byte) (id invocationID, ok bool) {
 	id, err := uuid.ParseBytes(text)
 	return id, err == nil
 }
+
+const hexDigits = "0123456789abcdef"
 
 func appendID(dst []byte, id invocationID) []byte {
 	for i, c := range id {
@@ -217,7 +225,7 @@ func (b *buffer) value(v any) error {
 			b.WriteString("null")
 			return nil
 		}
-		if !validJSON(v) {
+		if !rawjson.Valid(v) {
 			return errors.New("json.RawMessage holds no valid JSON")
 		}
 		if !utf8.Valid(v) {
@@ -243,7 +251,7 @@ func (b *buffer) part(v any) error {
 	start := b.Len()
 	err := b.value(v)
 	if err == nil {
-		err = checkForEngine(b.Bytes()[start:], engineDepth-1)
+		err = rawjson.CheckForEngine(b.Bytes()[start:], engineDepth-1)
 	}
 	if err != nil {
 		b.Truncate(start)
@@ -290,13 +298,13 @@ type invocation struct {
 // encodeInvoke appends the message to b.
 func encodeInvoke(b *buffer, inv *invocation, in any) error {
 	p := append(b.AvailableBuffer(), `{"type":"invokefunction","function_id":`...)
-	p = appendString(p, inv.functionID)
+	p = rawjson.AppendString(p, inv.functionID)
 	switch inv.action {
 	case actionVoid:
 		p = append(p, `,"action":{"type":"void"}`...)
 	case actionEnqueue:
 		p = append(p, `,"action":{"type":"enqueue","queue":`...)
-		p = append(appendString(p, inv.queue), '}')
+		p = append(rawjson.AppendString(p, inv.queue), '}')
 	}
 	if inv.action != actionVoid {
 		p = append(p, `,"invocation_id":"`...)
@@ -304,15 +312,15 @@ func encodeInvoke(b *buffer, inv *invocation, in any) error {
 	}
 	if inv.namespace != "" {
 		p = append(p, `,"namespace":`...)
-		p = appendString(p, inv.namespace)
+		p = rawjson.AppendString(p, inv.namespace)
 	}
 	if inv.traceparent != "" {
 		p = append(p, `,"traceparent":`...)
-		p = appendString(p, inv.traceparent)
+		p = rawjson.AppendString(p, inv.traceparent)
 	}
 	if inv.baggage != "" {
 		p = append(p, `,"baggage":`...)
-		p = appendString(p, inv.baggage)
+		p = rawjson.AppendString(p, inv.baggage)
 	}
 	b.Write(p)
 	if inv.hasMetadata {
@@ -347,12 +355,12 @@ func encodeResult(b *buffer, id []byte, functionID string, result any) error {
 func encodeError(b *buffer, id []byte, functionID, code, message, stack string) {
 	p := appendResultHead(b.AvailableBuffer(), id, functionID)
 	p = append(p, `,"error":{"code":`...)
-	p = appendString(p, code)
+	p = rawjson.AppendString(p, code)
 	p = append(p, `,"message":`...)
-	p = appendString(p, message)
+	p = rawjson.AppendString(p, message)
 	if stack != "" {
 		p = append(p, `,"stacktrace":`...)
-		p = appendString(p, stack)
+		p = rawjson.AppendString(p, stack)
 	}
 	b.Write(append(p, '}', '}'))
 }
@@ -361,7 +369,7 @@ func appendResultHead(p, id []byte, functionID string) []byte {
 	p = append(p, `{"type":"invocationresult","invocation_id":"`...)
 	p = append(p, id...)
 	p = append(p, `","function_id":`...)
-	return appendString(p, functionID)
+	return rawjson.AppendString(p, functionID)
 }
 
 // encodeMessage is a rare message in a buffer of its own. The generated message

@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"math/big"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 const testID = "0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10"
@@ -193,7 +197,7 @@ func TestParseRefuses(t *testing.T) {
 		`{"type":"invokefunction"}`, `{"type":"invokefunction","function_id":1}`, `{"type":"invokefunction","function_id":null}`,
 		`{"type":"invokefunction","function_id":"f","invocation_id":"x"}`, `{"type":"invokefunction","function_id":"f","invocation_id":7}`,
 		`{"type":"invocationresult"}`, `{"type":"invocationresult","invocation_id":null}`, `{"type":"invocationresult","invocation_id":""}`,
-	}, refusedJSON...) {
+	}, enginetest.InvalidJSON...) {
 		var m received
 		if err := m.parse([]byte(in)); err == nil {
 			t.Errorf("%s: taken as %+v", in, cutOf(&m))
@@ -223,9 +227,9 @@ func TestParseRecordings(t *testing.T) {
 			if err := json.Unmarshal(frame.raw, &v); err != nil {
 				t.Fatalf("%s: %v", frame.at(), err)
 			}
-			got.Function, _ = stringOf(m.functionID)
-			got.Traceparent, _ = stringOf(m.traceparent)
-			got.Baggage, _ = stringOf(m.baggage)
+			got.Function, _ = rawjson.Unquote(m.functionID)
+			got.Traceparent, _ = rawjson.Unquote(m.traceparent)
+			got.Baggage, _ = rawjson.Unquote(m.baggage)
 			want = cut{Kind: m.kind, ID: v.InvocationID, Function: v.FunctionID, Data: string(v.Data), Traceparent: v.Traceparent, Baggage: v.Baggage, Metadata: string(v.Metadata)}
 		case messageResult:
 			var v InvocationResultMessage
@@ -285,10 +289,58 @@ func TestRemoteError(t *testing.T) {
 	}
 }
 
+func nestedLists(depth int) string {
+	return strings.Repeat("[", depth) + strings.Repeat("]", depth)
+}
+
+// TestEncodeForEngine is about values that are JSON and that the engine would drop
+// the message for.
+func TestEncodeForEngine(t *testing.T) {
+	deep := any(1)
+	for range 126 {
+		deep = []any{deep}
+	}
+	huge := new(big.Int).Exp(big.NewInt(10), big.NewInt(400), nil)
+	for name, v := range map[string]any{
+		"half a pair": json.RawMessage(`"\ud800"`), "number": json.RawMessage(`{"a":1e400}`), "deep": []any{deep},
+		"deep and raw": json.RawMessage(nestedLists(127)), "number inside": map[string]any{"a": json.Number("1e400")}, "big": huge,
+	} {
+		for what, encode := range map[string]func(*buffer) error{
+			"payload": func(b *buffer) error { return encodeInvoke(b, &invocation{functionID: "f"}, v) },
+			"metadata": func(b *buffer) error {
+				return encodeInvoke(b, &invocation{functionID: "f", hasMetadata: true, metadata: v}, nil)
+			},
+			"result": func(b *buffer) error { return encodeResult(b, []byte(testID), "f", v) },
+			"registration": func(*buffer) error {
+				raw, err := rawOf(v)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = registrationOf(RegisterFunctionMessage{ID: "f", Metadata: JSONValue(raw)})
+				return err
+			},
+		} {
+			b := newBuffer()
+			if err := encode(b); err == nil {
+				t.Errorf("%s: encodes as a %s", name, what)
+			}
+			b.free()
+		}
+	}
+	b := newBuffer()
+	defer b.free()
+	if err := encodeResult(b, []byte(testID), "f", deep); err != nil {
+		t.Errorf("126 levels of a result: %v", err)
+	}
+	if _, err := registrationOf(RegisterFunctionMessage{ID: "f", Metadata: JSONValue(nestedLists(126))}); err != nil {
+		t.Errorf("126 levels of metadata: %v", err)
+	}
+}
+
 // FuzzParse cuts messages: none panics, what is cut out is JSON, and a message
 // made of the parts is cut into the same parts.
 func FuzzParse(f *testing.F) {
-	for _, seed := range scanSeeds {
+	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
 	}
 	for _, kind := range []string{"ping", "pong", "workerregistered", "error", "registrationrejected", "triggerregistrationresult", "x"} {

@@ -6,12 +6,12 @@ import (
 	"errors"
 )
 
-// List is a slice that is written as [] when it is nil, and that refuses null: a
-// plain nil slice is written as null, which the engine refuses where it expects an
-// array. A plain slice is assignable to it.
+// List is a slice that encodes as [] if it is nil and returns an error when decoding
+// null. A plain nil slice encodes as null, which the engine rejects where it expects
+// an array. A plain slice is assignable to a List.
 type List[T any] []T
 
-// MarshalJSON implements json.Marshaler.
+// MarshalJSON implements json.Marshaler. It writes a nil list as [].
 func (l List[T]) MarshalJSON() ([]byte, error) {
 	if l == nil {
 		return []byte("[]"), nil
@@ -19,7 +19,7 @@ func (l List[T]) MarshalJSON() ([]byte, error) {
 	return json.Marshal([]T(l))
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Null is an error.
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for null.
 func (l *List[T]) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return errors.New("iii: null in place of a list")
@@ -27,11 +27,11 @@ func (l *List[T]) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]T)(l))
 }
 
-// Map is a map from strings that is written as {} when it is nil, and that refuses
-// null. A plain map is assignable to it.
+// Map is a map with string keys that encodes as {} if it is nil and returns an error
+// when decoding null. A plain map is assignable to a Map.
 type Map[V any] map[string]V
 
-// MarshalJSON implements json.Marshaler.
+// MarshalJSON implements json.Marshaler. It writes a nil map as {}.
 func (m Map[V]) MarshalJSON() ([]byte, error) {
 	if m == nil {
 		return []byte("{}"), nil
@@ -39,7 +39,7 @@ func (m Map[V]) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]V(m))
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Null is an error.
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for null.
 func (m *Map[V]) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return errors.New("iii: null in place of an object")
@@ -47,12 +47,13 @@ func (m *Map[V]) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*map[string]V)(m))
 }
 
-// ListMap is a map from strings to lists that is written as {} when it is nil, with
-// [] for a list that is nil, and that refuses null in both places. A plain map of
-// slices is assignable to it.
+// ListMap is a map with string keys and lists as values. A nil map encodes as {} and a
+// nil list in it as []; decoding null returns an error in both places. A plain map of
+// slices is assignable to a ListMap.
 type ListMap[T any] map[string][]T
 
-// MarshalJSON implements json.Marshaler.
+// MarshalJSON implements json.Marshaler. It writes a nil map as {} and a nil list as
+// [].
 func (m ListMap[T]) MarshalJSON() ([]byte, error) {
 	lists := make(map[string]List[T], len(m))
 	for k, v := range m {
@@ -61,7 +62,7 @@ func (m ListMap[T]) MarshalJSON() ([]byte, error) {
 	return json.Marshal(lists)
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Null is an error.
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for null.
 func (m *ListMap[T]) UnmarshalJSON(b []byte) error {
 	var lists Map[List[T]]
 	if err := json.Unmarshal(b, &lists); err != nil {
@@ -74,7 +75,7 @@ func (m *ListMap[T]) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// isNull reports whether b, one JSON value, is null.
+// isNull reports whether the JSON value b is null.
 func isNull(b []byte) bool {
 	return bytes.Equal(bytes.TrimSpace(b), []byte("null"))
 }

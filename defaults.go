@@ -7,13 +7,14 @@ import (
 	"fmt"
 )
 
-// A default that is not the zero value needs a method. Each decodes once, into the
-// fields of the generated type, of which those with a default are shadowed: they
-// tell absent from null, and null is refused where there is a default to apply.
+// A type whose defaults are not all zero values needs a decoding method. Each method
+// decodes once, into the fields of the generated type. Shadowing fields stand in for
+// those with a default: they distinguish absent, which applies the default, from
+// null, which is an error.
 
-// NewAuthResult returns the result of an auth function that says nothing: every
-// function that the listener exposes may be called, every trigger type used, and
-// functions may be registered, but no trigger types.
+// NewAuthResult returns an AuthResult with the defaults. The worker may call every
+// function that the listener exposes, use every trigger type and register functions,
+// but it may not register trigger types.
 func NewAuthResult() AuthResult {
 	return AuthResult{
 		AllowFunctionRegistration: true,
@@ -21,8 +22,8 @@ func NewAuthResult() AuthResult {
 	}
 }
 
-// UnmarshalJSON implements json.Unmarshaler. What is absent gets the value that
-// NewAuthResult gives it; null is an error except for allowed_trigger_types,
+// UnmarshalJSON implements json.Unmarshaler. An absent key gets its value from
+// NewAuthResult. Null is an error except for allowed_trigger_types,
 // function_registration_prefix and context.
 func (a *AuthResult) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
@@ -47,8 +48,8 @@ func (a *AuthResult) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. A nil AllowedTriggerTypes is left out, an
-// empty one is not; a nil Context is written as {}.
+// MarshalJSON implements json.Marshaler. It omits AllowedTriggerTypes if the list is
+// nil but not if it is empty, and writes a nil Context as {}.
 func (a AuthResult) MarshalJSON() ([]byte, error) {
 	type plain AuthResult
 	p := struct {
@@ -64,8 +65,8 @@ func (a AuthResult) MarshalJSON() ([]byte, error) {
 	return json.Marshal(p)
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent method is POST; null is an
-// error for method and headers.
+// UnmarshalJSON implements json.Unmarshaler. An absent method decodes as POST. Null
+// is an error for method and headers.
 func (c *HTTPInvocationConfig) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -85,7 +86,7 @@ func (c *HTTPInvocationConfig) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. An empty Method is written as POST.
+// MarshalJSON implements json.Marshaler. It writes an empty Method as POST.
 func (c HTTPInvocationConfig) MarshalJSON() ([]byte, error) {
 	type plain HTTPInvocationConfig
 	if c.Method == "" {
@@ -94,8 +95,8 @@ func (c HTTPInvocationConfig) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(c))
 }
 
-// UnmarshalJSON implements json.Unmarshaler. What is absent is zero; null is an
-// error except for body, trigger, request_body and response.
+// UnmarshalJSON implements json.Unmarshaler. An absent key decodes as the zero value.
+// Null is an error except for body, trigger, request_body and response.
 func (r *HTTPRequest[T]) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -119,8 +120,8 @@ func (r *HTTPRequest[T]) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent or empty namespace is
-// "default"; null is an error for it.
+// UnmarshalJSON implements json.Unmarshaler. An absent or empty namespace decodes as
+// "default". Null is an error for namespace.
 func (i *OnFunctionRegistrationInput) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -141,8 +142,8 @@ func (i *OnFunctionRegistrationInput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent or empty namespace is
-// "default"; null is an error for it.
+// UnmarshalJSON implements json.Unmarshaler. An absent or empty namespace decodes as
+// "default". Null is an error for namespace.
 func (i *OnTriggerRegistrationInput) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -163,9 +164,10 @@ func (i *OnTriggerRegistrationInput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// DefaultReconnectionConfig returns the defaults: waits from 1 s to 30 s that double
-// with each failed attempt, varied by 30 % in both directions, without end, and 1000
-// pending messages.
+// DefaultReconnectionConfig returns the default reconnection policy. The delay starts
+// at 1 s, doubles with each failed attempt up to 30 s, and varies at random by 30 % in
+// either direction. The number of attempts is unlimited. Up to 1000 messages are kept
+// while there is no connection.
 func DefaultReconnectionConfig() ReconnectionConfig {
 	return ReconnectionConfig{
 		InitialDelayMs:     1000,
@@ -176,8 +178,8 @@ func DefaultReconnectionConfig() ReconnectionConfig {
 	}
 }
 
-// UnmarshalJSON implements json.Unmarshaler. What is absent gets the value that
-// DefaultReconnectionConfig gives it; null is an error except for max_retries.
+// UnmarshalJSON implements json.Unmarshaler. An absent key gets its value from
+// DefaultReconnectionConfig. Null is an error except for max_retries.
 func (c *ReconnectionConfig) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -207,8 +209,8 @@ func (c *ReconnectionConfig) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. Data is written, nil as null, except for the
-// types that have none: event and unauthorized.
+// MarshalJSON implements json.Marshaler. It writes nil Data as null, except for the
+// types event and unauthorized, which have no data: it omits nil Data for them.
 func (d StreamChangeEventDetail) MarshalJSON() ([]byte, error) {
 	type plain StreamChangeEventDetail
 	if d.Data == nil && d.Type != StreamEventTypeEvent && d.Type != StreamEventTypeUnauthorized {
@@ -217,16 +219,16 @@ func (d StreamChangeEventDetail) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(d))
 }
 
-// defaultNamespace is where the engine puts what names no namespace.
+// defaultNamespace is the namespace that the engine uses if none is given.
 const defaultNamespace = "default"
 
-// defaulted is a field with a default: it may be absent, and must not be null.
+// defaulted is a field with a default. The key may be absent but must not be null.
 type defaulted[T any] struct {
 	value     T
 	set, null bool
 }
 
-// UnmarshalJSON implements json.Unmarshaler; encoding/json calls it for null, too.
+// UnmarshalJSON implements json.Unmarshaler. encoding/json calls it for null, too.
 func (d *defaulted[T]) UnmarshalJSON(b []byte) error {
 	if d.null = isNull(b); d.null {
 		return nil
@@ -235,7 +237,8 @@ func (d *defaulted[T]) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, &d.value)
 }
 
-// to stores the value, if there is one, in field.
+// to stores the value in field if the key was present. It returns an error that names
+// the field if the value was null.
 func (d *defaulted[T]) to(field *T, name string) error {
 	if d.null {
 		return fmt.Errorf("iii: null for %s, which may only be left out", name)
@@ -243,5 +246,93 @@ func (d *defaulted[T]) to(field *T, name string) error {
 	if d.set {
 		*field = d.value
 	}
+	return nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. An absent or empty http_method decodes
+// as GET. Null is an error for http_method.
+func (c *HTTPTriggerConfig) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain HTTPTriggerConfig
+	var p struct {
+		plain
+		HTTPMethod defaulted[string] `json:"http_method"`
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	if err := p.HTTPMethod.to(&p.plain.HTTPMethod, "http_method"); err != nil {
+		return err
+	}
+	*c = HTTPTriggerConfig(p.plain)
+	c.HTTPMethod = cmp.Or(c.HTTPMethod, "GET")
+	return nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. An absent or empty level decodes as
+// LogLevelAll. Null is an error for level.
+func (c *LogTriggerConfig) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	var p struct {
+		Level defaulted[LogLevel] `json:"level"`
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	var config LogTriggerConfig
+	if err := p.Level.to(&config.Level, "level"); err != nil {
+		return err
+	}
+	config.Level = cmp.Or(config.Level, LogLevelAll)
+	*c = config
+	return nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. Null is an error for raw.
+func (i *ConfigurationGetInput) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain ConfigurationGetInput
+	var p struct {
+		plain
+		Raw defaulted[bool] `json:"raw"`
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	if err := p.Raw.to(&p.plain.Raw, "raw"); err != nil {
+		return err
+	}
+	*i = ConfigurationGetInput(p.plain)
+	return nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. An absent limit decodes as nil, which
+// means 50. Null is an error for limit and offset.
+func (i *DeadLettersInput) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain DeadLettersInput
+	var p struct {
+		plain
+		Offset defaulted[uint64]  `json:"offset"`
+		Limit  defaulted[*uint64] `json:"limit"`
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	if err := errors.Join(
+		p.Offset.to(&p.plain.Offset, "offset"),
+		p.Limit.to(&p.plain.Limit, "limit"),
+	); err != nil {
+		return err
+	}
+	*i = DeadLettersInput(p.plain)
 	return nil
 }

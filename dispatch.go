@@ -294,6 +294,22 @@ func errorParts(err error) (code, message, stack string) {
 	return code, message, stack
 }
 
+// turnAway refuses an invocation of f for the time being. The engine would answer a request
+// of a route with a 500, so a route gets a 503 that tells the visitor to come back.
+func (c *Client) turnAway(l *link, id []byte, f *Function, code, message string) {
+	if f.route == nil || len(id) == 0 {
+		c.refuse(l, id, f.id, code, message)
+		return
+	}
+	b := newBuffer()
+	if err := encodeResult(b, id, f.id, serviceUnavailable(code, message)); err != nil {
+		b.free()
+		c.refuse(l, id, f.id, code, message)
+		return
+	}
+	c.out.urgent(l, item{buf: b})
+}
+
 // refuse answers an invocation that is not run.
 func (c *Client) refuse(l *link, id []byte, functionID, code, message string) {
 	if len(id) == 0 {

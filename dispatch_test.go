@@ -158,7 +158,7 @@ func TestQueuesStayShort(t *testing.T) {
 
 	o := newOutbox(1000, 1<<20)
 	l := &link{socket: &socket{wake: make(chan struct{}, 1)}}
-	o.attach(l)
+	o.attach(l, 1)
 	big := strings.Repeat("x", takeBytes) // one is taken at once
 	for range 10 {
 		o.urgent(l, item{buf: bufferOf([]byte(big))})

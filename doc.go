@@ -1,8 +1,8 @@
-// Package iii turns a Go program into a worker of the iii engine: it holds one
-// WebSocket to the engine, registers functions and triggers, serves their
+// Package iii turns a Go program into a worker of the iii engine. A worker connects
+// to the engine over one WebSocket, registers functions and triggers, serves their
 // invocations and calls the functions of other workers.
 //
-// This is a whole worker program:
+// This is a complete worker program:
 //
 //	package main
 //
@@ -36,73 +36,78 @@
 //		if err != nil {
 //			log.Fatal(err)
 //		}
-//		if err := client.Run(ctx); err != nil { // serves until ctx ends, then drains
+//		if err := client.Run(ctx); err != nil { // serves until ctx ends, then shuts down gracefully
 //			log.Fatal(err)
 //		}
 //	}
 //
-// The engine for a first try, and for tests, is package
-// [github.com/iii-go/iii/iiitest]: it runs inside the program.
+// Package [github.com/iii-go/iii/iiitest] is a development engine that runs inside
+// the program, for first steps and for tests.
 //
 // # Connection
 //
-// [New] makes a [Client] and does no input or output. Functions and triggers can be
-// registered from then on, and calls can be made; they wait for the connection.
-// [Client.Connect] returns when the engine has accepted the worker and everything
-// registered so far. From then on the client keeps the connection up by itself:
-// it notices a silent engine by pings ([WithKeepalive]), connects again
-// ([WithReconnection]) and registers everything anew, in the order of the program.
-// Only a refusal by the engine ends it, as [*AuthError] or [*RejectedError].
+// [New] makes a [Client] and does no I/O. From then on the program can register
+// functions and triggers and make calls, which wait for the connection.
+// [Client.Connect] returns when the worker is ready: the engine has accepted the
+// worker and everything registered so far. After that the client maintains the
+// connection. It detects a silent engine with pings ([WithKeepalive]), reconnects
+// with backoff ([WithReconnection]) and registers everything again: trigger types,
+// functions, then triggers, each in the order of the program. The engine refuses a
+// function that another worker owns; the client takes the function over when that
+// worker has gone ([Function.Err]), as in a rolling update, and registers its triggers
+// then. Any other refusal by the engine ends the client with an [*AuthError] or a
+// [*RejectedError].
 //
-// [Client.Run] is the main loop of a worker program: Connect, serve until the
-// context ends, drain. [Client.Shutdown] drains a client: it takes no new work, lets
-// running handlers finish and their results leave, and closes. [Client.Close] ends
-// it at once. [WithStateListener] and [Client.State] tell how the connection is,
-// [Client.Stats] counts, and [WithLogger] says what the client says, which is
-// nothing by default.
+// [Client.Run] is the main loop of a worker program: it connects, serves until its
+// context ends, then shuts down gracefully. [Client.Shutdown] is the graceful
+// shutdown: the client drains, that is, it takes no new work, lets running handlers
+// finish and delivers their results, and then closes the connection. [Client.Close]
+// ends the client at once. [WithStateListener] and [Client.State] report the state of
+// the connection, [Client.Stats] returns counters, and [WithLogger] sets the logger.
+// The client logs nothing by default.
 //
 // # Functions
 //
-// [Handle] registers a function with a typed handler. The payload is decoded into
-// the handler's argument and the result encoded with encoding/json, and JSON Schemas
-// inferred from both types are advertised to the engine. [Client.HandleFunc] does it
-// with JSON as it is. [Client.HandleHTTPInvoked] registers a function that the
-// engine runs by calling a URL.
+// [Handle] registers a function with a typed handler. It decodes the payload into the
+// handler's argument and encodes the result with encoding/json, and advertises JSON
+// Schemas inferred from both types to the engine. [Client.HandleFunc] registers a
+// function that takes raw JSON. [Client.HandleHTTPInvoked] registers a function that
+// the engine runs by calling a URL.
 //
-// Handlers run concurrently, at most [WithMaxConcurrency] at once. A handler's
-// context ends when its answer can reach nobody any more; [InvocationFromContext]
-// tells what it serves, and [Stopping] that the worker is about to end.
-// [WithMiddleware] wraps all handlers of a client. A handler that panics fails its
-// call and nothing else.
+// Handlers run concurrently, at most [WithMaxConcurrency] at once. The context of a
+// handler ends when its result can no longer reach the caller. [InvocationFromContext]
+// returns the invocation that a handler serves, and [Stopping] returns a channel that
+// is closed when the worker begins to drain. [WithMiddleware] wraps all handlers of a
+// client. A panic in a handler fails that call and nothing else.
 //
 // # Calls
 //
-// [Call] runs a function, whichever worker serves it, and decodes its result;
-// [Client.Call] is the same for a result that has its memory already.
-// [Client.Send] runs a function without waiting for an answer, and
-// [Client.Enqueue] hands the call to a queue, which runs it later. The engine's own
-// functions are called the same way:
+// [Call] runs a function on whichever worker serves it and decodes the result;
+// [Client.Call] decodes the result into a value you provide. [Client.Send] runs a
+// function without waiting for an answer. [Client.Enqueue] adds the call to a queue,
+// which runs it later. The engine's own functions are called in the same way:
 //
 //	result, err := iii.Call[iii.StateSetResult](ctx, client, "state::set", iii.StateSetInput{
 //		Scope: "carts", Key: "ada", Value: json.RawMessage(`{"items":[]}`),
 //	})
 //
-// The engine promises no order between calls, not even between those of one caller.
+// The engine does not guarantee the order of calls, not even of those from one
+// caller.
 //
 // # Errors
 //
-// What the other side said is an [*Error] with its code; a handler returns one to
-// choose the code its caller sees. What went wrong on the way is one of
-// [ErrTimeout], [ErrConnectionLost], [ErrNotConnected], [ErrBufferFull],
+// An error from the function or the engine is an [*Error] with a code; a handler
+// returns an [*Error] to choose the code that its caller receives. A failure on the way
+// is one of [ErrTimeout], [ErrConnectionLost], [ErrNotConnected], [ErrBufferFull],
 // [ErrMessageTooLarge] and [ErrClosed], or wraps the error of the context that ended
-// the call. [SafeToRetry] tells of an error whether the request certainly did not
-// reach the engine.
+// the call. [SafeToRetry] reports whether the failed request is guaranteed not to have
+// reached the engine. Retry other requests only if the function is idempotent.
 //
 //	var refusal *iii.Error
 //	switch _, err := iii.Call[Quote](ctx, client, "shop::quote", order); {
 //	case err == nil:
-//	case errors.Is(err, iii.ErrFunctionNotFound): // nobody serves shop::quote
-//	case errors.As(err, &refusal): // the function said no: refusal.Code
+//	case errors.Is(err, iii.ErrFunctionNotFound): // no worker serves shop::quote
+//	case errors.As(err, &refusal): // the function or the engine failed the call
 //		fmt.Println(refusal.Code)
 //	case iii.SafeToRetry(err): // it has not run
 //	default: // it may have run
@@ -110,89 +115,95 @@
 //
 // # Triggers
 //
-// A trigger runs a function when something happens. [Client.Trigger] binds one; the
-// type of its config says which kind it is: [HTTPTriggerConfig],
-// [CronTriggerConfig], [StateTriggerConfig], [StreamTriggerConfig],
-// [QueueTriggerConfig], [SubscribeTriggerConfig], [LogTriggerConfig] and so on, or
-// [CustomTrigger] for a type that a worker provides. The function gets the payload
-// of that kind, a [StateEvent] for example. The engine confirms no trigger, but says
-// if it refuses one: see [Trigger.Err] and [WithTriggerErrorHandler].
+// A trigger runs a function when something happens. [Client.Trigger] binds a trigger
+// to a function; the type of the config selects the kind of trigger:
+// [HTTPTriggerConfig], [CronTriggerConfig], [StateTriggerConfig],
+// [StreamTriggerConfig], [QueueTriggerConfig], [SubscribeTriggerConfig],
+// [LogTriggerConfig] and so on, or [CustomTrigger] for a type that a worker provides.
+// The function receives the payload of that kind, for example a [StateEvent]. The
+// engine does not confirm triggers, but it reports refusals: see [Trigger.Err] and
+// [WithTriggerErrorHandler].
 //
-// [Client.HandleTriggerType] provides a type: a [TriggerProvider] is told what is
-// bound, over reconnections too, and calls [TriggerBinding.Fire] when it happens.
+// [Client.HandleTriggerType] provides a trigger type. The client calls the
+// [TriggerProvider] when a trigger is bound or unbound, also across reconnections, and
+// the provider calls [TriggerBinding.Fire] when the event happens.
 //
 // # State, streams, queues
 //
-// [State] and [Stream] give typed access to what the engine stores for all workers:
-// values by key, and values by group and item whose changes are broadcast.
-// [Subscribe] follows streams over the socket that browsers use, and
-// [Client.HandleStream] makes a worker the store of a stream. [Client.Publish] hands
-// a message to whoever listens now, [Client.PublishDurable] and [Client.Enqueue] to
-// queues; [Client.DeadLetters] lists what has failed there for good.
-// [Client.Configuration] is the engine's configuration store, and [Client.Functions],
-// [Client.Workers] and their kin list what there is.
+// [State] and [Stream] give typed access to data that the engine stores for all
+// workers: [State] holds values by key; [Stream] holds items by group and id and
+// broadcasts their changes. [Subscribe] follows streams over the socket that browsers
+// use, and [Client.HandleStream] makes a worker the store of a stream. [Client.Publish]
+// delivers a message at most once, to the current subscribers of a topic.
+// [Client.PublishDurable] and [Client.Enqueue] add messages to queues, which deliver
+// them at least once, so handlers must be idempotent. [Client.DeadLetters] lists a
+// dead-letter queue: the messages whose attempts are used up. [Client.Configuration]
+// is the engine's configuration store. [Client.Functions], [Client.Workers] and
+// related methods list what is registered.
 //
 // # HTTP
 //
 // [HandleHTTP] serves a route of the engine's HTTP server with a typed handler: it
-// registers a function and its trigger as one. It takes an [HTTPRequest] and returns
-// an [HTTPResponse], each with the type of its body. When the handler returns an
-// error, the engine answers with status 500 and the error's code; every other answer
-// is a response. [Client.MountHTTP] serves a route with any net/http handler.
+// registers a function and its trigger as one. The handler takes an [HTTPRequest] and
+// returns an [HTTPResponse], each with the type of its body. If the handler returns an
+// error, the engine answers with status 500 and the error's code; return a response
+// for every other answer. [Client.MountHTTP] serves a route with any net/http handler.
 //
 // # Channels
 //
-// A channel carries bytes and messages from one worker to another through the
-// engine, beside calls and without their limit of size. [Client.CreateChannel] makes
-// one. One of its ends, a [ChannelWriter] and a [ChannelReader], is used here; the
-// reference of the other is sent to another worker, who opens it with
-// [Client.OpenReader] or [Client.OpenWriter].
+// A channel carries bytes and messages from one worker to another through the engine,
+// separately from calls and without their size limit. [Client.CreateChannel] makes a
+// channel and returns both of its ends, a [ChannelWriter] and a [ChannelReader]. Use
+// one end locally and send the reference of the other end to another worker, which
+// opens it with [Client.OpenReader] or [Client.OpenWriter]. A full channel applies
+// backpressure: writes wait for the reader.
 //
 // # Namespaces
 //
-// A worker lives in one namespace, "default" unless [WithNamespace] or
-// $III_NAMESPACE says otherwise. Its functions are found there, and its calls and
-// triggers look there; [InNamespace] and [WithTriggerNamespace] look elsewhere. The
-// engine's own functions (engine::, state::, stream::, configuration::, iii:: and
-// publish) are in "default" for everybody, which the client knows.
+// A worker belongs to one namespace: that of [WithNamespace], else $III_NAMESPACE,
+// else "default". The worker's functions are registered there, and its calls and
+// triggers resolve functions there; [InNamespace] and [WithTriggerNamespace] select
+// another namespace. The engine's own functions (engine::, state::, stream::,
+// configuration::, iii:: and publish) are in "default" for every worker; the client
+// addresses them there.
 //
 // # Access control
 //
-// An engine may ask functions about who connects and what he may call and register.
-// They are ordinary ones: [Handle] with [AuthInput] and [AuthResult], which
-// [NewAuthResult] makes, [OnFunctionRegistrationInput] and its result, and so on.
-// [WithHeader] presents a worker to them. What a worker may not call is an
-// [ErrForbidden]. [VerifySignature] checks that the engine has made a request to a
-// function of [Client.HandleHTTPInvoked].
+// An engine can call functions that decide which workers connect and what they may
+// call and register. These hooks are ordinary functions: [Handle] with [AuthInput] and
+// [AuthResult] (create it with [NewAuthResult]), [OnFunctionRegistrationInput] and its
+// result, and so on. [WithHeader] sends the worker's credentials. A call that the
+// worker lacks permission for fails with [ErrForbidden]. [VerifySignature] checks that
+// the engine has sent a request to a function of [Client.HandleHTTPInvoked].
 //
 // # Telemetry
 //
-// [StartTelemetry] makes providers of OpenTelemetry that send traces, metrics and
-// logs to the engine; [WithTelemetry] has a client record each invocation in a span
-// and the figures of its process as gauges. With or without it, calls carry the
-// trace context and the baggage of their context, and handlers get those of their
-// caller. [Logger] and [Telemetry.SlogHandler] write logs that belong to the trace
-// they are written in.
+// [StartTelemetry] creates OpenTelemetry providers that send traces, metrics and logs
+// to the engine. With [WithTelemetry] a client records each invocation in a span and
+// reports process metrics as gauges. With or without telemetry, calls carry the trace
+// context and the baggage of their context, and the contexts of handlers carry those
+// of their callers. [Logger] and [Telemetry.SlogHandler] write logs that belong to the
+// current trace; [TraceHandler] adds the trace and span ids to any other slog handler.
 //
 // # Faults and guarantees
 //
-// A call is sent at most once. If its connection dies after it may have been sent,
-// it fails at once with [ErrConnectionLost]; if it was not sent yet, it goes out on
-// the next connection, unless its context has ended by then. What waits for a
-// connection is bounded by [WithSendBuffer].
+// A call is at-most-once. If its connection dies after the call may have been sent,
+// the call fails at once with [ErrConnectionLost]. A call that was not sent yet goes
+// out on the next connection, unless its context has ended by then. [WithSendBuffer]
+// bounds the messages that wait for a connection.
 //
-// Send reports success when the message has been written or buffered. Whether the
-// engine has read it is found out in the background, and every message is counted
-// in the end: as confirmed, as unknown when a connection died before that, or as
-// dropped when the client ended first. The state listener is told as well
-// ([*LostSendsError]).
+// [Client.Send] returns nil when the message has been written or buffered. The client
+// determines in the background whether the engine has read the message, and counts
+// every message in the end: as confirmed, as unknown if the connection died first, or
+// as dropped if the client ended first. The state listener also receives a
+// [*LostSendsError] for unknown messages.
 //
-// The answer of a handler goes over the connection its invocation came from and over
-// no other: the engine fails the call when that connection ends. Invocations that
-// find all handlers busy wait in a bounded queue; what does not fit is answered with
+// The result of a handler is sent only over the connection that its invocation came
+// from: the engine fails the call when that connection ends. Invocations that arrive
+// while all handlers are busy wait in a bounded queue; those that do not fit fail with
 // the code overloaded.
 //
-// Every method that waits returns when its context ends. What the engine sends cannot
-// make the client panic or grow without bound, and no header, token or userinfo of a
-// URL is in an error or a log line.
+// Every blocking method returns when its context ends. No input from the engine makes
+// the client panic or grow without bound. No header, token or userinfo of a URL appears
+// in an error or a log line.
 package iii

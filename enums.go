@@ -1,20 +1,21 @@
 package iii
 
-// The generator declares the types of enumerations but not their values when these
-// have descriptions; a test holds these constants against the schemas. Decoding keeps
-// values that are not here.
+// The generator declares the type of an enumeration but, if the values have
+// descriptions, not its constants. A test compares the constants in this file with
+// the schemas. Decoding keeps values for which there is no constant.
 
 // Values of HTTPMethod.
 const (
-	// HTTPMethodGET reads; the payload is sent as the body all the same.
+	// HTTPMethodGET reads a resource. The engine sends the payload as the request
+	// body nevertheless.
 	HTTPMethodGET HTTPMethod = "GET"
-	// HTTPMethodPOST is the default.
+	// HTTPMethodPOST is the default method.
 	HTTPMethodPOST HTTPMethod = "POST"
-	// HTTPMethodPUT replaces.
+	// HTTPMethodPUT replaces a resource.
 	HTTPMethodPUT HTTPMethod = "PUT"
-	// HTTPMethodPATCH changes in part.
+	// HTTPMethodPATCH changes part of a resource.
 	HTTPMethodPATCH HTTPMethod = "PATCH"
-	// HTTPMethodDELETE removes.
+	// HTTPMethodDELETE removes a resource.
 	HTTPMethodDELETE HTTPMethod = "DELETE"
 )
 
@@ -97,26 +98,28 @@ const (
 
 // Values of StreamEventType.
 const (
-	// StreamEventTypeCreate: the item is new; data is its value.
+	// StreamEventTypeCreate reports a new item; data is its value.
 	StreamEventTypeCreate StreamEventType = "create"
-	// StreamEventTypeUpdate: the item existed; data is its new value.
+	// StreamEventTypeUpdate reports a change of an existing item; data is its new
+	// value.
 	StreamEventTypeUpdate StreamEventType = "update"
-	// StreamEventTypeDelete: the item is gone; data is the removed value.
+	// StreamEventTypeDelete reports that an item was removed; data is the removed
+	// value.
 	StreamEventTypeDelete StreamEventType = "delete"
-	// StreamEventTypeSync: the present state, once after a subscription over the
-	// socket; data is the item, or the list of the group's items.
+	// StreamEventTypeSync carries the current state, once after a subscription on the
+	// stream socket; data is the item, or the list of the group's items.
 	StreamEventTypeSync StreamEventType = "sync"
-	// StreamEventTypeEvent: somebody called stream::send; there is no data, but an
-	// event.
+	// StreamEventTypeEvent reports a call of stream::send; event holds what was sent,
+	// and there is no data.
 	StreamEventTypeEvent StreamEventType = "event"
-	// StreamEventTypeUnauthorized: a subscription over the socket was refused; there
-	// is no data.
+	// StreamEventTypeUnauthorized reports that a subscription on the stream socket
+	// was rejected; there is no data.
 	StreamEventTypeUnauthorized StreamEventType = "unauthorized"
 )
 
 // Values of StreamCommandType.
 const (
-	// StreamCommandTypeJoin subscribes.
+	// StreamCommandTypeJoin starts a subscription.
 	StreamCommandTypeJoin StreamCommandType = "join"
 	// StreamCommandTypeLeave ends a subscription.
 	StreamCommandTypeLeave StreamCommandType = "leave"
@@ -124,21 +127,22 @@ const (
 
 // Values of ConnectionState.
 const (
-	// ConnectionStateDisconnected: not started yet, or shut down.
+	// ConnectionStateDisconnected means that the connection has not been started, or
+	// has been shut down.
 	ConnectionStateDisconnected ConnectionState = "disconnected"
-	// ConnectionStateConnecting: the first attempt is under way.
+	// ConnectionStateConnecting means that the first attempt is in progress.
 	ConnectionStateConnecting ConnectionState = "connecting"
-	// ConnectionStateConnected: the link is up.
+	// ConnectionStateConnected means that the connection is established.
 	ConnectionStateConnected ConnectionState = "connected"
-	// ConnectionStateReconnecting: the link was lost or an attempt failed; another
-	// follows.
+	// ConnectionStateReconnecting means that the connection was lost or an attempt
+	// failed, and that another attempt follows.
 	ConnectionStateReconnecting ConnectionState = "reconnecting"
-	// ConnectionStateFailed: retries are used up or the engine refused; no attempt
-	// follows.
+	// ConnectionStateFailed means that no attempt follows, because the retries are
+	// used up or the engine rejected the connection.
 	ConnectionStateFailed ConnectionState = "failed"
 )
 
-// Valid reports whether m is one of the methods that the engine knows for
+// Valid reports whether m is one of the methods that the engine accepts for
 // HTTP-invoked functions.
 func (m HTTPMethod) Valid() bool {
 	switch m {
@@ -147,3 +151,61 @@ func (m HTTPMethod) Valid() bool {
 	}
 	return false
 }
+
+// Values of LogLevel.
+const (
+	// LogLevelAll matches every record. It is the default.
+	LogLevelAll LogLevel = "all"
+	// LogLevelTrace matches records whose severity text is TRACE.
+	LogLevelTrace LogLevel = "trace"
+	// LogLevelDebug matches records whose severity text is DEBUG.
+	LogLevelDebug LogLevel = "debug"
+	// LogLevelInfo matches records whose severity text is INFO.
+	LogLevelInfo LogLevel = "info"
+	// LogLevelWarn matches records whose severity text is WARN.
+	LogLevelWarn LogLevel = "warn"
+	// LogLevelError matches records whose severity text is ERROR.
+	LogLevelError LogLevel = "error"
+)
+
+// Values of ConfigurationEventType.
+const (
+	// ConfigurationEventTypeRegistered reports that an entry was registered.
+	ConfigurationEventTypeRegistered ConfigurationEventType = "configuration:registered"
+	// ConfigurationEventTypeUpdated reports that the value of an entry was set.
+	ConfigurationEventTypeUpdated ConfigurationEventType = "configuration:updated"
+	// ConfigurationEventTypeDeleted reports that an entry was deleted.
+	ConfigurationEventTypeDeleted ConfigurationEventType = "configuration:deleted"
+)
+
+// Values of StateEventType.
+const (
+	// StateEventTypeCreated reports that a value was stored where there was none.
+	StateEventTypeCreated StateEventType = "state:created"
+	// StateEventTypeUpdated reports that an existing value was replaced.
+	StateEventTypeUpdated StateEventType = "state:updated"
+	// StateEventTypeDeleted reports that a key was deleted, whether or not it
+	// existed.
+	StateEventTypeDeleted StateEventType = "state:deleted"
+)
+
+// Values of WorkerEventType.
+const (
+	// WorkerEventTypeConnected reports that a worker connected.
+	WorkerEventTypeConnected WorkerEventType = "worker_connected"
+	// WorkerEventTypeMetadataUpdated reports that a worker registered its metadata,
+	// for the first time or again.
+	WorkerEventTypeMetadataUpdated WorkerEventType = "worker_metadata_updated"
+	// WorkerEventTypeDisconnected reports that a worker disconnected.
+	WorkerEventTypeDisconnected WorkerEventType = "worker_disconnected"
+)
+
+// Values of HTTPMiddlewareAction.
+const (
+	// HTTPMiddlewareActionContinue continues with the next middleware function and,
+	// after the last one, with the target.
+	HTTPMiddlewareActionContinue HTTPMiddlewareAction = "continue"
+	// HTTPMiddlewareActionRespond sends the response of the middleware function and
+	// does not call the target.
+	HTTPMiddlewareActionRespond HTTPMiddlewareAction = "respond"
+)

@@ -69,6 +69,7 @@ const (
 	codeAuthError          = "AUTH_ERROR"
 	codeEnqueueError       = "enqueue_error"
 	codeFunctionConflict   = "FUNCTION_NAMESPACE_CONFLICT"
+	codeWorkerConflict     = "WORKER_NAMESPACE_CONFLICT"
 	codeInvocationStopped  = "invocation_stopped"
 	messageTooLarge        = 64 << 20 // bytes; the engine's limit for one message
 	registerWorkerFunction = "engine::workers::register"

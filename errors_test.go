@@ -132,7 +132,7 @@ func TestCallErrors(t *testing.T) {
 			return c.Call(t.Context(), "x::y", 1, nil)
 		}, []error{ErrConnectionLost}, nil, false},
 		{"client closed while it waits", func(t *testing.T, p *peer, c *Client) error {
-			p.conn(0).cut()
+			p.conn(0).Cut()
 			synctest.Wait()
 			time.AfterFunc(time.Millisecond, func() { _ = c.Close() })
 			return c.Call(t.Context(), "x::y", 1, nil)

@@ -16,8 +16,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// A guarded listener asks an auth function about each worker that connects to it. The
-// function is an ordinary one, of a worker that comes in through another listener.
+// A guarded listener calls an auth function for each worker that connects. The auth function
+// is an ordinary function of a worker that connects through another listener.
 func ExampleAuthResult() {
 	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}))
 	if err != nil {
@@ -33,7 +33,7 @@ func ExampleAuthResult() {
 
 	_, err = iii.Handle(gate, "gate::auth", func(ctx context.Context, in iii.AuthInput) (iii.AuthResult, error) {
 		if in.Headers["authorization"] != "Bearer t0ken" {
-			return iii.AuthResult{}, &iii.Error{Code: "unauthorized", Message: "unknown token"} // stays out
+			return iii.AuthResult{}, &iii.Error{Code: "unauthorized", Message: "unknown token"} // the worker is not admitted
 		}
 		result := iii.NewAuthResult() // the defaults
 		result.AllowedFunctions = []string{"orders::read"}
@@ -53,7 +53,7 @@ func ExampleAuthResult() {
 		log.Fatal(err)
 	}
 
-	// A worker that presents the token, and calls what it may and what it may not.
+	// This worker sends the token. It makes a permitted call and a forbidden one.
 	member, err := iii.New(engine.GuardedURL(), iii.WithHeader(http.Header{"Authorization": {"Bearer t0ken"}}))
 	if err != nil {
 		log.Fatal(err)
@@ -66,7 +66,7 @@ func ExampleAuthResult() {
 	err = member.Call(ctx, "orders::delete", nil, nil)
 	fmt.Println(errors.Is(err, iii.ErrForbidden))
 
-	// One that does not.
+	// This worker sends no token.
 	stranger, err := iii.New(engine.GuardedURL())
 	if err != nil {
 		log.Fatal(err)
@@ -80,7 +80,7 @@ func ExampleAuthResult() {
 	// true
 }
 
-// Hooks decide about what guarded workers register, and may change it.
+// Hooks accept, change or refuse the registrations of guarded workers.
 func ExampleOnFunctionRegistrationResult() {
 	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{
 		OnFunction: "gate::on-function",
@@ -100,7 +100,7 @@ func ExampleOnFunctionRegistrationResult() {
 
 	_, err = iii.Handle(gate, "gate::on-function", func(ctx context.Context, in iii.OnFunctionRegistrationInput) (iii.OnFunctionRegistrationResult, error) {
 		if strings.HasPrefix(in.FunctionID, "admin::") {
-			return iii.OnFunctionRegistrationResult{}, errors.New("not for tenants") // refused, and nobody is told
+			return iii.OnFunctionRegistrationResult{}, errors.New("not for tenants") // refused; the engine does not notify the worker
 		}
 		return iii.OnFunctionRegistrationResult{FunctionID: "tenant::" + in.FunctionID}, nil
 	})
@@ -152,8 +152,8 @@ func ExampleOnFunctionRegistrationResult() {
 	// trigger of tenant::greet
 }
 
-// The middleware of a guarded listener gets every call that is allowed, and makes it
-// or does not.
+// The middleware of a guarded listener receives every permitted call and decides whether
+// to forward it.
 func ExampleMiddlewareInput() {
 	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{
 		MiddlewareFunctionID: "gate::audit",
@@ -199,9 +199,9 @@ func ExampleMiddlewareInput() {
 	// 5 <nil>
 }
 
-// A web server that serves an HTTP-invoked function to the engine and to nobody else.
+// A web server serves an HTTP-invoked function to the engine and rejects all other requests.
 func ExampleVerifySignature() {
-	secret := "the value of the engine's variable" // that HTTPAuthHMAC names
+	secret := "the value of the engine's variable" // the variable that HTTPAuthHMAC names
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
 		if err == nil {

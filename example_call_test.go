@@ -11,8 +11,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// The engine's own functions are called like those of workers, with types for their
-// inputs and results.
+// The engine's own functions are called like functions of workers. The package has types
+// for their inputs and results.
 func ExampleCall() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -31,7 +31,7 @@ func ExampleCall() {
 	// Output: {"items":[]}
 }
 
-// What to do about an error depends on whether the function can have run.
+// How to handle an error depends on whether the function may have run.
 func ExampleCall_errors() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -57,8 +57,8 @@ func ExampleCall_errors() {
 	var refusal *iii.Error
 	switch _, err := iii.Call[Quote](ctx, client, "shop::quote", order); {
 	case err == nil:
-	case errors.Is(err, iii.ErrFunctionNotFound): // nobody serves shop::quote
-	case errors.As(err, &refusal): // the function said no: refusal.Code
+	case errors.Is(err, iii.ErrFunctionNotFound): // no worker serves shop::quote
+	case errors.As(err, &refusal): // the function or the engine failed the call
 		fmt.Println(refusal.Code)
 	case iii.SafeToRetry(err): // it has not run
 	default: // it may have run
@@ -66,7 +66,7 @@ func ExampleCall_errors() {
 	// Output: sold_out
 }
 
-// A call into memory that is there, with a limit of its own, to a function of
+// The call decodes its result into an existing value. It has its own timeout and addresses
 // another namespace.
 func ExampleClient_Call() {
 	_, client, stop := withEngine(iii.WithNamespace("shop"))
@@ -82,7 +82,7 @@ func ExampleClient_Call() {
 	// Output: true map[tea:350]
 }
 
-// Nobody waits for an answer, so nothing tells whether anybody listens.
+// Send does not wait for an answer, so it does not report whether the function exists.
 func ExampleClient_Send() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -106,7 +106,7 @@ func ExampleClient_Send() {
 	// Output: /tea
 }
 
-// A job for later: the receipt says that the queue has it.
+// Enqueue adds a job to a queue; the receipt confirms that the queue has it.
 func ExampleClient_Enqueue() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -136,7 +136,7 @@ func ExampleClient_Enqueue() {
 	// true
 }
 
-// A handler chooses the code of its error, and its caller finds it.
+// A handler chooses the code of its error, and the caller receives the code.
 func ExampleError() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -160,18 +160,18 @@ func ExampleError() {
 	// Output: out_of_stock: no tea is left
 }
 
-// Requests that certainly did not reach the engine can be repeated without a second
-// thought.
+// A request that is guaranteed not to have reached the engine can be retried safely.
 func ExampleSafeToRetry() {
 	engine, client, stop := withEngine(iii.WithName("buyer"))
 	defer stop()
 	ctx := context.Background()
 
-	// Not sent: there was no connection in time.
+	// The request was not sent: there was no connection in time.
 	err := client.Call(ctx, "shop::buy", "tea", nil, iii.WithTimeout(time.Millisecond))
 	fmt.Println(errors.Is(err, iii.ErrTimeout), iii.SafeToRetry(err))
 
-	// Sent, and the connection broke before the answer: tea may have been bought.
+	// The request was sent and the connection broke before the answer: the order may have
+	// been placed.
 	_, err = iii.Handle(client, "shop::buy", func(ctx context.Context, item string) (any, error) {
 		engine.Drop("buyer")
 		return nil, nil

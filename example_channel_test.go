@@ -14,8 +14,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// A file for another worker: the reference of the reading end travels in a call, the
-// bytes beside it, however many they are.
+// A worker sends a file to another worker: a call carries the reference of the reading end,
+// and the channel carries any number of bytes.
 func ExampleClient_CreateChannel() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -48,7 +48,7 @@ func ExampleClient_CreateChannel() {
 	sent := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(writer, strings.NewReader(strings.Repeat("tea ", 1_000_000)))
-		sent <- errors.Join(err, writer.Close()) // the reader sees an end only then
+		sent <- errors.Join(err, writer.Close()) // the reader sees io.EOF only after Close
 	}()
 	stored, err := iii.Call[string](ctx, client, "files::store", Upload{Name: "tea.txt", Content: reader.Ref()})
 	if err != nil {
@@ -58,8 +58,8 @@ func ExampleClient_CreateChannel() {
 	// Output: tea.txt has 4000000 bytes <nil>
 }
 
-// Messages beside the bytes, here the progress of a job that another worker does: it
-// is given the writing end.
+// A channel carries messages as well as bytes. Here another worker receives the writing end
+// and reports the progress of a job.
 func ExampleChannelReader_Messages() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -109,7 +109,7 @@ func ExampleChannelReader_Messages() {
 	// done <nil>
 }
 
-// Without a deadline a Read waits for its writer, and a Write for its reader.
+// Without a deadline, a Read waits for the writer and a Write waits for the reader.
 func ExampleChannelReader_SetReadDeadline() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -130,7 +130,7 @@ func ExampleChannelReader_SetReadDeadline() {
 	_, err = reader.Read(make([]byte, 100))
 	fmt.Println(errors.Is(err, os.ErrDeadlineExceeded))
 
-	if err := reader.SetReadDeadline(time.Time{}); err != nil { // as before
+	if err := reader.SetReadDeadline(time.Time{}); err != nil { // no deadline
 		log.Fatal(err)
 	}
 	if err := writer.SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
@@ -147,7 +147,7 @@ func ExampleChannelReader_SetReadDeadline() {
 	// late <nil>
 }
 
-// The references to channels in a payload of any shape.
+// ChannelRefs finds references to channels in a payload of any shape.
 func ExampleChannelRefs() {
 	payload := json.RawMessage(`{"name": "photo.jpg", "parts": [{"content": {"channel_id": "c1", "access_key": "k1", "direction": "read"}}]}`)
 	for _, at := range iii.ChannelRefs(payload) {

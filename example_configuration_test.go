@@ -10,7 +10,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Settings that the engine keeps, with a schema that they satisfy.
+// The engine stores settings together with a schema that they must satisfy.
 func ExampleConfiguration() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -57,7 +57,7 @@ func ExampleConfiguration() {
 	// 1 entry <nil>
 }
 
-// What the engine tells about functions and workers.
+// The engine lists functions with their schemas and owners.
 func ExampleClient_Functions() {
 	_, client, stop := withEngine(iii.WithName("calculator"), iii.WithDescription("Knows numbers"))
 	defer stop()
@@ -88,7 +88,7 @@ func ExampleClient_Functions() {
 	// {"type":"integer"} by calculator
 }
 
-// The workers of the engine, what they provide, and how its telemetry does.
+// The engine lists its workers, what they provide, and the health of its telemetry.
 func ExampleClient_Workers() {
 	_, client, stop := withEngine(iii.WithName("calculator"), iii.WithDescription("Knows numbers"))
 	defer stop()

@@ -15,8 +15,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// A typed function: what the payload and the result look like is said by Go types,
-// and the engine is told.
+// Go types define the payload and the result of a typed function; the client advertises
+// their schemas to the engine.
 func ExampleHandle() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -58,7 +58,7 @@ func ExampleHandle() {
 	// {"properties":{"item":{"type":"string"},"quantity":{"type":"integer"}},"required":["item"],"type":"object"} <nil>
 }
 
-// An untyped function sees the payload as it came, and says itself what it takes.
+// An untyped function receives raw JSON and declares its own schemas.
 func ExampleClient_HandleFunc() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -84,7 +84,7 @@ func ExampleClient_HandleFunc() {
 	// Output: {"bytes":7}
 }
 
-// A handler learns who called it, and what was sent beside the payload.
+// A handler reads its caller and the metadata of the call from its context.
 func ExampleInvocationFromContext() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -133,8 +133,8 @@ func ExampleWithMiddleware() {
 	// 7 <nil>
 }
 
-// A function can be taken back while the worker runs. What another worker owns is
-// not served here.
+// A worker can unregister a function while it runs. It does not serve a function that
+// another worker owns.
 func ExampleFunction() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -173,8 +173,8 @@ func ExampleFunction() {
 	// true
 }
 
-// A function that the engine runs by an HTTP request, signed with a secret that the
-// engine has in its environment, and the web server that serves it.
+// The engine runs this function by an HTTP request to a web server. It signs the request
+// with a secret from its environment.
 func ExampleClient_HandleHTTPInvoked() {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
@@ -216,8 +216,8 @@ func ExampleClient_HandleHTTPInvoked() {
 	// Output: map[paid:true] <nil>
 }
 
-// A handler that panics fails its call and nothing else. The reason and the stack are
-// for the log, and for the caller only if asked.
+// A panic in a handler fails that call and nothing else. The panic value and the stack go to
+// the log; callers receive them only with WithStackTraces.
 func ExampleWithStackTraces() {
 	_, client, stop := withEngine(iii.WithStackTraces())
 	defer stop()

@@ -8,11 +8,12 @@ import (
 	"log"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/iii-go/iii"
 )
 
-// A route of the engine's HTTP server with a typed body.
+// A typed handler serves a route of the engine's HTTP server.
 func ExampleHandleHTTP() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -52,8 +53,8 @@ func ExampleHandleHTTP() {
 	// Output: 201 /orders/ada/1 {"cents":350,"customer":"ada"} <nil>
 }
 
-// An error of the handler is a response with status 500 and the error's code; a nil
-// response is a 204.
+// An error of the handler becomes a response with status 500 and the error's code. A nil
+// response becomes a response with status 204.
 func ExampleHandleHTTP_errors() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -95,7 +96,7 @@ func ExampleHandleHTTP_errors() {
 	// 500 locked order 7 is being packed <nil>
 }
 
-// Any net/http handler behind a route. What it flushes is on its way at once.
+// MountHTTP serves a route with any net/http handler. Flush sends buffered data at once.
 func ExampleClient_MountHTTP() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -130,8 +131,46 @@ func ExampleClient_MountHTTP() {
 	// data: lift-off
 }
 
-// A function of the worker behind a route, with the config that HandleHTTP writes by
-// itself, and a function in front of it that decides who gets through.
+// Server-sent events end when their client leaves, even if there are no events.
+func ExampleWithStreamHeartbeat() {
+	engine, client, stop := withEngine(iii.WithStreamHeartbeat(10 * time.Millisecond))
+	defer stop()
+
+	events, left := make(chan string), make(chan struct{})
+	_, err := client.MountHTTP("GET", "/events", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(left)
+		w.Header().Set("Content-Type", "text/event-stream")
+		for {
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				return
+			}
+			select {
+			case event := <-events:
+				fmt.Fprintf(w, "data: %s\n\n", event)
+			case <-r.Context().Done(): // the client has left
+				return
+			}
+		}
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+
+	resp, err := http.Get(engine.HTTPURL() + "/events")
+	if err != nil {
+		log.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	<-left
+	fmt.Println("the handler has returned")
+	// Output: the handler has returned
+}
+
+// A function serves a route, with the config that HandleHTTP otherwise generates. A
+// middleware function decides which requests reach it.
 func ExampleHTTPTriggerConfig() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -157,7 +196,7 @@ func ExampleHTTPTriggerConfig() {
 	_, err = client.Trigger("files::count", iii.HTTPTriggerConfig{
 		APIPath:               "/files/:name/count",
 		HTTPMethod:            "GET",
-		MiddlewareFunctionIds: []string{"files::gate"},
+		MiddlewareFunctionIDs: []string{"files::gate"},
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -22,7 +22,7 @@ type (
 	}
 )
 
-// A worker as it is after a move from the official Go SDK.
+// A worker after the move from the official Go SDK.
 func Example_moved() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -34,14 +34,14 @@ func Example_moved() {
 	defer stop()
 
 	client, err := iii.New(url,
-		iii.WithNamespace("shop"), // of its functions, calls and triggers alike
+		iii.WithNamespace("shop"), // for its functions, calls and triggers
 		iii.WithLogger(logger))
 	if err != nil {
 		log.Fatal(err)
 	}
 	_, err = iii.Handle(client, "orders::price", func(ctx context.Context, o Order) (Price, error) {
 		if o.Item != "tea" {
-			return Price{}, &iii.Error{Code: "unknown_item", Message: "there is no " + o.Item} // its caller sees the code
+			return Price{}, &iii.Error{Code: "unknown_item", Message: "there is no " + o.Item} // the caller receives the code
 		}
 		return Price{Cents: 350 * o.Quantity}, nil
 	})
@@ -49,7 +49,7 @@ func Example_moved() {
 		log.Fatal(err)
 	}
 	_, err = client.HandleFunc("orders::changed", func(ctx context.Context, payload json.RawMessage) (any, error) {
-		return nil, client.Send(ctx, "audit::note", payload) // to shop, where this worker is
+		return nil, client.Send(ctx, "audit::note", payload) // in namespace shop, like this worker
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -61,7 +61,7 @@ func Example_moved() {
 		defer stop()
 		tryShop(ctx, client)
 	}()
-	if err := client.Run(ctx); err != nil { // connects, serves until ctx ends, drains
+	if err := client.Run(ctx); err != nil { // connects, serves until ctx ends, shuts down gracefully
 		log.Fatal(err)
 	}
 	// Output:
@@ -70,7 +70,7 @@ func Example_moved() {
 	// audit: state:created
 }
 
-// tryShop calls the worker of the example, and changes what its trigger is about.
+// tryShop calls the worker of the example and changes the state that fires its trigger.
 func tryShop(ctx context.Context, client *iii.Client) {
 	noted := make(chan iii.StateEventType)
 	_, err := iii.Handle(client, "audit::note", func(ctx context.Context, e iii.StateEvent) (any, error) {
@@ -80,7 +80,7 @@ func tryShop(ctx context.Context, client *iii.Client) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := client.Connect(ctx); err != nil { // Run is at it
+	if err := client.Connect(ctx); err != nil { // waits until Run has connected
 		log.Fatal(err)
 	}
 	price, err := iii.Call[json.RawMessage](ctx, client, "orders::price", map[string]any{"item": "tea", "quantity": 2})

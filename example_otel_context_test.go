@@ -11,10 +11,11 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Trace context as it comes from, or goes to, where there is no OpenTelemetry.
+// ExtractContext and related functions exchange trace context with code that does not use
+// OpenTelemetry.
 func ExampleExtractContext() {
 	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tenant=acme")
-	ctx, err := iii.WithBaggageEntry(ctx, "iii.session.name", "Anna & Ben")
+	ctx, err := iii.SetBaggage(ctx, "iii.session.name", "Anna & Ben")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -27,8 +28,8 @@ func ExampleExtractContext() {
 	// iii.session.name=Anna%20&%20Ben,tenant=acme
 }
 
-// An HTTP client whose requests are spans of the trace that their context is in.
-func ExampleNewTransport() {
+// The client records each HTTP request as a span of the trace in the request's context.
+func ExampleNewTracingTransport() {
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		fmt.Println("trace", r.Header.Get("Traceparent")[3:35], "with", r.Header.Get("Baggage"))
 	}))
@@ -38,7 +39,7 @@ func ExampleNewTransport() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	client := &http.Client{Transport: iii.NewTransport(nil)}
+	client := &http.Client{Transport: iii.NewTracingTransport(nil)}
 	resp, err := client.Do(req)
 	if err != nil {
 		log.Fatal(err)
@@ -58,9 +59,9 @@ func ExampleRedactAndTruncate() {
 	// {"note":"a long text tha..."[TRUNCATED]" true
 }
 
-// Baggage travels with every call of its context to the workers that serve it, and
-// on to those that they call.
-func ExampleWithBaggageEntry() {
+// Baggage travels with every call of its context, to the workers that serve the call and to
+// the workers that they call.
+func ExampleSetBaggage() {
 	_, client, stop := withEngine()
 	defer stop()
 
@@ -74,18 +75,18 @@ func ExampleWithBaggageEntry() {
 	if err := client.Connect(context.Background()); err != nil {
 		log.Fatal(err)
 	}
-	ctx, err := iii.WithBaggageEntry(context.Background(), "tenant", "acme")
+	ctx, err := iii.SetBaggage(context.Background(), "tenant", "acme")
 	if err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println(iii.Call[string](ctx, client, "orders::tenant", nil))
-	fmt.Println(iii.Call[string](iii.WithoutBaggageEntry(ctx, "tenant"), client, "orders::tenant", nil))
+	fmt.Println(iii.Call[string](iii.RemoveBaggage(ctx, "tenant"), client, "orders::tenant", nil))
 	// Output:
 	// acme true <nil>
 	//  false <nil>
 }
 
-// Work that goes on after its caller has its answer, in the caller's trace.
+// The handler continues work in the caller's trace after it has returned.
 func ExampleCaptureContext() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -95,7 +96,7 @@ func ExampleCaptureContext() {
 		done = make(chan error)
 		go func() {
 			ctx := captured.Attach(context.Background())
-			done <- iii.WithSpan(ctx, "send receipt", trace.SpanKindInternal, func(context.Context) error { return nil })
+			done <- iii.InSpan(ctx, "send receipt", trace.SpanKindInternal, func(context.Context) error { return nil })
 		}()
 		return done
 	}
@@ -119,7 +120,7 @@ func ExampleCaptureContext() {
 	// send receipt in the trace of the order: true
 }
 
-// What is logged or shown without the secrets in it.
+// Redact masks secrets before data is logged or displayed.
 func ExampleRedact() {
 	fmt.Println(iii.Redact(map[string]any{
 		"user":   "ada",

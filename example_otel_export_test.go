@@ -13,8 +13,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// The exporters on providers of a program's own, that have their own samplers,
-// batches and other exporters. They share one connection.
+// A program uses the exporters with its own providers, which have their own samplers, batch
+// processors and other exporters. The exporters share one connection.
 func ExampleNewEngineSpanExporter() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -39,7 +39,7 @@ func ExampleNewEngineSpanExporter() {
 	defer metrics.Shutdown(ctx)
 	defer logs.Shutdown(ctx)
 
-	tagged, err := iii.WithBaggageEntry(ctx, "iii.tag.team", "billing")
+	tagged, err := iii.SetBaggage(ctx, "iii.tag.team", "billing")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func ExampleNewEngineSpanExporter() {
 	counter.Add(ctx, 2)
 	iii.NewLogger(logs).Warn(ctx, "card expires soon", nil)
 
-	// ForceFlush of a provider returns when the engine has everything.
+	// ForceFlush of a provider returns when the engine has received all data.
 	for _, flush := range []func(context.Context) error{spans.ForceFlush, metrics.ForceFlush, logs.ForceFlush} {
 		if err := flush(ctx); err != nil {
 			log.Fatal(err)
@@ -67,7 +67,7 @@ func ExampleNewEngineSpanExporter() {
 	// true card expires soon
 }
 
-// A frame of telemetry that the program has encoded itself.
+// A program sends a telemetry frame that it has encoded itself.
 func ExampleSharedEngineConnection() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -103,8 +103,8 @@ func ExampleSharedEngineConnection() {
 	// hello
 }
 
-// The figures of the process as gauges, which the engine shows with the worker. A
-// client with telemetry does this by itself.
+// The process metrics are reported as gauges, which the engine shows with the worker. A
+// client with telemetry reports them automatically.
 func ExampleRegisterWorkerGauges() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -138,7 +138,7 @@ func ExampleRegisterWorkerGauges() {
 	// Output: true
 }
 
-// The figures that a worker reports, for a program of its own making.
+// A program collects the process metrics that a worker reports, for its own use.
 func ExampleNewWorkerMetricsCollector() {
 	collector, err := iii.NewWorkerMetricsCollector()
 	if err != nil {
@@ -148,7 +148,7 @@ func ExampleNewWorkerMetricsCollector() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(m.Runtime, m.MemoryRss > 0)
+	fmt.Println(m.Runtime, m.MemoryRSS > 0)
 	// Output:
 	// go true
 }

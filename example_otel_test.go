@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/iii-go/iii"
@@ -17,8 +18,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Traces, metrics and logs of a program, on their way to the engine. What the config
-// leaves out comes from the environment.
+// The telemetry sends traces, metrics and logs of a program to the engine. Unset fields of
+// the config come from the environment.
 func ExampleStartTelemetry() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -27,7 +28,7 @@ func ExampleStartTelemetry() {
 	}
 	defer engine.Close()
 
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: new(engine.URL()), ServiceName: new("billing")},
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: new(engine.URL()), ServiceName: new("billing")},
 		iii.WithTelemetryConnection(
 			iii.WithConnectionHeader(http.Header{"Authorization": {"Bearer t0ken"}}),
 			iii.WithConnectionQueue(10_000, 64<<20), // frames and bytes that may wait for the engine
@@ -61,8 +62,7 @@ func ExampleStartTelemetry() {
 	// lost: 0
 }
 
-// A worker whose invocations, and what it does in them, the engine shows as
-// traces.
+// The engine shows the invocations of this worker, and the work inside them, as traces.
 func ExampleWithTelemetry() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -70,7 +70,7 @@ func ExampleWithTelemetry() {
 		log.Fatal(err)
 	}
 	defer engine.Close()
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: new(engine.URL())})
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: new(engine.URL())})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func ExampleWithTelemetry() {
 	}
 	defer c.Close()
 	_, err = iii.Handle(c, "orders::pay", func(ctx context.Context, order string) (string, error) {
-		return order, iii.WithSpan(ctx, "charge card", trace.SpanKindClient, func(ctx context.Context) error {
+		return order, iii.InSpan(ctx, "charge card", trace.SpanKindClient, func(ctx context.Context) error {
 			telemetry.Logger().Warn(ctx, "card declined", map[string]any{"order": order})
 			return errors.New("card declined")
 		})
@@ -109,13 +109,14 @@ func ExampleWithTelemetry() {
 	// WARN card declined map[order:o-1]
 }
 
-// A span around a part of the work. Its status is that of the error.
-func ExampleWithSpan() {
+// InSpan records a span around a part of the work. The status of the span follows the
+// returned error.
+func ExampleInSpan() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
 
 	ctx, root := telemetry.Tracer().Start(context.Background(), "checkout")
-	err := iii.WithSpan(ctx, "reserve stock", trace.SpanKindInternal, func(ctx context.Context) error {
+	err := iii.InSpan(ctx, "reserve stock", trace.SpanKindInternal, func(ctx context.Context) error {
 		trace.SpanFromContext(ctx).SetAttributes(attribute.Int("items", 3))
 		return errors.New("no tea is left")
 	})
@@ -134,20 +135,20 @@ func ExampleWithSpan() {
 	// checkout Unset map[]
 }
 
-// withTelemetry starts a development engine and telemetry that goes to it.
+// withTelemetry starts a development engine and telemetry for it.
 func withTelemetry() (engine *iiitest.Engine, telemetry *iii.Telemetry, stop func()) {
 	engine, err := iiitest.New()
 	if err != nil {
 		log.Fatal(err)
 	}
-	telemetry, err = iii.StartTelemetry(context.Background(), iii.OtelConfig{EngineWsURL: new(engine.URL())})
+	telemetry, err = iii.StartTelemetry(context.Background(), iii.OtelConfig{EngineWSURL: new(engine.URL())})
 	if err != nil {
 		log.Fatal(err)
 	}
 	return engine, telemetry, func() { _, _ = telemetry.Shutdown(context.Background()), engine.Close() }
 }
 
-// Logs with data that stays what it is, and with the trace that they belong to.
+// Log records have structured data and belong to the current trace.
 func ExampleLogger() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -172,7 +173,7 @@ func ExampleLogger() {
 	// ERROR cannot order more the supplier is away
 }
 
-// What the program logs by log/slog anyway.
+// The slog handler sends the records of log/slog to the engine.
 func ExampleTelemetry_SlogHandler() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -190,8 +191,72 @@ func ExampleTelemetry_SlogHandler() {
 	// Output: INFO sold map[item:tea price:map[cents:350] shop:oslo]
 }
 
-// The providers, for instrumentation that is given some. At the end of the program
-// what was recorded is delivered, or the error says how much was lost.
+// The program logs to its terminal and to the engine. Each line appears once in the
+// terminal, even if telemetry is disabled.
+func ExampleTelemetry_SlogHandler_terminal() {
+	engine, telemetry, stop := withTelemetry()
+	defer stop()
+	ctx := context.Background()
+
+	terminal := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime})
+	logger := slog.New(slog.NewMultiHandler(terminal, telemetry.SlogHandler())) // or for slog.SetDefault
+	logger.InfoContext(ctx, "sold", "item", "tea")
+
+	if err := telemetry.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("engine:", engine.Logs()[0].Body)
+	// Output:
+	// level=INFO msg=sold item=tea
+	// engine: sold
+}
+
+// The terminal shows all records; the engine receives only those from a level on.
+func ExampleTelemetry_SlogHandlerAt() {
+	engine, telemetry, stop := withTelemetry()
+	defer stop()
+	ctx := context.Background()
+
+	terminal := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime})
+	logger := slog.New(slog.NewMultiHandler(terminal, telemetry.SlogHandlerAt(slog.LevelWarn)))
+	logger.InfoContext(ctx, "sold", "item", "tea")
+	logger.WarnContext(ctx, "nearly sold out", "item", "tea")
+
+	if err := telemetry.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for _, r := range engine.Logs() {
+		fmt.Println("engine:", r.Body)
+	}
+	// Output:
+	// level=INFO msg=sold item=tea
+	// level=WARN msg="nearly sold out" item=tea
+	// engine: nearly sold out
+}
+
+// TraceHandler adds the ids of the trace to the lines of a terminal or a file. The context
+// of a handler belongs to the trace of the call.
+func ExampleTraceHandler() {
+	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "")
+
+	terminal := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime})
+	logger := slog.New(iii.TraceHandler(terminal))
+	logger.InfoContext(ctx, "sold", "item", "tea")
+	logger.Info("closed")
+	// Output:
+	// level=INFO msg=sold item=tea trace_id=0af7651916cd43dd8448eb211c80319c span_id=b7ad6b7169203331
+	// level=INFO msg=closed
+}
+
+func withoutTime(groups []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey && len(groups) == 0 {
+		return slog.Attr{}
+	}
+	return a
+}
+
+// Instrumentation can use the providers of the telemetry. Shutdown delivers the recorded
+// data at the end of the program; its error reports how much was lost.
 func ExampleTelemetry() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -218,8 +283,8 @@ func ExampleTelemetry() {
 	// sell sold
 }
 
-// Instrumentation that knows nothing of this package, here the use of a global
-// tracer, is recorded if the providers are the global ones.
+// With WithGlobalProviders the telemetry also records instrumentation that uses the global
+// providers, here a global tracer.
 func ExampleWithGlobalProviders() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -227,7 +292,7 @@ func ExampleWithGlobalProviders() {
 		log.Fatal(err)
 	}
 	defer engine.Close()
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: new(engine.URL())}, iii.WithGlobalProviders())
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: new(engine.URL())}, iii.WithGlobalProviders())
 	if err != nil {
 		log.Fatal(err)
 	}

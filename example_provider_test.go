@@ -12,8 +12,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// ticker provides a trigger type: its triggers fire again and again, as their
-// configs say.
+// ticker provides a trigger type. Its triggers fire repeatedly, at the interval in their
+// configs.
 type ticker struct {
 	running sync.WaitGroup
 }
@@ -21,7 +21,7 @@ type ticker struct {
 // Bind starts a trigger. ctx ends when the trigger does.
 func (t *ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
 	if b.Unchanged {
-		return nil // bound again after a reconnection, and going on
+		return nil // bound again after a reconnection; the ticker still runs
 	}
 	var config struct {
 		EveryMs int `json:"every_ms"`
@@ -46,10 +46,10 @@ func (t *ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
 	return nil
 }
 
-// Unbind has nothing to do: the context has said it.
+// Unbind has nothing to do: the context of Bind ends with the trigger.
 func (t *ticker) Unbind(ctx context.Context, id string) error { return nil }
 
-// A trigger type of one's own, and a trigger of it.
+// A worker provides a custom trigger type, and a trigger uses it.
 func ExampleClient_HandleTriggerType() {
 	engine, err := iiitest.New()
 	if err != nil {

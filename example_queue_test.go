@@ -10,7 +10,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// A message for whoever listens now.
+// Publish delivers a message at most once, to the current subscribers of a topic.
 func ExampleClient_Publish() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -38,7 +38,8 @@ func ExampleClient_Publish() {
 	// Output: tea is served
 }
 
-// A message for the queue of each subscriber, which keeps it until it was handled.
+// PublishDurable adds a message to the queue of each subscriber. The queue keeps the message
+// until it has been handled: delivery is at-least-once.
 func ExampleClient_PublishDurable() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -47,7 +48,7 @@ func ExampleClient_PublishDurable() {
 	attempt := 0
 	done := make(chan int)
 	_, err := iii.Handle(client, "orders::ship", func(ctx context.Context, order string) (any, error) {
-		if attempt++; attempt == 1 { // the function runs at least once, so let it bear that
+		if attempt++; attempt == 1 { // delivery is at-least-once, so the function must be idempotent
 			return nil, errors.New("the lorry is away")
 		}
 		done <- attempt
@@ -74,8 +75,8 @@ func ExampleClient_PublishDurable() {
 	// Output: shipped at attempt 2
 }
 
-// What has failed for good is not lost: it can be looked at, tried again, or thrown
-// away.
+// A message whose attempts are used up moves to the dead-letter queue, where it can be
+// inspected, retried or discarded.
 func ExampleClient_DeadLetters() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -109,7 +110,7 @@ func ExampleClient_DeadLetters() {
 		}
 	}
 	letters := []iii.DeadLetter{}
-	for len(letters) < 3 { // they die in a moment
+	for len(letters) < 3 { // until all attempts have failed
 		if letters, err = client.DeadLetters(ctx, "mails"); err != nil {
 			log.Fatal(err)
 		}

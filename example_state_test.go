@@ -9,8 +9,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Values that all workers share, by scope and key, with updates that nobody comes
-// between.
+// All workers share the values of the state, by scope and key. Updates are isolated.
 func ExampleState() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -36,7 +35,7 @@ func ExampleState() {
 		log.Fatal(err)
 	}
 	fmt.Println(changed.Old.Cents, "to", changed.New.Cents, changed.New.Tags)
-	for _, e := range changed.Errors { // refused operations; the others were applied
+	for _, e := range changed.Errors { // rejected operations; the others were applied
 		fmt.Printf("operation %d: %s\n", e.OpIndex, e.Code)
 	}
 	_, ok, err := accounts.Get(ctx, "bob")
@@ -47,7 +46,7 @@ func ExampleState() {
 	// bob: false <nil>
 }
 
-// A scope as a whole. The engine does not tell the keys.
+// List returns the values of a scope. The engine does not return the keys.
 func ExampleState_List() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -76,8 +75,8 @@ func ExampleState_List() {
 	// 0 false <nil>
 }
 
-// What each operation does to an item. The rules are the engine's, for workers that
-// store items themselves.
+// ApplyUpdate applies update operations by the engine's rules, for workers that store items
+// themselves.
 func ExampleApplyUpdate() {
 	item := json.RawMessage(`{"name":"Ada","visits":1,"tags":["new"],"address":{"city":"London"},"draft":true}`)
 	result, err := iii.ApplyUpdate(item, []iii.UpdateOp{
@@ -87,7 +86,7 @@ func ExampleApplyUpdate() {
 		iii.OpAppend("regular", "tags"),
 		iii.OpMerge(map[string]any{"street": "St James's Square"}, "address"),
 		iii.OpRemove("draft"),
-		iii.OpIncrement("name", 1), // is no number: refused, and nothing else is
+		iii.OpIncrement("name", 1), // not a number: rejected; the other operations apply
 	})
 	if err != nil {
 		log.Fatal(err)

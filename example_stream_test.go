@@ -11,7 +11,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// Items by group, whose changes are broadcast.
+// A stream stores items by group and broadcasts their changes.
 func ExampleStream() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -53,7 +53,7 @@ func ExampleStream() {
 	// true <nil>
 }
 
-// What a browser sees: the present state first, then what changes and what is sent.
+// A subscriber receives the current state first, then changes and sent events.
 func ExampleSubscribe() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -69,7 +69,7 @@ func ExampleSubscribe() {
 			log.Fatal(err)
 		}
 		switch m.Event.Type {
-		case iii.StreamEventTypeSync: // again after each reconnection
+		case iii.StreamEventTypeSync: // sent again after each reconnection
 			fmt.Printf("sync %s\n", m.Event.Data)
 			_, err = chat.Set(ctx, "room-1", "m-1", "hello")
 		case iii.StreamEventTypeCreate:
@@ -77,7 +77,7 @@ func ExampleSubscribe() {
 			err = chat.Send(ctx, "room-1", "typing", "ada") // stores nothing
 		case iii.StreamEventTypeEvent:
 			fmt.Printf("event %s\n", m.Event.Event)
-			return // which closes the connection
+			return // leaving the loop closes the connection
 		}
 		if err != nil {
 			log.Fatal(err)
@@ -89,8 +89,8 @@ func ExampleSubscribe() {
 	// event {"data":"ada","type":"typing"}
 }
 
-// Who follows a stream is known to its join triggers by what an auth function makes
-// of the headers.
+// An auth function derives a context from the headers of a subscriber, and a join trigger
+// uses the context to accept or reject subscriptions.
 func ExampleSubscribeWith() {
 	engine, err := iiitest.New(iiitest.WithStreamAuth("chat::auth"))
 	if err != nil {

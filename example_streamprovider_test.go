@@ -13,8 +13,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// warehouse stores a stream: items by group and id, where a program has its own
-// database.
+// warehouse stores a stream, items by group and id. A real program would use a database.
 type warehouse struct {
 	mu     sync.Mutex
 	groups map[string]map[string]json.RawMessage
@@ -23,7 +22,7 @@ type warehouse struct {
 func (w *warehouse) Get(ctx context.Context, in iii.StreamGetInput) (json.RawMessage, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.groups[in.GroupID][in.ItemID], nil // nil: nothing there
+	return w.groups[in.GroupID][in.ItemID], nil // nil: no such item
 }
 
 func (w *warehouse) Set(ctx context.Context, in iii.StreamSetInput) (iii.StreamSetResult, error) {
@@ -57,8 +56,8 @@ func (w *warehouse) Groups(ctx context.Context, in iii.StreamListGroupsInput) ([
 	return slices.Sorted(maps.Keys(w.groups)), nil
 }
 
-// A stream that a worker stores. Whoever uses it notices nothing of that, and its
-// changes are broadcast like those of any other.
+// A worker stores a stream itself. Clients use it like any other stream, and its changes are
+// broadcast.
 func ExampleClient_HandleStream() {
 	engine, err := iiitest.New()
 	if err != nil {

@@ -20,10 +20,10 @@ type Sum struct {
 	B int `json:"b"`
 }
 
-// One worker serves a function and another one calls it.
+// One worker serves a function and another worker calls it.
 func Example() {
 	ctx := context.Background()
-	engine, err := iiitest.New() // or an engine that runs elsewhere
+	engine, err := iiitest.New() // in production, a separate engine
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -60,8 +60,8 @@ func Example() {
 	// Output: 5
 }
 
-// withEngine starts a development engine and makes a client for it, which has still
-// to connect; stop ends both. A program has one client, made with New.
+// withEngine starts a development engine and makes a client for it. The client is not
+// connected yet; stop ends both. A real program only makes the client, with New.
 func withEngine(opts ...iii.Option) (engine *iiitest.Engine, client *iii.Client, stop func()) {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -73,7 +73,8 @@ func withEngine(opts ...iii.Option) (engine *iiitest.Engine, client *iii.Client,
 	return engine, client, func() { _, _ = client.Close(), engine.Close() }
 }
 
-// What a worker in production says about itself. Nothing is sent yet.
+// A worker in production sets a name, a namespace, credentials and a logger. New sends
+// nothing yet.
 func ExampleNew() {
 	client, err := iii.New("wss://engine.example.org",
 		iii.WithName("billing"),
@@ -93,15 +94,15 @@ func ExampleNew() {
 	// Output: billing of shop is disconnected
 }
 
-// The limits of a client, here with their defaults. An option that makes no sense is
-// an error of New.
+// This client sets its limits to their defaults. New rejects invalid values.
 func ExampleNew_limits() {
 	limits := []iii.Option{
 		iii.WithMaxConcurrency(1000),                          // handlers at once
 		iii.WithSendBuffer(1000, 8<<20),                       // messages and bytes that wait for a connection
 		iii.WithReadLimit(64 << 20),                           // bytes of one received message
 		iii.WithKeepalive(20*time.Second, 60*time.Second),     // ping, and when a silent engine is given up
-		iii.WithReconnection(iii.DefaultReconnectionConfig()), // 1 s, doubled up to 30 s, for ever
+		iii.WithReconnection(iii.DefaultReconnectionConfig()), // 1 s, doubled up to 30 s, unlimited attempts
+		iii.WithHTTPWriteTimeout(30 * time.Second),            // without progress, of a streamed response
 	}
 	client, err := iii.New("", limits...)
 	if err != nil {
@@ -114,7 +115,7 @@ func ExampleNew_limits() {
 	// Output: iii: WithKeepalive: ping 1m0s must be positive and below idle 1s
 }
 
-// Connect tells a worker that was let in from one that was not.
+// Connect returns nil if the engine accepts the worker, and the refusal otherwise.
 func ExampleClient_Connect() {
 	engine, client, stop := withEngine(iii.WithName("greeter"))
 	defer stop()
@@ -142,8 +143,94 @@ func ExampleClient_Connect() {
 	// the twin is failed - true
 }
 
-// The main loop of a worker program ends with the context, and in order: what runs
-// then is answered.
+// With WithWaitForName a worker waits for the previous instance with its name to end, as in
+// a rolling update.
+func ExampleWithWaitForName() {
+	engine, old, stop := withEngine(iii.WithName("greeter"))
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := old.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	waiting := make(chan string, 1)
+	next, err := iii.New(engine.URL(),
+		iii.WithName("greeter"),
+		iii.WithWaitForName(),
+		iii.WithStateListener(func(s iii.ConnectionState, err error) {
+			var refused *iii.RejectedError
+			if errors.As(err, &refused) {
+				waiting <- refused.WorkerName
+			}
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer next.Close()
+	go func() {
+		fmt.Println("waiting for the name", <-waiting)
+		if err := old.Shutdown(ctx); err != nil {
+			log.Fatal(err)
+		}
+	}()
+	if err := next.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(next.Name(), "is", next.State())
+	// Output:
+	// waiting for the name greeter
+	// greeter is connected
+}
+
+// During a rolling update the next instance starts while the old one still serves. The engine
+// refuses its functions, and the client takes them over when the old instance ends.
+func ExampleTakeoverNotice() {
+	engine, old, stop := withEngine(iii.WithName("orders-1"))
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	serve := func(c *iii.Client) *iii.Function {
+		f, err := iii.Handle(c, "orders::create", func(context.Context, any) (string, error) { return "served by " + c.Name(), nil })
+		if err != nil {
+			log.Fatal(err)
+		}
+		if err := c.Connect(ctx); err != nil {
+			log.Fatal(err)
+		}
+		return f
+	}
+	serve(old)
+
+	taken := make(chan string, 1)
+	next, err := iii.New(engine.URL(), iii.WithName("orders-2"),
+		iii.WithStateListener(func(_ iii.ConnectionState, err error) {
+			var notice *iii.TakeoverNotice
+			if errors.As(err, &notice) {
+				taken <- notice.FunctionID
+			}
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer next.Close()
+	f := serve(next)
+	var refused *iii.RejectedError
+	fmt.Println("refused:", errors.As(f.Err(), &refused))
+
+	if err := old.Shutdown(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("taken over:", <-taken)
+	fmt.Println(iii.Call[string](ctx, next, "orders::create", nil))
+	// Output:
+	// refused: true
+	// taken over: orders::create
+	// served by orders-2 <nil>
+}
+
+// The main loop of a worker program ends with its context, by a graceful shutdown: running
+// handlers finish and their results are delivered.
 func ExampleClient_Run() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -167,7 +254,7 @@ func ExampleClient_Run() {
 	if err := caller.Connect(context.Background()); err != nil {
 		log.Fatal(err)
 	}
-	if err := client.Connect(context.Background()); err != nil { // Run is at it
+	if err := client.Connect(context.Background()); err != nil { // waits until Run has connected
 		log.Fatal(err)
 	}
 	fmt.Println(iii.Call[string](context.Background(), caller, "worker::stop", nil))
@@ -177,7 +264,8 @@ func ExampleClient_Run() {
 	// <nil>
 }
 
-// A drain lets running handlers finish, and the long ones know that it has begun.
+// Graceful shutdown lets running handlers finish. Stopping signals its start to long-running
+// handlers.
 func ExampleClient_Shutdown() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -229,7 +317,7 @@ func ExampleClient_Stats() {
 	defer stop()
 	ctx := context.Background()
 
-	for n := range 3 { // not connected: they wait
+	for n := range 3 { // not connected: the messages wait
 		if err := client.Send(ctx, "metrics::count", n); err != nil {
 			log.Fatal(err)
 		}
@@ -238,7 +326,7 @@ func ExampleClient_Stats() {
 	if err := client.Connect(ctx); err != nil {
 		log.Fatal(err)
 	}
-	if err := client.Shutdown(ctx); err != nil { // waits until the engine has read them
+	if err := client.Shutdown(ctx); err != nil { // waits until the engine has read the messages
 		log.Fatal(err)
 	}
 	s := client.Stats()
@@ -248,8 +336,8 @@ func ExampleClient_Stats() {
 	// confirmed: 3 unknown: 0 dropped: 0
 }
 
-// A worker whose connection breaks is back by itself. Connections are made as its
-// program wants them, here in memory.
+// A worker reconnects automatically when its connection breaks. WithDialContext controls how
+// connections are made, here in memory.
 func ExampleWithStateListener() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -290,7 +378,7 @@ func ExampleWithStateListener() {
 	// another identity: true
 }
 
-// An engine with access control lets in who has the right header.
+// An engine with access control admits workers with the right header.
 func ExampleAuthError() {
 	engine, client, stop := withEngine()
 	defer stop()

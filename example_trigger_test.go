@@ -10,7 +10,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// A function that runs whenever something in a scope of the state changes.
+// The function runs on each change in a scope of the state.
 func ExampleClient_Trigger() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -44,14 +44,14 @@ func ExampleClient_Trigger() {
 	// Output: state:created: ada of carts is {"tea":1}
 }
 
-// The engine confirms no trigger, but says if it refuses one.
+// The engine does not confirm triggers, but it reports refusals.
 func ExampleWithTriggerErrorHandler() {
 	_, client, stop := withEngine()
 	defer stop()
 
 	refused := make(chan error, 1)
 	trigger, err := client.Trigger("reports::write",
-		iii.CronTriggerConfig{Expression: "0 0 25 * * *"}, // an hour that no day has
+		iii.CronTriggerConfig{Expression: "0 0 25 * * *"}, // there is no hour 25
 		iii.WithTriggerErrorHandler(func(err error) { refused <- err }))
 	if err != nil {
 		log.Fatal(err)
@@ -63,7 +63,7 @@ func ExampleWithTriggerErrorHandler() {
 	var reason *iii.Error
 	fmt.Println(errors.As(trigger.Err(), &reason), reason.Code)
 
-	// What can be seen without the engine is an error at once.
+	// Trigger itself rejects configs that are invalid without asking the engine.
 	_, err = client.Trigger("reports::write", iii.CronTriggerConfig{Expression: "0 25 * * *"})
 	fmt.Println(err)
 	// Output:
@@ -71,8 +71,8 @@ func ExampleWithTriggerErrorHandler() {
 	// iii: trigger of reports::write: cron expression "0 25 * * *" needs six fields, seconds first, or seven with a year; it has 5
 }
 
-// A trigger in full: its id, which is one for all workers, what its function finds
-// beside the payload, and the namespaces of the function and of the trigger type.
+// A trigger with all options: an id, which is unique in the engine, metadata for the
+// function, and the namespaces of the function and of the trigger type.
 func ExampleWithTriggerMetadata() {
 	_, client, stop := withEngine(iii.WithNamespace("shop"))
 	defer stop()
@@ -90,8 +90,8 @@ func ExampleWithTriggerMetadata() {
 	trigger, err := client.Trigger("carts::changed", iii.StateTriggerConfig{},
 		iii.WithTriggerID("shop/carts"),
 		iii.WithTriggerMetadata(map[string]string{"shop": "oslo"}),
-		iii.WithTriggerNamespace("shop"),            // of the function; the worker's own by default
-		iii.WithTriggerProviderNamespace("default")) // where the engine's types are
+		iii.WithTriggerNamespace("shop"),            // namespace of the function; defaults to the worker's own
+		iii.WithTriggerProviderNamespace("default")) // namespace of the trigger type's provider
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func ExampleWithTriggerMetadata() {
 	// Output: shop/carts {"shop":"oslo"}
 }
 
-// Every second. There are six fields, seconds first, in UTC.
+// The trigger fires every second. A cron expression has six fields, seconds first, in UTC.
 func ExampleCronTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -132,8 +132,8 @@ func ExampleCronTriggerConfig() {
 	// Output: cron in time: true
 }
 
-// Only changes that a condition lets through: a function that gets the same event and
-// answers false to skip it.
+// A condition is a function that receives the same event. The trigger does not fire if the
+// condition returns false.
 func ExampleStateTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -174,7 +174,7 @@ func ExampleStateTriggerConfig() {
 	// Output: 95 degrees
 }
 
-// What changes in one group of a stream.
+// The trigger fires on changes in one group of a stream.
 func ExampleStreamTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -203,8 +203,8 @@ func ExampleStreamTriggerConfig() {
 	// Output: create m-1 "hello"
 }
 
-// Who may join a stream over its socket, and who has left. One config serves both
-// types of trigger.
+// A join trigger decides who may join a stream; a leave trigger fires when a subscriber
+// leaves. Both types of trigger use the same config.
 func ExampleStreamJoinTrigger() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -248,7 +248,8 @@ func ExampleStreamJoinTrigger() {
 	// left room-1
 }
 
-// A message of a durable topic is tried again, here at once, until it is dead.
+// A failed message of a durable topic is retried, here after a millisecond, until it moves to
+// the dead-letter queue.
 func ExampleQueueTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -282,7 +283,7 @@ func ExampleQueueTriggerConfig() {
 	// ada@example.org
 }
 
-// Everybody who listens to a topic now gets what is published.
+// All current subscribers of a topic receive a published message.
 func ExampleSubscribeTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -309,8 +310,8 @@ func ExampleSubscribeTriggerConfig() {
 	// Output: tea is served
 }
 
-// What anybody logs as an error, with the trace that it belongs to. The level is not
-// a minimum.
+// The trigger fires on error records of any worker. The event has the trace of the record.
+// The level is an exact match, not a minimum.
 func ExampleLogTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -338,12 +339,13 @@ func ExampleLogTriggerConfig() {
 	// Output: ERROR the oven burns
 }
 
-// The ids of traces that have got spans with an error, gathered for a moment.
+// The trigger fires with the ids of traces that have new spans with an error, collected for a
+// moment.
 func ExampleTraceTriggerConfig() {
 	engine, client, stop := withEngine()
 	defer stop()
 	ctx := context.Background()
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: new(engine.URL())})
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: new(engine.URL())})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -365,17 +367,17 @@ func ExampleTraceTriggerConfig() {
 	}
 
 	ctx, span := telemetry.Tracer().Start(ctx, "bake")
-	_ = iii.WithSpan(ctx, "heat oven", 0, func(context.Context) error { return errors.New("no gas") })
+	_ = iii.InSpan(ctx, "heat oven", 0, func(context.Context) error { return errors.New("no gas") })
 	span.End()
 	if err := telemetry.Flush(ctx); err != nil {
 		log.Fatal(err)
 	}
 	e := <-traces
-	fmt.Println(len(e.TraceIds), e.TraceIds[0] == iii.TraceID(ctx))
+	fmt.Println(len(e.TraceIDs), e.TraceIDs[0] == iii.TraceID(ctx))
 	// Output: 1 true
 }
 
-// Changes of one entry of the configuration.
+// The trigger fires on changes of one configuration entry.
 func ExampleConfigurationTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -413,7 +415,7 @@ func ExampleConfigurationTriggerConfig() {
 	// Output: configuration:updated {"opens":8}
 }
 
-// Workers that come and go.
+// The trigger fires when workers connect or disconnect.
 func ExampleWorkersAvailableTrigger() {
 	engine, client, stop := withEngine()
 	defer stop()

@@ -10,6 +10,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // HandlerFunc serves invocations of a function. payload is what the caller sent,
@@ -40,34 +43,52 @@ type Function struct {
 	spanName string
 	untraced bool // it is not run here
 
-	entry   entry
+	claim
 	refused atomic.Pointer[RejectedError]
-	trigger *Trigger // registered with the function and taken back with it
+	route   *Trigger                // registered with the function and taken back with it
+	head    atomic.Pointer[Trigger] // likewise, for HEAD
+
+	// Guarded by the lock of the registry.
+	releasing bool      // it was taken over, and its triggers wait for what owner leaves behind
+	owner     string    // the worker that held it
+	deadline  time.Time // of that wait
 }
 
 // ID is the id under which the function was registered.
 func (f *Function) ID() string { return f.id }
 
-// Err is the engine's refusal, a *[RejectedError], if another live worker owns
-// the function's id in this namespace; then this worker does not serve it. Of the
-// function of an HTTP route it is also the refusal of the route, an *[Error]. Each new
-// connection tries again. Nil while nothing is known.
+// Err returns the engine's refusal, a *[RejectedError], while another live worker owns
+// the function's id in this namespace, as the old instance does during a rolling update.
+// This worker then does not serve the function, its triggers are not registered, and the
+// client tries again until the owner has gone: after 250 ms at first, then less often, at
+// least every 2 s, and on each new connection; with more than 180 refused functions, 180
+// of them a second. Once the engine has accepted the function Err returns nil, and the
+// state listener receives a *[TakeoverNotice]. Before the engine has answered it returns
+// nil, or the refusal of the connection before. For a function of [HandleHTTP] or
+// [Client.MountHTTP] it also returns the refusal of its route, as [Trigger.Err] does.
 func (f *Function) Err() error {
 	if err := f.refused.Load(); err != nil {
 		return err
 	}
-	if f.trigger != nil {
-		return f.trigger.Err()
+	for _, t := range []*Trigger{f.route, f.head.Load()} {
+		if t == nil {
+			continue
+		}
+		if err := t.refused.Load(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// Unregister takes the function back, and the HTTP trigger that was registered
+// Unregister takes the function back, and the HTTP triggers that were registered
 // with it. It does not wait for the network, nor for running handlers. It is an
 // error to do so twice.
 func (f *Function) Unregister() error {
-	if f.trigger != nil {
-		_ = f.trigger.Unregister() // it may have been taken back alone
+	for _, t := range []*Trigger{f.route, f.head.Load()} {
+		if t != nil {
+			_ = t.Unregister() // it may have been taken back alone
+		}
 	}
 	if !f.client.registry.removeFunction(f) {
 		return fmt.Errorf("iii: function %q is not registered", f.id)
@@ -157,7 +178,7 @@ func registrationOf(m any) (json.RawMessage, error) {
 	case len(raw) >= messageTooLarge:
 		return nil, fmt.Errorf("registration: %w: %d bytes", ErrMessageTooLarge, len(raw))
 	}
-	if err := checkForEngine(raw, engineDepth); err != nil {
+	if err := rawjson.CheckForEngine(raw, engineDepth); err != nil {
 		return nil, fmt.Errorf("registration: %w", err)
 	}
 	return raw, nil
@@ -175,7 +196,8 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 
 // Handle registers a function with a typed handler: the payload is decoded into
 // In and the result encoded from Out, and JSON Schemas inferred from both are
-// advertised. A payload that does not decode is answered with code
+// advertised. In is what the caller sent, a map or a json.RawMessage too, without the key
+// _caller_worker_id that the engine adds: only a struct with a field of that name gets it. A payload that does not decode is answered with code
 // invalid_request and the path of what is wrong, for example
 // lines[2].price. See [Client.HandleFunc].
 func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out, error), opts ...FunctionOption) (*Function, error) {
@@ -186,7 +208,11 @@ func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out,
 }
 
 func typedHandler[In, Out any](h func(context.Context, In) (Out, error)) HandlerFunc {
+	notices := noticesCaller(reflect.TypeFor[In]())
 	return func(ctx context.Context, payload json.RawMessage) (any, error) {
+		if notices {
+			payload = withoutCaller(payload)
+		}
 		var in In
 		if err := decodePayload(payload, &in); err != nil {
 			return nil, err
@@ -289,7 +315,7 @@ func (c *Client) newFunction(id string, h HandlerFunc, invocation *HTTPInvocatio
 	if err != nil {
 		return nil, fmt.Errorf("iii: function %q: %w", id, err)
 	}
-	f.entry = entry{add: add, remove: remove, renew: func() { f.refused.Store(nil) }}
+	f.claim = claim{function: f, entry: entry{add: add, remove: remove}}
 	return f, nil
 }
 
@@ -348,9 +374,9 @@ func callerOf(data []byte) (id string) {
 	if len(data) == 0 || data[0] != '{' {
 		return ""
 	}
-	_ = scanObject(data, func(key, value []byte) {
-		if string(key) == "_caller_worker_id" {
-			id, _ = stringOf(value)
+	_ = rawjson.ScanObject(data, func(key, value []byte) {
+		if isCallerKey(key) {
+			id, _ = rawjson.Unquote(value)
 		}
 	})
 	return id

@@ -108,7 +108,7 @@ func TestRegistrationsAreChecked(t *testing.T) {
 		{"function twice", func(c *Client) error {
 			_, err1 := Handle(c, "f", typed)
 			_, err2 := Handle(c, "f", typed)
-			c.registry.entries, c.registry.functions = nil, map[string]*Function{}
+			c.registry.functions, c.registry.functionByID = nil, map[string]*Function{}
 			return errors.Join(err1, err2)
 		}, "is registered already"},
 	} {
@@ -125,7 +125,7 @@ func TestRegistrationsAreChecked(t *testing.T) {
 			if test.want == ErrMessageTooLarge.Error() && !errors.Is(err, ErrMessageTooLarge) {
 				t.Errorf("%v is no ErrMessageTooLarge", err)
 			}
-			if n := len(c.registry.entries) + len(c.registry.functions) + len(c.registry.triggers) + len(c.bindings.types); n != 0 {
+			if n := len(c.registry.types) + len(c.registry.functionByID) + len(c.registry.triggerByID) + len(c.bindings.types); n != 0 {
 				t.Errorf("%d registrations are left", n)
 			}
 		})

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"net"
 	"os"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -15,6 +17,7 @@ func TestExpiredWritesStayExpired(t *testing.T) {
 	defer near.Close()
 	defer far.Close()
 	g := &gatherConn{Conn: near}
+	g.writeThrough()
 	g.expireWrites(true)
 	if err := g.SetWriteDeadline(time.Time{}); err != nil {
 		t.Fatal(err)
@@ -30,4 +33,92 @@ func TestExpiredWritesStayExpired(t *testing.T) {
 	if _, err := g.Write([]byte("x")); err != nil {
 		t.Errorf("Write = %v, want no error any more", err)
 	}
+}
+
+// What bounds a write through, and how long it takes to fail when the peer reads
+// nothing, or for ever some bytes every second.
+func TestWriteLimits(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		limit  writeLimit
+		change func(*gatherConn) // after two seconds
+		reads  int               // bytes that the peer reads each second; 0 is none
+		after  time.Duration     // when the write fails; 0: it succeeds
+	}{
+		{name: "deadline", limit: writeLimit{deadline: start.Add(3 * time.Second)}, after: 3 * time.Second},
+		{name: "deadline that has passed", limit: writeLimit{deadline: start.Add(-time.Second)}, reads: 1 << 20, after: time.Nanosecond},
+		{name: "deadline with a peer that reads", limit: writeLimit{deadline: start.Add(3 * time.Second)}, reads: 1000, after: 3 * time.Second},
+		{name: "stall", limit: writeLimit{stall: 3 * time.Second}, after: 3 * time.Second},
+		{name: "stall with a peer that reads", limit: writeLimit{stall: 3 * time.Second}, reads: 8 << 10},
+		{name: "stall with a peer that reads too little", limit: writeLimit{stall: 3 * time.Second}, reads: 100, after: 3 * time.Second},
+		{name: "deadline before the stall", limit: writeLimit{deadline: start.Add(time.Second), stall: 3 * time.Second}, after: time.Second},
+		{name: "no limit", reads: 1000},
+		{name: "deadline set during the write", after: 4 * time.Second,
+			change: func(g *gatherConn) { g.limitWrites(writeLimit{deadline: start.Add(4 * time.Second)}) }},
+		{name: "deadline passed during the write", after: 2 * time.Second,
+			change: func(g *gatherConn) { g.limitWrites(writeLimit{deadline: start}) }},
+		{name: "deadline moved on during the write", limit: writeLimit{deadline: start.Add(3 * time.Second)}, after: 6 * time.Second,
+			change: func(g *gatherConn) { g.limitWrites(writeLimit{deadline: start.Add(6 * time.Second)}) }},
+		{name: "deadline taken away during the write", limit: writeLimit{deadline: start.Add(3 * time.Second)}, reads: 10_000,
+			change: func(g *gatherConn) { g.limitWrites(writeLimit{}) }},
+		{name: "stall set during the write", after: 5 * time.Second,
+			change: func(g *gatherConn) { g.limitWrites(writeLimit{stall: 3 * time.Second}) }},
+		{name: "expired during the write", after: 2 * time.Second, change: func(g *gatherConn) { g.expireWrites(true) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := net.Pipe()
+				var peer sync.WaitGroup
+				defer peer.Wait()
+				defer near.Close()
+				defer far.Close()
+				g := &gatherConn{Conn: near}
+				g.writeThrough()
+				g.limitWrites(test.limit)
+				if test.change != nil {
+					time.AfterFunc(2*time.Second, func() { test.change(g) })
+				}
+				if test.reads > 0 {
+					peer.Go(func() {
+						for err := error(nil); err == nil; _, err = far.Read(make([]byte, test.reads)) {
+							time.Sleep(time.Second)
+						}
+					})
+				}
+				message := make([]byte, 100_000)
+				n, err := g.Write(message)
+				if took := time.Since(start); test.after > 0 {
+					if !errors.Is(err, os.ErrDeadlineExceeded) || took != test.after.Truncate(time.Second) {
+						t.Errorf("Write = %d, %v after %v, want a deadline error after %v", n, err, took, test.after)
+					}
+				} else if err != nil || n != len(message) {
+					t.Errorf("Write = %d, %v after %v, want all", n, err, took)
+				}
+			})
+		})
+	}
+}
+
+// start is when the clock of a bubble begins.
+var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// The deadline of a control frame is its own, and is forgotten with it.
+func TestControlFramesHaveTheirOwnDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer near.Close()
+		defer far.Close()
+		g := &gatherConn{Conn: near}
+		g.writeThrough()
+		g.limitWrites(writeLimit{deadline: start.Add(time.Minute)})
+		for _, test := range []struct {
+			control time.Time
+			after   time.Duration
+		}{{start.Add(time.Second), time.Second}, {time.Time{}, time.Minute}} {
+			_ = g.SetWriteDeadline(test.control)
+			if _, err := g.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != test.after {
+				t.Errorf("Write = %v after %v, want a deadline error after %v", err, time.Since(start), test.after)
+			}
+		}
+	})
 }

@@ -5,12 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // HandleHTTP serves an HTTP route with a typed handler: it registers a function
@@ -21,21 +26,41 @@ import (
 // request would match is an error: wildcards, whose values the engine does not deliver; the
 // segments "." and ".."; characters that some clients encode and others do not; and the
 // method OPTIONS, which the engine answers itself. [Function.Err] reports the engine's
-// refusal of the route. The body is decoded into In if the content type contains
-// application/json, else Body is the zero value; JSON that is no In is answered
-// with a 400. A nil response is a 204.
+// refusal of the route.
+//
+// The body is decoded into In if its content type is application/json or ends in +json, in
+// any case. What is no JSON then, or no In, is answered with a 400, and the handler does not
+// run. A body of another type, or none, leaves Body the zero value. A body that the engine
+// has not decoded itself is read from RequestBody, up to 64 MiB and for 30 s at most;
+// RequestBody is then nil. A nil response is a 204.
 func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Context, *HTTPRequest[In]) (*HTTPResponse[Out], error), opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: %s %s: nil handler", method, path)
 	}
 	handler := func(ctx context.Context, payload json.RawMessage) (any, error) {
 		var req HTTPRequest[In]
-		if err := decodePayload(payload, &req); err != nil {
+		err := decodePayload(payload, &req)
+		headers, channel := req.Headers, req.RequestBody
+		if err != nil {
 			var other HTTPRequest[json.RawMessage]
-			if decodePayload(payload, &other) == nil { // then it is the body, which is the client's
-				return badRequest(err), nil
+			if decodePayload(payload, &other) != nil {
+				return nil, err
 			}
-			return nil, err
+			headers, channel = other.Headers, other.RequestBody // it is the body, which is the client's
+		}
+		if channel != nil && lacksJSONBody(payload, headers) {
+			body, refusal, failed := c.readJSONBody(ctx, headers, *channel)
+			if failed != nil || refusal != nil {
+				return refusal, failed
+			}
+			if body != nil {
+				req = HTTPRequest[In]{}
+				err = decodePayload(withBody(payload, body), &req)
+			}
+			req.RequestBody = nil // it has been read
+		}
+		if err != nil {
+			return badRequest(err), nil
 		}
 		resp, err := h(ctx, &req)
 		if err != nil {
@@ -52,10 +77,111 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 	return c.registerRoute(method, path, handler, functionSchemas{reflect.TypeFor[HTTPRequest[In]](), reflect.TypeFor[HTTPResponse[Out]]()}, opts)
 }
 
+const (
+	// maxJSONBody is the size up to which a body that the engine has not decoded is read.
+	maxJSONBody = 64 << 20
+	// jsonBodyTimeout is how long its bytes are waited for; by then the engine has answered
+	// in place of the handler.
+	jsonBodyTimeout = 30 * time.Second
+)
+
+// lacksJSONBody reports whether the engine has delivered no body although the request has
+// one that is JSON by its type. The engine decodes the type application/json in lower case
+// alone, and delivers null for what does not parse.
+func lacksJSONBody(payload json.RawMessage, headers map[string]string) bool {
+	if bodyLength(headers) == 0 {
+		return false
+	}
+	mediaType, _, _ := strings.Cut(strings.ToLower(headers["content-type"]), ";")
+	mediaType = strings.TrimSpace(mediaType)
+	if mediaType != "application/json" && !strings.HasSuffix(mediaType, "+json") {
+		return false
+	}
+	var body []byte
+	_ = rawjson.ScanObject(payload, func(key, value []byte) {
+		if string(key) == "body" {
+			body = value
+		}
+	})
+	return rawjson.Absent(body)
+}
+
+// withBody is the payload of a request with another body.
+func withBody(payload, body json.RawMessage) json.RawMessage {
+	b := slices.Concat(json.RawMessage(`{"body":`), body)
+	_ = rawjson.ScanObject(payload, func(key, value []byte) {
+		if string(key) != "body" {
+			b = slices.Concat(b, []byte(`,"`), key, []byte(`":`), value)
+		}
+	})
+	return append(b, '}')
+}
+
+// bodyLength is the declared length of a request's body, -1 if there is one of unknown
+// length.
+func bodyLength(headers map[string]string) int64 {
+	if n, err := strconv.ParseInt(headers["content-length"], 10, 64); err == nil && n >= 0 {
+		return n
+	}
+	if headers["transfer-encoding"] != "" {
+		return -1
+	}
+	return 0
+}
+
+// readJSONBody reads a body from its channel, nil if it is empty. refusal is the answer to
+// one that is no JSON.
+func (c *Client) readJSONBody(ctx context.Context, headers map[string]string, channel StreamChannelRef) (body json.RawMessage, refusal any, err error) {
+	waiting, cancel := context.WithTimeout(ctx, jsonBodyTimeout)
+	defer cancel()
+	reader, err := c.OpenReader(waiting, channel)
+	if err != nil {
+		return nil, nil, fmt.Errorf("request body: %w", trimmed(err))
+	}
+	defer reader.Close()
+	defer context.AfterFunc(waiting, func() { _ = reader.Close() })()
+	body, err = io.ReadAll(io.LimitReader(reader, maxJSONBody+1))
+	refuse := func(status int, message string) (json.RawMessage, any, error) {
+		return nil, errorResponse(status, codeInvalidRequest, "payload at body: "+message), nil
+	}
+	length := bodyLength(headers)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, nil, ctxError(ctx)
+	case err != nil && waiting.Err() != nil:
+		return refuse(http.StatusRequestTimeout, "it did not come in time")
+	case err != nil:
+		return nil, nil, fmt.Errorf("request body: %w", trimmed(err))
+	case len(body) > maxJSONBody:
+		return refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("more than %d MiB", maxJSONBody>>20))
+	case len(body) == 0 && length < 0:
+		return nil, nil, nil
+	case int64(len(body)) < length && headers["content-encoding"] == "":
+		return refuse(http.StatusBadRequest, fmt.Sprintf("it ends after %d of %d bytes", len(body), length))
+	case !utf8.Valid(body):
+		return refuse(http.StatusBadRequest, "it is no UTF-8")
+	}
+	if err := json.Unmarshal(body, new(json.RawMessage)); err != nil {
+		return refuse(http.StatusBadRequest, err.Error())
+	}
+	return body, nil, nil
+}
+
 // badRequest is a 400 in the form of the engine's answers to errors.
 func badRequest(err error) bufferedResponse {
 	code, message, _ := errorParts(err)
-	return bufferedResponse{StatusCode: http.StatusBadRequest, Headers: []string{"Content-Type: application/json"},
+	return errorResponse(http.StatusBadRequest, code, message)
+}
+
+func errorResponse(status int, code, message string) bufferedResponse {
+	return bufferedResponse{StatusCode: status, Headers: []string{"Content-Type: application/json"},
+		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}
+}
+
+// serviceUnavailable is a 503 in the form of the engine's answers to errors: the worker
+// drains or has too much to do, and another one, or this one later, serves the request.
+func serviceUnavailable(code, message string) bufferedResponse {
+	return bufferedResponse{StatusCode: http.StatusServiceUnavailable, Headers: []string{"Content-Type: application/json", "Retry-After: 1"},
 		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}
 }
 
@@ -92,14 +218,17 @@ func (c *Client) registerRoute(method, path string, h HandlerFunc, types functio
 	if err != nil {
 		return nil, err
 	}
+	f.route = t
 	if err := c.registry.addFunction(f); err != nil {
 		return nil, err
+	}
+	if method == http.MethodHead {
+		c.giveUpHead(path)
 	}
 	if err := c.registry.addTrigger(t); err != nil {
 		c.registry.removeFunction(f)
 		return nil, err
 	}
-	f.trigger = t
 	return f, nil
 }
 
@@ -165,7 +294,7 @@ func encodeSegment(segment string) (string, error) {
 			i, encoded = i+2, true
 		}
 		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', isDigit(c), strings.IndexByte("-._~", c) >= 0,
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("-._~", c) >= 0,
 			!encoded && strings.IndexByte("!$&'()+,;=:@", c) >= 0:
 			b.WriteByte(c)
 			continue

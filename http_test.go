@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/iii-go/iii"
@@ -446,4 +448,162 @@ func TestFunctionErrIsTheRefusalOfItsRoute(t *testing.T) {
 	if err := first.Err(); err != nil {
 		t.Errorf("the route that is served: %v", err)
 	}
+}
+
+// A body that is JSON by its type is decoded, or the request is refused: the handler never
+// runs without it.
+func TestTypedRouteDecodesEveryJSONBody(t *testing.T) {
+	type order struct {
+		Quantity int `json:"quantity"`
+	}
+	type seen struct {
+		Body    any
+		Channel bool
+	}
+	const zero = 0
+	ran := make(chan seen, 1)
+	e := iiitest.Start(t)
+	c := newWorker(t, e)
+	route := func(path string, register func(path string) error) {
+		if err := register(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	route("/order", func(path string) error {
+		return recordBody[order](c, path, func(b order, ch bool) { ran <- seen{b.Quantity, ch} })
+	})
+	route("/pointer", func(path string) error {
+		return recordBody[*order](c, path, func(b *order, ch bool) { ran <- seen{b == nil, ch} })
+	})
+	route("/any", func(path string) error { return recordBody[any](c, path, func(b any, ch bool) { ran <- seen{b, ch} }) })
+	route("/raw", func(path string) error {
+		return recordBody[json.RawMessage](c, path, func(b json.RawMessage, ch bool) { ran <- seen{string(b), ch} })
+	})
+	route("/strict", func(path string) error {
+		return recordBody[neverNull](c, path, func(b neverNull, ch bool) { ran <- seen{b.n, ch} })
+	})
+	mustConnect(t, c)
+	for _, test := range []struct {
+		name, path, contentType, body string
+		chunked                       bool
+		want                          seen
+		refused                       string
+	}{
+		{name: "the engine's", path: "/order", contentType: "application/json", body: `{"quantity":7}`, want: seen{7, true}},
+		{name: "with a charset", path: "/order", contentType: "application/json; charset=utf-8", body: `{"quantity":7}`, want: seen{7, true}},
+		{name: "upper case", path: "/order", contentType: "Application/JSON", body: `{"quantity":7}`, want: seen{7, false}},
+		{name: "suffix", path: "/order", contentType: "application/vnd.api+json", body: `{"quantity":7}`, want: seen{7, false}},
+		{name: "suffix and parameter", path: "/order", contentType: "application/cloudevents+JSON ; charset=utf-8", body: ` {"quantity":7}` + "\n", want: seen{7, false}},
+		{name: "chunked", path: "/order", contentType: "application/problem+json", body: `{"quantity":7}`, chunked: true, want: seen{7, false}},
+		{name: "chunked and empty", path: "/order", contentType: "application/problem+json", chunked: true, want: seen{zero, false}},
+		{name: "no body", path: "/order", contentType: "application/problem+json", want: seen{zero, true}},
+		{name: "null", path: "/order", contentType: "application/json", body: `null`, want: seen{zero, false}},
+		{name: "null to a pointer", path: "/pointer", contentType: "application/json", body: `null`, want: seen{true, false}},
+		{name: "pointer", path: "/pointer", contentType: "a/b+json", body: `{}`, want: seen{false, false}},
+		{name: "any", path: "/any", contentType: "a/b+json", body: `[1,"x"]`, want: seen{[]any{1.0, "x"}, false}},
+		{name: "raw", path: "/raw", contentType: "a/b+json", body: `{"n": 1}`, want: seen{`{"n": 1}`, false}},
+		{name: "a type that takes no null", path: "/strict", contentType: "a/b+json", body: `5`, want: seen{5, false}},
+		{name: "the key of calls", path: "/any", contentType: "a/b+json", body: `{"_caller_worker_id":1}`, want: seen{map[string]any{"_caller_worker_id": 1.0}, false}},
+		{name: "another type", path: "/order", contentType: "text/plain", body: `{"quantity":7}`, want: seen{zero, true}},
+		{name: "no type", path: "/order", body: `{"quantity":7}`, want: seen{zero, true}},
+
+		{name: "cut", path: "/order", contentType: "application/json", body: `{"quantity":7`, refused: "payload at body: unexpected end of JSON input"},
+		{name: "cut, to any", path: "/any", contentType: "application/json", body: `{"quantity":7`, refused: "payload at body"},
+		{name: "cut, with a suffix", path: "/order", contentType: "a/b+json", body: `{"quantity":7`, refused: "payload at body"},
+		{name: "cut and chunked", path: "/raw", contentType: "a/b+json", body: `{"quantity":7`, chunked: true, refused: "payload at body"},
+		{name: "two values", path: "/order", contentType: "application/json", body: `{"quantity":7}{"quantity":8}`, refused: "payload at body: invalid character '{' after top-level value"},
+		{name: "byte order mark", path: "/order", contentType: "application/json", body: "\ufeff{\"quantity\":7}", refused: "payload at body: invalid character"},
+		{name: "no UTF-8", path: "/order", contentType: "application/json", body: "{\"quantity\":7,\"x\":\"\xff\"}", refused: "payload at body: it is no UTF-8"},
+		{name: "blanks alone", path: "/order", contentType: "application/json", body: "  ", refused: "payload at body: unexpected end of JSON input"},
+		{name: "no order", path: "/order", contentType: "a/b+json", body: `{"quantity":"x"}`, refused: "payload at body.quantity: got string, want integer (int)"},
+		{name: "null to a type that takes none", path: "/strict", contentType: "application/json", body: `null`, refused: "payload at body"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var body io.Reader = strings.NewReader(test.body)
+			if test.chunked {
+				body = io.MultiReader(body)
+			}
+			req, err := http.NewRequestWithContext(t.Context(), "POST", e.HTTPURL()+test.path, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.contentType != "" {
+				req.Header.Set("Content-Type", test.contentType)
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			answer, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.refused == "" {
+				if resp.StatusCode != http.StatusNoContent {
+					t.Fatalf("%s: %s", resp.Status, answer)
+				}
+				if diff := cmp.Diff(test.want, <-ran); diff != "" {
+					t.Errorf("the handler saw (-want +got):\n%s", diff)
+				}
+				return
+			}
+			var refusal struct{ Error iii.ErrorBody }
+			if err := json.Unmarshal(answer, &refusal); err != nil || resp.StatusCode != http.StatusBadRequest || refusal.Error.Code != "invalid_request" || !strings.Contains(refusal.Error.Message, test.refused) {
+				t.Errorf("%s: %s, want a 400 with %q", resp.Status, answer, test.refused)
+			}
+			select {
+			case got := <-ran:
+				t.Errorf("the handler ran, with %v", got)
+			default:
+			}
+		})
+	}
+}
+
+// neverNull is a type that refuses null.
+type neverNull struct{ n int }
+
+func (v *neverNull) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		return errors.New("null is no number")
+	}
+	return json.Unmarshal(b, &v.n)
+}
+
+func recordBody[In any](c *iii.Client, path string, record func(body In, channel bool)) error {
+	_, err := iii.HandleHTTP(c, "POST", path, func(_ context.Context, r *iii.HTTPRequest[In]) (*iii.HTTPResponse[any], error) {
+		record(r.Body, r.RequestBody != nil)
+		return nil, nil
+	})
+	return err
+}
+
+// A body that does not come holds a typed handler no longer than the engine's request.
+func TestTypedRouteWaitsForItsBodyNoLongerThanTheEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := iiitest.Start(t)
+		c := newWorker(t, e)
+		if err := recordBody[any](c, "/", func(any, bool) { t.Error("the handler ran") }); err != nil {
+			t.Fatal(err)
+		}
+		mustConnect(t, c)
+		conn, err := e.DialContext(t.Context(), "tcp", strings.TrimPrefix(e.HTTPURL(), "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: a/b+json\r\nContent-Length: 9\r\n\r\n{"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := c.Stats().HandlersRunning; got != 1 {
+			t.Fatalf("%d handlers wait for the body, want 1", got)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := c.Stats().HandlersRunning; got != 0 {
+			t.Errorf("%d handlers are held after a minute", got)
+		}
+	})
 }

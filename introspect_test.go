@@ -53,7 +53,7 @@ func TestIntrospection(t *testing.T) {
 		t.Errorf("workers: %+v, %v", workers, err)
 	}
 	worker, err := other.WorkerInfo(ctx, "shop")
-	if err != nil || worker.ID != c.WorkerID() || worker.Pid == nil || worker.Internal || worker.LatestMetrics != nil ||
+	if err != nil || worker.ID != c.WorkerID() || worker.PID == nil || worker.Internal || worker.LatestMetrics != nil ||
 		len(worker.RegisteredTriggers) != 1 || worker.RegisteredTriggers[0].ID != trigger.ID() {
 		t.Errorf("worker: %+v, %v", worker, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -22,6 +23,7 @@ const (
 type link struct {
 	*socket
 	client *Client
+	loops  sync.WaitGroup // its goroutines
 
 	// handlers is the context of the invocations that came over this link.
 	handlers context.Context

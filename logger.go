@@ -8,30 +8,39 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"os"
 	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/log"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // attributeData is the attribute that holds a log record's structured data.
 const attributeData = "log.data"
 
-// Logger writes log records that the engine keeps with the trace in which they
-// were written. Each has a severity, its text too (the engine's filters and log
-// triggers look at that alone), a message, and data: the attribute log.data, in
-// which objects, lists, numbers and so on stay what they are.
+// Logger writes log records that the engine stores with the trace in which they were
+// written. Each record has a severity, the text of the severity (which is all that the
+// engine's filters and log triggers compare), a message, and data: the attribute
+// log.data, in which objects, lists, numbers and so on keep their types.
 //
-// It is made by [NewLogger]; the zero value writes to slog.Default. All methods
-// may be called from several goroutines at once, and none waits for the network.
+// The zero value is equivalent to NewLogger(nil): it writes to slog.Default. All
+// methods are safe for concurrent use, and none waits for the network.
 type Logger struct {
 	out log.Logger // nil: slog.Default
 }
 
-// NewLogger makes a logger that writes to p, for example
-// [Telemetry.LoggerProvider]; with nil to what is slog.Default when it is called,
-// data and all.
+// NewLogger returns a logger that writes to p, for example [Telemetry.LoggerProvider].
+// If p is nil, it writes each record, with its data, to the slog.Default of that
+// moment. A record that would come back from there goes to standard error instead, in
+// the form of [slog.TextHandler]: one that is logged while slog.Default writes another
+// record for a Logger, or while package log writes a line.
 func NewLogger(p log.LoggerProvider) *Logger {
 	if p == nil {
 		return &Logger{}
@@ -43,9 +52,12 @@ func logOf(p log.LoggerProvider) log.Logger {
 	return p.Logger(instrumentationName, log.WithInstrumentationVersion(Version))
 }
 
-// Debug writes a record of severity DEBUG. data is anything that encodes as JSON,
-// or an error, or nil for none; what does not encode is replaced by the reason.
-// ctx tells the trace that the record belongs to; its cancellation does not matter.
+// Debug writes a record of severity DEBUG. data is an error, any value that can be
+// encoded as JSON, or nil for none; a value that cannot be encoded is replaced by the
+// reason. A value that implements [slog.LogValuer], in data or in maps and lists of any
+// inside it, is written as the result of its LogValue method. Integers of more than 63
+// bits become text, which keeps their digits. ctx determines the trace of the record;
+// its cancellation has no effect.
 func (l *Logger) Debug(ctx context.Context, msg string, data any) {
 	l.write(ctx, slog.LevelDebug, msg, data)
 }
@@ -70,7 +82,9 @@ func (l *Logger) write(ctx context.Context, level slog.Level, msg string, data a
 		fallBack(ctx, level, msg, data)
 		return
 	}
-	r := newRecord(time.Now(), level, msg)
+	now := time.Now()
+	r := newRecord(now, level, msg)
+	r.SetObservedTimestamp(now)
 	if !l.out.Enabled(ctx, log.EnabledParameters{Severity: r.Severity()}) {
 		return
 	}
@@ -80,30 +94,70 @@ func (l *Logger) write(ctx context.Context, level slog.Level, msg string, data a
 	l.out.Emit(ctx, r)
 }
 
-// fallBack writes to what slog.Default is. The place in the source is that of the
-// call of Debug and the like.
+// fallBack writes to the current slog.Default. The source position of the record is
+// that of the call of Debug or one of its siblings.
 func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
+	if ctx == nil {
+		ctx = context.Background()
+	}
 	h := slog.Default().Handler()
+	if ctx.Value(fellBack{}) != nil || leadsBack() {
+		h = standardError
+	}
+	ctx = context.WithValue(ctx, fellBack{}, true)
 	if !h.Enabled(ctx, level) {
 		return
 	}
 	var place [1]uintptr
-	runtime.Callers(4, place[:]) // above are Callers, this, write and Debug
+	runtime.Callers(4, place[:]) // skips Callers, fallBack, write and Debug
 	r := slog.NewRecord(time.Now(), level, msg, place[0])
 	if data != nil {
 		r.AddAttrs(slog.Any(attributeData, data))
 	}
-	_ = h.Handle(ctx, r) // slog ignores it, too
+	_ = h.Handle(ctx, r) // slog ignores the error as well
 }
 
-// newRecord is a record without data. slog's levels and OpenTelemetry's severities
-// have the same steps.
+// fellBack is the key of a context in which a record has fallen back. It also marks
+// records that a handler passes on in another goroutine.
+type fellBack struct{}
+
+// leadsBack reports whether slog.Default can lead back to its caller, fallBack. It
+// reads the stack, because no context survives package log, and other handlers may drop
+// theirs. If fallBack is on the stack, a handler of slog.Default is logging and would
+// recurse until the stack overflows. If package log is on the stack, its lock is held,
+// and slog.Default would wait for that lock if it writes to package log, as slog's
+// initial default does.
+func leadsBack() bool {
+	var stack [512]uintptr // deeper than any chain of handlers
+	frames := runtime.CallersFrames(stack[:runtime.Callers(2, stack[:])])
+	self, more := frames.Next()
+	for more {
+		var frame runtime.Frame
+		frame, more = frames.Next()
+		if frame.Function == self.Function || frame.Function == "log.(*Logger).output" {
+			return true
+		}
+	}
+	return false
+}
+
+// standardError writes records that have nowhere else to go. It never leads back,
+// unlike slog's initial default handler, which writes to package log, whose output
+// slog.SetDefault redirects to the new default.
+var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOptions{Level: slog.Level(math.MinInt)})
+
+// stderr writes to the current os.Stderr.
+type stderr struct{}
+
+func (stderr) Write(p []byte) (int, error) { return os.Stderr.Write(p) }
+
+// newRecord returns a record without data and without an observed timestamp, which the
+// provider adds. slog's levels and OpenTelemetry's severities have the same steps.
 func newRecord(at time.Time, level slog.Level, msg string) (r log.Record) {
 	severity := severityOf(level)
 	r.SetTimestamp(at)
-	r.SetObservedTimestamp(at)
 	r.SetSeverity(severity)
-	r.SetSeverityText(severityNames[(severity-1)/4])
+	r.SetSeverityText(otlpjson.SeverityText(severity))
 	r.SetBody(attribute.StringValue(msg))
 	return r
 }
@@ -113,25 +167,29 @@ func severityOf(level slog.Level) log.Severity {
 	return log.Severity(min(max(int(level), int(log.SeverityTrace1)-distance), int(log.SeverityFatal4)-distance) + distance)
 }
 
-// maxLogValues is how many values one record may hold; a map that contains itself
-// has no end.
+// maxLogValues limits the number of values in the data of a record or in one slog
+// attribute, because a map that contains itself has no end.
 const maxLogValues = 100_000
 
-// logValue converts what a user logs.
+// logValue converts a value that a user logs.
 func logValue(v any) attribute.Value {
-	c := logConverter{}
-	return c.value(v, 0)
+	return new(logConverter).value(v, 0)
 }
 
 type logConverter struct{ values int }
 
+// value converts v, which is nested depth levels deep.
 func (c *logConverter) value(v any, depth int) attribute.Value {
-	if c.values++; c.values > maxLogValues {
-		return attribute.StringValue("[TRUNCATED]")
+	if !c.more() {
+		return truncatedValue
 	}
 	switch v := v.(type) {
 	case nil:
-		return attribute.StringValue("") // keeps its key
+		return attribute.StringValue("") // an empty value would lose its key
+	case slog.LogValuer, slog.Value, []slog.Attr: // first, because LogValue may hide the value
+		return c.slogValue(slog.AnyValue(v), depth)
+	case slog.Attr:
+		return c.slogValue(slog.GroupValue(v), depth)
 	case string:
 		return attribute.StringValue(v)
 	case bool:
@@ -142,9 +200,13 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 		return attribute.Int64Value(v)
 	case uint64:
 		if v > math.MaxInt64 {
-			return attribute.Float64Value(float64(v))
+			return attribute.StringValue(strconv.FormatUint(v, 10))
 		}
 		return attribute.Int64Value(int64(v))
+	case float32:
+		if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
+			return attribute.Float64Value(float64(v)) // JSON cannot represent these
+		}
 	case float64:
 		return attribute.Float64Value(v)
 	case json.Number:
@@ -152,7 +214,7 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 	case []byte:
 		return attribute.StringValue(base64.StdEncoding.EncodeToString(v))
 	case map[string]any:
-		if depth >= maxValueDepth {
+		if depth >= otlpjson.MaxValueDepth {
 			return c.text(v)
 		}
 		members := make([]attribute.KeyValue, 0, len(v))
@@ -161,7 +223,7 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 		}
 		return attribute.MapValue(members...)
 	case []any:
-		if depth >= maxValueDepth {
+		if depth >= otlpjson.MaxValueDepth {
 			return c.text(v)
 		}
 		elements := make([]attribute.Value, len(v))
@@ -169,6 +231,12 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 			elements[i] = c.value(value, depth+1)
 		}
 		return attribute.SliceValue(elements...)
+	case []error:
+		elements := make([]any, len(v))
+		for i, err := range v {
+			elements[i] = err
+		}
+		return c.value(elements, depth)
 	case json.Marshaler:
 		return c.encoded(v, depth)
 	case error:
@@ -177,8 +245,69 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 	return c.encoded(v, depth)
 }
 
-// errorValue is the text of err, or of the panic of its Error method: that of a
-// nil pointer in an error is a common one.
+// more counts a value, and reports whether it is within the limit.
+func (c *logConverter) more() bool {
+	c.values++
+	return c.values <= maxLogValues
+}
+
+// truncatedValue replaces values beyond the limits of number and depth.
+var truncatedValue = attribute.StringValue("[TRUNCATED]")
+
+// slogValue converts a slog value that is nested depth levels deep.
+func (c *logConverter) slogValue(v slog.Value, depth int) attribute.Value {
+	if v = v.Resolve(); v.Kind() != slog.KindGroup {
+		return c.value(v.Any(), depth)
+	}
+	return mapValue(c.group(v.Group(), depth+1), depth+1)
+}
+
+// group converts the attributes of a group, which are nested depth levels deep.
+func (c *logConverter) group(attrs []slog.Attr, depth int) (members []attribute.KeyValue) {
+	if depth > maxGroupDepth || !c.more() {
+		return []attribute.KeyValue{{Key: "...", Value: truncatedValue}}
+	}
+	for _, a := range attrs {
+		members = c.attr(members, a, depth)
+	}
+	return members
+}
+
+// attr appends an attribute that is nested depth levels deep.
+func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int) []attribute.KeyValue {
+	v := a.Value.Resolve()
+	if a.Key == "" && v.Equal(slog.Value{}) {
+		return members // handlers must ignore the empty attribute
+	}
+	if v.Kind() != slog.KindGroup {
+		return append(members, attribute.KeyValue{Key: attribute.Key(a.Key), Value: c.value(v.Any(), depth)})
+	}
+	inner := c.group(v.Group(), depth+1)
+	switch {
+	case len(inner) == 0:
+		return members
+	case a.Key == "":
+		return append(members, inner...)
+	}
+	return append(members, attribute.KeyValue{Key: attribute.Key(a.Key), Value: mapValue(inner, depth+1)})
+}
+
+// maxGroupDepth limits the nesting of slog groups, because a LogValue that returns a
+// group containing itself has no end.
+const maxGroupDepth = 4 * otlpjson.MaxValueDepth
+
+// mapValue returns a map that is nested depth levels deep. The outermost map that is
+// deeper than the engine can read becomes text.
+func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
+	v := attribute.MapValue(members...)
+	if depth == otlpjson.MaxValueDepth {
+		return attribute.StringValue(v.String())
+	}
+	return v
+}
+
+// errorValue returns the text of err, or that of a panic in its Error method, which a
+// nil pointer in an error often causes.
 func errorValue(err error) (v attribute.Value) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -188,7 +317,7 @@ func errorValue(err error) (v attribute.Value) {
 	return attribute.StringValue(err.Error())
 }
 
-// encoded converts by way of JSON, which knows all types.
+// encoded converts values of all other types through their JSON encoding.
 func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	b := newBuffer()
 	defer b.free()
@@ -204,24 +333,271 @@ func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	return c.value(decoded, depth)
 }
 
-// numberValue is an integer where that fits.
+// numberValue returns an integer if n fits. Larger integers become text, which keeps
+// their digits, and so does anything that is not a number.
 func numberValue(n json.Number) attribute.Value {
 	if i, err := n.Int64(); err == nil {
 		return attribute.Int64Value(i)
 	}
-	if f, err := n.Float64(); err == nil {
+	if f, err := n.Float64(); err == nil && !math.IsInf(f, 0) && strings.ContainsAny(n.String(), ".eE") {
 		return attribute.Float64Value(f)
 	}
 	return attribute.StringValue(n.String())
 }
 
-// text is what lies deeper than the engine can read, as JSON.
+// text returns v, which is deeper than the engine can read, as JSON text.
 func (c *logConverter) text(v any) attribute.Value {
 	b := newBuffer()
 	defer b.free()
 	if err := b.value(v); err != nil {
-		c.values = maxLogValues // it contains itself: it would come up again and again
+		c.values = maxLogValues // v contains itself and would fail again on every level
 		return attribute.StringValue(fmt.Sprintf("%T does not encode: %v", v, err))
 	}
 	return attribute.StringValue(b.String())
+}
+
+// slogHandler writes log/slog records as [Logger] writes its own: attributes are
+// entries of log.data, in which groups are nested.
+type slogHandler struct {
+	out    log.Logger
+	level  slog.Leveler // nil: all levels
+	groups []slogGroup  // open groups, outermost first; the first is log.data
+}
+
+type slogGroup struct {
+	name    string
+	members []attribute.KeyValue
+}
+
+// SlogHandler returns a handler that sends log/slog records of all levels to the logger
+// provider. Their attributes form one attribute of the record, the map "log.data", in
+// which groups are maps; values are converted as by [Logger.Debug]. A record without a
+// time gets the time at which it is written, because the engine sorts and filters by
+// it; slog's own handlers omit the time instead.
+//
+// If logs are disabled, the handler discards all records, so no line is printed twice
+// if it is combined with another handler, as in a [slog.MultiHandler]. There is one
+// exception: if it is slog's default itself, not wrapped in another handler, it writes
+// Info and above to standard error, in the form of [slog.TextHandler], because nothing
+// else would show these records.
+func (t *Telemetry) SlogHandler() slog.Handler { return t.SlogHandlerAt(nil) }
+
+// SlogHandlerAt returns a handler like that of [Telemetry.SlogHandler] that records
+// only level and above, so the engine and a terminal can have different levels. The
+// handler reads the level for each record: a [slog.LevelVar] can change it at any time.
+// nil records all levels. The level also applies to what the handler writes to standard
+// error when logs are disabled; nil means Info there.
+func (t *Telemetry) SlogHandlerAt(level slog.Leveler) slog.Handler {
+	if !t.recordsLogs() {
+		return newIdleSlogHandler(level)
+	}
+	return newSlogHandler(t.loggers, level)
+}
+
+// newSlogHandler returns a handler that writes records of level and above to p; a nil
+// level means all.
+func newSlogHandler(p log.LoggerProvider, level slog.Leveler) slog.Handler {
+	return &slogHandler{out: logOf(p), level: level, groups: []slogGroup{{name: attributeData}}}
+}
+
+// Enabled implements slog.Handler. Beyond the level, the provider decides: it records
+// nothing after its shutdown, and a processor can filter.
+func (h *slogHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	if h.level != nil && level < h.level.Level() {
+		return false
+	}
+	return h.out.Enabled(ctx, log.EnabledParameters{Severity: severityOf(level)})
+}
+
+// Handle implements slog.Handler.
+func (h *slogHandler) Handle(ctx context.Context, record slog.Record) error {
+	last := len(h.groups) - 1
+	members := slices.Clip(h.groups[last].members)
+	record.Attrs(func(a slog.Attr) bool {
+		members = new(logConverter).attr(members, a, last)
+		return true
+	})
+	for i := last; i > 0; i-- {
+		outer := slices.Clip(h.groups[i-1].members)
+		if len(members) > 0 { // empty groups are omitted
+			outer = append(outer, attribute.KeyValue{Key: attribute.Key(h.groups[i].name), Value: mapValue(members, i)})
+		}
+		members = outer
+	}
+	r := newRecord(record.Time, record.Level, record.Message)
+	if len(members) > 0 {
+		r.AddAttributes(attribute.Map(attributeData, members...))
+	}
+	h.out.Emit(ctx, r)
+	return nil
+}
+
+// WithAttrs implements slog.Handler.
+func (h *slogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	groups := slices.Clone(h.groups)
+	last := &groups[len(groups)-1]
+	last.members = slices.Clip(last.members)
+	for _, a := range attrs {
+		last.members = new(logConverter).attr(last.members, a, len(groups)-1)
+	}
+	return &slogHandler{out: h.out, level: h.level, groups: groups}
+}
+
+// WithGroup implements slog.Handler.
+func (h *slogHandler) WithGroup(name string) slog.Handler {
+	if name == "" {
+		return h
+	}
+	return &slogHandler{out: h.out, level: h.level, groups: append(slices.Clip(h.groups), slogGroup{name: name})}
+}
+
+// idleSlogHandler is the slog handler of a Telemetry that records no logs. It never
+// passes a record to slog.Default, which may be, or contain, this very handler.
+type idleSlogHandler struct {
+	root  *idleSlogHandler // from which WithAttrs and WithGroup derived it
+	level slog.Leveler
+	text  slog.Handler
+}
+
+func newIdleSlogHandler(level slog.Leveler) slog.Handler {
+	if level == nil {
+		level = slog.LevelInfo
+	}
+	h := &idleSlogHandler{level: level, text: standardError}
+	h.root = h
+	return h
+}
+
+// with returns a handler like h that writes to text.
+func (h *idleSlogHandler) with(text slog.Handler) slog.Handler {
+	return &idleSlogHandler{root: h.root, level: h.level, text: text}
+}
+
+// Enabled implements slog.Handler.
+func (h *idleSlogHandler) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= h.level.Level() && h.alone()
+}
+
+// Handle implements slog.Handler.
+func (h *idleSlogHandler) Handle(ctx context.Context, r slog.Record) error {
+	if !h.alone() {
+		return nil
+	}
+	return h.text.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (h *idleSlogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return h.with(h.text.WithAttrs(attrs))
+}
+
+// WithGroup implements slog.Handler.
+func (h *idleSlogHandler) WithGroup(name string) slog.Handler {
+	return h.with(h.text.WithGroup(name))
+}
+
+// alone reports whether no other handler can show the record. The result depends on the
+// call depth: only Enabled and Handle may call it.
+func (h *idleSlogHandler) alone() bool {
+	if d, ok := slog.Default().Handler().(*idleSlogHandler); ok && d.root == h.root {
+		return true
+	}
+	// After slog's own handler becomes the default again, its records go to package
+	// log, which still writes to the default that was set before.
+	var caller [1]uintptr
+	runtime.Callers(3, caller[:]) // skips Callers, alone, and Enabled or Handle
+	frame, _ := runtime.CallersFrames(caller[:]).Next()
+	return frame.Function == "log/slog.(*handlerWriter).Write"
+}
+
+// TraceHandler returns a handler that passes records to h with the additional
+// attributes trace_id and span_id, the [TraceID] and [SpanID] of the record's context.
+// They link a line in a terminal or a file to its trace in the engine. Records outside
+// of traces pass unchanged. The ids stand at the top level, outside of all groups that
+// WithGroup opens. In a handler of a worker without telemetry, they are the ids of the
+// caller. The result is as safe for concurrent use as h. TraceHandler panics if h is
+// nil, as [slog.New] does.
+func TraceHandler(h slog.Handler) slog.Handler {
+	switch h := h.(type) {
+	case nil:
+		panic("iii: TraceHandler: nil handler")
+	case *traceHandler:
+		return h
+	case *idleSlogHandler: // remains slog's default itself
+		return h.with(TraceHandler(h.text))
+	}
+	return &traceHandler{inner: h, outer: h}
+}
+
+type traceHandler struct {
+	inner  slog.Handler // with all attributes and groups
+	outer  slog.Handler // only with the attributes before the first group
+	groups []traceGroup // open groups, outermost first
+}
+
+type traceGroup struct {
+	name  string
+	attrs []slog.Attr
+}
+
+// Enabled implements slog.Handler.
+func (h *traceHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return h.inner.Enabled(ctx, level)
+}
+
+// Handle implements slog.Handler. It turns open groups into a group attribute of the
+// record, which leaves room for the ids beside it.
+func (h *traceHandler) Handle(ctx context.Context, r slog.Record) error {
+	sc := trace.SpanContextFromContext(ctx)
+	if !sc.IsValid() {
+		return h.inner.Handle(ctx, r)
+	}
+	if len(h.groups) == 0 {
+		r = r.Clone()
+	} else {
+		grouped := slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
+		grouped.AddAttrs(h.grouped(r))
+		r = grouped
+	}
+	r.AddAttrs(slog.String("trace_id", sc.TraceID().String()), slog.String("span_id", sc.SpanID().String()))
+	return h.outer.Handle(ctx, r)
+}
+
+// grouped returns the outermost open group with everything in it, including the
+// attributes of r.
+func (h *traceHandler) grouped(r slog.Record) (group slog.Attr) {
+	last := len(h.groups) - 1
+	attrs := slices.Grow(slices.Clip(h.groups[last].attrs), r.NumAttrs())
+	r.Attrs(func(a slog.Attr) bool {
+		attrs = append(attrs, a)
+		return true
+	})
+	for i := last; ; i-- {
+		group = slog.Attr{Key: h.groups[i].name, Value: slog.GroupValue(attrs...)}
+		if i == 0 {
+			return group
+		}
+		attrs = append(slices.Clip(h.groups[i-1].attrs), group)
+	}
+}
+
+// WithAttrs implements slog.Handler.
+func (h *traceHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	if len(h.groups) == 0 {
+		inner := h.inner.WithAttrs(attrs)
+		return &traceHandler{inner: inner, outer: inner}
+	}
+	groups := slices.Clone(h.groups)
+	last := &groups[len(groups)-1]
+	last.attrs = append(slices.Clip(last.attrs), attrs...)
+	return &traceHandler{inner: h.inner.WithAttrs(slices.Clone(attrs)), outer: h.outer, groups: groups}
+}
+
+// WithGroup implements slog.Handler.
+func (h *traceHandler) WithGroup(name string) slog.Handler {
+	if name == "" {
+		return h
+	}
+	groups := append(slices.Clip(h.groups), traceGroup{name: name})
+	return &traceHandler{inner: h.inner.WithGroup(name), outer: h.outer, groups: groups}
 }

@@ -2,63 +2,69 @@ package iii
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
 	"sync"
 	"time"
 
 	"github.com/shirou/gopsutil/v4/common"
 	"github.com/shirou/gopsutil/v4/process"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 )
 
 const (
-	// metricsCached is how long one reading of the process serves all who ask.
+	// metricsCached is how long one reading of the process serves all callers.
 	metricsCached = 500 * time.Millisecond
 
-	// cpuInterval is the shortest time over which processor use is computed; the
-	// systems count in steps of some 10 ms.
+	// cpuInterval is the shortest time over which CPU use is computed; operating
+	// systems count in steps of about 10 ms.
 	cpuInterval = 200 * time.Millisecond
 )
 
-// WorkerMetricsCollector reads figures about the own process: resident and
-// virtual memory, processor use, uptime. It is made by
-// [NewWorkerMetricsCollector]; the zero value is of no use. All methods may be
-// called from several goroutines at once.
+// WorkerMetricsCollector reads metrics of the current process: resident and virtual
+// memory, CPU use and uptime. The zero value is not usable; use
+// [NewWorkerMetricsCollector]. All methods are safe for concurrent use.
 type WorkerMetricsCollector struct {
 	read  func(context.Context) (processFigures, error)
 	began time.Time
 
 	mu      sync.Mutex
-	figures processFigures // the latest that could be read
+	figures processFigures // of the latest successful reading
 	sample  processSample
-	err     error // of the latest reading
+	err     error // of the latest reading, if it failed
 	sampled time.Time
 	cpuFrom time.Time // when cpuTime was read
 	cpuTime time.Duration
 }
 
-// processFigures are what the system tells about the process.
+// processFigures holds what the operating system reports about the process.
 type processFigures struct {
 	rss, virtual uint64        // bytes
-	user, system time.Duration // processor time since the process began
+	user, system time.Duration // CPU time since the process started
 }
 
-// processSample is what is made of them.
+// processSample is computed from processFigures.
 type processSample struct {
 	WorkerMetrics
 	user, system time.Duration
 }
 
-// NewWorkerMetricsCollector makes a collector and takes a first reading, which
-// processor use is counted from. It fails if the system does not tell about the
-// process. On systems other than Linux, macOS, Windows, FreeBSD and OpenBSD
-// memory and processor use are 0, and that is no error.
+// NewWorkerMetricsCollector returns a collector and takes a first reading, from which
+// CPU use is counted. It returns an error if the operating system provides no metrics
+// of the process. On systems other than Linux, macOS, Windows, FreeBSD and OpenBSD,
+// memory and CPU use are 0, which is not an error.
 func NewWorkerMetricsCollector() (*WorkerMetricsCollector, error) {
 	return newCollector(processReader(runtime.GOOS))
 }
 
-// processReader reads the figures that a system tells, if it tells any.
+// processReader returns the function that reads the figures on a system; on unsupported
+// systems, all figures are 0.
 func processReader(system string) func(context.Context) (processFigures, error) {
 	switch system {
 	case "linux", "darwin", "windows", "freebsd", "openbsd":
@@ -70,7 +76,7 @@ func processReader(system string) func(context.Context) (processFigures, error) 
 func newCollector(read func(context.Context) (processFigures, error)) (*WorkerMetricsCollector, error) {
 	figures, err := read(context.Background())
 	if err != nil {
-		return nil, fmt.Errorf("iii: read process figures: %w", err)
+		return nil, fmt.Errorf("iii: read process metrics: %w", err)
 	}
 	now := time.Now()
 	c := &WorkerMetricsCollector{read: read, began: now, figures: figures, cpuFrom: now, cpuTime: figures.user + figures.system}
@@ -78,8 +84,8 @@ func newCollector(read func(context.Context) (processFigures, error)) (*WorkerMe
 	return c, nil
 }
 
-// readProcess reads the figures of this process. $HOST_PROC does not apply: it
-// is another process that has our id there.
+// readProcess reads the figures of this process. It ignores $HOST_PROC, where this
+// process's id belongs to another process.
 func readProcess(ctx context.Context) (figures processFigures, err error) {
 	ctx = context.WithValue(ctx, common.EnvKey, common.EnvMap{common.HostProcEnvKey: "/proc"})
 	p := &process.Process{Pid: int32(os.Getpid())}
@@ -97,12 +103,12 @@ func readProcess(ctx context.Context) (figures processFigures, err error) {
 	}, nil
 }
 
-// Collect returns a sample that is at most 500 ms old. CPUPercent is the
-// processor time used since the sample before, or since the collector was made,
-// over the time that went by, 100 for one core and at most 100 for each; it stays
-// as it was while less than 200 ms went by. UptimeSeconds counts from when the
-// collector was made. With an error, which is ctx's or that of reading, the
-// figures are the latest that could be read.
+// Collect returns a sample that is at most 500 ms old. CPUPercent is the CPU time used
+// since the previous sample, or since the collector's creation, divided by the elapsed
+// time: 100 for one core, and at most 100 for each core. It does not change while less
+// than 200 ms have elapsed. UptimeSeconds counts from the collector's creation. If ctx
+// ends or the reading fails, Collect returns the error together with the latest figures
+// that it could read.
 func (c *WorkerMetricsCollector) Collect(ctx context.Context) (WorkerMetrics, error) {
 	s, err := c.collect(ctx)
 	return s.WorkerMetrics, err
@@ -121,7 +127,7 @@ func (c *WorkerMetricsCollector) collect(ctx context.Context) (processSample, er
 	c.sampled, c.err = now, nil
 	percent := c.sample.CPUPercent
 	if figures, err := c.read(ctx); err != nil {
-		c.err = fmt.Errorf("iii: read process figures: %w", err)
+		c.err = fmt.Errorf("iii: read process metrics: %w", err)
 	} else {
 		c.figures = figures
 		if wall := now.Sub(c.cpuFrom); wall >= cpuInterval {
@@ -132,7 +138,7 @@ func (c *WorkerMetricsCollector) collect(ctx context.Context) (processSample, er
 	}
 	c.sample = c.newSample(now, percent)
 	if ctx.Err() != nil && c.err != nil {
-		c.sampled = time.Time{} // the failure is this caller's alone
+		c.sampled = time.Time{} // only this caller's context caused the failure
 	}
 	return c.sample, c.err
 }
@@ -140,7 +146,7 @@ func (c *WorkerMetricsCollector) collect(ctx context.Context) (processSample, er
 func (c *WorkerMetricsCollector) newSample(now time.Time, percent float32) processSample {
 	return processSample{
 		WorkerMetrics: WorkerMetrics{
-			CPUPercent: percent, MemoryRss: c.figures.rss, MemoryVirtual: c.figures.virtual, Runtime: "go",
+			CPUPercent: percent, MemoryRSS: c.figures.rss, MemoryVirtual: c.figures.virtual, Runtime: "go",
 			TimestampMs: uint64(now.UnixMilli()), UptimeSeconds: now.Sub(c.began).Seconds(),
 		},
 		user: c.figures.user, system: c.figures.system,
@@ -150,4 +156,136 @@ func (c *WorkerMetricsCollector) newSample(now time.Time, percent float32) proce
 func cpuPercent(cpu, wall time.Duration) float32 {
 	percent := 100 * cpu.Seconds() / wall.Seconds()
 	return float32(min(max(percent, 0), 100*float64(runtime.NumCPU())))
+}
+
+// WorkerGaugesHandle is a registration of [RegisterWorkerGauges]. The zero value is not
+// usable. It is safe for concurrent use.
+type WorkerGaugesHandle struct {
+	stop func() error
+}
+
+// RegisterWorkerGauges reports the process's metrics as gauges of m at every
+// collection, each with the attribute worker.id and, if given, worker.name. The engine
+// shows the latest values in its list of workers if the id is the one that it assigned
+// to the worker's connection, [Client.WorkerID]. A client with [WithTelemetry]
+// registers these gauges itself.
+//
+// The gauges are iii.worker.memory.rss, memory.virtual, memory.heap_used and
+// memory.heap_total (By), cpu.percent (%), cpu.user_micros and cpu.system_micros (us),
+// uptime_seconds (s), go.goroutines and go.gc.pause_ms (ms, the total of all pauses so
+// far).
+func RegisterWorkerGauges(m metric.Meter, o WorkerGaugesOptions) (*WorkerGaugesHandle, error) {
+	if m == nil {
+		return nil, errors.New("iii: RegisterWorkerGauges: nil Meter")
+	}
+	if o.WorkerID == "" {
+		return nil, errors.New("iii: RegisterWorkerGauges: no worker id")
+	}
+	return registerGauges(m, o.WorkerName, func() string { return o.WorkerID })
+}
+
+// Stop unregisters the gauges. It can be called more than once.
+func (h *WorkerGaugesHandle) Stop() error { return h.stop() }
+
+// gauges lists the instruments in the order of gaugeValues.
+var gauges = []struct{ name, unit, description string }{
+	{"iii.worker.memory.rss", "By", "Resident set size in bytes"},
+	{"iii.worker.memory.virtual", "By", "Virtual memory in bytes"},
+	{"iii.worker.memory.heap_used", "By", "Heap memory of objects in bytes"},
+	{"iii.worker.memory.heap_total", "By", "Heap memory that the process holds in bytes"},
+	{"iii.worker.cpu.percent", "%", "CPU usage percentage"},
+	{"iii.worker.cpu.user_micros", "us", "CPU time in user mode in microseconds"},
+	{"iii.worker.cpu.system_micros", "us", "CPU time in the kernel in microseconds"},
+	{"iii.worker.uptime_seconds", "s", "Worker uptime in seconds"},
+	{"iii.worker.go.goroutines", "{goroutine}", "Number of goroutines"},
+	{"iii.worker.go.gc.pause_ms", "ms", "Total time of garbage collection pauses in milliseconds"},
+}
+
+// floatGauge marks the gauges with fractional values.
+var floatGauge = map[string]bool{"iii.worker.cpu.percent": true, "iii.worker.uptime_seconds": true, "iii.worker.go.gc.pause_ms": true}
+
+// registerGauges calls workerID at every collection, and reports nothing while it
+// returns "".
+func registerGauges(m metric.Meter, name *string, workerID func() string) (*WorkerGaugesHandle, error) {
+	collector, err := NewWorkerMetricsCollector()
+	if err != nil {
+		return nil, err
+	}
+	return observeGauges(m, collector, name, workerID)
+}
+
+func observeGauges(m metric.Meter, collector *WorkerMetricsCollector, name *string, workerID func() string) (*WorkerGaugesHandle, error) {
+	var err error
+	instruments := make([]metric.Observable, len(gauges))
+	for i, g := range gauges {
+		if floatGauge[g.name] {
+			instruments[i], err = m.Float64ObservableGauge(g.name, metric.WithUnit(g.unit), metric.WithDescription(g.description))
+		} else {
+			instruments[i], err = m.Int64ObservableGauge(g.name, metric.WithUnit(g.unit), metric.WithDescription(g.description))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("iii: worker gauge %s: %w", g.name, err)
+		}
+	}
+	observe := func(ctx context.Context, o metric.Observer) error {
+		id := workerID()
+		if id == "" {
+			return nil
+		}
+		attributes := []attribute.KeyValue{attribute.String("worker.id", id)}
+		if name != nil {
+			attributes = append(attributes, attribute.String("worker.name", *name))
+		}
+		option := metric.WithAttributeSet(attribute.NewSet(attributes...))
+		sample, err := collector.collect(ctx)
+		if err != nil {
+			// Returning the error would make OpenTelemetry's reader drop everything it
+			// has collected, from every callback. The sample still has the latest
+			// figures.
+			otel.Handle(err)
+		}
+		for i, value := range gaugeValues(sample) {
+			switch instrument := instruments[i].(type) {
+			case metric.Int64Observable:
+				o.ObserveInt64(instrument, int64(value), option)
+			case metric.Float64Observable:
+				o.ObserveFloat64(instrument, value, option)
+			}
+		}
+		return nil
+	}
+	registration, err := m.RegisterCallback(observe, instruments...)
+	if err != nil {
+		return nil, fmt.Errorf("iii: worker gauges: %w", err)
+	}
+	return &WorkerGaugesHandle{stop: sync.OnceValue(func() error {
+		if err := registration.Unregister(); err != nil {
+			return fmt.Errorf("iii: worker gauges: %w", err)
+		}
+		return nil
+	})}, nil
+}
+
+// gaugeValues returns the values in the order of gauges.
+func gaugeValues(s processSample) []float64 {
+	heap := []metrics.Sample{
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/sched/goroutines:goroutines"},
+	}
+	metrics.Read(heap)
+	value := func(i int) float64 {
+		if heap[i].Value.Kind() != metrics.KindUint64 {
+			return 0
+		}
+		return float64(heap[i].Value.Uint64())
+	}
+	var gc debug.GCStats
+	debug.ReadGCStats(&gc)
+	return []float64{
+		float64(s.MemoryRSS), float64(s.MemoryVirtual), value(0), value(0) + value(1) + value(2),
+		float64(s.CPUPercent), float64(s.user.Microseconds()), float64(s.system.Microseconds()), s.UptimeSeconds,
+		value(3), float64(gc.PauseTotal) / float64(time.Millisecond),
+	}
 }

@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/iii-go/iii"
@@ -251,6 +253,85 @@ func TestMountedServerSentEvents(t *testing.T) {
 		case next <- fmt.Sprint(i):
 		}
 	}
+}
+
+// HEAD reaches the handler of GET, unless it has one of its own, whichever was mounted
+// first.
+func TestMountedGetServesHead(t *testing.T) {
+	answers := func(text string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("X-Answer", text+" "+r.Pattern) })
+	}
+	type route struct{ method, text string }
+	for _, test := range []struct {
+		name   string
+		routes []route
+		give   int // takes the route at this place back; 0: none
+		want   string
+	}{
+		{"GET", []route{{"GET", "get"}}, 0, "get GET /x"},
+		{"default method", []route{{"", "get"}}, 0, "get GET /x"},
+		{"GET, then HEAD", []route{{"GET", "get"}, {"HEAD", "head"}}, 0, "head HEAD /x"},
+		{"HEAD, then GET", []route{{"HEAD", "head"}, {"GET", "get"}}, 0, "head HEAD /x"},
+		{"default method, then HEAD", []route{{"", "get"}, {"HEAD", "head"}}, 0, "head HEAD /x"},
+		{"GET taken back", []route{{"POST", "post"}, {"GET", "get"}}, 1, ""},
+		{"POST", []route{{"POST", "post"}}, 0, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			e := iiitest.Start(t)
+			c, err := iii.New(e.URL())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			for i, r := range test.routes {
+				f, err := c.MountHTTP(r.method, "/x", answers(r.text))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if test.give > 0 && test.give == i {
+					if err := f.Unregister(); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			got := fetch(t, e.HTTPURL(), "HEAD", "/x", "", "")
+			if answer := got.Header.Get("X-Answer"); answer != test.want || (test.want == "") != (got.Status >= 400) {
+				t.Errorf("HEAD is answered with %d by %q, want %q", got.Status, answer, test.want)
+			}
+		})
+	}
+}
+
+// A handler that ends its goroutine ends a stream.
+func TestMountedHandlerThatExits(t *testing.T) {
+	base := mounted(t, "GET", "/exit", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "begun")
+		_ = http.NewResponseController(w).Flush()
+		runtime.Goexit()
+	}))
+	if got := fetch(t, base, "GET", "/exit", "", ""); got.Body != "begun" {
+		t.Errorf("answer = %+v", got)
+	}
+}
+
+// Frameworks ask the writer whether the client has left.
+func TestMountedCloseNotify(t *testing.T) {
+	told := make(chan struct{})
+	base := mounted(t, "GET", "/events", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		gone := w.(interface{ CloseNotify() <-chan bool }).CloseNotify()
+		_ = http.NewResponseController(w).Flush()
+		<-gone
+		close(told)
+	}), iii.WithStreamHeartbeat(time.Millisecond))
+	resp, err := http.Get(base + "/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	<-told
 }
 
 // lockedBuffer is a bytes.Buffer for several goroutines.

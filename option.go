@@ -39,11 +39,15 @@ type config struct {
 	callTimeout    time.Duration
 	maxConcurrency int
 	stackTraces    bool
+	waitForName    bool
 	bufferMessages int
 	bufferBytes    int
 	readLimit      int64
 	pingInterval   time.Duration
 	idleTimeout    time.Duration
+
+	streamHeartbeat  time.Duration
+	httpWriteTimeout time.Duration
 
 	logger     *slog.Logger
 	telemetry  *Telemetry
@@ -64,7 +68,11 @@ func newConfig(address string, opts []Option) (*config, error) {
 		readLimit:      64 << 20,
 		pingInterval:   20 * time.Second,
 		idleTimeout:    60 * time.Second,
-		logger:         slog.New(slog.DiscardHandler),
+
+		streamHeartbeat:  5 * time.Second,
+		httpWriteTimeout: 30 * time.Second,
+
+		logger: slog.New(slog.DiscardHandler),
 	}
 	var err error
 	if cfg.url, err = engineURL(address); err != nil {
@@ -137,6 +145,16 @@ func WithName(name string) Option {
 		c.name = name
 		return nil
 	}
+}
+
+// WithWaitForName makes a worker wait while another live worker has its name in its
+// namespace, as the old instance of a rolling update does. The client tries to take the
+// name, after 250 ms at first, then less often, at least every 2 s, until it is free;
+// its state is reconnecting meanwhile, the state listener receives the *[RejectedError]
+// once, and the attempts do not count in max_retries. Without it the client ends with
+// that error. Default: off.
+func WithWaitForName() Option {
+	return func(cfg *config) error { cfg.waitForName = true; return nil }
 }
 
 // WithDescription sets the text that describes this worker in listings. Default
@@ -311,6 +329,45 @@ func WithKeepalive(ping, idle time.Duration) Option {
 			return fmt.Errorf("iii: WithKeepalive: ping %v must be positive and below idle %v", ping, idle)
 		}
 		c.pingInterval, c.idleTimeout = ping, idle
+		return nil
+	}
+}
+
+// WithStreamHeartbeat sets how often an idle streamed response of [Client.MountHTTP] is
+// probed for its client. Default 5 s; 0 is never, less an error of [New].
+//
+// A response is idle when its handler has written nothing for that long. The engine does
+// not report that a client has left until the next frame of the response, so the worker
+// sends one that the engine ignores and the client does not see. The context of the
+// request ends soon after: within 15 s of the client's leaving at the default interval.
+// Responses that have not been flushed, and fit in 64 KiB, are not probed. Without probes a
+// handler that has nothing to write does not learn that its client has left.
+func WithStreamHeartbeat(d time.Duration) Option {
+	return func(c *config) error {
+		if d < 0 {
+			return fmt.Errorf("iii: WithStreamHeartbeat: %v is negative", d)
+		}
+		c.streamHeartbeat = d
+		return nil
+	}
+}
+
+// WithHTTPWriteTimeout sets how long a write of a streamed response of [Client.MountHTTP]
+// may make no progress, because its client reads nothing. Default 30 s; 0 is no limit, less
+// an error of [New].
+//
+// A write that makes no progress for that long fails with os.ErrDeadlineExceeded and ends
+// the response and the context of the request; so does a probe ([WithStreamHeartbeat]). A
+// response as a whole may take any time, as long as the client reads. Progress shows in
+// steps of up to half a MiB, which is what sockets on the way hold: leave a client the time
+// to read that much. A handler replaces the limit for its response
+// with SetWriteDeadline of [http.ResponseController]; the zero time is no limit then.
+func WithHTTPWriteTimeout(d time.Duration) Option {
+	return func(c *config) error {
+		if d < 0 {
+			return fmt.Errorf("iii: WithHTTPWriteTimeout: %v is negative", d)
+		}
+		c.httpWriteTimeout = d
 		return nil
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -22,8 +21,8 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 )
 
-// instrumentationName is the scope of what this package records itself, with
-// [Version] as its version.
+// instrumentationName is the instrumentation scope of the records that this package
+// produces itself. [Version] is the scope's version.
 const instrumentationName = "iii-go-sdk"
 
 // TelemetryOption configures [StartTelemetry].
@@ -34,19 +33,19 @@ type telemetryOptions struct {
 	connection []ConnectionOption
 }
 
-// WithGlobalProviders makes the providers those of OpenTelemetry's globals, and
-// W3C trace context and baggage the global propagator, so that instrumentation
-// that knows nothing of this package is recorded. One Telemetry at a time may do
-// this: while another that did is not shut down, [StartTelemetry] fails. Without
-// this option nothing global changes. The globals stay set after Shutdown, and
-// record nothing then.
+// WithGlobalProviders installs the providers as OpenTelemetry's global providers, and
+// W3C trace context and baggage as the global propagator. Instrumentation that does not
+// use this package is then recorded as well. Only one Telemetry at a time can own the
+// globals: [StartTelemetry] fails until the previous owner is shut down. Without this
+// option, no global changes. After Shutdown, the globals stay set but record nothing.
 func WithGlobalProviders() TelemetryOption {
 	return func(o *telemetryOptions) error { o.global = true; return nil }
 }
 
-// WithTelemetryConnection configures the connection, over what the OtelConfig says
-// of it. It is made before there is a client whose headers it could share, so what
-// the engine is to know of a worker's connection must be given here, too.
+// WithTelemetryConnection configures the telemetry connection. Its options override the
+// OtelConfig. The connection is opened before any client exists and cannot share a
+// client's headers, so everything that the engine requires of a worker's connection,
+// such as a token, must be set here as well.
 func WithTelemetryConnection(opts ...ConnectionOption) TelemetryOption {
 	return func(o *telemetryOptions) error {
 		o.connection = append(o.connection, opts...)
@@ -54,10 +53,9 @@ func WithTelemetryConnection(opts ...ConnectionOption) TelemetryOption {
 	}
 }
 
-// Telemetry records traces, metrics and logs and sends them to the engine. It is
-// made by [StartTelemetry]; the zero value is of no use. To share one between
-// clients, give each the same. All methods may be called from several goroutines
-// at once.
+// Telemetry records traces, metrics and logs and sends them to the engine. The zero
+// value is not usable; use [StartTelemetry]. Several clients can share one Telemetry.
+// All methods are safe for concurrent use.
 type Telemetry struct {
 	cfg    *telemetryConfig
 	conn   *SharedEngineConnection
@@ -66,10 +64,10 @@ type Telemetry struct {
 	tracers trace.TracerProvider
 	meters  metric.MeterProvider
 	loggers log.LoggerProvider
-	sdk     []sdkProvider // those of the above that record
+	sdk     []sdkProvider // the providers above that record
 
 	once sync.Once
-	done chan struct{} // closed when Shutdown has ended
+	done chan struct{} // closed once Shutdown has completed
 }
 
 type sdkProvider interface {
@@ -77,17 +75,17 @@ type sdkProvider interface {
 	Shutdown(ctx context.Context) error
 }
 
-// globalProviders says that a living Telemetry has set the globals.
+// globalProviders tracks whether a running Telemetry owns the globals.
 var globalProviders struct {
 	sync.Mutex
 	taken bool
 }
 
-// StartTelemetry starts recording as cfg says; what cfg leaves out comes from the
-// environment. It does not wait for the engine, and does not fail if that is away:
-// what is recorded waits in the queue of the connection. If telemetry is disabled,
-// nothing is recorded, no goroutine runs, no connection is made, and no global is
-// set. ctx bounds the start alone. Shut it down at the end of the program.
+// StartTelemetry starts recording as cfg specifies; unset fields of cfg default to the
+// environment. It does not wait for the engine and does not fail if the engine is
+// unavailable: records wait in the queue of the connection. If telemetry is disabled,
+// nothing is recorded, no goroutine starts, no connection is opened and no global is
+// set. ctx bounds only the start. Call [Telemetry.Shutdown] at the end of the program.
 func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption) (*Telemetry, error) {
 	resolved, err := cfg.resolve()
 	if err != nil {
@@ -130,7 +128,7 @@ func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption
 	t.conn = startConnection(conn)
 	t.makeProviders(resolved.resource(ctx))
 	for _, warning := range resolved.warnings {
-		t.conn.complain(warning)
+		t.conn.reportError(warning)
 	}
 	if t.global {
 		otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
@@ -145,7 +143,7 @@ func takeGlobals() error {
 	globalProviders.Lock()
 	defer globalProviders.Unlock()
 	if globalProviders.taken {
-		return errors.New("iii: WithGlobalProviders: another Telemetry has set the globals and is not shut down")
+		return errors.New("iii: WithGlobalProviders: another Telemetry owns the global providers and is not shut down")
 	}
 	globalProviders.taken = true
 	return nil
@@ -157,9 +155,9 @@ func releaseGlobals() {
 	globalProviders.taken = false
 }
 
-// makeProviders makes what records, all with the same resource. What starts with
-// a span is done in the order of the processors: the engine is told of it when
-// the baggage is on it.
+// makeProviders creates the recording providers, which share one resource. The span
+// processors run in order when a span starts: the baggage is set before the live
+// snapshot is taken.
 func (t *Telemetry) makeProviders(res *resource.Resource) {
 	spans := []sdktrace.TracerProviderOption{sdktrace.WithResource(res), sdktrace.WithSpanProcessor(NewBaggageSpanProcessor())}
 	if t.cfg.live {
@@ -183,31 +181,33 @@ func (t *Telemetry) makeProviders(res *resource.Resource) {
 	}
 }
 
-// Tracer is the tracer of this package's scope.
+// Tracer returns the tracer of this package's instrumentation scope.
 func (t *Telemetry) Tracer() trace.Tracer {
 	return t.tracers.Tracer(instrumentationName, trace.WithInstrumentationVersion(Version))
 }
 
-// Meter is the meter of this package's scope.
+// Meter returns the meter of this package's instrumentation scope.
 func (t *Telemetry) Meter() metric.Meter {
 	return t.meters.Meter(instrumentationName, metric.WithInstrumentationVersion(Version))
 }
 
-// TracerProvider makes tracers. Disabled, they record nothing and pass the
-// context of their parent on.
+// TracerProvider returns the provider of tracers. If telemetry is disabled, its tracers
+// record nothing and propagate the parent's span context.
 func (t *Telemetry) TracerProvider() trace.TracerProvider { return t.tracers }
 
-// MeterProvider makes meters, which record nothing if metrics are disabled.
+// MeterProvider returns the provider of meters, which record nothing if metrics are
+// disabled.
 func (t *Telemetry) MeterProvider() metric.MeterProvider { return t.meters }
 
-// LoggerProvider makes loggers, which record nothing if logs are disabled.
+// LoggerProvider returns the provider of loggers, which record nothing if logs are
+// disabled.
 func (t *Telemetry) LoggerProvider() log.LoggerProvider { return t.loggers }
 
-// recordsLogs tells that the logger provider is not one that drops everything.
+// recordsLogs reports whether the logger provider records anything.
 func (t *Telemetry) recordsLogs() bool { return t.cfg.enabled && t.cfg.logs }
 
-// Logger writes to the logger provider, or to slog.Default if logs are disabled,
-// so that they are not lost.
+// Logger returns a [Logger] that writes to the logger provider. If logs are disabled,
+// it returns NewLogger(nil), which writes to slog.Default, so no record is lost.
 func (t *Telemetry) Logger() *Logger {
 	if !t.recordsLogs() {
 		return NewLogger(nil)
@@ -215,24 +215,13 @@ func (t *Telemetry) Logger() *Logger {
 	return NewLogger(t.loggers)
 }
 
-// SlogHandler writes to the logger provider what is logged by log/slog, or to
-// what slog.Default is at this moment if logs are disabled. The attributes are
-// together in one attribute of the record, the map "log.data", and groups are maps
-// in it.
-func (t *Telemetry) SlogHandler() slog.Handler {
-	if !t.recordsLogs() {
-		return newSlogHandler(nil)
-	}
-	return newSlogHandler(t.loggers)
-}
-
-// Connection is the connection over which everything goes. Disabled, it is one
-// that was closed before it began.
+// Connection returns the connection that carries all telemetry. If telemetry is
+// disabled, the connection is already closed.
 func (t *Telemetry) Connection() *SharedEngineConnection { return t.conn }
 
-// Flush returns nil when the engine has everything that was recorded before. It
-// respects ctx; the error says how many frames were left. After Shutdown there is
-// nothing to flush.
+// Flush returns nil once the engine has received everything that was recorded before
+// the call. If ctx ends first, the error reports how many frames are left. After
+// Shutdown, Flush returns nil because nothing is left to flush.
 func (t *Telemetry) Flush(ctx context.Context) error {
 	if isClosed(t.done) {
 		return nil
@@ -244,11 +233,11 @@ func (t *Telemetry) Flush(ctx context.Context) error {
 	return errors.Join(append(flushed.errs, t.conn.flushAfter(ctx, flushed.dropped))...)
 }
 
-// providerCalls are calls of one method of every provider at once.
+// providerCalls tracks concurrent calls of one method on all providers.
 type providerCalls struct {
-	results chan error // has room for all
+	results chan error // buffered for all calls
 	left    int
-	dropped int // frames, while the flushes of the connection among them waited
+	dropped int // frames dropped while the providers flushed the connection
 	errs    []error
 }
 
@@ -260,9 +249,9 @@ func (t *Telemetry) each(ctx context.Context, f func(sdkProvider, context.Contex
 	return calls
 }
 
-// wait reports whether all have returned before ctx ended. What their flushes of
-// the connection say is not among the errors: the caller's own says it, but for
-// what was dropped before.
+// wait reports whether all calls returned before ctx ended. The caller flushes the
+// connection itself, so wait keeps only the number of dropped frames from the
+// providers' own flushes of the connection.
 func (c *providerCalls) wait(ctx context.Context) bool {
 	for ; c.left > 0; c.left-- {
 		select {
@@ -281,11 +270,11 @@ func (c *providerCalls) wait(ctx context.Context) bool {
 	return true
 }
 
-// Shutdown flushes and ends everything: what is recorded from then on is dropped.
-// It is bounded by ctx and by shutdown_timeout_ms, whichever ends first; if the
-// connection is down, one more attempt to connect is made at once, and no other.
-// The error says how many frames were lost. Further calls wait for the end as
-// well, and return nil.
+// Shutdown flushes and stops all recording; later records are dropped. It returns at
+// the latest when ctx ends or shutdown_timeout_ms has elapsed, whichever comes first.
+// If the connection is down, Shutdown makes one more connection attempt, immediately.
+// The error reports how many frames were lost. Further calls also wait for completion
+// and return nil.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.shutdownTimeout)
 	defer cancel()
@@ -298,8 +287,9 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 		return fmt.Errorf("iii: telemetry shutdown: %w", ctxError(ctx))
 	}
 	t.conn.drain()
-	// Providers whose context has ended would not end themselves. The end of the
-	// connection releases them, unless a user's callback hangs.
+	// A provider does not shut down if its context has ended, so these calls get a
+	// context that outlives ctx. The end of the connection releases them, unless a user
+	// callback hangs.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ended := t.each(work, sdkProvider.Shutdown)
@@ -308,7 +298,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	grace, cancelGrace := context.WithTimeout(work, providerGrace)
 	defer cancelGrace()
 	if !ended.wait(grace) {
-		ended.errs = append(ended.errs, errors.New("iii: telemetry shutdown: a callback of a metric hangs"))
+		ended.errs = append(ended.errs, errors.New("iii: telemetry shutdown: a metric callback hangs"))
 	}
 	if t.global {
 		releaseGlobals()
@@ -318,5 +308,5 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	return errors.Join(append(ended.errs, err)...)
 }
 
-// providerGrace is how long the providers have to end after the connection has.
+// providerGrace is how long the providers have to stop after the connection has ended.
 const providerGrace = 20 * time.Millisecond

@@ -15,15 +15,15 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// The limits of the W3C's recommendation.
+// Limits of the W3C Baggage recommendation.
 const (
 	maxBaggageMembers = 64
 	maxBaggageBytes   = 8192
 )
 
-// InjectBaggage is the W3C baggage header for what is done in ctx, ordered by
-// key, "" without baggage. Keys and values are percent-encoded, "=" included, at
-// which the engine would cut a value.
+// InjectBaggage returns the W3C baggage header for ctx, with its entries ordered by
+// key, or "" if ctx has no baggage. It percent-encodes keys and values, including "=",
+// at which the engine would otherwise cut off a value.
 func InjectBaggage(ctx context.Context) string {
 	bag := baggage.FromContext(ctx)
 	if bag.Len() == 0 {
@@ -32,7 +32,7 @@ func InjectBaggage(ctx context.Context) string {
 	return string(appendBaggage(nil, bag))
 }
 
-// sortedMembers orders the entries, which come from a map.
+// sortedMembers returns the entries in key order, because they come from a map.
 func sortedMembers(bag baggage.Baggage) []baggage.Member {
 	members := bag.Members()
 	if len(members) > 1 {
@@ -56,15 +56,15 @@ func appendMember(dst []byte, m baggage.Member) []byte {
 	dst = append(dst, '=')
 	dst = appendEscaped(dst, m.Value())
 	for _, p := range m.Properties() {
-		if text := p.String(); text != "" { // a key that no header can carry
+		if text := p.String(); text != "" { // empty if no header can carry the key
 			dst = append(append(dst, ';'), text...)
 		}
 	}
 	return dst
 }
 
-// appendEscaped percent-encodes all but the octets that baggage may hold, and
-// among these "%" and "=". The same goes for keys, which the engine decodes.
+// appendEscaped percent-encodes the octets that baggage must not contain, and also "%"
+// and "=". Keys are encoded as well because the engine decodes them.
 func appendEscaped(dst []byte, s string) []byte {
 	const digits = "0123456789ABCDEF"
 	for i := range len(s) {
@@ -78,10 +78,10 @@ func appendEscaped(dst []byte, s string) []byte {
 	return dst
 }
 
-// parseBaggage reads the header leniently, since others write it: entries that
-// are none are left out, and a "%" that is no part of a percent-encoding (the engine
-// writes it as it is) is taken as it stands. Beyond the limits the rest is left
-// out. Of entries with the same key the last counts.
+// parseBaggage parses the header leniently because other programs write it. It skips
+// invalid entries and keeps a "%" that does not begin a percent-encoding, which the
+// engine writes unescaped. It ignores entries beyond the limits. If a key occurs
+// several times, the last entry wins.
 func parseBaggage(header string) baggage.Baggage {
 	var members []baggage.Member
 	size := 0
@@ -100,12 +100,12 @@ func parseBaggage(header string) baggage.Baggage {
 		}
 		members = append(members, m)
 	}
-	bag, _ := baggage.New(members...) // they are valid and within the limits
+	bag, _ := baggage.New(members...) // no error: the members are valid and within the limits
 	return bag
 }
 
-// unescaped decodes a key or a value. A "%" that begins no escape is itself, and
-// spoils none of the others.
+// unescaped decodes a key or a value. A "%" that does not begin an escape stays as it
+// is and does not affect other escapes.
 func unescaped(s string) string {
 	s = strings.Trim(s, " \t")
 	if strings.IndexByte(s, '%') >= 0 {
@@ -147,23 +147,22 @@ func parseProperties(s string) []baggage.Property {
 	return properties
 }
 
-// BaggageEntry is the value, decoded, of one entry of the baggage in ctx; ok is
-// false if there is none.
+// BaggageEntry returns the decoded value of one baggage entry in ctx; ok is false if
+// there is no such entry.
 func BaggageEntry(ctx context.Context, key string) (value string, ok bool) {
 	m := baggage.FromContext(ctx).Member(key)
 	return m.Value(), m.Key() != ""
 }
 
-// WithBaggageEntry returns ctx with one entry of the baggage set; the other
-// entries keep their properties. Key and value are any text; space around them
-// is removed. It is an error, and ctx is returned, if the key is empty, if
-// either is not valid UTF-8, or if the baggage would exceed 64 entries or 8192
-// bytes of header.
-func WithBaggageEntry(ctx context.Context, key, value string) (context.Context, error) {
+// SetBaggage returns ctx with one baggage entry set; the other entries keep their
+// properties. Key and value may be any UTF-8 text; surrounding space is removed.
+// SetBaggage returns ctx unchanged and an error if the key is empty, if either is not
+// valid UTF-8, or if the baggage would exceed 64 entries or 8192 bytes of header.
+func SetBaggage(ctx context.Context, key, value string) (context.Context, error) {
 	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 	switch {
 	case key == "":
-		return ctx, errors.New("iii: baggage entry without a key")
+		return ctx, errors.New("iii: baggage entry has no key")
 	case !utf8.ValidString(key) || !utf8.ValidString(value):
 		return ctx, errors.New("iii: baggage entry is not valid UTF-8")
 	}
@@ -176,17 +175,17 @@ func WithBaggageEntry(ctx context.Context, key, value string) (context.Context, 
 		return ctx, fmt.Errorf("iii: baggage entry: %w", err)
 	}
 	if n := bag.Len(); n > maxBaggageMembers {
-		return ctx, fmt.Errorf("iii: baggage of %d entries; the limit is %d", n, maxBaggageMembers)
+		return ctx, fmt.Errorf("iii: baggage has %d entries; the limit is %d", n, maxBaggageMembers)
 	}
 	if n := len(appendBaggage(nil, bag)); n > maxBaggageBytes {
-		return ctx, fmt.Errorf("iii: baggage of %d bytes; the limit is %d", n, maxBaggageBytes)
+		return ctx, fmt.Errorf("iii: baggage has %d bytes; the limit is %d", n, maxBaggageBytes)
 	}
 	return baggage.ContextWithBaggage(ctx, bag), nil
 }
 
-// WithoutBaggageEntry returns ctx with one entry of the baggage removed, if it is
-// there.
-func WithoutBaggageEntry(ctx context.Context, key string) context.Context {
+// RemoveBaggage returns ctx without one baggage entry, or ctx itself if there is no
+// such entry.
+func RemoveBaggage(ctx context.Context, key string) context.Context {
 	bag := baggage.FromContext(ctx)
 	if bag.Member(key).Key() == "" {
 		return ctx
@@ -194,20 +193,19 @@ func WithoutBaggageEntry(ctx context.Context, key string) context.Context {
 	return baggage.ContextWithBaggage(ctx, bag.DeleteMember(key))
 }
 
-// BaggageSpanProcessor copies the baggage of the context that a span is begun in
-// to the span: each entry becomes an attribute of the same key with the entry's
-// decoded value, over an attribute that the span was begun with. The engine
-// shows iii.tag.*, iii.session.id, iii.session.name and iii.message.id with a
-// trace.
+// BaggageSpanProcessor copies the baggage of the context in which a span starts to the
+// span. Each entry becomes an attribute with the same key and the entry's decoded
+// value, and replaces an attribute that the span was started with. The engine shows
+// iii.tag.*, iii.session.id, iii.session.name and iii.message.id with a trace.
 //
-// It is made by [NewBaggageSpanProcessor] and belongs before the processors that
-// read attributes when a span starts, as [StartTelemetry] places it. The zero
-// value works; it has no state.
+// Use [NewBaggageSpanProcessor], and register the processor before those that read
+// attributes when a span starts, as [StartTelemetry] does. The zero value is ready to
+// use; the processor has no state.
 type BaggageSpanProcessor struct{}
 
 var _ sdktrace.SpanProcessor = (*BaggageSpanProcessor)(nil)
 
-// NewBaggageSpanProcessor makes one.
+// NewBaggageSpanProcessor returns a BaggageSpanProcessor.
 func NewBaggageSpanProcessor() *BaggageSpanProcessor { return &BaggageSpanProcessor{} }
 
 // OnStart implements sdktrace.SpanProcessor.
@@ -223,11 +221,11 @@ func (*BaggageSpanProcessor) OnStart(parent context.Context, s sdktrace.ReadWrit
 	s.SetAttributes(attributes...)
 }
 
-// OnEnd implements sdktrace.SpanProcessor; there is nothing to do.
+// OnEnd implements sdktrace.SpanProcessor and does nothing.
 func (*BaggageSpanProcessor) OnEnd(sdktrace.ReadOnlySpan) {}
 
-// Shutdown implements sdktrace.SpanProcessor; there is nothing to do.
+// Shutdown implements sdktrace.SpanProcessor and does nothing.
 func (*BaggageSpanProcessor) Shutdown(context.Context) error { return nil }
 
-// ForceFlush implements sdktrace.SpanProcessor; there is nothing to do.
+// ForceFlush implements sdktrace.SpanProcessor and does nothing.
 func (*BaggageSpanProcessor) ForceFlush(context.Context) error { return nil }

@@ -8,44 +8,47 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// Defaults of OpenTelemetry's batch processors, and the variables that change
-// them: OTEL_BSP_ for spans, OTEL_BLRP_ for log records.
+// Defaults of OpenTelemetry's batch processors. Variables with the prefix OTEL_BSP_
+// override them for spans, and those with the prefix OTEL_BLRP_ for log records.
 const (
 	defaultBatchQueue = 2048
 	defaultBatchSize  = 512
 )
 
-// crowdedBatch is the least size of a batch, unless the flush interval is over,
-// while the connection has much to do.
+// crowdedBatch is the minimum size of a batch while the connection is crowded, unless
+// the flush interval has elapsed.
 const crowdedBatch = 512
 
-// batcher collects records and exports them in batches, from a goroutine of its
-// own. OpenTelemetry's processors do the same, but drop records without telling
-// how many, and stand still while an exporter flushes.
+// batcher collects records and exports them in batches from its own goroutine.
+// OpenTelemetry's processors do the same, but they do not report how many records they
+// drop, and they stall while an exporter flushes.
 type batcher[T any] struct {
 	export   func([]T)
 	dropped  func(n int)
 	crowded  func() bool
 	size     int // of a batch
-	max      int // records that may wait
+	max      int // records that can wait
 	interval time.Duration
 
 	mu     sync.Mutex
 	queue  []T
 	closed bool
 
-	spare   []T                // of the goroutine
-	wake    chan struct{}      // something is to be looked at
-	flushes chan chan struct{} // requests to export all; closed when that is done
+	spare   []T                // owned by the goroutine
+	wake    chan struct{}      // wakes the goroutine to check the queue
+	flushes chan chan struct{} // export requests; each is closed when done
 	stop    chan struct{}
-	done    chan struct{} // the goroutine has ended
+	done    chan struct{} // closed when the goroutine has ended
 }
 
 func (b *batcher[T]) start() {
@@ -56,7 +59,7 @@ func (b *batcher[T]) start() {
 	go b.run()
 }
 
-// add takes a record, or drops it if too many wait. It never blocks.
+// add queues a record, or drops it if the queue is full or closed. It never blocks.
 func (b *batcher[T]) add(record *T) {
 	b.mu.Lock()
 	if b.closed || len(b.queue) >= b.max {
@@ -107,7 +110,7 @@ func (b *batcher[T]) run() {
 	}
 }
 
-// batch is the size of a batch at the moment.
+// batch returns the current size of a batch.
 func (b *batcher[T]) batch() int {
 	if b.size < crowdedBatch && b.crowded() {
 		return crowdedBatch
@@ -121,8 +124,8 @@ func (b *batcher[T]) waiting() int {
 	return len(b.queue)
 }
 
-// exportAll exports what waits now. What comes meanwhile wakes the goroutine
-// again.
+// exportAll exports the records that wait now. Records added meanwhile wake the
+// goroutine again.
 func (b *batcher[T]) exportAll() {
 	size := b.batch()
 	b.mu.Lock()
@@ -138,7 +141,7 @@ func (b *batcher[T]) exportAll() {
 	b.spare = records
 }
 
-// flush returns nil when everything that was added before is exported.
+// flush returns nil once everything that was added before the call is exported.
 func (b *batcher[T]) flush(ctx context.Context) error {
 	exported := make(chan struct{})
 	select {
@@ -156,7 +159,7 @@ func (b *batcher[T]) flush(ctx context.Context) error {
 	}
 }
 
-// shutdown takes no more records, and returns nil when the others are exported.
+// shutdown rejects further records and returns nil once the queued ones are exported.
 func (b *batcher[T]) shutdown(ctx context.Context) error {
 	b.mu.Lock()
 	first := !b.closed
@@ -171,19 +174,20 @@ func (b *batcher[T]) shutdown(ctx context.Context) error {
 	return nil
 }
 
-// exportHooks are what our exporters tell and are told beyond OpenTelemetry's
+// exportHooks connects this package's exporters to the batcher beyond OpenTelemetry's
 // interfaces.
 type exportHooks interface {
 	overflowed(n int)
 	crowded() bool
 }
 
-// newBatcher makes a batcher for an exporter. What that lacks is done without.
+// newBatcher returns a running batcher for an exporter. An exporter without exportHooks
+// is not notified of drops and is never crowded.
 func newBatcher[T any](exporter any, variables string, size int, interval time.Duration, export func(context.Context, []T) error) *batcher[T] {
 	b := &batcher[T]{
 		export: func(records []T) {
 			err := export(context.Background(), records)
-			// The connection has counted what it refused, and says so in its own time.
+			// The connection counts and reports the frames it rejects.
 			if err != nil && !errors.Is(err, ErrBufferFull) && !errors.Is(err, ErrClosed) {
 				otel.Handle(err)
 			}
@@ -204,7 +208,8 @@ func newBatcher[T any](exporter any, variables string, size int, interval time.D
 	return b
 }
 
-// positiveFromEnv is the variable, if it is a positive number, else def.
+// positiveFromEnv returns the value of the variable if it is a positive integer, and
+// def otherwise.
 func positiveFromEnv(variable string, def int) int {
 	if n, err := strconv.Atoi(strings.TrimSpace(os.Getenv(variable))); err == nil && n > 0 {
 		return n
@@ -218,11 +223,11 @@ type batchSpanProcessor struct {
 	exporter sdktrace.SpanExporter
 }
 
-// newBatchSpanProcessor makes a processor that exports finished spans that are
-// sampled: flushInterval after the first of a batch at the latest, or as soon as
-// it is full. Queue and batch have the sizes of OTEL_BSP_MAX_QUEUE_SIZE and
-// OTEL_BSP_MAX_EXPORT_BATCH_SIZE. Our exporter never waits, so OTEL_BSP_EXPORT_TIMEOUT
-// bounds nothing. An interval of 0 exports at once.
+// newBatchSpanProcessor returns a processor that exports finished spans that are
+// sampled: at most flushInterval after the first span of a batch, or as soon as the
+// batch is full. OTEL_BSP_MAX_QUEUE_SIZE and OTEL_BSP_MAX_EXPORT_BATCH_SIZE set the
+// sizes of queue and batch. OTEL_BSP_EXPORT_TIMEOUT has no effect because our exporter
+// never waits. An interval of 0 exports immediately.
 func newBatchSpanProcessor(e sdktrace.SpanExporter, flushInterval time.Duration) sdktrace.SpanProcessor {
 	return &batchSpanProcessor{newBatcher(e, "OTEL_BSP_", 0, flushInterval, e.ExportSpans), e}
 }
@@ -237,18 +242,18 @@ func (p *batchSpanProcessor) OnEnd(s sdktrace.ReadOnlySpan) {
 	}
 }
 
-// ForceFlush exports what has ended before, and flushes the exporter.
+// ForceFlush exports the spans that have ended, and flushes the exporter.
 func (p *batchSpanProcessor) ForceFlush(ctx context.Context) error {
 	return flushed("spans", p.flush(ctx), p.exporter, ctx)
 }
 
-// Shutdown exports what has ended before, and shuts the exporter down. What ends
-// afterwards is dropped and counted.
+// Shutdown exports the spans that have ended, and shuts the exporter down. Spans that
+// end later are dropped and counted.
 func (p *batchSpanProcessor) Shutdown(ctx context.Context) error {
 	return errors.Join(p.shutdown(ctx), p.exporter.Shutdown(ctx))
 }
 
-// flushed flushes the exporter after its batcher, whose error is err.
+// flushed flushes the exporter unless its batcher failed to flush with err.
 func flushed(what string, err error, exporter any, ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("iii: flush %s: %w", what, err)
@@ -265,31 +270,75 @@ type batchLogProcessor struct {
 	exporter sdklog.Exporter
 }
 
-// newBatchLogProcessor makes a processor that exports log records in batches of
-// batchSize, or after flushInterval; an interval of 0 exports at once. Rather than
-// lose records to a connection that is away or overwhelmed, it makes the batches
-// larger then. The queue has the size of OTEL_BLRP_MAX_QUEUE_SIZE.
+// newBatchLogProcessor returns a processor that exports log records in batches of
+// batchSize, or after flushInterval; an interval of 0 exports immediately. While the
+// connection is down or overloaded, it exports larger batches rather than lose records.
+// OTEL_BLRP_MAX_QUEUE_SIZE sets the size of the queue.
 func newBatchLogProcessor(e sdklog.Exporter, flushInterval time.Duration, batchSize int) sdklog.Processor {
 	return &batchLogProcessor{newBatcher(e, "OTEL_BLRP_", max(batchSize, 1), flushInterval, e.Export), e}
 }
 
-// Enabled is true: everything is exported.
+// Enabled returns true: every record is exported.
 func (p *batchLogProcessor) Enabled(context.Context, sdklog.EnabledParameters) bool { return true }
 
 // OnEmit queues a copy of r for export; it never blocks.
 func (p *batchLogProcessor) OnEmit(_ context.Context, r *sdklog.Record) error {
-	record := r.Clone() // processors after this one may change r
+	record := r.Clone() // later processors can modify r
 	p.add(&record)
 	return nil
 }
 
-// ForceFlush exports what was emitted before, and flushes the exporter.
+// ForceFlush exports the records that were emitted before the call, and flushes the
+// exporter.
 func (p *batchLogProcessor) ForceFlush(ctx context.Context) error {
 	return flushed("logs", p.flush(ctx), p.exporter, ctx)
 }
 
-// Shutdown exports what was emitted before, and shuts the exporter down. What is
-// emitted afterwards is dropped and counted.
+// Shutdown exports the records that were emitted before the call, and shuts the
+// exporter down. Records emitted later are dropped and counted.
 func (p *batchLogProcessor) Shutdown(ctx context.Context) error {
 	return errors.Join(p.shutdown(ctx), p.exporter.Shutdown(ctx))
+}
+
+// liveSpanProcessor sends a snapshot of each sampled span when it starts, so the engine
+// can show running spans. It must come after the processors that set attributes.
+type liveSpanProcessor struct {
+	conn    *SharedEngineConnection
+	stopped atomic.Bool
+}
+
+// liveEncoders pools encoders for span starts, because many spans start at once. Each
+// exporter has its own encoder, because its batches are much larger.
+var liveEncoders = sync.Pool{New: func() any { return otlpjson.NewEncoder(nil) }}
+
+func newLiveSpanProcessor(s *SharedEngineConnection) sdktrace.SpanProcessor {
+	return &liveSpanProcessor{conn: s}
+}
+
+// OnStart queues the snapshot before the span can end: if the snapshot arrived last,
+// the engine would show the span as running forever. A span that is not sampled is
+// skipped because its end is never sent.
+func (p *liveSpanProcessor) OnStart(_ context.Context, s sdktrace.ReadWriteSpan) {
+	if !s.SpanContext().IsSampled() || !s.IsRecording() || p.stopped.Load() {
+		return
+	}
+	e := liveEncoders.Get().(*otlpjson.Encoder)
+	for _, f := range e.LiveSpan(s) {
+		_ = p.conn.enqueue(f) // the connection counts drops; the finished span follows
+	}
+	if e.Done() {
+		liveEncoders.Put(e)
+	}
+}
+
+// OnEnd does nothing: finished spans are exported in batches.
+func (p *liveSpanProcessor) OnEnd(sdktrace.ReadOnlySpan) {}
+
+// ForceFlush does nothing: the processor queues nothing itself.
+func (p *liveSpanProcessor) ForceFlush(context.Context) error { return nil }
+
+// Shutdown stops the snapshots.
+func (p *liveSpanProcessor) Shutdown(context.Context) error {
+	p.stopped.Store(true)
+	return nil
 }

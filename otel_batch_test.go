@@ -20,11 +20,11 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// batchKeeper is an exporter that keeps the sizes of its batches.
+// batchKeeper is an exporter that records the sizes of its batches.
 type batchKeeper struct {
-	block chan struct{} // export waits for it to be closed, if it is there
-	busy  bool          // what crowded says
-	err   error         // of export
+	block chan struct{} // if not nil, export waits until it is closed
+	busy  bool          // result of crowded
+	err   error         // result of export
 
 	mu       sync.Mutex
 	batches  []int
@@ -83,7 +83,7 @@ func (k *batchKeeper) crowded() bool {
 	return k.busy
 }
 
-// exported are the sizes of the batches so far.
+// exported returns the sizes of the batches so far.
 func (k *batchKeeper) exported() []int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -100,7 +100,7 @@ func emitted(body string) *sdklog.Record {
 	return &r
 }
 
-func TestBatchSpans(t *testing.T) {
+func TestBatchExportsSpans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &batchKeeper{}
 		p := newBatchSpanProcessor(k, 100*time.Millisecond)
@@ -152,7 +152,7 @@ func shutDown(t *testing.T, shutdown func(context.Context) error) {
 	}
 }
 
-func TestBatchLogs(t *testing.T) {
+func TestBatchExportsLogs(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		size     int
@@ -201,8 +201,8 @@ func TestBatchLogs(t *testing.T) {
 	}
 }
 
-// sumsTo tells whether as many records were exported: how they are spread depends
-// on how soon the goroutine looks.
+// sumsTo reports whether got has as many records as want: the distribution over batches
+// depends on how soon the goroutine runs.
 func sumsTo(got, want []int) bool {
 	sum := func(list []int) (n int) {
 		for _, v := range list {
@@ -213,8 +213,8 @@ func sumsTo(got, want []int) bool {
 	return sum(got) == sum(want) && (got == nil) == (want == nil)
 }
 
-// A processor after this one may change the record.
-func TestBatchLogsCopies(t *testing.T) {
+// Later processors can modify the record.
+func TestBatchCopiesLogRecords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &batchKeeper{}
 		p := newBatchLogProcessor(k, time.Second, 10)
@@ -230,8 +230,9 @@ func TestBatchLogsCopies(t *testing.T) {
 	})
 }
 
-// What comes faster than it is exported is dropped and counted, and never waits.
-func TestBatchOverflow(t *testing.T) {
+// Records that arrive faster than they are exported are dropped and counted, and never
+// block.
+func TestBatchDropsWhatOverflows(t *testing.T) {
 	t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
 	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1000")
 	synctest.Test(t, func(t *testing.T) {
@@ -266,7 +267,7 @@ func TestBatchSizesFromEnvironment(t *testing.T) {
 	}
 }
 
-func TestBatchFlush(t *testing.T) {
+func TestBatchFlushExportsTheRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &batchKeeper{}
 		p := newBatchSpanProcessor(k, time.Hour)
@@ -294,8 +295,8 @@ func TestBatchFlush(t *testing.T) {
 	})
 }
 
-// An exporter that does not return holds nobody beyond the context.
-func TestBatchBounded(t *testing.T) {
+// An exporter that does not return blocks no caller beyond its context.
+func TestBatchWaitsEndWithTheirContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &batchKeeper{block: make(chan struct{})}
 		p := newBatchSpanProcessor(k, 0)
@@ -313,7 +314,7 @@ func TestBatchBounded(t *testing.T) {
 	})
 }
 
-// While one waits for the engine to have everything, the rest is exported.
+// While a flush waits for the engine, other records are still exported.
 func TestBatchExportsWhileFlushing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &waitingKeeper{}
@@ -338,7 +339,7 @@ func TestBatchExportsWhileFlushing(t *testing.T) {
 	})
 }
 
-// waitingKeeper flushes until its context ends.
+// waitingKeeper is an exporter whose ForceFlush returns only when its context ends.
 type waitingKeeper struct{ batchKeeper }
 
 func (k *waitingKeeper) ForceFlush(ctx context.Context) error {
@@ -346,9 +347,9 @@ func (k *waitingKeeper) ForceFlush(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Errors go to OpenTelemetry's handler, but for those that the connection counts
-// and says itself.
-func TestBatchErrors(t *testing.T) {
+// Errors go to OpenTelemetry's handler, except those that the connection counts and
+// reports itself.
+func TestBatchReportsExportErrors(t *testing.T) {
 	odd := errors.New("odd")
 	var mu sync.Mutex
 	var handled []error
@@ -356,7 +357,7 @@ func TestBatchErrors(t *testing.T) {
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		mu.Lock()
 		defer mu.Unlock()
-		// The handler is everybody's: what ends elsewhere may come here too.
+		// The handler is global: errors of other tests can arrive here as well.
 		if errors.Is(err, odd) || errors.Is(err, ErrBufferFull) || errors.Is(err, ErrConnectionClosed) {
 			handled = append(handled, err)
 		}
@@ -374,7 +375,7 @@ func TestBatchErrors(t *testing.T) {
 	}
 }
 
-// Whatever happens at once, each record is exported or counted as dropped.
+// With everything running concurrently, each record is exported or counted as dropped.
 func TestBatchConcurrent(t *testing.T) {
 	k := &batchKeeper{}
 	p := newBatchLogProcessor(k, time.Millisecond, 7)
@@ -408,7 +409,7 @@ func TestBatchConcurrent(t *testing.T) {
 	}
 }
 
-// The SDK is given our processors.
+// The processors work inside the providers of the SDK.
 func TestBatchInProviders(t *testing.T) {
 	k := &batchKeeper{}
 	spans := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newBatchSpanProcessor(k, time.Hour)))

@@ -7,27 +7,27 @@ import (
 	"strings"
 )
 
-// WithTelemetry records this client's work: each invocation in a span of its
-// caller's trace, with the payloads that came and went unless
-// $III_DISABLE_TRACE_PAYLOADS is set, and the process's figures as gauges under
-// the id that the engine gives to the worker. Calls carry the trace context of
-// their ctx with and without this. The span of a function that this client has bound
-// to a trace trigger says so by the attribute function_id, so that the engine does not
-// tell the function of itself, for ever; spans begun in it are told of.
+// WithTelemetry records the client's work. Each invocation gets a span in its caller's
+// trace, with input and output payloads unless $III_DISABLE_TRACE_PAYLOADS is set.
+// Process metrics are reported as gauges under the id that the engine assigns to the
+// worker. Calls carry the trace context of their ctx with or without this option. Spans
+// of a function that this client has bound to a trace trigger carry the attribute
+// function_id, by which the engine avoids triggering the function with its own spans in
+// an endless loop; spans started inside them do trigger it.
 //
-// [Client.Shutdown] flushes t and does not shut it down: several clients may share it.
-// Default, and nil: none.
+// [Client.Shutdown] flushes t but does not shut it down, because several clients can
+// share it. The default, nil, records nothing.
 func WithTelemetry(t *Telemetry) Option {
 	return func(c *config) error {
 		if t != nil && t.cfg == nil {
-			return errors.New("iii: WithTelemetry: not made by StartTelemetry")
+			return errors.New("iii: WithTelemetry: the Telemetry was not created by StartTelemetry")
 		}
 		c.telemetry = t
 		return nil
 	}
 }
 
-// startTelemetry prepares what New can.
+// startTelemetry performs the setup that New can do before there is a connection.
 func (c *Client) startTelemetry() {
 	t := c.cfg.telemetry
 	if t == nil || !t.cfg.enabled {
@@ -36,11 +36,11 @@ func (c *Client) startTelemetry() {
 	c.tracing = newTracing(t.tracers)
 	worker, telemetry := c.cfg.url.Hostname(), t.conn.cfg.url.Hostname()
 	if !sameHost(worker, telemetry) {
-		c.log.Warn("iii: telemetry goes to another host than the worker", "worker", worker, "telemetry", telemetry)
+		c.log.Warn("iii: telemetry and worker connect to different hosts", "worker", worker, "telemetry", telemetry)
 	}
 }
 
-// sameHost compares host names; all names of the own machine are one.
+// sameHost compares host names and treats all names of the local machine as equal.
 func sameHost(a, b string) bool {
 	return strings.EqualFold(a, b) || isLoopback(a) && isLoopback(b)
 }
@@ -49,8 +49,8 @@ func isLoopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }
 
-// flushTelemetry is bounded by the telemetry's own limit, too: a worker that
-// drains must not wait all its time for an engine that is away.
+// flushTelemetry is also bounded by the telemetry's own limit: a draining worker must
+// not spend all its time waiting for an engine that is unavailable.
 func (c *Client) flushTelemetry(ctx context.Context) error {
 	t := c.cfg.telemetry
 	if t == nil || !t.cfg.enabled {
@@ -61,8 +61,8 @@ func (c *Client) flushTelemetry(ctx context.Context) error {
 	return t.Flush(ctx)
 }
 
-// startGauges reports this worker's process under the id that the engine gave to
-// its present connection, until stop is called.
+// startGauges reports this worker's process metrics under the id that the engine
+// assigned to its current connection, until stop is called.
 func (c *Client) startGauges() (stop func()) {
 	t := c.cfg.telemetry
 	if t == nil || !t.cfg.enabled || !t.cfg.metrics {
@@ -70,12 +70,12 @@ func (c *Client) startGauges() (stop func()) {
 	}
 	h, err := registerGauges(t.Meter(), &c.name, c.WorkerID)
 	if err != nil {
-		c.log.Warn("iii: the worker's figures are not reported", "error", err)
+		c.log.Warn("iii: cannot report the worker's metrics", "error", err)
 		return func() {}
 	}
 	return func() {
 		if err := h.Stop(); err != nil {
-			c.log.Warn("iii: the worker's figures are still reported", "error", err)
+			c.log.Warn("iii: cannot stop reporting the worker's metrics", "error", err)
 		}
 	}
 }

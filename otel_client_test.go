@@ -18,7 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// traced is what a handler sees of its caller's trace.
+// traced is a handler's view of its caller's trace.
 type traced struct {
 	TraceID string `json:"trace_id"`
 	Sampled bool   `json:"sampled"`
@@ -30,9 +30,9 @@ func traceOf(ctx context.Context) traced {
 	return traced{TraceID: iii.TraceID(ctx), Sampled: strings.HasSuffix(iii.InjectTraceparent(ctx), "-01"), Tenant: tenant}
 }
 
-// A client without telemetry hands the trace that a handler was called in to the
+// A client without telemetry forwards the trace in which a handler was called to the
 // calls that the handler makes, of all three kinds.
-func TestChecklistForwardsWithoutTelemetry(t *testing.T) {
+func TestClientWithoutTelemetryForwardsTheTrace(t *testing.T) {
 	const id, parent = "0af7651916cd43dd8448eb211c80319c", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
 	c := connect(t, telemetryEngine(t))
 	seen := make(chan traced, 3)
@@ -42,7 +42,7 @@ func TestChecklistForwardsWithoutTelemetry(t *testing.T) {
 	})
 	handle(t, c, "t::job", func(ctx context.Context, _ struct{}) (struct{}, error) {
 		got := traceOf(ctx)
-		if got.TraceID != id { // a job of no trace: the engine begins one
+		if got.TraceID != id { // the engine starts a trace for a job without one
 			got.TraceID, got.Sampled = "", false
 		}
 		seen <- got
@@ -87,7 +87,7 @@ func TestChecklistForwardsWithoutTelemetry(t *testing.T) {
 	}
 }
 
-// connect makes a client that is connected until the test ends.
+// connect returns a client that stays connected until the test ends.
 func connect(t *testing.T, engine *iiitest.Engine, opts ...iii.Option) *iii.Client {
 	t.Helper()
 	c, err := iii.New(engine.URL(), opts...)
@@ -112,12 +112,11 @@ func handle[In, Out any](t *testing.T, c *iii.Client, id string, h func(context.
 	}
 }
 
-// recorded starts telemetry whose spans are kept here, beside what becomes of
-// them anyway.
+// recorded starts telemetry and also records its spans.
 func recorded(t *testing.T, engine *iiitest.Engine) (*iii.Telemetry, *tracetest.SpanRecorder) {
 	t.Helper()
 	url := engine.URL()
-	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: &url})
+	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: &url})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +130,7 @@ func recorded(t *testing.T, engine *iiitest.Engine) (*iii.Telemetry, *tracetest.
 	return telemetry, recorder
 }
 
-// spanText is what a span says, without ids and times.
+// spanText is the content of a span without ids and times.
 type spanText struct {
 	Name, Kind, Status, Description string
 	Events                          []eventText
@@ -159,7 +158,7 @@ type job struct {
 	Password string `json:"password"`
 }
 
-func TestChecklistInvocationSpan(t *testing.T) {
+func TestInvocationSpanRecordsTheOutcome(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
@@ -207,7 +206,7 @@ func TestChecklistInvocationSpan(t *testing.T) {
 		{"refuse", "Error", "", []eventText{output(false, ""), exception("OUT_OF_STOCK", "", "frame 0")}, &iii.Error{Code: "OUT_OF_STOCK", Stacktrace: "frame 0"}},
 		{"panic", "Error", "panic: oh no", []eventText{output(false, `{"error":"handler panicked"}`), exception("panic", "panic: oh no", "captured")},
 			&iii.Error{Code: "invocation_failed", Message: "handler panicked"}},
-		{"exit", "Error", "the goroutine ended by runtime.Goexit", []eventText{output(false, `{"error":"handler panicked"}`), exception("panic", "the goroutine ended by runtime.Goexit", "captured")},
+		{"exit", "Error", "the goroutine exited with runtime.Goexit", []eventText{output(false, `{"error":"handler panicked"}`), exception("panic", "the goroutine exited with runtime.Goexit", "captured")},
 			&iii.Error{Code: "invocation_failed", Message: "handler panicked"}},
 		{"status", "Error", "set by the handler", []eventText{{"checkpoint", map[string]any{}}, output(true, ok)}, nil},
 		{"both", "Error", "set by the handler", []eventText{output(false, `{"error":"work failed"}`), exception("InvocationError", "work failed", "captured")},
@@ -235,7 +234,7 @@ func TestChecklistInvocationSpan(t *testing.T) {
 			}
 			delete(input, "_caller_worker_id")
 			got.Events[0].Attributes["iii.payload.json"] = input
-			// What is wrapped and where is not said here a second time.
+			// These errors wrap others; their full text is not repeated here.
 			last := len(got.Events) - 1
 			if tt.description == "" && tt.status == "Error" {
 				got.Description, got.Events[last-1].Attributes["iii.payload.json"], got.Events[last].Attributes["exception.message"] = "", "", ""
@@ -261,22 +260,22 @@ func TestChecklistInvocationSpan(t *testing.T) {
 	}
 }
 
-// Caller, handler and what the handler does are one trace; the answer carries the
-// span of the handler.
-func TestChecklistLinksCallerAndCallee(t *testing.T) {
+// Caller, handler and the handler's calls are one trace; the answer carries the
+// handler's span.
+func TestInvocationSpanLinksCallerAndCallee(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
 	handle(t, c, "t::leaf", func(ctx context.Context, _ struct{}) (traced, error) { return traceOf(ctx), nil })
 	handle(t, c, "t::middle", func(ctx context.Context, _ struct{}) (out traced, err error) {
-		err = iii.WithSpan(ctx, "inside", trace.SpanKindClient, func(ctx context.Context) error {
+		err = iii.InSpan(ctx, "inside", trace.SpanKindClient, func(ctx context.Context) error {
 			out, err = iii.Call[traced](ctx, c, "t::leaf", struct{}{})
 			return err
 		})
 		return out, err
 	})
 	ctx, root := telemetry.Tracer().Start(t.Context(), "root")
-	ctx, err := iii.WithBaggageEntry(ctx, "tenant", "a=b, 100%")
+	ctx, err := iii.SetBaggage(ctx, "tenant", "a=b, 100%")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,14 +313,14 @@ func TestChecklistLinksCallerAndCallee(t *testing.T) {
 	}
 }
 
-// A caller that is not sampled: no span, and the trace goes on.
-func TestChecklistUnsampled(t *testing.T) {
+// An invocation by an unsampled caller gets no span, and its trace continues.
+func TestUnsampledCallerGetsNoSpan(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
 	handle(t, c, "t::leaf", func(ctx context.Context, _ struct{}) (string, error) { return iii.InjectTraceparent(ctx), nil })
 	handle(t, c, "t::middle", func(ctx context.Context, _ struct{}) (out string, err error) {
-		err = iii.WithSpan(ctx, "inside", 0, func(ctx context.Context) error {
+		err = iii.InSpan(ctx, "inside", 0, func(ctx context.Context) error {
 			out, err = iii.Call[string](ctx, c, "t::leaf", struct{}{})
 			return err
 		})
@@ -345,8 +344,8 @@ func TestChecklistUnsampled(t *testing.T) {
 	}
 }
 
-// What a trigger fires in a trace is in it: the function that a change of state
-// calls, and the one that a message of a topic does.
+// Functions that a trigger fires inside a trace belong to that trace, for a state
+// change and for a message of a topic.
 func TestTelemetryFollowsTriggers(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})

@@ -3,9 +3,14 @@ package iii
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
+	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,13 +22,13 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 )
 
-// telemetryConfig is an [OtelConfig] with its environment and its defaults.
+// telemetryConfig is an [OtelConfig] resolved with the environment and the defaults.
 type telemetryConfig struct {
 	enabled, metrics, logs, fetch, live bool
 
 	url             string
-	name            string // "" if neither configuration nor environment names one
-	version         string // "" alike, and so on
+	name            string // "" if neither the configuration nor the environment sets it
+	version         string // "" as for name, and so are the next two
 	namespace       string
 	instanceID      string
 	queue           int
@@ -34,19 +39,19 @@ type telemetryConfig struct {
 	logsInterval    time.Duration
 	logsBatch       int
 
-	warnings []error // about variables that were ignored
+	warnings []error // about ignored variables
 }
 
-// resolve reads the environment where c says nothing. Values of variables that
-// make no sense count as unset.
+// resolve fills the unset fields of c from the environment. A variable with an invalid
+// value counts as unset.
 func (c *OtelConfig) resolve() (*telemetryConfig, error) {
 	r := &telemetryConfig{}
-	r.enabled = r.flag(c.Enabled, "OTEL_ENABLED")
+	r.enabled = r.flag(c.Enabled, "OTEL_ENABLED") && (c.Enabled != nil || !r.sdkDisabled())
 	r.metrics = r.flag(c.MetricsEnabled, "OTEL_METRICS_ENABLED")
 	r.logs = r.flag(c.LogsEnabled, "")
 	r.fetch = r.flag(c.FetchInstrumentationEnabled, "")
 	r.live = r.flag(c.LiveSpans, "OTEL_LIVE_SPANS")
-	r.url = cmp.Or(textOf(c.EngineWsURL, "III_URL"), DefaultURL)
+	r.url = cmp.Or(textOf(c.EngineWSURL, "III_URL"), DefaultURL)
 	r.name = textOf(c.ServiceName, "OTEL_SERVICE_NAME")
 	r.version = textOf(c.ServiceVersion, "SERVICE_VERSION")
 	r.namespace = textOf(c.ServiceNamespace, "SERVICE_NAMESPACE")
@@ -67,7 +72,8 @@ func (c *OtelConfig) resolve() (*telemetryConfig, error) {
 	return r, nil
 }
 
-// textOf is the field, else the variable; blank is nothing.
+// textOf returns the trimmed field, or the trimmed variable if the field is nil or
+// blank.
 func textOf(field *string, variable string) string {
 	if field != nil {
 		if value := strings.TrimSpace(*field); value != "" {
@@ -77,7 +83,7 @@ func textOf(field *string, variable string) string {
 	return strings.TrimSpace(os.Getenv(variable))
 }
 
-// flag is the field, else the variable, else true.
+// flag returns the field if set, else the variable if valid, else true.
 func (r *telemetryConfig) flag(field *bool, variable string) bool {
 	if field != nil {
 		return *field
@@ -91,12 +97,26 @@ func (r *telemetryConfig) flag(field *bool, variable string) bool {
 	case "false", "0", "no", "off":
 		return false
 	default:
-		r.warn("$%s is neither yes nor no: ignored", variable)
+		r.warn("$%s is not a boolean: ignored", variable)
 		return true
 	}
 }
 
-// number is the field, else the variable if it is least or more, else def.
+// sdkDisabled reports whether OpenTelemetry's own variable disables telemetry. Its
+// specification accepts only the value true.
+func (r *telemetryConfig) sdkDisabled() bool {
+	switch value := strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_SDK_DISABLED"))); value {
+	case "true":
+		return true
+	case "", "false":
+	default:
+		r.warn("$OTEL_SDK_DISABLED is neither true nor false: ignored")
+	}
+	return false
+}
+
+// number returns the field if set, else the variable if it is an integer of at least
+// least, else def.
 func (r *telemetryConfig) number(field *uint64, variable string, least, def uint64) uint64 {
 	if field != nil {
 		return *field
@@ -110,7 +130,7 @@ func (r *telemetryConfig) number(field *uint64, variable string, least, def uint
 	}
 	n, err := strconv.ParseUint(value, 10, 64)
 	if err != nil || n < least {
-		r.warn("$%s is no number of %d or more: ignored", variable, least)
+		r.warn("$%s is not an integer of at least %d: ignored", variable, least)
 		return def
 	}
 	return n
@@ -124,12 +144,12 @@ func milliseconds(n uint64) time.Duration {
 	return time.Duration(min(n, uint64(math.MaxInt64/int64(time.Millisecond)))) * time.Millisecond
 }
 
-// resource describes this process: what is configured, over
-// $OTEL_RESOURCE_ATTRIBUTES, over what can be guessed.
+// resource describes this process. Configured values take precedence over
+// $OTEL_RESOURCE_ATTRIBUTES, which takes precedence over guessed values.
 func (r *telemetryConfig) resource(ctx context.Context) *resource.Resource {
 	env, err := resource.New(ctx, resource.WithFromEnv())
 	if err != nil {
-		r.warn("$OTEL_RESOURCE_ATTRIBUTES is not as it should be; what can be read of it is used")
+		r.warn("$OTEL_RESOURCE_ATTRIBUTES is malformed: only its readable part is used")
 	}
 	if env == nil {
 		env = resource.Empty()
@@ -163,7 +183,7 @@ func (r *telemetryConfig) resource(ctx context.Context) *resource.Resource {
 	return merged
 }
 
-// programName is the base name of the executable.
+// programName returns the base name of the executable.
 func programName() string {
 	if len(os.Args) > 0 {
 		if name := strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe"); os.Args[0] != "" && name != "." && name != "" {
@@ -171,4 +191,163 @@ func programName() string {
 		}
 	}
 	return instrumentationName
+}
+
+// ConnectionOption configures a [SharedEngineConnection]. [NewSharedEngineConnection]
+// and [StartTelemetry] validate their options.
+type ConnectionOption func(*connectionConfig) error
+
+// connectionConfig does not change after the connection is created.
+type connectionConfig struct {
+	dialer
+	reconnection ReconnectionConfig
+	maxFrames    int
+	maxBytes     int
+	maxOffline   int // frames without a connection; 0: no separate limit
+	logger       *slog.Logger
+	listener     func(ConnectionState, error)
+}
+
+// Default limits of the frames that wait for the engine, connected or not.
+const (
+	defaultTelemetryFrames = 10_000
+	defaultTelemetryBytes  = 64 << 20
+)
+
+func newConnectionConfig(address string, opts []ConnectionOption) (*connectionConfig, error) {
+	cfg := &connectionConfig{
+		dialer:       dialer{readLimit: telemetryReadLimit},
+		reconnection: DefaultReconnectionConfig(),
+		maxFrames:    defaultTelemetryFrames,
+		maxBytes:     defaultTelemetryBytes,
+	}
+	var err error
+	if cfg.url, err = telemetryURL(address); err != nil {
+		return nil, err
+	}
+	for _, opt := range opts {
+		if opt == nil {
+			return nil, errors.New("iii: nil ConnectionOption")
+		}
+		if err := opt(cfg); err != nil {
+			return nil, err
+		}
+	}
+	return cfg, nil
+}
+
+// telemetryURL returns the address of the telemetry socket of the engine at address. It
+// appends /otel to the path unless the path already ends in it.
+func telemetryURL(address string) (*url.URL, error) {
+	u, err := engineURL(address)
+	if err != nil {
+		return nil, err
+	}
+	u.Path = telemetryPath(u.Path)
+	if u.RawPath != "" {
+		u.RawPath = telemetryPath(u.RawPath)
+	}
+	return u, nil
+}
+
+func telemetryPath(path string) string {
+	path = strings.TrimRight(path, "/")
+	if strings.HasSuffix(path, "/otel") {
+		return path
+	}
+	return path + "/otel"
+}
+
+// WithConnectionHeader adds headers to every upgrade request of the telemetry socket,
+// which the engine authenticates in the same way as a worker's. It rejects the headers
+// of the upgrade itself, except Host.
+func WithConnectionHeader(h http.Header) ConnectionOption {
+	return func(c *connectionConfig) error {
+		return addUpgradeHeader(&c.header, h, "WithConnectionHeader")
+	}
+}
+
+// WithConnectionTLSConfig sets the TLS configuration for wss addresses, as
+// [WithTLSConfig] does for a client. It defaults to that of crypto/tls.
+func WithConnectionTLSConfig(cfg *tls.Config) ConnectionOption {
+	return func(c *connectionConfig) error { c.tls = cfg.Clone(); return nil }
+}
+
+// WithConnectionDialContext sets the function that opens network connections, for
+// example to an in-memory pipe or a Unix socket. It defaults to a net.Dialer that
+// honours the proxy variables of the environment.
+func WithConnectionDialContext(f func(ctx context.Context, network, addr string) (net.Conn, error)) ConnectionOption {
+	return func(c *connectionConfig) error {
+		if f == nil {
+			return errors.New("iii: WithConnectionDialContext: nil function")
+		}
+		c.dialContext = f
+		return nil
+	}
+}
+
+// WithConnectionReconnection sets how the connection is restored. It defaults to
+// [DefaultReconnectionConfig] without a limit of max_pending_messages. A zero delay or
+// multiplier takes its default, the zero value of cfg is the default as a whole, and an
+// invalid value is replaced by the nearest valid one. A nonzero MaxPendingMessages
+// limits the frames that are kept while there is no connection.
+func WithConnectionReconnection(cfg ReconnectionConfig) ConnectionOption {
+	return func(c *connectionConfig) error {
+		def := DefaultReconnectionConfig()
+		if cfg == (ReconnectionConfig{}) {
+			cfg = def
+			cfg.MaxPendingMessages = 0
+		}
+		const longest = uint64(math.MaxInt64 / int64(time.Millisecond) / 4)
+		if cfg.InitialDelayMs == 0 {
+			cfg.InitialDelayMs = def.InitialDelayMs
+		}
+		cfg.InitialDelayMs = min(cfg.InitialDelayMs, longest)
+		if cfg.MaxDelayMs == 0 {
+			cfg.MaxDelayMs = def.MaxDelayMs
+		}
+		cfg.MaxDelayMs = min(max(cfg.MaxDelayMs, cfg.InitialDelayMs), longest)
+		if cfg.BackoffMultiplier == 0 {
+			cfg.BackoffMultiplier = def.BackoffMultiplier
+		}
+		if !(cfg.BackoffMultiplier >= 1) { // NaN too
+			cfg.BackoffMultiplier = 1
+		}
+		cfg.BackoffMultiplier = min(cfg.BackoffMultiplier, 1e9)
+		if !(cfg.JitterFactor >= 0) {
+			cfg.JitterFactor = 0
+		}
+		cfg.JitterFactor = min(cfg.JitterFactor, 1)
+		c.reconnection = cfg
+		c.maxOffline = int(min(cfg.MaxPendingMessages, math.MaxInt32))
+		return nil
+	}
+}
+
+// WithConnectionQueue limits the frames that wait for the engine, including those that
+// were sent but not confirmed. It defaults to 10,000 frames and 64 MiB.
+func WithConnectionQueue(frames, bytes int) ConnectionOption {
+	return func(c *connectionConfig) error {
+		if frames <= 0 || bytes <= 0 {
+			return fmt.Errorf("iii: WithConnectionQueue: %d frames, %d bytes: both must be positive", frames, bytes)
+		}
+		c.maxFrames, c.maxBytes = frames, bytes
+		return nil
+	}
+}
+
+// WithConnectionLogger sets the logger for lost, refused and failed connections and, at
+// most once a minute, for dropped telemetry. By default, dropped telemetry, refusals
+// and the final failure go to OpenTelemetry's error handler (otel.Handle), and nothing
+// else is reported.
+func WithConnectionLogger(l *slog.Logger) ConnectionOption {
+	return func(c *connectionConfig) error { c.logger = l; return nil }
+}
+
+// WithConnectionStateListener sets a function that receives each change of the
+// connection's state and the cause: the error that ended a connection, an attempt, or
+// all attempts. The calls are in order, one at a time, from one goroutine that holds no
+// lock.
+func WithConnectionStateListener(f func(ConnectionState, error)) ConnectionOption {
+	return func(c *connectionConfig) error { c.listener = f; return nil }
 }

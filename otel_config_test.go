@@ -2,6 +2,7 @@ package iii
 
 import (
 	"math"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,24 +13,24 @@ import (
 	"github.com/google/uuid"
 )
 
-// telemetryVariables are all that telemetry reads when it starts.
+// telemetryVariables lists the variables that telemetry reads when it starts.
 var telemetryVariables = []string{
 	"OTEL_ENABLED", "OTEL_SERVICE_NAME", "SERVICE_VERSION", "SERVICE_NAMESPACE", "SERVICE_INSTANCE_ID", "III_URL",
 	"OTEL_METRICS_ENABLED", "OTEL_SPANS_FLUSH_INTERVAL_MS", "OTEL_LOGS_FLUSH_INTERVAL_MS", "OTEL_LOGS_BATCH_SIZE",
-	"OTEL_LIVE_SPANS", "OTEL_RESOURCE_ATTRIBUTES",
+	"OTEL_LIVE_SPANS", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SDK_DISABLED",
 }
 
 func clearTelemetryEnv(t *testing.T) {
 	t.Helper()
 	for _, name := range telemetryVariables {
-		t.Setenv(name, "") // what restores it
+		t.Setenv(name, "") // restores it after the test
 		if err := os.Unsetenv(name); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-func TestChecklistTelemetryVariables(t *testing.T) {
+func TestTelemetryReadsItsVariables(t *testing.T) {
 	type field = func(*telemetryConfig) any
 	bools := []struct {
 		variable string
@@ -65,6 +66,16 @@ func TestChecklistTelemetryVariables(t *testing.T) {
 			}
 		}
 	}
+	enabled := func(c *telemetryConfig) any { return c.enabled }
+	for value, want := range map[string]bool{unset: true, "": true, " ": true, "false": true, "False": true, "true": false, "TRUE": false, " True\t": false} {
+		tests = append(tests,
+			test{variable: "OTEL_SDK_DISABLED", value: value, get: enabled, want: want},
+			test{variable: "OTEL_SDK_DISABLED", value: value, cfg: OtelConfig{Enabled: ptr(true)}, get: enabled, want: true},
+			test{variable: "OTEL_SDK_DISABLED", value: value, cfg: OtelConfig{Enabled: ptr(false)}, get: enabled, want: false})
+	}
+	for _, value := range []string{"1", "yes", "on", "0", "t", "maybe"} {
+		tests = append(tests, test{variable: "OTEL_SDK_DISABLED", value: value, get: enabled, want: true, warns: true})
+	}
 	texts := []struct {
 		variable string
 		get      field
@@ -75,7 +86,7 @@ func TestChecklistTelemetryVariables(t *testing.T) {
 		{"SERVICE_VERSION", func(c *telemetryConfig) any { return c.version }, func(c *OtelConfig, s *string) { c.ServiceVersion = s }, ""},
 		{"SERVICE_NAMESPACE", func(c *telemetryConfig) any { return c.namespace }, func(c *OtelConfig, s *string) { c.ServiceNamespace = s }, ""},
 		{"SERVICE_INSTANCE_ID", func(c *telemetryConfig) any { return c.instanceID }, func(c *OtelConfig, s *string) { c.ServiceInstanceID = s }, ""},
-		{"III_URL", func(c *telemetryConfig) any { return c.url }, func(c *OtelConfig, s *string) { c.EngineWsURL = s }, DefaultURL},
+		{"III_URL", func(c *telemetryConfig) any { return c.url }, func(c *OtelConfig, s *string) { c.EngineWSURL = s }, DefaultURL},
 	}
 	for _, s := range texts {
 		var named, blank OtelConfig
@@ -97,7 +108,7 @@ func TestChecklistTelemetryVariables(t *testing.T) {
 		set      func(*OtelConfig, *uint64)
 		def      uint64
 		as       func(uint64) any
-		zero     any // what a variable of 0 means
+		zero     any // value for a variable of 0
 	}{
 		{"OTEL_SPANS_FLUSH_INTERVAL_MS", func(c *telemetryConfig) any { return c.spansInterval }, func(c *OtelConfig, n *uint64) { c.SpansFlushIntervalMs = n }, 100, asMilliseconds, time.Duration(0)},
 		{"OTEL_LOGS_FLUSH_INTERVAL_MS", func(c *telemetryConfig) any { return c.logsInterval }, func(c *OtelConfig, n *uint64) { c.LogsFlushIntervalMs = n }, 100, asMilliseconds, time.Duration(0)},
@@ -114,7 +125,7 @@ func TestChecklistTelemetryVariables(t *testing.T) {
 			test{variable: n.variable, value: "5", cfg: field, get: n.get, want: n.as(77)})
 		switch n.variable {
 		case "":
-		case "OTEL_METRIC_EXPORT_INTERVAL": // not ours: the interval is given to the SDK
+		case "OTEL_METRIC_EXPORT_INTERVAL": // not supported: the OtelConfig sets the interval
 			tests = append(tests, test{variable: n.variable, value: "5", get: n.get, want: n.zero})
 		default:
 			tests = append(tests,
@@ -172,7 +183,7 @@ func TestTelemetryConfigExtremes(t *testing.T) {
 	if err != nil || r.logsBatch != 1 || r.shutdownTimeout != 0 {
 		t.Errorf("zeros: %+v, %v", r, err)
 	}
-	for _, cfg := range []OtelConfig{{ChannelCapacity: ptr(uint64(0))}, {MetricsExportIntervalMs: ptr(uint64(0))}, {EngineWsURL: ptr("nowhere")}} {
+	for _, cfg := range []OtelConfig{{ChannelCapacity: ptr(uint64(0))}, {MetricsExportIntervalMs: ptr(uint64(0))}, {EngineWSURL: ptr("nowhere")}} {
 		if _, err := StartTelemetry(t.Context(), cfg); err == nil || !strings.HasPrefix(err.Error(), "iii: ") {
 			t.Errorf("%+v: %v", cfg, err)
 		}
@@ -186,7 +197,7 @@ func TestTelemetryResource(t *testing.T) {
 		name string
 		env  map[string]string
 		cfg  OtelConfig
-		want map[string]string // besides sdk; "uuid" is any
+		want map[string]string // besides sdk; "uuid" matches any UUID
 		warn bool
 	}{
 		{name: "nothing", want: map[string]string{"service.name": guess, "service.version": "unknown", "service.instance.id": "uuid"}},
@@ -252,5 +263,121 @@ func TestTelemetryResource(t *testing.T) {
 				_ = suite.note(w)
 			}
 		})
+	}
+}
+
+func TestTelemetryURLEndsInOtel(t *testing.T) {
+	tests := []struct{ base, want string }{
+		{"ws://localhost:49134", "ws://localhost:49134/otel"},
+		{"ws://localhost:49134/", "ws://localhost:49134/otel"},
+		{"ws://localhost:49134///", "ws://localhost:49134/otel"},
+		{"ws://localhost:49134/otel", "ws://localhost:49134/otel"},
+		{"ws://localhost:49134/otel/", "ws://localhost:49134/otel"},
+		{"ws://localhost:49134?token=abc", "ws://localhost:49134/otel?token=abc"},
+		{"ws://localhost:49134/otel/?token=abc", "ws://localhost:49134/otel?token=abc"},
+		{"ws://localhost:49134?a=/otel", "ws://localhost:49134/otel?a=/otel"},
+		{"ws://localhost:49134#frag", "ws://localhost:49134/otel"}, // fragments are not sent
+		{"ws://localhost:49134?a=b#frag", "ws://localhost:49134/otel?a=b"},
+		{"wss://host/base", "wss://host/base/otel"},
+		{"wss://host/base/hotel", "wss://host/base/hotel/otel"},
+		{"wss://host/a%2Fb", "wss://host/a%2Fb/otel"},
+		{"ws://otel", "ws://otel/otel"},
+		{"http://host", "ws://host/otel"},
+		{"HTTPS://host", "wss://host/otel"},
+		{"ws://user:pw@host", "ws://user:pw@host/otel"},
+		{"ws://[::1]:1", "ws://[::1]:1/otel"},
+	}
+	for _, tt := range tests {
+		for _, base := range []string{tt.base, tt.want} { // the result is unchanged by a second call
+			u, err := telemetryURL(base)
+			if err != nil {
+				t.Errorf("%s: %v", base, err)
+				continue
+			}
+			if got := u.String(); got != tt.want {
+				t.Errorf("%s: got %s, want %s", base, got, tt.want)
+			}
+		}
+	}
+	for _, bad := range []string{"localhost:49134", "ftp://host", "ws://", "ws://%zz", "://" + secretPassword} {
+		if _, err := telemetryURL(bad); suite.note(err) == nil {
+			t.Errorf("%s: no error", bad)
+		}
+	}
+}
+
+func TestConnectionReconnectionOption(t *testing.T) {
+	def := DefaultReconnectionConfig()
+	retries := uint64(3)
+	with := func(change func(*ReconnectionConfig)) ReconnectionConfig {
+		cfg := def
+		change(&cfg)
+		return cfg
+	}
+	tests := []struct {
+		name     string
+		in, want ReconnectionConfig
+		away     int
+	}{
+		{"default", def, def, 1000},
+		{"zero", ReconnectionConfig{}, with(func(c *ReconnectionConfig) { c.MaxPendingMessages = 0 }), 0},
+		{"one field", ReconnectionConfig{MaxRetries: &retries}, with(func(c *ReconnectionConfig) {
+			c.MaxRetries, c.JitterFactor, c.MaxPendingMessages = &retries, 0, 0
+		}), 0},
+		{"NaN", with(func(c *ReconnectionConfig) { c.BackoffMultiplier, c.JitterFactor = math.NaN(), math.NaN() }),
+			with(func(c *ReconnectionConfig) { c.BackoffMultiplier, c.JitterFactor = 1, 0 }), 1000},
+		{"infinite", with(func(c *ReconnectionConfig) { c.BackoffMultiplier, c.JitterFactor = math.Inf(1), math.Inf(1) }),
+			with(func(c *ReconnectionConfig) { c.BackoffMultiplier, c.JitterFactor = 1e9, 1 }), 1000},
+		{"below", with(func(c *ReconnectionConfig) { c.BackoffMultiplier, c.JitterFactor = 0.5, -1 }),
+			with(func(c *ReconnectionConfig) { c.BackoffMultiplier, c.JitterFactor = 1, 0 }), 1000},
+		{"limit below the first", with(func(c *ReconnectionConfig) { c.InitialDelayMs, c.MaxDelayMs = 500, 100 }),
+			with(func(c *ReconnectionConfig) { c.InitialDelayMs, c.MaxDelayMs = 500, 500 }), 1000},
+		{"huge", with(func(c *ReconnectionConfig) {
+			c.InitialDelayMs, c.MaxDelayMs, c.MaxPendingMessages = math.MaxUint64, math.MaxUint64, math.MaxUint64
+		}), with(func(c *ReconnectionConfig) {
+			c.InitialDelayMs, c.MaxDelayMs, c.MaxPendingMessages = 2305843009213, 2305843009213, math.MaxUint64
+		}), math.MaxInt32},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg, err := newConnectionConfig("ws://127.0.0.1:1", []ConnectionOption{WithConnectionReconnection(tt.in)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, cfg.reconnection); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if cfg.maxOffline != tt.away {
+				t.Errorf("pending: %d, want %d", cfg.maxOffline, tt.away)
+			}
+			for attempt := range uint64(100) {
+				for _, spread := range []float64{0, 0.5, 1} {
+					delay := reconnectDelay(cfg.reconnection, attempt+1, spread)
+					if delay < 0 || delay.Milliseconds() > int64(cfg.reconnection.MaxDelayMs) {
+						t.Fatalf("attempt %d, spread %v: delay %v", attempt+1, spread, delay)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestConnectionOptionErrors(t *testing.T) {
+	for name, opt := range map[string]ConnectionOption{
+		"nil option":       nil,
+		"header":           WithConnectionHeader(http.Header{"upgrade": {"x"}}),
+		"nil dial":         WithConnectionDialContext(nil),
+		"queue of nothing": WithConnectionQueue(0, 1),
+		"no bytes":         WithConnectionQueue(1, 0),
+	} {
+		if _, err := NewSharedEngineConnection("ws://127.0.0.1:1", opt); err == nil || !strings.HasPrefix(err.Error(), "iii: ") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if opt == nil {
+			continue
+		}
+		if _, err := StartTelemetry(t.Context(), OtelConfig{}, WithTelemetryConnection(opt)); err == nil {
+			t.Errorf("%s: StartTelemetry took it", name)
+		}
 	}
 }

@@ -3,19 +3,28 @@ package iii
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"go.opentelemetry.io/otel"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// ErrConnectionClosed means that a [SharedEngineConnection] takes no telemetry
-// any more: it was shut down, or has failed for good. It is an [ErrClosed].
+// ErrConnectionClosed means that a [SharedEngineConnection] no longer accepts telemetry
+// because it was shut down or has failed permanently. errors.Is reports that it is an
+// [ErrClosed].
 var ErrConnectionClosed error = connectionClosedError{}
 
 type connectionClosedError struct{}
@@ -23,13 +32,12 @@ type connectionClosedError struct{}
 func (connectionClosedError) Error() string        { return "iii: telemetry connection is closed" }
 func (connectionClosedError) Is(target error) bool { return target == ErrClosed }
 
-// SharedEngineConnection is the WebSocket over which telemetry goes to the
-// engine, apart from that of a worker. Frames wait in a queue until the engine
-// has confirmed them, by the pong to a ping sent behind them, and are sent again
-// if the connection is lost before: so a frame of logs or metrics may arrive
-// twice, and none is lost while the queue has room. All methods may be called
-// from several goroutines at once. It is made by [NewSharedEngineConnection]; the
-// zero value is of no use.
+// SharedEngineConnection is the WebSocket that carries telemetry to the engine,
+// separate from a worker's connection. Frames stay in a queue until the engine has
+// confirmed them with the pong to a ping that follows them, and are sent again if the
+// connection is lost first. A frame of logs or metrics may therefore arrive twice, but
+// none is lost while the queue has room. The zero value is not usable; use
+// [NewSharedEngineConnection]. All methods are safe for concurrent use.
 type SharedEngineConnection struct {
 	cfg    *connectionConfig
 	queue  telemetryQueue
@@ -45,17 +53,17 @@ type SharedEngineConnection struct {
 	mu         sync.Mutex
 	state      ConnectionState
 	shutdown   bool  // Shutdown was called
-	closing    bool  // a Close frame is on its way: the end of the link is the end
-	err        error // why it failed for good
-	lastErr    error // of the last attempt or link
+	closing    bool  // a Close frame is being sent: the connection ends with its link
+	err        error // why the connection failed permanently
+	lastErr    error // of the latest attempt or link
 	reconnects uint64
 }
 
-// NewSharedEngineConnection starts a connection to the engine at engineURL: ws,
-// wss, http or https, the address of its worker socket, to whose path /otel is
-// added; "" is $III_URL, else [DefaultURL]. It returns at once and never fails
-// because the engine is away. The connection lives until
-// [SharedEngineConnection.Shutdown].
+// NewSharedEngineConnection starts a connection to the engine at engineURL and returns
+// immediately. engineURL is the address of the engine's worker socket, with the scheme
+// ws, wss, http or https; /otel is appended to its path. "" selects $III_URL, or
+// [DefaultURL] if that is unset. An unavailable engine is not an error. The connection
+// lives until [SharedEngineConnection.Shutdown].
 func NewSharedEngineConnection(engineURL string, opts ...ConnectionOption) (*SharedEngineConnection, error) {
 	cfg, err := newConnectionConfig(engineURL, opts)
 	if err != nil {
@@ -72,12 +80,11 @@ func startConnection(cfg *connectionConfig) *SharedEngineConnection {
 	return s
 }
 
-// closedConnection is one that has ended before it began: for telemetry that is
-// disabled.
+// closedConnection returns a connection that is already closed, for disabled telemetry.
 func closedConnection(cfg *connectionConfig) *SharedEngineConnection {
 	s := newConnection(cfg)
 	s.queue.refuse(ErrConnectionClosed, true)
-	s.report.finish()
+	s.report.close()
 	s.stop = func() {}
 	s.shutdown = true
 	s.drain()
@@ -85,7 +92,7 @@ func closedConnection(cfg *connectionConfig) *SharedEngineConnection {
 	return s
 }
 
-// newConnection makes a connection that was not started.
+// newConnection returns a connection that is not started.
 func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 	s := &SharedEngineConnection{
 		cfg:      cfg,
@@ -94,40 +101,39 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 		done:     make(chan struct{}),
 		state:    ConnectionStateDisconnected,
 	}
-	s.queue = telemetryQueue{maxFrames: cfg.maxFrames, maxBytes: cfg.maxBytes, maxAway: cfg.maxAway, fresh: true, dropped: s.report.note, buffers: newFrameBuffers()}
-	s.losses.said = s.report.note
-	s.report.say = func() { s.notify.post(s.sayDrops) }
+	s.queue = telemetryQueue{maxFrames: cfg.maxFrames, maxBytes: cfg.maxBytes, maxOffline: cfg.maxOffline, starting: true, dropped: s.report.note, buffers: otlpjson.NewBuffers()}
+	s.losses.onLoss = s.report.note
+	s.report.send = func() { s.notify.post(s.reportDrops) }
 	return s
 }
 
-// Send queues one frame, and never blocks. When the queue is full, connected or
-// not, older frames make room and are counted: first the starts of spans, then
-// metrics, then spans and logs, but none of a higher class than m's. If that is
-// not enough, the error is [ErrBufferFull]; after the end it is
-// [ErrConnectionClosed], and [ErrMessageTooLarge] for 64 MiB or more. The engine
-// drops data that is no OTLP JSON without a word. m.Data must not be changed
-// afterwards.
+// Send queues one frame and never blocks. When the queue is full, connected or not,
+// older frames are dropped and counted to make room: first span starts, then metrics,
+// then spans and logs, but none of a higher class than m's. If that is not enough, Send
+// returns [ErrBufferFull]. It returns [ErrConnectionClosed] after the connection's end,
+// and [ErrMessageTooLarge] for 64 MiB or more. The engine silently drops data that is
+// not OTLP JSON. m.Data must not be modified afterwards.
 func (s *SharedEngineConnection) Send(m OtelMessage) error {
 	switch m.Prefix {
-	case prefixTraces, prefixMetrics, prefixLogs:
-		return s.enqueue(telemetryFrame{prefix: m.Prefix, data: m.Data, records: 1})
+	case otlpjson.PrefixTraces, otlpjson.PrefixMetrics, otlpjson.PrefixLogs:
+		return s.enqueue(otlpjson.Frame{Prefix: m.Prefix, Data: m.Data, Records: 1})
 	}
-	return fmt.Errorf("iii: telemetry prefix %q is none of OTLP, MTRC and LOGS", m.Prefix)
+	return fmt.Errorf("iii: telemetry prefix %q is not OTLP, MTRC or LOGS", m.Prefix)
 }
 
-// enqueue is Send for frames of our own. It takes f.data over.
-func (s *SharedEngineConnection) enqueue(f telemetryFrame) error { return s.queue.enqueue(f) }
+// enqueue is Send for this package's own frames. It takes ownership of f.Data.
+func (s *SharedEngineConnection) enqueue(f otlpjson.Frame) error { return s.queue.enqueue(f) }
 
-// State is the state of the connection: connecting until the first attempt has
-// ended, connected, reconnecting while attempts fail or after a loss, failed once
-// the attempts of the reconnection are used up, disconnected after Shutdown.
+// State returns the state of the connection: connecting until the first attempt has
+// ended, connected, reconnecting while attempts fail or after a loss, failed once the
+// reconnection attempts are exhausted, and disconnected after Shutdown.
 func (s *SharedEngineConnection) State() ConnectionState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.state
 }
 
-// Stats reads the counters.
+// Stats returns a snapshot of the counters.
 func (s *SharedEngineConnection) Stats() ConnectionStats {
 	var stats ConnectionStats
 	s.queue.read(&stats)
@@ -138,13 +144,13 @@ func (s *SharedEngineConnection) Stats() ConnectionStats {
 	return stats
 }
 
-// Flush returns nil when the engine has everything that was queued before. When
-// ctx ends first, the error says how many frames are left, and they stay queued;
-// frames that were dropped meanwhile are an error, too.
+// Flush returns nil once the engine has received every frame that was queued before the
+// call. If ctx ends first, the error reports how many frames are left; they stay
+// queued. Flush also returns an error if frames were dropped meanwhile.
 func (s *SharedEngineConnection) Flush(ctx context.Context) error { return s.flushAfter(ctx, 0) }
 
-// flushAfter is Flush for a caller during whose own flush so many frames were
-// dropped.
+// flushAfter is Flush for a caller that has flushed the providers first. dropped is the
+// number of frames that were dropped meanwhile.
 func (s *SharedEngineConnection) flushAfter(ctx context.Context, dropped int) error {
 	if err := s.flush(ctx, dropped); err != nil {
 		return fmt.Errorf("iii: telemetry flush: %w", err)
@@ -178,10 +184,10 @@ func (s *SharedEngineConnection) flush(ctx context.Context, dropped int) error {
 	return &e
 }
 
-// flushError says what a flush has left behind.
+// flushError describes what a flush left behind.
 type flushError struct {
 	left, dropped int   // frames
-	ctx           error // why it did not wait longer; nil: it did
+	ctx           error // why the flush stopped waiting; nil: it did not
 	cause         error // why there is no connection; nil: there is one
 }
 
@@ -206,10 +212,10 @@ func (e *flushError) Unwrap() []error {
 	return errs
 }
 
-// Shutdown takes no more frames, waits until the engine has those that are
-// queued, and closes the connection. Not connected, it makes one more attempt at
-// once. It ends when ctx does at the latest; the error says how many frames were
-// lost. Further calls wait for the end as well, and return nil.
+// Shutdown rejects further frames, waits until the engine has received the queued ones,
+// and closes the connection. If it is not connected, it makes one more attempt
+// immediately. It returns when ctx ends at the latest; the error reports how many
+// frames were lost. Further calls also wait for completion and return nil.
 func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	s.drain()
 	s.queue.refuse(ErrConnectionClosed, true)
@@ -245,7 +251,7 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// drain makes the connection end once it is lost, or cannot be made at once.
+// drain makes the connection end once it is lost or cannot be established immediately.
 func (s *SharedEngineConnection) drain() {
 	s.drainOnce.Do(func() {
 		s.queue.drain()
@@ -253,7 +259,7 @@ func (s *SharedEngineConnection) drain() {
 	})
 }
 
-// closeOrderly sends a Close frame and waits a moment for the engine's.
+// closeOrderly sends a Close frame and waits briefly for the engine's.
 func (s *SharedEngineConnection) closeOrderly(ctx context.Context) {
 	s.mu.Lock()
 	s.closing = true
@@ -270,7 +276,7 @@ func (s *SharedEngineConnection) closeOrderly(ctx context.Context) {
 	}
 }
 
-// run keeps the connection up until ctx ends, or the attempts do.
+// run keeps the connection up until ctx ends or the attempts are exhausted.
 func (s *SharedEngineConnection) run(ctx context.Context) {
 	err := s.keepConnected(ctx)
 	if err != nil {
@@ -284,16 +290,16 @@ func (s *SharedEngineConnection) run(ctx context.Context) {
 	s.queue.end()
 	if err != nil {
 		s.setState(ConnectionStateFailed, err)
-		s.complain(err)
+		s.reportError(err)
 	} else {
 		s.setState(ConnectionStateDisconnected, nil)
 	}
-	s.report.finish()
+	s.report.close()
 	s.awaitCallbacks()
 	close(s.done)
 }
 
-// awaitCallbacks gives users' code a moment to return.
+// awaitCallbacks gives user callbacks a moment to return.
 func (s *SharedEngineConnection) awaitCallbacks() {
 	timer := time.NewTimer(handlerGrace)
 	defer timer.Stop()
@@ -303,16 +309,16 @@ func (s *SharedEngineConnection) awaitCallbacks() {
 	}
 }
 
-// drainAttempts is how many connections may die in a row without a sign that they
-// brought something over, once there is no time to wait between them.
+// drainAttempts is how many connections in a row may die without delivering a frame
+// during draining, when there is no delay between attempts.
 const drainAttempts = 5
 
-// keepConnected returns nil when ctx has ended or the queue was drained as far as
-// it could be, else why it gave up.
+// keepConnected returns nil once ctx has ended or the queue is drained as far as
+// possible. Otherwise it returns the reason why it gave up.
 func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
-	var failures uint64 // attempts in a row that led to no connection that lasted
-	var connected bool  // there was a connection
-	var idle int        // connections in a row, while draining, that took nothing over
+	var failures uint64 // consecutive attempts without a lasting connection
+	var connected bool  // there has been a connection
+	var idle int        // consecutive connections that delivered nothing during draining
 	for {
 		if failures > 0 || connected {
 			s.setState(ConnectionStateReconnecting, nil)
@@ -328,7 +334,7 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 			progress = s.queue.confirmed() > before
 			connected = true
 		} else {
-			s.queue.missed()
+			s.queue.dialFailed()
 		}
 		s.mu.Lock()
 		s.lastErr = err
@@ -346,7 +352,8 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 		}
 		s.setState(ConnectionStateReconnecting, err)
 		if s.isDraining() {
-			// No sleep any more: again at once, if somebody was there.
+			// Draining leaves no time for delays: try again immediately if the last
+			// attempt connected.
 			if idle++; progress {
 				idle = 0
 			}
@@ -356,11 +363,11 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 			return nil
 		}
 		delay := reconnectDelay(s.cfg.reconnection, max(failures, 1), rand.Float64())
-		s.unwell(err, delay)
+		s.reportDisconnect(err, delay)
 		timer := time.NewTimer(delay)
 		select {
 		case <-timer.C:
-		case <-s.draining: // one more attempt, at once
+		case <-s.draining: // one more attempt, immediately
 			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()
@@ -380,7 +387,7 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// ended waits for done, and reports whether it is closed when ctx ends.
+// ended waits until done is closed or ctx ends, and reports whether done is closed.
 func ended(ctx context.Context, done <-chan struct{}) bool {
 	select {
 	case <-done:
@@ -390,11 +397,11 @@ func ended(ctx context.Context, done <-chan struct{}) bool {
 	}
 }
 
-// serve runs one link to its death and returns why it died. lasted says that it
-// was more than a moment's connection.
-func (s *SharedEngineConnection) serve(ctx context.Context, l *telemetryLink, again bool) (lasted bool, err error) {
+// serve runs one link until it dies and returns the cause. lasted reports whether the
+// link lived for at least the initial reconnection delay and was not refused.
+func (s *SharedEngineConnection) serve(ctx context.Context, l *telemetryLink, reconnected bool) (lasted bool, err error) {
 	s.mu.Lock()
-	if again {
+	if reconnected {
 		s.reconnects++
 	}
 	s.lastErr = nil
@@ -423,7 +430,7 @@ func (s *SharedEngineConnection) serve(ctx context.Context, l *telemetryLink, ag
 	return lasted, l.err
 }
 
-// setState changes the state and tells the listener. err is the reason.
+// setState changes the state and notifies the listener. err is the cause.
 func (s *SharedEngineConnection) setState(state ConnectionState, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -436,19 +443,19 @@ func (s *SharedEngineConnection) setState(state ConnectionState, err error) {
 	}
 }
 
-// unwell says that an attempt or a connection has ended.
-func (s *SharedEngineConnection) unwell(err error, delay time.Duration) {
+// reportDisconnect reports that an attempt or a connection has ended.
+func (s *SharedEngineConnection) reportDisconnect(err error, delay time.Duration) {
 	var refused *AuthError
 	switch {
 	case s.cfg.logger != nil:
 		s.cfg.logger.Warn("iii: telemetry is not connected", "error", err, "retry_in", delay)
 	case errors.As(err, &refused):
-		s.complain(err)
+		s.reportError(err)
 	}
 }
 
-// complain says what must not go unsaid.
-func (s *SharedEngineConnection) complain(err error) {
+// reportError reports an error that must not go unnoticed, even without a logger.
+func (s *SharedEngineConnection) reportError(err error) {
 	if s.cfg.logger != nil {
 		s.cfg.logger.Error("iii: telemetry", "error", err)
 		return
@@ -456,7 +463,7 @@ func (s *SharedEngineConnection) complain(err error) {
 	s.notify.post(func() { otel.Handle(err) })
 }
 
-func (s *SharedEngineConnection) sayDrops() {
+func (s *SharedEngineConnection) reportDrops() {
 	stats := s.Stats()
 	var parts []string
 	for _, d := range []struct {
@@ -470,6 +477,196 @@ func (s *SharedEngineConnection) sayDrops() {
 	}
 	parts = stats.Lost.describe(parts)
 	if len(parts) > 0 {
-		s.complain(fmt.Errorf("iii: telemetry was dropped, in all: %s", strings.Join(parts, ", ")))
+		s.reportError(fmt.Errorf("iii: telemetry was dropped, in total: %s", strings.Join(parts, ", ")))
 	}
+}
+
+const (
+	telemetryPing      = 20 * time.Second // between pings on an idle link
+	telemetryIdle      = 60 * time.Second // without a frame from the engine until the link fails
+	telemetryReadLimit = 1 << 20          // bytes of a message from the engine, which sends only short ones
+	codeAuth           = "AUTH_ERROR"
+)
+
+// telemetryLink is one telemetry connection. The lock of the queue guards the fields
+// below the socket.
+type telemetryLink struct {
+	*socket
+	control        telemetryControl
+	unpinged       int    // frames taken since the last ping
+	pinged, ponged uint64 // number of the frame before the last ping, the last pong
+
+	written atomic.Uint64 // number of the last frame that no longer needs its data
+}
+
+// telemetryControl holds the control frames to write after the data frames.
+type telemetryControl struct {
+	ping   bool
+	number uint64 // of the last frame before the ping
+	pong   []byte // nil: none; only the latest ping needs an answer
+	close  bool
+}
+
+func (s *SharedEngineConnection) newLink(sock *socket) *telemetryLink {
+	l := &telemetryLink{socket: sock}
+	sock.conn.SetPingHandler(func(data string) error {
+		l.touch()
+		s.queue.setControl(l, func(c *telemetryControl) { c.pong = append([]byte{}, data...) })
+		return nil
+	})
+	sock.conn.SetPongHandler(func(data string) error {
+		l.touch()
+		if len(data) == 8 {
+			s.queue.confirm(l, binary.BigEndian.Uint64([]byte(data)))
+		}
+		return nil
+	})
+	sock.conn.SetCloseHandler(func(int, string) error {
+		s.queue.setControl(l, func(c *telemetryControl) { c.close = true })
+		return nil
+	})
+	return l
+}
+
+// setControl changes what l's writer writes next, and reports whether l is still the
+// current link.
+func (q *telemetryQueue) setControl(l *telemetryLink, set func(*telemetryControl)) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.link != l {
+		return false
+	}
+	set(&l.control)
+	l.wakeWriter()
+	return true
+}
+
+// closeLink requests a Close frame, and reports whether there is a link to send it.
+func (q *telemetryQueue) closeLink() bool {
+	q.mu.Lock()
+	l := q.link
+	q.mu.Unlock()
+	return l != nil && q.setControl(l, func(c *telemetryControl) { c.close = true })
+}
+
+// readLink is the read loop. The engine sends only pongs and the reason for a refusal.
+func (s *SharedEngineConnection) readLink(l *telemetryLink) {
+	var buf []byte
+	for {
+		kind, r, err := l.conn.NextReader()
+		if err == nil {
+			l.touch()
+			buf, err = l.readMessage(r, buf[:0])
+		}
+		if err != nil {
+			l.fail(readError(err))
+			return
+		}
+		if kind == websocket.TextMessage {
+			if err := engineError(buf); err != nil {
+				l.fail(err)
+				return
+			}
+		}
+	}
+}
+
+// engineError returns the error in an error frame of the engine, or nil for anything
+// else.
+func engineError(b []byte) error {
+	var m ErrorMessage
+	if json.Unmarshal(b, &m) != nil || m.Type != MessageTypeError {
+		return nil
+	}
+	if m.Error.Code == codeAuth {
+		return fmt.Errorf("%w (%s)", &AuthError{Message: m.Error.Message}, codeAuth)
+	}
+	return &Error{Code: m.Error.Code, Message: m.Error.Message}
+}
+
+// writeLink is the writer. The frames that wait when it wakes leave in one batch.
+func (s *SharedEngineConnection) writeLink(l *telemetryLink) {
+	var batch []queuedFrame
+	for !l.isDead() {
+		var control telemetryControl
+		batch, control = s.queue.take(l, batch[:0])
+		if len(batch) == 0 && !control.ping && control.pong == nil && !control.close {
+			select {
+			case <-l.wake:
+				// Let frames that other goroutines are about to add leave in the same
+				// write.
+				runtime.Gosched()
+			case <-l.dead:
+			}
+			continue
+		}
+		err := l.writeFrames(batch, control)
+		clear(batch)
+		if err != nil {
+			// The engine may have sent the reason for closing; give the reader time to
+			// find it.
+			patience := time.AfterFunc(closeTimeout, func() { l.fail(fmt.Errorf("iii: write: %w", err)) })
+			<-l.dead
+			patience.Stop()
+		}
+	}
+}
+
+func (l *telemetryLink) writeFrames(batch []queuedFrame, control telemetryControl) error {
+	for i := range batch {
+		w, err := l.conn.NextWriter(websocket.BinaryMessage)
+		if err != nil {
+			return err
+		}
+		if _, err := io.WriteString(w, batch[i].Prefix); err != nil {
+			return err
+		}
+		if _, err := w.Write(batch[i].Data); err != nil {
+			return err
+		}
+		if err := w.Close(); err != nil {
+			return err
+		}
+		l.written.Store(batch[i].number)
+		if batch[i].ping {
+			if err := l.ping(batch[i].number); err != nil {
+				return err
+			}
+		}
+	}
+	if control.ping {
+		if err := l.ping(control.number); err != nil {
+			return err
+		}
+	}
+	if control.pong != nil {
+		if err := l.conn.WriteControl(websocket.PongMessage, control.pong, time.Time{}); err != nil {
+			return err
+		}
+	}
+	if control.close {
+		normal := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
+		err := l.conn.WriteControl(websocket.CloseMessage, normal, time.Time{})
+		if err != nil && !errors.Is(err, websocket.ErrCloseSent) {
+			return err
+		}
+	}
+	return l.net.Flush()
+}
+
+// ping asks the engine to confirm the frames up to number.
+func (l *telemetryLink) ping(number uint64) error {
+	return l.conn.WriteControl(websocket.PingMessage, binary.BigEndian.AppendUint64(nil, number), time.Time{})
+}
+
+// keepalive sends a ping, or fails the link if the engine has been silent for too long.
+// It returns the time until the next check.
+func (s *SharedEngineConnection) keepalive(l *telemetryLink) time.Duration {
+	silent := l.silence()
+	if silent >= telemetryIdle {
+		l.fail(fmt.Errorf("iii: nothing came from the engine for %v", silent.Round(time.Millisecond)))
+		return telemetryPing
+	}
+	s.queue.setControl(l, func(c *telemetryControl) { c.ping = true })
+	return min(telemetryPing, telemetryIdle-silent)
 }

@@ -2,6 +2,7 @@ package iii
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -14,11 +15,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 func sendLogs(tb testing.TB, s *SharedEngineConnection, from, to int) {
@@ -46,7 +52,6 @@ func TestTelemetryConnection(t *testing.T) {
 				p = newTCPOtelPeer(t, otelScript{})
 			}
 			var states stateLog
-			states.changed = make(chan struct{})
 			s := p.connection(WithConnectionStateListener(states.listen))
 			sendLogs(t, s, 0, 1000)
 			if err := s.Send(OtelMessage{Prefix: "ABCD", Data: []byte("{}")}); err == nil {
@@ -125,7 +130,7 @@ func TestTelemetryUpgrade(t *testing.T) {
 	}
 }
 
-// The address is that of the environment if none is given, and wss is TLS.
+// The address defaults to that of the environment, and wss uses TLS.
 func TestTelemetryTLS(t *testing.T) {
 	server := httptest.NewTLSServer(nil) // for its certificate
 	defer server.Close()
@@ -149,9 +154,9 @@ func TestTelemetryTLS(t *testing.T) {
 	}
 }
 
-// Attempts that fail are further and further apart, and the count starts over
-// after a connection that lasted.
-func TestChecklistTelemetryBackoff(t *testing.T) {
+// The delay between failed attempts grows, and starts over after a connection that
+// lasted.
+func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := func(n int) bool { return n == 7 }
 		p := newOtelPeer(t, otelScript{refuse: func(n int, _ *http.Request) int {
@@ -166,7 +171,7 @@ func TestChecklistTelemetryBackoff(t *testing.T) {
 		c := p.conn(0)
 		time.Sleep(5 * time.Second)
 		lost := time.Now()
-		c.cut()
+		c.Cut()
 		states.wait(t, ConnectionStateReconnecting, 7*2+1+4)
 		cutShort(s)
 		at := p.dialled()
@@ -195,7 +200,7 @@ func TestChecklistTelemetryBackoff(t *testing.T) {
 	})
 }
 
-// A peer that accepts and closes is no healthy one: the delay grows.
+// A peer that accepts and closes immediately is not healthy: the delay grows.
 func TestTelemetryBackoffOfShortConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) { c.kill() }})
@@ -210,7 +215,7 @@ func TestTelemetryBackoffOfShortConnections(t *testing.T) {
 	})
 }
 
-func TestChecklistTelemetryFailsAfterMaxRetries(t *testing.T) {
+func TestTelemetryFailsAfterMaxRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{refuse: func(int, *http.Request) int { return http.StatusServiceUnavailable }})
 		retries := uint64(3)
@@ -243,12 +248,12 @@ func TestChecklistTelemetryFailsAfterMaxRetries(t *testing.T) {
 	})
 }
 
-func TestChecklistTelemetryAuthFailure(t *testing.T) {
+func TestTelemetryReportsAuthFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
 			if c.n < 3 {
-				_ = c.writeFrame(opText, true, []byte(`{"type":"error","error":{"code":"AUTH_ERROR","message":"auth function returned no result"}}`))
-				_ = c.writeFrame(opClose, true, nil)
+				_ = c.WriteFrame(enginetest.OpText, true, []byte(`{"type":"error","error":{"code":"AUTH_ERROR","message":"auth function returned no result"}}`))
+				_ = c.WriteFrame(enginetest.OpClose, true, nil)
 				c.dead = true
 			}
 		}})
@@ -286,18 +291,18 @@ func TestChecklistTelemetryAuthFailure(t *testing.T) {
 	})
 }
 
-// The error frame of the engine need not be for authentication, and what else
-// comes does no harm.
-func TestTelemetryHearsTheEngine(t *testing.T) {
+// Error frames of the engine other than authentication errors are reported too, and
+// other frames are ignored.
+func TestTelemetryReportsErrorsOfTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
 			if c.n == 0 {
-				_ = c.writeFrame(opText, true, []byte(`{"type":"pong"}`))
-				_ = c.writeFrame(opText, true, []byte(`no JSON`))
-				_ = c.writeFrame(opBinary, true, []byte{0, 1, 2})
-				_ = c.writeFrame(opPong, true, []byte("unasked"))
-				_ = c.writeFrame(opPong, true, bytes.Repeat([]byte{255}, 8))
-				_ = c.writeFrame(opText, true, []byte(`{"type":"error","error":{"code":"LIMIT","message":"too much"}}`))
+				_ = c.WriteFrame(enginetest.OpText, true, []byte(`{"type":"pong"}`))
+				_ = c.WriteFrame(enginetest.OpText, true, []byte(`no JSON`))
+				_ = c.WriteFrame(enginetest.OpBinary, true, []byte{0, 1, 2})
+				_ = c.WriteFrame(enginetest.OpPong, true, []byte("unasked"))
+				_ = c.WriteFrame(enginetest.OpPong, true, bytes.Repeat([]byte{255}, 8))
+				_ = c.WriteFrame(enginetest.OpText, true, []byte(`{"type":"error","error":{"code":"LIMIT","message":"too much"}}`))
 			}
 		}})
 		states := newStateLog()
@@ -314,16 +319,15 @@ func TestTelemetryHearsTheEngine(t *testing.T) {
 	})
 }
 
-// A peer that says nothing more is given up after a minute; one that only
-// answers pings is not.
-func TestTelemetryKeepalive(t *testing.T) {
+// A silent peer is given up after a minute, but not a peer that only answers pings.
+func TestTelemetryGivesUpASilentPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, _ []byte) bool { return c.n == 0 && c.pings > 10 }})
 		s := p.connection()
 		c := p.conn(0)
 		began := time.Now()
 		<-c.ended
-		// Ten pings are answered, one every 20 s; then a minute of silence.
+		// The peer answers ten pings, one every 20 s, and is then silent for a minute.
 		if lived := time.Since(began); lived < 250*time.Second || lived > 270*time.Second {
 			t.Errorf("given up after %v, want after about 260 s", lived)
 		}
@@ -338,7 +342,7 @@ func TestTelemetryKeepalive(t *testing.T) {
 func TestTelemetryAnswersPings(t *testing.T) {
 	got := make(chan string, 1)
 	p := newOtelPeer(t, otelScript{
-		greet: func(c *otelConn) { _ = c.writeFrame(opPing, true, []byte("are you there")) },
+		greet: func(c *otelConn) { _ = c.WriteFrame(enginetest.OpPing, true, []byte("are you there")) },
 		pong:  func(_ *otelConn, payload []byte) { got <- string(payload) },
 	})
 	p.connection()
@@ -367,4 +371,568 @@ func FuzzEngineError(f *testing.F) {
 			t.Errorf("%q is no object and says %v", b, err)
 		}
 	})
+}
+
+// Flush returns once the peer has read everything, however late.
+func TestFlushWaitsForALatePeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{})
+		s := p.connection()
+		c := p.conn(0)
+		resume := c.StopReading()
+		sendLogs(t, s, 0, 100)
+		began := time.Now()
+		time.AfterFunc(25*time.Second, resume)
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took != 25*time.Second {
+			t.Errorf("Flush returned after %v, the peer reads after 25 s", took)
+		}
+		if diff := cmp.Diff(wantLogs(0, 100), p.received()); diff != "" {
+			t.Errorf("frames after Flush (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestFlushOfASilentPeerEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{ping: func(*otelConn, []byte) bool { return true }})
+		s := p.connection()
+		sendLogs(t, s, 0, 100)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		began := time.Now()
+		err := s.Flush(ctx)
+		if !errors.Is(suite.note(err), context.DeadlineExceeded) || !strings.Contains(err.Error(), "100 frames left") {
+			t.Errorf("Flush: %v, want 100 frames left", err)
+		}
+		if took := time.Since(began); took != 3*time.Second {
+			t.Errorf("Flush returned after %v, want 3 s", took)
+		}
+		if n := len(p.received()); n != 100 {
+			t.Errorf("the peer has %d frames", n)
+		}
+	})
+}
+
+func TestFlushWithoutAPeerEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody there") }
+		s, err := NewSharedEngineConnection("ws://user:"+secretPassword+"@127.0.0.1:1/?token="+secretQuery, WithConnectionDialContext(down), WithConnectionLogger(testLogger))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Flush(t.Context()); err != nil {
+			t.Errorf("Flush of nothing: %v", err)
+		}
+		sendLogs(t, s, 0, 7)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		began := time.Now()
+		err = s.Flush(ctx)
+		if took := time.Since(began); took != 3*time.Second {
+			t.Errorf("Flush returned after %v, want 3 s", took)
+		}
+		if !errors.Is(suite.note(err), context.DeadlineExceeded) || !strings.Contains(err.Error(), "7 frames left") || !strings.Contains(err.Error(), "nobody there") {
+			t.Errorf("Flush: %v, want 7 frames left, and why", err)
+		}
+		if got := s.Stats().Queued; got != 7 {
+			t.Errorf("%d frames are queued after Flush, want 7", got)
+		}
+		began = time.Now()
+		err = s.Shutdown(t.Context())
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("Shutdown returned after %v", took)
+		}
+		if suite.note(err) == nil || !strings.Contains(err.Error(), "7 frames were lost") {
+			t.Errorf("Shutdown: %v, want 7 frames lost", err)
+		}
+	})
+}
+
+// Shutdown makes one more attempt immediately if there are frames to deliver.
+func TestTelemetryShutdownDelivers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{refuse: func(n int, _ *http.Request) int {
+			if n < 8 {
+				return http.StatusServiceUnavailable
+			}
+			return 0
+		}})
+		states := newStateLog()
+		s := p.connection(WithConnectionStateListener(states.listen))
+		sendLogs(t, s, 0, 10)
+		p.wait("attempts", func() bool { return len(p.dials) == 8 })
+		synctest.Wait() // the connection now sleeps for half a minute
+		began := time.Now()
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took != 0 {
+			t.Errorf("Shutdown took %v", took)
+		}
+		if diff := cmp.Diff(wantLogs(0, 10), p.received()); diff != "" {
+			t.Errorf("frames (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A link that dies during Shutdown is replaced immediately.
+func TestTelemetryShutdownSurvivesKills(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, payload []byte) bool {
+			if c.pings == 2 && c.n < drainAttempts-1 {
+				c.kill()
+				return true
+			}
+			return false
+		}})
+		s := p.connection()
+		sendLogs(t, s, 0, 10_000)
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got := p.received()
+		slices.Sort(got)
+		want := wantLogs(0, 10_000)
+		slices.Sort(want)
+		if diff := cmp.Diff(want, slices.Compact(got)); diff != "" {
+			t.Errorf("frames (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestConnectionShutdownIsBounded(t *testing.T) {
+	tests := []struct {
+		name   string
+		script otelScript
+		stop   bool // the peer reads nothing
+	}{
+		{name: "no pong", script: otelScript{ping: func(*otelConn, []byte) bool { return true }}},
+		{name: "no reading", stop: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newOtelPeer(t, tt.script)
+				s := p.connection()
+				c := p.conn(0)
+				if tt.stop {
+					defer c.StopReading()()
+				}
+				for range 20 {
+					if err := s.Send(OtelMessage{Prefix: otlpjson.PrefixLogs, Data: make([]byte, 1<<20)}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				defer cancel()
+				began := time.Now()
+				err := s.Shutdown(ctx)
+				if took := time.Since(began); took != 2*time.Second {
+					t.Errorf("Shutdown returned after %v, want 2 s", took)
+				}
+				if !errors.Is(suite.note(err), context.DeadlineExceeded) || !strings.Contains(err.Error(), "20 frames were lost") {
+					t.Errorf("Shutdown: %v, want 20 frames lost", err)
+				}
+			})
+		})
+	}
+	t.Run("peer that does not close", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newOtelPeer(t, otelScript{end: func(c *otelConn, _ byte, _ []byte) { <-c.peer.tb.Context().Done() }})
+			s := p.connection()
+			p.conn(0)
+			synctest.Wait()
+			began := time.Now()
+			if err := s.Shutdown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took != closeTimeout {
+				t.Errorf("Shutdown took %v, want %v", took, closeTimeout)
+			}
+		})
+	})
+	t.Run("second call", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newOtelPeer(t, otelScript{ping: func(*otelConn, []byte) bool { return true }})
+			s := p.connection()
+			sendLogs(t, s, 0, 1)
+			first := make(chan error, 1)
+			go func() { first <- s.Shutdown(context.Background()) }()
+			synctest.Wait()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("second Shutdown: %v", err)
+			}
+			if err := <-first; err == nil {
+				t.Error("first Shutdown, cut short by the second: no error")
+			}
+		})
+	})
+}
+
+// absentUntil returns a peer that refuses connections until the returned function is
+// called.
+func absentUntil(t *testing.T) (p *otelPeer, come func()) {
+	var here atomic.Bool
+	p = newOtelPeer(t, otelScript{refuse: func(int, *http.Request) int {
+		if here.Load() {
+			return 0
+		}
+		return http.StatusServiceUnavailable
+	}})
+	return p, func() { here.Store(true) }
+}
+
+// Frames that were queued before Flush and dropped while it waited have not arrived, so
+// Flush must return an error.
+func TestTelemetryFlushReportsDrops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, come := absentUntil(t)
+		tel := p.telemetry(OtelConfig{ChannelCapacity: ptr(uint64(4)), MetricsEnabled: ptr(false)})
+		synctest.Wait()
+		for range 4 {
+			emitLog(tel, t.Context(), "lost")
+		}
+		flushed := make(chan error, 1)
+		go func() { flushed <- tel.Flush(t.Context()) }()
+		synctest.Wait() // all records are in the queue
+		sendLogs(t, tel.Connection(), 0, 4)
+		lost := tel.Connection().Stats().Logs.Full
+		come()
+		want := fmt.Sprintf("0 frames left, %d dropped", lost)
+		if err := <-flushed; suite.note(err) == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Flush: %v, want %q", err, want)
+		}
+		if diff := cmp.Diff(wantLogs(0, 4), p.received()); diff != "" {
+			t.Errorf("frames (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// Frames that the last flush of the providers displaces from the queue count as lost as
+// well.
+func TestTelemetryShutdownReportsDrops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{})
+		dial := make(chan struct{})
+		tel := p.telemetry(OtelConfig{ChannelCapacity: ptr(uint64(1)), LogsFlushIntervalMs: ptr(uint64(3_600_000)), MetricsEnabled: ptr(false)},
+			WithTelemetryConnection(WithConnectionDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+				<-dial
+				return p.mem.DialContext(ctx, network, addr)
+			})))
+		sendLogs(t, tel.Connection(), 0, 1)
+		emitLog(tel, t.Context(), "the last word") // waits in its batch, because the queue is full
+		ended := make(chan error, 1)
+		go func() { ended <- tel.Shutdown(t.Context()) }()
+		synctest.Wait()
+		close(dial)
+		err := <-ended
+		if suite.note(err) == nil || !errors.Is(err, ErrBufferFull) || !strings.Contains(err.Error(), "1 frames were lost") {
+			t.Errorf("Shutdown: %v, want one frame lost to the full queue", err)
+		}
+		if n := len(p.containing("the last word")); n != 1 || len(p.received()) != 1 {
+			t.Errorf("the peer has %q", p.received())
+		}
+	})
+}
+
+// After the shutdown has completed, further calls return its end, whatever their
+// context.
+func TestTelemetryShutdownCanBeRepeated(t *testing.T) {
+	tel, err := StartTelemetry(t.Context(), OtelConfig{Enabled: ptr(false)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tel.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 {
+		if err := tel.Shutdown(ctx); err != nil {
+			t.Fatalf("Telemetry: %v", err)
+		}
+		if err := tel.Connection().Shutdown(ctx); err != nil {
+			t.Fatalf("connection: %v", err)
+		}
+	}
+}
+
+// Connections that the engine's side kills in the middle of flushes lose nothing.
+func TestTelemetryReconnectLosesNothing(t *testing.T) {
+	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { killEngine(t, newOtelPeer(t, otelScript{}), kind) })
+		})
+	}
+	t.Run("tcp", func(t *testing.T) { killEngine(t, newTCPOtelPeer(t, otelScript{}), "after the frame") })
+}
+
+func killEngine(t *testing.T, p *otelPeer, kind string) {
+	const kills, frames = 100, 20_000
+	var seen atomic.Int64
+	p.script.frame = func(c *otelConn, _ []byte) bool {
+		if count := seen.Add(1); c.n < kills && kind != "pong lost" && count%37 == 0 {
+			c.kill()
+			return kind == "after the frame"
+		}
+		return true
+	}
+	p.script.ping = func(c *otelConn, _ []byte) bool {
+		if c.n < kills && kind == "pong lost" {
+			c.kill()
+			return true
+		}
+		return false
+	}
+	s := p.connection(WithConnectionReconnection(ReconnectionConfig{InitialDelayMs: 1, MaxDelayMs: 5}))
+	for n := range frames {
+		if err := s.Send(logFrame(n)); err != nil {
+			t.Fatal(err)
+		}
+		if n%500 == 499 {
+			if err := s.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stats := s.Stats()
+	if stats.Reconnects < kills {
+		t.Errorf("%d kills, want %d", stats.Reconnects, kills)
+	}
+	first := map[string]bool{}
+	var order []string
+	for _, f := range p.received() {
+		if !first[f] {
+			first[f] = true
+			order = append(order, f)
+		}
+	}
+	if diff := cmp.Diff(wantLogs(0, frames), order); diff != "" {
+		t.Errorf("records, without those that came again (-want +got):\n%s", diff)
+	}
+	if stats.Dropped() != 0 || stats.Confirmed != frames {
+		t.Errorf("stats: %+v", stats)
+	}
+	t.Logf("%d kills, %d records, %d lost, %d sent again, %d came twice",
+		stats.Reconnects, frames, frames-len(order), stats.Retried, len(p.received())-len(order))
+}
+
+// The start of a span precedes its end and is never sent again.
+func TestLiveSpanIsNeverSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cuts := 0
+		p := newOtelPeer(t, otelScript{})
+		p.script.frame = func(c *otelConn, payload []byte) bool {
+			if cuts++; cuts%97 == 0 && c.n < 40 {
+				c.kill()
+			}
+			return true
+		}
+		s := p.connection(WithConnectionQueue(50, 1<<20), WithConnectionReconnection(ReconnectionConfig{InitialDelayMs: 1, MaxDelayMs: 5}))
+		for n := range 5000 {
+			_ = s.enqueue(otlpjson.Frame{Prefix: otlpjson.PrefixTraces, Data: fmt.Appendf(nil, "start %d", n), Live: true, Records: 1})
+			if n >= 3 {
+				if err := s.enqueue(otlpjson.Frame{Prefix: otlpjson.PrefixTraces, Data: fmt.Appendf(nil, "end %d", n-3), Records: 1}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n%8 == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ended, started := map[string]bool{}, map[string]int{}
+		for _, f := range p.received() {
+			what, n, _ := strings.Cut(strings.TrimPrefix(f, otlpjson.PrefixTraces), " ")
+			if what == "end" {
+				ended[n] = true
+				continue
+			}
+			if started[n]++; started[n] > 1 {
+				t.Errorf("the start of %s came twice", n)
+			}
+			if ended[n] {
+				t.Errorf("the start of %s came after its end", n)
+			}
+		}
+		if len(started) < 1000 || len(ended) < 1000 {
+			t.Errorf("%d starts, %d ends", len(started), len(ended))
+		}
+		stats := s.Stats()
+		if stats.Reconnects < 40 {
+			t.Errorf("%d cuts, want 40", stats.Reconnects)
+		}
+		t.Logf("%d starts and %d ends came, %d and %d were dropped", len(started), len(ended), stats.LiveSpans.Frames(), stats.Traces.Frames())
+	})
+}
+
+// Drops are reported immediately, and then once a minute.
+func TestTelemetryReportsDrops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var said []string
+		log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if bytes.Contains(p, []byte("was dropped")) {
+				said = append(said, string(p))
+			}
+			return len(p), nil
+		}), nil))
+		down := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody there") }
+		s, err := NewSharedEngineConnection("ws://127.0.0.1:1", WithConnectionDialContext(down), WithConnectionLogger(log), WithConnectionQueue(10, 1<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 250 * 10 {
+			if err := s.Send(logFrame(n)); err != nil {
+				t.Fatal(err)
+			}
+			if n%10 == 9 {
+				time.Sleep(time.Second)
+			}
+		}
+		if err := s.Shutdown(t.Context()); err == nil {
+			t.Error("Shutdown: no error")
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if len(said) != 6 { // immediately, after 60, 120, 180 and 240 s, and at the end
+			t.Errorf("said %d times:\n%s", len(said), strings.Join(said, ""))
+		}
+		if last := said[len(said)-1]; !strings.Contains(last, "2500 frames of logs with 2500 records (queue full 2490, not connected 0, closed 10)") {
+			t.Errorf("last words: %s", last)
+		}
+	})
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// A large frame is sent in fragments and arrives as a single message.
+func TestTelemetryDeliversLargeFrames(t *testing.T) {
+	p := newOtelPeer(t, otelScript{})
+	s := p.connection()
+	var want []string
+	for _, size := range []int{0, 1, 125, 126, 65535, 65536, 1 << 20, otlpjson.MaxFrameBytes, 20 << 20} {
+		data := bytes.Repeat([]byte("x"), size)
+		want = append(want, otlpjson.PrefixTraces+string(data))
+		if err := s.Send(OtelMessage{Prefix: otlpjson.PrefixTraces, Data: data}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.received(); !slices.Equal(got, want) {
+		t.Errorf("%d frames came, or others", len(got))
+	}
+	if n := s.Stats().Reconnects; n != 0 {
+		t.Errorf("%d reconnects", n)
+	}
+}
+
+// Sends, flushes and the shutdown run concurrently.
+func TestTelemetryConcurrent(t *testing.T) {
+	p := newOtelPeer(t, otelScript{})
+	s := p.connection(WithConnectionQueue(100_000, 64<<20))
+	var senders, flushers sync.WaitGroup
+	var accepted [8]int
+	stop := make(chan struct{})
+	for i := range accepted {
+		senders.Go(func() {
+			for n := range 2000 {
+				if err := s.Send(logFrame(i*10_000 + n)); err != nil {
+					if !errors.Is(err, ErrConnectionClosed) {
+						t.Error(err)
+					}
+					return
+				}
+				accepted[i]++
+			}
+		})
+		flushers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if err := s.Flush(t.Context()); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+				_, _ = s.Stats(), s.State()
+			}
+		})
+	}
+	p.wait("some frames", func() bool { return len(p.frames) > 500 })
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	senders.Wait()
+	close(stop)
+	flushers.Wait()
+	total := 0
+	for _, n := range accepted {
+		total += n
+	}
+	if got := len(p.received()); got != total {
+		t.Errorf("%d frames accepted, %d came", total, got)
+	}
+}
+
+// An engine that is slow to accept a frame does not receive the same frames repeatedly.
+func TestTelemetryIsNotResentToASlowEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{frame: func(*otelConn, []byte) bool {
+			time.Sleep(10 * time.Second)
+			return true
+		}})
+		s := p.connection()
+		sendLogs(t, s, 0, 200)
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(wantLogs(0, 200), p.received()); diff != "" {
+			t.Errorf("frames (-want +got):\n%s", diff)
+		}
+		if n := s.Stats().Reconnects; n != 0 {
+			t.Errorf("%d reconnects", n)
+		}
+	})
+}
+
+// Without a logger, drops are reported to OpenTelemetry's error handler.
+func TestTelemetryReportsDropsToOpenTelemetry(t *testing.T) {
+	before := otel.GetErrorHandler()
+	defer otel.SetErrorHandler(before)
+	said := make(chan error, 10)
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { said <- suite.note(err) }))
+	down := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody there") }
+	retries := uint64(0)
+	s, err := NewSharedEngineConnection("ws://127.0.0.1:1", WithConnectionDialContext(down), WithConnectionQueue(1, 100),
+		WithConnectionReconnection(ReconnectionConfig{MaxRetries: &retries}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-s.done
+	if err := s.Send(logFrame(1)); !errors.Is(err, ErrConnectionClosed) {
+		t.Errorf("Send: %v", err)
+	}
+	if err := <-said; !strings.Contains(err.Error(), "gave up after 1 attempts") {
+		t.Errorf("said %v", err)
+	}
+	_ = s.Shutdown(t.Context())
 }

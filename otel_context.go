@@ -6,15 +6,17 @@ import (
 
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// Trace context crosses the engine in two strings of each invocation, traceparent
-// and baggage, in the syntax of the W3C's headers; there is none for the trace
-// state. What is below works on OpenTelemetry's context without any provider, so
-// a worker without telemetry forwards the trace that it was called in.
+// Trace context crosses the engine in two strings of each invocation, traceparent and
+// baggage, in the syntax of the W3C headers; trace state is not transferred. The code
+// below uses OpenTelemetry's context and needs no provider, so a worker without
+// telemetry forwards the trace of its caller.
 
-// TraceID is the id, 32 hexadecimal digits, of the trace that ctx is in: that of
-// its span or, in a handler, of the caller's. It is "" outside of traces.
+// TraceID returns the id of the trace in ctx as 32 hexadecimal digits: the trace of its
+// span or, in a handler, of the caller. It returns "" outside of a trace.
 func TraceID(ctx context.Context) string {
 	if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
 		return sc.TraceID().String()
@@ -22,9 +24,9 @@ func TraceID(ctx context.Context) string {
 	return ""
 }
 
-// SpanID is the id, 16 hexadecimal digits, of the span that ctx is in; in the
-// handler of a client without telemetry that is the caller's. It is "" outside
-// of traces.
+// SpanID returns the id of the span in ctx as 16 hexadecimal digits; in a handler of a
+// client without telemetry, that is the caller's span. It returns "" outside of a
+// trace.
 func SpanID(ctx context.Context) string {
 	if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
 		return sc.SpanID().String()
@@ -32,9 +34,9 @@ func SpanID(ctx context.Context) string {
 	return ""
 }
 
-// InjectTraceparent is the W3C traceparent header for what is done in ctx, ""
-// outside of traces. Of the flags it carries the sampled one alone: the engine
-// refuses headers with others.
+// InjectTraceparent returns the W3C traceparent header for ctx, or "" outside of a
+// trace. The header carries only the sampled flag, because the engine rejects headers
+// with other flags.
 func InjectTraceparent(ctx context.Context) string {
 	sc := trace.SpanContextFromContext(ctx)
 	if !sc.IsValid() {
@@ -43,7 +45,7 @@ func InjectTraceparent(ctx context.Context) string {
 	return string(appendTraceparent(make([]byte, 0, traceparentLength), sc))
 }
 
-// traceparentLength is the length of the header: version, ids, flags.
+// traceparentLength is the length of the header: version, trace id, span id and flags.
 const traceparentLength = 2 + 1 + 32 + 1 + 16 + 1 + 2
 
 func appendTraceparent(dst []byte, sc trace.SpanContext) []byte {
@@ -58,8 +60,8 @@ func appendTraceparent(dst []byte, sc trace.SpanContext) []byte {
 	return append(dst, "-00"...)
 }
 
-// parseTraceparent reads the header. Later versions may append to it; flags
-// other than sampled are ignored.
+// parseTraceparent parses the header. It accepts text that a later version appends, and
+// ignores flags other than sampled.
 func parseTraceparent[T string | []byte](s T) (sc trace.SpanContext, ok bool) {
 	if len(s) < traceparentLength || s[2] != '-' || s[35] != '-' || s[52] != '-' {
 		return sc, false
@@ -82,7 +84,7 @@ func parseTraceparent[T string | []byte](s T) (sc trace.SpanContext, ok bool) {
 	return sc, sc.IsValid()
 }
 
-// decodeHex decodes lower-case digits, which are all that the header may hold.
+// decodeHex decodes lowercase digits, the only ones that the header can contain.
 func decodeHex[T string | []byte](dst []byte, s T) bool {
 	for i := range dst {
 		high, low := hexValue(s[2*i]), hexValue(s[2*i+1])
@@ -104,10 +106,10 @@ func hexValue(c byte) byte {
 	return 0xff
 }
 
-// ExtractContext puts what the W3C headers traceparent and baggage say into ctx:
-// the remote span that spans begun with the result are children of, and baggage,
-// which replaces that of ctx. A header that is empty or invalid leaves ctx as it
-// is; an invalid entry of the baggage does not spoil the others.
+// ExtractContext returns ctx with the trace context and the baggage of the W3C headers
+// traceparent and baggage. Spans started with the result are children of the remote
+// span; the baggage replaces that of ctx. An empty or invalid header leaves ctx
+// unchanged, and an invalid baggage entry does not affect the others.
 func ExtractContext(ctx context.Context, traceparent, baggageHeader string) context.Context {
 	if traceparent != "" {
 		if sc, ok := parseTraceparent(traceparent); ok {
@@ -129,27 +131,25 @@ func extractRaw(ctx context.Context, traceparent, baggageHeader []byte) context.
 			ctx = trace.ContextWithRemoteSpanContext(ctx, sc)
 		}
 	}
-	text, _ := stringOf(baggageHeader)
+	text, _ := rawjson.Unquote(baggageHeader)
 	return ExtractContext(ctx, "", text)
 }
 
-// CapturedContext is the trace context of one moment, made by [CaptureContext],
-// for work that goes on without its caller: span and baggage, but neither
-// cancellation nor deadline nor other values. The zero value attaches nothing.
-// It may be used by several goroutines at once.
+// CapturedContext holds the trace context of one moment for work that outlives its
+// caller: span and baggage, but no cancellation, deadline or other values. Use
+// [CaptureContext]; the zero value attaches nothing. It is safe for concurrent use.
 type CapturedContext struct {
 	span trace.Span
 	bag  baggage.Baggage
 }
 
-// CaptureContext keeps the span context and the baggage of ctx. It does not keep
-// the span open: spans begun after its end become its children all the same.
+// CaptureContext captures the span context and the baggage of ctx. It does not keep the
+// span open: spans started after the span's end still become its children.
 func CaptureContext(ctx context.Context) CapturedContext {
 	return CapturedContext{span: trace.SpanFromContext(ctx), bag: baggage.FromContext(ctx)}
 }
 
-// Attach returns ctx with the captured span context and baggage in place of its
-// own.
+// Attach returns ctx with its span context and baggage replaced by the captured ones.
 func (c CapturedContext) Attach(ctx context.Context) context.Context {
 	if c.span == nil {
 		return ctx

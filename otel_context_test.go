@@ -74,9 +74,9 @@ func TestExtractInvalidLeavesContext(t *testing.T) {
 	}
 }
 
-// The engine refuses a traceparent with flags above 02, and OpenTelemetry sets
-// and hands on the random flag.
-func TestChecklistOutgoingFlags(t *testing.T) {
+// The engine rejects a traceparent with flags above 02, while OpenTelemetry sets and
+// forwards the random flag.
+func TestTraceparentCarriesOnlyTheSampledFlag(t *testing.T) {
 	provider := sdktrace.NewTracerProvider()
 	for flags, want := range map[trace.TraceFlags]string{0: "00", 1: "01", 2: "00", 3: "01", 0xff: "01", 0xfe: "00"} {
 		cfg := trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: flags, Remote: true}
@@ -90,7 +90,7 @@ func TestChecklistOutgoingFlags(t *testing.T) {
 	}
 }
 
-func TestChecklistBaggageRoundTrip(t *testing.T) {
+func TestBaggageRoundTrip(t *testing.T) {
 	values := []string{"plain", "two words", "a,b", "a;b", "a=b", "100%", "50%25", "%", "%zz", `"quoted"`, `back\slash`, "Grüße, 世界 🌍",
 		"tab\tnewline\n", "", "a=b;c,d=e", "\x7f\x00", "+plus+"}
 	ctx := t.Context()
@@ -98,14 +98,14 @@ func TestChecklistBaggageRoundTrip(t *testing.T) {
 	for i, v := range values {
 		key := fmt.Sprintf("k%02d", i)
 		var err error
-		if ctx, err = WithBaggageEntry(ctx, key, v); err != nil {
+		if ctx, err = SetBaggage(ctx, key, v); err != nil {
 			t.Fatal(err)
 		}
 		want[key] = strings.TrimSpace(v)
 	}
 	for _, key := range []string{"key with spaces", "schlüssel", "a=b", "c,d", "100%"} {
 		var err error
-		if ctx, err = WithBaggageEntry(ctx, " "+key+" ", " v "); err != nil {
+		if ctx, err = SetBaggage(ctx, " "+key+" ", " v "); err != nil {
 			t.Fatal(err)
 		}
 		want[key] = "v"
@@ -133,7 +133,7 @@ func TestChecklistBaggageRoundTrip(t *testing.T) {
 	}
 }
 
-func TestChecklistBaggageLenient(t *testing.T) {
+func TestBaggageIsParsedLeniently(t *testing.T) {
 	tests := []struct {
 		name, header string
 		want         map[string]string
@@ -181,7 +181,7 @@ func TestBaggageLimits(t *testing.T) {
 	ctx := t.Context()
 	for i := range maxBaggageMembers {
 		var err error
-		if ctx, err = WithBaggageEntry(ctx, fmt.Sprint(i), "v"); err != nil {
+		if ctx, err = SetBaggage(ctx, fmt.Sprint(i), "v"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -194,7 +194,7 @@ func TestBaggageLimits(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := WithBaggageEntry(ctx, tt.key, tt.value)
+			got, err := SetBaggage(ctx, tt.key, tt.value)
 			if err == nil || !strings.HasPrefix(err.Error(), "iii: ") {
 				t.Errorf("error is %v", err)
 			}
@@ -203,14 +203,14 @@ func TestBaggageLimits(t *testing.T) {
 			}
 		})
 	}
-	if _, err := WithBaggageEntry(ctx, "0", "other"); err != nil {
+	if _, err := SetBaggage(ctx, "0", "other"); err != nil {
 		t.Errorf("replacing an entry at the limit: %v", err)
 	}
 }
 
 func TestBaggageEntries(t *testing.T) {
 	ctx := ExtractContext(t.Context(), "", "a=1;p=x%20y;q,b=2")
-	ctx, err := WithBaggageEntry(ctx, "c", "3")
+	ctx, err := SetBaggage(ctx, "c", "3")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,14 +223,14 @@ func TestBaggageEntries(t *testing.T) {
 	if v, ok := BaggageEntry(ctx, "none"); v != "" || ok {
 		t.Errorf("entry none is %q, %v", v, ok)
 	}
-	less := WithoutBaggageEntry(ctx, "b")
+	less := RemoveBaggage(ctx, "b")
 	if got, want := InjectBaggage(less), "a=1;p=x%20y;q,c=3"; got != want {
 		t.Errorf("baggage is %q, want %q", got, want)
 	}
-	if WithoutBaggageEntry(less, "b") != less {
+	if RemoveBaggage(less, "b") != less {
 		t.Error("removing what is not there changed the context")
 	}
-	if got := InjectBaggage(WithoutBaggageEntry(WithoutBaggageEntry(less, "a"), "c")); got != "" {
+	if got := InjectBaggage(RemoveBaggage(RemoveBaggage(less, "a"), "c")); got != "" {
 		t.Errorf("empty baggage is %q", got)
 	}
 }

@@ -12,41 +12,43 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 var errSpanExporterShutdown = errors.New("iii: span exporter is shut down")
 
-// engineExporter is what the three exporters have in common.
+// engineExporter holds the parts that the three exporters share.
 type engineExporter struct {
 	conn    *SharedEngineConnection
 	stopped atomic.Bool
-	idle    atomic.Pointer[otlpEncoder] // for the next batch; nil while one is encoded
+	idle    atomic.Pointer[otlpjson.Encoder] // for the next batch; nil while a batch is being encoded
 }
 
-func (x *engineExporter) encoder() *otlpEncoder {
+func (x *engineExporter) encoder() *otlpjson.Encoder {
 	if e := x.idle.Swap(nil); e != nil {
 		return e
 	}
-	return newOTLPEncoder(x.conn.queue.buffers)
+	return otlpjson.NewEncoder(x.conn.queue.buffers)
 }
 
-// send queues what e has encoded. It queues what it can, and returns the first
-// error; the connection has counted what it names.
-func (x *engineExporter) send(e *otlpEncoder, frames []telemetryFrame) (err error) {
+// send queues the frames that e has encoded. It queues as many as it can and returns
+// the first error; the connection counts the rejected frames.
+func (x *engineExporter) send(e *otlpjson.Encoder, frames []otlpjson.Frame) (err error) {
 	for _, f := range frames {
 		if refused := x.conn.enqueue(f); err == nil {
 			err = refused
 		}
 	}
-	x.conn.losses.note(&e.lost)
-	if e.done() {
+	x.conn.losses.note(e.Lost())
+	if e.Done() {
 		x.idle.Store(e)
 	}
 	return err
 }
 
-// ForceFlush returns nil when the engine has everything that was exported
-// before; see [SharedEngineConnection.Flush].
+// ForceFlush returns nil once the engine has received everything that was exported
+// before the call; see [SharedEngineConnection.Flush].
 func (x *engineExporter) ForceFlush(ctx context.Context) error {
 	if x.stopped.Load() {
 		return nil
@@ -54,8 +56,8 @@ func (x *engineExporter) ForceFlush(ctx context.Context) error {
 	return x.conn.Flush(ctx)
 }
 
-// Shutdown flushes, and ends the exporter: it exports nothing afterwards. The
-// connection, which it shares, stays open. Further calls return nil.
+// Shutdown flushes and ends the exporter, which exports nothing afterwards. The shared
+// connection stays open. Further calls return nil.
 func (x *engineExporter) Shutdown(ctx context.Context) error {
 	if x.stopped.Swap(true) {
 		return nil
@@ -66,11 +68,11 @@ func (x *engineExporter) Shutdown(ctx context.Context) error {
 // overflowed counts records that were dropped before they were exported.
 func (x *engineExporter) overflowed(n int) { x.conn.losses.overflow(n) }
 
-// crowded tells that the connection has so much to do that larger frames are
-// better than more.
+// crowded reports whether the connection is so busy that larger frames are better than
+// more frames.
 func (x *engineExporter) crowded() bool { return x.conn.queue.crowded() }
 
-// crowded tells that an eighth of the frames that may be kept are.
+// crowded reports whether more than an eighth of the frame limit is in use.
 func (q *telemetryQueue) crowded() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -78,53 +80,51 @@ func (q *telemetryQueue) crowded() bool {
 }
 
 // EngineSpanExporter sends finished spans to the engine as OTLP JSON. It encodes
-// at once and queues on its connection, so that it never waits; large batches
-// become several frames. It is made by [NewEngineSpanExporter], the zero value
-// is of no use, and all methods may be called from several goroutines at once.
+// immediately and queues on its connection, so it never waits; a large batch becomes
+// several frames. The zero value is not usable; use [NewEngineSpanExporter]. All
+// methods are safe for concurrent use.
 type EngineSpanExporter struct{ engineExporter }
 
 var _ sdktrace.SpanExporter = (*EngineSpanExporter)(nil)
 
-// NewEngineSpanExporter makes an exporter that sends over s, which must not be
-// nil and outlives it.
+// NewEngineSpanExporter returns an exporter that sends over s. s must not be nil and
+// must outlive the exporter.
 func NewEngineSpanExporter(s *SharedEngineConnection) *EngineSpanExporter {
 	return &EngineSpanExporter{engineExporter{conn: s}}
 }
 
-// ExportSpans queues spans. An error says that the connection took not all of
-// them: [ErrBufferFull] or [ErrConnectionClosed]; after Shutdown it takes none.
-// The connection counts what is lost.
+// ExportSpans queues spans. It returns [ErrBufferFull] or [ErrConnectionClosed] if the
+// connection did not accept all of them. After Shutdown it accepts none and returns an
+// error. The connection counts the lost spans.
 func (x *EngineSpanExporter) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySpan) error {
 	if x.stopped.Load() {
 		return errSpanExporterShutdown
 	}
 	e := x.encoder()
-	return x.send(e, e.spans(spans))
+	return x.send(e, e.Spans(spans))
 }
 
-// EngineMetricsExporter sends metrics to the engine as OTLP JSON. The engine
-// stores gauges, sums and histograms with explicit bounds alone: exponential
-// histograms are converted, with their buckets joined until there are 160 at
-// most, and summaries become a gauge with the attribute quantile and the sums
-// name_count and name_sum. Points that are NaN or infinite are left out and
-// counted. It never waits; it is made by [NewEngineMetricsExporter], the zero
-// value is of no use, and all methods may be called from several goroutines at
-// once.
+// EngineMetricsExporter sends metrics to the engine as OTLP JSON. The engine stores
+// only gauges, sums and histograms with explicit bounds, so the exporter converts the
+// other kinds: it joins the buckets of an exponential histogram until at most 160 are
+// left, and turns a summary into a gauge with the attribute quantile and the sums
+// name_count and name_sum. Points that are NaN or infinite are omitted and counted. It
+// never waits. The zero value is not usable; use [NewEngineMetricsExporter]. All
+// methods are safe for concurrent use.
 type EngineMetricsExporter struct {
 	engineExporter
 	temporality sdkmetric.TemporalitySelector
 
 	mu        sync.Mutex
-	converted map[string]struct{} // instruments whose conversion was said
+	converted map[string]struct{} // instruments whose conversion was logged
 }
 
 var _ sdkmetric.Exporter = (*EngineMetricsExporter)(nil)
 
-// NewEngineMetricsExporter makes an exporter that sends over s, which must not
-// be nil and outlives it. The temporality is cumulative, unless OpenTelemetry's
-// variable OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE says delta or
-// lowmemory: the engine's aggregates add up samples, which is right for deltas
-// alone.
+// NewEngineMetricsExporter returns an exporter that sends over s. s must not be nil and
+// must outlive the exporter. The temporality is cumulative unless OpenTelemetry's
+// variable OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is delta or lowmemory. The
+// engine's aggregates add up samples, which is correct only for deltas.
 func NewEngineMetricsExporter(s *SharedEngineConnection) *EngineMetricsExporter {
 	x := &EngineMetricsExporter{engineExporter: engineExporter{conn: s}, temporality: sdkmetric.CumulativeTemporalitySelector}
 	switch strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"))) {
@@ -136,32 +136,33 @@ func NewEngineMetricsExporter(s *SharedEngineConnection) *EngineMetricsExporter 
 	return x
 }
 
-// Temporality is that of the metrics to export, see [NewEngineMetricsExporter].
+// Temporality returns the temporality that [NewEngineMetricsExporter] has chosen.
 func (x *EngineMetricsExporter) Temporality(k sdkmetric.InstrumentKind) metricdata.Temporality {
 	return x.temporality(k)
 }
 
-// Aggregation is OpenTelemetry's default: histograms have explicit bounds.
+// Aggregation returns OpenTelemetry's default, in which histograms have explicit
+// bounds.
 func (x *EngineMetricsExporter) Aggregation(k sdkmetric.InstrumentKind) sdkmetric.Aggregation {
 	return sdkmetric.DefaultAggregationSelector(k)
 }
 
-// Export queues metrics. An error says that the connection took not all of them,
-// as with [EngineSpanExporter.ExportSpans].
+// Export queues metrics. It returns an error if the connection did not accept all of
+// them, as [EngineSpanExporter.ExportSpans] does.
 func (x *EngineMetricsExporter) Export(_ context.Context, rm *metricdata.ResourceMetrics) error {
 	if x.stopped.Load() {
 		return sdkmetric.ErrExporterShutdown
 	}
 	if x.conn.cfg.logger != nil {
-		x.sayConversions(rm)
+		x.logConversions(rm)
 	}
 	e := x.encoder()
-	return x.send(e, e.metrics(rm))
+	return x.send(e, e.Metrics(rm))
 }
 
-// sayConversions says once an instrument that its exponential histogram is
-// converted.
-func (x *EngineMetricsExporter) sayConversions(rm *metricdata.ResourceMetrics) {
+// logConversions logs the conversion of exponential histograms, once for each
+// instrument.
+func (x *EngineMetricsExporter) logConversions(rm *metricdata.ResourceMetrics) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, sm := range rm.ScopeMetrics {
@@ -171,7 +172,7 @@ func (x *EngineMetricsExporter) sayConversions(rm *metricdata.ResourceMetrics) {
 			default:
 				continue
 			}
-			if _, said := x.converted[m.Name]; said {
+			if _, logged := x.converted[m.Name]; logged {
 				continue
 			}
 			if x.converted == nil {
@@ -183,27 +184,27 @@ func (x *EngineMetricsExporter) sayConversions(rm *metricdata.ResourceMetrics) {
 	}
 }
 
-// EngineLogExporter sends log records to the engine as OTLP JSON. A record
-// without a severity text gets that of its severity, by which the engine's
-// filters and log triggers go. It encodes at once and queues on its connection,
-// so that it never waits. It is made by [NewEngineLogExporter], the zero value
-// is of no use, and all methods may be called from several goroutines at once.
+// EngineLogExporter sends log records to the engine as OTLP JSON. A record without a
+// severity text gets the text of its severity, because the engine's filters and log
+// triggers use it. The exporter encodes immediately and queues on its connection, so it
+// never waits. The zero value is not usable; use [NewEngineLogExporter]. All methods
+// are safe for concurrent use.
 type EngineLogExporter struct{ engineExporter }
 
 var _ sdklog.Exporter = (*EngineLogExporter)(nil)
 
-// NewEngineLogExporter makes an exporter that sends over s, which must not be
-// nil and outlives it.
+// NewEngineLogExporter returns an exporter that sends over s. s must not be nil and
+// must outlive the exporter.
 func NewEngineLogExporter(s *SharedEngineConnection) *EngineLogExporter {
 	return &EngineLogExporter{engineExporter{conn: s}}
 }
 
-// Export queues records. An error says that the connection took not all of them,
-// as with [EngineSpanExporter.ExportSpans].
+// Export queues records. It returns an error if the connection did not accept all of
+// them, as [EngineSpanExporter.ExportSpans] does.
 func (x *EngineLogExporter) Export(_ context.Context, records []sdklog.Record) error {
 	if x.stopped.Load() {
 		return sdklog.ErrExporterShutdown
 	}
 	e := x.encoder()
-	return x.send(e, e.logs(records))
+	return x.send(e, e.Logs(records))
 }

@@ -17,24 +17,47 @@ import (
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/log"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/sdk/instrumentation"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// documents returns the frames that a peer has received, decoded.
+var (
+	testTrace = trace.TraceID{0x4b, 0xf9, 0x2f, 0x35, 0x77, 0xb3, 0x4d, 0xa6, 0xa3, 0xce, 0x92, 0x9d, 0x0e, 0x0e, 0x47, 0x36}
+	testSpan  = trace.SpanID{0, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7}
+)
+
+func spanContext(flags trace.TraceFlags, remote bool) trace.SpanContext {
+	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: testTrace, SpanID: testSpan, TraceFlags: flags, Remote: remote})
+}
+
+// resourceMetrics returns metrics with these data, as a reader collects them.
+func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics {
+	sm := metricdata.ScopeMetrics{Scope: instrumentation.Scope{Name: "m"}}
+	for _, d := range data {
+		sm.Metrics = append(sm.Metrics, metricdata.Metrics{Name: "n", Description: "d", Unit: "u", Data: d})
+	}
+	return &metricdata.ResourceMetrics{Resource: resource.NewSchemaless(attribute.String("service.name", "s")), ScopeMetrics: []metricdata.ScopeMetrics{sm}}
+}
+
+// documents returns the decoded frames that a peer has received.
 func (p *otelPeer) documents(t *testing.T) (prefixes []string, docs []any) {
 	t.Helper()
 	for _, f := range p.received() {
 		prefixes = append(prefixes, f[:4])
-		docs = append(docs, decoded(t, []byte(f[4:])))
+		docs = append(docs, enginetest.DecodeJSON(t, []byte(f[4:])))
 	}
 	return prefixes, docs
 }
 
-func TestExporters(t *testing.T) {
+func TestExportersSendFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		s := p.connection()
@@ -59,10 +82,10 @@ func TestExporters(t *testing.T) {
 			}
 		}
 		prefixes, docs := p.documents(t)
-		if diff := cmp.Diff([]string{prefixTraces, prefixLogs, prefixMetrics}, prefixes); diff != "" {
+		if diff := cmp.Diff([]string{otlpjson.PrefixTraces, otlpjson.PrefixLogs, otlpjson.PrefixMetrics}, prefixes); diff != "" {
 			t.Fatalf("frames (-want +got):\n%s", diff)
 		}
-		if got := at(docs[0], "resourceSpans", 0, "scopeSpans", 0, "spans", 1, "name"); got != "b" {
+		if got := enginetest.At(docs[0], "resourceSpans", 0, "scopeSpans", 0, "spans", 1, "name"); got != "b" {
 			t.Errorf("second span: %v", got)
 		}
 		if stats := s.Stats(); stats.Confirmed != 3 || stats.Lost != (RecordLosses{}) || stats.Dropped() != 0 {
@@ -96,7 +119,8 @@ func TestExporters(t *testing.T) {
 	})
 }
 
-// unconnected is a connection that was not started, with room for so many frames.
+// unconnected returns a connection that was not started, with room for the given number
+// of frames.
 func unconnected(t *testing.T, opts ...ConnectionOption) *SharedEngineConnection {
 	t.Helper()
 	cfg, err := newConnectionConfig("ws://127.0.0.1:1", opts)
@@ -106,8 +130,8 @@ func unconnected(t *testing.T, opts ...ConnectionOption) *SharedEngineConnection
 	return newConnection(cfg)
 }
 
-// queued returns the frames that wait, in order.
-func queued(s *SharedEngineConnection) (frames []telemetryFrame) {
+// queued returns the waiting frames in order.
+func queued(s *SharedEngineConnection) (frames []otlpjson.Frame) {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
 	for number := uint64(1); number <= s.queue.last; number++ {
@@ -115,7 +139,7 @@ func queued(s *SharedEngineConnection) (frames []telemetryFrame) {
 			d := &s.queue.waiting[c]
 			for i := d.head; i < len(d.frames); i++ {
 				if d.frames[i].number == number {
-					frames = append(frames, d.frames[i].telemetryFrame)
+					frames = append(frames, d.frames[i].Frame)
 				}
 			}
 		}
@@ -123,8 +147,9 @@ func queued(s *SharedEngineConnection) (frames []telemetryFrame) {
 	return frames
 }
 
-// What the connection refuses is an error of the export, and counted by it.
-func TestExportRefused(t *testing.T) {
+// Frames that the connection rejects are an error of the export, and the connection
+// counts them.
+func TestExportReportsRejectedFrames(t *testing.T) {
 	s := unconnected(t)
 	s.queue.refuse(ErrConnectionClosed, false)
 	err := NewEngineSpanExporter(s).ExportSpans(t.Context(), []sdktrace.ReadOnlySpan{endedSpan("a", 0), endedSpan("b", 0)})
@@ -136,8 +161,8 @@ func TestExportRefused(t *testing.T) {
 	}
 }
 
-// What cannot be said is counted on the connection, and said.
-func TestExportLosses(t *testing.T) {
+// Values that cannot be represented are counted and reported by the connection.
+func TestExportReportsLosses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var said bytes.Buffer
 		p := newOtelPeer(t, otelScript{})
@@ -165,7 +190,7 @@ func TestExportLosses(t *testing.T) {
 		if got := strings.Count(said.String(), "explicit buckets"); got != 1 {
 			t.Errorf("the conversion is said %d times, want once", got)
 		}
-		const want = "3 records that came too fast or too late, 1 records shortened to fit a frame, 2 numbers that are NaN or infinite, 2 metrics of unknown kinds"
+		const want = "3 records that arrived too fast or too late, 1 records shortened to fit a frame, 2 numbers that are NaN or infinite, 2 metrics of unsupported kinds"
 		if last := lines[len(lines)-1]; !strings.Contains(last, want) {
 			t.Errorf("last said %s, want %s", last, want)
 		}
@@ -191,8 +216,8 @@ func TestMetricsTemporality(t *testing.T) {
 	}
 }
 
-// A crowded connection is one with an eighth of its frames in use.
-func TestCrowded(t *testing.T) {
+// A connection is crowded when more than an eighth of its frames are in use.
+func TestConnectionIsCrowdedFromAnEighth(t *testing.T) {
 	s := unconnected(t, WithConnectionQueue(80, 1<<20))
 	x := NewEngineLogExporter(s)
 	for i := range 11 {
@@ -208,13 +233,14 @@ func TestCrowded(t *testing.T) {
 	}
 }
 
-// A burst of log records, each of which would be a frame, does not overflow the
-// queue: frames grow with it. The peer reads only once all are there.
+// A burst of log records, each of which would be a frame of its own, does not overflow
+// the queue, because frames grow with it. The peer starts reading only after all
+// records are written.
 func TestLogBurstIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		s := p.connection()
-		stop := p.conn(0).stopReading()
+		stop := p.conn(0).StopReading()
 		processor := newBatchLogProcessor(NewEngineLogExporter(s), 10*time.Millisecond, 1)
 		logger := sdklog.NewLoggerProvider(sdklog.WithProcessor(processor)).Logger("burst")
 		const n = 20_000
@@ -222,7 +248,7 @@ func TestLogBurstIsKept(t *testing.T) {
 			var r log.Record
 			r.SetBody(attribute.StringValue(fmt.Sprint(i)))
 			logger.Emit(t.Context(), r)
-			if i%100 == 99 { // 10,000 records a second
+			if i%100 == 99 { // 10,000 records per second
 				time.Sleep(10 * time.Millisecond)
 			}
 		}
@@ -234,8 +260,8 @@ func TestLogBurstIsKept(t *testing.T) {
 		_, docs := p.documents(t)
 		for _, doc := range docs {
 			frames++
-			each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) {
-				if got := at(r, "body", "stringValue"); got != fmt.Sprint(next) {
+			enginetest.Each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) {
+				if got := enginetest.At(r, "body", "stringValue"); got != fmt.Sprint(next) {
 					t.Errorf("record %v, want %d", got, next)
 				}
 				next++
@@ -248,9 +274,9 @@ func TestLogBurstIsKept(t *testing.T) {
 	})
 }
 
-// The snapshot of a start has what earlier processors and the caller gave it, and
-// is queued before the span can end.
-func TestChecklistLiveSnapshot(t *testing.T) {
+// The snapshot of a start has the attributes that earlier processors and the caller
+// set, and is queued before the span can end.
+func TestLiveSpanHasTheAttributesOfTheStart(t *testing.T) {
 	s := unconnected(t)
 	p := sdktrace.NewTracerProvider(
 		sdktrace.WithSpanProcessor(NewBaggageSpanProcessor()),
@@ -275,37 +301,37 @@ func TestChecklistLiveSnapshot(t *testing.T) {
 	span.SetAttributes(attribute.Int("later", 2))
 	span.End()
 	frames := queued(s)
-	if len(frames) != 2 || !frames[0].live || frames[1].live {
+	if len(frames) != 2 || !frames[0].Live || frames[1].Live {
 		t.Fatalf("got %d frames", len(frames))
 	}
 	var spans []any
 	for _, f := range frames {
-		judgeFrame(t, f.prefix, f.data)
-		spans = append(spans, at(decoded(t, f.data), "resourceSpans", 0, "scopeSpans", 0, "spans", 0))
+		enginetest.JudgeFrame(t, f.Prefix, f.Data)
+		spans = append(spans, enginetest.At(enginetest.DecodeJSON(t, f.Data), "resourceSpans", 0, "scopeSpans", 0, "spans", 0))
 	}
-	const want = `[{"key":"built","value":{"intValue":1}},{"key":"iii.session.id","value":{"stringValue":"S 1"}}]`
-	if diff := cmp.Diff(want, jsonText(t, at(spans[0], "attributes"))); diff != "" {
+	want := enginetest.DecodeJSON(t, []byte(`[{"key":"built","value":{"intValue":1}},{"key":"iii.session.id","value":{"stringValue":"S 1"}}]`))
+	if diff := cmp.Diff(want, enginetest.At(spans[0], "attributes")); diff != "" {
 		t.Errorf("attributes of the snapshot (-want +got):\n%s", diff)
 	}
 	for i, want := range []bool{true, false} {
-		if got := at(spans[i], "endTimeUnixNano") == "0"; got != want {
+		if got := enginetest.At(spans[i], "endTimeUnixNano") == "0"; got != want {
 			t.Errorf("frame %d is running: %v", i, got)
 		}
-		if got := at(spans[i], "events") == nil; got != want {
+		if got := enginetest.At(spans[i], "events") == nil; got != want {
 			t.Errorf("frame %d has no events: %v", i, got)
 		}
-		if at(spans[i], "links", 0, "spanId") != testSpan.String() {
+		if enginetest.At(spans[i], "links", 0, "spanId") != testSpan.String() {
 			t.Errorf("frame %d has not the link", i)
 		}
-		if diff := cmp.Diff(at(spans[0], "spanId"), at(spans[i], "spanId")); diff != "" {
+		if diff := cmp.Diff(enginetest.At(spans[0], "spanId"), enginetest.At(spans[i], "spanId")); diff != "" {
 			t.Error(diff)
 		}
 	}
 }
 
-// A span that is not sampled is never sent, so its start is not either; nor is one
-// after Shutdown.
-func TestLiveSpansSampled(t *testing.T) {
+// A span that is not sampled is never sent, so neither is its start. After Shutdown, no
+// start is sent.
+func TestLiveSpansAreSampled(t *testing.T) {
 	s := unconnected(t)
 	live := newLiveSpanProcessor(s)
 	for _, sampler := range []sdktrace.Sampler{sdktrace.NeverSample(), recordOnly{}} {
@@ -317,7 +343,7 @@ func TestLiveSpansSampled(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	p := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(live)) // shut down above
+	p := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(live)) // live was shut down above
 	_, span := p.Tracer("t").Start(t.Context(), "late")
 	span.End()
 	if got := queued(s); len(got) != 0 {
@@ -328,7 +354,7 @@ func TestLiveSpansSampled(t *testing.T) {
 	}
 }
 
-// recordOnly records spans that are not sampled.
+// recordOnly is a sampler whose spans record but are not sampled.
 type recordOnly struct{}
 
 func (recordOnly) ShouldSample(sdktrace.SamplingParameters) sdktrace.SamplingResult {
@@ -336,7 +362,7 @@ func (recordOnly) ShouldSample(sdktrace.SamplingParameters) sdktrace.SamplingRes
 }
 func (recordOnly) Description() string { return "recordOnly" }
 
-// What readers collect goes through the exporter, with its exemplars.
+// The exporter sends the metrics of a reader with their exemplars.
 func TestMetricsThroughReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -355,8 +381,8 @@ func TestMetricsThroughReader(t *testing.T) {
 		if len(docs) != 2 {
 			t.Fatalf("got %d frames, want that of the interval and that of the end", len(docs))
 		}
-		point := at(docs[0], "resourceMetrics", 0, "scopeMetrics", 0, "metrics", 0, "sum", "dataPoints", 0)
-		if at(point, "asInt") != "3" || at(point, "exemplars", 0, "spanId") != testSpan.String() {
+		point := enginetest.At(docs[0], "resourceMetrics", 0, "scopeMetrics", 0, "metrics", 0, "sum", "dataPoints", 0)
+		if enginetest.At(point, "asInt") != "3" || enginetest.At(point, "exemplars", 0, "spanId") != testSpan.String() {
 			t.Errorf("point %v", point)
 		}
 	})

@@ -25,8 +25,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// improvement is a difference from the recorded telemetry that is meant to be: one
-// that is at a path and turns what was recorded into what is sent.
+// improvement is an intended difference from the recorded telemetry: at a path, a
+// recorded value is replaced by a sent one.
 type improvement struct {
 	name, reason  string
 	path          *regexp.Regexp
@@ -39,28 +39,27 @@ func improves(name, path, recorded, own, reason string) *improvement {
 	return &improvement{name: name, reason: reason, path: whole(path), recorded: whole(recorded), own: whole(own)}
 }
 
-// absent stands for a value that is not there.
+// absent stands for a missing value.
 const absent = "absent"
 
-// improvements are all of them. One that is not needed fails the test.
+// improvements lists all intended differences. An unused one fails the test.
 var improvements = []*improvement{
 	improves("defaults are left out", `.*/record/(attributes|events|links|status/code|status/message|dataPoints|.*/dataPoints/0/attributes)`, `""|0|\[\]`, absent,
-		"the standard has them as the same, and so has the engine"),
-	improves("the scope has a version", `.*/scope/version`, `""`, `"`+regexp.QuoteMeta(iii.Version)+`"`, "it tells which version has recorded"),
-	improves("no version of a scope that has none", `(live|span|metric) .*/scope/version`, `""`, absent, "likewise a default"),
+		"the standard and the engine treat them alike"),
+	improves("the scope has a version", `.*/scope/version`, `""`, `"`+regexp.QuoteMeta(iii.Version)+`"`, "it identifies the version that recorded the data"),
+	improves("no version of a scope that has none", `(live|span|metric) .*/scope/version`, `""`, absent, "the empty version is a default as well"),
 	improves("span flags", `(live|span) [^/]*/record/flags`, absent, `257`, "a reader sees that the span is sampled"),
-	improves("span flags of a remote parent", `(live|span) execute tel::work/record/flags`, absent, `769`, "a reader sees that the parent is elsewhere"),
-	improves("link flags", `(live|span) everything/record/links/0/flags`, absent, `769`, "likewise of the linked span"),
-	improves("log flags", `log working [12]/record/flags`, absent, `1`, "likewise of the record's span"),
-	improves("severity text", `log .*/record/severityText`, `""`, `"(DEBUG|INFO|WARN|ERROR)"`, "the engine's filters and log triggers compare the text alone"),
+	improves("span flags of a remote parent", `(live|span) execute tel::work/record/flags`, absent, `769`, "a reader sees that the parent is remote"),
+	improves("link flags", `(live|span) everything/record/links/0/flags`, absent, `769`, "a reader sees that the linked span is remote"),
+	improves("log flags", `log working [12]/record/flags`, absent, `1`, "a reader sees that the record's span is sampled"),
+	improves("severity text", `log .*/record/severityText`, `""`, `"(DEBUG|INFO|WARN|ERROR)"`, "the engine's filters and log triggers compare only the text"),
 	improves("integer histograms", `metric order\.items/record/histogram/.*`, absent, `.*`, "the recorded exporter loses their data"),
-	improves("worker gauges", `metric iii\.worker\..*`, absent, `.*`, "the engine shows the figures of a worker if it gets any"),
+	improves("worker gauges", `metric iii\.worker\..*`, absent, `.*`, "the engine shows a worker's metrics if it receives any"),
 }
 
-// What the worker behind the recording did, done here, is told to the engine in the
-// same way: every span, its start, every log record and every metric is equal, value
-// by value, but for the improvements. Ids and times are normalised, and what names
-// the SDK.
+// A program that does the same as the recorded worker sends the engine the same
+// telemetry: every span, span start, log record and metric is equal, value by value,
+// except for the improvements. Ids, times and names of the SDK are normalised.
 func TestGoldenTelemetry(t *testing.T) {
 	var got []otlpFrame
 	synctest.Test(t, func(t *testing.T) { got = recordedProgram(t) })
@@ -81,7 +80,7 @@ func TestGoldenTelemetry(t *testing.T) {
 			t.Logf("%4d times: %s: %s", i.used, i.name, i.reason)
 		}
 	}
-	// What the recorded exporter has lost.
+	// The recorded exporter has lost this metric's data.
 	items := gotRecords["metric order.items"]
 	for path, want := range map[string]string{
 		"aggregationTemporality": `2`, "dataPoints/0/count": `"1"`, "dataPoints/0/sum": `3`, "dataPoints/0/min": `3`, "dataPoints/0/max": `3`,
@@ -96,7 +95,7 @@ func TestGoldenTelemetry(t *testing.T) {
 	}
 }
 
-// compareRecords compares the leaves of a record.
+// compareRecords compares the leaves of two records.
 func compareRecords(t *testing.T, key string, want, got map[string]string) {
 	t.Helper()
 	paths := map[string]bool{}
@@ -136,7 +135,7 @@ type otlpFrame struct {
 	data   []byte
 }
 
-// recordedTelemetry reads the frames of the recording.
+// recordedTelemetry returns the frames of the recording.
 func recordedTelemetry(t *testing.T) (frames []otlpFrame) {
 	t.Helper()
 	file, err := os.ReadFile("testdata/recordings/rust-sdk.jsonl")
@@ -163,12 +162,12 @@ func recordedTelemetry(t *testing.T) (frames []otlpFrame) {
 	return frames
 }
 
-// recordedProgram does what the recorded worker did, in the same times, and returns
-// the frames that the engine got.
+// recordedProgram does the same as the recorded worker, at the same times, and returns
+// the frames that the engine received.
 func recordedProgram(t *testing.T) (frames []otlpFrame) {
 	e := telemetryEngine(t)
 	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{
-		EngineWsURL: pointer(e.URL()), ServiceName: pointer("tel-rust"), ServiceVersion: pointer("1.2.3"), ServiceNamespace: pointer("shop"),
+		EngineWSURL: pointer(e.URL()), ServiceName: pointer("tel-rust"), ServiceVersion: pointer("1.2.3"), ServiceNamespace: pointer("shop"),
 		ServiceInstanceID: pointer("inst-1"), MetricsExportIntervalMs: pointer[uint64](1500),
 	}, iii.WithTelemetryConnection(iii.WithConnectionDialContext(e.DialContext)))
 	if err != nil {
@@ -186,7 +185,7 @@ func recordedProgram(t *testing.T) (frames []otlpFrame) {
 		logger.Info(ctx, "working", map[string]any{"n": in.N, "nested": map[string]any{"a": []any{1, "x", true, nil}, "f": 1.5}})
 		trace.SpanFromContext(ctx).AddEvent("checkpoint", trace.WithAttributes(attribute.String("step", "one")))
 		if in.Fail {
-			return nil, errors.New("handler error: work failed") // the recorded error's text in full
+			return nil, errors.New("handler error: work failed") // the full text of the recorded error
 		}
 		return map[string]any{"n": in.N, "ok": true}, nil
 	})
@@ -277,12 +276,13 @@ func recordMetrics(t *testing.T, m metric.Meter) {
 	temp.Record(t.Context(), 21.5)
 }
 
-// otlpRecords takes frames apart: each record, by its kind and name, as its leaves
-// by path, with its resource and scope; and how many frames and records there were.
+// otlpRecords splits frames into records and returns, for each kind and name, the
+// leaves of the record by path, including resource and scope. shape counts the frames
+// and records.
 func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[string]string, shape map[string]int) {
 	t.Helper()
 	records, shape = map[string]map[string]string{}, map[string]int{}
-	spans := map[any]string{} // names by id
+	spans := map[any]string{} // span names by id
 	var all []otlpRecord
 	for _, f := range frames {
 		found := otlpList(t, f)
@@ -294,7 +294,7 @@ func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[strin
 				shape["records of kind "+r.kind]++
 			}
 		}
-		if kind := found[0].kind; kind != "span" { // which spans end within one batch is a matter of time
+		if kind := found[0].kind; kind != "span" { // the batching of spans depends on timing
 			shape["frames of kind "+kind]++
 		}
 		all = append(all, found...)
@@ -302,7 +302,7 @@ func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[strin
 	for _, r := range all {
 		key := r.kind + " " + r.key
 		if records[key] != nil {
-			if r.kind != "metric" { // those are exported again and again
+			if r.kind != "metric" { // metrics are exported repeatedly
 				t.Errorf("%s is there twice", key)
 			}
 			continue
@@ -315,10 +315,10 @@ func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[strin
 	return records, shape
 }
 
-// otlpRecord is a span, log record or metric with where it belongs.
+// otlpRecord is a span, log record or metric with its resource and scope.
 type otlpRecord struct {
 	kind, key       string
-	resource, scope map[string]any // what holds the record, without what else it holds
+	resource, scope map[string]any // without the records in them
 	record          map[string]any
 }
 
@@ -350,8 +350,8 @@ func otlpList(t *testing.T, f otlpFrame) (found []otlpRecord) {
 	return found
 }
 
-// name gives a record its kind and its key. The two calls of the one function are
-// told apart by their parents and data.
+// name sets the kind and the key of a record. It distinguishes the two calls of the
+// same function by their parents and data.
 func (r *otlpRecord) name(prefix string) {
 	switch prefix {
 	case "MTRC":
@@ -372,8 +372,8 @@ func (r *otlpRecord) name(prefix string) {
 	}
 }
 
-// normalOTLP is a record, or a part of it, without what differs from run to run and
-// from SDK to SDK. key is where it stands.
+// normalOTLP returns a record, or a part of it, without values that differ between runs
+// and between SDKs. key is the key of v.
 func normalOTLP(key string, v any, spans map[any]string) any {
 	switch v := v.(type) {
 	case map[string]any:
@@ -382,7 +382,7 @@ func normalOTLP(key string, v any, spans map[any]string) any {
 		}
 		m := map[string]any{}
 		for k, value := range v {
-			if k == "stringValue" { // of the attribute above
+			if k == "stringValue" { // value of the attribute above
 				m[k] = normalText(key, value.(string))
 				continue
 			}
@@ -394,10 +394,10 @@ func normalOTLP(key string, v any, spans map[any]string) any {
 		for i := range v {
 			list[i] = normalOTLP(key, v[i], spans)
 		}
-		if key == "dataPoints" { // in no order either
+		if key == "dataPoints" { // data points have no order
 			slices.SortFunc(list, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 		}
-		if attributes := (map[string]any{}); len(list) > 0 && isAttributes(v) { // they have no order
+		if attributes := (map[string]any{}); len(list) > 0 && isAttributes(v) { // attributes have no order
 			for _, one := range list {
 				maps.Copy(attributes, one.(map[string]any))
 			}
@@ -434,7 +434,7 @@ func isAttributes(list []any) bool {
 	})
 }
 
-// normalText is the value of an attribute.
+// normalText normalises the text of an attribute.
 func normalText(key, s string) any {
 	switch key {
 	case "telemetry.sdk.name", "telemetry.sdk.version", "telemetry.sdk.language":
@@ -457,7 +457,7 @@ func normalText(key, s string) any {
 	return s
 }
 
-// flatten lists the leaves of v by path. An empty list is one.
+// flatten adds the leaves of v by path. An empty list is a leaf.
 func flatten(into map[string]string, path string, v any) {
 	switch v := v.(type) {
 	case map[string]any:

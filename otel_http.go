@@ -20,8 +20,8 @@ import (
 	"github.com/iii-go/iii/internal/secret"
 )
 
-// untracedHTTP holds the tracer providers, *sdktrace.TracerProvider, of telemetry
-// that was configured without spans for HTTP requests.
+// untracedHTTP holds the tracer providers, of type *sdktrace.TracerProvider, of
+// telemetry that does not trace HTTP requests.
 var untracedHTTP sync.Map
 
 func tracesHTTP(provider trace.TracerProvider) bool {
@@ -33,25 +33,25 @@ func tracesHTTP(provider trace.TracerProvider) bool {
 	return !off
 }
 
-// transport is what NewTransport makes.
+// transport implements [NewTracingTransport].
 type transport struct {
 	base   http.RoundTripper
 	ignore []string
 }
 
-// NewTransport wraps base, nil for http.DefaultTransport, so that each request
-// is a CLIENT span of the trace that its context is in, and carries traceparent,
-// tracestate and baggage to the server. The span ends when the response's header
-// is there, has status error from 400 on, and names method, URL, status, sizes
-// and the headers Content-Type and Accept; no other header. Passwords in the
-// URL, the values of query parameters with names as in [Redact] and signatures
-// of URLs are left out.
+// NewTracingTransport returns a RoundTripper that sends requests over base, or over
+// http.DefaultTransport if base is nil. Each request becomes a CLIENT span in the trace
+// of its context, and carries traceparent, tracestate and baggage to the server. The
+// span ends when the response header arrives and has error status from 400 on. It
+// records method, URL, status, sizes and the Content-Type and Accept headers, but no
+// other headers. Passwords in the URL, values of query parameters that [Redact] would
+// replace, and URL signatures are omitted.
 //
-// Requests whose URL contains one of the texts of $OTEL_FETCH_IGNORE_URLS,
-// separated by commas and read now, are left alone, and so are all with
-// OtelConfig.FetchInstrumentationEnabled false. Whose telemetry records the span
-// is decided as for [WithSpan]; without any, the trace context still goes along.
-func NewTransport(base http.RoundTripper) http.RoundTripper {
+// Requests pass unchanged if their URL contains one of the comma-separated texts of
+// $OTEL_FETCH_IGNORE_URLS, which NewTracingTransport reads once, or if
+// OtelConfig.FetchInstrumentationEnabled is false. The span is recorded by the same
+// telemetry as in [InSpan]. Without telemetry, requests still carry the trace context.
+func NewTracingTransport(base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport
 	}
@@ -64,7 +64,7 @@ func NewTransport(base http.RoundTripper) http.RoundTripper {
 	return t
 }
 
-// CloseIdleConnections lets http.Client do so.
+// CloseIdleConnections closes the idle connections of base. http.Client calls it.
 func (t *transport) CloseIdleConnections() {
 	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
@@ -86,7 +86,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		recordRequest(span, outgoing)
 	}
 	resp, err := t.base.RoundTrip(outgoing)
-	if !span.IsRecording() || resp == nil && err == nil { // http.Client has an error for the latter
+	if !span.IsRecording() || resp == nil && err == nil { // http.Client reports the latter as an error
 		return resp, err
 	}
 	if err != nil {
@@ -112,7 +112,7 @@ func (t *transport) ignores(u *url.URL) bool {
 	return false
 }
 
-// injectHTTP sets the headers of the trace that ctx is in, over what is there.
+// injectHTTP sets the trace headers for ctx, replacing existing ones.
 func injectHTTP(ctx context.Context, h *http.Header) {
 	if *h == nil {
 		*h = http.Header{}
@@ -143,12 +143,12 @@ func spanNameHTTP(req *http.Request) string {
 	return methodOf(req)
 }
 
-// requestAttributes are those that the span begins with.
+// requestAttributes returns the attributes that the span starts with.
 func requestAttributes(req *http.Request) []attribute.KeyValue {
 	u := *req.URL
 	u.User = nil
 	u.RawQuery = redactQuery(u.RawQuery)
-	if fragment := redactQuery(u.EscapedFragment()); fragment != "" { // that of OAuth is a query
+	if fragment := redactQuery(u.EscapedFragment()); fragment != "" { // OAuth fragments are queries
 		u.RawFragment = fragment
 		u.Fragment, _ = url.PathUnescape(fragment)
 	}
@@ -178,9 +178,9 @@ func isDefaultPort(scheme string, port int) bool {
 	return scheme == "http" && port == 80 || scheme == "https" && port == 443
 }
 
-// redactQuery replaces the values of parameters that name secrets or sign the URL;
-// the rest of the query stays as it is written. Some servers separate parameters by
-// semicolons, too.
+// redactQuery replaces the values of parameters that name secrets or sign the URL, and
+// keeps the rest of the query as it is written. It also splits parameters at
+// semicolons, as some servers do.
 func redactQuery(query string) string {
 	if query == "" {
 		return ""
@@ -204,8 +204,8 @@ func redactQuery(query string) string {
 	}
 }
 
-// secretParameter says whether the name of a parameter, as it is written, is that of
-// a secret. Whoever has the signature of a URL can use it.
+// secretParameter reports whether the name of a parameter, as it is written, names a
+// secret. A signature is one because anyone who has it can use the URL.
 func secretParameter(key string) bool {
 	if name, err := url.QueryUnescape(key); err == nil {
 		key = name
@@ -214,7 +214,7 @@ func secretParameter(key string) bool {
 	return secret.Named([]byte(key)) || name == "sig" || name == "awsaccesskeyid" || strings.HasSuffix(name, "signature")
 }
 
-// recordRequest puts what is sent on the span.
+// recordRequest records the outgoing request on the span.
 func recordRequest(span trace.Span, req *http.Request) {
 	for _, name := range []string{"content-type", "accept"} {
 		if values := req.Header.Values(name); len(values) > 0 {
@@ -226,7 +226,7 @@ func recordRequest(span trace.Span, req *http.Request) {
 	}
 }
 
-// recordResponse puts what came back on the span, and its status.
+// recordResponse records the response on the span, and sets the span's status.
 func recordResponse(span trace.Span, resp *http.Response) {
 	span.SetAttributes(attribute.Int("http.response.status_code", resp.StatusCode))
 	if n, err := strconv.ParseInt(resp.Header.Get("Content-Length"), 10, 64); err == nil && n >= 0 {
@@ -244,8 +244,8 @@ func recordResponse(span trace.Span, resp *http.Response) {
 	span.SetStatus(codes.Error, code)
 }
 
-// errorKind classifies a failed request, with few kinds: its text would make as
-// many as there are addresses.
+// errorKind classifies a failed request by the type of its error. Classifying by text
+// would create a kind for each address.
 func errorKind(err error) string {
 	switch {
 	case errors.Is(err, context.Canceled):

@@ -52,7 +52,7 @@ func recordedSpans() (context.Context, *tracetest.SpanRecorder, trace.Span) {
 	return ctx, recorder, span
 }
 
-func TestChecklistHTTPAttributes(t *testing.T) {
+func TestHTTPSpanAttributes(t *testing.T) {
 	jsonHeader := http.Header{"Content-Type": {"application/json"}, "Content-Length": {"2"}, "Set-Cookie": {"secret"}}
 	tests := []struct {
 		name, method, url, body string
@@ -115,7 +115,7 @@ func TestChecklistHTTPAttributes(t *testing.T) {
 				req.Header = tt.header.Clone()
 			}
 			before := req.Header.Clone()
-			resp, err := NewTransport(&tt.answer).RoundTrip(req)
+			resp, err := NewTracingTransport(&tt.answer).RoundTrip(req)
 			if err != tt.answer.err {
 				t.Fatalf("error is %v, want that of the transport", err)
 			}
@@ -179,14 +179,15 @@ type noResponse struct{}
 
 func (noResponse) RoundTrip(*http.Request) (*http.Response, error) { return nil, nil }
 
-// A transport that breaks its contract is the client's to complain about.
-func TestHTTPNoResponse(t *testing.T) {
+// http.Client reports a transport that returns neither a response nor an error; the
+// wrapper does not interfere.
+func TestHTTPTransportWithoutResponse(t *testing.T) {
 	ctx, recorder, _ := recordedSpans()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://example.com/", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (&http.Client{Transport: NewTransport(noResponse{})}).Do(req); err == nil {
+	if _, err := (&http.Client{Transport: NewTracingTransport(noResponse{})}).Do(req); err == nil {
 		t.Error("no error")
 	}
 	if n := len(recorder.Ended()); n != 1 {
@@ -194,7 +195,7 @@ func TestHTTPNoResponse(t *testing.T) {
 	}
 }
 
-// withoutGlobal takes the global tracer provider away, until the test ends.
+// withoutGlobal removes the global tracer provider until the test ends.
 func withoutGlobal(t *testing.T) {
 	previous := otel.GetTracerProvider()
 	otel.SetTracerProvider(tracenoop.NewTracerProvider())
@@ -225,7 +226,7 @@ func TestHTTPPropagation(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Header = http.Header{"Traceparent": {"old", "older"}, "Tracestate": {"old"}, "Baggage": {"old"}}
-	if _, err := NewTransport(base).RoundTrip(req); err != nil {
+	if _, err := NewTracingTransport(base).RoundTrip(req); err != nil {
 		t.Fatal(err)
 	}
 	want := http.Header{"Traceparent": {"00-01000000000000000000000000000000-0200000000000000-01"}, "Tracestate": {"vendor=1"}, "Baggage": {"a=b%3Dc"}}
@@ -237,15 +238,15 @@ func TestHTTPPropagation(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Header = nil
-	if _, err := NewTransport(base).RoundTrip(req); err != nil || len(base.got.Header) != 0 {
+	if _, err := NewTracingTransport(base).RoundTrip(req); err != nil || len(base.got.Header) != 0 {
 		t.Errorf("outside of traces: headers %v, error %v", base.got.Header, err)
 	}
 }
 
-func TestChecklistHTTPIgnored(t *testing.T) {
+func TestHTTPIgnoresListedURLs(t *testing.T) {
 	t.Setenv("OTEL_FETCH_IGNORE_URLS", " /health , ,internal.example")
 	base := &answers{status: 200}
-	rt := NewTransport(base)
+	rt := NewTracingTransport(base)
 	t.Setenv("OTEL_FETCH_IGNORE_URLS", "")
 	for address, traced := range map[string]bool{
 		"http://example.com/health": false, "http://internal.example/x": false, "http://example.com/x?u=/health": false, "http://example.com/": true,
@@ -267,8 +268,8 @@ func TestChecklistHTTPIgnored(t *testing.T) {
 	}
 }
 
-// A list of nothing ignores nothing.
-func TestChecklistHTTPIgnoresNothing(t *testing.T) {
+// An empty list ignores nothing.
+func TestHTTPIgnoresNothingByDefault(t *testing.T) {
 	for _, list := range []string{"", " ", ",", " , ,"} {
 		t.Setenv("OTEL_FETCH_IGNORE_URLS", list)
 		ctx, recorder, _ := recordedSpans()
@@ -276,7 +277,7 @@ func TestChecklistHTTPIgnoresNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := NewTransport(&answers{status: 200}).RoundTrip(req); err != nil {
+		if _, err := NewTracingTransport(&answers{status: 200}).RoundTrip(req); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(recorder.Ended()); n != 1 {
@@ -285,9 +286,9 @@ func TestChecklistHTTPIgnoresNothing(t *testing.T) {
 	}
 }
 
-func TestChecklistHTTPSwitchedOff(t *testing.T) {
+func TestHTTPSpansCanBeSwitchedOff(t *testing.T) {
 	off, address := false, "ws://127.0.0.1:1"
-	telemetry, err := StartTelemetry(t.Context(), OtelConfig{FetchInstrumentationEnabled: &off, EngineWsURL: &address})
+	telemetry, err := StartTelemetry(t.Context(), OtelConfig{FetchInstrumentationEnabled: &off, EngineWSURL: &address})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +298,7 @@ func TestChecklistHTTPSwitchedOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewTransport(base).RoundTrip(req); err != nil {
+	if _, err := NewTracingTransport(base).RoundTrip(req); err != nil {
 		t.Fatal(err)
 	}
 	if base.got != req {
@@ -314,7 +315,7 @@ func TestChecklistHTTPSwitchedOff(t *testing.T) {
 	}
 }
 
-// The transport works in an http.Client against a server: redirects, keep-alive,
+// The transport works in an http.Client with a real server: redirects, keep-alive and
 // streams.
 func TestHTTPClient(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -327,7 +328,7 @@ func TestHTTPClient(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	ctx, recorder, parent := recordedSpans()
-	client := &http.Client{Transport: NewTransport(nil)}
+	client := &http.Client{Transport: NewTracingTransport(nil)}
 	req, err := http.NewRequestWithContext(ctx, "GET", server.URL+"/from", nil)
 	if err != nil {
 		t.Fatal(err)

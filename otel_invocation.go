@@ -12,15 +12,17 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// tracing is what a client with telemetry does around its handlers.
+// tracing records the invocations of a client with telemetry.
 type tracing struct {
 	provider trace.TracerProvider
 	tracer   trace.Tracer
 
-	// parentBased says that a caller which is not sampled is not sampled here
-	// either, as is the default: then there is no need to begin a span.
+	// parentBased reports that spans of unsampled callers are not sampled either, which
+	// is the default: such invocations need no span.
 	parentBased bool
 
 	watchers sync.Map // ids of functions that this client has bound to trace triggers
@@ -35,8 +37,8 @@ func newTracing(provider trace.TracerProvider) *tracing {
 	}
 }
 
-// wants says whether in may be sampled. It reads the header only if the flags at its
-// end say that the caller is not.
+// wants reports whether in may be sampled. It parses the header only if the flags at
+// its end mark the caller as unsampled.
 func (t *tracing) wants(in *incoming) bool {
 	if in.function.untraced {
 		return false
@@ -46,11 +48,11 @@ func (t *tracing) wants(in *incoming) bool {
 		return true
 	}
 	_, valid := parseTraceparent(header[1 : len(header)-1])
-	return !valid // then it is as if there were none
+	return !valid // an invalid header counts as none
 }
 
-// watch notes that a function is told of new spans. Its own say what function they
-// are of, by which the engine knows them and does not tell of them, for ever.
+// watch notes that a function is bound to a trace trigger. The function's own spans
+// carry its id, by which the engine avoids triggering it with them in an endless loop.
 func (t *tracing) watch(functionID string) {
 	if t != nil {
 		t.watchers.Store(functionID, trace.WithAttributes(attribute.String("function_id", functionID)))
@@ -59,11 +61,11 @@ func (t *tracing) watch(functionID string) {
 
 // invocationSpan is the span around one handler; the zero value records nothing.
 type invocationSpan struct {
-	span  trace.Span // nil if it is not recorded
-	limit int        // of captured payloads; 0 captures none
+	span  trace.Span // nil: not recorded
+	limit int        // bytes of a captured payload; 0 captures none
 }
 
-// begin starts the span of in, in its caller's trace.
+// begin starts the span of in, in the trace of its caller.
 func (t *tracing) begin(ctx *invocationContext, in *incoming) (context.Context, invocationSpan) {
 	if t == nil || !t.wants(in) {
 		return ctx, invocationSpan{}
@@ -83,7 +85,7 @@ func (t *tracing) begin(ctx *invocationContext, in *incoming) (context.Context, 
 	return own, s
 }
 
-// answered records the answer, and err if that is what it tells.
+// answered records the answer, or err if the answer is an error.
 func (s invocationSpan) answered(answer *buffer, err error) {
 	switch {
 	case s.span == nil:
@@ -94,7 +96,7 @@ func (s invocationSpan) answered(answer *buffer, err error) {
 	}
 }
 
-// returned records what a handler returned that nobody wants an answer of.
+// returned records what a handler returned for an invocation without an answer.
 func (s invocationSpan) returned(result any, err error) {
 	if s.span == nil {
 		return
@@ -144,13 +146,13 @@ func (s invocationSpan) panicked(p any, stack string) {
 
 func (s invocationSpan) outputError(message string) {
 	if s.limit > 0 {
-		payload := append(appendString([]byte(`{"error":`), message), '}')
+		payload := append(rawjson.AppendString([]byte(`{"error":`), message), '}')
 		recordOutput(s.span, payload, s.limit, false)
 	}
 }
 
-// end ends the span, before the answer leaves, so that whoever has the answer can
-// flush it; the answer tells the span's context.
+// end ends the span. It runs before the answer is sent, so a caller that has the answer
+// can flush the span, and adds the span's context to the answer.
 func (s invocationSpan) end(ctx context.Context, answer *buffer) {
 	if s.span == nil {
 		return
@@ -161,21 +163,20 @@ func (s invocationSpan) end(ctx context.Context, answer *buffer) {
 	}
 }
 
-// resultOf is the result inside a message of encodeResult. Inside a string the
-// quotes of what is looked for would be escaped.
+// resultOf returns the result inside a message of encodeResult. The key cannot occur
+// inside a string, where its quotes would be escaped.
 func resultOf(message []byte) []byte {
 	const key = `,"result":`
 	return message[bytes.Index(message, []byte(key))+len(key) : len(message)-1]
 }
 
-// addTrace writes the trace context of ctx into the finished message of an
-// answer.
+// addTrace adds the trace context of ctx to the encoded message of an answer.
 func addTrace(ctx context.Context, b *buffer) {
 	p := append(b.AvailableBuffer(), `,"traceparent":"`...)
 	p = append(appendTraceparent(p, trace.SpanContextFromContext(ctx)), '"')
 	if bag := InjectBaggage(ctx); bag != "" {
 		p = append(p, `,"baggage":`...)
-		p = appendString(p, bag)
+		p = rawjson.AppendString(p, bag)
 	}
 	if b.Len()+len(p) < messageTooLarge {
 		b.Truncate(b.Len() - 1)

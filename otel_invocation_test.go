@@ -13,7 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// An invocation that nobody wants an answer of has the same span.
+// An invocation without an answer has the same span.
 func TestInvocationSpanWithoutAnswer(t *testing.T) {
 	recorder := tracetest.NewSpanRecorder()
 	c, err := New("")
@@ -56,10 +56,9 @@ func TestInvocationSpanWithoutAnswer(t *testing.T) {
 	}
 }
 
-// What a sampler has left out costs no look at a payload: not even one that is no
-// JSON.
-func TestChecklistUnsampledPayload(t *testing.T) {
-	t.Setenv("OTEL_TRACES_SAMPLER", "always_off") // not parent-based: the span is begun
+// The payload of an unsampled invocation is never parsed, even if it is invalid JSON.
+func TestUnsampledPayloadIsNotRead(t *testing.T) {
+	t.Setenv("OTEL_TRACES_SAMPLER", "always_off") // not parent-based: the span is started
 	own := newTracing(sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())))
 	in := &incoming{function: &Function{spanName: "execute f"}, data: []byte("\xff"), traceparent: []byte(`"` + testParent + `"`)}
 	ctx := &invocationContext{Context: t.Context(), in: in}
@@ -70,7 +69,7 @@ func TestChecklistUnsampledPayload(t *testing.T) {
 	if s != (invocationSpan{}) {
 		t.Errorf("payloads are captured: %+v", s)
 	}
-	s.answered(nil, nil) // would read the answer
+	s.answered(nil, nil) // would dereference the answer if it were recorded
 	s.returned(func() {}, nil)
 	s.panicked("p", "stack")
 	s.end(inner, nil)
@@ -79,9 +78,10 @@ func TestChecklistUnsampledPayload(t *testing.T) {
 	}
 }
 
-// What is surely not sampled begins no span: a caller that is not, unless the
-// sampler decides otherwise, and functions that do not run here.
-func TestTracingWants(t *testing.T) {
+// An invocation that is certainly not sampled starts no span: one with an unsampled
+// caller, unless the sampler decides otherwise, or one of a function that does not run
+// here.
+func TestTracingSkipsUnsampledInvocations(t *testing.T) {
 	function, elsewhere := &Function{}, &Function{untraced: true}
 	for _, tt := range []struct {
 		sampler, traceparent string
@@ -90,7 +90,7 @@ func TestTracingWants(t *testing.T) {
 	}{
 		{"", testParent, function, true},
 		{"", testParent[:54] + "0", function, false},
-		{"", testParent[:54] + "2", function, true}, // the sampler sees to it
+		{"", testParent[:54] + "2", function, true}, // the sampler decides
 		{"", "", function, true},
 		{"", "nonsense-00", function, true},
 		{"", strings.Repeat("x", 52) + "-00", function, true},
@@ -107,7 +107,7 @@ func TestTracingWants(t *testing.T) {
 	}
 }
 
-// benchmarkInvocation is what tracing adds to one invocation, without exporting.
+// benchmarkInvocation measures what tracing adds to one invocation, without exporting.
 func benchmarkInvocation(b *testing.B, traceparent string) {
 	t := newTracing(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(NewBaggageSpanProcessor())))
 	payload := []byte(`{"user":"u-1","amount":12,"note":"` + strings.Repeat("x", 256) + `","tags":["a","b"]}`)

@@ -12,12 +12,13 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/iii-go/iii/internal/rawjson"
 	"github.com/iii-go/iii/internal/secret"
 )
 
-// The span of an invocation carries what came in and what went out, as events,
-// unless $III_DISABLE_TRACE_PAYLOADS is set. Values of keys that name secrets
-// are replaced; nothing else of a value is looked at.
+// The span of an invocation carries its input and output as events, unless
+// $III_DISABLE_TRACE_PAYLOADS is set. Values of keys that name secrets are replaced;
+// other values are not inspected.
 const (
 	eventInput  = "iii.invocation.input"
 	eventOutput = "iii.invocation.output"
@@ -31,13 +32,15 @@ const (
 	redacted        = "[REDACTED]"
 	truncatedMarker = `..."[TRUNCATED]"`
 
-	// maxCapturedPayload is the limit where the environment sets none: telemetry
-	// frames must stay far below what ends a connection.
+	// maxCapturedPayload is the limit unless the environment sets a lower one:
+	// telemetry frames must stay far below the size at which the engine ends a
+	// connection.
 	maxCapturedPayload = 1 << 20
 )
 
-// capturedPayload returns the limit in bytes for a captured payload, 0 if none is
-// captured. The environment may change while the process runs.
+// capturedPayload returns the limit in bytes for a captured payload, or 0 if payloads
+// are not captured. It reads the environment each time, because the environment can
+// change while the process runs.
 func capturedPayload() int {
 	switch strings.ToLower(strings.TrimSpace(os.Getenv("III_DISABLE_TRACE_PAYLOADS"))) {
 	case "1", "true", "yes", "on":
@@ -49,17 +52,17 @@ func capturedPayload() int {
 	}
 	n, err := strconv.Atoi(strings.TrimSpace(text))
 	if err != nil || n <= 0 || n > maxCapturedPayload {
-		return maxCapturedPayload // "unlimited" too
+		return maxCapturedPayload // includes "unlimited"
 	}
 	return n
 }
 
-// payloadEvent is what an event of a payload is made of. A span copies attributes,
-// so one can be used for many events.
+// payloadEvent holds the attributes and options of a payload event. A span copies
+// attributes, so one payloadEvent can be used for many events.
 type payloadEvent struct {
 	attributes [3]attribute.KeyValue
 	input      [1]trace.EventOption // the first two attributes
-	output     [1]trace.EventOption // all
+	output     [1]trace.EventOption // all attributes
 }
 
 var payloadEvents = sync.Pool{New: func() any {
@@ -81,14 +84,14 @@ func (e *payloadEvent) free() {
 	payloadEvents.Put(e)
 }
 
-// recordInput puts an invocation's payload, valid JSON, on its span.
+// recordInput records an invocation's payload, valid JSON, on its span.
 func recordInput(span trace.Span, payload []byte, limit int) {
 	e := newPayloadEvent(payload, limit)
 	span.AddEvent(eventInput, e.input[:]...)
 	e.free()
 }
 
-// recordOutput puts its result, or its error, on its span.
+// recordOutput records an invocation's result or error, valid JSON, on its span.
 func recordOutput(span trace.Span, payload []byte, limit int, ok bool) {
 	e := newPayloadEvent(payload, limit)
 	e.attributes[2] = attributeOK.Bool(ok)
@@ -96,14 +99,14 @@ func recordOutput(span trace.Span, payload []byte, limit int, ok bool) {
 	e.free()
 }
 
-// Redact returns v as JSON values (map[string]any, []any, string, bool, nil,
-// numbers as json.Number) in which the value of every key that names a secret is
-// the text "[REDACTED]". A key does if it contains, in any case, api_key, apikey,
+// Redact returns v as JSON values (map[string]any, []any, string, bool, nil, numbers as
+// json.Number), with the value of every key that names a secret replaced by the text
+// "[REDACTED]". A key names a secret if it contains, in any case, api_key, apikey,
 // api-key, access_key, password, secret, credential, authorization, auth_token,
-// access_token, refresh_token, bearer or private_key, is token, cookie or set-cookie,
-// or ends in _token or -token. access_key is what opens a channel.
-// Values are not looked at: a secret under another key stays. A value that does
-// not encode as JSON becomes nil.
+// access_token, refresh_token, bearer or private_key; if it is token, cookie or
+// set-cookie; or if it ends in _token or -token. access_key is the key that opens a
+// channel. Values are not inspected: a secret under another key stays. A value that
+// cannot be encoded as JSON becomes nil.
 func Redact(v any) any {
 	b := newBuffer()
 	defer b.free()
@@ -119,10 +122,10 @@ func Redact(v any) any {
 	return out
 }
 
-// RedactAndTruncate is v as JSON, redacted as by [Redact] and, if that is longer
-// than maxBytes, cut off at a character, with the marker ..."[TRUNCATED]" at its
-// end; with the marker it is at most maxBytes long. 0 or less is no limit. A value
-// that does not encode as JSON is null.
+// RedactAndTruncate returns v as JSON, redacted as by [Redact]. If the text is longer
+// than maxBytes, it is cut between characters and ends in the marker ..."[TRUNCATED]";
+// with the marker it is at most maxBytes long. A maxBytes of 0 or less sets no limit. A
+// value that cannot be encoded as JSON becomes null.
 func RedactAndTruncate(v any, maxBytes int) (text string, truncated bool) {
 	if maxBytes <= 0 {
 		maxBytes = -1
@@ -130,12 +133,12 @@ func RedactAndTruncate(v any, maxBytes int) (text string, truncated bool) {
 	b := newBuffer()
 	defer b.free()
 	if b.value(v) != nil {
-		b.WriteString("null") // value leaves nothing on an error
+		b.WriteString("null") // b is empty after an error
 	}
 	return redactAndTruncate(b.Bytes(), maxBytes)
 }
 
-// redactAndTruncate does both to valid JSON; a negative limit is none.
+// redactAndTruncate redacts and truncates valid JSON. A negative limit is none.
 func redactAndTruncate(raw []byte, limit int) (text string, truncated bool) {
 	out := redactJSON(raw, limit)
 	if limit < 0 || len(out) <= limit {
@@ -144,7 +147,7 @@ func redactAndTruncate(raw []byte, limit int) (text string, truncated bool) {
 	return truncateJSON(out, limit), true
 }
 
-// truncateJSON cuts text, which is longer than limit.
+// truncateJSON cuts text, which must be longer than limit, and adds the marker.
 func truncateJSON(text []byte, limit int) string {
 	if limit <= len(truncatedMarker) {
 		return truncatedMarker[:limit]
@@ -156,28 +159,28 @@ func truncateJSON(text []byte, limit int) string {
 	return string(text[:cut]) + truncatedMarker
 }
 
-// redactJSON returns raw, which is valid JSON, without the white space between
-// tokens and with the values of sensitive keys replaced. The result may be a part
-// of raw. With a limit it ends soon after that.
+// redactJSON returns raw, which must be valid JSON, without white space between tokens
+// and with the values of sensitive keys replaced. The result may share memory with raw.
+// With a limit, the result ends shortly after it.
 func redactJSON(raw []byte, limit int) []byte {
 	var out []byte
-	from, i := 0, 0 // raw[from:i] is to follow out
+	from, i := 0, 0 // raw[from:i] is not in out yet
 	for i < len(raw) {
 		switch raw[i] {
 		case '"':
 			end := stringEnd(raw, i)
-			colon := skipSpace(raw, end)
+			colon := rawjson.SkipSpace(raw, end)
 			if colon == len(raw) || raw[colon] != ':' || !sensitiveKey(raw[i:end]) {
 				i = end
 				break
 			}
 			out = append(out, raw[from:end]...)
 			out = append(out, `:"`+redacted+`"`...)
-			i = valueEnd(raw, skipSpace(raw, colon+1))
+			i = valueEnd(raw, rawjson.SkipSpace(raw, colon+1))
 			from = i
 		case ' ', '\n', '\r', '\t':
 			out = append(out, raw[from:i]...)
-			i = skipSpace(raw, i)
+			i = rawjson.SkipSpace(raw, i)
 			from = i
 		default:
 			i++
@@ -193,7 +196,7 @@ func redactJSON(raw []byte, limit int) []byte {
 	return append(out, raw[from:i]...)
 }
 
-// stringEnd is the index behind the JSON string that begins at i of valid JSON.
+// stringEnd returns the index after the JSON string that begins at i of valid JSON.
 func stringEnd(b []byte, i int) int {
 	for j := i + 1; ; j++ {
 		n := bytes.IndexByte(b[j:], '"')
@@ -211,7 +214,7 @@ func stringEnd(b []byte, i int) int {
 	}
 }
 
-// valueEnd is the index behind the value that begins at i of valid JSON.
+// valueEnd returns the index after the value that begins at i of valid JSON.
 func valueEnd(b []byte, i int) int {
 	depth := 0
 	for i < len(b) {
@@ -225,7 +228,7 @@ func valueEnd(b []byte, i int) int {
 			depth++
 		case '}', ']':
 			if depth == 0 {
-				return i // behind a number or a literal
+				return i // after a number or a literal
 			}
 			if depth--; depth == 0 {
 				return i + 1
@@ -240,10 +243,10 @@ func valueEnd(b []byte, i int) int {
 	return i
 }
 
-// sensitiveKey says whether the key, a raw JSON string, names a secret.
+// sensitiveKey reports whether the key, a raw JSON string, names a secret.
 func sensitiveKey(raw []byte) bool {
 	if bytes.IndexByte(raw, '\\') >= 0 {
-		key, _ := stringOf(raw)
+		key, _ := rawjson.Unquote(raw)
 		return secret.Named([]byte(key))
 	}
 	return secret.Named(raw[1 : len(raw)-1])

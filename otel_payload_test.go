@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"math"
+	"math/big"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -13,7 +14,7 @@ import (
 	"github.com/iii-go/iii/internal/secret"
 )
 
-func TestChecklistRedact(t *testing.T) {
+func TestRedactReplacesSecrets(t *testing.T) {
 	tests := []struct{ name, in, want string }{
 		{"substring", `{"api_key":"sk-abc","model":"m"}`, `{"api_key":"[REDACTED]","model":"m"}`},
 		{"any case, nested", `{"headers":{"Authorization":"Bearer x","Content-Type":"application/json"}}`, `{"headers":{"Authorization":"[REDACTED]","Content-Type":"application/json"}}`},
@@ -55,6 +56,33 @@ func TestChecklistRedact(t *testing.T) {
 	}
 }
 
+// A marshaler cannot modify the caller's value, and integers keep their digits.
+func TestRedactOfValuesThatAreNotPlain(t *testing.T) {
+	tests := []struct {
+		name string
+		in   any
+		want any
+		text string
+	}{
+		{"unsigned", map[string]any{"n": uint64(math.MaxUint64), "token": uint64(1)}, map[string]any{"n": json.Number("18446744073709551615"), "token": redacted}, `{"n":18446744073709551615,"token":"[REDACTED]"}`},
+		{"big integer", new(big.Int).Lsh(big.NewInt(1), 70), json.Number("1180591620717411303424"), "1180591620717411303424"},
+		{"panic", map[string]any{"v": panics{}}, nil, "null"},
+		{"nil pointer", (*panics)(nil), nil, "null"},
+		{"NaN", []float64{math.NaN()}, nil, "null"},
+		{"function", func() {}, nil, "null"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, Redact(tt.in)); diff != "" {
+				t.Errorf("Redact (-want +got):\n%s", diff)
+			}
+			if got, cut := RedactAndTruncate(tt.in, 0); got != tt.text || cut {
+				t.Errorf("RedactAndTruncate = %s, %v, want %s", got, cut, tt.text)
+			}
+		})
+	}
+}
+
 func jsonEqual(t *testing.T, a, b string) bool {
 	t.Helper()
 	decode := func(s string) (v any) {
@@ -68,7 +96,7 @@ func jsonEqual(t *testing.T, a, b string) bool {
 	return cmp.Equal(decode(a), decode(b))
 }
 
-func TestRedactValues(t *testing.T) {
+func TestRedactOfStructsAndOfUnencodableValues(t *testing.T) {
 	type login struct {
 		User     string `json:"user"`
 		Password string `json:"password"`
@@ -91,7 +119,7 @@ func TestRedactValues(t *testing.T) {
 	}
 }
 
-func TestChecklistTruncate(t *testing.T) {
+func TestRedactAndTruncateKeepsTheLimit(t *testing.T) {
 	tests := []struct {
 		name, in string
 		max      int
@@ -120,8 +148,8 @@ func TestChecklistTruncate(t *testing.T) {
 	}
 }
 
-// The environment counts at the time of the call.
-func TestChecklistCaptureEnvironment(t *testing.T) {
+// The environment is read at each call.
+func TestPayloadCaptureFollowsEnvironment(t *testing.T) {
 	for _, tt := range []struct {
 		disable, limit string
 		want           int
@@ -147,7 +175,7 @@ func TestChecklistCaptureEnvironment(t *testing.T) {
 	}
 }
 
-// What the scanner does to the text is what decoding, redacting and encoding do.
+// FuzzRedact compares the text scanner with decoding, redacting and encoding.
 func FuzzRedact(f *testing.F) {
 	f.Add([]byte(`{"password":[1,{"a":"]\\\""}],"b" : {"x_token":{}},"c":"\u0041"}`), 24)
 	f.Add([]byte(` [ "secret" : 1 ]`), 3)
@@ -184,7 +212,7 @@ func FuzzRedact(f *testing.F) {
 	})
 }
 
-// redactValue is the rule in words of decoded values.
+// redactValue applies the rule to decoded values.
 func redactValue(v any) any {
 	switch v := v.(type) {
 	case map[string]any:

@@ -4,46 +4,48 @@ import (
 	"fmt"
 	"math"
 	"sync"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// What may be written and not confirmed: enough to keep a link busy, and little
-// enough to send again.
+// Limits of the frames in flight, which are written but not confirmed: enough to keep a
+// link busy, and little enough to send again.
 const (
-	flightFrames = 1024
-	flightBytes  = 4 << 20
+	maxFlightFrames = 1024
+	maxFlightBytes  = 4 << 20
 )
 
-// pingFrames is after how many frames a ping goes out although the pong to the one
-// before has not come. An engine that forwards to a collector that is stuck takes
-// 10 s a frame: so few frames are still confirmed before the link counts as dead,
-// and are not sent again and again.
+// pingFrames is the number of frames after which another ping is sent although the pong
+// to the previous one has not arrived. An engine that forwards to a stuck collector
+// takes 10 s per frame. This few frames are still confirmed before the link counts as
+// dead, so they are not sent again and again.
 const pingFrames = 4
 
-// telemetryQueue holds the frames until the engine has confirmed them. Those
-// that wait are in one queue a class, so that the oldest of a class is found at
-// once; their numbers keep the order between the classes.
+// telemetryQueue holds frames until the engine has confirmed them. Each class has its
+// own queue of waiting frames, so the oldest frame of a class is found immediately; the
+// frames' numbers keep the order across classes.
 type telemetryQueue struct {
 	maxFrames, maxBytes int
-	maxAway             int // frames while there is no link; 0: maxFrames
-	buffers             frameBuffers
+	maxOffline          int // limit of frames without a link; 0: maxFrames
+	buffers             otlpjson.Buffers
 
-	mu      sync.Mutex
-	link    *telemetryLink // the link that is written to, or nil
-	fresh   bool           // no attempt to connect has failed yet, and none has succeeded
-	ended   error          // set once: no frame is accepted any more
-	orderly bool           // Shutdown has said so
-	ending  bool           // what is dropped from now on is lost by the end
-	lost    int            // frames that the end has cost, live ones apart
-	last    uint64         // number of the frame accepted last
-	waiting [classes]frameDeque
-	flight  frameDeque // handed to the link's writer, in order
-	flying  int        // bytes in flight, with those shed
-	frames  int        // waiting and in flight, without those shed
-	bytes   int        // of these
-	held    [classes]heldFrames
-	waiters map[*flushWaiter]struct{}
-	stats   queueStats
-	dropped func() // called under mu when records were lost; must not block
+	mu          sync.Mutex
+	link        *telemetryLink // the current link, or nil
+	starting    bool           // the first attempt to connect has not ended yet
+	ended       error          // set once: why frames are no longer accepted
+	orderly     bool           // refused because of Shutdown
+	ending      bool           // frames dropped from now on are lost by the shutdown
+	lost        int            // frames lost by the shutdown or failure, except live ones
+	last        uint64         // number of the last accepted frame
+	waiting     [classes]frameDeque
+	flight      frameDeque // frames passed to the link's writer, in order
+	flightBytes int        // bytes in flight, including shed frames
+	frames      int        // waiting and in flight, except shed ones
+	bytes       int        // size of these frames
+	held        [classes]heldFrames
+	waiters     map[*flushWaiter]struct{}
+	stats       queueStats
+	dropped     func() // called under mu when records are lost; must not block
 }
 
 type queueStats struct {
@@ -51,13 +53,13 @@ type queueStats struct {
 	drops                           [signals]DroppedFrames
 }
 
-// heldFrames is what a class has in the queue, without those shed.
-type heldFrames struct{ frames, bytes, flying int }
+// heldFrames counts the frames of a class in the queue, except shed ones.
+type heldFrames struct{ frames, bytes, inFlight int }
 
-// flushWaiter waits for the frames up to a number.
+// flushWaiter waits for all frames up to a number.
 type flushWaiter struct {
 	upTo    uint64
-	dropped int // frames up to it that were dropped since, live ones apart
+	dropped int // frames up to that number dropped since, except live ones
 	done    chan struct{}
 }
 
@@ -66,14 +68,14 @@ type dropCause uint8
 
 const (
 	dropFull dropCause = iota
-	dropAway
+	dropOffline
 	dropClosed
 )
 
 func (q *telemetryQueue) drop(f *queuedFrame, cause dropCause) {
 	signal := f.signal()
-	q.buffers.release(&f.telemetryFrame)
-	q.stats.drops[signal].add(cause, f.records)
+	q.buffers.Release(&f.Frame)
+	q.stats.drops[signal].add(cause, f.Records)
 	if signal == signalLive {
 		return
 	}
@@ -90,51 +92,51 @@ func (q *telemetryQueue) drop(f *queuedFrame, cause dropCause) {
 	}
 }
 
-// enqueue takes f over, and never blocks.
-func (q *telemetryQueue) enqueue(f telemetryFrame) error {
+// enqueue takes ownership of f and never blocks.
+func (q *telemetryQueue) enqueue(f otlpjson.Frame) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	item := queuedFrame{telemetryFrame: f, number: math.MaxUint64}
-	switch size := f.size(); {
+	item := queuedFrame{Frame: f, number: math.MaxUint64}
+	switch size := f.Size(); {
 	case q.ended != nil:
-		if !q.orderly && !f.live {
+		if !q.orderly && !f.Live {
 			q.lost++
 		}
 		q.drop(&item, dropClosed)
 		return q.ended
-	case f.live && q.link == nil && !q.fresh:
-		q.drop(&item, dropAway)
+	case f.Live && q.link == nil && !q.starting:
+		q.drop(&item, dropOffline)
 		return nil
 	case size >= messageTooLarge:
 		q.drop(&item, dropFull)
 		return fmt.Errorf("%w: telemetry of %d bytes", ErrMessageTooLarge, size)
-	case !q.makeRoom(f.signal().class(), size):
+	case !q.makeRoom(signalOf(&f).class(), size):
 		q.drop(&item, dropFull)
 		return ErrBufferFull
 	}
 	if len(q.waiters) > 0 {
-		q.tellWaiters() // of what was shed
+		q.releaseWaiters() // the shed frames no longer delay them
 	}
 	q.last++
 	item.number = q.last
 	q.keep(&item)
-	q.waiting[f.signal().class()].push(item)
+	q.waiting[signalOf(&f).class()].push(item)
 	if q.link != nil {
 		q.link.wakeWriter()
 	}
 	return nil
 }
 
-// limit is the number of frames that may be kept.
+// limit returns the number of frames that the queue can hold.
 func (q *telemetryQueue) limit() int {
-	if q.link == nil && q.maxAway > 0 {
-		return min(q.maxFrames, q.maxAway)
+	if q.link == nil && q.maxOffline > 0 {
+		return min(q.maxFrames, q.maxOffline)
 	}
 	return q.maxFrames
 }
 
-// makeRoom sheds the oldest frames, those of the lowest class first, until one
-// of class c and the given size fits. It sheds none if that cannot be.
+// makeRoom sheds the oldest frames, those of the lowest class first, until a frame of
+// class c and the given size fits. If that is impossible, it sheds none.
 func (q *telemetryQueue) makeRoom(c frameClass, size int) bool {
 	limit := q.limit()
 	frames, bytes := q.frames, q.bytes
@@ -155,14 +157,15 @@ func (q *telemetryQueue) makeRoom(c frameClass, size int) bool {
 	return true
 }
 
-// shedOldest sheds the oldest frame of class c, of which there is one. What is
-// in flight may arrive all the same: it is dropped for good if the link dies.
+// shedOldest sheds the oldest frame of class c, which must have one. A frame in flight
+// can still arrive: it counts as dropped only if the link dies first.
 func (q *telemetryQueue) shedOldest(c frameClass) {
-	if q.held[c].flying > 0 {
+	if q.held[c].inFlight > 0 {
 		for i := q.flight.head; ; i++ {
 			if f := &q.flight.frames[i]; !f.shed && f.signal().class() == c {
 				q.forget(f, true)
-				f.shed, f.data, f.reused = true, nil, false
+				f.shed = true
+				f.Discard()
 				return
 			}
 		}
@@ -172,50 +175,50 @@ func (q *telemetryQueue) shedOldest(c frameClass) {
 	q.drop(&f, dropFull)
 }
 
-// keep counts a frame that is kept from now on; forget is its opposite.
+// keep counts a frame that enters the queue; forget is its inverse.
 func (q *telemetryQueue) keep(f *queuedFrame) {
 	h := &q.held[f.signal().class()]
 	h.frames++
-	h.bytes += f.size()
+	h.bytes += f.Size()
 	q.frames++
-	q.bytes += f.size()
+	q.bytes += f.Size()
 }
 
-func (q *telemetryQueue) forget(f *queuedFrame, flying bool) {
+func (q *telemetryQueue) forget(f *queuedFrame, inFlight bool) {
 	h := &q.held[f.signal().class()]
 	h.frames--
-	h.bytes -= f.size()
-	if flying {
-		h.flying--
+	h.bytes -= f.Size()
+	if inFlight {
+		h.inFlight--
 	}
 	q.frames--
-	q.bytes -= f.size()
+	q.bytes -= f.Size()
 }
 
-// attach makes l the link that is written to.
+// attach makes l the current link.
 func (q *telemetryQueue) attach(l *telemetryLink) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.link, q.fresh = l, false
+	q.link, q.starting = l, false
 	l.wakeWriter()
 }
 
-// missed notes that an attempt to connect has failed: what has just started is
-// no news by the time of the next.
-func (q *telemetryQueue) missed() {
+// dialFailed notes that an attempt to connect has failed: span starts would be outdated
+// by the next one.
+func (q *telemetryQueue) dialFailed() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.fresh = false
-	q.away()
-	q.tellWaiters()
+	q.starting = false
+	q.shedOffline()
+	q.releaseWaiters()
 }
 
-// away drops what is not kept without a link.
-func (q *telemetryQueue) away() {
+// shedOffline drops the frames that are not kept without a link.
+func (q *telemetryQueue) shedOffline() {
 	for q.waiting[classLive].len() > 0 {
 		f := q.waiting[classLive].pop()
 		q.forget(&f, false)
-		q.drop(&f, dropAway)
+		q.drop(&f, dropOffline)
 	}
 	for lowest := classMetrics; q.frames > q.limit(); {
 		if q.held[lowest].frames == 0 {
@@ -226,35 +229,35 @@ func (q *telemetryQueue) away() {
 	}
 }
 
-// take appends to batch what l's writer is to write next, in order, and returns
-// what belongs behind it.
+// take appends to batch the frames that l's writer writes next, in order, and returns
+// the control frames to write after them.
 func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) ([]queuedFrame, telemetryControl) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.link != l {
 		return batch, telemetryControl{}
 	}
-	for size := 0; size < takeBytes && q.flight.len() < flightFrames && q.flying < flightBytes; {
+	for size := 0; size < takeBytes && q.flight.len() < maxFlightFrames && q.flightBytes < maxFlightBytes; {
 		f, ok := q.next()
 		if !ok {
 			break
 		}
-		// The starts of spans are not sent again, so nothing is to be confirmed for
-		// them alone, unless somebody waits or too much is in flight.
-		if !f.live || len(q.waiters) > 0 || q.flight.len() >= min(flightFrames/2, q.limit()/16) || q.flying >= flightBytes/2 {
+		// Span starts are never sent again and need no confirmation of their own,
+		// unless a flush waits or too much is in flight.
+		if !f.Live || len(q.waiters) > 0 || q.flight.len() >= min(maxFlightFrames/2, q.limit()/16) || q.flightBytes >= maxFlightBytes/2 {
 			l.unpinged++
 		}
 		if l.unpinged >= pingFrames {
 			f.ping = true
 			l.pinged, l.unpinged = f.number, 0
 		}
-		size += f.flown
+		size += f.sentSize
 		batch = append(batch, f)
 	}
 	control := l.control
 	l.control = telemetryControl{}
 	if n := len(batch); n > 0 && batch[n-1].ping {
-		control.ping = false // the one behind the last frame says as much
+		control.ping = false // the ping after the last frame suffices
 	} else if control.ping || l.unpinged > 0 && l.pinged == l.ponged {
 		control.ping = true
 		if q.flight.len() > 0 {
@@ -265,7 +268,7 @@ func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) ([]queuedFr
 	return batch, control
 }
 
-// next moves the oldest frame that waits to those in flight.
+// next moves the oldest waiting frame into flight.
 func (q *telemetryQueue) next() (f queuedFrame, ok bool) {
 	var oldest *frameDeque
 	for c := range q.waiting {
@@ -277,20 +280,20 @@ func (q *telemetryQueue) next() (f queuedFrame, ok bool) {
 		return f, false
 	}
 	f = oldest.pop()
-	if f.again {
+	if f.resend {
 		q.stats.retried++
 	}
-	f.flown = f.size()
+	f.sentSize = f.Size()
 	q.stats.sent++
-	q.stats.bytes += uint64(f.flown)
-	q.flying += f.flown
-	q.held[f.signal().class()].flying++
+	q.stats.bytes += uint64(f.sentSize)
+	q.flightBytes += f.sentSize
+	q.held[f.signal().class()].inFlight++
 	q.flight.push(f)
 	return f, true
 }
 
-// confirm notes that the engine has taken all frames up to number: the pong to a
-// ping behind them has come over l.
+// confirm notes that the engine has received all frames up to number: the pong to a
+// ping after them has arrived over l.
 func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -299,22 +302,22 @@ func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
 	}
 	l.ponged = number
 	for f := q.flight.first(); f != nil && f.number <= number; f = q.flight.first() {
-		q.flying -= f.flown
+		q.flightBytes -= f.sentSize
 		if !f.shed {
 			q.forget(f, true)
 			if f.number <= l.written.Load() {
-				q.buffers.release(&f.telemetryFrame)
+				q.buffers.Release(&f.Frame)
 			}
 		}
 		q.stats.confirmed++
 		q.flight.pop()
 	}
-	q.tellWaiters()
+	q.releaseWaiters()
 	l.wakeWriter()
 }
 
-// detach ends the use of l, whose writer has ended. What it did not confirm
-// waits again, before all that came later.
+// detach ends the use of l after its writer has ended. Unconfirmed frames wait again,
+// ahead of all later ones.
 func (q *telemetryQueue) detach(l *telemetryLink) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -329,28 +332,29 @@ func (q *telemetryQueue) detach(l *telemetryLink) {
 		case f.shed:
 			q.drop(&f, dropFull)
 			continue
-		case f.live:
+		case f.Live:
 			q.forget(&f, true)
-			q.drop(&f, dropAway)
+			q.drop(&f, dropOffline)
 			continue
 		}
 		c := f.signal().class()
-		q.held[c].flying--
-		f.again = true
+		q.held[c].inFlight--
+		f.resend = true
 		back[c] = append(back[c], f)
 	}
-	q.flying = 0
+	q.flightBytes = 0
 	for c, frames := range back {
 		if len(frames) > 0 {
-			q.waiting[c].unpop(frames)
+			q.waiting[c].pushFront(frames)
 		}
 	}
-	q.away()
-	q.tellWaiters()
+	q.shedOffline()
+	q.releaseWaiters()
 }
 
-// refuse accepts no frame from now on, for reason; the first one stays. Frames
-// that come after Shutdown are not lost: their senders are told.
+// refuse makes the queue reject frames from now on with reason; the first reason stays.
+// Frames that arrive after Shutdown do not count as lost, because their senders get an
+// error.
 func (q *telemetryQueue) refuse(reason error, orderly bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -360,15 +364,14 @@ func (q *telemetryQueue) refuse(reason error, orderly bool) {
 	q.orderly = q.orderly || orderly
 }
 
-// drain notes that the end has begun.
+// drain notes that the shutdown has begun.
 func (q *telemetryQueue) drain() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.ending = true
 }
 
-// end drops the frames that are left, after [telemetryQueue.refuse] and with no
-// link attached.
+// end drops the remaining frames. The queue must refuse frames and have no link.
 func (q *telemetryQueue) end() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -377,30 +380,29 @@ func (q *telemetryQueue) end() {
 			f := q.waiting[c].pop()
 			q.forget(&f, false)
 			q.drop(&f, dropClosed)
-			if !f.live {
+			if !f.Live {
 				q.lost++
 			}
 		}
 	}
-	q.tellWaiters()
+	q.releaseWaiters()
 }
 
-// losses is the number of frames that the end has cost.
+// losses returns the number of frames lost by the shutdown or failure.
 func (q *telemetryQueue) losses() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.lost
 }
 
-// confirmed is the number of frames that the engine has taken.
+// confirmed returns the number of frames that the engine has received.
 func (q *telemetryQueue) confirmed() uint64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.stats.confirmed
 }
 
-// wait returns a waiter for everything accepted so far, or nil if there is
-// nothing to wait for.
+// wait returns a waiter for every frame accepted so far, or nil if none is left.
 func (q *telemetryQueue) wait() *flushWaiter {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -419,15 +421,15 @@ func (q *telemetryQueue) wait() *flushWaiter {
 	return w
 }
 
-// leave ends the wait of w and returns how many of its frames are still here and
-// how many were dropped meanwhile, live ones apart.
+// leave ends the wait of w. It returns how many of w's frames are still queued and how
+// many were dropped meanwhile, except live ones.
 func (q *telemetryQueue) leave(w *flushWaiter) (left, dropped int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delete(q.waiters, w)
 	for _, d := range [...]*frameDeque{&q.flight, &q.waiting[classMetrics], &q.waiting[classRecords]} {
 		for _, f := range d.frames[d.head:] {
-			if f.number <= w.upTo && !f.live {
+			if f.number <= w.upTo && !f.Live {
 				left++
 			}
 		}
@@ -435,8 +437,8 @@ func (q *telemetryQueue) leave(w *flushWaiter) (left, dropped int) {
 	return left, w.dropped
 }
 
-// tellWaiters releases those that have nothing to wait for any more.
-func (q *telemetryQueue) tellWaiters() {
+// releaseWaiters releases the waiters that have no more frames to wait for.
+func (q *telemetryQueue) releaseWaiters() {
 	if len(q.waiters) == 0 {
 		return
 	}
@@ -449,7 +451,7 @@ func (q *telemetryQueue) tellWaiters() {
 	}
 }
 
-// oldest is the number of the oldest frame that is here; 0 if there is none.
+// oldest returns the number of the oldest frame in the queue, or 0 if it is empty.
 func (q *telemetryQueue) oldest() uint64 {
 	if f := q.flight.first(); f != nil {
 		return f.number
@@ -461,4 +463,94 @@ func (q *telemetryQueue) oldest() uint64 {
 		}
 	}
 	return oldest
+}
+
+// frameSignal is the kind of telemetry in a frame.
+type frameSignal uint8
+
+const (
+	signalLive frameSignal = iota
+	signalMetrics
+	signalTraces
+	signalLogs
+	signals
+)
+
+func (f *queuedFrame) signal() frameSignal { return signalOf(&f.Frame) }
+
+func signalOf(f *otlpjson.Frame) frameSignal {
+	switch {
+	case f.Live:
+		return signalLive
+	case f.Prefix == otlpjson.PrefixMetrics:
+		return signalMetrics
+	case f.Prefix == otlpjson.PrefixTraces:
+		return signalTraces
+	}
+	return signalLogs
+}
+
+// frameClass orders frames for shedding: frames give way to those of the same or a
+// higher class.
+type frameClass uint8
+
+const (
+	classLive frameClass = iota
+	classMetrics
+	classRecords // spans and logs
+	classes
+)
+
+func (s frameSignal) class() frameClass {
+	return min(frameClass(s), classRecords)
+}
+
+type queuedFrame struct {
+	otlpjson.Frame
+	number   uint64 // in order of acceptance, from 1
+	sentSize int    // size in bytes, once in flight
+	ping     bool   // a ping follows it
+	resend   bool   // written before, to a link that died
+	shed     bool   // in flight, never sent again; its data is released
+}
+
+// frameDeque is a queue that can take frames back at its head.
+type frameDeque struct {
+	frames []queuedFrame
+	head   int
+}
+
+func (d *frameDeque) len() int { return len(d.frames) - d.head }
+
+func (d *frameDeque) push(f queuedFrame) {
+	if d.head > 64 && d.head > len(d.frames)/2 {
+		n := copy(d.frames, d.frames[d.head:])
+		clear(d.frames[n:])
+		d.frames, d.head = d.frames[:n], 0
+	}
+	d.frames = append(d.frames, f)
+}
+
+func (d *frameDeque) first() *queuedFrame {
+	if d.len() == 0 {
+		return nil
+	}
+	return &d.frames[d.head]
+}
+
+// last returns the frame that was pushed last; d must not be empty.
+func (d *frameDeque) last() *queuedFrame { return &d.frames[len(d.frames)-1] }
+
+// pushFront puts frames before those in d.
+func (d *frameDeque) pushFront(frames []queuedFrame) {
+	d.frames, d.head = append(frames, d.frames[d.head:]...), 0
+}
+
+func (d *frameDeque) pop() queuedFrame {
+	f := d.frames[d.head]
+	d.frames[d.head] = queuedFrame{}
+	if d.head++; d.head == len(d.frames) {
+		d.frames, d.head = d.frames[:0], 0
+	}
+	return f
 }

@@ -8,31 +8,33 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// testQueue is a queue whose link is a fake: nobody writes.
+// testQueue returns a queue with a fake link, without a writer.
 func testQueue(frames, bytes, away int) *telemetryQueue {
-	return &telemetryQueue{maxFrames: frames, maxBytes: bytes, maxAway: away}
+	return &telemetryQueue{maxFrames: frames, maxBytes: bytes, maxOffline: away}
 }
 
 func fakeTelemetryLink() *telemetryLink {
 	return &telemetryLink{socket: &socket{wake: make(chan struct{}, 1)}}
 }
 
-// frameOf reads "live:a", "metrics:a", "traces:a" and "logs:a".
-func frameOf(tb testing.TB, s string) telemetryFrame {
+// frameOf parses "live:a", "metrics:a", "traces:a" and "logs:a".
+func frameOf(tb testing.TB, s string) otlpjson.Frame {
 	tb.Helper()
 	signal, name, _ := strings.Cut(s, ":")
-	f := telemetryFrame{data: []byte(name), records: 1}
+	f := otlpjson.Frame{Data: []byte(name), Records: 1}
 	switch signal {
 	case "live":
-		f.prefix, f.live = prefixTraces, true
+		f.Prefix, f.Live = otlpjson.PrefixTraces, true
 	case "traces":
-		f.prefix = prefixTraces
+		f.Prefix = otlpjson.PrefixTraces
 	case "metrics":
-		f.prefix = prefixMetrics
+		f.Prefix = otlpjson.PrefixMetrics
 	case "logs":
-		f.prefix = prefixLogs
+		f.Prefix = otlpjson.PrefixLogs
 	default:
 		tb.Fatalf("no signal in %q", s)
 	}
@@ -42,12 +44,12 @@ func frameOf(tb testing.TB, s string) telemetryFrame {
 func namesOf(frames []queuedFrame) []string {
 	var names []string
 	for _, f := range frames {
-		names = append(names, string(f.data))
+		names = append(names, string(f.Data))
 	}
 	return names
 }
 
-// takeAll takes everything that the window lets through.
+// takeAll takes every frame that the window allows.
 func takeAll(q *telemetryQueue, l *telemetryLink) []string {
 	var all []queuedFrame
 	for {
@@ -64,8 +66,8 @@ func TestQueueShedsByClass(t *testing.T) {
 		frames int // limit
 		bytes  int // limit
 		put    string
-		want   string // what is left, in order
-		full   string // what was refused
+		want   string // remaining frames, in order
+		full   string // rejected frames
 		drops  [signals]uint64
 	}{
 		{"room", 4, 1000, "live:a metrics:b traces:c logs:d", "a b c d", "", [signals]uint64{}},
@@ -86,7 +88,7 @@ func TestQueueShedsByClass(t *testing.T) {
 		for _, connected := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/connected=%v", tt.name, connected), func(t *testing.T) {
 				q := testQueue(tt.frames, tt.bytes, 0)
-				q.fresh = true // what starts is news
+				q.starting = true // span starts are kept
 				l := fakeTelemetryLink()
 				if connected {
 					q.attach(l)
@@ -121,7 +123,7 @@ func TestQueueShedsByClass(t *testing.T) {
 
 func TestQueueRefuses(t *testing.T) {
 	q := testQueue(10, 128<<20, 0)
-	if err := q.enqueue(telemetryFrame{prefix: prefixLogs, data: make([]byte, messageTooLarge)}); !errors.Is(err, ErrMessageTooLarge) {
+	if err := q.enqueue(otlpjson.Frame{Prefix: otlpjson.PrefixLogs, Data: make([]byte, messageTooLarge)}); !errors.Is(err, ErrMessageTooLarge) {
 		t.Errorf("64 MiB: %v, want ErrMessageTooLarge", err)
 	}
 	q.refuse(ErrConnectionClosed, true)
@@ -138,7 +140,7 @@ func TestQueueRefuses(t *testing.T) {
 
 func TestQueueWithoutLink(t *testing.T) {
 	q := testQueue(10, 1000, 3)
-	q.fresh = true
+	q.starting = true
 	put := func(list string) {
 		t.Helper()
 		for _, s := range strings.Fields(list) {
@@ -148,10 +150,10 @@ func TestQueueWithoutLink(t *testing.T) {
 		}
 	}
 	put("live:a logs:b")
-	q.missed()       // the first attempt: what had started is no news any more
-	put("live:c")    // nor is this
-	put("logs:d")    // room
-	put("metrics:e") // the limit while away
+	q.dialFailed()   // the first attempt fails: earlier span starts are outdated
+	put("live:c")    // this start is dropped as well
+	put("logs:d")    // there is room
+	put("metrics:e") // reaches the offline limit
 	put("logs:f")    // sheds the metrics
 	l1 := fakeTelemetryLink()
 	q.attach(l1)
@@ -160,8 +162,8 @@ func TestQueueWithoutLink(t *testing.T) {
 		t.Errorf("first link (-want +got):\n%s", diff)
 	}
 	put("live:k logs:l")
-	q.confirm(l1, 2) // b alone was confirmed
-	q.detach(l1)     // g, k are of no use later; of the rest three are kept: the newest of the highest class
+	q.confirm(l1, 2) // only b is confirmed
+	q.detach(l1)     // g and k are outdated; of the rest, the three newest of the highest class are kept
 	l2 := fakeTelemetryLink()
 	q.attach(l2)
 	put("logs:m")
@@ -181,7 +183,8 @@ func TestQueueWithoutLink(t *testing.T) {
 	}
 }
 
-// What was shed while in flight is dropped only if the link dies before its pong.
+// A frame that is shed in flight counts as dropped only if the link dies before its
+// pong.
 func TestQueueShedsInFlight(t *testing.T) {
 	for _, confirmed := range []bool{true, false} {
 		t.Run(fmt.Sprintf("confirmed=%v", confirmed), func(t *testing.T) {
@@ -230,14 +233,14 @@ func TestQueueIgnoresOddPongs(t *testing.T) {
 	if len(batch) != 3 || !control.ping || control.number != 3 {
 		t.Fatalf("took %d frames, control %+v", len(batch), control)
 	}
-	q.confirm(old, 3) // of another link
-	q.confirm(l, 4)   // never pinged
+	q.confirm(old, 3) // a pong of another link
+	q.confirm(l, 4)   // without a ping
 	q.confirm(l, 1<<63)
 	if got := q.confirmed(); got != 0 {
 		t.Errorf("%d frames confirmed by pongs to nothing", got)
 	}
 	q.confirm(l, 2)
-	q.confirm(l, 1) // late
+	q.confirm(l, 1) // a late pong
 	q.confirm(l, 3)
 	q.confirm(l, 3)
 	if got := q.confirmed(); got != 3 {
@@ -245,15 +248,14 @@ func TestQueueIgnoresOddPongs(t *testing.T) {
 	}
 }
 
-// TestQueueBooks plays at random and holds the queue against its promises:
-// nothing is unaccounted, limits hold, order stays, what starts is never sent
-// twice or after its end.
-func TestQueueBooks(t *testing.T) {
+// Under random operations, every frame is accounted for, the limits hold, the order is
+// kept, and the start of a span is never sent twice or after its end.
+func TestQueueAccountsForEveryFrame(t *testing.T) {
 	for seed := range uint64(scale(200, 5000)) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		limit, bytes, away := 1+rnd.IntN(40), 20+rnd.IntN(400), rnd.IntN(30)
 		q := testQueue(limit, bytes, away)
-		q.fresh = true
+		q.starting = true
 		var l *telemetryLink
 		var accepted, refused uint64
 		wrote := map[string]int{}
@@ -264,7 +266,7 @@ func TestQueueBooks(t *testing.T) {
 			case n < 12:
 				signal := []string{"live", "metrics", "traces", "logs"}[rnd.IntN(4)]
 				f := frameOf(t, signal+":"+fmt.Sprint(step)+strings.Repeat("x", rnd.IntN(30)))
-				live := f.live && l == nil && !q.fresh
+				live := f.Live && l == nil && !q.starting
 				switch err := q.enqueue(f); {
 				case err == nil && !live:
 					accepted++
@@ -280,8 +282,8 @@ func TestQueueBooks(t *testing.T) {
 						t.Fatalf("seed %d step %d: frame %d after frame %d", seed, step, f.number, lastOfLink)
 					}
 					lastOfLink = f.number
-					wrote[string(f.data)]++
-					if f.live && wrote[string(f.data)] > 1 {
+					wrote[string(f.Data)]++
+					if f.Live && wrote[string(f.Data)] > 1 {
 						t.Fatalf("seed %d step %d: the start of a span was sent twice", seed, step)
 					}
 				}
@@ -294,7 +296,7 @@ func TestQueueBooks(t *testing.T) {
 				l = nil
 			case n == 19 && l == nil:
 				if rnd.IntN(2) == 0 {
-					q.missed()
+					q.dialFailed()
 				} else {
 					l, lastOfLink = fakeTelemetryLink(), 0
 					q.attach(l)
@@ -323,9 +325,8 @@ func TestQueueBooks(t *testing.T) {
 	}
 }
 
-// Starts of spans alone cause no traffic of confirmation, until somebody waits or
-// much is in flight.
-func TestQueuePingsForWhatIsSentAgain(t *testing.T) {
+// Span starts alone cause no pings, until a flush waits or much is in flight.
+func TestQueuePingsOnlyForFramesThatAreResent(t *testing.T) {
 	q, l := testQueue(10_000, 1<<20, 0), fakeTelemetryLink()
 	q.attach(l)
 	put := func(s string, n int) {
@@ -368,8 +369,54 @@ func TestQueuePingsForWhatIsSentAgain(t *testing.T) {
 	}
 	q.confirm(l, 106)
 	<-w.done
-	put("live:e", flightFrames)
-	if n := pings(); n == 0 || n > flightFrames/2/pingFrames+1 {
+	put("live:e", maxFlightFrames)
+	if n := pings(); n == 0 || n > maxFlightFrames/2/pingFrames+1 {
 		t.Errorf("%d pings behind as many starts of spans as may be in flight", n)
+	}
+}
+
+// BenchmarkEnqueue measures the cost of a frame to its sender: while there is room, and
+// when each frame sheds another.
+func BenchmarkEnqueue(b *testing.B) {
+	frame := otlpjson.Frame{Prefix: otlpjson.PrefixLogs, Data: make([]byte, 500), Records: 1}
+	b.Run("room", func(b *testing.B) {
+		q, l := testQueue(defaultTelemetryFrames, defaultTelemetryBytes, 0), fakeTelemetryLink()
+		q.attach(l)
+		var batch []queuedFrame
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i++ {
+			if err := q.enqueue(frame); err != nil {
+				b.Fatal(err)
+			}
+			if i%100 == 99 {
+				batch, _ = q.take(l, batch[:0])
+				q.confirm(l, q.last)
+			}
+		}
+	})
+	for _, inFlight := range []bool{false, true} {
+		name := "full"
+		if inFlight {
+			name = "full and in flight"
+		}
+		b.Run(name, func(b *testing.B) {
+			q := testQueue(defaultTelemetryFrames, defaultTelemetryBytes, 0)
+			for range defaultTelemetryFrames {
+				if err := q.enqueue(frame); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if inFlight {
+				l := fakeTelemetryLink()
+				q.attach(l)
+				takeAll(q, l)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := q.enqueue(frame); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

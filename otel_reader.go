@@ -11,13 +11,13 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-// defaultMetricTimeout bounds one collection, unless OTEL_METRIC_EXPORT_TIMEOUT, in
-// milliseconds, says otherwise.
+// defaultMetricTimeout bounds one collection, in milliseconds, unless
+// OTEL_METRIC_EXPORT_TIMEOUT overrides it.
 const defaultMetricTimeout = 30_000
 
-// metricReader collects and exports metrics once an interval, from a goroutine of
-// its own. OpenTelemetry's periodic reader does the same, but exports nothing at all
-// if one callback returns an error, not even what does not depend on it.
+// metricReader collects and exports metrics at an interval, from its own goroutine.
+// OpenTelemetry's periodic reader does the same, but exports nothing if any callback
+// returns an error.
 type metricReader struct {
 	*sdkmetric.ManualReader
 	exporter sdkmetric.Exporter
@@ -25,12 +25,12 @@ type metricReader struct {
 
 	flushes chan metricFlush
 	once    sync.Once
-	stop    chan context.Context // of the last collection
-	done    chan struct{}        // the goroutine has ended
-	err     error                // of the last collection; after done
+	stop    chan context.Context // context of the last collection
+	done    chan struct{}        // closed when the goroutine has ended
+	err     error                // of the last collection; valid after done
 }
 
-// metricFlush asks for a collection before its time.
+// metricFlush requests a collection before the interval has elapsed.
 type metricFlush struct {
 	ctx  context.Context
 	done chan error
@@ -62,7 +62,7 @@ func (r *metricReader) run(interval time.Duration) {
 			if collected != nil {
 				otel.Handle(collected)
 			}
-			// The connection has counted what it refused, and says so in its own time.
+			// The connection counts and reports the frames it rejects.
 			if exported != nil && !errors.Is(exported, ErrBufferFull) && !errors.Is(exported, ErrClosed) {
 				otel.Handle(exported)
 			}
@@ -75,19 +75,20 @@ func (r *metricReader) run(interval time.Duration) {
 	}
 }
 
-// export exports what can be collected, and returns the errors of both.
+// export exports what can be collected, and returns the errors of collection and
+// export.
 func (r *metricReader) export(ctx context.Context) (collected, exported error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	var rm metricdata.ResourceMetrics
-	collected = r.Collect(ctx, &rm) // rm is filled although callbacks have failed
+	collected = r.Collect(ctx, &rm) // fills rm even if callbacks fail
 	if len(rm.ScopeMetrics) > 0 {
 		exported = r.exporter.Export(ctx, &rm)
 	}
 	return collected, exported
 }
 
-// ForceFlush collects and exports now, and flushes the exporter.
+// ForceFlush collects and exports immediately, and flushes the exporter.
 func (r *metricReader) ForceFlush(ctx context.Context) error {
 	f := metricFlush{ctx, make(chan error, 1)}
 	select {
@@ -108,7 +109,7 @@ func (r *metricReader) ForceFlush(ctx context.Context) error {
 	}
 }
 
-// Shutdown collects and exports for the last time, and shuts the exporter down.
+// Shutdown collects and exports one last time, and shuts the exporter down.
 func (r *metricReader) Shutdown(ctx context.Context) error {
 	err := sdkmetric.ErrReaderShutdown
 	r.once.Do(func() {

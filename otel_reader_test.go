@@ -10,11 +10,12 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// A callback that fails takes no other metric with it: not at an interval, nor at a
-// flush, nor at the end.
-func TestTelemetryOfFailingCallback(t *testing.T) {
+// A failing callback affects no other metric, at an interval, a flush or the shutdown.
+func TestFailingMetricCallbackAffectsNoOtherMetric(t *testing.T) {
 	failed := errors.New("the database is away")
 	handled := countHandled(t, failed)
 	synctest.Test(t, func(t *testing.T) {
@@ -30,7 +31,7 @@ func TestTelemetryOfFailingCallback(t *testing.T) {
 		}
 		arrived := func(when string, want ...string) {
 			t.Helper()
-			frames := p.containing(prefixMetrics)
+			frames := p.containing(otlpjson.PrefixMetrics)
 			if len(frames) != len(want) {
 				t.Fatalf("%s: %d frames of metrics, want %d", when, len(frames), len(want))
 			}

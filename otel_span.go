@@ -12,16 +12,16 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// WithSpan runs f in a span. When f returns, the span's status becomes ok or, on
-// an error, error with the error's text and an exception event, unless f has set
-// the status itself. A panic is recorded like an error and goes on. The error is
-// f's.
+// InSpan runs f in a span and returns f's error. If f returns nil, the span's status
+// becomes ok. If f returns an error, the status becomes error with the error's text,
+// and an exception event is added. A status that f has set itself stays. A panic is
+// recorded like an error and continues.
 //
-// The span is recorded by the telemetry of the span that ctx is in; in a handler
-// outside of any by that of its client; else by the global provider, if there is
-// one. Without telemetry f runs all the same, in the trace that ctx is in. kind 0
-// is trace.SpanKindInternal.
-func WithSpan(ctx context.Context, name string, kind trace.SpanKind, f func(context.Context) error) (err error) {
+// The span is recorded by the telemetry of the span in ctx; in a handler without such a
+// span, by that of its client; otherwise by the global provider, if there is one.
+// Without telemetry, f still runs, in the trace of ctx. A kind of 0 is
+// trace.SpanKindInternal.
+func InSpan(ctx context.Context, name string, kind trace.SpanKind, f func(context.Context) error) (err error) {
 	tracer, _ := tracerOf(ctx)
 	ctx, span := tracer.Start(ctx, name, trace.WithSpanKind(kind))
 	returned := false
@@ -49,11 +49,11 @@ func WithSpan(ctx context.Context, name string, kind trace.SpanKind, f func(cont
 	return err
 }
 
-// noProvider is what spans have that no provider has begun: those of a remote
-// parent, and the one of a context without any.
+// noProvider is the provider of spans that no provider has started: those of a remote
+// parent, and the one of a context without any span.
 var noProvider = trace.SpanFromContext(context.Background()).TracerProvider()
 
-// tracerOf is the tracer for spans of this package in ctx, and whose it is.
+// tracerOf returns the tracer for spans of this package in ctx, and its provider.
 func tracerOf(ctx context.Context) (trace.Tracer, trace.TracerProvider) {
 	span := trace.SpanFromContext(ctx)
 	provider := span.TracerProvider()
@@ -68,14 +68,15 @@ func tracerOf(ctx context.Context) (trace.Tracer, trace.TracerProvider) {
 	return provider.Tracer(instrumentationName, trace.WithInstrumentationVersion(Version)), provider
 }
 
-// statusUnset says whether nobody has set the span's status. An ok would replace
-// an error that f has set, for OpenTelemetry ranks it higher.
+// statusUnset reports whether the span's status is still unset. Setting ok would
+// replace an error that f has set, because OpenTelemetry ranks ok higher.
 func statusUnset(span trace.Span) bool {
 	s, ok := span.(sdktrace.ReadOnlySpan)
 	return !ok || s.Status().Code == codes.Unset
 }
 
-// recordFailure puts an exception event on the span, and the status, if unset.
+// recordFailure adds an exception event to the span, and sets the status if it is
+// unset.
 func recordFailure(span trace.Span, kind, message, stack string) {
 	span.AddEvent("exception", trace.WithAttributes(
 		attribute.String("exception.type", kind),
@@ -87,12 +88,12 @@ func recordFailure(span trace.Span, kind, message, stack string) {
 	}
 }
 
-// recordPanic does so for a panic; p is nil for a goroutine that ended itself.
+// recordPanic records a panic as a failure; p is nil after runtime.Goexit.
 func recordPanic(span trace.Span, p any, stack string) {
 	if !span.IsRecording() {
 		return
 	}
-	message := "the goroutine ended by runtime.Goexit"
+	message := "the goroutine exited with runtime.Goexit"
 	if p != nil {
 		message = fmt.Sprintf("panic: %v", p)
 	}

@@ -15,7 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-func TestWithSpan(t *testing.T) {
+func TestInSpan(t *testing.T) {
 	failure := &unreachable{"unreachable"}
 	tests := []struct {
 		name        string
@@ -39,8 +39,8 @@ func TestWithSpan(t *testing.T) {
 			return failure
 		}, codes.Ok, "", []string{"*iii.unreachable", "unreachable"}},
 		{"panic", func(context.Context) error { panic("oh no") }, codes.Error, "panic: oh no", []string{"panic", "panic: oh no"}},
-		{"exit", func(context.Context) error { runtime.Goexit(); return nil }, codes.Error, "the goroutine ended by runtime.Goexit",
-			[]string{"panic", "the goroutine ended by runtime.Goexit"}},
+		{"exit", func(context.Context) error { runtime.Goexit(); return nil }, codes.Error, "the goroutine exited with runtime.Goexit",
+			[]string{"panic", "the goroutine exited with runtime.Goexit"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -51,7 +51,7 @@ func TestWithSpan(t *testing.T) {
 			go func() {
 				defer close(done)
 				defer func() { panicked = recover() }()
-				err = WithSpan(ctx, "work", trace.SpanKindProducer, tt.f)
+				err = InSpan(ctx, "work", trace.SpanKindProducer, tt.f)
 			}()
 			<-done
 			if want := tt.exception != nil && tt.exception[0] != "panic"; (err == error(failure)) != want {
@@ -82,14 +82,14 @@ func TestWithSpan(t *testing.T) {
 	}
 }
 
-// unreachable is an error type of its own, for its name.
+// unreachable is an error type with a name of its own.
 type unreachable struct{ text string }
 
 func (e *unreachable) Error() string { return e.text }
 
-func TestWithSpanKind(t *testing.T) {
+func TestInSpanKind(t *testing.T) {
 	ctx, recorder, _ := recordedSpans()
-	if err := WithSpan(ctx, "work", 0, func(context.Context) error { return nil }); err != nil {
+	if err := InSpan(ctx, "work", 0, func(context.Context) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if kind := recorder.Ended()[0].SpanKind(); kind != trace.SpanKindInternal {
@@ -97,8 +97,8 @@ func TestWithSpanKind(t *testing.T) {
 	}
 }
 
-// Whose telemetry records depends on where the span is begun.
-func TestWithSpanProvider(t *testing.T) {
+// The place where a span starts determines which telemetry records it.
+func TestInSpanChoosesItsProvider(t *testing.T) {
 	recorders := map[string]*tracetest.SpanRecorder{}
 	provider := func(name string, opts ...sdktrace.TracerProviderOption) *sdktrace.TracerProvider {
 		recorders[name] = tracetest.NewSpanRecorder()
@@ -141,7 +141,7 @@ func TestWithSpanProvider(t *testing.T) {
 				r.Reset()
 			}
 			traceID := ""
-			if err := WithSpan(tt.ctx, "work", 0, func(ctx context.Context) error { traceID = TraceID(ctx); return nil }); err != nil {
+			if err := InSpan(tt.ctx, "work", 0, func(ctx context.Context) error { traceID = TraceID(ctx); return nil }); err != nil {
 				t.Fatal(err)
 			}
 			if outer := TraceID(tt.ctx); outer != "" && traceID != outer {
@@ -156,11 +156,11 @@ func TestWithSpanProvider(t *testing.T) {
 	}
 }
 
-// Without telemetry f runs, in the trace of ctx.
-func TestChecklistWithSpanWithoutTelemetry(t *testing.T) {
+// Without telemetry, f runs in the trace of ctx.
+func TestInSpanWithoutTelemetryKeepsTheTrace(t *testing.T) {
 	withoutGlobal(t)
 	failure := errors.New("f's")
-	err := WithSpan(ExtractContext(t.Context(), testParent, "a=1"), "work", 0, func(ctx context.Context) error {
+	err := InSpan(ExtractContext(t.Context(), testParent, "a=1"), "work", 0, func(ctx context.Context) error {
 		if InjectTraceparent(ctx) != testParent || InjectBaggage(ctx) != "a=1" {
 			t.Errorf("f runs in %q with %q", InjectTraceparent(ctx), InjectBaggage(ctx))
 		}

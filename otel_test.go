@@ -5,8 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,14 +22,18 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/log"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// telemetry starts telemetry that goes to this peer, and ends with the test.
+// telemetry starts telemetry that sends to this peer and ends with the test.
 func (p *otelPeer) telemetry(cfg OtelConfig, opts ...TelemetryOption) *Telemetry {
 	p.tb.Helper()
-	if cfg.EngineWsURL == nil {
-		cfg.EngineWsURL = ptr(p.url())
+	if cfg.EngineWSURL == nil {
+		cfg.EngineWSURL = ptr(p.url())
 	}
 	all := []TelemetryOption{WithTelemetryConnection(p.options()...)}
 	tel, err := StartTelemetry(p.tb.Context(), cfg, append(all, opts...)...)
@@ -50,7 +58,7 @@ func (p *otelPeer) prefixes() map[string]int {
 	return counts
 }
 
-// containing lists the received frames that contain all of the texts.
+// containing returns the received frames that contain all of the texts.
 func (p *otelPeer) containing(texts ...string) []string {
 	var found []string
 	for _, f := range p.received() {
@@ -93,13 +101,13 @@ func TestTelemetryDelivers(t *testing.T) {
 				t.Fatal(err)
 			}
 			counts := p.prefixes()
-			if counts[prefixTraces] != 2 || counts[prefixMetrics] != 1 || counts[prefixLogs] != 3 {
+			if counts[otlpjson.PrefixTraces] != 2 || counts[otlpjson.PrefixMetrics] != 1 || counts[otlpjson.PrefixLogs] != 3 {
 				t.Errorf("frames: %v, want the span twice, its metrics and three records", counts)
 			}
 			id := span.SpanContext().SpanID().String()
 			for _, texts := range [][]string{
-				{prefixTraces, `"endTimeUnixNano":"0"`, id}, {prefixTraces, `"name":"work"`, id}, {prefixMetrics, "orders.created", `"asInt":"7"`},
-				{prefixLogs, "hello", id}, {prefixLogs, "from the logger", id}, {prefixLogs, "from slog", id},
+				{otlpjson.PrefixTraces, `"endTimeUnixNano":"0"`, id}, {otlpjson.PrefixTraces, `"name":"work"`, id}, {otlpjson.PrefixMetrics, "orders.created", `"asInt":"7"`},
+				{otlpjson.PrefixLogs, "hello", id}, {otlpjson.PrefixLogs, "from the logger", id}, {otlpjson.PrefixLogs, "from slog", id},
 			} {
 				frames := p.containing(texts...)
 				if len(frames) == 0 {
@@ -111,17 +119,25 @@ func TestTelemetryDelivers(t *testing.T) {
 					}
 				}
 			}
-			if scoped := p.containing(prefixTraces, `"scope":{"name":"iii-go-sdk","version":"`+Version+`"`); len(scoped) != 2 {
+			if scoped := p.containing(otlpjson.PrefixTraces, `"scope":{"name":"iii-go-sdk","version":"`+Version+`"`); len(scoped) != 2 {
 				t.Errorf("%d frames of spans have this package's scope", len(scoped))
 			}
 		})
 	}
 }
 
-// Off is off: no goroutine, no dial, nothing recorded, nothing global, and no
-// error anywhere.
-func TestChecklistDisabled(t *testing.T) {
-	t.Setenv("OTEL_ENABLED", "no")
+// Disabled telemetry starts no goroutine, dials nothing, records nothing, changes no
+// global and returns no errors.
+func TestDisabledTelemetryDoesNothing(t *testing.T) {
+	for variable, value := range map[string]string{"OTEL_ENABLED": "no", "OTEL_SDK_DISABLED": "true"} {
+		t.Run(variable, func(t *testing.T) {
+			t.Setenv(variable, value)
+			testDisabledTelemetry(t)
+		})
+	}
+}
+
+func testDisabledTelemetry(t *testing.T) {
 	dialled := false
 	dial := func(context.Context, string, string) (net.Conn, error) {
 		dialled = true
@@ -166,18 +182,16 @@ func TestChecklistDisabled(t *testing.T) {
 	}
 }
 
-// Logs that are not recorded go where they went before.
-func TestTelemetryLogsFallBack(t *testing.T) {
+// Records that a Logger does not send go where they would go without telemetry.
+func TestTelemetryLoggerFallsBack(t *testing.T) {
 	for name, cfg := range map[string]OtelConfig{"disabled": {Enabled: ptr(false)}, "without logs": {LogsEnabled: ptr(false)}} {
 		t.Run(name, func(t *testing.T) {
 			var out strings.Builder
-			setSlogDefault(t, slog.NewTextHandler(&out, nil))
 			p := newOtelPeer(t, otelScript{})
 			tel := p.telemetry(cfg)
-			setSlogDefault(t, tel.SlogHandler())
+			setSlogDefault(t, slog.NewTextHandler(&out, nil))
 			tel.Logger().Info(t.Context(), "first", map[string]int{"n": 41})
-			slog.Info("second", "n", 42)
-			for _, want := range []string{"first", "41", "second", "n=42"} {
+			for _, want := range []string{"first", "41"} {
 				if !strings.Contains(out.String(), want) {
 					t.Errorf("no %q in %q", want, out.String())
 				}
@@ -216,7 +230,7 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 	if err := second.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if len(p.containing(prefixTraces, "someone", "global")) != 2 {
+	if len(p.containing(otlpjson.PrefixTraces, "someone", "global")) != 2 {
 		t.Errorf("no span of the global tracer in %q", p.received())
 	}
 	third := p.telemetry(OtelConfig{}, WithGlobalProviders())
@@ -225,11 +239,11 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 	}
 }
 
-// What is told of a span that starts has its baggage on it.
-func TestChecklistProcessorOrder(t *testing.T) {
+// The live snapshot of a span carries the span's baggage.
+func TestBaggageIsSetBeforeTheLiveSpan(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	tel := p.telemetry(OtelConfig{})
-	ctx, err := WithBaggageEntry(t.Context(), "iii.session.id", "S-1")
+	ctx, err := SetBaggage(t.Context(), "iii.session.id", "S-1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +267,7 @@ func TestChecklistProcessorOrder(t *testing.T) {
 	if err := tel.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if len(p.containing(prefixTraces, "S-1")) != 2 {
+	if len(p.containing(otlpjson.PrefixTraces, "S-1")) != 2 {
 		t.Errorf("frames: %q", p.received())
 	}
 }
@@ -266,11 +280,11 @@ func TestTelemetrySwitches(t *testing.T) {
 		env  map[string]string
 		want map[string]int
 	}{
-		{name: "all", want: map[string]int{prefixTraces: 2, prefixMetrics: 1, prefixLogs: 1}},
-		{name: "no live spans", cfg: OtelConfig{LiveSpans: off}, want: map[string]int{prefixTraces: 1, prefixMetrics: 1, prefixLogs: 1}},
-		{name: "no metrics", cfg: OtelConfig{MetricsEnabled: off}, want: map[string]int{prefixTraces: 2, prefixLogs: 1}},
-		{name: "no logs", cfg: OtelConfig{LogsEnabled: off}, want: map[string]int{prefixTraces: 2, prefixMetrics: 1}},
-		{name: "sampler of the environment", env: map[string]string{"OTEL_TRACES_SAMPLER": "always_off"}, want: map[string]int{prefixMetrics: 1, prefixLogs: 1}},
+		{name: "all", want: map[string]int{otlpjson.PrefixTraces: 2, otlpjson.PrefixMetrics: 1, otlpjson.PrefixLogs: 1}},
+		{name: "no live spans", cfg: OtelConfig{LiveSpans: off}, want: map[string]int{otlpjson.PrefixTraces: 1, otlpjson.PrefixMetrics: 1, otlpjson.PrefixLogs: 1}},
+		{name: "no metrics", cfg: OtelConfig{MetricsEnabled: off}, want: map[string]int{otlpjson.PrefixTraces: 2, otlpjson.PrefixLogs: 1}},
+		{name: "no logs", cfg: OtelConfig{LogsEnabled: off}, want: map[string]int{otlpjson.PrefixTraces: 2, otlpjson.PrefixMetrics: 1}},
+		{name: "sampler of the environment", env: map[string]string{"OTEL_TRACES_SAMPLER": "always_off"}, want: map[string]int{otlpjson.PrefixMetrics: 1, otlpjson.PrefixLogs: 1}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -290,8 +304,9 @@ func TestTelemetrySwitches(t *testing.T) {
 	}
 }
 
-// OpenTelemetry's own variables keep their meaning, but for delays, which are ours.
-func TestChecklistStandardVariables(t *testing.T) {
+// OpenTelemetry's own variables keep their meaning, except for delays, which this
+// package sets.
+func TestTelemetryHonoursOpenTelemetryVariables(t *testing.T) {
 	record := func(t *testing.T) (spans []any, took time.Duration) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
@@ -313,7 +328,7 @@ func TestChecklistStandardVariables(t *testing.T) {
 			}
 			_, docs := p.documents(t)
 			for _, doc := range docs {
-				each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) { spans = append(spans, s) })
+				enginetest.Each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) { spans = append(spans, s) })
 			}
 		})
 		return spans, took
@@ -327,7 +342,7 @@ func TestChecklistStandardVariables(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.name == "unknown" {
-				before := otel.GetErrorHandler() // OpenTelemetry says so
+				before := otel.GetErrorHandler() // OpenTelemetry reports the invalid value
 				defer otel.SetErrorHandler(before)
 				otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {}))
 			}
@@ -350,8 +365,8 @@ func TestChecklistStandardVariables(t *testing.T) {
 			t.Errorf("the span came after %v, want the default of 100 ms", took)
 		}
 		got := []any{
-			at(spans[0], "attributes", 0, "value", "stringValue"), at(spans[0], "droppedAttributesCount"),
-			at(spans[0], "events", 0, "name"), at(spans[0], "droppedEventsCount"), at(spans[0], "droppedLinksCount"),
+			enginetest.At(spans[0], "attributes", 0, "value", "stringValue"), enginetest.At(spans[0], "droppedAttributesCount"),
+			enginetest.At(spans[0], "events", 0, "name"), enginetest.At(spans[0], "droppedEventsCount"), enginetest.At(spans[0], "droppedLinksCount"),
 		}
 		one := json.Number("1")
 		if diff := cmp.Diff([]any{"abc", one, "second", one, one}, got); diff != "" {
@@ -360,7 +375,7 @@ func TestChecklistStandardVariables(t *testing.T) {
 	})
 }
 
-// Intervals are those of the configuration, 0 included.
+// The configuration sets the intervals, including 0.
 func TestTelemetryIntervals(t *testing.T) {
 	tests := []struct {
 		name                 string
@@ -392,7 +407,7 @@ func TestTelemetryIntervals(t *testing.T) {
 				p.mu.Lock()
 				defer p.mu.Unlock()
 				for _, f := range p.frames {
-					want := map[string]time.Duration{prefixTraces: tt.spans, prefixMetrics: tt.metrics, prefixLogs: tt.logs}[f.data[:4]]
+					want := map[string]time.Duration{otlpjson.PrefixTraces: tt.spans, otlpjson.PrefixMetrics: tt.metrics, otlpjson.PrefixLogs: tt.logs}[f.data[:4]]
 					if got := f.at.Sub(began); got != want {
 						t.Errorf("%s came after %v, want %v", f.data[:4], got, want)
 					}
@@ -402,8 +417,8 @@ func TestTelemetryIntervals(t *testing.T) {
 	}
 }
 
-// Warnings about variables are said once, without their values.
-func TestTelemetryWarns(t *testing.T) {
+// Warnings about variables are logged once, without the variables' values.
+func TestTelemetryReportsIgnoredVariables(t *testing.T) {
 	t.Setenv("OTEL_LOGS_BATCH_SIZE", secretQuery)
 	var out strings.Builder
 	p := newOtelPeer(t, otelScript{})
@@ -412,7 +427,7 @@ func TestTelemetryWarns(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = suite.Write([]byte(out.String()))
-	if n := strings.Count(out.String(), "$OTEL_LOGS_BATCH_SIZE is no number"); n != 1 {
+	if n := strings.Count(out.String(), "$OTEL_LOGS_BATCH_SIZE is not an integer"); n != 1 {
 		t.Errorf("log:\n%s", out.String())
 	}
 }
@@ -428,4 +443,254 @@ func recordOfEach(t *testing.T, tel *Telemetry) {
 	counter.Add(ctx, 1)
 	emitLog(tel, ctx, "hello")
 	span.End()
+}
+
+// A shutdown without an engine ends by itself, and one with a silent engine by
+// shutdown_timeout_ms or ctx. Each reports its losses and leaves nothing behind.
+func TestTelemetryShutdownIsBounded(t *testing.T) {
+	silent := otelScript{ping: func(*otelConn, []byte) bool { return true }}
+	tests := []struct {
+		name   string
+		script otelScript
+		limit  time.Duration // of ctx; 0: none
+		cfg    OtelConfig
+		down   bool
+		want   time.Duration
+	}{
+		{"silent engine", silent, 0, OtelConfig{ShutdownTimeoutMs: ptr(uint64(2500))}, false, 2500 * time.Millisecond},
+		{"default", silent, 0, OtelConfig{}, false, 10 * time.Second},
+		{"ctx", silent, time.Second, OtelConfig{}, false, time.Second},
+		{"no engine", otelScript{}, 0, OtelConfig{}, true, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newOtelPeer(t, tt.script)
+				if tt.down {
+					p.close()
+				}
+				tel := p.telemetry(tt.cfg)
+				recordOfEach(t, tel)
+				time.Sleep(15 * time.Second) // all delays are running
+				ctx, cancel := context.WithCancel(t.Context())
+				if tt.limit > 0 {
+					ctx, cancel = context.WithTimeout(t.Context(), tt.limit)
+				}
+				defer cancel()
+				began := time.Now()
+				err := suite.note(tel.Shutdown(ctx))
+				if took := time.Since(began); took != tt.want {
+					t.Errorf("Shutdown took %v, want %v", took, tt.want)
+				}
+				if err == nil || !strings.Contains(err.Error(), "frames were lost") {
+					t.Fatalf("Shutdown: %v", err)
+				}
+				if tt.want > 0 && !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("Shutdown: %v, want DeadlineExceeded", err)
+				}
+				stats := tel.Connection().Stats()
+				if lost := stats.Dropped() - stats.Metrics.NotConnected; !strings.Contains(err.Error(), fmt.Sprintf("%d frames were lost", lost)) || lost < 3 {
+					t.Errorf("Shutdown: %v; dropped were %d", err, lost)
+				}
+				if n := strings.Count(err.Error(), "frames left"); n > 1 {
+					t.Errorf("said %d times: %v", n, err)
+				}
+				if err := tel.Shutdown(t.Context()); err != nil {
+					t.Errorf("second Shutdown: %v", err)
+				}
+				if err := tel.Flush(t.Context()); err != nil {
+					t.Errorf("Flush after Shutdown: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A hanging collection blocks no caller beyond ctx.
+func TestTelemetryFlushOfHangingCallback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{})
+		tel := p.telemetry(OtelConfig{})
+		release := make(chan struct{})
+		_, err := tel.Meter().Int64ObservableGauge("g", metric.WithInt64Callback(func(context.Context, metric.Int64Observer) error {
+			<-release
+			return nil
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer close(release)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		if err := tel.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Flush: %v", err)
+		}
+		if took := time.Since(began); took != 20*time.Millisecond {
+			t.Errorf("Flush took %v, want the 20 ms of its context", took)
+		}
+	})
+}
+
+// timeLogs writes n records one by one and returns the duration of each write.
+func timeLogs(tb testing.TB, l *Logger, n int) []time.Duration {
+	data := map[string]any{"order_id": "ord_123", "amount": 49.99}
+	took := make([]time.Duration, n)
+	for i := range took {
+		began := time.Now()
+		l.Info(tb.Context(), "Order processed", data)
+		took[i] = time.Since(began)
+	}
+	return took
+}
+
+// percentile sorts took.
+func percentile(took []time.Duration, p float64) time.Duration {
+	slices.Sort(took)
+	return took[int(float64(len(took)-1)*p)]
+}
+
+// exporters returns telemetries whose records leave immediately, cannot leave because
+// the engine does not read, or have no engine. The queues of the last two are full.
+func exporters(tb testing.TB) map[string]*Telemetry {
+	tb.Helper()
+	reading, stuck, away := newOtelPeer(tb, otelScript{}), newOtelPeer(tb, otelScript{}), newOtelPeer(tb, otelScript{})
+	reading.script.frame = func(*otelConn, []byte) bool { return false }
+	all := map[string]*Telemetry{"unblocked": reading.telemetry(OtelConfig{})}
+	all["blocked"] = stuck.telemetry(OtelConfig{})
+	resume := stuck.conn(0).StopReading()
+	tb.Cleanup(resume)
+	away.close()
+	all["no engine"] = away.telemetry(OtelConfig{})
+	for _, name := range []string{"blocked", "no engine"} {
+		for all[name].conn.Stats().Logs.Full == 0 {
+			timeLogs(tb, all[name].Logger(), 1000)
+		}
+	}
+	return all
+}
+
+// BenchmarkLogRecord measures the cost of a record to its writer: with an engine that
+// reads, with one that does not, and with none.
+func BenchmarkLogRecord(b *testing.B) {
+	for name, tel := range exporters(b) {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			took := timeLogs(b, tel.Logger(), b.N)
+			b.ReportMetric(float64(percentile(took, 0.5)), "p50-ns")
+			b.ReportMetric(float64(percentile(took, 0.99)), "p99-ns")
+		})
+	}
+}
+
+// telemetryRequirements lists the requirements on telemetry and the tests that verify
+// them.
+var telemetryRequirements = []struct {
+	line  string
+	tests []string
+}{
+	{"the telemetry URL is derived from the engine's", []string{"TestTelemetryURLEndsInOtel"}},
+	{"every variable, unset, empty and invalid; a field overrides its variable", []string{
+		"TestTelemetryReadsItsVariables", "TestTelemetryResource", "TestTelemetryHonoursOpenTelemetryVariables", "TestBatchSizesFromEnvironment", "TestMetricsTemporality",
+		"TestPayloadCaptureFollowsEnvironment", "TestHTTPIgnoresListedURLs", "TestHTTPIgnoresNothingByDefault",
+	}},
+	{"disabled: no goroutine, no dial, helpers do nothing, the caller's trace continues", []string{
+		"TestDisabledTelemetryForwardsTheTrace", "TestDisabledTelemetryDoesNothing", "TestClientWithoutTelemetryForwardsTheTrace", "TestInSpanWithoutTelemetryKeepsTheTrace", "TestHTTPPropagation",
+	}},
+	{"order of processors: a span start carries baggage and the span's initial attributes", []string{
+		"TestBaggageIsSetBeforeTheLiveSpan", "TestLiveSpanHasTheAttributesOfTheStart", "TestLiveSpanOfInvocationCarriesBaggage",
+	}},
+	{"the start of a span precedes its end in every run, also across reconnects and overflows", []string{
+		"TestLiveSpanPrecedesTheFinishedSpan", "TestLiveSpanIsNeverSentAgain", "TestQueueAccountsForEveryFrame",
+	}},
+	{"an unsampled parent: no start, no end, payloads are not read", []string{
+		"TestUnsampledCallerGetsNoSpan", "TestUnsampledPayloadIsNotRead", "TestTracingSkipsUnsampledInvocations", "TestLiveSpansAreSampled",
+	}},
+	{"enumerations have OTLP's numbers: error 2, ok 1, cumulative 2, delta 1", []string{"TestEncodeUsesTheNumbersOfOTLP"}},
+	{"a missing time is \"0\"; there is no null", []string{"TestEncodeZeroTimes", "TestUnixNano", "TestEncodeAnything"}},
+	{"integers beyond 2^53 stay exact in attributes, sums, counts and buckets", []string{"TestEncodeKeepsLargeIntegers", "TestEncodeValue"}},
+	{"NaN and infinities in attributes, gauges, sums and histogram values", []string{"TestEncodeOmitsNonFinitePoints", "TestEncodeValue"}},
+	{"integer histograms; exponential ones of scales -10 to 20, with zeros and negative values; metrics without points", []string{
+		"TestEncodeHistograms", "TestConvertExponential", "TestEncodeEmptyMetrics",
+	}},
+	{"log data nested 30 levels or more is stored, the deepest levels as text", []string{"TestDeepLogDataBecomesText", "TestEncodeDeepLog", "TestLogTriggerFires"}},
+	{"a payload of 20 MiB is cut and the connection stays up", []string{"TestLargePayloadIsCut", "TestEncodeLargePayload"}},
+	{"split batches: every record arrives exactly once", []string{"TestEncodeSplitsBatches", "TestTelemetrySplitsLargeBatches"}},
+	{"records have a severity text; a log trigger with a level fires", []string{"TestEncodeAddsTheSeverityText", "TestLoggerSetsTheSeverity", "TestLogTriggerFires"}},
+	{"Flush returns after the pong to a ping behind the last frame, or when ctx ends", []string{
+		"TestR14FlushMeansReceived", "TestFlushWaitsForALatePeer", "TestFlushOfASilentPeerEndsWithItsContext", "TestFlushWithoutAPeerEndsWithItsContext",
+	}},
+	{"Shutdown delivers the last batch, can be repeated, ends nothing that is shared, leaves no goroutine", []string{
+		// Tests in a bubble end with all their goroutines; TestMain looks for others.
+		"TestTelemetryShutdownDelivers", "TestTelemetryDelivers", "TestConnectionShutdownIsBounded", "TestTelemetryShutdownIsBounded",
+		"TestTelemetryGlobalProviders", "TestShutdownFlushesTelemetry", "TestTelemetrySharedConcurrent", "TestMain",
+	}},
+	{"reconnecting: order, exact counts of drops, delays within bounds, failed once the attempts are exhausted", []string{
+		"TestTelemetryReconnectLosesNothing", "TestQueueAccountsForEveryFrame", "TestQueueShedsByClass", "TestTelemetryReportsDrops",
+		"TestTelemetryBackoffGrowsAndStartsOver", "TestTelemetryBackoffOfShortConnections", "TestConnectionReconnectionOption", "TestTelemetryFailsAfterMaxRetries",
+	}},
+	{"a refusal is reported and makes the delays grow; headers and tokens are in the upgrade", []string{
+		"TestTelemetryReportsAuthFailure", "TestGuardedEngineAuthenticatesTelemetry", "TestTelemetryUpgrade",
+	}},
+	{"flags of outgoing traceparents are 00 or 01, even with a parent of 03", []string{"TestTraceparentCarriesOnlyTheSampledFlag"}},
+	{"baggage with spaces, commas, semicolons, equals signs, percent signs, quotes and all letters; an invalid entry does not affect others", []string{
+		"TestBaggageRoundTrip", "TestBaggageIsParsedLeniently",
+	}},
+	{"the span of an invocation: name, kind, events, status, exception; a status set by the handler stays; panics", []string{
+		"TestInvocationSpanRecordsTheOutcome", "TestInvocationSpanLinksCallerAndCallee", "TestInvocationSpanWithoutAnswer",
+	}},
+	{"redaction and truncation; the environment is read at each call", []string{
+		"TestRedactReplacesSecrets", "TestRedactAndTruncateKeepsTheLimit", "TestPayloadCaptureFollowsEnvironment", "TestPayloadsCanBeKeptOutOfSpans",
+	}},
+	{"HTTP: ignored URLs, attributes, no other headers, error status from 400 on, failed requests, unmodified bodies", []string{
+		"TestHTTPSpanAttributes", "TestHTTPIgnoresListedURLs", "TestHTTPSpansCanBeSwitchedOff", "TestHTTPErrorKinds", "TestHTTPClient", "TestTraceCrossesHTTP",
+	}},
+	{"gauges: names, units, attributes, Stop, a changed worker id; the engine lists them with the worker", []string{
+		"TestWorkerGaugesReportTheProcess", "TestGaugesFollowWorkerID", "TestWorkerInfoShowsTheGauges",
+	}},
+	{"collector: 500 ms, concurrent callers, CPU use within its range, a meaningful first reading, other systems", []string{
+		"TestCollectorComputesSamples", "TestCollectorConcurrent", "TestCollectorShortInterval", "TestCollectorOfThisProcess", "TestCollectorOfUnsupportedSystem",
+	}},
+
+	// The guarantees.
+	{"telemetry arrives at least once", []string{"TestR13TelemetryArrives", "TestTelemetryReconnectLosesNothing"}},
+	{"after Flush, the engine has everything", []string{"TestR14FlushMeansReceived", "TestFlushWaitsForALatePeer", "TestFlushWithoutAPeerEndsWithItsContext"}},
+	{"recording never waits for the network", []string{"TestR15RecordingNeverWaits", "BenchmarkLogRecord"}},
+	{"no secret is revealed", []string{"TestR19NoSecretOfTelemetryIsTold", "TestMain"}},
+	{"an invalid value loses no frame", []string{"TestValidatorAgreesWithEngine", "TestValidator", "TestEncodeAnything", "FuzzEncode", "TestEncodeValue"}},
+	{"a recorded worker's telemetry is reproduced", []string{"TestGoldenTelemetry"}},
+}
+
+// Every requirement has tests, and all of them exist.
+func TestEveryTelemetryRequirementIsTested(t *testing.T) {
+	var files []string
+	for _, dir := range []string{".", "internal/otlpjson", "internal/enginetest"} {
+		found, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	declared := map[string]bool{}
+	for _, name := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil {
+				declared[f.Name.Name] = true
+			}
+		}
+	}
+	for _, entry := range telemetryRequirements {
+		if len(entry.tests) == 0 {
+			t.Errorf("%s: no test", entry.line)
+		}
+		for _, name := range entry.tests {
+			if !declared[name] {
+				t.Errorf("%s: there is no %s", entry.line, name)
+			}
+		}
+	}
 }

@@ -6,27 +6,37 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
+	"net/http"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/slogtest"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/iii-go/iii"
 	"github.com/iii-go/iii/iiitest"
-	"go.opentelemetry.io/otel/trace"
+	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// telemetryEngine starts an engine that must not lose a frame of what it is sent,
-// nor would the recorded one.
+// telemetryEngine starts an engine and fails the test if it, or the recorded engine,
+// would lose a frame that it receives.
 func telemetryEngine(t *testing.T, opts ...iiitest.Option) *iiitest.Engine {
 	t.Helper()
 	e := iiitest.Start(t, opts...)
 	t.Cleanup(func() {
 		for _, f := range e.Telemetry() {
-			iii.JudgeFrame(t, f.Prefix, f.Data)
+			enginetest.JudgeFrame(t, f.Prefix, f.Data)
 		}
 		if n := e.Stats().TelemetryRejected; n != 0 {
 			t.Errorf("the engine has rejected %d frames of telemetry", n)
@@ -35,19 +45,20 @@ func telemetryEngine(t *testing.T, opts ...iiitest.Option) *iiitest.Engine {
 	return e
 }
 
-// startTelemetry starts it as cfg says, to the engine unless that says otherwise.
+// startTelemetry starts telemetry as cfg specifies, connected to engine unless cfg
+// names another.
 func startTelemetry(t *testing.T, engine *iiitest.Engine, cfg iii.OtelConfig) *iii.Telemetry {
 	t.Helper()
-	if cfg.EngineWsURL == nil {
+	if cfg.EngineWSURL == nil {
 		url := engine.URL()
-		cfg.EngineWsURL = &url
+		cfg.EngineWSURL = &url
 	}
 	telemetry, err := iii.StartTelemetry(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := telemetry.Shutdown(context.WithoutCancel(t.Context())); err != nil && cfg.EngineWsURL == nil {
+		if err := telemetry.Shutdown(context.WithoutCancel(t.Context())); err != nil && cfg.EngineWSURL == nil {
 			t.Error(err)
 		}
 	})
@@ -63,9 +74,8 @@ func flush(t *testing.T, telemetry *iii.Telemetry) {
 	}
 }
 
-// The engine lists the worker's figures, also after the worker has been given
-// another id.
-func TestChecklistGaugesInWorkerInfo(t *testing.T) {
+// The engine lists the worker's metrics, even after the worker's id has changed.
+func TestWorkerInfoShowsTheGauges(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
 	ready := make(chan struct{}, 10)
@@ -85,7 +95,7 @@ func TestChecklistGaugesInWorkerInfo(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := info.LatestMetrics
-		if info.ID != c.WorkerID() || m == nil || m.MemoryRss == nil || *m.MemoryRss < 1<<20 || m.CPUPercent == nil || m.UptimeSeconds == nil ||
+		if info.ID != c.WorkerID() || m == nil || m.MemoryRSS == nil || *m.MemoryRSS < 1<<20 || m.CPUPercent == nil || m.UptimeSeconds == nil ||
 			m.MemoryHeapUsed == nil || *m.MemoryHeapUsed == 0 || m.MemoryHeapTotal == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
 			t.Errorf("the engine lists worker %s with the figures %+v", info.ID, m)
 		}
@@ -102,7 +112,7 @@ func TestChecklistGaugesInWorkerInfo(t *testing.T) {
 	}
 }
 
-// Shutdown of a client flushes its telemetry, which lives on.
+// A client's Shutdown flushes its telemetry, which continues.
 func TestShutdownFlushesTelemetry(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{SpansFlushIntervalMs: pointer[uint64](3_600_000)})
@@ -135,14 +145,14 @@ func TestShutdownFlushesTelemetry(t *testing.T) {
 	}
 }
 
-// Telemetry that cannot be delivered holds Shutdown up within its own limit, and
-// is told.
+// Telemetry that cannot be delivered delays Shutdown only within its own limit, and
+// Shutdown reports it.
 func TestShutdownWithTelemetryAway(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		away := func(context.Context, string, string) (net.Conn, error) {
 			return nil, errors.New("no route to the engine")
 		}
-		cfg := iii.OtelConfig{EngineWsURL: pointer(engine.URL()), ShutdownTimeoutMs: pointer[uint64](50)}
+		cfg := iii.OtelConfig{EngineWSURL: pointer(engine.URL()), ShutdownTimeoutMs: pointer[uint64](50)}
 		telemetry, err := iii.StartTelemetry(t.Context(), cfg, iii.WithTelemetryConnection(iii.WithConnectionDialContext(away)))
 		if err != nil {
 			t.Fatal(err)
@@ -165,7 +175,7 @@ func TestShutdownWithTelemetryAway(t *testing.T) {
 	})
 }
 
-// lines collects what a client logs.
+// lines collects the log lines of a client.
 type lines struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -183,7 +193,7 @@ func (l *lines) String() string {
 	return l.buf.String()
 }
 
-func TestNewWarnsOfOtherHost(t *testing.T) {
+func TestNewWarnsOfDifferentHosts(t *testing.T) {
 	for _, tt := range []struct {
 		worker, telemetry string
 		enabled, warns    bool
@@ -193,7 +203,7 @@ func TestNewWarnsOfOtherHost(t *testing.T) {
 		{"ws://user:hunter2@127.0.0.1:1", "ws://engine.invalid:1?token=hunter2", true, true},
 		{"ws://127.0.0.1:1", "ws://engine.invalid:1", false, false},
 	} {
-		telemetry := startTelemetry(t, nil, iii.OtelConfig{EngineWsURL: &tt.telemetry, Enabled: &tt.enabled, ShutdownTimeoutMs: pointer[uint64](1)})
+		telemetry := startTelemetry(t, nil, iii.OtelConfig{EngineWSURL: &tt.telemetry, Enabled: &tt.enabled, ShutdownTimeoutMs: pointer[uint64](1)})
 		var out lines
 		c, err := iii.New(tt.worker, iii.WithTelemetry(telemetry), iii.WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
 		if err != nil {
@@ -203,7 +213,7 @@ func TestNewWarnsOfOtherHost(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := out.String()
-		if strings.Contains(got, "another host") != tt.warns || strings.Contains(got, "hunter2") {
+		if strings.Contains(got, "different hosts") != tt.warns || strings.Contains(got, "hunter2") {
 			t.Errorf("worker at %s, telemetry to %s: logged %q", tt.worker, tt.telemetry, got)
 		}
 	}
@@ -222,8 +232,8 @@ func TestWithTelemetryRefuses(t *testing.T) {
 	}
 }
 
-// Disabled telemetry does nothing, and the trace of a caller still goes on.
-func TestChecklistDisabled(t *testing.T) {
+// Disabled telemetry records nothing, and the caller's trace still continues.
+func TestDisabledTelemetryForwardsTheTrace(t *testing.T) {
 	engine := telemetryEngine(t)
 	before := runtime.NumGoroutine()
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{Enabled: pointer(false)})
@@ -232,7 +242,7 @@ func TestChecklistDisabled(t *testing.T) {
 	}
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
 	handle(t, c, "t::work", func(ctx context.Context, _ struct{}) (got traced, err error) {
-		err = iii.WithSpan(ctx, "inside", 0, func(ctx context.Context) error {
+		err = iii.InSpan(ctx, "inside", 0, func(ctx context.Context) error {
 			trace.SpanFromContext(ctx).AddEvent("nothing")
 			got = traceOf(ctx)
 			return nil
@@ -259,7 +269,7 @@ func TestChecklistDisabled(t *testing.T) {
 }
 
 // A payload of 20 MiB is cut, and the connection stays up.
-func TestChecklistLargePayload(t *testing.T) {
+func TestLargePayloadIsCut(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
@@ -285,8 +295,8 @@ func TestChecklistLargePayload(t *testing.T) {
 	}
 }
 
-// The environment decides at the time of each invocation.
-func TestChecklistPayloadsDisabled(t *testing.T) {
+// The environment is read at each invocation.
+func TestPayloadsCanBeKeptOutOfSpans(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
 	c := connect(t, engine, iii.WithTelemetry(telemetry))
@@ -314,7 +324,7 @@ func TestChecklistPayloadsDisabled(t *testing.T) {
 	}
 }
 
-// applied returns when the engine has applied what c has registered: it handles a
+// applied returns once the engine has applied c's registrations: the engine handles a
 // worker's messages in order.
 func applied(t *testing.T, c *iii.Client) {
 	t.Helper()
@@ -323,8 +333,8 @@ func applied(t *testing.T, c *iii.Client) {
 	}
 }
 
-// Logs arrive with trace, severity text and structured data, and fire triggers.
-func TestChecklistLogTrigger(t *testing.T) {
+// Log records arrive with trace, severity text and structured data, and fire triggers.
+func TestLogTriggerFires(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
 	c := connect(t, engine)
@@ -372,7 +382,96 @@ func TestChecklistLogTrigger(t *testing.T) {
 	}
 }
 
-// Several clients share one telemetry, at once.
+// A slog.Handler should ignore a zero time. This handler replaces it, as documented:
+// the engine would sort such a record before all others.
+func TestSlogRecordsReachTheEngine(t *testing.T) {
+	var e *iiitest.Engine
+	var telemetry *iii.Telemetry
+	slogtest.Run(t, func(t *testing.T) slog.Handler {
+		e = telemetryEngine(t)
+		telemetry, _ = recorded(t, e)
+		return telemetry.SlogHandler()
+	}, func(t *testing.T) map[string]any {
+		flush(t, telemetry)
+		logs := e.Logs()
+		if len(logs) != 1 {
+			t.Fatalf("%d records", len(logs))
+		}
+		r := logs[0]
+		seen := map[string]any{slog.LevelKey: r.SeverityText, slog.MessageKey: r.Body}
+		if data, ok := r.Attributes["log.data"].(map[string]any); ok {
+			maps.Copy(seen, data)
+		}
+		if strings.HasSuffix(t.Name(), "/zero-time") {
+			if r.Time.IsZero() || !r.Time.Equal(r.Observed) {
+				t.Errorf("a record without a time has the time %v, was observed at %v", r.Time, r.Observed)
+			}
+			return seen
+		}
+		if !r.Time.IsZero() {
+			seen[slog.TimeKey] = r.Time
+		}
+		return seen
+	})
+}
+
+func TestSlogRecordTimes(t *testing.T) {
+	e := telemetryEngine(t)
+	telemetry, _ := recorded(t, e)
+	before := time.Now()
+	past := time.Date(2001, 2, 3, 4, 5, 6, 7, time.FixedZone("", 3600))
+	for _, at := range []time.Time{{}, time.Unix(0, 0), past, time.Date(1931, 1, 1, 0, 0, 0, 0, time.UTC)} {
+		if err := telemetry.SlogHandler().Handle(t.Context(), slog.NewRecord(at, slog.LevelInfo, "m", 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flush(t, telemetry)
+	after := time.Now()
+	for i, r := range e.Logs() {
+		if r.Observed.Before(before) || r.Observed.After(after) {
+			t.Errorf("record %d was observed at %v", i, r.Observed)
+		}
+		if want := r.Observed; i == 2 && !r.Time.Equal(past) || i != 2 && !r.Time.Equal(want) {
+			t.Errorf("record %d has the time %v, was observed at %v", i, r.Time, want)
+		}
+	}
+	if n := len(e.Logs()); n != 4 {
+		t.Errorf("%d records", n)
+	}
+}
+
+// Groups of any depth reach the engine; the inner ones become text.
+func TestSlogDeepGroupsReachTheEngine(t *testing.T) {
+	e := telemetryEngine(t)
+	telemetry, _ := recorded(t, e)
+	const depths = 45
+	for depth := range depths {
+		opened, inline := slog.New(telemetry.SlogHandler()), slog.Int("leaf", depth)
+		for range depth {
+			opened = opened.WithGroup("g")
+			inline = slog.Group("g", inline)
+		}
+		opened.Info("opened", "leaf", depth)
+		slog.New(telemetry.SlogHandler()).LogAttrs(t.Context(), slog.LevelInfo, "inline", inline)
+		opened.LogAttrs(t.Context(), slog.LevelInfo, "both", inline)
+	}
+	flush(t, telemetry)
+	if n := len(e.Logs()); n != 3*depths {
+		t.Fatalf("%d records", n)
+	}
+	for i, r := range e.Logs() {
+		data, err := json.Marshal(r.Attributes["log.data"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf := strconv.Itoa(i/3) + "}"
+		if text := string(data); !strings.Contains(text, leaf) || !strings.Contains(text, "leaf") {
+			t.Errorf("record %d, %s, holds %s", i, r.Body, text)
+		}
+	}
+}
+
+// Several clients use one telemetry concurrently.
 func TestTelemetrySharedConcurrent(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
@@ -404,7 +503,7 @@ func TestTelemetrySharedConcurrent(t *testing.T) {
 	}
 }
 
-// Several clients of one process report each under its own id, as long as it lives.
+// Each client of a process reports metrics under its own id while it lives.
 func TestTelemetryGaugesOfSeveralClients(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -434,7 +533,7 @@ func TestTelemetryGaugesOfSeveralClients(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if info.LatestMetrics == nil || info.LatestMetrics.MemoryRss == nil {
+		if info.LatestMetrics == nil || info.LatestMetrics.MemoryRSS == nil {
 			t.Errorf("the engine has no figures of worker %s", name)
 		}
 	}
@@ -451,3 +550,303 @@ func TestTelemetryGaugesOfSeveralClients(t *testing.T) {
 		t.Errorf("after the end of both %v are reported", got)
 	}
 }
+
+// With the development engine, in memory and in virtual time, records are decoded and
+// stored once Flush has returned.
+func TestTelemetryReachesTheEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := telemetryEngine(t)
+		address, service := e.URL(), "orders"
+		tel, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: &address, ServiceName: &service},
+			iii.WithTelemetryConnection(iii.WithConnectionDialContext(e.DialContext)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		counter, err := tel.Meter().Int64Counter("orders.created")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, span := tel.Tracer().Start(t.Context(), "work", trace.WithAttributes(attribute.Int("n", 7)))
+		if err := tel.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if live := e.LiveSpans(); len(live) != 1 || live[0].Name != "work" {
+			t.Errorf("started spans: %+v", live)
+		}
+		for range 100 {
+			counter.Add(ctx, 1)
+			tel.Logger().Warn(ctx, "hello", nil)
+		}
+		span.End()
+		if err := tel.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		spans, logs, metrics := e.Traces(), e.Logs(), e.Metrics()
+		if len(spans) != 1 || spans[0].Name != "work" || spans[0].SpanID != span.SpanContext().SpanID().String() {
+			t.Errorf("spans: %+v", spans)
+		}
+		if len(logs) != 100 {
+			t.Errorf("%d log records, want 100", len(logs))
+		}
+		found := false
+		for _, m := range metrics {
+			found = found || m.Name == "orders.created"
+		}
+		if !found {
+			t.Errorf("metrics: %+v", metrics)
+		}
+		if err := tel.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Headers decide whether a guarded engine admits telemetry; its refusal is reported.
+func TestGuardedEngineAuthenticatesTelemetry(t *testing.T) {
+	e := telemetryEngine(t, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "auth::check"}))
+	c, err := iii.New(e.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	_, err = iii.Handle(c, "auth::check", func(_ context.Context, in iii.AuthInput) (iii.AuthResult, error) {
+		if in.Headers["x-token"] != "let me in" {
+			return iii.AuthResult{}, errors.New("no token")
+		}
+		return iii.NewAuthResult(), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	frame := iii.OtelMessage{Prefix: "LOGS", Data: []byte(`{"resourceLogs":[]}`)}
+
+	t.Run("refused", func(t *testing.T) {
+		var once sync.Once
+		refused := make(chan error, 1)
+		s, err := iii.NewSharedEngineConnection(e.GuardedURL(), iii.WithConnectionStateListener(func(_ iii.ConnectionState, err error) {
+			var auth *iii.AuthError
+			if errors.As(err, &auth) {
+				once.Do(func() { refused <- err })
+			}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Send(frame); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-refused:
+			t.Log(err)
+		case <-time.After(time.Minute):
+			t.Error("the refusal was not told")
+		}
+		if err := s.Shutdown(t.Context()); err == nil {
+			t.Error("Shutdown of a connection that was refused: no error")
+		}
+	})
+	t.Run("let in", func(t *testing.T) {
+		s, err := iii.NewSharedEngineConnection(e.GuardedURL(), iii.WithConnectionHeader(http.Header{"X-Token": {"let me in"}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Send(frame); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(e.Telemetry()); got != 1 {
+			t.Errorf("the engine has %d frames, want 1", got)
+		}
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// A function with a trace trigger is not triggered by its own invocations, which would
+// loop endlessly.
+func TestTraceTriggerIsNotTriggeredByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engine := telemetryEngine(t)
+		telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: pointer(engine.URL())},
+			iii.WithTelemetryConnection(iii.WithConnectionDialContext(engine.DialContext)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := iii.New(engine.URL(), iii.WithDialContext(engine.DialContext), iii.WithTelemetry(telemetry))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var told atomic.Int64
+		handle(t, c, "t::watch", func(context.Context, iii.TraceEvent) (any, error) {
+			told.Add(1)
+			return nil, nil
+		})
+		if _, err := c.Trigger("t::watch", iii.TraceTriggerConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_, span := telemetry.Tracer().Start(t.Context(), "work")
+		span.End()
+		time.Sleep(time.Minute)
+		if n := told.Load(); n < 1 || n > 2 {
+			t.Errorf("told %d times of one trace", n)
+		}
+		if err := telemetry.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The live snapshot of a handler's span carries the baggage and precedes the finished
+// span.
+func TestLiveSpanOfInvocationCarriesBaggage(t *testing.T) {
+	engine := telemetryEngine(t)
+	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
+	flush(t, telemetry)
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	running, proceed := make(chan struct{}), make(chan struct{})
+	handle(t, c, "t::work", func(context.Context, struct{}) (any, error) {
+		close(running)
+		<-proceed
+		return nil, nil
+	})
+	ctx, err := iii.SetBaggage(t.Context(), "iii.session.id", "S-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() { result <- c.Call(ctx, "t::work", struct{}{}, nil) }()
+	<-running
+	flush(t, telemetry)
+	live := engine.LiveSpans()
+	if len(live) != 1 || live[0].Name != "execute t::work" || live[0].Attributes["iii.session.id"] != "S-1" || len(engine.Traces()) != 0 {
+		t.Errorf("while the handler runs the engine has %+v and %d finished spans", live, len(engine.Traces()))
+	}
+	close(proceed)
+	if err := <-result; err != nil {
+		t.Fatal(err)
+	}
+	flush(t, telemetry)
+	if spans := engine.Traces(); len(spans) != 1 || len(live) == 1 && spans[0].SpanID != live[0].SpanID || spans[0].Attributes["iii.session.id"] != "S-1" {
+		t.Errorf("after its end the engine has %+v", spans)
+	}
+}
+
+// A request over the HTTP transport, the route's handler and the handler's calls are
+// one trace.
+func TestTraceCrossesHTTP(t *testing.T) {
+	engine := telemetryEngine(t)
+	telemetry, recorder := recorded(t, engine)
+	c := connect(t, engine, iii.WithTelemetry(telemetry))
+	got := make(chan traced, 1)
+	_, err := iii.HandleHTTP(c, "GET", "/traced", func(ctx context.Context, _ *iii.HTTPRequest[json.RawMessage]) (*iii.HTTPResponse[string], error) {
+		got <- traceOf(ctx)
+		return nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	applied(t, c)
+	ctx, span := telemetry.Tracer().Start(t.Context(), "client")
+	if ctx, err = iii.SetBaggage(ctx, "tenant", "a=b"); err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(ctx, "GET", engine.HTTPURL()+"/traced", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: iii.NewTracingTransport(nil)}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	span.End()
+	if diff := cmp.Diff(traced{iii.TraceID(ctx), true, "a=b"}, <-got); diff != "" {
+		t.Errorf("trace in the handler (-want +got):\n%s", diff)
+	}
+	for _, s := range recorder.Ended() {
+		if s.SpanContext().TraceID() != span.SpanContext().TraceID() {
+			t.Errorf("span %q is in another trace", s.Name())
+		}
+	}
+}
+
+// The engine ends connections without a Close frame, even those that are closed with
+// one. Nobody waits for it, reports it or says so in a log.
+func TestShutdownTakesTheEndOfAConnectionForItsAnswer(t *testing.T) {
+	run := func(t *testing.T, e *iiitest.Engine, dial func(ctx context.Context, network, addr string) (net.Conn, error), limit time.Duration) {
+		var log strings.Builder
+		var mu sync.Mutex
+		logger := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return log.Write(p)
+		}), &slog.HandlerOptions{Level: slog.LevelWarn}))
+		address := e.URL()
+		connection := []iii.ConnectionOption{iii.WithConnectionLogger(logger)}
+		opts := []iii.Option{iii.WithLogger(logger)}
+		if dial != nil {
+			connection, opts = append(connection, iii.WithConnectionDialContext(dial)), append(opts, iii.WithDialContext(dial))
+		}
+		tel, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: &address}, iii.WithTelemetryConnection(connection...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var states []iii.ConnectionState
+		opts = append(opts, iii.WithTelemetry(tel), iii.WithStateListener(func(s iii.ConnectionState, err error) {
+			states = append(states, s)
+			if err != nil {
+				t.Errorf("%v: %v", s, err)
+			}
+		}))
+		c := connect(t, e, opts...)
+		handle(t, c, "a::b", func(context.Context, any) (any, error) { return nil, nil })
+		if _, err := iii.Call[any](t.Context(), c, "a::b", nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range iii.SubscribeWith(t.Context(), iii.SubscribeOptions{URL: e.StreamURL(), DialContext: dial}, iii.StreamSubscription{StreamName: "s", GroupID: "g"}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+		began := time.Now()
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		if err := tel.Shutdown(t.Context()); err != nil {
+			t.Errorf("Shutdown of telemetry: %v", err)
+		}
+		if took := time.Since(began); took > limit {
+			t.Errorf("Shutdown took %v", took)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if log.Len() > 0 {
+			t.Errorf("log:\n%s", log.String())
+		}
+		if n := len(states); n == 0 || states[n-1] != iii.ConnectionStateDisconnected || slices.Contains(states, iii.ConnectionStateReconnecting) {
+			t.Errorf("states: %v", states)
+		}
+	}
+	t.Run("memory", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) { run(t, e, e.DialContext, 0) })
+	})
+	t.Run("tcp", func(t *testing.T) { run(t, iiitest.Start(t), nil, time.Hour) })
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

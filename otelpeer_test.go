@@ -5,38 +5,37 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/memnet"
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// otelPeer is the engine's telemetry socket, scripted: it keeps frames and
-// answers pings in order, and does otherwise where a test wants it to.
+// otelPeer is a scripted telemetry socket: it keeps frames and answers pings in order,
+// except where its script differs.
 type otelPeer struct {
-	tb       testing.TB
-	listener net.Listener
-	mem      *memListener // nil: TCP
-	script   otelScript
+	tb     testing.TB
+	server *enginetest.Server
+	mem    *memnet.Listener // nil if the peer is not in memory
+	script otelScript
 
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced at every change
-	dials   []time.Time
-	conns   []*otelConn
-	frames  []otelFrame
-	open    map[net.Conn]struct{}
-	closed  bool
-	wg      sync.WaitGroup
+	mu     enginetest.Watched
+	dials  []time.Time
+	conns  []*otelConn
+	frames []otelFrame
 }
 
-// otelScript says where a peer differs from the engine. Its functions run on the
+// otelScript defines where a peer differs from the engine. Its functions run on the
 // goroutine that reads the connection.
 type otelScript struct {
-	refuse func(n int, r *http.Request) int       // HTTP status instead of the upgrade of dial n; 0: none
-	greet  func(c *otelConn)                      // after the upgrade
+	refuse func(n int, r *http.Request) int       // HTTP status that refuses dial n; 0: upgrade
+	greet  func(c *otelConn)                      // called after the upgrade
 	frame  func(c *otelConn, payload []byte) bool // false: the frame is not kept
 	ping   func(c *otelConn, payload []byte) bool // true: handled
 	pong   func(c *otelConn, payload []byte)
-	end    func(c *otelConn, op byte, reason []byte) // a Close frame has come
+	end    func(c *otelConn, op byte, reason []byte) // called when a Close frame arrives
 }
 
 type otelFrame struct {
@@ -46,42 +45,38 @@ type otelFrame struct {
 }
 
 type otelConn struct {
-	*wsConn
+	*enginetest.WebSocket
 	peer  *otelPeer
 	n     int
 	pings int
-	gate  chan struct{} // capacity 1: full while it does not read
-	dead  bool          // it was cut: what has come is not looked at any more
+	dead  bool // the connection was cut: received data is ignored
 	ended chan struct{}
-	err   error // why it ended; after ended
+	err   error // why it ended; valid after ended
 }
 
 func newOtelPeer(tb testing.TB, s otelScript) *otelPeer {
-	mem := newMemListener()
-	p := newOtelPeerOn(tb, mem, s)
-	p.mem = mem
+	p := &otelPeer{tb: tb, script: s}
+	p.server = enginetest.NewServer(tb, p.serve)
+	p.mem = p.server.Mem
 	return p
 }
 
 func newTCPOtelPeer(tb testing.TB, s otelScript) *otelPeer {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return newOtelPeerOn(tb, l, s)
-}
-
-func newOtelPeerOn(tb testing.TB, l net.Listener, s otelScript) *otelPeer {
-	p := &otelPeer{tb: tb, listener: l, script: s, changed: make(chan struct{}), open: map[net.Conn]struct{}{}}
-	p.wg.Go(p.accept)
-	tb.Cleanup(p.close)
+	p := &otelPeer{tb: tb, script: s}
+	p.server = enginetest.NewTCPServer(tb, p.serve)
 	return p
 }
 
-func (p *otelPeer) url() string { return "ws://" + p.listener.Addr().String() }
+func newOtelPeerOn(tb testing.TB, l net.Listener, s otelScript) *otelPeer {
+	p := &otelPeer{tb: tb, script: s}
+	p.server = enginetest.NewServerOn(tb, l, p.serve)
+	return p
+}
 
-// options are those of a connection to this peer.
+func (p *otelPeer) url() string { return p.server.URL() }
+
+// options returns the options of a connection to this peer.
 func (p *otelPeer) options(opts ...ConnectionOption) []ConnectionOption {
 	all := []ConnectionOption{WithConnectionLogger(testLogger)}
 	if p.mem != nil {
@@ -90,7 +85,7 @@ func (p *otelPeer) options(opts ...ConnectionOption) []ConnectionOption {
 	return append(all, opts...)
 }
 
-// connection makes a connection to this peer, which ends with the test.
+// connection returns a connection to this peer, which ends with the test.
 func (p *otelPeer) connection(opts ...ConnectionOption) *SharedEngineConnection {
 	p.tb.Helper()
 	s, err := NewSharedEngineConnection(p.url(), p.options(opts...)...)
@@ -101,47 +96,24 @@ func (p *otelPeer) connection(opts ...ConnectionOption) *SharedEngineConnection 
 	return s
 }
 
-func (p *otelPeer) accept() {
-	for {
-		conn, err := p.listener.Accept()
-		if err != nil {
-			return
-		}
-		p.mu.Lock()
-		if p.closed {
-			p.mu.Unlock()
-			_ = conn.Close()
-			return
-		}
-		p.open[conn] = struct{}{}
-		n := len(p.dials)
-		p.dials = append(p.dials, time.Now())
-		p.notify()
-		p.wg.Go(func() { p.serve(conn, n) })
-		p.mu.Unlock()
-	}
-}
-
 func (p *otelPeer) serve(conn net.Conn, n int) {
-	defer func() {
-		_ = conn.Close()
-		p.mu.Lock()
-		delete(p.open, conn)
-		p.mu.Unlock()
-	}()
+	p.mu.Lock()
+	p.dials = append(p.dials, time.Now())
+	p.mu.Notify()
+	p.mu.Unlock()
 	var status func(*http.Request) int
 	if p.script.refuse != nil {
 		status = func(r *http.Request) int { return p.script.refuse(n, r) }
 	}
-	ws, err := wsAccept(conn, status)
+	ws, err := enginetest.Upgrade(conn, status)
 	if err != nil {
 		return
 	}
-	c := &otelConn{wsConn: ws, peer: p, gate: make(chan struct{}, 1), ended: make(chan struct{})}
+	c := &otelConn{WebSocket: ws, peer: p, ended: make(chan struct{})}
 	p.mu.Lock()
 	c.n = len(p.conns)
 	p.conns = append(p.conns, c)
-	p.notify()
+	p.mu.Notify()
 	p.mu.Unlock()
 	defer close(c.ended)
 	if p.script.greet != nil {
@@ -150,11 +122,10 @@ func (p *otelPeer) serve(conn net.Conn, n int) {
 	c.err = c.read()
 }
 
-// kill ends the connection as a crash does: nothing that has come is looked at
-// any more.
+// kill ends the connection as a crash does: received data is ignored from then on.
 func (c *otelConn) kill() {
 	c.dead = true
-	c.cut()
+	c.Cut()
 }
 
 func (c *otelConn) read() error {
@@ -162,99 +133,62 @@ func (c *otelConn) read() error {
 		if c.dead {
 			return errors.New("killed")
 		}
-		op, raw, _, err := c.readMessage(c.control)
+		op, raw, _, err := c.ReadMessage(c.control)
 		if err != nil {
 			return err
 		}
-		c.gate <- struct{}{}
-		<-c.gate
 		switch op {
-		case opClose:
+		case enginetest.OpClose:
 			c.control(op, raw)
 			return errPeerClosed
-		case opPing, opPong:
+		case enginetest.OpPing, enginetest.OpPong:
 			c.control(op, raw)
 			continue
-		case opBinary:
+		case enginetest.OpBinary:
 		default:
 			return fmt.Errorf("message of kind %d", op)
 		}
-		if _, measured := c.peer.tb.(*testing.B); !measured && isEncoded(raw[min(4, len(raw)):]) {
-			judgeFrame(c.peer.tb, string(raw[:4]), raw[4:])
+		if _, measured := c.peer.tb.(*testing.B); !measured && enginetest.IsOTLP(raw[min(4, len(raw)):]) {
+			enginetest.JudgeFrame(c.peer.tb, string(raw[:4]), raw[4:])
 		}
 		if c.peer.script.frame != nil && !c.peer.script.frame(c, raw) {
 			continue
 		}
 		c.peer.mu.Lock()
 		c.peer.frames = append(c.peer.frames, otelFrame{c.n, string(raw), time.Now()})
-		c.peer.notify()
+		c.peer.mu.Notify()
 		c.peer.mu.Unlock()
 	}
 }
 
 func (c *otelConn) control(op byte, payload []byte) {
 	switch op {
-	case opPing:
+	case enginetest.OpPing:
 		c.pings++
 		if c.peer.script.ping == nil || !c.peer.script.ping(c, payload) {
 			c.pong(payload)
 		}
-	case opPong:
+	case enginetest.OpPong:
 		if c.peer.script.pong != nil {
 			c.peer.script.pong(c, payload)
 		}
-	case opClose:
+	case enginetest.OpClose:
 		if c.peer.script.end != nil {
 			c.peer.script.end(c, op, payload)
 			return
 		}
-		_ = c.writeFrame(opClose, true, payload)
+		_ = c.WriteFrame(enginetest.OpClose, true, payload)
 	}
 }
 
-func (c *otelConn) pong(payload []byte) { _ = c.writeFrame(opPong, true, payload) }
+func (c *otelConn) pong(payload []byte) { _ = c.WriteFrame(enginetest.OpPong, true, payload) }
 
-// stopReading makes the peer read nothing more until the returned function is called.
-func (c *otelConn) stopReading() (resume func()) {
-	c.gate <- struct{}{}
-	return sync.OnceFunc(func() { <-c.gate })
-}
+func (p *otelPeer) close() { p.server.Close() }
 
-func (p *otelPeer) notify() {
-	close(p.changed)
-	p.changed = make(chan struct{})
-}
-
-// close cuts all connections and joins the peer's goroutines.
-func (p *otelPeer) close() {
-	p.mu.Lock()
-	p.closed = true
-	for conn := range p.open {
-		_ = conn.Close()
-	}
-	p.mu.Unlock()
-	_ = p.listener.Close()
-	p.wg.Wait()
-}
-
-// wait returns when done does, which is asked under the lock at every change.
+// wait returns once done, which is called under the lock at every change, returns true.
 func (p *otelPeer) wait(what string, done func() bool) {
 	p.tb.Helper()
-	limit := time.NewTimer(time.Hour)
-	defer limit.Stop()
-	for {
-		p.mu.Lock()
-		ok, changed := done(), p.changed
-		p.mu.Unlock()
-		if ok {
-			return
-		}
-		select {
-		case <-changed:
-		case <-limit.C:
-			p.tb.Fatalf("%s: did not happen", what)
-		}
-	}
+	p.mu.Wait(p.tb, time.Hour, what, done)
 }
 
 // conn waits for the n-th connection, counted from 0.
@@ -264,7 +198,7 @@ func (p *otelPeer) conn(n int) *otelConn {
 	return p.conns[n]
 }
 
-// received lists the frames that have come.
+// received returns the frames that have arrived.
 func (p *otelPeer) received() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -275,35 +209,34 @@ func (p *otelPeer) received() []string {
 	return all
 }
 
-// dialled lists the times of all attempts.
+// dialled returns the times of all attempts.
 func (p *otelPeer) dialled() []time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]time.Time(nil), p.dials...)
 }
 
-// cutShort ends a connection at once.
+// cutShort ends a connection immediately.
 func cutShort(s *SharedEngineConnection) {
 	s.drain()
 	s.stop()
 	<-s.done
 }
 
-// logFrame is a message of logs that says n.
+// logFrame returns a LOGS message with the number n.
 func logFrame(n int) OtelMessage {
-	return OtelMessage{Prefix: prefixLogs, Data: fmt.Appendf(nil, `{"n":%d}`, n)}
+	return OtelMessage{Prefix: otlpjson.PrefixLogs, Data: fmt.Appendf(nil, `{"n":%d}`, n)}
 }
 
-// stateLog is a state listener that keeps what it is told.
+// stateLog is a state listener that records its calls.
 type stateLog struct {
-	mu      sync.Mutex
-	changed chan struct{}
-	states  []ConnectionState
-	errs    []error
-	times   []time.Time
+	mu     enginetest.Watched
+	states []ConnectionState
+	errs   []error
+	times  []time.Time
 }
 
-func newStateLog() *stateLog { return &stateLog{changed: make(chan struct{})} }
+func newStateLog() *stateLog { return &stateLog{} }
 
 func (l *stateLog) listen(s ConnectionState, err error) {
 	l.mu.Lock()
@@ -311,8 +244,7 @@ func (l *stateLog) listen(s ConnectionState, err error) {
 	l.states = append(l.states, s)
 	l.errs = append(l.errs, suite.note(err))
 	l.times = append(l.times, time.Now())
-	close(l.changed)
-	l.changed = make(chan struct{})
+	l.mu.Notify()
 }
 
 func (l *stateLog) list() []ConnectionState {
@@ -327,28 +259,16 @@ func (l *stateLog) errors() []error {
 	return append([]error(nil), l.errs...)
 }
 
-// wait returns once the state was reached n times.
+// wait returns once the state has been reached n times.
 func (l *stateLog) wait(tb testing.TB, s ConnectionState, n int) {
 	tb.Helper()
-	limit := time.NewTimer(time.Hour)
-	defer limit.Stop()
-	for {
-		l.mu.Lock()
+	l.mu.Wait(tb, time.Hour, fmt.Sprintf("state %s, %d times", s, n), func() bool {
 		count := 0
 		for _, state := range l.states {
 			if state == s {
 				count++
 			}
 		}
-		changed := l.changed
-		l.mu.Unlock()
-		if count >= n {
-			return
-		}
-		select {
-		case <-changed:
-		case <-limit.C:
-			tb.Fatalf("state %s was reached %d times, want %d", s, count, n)
-		}
-	}
+		return count >= n
+	})
 }

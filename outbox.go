@@ -17,7 +17,7 @@ type outbox struct {
 
 	mu      sync.Mutex
 	link    *link // the link that is written to, or nil
-	open    bool  // the link takes users' requests
+	gates   int   // that keep users' requests from the link; see hold and admit
 	ended   error // set once: no request is accepted any more
 	queue   []item
 	head    int // queue[:head] has been taken
@@ -87,11 +87,24 @@ const (
 	stuckFrames = 1 << 20
 )
 
-// attach makes l the link that is written to. Requests wait until [outbox.admit].
-func (o *outbox) attach(l *link) {
+// attach makes l the link that is written to. Requests wait until [outbox.admit] has
+// been called as often as there are gates, for they need what was registered before.
+func (o *outbox) attach(l *link, gates int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.link, o.open = l, false
+	o.link, o.gates = l, gates
+}
+
+// open reports whether the link takes users' requests; o.mu is held.
+func (o *outbox) open() bool { return o.link != nil && o.gates == 0 }
+
+// suspend puts one more gate before the requests that come from now on.
+func (o *outbox) suspend(l *link) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.link == l {
+		o.gates++
+	}
 }
 
 // attached reports whether there is a link.
@@ -101,14 +114,17 @@ func (o *outbox) attached() bool {
 	return o.link != nil
 }
 
-// admit lets the requests that wait, and those that come, go out over l.
+// admit opens one gate. The last one lets the requests that wait, and those that come,
+// go out over l.
 func (o *outbox) admit(l *link) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.link != l || o.open {
+	if o.link != l || o.gates == 0 {
 		return
 	}
-	o.open = true
+	if o.gates--; o.gates > 0 {
+		return
+	}
 	for _, it := range o.held {
 		if it.req.state == requestHeld {
 			it.req.state = requestQueued
@@ -344,7 +360,7 @@ func (o *outbox) detach(l *link, cause error) (unconfirmed int) {
 		o.mu.Unlock()
 		return 0
 	}
-	o.link, o.open = nil, false
+	o.link = nil
 	waiting := o.held
 	o.held = nil
 	for _, it := range o.queue[o.head:] {
@@ -423,12 +439,12 @@ func (o *outbox) flush(ctx context.Context) error {
 		case o.ended != nil, o.link == nil && o.heldN == 0:
 			o.mu.Unlock()
 			return nil
-		case o.open:
+		case o.open():
 			dead = o.link.dead
 			o.push(item{kind: frameJSONPing, fence: func() { close(done) }})
 		}
 		changed := o.wait()
-		if o.open {
+		if o.open() {
 			changed = nil
 		}
 		o.mu.Unlock()

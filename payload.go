@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"iter"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // decodePayload decodes an invocation's payload for a typed handler.
@@ -33,6 +36,85 @@ func decodePayload(payload json.RawMessage, in any) error {
 		message = fmt.Sprintf("%s: got %s, want %s", where, got, jsonKind(mismatch.Type))
 	}
 	return &Error{Code: codeInvalidRequest, Message: message}
+}
+
+// callerKey is the member that the engine adds to the payload of a call from a worker, if
+// that is an object; its value is the id of the worker.
+const callerKey = "_caller_worker_id"
+
+func isCallerKey(key []byte) bool {
+	if bytes.IndexByte(key, '\\') < 0 {
+		return string(key) == callerKey
+	}
+	name, _ := rawjson.Unquote(slices.Concat([]byte{'"'}, key, []byte{'"'}))
+	return name == callerKey
+}
+
+// noticesCaller reports whether the decoding of a payload into t may notice the member that
+// the engine adds: unlike a plain struct, which ignores a member that it does not name, a
+// map takes it for one of its own, and a type that decodes itself may refuse it. A struct
+// with a field for the member asks for it.
+func noticesCaller(t reflect.Type) bool {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	_, streams := reflect.PointerTo(t).MethodByName("UnmarshalJSONFrom") // of encoding/json/v2
+	notices := streams || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]())
+	switch t.Kind() {
+	case reflect.Map:
+		return true
+	case reflect.Interface:
+		return t.NumMethod() == 0
+	case reflect.Struct:
+		for _, f := range reflect.VisibleFields(t) {
+			name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if name == callerKey && f.IsExported() && flattened(t, f.Index) {
+				return false
+			}
+			for option := range strings.SplitSeq(options, ",") { // of encoding/json/v2
+				notices = notices || option == "inline" || option == "unknown"
+			}
+		}
+	}
+	return notices
+}
+
+// flattened reports whether encoding/json takes the field of t at index for one of t
+// itself: no struct on the way to it has a name of its own.
+func flattened(t reflect.Type, index []int) bool {
+	for i := range index[:len(index)-1] {
+		name, _, _ := strings.Cut(t.FieldByIndex(index[:i+1]).Tag.Get("json"), ",")
+		if name != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// withoutCaller is payload without the member that the engine adds: itself if there is
+// none, else a copy. Members of the same name further inside are the caller's own.
+func withoutCaller(payload json.RawMessage) json.RawMessage {
+	if i := rawjson.SkipSpace(payload, 0); i == len(payload) || payload[i] != '{' {
+		return payload
+	}
+	found := false
+	_ = rawjson.ScanObject(payload, func(key, _ []byte) { found = found || isCallerKey(key) })
+	if !found {
+		return payload
+	}
+	rest := make(json.RawMessage, 1, len(payload))
+	rest[0] = '{'
+	_ = rawjson.ScanObject(payload, func(key, value []byte) {
+		if isCallerKey(key) {
+			return
+		}
+		if len(rest) > 1 {
+			rest = append(rest, ',')
+		}
+		rest = append(append(rest, '"'), key...)
+		rest = append(append(rest, `":`...), value...)
+	})
+	return append(rest, '}')
 }
 
 const (

@@ -3,6 +3,7 @@ package iii
 import (
 	"encoding/json"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -88,4 +89,57 @@ func FuzzDecodePayload(f *testing.F) {
 			t.Errorf("%s: %v; encoding/json says %v", payload, got, want)
 		}
 	})
+}
+
+func TestWithoutCallerRemovesTheMemberOfTheTop(t *testing.T) {
+	for payload, want := range map[string]string{
+		`{"_caller_worker_id":"w"}`:                                    `{}`,
+		`{"_caller_worker_id":"w","a":1}`:                              `{"a":1}`,
+		`{"a":1,"_caller_worker_id":"w"}`:                              `{"a":1}`,
+		`{"a":1,"_caller_worker_id":"w","b":2}`:                        `{"a":1,"b":2}`,
+		" { \"a\" : [ 1 ] ,\n\"_caller_worker_id\" : \"w\" , \"b\":2}": `{"a":[ 1 ],"b":2}`,
+		`{"_caller_worker_id":"w","a":1,"_caller_worker_id":"v"}`:      `{"a":1}`,
+		`{"\u005fcaller\u005fworker_id":"w","a":1}`:                    `{"a":1}`,
+		`{"_caller_worker_id":{"_caller_worker_id":1},"\u0061":"\""}`:  `{"\u0061":"\""}`,
+	} {
+		if got := string(withoutCaller(json.RawMessage(payload))); got != want {
+			t.Errorf("%s: got %s, want %s", payload, got, want)
+		}
+	}
+	for _, payload := range []string{
+		``, ` `, `null`, `1`, `"_caller_worker_id"`, `["_caller_worker_id"]`, `{}`, ` { } `,
+		`{"a":{"_caller_worker_id":"w"}}`, `{"_caller_worker_id\u0000":1}`, `{"_CALLER_WORKER_ID":1}`,
+	} {
+		before := json.RawMessage(payload)
+		got := withoutCaller(before)
+		if string(got) != payload || len(got) > 0 && &got[0] != &before[0] {
+			t.Errorf("%s: got %s, want the same bytes", payload, got)
+		}
+	}
+}
+
+// Only types that would take or refuse the member cost a look at the payload.
+func TestPlainStructsIgnoreTheCaller(t *testing.T) {
+	type plain struct {
+		Values  map[string]int
+		Any     any
+		Decoder json.RawMessage
+	}
+	type embeds struct {
+		plain
+		*ErrorBody
+	}
+	for _, v := range []any{new(plain), new(*plain), new(embeds), new(struct{}), new([]map[string]int), new(string), new([]byte), new(*int), new(error)} {
+		if in := reflect.TypeOf(v).Elem(); noticesCaller(in) {
+			t.Errorf("payloads for %v are looked through", in)
+		}
+	}
+	type inlined struct {
+		Rest map[string]int `json:",inline"` // encoding/json/v2 puts other members there
+	}
+	for _, v := range []any{new(map[string]int), new(*map[int]any), new(any), new(json.RawMessage), new(wholeOnly), new(**wholeOnly), new(inlined)} {
+		if in := reflect.TypeOf(v).Elem(); !noticesCaller(in) {
+			t.Errorf("payloads for %v are not looked through", in)
+		}
+	}
 }

@@ -1,13 +1,17 @@
 package iii_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/iii-go/iii"
 	"github.com/iii-go/iii/iiitest"
 )
@@ -190,12 +194,16 @@ func shortTimes(t *testing.T, doc json.RawMessage) json.RawMessage {
 	return out
 }
 
-// viaAny is a document with its numbers as a handler of any sees them.
+// viaAny is a document as a typed handler of any sees it: numbers are floats, and what the
+// engine adds is not there.
 func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
 	t.Helper()
 	var v any
 	if err := json.Unmarshal(doc, &v); err != nil {
 		t.Fatal(err)
+	}
+	if object, ok := v.(map[string]any); ok {
+		delete(object, "_caller_worker_id")
 	}
 	out, err := json.Marshal(v)
 	if err != nil {
@@ -223,5 +231,181 @@ func TestPayloadArrivesOrIsRefused(t *testing.T) {
 	}
 	if got := e.Stats().Undecodable; got != 0 {
 		t.Errorf("the engine dropped %d messages", got)
+	}
+}
+
+type (
+	counts    map[string]int
+	textKey   struct{ name string }
+	embedsMap struct{ counts }
+	callerOf  struct {
+		Caller string `json:"_caller_worker_id"`
+		A      int
+	}
+	Tagged       struct{ callerOf }
+	embedsCaller struct{ *Tagged }
+	hidesCaller  struct {
+		callerOf `json:"inner"`
+		Strict   strict `json:"-"`
+	}
+	strict           struct{ A int }
+	strictWithCaller struct {
+		A      int
+		Caller string `json:"_caller_worker_id"`
+	}
+	embedsStrict   struct{ strict }
+	strictList     []strict
+	generic[T any] struct{ values map[string]T }
+)
+
+func (k *textKey) UnmarshalText(b []byte) error {
+	k.name = string(b)
+	if !strings.HasPrefix(k.name, "k") {
+		return fmt.Errorf("%q is no key", b)
+	}
+	return nil
+}
+
+func decodeStrictly(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}
+
+func (s *strict) UnmarshalJSON(b []byte) error {
+	type plain strict
+	return decodeStrictly(b, (*plain)(s))
+}
+
+func (s *strictWithCaller) UnmarshalJSON(b []byte) error {
+	type plain strictWithCaller
+	return decodeStrictly(b, (*plain)(s))
+}
+
+func (h *hidesCaller) UnmarshalJSON(b []byte) error {
+	var v struct {
+		Inner struct{ A int } `json:"inner"`
+	}
+	err := decodeStrictly(b, &v)
+	h.A = v.Inner.A
+	return err
+}
+
+func (g *generic[T]) UnmarshalJSON(b []byte) error { return json.Unmarshal(b, &g.values) }
+
+// sees registers a typed handler and returns what a call from a worker gives it.
+func sees[T any](ctx context.Context, c *iii.Client, id, payload string) (seen T, caller string, err error) {
+	f, err := iii.Handle(c, id, func(ctx context.Context, in T) (any, error) {
+		seen = in
+		inv, _ := iii.InvocationFromContext(ctx)
+		caller = inv.CallerWorkerID
+		return nil, nil
+	})
+	if err != nil {
+		return seen, "", err
+	}
+	defer f.Unregister()
+	err = c.Call(ctx, id, json.RawMessage(payload), nil)
+	return seen, caller, err
+}
+
+// What a typed handler gets is what the caller sent, and not the member that the engine adds,
+// unless its type names that.
+func TestTypedHandlersSeeWhatWasSent(t *testing.T) {
+	c := newWorker(t, iiitest.Start(t))
+	mustConnect(t, c)
+	for _, test := range []struct {
+		name    string
+		see     func(id, payload string) (any, string, error)
+		payload string
+		want    any
+	}{
+		{"numbers", seerOf[map[string]int](t, c), `{"a":1}`, map[string]int{"a": 1}},
+		{"empty", seerOf[map[string]int](t, c), `{}`, map[string]int{}},
+		{"numbered", seerOf[map[int]string](t, c), `{"1":"x"}`, map[int]string{1: "x"}},
+		{"texts", seerOf[map[string]string](t, c), `{"a":"x"}`, map[string]string{"a": "x"}},
+		{"lists", seerOf[map[string][]string](t, c), `{"a":["x"]}`, map[string][]string{"a": {"x"}}},
+		{"keys that decode themselves", seerOf[map[textKey]int](t, c), `{"k1":1}`, map[textKey]int{{"k1"}: 1}},
+		{"named", seerOf[counts](t, c), `{"a":1,"b":2}`, counts{"a": 1, "b": 2}},
+		{"pointer to a map", seerOf[*counts](t, c), `{"a":1}`, &counts{"a": 1}},
+		{"any", seerOf[any](t, c), `{"a":{"b":1}}`, map[string]any{"a": map[string]any{"b": 1.0}}},
+		{"raw", seerOf[json.RawMessage](t, c), `{"b":[ 1 ],"a":1}`, json.RawMessage(`{"a":1,"b":[1]}`)},
+		{"raw and empty", seerOf[json.RawMessage](t, c), `{}`, json.RawMessage(`{}`)},
+		{"pointer to raw", seerOf[*json.RawMessage](t, c), `{"a":1}`, new(json.RawMessage(`{"a":1}`))},
+		{"raw that is no object", seerOf[json.RawMessage](t, c), `["_caller_worker_id"]`, json.RawMessage(`["_caller_worker_id"]`)},
+		{"strict", seerOf[strict](t, c), `{"A":1}`, strict{1}},
+		{"pointer to strict", seerOf[**strict](t, c), `{"A":1}`, new(&strict{1})},
+		{"embedding strict", seerOf[embedsStrict](t, c), `{"A":1}`, embedsStrict{strict{1}}},
+		{"list of strict", seerOf[strictList](t, c), `[{"A":1}]`, strictList{{1}}},
+		{"generic", seerOf[generic[bool]](t, c), `{"a":true}`, generic[bool]{map[string]bool{"a": true}}},
+		{"field for the caller in a member", seerOf[hidesCaller](t, c), `{"inner":{"A":1}}`, hidesCaller{callerOf: callerOf{A: 1}}},
+		{"field for the caller", seerOf[callerOf](t, c), `{"A":1}`, callerOf{c.WorkerID(), 1}},
+		{"embedded field for the caller", seerOf[embedsCaller](t, c), `{"A":1}`, embedsCaller{&Tagged{callerOf{c.WorkerID(), 1}}}},
+		{"strict with a field for the caller", seerOf[strictWithCaller](t, c), `{"A":1}`, strictWithCaller{1, c.WorkerID()}},
+		{"the key further inside", seerOf[map[string]map[string]int](t, c), `{"a":{"_caller_worker_id":1}}`, map[string]map[string]int{"a": {"_caller_worker_id": 1}}},
+		{"the key from the caller", seerOf[map[string]int](t, c), `{"a":1,"_caller_worker_id":7}`, map[string]int{"a": 1}},
+		{"keys that are like it", seerOf[map[string]int](t, c), `{"_caller_worker_i":1,"caller_worker_id":2,"_CALLER_WORKER_ID":3}`,
+			map[string]int{"_caller_worker_i": 1, "caller_worker_id": 2, "_CALLER_WORKER_ID": 3}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			seen, caller, err := test.see("f", test.payload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			exported := cmp.AllowUnexported(textKey{}, embedsStrict{}, hidesCaller{}, Tagged{}, embedsCaller{}, generic[bool]{})
+			if diff := cmp.Diff(test.want, seen, exported); diff != "" {
+				t.Errorf("the handler saw (-want +got):\n%s", diff)
+			}
+			want := c.WorkerID()
+			if strings.HasPrefix(test.payload, "[") {
+				want = "" // the engine marks objects alone
+			}
+			if caller != want {
+				t.Errorf("CallerWorkerID %q, want %q", caller, want)
+			}
+		})
+	}
+}
+
+func seerOf[T any](t *testing.T, c *iii.Client) func(id, payload string) (any, string, error) {
+	return func(id, payload string) (any, string, error) {
+		seen, caller, err := sees[T](t.Context(), c, id, payload)
+		return seen, caller, err
+	}
+}
+
+// An untyped handler and middleware see the payload as it came.
+func TestUntypedHandlersSeeTheCaller(t *testing.T) {
+	var middle string
+	c := newWorker(t, iiitest.Start(t), iii.WithMiddleware(func(next iii.HandlerFunc) iii.HandlerFunc {
+		return func(ctx context.Context, payload json.RawMessage) (any, error) {
+			middle = string(payload)
+			return next(ctx, payload)
+		}
+	}))
+	if _, err := c.HandleFunc("raw", func(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }); err != nil {
+		t.Fatal(err)
+	}
+	handle(t, c, "typed", func(_ context.Context, in map[string]int) (int, error) { return len(in), nil })
+	mustConnect(t, c)
+	got, err := iii.Call[map[string]any](t.Context(), c, "raw", map[string]int{"a": 1})
+	if diff := cmp.Diff(map[string]any{"a": 1.0, "_caller_worker_id": c.WorkerID()}, got); err != nil || diff != "" {
+		t.Errorf("untyped: %v (-want +got):\n%s", err, diff)
+	}
+	n, err := iii.Call[int](t.Context(), c, "typed", map[string]int{"a": 1})
+	if err != nil || n != 1 || !strings.Contains(middle, `"_caller_worker_id":"`+c.WorkerID()+`"`) {
+		t.Errorf("typed: %d, %v; its middleware saw %s", n, err, middle)
+	}
+}
+
+// The place of what is wrong is that in the payload of the caller.
+func TestTypedMapRefusesWhatIsWrong(t *testing.T) {
+	c := newWorker(t, iiitest.Start(t))
+	handle(t, c, "f", func(_ context.Context, in map[string][]int) (int, error) { return len(in), nil })
+	mustConnect(t, c)
+	err := c.Call(t.Context(), "f", json.RawMessage(`{"a":[1],"b":[1,"two"]}`), nil)
+	var remote *iii.Error
+	if !errors.As(err, &remote) || remote.Message != `payload at ["b"][1]: got string, want integer (int)` {
+		t.Errorf("got %v", err)
 	}
 }

@@ -1,35 +1,33 @@
 package iii
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/memnet"
 )
 
 // peer is a scripted engine: it greets, answers registrations, pings and calls as
 // the engine does, and the script decides otherwise where a test wants it to.
 type peer struct {
-	tb       testing.TB
-	listener net.Listener
-	mem      *memListener // nil: TCP
-	script   script
+	tb     testing.TB
+	server *enginetest.Server
+	mem    *memnet.Listener // nil: TCP
+	script script
 
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced at every change
-	conns   []*peerConn
-	log     []*peerMessage
-	dials   int
-	open    map[net.Conn]struct{}
-	closed  bool
-	wg      sync.WaitGroup
+	mu    enginetest.Watched
+	conns []*peerConn
+	log   []*peerMessage
 }
 
 // script says where a peer differs from the engine. Its functions run on the
@@ -67,44 +65,38 @@ type peerMessage struct {
 
 // peerConn is one connection of the client.
 type peerConn struct {
-	*wsConn
+	*enginetest.WebSocket
 	peer     *peer
 	n        int
 	workerID string
 
-	gate  chan struct{} // capacity 1: full while it does not read
-	pings atomic.Int64  // WebSocket pings
+	pings atomic.Int64 // WebSocket pings
 	ended chan struct{}
 	err   error // why it ended; after ended
 }
 
 // newPeer starts a peer in memory, so that it works in a synctest bubble.
 func newPeer(tb testing.TB, s script) *peer {
-	mem := newMemListener()
-	p := newPeerOn(tb, mem, s)
-	p.mem = mem
-	return p
-}
-
-// newPeerOn starts a peer on a listener.
-func newPeerOn(tb testing.TB, l net.Listener, s script) *peer {
-	p := &peer{tb: tb, listener: l, script: s, changed: make(chan struct{}), open: map[net.Conn]struct{}{}}
-	p.wg.Go(p.accept)
-	tb.Cleanup(p.close)
+	p := &peer{tb: tb, script: s}
+	p.server = enginetest.NewServer(tb, p.serve)
+	p.mem = p.server.Mem
 	return p
 }
 
 // newTCPPeer starts a peer on a free port of the loopback interface.
 func newTCPPeer(tb testing.TB, s script) *peer {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return newPeerOn(tb, l, s)
+	p := &peer{tb: tb, script: s}
+	p.server = enginetest.NewTCPServer(tb, p.serve)
+	return p
 }
 
-func (p *peer) url() string { return "ws://" + p.listener.Addr().String() }
+// proxy stands in front of a peer in memory.
+func (p *peer) proxy(seed uint64, plan func(n int) enginetest.FaultPlan) *enginetest.FaultProxy {
+	return enginetest.NewFaultProxy(p.tb, func(ctx context.Context) (net.Conn, error) { return p.mem.DialContext(ctx, "", "") }, seed, plan)
+}
+
+func (p *peer) url() string { return p.server.URL() }
 
 // client makes a client of this peer, which ends with the test.
 func (p *peer) client(opts ...Option) *Client {
@@ -131,46 +123,20 @@ func (p *peer) connected(opts ...Option) *Client {
 	return c
 }
 
-func (p *peer) accept() {
-	for {
-		conn, err := p.listener.Accept()
-		if err != nil {
-			return
-		}
-		p.mu.Lock()
-		if p.closed {
-			p.mu.Unlock()
-			_ = conn.Close()
-			return
-		}
-		p.open[conn] = struct{}{}
-		n := p.dials
-		p.dials++
-		p.wg.Go(func() { p.serve(conn, n) })
-		p.mu.Unlock()
-	}
-}
-
 func (p *peer) serve(conn net.Conn, n int) {
-	defer func() {
-		_ = conn.Close()
-		p.mu.Lock()
-		delete(p.open, conn)
-		p.mu.Unlock()
-	}()
 	var status func(*http.Request) int
 	if p.script.refuse != nil {
 		status = func(r *http.Request) int { return p.script.refuse(n, r) }
 	}
-	ws, err := wsAccept(conn, status)
+	ws, err := enginetest.Upgrade(conn, status)
 	if err != nil {
 		return
 	}
-	c := &peerConn{wsConn: ws, peer: p, workerID: uuid.NewString(), ended: make(chan struct{}), gate: make(chan struct{}, 1)}
+	c := &peerConn{WebSocket: ws, peer: p, workerID: uuid.NewString(), ended: make(chan struct{})}
 	p.mu.Lock()
 	c.n = len(p.conns)
 	p.conns = append(p.conns, c)
-	p.notify()
+	p.mu.Notify()
 	p.mu.Unlock()
 	defer close(c.ended)
 	if p.script.greet != nil {
@@ -181,24 +147,6 @@ func (p *peer) serve(conn net.Conn, n int) {
 	c.err = c.read()
 }
 
-// notify tells those who wait; p.mu is held.
-func (p *peer) notify() {
-	close(p.changed)
-	p.changed = make(chan struct{})
-}
-
-// close cuts all connections and joins the peer's goroutines.
-func (p *peer) close() {
-	p.mu.Lock()
-	p.closed = true
-	for conn := range p.open {
-		_ = conn.Close()
-	}
-	p.mu.Unlock()
-	_ = p.listener.Close()
-	p.wg.Wait()
-}
-
 // waitLimit ends a wait for what does not come. In a bubble it is of the
 // bubble's time.
 const waitLimit = time.Minute
@@ -206,21 +154,7 @@ const waitLimit = time.Minute
 // wait returns when done does, which is asked under the lock at every change.
 func (p *peer) wait(what string, done func() bool) {
 	p.tb.Helper()
-	limit := time.NewTimer(waitLimit)
-	defer limit.Stop()
-	for {
-		p.mu.Lock()
-		ok, changed := done(), p.changed
-		p.mu.Unlock()
-		if ok {
-			return
-		}
-		select {
-		case <-changed:
-		case <-limit.C:
-			p.tb.Fatalf("%s: did not happen within %v", what, waitLimit)
-		}
-	}
+	p.mu.Wait(p.tb, waitLimit, what, done)
 }
 
 // conn waits for the n-th connection, counted from 0.
@@ -275,24 +209,16 @@ func (c *peerConn) welcome() {
 }
 
 // send sends a text message; a connection that is gone is no error.
-func (c *peerConn) send(message string) { _ = c.writeFrame(opText, true, []byte(message)) }
-
-// stopReading makes the peer read nothing more until the returned function is called.
-func (c *peerConn) stopReading() (resume func()) {
-	c.gate <- struct{}{}
-	return sync.OnceFunc(func() { <-c.gate })
-}
+func (c *peerConn) send(message string) { _ = c.WriteFrame(enginetest.OpText, true, []byte(message)) }
 
 func (c *peerConn) read() error {
 	for {
-		op, raw, frames, err := c.readMessage(c.control)
+		op, raw, frames, err := c.ReadMessage(c.control)
 		if err != nil {
 			return err
 		}
-		c.gate <- struct{}{}
-		<-c.gate
-		if op >= opClose {
-			if c.control(op, raw); op == opClose {
+		if op >= enginetest.OpClose {
+			if c.control(op, raw); op == enginetest.OpClose {
 				return errPeerClosed
 			}
 			continue
@@ -302,11 +228,11 @@ func (c *peerConn) read() error {
 			c.peer.tb.Errorf("peer: message does not decode: %v: %.200s", err, raw)
 			continue
 		}
-		m.Conn, m.Raw, m.Frames, m.Binary = c.n, raw, frames, op == opBinary
+		m.Conn, m.Raw, m.Frames, m.Binary = c.n, raw, frames, op == enginetest.OpBinary
 		if !c.peer.script.forget {
 			c.peer.mu.Lock()
 			c.peer.log = append(c.peer.log, m)
-			c.peer.notify()
+			c.peer.mu.Notify()
 			c.peer.mu.Unlock()
 		}
 		if c.peer.script.message == nil || !c.peer.script.message(c, m) {
@@ -318,14 +244,14 @@ func (c *peerConn) read() error {
 var errPeerClosed = fmt.Errorf("the client has sent a Close frame")
 
 func (c *peerConn) control(op byte, payload []byte) {
-	if op == opPing {
+	if op == enginetest.OpPing {
 		c.pings.Add(1)
 	}
 	switch {
-	case op == opPing && !c.peer.script.noPong:
-		_ = c.writeFrame(opPong, true, payload)
-	case op == opClose:
-		_ = c.writeFrame(opClose, true, nil)
+	case op == enginetest.OpPing && !c.peer.script.noPong:
+		_ = c.WriteFrame(enginetest.OpPong, true, payload)
+	case op == enginetest.OpClose:
+		_ = c.WriteFrame(enginetest.OpClose, true, nil)
 	}
 }
 

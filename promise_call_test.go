@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/iii-go/iii/internal/enginetest"
 )
 
 // unanswered withholds the answers to users' calls.
@@ -32,7 +34,7 @@ func TestR5LostCallFailsAtOnce(t *testing.T) {
 				go func() { results <- c.Call(t.Context(), "x::y", 1, nil) }()
 			}
 			synctest.Wait()
-			p.conn(0).cut()
+			p.conn(0).Cut()
 			cut := time.Now()
 			for range n {
 				err := suite.note(<-results)
@@ -58,7 +60,7 @@ func TestR5LostCallFailsAtOnce(t *testing.T) {
 			if err := <-result; err != nil {
 				t.Errorf("call before the first connection: %v", err)
 			}
-			p.conn(0).cut()
+			p.conn(0).Cut()
 			synctest.Wait()
 			if s := c.State(); s != ConnectionStateReconnecting {
 				t.Errorf("state: %v", s)
@@ -73,7 +75,7 @@ func TestR5LostCallFailsAtOnce(t *testing.T) {
 			const n = 40
 			p := newPeer(t, script{})
 			c := p.connected()
-			resume := p.conn(0).stopReading()
+			resume := p.conn(0).StopReading()
 			var lost, answered atomic.Int32
 			var calls sync.WaitGroup
 			for i := range n {
@@ -91,7 +93,7 @@ func TestR5LostCallFailsAtOnce(t *testing.T) {
 				})
 			}
 			synctest.Wait()
-			p.conn(0).cut()
+			p.conn(0).Cut()
 			resume()
 			calls.Wait()
 			if lost.Load() == 0 || answered.Load() == 0 || lost.Load()+answered.Load() != n {
@@ -143,20 +145,20 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 		}
 		return false
 	}})
-	proxy := newFaultProxy(t, p, seed, func(conn int) faultPlan {
-		cut := fault{limited: true, limit: 1000 + r.Int64N(int64(n)*300), then: faultReset, latency: time.Duration(r.IntN(2)) * time.Millisecond}
+	proxy := p.proxy(seed, func(conn int) enginetest.FaultPlan {
+		cut := enginetest.Fault{Limited: true, Limit: 1000 + r.Int64N(int64(n)*300), Then: enginetest.FaultReset, Latency: time.Duration(r.IntN(2)) * time.Millisecond}
 		switch {
 		case conn > 0:
-			return faultPlan{}
+			return enginetest.FaultPlan{}
 		case seed%2 == 0: // among those that waited for the connection
-			cut.limit = 1000 + r.Int64N(int64(n)*60)
+			cut.Limit = 1000 + r.Int64N(int64(n)*60)
 		case seed%3 == 0:
-			cut.limit /= 4
-			return faultPlan{in: cut}
+			cut.Limit /= 4
+			return enginetest.FaultPlan{In: cut}
 		}
-		return faultPlan{out: cut}
+		return enginetest.FaultPlan{Out: cut}
 	})
-	proxy.capacity = 4 << 10 // so that cuts find writes under way
+	proxy.Capacity = 4 << 10 // so that cuts find writes under way
 	w := newWatch()
 	c := p.client(WithDialContext(proxy.DialContext), w.option(), WithSendBuffer(n/2, 8<<20))
 	padding := strings.Repeat("x", 100)

@@ -180,7 +180,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 		}})
 		c := p.connected()
 		gone.Store(true)
-		p.conn(0).cut()
+		p.conn(0).Cut()
 		synctest.Wait()
 		return p, c
 	}
@@ -220,7 +220,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPeer(t, script{})
 			c := p.connected()
-			p.conn(0).cut()
+			p.conn(0).Cut()
 			synctest.Wait()
 			if err := c.Send(t.Context(), "x::y", 1); err != nil {
 				t.Fatal(err)
@@ -280,7 +280,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 			}
 			p.conn(0).invoke("slow", "1")
 			synctest.Wait()
-			time.AfterFunc(time.Second, p.conn(0).cut)
+			time.AfterFunc(time.Second, p.conn(0).Cut)
 			if err := shutdown(t, c, 3*time.Second); err != nil {
 				t.Error(err)
 			}
@@ -295,10 +295,11 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 	t.Run("peer without a Close frame", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var silence atomic.Bool
+			resume := make(chan func(), 1)
 			p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool {
 				if m.Type == "ping" && silence.Load() { // of the flush: answered, and then nothing more is read
 					c.answer(m)
-					c.gate <- struct{}{}
+					resume <- c.StopReading()
 					return true
 				}
 				return false
@@ -308,7 +309,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 			if err := shutdown(t, c, closeTimeout); err != nil {
 				t.Error(err)
 			}
-			<-p.conn(0).gate
+			(<-resume)()
 		})
 	})
 }

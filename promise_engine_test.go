@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/iii-go/iii"
 	"github.com/iii-go/iii/iiitest"
+	"github.com/iii-go/iii/internal/enginetest"
 )
 
 // The promises that the development engine judges: by its registry, and by its
@@ -102,11 +105,18 @@ type registration struct {
 	remove func() error
 }
 
-func (p *program) ids() (ids []string) {
+// ids lists what is registered in the order in which it is to come: functions, then
+// triggers, each in the order of the program.
+func (p *program) ids() []string {
+	var functions, triggers []string
 	for _, r := range p.live {
-		ids = append(ids, r.id)
+		if strings.HasPrefix(r.id, "t::") {
+			triggers = append(triggers, r.id)
+		} else {
+			functions = append(functions, r.id)
+		}
 	}
-	return ids
+	return append(functions, triggers...)
 }
 
 // add registers a function, or each tenth time a trigger.
@@ -349,6 +359,24 @@ func TestR7RepliesStayOnTheirConnection(t *testing.T) {
 	}
 }
 
+// halfOpenDialer dials through a proxy that cuts the first so many connections off,
+// each after so many random bytes, without telling the engine.
+func halfOpenDialer(tb testing.TB, dial func(ctx context.Context, network, addr string) (net.Conn, error), seed uint64, cuts int, out, in int64) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	r := rand.New(rand.NewPCG(seed, 4))
+	f := enginetest.NewFaultProxy(tb, func(ctx context.Context) (net.Conn, error) { return dial(ctx, "tcp", "engine") }, seed, func(n int) (plan enginetest.FaultPlan) {
+		if n >= cuts {
+			return plan
+		}
+		if r.IntN(2) == 0 {
+			plan.In = enginetest.Fault{Limited: true, Limit: r.Int64N(in), Then: enginetest.FaultHalfOpen}
+		} else {
+			plan.Out = enginetest.Fault{Limited: true, Limit: r.Int64N(out), Then: enginetest.FaultHalfOpen, Slice: 1 + r.IntN(300)}
+		}
+		return plan
+	})
+	return f.DialContext
+}
+
 // TestR1HalfOpen cuts connections off at random bytes without the engine noticing: it
 // keeps the old connection, with the worker's name and functions. The worker gets
 // them back, and is never refused for its own name.
@@ -360,7 +388,7 @@ func TestR1HalfOpen(t *testing.T) {
 				r := rand.New(rand.NewPCG(seed, 3))
 				e := iiitest.Start(t)
 				n := 1 + r.IntN(40)
-				dial := iii.HalfOpenDialer(t, e.DialContext, seed, 1+r.IntN(6), int64(1200+100*n), 500)
+				dial := halfOpenDialer(t, e.DialContext, seed, 1+r.IntN(6), int64(1200+100*n), 500)
 				p := &program{t: t, c: newWorker(t, e, iii.WithDialContext(dial), iii.WithKeepalive(time.Second, 3*time.Second))}
 				for range n {
 					p.add()

@@ -16,6 +16,9 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/memnet"
 )
 
 // hostileMessages are text messages that no engine sends.
@@ -86,21 +89,21 @@ func TestR16NoInputHarms(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			conn.send(message)
 			healthy(t)
-			_ = conn.writeFrame(opBinary, true, []byte(message))
+			_ = conn.WriteFrame(enginetest.OpBinary, true, []byte(message))
 			healthy(t)
 			for i := range message { // in frames of one byte
 				if i > 200 {
 					break
 				}
-				op := byte(opContinuation)
+				op := byte(enginetest.OpContinuation)
 				if i == 0 {
-					op = opText
+					op = enginetest.OpText
 				}
-				_ = conn.writeFrame(op, false, []byte(message[i:i+1]))
-				_ = conn.writeFrame(opPing, true, []byte("between"))
+				_ = conn.WriteFrame(op, false, []byte(message[i:i+1]))
+				_ = conn.WriteFrame(enginetest.OpPing, true, []byte("between"))
 			}
 			if len(message) > 0 {
-				_ = conn.writeFrame(opContinuation, true, nil)
+				_ = conn.WriteFrame(enginetest.OpContinuation, true, nil)
 			}
 			healthy(t)
 		})
@@ -114,22 +117,22 @@ func TestR16NoInputHarms(t *testing.T) {
 // connects again.
 func TestR16BrokenFramesCostTheConnection(t *testing.T) {
 	tests := map[string]func(c *peerConn){
-		"reserved bit":            func(c *peerConn) { _ = c.writeFrame(opText|0x40, true, []byte("x")) },
-		"unknown opcode":          func(c *peerConn) { _ = c.writeFrame(5, true, []byte("x")) },
-		"fragmented ping":         func(c *peerConn) { _ = c.writeFrame(opPing, false, []byte("x")) },
-		"long ping":               func(c *peerConn) { _ = c.writeFrame(opPing, true, make([]byte, 126)) },
-		"continuation of nothing": func(c *peerConn) { _ = c.writeFrame(opContinuation, true, []byte("x")) },
+		"reserved bit":            func(c *peerConn) { _ = c.WriteFrame(enginetest.OpText|0x40, true, []byte("x")) },
+		"unknown opcode":          func(c *peerConn) { _ = c.WriteFrame(5, true, []byte("x")) },
+		"fragmented ping":         func(c *peerConn) { _ = c.WriteFrame(enginetest.OpPing, false, []byte("x")) },
+		"long ping":               func(c *peerConn) { _ = c.WriteFrame(enginetest.OpPing, true, make([]byte, 126)) },
+		"continuation of nothing": func(c *peerConn) { _ = c.WriteFrame(enginetest.OpContinuation, true, []byte("x")) },
 		"masked frame":            func(c *peerConn) { _, _ = c.Write([]byte{0x81, 0x81, 1, 2, 3, 4, 5}) },
 		"negative length":         func(c *peerConn) { _, _ = c.Write([]byte{0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255}) },
 		"no WebSocket":            func(c *peerConn) { _, _ = c.Write([]byte(strings.Repeat("HTTP/1.1 200 OK\r\n\r\n", 100))) },
-		"Close":                   func(c *peerConn) { _ = c.writeFrame(opClose, true, nil) },
-		"Close with a reason":     func(c *peerConn) { _ = c.writeFrame(opClose, true, []byte("\x03\xe8bye")) },
-		"broken Close":            func(c *peerConn) { _ = c.writeFrame(opClose, true, []byte{3}) },
+		"Close":                   func(c *peerConn) { _ = c.WriteFrame(enginetest.OpClose, true, nil) },
+		"Close with a reason":     func(c *peerConn) { _ = c.WriteFrame(enginetest.OpClose, true, []byte("\x03\xe8bye")) },
+		"broken Close":            func(c *peerConn) { _ = c.WriteFrame(enginetest.OpClose, true, []byte{3}) },
 		"message over the limit":  func(c *peerConn) { c.send(`"` + strings.Repeat("x", 1<<20) + `"`) },
 		"fragments over the limit": func(c *peerConn) {
-			_ = c.writeFrame(opText, false, []byte(`"`))
+			_ = c.WriteFrame(enginetest.OpText, false, []byte(`"`))
 			for range 20 {
-				_ = c.writeFrame(opContinuation, false, make([]byte, 60_000))
+				_ = c.WriteFrame(enginetest.OpContinuation, false, make([]byte, 60_000))
 			}
 		},
 		"frame that announces too much": func(c *peerConn) { _, _ = c.Write([]byte{0x81, 127, 0, 0, 0, 1, 0, 0, 0, 0}) },
@@ -166,12 +169,12 @@ func TestR16FloodsAreBounded(t *testing.T) {
 		binary  byte
 		limit   int64 // bytes that the heap may grow by; 0: 160 MiB
 	}{
-		"pings":            {`{"type":"ping"}`, opText, 0},
-		"WebSocket pings":  {strings.Repeat("x", 125), opPing, 4 << 20},
-		"unknown function": {`{"type":"invokefunction","invocation_id":"` + testID + `","function_id":"` + strings.Repeat("x", 500) + `","data":1}`, opText, 0},
-		"junk":             {`{"a":`, opText, 0},
-		"rejections":       {`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"d","function_id":"f","owner_worker_id":"w"}`, opText, 0},
-		"answers":          {`{"type":"invocationresult","invocation_id":"` + testID + `","result":1}`, opText, 0},
+		"pings":            {`{"type":"ping"}`, enginetest.OpText, 0},
+		"WebSocket pings":  {strings.Repeat("x", 125), enginetest.OpPing, 4 << 20},
+		"unknown function": {`{"type":"invokefunction","invocation_id":"` + testID + `","function_id":"` + strings.Repeat("x", 500) + `","data":1}`, enginetest.OpText, 0},
+		"junk":             {`{"a":`, enginetest.OpText, 0},
+		"rejections":       {`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"d","function_id":"f","owner_worker_id":"w"}`, enginetest.OpText, 0},
+		"answers":          {`{"type":"invocationresult","invocation_id":"` + testID + `","result":1}`, enginetest.OpText, 0},
 	}
 	for name, flood := range floods {
 		t.Run(name, func(t *testing.T) {
@@ -181,10 +184,10 @@ func TestR16FloodsAreBounded(t *testing.T) {
 				c := p.connected(WithStateListener(func(ConnectionState, error) { <-blocked }))
 				defer close(blocked)
 				before := heap()
-				resume := p.conn(0).stopReading()
+				resume := p.conn(0).StopReading()
 				defer resume()
 				for range scale(50_000, 2_000_000) {
-					if p.conn(0).writeFrame(flood.binary, true, []byte(flood.message)) != nil {
+					if p.conn(0).WriteFrame(flood.binary, true, []byte(flood.message)) != nil {
 						break // the client has seen enough
 					}
 				}
@@ -222,7 +225,7 @@ func TestR16Handshake(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c, err := New("ws://engine.test", WithLogger(testLogger), WithDialContext(func(context.Context, string, string) (net.Conn, error) {
-					near, far := memPipe(pipeCapacity)
+					near, far := memnet.Pipe(memnet.Capacity)
 					go func() {
 						defer far.Close()
 						if _, err := http.ReadRequest(bufio.NewReader(far)); err != nil {
@@ -290,9 +293,9 @@ func TestR16ProxyAnswers(t *testing.T) {
 			d := websocket.Dialer{
 				Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.test", User: url.UserPassword("user", secretPassword)}),
 				NetDialContext: func(context.Context, string, string) (net.Conn, error) {
-					near, far := memPipe(pipeCapacity)
+					near, far := memnet.Pipe(memnet.Capacity)
 					_, err := far.Write([]byte(answer))
-					far.out.end(false) // it reads what is said to it
+					_ = far.CloseWrite() // it reads what is said to it
 					return near, err
 				},
 			}

@@ -39,7 +39,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 					half = liveHeap()
 				}
 				p.conn(i).invoke("f::1", "1")
-				p.conn(i).cut()
+				p.conn(i).Cut()
 				p.conn(i + 1)
 				for c.State() != ConnectionStateConnected {
 					synctest.Wait()
@@ -88,10 +88,10 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 				p.conn(0).invoke("f", "1")
 			}
 			synctest.Wait()
-			resume := p.conn(0).stopReading()
+			resume := p.conn(0).StopReading()
 			close(release) // half of the answers fill the way, half wait for room
 			synctest.Wait()
-			p.conn(0).cut()
+			p.conn(0).Cut()
 			resume()
 			synctest.Wait()
 			if got := c.Stats(); got.HandlersRunning != 0 || got.RepliesDropped == 0 {

@@ -22,7 +22,7 @@ var blockedPeers = map[string]func(t *testing.T) *Client{
 	"has stopped reading": func(t *testing.T) *Client {
 		p := newPeer(t, script{})
 		c := p.connected(WithDrainTimeout(time.Millisecond))
-		t.Cleanup(p.conn(0).stopReading())
+		t.Cleanup(p.conn(0).StopReading())
 		for range 200 {
 			go func() { _ = c.Send(context.Background(), "x::y", strings.Repeat("x", 64<<10)) }()
 		}
@@ -52,7 +52,7 @@ var blockedPeers = map[string]func(t *testing.T) *Client{
 		}})
 		c := p.connected(WithDrainTimeout(time.Millisecond))
 		gone.Store(true)
-		p.conn(0).cut()
+		p.conn(0).Cut()
 		time.Sleep(time.Minute) // of the bubble: in the middle of a delay
 		if err := c.Send(context.Background(), "x::y", 1); err != nil {
 			t.Fatal(err)

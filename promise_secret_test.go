@@ -103,20 +103,20 @@ func TestR19NoSecretIsTold(t *testing.T) {
 				c.send(`{"type":"registrationrejected","code":"WORKER_NAMESPACE_CONFLICT","namespace":"d","worker_name":"w","owner_worker_id":"o"}`)
 			}}))
 		},
-		"cut in the greeting": func(t *testing.T) { attempt(t, newPeer(t, script{greet: (*peerConn).cut})) },
+		"cut in the greeting": func(t *testing.T) { attempt(t, newPeer(t, script{greet: (*peerConn).Cut})) },
 		"odd greeting": func(t *testing.T) {
 			p := newPeer(t, script{greet: func(c *peerConn) {
 				c.send(`{"type":"workerregistered","worker_id":7,"reattach_token":"` + tokenMark + `"}`)
 				c.send(`{"type":"workerregistered","worker_id":"w","reattach_token":{"t":"` + tokenMark + `"}}`)
 				c.send(`{"type":"workerregistered","reattach_token":"` + tokenMark + ``)
-				c.cut()
+				c.Cut()
 			}})
 			attempt(t, p)
 		},
 		"reconnects": func(t *testing.T) {
 			p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool {
 				if m.FunctionID == "x::cut" {
-					c.cut()
+					c.Cut()
 				}
 				return false
 			}})
@@ -148,7 +148,7 @@ func TestR19NoSecretIsTold(t *testing.T) {
 		},
 		"gone": func(t *testing.T) {
 			p := newPeer(t, script{})
-			_ = p.listener.Close()
+			p.server.Refuse()
 			attempt(t, p)
 		},
 		"TLS that is none": func(t *testing.T) {

@@ -43,7 +43,7 @@ func TestR21SizeNeverKillsALink(t *testing.T) {
 		}
 		return false
 	}})
-	p.mem.capacity = 8 << 20
+	p.mem.Capacity = 8 << 20
 	c := p.client()
 	_, err := Handle(c, "grow", func(_ context.Context, size int) (json.RawMessage, error) { return paddedJSON(size), nil })
 	if err != nil {
@@ -84,7 +84,7 @@ func TestR21SizeNeverKillsALink(t *testing.T) {
 			}
 			var got json.RawMessage
 			q := newPeer(t, script{forget: true, call: func(*peerConn, *peerMessage) string { return string(paddedJSON(size)) }})
-			q.mem.capacity = 8 << 20
+			q.mem.Capacity = 8 << 20
 			if err := q.connected().Call(t.Context(), "x::y", 1, &got, WithTimeout(5*time.Minute)); err != nil || len(got) != size {
 				t.Errorf("answer of %d bytes, %v", len(got), err)
 			}

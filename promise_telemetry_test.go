@@ -21,6 +21,9 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/otlpjson"
 )
 
 // R13: everything that was recorded arrives, though the engine's side is killed a
@@ -83,13 +86,13 @@ func recordWhileKilled(t *testing.T, p *otelPeer, kind string) {
 	spans, logs, metrics := map[any]int{}, map[any]int{}, map[any]int{}
 	_, docs := p.documents(t)
 	for _, doc := range docs {
-		each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) {
-			if at(s, "endTimeUnixNano") != "0" {
-				spans[at(s, "name")]++
+		enginetest.Each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) {
+			if enginetest.At(s, "endTimeUnixNano") != "0" {
+				spans[enginetest.At(s, "name")]++
 			}
 		})
-		each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) { logs[at(r, "body", "stringValue")]++ })
-		each(doc, []string{"resourceMetrics", "scopeMetrics", "metrics"}, func(m any) { metrics[at(m, "sum", "dataPoints", 0, "asInt")]++ })
+		enginetest.Each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) { logs[enginetest.At(r, "body", "stringValue")]++ })
+		enginetest.Each(doc, []string{"resourceMetrics", "scopeMetrics", "metrics"}, func(m any) { metrics[enginetest.At(m, "sum", "dataPoints", 0, "asInt")]++ })
 	}
 	lost := 0
 	for i := range n {
@@ -189,7 +192,7 @@ func TestR15RecordingNeverWaits(t *testing.T) {
 					tel = p.telemetry(cfg)
 				} else {
 					tel = p.telemetry(cfg)
-					defer p.conn(0).stopReading()()
+					defer p.conn(0).StopReading()()
 				}
 				counter, err := tel.Meter().Int64Counter("c")
 				if err != nil {
@@ -227,7 +230,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 		if found.note(err) == nil {
 			t.Errorf("%q is taken", address)
 		}
-		_, err = StartTelemetry(t.Context(), OtelConfig{EngineWsURL: &address})
+		_, err = StartTelemetry(t.Context(), OtelConfig{EngineWSURL: &address})
 		found.note(err)
 		t.Setenv("III_URL", address)
 		_, err = StartTelemetry(t.Context(), OtelConfig{})
@@ -244,7 +247,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	refuse := func(status int) func(int, *http.Request) int { return func(int, *http.Request) int { return status } }
 	greet := func(text string) func(*otelConn) {
 		return func(c *otelConn) {
-			_ = c.writeFrame(opText, true, []byte(text))
+			_ = c.WriteFrame(enginetest.OpText, true, []byte(text))
 			c.kill()
 		}
 	}
@@ -276,7 +279,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 						options = append(options, WithConnectionLogger(log))
 					}
 					tel, err := StartTelemetry(t.Context(), OtelConfig{
-						EngineWsURL: ptr("ws://user:" + secretPassword + "@engine.test/path?token=" + secretQuery), Enabled: ptr(true), LogsEnabled: ptr(true),
+						EngineWSURL: ptr("ws://user:" + secretPassword + "@engine.test/path?token=" + secretQuery), Enabled: ptr(true), LogsEnabled: ptr(true),
 					}, WithTelemetryConnection(options...))
 					if err != nil {
 						t.Fatal(err)
@@ -288,7 +291,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 					defer cancel()
 					found.note(tel.Flush(ctx))
 					found.note(tel.Shutdown(t.Context()))
-					found.note(tel.Connection().Send(OtelMessage{Prefix: prefixLogs}))
+					found.note(tel.Connection().Send(OtelMessage{Prefix: otlpjson.PrefixLogs}))
 					found.note(fmt.Errorf("%+v %v", tel.Connection().Stats(), tel.Connection().State()))
 					if !sent {
 						t.Error("the secrets were not sent: the test shows nothing")
@@ -309,7 +312,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 
 // The start of a span comes before its end, and once at most, whatever happens:
 // the connection dies again and again, the queue overflows, spans are long and short.
-func TestChecklistSnapshotPrecedesFinal(t *testing.T) {
+func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 	var starts, ends, dropped, kills uint64
 	for seed := range uint64(scale(25, 1000)) {
 		synctest.Test(t, func(t *testing.T) {
@@ -348,10 +351,10 @@ func TestChecklistSnapshotPrecedesFinal(t *testing.T) {
 			started, ended := map[any]int{}, map[any]bool{}
 			_, docs := p.documents(t)
 			for _, doc := range docs {
-				each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) {
-					id := at(s, "spanId")
+				enginetest.Each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) {
+					id := enginetest.At(s, "spanId")
 					switch {
-					case at(s, "endTimeUnixNano") != "0":
+					case enginetest.At(s, "endTimeUnixNano") != "0":
 						ended[id] = true
 					case ended[id]:
 						t.Errorf("seed %d: the start of span %v came after its end", seed, id)
@@ -377,7 +380,7 @@ func TestChecklistSnapshotPrecedesFinal(t *testing.T) {
 }
 
 // What is too large for one frame leaves in several, and each record comes once.
-func TestChecklistSplitOverTheWire(t *testing.T) {
+func TestTelemetrySplitsLargeBatches(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	tel := p.telemetry(OtelConfig{LiveSpans: ptr(false), LogsBatchSize: ptr(uint64(512)), LogsFlushIntervalMs: ptr(uint64(3_600_000)), SpansFlushIntervalMs: ptr(uint64(3_600_000))})
 	const n = 50
@@ -393,8 +396,8 @@ func TestChecklistSplitOverTheWire(t *testing.T) {
 	seen := map[string]int{}
 	prefixes, docs := p.documents(t)
 	for _, doc := range docs {
-		each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) { seen[fmt.Sprint("span ", at(s, "name"))]++ })
-		each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) { seen[fmt.Sprint("log ", at(r, "body", "stringValue"))]++ })
+		enginetest.Each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) { seen[fmt.Sprint("span ", enginetest.At(s, "name"))]++ })
+		enginetest.Each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) { seen[fmt.Sprint("log ", enginetest.At(r, "body", "stringValue"))]++ })
 	}
 	want := map[string]int{}
 	for i := range n {
@@ -415,14 +418,14 @@ func TestTelemetryWriteDeadline(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		s := p.connection()
 		c := p.conn(0)
-		resume := c.stopReading()
+		resume := c.StopReading()
 		defer resume()
 		began := time.Now()
 		var want []string
 		for i := range 3 {
 			data := strings.Repeat(fmt.Sprint(i), 1<<20)
-			want = append(want, prefixLogs+data)
-			if err := s.Send(OtelMessage{Prefix: prefixLogs, Data: []byte(data)}); err != nil {
+			want = append(want, otlpjson.PrefixLogs+data)
+			if err := s.Send(OtelMessage{Prefix: otlpjson.PrefixLogs, Data: []byte(data)}); err != nil {
 				t.Fatal(err)
 			}
 		}

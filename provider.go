@@ -8,6 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // TriggerType describes a trigger type that this worker provides.
@@ -120,6 +123,12 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 //
 // A type cannot be taken back, for the protocol has no message for that: it ends
 // with the client. HandleTriggerType does not wait for the network.
+//
+// The engine gives a type to the worker that registers it last, without a word to the one
+// before, and drops it when that worker leaves. So the client asks every 2 s who provides
+// its types: what another worker has taken is unbound here, and a type that nobody provides
+// any more is registered again. An access control that forbids engine::triggers::info ends
+// the questions.
 func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	fail := func(err error) error { return fmt.Errorf("iii: trigger type %q: %w", t.ID, err) }
 	switch {
@@ -147,8 +156,40 @@ func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	if !c.bindings.add(provided) {
 		return fail(fmt.Errorf("provided already in namespace %q", provided.namespace))
 	}
-	if err := c.registry.addType(&entry{add: add}); err != nil {
+	if err := c.registry.addType(&typeEntry{entry{add: add}, provided}); err != nil {
 		return fail(err)
 	}
 	return nil
+}
+
+// typeWatchInterval is how often the client asks who provides its trigger types.
+const typeWatchInterval = 2 * time.Second
+
+// plainName reports whether the engine leaves a worker's name as it is: it removes control
+// and format characters and cuts after 280 characters.
+func plainName(name string) bool {
+	return utf8.RuneCountInString(name) <= 280 && name == strings.TrimSpace(name) && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// watchTypes asks the engine who provides the types of this worker, and acts on it.
+func (c *Client) watchTypes(l *link) {
+	for _, t := range c.registry.providedTypes(l) {
+		ctx, cancel := context.WithTimeout(l.handlers, typeWatchInterval)
+		detail, err := Call[TriggerTypeDetail](ctx, c, "engine::triggers::info", TriggerTypeInfoInput{ID: t.id, Namespace: t.namespace})
+		cancel()
+		var refusal *Error
+		switch {
+		case err == nil && detail.WorkerName != c.name && plainName(c.name):
+			if c.bindings.giveUp(t) {
+				c.log.Warn("iii: another worker provides a trigger type of this one", "type", t.id, "namespace", t.namespace, "worker", detail.WorkerName)
+			}
+		case errors.As(err, &refusal) && refusal.Code == codeNotFound:
+			c.log.Warn("iii: nobody provides a trigger type of this worker any more; registering it again", "type", t.id, "namespace", t.namespace)
+			c.registry.renewType(l, t)
+		case errors.Is(err, ErrForbidden), errors.Is(err, ErrFunctionNotFound):
+			c.log.Debug("iii: the engine does not say who provides trigger types", "error", err)
+			c.unwatched.Store(true)
+			return
+		}
+	}
 }

@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"testing"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/memnet"
 )
 
 // FuzzReceive gives a client any message: it must neither panic nor end.
 func FuzzReceive(f *testing.F) {
-	for _, seed := range scanSeeds {
+	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
 	}
 	for _, seed := range []string{`{"type":"workerregistered","worker_id":1}`, `{"type":"workerregistered","worker_id":"w","reattach_token":null}`,
@@ -30,7 +33,7 @@ func FuzzReceive(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l := bareLink(c)
-		c.out.attach(l)
+		c.out.attach(l, 1)
 		c.registry.begin(l)
 		input := bytes.Clone(b)
 		c.receive(l, b)
@@ -45,7 +48,7 @@ func FuzzReceive(f *testing.F) {
 
 // bareLink is a link of c whose socket nobody reads or writes.
 func bareLink(c *Client) *link {
-	end, _ := memPipe(1 << 10)
+	end, _ := memnet.Pipe(1 << 10)
 	l := &link{
 		socket:     &socket{net: &gatherConn{Conn: end}, wake: make(chan struct{}, 1), dead: make(chan struct{})},
 		client:     c,

@@ -31,13 +31,19 @@ type fatalError struct{ error }
 
 func (e fatalError) Unwrap() error { return e.error }
 
+// nameHeldError is the refusal of a name that another worker has for the time being.
+type nameHeldError struct{ error }
+
+func (e nameHeldError) Unwrap() error { return e.error }
+
 // keepConnected returns nil when ctx has ended, else the fatal error.
 func (c *Client) keepConnected(ctx context.Context) error {
 	var attempt, failures uint64
+	var turn time.Duration // of the wait for this worker's name; 0 while it does not wait
 	for ctx.Err() == nil {
 		c.mu.Lock()
 		state := ConnectionStateConnecting
-		if c.wasReady || failures > 0 {
+		if c.wasReady || failures > 0 || turn > 0 {
 			state = ConnectionStateReconnecting
 		}
 		c.mu.Unlock()
@@ -54,28 +60,44 @@ func (c *Client) keepConnected(ctx context.Context) error {
 		if errors.As(err, &fatal) {
 			return fatal.error
 		}
-		attempt++
-		failures++
-		if wasReady {
-			attempt, failures = 1, 0
-		}
 		c.mu.Lock()
 		c.lastError = err
 		c.mu.Unlock()
+		var held nameHeldError
+		if errors.As(err, &held) {
+			if turn == 0 {
+				c.log.Warn("iii: waiting for the name of this worker", "error", held.error)
+				c.setState(ConnectionStateReconnecting, held.error)
+			}
+			var delay time.Duration
+			turn, delay = takeoverTurn(turn)
+			pause(ctx, delay)
+			continue
+		}
+		attempt++
+		failures++
+		if wasReady {
+			attempt, failures, turn = 1, 0, 0
+		}
 		if limit := c.cfg.reconnection.MaxRetries; limit != nil && failures > *limit {
 			return fmt.Errorf("iii: gave up after %d attempts to connect: %w", failures, trimmed(err))
 		}
 		delay := reconnectDelay(c.cfg.reconnection, attempt, rand.Float64())
 		c.log.Warn("iii: not connected", "error", err, "retry_in", delay)
 		c.setState(ConnectionStateReconnecting, err)
-		timer := time.NewTimer(delay)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-		}
+		pause(ctx, delay)
 	}
 	return nil
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // reconnectDelay is the wait before the given attempt, counted from 1; spread is

@@ -76,15 +76,19 @@ func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *reques
 			o.mu.Unlock()
 			return err
 		}
-		if !o.open {
-			if o.heldN >= o.maxMessages || o.heldB+r.size > o.maxBytes {
-				o.mu.Unlock()
-				return ErrBufferFull
-			}
+		full := o.heldN >= o.maxMessages || o.heldB+r.size > o.maxBytes
+		switch {
+		case o.open():
+		case !full:
 			o.hold(r)
+		case o.link == nil || !o.link.isApplied():
+			o.mu.Unlock()
+			return ErrBufferFull
+		}
+		if r.state == requestHeld {
 			break
 		}
-		if o.fits(r.size) {
+		if o.open() && o.fits(r.size) {
 			r.state = requestQueued
 			o.push(item{buf: r.buf, req: r, send: !r.wantsResult})
 			break

@@ -12,24 +12,26 @@ import (
 	"sync"
 )
 
-// In these schemas, required is what this package writes; of that, a property with a
-// default may be left out by the other side, and is not required of it.
+// schemaFiles holds the schemas. Their keyword required lists the properties that this
+// package always writes. The other side may omit a required property that has a
+// default.
 //
 //go:embed schema/*.json
 var schemaFiles embed.FS
 
-// schemaHint is the keyword of the generator's hints, which are of no use to others.
+// schemaHint is the keyword that holds hints for the generator. Published schemas leave
+// it out.
 const schemaHint = "goJSONSchema"
 
-// schemaDef is a definition and the file it stands in, to which its references are
-// relative.
+// schemaDef is a definition and the name of the file that contains it. References in
+// the definition are relative to that file.
 type schemaDef struct {
 	file   string
 	schema map[string]any
 }
 
-// schemaDefs holds the definitions of all schema files by name; a name stands for one
-// definition, since it is that of a Go type.
+// schemaDefs returns the definitions of all schema files, keyed by name. A name is
+// unique across the files because it is the name of a Go type.
 var schemaDefs = sync.OnceValues(func() (map[string]schemaDef, error) {
 	files, err := schemaFiles.ReadDir("schema")
 	if err != nil {
@@ -45,7 +47,7 @@ var schemaDefs = sync.OnceValues(func() (map[string]schemaDef, error) {
 			Defs map[string]map[string]any `json:"$defs"`
 		}
 		d := json.NewDecoder(bytes.NewReader(b))
-		d.UseNumber() // a default of 2.0 stays one
+		d.UseNumber() // keeps a default of 2.0 as it is
 		if err := d.Decode(&doc); err != nil {
 			return nil, fmt.Errorf("iii: schema %s: %w", f.Name(), err)
 		}
@@ -59,9 +61,9 @@ var schemaDefs = sync.OnceValues(func() (map[string]schemaDef, error) {
 	return defs, nil
 })
 
-// schemaFor returns the JSON Schema of a generated type as one document: what it
-// refers to is in its own $defs, and it has no hints of the generator. It reports
-// false for every other type, the generic ones among them.
+// schemaFor returns the JSON Schema of a generated type as one document, without hints
+// for the generator. The document's $defs contain the definitions that it refers to.
+// schemaFor reports false for every other type, and for generic types.
 func schemaFor(t reflect.Type) (json.RawMessage, bool) {
 	if t.PkgPath() != reflect.TypeFor[ErrorBody]().PkgPath() || t.Name() == "" {
 		return nil, false
@@ -70,7 +72,7 @@ func schemaFor(t reflect.Type) (json.RawMessage, bool) {
 	return schema, err == nil
 }
 
-// bundleSchema returns the definition of that name with everything it refers to.
+// bundleSchema returns the named definition with all definitions that it refers to.
 func bundleSchema(name string) (json.RawMessage, error) {
 	defs, err := schemaDefs()
 	if err != nil {
@@ -93,14 +95,14 @@ func bundleSchema(name string) (json.RawMessage, error) {
 	return json.Marshal(doc)
 }
 
-// bundle gathers the definitions that a schema refers to.
+// bundle collects the definitions that a schema refers to.
 type bundle struct {
 	defs map[string]schemaDef
 	used map[string]any
 }
 
-// copy returns v, a part of a schema of that file, without hints and with references
-// that lead into the bundle.
+// copy returns a copy of v, a part of a schema in file. The copy has no hints, and its
+// references point into the bundle.
 func (b bundle) copy(v any, file string) (any, error) {
 	switch v := v.(type) {
 	case []any:
@@ -139,8 +141,8 @@ func (b bundle) copy(v any, file string) (any, error) {
 	return v, nil
 }
 
-// refer takes the definition that ref names into the bundle and returns the
-// reference to it there.
+// refer adds the definition that ref names to the bundle and returns a reference to it
+// there.
 func (b bundle) refer(ref, file string) (string, error) {
 	other, name, ok := strings.Cut(ref, "#/$defs/")
 	if !ok {
@@ -154,7 +156,7 @@ func (b bundle) refer(ref, file string) (string, error) {
 		return "", fmt.Errorf("reference %s leads nowhere", ref)
 	}
 	if _, ok := b.used[name]; !ok {
-		b.used[name] = nil // taken, should the definition refer to itself
+		b.used[name] = nil // ends the recursion of a definition that refers to itself
 		schema, err := b.copy(def.schema, def.file)
 		if err != nil {
 			return "", err
@@ -164,8 +166,8 @@ func (b bundle) refer(ref, file string) (string, error) {
 	return "#/$defs/" + name, nil
 }
 
-// dropDefaulted removes from the required properties of an object those that have a
-// default.
+// dropDefaulted removes properties that have a default from the required properties
+// of an object.
 func dropDefaulted(object map[string]any) {
 	required, ok := object["required"].([]any)
 	properties, _ := object["properties"].(map[string]any)

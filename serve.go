@@ -6,24 +6,24 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"runtime"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // serve runs one link from its first frame to its death and returns why it died.
 // wasReady says that the engine had accepted the registrations.
 func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
-	c.out.attach(l)
+	c.out.attach(l, 1) // until the triggers are registered
 	c.out.urgent(l, c.reattachments()...)
-	var loops sync.WaitGroup
-	loops.Go(l.read)
-	loops.Go(l.write)
+	l.loops.Go(l.read)
+	l.loops.Go(l.write)
 	wasReady = c.tend(ctx, l)
-	loops.Wait()
+	l.loops.Wait()
 	c.registry.end(l)
 	if n := c.out.detach(l, l.err); n > 0 {
 		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", l.err)
@@ -122,6 +122,11 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 	defer keepalive.Stop()
 	patience := time.NewTimer(registerTimeout)
 	defer patience.Stop()
+	takeover := time.NewTimer(time.Hour)
+	defer takeover.Stop()
+	watch := time.NewTicker(typeWatchInterval)
+	defer watch.Stop()
+	var watching atomic.Bool
 	introduced := false
 	welcomed, applied := l.welcomed, l.applied
 	for {
@@ -147,17 +152,13 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 				l.fail(registerError(err))
 				return wasReady
 			}
-			// The engine handles frames in order: the pong to this ping says
-			// that it has applied all registrations, and has sent what is bound to
-			// our trigger types.
-			c.out.urgent(l, item{kind: frameJSONPing, fence: func() {
-				c.bindings.settle(l)
-				close(l.applied)
-			}})
-			c.out.admit(l)
-		case <-applied:
-			applied = nil
 			patience.Stop()
+			c.registry.settled(l)
+		case <-applied:
+			// The engine handles frames in order: the pong to the ping behind the
+			// triggers says that it has applied all registrations, and has sent what
+			// is bound to our trigger types.
+			applied = nil
 			wasReady = true
 			c.forgetOthers()
 			c.becomeReady(l)
@@ -167,11 +168,19 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 				c.introduce(l)
 				continue
 			}
-			c.log.Warn("iii: the engine did not confirm the registrations; going on", "after", registerTimeout)
-			applied = nil
-			wasReady = true
-			c.out.admit(l)
-			c.becomeReady(l)
+			c.log.Warn("iii: the engine did not answer the registration of this worker; going on", "after", registerTimeout)
+			c.registry.settled(l)
+		case <-watch.C:
+			if applied == nil && !c.unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
+				l.loops.Go(func() {
+					defer watching.Store(false)
+					c.watchTypes(l)
+				})
+			}
+		case <-c.registry.wake:
+			takeover.Reset(c.registry.retry(l))
+		case <-takeover.C:
+			takeover.Reset(c.registry.retry(l))
 		}
 	}
 }
@@ -206,13 +215,6 @@ func (c *Client) becomeReady(l *link) {
 	id := c.workerID
 	c.mu.Unlock()
 	c.log.Info("iii: connected", "worker_id", id, "name", c.name)
-}
-
-// attached is the link that is in use, or nil.
-func (c *Client) attached() *link {
-	c.registry.mu.RLock()
-	defer c.registry.mu.RUnlock()
-	return c.registry.link
 }
 
 // receive acts on one message. b is used again afterwards. A message that does
@@ -255,7 +257,7 @@ func (c *Client) undecodable(err error, size int) {
 func (c *Client) receiveInvoke(l *link, m *received) {
 	id := m.functionID[1 : len(m.functionID)-1]
 	if bytes.IndexByte(id, '\\') >= 0 {
-		text, _ := stringOf(m.functionID)
+		text, _ := rawjson.Unquote(m.functionID)
 		id = []byte(text)
 	}
 	f := c.registry.function(id)
@@ -265,7 +267,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	}
 	select {
 	case <-c.stopping:
-		c.refuse(l, m.id, f.id, codeDraining, "the worker is shutting down")
+		c.turnAway(l, m.id, f, codeDraining, "the worker is shutting down")
 		return
 	default:
 	}
@@ -281,7 +283,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	in := &incoming{link: l, function: f, id: keep(m.id), data: keep(m.data), metadata: keep(m.metadata),
 		traceparent: keep(m.traceparent), baggage: keep(m.baggage)}
 	if !c.dispatch.submit(in) {
-		c.refuse(l, m.id, f.id, codeOverloaded, "the worker has too many invocations waiting")
+		c.turnAway(l, m.id, f, codeOverloaded, "the worker has too many invocations waiting")
 	}
 }
 
@@ -323,7 +325,7 @@ func (c *Client) receiveRare(l *link, kind messageType, b []byte) error {
 		if err := json.Unmarshal(b, &m); err != nil {
 			return err
 		}
-		c.triggerRefused(&m)
+		c.triggerRefused(l, &m)
 	case messageRegisterTrigger:
 		var m RegisterTriggerMessage
 		if err := json.Unmarshal(b, &m); err != nil {
@@ -374,33 +376,16 @@ func (l *link) isWelcome() bool {
 	}
 }
 
-// rejected acts on a refused registration: a function is lost, or the client.
+// rejected acts on a refused registration: a function is another worker's for now, or
+// the client ends.
 func (c *Client) rejected(l *link, m *RegistrationRejectedMessage) {
 	err := &RejectedError{Code: m.Code, Namespace: m.Namespace, WorkerName: m.WorkerName, FunctionID: m.FunctionID, OwnerWorkerID: m.OwnerWorkerID}
-	if m.Code != codeFunctionConflict {
+	switch {
+	case m.Code == codeFunctionConflict:
+		c.functionRefused(l, err)
+	case m.Code == codeWorkerConflict && c.cfg.waitForName:
+		l.fail(nameHeldError{err})
+	default:
 		l.fail(fatalError{err})
-		return
-	}
-	if f := c.registry.rejectedFunction(m.FunctionID); f != nil {
-		f.refused.Store(err)
-	}
-	c.log.LogAttrs(l.handlers, slog.LevelError, "iii: function refused", slog.Any("error", err))
-	c.report(err)
-}
-
-// triggerRefused tells a trigger that the engine, or its provider, refused it.
-func (c *Client) triggerRefused(m *TriggerRegistrationResultMessage) {
-	if m.Error == nil {
-		return
-	}
-	err := &Error{Code: m.Error.Code, Message: m.Error.Message, Stacktrace: m.Error.Stacktrace, FunctionID: m.FunctionID}
-	t := c.registry.trigger(m.ID)
-	c.log.Error("iii: trigger refused", "trigger", m.ID, "type", m.TriggerType, "function", m.FunctionID, "error", err)
-	if t == nil {
-		return
-	}
-	t.refused.Store(err)
-	if t.onError != nil {
-		c.notify.post(func() { t.onError(err) })
 	}
 }

@@ -2,6 +2,7 @@ package iii
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -9,8 +10,8 @@ import (
 )
 
 // TestRegisterPatience shows what a client does with an engine that owes it an
-// answer while a connection begins: it waits 10 s for each, and then uses the
-// connection rather than leave it.
+// answer while a connection begins: it waits 10 s for the greeting and for the answer to
+// its registration, and then uses the connection rather than leave it.
 func TestRegisterPatience(t *testing.T) {
 	isRegister := func(m *peerMessage) bool { return m.FunctionID == registerWorkerFunction }
 	silent := func(c *peerConn, m *peerMessage) bool { return isRegister(m) }
@@ -18,11 +19,10 @@ func TestRegisterPatience(t *testing.T) {
 		script script
 		want   time.Duration // until Connect returns
 	}{
-		"answers at once":         {script{}, 0},
-		"never answers the call":  {script{message: silent}, registerTimeout},
-		"never greets":            {script{greet: func(*peerConn) {}}, registerTimeout},
-		"never answers the fence": {script{message: func(_ *peerConn, m *peerMessage) bool { return m.Type == "ping" }}, registerTimeout},
-		"authenticates for long":  {script{greet: func(c *peerConn) { time.Sleep(30 * time.Second); c.welcome() }, message: silent}, 30*time.Second + registerTimeout},
+		"answers at once":        {script{}, 0},
+		"never answers the call": {script{message: silent}, registerTimeout},
+		"never greets":           {script{greet: func(*peerConn) {}}, registerTimeout},
+		"authenticates for long": {script{greet: func(c *peerConn) { time.Sleep(30 * time.Second); c.welcome() }, message: silent}, 30*time.Second + registerTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -44,6 +44,31 @@ func TestRegisterPatience(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Without the answer to the ping behind the functions nobody knows which of them are
+// served here: no trigger leaves, and the connection ends.
+func TestUnansweredFenceEndsTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool { return m.Type == "ping" && c.n == 0 }})
+		c := p.client()
+		if _, err := c.HandleFunc("f", func(context.Context, json.RawMessage) (any, error) { return nil, nil }); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Trigger("f", CronTriggerConfig{Expression: "0 0 0 * * *"}); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took < registerTimeout || took > registerTimeout+2*time.Second {
+			t.Errorf("connected after %v", took)
+		}
+		if n, m := len(p.messages(0, "registertrigger")), len(p.messages(1, "registertrigger")); n != 0 || m != 1 {
+			t.Errorf("%d triggers on the first connection and %d on the second, want 0 and 1", n, m)
+		}
+	})
 }
 
 // An engine that has not greeted may still authenticate, which takes any time.

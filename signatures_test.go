@@ -73,6 +73,8 @@ var (
 	_ func(int, int) iii.Option                                            = iii.WithSendBuffer
 	_ func(int64) iii.Option                                               = iii.WithReadLimit
 	_ func(time.Duration, time.Duration) iii.Option                        = iii.WithKeepalive
+	_ func(time.Duration) iii.Option                                       = iii.WithStreamHeartbeat
+	_ func(time.Duration) iii.Option                                       = iii.WithHTTPWriteTimeout
 	_ func(*slog.Logger) iii.Option                                        = iii.WithLogger
 	_ func(*iii.Telemetry) iii.Option                                      = iii.WithTelemetry
 	_ func(...iii.Middleware) iii.Option                                   = iii.WithMiddleware
@@ -207,6 +209,7 @@ var (
 		LoggerProvider() log.LoggerProvider
 		Logger() *iii.Logger
 		SlogHandler() slog.Handler
+		SlogHandlerAt(slog.Leveler) slog.Handler
 		Connection() *iii.SharedEngineConnection
 		Flush(sigContext) error
 		Shutdown(sigContext) error
@@ -228,6 +231,7 @@ var (
 	_ sdklog.Exporter                                              = (*iii.EngineLogExporter)(nil)
 	_ sdktrace.SpanProcessor                                       = (*iii.BaggageSpanProcessor)(nil)
 	_ func(log.LoggerProvider) *iii.Logger                         = iii.NewLogger
+	_ func(slog.Handler) slog.Handler                              = iii.TraceHandler
 	_ interface {
 		Debug(sigContext, string, any)
 		Info(sigContext, string, any)
@@ -236,18 +240,18 @@ var (
 	} = (*iii.Logger)(nil)
 	_ func(sigContext) iii.CapturedContext                                         = iii.CaptureContext
 	_ func(iii.CapturedContext, sigContext) sigContext                             = iii.CapturedContext.Attach
-	_ func(sigContext, string, trace.SpanKind, func(sigContext) error) error       = iii.WithSpan
+	_ func(sigContext, string, trace.SpanKind, func(sigContext) error) error       = iii.InSpan
 	_ func(sigContext) string                                                      = iii.TraceID
 	_ func(sigContext) string                                                      = iii.SpanID
 	_ func(sigContext) string                                                      = iii.InjectTraceparent
 	_ func(sigContext) string                                                      = iii.InjectBaggage
 	_ func(sigContext, string, string) sigContext                                  = iii.ExtractContext
 	_ func(sigContext, string) (string, bool)                                      = iii.BaggageEntry
-	_ func(sigContext, string, string) (sigContext, error)                         = iii.WithBaggageEntry
-	_ func(sigContext, string) sigContext                                          = iii.WithoutBaggageEntry
+	_ func(sigContext, string, string) (sigContext, error)                         = iii.SetBaggage
+	_ func(sigContext, string) sigContext                                          = iii.RemoveBaggage
 	_ func(any) any                                                                = iii.Redact
 	_ func(any, int) (string, bool)                                                = iii.RedactAndTruncate
-	_ func(http.RoundTripper) http.RoundTripper                                    = iii.NewTransport
+	_ func(http.RoundTripper) http.RoundTripper                                    = iii.NewTracingTransport
 	_ func() (*iii.WorkerMetricsCollector, error)                                  = iii.NewWorkerMetricsCollector
 	_ func(*iii.WorkerMetricsCollector, sigContext) (iii.WorkerMetrics, error)     = (*iii.WorkerMetricsCollector).Collect
 	_ func(metric.Meter, iii.WorkerGaugesOptions) (*iii.WorkerGaugesHandle, error) = iii.RegisterWorkerGauges

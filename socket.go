@@ -200,7 +200,9 @@ func (d dialer) dial(ctx context.Context) (*socket, error) {
 		return nil, fmt.Errorf("iii: connect to %s: %w", u.Host, err)
 	}
 	g.handshake = math.MaxInt
-	if !d.through {
+	if d.through {
+		g.writeThrough()
+	} else {
 		g.gather()
 	}
 	conn.SetReadLimit(d.readLimit)

@@ -20,6 +20,8 @@ type ClientStats struct {
 	RepliesDropped uint64 // answers whose connection was gone
 	LateResults    uint64 // answers that no call waited for any more
 	Overloaded     uint64 // invocations refused because too many waited
+
+	FunctionsRefused int // functions that another worker holds at the moment ([Function.Err])
 }
 
 // Stats reads the counters, each by itself: they need not be of one moment.
@@ -36,6 +38,7 @@ func (c *Client) Stats() ClientStats {
 		Overloaded:     c.dispatch.overloaded.Load(),
 		FramesReceived: c.received.Load(),
 	}
+	stats.FunctionsRefused = c.registry.refusedFunctions()
 	stats.CallsInFlight, stats.Buffered, stats.BufferedBytes = c.out.counts()
 	stats.HandlersRunning, stats.InvocationsQueued = c.dispatch.counts()
 	stats.FramesMalformed = c.malformed.Load()

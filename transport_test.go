@@ -36,7 +36,7 @@ func useEverything(t *testing.T, address string, opts []iii.Option, telemetry []
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	tel, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &address}, iii.WithTelemetryConnection(telemetry...))
+	tel, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: &address}, iii.WithTelemetryConnection(telemetry...))
 	if err != nil {
 		t.Fatal(err)
 	}

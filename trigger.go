@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -82,25 +83,32 @@ func (WorkersAvailableTrigger) TriggerType() string { return "engine::workers-av
 // [Client.Trigger]; the zero value is of no use. All methods may be called from
 // several goroutines at once.
 type Trigger struct {
-	client  *Client
-	id      string
-	entry   entry
-	onError func(error)
+	client     *Client
+	id         string
+	functionID string
+	own        bool // the function, if there is one of this id here, is this worker's
+	onError    func(error)
+
+	claim
 	refused atomic.Pointer[Error]
+	sent    bool // on the current link; guarded by the lock of the registry
 }
 
 // ID is the trigger's id, random unless [WithTriggerID] set it.
 func (t *Trigger) ID() string { return t.id }
 
-// Err is the refusal of the engine, or of the worker that provides the type, an
-// *[Error], once it is known; each new connection tries again. Nil does not mean
-// that the trigger was accepted: the engine does not say so, and a type that
-// nobody provides yet is waited for.
+// Err returns the refusal of the engine, or of the worker that provides the type, an
+// *[Error], once it is known. Each new connection tries again; a route that is refused
+// because another worker holds its path under other parameter names is tried again as a
+// refused function is. While the function that the trigger runs is refused
+// ([Function.Err]) the trigger is not registered, and Err returns that refusal, a
+// *[RejectedError]. Nil does not mean that the trigger fires: a trigger of a type that
+// nobody provides waits for a provider.
 func (t *Trigger) Err() error {
 	if err := t.refused.Load(); err != nil {
 		return err
 	}
-	return nil
+	return t.client.registry.heldError(t)
 }
 
 // Unregister takes the trigger back. It does not wait for the network. It is an
@@ -237,8 +245,8 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if triggerType == (TraceTriggerConfig{}).TriggerType() {
 		c.tracing.watch(functionID)
 	}
-	t := &Trigger{client: c, id: o.id, onError: o.onError}
-	t.entry = entry{add: add, remove: remove, renew: func() { t.refused.Store(nil) }}
+	t := &Trigger{client: c, id: o.id, functionID: functionID, own: cmp.Or(o.namespace, defaultNamespace) == cmp.Or(c.cfg.namespace, defaultNamespace), onError: o.onError}
+	t.claim = claim{trigger: t, entry: entry{add: add, remove: remove}}
 	return t, nil
 }
 

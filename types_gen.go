@@ -5,465 +5,489 @@ package iii
 import "encoding/json"
 import "time"
 
-// ActionEnqueue puts the call into a queue; the caller gets an EnqueueResult at
-// once.
+// ActionEnqueue puts the invocation into a queue. The caller receives an
+// EnqueueResult at once.
 type ActionEnqueue struct {
 	// Name of the queue.
 	Queue string `json:"queue"`
 
-	// Tag of the variant, always "enqueue"; the encoder sets it.
+	// Tag of the variant, always "enqueue". The encoder sets it.
 	Type TriggerActionType `json:"type"`
 }
 
 // ActionVoid runs the function and sends no answer, not even an error.
 type ActionVoid struct {
-	// Tag of the variant, always "void"; the encoder sets it.
+	// Tag of the variant, always "void". The encoder sets it.
 	Type TriggerActionType `json:"type"`
 }
 
-// AggregatedMetric is one bucket of a metric; histograms have none. The engine
-// adds up the exports of a cumulative counter.
+// AggregatedMetric is one time bucket of an aggregated metric. The engine adds up
+// the exports of a cumulative counter and does not aggregate histograms.
 type AggregatedMetric struct {
-	// Mean.
+	// Mean of the values in the bucket.
 	Avg float64 `json:"avg"`
 
-	// End of the bucket in nanoseconds since 1970.
+	// End of the bucket, in nanoseconds since the Unix epoch.
 	BucketEndNs uint64 `json:"bucket_end_ns"`
 
-	// Begin of the bucket in nanoseconds since 1970.
+	// Start of the bucket, in nanoseconds since the Unix epoch.
 	BucketStartNs uint64 `json:"bucket_start_ns"`
 
-	// Number of values.
+	// Number of values in the bucket.
 	Count uint64 `json:"count"`
 
-	// Greatest value.
+	// Largest value in the bucket.
 	Max float64 `json:"max"`
 
-	// Least value.
+	// Smallest value in the bucket.
 	Min float64 `json:"min"`
 
-	// Name.
+	// Name of the metric.
 	Name string `json:"name"`
 
-	// p50, p75, p90, p95 and p99 of five values or more; nil is left out.
+	// Percentiles p50, p75, p90, p95 and p99 of the values in the bucket, available
+	// for five values or more. Nil is omitted.
 	Percentiles JSONValue `json:"percentiles,omitempty,omitzero"`
 
-	// Their sum.
+	// Sum of the values in the bucket.
 	Sum float64 `json:"sum"`
 }
 
-// AlertAction is what happens when an alert fires.
+// AlertAction is the action that the engine takes when an alert fires.
 type AlertAction struct {
-	// Function to call. Empty is left out.
+	// ID of the function to call. Empty is omitted.
 	Path string `json:"path,omitempty,omitzero"`
 
-	// log, webhook or function.
+	// Kind of action: "log", "webhook" or "function".
 	Type string `json:"type"`
 
-	// Address of the webhook. Empty is left out.
+	// URL of the webhook. Empty is omitted.
 	URL string `json:"url,omitempty,omitzero"`
 }
 
-// AlertRule is one alert that the engine watches.
+// AlertRule is one alert rule that the engine evaluates.
 type AlertRule struct {
-	// What happens when it fires.
+	// Action that the engine takes when the alert fires.
 	Action AlertAction `json:"action"`
 
-	// Time before it may fire again in seconds.
+	// Time that must pass after a firing before the alert may fire again, in seconds.
 	CooldownSeconds uint64 `json:"cooldown_seconds"`
 
-	// It is watched.
+	// Whether the engine evaluates the rule.
 	Enabled bool `json:"enabled"`
 
-	// Metric that is watched.
+	// Name of the metric that the rule evaluates.
 	Metric string `json:"metric"`
 
-	// Name.
+	// Name of the alert.
 	Name string `json:"name"`
 
-	// Comparison: greaterthan, greaterthanorequal, lessthan, lessthanorequal, equal
-	// or notequal.
+	// Comparison of the metric with the threshold: "greaterthan",
+	// "greaterthanorequal", "lessthan", "lessthanorequal", "equal" or "notequal".
 	Operator string `json:"operator"`
 
-	// Value that it is compared with.
+	// Threshold with which the engine compares the metric.
 	Threshold float64 `json:"threshold"`
 
-	// Length of what is looked at in seconds.
+	// Length of the time window that the engine evaluates, in seconds.
 	WindowSeconds uint64 `json:"window_seconds"`
 }
 
 // AlertsEvaluateResult is the result of engine::alerts::evaluate.
 type AlertsEvaluateResult struct {
-	// The rules were looked at.
+	// Whether the engine evaluated the rules.
 	Evaluated bool `json:"evaluated"`
 
-	// Why there are none; nil is left out.
+	// Reason why there are no alerts. Nil is omitted.
 	Message *string `json:"message,omitempty,omitzero"`
 
-	// When the answer was made, in milliseconds since 1970.
+	// Time at which the engine produced the result, in milliseconds since the Unix
+	// epoch.
 	Timestamp int64 `json:"timestamp"`
 
-	// Alerts that fired: name, metric, value, threshold, operator, firing, timestamp.
-	// Left out when empty.
+	// Alerts that fired, each an object with the keys name, metric, value, threshold,
+	// operator, firing and timestamp. Empty is omitted.
 	TriggeredAlerts []JSONValue `json:"triggered_alerts,omitempty,omitzero"`
 }
 
 // AlertsListResult is the result of engine::alerts::list.
 type AlertsListResult struct {
-	// State of each alert: name, firing, last_evaluated, last_triggered,
-	// current_value, threshold, operator. Nil is written as [].
+	// State of each alert, an object with the keys name, firing, last_evaluated,
+	// last_triggered, current_value, threshold and operator. Nil encodes as [].
 	Alerts List[JSONValue] `json:"alerts"`
 
-	// Number of alerts that fire.
+	// Number of alerts that are firing.
 	FiringCount uint64 `json:"firing_count"`
 
-	// Why there are none; nil is left out.
+	// Reason why there are no alerts. Nil is omitted.
 	Message *string `json:"message,omitempty,omitzero"`
 
-	// Rules. Left out when empty.
+	// Configured alert rules. Empty is omitted.
 	Rules []AlertRule `json:"rules,omitempty,omitzero"`
 
-	// When the answer was made, in milliseconds since 1970.
+	// Time at which the engine produced the result, in milliseconds since the Unix
+	// epoch.
 	Timestamp int64 `json:"timestamp"`
 }
 
-// AuthInput is what the engine gives to the auth function of a guarded listener,
-// once for each connection.
+// AuthInput is the input of the auth function of a guarded listener. The engine
+// calls the auth function once for each connection.
 type AuthInput struct {
-	// Headers of the upgrade request, names in lower case; of a repeated header one
-	// value is kept.
+	// Headers of the WebSocket upgrade request, keyed by lower-case name. If a header
+	// is repeated, the map holds one of its values. Nil encodes as {}.
 	Headers StringMap `json:"headers"`
 
-	// Address of the worker, without port.
-	IpAddress string `json:"ip_address"`
+	// IP address of the worker, without the port.
+	IPAddress string `json:"ip_address"`
 
-	// Query parameters, all values of each, not percent-decoded.
+	// Query parameters of the upgrade request: every value of each parameter, not
+	// percent-decoded. Nil encodes as {}.
 	QueryParams StringListMap `json:"query_params"`
 }
 
-// AuthResult is what the auth function returns: what the connection may do.
-// Decoding fills in the defaults; the zero value does not have them (it forbids to
-// register functions): start from NewAuthResult. To refuse the connection, return
-// an error.
+// AuthResult is the result of the auth function: the permissions of the
+// connection. To reject the connection, return an error instead. Decoding applies
+// the defaults; the zero value lacks them and does not allow the worker to
+// register functions, so start from NewAuthResult.
 type AuthResult struct {
-	// Whether functions may be registered. Default true.
+	// Whether the worker may register functions. Defaults to true.
 	AllowFunctionRegistration bool `json:"allow_function_registration"`
 
-	// Whether trigger types may be registered. Default false.
+	// Whether the worker may register trigger types. Defaults to false.
 	AllowTriggerTypeRegistration bool `json:"allow_trigger_type_registration"`
 
-	// Function ids, exact, that may be called in namespace default besides those that
-	// the listener exposes. Default none.
+	// Exact IDs of the functions that the worker may call in namespace "default" in
+	// addition to those that the listener exposes. Defaults to none. Nil encodes as
+	// [].
 	AllowedFunctions StringList `json:"allowed_functions"`
 
-	// Trigger types that may be used. Nil is left out and means all; empty means
-	// none.
+	// Trigger types that the worker may use. Nil is omitted and allows all trigger
+	// types; an empty list allows none.
 	AllowedTriggerTypes []string `json:"allowed_trigger_types,omitempty,omitzero"`
 
-	// Handed to the middleware and to the registration hooks. Default, and nil, is
-	// {}.
+	// JSON value that the engine passes to the middleware function and to the
+	// registration hooks. Defaults to {}. Nil encodes as {}.
 	Context JSONValue `json:"context"`
 
-	// Function ids, exact, that may not be called in any namespace, whatever else
-	// allows them. Default none.
+	// Exact IDs of the functions that the worker must not call in any namespace. The
+	// list takes precedence over every permission. Defaults to none. Nil encodes as
+	// [].
 	ForbiddenFunctions StringList `json:"forbidden_functions"`
 
-	// Put with "::" before the ids of functions that the connection registers. Nil is
-	// left out and means none.
+	// Prefix for the IDs of the functions that the connection registers; the engine
+	// joins prefix and ID with "::". Nil is omitted and means no prefix.
 	FunctionRegistrationPrefix *string `json:"function_registration_prefix,omitempty,omitzero"`
 
-	// Function ids or patterns that may be called, by namespace. If there are any,
-	// the worker may register only in one of these namespaces. Default none.
+	// Function IDs or patterns that the worker may call, keyed by namespace. If the
+	// map is not empty, the worker may register only in one of its namespaces.
+	// Defaults to none. Nil encodes as {}.
 	Namespaces StringListMap `json:"namespaces"`
 }
 
-// BaggageGetAllResult is the result of engine::baggage::get_all.
+// BaggageGetAllResult is the result of engine::baggage::get_all, a diagnostic
+// function that returns the baggage with which it is called.
 type BaggageGetAllResult struct {
-	// Entries; nil is written as {}.
+	// Values of the baggage entries, keyed by name. Nil encodes as {}.
 	Baggage StringMap `json:"baggage"`
 }
 
-// BaggageGetInput is the input of engine::baggage::get, a diagnostic: it reads the
-// engine's own context.
+// BaggageGetInput is the input of engine::baggage::get, a diagnostic function that
+// reads one entry of the baggage with which it is called.
 type BaggageGetInput struct {
-	// Entry.
+	// Key of the baggage entry.
 	Key string `json:"key"`
 }
 
 // BaggageGetResult is the result of engine::baggage::get.
 type BaggageGetResult struct {
-	// Value; nil is written as null: there is no such entry.
+	// Value of the baggage entry. Nil encodes as null and means that there is no such
+	// entry.
 	Value *string `json:"value"`
 }
 
-// BaggageSetInput is the input of engine::baggage::set, a diagnostic without a
-// lasting effect.
+// BaggageSetInput is the input of engine::baggage::set, a diagnostic function
+// without a lasting effect.
 type BaggageSetInput struct {
-	// Entry.
+	// Key of the baggage entry.
 	Key string `json:"key"`
 
-	// Value.
+	// Value of the baggage entry.
 	Value string `json:"value"`
 }
 
 // BaggageSetResult is the result of engine::baggage::set.
 type BaggageSetResult struct {
-	// Says that there is no lasting effect.
+	// Text that explains that the call has no lasting effect.
 	Note string `json:"note"`
 
-	// Always true.
+	// Whether the call succeeded. Always true.
 	Success bool `json:"success"`
 }
 
 // BridgeInvokeInput is the input of bridge.invoke and bridge.invoke_async, which
-// call a function of another engine; they exist only where the bridge is set up.
-// The result of the first is that of the function, the second has none.
+// call a function of another engine. Both exist only where the bridge is
+// configured. The result of bridge.invoke is the result of the function;
+// bridge.invoke_async has no result.
 type BridgeInvokeInput struct {
-	// Its payload; nil is left out.
+	// Payload of the call. Nil is omitted.
 	Data JSONValue `json:"data,omitempty,omitzero"`
 
-	// Function of the other engine.
+	// ID of the function on the other engine.
 	FunctionID string `json:"function_id"`
 
-	// How long to wait in milliseconds. Nil is left out: the default of the bridge.
+	// Time to wait for the result, in milliseconds. Nil is omitted and means the
+	// bridge's default.
 	TimeoutMs *uint64 `json:"timeout_ms,omitempty,omitzero"`
 }
 
 // ChannelCreateInput is the input of engine::channels::create.
 type ChannelCreateInput struct {
-	// Frames that the engine holds for the reader, 1 to 1024. Nil is left out and
-	// means 64.
+	// Number of frames, from 1 to 1024, that the engine buffers for the reader. Nil
+	// is omitted; the default is 64.
 	BufferSize *uint64 `json:"buffer_size,omitempty,omitzero"`
 }
 
 // ChannelCreateResult is the result of engine::channels::create: the two ends of
-// one channel. Each may be opened once; who holds one can open either.
+// one channel. Each end can be opened only once. The reference to either end is
+// enough to open the other.
 type ChannelCreateResult struct {
-	// End to read from.
+	// Reference to the reading end.
 	Reader StreamChannelRef `json:"reader"`
 
-	// End to write to.
+	// Reference to the writing end.
 	Writer StreamChannelRef `json:"writer"`
 }
 
 // ClearResult is the result of engine::traces::clear and engine::logs::clear.
 type ClearResult struct {
-	// Says that there was nothing to clear; nil is left out.
+	// Text that explains that there was nothing to clear. Nil is omitted.
 	Message *string `json:"message,omitempty,omitzero"`
 
-	// Always true; a failure is an error.
+	// Whether the call succeeded. Always true, because a failure is an error.
 	Success bool `json:"success"`
 }
 
-// ConfigurationEntry is the result of configuration::register.
+// ConfigurationEntry is the result of configuration::register: a configuration
+// entry with its value.
 type ConfigurationEntry struct {
-	// What it is for.
+	// Human-readable description of what the entry is for.
 	Description string `json:"description"`
 
-	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Anything the owner wants to keep with it; nil is left out.
+	// Metadata of the entry: any JSON that its owner wants to store with it. Nil is
+	// omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Name for people.
+	// Human-readable name of the entry.
 	Name string `json:"name"`
 
-	// JSON Schema of the value; nil is written as null.
+	// JSON Schema of the entry's value. Nil encodes as null.
 	Schema JSONValue `json:"schema"`
 
-	// Value; null when there is none. Nil is written as null.
+	// Value of the entry, or null if it has none. Nil encodes as null.
 	Value JSONValue `json:"value"`
 }
 
-// ConfigurationEvent is what a configuration trigger delivers. References such as
-// ${NAME:default} to environment variables are already replaced.
+// ConfigurationEvent is the payload that a configuration trigger delivers.
+// References to environment variables, such as ${NAME:default}, are already
+// expanded.
 type ConfigurationEvent struct {
-	// What it is for.
+	// Human-readable description of what the entry is for.
 	Description string `json:"description"`
 
-	// What happened.
+	// Kind of change to the entry.
 	EventType ConfigurationEventType `json:"event_type"`
 
-	// Entry.
+	// ID of the entry.
 	ID string `json:"id"`
 
-	// Metadata of the entry; nil is left out.
+	// Metadata of the entry. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Its name for people.
+	// Human-readable name of the entry.
 	Name string `json:"name"`
 
-	// Value after; nil is written as null.
+	// Value of the entry after the change. Nil encodes as null.
 	NewValue JSONValue `json:"new_value"`
 
-	// Value before; nil is written as null.
+	// Value of the entry before the change. Nil encodes as null.
 	OldValue JSONValue `json:"old_value"`
 
-	// JSON Schema of its value; nil is written as null.
+	// JSON Schema of the entry's value. Nil encodes as null.
 	Schema JSONValue `json:"schema"`
 
-	// Always configuration.
+	// Kind of the trigger, always "configuration".
 	Type string `json:"type"`
 }
 
-// ConfigurationEventType says what happened to a configuration entry.
+// ConfigurationEventType is the kind of change to a configuration entry.
 type ConfigurationEventType string
 
 // ConfigurationGetInput is the input of configuration::get.
 type ConfigurationGetInput struct {
-	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Leave references such as ${NAME:default} to environment variables as they are.
-	// False is left out, which means that they are replaced.
+	// Whether to return references to environment variables, such as ${NAME:default},
+	// unexpanded. Defaults to false. False is omitted.
 	Raw bool `json:"raw,omitempty,omitzero"`
 }
 
 // ConfigurationGetResult is the result of configuration::get.
 type ConfigurationGetResult struct {
-	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Value; nil is written as null.
+	// Value of the entry. Nil encodes as null.
 	Value JSONValue `json:"value"`
 }
 
 // ConfigurationListResult is the result of configuration::list.
 type ConfigurationListResult struct {
-	// Entries; nil is written as [].
+	// All entries of the configuration store, without their values. Nil encodes as
+	// [].
 	Configurations List[ConfigurationSchema] `json:"configurations"`
 }
 
 // ConfigurationRegisterInput is the input of configuration::register. Registering
-// again keeps the value.
+// an entry again keeps its value.
 type ConfigurationRegisterInput struct {
-	// What it is for.
+	// Human-readable description of what the entry is for.
 	Description string `json:"description"`
 
-	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Value of an entry that has none yet; it must satisfy the schema. Nil is left
-	// out.
+	// Value for an entry that has none yet. It must satisfy the schema. Nil is
+	// omitted.
 	InitialValue JSONValue `json:"initial_value,omitempty,omitzero"`
 
-	// Anything the owner wants to keep with it; nil is left out.
+	// Metadata of the entry: any JSON that its owner wants to store with it. Nil is
+	// omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Name for people.
+	// Human-readable name of the entry.
 	Name string `json:"name"`
 
-	// JSON Schema of the value; nil is written as null.
+	// JSON Schema of the entry's value. Nil encodes as null.
 	Schema JSONValue `json:"schema"`
 }
 
-// ConfigurationSchema is an entry without its value: the result of
-// configuration::schema and an element of configuration::list.
+// ConfigurationSchema is a configuration entry without its value: the result of
+// configuration::schema and an element of the result of configuration::list.
 type ConfigurationSchema struct {
-	// What it is for.
+	// Human-readable description of what the entry is for.
 	Description string `json:"description"`
 
-	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Anything the owner wants to keep with it; nil is left out.
+	// Metadata of the entry: any JSON that its owner wants to store with it. Nil is
+	// omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Name for people.
+	// Human-readable name of the entry.
 	Name string `json:"name"`
 
-	// JSON Schema of the value; nil is written as null.
+	// JSON Schema of the entry's value. Nil encodes as null.
 	Schema JSONValue `json:"schema"`
 }
 
 // ConfigurationSchemaInput is the input of configuration::schema.
 type ConfigurationSchemaInput struct {
-	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
 	ID string `json:"id"`
 }
 
 // ConfigurationSetInput is the input of configuration::set.
 type ConfigurationSetInput struct {
-	// Entry: 1 to 64 of a-z, 0-9, _ and -.
+	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// New value; it must satisfy the schema. Nil is written as null.
+	// New value of the entry. It must satisfy the entry's schema. Nil encodes as
+	// null.
 	Value JSONValue `json:"value"`
 }
 
 // ConfigurationSetResult is the result of configuration::set.
 type ConfigurationSetResult struct {
-	// Value after; nil is written as null.
+	// Value of the entry after the call. Nil encodes as null.
 	NewValue JSONValue `json:"new_value"`
 
-	// Value before; null when there was none. Nil is written as null.
+	// Value of the entry before the call, or null if it had none. Nil encodes as
+	// null.
 	OldValue JSONValue `json:"old_value"`
 }
 
 // ConfigurationTriggerConfig is the config of trigger type configuration. Its
-// function gets a ConfigurationEvent; the zero value matches every change.
+// function receives a ConfigurationEvent. The zero value matches every change.
 type ConfigurationTriggerConfig struct {
-	// Function that is called first, in the namespace of the target, with the same
-	// payload; only the result false skips the target. Empty: no condition.
+	// ID of a function that the engine calls first, in the target's namespace and
+	// with the same payload. Only the result false skips the target. Empty is omitted
+	// and means no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
-	// Entry to match. Empty is left out and matches all.
+	// ID of the entry to match. Empty is omitted and matches all entries.
 	ConfigurationID string `json:"configuration_id,omitempty,omitzero"`
 
-	// Events to match. Left out when empty, which matches all.
+	// Kinds of change to match. Empty is omitted and matches all kinds.
 	EventTypes []ConfigurationEventType `json:"event_types,omitempty,omitzero"`
 }
 
-// ConnectionState is where a connection to the engine stands: disconnected,
-// connecting, connected, reconnecting while attempts fail or a link is lost, and
-// failed, which is final.
+// ConnectionState is the state of a connection to the engine: disconnected,
+// connecting, connected, reconnecting (while attempts fail or after a connection
+// is lost) or failed, which is final.
 type ConnectionState string
 
-// CronEvent is what a cron trigger delivers.
+// CronEvent is the payload that a cron trigger delivers.
 type CronEvent struct {
-	// When the engine began it.
+	// Time at which the engine started the run.
 	ActualTime time.Time `json:"actual_time"`
 
-	// Id of the trigger.
+	// ID of the trigger.
 	JobID string `json:"job_id"`
 
-	// When the run was due.
+	// Time at which the run was due.
 	ScheduledTime time.Time `json:"scheduled_time"`
 
-	// Always cron.
+	// Kind of the trigger, always "cron".
 	Trigger string `json:"trigger"`
 }
 
-// CronTriggerConfig is the config of trigger type cron.
+// CronTriggerConfig is the config of trigger type cron. Its function receives a
+// CronEvent.
 type CronTriggerConfig struct {
-	// Function that is called first, in the namespace of the target, with the same
-	// payload; only the result false skips the target. Empty: no condition. A
-	// condition that fails skips the run.
+	// ID of a function that the engine calls first, in the target's namespace and
+	// with the same payload. Only the result false skips the target. If the condition
+	// function returns an error, the engine skips the run. Empty is omitted and means
+	// no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
-	// Six fields, seconds first, or seven with the year, in UTC. Days of the week are
-	// 1 (Sunday) to 7, or names; day of month and day of week must both match. @daily
-	// and the like are accepted, five fields are not.
+	// Cron expression in UTC with six fields, seconds first, or seven with the year.
+	// Days of the week are 1 (Sunday) to 7, or names. Day of month and day of week
+	// must both match. Shorthands such as @daily are accepted; expressions with five
+	// fields are not.
 	Expression string `json:"expression"`
 }
 
-// DeadLetter is a message that has failed for good: one element of the result of
-// engine::queue::dlq_messages, which is an array, newest first.
+// DeadLetter is a message that has failed for good. It is one element of the
+// result of engine::queue::dlq_messages, which is an array, newest first.
 type DeadLetter struct {
-	// Why the last attempt failed, as the engine words it.
+	// Error of the last attempt, in the engine's words.
 	Error string `json:"error"`
 
-	// When it failed for good, in seconds since 1970.
+	// Time at which the message failed for good, in seconds since the Unix epoch.
 	FailedAt uint64 `json:"failed_at"`
 
-	// Id, for a redrive or a discard.
+	// ID of the dead letter, with which it can be redriven or discarded.
 	ID string `json:"id"`
 
-	// What was published or enqueued; nil is written as null.
+	// Payload that was published or enqueued. Nil encodes as null.
 	Payload JSONValue `json:"payload"`
 
-	// Number of attempts.
+	// Number of delivery attempts.
 	Retries uint64 `json:"retries"`
 
 	// Size of the stored job in bytes.
@@ -473,769 +497,811 @@ type DeadLetter struct {
 // DeadLetterTopic is one element of the result of engine::queue::dlq_topics, which
 // is an array.
 type DeadLetterTopic struct {
-	// What holds it: builtin, or function_queue for a named queue.
+	// Type of the broker that holds the dead letters: "builtin", or "function_queue"
+	// for a named queue.
 	BrokerType string `json:"broker_type"`
 
-	// Number of dead letters.
+	// Number of dead letters of the topic or queue.
 	MessageCount uint64 `json:"message_count"`
 
-	// Topic or named queue.
+	// Name of the topic or named queue.
 	Topic string `json:"topic"`
 }
 
 // DeadLettersInput is the input of engine::queue::dlq_messages.
 type DeadLettersInput struct {
-	// Number of dead letters to return at most. Nil is left out, which means 50.
+	// Maximum number of dead letters to return. Defaults to 50. Nil is omitted.
 	Limit *uint64 `json:"limit,omitempty,omitzero"`
 
-	// Number of dead letters to skip. 0 is left out, which means 0.
+	// Number of dead letters to skip. Defaults to 0. Zero is omitted.
 	Offset uint64 `json:"offset,omitempty,omitzero"`
 
-	// Topic or named queue.
+	// Name of the topic or named queue.
 	Topic string `json:"topic"`
 }
 
-// DurablePublishInput is the input of iii::durable::publish: at least once, kept
-// until it is handled. There is no result.
+// DurablePublishInput is the input of iii::durable::publish, which publishes a
+// message to a topic and keeps it until it is handled. Delivery is at-least-once.
+// There is no result.
 type DurablePublishInput struct {
-	// What the subscribers get; nil is written as null.
+	// Payload that the subscribers receive. Nil encodes as null.
 	Data JSONValue `json:"data"`
 
-	// Topic; an empty one is refused with topic_not_set.
+	// Name of the topic. The engine rejects an empty topic with topic_not_set.
 	Topic string `json:"topic"`
 }
 
-// EmptyInput is the input of the functions that take none, such as
-// state::list_groups or engine::health::check: it is written as {}.
+// EmptyInput is the input of functions without parameters, such as
+// state::list_groups and engine::health::check. It encodes as {}.
 type EmptyInput struct{}
 
-// EngineInvocationMetrics counts invocations since the engine began.
+// EngineInvocationMetrics counts invocations since the engine started.
 type EngineInvocationMetrics struct {
-	// All, by function; nil is written as {}.
+	// Number of all invocations, keyed by function ID. Nil encodes as {}.
 	ByFunction Map[uint64] `json:"by_function"`
 
-	// Those that went to a worker.
+	// Number of invocations that the engine passed on to a worker.
 	Deferred uint64 `json:"deferred"`
 
-	// Those that failed.
+	// Number of invocations that failed.
 	Error uint64 `json:"error"`
 
-	// Those that succeeded.
+	// Number of invocations that succeeded.
 	Success uint64 `json:"success"`
 
-	// All.
+	// Number of all invocations.
 	Total uint64 `json:"total"`
 }
 
-// EngineMetrics is what the engine measures of itself; a part that is not there is
-// nil and left out.
+// EngineMetrics holds the metrics of the engine itself. Nil means that a part is
+// not available.
 type EngineMetrics struct {
-	// Invocations.
+	// Invocation counts. Nil is omitted.
 	Invocations *EngineInvocationMetrics `json:"invocations,omitempty,omitzero"`
 
-	// Durations.
+	// Durations of the stored spans. Nil is omitted.
 	Performance *EnginePerformanceMetrics `json:"performance,omitempty,omitzero"`
 
-	// Workers.
+	// Worker counts. Nil is omitted.
 	Workers *EngineWorkerMetrics `json:"workers,omitempty,omitzero"`
 }
 
-// EnginePerformanceMetrics is how long stored spans took, in milliseconds.
+// EnginePerformanceMetrics summarizes the durations of the stored spans, in
+// milliseconds.
 type EnginePerformanceMetrics struct {
-	// Mean.
+	// Mean duration in milliseconds.
 	AvgDurationMs float64 `json:"avg_duration_ms"`
 
-	// Greatest.
+	// Longest duration in milliseconds.
 	MaxDurationMs float64 `json:"max_duration_ms"`
 
-	// Least.
+	// Shortest duration in milliseconds.
 	MinDurationMs float64 `json:"min_duration_ms"`
 
-	// Median.
+	// Median duration in milliseconds.
 	P50DurationMs float64 `json:"p50_duration_ms"`
 
-	// 95th percentile.
+	// 95th percentile of the durations, in milliseconds.
 	P95DurationMs float64 `json:"p95_duration_ms"`
 
-	// 99th percentile.
+	// 99th percentile of the durations, in milliseconds.
 	P99DurationMs float64 `json:"p99_duration_ms"`
 }
 
-// EngineWorkerMetrics counts workers since the engine began.
+// EngineWorkerMetrics counts workers since the engine started.
 type EngineWorkerMetrics struct {
-	// Those that are there.
+	// Number of workers that are currently active.
 	Active uint64 `json:"active"`
 
-	// Those that went.
+	// Number of workers that have left.
 	Deaths uint64 `json:"deaths"`
 
-	// Those that came.
+	// Number of workers that have joined.
 	Spawns uint64 `json:"spawns"`
 }
 
-// EnqueueResult is the answer to a call with the enqueue action: the message is in
-// the queue, its function has yet to run.
+// EnqueueResult is the result of a call with the enqueue action. The message is in
+// the queue; its function has yet to run.
 type EnqueueResult struct {
-	// Receipt that the engine made for this message, a UUID. It is not the id by
-	// which a dead letter is named.
+	// Receipt that the engine creates for the message, a UUID. It differs from the ID
+	// that the message has as a dead letter.
 	MessageReceiptID string `json:"messageReceiptId"`
 }
 
 // ErrorBody is an error on the wire.
 type ErrorBody struct {
-	// Stable code, such as function_not_found.
+	// Stable error code, such as "function_not_found".
 	Code string `json:"code"`
 
-	// Text for people.
+	// Human-readable error message.
 	Message string `json:"message"`
 
-	// Stack of the side that failed; empty is left out.
+	// Stack trace of the side that failed. Empty is omitted.
 	Stacktrace string `json:"stacktrace,omitempty,omitzero"`
 }
 
-// ErrorMessage is what the engine sends before it closes a connection that its
-// auth function has refused.
+// ErrorMessage is the message that the engine sends before it closes a connection
+// that its auth function has rejected.
 type ErrorMessage struct {
-	// Why; code AUTH_ERROR.
+	// Error that explains the rejection, with the code "AUTH_ERROR".
 	Error ErrorBody `json:"error"`
 
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
 // FunctionDetail is the result of engine::functions::info for one function.
 type FunctionDetail struct {
-	// What it is for; nil is left out.
+	// Description of what the function is for. Nil is omitted.
 	Description *string `json:"description,omitempty,omitzero"`
 
-	// Function.
+	// ID of the function.
 	FunctionID string `json:"function_id"`
 
-	// Metadata of its registration; nil is left out.
+	// Metadata from the registration of the function. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Namespace.
+	// Namespace of the function.
 	Namespace string `json:"namespace"`
 
-	// Triggers that call it; nil is written as [].
+	// Triggers that call the function. Nil encodes as [].
 	RegisteredTriggers List[FunctionTrigger] `json:"registered_triggers"`
 
-	// JSON Schema of the payload; nil is left out.
+	// JSON Schema of the function's payload. Nil is omitted.
 	RequestSchema JSONValue `json:"request_schema,omitempty,omitzero"`
 
-	// JSON Schema of the result; nil is left out.
+	// JSON Schema of the function's result. Nil is omitted.
 	ResponseSchema JSONValue `json:"response_schema,omitempty,omitzero"`
 
-	// Name of the worker behind it; for a worker without a name the part of the id
-	// before the first ::.
+	// Name of the worker that provides the function. For a worker without a name, the
+	// part of the ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
-// FunctionFilter is the input of engine::functions::list; the zero value lists all
-// but internal functions.
+// FunctionFilter is the input of engine::functions::list. The zero value lists all
+// functions except internal ones.
 type FunctionFilter struct {
-	// List the engine's own too. False is left out.
+	// Whether to include internal functions: the engine's own and those whose
+	// metadata sets internal to true. False is omitted.
 	IncludeInternal bool `json:"include_internal,omitempty,omitzero"`
 
-	// Beginning of the id. Empty is left out and matches all.
+	// Prefix of the function ID. Empty is omitted and matches all functions.
 	Prefix string `json:"prefix,omitempty,omitzero"`
 
-	// Text to find in id and description, in any case. Empty is left out and matches
-	// all.
+	// Text to find in the ID or the description of a function, ignoring case. Empty
+	// is omitted and matches all functions.
 	Search string `json:"search,omitempty,omitzero"`
 
-	// Name of the worker. Empty is left out and matches all.
+	// Name of the worker that provides the function. Empty is omitted and matches all
+	// workers.
 	Worker string `json:"worker,omitempty,omitzero"`
 
-	// Names of workers. Left out when empty, which matches all.
+	// Names of the workers that provide the function. Empty is omitted and matches
+	// all workers.
 	Workers []string `json:"workers,omitempty,omitzero"`
 }
 
 // FunctionInfoBatch is the result of engine::functions::info for several
 // functions.
 type FunctionInfoBatch struct {
-	// One entry a function; nil is written as [].
+	// One entry for each requested function. Nil encodes as [].
 	Functions List[FunctionInfoEntry] `json:"functions"`
 }
 
-// FunctionInfoEntry is one element of a FunctionInfoBatch: a detail, or why there
-// is none. Exactly one of the two is set.
+// FunctionInfoEntry is one element of a FunctionInfoBatch: either the detail of a
+// function or the reason why there is none. Exactly one of Detail and Error is
+// set.
 type FunctionInfoEntry struct {
 	Detail *FunctionDetail
 	Error  *FunctionInfoError
 }
 
-// FunctionInfoError says why a FunctionInfoBatch has no detail of a function.
+// FunctionInfoError reports why a FunctionInfoBatch holds no FunctionDetail for a
+// function.
 type FunctionInfoError struct {
-	// forbidden or not_found.
+	// Reason why there is no detail: "forbidden" or "not_found".
 	Error string `json:"error"`
 
-	// Function.
+	// ID of the function.
 	FunctionID string `json:"function_id"`
 }
 
-// FunctionInfoInput is the input of engine::functions::info: either FunctionID, or
-// FunctionIds.
+// FunctionInfoInput is the input of engine::functions::info. Set either FunctionID
+// or FunctionIDs.
 type FunctionInfoInput struct {
-	// Function; the result is a FunctionDetail. Empty is left out.
+	// ID of one function; the result is then a FunctionDetail. Empty is omitted.
 	FunctionID string `json:"function_id,omitempty,omitzero"`
 
-	// Up to 32 functions; the result is a FunctionInfoBatch. Left out when empty.
-	FunctionIds []string `json:"function_ids,omitempty,omitzero"`
+	// IDs of up to 32 functions; the result is then a FunctionInfoBatch. Empty is
+	// omitted.
+	FunctionIDs []string `json:"function_ids,omitempty,omitzero"`
 
-	// Namespace to look in. Empty is left out: default, then the only one that has
-	// it.
+	// Namespace in which to look for the function. Empty is omitted; the engine then
+	// looks in namespace "default" and, failing that, in the only namespace that has
+	// the function.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 }
 
-// FunctionSummary is one function in a list.
+// FunctionSummary describes one function in a list.
 type FunctionSummary struct {
-	// What it is for; nil is left out.
+	// Description of what the function is for. Nil is omitted.
 	Description *string `json:"description,omitempty,omitzero"`
 
-	// Function.
+	// ID of the function.
 	FunctionID string `json:"function_id"`
 
-	// Metadata of its registration; nil is left out.
+	// Metadata from the registration of the function. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Namespace.
+	// Namespace of the function.
 	Namespace string `json:"namespace"`
 
-	// Name of the worker behind it; for a worker without a name the part of the id
-	// before the first ::.
+	// Name of the worker that provides the function. For a worker without a name, the
+	// part of the ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
-// FunctionTrigger is a trigger as the detail of its function tells it.
+// FunctionTrigger describes one trigger of a function in a FunctionDetail.
 type FunctionTrigger struct {
-	// Its config; nil is written as null.
+	// Config of the trigger. Nil encodes as null.
 	Config JSONValue `json:"config"`
 
-	// Trigger.
+	// ID of the trigger.
 	ID string `json:"id"`
 
-	// Its type.
+	// Type of the trigger.
 	TriggerType string `json:"trigger_type"`
 }
 
-// FunctionsAvailableEvent is what an engine::functions-available trigger delivers
-// when the set of function ids has changed.
+// FunctionsAvailableEvent is the payload that an engine::functions-available
+// trigger delivers when the set of function IDs has changed.
 type FunctionsAvailableEvent struct {
-	// Always functions_changed.
+	// Kind of the event, always "functions_changed".
 	Event string `json:"event"`
 
-	// Every function there is now, internal ones included; nil is written as [].
+	// All functions after the change, including internal ones. Nil encodes as [].
 	Functions List[FunctionSummary] `json:"functions"`
 }
 
 // FunctionsAvailableTrigger is the config of trigger type
-// engine::functions-available, which has none: it is written as {}. Its function
-// gets a FunctionsAvailableEvent, up to 5 s late.
+// engine::functions-available, which has no settings. It encodes as {}. Its
+// function receives a FunctionsAvailableEvent up to 5 s after the change.
 type FunctionsAvailableTrigger struct{}
 
 // FunctionsListResult is the result of engine::functions::list.
 type FunctionsListResult struct {
-	// Functions that the caller may see, by id; with a search the best matches first.
-	// Nil is written as [].
+	// Functions that the caller may see, ordered by ID; with a search, the best
+	// matches come first. Nil encodes as [].
 	Functions List[FunctionSummary] `json:"functions"`
 }
 
-// HTTPAuthAPIKey sends a key in a header of its own.
+// HTTPAuthAPIKey sends a key in a custom header.
 type HTTPAuthAPIKey struct {
-	// Name of the header to send, literally, X-Api-Key for example.
+	// Literal name of the header that carries the key, such as X-Api-Key.
 	Header string `json:"header"`
 
-	// Tag of the variant, always "api_key"; the encoder sets it.
+	// Tag of the variant, always "api_key". The encoder sets it.
 	Type HTTPAuthType `json:"type"`
 
-	// Name of the environment variable on the engine's host that holds the key; not
-	// the key. The engine reads it once, at registration.
+	// Name of the environment variable on the engine's host that holds the key, not
+	// the key itself. The engine reads the variable once, at registration.
 	ValueKey string `json:"value_key"`
 }
 
 // HTTPAuthBearer sends a token in the header Authorization: Bearer <token>.
 type HTTPAuthBearer struct {
-	// Name of the environment variable on the engine's host that holds the token; not
-	// the token. The engine reads it once, at registration.
+	// Name of the environment variable on the engine's host that holds the token, not
+	// the token itself. The engine reads the variable once, at registration.
 	TokenKey string `json:"token_key"`
 
-	// Tag of the variant, always "bearer"; the encoder sets it.
+	// Tag of the variant, always "bearer". The encoder sets it.
 	Type HTTPAuthType `json:"type"`
 }
 
-// HTTPAuthConfig says how the engine authenticates its requests to an HTTP-invoked
-// function. Auth holds exactly one of HTTPAuthHMAC, HTTPAuthBearer and
-// HTTPAuthAPIKey; the zero value, without one, cannot be encoded, and an unknown
-// tag cannot be decoded.
+// HTTPAuthConfig selects how the engine authenticates its requests to an
+// HTTP-invoked function. Auth holds exactly one of HTTPAuthHMAC, HTTPAuthBearer
+// and HTTPAuthAPIKey. Encoding the zero value, which holds none, is an error, and
+// so is decoding an unknown tag.
 type HTTPAuthConfig struct{ Auth HTTPAuthVariant }
 
 // HTTPAuthHMAC signs each request with a shared secret. The engine sends the
-// header x-iii-Signature: "sha256=" and the lower-case hex HMAC-SHA256 of the text
-// "<x-iii-Timestamp>:<standard base64 of the body>".
+// header x-iii-Signature, which holds "sha256=" followed by the lower-case
+// hexadecimal HMAC-SHA256 of the text "<x-iii-Timestamp>:<standard base64 of the
+// body>".
 type HTTPAuthHMAC struct {
 	// Name of the environment variable on the engine's host that holds the shared
-	// secret; not the secret. The engine reads it once, at registration.
+	// secret, not the secret itself. The engine reads the variable once, at
+	// registration.
 	SecretKey string `json:"secret_key"`
 
-	// Tag of the variant, always "hmac"; the encoder sets it.
+	// Tag of the variant, always "hmac". The encoder sets it.
 	Type HTTPAuthType `json:"type"`
 }
 
 // HTTPAuthType is the tag of an HTTPAuthConfig. The encoder sets it.
 type HTTPAuthType string
 
-// HTTPInvocationConfig tells the engine how to call a function over HTTP. The
-// engine POSTs the payload as JSON with the headers x-iii-Function-Path,
-// x-iii-Invocation-ID and x-iii-Timestamp, and follows no redirects.
+// HTTPInvocationConfig configures how the engine calls a function over HTTP. The
+// engine sends the payload as JSON, with the headers x-iii-Function-Path,
+// x-iii-Invocation-ID and x-iii-Timestamp, and does not follow redirects.
 type HTTPInvocationConfig struct {
-	// Authentication of the request; nil is left out and means none.
+	// Authentication of the request. Nil is omitted and means no authentication.
 	Auth *HTTPAuthConfig `json:"auth,omitempty,omitzero"`
 
-	// Further headers to send. Default none.
+	// Additional headers to send. Defaults to none. Nil encodes as {}.
 	Headers StringMap `json:"headers"`
 
-	// Verb of the request; empty means POST, and is written so. Default POST.
+	// Method of the request. Defaults to POST. Empty encodes as POST.
 	Method HTTPMethod `json:"method"`
 
-	// Limit for one request in milliseconds. Nil is left out, and the engine's 30000
-	// applies.
+	// Time limit of each request in milliseconds. Nil is omitted; the engine then
+	// applies its default of 30000.
 	TimeoutMs *uint64 `json:"timeout_ms,omitempty,omitzero"`
 
-	// Absolute URL to call. By the engine's default policy it must be https and must
-	// not lead to a loopback, private or link-local address; a URL that is refused is
-	// only logged by the engine.
+	// Absolute URL to call. The engine's default policy requires https and forbids
+	// URLs that lead to a loopback, private or link-local address. The engine only
+	// logs a rejected URL; the worker receives no error.
 	URL string `json:"url"`
 }
 
-// HTTPMethod is the verb of a request that the engine makes to an HTTP-invoked
-// function: upper case, without HEAD and OPTIONS, which only HTTP triggers know.
-// Decoding keeps values it does not know; Valid tells them apart.
+// HTTPMethod is the method, in upper case, of a request that the engine makes to
+// an HTTP-invoked function. HEAD and OPTIONS exist only for HTTP triggers.
+// Decoding keeps unknown values; Valid reports whether a value is known.
 type HTTPMethod string
 
 // HTTPMiddlewareAction is the decision of a middleware function.
 type HTTPMiddlewareAction string
 
-// HTTPMiddlewareInput is the payload of a middleware function of an http trigger,
-// in the namespace of its target.
+// HTTPMiddlewareInput is the input of a middleware function of an HTTP trigger.
+// The engine calls the function in the namespace of the trigger's target.
 type HTTPMiddlewareInput struct {
-	// Always {}: reserved by the engine. Nil is written as null.
+	// Context, always {}; the engine reserves it. Nil encodes as null.
 	Context JSONValue `json:"context"`
 
-	// Always preHandler.
+	// Phase of the request, always "preHandler".
 	Phase string `json:"phase"`
 
-	// The request.
+	// Request that the engine received.
 	Request HTTPMiddlewareRequest `json:"request"`
 }
 
-// HTTPMiddlewareRequest is the request as a middleware function sees it. It has no
-// body and no path, and cannot be changed.
+// HTTPMiddlewareRequest is the request as a middleware function receives it. It
+// has no body and no path, and the middleware function cannot change it.
 type HTTPMiddlewareRequest struct {
-	// Headers by lower-case name, the last of each; nil is written as {}.
+	// Headers of the request, keyed by lower-case name. If a header is repeated, the
+	// map holds the last of its values. Nil encodes as {}.
 	Headers StringMap `json:"headers"`
 
-	// Method.
+	// Method of the request.
 	Method string `json:"method"`
 
-	// Values of the :name segments, not percent-decoded; nil is written as {}.
+	// Values of the route's :name segments, not percent-decoded, keyed by name. Nil
+	// encodes as {}.
 	PathParams StringMap `json:"path_params"`
 
-	// Query parameters, the last of each; nil is written as {}.
+	// Query parameters of the request. If a parameter is repeated, the map holds the
+	// last of its values. Nil encodes as {}.
 	QueryParams StringMap `json:"query_params"`
 }
 
-// HTTPMiddlewareResponse is the answer to a client that a middleware function
-// gives in place of the target.
+// HTTPMiddlewareResponse is the response that a middleware function sends to the
+// client in place of the target.
 type HTTPMiddlewareResponse struct {
-	// Body, always sent as JSON; nil is written as null.
+	// Body of the response, always sent as JSON. Nil encodes as null.
 	Body JSONValue `json:"body"`
 
-	// Headers; nil is written as {}.
+	// Headers of the response. Nil encodes as {}.
 	Headers StringMap `json:"headers"`
 
-	// HTTP status; the engine turns one that is out of range into 200.
+	// HTTP status of the response. The engine turns an out-of-range status into 200.
 	StatusCode uint16 `json:"status_code"`
 }
 
-// HTTPMiddlewareResult is the answer of a middleware function of an http trigger.
-// Any other answer means continue; an error ends the request with status 500.
+// HTTPMiddlewareResult is the result of a middleware function of an HTTP trigger.
+// The engine treats any other result as continue. An error ends the request with
+// status 500.
 type HTTPMiddlewareResult struct {
-	// What to do.
+	// Action that the engine takes.
 	Action HTTPMiddlewareAction `json:"action"`
 
-	// The answer to the client when the action is respond; nil is left out.
+	// Response to the client if the action is "respond". Nil is omitted.
 	Response *HTTPMiddlewareResponse `json:"response,omitempty,omitzero"`
 }
 
-// HTTPRequestTrigger says which HTTP trigger a request came through.
+// HTTPRequestTrigger identifies the HTTP trigger through which a request came.
 type HTTPRequestTrigger struct {
-	// Verb of the trigger, upper case; left out when empty.
+	// Method of the trigger in upper case. Empty is omitted.
 	Method string `json:"method,omitempty,omitzero"`
 
-	// Route pattern of the trigger, "/items/:id" for example; left out when empty.
+	// Route pattern of the trigger, such as "/items/:id". Empty is omitted.
 	Path string `json:"path,omitempty,omitzero"`
 
-	// Trigger type, "http".
+	// Type of the trigger, "http".
 	Type string `json:"type"`
 }
 
-// HTTPRequest is what a function behind an HTTP trigger receives. T is the type of
-// the decoded body; JSONValue takes any. Decoding gives absent fields their zero
-// value.
+// HTTPRequest is the input of a function behind an HTTP trigger. T is the type of
+// the decoded body; JSONValue accepts any body. Fields that are absent decode as
+// their zero value.
 type HTTPRequest[T any] struct {
-	// Decoded body; null when there was none. Default the zero value of T.
+	// Decoded body of the request; null on the wire if the request had none. Defaults
+	// to the zero value of T.
 	Body T `json:"body"`
 
-	// Request headers, names in lower case. Default none.
+	// Headers of the request, keyed by lower-case name. Defaults to none. Nil encodes
+	// as {}.
 	Headers StringMap `json:"headers"`
 
-	// Verb, upper case; any, HEAD and OPTIONS included. Default empty.
+	// Method of the request in upper case; any method is possible, HEAD and OPTIONS
+	// included. Defaults to empty.
 	Method string `json:"method"`
 
-	// Path of the route as the trigger states it, "/items/:id" for example: the
-	// engine does not deliver the concrete one. Default empty.
+	// Route pattern of the trigger, such as "/items/:id"; the engine does not deliver
+	// the path that the client requested. Defaults to empty.
 	Path string `json:"path"`
 
-	// What the placeholders of the route pattern matched, not percent-decoded.
-	// Default none.
+	// Values of the route pattern's placeholders, not percent-decoded, keyed by
+	// placeholder name. Defaults to none. Nil encodes as {}.
 	PathParams StringMap `json:"path_params"`
 
-	// Decoded query string; of a repeated key one value is kept. Default none.
+	// Query parameters of the request, percent-decoded. If a parameter is repeated,
+	// the map holds one of its values. Defaults to none. Nil encodes as {}.
 	QueryParams StringMap `json:"query_params"`
 
-	// Channel from which the raw request body can be read; left out when nil.
+	// Channel that carries the raw body of the request. Nil is omitted.
 	RequestBody *StreamChannelRef `json:"request_body,omitempty,omitzero"`
 
-	// Channel over which a response can be streamed in place of returning one; left
-	// out when nil.
+	// Channel over which the function can stream a response instead of returning one.
+	// Nil is omitted.
 	Response *StreamChannelRef `json:"response,omitempty,omitzero"`
 
-	// The trigger that the request came through; left out when nil.
+	// Trigger through which the request came. Nil is omitted.
 	Trigger *HTTPRequestTrigger `json:"trigger,omitempty,omitzero"`
 }
 
-// HTTPResponse is what a function behind an HTTP trigger returns. T is the type of
-// the body. The zero value has status 0, which is no status: set StatusCode.
+// HTTPResponse is the result of a function behind an HTTP trigger. T is the type
+// of the body. The zero value has the status 0, which is not an HTTP status: set
+// StatusCode.
 type HTTPResponse[T any] struct {
-	// Response body. A string goes out raw when a content-type is set, null as
-	// nothing; everything else as JSON.
+	// Body of the response. If the response has a content-type, a string is sent raw
+	// and null as an empty body. Everything else is sent as JSON.
 	Body T `json:"body"`
 
-	// Response headers. Default none; the engine then adds content-type:
-	// application/json.
+	// Headers of the response. Defaults to none; the engine then adds content-type:
+	// application/json. Nil encodes as {}.
 	Headers StringMap `json:"headers"`
 
-	// HTTP status; the engine turns one that is out of range into 200.
+	// HTTP status of the response. The engine turns an out-of-range status into 200.
 	StatusCode uint16 `json:"status_code"`
 }
 
 // HTTPTriggerConfig is the config of trigger type http: one route of the engine's
 // HTTP server.
 type HTTPTriggerConfig struct {
-	// Route. A segment :name is a parameter; the leading slash may be left out.
-	// Client.Trigger registers the other segments percent-encoded, as clients send
-	// them, and rejects wildcards and what no request would match.
+	// Route to serve. A segment :name is a parameter, and the leading slash is
+	// optional. Client.Trigger registers the other segments percent-encoded, as
+	// clients send them. It rejects wildcards and routes that no request would match.
 	APIPath string `json:"api_path"`
 
-	// Function that is called first, in the namespace of the target, with the same
-	// payload; only the result false skips the target. Empty: no condition. The
-	// condition gets the request without its channels; a request that fails it is
-	// answered with status 422.
+	// ID of a function that the engine calls first, in the target's namespace and
+	// with the same payload. Only the result false skips the target. The condition
+	// receives the request without its channels. If the condition skips the target,
+	// the engine answers the request with status 422. Empty is omitted and means no
+	// condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
-	// Method in any case: GET, POST, PUT, DELETE, PATCH or HEAD. Empty is left out,
-	// which means GET. The engine accepts others and never routes them, OPTIONS
-	// included, which it answers itself; Client.Trigger rejects them.
+	// Method to serve, in any case: GET, POST, PUT, DELETE, PATCH or HEAD. Empty is
+	// omitted; the default is GET. The engine accepts other methods but never routes
+	// them, including OPTIONS, which it answers itself; Client.Trigger rejects them.
 	HTTPMethod string `json:"http_method,omitempty,omitzero"`
 
-	// Functions that see the request before the target does, in this order; each gets
-	// an HTTPMiddlewareInput and answers with an HTTPMiddlewareResult. Left out when
-	// empty.
-	MiddlewareFunctionIds []string `json:"middleware_function_ids,omitempty,omitzero"`
+	// IDs of the functions that handle the request before the target, in this order.
+	// Each receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult. Empty
+	// is omitted.
+	MiddlewareFunctionIDs []string `json:"middleware_function_ids,omitempty,omitzero"`
 }
 
-// HealthComponent is the state of one part of the engine's telemetry.
+// HealthComponent is the health of one component of the engine's telemetry.
 type HealthComponent struct {
-	// What the part tells about itself; null when it is disabled. Nil is written as
-	// null.
+	// Details that the component reports about itself; null if it is disabled. Nil
+	// encodes as null.
 	Details JSONValue `json:"details"`
 
-	// healthy, degraded or disabled.
+	// Status of the component: "healthy", "degraded" or "disabled".
 	Status string `json:"status"`
 }
 
-// HealthComponents is the state of the parts of the engine's telemetry.
+// HealthComponents is the health of all components of the engine's telemetry.
 type HealthComponents struct {
-	// Store of log records.
+	// Health of the log store.
 	Logs HealthComponent `json:"logs"`
 
-	// Store of metrics.
+	// Health of the metric store.
 	Metrics HealthComponent `json:"metrics"`
 
-	// OpenTelemetry in the engine.
+	// Health of OpenTelemetry in the engine.
 	Otel HealthComponent `json:"otel"`
 
-	// Store of spans.
+	// Health of the span store.
 	Spans HealthComponent `json:"spans"`
 }
 
 // HealthReport is the result of engine::health::check.
 type HealthReport struct {
-	// State of each part.
+	// Health of each component.
 	Components HealthComponents `json:"components"`
 
-	// healthy or degraded.
+	// Overall status: "healthy" or "degraded".
 	Status string `json:"status"`
 
-	// When the answer was made, in milliseconds since 1970.
+	// Time at which the engine produced the result, in milliseconds since the Unix
+	// epoch.
 	Timestamp int64 `json:"timestamp"`
 
 	// Version of the engine.
 	Version string `json:"version"`
 }
 
-// HistogramDataPoint is a data point of a histogram.
+// HistogramDataPoint is one data point of a histogram.
 type HistogramDataPoint struct {
-	// Attributes; nil is written as [].
+	// Attributes of the data point. Nil encodes as [].
 	Attributes List[StoredAttribute] `json:"attributes"`
 
-	// Number of values a bucket, one more than there are bounds, or none at all; nil
-	// is written as [].
+	// Number of values in each bucket: one more bucket than bounds, or no buckets at
+	// all. Nil encodes as [].
 	BucketCounts List[uint64] `json:"bucket_counts"`
 
-	// Number of values.
+	// Number of values in the histogram.
 	Count uint64 `json:"count"`
 
-	// Upper bounds of the buckets, ascending; nil is written as [].
+	// Upper bounds of the buckets in ascending order. Nil encodes as [].
 	ExplicitBounds List[float64] `json:"explicit_bounds"`
 
-	// Greatest value; nil is written as null: not told.
+	// Largest value in the histogram. Nil encodes as null and means that it was not
+	// reported.
 	Max *float64 `json:"max"`
 
-	// Least value; nil is written as null: not told.
+	// Smallest value in the histogram. Nil encodes as null and means that it was not
+	// reported.
 	Min *float64 `json:"min"`
 
-	// Their sum.
+	// Sum of the values in the histogram.
 	Sum float64 `json:"sum"`
 
-	// When it was measured, in nanoseconds since 1970.
+	// Time of the measurement, in nanoseconds since the Unix epoch.
 	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
 }
 
-// InvocationResultMessage answers an InvokeFunctionMessage, in both directions.
-// The first answer to an id counts, and an error counts more than a result.
+// InvocationResultMessage answers an InvokeFunctionMessage in either direction.
+// Only the first answer to an invocation counts. An error takes precedence over a
+// result.
 type InvocationResultMessage struct {
-	// W3C baggage of the call; empty is left out.
+	// W3C baggage of the invocation. Empty is omitted.
 	Baggage string `json:"baggage,omitempty,omitzero"`
 
-	// Why the call failed; nil is left out.
+	// Error with which the invocation failed. Nil is omitted.
 	Error *ErrorBody `json:"error,omitempty,omitzero"`
 
-	// Function that was run.
+	// ID of the function that was run.
 	FunctionID string `json:"function_id"`
 
-	// Id of the call, a UUID.
+	// ID of the invocation, a UUID.
 	InvocationID string `json:"invocation_id"`
 
-	// What the function returned; nil is left out and means the same as null.
+	// Result of the function. Nil is omitted and means the same as null.
 	Result JSONValue `json:"result,omitempty,omitzero"`
 
-	// W3C trace context of the call; empty is left out.
+	// W3C trace context of the invocation. Empty is omitted.
 	Traceparent string `json:"traceparent,omitempty,omitzero"`
 
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
-// InvokeFunctionMessage asks for a function to be run: a worker asks the engine,
-// and the engine asks the worker that has the function.
+// InvokeFunctionMessage requests the invocation of a function. A worker sends it
+// to the engine, and the engine sends it to the worker that provides the function.
 type InvokeFunctionMessage struct {
-	// How the engine treats the call; nil is left out and means that the caller waits
-	// for the result. The engine never sets it.
+	// Action that determines how the engine handles the invocation. Nil is omitted
+	// and means that the caller waits for the result. The engine never sets it.
 	Action *TriggerAction `json:"action,omitempty,omitzero"`
 
-	// W3C baggage; empty is left out.
+	// W3C baggage of the caller. Empty is omitted.
 	Baggage string `json:"baggage,omitempty,omitzero"`
 
-	// Payload; nil is written as null. To a payload that is an object the engine adds
-	// _caller_worker_id.
+	// Payload of the invocation. The engine adds the key _caller_worker_id to a
+	// payload that is an object. Nil encodes as null.
 	Data JSONValue `json:"data"`
 
-	// Function to run.
+	// ID of the function to run.
 	FunctionID string `json:"function_id"`
 
-	// Id of the call, a UUID that the caller chooses; empty is left out and means
-	// that no result is wanted. The engine always sets it.
+	// ID of the invocation, a UUID that the caller chooses. Empty is omitted and
+	// means that the caller wants no result. The engine always sets it.
 	InvocationID string `json:"invocation_id,omitempty,omitzero"`
 
-	// Travels beside the payload: that of the call, or of the trigger that fired; nil
-	// is left out.
+	// Metadata that accompanies the payload, from the caller or from the trigger that
+	// fired. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Namespace of the function; empty is left out and means default. The engine
+	// Namespace of the function. Empty is omitted and means "default". The engine
 	// never sets it.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
-	// W3C trace context; empty is left out.
+	// W3C trace context of the caller. Empty is omitted.
 	Traceparent string `json:"traceparent,omitempty,omitzero"`
 
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
-// JSONValue is any JSON document, kept as it was received: numbers keep every
-// digit and every key its order. Where a field is always written, nil is written
-// as null; where a field may be left out, nil leaves it out and JSONValue("null")
-// writes null. It is an alias, so that it has the methods of json.RawMessage.
+// JSONValue is any JSON value in the encoding in which it was received: numbers
+// keep all digits and objects keep the order of their keys. In a field that is
+// always written, nil encodes as null. In an optional field, nil is omitted and
+// JSONValue("null") encodes as null. JSONValue is an alias, which gives it the
+// methods of json.RawMessage.
 type JSONValue = json.RawMessage
 
-// LogEvent is what a log trigger delivers: one record as the engine has stored it.
-// It is the StoredLog of engine::logs::list, except that scope fields are null in
-// place of absent.
+// LogEvent is the payload that a log trigger delivers: one record as the engine
+// stores it. It equals the StoredLog of engine::logs::list, except that the scope
+// fields are null where a StoredLog omits them.
 type LogEvent struct {
-	// Attributes by name; nil is written as {}.
+	// Attributes of the record, keyed by name. Nil encodes as {}.
 	Attributes Map[JSONValue] `json:"attributes"`
 
-	// Message; a structured body is its JSON text.
+	// Message of the record. A structured body is its JSON text.
 	Body string `json:"body"`
 
-	// Name of the instrumentation scope; nil is written as null.
+	// Name of the instrumentation scope. Nil encodes as null.
 	InstrumentationScopeName *string `json:"instrumentation_scope_name"`
 
-	// Version of the instrumentation scope; nil is written as null.
+	// Version of the instrumentation scope. Nil encodes as null.
 	InstrumentationScopeVersion *string `json:"instrumentation_scope_version"`
 
-	// When it was observed, in nanoseconds since 1970; 0 when the record did not say.
+	// Time at which the event was observed, in nanoseconds since the Unix epoch. Zero
+	// means that the record did not contain it.
 	ObservedTimestampUnixNano uint64 `json:"observed_timestamp_unix_nano"`
 
-	// Resource attributes; nil is written as {}.
+	// Resource attributes of the record. Nil encodes as {}.
 	Resource StringMap `json:"resource"`
 
-	// Name of the service.
+	// Name of the service that produced the record.
 	ServiceName string `json:"service_name"`
 
-	// OpenTelemetry severity, 0 to 24: 5 debug, 9 info, 13 warn, 17 error; 0 unset.
+	// OpenTelemetry severity number from 0 to 24: 5 is debug, 9 info, 13 warn and 17
+	// error; 0 is unset.
 	SeverityNumber int32 `json:"severity_number"`
 
-	// Severity as text; may be empty.
+	// Severity as text. It may be empty.
 	SeverityText string `json:"severity_text"`
 
-	// Span, 16 hexadecimal digits; nil is written as null: outside of any.
+	// Span ID of the record, 16 hexadecimal digits. Nil encodes as null and means
+	// that the record belongs to no span.
 	SpanID *string `json:"span_id"`
 
-	// When it happened, in nanoseconds since 1970; 0 when the record did not say.
+	// Time of the event, in nanoseconds since the Unix epoch. Zero means that the
+	// record did not contain it.
 	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
 
-	// Trace, 32 hexadecimal digits; nil is written as null: outside of any.
+	// Trace ID of the record, 32 hexadecimal digits. Nil encodes as null and means
+	// that the record belongs to no trace.
 	TraceID *string `json:"trace_id"`
 }
 
-// LogInput is the input of engine::log::trace, debug, info, warn and error. There
-// is no result.
+// LogInput is the input of engine::log::trace, engine::log::debug,
+// engine::log::info, engine::log::warn and engine::log::error. There is no result.
 type LogInput struct {
-	// The members of an object become attributes of the record, anything else is
-	// dropped; nil is left out.
+	// Object whose members become attributes of the record. The engine drops any
+	// other value. Nil is omitted.
 	Data JSONValue `json:"data,omitempty,omitzero"`
 
-	// Message.
+	// Message of the record.
 	Message string `json:"message"`
 
-	// Name of the service. Empty is left out and means unknown.
+	// Name of the service that produces the record. Empty is omitted and means
+	// "unknown".
 	ServiceName string `json:"service_name,omitempty,omitzero"`
 
-	// Span, 16 hexadecimal digits. Empty is left out.
+	// Span ID of the record, 16 hexadecimal digits. Empty is omitted.
 	SpanID string `json:"span_id,omitempty,omitzero"`
 
-	// Trace, 32 hexadecimal digits. Empty is left out.
+	// Trace ID of the record, 32 hexadecimal digits. Empty is omitted.
 	TraceID string `json:"trace_id,omitempty,omitzero"`
 }
 
-// LogLevel is the level of a log trigger.
+// LogLevel is the level that a log trigger matches.
 type LogLevel string
 
-// LogTriggerConfig is the config of trigger type log. Its function gets a LogEvent
-// a record, the engine's own records included.
+// LogTriggerConfig is the config of trigger type log. Its function receives one
+// LogEvent for each record, including the engine's own records.
 type LogTriggerConfig struct {
-	// Level to match: not a minimum, the lower-cased severity text must be equal.
-	// Empty is left out, which means all.
+	// Level to match. It is not a minimum: the lower-cased severity text must equal
+	// it. Empty is omitted; the default is "all".
 	Level LogLevel `json:"level,omitempty,omitzero"`
 }
 
-// LogsListInput is the input of engine::logs::list; the zero value lists all.
+// LogsListInput is the input of engine::logs::list. The zero value lists all
+// records.
 type LogsListInput struct {
-	// Latest time in milliseconds since 1970. Nil is left out: no limit.
+	// Latest time of a record, in milliseconds since the Unix epoch. Nil is omitted
+	// and means no limit.
 	EndTime *uint64 `json:"end_time,omitempty,omitzero"`
 
-	// Number to return at most. Nil is left out: no limit.
+	// Maximum number of records to return. Nil is omitted and means no limit.
 	Limit *uint64 `json:"limit,omitempty,omitzero"`
 
-	// Number to skip. 0 is left out.
+	// Number of records to skip. Zero is omitted.
 	Offset uint64 `json:"offset,omitempty,omitzero"`
 
-	// Least severity number, such as 13 for warn. Nil is left out and matches all.
+	// Lowest severity number of a record, such as 13 for warn. Nil is omitted and
+	// matches all severities.
 	SeverityMin *int32 `json:"severity_min,omitempty,omitzero"`
 
-	// Severity text to match, in any case. Empty is left out and matches all.
+	// Severity text of the record, ignoring case. Empty is omitted and matches all
+	// severities.
 	SeverityText string `json:"severity_text,omitempty,omitzero"`
 
-	// Span to match. Empty is left out and matches all.
+	// Span ID of the record. Empty is omitted and matches all spans.
 	SpanID string `json:"span_id,omitempty,omitzero"`
 
-	// Earliest time in milliseconds since 1970. Nil is left out: no limit.
+	// Earliest time of a record, in milliseconds since the Unix epoch. Nil is omitted
+	// and means no limit.
 	StartTime *uint64 `json:"start_time,omitempty,omitzero"`
 
-	// Trace to match. Empty is left out and matches all.
+	// Trace ID of the record. Empty is omitted and matches all traces.
 	TraceID string `json:"trace_id,omitempty,omitzero"`
 }
 
-// LogsListQuery repeats in a LogsListResult what was asked.
+// LogsListQuery is the query that a LogsListResult answers.
 type LogsListQuery struct {
-	// Latest time in milliseconds since 1970; nil is written as null.
+	// Latest time of a record, in milliseconds since the Unix epoch. Nil encodes as
+	// null.
 	EndTime *uint64 `json:"end_time"`
 
-	// Number returned at most; nil is written as null.
+	// Maximum number of records to return. Nil encodes as null.
 	Limit *uint64 `json:"limit"`
 
-	// Number skipped; nil is written as null.
+	// Number of records to skip. Nil encodes as null.
 	Offset *uint64 `json:"offset"`
 
-	// Least severity number; nil is written as null.
+	// Lowest severity number of a record. Nil encodes as null.
 	SeverityMin *int32 `json:"severity_min"`
 
-	// Severity text; nil is written as null.
+	// Severity text of the record. Nil encodes as null.
 	SeverityText *string `json:"severity_text"`
 
-	// Span; nil is written as null.
+	// Span ID of the record. Nil encodes as null.
 	SpanID *string `json:"span_id"`
 
-	// Earliest time in milliseconds since 1970; nil is written as null.
+	// Earliest time of a record, in milliseconds since the Unix epoch. Nil encodes as
+	// null.
 	StartTime *uint64 `json:"start_time"`
 
-	// Trace; nil is written as null.
+	// Trace ID of the record. Nil encodes as null.
 	TraceID *string `json:"trace_id"`
 }
 
 // LogsListResult is the result of engine::logs::list.
 type LogsListResult struct {
-	// Records, newest first; nil is written as [].
+	// Log records, newest first. Nil encodes as [].
 	Logs List[StoredLog] `json:"logs"`
 
-	// What was asked; nil is left out: logs are not stored.
+	// Query that the result answers. Nil is omitted and means that the engine does
+	// not store logs.
 	Query *LogsListQuery `json:"query,omitempty,omitzero"`
 
-	// When the answer was made, in milliseconds since 1970.
+	// Time at which the engine produced the result, in milliseconds since the Unix
+	// epoch.
 	Timestamp int64 `json:"timestamp"`
 
-	// Number of matches before offset and limit.
+	// Number of matching records before offset and limit are applied.
 	Total uint64 `json:"total"`
 }
 
-// MergePath names the value that a merge or an append changes: one key, or the
-// keys that lead to it from the root. Every key is literal, a dot in it has no
-// meaning, and arrays are not entered. Segments, when it is not nil, wins over
-// Single. The zero value is the root; so are an empty Segments and, on the wire,
-// an absent path, null, "" and [].
+// MergePath is the path to the value that a merge or an append changes: one key,
+// or the keys that lead from the root to the value. Every key is literal: a dot
+// has no meaning, and a path cannot enter an array. Segments takes precedence over
+// Single unless it is nil. The zero value is the root, and so is an empty
+// Segments. On the wire, an absent path, null, "" and [] all mean the root.
 type MergePath struct {
 	Single   string
 	Segments []string
@@ -1245,1615 +1311,1694 @@ type MergePath struct {
 // of each message sets it.
 type MessageType string
 
-// MetricDataPoint is one data point of a StoredMetric: of a histogram, or else a
-// number. Exactly one of the two is set.
+// MetricDataPoint is one data point of a StoredMetric: either a number or a
+// histogram. Exactly one of Number and Histogram is set.
 type MetricDataPoint struct {
 	Number    *NumberDataPoint
 	Histogram *HistogramDataPoint
 }
 
-// MetricsListInput is the input of engine::metrics::list; the zero value lists
-// all.
+// MetricsListInput is the input of engine::metrics::list. The zero value lists all
+// metrics.
 type MetricsListInput struct {
-	// Length of the buckets of the aggregated metrics in seconds; needs both times.
-	// Nil is left out: no aggregation.
+	// Length of the buckets of the aggregated metrics, in seconds. It requires
+	// StartTime and EndTime. Nil is omitted and means no aggregation.
 	AggregateInterval *uint64 `json:"aggregate_interval,omitempty,omitzero"`
 
-	// Latest arrival in milliseconds since 1970; counts only together with
-	// start_time. Nil is left out.
+	// Latest arrival time of an export, in milliseconds since the Unix epoch. It
+	// takes effect only together with StartTime. Nil is omitted and means no limit.
 	EndTime *uint64 `json:"end_time,omitempty,omitzero"`
 
-	// Metric to match exactly. Empty is left out and matches all.
+	// Exact name of the metric. Empty is omitted and matches all metrics.
 	MetricName string `json:"metric_name,omitempty,omitzero"`
 
-	// Earliest arrival in milliseconds since 1970; counts only together with
-	// end_time. Nil is left out.
+	// Earliest arrival time of an export, in milliseconds since the Unix epoch. It
+	// takes effect only together with EndTime. Nil is omitted and means no limit.
 	StartTime *uint64 `json:"start_time,omitempty,omitzero"`
 }
 
-// MetricsListQuery repeats in a MetricsListResult what was asked.
+// MetricsListQuery is the query that a MetricsListResult answers.
 type MetricsListQuery struct {
-	// Length of a bucket in seconds; nil is written as null.
+	// Length of the buckets, in seconds. Nil encodes as null.
 	AggregateInterval *uint64 `json:"aggregate_interval"`
 
-	// Latest time in milliseconds since 1970; nil is written as null.
+	// Latest arrival time, in milliseconds since the Unix epoch. Nil encodes as null.
 	EndTime *uint64 `json:"end_time"`
 
-	// Metric; nil is written as null.
+	// Name of the metric. Nil encodes as null.
 	MetricName *string `json:"metric_name"`
 
-	// Earliest time in milliseconds since 1970; nil is written as null.
+	// Earliest arrival time, in milliseconds since the Unix epoch. Nil encodes as
+	// null.
 	StartTime *uint64 `json:"start_time"`
 }
 
 // MetricsListResult is the result of engine::metrics::list.
 type MetricsListResult struct {
-	// Buckets of the asked length. Left out when empty.
+	// Aggregated metrics in buckets of the requested length. Empty is omitted.
 	AggregatedMetrics []AggregatedMetric `json:"aggregated_metrics,omitempty,omitzero"`
 
-	// What the engine measures of itself.
+	// Metrics of the engine itself.
 	EngineMetrics EngineMetrics `json:"engine_metrics"`
 
-	// What was asked; nil is left out: neither a time nor a length.
+	// Query that the result answers. Nil is omitted and means that the input set
+	// neither a time nor an aggregation interval.
 	Query *MetricsListQuery `json:"query,omitempty,omitzero"`
 
-	// What workers have exported, by arrival; nil is written as [].
+	// Metrics that workers have exported, ordered by arrival. Nil encodes as [].
 	SdkMetrics List[StoredMetric] `json:"sdk_metrics"`
 
-	// When the answer was made, in milliseconds since 1970.
+	// Time at which the engine produced the result, in milliseconds since the Unix
+	// epoch.
 	Timestamp int64 `json:"timestamp"`
 }
 
-// MiddlewareInput is what the engine gives to the middleware function of a guarded
-// listener in place of running an allowed call. What the middleware returns is the
-// answer to the caller.
+// MiddlewareInput is the input of the middleware function of a guarded listener.
+// For each allowed call, the engine calls the middleware function instead of the
+// called function and returns its result to the caller.
 type MiddlewareInput struct {
-	// Action of the call; nil, written as null, for one that waits for the result.
+	// Action of the call. Nil encodes as null and means that the caller waits for the
+	// result.
 	Action *TriggerAction `json:"action"`
 
-	// Context of the AuthResult.
+	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context JSONValue `json:"context"`
 
-	// Function that was called.
+	// ID of the called function.
 	FunctionID string `json:"function_id"`
 
 	// Namespace in which the function is called.
 	Namespace string `json:"namespace"`
 
-	// Payload of the call.
+	// Payload of the call. Nil encodes as null.
 	Payload JSONValue `json:"payload"`
 }
 
-// NumberDataPoint is a data point of a counter, an up-down counter or a gauge.
+// NumberDataPoint is one data point of a counter, an up-down counter or a gauge.
 type NumberDataPoint struct {
-	// Attributes; nil is written as [].
+	// Attributes of the data point. Nil encodes as [].
 	Attributes List[StoredAttribute] `json:"attributes"`
 
-	// When it was measured, in nanoseconds since 1970.
+	// Time of the measurement, in nanoseconds since the Unix epoch.
 	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
 
-	// Value.
+	// Value of the data point.
 	Value float64 `json:"value"`
 }
 
-// OnFunctionRegistrationInput is what the hook for the registration of functions
-// receives.
+// OnFunctionRegistrationInput is the input of the hook for function registrations.
 type OnFunctionRegistrationInput struct {
-	// Context of the AuthResult.
+	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context JSONValue `json:"context"`
 
-	// Description; nil, written as null, when there is none.
+	// Description of the function. Nil encodes as null and means that there is none.
 	Description *string `json:"description"`
 
-	// Id as the worker sent it, without the prefix.
+	// ID of the function as the worker sent it, without the prefix.
 	FunctionID string `json:"function_id"`
 
-	// Metadata of the registration; null when there is none.
+	// Metadata of the registration, or null if there is none. Nil encodes as null.
 	Metadata JSONValue `json:"metadata"`
 
-	// Namespace of the connection; empty is left out. Default "default".
+	// Namespace of the connection. Defaults to "default" when absent. Empty is
+	// omitted.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 }
 
-// OnFunctionRegistrationResult is what that hook returns. The zero value accepts
-// the registration unchanged; to refuse it, return an error.
+// OnFunctionRegistrationResult is the result of the hook for function
+// registrations. The zero value accepts the registration unchanged. To reject the
+// registration, return an error instead.
 type OnFunctionRegistrationResult struct {
-	// Description; nil is left out and keeps the original.
+	// Description to register. Nil is omitted and keeps the original description.
 	Description *string `json:"description,omitempty,omitzero"`
 
-	// Id to register under; empty is left out and keeps the original.
+	// ID under which to register the function. Empty is omitted and keeps the
+	// original ID.
 	FunctionID string `json:"function_id,omitempty,omitzero"`
 
-	// Metadata, null included; nil is left out and keeps the original.
+	// Metadata to register; a JSON null replaces the original metadata, too. Nil is
+	// omitted and keeps the original metadata.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 }
 
-// OnTriggerRegistrationInput is what the hook for the registration of triggers
-// receives.
+// OnTriggerRegistrationInput is the input of the hook for trigger registrations.
 type OnTriggerRegistrationInput struct {
-	// Config of the trigger; its shape is up to the type.
+	// Config of the trigger; the trigger type defines its shape. Nil encodes as null.
 	Config JSONValue `json:"config"`
 
-	// Context of the AuthResult.
+	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context JSONValue `json:"context"`
 
-	// Function to run, as the worker sent it, without the prefix.
+	// ID of the function that the trigger calls, as the worker sent it, without the
+	// prefix.
 	FunctionID string `json:"function_id"`
 
-	// Metadata of the trigger; null when there is none.
+	// Metadata of the trigger, or null if there is none. Nil encodes as null.
 	Metadata JSONValue `json:"metadata"`
 
-	// Namespace of the function; empty is left out. Default "default".
+	// Namespace of the function that the trigger calls. Defaults to "default" when
+	// absent. Empty is omitted.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
-	// Id of the trigger.
+	// ID of the trigger.
 	TriggerID string `json:"trigger_id"`
 
-	// Its type.
+	// Type of the trigger.
 	TriggerType string `json:"trigger_type"`
 }
 
-// OnTriggerRegistrationResult is what that hook returns. The zero value accepts
-// the registration unchanged; to refuse it, return an error. Metadata and
-// namespaces cannot be changed.
+// OnTriggerRegistrationResult is the result of the hook for trigger registrations.
+// The zero value accepts the registration unchanged. To reject the registration,
+// return an error instead. The hook cannot change the metadata or the namespaces
+// of a trigger.
 type OnTriggerRegistrationResult struct {
-	// Config, null included; nil is left out and keeps the original.
+	// Config to register; a JSON null replaces the original config, too. Nil is
+	// omitted and keeps the original config.
 	Config JSONValue `json:"config,omitempty,omitzero"`
 
-	// Function to run; empty is left out and keeps the original.
+	// ID of the function that the trigger calls. Empty is omitted and keeps the
+	// original function.
 	FunctionID string `json:"function_id,omitempty,omitzero"`
 
-	// Id of the trigger; empty is left out and keeps the original.
+	// ID under which to register the trigger. Empty is omitted and keeps the original
+	// ID.
 	TriggerID string `json:"trigger_id,omitempty,omitzero"`
 
-	// Type of the trigger; empty is left out and keeps the original.
+	// Type under which to register the trigger. Empty is omitted and keeps the
+	// original type.
 	TriggerType string `json:"trigger_type,omitempty,omitzero"`
 }
 
-// OnTriggerTypeRegistrationInput is what the hook for the registration of trigger
-// types receives.
+// OnTriggerTypeRegistrationInput is the input of the hook for trigger type
+// registrations.
 type OnTriggerTypeRegistrationInput struct {
-	// Context of the AuthResult.
+	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context JSONValue `json:"context"`
 
-	// Its description.
+	// Description of the trigger type.
 	Description string `json:"description"`
 
-	// Id of the trigger type.
+	// ID of the trigger type.
 	TriggerTypeID string `json:"trigger_type_id"`
 }
 
-// OnTriggerTypeRegistrationResult is what that hook returns. The zero value
-// accepts the registration unchanged; to refuse it, return an error.
+// OnTriggerTypeRegistrationResult is the result of the hook for trigger type
+// registrations. The zero value accepts the registration unchanged. To reject the
+// registration, return an error instead.
 type OnTriggerTypeRegistrationResult struct {
-	// Description; nil is left out and keeps the original.
+	// Description to register. Nil is omitted and keeps the original description.
 	Description *string `json:"description,omitempty,omitzero"`
 
-	// Id to register under; empty is left out and keeps the original.
+	// ID under which to register the trigger type. Empty is omitted and keeps the
+	// original ID.
 	TriggerTypeID string `json:"trigger_type_id,omitempty,omitzero"`
 }
 
-// OtelConfig configures telemetry. Every field may be left out; nil means the
-// environment variable named at the field where there is one, and else the
-// default. The zero value is a working configuration.
+// OtelConfig configures telemetry. Every field is optional. An omitted field takes
+// its value from the environment variable that its description names, if any, and
+// otherwise has its default. The zero value is a valid configuration.
 type OtelConfig struct {
-	// Number of messages that may wait to be sent; what does not fit is dropped and
-	// counted. Default 10000.
+	// Maximum number of messages that wait to be sent. Messages beyond it are dropped
+	// and counted. Nil is omitted; the default is 10000.
 	ChannelCapacity *uint64 `json:"channel_capacity,omitempty,omitzero"`
 
-	// Whether telemetry is recorded at all. Default $OTEL_ENABLED, of which false, 0,
-	// no and off mean no; else true.
+	// Whether to record telemetry at all. Nil is omitted; the default is false if
+	// $OTEL_SDK_DISABLED is true, otherwise $OTEL_ENABLED (where false, 0, no and off
+	// mean false), otherwise true.
 	Enabled *bool `json:"enabled,omitempty,omitzero"`
 
-	// URL of the engine, to whose path /otel is added unless it is there. Default
-	// $III_URL, else ws://127.0.0.1:49134.
-	EngineWsURL *string `json:"engine_ws_url,omitempty,omitzero"`
+	// URL of the engine. The path /otel is appended unless the URL already ends in
+	// it. Nil is omitted; the default is $III_URL, otherwise ws://127.0.0.1:49134.
+	EngineWSURL *string `json:"engine_ws_url,omitempty,omitzero"`
 
-	// Whether outgoing HTTP requests get spans. Default true.
+	// Whether outgoing HTTP requests get spans. Nil is omitted; the default is true.
 	FetchInstrumentationEnabled *bool `json:"fetch_instrumentation_enabled,omitempty,omitzero"`
 
-	// Whether the start of each sampled span is announced before it ends. Default
-	// $OTEL_LIVE_SPANS, of which true and 1 mean yes; else true.
+	// Whether to announce the start of each sampled span before the span ends. Nil is
+	// omitted; the default is $OTEL_LIVE_SPANS (where true and 1 mean true),
+	// otherwise true.
 	LiveSpans *bool `json:"live_spans,omitempty,omitzero"`
 
-	// Number of log records, at least 1, that are sent without waiting longer.
-	// Default $OTEL_LOGS_BATCH_SIZE unless 0, else 1.
+	// Number of log records, at least 1, at which a batch is sent without further
+	// delay. Nil is omitted; the default is $OTEL_LOGS_BATCH_SIZE unless that is 0,
+	// otherwise 1.
 	LogsBatchSize *uint64 `json:"logs_batch_size,omitempty,omitzero"`
 
-	// Whether log records are exported. Default true.
+	// Whether to export log records. Nil is omitted; the default is true.
 	LogsEnabled *bool `json:"logs_enabled,omitempty,omitzero"`
 
-	// Longest time in milliseconds that a log record waits for others. Default
-	// $OTEL_LOGS_FLUSH_INTERVAL_MS, else 100.
+	// Maximum time, in milliseconds, that a log record waits to be batched with
+	// others. Nil is omitted; the default is $OTEL_LOGS_FLUSH_INTERVAL_MS, otherwise
+	// 100.
 	LogsFlushIntervalMs *uint64 `json:"logs_flush_interval_ms,omitempty,omitzero"`
 
-	// Whether metrics are exported. Default $OTEL_METRICS_ENABLED, else true.
+	// Whether to export metrics. Nil is omitted; the default is
+	// $OTEL_METRICS_ENABLED, otherwise true.
 	MetricsEnabled *bool `json:"metrics_enabled,omitempty,omitzero"`
 
-	// Time between two exports of metrics in milliseconds. Default 60000.
+	// Interval between two exports of metrics, in milliseconds. Nil is omitted; the
+	// default is 60000.
 	MetricsExportIntervalMs *uint64 `json:"metrics_export_interval_ms,omitempty,omitzero"`
 
-	// How a lost telemetry connection is restored. Default DefaultReconnectionConfig.
+	// Reconnection policy of the telemetry connection. Nil is omitted; the default is
+	// DefaultReconnectionConfig.
 	ReconnectionConfig *ReconnectionConfig `json:"reconnection_config,omitempty,omitzero"`
 
-	// Resource attribute service.instance.id. Default $SERVICE_INSTANCE_ID, else a
-	// random UUID.
+	// Resource attribute service.instance.id. Nil is omitted; the default is
+	// $SERVICE_INSTANCE_ID, otherwise a random UUID.
 	ServiceInstanceID *string `json:"service_instance_id,omitempty,omitzero"`
 
-	// Resource attribute service.name. Default $OTEL_SERVICE_NAME, else the base name
-	// of the executable.
+	// Resource attribute service.name. Nil is omitted; the default is
+	// $OTEL_SERVICE_NAME, otherwise the base name of the executable.
 	ServiceName *string `json:"service_name,omitempty,omitzero"`
 
-	// Resource attribute service.namespace. Default $SERVICE_NAMESPACE, else not set.
+	// Resource attribute service.namespace. Nil is omitted; the default is
+	// $SERVICE_NAMESPACE, otherwise the attribute is not set.
 	ServiceNamespace *string `json:"service_namespace,omitempty,omitzero"`
 
-	// Resource attribute service.version. Default $SERVICE_VERSION, else "unknown".
+	// Resource attribute service.version. Nil is omitted; the default is
+	// $SERVICE_VERSION, otherwise "unknown".
 	ServiceVersion *string `json:"service_version,omitempty,omitzero"`
 
-	// Longest time in milliseconds that a shutdown waits for what is still to be
-	// sent. Default 10000.
+	// Maximum time, in milliseconds, that a shutdown waits for pending telemetry to
+	// be sent. Nil is omitted; the default is 10000.
 	ShutdownTimeoutMs *uint64 `json:"shutdown_timeout_ms,omitempty,omitzero"`
 
-	// Longest time in milliseconds that a finished span waits for others. Default
-	// $OTEL_SPANS_FLUSH_INTERVAL_MS, else 100.
+	// Maximum time, in milliseconds, that a finished span waits to be batched with
+	// others. Nil is omitted; the default is $OTEL_SPANS_FLUSH_INTERVAL_MS, otherwise
+	// 100.
 	SpansFlushIntervalMs *uint64 `json:"spans_flush_interval_ms,omitempty,omitzero"`
 }
 
-// OtelMessage is one telemetry frame: on the socket Prefix and Data, one after the
-// other, in one binary message. As JSON, Data is base64. Use keyed literals.
+// OtelMessage is one telemetry frame. On the socket it is one binary message:
+// Prefix followed by Data. In JSON, Data is base64. Use keyed literals.
 type OtelMessage struct {
-	// The OTLP document as JSON text, UTF-8.
+	// OTLP document as JSON text in UTF-8. Nil encodes as null.
 	Data []byte `json:"data"`
 
-	// Four ASCII letters that say what Data is: OTLP (traces), MTRC (metrics) or
-	// LOGS.
+	// Four ASCII letters that identify the signal in Data: "OTLP" for traces, "MTRC"
+	// for metrics or "LOGS" for logs.
 	Prefix string `json:"prefix"`
 }
 
-// PingMessage asks for a PongMessage. The engine reads in order: its pong says
-// that it has processed what was sent before.
+// PingMessage requests a PongMessage. The engine handles messages in order: its
+// pong confirms that it has processed every message sent before the ping.
 type PingMessage struct {
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
 // PongMessage answers a PingMessage.
 type PongMessage struct {
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
-// PublishInput is the input of publish: pub/sub, at most once. There is no result.
+// PublishInput is the input of publish, which publishes a message to the
+// subscribers of a topic. Delivery is at-most-once. There is no result.
 type PublishInput struct {
-	// What the subscribers get; nil is written as null.
+	// Payload that the subscribers receive. Nil encodes as null.
 	Data JSONValue `json:"data"`
 
-	// Topic; an empty one is refused with topic_not_set.
+	// Name of the topic. The engine rejects an empty topic with topic_not_set.
 	Topic string `json:"topic"`
 }
 
-// QueueConfig says how the messages of a topic are handed to one subscriber.
-// Members of a wrong type are ignored by the engine.
+// QueueConfig configures how the messages of a topic are delivered to one
+// subscriber. The engine ignores a setting that has the wrong type.
 type QueueConfig struct {
-	// Wait before the first retry in milliseconds; it doubles with each further one.
-	// Default 1000.
+	// Delay before the first retry in milliseconds. The delay doubles with each
+	// further retry. Nil is omitted; the default is 1000.
 	BackoffDelayMs *uint64 `json:"backoffDelayMs,omitempty,omitzero"`
 
-	// Kind of backoff. The built-in queue ignores it, other transports may read it.
+	// Kind of backoff. The built-in queue ignores it; other transports may use it.
+	// Empty is omitted.
 	BackoffType string `json:"backoffType,omitempty,omitzero"`
 
-	// Messages that are handled at once. Default 10.
+	// Number of messages that are handled at once. Nil is omitted; the default is 10.
 	Concurrency *uint64 `json:"concurrency,omitempty,omitzero"`
 
-	// Delay before the first delivery in seconds. The built-in queue ignores it,
-	// other transports may read it.
+	// Delay before the first delivery in seconds. The built-in queue ignores it;
+	// other transports may use it. Nil is omitted.
 	DelaySeconds *uint64 `json:"delaySeconds,omitempty,omitzero"`
 
-	// Highest priority. The built-in queue ignores it, other transports may read it.
+	// Highest priority of a message. The built-in queue ignores it; other transports
+	// may use it. Nil is omitted.
 	MaxPriority *uint64 `json:"maxPriority,omitempty,omitzero"`
 
-	// Attempts after the first one, so that attempts = maxRetries + 1. Default: three
-	// attempts in all.
+	// Number of retries after the first attempt: attempts = MaxRetries + 1. Nil is
+	// omitted; the default is three attempts in all.
 	MaxRetries *uint64 `json:"maxRetries,omitempty,omitzero"`
 
-	// fifo keeps the order: one message at a time. Anything else is concurrent, which
-	// is the default.
+	// Delivery mode: "fifo" keeps the order and delivers one message at a time; any
+	// other value delivers concurrently. Empty is omitted; the default is concurrent.
 	Type string `json:"type,omitempty,omitzero"`
 
-	// Time for which a message that is being handled stays hidden from others. The
-	// built-in queue ignores it, other transports may read it.
+	// Time for which a message in progress is hidden from other consumers. The
+	// built-in queue ignores it; other transports may use it. Nil is omitted.
 	VisibilityTimeout *uint64 `json:"visibilityTimeout,omitempty,omitzero"`
 }
 
 // QueueDiscardMessageInput is the input of iii::queue::discard_message, which
-// drops one dead letter.
+// deletes one dead letter.
 type QueueDiscardMessageInput struct {
-	// Id of the dead letter, not the receipt of the job.
+	// ID of the dead letter, which is not the receipt of the job.
 	MessageID string `json:"message_id"`
 
-	// Named queue, or topic. The engine reads the key topic in its place too; this
-	// type does not.
+	// Name of the named queue or topic. The engine also accepts the key topic in its
+	// place; this type does not.
 	Queue string `json:"queue"`
 }
 
 // QueueDiscardMessageResult is the result of iii::queue::discard_message.
 type QueueDiscardMessageResult struct {
-	// Id of the dead letter.
+	// ID of the dead letter.
 	MessageID string `json:"message_id"`
 
-	// Named queue, or topic.
+	// Name of the named queue or topic.
 	Queue string `json:"queue"`
 
-	// 1 if it was discarded, 0 if there was none; the key is the one of a redrive.
+	// Number of messages that were discarded: 1, or 0 if there is no such dead
+	// letter. The engine uses the same key as for a redrive.
 	Redriven uint64 `json:"redriven"`
 }
 
-// QueueEnqueueInput is the input of engine::queue::enqueue, which a queue provider
-// registers and the engine calls for an invocation with action enqueue. Any result
-// that is no error accepts the job.
+// QueueEnqueueInput is the input of engine::queue::enqueue. A queue provider
+// registers that function, and the engine calls it for each invocation with the
+// enqueue action. Any result except an error accepts the job.
 type QueueEnqueueInput struct {
-	// W3C baggage of the caller, its entry iii.function.id naming the function; nil
-	// is written as null.
+	// W3C baggage of the caller, in which the entry iii.function.id names the
+	// function. Nil encodes as null.
 	Baggage *string `json:"baggage"`
 
-	// Its payload; nil is written as null.
+	// Payload of the function. Nil encodes as null.
 	Data JSONValue `json:"data"`
 
-	// Function to call.
+	// ID of the function that the job calls.
 	FunctionID string `json:"function_id"`
 
-	// Receipt, made by the engine and returned to the caller.
+	// Receipt that the engine creates and returns to the caller.
 	MessageReceiptID string `json:"messageReceiptId"`
 
-	// Namespace of the function. Empty is left out and means default.
+	// Namespace of the function. Empty is omitted and means "default".
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
-	// Queue.
+	// Name of the queue.
 	Queue string `json:"queue"`
 
-	// W3C trace context of the caller; nil is written as null.
+	// W3C trace context of the caller. Nil encodes as null.
 	Traceparent *string `json:"traceparent"`
 }
 
-// QueueRedriveInput is the input of iii::queue::redrive, which queues all dead
-// letters again, oldest first, with their attempts reset.
+// QueueRedriveInput is the input of iii::queue::redrive, which puts all dead
+// letters of a queue back into it, oldest first, and resets their attempts.
 type QueueRedriveInput struct {
-	// Named queue, or topic. The engine reads the key topic in its place too; this
-	// type does not.
+	// Name of the named queue or topic. The engine also accepts the key topic in its
+	// place; this type does not.
 	Queue string `json:"queue"`
 }
 
-// QueueRedriveMessageInput is the input of iii::queue::redrive_message, which
-// queues one dead letter again.
+// QueueRedriveMessageInput is the input of iii::queue::redrive_message, which puts
+// one dead letter back into its queue.
 type QueueRedriveMessageInput struct {
-	// Id of the dead letter, not the receipt of the job.
+	// ID of the dead letter, which is not the receipt of the job.
 	MessageID string `json:"message_id"`
 
-	// Named queue, or topic. The engine reads the key topic in its place too; this
-	// type does not.
+	// Name of the named queue or topic. The engine also accepts the key topic in its
+	// place; this type does not.
 	Queue string `json:"queue"`
 }
 
 // QueueRedriveMessageResult is the result of iii::queue::redrive_message.
 type QueueRedriveMessageResult struct {
-	// Id of the dead letter.
+	// ID of the dead letter.
 	MessageID string `json:"message_id"`
 
-	// Named queue, or topic.
+	// Name of the named queue or topic.
 	Queue string `json:"queue"`
 
-	// 1 if it was queued again, 0 if there was none.
+	// Number of messages that were put back into the queue: 1, or 0 if there is no
+	// such dead letter.
 	Redriven uint64 `json:"redriven"`
 }
 
 // QueueRedriveResult is the result of iii::queue::redrive.
 type QueueRedriveResult struct {
-	// Named queue, or topic.
+	// Name of the named queue or topic.
 	Queue string `json:"queue"`
 
-	// Number of messages queued again.
+	// Number of messages that were put back into the queue.
 	Redriven uint64 `json:"redriven"`
 }
 
 // QueueTriggerConfig is the config of trigger type durable:subscriber. Its
-// function gets what was published with iii::durable::publish, at least once, with
-// retries and a dead-letter queue.
+// function receives the payloads published with iii::durable::publish. Delivery is
+// at-least-once, with retries and a dead-letter queue.
 type QueueTriggerConfig struct {
-	// Function that is called first, in the namespace of the target, with the same
-	// payload; only the result false skips the target. Empty: no condition. A
-	// condition that fails counts as a failed attempt.
+	// ID of a function that the engine calls first, in the target's namespace and
+	// with the same payload. Only the result false skips the target. If the condition
+	// function returns an error, the delivery counts as a failed attempt. Empty is
+	// omitted and means no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
-	// Delivery settings; nil is left out: the defaults.
+	// Delivery settings of the subscriber. Nil is omitted and means the defaults.
 	QueueConfig *QueueConfig `json:"queue_config,omitempty,omitzero"`
 
-	// Topic. The engine accepts an empty one, which never fires.
+	// Name of the topic. The engine accepts an empty topic, which never fires.
 	Topic string `json:"topic"`
 }
 
-// ReattachMessage is the first message of a worker that connects again: the engine
-// ends the former connection, if it is still there, before it reads on. A wrong id
-// or token has no effect.
+// ReattachMessage is the first message of a worker that reconnects. The engine
+// ends the previous connection, if it still exists, before it reads the next
+// message. A wrong ID or token has no effect.
 type ReattachMessage struct {
-	// Id of the former connection.
+	// ID of the previous connection.
 	PreviousWorkerID string `json:"previous_worker_id"`
 
-	// Token of the former connection; empty is left out.
+	// Reattach token of the previous connection. Empty is omitted.
 	ReattachToken string `json:"reattach_token,omitempty,omitzero"`
 
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
-// ReconnectionConfig says how a lost connection is restored. The wait before
-// attempt n after a loss is min(max_delay, initial_delay × multiplier^(n−1)),
-// times a random factor from 1 − jitter_factor to 1 + jitter_factor, and never
-// more than max_delay. A connection that is established resets the count. Decoding
-// fills in the defaults; the zero value does not have them: start from
-// DefaultReconnectionConfig.
+// ReconnectionConfig is the policy for restoring a lost connection. The delay
+// before attempt n after a loss is min(max_delay, initial_delay ×
+// multiplier^(n−1)), times a random factor from 1 − jitter_factor to 1 +
+// jitter_factor, and never more than max_delay. An established connection resets
+// the attempt count. Decoding applies the defaults; the zero value lacks them, so
+// start from DefaultReconnectionConfig.
 type ReconnectionConfig struct {
-	// Factor by which the wait grows with each failed attempt. Default 2.
+	// Factor by which the delay grows with each failed attempt. Defaults to 2.
 	BackoffMultiplier float64 `json:"backoff_multiplier"`
 
-	// Wait before the first attempt after a loss in milliseconds; 0 is treated as 1.
-	// Default 1000.
+	// Delay before the first attempt after a loss, in milliseconds. Zero is treated
+	// as 1. Defaults to 1000.
 	InitialDelayMs uint64 `json:"initial_delay_ms"`
 
-	// Share of the wait, 0 to 1, by which it is varied at random in both directions.
-	// Default 0.3.
+	// Fraction of the delay, from 0 to 1, by which the delay varies at random in
+	// either direction. Defaults to 0.3.
 	JitterFactor float64 `json:"jitter_factor"`
 
-	// Longest wait in milliseconds, before and after jitter. Default 30000.
+	// Maximum delay in milliseconds, before and after jitter. Defaults to 30000.
 	MaxDelayMs uint64 `json:"max_delay_ms"`
 
-	// Number of messages kept while there is no connection. Default 1000.
+	// Maximum number of messages kept while there is no connection. Defaults to 1000.
 	MaxPendingMessages uint64 `json:"max_pending_messages"`
 
-	// Number of failed attempts in a row after which the connection gives up; nil,
-	// written as null, means never. Default nil.
+	// Number of consecutive failed attempts after which the connection gives up. Nil
+	// encodes as null and means that it never gives up. Defaults to nil.
 	MaxRetries *uint64 `json:"max_retries"`
 }
 
-// RegisterFunctionMessage makes a function callable, in the namespace of the
-// connection. The engine answers only to refuse it.
+// RegisterFunctionMessage registers a function in the namespace of the connection.
+// The engine answers only to reject the registration.
 type RegisterFunctionMessage struct {
-	// Text for people; nil is left out.
+	// Human-readable description of the function. Nil is omitted.
 	Description *string `json:"description,omitempty,omitzero"`
 
-	// Id of the function, by custom service::name.
+	// ID of the function, by convention service::name.
 	ID string `json:"id"`
 
-	// If set, the engine calls this URL and not the worker; nil is left out.
+	// HTTP endpoint that the engine calls in place of the worker. Nil is omitted; the
+	// engine then calls the worker.
 	Invocation *HTTPInvocationConfig `json:"invocation,omitempty,omitzero"`
 
-	// Free for the worker; {"internal": true} hides the function from listings. Nil
-	// is left out.
+	// Metadata that the worker attaches to the function. {"internal": true} hides the
+	// function from listings. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// JSON Schema of the payload, or null; nil is left out.
+	// JSON Schema of the payload, or null. Nil is omitted.
 	RequestFormat JSONValue `json:"request_format,omitempty,omitzero"`
 
-	// JSON Schema of the result, or null; nil is left out.
+	// JSON Schema of the result, or null. Nil is omitted.
 	ResponseFormat JSONValue `json:"response_format,omitempty,omitzero"`
 
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
-// RegisterServiceMessage records a service, a name under which functions are
-// grouped. Services also come into being with the part before the first :: of a
-// function id.
+// RegisterServiceMessage registers a service, which is a name that groups
+// functions. The engine also creates a service for the part of a function ID
+// before the first "::".
 type RegisterServiceMessage struct {
-	// Text for people; nil is left out.
+	// Human-readable description of the service. Nil is omitted.
 	Description *string `json:"description,omitempty,omitzero"`
 
-	// Id of the service.
+	// ID of the service.
 	ID string `json:"id"`
 
-	// Name; empty is left out and means the id.
+	// Name of the service. Empty is omitted and means the ID.
 	Name string `json:"name,omitempty,omitzero"`
 
-	// Service that this one belongs to; empty is left out.
+	// ID of the service to which this one belongs. Empty is omitted.
 	ParentServiceID string `json:"parent_service_id,omitempty,omitzero"`
 
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
-// RegisterTriggerInput is the input of engine::register_trigger: a trigger that
-// belongs to no connection and stays until it is removed or the engine ends.
+// RegisterTriggerInput is the input of engine::register_trigger, which registers a
+// trigger that belongs to no connection. The trigger stays until it is removed or
+// the engine stops.
 type RegisterTriggerInput struct {
-	// Config of the trigger; nil is left out and means null.
+	// Config of the trigger. Nil is omitted and means null.
 	Config JSONValue `json:"config,omitempty,omitzero"`
 
-	// Function to call, in namespace default.
+	// ID of the function that the trigger calls, in namespace "default".
 	FunctionID string `json:"function_id"`
 
-	// Delivered as the metadata of each call; nil is left out.
+	// Metadata that each call of the trigger carries. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Namespace of the provider of the type. Empty is left out: default, whatever the
-	// namespace of the caller.
+	// Namespace of the provider of the trigger type. Empty is omitted and means
+	// "default", whatever the namespace of the caller.
 	TriggerNamespace string `json:"trigger_namespace,omitempty,omitzero"`
 
-	// Trigger type.
+	// Type of the trigger.
 	TriggerType string `json:"trigger_type"`
 }
 
 // RegisterTriggerMessage binds a function to a trigger type. A worker sends it to
-// the engine, which answers only to refuse it, and the engine sends it on to the
-// provider of the type, which answers with a TriggerRegistrationResultMessage.
+// the engine, which answers only to reject the trigger. The engine forwards it to
+// the provider of the trigger type, which answers with a
+// TriggerRegistrationResultMessage.
 type RegisterTriggerMessage struct {
-	// Config, whose shape is up to the type; nil is written as null.
+	// Config of the trigger; the trigger type defines its shape. Nil encodes as null.
 	Config JSONValue `json:"config"`
 
-	// Function to run.
+	// ID of the function that the trigger calls.
 	FunctionID string `json:"function_id"`
 
-	// Id of the trigger, a key across all workers; the same id again replaces the
-	// trigger.
+	// ID of the trigger, unique across all workers. Registering the same ID again
+	// replaces the trigger.
 	ID string `json:"id"`
 
-	// Delivered with each firing as the metadata of the invocation; nil is left out.
+	// Metadata that each call of the trigger carries. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Namespace of the function; empty is left out and means default.
+	// Namespace of the function. Empty is omitted and means "default".
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
-	// Namespace of the provider; empty is left out and means that of the connection,
-	// then default.
+	// Namespace of the provider. Empty is omitted; the engine then looks in the
+	// namespace of the connection and after that in "default".
 	TriggerNamespace string `json:"trigger_namespace,omitempty,omitzero"`
 
-	// Type of the trigger, "http" for example.
+	// Type of the trigger, such as "http".
 	TriggerType string `json:"trigger_type"`
 
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
 // RegisterTriggerResult is the result of engine::register_trigger.
 type RegisterTriggerResult struct {
-	// Trigger, a UUID that the engine chose.
+	// ID of the trigger, a UUID that the engine chooses.
 	ID string `json:"id"`
 }
 
-// RegisterTriggerTypeMessage makes the worker the provider of a trigger type.
-// There is no answer; the last registration wins.
+// RegisterTriggerTypeMessage makes the worker the provider of a trigger type. The
+// engine sends no answer, and the last registration wins.
 type RegisterTriggerTypeMessage struct {
-	// JSON Schema of the payload that a bound function gets, or null; nil is left
-	// out.
+	// JSON Schema of the payload that the function of a trigger receives, or null.
+	// Nil is omitted.
 	CallRequestFormat JSONValue `json:"call_request_format,omitempty,omitzero"`
 
-	// Text for people; always written, since the engine drops the message without it.
+	// Human-readable description of the trigger type. It is always written, because
+	// the engine drops a message without it.
 	Description string `json:"description"`
 
-	// Id of the trigger type.
+	// ID of the trigger type.
 	ID string `json:"id"`
 
-	// Namespace that the provider serves; empty is left out and means that of the
-	// connection.
+	// Namespace that the provider serves. Empty is omitted and means the namespace of
+	// the connection.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
-	// JSON Schema of a trigger's config, or null; nil is left out.
+	// JSON Schema of a trigger's config, or null. Nil is omitted.
 	TriggerRequestFormat JSONValue `json:"trigger_request_format,omitempty,omitzero"`
 
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
-// RegistrationRejectedMessage is how the engine refuses a function, or the whole
-// worker: a conflict of function ids costs that function, every other code the
-// connection.
+// RegistrationRejectedMessage reports that the engine rejects a function or the
+// whole worker. A conflict of function IDs affects only that function; every other
+// code ends the connection.
 type RegistrationRejectedMessage struct {
-	// FUNCTION_NAMESPACE_CONFLICT or WORKER_NAMESPACE_CONFLICT.
+	// Error code: "FUNCTION_NAMESPACE_CONFLICT" or "WORKER_NAMESPACE_CONFLICT".
 	Code string `json:"code"`
 
-	// Function id that is taken, with its prefix, for a conflict of functions; else
-	// empty and left out.
+	// Function ID that is already taken, with its prefix. Empty, and then omitted,
+	// unless the conflict is one of function IDs.
 	FunctionID string `json:"function_id,omitempty,omitzero"`
 
-	// Namespace of the conflict.
+	// Namespace in which the conflict occurred.
 	Namespace string `json:"namespace"`
 
-	// Worker that holds the name or the id; empty when the id is reserved.
+	// ID of the worker that holds the name or the function ID. Empty if the function
+	// ID is reserved.
 	OwnerWorkerID string `json:"owner_worker_id"`
 
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 
-	// Name that is taken, for a conflict of workers; else empty and left out.
+	// Worker name that is already taken. Empty, and then omitted, unless the conflict
+	// is one of worker names.
 	WorkerName string `json:"worker_name,omitempty,omitzero"`
 }
 
 // RollupsListInput is the input of engine::rollups::list.
 type RollupsListInput struct {
-	// Latest time in milliseconds since 1970. Nil is left out: now.
+	// End of the time range, in milliseconds since the Unix epoch. Nil is omitted and
+	// means now.
 	EndTime *uint64 `json:"end_time,omitempty,omitzero"`
 
-	// Length of a roll-up: 0 one minute, 1 five minutes, 2 an hour. 0 is left out.
+	// Length of a roll-up: 0 is one minute, 1 is five minutes and 2 is one hour. Zero
+	// is omitted.
 	Level uint64 `json:"level,omitempty,omitzero"`
 
-	// Metric to match exactly. Empty is left out and matches all.
+	// Exact name of the metric. Empty is omitted and matches all metrics.
 	MetricName string `json:"metric_name,omitempty,omitzero"`
 
-	// Earliest time in milliseconds since 1970. Nil is left out: an hour ago.
+	// Start of the time range, in milliseconds since the Unix epoch. Nil is omitted
+	// and means one hour ago.
 	StartTime *uint64 `json:"start_time,omitempty,omitzero"`
 }
 
-// RollupsListQuery repeats in a RollupsListResult what was asked.
+// RollupsListQuery is the query that a RollupsListResult answers.
 type RollupsListQuery struct {
-	// Latest time in milliseconds since 1970; nil is written as null.
+	// End of the time range, in milliseconds since the Unix epoch. Nil encodes as
+	// null.
 	EndTime *uint64 `json:"end_time"`
 
-	// Metric; nil is written as null.
+	// Name of the metric. Nil encodes as null.
 	MetricName *string `json:"metric_name"`
 
-	// Earliest time in milliseconds since 1970; nil is written as null.
+	// Start of the time range, in milliseconds since the Unix epoch. Nil encodes as
+	// null.
 	StartTime *uint64 `json:"start_time"`
 }
 
-// RollupsListResult is the result of engine::rollups::list. Nothing feeds the
-// roll-ups of the engine, so its lists are empty.
+// RollupsListResult is the result of engine::rollups::list. The engine never fills
+// its roll-up store, so the lists are empty.
 type RollupsListResult struct {
-	// Roll-ups of histograms; nil is written as [].
+	// Roll-ups of histograms. Nil encodes as [].
 	HistogramRollups List[JSONValue] `json:"histogram_rollups"`
 
-	// Length of a roll-up, as it was asked; nil is left out.
+	// Requested length of a roll-up: 0 is one minute, 1 is five minutes and 2 is one
+	// hour. Nil is omitted.
 	Level *uint64 `json:"level,omitempty,omitzero"`
 
-	// Why there are none; nil is left out.
+	// Reason why there are no roll-ups. Nil is omitted.
 	Message *string `json:"message,omitempty,omitzero"`
 
-	// What was asked; nil is left out.
+	// Query that the result answers. Nil is omitted.
 	Query *RollupsListQuery `json:"query,omitempty,omitzero"`
 
-	// Roll-ups; nil is written as [].
+	// Roll-ups of metrics. Nil encodes as [].
 	Rollups List[JSONValue] `json:"rollups"`
 
-	// Where they come from; nil is left out.
+	// Source of the roll-ups. Nil is omitted.
 	Source *string `json:"source,omitempty,omitzero"`
 
-	// When the answer was made, in milliseconds since 1970.
+	// Time at which the engine produced the result, in milliseconds since the Unix
+	// epoch.
 	Timestamp int64 `json:"timestamp"`
 }
 
-// SamplingLogs says how log records are sampled.
+// SamplingLogs describes how the engine samples log records.
 type SamplingLogs struct {
-	// Share that is kept, 0 to 1.
+	// Fraction of the log records that the engine keeps, from 0 to 1.
 	SamplingRatio float64 `json:"sampling_ratio"`
 }
 
-// SamplingRule is one rule of a SamplingTraces.
+// SamplingRule is one rule for sampling traces.
 type SamplingRule struct {
-	// Names of spans, * for any characters; nil is written as null: all.
+	// Pattern for span names, in which * stands for any characters. Nil encodes as
+	// null and matches all names.
 	Operation *string `json:"operation"`
 
-	// Share of traces that is kept, 0 to 1.
+	// Fraction of the matching traces that the engine keeps, from 0 to 1.
 	Rate float64 `json:"rate"`
 
-	// Names of services, * for any characters; nil is written as null: all.
+	// Pattern for service names, in which * stands for any characters. Nil encodes as
+	// null and matches all names.
 	Service *string `json:"service"`
 }
 
 // SamplingRulesResult is the result of engine::sampling::rules.
 type SamplingRulesResult struct {
-	// Log records.
+	// Sampling of log records.
 	Logs SamplingLogs `json:"logs"`
 
-	// When the answer was made, in milliseconds since 1970.
+	// Time at which the engine produced the result, in milliseconds since the Unix
+	// epoch.
 	Timestamp int64 `json:"timestamp"`
 
-	// Traces.
+	// Sampling of traces.
 	Traces SamplingTraces `json:"traces"`
 }
 
-// SamplingTraces says how traces are sampled.
+// SamplingTraces describes how the engine samples traces.
 type SamplingTraces struct {
-	// Share that is kept when no rule applies, 0 to 1.
+	// Fraction of the traces that the engine keeps if no rule applies, from 0 to 1.
 	DefaultRatio float64 `json:"default_ratio"`
 
-	// A span follows the decision of its parent.
+	// Whether a span follows the sampling decision of its parent.
 	ParentBased bool `json:"parent_based"`
 
-	// Rules, the first that applies counts; nil is written as [].
+	// Sampling rules, of which the first that applies counts. Nil encodes as [].
 	Rules List[SamplingRule] `json:"rules"`
 }
 
 // StateDeleteInput is the input of state::delete. The result is the bare previous
-// value, or nothing: not an object as for streams.
+// value, or no result if there was none; unlike the result of stream::delete, it
+// is not wrapped in an object.
 type StateDeleteInput struct {
-	// Key within the scope.
+	// Key of the value within its scope.
 	Key string `json:"key"`
 
-	// Scope: the group of keys.
+	// Scope of the value; a scope is a group of keys.
 	Scope string `json:"scope"`
 }
 
-// StateEvent is what a state trigger delivers.
+// StateEvent is the payload that a state trigger delivers.
 type StateEvent struct {
-	// What happened.
+	// Kind of change to the value.
 	EventType StateEventType `json:"event_type"`
 
-	// Key.
+	// Key of the value.
 	Key string `json:"key"`
 
-	// Value after; null when it was deleted. Nil is written as null.
+	// Value after the change, or null if it was deleted. Nil encodes as null.
 	NewValue JSONValue `json:"new_value"`
 
-	// Value before; null when there was none. Nil is written as null.
+	// Value before the change, or null if there was none. Nil encodes as null.
 	OldValue JSONValue `json:"old_value"`
 
-	// Scope.
+	// Scope of the value.
 	Scope string `json:"scope"`
 
-	// Always state.
+	// Kind of the trigger, always "state".
 	Type string `json:"type"`
 }
 
-// StateEventType says what happened to a value of the state store.
+// StateEventType is the kind of change to a value in the state store.
 type StateEventType string
 
-// StateGetInput is the input of state::get. The result is the bare value, or
-// nothing.
+// StateGetInput is the input of state::get. The result is the bare value, or no
+// result if there is none.
 type StateGetInput struct {
-	// Key within the scope.
+	// Key of the value within its scope.
 	Key string `json:"key"`
 
-	// Scope: the group of keys.
+	// Scope of the value; a scope is a group of keys.
 	Scope string `json:"scope"`
 }
 
 // StateListGroupsResult is the result of state::list_groups.
 type StateListGroupsResult struct {
-	// Scopes, sorted; nil is written as [].
+	// Names of the scopes in sorted order. Nil encodes as [].
 	Groups StringList `json:"groups"`
 }
 
-// StateListInput is the input of state::list. The result is the array of the
-// values in the scope, without their keys.
+// StateListInput is the input of state::list. The result is an array of the values
+// in the scope, without their keys.
 type StateListInput struct {
-	// Scope: the group of keys.
+	// Scope to list; a scope is a group of keys.
 	Scope string `json:"scope"`
 }
 
-// StateSetInput is the input of state::set. The engine reads the key data in place
-// of value too; this type does not.
+// StateSetInput is the input of state::set. The engine also accepts the key data
+// in place of value; this type does not.
 type StateSetInput struct {
-	// Key within the scope.
+	// Key of the value within its scope.
 	Key string `json:"key"`
 
-	// Scope: the group of keys.
+	// Scope of the value; a scope is a group of keys.
 	Scope string `json:"scope"`
 
-	// New value; nil is written as null, which is a value too.
+	// Value to store. Nil encodes as null, which is a value like any other.
 	Value JSONValue `json:"value"`
 }
 
-// StateSetResult is the result of state::set: the same as that of stream::set.
+// StateSetResult is the result of state::set, which equals that of stream::set.
 type StateSetResult = StreamSetResult
 
-// StateTriggerConfig is the config of trigger type state. Its function gets a
-// StateEvent; the zero value matches every change.
+// StateTriggerConfig is the config of trigger type state. Its function receives a
+// StateEvent. The zero value matches every change.
 type StateTriggerConfig struct {
-	// Function that is called first, in the namespace of the target, with the same
-	// payload; only the result false skips the target. Empty: no condition.
+	// ID of a function that the engine calls first, in the target's namespace and
+	// with the same payload. Only the result false skips the target. Empty is omitted
+	// and means no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
-	// Key to match exactly. Nil is left out and matches all; an empty string is a key
-	// like any other.
+	// Exact key of the changes. Nil is omitted and matches all keys; an empty string
+	// matches only the key of that name.
 	Key *string `json:"key,omitempty,omitzero"`
 
-	// Scope to match exactly. Nil is left out and matches all; an empty string is a
-	// scope like any other.
+	// Exact scope of the changes. Nil is omitted and matches all scopes; an empty
+	// string matches only the scope of that name.
 	Scope *string `json:"scope,omitempty,omitzero"`
 }
 
 // StateUpdateInput is the input of state::update.
 type StateUpdateInput struct {
-	// Key within the scope.
+	// Key of the value within its scope.
 	Key string `json:"key"`
 
-	// Changes, applied in this order to one working value; one that fails is reported
-	// and skipped. Nil is written as [].
+	// Operations to apply, in order, to one working value. The engine reports and
+	// skips an operation that fails. Nil encodes as [].
 	Ops List[UpdateOp] `json:"ops"`
 
-	// Scope: the group of keys.
+	// Scope of the value; a scope is a group of keys.
 	Scope string `json:"scope"`
 }
 
-// StateUpdateResult is the result of state::update: the same as that of
+// StateUpdateResult is the result of state::update, which equals that of
 // stream::update.
 type StateUpdateResult = StreamUpdateResult
 
-// StoredAttribute is one attribute of a stored span or metric: its name and its
-// value, which is always a string.
+// StoredAttribute is one attribute of a stored span or metric: its name, followed
+// by its value, which is always a string.
 type StoredAttribute [2]string
 
 // StoredEvent is one event of a stored span.
 type StoredEvent struct {
-	// Attributes; nil is written as [].
+	// Attributes of the event. Nil encodes as [].
 	Attributes List[StoredAttribute] `json:"attributes"`
 
-	// Name.
+	// Name of the event.
 	Name string `json:"name"`
 
-	// When it happened, in nanoseconds since 1970.
+	// Time of the event, in nanoseconds since the Unix epoch.
 	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
 }
 
 // StoredLink is one link of a stored span.
 type StoredLink struct {
-	// Attributes; nil is written as [].
+	// Attributes of the link. Nil encodes as [].
 	Attributes List[StoredAttribute] `json:"attributes"`
 
-	// The other span, 16 hexadecimal digits.
+	// Span ID of the linked span, 16 hexadecimal digits.
 	SpanID string `json:"span_id"`
 
-	// Trace of the other span, 32 hexadecimal digits.
+	// Trace ID of the linked span, 32 hexadecimal digits.
 	TraceID string `json:"trace_id"`
 
-	// W3C trace state; nil is written as null.
+	// W3C trace state of the link. Nil encodes as null.
 	TraceState *string `json:"trace_state"`
 }
 
-// StoredLog is one log record as the engine has stored it.
+// StoredLog is one log record as the engine stores it.
 type StoredLog struct {
-	// Attributes by name; nil is written as {}.
+	// Attributes of the record, keyed by name. Nil encodes as {}.
 	Attributes Map[JSONValue] `json:"attributes"`
 
-	// Message; a structured body is its JSON text.
+	// Message of the record. A structured body is its JSON text.
 	Body string `json:"body"`
 
-	// Name of the instrumentation scope. Empty is left out.
+	// Name of the instrumentation scope. Empty is omitted.
 	InstrumentationScopeName string `json:"instrumentation_scope_name,omitempty,omitzero"`
 
-	// Version of the instrumentation scope. Empty is left out.
+	// Version of the instrumentation scope. Empty is omitted.
 	InstrumentationScopeVersion string `json:"instrumentation_scope_version,omitempty,omitzero"`
 
-	// When it was observed, in nanoseconds since 1970; 0 when the record did not say.
+	// Time at which the event was observed, in nanoseconds since the Unix epoch. Zero
+	// means that the record did not contain it.
 	ObservedTimestampUnixNano uint64 `json:"observed_timestamp_unix_nano"`
 
-	// Resource attributes; nil is written as {}.
+	// Resource attributes of the record. Nil encodes as {}.
 	Resource StringMap `json:"resource"`
 
-	// Name of the service.
+	// Name of the service that produced the record.
 	ServiceName string `json:"service_name"`
 
-	// OpenTelemetry severity, 0 to 24: 5 debug, 9 info, 13 warn, 17 error; 0 unset.
+	// OpenTelemetry severity number from 0 to 24: 5 is debug, 9 info, 13 warn and 17
+	// error; 0 is unset.
 	SeverityNumber int32 `json:"severity_number"`
 
-	// Severity as text; may be empty.
+	// Severity as text. It may be empty.
 	SeverityText string `json:"severity_text"`
 
-	// Span, 16 hexadecimal digits; nil is written as null: outside of any.
+	// Span ID of the record, 16 hexadecimal digits. Nil encodes as null and means
+	// that the record belongs to no span.
 	SpanID *string `json:"span_id"`
 
-	// When it happened, in nanoseconds since 1970; 0 when the record did not say.
+	// Time of the event, in nanoseconds since the Unix epoch. Zero means that the
+	// record did not contain it.
 	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
 
-	// Trace, 32 hexadecimal digits; nil is written as null: outside of any.
+	// Trace ID of the record, 32 hexadecimal digits. Nil encodes as null and means
+	// that the record belongs to no trace.
 	TraceID *string `json:"trace_id"`
 }
 
-// StoredMetric is one export of a metric as the engine has stored it; the next
-// export is a record of its own.
+// StoredMetric is one export of a metric as the engine stores it. Each export is a
+// separate record.
 type StoredMetric struct {
-	// Data points; nil is written as [].
+	// Data points of the export. Nil encodes as [].
 	DataPoints List[MetricDataPoint] `json:"data_points"`
 
-	// What it measures.
+	// Description of what the metric measures.
 	Description string `json:"description"`
 
-	// Name of the instrumentation scope. Empty is left out.
+	// Name of the instrumentation scope. Empty is omitted.
 	InstrumentationScopeName string `json:"instrumentation_scope_name,omitempty,omitzero"`
 
-	// Version of the instrumentation scope. Empty is left out.
+	// Version of the instrumentation scope. Empty is omitted.
 	InstrumentationScopeVersion string `json:"instrumentation_scope_version,omitempty,omitzero"`
 
-	// counter, updowncounter, gauge or histogram.
+	// Type of the metric: "counter", "updowncounter", "gauge" or "histogram".
 	MetricType string `json:"metric_type"`
 
-	// Name.
+	// Name of the metric.
 	Name string `json:"name"`
 
-	// Name of the service.
+	// Name of the service that exported the metric.
 	ServiceName string `json:"service_name"`
 
-	// When it arrived, in nanoseconds since 1970.
+	// Time at which the export arrived, in nanoseconds since the Unix epoch.
 	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
 
-	// Unit in UCUM notation.
+	// Unit of the metric in UCUM notation.
 	Unit string `json:"unit"`
 }
 
-// StoredSpan is one span as the engine has stored it. Kind, trace state and
-// resource are not kept.
+// StoredSpan is one span as the engine stores it. The engine does not store the
+// span's kind, trace state and resource.
 type StoredSpan struct {
-	// Attributes; nil is written as [].
+	// Attributes of the span. Nil encodes as [].
 	Attributes List[StoredAttribute] `json:"attributes"`
 
-	// When it ended, in nanoseconds since 1970; 0 while it is under way.
+	// End of the span, in nanoseconds since the Unix epoch. Zero while the span is in
+	// progress.
 	EndTimeUnixNano uint64 `json:"end_time_unix_nano"`
 
-	// Events; nil is written as [].
+	// Events of the span. Nil encodes as [].
 	Events List[StoredEvent] `json:"events"`
 
-	// W3C trace flags and OpenTelemetry's bits above them; nil is left out and means
-	// sampled.
+	// W3C trace flags of the span and, above them, OpenTelemetry's own bits. Nil is
+	// omitted and means sampled.
 	Flags *uint32 `json:"flags,omitempty,omitzero"`
 
-	// Name of the instrumentation scope. Empty is left out.
+	// Name of the instrumentation scope. Empty is omitted.
 	InstrumentationScopeName string `json:"instrumentation_scope_name,omitempty,omitzero"`
 
-	// Version of the instrumentation scope. Empty is left out.
+	// Version of the instrumentation scope. Empty is omitted.
 	InstrumentationScopeVersion string `json:"instrumentation_scope_version,omitempty,omitzero"`
 
-	// Links; nil is written as [].
+	// Links of the span. Nil encodes as [].
 	Links List[StoredLink] `json:"links"`
 
-	// Name.
+	// Name of the span.
 	Name string `json:"name"`
 
-	// Parent; nil is written as null: a root.
+	// ID of the parent span. Nil encodes as null and means that the span is a root.
 	ParentSpanID *string `json:"parent_span_id"`
 
-	// It is under way. False is left out.
+	// Whether the span is in progress. False is omitted.
 	Pending bool `json:"pending,omitempty,omitzero"`
 
-	// Name of the service.
+	// Name of the service that produced the span.
 	ServiceName string `json:"service_name"`
 
-	// Span, 16 hexadecimal digits.
+	// ID of the span, 16 hexadecimal digits.
 	SpanID string `json:"span_id"`
 
-	// When it began, in nanoseconds since 1970.
+	// Start of the span, in nanoseconds since the Unix epoch.
 	StartTimeUnixNano uint64 `json:"start_time_unix_nano"`
 
-	// ok, error or unset.
+	// Status of the span: "ok", "error" or "unset".
 	Status string `json:"status"`
 
-	// Text of an error. Empty is left out.
+	// Error text of the status. Empty is omitted.
 	StatusDescription string `json:"status_description,omitempty,omitzero"`
 
-	// Trace, 32 hexadecimal digits.
+	// Trace ID of the span, 32 hexadecimal digits.
 	TraceID string `json:"trace_id"`
 
-	// Attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id of
-	// all spans of the trace, the newest of each. Left out when empty.
+	// Attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id from
+	// all spans of the trace. If several spans set the same attribute, the newest
+	// span wins. Empty is omitted.
 	TraceTags map[string]string `json:"trace_tags,omitempty,omitzero"`
 }
 
-// StreamAuthInput is what the engine gives to the auth function of the stream
-// socket while a client connects.
+// StreamAuthInput is the input of the stream socket's auth function, which the
+// engine calls when a client connects.
 type StreamAuthInput struct {
-	// Address of the client with its port, "127.0.0.1:53122" for example.
+	// Address of the client with its port, such as "127.0.0.1:53122".
 	Addr string `json:"addr"`
 
-	// Headers of the upgrade request, names in lower case; of a repeated header one
-	// value is kept.
+	// Headers of the WebSocket upgrade request, keyed by lower-case name. If a header
+	// is repeated, the map holds one of its values. Nil encodes as {}.
 	Headers StringMap `json:"headers"`
 
 	// Path of the upgrade request, "/".
 	Path string `json:"path"`
 
-	// Query parameters, all values of each, not percent-decoded.
+	// Query parameters of the upgrade request: every value of each parameter, not
+	// percent-decoded. Nil encodes as {}.
 	QueryParams StringListMap `json:"query_params"`
 }
 
-// StreamAuthResult is what the auth function of the stream socket returns. It
-// cannot refuse the client: that is for a join handler to do.
+// StreamAuthResult is the result of the stream socket's auth function. It cannot
+// reject the client; only a join handler can.
 type StreamAuthResult struct {
-	// Handed to the join and leave handlers of this connection; nil is written as
-	// null. Default null.
+	// JSON value that the engine passes to the join and leave handlers of the
+	// connection. Defaults to null. Nil encodes as null.
 	Context JSONValue `json:"context"`
 }
 
-// StreamChangeEvent is what the handler of a stream trigger receives.
+// StreamChangeEvent is the input of the handler of a stream trigger.
 type StreamChangeEvent struct {
-	// What happened.
+	// Type and data of the event.
 	Event StreamChangeEventDetail `json:"event"`
 
-	// Group of the stream.
+	// ID of the group within the stream.
 	GroupID string `json:"groupId"`
 
-	// Item of the group; nil, written as null, for an event that is about the group.
+	// ID of the item within the group. Nil encodes as null and means that the event
+	// concerns the group.
 	ID *string `json:"id"`
 
-	// Stream.
+	// Name of the stream.
 	StreamName string `json:"streamName"`
 
-	// When it happened, in milliseconds since 1970-01-01 UTC.
+	// Time of the event, in milliseconds since the Unix epoch.
 	Timestamp int64 `json:"timestamp"`
 
-	// Kind of the message, "stream".
+	// Kind of the message, always "stream".
 	Type string `json:"type"`
 }
 
-// StreamChangeEventDetail is the event itself. Data is always written, nil as
-// null, except for the types "event" and "unauthorized", which have none.
+// StreamChangeEventDetail is the event inside a StreamChangeEvent or
+// StreamMessage. Data is always written, with nil as null, except for the types
+// "event" and "unauthorized", which have no data.
 type StreamChangeEventDetail struct {
-	// Value: the new one, for delete the removed one, for sync the item or the list
-	// of the group's items.
+	// Data of the event: the removed value for "delete", the item or the list of the
+	// group's items for "sync", otherwise the new value. Nil encodes as null, or is
+	// omitted for the types without data.
 	Data JSONValue `json:"data,omitempty,omitzero"`
 
-	// Only for type event: the object {"type", "data"} that stream::send was given.
-	// Nil is left out.
+	// Object {"type", "data"} that stream::send was given, only for the type "event".
+	// Nil is omitted.
 	Event JSONValue `json:"event,omitempty,omitzero"`
 
-	// What happened: create, update or delete; event for one that stream::send sent;
-	// on the socket also sync and unauthorized.
+	// Type of the event: "create", "update" or "delete"; "event" for an event from
+	// stream::send; on the stream socket also "sync" and "unauthorized".
 	Type StreamEventType `json:"type"`
 }
 
-// StreamChannelDirection says which end of a channel a reference opens.
+// StreamChannelDirection selects the end of a channel that a reference opens.
 type StreamChannelDirection string
 
-// StreamChannelRef is one end of a channel, to be opened by whoever it is handed
-// to. Each end can be opened once.
+// StreamChannelRef is a reference to one end of a channel. Whoever receives the
+// reference can open that end, and each end can be opened only once.
 type StreamChannelRef struct {
 	// Secret that opens the channel, a UUID.
 	AccessKey string `json:"access_key"`
 
-	// Id of the channel, a UUID.
+	// ID of the channel, a UUID.
 	ChannelID string `json:"channel_id"`
 
-	// Which end: read or write.
+	// End of the channel that the reference opens: "read" or "write".
 	Direction StreamChannelDirection `json:"direction"`
 }
 
-// StreamCommand is what a client sends over the stream socket.
+// StreamCommand is a message from a client to the stream socket.
 type StreamCommand struct {
-	// The subscription; leave needs all of it, too.
+	// Subscription to start or to end. A "leave" needs all of its fields, too.
 	Data StreamSubscription `json:"data"`
 
-	// Join or leave.
+	// Type of the command: "join" or "leave".
 	Type StreamCommandType `json:"type"`
 }
 
-// StreamCommandType says what a StreamCommand asks for.
+// StreamCommandType is the type of a StreamCommand.
 type StreamCommandType string
 
-// StreamDeleteInput names the item that stream::delete removes.
+// StreamDeleteInput is the input of stream::delete, which removes one item.
 type StreamDeleteInput struct {
-	// Group of the stream.
+	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// Item of the group.
+	// ID of the item within the group.
 	ItemID string `json:"item_id"`
 
-	// Stream.
+	// Name of the stream.
 	StreamName string `json:"stream_name"`
 }
 
-// StreamDeleteResult is the answer of stream::delete.
+// StreamDeleteResult is the result of stream::delete.
 type StreamDeleteResult struct {
-	// Value that was removed; null when there was none.
+	// Value that was removed, or null if there was none. Nil encodes as null.
 	OldValue JSONValue `json:"old_value"`
 }
 
-// StreamEventType says what a stream event is about. The first three are changes
-// of an item; the socket and stream::send have further ones. Decoding keeps values
-// it does not know.
+// StreamEventType is the type of a stream event. "create", "update" and "delete"
+// are changes of an item; the stream socket and stream::send use further types.
+// Decoding keeps unknown values.
 type StreamEventType string
 
-// StreamGetInput names the item that stream::get reads.
+// StreamGetInput is the input of stream::get, which reads one item.
 type StreamGetInput struct {
-	// Group of the stream.
+	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// Item of the group.
+	// ID of the item within the group.
 	ItemID string `json:"item_id"`
 
-	// Stream.
+	// Name of the stream.
 	StreamName string `json:"stream_name"`
 }
 
-// StreamJoinLeaveEvent is what the handlers of join and leave triggers receive.
+// StreamJoinLeaveEvent is the input of the handlers of join and leave triggers.
 type StreamJoinLeaveEvent struct {
-	// What the auth function of the socket returned; null when there is none.
+	// Context from the StreamAuthResult, or null if there is none. Nil encodes as
+	// null.
 	Context JSONValue `json:"context"`
 
-	// Group of the stream.
+	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// Item of the group; nil, written as null, when the subscription is to the whole
-	// group.
+	// ID of the item within the group. Nil encodes as null and means that the
+	// subscription is to the whole group.
 	ID *string `json:"id"`
 
-	// Stream.
+	// Name of the stream.
 	StreamName string `json:"stream_name"`
 
-	// Name that the client gave to the subscription.
+	// ID that the client gave to the subscription.
 	SubscriptionID string `json:"subscription_id"`
 }
 
 // StreamJoinLeaveTriggerConfig is the config of a trigger of type "stream:join" or
 // "stream:leave", which fires when a client of the stream socket subscribes or
-// unsubscribes. The engine applies neither field: such a trigger fires for every
+// unsubscribes. The engine ignores both fields: the trigger fires for every
 // stream.
 type StreamJoinLeaveTriggerConfig struct {
-	// Function that decides whether the handler runs; not applied by the engine.
-	// Empty is left out.
+	// ID of the function that decides whether the handler runs. The engine ignores
+	// it. Empty is omitted.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
-	// Stream to watch; not applied by the engine. Empty is left out.
+	// Name of the stream to watch. The engine ignores it. Empty is omitted.
 	StreamName string `json:"stream_name,omitempty,omitzero"`
 }
 
-// StreamJoinResult is what the handler of a join trigger returns.
+// StreamJoinResult is the result of the handler of a join trigger.
 type StreamJoinResult struct {
-	// Whether the subscription is refused; one true of any handler refuses it.
-	// Default false.
+	// Whether to reject the subscription. One handler that returns true suffices to
+	// reject it. Defaults to false.
 	Unauthorized bool `json:"unauthorized"`
 }
 
-// StreamListAllResult is the result of stream::list_all. Streams that a worker
-// stores itself are not in it.
+// StreamListAllResult is the result of stream::list_all. It leaves out streams
+// that a worker stores itself.
 type StreamListAllResult struct {
-	// Number of streams.
+	// Number of streams in the list.
 	Count uint64 `json:"count"`
 
-	// Streams, sorted by name; nil is written as [].
+	// Streams, ordered by name. Nil encodes as [].
 	Stream List[StreamSummary] `json:"stream"`
 }
 
-// StreamListGroupsInput names the stream whose groups stream::list_groups returns.
+// StreamListGroupsInput is the input of stream::list_groups, which returns the
+// groups of one stream.
 type StreamListGroupsInput struct {
-	// Stream.
+	// Name of the stream.
 	StreamName string `json:"stream_name"`
 }
 
-// StreamListInput names the group whose values stream::list returns.
+// StreamListInput is the input of stream::list, which returns the values of one
+// group.
 type StreamListInput struct {
-	// Group of the stream.
+	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// Stream.
+	// Name of the stream.
 	StreamName string `json:"stream_name"`
 }
 
-// StreamMessage is what the stream socket sends to its clients: after a
-// subscription the present state (type sync of the event) or a refusal
-// (unauthorized), then the changes. It does not say which subscription it belongs
-// to.
+// StreamMessage is a message from the stream socket to a client. The socket
+// answers a subscription with the current state (event type "sync") or with a
+// rejection ("unauthorized"), and sends each change. A message does not identify
+// its subscription.
 type StreamMessage struct {
-	// What happened.
+	// Type and data of the event.
 	Event StreamChangeEventDetail `json:"event"`
 
-	// Group of the stream.
+	// ID of the group within the stream.
 	GroupID string `json:"groupId"`
 
-	// Item of the group; nil, written as null, for a message that is about the group.
+	// ID of the item within the group. Nil encodes as null and means that the message
+	// concerns the group.
 	ID *string `json:"id"`
 
-	// Stream.
+	// Name of the stream.
 	StreamName string `json:"streamName"`
 
-	// When it happened, in milliseconds since 1970-01-01 UTC.
+	// Time of the event, in milliseconds since the Unix epoch.
 	Timestamp int64 `json:"timestamp"`
 
-	// Kind of the message, "stream".
+	// Kind of the message, always "stream".
 	Type string `json:"type"`
 }
 
-// StreamSendInput is the input of stream::send: an event for subscribers and
-// triggers that stores nothing. The result is null.
+// StreamSendInput is the input of stream::send, which sends an event to
+// subscribers and triggers and stores nothing. The result is null.
 type StreamSendInput struct {
-	// What the event carries; nil is written as null.
+	// Data of the event. Nil encodes as null.
 	Data JSONValue `json:"data"`
 
-	// Group.
+	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// Item. Nil is left out: subscribers of the group get the event, those of one
-	// item do not.
+	// ID of the item within the group. Nil is omitted; subscribers to the group then
+	// receive the event, and subscribers to a single item do not.
 	ID *string `json:"id,omitempty,omitzero"`
 
-	// Stream.
+	// Name of the stream.
 	StreamName string `json:"stream_name"`
 
-	// Kind of event, chosen by the sender.
+	// Type of the event, which the sender chooses.
 	Type string `json:"type"`
 }
 
-// StreamSetInput names the item that stream::set writes, and its value.
+// StreamSetInput is the input of stream::set, which writes one item.
 type StreamSetInput struct {
-	// Value to store; nil is written as null, which is a value.
+	// Value to store. Nil encodes as null, which is a value like any other.
 	Data JSONValue `json:"data"`
 
-	// Group of the stream.
+	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// Item of the group.
+	// ID of the item within the group.
 	ItemID string `json:"item_id"`
 
-	// Stream.
+	// Name of the stream.
 	StreamName string `json:"stream_name"`
 }
 
-// StreamSetResult is the answer of stream::set and state::set.
+// StreamSetResult is the result of stream::set and state::set.
 type StreamSetResult struct {
-	// Value that is stored now.
+	// Value after the call. Nil encodes as null.
 	NewValue JSONValue `json:"new_value"`
 
-	// Value before; null when there was none.
+	// Value before the call, or null if there was none. Nil encodes as null.
 	OldValue JSONValue `json:"old_value"`
 }
 
-// StreamSubscription names what a client of the stream socket wants to follow: a
-// group, or one item of it.
+// StreamSubscription identifies what a client of the stream socket subscribes to:
+// a group or one item of it.
 type StreamSubscription struct {
-	// Group of the stream.
+	// ID of the group within the stream.
 	GroupID string `json:"groupId"`
 
-	// Item of the group; empty is left out and means the whole group.
+	// ID of the item within the group. Empty is omitted and means the whole group.
 	ID string `json:"id,omitempty,omitzero"`
 
-	// Stream.
+	// Name of the stream.
 	StreamName string `json:"streamName"`
 
-	// Name of the subscription, free for the client to choose; the same name again
-	// replaces it.
+	// ID of the subscription, which the client chooses. Subscribing again under the
+	// same ID replaces the subscription.
 	SubscriptionID string `json:"subscriptionId"`
 }
 
-// StreamSummary is one stream of a StreamListAllResult.
+// StreamSummary describes one stream in a StreamListAllResult.
 type StreamSummary struct {
-	// Its groups, sorted, emptied ones included; nil is written as [].
+	// IDs of the stream's groups in sorted order, including groups that have become
+	// empty. Nil encodes as [].
 	Groups StringList `json:"groups"`
 
-	// Name of the stream. The engine cuts it at a colon.
+	// Name of the stream. The engine truncates it at a colon.
 	ID string `json:"id"`
 }
 
 // StreamTriggerConfig is the config of a trigger of type "stream", which fires
 // when an item changes or an event is sent.
 type StreamTriggerConfig struct {
-	// Function that gets the event first and keeps it from the handler by returning
-	// false; empty is left out and means none.
+	// ID of a function that receives the event first; if it returns false, the
+	// handler does not receive the event. Empty is omitted and means no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
-	// Group to watch; empty is left out and means every group.
+	// ID of the group to watch. Empty is omitted and means every group.
 	GroupID string `json:"group_id,omitempty,omitzero"`
 
-	// Item to watch; empty is left out and means every item.
+	// ID of the item to watch. Empty is omitted and means every item.
 	ItemID string `json:"item_id,omitempty,omitzero"`
 
-	// Stream to watch. The engine needs it, although the type allows to leave it out.
+	// Name of the stream to watch. The engine requires it, although the field is
+	// optional. Empty is omitted.
 	StreamName string `json:"stream_name,omitempty,omitzero"`
 }
 
-// StreamUpdateInput names the item that stream::update changes, and the changes.
+// StreamUpdateInput is the input of stream::update, which changes one item.
 type StreamUpdateInput struct {
-	// Group of the stream.
+	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// Item of the group; one that does not exist starts as {}.
+	// ID of the item within the group. An item that does not exist starts as {}.
 	ItemID string `json:"item_id"`
 
-	// Changes, in order; may be empty.
+	// Operations to apply in order; the list may be empty. Nil encodes as [].
 	Ops List[UpdateOp] `json:"ops"`
 
-	// Stream.
+	// Name of the stream.
 	StreamName string `json:"stream_name"`
 }
 
-// StreamUpdateResult is the answer of stream::update and state::update. The call
-// succeeds even if no operation could be applied: see Errors.
+// StreamUpdateResult is the result of stream::update and state::update. The call
+// succeeds even if no operation could be applied: check Errors.
 type StreamUpdateResult struct {
-	// Operations that were not applied, at most one error each; left out when empty.
-	// Default none.
+	// Errors of the operations that were not applied, at most one for each operation.
+	// Defaults to none. Empty is omitted.
 	Errors List[UpdateOpError] `json:"errors,omitempty,omitzero"`
 
-	// Value that is stored now.
+	// Value after the call. Nil encodes as null.
 	NewValue JSONValue `json:"new_value"`
 
-	// Value before; null when there was none.
+	// Value before the call, or null if there was none. Nil encodes as null.
 	OldValue JSONValue `json:"old_value"`
 }
 
-// StringList is a list of strings. Nil is written as []; null is refused. A
+// StringList is a list of strings. Nil encodes as []; decoding rejects null. A
 // []string is assignable to it.
 type StringList = List[string]
 
-// StringListMap maps strings to lists of strings. Nil is written as {}, a nil list
-// in it as []; null is refused in both places. A map[string][]string is assignable
-// to it.
+// StringListMap is a map from strings to lists of strings. A nil map encodes as {}
+// and a nil list in it as []; decoding rejects null in both places. A
+// map[string][]string is assignable to it.
 type StringListMap = ListMap[string]
 
-// StringMap maps strings to strings. Nil is written as {}; null is refused. A
-// map[string]string is assignable to it.
+// StringMap is a map from strings to strings. Nil encodes as {}; decoding rejects
+// null. A map[string]string is assignable to it.
 type StringMap = Map[string]
 
 // SubscribeTriggerConfig is the config of trigger type subscribe. Its function
-// gets what was published with publish, at most once, and no metadata.
+// receives the payloads published with publish, without metadata. Delivery is
+// at-most-once.
 type SubscribeTriggerConfig struct {
-	// Part of the schema that the engine advertises, but not evaluated by it.
+	// ID of a condition function. It is part of the schema that the engine publishes,
+	// but the engine does not evaluate it. Empty is omitted.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
-	// Topic. The engine accepts an empty one, which never fires.
+	// Name of the topic. The engine accepts an empty topic, which never fires.
 	Topic string `json:"topic"`
 }
 
 // TopicStats is the result of engine::queue::topic_stats.
 type TopicStats struct {
-	// Settings of the queue; null for the built-in one. Nil is written as null.
+	// Settings of the queue; null for the built-in queue. Nil encodes as null.
 	Config JSONValue `json:"config"`
 
-	// Number of consumers.
+	// Number of consumers of the topic or queue.
 	ConsumerCount uint64 `json:"consumer_count"`
 
-	// Messages that wait or are being handled.
+	// Number of messages in the topic or queue that wait or are in progress.
 	Depth uint64 `json:"depth"`
 
-	// Number of dead letters.
-	DlqDepth uint64 `json:"dlq_depth"`
+	// Number of dead letters of the topic or queue.
+	DLQDepth uint64 `json:"dlq_depth"`
 }
 
 // TopicStatsInput is the input of engine::queue::topic_stats.
 type TopicStatsInput struct {
-	// Topic or named queue. The engine reads the key queue in its place too; this
-	// type does not.
+	// Name of the topic or named queue. The engine also accepts the key queue in its
+	// place; this type does not.
 	Topic string `json:"topic"`
 }
 
 // TopicSummary is one element of the result of engine::queue::list_topics, which
 // is an array.
 type TopicSummary struct {
-	// What holds it: builtin.
+	// Type of the broker that holds the topic or queue, "builtin".
 	BrokerType string `json:"broker_type"`
 
-	// Topic or named queue.
+	// Name of the topic or named queue.
 	Name string `json:"name"`
 
-	// Number of subscribers.
+	// Number of subscribers to the topic or queue.
 	SubscriberCount uint64 `json:"subscriber_count"`
 }
 
-// TraceEvent is what a trace trigger delivers.
+// TraceEvent is the payload that a trace trigger delivers.
 type TraceEvent struct {
-	// Traces with new spans, sorted, each once; nil is written as [].
-	TraceIds StringList `json:"trace_ids"`
+	// IDs of the traces that have new spans, sorted and without duplicates. Nil
+	// encodes as [].
+	TraceIDs StringList `json:"trace_ids"`
 }
 
-// TraceGroup is the traces that share a value of an attribute.
+// TraceGroup is a group of traces that share one value of an attribute.
 type TraceGroup struct {
-	// From the one to the other in milliseconds.
+	// Time from the earliest start to the latest end of the group's spans, in
+	// milliseconds.
 	DurationMs uint32 `json:"duration_ms"`
 
-	// Number of spans that failed.
+	// Number of spans in the group that failed.
 	ErrorCount uint32 `json:"error_count"`
 
-	// Earliest begin in milliseconds since 1970.
+	// Earliest start of a span in the group, in milliseconds since the Unix epoch.
 	FirstSeenMs uint64 `json:"first_seen_ms"`
 
-	// Label; nil is written as null.
+	// Label of the group. Nil encodes as null.
 	Label *string `json:"label"`
 
-	// Latest end in milliseconds since 1970.
+	// Latest end of a span in the group, in milliseconds since the Unix epoch.
 	LastSeenMs uint64 `json:"last_seen_ms"`
 
-	// Number of spans.
+	// Number of spans in the group.
 	SpanCount uint32 `json:"span_count"`
 
-	// Traces; nil is written as [].
-	TraceIds StringList `json:"trace_ids"`
+	// IDs of the traces in the group. Nil encodes as [].
+	TraceIDs StringList `json:"trace_ids"`
 
-	// The value.
+	// Value of the attribute.
 	Value string `json:"value"`
 }
 
-// TraceNode is a StoredSpan with the spans below it.
+// TraceNode is a StoredSpan with its child spans.
 type TraceNode struct {
-	// Attributes; nil is written as [].
+	// Attributes of the span. Nil encodes as [].
 	Attributes List[StoredAttribute] `json:"attributes"`
 
-	// Spans below; nil is written as [].
+	// Child spans of the span. Nil encodes as [].
 	Children List[TraceNode] `json:"children"`
 
-	// When it ended, in nanoseconds since 1970; 0 while it is under way.
+	// End of the span, in nanoseconds since the Unix epoch. Zero while the span is in
+	// progress.
 	EndTimeUnixNano uint64 `json:"end_time_unix_nano"`
 
-	// Events; nil is written as [].
+	// Events of the span. Nil encodes as [].
 	Events List[StoredEvent] `json:"events"`
 
-	// W3C trace flags and OpenTelemetry's bits above them; nil is left out and means
-	// sampled.
+	// W3C trace flags of the span and, above them, OpenTelemetry's own bits. Nil is
+	// omitted and means sampled.
 	Flags *uint32 `json:"flags,omitempty,omitzero"`
 
-	// Name of the instrumentation scope. Empty is left out.
+	// Name of the instrumentation scope. Empty is omitted.
 	InstrumentationScopeName string `json:"instrumentation_scope_name,omitempty,omitzero"`
 
-	// Version of the instrumentation scope. Empty is left out.
+	// Version of the instrumentation scope. Empty is omitted.
 	InstrumentationScopeVersion string `json:"instrumentation_scope_version,omitempty,omitzero"`
 
-	// Links; nil is written as [].
+	// Links of the span. Nil encodes as [].
 	Links List[StoredLink] `json:"links"`
 
-	// Name.
+	// Name of the span.
 	Name string `json:"name"`
 
-	// Parent; nil is written as null: a root.
+	// ID of the parent span. Nil encodes as null and means that the span is a root.
 	ParentSpanID *string `json:"parent_span_id"`
 
-	// It is under way. False is left out.
+	// Whether the span is in progress. False is omitted.
 	Pending bool `json:"pending,omitempty,omitzero"`
 
-	// Name of the service.
+	// Name of the service that produced the span.
 	ServiceName string `json:"service_name"`
 
-	// Span, 16 hexadecimal digits.
+	// ID of the span, 16 hexadecimal digits.
 	SpanID string `json:"span_id"`
 
-	// When it began, in nanoseconds since 1970.
+	// Start of the span, in nanoseconds since the Unix epoch.
 	StartTimeUnixNano uint64 `json:"start_time_unix_nano"`
 
-	// ok, error or unset.
+	// Status of the span: "ok", "error" or "unset".
 	Status string `json:"status"`
 
-	// Text of an error. Empty is left out.
+	// Error text of the status. Empty is omitted.
 	StatusDescription string `json:"status_description,omitempty,omitzero"`
 
-	// Trace, 32 hexadecimal digits.
+	// Trace ID of the span, 32 hexadecimal digits.
 	TraceID string `json:"trace_id"`
 }
 
-// TraceStorage says how the engine stores spans and what is missing.
+// TraceStorage describes how the engine stores spans and which spans are missing.
 type TraceStorage struct {
-	// Durable archive: healthy, degraded or disabled.
+	// Status of the durable archive: "healthy", "degraded" or "disabled".
 	Archive string `json:"archive"`
 
-	// complete, partial or unknown.
+	// Completeness of the stored spans: "complete", "partial" or "unknown".
 	Completeness string `json:"completeness"`
 
 	// Number of spans that are known to be lost.
 	KnownDroppedSpans uint64 `json:"known_dropped_spans"`
 
-	// Latest failure of the archive; nil is written as null.
+	// Latest error of the archive. Nil encodes as null.
 	LastError *string `json:"last_error"`
 
-	// Greatest size of the archive in bytes; 0 without one.
+	// Maximum size of the archive in bytes. Zero means that there is no archive.
 	MaxDiskBytes uint64 `json:"max_disk_bytes"`
 
 	// Size of the archive in bytes.
 	PhysicalBytes uint64 `json:"physical_bytes"`
 }
 
-// TraceTriggerConfig is the config of trigger type trace. Its function gets a
-// TraceEvent, at most every 300 ms; the zero value matches every trace.
+// TraceTriggerConfig is the config of trigger type trace. Its function receives a
+// TraceEvent at most every 300 ms. The zero value matches every trace.
 type TraceTriggerConfig struct {
-	// Service to match, in any case. Nil is left out and matches all.
+	// Name of the service to match, ignoring case. Nil is omitted and matches all
+	// services.
 	ServiceName *string `json:"service_name,omitempty,omitzero"`
 
-	// Status to match, in any case: ok, error or unset. Nil is left out and matches
-	// all.
+	// Status to match, ignoring case: "ok", "error" or "unset". Nil is omitted and
+	// matches all statuses.
 	Status *string `json:"status,omitempty,omitzero"`
 }
 
-// TracesGroupByInput is the input of engine::traces::group_by.
+// TracesGroupByInput is the input of engine::traces::group_by, which groups traces
+// by the values of an attribute.
 type TracesGroupByInput struct {
-	// Attribute whose values make the groups.
+	// Name of the attribute by whose values the traces are grouped.
 	Attribute string `json:"attribute"`
 
-	// Count spans of the engine's own functions too. False is left out.
+	// Whether to count spans of the engine's own functions. False is omitted.
 	IncludeInternal bool `json:"include_internal,omitempty,omitzero"`
 
-	// Attribute whose value labels a group. Empty is left out: no labels.
+	// Name of the attribute whose value becomes the label of a group. Empty is
+	// omitted and means no labels.
 	LabelAttribute string `json:"label_attribute,omitempty,omitzero"`
 
-	// Number to return at most. Nil is left out and means 100.
+	// Maximum number of groups to return. Nil is omitted; the default is 100.
 	Limit *uint32 `json:"limit,omitempty,omitzero"`
 
-	// Earliest time in milliseconds since 1970. Nil is left out: no limit.
+	// Earliest time of a span, in milliseconds since the Unix epoch. Nil is omitted
+	// and means no limit.
 	SinceMs *uint64 `json:"since_ms,omitempty,omitzero"`
 }
 
 // TracesGroupByResult is the result of engine::traces::group_by.
 type TracesGroupByResult struct {
-	// Groups, newest first; nil is written as [].
+	// Groups of traces, newest first. Nil encodes as [].
 	Groups List[TraceGroup] `json:"groups"`
 
-	// What is stored.
+	// State of the span storage.
 	Storage TraceStorage `json:"storage"`
 }
 
-// TracesListInput is the input of engine::traces::list; the zero value lists the
+// TracesListInput is the input of engine::traces::list. The zero value lists the
 // first 100 root spans.
 type TracesListInput struct {
-	// Attributes that must all be there. Left out when empty.
+	// Attributes that a span must all have. Empty is omitted.
 	Attributes []StoredAttribute `json:"attributes,omitempty,omitzero"`
 
-	// Time in milliseconds since 1970 that spans must not begin after. Nil is left
-	// out: no limit.
+	// End of the time range, in milliseconds since the Unix epoch. Spans that start
+	// after it do not match. Nil is omitted and means no limit.
 	EndTime *uint64 `json:"end_time,omitempty,omitzero"`
 
-	// Attributes of which none may be there. Left out when empty.
+	// Attributes of which a span must have none. Empty is omitted.
 	ExcludeAttributes []StoredAttribute `json:"exclude_attributes,omitempty,omitzero"`
 
-	// List spans of the engine's own functions too. False is left out.
+	// Whether to include spans of the engine's own functions. False is omitted.
 	IncludeInternal bool `json:"include_internal,omitempty,omitzero"`
 
-	// Number to return at most. Nil is left out and means 100.
+	// Maximum number of spans to return. Nil is omitted; the default is 100.
 	Limit *uint64 `json:"limit,omitempty,omitzero"`
 
-	// Greatest duration in milliseconds. Nil is left out: no limit.
+	// Maximum duration of a span in milliseconds. Nil is omitted and means no limit.
 	MaxDurationMs *float64 `json:"max_duration_ms,omitempty,omitzero"`
 
-	// Least duration in milliseconds. Nil is left out: no limit.
+	// Minimum duration of a span in milliseconds. Nil is omitted and means no limit.
 	MinDurationMs *float64 `json:"min_duration_ms,omitempty,omitzero"`
 
-	// Part of the name, in any case. Empty is left out and matches all.
+	// Part of the span name, ignoring case. Empty is omitted and matches all names.
 	Name string `json:"name,omitempty,omitzero"`
 
-	// Number to skip. 0 is left out.
+	// Number of spans to skip. Zero is omitted.
 	Offset uint64 `json:"offset,omitempty,omitzero"`
 
-	// List every span of the traces that match, not just roots. False is left out.
+	// Whether to list every span of the matching traces instead of root spans only.
+	// False is omitted.
 	SearchAllSpans bool `json:"search_all_spans,omitempty,omitzero"`
 
-	// Part of the name of the service, in any case. Empty is left out and matches
-	// all.
+	// Part of the service name, ignoring case. Empty is omitted and matches all
+	// services.
 	ServiceName string `json:"service_name,omitempty,omitzero"`
 
-	// start_time, duration, service_name or name. Empty is left out and means
-	// start_time.
+	// Sort key: "start_time", "duration", "service_name" or "name". Empty is omitted
+	// and means "start_time".
 	SortBy string `json:"sort_by,omitempty,omitzero"`
 
-	// asc, or anything else for descending. Empty is left out and means asc.
+	// Sort order: "asc" for ascending, anything else for descending. Empty is omitted
+	// and means "asc".
 	SortOrder string `json:"sort_order,omitempty,omitzero"`
 
-	// Time in milliseconds since 1970 that spans must not end before. Nil is left
-	// out: no limit.
+	// Start of the time range, in milliseconds since the Unix epoch. Spans that end
+	// before it do not match. Nil is omitted and means no limit.
 	StartTime *uint64 `json:"start_time,omitempty,omitzero"`
 
-	// Part of the status, in any case. Empty is left out and matches all.
+	// Part of the span status, ignoring case. Empty is omitted and matches all
+	// statuses.
 	Status string `json:"status,omitempty,omitzero"`
 
-	// Trace to match. Empty is left out and matches all.
+	// Trace ID of the span. Empty is omitted and matches all traces.
 	TraceID string `json:"trace_id,omitempty,omitzero"`
 
-	// Traces to match, unless there is a trace_id. Left out when empty, which matches
-	// all.
-	TraceIds []string `json:"trace_ids,omitempty,omitzero"`
+	// Trace IDs of the spans. The engine ignores them if TraceID is set. Empty is
+	// omitted and matches all traces.
+	TraceIDs []string `json:"trace_ids,omitempty,omitzero"`
 }
 
 // TracesListResult is the result of engine::traces::list.
 type TracesListResult struct {
-	// Number returned at most.
+	// Maximum number of spans that were to be returned.
 	Limit uint64 `json:"limit"`
 
-	// Number skipped.
+	// Number of spans that were skipped.
 	Offset uint64 `json:"offset"`
 
-	// Spans; nil is written as [].
+	// Spans that match the query. Nil encodes as [].
 	Spans List[StoredSpan] `json:"spans"`
 
-	// What is stored.
+	// State of the span storage.
 	Storage TraceStorage `json:"storage"`
 
-	// Number of matches before offset and limit.
+	// Number of matching spans before offset and limit are applied.
 	Total uint64 `json:"total"`
 }
 
 // TracesTreeInput is the input of engine::traces::tree.
 type TracesTreeInput struct {
-	// Trace.
+	// ID of the trace, 32 hexadecimal digits.
 	TraceID string `json:"trace_id"`
 }
 
 // TracesTreeResult is the result of engine::traces::tree.
 type TracesTreeResult struct {
-	// Spans whose parent is not stored, with what is below them; none for an unknown
-	// trace. Nil is written as [].
+	// Spans whose parent is not stored, each with its child spans. An unknown trace
+	// has none. Nil encodes as [].
 	Roots List[TraceNode] `json:"roots"`
 
-	// What is stored.
+	// State of the span storage.
 	Storage TraceStorage `json:"storage"`
 }
 
-// TriggerAction says how the engine treats a call whose result is not simply
-// awaited. Action holds exactly one of ActionVoid and ActionEnqueue; the zero
-// value, without one, cannot be encoded, and an unknown tag cannot be decoded.
+// TriggerAction determines how the engine handles a call whose result the caller
+// does not simply wait for. Action holds exactly one of ActionVoid and
+// ActionEnqueue. Encoding the zero value, which holds none, is an error, and so is
+// decoding an unknown tag.
 type TriggerAction struct{ Action TriggerActionVariant }
 
 // TriggerActionType is the tag of a TriggerAction. The encoder sets it.
@@ -2861,413 +3006,431 @@ type TriggerActionType string
 
 // TriggerDetail is the result of engine::registered-triggers::info.
 type TriggerDetail struct {
-	// Its config; nil is written as null.
+	// Config of the trigger. Nil encodes as null.
 	Config JSONValue `json:"config"`
 
-	// Its function; nil is written as null: there is none of that name.
+	// Detail of the function that the trigger calls. Nil encodes as null and means
+	// that there is no function of that name.
 	Function *FunctionDetail `json:"function"`
 
-	// Function that it calls.
+	// ID of the function that the trigger calls.
 	FunctionID string `json:"function_id"`
 
-	// Trigger.
+	// ID of the trigger.
 	ID string `json:"id"`
 
-	// Metadata of the trigger; nil is left out.
+	// Metadata of the trigger. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Its type; nil is written as null: there is none of that name.
+	// Detail of the trigger's type. Nil encodes as null and means that there is no
+	// trigger type of that name.
 	Trigger *TriggerTypeDetail `json:"trigger"`
 
-	// Its type.
+	// Type of the trigger.
 	TriggerType string `json:"trigger_type"`
 
-	// Name of the worker behind it; for a worker without a name the part of the id
-	// before the first ::.
+	// Name of the worker behind the trigger. For a worker without a name, the part of
+	// the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
-// TriggerFilter is the input of engine::registered-triggers::list; the zero value
-// lists all.
+// TriggerFilter is the input of engine::registered-triggers::list. The zero value
+// lists all triggers.
 type TriggerFilter struct {
-	// Function that is called. Empty is left out and matches all.
+	// ID of the function that the trigger calls. Empty is omitted and matches all
+	// functions.
 	FunctionID string `json:"function_id,omitempty,omitzero"`
 
-	// List the engine's own too. False is left out.
+	// Whether to include the engine's own triggers. False is omitted.
 	IncludeInternal bool `json:"include_internal,omitempty,omitzero"`
 
-	// Text to find in the trigger, in any case. Empty is left out and matches all.
+	// Text to find in the trigger, ignoring case. Empty is omitted and matches all
+	// triggers.
 	Search string `json:"search,omitempty,omitzero"`
 
-	// Trigger type. Empty is left out and matches all.
+	// Type of the trigger. Empty is omitted and matches all types.
 	TriggerType string `json:"trigger_type,omitempty,omitzero"`
 
-	// Name of the worker. Empty is left out and matches all.
+	// Name of the worker behind the trigger. Empty is omitted and matches all
+	// workers.
 	Worker string `json:"worker,omitempty,omitzero"`
 }
 
 // TriggerInfoInput is the input of engine::registered-triggers::info.
 type TriggerInfoInput struct {
-	// Trigger.
+	// ID of the trigger.
 	ID string `json:"id"`
 }
 
-// TriggerRegistrationResultMessage says what became of a trigger. A provider sends
-// it for each one it was given; the engine sends it to a worker whose trigger was
-// refused.
+// TriggerRegistrationResultMessage reports the outcome of a trigger registration.
+// A provider sends one for each trigger that it receives. The engine sends one to
+// a worker if its trigger was rejected.
 type TriggerRegistrationResultMessage struct {
-	// Why the trigger was refused; nil is left out and means that it was accepted.
+	// Error that explains why the trigger was rejected. Nil is omitted and means that
+	// the trigger was accepted.
 	Error *ErrorBody `json:"error,omitempty,omitzero"`
 
-	// Function of the trigger.
+	// ID of the function that the trigger calls.
 	FunctionID string `json:"function_id"`
 
-	// Id of the trigger.
+	// ID of the trigger.
 	ID string `json:"id"`
 
 	// Type of the trigger.
 	TriggerType string `json:"trigger_type"`
 
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
-// TriggerSummary is one trigger in a list.
+// TriggerSummary describes one trigger in a list.
 type TriggerSummary struct {
-	// Its config; nil is written as null.
+	// Config of the trigger. Nil encodes as null.
 	Config JSONValue `json:"config"`
 
-	// Its config as compact JSON, cut to 80 characters.
+	// Config of the trigger as compact JSON, truncated to 80 characters.
 	ConfigSummary string `json:"config_summary"`
 
-	// Function that it calls.
+	// ID of the function that the trigger calls.
 	FunctionID string `json:"function_id"`
 
-	// Trigger.
+	// ID of the trigger.
 	ID string `json:"id"`
 
-	// Its type.
+	// Type of the trigger.
 	TriggerType string `json:"trigger_type"`
 
-	// Name of the worker behind it; for a worker without a name the part of the id
-	// before the first ::.
+	// Name of the worker behind the trigger. For a worker without a name, the part of
+	// the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
 // TriggerTypeDetail is the result of engine::triggers::info.
 type TriggerTypeDetail struct {
-	// JSON Schema of the config; nil is left out.
+	// JSON Schema of a trigger's config. Nil is omitted.
 	ConfigurationSchema JSONValue `json:"configuration_schema,omitempty,omitzero"`
 
-	// What it is for.
+	// Description of what the trigger type is for.
 	Description string `json:"description"`
 
-	// Trigger type.
+	// ID of the trigger type.
 	ID string `json:"id"`
 
-	// Number of triggers of this type, over all namespaces.
+	// Number of triggers of this type in all namespaces.
 	InstanceCount uint64 `json:"instance_count"`
 
-	// Namespace.
+	// Namespace of the trigger type.
 	Namespace string `json:"namespace"`
 
-	// JSON Schema of the payload that is delivered; nil is left out.
+	// JSON Schema of the payload that a trigger delivers. Nil is omitted.
 	RequestSchema JSONValue `json:"request_schema,omitempty,omitzero"`
 
-	// JSON Schema of the expected result; nil is left out.
+	// JSON Schema of the result that a trigger expects. Nil is omitted.
 	ResponseSchema JSONValue `json:"response_schema,omitempty,omitzero"`
 
-	// Name of the worker behind it; for a worker without a name the part of the id
-	// before the first ::.
+	// Name of the worker that provides the trigger type. For a worker without a name,
+	// the part of the ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
 // TriggerTypeFilter is the input of engine::triggers::list, which lists trigger
-// types; the zero value lists all but internal ones.
+// types. The zero value lists all trigger types except internal ones.
 type TriggerTypeFilter struct {
-	// List the engine's own too. False is left out.
+	// Whether to include the engine's own trigger types. False is omitted.
 	IncludeInternal bool `json:"include_internal,omitempty,omitzero"`
 
-	// Beginning of the id. Empty is left out and matches all.
+	// Prefix of the trigger type's ID. Empty is omitted and matches all trigger
+	// types.
 	Prefix string `json:"prefix,omitempty,omitzero"`
 
-	// Text to find in id and description, in any case. Empty is left out and matches
-	// all.
+	// Text to find in the ID or the description of a trigger type, ignoring case.
+	// Empty is omitted and matches all trigger types.
 	Search string `json:"search,omitempty,omitzero"`
 
-	// Name of the worker. Empty is left out and matches all.
+	// Name of the worker that provides the trigger type. Empty is omitted and matches
+	// all workers.
 	Worker string `json:"worker,omitempty,omitzero"`
 }
 
 // TriggerTypeInfoInput is the input of engine::triggers::info.
 type TriggerTypeInfoInput struct {
-	// Trigger type.
+	// ID of the trigger type.
 	ID string `json:"id"`
 
-	// Namespace of its provider. Empty is left out and means default.
+	// Namespace of the worker that provides the trigger type. Empty is omitted and
+	// means "default".
 	Namespace string `json:"namespace,omitempty,omitzero"`
 }
 
-// TriggerTypeSummary is one trigger type in a list.
+// TriggerTypeSummary describes one trigger type in a list.
 type TriggerTypeSummary struct {
-	// What it is for.
+	// Description of what the trigger type is for.
 	Description string `json:"description"`
 
-	// Trigger type.
+	// ID of the trigger type.
 	ID string `json:"id"`
 
-	// Namespace.
+	// Namespace of the trigger type.
 	Namespace string `json:"namespace"`
 
-	// Name of the worker behind it; for a worker without a name the part of the id
-	// before the first ::.
+	// Name of the worker that provides the trigger type. For a worker without a name,
+	// the part of the ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
 // TriggerTypesListResult is the result of engine::triggers::list.
 type TriggerTypesListResult struct {
-	// Trigger types; nil is written as [].
+	// Trigger types that match the filter. Nil encodes as [].
 	Triggers List[TriggerTypeSummary] `json:"triggers"`
 }
 
-// TriggersListResult is the result of engine::registered-triggers::list. Triggers
-// that wait for a provider of their type are not in it.
+// TriggersListResult is the result of engine::registered-triggers::list. It leaves
+// out triggers that wait for a provider of their type.
 type TriggersListResult struct {
-	// Triggers; nil is written as [].
+	// Triggers that match the filter. Nil encodes as [].
 	RegisteredTriggers List[TriggerSummary] `json:"registered_triggers"`
 }
 
-// UnregisterFunctionMessage takes a function of this connection back. There is no
-// answer.
+// UnregisterFunctionMessage removes a function that this connection has
+// registered. The engine sends no answer.
 type UnregisterFunctionMessage struct {
-	// Id of the function, as it was registered.
+	// ID under which the function was registered.
 	ID string `json:"id"`
 
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
 // UnregisterTriggerInput is the input of engine::unregister_trigger.
 type UnregisterTriggerInput struct {
-	// Trigger, of any owner.
+	// ID of the trigger, whoever owns it.
 	ID string `json:"id"`
 
-	// Its type. Empty is left out.
+	// Type of the trigger. Empty is omitted.
 	TriggerType string `json:"trigger_type,omitempty,omitzero"`
 }
 
 // UnregisterTriggerMessage removes a trigger. A worker sends it to the engine, and
-// the engine to the provider. There is no answer.
+// the engine sends it to the provider. Neither sends an answer.
 type UnregisterTriggerMessage struct {
-	// Id of the trigger.
+	// ID of the trigger.
 	ID string `json:"id"`
 
-	// Type of the trigger; empty is left out. The engine always sets it.
+	// Type of the trigger. Empty is omitted. The engine always sets it.
 	TriggerType string `json:"trigger_type,omitempty,omitzero"`
 
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
 // UnregisterTriggerResult is the result of engine::unregister_trigger.
 type UnregisterTriggerResult struct {
-	// There was such a trigger.
+	// Whether the trigger existed and was removed.
 	Removed bool `json:"removed"`
 }
 
-// UpdateAppend adds an element to the array at Path, or text to the string there.
-// What is absent becomes an array of the one element, or the text itself when the
-// path has fewer than two keys and the value is a string.
+// UpdateAppend appends an element to the array at Path, or text to the string at
+// Path. If there is no value at Path, the operation stores an array of the one
+// element there. If the path has fewer than two keys and the new value is a
+// string, it stores the string itself instead.
 type UpdateAppend struct {
-	// Where; nil is left out and means the root.
+	// Path from the root to the value. Nil is omitted and means the root.
 	Path *MergePath `json:"path,omitempty,omitzero"`
 
-	// Tag of the variant, always "append"; the encoder sets it.
+	// Tag of the variant, always "append". The encoder sets it.
 	Type UpdateOpType `json:"type"`
 
-	// Element or text to add; an array is added as one element. Nil is written as
+	// Element or text to append. An array is appended as one element. Nil encodes as
 	// null.
 	Value JSONValue `json:"value"`
 }
 
 // UpdateDecrement subtracts from the number under one key of the root, or from the
-// root. A number that is absent counts as 0.
+// root. An absent number counts as 0.
 type UpdateDecrement struct {
-	// How much is subtracted; may be negative or 0.
+	// Amount to subtract. It may be negative or 0.
 	By int64 `json:"by"`
 
-	// Key of the root, literally; "" is the root itself.
+	// Literal key of the root; "" is the root itself.
 	Path string `json:"path"`
 
-	// Tag of the variant, always "decrement"; the encoder sets it.
+	// Tag of the variant, always "decrement". The encoder sets it.
 	Type UpdateOpType `json:"type"`
 }
 
-// UpdateIncrement adds to the number under one key of the root, or to the root. A
-// number that is absent counts as 0.
+// UpdateIncrement adds to the number under one key of the root, or to the root. An
+// absent number counts as 0.
 type UpdateIncrement struct {
-	// How much is added; may be negative or 0.
+	// Amount to add. It may be negative or 0.
 	By int64 `json:"by"`
 
-	// Key of the root, literally; "" is the root itself.
+	// Literal key of the root; "" is the root itself.
 	Path string `json:"path"`
 
-	// Tag of the variant, always "increment"; the encoder sets it.
+	// Tag of the variant, always "increment". The encoder sets it.
 	Type UpdateOpType `json:"type"`
 }
 
-// UpdateMerge assigns the members of an object, one level deep, to the object at
-// Path. What is missing on the way, or is no object, becomes one.
+// UpdateMerge merges an object, one level deep, into the object at Path. A value
+// on the path that is missing or not an object becomes an object.
 type UpdateMerge struct {
-	// Where; nil is left out and means the root.
+	// Path from the root to the value. Nil is omitted and means the root.
 	Path *MergePath `json:"path,omitempty,omitzero"`
 
-	// Tag of the variant, always "merge"; the encoder sets it.
+	// Tag of the variant, always "merge". The encoder sets it.
 	Type UpdateOpType `json:"type"`
 
-	// Object whose members are assigned; one that is null is stored as null. A value
-	// that is no object is refused when the operation runs.
+	// Object to merge; a member that is null is stored as null. The operation fails
+	// if the value is not an object. Nil encodes as null.
 	Value JSONValue `json:"value"`
 }
 
-// UpdateOp is one change of a stored value; the operations of one call run in
-// order, without another write between them. Op holds exactly one of UpdateSet,
-// UpdateMerge, UpdateIncrement, UpdateDecrement, UpdateAppend and UpdateRemove;
-// the zero value, without one, cannot be encoded, and an unknown tag cannot be
-// decoded.
+// UpdateOp is one change of a stored value. The operations of one call run in
+// order, and no other write comes between them. Op holds exactly one of UpdateSet,
+// UpdateMerge, UpdateIncrement, UpdateDecrement, UpdateAppend and UpdateRemove.
+// Encoding the zero value, which holds none, is an error, and so is decoding an
+// unknown tag.
 type UpdateOp struct{ Op UpdateOpVariant }
 
-// UpdateOpError says why one operation was not applied. The others of the call
-// were, if they could be.
+// UpdateOpError explains why one operation was not applied. It does not affect the
+// other operations of the call.
 type UpdateOpError struct {
-	// Stable code, such as increment.not_number.
+	// Stable error code, such as "increment.not_number".
 	Code string `json:"code"`
 
-	// Page that explains the code; left out when nil. The engine always sets it.
+	// URL of the page that documents the code. Nil is omitted. The engine always sets
+	// it.
 	DocURL *string `json:"doc_url,omitempty,omitzero"`
 
-	// Text for people.
+	// Human-readable error message.
 	Message string `json:"message"`
 
-	// Index of the operation in the call, from 0.
+	// Zero-based index of the operation in the call.
 	OpIndex uint64 `json:"op_index"`
 }
 
 // UpdateOpType is the tag of an UpdateOp. The encoder sets it.
 type UpdateOpType string
 
-// UpdateRemove deletes one key of the root, which need not exist, or makes the
-// root null.
+// UpdateRemove deletes one key of the root, or replaces the root with null. The
+// key need not exist.
 type UpdateRemove struct {
-	// Key of the root, literally; "" is the root itself.
+	// Literal key of the root; "" is the root itself.
 	Path string `json:"path"`
 
-	// Tag of the variant, always "remove"; the encoder sets it.
+	// Tag of the variant, always "remove". The encoder sets it.
 	Type UpdateOpType `json:"type"`
 }
 
 // UpdateSet stores a value under one key of the root, or replaces the root.
 type UpdateSet struct {
-	// Key of the root, literally; "" is the root itself.
+	// Literal key of the root; "" is the root itself.
 	Path string `json:"path"`
 
-	// Tag of the variant, always "set"; the encoder sets it.
+	// Tag of the variant, always "set". The encoder sets it.
 	Type UpdateOpType `json:"type"`
 
-	// New value; nil is written as null.
+	// Value to store. Nil encodes as null.
 	Value JSONValue `json:"value"`
 }
 
-// Worker is one worker as engine::workers::info describes it.
+// Worker describes one worker in a WorkerDetail.
 type Worker struct {
-	// Number of its invocations under way.
+	// Number of the worker's invocations that are in progress.
 	ActiveInvocations uint64 `json:"active_invocations"`
 
-	// When it connected, in milliseconds since 1970.
+	// Time at which the worker connected, in milliseconds since the Unix epoch.
 	ConnectedAtMs uint64 `json:"connected_at_ms"`
 
-	// What it is for; nil is written as null.
+	// Description of what the worker is for. Nil encodes as null.
 	Description *string `json:"description"`
 
-	// Number of its functions.
+	// Number of functions that the worker has registered.
 	FunctionCount uint64 `json:"function_count"`
 
-	// Id that the engine gave the connection; of an in-process worker its name.
+	// ID that the engine assigned to the worker's connection. The ID of an in-process
+	// worker is its name.
 	ID string `json:"id"`
 
-	// It is one of the engine's own.
+	// Whether the worker is one of the engine's own.
 	Internal bool `json:"internal"`
 
-	// Address of the peer without the port; nil is written as null: an in-process
-	// worker has none.
-	IpAddress *string `json:"ip_address"`
+	// IP address of the worker, without the port. Nil encodes as null; an in-process
+	// worker has no address.
+	IPAddress *string `json:"ip_address"`
 
-	// Kind of isolation; in-process for the engine's own. Nil is written as null.
+	// Kind of isolation in which the worker runs; "in-process" for the engine's own
+	// workers. Nil encodes as null.
 	Isolation *string `json:"isolation"`
 
-	// What it has reported about its process; nil is left out: nothing in the last
-	// two minutes.
+	// Latest report of the worker about its process. Nil is omitted and means that
+	// the worker reported nothing in the last two minutes.
 	LatestMetrics *WorkerMetricsReport `json:"latest_metrics,omitempty,omitzero"`
 
-	// Name; nil is written as null: it has none.
+	// Name of the worker. Nil encodes as null and means that the worker has none.
 	Name *string `json:"name"`
 
-	// Namespace.
+	// Namespace of the worker.
 	Namespace string `json:"namespace"`
 
-	// Operating system in free words; nil is written as null.
-	Os *string `json:"os"`
+	// Operating system of the worker, as free text. Nil encodes as null.
+	OS *string `json:"os"`
 
-	// Process id; nil is left out.
-	Pid *uint32 `json:"pid,omitempty,omitzero"`
+	// Process ID of the worker. Nil is omitted.
+	PID *uint32 `json:"pid,omitempty,omitzero"`
 
-	// Language, such as go; engine for an in-process worker. Nil is written as null.
+	// Language of the worker, such as "go"; "engine" for an in-process worker. Nil
+	// encodes as null.
 	Runtime *string `json:"runtime"`
 
-	// connected, or available for an in-process worker.
+	// Status of the worker: "connected", or "available" for an in-process worker.
 	Status string `json:"status"`
 
-	// Version of its SDK; nil is written as null.
+	// Version of the worker's SDK. Nil encodes as null.
 	Version *string `json:"version"`
 }
 
-// WorkerDetail is the result of engine::workers::info: a worker, whose fields are
-// at hand as if they were its own, and what it has registered.
+// WorkerDetail is the result of engine::workers::info: a worker and everything
+// that it has registered. The fields of the embedded Worker are promoted.
 type WorkerDetail struct {
-	// The worker.
+	// Worker that the detail describes.
 	Worker `json:"worker"`
 
-	// Its functions; nil is written as [].
+	// Functions of the worker. Nil encodes as [].
 	Functions List[FunctionSummary] `json:"functions"`
 
-	// Trigger types that it provides; nil is written as [].
+	// Trigger types that the worker provides. Nil encodes as [].
 	TriggerTypes List[TriggerTypeSummary] `json:"trigger_types"`
 
-	// Triggers that call its functions; nil is written as [].
+	// Triggers that call functions of the worker. Nil encodes as [].
 	RegisteredTriggers List[TriggerSummary] `json:"registered_triggers"`
 }
 
-// WorkerEventType says what happened to a worker.
+// WorkerEventType is the kind of change to a worker.
 type WorkerEventType string
 
-// WorkerFilter is the input of engine::workers::list; the zero value lists all.
+// WorkerFilter is the input of engine::workers::list. The zero value lists all
+// workers.
 type WorkerFilter struct {
-	// Runtime, such as go or node. Empty is left out and matches all.
+	// Runtime of the worker, such as "go" or "node". Empty is omitted and matches all
+	// runtimes.
 	Runtime string `json:"runtime,omitempty,omitzero"`
 
-	// Text to find in the worker, in any case. Empty is left out and matches all.
+	// Text to find in the worker, ignoring case. Empty is omitted and matches all
+	// workers.
 	Search string `json:"search,omitempty,omitzero"`
 
-	// Status: connected or available. Empty is left out and matches all.
+	// Status of the worker: "connected" or "available". Empty is omitted and matches
+	// both.
 	Status string `json:"status,omitempty,omitzero"`
 }
 
-// WorkerGaugesOptions says which worker the process gauges belong to.
+// WorkerGaugesOptions identifies the worker to which the process gauges belong.
 type WorkerGaugesOptions struct {
-	// Metric attribute worker.id.
+	// Value of the metric attribute worker.id.
 	WorkerID string `json:"worker_id"`
 
-	// Metric attribute worker.name; nil leaves the attribute out.
+	// Value of the metric attribute worker.name. Nil is omitted, as is the attribute.
 	WorkerName *string `json:"worker_name,omitempty,omitzero"`
 }
 
@@ -3276,197 +3439,213 @@ type WorkerInfoInput struct {
 	// Name of the worker.
 	Name string `json:"name"`
 
-	// Namespace to look in. Empty is left out: default, then the only one that has
-	// it.
+	// Namespace in which to look for the worker. Empty is omitted; the engine then
+	// looks in namespace "default" and, failing that, in the only namespace that has
+	// the worker.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 }
 
-// WorkerMetrics is one sample of the worker's own process. It does not travel as
-// such: the engine gets the four gauges.
+// WorkerMetrics is one sample of the worker's own process. A sample is not sent to
+// the engine; the four process gauges are.
 type WorkerMetrics struct {
-	// Processor use in percent; 100 is one core.
+	// CPU usage in percent, where 100 is one core.
 	CPUPercent float32 `json:"cpu_percent"`
 
-	// Resident memory in bytes; 0 if the process cannot be inspected.
-	MemoryRss uint64 `json:"memory_rss"`
+	// Resident memory of the process in bytes. Zero means that the process cannot be
+	// inspected.
+	MemoryRSS uint64 `json:"memory_rss"`
 
-	// Virtual memory in bytes; 0 if the process cannot be inspected.
+	// Virtual memory of the process in bytes. Zero means that the process cannot be
+	// inspected.
 	MemoryVirtual uint64 `json:"memory_virtual"`
 
-	// Language of the worker, "go" here.
+	// Language of the worker, "go" in this package.
 	Runtime string `json:"runtime"`
 
-	// When the sample was taken, in milliseconds since 1970-01-01 UTC.
+	// Time at which the sample was taken, in milliseconds since the Unix epoch.
 	TimestampMs uint64 `json:"timestamp_ms"`
 
-	// Time since the collector was made, in seconds.
+	// Time since the collector was created, in seconds.
 	UptimeSeconds float64 `json:"uptime_seconds"`
 }
 
-// WorkerMetricsReport is the latest that a worker has reported about its process,
-// as the engine keeps it for two minutes. What was not reported is nil and left
-// out; whole numbers are cut off.
+// WorkerMetricsReport is the latest report of a worker about its own process. The
+// engine keeps it for two minutes. A value that the worker did not report is nil
+// and is omitted. Values in integer fields are truncated.
 type WorkerMetricsReport struct {
-	// Processor use in percent; 100 is one core.
+	// CPU usage in percent, where 100 is one core. Nil is omitted.
 	CPUPercent *float64 `json:"cpu_percent,omitempty,omitzero"`
 
-	// Processor time spent in the system in microseconds.
+	// CPU time spent in system mode, in microseconds. Nil is omitted.
 	CPUSystemMicros *uint64 `json:"cpu_system_micros,omitempty,omitzero"`
 
-	// Processor time spent in the program in microseconds.
+	// CPU time spent in user mode, in microseconds. Nil is omitted.
 	CPUUserMicros *uint64 `json:"cpu_user_micros,omitempty,omitzero"`
 
-	// Lag of the event loop in milliseconds.
+	// Lag of the event loop in milliseconds. Nil is omitted.
 	EventLoopLagMs *float64 `json:"event_loop_lag_ms,omitempty,omitzero"`
 
-	// Memory outside of the heap in bytes.
+	// Memory outside the heap, in bytes. Nil is omitted.
 	MemoryExternal *uint64 `json:"memory_external,omitempty,omitzero"`
 
-	// Heap obtained from the system in bytes.
+	// Heap memory obtained from the operating system, in bytes. Nil is omitted.
 	MemoryHeapTotal *uint64 `json:"memory_heap_total,omitempty,omitzero"`
 
-	// Heap in use in bytes.
+	// Heap memory in use, in bytes. Nil is omitted.
 	MemoryHeapUsed *uint64 `json:"memory_heap_used,omitempty,omitzero"`
 
-	// Resident memory in bytes.
-	MemoryRss *uint64 `json:"memory_rss,omitempty,omitzero"`
+	// Resident memory of the process, in bytes. Nil is omitted.
+	MemoryRSS *uint64 `json:"memory_rss,omitempty,omitzero"`
 
-	// Always node, whatever the worker is.
+	// Runtime of the worker. The engine always reports "node", whatever the worker's
+	// runtime.
 	Runtime string `json:"runtime"`
 
-	// When it was reported, in milliseconds since 1970.
+	// Time of the report, in milliseconds since the Unix epoch.
 	TimestampMs uint64 `json:"timestamp_ms"`
 
-	// Age of the process in seconds.
+	// Age of the process in seconds. Nil is omitted.
 	UptimeSeconds *uint64 `json:"uptime_seconds,omitempty,omitzero"`
 }
 
-// WorkerRegisterInput is the input of engine::workers::register: who the worker
-// is. Sent again it replaces runtime, version and telemetry, even by nothing, and
-// the rest only where it is present.
+// WorkerRegisterInput is the input of engine::workers::register, which describes
+// the worker to the engine. A repeated call replaces Runtime, Version and
+// Telemetry even if they are absent; it replaces the other fields only if they are
+// present.
 type WorkerRegisterInput struct {
-	// What the worker is for. Empty is left out.
+	// Description of what the worker is for. Empty is omitted.
 	Description string `json:"description,omitempty,omitzero"`
 
-	// Kind of isolation. Empty is left out.
+	// Kind of isolation in which the worker runs. Empty is omitted.
 	Isolation string `json:"isolation,omitempty,omitzero"`
 
-	// Name, which one worker may hold at a time in a namespace. The engine removes
-	// control characters and cuts it to 280. Empty is left out: no name.
+	// Name of the worker. Within a namespace, only one worker at a time can hold a
+	// name. The engine removes control characters and truncates the name to 280
+	// characters. Empty is omitted and means no name.
 	Name string `json:"name,omitempty,omitzero"`
 
-	// Namespace of the worker's functions. Empty is left out and means default; a
-	// blank one is refused with INVALID_NAMESPACE.
+	// Namespace of the worker's functions. Empty is omitted and means "default". The
+	// engine rejects a blank namespace with INVALID_NAMESPACE.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
-	// Operating system in free words. Empty is left out.
-	Os string `json:"os,omitempty,omitzero"`
+	// Operating system of the worker, as free text. Empty is omitted.
+	OS string `json:"os,omitempty,omitzero"`
 
-	// Process id. Nil is left out, and then the worker is in no list.
-	Pid *uint32 `json:"pid,omitempty,omitzero"`
+	// Process ID of the worker. Nil is omitted; the engine then leaves the worker out
+	// of lists.
+	PID *uint32 `json:"pid,omitempty,omitzero"`
 
-	// Language; go here. Empty is left out and means unknown.
+	// Language of the worker, "go" in this package. Empty is omitted and means
+	// "unknown".
 	Runtime string `json:"runtime,omitempty,omitzero"`
 
-	// What the worker is made with; nil is left out.
+	// Software of the worker. Nil is omitted.
 	Telemetry *WorkerTelemetry `json:"telemetry,omitempty,omitzero"`
 
-	// Version of the SDK. Empty is left out.
+	// Version of the SDK. Empty is omitted.
 	Version string `json:"version,omitempty,omitzero"`
 }
 
 // WorkerRegisterResult is the result of engine::workers::register.
 type WorkerRegisterResult struct {
-	// Always true; a refusal is an error.
+	// Whether the engine accepted the registration. Always true, because a rejection
+	// is an error.
 	Success bool `json:"success"`
 }
 
-// WorkerRegisteredMessage is the first message of the engine on every connection
-// that it has accepted.
+// WorkerRegisteredMessage is the first message that the engine sends on every
+// connection that it accepts.
 type WorkerRegisteredMessage struct {
-	// Secret with which a later connection may replace this one, a UUID; empty is
-	// left out.
+	// Secret, a UUID, with which a later connection can replace this one. Empty is
+	// omitted.
 	ReattachToken string `json:"reattach_token,omitempty,omitzero"`
 
-	// Tag of the message; the encoder sets it.
+	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 
-	// Id of this connection, a UUID, new each time. Others see it.
+	// ID of the connection, a UUID. Each connection gets a new ID, which other
+	// workers can see.
 	WorkerID string `json:"worker_id"`
 }
 
-// WorkerSummary is one worker in a list.
+// WorkerSummary describes one worker in a list.
 type WorkerSummary struct {
-	// Number of its invocations under way.
+	// Number of the worker's invocations that are in progress.
 	ActiveInvocations uint64 `json:"active_invocations"`
 
-	// When it connected, in milliseconds since 1970.
+	// Time at which the worker connected, in milliseconds since the Unix epoch.
 	ConnectedAtMs uint64 `json:"connected_at_ms"`
 
-	// What it is for; nil is written as null.
+	// Description of what the worker is for. Nil encodes as null.
 	Description *string `json:"description"`
 
-	// Number of its functions.
+	// Number of functions that the worker has registered.
 	FunctionCount uint64 `json:"function_count"`
 
-	// Id that the engine gave the connection; of an in-process worker its name.
+	// ID that the engine assigned to the worker's connection. The ID of an in-process
+	// worker is its name.
 	ID string `json:"id"`
 
-	// Address of the peer without the port; nil is written as null: an in-process
-	// worker has none.
-	IpAddress *string `json:"ip_address"`
+	// IP address of the worker, without the port. Nil encodes as null; an in-process
+	// worker has no address.
+	IPAddress *string `json:"ip_address"`
 
-	// Kind of isolation; in-process for the engine's own. Nil is written as null.
+	// Kind of isolation in which the worker runs; "in-process" for the engine's own
+	// workers. Nil encodes as null.
 	Isolation *string `json:"isolation"`
 
-	// Name; nil is written as null: it has none.
+	// Name of the worker. Nil encodes as null and means that the worker has none.
 	Name *string `json:"name"`
 
-	// Namespace.
+	// Namespace of the worker.
 	Namespace string `json:"namespace"`
 
-	// Operating system in free words; nil is written as null.
-	Os *string `json:"os"`
+	// Operating system of the worker, as free text. Nil encodes as null.
+	OS *string `json:"os"`
 
-	// Language, such as go; engine for an in-process worker. Nil is written as null.
+	// Language of the worker, such as "go"; "engine" for an in-process worker. Nil
+	// encodes as null.
 	Runtime *string `json:"runtime"`
 
-	// connected, or available for an in-process worker.
+	// Status of the worker: "connected", or "available" for an in-process worker.
 	Status string `json:"status"`
 
-	// Version of its SDK; nil is written as null.
+	// Version of the worker's SDK. Nil encodes as null.
 	Version *string `json:"version"`
 }
 
-// WorkerTelemetry tells the engine what a worker is made with. All of it is
-// optional; empty is left out.
+// WorkerTelemetry describes the software of a worker to the engine. Every field is
+// optional.
 type WorkerTelemetry struct {
-	// SDK, such as iii-go.
+	// SDK of the worker, such as "iii-go". Empty is omitted.
 	Framework string `json:"framework,omitempty,omitzero"`
 
-	// Human language of the process, from its locale.
+	// Human language of the process, from its locale. Empty is omitted.
 	Language string `json:"language,omitempty,omitzero"`
 
-	// Name of the project.
+	// Name of the project. Empty is omitted.
 	ProjectName string `json:"project_name,omitempty,omitzero"`
 }
 
-// WorkersAvailableEvent is what an engine::workers-available trigger delivers.
+// WorkersAvailableEvent is the payload that an engine::workers-available trigger
+// delivers.
 type WorkersAvailableEvent struct {
-	// What happened.
+	// Kind of change to the worker.
 	Event WorkerEventType `json:"event"`
 
-	// Worker, by the id that the engine gave its connection.
+	// ID that the engine assigned to the worker's connection.
 	WorkerID string `json:"worker_id"`
 }
 
 // WorkersAvailableTrigger is the config of trigger type engine::workers-available,
-// which has none: it is written as {}. Its function gets a WorkersAvailableEvent.
+// which has no settings. It encodes as {}. Its function receives a
+// WorkersAvailableEvent.
 type WorkersAvailableTrigger struct{}
 
-// WorkersListResult is the result of engine::workers::list. A worker that has not
-// told its pid is not in it.
+// WorkersListResult is the result of engine::workers::list. It leaves out workers
+// that have not reported a process ID.
 type WorkersListResult struct {
-	// Workers, by name, then id; nil is written as [].
+	// Workers that match the filter, ordered by name and then by ID. Nil encodes as
+	// [].
 	Workers List[WorkerSummary] `json:"workers"`
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/iii-go/iii/internal/jsontree"
 )
 
 // What the engine puts up with in an update operation.
@@ -36,16 +38,16 @@ var reservedKeys = []string{"__proto__", "constructor", "prototype"}
 // has a number that no float can hold, or if an operation is empty. ApplyUpdate neither
 // keeps nor changes its arguments; it is safe for concurrent use.
 func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error) {
-	u := update{fresh: old == nil, root: objectNode()}
+	u := update{fresh: old == nil, root: jsontree.NewObject()}
 	var result StreamUpdateResult
 	if old != nil {
-		root, err := parseNode(old)
+		root, err := jsontree.Parse(old)
 		if err != nil {
 			return StreamUpdateResult{}, fmt.Errorf("iii: the item is no JSON: %w", err)
 		}
 		u.root = root
-		if result.OldValue, err = root.encode(); err != nil {
-			return StreamUpdateResult{}, err
+		if result.OldValue, err = root.Encode(); err != nil {
+			return StreamUpdateResult{}, fmt.Errorf("iii: the item: %w", err)
 		}
 	}
 	for i, op := range ops {
@@ -61,13 +63,15 @@ func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error
 		u.fresh = false
 	}
 	var err error
-	result.NewValue, err = u.root.encode()
-	return result, err
+	if result.NewValue, err = u.root.Encode(); err != nil {
+		return StreamUpdateResult{}, fmt.Errorf("iii: the updated item: %w", err)
+	}
+	return result, nil
 }
 
 // update is the item while operations are applied to it.
 type update struct {
-	root *jsonNode
+	root *jsontree.Node
 	// fresh: there was no item and no operation has applied yet. Operations on
 	// the root then see nothing instead of the empty object.
 	fresh bool
@@ -124,7 +128,7 @@ func (u *update) set(path string, value JSONValue) (*refusal, error) {
 func (u *update) remove(path string) (*refusal, error) {
 	key := validText(path)
 	if key == "" {
-		u.root = nullNode()
+		u.root = jsontree.Null()
 		return nil, nil
 	}
 	members, refused, err := u.member("remove", key)
@@ -135,7 +139,7 @@ func (u *update) remove(path string) (*refusal, error) {
 func (u *update) add(op, path string, by int64, subtract bool) (*refusal, error) {
 	key := validText(path)
 	target, name := u.root, "root"
-	var members map[string]*jsonNode
+	var members map[string]*jsontree.Node
 	if key != "" {
 		var refused *refusal
 		var err error
@@ -147,15 +151,15 @@ func (u *update) add(op, path string, by int64, subtract bool) (*refusal, error)
 		target = nil
 	}
 	if target == nil {
-		target = &jsonNode{raw: []byte("0")}
-	} else if kind := target.kind(); kind != "number" {
+		target = jsontree.Number("0")
+	} else if kind := target.Kind(); kind != "number" {
 		return refuse(op+".not_number", "Expected number at path '%s', got %s.", name, kind), nil
 	}
-	sum, ok := addToNumber(string(target.raw), by, subtract)
+	sum, ok := jsontree.AddToNumber(target.Text(), by, subtract)
 	if !ok {
 		return refuse(op+".not_number", "Expected number at path '%s', got number.", name), nil
 	}
-	node := &jsonNode{raw: []byte(sum)}
+	node := jsontree.Number(sum)
 	if key == "" {
 		u.root = node
 	} else {
@@ -177,7 +181,7 @@ func (u *update) merge(path *MergePath, value JSONValue) (*refusal, error) {
 	if refused != nil || err != nil {
 		return refused, err
 	}
-	if len(segments) == 0 && u.root.kind() != "object" {
+	if len(segments) == 0 && u.root.Kind() != "object" {
 		return nil, nil // the engine says nothing to this
 	}
 	target, err := descend(u.root, segments)
@@ -210,7 +214,7 @@ func (u *update) append(path *MergePath, value JSONValue) (*refusal, error) {
 		}
 		return appendTo(u.root, node, "root")
 	}
-	if kind := u.root.kind(); kind != "object" {
+	if kind := u.root.Kind(); kind != "object" {
 		return refuse("append.target_not_object", "Cannot append at path '[%s]': target is %s, expected object.",
 			strings.Join(segments, ", "), kind), nil
 	}
@@ -233,25 +237,25 @@ func (u *update) append(path *MergePath, value JSONValue) (*refusal, error) {
 
 // firstOf is what appending a value to nothing makes: a string stays itself,
 // except below the first level.
-func firstOf(value *jsonNode, nested bool) *jsonNode {
-	if value.kind() == "string" && !nested {
+func firstOf(value *jsontree.Node, nested bool) *jsontree.Node {
+	if value.Kind() == "string" && !nested {
 		return value
 	}
-	return listNode(value)
+	return jsontree.NewList(value)
 }
 
-func appendTo(leaf, value *jsonNode, name string) (*refusal, error) {
-	switch kind := leaf.kind(); kind {
+func appendTo(leaf, value *jsontree.Node, name string) (*refusal, error) {
+	switch kind := leaf.Kind(); kind {
 	case "null":
-		leaf.replace(firstOf(value, false))
+		leaf.Replace(firstOf(value, false))
 		return nil, nil
 	case "array":
-		return nil, leaf.push(value)
+		return nil, leaf.Push(value)
 	case "string":
-		if value.kind() != "string" {
-			return refuse("append.type_mismatch", "Expected string append value at path '%s', got %s.", name, value.kind()), nil
+		if value.Kind() != "string" {
+			return refuse("append.type_mismatch", "Expected string append value at path '%s', got %s.", name, value.Kind()), nil
 		}
-		leaf.concat(value)
+		leaf.Concat(value)
 		return nil, nil
 	default:
 		return refuse("append.type_mismatch", "Cannot append at path '%s': target is %s, expected array, string, null, or missing field.", name, kind), nil
@@ -260,20 +264,20 @@ func appendTo(leaf, value *jsonNode, name string) (*refusal, error) {
 
 // member checks the key of an operation that works on one level and returns the
 // members of the root, nil if the operation is refused.
-func (u *update) member(op, key string) (map[string]*jsonNode, *refusal, error) {
+func (u *update) member(op, key string) (map[string]*jsontree.Node, *refusal, error) {
 	if refused := checkSegment(op, key); refused != nil {
 		return nil, refused, nil
 	}
-	if kind := u.root.kind(); kind != "object" {
+	if kind := u.root.Kind(); kind != "object" {
 		return nil, refuse(op+".target_not_object", "Cannot %s at path '%s': target is %s, expected object.", op, key, kind), nil
 	}
-	members, err := u.root.object()
+	members, err := u.root.Members()
 	return members, nil, err
 }
 
 // descend walks down from node, making an object of everything on the way that
 // is none, and returns the value at the end.
-func descend(node *jsonNode, segments []string) (*jsonNode, error) {
+func descend(node *jsontree.Node, segments []string) (*jsontree.Node, error) {
 	for _, key := range segments {
 		members, err := makeObject(node)
 		if err != nil {
@@ -281,7 +285,7 @@ func descend(node *jsonNode, segments []string) (*jsonNode, error) {
 		}
 		next := members[key]
 		if next == nil {
-			next = objectNode()
+			next = jsontree.NewObject()
 			members[key] = next
 		}
 		node = next
@@ -291,19 +295,19 @@ func descend(node *jsonNode, segments []string) (*jsonNode, error) {
 
 // makeObject returns the members of node, which becomes an empty object if it
 // is something else.
-func makeObject(node *jsonNode) (map[string]*jsonNode, error) {
-	if node.kind() != "object" {
-		node.replace(objectNode())
+func makeObject(node *jsontree.Node) (map[string]*jsontree.Node, error) {
+	if node.Kind() != "object" {
+		node.Replace(jsontree.NewObject())
 	}
-	return node.object()
+	return node.Members()
 }
 
-func checkMergeValue(value *jsonNode) (map[string]*jsonNode, *refusal, error) {
-	if value.kind() != "object" {
+func checkMergeValue(value *jsontree.Node) (map[string]*jsontree.Node, *refusal, error) {
+	if value.Kind() != "object" {
 		return nil, refuse("merge.value.not_an_object", "Merge value must be a JSON object"), nil
 	}
-	depth := value.depth()
-	members, err := value.object()
+	depth := value.Depth()
+	members, err := value.Members()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -356,11 +360,11 @@ func checkSegment(op, segment string) *refusal {
 }
 
 // parseOperand reads the value of an operation; an absent one is null.
-func parseOperand(value JSONValue) (*jsonNode, error) {
+func parseOperand(value JSONValue) (*jsontree.Node, error) {
 	if value == nil {
-		return nullNode(), nil
+		return jsontree.Null(), nil
 	}
-	node, err := parseNode(value)
+	node, err := jsontree.Parse(value)
 	if err != nil {
 		return nil, fmt.Errorf("its value is no JSON: %w", err)
 	}
@@ -370,3 +374,85 @@ func parseOperand(value JSONValue) (*jsonNode, error) {
 // validText is the text as JSON carries it: a byte that is no UTF-8 becomes
 // U+FFFD.
 func validText(s string) string { return string([]rune(s)) }
+
+// OpSet replaces the value under path, which is one literal key of the item
+// ("a.b" is one key); the empty path stands for the item itself. A nil value
+// sets null.
+//
+// A value that encoding/json cannot encode makes the operation unusable: the
+// call that sends it, and [ApplyUpdate], report the reason. The same holds for
+// [OpMerge] and [OpAppend].
+func OpSet(path string, value any) UpdateOp {
+	return withValue("set", value, func(raw JSONValue) UpdateOpVariant {
+		return UpdateSet{Type: UpdateOpTypeSet, Path: path, Value: raw}
+	})
+}
+
+// OpMerge assigns the members of value, which must encode to a JSON object, to
+// the object at path: shallowly, and a null member is stored as null. Each
+// element of path is one literal key and leads one level down; no path, and
+// one empty element, stand for the item itself. Objects missing on the way are
+// made, and what is no object there is replaced by one.
+func OpMerge(value any, path ...string) UpdateOp {
+	return withValue("merge", value, func(raw JSONValue) UpdateOpVariant {
+		return UpdateMerge{Type: UpdateOpTypeMerge, Path: mergePath(path), Value: raw}
+	})
+}
+
+// OpIncrement adds by to the number under path, one literal key of the item or
+// "" for the item itself. A missing number counts as 0; integers stay exact up
+// to 2^64-1, and what was written as a float stays one.
+func OpIncrement(path string, by int64) UpdateOp {
+	return UpdateOp{Op: UpdateIncrement{Type: UpdateOpTypeIncrement, Path: path, By: by}}
+}
+
+// OpDecrement subtracts by from the number under path, with the rules of
+// [OpIncrement].
+func OpDecrement(path string, by int64) UpdateOp {
+	return UpdateOp{Op: UpdateDecrement{Type: UpdateOpTypeDecrement, Path: path, By: by}}
+}
+
+// OpAppend adds value to the end of what is at path: as one element to a list,
+// as text to a string. Where nothing or null is, a string becomes the value
+// itself and everything else a list of one element, except that a missing
+// value two or more levels down always becomes a list. The path is that of
+// [OpMerge].
+func OpAppend(value any, path ...string) UpdateOp {
+	return withValue("append", value, func(raw JSONValue) UpdateOpVariant {
+		return UpdateAppend{Type: UpdateOpTypeAppend, Path: mergePath(path), Value: raw}
+	})
+}
+
+// OpRemove deletes the member under path, one literal key of the item; with
+// the empty path the item becomes null but stays.
+func OpRemove(path string) UpdateOp {
+	return UpdateOp{Op: UpdateRemove{Type: UpdateOpTypeRemove, Path: path}}
+}
+
+func withValue(op string, value any, variant func(JSONValue) UpdateOpVariant) UpdateOp {
+	raw, err := json.Marshal(value)
+	if err != nil {
+		return UpdateOp{Op: unusableOp{fmt.Errorf("iii: value of update operation %q cannot be encoded: %w", op, err)}}
+	}
+	return UpdateOp{Op: variant(raw)}
+}
+
+func mergePath(path []string) *MergePath {
+	switch len(path) {
+	case 0:
+		return nil
+	case 1:
+		return &MergePath{Single: path[0]}
+	default:
+		return &MergePath{Segments: path}
+	}
+}
+
+// unusableOp stands in for an operation whose value could not be encoded, so
+// that the error reaches whoever sends it: a constructor has none to return.
+type unusableOp struct{ err error }
+
+func (o unusableOp) updateOp() UpdateOpVariant { return o }
+
+// MarshalJSON implements json.Marshaler.
+func (o unusableOp) MarshalJSON() ([]byte, error) { return nil, o.err }

@@ -63,7 +63,7 @@ func TestConsole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
 		url, service := e.URL(), "shop"
-		telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: &url, ServiceName: &service},
+		telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: &url, ServiceName: &service},
 			iii.WithTelemetryConnection(iii.WithConnectionDialContext(e.DialContext)))
 		if err != nil {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,6 +73,7 @@ type Engine struct {
 	routes        routeTable
 	channels      channelTable
 	frames        frameLog
+	cleanupHook   atomic.Pointer[func(workerID string)]
 	telemetry     telemetryLog
 	spans         spanStore
 	metrics       metricStore

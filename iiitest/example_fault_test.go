@@ -13,6 +13,31 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
+// The moment between the end of a worker's functions and that of its triggers can be made
+// to last.
+func ExampleEngine_HookCleanup() {
+	engine, err := iiitest.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	worker, err := iii.New(engine.URL(), iii.WithName("greeter"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := worker.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+
+	cleaning := make(chan string)
+	engine.HookCleanup(func(workerID string) { cleaning <- workerID })
+	id := worker.WorkerID()
+	worker.Close()
+	fmt.Println("cleaning up behind the worker:", <-cleaning == id)
+	engine.HookCleanup(nil)
+	// Output: cleaning up behind the worker: true
+}
+
 // A broken network: the connection of one worker is cut, as often as a test likes.
 func ExampleEngine_Drop() {
 	engine, err := iiitest.New()

@@ -262,7 +262,7 @@ func ExampleEngine_Traces() {
 	}
 	defer engine.Close()
 	ctx := context.Background()
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: new(engine.URL())})
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: new(engine.URL())})
 	if err != nil {
 		log.Fatal(err)
 	}

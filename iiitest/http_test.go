@@ -21,6 +21,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii/internal/memnet"
 )
 
 // web makes requests to the HTTP triggers of an engine, in memory.
@@ -775,7 +777,7 @@ func TestRequestHeads(t *testing.T) {
 				}
 			}
 			if test.answer == "" {
-				_ = conn.(*pipeConn).CloseWrite()
+				_ = conn.(*memnet.Conn).CloseWrite()
 			}
 			if got := <-done; !strings.HasPrefix(got, test.answer) || test.answer == "" && got != "" {
 				t.Errorf("answer %.200q, want %q", got, test.answer)

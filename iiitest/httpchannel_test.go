@@ -2,13 +2,17 @@ package iiitest
 
 import (
 	"fmt"
+	"net"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii/internal/memnet"
 )
 
 // channel opens an end of a channel that a payload refers to.
@@ -192,6 +196,94 @@ func TestResponseOverItsChannel(t *testing.T) {
 	}
 }
 
+// The writer of a response whose client has gone is cut off at its next frame, and a
+// text that says nothing is such a frame: a client that is there does not see it.
+func TestResponseChannelEndsWithItsClient(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		fill  bool // more is written than the client's connection holds
+		leave func(*net.TCPConn) error
+	}{
+		{"nothing is written, the client closes", false, (*net.TCPConn).Close},
+		{"nothing is written, the client ends its side", false, (*net.TCPConn).CloseWrite},
+		{"the client reads nothing and closes", true, (*net.TCPConn).Close},
+		{"the client reads nothing and ends its side", true, (*net.TCPConn).CloseWrite},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			e := Start(t)
+			c := dial(t, e).register("c")
+			w := newWeb(t, e)
+			c.function("f")
+			c.route("r", "f", "GET", "/f")
+			c.sync()
+			visitor, err := net.Dial("tcp", strings.TrimPrefix(e.HTTPURL(), "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer visitor.Close()
+			fmt.Fprint(visitor, "GET /f HTTP/1.1\r\nHost: x\r\n\r\n")
+			m := c.recv()
+			writer := w.channel(m["data"].(map[string]any)["response"])
+			const first, last = "first bytes", "last bytes"
+			for _, text := range []string{first, last} {
+				_ = writer.WriteMessage(websocket.BinaryMessage, []byte(text))
+				_ = writer.WriteMessage(websocket.TextMessage, []byte(`{"type":"keepalive"}`))
+			}
+			var got strings.Builder
+			for buf := make([]byte, 1<<10); !strings.Contains(got.String(), last); {
+				n, err := visitor.Read(buf)
+				got.Write(buf[:n])
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !strings.Contains(got.String(), first) || strings.Contains(got.String(), "keepalive") {
+				t.Errorf("the client sees %q", got.String())
+			}
+			progress := make(chan struct{}, 1)
+			if test.fill {
+				go func() {
+					defer close(progress)
+					for chunk := make([]byte, 1<<20); writer.WriteMessage(websocket.BinaryMessage, chunk) == nil; {
+						progress <- struct{}{}
+					}
+				}()
+				for stuck := false; !stuck; {
+					select {
+					case <-progress:
+					case <-time.After(300 * time.Millisecond):
+						stuck = true
+					}
+				}
+			}
+			ended := make(chan error, 1)
+			go func() {
+				_, _, err := writer.ReadMessage()
+				ended <- err
+			}()
+			if err := test.leave(visitor.(*net.TCPConn)); err != nil {
+				t.Fatal(err)
+			}
+			for err = nil; err == nil && !test.fill; {
+				select {
+				case err = <-ended:
+				default: // the engine has not noticed yet
+					_ = writer.WriteMessage(websocket.TextMessage, []byte(`{"type":"keepalive"}`))
+					runtime.Gosched()
+				}
+			}
+			if test.fill {
+				err = <-ended
+				for range progress {
+				}
+			}
+			if websocket.IsCloseError(err, websocket.CloseNoStatusReceived, websocket.CloseNormalClosure) {
+				t.Errorf("the writer's connection has ended with a Close frame: %v", err)
+			}
+		})
+	}
+}
+
 func TestChannelLeftAloneIsSwept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -292,7 +384,7 @@ func TestStreamedResponsesAsTheyAre(t *testing.T) {
 				}
 				_ = conn.Close()
 				synctest.Wait()
-				_ = client.(*pipeConn).CloseWrite() // no further request
+				_ = client.(*memnet.Conn).CloseWrite() // no further request
 				if got := <-done; got != test.want {
 					t.Errorf("got %q, want %q", got, test.want)
 				}
@@ -324,7 +416,7 @@ func TestWriterEndsWithTheClient(t *testing.T) {
 			}()
 			_ = conn.WriteMessage(websocket.BinaryMessage, []byte("x"))
 			if stuck { // more than the connection holds
-				_ = conn.WriteMessage(websocket.BinaryMessage, make([]byte, 2*pipeBuffer))
+				_ = conn.WriteMessage(websocket.BinaryMessage, make([]byte, 2*memnet.Capacity))
 			}
 			synctest.Wait()
 			_ = client.Close()
@@ -357,7 +449,7 @@ func TestClientEndsItsDirection(t *testing.T) {
 			c.sync()
 			conn, done := w.raw("POST /f HTTP/1.1\r\nContent-Length: " + test.length + "\r\n\r\n{}")
 			m := c.recv()
-			_ = conn.(*pipeConn).CloseWrite()
+			_ = conn.(*memnet.Conn).CloseWrite()
 			synctest.Wait()
 			c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"x","result":1}`, m["invocation_id"])
 			c.sync()

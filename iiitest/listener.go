@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/iii-go/iii/internal/memnet"
 )
 
 // server is one HTTP server of the engine: reachable over the network and in
@@ -15,7 +17,7 @@ import (
 type server struct {
 	addr     string
 	protocol protocol
-	pipe     *pipeListener
+	pipe     *memnet.Listener
 	tcp      net.Listener // nil inside a bubble
 
 	// conns counts the connections that net/http still has to itself: it lets
@@ -50,7 +52,7 @@ func newServer(addr, memoryAddr string, p protocol) (*server, error) {
 		}
 		s.addr = s.tcp.Addr().String()
 	}
-	s.pipe = newPipeListener(pipeAddr(s.addr))
+	s.pipe = memnet.NewListener(memnet.Addr(s.addr))
 	return s, nil
 }
 
@@ -93,9 +95,9 @@ func (e *Engine) DialContext(ctx context.Context, network, addr string) (net.Con
 			s = other
 		}
 	}
-	conn, err := s.pipe.dial(ctx)
+	conn, err := s.pipe.DialContext(ctx, network, addr)
 	if err != nil {
-		return nil, &net.OpError{Op: "dial", Net: network, Addr: pipeAddr(addr), Err: err}
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: memnet.Addr(addr), Err: err}
 	}
 	return conn, nil
 }

@@ -23,6 +23,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/iii-go/iii/internal/memnet"
 )
 
 // webClient is who made the HTTP requests of a recording: the headers that it always
@@ -97,7 +99,7 @@ func (r *httpRequest) do(p *player) {
 	if r.Answer != "" {
 		_, _ = fmt.Fprintf(conn, "POST /rb HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: 10\r\n\r\n{\"a\"", r.ContentType)
 		time.Sleep(100 * time.Millisecond)
-		_ = conn.(*pipeConn).CloseWrite()
+		_ = conn.(*memnet.Conn).CloseWrite()
 		answer, err := io.ReadAll(conn)
 		r.answer, r.err = webAnswer{body: dateLine.ReplaceAll(answer, nil)}, err
 		return
@@ -280,13 +282,13 @@ type recordedCall struct {
 // callee is the server behind the recorded functions that are invoked over HTTP.
 type callee struct {
 	host  string
-	pipe  *pipeListener
+	pipe  *memnet.Listener
 	calls chan recordedCall
 }
 
 // newCallee serves until the test ends.
 func newCallee(t *testing.T, host string) *callee {
-	s := &callee{host: host, pipe: newPipeListener(pipeAddr(host)), calls: make(chan recordedCall, 10)}
+	s := &callee{host: host, pipe: memnet.NewListener(memnet.Addr(host)), calls: make(chan recordedCall, 10)}
 	server := &http.Server{Handler: s, ErrorLog: silentLog}
 	go func() { _ = server.Serve(s.pipe) }()
 	t.Cleanup(func() { _ = server.Close() })
@@ -297,9 +299,9 @@ func newCallee(t *testing.T, host string) *callee {
 func (s *callee) option(c *config) error {
 	c.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if addr != s.host {
-			return nil, &net.OpError{Op: "dial", Net: network, Addr: pipeAddr(addr), Err: syscall.ECONNREFUSED}
+			return nil, &net.OpError{Op: "dial", Net: network, Addr: memnet.Addr(addr), Err: syscall.ECONNREFUSED}
 		}
-		return s.pipe.dial(ctx)
+		return s.pipe.DialContext(ctx, network, addr)
 	}
 	return nil
 }

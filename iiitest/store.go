@@ -94,3 +94,10 @@ func (s *store[G]) names() []G {
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.groups))
 }
+
+// registerStores adds the functions and trigger types of iii-state and
+// iii-stream.
+func (e *Engine) registerStores() {
+	e.registerState()
+	e.registerStreams()
+}

@@ -64,9 +64,9 @@ func newSpanFilter(in iii.TracesListInput, v *spanView) *spanFilter {
 	switch {
 	case in.TraceID != "":
 		f.traces = map[string]bool{in.TraceID: true}
-	case len(in.TraceIds) > 0:
-		f.traces = make(map[string]bool, len(in.TraceIds))
-		for _, id := range in.TraceIds {
+	case len(in.TraceIDs) > 0:
+		f.traces = make(map[string]bool, len(in.TraceIDs))
+		for _, id := range in.TraceIDs {
 			f.traces[id] = true
 		}
 	}
@@ -312,7 +312,7 @@ func (g *spanGroup) result(value string) iii.TraceGroup {
 	first, last := g.first/uint64(time.Millisecond), g.last/uint64(time.Millisecond)
 	last = max(first, last)
 	return iii.TraceGroup{
-		Value: value, Label: g.label, TraceIds: g.order, SpanCount: g.spans, ErrorCount: g.fails,
+		Value: value, Label: g.label, TraceIDs: g.order, SpanCount: g.spans, ErrorCount: g.fails,
 		FirstSeenMs: first, LastSeenMs: last, DurationMs: uint32(min(last-first, 1<<32-1)),
 	}
 }

@@ -243,12 +243,12 @@ func TestGroupTraces(t *testing.T) {
 		testSpan{trace: "5", id: "f", start: 1, end: 2},
 	))
 	label, n := "new name", "n"
-	s1 := iii.TraceGroup{Value: "S1", TraceIds: []string{"1", "2"}, SpanCount: 3, FirstSeenMs: 1000, LastSeenMs: 2000, DurationMs: 1000, ErrorCount: 1}
-	s2 := iii.TraceGroup{Value: "S2", TraceIds: []string{"3"}, SpanCount: 1, FirstSeenMs: 5000, LastSeenMs: 5000}
-	s3 := iii.TraceGroup{Value: "S3", TraceIds: []string{"4"}, SpanCount: 1, FirstSeenMs: 9000, LastSeenMs: 9001, DurationMs: 1}
+	s1 := iii.TraceGroup{Value: "S1", TraceIDs: []string{"1", "2"}, SpanCount: 3, FirstSeenMs: 1000, LastSeenMs: 2000, DurationMs: 1000, ErrorCount: 1}
+	s2 := iii.TraceGroup{Value: "S2", TraceIDs: []string{"3"}, SpanCount: 1, FirstSeenMs: 5000, LastSeenMs: 5000}
+	s3 := iii.TraceGroup{Value: "S3", TraceIDs: []string{"4"}, SpanCount: 1, FirstSeenMs: 9000, LastSeenMs: 9001, DurationMs: 1}
 	labelled := func(g iii.TraceGroup, label *string) iii.TraceGroup { g.Label = label; return g }
 	later := s1
-	later.TraceIds, later.SpanCount, later.FirstSeenMs, later.DurationMs, later.ErrorCount = []string{"2"}, 1, 1900, 100, 0
+	later.TraceIDs, later.SpanCount, later.FirstSeenMs, later.DurationMs, later.ErrorCount = []string{"2"}, 1, 1900, 100, 0
 	for input, want := range map[string][]iii.TraceGroup{
 		`{"attribute":"iii.session.id"}`:                                      {s2, s1},
 		`{"attribute":"iii.session.id","label_attribute":"iii.session.name"}`: {labelled(s2, &n), labelled(s1, &label)},

@@ -117,7 +117,7 @@ func (t *traceTriggers) fireLater(ctx context.Context) {
 		if len(traces) == 0 {
 			continue
 		}
-		payload := mustEncode(iii.TraceEvent{TraceIds: slices.Sorted(maps.Keys(traces))})
+		payload := mustEncode(iii.TraceEvent{TraceIDs: slices.Sorted(maps.Keys(traces))})
 		if missing := t.engine.start(withCause(ctx, b.triggerType, b.id), b.functionID, defaultNamespace, payload, b.metadata); missing != nil {
 			t.engine.log.Debug("function of a trace trigger is missing", "trigger", b.id, "function", b.functionID)
 		}

@@ -46,6 +46,11 @@ func (s *webServer) Serve(l net.Listener) error {
 			_ = conn.Close()
 			continue
 		}
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			// As over a network. On the loopback the system takes megabytes, and a client
+			// that reads slowly seems to read nothing for a long time.
+			_ = tcp.SetWriteBuffer(128 << 10)
+		}
 		s.engine.spawn(func(context.Context) {
 			defer s.leave(conn)
 			(&webConn{server: s, conn: conn, in: bufio.NewReader(conn)}).serve()

@@ -245,6 +245,9 @@ func (e *Engine) cleanUp(w *worker) {
 		e.completeLocked(p, stopped)
 	}
 	e.mu.Unlock()
+	if f := e.cleanupHook.Load(); f != nil {
+		(*f)(w.id)
+	}
 	e.forgetTriggers(w)
 	e.mu.Lock()
 	for k, holder := range e.leases {

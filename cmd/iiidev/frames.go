@@ -14,11 +14,11 @@ import (
 	"github.com/iii-go/iii/internal/secret"
 )
 
-// maxLoggedMessage is the length up to which a message is written whole.
+// maxLoggedMessage is the maximum length, in bytes, of a message that is written in full.
 const maxLoggedMessage = 64 << 10
 
-// frameFile is a file with the messages between workers and the engine, one a
-// line, in the order in which the engine reads and writes them.
+// frameFile is a file with the messages between workers and the engine, one per line,
+// in the order in which the engine reads and writes them.
 type frameFile struct {
 	file *os.File
 	warn func(error)
@@ -27,8 +27,9 @@ type frameFile struct {
 	failed bool
 }
 
-// frameLine is a line of the file. The direction is the worker's point of view.
-// Exactly one of Frame, Text, OTLP and Cut holds the message.
+// frameLine is a line of the file. Dir is the direction from the worker's point of view.
+// One of Frame, Text and OTLP holds the message; a message beyond maxLoggedMessage has
+// only its Type.
 type frameLine struct {
 	Time   time.Time       `json:"time"`
 	Worker string          `json:"worker"`
@@ -36,20 +37,20 @@ type frameLine struct {
 	Dir    string          `json:"dir"`
 	Bytes  int             `json:"bytes"`
 	Frame  json.RawMessage `json:"frame,omitempty"` // a message of the protocol
-	Text   *string         `json:"text,omitempty"`  // what is no JSON
+	Text   *string         `json:"text,omitempty"`  // a message that is not JSON
 	Prefix string          `json:"prefix,omitempty"`
-	OTLP   json.RawMessage `json:"otlp,omitempty"` // telemetry, with its prefix
-	Type   string          `json:"type,omitempty"` // of a message too long to be written
+	OTLP   json.RawMessage `json:"otlp,omitempty"` // telemetry, whose prefix is in Prefix
+	Type   string          `json:"type,omitempty"` // the type of a message that is too long to write
 }
 
-// newFrameFile makes the file, or empties it. Nobody else may read it, for what
-// workers send is in it. warn is told the first failure to write.
+// newFrameFile creates or truncates the file. Only the user may read it, because it
+// contains the data that workers send. Writing calls warn with the first error.
 func newFrameFile(name string, warn func(error)) (*frameFile, error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("frames: %w", err)
 	}
-	// One that was there already keeps its rights when it is opened.
+	// An existing file keeps its permissions when it is opened.
 	info, err := file.Stat()
 	if err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
 		err = os.Chmod(name, 0o600)
@@ -60,10 +61,10 @@ func newFrameFile(name string, warn func(error)) (*frameFile, error) {
 	return &frameFile{file: file, warn: warn}, nil
 }
 
-// Close ends the file.
+// Close closes the file.
 func (f *frameFile) Close() error { return f.file.Close() }
 
-// add writes a message. It is the engine's hook and lets everything pass.
+// add writes a message. It is the engine's hook and lets every message pass.
 func (f *frameFile) add(frame iiitest.Frame) iiitest.Verdict {
 	line := append(lineOf(frame), '\n')
 	f.mu.Lock()
@@ -75,7 +76,7 @@ func (f *frameFile) add(frame iiitest.Frame) iiitest.Verdict {
 	return iiitest.Verdict{}
 }
 
-// addTelemetry writes the telemetry that came over connections for telemetry alone.
+// addTelemetry writes the telemetry from connections that carry only telemetry.
 func (f *frameFile) addTelemetry(frames []iiitest.TelemetryFrame) {
 	for _, t := range frames {
 		if t.Worker == "" {
@@ -84,7 +85,7 @@ func (f *frameFile) addTelemetry(frames []iiitest.TelemetryFrame) {
 	}
 }
 
-// lineOf is the line of a message, without secrets.
+// lineOf returns the line of a message, with its secrets masked.
 func lineOf(frame iiitest.Frame) []byte {
 	line := frameLine{Time: frame.Time.UTC(), Worker: frame.Worker, Name: frame.WorkerName, Dir: "send", Bytes: len(frame.Message)}
 	if frame.Direction == iiitest.FromEngine {
@@ -113,13 +114,13 @@ func lineOf(frame iiitest.Frame) []byte {
 		line.Frame = redacted
 	}
 	b, err := json.Marshal(line)
-	if err != nil { // which valid parts do
+	if err != nil { // cannot happen: all parts are valid
 		return []byte(fmt.Sprintf(`{"error":%q}`, err))
 	}
 	return b
 }
 
-// redact is a JSON message without secrets, nil for what is no JSON.
+// redact returns a JSON message with its secrets masked, or nil if message is not JSON.
 func redact(message []byte) json.RawMessage {
 	if !json.Valid(message) {
 		return nil

@@ -56,7 +56,7 @@ func TestLineOf(t *testing.T) {
 	}
 }
 
-// What goes over the wire is in the file, in order, and no secret with it.
+// The file has all messages in order and contains no secret.
 func TestFrames(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "frames.jsonl")
 	if err := os.WriteFile(name, []byte("of the last run"), 0o644); err != nil { // which others may read
@@ -77,7 +77,7 @@ func TestFrames(t *testing.T) {
 	}
 	go func() { _, _ = io.Copy(io.Discard, out) }()
 	url := strings.TrimSpace(strings.TrimPrefix(strings.SplitN(string(first[:n]), "\n", 2)[0], "workers "))
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &url})
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: &url})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,9 @@ func TestFrames(t *testing.T) {
 	}
 	want := []string{
 		"recv workerregistered ", "send invokefunction engine::workers::register", "recv invocationresult engine::workers::register",
-		"send ping ", "recv pong ", "send invokefunction engine::channels::create", "recv invocationresult engine::channels::create",
+		"send ping ", "recv pong ", // the functions are accepted
+		"send ping ", "recv pong ", // the triggers are accepted
+		"send invokefunction engine::channels::create", "recv invocationresult engine::channels::create",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("messages (-want +got):\n%s", diff)

@@ -12,8 +12,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// guardConfig is the configuration of a listener for workers, with the keys of
-// the engine's.
+// guardConfig is the configuration of a listener for workers. It has the keys of the
+// engine's configuration.
 type guardConfig struct {
 	Host       string      `json:"host"`
 	Port       uint16      `json:"port"`
@@ -49,7 +49,7 @@ func (x *exposeConfig) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// guardOption makes the option of a -guard flag.
+// guardOption returns the option for a -guard flag.
 func guardOption(config string) (iiitest.Option, error) {
 	c := guardConfig{Host: "127.0.0.1", Port: 49135}
 	if err := decodeStrictly(config, &c); err != nil {
@@ -70,8 +70,8 @@ func guardOption(config string) (iiitest.Option, error) {
 	return iiitest.WithGuard(g), nil
 }
 
-// decodeStrictly decodes one JSON value. A key that nothing is known about is
-// an error: it is a mistake.
+// decodeStrictly decodes one JSON value. It rejects unknown keys, which are most likely
+// mistakes.
 func decodeStrictly(text string, into any) error {
 	d := json.NewDecoder(strings.NewReader(text))
 	d.DisallowUnknownFields()

@@ -1,43 +1,44 @@
-// Command iiidev runs the development engine of package iiitest as a program:
-// an engine to write and try workers against, with everything in memory.
+// Command iiidev runs the development engine of package iiitest as a program. It is
+// an engine for writing and testing workers, and keeps everything in memory.
 //
 //	iiidev [flags]
 //
-// The addresses are those of the worker protocol (-listen), of the HTTP triggers
-// (-http) and of the stream socket (-stream); the defaults are the engine's ports
-// on the loopback interface. A page at http://127.0.0.1:3113/ (-console, "" for
-// none) shows what happens. Each -queue adds a named queue, whose config is JSON
-// with the keys of the engine's queue_configs, such as
+// The flags -listen, -http and -stream set the addresses of the worker protocol, of
+// the HTTP triggers and of the stream socket; they default to the engine's ports on
+// the loopback interface. -console sets the address of the console, a page that shows
+// the activity of the engine; it defaults to http://127.0.0.1:3113/, and "" disables
+// it. Each -queue adds a named queue. Its config is JSON with the keys of the engine's
+// queue_configs, for example
 //
 //	-queue 'payments={"type":"fifo","message_group_field":"account"}'
 //
-// -guard opens a second, guarded listener for workers. Its config is JSON with
-// the keys that the engine's worker manager has, such as
+// -guard opens a second, guarded listener for workers. Its config is JSON with the
+// keys of the engine's worker manager, for example
 //
 //	-guard '{"port":49135,"rbac":{"auth_function_id":"gate::auth","expose_functions":["match(\"public::*\")"]}}'
 //
-// The host is 127.0.0.1 and the port 49135 by default; without rbac everything
-// is permitted. -stream-auth names the function that is asked about each
-// connection to the stream socket, and each -http-middleware one that is asked
-// about each request to the HTTP triggers, in the order of the flags. -http-timeout
-// bounds these requests. -queue-provider=false leaves out engine::queue::enqueue,
-// for a worker that provides it. -bridge names another engine, whose functions
-// bridge.invoke and bridge.invoke_async call.
+// Its host defaults to 127.0.0.1 and its port to 49135; without rbac everything is
+// permitted. -stream-auth names the function that authenticates connections to the
+// stream socket. Each -http-middleware names a function that the engine calls for each
+// request to the HTTP triggers, in the order of the flags. -http-timeout limits the
+// duration of these requests. -queue-provider=false omits engine::queue::enqueue, for
+// use with a worker that provides it. -bridge names another engine; bridge.invoke and
+// bridge.invoke_async call its functions.
 //
-// -frames names a file for what workers and the engine send each other: a JSON
-// object a line with the time, the id and the name of the worker, the direction as
-// the worker sees it (send or recv), the length and, up to 64 KiB, the message:
-// frame for JSON, text for what is none, prefix and otlp for telemetry. Telemetry
-// that came over connections of its own follows at the end. The values of keys that
-// name a secret, such as password or reattach_token, cookies and the keys of channels are
-// masked, in attributes of telemetry and in texts that are JSON too; all else is there as
-// it was sent. Nobody but the user may read the file.
+// -frames names a file for the messages between workers and the engine. Each line is a
+// JSON object with the time, the id and the name of the worker, the direction from the
+// worker's point of view (send or recv), the length in bytes and, up to 64 KiB, the
+// message: as frame if it is JSON, as text if it is not, as prefix and otlp if it is
+// telemetry. Telemetry from separate connections follows at the end. The program masks
+// cookies, keys of channels, and the values of keys that name a secret, such as
+// password or reattach_token, also in attributes of telemetry and in texts that contain
+// JSON; everything else is written as it was sent. Only the user can read the file.
 //
-// The environment variable III_NAMESPACE_GRACE_MS means what it means to the
-// engine: how many milliseconds a worker has to declare its namespace. References
-// such as ${NAME:default} in configuration values and the secrets of functions
-// invoked over HTTP are looked up in the environment, too. With -v the program
-// also logs what workers do and what it drops. It ends with SIGINT or SIGTERM.
+// The environment variable III_NAMESPACE_GRACE_MS has the same meaning as for the
+// engine: the time in milliseconds that a worker has to declare its namespace.
+// References such as ${NAME:default} in configuration values, and the secrets of
+// functions invoked over HTTP, resolve to environment variables. With -v the program
+// also logs the activity of workers and dropped messages. SIGINT or SIGTERM ends it.
 package main
 
 import (
@@ -70,32 +71,32 @@ func main() {
 	}
 }
 
-// run serves until ctx ends.
+// run serves until ctx ends. env returns environment variables.
 func run(ctx context.Context, args []string, env func(string) string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("iiidev", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // of an error the whole usage would be the larger part
+	flags.SetOutput(io.Discard) // the full usage would bury the error
 	listen := flags.String("listen", "127.0.0.1:49134", "address for workers")
 	http := flags.String("http", "127.0.0.1:3111", "address of the HTTP triggers")
 	stream := flags.String("stream", "127.0.0.1:3112", "address of the stream socket")
-	console := flags.String("console", "127.0.0.1:3113", "address of the page that shows what happens, on the loopback interface; \"\" for none")
-	httpTimeout := flags.Duration("http-timeout", 30*time.Second, "bound of a request to the HTTP triggers")
+	console := flags.String("console", "127.0.0.1:3113", "address of the console, on the loopback interface; \"\" disables it")
+	httpTimeout := flags.Duration("http-timeout", 30*time.Second, "time limit of a request to the HTTP triggers")
 	streamAuth := flags.String("stream-auth", "", "`function` that authenticates connections to the stream socket")
-	provider := flags.Bool("queue-provider", true, "have engine::queue::enqueue")
+	provider := flags.Bool("queue-provider", true, "provide engine::queue::enqueue")
 	var more []iiitest.Option
-	flags.Func("http-middleware", "`function` that is asked about each request to the HTTP triggers; may be repeated", func(id string) error {
+	flags.Func("http-middleware", "`function` that the engine calls for each request to the HTTP triggers; may be repeated", func(id string) error {
 		more = append(more, iiitest.WithHTTPMiddleware(id))
 		return nil
 	})
-	flags.Func("bridge", "`address` of another engine whose functions bridge.invoke calls", func(url string) error {
+	flags.Func("bridge", "`address` of another engine; bridge.invoke calls its functions", func(url string) error {
 		more = append(more, iiitest.WithBridge(url))
 		return nil
 	})
-	flags.Func("guard", "open a guarded listener for workers; `config` is JSON, such as {\"port\":49135,\"rbac\":{\"auth_function_id\":\"gate::auth\"}}", func(config string) error {
+	flags.Func("guard", "open a guarded listener for workers; `config` is JSON, for example {\"port\":49135,\"rbac\":{\"auth_function_id\":\"gate::auth\"}}", func(config string) error {
 		guard, err := guardOption(config)
 		more = append(more, guard)
 		return err
 	})
-	flags.Func("queue", "add a named queue; `name=config`, with config in JSON, such as jobs={\"concurrency\":5,\"max_retries\":3}; may be repeated", func(arg string) error {
+	flags.Func("queue", "add a named queue; `name=config` with config in JSON, for example jobs={\"concurrency\":5,\"max_retries\":3}; may be repeated", func(arg string) error {
 		name, config, ok := strings.Cut(arg, "=")
 		if !ok {
 			return errors.New(`want name=config, such as jobs={"concurrency":5}`)
@@ -107,8 +108,8 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		more = append(more, iiitest.WithQueue(name, q))
 		return nil
 	})
-	frames := flags.String("frames", "", "write what workers and the engine send to a `file`")
-	verbose := flags.Bool("v", false, "log what workers do and what is dropped")
+	frames := flags.String("frames", "", "write the messages between workers and the engine to a `file`")
+	verbose := flags.Bool("v", false, "log the activity of workers and dropped messages")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		flags.SetOutput(stderr)
 		fmt.Fprint(stderr, "iiidev runs the development engine of package iiitest.\n\nUsage: iiidev [flags]\n\n")
@@ -146,7 +147,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	var taken *net.OpError
 	switch {
 	case errors.As(err, &taken) && taken.Op == "listen":
-		return fmt.Errorf("%w\nDoes an engine run there already? -listen, -http, -stream and -console choose other addresses; port 0 is any free one", err)
+		return fmt.Errorf("%w\nIs an engine already running there? -listen, -http, -stream and -console choose other addresses; port 0 selects a free port", err)
 	case err != nil:
 		return err
 	}

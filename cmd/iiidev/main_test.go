@@ -25,8 +25,8 @@ func TestMain(m *testing.M) {
 
 func noEnv(string) string { return "" }
 
-// runProgram runs the program on free ports until the test ends, and returns the
-// addresses that it prints, by name.
+// runProgram runs the program on free ports until the test ends. It returns the printed
+// addresses by name.
 func runProgram(t *testing.T, args ...string) map[string]string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -78,7 +78,7 @@ func worker(t *testing.T, url string, prepare func(c *iii.Client) error, opts ..
 	return c, c.Connect(t.Context())
 }
 
-// Everything that is configured is there.
+// The engine has everything that the flags configure.
 func TestRun(t *testing.T) {
 	t.Setenv("IIIDEV_TEST_TOKEN", "s3cret")
 	addresses := runProgram(t,
@@ -223,7 +223,7 @@ func TestRunWithoutQueueProvider(t *testing.T) {
 	}
 }
 
-// Without the section rbac everything is permitted, as it is by the engine.
+// Without the section rbac everything is permitted, as in the engine.
 func TestRunGuardWithoutRBAC(t *testing.T) {
 	c, err := worker(t, runProgram(t, "-guard", `{"port":0}`)["guarded"], nil)
 	if err != nil {

@@ -13,19 +13,19 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// message is an item of the stream of messages, whose groups are the rooms.
+// message is an item of the message stream. The groups of that stream are the rooms.
 type message struct {
 	ID     string `json:"id"`
 	Author string `json:"author"`
 	Text   string `json:"text"`
 }
 
-// people is the one item that a room has in the stream of presence.
+// people is the only item of a room in the presence stream.
 type people struct {
 	Count int `json:"count"`
 }
 
-// rooms are those that there are.
+// rooms lists the existing rooms.
 var rooms = []string{"lobby", "kitchen"}
 
 //go:embed page.html
@@ -37,12 +37,12 @@ var page = template.Must(template.New("page").Parse(pageSource))
 type chat struct {
 	client    *iii.Client
 	name      string
-	streamURL string // where pages join
+	streamURL string // address at which pages subscribe
 	messages  *iii.Stream[message]
 	presence  *iii.Stream[people]
 
 	mu   sync.Mutex
-	here map[string]map[string]bool // subscriptions by room
+	here map[string]map[string]bool // ids of subscriptions by room
 }
 
 func newChat(client *iii.Client, name, streamURL string) *chat {
@@ -54,7 +54,7 @@ func newChat(client *iii.Client, name, streamURL string) *chat {
 	}
 }
 
-// register says what the chat serves.
+// register registers the routes and the join and leave triggers.
 func (c *chat) register() error {
 	if _, err := c.client.MountHTTP(http.MethodGet, "/"+c.name, http.HandlerFunc(c.servePage)); err != nil {
 		return err
@@ -77,7 +77,7 @@ func (c *chat) register() error {
 	return err
 }
 
-// servePage serves the page, which is told where to join.
+// servePage serves the page, with the address and the names of the streams.
 func (c *chat) servePage(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	_ = page.Execute(w, map[string]any{
@@ -85,7 +85,7 @@ func (c *chat) servePage(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// post takes what somebody says. To store it is to tell everybody in the room.
+// post stores a message. The engine broadcasts it to everybody in the room.
 func (c *chat) post(ctx context.Context, r *iii.HTTPRequest[message]) (*iii.HTTPResponse[any], error) {
 	room, m := r.PathParams["room"], r.Body
 	m.Author, m.Text = strings.TrimSpace(m.Author), strings.TrimSpace(m.Text)
@@ -106,8 +106,8 @@ func refusal(status uint16, reason string) *iii.HTTPResponse[any] {
 	return &iii.HTTPResponse[any]{StatusCode: status, Body: map[string]string{"error": reason}}
 }
 
-// join is asked whenever somebody wants to join a stream, and may refuse it. The engine
-// asks about all streams, so that what is not about this chat is none of its business.
+// join runs for each subscription to a stream and may refuse it. The engine calls it for
+// all streams, so it accepts subscriptions to streams of other programs.
 func (c *chat) join(ctx context.Context, e iii.StreamJoinLeaveEvent) (iii.StreamJoinResult, error) {
 	ours := e.StreamName == c.messages.Name()
 	if !ours && e.StreamName != c.presence.Name() {
@@ -122,7 +122,7 @@ func (c *chat) join(ctx context.Context, e iii.StreamJoinLeaveEvent) (iii.Stream
 	return iii.StreamJoinResult{}, c.count(ctx, e.GroupID, func(here map[string]bool) { here[e.SubscriptionID] = true })
 }
 
-// leave is told when somebody leaves, or has lost the connection.
+// leave runs when a subscriber leaves or loses the connection.
 func (c *chat) leave(ctx context.Context, e iii.StreamJoinLeaveEvent) (any, error) {
 	if e.StreamName != c.messages.Name() || !slices.Contains(rooms, e.GroupID) {
 		return nil, nil
@@ -130,8 +130,8 @@ func (c *chat) leave(ctx context.Context, e iii.StreamJoinLeaveEvent) (any, erro
 	return nil, c.count(ctx, e.GroupID, func(here map[string]bool) { delete(here, e.SubscriptionID) })
 }
 
-// count changes who is in a room and tells everybody there how many that are. The lock
-// keeps what is told in order.
+// count changes the subscriptions of a room and publishes their number to the room. The
+// lock keeps the published numbers in order.
 func (c *chat) count(ctx context.Context, room string, change func(here map[string]bool)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

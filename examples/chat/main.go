@@ -1,14 +1,15 @@
-// Chat shows streams: messages are items of a stream of the engine, and whoever has joined
-// it, over the engine's stream socket, has each one at once. Nothing but the page that
-// joins is served by this worker, and what is posted from it.
+// Chat shows streams: each message is an item of a stream, and the engine delivers it at
+// once to all subscribers of its stream socket. The worker itself serves only the web page
+// and the route for new messages.
 //
-// Without arguments two people chat by themselves, and the program exits with status 0 if
-// all went as it should. With -serve it serves until it is interrupted: open the page that
-// it prints, in two windows.
+// Without arguments the program plays a conversation of two people and exits with status 0
+// if the outcome is as expected. With -serve it serves until it is interrupted: open the
+// page that it prints in two windows.
 //
-// Without $III_URL it brings a development engine along; with it, it uses that engine, whose
-// HTTP triggers are at $III_HTTP_URL, http://127.0.0.1:3111 by default, and whose stream
-// socket is at $III_STREAM_URL, ws://127.0.0.1:3112 by default.
+// If $III_URL is set, the program uses the engine at that address. It expects the engine's
+// HTTP triggers at $III_HTTP_URL, which defaults to http://127.0.0.1:3111, and its stream
+// socket at $III_STREAM_URL, which defaults to ws://127.0.0.1:3112. Otherwise the program
+// starts a development engine.
 package main
 
 import (
@@ -54,14 +55,14 @@ func run(ctx context.Context, out io.Writer, serve bool) (err error) {
 		defer engine.Close()
 		url, httpURL, streamURL = engine.URL(), engine.HTTPURL(), engine.StreamURL()
 	}
-	// Each run has names of its own, so that many can share an engine.
+	// Each run uses unique names, so several runs can share an engine.
 	name := "chat-" + strings.ToLower(rand.Text()[:6])
 
 	client, err := iii.New(url, iii.WithName(name))
 	if err != nil {
 		return err
 	}
-	// An interrupt ends ctx, and what is being served then is still answered.
+	// An interrupt ends ctx; running handlers still finish and send their responses.
 	defer func() { err = errors.Join(err, shutdown(ctx, client)) }()
 	if err := newChat(client, name, streamURL).register(); err != nil {
 		return err
@@ -77,7 +78,7 @@ func run(ctx context.Context, out io.Writer, serve bool) (err error) {
 	return visit{name: name, page: httpURL + "/" + name, streamURL: streamURL, out: out}.run(ctx)
 }
 
-// shutdown ends a worker in order, even when the program is being interrupted.
+// shutdown shuts a worker down gracefully, even if ctx has ended because of an interrupt.
 func shutdown(ctx context.Context, c *iii.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

@@ -31,8 +31,8 @@ count update {"count":1}
 mallory is refused
 `
 
-// checkRun runs the program and compares what it says, without what differs from run
-// to run.
+// checkRun runs the program and compares its output, with placeholders for the parts that
+// differ between runs.
 func checkRun(t *testing.T) {
 	t.Helper()
 	var out bytes.Buffer
@@ -51,7 +51,7 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Two runs on an engine that others use as well do not meet.
+// Two runs on a shared engine do not interfere.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	engine := iiitest.Start(t)
 	t.Setenv("III_URL", engine.URL())
@@ -61,8 +61,8 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	checkRun(t)
 }
 
-// With -serve it serves until it is interrupted. The page knows where to join, and what
-// nobody should say is refused.
+// With -serve the program serves until it is interrupted. The page contains the address of
+// the stream socket, and invalid messages are rejected.
 func TestServe(t *testing.T) {
 	engine := iiitest.Start(t)
 	t.Setenv("III_URL", engine.URL())

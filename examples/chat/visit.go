@@ -14,13 +14,13 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// visit is a short conversation of two people, as their pages would have it.
+// visit plays a short conversation of two people, with the requests of their pages.
 type visit struct {
 	name, page, streamURL string
 	out                   io.Writer
 }
 
-// guest is somebody who has joined a room.
+// guest is a subscriber of a room.
 type guest struct {
 	next func() (iii.StreamMessage, error, bool)
 	stop func()
@@ -32,7 +32,7 @@ func (v visit) run(ctx context.Context) error {
 	if err := v.post(ctx, "lobby", message{Author: "Ada", Text: "Is anybody here?"}); err != nil {
 		return err
 	}
-	// Who joins gets what is there already, then what is said.
+	// A new subscriber first receives the existing messages, then each new one.
 	ada := v.join(ctx, v.name+"-messages", "lobby")
 	defer ada.stop()
 	if err := v.tell(ada, "ada", "sync"); err != nil {
@@ -49,7 +49,7 @@ func (v visit) run(ctx context.Context) error {
 	if err := errors.Join(v.tell(ada, "ada", "create"), v.tell(grace, "grace", "create")); err != nil {
 		return err
 	}
-	// How many they are is in a stream of its own.
+	// A separate stream has the number of people in each room.
 	watch := v.join(ctx, v.name+"-presence", "lobby")
 	defer watch.stop()
 	if err := v.tell(watch, "count", "sync"); err != nil {
@@ -68,13 +68,13 @@ func (v visit) run(ctx context.Context) error {
 	return nil
 }
 
-// join subscribes to a room. The connection is made when the first message is asked for.
+// join subscribes to a room. The first call of next opens the connection.
 func (v visit) join(ctx context.Context, stream, room string) guest {
 	next, stop := iter.Pull2(iii.Subscribe(ctx, v.streamURL, iii.StreamSubscription{StreamName: stream, GroupID: room}))
 	return guest{next, stop}
 }
 
-// tell waits for what comes next.
+// tell waits for the guest's next message, checks its type and prints it.
 func (v visit) tell(g guest, who string, want iii.StreamEventType) error {
 	m, err, ok := g.next()
 	switch {
@@ -89,8 +89,9 @@ func (v visit) tell(g guest, who string, want iii.StreamEventType) error {
 	return nil
 }
 
-// post says something, as the page does. It tries again until the engine knows the route:
-// it has accepted it when Connect returns, and its HTTP server may be a moment behind.
+// post posts a message, as the page does. It retries while the response is a 404: the engine
+// has accepted the route when Connect returns, but its HTTP server may apply it a moment
+// later.
 func (v visit) post(ctx context.Context, room string, m message) error {
 	body, err := json.Marshal(m)
 	if err != nil {

@@ -12,31 +12,31 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// order asks the archive for a file, which goes into the channel that it names.
+// order requests a file from the archive, which writes it to the channel To.
 type order struct {
 	Name string               `json:"name"`
 	To   iii.StreamChannelRef `json:"to"`
 }
 
-// announcement is a message in the channel, before the bytes.
+// announcement is the message that precedes the bytes in the channel.
 type announcement struct {
 	Size int64 `json:"size"`
 }
 
-// receipt says what was sent.
+// receipt describes the bytes that were sent.
 type receipt struct {
 	Bytes  int64  `json:"bytes"`
 	SHA256 string `json:"sha256"`
 }
 
-// newArchive is a worker that sends the files of a directory.
+// newArchive returns a worker that sends the files of a directory.
 func newArchive(url, name string, root *os.Root) (*iii.Client, error) {
 	client, err := iii.New(url, iii.WithName(name+"-archive"))
 	if err != nil {
 		return nil, err
 	}
-	// The function lasts as long as the file is on its way. So its caller learns how that
-	// ended, and a Shutdown of this worker waits for it.
+	// The function returns when the transfer ends, so the caller receives its outcome and
+	// Shutdown of this worker waits for it.
 	_, err = iii.Handle(client, name+"::send", func(ctx context.Context, o order) (receipt, error) {
 		file, err := root.Open(o.Name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -51,8 +51,8 @@ func newArchive(url, name string, root *os.Root) (*iii.Client, error) {
 	return client, err
 }
 
-// send writes a file into a channel: its size as a message, then its bytes. A write waits
-// while the channel is full, and fails once the reader has gone.
+// send writes a file to a channel: its size as a message, then its bytes. A full channel
+// applies backpressure: the write waits. It fails if the reader has gone.
 func send(ctx context.Context, client *iii.Client, file *os.File, to iii.StreamChannelRef) (receipt, error) {
 	info, err := file.Stat()
 	if err != nil {
@@ -63,7 +63,7 @@ func send(ctx context.Context, client *iii.Client, file *os.File, to iii.StreamC
 		return receipt{}, err
 	}
 	defer w.Close()
-	defer context.AfterFunc(ctx, func() { _ = w.Close() })() // nobody waits for the receipt
+	defer context.AfterFunc(ctx, func() { _ = w.Close() })() // the caller is gone: stop the transfer
 	if err := w.SendMessage(ctx, announcement{Size: info.Size()}); err != nil {
 		return receipt{}, err
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// fetch asks the archive for a file and keeps it under a path, once all of it is there.
+// fetch requests a file from the archive and stores it at path when it is complete.
 func fetch(ctx context.Context, client *iii.Client, out io.Writer, sendID, name, path string) (err error) {
 	file, err := os.Create(path + ".part")
 	if err != nil {
@@ -32,7 +32,7 @@ func fetch(ctx context.Context, client *iii.Client, out io.Writer, sendID, name,
 		return err
 	}
 	defer reader.Close()
-	// The call lasts as long as the bytes come.
+	// The call lasts as long as the transfer.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type outcome struct {
@@ -43,7 +43,7 @@ func fetch(ctx context.Context, client *iii.Client, out io.Writer, sendID, name,
 	go func() {
 		r, err := iii.Call[receipt](ctx, client, sendID, order{Name: name, To: writer.Ref()}, iii.WithTimeout(time.Hour))
 		if err != nil {
-			_ = reader.Close() // for there may be nobody who ends the channel
+			_ = reader.Close() // the archive may never have opened the channel
 		}
 		called <- outcome{r, err}
 	}()
@@ -66,7 +66,7 @@ func fetch(ctx context.Context, client *iii.Client, out io.Writer, sendID, name,
 	return os.Rename(file.Name(), path)
 }
 
-// receive reads what send writes.
+// receive reads the size and the bytes that send writes.
 func receive(ctx context.Context, r *iii.ChannelReader, to, out io.Writer, name string) (int64, error) {
 	var a announcement
 	for message, err := range r.Messages(ctx) {
@@ -81,7 +81,7 @@ func receive(ctx context.Context, r *iii.ChannelReader, to, out io.Writer, name 
 	return io.Copy(io.MultiWriter(to, &progress{name: name, size: a.Size, out: out}), r)
 }
 
-// progress is a writer that tells how much was written to it, at every quarter.
+// progress is a writer that prints the progress at every quarter of size.
 type progress struct {
 	name      string
 	size, got int64

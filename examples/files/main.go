@@ -1,12 +1,12 @@
-// Files moves a file from one worker to another over a channel, which carries any number
-// of bytes beside the calls, as fast as the reader takes them. The reader shows how far it
-// is, and both check that what arrived is what was sent.
+// Files moves a file from one worker to another over a channel. A channel carries any
+// number of bytes, separately from calls, as fast as the reader takes them. The reader
+// prints its progress and compares the checksums of both sides.
 //
-//	files             moves a file of 2 MiB that it makes up
-//	files FROM TO     moves that file
+//	files             moves a generated file of 2 MiB
+//	files FROM TO     moves the file FROM to TO
 //
-// It exits with status 0 if the file has arrived. Without $III_URL it brings a development
-// engine along; with it, it uses that engine.
+// The program exits with status 0 if the file has arrived. If $III_URL is set, the program
+// uses the engine at that address. Otherwise it starts a development engine.
 package main
 
 import (
@@ -63,10 +63,10 @@ func run(ctx context.Context, out io.Writer, from, to string) (err error) {
 		defer engine.Close()
 		url = engine.URL()
 	}
-	// Each run has names of its own, so that many can share an engine.
+	// Each run uses unique names, so several runs can share an engine.
 	name := "files-" + strings.ToLower(rand.Text()[:6])
 
-	root, err := os.OpenRoot(filepath.Dir(from)) // nothing outside of it can be asked for
+	root, err := os.OpenRoot(filepath.Dir(from)) // restricts requests to this directory
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func run(ctx context.Context, out io.Writer, from, to string) (err error) {
 	if err := fetch(ctx, reader, out, name+"::send", filepath.Base(from), to); err != nil {
 		return err
 	}
-	// What the archive refuses is an error with a code; nothing is left behind.
+	// A rejected request returns an error with a code, and leaves no file behind.
 	var refusal *iii.Error
 	if err := fetch(ctx, reader, out, name+"::send", "no-such-file", to+"-too"); !errors.As(err, &refusal) {
 		return fmt.Errorf("the archive does not refuse no-such-file: %v", err)
@@ -100,7 +100,7 @@ func run(ctx context.Context, out io.Writer, from, to string) (err error) {
 	return nil
 }
 
-// shutdown ends a worker in order, even when the program is being interrupted.
+// shutdown shuts a worker down gracefully, even if ctx has ended because of an interrupt.
 func shutdown(ctx context.Context, c *iii.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

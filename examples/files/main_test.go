@@ -43,7 +43,7 @@ func TestRun(t *testing.T) {
 	checkRun(t, told, "", "")
 }
 
-// Two runs on an engine that others use as well do not meet.
+// Two runs on a shared engine do not interfere.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	engine := iiitest.Start(t)
 	t.Setenv("III_URL", engine.URL())
@@ -51,7 +51,7 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	checkRun(t, told, "", "")
 }
 
-// A file of one's own arrives as it is, and nothing else is left in its place.
+// A file given on the command line arrives unchanged, and no other file is left behind.
 func TestRunWithFiles(t *testing.T) {
 	t.Setenv("III_URL", "")
 	for _, content := range []string{"", "a few bytes"} {

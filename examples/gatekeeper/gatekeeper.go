@@ -8,18 +8,18 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// tokens are the tenants', who show them when they connect. A real gatekeeper looks them
-// up, or verifies what an identity provider has signed.
+// tokens maps each token to its tenant. Tenants send the token when they connect. A real
+// gatekeeper looks tokens up in a store, or verifies the signature of an identity provider.
 var tokens = map[string]string{"token-of-acme": "acme", "token-of-globex": "globex"}
 
-// session is the context that auth gives to a connection. The engine hands it to the
-// other hooks, and the worker never sees it.
+// session is the context that auth attaches to a connection. The engine passes it to the
+// other hooks; the worker never sees it.
 type session struct {
 	Tenant string `json:"tenant"`
 }
 
-// newGatekeeper is a worker with the functions that the engine asks, which are ordinary
-// ones. It belongs on an open port: who guards the door cannot stand before it.
+// newGatekeeper returns a worker that serves the hooks as ordinary functions. It connects to
+// the open port: a worker cannot serve its own auth hook, because the call would deadlock.
 func newGatekeeper(url string) (*iii.Client, error) {
 	client, err := iii.New(url, iii.WithName("gatekeeper"))
 	if err != nil {
@@ -39,29 +39,31 @@ func newGatekeeper(url string) (*iii.Client, error) {
 	return client, err
 }
 
-// auth is asked about each connection. An error refuses it.
+// auth is the authentication hook: the engine calls it for each connection. An error rejects
+// the connection.
 func auth(_ context.Context, in iii.AuthInput) (iii.AuthResult, error) {
 	token, _ := strings.CutPrefix(in.Headers["authorization"], "Bearer ")
 	tenant, ok := tokens[token]
 	if !ok {
 		return iii.AuthResult{}, &iii.Error{Code: "UNAUTHORIZED", Message: "unknown token"}
 	}
-	result := iii.NewAuthResult() // which has the defaults
+	result := iii.NewAuthResult() // has the defaults
 	var err error
 	if result.Context, err = json.Marshal(session{Tenant: tenant}); err != nil {
 		return result, err
 	}
-	// What acme calls hello is acme::hello for everybody, and acme may call all of acme::*.
+	// A function that acme registers as hello becomes acme::hello, and acme may call acme::*.
 	result.FunctionRegistrationPrefix = &tenant
 	result.Namespaces = iii.StringListMap{"default": {tenant + "::*"}}
 	result.AllowedTriggerTypes = []string{"http"}
 	return result, nil
 }
 
-// onFunction is asked about each function that a tenant registers. An error refuses it, of
-// which the engine tells the tenant nothing.
+// onFunction is the registration hook for functions: the engine calls it for each function
+// that a tenant registers. An error refuses the function; the engine does not notify the
+// tenant.
 func onFunction(_ context.Context, in iii.OnFunctionRegistrationInput) (iii.OnFunctionRegistrationResult, error) {
-	var result iii.OnFunctionRegistrationResult // as it is, but for what is set here
+	var result iii.OnFunctionRegistrationResult // zero fields leave the registration unchanged
 	if strings.HasPrefix(in.FunctionID, "internal::") {
 		return result, &iii.Error{Code: "RESERVED", Message: in.FunctionID + " is reserved"}
 	}
@@ -69,7 +71,8 @@ func onFunction(_ context.Context, in iii.OnFunctionRegistrationInput) (iii.OnFu
 	return result, nil
 }
 
-// onTrigger is asked about each trigger. It puts the tenant's routes under a path of his own.
+// onTrigger is the registration hook for triggers. It moves the routes of each tenant below
+// a path for that tenant.
 func onTrigger(_ context.Context, in iii.OnTriggerRegistrationInput) (iii.OnTriggerRegistrationResult, error) {
 	var result iii.OnTriggerRegistrationResult
 	var s session

@@ -1,14 +1,16 @@
-// Gatekeeper guards a port of the engine at which tenants connect their own workers: it
-// decides who comes in, what he may call, and what becomes of what he registers.
+// Gatekeeper guards a port of the engine at which tenants connect their own workers. Its
+// hooks authenticate the tenants, authorize their calls, and change or refuse their
+// registrations.
 //
-// The gatekeeper itself, and what everybody may use, connect at the open port. Two tenants
-// then try what they may and may not do, and the program exits with status 0 if all went as
-// it should.
+// The gatekeeper and the shared functions connect to the open port. Two tenants then make
+// permitted and forbidden calls, and the program exits with status 0 if the outcome is as
+// expected.
 //
-// Without $III_URL it brings a development engine along. With it, it uses that engine, whose
-// guarded port is at $III_GUARDED_URL, ws://127.0.0.1:49135 by default, and whose HTTP
-// triggers are at $III_HTTP_URL, http://127.0.0.1:3111 by default. The engine's configuration
-// names the gatekeeper's functions, so that an engine can have one gatekeeper at a time:
+// If $III_URL is set, the program uses the engine at that address. It expects the engine's
+// guarded port at $III_GUARDED_URL, which defaults to ws://127.0.0.1:49135, and its HTTP
+// triggers at $III_HTTP_URL, which defaults to http://127.0.0.1:3111. Otherwise the program
+// starts a development engine. An engine can have one gatekeeper at a time, because its
+// configuration names the gatekeeper's functions:
 //
 //	port: 49135
 //	rbac:
@@ -18,7 +20,7 @@
 //	  expose_functions:
 //	    - match("shared::*")
 //
-// The development engine has the same as a flag:
+// The development engine takes the same configuration as a flag:
 //
 //	iiidev -guard '{"port":49135,"rbac":{"auth_function_id":"gatekeeper::auth",
 //	  "on_function_registration_function_id":"gatekeeper::on-function",
@@ -41,7 +43,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// guard is the same for the development engine.
+// guard is the same configuration for the development engine.
 var guard = iiitest.Guard{
 	AuthFunctionID: "gatekeeper::auth",
 	OnFunction:     "gatekeeper::on-function",
@@ -85,7 +87,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	return visit{keeper: keeper, guardedURL: guardedURL, httpURL: httpURL, out: out}.run(ctx)
 }
 
-// shutdown ends a worker in order, even when the program is being interrupted.
+// shutdown shuts a worker down gracefully, even if ctx has ended because of an interrupt.
 func shutdown(ctx context.Context, c *iii.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

@@ -48,7 +48,7 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// An engine that is there already, with the configuration that the program tells.
+// The program runs on an existing engine with the documented configuration.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	engine := iiitest.Start(t, iiitest.WithGuard(guard))
 	t.Setenv("III_URL", engine.URL())
@@ -58,7 +58,7 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	checkRun(t)
 }
 
-// A port that is not guarded is noticed.
+// The program fails if the port is not guarded.
 func TestRunOnAnOpenPort(t *testing.T) {
 	engine := iiitest.Start(t)
 	t.Setenv("III_URL", engine.URL())

@@ -11,7 +11,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// visit is what happens at the guarded port.
+// visit connects tenants to the guarded port and tries what they are permitted to do.
 type visit struct {
 	keeper              *iii.Client
 	guardedURL, httpURL string
@@ -29,7 +29,7 @@ func (v visit) run(ctx context.Context) (err error) {
 	case err == nil:
 		return fmt.Errorf("%s lets a stranger in: it does not ask gatekeeper::auth", v.guardedURL)
 	case !errors.As(err, &refusal):
-		return fmt.Errorf("%w\nThe engine needs a guarded port: go doc ./examples/gatekeeper tells its configuration", err)
+		return fmt.Errorf("%w\nThe engine needs a guarded port: go doc ./examples/gatekeeper shows its configuration", err)
 	}
 	fmt.Fprintf(v.out, "stranger  is refused: %s\n", refusal.Message)
 
@@ -50,7 +50,7 @@ func (v visit) run(ctx context.Context) (err error) {
 		return err
 	}
 
-	// At the open port everything is there, under the names that the gatekeeper has given.
+	// The open port shows all functions, under the ids that the gatekeeper assigned.
 	f, err := v.keeper.FunctionInfo(ctx, "acme::hello")
 	if err != nil {
 		return err
@@ -63,7 +63,8 @@ func (v visit) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// newTenant is the worker of a tenant, who knows nothing of prefixes and paths.
+// newTenant returns the worker of a tenant. The worker does not use the tenant's prefix or
+// path.
 func (v visit) newTenant(name, token string) (*iii.Client, error) {
 	client, err := iii.New(v.guardedURL, iii.WithName(name), iii.WithHeader(http.Header{"Authorization": {"Bearer " + token}}))
 	if err != nil {
@@ -82,7 +83,7 @@ func (v visit) newTenant(name, token string) (*iii.Client, error) {
 	return client, err
 }
 
-// try calls what a tenant may call, and what he may not.
+// try makes the permitted and the forbidden calls of a tenant.
 func (v visit) try(ctx context.Context, tenant *iii.Client, other string) error {
 	name := tenant.Name()
 	for _, test := range []struct {
@@ -109,8 +110,8 @@ func (v visit) try(ctx context.Context, tenant *iii.Client, other string) error 
 	return v.get(ctx, name)
 }
 
-// get asks for the tenant's route, until the engine knows it: it has accepted the route
-// when Connect returns, and its HTTP server may be a moment behind.
+// get requests the tenant's route until it succeeds: the engine has accepted the route when
+// Connect returns, but its HTTP server may apply it a moment later.
 func (v visit) get(ctx context.Context, name string) error {
 	retry := time.NewTicker(50 * time.Millisecond)
 	defer retry.Stop()

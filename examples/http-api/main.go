@@ -1,12 +1,13 @@
 // Http-api serves ordinary net/http handlers as HTTP routes of the engine: JSON, cookies,
 // the download of a file and server-sent events.
 //
-// Without arguments it visits its own routes once, tells what came back, and exits with
-// status 0 if that is as it should be. With -serve it serves until it is interrupted, and
-// prints what to try.
+// Without arguments the program requests each of its own routes, prints the responses, and
+// exits with status 0 if they are as expected. With -serve it serves until it is
+// interrupted, and prints commands to try.
 //
-// Without $III_URL it brings a development engine along; with it, it uses that engine, whose
-// HTTP triggers are at $III_HTTP_URL, http://127.0.0.1:3111 by default.
+// If $III_URL is set, the program uses the engine at that address and expects its HTTP
+// triggers at $III_HTTP_URL, which defaults to http://127.0.0.1:3111. Otherwise the program
+// starts a development engine.
 package main
 
 import (
@@ -52,7 +53,7 @@ func run(ctx context.Context, out io.Writer, serve bool) (err error) {
 		defer engine.Close()
 		url, httpURL = engine.URL(), engine.HTTPURL()
 	}
-	// Each run has a path of its own, so that many can share an engine.
+	// Each run uses a unique path, so several runs can share an engine.
 	name := "notes-" + strings.ToLower(rand.Text()[:6])
 	base := httpURL + "/" + name
 
@@ -60,7 +61,7 @@ func run(ctx context.Context, out io.Writer, serve bool) (err error) {
 	if err != nil {
 		return err
 	}
-	// An interrupt ends ctx, and what is being served then is still answered.
+	// An interrupt ends ctx; running handlers still finish and send their responses.
 	defer func() { err = errors.Join(err, shutdown(ctx, client)) }()
 	if err := mount(client, "/"+name, newNotes()); err != nil {
 		return err
@@ -76,8 +77,8 @@ func run(ctx context.Context, out io.Writer, serve bool) (err error) {
 	return newVisitor(base, out).run(ctx)
 }
 
-// mount registers the routes. In a path ":id" is a parameter; the handler gets it from
-// r.PathValue, as it would from an http.ServeMux.
+// mount registers the routes. A segment ":id" of a path is a parameter; the handler reads
+// it with r.PathValue, as with an http.ServeMux.
 func mount(client *iii.Client, prefix string, n *notes) error {
 	for _, route := range []struct {
 		method, path string
@@ -98,7 +99,7 @@ func mount(client *iii.Client, prefix string, n *notes) error {
 	return nil
 }
 
-// noCache is middleware, of which any for net/http will do.
+// noCache is middleware. Any middleware for net/http works.
 func noCache(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-cache")
@@ -106,7 +107,7 @@ func noCache(next http.Handler) http.Handler {
 	})
 }
 
-// shutdown ends a worker in order, even when the program is being interrupted.
+// shutdown shuts a worker down gracefully, even if ctx has ended because of an interrupt.
 func shutdown(ctx context.Context, c *iii.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

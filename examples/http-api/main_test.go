@@ -54,8 +54,8 @@ event | id: 2
 event | data: {"id":2,"author":"ada","text":"Bake a cake"}
 `
 
-// checkRun runs the program and compares what it says, without what differs from run
-// to run.
+// checkRun runs the program and compares its output, with placeholders for the parts that
+// differ between runs.
 func checkRun(t *testing.T) {
 	t.Helper()
 	var out bytes.Buffer
@@ -74,7 +74,7 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Two runs on an engine that others use as well do not meet.
+// Two runs on a shared engine do not interfere.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	engine := iiitest.Start(t)
 	t.Setenv("III_URL", engine.URL())
@@ -83,8 +83,8 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	checkRun(t)
 }
 
-// With -serve it serves until it is interrupted, and ends the events that somebody
-// watches then.
+// With -serve the program serves until it is interrupted, and then ends open event
+// streams.
 func TestServe(t *testing.T) {
 	engine := iiitest.Start(t)
 	t.Setenv("III_URL", engine.URL())

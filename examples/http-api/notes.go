@@ -15,28 +15,28 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// note is what the API keeps.
+// note is an entry of the API.
 type note struct {
 	ID     int    `json:"id"`
 	Author string `json:"author"`
 	Text   string `json:"text"`
 }
 
-// notes is the API. Its handlers are those of any web server; only that for events
-// knows that a worker serves them.
+// notes is the API. Its handlers are ordinary web handlers; only events depends on being
+// served by a worker.
 type notes struct {
 	mu       sync.Mutex
 	sessions map[string]string // user by session
-	all      []note            // by id, which counts from 1
+	all      []note            // ordered by id; ids start at 1
 	changed  time.Time
-	added    chan struct{} // closed, and made anew, when there is a new note
+	added    chan struct{} // closed and replaced when a note is added
 }
 
 func newNotes() *notes {
 	return &notes{sessions: map[string]string{}, changed: time.Now(), added: make(chan struct{})}
 }
 
-// login begins a session. A response may set several cookies, unless it is streamed.
+// login starts a session. A response may set several cookies.
 func (n *notes) login(w http.ResponseWriter, r *http.Request) {
 	user := r.PostFormValue("user")
 	if user == "" {
@@ -52,7 +52,7 @@ func (n *notes) login(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// user tells who is logged in.
+// user returns the name of the user who is logged in.
 func (n *notes) user(r *http.Request) (name string, ok bool) {
 	session, err := r.Cookie("session")
 	if err != nil {
@@ -64,7 +64,7 @@ func (n *notes) user(r *http.Request) (name string, ok bool) {
 	return name, ok
 }
 
-// add takes a note as JSON. The path as the client sees it is in r.URL.
+// add stores a note from a JSON body. r.URL has the path that the client requested.
 func (n *notes) add(w http.ResponseWriter, r *http.Request) {
 	user, ok := n.user(r)
 	if !ok {
@@ -86,7 +86,8 @@ func (n *notes) add(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusCreated, in)
 }
 
-// since returns the notes after one, and what is closed when there are more.
+// since returns the notes after the given id, and a channel that is closed when a note is
+// added.
 func (n *notes) since(id int) (news []note, added <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -108,13 +109,13 @@ func (n *notes) get(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, all[id-1])
 }
 
-// download is a file. http.ServeContent answers conditional requests, and those for a
-// part of it, with which a client resumes a download.
+// download serves the notes as a file. http.ServeContent supports conditional requests and
+// range requests, which clients use to resume a download.
 func (n *notes) download(w http.ResponseWriter, r *http.Request) {
 	all, _ := n.since(0)
 	var file bytes.Buffer
 	sheet := csv.NewWriter(&file)
-	_ = sheet.Write([]string{"id", "author", "text"}) // a bytes.Buffer takes everything
+	_ = sheet.Write([]string{"id", "author", "text"}) // writing to a bytes.Buffer cannot fail
 	for _, note := range all {
 		_ = sheet.Write([]string{strconv.Itoa(note.ID), note.Author, note.Text})
 	}
@@ -126,8 +127,8 @@ func (n *notes) download(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "notes.csv", changed, bytes.NewReader(file.Bytes()))
 }
 
-// events tells of each note as a server-sent event. A browser that has lost the
-// connection makes a new one and says which event it has seen last.
+// events sends each note as a server-sent event. A browser that loses the connection
+// reconnects and sends the id of the last event it received.
 func (n *notes) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	seen, _ := strconv.Atoi(r.Header.Get("Last-Event-ID"))
@@ -143,17 +144,17 @@ func (n *notes) events(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "id: %d\ndata: %s\n\n", note.ID, data)
 			seen = note.ID
 		}
-		// What is flushed is on its way; what is not is kept until there is more of it.
+		// Without Flush the response is buffered, and the client waits for the event.
 		if err := http.NewResponseController(w).Flush(); err != nil {
 			return
 		}
 		select {
 		case <-added:
-		case <-ping.C: // that a client has gone shows when it is written to
+		case <-ping.C: // a write detects that the client has gone
 			fmt.Fprint(w, ": ping\n\n")
 		case <-r.Context().Done():
 			return
-		case <-iii.Stopping(r.Context()): // the worker is about to; another may take over
+		case <-iii.Stopping(r.Context()): // the worker shuts down; another one may take over
 			return
 		}
 	}

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// visitor is a client of the API, which keeps cookies as a browser does.
+// visitor is a client of the API that keeps cookies like a browser.
 type visitor struct {
 	base   string
 	out    io.Writer
@@ -19,14 +19,14 @@ type visitor struct {
 }
 
 func newVisitor(base string, out io.Writer) *visitor {
-	jar, _ := cookiejar.New(nil) // which never fails
+	jar, _ := cookiejar.New(nil) // never fails
 	return &visitor{base: base, out: out, client: &http.Client{Jar: jar}}
 }
 
-// visit is one request and the status that its answer should have.
+// visit is one request and the expected status of its response.
 type visit struct {
 	method, path, contentType, body string
-	ranged                          string // of the file, of which a part is wanted
+	ranged                          string // the Range header; "" requests the whole body
 	status                          int
 }
 
@@ -35,7 +35,7 @@ const (
 	asForm = "application/x-www-form-urlencoded"
 )
 
-// run visits every route. What is not as it should be is its error.
+// run requests every route. It returns an error for the first unexpected response.
 func (v *visitor) run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -59,7 +59,7 @@ func (v *visitor) run(ctx context.Context) error {
 			return err
 		}
 	}
-	// What happened meanwhile has come as events, an empty line after each.
+	// The two notes added above arrive as events, each followed by an empty line.
 	lines := bufio.NewScanner(events)
 	for ends := 0; ends < 2 && lines.Scan(); {
 		if lines.Text() == "" {
@@ -71,7 +71,7 @@ func (v *visitor) run(ctx context.Context) error {
 	return lines.Err()
 }
 
-// do makes one request and tells what comes back.
+// do sends one request and prints the response.
 func (v *visitor) do(ctx context.Context, step visit) error {
 	req, err := http.NewRequestWithContext(ctx, step.method, v.base+step.path, strings.NewReader(step.body))
 	if err != nil {
@@ -107,8 +107,9 @@ func (v *visitor) do(ctx context.Context, step visit) error {
 	return nil
 }
 
-// watch asks for the events, until the engine knows the routes: it has accepted them when
-// Connect returns, and its HTTP server may be a moment behind.
+// watch requests the events and retries while the response is a 404: the engine has
+// accepted the routes when Connect returns, but its HTTP server may apply them a moment
+// later.
 func (v *visitor) watch(ctx context.Context) (io.ReadCloser, error) {
 	retry := time.NewTicker(50 * time.Millisecond)
 	defer retry.Stop()

@@ -1,11 +1,13 @@
-// Jobs shows durable work: a print shop takes jobs from a topic, which the engine keeps
-// until they are done. What fails is tried again; what has failed for good is a dead letter,
-// to be looked at and then given another chance or dropped. A worker that ends in the middle
-// of a job leaves the rest of it to the next one.
+// Jobs shows durable jobs: a print shop takes jobs from a durable topic, and the engine
+// keeps each job until it is done. A failed job is retried with backoff. A job whose
+// attempts are used up moves to the dead-letter queue, where the office inspects it and
+// then redrives or discards it. A worker that shuts down in the middle of a job leaves the
+// rest of the job to the next worker.
 //
-// The program plays all of that through, with two workers one after the other, and exits
-// with status 0 if it went as it should. Without $III_URL it brings a development engine
-// along; with it, it uses that engine, which needs its queue worker.
+// The program runs through these cases with two workers, one after the other, and exits
+// with status 0 if the outcome is as expected. If $III_URL is set, the program uses the
+// engine at that address, which needs a queue worker. Otherwise the program starts a
+// development engine.
 package main
 
 import (
@@ -47,7 +49,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		defer engine.Close()
 		url = engine.URL()
 	}
-	// Each run has names of its own, so that many can share an engine.
+	// Each run uses unique names, so several runs can share an engine.
 	name := "jobs-" + strings.ToLower(rand.Text()[:6])
 
 	client, err := iii.New(url, iii.WithName(name+"-office"))
@@ -62,8 +64,8 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	return o.run(ctx)
 }
 
-// shutdown ends a worker in order, even when the program is being interrupted: running
-// handlers finish, and their results leave.
+// shutdown shuts a worker down gracefully, even if ctx has ended because of an interrupt:
+// running handlers finish and their results are delivered.
 func shutdown(ctx context.Context, c *iii.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

@@ -50,7 +50,8 @@ right: novel, page 5 of 5
 right: novel is done
 `
 
-// checkRun runs the program and compares what it says, of errors their codes alone.
+// checkRun runs the program and compares its output. Of each error it compares only the
+// code.
 func checkRun(t *testing.T) {
 	t.Helper()
 	var out bytes.Buffer
@@ -68,7 +69,7 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Two runs on an engine that others use as well do not meet.
+// Two runs on a shared engine do not interfere.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	engine := iiitest.Start(t)
 	t.Setenv("III_URL", engine.URL())

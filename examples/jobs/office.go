@@ -12,18 +12,18 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// office publishes the jobs and looks after what becomes of them.
+// office publishes the jobs and follows their outcomes.
 type office struct {
 	client     *iii.Client
 	url, topic string
 	gold       atomic.Bool
-	reports    chan string // of the printers, in order
+	reports    chan string // from the printers, in order
 	out        io.Writer
 }
 
 func (o *office) say(format string, args ...any) { fmt.Fprintf(o.out, format+"\n", args...) }
 
-// report is called by the printers.
+// report records an event; the printers call it.
 func (o *office) report(format string, args ...any) { o.reports <- fmt.Sprintf(format, args...) }
 
 func (o *office) run(ctx context.Context) (err error) {
@@ -79,7 +79,7 @@ func (o *office) run(ctx context.Context) (err error) {
 	if err := o.publish(ctx, job{Title: "novel", Pages: 5}, "novel, page 2"); err != nil {
 		return err
 	}
-	// There is no ink left. Shutdown takes no new jobs, and waits for those that run.
+	// There is no ink left. Shutdown takes no new jobs and waits for the running ones.
 	if err := shutdown(ctx, client); err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (o *office) run(ctx context.Context) (err error) {
 	return o.await(ctx, "novel is done")
 }
 
-// printer is one that has ink for some pages.
+// printer returns a printer with ink for the given number of pages.
 func (o *office) printer(name string, pages int) *printer {
 	p := &printer{name: name, gold: &o.gold, ink: make(chan struct{}, pages), report: o.report}
 	for range pages {
@@ -102,7 +102,8 @@ func (o *office) printer(name string, pages int) *printer {
 	return p
 }
 
-// publish hands over a job, and waits until a printer reports something, unless that is "".
+// publish publishes a job and waits until a printer reports until. It does not wait if
+// until is "".
 func (o *office) publish(ctx context.Context, job any, until string) error {
 	if err := o.client.PublishDurable(ctx, o.topic, job); err != nil {
 		return err
@@ -113,7 +114,7 @@ func (o *office) publish(ctx context.Context, job any, until string) error {
 	return o.await(ctx, until)
 }
 
-// await tells what the printers report, until one reports what is waited for.
+// await prints the reports of the printers up to the first one that contains report.
 func (o *office) await(ctx context.Context, report string) error {
 	for {
 		select {
@@ -128,14 +129,15 @@ func (o *office) await(ctx context.Context, report string) error {
 	}
 }
 
-// tell tells what the printers have reported.
+// tell prints the reports that have arrived so far.
 func (o *office) tell() {
 	for len(o.reports) > 0 {
 		o.say("%s", <-o.reports)
 	}
 }
 
-// deadLetter waits until there is a dead letter. The engine has to be asked for them.
+// deadLetter waits for a dead letter. It polls, because the engine does not announce dead
+// letters.
 func (o *office) deadLetter(ctx context.Context) (iii.DeadLetter, error) {
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()

@@ -9,39 +9,39 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// job is what is published.
+// job is the published message.
 type job struct {
 	Title string `json:"title"`
 	Pages int    `json:"pages"`
 	Paper string `json:"paper,omitempty"`
 }
 
-// printer is the worker that does the jobs.
+// printer is the worker that runs the jobs.
 type printer struct {
 	name   string
-	pages  *iii.State[int] // printed so far, by title
+	pages  *iii.State[int] // number of printed pages by title
 	gold   *atomic.Bool    // whether there is gold paper
-	ink    chan struct{}   // for one page each
+	ink    chan struct{}   // one element per page
 	jam    atomic.Bool     // whether the next page gets stuck
 	report func(format string, args ...any)
 }
 
-// start connects the printer to the engine. It takes the jobs of a topic.
+// start connects the printer to the engine and subscribes it to the jobs of a topic.
 func (p *printer) start(ctx context.Context, url, topic string) (*iii.Client, error) {
 	client, err := iii.New(url, iii.WithName(topic+"-"+p.name))
 	if err != nil {
 		return nil, err
 	}
 	p.pages = iii.NewState[int](client, topic)
-	// All printers serve the same function: they share the jobs of the topic. A function
-	// of another id would get a copy of each.
+	// All printers serve the same function, so they share the jobs of the topic. A
+	// function with another id would receive a copy of each job.
 	f, err := iii.Handle(client, topic+"::print", p.print)
 	if err != nil {
 		return nil, err
 	}
 	_, err = client.Trigger(f.ID(), iii.QueueTriggerConfig{Topic: topic, QueueConfig: &iii.QueueConfig{
-		MaxRetries:     new(uint64(2)),   // three attempts in all,
-		BackoffDelayMs: new(uint64(100)), // the second after 100 ms, the third after 200 ms more
+		MaxRetries:     new(uint64(2)),   // three attempts in total
+		BackoffDelayMs: new(uint64(100)), // 100 ms before the second attempt, 200 ms before the third
 		Concurrency:    new(uint64(4)),
 	}})
 	if err != nil {
@@ -53,9 +53,9 @@ func (p *printer) start(ctx context.Context, url, topic string) (*iii.Client, er
 	return client, nil
 }
 
-// print does a job, for which it may be called more than once: after an error, and when
-// the engine did not learn that the job is done. So it notes what it has done, page by
-// page, and goes on from there.
+// print runs a job. Delivery is at-least-once: the engine calls print again after an error,
+// and if the confirmation of a finished job is lost. To be idempotent, print records each
+// printed page and continues from there.
 func (p *printer) print(ctx context.Context, j job) (any, error) {
 	if j.Paper == "gold" && !p.gold.Load() {
 		return nil, p.failed(j, "there is no gold paper")
@@ -69,10 +69,10 @@ func (p *printer) print(ctx context.Context, j job) (any, error) {
 			return nil, p.failed(j, "page %d is stuck", printed+1)
 		}
 		select {
-		case <-p.ink: // without, it waits for somebody to bring some
+		case <-p.ink: // waits if there is no ink
 		case <-iii.Stopping(ctx):
-			// This worker is about to end. It could finish, for a Shutdown waits for it;
-			// what takes long is better left to the next one, by an error.
+			// The worker shuts down. Shutdown would wait for this handler, but a long job
+			// should return an error, which leaves the rest to the next worker.
 			return nil, p.failed(j, "stopped after page %d of %d", printed, j.Pages)
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -87,7 +87,7 @@ func (p *printer) print(ctx context.Context, j job) (any, error) {
 	return nil, nil
 }
 
-// failed reports an attempt that has failed. The error is what the dead letter will say.
+// failed reports a failed attempt. The dead letter contains the returned error.
 func (p *printer) failed(j job, format string, args ...any) error {
 	err := &iii.Error{Code: "print_failed", Message: fmt.Sprintf(format, args...)}
 	p.report("%s: %s: %s", p.name, j.Title, err.Message)

@@ -1,8 +1,9 @@
-// Observability shows what can be seen of two workers at work: a shop takes orders and asks
-// a warehouse for the goods. Both record spans, logs, a counter, a histogram and the
-// figures of their process; the program places orders and then reads all of it back from
-// the engine: the trace of an order, the trace of the one that failed, which it looks for,
-// the metrics, and the workers. Without $III_URL it brings a development engine along.
+// Observability shows the telemetry of two workers: a shop takes orders and asks a
+// warehouse for the goods. Both record spans, logs, a counter, a histogram and their
+// process metrics. The program places orders and then reads the telemetry back from the
+// engine: the trace of an accepted order, the trace of the failed one, which it
+// searches for, the metrics, and the workers. Without $III_URL, it starts a development
+// engine.
 package main
 
 import (
@@ -22,7 +23,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// patience bounds the whole run, which takes a fraction of a second.
+// patience limits the whole run, which takes a fraction of a second.
 const patience = 30 * time.Second
 
 func main() {
@@ -49,7 +50,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		url = engine.URL()
 	}
 
-	// Each run has names of its own, so that many can share an engine.
+	// Each run uses unique names, so several runs can share an engine.
 	name := "demo-" + strings.ToLower(rand.Text()[:6])
 
 	warehouse, err := newWorker(ctx, url, name, "warehouse")
@@ -77,8 +78,8 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	return visit{name, shop, warehouse, out}.run(ctx)
 }
 
-// worker is a client with telemetry of its own. Its gauges, of memory and processor use,
-// come by themselves.
+// worker is a client with its own telemetry, which also reports gauges of memory and
+// CPU use.
 type worker struct {
 	client    *iii.Client
 	telemetry *iii.Telemetry
@@ -86,7 +87,7 @@ type worker struct {
 }
 
 func newWorker(ctx context.Context, url, run, role string) (*worker, error) {
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &url, ServiceName: &role, Enabled: new(true)})
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: &url, ServiceName: &role, Enabled: new(true)})
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +98,7 @@ func newWorker(ctx context.Context, url, run, role string) (*worker, error) {
 	return &worker{client, telemetry, slog.New(telemetry.SlogHandler())}, nil
 }
 
-// shutdown ends a worker in order, even when the program is being interrupted.
+// shutdown stops a worker gracefully, even if the program is interrupted.
 func (w *worker) shutdown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// outline is what run says, without what differs from run to run.
+// outline returns the output of run without the parts that differ between runs.
 func outline(out string) []string {
 	for _, differs := range []struct{ expr, with string }{
 		{`demo-[a-z0-9]{6}`, "NAME"},
@@ -34,7 +34,7 @@ func outline(out string) []string {
 	return strings.Split(strings.TrimSpace(out), "\n")
 }
 
-var told = []string{
+var wantOutput = []string{
 	`engine     ws://ENGINE`,
 	`order      1 tea: 350 cents`,
 	`order      2 tea: 700 cents`,
@@ -97,7 +97,7 @@ func checkRun(t *testing.T) {
 	if err := run(t.Context(), &out); err != nil {
 		t.Fatalf("%v\n%s", err, &out)
 	}
-	if diff := cmp.Diff(told, outline(out.String())); diff != "" {
+	if diff := cmp.Diff(wantOutput, outline(out.String())); diff != "" {
 		t.Errorf("output (-want +got):\n%s", diff)
 	}
 }

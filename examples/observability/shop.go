@@ -12,13 +12,14 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Order is what is ordered.
+// Order is an order for a quantity of an item.
 type Order struct {
 	Item     string `json:"item"`
 	Quantity int    `json:"quantity"`
 }
 
-// Receipt is the answer to an order. The trace helps who has a question about it.
+// Receipt is the answer to an order. Its trace id helps to answer questions about the
+// order.
 type Receipt struct {
 	Cents   int    `json:"cents"`
 	TraceID string `json:"trace_id"`
@@ -27,7 +28,7 @@ type Receipt struct {
 // prices are in cents.
 var prices = map[string]int{"tea": 350, "cake": 480}
 
-// openShop serves orders: each is counted, and what it is worth is recorded.
+// openShop serves orders. It counts each order and records the value of accepted ones.
 func openShop(w *worker, name string) error {
 	placed, err := w.telemetry.Meter().Int64Counter("orders.placed",
 		metric.WithDescription("Orders by their result"))
@@ -40,10 +41,10 @@ func openShop(w *worker, name string) error {
 	if err != nil {
 		return err
 	}
-	run := attribute.String("run", name) // tells the runs apart that share an engine
+	run := attribute.String("run", name) // distinguishes runs that share an engine
 
 	_, err = iii.Handle(w.client, name+"::place", func(ctx context.Context, o Order) (Receipt, error) {
-		// The span around this handler is there already.
+		// The client has already started the span of this handler.
 		trace.SpanFromContext(ctx).SetAttributes(attribute.String("order.item", o.Item), attribute.Int("order.quantity", o.Quantity))
 		w.log.InfoContext(ctx, "order received", "item", o.Item, "quantity", o.Quantity)
 
@@ -59,7 +60,7 @@ func openShop(w *worker, name string) error {
 			return Receipt{}, err
 		}
 		receipt := Receipt{Cents: prices[o.Item] * o.Quantity, TraceID: iii.TraceID(ctx)}
-		err = iii.WithSpan(ctx, "charge card", trace.SpanKindClient, func(ctx context.Context) error {
+		err = iii.InSpan(ctx, "charge card", trace.SpanKindClient, func(ctx context.Context) error {
 			value.Record(ctx, int64(receipt.Cents), metric.WithAttributes(run))
 			return nil
 		})
@@ -68,13 +69,13 @@ func openShop(w *worker, name string) error {
 	return err
 }
 
-// stockWarehouse serves the goods.
+// stockWarehouse serves reservations of goods.
 func stockWarehouse(w *worker, name string) error {
 	var mu sync.Mutex
 	stock := map[string]int{"tea": 10, "cake": 6}
 
 	_, err := iii.Handle(w.client, name+"::reserve", func(ctx context.Context, o Order) (any, error) {
-		return nil, iii.WithSpan(ctx, "take from shelf", trace.SpanKindInternal, func(ctx context.Context) error {
+		return nil, iii.InSpan(ctx, "take from shelf", trace.SpanKindInternal, func(ctx context.Context) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if left := stock[o.Item]; left < o.Quantity {

@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii/examples/internal/tracetree"
 )
 
-// visit places orders and reads back what was recorded of them.
+// visit places orders and reads back their telemetry.
 type visit struct {
 	name            string
 	shop, warehouse *worker
@@ -28,7 +28,8 @@ func (v visit) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// After Flush the engine has all that the workers have recorded, metrics too.
+	// After Flush, the engine has everything that the workers have recorded, including
+	// metrics.
 	if err := errors.Join(v.shop.telemetry.Flush(ctx), v.warehouse.telemetry.Flush(ctx)); err != nil {
 		return err
 	}
@@ -45,7 +46,7 @@ func (v visit) run(ctx context.Context) error {
 	return errors.Join(v.process(ctx, v.shop), v.process(ctx, v.warehouse))
 }
 
-// orders are all accepted but the last one.
+// orders are all accepted, except the last one.
 var orders = []Order{{"tea", 1}, {"tea", 2}, {"cake", 1}, {"cake", 4}, {"tea", 5}, {"tea", 9}}
 
 // order places the orders and returns the last receipt.
@@ -66,7 +67,7 @@ func (v visit) order(ctx context.Context) (last Receipt, err error) {
 	return last, nil
 }
 
-// failedTrace looks for the trace of the order that failed.
+// failedTrace searches for the trace of the failed order.
 func (v visit) failedTrace(ctx context.Context) (string, error) {
 	in := iii.TracesListInput{Name: "execute " + v.name + "::place", Status: "error"}
 	found, err := iii.Call[iii.TracesListResult](ctx, v.shop.client, "engine::traces::list", in)
@@ -85,7 +86,7 @@ func (v visit) trace(ctx context.Context, what, id string) error {
 	return tracetree.Print(ctx, v.out, v.shop.client, id)
 }
 
-// counter prints the counter, a line for each result.
+// counter prints the counter, with one line for each result.
 func (v visit) counter(ctx context.Context) error {
 	m, points, err := v.metric(ctx, "orders.placed")
 	if err != nil {
@@ -102,7 +103,7 @@ func (v visit) counter(ctx context.Context) error {
 	return nil
 }
 
-// histogram prints the histogram, a line for each bucket.
+// histogram prints the histogram, with one line for each bucket.
 func (v visit) histogram(ctx context.Context) error {
 	m, points, err := v.metric(ctx, "orders.value")
 	if err != nil {
@@ -124,7 +125,7 @@ func (v visit) bar(label string, n uint64) {
 	v.say("", "%s", strings.TrimRight(line, " "))
 }
 
-// metric is the latest export of a metric, and the points in it of this run.
+// metric returns the latest export of a metric, and the data points of this run in it.
 func (v visit) metric(ctx context.Context, name string) (m iii.StoredMetric, points []iii.MetricDataPoint, err error) {
 	list, err := iii.Call[iii.MetricsListResult](ctx, v.shop.client, "engine::metrics::list", iii.MetricsListInput{MetricName: name})
 	if err != nil {
@@ -158,18 +159,18 @@ func attributeOf(p iii.MetricDataPoint, key string) string {
 	return ""
 }
 
-// process prints what the engine knows of a worker's process.
+// process prints the engine's metrics of a worker's process.
 func (v visit) process(ctx context.Context, w *worker) error {
 	info, err := v.shop.client.WorkerInfo(ctx, w.client.Name())
 	if err != nil {
 		return err
 	}
 	m := info.LatestMetrics
-	if m == nil || m.MemoryRss == nil || m.MemoryHeapUsed == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
-		return fmt.Errorf("the engine has no figures of %s", w.client.Name())
+	if m == nil || m.MemoryRSS == nil || m.MemoryHeapUsed == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
+		return fmt.Errorf("the engine has no process metrics of %s", w.client.Name())
 	}
 	const mib = 1 << 20
 	v.say("process", "%-21s  %.1f MiB of memory, %.1f MiB in the heap, %d ms of CPU", w.client.Name(),
-		float64(*m.MemoryRss)/mib, float64(*m.MemoryHeapUsed)/mib, (*m.CPUUserMicros+*m.CPUSystemMicros)/1000)
+		float64(*m.MemoryRSS)/mib, float64(*m.MemoryHeapUsed)/mib, (*m.CPUUserMicros+*m.CPUSystemMicros)/1000)
 	return nil
 }

@@ -1,8 +1,9 @@
 // Quickstart shows two workers: a shop, which serves a function, an HTTP route and a
-// state trigger, and a customer, who uses them; both send the engine what they do, and the
-// trace of one request is read back from there. Without $III_URL it brings a development
-// engine along; with it, it uses that engine, whose HTTP triggers are at $III_HTTP_URL,
-// http://127.0.0.1:3111 by default. It exits with status 0 if all went as it should.
+// state trigger, and a customer, which uses them. Both send telemetry to the engine,
+// and the program reads the trace of one request back. Without $III_URL, it starts a
+// development engine; otherwise it uses the engine at $III_URL, with HTTP triggers at
+// $III_HTTP_URL, which defaults to http://127.0.0.1:3111. It exits with status 0 if
+// every step succeeds.
 package main
 
 import (
@@ -23,7 +24,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// patience bounds the whole run, which takes a fraction of a second.
+// patience limits the whole run, which takes a fraction of a second.
 const patience = 30 * time.Second
 
 func main() {
@@ -37,8 +38,8 @@ func main() {
 	}
 }
 
-// run does everything once and tells out what happened. Whatever is not as it should
-// be is its error.
+// run performs every step once and reports progress to out. It returns an error if any
+// result is unexpected.
 func run(ctx context.Context, out io.Writer) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -55,7 +56,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		url, httpURL = engine.URL(), engine.HTTPURL()
 	}
 
-	// Each run has names of its own, so that many can share an engine.
+	// Each run uses unique names, so several runs can share an engine.
 	name := "demo-" + strings.ToLower(rand.Text()[:6])
 
 	shop, err := openShop(ctx, url, name, fail)
@@ -78,7 +79,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	return visit{name, httpURL, shop, customer, out}.run(ctx)
 }
 
-// worker is a client with telemetry of its own.
+// worker is a client with its own telemetry.
 type worker struct {
 	client    *iii.Client
 	telemetry *iii.Telemetry
@@ -86,7 +87,7 @@ type worker struct {
 }
 
 func newWorker(ctx context.Context, url, run, role string) (*worker, error) {
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &url, ServiceName: &role, Enabled: new(true)})
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: &url, ServiceName: &role, Enabled: new(true)})
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +99,7 @@ func newWorker(ctx context.Context, url, run, role string) (*worker, error) {
 	return &worker{client, telemetry, slog.New(telemetry.SlogHandler())}, nil
 }
 
-// shutdown ends a worker in order, even when the program is being interrupted.
+// shutdown stops a worker gracefully, even if the program is interrupted.
 func (w *worker) shutdown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

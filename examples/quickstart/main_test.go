@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// outline is what run says, without what differs from run to run.
+// outline returns the output of run without the parts that differ between runs.
 func outline(out string) []string {
 	for _, differs := range []struct{ expr, with string }{
 		{`demo-[a-z0-9]{6}`, "NAME"},
@@ -36,7 +36,7 @@ func outline(out string) []string {
 	return strings.Split(strings.TrimSpace(out), "\n")
 }
 
-var told = []string{
+var wantOutput = []string{
 	`engine   ws://ENGINE, HTTP at http://ENGINE`,
 	`workers  NAME-shop and NAME-customer are connected`,
 	`call     NAME::quote: 3 tea cost 1050 cents`,
@@ -68,12 +68,12 @@ func TestRun(t *testing.T) {
 	if err := run(t.Context(), &out); err != nil {
 		t.Fatalf("%v\n%s", err, &out)
 	}
-	if diff := cmp.Diff(told, outline(out.String())); diff != "" {
+	if diff := cmp.Diff(wantOutput, outline(out.String())); diff != "" {
 		t.Errorf("output (-want +got):\n%s", diff)
 	}
 }
 
-// An engine that others use as well is left as it was found.
+// A shared engine is left as it was found.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	engine := iiitest.Start(t)
 	t.Setenv("III_URL", engine.URL())
@@ -83,7 +83,7 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 		if err := run(t.Context(), &out); err != nil {
 			t.Fatalf("%v\n%s", err, &out)
 		}
-		if diff := cmp.Diff(told, outline(out.String())); diff != "" {
+		if diff := cmp.Diff(wantOutput, outline(out.String())); diff != "" {
 			t.Errorf("output (-want +got):\n%s", diff)
 		}
 	}
@@ -113,7 +113,7 @@ func TestReadmeShowsTheOutput(t *testing.T) {
 	if !found {
 		t.Fatal("the README has no sample of the output")
 	}
-	if diff := cmp.Diff(told, outline(sample)); diff != "" {
+	if diff := cmp.Diff(wantOutput, outline(sample)); diff != "" {
 		t.Errorf("sample in the README (-want +got):\n%s", diff)
 	}
 }

@@ -9,18 +9,18 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Order is what customers send, to the function and to the HTTP route alike.
+// Order is the input of both the function and the HTTP route.
 type Order struct {
 	Item     string `json:"item"`
 	Quantity int    `json:"quantity"`
 }
 
-// Quote is what an order costs.
+// Quote is the price of an order.
 type Quote struct {
 	Cents int `json:"cents"`
 }
 
-// Receipt is the answer to an order that came over HTTP.
+// Receipt is the answer to an order sent over HTTP.
 type Receipt struct {
 	Customer string `json:"customer"`
 	Cents    int    `json:"cents"`
@@ -29,16 +29,16 @@ type Receipt struct {
 // prices are in cents.
 var prices = map[string]int{"tea": 350, "cake": 480}
 
-// shop is the worker that serves.
+// shop is the worker that serves customers.
 type shop struct {
 	*worker
 	quoteID string
 	changes chan iii.StateEvent // what the state trigger delivers
 }
 
-// openShop registers what the shop serves. Nothing here waits for the network: the
-// registrations leave when the client connects. refused is called if the engine does
-// not take the trigger.
+// openShop registers what the shop serves. None of this waits for the network: the
+// registrations are sent when the client connects. refused is called if the engine
+// rejects the trigger.
 func openShop(ctx context.Context, url, name string, refused func(error)) (_ *shop, err error) {
 	w, err := newWorker(ctx, url, name, "shop")
 	if err != nil {
@@ -70,7 +70,7 @@ func openShop(ctx context.Context, url, name string, refused func(error)) (_ *sh
 	return s, nil
 }
 
-// quote serves a function. The code of an *iii.Error reaches the caller.
+// quote serves a function. The caller receives the code of an *iii.Error.
 func (s *shop) quote(ctx context.Context, o Order) (Quote, error) {
 	price, ok := prices[o.Item]
 	if !ok {
@@ -81,8 +81,8 @@ func (s *shop) quote(ctx context.Context, o Order) (Quote, error) {
 	return Quote{Cents: price * o.Quantity}, nil
 }
 
-// order serves an HTTP route. It asks for the price as any worker would, through the
-// engine: the call is a part of the request's trace, whoever answers it.
+// order serves an HTTP route. It requests the price through the engine, as any worker
+// would: the call is part of the request's trace, whichever worker answers it.
 func (s *shop) order(ctx context.Context, r *iii.HTTPRequest[Order]) (*iii.HTTPResponse[Receipt], error) {
 	receipt := Receipt{Customer: r.PathParams["name"]}
 	s.log.InfoContext(ctx, "order received", "customer", receipt.Customer)
@@ -90,7 +90,7 @@ func (s *shop) order(ctx context.Context, r *iii.HTTPRequest[Order]) (*iii.HTTPR
 	if err != nil {
 		return nil, err
 	}
-	err = iii.WithSpan(ctx, "charge "+receipt.Customer, trace.SpanKindInternal, func(ctx context.Context) error {
+	err = iii.InSpan(ctx, "charge "+receipt.Customer, trace.SpanKindInternal, func(ctx context.Context) error {
 		receipt.Cents = quote.Cents
 		s.log.InfoContext(ctx, "paid", "cents", receipt.Cents)
 		return nil

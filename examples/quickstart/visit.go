@@ -16,7 +16,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 )
 
-// visit is a customer's way through the shop, step by step.
+// visit is a customer's visit to the shop, step by step.
 type visit struct {
 	name     string
 	httpURL  string
@@ -53,7 +53,7 @@ func (v visit) ask(ctx context.Context) error {
 	return same("the quote", quote, Quote{Cents: 1050})
 }
 
-// askForMore calls it with an order that it refuses.
+// askForMore calls the function with an order that it rejects.
 func (v visit) askForMore(ctx context.Context) error {
 	_, err := iii.Call[Quote](ctx, v.customer.client, v.shop.quoteID, Order{Item: "coffee", Quantity: 1})
 	var refusal *iii.Error
@@ -65,7 +65,7 @@ func (v visit) askForMore(ctx context.Context) error {
 }
 
 // post makes an HTTP request, which the engine turns into a call of the shop's route,
-// and prints its trace.
+// and prints the request's trace.
 func (v visit) post(ctx context.Context) error {
 	path := "/" + v.name + "/orders/ada"
 	resp, traceID, err := v.postRouted(ctx, path)
@@ -84,7 +84,7 @@ func (v visit) post(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// After Flush the engine has all that the workers have recorded.
+	// After Flush, the engine has everything that the workers have recorded.
 	if err := errors.Join(v.customer.telemetry.Flush(ctx), v.shop.telemetry.Flush(ctx)); err != nil {
 		return err
 	}
@@ -94,9 +94,9 @@ func (v visit) post(ctx context.Context) error {
 	return err
 }
 
-// postRouted posts until the engine knows the route: it has accepted the route when
-// Connect returns, and its HTTP server may be a moment behind. Each attempt is a trace
-// of its own; that of the response is returned.
+// postRouted posts until the engine serves the route: the engine has accepted the route
+// when Connect returns, but its HTTP server may take a moment longer. Each attempt is a
+// trace of its own; the trace of the returned response is returned.
 func (v visit) postRouted(ctx context.Context, path string) (_ *http.Response, traceID string, err error) {
 	body, err := json.Marshal(order)
 	if err != nil {
@@ -135,17 +135,18 @@ func (v visit) postOnce(ctx context.Context, path string, body []byte) (_ *http.
 	return resp, iii.TraceID(ctx), err
 }
 
-// tracedHTTP makes each request a span of its context's trace, and tells the server of it.
-var tracedHTTP = &http.Client{Transport: iii.NewTransport(nil)}
+// tracedHTTP records each request as a span of its context's trace and sends the trace
+// context to the server.
+var tracedHTTP = &http.Client{Transport: iii.NewTracingTransport(nil)}
 
-// account is the state item that the customer keeps.
+// account is the state item that the customer stores.
 type account struct {
 	Name   string  `json:"name"`
 	Visits int     `json:"visits"`
 	Orders []Order `json:"orders"`
 }
 
-// update changes a state item and waits until the shop's trigger has seen it.
+// update changes a state item and waits for the shop's trigger to receive the event.
 func (v visit) update(ctx context.Context) error {
 	in := iii.StateUpdateInput{Scope: v.name, Key: "ada", Ops: []iii.UpdateOp{
 		iii.OpSet("name", "Ada"),
@@ -179,7 +180,7 @@ func (v visit) update(ctx context.Context) error {
 	return same("the item in the event", seen, want)
 }
 
-// remove leaves the engine as it was found.
+// remove deletes the state item, which leaves the engine as it was found.
 func (v visit) remove(ctx context.Context) error {
 	err := v.customer.client.Call(ctx, "state::delete", iii.StateDeleteInput{Scope: v.name, Key: "ada"}, nil)
 	if err != nil {
@@ -189,7 +190,7 @@ func (v visit) remove(ctx context.Context) error {
 	return err
 }
 
-// awaitChange returns what the shop's trigger delivers next.
+// awaitChange returns the next event of the shop's trigger.
 func (v visit) awaitChange(ctx context.Context, want iii.StateEventType) (iii.StateEvent, error) {
 	select {
 	case e := <-v.shop.changes:
@@ -200,7 +201,7 @@ func (v visit) awaitChange(ctx context.Context, want iii.StateEventType) (iii.St
 	}
 }
 
-// inspect prints what the engine knows of the shop's process.
+// inspect prints the engine's metrics of the shop's process.
 func (v visit) inspect(ctx context.Context) error {
 	if err := v.shop.telemetry.Flush(ctx); err != nil {
 		return err
@@ -210,16 +211,16 @@ func (v visit) inspect(ctx context.Context) error {
 		return err
 	}
 	m := info.LatestMetrics
-	if m == nil || m.MemoryRss == nil || m.MemoryHeapUsed == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
-		return fmt.Errorf("the engine has no figures of %s", v.shop.client.Name())
+	if m == nil || m.MemoryRSS == nil || m.MemoryHeapUsed == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
+		return fmt.Errorf("the engine has no process metrics of %s", v.shop.client.Name())
 	}
 	const mib = 1 << 20
 	v.say("process", "%s: %.1f MiB of memory, %.1f MiB in the heap, %d ms of CPU", v.shop.client.Name(),
-		float64(*m.MemoryRss)/mib, float64(*m.MemoryHeapUsed)/mib, (*m.CPUUserMicros+*m.CPUSystemMicros)/1000)
+		float64(*m.MemoryRSS)/mib, float64(*m.MemoryHeapUsed)/mib, (*m.CPUUserMicros+*m.CPUSystemMicros)/1000)
 	return nil
 }
 
-// same returns an error unless got is what was expected.
+// same returns an error unless got equals want.
 func same(what string, got, want any) error {
 	if reflect.DeepEqual(got, want) {
 		return nil

@@ -1,14 +1,14 @@
-// Webhooks gives the engine a trigger type of its own: functions that are bound to it run
-// when somebody sends a webhook, in the form in which GitHub sends them. A worker that
-// provides the type listens for them; any other worker, in whatever language, binds its
-// functions to it.
+// Webhooks provides a custom trigger type: functions bound to it run when a webhook in
+// GitHub's format arrives. The worker that provides the type listens for webhooks; workers
+// in any language bind their functions to it.
 //
-// Without arguments it sends some to itself, tells what happens, and exits with status 0 if
-// that is as it should be. With -serve it serves until it is interrupted, at -listen, and
-// prints how to send one. The secret that webhooks are signed with is $WEBHOOK_SECRET, or a
-// new one.
+// Without arguments the program sends webhooks to itself, prints the results, and exits with
+// status 0 if they are as expected. With -serve it listens at the address of -listen until it
+// is interrupted, and prints how to send a webhook. Webhooks are signed with the secret
+// $WEBHOOK_SECRET; without it, the program generates a secret.
 //
-// Without $III_URL it brings a development engine along; with it, it uses that engine.
+// If $III_URL is set, the program uses the engine at that address. Otherwise it starts a
+// development engine.
 package main
 
 import (
@@ -55,14 +55,14 @@ func run(ctx context.Context, out io.Writer, listen string, serve bool) (err err
 		defer engine.Close()
 		engineURL = engine.URL()
 	}
-	// Each run has names of its own, so that many can share an engine.
+	// Each run uses unique names, so several runs can share an engine.
 	name := "webhooks-" + strings.ToLower(rand.Text()[:6])
 	secret := cmp.Or(os.Getenv("WEBHOOK_SECRET"), rand.Text())
 	reports := make(chan string, 100)
 	report := func(format string, args ...any) {
 		select {
 		case reports <- fmt.Sprintf(format, args...):
-		case <-ctx.Done(): // nobody listens any more
+		case <-ctx.Done(): // nothing receives reports any more
 		}
 	}
 
@@ -83,7 +83,7 @@ func run(ctx context.Context, out io.Writer, listen string, serve bool) (err err
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	defer func() {
-		// First what comes from outside ends, then what it needs.
+		// Stop the server first: its requests need the provider.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		err = errors.Join(err, server.Shutdown(ctx), provider.Shutdown(ctx))
@@ -95,7 +95,7 @@ func run(ctx context.Context, out io.Writer, listen string, serve bool) (err err
 		return err
 	}
 
-	// The consumer knows nothing of HTTP: its functions run when an event comes.
+	// The consumer does not use HTTP: its functions run when an event arrives.
 	consumer, err := newConsumer(engineURL, name, report)
 	if err != nil {
 		return err

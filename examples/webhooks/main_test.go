@@ -51,7 +51,7 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Two runs on an engine that others use as well do not meet.
+// Two runs on a shared engine do not interfere.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	engine := iiitest.Start(t)
 	t.Setenv("III_URL", engine.URL())
@@ -59,8 +59,8 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	checkRun(t)
 }
 
-// With -serve it serves until it is interrupted, with the secret that it is given and
-// does not show.
+// With -serve the program serves until it is interrupted. It uses the secret of the
+// environment and never prints it.
 func TestServe(t *testing.T) {
 	t.Setenv("III_URL", "")
 	t.Setenv("WEBHOOK_SECRET", "secret of the test")

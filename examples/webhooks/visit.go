@@ -10,18 +10,18 @@ import (
 	"time"
 )
 
-// visit sends webhooks and tells what comes of them.
+// visit sends webhooks and prints the results.
 type visit struct {
 	url, secret string
 	consumer    *consumer
-	reports     chan string // of provider and consumer, in order
+	reports     chan string // from provider and consumer, in order
 	out         io.Writer
 }
 
 // refused reports that a trigger was refused.
 func (v visit) refused(err error) { v.consumer.report("refused: %v", err) }
 
-// condition is the function that lets pushes to main through.
+// condition returns the id of the function that accepts only pushes to main.
 func (v visit) condition() string { return v.consumer.name + "::is-main" }
 
 func (v visit) run(ctx context.Context) error {
@@ -52,11 +52,11 @@ func (v visit) run(ctx context.Context) error {
 		event, body, secret string
 		status              int
 	}{
-		{"push", topic, v.secret, http.StatusOK},               // is not deployed
-		{"issues", main, v.secret, http.StatusOK},              // nobody is bound to it
-		{"push", main, "a guess", http.StatusUnauthorized},     // does not know the secret
-		{"push", `"no push"`, v.secret, http.StatusBadGateway}, // is no push: the condition fails
-		{"push", "ref=main", v.secret, http.StatusBadRequest},  // is no JSON
+		{"push", topic, v.secret, http.StatusOK},               // the condition is false
+		{"issues", main, v.secret, http.StatusOK},              // no function is bound to this event
+		{"push", main, "a guess", http.StatusUnauthorized},     // the secret is wrong
+		{"push", `"no push"`, v.secret, http.StatusBadGateway}, // the condition fails on the payload
+		{"push", "ref=main", v.secret, http.StatusBadRequest},  // the body is not JSON
 	} {
 		if err := v.send(ctx, step.event, step.body, step.secret, step.status); err != nil {
 			return err
@@ -78,14 +78,14 @@ func (v visit) run(ctx context.Context) error {
 	return nil
 }
 
-// serve tells what happens until it is interrupted.
+// serve prints the reports until ctx ends.
 func (v visit) serve(ctx context.Context) error {
 	if _, err := v.consumer.bind(hookConfig{Event: "push", Condition: v.condition()}, v.refused); err != nil {
 		return err
 	}
 	secret := v.secret
 	if os.Getenv("WEBHOOK_SECRET") != "" {
-		secret = `"$WEBHOOK_SECRET"` // who has set it knows it, and others may see the output
+		secret = `"$WEBHOOK_SECRET"` // the output may be visible to others: do not print the secret
 	}
 	fmt.Fprintf(v.out, manual, v.url, secret)
 	for {
@@ -104,7 +104,7 @@ const manual = `Webhooks go to %[1]s and are signed with %[2]s. Try:
   curl -d "$body" -H 'X-GitHub-Event: push' -H "X-Hub-Signature-256: sha256=$signature" %[1]s
 `
 
-// send sends a webhook, and compares the status of the answer.
+// send sends a webhook and checks the status of the response.
 func (v visit) send(ctx context.Context, event, body, secret string, status int) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, v.url, strings.NewReader(body))
 	if err != nil {
@@ -128,7 +128,8 @@ func (v visit) send(ctx context.Context, event, body, secret string, status int)
 	return nil
 }
 
-// await tells what is reported next, which has to begin with a text.
+// await prints the next report. It returns an error if the report does not begin with
+// the given text.
 func (v visit) await(ctx context.Context, report string) error {
 	select {
 	case r := <-v.reports:

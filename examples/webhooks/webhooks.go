@@ -16,23 +16,23 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// hookConfig is what a trigger is registered with.
+// hookConfig is the config of a trigger.
 type hookConfig struct {
-	// Event is the one to run for, "push" for example.
+	// Event is the name of the event that fires the trigger, for example "push".
 	Event string `json:"event"`
-	// Condition is a function that may keep an event from the trigger's, by false. The
-	// package calls it; a provider has only to let the key be there.
+	// Condition is the id of a function that suppresses the trigger if it returns false.
+	// TriggerBinding.Fire calls it; the provider only has to accept the key.
 	Condition string `json:"condition_function_id,omitempty"`
 }
 
-// hookEvent is what the functions get.
+// hookEvent is the payload of the functions.
 type hookEvent struct {
 	Event   string          `json:"event"`
 	Payload json.RawMessage `json:"payload"`
 }
 
-// webhooks is the provider of the trigger type, and the HTTP server that webhooks are
-// sent to.
+// webhooks is the provider of the trigger type and the HTTP handler that receives
+// webhooks.
 type webhooks struct {
 	secret []byte
 	report func(format string, args ...any)
@@ -50,7 +50,7 @@ func newWebhooks(secret string, report func(format string, args ...any)) *webhoo
 	return &webhooks{secret: []byte(secret), report: report, hooks: map[string]hook{}}
 }
 
-// triggerType tells other workers what the type takes and gives.
+// triggerType describes the configs and payloads of the type to other workers.
 func (w *webhooks) triggerType(id string) iii.TriggerType {
 	return iii.TriggerType{
 		ID: id, Description: "Webhooks in the form of GitHub's",
@@ -59,8 +59,8 @@ func (w *webhooks) triggerType(id string) iii.TriggerType {
 	}
 }
 
-// Bind implements iii.TriggerProvider: a trigger begins, or begins anew. An error refuses
-// it, and the worker that has registered it is told why.
+// Bind implements iii.TriggerProvider: it starts or restarts a trigger. An error refuses
+// the trigger; the worker that registered it receives the error.
 func (w *webhooks) Bind(_ context.Context, b iii.TriggerBinding) error {
 	var config hookConfig
 	d := json.NewDecoder(bytes.NewReader(b.Config))
@@ -78,7 +78,7 @@ func (w *webhooks) Bind(_ context.Context, b iii.TriggerBinding) error {
 	return nil
 }
 
-// Unbind implements iii.TriggerProvider: a trigger ends.
+// Unbind implements iii.TriggerProvider: it ends a trigger.
 func (w *webhooks) Unbind(_ context.Context, id string) error {
 	w.mu.Lock()
 	event := w.hooks[id].config.Event
@@ -88,7 +88,7 @@ func (w *webhooks) Unbind(_ context.Context, id string) error {
 	return nil
 }
 
-// of returns the triggers for an event.
+// of returns the triggers bound to an event.
 func (w *webhooks) of(event string) (found []iii.TriggerBinding) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -100,8 +100,8 @@ func (w *webhooks) of(event string) (found []iii.TriggerBinding) {
 	return found
 }
 
-// ServeHTTP takes a webhook and runs the functions that are bound to its event. The
-// sender is told when they have run; many senders try again after an error.
+// ServeHTTP receives a webhook and runs the functions bound to its event. It responds
+// after they have run, because many senders retry after an error.
 func (w *webhooks) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, 1<<20))
 	if err != nil || r.Method != http.MethodPost || !json.Valid(body) {
@@ -123,7 +123,7 @@ func (w *webhooks) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(rw, "triggers: %d\n", len(bindings))
 }
 
-// sign is the signature of a webhook.
+// sign returns the signature of a webhook.
 func sign(secret, body []byte) string {
 	mac := hmac.New(sha256.New, secret)
 	mac.Write(body)

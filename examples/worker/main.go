@@ -1,5 +1,5 @@
-// Worker is the shortest worker program: one function, served until the program is
-// interrupted. The engine is the one at $III_URL, or the one on this machine.
+// Worker is the shortest worker program: it serves one function until the program is
+// interrupted. It connects to the engine at $III_URL, or to the engine on this machine.
 package main
 
 import (
@@ -32,7 +32,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := client.Run(ctx); err != nil { // serves until ctx ends, then drains
+	if err := client.Run(ctx); err != nil { // serves until ctx ends, then shuts down gracefully
 		log.Fatal(err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii/internal/environ"
 )
 
-// asProgram is set when the test's binary is to be the program itself.
+// asProgram is an environment variable that makes the test binary run as the program.
 const asProgram = "III_EXAMPLE_MAIN"
 
 func TestMain(m *testing.M) {
@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// The program serves its function until it is interrupted, and ends well then.
+// The program serves its function until it is interrupted, and then exits with status 0.
 func TestWorker(t *testing.T) {
 	engine := iiitest.Start(t)
 	client, err := iii.New(engine.URL())
@@ -35,7 +35,7 @@ func TestWorker(t *testing.T) {
 	if err := client.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// The engine answers the program's ping after it has applied its registrations.
+	// The engine answers the program's ping after applying its registrations.
 	ready := make(chan struct{})
 	once := sync.OnceFunc(func() { close(ready) })
 	engine.Hook(func(f iiitest.Frame) iiitest.Verdict {
@@ -66,7 +66,7 @@ func TestWorker(t *testing.T) {
 		t.Errorf("greetings::hello returned %q, want %q", got, want)
 	}
 
-	if runtime.GOOS == "windows" { // which knows no interrupt for one process
+	if runtime.GOOS == "windows" { // which cannot interrupt a single process
 		_ = program.Process.Kill()
 		<-ended
 		return

@@ -32,7 +32,7 @@ type order struct {
 func shopWorker(t *testing.T, engine *iiitest.Engine, name string) (*iii.Client, *iii.Telemetry, *slog.Logger) {
 	t.Helper()
 	url := engine.URL()
-	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: &url, ServiceName: &name, MetricsExportIntervalMs: new(uint64(500))})
+	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: &url, ServiceName: &name, MetricsExportIntervalMs: new(uint64(500))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func demonstrate(t *testing.T, engine *iiitest.Engine) func(item string, quantit
 	warehouse, _, stockLog := shopWorker(t, engine, "warehouse")
 	ok := must[*iii.Function](t)
 	ok(iii.Handle(warehouse, "warehouse::reserve", func(ctx context.Context, o order) (map[string]int, error) {
-		err := iii.WithSpan(ctx, "take from shelf", trace.SpanKindInternal, func(ctx context.Context) error {
+		err := iii.InSpan(ctx, "take from shelf", trace.SpanKindInternal, func(ctx context.Context) error {
 			sha256.Sum256(make([]byte, o.Quantity<<20)) // work that takes its time
 			if o.Quantity > 8 {
 				return &iii.Error{Code: "out_of_stock", Message: "2 " + o.Item + " are left"}
@@ -137,7 +137,7 @@ func demonstrate(t *testing.T, engine *iiitest.Engine) func(item string, quantit
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("Authorization", "Bearer s3cret")
 		req.Header.Set("Cookie", "session=s3cret")
-		resp := must[*http.Response](t)((&http.Client{Transport: iii.NewTransport(nil)}).Do(req))
+		resp := must[*http.Response](t)((&http.Client{Transport: iii.NewTracingTransport(nil)}).Do(req))
 		_, _ = io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
 	}

@@ -1,5 +1,5 @@
-// Package environ keeps tests, and programs that test, apart from what is set on the
-// machine for other workers.
+// Package environ isolates tests, and programs that test, from variables that the
+// machine sets for other workers.
 package environ
 
 import (
@@ -7,11 +7,12 @@ import (
 	"strings"
 )
 
-// prefixes begin the names of the variables that workers, telemetry and iiidev read.
+// prefixes lists the prefixes of the variables that workers, telemetry and iiidev read.
 var prefixes = []string{"III_", "OTEL_", "SERVICE_"}
 
 // Clear unsets the variables that configure workers and telemetry, for this process and
-// those that it starts; III_TEST_ begins the tests' own, which stay. Call it before anything else: in TestMain, in main.
+// the processes that it starts. Variables with the prefix III_TEST_ belong to the tests
+// and stay. Call Clear first, in TestMain or main.
 func Clear() {
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")
@@ -20,7 +21,7 @@ func Clear() {
 		}
 		for _, prefix := range prefixes {
 			if strings.HasPrefix(strings.ToUpper(name), prefix) {
-				_ = os.Unsetenv(name) // which fails for names that there cannot be
+				_ = os.Unsetenv(name) // fails only for names that cannot exist
 			}
 		}
 	}

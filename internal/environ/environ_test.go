@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestClear(t *testing.T) {
+func TestClearKeepsOtherVariables(t *testing.T) {
 	for name, kept := range map[string]bool{
 		"III_URL": false, "OTEL_ENABLED": false, "SERVICE_NAME": false, "otel_lower_case": false,
 		"HTTP_PROXY": true, "III_TEST_LOG": true, "MY_III_URL": true, "OTHER": true,

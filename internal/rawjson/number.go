@@ -79,7 +79,7 @@ func AppendNumbers(dst, doc []byte) ([]byte, bool) {
 			i++
 		case c == '-' || isDigit(c):
 			end := i + 1
-			for end < len(doc) && numberByte(doc[end]) {
+			for end < len(doc) && numberByte[doc[end]] {
 				end++
 			}
 			if number := doc[i:end]; !isInteger(number) {
@@ -97,12 +97,6 @@ func AppendNumbers(dst, doc []byte) ([]byte, bool) {
 		}
 	}
 	return append(dst, doc[min(kept, len(doc)):]...), true
-}
-
-func isDigit(c byte) bool { return c >= '0' && c <= '9' }
-
-func numberByte(c byte) bool {
-	return isDigit(c) || c == '.' || c == '-' || c == '+' || c == 'e' || c == 'E'
 }
 
 func hasExponent(text []byte) bool {

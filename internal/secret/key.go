@@ -2,18 +2,20 @@ package secret
 
 import "strings"
 
-// Key reports whether a key names a secret: one that is [Named], or cookies, which HTTP
-// payloads have. Of an attribute, its last part may be one.
+// Key reports whether a key names a secret: either it satisfies [Named], or it is
+// cookies, a key of HTTP payloads. The last part of a dotted attribute key counts as
+// well.
 func Key(key string) bool {
 	last := key[strings.LastIndexByte(key, '.')+1:]
 	return strings.EqualFold(last, "cookies") || Named([]byte(last)) || Named([]byte(key))
 }
 
-// secretWords are what sensitive keys contain; client_secret is one by "secret".
+// secretWords lists the words that sensitive keys contain; client_secret contains
+// secret.
 var secretWords = []string{"api_key", "apikey", "api-key", "password", "secret", "credential", "authorization",
 	"auth_token", "access_token", "refresh_token", "bearer", "private_key", "access_key"}
 
-// secretInitials are the first letters of secretWords.
+// secretInitials marks the first letters of secretWords.
 var secretInitials = func() (t [256]bool) {
 	for _, word := range secretWords {
 		t[word[0]], t[word[0]-'a'+'A'] = true, true
@@ -21,7 +23,7 @@ var secretInitials = func() (t [256]bool) {
 	return t
 }()
 
-// Named reports whether a key names a secret as iii.Redact says.
+// Named reports whether a key names a secret by the rules of iii.Redact.
 func Named(key []byte) bool {
 	for i, c := range key {
 		if !secretInitials[c] {
@@ -44,7 +46,7 @@ func Named(key []byte) bool {
 
 func isFold(key []byte, word string) bool { return len(key) == len(word) && hasPrefixFold(key, word) }
 
-// hasPrefixFold ignores the case of ASCII letters; prefix is in lower case.
+// hasPrefixFold ignores the case of ASCII letters; prefix must be in lower case.
 func hasPrefixFold(key []byte, prefix string) bool {
 	if len(key) < len(prefix) {
 		return false

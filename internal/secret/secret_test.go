@@ -42,8 +42,8 @@ func TestText(t *testing.T) {
 	}
 }
 
-// Wherever a payload is cut off, no part of a secret is left.
-func TestTextCutAnywhere(t *testing.T) {
+// A payload cut at any position reveals no part of a secret.
+func TestTextOfTruncatedPayloadShowsNoSecret(t *testing.T) {
 	payload := `{"id":1,"cookies":{"a":["ZZ"],"b":{"c":"ZZ"}},"inner":"{\"token\":{\"a\":\"ZZ \\\"ZZ\"},\"b\":[]}",` +
 		`"pass\u0077ord" : "Z\"ZZ","list":[{"set-cookie":["ZZ","ZZ"]},{"api_key":-99.9e9}],"name":"Ada"}`
 	for end := range len(payload) + 1 {
@@ -58,7 +58,7 @@ func TestTextCutAnywhere(t *testing.T) {
 	}
 }
 
-// What is JSON stays so, and is the same a second time.
+// FuzzText checks that valid JSON stays valid and that Text is idempotent.
 func FuzzText(f *testing.F) {
 	for _, text := range []string{
 		`{"token":{"a":[1]},"b":"{\"password\": 1e5}"}`, `[{"key":"password","value":{"stringValue":"a"}}]`, `"\"{\\\"cookie\\\":null}\""`, `{"a":"\ud83d\u0`,

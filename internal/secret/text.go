@@ -1,4 +1,4 @@
-// Package secret leaves secrets out of what the development engine shows and writes.
+// Package secret removes secrets from what the development engine shows and writes.
 package secret
 
 import (
@@ -8,21 +8,21 @@ import (
 	"unicode/utf8"
 )
 
-// Redacted is what stands in the place of a secret.
+// Redacted replaces a secret.
 const Redacted = "[REDACTED]"
 
-// Text is a text, if it is JSON, without the values of keys that name secrets, and else
-// as it was; so is each text in it. Attributes as OTLP has them, {"key":…,"value":…}, are
-// members, too. Text that is cut off may be given: where the value of a secret is no JSON,
-// or does not end, nothing is left from there. What is JSON stays so.
+// Text replaces the values of keys that name secrets if text is JSON, and returns other
+// text unchanged. It does the same to JSON inside strings. OTLP attributes,
+// {"key":…,"value":…}, are treated as members. text may be truncated JSON: where the
+// value of a secret is invalid or incomplete, the result ends. Valid JSON stays valid.
 func Text(text string) string {
 	if begin := strings.TrimLeft(text, " \t\r\n"); begin == "" || !strings.ContainsRune(`{["`, rune(begin[0])) {
 		return text
 	}
 	var out strings.Builder
-	from := 0          // what is to follow out
+	from := 0          // text[from:i] is not in out yet
 	last := ""         // the last key
-	attribute := false // the next value is that of an attribute that names a secret
+	attribute := false // the next value belongs to an attribute that names a secret
 	for i := 0; i < len(text); {
 		if text[i] != '"' {
 			i++
@@ -31,7 +31,7 @@ func Text(text string) string {
 		end := i + quoted(text[i:])
 		s := unquoted(text[i:end])
 		value := strings.TrimLeft(text[end:], " \t\r\n")
-		if !strings.HasPrefix(value, ":") { // a text, which may be JSON itself
+		if !strings.HasPrefix(value, ":") { // a string value, which may be JSON itself
 			if masked := Text(s); masked != s {
 				b, _ := json.Marshal(masked)
 				out.WriteString(text[from:i] + string(b))
@@ -58,7 +58,8 @@ func Text(text string) string {
 	return out.String() + text[from:]
 }
 
-// quoted is the length of the JSON string with which text begins, perhaps cut off.
+// quoted returns the length of the JSON string, possibly truncated, at the beginning of
+// text.
 func quoted(text string) int {
 	for i := 1; i < len(text); i++ {
 		switch text[i] {
@@ -71,11 +72,12 @@ func quoted(text string) int {
 	return len(text)
 }
 
-// escape is an escape in a JSON string, or one byte that cannot be in any.
+// escape matches an escape in a JSON string, or one byte that no JSON string can
+// contain.
 var escape = regexp.MustCompile(`\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|[\\\x00-\x1f]`)
 
-// unquoted is what a JSON string means, which may lack its end, without what has no
-// meaning: a part of an escape, where it was cut off.
+// unquoted decodes a JSON string that may lack its end. It ignores invalid parts, such
+// as an escape that was cut off.
 func unquoted(quoted string) string {
 	if n := len(quoted); n > 1 && quoted[n-1] == '"' && plain(quoted) {
 		return quoted[1 : n-1]
@@ -93,7 +95,7 @@ func unquoted(quoted string) string {
 	return s
 }
 
-// plain reports whether a JSON string means what it says.
+// plain reports whether a JSON string contains no escapes and nothing invalid.
 func plain(quoted string) bool {
 	for i := range len(quoted) {
 		if quoted[i] == '\\' || quoted[i] < ' ' {

@@ -1,5 +1,5 @@
-// Package tracetree prints a trace as a tree with bars, for the examples: each span
-// with its duration and status, and under it what was logged in it.
+// Package tracetree prints a trace as a tree with bars, for the examples. It prints each
+// span with its duration and status, and below the span the log records written in it.
 package tracetree
 
 import (
@@ -13,9 +13,9 @@ import (
 )
 
 // Print reads a trace back from the engine and writes it to w, in lines of at most
-// 100 columns. What the workers have recorded must be there: flush their telemetry
-// first. The engine ends a span of its own a moment after the answer has left, so
-// Print reads until the trace is whole, but not for longer than ten seconds.
+// 100 columns. Flush the telemetry of the workers first, so the engine has their spans.
+// The engine ends its own spans a moment after sending the answer, so Print polls until
+// the trace is complete, for at most ten seconds.
 func Print(ctx context.Context, w io.Writer, c *iii.Client, traceID string) error {
 	roots, err := read(ctx, c, traceID)
 	if err != nil {
@@ -28,7 +28,7 @@ func Print(ctx context.Context, w io.Writer, c *iii.Client, traceID string) erro
 	return write(w, roots, logs.Logs)
 }
 
-// patience is how long a trace may take to become whole.
+// patience is the time limit for a trace to become complete.
 const patience = 10 * time.Second
 
 func read(ctx context.Context, c *iii.Client, traceID string) ([]iii.TraceNode, error) {
@@ -52,7 +52,7 @@ func read(ctx context.Context, c *iii.Client, traceID string) ([]iii.TraceNode, 
 	}
 }
 
-// whole reports whether the spans are one tree from its root on, and all have ended.
+// whole reports whether the spans form a single tree with its root and have all ended.
 func whole(roots []iii.TraceNode) bool {
 	return len(roots) == 1 && roots[0].ParentSpanID == nil && ended(roots)
 }

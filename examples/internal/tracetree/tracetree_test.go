@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// span is a span from and to so many microseconds after the beginning.
+// span returns a span. from and to are microseconds after the beginning.
 func span(id, service, name, status string, from, to uint64, children ...iii.TraceNode) iii.TraceNode {
 	const begin = 1_700_000_000_000_000_000
 	return iii.TraceNode{

@@ -18,15 +18,15 @@ import (
 )
 
 const (
-	width     = 100 // of a line, in columns
+	width     = 100 // columns of a line
 	statusFor = 5   // columns of a status: ok, error or unset
 	timeFor   = 7   // columns of a duration
-	barFor    = 20  // columns of a bar at least
+	barFor    = 20  // minimum columns of a bar
 )
 
-// row is a line of the tree: a span, or text under one.
+// row is a line of the output: a span, or text below a span.
 type row struct {
-	tree, text string // the lines of the tree, and what hangs on them
+	tree, text string // the branches of the tree, and the text after them
 	span       *iii.TraceNode
 	style      string
 }
@@ -36,7 +36,7 @@ type tree struct {
 	logs     map[string][]iii.StoredLog // by span, oldest first
 	rows     []row
 	from, to uint64   // nanoseconds since 1970
-	services []string // as they come
+	services []string // in order of appearance
 }
 
 // write writes a trace. It uses colours if w is a terminal, unless $NO_COLOR is set.
@@ -57,8 +57,8 @@ func write(w io.Writer, roots []iii.TraceNode, logs []iii.StoredLog) error {
 
 func at(l iii.StoredLog) uint64 { return cmp.Or(l.TimestampUnixNano, l.ObservedTimestampUnixNano) }
 
-// add adds the rows of a span and all below it. own leads to the span, below to what
-// is under it.
+// add adds the rows of a span and of its descendants. own is the branch that leads to the
+// span, below the branch that leads to its children.
 func (t *tree) add(s *iii.TraceNode, own, below string) {
 	t.rows = append(t.rows, row{tree: own, text: s.Name, span: s})
 	if t.from == 0 || s.StartTimeUnixNano < t.from {
@@ -89,7 +89,7 @@ func (t *tree) add(s *iii.TraceNode, own, below string) {
 	}
 }
 
-// addText adds a line under span s, before its child number next.
+// addText adds a line below span s, before the child with the index next.
 func (t *tree) addText(s *iii.TraceNode, next int, below, text, style string) {
 	rule := "   "
 	if next < len(s.Children) {
@@ -98,7 +98,7 @@ func (t *tree) addText(s *iii.TraceNode, next int, below, text, style string) {
 	t.rows = append(t.rows, row{tree: below + rule, text: text, style: style})
 }
 
-// logLine is a record in one line: its level, its message, its data.
+// logLine formats a log record as one line: level, message and data.
 func logLine(l iii.StoredLog) string {
 	line := strings.TrimSpace(l.SeverityText + " " + l.Body)
 	data := map[string]json.RawMessage{}
@@ -115,8 +115,8 @@ func logLine(l iii.StoredLog) string {
 	return line
 }
 
-// format aligns the rows: the service, the tree, and on the right, for spans, the
-// duration, the bar and the status.
+// format aligns the rows: the service and the tree on the left; duration, bar and status
+// of spans on the right.
 func (t *tree) format(color bool) []byte {
 	paint := func(style, text string) string {
 		if !color || style == "" {
@@ -157,7 +157,7 @@ func (t *tree) format(color bool) []byte {
 	return out.Bytes()
 }
 
-// bar draws when the span was, in steps of half a column.
+// bar draws the time range of a span, in steps of half a column.
 func (t *tree) bar(s *iii.TraceNode, cells int) string {
 	end := s.EndTimeUnixNano
 	if s.Pending {
@@ -183,7 +183,7 @@ func (t *tree) bar(s *iii.TraceNode, cells int) string {
 	return b.String()
 }
 
-// short is a duration with three digits.
+// short formats a duration with three digits.
 func short(d time.Duration) string {
 	value, unit := float64(d), "ns"
 	for _, larger := range []struct {

@@ -13,8 +13,8 @@ import (
 const token = "let-me-in"
 
 var access = []scenario{
-	{"guarded-peer", "a peer on the guarded port: rights, prefix, refusals", guardedPeer},
-	{"guard-by-peer", "an auth function of the peer, which lets Go in", guardByPeer},
+	{"guarded-peer", "a peer on the guarded port: permissions, prefix, refusals", guardedPeer},
+	{"guard-by-peer", "an auth function of the peer, which admits Go", guardByPeer},
 }
 
 func guardedPeer(ctx context.Context, t *trial) {

@@ -69,7 +69,7 @@ func newBench(ctx context.Context, s sdk, iiidev string, argv []string, dir stri
 	}
 	interval := uint64(200)
 	name := goWorker
-	b.telemetry, err = iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &b.engine.workers, ServiceName: &name, MetricsExportIntervalMs: &interval})
+	b.telemetry, err = iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: &b.engine.workers, ServiceName: &name, MetricsExportIntervalMs: &interval})
 	if err != nil {
 		return nil, err
 	}

@@ -97,20 +97,20 @@ var calls = []scenario{
 		t.fails("go::slow", r, "TIMEOUT", "")
 		t.equal("result of a call with time enough", t.ask(ctx, "go::slow", object{"ms": 500}, object{"timeout_ms": 30_000}), "late")
 	}},
-	{"metadata-go-peer", "metadata beside the payload, Go calls the peer", func(ctx context.Context, t *trial) {
+	{"metadata-go-peer", "metadata with the payload, Go calls the peer", func(ctx context.Context, t *trial) {
 		got := t.members("result", t.call(ctx, "peer::inspect", object{"n": 1}, iii.WithMetadata(object{"tenant": "acme", "tags": []int{1, 2}})))
 		t.equal("payload", got["payload"], object{"n": 1})
 		t.equal("metadata", got["metadata"], object{"tenant": "acme", "tags": []int{1, 2}})
 		got = t.members("result", t.call(ctx, "peer::inspect", object{}))
 		t.equal("metadata of a call without", got["metadata"], nil)
 	}},
-	{"metadata-peer-go", "metadata beside the payload, the peer calls Go", func(ctx context.Context, t *trial) {
+	{"metadata-peer-go", "metadata with the payload, the peer calls Go", func(ctx context.Context, t *trial) {
 		got := t.members("result", t.ask(ctx, "go::inspect", object{"n": 1}, object{"metadata": object{"tenant": "acme"}}))
 		t.equal("payload", got["payload"], object{"n": 1})
 		t.equal("metadata", got["metadata"], object{"tenant": "acme"})
 	}},
-	{"namespace-go-peer", "namespaces, Go calls a peer in another one", namespaceGoPeer},
-	{"namespace-peer-go", "namespaces, the peer calls Go in another one", namespacePeerGo},
+	{"namespace-go-peer", "namespaces, Go calls a peer in another namespace", namespaceGoPeer},
+	{"namespace-peer-go", "namespaces, the peer calls Go in another namespace", namespacePeerGo},
 	{"void-go-peer", "void calls, Go calls the peer", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-void", nil, 0)
 		t.must("send", t.client.Send(ctx, "peer::on-void", object{"n": 1}, iii.WithMetadata("m")))
@@ -125,7 +125,7 @@ var calls = []scenario{
 		t.equal("payload", t.next(ctx, "go::on-void").Payload, object{"n": 1})
 	}},
 	{"http-invoked", "a function that the engine calls over HTTP, registered by the peer", httpInvoked},
-	{"unregister", "a function that the peer takes back", func(ctx context.Context, t *trial) {
+	{"unregister", "a function that the peer unregisters", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::passing", "here", 0)
 		t.equal("result", t.call(ctx, "peer::passing", object{}), "here")
 		t.value(ctx, "unregister", object{"function_id": "peer::passing"})
@@ -133,7 +133,7 @@ var calls = []scenario{
 			return errors.Is(t.client.Call(ctx, "peer::passing", object{}, nil), iii.ErrFunctionNotFound)
 		}))
 	}},
-	{"worker", "what the peer tells about itself", func(ctx context.Context, t *trial) {
+	{"worker", "the peer's description of itself", func(ctx context.Context, t *trial) {
 		w, err := t.client.WorkerInfo(ctx, t.peerName())
 		t.must("engine::workers::info", err)
 		t.equal("runtime", w.Worker.Runtime, t.sdk.runtime)

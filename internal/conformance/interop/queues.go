@@ -42,7 +42,7 @@ var queues = []scenario{
 			t.errorf("the message came once more after it had been handled")
 		}
 	}},
-	{"durable-dead-letter", "a durable topic, a message that the peer never handles becomes a dead letter", func(ctx context.Context, t *trial) {
+	{"durable-dead-letter", "a durable topic, a message that the peer never handles moves to the dead-letter queue", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-refund", nil, 1000)
 		t.bind(ctx, "durable:subscriber", "peer::on-refund", object{"topic": "refunds", "queue_config": object{"maxRetries": 1, "backoffDelayMs": 50}}, nil)
 		t.must("publish", t.client.PublishDurable(ctx, "refunds", object{"n": 7}))

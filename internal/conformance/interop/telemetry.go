@@ -27,7 +27,7 @@ var telemetry = []scenario{
 		}
 	}},
 	{"baggage", "baggage, from Go to the peer and back to Go", func(ctx context.Context, t *trial) {
-		ctx, err := iii.WithBaggageEntry(ctx, "tenant", "acme")
+		ctx, err := iii.SetBaggage(ctx, "tenant", "acme")
 		t.must("baggage", err)
 		seen := make(chan string, 1)
 		f, err := t.client.HandleFunc("go::baggage", func(ctx context.Context, _ json.RawMessage) (any, error) {
@@ -40,7 +40,7 @@ var telemetry = []scenario{
 		})
 		t.must("registration", err)
 		defer unregister(f)
-		t.must("span", iii.WithSpan(trace.ContextWithSpan(ctx, t.root(ctx)), "with baggage", trace.SpanKindClient, func(ctx context.Context) error {
+		t.must("span", iii.InSpan(trace.ContextWithSpan(ctx, t.root(ctx)), "with baggage", trace.SpanKindClient, func(ctx context.Context) error {
 			return t.client.Call(ctx, "peer::traced", object{"function_id": "go::baggage", "data": object{}}, nil)
 		}))
 		select {
@@ -120,7 +120,7 @@ var telemetry = []scenario{
 			report = w.Worker.LatestMetrics
 			return err == nil && report != nil
 		}))
-		if report.MemoryRss == nil || *report.MemoryRss == 0 {
+		if report.MemoryRSS == nil || *report.MemoryRSS == 0 {
 			t.errorf("no resident memory in %s", short(plain(report)))
 		}
 	}},
@@ -138,7 +138,7 @@ func (t *trial) root(ctx context.Context) trace.Span {
 // returns the trace.
 func (t *trial) traced(ctx context.Context) string {
 	f, err := t.client.HandleFunc("go::traced", func(ctx context.Context, _ json.RawMessage) (any, error) {
-		return true, iii.WithSpan(ctx, "go work", trace.SpanKindInternal, func(context.Context) error { return nil })
+		return true, iii.InSpan(ctx, "go work", trace.SpanKindInternal, func(context.Context) error { return nil })
 	})
 	t.must("registration", err)
 	defer unregister(f)

@@ -35,8 +35,8 @@ var groups = []group{
 	{"State and streams", stores},
 	{"Channels", channels},
 	{"Telemetry", telemetry},
-	{"Access", access},
-	{"Link", links},
+	{"Access control", access},
+	{"Connection", links},
 }
 
 // Bounds of a scenario, which are there for what hangs; and of waiting in vain, for

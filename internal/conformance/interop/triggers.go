@@ -105,7 +105,7 @@ var triggers = []scenario{
 	}},
 	{"provider-peer", "a trigger type provided by the peer and bound by Go", providerPeer},
 	{"provider-go", "a trigger type provided by Go and bound by the peer", providerGo},
-	{"observe", "an observer of the peer, which engines of version 0.23 do not know", func(ctx context.Context, t *trial) {
+	{"observe", "an observer of the peer, which engine 0.23 does not support", func(ctx context.Context, t *trial) {
 		r := t.do(ctx, "observe", object{"function_id": "go::echo", "target": "peer::echo"})
 		if t.fails("observer", r, "UNSUPPORTED", ""); len(t.differences) > 0 {
 			return

@@ -143,7 +143,7 @@ func TestLogs(t *testing.T) {
 func TestLogger(t *testing.T) {
 	e, _ := connect(t)
 	url, name := e.URL(), "logger"
-	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: &url, ServiceName: &name})
+	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: &url, ServiceName: &name})
 	if err != nil {
 		t.Fatal(err)
 	}

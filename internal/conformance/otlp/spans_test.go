@@ -224,7 +224,7 @@ func TestLiveSpans(t *testing.T) {
 	e, _ := connect(t)
 	g := newGenerator()
 	url, name := e.URL(), "live"
-	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWsURL: &url, ServiceName: &name})
+	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: &url, ServiceName: &name})
 	if err != nil {
 		t.Fatal(err)
 	}

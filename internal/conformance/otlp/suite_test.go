@@ -28,7 +28,8 @@ func TestMain(m *testing.M) {
 // has read of it, written by OpenTelemetry's encoder, is the same document.
 func TestFramesOfTheSuite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "frames")
-	cmd := exec.Command("go", "test", "-count=1", "-run", "Telemetry|Checklist|Encode|Export|Golden|Batch|Log|Live|Metric|R13|R14|R20", "github.com/iii-go/iii")
+	cmd := exec.Command("go", "test", "-count=1", "-run", "Telemetry|Encode|Export|Golden|Batch|Log|Live|Metric|Span|Flush|Gauge|Payload|Unsampled|Trace|R13|R14|R20",
+		"github.com/iii-go/iii", "github.com/iii-go/iii/internal/otlpjson")
 	cmd.Env = append(os.Environ(), "III_TEST_FRAMES="+path)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", cmd, err, out)

@@ -68,7 +68,7 @@ func (p *peer) register() error {
 	})
 	errs = append(errs, err)
 	_, err = iii.Handle(p.client, "peer::traced", func(ctx context.Context, in tracedInput) (result json.RawMessage, err error) {
-		err = iii.WithSpan(ctx, "peer work", trace.SpanKindInternal, func(ctx context.Context) error {
+		err = iii.InSpan(ctx, "peer work", trace.SpanKindInternal, func(ctx context.Context) error {
 			p.telemetry.Logger().Info(ctx, "working", in.Data)
 			return p.client.Call(ctx, in.FunctionID, map[string]any{}, &result)
 		})

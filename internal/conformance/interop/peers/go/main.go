@@ -44,7 +44,7 @@ func run(ctx context.Context, c config) error {
 		header.Set(key, value)
 	}
 	interval := uint64(200)
-	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWsURL: &c.URL, ServiceName: &c.Name, MetricsExportIntervalMs: &interval},
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: &c.URL, ServiceName: &c.Name, MetricsExportIntervalMs: &interval},
 		iii.WithTelemetryConnection(iii.WithConnectionHeader(header)))
 	if err != nil {
 		return err

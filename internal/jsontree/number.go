@@ -1,0 +1,86 @@
+package jsontree
+
+import (
+	"math"
+	"math/bits"
+	"strconv"
+	"strings"
+
+	"github.com/iii-go/iii/internal/rawjson"
+)
+
+// AddToNumber adds by to the number in text, or subtracts it. Integers are exact
+// between -2^63 and 2^64-1; a number with a fraction or an exponent stays a float.
+// AddToNumber returns false if the result has no representation.
+func AddToNumber(text string, by int64, subtract bool) (string, bool) {
+	if n, ok := parseInteger(text); ok {
+		delta := integer{negative: by < 0, magnitude: magnitude(by)}
+		if subtract {
+			delta.negative = !delta.negative
+		}
+		sum, ok := n.add(delta)
+		return sum.String(), ok
+	}
+	f, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return "", false
+	}
+	if subtract {
+		f -= float64(by)
+	} else {
+		f += float64(by)
+	}
+	if math.IsInf(f, 0) {
+		return "", false
+	}
+	return string(rawjson.AppendFloat(nil, f)), true
+}
+
+// integer is a whole number in the union of int64 and uint64, the range in which the
+// engine counts.
+type integer struct {
+	negative  bool // never for 0
+	magnitude uint64
+}
+
+func magnitude(v int64) uint64 {
+	if v < 0 {
+		return -uint64(v)
+	}
+	return uint64(v)
+}
+
+// parseInteger rejects numbers that the engine holds as floats: fractions, exponents,
+// whole numbers out of range, and -0.
+func parseInteger(text string) (integer, bool) {
+	digits, negative := strings.CutPrefix(text, "-")
+	m, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || negative && (m == 0 || m > 1<<63) {
+		return integer{}, false
+	}
+	return integer{negative: negative, magnitude: m}, true
+}
+
+func (a integer) add(b integer) (integer, bool) {
+	if a.negative != b.negative {
+		if a.magnitude < b.magnitude {
+			a, b = b, a
+		}
+		a.magnitude -= b.magnitude
+		a.negative = a.negative && a.magnitude > 0
+		return a, true
+	}
+	sum, carry := bits.Add64(a.magnitude, b.magnitude, 0)
+	if carry != 0 || a.negative && sum > 1<<63 {
+		return integer{}, false
+	}
+	return integer{negative: a.negative, magnitude: sum}, true
+}
+
+func (a integer) String() string {
+	digits := strconv.FormatUint(a.magnitude, 10)
+	if a.negative {
+		return "-" + digits
+	}
+	return digits
+}

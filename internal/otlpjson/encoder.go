@@ -1,0 +1,357 @@
+// Package otlpjson encodes spans, metrics and log records as OTLP JSON, in the frames
+// that the engine's telemetry socket accepts.
+package otlpjson
+
+import (
+	"bytes"
+
+	"go.opentelemetry.io/otel/sdk/instrumentation"
+	"go.opentelemetry.io/otel/sdk/resource"
+)
+
+// Encoder writes spans, metrics and log records as frames of OTLP JSON. It appends text
+// without reflection, and writes only what the engine accepts: the engine silently
+// drops a whole frame for a single invalid value.
+//
+// The zero value is not usable; use [NewEncoder]. An encoder must not be used by more
+// than one goroutine at a time. It builds one frame at a time in its buffer, and
+// returns exact copies, or the buffer itself if that is large and full.
+type Encoder struct {
+	signal *signal
+	limit  int // bytes of a frame, without its prefix
+
+	buf     []byte
+	spare   []byte
+	frames  []Frame
+	buffers Buffers
+
+	// The envelope consists of resource, scope and, for metrics, metric. A level is
+	// opened in a frame only when a record is written below it, so no level is ever
+	// empty, and the next frame of a batch can open it again.
+	levels  [3]level
+	depth   int     // number of levels that are set
+	open    int     // number of levels that are open in buf
+	closing int     // bytes needed to close the frame
+	comma   [4]bool // whether the list at each level has an element; the last list holds records
+	records int     // number of records in buf
+
+	// Where the current record begins, for taking it back.
+	mark, start           int
+	markOpen, markClosing int
+	markComma             [4]bool
+
+	clock clock
+	keys  [64]attributeKey
+
+	caps caps
+	stop int  // length of buf beyond which the record cannot fit and is abandoned
+	cut  bool // part of the record was omitted to make it fit
+	lost Losses
+
+	groups []group
+	member []int // index of the group of each record
+
+	counts []uint64 // buckets of a converted histogram
+	bounds []float64
+
+	boundsOf   []float64 // bounds that boundsText encodes
+	boundsText []byte
+
+	resource     *resource.Resource // resource that resourceText encodes
+	resourceText []byte
+	hasResource  bool
+}
+
+type level struct {
+	head []byte
+	tail string
+}
+
+// caps limit a record that would not fit a frame alone. Their initial values cut
+// nothing.
+type caps struct {
+	text  int // bytes of a string
+	items int // elements of a list
+}
+
+// Losses counts values that have no representation in OTLP JSON or did not fit a frame.
+// The zero value counts nothing.
+type Losses struct {
+	Points  int // data points whose value is NaN or infinite
+	Values  int // sums, minima and maxima of histograms that are NaN or infinite, omitted from their points
+	Metrics int // metrics of a kind that this package does not support
+	Cut     int // records that were shortened to fit a frame
+	Records int // records that did not fit even when shortened
+}
+
+// MaxValueDepth limits the nesting of attribute values: the engine drops frames of 128
+// JSON levels, and each nested value takes four. Deeper values become text.
+const MaxValueDepth = 24
+
+// NewEncoder returns an encoder of frames of at most [MaxFrameBytes], prefix included,
+// that takes the buffers of large frames from k. A nil k reuses no buffers.
+func NewEncoder(k Buffers) *Encoder {
+	return &Encoder{limit: MaxFrameBytes - len(PrefixTraces), buffers: k}
+}
+
+// Lost returns what is missing from the frames since the last [Encoder.Done].
+func (e *Encoder) Lost() Losses { return e.lost }
+
+// keptBytes is the largest total size of an encoder's buffers at which the encoder is
+// reused.
+const keptBytes = 4 << 20
+
+// Done releases the slice of frames and resets [Encoder.Lost]; the data of the frames
+// stays valid. It reports whether e should be used again, which is false if its buffers
+// have grown too large.
+func (e *Encoder) Done() bool {
+	clear(e.frames)
+	clear(e.groups)
+	e.frames, e.groups, e.member = e.frames[:0], e.groups[:0], e.member[:0]
+	e.lost = Losses{}
+	return cap(e.buf)+cap(e.spare) <= keptBytes
+}
+
+// signal holds the prefix of a signal's frames and the keys of their lists, with
+// punctuation.
+type signal struct{ prefix, top, scopes, records string }
+
+// batch starts the frames of one signal.
+func (e *Encoder) batch(s *signal) {
+	e.signal, e.depth = s, 0
+	e.reset()
+}
+
+func (e *Encoder) reset() {
+	e.buf, e.open, e.closing, e.comma, e.records = e.buf[:0], 0, len("]}"), [4]bool{}, 0
+}
+
+// level selects the level that the next records belong to, and closes the levels below
+// it. The caller appends the level's head to the result and stores it in levels.
+func (e *Encoder) level(i int) []byte {
+	for e.open > i {
+		e.open--
+		e.closing -= len(e.levels[e.open].tail)
+		e.buf = append(e.buf, e.levels[e.open].tail...)
+	}
+	e.depth = i + 1
+	return e.levels[i].head[:0]
+}
+
+// head stores what write appends as the head of level i. It is shortened, if necessary,
+// so that the three heads leave a record enough room in a frame.
+func (e *Encoder) head(i int, tail string, write func(b []byte) []byte) {
+	b := e.level(i)
+	e.caps, e.stop, e.cut = e.uncapped(), e.limit/4, false
+	for {
+		b = write(b[:0])
+		if len(b) <= e.limit/4 || !e.tighten() {
+			break
+		}
+	}
+	if e.cut {
+		e.lost.Cut++
+	}
+	e.levels[i] = level{b, tail}
+}
+
+func (e *Encoder) uncapped() caps { return caps{e.limit, e.limit} }
+
+// tighten lowers the caps, those of strings first, and reports whether that was
+// possible.
+func (e *Encoder) tighten() bool {
+	e.cut = true
+	switch c := &e.caps; {
+	case c.text > 64:
+		c.text /= 4
+	case c.items > 0:
+		c.items /= 4
+	default:
+		return false
+	}
+	return true
+}
+
+// begin opens the levels of the next record. The caller then appends the record to buf.
+func (e *Encoder) begin() {
+	e.caps, e.cut = e.uncapped(), false
+	e.place()
+}
+
+func (e *Encoder) place() {
+	e.mark, e.markOpen, e.markClosing, e.markComma = len(e.buf), e.open, e.closing, e.comma
+	if len(e.buf) == 0 {
+		e.buf = append(e.buf, e.signal.top...)
+	}
+	for ; ; e.open++ {
+		if e.comma[e.open] {
+			e.buf = append(e.buf, ',')
+		}
+		e.comma[e.open] = true
+		if e.open == e.depth {
+			break
+		}
+		e.buf = append(e.buf, e.levels[e.open].head...)
+		e.closing += len(e.levels[e.open].tail)
+		e.comma[e.open+1] = false
+	}
+	e.start = len(e.buf)
+	e.stop = e.start + e.limit
+}
+
+// end accepts the record that was appended since begin. If the frame became too large,
+// the record starts the next one. If the record is too large alone, end lowers the caps
+// and returns false, and the caller must append the record again.
+func (e *Encoder) end() bool {
+	if !e.fits() && e.records > 0 {
+		e.spare = append(e.spare[:0], e.buf[e.start:]...)
+		e.buf, e.open, e.closing, e.comma = e.buf[:e.mark], e.markOpen, e.markClosing, e.markComma
+		e.finish()
+		e.place()
+		e.buf = append(e.buf, e.spare...)
+	}
+	if !e.fits() {
+		e.reset()
+		if e.tighten() {
+			e.place()
+			return false
+		}
+		e.lost.Records++
+		return true
+	}
+	e.records++
+	if e.cut {
+		e.lost.Cut++
+	}
+	return true
+}
+
+// fits reports whether the frame can be closed within the limit.
+func (e *Encoder) fits() bool { return len(e.buf)+e.closing <= e.limit }
+
+// finish closes the frame if it has a record.
+func (e *Encoder) finish() {
+	if e.records == 0 {
+		e.reset()
+		return
+	}
+	for e.open > 0 {
+		e.open--
+		e.buf = append(e.buf, e.levels[e.open].tail...)
+	}
+	e.buf = append(e.buf, "]}"...)
+	f := Frame{Prefix: e.signal.prefix, Records: e.records}
+	if n := len(e.buf); n >= minReusedBytes && cap(e.buf) <= n+n/2 {
+		f.Data, f.reused = e.buf, true
+		e.buf = e.buffers.get(n + n/8)
+	} else {
+		f.Data = bytes.Clone(e.buf)
+	}
+	e.frames = append(e.frames, f)
+	e.reset()
+}
+
+// group is a resource and a scope that records share.
+type group struct {
+	resource *resource.Resource
+	scope    instrumentation.Scope
+	done     bool
+}
+
+// group notes which group the next record belongs to. It reports whether that is the
+// group of the first record, the most likely case, whose records are written
+// immediately.
+func (e *Encoder) group(r *resource.Resource, s instrumentation.Scope) (first bool) {
+	for i := len(e.groups) - 1; i >= 0; i-- { // most likely the group of the previous record
+		if g := &e.groups[i]; sameScope(&g.scope, &s) && sameResource(g.resource, r) {
+			e.member = append(e.member, i)
+			return i == 0
+		}
+	}
+	n := len(e.groups)
+	e.member = append(e.member, n)
+	e.groups = append(e.groups, group{resource: r, scope: s, done: n == 0})
+	if n == 0 {
+		e.setResource(r)
+		e.setScope(&e.groups[0].scope)
+	}
+	return n == 0
+}
+
+// rest calls write with the index of each record that was not written immediately,
+// grouped by resource and within it by scope, in order of first appearance, and closes
+// the last frame.
+func (e *Encoder) rest(write func(i int)) {
+	for i := range e.groups {
+		r := e.groups[i].resource
+		if i > 0 {
+			if e.groups[i].done {
+				continue
+			}
+			e.setResource(r)
+		}
+		for j := i; j < len(e.groups); j++ {
+			g := &e.groups[j]
+			if g.done || !sameResource(g.resource, r) {
+				continue
+			}
+			g.done = true
+			e.setScope(&g.scope)
+			for n, m := range e.member {
+				if m == j {
+					write(n)
+				}
+			}
+		}
+	}
+	e.finish()
+}
+
+func sameScope(a, b *instrumentation.Scope) bool {
+	return a.Name == b.Name && a.Version == b.Version && a.SchemaURL == b.SchemaURL &&
+		a.Attributes.Equivalent() == b.Attributes.Equivalent()
+}
+
+func sameResource(a, b *resource.Resource) bool {
+	return a == b || a.Equivalent() == b.Equivalent() && a.SchemaURL() == b.SchemaURL()
+}
+
+// setResource sets the first level. It caches the text of a resource, which is
+// immutable, because all records of a process share one.
+func (e *Encoder) setResource(r *resource.Resource) {
+	if !e.hasResource || e.resource != r {
+		e.head(0, "", func(b []byte) []byte {
+			b = append(b, `{"resource":{`...)
+			b = e.set(b, `"attributes":[`, r.Set(), "]")
+			b = append(b, '}')
+			return e.schemaURL(b, r.SchemaURL())
+		})
+		e.resourceText = append(e.resourceText[:0], e.levels[0].head...)
+		e.resource, e.hasResource = r, true
+	}
+	b := append(e.level(0), e.resourceText...)
+	e.levels[0] = level{append(b, e.signal.scopes...), "]}"}
+}
+
+func (e *Encoder) setScope(s *instrumentation.Scope) {
+	e.head(1, "]}", func(b []byte) []byte {
+		b = append(b, `{"scope":{"name":`...)
+		b = e.text(b, s.Name)
+		if s.Version != "" {
+			b = append(b, `,"version":`...)
+			b = e.text(b, s.Version)
+		}
+		b = e.set(b, `,"attributes":[`, &s.Attributes, "]")
+		b = append(b, '}')
+		b = e.schemaURL(b, s.SchemaURL)
+		return append(b, e.signal.records...)
+	})
+}
+
+func (e *Encoder) schemaURL(b []byte, url string) []byte {
+	if url == "" {
+		return b
+	}
+	b = append(b, `,"schemaUrl":`...)
+	return e.text(b, url)
+}

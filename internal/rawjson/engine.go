@@ -1,0 +1,139 @@
+package rawjson
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// CheckForEngine rejects valid JSON that the engine's parser cannot read: more than
+// depth levels, a number out of the range of a float64, or an unpaired surrogate. The
+// engine silently drops a message with any of these, and its caller would wait in vain.
+func CheckForEngine(b []byte, depth int) error {
+	if !doubtful(b, depth) {
+		return nil
+	}
+	return scanForEngine(b, depth)
+}
+
+func scanForEngine(b []byte, depth int) error {
+	left := depth
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '{' || c == '[':
+			if left--; left < 0 {
+				return fmt.Errorf("JSON is nested deeper than %d levels, which the engine cannot read", depth)
+			}
+		case c == '}' || c == ']':
+			left++
+		case c == '"':
+			end, err := checkSurrogates(b, i)
+			if err != nil {
+				return err
+			}
+			i = end - 1
+		case c == '-' || isDigit(c):
+			end, exponent := i+1, false
+			for end < len(b) && numberByte[b[end]] {
+				exponent = exponent || b[end]|0x20 == 'e'
+				end++
+			}
+			if !exponent && end-i <= manyDigits {
+				i = end - 1
+				continue
+			}
+			if _, err := strconv.ParseFloat(string(b[i:end]), 64); err != nil {
+				return fmt.Errorf("the number at byte %d is out of range: the engine reads 64 bits", i)
+			}
+			i = end - 1
+		}
+	}
+	return nil
+}
+
+// doubtful reports whether b may contain anything that CheckForEngine rejects. Hardly
+// any value does, and this check costs a fraction of a full scan. A number out of range
+// has an exponent of three digits or very many digits.
+func doubtful(b []byte, depth int) bool {
+	if bytes.Count(b, []byte("{"))+bytes.Count(b, []byte("[")) > depth || bytes.Contains(b, []byte(`\u`)) {
+		return true
+	}
+	for _, e := range []byte("eE") {
+		for rest := b; ; {
+			i := bytes.IndexByte(rest, e)
+			if i < 0 {
+				break
+			}
+			digit := i > 0 && isDigit(rest[i-1])
+			if rest = rest[i+1:]; digit {
+				exponent := bytes.TrimPrefix(rest, []byte("+"))
+				if len(exponent) > 2 && isDigit(exponent[0]) && isDigit(exponent[1]) && isDigit(exponent[2]) {
+					return true
+				}
+			}
+		}
+	}
+	for i := manyDigits; i < len(b); i += manyDigits { // a longer number covers one of these positions
+		start, end := i, i
+		for start > i-manyDigits && numberByte[b[start]] {
+			start--
+		}
+		for end < len(b) && end < i+manyDigits && numberByte[b[end]] {
+			end++
+		}
+		if end-start > manyDigits {
+			return true
+		}
+	}
+	return false
+}
+
+// manyDigits is a length of numbers that stay in the range of a float64, even with an
+// exponent of two digits.
+const manyDigits = 200
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+var numberByte = func() (t [256]bool) {
+	for _, c := range []byte("0123456789+-.eE") {
+		t[c] = true
+	}
+	return t
+}()
+
+// checkSurrogates returns the index after the string that begins at i, or an error if
+// the string contains half of a surrogate pair.
+func checkSurrogates(b []byte, i int) (int, error) {
+	end, err := skipString(b, i)
+	if err != nil || !bytes.Contains(b[i:end], []byte(`\u`)) {
+		return end, err
+	}
+	for i++; i < end-1; i++ {
+		if b[i] != '\\' {
+			continue
+		}
+		if i++; b[i] != 'u' {
+			continue
+		}
+		at := i - 1
+		r := hexRune(b[i+1:])
+		i += 4
+		if !utf16.IsSurrogate(r) {
+			continue
+		}
+		if b[i+1] == '\\' && b[i+2] == 'u' && utf16.DecodeRune(r, hexRune(b[i+3:])) != utf8.RuneError {
+			i += 6
+			continue
+		}
+		return end, fmt.Errorf("half a surrogate pair at byte %d is not a character", at)
+	}
+	return end, nil
+}
+
+// hexRune returns the code unit that an escape's four digits denote.
+func hexRune(digits []byte) rune {
+	n, _ := strconv.ParseUint(string(digits[:4]), 16, 16) // skipString has checked the digits
+	return rune(n)
+}

@@ -1,0 +1,285 @@
+// Package rawjson checks, splits and writes JSON text without decoding it.
+//
+// One pass over the bytes of a message checks the JSON grammar and returns the values
+// of the envelope as they are written; the payload is decoded once, by its consumer.
+// All functions are safe for concurrent use; none modifies or retains its arguments.
+package rawjson
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// MaxDepth is the number of levels that [ScanObject] and [Valid] accept. Each level
+// takes a call on the stack; the engine itself accepts 127.
+const MaxDepth = 1000
+
+var (
+	errTruncated = errors.New("JSON ends early")
+	errTooDeep   = errors.New("JSON is nested too deeply")
+)
+
+// ScanObject calls field for each member of the JSON object b, in order. key is the
+// text between the quotes with its escapes, and value is raw JSON; both are slices of
+// b. If b is not a single JSON object of at most [MaxDepth] levels, ScanObject returns
+// an error, after the calls for the members before it. Text that is not UTF-8 is
+// accepted.
+func ScanObject(b []byte, field func(key, value []byte)) error {
+	i := SkipSpace(b, 0)
+	if i == len(b) {
+		return errTruncated
+	}
+	if b[i] != '{' {
+		return fmt.Errorf("JSON is not an object: it begins with %q", b[i])
+	}
+	i = SkipSpace(b, i+1)
+	if i < len(b) && b[i] == '}' {
+		return scanEnd(b, i+1)
+	}
+	for {
+		start := i
+		var err error
+		if i, err = skipString(b, i); err != nil {
+			return err
+		}
+		key := b[start+1 : i-1]
+		if i = SkipSpace(b, i); i == len(b) {
+			return errTruncated
+		}
+		if b[i] != ':' {
+			return unexpected(b, i)
+		}
+		start = SkipSpace(b, i+1)
+		if i, err = skipValue(b, start, 1); err != nil {
+			return err
+		}
+		field(key, b[start:i])
+		if i = SkipSpace(b, i); i == len(b) {
+			return errTruncated
+		}
+		if b[i] == '}' {
+			return scanEnd(b, i+1)
+		}
+		if b[i] != ',' {
+			return unexpected(b, i)
+		}
+		if i = SkipSpace(b, i+1); i == len(b) {
+			return errTruncated
+		}
+		if start = i; b[i] != '"' {
+			return unexpected(b, i)
+		}
+	}
+}
+
+// Valid reports whether b is a single JSON value of at most [MaxDepth] levels,
+// surrounded by nothing but white space. Text that is not UTF-8 is accepted.
+func Valid(b []byte) bool {
+	i, err := skipValue(b, SkipSpace(b, 0), 0)
+	return err == nil && scanEnd(b, i) == nil
+}
+
+func scanEnd(b []byte, i int) error {
+	if i = SkipSpace(b, i); i < len(b) {
+		return unexpected(b, i)
+	}
+	return nil
+}
+
+func unexpected(b []byte, i int) error {
+	return fmt.Errorf("unexpected %q at byte %d", b[i], i)
+}
+
+// SkipSpace returns the index of the first byte at or after i that is not JSON white
+// space, or len(b) if there is none.
+func SkipSpace(b []byte, i int) int {
+	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\r' || b[i] == '\t') {
+		i++
+	}
+	return i
+}
+
+// skipValue returns the index after the value that begins at i.
+func skipValue(b []byte, i, depth int) (int, error) {
+	if i >= len(b) {
+		return i, errTruncated
+	}
+	switch c := b[i]; {
+	case c == '"':
+		return skipString(b, i)
+	case c == '{' || c == '[':
+		return skipNested(b, i, depth)
+	case c == '-' || '0' <= c && c <= '9':
+		return skipNumber(b, i)
+	case c == 't':
+		return skipLiteral(b, i, "true")
+	case c == 'f':
+		return skipLiteral(b, i, "false")
+	case c == 'n':
+		return skipLiteral(b, i, "null")
+	}
+	return i, unexpected(b, i)
+}
+
+func skipNested(b []byte, i, depth int) (int, error) {
+	if depth >= MaxDepth {
+		return i, errTooDeep
+	}
+	object := b[i] == '{'
+	closing := byte(']')
+	if object {
+		closing = '}'
+	}
+	if i = SkipSpace(b, i+1); i < len(b) && b[i] == closing {
+		return i + 1, nil
+	}
+	for {
+		var err error
+		if object {
+			if i, err = skipString(b, i); err != nil {
+				return i, err
+			}
+			if i = SkipSpace(b, i); i == len(b) {
+				return i, errTruncated
+			}
+			if b[i] != ':' {
+				return i, unexpected(b, i)
+			}
+			i = SkipSpace(b, i+1)
+		}
+		if i, err = skipValue(b, i, depth+1); err != nil {
+			return i, err
+		}
+		if i = SkipSpace(b, i); i == len(b) {
+			return i, errTruncated
+		}
+		if b[i] == closing {
+			return i + 1, nil
+		}
+		if b[i] != ',' {
+			return i, unexpected(b, i)
+		}
+		i = SkipSpace(b, i+1)
+	}
+}
+
+// stringByte marks the bytes that may appear in a string without an escape.
+var stringByte = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c >= ' ' && c != '"' && c != '\\'
+	}
+	return t
+}()
+
+func skipString(b []byte, i int) (int, error) {
+	if i >= len(b) {
+		return i, errTruncated
+	}
+	if b[i] != '"' {
+		return i, unexpected(b, i)
+	}
+	i++
+	for i < len(b) {
+		if stringByte[b[i]] {
+			i++
+			continue
+		}
+		switch b[i] {
+		case '"':
+			return i + 1, nil
+		case '\\':
+			if i+1 >= len(b) {
+				return i, errTruncated
+			}
+			switch b[i+1] {
+			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+				i += 2
+			case 'u':
+				if i+6 > len(b) {
+					return i, errTruncated
+				}
+				for _, c := range b[i+2 : i+6] {
+					if !('0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F') {
+						return i, unexpected(b, i)
+					}
+				}
+				i += 6
+			default:
+				return i, unexpected(b, i+1)
+			}
+		default:
+			return i, unexpected(b, i)
+		}
+	}
+	return i, errTruncated
+}
+
+func skipNumber(b []byte, i int) (int, error) {
+	if b[i] == '-' {
+		i++
+	}
+	digits := func() bool {
+		start := i
+		for i < len(b) && '0' <= b[i] && b[i] <= '9' {
+			i++
+		}
+		return i > start
+	}
+	if i < len(b) && b[i] == '0' {
+		i++
+	} else if !digits() {
+		return numberError(b, i)
+	}
+	if i < len(b) && b[i] == '.' {
+		if i++; !digits() {
+			return numberError(b, i)
+		}
+	}
+	if i < len(b) && (b[i] == 'e' || b[i] == 'E') {
+		if i++; i < len(b) && (b[i] == '+' || b[i] == '-') {
+			i++
+		}
+		if !digits() {
+			return numberError(b, i)
+		}
+	}
+	return i, nil
+}
+
+func numberError(b []byte, i int) (int, error) {
+	if i >= len(b) {
+		return i, errTruncated
+	}
+	return i, unexpected(b, i)
+}
+
+func skipLiteral(b []byte, i int, text string) (int, error) {
+	if len(b)-i < len(text) {
+		return i, errTruncated
+	}
+	if string(b[i:i+len(text)]) != text {
+		return i, unexpected(b, i)
+	}
+	return i + len(text), nil
+}
+
+// Absent reports whether raw, a valid JSON value or nothing, is empty or null; both
+// mean the same in an optional member.
+func Absent(raw []byte) bool { return len(raw) == 0 || raw[0] == 'n' }
+
+// Unquote decodes raw, which must be a valid JSON value. ok is false if raw is not a
+// string. Bytes that are not UTF-8 and unpaired surrogates become U+FFFD.
+func Unquote(raw []byte) (s string, ok bool) {
+	if len(raw) < 2 || raw[0] != '"' {
+		return "", false
+	}
+	inner := raw[1 : len(raw)-1]
+	for _, c := range inner {
+		if c == '\\' || c >= 0x80 { // encoding/json checks the UTF-8
+			err := json.Unmarshal(raw, &s)
+			return s, err == nil
+		}
+	}
+	return string(inner), true
+}

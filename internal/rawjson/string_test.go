@@ -1,0 +1,35 @@
+package rawjson
+
+import (
+	"encoding/json"
+	"testing"
+	"unicode/utf8"
+)
+
+// FuzzAppendString decodes the appended text with encoding/json.
+func FuzzAppendString(f *testing.F) {
+	for _, seed := range []string{"", "a", "a\"b\\c", "é日本😀", "\x00\x01\x1f\x7f", "a\xffb", "\xed\xa0\x80", "\u2028\u2029<>&", "\xe2\x28\xa1"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got := AppendString([]byte("x"), s)
+		if got[0] != 'x' || !utf8.Valid(got) {
+			t.Fatalf("%q: %q", s, got)
+		}
+		var back string
+		if err := json.Unmarshal(got[1:], &back); err != nil {
+			t.Fatalf("%q: %q: %v", s, got, err)
+		}
+		if utf8.ValidString(s) && back != s {
+			t.Errorf("%q: became %q", s, back)
+		}
+		std, err := json.Marshal(s)
+		if err != nil {
+			return
+		}
+		var judge string
+		if err := json.Unmarshal(std, &judge); err != nil || judge != back {
+			t.Errorf("%q: %q, encoding/json says %q, %v", s, back, judge, err)
+		}
+	})
+}

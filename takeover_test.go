@@ -1,0 +1,951 @@
+package iii_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+// replica is one of several workers that serve the same functions.
+type replica struct {
+	*iii.Client
+	functions []*iii.Function
+
+	mu     sync.Mutex
+	states []iii.ConnectionState
+	errs   []error // what the state listener was told
+}
+
+// startReplica connects a worker that setup has given its functions.
+func startReplica(t *testing.T, e *iiitest.Engine, name string, setup func(r *replica), opts ...iii.Option) *replica {
+	t.Helper()
+	r := &replica{}
+	opts = append([]iii.Option{iii.WithName(name), iii.WithDialContext(e.DialContext), iii.WithLogger(iii.TestLogger),
+		iii.WithStateListener(func(s iii.ConnectionState, err error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.states = append(r.states, s)
+			if err != nil {
+				r.errs = append(r.errs, err)
+			}
+		})}, opts...)
+	var err error
+	if r.Client, err = iii.New(e.URL(), opts...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	setup(r)
+	if err := r.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// serve registers functions that answer with the name of the worker.
+func serveName(t *testing.T, ids ...string) func(r *replica) {
+	return func(r *replica) {
+		t.Helper()
+		for _, id := range ids {
+			f, err := iii.Handle(r.Client, id, func(context.Context, any) (string, error) { return r.Name(), nil })
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.functions = append(r.functions, f)
+		}
+	}
+}
+
+func (r *replica) refused() (n int) {
+	for _, f := range r.functions {
+		if f.Err() != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// told counts what the state listener was told: refusals and takeovers.
+func (r *replica) told() (refusals, takeovers int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, err := range r.errs {
+		if _, ok := errors.AsType[*iii.TakeoverNotice](err); ok {
+			takeovers++
+		} else if _, ok := errors.AsType[*iii.RejectedError](err); ok {
+			refusals++
+		}
+	}
+	return refusals, takeovers
+}
+
+// sent lists the messages of a type that a worker has sent since a time, with the ids in
+// them.
+func sent(e *iiitest.Engine, name, kind string, since time.Time) (ids []string, at []time.Time) {
+	for _, f := range e.Frames() {
+		if f.WorkerName == name && !f.Time.Before(since) && f.Direction == iiitest.ToEngine && f.Type() == kind {
+			var m struct{ ID string }
+			_ = json.Unmarshal(f.Message, &m)
+			ids, at = append(ids, m.ID), append(at, f.Time)
+		}
+	}
+	return ids, at
+}
+
+func manyIDs(n int) (ids []string) {
+	for i := range n {
+		ids = append(ids, fmt.Sprintf("orders::f%d", i))
+	}
+	return ids
+}
+
+func TestRefusedFunctionsAreTakenOverWhenTheirOwnerLeaves(t *testing.T) {
+	leave := map[string]func(e *iiitest.Engine, r *replica){
+		"shut down": func(_ *iiitest.Engine, r *replica) { _ = r.Shutdown(context.Background()) },
+		"killed":    func(e *iiitest.Engine, r *replica) { e.RefuseAuth("gone"); e.Drop(r.Name()) },
+		"closed":    func(_ *iiitest.Engine, r *replica) { _ = r.Close() },
+	}
+	for how, leave := range leave {
+		for _, n := range []int{1, 100, 1000} {
+			for _, stood := range []time.Duration{0, 300 * time.Millisecond, time.Minute} {
+				t.Run(fmt.Sprintf("%s/%d functions/after %v", how, n, stood), func(t *testing.T) {
+					bubble(t, func(t *testing.T, e *iiitest.Engine) {
+						old := startReplica(t, e, "old", serveName(t, manyIDs(n)...))
+						b := startReplica(t, e, "new", serveName(t, manyIDs(n)...))
+						synctest.Wait()
+						if got := b.refused(); got != n || b.Stats().FunctionsRefused != n {
+							t.Fatalf("%d functions are refused, the counter says %d; want %d", got, b.Stats().FunctionsRefused, n)
+						}
+						time.Sleep(stood)
+						began := time.Now()
+						leave(e, old)
+						for b.refused() > 0 && time.Since(began) < time.Minute {
+							time.Sleep(10 * time.Millisecond)
+						}
+						if took := time.Since(began); took > 3*time.Second {
+							t.Errorf("%d of %d functions are refused %v after their owner has gone", b.refused(), n, took)
+						}
+						if got, err := iii.Call[string](t.Context(), b.Client, "orders::f0", nil); err != nil || got != "new" {
+							t.Errorf("the function answers %q, %v", got, err)
+						}
+						synctest.Wait()
+						if refusals, takeovers := b.told(); refusals != n || takeovers != n {
+							t.Errorf("the state listener heard of %d refusals and %d takeovers, want %d of each", refusals, takeovers, n)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// The limit of attempts holds in any second, but for the first registration and for
+// the moment in which the owner goes.
+func TestRepeatedRegistrationsAreLimited(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		const n = 1000
+		startReplica(t, e, "old", serveName(t, manyIDs(n)...))
+		b := startReplica(t, e, "new", serveName(t, manyIDs(n)...))
+		time.Sleep(time.Millisecond)
+		began := time.Now()
+		time.Sleep(30 * time.Second)
+		_, at := sent(e, "new", "registerfunction", began)
+		for i := range at {
+			j, _ := slices.BinarySearchFunc(at, at[i].Add(time.Second), func(a, b time.Time) int { return a.Compare(b) })
+			if j-i > 200 {
+				t.Fatalf("%d registrations within a second", j-i)
+			}
+		}
+		if len(at) < 30*100 {
+			t.Errorf("%d registrations within 30 s", len(at))
+		}
+		if b.refused() != n {
+			t.Errorf("%d functions are refused", b.refused())
+		}
+	})
+}
+
+func TestFirstAttemptComesAfterAQuarterOfASecond(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		startReplica(t, e, "old", serveName(t, "f"))
+		startReplica(t, e, "new", serveName(t, "f"))
+		time.Sleep(time.Minute)
+		_, at := sent(e, "new", "registerfunction", time.Time{})
+		want := 250 * time.Millisecond
+		for i := range len(at) - 1 {
+			gap := at[i+1].Sub(at[i])
+			if gap < want*8/10-time.Millisecond || gap > min(want*12/10, 2*time.Second)+time.Millisecond {
+				t.Errorf("gap %d is %v, want about %v", i, gap, want)
+			}
+			want = min(2*want, 2*time.Second)
+		}
+		if len(at) < 25 {
+			t.Errorf("%d attempts in a minute", len(at))
+		}
+	})
+}
+
+// An owner that lives may give one function up.
+func TestFunctionGivenUpByALivingOwnerIsTakenOver(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		old := startReplica(t, e, "old", serveName(t, manyIDs(300)...))
+		b := startReplica(t, e, "new", serveName(t, manyIDs(300)...))
+		time.Sleep(time.Minute)
+		if err := old.functions[200].Unregister(); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		for b.functions[200].Err() != nil && time.Since(began) < time.Minute {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if took := time.Since(began); took > 3500*time.Millisecond {
+			t.Errorf("taken over after %v", took)
+		}
+		time.Sleep(10 * time.Second)
+		if b.refused() != 299 {
+			t.Errorf("%d functions are refused, want 299", b.refused())
+		}
+	})
+}
+
+// Function.Err keeps the refusal across a reconnection: it is nil only once this worker
+// serves the function.
+func TestRefusalDoesNotFlicker(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		startReplica(t, e, "old", serveName(t, "f"))
+		b := startReplica(t, e, "new", serveName(t, "f"))
+		flickered := false
+		e.Hook(func(iiitest.Frame) iiitest.Verdict {
+			flickered = flickered || b.functions[0].Err() == nil
+			return iiitest.Verdict{}
+		})
+		for range 3 {
+			e.Drop("new")
+			time.Sleep(10 * time.Second)
+		}
+		e.Hook(nil)
+		synctest.Wait()
+		if flickered {
+			t.Error("Err was nil while the other worker owned the function")
+		}
+		if refusals, takeovers := b.told(); refusals != 1 || takeovers != 0 {
+			t.Errorf("the state listener heard of %d refusals and %d takeovers, want 1 and 0", refusals, takeovers)
+		}
+	})
+}
+
+// serveAll registers a function of each kind that has a trigger.
+func serveAll(t *testing.T, ran func(kind, worker string)) func(r *replica) {
+	return func(r *replica) {
+		t.Helper()
+		run := func(kind string) func(context.Context, any) (any, error) {
+			return func(context.Context, any) (any, error) {
+				ran(kind, r.Name())
+				return nil, nil
+			}
+		}
+		for kind, cfg := range map[string]iii.TriggerConfig{
+			"cron":  iii.CronTriggerConfig{Expression: "* * * * * *"},
+			"queue": iii.QueueTriggerConfig{Topic: "orders"},
+			"topic": iii.SubscribeTriggerConfig{Topic: "news"},
+			"state": iii.StateTriggerConfig{},
+		} {
+			f, err := iii.Handle(r.Client, "orders::"+kind, run(kind))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.functions = append(r.functions, f)
+			if _, err := r.Trigger(f.ID(), cfg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f, err := r.MountHTTP("GET", "/orders/:id", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, r.Name()) }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.functions = append(r.functions, f)
+	}
+}
+
+// get asks the engine for a route over a connection of its own.
+func get(t *testing.T, e *iiitest.Engine, path string) (status int, body string) {
+	t.Helper()
+	transport := &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Get(e.HTTPURL() + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// What fires once fires once before, during and after an update, whose functions run
+// where they are served; and a replica that fails leaves everything as it was.
+func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		var mu sync.Mutex
+		ran := map[string]int{} // by kind and worker
+		count := func(kind, worker string) {
+			mu.Lock()
+			defer mu.Unlock()
+			ran[kind+" "+worker]++
+		}
+		take := func() map[string]int {
+			mu.Lock()
+			defer mu.Unlock()
+			taken := ran
+			ran = map[string]int{}
+			return taken
+		}
+		caller := startReplica(t, e, "caller", func(*replica) {})
+		round := func(serving string, ticks int) {
+			t.Helper()
+			time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(1500 * time.Millisecond))) // between two ticks
+			take()
+			for range 3 {
+				if err := caller.PublishDurable(t.Context(), "orders", 1); err != nil {
+					t.Fatal(err)
+				}
+				if err := caller.Publish(t.Context(), "news", 1); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := iii.NewState[int](caller.Client, "s").Set(t.Context(), "k", 1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(time.Duration(ticks) * time.Second)
+			synctest.Wait()
+			want := map[string]int{"cron " + serving: ticks, "queue " + serving: 3, "topic " + serving: 3, "state " + serving: 3}
+			if diff := cmp.Diff(want, take()); diff != "" {
+				t.Errorf("served by %s: runs (-want +got):\n%s", serving, diff)
+			}
+			if status, body := get(t, e, "/orders/1"); status != 200 || body != serving {
+				t.Errorf("the route answers %d %q, want 200 %q", status, body, serving)
+			}
+		}
+		a := startReplica(t, e, "a", serveAll(t, count))
+		round("a", 5)
+		// A canary comes and fails.
+		canary := startReplica(t, e, "canary", serveAll(t, count))
+		round("a", 5)
+		if ids, _ := sent(e, "canary", "registertrigger", time.Time{}); len(ids) > 0 {
+			t.Errorf("the refused replica has sent the triggers %q", ids)
+		}
+		_ = canary.Close()
+		round("a", 5)
+		// The next version takes over.
+		b := startReplica(t, e, "b", serveAll(t, count))
+		round("a", 5)
+		if err := a.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Second)
+		if n := b.refused(); n != 0 {
+			t.Errorf("%d functions are refused still", n)
+		}
+		round("b", 5)
+		ids, _ := sent(e, "b", "registertrigger", time.Time{})
+		slices.Sort(ids)
+		if n := len(slices.Compact(slices.Clone(ids))); n != 6 || len(ids) != 6 {
+			t.Errorf("the new replica has sent the triggers %q, want six, once each: GET routes have one for HEAD, too", ids)
+		}
+	})
+}
+
+// Between the end of a connection's functions and that of its triggers the engine could
+// take away the route of the worker that has taken the functions over.
+func TestTriggersWaitForThoseOfTheFormerOwner(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		cleanup time.Duration // how long the engine takes between the two steps
+		latest  time.Duration // after which the route answers for good
+	}{
+		{"at once", 0, time.Second},
+		{"soon", 700 * time.Millisecond, 1200 * time.Millisecond},
+		{"late", 1900 * time.Millisecond, 2500 * time.Millisecond},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, e *iiitest.Engine) {
+				a := startReplica(t, e, "a", serveAll(t, func(string, string) {}))
+				b := startReplica(t, e, "b", serveAll(t, func(string, string) {}))
+				time.Sleep(10 * time.Millisecond)
+				var cleaned time.Time
+				e.HookCleanup(func(id string) {
+					if id == a.WorkerID() {
+						time.Sleep(test.cleanup)
+						cleaned = time.Now()
+					}
+				})
+				began := time.Now()
+				e.RefuseAuth("gone")
+				e.Drop("a")
+				time.Sleep(test.latest)
+				synctest.Wait()
+				if n := b.refused(); n != 0 {
+					t.Fatalf("%d functions are refused", n)
+				}
+				_, at := sent(e, "b", "registertrigger", time.Time{})
+				if len(at) != 6 || at[0].Before(cleaned) {
+					t.Errorf("%d triggers sent; the engine was done with the former ones %v after their connection ended, the first came after %v",
+						len(at), cleaned.Sub(began), at[0].Sub(began))
+				}
+				if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
+					t.Errorf("the route answers %d %q", status, body)
+				}
+			})
+		})
+	}
+}
+
+// A worker that drains for long is there still, but has nothing that could be in the way.
+func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		working := make(chan struct{})
+		a := startReplica(t, e, "a", func(r *replica) {
+			serveAll(t, func(string, string) {})(r)
+			handle(t, r.Client, "long", func(context.Context, any) (any, error) { close(working); time.Sleep(20 * time.Second); return nil, nil })
+		})
+		b := startReplica(t, e, "b", serveAll(t, func(string, string) {}))
+		if err := b.Send(t.Context(), "long", nil); err != nil {
+			t.Fatal(err)
+		}
+		<-working
+		drained := make(chan error, 1)
+		go func() { drained <- a.Shutdown(context.Background()) }()
+		time.Sleep(600 * time.Millisecond)
+		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
+			t.Errorf("the route answers %d %q while its former owner drains", status, body)
+		}
+		if err := <-drained; err != nil {
+			t.Error(err)
+		}
+		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
+			t.Errorf("the route answers %d %q after its former owner has gone", status, body)
+		}
+	})
+}
+
+// A worker that comes back and finds its functions taken sends none of their triggers.
+func TestTriggersOfALostFunctionAreNotRegisteredAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 10_000, MaxDelayMs: 10_000, BackoffMultiplier: 1}))
+		b := startReplica(t, e, "b", serveAll(t, func(string, string) {}))
+		e.Drop("a")
+		time.Sleep(4 * time.Second)
+		if a.State() == iii.ConnectionStateConnected || b.refused() != 0 {
+			t.Fatalf("the first replica is %v, %d functions of the second are refused", a.State(), b.refused())
+		}
+		away := time.Now()
+		time.Sleep(10 * time.Second)
+		if a.State() != iii.ConnectionStateConnected || a.refused() != len(a.functions) {
+			t.Errorf("the first replica is %v with %d refused functions", a.State(), a.refused())
+		}
+		if ids, _ := sent(e, "a", "registertrigger", away); len(ids) > 0 {
+			t.Errorf("it has sent the triggers %q", ids)
+		}
+		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
+			t.Errorf("the route answers %d %q", status, body)
+		}
+	})
+}
+
+func TestTriggersOfRefusedFunctionsSayWhatTheyWaitFor(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		a := startReplica(t, e, "a", serveName(t, "f"))
+		b := startReplica(t, e, "b", serveName(t, "f"))
+		trigger, err := b.Trigger("f", iii.CronTriggerConfig{Expression: "0 0 0 * * *"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		foreign, err := b.Trigger("others::f", iii.SubscribeTriggerConfig{Topic: "t"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		rejected, ok := errors.AsType[*iii.RejectedError](trigger.Err())
+		if !ok || rejected.FunctionID != "f" {
+			t.Errorf("Err = %v, want the refusal of the function", trigger.Err())
+		}
+		if ids, _ := sent(e, "b", "registertrigger", time.Time{}); !slices.Equal(ids, []string{foreign.ID()}) || foreign.Err() != nil {
+			t.Errorf("sent %q, want the trigger of the other worker's function alone; its error is %v", ids, foreign.Err())
+		}
+		_ = a.Close()
+		time.Sleep(3 * time.Second)
+		if err := trigger.Err(); err != nil {
+			t.Error(err)
+		}
+		if ids, _ := sent(e, "b", "registertrigger", time.Time{}); !slices.Contains(ids, trigger.ID()) {
+			t.Error("the trigger has not followed its function")
+		}
+		if err := trigger.Unregister(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A trigger that was never registered is not taken back: under its id there may be that
+// of the other replica.
+func TestHeldTriggersAreNotTakenBack(t *testing.T) {
+	for _, how := range []string{"unregister", "shutdown", "unregister the function"} {
+		t.Run(how, func(t *testing.T) {
+			bubble(t, func(t *testing.T, e *iiitest.Engine) {
+				setup := func(r *replica) {
+					serveName(t, "f")(r)
+					if _, err := r.Trigger("f", iii.SubscribeTriggerConfig{Topic: "t"}, iii.WithTriggerID("shared")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				startReplica(t, e, "a", setup)
+				b := startReplica(t, e, "b", serveName(t, "f"))
+				trigger, err := b.Trigger("f", iii.SubscribeTriggerConfig{Topic: "t"}, iii.WithTriggerID("shared"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				switch how {
+				case "unregister":
+					err = trigger.Unregister()
+				case "shutdown":
+					err = b.Shutdown(t.Context())
+				default:
+					err = errors.Join(trigger.Unregister(), b.functions[0].Unregister())
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				if ids, _ := sent(e, "b", "unregistertrigger", time.Time{}); len(ids) > 0 {
+					t.Errorf("taken back: %q", ids)
+				}
+			})
+		})
+	}
+}
+
+// A call that is made after a trigger finds it registered, though the trigger has waited
+// for its function.
+func TestCallsStayBehindTheTriggersRegisteredBefore(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		c := startReplica(t, e, "a", func(*replica) {})
+		for i := range 100 {
+			got := make(chan string, 10)
+			topic := fmt.Sprintf("topic%d", i)
+			handle(t, c.Client, topic, func(_ context.Context, s string) (any, error) { got <- s; return nil, nil })
+			if _, err := c.Trigger(topic, iii.SubscribeTriggerConfig{Topic: topic}); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Publish(t.Context(), topic, "first"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			if len(got) != 1 {
+				t.Fatalf("%d messages of %s arrived", len(got), topic)
+			}
+		}
+		if n := c.Stats().Buffered; n != 0 {
+			t.Errorf("%d requests are left behind", n)
+		}
+	})
+}
+
+// The engine refuses a route whose path another worker has with other names of
+// parameters.
+func TestRouteWithOtherParameterNamesIsTakenOver(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		route := func(path string) func(r *replica) {
+			return func(r *replica) {
+				f, err := r.MountHTTP("GET", path, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, r.Name()) }))
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.functions = append(r.functions, f)
+			}
+		}
+		a := startReplica(t, e, "a", route("/users/:id"))
+		b := startReplica(t, e, "b", route("/users/:user_id"))
+		time.Sleep(time.Minute)
+		var refusal *iii.Error
+		if err := b.functions[0].Err(); !errors.As(err, &refusal) || refusal.Code != "trigger_registration_failed" {
+			t.Errorf("Err = %v, want the refusal of the route", err)
+		}
+		_ = a.Close()
+		time.Sleep(3 * time.Second)
+		if err := b.functions[0].Err(); err != nil {
+			t.Error(err)
+		}
+		if status, body := get(t, e, "/users/1"); status != 200 || body != "b" {
+			t.Errorf("the route answers %d %q", status, body)
+		}
+	})
+}
+
+// A refusal that is about the registration itself is final.
+func TestWhatNobodyHoldsIsNotTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		c := startReplica(t, e, "a", serveName(t, "engine::mine"), iii.WithNamespace("blue"))
+		handle(t, c.Client, "f", func(context.Context, any) (any, error) { return nil, nil })
+		trigger, err := c.Trigger("f", iii.CronTriggerConfig{Expression: "* * * 99 * *"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if trigger.Err() == nil || c.functions[0].Err() == nil {
+			t.Fatalf("nothing is refused: %v, %v", trigger.Err(), c.functions[0].Err())
+		}
+		refused := time.Now().Add(1)
+		time.Sleep(time.Minute)
+		for _, kind := range []string{"registerfunction", "registertrigger"} {
+			if ids, _ := sent(e, "a", kind, refused); len(ids) > 0 {
+				t.Errorf("%s again: %q", kind, ids)
+			}
+		}
+	})
+}
+
+func TestWorkerWaitsForItsName(t *testing.T) {
+	t.Run("until the other one has gone", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			a := startReplica(t, e, "orders", serveName(t, "f"))
+			time.AfterFunc(time.Minute, func() { _ = a.Close() })
+			retries := uint64(1)
+			began := time.Now()
+			b := startReplica(t, e, "orders", serveName(t, "f"), iii.WithWaitForName(), iii.WithReconnection(iii.ReconnectionConfig{MaxRetries: &retries}))
+			if took := time.Since(began); took < time.Minute || took > time.Minute+3*time.Second {
+				t.Errorf("connected after %v", took)
+			}
+			synctest.Wait()
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if diff := cmp.Diff([]iii.ConnectionState{iii.ConnectionStateConnecting, iii.ConnectionStateReconnecting, iii.ConnectionStateConnected}, b.states); diff != "" {
+				t.Errorf("states (-want +got):\n%s", diff)
+			}
+			rejected := new(iii.RejectedError)
+			if len(b.errs) != 1 || !errors.As(b.errs[0], &rejected) || rejected.WorkerName != "orders" {
+				t.Errorf("the state listener was told %v, want the refusal once", b.errs)
+			}
+		})
+	})
+	t.Run("until its context ends", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			startReplica(t, e, "orders", func(*replica) {})
+			b, err := iii.New(e.URL(), iii.WithName("orders"), iii.WithDialContext(e.DialContext), iii.WithWaitForName())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			err = b.Connect(ctx)
+			rejected := new(iii.RejectedError)
+			if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &rejected) || rejected.Code != "WORKER_NAMESPACE_CONFLICT" {
+				t.Errorf("Connect = %v, want the deadline and the refusal", err)
+			}
+		})
+	})
+	t.Run("not unless it is told to", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			startReplica(t, e, "orders", func(*replica) {})
+			b, err := iii.New(e.URL(), iii.WithName("orders"), iii.WithDialContext(e.DialContext))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			rejected := new(iii.RejectedError)
+			if err := b.Connect(t.Context()); !errors.As(err, &rejected) || !errors.Is(err, iii.ErrClosed) {
+				t.Errorf("Connect = %v, want the refusal", err)
+			}
+		})
+	})
+}
+
+// A request that reaches a worker which drains, or has too much to do, is answered with a
+// 503 that says when to come back.
+func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
+	for _, test := range []struct {
+		name, code string
+		opts       []iii.Option
+	}{
+		{"draining", "worker_draining", []iii.Option{iii.WithMaxConcurrency(1)}},
+		{"overloaded", "overloaded", []iii.Option{iii.WithMaxConcurrency(1)}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, e *iiitest.Engine) {
+				working, done := make(chan struct{}), make(chan struct{})
+				c := startReplica(t, e, "a", func(r *replica) {
+					handle(t, r.Client, "long", func(context.Context, any) (any, error) { close(working); <-done; return nil, nil })
+					if _, err := iii.HandleHTTP(r.Client, "GET", "/orders", func(context.Context, *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
+						return &iii.HTTPResponse[string]{StatusCode: 200, Body: "served"}, nil
+					}); err != nil {
+						t.Fatal(err)
+					}
+				}, test.opts...)
+				caller := startReplica(t, e, "caller", func(*replica) {})
+				if err := caller.Send(t.Context(), "long", nil); err != nil {
+					t.Fatal(err)
+				}
+				<-working
+				drained := make(chan error, 1)
+				if test.name == "overloaded" {
+					for range 10_000 { // what may wait for a handler
+						if err := caller.Send(t.Context(), "http::GET/orders", nil); err != nil {
+							t.Fatal(err)
+						}
+					}
+					synctest.Wait()
+				}
+				type answer struct {
+					status int
+					retry  string
+					body   string
+				}
+				answers := make(chan answer, 1)
+				go func() { // it waits for its turn, and is turned away
+					transport := &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}
+					defer transport.CloseIdleConnections()
+					resp, err := (&http.Client{Transport: transport}).Get(e.HTTPURL() + "/orders")
+					if err != nil {
+						t.Error(err)
+						answers <- answer{}
+						return
+					}
+					defer resp.Body.Close()
+					b, _ := io.ReadAll(resp.Body)
+					answers <- answer{resp.StatusCode, resp.Header.Get("Retry-After"), string(b)}
+				}()
+				synctest.Wait()
+				if test.name == "draining" {
+					go func() { drained <- c.Shutdown(context.Background()) }()
+				}
+				got := <-answers
+				if got.status != 503 || got.retry != "1" || !strings.Contains(got.body, test.code) {
+					t.Errorf("answered %+v, want a 503 with Retry-After and %s", got, test.code)
+				}
+				close(done)
+				if test.name == "draining" {
+					if err := <-drained; err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A rolling update and a failed canary under load: what the visitors of a route and the
+// callers of a function see.
+func TestReplicasUnderLoad(t *testing.T) {
+	const perSecond = 300
+	// load asks the route and calls the function perSecond times each, until stop is
+	// called, which returns what came of it and how long the longest gap without an answer
+	// of a worker was.
+	load := func(t *testing.T, e *iiitest.Engine, caller *replica) (stop func() (routes, calls map[string]int, gap time.Duration)) {
+		var mu sync.Mutex
+		routes, calls := map[string]int{}, map[string]int{}
+		last, longest := time.Now(), time.Duration(0)
+		transport := &http.Transport{DialContext: e.DialContext, MaxIdleConnsPerHost: 100}
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() {
+			ticker := time.NewTicker(time.Second / perSecond)
+			defer ticker.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-ticker.C:
+				}
+				all.Go(func() {
+					outcome := ""
+					resp, err := (&http.Client{Transport: transport}).Get(e.HTTPURL() + "/orders/1")
+					if err != nil {
+						outcome = err.Error()
+					} else {
+						b, _ := io.ReadAll(resp.Body)
+						_ = resp.Body.Close()
+						if outcome = resp.Status; resp.StatusCode == 200 {
+							outcome = string(b)
+						}
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					routes[outcome]++
+					if outcome == "a" || outcome == "b" {
+						longest = max(longest, time.Since(last))
+						last = time.Now()
+					}
+				})
+				all.Go(func() {
+					outcome, err := iii.Call[string](context.Background(), caller.Client, "orders::serve", nil)
+					if err != nil {
+						outcome = err.Error()
+						if e, ok := errors.AsType[*iii.Error](err); ok {
+							outcome = e.Code
+						}
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					calls[outcome]++
+				})
+			}
+		})
+		return func() (map[string]int, map[string]int, time.Duration) {
+			cancel()
+			all.Wait()
+			transport.CloseIdleConnections()
+			return routes, calls, max(longest, time.Since(last))
+		}
+	}
+	setup := func(r *replica) {
+		f, err := iii.Handle(r.Client, "orders::serve", func(context.Context, any) (string, error) { time.Sleep(5 * time.Millisecond); return r.Name(), nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.functions = append(r.functions, f)
+		if f, err = r.MountHTTP("GET", "/orders/:id", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(5 * time.Millisecond)
+			_, _ = io.WriteString(w, r.Name())
+		})); err != nil {
+			t.Fatal(err)
+		}
+		r.functions = append(r.functions, f)
+	}
+	t.Run("rolling update", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			a := startReplica(t, e, "a", setup)
+			caller := startReplica(t, e, "caller", func(*replica) {})
+			stop := load(t, e, caller)
+			time.Sleep(2 * time.Second)
+			b := startReplica(t, e, "b", setup)
+			time.Sleep(3 * time.Second)
+			if err := a.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(5 * time.Second)
+			routes, calls, gap := stop()
+			t.Logf("routes %v, calls %v, longest gap %v", routes, calls, gap)
+			if b.refused() > 0 || routes["b"] < perSecond || calls["b"] < perSecond {
+				t.Error("the new replica does not serve")
+			}
+			// Visitors may get the engine's own answer to a route that nobody serves; a
+			// caller the error that says that the function was not run.
+			for outcome := range routes {
+				if !slices.Contains([]string{"a", "b", "404 Not Found", "503 Service Unavailable"}, outcome) {
+					t.Errorf("the route answered %q", outcome)
+				}
+			}
+			for outcome := range calls {
+				if !slices.Contains([]string{"a", "b", "function_not_found", "worker_draining"}, outcome) {
+					t.Errorf("the function answered %q", outcome)
+				}
+			}
+			if gap > 3*time.Second {
+				t.Errorf("nobody served the route for %v", gap)
+			}
+		})
+	})
+	t.Run("failed canary", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			startReplica(t, e, "a", setup)
+			caller := startReplica(t, e, "caller", func(*replica) {})
+			stop := load(t, e, caller)
+			for range 3 {
+				time.Sleep(time.Second)
+				b := startReplica(t, e, "b", setup)
+				time.Sleep(time.Second)
+				_ = b.Close()
+			}
+			routes, calls, gap := stop()
+			t.Logf("routes %v, calls %v, longest gap %v", routes, calls, gap)
+			if len(routes) != 1 || len(calls) != 1 || routes["a"] < perSecond || calls["a"] < perSecond {
+				t.Errorf("a canary that came and went changed the answers: routes %v, calls %v", routes, calls)
+			}
+		})
+	})
+}
+
+// recordingProvider notes what is bound.
+type recordingProvider struct {
+	mu    sync.Mutex
+	bound map[string]iii.TriggerBinding
+}
+
+func (p *recordingProvider) Bind(_ context.Context, b iii.TriggerBinding) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bound[b.ID] = b
+	return nil
+}
+
+func (p *recordingProvider) Unbind(_ context.Context, id string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.bound, id)
+	return nil
+}
+
+func (p *recordingProvider) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.bound)
+}
+
+// The engine gives a trigger type to whoever registers it last, and drops it when that
+// worker leaves: the one before takes it back.
+func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		provide := func(p *recordingProvider) func(r *replica) {
+			return func(r *replica) {
+				p.bound = map[string]iii.TriggerBinding{}
+				if err := r.HandleTriggerType(iii.TriggerType{ID: "webhook", Description: "webhooks"}, p); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		var of [2]recordingProvider
+		startReplica(t, e, "a", provide(&of[0]))
+		user := startReplica(t, e, "user", serveName(t, "f"))
+		if _, err := user.Trigger("f", iii.CustomTrigger{Type: "webhook"}); err != nil {
+			t.Fatal(err)
+		}
+		want := func(when string, a, b int) {
+			t.Helper()
+			time.Sleep(3 * time.Second)
+			if got := [2]int{of[0].count(), of[1].count()}; got != [2]int{a, b} {
+				t.Errorf("%s: the replicas have %v triggers bound, want %v", when, got, [2]int{a, b})
+			}
+		}
+		want("alone", 1, 0)
+		b := startReplica(t, e, "b", provide(&of[1]))
+		want("with a second one", 0, 1)
+		time.Sleep(time.Minute)
+		want("later", 0, 1)
+		_ = b.Close()
+		time.Sleep(3 * time.Second)
+		if n := of[0].count(); n != 1 {
+			t.Errorf("after the second one has gone the first has %d triggers bound", n)
+		}
+		for _, b := range of[0].bound {
+			if got, err := b.Fire(t.Context(), nil); err != nil || string(got) != `"user"` {
+				t.Errorf("Fire = %s, %v", got, err)
+			}
+		}
+	})
+}
