@@ -132,7 +132,11 @@ func TestAuthentication(t *testing.T) {
 		"null":         {"null", "auth function returned no result"},
 		"a null field": {`{"forbidden_functions":null}`, "invalid type: null, expected a sequence"},
 		"wrong type":   {`{"allow_function_registration":"yes"}`, "invalid type: string \"yes\", expected a boolean"},
+		"a list":       {`["x"]`, "invalid type: string \"x\", expected a map"},
+		"within a map": {`{"namespaces":{"b":["f"],"a":null}}`, "invalid type: null, expected a sequence"},
+		"within lists": {`{"namespaces":{"a":["f",1]}}`, "invalid type: integer `1`, expected a string"},
 		"fine":         {`{}`, ""},
+		"a short list": {`[]`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := Start(t, WithGuard(Guard{AuthFunctionID: "auth"}))
@@ -407,5 +411,36 @@ func TestCloseDuringAuthentication(t *testing.T) {
 	var closed *websocket.CloseError
 	if _, _, err := c.conn.ReadMessage(); err == nil || errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure {
 		t.Errorf("got %v", err)
+	}
+}
+
+// An empty prefix is one: it stands before the ids with its colons.
+func TestEmptyPrefix(t *testing.T) {
+	e := Start(t, WithGuard(Guard{AuthFunctionID: "auth", ExposeAll: true}))
+	judge(dial(t, e), map[string]string{"auth": `{"function_registration_prefix":""}`})
+	c, other := enter(t, e).register("c"), dial(t, e)
+	c.function("own::f")
+	other.send(`{"type":"invokefunction","function_id":"::own::f","data":1}`)
+	c.want(`{"type":"invokefunction","invocation_id":"*","function_id":"own::f","data":1}`)
+	if got := errorCode(other.call("own::f", `1`)); got != "function_not_found" {
+		t.Errorf("without the prefix: %s", got)
+	}
+}
+
+// The engine's own functions are not given to the middleware in any namespace, and a
+// middleware that is missing is missing for the engine.
+func TestMiddlewareInAnotherNamespace(t *testing.T) {
+	e := Start(t, WithGuard(Guard{MiddlewareFunctionID: "mw", ExposeAll: true}))
+	dial(t, e).register("mw").function("mw")
+	c := enter(t, e).register("c")
+	for id, want := range map[string]string{
+		"engine::channels::create": "Function engine::channels::create not found in namespace blue. It is registered in namespace(s): default.",
+		"public::f":                "Function mw not found in namespace blue",
+	} {
+		m := c.call(id, `{}`, `,"namespace":"blue"`)
+		got, _ := m["error"].(map[string]any)
+		if got["code"] != "function_not_found" || got["message"] != want {
+			t.Errorf("%s: %v, want %s", id, m, want)
+		}
 	}
 }

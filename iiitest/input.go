@@ -84,6 +84,16 @@ func decodeValue(raw json.RawMessage, v reflect.Value) string {
 				return detail
 			}
 		}
+	case t.Kind() == reflect.Map:
+		members := membersOf(raw)
+		v.Set(reflect.MakeMap(t))
+		for _, key := range slices.Sorted(maps.Keys(members)) {
+			member := reflect.New(t.Elem()).Elem()
+			if detail := decodeValue(members[key], member); detail != "" {
+				return detail
+			}
+			v.SetMapIndex(reflect.ValueOf(key).Convert(t.Key()), member)
+		}
 	default:
 		if json.Unmarshal(raw, v.Addr().Interface()) != nil {
 			return "invalid value"
@@ -245,13 +255,6 @@ func wrongType(raw json.RawMessage, t reflect.Type) string {
 	case reflect.Map:
 		if kind != '{' {
 			expected = "a map"
-			break
-		}
-		members := (&scanner{b: raw}).members()
-		for _, name := range slices.Sorted(maps.Keys(members)) {
-			if detail := wrongType(members[name], t.Elem()); detail != "" {
-				return detail
-			}
 		}
 	}
 	if expected == "" {
