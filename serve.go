@@ -18,7 +18,7 @@ import (
 // serve runs one link from its first frame to its death and returns why it died.
 // wasReady says that the engine had accepted the registrations.
 func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
-	c.out.attach(l, 1) // until the triggers are registered
+	c.out.attach(l, c.registry.firstFence())
 	c.out.urgent(l, c.reattachments()...)
 	l.loops.Go(l.read)
 	l.loops.Go(l.write)
@@ -179,6 +179,9 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			}
 		case <-c.registry.wake:
 			takeover.Reset(c.registry.retry(l))
+			if c.registry.beginAwaiting(l) {
+				l.loops.Go(func() { c.registry.awaitOwners(l) })
+			}
 		case <-takeover.C:
 			takeover.Reset(c.registry.retry(l))
 		}
