@@ -126,7 +126,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 	defer takeover.Stop()
 	watch := time.NewTicker(typeWatchInterval)
 	defer watch.Stop()
-	var watching atomic.Bool
+	var watching, unwatched atomic.Bool
 	introduced := false
 	welcomed, applied := l.welcomed, l.applied
 	for {
@@ -171,10 +171,12 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			c.log.Warn("iii: the engine did not answer the registration of this worker; going on", "after", registerTimeout)
 			c.registry.settled(l)
 		case <-watch.C:
-			if applied == nil && !c.unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
+			if applied == nil && !unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
 				l.loops.Go(func() {
 					defer watching.Store(false)
-					c.watchTypes(l)
+					if !c.watchTypes(l) {
+						unwatched.Store(true)
+					}
 				})
 			}
 		case <-c.registry.wake:

@@ -1381,3 +1381,27 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 		}
 	})
 }
+
+// The engine drops the registration of a trigger type that access control forbids, without
+// a word.
+func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		startReplica(t, e, "gate", func(r *replica) {
+			handle(t, r.Client, "gate::auth", func(context.Context, iii.AuthInput) (iii.AuthResult, error) {
+				result := iii.NewAuthResult()
+				result.AllowedFunctions = []string{"engine::triggers::info"}
+				return result, nil
+			})
+		})
+		var log counted
+		startReplicaAt(t, e, e.GuardedURL(), "a", func(r *replica) {
+			if err := r.HandleTriggerType(iii.TriggerType{ID: "webhook", Description: "webhooks"}, &recordingProvider{}); err != nil {
+				t.Fatal(err)
+			}
+		}, iii.WithLogger(slog.New(slog.NewJSONHandler(&log, nil))))
+		time.Sleep(time.Hour)
+		if n := log.of("iii: nobody provides a trigger type of this worker; registering it again"); n != 1 {
+			t.Errorf("logged %d times", n)
+		}
+	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}))
+}
