@@ -208,6 +208,15 @@ func (c *Client) forgetOthers() {
 	}
 }
 
+// forgetLatest forgets the current connection, which the engine closes itself.
+func (c *Client) forgetLatest() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.identities); n > 0 {
+		c.identities = slices.Clone(c.identities[:n-1])
+	}
+}
+
 func (c *Client) becomeReady(l *link) {
 	c.mu.Lock()
 	if c.wasReady {
@@ -389,6 +398,7 @@ func (c *Client) rejected(l *link, m *RegistrationRejectedMessage) {
 	case m.Code == codeFunctionConflict:
 		c.functionRefused(l, err)
 	case m.Code == codeWorkerConflict && c.cfg.waitForName:
+		c.forgetLatest()
 		l.fail(nameHeldError{err})
 	default:
 		l.fail(fatalError{err})

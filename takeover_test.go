@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -1404,4 +1406,141 @@ func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 			t.Errorf("logged %d times", n)
 		}
 	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}))
+}
+
+// A worker that waits for its name can be ended at any time, and fails for the reasons for
+// which others fail.
+func TestWorkerThatWaitsForItsName(t *testing.T) {
+	waiting := func(t *testing.T, e *iiitest.Engine, opts ...iii.Option) *iii.Client {
+		t.Helper()
+		b, err := iii.New(e.URL(), append([]iii.Option{iii.WithName("orders"), iii.WithDialContext(e.DialContext), iii.WithLogger(iii.TestLogger), iii.WithWaitForName()}, opts...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = b.Close() })
+		serveName(t, manyIDs(10)...)(&replica{Client: b})
+		return b
+	}
+	at := func(d time.Duration, f func()) { time.AfterFunc(d, f) }
+	for after := time.Duration(0); after < 5*time.Second; after += 123 * time.Millisecond {
+		t.Run(fmt.Sprintf("ended after %v", after), func(t *testing.T) {
+			bubble(t, func(t *testing.T, e *iiitest.Engine) {
+				startReplica(t, e, "orders", func(*replica) {})
+				for how, end := range map[string]func(c *iii.Client) error{
+					"Close":    (*iii.Client).Close,
+					"Shutdown": func(c *iii.Client) error { return c.Shutdown(t.Context()) },
+				} {
+					b := waiting(t, e)
+					connected := make(chan error, 1)
+					go func() { connected <- b.Connect(t.Context()) }()
+					time.Sleep(after)
+					began := time.Now()
+					if err := end(b); err != nil || time.Since(began) > 100*time.Millisecond {
+						t.Errorf("%s: %v after %v", how, err, time.Since(began))
+					}
+					if err := <-connected; !errors.Is(err, iii.ErrClosed) {
+						t.Errorf("Connect = %v", err)
+					}
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				at(after, cancel)
+				began := time.Now()
+				if err := waiting(t, e).Run(ctx); err != nil || time.Since(began) > after+100*time.Millisecond {
+					t.Errorf("Run = %v after %v", err, time.Since(began))
+				}
+			})
+		})
+	}
+	t.Run("refused credentials", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			startReplica(t, e, "orders", func(*replica) {})
+			at(10*time.Second, func() { e.RefuseAuth("expired") })
+			var refused *iii.AuthError
+			if err := waiting(t, e).Run(t.Context()); !errors.As(err, &refused) {
+				t.Errorf("Run = %v, want the engine's refusal", err)
+			}
+		})
+	})
+	t.Run("an engine that comes and goes", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			a := startReplica(t, e, "orders", func(*replica) {})
+			retries, dials := uint64(2), 0
+			b := waiting(t, e, iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 1000, MaxDelayMs: 1000, BackoffMultiplier: 1, MaxRetries: &retries}),
+				iii.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if dials++; dials%3 != 0 {
+						return nil, errors.New("refused")
+					}
+					return e.DialContext(ctx, network, addr)
+				}))
+			at(time.Minute, func() { _ = a.Close() })
+			if err := b.Connect(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if n, m := len(frames(e, "", "reattach")), dials/3; n > m {
+				t.Errorf("%d reattachments on %d connections that the engine had closed itself", n, m)
+			}
+		})
+	})
+	t.Run("an engine that stays away", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			startReplica(t, e, "orders", func(*replica) {})
+			retries, away := uint64(2), new(atomic.Bool)
+			b := waiting(t, e, iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 1000, MaxDelayMs: 1000, BackoffMultiplier: 1, MaxRetries: &retries}),
+				iii.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if away.Load() {
+						return nil, errors.New("refused")
+					}
+					return e.DialContext(ctx, network, addr)
+				}))
+			at(time.Minute, func() { away.Store(true) })
+			began := time.Now()
+			if err := b.Connect(t.Context()); err == nil || !strings.Contains(err.Error(), "3 attempts") || time.Since(began) > 70*time.Second {
+				t.Errorf("Connect = %v after %v", err, time.Since(began))
+			}
+		})
+	})
+	t.Run("after it had the name", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			slow := iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 5000, MaxDelayMs: 5000, BackoffMultiplier: 1})
+			a := startReplica(t, e, "orders", serveName(t, "f"), iii.WithWaitForName(), slow)
+			b := waiting(t, e)
+			connected := make(chan error, 1)
+			go func() { connected <- b.Connect(t.Context()) }()
+			time.Sleep(time.Second)
+			e.Drop(a.WorkerID())
+			if err := <-connected; err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			if a.State() != iii.ConnectionStateReconnecting || a.Err() != nil {
+				t.Errorf("the first one is %v, %v", a.State(), a.Err())
+			}
+			a.mu.Lock()
+			told := 0
+			for _, err := range a.errs {
+				if _, ok := errors.AsType[*iii.RejectedError](err); ok {
+					told++
+				}
+			}
+			a.mu.Unlock()
+			if told != 1 {
+				t.Errorf("its listener was told %d times that it waits", told)
+			}
+			_ = b.Close()
+			time.Sleep(3 * time.Second)
+			if a.State() != iii.ConnectionStateConnected {
+				t.Errorf("the first one is %v after the second has gone", a.State())
+			}
+		})
+	})
+}
+
+// frames lists the messages of a type that workers of a name have sent.
+func frames(e *iiitest.Engine, name, kind string) (list []iiitest.Frame) {
+	for _, f := range e.Frames() {
+		if f.WorkerName == name && f.Direction == iiitest.ToEngine && f.Type() == kind {
+			list = append(list, f)
+		}
+	}
+	return list
 }
