@@ -37,6 +37,7 @@ type bindings struct {
 type providedType struct {
 	id, namespace string
 	provider      TriggerProvider
+	missing       bool // nobody provided it when watchTypes looked last
 }
 
 // boundTrigger is one trigger.

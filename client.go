@@ -53,7 +53,6 @@ type Client struct {
 	connecting int                // callers of Connect that wait
 	reconnects uint64
 
-	unwatched           atomic.Bool // the engine does not say who provides trigger types
 	closing             atomic.Bool // a Close frame has been sent: the end of the link is the end
 	received, malformed atomic.Uint64
 }

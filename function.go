@@ -48,10 +48,9 @@ type Function struct {
 	route   *Trigger                // registered with the function and taken back with it
 	head    atomic.Pointer[Trigger] // likewise, for HEAD
 
-	// Guarded by the lock of the registry.
-	releasing bool      // it was taken over, and its triggers wait for what owner leaves behind
-	owner     string    // the worker that held it
-	deadline  time.Time // of that wait
+	// Of a function that was taken over; guarded by the lock of the registry.
+	owner    string    // the worker that held it
+	deadline time.Time // until then its triggers wait for owner to take its own away
 }
 
 // ID is the id under which the function was registered.

@@ -3,8 +3,10 @@ package iii
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // The outbox is everything that waits to be written and every call that waits
@@ -16,9 +18,10 @@ type outbox struct {
 	maxMessages, maxBytes int // of what waits, connected or not
 
 	mu      sync.Mutex
-	link    *link // the link that is written to, or nil
-	gates   int   // that keep users' requests from the link; see hold and admit
-	ended   error // set once: no request is accepted any more
+	link    *link  // the link that is written to, or nil
+	gate    uint64 // the fence of the registry that users' requests wait for
+	opened  uint64 // the latest fence that was answered; see admit
+	ended   error  // set once: no request is accepted any more
 	queue   []item
 	head    int // queue[:head] has been taken
 	bytes   int // in queue[head:]
@@ -56,6 +59,7 @@ type item struct {
 type fence struct {
 	sends uint64 // the link's Sends before it
 	done  func()
+	taken time.Time
 }
 
 type frameKind uint8
@@ -87,23 +91,24 @@ const (
 	stuckFrames = 1 << 20
 )
 
-// attach makes l the link that is written to. Requests wait until [outbox.admit] has
-// been called as often as there are gates, for they need what was registered before.
-func (o *outbox) attach(l *link, gates int) {
+// attach makes l the link that is written to. Users' requests need what was registered
+// before them, so they wait until the registry's fence of this number is answered: see
+// admit.
+func (o *outbox) attach(l *link, fence uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.link, o.gates = l, gates
+	o.link, o.gate, o.opened = l, fence, fence-1
 }
 
 // open reports whether the link takes users' requests; o.mu is held.
-func (o *outbox) open() bool { return o.link != nil && o.gates == 0 }
+func (o *outbox) open() bool { return o.link != nil && o.opened >= o.gate }
 
-// suspend puts one more gate before the requests that come from now on.
-func (o *outbox) suspend(l *link) {
+// suspend makes the requests that come from now on wait for a later fence.
+func (o *outbox) suspend(l *link, fence uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.link == l {
-		o.gates++
+		o.gate = max(o.gate, fence)
 	}
 }
 
@@ -114,26 +119,38 @@ func (o *outbox) attached() bool {
 	return o.link != nil
 }
 
-// admit opens one gate. The last one lets the requests that wait, and those that come,
-// go out over l.
-func (o *outbox) admit(l *link) {
+// admit lets the requests go out over l that wait for the fence of this number or for an
+// earlier one.
+func (o *outbox) admit(l *link, fence uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.link != l || o.gates == 0 {
+	if o.link != l || fence <= o.opened {
 		return
 	}
-	if o.gates--; o.gates > 0 {
-		return
-	}
-	for _, it := range o.held {
+	o.opened = fence
+	n := 0
+	for ; n < len(o.held) && o.held[n].req.gate <= fence; n++ {
+		it := o.held[n]
 		if it.req.state == requestHeld {
 			it.req.state = requestQueued
+			o.heldN--
+			o.heldB -= it.req.size
 			o.push(it)
 		}
 	}
-	clear(o.held)
-	o.held, o.heldN, o.heldB = o.held[:0], 0, 0
+	o.held = slices.Delete(o.held, 0, n)
 	o.signal()
+}
+
+// oldestFence is how long the oldest of the pings that have left waits for its pong; 0 if
+// none does.
+func (o *outbox) oldestFence(l *link) time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(l.fences) == 0 {
+		return 0
+	}
+	return time.Since(l.fences[0].taken)
 }
 
 // push appends to the queue and wakes the writer.
@@ -248,7 +265,7 @@ func (o *outbox) take(l *link, batch []item) []item {
 			l.sendsTaken++
 		}
 		if it.fence != nil {
-			l.fences = append(l.fences, fence{l.sendsTaken, it.fence})
+			l.fences = append(l.fences, fence{l.sendsTaken, it.fence, time.Now()})
 		}
 		if it.kind == framePong {
 			it.buf = bufferOf(l.pong)
@@ -362,7 +379,10 @@ func (o *outbox) detach(l *link, cause error) (unconfirmed int) {
 	}
 	o.link = nil
 	waiting := o.held
-	o.held = nil
+	o.held, o.gate = nil, 0
+	for _, it := range waiting {
+		it.req.gate = 0 // the next link begins with all registrations
+	}
 	for _, it := range o.queue[o.head:] {
 		switch r := it.req; {
 		case r == nil:

@@ -171,12 +171,15 @@ func plainName(name string) bool {
 	return utf8.RuneCountInString(name) <= 280 && name == strings.TrimSpace(name) && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// watchTypes asks the engine who provides the types of this worker, and acts on it.
-func (c *Client) watchTypes(l *link) {
+// watchTypes asks the engine who provides the types of this worker, and acts on it. It
+// reports false if the engine does not tell.
+func (c *Client) watchTypes(l *link) bool {
 	for _, t := range c.registry.providedTypes(l) {
 		ctx, cancel := context.WithTimeout(l.handlers, typeWatchInterval)
 		detail, err := Call[TriggerTypeDetail](ctx, c, "engine::triggers::info", TriggerTypeInfoInput{ID: t.id, Namespace: t.namespace})
 		cancel()
+		missed := t.missing
+		t.missing = false
 		var refusal *Error
 		switch {
 		case err == nil && detail.WorkerName != c.name && plainName(c.name):
@@ -184,12 +187,15 @@ func (c *Client) watchTypes(l *link) {
 				c.log.Warn("iii: another worker provides a trigger type of this one", "type", t.id, "namespace", t.namespace, "worker", detail.WorkerName)
 			}
 		case errors.As(err, &refusal) && refusal.Code == codeNotFound:
-			c.log.Warn("iii: nobody provides a trigger type of this worker any more; registering it again", "type", t.id, "namespace", t.namespace)
+			t.missing = true
+			if !missed { // it may be forbidden, without a word
+				c.log.Warn("iii: nobody provides a trigger type of this worker; registering it again", "type", t.id, "namespace", t.namespace)
+			}
 			c.registry.renewType(l, t)
 		case errors.Is(err, ErrForbidden), errors.Is(err, ErrFunctionNotFound):
 			c.log.Debug("iii: the engine does not say who provides trigger types", "error", err)
-			c.unwatched.Store(true)
-			return
+			return false
 		}
 	}
+	return true
 }

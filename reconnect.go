@@ -71,6 +71,7 @@ func (c *Client) keepConnected(ctx context.Context) error {
 			}
 			var delay time.Duration
 			turn, delay = takeoverTurn(turn)
+			attempt, failures = 0, 0 // the engine is there
 			pause(ctx, delay)
 			continue
 		}

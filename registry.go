@@ -3,6 +3,7 @@ package iii
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -34,16 +35,18 @@ type registry struct {
 	unfenced   []*claim // sent, with no fence behind them yet
 	fenced     []*claim // sent before the fence that is out
 	fenceOut   bool
-	fences     uint64      // number of the latest fence
+	fences     uint64      // number of the latest fence, counted over all links
 	fenceTimer *time.Timer // ends the link if the fence is not answered
-	held       int         // triggers that were not sent
-	suspended  bool        // requests wait for triggers that wait for the fence
+	held       []*Trigger  // not sent yet, in the order of the program
 
 	// See takeover.go.
-	refusals  []*claim      // that are to be tried again, in the order of their turn
-	nextTurn  time.Time     // before it no refused registration is tried again
-	wake      chan struct{} // capacity 1: refusals has grown
-	releasing bool          // awaitOwners runs
+	refusals  []*claim             // to be tried again
+	nextTurn  time.Time            // before it no refused registration is tried again
+	turns     map[string]time.Time // the latest attempts, by owner
+	sought    map[string]bool      // owners whose functions were tried since the engine did not list them
+	takenOver bool                 // since awaitOwners last looked
+	awaiting  bool                 // awaitOwners runs
+	wake      chan struct{}        // capacity 1: there is something to do for tend
 }
 
 // entry is a pair of messages.
@@ -78,18 +81,28 @@ func (r *registry) begin(l *link, first ...item) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.link, r.phase = l, replaySettling
-	r.held = len(r.triggers)
+	r.held = slices.Clone(r.triggers)
 	for _, t := range r.triggers {
-		t.sent = false
+		t.sent, t.delay = false, 0
+		if t.former != nil && t.former.refused.Load() == nil { // the engine never answered
+			t.former = nil
+		}
 	}
 	r.client.out.urgent(l, first...)
 	for _, e := range r.types {
 		r.push(e.add)
 	}
 	for _, f := range r.functions {
-		f.delay, f.releasing = 0, false
+		f.delay = 0
 		r.ask(&f.claim)
 	}
+}
+
+// firstFence is the number of the first fence of the next link.
+func (r *registry) firstFence() uint64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.fences + 1
 }
 
 // settled notes that the engine has handled this worker's registration. Before that it
@@ -112,7 +125,8 @@ func (r *registry) end(l *link) {
 		return
 	}
 	r.link = nil
-	r.unfenced, r.fenced, r.fenceOut, r.suspended, r.refusals = nil, nil, false, false, nil
+	r.unfenced, r.fenced, r.fenceOut, r.refusals = nil, nil, false, nil
+	r.turns, r.sought, r.takenOver = nil, nil, false
 	if r.fenceTimer != nil {
 		r.fenceTimer.Stop()
 	}
@@ -135,7 +149,7 @@ func (r *registry) ask(c *claim) {
 	if r.link == nil {
 		return
 	}
-	c.standing = asked
+	c.standing, c.fence = asked, r.fences+1
 	r.push(c.entry.add)
 	r.unfenced = append(r.unfenced, c)
 }
@@ -150,28 +164,22 @@ func (r *registry) fence() {
 	r.fenceOut = true
 	r.fenced, r.unfenced = r.unfenced, nil
 	r.fences++
-	number, asked := r.fences, time.Now()
-	r.fenceTimer = time.AfterFunc(registerTimeout, func() { r.overdue(l, number, asked) })
+	number, queued := r.fences, time.Now()
+	r.fenceTimer = time.AfterFunc(registerTimeout, func() { r.overdue(l, number, queued) })
 	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() { r.confirmed(l) }})
 }
 
-// fenceRest puts a fence behind what has none, if there is anything.
-func (r *registry) fenceRest() {
-	if len(r.unfenced) > 0 {
-		r.fence()
-	}
-}
-
-// overdue ends l, whose fence has not been answered for long: without the answer nobody
-// knows which registrations hold. A large message may be in its way, so as long as
-// something comes the engine has ten times the idle timeout.
-func (r *registry) overdue(l *link, number uint64, asked time.Time) {
+// overdue ends l if the engine has not answered the fence for registerTimeout: without the
+// answer nobody knows which registrations hold. The time counts from the moment in which
+// the fence left and anew with each sign of life, since a large message may be in the way
+// of either ping or pong, but not for longer than ten times the idle timeout.
+func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.link != l || r.fences != number || !r.fenceOut {
 		return
 	}
-	waited, silent := time.Since(asked), l.silence()
+	waited, silent := time.Since(queued), min(l.silence(), r.client.out.oldestFence(l))
 	if silent < registerTimeout && waited < 10*r.client.cfg.idleTimeout {
 		r.fenceTimer.Reset(registerTimeout - silent)
 		return
@@ -191,18 +199,18 @@ func (r *registry) confirmed(l *link) {
 	var notices []func()
 	freed := map[string]bool{}
 	for _, c := range r.fenced {
-		if c.standing != asked || !r.has(c) {
+		if c.standing != asked || c.fence != r.fences { // refused, and perhaps asked again
 			continue
 		}
-		if notice := r.accept(c); notice != nil {
+		owner, notice := r.accept(c)
+		if notice != nil {
 			notices = append(notices, notice)
-			if c.function != nil {
-				freed[c.function.owner] = true
-			}
+			freed[owner] = true
 		}
 	}
 	r.fenced = nil
 	if len(freed) > 0 {
+		r.takenOver = true
 		r.retryOf(freed)
 	}
 	applied := r.phase == replayTriggers
@@ -210,17 +218,12 @@ func (r *registry) confirmed(l *link) {
 		r.phase++
 	}
 	r.sendDue()
-	if r.phase == replayTriggers || r.suspended {
-		r.suspended = false
-		r.client.out.admit(l)
-	}
+	r.admit(l)
 	if r.phase == replayTriggers || len(r.unfenced) > 0 {
 		r.fence()
 	}
-	await := r.awaitsOwners() && !r.releasing
-	if await {
-		r.releasing = true
-		l.loops.Go(func() { r.awaitOwners(l) })
+	if r.takenOver || r.awaitsOwners() {
+		r.wakeUp()
 	}
 	r.mu.Unlock()
 	for _, notice := range notices {
@@ -232,6 +235,18 @@ func (r *registry) confirmed(l *link) {
 	}
 }
 
+// admit lets those requests go that were made before the fence that was answered last. With
+// nothing left to register they need not wait.
+func (r *registry) admit(l *link) {
+	switch {
+	case r.phase < replayTriggers:
+	case r.closed != nil:
+		r.client.out.admit(l, math.MaxUint64)
+	default:
+		r.client.out.admit(l, r.fences)
+	}
+}
+
 // has reports whether c is registered.
 func (r *registry) has(c *claim) bool {
 	if c.trigger != nil {
@@ -240,37 +255,46 @@ func (r *registry) has(c *claim) bool {
 	return r.functionByID[c.function.id] == c.function
 }
 
-// sendDue sends the triggers that waited for their function.
-func (r *registry) sendDue() {
-	if r.held == 0 || r.phase < replayTriggers || r.closed != nil {
-		return
+// sendDue sends the held triggers that need not wait any more. It returns the number of the
+// fence that decides about the others: 0 if only another worker does.
+func (r *registry) sendDue() (fence uint64) {
+	if len(r.held) == 0 || r.link == nil || r.closed != nil {
+		return 0
 	}
-	for _, t := range r.triggers {
-		if !t.sent {
-			r.sendTrigger(t)
+	now := time.Now()
+	kept := r.held[:0]
+	for _, t := range r.held {
+		f := r.target(t)
+		if f != nil && f.standing == asked && f.refused.Load() == nil {
+			fence = max(fence, f.fence) // the triggers behind this one keep their place
 		}
+		if fence > 0 || r.phase < replayTriggers || f != nil && f.holds(now) {
+			kept = append(kept, t)
+			continue
+		}
+		t.sent, t.former = true, nil
+		r.ask(&t.claim)
 	}
+	clear(r.held[len(kept):])
+	r.held = kept
+	return fence
 }
 
-// sendTrigger sends t, unless it has to wait for a function of this worker.
-func (r *registry) sendTrigger(t *Trigger) {
-	if r.link == nil || r.phase < replayTriggers {
-		return
-	}
-	if f := r.target(t); f != nil && (f.standing != accepted || f.releasing) {
-		return
-	}
-	t.sent = true
-	r.held--
-	r.ask(&t.claim)
-}
-
-// target is the function of this worker that t runs, if it is one.
+// target is the function of this worker that t runs, if it is one. A trigger that waited
+// for a function goes on doing so when the function is unregistered.
 func (r *registry) target(t *Trigger) *Function {
 	if !t.own {
 		return nil
 	}
-	return r.functionByID[t.functionID]
+	if f := r.functionByID[t.functionID]; f != nil {
+		return f
+	}
+	return t.former
+}
+
+// holds reports whether the triggers of f have to wait.
+func (f *Function) holds(now time.Time) bool {
+	return f.standing != accepted || now.Before(f.deadline)
 }
 
 func (r *registry) addFunction(f *Function) error {
@@ -295,11 +319,23 @@ func (r *registry) removeFunction(f *Function) bool {
 	if r.functionByID[f.id] != f || r.closed != nil {
 		return false
 	}
+	if f.refused.Load() != nil {
+		f.standing = refused
+	}
+	if f.standing == asked || f.standing == refused {
+		for _, t := range r.held {
+			if r.target(t) == f {
+				t.former = f
+			}
+		}
+	}
 	delete(r.functionByID, f.id)
 	r.functions = remove(r.functions, f)
 	r.push(f.entry.remove)
-	r.sendDue() // triggers of this id name another worker's function now
-	r.fenceRest()
+	r.sendDue()
+	if len(r.unfenced) > 0 {
+		r.fence()
+	}
 	return true
 }
 
@@ -352,13 +388,16 @@ func (r *registry) addTrigger(t *Trigger) error {
 	}
 	r.triggerByID[t.id] = t
 	r.triggers = append(r.triggers, t)
-	r.held++
-	r.sendTrigger(t)
-	r.fenceRest()
-	if f := r.target(t); r.phase == replayDone && r.link != nil && !r.suspended && !t.sent && f.standing == asked {
+	r.held = append(r.held, t)
+	if fence := r.sendDue(); fence > 0 {
 		// What the program asks for from now on may make the trigger fire.
-		r.suspended = true
-		r.client.out.suspend(r.link)
+		r.client.out.suspend(r.link, fence)
+	}
+	if len(r.unfenced) > 0 {
+		r.fence()
+	}
+	if r.awaitsOwners() {
+		r.wakeUp()
 	}
 	return nil
 }
@@ -372,7 +411,7 @@ func (r *registry) removeTrigger(t *Trigger) bool {
 	delete(r.triggerByID, t.id)
 	r.triggers = remove(r.triggers, t)
 	if !t.sent { // under this id there may be a trigger of another worker
-		r.held--
+		r.held = remove(r.held, t)
 		return true
 	}
 	r.push(t.entry.remove)
@@ -392,20 +431,27 @@ func (r *registry) function(id []byte) *Function {
 	return r.functionByID[string(id)]
 }
 
-// rejectedFunction finds the function that the engine names in a refusal: by its
-// id, or behind the prefix that the session's access control puts before it. r.mu is
-// held.
+// rejectedFunction finds the function that the engine names in a refusal: by its id, or
+// behind the prefix that the session's access control puts before it. The engine answers in
+// order, so that it is one whose attempt the next pong settles, though it may have been
+// unregistered since.
 func (r *registry) rejectedFunction(id string) *Function {
-	for {
-		if f := r.functionByID[id]; f != nil {
+	var known *Function
+	for rest, ok := id, true; ok; _, rest, ok = strings.Cut(rest, "::") {
+		f := r.functionByID[rest]
+		if f != nil && f.standing == asked && (!r.fenceOut || f.fence == r.fences) {
 			return f
 		}
-		_, rest, ok := strings.Cut(id, "::")
-		if !ok {
-			return nil
+		if known == nil {
+			known = f
 		}
-		id = rest
 	}
+	for _, c := range r.fenced {
+		if f := c.function; f != nil && f.standing == asked && !r.has(c) && (f.id == id || strings.HasSuffix(id, "::"+f.id)) {
+			return f
+		}
+	}
+	return known
 }
 
 // attached is the link that is in use, or nil.
@@ -446,36 +492,41 @@ func (r *registry) withdraw(reason error) {
 			r.push(f.entry.remove)
 		}
 	}
-	r.types, r.functions, r.triggers, r.held = nil, nil, nil, 0
+	r.types, r.functions, r.triggers, r.held = nil, nil, nil, nil
 	r.unfenced, r.fenced, r.refusals = nil, nil, nil
+	if r.link != nil {
+		r.admit(r.link)
+	}
 }
 
-// functionRefused acts on the engine's refusal of a function. The listener hears of it
+// functionRefused acts on the engine's refusal of a function. Log and listener are told
 // once, until the function is accepted.
 func (c *Client) functionRefused(l *link, err *RejectedError) {
 	r := c.registry
 	r.mu.Lock()
-	f := r.rejectedFunction(err.FunctionID)
 	if r.link != l || r.closed != nil {
 		r.mu.Unlock()
 		return
 	}
-	first := true
+	f := r.rejectedFunction(err.FunctionID)
+	told := false
 	var early []string
 	if f != nil {
-		first = f.refused.Swap(err) == nil
-		f.standing, f.releasing = refused, false
-		for _, t := range r.triggers {
-			if first && t.sent && r.target(t) == f {
-				early = append(early, t.id)
+		told = f.refused.Swap(err) != nil || !r.has(&f.claim)
+		f.standing, f.deadline = refused, time.Time{}
+		if !told {
+			for _, t := range r.triggers {
+				if t.sent && r.target(t) == f {
+					early = append(early, t.id)
+				}
 			}
 		}
-		if err.OwnerWorkerID != "" { // nobody ever gives up what the engine keeps for itself
+		if err.OwnerWorkerID != "" && r.has(&f.claim) { // nobody ever gives up what the engine keeps for itself
 			r.retryLater(&f.claim)
 		}
 	}
 	r.mu.Unlock()
-	if !first {
+	if told {
 		return
 	}
 	c.log.LogAttrs(l.handlers, slog.LevelError, "iii: function refused", slog.Any("error", err))
@@ -486,7 +537,10 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 	c.report(err)
 }
 
-// triggerRefused tells a trigger that the engine, or its provider, refused it.
+// triggerRefused acts on the refusal of a trigger by the engine or by its provider. The
+// same refusal is logged once, until the trigger is accepted. The trigger's handler is
+// called each time, but only once on a connection for a route that is tried again and
+// again.
 func (c *Client) triggerRefused(l *link, m *TriggerRegistrationResultMessage) {
 	if m.Error == nil {
 		return
@@ -495,26 +549,27 @@ func (c *Client) triggerRefused(l *link, m *TriggerRegistrationResultMessage) {
 	r := c.registry
 	r.mu.Lock()
 	t := r.triggerByID[m.ID]
-	first := true
+	logged, told := false, true
 	if t != nil {
 		old := t.refused.Swap(err)
-		first = old == nil || old.Code != err.Code || old.Message != err.Message
-		t.standing = refused
-		if r.link == l && r.closed == nil && heldRoute(m) {
+		logged = old != nil && old.Code == err.Code && old.Message == err.Message
+		t.contested = heldRoute(m)
+		told = t.onError == nil || t.contested && logged && t.toldOver == l
+		t.standing, t.toldOver = refused, l
+		if t.contested && r.link == l && r.closed == nil {
 			r.retryLater(&t.claim)
 		}
 	}
 	r.mu.Unlock()
-	if !first {
-		return
+	if !logged {
+		c.log.Error("iii: trigger refused", "trigger", m.ID, "type", m.TriggerType, "function", m.FunctionID, "error", err)
 	}
-	c.log.Error("iii: trigger refused", "trigger", m.ID, "type", m.TriggerType, "function", m.FunctionID, "error", err)
-	if t != nil && t.onError != nil {
+	if !told {
 		c.notify.post(func() { t.onError(err) })
 	}
 }
 
-// heldError is why a trigger has not been sent.
+// heldError is the refusal of the function that a trigger waits for, or nil.
 func (r *registry) heldError(t *Trigger) error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

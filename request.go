@@ -21,8 +21,9 @@ type request struct {
 	id          invocationID
 	wantsResult bool
 	held        bool         // a Send that was told nil because it is held, and is not told again
-	state       requestState // guarded by outbox.mu, like held and link
+	state       requestState // guarded by outbox.mu, like held, link and gate
 	link        *link
+	gate        uint64 // while it is held: the fence that it waits for
 	buf         *buffer
 	size        int
 
@@ -113,6 +114,7 @@ func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *reques
 
 // hold keeps r for the next link. A Send is accepted by that.
 func (o *outbox) hold(r *request) {
+	r.gate = o.gate
 	if r.state = requestHeld; !r.wantsResult && !r.held {
 		r.held = true
 		r.finish(nil)

@@ -18,7 +18,7 @@ import (
 // serve runs one link from its first frame to its death and returns why it died.
 // wasReady says that the engine had accepted the registrations.
 func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
-	c.out.attach(l, 1) // until the triggers are registered
+	c.out.attach(l, c.registry.firstFence())
 	c.out.urgent(l, c.reattachments()...)
 	l.loops.Go(l.read)
 	l.loops.Go(l.write)
@@ -126,7 +126,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 	defer takeover.Stop()
 	watch := time.NewTicker(typeWatchInterval)
 	defer watch.Stop()
-	var watching atomic.Bool
+	var watching, unwatched atomic.Bool
 	introduced := false
 	welcomed, applied := l.welcomed, l.applied
 	for {
@@ -171,14 +171,19 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			c.log.Warn("iii: the engine did not answer the registration of this worker; going on", "after", registerTimeout)
 			c.registry.settled(l)
 		case <-watch.C:
-			if applied == nil && !c.unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
+			if applied == nil && !unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
 				l.loops.Go(func() {
 					defer watching.Store(false)
-					c.watchTypes(l)
+					if !c.watchTypes(l) {
+						unwatched.Store(true)
+					}
 				})
 			}
 		case <-c.registry.wake:
 			takeover.Reset(c.registry.retry(l))
+			if c.registry.beginAwaiting(l) {
+				l.loops.Go(func() { c.registry.awaitOwners(l) })
+			}
 		case <-takeover.C:
 			takeover.Reset(c.registry.retry(l))
 		}
@@ -200,6 +205,15 @@ func (c *Client) forgetOthers() {
 	defer c.mu.Unlock()
 	if n := len(c.identities); n > 1 {
 		c.identities = c.identities[n-1:]
+	}
+}
+
+// forgetLatest forgets the current connection, which the engine closes itself.
+func (c *Client) forgetLatest() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.identities); n > 0 {
+		c.identities = slices.Clone(c.identities[:n-1])
 	}
 }
 
@@ -384,6 +398,7 @@ func (c *Client) rejected(l *link, m *RegistrationRejectedMessage) {
 	case m.Code == codeFunctionConflict:
 		c.functionRefused(l, err)
 	case m.Code == codeWorkerConflict && c.cfg.waitForName:
+		c.forgetLatest()
 		l.fail(nameHeldError{err})
 	default:
 		l.fail(fatalError{err})

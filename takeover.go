@@ -2,8 +2,11 @@ package iii
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 )
@@ -32,9 +35,21 @@ type claim struct {
 	entry    entry
 
 	standing standing
+	fence    uint64        // the number of the fence behind the latest attempt
 	delay    time.Duration // before the next attempt, without jitter
 	due      time.Time     // of the next attempt
 	queued   bool          // it is among the registry's refusals
+}
+
+// owner is the worker that holds a refused claim. The engine does not tell who holds a
+// route: "" stands for all of those workers.
+func (c *claim) owner() string {
+	if c.function != nil {
+		if err := c.function.refused.Load(); err != nil {
+			return err.OwnerWorkerID
+		}
+	}
+	return ""
 }
 
 // standing is what is known of a registration on the current link.
@@ -47,6 +62,14 @@ const (
 	refused
 )
 
+// wakeUp makes tend look at what there is to do.
+func (r *registry) wakeUp() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
 // retryLater gives a refused registration its turn.
 func (r *registry) retryLater(c *claim) {
 	var delay time.Duration
@@ -56,10 +79,7 @@ func (r *registry) retryLater(c *claim) {
 		c.queued = true
 		r.refusals = append(r.refusals, c)
 	}
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	r.wakeUp()
 }
 
 // takeoverTurn returns the delay after previous, 0 for the first, and the same with
@@ -71,7 +91,8 @@ func takeoverTurn(previous time.Duration) (next, jittered time.Duration) {
 }
 
 // retry tries those refused registrations again whose turn it is, and returns when to
-// look again.
+// look again. Owners take turns: one that holds much does not delay the moment in which
+// the client notices that another one has gone.
 func (r *registry) retry(l *link) time.Duration {
 	const never = time.Hour
 	r.mu.Lock()
@@ -83,182 +104,267 @@ func (r *registry) retry(l *link) time.Duration {
 	if wait := r.nextTurn.Sub(now); wait > 0 {
 		return wait
 	}
+	due := map[string][]*claim{} // by owner
+	turns := map[string]time.Time{}
 	next := now.Add(never)
-	kept := r.refusals[:0]
-	attempts := 0
 	for _, c := range r.refusals {
-		switch {
-		case c.standing != refused || !r.has(c):
+		if c.standing != refused || !r.has(c) {
 			c.queued = false
 			continue
-		case attempts < takeoverBatch && !c.due.After(now):
-			attempts++
-			c.queued = false
-			r.ask(c)
-			continue
-		case c.due.Before(next):
+		}
+		owner := c.owner()
+		turns[owner] = r.turns[owner]
+		if r.waits(c, now) {
+			c.due = now.Add(takeoverDelayMax)
+		}
+		if !c.due.After(now) {
+			due[owner] = append(due[owner], c)
+		} else if c.due.Before(next) {
 			next = c.due
 		}
-		kept = append(kept, c)
 	}
-	clear(r.refusals[len(kept):])
-	r.refusals = kept
-	if attempts > 0 {
-		r.nextTurn = now.Add(takeoverInterval)
-		r.fence()
+	owners := slices.SortedFunc(maps.Keys(due), func(a, b string) int { return turns[a].Compare(turns[b]) })
+	attempts := 0
+	for ; attempts < takeoverBatch && len(owners) > 0; attempts++ {
+		owner := owners[0]
+		owners = owners[1:]
+		r.retryNow(due[owner][0])
+		turns[owner] = now
+		if due[owner] = due[owner][1:]; len(due[owner]) > 0 {
+			owners = append(owners, owner)
+		}
 	}
-	return max(next.Sub(now), r.nextTurn.Sub(now), time.Millisecond)
+	r.turns = turns
+	r.dropUnqueued()
+	if attempts == 0 {
+		return next.Sub(now)
+	}
+	r.nextTurn = now.Add(takeoverInterval)
+	r.fence()
+	return takeoverInterval
 }
 
-// accept notes that the engine has taken a registration. A notice, if there is one, is
-// to be called without the lock: it tells the program that a refusal is over.
-func (r *registry) accept(c *claim) (notice func()) {
+// retryNow tries a refused registration again.
+func (r *registry) retryNow(c *claim) {
+	c.queued = false
+	r.ask(c)
+}
+
+// dropUnqueued takes from the refusals what is not to be tried again.
+func (r *registry) dropUnqueued() {
+	r.refusals = slices.DeleteFunc(r.refusals, func(c *claim) bool { return !c.queued })
+}
+
+// waits reports whether c is a trigger whose function is not served here: it must not reach
+// the engine.
+func (r *registry) waits(c *claim, now time.Time) bool {
+	if c.trigger == nil {
+		return false
+	}
+	f := r.target(c.trigger)
+	return f != nil && f.holds(now)
+}
+
+// accept notes that the engine has taken a registration. If a refusal is over by that, it
+// returns who held the registration, and a notice that tells the program, to be called
+// without the lock.
+func (r *registry) accept(c *claim) (owner string, notice func()) {
 	c.standing, c.delay = accepted, 0
+	if !r.has(c) {
+		return "", nil
+	}
 	if t := c.trigger; t != nil {
-		if t.refused.Swap(nil) == nil {
-			return nil
+		if t.refused.Swap(nil) == nil || !t.contested {
+			return "", nil
 		}
-		return func() {
-			r.client.log.Info("iii: a trigger that was refused is accepted now", "trigger", t.id, "function", t.functionID)
+		return "", func() {
+			r.client.log.Info("iii: route taken over", "trigger", t.id, "function", t.functionID)
 		}
 	}
 	f := c.function
 	refusal := f.refused.Swap(nil)
 	if refusal == nil {
-		return nil
+		return "", nil
 	}
 	// The engine frees the functions of a connection that ended before it takes its
 	// triggers away. A trigger that came between would be taken away with them.
-	f.releasing, f.owner, f.deadline = true, refusal.OwnerWorkerID, time.Now().Add(releaseTimeout)
-	return func() {
+	f.owner, f.deadline = refusal.OwnerWorkerID, time.Now().Add(releaseTimeout)
+	return f.owner, func() {
 		r.client.log.Info("iii: function taken over", "function", f.id, "former_owner", refusal.OwnerWorkerID)
 		r.client.report(&TakeoverNotice{FunctionID: f.id, Namespace: refusal.Namespace, OwnerWorkerID: refusal.OwnerWorkerID})
 	}
 }
 
-// retryOf tries everything again that the given workers hold: who has given one
-// function up has probably gone.
+// retryOf tries everything at once that the given workers hold: who has given up one
+// registration has probably gone.
 func (r *registry) retryOf(owners map[string]bool) {
+	now := time.Now()
+	try := func(c *claim) {
+		if c.queued && c.standing == refused && owners[c.owner()] && !r.waits(c, now) {
+			r.retryNow(c)
+		}
+	}
 	for _, f := range r.functions {
-		if err := f.refused.Load(); f.standing == refused && err != nil && owners[err.OwnerWorkerID] {
-			r.ask(&f.claim)
-		}
+		try(&f.claim)
 	}
-}
-
-// awaitsOwners reports whether triggers wait for a former owner of their function. It
-// lets go of functions without triggers.
-func (r *registry) awaitsOwners() bool {
-	waits := false
 	for _, t := range r.triggers {
-		if f := r.target(t); !t.sent && f != nil && f.releasing {
-			waits = true
-		}
+		try(&t.claim)
 	}
-	if !waits {
-		for _, f := range r.functions {
-			f.releasing = false
-		}
-	}
-	return waits
+	r.dropUnqueued()
 }
 
-// awaitOwners lets the triggers of functions that were taken over go as soon as their
-// former owner has taken its own away, or after releaseTimeout.
+// awaitsOwners reports whether a trigger waits for the former owner of its function.
+func (r *registry) awaitsOwners() bool {
+	now := time.Now()
+	return slices.ContainsFunc(r.held, func(t *Trigger) bool {
+		f := r.target(t)
+		return f != nil && f.standing == accepted && f.holds(now)
+	})
+}
+
+// beginAwaiting reports whether awaitOwners is to run for l.
+func (r *registry) beginAwaiting(l *link) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.awaiting {
+		r.awaiting = r.hasToAwait(l)
+		r.takenOver = r.takenOver && r.awaiting
+		return r.awaiting
+	}
+	return false
+}
+
+func (r *registry) hasToAwait(l *link) bool {
+	return r.link == l && !l.isDead() && r.closed == nil && (r.takenOver && len(r.refusals) > 0 || r.awaitsOwners())
+}
+
+// awaitOwners asks the engine, after a takeover, which workers are still there. The triggers
+// of functions that were taken over leave as soon as their former owner has taken its own
+// away, or after releaseTimeout. What other workers hold that have gone, too, is tried at
+// once.
 func (r *registry) awaitOwners(l *link) {
 	const soonest, latest = 20 * time.Millisecond, 250 * time.Millisecond
+	forbidden := false // to list workers
 	for interval := soonest; ; interval = min(2*interval, latest) {
-		owners, deadline := r.owners(l)
-		if len(owners) == 0 {
+		former, deadline, ok := r.formerOwners(l)
+		if !ok {
 			return
 		}
-		ctx, cancel := context.WithDeadline(l.handlers, deadline)
-		released := r.client.released(ctx, owners)
-		cancel()
-		r.release(l, released)
-		pause(l.handlers, interval)
+		var listed, released map[string]bool
+		if !forbidden {
+			ctx, cancel := context.WithDeadline(l.handlers, deadline)
+			var err error
+			listed, released, err = r.client.released(ctx, former)
+			cancel()
+			forbidden = listed == nil && errors.Is(err, ErrForbidden)
+		}
+		r.release(l, listed, released)
+		pause(l.handlers, min(interval, time.Until(deadline)))
 	}
 }
 
-// owners lists the functions whose former owner is waited for, and when the first of
-// them need wait no longer. If there are none awaitOwners has to end.
-func (r *registry) owners(l *link) (owners map[string]string, deadline time.Time) {
+// formerOwners lists, by function, the owners that are waited for, and the end of the
+// shortest of the waits. It reports false when awaitOwners has to end.
+func (r *registry) formerOwners(l *link) (former map[string]string, deadline time.Time, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	owners = map[string]string{}
-	if r.link == l && r.closed == nil && r.awaitsOwners() {
-		for _, f := range r.functions {
-			if !f.releasing {
-				continue
-			}
-			owners[f.id] = f.owner
-			if deadline.IsZero() || f.deadline.Before(deadline) {
-				deadline = f.deadline
-			}
+	if !r.hasToAwait(l) {
+		r.awaiting = false
+		r.sendDue() // what has waited enough
+		if len(r.unfenced) > 0 {
+			r.fence()
+		}
+		return nil, deadline, false
+	}
+	r.takenOver = false
+	now := time.Now()
+	former, deadline = map[string]string{}, now.Add(releaseTimeout)
+	for _, f := range r.functions {
+		if f.standing != accepted || !f.holds(now) {
+			continue
+		}
+		former[f.id] = f.owner
+		if f.deadline.Before(deadline) {
+			deadline = f.deadline
 		}
 	}
-	if len(owners) == 0 {
-		r.releasing = false
-	}
-	return owners, deadline
+	return former, deadline, true
 }
 
-// release lets the triggers of the functions go, and of those that have waited enough.
-func (r *registry) release(l *link, released map[string]bool) {
+// release lets the triggers of the released functions go, and of those that have waited
+// enough, and tries what workers hold that the engine does not list. A worker that the
+// engine never lists may be alive, so that is done once for each.
+func (r *registry) release(l *link, listed, released map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.link != l {
+	if r.link != l || r.closed != nil {
 		return
 	}
-	now := time.Now()
 	for _, f := range r.functions {
-		if f.releasing && (released[f.id] || !now.Before(f.deadline)) {
-			f.releasing = false
+		if released[f.id] {
+			f.deadline = time.Time{}
 		}
 	}
 	r.sendDue()
-	r.fenceRest()
-}
-
-// released asks the engine which of the functions have nothing left of their former
-// owner: it has gone, or no trigger runs them. What cannot be asked is not released.
-func (c *Client) released(ctx context.Context, owners map[string]string) map[string]bool {
-	workers, err := c.Workers(ctx)
-	if err != nil {
-		return nil
-	}
-	alive := map[string]bool{}
-	for _, w := range workers {
-		alive[w.ID] = true
-	}
-	released := map[string]bool{}
-	var doubtful []string
-	for id, owner := range owners {
-		if alive[owner] {
-			doubtful = append(doubtful, id)
-		} else {
-			released[id] = true
+	gone := map[string]bool{}
+	for _, c := range r.refusals {
+		if owner := c.owner(); listed != nil && owner != "" && !listed[owner] && !r.sought[owner] {
+			gone[owner] = true
 		}
 	}
-	if len(doubtful) == 0 {
-		return released
+	if len(gone) > 0 {
+		if r.sought == nil {
+			r.sought = map[string]bool{}
+		}
+		maps.Copy(r.sought, gone)
+		r.retryOf(gone)
+	}
+	if len(r.unfenced) > 0 {
+		r.fence()
+	}
+}
+
+// released asks the engine which workers it lists, by id, and which of the functions have
+// nothing left of their former owners: no trigger runs them that may be the former owner's.
+// The engine does not list a worker that has gone, nor one that has not told its process
+// id. A trigger whose worker is not listed is therefore in doubt.
+func (c *Client) released(ctx context.Context, former map[string]string) (listed, released map[string]bool, err error) {
+	workers, err := c.Workers(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	listed = map[string]bool{}
+	names, nameOf := map[string]bool{}, map[string]string{}
+	for _, w := range workers {
+		listed[w.ID] = true
+		if w.Name != nil {
+			names[*w.Name] = true
+			nameOf[w.ID] = *w.Name
+		}
+	}
+	released = map[string]bool{}
+	if len(former) == 0 {
+		return listed, released, nil
 	}
 	list, err := Call[TriggersListResult](ctx, c, "engine::registered-triggers::list", TriggerFilter{IncludeInternal: true})
 	if err != nil {
-		return released
+		for id, owner := range former {
+			released[id] = !listed[owner]
+		}
+		return listed, released, err
 	}
-	triggered := map[string]bool{} // with and without the prefixes of access control
+	bound := map[string][]string{} // worker names by function, with and without the prefixes of access control
 	for _, t := range list.RegisteredTriggers {
 		for id, ok := t.FunctionID, true; ok; _, id, ok = strings.Cut(id, "::") {
-			triggered[id] = true
+			bound[id] = append(bound[id], t.WorkerName)
 		}
 	}
-	for _, id := range doubtful {
-		if !triggered[id] {
-			released[id] = true
-		}
+	for id, owner := range former {
+		released[id] = !slices.ContainsFunc(bound[id], func(name string) bool {
+			return !names[name] || listed[owner] && name == nameOf[owner]
+		})
 	}
-	return released
+	return listed, released, nil
 }
 
 // heldRoute reports whether another worker's route is in the way of a refused one: the

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,6 +36,12 @@ type replica struct {
 // startReplica connects a worker that setup has given its functions.
 func startReplica(t *testing.T, e *iiitest.Engine, name string, setup func(r *replica), opts ...iii.Option) *replica {
 	t.Helper()
+	return startReplicaAt(t, e, e.URL(), name, setup, opts...)
+}
+
+// startReplicaAt is startReplica at another port of the engine.
+func startReplicaAt(t *testing.T, e *iiitest.Engine, url, name string, setup func(r *replica), opts ...iii.Option) *replica {
+	t.Helper()
 	r := &replica{}
 	opts = append([]iii.Option{iii.WithName(name), iii.WithDialContext(e.DialContext), iii.WithLogger(iii.TestLogger),
 		iii.WithStateListener(func(s iii.ConnectionState, err error) {
@@ -44,7 +53,7 @@ func startReplica(t *testing.T, e *iiitest.Engine, name string, setup func(r *re
 			}
 		})}, opts...)
 	var err error
-	if r.Client, err = iii.New(e.URL(), opts...); err != nil {
+	if r.Client, err = iii.New(url, opts...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
@@ -948,4 +957,590 @@ func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A worker that leaves is noticed, however much others hold besides.
+func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
+	for _, test := range []struct{ leaving, staying int }{{10, 990}, {990, 10}, {500, 500}, {1, 999}} {
+		t.Run(fmt.Sprintf("%d of %d functions", test.leaving, test.leaving+test.staying), func(t *testing.T) {
+			for _, stood := range []time.Duration{1100 * time.Millisecond, time.Minute} {
+				bubble(t, func(t *testing.T, e *iiitest.Engine) {
+					ids := manyIDs(test.leaving + test.staying)
+					startReplica(t, e, "staying", serveName(t, ids[:test.staying]...))
+					leaving := startReplica(t, e, "leaving", serveName(t, ids[test.staying:]...))
+					b := startReplica(t, e, "new", serveName(t, ids...))
+					for range 5 {
+						time.Sleep(stood)
+						_ = leaving.Close()
+						began := time.Now()
+						for b.refused() > test.staying && time.Since(began) < time.Minute {
+							time.Sleep(10 * time.Millisecond)
+						}
+						if took := time.Since(began); took > 3*time.Second {
+							t.Fatalf("%d functions are refused %v after their owner has gone", b.refused()-test.staying, took)
+						}
+						for _, f := range b.functions[test.staying:] { // and back
+							if err := f.Unregister(); err != nil {
+								t.Fatal(err)
+							}
+						}
+						b.functions = b.functions[:test.staying]
+						time.Sleep(time.Second)
+						leaving = startReplica(t, e, "leaving", serveName(t, ids[test.staying:]...))
+						serveName(t, ids[test.staying:]...)(b)
+						synctest.Wait()
+						if b.refused() != len(ids) {
+							t.Fatalf("%d functions are refused", b.refused())
+						}
+					}
+				})
+			}
+		})
+	}
+}
+
+// staysAway makes a worker that loses its connection one that has been killed.
+var staysAway = iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 3_600_000, MaxDelayMs: 3_600_000, BackoffMultiplier: 1})
+
+// A connection that dies while the triggers wait for the former owner is replaced as any
+// other.
+func TestConnectionMayDieDuringATakeover(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), staysAway)
+		b := startReplica(t, e, "b", serveAll(t, func(string, string) {}), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 100, MaxDelayMs: 100, BackoffMultiplier: 1}))
+		var cleaned time.Time
+		e.HookCleanup(func(id string) {
+			if id == a.WorkerID() {
+				time.Sleep(1900 * time.Millisecond)
+				cleaned = time.Now()
+			}
+		})
+		e.Drop("a")
+		for b.refused() > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(10 * time.Millisecond)
+		died := time.Now()
+		e.Drop("b")
+		for b.State() == iii.ConnectionStateConnected {
+			time.Sleep(time.Millisecond)
+		}
+		for b.State() != iii.ConnectionStateConnected {
+			time.Sleep(time.Millisecond)
+		}
+		if took := time.Since(died); took > 200*time.Millisecond {
+			t.Errorf("connected again after %v", took)
+		}
+		time.Sleep(4 * time.Second)
+		_, at := sent(e, "b", "registertrigger", time.Time{})
+		if len(at) != 5 || at[0].Before(cleaned) {
+			t.Errorf("sent at %v, the former triggers were gone at %v", at, cleaned)
+		}
+		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
+			t.Errorf("the route answers %d %q", status, body)
+		}
+	})
+}
+
+// The client may end at any moment of a takeover.
+func TestClientMayEndDuringATakeover(t *testing.T) {
+	for _, how := range []string{"closed", "shut down"} {
+		for after := time.Duration(0); after < 3*time.Second; after += 170 * time.Millisecond {
+			t.Run(fmt.Sprintf("%s after %v", how, after), func(t *testing.T) {
+				bubble(t, func(t *testing.T, e *iiitest.Engine) {
+					a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), staysAway)
+					b := startReplica(t, e, "b", serveAll(t, func(string, string) {}))
+					e.HookCleanup(func(id string) {
+						if id == a.WorkerID() {
+							time.Sleep(time.Second)
+						}
+					})
+					e.Drop("a")
+					time.Sleep(after)
+					began := time.Now()
+					if how == "closed" {
+						_ = b.Close()
+					} else if err := b.Shutdown(t.Context()); err != nil {
+						t.Error(err)
+					}
+					if took := time.Since(began); took > 100*time.Millisecond {
+						t.Errorf("ended after %v", took)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A program may register a trigger as soon as it hears of the takeover. It waits like those
+// that were there before.
+func TestTriggerRegisteredRightAfterATakeover(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), staysAway)
+		var b *replica
+		made := make(chan error, 1)
+		route := iii.HTTPTriggerConfig{APIPath: "/late", HTTPMethod: "GET"}
+		b = startReplica(t, e, "b", func(r *replica) {
+			for _, f := range a.functions {
+				serveName(t, f.ID())(r)
+			}
+		}, iii.WithStateListener(func(_ iii.ConnectionState, err error) {
+			if notice, ok := errors.AsType[*iii.TakeoverNotice](err); ok && notice.FunctionID == a.functions[0].ID() {
+				_, err := b.Trigger(notice.FunctionID, route)
+				made <- err
+			}
+		}))
+		var cleaned time.Time
+		e.HookCleanup(func(id string) {
+			if id == a.WorkerID() {
+				time.Sleep(1500 * time.Millisecond)
+				cleaned = time.Now()
+			}
+		})
+		e.Drop("a")
+		if err := <-made; err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		_, at := sent(e, "b", "registertrigger", time.Time{})
+		if len(at) == 0 || at[0].Before(cleaned) {
+			t.Errorf("sent at %v, the former triggers were gone at %v", at, cleaned)
+		}
+	})
+}
+
+// The engine does not list a worker that has not told its process id.
+func TestTriggersWaitForAFormerOwnerThatIsNotListed(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		e.Hook(func(f iiitest.Frame) iiitest.Verdict {
+			if f.WorkerName == "" && strings.Contains(string(f.Message), `"name":"a"`) {
+				var m map[string]any
+				if err := json.Unmarshal(f.Message, &m); err != nil {
+					t.Error(err)
+				}
+				delete(m["data"].(map[string]any), "pid")
+				raw, _ := json.Marshal(m)
+				return iiitest.Verdict{Replace: []json.RawMessage{raw}}
+			}
+			return iiitest.Verdict{}
+		})
+		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), staysAway)
+		b := startReplica(t, e, "b", serveAll(t, func(string, string) {}))
+		workers, err := b.Workers(t.Context())
+		if err != nil || slices.ContainsFunc(workers, func(w iii.WorkerSummary) bool { return w.ID == a.WorkerID() }) {
+			t.Fatalf("the first replica is listed: %v", err)
+		}
+		var cleaned time.Time
+		e.HookCleanup(func(id string) {
+			if id == a.WorkerID() {
+				time.Sleep(1200 * time.Millisecond)
+				cleaned = time.Now()
+			}
+		})
+		e.Drop("a")
+		time.Sleep(4 * time.Second)
+		_, at := sent(e, "b", "registertrigger", time.Time{})
+		if len(at) != 6 || at[0].Before(cleaned) {
+			t.Errorf("sent at %v, the former triggers were gone at %v", at, cleaned)
+		}
+		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
+			t.Errorf("the route answers %d %q", status, body)
+		}
+	})
+}
+
+// Triggers of third workers that run the function stay, and delay nothing.
+func TestTriggersDoNotWaitForThoseOfThirdWorkers(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}))
+		b := startReplica(t, e, "b", serveAll(t, func(string, string) {}))
+		third := startReplica(t, e, "third", func(*replica) {})
+		for _, f := range a.functions {
+			if _, err := third.Trigger(f.ID(), iii.SubscribeTriggerConfig{Topic: "more"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		began := time.Now()
+		_ = a.Close()
+		for b.refused() > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		served := time.Now()
+		time.Sleep(3 * time.Second)
+		if _, at := sent(e, "b", "registertrigger", began); len(at) != 6 || at[5].Sub(served) > 100*time.Millisecond {
+			t.Errorf("%d triggers, the last %v after the function", len(at), at[len(at)-1].Sub(served))
+		}
+	})
+}
+
+// Access control may hide what a takeover asks for, and puts a prefix before the ids of
+// functions.
+func TestTakeoverBehindAccessControl(t *testing.T) {
+	const workers, triggers = "engine::workers::list", "engine::registered-triggers::list"
+	for _, test := range []struct {
+		name    string
+		exposed []string
+		within  time.Duration // the route answers
+	}{
+		{"everything may be listed", []string{workers, triggers}, 3 * time.Second},
+		{"workers may be listed", []string{workers}, 3 * time.Second},
+		{"nothing may be listed", nil, 5 * time.Second},
+	} {
+		for _, prefix := range []string{"", "tenant", "orders"} {
+			t.Run(test.name+", prefix "+prefix, func(t *testing.T) {
+				bubble(t, func(t *testing.T, e *iiitest.Engine) {
+					startReplica(t, e, "gate", func(r *replica) {
+						handle(t, r.Client, "gate::auth", func(context.Context, iii.AuthInput) (iii.AuthResult, error) {
+							result := iii.NewAuthResult()
+							result.AllowedFunctions = test.exposed
+							result.Namespaces = map[string][]string{"default": {"*orders::*", "*http::*"}} // for triggers
+							if prefix != "" {
+								result.FunctionRegistrationPrefix = &prefix
+							}
+							return result, nil
+						})
+					})
+					a := startReplicaAt(t, e, e.GuardedURL(), "a", serveAll(t, func(string, string) {}))
+					b := startReplicaAt(t, e, e.GuardedURL(), "b", serveAll(t, func(string, string) {}))
+					time.Sleep(time.Second)
+					if b.refused() != 5 {
+						t.Fatalf("%d functions are refused", b.refused())
+					}
+					if ids, _ := sent(e, "b", "registertrigger", time.Time{}); len(ids) > 0 {
+						t.Errorf("sent %q", ids)
+					}
+					began := time.Now()
+					_ = a.Close()
+					for b.refused() > 0 && time.Since(began) < time.Minute {
+						time.Sleep(10 * time.Millisecond)
+					}
+					if took := time.Since(began); took > 3*time.Second {
+						t.Errorf("%d functions are refused after %v", b.refused(), took)
+					}
+					for time.Since(began) < time.Minute {
+						if status, body := get(t, e, "/orders/1"); status == 200 && body == "b" {
+							break
+						}
+						time.Sleep(10 * time.Millisecond)
+					}
+					if took := time.Since(began); took > test.within {
+						t.Errorf("the route answers after %v", took)
+					}
+				}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}))
+			})
+		}
+	}
+}
+
+func TestTakeoverInANamespace(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		shop := iii.WithNamespace("shop")
+		other := startReplica(t, e, "other", serveAll(t, func(string, string) {}), iii.WithNamespace("elsewhere"))
+		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), shop)
+		b := startReplica(t, e, "b", serveAll(t, func(string, string) {}), shop)
+		foreign, err := b.Trigger("orders::topic", iii.SubscribeTriggerConfig{Topic: "elsewhere"}, iii.WithTriggerNamespace("elsewhere"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if other.refused() != 0 || a.refused() != 0 || b.refused() != 5 {
+			t.Fatalf("refused: %d, %d, %d", other.refused(), a.refused(), b.refused())
+		}
+		if ids, _ := sent(e, "b", "registertrigger", time.Time{}); !slices.Equal(ids, []string{foreign.ID()}) {
+			t.Errorf("sent %q, want the trigger of the other namespace's function alone", ids)
+		}
+		_ = a.Close()
+		time.Sleep(3 * time.Second)
+		if ids, _ := sent(e, "b", "registertrigger", time.Time{}); b.refused() != 0 || len(ids) != 6 {
+			t.Errorf("%d functions are refused, %d triggers were sent", b.refused(), len(ids))
+		}
+	})
+}
+
+// memoryStream is a stream in memory that says whose it is.
+type memoryStream struct{ name string }
+
+func (s memoryStream) Get(context.Context, iii.StreamGetInput) (json.RawMessage, error) {
+	return json.Marshal(s.name)
+}
+func (memoryStream) Set(context.Context, iii.StreamSetInput) (iii.StreamSetResult, error) {
+	return iii.StreamSetResult{}, nil
+}
+func (memoryStream) Delete(context.Context, iii.StreamDeleteInput) (iii.StreamDeleteResult, error) {
+	return iii.StreamDeleteResult{}, nil
+}
+func (memoryStream) List(context.Context, iii.StreamListInput) ([]json.RawMessage, error) {
+	return nil, nil
+}
+func (memoryStream) Groups(context.Context, iii.StreamListGroupsInput) ([]string, error) {
+	return nil, nil
+}
+
+// Functions without a handler of the program are taken over like others.
+func TestProvidedStreamsAndHTTPFunctionsAreTakenOver(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		setup := func(r *replica) {
+			if err := r.HandleStream("chat", memoryStream{r.Name()}); err != nil {
+				t.Fatal(err)
+			}
+			f, err := r.HandleHTTPInvoked("hook", iii.HTTPInvocationConfig{URL: "http://localhost:1/" + r.Name()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.functions = append(r.functions, f)
+		}
+		a := startReplica(t, e, "a", setup)
+		b := startReplica(t, e, "b", setup)
+		time.Sleep(time.Second)
+		if n := b.Stats().FunctionsRefused; n != 7 || b.refused() != 1 {
+			t.Fatalf("%d functions are refused, want 7", n)
+		}
+		_ = a.Close()
+		time.Sleep(3 * time.Second)
+		if n := b.Stats().FunctionsRefused; n != 0 || b.refused() != 0 {
+			t.Errorf("%d functions are refused", n)
+		}
+		got, _, err := iii.NewStream[string](b.Client, "chat").Get(t.Context(), "g", "i")
+		if err != nil || got != "b" {
+			t.Errorf("the stream answers %q, %v", got, err)
+		}
+		refusals, takeovers := b.told()
+		if refusals != 7 || takeovers != 7 {
+			t.Errorf("the state listener heard of %d refusals and %d takeovers", refusals, takeovers)
+		}
+	})
+}
+
+// counted is a log of which the lines are counted, by message.
+type counted struct {
+	mu    sync.Mutex
+	lines map[string]int
+}
+
+func (c *counted) Write(line []byte) (int, error) {
+	var m struct{ Msg string }
+	if err := json.Unmarshal(line, &m); err != nil {
+		return 0, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lines == nil {
+		c.lines = map[string]int{}
+	}
+	c.lines[m.Msg]++
+	return len(line), nil
+}
+
+func (c *counted) of(message string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lines[message]
+}
+
+func TestRefusalsAreLoggedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		var log counted
+		a := startReplica(t, e, "a", func(r *replica) {
+			serveAll(t, func(string, string) {})(r)
+			if _, err := r.MountHTTP("GET", "/users/:id", http.NotFoundHandler()); err != nil {
+				t.Fatal(err)
+			}
+		})
+		var b *replica
+		b = startReplica(t, e, "b", func(r *replica) {
+			serveAll(t, func(string, string) {})(r)
+			if _, err := r.MountHTTP("GET", "/users/:user_id", http.NotFoundHandler()); err != nil {
+				t.Fatal(err)
+			}
+			handle(t, r.Client, "own", func(context.Context, any) (any, error) { return nil, nil })
+			if _, err := r.Trigger("own", iii.CronTriggerConfig{Expression: "* * * 99 * *"}); err != nil {
+				t.Fatal(err)
+			}
+		}, iii.WithLogger(slog.New(slog.NewJSONHandler(&log, nil))))
+		for range 10 {
+			time.Sleep(time.Minute)
+			e.Drop("b")
+		}
+		time.Sleep(time.Minute)
+		if n, m := log.of("iii: function refused"), log.of("iii: trigger refused"); n != 5 || m != 3 {
+			t.Errorf("%d refusals of functions and %d of triggers are logged, want 5 and 3", n, m)
+		}
+		_ = a.Close()
+		time.Sleep(10 * time.Second)
+		e.Drop("b")
+		time.Sleep(time.Minute)
+		if n, m := log.of("iii: function taken over"), log.of("iii: route taken over"); n != 5 || m != 2 {
+			t.Errorf("%d takeovers of functions and %d of routes are logged, want 5 and 2", n, m)
+		}
+		if refusals, takeovers := b.told(); refusals != 5 || takeovers != 5 {
+			t.Errorf("the state listener heard of %d refusals and %d takeovers, want 5 of each", refusals, takeovers)
+		}
+		for message, n := range log.lines {
+			if n > 12 { // connections
+				t.Errorf("%d times: %s", n, message)
+			}
+		}
+	})
+}
+
+// The engine drops the registration of a trigger type that access control forbids, without
+// a word.
+func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		startReplica(t, e, "gate", func(r *replica) {
+			handle(t, r.Client, "gate::auth", func(context.Context, iii.AuthInput) (iii.AuthResult, error) {
+				result := iii.NewAuthResult()
+				result.AllowedFunctions = []string{"engine::triggers::info"}
+				return result, nil
+			})
+		})
+		var log counted
+		startReplicaAt(t, e, e.GuardedURL(), "a", func(r *replica) {
+			if err := r.HandleTriggerType(iii.TriggerType{ID: "webhook", Description: "webhooks"}, &recordingProvider{}); err != nil {
+				t.Fatal(err)
+			}
+		}, iii.WithLogger(slog.New(slog.NewJSONHandler(&log, nil))))
+		time.Sleep(time.Hour)
+		if n := log.of("iii: nobody provides a trigger type of this worker; registering it again"); n != 1 {
+			t.Errorf("logged %d times", n)
+		}
+	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}))
+}
+
+// A worker that waits for its name can be ended at any time, and fails for the reasons for
+// which others fail.
+func TestWorkerThatWaitsForItsName(t *testing.T) {
+	waiting := func(t *testing.T, e *iiitest.Engine, opts ...iii.Option) *iii.Client {
+		t.Helper()
+		b, err := iii.New(e.URL(), append([]iii.Option{iii.WithName("orders"), iii.WithDialContext(e.DialContext), iii.WithLogger(iii.TestLogger), iii.WithWaitForName()}, opts...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = b.Close() })
+		serveName(t, manyIDs(10)...)(&replica{Client: b})
+		return b
+	}
+	at := func(d time.Duration, f func()) { time.AfterFunc(d, f) }
+	for after := time.Duration(0); after < 5*time.Second; after += 123 * time.Millisecond {
+		t.Run(fmt.Sprintf("ended after %v", after), func(t *testing.T) {
+			bubble(t, func(t *testing.T, e *iiitest.Engine) {
+				startReplica(t, e, "orders", func(*replica) {})
+				for how, end := range map[string]func(c *iii.Client) error{
+					"Close":    (*iii.Client).Close,
+					"Shutdown": func(c *iii.Client) error { return c.Shutdown(t.Context()) },
+				} {
+					b := waiting(t, e)
+					connected := make(chan error, 1)
+					go func() { connected <- b.Connect(t.Context()) }()
+					time.Sleep(after)
+					began := time.Now()
+					if err := end(b); err != nil || time.Since(began) > 100*time.Millisecond {
+						t.Errorf("%s: %v after %v", how, err, time.Since(began))
+					}
+					if err := <-connected; !errors.Is(err, iii.ErrClosed) {
+						t.Errorf("Connect = %v", err)
+					}
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				at(after, cancel)
+				began := time.Now()
+				if err := waiting(t, e).Run(ctx); err != nil || time.Since(began) > after+100*time.Millisecond {
+					t.Errorf("Run = %v after %v", err, time.Since(began))
+				}
+			})
+		})
+	}
+	t.Run("refused credentials", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			startReplica(t, e, "orders", func(*replica) {})
+			at(10*time.Second, func() { e.RefuseAuth("expired") })
+			var refused *iii.AuthError
+			if err := waiting(t, e).Run(t.Context()); !errors.As(err, &refused) {
+				t.Errorf("Run = %v, want the engine's refusal", err)
+			}
+		})
+	})
+	t.Run("an engine that comes and goes", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			a := startReplica(t, e, "orders", func(*replica) {})
+			retries, dials := uint64(2), 0
+			b := waiting(t, e, iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 1000, MaxDelayMs: 1000, BackoffMultiplier: 1, MaxRetries: &retries}),
+				iii.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if dials++; dials%3 != 0 {
+						return nil, errors.New("refused")
+					}
+					return e.DialContext(ctx, network, addr)
+				}))
+			at(time.Minute, func() { _ = a.Close() })
+			if err := b.Connect(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if n, m := len(frames(e, "", "reattach")), dials/3; n > m {
+				t.Errorf("%d reattachments on %d connections that the engine had closed itself", n, m)
+			}
+		})
+	})
+	t.Run("an engine that stays away", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			startReplica(t, e, "orders", func(*replica) {})
+			retries, away := uint64(2), new(atomic.Bool)
+			b := waiting(t, e, iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 1000, MaxDelayMs: 1000, BackoffMultiplier: 1, MaxRetries: &retries}),
+				iii.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if away.Load() {
+						return nil, errors.New("refused")
+					}
+					return e.DialContext(ctx, network, addr)
+				}))
+			at(time.Minute, func() { away.Store(true) })
+			began := time.Now()
+			if err := b.Connect(t.Context()); err == nil || !strings.Contains(err.Error(), "3 attempts") || time.Since(began) > 70*time.Second {
+				t.Errorf("Connect = %v after %v", err, time.Since(began))
+			}
+		})
+	})
+	t.Run("after it had the name", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			slow := iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 5000, MaxDelayMs: 5000, BackoffMultiplier: 1})
+			a := startReplica(t, e, "orders", serveName(t, "f"), iii.WithWaitForName(), slow)
+			b := waiting(t, e)
+			connected := make(chan error, 1)
+			go func() { connected <- b.Connect(t.Context()) }()
+			time.Sleep(time.Second)
+			e.Drop(a.WorkerID())
+			if err := <-connected; err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			if a.State() != iii.ConnectionStateReconnecting || a.Err() != nil {
+				t.Errorf("the first one is %v, %v", a.State(), a.Err())
+			}
+			a.mu.Lock()
+			told := 0
+			for _, err := range a.errs {
+				if _, ok := errors.AsType[*iii.RejectedError](err); ok {
+					told++
+				}
+			}
+			a.mu.Unlock()
+			if told != 1 {
+				t.Errorf("its listener was told %d times that it waits", told)
+			}
+			_ = b.Close()
+			time.Sleep(3 * time.Second)
+			if a.State() != iii.ConnectionStateConnected {
+				t.Errorf("the first one is %v after the second has gone", a.State())
+			}
+		})
+	})
+}
+
+// frames lists the messages of a type that workers of a name have sent.
+func frames(e *iiitest.Engine, name, kind string) (list []iiitest.Frame) {
+	for _, f := range e.Frames() {
+		if f.WorkerName == name && f.Direction == iiitest.ToEngine && f.Type() == kind {
+			list = append(list, f)
+		}
+	}
+	return list
 }

@@ -91,7 +91,12 @@ type Trigger struct {
 
 	claim
 	refused atomic.Pointer[Error]
-	sent    bool // on the current link; guarded by the lock of the registry
+
+	// Guarded by the lock of the registry.
+	sent      bool      // on the current link
+	former    *Function // the function that it waited for, if that was unregistered meanwhile
+	contested bool      // another worker's route was in its way
+	toldOver  *link     // on which it was refused last
 }
 
 // ID is the trigger's id, random unless [WithTriggerID] set it.
@@ -105,10 +110,13 @@ func (t *Trigger) ID() string { return t.id }
 // *[RejectedError]. Nil does not mean that the trigger fires: a trigger of a type that
 // nobody provides waits for a provider.
 func (t *Trigger) Err() error {
+	if err := t.client.registry.heldError(t); err != nil {
+		return err
+	}
 	if err := t.refused.Load(); err != nil {
 		return err
 	}
-	return t.client.registry.heldError(t)
+	return nil
 }
 
 // Unregister takes the trigger back. It does not wait for the network. It is an
