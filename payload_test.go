@@ -237,8 +237,9 @@ func TestPayloadArrivesOrIsRefused(t *testing.T) {
 }
 
 type (
-	counts    map[string]int
-	textKey   struct{ name string }
+	counts  map[string]int
+	textKey struct{ name string }
+	//lint:ignore U1000 the type is described, not used
 	embedsMap struct{ counts }
 	callerOf  struct {
 		Caller string `json:"_caller_worker_id"`

@@ -529,7 +529,11 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 	if told {
 		return
 	}
-	c.log.LogAttrs(l.handlers, slog.LevelError, "iii: function refused", slog.Any("error", err))
+	level := slog.LevelWarn // as in every rolling update
+	if err.OwnerWorkerID == "" {
+		level = slog.LevelError
+	}
+	c.log.LogAttrs(l.handlers, level, "iii: function refused", slog.Any("error", err))
 	if len(early) > 0 {
 		c.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: triggers that were registered before their function stay registered although it is refused",
 			slog.String("function", f.id), slog.Any("triggers", early))

@@ -236,9 +236,11 @@ func TestRefusalDoesNotFlicker(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "old", serveName(t, "f"))
 		b := startReplica(t, e, "new", serveName(t, "f"))
-		flickered := false
+		var flickered atomic.Bool
 		e.Hook(func(iiitest.Frame) iiitest.Verdict {
-			flickered = flickered || b.functions[0].Err() == nil
+			if b.functions[0].Err() == nil {
+				flickered.Store(true)
+			}
 			return iiitest.Verdict{}
 		})
 		for range 3 {
@@ -247,7 +249,7 @@ func TestRefusalDoesNotFlicker(t *testing.T) {
 		}
 		e.Hook(nil)
 		synctest.Wait()
-		if flickered {
+		if flickered.Load() {
 			t.Error("Err was nil while the other worker owned the function")
 		}
 		if refusals, takeovers := b.told(); refusals != 1 || takeovers != 0 {
@@ -1252,7 +1254,7 @@ func TestTakeoverInANamespace(t *testing.T) {
 		}
 		_ = a.Close()
 		time.Sleep(3 * time.Second)
-		if ids, _ := sent(e, "b", "registertrigger", time.Time{}); b.refused() != 0 || len(ids) != 6 {
+		if ids, _ := sent(e, "b", "registertrigger", time.Time{}); b.refused() != 0 || len(ids) != 7 {
 			t.Errorf("%d functions are refused, %d triggers were sent", b.refused(), len(ids))
 		}
 	})
@@ -1347,8 +1349,7 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
-		var b *replica
-		b = startReplica(t, e, "b", func(r *replica) {
+		b := startReplica(t, e, "b", func(r *replica) {
 			serveAll(t, func(string, string) {})(r)
 			if _, err := r.MountHTTP("GET", "/users/:user_id", http.NotFoundHandler()); err != nil {
 				t.Fatal(err)

@@ -95,7 +95,7 @@ func draftOf(schema json.RawMessage) (schemaDraft, error) {
 	uri := strings.TrimRight(unquote(named), "#")
 	draft, known := schemaDrafts[uri]
 	if !known {
-		return 0, fmt.Errorf("Unknown specification: %s", uri) //nolint:staticcheck // the engine's words
+		return 0, engineText(fmt.Sprintf("Unknown specification: %s", uri))
 	}
 	return draft, nil
 }
@@ -372,9 +372,9 @@ func (s *schemaSet) resolve(from *schemaResource, ref string) (*schemaNode, erro
 		case known:
 			fragment = path
 		case strings.Contains(fragment, "/"):
-			return nil, fmt.Errorf("Anchor '%s' is invalid", fragment) //nolint:staticcheck // the engine's words
+			return nil, engineText(fmt.Sprintf("Anchor '%s' is invalid", fragment))
 		default:
-			return nil, fmt.Errorf("Anchor '%s' does not exist", fragment) //nolint:staticcheck // the engine's words
+			return nil, engineText(fmt.Sprintf("Anchor '%s' does not exist", fragment))
 		}
 	}
 	return s.atPath(r, fragment)
@@ -385,7 +385,7 @@ func (s *schemaSet) resolve(from *schemaResource, ref string) (*schemaNode, erro
 func (s *schemaSet) atPath(r *schemaResource, pointer string) (*schemaNode, error) {
 	decoded, err := url.PathUnescape(pointer)
 	if err != nil || !utf8.ValidString(decoded) {
-		return nil, fmt.Errorf("Invalid percent encoding in pointer '%s': the decoded bytes do not represent valid UTF-8", pointer) //nolint:staticcheck // the engine's words
+		return nil, engineText(fmt.Sprintf("Invalid percent encoding in pointer '%s': the decoded bytes do not represent valid UTF-8", pointer))
 	}
 	at, path := r.root, ""
 	for _, part := range strings.Split(decoded, "/")[1:] {
@@ -397,14 +397,14 @@ func (s *schemaSet) atPath(r *schemaResource, pointer string) (*schemaNode, erro
 		case '[':
 			i, err := strconv.ParseUint(part, 10, 32)
 			if err != nil {
-				return nil, fmt.Errorf("Failed to parse array index '%s' in pointer '%s'", part, pointer) //nolint:staticcheck // the engine's words
+				return nil, engineText(fmt.Sprintf("Failed to parse array index '%s' in pointer '%s'", part, pointer))
 			}
 			if items := itemsOf(at); i < uint64(len(items)) {
 				next = items[i]
 			}
 		}
 		if next == nil {
-			return nil, fmt.Errorf("Pointer '%s' does not exist", pointer) //nolint:staticcheck // the engine's words
+			return nil, engineText(fmt.Sprintf("Pointer '%s' does not exist", pointer))
 		}
 		at, path = next, path+"/"+escapePath(part)
 		if id := s.idOf(membersOf(at)); id != "" {
