@@ -68,7 +68,7 @@
 //
 // [Handle] registers a function with a typed handler. The payload is decoded into
 // the handler's argument and the result encoded with encoding/json, and JSON Schemas
-// inferred from both types are advertised to the engine. [Client.HandleFunc] does it
+// of both types are advertised to the engine. [Client.HandleFunc] does it
 // with JSON as it is. [Client.HandleHTTPInvoked] registers a function that the
 // engine runs by calling a URL.
 //
