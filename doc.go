@@ -70,7 +70,7 @@
 //
 // [Handle] registers a function with a typed handler. It decodes the payload into the
 // handler's argument and encodes the result with encoding/json, and advertises JSON
-// Schemas inferred from both types to the engine. [Client.HandleFunc] registers a
+// Schemas of both types to the engine. [Client.HandleFunc] registers a
 // function that takes raw JSON. [Client.HandleHTTPInvoked] registers a function that
 // the engine runs by calling a URL.
 //

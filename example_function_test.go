@@ -58,6 +58,41 @@ func ExampleHandle() {
 	// {"properties":{"item":{"type":"string"},"quantity":{"type":"integer"}},"required":["item"],"type":"object"} <nil>
 }
 
+// Suit is an enumeration, which reflection does not know.
+type Suit string
+
+// JSONSchema lists the values.
+func (Suit) JSONSchema() json.RawMessage {
+	return json.RawMessage(`{"type":"string","enum":["hearts","spades"]}`)
+}
+
+// A type describes what reflection cannot see.
+func ExampleHandle_jsonSchema() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	// Suit has the method:
+	// func (Suit) JSONSchema() json.RawMessage {
+	// 	return json.RawMessage(`{"type":"string","enum":["hearts","spades"]}`)
+	// }
+	_, err := iii.Handle(client, "cards::draw", func(ctx context.Context, s Suit) (*Suit, error) {
+		return &s, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	info, err := client.FunctionInfo(ctx, "cards::draw")
+	fmt.Println(string(info.RequestSchema), err)
+	fmt.Println(string(info.ResponseSchema))
+	// Output:
+	// {"enum":["hearts","spades"],"type":"string"} <nil>
+	// {"anyOf":[{"enum":["hearts","spades"],"type":"string"},{"type":"null"}]}
+}
+
 // An untyped function receives raw JSON and declares its own schemas.
 func ExampleClient_HandleFunc() {
 	_, client, stop := withEngine()

@@ -125,7 +125,7 @@ func WithFunctionMetadata(v any) FunctionOption {
 
 // WithSchemas sets the JSON Schemas of payload and result that listings show:
 // json.RawMessage, or anything that marshals to a schema; nil for none. Typed
-// handlers advertise inferred ones by default.
+// handlers advertise inferred ones by default ([Handle]).
 func WithSchemas(request, response any) FunctionOption {
 	return func(c *functionConfig) (err error) {
 		c.schemas = true
@@ -194,11 +194,18 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 }
 
 // Handle registers a function with a typed handler: the payload is decoded into
-// In and the result encoded from Out, and JSON Schemas inferred from both are
-// advertised. In is what the caller sent, a map or a json.RawMessage too, without the key
-// _caller_worker_id that the engine adds: only a struct with a field of that name gets it. A payload that does not decode is answered with code
-// invalid_request and the path of what is wrong, for example
+// In and the result encoded from Out. In is what the caller sent, a map or a
+// json.RawMessage too, without the key _caller_worker_id that the engine adds: only a
+// struct with a field of that name gets it. A payload that does not decode is answered
+// with code invalid_request and the path of what is wrong, for example
 // lines[2].price. See [Client.HandleFunc].
+//
+// The function advertises JSON Schemas of what encoding/json decodes into In and
+// encodes Out as, unless [WithSchemas] gives others. A type with a method JSONSchema
+// without arguments describes itself: the method returns a schema as json.RawMessage,
+// []byte or string, or any value that encodes to one, and an error or not; it is called on
+// a zero value. A type that encodes itself and has no such method may be anything. A type
+// that cannot be described has no schema, which is no error.
 func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out, error), opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: function %q: nil handler", id)

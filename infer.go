@@ -607,10 +607,10 @@ func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
 
 // assignment matches what other packages write into the tag jsonschema in place of a
 // description.
-var assignment = regexp.MustCompile("^[^ \t\n]*=")
+var assignment = regexp.MustCompile(`^[^ \t\n]*=`)
 
 // ordinaryName matches the names in tags that all versions of encoding/json take as they are.
-var ordinaryName = regexp.MustCompile("^[\\pL\\p{Nd}!#$%&()*+./:;<=>?@\\[\\]^_{|}~ -]*$")
+var ordinaryName = regexp.MustCompile(`^[\pL\p{Nd}!#$%&()*+./:;<=>?@\[\]^_{|}~ -]*$`)
 
 // jsonTag returns the name that the tag of a field gives it, if any, and the tag's options.
 func jsonTag(f reflect.StructField) (name string, options []string) {

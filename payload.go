@@ -53,11 +53,12 @@ func checkOut(out any) error {
 			target = target.Elem()
 		}
 		if target.Kind() != reflect.Pointer || target.IsNil() {
-			break
+			return checkTarget(v.Type().Elem())
 		}
 		v = target
 	}
-	return checkTarget(v.Type().Elem())
+	// Go 1.27 would follow it until the stack overflows.
+	return fmt.Errorf("cannot decode the result into %T: it leads to itself", out)
 }
 
 // checkTarget reports why nothing can be decoded into a value of t, or nothing but null and

@@ -435,10 +435,11 @@ func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
 	}
 	ran.Store(0)
 
-	sent := c.Stats().FramesSent
 	type loop *loop
 	type withChannel struct{ Done chan int }
 	ctx := t.Context()
+	var self any
+	self = &self
 	call := func(out any) func() error { return func() error { return c.Call(ctx, "f", nil, out) } }
 	state, stream := iii.NewState[chan int](c, "s"), iii.NewStream[func()](c, "s")
 	for name, tt := range map[string]struct {
@@ -448,11 +449,11 @@ func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
 		"value":                      {call(5), "iii: call f: cannot decode the result into int: it is not a pointer"},
 		"struct":                     {call(withChannel{}), "iii: call f: cannot decode the result into iii_test.withChannel: it is not a pointer"},
 		"map":                        {call(map[string]int{}), "iii: call f: cannot decode the result into map[string]int: it is not a pointer"},
-		"raw":                        {call(json.RawMessage{}), "iii: call f: cannot decode the result into json.RawMessage: it is not a pointer"},
+		"raw":                        {call(json.RawMessage{}), fmt.Sprintf("iii: call f: cannot decode the result into %T: it is not a pointer", json.RawMessage{})},
 		"function":                   {call(func() {}), "iii: call f: cannot decode the result into func(): it is not a pointer"},
 		"nil slice":                  {call([]int(nil)), "iii: call f: cannot decode the result into []int: it is not a pointer"},
 		"nil pointer":                {call((*int)(nil)), "iii: call f: cannot decode the result into *int: it is nil"},
-		"nil raw":                    {call((*json.RawMessage)(nil)), "iii: call f: cannot decode the result into *json.RawMessage: it is nil"},
+		"nil raw":                    {call((*json.RawMessage)(nil)), fmt.Sprintf("iii: call f: cannot decode the result into *%T: it is nil", json.RawMessage{})},
 		"nil any":                    {call((*any)(nil)), "iii: call f: cannot decode the result into *interface {}: it is nil"},
 		"channel":                    {call(new(chan int)), "iii: call f: cannot decode the result into chan int: chan int has no JSON encoding"},
 		"pointer to a function":      {call(new(func())), "iii: call f: cannot decode the result into func(): func() has no JSON encoding"},
@@ -461,6 +462,7 @@ func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
 		"map of pointers to them":    {call(new(map[string]*[2]func())), "iii: call f: cannot decode the result into map[string]*[2]func(): func() has no JSON encoding"},
 		"keys":                       {call(new(map[bool]int)), "iii: call f: cannot decode the result into map[bool]int: bool is no key of a JSON object"},
 		"pointer to itself":          {call(new(loop)), "iii: call f: cannot decode the result into iii_test.loop: it is a pointer to itself"},
+		"holds its own address":      {call(self), "iii: call f: cannot decode the result into *interface {}: it leads to itself"},
 		"interface":                  {call(new(undecodable)), "iii: call f: cannot decode the result into iii_test.undecodable: the type of a value for iii_test.undecodable is not known"},
 		"pointer to a pointer":       {call(new(*chan int)), "iii: call f: cannot decode the result into *chan int: chan int has no JSON encoding"},
 		"pointer to a channel in it": {call(pointerTo(any(new(chan int)))), "iii: call f: cannot decode the result into chan int: chan int has no JSON encoding"},
@@ -481,19 +483,14 @@ func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
 			t.Errorf("%s: %v, safe to retry: %v; want %s", name, err, iii.SafeToRetry(err), tt.want)
 		}
 	}
-	if n := c.Stats().FramesSent - sent; n != 0 {
-		t.Errorf("%d messages were sent", n)
-	}
 	if n := ran.Load(); n != 0 {
 		t.Errorf("the function ran %d times", n)
 	}
 
 	var held undecodable = &keptText{}
-	var self any
-	self = &self
 	for name, out := range map[string]any{
 		"nothing": nil, "raw": new(json.RawMessage), "any": new(any), "any in any": pointerTo(any(new(any))), "pointers": new(**[]int), "list": new([]string), "array": new([2]int),
-		"list of lists": new([][]map[int]any), "lists within themselves": new(lists), "own decoder": new(decodesAnything), "pointer to one": new(*decodesAnything), "held pointer": &held, "itself": self, "keys": pointerTo(any(new([]map[netip.Addr]int))),
+		"list of lists": new([][]map[int]any), "lists within themselves": new(lists), "own decoder": new(decodesAnything), "pointer to one": new(*decodesAnything), "held pointer": &held, "keys": pointerTo(any(new([]map[netip.Addr]int))),
 		"list of structs with a channel": new([]withChannel),
 	} {
 		if err := c.Call(ctx, "f", nil, out); err != nil {
