@@ -583,12 +583,17 @@ func (w *responseWriter) startHeartbeat(every time.Duration) *heartbeat {
 // carry. Cookies, which cannot be joined, have names that differ in case: the engine sends
 // each.
 func (w *responseWriter) singleHeaders() map[string]string {
-	single := make(map[string]string, len(w.sent))
-	for name, values := range w.sent {
+	grouped := make(http.Header, len(w.sent))
+	for _, name := range slices.Sorted(maps.Keys(w.sent)) { // a handler may spell a name in several ways
+		key := http.CanonicalHeaderKey(name)
+		grouped[key] = append(grouped[key], w.sent[name]...)
+	}
+	single := make(map[string]string, len(grouped))
+	for name, values := range grouped {
 		switch {
 		case len(values) == 0:
 		case name == "Set-Cookie":
-			for i, cookie := range values {
+			for i, cookie := range lastCookies(values) {
 				if i == cookieSpellings {
 					w.notSent(name, fmt.Sprintf("a streamed response carries %d cookies, not %d", cookieSpellings, len(values)))
 					break
@@ -600,6 +605,27 @@ func (w *responseWriter) singleHeaders() map[string]string {
 		}
 	}
 	return single
+}
+
+// lastCookies leaves out the cookies that a later one replaces, because it has the same name,
+// domain and path: the engine sends the cookies of a streamed response in no fixed order, and
+// a client keeps the last that it reads.
+func lastCookies(values []string) []string {
+	type identity struct{ name, domain, path string }
+	later := make(map[identity]bool, len(values))
+	var kept []string
+	for _, value := range slices.Backward(values) {
+		if c, err := http.ParseSetCookie(value); err == nil {
+			id := identity{c.Name, strings.ToLower(strings.TrimPrefix(c.Domain, ".")), c.Path}
+			if later[id] {
+				continue
+			}
+			later[id] = true
+		}
+		kept = append(kept, value)
+	}
+	slices.Reverse(kept)
+	return kept
 }
 
 // cookieName spells the name of the header of cookies in one of the ways that differ in

@@ -12,6 +12,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -855,4 +856,34 @@ func TestStreamOptionsThatMakeNoSense(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The engine sends the cookies of a streamed response in no fixed order, so those that a
+// later one replaces are left out; other spellings of the header's name count as well.
+func TestStreamedCookiesKeepTheLastOfAName(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		startReplica(t, e, "a", func(r *replica) {
+			if _, err := r.MountHTTP("GET", "/login", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				http.SetCookie(w, &http.Cookie{Name: "sid", Path: "/", MaxAge: -1})
+				http.SetCookie(w, &http.Cookie{Name: "sid", Value: "other", Path: "/admin"})
+				http.SetCookie(w, &http.Cookie{Name: "sid", Value: "new", Path: "/"})
+				w.Header()["set-cookie"] = []string{"x=1", "y=2"}
+				w.Header()["set-COOKIE"] = []string{"z=3"}
+				_ = http.NewResponseController(w).Flush()
+			})); err != nil {
+				t.Fatal(err)
+			}
+		})
+		transport := &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}
+		defer transport.CloseIdleConnections()
+		resp, err := (&http.Client{Transport: transport}).Get(e.HTTPURL() + "/login")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		got := slices.Sorted(slices.Values(resp.Header["Set-Cookie"]))
+		if diff := cmp.Diff([]string{"sid=new; Path=/", "sid=other; Path=/admin", "x=1", "y=2", "z=3"}, got); diff != "" {
+			t.Errorf("cookies (-want +got):\n%s", diff)
+		}
+	})
 }

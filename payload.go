@@ -114,7 +114,10 @@ func isCallerKey(key []byte) bool {
 // map takes it for one of its own, and a type that decodes itself may refuse it. A struct
 // with a field for the member asks for it.
 func noticesCaller(t reflect.Type) bool {
-	for t.Kind() == reflect.Pointer {
+	for range maxPointers {
+		if t.Kind() != reflect.Pointer {
+			break
+		}
 		t = t.Elem()
 	}
 	_, streams := reflect.PointerTo(t).MethodByName("UnmarshalJSONFrom") // of encoding/json/v2

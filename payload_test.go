@@ -509,3 +509,16 @@ type keptText struct{ n int }
 
 func (k *keptText) String() string               { return "" }
 func (k *keptText) UnmarshalJSON(b []byte) error { k.n = len(b); return nil }
+
+type pointerToItself *pointerToItself
+
+// A type that is a pointer to itself registers without a schema, or is refused, and does
+// not hang.
+func TestPointerToItselfDoesNotHang(t *testing.T) {
+	c, err := iii.New("ws://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = iii.Handle(c, "f", func(context.Context, pointerToItself) (any, error) { return nil, nil })
+}
