@@ -1035,7 +1035,7 @@ func TestConnectionMayDieDuringATakeover(t *testing.T) {
 		}
 		time.Sleep(4 * time.Second)
 		_, at := sent(e, "b", "registertrigger", time.Time{})
-		if len(at) != 5 || at[0].Before(cleaned) {
+		if len(at) != 6 || at[0].Before(cleaned) {
 			t.Errorf("sent at %v, the former triggers were gone at %v", at, cleaned)
 		}
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
