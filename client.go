@@ -46,6 +46,7 @@ type Client struct {
 	workerID   string
 	identities []identity         // connections that the engine may still hold, the latest last
 	wasReady   bool               // a link has been ready
+	warned     bool               // of the first failure to connect, or there is no need to
 	ready      chan struct{}      // closed while a link is ready, else replaced
 	lastError  error              // of the last attempt to connect
 	stop       context.CancelFunc // ends the supervisor; nil while there is none

@@ -15,3 +15,6 @@ func Scale(short, full int) int { return scale(short, full) }
 // SchemaOf is the schema that a typed handler advertises for an argument, if reads is set,
 // or a result.
 var SchemaOf = schemaOf
+
+// SetSlogDefault makes a handler slog's default for a test.
+var SetSlogDefault = setSlogDefault

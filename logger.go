@@ -146,6 +146,17 @@ func leadsBack() bool {
 // slog.SetDefault redirects to the new default.
 var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOptions{Level: slog.Level(math.MinInt)})
 
+// warnByDefault logs a warning with slog's default logger, or to standard error if its
+// handler is one of this package, which may need the very connection that fails.
+func warnByDefault(message string, err error) {
+	logger := slog.Default()
+	switch logger.Handler().(type) {
+	case *slogHandler, *idleSlogHandler, *traceHandler:
+		logger = slog.New(standardError)
+	}
+	logger.Warn(message, "error", err)
+}
+
 // stderr writes to the current os.Stderr.
 type stderr struct{}
 

@@ -50,6 +50,7 @@ type config struct {
 	httpWriteTimeout time.Duration
 
 	logger     *slog.Logger
+	loggerSet  bool
 	telemetry  *Telemetry
 	middleware []Middleware
 	listener   func(ConnectionState, error)
@@ -372,13 +373,15 @@ func WithHTTPWriteTimeout(d time.Duration) Option {
 	}
 }
 
-// WithLogger sets the client's own log. Default, and nil: silent.
+// WithLogger sets the client's own log. With nil, or a logger that discards, the client is
+// silent. By default it logs nothing either, except that the first failure of a client's
+// first connection goes to slog.Default, once, as a warning.
 func WithLogger(l *slog.Logger) Option {
 	return func(c *config) error {
 		if l == nil {
 			l = slog.New(slog.DiscardHandler)
 		}
-		c.logger = l
+		c.logger, c.loggerSet = l, true
 		return nil
 	}
 }

@@ -85,10 +85,25 @@ func (c *Client) keepConnected(ctx context.Context) error {
 		}
 		delay := reconnectDelay(c.cfg.reconnection, attempt, rand.Float64())
 		c.log.Warn("iii: not connected", "error", err, "retry_in", delay)
+		c.warnOnce(err)
 		c.setState(ConnectionStateReconnecting, err)
 		pause(ctx, delay)
 	}
 	return nil
+}
+
+// warnOnce tells a program that has set no logger why its first connection fails. It does
+// so on the goroutine of the callbacks, since slog's default may be code of the program's.
+func (c *Client) warnOnce(err error) {
+	c.mu.Lock()
+	skip := c.cfg.loggerSet || c.wasReady || c.warned
+	c.warned = true
+	c.mu.Unlock()
+	if !skip {
+		c.notify.post(func() {
+			warnByDefault("iii: not connected; the client keeps trying, and logs more with WithLogger", err)
+		})
+	}
 }
 
 // pause waits for d, or until ctx ends.

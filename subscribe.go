@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -45,6 +46,13 @@ type SubscribeOptions struct {
 	// DialContext makes the connections. Default: a net.Dialer that honours the
 	// proxy variables of the environment.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Logger receives a warning for each failed attempt to connect. Without one the first
+	// failure of a loop goes to slog.Default, once; a logger that discards is silence.
+	Logger *slog.Logger
+	// StateListener receives each change of the connection, with the error that caused it:
+	// connecting, connected, reconnecting, disconnected when the loop is left, failed when it
+	// ends by an error. It runs on the goroutine of the loop. Default none.
+	StateListener func(ConnectionState, error)
 }
 
 // Subscribe follows streams over the engine's stream socket, as a browser would:
@@ -83,7 +91,12 @@ func SubscribeWith(ctx context.Context, o SubscribeOptions, subs ...StreamSubscr
 			return
 		}
 		s.yield = yield
-		if m, err := s.run(ctx); err != nil {
+		s.setState(ConnectionStateConnecting, nil)
+		m, err := s.run(ctx)
+		if err == nil {
+			s.setState(ConnectionStateDisconnected, nil)
+		} else {
+			s.setState(ConnectionStateFailed, err)
 			yield(m, fmt.Errorf("iii: subscribe: %w", trimmed(err)))
 		}
 	}
@@ -95,6 +108,29 @@ type subscriber struct {
 	reconnection ReconnectionConfig
 	joins        [][]byte
 	yield        func(StreamMessage, error) bool
+	log          *slog.Logger // nil: the first failure goes to slog.Default
+	listener     func(ConnectionState, error)
+}
+
+// maxNotFound is how many answers of 404 in a row end a loop: there is no stream socket at
+// this address.
+const maxNotFound = 3
+
+func (s *subscriber) setState(state ConnectionState, err error) {
+	if s.listener != nil {
+		s.listener(state, err)
+	}
+}
+
+// disconnected reports a failure after which the loop connects again.
+func (s *subscriber) disconnected(err error, first bool, delay time.Duration) {
+	switch {
+	case s.log != nil:
+		s.log.Warn("iii: stream socket not connected", "error", err, "retry_in", delay)
+	case first:
+		warnByDefault("iii: stream socket not connected; the subscription keeps trying", err)
+	}
+	s.setState(ConnectionStateReconnecting, err)
 }
 
 func newSubscriber(o SubscribeOptions, subs []StreamSubscription) (*subscriber, error) {
@@ -105,7 +141,7 @@ func newSubscriber(o SubscribeOptions, subs []StreamSubscription) (*subscriber, 
 	if err != nil {
 		return nil, err
 	}
-	s := &subscriber{dialer: dialer{url: u, tls: o.TLSConfig.Clone(), dialContext: o.DialContext, readLimit: streamReadLimit}}
+	s := &subscriber{log: o.Logger, listener: o.StateListener, dialer: dialer{url: u, tls: o.TLSConfig.Clone(), dialContext: o.DialContext, readLimit: streamReadLimit}}
 	if s.reconnection, err = checkReconnection(o.Reconnection); err != nil {
 		return nil, fmt.Errorf("reconnection: %w", err)
 	}
@@ -139,6 +175,7 @@ var errLoopLeft = errors.New("the loop was left")
 // when the loop was left; the message is the one that the error is about.
 func (s *subscriber) run(ctx context.Context) (StreamMessage, error) {
 	var attempt, failures uint64
+	notFound, warned := 0, false
 	for {
 		m, began, err := s.follow(ctx)
 		var fatal fatalError
@@ -160,11 +197,18 @@ func (s *subscriber) run(ctx context.Context) (StreamMessage, error) {
 		if limit := s.reconnection.MaxRetries; limit != nil && failures > *limit {
 			return StreamMessage{}, fmt.Errorf("gave up after %d attempts: %w", failures, trimmed(err))
 		}
-		timer := time.NewTimer(reconnectDelay(s.reconnection, attempt, rand.Float64()))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if up := (*upgradeError)(nil); errors.As(err, &up) && up.status == http.StatusNotFound {
+			notFound++
+		} else {
+			notFound = 0
+		}
+		if notFound == maxNotFound {
+			return StreamMessage{}, fmt.Errorf("there is no stream socket at this address: %w", trimmed(err))
+		}
+		delay := reconnectDelay(s.reconnection, attempt, rand.Float64())
+		s.disconnected(err, !warned, delay)
+		warned = true
+		if pause(ctx, delay); ctx.Err() != nil {
 			return StreamMessage{}, fmt.Errorf("%w; last attempt: %w", ctxError(ctx), trimmed(err))
 		}
 	}
@@ -178,6 +222,7 @@ func (s *subscriber) follow(ctx context.Context) (m StreamMessage, began bool, e
 	}
 	c := &streamConn{conn: conn.conn, net: conn.net, pongs: make(chan []byte, 1), stop: make(chan struct{})}
 	c.start(ctx, s.joins)
+	s.setState(ConnectionStateConnected, nil)
 	defer c.close()
 	for {
 		b, err := c.read()
