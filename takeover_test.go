@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -1544,4 +1545,211 @@ func frames(e *iiitest.Engine, name, kind string) (list []iiitest.Frame) {
 		}
 	}
 	return list
+}
+
+// churn is a replica whose functions come and go.
+type churn struct {
+	*replica
+	t         *testing.T
+	functions map[string]*iii.Function
+	triggers  map[string]*iii.Trigger
+	extra     []*iii.Trigger // of functions that are nobody's
+}
+
+func (c *churn) add(id string) {
+	c.t.Helper()
+	f, err := iii.Handle(c.Client, id, func(context.Context, any) (string, error) { return c.Name(), nil })
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.functions[id] = f
+	if c.triggers[id] == nil {
+		if c.triggers[id], err = c.Trigger(id, iii.SubscribeTriggerConfig{Topic: id}); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+func (c *churn) remove(id string, alone bool) {
+	c.t.Helper()
+	var err error
+	if !alone {
+		err = c.triggers[id].Unregister()
+		delete(c.triggers, id)
+	}
+	if err := errors.Join(err, c.functions[id].Unregister()); err != nil {
+		c.t.Fatal(err)
+	}
+	delete(c.functions, id)
+}
+
+// checkHeldTriggers reads the log of messages: no trigger of a function that its worker has
+// registered on this connection comes before the pong behind the function, nor while the
+// latest attempt is refused.
+func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
+	t.Helper()
+	type attempt struct {
+		ping    int // that settles it
+		refused bool
+	}
+	type connection struct {
+		pings, pongs int
+		attempts     map[string]*attempt
+	}
+	connections := map[string]*connection{}
+	for _, f := range e.Frames() {
+		c := connections[f.Worker]
+		if c == nil {
+			c = &connection{attempts: map[string]*attempt{}}
+			connections[f.Worker] = c
+		}
+		var m struct {
+			Type       string
+			ID         string
+			FunctionID string `json:"function_id"`
+		}
+		if err := json.Unmarshal(f.Message, &m); err != nil {
+			t.Fatal(err)
+		}
+		switch m.Type {
+		case "ping":
+			c.pings++
+		case "pong":
+			c.pongs++
+		case "registerfunction":
+			c.attempts[m.ID] = &attempt{ping: c.pings + 1}
+		case "registrationrejected":
+			if a := c.attempts[m.FunctionID]; a != nil && c.pongs < a.ping {
+				a.refused = true
+			}
+		case "registertrigger":
+			triggers++
+			if a := c.attempts[m.FunctionID]; a != nil && (a.refused || c.pongs < a.ping) {
+				t.Errorf("the trigger of %s came %d pongs too early, refused: %v", m.FunctionID, a.ping-c.pongs, a.refused)
+			}
+		}
+	}
+	return triggers
+}
+
+// Two replicas whose connections and functions come and go.
+func TestReplicasConcurrent(t *testing.T) {
+	const ids = 30
+	for i := range iii.Scale(10, 200) {
+		seed := uint64(i + 1)
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			bubble(t, func(t *testing.T, e *iiitest.Engine) {
+				r := rand.New(rand.NewPCG(seed, 3))
+				var delays sync.Mutex
+				slow := rand.New(rand.NewPCG(seed, 4))
+				e.Hook(func(iiitest.Frame) iiitest.Verdict {
+					delays.Lock()
+					defer delays.Unlock()
+					if slow.IntN(20) > 0 {
+						return iiitest.Verdict{}
+					}
+					return iiitest.Verdict{Delay: time.Duration(slow.IntN(300)) * time.Millisecond}
+				})
+				fast := iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 50, MaxDelayMs: 500, BackoffMultiplier: 2, JitterFactor: 0.5})
+				var both [2]*churn
+				for i, name := range []string{"a", "b"} {
+					c := &churn{t: t, functions: map[string]*iii.Function{}, triggers: map[string]*iii.Trigger{}}
+					both[i] = c
+					startReplica(t, e, name, func(r *replica) {
+						c.replica = r
+						for i := range ids {
+							c.add(fmt.Sprint("f", i))
+						}
+					}, fast)
+				}
+				for range 150 {
+					c := both[r.IntN(2)]
+					id := fmt.Sprint("f", r.IntN(ids))
+					switch r.IntN(8) {
+					case 0:
+						e.Drop(c.Name())
+					case 1:
+						trigger, err := c.Trigger("nobody::"+id, iii.SubscribeTriggerConfig{Topic: id})
+						if err != nil {
+							t.Fatal(err)
+						}
+						c.extra = append(c.extra, trigger)
+					case 2:
+						time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
+					default:
+						if c.functions[id] != nil {
+							// The trigger of a function that was served would stay at the engine.
+							c.remove(id, r.IntN(2) == 0 && c.functions[id].Err() != nil)
+						} else {
+							c.add(id)
+						}
+					}
+					time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond)
+				}
+				e.Hook(nil)
+				for _, c := range both {
+					for i := range ids {
+						if id := fmt.Sprint("f", i); c.functions[id] == nil {
+							c.add(id)
+						}
+					}
+				}
+				time.Sleep(time.Minute)
+				check := func(when string, living ...*churn) {
+					t.Helper()
+					want := map[string]int{} // triggers that run a function
+					for i := range ids {
+						id := fmt.Sprint("f", i)
+						serving := ""
+						for _, c := range living {
+							if c.functions[id].Err() == nil {
+								serving += c.Name()
+								want[id]++
+							}
+						}
+						if got, err := iii.Call[string](t.Context(), living[0].Client, id, nil); err != nil || got != serving {
+							t.Errorf("%s: %s answers %q, %v; by their errors it is served by %q", when, id, got, err, serving)
+						}
+					}
+					for _, c := range living {
+						for _, trigger := range c.extra {
+							if trigger.Err() != nil {
+								t.Error(trigger.Err())
+							}
+							want["nobody::"]++
+						}
+					}
+					list, err := living[0].Triggers(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					got := map[string]int{}
+					for _, trigger := range list {
+						if strings.HasPrefix(trigger.FunctionID, "nobody::") {
+							got["nobody::"]++
+						} else {
+							got[trigger.FunctionID]++
+						}
+					}
+					if diff := cmp.Diff(want, got); diff != "" {
+						t.Errorf("%s: triggers of the engine by function (-want +got):\n%s", when, diff)
+					}
+				}
+				check("both", both[0], both[1])
+				gone := r.IntN(2)
+				_ = both[gone].Close()
+				time.Sleep(5 * time.Second)
+				check("one", both[1-gone])
+				if n := both[1-gone].Stats().FunctionsRefused; n > 0 {
+					t.Errorf("%d functions are refused", n)
+				}
+				if n := checkHeldTriggers(t, e); n == 0 {
+					t.Error("no triggers: the test shows nothing")
+				}
+				if s := e.Stats(); s.FramesForgotten > 0 {
+					t.Errorf("%d messages are not in the log", s.FramesForgotten)
+				}
+			})
+		})
+	}
 }
