@@ -37,7 +37,7 @@ type bindings struct {
 type providedType struct {
 	id, namespace string
 	provider      TriggerProvider
-	missing       bool // nobody provided it when watchTypes looked last
+	missing       bool // when watchTypes asked last, nobody provided it
 }
 
 // boundTrigger is one trigger.

@@ -294,8 +294,8 @@ func errorParts(err error) (code, message, stack string) {
 	return code, message, stack
 }
 
-// turnAway refuses an invocation of f for the time being. The engine would answer a request
-// of a route with a 500, so a route gets a 503 that tells the visitor to come back.
+// turnAway rejects an invocation of f for the time being. The engine would turn an error
+// into a 500, so for a route the answer is a 503 that tells the visitor when to come back.
 func (c *Client) turnAway(l *link, id []byte, f *Function, code, message string) {
 	if f.route == nil || len(id) == 0 {
 		c.refuse(l, id, f.id, code, message)

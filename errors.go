@@ -124,9 +124,10 @@ func (e *Error) Is(target error) bool {
 }
 
 // RejectedError is the engine's refusal of a registration. With code
-// FUNCTION_NAMESPACE_CONFLICT another live worker owns FunctionID: that function
-// is not served and the client lives on. Any other code,
-// WORKER_NAMESPACE_CONFLICT above all, ends the client.
+// FUNCTION_NAMESPACE_CONFLICT another live worker owns FunctionID: this worker does not
+// serve the function until that one has gone ([Function.Err]). With
+// WORKER_NAMESPACE_CONFLICT another one has the worker's name, which ends the client unless
+// [WithWaitForName] is set. Any other code ends the client.
 type RejectedError struct {
 	// Code names the kind of refusal.
 	Code string

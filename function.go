@@ -48,23 +48,23 @@ type Function struct {
 	route   *Trigger                // registered with the function and taken back with it
 	head    atomic.Pointer[Trigger] // likewise, for HEAD
 
-	// Of a function that was taken over; guarded by the lock of the registry.
-	owner    string    // the worker that held it
-	deadline time.Time // until then its triggers wait for owner to take its own away
+	// Set when the function is taken over; guarded by the registry's lock.
+	owner    string    // who held it
+	deadline time.Time // of the wait of its triggers until those of owner are gone
 }
 
 // ID is the id under which the function was registered.
 func (f *Function) ID() string { return f.id }
 
-// Err returns the engine's refusal, a *[RejectedError], while another live worker owns
-// the function's id in this namespace, as the old instance does during a rolling update.
-// This worker then does not serve the function, its triggers are not registered, and the
-// client tries again until the owner has gone: after 250 ms at first, then less often, at
-// least every 2 s, and on each new connection; with more than 180 refused functions, 180
-// of them a second. Once the engine has accepted the function Err returns nil, and the
-// state listener receives a *[TakeoverNotice]. Before the engine has answered it returns
-// nil, or the refusal of the connection before. For a function of [HandleHTTP] or
-// [Client.MountHTTP] it also returns the refusal of its route, as [Trigger.Err] does.
+// Err returns a *[RejectedError] while another live worker owns the function's id in this
+// namespace, as the old instance does during a rolling update. This worker then does not
+// serve the function, does not register its triggers, and retries until the owner has gone:
+// after 250 ms, then less often, but at least every 2 s and on each new connection. All
+// retries together are limited to 180 a second. Once the engine has accepted the function,
+// Err returns nil and the state listener receives a *[TakeoverNotice]. Before the engine has
+// answered, Err returns what it returned on the previous connection, or nil. For a function
+// of [HandleHTTP] or [Client.MountHTTP] it also reports the rejection of the route, as
+// [Trigger.Err] does.
 func (f *Function) Err() error {
 	if err := f.refused.Load(); err != nil {
 		return err
@@ -80,9 +80,11 @@ func (f *Function) Err() error {
 	return nil
 }
 
-// Unregister takes the function back, and the HTTP triggers that were registered
-// with it. It does not wait for the network, nor for running handlers. It is an
-// error to do so twice.
+// Unregister takes the function back, and the HTTP triggers that were registered with it.
+// Other triggers of the function stay: those that the engine has then fail, and those that
+// were held because the function is refused stay held until this worker registers a function
+// of that id again. Unregister waits neither for the network nor for running handlers.
+// Calling it twice is an error.
 func (f *Function) Unregister() error {
 	for _, t := range []*Trigger{f.route, f.head.Load()} {
 		if t != nil {

@@ -199,8 +199,8 @@ func errorResponse(status int, code, message string) bufferedResponse {
 		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}
 }
 
-// serviceUnavailable is a 503 in the form of the engine's answers to errors: the worker
-// drains or has too much to do, and another one, or this one later, serves the request.
+// serviceUnavailable returns a 503 in the form of the engine's error responses, for a worker
+// that drains or is overloaded. Another worker, or this one later, can serve the request.
 func serviceUnavailable(code, message string) bufferedResponse {
 	return bufferedResponse{StatusCode: http.StatusServiceUnavailable, Headers: []string{"Content-Type: application/json", "Retry-After: 1"},
 		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}

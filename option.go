@@ -149,11 +149,11 @@ func WithName(name string) Option {
 }
 
 // WithWaitForName makes a worker wait while another live worker has its name in its
-// namespace, as the old instance of a rolling update does. The client tries to take the
-// name, after 250 ms at first, then less often, at least every 2 s, until it is free;
-// its state is reconnecting meanwhile, the state listener receives the *[RejectedError]
-// once, and the attempts do not count in max_retries. Without it the client ends with
-// that error. Default: off.
+// namespace, as the old instance does during a rolling update. The client tries again after
+// 250 ms, then less often, but at least every 2 s, until the name is free. Meanwhile its
+// state is reconnecting; the state listener receives the *[RejectedError] once, and the
+// attempts do not count towards MaxRetries. Any other failure is handled as usual. By
+// default the client ends with the *[RejectedError].
 func WithWaitForName() Option {
 	return func(cfg *config) error { cfg.waitForName = true; return nil }
 }

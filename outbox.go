@@ -19,8 +19,8 @@ type outbox struct {
 
 	mu      sync.Mutex
 	link    *link  // the link that is written to, or nil
-	gate    uint64 // the fence of the registry that users' requests wait for
-	opened  uint64 // the latest fence that was answered; see admit
+	gate    uint64 // number of the registry's fence that users' requests are held for
+	opened  uint64 // number of the latest one that was answered
 	ended   error  // set once: no request is accepted any more
 	queue   []item
 	head    int // queue[:head] has been taken
@@ -92,8 +92,8 @@ const (
 )
 
 // attach makes l the link that is written to. Users' requests need what was registered
-// before them, so they wait until the registry's fence of this number is answered: see
-// admit.
+// before them, so they are held until the registry's fence of this number is answered
+// ([outbox.admit]).
 func (o *outbox) attach(l *link, fence uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -103,7 +103,7 @@ func (o *outbox) attach(l *link, fence uint64) {
 // open reports whether the link takes users' requests; o.mu is held.
 func (o *outbox) open() bool { return o.link != nil && o.opened >= o.gate }
 
-// suspend makes the requests that come from now on wait for a later fence.
+// suspend holds the requests that come from now on until a later fence is answered.
 func (o *outbox) suspend(l *link, fence uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -119,8 +119,7 @@ func (o *outbox) attached() bool {
 	return o.link != nil
 }
 
-// admit lets the requests go out over l that wait for the fence of this number or for an
-// earlier one.
+// admit queues the requests that are held until the fence of this number or an earlier one.
 func (o *outbox) admit(l *link, fence uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -142,8 +141,7 @@ func (o *outbox) admit(l *link, fence uint64) {
 	o.signal()
 }
 
-// oldestFence is how long the oldest of the pings that have left waits for its pong; 0 if
-// none does.
+// oldestFence returns how long the oldest JSON ping on its way has waited for its pong, or 0.
 func (o *outbox) oldestFence(l *link) time.Duration {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -124,11 +124,11 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 // A type cannot be taken back, for the protocol has no message for that: it ends
 // with the client. HandleTriggerType does not wait for the network.
 //
-// The engine gives a type to the worker that registers it last, without a word to the one
-// before, and drops it when that worker leaves. So the client asks every 2 s who provides
-// its types: what another worker has taken is unbound here, and a type that nobody provides
-// any more is registered again. An access control that forbids engine::triggers::info ends
-// the questions.
+// The engine drops a type when the worker that registered it last leaves, also if another
+// one had registered it before. So the client asks the engine every 2 s who provides its
+// types: it unbinds the triggers of a type that another worker has taken, and registers a
+// type again that nobody provides any more. It stops asking, until the next connection, if
+// access control forbids engine::triggers::info.
 func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	fail := func(err error) error { return fmt.Errorf("iii: trigger type %q: %w", t.ID, err) }
 	switch {
@@ -171,8 +171,9 @@ func plainName(name string) bool {
 	return utf8.RuneCountInString(name) <= 280 && name == strings.TrimSpace(name) && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// watchTypes asks the engine who provides the types of this worker, and acts on it. It
-// reports false if the engine does not tell.
+// watchTypes asks the engine who provides this worker's trigger types, unbinds those that
+// another worker has taken, and registers those again that nobody provides. It reports false
+// if this worker may not ask.
 func (c *Client) watchTypes(l *link) bool {
 	for _, t := range c.registry.providedTypes(l) {
 		ctx, cancel := context.WithTimeout(l.handlers, typeWatchInterval)
@@ -188,12 +189,12 @@ func (c *Client) watchTypes(l *link) bool {
 			}
 		case errors.As(err, &refusal) && refusal.Code == codeNotFound:
 			t.missing = true
-			if !missed { // it may be forbidden, without a word
+			if !missed { // access control may forbid it, silently and for good
 				c.log.Warn("iii: nobody provides a trigger type of this worker; registering it again", "type", t.id, "namespace", t.namespace)
 			}
 			c.registry.renewType(l, t)
 		case errors.Is(err, ErrForbidden), errors.Is(err, ErrFunctionNotFound):
-			c.log.Debug("iii: the engine does not say who provides trigger types", "error", err)
+			c.log.Debug("iii: the providers of trigger types cannot be watched", "error", err)
 			return false
 		}
 	}

@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// registry holds what this worker has registered, in the order of the program, and
-// keeps the engine's copy equal. A link is given all of it when it begins, and every
-// change after that, under one lock, so that nothing is missed or sent twice.
+// registry holds what this worker has registered, in the order of the program, and keeps
+// the engine's copy equal. Each link gets all of it when it begins, and then every change.
+// Both happen under one lock, so that nothing is missed or sent twice.
 //
-// The engine answers a registration only by refusing it, so a fence (a JSON ping) goes
-// out behind each batch: what was not refused by its pong is accepted. A trigger leaves
-// when its function is accepted. If it left before, a worker that is refused could take
-// the route of the worker that serves it.
+// The engine answers a registration only to reject it, so a fence (a JSON ping) follows each
+// batch: what has not been rejected when its pong arrives is accepted. A trigger is sent once
+// its function is accepted. Sent earlier, the trigger of a rejected function would take the
+// route away from the worker that serves it.
 type registry struct {
 	client *Client
 
@@ -29,24 +29,24 @@ type registry struct {
 	functionByID map[string]*Function
 	triggerByID  map[string]*Trigger
 
-	// Of the link that is told of changes, or nil.
+	// The state of the current link, if there is one.
 	link       *link
 	phase      replayPhase
 	unfenced   []*claim // sent, with no fence behind them yet
 	fenced     []*claim // sent before the fence that is out
 	fenceOut   bool
-	fences     uint64      // number of the latest fence, counted over all links
+	fences     uint64      // number of the latest fence, counted across links
 	fenceTimer *time.Timer // ends the link if the fence is not answered
 	held       []*Trigger  // not sent yet, in the order of the program
 
 	// See takeover.go.
 	refusals  []*claim             // to be tried again
 	nextTurn  time.Time            // before it no refused registration is tried again
-	turns     map[string]time.Time // the latest attempts, by owner
-	sought    map[string]bool      // owners whose functions were tried since the engine did not list them
-	takenOver bool                 // since awaitOwners last looked
+	turns     map[string]time.Time // time of the latest attempt, by owner
+	sought    map[string]bool      // unlisted owners whose functions have been tried because of that
+	takenOver bool                 // something, since awaitOwners last asked
 	awaiting  bool                 // awaitOwners runs
-	wake      chan struct{}        // capacity 1: there is something to do for tend
+	wake      chan struct{}        // capacity 1: tend has something to do
 }
 
 // entry is a pair of messages.
@@ -75,8 +75,8 @@ func newRegistry(c *Client) *registry {
 	return &registry{client: c, functionByID: map[string]*Function{}, triggerByID: map[string]*Trigger{}, wake: make(chan struct{}, 1)}
 }
 
-// begin queues first, then all trigger types and functions for l, which is attached.
-// The fence comes when the engine has settled the namespace, the triggers behind it.
+// begin queues first, then all trigger types and functions, for l, which is attached. The
+// fence follows when the engine has settled the namespace, and the triggers follow the fence.
 func (r *registry) begin(l *link, first ...item) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -105,8 +105,8 @@ func (r *registry) firstFence() uint64 {
 	return r.fences + 1
 }
 
-// settled notes that the engine has handled this worker's registration. Before that it
-// answers pings, but does not act on registrations.
+// settled records that the engine has handled this worker's registration. Until then it
+// answers pings but only buffers registrations.
 func (r *registry) settled(l *link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -117,7 +117,7 @@ func (r *registry) settled(l *link) {
 	r.fence()
 }
 
-// end stops telling l.
+// end detaches l.
 func (r *registry) end(l *link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -144,7 +144,7 @@ func (r *registry) push(message []byte) {
 	}
 }
 
-// ask sends a registration whose fate the next fence settles.
+// ask sends a registration, which the next fence settles.
 func (r *registry) ask(c *claim) {
 	if r.link == nil {
 		return
@@ -154,8 +154,8 @@ func (r *registry) ask(c *claim) {
 	r.unfenced = append(r.unfenced, c)
 }
 
-// fence puts a fence behind what was sent. One is out at a time: what comes meanwhile
-// shares the next one.
+// fence sends a fence behind what was sent. Only one is out at a time: whatever is sent
+// meanwhile shares the next one.
 func (r *registry) fence() {
 	if r.link == nil || r.fenceOut || r.phase == replaySettling {
 		return
@@ -187,7 +187,7 @@ func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 	l.fail(fmt.Errorf("iii: the engine did not answer the ping behind the registrations within %v", waited.Round(time.Millisecond)))
 }
 
-// confirmed settles what was sent before the fence that has been answered.
+// confirmed handles the pong of a fence: what was sent before the fence is settled.
 func (r *registry) confirmed(l *link) {
 	r.mu.Lock()
 	if r.link != l {
@@ -199,7 +199,7 @@ func (r *registry) confirmed(l *link) {
 	var notices []func()
 	freed := map[string]bool{}
 	for _, c := range r.fenced {
-		if c.standing != asked || c.fence != r.fences { // refused, and perhaps asked again
+		if c.standing != asked || c.fence != r.fences { // rejected, and perhaps sent again
 			continue
 		}
 		owner, notice := r.accept(c)
@@ -235,8 +235,8 @@ func (r *registry) confirmed(l *link) {
 	}
 }
 
-// admit lets those requests go that were made before the fence that was answered last. With
-// nothing left to register they need not wait.
+// admit lets those requests go whose triggers the last answered fence has settled; all of
+// them once there is nothing left to register.
 func (r *registry) admit(l *link) {
 	switch {
 	case r.phase < replayTriggers:
@@ -247,7 +247,7 @@ func (r *registry) admit(l *link) {
 	}
 }
 
-// has reports whether c is registered.
+// has reports whether the program still has c registered.
 func (r *registry) has(c *claim) bool {
 	if c.trigger != nil {
 		return r.triggerByID[c.trigger.id] == c.trigger
@@ -255,8 +255,8 @@ func (r *registry) has(c *claim) bool {
 	return r.functionByID[c.function.id] == c.function
 }
 
-// sendDue sends the held triggers that need not wait any more. It returns the number of the
-// fence that decides about the others: 0 if only another worker does.
+// sendDue sends the held triggers that no longer have to wait. It returns the number of the
+// fence that settles the functions of the others, or 0 if none is undecided.
 func (r *registry) sendDue() (fence uint64) {
 	if len(r.held) == 0 || r.link == nil || r.closed != nil {
 		return 0
@@ -266,7 +266,7 @@ func (r *registry) sendDue() (fence uint64) {
 	for _, t := range r.held {
 		f := r.target(t)
 		if f != nil && f.standing == asked && f.refused.Load() == nil {
-			fence = max(fence, f.fence) // the triggers behind this one keep their place
+			fence = max(fence, f.fence) // later triggers stay behind this one
 		}
 		if fence > 0 || r.phase < replayTriggers || f != nil && f.holds(now) {
 			kept = append(kept, t)
@@ -280,8 +280,9 @@ func (r *registry) sendDue() (fence uint64) {
 	return fence
 }
 
-// target is the function of this worker that t runs, if it is one. A trigger that waited
-// for a function goes on doing so when the function is unregistered.
+// target returns the function of this worker that t runs, or nil. A trigger that was held
+// for a function stays held after the function has been unregistered: for another worker's
+// function of that id it would fire a second time.
 func (r *registry) target(t *Trigger) *Function {
 	if !t.own {
 		return nil
@@ -292,7 +293,7 @@ func (r *registry) target(t *Trigger) *Function {
 	return t.former
 }
 
-// holds reports whether the triggers of f have to wait.
+// holds reports whether f's triggers have to wait.
 func (f *Function) holds(now time.Time) bool {
 	return f.standing != accepted || now.Before(f.deadline)
 }
@@ -390,7 +391,7 @@ func (r *registry) addTrigger(t *Trigger) error {
 	r.triggers = append(r.triggers, t)
 	r.held = append(r.held, t)
 	if fence := r.sendDue(); fence > 0 {
-		// What the program asks for from now on may make the trigger fire.
+		// Later requests may be meant to make the trigger fire.
 		r.client.out.suspend(r.link, fence)
 	}
 	if len(r.unfenced) > 0 {
@@ -431,10 +432,9 @@ func (r *registry) function(id []byte) *Function {
 	return r.functionByID[string(id)]
 }
 
-// rejectedFunction finds the function that the engine names in a refusal: by its id, or
-// behind the prefix that the session's access control puts before it. The engine answers in
-// order, so that it is one whose attempt the next pong settles, though it may have been
-// unregistered since.
+// rejectedFunction finds the function that a rejection names, with or without the prefix
+// that access control adds to its id. The engine answers in order, so it is a function that
+// the next pong would settle, though it may have been unregistered meanwhile.
 func (r *registry) rejectedFunction(id string) *Function {
 	var known *Function
 	for rest, ok := id, true; ok; _, rest, ok = strings.Cut(rest, "::") {
@@ -473,8 +473,8 @@ func (r *registry) refusedFunctions() (n int) {
 	return n
 }
 
-// withdraw takes everything back, triggers first, and accepts nothing more.
-// Handlers stay in reach: what arrives is told that the worker drains.
+// withdraw takes everything back, triggers first, and accepts nothing more. Functions can
+// still be looked up, so that invocations are answered with worker_draining.
 func (r *registry) withdraw(reason error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -499,7 +499,7 @@ func (r *registry) withdraw(reason error) {
 	}
 }
 
-// functionRefused acts on the engine's refusal of a function. Log and listener are told
+// functionRefused handles the engine's rejection of a function. It is logged and reported
 // once, until the function is accepted.
 func (c *Client) functionRefused(l *link, err *RejectedError) {
 	r := c.registry
@@ -521,7 +521,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 				}
 			}
 		}
-		if err.OwnerWorkerID != "" && r.has(&f.claim) { // nobody ever gives up what the engine keeps for itself
+		if err.OwnerWorkerID != "" && r.has(&f.claim) { // without an owner the id is reserved by the engine
 			r.retryLater(&f.claim)
 		}
 	}
@@ -535,16 +535,15 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 	}
 	c.log.LogAttrs(l.handlers, level, "iii: function refused", slog.Any("error", err))
 	if len(early) > 0 {
-		c.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: triggers that were registered before their function stay registered although it is refused",
+		c.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: triggers that were registered before their function remain registered although it is refused",
 			slog.String("function", f.id), slog.Any("triggers", early))
 	}
 	c.report(err)
 }
 
-// triggerRefused acts on the refusal of a trigger by the engine or by its provider. The
-// same refusal is logged once, until the trigger is accepted. The trigger's handler is
-// called each time, but only once on a connection for a route that is tried again and
-// again.
+// triggerRefused handles the rejection of a trigger by the engine or its provider. The same
+// rejection is logged once, until the trigger is accepted. The trigger's error handler is
+// called for each, except for those of a route that is retried: once per connection.
 func (c *Client) triggerRefused(l *link, m *TriggerRegistrationResultMessage) {
 	if m.Error == nil {
 		return
@@ -573,7 +572,7 @@ func (c *Client) triggerRefused(l *link, m *TriggerRegistrationResultMessage) {
 	}
 }
 
-// heldError is the refusal of the function that a trigger waits for, or nil.
+// heldError returns the rejection of the function that t waits for, or nil.
 func (r *registry) heldError(t *Trigger) error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

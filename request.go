@@ -23,7 +23,7 @@ type request struct {
 	held        bool         // a Send that was told nil because it is held, and is not told again
 	state       requestState // guarded by outbox.mu, like held, link and gate
 	link        *link
-	gate        uint64 // while it is held: the fence that it waits for
+	gate        uint64 // number of the fence that it is held for
 	buf         *buffer
 	size        int
 

@@ -208,7 +208,7 @@ func (c *Client) forgetOthers() {
 	}
 }
 
-// forgetLatest forgets the current connection, which the engine closes itself.
+// forgetLatest forgets the current connection, which the engine is closing itself.
 func (c *Client) forgetLatest() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -11,26 +11,26 @@ import (
 	"time"
 )
 
-// A registration that the engine refused because another worker holds it is tried
-// again until that worker has gone: first after takeoverDelay, then after twice as long
-// each time, up to takeoverDelayMax.
+// A registration that the engine rejects because another worker holds it is retried until
+// it is accepted: after takeoverDelay, then after twice as long each time, up to
+// takeoverDelayMax.
 const (
 	takeoverDelay    = 250 * time.Millisecond
 	takeoverDelayMax = 2 * time.Second
 	takeoverJitter   = 0.2 // of the delay, either way
 
-	// At most takeoverBatch attempts each takeoverInterval: never more than 200 in any second.
+	// At most takeoverBatch retries per takeoverInterval: no more than 200 in any second.
 	takeoverBatch    = 18
 	takeoverInterval = 100 * time.Millisecond
 )
 
-// releaseTimeout bounds the wait for a former owner to take its triggers away.
+// releaseTimeout bounds the wait until a former owner's triggers are gone.
 const releaseTimeout = 2 * time.Second
 
-// claim is a registration that the engine may refuse because another worker holds it.
-// All fields are guarded by the lock of the registry.
+// claim is a registration that the engine may reject because another worker holds it. The
+// registry's lock guards all fields.
 type claim struct {
-	function *Function // that it registers, or
+	function *Function // what it registers: this, or
 	trigger  *Trigger
 	entry    entry
 
@@ -41,8 +41,8 @@ type claim struct {
 	queued   bool          // it is among the registry's refusals
 }
 
-// owner is the worker that holds a refused claim. The engine does not tell who holds a
-// route: "" stands for all of those workers.
+// owner returns the worker that holds a rejected claim. The engine does not say who holds a
+// route, so "" stands for all holders of routes.
 func (c *claim) owner() string {
 	if c.function != nil {
 		if err := c.function.refused.Load(); err != nil {
@@ -52,7 +52,7 @@ func (c *claim) owner() string {
 	return ""
 }
 
-// standing is what is known of a registration on the current link.
+// standing is what the client knows about a registration on the current link.
 type standing uint8
 
 const (
@@ -62,7 +62,7 @@ const (
 	refused
 )
 
-// wakeUp makes tend look at what there is to do.
+// wakeUp makes tend retry and await what is due.
 func (r *registry) wakeUp() {
 	select {
 	case r.wake <- struct{}{}:
@@ -70,7 +70,7 @@ func (r *registry) wakeUp() {
 	}
 }
 
-// retryLater gives a refused registration its turn.
+// retryLater schedules a retry of a rejected registration.
 func (r *registry) retryLater(c *claim) {
 	var delay time.Duration
 	c.delay, delay = takeoverTurn(c.delay)
@@ -82,17 +82,17 @@ func (r *registry) retryLater(c *claim) {
 	r.wakeUp()
 }
 
-// takeoverTurn returns the delay after previous, 0 for the first, and the same with
-// jitter.
+// takeoverTurn returns the delay that follows previous, which is 0 the first time, without
+// and with jitter.
 func takeoverTurn(previous time.Duration) (next, jittered time.Duration) {
 	next = min(max(takeoverDelay, 2*previous), takeoverDelayMax)
 	spread := 1 + takeoverJitter*(2*rand.Float64()-1)
 	return next, min(time.Duration(float64(next)*spread), takeoverDelayMax)
 }
 
-// retry tries those refused registrations again whose turn it is, and returns when to
-// look again. Owners take turns: one that holds much does not delay the moment in which
-// the client notices that another one has gone.
+// retry retries the registrations that are due and returns when to call it again. Owners
+// take turns, so that an owner of many functions does not delay the discovery that another
+// one has gone.
 func (r *registry) retry(l *link) time.Duration {
 	const never = time.Hour
 	r.mu.Lock()
@@ -144,19 +144,19 @@ func (r *registry) retry(l *link) time.Duration {
 	return takeoverInterval
 }
 
-// retryNow tries a refused registration again.
+// retryNow sends a rejected registration again. The caller drops it from the refusals.
 func (r *registry) retryNow(c *claim) {
 	c.queued = false
 	r.ask(c)
 }
 
-// dropUnqueued takes from the refusals what is not to be tried again.
+// dropUnqueued removes from the refusals what is not to be retried.
 func (r *registry) dropUnqueued() {
 	r.refusals = slices.DeleteFunc(r.refusals, func(c *claim) bool { return !c.queued })
 }
 
-// waits reports whether c is a trigger whose function is not served here: it must not reach
-// the engine.
+// waits reports whether c is a trigger that must not reach the engine, because its function
+// is not served here.
 func (r *registry) waits(c *claim, now time.Time) bool {
 	if c.trigger == nil {
 		return false
@@ -165,8 +165,8 @@ func (r *registry) waits(c *claim, now time.Time) bool {
 	return f != nil && f.holds(now)
 }
 
-// accept notes that the engine has taken a registration. If a refusal is over by that, it
-// returns who held the registration, and a notice that tells the program, to be called
+// accept records that the engine has accepted a registration. If that ends a refusal, it
+// returns who held the registration before, and a notice for the program, to be called
 // without the lock.
 func (r *registry) accept(c *claim) (owner string, notice func()) {
 	c.standing, c.delay = accepted, 0
@@ -186,8 +186,8 @@ func (r *registry) accept(c *claim) (owner string, notice func()) {
 	if refusal == nil {
 		return "", nil
 	}
-	// The engine frees the functions of a connection that ended before it takes its
-	// triggers away. A trigger that came between would be taken away with them.
+	// The engine frees the functions of an ended connection before it removes its
+	// triggers. A route registered in between would be removed with them.
 	f.owner, f.deadline = refusal.OwnerWorkerID, time.Now().Add(releaseTimeout)
 	return f.owner, func() {
 		r.client.log.Info("iii: function taken over", "function", f.id, "former_owner", refusal.OwnerWorkerID)
@@ -195,8 +195,8 @@ func (r *registry) accept(c *claim) (owner string, notice func()) {
 	}
 }
 
-// retryOf tries everything at once that the given workers hold: who has given up one
-// registration has probably gone.
+// retryOf retries at once everything that the given workers hold: a worker that has given
+// up one registration has probably gone.
 func (r *registry) retryOf(owners map[string]bool) {
 	now := time.Now()
 	try := func(c *claim) {
@@ -213,7 +213,7 @@ func (r *registry) retryOf(owners map[string]bool) {
 	r.dropUnqueued()
 }
 
-// awaitsOwners reports whether a trigger waits for the former owner of its function.
+// awaitsOwners reports whether a trigger waits for the former owner of its function to go.
 func (r *registry) awaitsOwners() bool {
 	now := time.Now()
 	return slices.ContainsFunc(r.held, func(t *Trigger) bool {
@@ -222,7 +222,7 @@ func (r *registry) awaitsOwners() bool {
 	})
 }
 
-// beginAwaiting reports whether awaitOwners is to run for l.
+// beginAwaiting reports whether the caller has to start awaitOwners for l.
 func (r *registry) beginAwaiting(l *link) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -238,13 +238,12 @@ func (r *registry) hasToAwait(l *link) bool {
 	return r.link == l && !l.isDead() && r.closed == nil && (r.takenOver && len(r.refusals) > 0 || r.awaitsOwners())
 }
 
-// awaitOwners asks the engine, after a takeover, which workers are still there. The triggers
-// of functions that were taken over leave as soon as their former owner has taken its own
-// away, or after releaseTimeout. What other workers hold that have gone, too, is tried at
-// once.
+// awaitOwners polls the engine after a takeover. The triggers of a function that was taken
+// over are sent when those of its former owner are gone, or after releaseTimeout. What is
+// held by other workers that the engine no longer lists is retried at once.
 func (r *registry) awaitOwners(l *link) {
 	const soonest, latest = 20 * time.Millisecond, 250 * time.Millisecond
-	forbidden := false // to list workers
+	forbidden := false // listing workers
 	for interval := soonest; ; interval = min(2*interval, latest) {
 		former, deadline, ok := r.formerOwners(l)
 		if !ok {
@@ -263,14 +262,14 @@ func (r *registry) awaitOwners(l *link) {
 	}
 }
 
-// formerOwners lists, by function, the owners that are waited for, and the end of the
-// shortest of the waits. It reports false when awaitOwners has to end.
+// formerOwners returns the former owners that triggers wait for, by function, and the
+// earliest deadline of these waits. It reports false when awaitOwners has to end.
 func (r *registry) formerOwners(l *link) (former map[string]string, deadline time.Time, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.hasToAwait(l) {
 		r.awaiting = false
-		r.sendDue() // what has waited enough
+		r.sendDue() // a deadline may have passed
 		if len(r.unfenced) > 0 {
 			r.fence()
 		}
@@ -291,9 +290,9 @@ func (r *registry) formerOwners(l *link) (former map[string]string, deadline tim
 	return former, deadline, true
 }
 
-// release lets the triggers of the released functions go, and of those that have waited
-// enough, and tries what workers hold that the engine does not list. A worker that the
-// engine never lists may be alive, so that is done once for each.
+// release sends the triggers of the released functions and of those whose deadline has
+// passed, and retries what unlisted workers hold: once for each of them, since a worker that
+// has not told its process id is never listed.
 func (r *registry) release(l *link, listed, released map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -324,10 +323,10 @@ func (r *registry) release(l *link, listed, released map[string]bool) {
 	}
 }
 
-// released asks the engine which workers it lists, by id, and which of the functions have
-// nothing left of their former owners: no trigger runs them that may be the former owner's.
-// The engine does not list a worker that has gone, nor one that has not told its process
-// id. A trigger whose worker is not listed is therefore in doubt.
+// released asks the engine which workers it lists, by id, and which of the functions no
+// trigger of their former owners runs any more. The engine lists neither a worker that has
+// gone nor one that has not told its process id, so a trigger of an unlisted worker may be
+// the former owner's.
 func (c *Client) released(ctx context.Context, former map[string]string) (listed, released map[string]bool, err error) {
 	workers, err := c.Workers(ctx)
 	if err != nil {
@@ -353,7 +352,7 @@ func (c *Client) released(ctx context.Context, former map[string]string) (listed
 		}
 		return listed, released, err
 	}
-	bound := map[string][]string{} // worker names by function, with and without the prefixes of access control
+	bound := map[string][]string{} // names of workers with triggers, by function with and without prefixes
 	for _, t := range list.RegisteredTriggers {
 		for id, ok := t.FunctionID, true; ok; _, id, ok = strings.Cut(id, "::") {
 			bound[id] = append(bound[id], t.WorkerName)
@@ -367,16 +366,16 @@ func (c *Client) released(ctx context.Context, former map[string]string) (listed
 	return listed, released, nil
 }
 
-// heldRoute reports whether another worker's route is in the way of a refused one: the
-// same path with other names for its parameters. That is the only trigger that another
-// worker can hold; every other refusal is about the trigger itself.
+// heldRoute reports whether a route was rejected because another one is in its way: the same
+// path with other parameter names. No other trigger can be held by another worker; every
+// other rejection is about the trigger itself.
 func heldRoute(m *TriggerRegistrationResultMessage) bool {
 	return m.TriggerType == "http" && m.Error.Code == codeTriggerFailed && strings.Contains(m.Error.Message, "conflicts with already-registered route")
 }
 
-// TakeoverNotice tells the state listener that this worker now serves a function that
-// it had been refused (see [Function.Err]). It is good news, and an error only because
-// the listener receives errors.
+// TakeoverNotice tells the state listener that this worker now serves a function that the
+// engine had refused it (see [Function.Err]). It reports no failure; it is an error because
+// that is what the listener receives.
 type TakeoverNotice struct {
 	// FunctionID is the function.
 	FunctionID string

@@ -94,21 +94,21 @@ type Trigger struct {
 
 	// Guarded by the lock of the registry.
 	sent      bool      // on the current link
-	former    *Function // the function that it waited for, if that was unregistered meanwhile
-	contested bool      // another worker's route was in its way
-	toldOver  *link     // on which it was refused last
+	former    *Function // that it was held for, if it has been unregistered since
+	contested bool      // another route is in its way
+	toldOver  *link     // on which it was last rejected
 }
 
 // ID is the trigger's id, random unless [WithTriggerID] set it.
 func (t *Trigger) ID() string { return t.id }
 
-// Err returns the refusal of the engine, or of the worker that provides the type, an
-// *[Error], once it is known. Each new connection tries again; a route that is refused
-// because another worker holds its path under other parameter names is tried again as a
+// Err returns an *[Error] once the engine, or the worker that provides the type, has rejected
+// the trigger. The client registers it again on each new connection, and a route that is
+// rejected because another worker holds its path with other parameter names is retried as a
 // refused function is. While the function that the trigger runs is refused
-// ([Function.Err]) the trigger is not registered, and Err returns that refusal, a
-// *[RejectedError]. Nil does not mean that the trigger fires: a trigger of a type that
-// nobody provides waits for a provider.
+// ([Function.Err]), the trigger is not registered, and Err wraps that *[RejectedError]. Nil
+// does not mean that the trigger fires: a trigger of a type that nobody provides waits for a
+// provider.
 func (t *Trigger) Err() error {
 	if err := t.client.registry.heldError(t); err != nil {
 		return err
@@ -188,9 +188,11 @@ func WithTriggerProviderNamespace(ns string) TriggerOption {
 	}
 }
 
-// WithTriggerErrorHandler is called if the trigger is refused, now or on a later
-// connection, with what [Trigger.Err] then returns. Calls come from one
-// goroutine that holds no lock.
+// WithTriggerErrorHandler sets a function that is called each time the trigger is rejected,
+// now or on a later connection, with the *[Error] that [Trigger.Err] then returns. While a
+// route is retried because another worker holds its path, the function is called once per
+// connection. It is not called while the trigger waits for its function. Calls come from one
+// goroutine that holds no lock. Default none.
 func WithTriggerErrorHandler(f func(error)) TriggerOption {
 	return func(o *triggerOptions) error { o.onError = f; return nil }
 }

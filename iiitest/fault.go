@@ -69,12 +69,12 @@ func (e *Engine) Hook(f func(Frame) Verdict) {
 	e.frames.hook.Store(&f)
 }
 
-// HookCleanup has f called whenever the engine cleans up behind a connection that has
-// ended: its functions are free and its calls have failed, its triggers, its trigger
-// types and its name are still there, until f returns. That is the moment in which
-// another worker may take a function over whose route the engine is about to remove. f
-// receives the id of the connection, may be called from several goroutines at once, and
-// may call the engine's methods; nil removes the hook.
+// HookCleanup sets a function that the engine calls in the middle of cleaning up after a
+// connection: the connection's functions are free and its calls have failed, but its
+// triggers, trigger types and name remain until f returns. In that moment another worker may
+// take over a function whose route the engine is about to remove. f receives the id of the
+// connection. It may be called from several goroutines at once and may call the engine's
+// methods. Nil removes the hook.
 func (e *Engine) HookCleanup(f func(workerID string)) {
 	if f == nil {
 		e.cleanupHook.Store(nil)
