@@ -30,6 +30,7 @@ type link struct {
 	cancel   context.CancelCauseFunc
 
 	registerID invocationID
+	nameFirst  bool          // nothing is registered before this worker has its name
 	welcomed   chan struct{} // workerregistered has come
 	registered chan error    // capacity 1: the answer to engine::workers::register
 	applied    chan struct{} // the engine has applied the registrations

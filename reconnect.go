@@ -51,6 +51,7 @@ func (c *Client) keepConnected(ctx context.Context) error {
 		wasReady := false
 		l, err := c.dial(ctx)
 		if err == nil {
+			l.nameFirst = turn > 0
 			wasReady, err = c.serve(ctx, l)
 		}
 		if ctx.Err() != nil || c.closing.Load() {

@@ -397,7 +397,7 @@ func (r *registry) addTrigger(t *Trigger) error {
 	if len(r.unfenced) > 0 {
 		r.fence()
 	}
-	if r.awaitsOwners() {
+	if r.link != nil && r.awaitsOwners() {
 		r.wakeUp()
 	}
 	return nil
@@ -446,7 +446,7 @@ func (r *registry) rejectedFunction(id string) *Function {
 			known = f
 		}
 	}
-	for _, c := range r.fenced {
+	for _, c := range slices.Concat(r.fenced, r.unfenced) {
 		if f := c.function; f != nil && f.standing == asked && !r.has(c) && (f.id == id || strings.HasSuffix(id, "::"+f.id)) {
 			return f
 		}

@@ -632,3 +632,32 @@ func TestFunctionsOfManyOwnersAreTakenOver(t *testing.T) {
 		}
 	})
 }
+
+// A worker that waits for its name registers its functions once, also if the engine is slow
+// to answer.
+func TestWorkerThatGetsItsNameLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool {
+			switch {
+			case m.FunctionID != registerWorkerFunction:
+			case c.n == 0:
+				c.send(`{"type":"registrationrejected","code":"WORKER_NAMESPACE_CONFLICT","namespace":"default","worker_name":"w","owner_worker_id":"other"}`)
+				return true
+			default:
+				time.AfterFunc(registerTimeout+time.Second, func() { c.result(m, `{"success":true}`) })
+				return true
+			}
+			return false
+		}})
+		c := p.client(WithName("w"), WithWaitForName())
+		mustHandle(t, c, "f")
+		mustTrigger(t, c, "f", "t")
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if got := p.sequence(1); !slices.Equal(got, []string{"f", "ping", "t", "ping"}) {
+			t.Errorf("sent %q", got)
+		}
+	})
+}

@@ -58,16 +58,28 @@ func (c *Client) reattachments() (items []item) {
 	return items
 }
 
-// introduce says who this worker is, and then what it has registered. It waits for
-// the engine's greeting: a connection that has our name and whose identity we do
-// not know could not be taken the place of.
+// introduce sends the registration of this worker, and behind it what the worker has
+// registered, unless the engine is likely to refuse the worker's name. It follows the engine's
+// greeting: without its identity a connection that has our name could not be replaced.
 func (c *Client) introduce(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
 	if err := encodeInvoke(b, &inv, c.metadata()); err != nil {
 		c.log.Error("iii: worker metadata does not encode", "error", err)
 	}
+	if l.nameFirst {
+		c.out.urgent(l, item{buf: b})
+		return
+	}
 	c.registry.begin(l, item{buf: b})
+}
+
+// introduced continues when the engine has handled this worker's registration.
+func (c *Client) introduced(l *link) {
+	if c.registry.attached() != l {
+		c.registry.begin(l)
+	}
+	c.registry.settled(l)
 }
 
 // greeted notes who the engine says that l is.
@@ -153,7 +165,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 				return wasReady
 			}
 			patience.Stop()
-			c.registry.settled(l)
+			c.introduced(l)
 		case <-applied:
 			// The engine handles frames in order: the pong to the ping behind the
 			// triggers says that it has applied all registrations, and has sent what
@@ -169,7 +181,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 				continue
 			}
 			c.log.Warn("iii: the engine did not answer the registration of this worker; going on", "after", registerTimeout)
-			c.registry.settled(l)
+			c.introduced(l)
 		case <-watch.C:
 			if applied == nil && !unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
 				l.loops.Go(func() {

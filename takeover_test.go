@@ -1501,6 +1501,27 @@ func TestWorkerThatWaitsForItsName(t *testing.T) {
 			}
 		})
 	})
+	t.Run("with many functions", func(t *testing.T) {
+		bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			a := startReplica(t, e, "orders", func(*replica) {})
+			at(time.Minute, func() { _ = a.Close() })
+			b := waiting(t, e)
+			if err := b.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			sent, last := 0, 0
+			for _, f := range e.Frames() {
+				if f.Type() == "registerfunction" && f.Direction == iiitest.ToEngine {
+					if sent++; f.Worker == b.WorkerID() {
+						last++
+					}
+				}
+			}
+			if sent != 20 || last != 10 {
+				t.Errorf("%d functions registered, %d on the last connection; want the ten on the first and on the last", sent, last)
+			}
+		})
+	})
 	t.Run("after it had the name", func(t *testing.T) {
 		bubble(t, func(t *testing.T, e *iiitest.Engine) {
 			slow := iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 5000, MaxDelayMs: 5000, BackoffMultiplier: 1})
