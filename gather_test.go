@@ -36,7 +36,7 @@ func TestExpiredWritesStayExpired(t *testing.T) {
 }
 
 // What bounds a write through, and how long it takes to fail when the peer reads
-// nothing, or for ever some bytes every second.
+// nothing, or a few bytes every second without end.
 func TestWriteLimits(t *testing.T) {
 	for _, test := range []struct {
 		name   string

@@ -93,7 +93,7 @@ func sameJSON(want, got []byte) error {
 	}
 	wantText, _ := json.Marshal(w) // with sorted keys
 	gotText, _ := json.Marshal(g)
-	if bytes.Equal(wantText, gotText) { // cmp takes for ever with deep values
+	if bytes.Equal(wantText, gotText) { // cmp.Diff does not finish on deeply nested values
 		return nil
 	}
 	return fmt.Errorf("got %s, want %s", gotText, wantText)
@@ -646,7 +646,7 @@ const (
 	wholeFloat  = "a float64 writes 3 for 3.0"
 )
 
-// The golden file says which parts of the recordings are of which type; the tests of
+// The golden file lists the type of each part of the recordings; the tests of
 // the schemas validate these parts.
 func TestRecordedPayloadsRoundTrip(t *testing.T) {
 	bad := newExceptions(badPayloads)
@@ -732,7 +732,7 @@ func typeName(v any) string {
 	return regexp.MustCompile(`[\w/.-]*\.`).ReplaceAllString(name, "")
 }
 
-// payloadDifferences decodes raw into v, encodes that, and says what has changed.
+// payloadDifferences decodes raw into v, encodes the result, and reports what has changed.
 func payloadDifferences(raw []byte, v any) ([]string, error) {
 	if err := json.Unmarshal(raw, v); err != nil {
 		return nil, err

@@ -240,7 +240,7 @@ type describer interface {
 // maxPointers is how many pointers to pointers are followed: a type may be a pointer to itself.
 const maxPointers = 100
 
-// of returns the schema of t. addressable says whether the value has an address.
+// of returns the schema of t. addressable reports whether the value has an address.
 func (in *inference) of(t reflect.Type, addressable bool) (any, error) {
 	if t.Kind() == reflect.Pointer {
 		for pointers := 0; t.Kind() == reflect.Pointer; pointers++ {

@@ -827,7 +827,7 @@ func TestMountedRangeWithDeadlines(t *testing.T) {
 }
 
 // An answer to HEAD is complete when its head is out: a handler that waits for its
-// client to leave is told so.
+// client to leave sees its context end.
 func TestMountedStreamOfAHeadRequestEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		ended := make(chan error, 1)

@@ -113,7 +113,7 @@ var metaNodes = struct {
 	of map[schemaDraft]*schemaNode
 }{of: map[schemaDraft]*schemaNode{}}
 
-// metaErrors says what is wrong with a schema by that of its draft.
+// metaErrors validates a schema against the meta-schema of its draft and reports the violations.
 func metaErrors(draft schemaDraft, schema *schemaValue) []string {
 	metaNodes.Lock()
 	defer metaNodes.Unlock()
@@ -926,7 +926,7 @@ func plural(n string, singular, several string) string {
 	return several
 }
 
-// keyword says what is wrong with a value by a single keyword.
+// keyword validates a value against a single keyword and reports the violations.
 func (e *evaluation) keyword(n *schemaNode, keyword string, v *schemaValue) (wrong []string) {
 	value := n.members[keyword]
 	switch keyword {

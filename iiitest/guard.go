@@ -253,7 +253,7 @@ func (e *Engine) authenticate(g *guard, r *http.Request) (s *session, refusal st
 	return s, ""
 }
 
-// decodeAuthResult decodes what an auth function returned and says what is wrong, or
+// decodeAuthResult decodes what an auth function returned and reports what is wrong, or
 // nothing.
 func decodeAuthResult(result json.RawMessage) (iii.AuthResult, string) {
 	type AuthResult struct { // in the engine's order

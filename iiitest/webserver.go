@@ -509,7 +509,7 @@ func (x *webExchange) read() bool { return x.body == nil || x.body.ended.Load() 
 
 // respond sends a response whose body is known. The length of it that a function claims
 // is sent as it is. The engine then goes on with the next request; here the connection
-// ends, since a client that believes a wrong length would wait for ever.
+// ends, since a client that believes a wrong length would wait without end.
 func (x *webExchange) respond(status int, header webHeader, body []byte) {
 	length := strconv.Itoa(len(body))
 	if header.find("content-length") == nil {
