@@ -7,6 +7,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -29,6 +30,7 @@ type link struct {
 	handlers context.Context
 	cancel   context.CancelCauseFunc
 
+	chosen     atomic.Pointer[dialect] // nil before the engine's hello
 	registerID invocationID
 	nameFirst  bool          // nothing is registered before this worker has its name
 	welcomed   chan struct{} // workerregistered has come
@@ -74,6 +76,17 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 	return l, nil
 }
 
+// dialect returns the dialect of this connection, before the choice the oldest.
+func (l *link) dialect() dialect {
+	if d := l.chosen.Load(); d != nil {
+		return *d
+	}
+	return triggerDialect{}
+}
+
+// choose sets the dialect, which is done once. It reports whether this call did it.
+func (l *link) choose(d dialect) bool { return l.chosen.CompareAndSwap(nil, &d) }
+
 // read is the read loop. It never waits for anything but the socket.
 func (l *link) read() {
 	var buf []byte
@@ -100,6 +113,14 @@ func (l *link) write() {
 	var batch []item
 	for !l.isDead() {
 		batch = out.take(l, batch[:0])
+		for _, it := range batch {
+			if it.req != nil {
+				seal(it.buf, l.dialect(), &it.req.inv)
+			}
+		}
+		if n, err := out.takeRefused(); n > 0 {
+			l.client.dropped(n, err)
+		}
 		if len(batch) == 0 {
 			select {
 			case <-l.wake:

@@ -23,7 +23,7 @@ type registry struct {
 
 	mu           sync.RWMutex
 	closed       error // set once: no registration is accepted any more
-	types        []*typeEntry
+	types        []*providedType
 	functions    []*Function
 	triggers     []*Trigger
 	functionByID map[string]*Function
@@ -47,18 +47,6 @@ type registry struct {
 	takenOver bool                 // something, since awaitOwners last asked
 	awaiting  bool                 // awaitOwners runs
 	wake      chan struct{}        // capacity 1: tend has something to do
-}
-
-// entry is a pair of messages.
-type entry struct {
-	add    []byte // registers
-	remove []byte // takes it back; nil for what cannot be taken back
-}
-
-// typeEntry is a trigger type.
-type typeEntry struct {
-	entry
-	provided *providedType
 }
 
 // replayPhase is how far the registrations of a link have come.
@@ -89,8 +77,8 @@ func (r *registry) begin(l *link, first ...item) {
 		}
 	}
 	r.client.out.urgent(l, first...)
-	for _, e := range r.types {
-		r.push(e.add)
+	for _, t := range r.types {
+		r.push(l.dialect().registerTriggerType(&t.spec))
 	}
 	for _, f := range r.functions {
 		f.delay = 0
@@ -138,10 +126,9 @@ func (r *registry) end(l *link) {
 	}
 }
 
-func (r *registry) push(message []byte) {
-	if r.link != nil {
-		r.client.out.urgent(r.link, item{buf: bufferOf(message)})
-	}
+// push sends a message, which was checked to be encodable.
+func (r *registry) push(message any) {
+	r.client.out.urgent(r.link, r.client.item(message))
 }
 
 // ask sends a registration, which the next fence settles.
@@ -150,8 +137,15 @@ func (r *registry) ask(c *claim) {
 		return
 	}
 	c.standing, c.fence = asked, r.fences+1
-	r.push(c.entry.add)
+	r.push(c.register(r.link.dialect()))
 	r.unfenced = append(r.unfenced, c)
+}
+
+// takeBack takes a registration back.
+func (r *registry) takeBack(c *claim) {
+	if r.link != nil {
+		r.push(c.unregister(r.link.dialect()))
+	}
 }
 
 // fence sends a fence behind what was sent. Only one is out at a time: whatever is sent
@@ -332,7 +326,7 @@ func (r *registry) removeFunction(f *Function) bool {
 	}
 	delete(r.functionByID, f.id)
 	r.functions = remove(r.functions, f)
-	r.push(f.entry.remove)
+	r.takeBack(&f.claim)
 	r.sendDue()
 	if len(r.unfenced) > 0 {
 		r.fence()
@@ -341,14 +335,16 @@ func (r *registry) removeFunction(f *Function) bool {
 }
 
 // addType adds a trigger type, which is never taken back.
-func (r *registry) addType(e *typeEntry) error {
+func (r *registry) addType(t *providedType) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed != nil {
 		return r.closed
 	}
-	r.types = append(r.types, e)
-	r.push(e.add)
+	r.types = append(r.types, t)
+	if r.link != nil {
+		r.push(r.link.dialect().registerTriggerType(&t.spec))
+	}
 	return nil
 }
 
@@ -357,9 +353,7 @@ func (r *registry) providedTypes(l *link) (types []*providedType) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if r.link == l && r.closed == nil {
-		for _, e := range r.types {
-			types = append(types, e.provided)
-		}
+		types = slices.Clone(r.types)
 	}
 	return types
 }
@@ -371,11 +365,7 @@ func (r *registry) renewType(l *link, t *providedType) {
 	if r.link != l || r.closed != nil {
 		return
 	}
-	for _, e := range r.types {
-		if e.provided == t {
-			r.push(e.add)
-		}
-	}
+	r.push(l.dialect().registerTriggerType(&t.spec))
 }
 
 func (r *registry) addTrigger(t *Trigger) error {
@@ -415,7 +405,7 @@ func (r *registry) removeTrigger(t *Trigger) bool {
 		r.held = remove(r.held, t)
 		return true
 	}
-	r.push(t.entry.remove)
+	r.takeBack(&t.claim)
 	return true
 }
 
@@ -484,12 +474,12 @@ func (r *registry) withdraw(reason error) {
 	r.closed = reason
 	for _, t := range r.triggers {
 		if t.sent {
-			r.push(t.entry.remove)
+			r.takeBack(&t.claim)
 		}
 	}
 	for _, f := range r.functions {
 		if f.standing == asked || f.standing == accepted {
-			r.push(f.entry.remove)
+			r.takeBack(&f.claim)
 		}
 	}
 	r.types, r.functions, r.triggers, r.held = nil, nil, nil, nil
@@ -544,19 +534,15 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 // triggerRefused handles the rejection of a trigger by the engine or its provider. The same
 // rejection is logged once, until the trigger is accepted. The trigger's error handler is
 // called for each, except for those of a route that is retried: once per connection.
-func (c *Client) triggerRefused(l *link, m *TriggerRegistrationResultMessage) {
-	if m.Error == nil {
-		return
-	}
-	err := &Error{Code: m.Error.Code, Message: m.Error.Message, Stacktrace: m.Error.Stacktrace, FunctionID: m.FunctionID}
+func (c *Client) triggerRefused(l *link, id, triggerType string, err *Error) {
 	r := c.registry
 	r.mu.Lock()
-	t := r.triggerByID[m.ID]
+	t := r.triggerByID[id]
 	logged, told := false, true
 	if t != nil {
 		old := t.refused.Swap(err)
 		logged = old != nil && old.Code == err.Code && old.Message == err.Message
-		t.contested = heldRoute(m)
+		t.contested = heldRoute(triggerType, err)
 		told = t.onError == nil || t.contested && logged && t.toldOver == l
 		t.standing, t.toldOver = refused, l
 		if t.contested && r.link == l && r.closed == nil {
@@ -565,7 +551,7 @@ func (c *Client) triggerRefused(l *link, m *TriggerRegistrationResultMessage) {
 	}
 	r.mu.Unlock()
 	if !logged {
-		c.log.Error("iii: trigger refused", "trigger", m.ID, "type", m.TriggerType, "function", m.FunctionID, "error", err)
+		c.log.Error("iii: trigger refused", "trigger", id, "type", triggerType, "function", err.FunctionID, "error", err)
 	}
 	if !told {
 		c.notify.post(func() { t.onError(err) })
