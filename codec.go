@@ -350,10 +350,10 @@ func sealedSize(b *buffer, inv *invocation) int {
 
 // seal writes the envelope of a call in front of what encodeCall has written to b.
 func seal(b *buffer, d dialect, inv *invocation) {
-	var scratch [envelopeRoom * 2]byte
-	head := d.appendCall(scratch[:0], inv)
+	text := b.Bytes()
+	head := d.appendCall(text[:0:inv.room], inv)
+	copy(text[inv.room-len(head):inv.room], head)
 	b.Next(inv.room - len(head))
-	copy(b.Bytes(), head)
 }
 
 // encodeResult appends the answer to an invocation to b.
