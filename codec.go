@@ -33,6 +33,13 @@ const (
 	messageUnregisterTrigger
 	messageRejected
 	messageError
+
+	// Of engines with observers.
+	messageFunctionRegistered
+	messageObserverAdded
+	messageObserverRemoved
+	messageObserveResult
+	messageObserverStateChanged
 )
 
 // engineDepth is the number of JSON levels of a message that the engine reads, the
@@ -43,7 +50,7 @@ const engineDepth = 127
 // of the message; an absent or null optional field is empty.
 type received struct {
 	kind messageType
-	tag  string // of an unknown kind
+	tag  []byte // of a rare kind, the raw JSON string
 
 	id          []byte // invocation_id, the text between the quotes
 	functionID  []byte // the raw JSON string
@@ -53,6 +60,11 @@ type received struct {
 	traceparent []byte
 	baggage     []byte
 	metadata    []byte
+
+	// Of engines with observers.
+	caller     []byte
+	depth      []byte
+	activation []byte
 }
 
 // parse cuts the message in b.
@@ -79,6 +91,12 @@ func (m *received) parse(b []byte) error {
 			m.baggage = value
 		case "metadata":
 			m.metadata = value
+		case "caller":
+			m.caller = value
+		case "observe_depth":
+			m.depth = value
+		case "activation":
+			m.activation = value
 		}
 	})
 	if err != nil {
@@ -110,9 +128,18 @@ func (m *received) parse(b []byte) error {
 		m.kind = messageRejected
 	case "error":
 		m.kind = messageError
-	default:
-		m.tag, _ = rawjson.Unquote(tag)
+	case "functionregistered":
+		m.kind = messageFunctionRegistered
+	case "observeradded":
+		m.kind = messageObserverAdded
+	case "observerremoved":
+		m.kind = messageObserverRemoved
+	case "observeresult":
+		m.kind = messageObserveResult
+	case "observerstatechanged":
+		m.kind = messageObserverStateChanged
 	}
+	m.tag = tag
 	return nil
 }
 
@@ -128,8 +155,10 @@ func (m *received) checkInvoke() error {
 	if len(m.data) == 0 {
 		m.data = []byte("null")
 	}
-	if rawjson.Absent(m.metadata) {
-		m.metadata = nil
+	for _, optional := range []*[]byte{&m.metadata, &m.caller, &m.depth, &m.activation} {
+		if rawjson.Absent(*optional) {
+			*optional = nil
+		}
 	}
 	return nil
 }

@@ -193,7 +193,7 @@ func TestParse(t *testing.T) {
 			if diff := cmp.Diff(test.want, cutOf(&m)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			if m.kind == messageUnknown && m.tag != "hello é" {
+			if m.kind == messageUnknown && string(m.tag) != `"hello \u00e9"` {
 				t.Errorf("tag %q", m.tag)
 			}
 		})
@@ -325,7 +325,7 @@ func TestEncodeForEngine(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				err = checkRegistration(RegisterFunctionMessage{ID: "f", Metadata: JSONValue(raw)})
+				err = checkMessage(RegisterFunctionMessage{ID: "f", Metadata: JSONValue(raw)})
 				return err
 			},
 		} {
@@ -341,7 +341,7 @@ func TestEncodeForEngine(t *testing.T) {
 	if err := encodeResult(b, triggerDialect{}, []byte(testID), "f", deep); err != nil {
 		t.Errorf("126 levels of a result: %v", err)
 	}
-	if err := checkRegistration(RegisterFunctionMessage{ID: "f", Metadata: JSONValue(nestedLists(126))}); err != nil {
+	if err := checkMessage(RegisterFunctionMessage{ID: "f", Metadata: JSONValue(nestedLists(126))}); err != nil {
 		t.Errorf("126 levels of metadata: %v", err)
 	}
 }

@@ -24,17 +24,24 @@ type dialect interface {
 	// appendAnswer appends the envelope of an answer, up to its result or error.
 	appendAnswer(p, id []byte, functionID string) []byte
 
-	registerFunction(*functionSpec) any
+	// answers reports whether the engine answers each registration of this kind. Otherwise it
+	// answers only to reject one, and a fence behind it tells when that has not happened.
+	answers(*claim) bool
+
+	// The messages that register something and take it back. An error says why the engine
+	// cannot be told.
+	registerFunction(*functionSpec) (any, error)
 	unregisterFunction(*functionSpec) any
 	registerTriggerType(*triggerTypeSpec) any
-	registerTrigger(*triggerSpec) any
+	registerTrigger(*triggerSpec) (any, error)
 	unregisterTrigger(*triggerSpec) any
 	// triggerBound is the answer to the engine that a provider has bound a trigger, or
 	// err if it has refused it.
 	triggerBound(b *TriggerBinding, err *ErrorBody) any
 
-	// receive hands a message of the given kind to the client as what it means.
-	receive(c *Client, l *link, kind messageType, b []byte) error
+	// receive hands a message of the given kind to the client as what it means. It reports
+	// false if the dialect has no such message.
+	receive(c *Client, l *link, kind messageType, b []byte) (known bool, err error)
 }
 
 // functionSpec is a function as the program wants it. Values are encoded; nil is none.
@@ -129,9 +136,11 @@ func (triggerDialect) appendAnswer(p, id []byte, functionID string) []byte {
 	return rawjson.AppendString(p, functionID)
 }
 
-func (triggerDialect) registerFunction(f *functionSpec) any {
+func (triggerDialect) answers(*claim) bool { return false }
+
+func (triggerDialect) registerFunction(f *functionSpec) (any, error) {
 	return RegisterFunctionMessage{ID: f.id, Description: f.description, Metadata: f.metadata,
-		RequestFormat: f.request, ResponseFormat: f.response, Invocation: f.invocation}
+		RequestFormat: f.request, ResponseFormat: f.response, Invocation: f.invocation}, nil
 }
 
 func (triggerDialect) unregisterFunction(f *functionSpec) any {
@@ -143,9 +152,9 @@ func (triggerDialect) registerTriggerType(t *triggerTypeSpec) any {
 		TriggerRequestFormat: t.config, CallRequestFormat: t.payload}
 }
 
-func (triggerDialect) registerTrigger(t *triggerSpec) any {
+func (triggerDialect) registerTrigger(t *triggerSpec) (any, error) {
 	return RegisterTriggerMessage{ID: t.id, TriggerType: t.triggerType, FunctionID: t.functionID, Config: t.config,
-		Metadata: t.metadata, Namespace: t.namespace, TriggerNamespace: t.providerNamespace}
+		Metadata: t.metadata, Namespace: t.namespace, TriggerNamespace: t.providerNamespace}, nil
 }
 
 func (triggerDialect) unregisterTrigger(t *triggerSpec) any {
@@ -156,12 +165,12 @@ func (triggerDialect) triggerBound(b *TriggerBinding, err *ErrorBody) any {
 	return TriggerRegistrationResultMessage{ID: b.ID, TriggerType: b.TriggerType, FunctionID: b.FunctionID, Error: err}
 }
 
-func (triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) error {
+func (triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) (known bool, err error) {
 	switch kind {
 	case messageTriggerResult:
 		var m TriggerRegistrationResultMessage
 		if err := json.Unmarshal(b, &m); err != nil {
-			return err
+			return true, err
 		}
 		if e := m.Error; e != nil {
 			c.triggerRefused(l, m.ID, m.TriggerType, &Error{Code: e.Code, Message: e.Message, Stacktrace: e.Stacktrace, FunctionID: m.FunctionID})
@@ -169,22 +178,24 @@ func (triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) er
 	case messageRegisterTrigger:
 		var m RegisterTriggerMessage
 		if err := json.Unmarshal(b, &m); err != nil {
-			return err
+			return true, err
 		}
 		c.bindings.register(l, m.TriggerNamespace, TriggerBinding{ID: m.ID, TriggerType: m.TriggerType, FunctionID: m.FunctionID,
 			Namespace: m.Namespace, Config: json.RawMessage(m.Config), Metadata: json.RawMessage(m.Metadata)})
 	case messageUnregisterTrigger:
 		var m UnregisterTriggerMessage
 		if err := json.Unmarshal(b, &m); err != nil {
-			return err
+			return true, err
 		}
 		c.bindings.unregister(m.ID)
 	case messageRejected:
 		var m RegistrationRejectedMessage
 		if err := json.Unmarshal(b, &m); err != nil {
-			return err
+			return true, err
 		}
 		c.rejected(l, &RejectedError{Code: m.Code, Namespace: m.Namespace, WorkerName: m.WorkerName, FunctionID: m.FunctionID, OwnerWorkerID: m.OwnerWorkerID})
+	default:
+		return false, nil
 	}
-	return nil
+	return true, nil
 }

@@ -170,9 +170,18 @@ func rawOf(v any) (json.RawMessage, error) {
 	return json.RawMessage(strings.TrimSpace(b.String())), nil
 }
 
-// checkRegistration checks a message that registers something. One that is too large
-// would end every connection, one that the engine cannot read would be dropped.
-func checkRegistration(m any) error {
+// checkRegistration checks the message that registers c. One that is too large would end
+// every connection, one that the engine cannot read would be dropped. The dialects differ in
+// a few keys, which makes no difference to either.
+func checkRegistration(c *claim) error {
+	m, err := c.register(triggerDialect{})
+	if err != nil {
+		return err
+	}
+	return checkMessage(m)
+}
+
+func checkMessage(m any) error {
 	b, err := encodeMessage(m)
 	if err != nil {
 		return err
@@ -313,11 +322,11 @@ func (c *Client) newFunction(id string, h HandlerFunc, invocation *HTTPInvocatio
 			return nil, fmt.Errorf("iii: function %q: middleware %d returned nil", id, i)
 		}
 	}
+	f.claim = claim{function: f}
 	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: invocation}
-	if err := checkRegistration(triggerDialect{}.registerFunction(&f.spec)); err != nil {
+	if err := checkRegistration(&f.claim); err != nil {
 		return nil, fmt.Errorf("iii: function %q: %w", id, err)
 	}
-	f.claim = claim{function: f}
 	return f, nil
 }
 

@@ -148,7 +148,7 @@ func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 		return fail(fmt.Errorf("PayloadSchema: %w", err))
 	}
 	spec := triggerTypeSpec{id: t.ID, description: t.Description, namespace: t.Namespace, config: config, payload: payload}
-	if err := checkRegistration(triggerDialect{}.registerTriggerType(&spec)); err != nil {
+	if err := checkMessage(triggerDialect{}.registerTriggerType(&spec)); err != nil {
 		return fail(err)
 	}
 	provided := &providedType{id: t.ID, namespace: cmp.Or(t.Namespace, c.cfg.namespace, defaultNamespace), spec: spec, provider: p}

@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"math"
@@ -14,8 +15,9 @@ import (
 // the engine's copy equal. Each link gets all of it when it begins, and then every change.
 // Both happen under one lock, so that nothing is missed or sent twice.
 //
-// The engine answers a registration only to reject it, so a fence (a JSON ping) follows each
-// batch: what has not been rejected when its pong arrives is accepted. A trigger is sent once
+// An engine with triggers answers a registration only to reject it, so a fence (a JSON ping)
+// follows each batch: what has not been rejected when its pong arrives is accepted. An engine
+// with observers answers each, and a fence stands for the answers. A trigger is sent once
 // its function is accepted. Sent earlier, the trigger of a rejected function would take the
 // route away from the worker that serves it.
 type registry struct {
@@ -35,6 +37,8 @@ type registry struct {
 	unfenced   []*claim // sent, with no fence behind them yet
 	fenced     []*claim // sent before the fence that is out
 	fenceOut   bool
+	ponged     bool        // the ping of the fence that is out is answered, or there was none
+	unanswered int         // of fenced, those that the engine has yet to answer
 	fences     uint64      // number of the latest fence, counted across links
 	fenceTimer *time.Timer // ends the link if the fence is not answered
 	held       []*Trigger  // not sent yet, in the order of the program
@@ -97,12 +101,12 @@ func (r *registry) firstFence() uint64 {
 // answers pings but only buffers registrations.
 func (r *registry) settled(l *link) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.link != l || r.phase != replaySettling {
-		return
+	if r.link == l && r.phase == replaySettling {
+		r.phase = replayFunctions
+		r.fence()
 	}
-	r.phase = replayFunctions
-	r.fence()
+	r.mu.Unlock()
+	r.confirm(l)
 }
 
 // end detaches l.
@@ -136,8 +140,13 @@ func (r *registry) ask(c *claim) {
 	if r.link == nil {
 		return
 	}
-	c.standing, c.fence = asked, r.fences+1
-	r.push(c.register(r.link.dialect()))
+	message, err := c.register(r.link.dialect())
+	if err != nil {
+		r.unsupported(c, err)
+		return
+	}
+	c.standing, c.fence, c.answered = asked, r.fences+1, false
+	r.push(message)
 	r.unfenced = append(r.unfenced, c)
 }
 
@@ -148,8 +157,35 @@ func (r *registry) takeBack(c *claim) {
 	}
 }
 
-// fence sends a fence behind what was sent. Only one is out at a time: whatever is sent
-// meanwhile shares the next one.
+// unsupported records that the engine cannot be told c.
+func (r *registry) unsupported(c *claim, err error) {
+	c.standing, c.fence = refused, r.fences+1
+	refusal := &Error{Code: codeUnsupported, Message: err.Error()}
+	if f := c.function; f != nil {
+		rejection := &RejectedError{Code: codeUnsupported, FunctionID: f.id, Namespace: cmp.Or(r.client.cfg.namespace, defaultNamespace)}
+		if f.refused.Swap(rejection) == nil {
+			r.client.notify.post(func() {
+				r.client.log.Warn("iii: the engine cannot host this function", "function", f.id, "error", err)
+			})
+		}
+		return
+	}
+	t := c.trigger
+	refusal.FunctionID = t.functionID
+	old := t.refused.Swap(refusal)
+	known := old != nil && *old == *refusal
+	r.client.notify.post(func() {
+		if !known {
+			r.client.log.Error("iii: trigger refused", "trigger", t.id, "type", t.spec.triggerType, "function", t.functionID, "error", refusal)
+		}
+		if t.onError != nil {
+			t.onError(refusal)
+		}
+	})
+}
+
+// fence sends a fence behind what was sent, unless the engine answers all of it anyway. Only
+// one is out at a time: whatever is sent meanwhile shares the next one.
 func (r *registry) fence() {
 	if r.link == nil || r.fenceOut || r.phase == replaySettling {
 		return
@@ -158,9 +194,46 @@ func (r *registry) fence() {
 	r.fenceOut = true
 	r.fenced, r.unfenced = r.unfenced, nil
 	r.fences++
+	r.unanswered, r.ponged = 0, len(r.fenced) > 0 || l.dialect().answers(nil)
+	for _, c := range r.fenced {
+		switch {
+		case c.standing != asked || c.fence != r.fences:
+		case !l.dialect().answers(c):
+			r.ponged = false
+		case !c.answered:
+			r.unanswered++
+		}
+	}
 	number, queued := r.fences, time.Now()
 	r.fenceTimer = time.AfterFunc(registerTimeout, func() { r.overdue(l, number, queued) })
-	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() { r.confirmed(l) }})
+	if r.ponged {
+		return
+	}
+	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() {
+		r.mu.Lock()
+		if r.link == l {
+			r.ponged = true
+		}
+		r.mu.Unlock()
+		r.confirm(l)
+	}})
+}
+
+// answered records that the engine has accepted c, or has refused it.
+func (r *registry) answered(c *claim) {
+	if c.standing != asked || c.answered {
+		return
+	}
+	c.answered = true
+	if r.fenceOut && c.fence == r.fences {
+		r.unanswered--
+	}
+}
+
+// confirm settles what was sent before the fence, once all of it is decided.
+func (r *registry) confirm(l *link) {
+	for r.confirmed(l) {
+	}
 }
 
 // overdue ends l if the engine has not answered the fence for registerTimeout: without the
@@ -173,20 +246,24 @@ func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 	if r.link != l || r.fences != number || !r.fenceOut {
 		return
 	}
-	waited, silent := time.Since(queued), min(l.silence(), r.client.out.oldestFence(l))
+	waited, silent := time.Since(queued), l.silence()
+	if !r.ponged {
+		silent = min(silent, r.client.out.oldestFence(l))
+	}
 	if silent < registerTimeout && waited < 10*r.client.cfg.idleTimeout {
 		r.fenceTimer.Reset(registerTimeout - silent)
 		return
 	}
-	l.fail(fmt.Errorf("iii: the engine did not answer the ping behind the registrations within %v", waited.Round(time.Millisecond)))
+	l.fail(fmt.Errorf("iii: the engine did not answer the registrations, or the ping behind them, within %v", waited.Round(time.Millisecond)))
 }
 
-// confirmed handles the pong of a fence: what was sent before the fence is settled.
-func (r *registry) confirmed(l *link) {
+// confirmed settles what was sent before the fence, and reports whether it did: the pong has
+// come, if there was a ping, and the answers that the engine gives.
+func (r *registry) confirmed(l *link) bool {
 	r.mu.Lock()
-	if r.link != l {
+	if r.link != l || !r.fenceOut || !r.ponged || r.unanswered > 0 {
 		r.mu.Unlock()
-		return
+		return false
 	}
 	r.fenceTimer.Stop()
 	r.fenceOut = false
@@ -227,6 +304,7 @@ func (r *registry) confirmed(l *link) {
 		r.client.bindings.settle(l)
 		close(l.applied)
 	}
+	return true
 }
 
 // admit lets those requests go whose triggers the last answered fence has settled; all of
@@ -502,6 +580,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 	told := false
 	var early []string
 	if f != nil {
+		r.answered(&f.claim)
 		told = f.refused.Swap(err) != nil || !r.has(&f.claim)
 		f.standing, f.deadline = refused, time.Time{}
 		if !told {
@@ -516,6 +595,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 		}
 	}
 	r.mu.Unlock()
+	r.confirm(l)
 	if told {
 		return
 	}

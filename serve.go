@@ -271,16 +271,19 @@ func (c *Client) receive(l *link, b []byte) {
 		c.out.urgent(l, item{kind: frameJSONPong})
 	case messagePong:
 		c.out.pong(l)
-	case messageUnknown:
-		c.malformed.Add(1)
-		c.log.Debug("iii: message of unknown type", "type", m.tag)
 	case messageWorkerRegistered:
 		c.receiveHello(l, b)
 	case messageError:
 		c.receiveError(l, b)
 	default:
-		if err := l.dialect().receive(c, l, m.kind, b); err != nil {
+		known, err := l.dialect().receive(c, l, m.kind, b)
+		switch {
+		case err != nil:
 			c.undecodable(err, len(b))
+		case !known:
+			c.malformed.Add(1)
+			tag, _ := rawjson.Unquote(m.tag)
+			c.log.Debug("iii: message of unknown type", "type", tag)
 		}
 	}
 }

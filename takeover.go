@@ -35,13 +35,14 @@ type claim struct {
 
 	standing standing
 	fence    uint64        // the number of the fence behind the latest attempt
+	answered bool          // the engine has accepted the latest attempt, in so many words
 	delay    time.Duration // before the next attempt, without jitter
 	due      time.Time     // of the next attempt
 	queued   bool          // it is among the registry's refusals
 }
 
 // register returns the message that registers c.
-func (c *claim) register(d dialect) any {
+func (c *claim) register(d dialect) (any, error) {
 	if c.trigger != nil {
 		return d.registerTrigger(&c.trigger.spec)
 	}

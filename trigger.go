@@ -246,14 +246,14 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	}
 	spec := triggerSpec{id: o.id, triggerType: triggerType, functionID: functionID, config: config,
 		metadata: o.metadata, namespace: o.namespace, providerNamespace: o.providerNamespace}
-	if err := checkRegistration(triggerDialect{}.registerTrigger(&spec)); err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
-	}
 	if triggerType == (TraceTriggerConfig{}).TriggerType() {
 		c.tracing.watch(functionID)
 	}
 	t := &Trigger{client: c, id: o.id, spec: spec, functionID: functionID, own: cmp.Or(o.namespace, defaultNamespace) == cmp.Or(c.cfg.namespace, defaultNamespace), onError: o.onError}
 	t.claim = claim{trigger: t}
+	if err := checkRegistration(&t.claim); err != nil {
+		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+	}
 	return t, nil
 }
 
