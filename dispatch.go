@@ -202,7 +202,7 @@ func (d *dispatcher) counts() (running, queued int) {
 // execute runs one handler and sends its answer over the link that asked. It
 // recovers what the handler, or the encoding of what it returned, panics with.
 func (c *Client) execute(in *incoming) {
-	if in.link.isDead() {
+	if in.link.IsDead() {
 		c.out.stats.repliesDropped.Add(1)
 		return
 	}

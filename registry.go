@@ -179,12 +179,12 @@ func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 	if r.link != l || r.fences != number || !r.fenceOut {
 		return
 	}
-	waited, silent := time.Since(queued), min(l.silence(), r.client.out.oldestFence(l))
+	waited, silent := time.Since(queued), min(l.Silence(), r.client.out.oldestFence(l))
 	if silent < registerTimeout && waited < 10*r.client.cfg.idleTimeout {
 		r.fenceTimer.Reset(registerTimeout - silent)
 		return
 	}
-	l.fail(fmt.Errorf("iii: the engine did not answer the ping behind the registrations within %v", waited.Round(time.Millisecond)))
+	l.Fail(fmt.Errorf("the engine did not answer the ping behind the registrations within %v", waited.Round(time.Millisecond)))
 }
 
 // confirmed handles the pong of a fence: what was sent before the fence is settled.

@@ -20,21 +20,20 @@ import (
 func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
 	c.out.attach(l, c.registry.firstFence())
 	c.out.urgent(l, c.reattachments()...)
-	l.loops.Go(l.read)
-	l.loops.Go(l.write)
-	wasReady = c.tend(ctx, l)
-	l.loops.Wait()
+	l.start(ctx)
+	wasReady = c.tend(l)
+	err = l.Wait()
 	c.registry.end(l)
-	if n := c.out.detach(l, l.err); n > 0 {
-		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", l.err)
-		c.report(&LostSendsError{Count: n, Err: l.err})
+	if n := c.out.detach(l, err); n > 0 {
+		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", err)
+		c.report(&LostSendsError{Count: n, Err: err})
 	}
 	if wasReady {
 		c.mu.Lock()
 		c.ready = make(chan struct{})
 		c.mu.Unlock()
 	}
-	return wasReady, l.err
+	return wasReady, err
 }
 
 // identity is what the engine calls a connection, and the secret that proves that
@@ -128,10 +127,8 @@ func (c *Client) metadata() workerMetadata {
 	}
 }
 
-// tend brings a link to readiness and keeps it alive until it is dead.
-func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
-	keepalive := time.NewTimer(c.cfg.pingInterval)
-	defer keepalive.Stop()
+// tend brings a link to readiness, and returns when it is dead.
+func (c *Client) tend(l *link) (wasReady bool) {
 	patience := time.NewTimer(registerTimeout)
 	defer patience.Stop()
 	takeover := time.NewTimer(time.Hour)
@@ -143,13 +140,8 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 	welcomed, applied := l.welcomed, l.applied
 	for {
 		select {
-		case <-l.dead:
+		case <-l.Dead():
 			return wasReady
-		case <-ctx.Done():
-			l.fail(ErrClosed)
-			return wasReady
-		case <-keepalive.C:
-			keepalive.Reset(l.keepalive())
 		case <-welcomed:
 			// Authentication may have taken any time; from here on the engine
 			// answers what it is asked.
@@ -161,7 +153,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			patience.Reset(registerTimeout)
 		case err := <-l.registered:
 			if err != nil {
-				l.fail(registerError(err))
+				l.Fail(registerError(err))
 				return wasReady
 			}
 			patience.Stop()
@@ -184,7 +176,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			c.introduced(l)
 		case <-watch.C:
 			if applied == nil && !unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
-				l.loops.Go(func() {
+				l.Go(func() {
 					defer watching.Store(false)
 					if !c.watchTypes(l) {
 						unwatched.Store(true)
@@ -194,7 +186,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 		case <-c.registry.wake:
 			takeover.Reset(c.registry.retry(l))
 			if c.registry.beginAwaiting(l) {
-				l.loops.Go(func() { c.registry.awaitOwners(l) })
+				l.Go(func() { c.registry.awaitOwners(l) })
 			}
 		case <-takeover.C:
 			takeover.Reset(c.registry.retry(l))
@@ -378,7 +370,7 @@ func (c *Client) receiveRare(l *link, kind messageType, b []byte) error {
 		if m.Error.Code != codeAuthError && l.isWelcome() {
 			return fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code)
 		}
-		l.fail(fatalError{&AuthError{Message: m.Error.Message}})
+		l.Fail(fatalError{&AuthError{Message: m.Error.Message}})
 	}
 	return nil
 }
@@ -411,8 +403,8 @@ func (c *Client) rejected(l *link, m *RegistrationRejectedMessage) {
 		c.functionRefused(l, err)
 	case m.Code == codeWorkerConflict && c.cfg.waitForName:
 		c.forgetLatest()
-		l.fail(nameHeldError{err})
+		l.Fail(nameHeldError{err})
 	default:
-		l.fail(fatalError{err})
+		l.Fail(fatalError{err})
 	}
 }
