@@ -45,7 +45,7 @@ type origin interface {
 
 func (l *link) context() context.Context { return l.handlers }
 
-func (l *link) gone() bool { return l.isDead() }
+func (l *link) gone() bool { return l.IsDead() }
 
 func (l *link) encodeResult(b *buffer, in *incoming, result any) error {
 	return encodeResult(b, l.dialect(), in.id, in.function.id, result)

@@ -11,6 +11,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // An invocation without an answer has the same span.
@@ -26,7 +28,7 @@ func TestInvocationSpanWithoutAnswer(t *testing.T) {
 		}
 	})
 	c.tracing = newTracing(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)))
-	l := &link{socket: &socket{dead: make(chan struct{})}, handlers: t.Context()}
+	l := &link{Conn: wsconn.Over(nil), handlers: t.Context()}
 	tests := []struct {
 		name   string
 		f      HandlerFunc

@@ -68,11 +68,8 @@ type frameKind uint8
 
 const (
 	frameText frameKind = iota
-	framePing           // WebSocket ping
-	framePong           // WebSocket pong
 	frameJSONPing
 	frameJSONPong
-	frameClose
 )
 
 func (it item) size() int {
@@ -165,7 +162,7 @@ func (o *outbox) push(it item) {
 	}
 	o.queue = append(o.queue, it)
 	o.bytes += it.size()
-	o.link.wakeWriter()
+	o.link.Wake()
 }
 
 // signal tells those who wait that something has changed.
@@ -198,7 +195,7 @@ func (o *outbox) reply(l *link, buf *buffer) {
 		o.mu.Unlock()
 		select {
 		case <-changed:
-		case <-l.dead:
+		case <-l.Dead():
 		}
 		o.mu.Lock()
 	}
@@ -229,23 +226,9 @@ func (o *outbox) urgent(l *link, items ...item) bool {
 	frames, size := len(o.queue)-o.head, o.bytes
 	o.mu.Unlock()
 	if size-stuckBytes > o.maxBytes || frames-stuckFrames > o.maxMessages {
-		l.fail(fmt.Errorf("iii: the engine does not read: %d messages of %d bytes wait", frames, size))
+		l.Fail(fmt.Errorf("the engine does not read: %d messages of %d bytes wait", frames, size))
 	}
 	return true
-}
-
-// answerPing queues the answer to a WebSocket ping. One that waits becomes that to the
-// latest, which is all that a pong has to answer (RFC 6455, 5.5.3).
-func (o *outbox) answerPing(l *link, data string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.link != l {
-		return
-	}
-	if l.pong == nil {
-		o.push(item{kind: framePong})
-	}
-	l.pong = append(make([]byte, 0, len(data)), data...)
 }
 
 // take moves frames from the queue to batch, for l's writer.
@@ -273,12 +256,6 @@ func (o *outbox) take(l *link, batch []item) []item {
 		}
 		if it.fence != nil {
 			l.fences = append(l.fences, fence{l.sendsTaken, it.fence, time.Now()})
-		}
-		if it.kind == framePong {
-			it.buf = bufferOf(l.pong)
-			l.pong = nil
-			batch = append(batch, it)
-			continue
 		}
 		size += it.size()
 		o.bytes -= it.size()
@@ -496,7 +473,7 @@ func (o *outbox) flush(ctx context.Context) error {
 			o.mu.Unlock()
 			return nil
 		case o.open():
-			dead = o.link.dead
+			dead = o.link.Dead()
 			o.push(item{kind: frameJSONPing, fence: func() { close(done) }})
 		}
 		changed := o.wait()
@@ -525,7 +502,7 @@ func (o *outbox) flush(ctx context.Context) error {
 func (o *outbox) detached() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.link == nil || !o.link.isDead() {
+	if o.link == nil || !o.link.IsDead() {
 		ready := make(chan struct{})
 		close(ready)
 		return ready

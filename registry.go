@@ -246,7 +246,7 @@ func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 	if r.link != l || r.fences != number || !r.fenceOut {
 		return
 	}
-	waited, silent := time.Since(queued), l.silence()
+	waited, silent := time.Since(queued), l.Silence()
 	if !r.ponged {
 		silent = min(silent, r.client.out.oldestFence(l))
 	}
@@ -254,7 +254,7 @@ func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 		r.fenceTimer.Reset(registerTimeout - silent)
 		return
 	}
-	l.fail(fmt.Errorf("iii: the engine did not answer the registrations, or the ping behind them, within %v", waited.Round(time.Millisecond)))
+	l.Fail(fmt.Errorf("the engine did not answer the registrations, or the ping behind them, within %v", waited.Round(time.Millisecond)))
 }
 
 // confirmed settles what was sent before the fence, and reports whether it did: the pong has

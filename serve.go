@@ -20,21 +20,20 @@ import (
 func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
 	c.out.attach(l, c.registry.firstFence())
 	c.out.urgent(l, c.reattachments()...)
-	l.loops.Go(l.read)
-	l.loops.Go(l.write)
-	wasReady = c.tend(ctx, l)
-	l.loops.Wait()
+	l.start(ctx)
+	wasReady = c.tend(l)
+	err = l.Wait()
 	c.registry.end(l)
-	if n := c.out.detach(l, l.err); n > 0 {
-		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", l.err)
-		c.report(&LostSendsError{Count: n, Err: l.err})
+	if n := c.out.detach(l, err); n > 0 {
+		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", err)
+		c.report(&LostSendsError{Count: n, Err: err})
 	}
 	if wasReady {
 		c.mu.Lock()
 		c.ready = make(chan struct{})
 		c.mu.Unlock()
 	}
-	return wasReady, l.err
+	return wasReady, err
 }
 
 // identity is what the engine calls a connection, and the secret that proves that
@@ -135,10 +134,8 @@ func (c *Client) metadata() workerMetadata {
 	}
 }
 
-// tend brings a link to readiness and keeps it alive until it is dead.
-func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
-	keepalive := time.NewTimer(c.cfg.pingInterval)
-	defer keepalive.Stop()
+// tend brings a link to readiness, and returns when it is dead.
+func (c *Client) tend(l *link) (wasReady bool) {
 	patience := time.NewTimer(registerTimeout)
 	defer patience.Stop()
 	takeover := time.NewTimer(time.Hour)
@@ -150,13 +147,8 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 	welcomed, applied := l.welcomed, l.applied
 	for {
 		select {
-		case <-l.dead:
+		case <-l.Dead():
 			return wasReady
-		case <-ctx.Done():
-			l.fail(ErrClosed)
-			return wasReady
-		case <-keepalive.C:
-			keepalive.Reset(l.keepalive())
 		case <-welcomed:
 			// Authentication may have taken any time; from here on the engine
 			// answers what it is asked.
@@ -168,7 +160,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			patience.Reset(registerTimeout)
 		case err := <-l.registered:
 			if err != nil {
-				l.fail(registerError(err))
+				l.Fail(registerError(err))
 				return wasReady
 			}
 			patience.Stop()
@@ -192,7 +184,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			c.introduced(l)
 		case <-watch.C:
 			if applied == nil && !unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
-				l.loops.Go(func() {
+				l.Go(func() {
 					defer watching.Store(false)
 					if !c.watchTypes(l) {
 						unwatched.Store(true)
@@ -202,7 +194,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 		case <-c.registry.wake:
 			takeover.Reset(c.registry.retry(l))
 			if c.registry.beginAwaiting(l) {
-				l.loops.Go(func() { c.registry.awaitOwners(l) })
+				l.Go(func() { c.registry.awaitOwners(l) })
 			}
 		case <-takeover.C:
 			takeover.Reset(c.registry.retry(l))
@@ -366,7 +358,7 @@ func (c *Client) receiveHello(l *link, b []byte) {
 	features := listedFeatures(b)
 	if !l.choose(dialectFor(features)) && !l.isWelcome() && len(features) > 0 {
 		// The worker has been registered in the oldest dialect meanwhile.
-		l.fail(errors.New("iii: the engine's hello came too late; connecting again"))
+		l.Fail(errors.New("the engine's hello came too late; connecting again"))
 		return
 	}
 	c.greeted(l, &m)
@@ -383,7 +375,7 @@ func (c *Client) receiveError(l *link, b []byte) {
 		c.undecodable(err, len(b))
 		return
 	}
-	l.fail(fatalError{&AuthError{Message: m.Error.Message}})
+	l.Fail(fatalError{&AuthError{Message: m.Error.Message}})
 }
 
 // welcome notes workerregistered; only the read loop calls it.
@@ -413,8 +405,8 @@ func (c *Client) rejected(l *link, err *RejectedError) {
 		c.functionRefused(l, err)
 	case err.Code == codeWorkerConflict && c.cfg.waitForName:
 		c.forgetLatest()
-		l.fail(nameHeldError{err})
+		l.Fail(nameHeldError{err})
 	default:
-		l.fail(fatalError{err})
+		l.Fail(fatalError{err})
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // A registration that the engine rejects because another worker holds it is retried until
@@ -251,7 +253,7 @@ func (r *registry) beginAwaiting(l *link) bool {
 }
 
 func (r *registry) hasToAwait(l *link) bool {
-	return r.link == l && !l.isDead() && r.closed == nil && (r.takenOver && len(r.refusals) > 0 || r.awaitsOwners())
+	return r.link == l && !l.IsDead() && r.closed == nil && (r.takenOver && len(r.refusals) > 0 || r.awaitsOwners())
 }
 
 // awaitOwners polls the engine after a takeover. The triggers of a function that was taken
@@ -274,7 +276,7 @@ func (r *registry) awaitOwners(l *link) {
 			forbidden = listed == nil && errors.Is(err, ErrForbidden)
 		}
 		r.release(l, listed, released)
-		pause(l.handlers, min(interval, time.Until(deadline)))
+		wsconn.Pause(l.handlers, min(interval, time.Until(deadline)))
 	}
 }
 
