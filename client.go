@@ -26,6 +26,7 @@ const Version = "0.1.0"
 type Client struct {
 	cfg      *config
 	name     string
+	named    bool   // by the program or its environment
 	free     func() // gives the name back
 	log      *slog.Logger
 	out      *outbox
@@ -82,6 +83,7 @@ func New(address string, opts ...Option) (*Client, error) {
 		state:    ConnectionStateDisconnected,
 	}
 	c.name, c.free = workerName(cfg.name)
+	c.named = cfg.name != "" || strings.TrimSpace(os.Getenv("III_WORKER_NAME")) != ""
 	c.registry = newRegistry(c)
 	c.dispatch = &dispatcher{limit: cfg.maxConcurrency, run: c.execute}
 	c.handlers, c.cancelHandlers = context.WithCancel(context.Background())
@@ -555,7 +557,8 @@ type ClientStats struct {
 	LateResults    uint64 // answers that no call waited for any more
 	Overloaded     uint64 // invocations refused because too many waited
 
-	FunctionsRefused int // functions that another worker holds at the moment ([Function.Err])
+	HeldFramesDropped uint64 // messages about observers that were held for a connection and have not been sent
+	FunctionsRefused  int    // functions that another worker holds at the moment ([Function.Err])
 }
 
 // Stats reads the counters, each by itself: they need not be of one moment.
@@ -572,6 +575,7 @@ func (c *Client) Stats() ClientStats {
 		Overloaded:     c.dispatch.overloaded.Load(),
 		FramesReceived: c.received.Load(),
 	}
+	stats.HeldFramesDropped = s.heldDropped.Load()
 	stats.FunctionsRefused = c.registry.refusedFunctions()
 	stats.CallsInFlight, stats.Buffered, stats.BufferedBytes = c.out.counts()
 	stats.HandlersRunning, stats.InvocationsQueued = c.dispatch.counts()

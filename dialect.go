@@ -1,11 +1,13 @@
 package iii
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/iii-go/iii/internal/rawjson"
 )
@@ -31,11 +33,12 @@ type dialect interface {
 	appendAnswer(p, id []byte, functionID string) []byte
 
 	// answers reports whether the engine answers each registration of this kind. Otherwise it
-	// answers only to reject one, and a fence behind it tells when that has not happened.
+	// answers only to reject one, and a fence behind it tells when that has not happened. A
+	// trigger that is answered is an observer of the engine.
 	answers(*claim) bool
 
 	// The messages that register something and take it back. An error says why the engine
-	// cannot be told.
+	// cannot be told; nil without an error says that it need not be.
 	registerFunction(*functionSpec) (any, error)
 	unregisterFunction(*functionSpec) any
 	registerTriggerType(*triggerTypeSpec) any
@@ -58,9 +61,11 @@ type functionSpec struct {
 	request     json.RawMessage
 	response    json.RawMessage
 	invocation  *HTTPInvocationConfig
+	adapter     bool // stands between an observer and the function of a trigger
 }
 
-// triggerSpec is a trigger as the program wants it, in the terms of engines with triggers.
+// triggerSpec is a trigger as the program wants it, in the terms of engines with triggers, or
+// an observer.
 type triggerSpec struct {
 	id                string
 	triggerType       string
@@ -69,7 +74,26 @@ type triggerSpec struct {
 	metadata          json.RawMessage
 	namespace         string
 	providerNamespace string
+
+	observe *observeSpec // of an observer; a trigger has none
+
+	// Of a trigger that is an observer of the engine.
+	observerID      string // "": the same as id
+	workerNamespace string
+	adapterID       string // function that the observer calls in place of the trigger's; "": none
 }
+
+// observeSpec is what an observer has and a trigger has not.
+type observeSpec struct {
+	source      ObserveSource
+	expiry      time.Duration // 0: none
+	deadline    time.Time     // of expiry; set when the engine is first told
+	maxFires    *uint64
+	maxInFlight *uint32
+}
+
+// idOfObserver returns the id that the engine knows an observer by.
+func (t *triggerSpec) idOfObserver() string { return cmp.Or(t.observerID, t.id) }
 
 // triggerTypeSpec is a trigger type as the program wants it.
 type triggerTypeSpec struct {
@@ -107,9 +131,6 @@ func dialectFor(features []string) dialect {
 type triggerDialect struct {
 	observe bool // the engine has observers, too
 }
-
-// observeDialect is spoken by engines since 0.26: observers stand for triggers.
-type observeDialect struct{ triggerDialect }
 
 func (d triggerDialect) observes() bool { return d.observe }
 
@@ -174,15 +195,24 @@ func (triggerDialect) appendAnswer(p, id []byte, functionID string) []byte {
 	return rawjson.AppendString(p, functionID)
 }
 
-// answers reports true for functions if the engine has observers; a trigger is not answered.
-func (d triggerDialect) answers(c *claim) bool { return d.observe && c != nil && c.function != nil }
+// answers reports true for functions and observers if the engine has observers; a trigger is
+// not answered.
+func (d triggerDialect) answers(c *claim) bool {
+	return d.observe && c != nil && (c.function != nil || c.trigger.spec.observe != nil)
+}
 
 func (triggerDialect) registerFunction(f *functionSpec) (any, error) {
+	if f.adapter {
+		return nil, nil // the engine knows triggers
+	}
 	return RegisterFunctionMessage{ID: f.id, Description: f.description, Metadata: f.metadata,
 		RequestFormat: f.request, ResponseFormat: f.response, Invocation: f.invocation}, nil
 }
 
 func (triggerDialect) unregisterFunction(f *functionSpec) any {
+	if f.adapter {
+		return nil
+	}
 	return UnregisterFunctionMessage{ID: f.id}
 }
 
@@ -191,12 +221,21 @@ func (triggerDialect) registerTriggerType(t *triggerTypeSpec) any {
 		TriggerRequestFormat: t.config, CallRequestFormat: t.payload}
 }
 
-func (triggerDialect) registerTrigger(t *triggerSpec) (any, error) {
+func (d triggerDialect) registerTrigger(t *triggerSpec) (any, error) {
+	if t.observe != nil {
+		if !d.observe {
+			return nil, errNoObservers
+		}
+		return observeMessage(t), nil
+	}
 	return RegisterTriggerMessage{ID: t.id, TriggerType: t.triggerType, FunctionID: t.functionID, Config: t.config,
 		Metadata: t.metadata, Namespace: t.namespace, TriggerNamespace: t.providerNamespace}, nil
 }
 
 func (triggerDialect) unregisterTrigger(t *triggerSpec) any {
+	if t.observe != nil {
+		return UnobserveMessage{ID: t.id}
+	}
 	return UnregisterTriggerMessage{ID: t.id, TriggerType: t.triggerType}
 }
 
@@ -215,6 +254,24 @@ func (d triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) 
 			return true, err
 		}
 		c.functionAccepted(l, &m)
+	case messageObserveResult:
+		if !d.observe {
+			return false, nil
+		}
+		var m ObserveResultMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return true, err
+		}
+		c.observeAnswered(l, &m)
+	case messageObserverStateChanged:
+		if !d.observe {
+			return false, nil
+		}
+		var m ObserverStateChangedMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return true, err
+		}
+		c.observerChanged(l, &m)
 	case messageTriggerResult:
 		var m TriggerRegistrationResultMessage
 		if err := json.Unmarshal(b, &m); err != nil {
@@ -247,6 +304,3 @@ func (d triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) 
 	}
 	return true, nil
 }
-
-// answers reports true: each registration is answered.
-func (observeDialect) answers(*claim) bool { return true }

@@ -34,6 +34,7 @@ type incoming struct {
 	caller     json.RawMessage // who made the call, as the engine says; nil if it does not
 	activation json.RawMessage // of the observer that the invocation serves; nil if it serves none
 	depth      uint32          // activations that led to the invocation
+	trigger    *Trigger        // of this worker, which the observer stands for; nil if it is none
 }
 
 // appendCaller appends the caller object of a call that the handler of in makes.
@@ -280,7 +281,14 @@ func (c *Client) execute(in *incoming) {
 		c.out.stats.repliesDropped.Add(1)
 		return
 	}
-	ctx, span := c.tracing.begin(&invocationContext{Context: in.origin.context(), client: c, in: in}, in)
+	invoked := &invocationContext{Context: in.origin.context(), client: c, in: in}
+	if in.trigger != nil {
+		if !c.fit(invoked, in) {
+			return
+		}
+		defer in.trigger.settle()
+	}
+	ctx, span := c.tracing.begin(invoked, in)
 	var answer *buffer
 	returned := false
 	defer func() {

@@ -68,6 +68,8 @@ const (
 	codeForbidden          = "FORBIDDEN"
 	codeAuthError          = "AUTH_ERROR"
 	codeUnsupported        = "UNSUPPORTED"
+	codeObserverConflict   = "OBSERVER_ID_CONFLICT"
+	codeRouteConflict      = "HTTP_ROUTE_CONFLICT"
 	codeEnqueueError       = "enqueue_error"
 	codeFunctionConflict   = "FUNCTION_NAMESPACE_CONFLICT"
 	codeWorkerConflict     = "WORKER_NAMESPACE_CONFLICT"
@@ -120,6 +122,8 @@ func (e *Error) Is(target error) bool {
 		return target == ErrForbidden
 	case codeEnqueueError:
 		return target == ErrEnqueue
+	case codeUnsupported:
+		return target == errors.ErrUnsupported
 	}
 	return false
 }

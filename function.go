@@ -174,7 +174,7 @@ func rawOf(v any) (json.RawMessage, error) {
 // every connection, one that the engine cannot read would be dropped. The dialects differ in
 // a few keys, which makes no difference to either.
 func checkRegistration(c *claim) error {
-	m, err := c.register(triggerDialect{})
+	m, err := c.register(triggerDialect{observe: true})
 	if err != nil {
 		return err
 	}
@@ -340,9 +340,17 @@ type Invocation struct {
 	// CallerWorkerID is the calling worker; "" for triggers, for the engine's own
 	// calls, and where the payload is no object.
 	CallerWorkerID string
-	// Metadata came beside the payload: the caller's, or the trigger's. Nil if
+	// Metadata came beside the payload: the caller's, the trigger's, or the observer's. Nil if
 	// there is none.
 	Metadata json.RawMessage
+	// Caller is who made the call, on engines since 0.25; nil if that is not known. For an
+	// activation it is the engine, with the worker name "iii-engine".
+	Caller *Caller
+	// Activation names the observer that the invocation serves; nil if it serves none.
+	Activation *Activation
+	// ObserveDepth is the number of activations, one because of the other, that led to the
+	// invocation.
+	ObserveDepth uint32
 }
 
 // invocationContext is the context of one handler.
@@ -377,7 +385,16 @@ func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 	if !ok {
 		return Invocation{}, false
 	}
-	return Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: callerOf(c.in.data), Metadata: c.in.metadata}, true
+	inv = Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: callerOf(c.in.data), Metadata: c.in.metadata, ObserveDepth: c.in.depth}
+	if c.in.caller != nil {
+		_ = json.Unmarshal(c.in.caller, &inv.Caller) // what does not decode is not known
+	}
+	if c.in.activation != nil {
+		_ = json.Unmarshal(c.in.activation, &inv.Activation)
+	} else if inv.Caller != nil && inv.CallerWorkerID == "" { // the payload is no object
+		inv.CallerWorkerID = inv.Caller.WorkerID
+	}
+	return inv, true
 }
 
 // callerOf finds the key that the engine adds to object payloads.

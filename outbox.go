@@ -38,9 +38,9 @@ type outbox struct {
 }
 
 type outboxStats struct {
-	framesSent, bytesSent                   atomic.Uint64
-	sendsConfirmed, sendsLost, sendsDropped atomic.Uint64
-	repliesDropped, lateResults             atomic.Uint64
+	framesSent, bytesSent                                atomic.Uint64
+	sendsConfirmed, sendsLost, sendsDropped, heldDropped atomic.Uint64
+	repliesDropped, lateResults                          atomic.Uint64
 }
 
 func newOutbox(maxMessages, maxBytes int) *outbox {

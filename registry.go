@@ -6,13 +6,14 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 )
 
-// registry holds what this worker has registered, in the order of the program, and keeps
-// the engine's copy equal. Each link gets all of it when it begins, and then every change.
+// registry holds what this worker has registered, functions, triggers and observers, in the
+// order of the program, and keeps the engine's copy equal. Each link gets all of it when it begins, and then every change.
 // Both happen under one lock, so that nothing is missed or sent twice.
 //
 // An engine with triggers answers a registration only to reject it, so a fence (a JSON ping)
@@ -29,7 +30,7 @@ type registry struct {
 	functions    []*Function
 	triggers     []*Trigger
 	functionByID map[string]*Function
-	triggerByID  map[string]*Trigger
+	triggerByID  map[string]*Trigger // by both ids, if that of its observer is another
 
 	// The state of the current link, if there is one.
 	link       *link
@@ -42,6 +43,10 @@ type registry struct {
 	fences     uint64      // number of the latest fence, counted across links
 	fenceTimer *time.Timer // ends the link if the fence is not answered
 	held       []*Trigger  // not sent yet, in the order of the program
+
+	// See observe.go.
+	observations map[string][]*observation // of the current link, by the id of the observer
+	unobserved   []*Trigger                // taken back without a connection; the engine may have them
 
 	// See takeover.go.
 	refusals  []*claim             // to be tried again
@@ -73,16 +78,37 @@ func (r *registry) begin(l *link, first ...item) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.link, r.phase = l, replaySettling
-	r.held = slices.Clone(r.triggers)
+	d := l.dialect()
+	r.held = nil
 	for _, t := range r.triggers {
 		t.sent, t.delay = false, 0
 		if t.former != nil && t.former.refused.Load() == nil { // the engine never answered
 			t.former = nil
 		}
+		if t.lingers && !d.answers(&t.claim) { // it would fire twice
+			r.unobserveLater(t)
+		}
+		switch {
+		case t.final:
+		case t.observer != nil && !d.observes():
+			r.ask(&t.claim) // says so at once
+		default:
+			if o := t.observer; o != nil && o.reason != nil && o.reason.Code == codeUnsupported {
+				o.change(ObserverStatePending, nil)
+			}
+			r.held = append(r.held, t)
+		}
+	}
+	if !d.observes() {
+		r.client.out.stats.heldDropped.Add(uint64(len(r.unobserved)))
+		r.unobserved = nil
 	}
 	r.client.out.urgent(l, first...)
 	for _, t := range r.types {
-		r.push(l.dialect().registerTriggerType(&t.spec))
+		r.push(d.registerTriggerType(&t.spec))
+	}
+	for _, t := range r.held {
+		r.adapt(t, false)
 	}
 	for _, f := range r.functions {
 		f.delay = 0
@@ -128,6 +154,7 @@ func (r *registry) end(l *link) {
 	for _, t := range r.triggers {
 		t.standing, t.queued = unasked, false
 	}
+	r.endObservations()
 }
 
 // push sends a message, which was checked to be encodable.
@@ -141,19 +168,28 @@ func (r *registry) ask(c *claim) {
 		return
 	}
 	message, err := c.register(r.link.dialect())
-	if err != nil {
+	switch {
+	case err != nil:
 		r.unsupported(c, err)
 		return
+	case message == nil:
+		c.standing = unasked
+		return
+	case c.trigger != nil && r.link.dialect().answers(c):
+		r.observing(c.trigger)
 	}
 	c.standing, c.fence, c.answered = asked, r.fences+1, false
 	r.push(message)
 	r.unfenced = append(r.unfenced, c)
 }
 
-// takeBack takes a registration back.
+// takeBack takes a function or a trigger back; for observers there is unobserve.
 func (r *registry) takeBack(c *claim) {
-	if r.link != nil {
-		r.push(c.unregister(r.link.dialect()))
+	if r.link == nil {
+		return
+	}
+	if message := c.unregister(r.link.dialect()); message != nil {
+		r.push(message)
 	}
 }
 
@@ -171,6 +207,11 @@ func (r *registry) unsupported(c *claim, err error) {
 		return
 	}
 	t := c.trigger
+	t.sent = false
+	if t.observer != nil {
+		t.observer.change(ObserverStateError, refusal)
+		return
+	}
 	refusal.FunctionID = t.functionID
 	old := t.refused.Swap(refusal)
 	known := old != nil && *old == *refusal
@@ -288,6 +329,9 @@ func (r *registry) confirmed(l *link) bool {
 	if r.phase < replayDone {
 		r.phase++
 	}
+	if r.phase >= replayTriggers {
+		r.unobserveEarlier()
+	}
 	r.sendDue()
 	r.admit(l)
 	if r.phase == replayTriggers || len(r.unfenced) > 0 {
@@ -336,6 +380,7 @@ func (r *registry) sendDue() (fence uint64) {
 	now := time.Now()
 	kept := r.held[:0]
 	for _, t := range r.held {
+		r.adapt(t, true)
 		f := r.target(t)
 		if f != nil && f.standing == asked && f.refused.Load() == nil {
 			fence = max(fence, f.fence) // later triggers stay behind this one
@@ -356,6 +401,9 @@ func (r *registry) sendDue() (fence uint64) {
 // for a function stays held after the function has been unregistered: for another worker's
 // function of that id it would fire a second time.
 func (r *registry) target(t *Trigger) *Function {
+	if t.adapter != nil && r.link != nil && r.link.dialect().answers(&t.claim) {
+		return t.adapter
+	}
 	if !t.own {
 		return nil
 	}
@@ -452,11 +500,24 @@ func (r *registry) addTrigger(t *Trigger) error {
 	if r.closed != nil {
 		return r.closed
 	}
-	if _, taken := r.triggerByID[t.id]; taken {
+	switch _, taken := r.triggerByID[t.id]; {
+	case taken && t.observer != nil:
+		return &Error{Code: codeObserverConflict, Message: "observer id already in use: " + t.id}
+	case taken:
 		return fmt.Errorf("iii: trigger %q is registered already", t.id)
 	}
 	r.triggerByID[t.id] = t
+	if id := t.spec.observerID; id != "" {
+		for n := 2; r.triggerByID[t.spec.observerID] != nil; n++ {
+			t.spec.observerID = id + "#" + strconv.Itoa(n)
+		}
+		r.triggerByID[t.spec.observerID] = t
+	}
 	r.triggers = append(r.triggers, t)
+	if t.observer != nil && r.link != nil && !r.link.dialect().observes() {
+		r.ask(&t.claim) // says so at once
+		return nil
+	}
 	r.held = append(r.held, t)
 	if fence := r.sendDue(); fence > 0 {
 		// Later requests may be meant to make the trigger fire.
@@ -477,14 +538,32 @@ func (r *registry) removeTrigger(t *Trigger) bool {
 	if r.triggerByID[t.id] != t || r.closed != nil {
 		return false
 	}
-	delete(r.triggerByID, t.id)
-	r.triggers = remove(r.triggers, t)
-	if !t.sent { // under this id there may be a trigger of another worker
-		r.held = remove(r.held, t)
-		return true
-	}
-	r.takeBack(&t.claim)
+	r.remove(t)
 	return true
+}
+
+// remove takes a trigger or an observer back, which is registered.
+func (r *registry) remove(t *Trigger) {
+	delete(r.triggerByID, t.id)
+	delete(r.triggerByID, t.spec.observerID)
+	r.triggers = remove(r.triggers, t)
+	if i := slices.Index(r.held, t); i >= 0 {
+		r.held = slices.Delete(r.held, i, i+1)
+	}
+	switch {
+	case t.observation != nil, t.lingers && r.link != nil && r.phase >= replayTriggers && r.link.dialect().observes():
+		r.unobserve(t)
+	case t.lingers:
+		r.unobserveLater(t)
+	case t.sent && !(r.link != nil && r.link.dialect().answers(&t.claim)): // else under this id there may be a trigger of another worker
+		r.takeBack(&t.claim)
+	}
+	if f := t.adapter; f != nil {
+		delete(r.functionByID, f.id)
+		r.functions = remove(r.functions, f)
+		r.takeBack(&f.claim)
+		t.adapter, t.spec.adapterID = nil, ""
+	}
 }
 
 // remove deletes one element, which is there.
@@ -551,8 +630,14 @@ func (r *registry) withdraw(reason error) {
 	}
 	r.closed = reason
 	for _, t := range r.triggers {
-		if t.sent {
+		switch {
+		case t.observation != nil:
+			r.push(UnobserveMessage{ID: t.spec.idOfObserver()})
+		case t.sent:
 			r.takeBack(&t.claim)
+		}
+		if t.observer != nil {
+			t.observer.change(ObserverStateDisposed, nil)
 		}
 	}
 	for _, f := range r.functions {
@@ -622,30 +707,57 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 	c.report(err)
 }
 
-// triggerRefused handles the rejection of a trigger by the engine or its provider. The same
-// rejection is logged once, until the trigger is accepted. The trigger's error handler is
-// called for each, except for those of a route that is retried: once per connection.
+// triggerRefused handles the rejection of a trigger by the engine or its provider.
 func (c *Client) triggerRefused(l *link, id, triggerType string, err *Error) {
 	r := c.registry
 	r.mu.Lock()
-	t := r.triggerByID[id]
-	logged, told := false, true
-	if t != nil {
-		old := t.refused.Swap(err)
-		logged = old != nil && old.Code == err.Code && old.Message == err.Message
-		t.contested = heldRoute(triggerType, err)
-		told = t.onError == nil || t.contested && logged && t.toldOver == l
-		t.standing, t.toldOver = refused, l
-		if t.contested && r.link == l && r.closed == nil {
-			r.retryLater(&t.claim)
-		}
+	var told func()
+	if t := r.triggerByID[id]; t != nil {
+		told = r.refuse(l, t, err, true)
+	} else {
+		told = func() { c.logRefusal(id, triggerType, err) }
 	}
 	r.mu.Unlock()
-	if !logged {
-		c.log.Error("iii: trigger refused", "trigger", id, "type", triggerType, "function", err.FunctionID, "error", err)
+	if told != nil {
+		told()
 	}
-	if !told {
-		c.notify.post(func() { t.onError(err) })
+}
+
+func (c *Client) logRefusal(id, triggerType string, err *Error) {
+	c.log.Error("iii: trigger refused", "trigger", id, "type", triggerType, "function", err.FunctionID, "error", err)
+}
+
+// refuse notes the rejection of a trigger or an observer. final says that the engine keeps
+// nothing of it. What it returns is to be called without the lock.
+//
+// The same rejection of a trigger is logged once, until the trigger is accepted. The trigger's
+// error handler is called for each, except for those of a trigger that is retried: once per
+// connection.
+func (r *registry) refuse(l *link, t *Trigger, err *Error, final bool) (told func()) {
+	t.standing = refused
+	if t.observer != nil {
+		t.final = final
+		t.observer.change(ObserverStateError, err)
+		return nil
+	}
+	if err.FunctionID == "" {
+		err.FunctionID = t.functionID
+	}
+	old := t.refused.Swap(err)
+	logged := old != nil && old.Code == err.Code && old.Message == err.Message
+	t.contested = isContested(t.spec.triggerType, err)
+	silent := t.onError == nil || t.contested && logged && t.toldOver == l
+	t.toldOver = l
+	if t.contested && r.link == l && r.closed == nil {
+		r.retryLater(&t.claim)
+	}
+	return func() {
+		if !logged {
+			r.client.logRefusal(t.id, t.spec.triggerType, err)
+		}
+		if !silent {
+			r.client.notify.post(func() { t.onError(err) })
+		}
 	}
 }
 

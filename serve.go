@@ -331,6 +331,9 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		depth, _ := strconv.ParseUint(string(m.depth), 10, 32) // anything else counts as none
 		in.depth = uint32(depth)
 	}
+	if in.activation != nil {
+		in.trigger = c.registry.observed(l, f, in.activation)
+	}
 	if !c.dispatch.submit(in) {
 		c.turnAway(in, codeOverloaded, "the worker has too many invocations waiting")
 	}

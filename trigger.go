@@ -93,11 +93,24 @@ type Trigger struct {
 	claim
 	refused atomic.Pointer[Error]
 
+	// Of a trigger that is an observer of the engine.
+	source    triggerSource
+	condition string      // function that is asked before the handler runs; "": none
+	busy      atomic.Bool // the handler runs, and the source is single
+
 	// Guarded by the lock of the registry.
 	sent      bool      // on the current link
 	former    *Function // that it was held for, if it has been unregistered since
-	contested bool      // another route is in its way
+	contested bool      // another worker's is in its way
 	toldOver  *link     // on which it was last rejected
+	adapter   *Function // that its observer calls in place of its own
+
+	// Of observers and of triggers that are such.
+	observer    *Observer       // nil: it is a trigger of the program's
+	observation *observation    // on the current link, until it is taken back or refused
+	lingers     bool            // the engine may have the observer of an earlier connection
+	final       bool            // the engine has refused the observer
+	left        <-chan struct{} // closed when the engine has let go of it
 }
 
 // ID is the trigger's id, random unless [WithTriggerID] set it.
@@ -238,23 +251,30 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if err := checkFatal(triggerType, o.providerNamespace, config); err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 	}
-	if o.id == "" {
-		o.id = uuid.NewString()
-	}
 	if o.namespace == "" {
 		o.namespace = c.namespaceOf(functionID)
 	}
-	spec := triggerSpec{id: o.id, triggerType: triggerType, functionID: functionID, config: config,
-		metadata: o.metadata, namespace: o.namespace, providerNamespace: o.providerNamespace}
+	spec := triggerSpec{id: cmp.Or(o.id, uuid.NewString()), triggerType: triggerType, functionID: functionID, config: config,
+		metadata: o.metadata, namespace: o.namespace, providerNamespace: o.providerNamespace, workerNamespace: c.cfg.namespace}
+	if o.id == "" {
+		spec.observerID = c.stableID(&spec)
+	}
 	if triggerType == (TraceTriggerConfig{}).TriggerType() {
 		c.tracing.watch(functionID)
 	}
-	t := &Trigger{client: c, id: o.id, spec: spec, functionID: functionID, own: cmp.Or(o.namespace, defaultNamespace) == cmp.Or(c.cfg.namespace, defaultNamespace), onError: o.onError}
-	t.claim = claim{trigger: t}
+	t := c.makeTrigger(spec)
+	t.source, t.condition, t.onError = spec.on(), spec.conditionID(), o.onError
 	if err := checkRegistration(&t.claim); err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 	}
 	return t, nil
+}
+
+func (c *Client) makeTrigger(spec triggerSpec) *Trigger {
+	t := &Trigger{client: c, id: spec.id, spec: spec, functionID: spec.functionID,
+		own: cmp.Or(spec.namespace, defaultNamespace) == cmp.Or(c.cfg.namespace, defaultNamespace)}
+	t.claim = claim{trigger: t}
+	return t
 }
 
 // configValue is the config that a pointer to one leads to: the checks know values.
