@@ -65,7 +65,7 @@ func (m *match) resolve(p *path, elem []byte) ([]byte, bool) {
 	i := skipSpace(raw, 0)
 	if len(p.segments) > 0 && i < len(raw) && raw[i] == '{' {
 		// The end of the root need not be known.
-		start, stop, _ := find(raw, i, p.segments[0].key)
+		start, stop, _ := find(raw, i, &p.segments[0])
 		if start == 0 {
 			return nil, false
 		}
@@ -213,7 +213,7 @@ func (m *match) anyMember(o *op, b []byte, p *path) bool {
 		var end int
 		if i < len(b) && b[i] == '{' {
 			var start, stop int
-			if start, stop, end = find(b, i, p.segments[0].key); start > 0 {
+			if start, stop, end = find(b, i, &p.segments[0]); start > 0 {
 				v, present = resolve(b[start:stop], p.segments[1:])
 			}
 			if end < 0 { // what is not an object may still end

@@ -9,6 +9,7 @@ package filter
 
 import (
 	"cmp"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
@@ -97,6 +98,8 @@ type segment struct {
 	index   uint64 // the element of an array, if isIndex
 	isIndex bool
 	end     int // where the segment ends in the text of the path
+	// The bytes of a key of up to seven, and a mask for them; mask is 0 for a longer key.
+	word, mask uint64
 }
 
 type opKind uint8
@@ -552,6 +555,11 @@ func parsePath(s string, inAny bool) (*path, *Error) {
 		g := &p.segments[i]
 		g.index, g.isIndex = canonicalIndex(g.key)
 		g.hash = maphash.String(seed, g.key)
+		if n := len(g.key); n < 8 {
+			var word [8]byte
+			copy(word[:], g.key)
+			g.word, g.mask = binary.LittleEndian.Uint64(word[:]), 1<<(8*n)-1
+		}
 	}
 	return p, nil
 }

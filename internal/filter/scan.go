@@ -78,6 +78,14 @@ var scalarByte = func() (t [256]bool) {
 	return t
 }()
 
+// scalarStart marks the bytes with which they begin.
+var scalarStart = func() (t [256]bool) {
+	for _, c := range []byte("-0123456789tfn") {
+		t[c] = true
+	}
+	return t
+}()
+
 // skipValue returns the index after the value that begins at i.
 func skipValue(b []byte, i int) int {
 	if i >= len(b) {
@@ -89,46 +97,64 @@ func skipValue(b []byte, i int) int {
 		return i
 	case '{', '[':
 		return skipNested(b, i)
-	case 't', 'f', 'n', '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
+	default:
+		if !scalarStart[c] {
+			return malformed
+		}
 		for i++; i < len(b) && scalarByte[b[i]]; i++ {
 		}
 		return i
 	}
-	return malformed
 }
 
 // skipNested returns the index after the array or object that begins at i.
+//
+// It takes eight bytes at a time and counts the brackets in them that are outside strings:
+// a byte is in a string if the number of quotes before it is odd.
 func skipNested(b []byte, i int) int {
-	depth := 0
-	for i < len(b) {
-		// Brackets differ from braces in the bit 0x20 alone, as do some control characters,
-		// which the switch passes over, from other characters.
+	depth := 1
+	inside := uint64(0) // ones within a string
+	for i++; i < len(b); {
 		if i <= len(b)-8 {
 			w := binary.LittleEndian.Uint64(b[i:])
-			folded := w | 0x20*ones
-			m := zeros(w^'"'*ones) | zeros(folded^'{'*ones) | zeros(folded^'}'*ones)
-			if m == 0 {
+			folded := w | 0x20*ones // brackets become braces
+			quotes := equalBytes(w, '"') >> 7
+			within := quotes*ones ^ inside // the lowest bit of each byte counts
+			outside := ^(within << 7)
+			opening := equalBytes(folded, '{') & outside
+			closing := equalBytes(folded, '}') & outside
+			closed := bits.OnesCount64(closing)
+			if depth > closed && zeros(w^'\\'*ones) == 0 {
+				depth += bits.OnesCount64(opening) - closed
+				inside = (within >> 56 & 1) * ones
 				i += 8
 				continue
 			}
-			i += bits.TrailingZeros64(m) / 8
 		}
-		switch b[i] {
-		case '"':
-			if i, _ = skipString(b, i); i < 0 {
-				return malformed
-			}
-			continue
-		case '{', '[':
-			depth++
-		case '}', ']':
-			if depth--; depth == 0 {
-				return i + 1
+		for end := min(i+8, len(b)); i < end; i++ {
+			switch c := b[i]; {
+			case c == '"':
+				inside ^= ones
+			case inside != 0:
+				if c == '\\' {
+					i++
+				}
+			case c == '{' || c == '[':
+				depth++
+			case c == '}' || c == ']':
+				if depth--; depth == 0 {
+					return i + 1
+				}
 			}
 		}
-		i++
 	}
 	return malformed
+}
+
+// equalBytes sets the highest bit of each byte of w that is c, and no other bit.
+func equalBytes(w uint64, c byte) uint64 {
+	w ^= uint64(c) * ones
+	return ^((w&^highs + ^uint64(highs)) | w | ^uint64(highs))
 }
 
 // nextMember reads the member of an object whose key begins at i: b[i+1:keyEnd] is the key,
@@ -172,35 +198,119 @@ func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
 	return i, false
 }
 
-// find looks the key up in the object that begins at i. The last member of that key counts,
+// find looks a key up in the object that begins at i. The last member of that key counts,
 // so it reads the whole object and returns its end, too. start is 0 if there is no member.
-func find(b []byte, i int, key string) (start, stop, end int) {
+//
+// This is where a match spends its time. The common case, short keys and values without
+// white space between them, is handled in place; the rest is that of nextMember.
+func find(b []byte, i int, s *segment) (start, stop, end int) {
 	i, empty := firstItem(b, i, '}')
 	if empty {
 		return 0, 0, i
 	}
 	for {
-		keyEnd, escaped, first, after := nextMember(b, i)
+		var first, after int
+		found := false
+		if i <= len(b)-10 && b[i] == '"' {
+			w := binary.LittleEndian.Uint64(b[i+1:])
+			n := shortLength(w)
+			if first = i + n + 2; n < 8 && b[first] == ':' {
+				found = n == len(s.key) && (w^s.word)&s.mask == 0
+				first++
+				goto value
+			}
+		}
+		{
+			j, escaped := skipString(b, i)
+			if j < 0 || b[i] != '"' {
+				return 0, 0, malformed
+			}
+			found = sameKey(b[i+1:j-1], escaped, s.key)
+			if j < len(b) && b[j] != ':' {
+				j = skipSpace(b, j)
+			}
+			if j >= len(b) || b[j] != ':' {
+				return 0, 0, malformed
+			}
+			first = j + 1
+		}
+	value:
+		if first < len(b) && b[first] <= ' ' {
+			first = skipSpace(b, first)
+		}
+		if first >= len(b) {
+			return 0, 0, malformed
+		}
+		switch c := b[first]; {
+		case scalarByte[c]:
+			for after = first + 1; after < len(b) && scalarByte[b[after]]; after++ {
+			}
+			if !scalarStart[c] {
+				return 0, 0, malformed
+			}
+		case c == '"':
+			if first <= len(b)-9 {
+				n := shortLength(binary.LittleEndian.Uint64(b[first+1:]))
+				if after = first + n + 2; n < 8 {
+					break
+				}
+			}
+			after, _ = skipString(b, first)
+		case c == '{' || c == '[':
+			after = skipNested(b, first)
+		default:
+			return 0, 0, malformed
+		}
 		if after < 0 {
 			return 0, 0, malformed
 		}
-		if !escaped && string(b[i+1:keyEnd]) == key || escaped && compareText(b[i+1:keyEnd], key) == 0 {
+		if found {
 			start, stop = first, after
 		}
-		next, last := afterItem(b, after, '}')
-		if last {
-			if next < 0 {
-				return 0, 0, malformed
-			}
-			return start, stop, next
+		if after < len(b) && b[after] <= ' ' {
+			after = skipSpace(b, after)
 		}
-		i = next
+		switch {
+		case after >= len(b):
+			return 0, 0, malformed
+		case b[after] == '}':
+			return start, stop, after + 1
+		case b[after] != ',':
+			return 0, 0, malformed
+		}
+		if i = after + 1; i < len(b) && b[i] <= ' ' {
+			i = skipSpace(b, i)
+		}
+		if i >= len(b) {
+			return 0, 0, malformed
+		}
 	}
 }
 
+// shortLength returns the length of a string without escapes whose first eight bytes,
+// the closing quote included, are in w; 8 if it is longer or has escapes.
+func shortLength(w uint64) int {
+	quotes, escapes := w^'"'*ones, w^'\\'*ones
+	quotes, escapes = (quotes-ones)&^quotes&highs, (escapes-ones)&^escapes&highs
+	n := bits.TrailingZeros64(quotes)
+	if n > bits.TrailingZeros64(escapes) {
+		return 8
+	}
+	return n / 8
+}
+
+// sameKey reports whether raw, the inside of a JSON string, is key.
+func sameKey(raw []byte, escaped bool, key string) bool {
+	if escaped {
+		order, _ := compareEscaped(raw, key)
+		return order == 0
+	}
+	return string(raw) == key
+}
+
 // memberOf returns the value of the member of raw, an object, or false.
-func memberOf(raw []byte, key string) ([]byte, bool) {
-	start, stop, _ := find(raw, 0, key)
+func memberOf(raw []byte, s *segment) ([]byte, bool) {
+	start, stop, _ := find(raw, 0, s)
 	return raw[start:stop], start > 0
 }
 
@@ -249,7 +359,7 @@ func resolve(raw []byte, segments []segment) ([]byte, bool) {
 		ok := false
 		switch s := &segments[i]; {
 		case raw[0] == '{':
-			raw, ok = memberOf(raw, s.key)
+			raw, ok = memberOf(raw, s)
 		case raw[0] == '[' && s.isIndex:
 			raw, ok = elementOf(raw, s.index)
 		}

@@ -159,8 +159,7 @@ func (v *view) member(b []byte, at int, s *segment) int {
 
 // has reports whether the key of a member is key.
 func (n *node) has(b []byte, key string) bool {
-	raw := b[n.keyStart:n.keyEnd]
-	return !n.escaped && string(raw) == key || n.escaped && compareText(raw, key) == 0
+	return sameKey(b[n.keyStart:n.keyEnd], n.escaped, key)
 }
 
 // hashed looks the key of s up in the hash table of an object.
@@ -201,7 +200,7 @@ func (v *view) hash(b []byte, n *node) {
 				*slot = int32(i + 1)
 				break
 			}
-			if other := &v.nodes[*slot-1]; other.hash == m.hash && v.sameKey(b, other, m, key) {
+			if other := &v.nodes[*slot-1]; other.hash == m.hash && v.equalKeys(b, other, m, key) {
 				break
 			}
 		}
@@ -218,8 +217,8 @@ func (v *view) key(b []byte, m *node) []byte {
 	return v.buf
 }
 
-// sameKey reports whether the key of other is key, the key of m.
-func (v *view) sameKey(b []byte, other, m *node, key []byte) bool {
+// equalKeys reports whether the key of other is key, the key of m.
+func (v *view) equalKeys(b []byte, other, m *node, key []byte) bool {
 	if !other.escaped {
 		return string(b[other.keyStart:other.keyEnd]) == string(key)
 	}
