@@ -259,20 +259,47 @@ func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// found is what the lookups of a match leave: the whole index, or lists.
+// found is what the lookups of a match leave: lists of entries, or the whole index.
 type found[V any] struct {
 	scan  bool
-	lists []*tree[string, *entry[V]]
-	count int
+	count int // of entries
+	lists int
+	few   [8]*tree[string, *entry[V]]
+	more  []*tree[string, *entry[V]]
 }
 
-// find makes the lookups, unless most entries have to be evaluated anyway. buf is for the
-// lists.
-func (x *Index[V]) find(m *match, buf []*tree[string, *entry[V]]) found[V] {
+func (r *found[V]) add(t *tree[string, *entry[V]]) {
+	if t == nil {
+		return
+	}
+	if r.lists < len(r.few) {
+		r.few[r.lists] = t
+	} else {
+		r.more = append(r.more, t)
+	}
+	r.lists++
+	r.count += t.size
+}
+
+func (r *found[V]) list(i int) *tree[string, *entry[V]] {
+	if i < len(r.few) {
+		return r.few[i]
+	}
+	return r.more[i-len(r.few)]
+}
+
+func (r *found[V]) lookup(m *match, f *filing[V]) {
+	if v, ok := m.resolve(f.path, nil); ok {
+		r.add(f.lookup(v))
+	}
+}
+
+// find makes the lookups, unless most entries have to be evaluated anyway.
+func (x *Index[V]) find(m *match, r *found[V]) {
 	n := x.all.len()
-	r := found[V]{lists: buf}
-	if 2*x.paths.len() > n {
-		return found[V]{scan: true, count: n}
+	if r.scan = 2*x.paths.len() > n; r.scan {
+		r.count = n
+		return
 	}
 	m.expect(x.paths.len())
 	r.add(x.rest)
@@ -285,22 +312,8 @@ func (x *Index[V]) find(m *match, buf []*tree[string, *entry[V]]) found[V] {
 			r.lookup(m, t.value)
 		}
 	}
-	if r.count > 0 && 2*r.count >= n {
-		return found[V]{scan: true, count: n}
-	}
-	return r
-}
-
-func (r *found[V]) add(t *tree[string, *entry[V]]) {
-	if t != nil {
-		r.lists = append(r.lists, t)
-		r.count += t.size
-	}
-}
-
-func (r *found[V]) lookup(m *match, f *filing[V]) {
-	if v, ok := m.resolve(f.path, nil); ok {
-		r.add(f.lookup(v))
+	if r.scan = r.count > 0 && 2*r.count >= n; r.scan {
+		r.count = n
 	}
 }
 
@@ -321,7 +334,9 @@ func (m *match) end() {
 func (x Index[V]) Candidates(d *Document) int {
 	m := match{doc: d}
 	defer m.end()
-	return x.find(&m, nil).count
+	var r found[V]
+	x.find(&m, &r)
+	return r.count
 }
 
 // AppendMatches appends the values of the entries whose filters match the document, in the
@@ -332,16 +347,16 @@ func (x Index[V]) AppendMatches(dst []V, d *Document) []V {
 		return dst
 	}
 	m := match{doc: d}
-	var buf [8]*tree[string, *entry[V]]
-	r := x.find(&m, buf[:0])
+	var r found[V]
+	x.find(&m, &r)
 	m.expect(r.count)
 	switch {
 	case r.scan:
 		dst = appendHeld(dst, &m, x.all, false)
-	case len(r.lists) == 1:
-		dst = appendHeld(dst, &m, r.lists[0], true)
-	case len(r.lists) > 1:
-		dst = appendMerged(dst, &m, r)
+	case r.lists == 1:
+		dst = appendHeld(dst, &m, r.few[0], true)
+	case r.lists > 1:
+		dst = appendMerged(dst, &m, &r)
 	}
 	m.end()
 	return dst
@@ -373,14 +388,13 @@ func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedU
 
 // appendMerged appends the values of the entries of several lists that match, in the order
 // of their keys.
-func appendMerged[V any](dst []V, m *match, r found[V]) []V {
+func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
 	var buf [16]*entry[V]
 	matched := buf[:0]
-	var ends [8]int
-	runs := ends[:0] // where the matches of each list end
-	for _, list := range r.lists {
+	runs := make([]int, 0, 8) // where the matches of each list end
+	for i := range r.lists {
 		var w walk[string, *entry[V]]
-		w.begin(list)
+		w.begin(r.list(i))
 		for t := w.next(); t != nil; t = w.next() {
 			if t.value.holds(m, true) {
 				matched = append(matched, t.value)
@@ -388,39 +402,41 @@ func appendMerged[V any](dst []V, m *match, r found[V]) []V {
 		}
 		runs = append(runs, len(matched))
 	}
-	for _, e := range merge(matched, runs) {
+	merge(matched, runs)
+	for _, e := range matched {
 		dst = append(dst, e.value)
 	}
 	return dst
 }
 
 // merge sorts entries by key that are in order within each run, of which runs has the ends.
-func merge[V any](entries []*entry[V], runs []int) []*entry[V] {
-	var buf [16]*entry[V]
-	into := buf[:0]
-	for len(runs) > 1 {
-		into = into[:0]
-		start, merged := 0, 0
-		for i := 0; i < len(runs); i += 2 {
-			a, b := entries[start:runs[i]], []*entry[V](nil)
-			start = runs[i]
-			if i+1 < len(runs) {
-				b = entries[start:runs[i+1]]
-				start = runs[i+1]
+func merge[V any](entries []*entry[V], runs []int) {
+	if len(entries) <= 16 {
+		for i := 1; i < len(entries); i++ {
+			for j := i; j > 0 && entries[j].key < entries[j-1].key; j-- {
+				entries[j], entries[j-1] = entries[j-1], entries[j]
 			}
+		}
+		return
+	}
+	merged := make([]*entry[V], 0, len(entries))
+	for len(runs) > 1 {
+		merged = merged[:0]
+		start := 0
+		for i := range (len(runs) + 1) / 2 {
+			end := runs[min(2*i+1, len(runs)-1)]
+			a, b := entries[start:runs[2*i]], entries[runs[2*i]:end]
 			for len(a) > 0 && len(b) > 0 {
 				if a[0].key < b[0].key {
-					into, a = append(into, a[0]), a[1:]
+					merged, a = append(merged, a[0]), a[1:]
 				} else {
-					into, b = append(into, b[0]), b[1:]
+					merged, b = append(merged, b[0]), b[1:]
 				}
 			}
-			into = append(append(into, a...), b...)
-			runs[merged] = len(into)
-			merged++
+			merged = append(append(merged, a...), b...)
+			start, runs[i] = end, end
 		}
-		runs = runs[:merged]
-		entries, into = into, entries
+		runs = runs[:(len(runs)+1)/2]
+		copy(entries, merged)
 	}
-	return entries
 }
