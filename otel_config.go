@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -264,6 +266,19 @@ func telemetryPath(path string) string {
 func WithConnectionHeader(h http.Header) ConnectionOption {
 	return func(c *connectionConfig) error {
 		return addUpgradeHeader(&c.header, h, "WithConnectionHeader")
+	}
+}
+
+// withDefaultHeaders adds the headers whose names no option before it has set.
+func withDefaultHeaders(headers map[string]string) ConnectionOption {
+	return func(c *connectionConfig) error {
+		defaults := http.Header{}
+		for _, name := range slices.Sorted(maps.Keys(headers)) {
+			if len(c.header.Values(name)) == 0 {
+				defaults.Add(name, headers[name])
+			}
+		}
+		return addUpgradeHeader(&c.header, defaults, "engine_ws_headers")
 	}
 }
 

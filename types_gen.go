@@ -2181,7 +2181,8 @@ type OtelConfig struct {
 	Enabled *bool `json:"enabled,omitempty,omitzero"`
 
 	// Headers of every upgrade request of the telemetry connection, keyed by name.
-	// Empty is omitted and means none.
+	// WithConnectionHeader takes precedence. StartTelemetry rejects the headers of
+	// the upgrade itself, except Host. Empty is omitted and means none.
 	EngineWSHeaders map[string]string `json:"engine_ws_headers,omitempty,omitzero"`
 
 	// URL of the engine. The path /otel is appended unless the URL already ends in
