@@ -386,15 +386,21 @@ func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 		return Invocation{}, false
 	}
 	inv = Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: callerOf(c.in.data), Metadata: c.in.metadata, ObserveDepth: c.in.depth}
-	if c.in.caller != nil {
-		_ = json.Unmarshal(c.in.caller, &inv.Caller) // what does not decode is not known
-	}
-	if c.in.activation != nil {
-		_ = json.Unmarshal(c.in.activation, &inv.Activation)
-	} else if inv.Caller != nil && inv.CallerWorkerID == "" { // the payload is no object
+	inv.Caller = optional[Caller](c.in.caller)
+	inv.Activation = optional[Activation](c.in.activation)
+	if c.in.activation == nil && inv.Caller != nil && inv.CallerWorkerID == "" { // the payload is no object
 		inv.CallerWorkerID = inv.Caller.WorkerID
 	}
 	return inv, true
+}
+
+// optional decodes what is not needed; nil if it does not decode.
+func optional[T any](raw json.RawMessage) *T {
+	v := new(T)
+	if raw == nil || json.Unmarshal(raw, v) != nil {
+		return nil
+	}
+	return v
 }
 
 // callerOf finds the key that the engine adds to object payloads.

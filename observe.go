@@ -27,8 +27,8 @@ type Source struct {
 	// Args is for the worker that hosts the function, which checks it: anything that encodes
 	// as a JSON object. Nil is none.
 	Args any
-	// Filters says which calls count: JSON text as a json.RawMessage, or anything that
-	// marshals to a filter. Nil is every call.
+	// Filters says which calls count: a [*Filter], or what [ParseFilter] takes. Nil is every
+	// call.
 	Filters any
 	// Capture lists the parts of a call that the target gets in an envelope. Nil is input,
 	// output and caller; empty and not nil is none of them.
@@ -249,19 +249,29 @@ func (s Source) encode(c *Client) (ObserveSource, error) {
 // encodeFilters checks the filters of an observer and returns their form on the wire, nil for
 // none.
 func encodeFilters(v any) (json.RawMessage, error) {
-	if v == nil {
+	var raw json.RawMessage
+	switch text := v.(type) {
+	case nil:
+		return nil, nil
+	case string:
+		raw = json.RawMessage(text)
+	case []byte:
+		raw = text
+	case json.RawMessage:
+		raw = text
+	default:
+		var err error
+		if raw, err = rawOf(v); err != nil {
+			return nil, fmt.Errorf("filters do not encode: %w", err)
+		}
+	}
+	if raw == nil || string(raw) == "null" {
 		return nil, nil
 	}
-	raw, err := rawOf(v)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("filters do not encode: %w", err)
-	case rawjson.Absent(raw):
-		return nil, nil
-	case raw[0] != '{':
-		return nil, errors.New("filters are no object")
+	if _, err := ParseFilter(raw); err != nil {
+		return nil, err
 	}
-	return raw, nil
+	return slices.Clone(raw), nil
 }
 
 // ID is the observer's id.
@@ -563,12 +573,13 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 	var told func()
 	switch refusal := observerReason(m.ID, m.State, m.Error, m.Error != nil || m.State == ObserverStateError); {
 	case refusal != nil: // the engine keeps nothing
-		left := o.left != nil
+		left := o.left != nil || r.closed != nil
 		r.forget(o)
 		if !left {
 			t.observation, t.sent = nil, false
 			told = r.refuse(l, t, refusal, true)
 		}
+	case r.closed != nil:
 	case o.left == nil:
 		if t.observer != nil {
 			t.observer.warnings = m.Warnings
@@ -602,7 +613,7 @@ func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
 		r.mu.Unlock()
 		return
 	}
-	t, left := o.trigger, o.left != nil
+	t, left := o.trigger, o.left != nil || r.closed != nil
 	var told func()
 	if m.State == ObserverStateDisposed {
 		r.forget(o)

@@ -85,7 +85,10 @@ func (r *registry) begin(l *link, first ...item) {
 		if t.former != nil && t.former.refused.Load() == nil { // the engine never answered
 			t.former = nil
 		}
-		if t.lingers && !d.answers(&t.claim) { // it would fire twice
+		switch {
+		case !d.observes():
+			t.lingers = false
+		case t.lingers && !d.answers(&t.claim): // it would fire twice
 			r.unobserveLater(t)
 		}
 		switch {
