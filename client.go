@@ -34,6 +34,9 @@ type Client struct {
 	dispatch *dispatcher
 	bindings *bindings
 	notify   *notifier
+
+	unnamedOnce sync.Once // for the warning about subscribers of a worker without a name
+
 	tracing  *tracing // nil without telemetry
 	channels channelSet
 

@@ -423,6 +423,14 @@ func (r *registry) observing(t *Trigger) {
 	if o := t.spec.observe; o != nil && o.expiry > 0 && o.deadline.IsZero() {
 		o.deadline = time.Now().Add(o.expiry)
 	}
+	if t.spec.observerID != "" && !r.client.named {
+		r.client.unnamedOnce.Do(func() {
+			r.client.notify.post(func() {
+				r.client.log.Warn("iii: this worker has no name, so the ids of its subscribers to durable topics are those of its functions and topics alone; "+
+					"set WithName, or WithTriggerID, where several workers consume one topic", "observer", t.spec.observerID)
+			})
+		})
+	}
 	id := t.spec.idOfObserver()
 	t.observation, t.lingers = &observation{trigger: t}, false
 	if r.observations == nil {
