@@ -120,9 +120,14 @@ func (t *Trigger) ID() string { return t.id }
 // the trigger. The client registers it again on each new connection, and a route that is
 // rejected because another worker holds its path with other parameter names is retried as a
 // refused function is. While the function that the trigger runs is refused
-// ([Function.Err]), the trigger is not registered, and Err wraps that *[RejectedError]. Nil
-// does not mean that the trigger fires: a trigger of a type that nobody provides waits for a
-// provider.
+// ([Function.Err]), the trigger is not registered, and Err wraps that *[RejectedError]. If the
+// engine of the present connection cannot be told of the trigger, Err is
+// [errors.ErrUnsupported]. Nil does not mean that the trigger fires: a trigger of a type that
+// nobody provides waits for a provider.
+//
+// An engine since 0.26 has observers in place of triggers, and its codes are those of
+// observers, HTTP_ROUTE_CONFLICT for example. A trigger whose id another worker's observer has
+// is retried, too.
 func (t *Trigger) Err() error {
 	if err := t.client.registry.heldError(t); err != nil {
 		return err
@@ -155,7 +160,10 @@ type triggerOptions struct {
 }
 
 // WithTriggerID sets the trigger's id. Ids are one key for all workers of the
-// engine: who registers the same one replaces the trigger. Default: random.
+// engine: who registers the same one replaces the trigger. An engine since 0.26 refuses an id
+// that another worker has, and the client retries. Default: random; a [QueueTriggerConfig] has
+// an id there that is the same after a restart, of the worker's name, the function's namespace
+// and id, and the topic.
 func WithTriggerID(id string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(id) == "" {
@@ -167,8 +175,8 @@ func WithTriggerID(id string) TriggerOption {
 }
 
 // WithTriggerMetadata sets what the function finds in [Invocation.Metadata] each
-// time the trigger fires, any value that encodes as JSON. The types
-// durable:subscriber and subscribe do not deliver it.
+// time the trigger fires, any value that encodes as JSON. Engines before 0.26 do not deliver
+// it for the types durable:subscriber and subscribe.
 func WithTriggerMetadata(v any) TriggerOption {
 	return func(o *triggerOptions) (err error) {
 		o.metadata, err = rawOf(v)
@@ -191,7 +199,7 @@ func WithTriggerNamespace(ns string) TriggerOption {
 
 // WithTriggerProviderNamespace sets the namespace in which the trigger type's
 // provider is looked for, and only there. Default: the worker's own, then
-// "default".
+// "default"; since engine 0.26 the worker's own alone, for types that are not the engine's.
 func WithTriggerProviderNamespace(ns string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(ns) == "" {
@@ -215,6 +223,9 @@ func WithTriggerErrorHandler(f func(error)) TriggerOption {
 // this worker's. What the engine would answer badly or not at all is refused
 // here. It does not wait for the network: before a connection is there the
 // registration waits for it, and every later connection gets it again.
+//
+// An engine since 0.26 has no triggers. The trigger is an observer there, and its function gets
+// the same payload; the page on engine versions lists what differs.
 func (c *Client) Trigger(functionID string, cfg TriggerConfig, opts ...TriggerOption) (*Trigger, error) {
 	t, err := c.newTrigger(functionID, cfg, opts)
 	if err != nil {
