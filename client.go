@@ -262,7 +262,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	c.registry.withdraw(ErrClosed)
 	for _, in := range c.dispatch.withdraw() {
-		c.turnAway(in.link, in.id, in.function, codeDraining, "the worker is shutting down")
+		c.turnAway(in.link, in.id, in.function, CodeWorkerDraining, "the worker is shutting down")
 	}
 	err := c.dispatch.waitQuiet(ctx)
 	if err == nil && connecting {

@@ -387,6 +387,9 @@ func (r *registry) addTrigger(t *Trigger) error {
 	if _, taken := r.triggerByID[t.id]; taken {
 		return fmt.Errorf("iii: trigger %q is registered already", t.id)
 	}
+	if other := r.routed(t); other != nil {
+		return fmt.Errorf("iii: trigger of %s: the route %s is one of %s", t.functionID, t.route, other.functionID)
+	}
 	r.triggerByID[t.id] = t
 	r.triggers = append(r.triggers, t)
 	r.held = append(r.held, t)
@@ -401,6 +404,26 @@ func (r *registry) addTrigger(t *Trigger) error {
 		r.wakeUp()
 	}
 	return nil
+}
+
+// routed returns the trigger that has the same route as t, if one of the two belongs to a router.
+func (r *registry) routed(t *Trigger) *Trigger {
+	if t.route == "" {
+		return nil
+	}
+	for _, other := range r.triggers {
+		if other.route == t.route && (t.router || other.router) {
+			return other
+		}
+	}
+	return nil
+}
+
+// hasRoute reports whether a trigger of this worker has a route.
+func (r *registry) hasRoute(route string) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.ContainsFunc(r.triggers, func(t *Trigger) bool { return t.route == route })
 }
 
 func (r *registry) removeTrigger(t *Trigger) bool {

@@ -204,7 +204,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 
 func registerError(err error) error {
 	var e *Error
-	if errors.As(err, &e) && e.Code == codeInvocationStopped {
+	if errors.As(err, &e) && e.Code == CodeInvocationStopped {
 		return err
 	}
 	return fatalError{fmt.Errorf("iii: the engine refused this worker's registration: %w", trimmed(err))}
@@ -288,12 +288,12 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	}
 	f := c.registry.function(id)
 	if f == nil {
-		c.refuse(l, m.id, string(id), codeFunctionNotFound, "this worker has no function "+string(id))
+		c.refuse(l, m.id, string(id), CodeFunctionNotFound, "this worker has no function "+string(id))
 		return
 	}
 	select {
 	case <-c.stopping:
-		c.turnAway(l, m.id, f, codeDraining, "the worker is shutting down")
+		c.turnAway(l, m.id, f, CodeWorkerDraining, "the worker is shutting down")
 		return
 	default:
 	}
@@ -309,7 +309,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	in := &incoming{link: l, function: f, id: keep(m.id), data: keep(m.data), metadata: keep(m.metadata),
 		traceparent: keep(m.traceparent), baggage: keep(m.baggage)}
 	if !c.dispatch.submit(in) {
-		c.turnAway(l, m.id, f, codeOverloaded, "the worker has too many invocations waiting")
+		c.turnAway(l, m.id, f, CodeOverloaded, "the worker has too many invocations waiting")
 	}
 }
 
@@ -329,7 +329,7 @@ func (c *Client) receiveResult(l *link, m *received) {
 	case m.err != nil:
 		answer = remoteError(m.err, registerWorkerFunction, string(m.id))
 	case json.Unmarshal(m.result, &result) == nil && result.Success != nil && !*result.Success:
-		answer = &Error{Code: codeInvocationStopped, Message: "the engine did not take the registration", FunctionID: registerWorkerFunction}
+		answer = &Error{Code: CodeInvocationStopped, Message: "the engine did not take the registration", FunctionID: registerWorkerFunction}
 	}
 	select {
 	case l.registered <- answer:
@@ -375,7 +375,7 @@ func (c *Client) receiveRare(l *link, kind messageType, b []byte) error {
 		if err := json.Unmarshal(b, &m); err != nil {
 			return err
 		}
-		if m.Error.Code != codeAuthError && l.isWelcome() {
+		if m.Error.Code != CodeAuthError && l.isWelcome() {
 			return fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code)
 		}
 		l.fail(fatalError{&AuthError{Message: m.Error.Message}})
@@ -407,9 +407,9 @@ func (l *link) isWelcome() bool {
 func (c *Client) rejected(l *link, m *RegistrationRejectedMessage) {
 	err := &RejectedError{Code: m.Code, Namespace: m.Namespace, WorkerName: m.WorkerName, FunctionID: m.FunctionID, OwnerWorkerID: m.OwnerWorkerID}
 	switch {
-	case m.Code == codeFunctionConflict:
+	case m.Code == CodeFunctionConflict:
 		c.functionRefused(l, err)
-	case m.Code == codeWorkerConflict && c.cfg.waitForName:
+	case m.Code == CodeWorkerConflict && c.cfg.waitForName:
 		c.forgetLatest()
 		l.fail(nameHeldError{err})
 	default:
