@@ -252,9 +252,6 @@ type Error struct {
 
 // Error implements error.
 func (e *Error) Error() string {
-	if e == nil {
-		return "iii: nil *Error"
-	}
 	var b strings.Builder
 	b.WriteString("iii: ")
 	if e.FunctionID != "" {
@@ -273,6 +270,9 @@ func (e *Error) Error() string {
 func (e *Error) Is(target error) bool {
 	if other, ok := target.(*Error); ok {
 		return e != nil && other != nil && e.Code == other.Code
+	}
+	if e == nil {
+		return false
 	}
 	switch e.Code {
 	case CodeFunctionNotFound:

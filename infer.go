@@ -55,7 +55,7 @@ func checkEncoding(t reflect.Type, reads bool) error {
 		}
 		seen[use] = true
 		switch t.Kind() {
-		case reflect.Chan, reflect.Func, reflect.Complex64, reflect.Complex128, reflect.UnsafePointer:
+		case reflect.Chan, reflect.Func, reflect.Complex64, reflect.Complex128:
 			if path != "" {
 				return fmt.Errorf("%s has no JSON encoding, at %s", t, strings.TrimPrefix(path, "."))
 			}

@@ -208,7 +208,7 @@ func TestEnqueueProvider(t *testing.T) {
 		}
 		jobs <- in
 		return map[string]bool{"accepted": true}, nil
-	})
+	}, iii.WithBuiltinOverride())
 	if err := queue.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 		t.Fatal(err)
 	}
