@@ -319,7 +319,7 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 			return nil, fmt.Errorf("iii: trigger of %s: nil TriggerOption", functionID)
 		}
 		if err := opt(&o); err != nil {
-			return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+			return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, trimmed(err))
 		}
 	}
 	if config, err = o.addTo(triggerType, config); err != nil {
