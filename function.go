@@ -427,7 +427,8 @@ type handlerSpec struct {
 	// validate gets the validator of what comes in, if it is wanted, and applies it itself.
 	// Without it the whole payload is validated.
 	validate   func(*inputSchema)
-	unreadBody bool // the package does not read what comes in, so that it cannot be validated
+	body       reflect.Type // of what is validated then
+	unreadBody bool         // the package does not read what comes in, so that it cannot be validated
 }
 
 func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption) (*Function, *functionConfig, error) {

@@ -100,7 +100,7 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 		return resp, nil
 	}
 	spec := handlerSpec{run: handler, types: functionSchemas{reflect.TypeFor[HTTPRequest[In]](), reflect.TypeFor[routeResult[Out]]()},
-		validate: func(s *inputSchema) { valid = s }}
+		validate: func(s *inputSchema) { valid = s }, body: body}
 	return c.registerRoute(method, path, spec, opts)
 }
 

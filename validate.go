@@ -47,14 +47,18 @@ func (spec *handlerSpec) addValidation(cfg *functionConfig) error {
 	if spec.unreadBody {
 		return fail(errors.New("a mounted handler reads the body itself"))
 	}
-	if cfg.request == nil {
+	request, place := cfg.request, ""
+	switch {
+	case spec.validate == nil:
+	case cfg.schemas:
+		place = "/properties/body"
+	default: // not that of the request, in which a body may be absent
+		request, _ = schemaOf(spec.body, true) // the type was described with the request
+	}
+	if request == nil {
 		return fail(errors.New("the function has no request schema"))
 	}
-	place := ""
-	if spec.validate != nil {
-		place = "/properties/body"
-	}
-	schema, err := compileInputSchema(cfg.request, place)
+	schema, err := compileInputSchema(request, place)
 	if err != nil {
 		return fail(err)
 	}
