@@ -326,11 +326,26 @@ func TestRegistrationsThatMakeNoSense(t *testing.T) {
 		}, ""},
 		{"streams", func(c *iii.Client) error { return c.HandleStream("my stream", &shelf{}) }, ""},
 
-		{"channel in", func(c *iii.Client) error { _, err := iii.Handle(c, "f", func(context.Context, chan int) (int, error) { return 0, nil }); return err }, "argument: chan int has no JSON encoding"},
-		{"function out", func(c *iii.Client) error { _, err := iii.Handle(c, "f", func(context.Context, int) (func(), error) { return nil, nil }); return err }, "result: func() has no JSON encoding"},
-		{"channel within", func(c *iii.Client) error { _, err := iii.Handle(c, "f", func(context.Context, holder) (int, error) { return 0, nil }); return err }, "argument: chan int has no JSON encoding, at inner[].done"},
-		{"map of functions", func(c *iii.Client) error { _, err := iii.Handle(c, "f", func(context.Context, int) (map[string]func(), error) { return nil, nil }); return err }, "result: func() has no JSON encoding, at []"},
-		{"channel of an event", func(c *iii.Client) error { _, err := iii.HandleEvent(c, "f", func(context.Context, <-chan int) error { return nil }); return err }, "argument: <-chan int has no JSON encoding"},
+		{"channel in", func(c *iii.Client) error {
+			_, err := iii.Handle(c, "f", func(context.Context, chan int) (int, error) { return 0, nil })
+			return err
+		}, "argument: chan int has no JSON encoding"},
+		{"function out", func(c *iii.Client) error {
+			_, err := iii.Handle(c, "f", func(context.Context, int) (func(), error) { return nil, nil })
+			return err
+		}, "result: func() has no JSON encoding"},
+		{"channel within", func(c *iii.Client) error {
+			_, err := iii.Handle(c, "f", func(context.Context, holder) (int, error) { return 0, nil })
+			return err
+		}, "argument: chan int has no JSON encoding, at inner[].done"},
+		{"map of functions", func(c *iii.Client) error {
+			_, err := iii.Handle(c, "f", func(context.Context, int) (map[string]func(), error) { return nil, nil })
+			return err
+		}, "result: func() has no JSON encoding, at []"},
+		{"channel of an event", func(c *iii.Client) error {
+			_, err := iii.HandleEvent(c, "f", func(context.Context, <-chan int) error { return nil })
+			return err
+		}, "argument: <-chan int has no JSON encoding"},
 		{"channel in a body", func(c *iii.Client) error {
 			_, err := iii.HandleHTTP(c, "GET", "/", func(context.Context, *iii.HTTPRequest[*chan int]) (*iii.HTTPResponse[int], error) { return nil, nil })
 			return err
@@ -339,7 +354,10 @@ func TestRegistrationsThatMakeNoSense(t *testing.T) {
 			_, err := iii.HandleHTTP(c, "GET", "/", func(context.Context, *iii.HTTPRequest[int]) (*iii.HTTPResponse[[]func()], error) { return nil, nil })
 			return err
 		}, "result: func() has no JSON encoding"},
-		{"hidden ones", func(c *iii.Client) error { _, err := iii.Handle(c, "f", func(_ context.Context, h hides) (hides, error) { _ = h.done; return h, nil }); return err }, ""},
+		{"hidden ones", func(c *iii.Client) error {
+			_, err := iii.Handle(c, "f", func(_ context.Context, h hides) (hides, error) { _ = h.done; return h, nil })
+			return err
+		}, ""},
 		{"no event handler", func(c *iii.Client) error { _, err := iii.HandleEvent[int](c, "f", nil); return err }, "nil handler"},
 
 		{"no time", id("f", iii.WithHandlerTimeout(0)), "WithHandlerTimeout: 0s is not positive"},
@@ -384,7 +402,9 @@ func TestRegistrationsThatMakeNoSense(t *testing.T) {
 func TestTriggerOptionsOfRoutes(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
-		handle(t, c, "is-open", func(_ context.Context, r iii.HTTPRequest[any]) (bool, error) { return r.QueryParams["open"] == "1", nil })
+		handle(t, c, "is-open", func(_ context.Context, r iii.HTTPRequest[any]) (bool, error) {
+			return r.QueryParams["open"] == "1", nil
+		})
 		handle(t, c, "gate", func(_ context.Context, in iii.HTTPMiddlewareInput) (iii.HTTPMiddlewareResult, error) {
 			if in.Request.Headers["authorization"] == "" {
 				return iii.HTTPMiddlewareResult{Action: iii.HTTPMiddlewareActionRespond, Response: &iii.HTTPMiddlewareResponse{StatusCode: 401}}, nil

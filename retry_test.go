@@ -124,8 +124,12 @@ func TestWhatCannotSucceedIsNotRepeated(t *testing.T) {
 		"payload that does not encode": {in: func() {}},
 		"too large":                    {in: strings.Repeat("x", messageTooLarge)},
 		"option":                       {opts: []CallOption{WithTimeout(-1)}},
-		"ended context":                {ctx: func(ctx context.Context) (context.Context, context.CancelFunc) { ctx, c := context.WithCancel(ctx); c(); return ctx, c }},
-		"closed":                       {end: true},
+		"ended context": {ctx: func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, c := context.WithCancel(ctx)
+			c()
+			return ctx, c
+		}},
+		"closed": {end: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -132,7 +132,10 @@ func TestRoutersThatCannotBe(t *testing.T) {
 		return func(c *iii.Client) error { _, err := c.MountHTTP(method, path, http.NotFoundHandler()); return err }
 	}
 	router := func(prefix string, o iii.RouterOptions, opts ...iii.FunctionOption) func(*iii.Client) error {
-		return func(c *iii.Client) error { _, err := c.MountRouter(prefix, http.NotFoundHandler(), o, opts...); return err }
+		return func(c *iii.Client) error {
+			_, err := c.MountRouter(prefix, http.NotFoundHandler(), o, opts...)
+			return err
+		}
 	}
 	plain := router("/api", iii.RouterOptions{})
 	for _, test := range []struct {

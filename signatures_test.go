@@ -53,6 +53,7 @@ var (
 	_ func(sigContext, string, ...iii.StreamSubscription) iter.Seq2[iii.StreamMessage, error]                                                                       = iii.Subscribe
 	_ func(sigContext, iii.SubscribeOptions, ...iii.StreamSubscription) iter.Seq2[iii.StreamMessage, error]                                                         = iii.SubscribeWith
 	_ func(*http.Request, []byte, string, time.Duration) error                                                                                                      = iii.VerifySignature
+	_ func(*iii.Client, string, func(sigContext, sigIn) error, ...iii.FunctionOption) (*iii.Function, error)                                                        = iii.HandleEvent[sigIn]
 	_ func(json.RawMessage) []iii.ChannelRefAt                                                                                                                      = iii.ChannelRefs
 	_ func() iii.AuthResult                                                                                                                                         = iii.NewAuthResult
 )
@@ -79,6 +80,16 @@ var (
 	_ func(*iii.Telemetry) iii.Option                                      = iii.WithTelemetry
 	_ func(...iii.Middleware) iii.Option                                   = iii.WithMiddleware
 	_ func(func(iii.ConnectionState, error)) iii.Option                    = iii.WithStateListener
+	_ func(iii.RetryPolicy) iii.Option                                     = iii.WithCallRetry
+	_ func(iii.RetryPolicy) iii.CallOption                                 = iii.WithRetry
+	_ func(func(sigContext, error) *iii.HTTPError) iii.Option              = iii.WithHTTPErrors
+	_ func() iii.FunctionOption                                            = iii.WithInputValidation
+	_ func(...iii.Middleware) iii.FunctionOption                           = iii.WithFunctionMiddleware
+	_ func(time.Duration) iii.FunctionOption                               = iii.WithHandlerTimeout
+	_ func(...iii.TriggerOption) iii.FunctionOption                        = iii.WithTriggerOptions
+	_ func() iii.FunctionOption                                            = iii.WithBuiltinOverride
+	_ func(string) iii.TriggerOption                                       = iii.WithTriggerCondition
+	_ func(...string) iii.TriggerOption                                    = iii.WithTriggerMiddleware
 	_ func(string) iii.FunctionOption                                      = iii.WithFunctionDescription
 	_ func(any) iii.FunctionOption                                         = iii.WithFunctionMetadata
 	_ func(any, any) iii.FunctionOption                                    = iii.WithSchemas
@@ -108,10 +119,15 @@ type clientMethods interface {
 	Done() <-chan struct{}
 	Err() error
 	Stats() iii.ClientStats
+	Ready() error
+	Draining() bool
+	ReadyHandler() http.Handler
+	LiveHandler() http.Handler
 
 	HandleFunc(string, iii.HandlerFunc, ...iii.FunctionOption) (*iii.Function, error)
 	HandleHTTPInvoked(string, iii.HTTPInvocationConfig, ...iii.FunctionOption) (*iii.Function, error)
 	MountHTTP(string, string, http.Handler, ...iii.FunctionOption) (*iii.Function, error)
+	MountRouter(string, http.Handler, iii.RouterOptions, ...iii.FunctionOption) (*iii.Router, error)
 	Call(sigContext, string, any, any, ...iii.CallOption) error
 	Send(sigContext, string, any, ...iii.CallOption) error
 	Enqueue(sigContext, string, string, any, ...iii.CallOption) (iii.EnqueueResult, error)
