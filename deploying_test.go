@@ -2,6 +2,7 @@ package iii_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -151,6 +152,10 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 							outcome := resp.Status
 							if resp.StatusCode == 200 {
 								outcome = string(body)
+							} else if resp.StatusCode == 500 {
+								var failure struct{ Error iii.ErrorBody }
+								_ = json.Unmarshal(body, &failure)
+								outcome = "500 " + failure.Error.Code
 							} else if resp.StatusCode == 503 && resp.Header.Get("Retry-After") == "" {
 								outcome += " without Retry-After"
 							}
@@ -197,9 +202,9 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 				if n := impatient.failedExcept(retryable...); n > 0 {
 					t.Errorf("%d calls failed otherwise than by what may be repeated", n)
 				}
-				answers := []string{`"orders-1"`, `"orders-2"`, "404 Not Found", "503 Service Unavailable"}
+				answers := []string{`"orders-1"`, `"orders-2"`, "404 Not Found", "503 Service Unavailable", "500 " + iii.CodeFunctionNotFound}
 				if test.name == "killed" {
-					answers = append(answers, "500 Internal Server Error")
+					answers = append(answers, "500 "+iii.CodeInvocationStopped)
 				}
 				if n := visits.failedExcept(answers...); n > 0 {
 					t.Errorf("%d visits failed otherwise", n)

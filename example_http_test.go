@@ -305,14 +305,14 @@ func ExampleClient_MountRouter() {
 		if resp.StatusCode != 200 {
 			body = nil // the engine's
 		}
-		fmt.Println(resp.StatusCode, strings.TrimSpace(string(body)))
+		fmt.Printf("%d %q\n", resp.StatusCode, body)
 	}
 	fmt.Println(router.Unregister())
 	// Output:
 	// <nil>
-	// 200 item 7
-	// 200 file a/b.txt
-	// 404
+	// 200 "item 7\n"
+	// 200 "file a/b.txt\n"
+	// 404 ""
 	// <nil>
 }
 
