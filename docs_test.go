@@ -301,7 +301,7 @@ func TestExamplesBuildOutsideOfTheRepository(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-mod=mod", "./...")
+	build := exec.CommandContext(t.Context(), "go", "vet", "-mod=mod", "./...")
 	build.Dir = copied
 	build.Env = append(os.Environ(), "GOWORK=off", "GOPROXY=off", "GOFLAGS=-buildvcs=false")
 	if out, err := build.CombinedOutput(); err != nil {

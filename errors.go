@@ -411,6 +411,24 @@ func ctxError(ctx context.Context) error {
 	return err
 }
 
+// public gives err the prefix of this package's errors, at the front and nowhere else.
+func public(err error) error {
+	if err == nil {
+		return nil
+	}
+	if text := err.Error(); strings.HasPrefix(text, "iii: ") && !strings.Contains(text, ": iii: ") {
+		return err
+	}
+	return publicError{err}
+}
+
+type publicError struct{ error }
+
+func (e publicError) Unwrap() error { return e.error }
+func (e publicError) Error() string {
+	return "iii: " + strings.ReplaceAll(strings.TrimPrefix(e.error.Error(), "iii: "), ": iii: ", ": ")
+}
+
 // trimmedError is an error inside one that has our prefix already.
 type trimmedError struct{ error }
 

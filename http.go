@@ -378,13 +378,13 @@ func (e *HTTPError) response() bufferedResponse {
 // goroutines at once. Requests that do not decode do not reach it: they are answered with a 400.
 // A nil f is an error of [New].
 func WithHTTPErrors(f func(ctx context.Context, err error) *HTTPError) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		if f == nil {
 			return errors.New("iii: WithHTTPErrors: nil function")
 		}
 		c.httpErrors = f
 		return nil
-	}
+	})
 }
 
 // hiddenError is an error that callers are not told.

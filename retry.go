@@ -55,10 +55,10 @@ func WithRetry(p RetryPolicy) CallOption {
 // the client makes for its own registrations are not repeated. Default: no repetition. A policy
 // that makes no sense is an error of [New].
 func WithCallRetry(p RetryPolicy) Option {
-	return func(c *config) (err error) {
+	return clientOption(func(c *config) (err error) {
 		c.callRetry, err = p.checked("WithCallRetry")
 		return err
-	}
+	})
 }
 
 // checked returns p with its defaults filled in.
