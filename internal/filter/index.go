@@ -259,9 +259,8 @@ func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// found is what the lookups of a match leave: lists of entries, or the whole index.
+// found is what the lookups of a match leave: lists of entries.
 type found[V any] struct {
-	scan  bool
 	count int // of entries
 	lists int
 	few   [8]*tree[string, *entry[V]]
@@ -294,26 +293,18 @@ func (r *found[V]) lookup(m *match, f *filing[V]) {
 	}
 }
 
-// find makes the lookups, unless most entries have to be evaluated anyway.
+// find makes the lookups.
 func (x *Index[V]) find(m *match, r *found[V]) {
-	n := x.all.len()
-	if r.scan = 2*x.paths.len() > n; r.scan {
-		r.count = n
-		return
-	}
 	m.expect(x.paths.len())
 	r.add(x.rest)
-	if t := x.paths; t.len() == 1 {
-		r.lookup(m, t.value)
-	} else {
-		var w walk[string, *filing[V]]
-		w.begin(t)
-		for t := w.next(); t != nil; t = w.next() {
-			r.lookup(m, t.value)
-		}
+	if x.paths.len() == 1 {
+		r.lookup(m, x.paths.value)
+		return
 	}
-	if r.scan = r.count > 0 && 2*r.count >= n; r.scan {
-		r.count = n
+	var w walk[string, *filing[V]]
+	w.begin(x.paths)
+	for t := w.next(); t != nil; t = w.next() {
+		r.lookup(m, t.value)
 	}
 }
 
@@ -330,7 +321,8 @@ func (m *match) end() {
 	}
 }
 
-// Candidates returns the number of filters that a match of the document evaluates.
+// Candidates returns the number of entries that the lookups for a document leave. A match
+// does not look up what would leave most of the entries, but evaluates all.
 func (x Index[V]) Candidates(d *Document) int {
 	m := match{doc: d}
 	defer m.end()
@@ -348,14 +340,21 @@ func (x Index[V]) AppendMatches(dst []V, d *Document) []V {
 	}
 	m := match{doc: d}
 	var r found[V]
-	x.find(&m, &r)
-	m.expect(r.count)
+	n := x.all.len()
+	scan := 2*x.paths.len() > n
+	if !scan {
+		x.find(&m, &r)
+		scan = r.count > 0 && 2*r.count >= n
+	}
 	switch {
-	case r.scan:
+	case scan:
+		m.expect(n)
 		dst = appendHeld(dst, &m, x.all, false)
 	case r.lists == 1:
+		m.expect(r.count)
 		dst = appendHeld(dst, &m, r.few[0], true)
 	case r.lists > 1:
+		m.expect(r.count)
 		dst = appendMerged(dst, &m, &r)
 	}
 	m.end()
