@@ -308,19 +308,6 @@ func (x *Index[V]) find(m *match, r *found[V]) {
 	}
 }
 
-// expect prepares for resolving about n paths.
-func (m *match) expect(n int) {
-	if m.view == nil && n >= viewFrom {
-		m.view = takeView(m.doc)
-	}
-}
-
-func (m *match) end() {
-	if m.view != nil {
-		m.view.release()
-	}
-}
-
 // Candidates returns the number of entries that the lookups for a document leave. A match
 // does not look up what would leave most of the entries, but evaluates all.
 func (x Index[V]) Candidates(d *Document) int {
