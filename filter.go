@@ -87,9 +87,10 @@ func (f *Filter) Matches(d FilterDocument) bool {
 }
 
 // MarshalJSON returns the normal form of the filter, which the engine stores and lists. Two
-// filters are the same if their normal forms are.
-func (f *Filter) MarshalJSON() ([]byte, error) {
-	return []byte(f.inner().String()), nil
+// filters are the same if their normal forms are. A field of type Filter has it as well as
+// one of type *Filter, of which nil is null.
+func (f Filter) MarshalJSON() ([]byte, error) {
+	return []byte(f.f.String()), nil
 }
 
 // String returns the normal form of the filter.

@@ -295,7 +295,6 @@ func (r *found[V]) lookup(m *match, f *filing[V]) {
 
 // find makes the lookups.
 func (x *Index[V]) find(m *match, r *found[V]) {
-	m.expect(x.paths.len())
 	r.add(x.rest)
 	if x.paths.len() == 1 {
 		r.lookup(m, x.paths.value)
@@ -311,10 +310,10 @@ func (x *Index[V]) find(m *match, r *found[V]) {
 // Candidates returns the number of entries that the lookups for a document leave. A match
 // does not look up what would leave most of the entries, but evaluates all.
 func (x Index[V]) Candidates(d *Document) int {
-	m := match{doc: d}
-	defer m.end()
+	v := d.view(x.paths.len())
+	defer v.release()
 	var r found[V]
-	x.find(&m, &r)
+	x.find(&match{d, v}, &r)
 	return r.count
 }
 
@@ -325,26 +324,33 @@ func (x Index[V]) AppendMatches(dst []V, d *Document) []V {
 	if x.all == nil {
 		return dst
 	}
+	var v *view
 	m := match{doc: d}
 	var r found[V]
 	n := x.all.len()
 	scan := 2*x.paths.len() > n
 	if !scan {
+		v = d.view(x.paths.len())
+		m.view = v
 		x.find(&m, &r)
 		scan = r.count > 0 && 2*r.count >= n
 	}
+	if scan {
+		r.count = n
+	}
+	if v == nil {
+		v = d.view(r.count)
+		m.view = v
+	}
 	switch {
 	case scan:
-		m.expect(n)
 		dst = appendHeld(dst, &m, x.all, false)
 	case r.lists == 1:
-		m.expect(r.count)
 		dst = appendHeld(dst, &m, r.few[0], true)
 	case r.lists > 1:
-		m.expect(r.count)
 		dst = appendMerged(dst, &m, &r)
 	}
-	m.end()
+	v.release()
 	return dst
 }
 

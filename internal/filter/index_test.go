@@ -72,7 +72,7 @@ func TestViewFindsWhatAScanFinds(t *testing.T) {
 	c := filtertest.New(3)
 	for range 3000 {
 		d := documentOf(t, json.RawMessage(c.Document()))
-		v := takeView(d)
+		v := d.view(viewFrom)
 		for range 40 {
 			text := c.Path(filtertest.Pick(c, "input", "output", "error", "caller", "metadata"))
 			p, fault := parsePath(text, false)

@@ -30,21 +30,16 @@ func (d *Document) root(r Root) []byte {
 	return d.Metadata
 }
 
-// fits reports whether all texts have at most n bytes.
-func (d *Document) fits(n int) bool {
-	return max(len(d.Input), len(d.Output), len(d.Error), len(d.Caller), len(d.Metadata)) <= n
-}
-
 // Matches reports whether the filter holds for the document. It does not allocate, unless
 // the document spells a number that a path leads to with more than 32 characters.
 func (f *Filter) Matches(d *Document) bool {
 	if f == nil {
 		return true
 	}
-	m := match{doc: d}
-	m.expect(f.paths)
+	v := d.view(f.paths)
+	m := match{d, v}
 	holds := m.all(f.clauses, nil)
-	m.end()
+	v.release()
 	return holds
 }
 
@@ -52,19 +47,6 @@ func (f *Filter) Matches(d *Document) bool {
 type match struct {
 	doc  *Document
 	view *view // or nil: the document is scanned for each path
-}
-
-// expect prepares for resolving about n paths.
-func (m *match) expect(n int) {
-	if m.view == nil && n >= viewFrom && m.doc.fits(maxText) {
-		m.view = takeView(m.doc)
-	}
-}
-
-func (m *match) end() {
-	if m.view != nil {
-		m.view.release()
-	}
 }
 
 // resolve returns the value at a path.

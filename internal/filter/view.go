@@ -41,8 +41,12 @@ const hashFrom = 9
 
 var views = sync.Pool{New: func() any { return new(view) }}
 
-// takeView returns a view of d from the pool.
-func takeView(d *Document) *view {
+// view returns a view of the document from the pool if it helps with resolving about n
+// paths, or nil.
+func (d *Document) view(n int) *view {
+	if n < viewFrom || max(len(d.Input), len(d.Output), len(d.Error), len(d.Caller), len(d.Metadata)) > maxText {
+		return nil
+	}
 	v := views.Get().(*view)
 	v.texts = [element][]byte{d.Input, d.Output, d.Error, d.Caller, d.Metadata}
 	v.nodes = append(v.nodes, make([]node, element)...)
@@ -52,8 +56,11 @@ func takeView(d *Document) *view {
 // maxKept is the number of nodes that a view in the pool may have room for.
 const maxKept = 1 << 14
 
-// release gives the view back to the pool.
+// release gives the view, if it is not nil, back to the pool.
 func (v *view) release() {
+	if v == nil {
+		return
+	}
 	if cap(v.nodes) > maxKept {
 		v.nodes, v.slots = nil, nil
 	}
