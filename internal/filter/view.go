@@ -11,12 +11,12 @@ import (
 // for each of them.
 const viewFrom = 3
 
-// view remembers where the members of a document's objects and the elements of its arrays
-// are, so that many paths cost one pass over each object or array that they lead through.
+// view remembers where the members of a document's objects are, so that many paths cost one
+// pass over each object that they lead through.
 // It holds offsets alone: what is in the pool keeps no document alive.
 type view struct {
 	texts [element][]byte
-	nodes []node  // the roots, then the members and elements of all that was read
+	nodes []node  // the roots, then the members of all that was read
 	slots []int32 // hash tables of the members of large objects: 1 + index into nodes
 	buf   []byte  // a key without its escapes
 }
@@ -26,7 +26,7 @@ type node struct {
 	start, end       int32
 	keyStart, keyEnd int32 // of a member
 	hash             uint32
-	first, count     int32 // its members or elements in view.nodes
+	first, count     int32 // its members in view.nodes
 	table, size      int32 // its hash table in view.slots
 	again            bool  // a member was looked up before
 	escaped          bool  // the key has escapes
@@ -83,52 +83,16 @@ func (v *view) resolve(p *path) ([]byte, bool) {
 		return nil, false
 	}
 	for i := range p.segments {
-		s := &p.segments[i]
-		switch c := b[v.nodes[at].start]; {
-		case c == '{':
-			at = v.member(b, at, s)
-		case c == '[' && s.isIndex:
-			at = v.element(b, at, s.index)
-		default:
-			return nil, false
+		if n := &v.nodes[at]; b[n.start] != '{' {
+			// An element has no second one of the same index behind it: the way there is short.
+			return resolve(b[n.start:n.end], p.segments[i:])
 		}
-		if at == absent {
+		if at = v.member(b, at, &p.segments[i]); at == absent {
 			return nil, false
 		}
 	}
 	n := &v.nodes[at]
 	return b[n.start:n.end], true
-}
-
-// element returns an element of the array at.
-func (v *view) element(b []byte, at int, index uint64) int {
-	if !v.nodes[at].read {
-		v.readArray(b, at)
-	}
-	if n := &v.nodes[at]; index < uint64(n.count) {
-		return int(n.first) + int(index)
-	}
-	return absent
-}
-
-func (v *view) readArray(b []byte, at int) {
-	first, base := len(v.nodes), int(v.nodes[at].start)
-	elements := elementsOf(b[base:v.nodes[at].end])
-	for {
-		start := base + elements.next
-		elem, ok := elements.take()
-		if !ok {
-			break
-		}
-		v.nodes = append(v.nodes, node{start: int32(start), end: int32(start + len(elem))})
-	}
-	v.setChildren(at, first)
-}
-
-// setChildren makes the nodes from first on the members or elements of the value at.
-func (v *view) setChildren(at, first int) {
-	n := &v.nodes[at]
-	n.first, n.count, n.read = int32(first), int32(len(v.nodes)-first), true
 }
 
 func (v *view) readObject(b []byte, at int) {
@@ -147,7 +111,8 @@ func (v *view) readObject(b []byte, at int) {
 	if i < 0 {
 		v.nodes = v.nodes[:first]
 	}
-	v.setChildren(at, first)
+	n := &v.nodes[at]
+	n.first, n.count, n.read = int32(first), int32(len(v.nodes)-first), true
 }
 
 // member returns the last member of the object at with the key of s.
