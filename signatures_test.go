@@ -54,6 +54,10 @@ var (
 	_ func(sigContext, iii.SubscribeOptions, ...iii.StreamSubscription) iter.Seq2[iii.StreamMessage, error]                                                         = iii.SubscribeWith
 	_ func(*http.Request, []byte, string, time.Duration) error                                                                                                      = iii.VerifySignature
 	_ func(json.RawMessage) []iii.ChannelRefAt                                                                                                                      = iii.ChannelRefs
+	_ func(any) (*iii.Filter, error)                                                                                                                                = iii.ParseFilter
+	_ func(*iii.Filter, iii.FilterDocument) bool                                                                                                                    = (*iii.Filter).Matches
+	_ func(*iii.Filter) ([]byte, error)                                                                                                                             = (*iii.Filter).MarshalJSON
+	_ func(*iii.Filter, json.RawMessage, json.RawMessage) ([]string, error)                                                                                         = (*iii.Filter).CheckSchemas
 	_ func() iii.AuthResult                                                                                                                                         = iii.NewAuthResult
 )
 
