@@ -3,10 +3,13 @@ package filter
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/internal/filter/filtertest"
 )
 
 // Text that is not JSON for the engine is no filter.
@@ -137,6 +140,57 @@ func TestNumbersOfDocuments(t *testing.T) {
 	} {
 		if got := toFloat([]byte(text)); got != want {
 			t.Errorf("%s is read as %v, want %v", text, got, want)
+		}
+	}
+}
+
+// The last of members with the same key counts in operands, too.
+func TestEqualityOfObjectsWithRepeatedKeys(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{"a":1,"b":2}`:              true,
+		`{"b":2,"a":2,"a":1}`:        true,
+		`{"a":1,"b":2,"a":3}`:        false,
+		`{"a":1,"b":2,"\u0061":1.0}`: true,
+		`{"a":1,"b":2,"\u0061":0}`:   false,
+		`{"a":1,"a":1}`:              false,
+		`{"a":1,"b":2,"c":3}`:        false,
+	} {
+		if got := mustParse(t, `{"input":{"$eq":{"a":1,"b":2}}}`).Matches(&Document{Input: json.RawMessage(text)}); got != want {
+			t.Errorf("%s: %v", text, got)
+		}
+		// Beyond 64 members the comparison has another set of bits.
+		many := ""
+		for i := range 100 {
+			many += fmt.Sprintf(`"k%d":%d,`, i, i)
+		}
+		f, err := ParseNormalized([]byte(`{"input":{"$eq":{` + many + `"a":1,"b":2}}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := f.Matches(&Document{Input: json.RawMessage("{" + many + text[1:])}); got != want {
+			t.Errorf("%s with 100 more: %v", text, got)
+		}
+	}
+}
+
+// Eight bytes at a time end where one at a time do, wherever a value stands.
+func TestEndsOfValues(t *testing.T) {
+	c := filtertest.New(20)
+	for range 20_000 {
+		text := c.Value(5)
+		if c.IntN(3) == 0 {
+			text = `{"` + strings.Repeat(filtertest.Pick(c, "x", `\"`, `\\`, "]", "}{"), c.IntN(20)) + `":[` + text + `,"\\"]}`
+		}
+		for _, after := range []string{"", "}", ",1", "]]]]]]]]]]]]", ` "x": {[}]`} {
+			before := strings.Repeat(" ", c.IntN(9))
+			if got, want := skipValue([]byte(before+text+after), len(before)), len(before)+len(text); got != want {
+				t.Fatalf("%s with %q behind it ends at %d, want %d", before+text, after, got, want)
+			}
+		}
+		if short := text[:c.IntN(len(text))]; strings.HasPrefix(text, "{") || strings.HasPrefix(text, "[") {
+			if got := skipValue([]byte(short), 0); got != malformed {
+				t.Fatalf("%s ends at %d", short, got)
+			}
 		}
 	}
 }
