@@ -151,6 +151,9 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		in = raw
 	}
 	inv.traceparent, inv.baggage = InjectTraceparent(ctx), InjectBaggage(ctx)
+	if h, ok := ctx.Value(invocationKey{}).(*invocationContext); ok && h.client == c {
+		inv.caller = h.in
+	}
 
 	r := c.out.newRequest(inv.action != actionVoid, cfg.timeout)
 	if r.wantsResult {
@@ -158,7 +161,9 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		inv.id = r.id
 	}
 	r.buf = newBuffer()
-	err := encodeInvoke(r.buf, &inv, in)
+	err := encodeCall(r.buf, &inv, in)
+	inv.metadata = nil
+	r.inv = inv
 	if err == nil {
 		err = c.out.submit(ctx, r.timer.C, r)
 	}
