@@ -176,7 +176,7 @@ func TestEqualityOfObjectsWithRepeatedKeys(t *testing.T) {
 // Eight bytes at a time end where one at a time do, wherever a value stands.
 func TestEndsOfValues(t *testing.T) {
 	c := filtertest.New(20)
-	for range 20_000 {
+	for range 5000 {
 		text := c.Value(5)
 		if c.IntN(3) == 0 {
 			text = `{"` + strings.Repeat(filtertest.Pick(c, "x", `\"`, `\\`, "]", "}{"), c.IntN(20)) + `":[` + text + `,"\\"]}`
