@@ -55,6 +55,10 @@ var (
 	_ func(*http.Request, []byte, string, time.Duration) error                                                                                                      = iii.VerifySignature
 	_ func(*iii.Client, string, func(sigContext, sigIn) error, ...iii.FunctionOption) (*iii.Function, error)                                                        = iii.HandleEvent[sigIn]
 	_ func(json.RawMessage) []iii.ChannelRefAt                                                                                                                      = iii.ChannelRefs
+	_ func(any) (*iii.Filter, error)                                                                                                                                = iii.ParseFilter
+	_ func(*iii.Filter, iii.FilterDocument) bool                                                                                                                    = (*iii.Filter).Matches
+	_ func(*iii.Filter) ([]byte, error)                                                                                                                             = (*iii.Filter).MarshalJSON
+	_ func(*iii.Filter, json.RawMessage, json.RawMessage) ([]string, error)                                                                                         = (*iii.Filter).CheckSchemas
 	_ func() iii.AuthResult                                                                                                                                         = iii.NewAuthResult
 )
 
