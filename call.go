@@ -128,13 +128,8 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		return fail(errors.New("blank function id"))
 	}
 	cfg := callConfig{timeout: c.cfg.callTimeout}
-	for _, opt := range opts {
-		if opt == nil {
-			return fail(errors.New("nil CallOption"))
-		}
-		if err := opt(&cfg); err != nil {
-			return fail(err)
-		}
+	if err := applyOptions(&cfg, opts, callOption); err != nil {
+		return fail(err)
 	}
 	inv.metadata, inv.hasMetadata = cfg.metadata, cfg.hasMetadata
 	if inv.namespace = cfg.namespace; inv.namespace == "" {

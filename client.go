@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/iii-go/iii/internal/signal"
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
@@ -162,9 +163,7 @@ func (c *Client) Connect(ctx context.Context) error {
 	case <-c.done:
 		err = c.endError()
 	case <-ctx.Done():
-		select {
-		case <-ready: // both at once: connected counts
-		default:
+		if !signal.IsClosed(ready) { // else both at once, and connected counts
 			err = ctxError(ctx)
 		}
 	}
@@ -320,10 +319,8 @@ func (c *Client) Run(ctx context.Context) error {
 	case <-c.done:
 	case <-ctx.Done():
 	}
-	select {
-	case <-c.done: // a fatal error counts, whatever came with it
+	if signal.IsClosed(c.done) { // a fatal error counts, whatever came with it
 		return c.Err()
-	default:
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.drainTimeout)
 	defer cancel()
@@ -346,18 +343,11 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	if !first {
-		select {
-		case <-c.done:
+		if ended(ctx, c.done) {
 			return nil
-		default:
 		}
-		select {
-		case <-c.done:
-			return nil
-		case <-ctx.Done():
-			c.finish(nil)
-			return fmt.Errorf("iii: shutdown: %w", ctxError(ctx))
-		}
+		c.finish(nil)
+		return fmt.Errorf("iii: shutdown: %w", ctxError(ctx))
 	}
 	c.registry.withdraw(ErrClosed)
 	for _, in := range c.dispatch.withdraw() {

@@ -294,13 +294,8 @@ func (c *Client) newFunction(id string, h HandlerFunc, invocation *HTTPInvocatio
 		return nil, errors.New("iii: blank function id")
 	}
 	var cfg functionConfig
-	for _, opt := range opts {
-		if opt == nil {
-			return nil, fmt.Errorf("iii: function %q: nil FunctionOption", id)
-		}
-		if err := opt(&cfg); err != nil {
-			return nil, fmt.Errorf("iii: function %q: %w", id, trimmed(err))
-		}
+	if err := applyOptions(&cfg, opts, callOption); err != nil {
+		return nil, fmt.Errorf("iii: function %q: %w", id, trimmed(err))
 	}
 	if !cfg.schemas {
 		cfg.request, cfg.response = c.inferSchema(id, types.in, true), c.inferSchema(id, types.out, false)

@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel"
 
 	"github.com/iii-go/iii/internal/otlpjson"
+	"github.com/iii-go/iii/internal/signal"
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
@@ -230,7 +231,7 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	}
 	err := s.flush(ctx, 0)
 	why := ErrBufferFull
-	if isClosed(s.done) {
+	if signal.IsClosed(s.done) {
 		why = ErrConnectionClosed
 	}
 	var flush *flushError
@@ -333,7 +334,7 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 			if ctx.Err() != nil || closing {
 				return wsconn.Attempt{Stop: true}
 			}
-			if !isClosed(s.draining) {
+			if !signal.IsClosed(s.draining) {
 				return wsconn.Attempt{Err: err, Held: lasted}
 			}
 			// Draining leaves no time for delays: try again immediately if the last
@@ -354,22 +355,13 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 	return public(redial.Run(ctx))
 }
 
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
 // ended waits until done is closed or ctx ends, and reports whether done is closed.
 func ended(ctx context.Context, done <-chan struct{}) bool {
 	select {
 	case <-done:
 		return true
 	case <-ctx.Done():
-		return isClosed(done)
+		return signal.IsClosed(done)
 	}
 }
 

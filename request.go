@@ -94,7 +94,7 @@ func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *reques
 			o.push(item{buf: r.buf, req: r, send: !r.wantsResult})
 			break
 		}
-		changed := o.wait()
+		changed := o.changed.Wait()
 		o.mu.Unlock()
 		select {
 		case <-changed:
@@ -150,7 +150,7 @@ func (o *outbox) giveUp(r *request) (done, sent bool) {
 		o.heldB -= r.size
 		r.buf.free()
 		if o.heldN == 0 {
-			o.signal() // to flush, which waits for what is held
+			o.changed.Send() // to flush, which waits for what is held
 		}
 		if len(o.held) > 2*o.heldN+64 {
 			o.compactHeld()
@@ -158,7 +158,7 @@ func (o *outbox) giveUp(r *request) (done, sent bool) {
 	case requestQueued:
 		o.bytes -= r.size
 		r.buf.free()
-		o.signal()
+		o.changed.Send()
 	}
 	r.state, r.buf = requestDone, nil
 	delete(o.pending, r.id)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/iii-go/iii/internal/rawjson"
+	"github.com/iii-go/iii/internal/signal"
 )
 
 // serve runs one link from its first frame to its death and returns why it died.
@@ -283,11 +284,9 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		c.refuse(l, m.id, string(id), codeFunctionNotFound, "this worker has no function "+string(id))
 		return
 	}
-	select {
-	case <-c.stopping:
+	if signal.IsClosed(c.stopping) {
 		c.turnAway(l, m.id, f, codeDraining, "the worker is shutting down")
 		return
-	default:
 	}
 	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage))
 	keep := func(part []byte) []byte {
@@ -377,22 +376,13 @@ func (c *Client) receiveRare(l *link, kind messageType, b []byte) error {
 
 // welcome notes workerregistered; only the read loop calls it.
 func (l *link) welcome() {
-	select {
-	case <-l.welcomed:
-	default:
+	if !l.isWelcome() {
 		close(l.welcomed)
 	}
 }
 
 // isWelcome reports whether the engine has accepted the connection.
-func (l *link) isWelcome() bool {
-	select {
-	case <-l.welcomed:
-		return true
-	default:
-		return false
-	}
-}
+func (l *link) isWelcome() bool { return signal.IsClosed(l.welcomed) }
 
 // rejected acts on a refused registration: a function is another worker's for now, or
 // the client ends.
