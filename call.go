@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -127,7 +128,7 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	if strings.TrimSpace(inv.functionID) == "" {
 		return fail(errors.New("blank function id"))
 	}
-	cfg := callConfig{timeout: c.cfg.callTimeout}
+	var cfg callConfig
 	if err := applyOptions(&cfg, opts, callOption); err != nil {
 		return fail(err)
 	}
@@ -147,7 +148,8 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	}
 	inv.traceparent, inv.baggage = InjectTraceparent(ctx), InjectBaggage(ctx)
 
-	r := c.out.newRequest(inv.action != actionVoid, cfg.timeout)
+	timeout := cmp.Or(cfg.timeout, c.cfg.callTimeout)
+	r := c.out.newRequest(inv.action != actionVoid, timeout)
 	if r.wantsResult {
 		r.id = newInvocationID()
 		inv.id = r.id
@@ -155,7 +157,13 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	r.buf = newBuffer()
 	err := encodeInvoke(r.buf, &inv, in)
 	if err == nil {
-		err = c.out.submit(ctx, r.timer.C, r)
+		expired := r.timer.C
+		if c.cfg.sendPolicy == SendWait && !r.wantsResult && cfg.timeout == 0 {
+			expired = nil // it waits for room until ctx ends, and only then begins
+		}
+		if err = c.out.submit(ctx, expired, r); expired == nil {
+			r.timer.Reset(timeout)
+		}
 	}
 	if err != nil {
 		r.buf.free()

@@ -96,6 +96,7 @@ type config struct {
 	waitForName    bool
 	bufferMessages int
 	bufferBytes    int
+	sendPolicy     SendPolicy
 	pingInterval   time.Duration
 	idleTimeout    time.Duration
 
@@ -116,7 +117,7 @@ func newConfig(address string, opts []Option) (*config, error) {
 		drainTimeout:   30 * time.Second,
 		callTimeout:    30 * time.Second,
 		maxConcurrency: 1000,
-		bufferMessages: 1000,
+		bufferMessages: 32_768,
 		bufferBytes:    8 << 20,
 		pingInterval:   20 * time.Second,
 		idleTimeout:    60 * time.Second,
@@ -367,16 +368,42 @@ func WithStackTraces() Option {
 	return clientOption(func(c *config) error { c.stackTraces = true; return nil })
 }
 
-// WithSendBuffer limits what may wait while the client is not connected.
-// Default 1000 messages and 8 MiB; requests beyond that fail with
-// [ErrBufferFull]. While it is connected, requests beyond that wait for the
-// peer to read.
+// WithSendBuffer limits what may wait while the client is not connected. Default 32,768
+// messages and 8 MiB. [WithSendPolicy] decides what happens to requests beyond that; by
+// default they fail with [ErrBufferFull]. While the client is connected, requests beyond
+// the limits wait until the engine has read.
 func WithSendBuffer(messages, bytes int) Option {
 	return clientOption(func(c *config) error {
 		if messages < 0 || bytes < 0 {
 			return fmt.Errorf("iii: WithSendBuffer: %d messages, %d bytes: negative", messages, bytes)
 		}
 		c.bufferMessages, c.bufferBytes = messages, bytes
+		return nil
+	})
+}
+
+// SendPolicy is what happens to a request that the send buffer has no room for while the
+// client is not connected.
+type SendPolicy int
+
+const (
+	// SendFail lets the request fail with [ErrBufferFull]. It is the default.
+	SendFail SendPolicy = iota
+
+	// SendWait lets the request wait for room until its context ends. A call also ends at
+	// its timeout, a [Client.Send] only at one of its own ([WithTimeout]). A request that can
+	// never fit fails with [ErrBufferFull].
+	SendWait
+)
+
+// WithSendPolicy sets what happens to requests beyond the limits of [WithSendBuffer] while
+// the client is not connected. Default [SendFail]. An unknown policy is an error.
+func WithSendPolicy(p SendPolicy) Option {
+	return clientOption(func(c *config) error {
+		if p != SendFail && p != SendWait {
+			return fmt.Errorf("iii: WithSendPolicy: unknown policy %d", p)
+		}
+		c.sendPolicy = p
 		return nil
 	})
 }

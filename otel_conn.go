@@ -50,10 +50,11 @@ type SharedEngineConnection struct {
 
 	mu         sync.Mutex
 	state      ConnectionState
-	shutdown   bool  // Shutdown was called
-	closing    bool  // a Close frame is being sent: the connection ends with its link
-	err        error // why the connection failed permanently
-	lastErr    error // of the latest attempt or link
+	changed    signal.Broadcast // state was set
+	shutdown   bool             // Shutdown was called
+	closing    bool             // a Close frame is being sent: the connection ends with its link
+	err        error            // why the connection failed permanently
+	lastErr    error            // of the latest attempt or link
 	reconnects uint64
 }
 
@@ -398,9 +399,43 @@ func (s *SharedEngineConnection) setState(state ConnectionState, err error) {
 		return
 	}
 	s.state = state
+	s.changed.Send()
 	if s.cfg.listener != nil {
 		s.notify.post(func() { s.cfg.listener(state, err) })
 	}
+}
+
+// untilAway returns a context that ends, at the latest, when s has not been connected for
+// the limit. stop must be called.
+func (s *SharedEngineConnection) untilAway(ctx context.Context, limit time.Duration) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		away := time.NewTimer(limit)
+		defer away.Stop()
+		wasConnected := false
+		for {
+			s.mu.Lock()
+			connected, changed := s.state == ConnectionStateConnected, s.changed.Wait()
+			s.mu.Unlock()
+			switch {
+			case connected:
+				away.Stop()
+			case wasConnected:
+				away.Reset(limit)
+			}
+			wasConnected = connected
+			select {
+			case <-changed:
+			case <-away.C:
+				cancel(fmt.Errorf("not connected for %v: %w", limit, context.DeadlineExceeded))
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return ctx, func() { cancel(nil); watch.Wait() }
 }
 
 // reportDisconnect reports that an attempt or a connection has ended.

@@ -19,6 +19,7 @@ import (
 // nothing else is locked, called or waited for under it.
 type outbox struct {
 	maxMessages, maxBytes int // of what waits, connected or not
+	policy                SendPolicy
 
 	mu      sync.Mutex
 	link    *link  // the link that is written to, or nil
@@ -43,8 +44,8 @@ type outboxStats struct {
 	repliesDropped, lateResults             atomic.Uint64
 }
 
-func newOutbox(maxMessages, maxBytes int) *outbox {
-	return &outbox{maxMessages: maxMessages, maxBytes: maxBytes, pending: map[invocationID]*request{}}
+func newOutbox(maxMessages, maxBytes int, policy SendPolicy) *outbox {
+	return &outbox{maxMessages: maxMessages, maxBytes: maxBytes, policy: policy, pending: map[invocationID]*request{}}
 }
 
 // item is one frame to write.
@@ -399,13 +400,22 @@ func (o *outbox) end(reason error) (dropped int) {
 	return dropped
 }
 
+const (
+	fenceTimeout = 2 * time.Second // for the pong that a shutdown waits for
+	awayTimeout  = 5 * time.Second // for a connection that a shutdown waits for
+)
+
 // flush returns when the engine has read everything that was accepted before:
 // the pong to a ping behind it has come. Without a link and with nothing that
-// waits for one it returns at once.
+// waits for one it returns at once. It does not wait longer than fenceTimeout for the
+// pong, and than awayTimeout for a connection.
 func (o *outbox) flush(ctx context.Context) error {
+	away := time.NewTimer(awayTimeout)
+	defer away.Stop()
 	for {
 		o.mu.Lock()
 		var dead <-chan struct{}
+		var late <-chan time.Time
 		done := make(chan struct{})
 		switch {
 		case o.ended != nil, o.link == nil && o.heldN == 0:
@@ -414,10 +424,12 @@ func (o *outbox) flush(ctx context.Context) error {
 		case o.open():
 			dead = o.link.Dead()
 			o.push(item{kind: frameJSONPing, fence: func() { close(done) }})
+			late = time.After(fenceTimeout)
 		}
 		changed := o.changed.Wait()
+		expired := away.C
 		if o.open() {
-			changed = nil
+			changed, expired = nil, nil
 		}
 		o.mu.Unlock()
 		select {
@@ -431,6 +443,10 @@ func (o *outbox) flush(ctx context.Context) error {
 				return ctxError(ctx)
 			}
 		case <-changed:
+		case <-late:
+			return fmt.Errorf("the engine did not confirm the messages before the shutdown within %v: %w", fenceTimeout, context.DeadlineExceeded)
+		case <-expired:
+			return fmt.Errorf("no connection within %v for the messages that wait: %w", awayTimeout, context.DeadlineExceeded)
 		case <-ctx.Done():
 			return ctxError(ctx)
 		}

@@ -82,6 +82,7 @@ func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *reques
 		case o.open():
 		case !full:
 			o.hold(r)
+		case o.policy == SendWait && r.size <= o.maxBytes && o.maxMessages > 0:
 		case o.link == nil || !o.link.isApplied():
 			o.mu.Unlock()
 			return ErrBufferFull
@@ -149,9 +150,7 @@ func (o *outbox) giveUp(r *request) (done, sent bool) {
 		o.heldN--
 		o.heldB -= r.size
 		r.buf.free()
-		if o.heldN == 0 {
-			o.changed.Send() // to flush, which waits for what is held
-		}
+		o.changed.Send() // to flush, and to those who wait for room
 		if len(o.held) > 2*o.heldN+64 {
 			o.compactHeld()
 		}

@@ -366,10 +366,14 @@ func (c *Client) receiveRare(l *link, kind messageType, b []byte) error {
 		if err := json.Unmarshal(b, &m); err != nil {
 			return err
 		}
-		if m.Error.Code != codeAuthError && l.isWelcome() {
+		switch refusal := (&AuthError{Message: m.Error.Message}); {
+		case !l.isWelcome():
+			l.Fail(fatalError{refusal})
+		case m.Error.Code == codeAuthError:
+			l.Fail(refusal) // the next connection shows whether it is meant for good
+		default:
 			return fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code)
 		}
-		l.Fail(fatalError{&AuthError{Message: m.Error.Message}})
 	}
 	return nil
 }
