@@ -219,7 +219,7 @@ func TestR16ErrorFramesCostAtMostTheConnection(t *testing.T) {
 					var refusal *AuthError
 					return errors.As(e.err, &refusal)
 				})
-				if refused != test.lost || c.Stats().FramesMalformed != 0 == !test.lost {
+				if refused != test.lost || (c.Stats().FramesMalformed != 0) == test.lost {
 					t.Errorf("the listener received %v, %d frames were malformed", w.all(), c.Stats().FramesMalformed)
 				}
 				time.Sleep(2 * time.Second)
