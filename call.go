@@ -147,6 +147,9 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		in = raw
 	}
 	inv.traceparent, inv.baggage = InjectTraceparent(ctx), InjectBaggage(ctx)
+	if h, ok := ctx.Value(invocationKey{}).(*invocationContext); ok && h.client == c {
+		inv.caller = h.in
+	}
 
 	timeout := cmp.Or(cfg.timeout, c.cfg.callTimeout)
 	r := c.out.newRequest(inv.action != actionVoid, timeout)
@@ -155,7 +158,9 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		inv.id = r.id
 	}
 	r.buf = newBuffer()
-	err := encodeInvoke(r.buf, &inv, in)
+	err := encodeCall(r.buf, &inv, in)
+	inv.metadata = nil
+	r.inv = inv
 	if err == nil {
 		expired := r.timer.C
 		if c.cfg.sendPolicy == SendWait && !r.wantsResult && cfg.timeout == 0 {

@@ -67,6 +67,7 @@ const (
 	codeTriggerFailed      = "trigger_registration_failed"
 	codeForbidden          = "FORBIDDEN"
 	codeAuthError          = "AUTH_ERROR"
+	codeUnsupported        = "UNSUPPORTED"
 	codeEnqueueError       = "enqueue_error"
 	codeFunctionConflict   = "FUNCTION_NAMESPACE_CONFLICT"
 	codeWorkerConflict     = "WORKER_NAMESPACE_CONFLICT"

@@ -3,6 +3,7 @@ package iii
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/iii-go/iii/internal/signal"
@@ -22,6 +23,7 @@ type link struct {
 	handlers context.Context
 	cancel   context.CancelCauseFunc
 
+	chosen     atomic.Pointer[dialect] // nil before the engine's hello
 	registerID invocationID
 	nameFirst  bool          // nothing is registered before this worker has its name
 	welcomed   chan struct{} // workerregistered has come
@@ -60,6 +62,17 @@ func (c *Client) newLink(conn *wsconn.Conn) *link {
 	return l
 }
 
+// dialect returns the dialect of this connection, before the choice the oldest.
+func (l *link) dialect() dialect {
+	if d := l.chosen.Load(); d != nil {
+		return *d
+	}
+	return triggerDialect{}
+}
+
+// choose sets the dialect, which is done once. It reports whether this call did it.
+func (l *link) choose(d dialect) bool { return l.chosen.CompareAndSwap(nil, &d) }
+
 // start reads and writes l and keeps it alive until it is dead.
 func (l *link) start(ctx context.Context) {
 	l.Start(ctx, wsconn.Loops{
@@ -74,6 +87,14 @@ func (l *link) start(ctx context.Context) {
 func (l *link) write() (wrote bool, err error) {
 	out := l.client.out
 	l.batch = out.take(l, l.batch[:0])
+	for _, it := range l.batch {
+		if it.req != nil {
+			seal(it.buf, l.dialect(), &it.req.inv)
+		}
+	}
+	if n, err := out.takeRefused(); n > 0 {
+		l.client.dropped(n, err)
+	}
 	if len(l.batch) == 0 {
 		return false, nil
 	}

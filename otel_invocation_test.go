@@ -43,7 +43,7 @@ func TestInvocationSpanWithoutAnswer(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			recorder.Reset()
-			c.execute(&incoming{link: l, function: &Function{id: "f", spanName: "execute f", handler: tt.f}, data: []byte(`{"password":1}`)})
+			c.execute(&incoming{origin: l, function: &Function{id: "f", spanName: "execute f", handler: tt.f}, data: []byte(`{"password":1}`)})
 			span := recorder.Ended()[0]
 			if span.Status().Code != tt.status {
 				t.Errorf("status is %v", span.Status())
@@ -119,7 +119,7 @@ func benchmarkInvocation(b *testing.B, traceparent string) {
 	for b.Loop() {
 		ctx, span := t.begin(&invocationContext{Context: context.Background(), in: in}, in)
 		answer := newBuffer()
-		_ = encodeResult(answer, in.id, in.function.id, nil)
+		_ = encodeResult(answer, triggerDialect{}, in.id, in.function.id, nil)
 		answer.Truncate(answer.Len() - len("null}"))
 		answer.Write(payload)
 		answer.WriteByte('}')

@@ -33,6 +33,8 @@ type outbox struct {
 	heldB   int // their bytes
 	pending map[invocationID]*request
 	changed signal.Broadcast // room is made, or the link changes
+	refused int              // held Sends that the link's dialect could not express
+	refusal error
 
 	free  sync.Pool // of requests: a client's own, for their channels belong to its synctest bubble
 	stats outboxStats
@@ -74,7 +76,10 @@ const (
 )
 
 func (it item) size() int {
-	if it.buf == nil {
+	switch {
+	case it.req != nil:
+		return it.req.size
+	case it.buf == nil:
 		return 0
 	}
 	return it.buf.Len()
@@ -221,6 +226,10 @@ func (o *outbox) take(l *link, batch []item) []item {
 			if r.state != requestQueued {
 				continue // given up
 			}
+			if err := l.dialect().checkCall(&r.inv, r.size); err != nil {
+				o.refuse(it, err)
+				continue
+			}
 			r.state, r.link = requestSent, l
 		}
 		if it.send {
@@ -235,6 +244,33 @@ func (o *outbox) take(l *link, batch []item) []item {
 	}
 	o.changed.Send()
 	return batch
+}
+
+// refuse fails a request that the dialect of the link cannot express; o.mu is held.
+func (o *outbox) refuse(it item, err error) {
+	r := it.req
+	o.bytes -= r.size
+	it.buf.free()
+	delete(o.pending, r.id)
+	r.state, r.buf = requestDone, nil
+	if r.held && !r.wantsResult { // its caller was told nil
+		o.stats.sendsDropped.Add(1)
+		o.refused++
+		o.refusal = err
+		return
+	}
+	r.unsent = true
+	r.finish(err)
+}
+
+// takeRefused returns how many held Sends were refused since it was last called, and why
+// the latest was.
+func (o *outbox) takeRefused() (n int, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n, err = o.refused, o.refusal
+	o.refused, o.refusal = 0, nil
+	return n, err
 }
 
 // written settles a batch that l's writer has written, or failed to write: the
@@ -282,7 +318,9 @@ func (o *outbox) written(l *link, batch []item, err error) {
 	for i, it := range batch {
 		if err == nil {
 			o.stats.framesSent.Add(1)
-			o.stats.bytesSent.Add(uint64(it.size()))
+			if it.buf != nil {
+				o.stats.bytesSent.Add(uint64(it.buf.Len()))
+			}
 		}
 		it.buf.free()
 		batch[i] = item{}
