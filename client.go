@@ -178,7 +178,7 @@ func (c *Client) Connect(ctx context.Context) error {
 	}
 	switch {
 	case c.lastError != nil:
-		err = fmt.Errorf("iii: connect: %w; last attempt: %w", err, trimmed(c.lastError))
+		err = public(fmt.Errorf("connect: %w; last attempt: %w", err, c.lastError))
 	case c.out.attached():
 		err = fmt.Errorf("iii: connect: %w; %s has taken the connection, and not yet the worker: is it the engine's port for workers?", err, c.cfg.URL.Host)
 	default:
@@ -201,7 +201,7 @@ func (c *Client) endError() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		return fmt.Errorf("%w: %w", ErrClosed, trimmed(c.err))
+		return public(fmt.Errorf("%w: %w", ErrClosed, c.err))
 	}
 	return ErrClosed
 }
@@ -315,7 +315,7 @@ func (c *Client) Run(ctx context.Context) error {
 		if ctx.Err() != context.Canceled || !errors.Is(err, context.Canceled) {
 			return err
 		}
-		c.log.WarnContext(ctx, "iii: told to end before it was connected", "error", err)
+		c.log.WarnContext(ctx, "iii: the context ended before the client was connected", "error", err)
 		return c.Close()
 	}
 	select {

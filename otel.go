@@ -91,7 +91,7 @@ var globalProviders struct {
 func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption) (*Telemetry, error) {
 	resolved, err := cfg.resolve()
 	if err != nil {
-		return nil, err
+		return nil, public(err)
 	}
 	var options telemetryOptions
 	if err := applyOptions(&options, opts, callOption); err != nil {

@@ -216,7 +216,7 @@ func registerError(err error) error {
 	if errors.As(err, &e) && e.Code == codeInvocationStopped {
 		return err
 	}
-	return fatalError{fmt.Errorf("iii: the engine refused this worker's registration: %w", trimmed(err))}
+	return fatalError{public(fmt.Errorf("the engine refused this worker's registration: %w", err))}
 }
 
 // forgetOthers forgets the connections before the current one: the engine has read
