@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -168,7 +169,8 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		inv.caller = h.in
 	}
 
-	r := c.out.newRequest(inv.action != actionVoid, cfg.timeout)
+	timeout := cmp.Or(cfg.timeout, c.cfg.callTimeout)
+	r := c.out.newRequest(inv.action != actionVoid, timeout)
 	if r.wantsResult {
 		r.id = newInvocationID()
 		inv.id = r.id
@@ -178,7 +180,13 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	inv.metadata = nil
 	r.inv = inv
 	if err == nil {
-		err = c.out.submit(ctx, r.timer.C, r)
+		expired := r.timer.C
+		if c.cfg.sendPolicy == SendWait && !r.wantsResult && cfg.timeout == 0 {
+			expired = nil // it waits for room until ctx ends, and only then begins
+		}
+		if err = c.out.submit(ctx, expired, r); expired == nil {
+			r.timer.Reset(timeout)
+		}
 	}
 	if err != nil {
 		r.buf.free()

@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/iii-go/iii/internal/fifo"
 	"github.com/iii-go/iii/internal/rawjson"
+	"github.com/iii-go/iii/internal/signal"
 )
 
 const (
@@ -113,12 +116,11 @@ type dispatcher struct {
 
 	mu      sync.Mutex
 	running int
-	queue   []*incoming
-	head    int
+	queue   fifo.Queue[*incoming]
 	bytes   int
 	idle    []chan *incoming // workers that wait, the latest last
 	closed  bool
-	quiet   chan struct{} // closed when nothing runs or waits; nil if nobody asks
+	quiet   signal.Broadcast // nothing runs or waits
 	workers sync.WaitGroup
 
 	overloaded atomic.Uint64
@@ -132,17 +134,12 @@ func (d *dispatcher) submit(in *incoming) bool {
 		return true // its link is dead as well
 	}
 	if d.limit > 0 && d.running >= d.limit {
-		if len(d.queue)-d.head >= maxQueuedInvocations || d.bytes+in.size() > maxQueuedBytes {
+		if d.queue.Len() >= maxQueuedInvocations || d.bytes+in.size() > maxQueuedBytes {
 			d.mu.Unlock()
 			d.overloaded.Add(1)
 			return false
 		}
-		if d.head > len(d.queue)/2 { // or a queue that is never empty grows for ever
-			n := copy(d.queue, d.queue[d.head:])
-			clear(d.queue[n:])
-			d.queue, d.head = d.queue[:n], 0
-		}
-		d.queue = append(d.queue, in)
+		d.queue.Push(in)
 		d.bytes += in.size()
 		d.mu.Unlock()
 		return true
@@ -192,9 +189,8 @@ func (d *dispatcher) next(wake chan *incoming) *incoming {
 		return in
 	}
 	d.running--
-	if d.running == 0 && d.quiet != nil {
-		close(d.quiet)
-		d.quiet = nil
+	if d.running == 0 {
+		d.quiet.Send()
 	}
 	if d.closed || len(d.idle) >= maxIdleWorkers {
 		d.mu.Unlock()
@@ -206,16 +202,11 @@ func (d *dispatcher) next(wake chan *incoming) *incoming {
 }
 
 func (d *dispatcher) pop() *incoming {
-	if d.head == len(d.queue) {
+	if d.queue.Len() == 0 {
 		return nil
 	}
-	in := d.queue[d.head]
-	d.queue[d.head] = nil
-	d.head++
+	in := d.queue.Pop()
 	d.bytes -= in.size()
-	if d.head == len(d.queue) {
-		d.queue, d.head = d.queue[:0], 0
-	}
 	return in
 }
 
@@ -223,8 +214,8 @@ func (d *dispatcher) pop() *incoming {
 func (d *dispatcher) withdraw() []*incoming {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	waiting := append([]*incoming(nil), d.queue[d.head:]...)
-	d.queue, d.head, d.bytes = nil, 0, 0
+	waiting := slices.Clone(d.queue.All())
+	d.queue, d.bytes = fifo.Queue[*incoming]{}, 0
 	return waiting
 }
 
@@ -235,10 +226,7 @@ func (d *dispatcher) waitQuiet(ctx context.Context) error {
 		d.mu.Unlock()
 		return nil
 	}
-	if d.quiet == nil {
-		d.quiet = make(chan struct{})
-	}
-	quiet := d.quiet
+	quiet := d.quiet.Wait()
 	d.mu.Unlock()
 	select {
 	case <-quiet:
@@ -257,7 +245,7 @@ func (d *dispatcher) close() <-chan struct{} {
 		worker <- nil
 	}
 	d.idle = nil
-	d.queue, d.head, d.bytes = nil, 0, 0
+	d.queue, d.bytes = fifo.Queue[*incoming]{}, 0
 	d.mu.Unlock()
 	ended := make(chan struct{})
 	go func() {
@@ -270,7 +258,7 @@ func (d *dispatcher) close() <-chan struct{} {
 func (d *dispatcher) counts() (running, queued int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.running, len(d.queue) - d.head
+	return d.running, d.queue.Len()
 }
 
 // execute runs one handler and sends its answer to where the invocation came from. It

@@ -12,8 +12,6 @@ import (
 	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // failure is an error whose text cannot be had.
@@ -138,43 +136,6 @@ func TestGoexitKeepsSlots(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-// TestQueuesStayShort is about queues that are never empty: they do not keep the
-// room of what has left them.
-func TestQueuesStayShort(t *testing.T) {
-	const rounds = 20_000
-	d := &dispatcher{limit: 1, running: 1}
-	for range 10 {
-		d.submit(&incoming{})
-	}
-	for range rounds {
-		d.submit(&incoming{})
-		d.pop()
-	}
-	if n := cap(d.queue); n > 1000 {
-		t.Errorf("queue of 10 invocations has room for %d", n)
-	}
-	if n := len(d.queue) - d.head; n != 10 {
-		t.Errorf("%d invocations wait, want 10", n)
-	}
-
-	o := newOutbox(1000, 1<<20)
-	l := &link{Conn: wsconn.Over(nil)}
-	o.attach(l, 1)
-	big := strings.Repeat("x", takeBytes) // one is taken at once
-	for range 10 {
-		o.urgent(l, item{buf: bufferOf([]byte(big))})
-	}
-	var batch []item
-	for range rounds / 10 {
-		o.urgent(l, item{buf: bufferOf([]byte(big))})
-		batch = o.take(l, batch[:0])
-		o.written(l, batch, nil)
-	}
-	if n := cap(o.queue); n > 1000 {
-		t.Errorf("queue of 10 messages has room for %d", n)
-	}
 }
 
 // TestSubmitConcurrent has many submit and withdraw at once.

@@ -450,13 +450,8 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 		return nil, nil, fmt.Errorf("iii: function %q: %w", id, trimmed(err))
 	}
 	cfg := &functionConfig{}
-	for _, opt := range opts {
-		if opt == nil {
-			return fail(errors.New("nil FunctionOption"))
-		}
-		if err := opt(cfg); err != nil {
-			return fail(err)
-		}
+	if err := applyOptions(cfg, opts, callOption); err != nil {
+		return fail(err)
 	}
 	if err := cfg.checkID(id); err != nil {
 		return fail(err)

@@ -315,13 +315,8 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 	}
 	var o triggerOptions
-	for _, opt := range opts {
-		if opt == nil {
-			return nil, fmt.Errorf("iii: trigger of %s: nil TriggerOption", functionID)
-		}
-		if err := opt(&o); err != nil {
-			return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, trimmed(err))
-		}
+	if err := applyOptions(&o, opts, callOption); err != nil {
+		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, trimmed(err))
 	}
 	if config, err = o.addTo(triggerType, config); err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
