@@ -273,7 +273,7 @@ func (r *registry) awaitOwners(l *link) {
 		}
 		var listed, released map[string]bool
 		if !forbidden {
-			ctx, cancel := context.WithDeadline(l.handlers, deadline)
+			ctx, cancel := context.WithDeadline(ownCalls(l.handlers), deadline)
 			var err error
 			listed, released, err = r.client.released(ctx, former)
 			cancel()
@@ -393,11 +393,11 @@ func (c *Client) released(ctx context.Context, former map[string]string) (listed
 // id. Every other rejection is about the trigger itself.
 func isContested(triggerType string, err *Error) bool {
 	switch err.Code {
-	case codeRouteConflict:
+	case CodeHTTPRouteConflict:
 		return triggerType == "http"
-	case codeObserverConflict:
+	case CodeObserverIDConflict:
 		return true
-	case codeTriggerFailed:
+	case CodeTriggerRegistrationFailed:
 		return triggerType == "http" && strings.Contains(err.Message, "conflicts with already-registered route")
 	}
 	return false
