@@ -43,6 +43,7 @@ type registry struct {
 	fences     uint64      // number of the latest fence, counted across links
 	fenceTimer *time.Timer // ends the link if the fence is not answered
 	held       []*Trigger  // not sent yet, in the order of the program
+	batch      []item      // what begin sends; nil except while it runs
 
 	// See observe.go.
 	observations map[string][]*observation // of the current link, by the id of the observer
@@ -106,7 +107,8 @@ func (r *registry) begin(l *link, first ...item) {
 		r.client.out.stats.heldDropped.Add(uint64(len(r.unobserved)))
 		r.unobserved = nil
 	}
-	r.client.out.urgent(l, first...)
+	// All of it leaves together, as far as the size of a batch allows.
+	r.batch = append(make([]item, 0, len(first)+len(r.types)+len(r.functions)), first...)
 	for _, t := range r.types {
 		r.push(d.registerTriggerType(&t.spec))
 	}
@@ -117,6 +119,9 @@ func (r *registry) begin(l *link, first ...item) {
 		f.delay = 0
 		r.ask(&f.claim)
 	}
+	batch := r.batch
+	r.batch = nil
+	r.client.out.urgent(l, batch...)
 }
 
 // firstFence is the number of the first fence of the next link.
@@ -162,7 +167,11 @@ func (r *registry) end(l *link) {
 
 // push sends a message, which was checked to be encodable.
 func (r *registry) push(message any) {
-	r.client.out.urgent(r.link, r.client.item(message))
+	if it := r.client.item(message); r.batch != nil {
+		r.batch = append(r.batch, it)
+	} else {
+		r.client.out.urgent(r.link, it)
+	}
 }
 
 // ask sends a registration, which the next fence settles.
