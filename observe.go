@@ -170,13 +170,8 @@ func (c *Client) Observe(source Source, target string, opts ...ObserveOption) (*
 		return fail(errors.New("blank function id of the target"))
 	}
 	var cfg observeOptions
-	for _, opt := range opts {
-		if opt == nil {
-			return fail(errors.New("nil ObserveOption"))
-		}
-		if err := opt(&cfg); err != nil {
-			return fail(err)
-		}
+	if err := applyOptions(&cfg, opts, callOption); err != nil {
+		return fail(err)
 	}
 	s, err := source.encode(c)
 	if err != nil {

@@ -674,6 +674,53 @@ func TestObserverEndsWithTheClient(t *testing.T) {
 	})
 }
 
+func TestReadyToleratesObserversThatWait(t *testing.T) {
+	for name, g := range map[string]generation{"0.23": withoutObservers, "0.25": withV1, "0.26": withV2} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				refuse := false
+				p := newPeer(t, script{greet: greetAs(withV2, g), message: accepting(func(c *peerConn, m *peerMessage) bool {
+					switch {
+					case m.Type != "observe":
+						return false
+					case refuse:
+						c.send(observeRefused(m.ID, "INVALID_ARGS"))
+					default:
+						c.send(observeResult(m.ID, "pending"))
+					}
+					return true
+				})})
+				c := p.client()
+				mustHandle(t, c, "f")
+				if _, err := c.Trigger("far", SubscribeTriggerConfig{Topic: "t"}, WithTriggerNamespace("far")); err != nil { // needs an adapter
+					t.Fatal(err)
+				}
+				if err := errors.Join(c.Connect(t.Context()), c.Ready()); err != nil {
+					t.Error(err)
+				}
+				p.conn(0).Cut()
+				p.conn(1)
+				synctest.Wait()
+				if err := errors.Join(c.Connect(t.Context()), c.Ready()); err != nil {
+					t.Error(err)
+				}
+				o := mustObserve(t, c, "f")
+				synctest.Wait()
+				if err := c.Ready(); g == nil != errors.Is(err, errors.ErrUnsupported) || g != nil && err != nil {
+					t.Errorf("with an observer that is %s: %v", o.State(), err)
+				}
+				_ = o.Dispose(t.Context())
+				refuse = true
+				mustObserve(t, c, "f")
+				synctest.Wait()
+				if err := c.Ready(); g != nil && codeOf(err) != "INVALID_ARGS" {
+					t.Errorf("with a refused observer: %v", err)
+				}
+			})
+		})
+	}
+}
+
 func TestExpiryCountsFromTheFirstTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hosting)})
