@@ -370,7 +370,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	}
 	c.registry.withdraw(ErrClosed)
 	for _, in := range c.dispatch.withdraw() {
-		c.turnAway(in, codeDraining, "the worker is shutting down")
+		c.turnAway(in, CodeWorkerDraining, "the worker is shutting down")
 	}
 	err = c.dispatch.waitQuiet(ctx)
 	began := time.Now()

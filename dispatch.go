@@ -268,12 +268,21 @@ func (c *Client) execute(in *incoming) {
 		c.out.stats.repliesDropped.Add(1)
 		return
 	}
-	ctx, span := c.tracing.begin(&invocationContext{Context: in.origin.context(), client: c, in: in}, in)
+	invocation := &invocationContext{Context: in.origin.context(), client: c, in: in}
+	invocation.limitHandler(in.function.timeout)
+	ctx, span := c.tracing.begin(invocation, in)
+	invocation.limit.watch(func() { c.handlerTimedOut(ctx, invocation, span) })
 	var answer *buffer
-	returned := false
+	returned, late := false, false
 	defer func() {
 		if !returned {
 			answer = c.encodePanic(ctx, in, span, recover()) // nil after runtime.Goexit
+			if invocation.limit.handlerReturned() {
+				answer.free()
+				return
+			}
+		} else if late {
+			return
 		}
 		span.end(ctx, answer)
 		if answer != nil {
@@ -281,6 +290,11 @@ func (c *Client) execute(in *incoming) {
 		}
 	}()
 	result, err := in.function.handler(ctx, in.data)
+	err = handlerError(err)
+	if late = invocation.limit.handlerReturned(); late {
+		returned = true
+		return
+	}
 	if len(in.id) > 0 {
 		answer, err = c.encodeAnswer(ctx, in, result, err)
 		span.answered(answer, err)
@@ -288,6 +302,33 @@ func (c *Client) execute(in *incoming) {
 		span.returned(result, err)
 	}
 	returned = true
+}
+
+// handlerTimedOut answers in place of a handler that has run for longer than
+// [WithHandlerTimeout]. The answer does not wait for room: it is small.
+func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationContext, span invocationSpan) {
+	answer, failure := invocation.timeoutAnswer()
+	f := invocation.in.function
+	c.log.LogAttrs(ctx, slog.LevelWarn, "iii: handler timed out", slog.String("function", f.id), slog.Duration("after", f.timeout))
+	span.answered(answer, failure)
+	span.end(ctx, answer)
+	if answer != nil {
+		invocation.in.origin.replyNow(answer)
+	}
+}
+
+// handlerError is what a handler's error is to its caller. The codes of this package's own
+// answers say that a handler has not run, or not to its end: an error that a handler has from
+// a call of its own says that of another one.
+func handlerError(err error) error {
+	var e *Error
+	if errors.As(err, &e) && e != nil {
+		switch e.Code {
+		case CodeWorkerDraining, CodeOverloaded, CodeHandlerTimeout, CodeResultTooLarge:
+			return &Error{Code: CodeInvocationFailed, Message: trimmed(err).Error(), Stacktrace: e.Stacktrace}
+		}
+	}
+	return err
 }
 
 // encodePanic logs a handler that did not return and is the message for that, or
@@ -300,7 +341,7 @@ func (c *Client) encodePanic(ctx context.Context, in *incoming, span invocationS
 	if len(in.id) == 0 {
 		return nil
 	}
-	failure := &Error{Code: codeInvocationFailed, Message: "handler panicked"}
+	failure := &Error{Code: CodeInvocationFailed, Message: "handler panicked"}
 	if c.cfg.stackTraces {
 		failure.Message = fmt.Sprintf("handler panicked: %v", p)
 		failure.Stacktrace = stack
@@ -319,9 +360,12 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, result any, err
 		case err == nil && b.Len() < messageTooLarge:
 			return b, nil
 		case err == nil:
-			err = &Error{Code: codeResultTooLarge, Message: fmt.Sprintf("the result makes a message of %d bytes; the limit is %d", b.Len(), messageTooLarge)}
+			err = &Error{Code: CodeResultTooLarge, Message: fmt.Sprintf("the result makes a message of %d bytes; the limit is %d", b.Len(), messageTooLarge)}
 		default:
 			err = fmt.Errorf("result does not encode: %w", err)
+			if in.function.web {
+				err = hiddenError{err}
+			}
 		}
 		b.free()
 		b = newBuffer()
@@ -332,20 +376,23 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, result any, err
 	if b.Len() >= messageTooLarge {
 		b.free()
 		b = newBuffer()
-		in.origin.encodeError(b, in, codeResultTooLarge, "the error is too large to be sent", "")
+		in.origin.encodeError(b, in, CodeResultTooLarge, "the error is too large to be sent", "")
 	}
 	return b, err
 }
 
 // errorParts is the error body for err.
 func errorParts(err error) (code, message, stack string) {
+	if _, hidden := err.(hiddenError); hidden {
+		return CodeInvocationFailed, hiddenText, ""
+	}
 	var e *Error
-	if !errors.As(err, &e) {
-		return codeInvocationFailed, err.Error(), ""
+	if !errors.As(err, &e) || e == nil {
+		return CodeInvocationFailed, err.Error(), ""
 	}
 	code, message, stack = e.Code, e.Message, e.Stacktrace
 	if code == "" {
-		code = codeInvocationFailed
+		code = CodeInvocationFailed
 	}
 	if err != error(e) {
 		message = err.Error()   // wrapped: what the handler added counts
@@ -363,7 +410,7 @@ func (c *Client) turnAway(in *incoming, code, message string) {
 		return
 	}
 	b := newBuffer()
-	if in.function.route == nil || in.origin.encodeResult(b, in, serviceUnavailable(code, message)) != nil {
+	if !in.function.web || in.origin.encodeResult(b, in, serviceUnavailable(code, message)) != nil {
 		b.Reset()
 		in.origin.encodeError(b, in, code, message, "")
 	}

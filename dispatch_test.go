@@ -79,8 +79,9 @@ func TestHandlerOutcomes(t *testing.T) {
 	}
 	p := newPeer(t, script{})
 	c := p.client(WithMaxConcurrency(1)) // a slot that is lost is the last one
+	id := func(name string) string { return "f::" + strings.ReplaceAll(name, " ", "-") }
 	for _, test := range tests {
-		if _, err := c.HandleFunc("f::"+test.name, func(context.Context, json.RawMessage) (any, error) { return test.handler() }); err != nil {
+		if _, err := c.HandleFunc(id(test.name), func(context.Context, json.RawMessage) (any, error) { return test.handler() }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -89,7 +90,7 @@ func TestHandlerOutcomes(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			m := p.answered(p.conn(0).invoke("f::"+test.name, `{}`))
+			m := p.answered(p.conn(0).invoke(id(test.name), `{}`))
 			got := outcome{string(m.Result), m.Error}
 			if got.Error != nil && strings.HasSuffix(got.Error.Message, errUnencodable.Error()) {
 				got.Error.Message = "result does not encode: no" // encoding/json says more, in words of its own
@@ -97,7 +98,7 @@ func TestHandlerOutcomes(t *testing.T) {
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("answer (-want +got):\n%s", diff)
 			}
-			if m.FunctionID != "f::"+test.name {
+			if m.FunctionID != id(test.name) {
 				t.Errorf("function id of the answer: %q", m.FunctionID)
 			}
 		})

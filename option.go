@@ -91,6 +91,8 @@ type config struct {
 
 	drainTimeout   time.Duration
 	callTimeout    time.Duration
+	callRetry      *RetryPolicy // nil: none
+	httpErrors     func(ctx context.Context, err error) *HTTPError
 	maxConcurrency int
 	stackTraces    bool
 	waitForName    bool

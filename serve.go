@@ -213,7 +213,7 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 
 func registerError(err error) error {
 	var e *Error
-	if errors.As(err, &e) && e.Code == codeInvocationStopped {
+	if errors.As(err, &e) && e.Code == CodeInvocationStopped {
 		return err
 	}
 	return fatalError{public(fmt.Errorf("the engine refused this worker's registration: %w", err))}
@@ -306,13 +306,13 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	if f == nil {
 		if len(m.id) > 0 {
 			b := newBuffer()
-			encodeError(b, l.dialect(), m.id, string(id), codeFunctionNotFound, "this worker has no function "+string(id), "")
+			encodeError(b, l.dialect(), m.id, string(id), CodeFunctionNotFound, "this worker has no function "+string(id), "")
 			l.replyNow(b)
 		}
 		return
 	}
 	if signal.IsClosed(c.stopping) {
-		c.turnAway(&incoming{origin: l, function: f, id: m.id}, codeDraining, "the worker is shutting down")
+		c.turnAway(&incoming{origin: l, function: f, id: m.id}, CodeWorkerDraining, "the worker is shutting down")
 		return
 	}
 	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage)+len(m.caller)+len(m.activation))
@@ -331,7 +331,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		in.depth = uint32(depth)
 	}
 	if !c.dispatch.submit(in) {
-		c.turnAway(in, codeOverloaded, "the worker has too many invocations waiting")
+		c.turnAway(in, CodeOverloaded, "the worker has too many invocations waiting")
 	}
 }
 
@@ -351,7 +351,7 @@ func (c *Client) receiveResult(l *link, m *received) {
 	case m.err != nil:
 		answer = remoteError(m.err, registerWorkerFunction, string(m.id))
 	case json.Unmarshal(m.result, &result) == nil && result.Success != nil && !*result.Success:
-		answer = &Error{Code: codeInvocationStopped, Message: "the engine did not take the registration", FunctionID: registerWorkerFunction}
+		answer = &Error{Code: CodeInvocationStopped, Message: "the engine did not take the registration", FunctionID: registerWorkerFunction}
 	}
 	select {
 	case l.registered <- answer:
@@ -385,7 +385,7 @@ func (c *Client) receiveError(l *link, b []byte) {
 		c.undecodable(err, len(b))
 	case !l.isAccepted():
 		l.Fail(fatalError{refusal})
-	case m.Error.Code == codeAuthError:
+	case m.Error.Code == CodeAuthError:
 		l.Fail(refusal) // the next connection shows whether it is meant for good
 	default:
 		c.undecodable(fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code), len(b))
@@ -406,9 +406,9 @@ func (l *link) isAccepted() bool { return signal.IsClosed(l.accepted) }
 // the client ends.
 func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
-	case err.Code == codeFunctionConflict:
+	case err.Code == CodeFunctionConflict:
 		c.functionRefused(l, err)
-	case err.Code == codeWorkerConflict && c.cfg.waitForName:
+	case err.Code == CodeWorkerConflict && c.cfg.waitForName:
 		c.forgetLatest()
 		l.Fail(nameHeldError{err})
 	default:
