@@ -56,7 +56,7 @@ type registry struct {
 	sought    map[string]bool      // unlisted owners whose functions have been tried because of that
 	takenOver bool                 // something, since awaitOwners last asked
 	awaiting  bool                 // awaitOwners runs
-	wake      chan struct{}        // capacity 1: tend has something to do
+	wake      chan struct{}        // capacity 1: maintain has something to do
 }
 
 // replayPhase is how far the registrations of a link have come.
@@ -739,7 +739,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 		c.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: triggers that were registered before their function remain registered although it is refused",
 			slog.String("function", f.id), slog.Any("triggers", early))
 	}
-	c.report(err)
+	c.reportError(err)
 }
 
 // triggerRefused handles the rejection of a trigger by the engine or its provider.
