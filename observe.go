@@ -397,12 +397,12 @@ func (o *Observer) change(state ObserverState, reason *Error) {
 	}
 }
 
-// observation is one observe message that was sent over the current link, until the engine
+// observeFrame is one observe message that was sent over the current link, until the engine
 // has nothing more to say of it. The lock of the registry guards it.
 //
 // Several of one id follow one another: the engine answers them in order, so an answer is
 // for the oldest that has none, and a change of state for the newest that has one.
-type observation struct {
+type observeFrame struct {
 	trigger  *Trigger
 	answered bool
 	left     chan struct{} // nil until unobserve was sent behind it; closed when the engine has let go
@@ -412,7 +412,7 @@ type observation struct {
 // observing notes that an observe message for t is sent now. If the engine has an earlier one,
 // that is taken back first.
 func (r *registry) observing(t *Trigger) {
-	if t.observation != nil {
+	if t.frame != nil {
 		r.unobserve(t)
 	}
 	if o := t.spec.observe; o != nil && o.expiry > 0 && o.deadline.IsZero() {
@@ -427,26 +427,26 @@ func (r *registry) observing(t *Trigger) {
 		})
 	}
 	id := t.spec.idOfObserver()
-	t.observation, t.lingers = &observation{trigger: t}, false
-	if r.observations == nil {
-		r.observations = map[string][]*observation{}
+	t.frame, t.lingers = &observeFrame{trigger: t}, false
+	if r.observeFrames == nil {
+		r.observeFrames = map[string][]*observeFrame{}
 	}
-	r.observations[id] = append(r.observations[id], t.observation)
+	r.observeFrames[id] = append(r.observeFrames[id], t.frame)
 }
 
 // unobserve takes the observer back that the engine has for t, or may have since an earlier
 // connection.
 func (r *registry) unobserve(t *Trigger) {
-	o := t.observation
+	o := t.frame
 	if o == nil {
-		o = &observation{trigger: t, answered: true}
-		if r.observations == nil {
-			r.observations = map[string][]*observation{}
+		o = &observeFrame{trigger: t, answered: true}
+		if r.observeFrames == nil {
+			r.observeFrames = map[string][]*observeFrame{}
 		}
 		id := t.spec.idOfObserver()
-		r.observations[id] = append(r.observations[id], o)
+		r.observeFrames[id] = append(r.observeFrames[id], o)
 	}
-	t.observation, t.lingers = nil, false
+	t.frame, t.lingers = nil, false
 	o.left = make(chan struct{})
 	o.patience = time.AfterFunc(disposeTimeout, func() {
 		r.mu.Lock()
@@ -456,9 +456,9 @@ func (r *registry) unobserve(t *Trigger) {
 	r.push(UnobserveMessage{ID: t.spec.idOfObserver()})
 }
 
-// forget drops an observation of which the engine has nothing more to say. One that has no
+// forget drops a frame of which the engine has nothing more to say. One that has no
 // answer stays, for the answers are in order.
-func (r *registry) forget(o *observation) {
+func (r *registry) forget(o *observeFrame) {
 	if o.left != nil {
 		if o.patience != nil {
 			o.patience.Stop()
@@ -470,11 +470,11 @@ func (r *registry) forget(o *observation) {
 		return
 	}
 	id := o.trigger.spec.idOfObserver()
-	list := slices.DeleteFunc(r.observations[id], func(other *observation) bool { return other == o })
+	list := slices.DeleteFunc(r.observeFrames[id], func(other *observeFrame) bool { return other == o })
 	if len(list) == 0 {
-		delete(r.observations, id)
+		delete(r.observeFrames, id)
 	} else {
-		r.observations[id] = list
+		r.observeFrames[id] = list
 	}
 }
 
@@ -484,7 +484,7 @@ func (r *registry) dispose(t *Trigger) (left <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.triggerByID[t.id] == t && r.closed == nil {
-		o := t.observation
+		o := t.frame
 		r.remove(t)
 		if o != nil {
 			t.left = o.left
@@ -504,7 +504,7 @@ func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *T
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	t := r.triggerByID[a.ObserverID]
-	if list := r.observations[a.ObserverID]; t == nil && r.link == l && len(list) > 0 { // taken back, and still under way
+	if list := r.observeFrames[a.ObserverID]; t == nil && r.link == l && len(list) > 0 { // taken back, and still under way
 		t = list[len(list)-1].trigger
 	}
 	if t == nil || t.spec.observe != nil || f != t.adapter && (f.id != t.functionID || !t.own) {
@@ -536,14 +536,14 @@ func (r *registry) unobserveEarlier() {
 	r.unobserved = nil
 }
 
-// endObservations notes what the engine may still have of the link that ends.
-func (r *registry) endObservations() {
-	for _, list := range r.observations {
+// endObserveFrames notes what the engine may still have of the link that ends.
+func (r *registry) endObserveFrames() {
+	for _, list := range r.observeFrames {
 		for _, o := range list {
 			switch {
 			case o.left == nil:
 				o.trigger.lingers = true
-				o.trigger.observation = nil
+				o.trigger.frame = nil
 			case o.patience != nil: // the unobserve may be lost with the link
 				o.patience.Stop()
 				o.patience = nil
@@ -552,7 +552,7 @@ func (r *registry) endObservations() {
 			}
 		}
 	}
-	r.observations = nil
+	r.observeFrames = nil
 	for _, t := range r.triggers {
 		if o := t.observer; o != nil && o.state == ObserverStateActive {
 			o.change(ObserverStateSuspended, nil)
@@ -564,12 +564,12 @@ func (r *registry) endObservations() {
 func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 	r := c.registry
 	r.mu.Lock()
-	i := slices.IndexFunc(r.observations[m.ID], func(o *observation) bool { return !o.answered })
+	i := slices.IndexFunc(r.observeFrames[m.ID], func(o *observeFrame) bool { return !o.answered })
 	if r.link != l || i < 0 {
 		r.mu.Unlock()
 		return
 	}
-	o := r.observations[m.ID][i]
+	o := r.observeFrames[m.ID][i]
 	o.answered = true
 	t := o.trigger
 	r.answered(&t.claim)
@@ -579,7 +579,7 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 		left := o.left != nil || r.closed != nil
 		r.forget(o)
 		if !left {
-			t.observation, t.sent = nil, false
+			t.frame, t.sent = nil, false
 			told = r.refuse(l, t, refusal, true)
 		}
 	case r.closed != nil:
@@ -606,8 +606,8 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
 	r := c.registry
 	r.mu.Lock()
-	var o *observation
-	for _, other := range r.observations[m.ID] {
+	var o *observeFrame
+	for _, other := range r.observeFrames[m.ID] {
 		if other.answered {
 			o = other
 		}
@@ -628,7 +628,7 @@ func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
 		reason := observerReason(m.ID, m.State, m.Reason, m.State == ObserverStateError || m.State == ObserverStateDisposed)
 		switch m.State {
 		case ObserverStateDisposed:
-			t.observation, t.sent = nil, false
+			t.frame, t.sent = nil, false
 			if t.observer != nil {
 				r.remove(t)
 				t.observer.change(m.State, reason)

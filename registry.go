@@ -46,8 +46,8 @@ type registry struct {
 	batch      []item      // what begin sends; nil except while it runs
 
 	// See observe.go.
-	observations map[string][]*observation // of the current link, by the id of the observer
-	unobserved   []*Trigger                // taken back without a connection; the engine may have them
+	observeFrames map[string][]*observeFrame // of the current link, by the id of the observer
+	unobserved    []*Trigger                 // taken back without a connection; the engine may have them
 
 	// See takeover.go.
 	refusals  []*claim             // to be tried again
@@ -162,7 +162,7 @@ func (r *registry) end(l *link) {
 	for _, t := range r.triggers {
 		t.standing, t.queued = unasked, false
 	}
-	r.endObservations()
+	r.endObserveFrames()
 }
 
 // push sends a message, which was checked to be encodable.
@@ -586,7 +586,7 @@ func (r *registry) remove(t *Trigger) {
 		r.held = slices.Delete(r.held, i, i+1)
 	}
 	switch {
-	case t.observation != nil, t.lingers && r.link != nil && r.phase >= replayTriggers && r.link.dialect().observes():
+	case t.frame != nil, t.lingers && r.link != nil && r.phase >= replayTriggers && r.link.dialect().observes():
 		r.unobserve(t)
 	case t.lingers:
 		r.unobserveLater(t)
@@ -666,7 +666,7 @@ func (r *registry) withdraw(reason error) {
 	r.closed = reason
 	for _, t := range r.triggers {
 		switch {
-		case t.observation != nil:
+		case t.frame != nil:
 			r.push(UnobserveMessage{ID: t.spec.idOfObserver()})
 		case t.sent:
 			r.takeBack(&t.claim)

@@ -108,11 +108,11 @@ type Trigger struct {
 	adapter   *Function // that its observer calls in place of its own
 
 	// Of observers and of triggers that are such.
-	observer    *Observer       // nil: it is a trigger of the program's
-	observation *observation    // on the current link, until it is taken back or refused
-	lingers     bool            // the engine may have the observer of an earlier connection
-	final       bool            // the engine has refused the observer
-	left        <-chan struct{} // closed when the engine has let go of it
+	observer *Observer       // nil: it is a trigger of the program's
+	frame    *observeFrame   // on the current link, until it is taken back or refused
+	lingers  bool            // the engine may have the observer of an earlier connection
+	final    bool            // the engine has refused the observer
+	left     <-chan struct{} // closed when the engine has let go of it
 }
 
 // ID is the trigger's id, random unless [WithTriggerID] set it.

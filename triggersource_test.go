@@ -657,3 +657,114 @@ func TestTriggersAreReplayedInTheFormOfTheEngine(t *testing.T) {
 		}
 	})
 }
+
+// What another live worker serves is left to it: its queue, its ticks and its routes.
+func TestTriggersAreHeldWithTheirFunctionOnEnginesWithObservers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		held, listed := true, true
+		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			if m.Type == "registerfunction" && m.ID != "free" && held {
+				c.send(fmt.Sprintf(`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":%q,"owner_worker_id":"w"}`, m.ID))
+				return true
+			}
+			if m.FunctionID == "engine::registered-triggers::list" { // as an engine without triggers
+				c.fail(m, "function_not_found", "no")
+				return true
+			}
+			return hosting(c, m)
+		}), call: func(_ *peerConn, m *peerMessage) string {
+			mu.Lock()
+			defer mu.Unlock()
+			if listed {
+				return `{"workers":[{"id":"w","name":"other"}]}`
+			}
+			return `{"workers":[]}`
+		}})
+		c := p.client(WithName("w"))
+		mustHandle(t, c, "free")
+		mustHandle(t, c, "f")
+		var triggers []*Trigger
+		for id, config := range map[string]TriggerConfig{"cron": CronTriggerConfig{Expression: "@daily"}, "queue": QueueTriggerConfig{Topic: "t"}, "state": StateTriggerConfig{}} {
+			trigger, err := c.Trigger("f", config, WithTriggerID(id))
+			if err != nil {
+				t.Fatal(err)
+			}
+			triggers = append(triggers, trigger)
+		}
+		route, err := HandleHTTP(c, "GET", "/", func(context.Context, *HTTPRequest[any]) (*HTTPResponse[any], error) { return nil, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Trigger("free", StateTriggerConfig{}, WithTriggerID("free")); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if sent := p.messages(0, "observe"); len(sent) != 1 || sent[0].ID != "free" {
+			t.Errorf("%d observers are sent, want that of the free function alone", len(sent))
+		}
+		var rejected *RejectedError
+		for _, trigger := range triggers {
+			if !errors.As(trigger.Err(), &rejected) {
+				t.Errorf("trigger %s: %v", trigger.ID(), trigger.Err())
+			}
+		}
+		mu.Lock()
+		held = false // the engine frees functions before it lets go of the rest
+		mu.Unlock()
+		for route.Err() != nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		mu.Lock()
+		listed = false
+		mu.Unlock()
+		time.Sleep(time.Second)
+		count := map[string]int{}
+		for _, m := range p.messages(0, "observe", "unobserve") {
+			count[m.Type+" "+m.ID]++
+		}
+		if len(count) != 5 || len(p.messages(0, "observe")) != 5 {
+			t.Errorf("sent %v, want each observer once", count)
+		}
+		if err := c.Ready(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func FuzzTriggerPayload(f *testing.F) {
+	for _, data := range []string{`{"path":"/","method":"GET","trigger":null}`, `{"topic":"t","data":{"a":[1]}}`, ` { "stream_name" : "s" , "group_id":"g"} `,
+		`{"trace_id":"t","service_name":5,"status":"ok"}`, `[]`, `null`, `"text"`, `{}`, ` {  } `, `{"a\"b":1}`} {
+		f.Add([]byte(data))
+	}
+	configs := map[string]json.RawMessage{}
+	for id := range triggerSources {
+		configs[id] = json.RawMessage(`{"api_path":"/","expression":"@daily","topic":"t","stream_name":"s","http_method":"get","service_name":"s"}`)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if !json.Valid(data) {
+			return
+		}
+		before := string(data)
+		for id, source := range triggerSources {
+			if source.payload == nil {
+				continue
+			}
+			payload, ok := source.payload(&triggerSpec{id: "i", triggerType: id, config: configs[id]}, data)
+			if ok && !json.Valid(payload) {
+				t.Errorf("%s: %q becomes %q", id, data, payload)
+			}
+			if source.conditionInput != nil && !json.Valid(source.conditionInput(payload)) {
+				t.Errorf("%s: condition of %q gets %q", id, data, source.conditionInput(payload))
+			}
+			if string(data) != before {
+				t.Fatalf("%s changes its input", id)
+			}
+		}
+	})
+}
