@@ -721,6 +721,45 @@ func TestReadyToleratesObserversThatWait(t *testing.T) {
 	}
 }
 
+// The engine may never answer for a function that was taken back at once.
+func TestFunctionTakenBackBeforeItsAnswerHoldsNothingUp(t *testing.T) {
+	for name, g := range map[string]generation{"0.23": withoutObservers, "0.25": withV1, "0.26": withV2} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{greet: greetAs(g), message: accepting(func(c *peerConn, m *peerMessage) bool {
+					return m.Type == "registerfunction" && m.ID == "gone" || m.Type == "observe" // without an answer
+				})})
+				c := p.connected()
+				gone := mustHandle(t, c, "gone")
+				mustHandle(t, c, "f")
+				synctest.Wait()
+				if err := gone.Unregister(); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+				if err := c.Ready(); err != nil {
+					t.Error(err)
+				}
+				var result json.RawMessage
+				if err := c.Call(t.Context(), "g", 1, &result); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Minute)
+				if n := c.Stats().Reconnects; n != 0 || c.State() != ConnectionStateConnected {
+					t.Errorf("%d reconnects", n)
+				}
+				if g != nil { // an engine that leaves an observer unanswered has failed
+					mustObserve(t, c, "f")
+					time.Sleep(time.Hour)
+					if n := c.Stats().Reconnects; n == 0 {
+						t.Error("the connection stays although the engine does not answer an observer")
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestExpiryCountsFromTheFirstTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hosting)})

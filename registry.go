@@ -274,7 +274,7 @@ func (r *registry) fence() {
 
 // answered records that the engine has accepted c, or has refused it.
 func (r *registry) answered(c *claim) {
-	if c.standing != asked || c.answered {
+	if c.standing != asked || c.answered || r.link == nil || !r.link.dialect().answers(c) {
 		return
 	}
 	c.answered = true
@@ -447,6 +447,17 @@ func (r *registry) addFunction(f *Function) error {
 }
 
 func (r *registry) removeFunction(f *Function) bool {
+	l := r.attached()
+	if !r.dropFunction(f) {
+		return false
+	}
+	if l != nil {
+		r.confirm(l)
+	}
+	return true
+}
+
+func (r *registry) dropFunction(f *Function) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.functionByID[f.id] != f || r.closed != nil {
@@ -462,14 +473,20 @@ func (r *registry) removeFunction(f *Function) bool {
 			}
 		}
 	}
-	delete(r.functionByID, f.id)
-	r.functions = remove(r.functions, f)
-	r.takeBack(&f.claim)
+	r.forsake(f)
 	r.sendDue()
 	if len(r.unfenced) > 0 {
 		r.fence()
 	}
 	return true
+}
+
+// forsake takes a function back. Its registration may never be answered.
+func (r *registry) forsake(f *Function) {
+	delete(r.functionByID, f.id)
+	r.functions = remove(r.functions, f)
+	r.takeBack(&f.claim)
+	r.answered(&f.claim)
 }
 
 // addType adds a trigger type, which is never taken back.
@@ -569,12 +586,16 @@ func (r *registry) hasRoute(route string) bool {
 
 func (r *registry) removeTrigger(t *Trigger) bool {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.triggerByID[t.id] != t || r.closed != nil {
-		return false
+	l := r.link
+	ok := r.triggerByID[t.id] == t && r.closed == nil
+	if ok {
+		r.remove(t)
 	}
-	r.remove(t)
-	return true
+	r.mu.Unlock()
+	if l != nil {
+		r.confirm(l) // its adapter may have been waited for
+	}
+	return ok
 }
 
 // remove takes a trigger or an observer back, which is registered.
@@ -594,9 +615,7 @@ func (r *registry) remove(t *Trigger) {
 		r.takeBack(&t.claim)
 	}
 	if f := t.adapter; f != nil {
-		delete(r.functionByID, f.id)
-		r.functions = remove(r.functions, f)
-		r.takeBack(&f.claim)
+		r.forsake(f)
 		t.adapter, t.spec.adapterID = nil, ""
 	}
 }
