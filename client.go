@@ -31,6 +31,8 @@ type Client struct {
 	out      *outbox
 	registry *registry
 	dispatch *dispatcher
+	hosts    *hosting
+	reports  *reports
 	bindings *bindings
 	notify   *notifier
 	tracing  *tracing // nil without telemetry
@@ -60,6 +62,7 @@ type Client struct {
 
 	closing             atomic.Bool // a Close frame has been sent: the end of the link is the end
 	received, malformed atomic.Uint64
+	localCalls          atomic.Uint64
 }
 
 // New makes a client for the engine at address: ws, wss, http or https; "" is
@@ -83,6 +86,8 @@ func New(address string, opts ...Option) (*Client, error) {
 	}
 	c.name, c.free = workerName(cfg.name)
 	c.registry = newRegistry(c)
+	c.hosts = &hosting{client: c}
+	c.reports = newReports(c)
 	c.dispatch = &dispatcher{limit: cfg.maxConcurrency, run: c.execute}
 	c.handlers, c.cancelHandlers = context.WithCancel(context.Background())
 	c.bindings = newBindings(c)
@@ -367,8 +372,12 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	err := c.dispatch.waitQuiet(ctx)
 	if err == nil && connecting {
+		err = c.flushReports(ctx)
+	}
+	if err == nil && connecting {
 		err = c.out.flush(ctx)
 	}
+	c.registry.leave()
 	if err == nil {
 		err = c.flushTelemetry(ctx)
 		if l := c.registry.attached(); l != nil {
@@ -381,6 +390,16 @@ func (c *Client) Shutdown(ctx context.Context) error {
 		return fmt.Errorf("iii: shutdown: %w", err)
 	}
 	return nil
+}
+
+// flushReports returns when the engine has been told of the local calls, as far as it can be.
+func (c *Client) flushReports(ctx context.Context) error {
+	select {
+	case <-c.reports.drain():
+		return nil
+	case <-ctx.Done():
+		return ctxError(ctx)
+	}
 }
 
 // Close ends the client at once: the contexts of running handlers are cancelled,
@@ -441,10 +460,12 @@ func (c *Client) finish(reason error) {
 
 // awaitCallbacks gives users' code a moment to return.
 func (c *Client) awaitCallbacks() {
-	handlers, providers, callbacks := c.dispatch.close(), c.bindings.close(), c.notify.wait()
+	abandonLocal(c.dispatch.withdraw(), fmt.Errorf("%w: %w", ErrNotConnected, ErrClosed))
+	c.reports.close()
+	handlers, providers, callbacks, hooks := c.dispatch.close(), c.bindings.close(), c.notify.wait(), c.hosts.close()
 	timer := time.NewTimer(handlerGrace)
 	defer timer.Stop()
-	for handlers != nil || providers != nil || callbacks != nil {
+	for handlers != nil || providers != nil || callbacks != nil || hooks != nil {
 		select {
 		case <-handlers:
 			handlers = nil
@@ -452,6 +473,8 @@ func (c *Client) awaitCallbacks() {
 			providers = nil
 		case <-callbacks:
 			callbacks = nil
+		case <-hooks:
+			hooks = nil
 		case <-timer.C:
 			running, _ := c.dispatch.counts()
 			c.log.Warn("iii: the client closed before its handlers and callbacks returned", "handlers", running)
@@ -555,6 +578,10 @@ type ClientStats struct {
 	LateResults    uint64 // answers that no call waited for any more
 	Overloaded     uint64 // invocations refused because too many waited
 
+	LocalCalls        uint64 // calls of this worker's own functions that ran in process
+	ReportsDropped    uint64 // local calls that observers asked for and the engine was not told of
+	HeldFramesDropped uint64 // calls and messages of Send that the engine of the connection they waited for could not be sent
+
 	FunctionsRefused int // functions that another worker holds at the moment ([Function.Err])
 }
 
@@ -571,6 +598,10 @@ func (c *Client) Stats() ClientStats {
 		LateResults:    s.lateResults.Load(),
 		Overloaded:     c.dispatch.overloaded.Load(),
 		FramesReceived: c.received.Load(),
+
+		LocalCalls:        c.localCalls.Load(),
+		ReportsDropped:    c.reports.total.Load(),
+		HeldFramesDropped: s.heldDropped.Load(),
 	}
 	stats.FunctionsRefused = c.registry.refusedFunctions()
 	stats.CallsInFlight, stats.Buffered, stats.BufferedBytes = c.out.counts()

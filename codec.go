@@ -215,6 +215,8 @@ type buffer struct {
 	bytes.Buffer
 	encoder *json.Encoder
 	result  [2]int // the result inside an encoded answer; both 0 for an error
+
+	tooLarge bool // of an encoded answer: it is in place of one that was too large
 }
 
 // maxPooledBuffer keeps one large message from staying in memory for ever.
@@ -238,7 +240,7 @@ func bufferOf(text []byte) *buffer {
 func (b *buffer) free() {
 	if b != nil && b.Cap() <= maxPooledBuffer {
 		b.Reset()
-		b.result = [2]int{}
+		b.result, b.tooLarge = [2]int{}, false
 		buffers.Put(b)
 	}
 }
@@ -403,7 +405,13 @@ func encodeResult(b *buffer, d dialect, id []byte, functionID string, result any
 // encodeError appends the failure of an invocation to b.
 func encodeError(b *buffer, d dialect, id []byte, functionID, code, message, stack string) {
 	p := d.appendAnswer(b.AvailableBuffer(), id, functionID)
-	p = append(p, `,"error":{"code":`...)
+	p = append(p, `,"error":`...)
+	b.Write(append(appendError(p, code, message, stack), '}'))
+}
+
+// appendError appends an error body.
+func appendError(p []byte, code, message, stack string) []byte {
+	p = append(p, `{"code":`...)
 	p = rawjson.AppendString(p, code)
 	p = append(p, `,"message":`...)
 	p = rawjson.AppendString(p, message)
@@ -411,7 +419,7 @@ func encodeError(b *buffer, d dialect, id []byte, functionID, code, message, sta
 		p = append(p, `,"stacktrace":`...)
 		p = rawjson.AppendString(p, stack)
 	}
-	b.Write(append(p, '}', '}'))
+	return append(p, '}')
 }
 
 // appendTrace adds the trace context of the handler to an encoded answer. An answer that it

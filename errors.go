@@ -72,6 +72,14 @@ const (
 	codeFunctionConflict   = "FUNCTION_NAMESPACE_CONFLICT"
 	codeWorkerConflict     = "WORKER_NAMESPACE_CONFLICT"
 	codeInvocationStopped  = "invocation_stopped"
+	codePayloadTooLarge    = "payload_too_large"
+	codeTimeout            = "TIMEOUT"
+	codeInvalidArgs        = "INVALID_ARGS"
+	codeInvalidFilter      = "INVALID_FILTER"
+	codeLimitExceeded      = "LIMIT_EXCEEDED"
+	codeObserveRejected    = "OBSERVE_REJECTED"
+	codeObserverNotActive  = "OBSERVER_NOT_ACTIVE"
+	codeOwnerTimeout       = "OWNER_TIMEOUT"
 	messageTooLarge        = 64 << 20 // bytes; the engine's limit for one message
 	registerWorkerFunction = "engine::workers::register"
 )
@@ -120,6 +128,8 @@ func (e *Error) Is(target error) bool {
 		return target == ErrForbidden
 	case codeEnqueueError:
 		return target == ErrEnqueue
+	case codeUnsupported:
+		return target == errors.ErrUnsupported
 	}
 	return false
 }
@@ -156,6 +166,11 @@ func (e *RejectedError) Error() string {
 		s += ", owned by worker " + e.OwnerWorkerID
 	}
 	return s
+}
+
+// Is reports whether target is errors.ErrUnsupported and the engine cannot host the function.
+func (e *RejectedError) Is(target error) bool {
+	return e.Code == codeUnsupported && target == errors.ErrUnsupported
 }
 
 // AuthError is the engine's refusal to let this worker in. It ends the client.

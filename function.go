@@ -44,6 +44,12 @@ type Function struct {
 	spanName string
 	untraced bool // it is not run here
 
+	hooks     ObserverHooks
+	remote    bool // it is never run in process
+	quiet     bool // it is no fault if an engine cannot host it
+	observers observerSet
+	local     localStats
+
 	claim
 	refused atomic.Pointer[RejectedError]
 	route   *Trigger                // registered with the function and taken back with it
@@ -108,6 +114,12 @@ type functionConfig struct {
 	request     json.RawMessage
 	response    json.RawMessage
 	schemas     bool // set by the user, even if both are nil
+
+	args         json.RawMessage
+	private      bool
+	unobservable bool
+	remote       bool
+	hooks        ObserverHooks
 }
 
 // WithFunctionDescription sets the text that describes the function in listings.
@@ -174,7 +186,11 @@ func rawOf(v any) (json.RawMessage, error) {
 // every connection, one that the engine cannot read would be dropped. The dialects differ in
 // a few keys, which makes no difference to either.
 func checkRegistration(c *claim) error {
-	m, err := c.register(triggerDialect{})
+	var d dialect = triggerDialect{}
+	if c.function != nil {
+		d = observeDialect{}
+	}
+	m, err := c.register(d)
 	if err != nil {
 		return err
 	}
@@ -316,14 +332,16 @@ func (c *Client) newFunction(id string, h HandlerFunc, invocation *HTTPInvocatio
 	if !cfg.schemas {
 		cfg.request, cfg.response = c.inferSchema(id, types.in, true), c.inferSchema(id, types.out, false)
 	}
-	f := &Function{client: c, id: id, handler: h, spanName: "execute " + id, untraced: invocation != nil}
+	f := &Function{client: c, id: id, handler: h, spanName: "execute " + id, untraced: invocation != nil, hooks: cfg.hooks, remote: cfg.remote}
 	for i := len(c.cfg.middleware) - 1; i >= 0; i-- {
 		if f.handler = c.cfg.middleware[i](f.handler); f.handler == nil {
 			return nil, fmt.Errorf("iii: function %q: middleware %d returned nil", id, i)
 		}
 	}
 	f.claim = claim{function: f}
-	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: invocation}
+	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: invocation,
+		args: cfg.args, private: cfg.private, unobservable: cfg.unobservable,
+		needsHooks: cfg.args != nil || cfg.private || cfg.unobservable || cfg.hooks.answer()}
 	if err := checkRegistration(&f.claim); err != nil {
 		return nil, fmt.Errorf("iii: function %q: %w", id, err)
 	}
@@ -377,7 +395,15 @@ func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 	if !ok {
 		return Invocation{}, false
 	}
-	return Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: callerOf(c.in.data), Metadata: c.in.metadata}, true
+	return Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: c.in.callerWorkerID(), Metadata: c.in.metadata}, true
+}
+
+// callerWorkerID is the worker that has made the call.
+func (in *incoming) callerWorkerID() string {
+	if in.local {
+		return in.function.client.WorkerID()
+	}
+	return callerOf(in.data)
 }
 
 // callerOf finds the key that the engine adds to object payloads.

@@ -42,6 +42,7 @@ type registry struct {
 	fences     uint64      // number of the latest fence, counted across links
 	fenceTimer *time.Timer // ends the link if the fence is not answered
 	held       []*Trigger  // not sent yet, in the order of the program
+	parting    []*Function // to be taken back at the end of a drain
 
 	// See takeover.go.
 	refusals  []*claim             // to be tried again
@@ -84,7 +85,11 @@ func (r *registry) begin(l *link, first ...item) {
 	for _, t := range r.types {
 		r.push(l.dialect().registerTriggerType(&t.spec))
 	}
+	observes := l.dialect().observes()
 	for _, f := range r.functions {
+		if !observes {
+			r.client.hosts.release(f)
+		}
 		f.delay = 0
 		r.ask(&f.claim)
 	}
@@ -122,7 +127,7 @@ func (r *registry) end(l *link) {
 	if r.fenceTimer != nil {
 		r.fenceTimer.Stop()
 	}
-	for _, f := range r.functions {
+	for _, f := range slices.Concat(r.functions, r.parting) {
 		f.standing, f.queued = unasked, false
 	}
 	for _, t := range r.triggers {
@@ -160,10 +165,13 @@ func (r *registry) takeBack(c *claim) {
 // unsupported records that the engine cannot be told c.
 func (r *registry) unsupported(c *claim, err error) {
 	c.standing, c.fence = refused, r.fences+1
+	if c.function != nil {
+		r.client.hosts.release(c.function)
+	}
 	refusal := &Error{Code: codeUnsupported, Message: err.Error()}
 	if f := c.function; f != nil {
 		rejection := &RejectedError{Code: codeUnsupported, FunctionID: f.id, Namespace: cmp.Or(r.client.cfg.namespace, defaultNamespace)}
-		if f.refused.Swap(rejection) == nil {
+		if f.refused.Swap(rejection) == nil && !f.quiet {
 			r.client.notify.post(func() {
 				r.client.log.Warn("iii: the engine cannot host this function", "function", f.id, "error", err)
 			})
@@ -405,6 +413,7 @@ func (r *registry) removeFunction(f *Function) bool {
 	delete(r.functionByID, f.id)
 	r.functions = remove(r.functions, f)
 	r.takeBack(&f.claim)
+	r.client.hosts.release(f)
 	r.sendDue()
 	if len(r.unfenced) > 0 {
 		r.fence()
@@ -500,6 +509,13 @@ func (r *registry) function(id []byte) *Function {
 	return r.functionByID[string(id)]
 }
 
+// functionNamed finds a handler by its id.
+func (r *registry) functionNamed(id string) *Function {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.functionByID[id]
+}
+
 // rejectedFunction finds the function that a rejection names, with or without the prefix
 // that access control adds to its id. The engine answers in order, so it is a function that
 // the next pong would settle, though it may have been unregistered meanwhile.
@@ -534,7 +550,7 @@ func (r *registry) refusedFunctions() (n int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, f := range r.functions {
-		if f.refused.Load() != nil {
+		if err := f.refused.Load(); err != nil && err.OwnerWorkerID != "" {
 			n++
 		}
 	}
@@ -555,10 +571,9 @@ func (r *registry) withdraw(reason error) {
 			r.takeBack(&t.claim)
 		}
 	}
-	for _, f := range r.functions {
-		if f.standing == asked || f.standing == accepted {
-			r.takeBack(&f.claim)
-		}
+	r.parting = r.functions
+	if r.link == nil || !r.link.dialect().hooks() {
+		r.part()
 	}
 	r.types, r.functions, r.triggers, r.held = nil, nil, nil, nil
 	r.unfenced, r.fenced, r.refusals = nil, nil, nil
@@ -567,15 +582,65 @@ func (r *registry) withdraw(reason error) {
 	}
 }
 
+// leave takes the functions back that withdraw has left registered: those of an engine that
+// takes no reports about others. New invocations of them are rejected meanwhile.
+func (r *registry) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.part()
+}
+
+func (r *registry) part() {
+	for _, f := range r.parting {
+		if f.standing == asked || f.standing == accepted {
+			r.takeBack(&f.claim)
+		}
+	}
+	r.parting = nil
+}
+
 // functionAccepted handles the engine's confirmation of a function.
 func (c *Client) functionAccepted(l *link, m *FunctionRegisteredMessage) {
+	views := make([]observerView, len(m.Observers))
+	for i, v := range m.Observers {
+		views[i] = compileView(v)
+	}
 	r := c.registry
 	r.mu.Lock()
-	if f := r.functionByID[m.ID]; r.link == l && f != nil {
+	if f := r.hosted(l, m.ID); f != nil {
+		c.hosts.confirm(l, f, m, views)
 		r.answered(&f.claim)
 	}
 	r.mu.Unlock()
 	r.confirm(l)
+}
+
+// hosted returns the function that the engine says something about over l; nil if it is not
+// registered there.
+func (r *registry) hosted(l *link, id string) *Function {
+	if f := r.functionByID[id]; f != nil && r.link == l && (f.standing == asked || f.standing == accepted) {
+		return f
+	}
+	return nil
+}
+
+// observerAdded handles the engine's announcement of an observer.
+func (c *Client) observerAdded(l *link, m *ObserverAddedMessage) {
+	v := compileView(m.Observer)
+	c.registry.mu.Lock()
+	defer c.registry.mu.Unlock()
+	if f := c.registry.hosted(l, m.FunctionID); f != nil {
+		c.hosts.announce(l, f, &v, m.Revision)
+	}
+}
+
+// observerRemoved handles the engine's word that an observer is gone.
+func (c *Client) observerRemoved(l *link, m *ObserverRemovedMessage) {
+	c.registry.mu.Lock()
+	defer c.registry.mu.Unlock()
+	if f := c.registry.hosted(l, m.FunctionID); f != nil {
+		c.hosts.withdraw(l, f, m.ID, m.Revision)
+	}
 }
 
 // functionRefused handles the engine's rejection of a function. It is logged and reported
@@ -594,6 +659,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 		r.answered(&f.claim)
 		told = f.refused.Swap(err) != nil || !r.has(&f.claim)
 		f.standing, f.deadline = refused, time.Time{}
+		c.hosts.release(f)
 		if !told {
 			for _, t := range r.triggers {
 				if t.sent && r.target(t) == f {

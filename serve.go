@@ -25,6 +25,7 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) 
 	wasReady = c.tend(l)
 	err = l.Wait()
 	c.registry.end(l)
+	c.reports.detach(l)
 	if n := c.out.detach(l, err); n > 0 {
 		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", err)
 		c.report(&LostSendsError{Count: n, Err: err})
@@ -150,6 +151,8 @@ func (c *Client) tend(l *link) (wasReady bool) {
 	defer takeover.Stop()
 	watch := time.NewTicker(typeWatchInterval)
 	defer watch.Stop()
+	stats := time.NewTicker(localStatsInterval)
+	defer stats.Stop()
 	var watching, unwatched atomic.Bool
 	introduced := false
 	welcomed, applied := l.welcomed, l.applied
@@ -181,6 +184,7 @@ func (c *Client) tend(l *link) (wasReady bool) {
 			wasReady = true
 			c.forgetOthers()
 			c.becomeReady(l)
+			c.reports.attach(l)
 		case <-patience.C:
 			if !introduced { // it may never greet, or still authenticate
 				introduced = true
@@ -198,6 +202,10 @@ func (c *Client) tend(l *link) (wasReady bool) {
 						unwatched.Store(true)
 					}
 				})
+			}
+		case <-stats.C:
+			if applied == nil {
+				c.reports.sendStats(l)
 			}
 		case <-c.registry.wake:
 			takeover.Reset(c.registry.retry(l))
@@ -412,7 +420,7 @@ func (l *link) isWelcome() bool {
 // the client ends.
 func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
-	case err.Code == codeFunctionConflict:
+	case err.Code == codeFunctionConflict, err.FunctionID != "" && l.dialect().observes():
 		c.functionRefused(l, err)
 	case err.Code == codeWorkerConflict && c.cfg.waitForName:
 		c.forgetLatest()
