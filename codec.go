@@ -356,7 +356,7 @@ func encodeCall(b *buffer, inv *invocation, in any) error {
 		return fmt.Errorf("encode payload: %w", err)
 	}
 	b.WriteByte('}')
-	return (triggerDialect{}).checkCall(inv, sealedSize(b, inv))
+	return newestDialect.checkCall(inv, sealedSize(b, inv)) // of the dialect at hand when it leaves
 }
 
 // maxQuoted bounds the length of s between the quotes of a JSON string.
@@ -375,7 +375,7 @@ func maxQuoted(s string) int {
 func sealedSize(b *buffer, inv *invocation) int {
 	size := b.Len() - inv.room
 	if size > messageTooLarge/2 {
-		return size + len(triggerDialect{}.appendCall(nil, inv))
+		return size + len(newestDialect.appendCall(nil, inv))
 	}
 	const usual = len(`{"type":"invokefunction","function_id":"","invocation_id":"00000000-0000-0000-0000-000000000000",`)
 	return size + usual + len(inv.functionID)

@@ -135,6 +135,9 @@ type triggerDialect struct {
 // observeDialect is spoken by engines since 0.26: observers stand for triggers.
 type observeDialect struct{ triggerDialect }
 
+// newestDialect is the one that can say everything.
+var newestDialect = observeDialect{triggerDialect{observe: true}}
+
 func (d triggerDialect) observes() bool { return d.observe }
 
 func (triggerDialect) hooks() bool { return false }

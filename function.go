@@ -188,7 +188,7 @@ func rawOf(v any) (json.RawMessage, error) {
 func checkRegistration(c *claim) error {
 	var d dialect = triggerDialect{}
 	if c.function != nil {
-		d = observeDialect{}
+		d = newestDialect
 	}
 	m, err := c.register(d)
 	if err != nil {

@@ -594,13 +594,12 @@ func (h *hosting) release(f *Function) {
 }
 
 // renew gives a held observer what is announced now. It reports false if none is held, or one
-// with other arguments, which is removed.
+// with other arguments.
 func (h *hosting) renew(l *link, o *heldObserver, v *observerView, revision uint64) bool {
 	if o == nil {
 		return false
 	}
 	if v.err != nil || o.rejection != nil || !equalJSON(o.args, v.Args) {
-		h.remove(o)
 		return false
 	}
 	o.link, o.revision = l, revision
@@ -636,8 +635,11 @@ func equalJSON(a, b []byte) bool {
 	return err == nil && reflect.DeepEqual(x, y)
 }
 
-// add takes a new observer in, or refuses it.
+// add takes a new observer in, or refuses it. It takes the place of one with its id.
 func (h *hosting) add(l *link, f *Function, v *observerView, revision uint64) {
+	if old := f.observers.byID[v.ID]; old != nil {
+		h.remove(old)
+	}
 	h.seq++
 	o := &heldObserver{id: v.ID, host: h, of: f, args: json.RawMessage(v.Args), seq: string(binary.BigEndian.AppendUint64(nil, h.seq)),
 		settled: make(chan struct{}), link: l, revision: revision}

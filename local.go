@@ -203,7 +203,7 @@ func (rawOrigin) encodeError(b *buffer, _ *incoming, code, message, stack string
 }
 
 func (rawOrigin) limit() (int, string)     { return math.MaxInt, "" }
-func (rawOrigin) dialect() dialect         { return observeDialect{} }
+func (rawOrigin) dialect() dialect         { return newestDialect }
 func (rawOrigin) gone() bool               { return false }
 func (rawOrigin) context() context.Context { return context.Background() }
 func (rawOrigin) reply(b *buffer)          { b.free() }
