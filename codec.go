@@ -2,6 +2,7 @@ package iii
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -188,7 +189,12 @@ func (m *received) cutID() error {
 // they are unique and, since whoever knows one could answer it, unguessable.
 type invocationID = uuid.UUID
 
-func newInvocationID() invocationID { return uuid.New() }
+func newInvocationID() (id invocationID) {
+	_, _ = rand.Read(id[:])      // it never fails
+	id[6] = id[6]&0x0f | 4<<4    // version 4
+	id[8] = id[8]&0x3f | 0b10<<6 // variant of RFC 9562
+	return id
+}
 
 // parseInvocationID reads the text form. An id that is none of ours is no error
 // anywhere, so ok suffices.

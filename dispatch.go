@@ -36,7 +36,8 @@ type incoming struct {
 	activation json.RawMessage // of the observer that the invocation serves; nil if it serves none
 	depth      uint32          // activations that led to the invocation
 
-	over       atomic.Bool // the handler has returned
+	ctx        invocationContext // of the handler
+	over       atomic.Bool       // the handler has returned
 	parentOnce sync.Once
 	parent     json.RawMessage // the caller without its own parent, for calls of the handler
 
@@ -337,7 +338,8 @@ func (c *Client) execute(in *incoming) {
 		in.started = time.Now()
 	}
 	observed := in.observe()
-	ctx, span := c.tracing.begin(&invocationContext{Context: in.origin.context(), client: c, in: in}, in)
+	in.ctx.Context, in.ctx.client, in.ctx.in = in.origin.context(), c, in
+	ctx, span := c.tracing.begin(&in.ctx, in)
 	var answer *buffer
 	var err error
 	returned := false

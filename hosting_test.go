@@ -26,7 +26,7 @@ type hostScript struct {
 	script
 }
 
-func newHostPeer(t *testing.T, h hostScript) *peer {
+func newHostPeer(t testing.TB, h hostScript) *peer {
 	h.greet = func(c *peerConn) {
 		features := featuresV2
 		if h.features != nil {

@@ -71,21 +71,21 @@ type observation struct {
 // routed call of a function without hooks is matched by the engine.
 func (in *incoming) observe() *observation {
 	f := in.function
-	o := &observation{}
-	switch set := f.observers.current.Load(); {
-	case in.local && (set != nil || f.hooks.Deliver != nil):
-		o.set, o.input = set, bytes.Clone(in.data)
-	case !in.local && f.hooks.answer() && len(in.id) > 0 && in.origin.dialect().hooks():
-		if o.set = set; set != nil || f.hooks.Deliver != nil {
-			if o.input = withoutCaller(in.data); len(o.input) == len(in.data) {
-				o.input = bytes.Clone(in.data)
-			}
-		}
-	default:
+	set := f.observers.current.Load()
+	interested := set != nil || f.hooks.Deliver != nil
+	switch {
+	case in.local && !interested:
 		return nil
+	case !in.local && (!f.hooks.answer() || len(in.id) == 0 || !in.origin.dialect().hooks()):
+		return nil
+	case !interested:
+		return &observation{} // it is for nobody, which the engine is told
 	}
-	o.metadata = bytes.Clone(in.metadata)
-	return o
+	input := in.data
+	if !in.local {
+		input = withoutCaller(input)
+	}
+	return &observation{set: set, input: bytes.Clone(input), metadata: bytes.Clone(in.metadata)}
 }
 
 // call describes the invocation after its handler has returned. The output is part of b.
