@@ -135,6 +135,23 @@ const (
 	// names. Of engines since 0.26.
 	CodeHTTPRouteConflict = "HTTP_ROUTE_CONFLICT"
 
+	// CodePayloadTooLarge: a result is too large to be sent to an engine since 0.26.
+	CodePayloadTooLarge = "payload_too_large"
+	// CodeTimeout: a deliver hook waited for a call that was not answered in time.
+	CodeTimeout = "TIMEOUT"
+	// CodeInvalidArgs: the args of an observer do not fit the function that it observes.
+	CodeInvalidArgs = "INVALID_ARGS"
+	// CodeInvalidFilter: the filters of an observer are no filter; see [FilterError].
+	CodeInvalidFilter = "INVALID_FILTER"
+	// CodeLimitExceeded: there are too many observers.
+	CodeLimitExceeded = "LIMIT_EXCEEDED"
+	// CodeObserveRejected: the hosting worker refused an observer with an error of no code.
+	CodeObserveRejected = "OBSERVE_REJECTED"
+	// CodeObserverNotActive: a call through an observer that is not active.
+	CodeObserverNotActive = "OBSERVER_NOT_ACTIVE"
+	// CodeOwnerTimeout: the hosting worker did not accept an observer within 30 s.
+	CodeOwnerTimeout = "OWNER_TIMEOUT"
+
 	// CodeConditionNotMet: the condition function of an HTTP trigger said no (in its 422).
 	CodeConditionNotMet = "CONDITION_NOT_MET"
 	// CodeMiddlewareTimeout: a middleware function of an HTTP trigger did not answer (in its 504).
@@ -332,6 +349,11 @@ func (e *RejectedError) Error() string {
 		s += ", owned by worker " + e.OwnerWorkerID
 	}
 	return s
+}
+
+// Is reports whether target is errors.ErrUnsupported and the engine cannot host the function.
+func (e *RejectedError) Is(target error) bool {
+	return e.Code == CodeUnsupported && target == errors.ErrUnsupported
 }
 
 // AuthError is the engine's refusal to let this worker in. It ends the client.
