@@ -51,6 +51,7 @@ const (
 	formTuple
 	formDefined // a list or map that contains itself
 	formAlias
+	formPhantom // nothing: a part of names
 )
 
 // decl is a declaration of a type.
@@ -251,7 +252,13 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 		proto := &decl{parent: parent, suffix: suffix, group: b.group}
 		m.slot = use{expr: &expr{op: opNamed, decl: proto}}
 	}
+	if m.slot.expr != nil && m.slot.decl.parent == nil { // what it contains is named after it
+		parent, suffix = m.slot.decl, ""
+	}
 	u := b.formOf(target, ref, parent, suffix, m)
+	if m.slot.expr != nil {
+		b.g.place(u, m.slot.decl)
+	}
 	if m.pending != nil && m.use.expr == nil { // a list or map that contains itself
 		m.pending.to = u
 		u = use{expr: &expr{op: opNamed, decl: m.pending}, null: u.null}
