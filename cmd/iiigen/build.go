@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math/big"
@@ -127,7 +128,7 @@ type builder struct {
 	doc    document
 	group  *group
 	about  string // function and part, for messages
-	method string // for names of definitions that are not shared
+	method string // for names of definitions that others have, too
 	memo   map[string]*memo
 	decls  int
 	depth  int
@@ -493,13 +494,18 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 		if types := typesOf(common); len(types) > 0 { // null is one of the common types, or none
 			null = null && slices.Contains(types, "null")
 		}
-		for i := range branches {
-			merged, err := b.doc.merge(common, branches[i].s, 0)
+		var possible []branch
+		for _, br := range branches {
+			merged, err := b.doc.merge(common, br.s, 0)
+			if errors.Is(err, errUnsatisfiable) || err == nil && !satisfiable(merged) {
+				continue // no value is one of these
+			}
 			if err != nil {
 				return b.raw(at, err.Error())
 			}
-			branches[i].s = merged
+			possible = append(possible, branch{merged, br.at})
 		}
+		branches = possible
 	}
 	b.decls++
 	switch len(branches) {
@@ -590,6 +596,13 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 		slot.use.null = u.null
 	}
 	return u
+}
+
+// satisfiable reports false for a schema whose constants exclude each other.
+func satisfiable(s schema) bool {
+	c, hasConst := s["const"]
+	list, hasEnum := s["enum"].([]any)
+	return !hasConst || !hasEnum || slices.ContainsFunc(list, func(e any) bool { return reflect.DeepEqual(e, c) })
 }
 
 func branches0[T any](list []T, f func(T) schema) []schema {
@@ -884,6 +897,15 @@ func hasType(v any, types []string) bool {
 	return slices.ContainsFunc(t, func(t string) bool { return slices.Contains(types, t) })
 }
 
+func allSame(items []use) bool {
+	for _, u := range items {
+		if u.null != items[0].null || !sameUse(u, items[0]) {
+			return false
+		}
+	}
+	return true
+}
+
 // maxArray bounds the arrays of Go; longer ones are slices.
 const maxArray = 64
 
@@ -917,6 +939,11 @@ func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *
 			rest := b.build(r, at+"/"+restKey, d, "Rest")
 			d.rest = &rest
 		}
+		if high, ok := numberOf(s["maxItems"]); slot == nil && d.rest == nil && (ok && high.Cmp(big.NewFloat(float64(len(prefix)))) == 0 || restSchema == false) &&
+			d.minItems == len(prefix) && len(prefix) <= maxArray && allSame(d.items) {
+			d.form = formPhantom
+			return use{expr: &expr{op: opArray, elem: &d.items[0], n: len(prefix)}}
+		}
 		return u
 	}
 	elem := use{expr: &expr{op: opRaw}}
@@ -933,6 +960,9 @@ func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *
 		if n, _ := low.Int64(); n > 0 && n <= maxArray {
 			return use{expr: &expr{op: opArray, elem: &elem, n: int(n)}}
 		}
+	}
+	if elem.op == opPrim && elem.prim == "uint8" && !elem.null { // slices of bytes are base64 in JSON
+		elem = prim("uint16")
 	}
 	return use{expr: &expr{op: opList, elem: &elem}}
 }

@@ -397,9 +397,13 @@ func (v *%[1]s) UnmarshalJSON(b []byte) error {
 }
 `, d.name, rest, strings.Join(get, ""), restPut, strings.Join(put, ""), d.minItems, d.name)
 	case formDefined:
-		about("contains itself." + root)
 		to := d.to
-		to.null = true // the names of lists and maps have no methods
+		if to.op == opArray {
+			about("is an array of fixed length." + root)
+		} else {
+			about("contains itself." + root)
+			to.null = true // a name of a list or a map has no methods
+		}
 		fmt.Fprintf(b, "type %s %s\n", d.name, g.typeOf(to, false))
 	case formAlias:
 		about("is the type below." + root)
@@ -547,13 +551,17 @@ func (g *generation) writeMethod(b *strings.Builder, gr *group, m *method) {
 func (g *generation) writeTrigger(b *strings.Builder, gr *group, t *trigger) {
 	id := strconv.Quote(t.of.ID)
 	config, payload := g.typeOf(t.config.use, false), g.typeOf(t.payload.use, false)
+	opts := "opts..."
+	if t.of.Namespace != "" && t.of.Namespace != defaultNamespace {
+		opts = fmt.Sprintf("append([]iii.TriggerOption{iii.WithTriggerProviderNamespace(%s)}, opts...)...", strconv.Quote(t.of.Namespace))
+	}
 	doc := fmt.Sprintf("%s registers a trigger of the type %s, which runs a function.", t.add, id)
 	if text := commentText(t.of.Description); text != "" {
 		doc += "\n\n" + text
 	}
 	b.WriteString("\n")
 	writeComment(b, "", doc)
-	fmt.Fprintf(b, "func (c %s) %s(functionID string, config %s, opts ...iii.TriggerOption) (*iii.Trigger, error) {\n\treturn c.Client.Trigger(functionID, iii.CustomTrigger{Type: %s, Config: config}, opts...)\n}\n\n", gr.client, t.add, config, id)
+	fmt.Fprintf(b, "func (c %s) %s(functionID string, config %s, opts ...iii.TriggerOption) (*iii.Trigger, error) {\n\treturn c.Client.Trigger(functionID, iii.CustomTrigger{Type: %s, Config: config}, %s)\n}\n\n", gr.client, t.add, config, id, opts)
 	writeComment(b, "", fmt.Sprintf("%s registers a function and a trigger of the type %s that runs it. If the trigger cannot be registered, the function is not either.", t.handle, id))
 	fmt.Fprintf(b, `func (c %[1]s) %[2]s(functionID string, config %[3]s, handler func(context.Context, %[4]s) (any, error), opts ...iii.TriggerOption) (*iii.Function, *iii.Trigger, error) {
 	function, err := iii.Handle(c.Client, functionID, handler)

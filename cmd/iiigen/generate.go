@@ -198,7 +198,7 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 	}
 	proto := &decl{preferred: []string{name + kind, gr.client + name + kind}, group: gr, root: true, schemaOf: id, part: part}
 	slot := &memo{slot: use{expr: &expr{op: opNamed, decl: proto}}}
-	b := &builder{g: g, doc: document{s}, group: gr, about: about, method: gr.client + name, memo: map[string]*memo{"#": slot}}
+	b := &builder{g: g, doc: document{s}, group: gr, about: about, method: gr.client + name + kind, memo: map[string]*memo{"#": slot}}
 	u := b.formOf(s, "", proto, "", slot)
 	if slot.pending != nil && slot.use.expr == nil {
 		slot.pending.to = u
@@ -207,7 +207,11 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 	d := u.decl
 	if u.op != opNamed || !isRootOf(d, proto) {
 		// Not a declaration of its own: the name stands for what it is.
-		d = &decl{form: formAlias, preferred: proto.preferred, group: gr, to: u, doc: textOf(s), why: u.why}
+		form := formAlias
+		if u.op == opArray && !u.null { // it has no methods to lose, and gets one that tells its schema
+			form = formDefined
+		}
+		d = &decl{form: form, preferred: proto.preferred, group: gr, to: u, doc: textOf(s), why: u.why}
 		d.children = proto.children
 		for _, c := range d.children {
 			c.parent = d
