@@ -122,8 +122,14 @@ func (g *generation) prepare() error {
 	g.names = scope{}
 	files := scope{"iiigen": true}
 	for _, gr := range g.groups {
-		gr.client = g.names.add(goName(gr.key), goName(gr.key)+"Client")
-		g.names["New"+gr.client] = true
+		gr.client = goName(gr.key)
+		for n := 1; g.names[gr.client] || g.names["New"+gr.client]; n++ {
+			gr.client = goName(gr.key) + "Client"
+			if n > 1 {
+				gr.client += fmt.Sprint(n)
+			}
+		}
+		g.names[gr.client], g.names["New"+gr.client] = true, true
 		gr.file = files.add(fileStem(gr.key)) + "_gen.go"
 	}
 	for _, gr := range g.groups {
@@ -335,7 +341,7 @@ func (g *generation) breakCycles() {
 			}
 		case formAlias, formDefined:
 			step(d.to, func() { d.to = use{expr: &expr{op: opRaw, why: "the type is nothing but itself"}} })
-			if d.to.op == opNamed && d.form == formDefined {
+			if d.to.op != opList && d.to.op != opMap && d.to.op != opArray {
 				d.form = formAlias
 			}
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"hash/fnv"
+	"regexp"
 	"strings"
 	"unicode"
 )
@@ -123,6 +124,9 @@ func fileStem(group string) string {
 	return stem
 }
 
+// directive matches what would be a directive at the beginning of a line.
+var directive = regexp.MustCompile(`(^|\s)//+\b`)
+
 // commentText returns a text of a stranger as lines of a comment: without control and format
 // characters, and without what tools take for a directive.
 func commentText(text string) string {
@@ -141,7 +145,7 @@ func commentText(text string) string {
 	}, text)
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
-		lines[i] = strings.TrimSpace(line)
+		lines[i] = directive.ReplaceAllString(strings.TrimSpace(line), "$1// ")
 	}
 	return strings.TrimSpace(strings.Join(lines, "\n"))
 }

@@ -827,14 +827,14 @@ type ConstraintsOutput struct {
 // DescribedInput: What is described.
 type DescribedInput struct {
 	// The id.
-	// Second line. */ //go:generate rm
+	// Second line. */ // go:generate rm
 	ID string `json:"id"`
 }
 
 // DescribedOutput: What is described.
 type DescribedOutput struct {
 	// The id.
-	// Second line. */ //go:generate rm
+	// Second line. */ // go:generate rm
 	ID string `json:"id"`
 }
 
