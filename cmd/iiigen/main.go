@@ -44,6 +44,7 @@ import (
 	"fmt"
 	"go/token"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"os"
@@ -360,7 +361,7 @@ func (o *outputConfig) read(ctx context.Context, engines map[string]*iii.Client,
 		for name, value := range headers {
 			h.Set(name, value)
 		}
-		opts := []iii.Option{iii.WithDescription("generates typed clients"), iii.WithCallTimeout(time.Minute)}
+		opts := []iii.Option{iii.WithDescription("generates typed clients"), iii.WithCallTimeout(time.Minute), iii.WithLogger(slog.New(slog.DiscardHandler))}
 		if len(h) > 0 {
 			opts = append(opts, iii.WithHeader(h))
 		}
