@@ -117,7 +117,7 @@ type shape struct {
 }
 
 // maxDecls bounds the types of one schema, which grow with merged alternatives.
-const maxDecls = 5000
+const maxDecls = 1000
 
 // maxDepth bounds how deep schemas are nested.
 const maxDepth = 200
@@ -127,9 +127,10 @@ type builder struct {
 	g      *generation
 	doc    document
 	group  *group
-	about  string // function and part, for messages
-	method string // for names of definitions that others have, too
-	memo   map[string]*memo
+	about  string           // function and part, for messages
+	method string           // for names of definitions that others have, too
+	memo   map[string]*memo // by references
+	merges map[string]*memo // by what was merged
 	decls  int
 	depth  int
 }
@@ -152,7 +153,7 @@ func (b *builder) build(s schema, at string, parent *decl, suffix string) use {
 	if ref, ok := s["$ref"].(string); ok {
 		beside := maps.Clone(s)
 		delete(beside, "$ref")
-		if len(demands(beside)) == 0 {
+		if !shapes(beside) {
 			u := b.reference(ref, at, parent, suffix)
 			u.null = u.null || s["nullable"] == true
 			return u
@@ -161,7 +162,7 @@ func (b *builder) build(s schema, at string, parent *decl, suffix string) use {
 		if err != nil {
 			return b.raw(at, err.Error())
 		}
-		return b.build(merged, at, parent, suffix)
+		return b.merged(merged, at, parent, suffix, nil)
 	}
 	for _, keyword := range []string{"$dynamicRef", "$recursiveRef"} {
 		if s[keyword] != nil {
@@ -271,6 +272,37 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 	return u
 }
 
+// merged is formOf for a schema that was merged of others. Equal ones are one type, so that
+// what refers to itself through a merge ends.
+func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot *memo) use {
+	key := literalOf(s)
+	if m := b.merges[key]; m != nil {
+		if m.done || m.use.expr != nil {
+			return m.use
+		}
+		if m != slot { // it is being made, and has no declaration yet
+			if m.pending == nil {
+				m.pending = &decl{form: formDefined, doc: textOf(s), group: b.group}
+				b.adopt(m.pending, m)
+			}
+			return use{expr: &expr{op: opNamed, decl: m.pending}}
+		}
+	}
+	if slot != nil {
+		b.merges[key] = slot
+		return b.formOf(s, at, parent, suffix, slot)
+	}
+	m := &memo{slot: use{expr: &expr{op: opNamed, decl: &decl{parent: parent, suffix: suffix, group: b.group}}}}
+	b.merges[key] = m
+	u := b.formOf(s, at, parent, suffix, m)
+	if m.pending != nil && m.use.expr == nil {
+		m.pending.to = u
+		u = use{expr: &expr{op: opNamed, decl: m.pending}, null: u.null}
+	}
+	m.use, m.done = u, true
+	return u
+}
+
 // formOf is form for what may be a reference itself.
 func (b *builder) formOf(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	if _, ok := s["$ref"]; ok {
@@ -278,6 +310,10 @@ func (b *builder) formOf(s schema, at string, parent *decl, suffix string, slot 
 	}
 	return b.form(s, at, parent, suffix, slot)
 }
+
+// maxShared bounds the definitions of a type that functions share: telling whether they are
+// the same takes as long as they are large.
+const maxShared = 200
 
 // closure returns what identifies a definition with all that it refers to, "" if it refers
 // to what is no definition.
@@ -288,6 +324,9 @@ func (b *builder) closure(ref string) string {
 		switch v := v.(type) {
 		case map[string]any:
 			if to, ok := v["$ref"].(string); ok && reached[to] == nil {
+				if len(reached) == maxShared {
+					return false
+				}
 				target, err := b.doc.resolve(to)
 				if err != nil || definition(to) == "" {
 					return false
@@ -449,7 +488,7 @@ func (b *builder) allOf(s schema, at string, parent *decl, suffix string, slot *
 		merged["description"] = text
 	}
 	b.decls++ // a merge of merges ends, too
-	return b.formOf(merged, at, parent, suffix, slot)
+	return b.merged(merged, at, parent, suffix, slot)
 }
 
 // choice returns the type of anyOf and oneOf.
@@ -464,8 +503,9 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 	delete(common, "nullable")
 	null := s["nullable"] == true
 	type branch struct {
-		s  schema
-		at string
+		s      schema
+		at     string
+		merged bool
 	}
 	var branches []branch
 	onlyConditions := len(common) > 0
@@ -485,7 +525,7 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 		for k := range demands(resolved) {
 			onlyConditions = onlyConditions && (k == "required" || k == "not" || k == "if" || k == "then" || k == "else")
 		}
-		branches = append(branches, branch{p, place})
+		branches = append(branches, branch{p, place, false})
 	}
 	if onlyConditions { // they say which members must be there, not which there are
 		return b.formOf(base, at, parent, suffix, slot)
@@ -503,7 +543,7 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 			if err != nil {
 				return b.raw(at, err.Error())
 			}
-			possible = append(possible, branch{merged, br.at})
+			possible = append(possible, branch{merged, br.at, true})
 		}
 		branches = possible
 	}
@@ -526,6 +566,8 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 		var u use
 		if _, isRef := one.s["$ref"]; isRef {
 			u = b.build(one.s, one.at, parent, suffix)
+		} else if one.merged {
+			u = b.merged(one.s, one.at, parent, suffix, slot)
 		} else {
 			u = b.formOf(one.s, one.at, parent, suffix, slot)
 		}
@@ -576,7 +618,11 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 		}
 		name := b.variantName(br.s, resolved, tag)
 		v := &variant{doc: textOf(br.s), shape: b.shapeOf(resolved)}
-		v.use = b.build(br.s, br.at, d, name)
+		if br.merged {
+			v.use = b.merged(br.s, br.at, d, name, nil)
+		} else {
+			v.use = b.build(br.s, br.at, d, name)
+		}
 		if v.use.null {
 			v.use.null = false
 			u.null = true
@@ -853,6 +899,8 @@ func (b *builder) enum(s schema, values []any, at string, parent *decl, suffix s
 		u := b.raw(at, "the values have several types: "+literalOf(kept))
 		u.null = null
 		return u
+	case slices.ContainsFunc(kept, beyondFloat):
+		return b.raw(at, "a number is beyond float64")
 	}
 	if _, isBool := kept[0].(bool); isBool && len(kept) == 2 {
 		u := prim("bool")
@@ -890,6 +938,15 @@ func (b *builder) enum(s schema, values []any, at string, parent *decl, suffix s
 	}
 	u.null = null
 	return u
+}
+
+func beyondFloat(v any) bool {
+	n, ok := v.(json.Number)
+	if !ok {
+		return false
+	}
+	_, err := n.Float64()
+	return err != nil
 }
 
 func hasType(v any, types []string) bool {

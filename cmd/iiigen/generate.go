@@ -204,7 +204,7 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 	}
 	proto := &decl{preferred: []string{name + kind, gr.client + name + kind}, group: gr, root: true, schemaOf: id, part: part}
 	slot := &memo{slot: use{expr: &expr{op: opNamed, decl: proto}}}
-	b := &builder{g: g, doc: document{s}, group: gr, about: about, method: gr.client + name + kind, memo: map[string]*memo{"#": slot}}
+	b := &builder{g: g, doc: document{s}, group: gr, about: about, method: gr.client + name + kind, memo: map[string]*memo{"#": slot}, merges: map[string]*memo{}}
 	u := b.formOf(s, "", proto, "", slot)
 	if slot.pending != nil && slot.use.expr == nil {
 		slot.pending.to = u
@@ -375,6 +375,10 @@ func (g *generation) all() []*decl {
 	return list
 }
 
+// maxName bounds the names of types, in bytes: of what is nested deeper, the outermost type
+// makes the name.
+const maxName = 120
+
 // nameDecls gives every declaration a name: whole schemas first, then definitions, then what
 // is named after its parent. Where several would have one name, all of them have the longer
 // one, so that a name does not depend on who comes first.
@@ -406,7 +410,15 @@ func (g *generation) nameDecls() {
 	}
 	for _, d := range all {
 		if d.parent != nil {
-			d.name = g.names.add(d.parent.name + d.suffix)
+			name := d.parent.name + d.suffix
+			if len(name) > maxName {
+				top := d.parent
+				for top.parent != nil {
+					top = top.parent
+				}
+				name = top.name + d.suffix
+			}
+			d.name = g.names.add(name)
 		}
 		if d.form != formPhantom {
 			d.group.decls = append(d.group.decls, d)

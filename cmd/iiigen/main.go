@@ -397,11 +397,8 @@ func generatedFiles(dir, pkg string) (map[string][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		switch {
-		case name == catalogFile, bytes.HasPrefix(content, []byte(header)) && strings.HasSuffix(name, "_gen.go"):
+		if name == catalogFile || bytes.HasPrefix(content, []byte(header)) && strings.HasSuffix(name, "_gen.go") {
 			files[name] = content
-		case strings.HasSuffix(name, "_gen.go"):
-			// Somebody else's; it is an error only to write over it.
 		}
 		if filepath.Ext(name) == ".go" && !strings.HasSuffix(name, "_test.go") && files[name] == nil {
 			if other := packageOf(content); other != "" && other != pkg {

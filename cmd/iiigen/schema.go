@@ -92,6 +92,18 @@ func demands(s schema) schema {
 	return rest
 }
 
+// shapes reports whether s has a keyword on which Go types depend. The others limit values of
+// a type, which Go types do not.
+func shapes(s schema) bool {
+	for _, k := range []string{"$ref", "$dynamicRef", "$recursiveRef", "type", "properties", "required", "additionalProperties", "patternProperties", "items",
+		"prefixItems", "enum", "const", "allOf", "anyOf", "oneOf", "format", "contentEncoding"} {
+		if _, ok := s[k]; ok {
+			return true
+		}
+	}
+	return isFalse(demands(s))
+}
+
 // document resolves references within one schema.
 type document struct{ root schema }
 
@@ -163,6 +175,9 @@ func definition(ref string) string {
 
 // maxHops bounds chains of references, and merges within merges.
 const maxHops = 64
+
+// maxParts bounds the parts of allOf, which grow with those of their parts.
+const maxParts = 1000
 
 // errUnsatisfiable is the reason why schemas cannot be merged.
 var errUnsatisfiable = errors.New("allOf demands what excludes each other")
@@ -280,6 +295,9 @@ func (d document) merge(a, b schema, hops int) (schema, error) {
 		case "allOf":
 			x, _ := old.([]any)
 			y, _ := v.([]any)
+			if len(x)+len(y) > maxParts {
+				return nil, fmt.Errorf("allOf has more than %d parts", maxParts)
+			}
 			m[k] = append(slices.Clone(x), y...)
 		case "anyOf", "oneOf":
 			// Both demand a choice; one of them can stay a choice beside the other.
