@@ -10,8 +10,7 @@ import (
 
 // soup makes schemas of keywords that may or may not make sense together.
 type soup struct {
-	r    *rand.Rand
-	defs int
+	r *rand.Rand
 }
 
 var soupNames = []string{"a", "b", "user_id", "userId", "type", "Raw", "additional", "x-y", "1", "ä", "JSONSchema", "a\"b"}
