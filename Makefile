@@ -27,7 +27,7 @@ GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
 .DEFAULT_GOAL := help
-.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-update
+.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-schemas interop-update
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,6 +101,10 @@ interop: ## Run the SDKs for Node and Python on the development engine
 
 interop-rust: ## Run the SDK for Rust on the development engine; the build takes minutes
 	$(GO) -C internal/conformance run ./interop -peers rust
+
+interop-schemas: ## Record the schemas of workers in Node, Python and Rust for cmd/iiigen
+	$(GO) -C internal/conformance run ./interop -peers node,python,rust -schemas
+	cd cmd/iiigen && $(GO) run . -config internal/recorded/iiigen.json
 
 interop-update: ## Regenerate docs/interop.md with the outcomes of PEERS (go,node,python)
 	$(GO) -C internal/conformance run ./interop -peers $(PEERS) -update
