@@ -1055,7 +1055,7 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 		}
 		return use{expr: &expr{op: opMap, elem: &elem}}
 	}
-	for name := range properties {
+	for _, name := range slices.Sorted(maps.Keys(properties)) {
 		if !speakable(name) {
 			why := fmt.Sprintf("no struct tag can hold the name %q", name)
 			b.g.note(b.about, at, why)

@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +96,83 @@ func TestRecordedValuesSurviveTheirGeneratedTypes(t *testing.T) {
 		t.Errorf("only %d schemas were recorded", count)
 	}
 }
+
+// goText returns a type as Go code, in which the types of the package are spelled out to a depth.
+func goText(typ reflect.Type, depth int) string {
+	own := strings.HasPrefix(typ.PkgPath(), "github.com/iii-go/iii/cmd/")
+	switch {
+	case typ == reflect.TypeFor[json.RawMessage]():
+		return "json.RawMessage"
+	case typ.Name() != "" && (!own || depth == 0):
+		text := typ.String()
+		for _, path := range []string{"github.com/iii-go/iii/cmd/iiigen/internal/recorded/pydantic.", "github.com/iii-go/iii/cmd/iiigen/internal/recorded/schemars.", "github.com/iii-go/iii/cmd/iiigen/internal/recorded/zod.",
+			"github.com/iii-go/iii/cmd/iiigen/internal/recorded/own.", "pydantic.", "schemars.", "zod.", "github.com/iii-go/"} {
+			text = strings.ReplaceAll(text, path, "")
+		}
+		return strings.ReplaceAll(strings.ReplaceAll(text, "encoding/", ""), "iii/iii", "iii")
+	}
+	switch typ.Kind() {
+	case reflect.Pointer:
+		return "*" + goText(typ.Elem(), depth)
+	case reflect.Slice:
+		return "[]" + goText(typ.Elem(), depth)
+	case reflect.Array:
+		return fmt.Sprintf("[%d]%s", typ.Len(), goText(typ.Elem(), depth))
+	case reflect.Map:
+		return "map[string]" + goText(typ.Elem(), depth)
+	case reflect.Struct:
+		var fields []string
+		for i := range typ.NumField() {
+			fields = append(fields, typ.Field(i).Name+" "+goText(typ.Field(i).Type, depth-1))
+		}
+		return "struct{ " + strings.Join(fields, "; ") + " }"
+	}
+	return typ.Kind().String()
+}
+
+// The table in README.md says what every recorded schema has become.
+func TestTableOfRecordedSchemas(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(tableHead)
+	sdks := map[string]string{"pydantic": "Python iii-sdk 0.25.0, pydantic 2.14.4", "schemars": "Rust iii-sdk 0.26.0-rc.4, schemars 0.8.22", "zod": "Node iii-sdk 0.22.1, zod 4.6.7"}
+	for _, name := range slices.Sorted(maps.Keys(clients)) {
+		fmt.Fprintf(&b, "\n## %s\n\n| function | construct | Go type of the input |\n|---|---|---|\n", sdks[name])
+		for _, r := range recordings(t, name) {
+			in, _ := methodOf(t, clients[name], r.ID)
+			construct := r.Metadata.Construct
+			if construct == "" {
+				construct = "no types"
+			}
+			fmt.Fprintf(&b, "| `%s` | %s | `%s` |\n", r.ID, construct, goText(in, 1))
+		}
+	}
+	if *update {
+		if err := os.WriteFile("README.md", []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(b.String(), string(got)); diff != "" {
+		t.Errorf("README.md is out of date; -update writes it (-want +got):\n%s", diff)
+	}
+}
+
+const tableHead = `# Recorded schemas
+
+Each catalogue below this directory is a recording: workers of other SDKs registered functions
+on the development engine, and iiigen saved what the engine knew of them. The programs are in
+internal/conformance/interop/schemas; "make interop-schemas" records them again. The SDKs make
+the schemas: pydantic and schemars from the types of the handlers, zod from the schemas that
+Node registers. Each function's input and output have a schema, and its metadata has examples
+that the SDK itself encoded. The tests decode each example into the generated types and encode
+it again. A union has a field for each variant, and Raw for what is none of them.
+
+The directory own holds the types of package iii, for the test that a schema makes Go types
+that make the same schema.
+`
 
 // plain decodes a value with its numbers as they are, and without members that are null: the
 // types leave out what is optional and nil.

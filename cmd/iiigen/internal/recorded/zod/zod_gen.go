@@ -2984,7 +2984,7 @@ func (v *UnionsOutputID) UnmarshalJSON(b []byte) error {
 }
 
 // UnspeakableInput is the type below. It is the request of "zod::unspeakable". The type says
-// no more, because no struct tag can hold the name "say \"hi\"".
+// no more, because no struct tag can hold the name "a,b".
 type UnspeakableInput = iii.Map[json.RawMessage]
 
 // UnspeakableOutput is the type below. It is the response of "zod::unspeakable". The type
