@@ -215,7 +215,7 @@ func compareSchemas(part string, old, now json.RawMessage, request bool) []chang
 	if errA != nil || errB != nil {
 		return []change{{part: part, what: "the schema cannot be compared", breaking: true}}
 	}
-	c := comparison{part: part, old: document{a}, now: document{b}, request: request, open: make(map[[2]string]bool)}
+	c := comparison{part: part, old: document{a}, now: document{b}, request: request, seen: make(map[[2]string]bool)}
 	c.compare("", a, b, 0)
 	if len(c.changes) == 0 {
 		c.add("", "the schema is written in another way", false)
@@ -223,12 +223,16 @@ func compareSchemas(part string, old, now json.RawMessage, request bool) []chang
 	return c.changes
 }
 
+// maxSteps bounds the parts of two schemas that are compared.
+const maxSteps = 20000
+
 type comparison struct {
 	part     string
 	old, now document
 	request  bool
 	changes  []change
-	open     map[[2]string]bool // pairs of references that are being compared
+	steps    int
+	seen     map[[2]string]bool // pairs of references that are compared, or being compared
 }
 
 func (c *comparison) add(at, what string, breaking bool) {
@@ -241,7 +245,7 @@ func (c *comparison) narrowed(at, what string) { c.add(at, what, c.request) }
 func (c *comparison) widened(at, what string)  { c.add(at, what, !c.request) }
 
 // normal returns a schema without references and allOf, and whether null is among its values.
-func normal(d document, s schema) (schema, bool) {
+func normal(d document, s schema, hops int) (schema, bool) {
 	b := builder{doc: d}
 	flat, err := b.flat(s)
 	if err != nil {
@@ -263,8 +267,8 @@ func normal(d document, s schema) (schema, bool) {
 		}
 		base := maps.Clone(flat)
 		delete(base, keyword)
-		if len(rest) == 1 && len(demands(base)) == 0 {
-			inner, innerNull := normal(d, rest[0].(map[string]any))
+		if len(rest) == 1 && len(demands(base)) == 0 && hops < maxHops {
+			inner, innerNull := normal(d, rest[0].(map[string]any), hops+1)
 			return inner, null || innerNull
 		}
 		flat = maps.Clone(flat)
@@ -291,16 +295,21 @@ func (c *comparison) compare(at string, old, now schema, depth int) {
 	}
 	x, _ := old["$ref"].(string)
 	y, _ := now["$ref"].(string)
-	if x != "" || y != "" {
+	if x != "" && y != "" {
 		pair := [2]string{x, y}
-		if c.open[pair] {
+		if c.seen[pair] {
 			return
 		}
-		c.open[pair] = true
-		defer delete(c.open, pair)
+		c.seen[pair] = true
 	}
-	a, nullA := normal(c.old, old)
-	b, nullB := normal(c.now, now)
+	if c.steps++; c.steps > maxSteps {
+		if c.steps == maxSteps+1 {
+			c.add(at, "the rest of the schema was not compared", true)
+		}
+		return
+	}
+	a, nullA := normal(c.old, old, 0)
+	b, nullB := normal(c.now, now, 0)
 	if nullA && !nullB {
 		c.narrowed(at, "null is no value any more")
 	}

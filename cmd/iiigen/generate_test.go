@@ -150,8 +150,9 @@ func unwrapped(source []byte) string {
 	return b.String()
 }
 
-// What strangers register goes into comments, literals and file names, and nowhere else.
-func TestHostileTextsStayTexts(t *testing.T) {
+// hostileCatalog has texts wherever strangers can put one.
+func hostileCatalog(t *testing.T) *catalog {
+	t.Helper()
 	hostile := "*/ x\n//go:build ignore\n+build ignore\n\x00\u202eevil\u2028func init() { panic(1) }\r//line a.go:1\n`\" \\ \xff %s %d"
 	text, err := json.Marshal(hostile)
 	if err != nil {
@@ -170,7 +171,12 @@ func TestHostileTextsStayTexts(t *testing.T) {
 		c.Functions = append(c.Functions, f)
 		c.TriggerTypes = append(c.TriggerTypes, triggerType{ID: id, Namespace: f.Namespace, Worker: f.Worker, Description: hostile, Config: f.Request, Payload: f.Response})
 	}
-	files, _ := generate(t, c)
+	return c
+}
+
+// What strangers register goes into comments, literals and file names, and nowhere else.
+func TestHostileTextsStayTexts(t *testing.T) {
+	files, _ := generate(t, hostileCatalog(t))
 	compile(t, files)
 	for name, content := range files {
 		if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != "." && name != catalogFile && strings.TrimSuffix(strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_"), ".") != "" {

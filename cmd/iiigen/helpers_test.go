@@ -124,12 +124,13 @@ func goTypes(pkg *types.Package) map[string]string {
 			} else {
 				t = types.Unalias(t)
 			}
-			all[name] = types.TypeString(t, func(p *types.Package) string {
+			text := types.TypeString(t, func(p *types.Package) string {
 				if p == pkg {
 					return ""
 				}
 				return p.Name()
 			})
+			all[name] = strings.ReplaceAll(text, "jsontext.Value", "json.RawMessage") // an alias in Go 1.27
 		}
 	}
 	return all

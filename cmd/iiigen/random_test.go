@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 )
@@ -80,22 +81,28 @@ func (s soup) ref() string {
 	return []string{"#", "#/$defs/D0", "#/$defs/D1", "#/$defs/D2", "#/$defs/none", "#/properties/a", "https://example.com", "#/allOf/0"}[s.r.IntN(8)]
 }
 
+// catalog returns functions with such schemas.
+func (s soup) catalog(t *testing.T) *catalog {
+	t.Helper()
+	c := &catalog{}
+	for i := range 20 {
+		doc, ok := s.schema(3).(map[string]any)
+		if !ok {
+			doc = map[string]any{}
+		}
+		doc["$defs"] = map[string]any{"D0": s.schema(3), "D1": s.schema(3), "D2": s.schema(2)}
+		raw, err := json.Marshal(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Functions = append(c.Functions, fn(fmt.Sprintf("w%d::f%d", i%3, i), string(raw), string(raw)))
+	}
+	return c
+}
+
 func TestAnySchemaMakesCodeThatCompiles(t *testing.T) {
 	for seed := range uint64(8) {
-		s := soup{r: rand.New(rand.NewPCG(seed, 0))}
-		c := &catalog{}
-		for i := range 20 {
-			doc, ok := s.schema(3).(map[string]any)
-			if !ok {
-				doc = map[string]any{}
-			}
-			doc["$defs"] = map[string]any{"D0": s.schema(3), "D1": s.schema(3), "D2": s.schema(2)}
-			raw, err := json.Marshal(doc)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c.Functions = append(c.Functions, fn(fmt.Sprintf("w%d::f%d", i%3, i), string(raw), string(raw)))
-		}
+		c := soup{r: rand.New(rand.NewPCG(seed, 0))}.catalog(t)
 		begin := time.Now()
 		files, _ := generate(t, c)
 		if took := time.Since(begin); took > 20*time.Second {
@@ -104,6 +111,26 @@ func TestAnySchemaMakesCodeThatCompiles(t *testing.T) {
 		compile(t, files)
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+func TestAnySchemasCompare(t *testing.T) {
+	for seed := range uint64(300) {
+		s := soup{r: rand.New(rand.NewPCG(seed, 1))}
+		var raws []json.RawMessage
+		for range 2 {
+			raw, err := json.Marshal(map[string]any{"allOf": []any{s.schema(3)}, "$defs": map[string]any{"D0": s.schema(3), "D1": s.schema(3), "D2": s.schema(2)}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			raws = append(raws, raw)
+		}
+		if same := compareSchemas("request", raws[0], raws[0], true); same != nil {
+			t.Errorf("%s differs from itself: %v", raws[0], same)
+		}
+		if string(raws[0]) != string(raws[1]) && compareSchemas("request", raws[0], raws[1], true) == nil {
+			t.Errorf("%s is said to be %s", raws[0], raws[1])
 		}
 	}
 }
@@ -131,11 +158,17 @@ func TestSchemasThatGrowEnd(t *testing.T) {
 		"beside":   `{"type":"object","properties":{"a":{"$ref":"#","type":"object","required":["a"]},"b":{"$ref":"#","type":"object","required":["b"]}}}`,
 		"products": `{"allOf":[{"oneOf":[{"properties":{"a":{"const":1}}},{"properties":{"a":{"const":2}}},{"properties":{"a":{"const":3}}},{"properties":{"a":{"const":4}}}]},{"oneOf":[{"properties":{"b":{"const":1}}},{"properties":{"b":{"const":2}}},{"properties":{"b":{"const":3}}},{"properties":{"b":{"const":4}}}]},{"oneOf":[{"properties":{"c":{"const":1}}},{"properties":{"c":{"const":2}}},{"properties":{"c":{"const":3}}},{"properties":{"c":{"const":4}}}]}]}`,
 		"numbers":  `{"type":"integer","minimum":-1e999999999,"maximum":1e999999999}`,
+		"itself":   `{"anyOf":[{"$ref":"#"}]}`,
+		"itself2":  `{"allOf":[{"$ref":"#"},{"type":"object"}]}`,
 		"enum":     `{"enum":[1e999999999,2]}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			files, _ := generate(t, &catalog{Functions: []function{fn("w::x", schema, schema)}})
 			compile(t, files)
+			other := strings.Replace(schema, "{", `{"minProperties":1,`, 1)
+			if compareSchemas("request", json.RawMessage(schema), json.RawMessage(other), true) == nil {
+				t.Error("a comparison finds no difference")
+			}
 		})
 	}
 }

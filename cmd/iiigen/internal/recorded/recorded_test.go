@@ -109,6 +109,7 @@ func goText(typ reflect.Type, depth int) string {
 			"github.com/iii-go/iii/cmd/iiigen/internal/recorded/own.", "pydantic.", "schemars.", "zod.", "github.com/iii-go/"} {
 			text = strings.ReplaceAll(text, path, "")
 		}
+		text = strings.ReplaceAll(text, "encoding/json/jsontext.Value", "json.RawMessage") // an alias in Go 1.27
 		return strings.ReplaceAll(strings.ReplaceAll(text, "encoding/", ""), "iii/iii", "iii")
 	}
 	switch typ.Kind() {
