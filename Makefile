@@ -27,13 +27,17 @@ GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
 .DEFAULT_GOAL := help
-.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-schemas interop-update
+.PHONY: help generate recorded check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-schemas interop-update filter-conformance filter-bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-generate: ## Generate types_gen.go from schema/
+generate: ## Generate types_gen.go from schema/, and clients from its types
 	GOWORK=off $(GO) generate ./...
+	@$(MAKE) --no-print-directory recorded
+
+recorded: ## Generate the recorded clients of cmd/iiigen again
+	cd cmd/iiigen && $(GO) run ./internal/recorded/update
 
 check: generated fmt vet staticcheck cross ## All static checks: generated, fmt, vet, staticcheck, cross
 
@@ -104,7 +108,17 @@ interop-rust: ## Run the SDK for Rust on the development engine; the build takes
 
 interop-schemas: ## Record the schemas of workers in Node, Python and Rust for cmd/iiigen
 	$(GO) -C internal/conformance run ./interop -peers node,python,rust -schemas
-	cd cmd/iiigen && $(GO) run . -config internal/recorded/iiigen.json
+	@$(MAKE) --no-print-directory recorded
 
 interop-update: ## Regenerate docs/interop.md with the outcomes of PEERS (go,node,python)
 	$(GO) -C internal/conformance run ./interop -peers $(PEERS) -update
+
+# Of the random corpus.
+CASES ?= 100000
+SEED ?= 1
+
+filter-conformance: ## Compare filters with the reference implementation over CASES (100000) random cases; needs cargo
+	$(GO) -C internal/conformance run ./filter -cases $(CASES) -seed $(SEED)
+
+filter-bench: ## Benchmark filters in turn with the reference implementation; needs cargo
+	bench/filter-rs/compare.sh

@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/iii-go/iii/internal/signal"
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // Version is the version of this module, which the engine is told.
@@ -44,6 +48,7 @@ type Client struct {
 	ended      bool
 	err        error // the fatal error
 	workerID   string
+	features   []string           // of the engine of the present connection; nil before its hello
 	identities []identity         // connections that the engine may still hold, the latest last
 	wasReady   bool               // a link has been ready
 	warned     bool               // of the first failure to connect, or there is no need to
@@ -70,7 +75,7 @@ func New(address string, opts ...Option) (*Client, error) {
 	c := &Client{
 		cfg:      cfg,
 		log:      cfg.logger,
-		out:      newOutbox(cfg.bufferMessages, cfg.bufferBytes),
+		out:      newOutbox(cfg.bufferMessages, cfg.bufferBytes, cfg.sendPolicy),
 		notify:   &notifier{log: cfg.logger},
 		stopping: make(chan struct{}),
 		done:     make(chan struct{}),
@@ -144,8 +149,8 @@ func (c *Client) Connect(ctx context.Context) error {
 		return c.endError()
 	}
 	if c.stop == nil {
-		var run context.Context
-		run, c.stop = context.WithCancel(context.Background())
+		run, stop := context.WithCancelCause(context.Background())
+		c.stop = func() { stop(ErrClosed) }
 		previous, ended := c.supervised, make(chan struct{})
 		c.supervised = ended
 		go c.supervise(run, previous, ended)
@@ -160,9 +165,7 @@ func (c *Client) Connect(ctx context.Context) error {
 	case <-c.done:
 		err = c.endError()
 	case <-ctx.Done():
-		select {
-		case <-ready: // both at once: connected counts
-		default:
+		if !signal.IsClosed(ready) { // else both at once, and connected counts
 			err = ctxError(ctx)
 		}
 	}
@@ -175,11 +178,11 @@ func (c *Client) Connect(ctx context.Context) error {
 	}
 	switch {
 	case c.lastError != nil:
-		err = fmt.Errorf("iii: connect: %w; last attempt: %w", err, trimmed(c.lastError))
+		err = public(fmt.Errorf("connect: %w; last attempt: %w", err, c.lastError))
 	case c.out.attached():
-		err = fmt.Errorf("iii: connect: %w; %s has taken the connection, and not yet the worker: is it the engine's port for workers?", err, c.cfg.url.Host)
+		err = fmt.Errorf("iii: connect: %w; %s has taken the connection, and not yet the worker: is it the engine's port for workers?", err, c.cfg.URL.Host)
 	default:
-		err = fmt.Errorf("iii: connect: %w; %s has not answered yet", err, c.cfg.url.Host)
+		err = fmt.Errorf("iii: connect: %w; %s has not answered yet", err, c.cfg.URL.Host)
 	}
 	if !c.wasReady && c.connecting == 0 && c.stop != nil {
 		// Nobody waits for a first connection any more.
@@ -198,9 +201,106 @@ func (c *Client) endError() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		return fmt.Errorf("%w: %w", ErrClosed, trimmed(c.err))
+		return public(fmt.Errorf("%w: %w", ErrClosed, c.err))
 	}
 	return ErrClosed
+}
+
+// supervise keeps a connection up until ctx ends or the engine refuses. It
+// begins when its predecessor has ended.
+func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended chan<- struct{}) {
+	if previous != nil {
+		<-previous
+	}
+	stopGauges := c.startGauges()
+	err := c.keepConnected(ctx)
+	stopGauges()
+	if err == nil {
+		c.setState(ConnectionStateDisconnected, nil)
+	}
+	close(ended)
+	if err != nil {
+		c.finish(err)
+	}
+}
+
+// fatalError is a failure that no further attempt can mend.
+type fatalError struct{ error }
+
+func (e fatalError) Unwrap() error { return e.error }
+
+// nameHeldError is the refusal of a name that another worker has for the time being.
+type nameHeldError struct{ error }
+
+func (e nameHeldError) Unwrap() error { return e.error }
+
+// keepConnected makes one connection after the other. It returns nil when ctx has ended,
+// else the fatal error.
+func (c *Client) keepConnected(ctx context.Context) error {
+	failed := false
+	var turn time.Duration // of the wait for this worker's name; 0 while it does not wait
+	redial := c.cfg.redial()
+	redial.Connect = func(ctx context.Context) wsconn.Attempt {
+		c.mu.Lock()
+		state := ConnectionStateConnecting
+		if c.wasReady || failed || turn > 0 {
+			state = ConnectionStateReconnecting
+		}
+		c.mu.Unlock()
+		c.setState(state, nil)
+		wasReady := false
+		l, err := c.dial(ctx)
+		if err == nil {
+			l.nameFirst = turn > 0
+			wasReady, err = c.serve(ctx, l)
+		}
+		if ctx.Err() != nil || c.closing.Load() {
+			return wsconn.Attempt{Stop: true}
+		}
+		var fatal fatalError
+		if errors.As(err, &fatal) {
+			return wsconn.Attempt{Stop: true, Err: fatal.error}
+		}
+		c.mu.Lock()
+		c.lastError = err
+		c.mu.Unlock()
+		var held nameHeldError
+		if errors.As(err, &held) {
+			if turn == 0 {
+				c.log.Warn("iii: waiting for the name of this worker", "error", held.error)
+				c.setState(ConnectionStateReconnecting, held.error)
+			}
+			var delay time.Duration
+			turn, delay = takeoverTurn(turn)
+			return wsconn.Attempt{Err: err, Delay: delay}
+		}
+		failed = true
+		if wasReady {
+			turn = 0
+		}
+		return wsconn.Attempt{Err: err, Held: wasReady}
+	}
+	redial.Retry = func(err error, retryIn time.Duration) {
+		err = public(err)
+		c.log.Warn("iii: not connected", "error", err, "retry_in", retryIn)
+		c.warnOnce(err)
+		c.setState(ConnectionStateReconnecting, err)
+	}
+	return public(redial.Run(ctx))
+}
+
+// warnOnce tells a program that has set no logger why its first connection fails. It does
+// so on the goroutine of the callbacks, since slog's default may be code of the program's.
+func (c *Client) warnOnce(err error) {
+	c.mu.Lock()
+	skip := c.cfg.loggerSet || c.wasReady || c.warned
+	c.warned = true
+	c.mu.Unlock()
+	if !skip {
+		c.notify.post(func() {
+			warnByDefault("iii: not connected; the client keeps trying, and logs more with WithLogger", err)
+		})
+	}
 }
 
 // Run is the main loop of a worker program: it connects, serves until ctx ends,
@@ -208,27 +308,27 @@ func (c *Client) endError() error {
 // returns nil. It returns nil, too, if ctx is cancelled, as by a signal, while it still
 // tries to connect: the log has the reason, and the client has ended as by
 // [Client.Close]. It returns the reason if the client could not connect before the
-// deadline of ctx, or ends by a fatal error. After Connect it only serves.
+// deadline of ctx, or ends by a fatal error. Telemetry that a drain could not deliver is
+// logged, and no error of Run. After Connect it only serves.
 func (c *Client) Run(ctx context.Context) error {
 	if err := c.Connect(ctx); err != nil {
 		if ctx.Err() != context.Canceled || !errors.Is(err, context.Canceled) {
 			return err
 		}
-		c.log.WarnContext(ctx, "iii: told to end before it was connected", "error", err)
+		c.log.WarnContext(ctx, "iii: the context ended before the client was connected", "error", err)
 		return c.Close()
 	}
 	select {
 	case <-c.done:
 	case <-ctx.Done():
 	}
-	select {
-	case <-c.done: // a fatal error counts, whatever came with it
+	if signal.IsClosed(c.done) { // a fatal error counts, whatever came with it
 		return c.Err()
-	default:
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.drainTimeout)
 	defer cancel()
-	return c.Shutdown(drain)
+	err, _ := c.shutdown(drain)
+	return err
 }
 
 // Shutdown ends the client in order: it takes back its triggers and functions,
@@ -238,7 +338,22 @@ func (c *Client) Run(ctx context.Context) error {
 // outside of handlers are not waited for. When ctx ends first, what
 // is left is cut off as by Close, and the error says so. Further calls wait for
 // the end as well.
+//
+// Once no handler runs, an engine that does not confirm what it was sent is waited for 2 s,
+// and messages that wait for a connection are given 5 s. Messages of Send that remain
+// unconfirmed or unsent are counted ([ClientStats]), and the error says so. So it does if
+// telemetry could not be delivered within shutdown_timeout_ms, or within 3 s without a
+// connection of its own; the telemetry stays in the queue of its [Telemetry].
 func (c *Client) Shutdown(ctx context.Context) error {
+	err, telemetry := c.shutdown(ctx)
+	if err == nil {
+		err = telemetry
+	}
+	return err
+}
+
+// shutdown also returns the error of the telemetry's flush, which is logged.
+func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	c.mu.Lock()
 	first, connecting := !c.draining, c.stop != nil
 	if first {
@@ -247,39 +362,41 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	if !first {
-		select {
-		case <-c.done:
-			return nil
-		default:
+		if ended(ctx, c.done) {
+			return nil, nil
 		}
-		select {
-		case <-c.done:
-			return nil
-		case <-ctx.Done():
-			c.finish(nil)
-			return fmt.Errorf("iii: shutdown: %w", ctxError(ctx))
-		}
+		c.finish(nil)
+		return fmt.Errorf("iii: shutdown: %w", ctxError(ctx)), nil
 	}
 	c.registry.withdraw(ErrClosed)
 	for _, in := range c.dispatch.withdraw() {
-		c.turnAway(in.link, in.id, in.function, codeDraining, "the worker is shutting down")
+		c.turnAway(in, CodeWorkerDraining, "the worker is shutting down")
 	}
-	err := c.dispatch.waitQuiet(ctx)
+	err = c.dispatch.waitQuiet(ctx)
+	began := time.Now()
 	if err == nil && connecting {
 		err = c.out.flush(ctx)
 	}
-	if err == nil {
-		err = c.flushTelemetry(ctx)
+	if ctx.Err() == nil {
+		limit := telemetryAwayTimeout
+		if !c.out.attached() { // an engine that is away costs awayTimeout in all
+			limit = min(limit, awayTimeout-time.Since(began))
+		}
+		telemetry = c.flushTelemetry(ctx, limit)
 		if l := c.registry.attached(); l != nil {
 			c.closing.Store(true)
-			l.closeOrderly(ctx)
+			l.Close(ctx)
 		}
 	}
 	c.finish(nil)
 	if err != nil {
-		return fmt.Errorf("iii: shutdown: %w", err)
+		err = public(fmt.Errorf("shutdown: %w", err))
 	}
-	return nil
+	if telemetry != nil {
+		telemetry = public(fmt.Errorf("shutdown: %w", telemetry))
+		c.log.Warn("iii: telemetry was not delivered", "error", telemetry)
+	}
+	return err, telemetry
 }
 
 // Close ends the client at once: the contexts of running handlers are cancelled,
@@ -376,6 +493,16 @@ func (c *Client) WorkerID() string {
 	return c.workerID
 }
 
+// Features returns what the engine of the present connection lists, such as
+// [FeatureObserveV2]: nil before its hello and while there is no connection, empty for an
+// engine that lists nothing (up to 0.24). A reconnection may change it. The result is the
+// caller's own.
+func (c *Client) Features() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.features)
+}
+
 // Name is the name under which this worker is registered.
 func (c *Client) Name() string { return c.name }
 
@@ -421,4 +548,52 @@ func (c *Client) report(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tell(c.state, err)
+}
+
+// ClientStats are counters since New, and sizes at the moment.
+type ClientStats struct {
+	FramesSent      uint64 // messages written
+	FramesReceived  uint64 // messages read
+	BytesSent       uint64 // bytes of the messages written
+	FramesMalformed uint64 // received messages that did not decode
+	Reconnects      uint64 // connections after the first that became ready
+
+	CallsInFlight     int // calls that wait for their answer
+	HandlersRunning   int // handlers that run
+	InvocationsQueued int // invocations that wait for a handler to end
+	Buffered          int // requests that wait for a connection
+	BufferedBytes     int // their size in bytes
+
+	SendsConfirmed uint64 // messages of Send that the engine has read
+	SendsUnknown   uint64 // written to a connection that died before it confirmed them
+	SendsDropped   uint64 // accepted while not connected and never sent, since the client ended
+	RepliesDropped uint64 // answers whose connection was gone
+	LateResults    uint64 // answers that no call waited for any more
+	Overloaded     uint64 // invocations refused because too many waited
+
+	FunctionsRefused int // functions that another worker holds at the moment ([Function.Err])
+}
+
+// Stats reads the counters, each by itself: they need not be of one moment.
+func (c *Client) Stats() ClientStats {
+	s := &c.out.stats
+	stats := ClientStats{
+		FramesSent:     s.framesSent.Load(),
+		BytesSent:      s.bytesSent.Load(),
+		SendsConfirmed: s.sendsConfirmed.Load(),
+		SendsUnknown:   s.sendsLost.Load(),
+		SendsDropped:   s.sendsDropped.Load(),
+		RepliesDropped: s.repliesDropped.Load(),
+		LateResults:    s.lateResults.Load(),
+		Overloaded:     c.dispatch.overloaded.Load(),
+		FramesReceived: c.received.Load(),
+	}
+	stats.FunctionsRefused = c.registry.refusedFunctions()
+	stats.CallsInFlight, stats.Buffered, stats.BufferedBytes = c.out.counts()
+	stats.HandlersRunning, stats.InvocationsQueued = c.dispatch.counts()
+	stats.FramesMalformed = c.malformed.Load()
+	c.mu.Lock()
+	stats.Reconnects = c.reconnects
+	c.mu.Unlock()
+	return stats
 }

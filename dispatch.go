@@ -7,9 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/iii-go/iii/internal/fifo"
+	"github.com/iii-go/iii/internal/rawjson"
+	"github.com/iii-go/iii/internal/signal"
 )
 
 const (
@@ -20,14 +25,86 @@ const (
 
 // incoming is an invocation that this worker was asked to run.
 type incoming struct {
-	link     *link
+	origin   origin
 	function *Function
 	id       []byte // text; empty: no answer is wanted
 	data     json.RawMessage
 	metadata json.RawMessage
 
 	traceparent, baggage []byte // raw JSON strings, for telemetry
+
+	// Of engines with observers.
+	caller     json.RawMessage // who made the call, as the engine says; nil if it does not
+	activation json.RawMessage // of the observer that the invocation serves; nil if it serves none
+	depth      uint32          // activations that led to the invocation
 }
+
+// appendCaller appends the caller object of a call that the handler of in makes.
+func (in *incoming) appendCaller(p []byte) []byte {
+	p = append(p, `{"function_id":`...)
+	p = rawjson.AppendString(p, in.function.id)
+	if len(in.id) > 0 {
+		p = append(p, `,"invocation_id":"`...)
+		p = append(append(p, in.id...), '"')
+	}
+	if parent := in.parent(); len(parent) > 0 {
+		p = append(p, `,"parent":`...)
+		p = append(p, parent...)
+	}
+	return append(p, '}')
+}
+
+// parent is the caller of in without its own parent.
+func (in *incoming) parent() json.RawMessage {
+	if in.caller == nil {
+		return nil
+	}
+	var c Caller
+	if json.Unmarshal(in.caller, &c) != nil {
+		return nil
+	}
+	c.Parent = nil
+	raw, _ := json.Marshal(c)
+	return raw
+}
+
+// callerRoom bounds the length of the caller in an envelope.
+func (in *incoming) callerRoom() int {
+	if in == nil {
+		return 0
+	}
+	return 160 + maxQuoted(in.function.id) + 6*len(in.caller)
+}
+
+// origin is where an invocation comes from and its answer goes.
+type origin interface {
+	// context is the parent of the handler's context.
+	context() context.Context
+	// gone reports whether nobody can be answered any more.
+	gone() bool
+	// encodeResult and encodeError write the answer to b.
+	encodeResult(b *buffer, in *incoming, result any) error
+	encodeError(b *buffer, in *incoming, code, message, stack string)
+	// reply sends what was encoded; it may wait for room. replyNow does not.
+	reply(b *buffer)
+	replyNow(b *buffer)
+}
+
+func (l *link) context() context.Context { return l.handlers }
+
+func (l *link) gone() bool { return l.IsDead() }
+
+func (l *link) encodeResult(b *buffer, in *incoming, result any) error {
+	return encodeResult(b, l.dialect(), in.id, in.function.id, result)
+}
+
+func (l *link) encodeError(b *buffer, in *incoming, code, message, stack string) {
+	encodeError(b, l.dialect(), in.id, in.function.id, code, message, stack)
+}
+
+func (l *link) reply(b *buffer) { l.client.out.reply(l, b) }
+
+func (l *link) replyNow(b *buffer) { l.client.out.urgent(l, item{buf: b}) }
 
 func (in *incoming) size() int { return len(in.data) + len(in.metadata) }
 
@@ -39,12 +116,11 @@ type dispatcher struct {
 
 	mu      sync.Mutex
 	running int
-	queue   []*incoming
-	head    int
+	queue   fifo.Queue[*incoming]
 	bytes   int
 	idle    []chan *incoming // workers that wait, the latest last
 	closed  bool
-	quiet   chan struct{} // closed when nothing runs or waits; nil if nobody asks
+	quiet   signal.Broadcast // nothing runs or waits
 	workers sync.WaitGroup
 
 	overloaded atomic.Uint64
@@ -58,17 +134,12 @@ func (d *dispatcher) submit(in *incoming) bool {
 		return true // its link is dead as well
 	}
 	if d.limit > 0 && d.running >= d.limit {
-		if len(d.queue)-d.head >= maxQueuedInvocations || d.bytes+in.size() > maxQueuedBytes {
+		if d.queue.Len() >= maxQueuedInvocations || d.bytes+in.size() > maxQueuedBytes {
 			d.mu.Unlock()
 			d.overloaded.Add(1)
 			return false
 		}
-		if d.head > len(d.queue)/2 { // or a queue that is never empty grows for ever
-			n := copy(d.queue, d.queue[d.head:])
-			clear(d.queue[n:])
-			d.queue, d.head = d.queue[:n], 0
-		}
-		d.queue = append(d.queue, in)
+		d.queue.Push(in)
 		d.bytes += in.size()
 		d.mu.Unlock()
 		return true
@@ -118,9 +189,8 @@ func (d *dispatcher) next(wake chan *incoming) *incoming {
 		return in
 	}
 	d.running--
-	if d.running == 0 && d.quiet != nil {
-		close(d.quiet)
-		d.quiet = nil
+	if d.running == 0 {
+		d.quiet.Send()
 	}
 	if d.closed || len(d.idle) >= maxIdleWorkers {
 		d.mu.Unlock()
@@ -132,16 +202,11 @@ func (d *dispatcher) next(wake chan *incoming) *incoming {
 }
 
 func (d *dispatcher) pop() *incoming {
-	if d.head == len(d.queue) {
+	if d.queue.Len() == 0 {
 		return nil
 	}
-	in := d.queue[d.head]
-	d.queue[d.head] = nil
-	d.head++
+	in := d.queue.Pop()
 	d.bytes -= in.size()
-	if d.head == len(d.queue) {
-		d.queue, d.head = d.queue[:0], 0
-	}
 	return in
 }
 
@@ -149,8 +214,8 @@ func (d *dispatcher) pop() *incoming {
 func (d *dispatcher) withdraw() []*incoming {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	waiting := append([]*incoming(nil), d.queue[d.head:]...)
-	d.queue, d.head, d.bytes = nil, 0, 0
+	waiting := slices.Clone(d.queue.All())
+	d.queue, d.bytes = fifo.Queue[*incoming]{}, 0
 	return waiting
 }
 
@@ -161,10 +226,7 @@ func (d *dispatcher) waitQuiet(ctx context.Context) error {
 		d.mu.Unlock()
 		return nil
 	}
-	if d.quiet == nil {
-		d.quiet = make(chan struct{})
-	}
-	quiet := d.quiet
+	quiet := d.quiet.Wait()
 	d.mu.Unlock()
 	select {
 	case <-quiet:
@@ -183,7 +245,7 @@ func (d *dispatcher) close() <-chan struct{} {
 		worker <- nil
 	}
 	d.idle = nil
-	d.queue, d.head, d.bytes = nil, 0, 0
+	d.queue, d.bytes = fifo.Queue[*incoming]{}, 0
 	d.mu.Unlock()
 	ended := make(chan struct{})
 	go func() {
@@ -196,29 +258,43 @@ func (d *dispatcher) close() <-chan struct{} {
 func (d *dispatcher) counts() (running, queued int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.running, len(d.queue) - d.head
+	return d.running, d.queue.Len()
 }
 
-// execute runs one handler and sends its answer over the link that asked. It
+// execute runs one handler and sends its answer to where the invocation came from. It
 // recovers what the handler, or the encoding of what it returned, panics with.
 func (c *Client) execute(in *incoming) {
-	if in.link.isDead() {
+	if in.origin.gone() {
 		c.out.stats.repliesDropped.Add(1)
 		return
 	}
-	ctx, span := c.tracing.begin(&invocationContext{Context: in.link.handlers, client: c, in: in}, in)
+	invocation := &invocationContext{Context: in.origin.context(), client: c, in: in}
+	invocation.limitHandler(in.function.timeout)
+	ctx, span := c.tracing.begin(invocation, in)
+	invocation.limit.watch(func() { c.handlerTimedOut(ctx, invocation, span) })
 	var answer *buffer
-	returned := false
+	returned, late := false, false
 	defer func() {
 		if !returned {
 			answer = c.encodePanic(ctx, in, span, recover()) // nil after runtime.Goexit
+			if invocation.limit.handlerReturned() {
+				answer.free()
+				return
+			}
+		} else if late {
+			return
 		}
 		span.end(ctx, answer)
 		if answer != nil {
-			c.out.reply(in.link, answer)
+			in.origin.reply(answer)
 		}
 	}()
 	result, err := in.function.handler(ctx, in.data)
+	err = handlerError(err)
+	if late = invocation.limit.handlerReturned(); late {
+		returned = true
+		return
+	}
 	if len(in.id) > 0 {
 		answer, err = c.encodeAnswer(ctx, in, result, err)
 		span.answered(answer, err)
@@ -226,6 +302,33 @@ func (c *Client) execute(in *incoming) {
 		span.returned(result, err)
 	}
 	returned = true
+}
+
+// handlerTimedOut answers in place of a handler that has run for longer than
+// [WithHandlerTimeout]. The answer does not wait for room: it is small.
+func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationContext, span invocationSpan) {
+	answer, failure := invocation.timeoutAnswer()
+	f := invocation.in.function
+	c.log.LogAttrs(ctx, slog.LevelWarn, "iii: handler timed out", slog.String("function", f.id), slog.Duration("after", f.timeout))
+	span.answered(answer, failure)
+	span.end(ctx, answer)
+	if answer != nil {
+		invocation.in.origin.replyNow(answer)
+	}
+}
+
+// handlerError is what a handler's error is to its caller. The codes of this package's own
+// answers say that a handler has not run, or not to its end: an error that a handler has from
+// a call of its own says that of another one.
+func handlerError(err error) error {
+	var e *Error
+	if errors.As(err, &e) && e != nil {
+		switch e.Code {
+		case CodeWorkerDraining, CodeOverloaded, CodeHandlerTimeout, CodeResultTooLarge:
+			return &Error{Code: CodeInvocationFailed, Message: trimmed(err).Error(), Stacktrace: e.Stacktrace}
+		}
+	}
+	return err
 }
 
 // encodePanic logs a handler that did not return and is the message for that, or
@@ -238,7 +341,7 @@ func (c *Client) encodePanic(ctx context.Context, in *incoming, span invocationS
 	if len(in.id) == 0 {
 		return nil
 	}
-	failure := &Error{Code: codeInvocationFailed, Message: "handler panicked"}
+	failure := &Error{Code: CodeInvocationFailed, Message: "handler panicked"}
 	if c.cfg.stackTraces {
 		failure.Message = fmt.Sprintf("handler panicked: %v", p)
 		failure.Stacktrace = stack
@@ -252,38 +355,44 @@ func (c *Client) encodePanic(ctx context.Context, in *incoming, span invocationS
 func (c *Client) encodeAnswer(ctx context.Context, in *incoming, result any, err error) (*buffer, error) {
 	b := newBuffer()
 	if err == nil {
-		err = encodeResult(b, in.id, in.function.id, result)
+		err = in.origin.encodeResult(b, in, result)
 		switch {
 		case err == nil && b.Len() < messageTooLarge:
 			return b, nil
 		case err == nil:
-			err = &Error{Code: codeResultTooLarge, Message: fmt.Sprintf("the result makes a message of %d bytes; the limit is %d", b.Len(), messageTooLarge)}
+			err = &Error{Code: CodeResultTooLarge, Message: fmt.Sprintf("the result makes a message of %d bytes; the limit is %d", b.Len(), messageTooLarge)}
 		default:
 			err = fmt.Errorf("result does not encode: %w", err)
+			if in.function.web {
+				err = hiddenError{err}
+			}
 		}
 		b.free()
 		b = newBuffer()
 		c.log.LogAttrs(ctx, slog.LevelError, "iii: result cannot be sent", slog.String("function", in.function.id), slog.Any("error", err))
 	}
 	code, message, stack := errorParts(err)
-	encodeError(b, in.id, in.function.id, code, message, stack)
+	in.origin.encodeError(b, in, code, message, stack)
 	if b.Len() >= messageTooLarge {
 		b.free()
 		b = newBuffer()
-		encodeError(b, in.id, in.function.id, codeResultTooLarge, "the error is too large to be sent", "")
+		in.origin.encodeError(b, in, CodeResultTooLarge, "the error is too large to be sent", "")
 	}
 	return b, err
 }
 
 // errorParts is the error body for err.
 func errorParts(err error) (code, message, stack string) {
+	if _, hidden := err.(hiddenError); hidden {
+		return CodeInvocationFailed, hiddenText, ""
+	}
 	var e *Error
-	if !errors.As(err, &e) {
-		return codeInvocationFailed, err.Error(), ""
+	if !errors.As(err, &e) || e == nil {
+		return CodeInvocationFailed, err.Error(), ""
 	}
 	code, message, stack = e.Code, e.Message, e.Stacktrace
 	if code == "" {
-		code = codeInvocationFailed
+		code = CodeInvocationFailed
 	}
 	if err != error(e) {
 		message = err.Error()   // wrapped: what the handler added counts
@@ -294,28 +403,16 @@ func errorParts(err error) (code, message, stack string) {
 	return code, message, stack
 }
 
-// turnAway rejects an invocation of f for the time being. The engine would turn an error
-// into a 500, so for a route the answer is a 503 that tells the visitor when to come back.
-func (c *Client) turnAway(l *link, id []byte, f *Function, code, message string) {
-	if f.route == nil || len(id) == 0 {
-		c.refuse(l, id, f.id, code, message)
+// turnAway rejects an invocation for the time being. The engine would turn an error into a
+// 500, so for a route the answer is a 503 that tells the visitor when to come back.
+func (c *Client) turnAway(in *incoming, code, message string) {
+	if len(in.id) == 0 {
 		return
 	}
 	b := newBuffer()
-	if err := encodeResult(b, id, f.id, serviceUnavailable(code, message)); err != nil {
-		b.free()
-		c.refuse(l, id, f.id, code, message)
-		return
+	if !in.function.web || in.origin.encodeResult(b, in, serviceUnavailable(code, message)) != nil {
+		b.Reset()
+		in.origin.encodeError(b, in, code, message, "")
 	}
-	c.out.urgent(l, item{buf: b})
-}
-
-// refuse answers an invocation that is not run.
-func (c *Client) refuse(l *link, id []byte, functionID, code, message string) {
-	if len(id) == 0 {
-		return
-	}
-	b := newBuffer()
-	encodeError(b, id, functionID, code, message, "")
-	c.out.urgent(l, item{buf: b})
+	in.origin.replyNow(b)
 }

@@ -7,6 +7,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/iii-go/iii/internal/fifo"
+	"github.com/iii-go/iii/internal/signal"
 )
 
 // The outbox is everything that waits to be written and every call that waits
@@ -16,20 +19,22 @@ import (
 // nothing else is locked, called or waited for under it.
 type outbox struct {
 	maxMessages, maxBytes int // of what waits, connected or not
+	policy                SendPolicy
 
 	mu      sync.Mutex
 	link    *link  // the link that is written to, or nil
 	gate    uint64 // number of the registry's fence that users' requests are held for
 	opened  uint64 // number of the latest one that was answered
 	ended   error  // set once: no request is accepted any more
-	queue   []item
-	head    int // queue[:head] has been taken
-	bytes   int // in queue[head:]
+	queue   fifo.Queue[item]
+	bytes   int // in queue
 	held    []item
 	heldN   int // requests in held that were not given up
 	heldB   int // their bytes
 	pending map[invocationID]*request
-	changed chan struct{} // closed when room is made or the link changes; nil if nobody waits
+	changed signal.Broadcast // room is made, or the link changes
+	refused int              // held Sends that the link's dialect could not express
+	refusal error
 
 	free  sync.Pool // of requests: a client's own, for their channels belong to its synctest bubble
 	stats outboxStats
@@ -41,8 +46,8 @@ type outboxStats struct {
 	repliesDropped, lateResults             atomic.Uint64
 }
 
-func newOutbox(maxMessages, maxBytes int) *outbox {
-	return &outbox{maxMessages: maxMessages, maxBytes: maxBytes, pending: map[invocationID]*request{}}
+func newOutbox(maxMessages, maxBytes int, policy SendPolicy) *outbox {
+	return &outbox{maxMessages: maxMessages, maxBytes: maxBytes, policy: policy, pending: map[invocationID]*request{}}
 }
 
 // item is one frame to write.
@@ -66,15 +71,15 @@ type frameKind uint8
 
 const (
 	frameText frameKind = iota
-	framePing           // WebSocket ping
-	framePong           // WebSocket pong
 	frameJSONPing
 	frameJSONPong
-	frameClose
 )
 
 func (it item) size() int {
-	if it.buf == nil {
+	switch {
+	case it.req != nil:
+		return it.req.size
+	case it.buf == nil:
 		return 0
 	}
 	return it.buf.Len()
@@ -138,7 +143,7 @@ func (o *outbox) admit(l *link, fence uint64) {
 		}
 	}
 	o.held = slices.Delete(o.held, 0, n)
-	o.signal()
+	o.changed.Send()
 }
 
 // oldestFence returns how long the oldest JSON ping on its way has waited for its pong, or 0.
@@ -153,34 +158,13 @@ func (o *outbox) oldestFence(l *link) time.Duration {
 
 // push appends to the queue and wakes the writer.
 func (o *outbox) push(it item) {
-	if o.head > len(o.queue)/2 { // or a queue that is never empty grows for ever
-		n := copy(o.queue, o.queue[o.head:])
-		clear(o.queue[n:])
-		o.queue, o.head = o.queue[:n], 0
-	}
-	o.queue = append(o.queue, it)
+	o.queue.Push(it)
 	o.bytes += it.size()
-	o.link.wakeWriter()
-}
-
-// signal tells those who wait that something has changed.
-func (o *outbox) signal() {
-	if o.changed != nil {
-		close(o.changed)
-		o.changed = nil
-	}
-}
-
-// wait returns a channel that is closed at the next change.
-func (o *outbox) wait() <-chan struct{} {
-	if o.changed == nil {
-		o.changed = make(chan struct{})
-	}
-	return o.changed
+	o.link.Wake()
 }
 
 func (o *outbox) fits(size int) bool {
-	waiting := len(o.queue) - o.head
+	waiting := o.queue.Len()
 	return waiting == 0 || waiting < o.maxMessages && o.bytes+size <= o.maxBytes
 }
 
@@ -189,11 +173,11 @@ func (o *outbox) fits(size int) bool {
 func (o *outbox) reply(l *link, buf *buffer) {
 	o.mu.Lock()
 	for o.link == l && !o.fits(buf.Len()) {
-		changed := o.wait()
+		changed := o.changed.Wait()
 		o.mu.Unlock()
 		select {
 		case <-changed:
-		case <-l.dead:
+		case <-l.Dead():
 		}
 		o.mu.Lock()
 	}
@@ -221,26 +205,12 @@ func (o *outbox) urgent(l *link, items ...item) bool {
 	for _, it := range items {
 		o.push(it)
 	}
-	frames, size := len(o.queue)-o.head, o.bytes
+	frames, size := o.queue.Len(), o.bytes
 	o.mu.Unlock()
 	if size-stuckBytes > o.maxBytes || frames-stuckFrames > o.maxMessages {
-		l.fail(fmt.Errorf("iii: the engine does not read: %d messages of %d bytes wait", frames, size))
+		l.Fail(fmt.Errorf("the engine does not read: %d messages of %d bytes wait", frames, size))
 	}
 	return true
-}
-
-// answerPing queues the answer to a WebSocket ping. One that waits becomes that to the
-// latest, which is all that a pong has to answer (RFC 6455, 5.5.3).
-func (o *outbox) answerPing(l *link, data string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.link != l {
-		return
-	}
-	if l.pong == nil {
-		o.push(item{kind: framePong})
-	}
-	l.pong = append(make([]byte, 0, len(data)), data...)
 }
 
 // take moves frames from the queue to batch, for l's writer.
@@ -250,12 +220,15 @@ func (o *outbox) take(l *link, batch []item) []item {
 	if o.link != l {
 		return batch
 	}
-	for size := 0; o.head < len(o.queue) && size < takeBytes; o.head++ {
-		it := o.queue[o.head]
-		o.queue[o.head] = item{}
+	for size := 0; o.queue.Len() > 0 && size < takeBytes; {
+		it := o.queue.Pop()
 		if r := it.req; r != nil {
 			if r.state != requestQueued {
 				continue // given up
+			}
+			if err := l.dialect().checkCall(&r.inv, r.size); err != nil {
+				o.refuse(it, err)
+				continue
 			}
 			r.state, r.link = requestSent, l
 		}
@@ -265,21 +238,39 @@ func (o *outbox) take(l *link, batch []item) []item {
 		if it.fence != nil {
 			l.fences = append(l.fences, fence{l.sendsTaken, it.fence, time.Now()})
 		}
-		if it.kind == framePong {
-			it.buf = bufferOf(l.pong)
-			l.pong = nil
-			batch = append(batch, it)
-			continue
-		}
 		size += it.size()
 		o.bytes -= it.size()
 		batch = append(batch, it)
 	}
-	if o.head == len(o.queue) {
-		o.queue, o.head = o.queue[:0], 0
-	}
-	o.signal()
+	o.changed.Send()
 	return batch
+}
+
+// refuse fails a request that the dialect of the link cannot express; o.mu is held.
+func (o *outbox) refuse(it item, err error) {
+	r := it.req
+	o.bytes -= r.size
+	it.buf.free()
+	delete(o.pending, r.id)
+	r.state, r.buf = requestDone, nil
+	if r.held && !r.wantsResult { // its caller was told nil
+		o.stats.sendsDropped.Add(1)
+		o.refused++
+		o.refusal = err
+		return
+	}
+	r.unsent = true
+	r.finish(err)
+}
+
+// takeRefused returns how many held Sends were refused since it was last called, and why
+// the latest was.
+func (o *outbox) takeRefused() (n int, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n, err = o.refused, o.refusal
+	o.refused, o.refusal = 0, nil
+	return n, err
 }
 
 // written settles a batch that l's writer has written, or failed to write: the
@@ -327,7 +318,9 @@ func (o *outbox) written(l *link, batch []item, err error) {
 	for i, it := range batch {
 		if err == nil {
 			o.stats.framesSent.Add(1)
-			o.stats.bytesSent.Add(uint64(it.size()))
+			if it.buf != nil {
+				o.stats.bytesSent.Add(uint64(it.buf.Len()))
+			}
 		}
 		it.buf.free()
 		batch[i] = item{}
@@ -381,7 +374,7 @@ func (o *outbox) detach(l *link, cause error) (unconfirmed int) {
 	for _, it := range waiting {
 		it.req.gate = 0 // the next link begins with all registrations
 	}
-	for _, it := range o.queue[o.head:] {
+	for _, it := range o.queue.All() {
 		switch r := it.req; {
 		case r == nil:
 			it.buf.free()
@@ -390,8 +383,8 @@ func (o *outbox) detach(l *link, cause error) (unconfirmed int) {
 		}
 	}
 	o.held = append(o.held, waiting...)
-	clear(o.queue)
-	o.queue, o.head, o.bytes = o.queue[:0], 0, 0
+	o.queue.Clear()
+	o.bytes = 0
 	var lost []*request
 	for id, r := range o.pending {
 		if r.state == requestSent && r.link == l {
@@ -402,7 +395,7 @@ func (o *outbox) detach(l *link, cause error) (unconfirmed int) {
 	}
 	l.fences = nil
 	unconfirmed = int(l.sendsTaken - l.sendsConfirmed)
-	o.signal()
+	o.changed.Send()
 	o.mu.Unlock()
 	o.stats.sendsLost.Add(uint64(unconfirmed))
 	for _, r := range lost {
@@ -435,7 +428,7 @@ func (o *outbox) end(reason error) (dropped int) {
 		}
 	}
 	o.held, o.heldN, o.heldB = nil, 0, 0
-	o.signal()
+	o.changed.Send()
 	o.mu.Unlock()
 	o.stats.sendsDropped.Add(uint64(dropped))
 	for _, r := range failed {
@@ -445,25 +438,36 @@ func (o *outbox) end(reason error) (dropped int) {
 	return dropped
 }
 
+const (
+	fenceTimeout = 2 * time.Second // for the pong that a shutdown waits for
+	awayTimeout  = 5 * time.Second // for a connection that a shutdown waits for
+)
+
 // flush returns when the engine has read everything that was accepted before:
 // the pong to a ping behind it has come. Without a link and with nothing that
-// waits for one it returns at once.
+// waits for one it returns at once. It does not wait longer than fenceTimeout for the
+// pong, and than awayTimeout for a connection.
 func (o *outbox) flush(ctx context.Context) error {
+	away := time.NewTimer(awayTimeout)
+	defer away.Stop()
 	for {
 		o.mu.Lock()
 		var dead <-chan struct{}
+		var late <-chan time.Time
 		done := make(chan struct{})
 		switch {
 		case o.ended != nil, o.link == nil && o.heldN == 0:
 			o.mu.Unlock()
 			return nil
 		case o.open():
-			dead = o.link.dead
+			dead = o.link.Dead()
 			o.push(item{kind: frameJSONPing, fence: func() { close(done) }})
+			late = time.After(fenceTimeout)
 		}
-		changed := o.wait()
+		changed := o.changed.Wait()
+		expired := away.C
 		if o.open() {
-			changed = nil
+			changed, expired = nil, nil
 		}
 		o.mu.Unlock()
 		select {
@@ -477,6 +481,10 @@ func (o *outbox) flush(ctx context.Context) error {
 				return ctxError(ctx)
 			}
 		case <-changed:
+		case <-late:
+			return fmt.Errorf("the engine did not confirm the messages before the shutdown within %v: %w", fenceTimeout, context.DeadlineExceeded)
+		case <-expired:
+			return fmt.Errorf("no connection within %v for the messages that wait: %w", awayTimeout, context.DeadlineExceeded)
 		case <-ctx.Done():
 			return ctxError(ctx)
 		}
@@ -487,12 +495,12 @@ func (o *outbox) flush(ctx context.Context) error {
 func (o *outbox) detached() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.link == nil || !o.link.isDead() {
+	if o.link == nil || !o.link.IsDead() {
 		ready := make(chan struct{})
 		close(ready)
 		return ready
 	}
-	return o.wait()
+	return o.changed.Wait()
 }
 
 func (o *outbox) counts() (pending, held, heldBytes int) {

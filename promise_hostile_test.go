@@ -8,14 +8,12 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/gorilla/websocket"
 
 	"github.com/iii-go/iii/internal/enginetest"
 	"github.com/iii-go/iii/internal/memnet"
@@ -203,6 +201,36 @@ func TestR16FloodsAreBounded(t *testing.T) {
 	}
 }
 
+// An error frame on a connection that the engine has accepted ends that connection at most:
+// with the code of a refusal it is made again, with another code nothing happens.
+func TestR16ErrorFramesCostAtMostTheConnection(t *testing.T) {
+	for _, test := range []struct {
+		code string
+		lost bool
+	}{{"AUTH_ERROR", true}, {"LIMIT", false}, {"", false}} {
+		t.Run(test.code, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{})
+				w := newWatch()
+				c := p.connected(w.option())
+				p.conn(0).send(`{"type":"error","error":{"code":"` + test.code + `","message":"no"}}`)
+				synctest.Wait()
+				refused := slices.ContainsFunc(w.all(), func(e watched) bool {
+					var refusal *AuthError
+					return errors.As(e.err, &refusal)
+				})
+				if refused != test.lost || (c.Stats().FramesMalformed != 0) == test.lost {
+					t.Errorf("the listener received %v, %d frames were malformed", w.all(), c.Stats().FramesMalformed)
+				}
+				time.Sleep(2 * time.Second)
+				if want := map[bool]uint64{true: 1}[test.lost]; c.State() != ConnectionStateConnected || c.Err() != nil || c.Stats().Reconnects != want {
+					t.Errorf("the client is %v after %d reconnections, want connected after %d: %v", c.State(), c.Stats().Reconnects, want, c.Err())
+				}
+			})
+		})
+	}
+}
+
 // TestR16Handshake is about answers to the upgrade request.
 func TestR16Handshake(t *testing.T) {
 	const accepted = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -283,27 +311,4 @@ func (c *extendingConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p[:len(p)-200])
 	text := strings.Replace(string(p[:n]), "\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n", 1)
 	return copy(p, text), err
-}
-
-// TestR16ProxyAnswers is about what a proxy says, on which the WebSocket library can
-// panic.
-func TestR16ProxyAnswers(t *testing.T) {
-	for _, answer := range []string{"HTTP/1.1 407\r\n\r\n", "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "junk", "HTTP/1.1 200 OK\r\n\r\njunk"} {
-		t.Run(answer, func(t *testing.T) {
-			d := websocket.Dialer{
-				Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.test", User: url.UserPassword("user", secretPassword)}),
-				NetDialContext: func(context.Context, string, string) (net.Conn, error) {
-					near, far := memnet.Pipe(memnet.Capacity)
-					_, err := far.Write([]byte(answer))
-					_ = far.CloseWrite() // it reads what is said to it
-					return near, err
-				},
-			}
-			conn, _, err := upgrade(t.Context(), &d, "ws://engine.test", nil)
-			if suite.note(err); err == nil {
-				_ = conn.Close()
-				t.Error("dialled")
-			}
-		})
-	}
 }

@@ -147,16 +147,15 @@ func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	if err != nil {
 		return fail(fmt.Errorf("PayloadSchema: %w", err))
 	}
-	add, err := registrationOf(RegisterTriggerTypeMessage{ID: t.ID, Description: t.Description, Namespace: t.Namespace,
-		TriggerRequestFormat: config, CallRequestFormat: payload})
-	if err != nil {
+	spec := triggerTypeSpec{id: t.ID, description: t.Description, namespace: t.Namespace, config: config, payload: payload}
+	if err := checkMessage(triggerDialect{}.registerTriggerType(&spec)); err != nil {
 		return fail(err)
 	}
-	provided := &providedType{id: t.ID, namespace: cmp.Or(t.Namespace, c.cfg.namespace, defaultNamespace), provider: p}
+	provided := &providedType{id: t.ID, namespace: cmp.Or(t.Namespace, c.cfg.namespace, defaultNamespace), spec: spec, provider: p}
 	if !c.bindings.add(provided) {
 		return fail(fmt.Errorf("provided already in namespace %q", provided.namespace))
 	}
-	if err := c.registry.addType(&typeEntry{entry{add: add}, provided}); err != nil {
+	if err := c.registry.addType(provided); err != nil {
 		return fail(err)
 	}
 	return nil
@@ -176,7 +175,7 @@ func plainName(name string) bool {
 // if this worker may not ask.
 func (c *Client) watchTypes(l *link) bool {
 	for _, t := range c.registry.providedTypes(l) {
-		ctx, cancel := context.WithTimeout(l.handlers, typeWatchInterval)
+		ctx, cancel := context.WithTimeout(ownCalls(l.handlers), typeWatchInterval)
 		detail, err := Call[TriggerTypeDetail](ctx, c, "engine::triggers::info", TriggerTypeInfoInput{ID: t.id, Namespace: t.namespace})
 		cancel()
 		missed := t.missing
@@ -187,7 +186,7 @@ func (c *Client) watchTypes(l *link) bool {
 			if c.bindings.giveUp(t) {
 				c.log.Warn("iii: another worker provides a trigger type of this one", "type", t.id, "namespace", t.namespace, "worker", detail.WorkerName)
 			}
-		case errors.As(err, &refusal) && refusal.Code == codeNotFound:
+		case errors.As(err, &refusal) && refusal.Code == CodeNotFound:
 			t.missing = true
 			if !missed { // access control may forbid it, silently and for good
 				c.log.Warn("iii: nobody provides a trigger type of this worker; registering it again", "type", t.id, "namespace", t.namespace)

@@ -24,8 +24,9 @@ type request struct {
 	state       requestState // guarded by outbox.mu, like held, link and gate
 	link        *link
 	gate        uint64 // number of the fence that it is held for
-	buf         *buffer
-	size        int
+	inv         invocation
+	buf         *buffer // as encodeCall has written it
+	size        int     // of the message
 
 	answer chan struct{} // capacity 1: a receive means that the fields below are set
 	result []byte        // raw, in memory that is used again
@@ -69,7 +70,7 @@ func (r *request) finish(err error) {
 // submit accepts r. Not connected, it is held or refused at once; connected, it
 // waits for room until ctx ends or timeout fires. On an error r was not accepted.
 func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *request) error {
-	r.size = r.buf.Len()
+	r.size = sealedSize(r.buf, &r.inv)
 	o.mu.Lock()
 	for {
 		if o.ended != nil {
@@ -82,6 +83,7 @@ func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *reques
 		case o.open():
 		case !full:
 			o.hold(r)
+		case o.policy == SendWait && r.size <= o.maxBytes && o.maxMessages > 0:
 		case o.link == nil || !o.link.isApplied():
 			o.mu.Unlock()
 			return ErrBufferFull
@@ -94,7 +96,7 @@ func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *reques
 			o.push(item{buf: r.buf, req: r, send: !r.wantsResult})
 			break
 		}
-		changed := o.wait()
+		changed := o.changed.Wait()
 		o.mu.Unlock()
 		select {
 		case <-changed:
@@ -149,16 +151,14 @@ func (o *outbox) giveUp(r *request) (done, sent bool) {
 		o.heldN--
 		o.heldB -= r.size
 		r.buf.free()
-		if o.heldN == 0 {
-			o.signal() // to flush, which waits for what is held
-		}
+		o.changed.Send() // to flush, and to those who wait for room
 		if len(o.held) > 2*o.heldN+64 {
 			o.compactHeld()
 		}
 	case requestQueued:
 		o.bytes -= r.size
 		r.buf.free()
-		o.signal()
+		o.changed.Send()
 	}
 	r.state, r.buf = requestDone, nil
 	delete(o.pending, r.id)

@@ -9,10 +9,12 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/iii-go/iii/internal/rawjson"
+	"github.com/iii-go/iii/internal/signal"
 )
 
 // serve runs one link from its first frame to its death and returns why it died.
@@ -20,21 +22,21 @@ import (
 func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
 	c.out.attach(l, c.registry.firstFence())
 	c.out.urgent(l, c.reattachments()...)
-	l.loops.Go(l.read)
-	l.loops.Go(l.write)
-	wasReady = c.tend(ctx, l)
-	l.loops.Wait()
+	l.start(ctx)
+	wasReady = c.tend(l)
+	err = l.Wait()
 	c.registry.end(l)
-	if n := c.out.detach(l, l.err); n > 0 {
-		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", l.err)
-		c.report(&LostSendsError{Count: n, Err: l.err})
+	if n := c.out.detach(l, err); n > 0 {
+		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", err)
+		c.report(&LostSendsError{Count: n, Err: err})
 	}
+	c.mu.Lock()
+	c.features = nil
 	if wasReady {
-		c.mu.Lock()
 		c.ready = make(chan struct{})
-		c.mu.Unlock()
 	}
-	return wasReady, l.err
+	c.mu.Unlock()
+	return wasReady, err
 }
 
 // identity is what the engine calls a connection, and the secret that proves that
@@ -43,6 +45,12 @@ type identity struct{ workerID, token string }
 
 // maxIdentities bounds the connections that a link takes the place of.
 const maxIdentities = 16
+
+// dropped reports Sends that were held for a connection whose engine cannot be sent them.
+func (c *Client) dropped(n int, err error) {
+	c.log.Warn("iii: messages cannot be sent to this engine", "count", n, "error", err)
+	c.report(fmt.Errorf("iii: %d messages of Send were dropped: %w", n, err))
+}
 
 // reattachments are what a link says first: which connections it takes the place
 // of, so that the engine lets go of their functions and of our name. These are all
@@ -64,9 +72,10 @@ func (c *Client) reattachments() (items []item) {
 func (c *Client) introduce(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
-	if err := encodeInvoke(b, &inv, c.metadata()); err != nil {
+	if err := encodeCall(b, &inv, c.metadata(l.dialect())); err != nil {
 		c.log.Error("iii: worker metadata does not encode", "error", err)
 	}
+	seal(b, l.dialect(), &inv)
 	if l.nameFirst {
 		c.out.urgent(l, item{buf: b})
 		return
@@ -86,6 +95,7 @@ func (c *Client) introduced(l *link) {
 func (c *Client) greeted(l *link, m *WorkerRegisteredMessage) {
 	c.mu.Lock()
 	c.workerID = m.WorkerID
+	c.features = append([]string{}, m.Features...)
 	if m.ReattachToken == "" { // and of no use are the others
 		c.identities = nil
 	} else {
@@ -117,21 +127,24 @@ type workerMetadata struct {
 	Isolation   string            `json:"isolation,omitempty"`
 	Namespace   string            `json:"namespace,omitempty"`
 	Telemetry   map[string]string `json:"telemetry"`
+	Features    []string          `json:"features,omitempty"`
 }
 
-func (c *Client) metadata() workerMetadata {
-	return workerMetadata{
+func (c *Client) metadata(d dialect) workerMetadata {
+	m := workerMetadata{
 		Runtime: "go", Version: Version, Name: c.name, Description: c.cfg.description,
 		OS: runtime.GOOS + " " + runtime.GOARCH, PID: os.Getpid(),
 		Isolation: c.cfg.isolation, Namespace: c.cfg.namespace,
 		Telemetry: map[string]string{"language": "go", "framework": "iii-go"},
 	}
+	if d.observes() {
+		m.Features = workerFeatures
+	}
+	return m
 }
 
-// tend brings a link to readiness and keeps it alive until it is dead.
-func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
-	keepalive := time.NewTimer(c.cfg.pingInterval)
-	defer keepalive.Stop()
+// tend brings a link to readiness, and returns when it is dead.
+func (c *Client) tend(l *link) (wasReady bool) {
 	patience := time.NewTimer(registerTimeout)
 	defer patience.Stop()
 	takeover := time.NewTimer(time.Hour)
@@ -143,13 +156,8 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 	welcomed, applied := l.welcomed, l.applied
 	for {
 		select {
-		case <-l.dead:
+		case <-l.Dead():
 			return wasReady
-		case <-ctx.Done():
-			l.fail(ErrClosed)
-			return wasReady
-		case <-keepalive.C:
-			keepalive.Reset(l.keepalive())
 		case <-welcomed:
 			// Authentication may have taken any time; from here on the engine
 			// answers what it is asked.
@@ -161,7 +169,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			patience.Reset(registerTimeout)
 		case err := <-l.registered:
 			if err != nil {
-				l.fail(registerError(err))
+				l.Fail(registerError(err))
 				return wasReady
 			}
 			patience.Stop()
@@ -177,6 +185,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 		case <-patience.C:
 			if !introduced { // it may never greet, or still authenticate
 				introduced = true
+				l.choose(dialectFor(nil))
 				c.introduce(l)
 				continue
 			}
@@ -184,7 +193,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			c.introduced(l)
 		case <-watch.C:
 			if applied == nil && !unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
-				l.loops.Go(func() {
+				l.Go(func() {
 					defer watching.Store(false)
 					if !c.watchTypes(l) {
 						unwatched.Store(true)
@@ -194,7 +203,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 		case <-c.registry.wake:
 			takeover.Reset(c.registry.retry(l))
 			if c.registry.beginAwaiting(l) {
-				l.loops.Go(func() { c.registry.awaitOwners(l) })
+				l.Go(func() { c.registry.awaitOwners(l) })
 			}
 		case <-takeover.C:
 			takeover.Reset(c.registry.retry(l))
@@ -204,10 +213,10 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 
 func registerError(err error) error {
 	var e *Error
-	if errors.As(err, &e) && e.Code == codeInvocationStopped {
+	if errors.As(err, &e) && e.Code == CodeInvocationStopped {
 		return err
 	}
-	return fatalError{fmt.Errorf("iii: the engine refused this worker's registration: %w", trimmed(err))}
+	return fatalError{public(fmt.Errorf("the engine refused this worker's registration: %w", err))}
 }
 
 // forgetOthers forgets the connections before the current one: the engine has read
@@ -263,12 +272,19 @@ func (c *Client) receive(l *link, b []byte) {
 		c.out.urgent(l, item{kind: frameJSONPong})
 	case messagePong:
 		c.out.pong(l)
-	case messageUnknown:
-		c.malformed.Add(1)
-		c.log.Debug("iii: message of unknown type", "type", m.tag)
+	case messageWorkerRegistered:
+		c.receiveHello(l, b)
+	case messageError:
+		c.receiveError(l, b)
 	default:
-		if err := c.receiveRare(l, m.kind, b); err != nil {
+		known, err := l.dialect().receive(c, l, m.kind, b)
+		switch {
+		case err != nil:
 			c.undecodable(err, len(b))
+		case !known:
+			c.malformed.Add(1)
+			tag, _ := rawjson.Unquote(m.tag)
+			c.log.Debug("iii: message of unknown type", "type", tag)
 		}
 	}
 }
@@ -288,16 +304,18 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	}
 	f := c.registry.function(id)
 	if f == nil {
-		c.refuse(l, m.id, string(id), codeFunctionNotFound, "this worker has no function "+string(id))
+		if len(m.id) > 0 {
+			b := newBuffer()
+			encodeError(b, l.dialect(), m.id, string(id), CodeFunctionNotFound, "this worker has no function "+string(id), "")
+			l.replyNow(b)
+		}
 		return
 	}
-	select {
-	case <-c.stopping:
-		c.turnAway(l, m.id, f, codeDraining, "the worker is shutting down")
+	if signal.IsClosed(c.stopping) {
+		c.turnAway(&incoming{origin: l, function: f, id: m.id}, CodeWorkerDraining, "the worker is shutting down")
 		return
-	default:
 	}
-	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage))
+	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage)+len(m.caller)+len(m.activation))
 	keep := func(part []byte) []byte {
 		if len(part) == 0 {
 			return nil
@@ -306,10 +324,14 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		own = append(own, part...)
 		return own[start:len(own):len(own)]
 	}
-	in := &incoming{link: l, function: f, id: keep(m.id), data: keep(m.data), metadata: keep(m.metadata),
-		traceparent: keep(m.traceparent), baggage: keep(m.baggage)}
+	in := &incoming{origin: l, function: f, id: keep(m.id), data: keep(m.data), metadata: keep(m.metadata),
+		traceparent: keep(m.traceparent), baggage: keep(m.baggage), caller: keep(m.caller), activation: keep(m.activation)}
+	if m.depth != nil {
+		depth, _ := strconv.ParseUint(string(m.depth), 10, 32) // anything else counts as none
+		in.depth = uint32(depth)
+	}
 	if !c.dispatch.submit(in) {
-		c.turnAway(l, m.id, f, codeOverloaded, "the worker has too many invocations waiting")
+		c.turnAway(in, CodeOverloaded, "the worker has too many invocations waiting")
 	}
 }
 
@@ -329,7 +351,7 @@ func (c *Client) receiveResult(l *link, m *received) {
 	case m.err != nil:
 		answer = remoteError(m.err, registerWorkerFunction, string(m.id))
 	case json.Unmarshal(m.result, &result) == nil && result.Success != nil && !*result.Success:
-		answer = &Error{Code: codeInvocationStopped, Message: "the engine did not take the registration", FunctionID: registerWorkerFunction}
+		answer = &Error{Code: CodeInvocationStopped, Message: "the engine did not take the registration", FunctionID: registerWorkerFunction}
 	}
 	select {
 	case l.registered <- answer:
@@ -337,82 +359,59 @@ func (c *Client) receiveResult(l *link, m *received) {
 	}
 }
 
-// receiveRare acts on the messages that go through the generated types.
-func (c *Client) receiveRare(l *link, kind messageType, b []byte) error {
-	switch kind {
-	case messageWorkerRegistered:
-		var m WorkerRegisteredMessage
-		if err := json.Unmarshal(b, &m); err != nil {
-			return err
-		}
-		c.greeted(l, &m)
-	case messageTriggerResult:
-		var m TriggerRegistrationResultMessage
-		if err := json.Unmarshal(b, &m); err != nil {
-			return err
-		}
-		c.triggerRefused(l, &m)
-	case messageRegisterTrigger:
-		var m RegisterTriggerMessage
-		if err := json.Unmarshal(b, &m); err != nil {
-			return err
-		}
-		c.bindings.register(l, m)
-	case messageUnregisterTrigger:
-		var m UnregisterTriggerMessage
-		if err := json.Unmarshal(b, &m); err != nil {
-			return err
-		}
-		c.bindings.unregister(m.ID)
-	case messageRejected:
-		var m RegistrationRejectedMessage
-		if err := json.Unmarshal(b, &m); err != nil {
-			return err
-		}
-		c.rejected(l, &m)
-	case messageError:
-		var m ErrorMessage
-		if err := json.Unmarshal(b, &m); err != nil {
-			return err
-		}
-		if m.Error.Code != codeAuthError && l.isWelcome() {
-			return fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code)
-		}
-		l.fail(fatalError{&AuthError{Message: m.Error.Message}})
+// receiveHello chooses the dialect of the connection by what the engine lists.
+func (c *Client) receiveHello(l *link, b []byte) {
+	var m WorkerRegisteredMessage
+	if err := json.Unmarshal(b, &m); err != nil {
+		c.undecodable(err, len(b))
+		return
 	}
-	return nil
+	if !l.choose(dialectFor(m.Features)) && !l.isWelcome() && len(m.Features) > 0 {
+		// The worker has been registered in the oldest dialect meanwhile.
+		l.Fail(errors.New("the engine's hello came too late; connecting again"))
+		return
+	}
+	c.greeted(l, &m)
+}
+
+// receiveError acts on an error frame: before the hello the engine refuses this worker, after
+// it an error costs at most the connection.
+func (c *Client) receiveError(l *link, b []byte) {
+	var m ErrorMessage
+	err := json.Unmarshal(b, &m)
+	refusal := &AuthError{Message: m.Error.Message}
+	switch {
+	case err != nil:
+		c.undecodable(err, len(b))
+	case !l.isWelcome():
+		l.Fail(fatalError{refusal})
+	case m.Error.Code == CodeAuthError:
+		l.Fail(refusal) // the next connection shows whether it is meant for good
+	default:
+		c.undecodable(fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code), len(b))
+	}
 }
 
 // welcome notes workerregistered; only the read loop calls it.
 func (l *link) welcome() {
-	select {
-	case <-l.welcomed:
-	default:
+	if !l.isWelcome() {
 		close(l.welcomed)
 	}
 }
 
 // isWelcome reports whether the engine has accepted the connection.
-func (l *link) isWelcome() bool {
-	select {
-	case <-l.welcomed:
-		return true
-	default:
-		return false
-	}
-}
+func (l *link) isWelcome() bool { return signal.IsClosed(l.welcomed) }
 
 // rejected acts on a refused registration: a function is another worker's for now, or
 // the client ends.
-func (c *Client) rejected(l *link, m *RegistrationRejectedMessage) {
-	err := &RejectedError{Code: m.Code, Namespace: m.Namespace, WorkerName: m.WorkerName, FunctionID: m.FunctionID, OwnerWorkerID: m.OwnerWorkerID}
+func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
-	case m.Code == codeFunctionConflict:
+	case err.Code == CodeFunctionConflict:
 		c.functionRefused(l, err)
-	case m.Code == codeWorkerConflict && c.cfg.waitForName:
+	case err.Code == CodeWorkerConflict && c.cfg.waitForName:
 		c.forgetLatest()
-		l.fail(nameHeldError{err})
+		l.Fail(nameHeldError{err})
 	default:
-		l.fail(fatalError{err})
+		l.Fail(fatalError{err})
 	}
 }

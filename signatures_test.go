@@ -53,48 +53,63 @@ var (
 	_ func(sigContext, string, ...iii.StreamSubscription) iter.Seq2[iii.StreamMessage, error]                                                                       = iii.Subscribe
 	_ func(sigContext, iii.SubscribeOptions, ...iii.StreamSubscription) iter.Seq2[iii.StreamMessage, error]                                                         = iii.SubscribeWith
 	_ func(*http.Request, []byte, string, time.Duration) error                                                                                                      = iii.VerifySignature
+	_ func(*iii.Client, string, func(sigContext, sigIn) error, ...iii.FunctionOption) (*iii.Function, error)                                                        = iii.HandleEvent[sigIn]
 	_ func(json.RawMessage) []iii.ChannelRefAt                                                                                                                      = iii.ChannelRefs
+	_ func(any) (*iii.Filter, error)                                                                                                                                = iii.ParseFilter
+	_ func(*iii.Filter, iii.FilterDocument) bool                                                                                                                    = (*iii.Filter).Matches
+	_ func(*iii.Filter) ([]byte, error)                                                                                                                             = (*iii.Filter).MarshalJSON
+	_ func(*iii.Filter, json.RawMessage, json.RawMessage) ([]string, error)                                                                                         = (*iii.Filter).CheckSchemas
 	_ func() iii.AuthResult                                                                                                                                         = iii.NewAuthResult
 )
 
 // Options.
 var (
-	_ func(string) iii.Option                                              = iii.WithName
-	_ func(string) iii.Option                                              = iii.WithDescription
-	_ func(string) iii.Option                                              = iii.WithNamespace
-	_ func(http.Header) iii.Option                                         = iii.WithHeader
-	_ func(*tls.Config) iii.Option                                         = iii.WithTLSConfig
-	_ func(iii.ReconnectionConfig) iii.Option                              = iii.WithReconnection
-	_ func(func(sigContext, string, string) (net.Conn, error)) iii.Option  = iii.WithDialContext
-	_ func(time.Duration) iii.Option                                       = iii.WithDrainTimeout
-	_ func(time.Duration) iii.Option                                       = iii.WithCallTimeout
-	_ func(int) iii.Option                                                 = iii.WithMaxConcurrency
-	_ func() iii.Option                                                    = iii.WithStackTraces
-	_ func(int, int) iii.Option                                            = iii.WithSendBuffer
-	_ func(int64) iii.Option                                               = iii.WithReadLimit
-	_ func(time.Duration, time.Duration) iii.Option                        = iii.WithKeepalive
-	_ func(time.Duration) iii.Option                                       = iii.WithStreamHeartbeat
-	_ func(time.Duration) iii.Option                                       = iii.WithHTTPWriteTimeout
-	_ func(*slog.Logger) iii.Option                                        = iii.WithLogger
-	_ func(*iii.Telemetry) iii.Option                                      = iii.WithTelemetry
-	_ func(...iii.Middleware) iii.Option                                   = iii.WithMiddleware
-	_ func(func(iii.ConnectionState, error)) iii.Option                    = iii.WithStateListener
-	_ func(string) iii.FunctionOption                                      = iii.WithFunctionDescription
-	_ func(any) iii.FunctionOption                                         = iii.WithFunctionMetadata
-	_ func(any, any) iii.FunctionOption                                    = iii.WithSchemas
-	_ func(time.Duration) iii.CallOption                                   = iii.WithTimeout
-	_ func(any) iii.CallOption                                             = iii.WithMetadata
-	_ func(string) iii.CallOption                                          = iii.InNamespace
-	_ func(string) iii.TriggerOption                                       = iii.WithTriggerID
-	_ func(any) iii.TriggerOption                                          = iii.WithTriggerMetadata
-	_ func(string) iii.TriggerOption                                       = iii.WithTriggerNamespace
-	_ func(func(error)) iii.TriggerOption                                  = iii.WithTriggerErrorHandler
-	_ func(...iii.ConnectionOption) iii.TelemetryOption                    = iii.WithTelemetryConnection
-	_ func() iii.TelemetryOption                                           = iii.WithGlobalProviders
-	_ func(http.Header) iii.ConnectionOption                               = iii.WithConnectionHeader
-	_ func(*tls.Config) iii.ConnectionOption                               = iii.WithConnectionTLSConfig
-	_ func(iii.HandlerFunc) func(sigContext, json.RawMessage) (any, error) = func(f iii.HandlerFunc) func(sigContext, json.RawMessage) (any, error) { return f }
-	_ func(iii.Middleware) func(iii.HandlerFunc) iii.HandlerFunc           = func(f iii.Middleware) func(iii.HandlerFunc) iii.HandlerFunc { return f }
+	_ func(string) iii.Option                                                 = iii.WithName
+	_ func(string) iii.Option                                                 = iii.WithDescription
+	_ func(string) iii.Option                                                 = iii.WithNamespace
+	_ func(http.Header) iii.DialOption                                        = iii.WithHeader
+	_ func(*tls.Config) iii.DialOption                                        = iii.WithTLSConfig
+	_ func(iii.ReconnectionConfig) iii.DialOption                             = iii.WithReconnection
+	_ func(func(sigContext, string, string) (net.Conn, error)) iii.DialOption = iii.WithDialContext
+	_ func(time.Duration) iii.Option                                          = iii.WithDrainTimeout
+	_ func(time.Duration) iii.Option                                          = iii.WithCallTimeout
+	_ func(int) iii.Option                                                    = iii.WithMaxConcurrency
+	_ func() iii.Option                                                       = iii.WithStackTraces
+	_ func(int, int) iii.Option                                               = iii.WithSendBuffer
+	_ func(int64) iii.Option                                                  = iii.WithReadLimit
+	_ func(time.Duration, time.Duration) iii.Option                           = iii.WithKeepalive
+	_ func(time.Duration) iii.Option                                          = iii.WithStreamHeartbeat
+	_ func(time.Duration) iii.Option                                          = iii.WithHTTPWriteTimeout
+	_ func(*slog.Logger) iii.Option                                           = iii.WithLogger
+	_ func(*iii.Telemetry) iii.Option                                         = iii.WithTelemetry
+	_ func(...iii.Middleware) iii.Option                                      = iii.WithMiddleware
+	_ func(func(iii.ConnectionState, error)) iii.Option                       = iii.WithStateListener
+	_ func(string) iii.FunctionOption                                         = iii.WithFunctionDescription
+	_ func(any) iii.FunctionOption                                            = iii.WithFunctionMetadata
+	_ func(any, any) iii.FunctionOption                                       = iii.WithSchemas
+	_ func(time.Duration) iii.CallOption                                      = iii.WithTimeout
+	_ func(any) iii.CallOption                                                = iii.WithMetadata
+	_ func(string) iii.CallOption                                             = iii.InNamespace
+	_ func(string) iii.TriggerOption                                          = iii.WithTriggerID
+	_ func(any) iii.TriggerOption                                             = iii.WithTriggerMetadata
+	_ func(string) iii.TriggerOption                                          = iii.WithTriggerNamespace
+	_ func(func(error)) iii.TriggerOption                                     = iii.WithTriggerErrorHandler
+	_ func(...iii.ConnectionOption) iii.TelemetryOption                       = iii.WithTelemetryConnection
+	_ func() iii.TelemetryOption                                              = iii.WithGlobalProviders
+	_ func(http.Header) iii.ConnectionOption                                  = iii.WithConnectionHeader
+	_ func(*tls.Config) iii.ConnectionOption                                  = iii.WithConnectionTLSConfig
+	_ func(iii.HandlerFunc) func(sigContext, json.RawMessage) (any, error)    = func(f iii.HandlerFunc) func(sigContext, json.RawMessage) (any, error) { return f }
+	_ func(iii.Middleware) func(iii.HandlerFunc) iii.HandlerFunc              = func(f iii.Middleware) func(iii.HandlerFunc) iii.HandlerFunc { return f }
+	_ func(iii.RetryPolicy) iii.Option                                        = iii.WithCallRetry
+	_ func(iii.RetryPolicy) iii.CallOption                                    = iii.WithRetry
+	_ func(func(sigContext, error) *iii.HTTPError) iii.Option                 = iii.WithHTTPErrors
+	_ func() iii.FunctionOption                                               = iii.WithInputValidation
+	_ func(...iii.Middleware) iii.FunctionOption                              = iii.WithFunctionMiddleware
+	_ func(time.Duration) iii.FunctionOption                                  = iii.WithHandlerTimeout
+	_ func(...iii.TriggerOption) iii.FunctionOption                           = iii.WithTriggerOptions
+	_ func() iii.FunctionOption                                               = iii.WithBuiltinOverride
+	_ func(string) iii.TriggerOption                                          = iii.WithTriggerCondition
+	_ func(...string) iii.TriggerOption                                       = iii.WithTriggerMiddleware
 )
 
 // clientMethods are those of the client.
@@ -108,10 +123,15 @@ type clientMethods interface {
 	Done() <-chan struct{}
 	Err() error
 	Stats() iii.ClientStats
+	Ready() error
+	Draining() bool
+	ReadyHandler() http.Handler
+	LiveHandler() http.Handler
 
 	HandleFunc(string, iii.HandlerFunc, ...iii.FunctionOption) (*iii.Function, error)
 	HandleHTTPInvoked(string, iii.HTTPInvocationConfig, ...iii.FunctionOption) (*iii.Function, error)
 	MountHTTP(string, string, http.Handler, ...iii.FunctionOption) (*iii.Function, error)
+	MountRouter(string, http.Handler, iii.RouterOptions, ...iii.FunctionOption) (*iii.Router, error)
 	Call(sigContext, string, any, any, ...iii.CallOption) error
 	Send(sigContext, string, any, ...iii.CallOption) error
 	Enqueue(sigContext, string, string, any, ...iii.CallOption) (iii.EnqueueResult, error)

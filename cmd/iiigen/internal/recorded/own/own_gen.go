@@ -26,6 +26,7 @@ func NewOwn(c *iii.Client, opts ...iii.CallOption) Own {
 var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::ActionEnqueue", Request: "90bc28c3d1a26ce9d3f17392cc5642f4", Response: "90bc28c3d1a26ce9d3f17392cc5642f4"},
 	{FunctionID: "own::ActionVoid", Request: "d4a2ee2a02ab0f1251b6acd59517962b", Response: "d4a2ee2a02ab0f1251b6acd59517962b"},
+	{FunctionID: "own::Activation", Request: "4f49aa2b512f96ba547d545f32648170", Response: "4f49aa2b512f96ba547d545f32648170"},
 	{FunctionID: "own::AggregatedMetric", Request: "2bed8a939ad00f75c80e8028de6e0776", Response: "2bed8a939ad00f75c80e8028de6e0776"},
 	{FunctionID: "own::AlertAction", Request: "fbbdf21b7f97d77a1224635d1e637dfc", Response: "fbbdf21b7f97d77a1224635d1e637dfc"},
 	{FunctionID: "own::AlertRule", Request: "bdd585c4fd3aafb59c3a017d260ff419", Response: "bdd585c4fd3aafb59c3a017d260ff419"},
@@ -39,6 +40,8 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::BaggageSetInput", Request: "6ef0876550c841a5e8a32e2b9c0f453d", Response: "6ef0876550c841a5e8a32e2b9c0f453d"},
 	{FunctionID: "own::BaggageSetResult", Request: "0f0599b55362be16d9f9765434482166", Response: "0f0599b55362be16d9f9765434482166"},
 	{FunctionID: "own::BridgeInvokeInput", Request: "f127daa84bdc2b8dab88d112274fb870", Response: "f127daa84bdc2b8dab88d112274fb870"},
+	{FunctionID: "own::Caller", Request: "e479caadc5345383411402d71a1d7c10", Response: "e479caadc5345383411402d71a1d7c10"},
+	{FunctionID: "own::Capture", Request: "f7b6541d9c459ab24306232be37b85fe", Response: "f7b6541d9c459ab24306232be37b85fe"},
 	{FunctionID: "own::ChannelCreateInput", Request: "3d297cbfd1dd68a0221925a6ae1b2265", Response: "3d297cbfd1dd68a0221925a6ae1b2265"},
 	{FunctionID: "own::ChannelCreateResult", Request: "4118f49d2e05b24833f68ca1099c4c3a", Response: "4118f49d2e05b24833f68ca1099c4c3a"},
 	{FunctionID: "own::ClearResult", Request: "aa03fdacb8a4e76412bc734c8b8bcd59", Response: "aa03fdacb8a4e76412bc734c8b8bcd59"},
@@ -56,10 +59,13 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::ConfigurationTriggerConfig", Request: "736ee20c1aa2356f53a9acf64c6d47e7", Response: "736ee20c1aa2356f53a9acf64c6d47e7"},
 	{FunctionID: "own::ConnectionState", Request: "1074019b541673e53f0362a466eaa0f7", Response: "1074019b541673e53f0362a466eaa0f7"},
 	{FunctionID: "own::CronEvent", Request: "b88d23982190595ac54cf98f3d620551", Response: "b88d23982190595ac54cf98f3d620551"},
+	{FunctionID: "own::CronSourceArgs", Request: "96aec2af20aa31c773c13a40a157b14f", Response: "96aec2af20aa31c773c13a40a157b14f"},
+	{FunctionID: "own::CronTick", Request: "d5fb07f38de193e759b8a882f00b39e5", Response: "d5fb07f38de193e759b8a882f00b39e5"},
 	{FunctionID: "own::CronTriggerConfig", Request: "ddb5907418f9a5604a06de05c0b6545d", Response: "ddb5907418f9a5604a06de05c0b6545d"},
 	{FunctionID: "own::DeadLetter", Request: "8bc64f5977ba0edaad1cfb36988a9df8", Response: "8bc64f5977ba0edaad1cfb36988a9df8"},
 	{FunctionID: "own::DeadLetterTopic", Request: "aea545d6c99886c0847a618f03d1552d", Response: "aea545d6c99886c0847a618f03d1552d"},
 	{FunctionID: "own::DeadLettersInput", Request: "127e0bf71ae16f33a47829ffe21332a8", Response: "127e0bf71ae16f33a47829ffe21332a8"},
+	{FunctionID: "own::DroppedReports", Request: "471666a92d0b78be333c944dccb063c1", Response: "471666a92d0b78be333c944dccb063c1"},
 	{FunctionID: "own::DurablePublishInput", Request: "ff311b07ed3caff3660cd621ed4b20da", Response: "ff311b07ed3caff3660cd621ed4b20da"},
 	{FunctionID: "own::EmptyInput", Request: "efddc7bd8bbcef73a14eb1ace1ffdaec", Response: "efddc7bd8bbcef73a14eb1ace1ffdaec"},
 	{FunctionID: "own::EngineInvocationMetrics", Request: "6d55ed5d1eade8ca0b2d5db40c63867c", Response: "6d55ed5d1eade8ca0b2d5db40c63867c"},
@@ -68,18 +74,19 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::EngineWorkerMetrics", Request: "5a8a8b839a317948e9e31ecd9e841d1f", Response: "5a8a8b839a317948e9e31ecd9e841d1f"},
 	{FunctionID: "own::EnqueueResult", Request: "fb04a018e1eb9681cd7db6341b7dcd3f", Response: "fb04a018e1eb9681cd7db6341b7dcd3f"},
 	{FunctionID: "own::ErrorBody", Request: "d9a4e1c595eba495b720d85e3f78d4be", Response: "d9a4e1c595eba495b720d85e3f78d4be"},
-	{FunctionID: "own::ErrorMessage", Request: "d53f1211a428edb7c81d2027d7d78c51", Response: "d53f1211a428edb7c81d2027d7d78c51"},
-	{FunctionID: "own::FunctionDetail", Request: "5c0a9fb4fff445ad337db8ce261a500a", Response: "5c0a9fb4fff445ad337db8ce261a500a"},
+	{FunctionID: "own::ErrorMessage", Request: "e43ef90a6f10fbafd1ab90b7d9a6cbc1", Response: "e43ef90a6f10fbafd1ab90b7d9a6cbc1"},
+	{FunctionID: "own::FunctionDetail", Request: "0b9bbf01ca91db823ba6b23976c93883", Response: "0b9bbf01ca91db823ba6b23976c93883"},
 	{FunctionID: "own::FunctionFilter", Request: "b30904ae029dc9fea2a487f102d28d3e", Response: "b30904ae029dc9fea2a487f102d28d3e"},
-	{FunctionID: "own::FunctionInfoBatch", Request: "fc105dbd2e4ca053eeb2eb5257aa5f38", Response: "fc105dbd2e4ca053eeb2eb5257aa5f38"},
-	{FunctionID: "own::FunctionInfoEntry", Request: "64b06fc9d05d90acb2e5d53ceee0cba9", Response: "64b06fc9d05d90acb2e5d53ceee0cba9"},
+	{FunctionID: "own::FunctionInfoBatch", Request: "1437b94ba98b43cde5e101120ad31c21", Response: "1437b94ba98b43cde5e101120ad31c21"},
+	{FunctionID: "own::FunctionInfoEntry", Request: "ea1ddf25f233eded5760bad5e71f6f2a", Response: "ea1ddf25f233eded5760bad5e71f6f2a"},
 	{FunctionID: "own::FunctionInfoError", Request: "0f84e4139e10e3c7c6f8e81273bcabb8", Response: "0f84e4139e10e3c7c6f8e81273bcabb8"},
 	{FunctionID: "own::FunctionInfoInput", Request: "cb4b6adb180d284dcf138285f5d7b0b9", Response: "cb4b6adb180d284dcf138285f5d7b0b9"},
-	{FunctionID: "own::FunctionSummary", Request: "615e2ab572a50c9be2c10af2fc4c72c4", Response: "615e2ab572a50c9be2c10af2fc4c72c4"},
+	{FunctionID: "own::FunctionRegisteredMessage", Request: "324a06884bac19f69e4ec59f5d7860f1", Response: "324a06884bac19f69e4ec59f5d7860f1"},
+	{FunctionID: "own::FunctionSummary", Request: "95586f57751dc9e893a899694e07d3ba", Response: "95586f57751dc9e893a899694e07d3ba"},
 	{FunctionID: "own::FunctionTrigger", Request: "db3f69b45bf16b16e873686291ea614d", Response: "db3f69b45bf16b16e873686291ea614d"},
-	{FunctionID: "own::FunctionsAvailableEvent", Request: "b24dbc067831d5e083e8a06da2b43f5c", Response: "b24dbc067831d5e083e8a06da2b43f5c"},
+	{FunctionID: "own::FunctionsAvailableEvent", Request: "6b9cd5d4bb0f1434fb8362f715e600db", Response: "6b9cd5d4bb0f1434fb8362f715e600db"},
 	{FunctionID: "own::FunctionsAvailableTrigger", Request: "efddc7bd8bbcef73a14eb1ace1ffdaec", Response: "efddc7bd8bbcef73a14eb1ace1ffdaec"},
-	{FunctionID: "own::FunctionsListResult", Request: "e3875943d76c9cc01c5a2d9b8781ed62", Response: "e3875943d76c9cc01c5a2d9b8781ed62"},
+	{FunctionID: "own::FunctionsListResult", Request: "2c12ea6c23b8f95c68952b86526c89d2", Response: "2c12ea6c23b8f95c68952b86526c89d2"},
 	{FunctionID: "own::HTTPAuthAPIKey", Request: "a252f244f8a6b98962ade5dd6d1f7a9d", Response: "a252f244f8a6b98962ade5dd6d1f7a9d"},
 	{FunctionID: "own::HTTPAuthBearer", Request: "add6f449af7001cec80953adb6fc4b61", Response: "add6f449af7001cec80953adb6fc4b61"},
 	{FunctionID: "own::HTTPAuthConfig", Request: "8ece5956aa3ea855294374f0910dbb9b", Response: "8ece5956aa3ea855294374f0910dbb9b"},
@@ -95,13 +102,17 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::HTTPRequest", Request: "9f21766f2f4009a803068bea782d0d6f", Response: "9f21766f2f4009a803068bea782d0d6f"},
 	{FunctionID: "own::HTTPRequestTrigger", Request: "54448d197211e3305f2c2bc540dca25a", Response: "54448d197211e3305f2c2bc540dca25a"},
 	{FunctionID: "own::HTTPResponse", Request: "0ccc551fb498ec65b4da97954ad29264", Response: "0ccc551fb498ec65b4da97954ad29264"},
+	{FunctionID: "own::HTTPSourceArgs", Request: "45a43e86f2db1d6f74775491823a3407", Response: "45a43e86f2db1d6f74775491823a3407"},
 	{FunctionID: "own::HTTPTriggerConfig", Request: "3ed5bfccb61d673c9a4697e6e917fcc2", Response: "3ed5bfccb61d673c9a4697e6e917fcc2"},
 	{FunctionID: "own::HealthComponent", Request: "e1ed5b5bad71c84bd273ca19dd6fb24c", Response: "e1ed5b5bad71c84bd273ca19dd6fb24c"},
 	{FunctionID: "own::HealthComponents", Request: "82ee2e16d4a416d3e927889297a26d3b", Response: "82ee2e16d4a416d3e927889297a26d3b"},
 	{FunctionID: "own::HealthReport", Request: "4ab1cae34759f233ed5243a2e78047ba", Response: "4ab1cae34759f233ed5243a2e78047ba"},
 	{FunctionID: "own::HistogramDataPoint", Request: "31c561935c6258b983097bdabe6364d5", Response: "31c561935c6258b983097bdabe6364d5"},
-	{FunctionID: "own::InvocationResultMessage", Request: "995b0a945390b3683bd9def5dce2a5d4", Response: "995b0a945390b3683bd9def5dce2a5d4"},
-	{FunctionID: "own::InvokeFunctionMessage", Request: "efe66629e92aa040a9f7502e6b53e29f", Response: "efe66629e92aa040a9f7502e6b53e29f"},
+	{FunctionID: "own::InvocationResultMessage", Request: "6287c698a4fb100c8981a1220ac3bdbe", Response: "6287c698a4fb100c8981a1220ac3bdbe"},
+	{FunctionID: "own::InvocationsObservedMessage", Request: "cc940a9e66615b1bc4c3e90c687ab560", Response: "cc940a9e66615b1bc4c3e90c687ab560"},
+	{FunctionID: "own::InvokeFunctionMessage", Request: "2ff8bdb6ef67ee8030b466523a86859c", Response: "2ff8bdb6ef67ee8030b466523a86859c"},
+	{FunctionID: "own::LocalFunctionStats", Request: "75fb948760b36f3df2ad9bbfdfd7e01f", Response: "75fb948760b36f3df2ad9bbfdfd7e01f"},
+	{FunctionID: "own::LocalInvocationStatsMessage", Request: "60955e859747db0ab9a07d41bbfeb289", Response: "60955e859747db0ab9a07d41bbfeb289"},
 	{FunctionID: "own::LogEvent", Request: "303c74818bfd8e572178059820a0d1d9", Response: "303c74818bfd8e572178059820a0d1d9"},
 	{FunctionID: "own::LogInput", Request: "8a79854e3ba8711507bfaf910ac8612c", Response: "8a79854e3ba8711507bfaf910ac8612c"},
 	{FunctionID: "own::LogLevel", Request: "57a33f5b45933340d275a3d1768e2666", Response: "57a33f5b45933340d275a3d1768e2666"},
@@ -110,23 +121,44 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::LogsListQuery", Request: "6531bfd08b09de809404f38393a25035", Response: "6531bfd08b09de809404f38393a25035"},
 	{FunctionID: "own::LogsListResult", Request: "50eb6f659036777bddd19a01af88b53e", Response: "50eb6f659036777bddd19a01af88b53e"},
 	{FunctionID: "own::MergePath", Request: "71577cd701b01ed656e36b248f8d80ba", Response: "71577cd701b01ed656e36b248f8d80ba"},
-	{FunctionID: "own::MessageType", Request: "191b74346015fe4eaa9bf1ef11d96d6d", Response: "191b74346015fe4eaa9bf1ef11d96d6d"},
+	{FunctionID: "own::MessageType", Request: "44e84037b4353ab5c83d31105e6c2941", Response: "44e84037b4353ab5c83d31105e6c2941"},
 	{FunctionID: "own::MetricDataPoint", Request: "b7e2974f45250c0736510a7b08d36317", Response: "b7e2974f45250c0736510a7b08d36317"},
 	{FunctionID: "own::MetricsListInput", Request: "7518580666d74f654920976ed3862654", Response: "7518580666d74f654920976ed3862654"},
 	{FunctionID: "own::MetricsListQuery", Request: "02aa100aa2346c3214dc2915a8e1c365", Response: "02aa100aa2346c3214dc2915a8e1c365"},
 	{FunctionID: "own::MetricsListResult", Request: "96a6f355d70b5bd96a1a259c58fb707f", Response: "96a6f355d70b5bd96a1a259c58fb707f"},
 	{FunctionID: "own::MiddlewareInput", Request: "973b5de88f482221e967d525e5a9af42", Response: "973b5de88f482221e967d525e5a9af42"},
 	{FunctionID: "own::NumberDataPoint", Request: "476948b0ed35ed285424c29e55b5233a", Response: "476948b0ed35ed285424c29e55b5233a"},
-	{FunctionID: "own::OnFunctionRegistrationInput", Request: "faa83c50451d774bdf3f40a5c535609a", Response: "faa83c50451d774bdf3f40a5c535609a"},
-	{FunctionID: "own::OnFunctionRegistrationResult", Request: "f891ff149cc81e9a3535c2989effca1d", Response: "f891ff149cc81e9a3535c2989effca1d"},
+	{FunctionID: "own::ObserveDeliver", Request: "085adcd466bb309894f517a65691288f", Response: "085adcd466bb309894f517a65691288f"},
+	{FunctionID: "own::ObserveDelivery", Request: "11c655f9ca27b61f217a2da83e789d67", Response: "11c655f9ca27b61f217a2da83e789d67"},
+	{FunctionID: "own::ObserveDescriptor", Request: "98d2ae01d54224c91d54980ffaa9e780", Response: "98d2ae01d54224c91d54980ffaa9e780"},
+	{FunctionID: "own::ObserveMessage", Request: "daade60104cdba17c191222e5dec7e1f", Response: "daade60104cdba17c191222e5dec7e1f"},
+	{FunctionID: "own::ObserveOn", Request: "d5ab5091efec79f42d76ad6d897067b8", Response: "d5ab5091efec79f42d76ad6d897067b8"},
+	{FunctionID: "own::ObserveResultMessage", Request: "337b7a418ca7b572c423aebb2ef4dea1", Response: "337b7a418ca7b572c423aebb2ef4dea1"},
+	{FunctionID: "own::ObserveSource", Request: "a149fad33ec0f84caf06954498ea451f", Response: "a149fad33ec0f84caf06954498ea451f"},
+	{FunctionID: "own::ObserveTarget", Request: "6e95f882d1ead16412b2e8e9fa46a628", Response: "6e95f882d1ead16412b2e8e9fa46a628"},
+	{FunctionID: "own::ObservedInvocation", Request: "82f166e5a3ccd3c5e05d42eeb15afe58", Response: "82f166e5a3ccd3c5e05d42eeb15afe58"},
+	{FunctionID: "own::ObserverAckMessage", Request: "cd3d5eb6c508d71dd21822907d1ab553", Response: "cd3d5eb6c508d71dd21822907d1ab553"},
+	{FunctionID: "own::ObserverAddedMessage", Request: "5bc419186582cf646a8d91270bb93628", Response: "5bc419186582cf646a8d91270bb93628"},
+	{FunctionID: "own::ObserverInfo", Request: "10048313b43e57299d38e8d432050757", Response: "10048313b43e57299d38e8d432050757"},
+	{FunctionID: "own::ObserverInfoInput", Request: "3797626bd17e346de1adbbe242cd2c4e", Response: "3797626bd17e346de1adbbe242cd2c4e"},
+	{FunctionID: "own::ObserverInfoResult", Request: "f86eae9f5168451e49d22bff15c15a2a", Response: "f86eae9f5168451e49d22bff15c15a2a"},
+	{FunctionID: "own::ObserverLegacy", Request: "ea1d9b153bc0517512da99e2753d6be4", Response: "ea1d9b153bc0517512da99e2753d6be4"},
+	{FunctionID: "own::ObserverRemovedMessage", Request: "764cc7d91d61cf0ba0dc36602e0a96b0", Response: "764cc7d91d61cf0ba0dc36602e0a96b0"},
+	{FunctionID: "own::ObserverState", Request: "be487da0fd8ac000f6abcefebb2dfad1", Response: "be487da0fd8ac000f6abcefebb2dfad1"},
+	{FunctionID: "own::ObserverStateChangedMessage", Request: "87f7f04f69ff8bb8968d1d4a7d3c7992", Response: "87f7f04f69ff8bb8968d1d4a7d3c7992"},
+	{FunctionID: "own::ObserverView", Request: "ee07fe72a6359aa957d39f0117dd5c96", Response: "ee07fe72a6359aa957d39f0117dd5c96"},
+	{FunctionID: "own::ObserversChangedEvent", Request: "3974fbf3ad7fa0f096e46c0d38415525", Response: "3974fbf3ad7fa0f096e46c0d38415525"},
+	{FunctionID: "own::ObserversListResult", Request: "4f5a5e5960a1202babdaef8da0912d1e", Response: "4f5a5e5960a1202babdaef8da0912d1e"},
+	{FunctionID: "own::OnFunctionRegistrationInput", Request: "65e6bf61a65e47db9782a47c4608ae97", Response: "65e6bf61a65e47db9782a47c4608ae97"},
+	{FunctionID: "own::OnFunctionRegistrationResult", Request: "0ffbe9cdff56931c83cbf03648c4a6f5", Response: "0ffbe9cdff56931c83cbf03648c4a6f5"},
 	{FunctionID: "own::OnTriggerRegistrationInput", Request: "6ae6d56806e199c8ee60c1f69222a8e7", Response: "6ae6d56806e199c8ee60c1f69222a8e7"},
 	{FunctionID: "own::OnTriggerRegistrationResult", Request: "10bd58574180d75c520077028dbc1723", Response: "10bd58574180d75c520077028dbc1723"},
 	{FunctionID: "own::OnTriggerTypeRegistrationInput", Request: "908f482cf26486c53765f2fcc7880bc2", Response: "908f482cf26486c53765f2fcc7880bc2"},
 	{FunctionID: "own::OnTriggerTypeRegistrationResult", Request: "a9351fd3c45e0618c15c9862d7de6c9b", Response: "a9351fd3c45e0618c15c9862d7de6c9b"},
-	{FunctionID: "own::OtelConfig", Request: "67d5ef43513859ea12514f4b987e2a18", Response: "67d5ef43513859ea12514f4b987e2a18"},
+	{FunctionID: "own::OtelConfig", Request: "48f5bab052fb130eb0e40bfb879cb40e", Response: "48f5bab052fb130eb0e40bfb879cb40e"},
 	{FunctionID: "own::OtelMessage", Request: "67de99787c87002c1c951376075cbc2e", Response: "67de99787c87002c1c951376075cbc2e"},
-	{FunctionID: "own::PingMessage", Request: "721cafac90cf491659da6b5b8a4c9dc4", Response: "721cafac90cf491659da6b5b8a4c9dc4"},
-	{FunctionID: "own::PongMessage", Request: "71e2d9b1da862d6fe3e39358e986afa6", Response: "71e2d9b1da862d6fe3e39358e986afa6"},
+	{FunctionID: "own::PingMessage", Request: "2242fe81019964d8ce102becb5789ed8", Response: "2242fe81019964d8ce102becb5789ed8"},
+	{FunctionID: "own::PongMessage", Request: "93d8c2a56f61158ad05e0b9158df8fcb", Response: "93d8c2a56f61158ad05e0b9158df8fcb"},
 	{FunctionID: "own::PublishInput", Request: "ff311b07ed3caff3660cd621ed4b20da", Response: "ff311b07ed3caff3660cd621ed4b20da"},
 	{FunctionID: "own::QueueConfig", Request: "8d92d2f6709a3af85d7805d62c8816a8", Response: "8d92d2f6709a3af85d7805d62c8816a8"},
 	{FunctionID: "own::QueueDiscardMessageInput", Request: "843494aa58de98dfcb4255f11dc1f100", Response: "843494aa58de98dfcb4255f11dc1f100"},
@@ -136,16 +168,17 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::QueueRedriveMessageInput", Request: "843494aa58de98dfcb4255f11dc1f100", Response: "843494aa58de98dfcb4255f11dc1f100"},
 	{FunctionID: "own::QueueRedriveMessageResult", Request: "d86d552dce45ce3fe989cff08d23b65f", Response: "d86d552dce45ce3fe989cff08d23b65f"},
 	{FunctionID: "own::QueueRedriveResult", Request: "5d05665be4370c56898b0a70f248ef37", Response: "5d05665be4370c56898b0a70f248ef37"},
+	{FunctionID: "own::QueueSourceArgs", Request: "bbd3c1fa59131c75339850025b8eef69", Response: "bbd3c1fa59131c75339850025b8eef69"},
 	{FunctionID: "own::QueueTriggerConfig", Request: "2585b04ea725e304765283334da2519f", Response: "2585b04ea725e304765283334da2519f"},
-	{FunctionID: "own::ReattachMessage", Request: "d179c97b7823b5c210c4d3f62ba90c57", Response: "d179c97b7823b5c210c4d3f62ba90c57"},
+	{FunctionID: "own::ReattachMessage", Request: "d86644b63ca6fb475ab7719f619a93bc", Response: "d86644b63ca6fb475ab7719f619a93bc"},
 	{FunctionID: "own::ReconnectionConfig", Request: "bc43bc40926774d25ab23da08b51e206", Response: "bc43bc40926774d25ab23da08b51e206"},
-	{FunctionID: "own::RegisterFunctionMessage", Request: "e463e4528b38e349092c25f8852c47ab", Response: "e463e4528b38e349092c25f8852c47ab"},
-	{FunctionID: "own::RegisterServiceMessage", Request: "2bcb92f0a64d56daab0195878836d29b", Response: "2bcb92f0a64d56daab0195878836d29b"},
+	{FunctionID: "own::RegisterFunctionMessage", Request: "f46ac1ddd22d7b15b4ea9bd8f997fee9", Response: "f46ac1ddd22d7b15b4ea9bd8f997fee9"},
+	{FunctionID: "own::RegisterServiceMessage", Request: "2c327e82db532f915e291c45baa00cb3", Response: "2c327e82db532f915e291c45baa00cb3"},
 	{FunctionID: "own::RegisterTriggerInput", Request: "8680299cc86ed917aab51d28a1a8cc5e", Response: "8680299cc86ed917aab51d28a1a8cc5e"},
-	{FunctionID: "own::RegisterTriggerMessage", Request: "483edfd18dd18a185e26c0a4dea79e49", Response: "483edfd18dd18a185e26c0a4dea79e49"},
+	{FunctionID: "own::RegisterTriggerMessage", Request: "b393ca3e08edc45b5f0c56709658cf15", Response: "b393ca3e08edc45b5f0c56709658cf15"},
 	{FunctionID: "own::RegisterTriggerResult", Request: "3797626bd17e346de1adbbe242cd2c4e", Response: "3797626bd17e346de1adbbe242cd2c4e"},
-	{FunctionID: "own::RegisterTriggerTypeMessage", Request: "780960e7796e3a32aa0c0c714a07d60f", Response: "780960e7796e3a32aa0c0c714a07d60f"},
-	{FunctionID: "own::RegistrationRejectedMessage", Request: "058cae4857b28740820e3a5c06c8b226", Response: "058cae4857b28740820e3a5c06c8b226"},
+	{FunctionID: "own::RegisterTriggerTypeMessage", Request: "91a118a5e0b69396e09cbd85470db0fc", Response: "91a118a5e0b69396e09cbd85470db0fc"},
+	{FunctionID: "own::RegistrationRejectedMessage", Request: "91805120384db20dfe409601eae2bc0f", Response: "91805120384db20dfe409601eae2bc0f"},
 	{FunctionID: "own::RollupsListInput", Request: "8f1191739a9d6b5b0daf6a3862406bbb", Response: "8f1191739a9d6b5b0daf6a3862406bbb"},
 	{FunctionID: "own::RollupsListQuery", Request: "7eafea644c8a06e8b2d7e41c18865730", Response: "7eafea644c8a06e8b2d7e41c18865730"},
 	{FunctionID: "own::RollupsListResult", Request: "449dfa175f5c4ca258815b043a51f6ab", Response: "449dfa175f5c4ca258815b043a51f6ab"},
@@ -160,10 +193,8 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::StateListGroupsResult", Request: "3de0f5c9a038bd99832398063b0f724e", Response: "3de0f5c9a038bd99832398063b0f724e"},
 	{FunctionID: "own::StateListInput", Request: "257de0ddd21f073618eed9c068fc16db", Response: "257de0ddd21f073618eed9c068fc16db"},
 	{FunctionID: "own::StateSetInput", Request: "667fa1a19ee6f4c5b8be5229292e6463", Response: "667fa1a19ee6f4c5b8be5229292e6463"},
-	{FunctionID: "own::StateSetResult", Request: "c53045a1a61dbb58bcfcc57b06117f3b", Response: "c53045a1a61dbb58bcfcc57b06117f3b"},
 	{FunctionID: "own::StateTriggerConfig", Request: "92790c3c0e238941f6477a131394660c", Response: "92790c3c0e238941f6477a131394660c"},
 	{FunctionID: "own::StateUpdateInput", Request: "0df9545f7bc64391f3e550f8ceb67f9f", Response: "0df9545f7bc64391f3e550f8ceb67f9f"},
-	{FunctionID: "own::StateUpdateResult", Request: "5b1701385ece0dc170779e6b003b584a", Response: "5b1701385ece0dc170779e6b003b584a"},
 	{FunctionID: "own::StoredAttribute", Request: "df0df0464f2c0625ed0ea21f8336f32c", Response: "df0df0464f2c0625ed0ea21f8336f32c"},
 	{FunctionID: "own::StoredEvent", Request: "2ba14dcb78109cda3a423c35f11f5cc6", Response: "2ba14dcb78109cda3a423c35f11f5cc6"},
 	{FunctionID: "own::StoredLink", Request: "c862601ffc93a81ba109cfac5a390531", Response: "c862601ffc93a81ba109cfac5a390531"},
@@ -197,9 +228,6 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::StreamTriggerConfig", Request: "c8887dfea5c0124a4184e8088a9d7371", Response: "c8887dfea5c0124a4184e8088a9d7371"},
 	{FunctionID: "own::StreamUpdateInput", Request: "df77e74fc264be3270b67b014875ee4a", Response: "df77e74fc264be3270b67b014875ee4a"},
 	{FunctionID: "own::StreamUpdateResult", Request: "5b1701385ece0dc170779e6b003b584a", Response: "5b1701385ece0dc170779e6b003b584a"},
-	{FunctionID: "own::StringList", Request: "681004346c78d5f384b654c986b4eda8", Response: "681004346c78d5f384b654c986b4eda8"},
-	{FunctionID: "own::StringListMap", Request: "9a8b9c571a6b601882b6f7498781a23e", Response: "9a8b9c571a6b601882b6f7498781a23e"},
-	{FunctionID: "own::StringMap", Request: "3f161562db4a7237942681ccf41abd9a", Response: "3f161562db4a7237942681ccf41abd9a"},
 	{FunctionID: "own::SubscribeTriggerConfig", Request: "a4794713fd72adf774a087f4655e3813", Response: "a4794713fd72adf774a087f4655e3813"},
 	{FunctionID: "own::TopicStats", Request: "aa3d429e699fcf5114a701c31cd6cd6e", Response: "aa3d429e699fcf5114a701c31cd6cd6e"},
 	{FunctionID: "own::TopicStatsInput", Request: "ab73afebb12da727daa262111cfd44b5", Response: "ab73afebb12da727daa262111cfd44b5"},
@@ -217,10 +245,10 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::TracesTreeResult", Request: "bfaba0ffc89ee2941c3520eee87ca600", Response: "bfaba0ffc89ee2941c3520eee87ca600"},
 	{FunctionID: "own::TriggerAction", Request: "6dff952b71a0c00566653fa000fb16e7", Response: "6dff952b71a0c00566653fa000fb16e7"},
 	{FunctionID: "own::TriggerActionType", Request: "953a504b9775335191f0bf858e849250", Response: "953a504b9775335191f0bf858e849250"},
-	{FunctionID: "own::TriggerDetail", Request: "2e935e985a38b032c0636d66a98ed64e", Response: "2e935e985a38b032c0636d66a98ed64e"},
+	{FunctionID: "own::TriggerDetail", Request: "3ade53a00148a4fd14cbfa63584aa0a0", Response: "3ade53a00148a4fd14cbfa63584aa0a0"},
 	{FunctionID: "own::TriggerFilter", Request: "008b75dd36e94400c979bcf0c3c5ea1b", Response: "008b75dd36e94400c979bcf0c3c5ea1b"},
 	{FunctionID: "own::TriggerInfoInput", Request: "3797626bd17e346de1adbbe242cd2c4e", Response: "3797626bd17e346de1adbbe242cd2c4e"},
-	{FunctionID: "own::TriggerRegistrationResultMessage", Request: "d9be8272341c52469843e15ab9362ebe", Response: "d9be8272341c52469843e15ab9362ebe"},
+	{FunctionID: "own::TriggerRegistrationResultMessage", Request: "380c048a9747c916c5b10a8854594638", Response: "380c048a9747c916c5b10a8854594638"},
 	{FunctionID: "own::TriggerSummary", Request: "33a150566e121dba29c499cb90d502b0", Response: "33a150566e121dba29c499cb90d502b0"},
 	{FunctionID: "own::TriggerTypeDetail", Request: "5a28295ee4fabdc8c6a1a8ee3a8a8a71", Response: "5a28295ee4fabdc8c6a1a8ee3a8a8a71"},
 	{FunctionID: "own::TriggerTypeFilter", Request: "64568e04adcb97f555f1b042027c66ec", Response: "64568e04adcb97f555f1b042027c66ec"},
@@ -228,9 +256,10 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::TriggerTypeSummary", Request: "ea10f67cd74b57a122c1c419bd21e878", Response: "ea10f67cd74b57a122c1c419bd21e878"},
 	{FunctionID: "own::TriggerTypesListResult", Request: "ad084df08639a81308fec3c57f217131", Response: "ad084df08639a81308fec3c57f217131"},
 	{FunctionID: "own::TriggersListResult", Request: "3ab42f8e3ca3bdf5751358564f83b828", Response: "3ab42f8e3ca3bdf5751358564f83b828"},
-	{FunctionID: "own::UnregisterFunctionMessage", Request: "78b3535ff5e076e34e616a1c45cd40d3", Response: "78b3535ff5e076e34e616a1c45cd40d3"},
+	{FunctionID: "own::UnobserveMessage", Request: "15f84d321cf07cf32b7a0fb5a70fdadf", Response: "15f84d321cf07cf32b7a0fb5a70fdadf"},
+	{FunctionID: "own::UnregisterFunctionMessage", Request: "31c99913a4bf294c140ebfa4a8db7c87", Response: "31c99913a4bf294c140ebfa4a8db7c87"},
 	{FunctionID: "own::UnregisterTriggerInput", Request: "d859358415e7d440a1901a3b6cac893a", Response: "d859358415e7d440a1901a3b6cac893a"},
-	{FunctionID: "own::UnregisterTriggerMessage", Request: "7ebf3462c06d5e1651afa8e4d9fcd861", Response: "7ebf3462c06d5e1651afa8e4d9fcd861"},
+	{FunctionID: "own::UnregisterTriggerMessage", Request: "1a9a56268556c3c2e2b2d1020468106a", Response: "1a9a56268556c3c2e2b2d1020468106a"},
 	{FunctionID: "own::UnregisterTriggerResult", Request: "ce6c03243029d347686f7691cac76330", Response: "ce6c03243029d347686f7691cac76330"},
 	{FunctionID: "own::UpdateAppend", Request: "e4e100e2c6806d5070287e6a398c4239", Response: "e4e100e2c6806d5070287e6a398c4239"},
 	{FunctionID: "own::UpdateDecrement", Request: "e08660c07f0426c18e88695429fcb1a5", Response: "e08660c07f0426c18e88695429fcb1a5"},
@@ -242,16 +271,16 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::UpdateRemove", Request: "70ce3fb0242443e6e17696649b5a81e7", Response: "70ce3fb0242443e6e17696649b5a81e7"},
 	{FunctionID: "own::UpdateSet", Request: "fc18004ae6a3ea2838b6ecc04e9c8be3", Response: "fc18004ae6a3ea2838b6ecc04e9c8be3"},
 	{FunctionID: "own::Worker", Request: "74738f124ab11d6dafd6b162b0bf0bf9", Response: "74738f124ab11d6dafd6b162b0bf0bf9"},
-	{FunctionID: "own::WorkerDetail", Request: "b710450a06980c739621768b11f7a3ae", Response: "b710450a06980c739621768b11f7a3ae"},
+	{FunctionID: "own::WorkerDetail", Request: "cc9d8847967afb8397597f2f4b4cab9e", Response: "cc9d8847967afb8397597f2f4b4cab9e"},
 	{FunctionID: "own::WorkerEventType", Request: "d7a860e6a2e89ee31b360062871739fd", Response: "d7a860e6a2e89ee31b360062871739fd"},
 	{FunctionID: "own::WorkerFilter", Request: "9a7e3c762e20137b65fcd138d4edb5fd", Response: "9a7e3c762e20137b65fcd138d4edb5fd"},
 	{FunctionID: "own::WorkerGaugesOptions", Request: "957f48550213cc8e08445b57ab9f0cc4", Response: "957f48550213cc8e08445b57ab9f0cc4"},
 	{FunctionID: "own::WorkerInfoInput", Request: "c9f04468cdf0bea3cc77d711bc2a194e", Response: "c9f04468cdf0bea3cc77d711bc2a194e"},
 	{FunctionID: "own::WorkerMetrics", Request: "e67eb3fcab761db5a31ee6e50fc4c68b", Response: "e67eb3fcab761db5a31ee6e50fc4c68b"},
 	{FunctionID: "own::WorkerMetricsReport", Request: "1f68bfce8cb5a68cc4ef30b04349ad58", Response: "1f68bfce8cb5a68cc4ef30b04349ad58"},
-	{FunctionID: "own::WorkerRegisterInput", Request: "d7ee07172a3d3c39feef9ed32f804590", Response: "d7ee07172a3d3c39feef9ed32f804590"},
+	{FunctionID: "own::WorkerRegisterInput", Request: "60707291f6e0d8204f22c7bb5991207e", Response: "60707291f6e0d8204f22c7bb5991207e"},
 	{FunctionID: "own::WorkerRegisterResult", Request: "9e056a59d6959ed8cca361e6a9d543f3", Response: "9e056a59d6959ed8cca361e6a9d543f3"},
-	{FunctionID: "own::WorkerRegisteredMessage", Request: "d7e8aa7a1718f4db1b6b828f7a7c758b", Response: "d7e8aa7a1718f4db1b6b828f7a7c758b"},
+	{FunctionID: "own::WorkerRegisteredMessage", Request: "90ff0659a00e15e5bf40359a5fc10926", Response: "90ff0659a00e15e5bf40359a5fc10926"},
 	{FunctionID: "own::WorkerSummary", Request: "a99df27d8905c53ce643526b649f9843", Response: "a99df27d8905c53ce643526b649f9843"},
 	{FunctionID: "own::WorkerTelemetry", Request: "a3e45785bce3e0163beab724b8f8d13e", Response: "a3e45785bce3e0163beab724b8f8d13e"},
 	{FunctionID: "own::WorkersAvailableEvent", Request: "1330d2368c57d8c60f543c3bdec2bf6d", Response: "1330d2368c57d8c60f543c3bdec2bf6d"},
@@ -293,6 +322,21 @@ func (c Own) SendActionVoid(ctx context.Context, in ActionVoidInput, opts ...iii
 // EnqueueActionVoid hands a call of "own::ActionVoid" to a queue.
 func (c Own) EnqueueActionVoid(ctx context.Context, queue string, in ActionVoidInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ActionVoid", in, callOptions(c.Options, opts)...)
+}
+
+// Activation calls the function "own::Activation".
+func (c Own) Activation(ctx context.Context, in ActivationInput, opts ...iii.CallOption) (ActivationOutput, error) {
+	return iii.Call[ActivationOutput](ctx, c.Client, "own::Activation", in, callOptions(c.Options, opts)...)
+}
+
+// SendActivation sends a call of "own::Activation" and waits for no answer.
+func (c Own) SendActivation(ctx context.Context, in ActivationInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::Activation", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueActivation hands a call of "own::Activation" to a queue.
+func (c Own) EnqueueActivation(ctx context.Context, queue string, in ActivationInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::Activation", in, callOptions(c.Options, opts)...)
 }
 
 // AggregatedMetric calls the function "own::AggregatedMetric".
@@ -490,6 +534,36 @@ func (c Own) SendBridgeInvokeInput(ctx context.Context, in BridgeInvokeInputInpu
 // EnqueueBridgeInvokeInput hands a call of "own::BridgeInvokeInput" to a queue.
 func (c Own) EnqueueBridgeInvokeInput(ctx context.Context, queue string, in BridgeInvokeInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::BridgeInvokeInput", in, callOptions(c.Options, opts)...)
+}
+
+// Caller calls the function "own::Caller".
+func (c Own) Caller(ctx context.Context, in CallerInput, opts ...iii.CallOption) (CallerOutput, error) {
+	return iii.Call[CallerOutput](ctx, c.Client, "own::Caller", in, callOptions(c.Options, opts)...)
+}
+
+// SendCaller sends a call of "own::Caller" and waits for no answer.
+func (c Own) SendCaller(ctx context.Context, in CallerInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::Caller", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueCaller hands a call of "own::Caller" to a queue.
+func (c Own) EnqueueCaller(ctx context.Context, queue string, in CallerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::Caller", in, callOptions(c.Options, opts)...)
+}
+
+// Capture calls the function "own::Capture".
+func (c Own) Capture(ctx context.Context, in CaptureInput, opts ...iii.CallOption) (CaptureOutput, error) {
+	return iii.Call[CaptureOutput](ctx, c.Client, "own::Capture", in, callOptions(c.Options, opts)...)
+}
+
+// SendCapture sends a call of "own::Capture" and waits for no answer.
+func (c Own) SendCapture(ctx context.Context, in CaptureInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::Capture", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueCapture hands a call of "own::Capture" to a queue.
+func (c Own) EnqueueCapture(ctx context.Context, queue string, in CaptureInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::Capture", in, callOptions(c.Options, opts)...)
 }
 
 // ChannelCreateInput calls the function "own::ChannelCreateInput".
@@ -761,6 +835,36 @@ func (c Own) EnqueueCronEvent(ctx context.Context, queue string, in CronEventInp
 	return c.Client.Enqueue(ctx, queue, "own::CronEvent", in, callOptions(c.Options, opts)...)
 }
 
+// CronSourceArgs calls the function "own::CronSourceArgs".
+func (c Own) CronSourceArgs(ctx context.Context, in CronSourceArgsInput, opts ...iii.CallOption) (CronSourceArgsOutput, error) {
+	return iii.Call[CronSourceArgsOutput](ctx, c.Client, "own::CronSourceArgs", in, callOptions(c.Options, opts)...)
+}
+
+// SendCronSourceArgs sends a call of "own::CronSourceArgs" and waits for no answer.
+func (c Own) SendCronSourceArgs(ctx context.Context, in CronSourceArgsInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::CronSourceArgs", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueCronSourceArgs hands a call of "own::CronSourceArgs" to a queue.
+func (c Own) EnqueueCronSourceArgs(ctx context.Context, queue string, in CronSourceArgsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::CronSourceArgs", in, callOptions(c.Options, opts)...)
+}
+
+// CronTick calls the function "own::CronTick".
+func (c Own) CronTick(ctx context.Context, in CronTickInput, opts ...iii.CallOption) (CronTickOutput, error) {
+	return iii.Call[CronTickOutput](ctx, c.Client, "own::CronTick", in, callOptions(c.Options, opts)...)
+}
+
+// SendCronTick sends a call of "own::CronTick" and waits for no answer.
+func (c Own) SendCronTick(ctx context.Context, in CronTickInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::CronTick", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueCronTick hands a call of "own::CronTick" to a queue.
+func (c Own) EnqueueCronTick(ctx context.Context, queue string, in CronTickInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::CronTick", in, callOptions(c.Options, opts)...)
+}
+
 // CronTriggerConfig calls the function "own::CronTriggerConfig".
 func (c Own) CronTriggerConfig(ctx context.Context, in CronTriggerConfigInput, opts ...iii.CallOption) (CronTriggerConfigOutput, error) {
 	return iii.Call[CronTriggerConfigOutput](ctx, c.Client, "own::CronTriggerConfig", in, callOptions(c.Options, opts)...)
@@ -819,6 +923,21 @@ func (c Own) SendDeadLettersInput(ctx context.Context, in DeadLettersInputInput,
 // EnqueueDeadLettersInput hands a call of "own::DeadLettersInput" to a queue.
 func (c Own) EnqueueDeadLettersInput(ctx context.Context, queue string, in DeadLettersInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::DeadLettersInput", in, callOptions(c.Options, opts)...)
+}
+
+// DroppedReports calls the function "own::DroppedReports".
+func (c Own) DroppedReports(ctx context.Context, in DroppedReportsInput, opts ...iii.CallOption) (DroppedReportsOutput, error) {
+	return iii.Call[DroppedReportsOutput](ctx, c.Client, "own::DroppedReports", in, callOptions(c.Options, opts)...)
+}
+
+// SendDroppedReports sends a call of "own::DroppedReports" and waits for no answer.
+func (c Own) SendDroppedReports(ctx context.Context, in DroppedReportsInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::DroppedReports", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueDroppedReports hands a call of "own::DroppedReports" to a queue.
+func (c Own) EnqueueDroppedReports(ctx context.Context, queue string, in DroppedReportsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::DroppedReports", in, callOptions(c.Options, opts)...)
 }
 
 // DurablePublishInput calls the function "own::DurablePublishInput".
@@ -1049,6 +1168,23 @@ func (c Own) SendFunctionInfoInput(ctx context.Context, in FunctionInfoInputInpu
 // EnqueueFunctionInfoInput hands a call of "own::FunctionInfoInput" to a queue.
 func (c Own) EnqueueFunctionInfoInput(ctx context.Context, queue string, in FunctionInfoInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionInfoInput", in, callOptions(c.Options, opts)...)
+}
+
+// FunctionRegisteredMessage calls the function "own::FunctionRegisteredMessage".
+func (c Own) FunctionRegisteredMessage(ctx context.Context, in FunctionRegisteredMessageInput, opts ...iii.CallOption) (FunctionRegisteredMessageOutput, error) {
+	return iii.Call[FunctionRegisteredMessageOutput](ctx, c.Client, "own::FunctionRegisteredMessage", in, callOptions(c.Options, opts)...)
+}
+
+// SendFunctionRegisteredMessage sends a call of "own::FunctionRegisteredMessage" and waits
+// for no answer.
+func (c Own) SendFunctionRegisteredMessage(ctx context.Context, in FunctionRegisteredMessageInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::FunctionRegisteredMessage", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueFunctionRegisteredMessage hands a call of "own::FunctionRegisteredMessage" to a
+// queue.
+func (c Own) EnqueueFunctionRegisteredMessage(ctx context.Context, queue string, in FunctionRegisteredMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::FunctionRegisteredMessage", in, callOptions(c.Options, opts)...)
 }
 
 // FunctionSummary calls the function "own::FunctionSummary".
@@ -1361,6 +1497,21 @@ func (c Own) EnqueueHTTPResponse(ctx context.Context, queue string, in HTTPRespo
 	return c.Client.Enqueue(ctx, queue, "own::HTTPResponse", in, callOptions(c.Options, opts)...)
 }
 
+// HTTPSourceArgs calls the function "own::HTTPSourceArgs".
+func (c Own) HTTPSourceArgs(ctx context.Context, in HTTPSourceArgsInput, opts ...iii.CallOption) (HTTPSourceArgsOutput, error) {
+	return iii.Call[HTTPSourceArgsOutput](ctx, c.Client, "own::HTTPSourceArgs", in, callOptions(c.Options, opts)...)
+}
+
+// SendHTTPSourceArgs sends a call of "own::HTTPSourceArgs" and waits for no answer.
+func (c Own) SendHTTPSourceArgs(ctx context.Context, in HTTPSourceArgsInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::HTTPSourceArgs", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueHTTPSourceArgs hands a call of "own::HTTPSourceArgs" to a queue.
+func (c Own) EnqueueHTTPSourceArgs(ctx context.Context, queue string, in HTTPSourceArgsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::HTTPSourceArgs", in, callOptions(c.Options, opts)...)
+}
+
 // HTTPTriggerConfig calls the function "own::HTTPTriggerConfig".
 func (c Own) HTTPTriggerConfig(ctx context.Context, in HTTPTriggerConfigInput, opts ...iii.CallOption) (HTTPTriggerConfigOutput, error) {
 	return iii.Call[HTTPTriggerConfigOutput](ctx, c.Client, "own::HTTPTriggerConfig", in, callOptions(c.Options, opts)...)
@@ -1452,6 +1603,23 @@ func (c Own) EnqueueInvocationResultMessage(ctx context.Context, queue string, i
 	return c.Client.Enqueue(ctx, queue, "own::InvocationResultMessage", in, callOptions(c.Options, opts)...)
 }
 
+// InvocationsObservedMessage calls the function "own::InvocationsObservedMessage".
+func (c Own) InvocationsObservedMessage(ctx context.Context, in InvocationsObservedMessageInput, opts ...iii.CallOption) (InvocationsObservedMessageOutput, error) {
+	return iii.Call[InvocationsObservedMessageOutput](ctx, c.Client, "own::InvocationsObservedMessage", in, callOptions(c.Options, opts)...)
+}
+
+// SendInvocationsObservedMessage sends a call of "own::InvocationsObservedMessage" and waits
+// for no answer.
+func (c Own) SendInvocationsObservedMessage(ctx context.Context, in InvocationsObservedMessageInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::InvocationsObservedMessage", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueInvocationsObservedMessage hands a call of "own::InvocationsObservedMessage" to a
+// queue.
+func (c Own) EnqueueInvocationsObservedMessage(ctx context.Context, queue string, in InvocationsObservedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::InvocationsObservedMessage", in, callOptions(c.Options, opts)...)
+}
+
 // InvokeFunctionMessage calls the function "own::InvokeFunctionMessage".
 func (c Own) InvokeFunctionMessage(ctx context.Context, in InvokeFunctionMessageInput, opts ...iii.CallOption) (InvokeFunctionMessageOutput, error) {
 	return iii.Call[InvokeFunctionMessageOutput](ctx, c.Client, "own::InvokeFunctionMessage", in, callOptions(c.Options, opts)...)
@@ -1466,6 +1634,38 @@ func (c Own) SendInvokeFunctionMessage(ctx context.Context, in InvokeFunctionMes
 // EnqueueInvokeFunctionMessage hands a call of "own::InvokeFunctionMessage" to a queue.
 func (c Own) EnqueueInvokeFunctionMessage(ctx context.Context, queue string, in InvokeFunctionMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::InvokeFunctionMessage", in, callOptions(c.Options, opts)...)
+}
+
+// LocalFunctionStats calls the function "own::LocalFunctionStats".
+func (c Own) LocalFunctionStats(ctx context.Context, in LocalFunctionStatsInput, opts ...iii.CallOption) (LocalFunctionStatsOutput, error) {
+	return iii.Call[LocalFunctionStatsOutput](ctx, c.Client, "own::LocalFunctionStats", in, callOptions(c.Options, opts)...)
+}
+
+// SendLocalFunctionStats sends a call of "own::LocalFunctionStats" and waits for no answer.
+func (c Own) SendLocalFunctionStats(ctx context.Context, in LocalFunctionStatsInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::LocalFunctionStats", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueLocalFunctionStats hands a call of "own::LocalFunctionStats" to a queue.
+func (c Own) EnqueueLocalFunctionStats(ctx context.Context, queue string, in LocalFunctionStatsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::LocalFunctionStats", in, callOptions(c.Options, opts)...)
+}
+
+// LocalInvocationStatsMessage calls the function "own::LocalInvocationStatsMessage".
+func (c Own) LocalInvocationStatsMessage(ctx context.Context, in LocalInvocationStatsMessageInput, opts ...iii.CallOption) (LocalInvocationStatsMessageOutput, error) {
+	return iii.Call[LocalInvocationStatsMessageOutput](ctx, c.Client, "own::LocalInvocationStatsMessage", in, callOptions(c.Options, opts)...)
+}
+
+// SendLocalInvocationStatsMessage sends a call of "own::LocalInvocationStatsMessage" and
+// waits for no answer.
+func (c Own) SendLocalInvocationStatsMessage(ctx context.Context, in LocalInvocationStatsMessageInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::LocalInvocationStatsMessage", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueLocalInvocationStatsMessage hands a call of "own::LocalInvocationStatsMessage" to a
+// queue.
+func (c Own) EnqueueLocalInvocationStatsMessage(ctx context.Context, queue string, in LocalInvocationStatsMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::LocalInvocationStatsMessage", in, callOptions(c.Options, opts)...)
 }
 
 // LogEvent calls the function "own::LogEvent".
@@ -1691,6 +1891,328 @@ func (c Own) SendNumberDataPoint(ctx context.Context, in NumberDataPointInput, o
 // EnqueueNumberDataPoint hands a call of "own::NumberDataPoint" to a queue.
 func (c Own) EnqueueNumberDataPoint(ctx context.Context, queue string, in NumberDataPointInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::NumberDataPoint", in, callOptions(c.Options, opts)...)
+}
+
+// ObserveDeliver calls the function "own::ObserveDeliver".
+func (c Own) ObserveDeliver(ctx context.Context, in ObserveDeliverInput, opts ...iii.CallOption) (ObserveDeliverOutput, error) {
+	return iii.Call[ObserveDeliverOutput](ctx, c.Client, "own::ObserveDeliver", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserveDeliver sends a call of "own::ObserveDeliver" and waits for no answer.
+func (c Own) SendObserveDeliver(ctx context.Context, in ObserveDeliverInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserveDeliver", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserveDeliver hands a call of "own::ObserveDeliver" to a queue.
+func (c Own) EnqueueObserveDeliver(ctx context.Context, queue string, in ObserveDeliverInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserveDeliver", in, callOptions(c.Options, opts)...)
+}
+
+// ObserveDelivery calls the function "own::ObserveDelivery".
+func (c Own) ObserveDelivery(ctx context.Context, in ObserveDeliveryInput, opts ...iii.CallOption) (ObserveDeliveryOutput, error) {
+	return iii.Call[ObserveDeliveryOutput](ctx, c.Client, "own::ObserveDelivery", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserveDelivery sends a call of "own::ObserveDelivery" and waits for no answer.
+func (c Own) SendObserveDelivery(ctx context.Context, in ObserveDeliveryInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserveDelivery", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserveDelivery hands a call of "own::ObserveDelivery" to a queue.
+func (c Own) EnqueueObserveDelivery(ctx context.Context, queue string, in ObserveDeliveryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserveDelivery", in, callOptions(c.Options, opts)...)
+}
+
+// ObserveDescriptor calls the function "own::ObserveDescriptor".
+func (c Own) ObserveDescriptor(ctx context.Context, in ObserveDescriptorInput, opts ...iii.CallOption) (ObserveDescriptorOutput, error) {
+	return iii.Call[ObserveDescriptorOutput](ctx, c.Client, "own::ObserveDescriptor", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserveDescriptor sends a call of "own::ObserveDescriptor" and waits for no answer.
+func (c Own) SendObserveDescriptor(ctx context.Context, in ObserveDescriptorInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserveDescriptor", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserveDescriptor hands a call of "own::ObserveDescriptor" to a queue.
+func (c Own) EnqueueObserveDescriptor(ctx context.Context, queue string, in ObserveDescriptorInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserveDescriptor", in, callOptions(c.Options, opts)...)
+}
+
+// ObserveMessage calls the function "own::ObserveMessage".
+func (c Own) ObserveMessage(ctx context.Context, in ObserveMessageInput, opts ...iii.CallOption) (ObserveMessageOutput, error) {
+	return iii.Call[ObserveMessageOutput](ctx, c.Client, "own::ObserveMessage", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserveMessage sends a call of "own::ObserveMessage" and waits for no answer.
+func (c Own) SendObserveMessage(ctx context.Context, in ObserveMessageInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserveMessage", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserveMessage hands a call of "own::ObserveMessage" to a queue.
+func (c Own) EnqueueObserveMessage(ctx context.Context, queue string, in ObserveMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserveMessage", in, callOptions(c.Options, opts)...)
+}
+
+// ObserveOn calls the function "own::ObserveOn".
+func (c Own) ObserveOn(ctx context.Context, in ObserveOnInput, opts ...iii.CallOption) (ObserveOnOutput, error) {
+	return iii.Call[ObserveOnOutput](ctx, c.Client, "own::ObserveOn", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserveOn sends a call of "own::ObserveOn" and waits for no answer.
+func (c Own) SendObserveOn(ctx context.Context, in ObserveOnInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserveOn", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserveOn hands a call of "own::ObserveOn" to a queue.
+func (c Own) EnqueueObserveOn(ctx context.Context, queue string, in ObserveOnInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserveOn", in, callOptions(c.Options, opts)...)
+}
+
+// ObserveResultMessage calls the function "own::ObserveResultMessage".
+func (c Own) ObserveResultMessage(ctx context.Context, in ObserveResultMessageInput, opts ...iii.CallOption) (ObserveResultMessageOutput, error) {
+	return iii.Call[ObserveResultMessageOutput](ctx, c.Client, "own::ObserveResultMessage", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserveResultMessage sends a call of "own::ObserveResultMessage" and waits for no
+// answer.
+func (c Own) SendObserveResultMessage(ctx context.Context, in ObserveResultMessageInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserveResultMessage", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserveResultMessage hands a call of "own::ObserveResultMessage" to a queue.
+func (c Own) EnqueueObserveResultMessage(ctx context.Context, queue string, in ObserveResultMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserveResultMessage", in, callOptions(c.Options, opts)...)
+}
+
+// ObserveSource calls the function "own::ObserveSource".
+func (c Own) ObserveSource(ctx context.Context, in ObserveSourceInput, opts ...iii.CallOption) (ObserveSourceOutput, error) {
+	return iii.Call[ObserveSourceOutput](ctx, c.Client, "own::ObserveSource", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserveSource sends a call of "own::ObserveSource" and waits for no answer.
+func (c Own) SendObserveSource(ctx context.Context, in ObserveSourceInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserveSource", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserveSource hands a call of "own::ObserveSource" to a queue.
+func (c Own) EnqueueObserveSource(ctx context.Context, queue string, in ObserveSourceInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserveSource", in, callOptions(c.Options, opts)...)
+}
+
+// ObserveTarget calls the function "own::ObserveTarget".
+func (c Own) ObserveTarget(ctx context.Context, in ObserveTargetInput, opts ...iii.CallOption) (ObserveTargetOutput, error) {
+	return iii.Call[ObserveTargetOutput](ctx, c.Client, "own::ObserveTarget", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserveTarget sends a call of "own::ObserveTarget" and waits for no answer.
+func (c Own) SendObserveTarget(ctx context.Context, in ObserveTargetInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserveTarget", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserveTarget hands a call of "own::ObserveTarget" to a queue.
+func (c Own) EnqueueObserveTarget(ctx context.Context, queue string, in ObserveTargetInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserveTarget", in, callOptions(c.Options, opts)...)
+}
+
+// ObservedInvocation calls the function "own::ObservedInvocation".
+func (c Own) ObservedInvocation(ctx context.Context, in ObservedInvocationInput, opts ...iii.CallOption) (ObservedInvocationOutput, error) {
+	return iii.Call[ObservedInvocationOutput](ctx, c.Client, "own::ObservedInvocation", in, callOptions(c.Options, opts)...)
+}
+
+// SendObservedInvocation sends a call of "own::ObservedInvocation" and waits for no answer.
+func (c Own) SendObservedInvocation(ctx context.Context, in ObservedInvocationInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObservedInvocation", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObservedInvocation hands a call of "own::ObservedInvocation" to a queue.
+func (c Own) EnqueueObservedInvocation(ctx context.Context, queue string, in ObservedInvocationInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObservedInvocation", in, callOptions(c.Options, opts)...)
+}
+
+// ObserverAckMessage calls the function "own::ObserverAckMessage".
+func (c Own) ObserverAckMessage(ctx context.Context, in ObserverAckMessageInput, opts ...iii.CallOption) (ObserverAckMessageOutput, error) {
+	return iii.Call[ObserverAckMessageOutput](ctx, c.Client, "own::ObserverAckMessage", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserverAckMessage sends a call of "own::ObserverAckMessage" and waits for no answer.
+func (c Own) SendObserverAckMessage(ctx context.Context, in ObserverAckMessageInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserverAckMessage", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserverAckMessage hands a call of "own::ObserverAckMessage" to a queue.
+func (c Own) EnqueueObserverAckMessage(ctx context.Context, queue string, in ObserverAckMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserverAckMessage", in, callOptions(c.Options, opts)...)
+}
+
+// ObserverAddedMessage calls the function "own::ObserverAddedMessage".
+func (c Own) ObserverAddedMessage(ctx context.Context, in ObserverAddedMessageInput, opts ...iii.CallOption) (ObserverAddedMessageOutput, error) {
+	return iii.Call[ObserverAddedMessageOutput](ctx, c.Client, "own::ObserverAddedMessage", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserverAddedMessage sends a call of "own::ObserverAddedMessage" and waits for no
+// answer.
+func (c Own) SendObserverAddedMessage(ctx context.Context, in ObserverAddedMessageInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserverAddedMessage", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserverAddedMessage hands a call of "own::ObserverAddedMessage" to a queue.
+func (c Own) EnqueueObserverAddedMessage(ctx context.Context, queue string, in ObserverAddedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserverAddedMessage", in, callOptions(c.Options, opts)...)
+}
+
+// ObserverInfo calls the function "own::ObserverInfo".
+func (c Own) ObserverInfo(ctx context.Context, in ObserverInfoInput, opts ...iii.CallOption) (ObserverInfoOutput, error) {
+	return iii.Call[ObserverInfoOutput](ctx, c.Client, "own::ObserverInfo", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserverInfo sends a call of "own::ObserverInfo" and waits for no answer.
+func (c Own) SendObserverInfo(ctx context.Context, in ObserverInfoInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserverInfo", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserverInfo hands a call of "own::ObserverInfo" to a queue.
+func (c Own) EnqueueObserverInfo(ctx context.Context, queue string, in ObserverInfoInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserverInfo", in, callOptions(c.Options, opts)...)
+}
+
+// ObserverInfoInput calls the function "own::ObserverInfoInput".
+func (c Own) ObserverInfoInput(ctx context.Context, in ObserverInfoInputInput, opts ...iii.CallOption) (ObserverInfoInputOutput, error) {
+	return iii.Call[ObserverInfoInputOutput](ctx, c.Client, "own::ObserverInfoInput", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserverInfoInput sends a call of "own::ObserverInfoInput" and waits for no answer.
+func (c Own) SendObserverInfoInput(ctx context.Context, in ObserverInfoInputInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserverInfoInput", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserverInfoInput hands a call of "own::ObserverInfoInput" to a queue.
+func (c Own) EnqueueObserverInfoInput(ctx context.Context, queue string, in ObserverInfoInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserverInfoInput", in, callOptions(c.Options, opts)...)
+}
+
+// ObserverInfoResult calls the function "own::ObserverInfoResult".
+func (c Own) ObserverInfoResult(ctx context.Context, in ObserverInfoResultInput, opts ...iii.CallOption) (ObserverInfoResultOutput, error) {
+	return iii.Call[ObserverInfoResultOutput](ctx, c.Client, "own::ObserverInfoResult", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserverInfoResult sends a call of "own::ObserverInfoResult" and waits for no answer.
+func (c Own) SendObserverInfoResult(ctx context.Context, in ObserverInfoResultInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserverInfoResult", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserverInfoResult hands a call of "own::ObserverInfoResult" to a queue.
+func (c Own) EnqueueObserverInfoResult(ctx context.Context, queue string, in ObserverInfoResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserverInfoResult", in, callOptions(c.Options, opts)...)
+}
+
+// ObserverLegacy calls the function "own::ObserverLegacy".
+func (c Own) ObserverLegacy(ctx context.Context, in ObserverLegacyInput, opts ...iii.CallOption) (ObserverLegacyOutput, error) {
+	return iii.Call[ObserverLegacyOutput](ctx, c.Client, "own::ObserverLegacy", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserverLegacy sends a call of "own::ObserverLegacy" and waits for no answer.
+func (c Own) SendObserverLegacy(ctx context.Context, in ObserverLegacyInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserverLegacy", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserverLegacy hands a call of "own::ObserverLegacy" to a queue.
+func (c Own) EnqueueObserverLegacy(ctx context.Context, queue string, in ObserverLegacyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserverLegacy", in, callOptions(c.Options, opts)...)
+}
+
+// ObserverRemovedMessage calls the function "own::ObserverRemovedMessage".
+func (c Own) ObserverRemovedMessage(ctx context.Context, in ObserverRemovedMessageInput, opts ...iii.CallOption) (ObserverRemovedMessageOutput, error) {
+	return iii.Call[ObserverRemovedMessageOutput](ctx, c.Client, "own::ObserverRemovedMessage", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserverRemovedMessage sends a call of "own::ObserverRemovedMessage" and waits for no
+// answer.
+func (c Own) SendObserverRemovedMessage(ctx context.Context, in ObserverRemovedMessageInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserverRemovedMessage", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserverRemovedMessage hands a call of "own::ObserverRemovedMessage" to a queue.
+func (c Own) EnqueueObserverRemovedMessage(ctx context.Context, queue string, in ObserverRemovedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserverRemovedMessage", in, callOptions(c.Options, opts)...)
+}
+
+// ObserverState calls the function "own::ObserverState".
+func (c Own) ObserverState(ctx context.Context, in ObserverStateInput, opts ...iii.CallOption) (ObserverStateOutput, error) {
+	return iii.Call[ObserverStateOutput](ctx, c.Client, "own::ObserverState", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserverState sends a call of "own::ObserverState" and waits for no answer.
+func (c Own) SendObserverState(ctx context.Context, in ObserverStateInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserverState", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserverState hands a call of "own::ObserverState" to a queue.
+func (c Own) EnqueueObserverState(ctx context.Context, queue string, in ObserverStateInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserverState", in, callOptions(c.Options, opts)...)
+}
+
+// ObserverStateChangedMessage calls the function "own::ObserverStateChangedMessage".
+func (c Own) ObserverStateChangedMessage(ctx context.Context, in ObserverStateChangedMessageInput, opts ...iii.CallOption) (ObserverStateChangedMessageOutput, error) {
+	return iii.Call[ObserverStateChangedMessageOutput](ctx, c.Client, "own::ObserverStateChangedMessage", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserverStateChangedMessage sends a call of "own::ObserverStateChangedMessage" and
+// waits for no answer.
+func (c Own) SendObserverStateChangedMessage(ctx context.Context, in ObserverStateChangedMessageInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserverStateChangedMessage", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserverStateChangedMessage hands a call of "own::ObserverStateChangedMessage" to a
+// queue.
+func (c Own) EnqueueObserverStateChangedMessage(ctx context.Context, queue string, in ObserverStateChangedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserverStateChangedMessage", in, callOptions(c.Options, opts)...)
+}
+
+// ObserverView calls the function "own::ObserverView".
+func (c Own) ObserverView(ctx context.Context, in ObserverViewInput, opts ...iii.CallOption) (ObserverViewOutput, error) {
+	return iii.Call[ObserverViewOutput](ctx, c.Client, "own::ObserverView", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserverView sends a call of "own::ObserverView" and waits for no answer.
+func (c Own) SendObserverView(ctx context.Context, in ObserverViewInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserverView", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserverView hands a call of "own::ObserverView" to a queue.
+func (c Own) EnqueueObserverView(ctx context.Context, queue string, in ObserverViewInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserverView", in, callOptions(c.Options, opts)...)
+}
+
+// ObserversChangedEvent calls the function "own::ObserversChangedEvent".
+func (c Own) ObserversChangedEvent(ctx context.Context, in ObserversChangedEventInput, opts ...iii.CallOption) (ObserversChangedEventOutput, error) {
+	return iii.Call[ObserversChangedEventOutput](ctx, c.Client, "own::ObserversChangedEvent", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserversChangedEvent sends a call of "own::ObserversChangedEvent" and waits for no
+// answer.
+func (c Own) SendObserversChangedEvent(ctx context.Context, in ObserversChangedEventInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserversChangedEvent", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserversChangedEvent hands a call of "own::ObserversChangedEvent" to a queue.
+func (c Own) EnqueueObserversChangedEvent(ctx context.Context, queue string, in ObserversChangedEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserversChangedEvent", in, callOptions(c.Options, opts)...)
+}
+
+// ObserversListResult calls the function "own::ObserversListResult".
+func (c Own) ObserversListResult(ctx context.Context, in ObserversListResultInput, opts ...iii.CallOption) (ObserversListResultOutput, error) {
+	return iii.Call[ObserversListResultOutput](ctx, c.Client, "own::ObserversListResult", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserversListResult sends a call of "own::ObserversListResult" and waits for no
+// answer.
+func (c Own) SendObserversListResult(ctx context.Context, in ObserversListResultInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::ObserversListResult", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserversListResult hands a call of "own::ObserversListResult" to a queue.
+func (c Own) EnqueueObserversListResult(ctx context.Context, queue string, in ObserversListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::ObserversListResult", in, callOptions(c.Options, opts)...)
 }
 
 // OnFunctionRegistrationInput calls the function "own::OnFunctionRegistrationInput".
@@ -1996,6 +2518,21 @@ func (c Own) SendQueueRedriveResult(ctx context.Context, in QueueRedriveResultIn
 // EnqueueQueueRedriveResult hands a call of "own::QueueRedriveResult" to a queue.
 func (c Own) EnqueueQueueRedriveResult(ctx context.Context, queue string, in QueueRedriveResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueRedriveResult", in, callOptions(c.Options, opts)...)
+}
+
+// QueueSourceArgs calls the function "own::QueueSourceArgs".
+func (c Own) QueueSourceArgs(ctx context.Context, in QueueSourceArgsInput, opts ...iii.CallOption) (QueueSourceArgsOutput, error) {
+	return iii.Call[QueueSourceArgsOutput](ctx, c.Client, "own::QueueSourceArgs", in, callOptions(c.Options, opts)...)
+}
+
+// SendQueueSourceArgs sends a call of "own::QueueSourceArgs" and waits for no answer.
+func (c Own) SendQueueSourceArgs(ctx context.Context, in QueueSourceArgsInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::QueueSourceArgs", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueQueueSourceArgs hands a call of "own::QueueSourceArgs" to a queue.
+func (c Own) EnqueueQueueSourceArgs(ctx context.Context, queue string, in QueueSourceArgsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::QueueSourceArgs", in, callOptions(c.Options, opts)...)
 }
 
 // QueueTriggerConfig calls the function "own::QueueTriggerConfig".
@@ -2369,21 +2906,6 @@ func (c Own) EnqueueStateSetInput(ctx context.Context, queue string, in StateSet
 	return c.Client.Enqueue(ctx, queue, "own::StateSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// StateSetResult calls the function "own::StateSetResult".
-func (c Own) StateSetResult(ctx context.Context, in StateSetResultInput, opts ...iii.CallOption) (StateSetResultOutput, error) {
-	return iii.Call[StateSetResultOutput](ctx, c.Client, "own::StateSetResult", in, callOptions(c.Options, opts)...)
-}
-
-// SendStateSetResult sends a call of "own::StateSetResult" and waits for no answer.
-func (c Own) SendStateSetResult(ctx context.Context, in StateSetResultInput, opts ...iii.CallOption) error {
-	return c.Client.Send(ctx, "own::StateSetResult", in, callOptions(c.Options, opts)...)
-}
-
-// EnqueueStateSetResult hands a call of "own::StateSetResult" to a queue.
-func (c Own) EnqueueStateSetResult(ctx context.Context, queue string, in StateSetResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
-	return c.Client.Enqueue(ctx, queue, "own::StateSetResult", in, callOptions(c.Options, opts)...)
-}
-
 // StateTriggerConfig calls the function "own::StateTriggerConfig".
 func (c Own) StateTriggerConfig(ctx context.Context, in StateTriggerConfigInput, opts ...iii.CallOption) (StateTriggerConfigOutput, error) {
 	return iii.Call[StateTriggerConfigOutput](ctx, c.Client, "own::StateTriggerConfig", in, callOptions(c.Options, opts)...)
@@ -2412,21 +2934,6 @@ func (c Own) SendStateUpdateInput(ctx context.Context, in StateUpdateInputInput,
 // EnqueueStateUpdateInput hands a call of "own::StateUpdateInput" to a queue.
 func (c Own) EnqueueStateUpdateInput(ctx context.Context, queue string, in StateUpdateInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateUpdateInput", in, callOptions(c.Options, opts)...)
-}
-
-// StateUpdateResult calls the function "own::StateUpdateResult".
-func (c Own) StateUpdateResult(ctx context.Context, in StateUpdateResultInput, opts ...iii.CallOption) (StateUpdateResultOutput, error) {
-	return iii.Call[StateUpdateResultOutput](ctx, c.Client, "own::StateUpdateResult", in, callOptions(c.Options, opts)...)
-}
-
-// SendStateUpdateResult sends a call of "own::StateUpdateResult" and waits for no answer.
-func (c Own) SendStateUpdateResult(ctx context.Context, in StateUpdateResultInput, opts ...iii.CallOption) error {
-	return c.Client.Send(ctx, "own::StateUpdateResult", in, callOptions(c.Options, opts)...)
-}
-
-// EnqueueStateUpdateResult hands a call of "own::StateUpdateResult" to a queue.
-func (c Own) EnqueueStateUpdateResult(ctx context.Context, queue string, in StateUpdateResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
-	return c.Client.Enqueue(ctx, queue, "own::StateUpdateResult", in, callOptions(c.Options, opts)...)
 }
 
 // StoredAttribute calls the function "own::StoredAttribute".
@@ -2932,51 +3439,6 @@ func (c Own) EnqueueStreamUpdateResult(ctx context.Context, queue string, in Str
 	return c.Client.Enqueue(ctx, queue, "own::StreamUpdateResult", in, callOptions(c.Options, opts)...)
 }
 
-// StringList calls the function "own::StringList".
-func (c Own) StringList(ctx context.Context, in StringListInput, opts ...iii.CallOption) (StringListOutput, error) {
-	return iii.Call[StringListOutput](ctx, c.Client, "own::StringList", in, callOptions(c.Options, opts)...)
-}
-
-// SendStringList sends a call of "own::StringList" and waits for no answer.
-func (c Own) SendStringList(ctx context.Context, in StringListInput, opts ...iii.CallOption) error {
-	return c.Client.Send(ctx, "own::StringList", in, callOptions(c.Options, opts)...)
-}
-
-// EnqueueStringList hands a call of "own::StringList" to a queue.
-func (c Own) EnqueueStringList(ctx context.Context, queue string, in StringListInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
-	return c.Client.Enqueue(ctx, queue, "own::StringList", in, callOptions(c.Options, opts)...)
-}
-
-// StringListMap calls the function "own::StringListMap".
-func (c Own) StringListMap(ctx context.Context, in StringListMapInput, opts ...iii.CallOption) (StringListMapOutput, error) {
-	return iii.Call[StringListMapOutput](ctx, c.Client, "own::StringListMap", in, callOptions(c.Options, opts)...)
-}
-
-// SendStringListMap sends a call of "own::StringListMap" and waits for no answer.
-func (c Own) SendStringListMap(ctx context.Context, in StringListMapInput, opts ...iii.CallOption) error {
-	return c.Client.Send(ctx, "own::StringListMap", in, callOptions(c.Options, opts)...)
-}
-
-// EnqueueStringListMap hands a call of "own::StringListMap" to a queue.
-func (c Own) EnqueueStringListMap(ctx context.Context, queue string, in StringListMapInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
-	return c.Client.Enqueue(ctx, queue, "own::StringListMap", in, callOptions(c.Options, opts)...)
-}
-
-// StringMap calls the function "own::StringMap".
-func (c Own) StringMap(ctx context.Context, in StringMapInput, opts ...iii.CallOption) (StringMapOutput, error) {
-	return iii.Call[StringMapOutput](ctx, c.Client, "own::StringMap", in, callOptions(c.Options, opts)...)
-}
-
-// SendStringMap sends a call of "own::StringMap" and waits for no answer.
-func (c Own) SendStringMap(ctx context.Context, in StringMapInput, opts ...iii.CallOption) error {
-	return c.Client.Send(ctx, "own::StringMap", in, callOptions(c.Options, opts)...)
-}
-
-// EnqueueStringMap hands a call of "own::StringMap" to a queue.
-func (c Own) EnqueueStringMap(ctx context.Context, queue string, in StringMapInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
-	return c.Client.Enqueue(ctx, queue, "own::StringMap", in, callOptions(c.Options, opts)...)
-}
-
 // SubscribeTriggerConfig calls the function "own::SubscribeTriggerConfig".
 func (c Own) SubscribeTriggerConfig(ctx context.Context, in SubscribeTriggerConfigInput, opts ...iii.CallOption) (SubscribeTriggerConfigOutput, error) {
 	return iii.Call[SubscribeTriggerConfigOutput](ctx, c.Client, "own::SubscribeTriggerConfig", in, callOptions(c.Options, opts)...)
@@ -3402,6 +3864,21 @@ func (c Own) SendTriggersListResult(ctx context.Context, in TriggersListResultIn
 // EnqueueTriggersListResult hands a call of "own::TriggersListResult" to a queue.
 func (c Own) EnqueueTriggersListResult(ctx context.Context, queue string, in TriggersListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggersListResult", in, callOptions(c.Options, opts)...)
+}
+
+// UnobserveMessage calls the function "own::UnobserveMessage".
+func (c Own) UnobserveMessage(ctx context.Context, in UnobserveMessageInput, opts ...iii.CallOption) (UnobserveMessageOutput, error) {
+	return iii.Call[UnobserveMessageOutput](ctx, c.Client, "own::UnobserveMessage", in, callOptions(c.Options, opts)...)
+}
+
+// SendUnobserveMessage sends a call of "own::UnobserveMessage" and waits for no answer.
+func (c Own) SendUnobserveMessage(ctx context.Context, in UnobserveMessageInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::UnobserveMessage", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueUnobserveMessage hands a call of "own::UnobserveMessage" to a queue.
+func (c Own) EnqueueUnobserveMessage(ctx context.Context, queue string, in UnobserveMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::UnobserveMessage", in, callOptions(c.Options, opts)...)
 }
 
 // UnregisterFunctionMessage calls the function "own::UnregisterFunctionMessage".
@@ -3900,6 +4377,38 @@ type ActionVoidInput struct {
 type ActionVoidOutput struct {
 	// Tag of the variant, always "void". The encoder sets it.
 	Type ActionVoidOutputType `json:"type"`
+}
+
+// Activation identifies the observer through which a function is called.
+type Activation struct {
+	// ID of the activation, which the engine chooses and which is different for each.
+	// Empty is omitted: a worker that calls through an observer does not set it.
+	ActivationID *string `json:"activation_id,omitzero"`
+
+	// ID of the observer.
+	ObserverID string `json:"observer_id"`
+}
+
+// ActivationInput: Activation identifies the observer through which a function is
+// called.
+type ActivationInput struct {
+	// ID of the activation, which the engine chooses and which is different for each.
+	// Empty is omitted: a worker that calls through an observer does not set it.
+	ActivationID *string `json:"activation_id,omitzero"`
+
+	// ID of the observer.
+	ObserverID string `json:"observer_id"`
+}
+
+// ActivationOutput: Activation identifies the observer through which a function is
+// called.
+type ActivationOutput struct {
+	// ID of the activation, which the engine chooses and which is different for each.
+	// Empty is omitted: a worker that calls through an observer does not set it.
+	ActivationID *string `json:"activation_id,omitzero"`
+
+	// ID of the observer.
+	ObserverID string `json:"observer_id"`
 }
 
 // AggregatedMetric is one time bucket of an aggregated metric. The engine adds up
@@ -4420,6 +4929,117 @@ type BridgeInvokeInputOutput struct {
 	TimeoutMs *uint `json:"timeout_ms,omitzero"`
 }
 
+// Caller identifies who made a call. The engine adds the identity of the worker;
+// the rest is absent outside a handler.
+type Caller struct {
+	// ID of the function whose handler made the call. Empty is omitted.
+	FunctionID *string `json:"function_id,omitzero"`
+
+	// ID of the invocation whose handler made the call. Empty is omitted.
+	InvocationID *string `json:"invocation_id,omitzero"`
+
+	// Caller of the handler that made the call. Nil is omitted. A parent has no
+	// parent of its own: encoding and decoding drop it.
+	Parent *CallerParent `json:"parent,omitzero"`
+
+	// ID of the connection of the calling worker. Empty is omitted.
+	WorkerID *string `json:"worker_id,omitzero"`
+
+	// Name of the calling worker; "iii-engine" on the activation of an observer.
+	// Empty is omitted.
+	WorkerName *string `json:"worker_name,omitzero"`
+}
+
+// CallerInput: Caller identifies who made a call. The engine adds the identity of
+// the worker; the rest is absent outside a handler.
+type CallerInput struct {
+	// ID of the function whose handler made the call. Empty is omitted.
+	FunctionID *string `json:"function_id,omitzero"`
+
+	// ID of the invocation whose handler made the call. Empty is omitted.
+	InvocationID *string `json:"invocation_id,omitzero"`
+
+	// Caller of the handler that made the call. Nil is omitted. A parent has no
+	// parent of its own: encoding and decoding drop it.
+	Parent *CallerInputParent `json:"parent,omitzero"`
+
+	// ID of the connection of the calling worker. Empty is omitted.
+	WorkerID *string `json:"worker_id,omitzero"`
+
+	// Name of the calling worker; "iii-engine" on the activation of an observer.
+	// Empty is omitted.
+	WorkerName *string `json:"worker_name,omitzero"`
+}
+
+// CallerInputParent: Caller of the handler that made the call. Nil is omitted. A
+// parent has no parent of its own: encoding and decoding drop it.
+type CallerInputParent struct {
+	// ID of the function that called the handler.
+	FunctionID *string `json:"function_id,omitzero"`
+
+	// ID of the invocation that called the handler.
+	InvocationID *string `json:"invocation_id,omitzero"`
+
+	// ID of the connection of the worker that called the handler.
+	WorkerID *string `json:"worker_id,omitzero"`
+
+	// Name of the worker that called the handler.
+	WorkerName *string `json:"worker_name,omitzero"`
+}
+
+// CallerOutput: Caller identifies who made a call. The engine adds the identity of
+// the worker; the rest is absent outside a handler.
+type CallerOutput struct {
+	// ID of the function whose handler made the call. Empty is omitted.
+	FunctionID *string `json:"function_id,omitzero"`
+
+	// ID of the invocation whose handler made the call. Empty is omitted.
+	InvocationID *string `json:"invocation_id,omitzero"`
+
+	// Caller of the handler that made the call. Nil is omitted. A parent has no
+	// parent of its own: encoding and decoding drop it.
+	Parent *CallerOutputParent `json:"parent,omitzero"`
+
+	// ID of the connection of the calling worker. Empty is omitted.
+	WorkerID *string `json:"worker_id,omitzero"`
+
+	// Name of the calling worker; "iii-engine" on the activation of an observer.
+	// Empty is omitted.
+	WorkerName *string `json:"worker_name,omitzero"`
+}
+
+// CallerOutputParent: Caller of the handler that made the call. Nil is omitted. A
+// parent has no parent of its own: encoding and decoding drop it.
+type CallerOutputParent struct {
+	// ID of the function that called the handler.
+	FunctionID *string `json:"function_id,omitzero"`
+
+	// ID of the invocation that called the handler.
+	InvocationID *string `json:"invocation_id,omitzero"`
+
+	// ID of the connection of the worker that called the handler.
+	WorkerID *string `json:"worker_id,omitzero"`
+
+	// Name of the worker that called the handler.
+	WorkerName *string `json:"worker_name,omitzero"`
+}
+
+// CallerParent: Caller of the handler that made the call. Nil is omitted. A parent
+// has no parent of its own: encoding and decoding drop it.
+type CallerParent struct {
+	// ID of the function that called the handler.
+	FunctionID *string `json:"function_id,omitzero"`
+
+	// ID of the invocation that called the handler.
+	InvocationID *string `json:"invocation_id,omitzero"`
+
+	// ID of the connection of the worker that called the handler.
+	WorkerID *string `json:"worker_id,omitzero"`
+
+	// Name of the worker that called the handler.
+	WorkerName *string `json:"worker_name,omitzero"`
+}
+
 // ChannelCreateInputInput: ChannelCreateInput is the input of
 // engine::channels::create.
 type ChannelCreateInputInput struct {
@@ -4876,6 +5496,48 @@ type CronEventOutput struct {
 	Trigger string `json:"trigger"`
 }
 
+// CronSourceArgsInput: CronSourceArgs are the arguments of an observer of
+// cron::on-tick. A target to which the output is delivered receives a CronTick.
+type CronSourceArgsInput struct {
+	// Cron expression in UTC: seconds, minutes, hours, day of month, month, day of
+	// week, year.
+	Expression string `json:"expression"`
+}
+
+// CronSourceArgsOutput: CronSourceArgs are the arguments of an observer of
+// cron::on-tick. A target to which the output is delivered receives a CronTick.
+type CronSourceArgsOutput struct {
+	// Cron expression in UTC: seconds, minutes, hours, day of month, month, day of
+	// week, year.
+	Expression string `json:"expression"`
+}
+
+// CronTickInput: CronTick is the event of cron::on-tick: one run of a cron
+// expression.
+type CronTickInput struct {
+	// Time at which the run began.
+	ActualTime time.Time `json:"actual_time"`
+
+	// Cron expression that was due.
+	Expression string `json:"expression"`
+
+	// Time at which the run was due.
+	ScheduledTime time.Time `json:"scheduled_time"`
+}
+
+// CronTickOutput: CronTick is the event of cron::on-tick: one run of a cron
+// expression.
+type CronTickOutput struct {
+	// Time at which the run began.
+	ActualTime time.Time `json:"actual_time"`
+
+	// Cron expression that was due.
+	Expression string `json:"expression"`
+
+	// Time at which the run was due.
+	ScheduledTime time.Time `json:"scheduled_time"`
+}
+
 // CronTriggerConfigInput: CronTriggerConfig is the config of trigger type cron.
 // Its function receives a CronEvent.
 type CronTriggerConfigInput struct {
@@ -5006,6 +5668,48 @@ type DeadLettersInputOutput struct {
 
 	// Name of the topic or named queue.
 	Topic string `json:"topic"`
+}
+
+// DroppedReports counts the calls of one function that were observed but not
+// reported, for one reason.
+type DroppedReports struct {
+	// Number of calls that were not reported.
+	Count uint `json:"count"`
+
+	// ID of the function, or "*" for all functions that are not counted by
+	// themselves.
+	FunctionID string `json:"function_id"`
+
+	// Reason: "BUFFER_FULL", "TOO_LARGE" or "INACTIVE".
+	Reason string `json:"reason"`
+}
+
+// DroppedReportsInput: DroppedReports counts the calls of one function that were
+// observed but not reported, for one reason.
+type DroppedReportsInput struct {
+	// Number of calls that were not reported.
+	Count uint `json:"count"`
+
+	// ID of the function, or "*" for all functions that are not counted by
+	// themselves.
+	FunctionID string `json:"function_id"`
+
+	// Reason: "BUFFER_FULL", "TOO_LARGE" or "INACTIVE".
+	Reason string `json:"reason"`
+}
+
+// DroppedReportsOutput: DroppedReports counts the calls of one function that were
+// observed but not reported, for one reason.
+type DroppedReportsOutput struct {
+	// Number of calls that were not reported.
+	Count uint `json:"count"`
+
+	// ID of the function, or "*" for all functions that are not counted by
+	// themselves.
+	FunctionID string `json:"function_id"`
+
+	// Reason: "BUFFER_FULL", "TOO_LARGE" or "INACTIVE".
+	Reason string `json:"reason"`
 }
 
 // DurablePublishInputInput: DurablePublishInput is the input of
@@ -5311,6 +6015,10 @@ type ErrorMessageOutput struct {
 
 // FunctionDetail is the result of engine::functions::info for one function.
 type FunctionDetail struct {
+	// JSON Schema of the arguments of the function's observers. Nil is omitted and
+	// means that observers have no arguments.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
 	// Description of what the function is for. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
@@ -5322,6 +6030,18 @@ type FunctionDetail struct {
 
 	// Namespace of the function.
 	Namespace string `json:"namespace"`
+
+	// Whether the function may be observed. Nil is omitted, as on engines older than
+	// 0.26; the default is true.
+	Observable *bool `json:"observable,omitzero"`
+
+	// Number of observers of the function. Nil is omitted, as on engines older than
+	// 0.26.
+	ObserverCount *uint `json:"observer_count,omitzero"`
+
+	// Whether only the worker that provides the function may call it. Nil is omitted,
+	// as on engines older than 0.26; the default is false.
+	Private *bool `json:"private,omitzero"`
 
 	// Triggers that call the function. Nil encodes as [].
 	RegisteredTriggers iii.List[FunctionTrigger] `json:"registered_triggers"`
@@ -5340,6 +6060,10 @@ type FunctionDetail struct {
 // FunctionDetailInput: FunctionDetail is the result of engine::functions::info for
 // one function.
 type FunctionDetailInput struct {
+	// JSON Schema of the arguments of the function's observers. Nil is omitted and
+	// means that observers have no arguments.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
 	// Description of what the function is for. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
@@ -5351,6 +6075,18 @@ type FunctionDetailInput struct {
 
 	// Namespace of the function.
 	Namespace string `json:"namespace"`
+
+	// Whether the function may be observed. Nil is omitted, as on engines older than
+	// 0.26; the default is true.
+	Observable *bool `json:"observable,omitzero"`
+
+	// Number of observers of the function. Nil is omitted, as on engines older than
+	// 0.26.
+	ObserverCount *uint `json:"observer_count,omitzero"`
+
+	// Whether only the worker that provides the function may call it. Nil is omitted,
+	// as on engines older than 0.26; the default is false.
+	Private *bool `json:"private,omitzero"`
 
 	// Triggers that call the function. Nil encodes as [].
 	RegisteredTriggers iii.List[FunctionTrigger] `json:"registered_triggers"`
@@ -5369,6 +6105,10 @@ type FunctionDetailInput struct {
 // FunctionDetailOutput: FunctionDetail is the result of engine::functions::info
 // for one function.
 type FunctionDetailOutput struct {
+	// JSON Schema of the arguments of the function's observers. Nil is omitted and
+	// means that observers have no arguments.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
 	// Description of what the function is for. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
@@ -5380,6 +6120,18 @@ type FunctionDetailOutput struct {
 
 	// Namespace of the function.
 	Namespace string `json:"namespace"`
+
+	// Whether the function may be observed. Nil is omitted, as on engines older than
+	// 0.26; the default is true.
+	Observable *bool `json:"observable,omitzero"`
+
+	// Number of observers of the function. Nil is omitted, as on engines older than
+	// 0.26.
+	ObserverCount *uint `json:"observer_count,omitzero"`
+
+	// Whether only the worker that provides the function may call it. Nil is omitted,
+	// as on engines older than 0.26; the default is false.
+	Private *bool `json:"private,omitzero"`
 
 	// Triggers that call the function. Nil encodes as [].
 	RegisteredTriggers iii.List[FunctionTrigger] `json:"registered_triggers"`
@@ -5517,8 +6269,68 @@ type FunctionInfoInputOutput struct {
 	Namespace *string `json:"namespace,omitzero"`
 }
 
+// FunctionRegisteredMessageInput: FunctionRegisteredMessage confirms the
+// registration of a function and lists its observers. The engine sends it to a
+// worker that declared observe.v1, and again to replace the list or to change
+// LocalDispatch. The worker answers with an ObserverAckMessage for each observer.
+type FunctionRegisteredMessageInput struct {
+	// ID under which this connection registered the function.
+	ID string `json:"id"`
+
+	// Whether the worker may run its own calls of the function in process. Defaults
+	// to false.
+	LocalDispatch *bool `json:"local_dispatch,omitzero"`
+
+	// Namespace of the function. Defaults to "default" when absent or null. Empty is
+	// omitted.
+	Namespace *string `json:"namespace,omitzero"`
+
+	// All observers of the function, active or not yet accepted. Defaults to none.
+	// Nil encodes as [].
+	Observers []ObserverView `json:"observers,omitzero"`
+
+	// Revision of the function's observers. It grows with every change within a
+	// connection.
+	Revision uint `json:"revision"`
+
+	// Tag of the message. The encoder sets it.
+	Type FunctionRegisteredMessageInputType `json:"type"`
+}
+
+// FunctionRegisteredMessageOutput: FunctionRegisteredMessage confirms the
+// registration of a function and lists its observers. The engine sends it to a
+// worker that declared observe.v1, and again to replace the list or to change
+// LocalDispatch. The worker answers with an ObserverAckMessage for each observer.
+type FunctionRegisteredMessageOutput struct {
+	// ID under which this connection registered the function.
+	ID string `json:"id"`
+
+	// Whether the worker may run its own calls of the function in process. Defaults
+	// to false.
+	LocalDispatch *bool `json:"local_dispatch,omitzero"`
+
+	// Namespace of the function. Defaults to "default" when absent or null. Empty is
+	// omitted.
+	Namespace *string `json:"namespace,omitzero"`
+
+	// All observers of the function, active or not yet accepted. Defaults to none.
+	// Nil encodes as [].
+	Observers []ObserverView `json:"observers,omitzero"`
+
+	// Revision of the function's observers. It grows with every change within a
+	// connection.
+	Revision uint `json:"revision"`
+
+	// Tag of the message. The encoder sets it.
+	Type FunctionRegisteredMessageOutputType `json:"type"`
+}
+
 // FunctionSummary describes one function in a list.
 type FunctionSummary struct {
+	// JSON Schema of the arguments of the function's observers. Nil is omitted and
+	// means that observers have no arguments.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
 	// Description of what the function is for. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
@@ -5530,6 +6342,18 @@ type FunctionSummary struct {
 
 	// Namespace of the function.
 	Namespace string `json:"namespace"`
+
+	// Whether the function may be observed. Nil is omitted, as on engines older than
+	// 0.26; the default is true.
+	Observable *bool `json:"observable,omitzero"`
+
+	// Number of observers of the function. Nil is omitted, as on engines older than
+	// 0.26.
+	ObserverCount *uint `json:"observer_count,omitzero"`
+
+	// Whether only the worker that provides the function may call it. Nil is omitted,
+	// as on engines older than 0.26; the default is false.
+	Private *bool `json:"private,omitzero"`
 
 	// Name of the worker that provides the function. For a worker without a name, the
 	// part of the ID before the first "::".
@@ -5538,6 +6362,10 @@ type FunctionSummary struct {
 
 // FunctionSummaryInput: FunctionSummary describes one function in a list.
 type FunctionSummaryInput struct {
+	// JSON Schema of the arguments of the function's observers. Nil is omitted and
+	// means that observers have no arguments.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
 	// Description of what the function is for. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
@@ -5549,6 +6377,18 @@ type FunctionSummaryInput struct {
 
 	// Namespace of the function.
 	Namespace string `json:"namespace"`
+
+	// Whether the function may be observed. Nil is omitted, as on engines older than
+	// 0.26; the default is true.
+	Observable *bool `json:"observable,omitzero"`
+
+	// Number of observers of the function. Nil is omitted, as on engines older than
+	// 0.26.
+	ObserverCount *uint `json:"observer_count,omitzero"`
+
+	// Whether only the worker that provides the function may call it. Nil is omitted,
+	// as on engines older than 0.26; the default is false.
+	Private *bool `json:"private,omitzero"`
 
 	// Name of the worker that provides the function. For a worker without a name, the
 	// part of the ID before the first "::".
@@ -5557,6 +6397,10 @@ type FunctionSummaryInput struct {
 
 // FunctionSummaryOutput: FunctionSummary describes one function in a list.
 type FunctionSummaryOutput struct {
+	// JSON Schema of the arguments of the function's observers. Nil is omitted and
+	// means that observers have no arguments.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
 	// Description of what the function is for. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
@@ -5568,6 +6412,18 @@ type FunctionSummaryOutput struct {
 
 	// Namespace of the function.
 	Namespace string `json:"namespace"`
+
+	// Whether the function may be observed. Nil is omitted, as on engines older than
+	// 0.26; the default is true.
+	Observable *bool `json:"observable,omitzero"`
+
+	// Number of observers of the function. Nil is omitted, as on engines older than
+	// 0.26.
+	ObserverCount *uint `json:"observer_count,omitzero"`
+
+	// Whether only the worker that provides the function may call it. Nil is omitted,
+	// as on engines older than 0.26; the default is false.
+	Private *bool `json:"private,omitzero"`
 
 	// Name of the worker that provides the function. For a worker without a name, the
 	// part of the ID before the first "::".
@@ -6010,8 +6866,9 @@ type HTTPRequestInput struct {
 	// the path that the client requested. Defaults to empty.
 	Path *string `json:"path,omitzero"`
 
-	// Values of the route pattern's placeholders, not percent-decoded, keyed by
-	// placeholder name. Defaults to none. Nil encodes as {}.
+	// Values of the route pattern's placeholders, keyed by placeholder name. The
+	// engine delivers them percent-encoded; HandleHTTP decodes them. Defaults to
+	// none. Nil encodes as {}.
 	PathParams map[string]string `json:"path_params,omitzero"`
 
 	// Query parameters of the request, percent-decoded. If a parameter is repeated,
@@ -6047,8 +6904,9 @@ type HTTPRequestOutput struct {
 	// the path that the client requested. Defaults to empty.
 	Path *string `json:"path,omitzero"`
 
-	// Values of the route pattern's placeholders, not percent-decoded, keyed by
-	// placeholder name. Defaults to none. Nil encodes as {}.
+	// Values of the route pattern's placeholders, keyed by placeholder name. The
+	// engine delivers them percent-encoded; HandleHTTP decodes them. Defaults to
+	// none. Nil encodes as {}.
 	PathParams map[string]string `json:"path_params,omitzero"`
 
 	// Query parameters of the request, percent-decoded. If a parameter is repeated,
@@ -6130,6 +6988,44 @@ type HTTPResponseOutput struct {
 
 	// HTTP status of the response. The engine turns an out-of-range status into 200.
 	StatusCode uint16 `json:"status_code"`
+}
+
+// HTTPSourceArgsInput: HTTPSourceArgs are the arguments of an observer of
+// http::on-request: one route of the HTTP server. The target receives an
+// HTTPRequest, and its result is the response.
+type HTTPSourceArgsInput struct {
+	// Method to serve.
+	Method string `json:"method"`
+
+	// IDs of the functions that handle the request before the target, in this order.
+	// Each receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult. Empty
+	// is omitted.
+	MiddlewareFunctionIDs []string `json:"middleware_function_ids,omitzero"`
+
+	// Route to serve. A segment :name is a parameter.
+	Path string `json:"path"`
+
+	// Setting that the HTTP worker defines. Nil is omitted.
+	PublicWebhook json.RawMessage `json:"public_webhook,omitzero"`
+}
+
+// HTTPSourceArgsOutput: HTTPSourceArgs are the arguments of an observer of
+// http::on-request: one route of the HTTP server. The target receives an
+// HTTPRequest, and its result is the response.
+type HTTPSourceArgsOutput struct {
+	// Method to serve.
+	Method string `json:"method"`
+
+	// IDs of the functions that handle the request before the target, in this order.
+	// Each receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult. Empty
+	// is omitted.
+	MiddlewareFunctionIDs []string `json:"middleware_function_ids,omitzero"`
+
+	// Route to serve. A segment :name is a parameter.
+	Path string `json:"path"`
+
+	// Setting that the HTTP worker defines. Nil is omitted.
+	PublicWebhook json.RawMessage `json:"public_webhook,omitzero"`
 }
 
 // HTTPTriggerConfigInput: HTTPTriggerConfig is the config of trigger type http:
@@ -6392,6 +7288,11 @@ type InvocationResultMessageInput struct {
 	// W3C baggage of the invocation. Empty is omitted.
 	Baggage *string `json:"baggage,omitzero"`
 
+	// Whether the hosting worker delivered the call to the observers itself, so that
+	// the engine activates none. The zero value, false, is omitted. It requires
+	// observe.v2, and the engine removes it.
+	Delivered *bool `json:"delivered,omitzero"`
+
 	// Error with which the invocation failed. Nil is omitted.
 	Error *ErrorBody `json:"error,omitzero"`
 
@@ -6400,6 +7301,11 @@ type InvocationResultMessageInput struct {
 
 	// ID of the invocation, a UUID.
 	InvocationID string `json:"invocation_id"`
+
+	// IDs of the observers that the hosting worker chose. Nil is omitted: the engine
+	// considers every active observer. An empty list means none. It requires
+	// observe.v2, and the engine removes it.
+	Matched []string `json:"matched,omitzero"`
 
 	// Result of the function. Nil is omitted and means the same as null.
 	Result json.RawMessage `json:"result,omitzero"`
@@ -6418,6 +7324,11 @@ type InvocationResultMessageOutput struct {
 	// W3C baggage of the invocation. Empty is omitted.
 	Baggage *string `json:"baggage,omitzero"`
 
+	// Whether the hosting worker delivered the call to the observers itself, so that
+	// the engine activates none. The zero value, false, is omitted. It requires
+	// observe.v2, and the engine removes it.
+	Delivered *bool `json:"delivered,omitzero"`
+
 	// Error with which the invocation failed. Nil is omitted.
 	Error *ErrorBody `json:"error,omitzero"`
 
@@ -6426,6 +7337,11 @@ type InvocationResultMessageOutput struct {
 
 	// ID of the invocation, a UUID.
 	InvocationID string `json:"invocation_id"`
+
+	// IDs of the observers that the hosting worker chose. Nil is omitted: the engine
+	// considers every active observer. An empty list means none. It requires
+	// observe.v2, and the engine removes it.
+	Matched []string `json:"matched,omitzero"`
 
 	// Result of the function. Nil is omitted and means the same as null.
 	Result json.RawMessage `json:"result,omitzero"`
@@ -6437,6 +7353,28 @@ type InvocationResultMessageOutput struct {
 	Type InvocationResultMessageOutputType `json:"type"`
 }
 
+// InvocationsObservedMessageInput: InvocationsObservedMessage reports calls that
+// ran in process and the observers to activate for each. The engine sends no
+// answer.
+type InvocationsObservedMessageInput struct {
+	// Reported calls, in order. Defaults to none. Nil encodes as [].
+	Items []ObservedInvocation `json:"items,omitzero"`
+
+	// Tag of the message. The encoder sets it.
+	Type InvocationsObservedMessageInputType `json:"type"`
+}
+
+// InvocationsObservedMessageOutput: InvocationsObservedMessage reports calls that
+// ran in process and the observers to activate for each. The engine sends no
+// answer.
+type InvocationsObservedMessageOutput struct {
+	// Reported calls, in order. Defaults to none. Nil encodes as [].
+	Items []ObservedInvocation `json:"items,omitzero"`
+
+	// Tag of the message. The encoder sets it.
+	Type InvocationsObservedMessageOutputType `json:"type"`
+}
+
 // InvokeFunctionMessageInput: InvokeFunctionMessage requests the invocation of a
 // function. A worker sends it to the engine, and the engine sends it to the worker
 // that provides the function.
@@ -6445,8 +7383,17 @@ type InvokeFunctionMessageInput struct {
 	// and means that the caller waits for the result. The engine never sets it.
 	Action *TriggerAction `json:"action,omitzero"`
 
+	// Observer through which the function is called. Nil is omitted and means that
+	// the call is not made through an observer.
+	Activation *Activation `json:"activation,omitzero"`
+
 	// W3C baggage of the caller. Empty is omitted.
 	Baggage *string `json:"baggage,omitzero"`
+
+	// Handler that makes the call; the engine adds the worker. Nil is omitted: a
+	// worker sets it only for calls of a handler, and only on a connection with
+	// observe.v1.
+	Caller *Caller `json:"caller,omitzero"`
 
 	// Payload of the invocation. The engine adds the key _caller_worker_id to a
 	// payload that is an object. Nil encodes as null.
@@ -6466,6 +7413,10 @@ type InvokeFunctionMessageInput struct {
 	// Namespace of the function. Empty is omitted and means "default". The engine
 	// never sets it.
 	Namespace *string `json:"namespace,omitzero"`
+
+	// Number of activations in the chain that led to the call. The zero value is
+	// omitted.
+	ObserveDepth *uint32 `json:"observe_depth,omitzero"`
 
 	// W3C trace context of the caller. Empty is omitted.
 	Traceparent *string `json:"traceparent,omitzero"`
@@ -6482,8 +7433,17 @@ type InvokeFunctionMessageOutput struct {
 	// and means that the caller waits for the result. The engine never sets it.
 	Action *TriggerAction `json:"action,omitzero"`
 
+	// Observer through which the function is called. Nil is omitted and means that
+	// the call is not made through an observer.
+	Activation *Activation `json:"activation,omitzero"`
+
 	// W3C baggage of the caller. Empty is omitted.
 	Baggage *string `json:"baggage,omitzero"`
+
+	// Handler that makes the call; the engine adds the worker. Nil is omitted: a
+	// worker sets it only for calls of a handler, and only on a connection with
+	// observe.v1.
+	Caller *Caller `json:"caller,omitzero"`
 
 	// Payload of the invocation. The engine adds the key _caller_worker_id to a
 	// payload that is an object. Nil encodes as null.
@@ -6504,11 +7464,96 @@ type InvokeFunctionMessageOutput struct {
 	// never sets it.
 	Namespace *string `json:"namespace,omitzero"`
 
+	// Number of activations in the chain that led to the call. The zero value is
+	// omitted.
+	ObserveDepth *uint32 `json:"observe_depth,omitzero"`
+
 	// W3C trace context of the caller. Empty is omitted.
 	Traceparent *string `json:"traceparent,omitzero"`
 
 	// Tag of the message. The encoder sets it.
 	Type InvokeFunctionMessageOutputType `json:"type"`
+}
+
+// LocalFunctionStats counts the calls of one function that ran in process.
+type LocalFunctionStats struct {
+	// Number of calls.
+	Count uint `json:"count"`
+
+	// Sum of the durations of all calls in milliseconds, with a fraction.
+	DurationMsSum float64 `json:"duration_ms_sum"`
+
+	// Number of calls that failed.
+	Errors uint `json:"errors"`
+
+	// ID of the function.
+	FunctionID string `json:"function_id"`
+}
+
+// LocalFunctionStatsInput: LocalFunctionStats counts the calls of one function
+// that ran in process.
+type LocalFunctionStatsInput struct {
+	// Number of calls.
+	Count uint `json:"count"`
+
+	// Sum of the durations of all calls in milliseconds, with a fraction.
+	DurationMsSum float64 `json:"duration_ms_sum"`
+
+	// Number of calls that failed.
+	Errors uint `json:"errors"`
+
+	// ID of the function.
+	FunctionID string `json:"function_id"`
+}
+
+// LocalFunctionStatsOutput: LocalFunctionStats counts the calls of one function
+// that ran in process.
+type LocalFunctionStatsOutput struct {
+	// Number of calls.
+	Count uint `json:"count"`
+
+	// Sum of the durations of all calls in milliseconds, with a fraction.
+	DurationMsSum float64 `json:"duration_ms_sum"`
+
+	// Number of calls that failed.
+	Errors uint `json:"errors"`
+
+	// ID of the function.
+	FunctionID string `json:"function_id"`
+}
+
+// LocalInvocationStatsMessageInput: LocalInvocationStatsMessage counts the calls
+// that ran in process since the last such message. The engine sends no answer.
+type LocalInvocationStatsMessageInput struct {
+	// Counts of the calls that were observed but not reported. Defaults to none. Nil
+	// encodes as [].
+	DroppedReports []DroppedReports `json:"dropped_reports,omitzero"`
+
+	// Counts of the functions that were called. Defaults to none. Nil encodes as [].
+	Functions []LocalFunctionStats `json:"functions,omitzero"`
+
+	// Tag of the message. The encoder sets it.
+	Type LocalInvocationStatsMessageInputType `json:"type"`
+
+	// Time that the counts cover, in milliseconds.
+	WindowMs uint `json:"window_ms"`
+}
+
+// LocalInvocationStatsMessageOutput: LocalInvocationStatsMessage counts the calls
+// that ran in process since the last such message. The engine sends no answer.
+type LocalInvocationStatsMessageOutput struct {
+	// Counts of the calls that were observed but not reported. Defaults to none. Nil
+	// encodes as [].
+	DroppedReports []DroppedReports `json:"dropped_reports,omitzero"`
+
+	// Counts of the functions that were called. Defaults to none. Nil encodes as [].
+	Functions []LocalFunctionStats `json:"functions,omitzero"`
+
+	// Tag of the message. The encoder sets it.
+	Type LocalInvocationStatsMessageOutputType `json:"type"`
+
+	// Time that the counts cover, in milliseconds.
+	WindowMs uint `json:"window_ms"`
 }
 
 // LogEventInput: LogEvent is the payload that a log trigger delivers: one record
@@ -7058,9 +8103,926 @@ type NumberDataPointOutput struct {
 	Value float64 `json:"value"`
 }
 
+// ObserveDescriptor describes how a function may be observed in version 0.25 of
+// the protocol. Later versions use other fields of the RegisterFunctionMessage; an
+// engine still decodes a descriptor, and this package never sends one.
+type ObserveDescriptor struct {
+	// Whether the function may be observed. Nil is omitted; the default is true.
+	Allow *bool `json:"allow,omitzero"`
+
+	// JSON Schema of the arguments of an observer. Nil is omitted and means that
+	// observers have no arguments; null decodes as nil.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
+	// Who activates the observers. Empty is omitted; the default is "auto".
+	Delivery *ObserveDelivery `json:"delivery,omitzero"`
+
+	// Trigger type whose triggers the engine turns into observers of the function.
+	// Empty is omitted and means none.
+	LegacyTriggerType *string `json:"legacy_trigger_type,omitzero"`
+}
+
+// ObserveDescriptorInput: ObserveDescriptor describes how a function may be
+// observed in version 0.25 of the protocol. Later versions use other fields of the
+// RegisterFunctionMessage; an engine still decodes a descriptor, and this package
+// never sends one.
+type ObserveDescriptorInput struct {
+	// Whether the function may be observed. Nil is omitted; the default is true.
+	Allow *bool `json:"allow,omitzero"`
+
+	// JSON Schema of the arguments of an observer. Nil is omitted and means that
+	// observers have no arguments; null decodes as nil.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
+	// Who activates the observers. Empty is omitted; the default is "auto".
+	Delivery *ObserveDelivery `json:"delivery,omitzero"`
+
+	// Trigger type whose triggers the engine turns into observers of the function.
+	// Empty is omitted and means none.
+	LegacyTriggerType *string `json:"legacy_trigger_type,omitzero"`
+}
+
+// ObserveDescriptorOutput: ObserveDescriptor describes how a function may be
+// observed in version 0.25 of the protocol. Later versions use other fields of the
+// RegisterFunctionMessage; an engine still decodes a descriptor, and this package
+// never sends one.
+type ObserveDescriptorOutput struct {
+	// Whether the function may be observed. Nil is omitted; the default is true.
+	Allow *bool `json:"allow,omitzero"`
+
+	// JSON Schema of the arguments of an observer. Nil is omitted and means that
+	// observers have no arguments; null decodes as nil.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
+	// Who activates the observers. Empty is omitted; the default is "auto".
+	Delivery *ObserveDelivery `json:"delivery,omitzero"`
+
+	// Trigger type whose triggers the engine turns into observers of the function.
+	// Empty is omitted and means none.
+	LegacyTriggerType *string `json:"legacy_trigger_type,omitzero"`
+}
+
+// ObserveMessageInput: ObserveMessage creates an observer, or confirms one that
+// the connection already owns. The engine answers each with exactly one
+// ObserveResultMessage, in order.
+type ObserveMessageInput struct {
+	// Time after which the observer ends, in milliseconds. Nil is omitted and means
+	// never.
+	ExpiresInMs *uint `json:"expires_in_ms,omitzero"`
+
+	// ID of the observer, which the observing worker chooses. It stays the same on
+	// every connection.
+	ID string `json:"id"`
+
+	// Number of activations after which the observer ends. Nil is omitted and means
+	// no limit.
+	MaxFires *uint `json:"max_fires,omitzero"`
+
+	// Number of activations that may run at once; further ones wait. Nil is omitted
+	// and means the limit of the engine.
+	MaxInFlight *uint32 `json:"max_in_flight,omitzero"`
+
+	// Metadata of each call of the target. The worker that hosts the source does not
+	// see it. Nil is omitted; null decodes as nil.
+	Metadata json.RawMessage `json:"metadata,omitzero"`
+
+	// Observed function and the conditions for its calls.
+	Source ObserveSource `json:"source"`
+
+	// Function that the observer calls.
+	Target ObserveTarget `json:"target"`
+
+	// Tag of the message. The encoder sets it.
+	Type ObserveMessageInputType `json:"type"`
+}
+
+// ObserveMessageOutput: ObserveMessage creates an observer, or confirms one that
+// the connection already owns. The engine answers each with exactly one
+// ObserveResultMessage, in order.
+type ObserveMessageOutput struct {
+	// Time after which the observer ends, in milliseconds. Nil is omitted and means
+	// never.
+	ExpiresInMs *uint `json:"expires_in_ms,omitzero"`
+
+	// ID of the observer, which the observing worker chooses. It stays the same on
+	// every connection.
+	ID string `json:"id"`
+
+	// Number of activations after which the observer ends. Nil is omitted and means
+	// no limit.
+	MaxFires *uint `json:"max_fires,omitzero"`
+
+	// Number of activations that may run at once; further ones wait. Nil is omitted
+	// and means the limit of the engine.
+	MaxInFlight *uint32 `json:"max_in_flight,omitzero"`
+
+	// Metadata of each call of the target. The worker that hosts the source does not
+	// see it. Nil is omitted; null decodes as nil.
+	Metadata json.RawMessage `json:"metadata,omitzero"`
+
+	// Observed function and the conditions for its calls.
+	Source ObserveSource `json:"source"`
+
+	// Function that the observer calls.
+	Target ObserveTarget `json:"target"`
+
+	// Tag of the message. The encoder sets it.
+	Type ObserveMessageOutputType `json:"type"`
+}
+
+// ObserveResultMessageInput: ObserveResultMessage answers an ObserveMessage. With
+// state "error" the engine rejects the observer and keeps nothing of it.
+type ObserveResultMessageInput struct {
+	// Error that explains state "error". Nil is omitted.
+	Error *ErrorBody `json:"error,omitzero"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// State of the observer: "pending", "active", "suspended" or "error".
+	State ObserverState `json:"state"`
+
+	// Tag of the message. The encoder sets it.
+	Type ObserveResultMessageInputType `json:"type"`
+
+	// Doubts of the engine about the observer, for example about a filter path that
+	// it cannot verify. Empty is omitted; the default is none.
+	Warnings []string `json:"warnings,omitzero"`
+}
+
+// ObserveResultMessageOutput: ObserveResultMessage answers an ObserveMessage. With
+// state "error" the engine rejects the observer and keeps nothing of it.
+type ObserveResultMessageOutput struct {
+	// Error that explains state "error". Nil is omitted.
+	Error *ErrorBody `json:"error,omitzero"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// State of the observer: "pending", "active", "suspended" or "error".
+	State ObserverState `json:"state"`
+
+	// Tag of the message. The encoder sets it.
+	Type ObserveResultMessageOutputType `json:"type"`
+
+	// Doubts of the engine about the observer, for example about a filter path that
+	// it cannot verify. Empty is omitted; the default is none.
+	Warnings []string `json:"warnings,omitzero"`
+}
+
+// ObserveSource is the source of an observer on the wire: the observed function
+// and the conditions under which its calls activate the observer.
+type ObserveSource struct {
+	// Arguments for the worker that hosts the function, normally an object. Nil is
+	// omitted and means no arguments; null decodes as nil.
+	Args json.RawMessage `json:"args,omitzero"`
+
+	// Parts of a call that the envelope contains. Nil is omitted and means input,
+	// output and caller; an empty list means none of them.
+	Capture []Capture `json:"capture,omitzero"`
+
+	// Payload of the target. Empty is omitted; the default is "envelope".
+	Deliver *ObserveDeliver `json:"deliver,omitzero"`
+
+	// Filter that a call must match, an object. Nil is omitted and matches every
+	// call; null decodes as nil.
+	Filters json.RawMessage `json:"filters,omitzero"`
+
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// Namespace of the observed function. Empty is omitted and means "default".
+	Namespace *string `json:"namespace,omitzero"`
+
+	// Outcome of the calls that activate the observer. Empty is omitted; the default
+	// is "success".
+	On *ObserveOn `json:"on,omitzero"`
+}
+
+// ObserveSourceInput: ObserveSource is the source of an observer on the wire: the
+// observed function and the conditions under which its calls activate the
+// observer.
+type ObserveSourceInput struct {
+	// Arguments for the worker that hosts the function, normally an object. Nil is
+	// omitted and means no arguments; null decodes as nil.
+	Args json.RawMessage `json:"args,omitzero"`
+
+	// Parts of a call that the envelope contains. Nil is omitted and means input,
+	// output and caller; an empty list means none of them.
+	Capture []Capture `json:"capture,omitzero"`
+
+	// Payload of the target. Empty is omitted; the default is "envelope".
+	Deliver *ObserveDeliver `json:"deliver,omitzero"`
+
+	// Filter that a call must match, an object. Nil is omitted and matches every
+	// call; null decodes as nil.
+	Filters json.RawMessage `json:"filters,omitzero"`
+
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// Namespace of the observed function. Empty is omitted and means "default".
+	Namespace *string `json:"namespace,omitzero"`
+
+	// Outcome of the calls that activate the observer. Empty is omitted; the default
+	// is "success".
+	On *ObserveOn `json:"on,omitzero"`
+}
+
+// ObserveSourceOutput: ObserveSource is the source of an observer on the wire: the
+// observed function and the conditions under which its calls activate the
+// observer.
+type ObserveSourceOutput struct {
+	// Arguments for the worker that hosts the function, normally an object. Nil is
+	// omitted and means no arguments; null decodes as nil.
+	Args json.RawMessage `json:"args,omitzero"`
+
+	// Parts of a call that the envelope contains. Nil is omitted and means input,
+	// output and caller; an empty list means none of them.
+	Capture []Capture `json:"capture,omitzero"`
+
+	// Payload of the target. Empty is omitted; the default is "envelope".
+	Deliver *ObserveDeliver `json:"deliver,omitzero"`
+
+	// Filter that a call must match, an object. Nil is omitted and matches every
+	// call; null decodes as nil.
+	Filters json.RawMessage `json:"filters,omitzero"`
+
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// Namespace of the observed function. Empty is omitted and means "default".
+	Namespace *string `json:"namespace,omitzero"`
+
+	// Outcome of the calls that activate the observer. Empty is omitted; the default
+	// is "success".
+	On *ObserveOn `json:"on,omitzero"`
+}
+
+// ObserveTarget is the function that an observer calls.
+type ObserveTarget struct {
+	// ID of the target.
+	FunctionID string `json:"function_id"`
+
+	// Namespace of the target. Empty is omitted and means "default".
+	Namespace *string `json:"namespace,omitzero"`
+}
+
+// ObserveTargetInput: ObserveTarget is the function that an observer calls.
+type ObserveTargetInput struct {
+	// ID of the target.
+	FunctionID string `json:"function_id"`
+
+	// Namespace of the target. Empty is omitted and means "default".
+	Namespace *string `json:"namespace,omitzero"`
+}
+
+// ObserveTargetOutput: ObserveTarget is the function that an observer calls.
+type ObserveTargetOutput struct {
+	// ID of the target.
+	FunctionID string `json:"function_id"`
+
+	// Namespace of the target. Empty is omitted and means "default".
+	Namespace *string `json:"namespace,omitzero"`
+}
+
+// ObservedInvocation is a call that ran in process, as an
+// InvocationsObservedMessage reports it. Input, output, error and metadata are
+// present if an activated observer captures them; null is a value, and differs
+// from absent.
+type ObservedInvocation struct {
+	// W3C baggage of the call. Empty is omitted.
+	Baggage *string `json:"baggage,omitzero"`
+
+	// Caller of the function; the engine adds the worker. Nil is omitted and means
+	// that no observer captures it or that nothing is known beyond the worker.
+	Caller *Caller `json:"caller,omitzero"`
+
+	// Duration of the call in milliseconds, with a fraction.
+	DurationMs float64 `json:"duration_ms"`
+
+	// Error of the call, an object with code and message. Nil is omitted and means
+	// that no observer captures it or that the call succeeded.
+	Error json.RawMessage `json:"error,omitzero"`
+
+	// ID of the called function.
+	FunctionID string `json:"function_id"`
+
+	// Payload of the call. Nil is omitted and means that no observer captures it.
+	Input json.RawMessage `json:"input,omitzero"`
+
+	// ID of the call, which the worker chooses.
+	InvocationID string `json:"invocation_id"`
+
+	// IDs of the observers to activate. The worker has already applied their
+	// conditions. Defaults to none. Nil encodes as [].
+	Matched []string `json:"matched,omitzero"`
+
+	// Metadata of the call. Nil is omitted and means that no observer captures it or
+	// that there is none.
+	Metadata json.RawMessage `json:"metadata,omitzero"`
+
+	// Namespace of the called function, as its FunctionRegisteredMessage states it.
+	// Empty is omitted.
+	Namespace *string `json:"namespace,omitzero"`
+
+	// Number of activations in the chain that led to the call. Defaults to 0.
+	ObserveDepth *uint32 `json:"observe_depth,omitzero"`
+
+	// Result of the call. Nil is omitted and means that no observer captures it, that
+	// the call failed, or that OutputIsInput is set.
+	Output json.RawMessage `json:"output,omitzero"`
+
+	// Whether the result equals the payload and is left out. The zero value, false,
+	// is omitted.
+	OutputIsInput *bool `json:"output_is_input,omitzero"`
+
+	// Time at which the call began, in milliseconds since the Unix epoch.
+	StartedAtMs uint `json:"started_at_ms"`
+
+	// Outcome of the call: "success" or "error".
+	Status string `json:"status"`
+
+	// W3C trace context of the call. Empty is omitted.
+	Traceparent *string `json:"traceparent,omitzero"`
+}
+
+// ObservedInvocationInput: ObservedInvocation is a call that ran in process, as an
+// InvocationsObservedMessage reports it. Input, output, error and metadata are
+// present if an activated observer captures them; null is a value, and differs
+// from absent.
+type ObservedInvocationInput struct {
+	// W3C baggage of the call. Empty is omitted.
+	Baggage *string `json:"baggage,omitzero"`
+
+	// Caller of the function; the engine adds the worker. Nil is omitted and means
+	// that no observer captures it or that nothing is known beyond the worker.
+	Caller *Caller `json:"caller,omitzero"`
+
+	// Duration of the call in milliseconds, with a fraction.
+	DurationMs float64 `json:"duration_ms"`
+
+	// Error of the call, an object with code and message. Nil is omitted and means
+	// that no observer captures it or that the call succeeded.
+	Error json.RawMessage `json:"error,omitzero"`
+
+	// ID of the called function.
+	FunctionID string `json:"function_id"`
+
+	// Payload of the call. Nil is omitted and means that no observer captures it.
+	Input json.RawMessage `json:"input,omitzero"`
+
+	// ID of the call, which the worker chooses.
+	InvocationID string `json:"invocation_id"`
+
+	// IDs of the observers to activate. The worker has already applied their
+	// conditions. Defaults to none. Nil encodes as [].
+	Matched []string `json:"matched,omitzero"`
+
+	// Metadata of the call. Nil is omitted and means that no observer captures it or
+	// that there is none.
+	Metadata json.RawMessage `json:"metadata,omitzero"`
+
+	// Namespace of the called function, as its FunctionRegisteredMessage states it.
+	// Empty is omitted.
+	Namespace *string `json:"namespace,omitzero"`
+
+	// Number of activations in the chain that led to the call. Defaults to 0.
+	ObserveDepth *uint32 `json:"observe_depth,omitzero"`
+
+	// Result of the call. Nil is omitted and means that no observer captures it, that
+	// the call failed, or that OutputIsInput is set.
+	Output json.RawMessage `json:"output,omitzero"`
+
+	// Whether the result equals the payload and is left out. The zero value, false,
+	// is omitted.
+	OutputIsInput *bool `json:"output_is_input,omitzero"`
+
+	// Time at which the call began, in milliseconds since the Unix epoch.
+	StartedAtMs uint `json:"started_at_ms"`
+
+	// Outcome of the call: "success" or "error".
+	Status string `json:"status"`
+
+	// W3C trace context of the call. Empty is omitted.
+	Traceparent *string `json:"traceparent,omitzero"`
+}
+
+// ObservedInvocationOutput: ObservedInvocation is a call that ran in process, as
+// an InvocationsObservedMessage reports it. Input, output, error and metadata are
+// present if an activated observer captures them; null is a value, and differs
+// from absent.
+type ObservedInvocationOutput struct {
+	// W3C baggage of the call. Empty is omitted.
+	Baggage *string `json:"baggage,omitzero"`
+
+	// Caller of the function; the engine adds the worker. Nil is omitted and means
+	// that no observer captures it or that nothing is known beyond the worker.
+	Caller *Caller `json:"caller,omitzero"`
+
+	// Duration of the call in milliseconds, with a fraction.
+	DurationMs float64 `json:"duration_ms"`
+
+	// Error of the call, an object with code and message. Nil is omitted and means
+	// that no observer captures it or that the call succeeded.
+	Error json.RawMessage `json:"error,omitzero"`
+
+	// ID of the called function.
+	FunctionID string `json:"function_id"`
+
+	// Payload of the call. Nil is omitted and means that no observer captures it.
+	Input json.RawMessage `json:"input,omitzero"`
+
+	// ID of the call, which the worker chooses.
+	InvocationID string `json:"invocation_id"`
+
+	// IDs of the observers to activate. The worker has already applied their
+	// conditions. Defaults to none. Nil encodes as [].
+	Matched []string `json:"matched,omitzero"`
+
+	// Metadata of the call. Nil is omitted and means that no observer captures it or
+	// that there is none.
+	Metadata json.RawMessage `json:"metadata,omitzero"`
+
+	// Namespace of the called function, as its FunctionRegisteredMessage states it.
+	// Empty is omitted.
+	Namespace *string `json:"namespace,omitzero"`
+
+	// Number of activations in the chain that led to the call. Defaults to 0.
+	ObserveDepth *uint32 `json:"observe_depth,omitzero"`
+
+	// Result of the call. Nil is omitted and means that no observer captures it, that
+	// the call failed, or that OutputIsInput is set.
+	Output json.RawMessage `json:"output,omitzero"`
+
+	// Whether the result equals the payload and is left out. The zero value, false,
+	// is omitted.
+	OutputIsInput *bool `json:"output_is_input,omitzero"`
+
+	// Time at which the call began, in milliseconds since the Unix epoch.
+	StartedAtMs uint `json:"started_at_ms"`
+
+	// Outcome of the call: "success" or "error".
+	Status string `json:"status"`
+
+	// W3C trace context of the call. Empty is omitted.
+	Traceparent *string `json:"traceparent,omitzero"`
+}
+
+// ObserverAckMessageInput: ObserverAckMessage accepts or rejects an observer. The
+// worker that hosts the observed function sends it for each announced observer,
+// and later to reject an observer that it has accepted. The engine sends no answer
+// to it.
+type ObserverAckMessageInput struct {
+	// Error that explains the rejection. Nil is omitted and means that the observer
+	// is accepted.
+	Error *ErrorBody `json:"error,omitzero"`
+
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Namespace of the observed function. Empty is omitted and means the namespace of
+	// the connection.
+	Namespace *string `json:"namespace,omitzero"`
+
+	// Revision of the message that announced the observer.
+	Revision uint `json:"revision"`
+
+	// Tag of the message. The encoder sets it.
+	Type ObserverAckMessageInputType `json:"type"`
+}
+
+// ObserverAckMessageOutput: ObserverAckMessage accepts or rejects an observer. The
+// worker that hosts the observed function sends it for each announced observer,
+// and later to reject an observer that it has accepted. The engine sends no answer
+// to it.
+type ObserverAckMessageOutput struct {
+	// Error that explains the rejection. Nil is omitted and means that the observer
+	// is accepted.
+	Error *ErrorBody `json:"error,omitzero"`
+
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Namespace of the observed function. Empty is omitted and means the namespace of
+	// the connection.
+	Namespace *string `json:"namespace,omitzero"`
+
+	// Revision of the message that announced the observer.
+	Revision uint `json:"revision"`
+
+	// Tag of the message. The encoder sets it.
+	Type ObserverAckMessageOutputType `json:"type"`
+}
+
+// ObserverAddedMessageInput: ObserverAddedMessage announces a new observer to the
+// worker that hosts the observed function. The worker answers with an
+// ObserverAckMessage.
+type ObserverAddedMessageInput struct {
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// Namespace of the observed function. Defaults to "default" when absent or null.
+	// Empty is omitted.
+	Namespace *string `json:"namespace,omitzero"`
+
+	// New observer.
+	Observer ObserverView `json:"observer"`
+
+	// Revision of the function's observers after the change.
+	Revision uint `json:"revision"`
+
+	// Tag of the message. The encoder sets it.
+	Type ObserverAddedMessageInputType `json:"type"`
+}
+
+// ObserverAddedMessageOutput: ObserverAddedMessage announces a new observer to the
+// worker that hosts the observed function. The worker answers with an
+// ObserverAckMessage.
+type ObserverAddedMessageOutput struct {
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// Namespace of the observed function. Defaults to "default" when absent or null.
+	// Empty is omitted.
+	Namespace *string `json:"namespace,omitzero"`
+
+	// New observer.
+	Observer ObserverView `json:"observer"`
+
+	// Revision of the function's observers after the change.
+	Revision uint `json:"revision"`
+
+	// Tag of the message. The encoder sets it.
+	Type ObserverAddedMessageOutputType `json:"type"`
+}
+
+// ObserverInfo describes one observer in the results of engine::observers::list
+// and engine::observers::get.
+type ObserverInfo struct {
+	// Number of activations so far. Defaults to 0.
+	Fires *uint `json:"fires,omitzero"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Reason of the state. Nil is omitted.
+	Reason *ErrorBody `json:"reason,omitzero"`
+
+	// Observed function and the conditions for its calls. The filters have normal
+	// form.
+	Source ObserveSource `json:"source"`
+
+	// State of the observer.
+	State ObserverState `json:"state"`
+
+	// Function that the observer calls.
+	Target ObserveTarget `json:"target"`
+}
+
+// ObserverInfoInput: ObserverInfo describes one observer in the results of
+// engine::observers::list and engine::observers::get.
+type ObserverInfoInput struct {
+	// Number of activations so far. Defaults to 0.
+	Fires *uint `json:"fires,omitzero"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Reason of the state. Nil is omitted.
+	Reason *ErrorBody `json:"reason,omitzero"`
+
+	// Observed function and the conditions for its calls. The filters have normal
+	// form.
+	Source ObserveSource `json:"source"`
+
+	// State of the observer.
+	State ObserverState `json:"state"`
+
+	// Function that the observer calls.
+	Target ObserveTarget `json:"target"`
+}
+
+// ObserverInfoInputInput: ObserverInfoInput is the input of
+// engine::observers::get.
+type ObserverInfoInputInput struct {
+	// ID of the observer.
+	ID string `json:"id"`
+}
+
+// ObserverInfoInputOutput: ObserverInfoInput is the input of
+// engine::observers::get.
+type ObserverInfoInputOutput struct {
+	// ID of the observer.
+	ID string `json:"id"`
+}
+
+// ObserverInfoOutput: ObserverInfo describes one observer in the results of
+// engine::observers::list and engine::observers::get.
+type ObserverInfoOutput struct {
+	// Number of activations so far. Defaults to 0.
+	Fires *uint `json:"fires,omitzero"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Reason of the state. Nil is omitted.
+	Reason *ErrorBody `json:"reason,omitzero"`
+
+	// Observed function and the conditions for its calls. The filters have normal
+	// form.
+	Source ObserveSource `json:"source"`
+
+	// State of the observer.
+	State ObserverState `json:"state"`
+
+	// Function that the observer calls.
+	Target ObserveTarget `json:"target"`
+}
+
+// ObserverInfoResultInput: ObserverInfoResult is the result of
+// engine::observers::get. Decoding also accepts the observer without the enclosing
+// object.
+type ObserverInfoResultInput struct {
+	// Observer with the requested ID.
+	Observer ObserverInfo `json:"observer"`
+}
+
+// ObserverInfoResultOutput: ObserverInfoResult is the result of
+// engine::observers::get. Decoding also accepts the observer without the enclosing
+// object.
+type ObserverInfoResultOutput struct {
+	// Observer with the requested ID.
+	Observer ObserverInfo `json:"observer"`
+}
+
+// ObserverLegacy is the trigger from which an engine of version 0.25 made an
+// observer.
+type ObserverLegacy struct {
+	// Config of the trigger. Nil encodes as null.
+	Config json.RawMessage `json:"config"`
+
+	// Type of the trigger.
+	TriggerTypeField string `json:"trigger_type"`
+}
+
+// ObserverLegacyInput: ObserverLegacy is the trigger from which an engine of
+// version 0.25 made an observer.
+type ObserverLegacyInput struct {
+	// Config of the trigger. Nil encodes as null.
+	Config json.RawMessage `json:"config"`
+
+	// Type of the trigger.
+	TriggerTypeField string `json:"trigger_type"`
+}
+
+// ObserverLegacyOutput: ObserverLegacy is the trigger from which an engine of
+// version 0.25 made an observer.
+type ObserverLegacyOutput struct {
+	// Config of the trigger. Nil encodes as null.
+	Config json.RawMessage `json:"config"`
+
+	// Type of the trigger.
+	TriggerTypeField string `json:"trigger_type"`
+}
+
+// ObserverRemovedMessageInput: ObserverRemovedMessage reports to the worker that
+// hosts an observed function that an observer no longer exists. The worker sends
+// no answer.
+type ObserverRemovedMessageInput struct {
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Namespace of the observed function. Defaults to "default" when absent or null.
+	// Empty is omitted.
+	Namespace *string `json:"namespace,omitzero"`
+
+	// Revision of the function's observers after the change.
+	Revision uint `json:"revision"`
+
+	// Tag of the message. The encoder sets it.
+	Type ObserverRemovedMessageInputType `json:"type"`
+}
+
+// ObserverRemovedMessageOutput: ObserverRemovedMessage reports to the worker that
+// hosts an observed function that an observer no longer exists. The worker sends
+// no answer.
+type ObserverRemovedMessageOutput struct {
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Namespace of the observed function. Defaults to "default" when absent or null.
+	// Empty is omitted.
+	Namespace *string `json:"namespace,omitzero"`
+
+	// Revision of the function's observers after the change.
+	Revision uint `json:"revision"`
+
+	// Tag of the message. The encoder sets it.
+	Type ObserverRemovedMessageOutputType `json:"type"`
+}
+
+// ObserverStateChangedMessageInput: ObserverStateChangedMessage reports a new
+// state of an observer to the worker that created it. The worker sends no answer.
+type ObserverStateChangedMessageInput struct {
+	// Number of activations so far. Defaults to 0.
+	Fires *uint `json:"fires,omitzero"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Reason of state "suspended", "error" or "disposed". Nil is omitted.
+	Reason *ErrorBody `json:"reason,omitzero"`
+
+	// New state of the observer.
+	State ObserverState `json:"state"`
+
+	// Tag of the message. The encoder sets it.
+	Type ObserverStateChangedMessageInputType `json:"type"`
+}
+
+// ObserverStateChangedMessageOutput: ObserverStateChangedMessage reports a new
+// state of an observer to the worker that created it. The worker sends no answer.
+type ObserverStateChangedMessageOutput struct {
+	// Number of activations so far. Defaults to 0.
+	Fires *uint `json:"fires,omitzero"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Reason of state "suspended", "error" or "disposed". Nil is omitted.
+	Reason *ErrorBody `json:"reason,omitzero"`
+
+	// New state of the observer.
+	State ObserverState `json:"state"`
+
+	// Tag of the message. The encoder sets it.
+	Type ObserverStateChangedMessageOutputType `json:"type"`
+}
+
+// ObserverView is what the worker that hosts a function learns about one of its
+// observers. Decoding applies the defaults, for absent keys and for null.
+type ObserverView struct {
+	// Arguments of the observer, valid against the args_format of the function.
+	// Defaults to {}. Nil encodes as {}.
+	Args json.RawMessage `json:"args,omitzero"`
+
+	// Parts of a call that the observer receives. Defaults to input, output and
+	// caller. Nil encodes as the default; an empty list means none of them.
+	Capture []Capture `json:"capture,omitzero"`
+
+	// Filter of the observer in normal form. Defaults to {}, which matches every
+	// call. Nil encodes as {}.
+	Filters json.RawMessage `json:"filters,omitzero"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Trigger from which the engine made the observer. Nil is omitted and means that
+	// a worker made the observer. Only engines of version 0.25 set it.
+	Legacy *ObserverLegacy `json:"legacy,omitzero"`
+
+	// Outcome of the calls that activate the observer. Defaults to "success". Empty
+	// encodes as the default.
+	On *ObserveOn `json:"on,omitzero"`
+
+	// ID of the function that the observer calls.
+	Target string `json:"target"`
+}
+
+// ObserverViewInput: ObserverView is what the worker that hosts a function learns
+// about one of its observers. Decoding applies the defaults, for absent keys and
+// for null.
+type ObserverViewInput struct {
+	// Arguments of the observer, valid against the args_format of the function.
+	// Defaults to {}. Nil encodes as {}.
+	Args json.RawMessage `json:"args,omitzero"`
+
+	// Parts of a call that the observer receives. Defaults to input, output and
+	// caller. Nil encodes as the default; an empty list means none of them.
+	Capture []Capture `json:"capture,omitzero"`
+
+	// Filter of the observer in normal form. Defaults to {}, which matches every
+	// call. Nil encodes as {}.
+	Filters json.RawMessage `json:"filters,omitzero"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Trigger from which the engine made the observer. Nil is omitted and means that
+	// a worker made the observer. Only engines of version 0.25 set it.
+	Legacy *ObserverLegacy `json:"legacy,omitzero"`
+
+	// Outcome of the calls that activate the observer. Defaults to "success". Empty
+	// encodes as the default.
+	On *ObserveOn `json:"on,omitzero"`
+
+	// ID of the function that the observer calls.
+	Target string `json:"target"`
+}
+
+// ObserverViewOutput: ObserverView is what the worker that hosts a function learns
+// about one of its observers. Decoding applies the defaults, for absent keys and
+// for null.
+type ObserverViewOutput struct {
+	// Arguments of the observer, valid against the args_format of the function.
+	// Defaults to {}. Nil encodes as {}.
+	Args json.RawMessage `json:"args,omitzero"`
+
+	// Parts of a call that the observer receives. Defaults to input, output and
+	// caller. Nil encodes as the default; an empty list means none of them.
+	Capture []Capture `json:"capture,omitzero"`
+
+	// Filter of the observer in normal form. Defaults to {}, which matches every
+	// call. Nil encodes as {}.
+	Filters json.RawMessage `json:"filters,omitzero"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Trigger from which the engine made the observer. Nil is omitted and means that
+	// a worker made the observer. Only engines of version 0.25 set it.
+	Legacy *ObserverLegacy `json:"legacy,omitzero"`
+
+	// Outcome of the calls that activate the observer. Defaults to "success". Empty
+	// encodes as the default.
+	On *ObserveOn `json:"on,omitzero"`
+
+	// ID of the function that the observer calls.
+	Target string `json:"target"`
+}
+
+// ObserversChangedEventInput: ObserversChangedEvent is the event of
+// engine::on-observers-changed: the state of an observer has changed.
+type ObserversChangedEventInput struct {
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// ID of the observer.
+	ObserverID string `json:"observer_id"`
+
+	// Reason of the change. Nil is omitted.
+	Reason *ErrorBody `json:"reason,omitzero"`
+
+	// State of the observer after the change.
+	State ObserverState `json:"state"`
+
+	// ID of the function that the observer calls.
+	Target string `json:"target"`
+}
+
+// ObserversChangedEventOutput: ObserversChangedEvent is the event of
+// engine::on-observers-changed: the state of an observer has changed.
+type ObserversChangedEventOutput struct {
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// ID of the observer.
+	ObserverID string `json:"observer_id"`
+
+	// Reason of the change. Nil is omitted.
+	Reason *ErrorBody `json:"reason,omitzero"`
+
+	// State of the observer after the change.
+	State ObserverState `json:"state"`
+
+	// ID of the function that the observer calls.
+	Target string `json:"target"`
+}
+
+// ObserversListResultInput: ObserversListResult is the result of
+// engine::observers::list.
+type ObserversListResultInput struct {
+	// Observers that the caller may see. Nil encodes as [].
+	Observers iii.List[ObserverInfo] `json:"observers"`
+}
+
+// ObserversListResultOutput: ObserversListResult is the result of
+// engine::observers::list.
+type ObserversListResultOutput struct {
+	// Observers that the caller may see. Nil encodes as [].
+	Observers iii.List[ObserverInfo] `json:"observers"`
+}
+
 // OnFunctionRegistrationInputInput: OnFunctionRegistrationInput is the input of
 // the hook for function registrations.
 type OnFunctionRegistrationInputInput struct {
+	// JSON Schema of the arguments of the function's observers. Nil is omitted and
+	// means that observers have no arguments; null decodes as nil.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
 	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context json.RawMessage `json:"context"`
 
@@ -7076,11 +9038,22 @@ type OnFunctionRegistrationInputInput struct {
 	// Namespace of the connection. Defaults to "default" when absent. Empty is
 	// omitted.
 	Namespace *string `json:"namespace,omitzero"`
+
+	// Whether the function may be observed. Nil is omitted; the default is true.
+	Observable *bool `json:"observable,omitzero"`
+
+	// Whether only the connection of the worker may call the function. The zero
+	// value, false, is omitted.
+	Private *bool `json:"private,omitzero"`
 }
 
 // OnFunctionRegistrationInputOutput: OnFunctionRegistrationInput is the input of
 // the hook for function registrations.
 type OnFunctionRegistrationInputOutput struct {
+	// JSON Schema of the arguments of the function's observers. Nil is omitted and
+	// means that observers have no arguments; null decodes as nil.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
 	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context json.RawMessage `json:"context"`
 
@@ -7096,12 +9069,23 @@ type OnFunctionRegistrationInputOutput struct {
 	// Namespace of the connection. Defaults to "default" when absent. Empty is
 	// omitted.
 	Namespace *string `json:"namespace,omitzero"`
+
+	// Whether the function may be observed. Nil is omitted; the default is true.
+	Observable *bool `json:"observable,omitzero"`
+
+	// Whether only the connection of the worker may call the function. The zero
+	// value, false, is omitted.
+	Private *bool `json:"private,omitzero"`
 }
 
 // OnFunctionRegistrationResultInput: OnFunctionRegistrationResult is the result of
 // the hook for function registrations. The zero value accepts the registration
 // unchanged. To reject the registration, return an error instead.
 type OnFunctionRegistrationResultInput struct {
+	// JSON Schema of the arguments of the function's observers to register. Nil is
+	// omitted and keeps the original schema.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
 	// Description to register. Nil is omitted and keeps the original description.
 	Description *string `json:"description,omitzero"`
 
@@ -7112,12 +9096,24 @@ type OnFunctionRegistrationResultInput struct {
 	// Metadata to register; a JSON null replaces the original metadata, too. Nil is
 	// omitted and keeps the original metadata.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
+
+	// Whether the function may be observed. Nil is omitted and keeps the original
+	// value.
+	Observable *bool `json:"observable,omitzero"`
+
+	// Whether only the connection of the worker may call the function. Nil is omitted
+	// and keeps the original value.
+	Private *bool `json:"private,omitzero"`
 }
 
 // OnFunctionRegistrationResultOutput: OnFunctionRegistrationResult is the result
 // of the hook for function registrations. The zero value accepts the registration
 // unchanged. To reject the registration, return an error instead.
 type OnFunctionRegistrationResultOutput struct {
+	// JSON Schema of the arguments of the function's observers to register. Nil is
+	// omitted and keeps the original schema.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
 	// Description to register. Nil is omitted and keeps the original description.
 	Description *string `json:"description,omitzero"`
 
@@ -7128,6 +9124,14 @@ type OnFunctionRegistrationResultOutput struct {
 	// Metadata to register; a JSON null replaces the original metadata, too. Nil is
 	// omitted and keeps the original metadata.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
+
+	// Whether the function may be observed. Nil is omitted and keeps the original
+	// value.
+	Observable *bool `json:"observable,omitzero"`
+
+	// Whether only the connection of the worker may call the function. Nil is omitted
+	// and keeps the original value.
+	Private *bool `json:"private,omitzero"`
 }
 
 // OnTriggerRegistrationInputInput: OnTriggerRegistrationInput is the input of the
@@ -7292,6 +9296,12 @@ type OtelConfigInput struct {
 	// mean false), otherwise true.
 	Enabled *bool `json:"enabled,omitzero"`
 
+	// Headers of every upgrade request of the telemetry connection, keyed by name. A
+	// header that WithTelemetryConnection sets takes precedence. StartTelemetry
+	// rejects the headers of the upgrade itself, except Host. Empty is omitted and
+	// means none.
+	EngineWsHeaders map[string]string `json:"engine_ws_headers,omitzero"`
+
 	// URL of the engine. The path /otel is appended unless the URL already ends in
 	// it. Nil is omitted; the default is $III_URL, otherwise ws://127.0.0.1:49134.
 	EngineWsURL *string `json:"engine_ws_url,omitzero"`
@@ -7368,6 +9378,12 @@ type OtelConfigOutput struct {
 	// $OTEL_SDK_DISABLED is true, otherwise $OTEL_ENABLED (where false, 0, no and off
 	// mean false), otherwise true.
 	Enabled *bool `json:"enabled,omitzero"`
+
+	// Headers of every upgrade request of the telemetry connection, keyed by name. A
+	// header that WithTelemetryConnection sets takes precedence. StartTelemetry
+	// rejects the headers of the upgrade itself, except Host. Empty is omitted and
+	// means none.
+	EngineWsHeaders map[string]string `json:"engine_ws_headers,omitzero"`
 
 	// URL of the engine. The path /otel is appended unless the URL already ends in
 	// it. Nil is omitted; the default is $III_URL, otherwise ws://127.0.0.1:49134.
@@ -7807,6 +9823,52 @@ type QueueRedriveResultOutput struct {
 	Redriven uint `json:"redriven"`
 }
 
+// QueueSourceArgsInput: QueueSourceArgs are the arguments of an observer of
+// queue::on-message. The target receives what was published to the topic with
+// iii::durable::publish. An error of the target leads to a retry, and after the
+// last one the message becomes a dead letter.
+type QueueSourceArgsInput struct {
+	// Delay before the first retry in milliseconds. Nil is omitted; the default is
+	// 1000.
+	BackoffMs *uint `json:"backoff_ms,omitzero"`
+
+	// Group of observers that share the messages of the topic. Empty is omitted; the
+	// observer then receives every message.
+	Group *string `json:"group,omitzero"`
+
+	// Number of retries after the first attempt. Nil is omitted; the default is 3.
+	MaxRetries *uint `json:"max_retries,omitzero"`
+
+	// Delivery settings of the subscriber. Nil is omitted and means the defaults.
+	QueueConfig *QueueConfig `json:"queue_config,omitzero"`
+
+	// Name of the topic.
+	Topic string `json:"topic"`
+}
+
+// QueueSourceArgsOutput: QueueSourceArgs are the arguments of an observer of
+// queue::on-message. The target receives what was published to the topic with
+// iii::durable::publish. An error of the target leads to a retry, and after the
+// last one the message becomes a dead letter.
+type QueueSourceArgsOutput struct {
+	// Delay before the first retry in milliseconds. Nil is omitted; the default is
+	// 1000.
+	BackoffMs *uint `json:"backoff_ms,omitzero"`
+
+	// Group of observers that share the messages of the topic. Empty is omitted; the
+	// observer then receives every message.
+	Group *string `json:"group,omitzero"`
+
+	// Number of retries after the first attempt. Nil is omitted; the default is 3.
+	MaxRetries *uint `json:"max_retries,omitzero"`
+
+	// Delivery settings of the subscriber. Nil is omitted and means the defaults.
+	QueueConfig *QueueConfig `json:"queue_config,omitzero"`
+
+	// Name of the topic.
+	Topic string `json:"topic"`
+}
+
 // QueueTriggerConfigInput: QueueTriggerConfig is the config of trigger type
 // durable:subscriber. Its function receives the payloads published with
 // iii::durable::publish. Delivery is at-least-once, with retries and a dead-letter
@@ -7959,9 +10021,13 @@ type ReconnectionConfigOutput struct {
 }
 
 // RegisterFunctionMessageInput: RegisterFunctionMessage registers a function in
-// the namespace of the connection. The engine answers only to reject the
-// registration.
+// the namespace of the connection. The engine answers to reject the registration,
+// and with a FunctionRegisteredMessage if the worker declared observe.v1.
 type RegisterFunctionMessageInput struct {
+	// JSON Schema of the arguments of an observer. Nil is omitted and means that
+	// observers have no arguments; null decodes as nil. It requires observe.v2.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
 	// Human-readable description of the function. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
@@ -7975,6 +10041,17 @@ type RegisterFunctionMessageInput struct {
 	// Metadata that the worker attaches to the function. {"internal": true} hides the
 	// function from listings. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
+
+	// Whether the function may be observed. Nil is omitted; the default is true. It
+	// requires observe.v2.
+	Observable *bool `json:"observable,omitzero"`
+
+	// Descriptor of a worker of version 0.25. Nil is omitted.
+	Observe *ObserveDescriptor `json:"observe,omitzero"`
+
+	// Whether only this connection may call the function; any worker may observe it.
+	// The zero value, false, is omitted. It requires observe.v2.
+	Private *bool `json:"private,omitzero"`
 
 	// JSON Schema of the payload, or null. Nil is omitted.
 	RequestFormat json.RawMessage `json:"request_format,omitzero"`
@@ -7987,9 +10064,13 @@ type RegisterFunctionMessageInput struct {
 }
 
 // RegisterFunctionMessageOutput: RegisterFunctionMessage registers a function in
-// the namespace of the connection. The engine answers only to reject the
-// registration.
+// the namespace of the connection. The engine answers to reject the registration,
+// and with a FunctionRegisteredMessage if the worker declared observe.v1.
 type RegisterFunctionMessageOutput struct {
+	// JSON Schema of the arguments of an observer. Nil is omitted and means that
+	// observers have no arguments; null decodes as nil. It requires observe.v2.
+	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
+
 	// Human-readable description of the function. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
@@ -8003,6 +10084,17 @@ type RegisterFunctionMessageOutput struct {
 	// Metadata that the worker attaches to the function. {"internal": true} hides the
 	// function from listings. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
+
+	// Whether the function may be observed. Nil is omitted; the default is true. It
+	// requires observe.v2.
+	Observable *bool `json:"observable,omitzero"`
+
+	// Descriptor of a worker of version 0.25. Nil is omitted.
+	Observe *ObserveDescriptor `json:"observe,omitzero"`
+
+	// Whether only this connection may call the function; any worker may observe it.
+	// The zero value, false, is omitted. It requires observe.v2.
+	Private *bool `json:"private,omitzero"`
 
 	// JSON Schema of the payload, or null. Nil is omitted.
 	RequestFormat json.RawMessage `json:"request_format,omitzero"`
@@ -8228,16 +10320,18 @@ type RegisterTriggerTypeMessageOutput struct {
 
 // RegistrationRejectedMessageInput: RegistrationRejectedMessage reports that the
 // engine rejects a function or the whole worker. A conflict of function IDs
-// affects only that function; every other code ends the connection.
+// affects only that function, and so does every rejection since version 0.26 that
+// names a function; any other ends the connection.
 type RegistrationRejectedMessageInput struct {
-	// Error code: "FUNCTION_NAMESPACE_CONFLICT" or "WORKER_NAMESPACE_CONFLICT".
+	// Error code: "FUNCTION_NAMESPACE_CONFLICT", "WORKER_NAMESPACE_CONFLICT" or,
+	// since version 0.26, "INVALID_ARGS_FORMAT" or "UNSUPPORTED".
 	Code string `json:"code"`
 
-	// Function ID that is already taken, with its prefix. Empty, and then omitted,
-	// unless the conflict is one of function IDs.
+	// ID of the rejected function, with its prefix. Empty, and then omitted, if the
+	// worker is rejected.
 	FunctionID *string `json:"function_id,omitzero"`
 
-	// Namespace in which the conflict occurred.
+	// Namespace of the rejected function or worker.
 	Namespace string `json:"namespace"`
 
 	// ID of the worker that holds the name or the function ID. Empty if the function
@@ -8254,16 +10348,18 @@ type RegistrationRejectedMessageInput struct {
 
 // RegistrationRejectedMessageOutput: RegistrationRejectedMessage reports that the
 // engine rejects a function or the whole worker. A conflict of function IDs
-// affects only that function; every other code ends the connection.
+// affects only that function, and so does every rejection since version 0.26 that
+// names a function; any other ends the connection.
 type RegistrationRejectedMessageOutput struct {
-	// Error code: "FUNCTION_NAMESPACE_CONFLICT" or "WORKER_NAMESPACE_CONFLICT".
+	// Error code: "FUNCTION_NAMESPACE_CONFLICT", "WORKER_NAMESPACE_CONFLICT" or,
+	// since version 0.26, "INVALID_ARGS_FORMAT" or "UNSUPPORTED".
 	Code string `json:"code"`
 
-	// Function ID that is already taken, with its prefix. Empty, and then omitted,
-	// unless the conflict is one of function IDs.
+	// ID of the rejected function, with its prefix. Empty, and then omitted, if the
+	// worker is rejected.
 	FunctionID *string `json:"function_id,omitzero"`
 
-	// Namespace in which the conflict occurred.
+	// Namespace of the rejected function or worker.
 	Namespace string `json:"namespace"`
 
 	// ID of the worker that holds the name or the function ID. Empty if the function
@@ -8560,7 +10656,8 @@ type StateDeleteInputOutput struct {
 	Scope string `json:"scope"`
 }
 
-// StateEventInput: StateEvent is the payload that a state trigger delivers.
+// StateEventInput: StateEvent is the payload that a state trigger delivers, and
+// the event of state::on-changed.
 type StateEventInput struct {
 	// Kind of change to the value.
 	EventType StateEventType `json:"event_type"`
@@ -8581,7 +10678,8 @@ type StateEventInput struct {
 	Type string `json:"type"`
 }
 
-// StateEventOutput: StateEvent is the payload that a state trigger delivers.
+// StateEventOutput: StateEvent is the payload that a state trigger delivers, and
+// the event of state::on-changed.
 type StateEventOutput struct {
 	// Kind of change to the value.
 	EventType StateEventType `json:"event_type"`
@@ -8676,26 +10774,6 @@ type StateSetInputOutput struct {
 	Value json.RawMessage `json:"value"`
 }
 
-// StateSetResultInput: StreamSetResult is the result of stream::set and
-// state::set.
-type StateSetResultInput struct {
-	// Value after the call. Nil encodes as null.
-	NewValue json.RawMessage `json:"new_value"`
-
-	// Value before the call, or null if there was none. Nil encodes as null.
-	OldValue json.RawMessage `json:"old_value,omitzero"`
-}
-
-// StateSetResultOutput: StreamSetResult is the result of stream::set and
-// state::set.
-type StateSetResultOutput struct {
-	// Value after the call. Nil encodes as null.
-	NewValue json.RawMessage `json:"new_value"`
-
-	// Value before the call, or null if there was none. Nil encodes as null.
-	OldValue json.RawMessage `json:"old_value,omitzero"`
-}
-
 // StateTriggerConfigInput: StateTriggerConfig is the config of trigger type state.
 // Its function receives a StateEvent. The zero value matches every change.
 type StateTriggerConfigInput struct {
@@ -8754,36 +10832,6 @@ type StateUpdateInputOutput struct {
 
 	// Scope of the value; a scope is a group of keys.
 	Scope string `json:"scope"`
-}
-
-// StateUpdateResultInput: StreamUpdateResult is the result of stream::update and
-// state::update. The call succeeds even if no operation could be applied: check
-// Errors.
-type StateUpdateResultInput struct {
-	// Errors of the operations that were not applied, at most one for each operation.
-	// Defaults to none. Empty is omitted.
-	Errors []UpdateOpError `json:"errors,omitzero"`
-
-	// Value after the call. Nil encodes as null.
-	NewValue json.RawMessage `json:"new_value"`
-
-	// Value before the call, or null if there was none. Nil encodes as null.
-	OldValue json.RawMessage `json:"old_value,omitzero"`
-}
-
-// StateUpdateResultOutput: StreamUpdateResult is the result of stream::update and
-// state::update. The call succeeds even if no operation could be applied: check
-// Errors.
-type StateUpdateResultOutput struct {
-	// Errors of the operations that were not applied, at most one for each operation.
-	// Defaults to none. Empty is omitted.
-	Errors []UpdateOpError `json:"errors,omitzero"`
-
-	// Value after the call. Nil encodes as null.
-	NewValue json.RawMessage `json:"new_value"`
-
-	// Value before the call, or null if there was none. Nil encodes as null.
-	OldValue json.RawMessage `json:"old_value,omitzero"`
 }
 
 // StoredEvent is one event of a stored span.
@@ -11173,6 +13221,27 @@ type TriggersListResultOutput struct {
 	RegisteredTriggers iii.List[TriggerSummary] `json:"registered_triggers"`
 }
 
+// UnobserveMessageInput: UnobserveMessage ends an observer of this connection. The
+// engine answers with an ObserverStateChangedMessage, and ignores an unknown ID.
+type UnobserveMessageInput struct {
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Tag of the message. The encoder sets it.
+	Type UnobserveMessageInputType `json:"type"`
+}
+
+// UnobserveMessageOutput: UnobserveMessage ends an observer of this connection.
+// The engine answers with an ObserverStateChangedMessage, and ignores an unknown
+// ID.
+type UnobserveMessageOutput struct {
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Tag of the message. The encoder sets it.
+	Type UnobserveMessageOutputType `json:"type"`
+}
+
 // UnregisterFunctionMessageInput: UnregisterFunctionMessage removes a function
 // that this connection has registered. The engine sends no answer.
 type UnregisterFunctionMessageInput struct {
@@ -11993,6 +14062,10 @@ type WorkerRegisterInputInput struct {
 	// Description of what the worker is for. Empty is omitted.
 	Description *string `json:"description,omitzero"`
 
+	// Features of the worker, such as "observe.v2". Empty is omitted and means none.
+	// Engines older than 0.25 ignore it.
+	Features []string `json:"features,omitzero"`
+
 	// Kind of isolation in which the worker runs. Empty is omitted.
 	Isolation *string `json:"isolation,omitzero"`
 
@@ -12030,6 +14103,10 @@ type WorkerRegisterInputInput struct {
 type WorkerRegisterInputOutput struct {
 	// Description of what the worker is for. Empty is omitted.
 	Description *string `json:"description,omitzero"`
+
+	// Features of the worker, such as "observe.v2". Empty is omitted and means none.
+	// Engines older than 0.25 ignore it.
+	Features []string `json:"features,omitzero"`
 
 	// Kind of isolation in which the worker runs. Empty is omitted.
 	Isolation *string `json:"isolation,omitzero"`
@@ -12080,6 +14157,11 @@ type WorkerRegisterResultOutput struct {
 // WorkerRegisteredMessageInput: WorkerRegisteredMessage is the first message that
 // the engine sends on every connection that it accepts.
 type WorkerRegisteredMessageInput struct {
+	// Features of the engine, such as "observe.v2". Empty is omitted and means none,
+	// as on engines older than 0.25. Decoding skips elements that are not strings,
+	// and takes any other value than an array as none.
+	Features []string `json:"features,omitzero"`
+
 	// Secret, a UUID, with which a later connection can replace this one. Empty is
 	// omitted.
 	ReattachToken *string `json:"reattach_token,omitzero"`
@@ -12095,6 +14177,11 @@ type WorkerRegisteredMessageInput struct {
 // WorkerRegisteredMessageOutput: WorkerRegisteredMessage is the first message that
 // the engine sends on every connection that it accepts.
 type WorkerRegisteredMessageOutput struct {
+	// Features of the engine, such as "observe.v2". Empty is omitted and means none,
+	// as on engines older than 0.25. Decoding skips elements that are not strings,
+	// and takes any other value than an array as none.
+	Features []string `json:"features,omitzero"`
+
 	// Secret, a UUID, with which a later connection can replace this one. Empty is
 	// omitted.
 	ReattachToken *string `json:"reattach_token,omitzero"`
@@ -12427,6 +14514,12 @@ func (ActionVoidType) UnmarshalJSON(b []byte) error {
 }
 
 // JSONSchema returns the schema that the type was generated from.
+func (ActivationInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::Activation") }
+
+// JSONSchema returns the schema that the type was generated from.
+func (ActivationOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::Activation") }
+
+// JSONSchema returns the schema that the type was generated from.
 func (AggregatedMetricInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::AggregatedMetric")
 }
@@ -12541,6 +14634,76 @@ func (BridgeInvokeInputInput) JSONSchema() json.RawMessage {
 func (BridgeInvokeInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::BridgeInvokeInput")
 }
+
+// JSONSchema returns the schema that the type was generated from.
+func (CallerInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::Caller") }
+
+// JSONSchema returns the schema that the type was generated from.
+func (CallerOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::Caller") }
+
+// Capture names a part of an observed call that is delivered to an observer.
+//
+// Capture is one of the constants below; other values are kept as they are.
+type Capture string
+
+const (
+	// CaptureInput2: CaptureInput is the payload of the call.
+	CaptureInput2 Capture = "input"
+	// CaptureOutput2: CaptureOutput is the result of a call that succeeded.
+	CaptureOutput2 Capture = "output"
+	// CaptureError is the error of a call that failed.
+	CaptureError Capture = "error"
+	// CaptureCaller is the worker that made the call, and the function that it ran, if any.
+	CaptureCaller Capture = "caller"
+	// CaptureMetadata is the metadata of the call.
+	CaptureMetadata Capture = "metadata"
+)
+
+// CaptureInput: Capture names a part of an observed call that is delivered to an observer.
+//
+// CaptureInput is one of the constants below; other values are kept as they are. It is the
+// request of "own::Capture".
+type CaptureInput string
+
+const (
+	// CaptureInputInput: CaptureInput is the payload of the call.
+	CaptureInputInput CaptureInput = "input"
+	// CaptureInputOutput: CaptureOutput is the result of a call that succeeded.
+	CaptureInputOutput CaptureInput = "output"
+	// CaptureInputError: CaptureError is the error of a call that failed.
+	CaptureInputError CaptureInput = "error"
+	// CaptureInputCaller: CaptureCaller is the worker that made the call, and the function that
+	// it ran, if any.
+	CaptureInputCaller CaptureInput = "caller"
+	// CaptureInputMetadata: CaptureMetadata is the metadata of the call.
+	CaptureInputMetadata CaptureInput = "metadata"
+)
+
+// JSONSchema returns the schema that the type was generated from.
+func (CaptureInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::Capture") }
+
+// CaptureOutput: Capture names a part of an observed call that is delivered to an observer.
+//
+// CaptureOutput is one of the constants below; other values are kept as they are. It is the
+// response of "own::Capture".
+type CaptureOutput string
+
+const (
+	// CaptureOutputInput: CaptureInput is the payload of the call.
+	CaptureOutputInput CaptureOutput = "input"
+	// CaptureOutputOutput: CaptureOutput is the result of a call that succeeded.
+	CaptureOutputOutput CaptureOutput = "output"
+	// CaptureOutputError: CaptureError is the error of a call that failed.
+	CaptureOutputError CaptureOutput = "error"
+	// CaptureOutputCaller: CaptureCaller is the worker that made the call, and the function that
+	// it ran, if any.
+	CaptureOutputCaller CaptureOutput = "caller"
+	// CaptureOutputMetadata: CaptureMetadata is the metadata of the call.
+	CaptureOutputMetadata CaptureOutput = "metadata"
+)
+
+// JSONSchema returns the schema that the type was generated from.
+func (CaptureOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::Capture") }
 
 // JSONSchema returns the schema that the type was generated from.
 func (ChannelCreateInputInput) JSONSchema() json.RawMessage {
@@ -12814,6 +14977,22 @@ func (CronEventInput) JSONSchema() json.RawMessage { return schemaOf("request", 
 func (CronEventOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::CronEvent") }
 
 // JSONSchema returns the schema that the type was generated from.
+func (CronSourceArgsInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::CronSourceArgs")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (CronSourceArgsOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::CronSourceArgs")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (CronTickInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::CronTick") }
+
+// JSONSchema returns the schema that the type was generated from.
+func (CronTickOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::CronTick") }
+
+// JSONSchema returns the schema that the type was generated from.
 func (CronTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::CronTriggerConfig")
 }
@@ -12847,6 +15026,16 @@ func (DeadLettersInputInput) JSONSchema() json.RawMessage {
 // JSONSchema returns the schema that the type was generated from.
 func (DeadLettersInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::DeadLettersInput")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (DroppedReportsInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::DroppedReports")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (DroppedReportsOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::DroppedReports")
 }
 
 // JSONSchema returns the schema that the type was generated from.
@@ -13007,7 +15196,7 @@ func (v FunctionInfoEntry) MarshalJSON() ([]byte, error) {
 func (v *FunctionInfoEntry) UnmarshalJSON(b []byte) error {
 	*v = FunctionInfoEntry{}
 	return unmarshalUnion(b, &v.Raw,
-		variant(&v.FunctionDetail, shape{kind: "object", required: []string{"function_id", "namespace", "registered_triggers", "worker_name"}, known: []string{"description", "function_id", "metadata", "namespace", "registered_triggers", "request_schema", "response_schema", "worker_name"}}),
+		variant(&v.FunctionDetail, shape{kind: "object", required: []string{"function_id", "namespace", "registered_triggers", "worker_name"}, known: []string{"args_format", "description", "function_id", "metadata", "namespace", "observable", "observer_count", "private", "registered_triggers", "request_schema", "response_schema", "worker_name"}}),
 		variant(&v.FunctionInfoError, shape{kind: "object", required: []string{"error", "function_id"}, known: []string{"error", "function_id"}}),
 	)
 }
@@ -13034,7 +15223,7 @@ func (v FunctionInfoEntryInput) MarshalJSON() ([]byte, error) {
 func (v *FunctionInfoEntryInput) UnmarshalJSON(b []byte) error {
 	*v = FunctionInfoEntryInput{}
 	return unmarshalUnion(b, &v.Raw,
-		variant(&v.FunctionDetail, shape{kind: "object", required: []string{"function_id", "namespace", "registered_triggers", "worker_name"}, known: []string{"description", "function_id", "metadata", "namespace", "registered_triggers", "request_schema", "response_schema", "worker_name"}}),
+		variant(&v.FunctionDetail, shape{kind: "object", required: []string{"function_id", "namespace", "registered_triggers", "worker_name"}, known: []string{"args_format", "description", "function_id", "metadata", "namespace", "observable", "observer_count", "private", "registered_triggers", "request_schema", "response_schema", "worker_name"}}),
 		variant(&v.FunctionInfoError, shape{kind: "object", required: []string{"error", "function_id"}, known: []string{"error", "function_id"}}),
 	)
 }
@@ -13066,7 +15255,7 @@ func (v FunctionInfoEntryOutput) MarshalJSON() ([]byte, error) {
 func (v *FunctionInfoEntryOutput) UnmarshalJSON(b []byte) error {
 	*v = FunctionInfoEntryOutput{}
 	return unmarshalUnion(b, &v.Raw,
-		variant(&v.FunctionDetail, shape{kind: "object", required: []string{"function_id", "namespace", "registered_triggers", "worker_name"}, known: []string{"description", "function_id", "metadata", "namespace", "registered_triggers", "request_schema", "response_schema", "worker_name"}}),
+		variant(&v.FunctionDetail, shape{kind: "object", required: []string{"function_id", "namespace", "registered_triggers", "worker_name"}, known: []string{"args_format", "description", "function_id", "metadata", "namespace", "observable", "observer_count", "private", "registered_triggers", "request_schema", "response_schema", "worker_name"}}),
 		variant(&v.FunctionInfoError, shape{kind: "object", required: []string{"error", "function_id"}, known: []string{"error", "function_id"}}),
 	)
 }
@@ -13094,6 +15283,50 @@ func (FunctionInfoInputInput) JSONSchema() json.RawMessage {
 // JSONSchema returns the schema that the type was generated from.
 func (FunctionInfoInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::FunctionInfoInput")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (FunctionRegisteredMessageInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::FunctionRegisteredMessage")
+}
+
+// FunctionRegisteredMessageInputType: MessageTypeFunctionRegistered is the tag of
+// FunctionRegisteredMessage.
+//
+// FunctionRegisteredMessageInputType is always "functionregistered" in JSON; its zero value
+// is ready for use.
+type FunctionRegisteredMessageInputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (FunctionRegisteredMessageInputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"functionregistered\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (FunctionRegisteredMessageInputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("FunctionRegisteredMessageInputType", b, "\"functionregistered\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (FunctionRegisteredMessageOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::FunctionRegisteredMessage")
+}
+
+// FunctionRegisteredMessageOutputType: MessageTypeFunctionRegistered is the tag of
+// FunctionRegisteredMessage.
+//
+// FunctionRegisteredMessageOutputType is always "functionregistered" in JSON; its zero value
+// is ready for use.
+type FunctionRegisteredMessageOutputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (FunctionRegisteredMessageOutputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"functionregistered\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (FunctionRegisteredMessageOutputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("FunctionRegisteredMessageOutputType", b, "\"functionregistered\"")
 }
 
 // JSONSchema returns the schema that the type was generated from.
@@ -13635,6 +15868,16 @@ func (HTTPResponseOutput) JSONSchema() json.RawMessage {
 }
 
 // JSONSchema returns the schema that the type was generated from.
+func (HTTPSourceArgsInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::HTTPSourceArgs")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (HTTPSourceArgsOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::HTTPSourceArgs")
+}
+
+// JSONSchema returns the schema that the type was generated from.
 func (HTTPTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPTriggerConfig")
 }
@@ -13729,6 +15972,50 @@ func (InvocationResultMessageOutputType) UnmarshalJSON(b []byte) error {
 }
 
 // JSONSchema returns the schema that the type was generated from.
+func (InvocationsObservedMessageInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::InvocationsObservedMessage")
+}
+
+// InvocationsObservedMessageInputType: MessageTypeInvocationsObserved is the tag of
+// InvocationsObservedMessage.
+//
+// InvocationsObservedMessageInputType is always "invocationsobserved" in JSON; its zero
+// value is ready for use.
+type InvocationsObservedMessageInputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (InvocationsObservedMessageInputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"invocationsobserved\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (InvocationsObservedMessageInputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("InvocationsObservedMessageInputType", b, "\"invocationsobserved\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (InvocationsObservedMessageOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::InvocationsObservedMessage")
+}
+
+// InvocationsObservedMessageOutputType: MessageTypeInvocationsObserved is the tag of
+// InvocationsObservedMessage.
+//
+// InvocationsObservedMessageOutputType is always "invocationsobserved" in JSON; its zero
+// value is ready for use.
+type InvocationsObservedMessageOutputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (InvocationsObservedMessageOutputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"invocationsobserved\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (InvocationsObservedMessageOutputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("InvocationsObservedMessageOutputType", b, "\"invocationsobserved\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
 func (InvokeFunctionMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::InvokeFunctionMessage")
 }
@@ -13770,6 +16057,60 @@ func (InvokeFunctionMessageOutputType) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
 func (InvokeFunctionMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InvokeFunctionMessageOutputType", b, "\"invokefunction\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (LocalFunctionStatsInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::LocalFunctionStats")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (LocalFunctionStatsOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::LocalFunctionStats")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (LocalInvocationStatsMessageInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::LocalInvocationStatsMessage")
+}
+
+// LocalInvocationStatsMessageInputType: MessageTypeLocalInvocationStats is the tag of
+// LocalInvocationStatsMessage.
+//
+// LocalInvocationStatsMessageInputType is always "localinvocationstats" in JSON; its zero
+// value is ready for use.
+type LocalInvocationStatsMessageInputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (LocalInvocationStatsMessageInputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"localinvocationstats\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (LocalInvocationStatsMessageInputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("LocalInvocationStatsMessageInputType", b, "\"localinvocationstats\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (LocalInvocationStatsMessageOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::LocalInvocationStatsMessage")
+}
+
+// LocalInvocationStatsMessageOutputType: MessageTypeLocalInvocationStats is the tag of
+// LocalInvocationStatsMessage.
+//
+// LocalInvocationStatsMessageOutputType is always "localinvocationstats" in JSON; its zero
+// value is ready for use.
+type LocalInvocationStatsMessageOutputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (LocalInvocationStatsMessageOutputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"localinvocationstats\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (LocalInvocationStatsMessageOutputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("LocalInvocationStatsMessageOutputType", b, "\"localinvocationstats\"")
 }
 
 // JSONSchema returns the schema that the type was generated from.
@@ -14021,6 +16362,33 @@ const (
 	// MessageTypeInputInvocationresult: MessageTypeInvocationResult is the tag of
 	// InvocationResultMessage.
 	MessageTypeInputInvocationresult MessageTypeInput = "invocationresult"
+	// MessageTypeInputFunctionregistered: MessageTypeFunctionRegistered is the tag of
+	// FunctionRegisteredMessage.
+	MessageTypeInputFunctionregistered MessageTypeInput = "functionregistered"
+	// MessageTypeInputObserveradded: MessageTypeObserverAdded is the tag of
+	// ObserverAddedMessage.
+	MessageTypeInputObserveradded MessageTypeInput = "observeradded"
+	// MessageTypeInputObserverremoved: MessageTypeObserverRemoved is the tag of
+	// ObserverRemovedMessage.
+	MessageTypeInputObserverremoved MessageTypeInput = "observerremoved"
+	// MessageTypeInputObserverack: MessageTypeObserverAck is the tag of ObserverAckMessage.
+	MessageTypeInputObserverack MessageTypeInput = "observerack"
+	// MessageTypeInputObserve: MessageTypeObserve is the tag of ObserveMessage.
+	MessageTypeInputObserve MessageTypeInput = "observe"
+	// MessageTypeInputUnobserve: MessageTypeUnobserve is the tag of UnobserveMessage.
+	MessageTypeInputUnobserve MessageTypeInput = "unobserve"
+	// MessageTypeInputObserveresult: MessageTypeObserveResult is the tag of
+	// ObserveResultMessage.
+	MessageTypeInputObserveresult MessageTypeInput = "observeresult"
+	// MessageTypeInputObserverstatechanged: MessageTypeObserverStateChanged is the tag of
+	// ObserverStateChangedMessage.
+	MessageTypeInputObserverstatechanged MessageTypeInput = "observerstatechanged"
+	// MessageTypeInputInvocationsobserved: MessageTypeInvocationsObserved is the tag of
+	// InvocationsObservedMessage.
+	MessageTypeInputInvocationsobserved MessageTypeInput = "invocationsobserved"
+	// MessageTypeInputLocalinvocationstats: MessageTypeLocalInvocationStats is the tag of
+	// LocalInvocationStatsMessage.
+	MessageTypeInputLocalinvocationstats MessageTypeInput = "localinvocationstats"
 	// MessageTypeInputRegisterservice: MessageTypeRegisterService is the tag of
 	// RegisterServiceMessage.
 	MessageTypeInputRegisterservice MessageTypeInput = "registerservice"
@@ -14075,6 +16443,33 @@ const (
 	// MessageTypeOutputInvocationresult: MessageTypeInvocationResult is the tag of
 	// InvocationResultMessage.
 	MessageTypeOutputInvocationresult MessageTypeOutput = "invocationresult"
+	// MessageTypeOutputFunctionregistered: MessageTypeFunctionRegistered is the tag of
+	// FunctionRegisteredMessage.
+	MessageTypeOutputFunctionregistered MessageTypeOutput = "functionregistered"
+	// MessageTypeOutputObserveradded: MessageTypeObserverAdded is the tag of
+	// ObserverAddedMessage.
+	MessageTypeOutputObserveradded MessageTypeOutput = "observeradded"
+	// MessageTypeOutputObserverremoved: MessageTypeObserverRemoved is the tag of
+	// ObserverRemovedMessage.
+	MessageTypeOutputObserverremoved MessageTypeOutput = "observerremoved"
+	// MessageTypeOutputObserverack: MessageTypeObserverAck is the tag of ObserverAckMessage.
+	MessageTypeOutputObserverack MessageTypeOutput = "observerack"
+	// MessageTypeOutputObserve: MessageTypeObserve is the tag of ObserveMessage.
+	MessageTypeOutputObserve MessageTypeOutput = "observe"
+	// MessageTypeOutputUnobserve: MessageTypeUnobserve is the tag of UnobserveMessage.
+	MessageTypeOutputUnobserve MessageTypeOutput = "unobserve"
+	// MessageTypeOutputObserveresult: MessageTypeObserveResult is the tag of
+	// ObserveResultMessage.
+	MessageTypeOutputObserveresult MessageTypeOutput = "observeresult"
+	// MessageTypeOutputObserverstatechanged: MessageTypeObserverStateChanged is the tag of
+	// ObserverStateChangedMessage.
+	MessageTypeOutputObserverstatechanged MessageTypeOutput = "observerstatechanged"
+	// MessageTypeOutputInvocationsobserved: MessageTypeInvocationsObserved is the tag of
+	// InvocationsObservedMessage.
+	MessageTypeOutputInvocationsobserved MessageTypeOutput = "invocationsobserved"
+	// MessageTypeOutputLocalinvocationstats: MessageTypeLocalInvocationStats is the tag of
+	// LocalInvocationStatsMessage.
+	MessageTypeOutputLocalinvocationstats MessageTypeOutput = "localinvocationstats"
 	// MessageTypeOutputRegisterservice: MessageTypeRegisterService is the tag of
 	// RegisterServiceMessage.
 	MessageTypeOutputRegisterservice MessageTypeOutput = "registerservice"
@@ -14229,6 +16624,620 @@ func (NumberDataPointInput) JSONSchema() json.RawMessage {
 // JSONSchema returns the schema that the type was generated from.
 func (NumberDataPointOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::NumberDataPoint")
+}
+
+// ObserveDeliver selects the payload of an observer's target.
+//
+// ObserveDeliver is one of the constants below; other values are kept as they are.
+type ObserveDeliver string
+
+const (
+	// ObserveDeliverEnvelope delivers an Observed with the captured parts of the call. It is the
+	// default.
+	ObserveDeliverEnvelope ObserveDeliver = "envelope"
+	// ObserveDeliverInput2: ObserveDeliverInput delivers the payload of the observed call alone,
+	// whether or not it is captured.
+	ObserveDeliverInput2 ObserveDeliver = "input"
+	// ObserveDeliverOutput2: ObserveDeliverOutput delivers the result of the observed call
+	// alone, whether or not it is captured.
+	ObserveDeliverOutput2 ObserveDeliver = "output"
+)
+
+// ObserveDeliverInput: ObserveDeliver selects the payload of an observer's target.
+//
+// ObserveDeliverInput is one of the constants below; other values are kept as they are. It
+// is the request of "own::ObserveDeliver".
+type ObserveDeliverInput string
+
+const (
+	// ObserveDeliverInputEnvelope: ObserveDeliverEnvelope delivers an Observed with the captured
+	// parts of the call. It is the default.
+	ObserveDeliverInputEnvelope ObserveDeliverInput = "envelope"
+	// ObserveDeliverInputInput: ObserveDeliverInput delivers the payload of the observed call
+	// alone, whether or not it is captured.
+	ObserveDeliverInputInput ObserveDeliverInput = "input"
+	// ObserveDeliverInputOutput: ObserveDeliverOutput delivers the result of the observed call
+	// alone, whether or not it is captured.
+	ObserveDeliverInputOutput ObserveDeliverInput = "output"
+)
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveDeliverInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserveDeliver")
+}
+
+// ObserveDeliverOutput: ObserveDeliver selects the payload of an observer's target.
+//
+// ObserveDeliverOutput is one of the constants below; other values are kept as they are. It
+// is the response of "own::ObserveDeliver".
+type ObserveDeliverOutput string
+
+const (
+	// ObserveDeliverOutputEnvelope: ObserveDeliverEnvelope delivers an Observed with the
+	// captured parts of the call. It is the default.
+	ObserveDeliverOutputEnvelope ObserveDeliverOutput = "envelope"
+	// ObserveDeliverOutputInput: ObserveDeliverInput delivers the payload of the observed call
+	// alone, whether or not it is captured.
+	ObserveDeliverOutputInput ObserveDeliverOutput = "input"
+	// ObserveDeliverOutputOutput: ObserveDeliverOutput delivers the result of the observed call
+	// alone, whether or not it is captured.
+	ObserveDeliverOutputOutput ObserveDeliverOutput = "output"
+)
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveDeliverOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserveDeliver")
+}
+
+// ObserveDelivery selects who activates the observers of a function in version 0.25 of the
+// protocol.
+//
+// ObserveDelivery is one of the constants below; other values are kept as they are.
+type ObserveDelivery string
+
+const (
+	// ObserveDeliveryAuto offers every call to the observers. It is the default.
+	ObserveDeliveryAuto ObserveDelivery = "auto"
+	// ObserveDeliveryOwner activates no observer by calls; the code of the hosting worker passes
+	// events to single observers.
+	ObserveDeliveryOwner ObserveDelivery = "owner"
+)
+
+// ObserveDeliveryInput: ObserveDelivery selects who activates the observers of a function in
+// version 0.25 of the protocol.
+//
+// ObserveDeliveryInput is one of the constants below; other values are kept as they are. It
+// is the request of "own::ObserveDelivery".
+type ObserveDeliveryInput string
+
+const (
+	// ObserveDeliveryInputAuto: ObserveDeliveryAuto offers every call to the observers. It is
+	// the default.
+	ObserveDeliveryInputAuto ObserveDeliveryInput = "auto"
+	// ObserveDeliveryInputOwner: ObserveDeliveryOwner activates no observer by calls; the code
+	// of the hosting worker passes events to single observers.
+	ObserveDeliveryInputOwner ObserveDeliveryInput = "owner"
+)
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveDeliveryInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserveDelivery")
+}
+
+// ObserveDeliveryOutput: ObserveDelivery selects who activates the observers of a function
+// in version 0.25 of the protocol.
+//
+// ObserveDeliveryOutput is one of the constants below; other values are kept as they are. It
+// is the response of "own::ObserveDelivery".
+type ObserveDeliveryOutput string
+
+const (
+	// ObserveDeliveryOutputAuto: ObserveDeliveryAuto offers every call to the observers. It is
+	// the default.
+	ObserveDeliveryOutputAuto ObserveDeliveryOutput = "auto"
+	// ObserveDeliveryOutputOwner: ObserveDeliveryOwner activates no observer by calls; the code
+	// of the hosting worker passes events to single observers.
+	ObserveDeliveryOutputOwner ObserveDeliveryOutput = "owner"
+)
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveDeliveryOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserveDelivery")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveDescriptorInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserveDescriptor")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveDescriptorOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserveDescriptor")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveMessageInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserveMessage")
+}
+
+// ObserveMessageInputType: MessageTypeObserve is the tag of ObserveMessage.
+//
+// ObserveMessageInputType is always "observe" in JSON; its zero value is ready for use.
+type ObserveMessageInputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (ObserveMessageInputType) MarshalJSON() ([]byte, error) { return []byte("\"observe\""), nil }
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (ObserveMessageInputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("ObserveMessageInputType", b, "\"observe\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveMessageOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserveMessage")
+}
+
+// ObserveMessageOutputType: MessageTypeObserve is the tag of ObserveMessage.
+//
+// ObserveMessageOutputType is always "observe" in JSON; its zero value is ready for use.
+type ObserveMessageOutputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (ObserveMessageOutputType) MarshalJSON() ([]byte, error) { return []byte("\"observe\""), nil }
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (ObserveMessageOutputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("ObserveMessageOutputType", b, "\"observe\"")
+}
+
+// ObserveOn selects the observed calls by their outcome.
+//
+// ObserveOn is one of the constants below; other values are kept as they are.
+type ObserveOn string
+
+const (
+	// ObserveOnSuccess selects calls that return a result. It is the default.
+	ObserveOnSuccess ObserveOn = "success"
+	// ObserveOnError selects calls that fail.
+	ObserveOnError ObserveOn = "error"
+	// ObserveOnComplete selects every call that ends, with a result or with an error.
+	ObserveOnComplete ObserveOn = "complete"
+)
+
+// ObserveOnInput: ObserveOn selects the observed calls by their outcome.
+//
+// ObserveOnInput is one of the constants below; other values are kept as they are. It is the
+// request of "own::ObserveOn".
+type ObserveOnInput string
+
+const (
+	// ObserveOnInputSuccess: ObserveOnSuccess selects calls that return a result. It is the
+	// default.
+	ObserveOnInputSuccess ObserveOnInput = "success"
+	// ObserveOnInputError: ObserveOnError selects calls that fail.
+	ObserveOnInputError ObserveOnInput = "error"
+	// ObserveOnInputComplete: ObserveOnComplete selects every call that ends, with a result or
+	// with an error.
+	ObserveOnInputComplete ObserveOnInput = "complete"
+)
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveOnInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::ObserveOn") }
+
+// ObserveOnOutput: ObserveOn selects the observed calls by their outcome.
+//
+// ObserveOnOutput is one of the constants below; other values are kept as they are. It is
+// the response of "own::ObserveOn".
+type ObserveOnOutput string
+
+const (
+	// ObserveOnOutputSuccess: ObserveOnSuccess selects calls that return a result. It is the
+	// default.
+	ObserveOnOutputSuccess ObserveOnOutput = "success"
+	// ObserveOnOutputError: ObserveOnError selects calls that fail.
+	ObserveOnOutputError ObserveOnOutput = "error"
+	// ObserveOnOutputComplete: ObserveOnComplete selects every call that ends, with a result or
+	// with an error.
+	ObserveOnOutputComplete ObserveOnOutput = "complete"
+)
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveOnOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::ObserveOn") }
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveResultMessageInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserveResultMessage")
+}
+
+// ObserveResultMessageInputType: MessageTypeObserveResult is the tag of
+// ObserveResultMessage.
+//
+// ObserveResultMessageInputType is always "observeresult" in JSON; its zero value is ready
+// for use.
+type ObserveResultMessageInputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (ObserveResultMessageInputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"observeresult\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (ObserveResultMessageInputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("ObserveResultMessageInputType", b, "\"observeresult\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveResultMessageOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserveResultMessage")
+}
+
+// ObserveResultMessageOutputType: MessageTypeObserveResult is the tag of
+// ObserveResultMessage.
+//
+// ObserveResultMessageOutputType is always "observeresult" in JSON; its zero value is ready
+// for use.
+type ObserveResultMessageOutputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (ObserveResultMessageOutputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"observeresult\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (ObserveResultMessageOutputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("ObserveResultMessageOutputType", b, "\"observeresult\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveSourceInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserveSource")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveSourceOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserveSource")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveTargetInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserveTarget")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserveTargetOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserveTarget")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObservedInvocationInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObservedInvocation")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObservedInvocationOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObservedInvocation")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverAckMessageInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserverAckMessage")
+}
+
+// ObserverAckMessageInputType: MessageTypeObserverAck is the tag of ObserverAckMessage.
+//
+// ObserverAckMessageInputType is always "observerack" in JSON; its zero value is ready for
+// use.
+type ObserverAckMessageInputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (ObserverAckMessageInputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"observerack\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (ObserverAckMessageInputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("ObserverAckMessageInputType", b, "\"observerack\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverAckMessageOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserverAckMessage")
+}
+
+// ObserverAckMessageOutputType: MessageTypeObserverAck is the tag of ObserverAckMessage.
+//
+// ObserverAckMessageOutputType is always "observerack" in JSON; its zero value is ready for
+// use.
+type ObserverAckMessageOutputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (ObserverAckMessageOutputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"observerack\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (ObserverAckMessageOutputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("ObserverAckMessageOutputType", b, "\"observerack\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverAddedMessageInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserverAddedMessage")
+}
+
+// ObserverAddedMessageInputType: MessageTypeObserverAdded is the tag of
+// ObserverAddedMessage.
+//
+// ObserverAddedMessageInputType is always "observeradded" in JSON; its zero value is ready
+// for use.
+type ObserverAddedMessageInputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (ObserverAddedMessageInputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"observeradded\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (ObserverAddedMessageInputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("ObserverAddedMessageInputType", b, "\"observeradded\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverAddedMessageOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserverAddedMessage")
+}
+
+// ObserverAddedMessageOutputType: MessageTypeObserverAdded is the tag of
+// ObserverAddedMessage.
+//
+// ObserverAddedMessageOutputType is always "observeradded" in JSON; its zero value is ready
+// for use.
+type ObserverAddedMessageOutputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (ObserverAddedMessageOutputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"observeradded\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (ObserverAddedMessageOutputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("ObserverAddedMessageOutputType", b, "\"observeradded\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverInfoInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserverInfo")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverInfoInputInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserverInfoInput")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverInfoInputOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserverInfoInput")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverInfoOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserverInfo")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverInfoResultInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserverInfoResult")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverInfoResultOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserverInfoResult")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverLegacyInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserverLegacy")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverLegacyOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserverLegacy")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverRemovedMessageInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserverRemovedMessage")
+}
+
+// ObserverRemovedMessageInputType: MessageTypeObserverRemoved is the tag of
+// ObserverRemovedMessage.
+//
+// ObserverRemovedMessageInputType is always "observerremoved" in JSON; its zero value is
+// ready for use.
+type ObserverRemovedMessageInputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (ObserverRemovedMessageInputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"observerremoved\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (ObserverRemovedMessageInputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("ObserverRemovedMessageInputType", b, "\"observerremoved\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverRemovedMessageOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserverRemovedMessage")
+}
+
+// ObserverRemovedMessageOutputType: MessageTypeObserverRemoved is the tag of
+// ObserverRemovedMessage.
+//
+// ObserverRemovedMessageOutputType is always "observerremoved" in JSON; its zero value is
+// ready for use.
+type ObserverRemovedMessageOutputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (ObserverRemovedMessageOutputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"observerremoved\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (ObserverRemovedMessageOutputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("ObserverRemovedMessageOutputType", b, "\"observerremoved\"")
+}
+
+// ObserverState is the state of an observer.
+//
+// ObserverState is one of the constants below; other values are kept as they are.
+type ObserverState string
+
+const (
+	// ObserverStatePending means that the observer waits for its source, for the worker that
+	// hosts the source to accept it, or for its target.
+	ObserverStatePending ObserverState = "pending"
+	// ObserverStateActive means that the engine calls the target.
+	ObserverStateActive ObserverState = "active"
+	// ObserverStateSuspended means that the observer was active, and that its target or its
+	// worker is away.
+	ObserverStateSuspended ObserverState = "suspended"
+	// ObserverStateError means that the engine or the worker that hosts the source rejected the
+	// observer.
+	ObserverStateError ObserverState = "error"
+	// ObserverStateDisposed means that the observer no longer exists. It is final.
+	ObserverStateDisposed ObserverState = "disposed"
+)
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverStateChangedMessageInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserverStateChangedMessage")
+}
+
+// ObserverStateChangedMessageInputType: MessageTypeObserverStateChanged is the tag of
+// ObserverStateChangedMessage.
+//
+// ObserverStateChangedMessageInputType is always "observerstatechanged" in JSON; its zero
+// value is ready for use.
+type ObserverStateChangedMessageInputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (ObserverStateChangedMessageInputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"observerstatechanged\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (ObserverStateChangedMessageInputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("ObserverStateChangedMessageInputType", b, "\"observerstatechanged\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverStateChangedMessageOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserverStateChangedMessage")
+}
+
+// ObserverStateChangedMessageOutputType: MessageTypeObserverStateChanged is the tag of
+// ObserverStateChangedMessage.
+//
+// ObserverStateChangedMessageOutputType is always "observerstatechanged" in JSON; its zero
+// value is ready for use.
+type ObserverStateChangedMessageOutputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (ObserverStateChangedMessageOutputType) MarshalJSON() ([]byte, error) {
+	return []byte("\"observerstatechanged\""), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (ObserverStateChangedMessageOutputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("ObserverStateChangedMessageOutputType", b, "\"observerstatechanged\"")
+}
+
+// ObserverStateInput: ObserverState is the state of an observer.
+//
+// ObserverStateInput is one of the constants below; other values are kept as they are. It is
+// the request of "own::ObserverState".
+type ObserverStateInput string
+
+const (
+	// ObserverStateInputPending: ObserverStatePending means that the observer waits for its
+	// source, for the worker that hosts the source to accept it, or for its target.
+	ObserverStateInputPending ObserverStateInput = "pending"
+	// ObserverStateInputActive: ObserverStateActive means that the engine calls the target.
+	ObserverStateInputActive ObserverStateInput = "active"
+	// ObserverStateInputSuspended: ObserverStateSuspended means that the observer was active,
+	// and that its target or its worker is away.
+	ObserverStateInputSuspended ObserverStateInput = "suspended"
+	// ObserverStateInputError: ObserverStateError means that the engine or the worker that hosts
+	// the source rejected the observer.
+	ObserverStateInputError ObserverStateInput = "error"
+	// ObserverStateInputDisposed: ObserverStateDisposed means that the observer no longer
+	// exists. It is final.
+	ObserverStateInputDisposed ObserverStateInput = "disposed"
+)
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverStateInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserverState")
+}
+
+// ObserverStateOutput: ObserverState is the state of an observer.
+//
+// ObserverStateOutput is one of the constants below; other values are kept as they are. It
+// is the response of "own::ObserverState".
+type ObserverStateOutput string
+
+const (
+	// ObserverStateOutputPending: ObserverStatePending means that the observer waits for its
+	// source, for the worker that hosts the source to accept it, or for its target.
+	ObserverStateOutputPending ObserverStateOutput = "pending"
+	// ObserverStateOutputActive: ObserverStateActive means that the engine calls the target.
+	ObserverStateOutputActive ObserverStateOutput = "active"
+	// ObserverStateOutputSuspended: ObserverStateSuspended means that the observer was active,
+	// and that its target or its worker is away.
+	ObserverStateOutputSuspended ObserverStateOutput = "suspended"
+	// ObserverStateOutputError: ObserverStateError means that the engine or the worker that
+	// hosts the source rejected the observer.
+	ObserverStateOutputError ObserverStateOutput = "error"
+	// ObserverStateOutputDisposed: ObserverStateDisposed means that the observer no longer
+	// exists. It is final.
+	ObserverStateOutputDisposed ObserverStateOutput = "disposed"
+)
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverStateOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserverState")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverViewInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserverView")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserverViewOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserverView")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserversChangedEventInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserversChangedEvent")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserversChangedEventOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserversChangedEvent")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserversListResultInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::ObserversListResult")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObserversListResultOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::ObserversListResult")
 }
 
 // JSONSchema returns the schema that the type was generated from.
@@ -14459,6 +17468,16 @@ func (QueueRedriveResultInput) JSONSchema() json.RawMessage {
 // JSONSchema returns the schema that the type was generated from.
 func (QueueRedriveResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::QueueRedriveResult")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (QueueSourceArgsInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::QueueSourceArgs")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (QueueSourceArgsOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::QueueSourceArgs")
 }
 
 // JSONSchema returns the schema that the type was generated from.
@@ -14947,16 +17966,6 @@ func (StateSetInputOutput) JSONSchema() json.RawMessage {
 }
 
 // JSONSchema returns the schema that the type was generated from.
-func (StateSetResultInput) JSONSchema() json.RawMessage {
-	return schemaOf("request", "own::StateSetResult")
-}
-
-// JSONSchema returns the schema that the type was generated from.
-func (StateSetResultOutput) JSONSchema() json.RawMessage {
-	return schemaOf("response", "own::StateSetResult")
-}
-
-// JSONSchema returns the schema that the type was generated from.
 func (StateTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StateTriggerConfig")
 }
@@ -14974,16 +17983,6 @@ func (StateUpdateInputInput) JSONSchema() json.RawMessage {
 // JSONSchema returns the schema that the type was generated from.
 func (StateUpdateInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StateUpdateInput")
-}
-
-// JSONSchema returns the schema that the type was generated from.
-func (StateUpdateResultInput) JSONSchema() json.RawMessage {
-	return schemaOf("request", "own::StateUpdateResult")
-}
-
-// JSONSchema returns the schema that the type was generated from.
-func (StateUpdateResultOutput) JSONSchema() json.RawMessage {
-	return schemaOf("response", "own::StateUpdateResult")
 }
 
 // StoredAttributeInput: StoredAttribute is one attribute of a stored span or metric: its
@@ -15632,24 +18631,6 @@ func (StreamUpdateResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamUpdateResult")
 }
 
-// StringListInput is the type below. It is the request of "own::StringList".
-type StringListInput = iii.List[string]
-
-// StringListMapInput is the type below. It is the request of "own::StringListMap".
-type StringListMapInput = iii.Map[iii.List[string]]
-
-// StringListMapOutput is the type below. It is the response of "own::StringListMap".
-type StringListMapOutput = iii.Map[iii.List[string]]
-
-// StringListOutput is the type below. It is the response of "own::StringList".
-type StringListOutput = iii.List[string]
-
-// StringMapInput is the type below. It is the request of "own::StringMap".
-type StringMapInput = iii.Map[string]
-
-// StringMapOutput is the type below. It is the response of "own::StringMap".
-type StringMapOutput = iii.Map[string]
-
 // JSONSchema returns the schema that the type was generated from.
 func (SubscribeTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::SubscribeTriggerConfig")
@@ -16056,6 +19037,42 @@ func (TriggersListResultInput) JSONSchema() json.RawMessage {
 // JSONSchema returns the schema that the type was generated from.
 func (TriggersListResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggersListResult")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (UnobserveMessageInput) JSONSchema() json.RawMessage {
+	return schemaOf("request", "own::UnobserveMessage")
+}
+
+// UnobserveMessageInputType: MessageTypeUnobserve is the tag of UnobserveMessage.
+//
+// UnobserveMessageInputType is always "unobserve" in JSON; its zero value is ready for use.
+type UnobserveMessageInputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (UnobserveMessageInputType) MarshalJSON() ([]byte, error) { return []byte("\"unobserve\""), nil }
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (UnobserveMessageInputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("UnobserveMessageInputType", b, "\"unobserve\"")
+}
+
+// JSONSchema returns the schema that the type was generated from.
+func (UnobserveMessageOutput) JSONSchema() json.RawMessage {
+	return schemaOf("response", "own::UnobserveMessage")
+}
+
+// UnobserveMessageOutputType: MessageTypeUnobserve is the tag of UnobserveMessage.
+//
+// UnobserveMessageOutputType is always "unobserve" in JSON; its zero value is ready for use.
+type UnobserveMessageOutputType struct{}
+
+// MarshalJSON implements json.Marshaler.
+func (UnobserveMessageOutputType) MarshalJSON() ([]byte, error) { return []byte("\"unobserve\""), nil }
+
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+func (UnobserveMessageOutputType) UnmarshalJSON(b []byte) error {
+	return checkConstant("UnobserveMessageOutputType", b, "\"unobserve\"")
 }
 
 // JSONSchema returns the schema that the type was generated from.

@@ -1,0 +1,205 @@
+package filter
+
+import (
+	"bytes"
+	"hash/maphash"
+	"math"
+	"sync"
+)
+
+// viewFrom is the number of paths from which a view of the document costs less than a scan
+// for each of them.
+const viewFrom = 3
+
+// view remembers where the members of a document's objects are, so that many paths cost one
+// pass over each object that they lead through.
+// It holds offsets alone: what is in the pool keeps no document alive.
+type view struct {
+	texts [element][]byte
+	nodes []node  // the roots, then the members of all that was read
+	slots []int32 // hash tables of the members of large objects: 1 + index into nodes
+	buf   []byte  // a key without its escapes
+}
+
+// node is a value in the text of a root.
+type node struct {
+	start, end       int32
+	keyStart, keyEnd int32 // of a member
+	hash             uint32
+	first, count     int32 // its members in view.nodes
+	table, size      int32 // its hash table in view.slots
+	again            bool  // a member was looked up before
+	escaped          bool  // the key has escapes
+	read             bool  // first and count are set
+}
+
+// maxText is the length of the texts that a view can be made of.
+const maxText = math.MaxInt32
+
+// hashFrom is the number of members from which a hash table is made, at the second lookup.
+const hashFrom = 9
+
+var views = sync.Pool{New: func() any { return new(view) }}
+
+// view returns a view of the document from the pool if it helps with resolving about n
+// paths, or nil.
+func (d *Document) view(n int) *view {
+	if n < viewFrom || max(len(d.Input), len(d.Output), len(d.Error), len(d.Caller), len(d.Metadata)) > maxText {
+		return nil
+	}
+	v := views.Get().(*view)
+	v.texts = [element][]byte{d.Input, d.Output, d.Error, d.Caller, d.Metadata}
+	v.nodes = append(v.nodes, make([]node, element)...)
+	return v
+}
+
+// maxKept is the number of nodes that a view in the pool may have room for.
+const maxKept = 1 << 14
+
+// release gives the view, if it is not nil, back to the pool.
+func (v *view) release() {
+	if v == nil {
+		return
+	}
+	if cap(v.nodes) > maxKept {
+		v.nodes, v.slots = nil, nil
+	}
+	*v = view{nodes: v.nodes[:0], slots: v.slots[:0], buf: v.buf[:0]}
+	views.Put(v)
+}
+
+// absent is the index of a node that is not there.
+const absent = -1
+
+// resolve returns the value at a path that does not begin at an element.
+func (v *view) resolve(p *path) ([]byte, bool) {
+	b := v.texts[p.root]
+	at := int(p.root)
+	if n := &v.nodes[at]; n.end == 0 {
+		start := skipSpace(b, 0)
+		n.start, n.end = int32(start), int32(skipValue(b, start))
+	}
+	if v.nodes[at].end < 0 {
+		return nil, false
+	}
+	for i := range p.segments {
+		if n := &v.nodes[at]; b[n.start] != '{' {
+			// An element has no second one of the same index behind it: the way there is short.
+			return resolve(b[n.start:n.end], p.segments[i:])
+		}
+		if at = v.member(b, at, &p.segments[i]); at == absent {
+			return nil, false
+		}
+	}
+	n := &v.nodes[at]
+	return b[n.start:n.end], true
+}
+
+func (v *view) readObject(b []byte, at int) {
+	first := len(v.nodes)
+	b = b[:v.nodes[at].end]
+	i, last := firstItem(b, int(v.nodes[at].start), '}')
+	for !last {
+		keyEnd, escaped, start, end := nextMember(b, i)
+		if end < 0 {
+			i = malformed
+			break
+		}
+		v.nodes = append(v.nodes, node{start: int32(start), end: int32(end), keyStart: int32(i + 1), keyEnd: int32(keyEnd), escaped: escaped})
+		i, last = afterItem(b, end, '}')
+	}
+	if i < 0 {
+		v.nodes = v.nodes[:first]
+	}
+	n := &v.nodes[at]
+	n.first, n.count, n.read = int32(first), int32(len(v.nodes)-first), true
+}
+
+// member returns the last member of the object at with the key of s.
+func (v *view) member(b []byte, at int, s *segment) int {
+	if !v.nodes[at].read {
+		v.readObject(b, at)
+	}
+	n := &v.nodes[at]
+	if n.count >= hashFrom && n.again {
+		return v.hashed(b, n, s)
+	}
+	n.again = true
+	for i := n.first + n.count - 1; i >= n.first; i-- {
+		if v.nodes[i].has(b, s.key) {
+			return int(i)
+		}
+	}
+	return absent
+}
+
+// has reports whether the key of a member is key.
+func (n *node) has(b []byte, key string) bool {
+	return sameKey(b[n.keyStart:n.keyEnd], n.escaped, key)
+}
+
+// hashed looks the key of s up in the hash table of an object.
+func (v *view) hashed(b []byte, n *node, s *segment) int {
+	if n.size == 0 {
+		v.hash(b, n)
+	}
+	table := v.slots[n.table : n.table+n.size]
+	for i := s.hash; ; i++ {
+		at := table[i&uint32(n.size-1)]
+		if at == 0 {
+			return absent
+		}
+		if m := &v.nodes[at-1]; m.hash == s.hash && m.has(b, s.key) {
+			return int(at - 1)
+		}
+	}
+}
+
+// hash makes the hash table of an object. The last member of a key is the one in it.
+func (v *view) hash(b []byte, n *node) {
+	n.size = 16
+	for n.size < 2*n.count {
+		n.size *= 2
+	}
+	n.table = int32(len(v.slots))
+	v.slots = append(v.slots, make([]int32, n.size)...)
+	table := v.slots[n.table:]
+	for i := n.first + n.count - 1; i >= n.first; i-- {
+		m := &v.nodes[i]
+		key := v.key(b, m)
+		m.hash = uint32(maphash.Bytes(seed, key))
+		for j := m.hash; ; j++ {
+			slot := &table[j&uint32(n.size-1)]
+			if *slot == 0 {
+				*slot = i + 1
+				break
+			}
+			if other := &v.nodes[*slot-1]; other.hash == m.hash && v.equalKeys(b, other, m, key) {
+				break
+			}
+		}
+	}
+}
+
+// key returns the key of a member without its escapes, in v.buf if there are any.
+func (v *view) key(b []byte, m *node) []byte {
+	raw := b[m.keyStart:m.keyEnd]
+	if !m.escaped {
+		return raw
+	}
+	v.buf = appendUnescaped(v.buf[:0], raw)
+	return v.buf
+}
+
+// equalKeys reports whether the key of other is key, the key of m.
+func (v *view) equalKeys(b []byte, other, m *node, key []byte) bool {
+	if !other.escaped {
+		return string(b[other.keyStart:other.keyEnd]) == string(key)
+	}
+	kept := len(key)
+	if !m.escaped {
+		return string(appendUnescaped(v.buf[:0], b[other.keyStart:other.keyEnd])) == string(key)
+	}
+	v.buf = appendUnescaped(v.buf[:kept], b[other.keyStart:other.keyEnd])
+	return bytes.Equal(v.buf[kept:], v.buf[:kept])
+}
