@@ -7,8 +7,7 @@ import (
 	"github.com/iii-go/iii/cmd/iiigen/internal/recorded/own"
 )
 
-// ownTypes are the data types of package iii; the generic ones have any JSON as their
-// bodies.
+// ownTypes are the data types of package iii; the generic ones hold any JSON.
 var ownTypes = []ownType{
 	pair[iii.ActionEnqueue, own.ActionEnqueueInput, own.ActionEnqueueOutput]("ActionEnqueue"),
 	pair[iii.ActionVoid, own.ActionVoidInput, own.ActionVoidOutput]("ActionVoid"),
@@ -85,7 +84,9 @@ var ownTypes = []ownType{
 	pair[iii.HTTPMiddlewareRequest, own.HTTPMiddlewareRequestInput, own.HTTPMiddlewareRequestOutput]("HTTPMiddlewareRequest"),
 	pair[iii.HTTPMiddlewareResponse, own.HTTPMiddlewareResponseInput, own.HTTPMiddlewareResponseOutput]("HTTPMiddlewareResponse"),
 	pair[iii.HTTPMiddlewareResult, own.HTTPMiddlewareResultInput, own.HTTPMiddlewareResultOutput]("HTTPMiddlewareResult"),
+	pair[iii.HTTPRequest[iii.JSONValue], own.HTTPRequestInput, own.HTTPRequestOutput]("HTTPRequest"),
 	pair[iii.HTTPRequestTrigger, own.HTTPRequestTriggerInput, own.HTTPRequestTriggerOutput]("HTTPRequestTrigger"),
+	pair[iii.HTTPResponse[iii.JSONValue], own.HTTPResponseInput, own.HTTPResponseOutput]("HTTPResponse"),
 	pair[iii.HTTPSourceArgs, own.HTTPSourceArgsInput, own.HTTPSourceArgsOutput]("HTTPSourceArgs"),
 	pair[iii.HTTPTriggerConfig, own.HTTPTriggerConfigInput, own.HTTPTriggerConfigOutput]("HTTPTriggerConfig"),
 	pair[iii.HealthComponent, own.HealthComponentInput, own.HealthComponentOutput]("HealthComponent"),
@@ -120,6 +121,7 @@ var ownTypes = []ownType{
 	pair[iii.ObserveResultMessage, own.ObserveResultMessageInput, own.ObserveResultMessageOutput]("ObserveResultMessage"),
 	pair[iii.ObserveSource, own.ObserveSourceInput, own.ObserveSourceOutput]("ObserveSource"),
 	pair[iii.ObserveTarget, own.ObserveTargetInput, own.ObserveTargetOutput]("ObserveTarget"),
+	pair[iii.Observed[iii.JSONValue, iii.JSONValue], own.ObservedInput, own.ObservedOutput]("Observed"),
 	pair[iii.ObservedInvocation, own.ObservedInvocationInput, own.ObservedInvocationOutput]("ObservedInvocation"),
 	pair[iii.ObserverAckMessage, own.ObserverAckMessageInput, own.ObserverAckMessageOutput]("ObserverAckMessage"),
 	pair[iii.ObserverAddedMessage, own.ObserverAddedMessageInput, own.ObserverAddedMessageOutput]("ObserverAddedMessage"),
@@ -270,6 +272,4 @@ var ownTypes = []ownType{
 	pair[iii.WorkersAvailableEvent, own.WorkersAvailableEventInput, own.WorkersAvailableEventOutput]("WorkersAvailableEvent"),
 	pair[iii.WorkersAvailableTrigger, own.WorkersAvailableTriggerInput, own.WorkersAvailableTriggerOutput]("WorkersAvailableTrigger"),
 	pair[iii.WorkersListResult, own.WorkersListResultInput, own.WorkersListResultOutput]("WorkersListResult"),
-	pair[iii.HTTPRequest[iii.JSONValue], own.HTTPRequestInput, own.HTTPRequestOutput]("HTTPRequest"),
-	pair[iii.HTTPResponse[iii.JSONValue], own.HTTPResponseInput, own.HTTPResponseOutput]("HTTPResponse"),
 }

@@ -136,6 +136,7 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::ObserveResultMessage", Request: "337b7a418ca7b572c423aebb2ef4dea1", Response: "337b7a418ca7b572c423aebb2ef4dea1"},
 	{FunctionID: "own::ObserveSource", Request: "a149fad33ec0f84caf06954498ea451f", Response: "a149fad33ec0f84caf06954498ea451f"},
 	{FunctionID: "own::ObserveTarget", Request: "6e95f882d1ead16412b2e8e9fa46a628", Response: "6e95f882d1ead16412b2e8e9fa46a628"},
+	{FunctionID: "own::Observed", Request: "1e2a007a8cb6c91a0bf453e4cb89db59", Response: "be495158af5a8c50cc4ccc4685232366"},
 	{FunctionID: "own::ObservedInvocation", Request: "82f166e5a3ccd3c5e05d42eeb15afe58", Response: "82f166e5a3ccd3c5e05d42eeb15afe58"},
 	{FunctionID: "own::ObserverAckMessage", Request: "cd3d5eb6c508d71dd21822907d1ab553", Response: "cd3d5eb6c508d71dd21822907d1ab553"},
 	{FunctionID: "own::ObserverAddedMessage", Request: "5bc419186582cf646a8d91270bb93628", Response: "5bc419186582cf646a8d91270bb93628"},
@@ -2012,6 +2013,21 @@ func (c Own) SendObserveTarget(ctx context.Context, in ObserveTargetInput, opts 
 // EnqueueObserveTarget hands a call of "own::ObserveTarget" to a queue.
 func (c Own) EnqueueObserveTarget(ctx context.Context, queue string, in ObserveTargetInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveTarget", in, callOptions(c.Options, opts)...)
+}
+
+// Observed calls the function "own::Observed".
+func (c Own) Observed(ctx context.Context, in ObservedInput, opts ...iii.CallOption) (ObservedOutput, error) {
+	return iii.Call[ObservedOutput](ctx, c.Client, "own::Observed", in, callOptions(c.Options, opts)...)
+}
+
+// SendObserved sends a call of "own::Observed" and waits for no answer.
+func (c Own) SendObserved(ctx context.Context, in ObservedInput, opts ...iii.CallOption) error {
+	return c.Client.Send(ctx, "own::Observed", in, callOptions(c.Options, opts)...)
+}
+
+// EnqueueObserved hands a call of "own::Observed" to a queue.
+func (c Own) EnqueueObserved(ctx context.Context, queue string, in ObservedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
+	return c.Client.Enqueue(ctx, queue, "own::Observed", in, callOptions(c.Options, opts)...)
 }
 
 // ObservedInvocation calls the function "own::ObservedInvocation".
@@ -8386,6 +8402,48 @@ type ObserveTargetOutput struct {
 	Namespace *string `json:"namespace,omitzero"`
 }
 
+// ObservedInput is the request of "own::Observed".
+type ObservedInput struct {
+	// ActivationID is the member "activation_id".
+	ActivationID string `json:"activation_id"`
+
+	// Caller is the member "caller".
+	Caller *Caller `json:"caller,omitzero"`
+
+	// DurationMs is the member "duration_ms".
+	DurationMs float64 `json:"duration_ms"`
+
+	// Error is the member "error".
+	Error *ErrorBody `json:"error,omitzero"`
+
+	// FunctionID is the member "function_id".
+	FunctionID string `json:"function_id"`
+
+	// Input is the member "input".
+	Input json.RawMessage `json:"input,omitzero"`
+
+	// InvocationID is the member "invocation_id".
+	InvocationID string `json:"invocation_id"`
+
+	// Metadata is the member "metadata".
+	Metadata json.RawMessage `json:"metadata,omitzero"`
+
+	// Namespace is the member "namespace".
+	Namespace *string `json:"namespace,omitzero"`
+
+	// ObserverID is the member "observer_id".
+	ObserverID string `json:"observer_id"`
+
+	// Output is the member "output".
+	Output json.RawMessage `json:"output,omitzero"`
+
+	// StartedAtMs is the member "started_at_ms".
+	StartedAtMs uint64 `json:"started_at_ms"`
+
+	// Status is the member "status".
+	Status string `json:"status"`
+}
+
 // ObservedInvocation is a call that ran in process, as an
 // InvocationsObservedMessage reports it. Input, output, error and metadata are
 // present if an activated observer captures them; null is a value, and differs
@@ -8567,6 +8625,48 @@ type ObservedInvocationOutput struct {
 
 	// W3C trace context of the call. Empty is omitted.
 	Traceparent *string `json:"traceparent,omitzero"`
+}
+
+// ObservedOutput is the response of "own::Observed".
+type ObservedOutput struct {
+	// ActivationID is the member "activation_id".
+	ActivationID string `json:"activation_id"`
+
+	// Caller is the member "caller".
+	Caller *Caller `json:"caller,omitzero"`
+
+	// DurationMs is the member "duration_ms".
+	DurationMs float64 `json:"duration_ms"`
+
+	// Error is the member "error".
+	Error *ErrorBody `json:"error,omitzero"`
+
+	// FunctionID is the member "function_id".
+	FunctionID string `json:"function_id"`
+
+	// Input is the member "input".
+	Input json.RawMessage `json:"input,omitzero"`
+
+	// InvocationID is the member "invocation_id".
+	InvocationID string `json:"invocation_id"`
+
+	// Metadata is the member "metadata".
+	Metadata json.RawMessage `json:"metadata,omitzero"`
+
+	// Namespace is the member "namespace".
+	Namespace *string `json:"namespace,omitzero"`
+
+	// ObserverID is the member "observer_id".
+	ObserverID string `json:"observer_id"`
+
+	// Output is the member "output".
+	Output json.RawMessage `json:"output,omitzero"`
+
+	// StartedAtMs is the member "started_at_ms".
+	StartedAtMs uint64 `json:"started_at_ms"`
+
+	// Status is the member "status".
+	Status string `json:"status"`
 }
 
 // ObserverAckMessageInput: ObserverAckMessage accepts or rejects an observer. The
@@ -16910,6 +17010,9 @@ func (ObserveTargetOutput) JSONSchema() json.RawMessage {
 }
 
 // JSONSchema returns the schema that the type was generated from.
+func (ObservedInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::Observed") }
+
+// JSONSchema returns the schema that the type was generated from.
 func (ObservedInvocationInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObservedInvocation")
 }
@@ -16918,6 +17021,9 @@ func (ObservedInvocationInput) JSONSchema() json.RawMessage {
 func (ObservedInvocationOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObservedInvocation")
 }
+
+// JSONSchema returns the schema that the type was generated from.
+func (ObservedOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::Observed") }
 
 // JSONSchema returns the schema that the type was generated from.
 func (ObserverAckMessageInput) JSONSchema() json.RawMessage {
