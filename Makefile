@@ -27,7 +27,7 @@ GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
 .DEFAULT_GOAL := help
-.PHONY: help generate recorded check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-schemas interop-update filter-conformance filter-bench
+.PHONY: help generate tidy-iiigen recorded check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-schemas interop-update filter-conformance filter-bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ help: ## List the targets
 generate: ## Generate types_gen.go from schema/, and clients from its types
 	GOWORK=off $(GO) generate ./...
 	@$(MAKE) --no-print-directory recorded
+
+tidy-iiigen: ## Bring cmd/iiigen/go.mod up to date with go.mod, of which it takes a release
+	cd cmd/iiigen && $(GO) mod edit -replace github.com/iii-go/iii=../.. && { GOWORK=off $(GO) mod tidy; status=$$?; $(GO) mod edit -dropreplace github.com/iii-go/iii; exit $$status; }
 
 recorded: ## Generate the recorded clients of cmd/iiigen again
 	cd cmd/iiigen && $(GO) run ./internal/recorded/update

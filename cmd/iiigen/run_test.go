@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -353,5 +355,32 @@ func TestInternalFunctionsAreSelectedByTheirNames(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", pattern, diff)
 		}
+	}
+}
+
+// go run …@latest uses no go.work: go.mod has to suit that of the package by itself.
+func TestModuleBuildsWithoutItsWorkspace(t *testing.T) {
+	dir := t.TempDir()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{"go.mod": "alt.mod", "go.sum": "alt.sum"} {
+		raw, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if from == "go.mod" {
+			if bytes.Contains(raw, []byte("replace")) {
+				t.Error("go.mod replaces a module, which go run …@latest refuses")
+			}
+			raw = append(raw, "\nreplace github.com/iii-go/iii => "+strconv.Quote(filepath.ToSlash(root))+"\n"...)
+		}
+		writeFile(t, filepath.Join(dir, to), string(raw))
+	}
+	list := exec.CommandContext(t.Context(), "go", "list", "-modfile", filepath.Join(dir, "alt.mod"), "-mod=readonly", "-deps", ".")
+	list.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
+	if out, err := list.CombinedOutput(); err != nil {
+		t.Errorf("%v; make tidy-iiigen brings go.mod up to date\n%s", err, out)
 	}
 }
