@@ -77,17 +77,21 @@ func InNamespace(ns string) CallOption {
 // connected, the call waits for a connection, within its timeout. The engine promises no
 // order between calls.
 func (c *Client) Call(ctx context.Context, id string, in, out any, opts ...CallOption) error {
+	return c.call(ctx, invocation{functionID: id}, in, out, opts)
+}
+
+func (c *Client) call(ctx context.Context, inv invocation, in, out any, opts []CallOption) error {
 	if out != nil {
 		if err := checkOut(out); err != nil {
-			return &callError{verb: verbCall, functionID: id, err: err}
+			return &callError{verb: verbCall, functionID: inv.functionID, err: err}
 		}
 	}
-	return c.repeat(ctx, verbCall, id, opts, func(cfg *callConfig) error {
-		r, err := c.begin(ctx, verbCall, invocation{functionID: id}, in, cfg)
+	return c.repeat(ctx, verbCall, inv.functionID, opts, func(cfg *callConfig) error {
+		r, err := c.begin(ctx, verbCall, inv, in, cfg)
 		if err != nil {
 			return err
 		}
-		return c.await(ctx, verbCall, r, id, out)
+		return c.await(ctx, verbCall, r, inv.functionID, out)
 	})
 }
 

@@ -302,17 +302,7 @@ func (o *FunctionObserver) Call(ctx context.Context, payload, out any) error {
 	if err := o.callable(); err != nil {
 		return err
 	}
-	c, target := o.held.host.client, o.held.view.Load().Target
-	if out != nil {
-		if err := checkOut(out); err != nil {
-			return &callError{verb: "call", functionID: target, err: err}
-		}
-	}
-	r, err := c.begin(ctx, "call", invocation{functionID: target, observerID: o.ID}, payload, nil)
-	if err != nil {
-		return err
-	}
-	return c.await(ctx, "call", r, target, out)
+	return o.held.host.client.call(ctx, invocation{functionID: o.held.view.Load().Target, observerID: o.ID}, payload, out, nil)
 }
 
 // Send is Call without an answer, as [Client.Send] is.
