@@ -172,15 +172,15 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	if h, ok := ctx.Value(invocationKey{}).(*invocationContext); ok && h.client == c {
 		inv.caller = h.in
 	}
+	timeout := cmp.Or(cfg.timeout, c.cfg.callTimeout)
 	if f := c.localTarget(&inv, cfg); f != nil {
-		r, err := c.beginLocal(f, &inv, in, cfg.timeout)
+		r, err := c.beginLocal(f, &inv, in, timeout)
 		if err != nil {
 			return fail(err)
 		}
 		return r, nil
 	}
 
-	timeout := cmp.Or(cfg.timeout, c.cfg.callTimeout)
 	r := c.out.newRequest(inv.action != actionVoid, timeout)
 	if r.wantsResult {
 		r.id = newInvocationID()
