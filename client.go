@@ -13,16 +13,17 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/iii-go/iii/internal/signal"
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// Version is the version of this module, which the engine is told.
+// Version is the version of this module, which the client reports to the engine.
 const Version = "0.1.0"
 
 // Client is a worker: one connection to the engine, kept up until it is closed.
-// It is made by [New]; the zero value is of no use. All methods may be called
-// from several goroutines at once, and from handlers, except that a handler
-// must not wait for [Client.Shutdown], which waits for handlers.
+// The zero value is not usable; use [New]. All methods are safe for concurrent use, also
+// from handlers, except that a handler must not wait for [Client.Shutdown], which waits
+// for handlers.
 type Client struct {
 	cfg      *config
 	name     string
@@ -77,7 +78,7 @@ func New(address string, opts ...Option) (*Client, error) {
 	c := &Client{
 		cfg:      cfg,
 		log:      cfg.logger,
-		out:      newOutbox(cfg.bufferMessages, cfg.bufferBytes),
+		out:      newOutbox(cfg.bufferMessages, cfg.bufferBytes, cfg.sendPolicy),
 		notify:   &notifier{log: cfg.logger},
 		stopping: make(chan struct{}),
 		done:     make(chan struct{}),
@@ -169,9 +170,7 @@ func (c *Client) Connect(ctx context.Context) error {
 	case <-c.done:
 		err = c.endError()
 	case <-ctx.Done():
-		select {
-		case <-ready: // both at once: connected counts
-		default:
+		if !signal.IsClosed(ready) { // else both at once, and connected counts
 			err = ctxError(ctx)
 		}
 	}
@@ -184,7 +183,7 @@ func (c *Client) Connect(ctx context.Context) error {
 	}
 	switch {
 	case c.lastError != nil:
-		err = fmt.Errorf("iii: connect: %w; last attempt: %w", err, trimmed(c.lastError))
+		err = public(fmt.Errorf("connect: %w; last attempt: %w", err, c.lastError))
 	case c.out.attached():
 		err = fmt.Errorf("iii: connect: %w; %s has taken the connection, and not yet the worker: is it the engine's port for workers?", err, c.cfg.URL.Host)
 	default:
@@ -207,7 +206,7 @@ func (c *Client) endError() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		return fmt.Errorf("%w: %w", ErrClosed, trimmed(c.err))
+		return public(fmt.Errorf("%w: %w", ErrClosed, c.err))
 	}
 	return ErrClosed
 }
@@ -230,12 +229,12 @@ func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended 
 	}
 }
 
-// fatalError is a failure that no further attempt can mend.
+// fatalError is a failure after which no further attempt is made.
 type fatalError struct{ error }
 
 func (e fatalError) Unwrap() error { return e.error }
 
-// nameHeldError is the refusal of a name that another worker has for the time being.
+// nameHeldError is the rejection of a name that another worker still has.
 type nameHeldError struct{ error }
 
 func (e nameHeldError) Unwrap() error { return e.error }
@@ -295,8 +294,8 @@ func (c *Client) keepConnected(ctx context.Context) error {
 	return public(redial.Run(ctx))
 }
 
-// warnOnce tells a program that has set no logger why its first connection fails. It does
-// so on the goroutine of the callbacks, since slog's default may be code of the program's.
+// warnOnce reports the first failure to connect to slog's default if no logger is set. It
+// does so on the goroutine of the callbacks, because the default handler may be user code.
 func (c *Client) warnOnce(err error) {
 	c.mu.Lock()
 	skip := c.cfg.loggerSet || c.wasReady || c.warned
@@ -314,27 +313,27 @@ func (c *Client) warnOnce(err error) {
 // returns nil. It returns nil, too, if ctx is cancelled, as by a signal, while it still
 // tries to connect: the log has the reason, and the client has ended as by
 // [Client.Close]. It returns the reason if the client could not connect before the
-// deadline of ctx, or ends by a fatal error. After Connect it only serves.
+// deadline of ctx, or ends by a fatal error. Telemetry that a drain could not deliver is
+// logged, and no error of Run. After Connect it only serves.
 func (c *Client) Run(ctx context.Context) error {
 	if err := c.Connect(ctx); err != nil {
 		if ctx.Err() != context.Canceled || !errors.Is(err, context.Canceled) {
 			return err
 		}
-		c.log.WarnContext(ctx, "iii: told to end before it was connected", "error", err)
+		c.log.WarnContext(ctx, "iii: the context ended before the client was connected", "error", err)
 		return c.Close()
 	}
 	select {
 	case <-c.done:
 	case <-ctx.Done():
 	}
-	select {
-	case <-c.done: // a fatal error counts, whatever came with it
+	if signal.IsClosed(c.done) { // a fatal error counts, whatever came with it
 		return c.Err()
-	default:
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.drainTimeout)
 	defer cancel()
-	return c.Shutdown(drain)
+	err, _ := c.shutdown(drain)
+	return err
 }
 
 // Shutdown ends the client in order: it takes back its triggers and functions,
@@ -344,7 +343,22 @@ func (c *Client) Run(ctx context.Context) error {
 // outside of handlers are not waited for. When ctx ends first, what
 // is left is cut off as by Close, and the error says so. Further calls wait for
 // the end as well.
+//
+// Once no handler runs, an engine that does not confirm what it was sent is waited for 2 s,
+// and messages that wait for a connection are given 5 s. Messages of Send that remain
+// unconfirmed or unsent are counted ([ClientStats]), and the error says so. So it does if
+// telemetry could not be delivered within shutdown_timeout_ms, or within 3 s without a
+// connection of its own; the telemetry stays in the queue of its [Telemetry].
 func (c *Client) Shutdown(ctx context.Context) error {
+	err, telemetry := c.shutdown(ctx)
+	if err == nil {
+		err = telemetry
+	}
+	return err
+}
+
+// shutdown also returns the error of the telemetry's flush, which is logged.
+func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	c.mu.Lock()
 	first, connecting := !c.draining, c.stop != nil
 	if first {
@@ -353,24 +367,18 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	if !first {
-		select {
-		case <-c.done:
-			return nil
-		default:
+		if ended(ctx, c.done) {
+			return nil, nil
 		}
-		select {
-		case <-c.done:
-			return nil
-		case <-ctx.Done():
-			c.finish(nil)
-			return fmt.Errorf("iii: shutdown: %w", ctxError(ctx))
-		}
+		c.finish(nil)
+		return fmt.Errorf("iii: shutdown: %w", ctxError(ctx)), nil
 	}
 	c.registry.withdraw(ErrClosed)
 	for _, in := range c.dispatch.withdraw() {
-		c.turnAway(in, codeDraining, "the worker is shutting down")
+		c.turnAway(in, CodeWorkerDraining, "the worker is shutting down")
 	}
-	err := c.dispatch.waitQuiet(ctx)
+	err = c.dispatch.waitQuiet(ctx)
+	began := time.Now()
 	if err == nil && connecting {
 		err = c.flushReports(ctx)
 	}
@@ -378,8 +386,12 @@ func (c *Client) Shutdown(ctx context.Context) error {
 		err = c.out.flush(ctx)
 	}
 	c.registry.leave()
-	if err == nil {
-		err = c.flushTelemetry(ctx)
+	if ctx.Err() == nil {
+		limit := telemetryAwayTimeout
+		if !c.out.attached() { // an engine that is away costs awayTimeout in all
+			limit = min(limit, awayTimeout-time.Since(began))
+		}
+		telemetry = c.flushTelemetry(ctx, limit)
 		if l := c.registry.attached(); l != nil {
 			c.closing.Store(true)
 			l.Close(ctx)
@@ -387,9 +399,13 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	c.finish(nil)
 	if err != nil {
-		return fmt.Errorf("iii: shutdown: %w", err)
+		err = public(fmt.Errorf("shutdown: %w", err))
 	}
-	return nil
+	if telemetry != nil {
+		telemetry = public(fmt.Errorf("shutdown: %w", telemetry))
+		c.log.Warn("iii: telemetry was not delivered", "error", telemetry)
+	}
+	return err, telemetry
 }
 
 // flushReports returns when the engine has been told of the local calls, as far as it can be.
@@ -458,7 +474,7 @@ func (c *Client) finish(reason error) {
 	close(c.done)
 }
 
-// awaitCallbacks gives users' code a moment to return.
+// awaitCallbacks gives user code a moment to return.
 func (c *Client) awaitCallbacks() {
 	abandonLocal(c.dispatch.withdraw(), fmt.Errorf("%w: %w", ErrNotConnected, ErrClosed))
 	c.reports.close()
@@ -527,7 +543,7 @@ func (c *Client) Err() error {
 	return c.err
 }
 
-// setState changes the state and tells the listener. err is the reason.
+// setState changes the state and notifies the listener; err is the reason.
 func (c *Client) setState(s ConnectionState, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -540,24 +556,24 @@ func (c *Client) changeState(s ConnectionState, err error) {
 		return
 	}
 	c.state = s
-	c.tell(s, err)
+	c.notifyListener(s, err)
 }
 
-// tell queues a call of the state listener; c.mu is held, for the order.
-func (c *Client) tell(s ConnectionState, err error) {
+// notifyListener queues a call of the state listener; c.mu is held, for the order.
+func (c *Client) notifyListener(s ConnectionState, err error) {
 	if c.cfg.listener != nil {
 		c.notify.post(func() { c.cfg.listener(s, err) })
 	}
 }
 
-// report tells the listener of an error that changes no state.
-func (c *Client) report(err error) {
+// reportError passes an error that changes no state to the listener.
+func (c *Client) reportError(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tell(c.state, err)
+	c.notifyListener(c.state, err)
 }
 
-// ClientStats are counters since New, and sizes at the moment.
+// ClientStats holds counters since New, and current sizes.
 type ClientStats struct {
 	FramesSent      uint64 // messages written
 	FramesReceived  uint64 // messages read
@@ -585,7 +601,7 @@ type ClientStats struct {
 	FunctionsRefused int // functions that another worker holds at the moment ([Function.Err])
 }
 
-// Stats reads the counters, each by itself: they need not be of one moment.
+// Stats returns a snapshot of the counters, each of which is read separately.
 func (c *Client) Stats() ClientStats {
 	s := &c.out.stats
 	stats := ClientStats{

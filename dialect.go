@@ -196,7 +196,7 @@ func (d triggerDialect) appendCall(p []byte, inv *invocation) []byte {
 	return p
 }
 
-func (triggerDialect) tooLarge() string { return codeResultTooLarge }
+func (triggerDialect) tooLarge() string { return CodeResultTooLarge }
 
 func (triggerDialect) appendMatched(p []byte, _ []*FunctionObserver) []byte { return p }
 
@@ -321,7 +321,7 @@ func (observeDialect) answers(*claim) bool { return true }
 
 func (observeDialect) hooks() bool { return true }
 
-func (observeDialect) tooLarge() string { return codePayloadTooLarge }
+func (observeDialect) tooLarge() string { return CodePayloadTooLarge }
 
 func (observeDialect) registerFunction(f *functionSpec) (any, error) {
 	m := RegisterFunctionMessage{ID: f.id, Description: f.description, Metadata: f.metadata, RequestFormat: f.request,

@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/iii-go/iii/internal/fifo"
 	"github.com/iii-go/iii/internal/rawjson"
+	"github.com/iii-go/iii/internal/signal"
 )
 
 const (
@@ -121,12 +124,11 @@ type dispatcher struct {
 	mu      sync.Mutex
 	running int
 	nested  int // handlers that run in the slot of another one, which waits for them
-	queue   []*incoming
-	head    int
+	queue   fifo.Queue[*incoming]
 	bytes   int
 	idle    []chan *incoming // workers that wait, the latest last
 	closed  bool
-	quiet   chan struct{} // closed when nothing runs or waits; nil if nobody asks
+	quiet   signal.Broadcast // nothing runs or waits
 	workers sync.WaitGroup
 
 	overloaded atomic.Uint64
@@ -141,17 +143,12 @@ func (d *dispatcher) submit(in *incoming) bool {
 		return !in.local // the link of another one is dead as well
 	}
 	if d.limit > 0 && d.running >= d.limit {
-		if len(d.queue)-d.head >= maxQueuedInvocations || d.bytes+in.size() > maxQueuedBytes {
+		if d.queue.Len() >= maxQueuedInvocations || d.bytes+in.size() > maxQueuedBytes {
 			d.mu.Unlock()
 			d.overloaded.Add(1)
 			return false
 		}
-		if d.head > len(d.queue)/2 { // or a queue that is never empty grows for ever
-			n := copy(d.queue, d.queue[d.head:])
-			clear(d.queue[n:])
-			d.queue, d.head = d.queue[:n], 0
-		}
-		d.queue = append(d.queue, in)
+		d.queue.Push(in)
 		d.bytes += in.size()
 		d.mu.Unlock()
 		return true
@@ -240,9 +237,8 @@ func (d *dispatcher) next(in *incoming, wake chan *incoming) *incoming {
 		}
 		d.running--
 	}
-	if d.running+d.nested == 0 && d.quiet != nil {
-		close(d.quiet)
-		d.quiet = nil
+	if d.running+d.nested == 0 {
+		d.quiet.Send()
 	}
 	if d.closed || len(d.idle) >= maxIdleWorkers {
 		d.mu.Unlock()
@@ -254,16 +250,11 @@ func (d *dispatcher) next(in *incoming, wake chan *incoming) *incoming {
 }
 
 func (d *dispatcher) pop() *incoming {
-	if d.head == len(d.queue) {
+	if d.queue.Len() == 0 {
 		return nil
 	}
-	in := d.queue[d.head]
-	d.queue[d.head] = nil
-	d.head++
+	in := d.queue.Pop()
 	d.bytes -= in.size()
-	if d.head == len(d.queue) {
-		d.queue, d.head = d.queue[:0], 0
-	}
 	return in
 }
 
@@ -271,8 +262,8 @@ func (d *dispatcher) pop() *incoming {
 func (d *dispatcher) withdraw() []*incoming {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	waiting := append([]*incoming(nil), d.queue[d.head:]...)
-	d.queue, d.head, d.bytes = nil, 0, 0
+	waiting := slices.Clone(d.queue.All())
+	d.queue, d.bytes = fifo.Queue[*incoming]{}, 0
 	return waiting
 }
 
@@ -283,10 +274,7 @@ func (d *dispatcher) waitQuiet(ctx context.Context) error {
 		d.mu.Unlock()
 		return nil
 	}
-	if d.quiet == nil {
-		d.quiet = make(chan struct{})
-	}
-	quiet := d.quiet
+	quiet := d.quiet.Wait()
 	d.mu.Unlock()
 	select {
 	case <-quiet:
@@ -305,7 +293,7 @@ func (d *dispatcher) close() <-chan struct{} {
 		worker <- nil
 	}
 	d.idle = nil
-	d.queue, d.head, d.bytes = nil, 0, 0
+	d.queue, d.bytes = fifo.Queue[*incoming]{}, 0
 	d.mu.Unlock()
 	ended := make(chan struct{})
 	go func() {
@@ -324,7 +312,7 @@ func (d *dispatcher) isClosed() bool {
 func (d *dispatcher) counts() (running, queued int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.running + d.nested, len(d.queue) - d.head
+	return d.running + d.nested, d.queue.Len()
 }
 
 // execute runs one handler and sends its answer to where the invocation came from. It
@@ -338,16 +326,24 @@ func (c *Client) execute(in *incoming) {
 		in.started = time.Now()
 	}
 	observed := in.observe()
-	in.ctx.Context, in.ctx.client, in.ctx.in = in.origin.context(), c, in
-	ctx, span := c.tracing.begin(&in.ctx, in)
+	invocation := &in.ctx
+	invocation.Context, invocation.client, invocation.in = in.origin.context(), c, in
+	invocation.limitHandler(in.function.timeout)
+	ctx, span := c.tracing.begin(invocation, in)
+	invocation.limit.watch(func() { c.handlerTimedOut(ctx, invocation, observed, span) })
 	var answer *buffer
 	var err error
-	returned := false
+	returned, late := false, false
 	defer func() {
-		if !returned {
-			answer = c.encodePanic(ctx, in, observed, span, recover()) // nil after runtime.Goexit
-		}
 		in.over.Store(true)
+		if !returned {
+			p := recover() // nil after runtime.Goexit
+			late = invocation.limit.handlerReturned()
+			answer = c.encodePanic(ctx, in, observed, span, p, late)
+		}
+		if late {
+			return
+		}
 		span.end(ctx, in, answer)
 		if in.local {
 			in.ran(c, err != nil || !returned)
@@ -357,6 +353,11 @@ func (c *Client) execute(in *incoming) {
 		}
 	}()
 	result, err := in.function.handler(ctx, in.data)
+	err = handlerError(err)
+	if late = invocation.limit.handlerReturned(); late {
+		returned = true
+		return
+	}
 	if len(in.id) > 0 {
 		answer, err = c.answer(ctx, in, observed, result, err)
 		span.answered(answer, err)
@@ -366,17 +367,56 @@ func (c *Client) execute(in *incoming) {
 	returned = true
 }
 
+// handlerTimedOut answers in place of a handler that has run for longer than
+// [WithHandlerTimeout]. The answer does not wait for room: it is small.
+func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationContext, observed *observation, span invocationSpan) {
+	in := invocation.in
+	f := in.function
+	result, failure, failed := invocation.timeoutOutcome()
+	var answer *buffer
+	if len(in.id) > 0 {
+		var err error
+		if failed {
+			err = failure
+		}
+		answer, _ = c.answer(ctx, in, observed, result, err)
+	}
+	c.log.LogAttrs(ctx, slog.LevelWarn, "iii: handler timed out", slog.String("function", f.id), slog.Duration("after", f.timeout))
+	span.answered(answer, failure)
+	span.end(ctx, in, answer)
+	if in.local {
+		in.ran(c, failed)
+	}
+	if answer != nil {
+		in.origin.replyNow(answer)
+	}
+}
+
+// handlerError is what a handler's error is to its caller. The codes of this package's own
+// answers say that a handler has not run, or not to its end: an error that a handler has from
+// a call of its own says that of another one.
+func handlerError(err error) error {
+	var e *Error
+	if errors.As(err, &e) && e != nil {
+		switch e.Code {
+		case CodeWorkerDraining, CodeOverloaded, CodeHandlerTimeout, CodeResultTooLarge, CodePayloadTooLarge:
+			return &Error{Code: CodeInvocationFailed, Message: trimmed(err).Error(), Stacktrace: e.Stacktrace}
+		}
+	}
+	return err
+}
+
 // encodePanic logs a handler that did not return and is the message for that, or
-// nil if no answer is wanted. It runs above the frames that panicked.
-func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observation, span invocationSpan, p any) *buffer {
+// nil if no answer is wanted, or the limit of the handler has given one. It runs above the frames that panicked.
+func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observation, span invocationSpan, p any, late bool) *buffer {
 	stack := string(debug.Stack())
 	span.panicked(p, stack)
 	c.log.LogAttrs(ctx, slog.LevelError, "iii: handler panicked", slog.String("function", in.function.id),
 		slog.Any("panic", p), slog.String("stack", stack))
-	if len(in.id) == 0 {
+	if len(in.id) == 0 || late {
 		return nil
 	}
-	failure := &Error{Code: codeInvocationFailed, Message: "handler panicked"}
+	failure := &Error{Code: CodeInvocationFailed, Message: "handler panicked"}
 	if c.cfg.stackTraces {
 		failure.Message = fmt.Sprintf("handler panicked: %v", p)
 		failure.Stacktrace = stack
@@ -400,6 +440,9 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, resu
 			return b, nil
 		default:
 			err = fmt.Errorf("result does not encode: %w", err)
+			if in.function.web {
+				err = hiddenError{err}
+			}
 		}
 		b.free()
 		b = newBuffer()
@@ -420,13 +463,16 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, resu
 
 // errorParts is the error body for err.
 func errorParts(err error) (code, message, stack string) {
+	if _, hidden := err.(hiddenError); hidden {
+		return CodeInvocationFailed, hiddenText, ""
+	}
 	var e *Error
-	if !errors.As(err, &e) {
-		return codeInvocationFailed, err.Error(), ""
+	if !errors.As(err, &e) || e == nil {
+		return CodeInvocationFailed, err.Error(), ""
 	}
 	code, message, stack = e.Code, e.Message, e.Stacktrace
 	if code == "" {
-		code = codeInvocationFailed
+		code = CodeInvocationFailed
 	}
 	if err != error(e) {
 		message = err.Error()   // wrapped: what the handler added counts
@@ -444,7 +490,7 @@ func (c *Client) turnAway(in *incoming, code, message string) {
 		return
 	}
 	b := newBuffer()
-	if in.function.route == nil || in.origin.encodeResult(b, in, serviceUnavailable(code, message)) != nil {
+	if !in.function.web || in.origin.encodeResult(b, in, serviceUnavailable(code, message)) != nil {
 		b.Reset()
 		in.origin.encodeError(b, in, code, message, "")
 	}

@@ -227,7 +227,7 @@ func (o *FunctionObserver) Args() json.RawMessage { return bytes.Clone(o.held.ar
 // INVALID_ARGS, with which an Added hook can refuse the observer.
 func (o *FunctionObserver) DecodeArgs(v any) error {
 	if err := json.Unmarshal(o.held.args, v); err != nil {
-		return &Error{Code: codeInvalidArgs, Message: fmt.Sprintf("observer %s args: %v", o.ID, err)}
+		return &Error{Code: CodeInvalidArgs, Message: fmt.Sprintf("observer %s args: %v", o.ID, err)}
 	}
 	return nil
 }
@@ -287,7 +287,7 @@ type addingKey struct{}
 // gone. A nil err counts as one without a text.
 func (o *FunctionObserver) Reject(err error) {
 	if err == nil {
-		err = &Error{Code: codeObserveRejected, Message: "rejected by the worker that hosts the function"}
+		err = &Error{Code: CodeObserveRejected, Message: "rejected by the worker that hosts the function"}
 	}
 	o.held.host.reject(o.held, rejectionOf(err))
 }
@@ -302,17 +302,7 @@ func (o *FunctionObserver) Call(ctx context.Context, payload, out any) error {
 	if err := o.callable(); err != nil {
 		return err
 	}
-	c, target := o.held.host.client, o.held.view.Load().Target
-	if out != nil {
-		if err := checkOut(out); err != nil {
-			return &callError{verb: "call", functionID: target, err: err}
-		}
-	}
-	r, err := c.begin(ctx, "call", invocation{functionID: target, observerID: o.ID}, payload, nil)
-	if err != nil {
-		return err
-	}
-	return c.await(ctx, "call", r, target, out)
+	return o.held.host.client.call(ctx, invocation{functionID: o.held.view.Load().Target, observerID: o.ID}, payload, out, nil)
 }
 
 // Send is Call without an answer, as [Client.Send] is.
@@ -327,7 +317,7 @@ func (o *FunctionObserver) callable() error {
 	if o.Active() {
 		return nil
 	}
-	return &Error{Code: codeObserverNotActive, Message: fmt.Sprintf("observer %s of %s is not active", o.ID, o.FunctionID), FunctionID: o.held.view.Load().Target}
+	return &Error{Code: CodeObserverNotActive, Message: fmt.Sprintf("observer %s of %s is not active", o.ID, o.FunctionID), FunctionID: o.held.view.Load().Target}
 }
 
 // LocalDispatch reports whether this worker's own calls of the function run in process at the
@@ -651,14 +641,14 @@ func (h *hosting) add(l *link, f *Function, v *observerView, revision uint64) {
 	s.byID[o.id] = o
 	switch {
 	case v.err != nil:
-		code, message := codeInvalidFilter, v.err.Error()
+		code, message := CodeInvalidFilter, v.err.Error()
 		var e *filter.Error
 		if errors.As(v.err, &e) {
 			code, message = e.Code, e.Message
 		}
 		h.refuse(o, &ErrorBody{Code: code, Message: message})
 	case len(s.byID) > maxHeldObservers:
-		h.refuse(o, &ErrorBody{Code: codeLimitExceeded, Message: fmt.Sprintf("the worker holds %d observers of the function", maxHeldObservers)})
+		h.refuse(o, &ErrorBody{Code: CodeLimitExceeded, Message: fmt.Sprintf("the worker holds %d observers of the function", maxHeldObservers)})
 	case h.levels(f, func(hooks *ObserverHooks) bool { return hooks.Added != nil }) == 0 && f.hooks.Keys == nil:
 		h.accept(o)
 	default:
@@ -775,7 +765,7 @@ func (h *hosting) accepted(o *heldObserver) error {
 	case o.rejection != nil:
 		return &Error{Code: o.rejection.Code, Message: o.rejection.Message, Stacktrace: o.rejection.Stacktrace}
 	case !o.is(heldActive):
-		return &Error{Code: codeObserverNotActive, Message: fmt.Sprintf("observer %s of %s was removed", o.id, o.of.id)}
+		return &Error{Code: CodeObserverNotActive, Message: fmt.Sprintf("observer %s of %s was removed", o.id, o.of.id)}
 	case o.acked == nil || o.acked != h.client.out.current():
 		return fmt.Errorf("%w: the engine could not be told that observer %s is accepted", ErrNotConnected, o.id)
 	}
@@ -847,7 +837,7 @@ func (h *hosting) run(ctx context.Context, t *hookTask) {
 	defer func() {
 		t.cancel()
 		if ended { // by the hook
-			h.finish(t, &ErrorBody{Code: codeObserveRejected, Message: "the hook ended its goroutine"})
+			h.finish(t, &ErrorBody{Code: CodeObserveRejected, Message: "the hook ended its goroutine"})
 		}
 	}()
 	var body *ErrorBody
@@ -926,9 +916,9 @@ func (h *hosting) call(hook string, o *heldObserver, f func() error) (err error)
 		if p := recover(); p != nil {
 			h.client.log.LogAttrs(h.client.handlers, slog.LevelError, "iii: observer hook panicked", slog.String("hook", hook),
 				slog.String("function", o.of.id), slog.String("observer", o.id), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
-			err = &Error{Code: codeObserveRejected, Message: fmt.Sprintf("the %s hook panicked", hook)}
+			err = &Error{Code: CodeObserveRejected, Message: fmt.Sprintf("the %s hook panicked", hook)}
 			if h.client.cfg.stackTraces {
-				err = &Error{Code: codeObserveRejected, Message: fmt.Sprintf("the %s hook panicked: %v", hook, p)}
+				err = &Error{Code: CodeObserveRejected, Message: fmt.Sprintf("the %s hook panicked: %v", hook, p)}
 			}
 		}
 	}()
@@ -940,7 +930,7 @@ func (h *hosting) expire(t *hookTask) {
 	message := fmt.Sprintf("the added hook for observer %s did not finish within %v", t.o.id, hookTimeout)
 	h.client.log.LogAttrs(h.client.handlers, slog.LevelWarn, "iii: observer hook takes too long", slog.String("function", t.o.of.id),
 		slog.String("observer", t.o.id), slog.Duration("limit", hookTimeout))
-	h.finish(t, &ErrorBody{Code: codeOwnerTimeout, Message: message})
+	h.finish(t, &ErrorBody{Code: CodeOwnerTimeout, Message: message})
 	t.cancel()
 }
 
@@ -979,7 +969,7 @@ func rejectionOf(err error) *ErrorBody {
 	code, message, stack := errorParts(err)
 	var e *Error
 	if !errors.As(err, &e) || e.InvocationID != "" || e.Code == "" { // of a call that the hook has made, or without a code
-		return &ErrorBody{Code: codeObserveRejected, Message: trimmed(err).Error()}
+		return &ErrorBody{Code: CodeObserveRejected, Message: trimmed(err).Error()}
 	}
 	return &ErrorBody{Code: code, Message: message, Stacktrace: stack}
 }

@@ -578,17 +578,21 @@ func TestRoutedCallsAreMatchedAndDelivered(t *testing.T) {
 		v1    bool
 		want  answer
 	}{
-		"plain":          {set: view("a", `{}`), data: `1`, want: answer{Result: json.RawMessage(`1`)}},
-		"predicate":      {hooks: ObserverHooks{Match: func(o *FunctionObserver, _ *ObservedCall) bool { return o.ID == "b" }}, set: view("a", `{}`) + "," + view("b", `{}`), data: `1`, want: answer{Result: json.RawMessage(`1`), Matched: list("b")}},
-		"nobody":         {hooks: ObserverHooks{Match: func(*FunctionObserver, *ObservedCall) bool { panic("never asked") }}, data: `1`, want: answer{Result: json.RawMessage(`1`), Matched: list()}},
-		"panic":          {hooks: ObserverHooks{Match: func(o *FunctionObserver, _ *ObservedCall) bool { panic(o.ID) }}, set: view("a", `{}`), data: `1`, want: answer{Result: json.RawMessage(`1`), Matched: list()}},
-		"failed call":    {hooks: ObserverHooks{Match: func(_ *FunctionObserver, call *ObservedCall) bool { return call.Status == "error" && string(call.Error) == `{"code":"NO_TAX","message":"country missing"}` }}, set: view("a", `{}`), data: `"fail"`, want: answer{Error: &ErrorBody{Code: "NO_TAX", Message: "country missing", Stacktrace: "here"}, Matched: list("a")}},
-		"keys":           {hooks: ObserverHooks{Keys: byKey}, set: view("a", `{"k":["x","y"]}`) + "," + view("b", `{"k":["y"]}`) + "," + view("c", `{"k":["z"]}`), data: `{"k":["y","x","x"]}`, want: answer{Result: json.RawMessage(`{"k":["y","x","x"]}`), Matched: list("a", "b")}},
-		"key panic":      {hooks: ObserverHooks{Keys: byKey}, set: view("a", `{"k":["x"]}`), data: `{"k":["panic"]}`, want: answer{Result: json.RawMessage(`{"k":["panic"]}`), Matched: list()}},
-		"too large":      {hooks: ObserverHooks{Match: func(*FunctionObserver, *ObservedCall) bool { return true }}, set: view("a", `{}`), data: `"large"`, want: answer{Error: &ErrorBody{Code: "payload_too_large"}, Matched: list()}},
-		"delivered":      {hooks: ObserverHooks{Deliver: deliver}, set: view("a", `{}`), data: `{}`, want: answer{Result: json.RawMessage(`{"n":1,"output":{},"status":"success"}`), Delivered: true}},
-		"deliver large":  {hooks: ObserverHooks{Deliver: func(context.Context, *ObservedCall, []*FunctionObserver) (any, error) { return largeText(), nil }}, data: `{}`, want: answer{Error: &ErrorBody{Code: "payload_too_large"}, Delivered: true}},
-		"rethrow":        {hooks: ObserverHooks{Deliver: func(_ context.Context, call *ObservedCall, _ []*FunctionObserver) (any, error) { return nil, call.Err() }}, data: `"fail"`, want: answer{Error: &ErrorBody{Code: "NO_TAX", Message: "country missing", Stacktrace: "here"}, Delivered: true}},
+		"plain":     {set: view("a", `{}`), data: `1`, want: answer{Result: json.RawMessage(`1`)}},
+		"predicate": {hooks: ObserverHooks{Match: func(o *FunctionObserver, _ *ObservedCall) bool { return o.ID == "b" }}, set: view("a", `{}`) + "," + view("b", `{}`), data: `1`, want: answer{Result: json.RawMessage(`1`), Matched: list("b")}},
+		"nobody":    {hooks: ObserverHooks{Match: func(*FunctionObserver, *ObservedCall) bool { panic("never asked") }}, data: `1`, want: answer{Result: json.RawMessage(`1`), Matched: list()}},
+		"panic":     {hooks: ObserverHooks{Match: func(o *FunctionObserver, _ *ObservedCall) bool { panic(o.ID) }}, set: view("a", `{}`), data: `1`, want: answer{Result: json.RawMessage(`1`), Matched: list()}},
+		"failed call": {hooks: ObserverHooks{Match: func(_ *FunctionObserver, call *ObservedCall) bool {
+			return call.Status == "error" && string(call.Error) == `{"code":"NO_TAX","message":"country missing"}`
+		}}, set: view("a", `{}`), data: `"fail"`, want: answer{Error: &ErrorBody{Code: "NO_TAX", Message: "country missing", Stacktrace: "here"}, Matched: list("a")}},
+		"keys":          {hooks: ObserverHooks{Keys: byKey}, set: view("a", `{"k":["x","y"]}`) + "," + view("b", `{"k":["y"]}`) + "," + view("c", `{"k":["z"]}`), data: `{"k":["y","x","x"]}`, want: answer{Result: json.RawMessage(`{"k":["y","x","x"]}`), Matched: list("a", "b")}},
+		"key panic":     {hooks: ObserverHooks{Keys: byKey}, set: view("a", `{"k":["x"]}`), data: `{"k":["panic"]}`, want: answer{Result: json.RawMessage(`{"k":["panic"]}`), Matched: list()}},
+		"too large":     {hooks: ObserverHooks{Match: func(*FunctionObserver, *ObservedCall) bool { return true }}, set: view("a", `{}`), data: `"large"`, want: answer{Error: &ErrorBody{Code: "payload_too_large"}, Matched: list()}},
+		"delivered":     {hooks: ObserverHooks{Deliver: deliver}, set: view("a", `{}`), data: `{}`, want: answer{Result: json.RawMessage(`{"n":1,"output":{},"status":"success"}`), Delivered: true}},
+		"deliver large": {hooks: ObserverHooks{Deliver: func(context.Context, *ObservedCall, []*FunctionObserver) (any, error) { return largeText(), nil }}, data: `{}`, want: answer{Error: &ErrorBody{Code: "payload_too_large"}, Delivered: true}},
+		"rethrow": {hooks: ObserverHooks{Deliver: func(_ context.Context, call *ObservedCall, _ []*FunctionObserver) (any, error) {
+			return nil, call.Err()
+		}}, data: `"fail"`, want: answer{Error: &ErrorBody{Code: "NO_TAX", Message: "country missing", Stacktrace: "here"}, Delivered: true}},
 		"recovers":       {hooks: ObserverHooks{Deliver: deliver}, data: `"fail"`, want: answer{Result: json.RawMessage(`{"n":0,"output":null,"status":"error"}`), Delivered: true}},
 		"after a panic":  {hooks: ObserverHooks{Deliver: deliver}, data: `"panic"`, want: answer{Result: json.RawMessage(`{"n":0,"output":null,"status":"error"}`), Delivered: true}},
 		"timeout":        {hooks: ObserverHooks{Deliver: deliver}, data: `{"deliver":"timeout"}`, want: answer{Error: &ErrorBody{Code: "TIMEOUT", Message: "call t: iii: call timed out"}, Delivered: true}},
@@ -678,7 +682,7 @@ func TestCallsThroughAnObserver(t *testing.T) {
 		var got []string
 		for _, m := range p.messages(0, "invokefunction") {
 			if m.FunctionID == "t::a" {
-				got = append(got, strings.Replace(string(m.Raw), m.InvocationID, "ID", 1))
+				got = append(got, strings.ReplaceAll(string(m.Raw), `"`+m.InvocationID+`"`, `"ID"`))
 			}
 		}
 		same(t, "frames", got, []string{

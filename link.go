@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/iii-go/iii/internal/signal"
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
@@ -25,7 +26,7 @@ type link struct {
 	chosen     atomic.Pointer[dialect] // nil before the engine's hello
 	registerID invocationID
 	nameFirst  bool          // nothing is registered before this worker has its name
-	welcomed   chan struct{} // workerregistered has come
+	accepted   chan struct{} // workerregistered has come
 	registered chan error    // capacity 1: the answer to engine::workers::register
 	applied    chan struct{} // the engine has applied the registrations
 
@@ -52,7 +53,7 @@ func (c *Client) newLink(conn *wsconn.Conn) *link {
 		Conn:       conn,
 		client:     c,
 		registerID: newInvocationID(),
-		welcomed:   make(chan struct{}),
+		accepted:   make(chan struct{}),
 		registered: make(chan error, 1),
 		applied:    make(chan struct{}),
 	}
@@ -127,4 +128,4 @@ func (l *link) writeBatch() error {
 }
 
 // isApplied reports whether the engine has confirmed the registrations.
-func (l *link) isApplied() bool { return isClosed(l.applied) }
+func (l *link) isApplied() bool { return signal.IsClosed(l.applied) }

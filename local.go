@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/iii-go/iii/internal/rawjson"
+	"github.com/iii-go/iii/internal/signal"
 )
 
 // Calls of a worker to its own functions run in process where the engine allows it. Such a
@@ -88,13 +89,13 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 	case nested:
 		in.nesting = by.nesting + 1
 		accepted = c.dispatch.nest(in)
-	case isClosed(c.stopping) && (by == nil || by.over.Load()):
-		return c.refuseLocal(r, in, codeDraining, "the worker is shutting down")
+	case signal.IsClosed(c.stopping) && (by == nil || by.over.Load()):
+		return c.refuseLocal(r, in, CodeWorkerDraining, "the worker is shutting down")
 	default:
 		accepted = c.dispatch.submit(in)
 	}
 	if !accepted {
-		return c.refuseLocal(r, in, codeOverloaded, "the worker has too many invocations waiting")
+		return c.refuseLocal(r, in, CodeOverloaded, "the worker has too many invocations waiting")
 	}
 	return r, nil
 }

@@ -159,7 +159,7 @@ func (c *Client) deliver(ctx context.Context, in *incoming, call *ObservedCall, 
 		if p := recover(); p != nil {
 			c.log.LogAttrs(ctx, slog.LevelError, "iii: deliver hook panicked", slog.String("function", in.function.id),
 				slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
-			result, err = nil, &Error{Code: codeInvocationFailed, Message: "deliver hook panicked"}
+			result, err = nil, &Error{Code: CodeInvocationFailed, Message: "deliver hook panicked"}
 		}
 	}()
 	result, err = in.function.hooks.Deliver(ctx, call, observers)
@@ -169,13 +169,13 @@ func (c *Client) deliver(ctx context.Context, in *incoming, call *ObservedCall, 
 	var e *Error
 	if !errors.As(err, &e) {
 		if errors.Is(err, context.DeadlineExceeded) {
-			return nil, &Error{Code: codeTimeout, Message: strings.TrimPrefix(err.Error(), "iii: ")}
+			return nil, &Error{Code: CodeTimeout, Message: strings.TrimPrefix(err.Error(), "iii: ")}
 		}
 		return nil, err
 	}
 	if failure != nil {
 		code, message, _ := errorParts(failure)
-		if c := e.Code; (c == code || c == "" && code == codeInvocationFailed) && e.Message == message {
+		if c := e.Code; (c == code || c == "" && code == CodeInvocationFailed) && e.Message == message {
 			return nil, failure
 		}
 	}

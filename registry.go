@@ -43,6 +43,7 @@ type registry struct {
 	fenceTimer *time.Timer // ends the link if the fence is not answered
 	held       []*Trigger  // not sent yet, in the order of the program
 	parting    []*Function // to be taken back at the end of a drain
+	batch      []item      // what begin sends; nil except while it runs
 
 	// See takeover.go.
 	refusals  []*claim             // to be tried again
@@ -51,7 +52,7 @@ type registry struct {
 	sought    map[string]bool      // unlisted owners whose functions have been tried because of that
 	takenOver bool                 // something, since awaitOwners last asked
 	awaiting  bool                 // awaitOwners runs
-	wake      chan struct{}        // capacity 1: tend has something to do
+	wake      chan struct{}        // capacity 1: maintain has something to do
 }
 
 // replayPhase is how far the registrations of a link have come.
@@ -81,7 +82,8 @@ func (r *registry) begin(l *link, first ...item) {
 			t.former = nil
 		}
 	}
-	r.client.out.urgent(l, first...)
+	// All of it leaves together, as far as the size of a batch allows.
+	r.batch = append(make([]item, 0, len(first)+len(r.types)+len(r.functions)), first...)
 	for _, t := range r.types {
 		r.push(l.dialect().registerTriggerType(&t.spec))
 	}
@@ -93,6 +95,9 @@ func (r *registry) begin(l *link, first ...item) {
 		f.delay = 0
 		r.ask(&f.claim)
 	}
+	batch := r.batch
+	r.batch = nil
+	r.client.out.urgent(l, batch...)
 }
 
 // firstFence is the number of the first fence of the next link.
@@ -137,7 +142,11 @@ func (r *registry) end(l *link) {
 
 // push sends a message, which was checked to be encodable.
 func (r *registry) push(message any) {
-	r.client.out.urgent(r.link, r.client.item(message))
+	if it := r.client.item(message); r.batch != nil {
+		r.batch = append(r.batch, it)
+	} else {
+		r.client.out.urgent(r.link, it)
+	}
 }
 
 // ask sends a registration, which the next fence settles.
@@ -168,9 +177,9 @@ func (r *registry) unsupported(c *claim, err error) {
 	if c.function != nil {
 		r.client.hosts.release(c.function)
 	}
-	refusal := &Error{Code: codeUnsupported, Message: err.Error()}
+	refusal := &Error{Code: CodeUnsupported, Message: err.Error()}
 	if f := c.function; f != nil {
-		rejection := &RejectedError{Code: codeUnsupported, FunctionID: f.id, Namespace: cmp.Or(r.client.cfg.namespace, defaultNamespace)}
+		rejection := &RejectedError{Code: CodeUnsupported, FunctionID: f.id, Namespace: cmp.Or(r.client.cfg.namespace, defaultNamespace)}
 		if f.refused.Swap(rejection) == nil && !f.quiet {
 			r.client.notify.post(func() {
 				r.client.log.Warn("iii: the engine cannot host this function", "function", f.id, "error", err)
@@ -464,6 +473,9 @@ func (r *registry) addTrigger(t *Trigger) error {
 	if _, taken := r.triggerByID[t.id]; taken {
 		return fmt.Errorf("iii: trigger %q is registered already", t.id)
 	}
+	if other := r.routed(t); other != nil {
+		return fmt.Errorf("iii: trigger of %s: the route %s is one of %s", t.functionID, t.route, other.functionID)
+	}
 	r.triggerByID[t.id] = t
 	r.triggers = append(r.triggers, t)
 	r.held = append(r.held, t)
@@ -478,6 +490,26 @@ func (r *registry) addTrigger(t *Trigger) error {
 		r.wakeUp()
 	}
 	return nil
+}
+
+// routed returns the trigger that has the same route as t, if one of the two belongs to a router.
+func (r *registry) routed(t *Trigger) *Trigger {
+	if t.route == "" {
+		return nil
+	}
+	for _, other := range r.triggers {
+		if other.route == t.route && (t.router || other.router) {
+			return other
+		}
+	}
+	return nil
+}
+
+// hasRoute reports whether a trigger of this worker has a route.
+func (r *registry) hasRoute(route string) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.ContainsFunc(r.triggers, func(t *Trigger) bool { return t.route == route })
 }
 
 func (r *registry) removeTrigger(t *Trigger) bool {
@@ -685,7 +717,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 		c.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: triggers that were registered before their function remain registered although it is refused",
 			slog.String("function", f.id), slog.Any("triggers", early))
 	}
-	c.report(err)
+	c.reportError(err)
 }
 
 // triggerRefused handles the rejection of a trigger by the engine or its provider. The same

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/iii-go/iii/internal/rawjson"
+	"github.com/iii-go/iii/internal/signal"
 )
 
 // serve runs one link from its first frame to its death and returns why it died.
@@ -22,13 +23,13 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) 
 	c.out.attach(l, c.registry.firstFence())
 	c.out.urgent(l, c.reattachments()...)
 	l.start(ctx)
-	wasReady = c.tend(l)
+	wasReady = c.maintain(l)
 	err = l.Wait()
 	c.registry.end(l)
 	c.reports.detach(l)
 	if n := c.out.detach(l, err); n > 0 {
 		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", err)
-		c.report(&LostSendsError{Count: n, Err: err})
+		c.reportError(&LostSendsError{Count: n, Err: err})
 	}
 	c.mu.Lock()
 	c.features = nil
@@ -49,7 +50,7 @@ const maxIdentities = 16
 // dropped reports Sends that were held for a connection whose engine cannot be sent them.
 func (c *Client) dropped(n int, err error) {
 	c.log.Warn("iii: messages cannot be sent to this engine", "count", n, "error", err)
-	c.report(fmt.Errorf("iii: %d messages of Send were dropped: %w", n, err))
+	c.reportError(fmt.Errorf("iii: %d messages of Send were dropped: %w", n, err))
 }
 
 // reattachments are what a link says first: which connections it takes the place
@@ -66,10 +67,10 @@ func (c *Client) reattachments() (items []item) {
 	return items
 }
 
-// introduce sends the registration of this worker, and behind it what the worker has
+// registerWorker sends the registration of this worker, and behind it what the worker has
 // registered, unless the engine is likely to refuse the worker's name. It follows the engine's
 // greeting: without its identity a connection that has our name could not be replaced.
-func (c *Client) introduce(l *link) {
+func (c *Client) registerWorker(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
 	if err := encodeCall(b, &inv, c.metadata(l.dialect())); err != nil {
@@ -83,16 +84,16 @@ func (c *Client) introduce(l *link) {
 	c.registry.begin(l, item{buf: b})
 }
 
-// introduced continues when the engine has handled this worker's registration.
-func (c *Client) introduced(l *link) {
+// workerRegistered continues when the engine has handled this worker's registration.
+func (c *Client) workerRegistered(l *link) {
 	if c.registry.attached() != l {
 		c.registry.begin(l)
 	}
 	c.registry.settled(l)
 }
 
-// greeted notes who the engine says that l is.
-func (c *Client) greeted(l *link, m *WorkerRegisteredMessage) {
+// setIdentity notes the identity that the engine gave to l.
+func (c *Client) setIdentity(l *link, m *WorkerRegisteredMessage) {
 	c.mu.Lock()
 	c.workerID = m.WorkerID
 	c.features = append([]string{}, m.Features...)
@@ -103,7 +104,7 @@ func (c *Client) greeted(l *link, m *WorkerRegisteredMessage) {
 		c.identities = append(slices.Clone(others), identity{m.WorkerID, m.ReattachToken})
 	}
 	c.mu.Unlock()
-	l.welcome()
+	l.markAccepted()
 }
 
 // item is one of our own messages, which always encodes.
@@ -143,8 +144,8 @@ func (c *Client) metadata(d dialect) workerMetadata {
 	return m
 }
 
-// tend brings a link to readiness, and returns when it is dead.
-func (c *Client) tend(l *link) (wasReady bool) {
+// maintain brings a link to readiness, and returns when it is dead.
+func (c *Client) maintain(l *link) (wasReady bool) {
 	patience := time.NewTimer(registerTimeout)
 	defer patience.Stop()
 	takeover := time.NewTimer(time.Hour)
@@ -154,19 +155,19 @@ func (c *Client) tend(l *link) (wasReady bool) {
 	stats := time.NewTicker(localStatsInterval)
 	defer stats.Stop()
 	var watching, unwatched atomic.Bool
-	introduced := false
-	welcomed, applied := l.welcomed, l.applied
+	requested := false
+	accepted, applied := l.accepted, l.applied
 	for {
 		select {
 		case <-l.Dead():
 			return wasReady
-		case <-welcomed:
+		case <-accepted:
 			// Authentication may have taken any time; from here on the engine
 			// answers what it is asked.
-			welcomed = nil
-			if !introduced {
-				introduced = true
-				c.introduce(l)
+			accepted = nil
+			if !requested {
+				requested = true
+				c.registerWorker(l)
 			}
 			patience.Reset(registerTimeout)
 		case err := <-l.registered:
@@ -175,7 +176,7 @@ func (c *Client) tend(l *link) (wasReady bool) {
 				return wasReady
 			}
 			patience.Stop()
-			c.introduced(l)
+			c.workerRegistered(l)
 		case <-applied:
 			// The engine handles frames in order: the pong to the ping behind the
 			// triggers says that it has applied all registrations, and has sent what
@@ -186,14 +187,14 @@ func (c *Client) tend(l *link) (wasReady bool) {
 			c.becomeReady(l)
 			c.reports.attach(l)
 		case <-patience.C:
-			if !introduced { // it may never greet, or still authenticate
-				introduced = true
+			if !requested { // it may never greet, or still authenticate
+				requested = true
 				l.choose(dialectFor(nil))
-				c.introduce(l)
+				c.registerWorker(l)
 				continue
 			}
 			c.log.Warn("iii: the engine did not answer the registration of this worker; going on", "after", registerTimeout)
-			c.introduced(l)
+			c.workerRegistered(l)
 		case <-watch.C:
 			if applied == nil && !unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
 				l.Go(func() {
@@ -220,10 +221,10 @@ func (c *Client) tend(l *link) (wasReady bool) {
 
 func registerError(err error) error {
 	var e *Error
-	if errors.As(err, &e) && e.Code == codeInvocationStopped {
+	if errors.As(err, &e) && e.Code == CodeInvocationStopped {
 		return err
 	}
-	return fatalError{fmt.Errorf("iii: the engine refused this worker's registration: %w", trimmed(err))}
+	return fatalError{public(fmt.Errorf("the engine refused this worker's registration: %w", err))}
 }
 
 // forgetOthers forgets the connections before the current one: the engine has read
@@ -313,16 +314,14 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	if f == nil {
 		if len(m.id) > 0 {
 			b := newBuffer()
-			encodeError(b, l.dialect(), m.id, string(id), codeFunctionNotFound, "this worker has no function "+string(id), "")
+			encodeError(b, l.dialect(), m.id, string(id), CodeFunctionNotFound, "this worker has no function "+string(id), "")
 			l.replyNow(b)
 		}
 		return
 	}
-	select {
-	case <-c.stopping:
-		c.turnAway(&incoming{origin: l, function: f, id: m.id}, codeDraining, "the worker is shutting down")
+	if signal.IsClosed(c.stopping) {
+		c.turnAway(&incoming{origin: l, function: f, id: m.id}, CodeWorkerDraining, "the worker is shutting down")
 		return
-	default:
 	}
 	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage)+len(m.caller)+len(m.activation))
 	keep := func(part []byte) []byte {
@@ -340,7 +339,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		in.depth = uint32(depth)
 	}
 	if !c.dispatch.submit(in) {
-		c.turnAway(in, codeOverloaded, "the worker has too many invocations waiting")
+		c.turnAway(in, CodeOverloaded, "the worker has too many invocations waiting")
 	}
 }
 
@@ -360,7 +359,7 @@ func (c *Client) receiveResult(l *link, m *received) {
 	case m.err != nil:
 		answer = remoteError(m.err, registerWorkerFunction, string(m.id))
 	case json.Unmarshal(m.result, &result) == nil && result.Success != nil && !*result.Success:
-		answer = &Error{Code: codeInvocationStopped, Message: "the engine did not take the registration", FunctionID: registerWorkerFunction}
+		answer = &Error{Code: CodeInvocationStopped, Message: "the engine did not take the registration", FunctionID: registerWorkerFunction}
 	}
 	select {
 	case l.registered <- answer:
@@ -375,54 +374,49 @@ func (c *Client) receiveHello(l *link, b []byte) {
 		c.undecodable(err, len(b))
 		return
 	}
-	if !l.choose(dialectFor(m.Features)) && !l.isWelcome() && len(m.Features) > 0 {
+	if !l.choose(dialectFor(m.Features)) && !l.isAccepted() && len(m.Features) > 0 {
 		// The worker has been registered in the oldest dialect meanwhile.
 		l.Fail(errors.New("the engine's hello came too late; connecting again"))
 		return
 	}
-	c.greeted(l, &m)
+	c.setIdentity(l, &m)
 }
 
-// receiveError acts on the engine's refusal of a connection.
+// receiveError acts on an error frame: before the hello the engine refuses this worker, after
+// it an error costs at most the connection.
 func (c *Client) receiveError(l *link, b []byte) {
 	var m ErrorMessage
 	err := json.Unmarshal(b, &m)
-	if err == nil && m.Error.Code != codeAuthError && l.isWelcome() {
-		err = fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code)
-	}
-	if err != nil {
+	refusal := &AuthError{Message: m.Error.Message}
+	switch {
+	case err != nil:
 		c.undecodable(err, len(b))
-		return
-	}
-	l.Fail(fatalError{&AuthError{Message: m.Error.Message}})
-}
-
-// welcome notes workerregistered; only the read loop calls it.
-func (l *link) welcome() {
-	select {
-	case <-l.welcomed:
+	case !l.isAccepted():
+		l.Fail(fatalError{refusal})
+	case m.Error.Code == CodeAuthError:
+		l.Fail(refusal) // the next connection shows whether it is meant for good
 	default:
-		close(l.welcomed)
+		c.undecodable(fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code), len(b))
 	}
 }
 
-// isWelcome reports whether the engine has accepted the connection.
-func (l *link) isWelcome() bool {
-	select {
-	case <-l.welcomed:
-		return true
-	default:
-		return false
+// markAccepted notes workerregistered; only the read loop calls it.
+func (l *link) markAccepted() {
+	if !l.isAccepted() {
+		close(l.accepted)
 	}
 }
+
+// isAccepted reports whether the engine has accepted the connection.
+func (l *link) isAccepted() bool { return signal.IsClosed(l.accepted) }
 
 // rejected acts on a refused registration: a function is another worker's for now, or
 // the client ends.
 func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
-	case err.Code == codeFunctionConflict, err.FunctionID != "" && l.dialect().observes():
+	case err.Code == CodeFunctionConflict, err.FunctionID != "" && l.dialect().observes():
 		c.functionRefused(l, err)
-	case err.Code == codeWorkerConflict && c.cfg.waitForName:
+	case err.Code == CodeWorkerConflict && c.cfg.waitForName:
 		c.forgetLatest()
 		l.Fail(nameHeldError{err})
 	default:

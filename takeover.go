@@ -80,7 +80,7 @@ const (
 	refused
 )
 
-// wakeUp makes tend retry and await what is due.
+// wakeUp makes maintain retry and await what is due.
 func (r *registry) wakeUp() {
 	select {
 	case r.wake <- struct{}{}:
@@ -209,7 +209,7 @@ func (r *registry) accept(c *claim) (owner string, notice func()) {
 	f.owner, f.deadline = refusal.OwnerWorkerID, time.Now().Add(releaseTimeout)
 	return f.owner, func() {
 		r.client.log.Info("iii: function taken over", "function", f.id, "former_owner", refusal.OwnerWorkerID)
-		r.client.report(&TakeoverNotice{FunctionID: f.id, Namespace: refusal.Namespace, OwnerWorkerID: refusal.OwnerWorkerID})
+		r.client.reportError(&TakeoverNotice{FunctionID: f.id, Namespace: refusal.Namespace, OwnerWorkerID: refusal.OwnerWorkerID})
 	}
 }
 
@@ -269,7 +269,7 @@ func (r *registry) awaitOwners(l *link) {
 		}
 		var listed, released map[string]bool
 		if !forbidden {
-			ctx, cancel := context.WithDeadline(l.handlers, deadline)
+			ctx, cancel := context.WithDeadline(ownCalls(l.handlers), deadline)
 			var err error
 			listed, released, err = r.client.released(ctx, former)
 			cancel()
@@ -388,7 +388,7 @@ func (c *Client) released(ctx context.Context, former map[string]string) (listed
 // path with other parameter names. No other trigger can be held by another worker; every
 // other rejection is about the trigger itself.
 func heldRoute(triggerType string, err *Error) bool {
-	return triggerType == "http" && err.Code == codeTriggerFailed && strings.Contains(err.Message, "conflicts with already-registered route")
+	return triggerType == "http" && err.Code == CodeTriggerRegistrationFailed && strings.Contains(err.Message, "conflicts with already-registered route")
 }
 
 // TakeoverNotice tells the state listener that this worker now serves a function that the
