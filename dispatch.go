@@ -342,17 +342,16 @@ func (c *Client) execute(in *incoming) {
 	var err error
 	returned, late := false, false
 	defer func() {
-		if !returned {
-			answer = c.encodePanic(ctx, in, observed, span, recover()) // nil after runtime.Goexit
-			if late = invocation.limit.handlerReturned(); late {
-				answer.free()
-				answer = nil
-			}
-		}
 		in.over.Store(true)
-		if !late {
-			span.end(ctx, in, answer)
+		if !returned {
+			p := recover() // nil after runtime.Goexit
+			late = invocation.limit.handlerReturned()
+			answer = c.encodePanic(ctx, in, observed, span, p, late)
 		}
+		if late {
+			return
+		}
+		span.end(ctx, in, answer)
 		if in.local {
 			in.ran(c, err != nil || !returned)
 		}
@@ -379,13 +378,25 @@ func (c *Client) execute(in *incoming) {
 // handlerTimedOut answers in place of a handler that has run for longer than
 // [WithHandlerTimeout]. The answer does not wait for room: it is small.
 func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationContext, observed *observation, span invocationSpan) {
-	answer, failure := invocation.timeoutAnswer(observed)
-	f := invocation.in.function
+	in := invocation.in
+	f := in.function
+	result, failure, failed := invocation.timeoutOutcome()
+	var answer *buffer
+	if len(in.id) > 0 {
+		var err error
+		if failed {
+			err = failure
+		}
+		answer, _ = c.answer(ctx, in, observed, result, err)
+	}
 	c.log.LogAttrs(ctx, slog.LevelWarn, "iii: handler timed out", slog.String("function", f.id), slog.Duration("after", f.timeout))
 	span.answered(answer, failure)
-	span.end(ctx, invocation.in, answer)
+	span.end(ctx, in, answer)
+	if in.local {
+		in.ran(c, failed)
+	}
 	if answer != nil {
-		invocation.in.origin.replyNow(answer)
+		in.origin.replyNow(answer)
 	}
 }
 
@@ -396,7 +407,7 @@ func handlerError(err error) error {
 	var e *Error
 	if errors.As(err, &e) && e != nil {
 		switch e.Code {
-		case CodeWorkerDraining, CodeOverloaded, CodeHandlerTimeout, CodeResultTooLarge:
+		case CodeWorkerDraining, CodeOverloaded, CodeHandlerTimeout, CodeResultTooLarge, CodePayloadTooLarge:
 			return &Error{Code: CodeInvocationFailed, Message: trimmed(err).Error(), Stacktrace: e.Stacktrace}
 		}
 	}
@@ -404,13 +415,13 @@ func handlerError(err error) error {
 }
 
 // encodePanic logs a handler that did not return and is the message for that, or
-// nil if no answer is wanted. It runs above the frames that panicked.
-func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observation, span invocationSpan, p any) *buffer {
+// nil if no answer is wanted, or the limit of the handler has given one. It runs above the frames that panicked.
+func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observation, span invocationSpan, p any, late bool) *buffer {
 	stack := string(debug.Stack())
 	span.panicked(p, stack)
 	c.log.LogAttrs(ctx, slog.LevelError, "iii: handler panicked", slog.String("function", in.function.id),
 		slog.Any("panic", p), slog.String("stack", stack))
-	if len(in.id) == 0 {
+	if len(in.id) == 0 || late {
 		return nil
 	}
 	failure := &Error{Code: CodeInvocationFailed, Message: "handler panicked"}

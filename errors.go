@@ -87,6 +87,23 @@ const (
 	CodeHandlerTimeout = "handler_timeout"
 	// CodeResultTooLarge: the handler has returned more than fits in a message.
 	CodeResultTooLarge = "result_too_large"
+	// CodePayloadTooLarge is CodeResultTooLarge on an engine with [FeatureObserveV2].
+	CodePayloadTooLarge = "payload_too_large"
+	// CodeTimeout: a call that a Deliver hook made did not return in time.
+	CodeTimeout = "TIMEOUT"
+	// CodeObserveRejected: an Added hook refused an observer without a code.
+	CodeObserveRejected = "OBSERVE_REJECTED"
+	// CodeOwnerTimeout: the Added hooks for an observer took longer than 30 s.
+	CodeOwnerTimeout = "OWNER_TIMEOUT"
+	// CodeObserverNotActive: a call through an observer that is not active.
+	CodeObserverNotActive = "OBSERVER_NOT_ACTIVE"
+	// CodeInvalidArgs: the arguments of an observer do not have the form that the function asks
+	// for.
+	CodeInvalidArgs = "INVALID_ARGS"
+	// CodeInvalidFilter: the filters of an observer do not parse.
+	CodeInvalidFilter = "INVALID_FILTER"
+	// CodeLimitExceeded: a function has too many observers.
+	CodeLimitExceeded = "LIMIT_EXCEEDED"
 	// CodeTriggerTypeNotFound: the worker does not provide the trigger type.
 	CodeTriggerTypeNotFound = "trigger_type_not_found"
 	// CodeTriggerRegistrationFailed: the engine, or the provider of its type, refused a trigger.
@@ -134,23 +151,6 @@ const (
 	// CodeHTTPRouteConflict: another worker has a route of the same path with other parameter
 	// names. Of engines since 0.26.
 	CodeHTTPRouteConflict = "HTTP_ROUTE_CONFLICT"
-
-	// CodePayloadTooLarge: a result is too large to be sent to an engine since 0.26.
-	CodePayloadTooLarge = "payload_too_large"
-	// CodeTimeout: a deliver hook waited for a call that was not answered in time.
-	CodeTimeout = "TIMEOUT"
-	// CodeInvalidArgs: the args of an observer do not fit the function that it observes.
-	CodeInvalidArgs = "INVALID_ARGS"
-	// CodeInvalidFilter: the filters of an observer are no filter; see [FilterError].
-	CodeInvalidFilter = "INVALID_FILTER"
-	// CodeLimitExceeded: there are too many observers.
-	CodeLimitExceeded = "LIMIT_EXCEEDED"
-	// CodeObserveRejected: the hosting worker refused an observer with an error of no code.
-	CodeObserveRejected = "OBSERVE_REJECTED"
-	// CodeObserverNotActive: a call through an observer that is not active.
-	CodeObserverNotActive = "OBSERVER_NOT_ACTIVE"
-	// CodeOwnerTimeout: the hosting worker did not accept an observer within 30 s.
-	CodeOwnerTimeout = "OWNER_TIMEOUT"
 
 	// CodeConditionNotMet: the condition function of an HTTP trigger said no (in its 422).
 	CodeConditionNotMet = "CONDITION_NOT_MET"

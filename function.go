@@ -129,18 +129,17 @@ type functionConfig struct {
 	response    json.RawMessage
 	schemas     bool // set by the user, even if both are nil
 
+	args           json.RawMessage
+	private        bool
+	unobservable   bool
+	remote         bool
+	hooks          ObserverHooks
 	middleware     []Middleware
 	timeout        time.Duration
 	triggerOptions []TriggerOption
 	validates      bool // what comes in, by the request schema
 	builtin        bool // an id of the engine's is meant
 	unchecked      bool // the id has a form that the engine prescribes
-
-	args         json.RawMessage
-	private      bool
-	unobservable bool
-	remote       bool
-	hooks        ObserverHooks
 }
 
 // WithFunctionDescription sets the text that describes the function in listings.
@@ -622,28 +621,21 @@ func (l *handlerLimit) handlerReturned() (late bool) {
 	return l.late
 }
 
-// timeoutAnswer is the message in place of a handler that has run for too long, and what it
-// says; nil if no answer is wanted.
-func (c *invocationContext) timeoutAnswer(observed *observation) (answer *buffer, failure *Error) {
+// timeoutOutcome is what an invocation is answered with whose handler has run for too long: a
+// result, or the failure if failed is set. The failure is that of the handler in either case.
+func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed bool) {
 	f := c.in.function
 	failure = &Error{Code: CodeHandlerTimeout, Message: fmt.Sprintf("the handler has not returned within %v", f.timeout)}
 	c.limit.mu.Lock()
 	stream := c.limit.stream
 	c.limit.mu.Unlock()
-	begun := stream != nil && stream.timeOut(failure)
-	if len(c.in.id) == 0 {
-		return nil, failure
-	}
-	var result any
-	err := error(failure)
-	switch {
+	switch begun := stream != nil && stream.timeOut(failure); {
 	case begun:
-		err = nil
+		return nil, failure, false
 	case f.web:
-		result, err = errorResponse(http.StatusGatewayTimeout, failure.Code, failure.Message), nil
+		return errorResponse(http.StatusGatewayTimeout, failure.Code, failure.Message), failure, false
 	}
-	answer, _ = c.client.answer(c, c.in, observed, result, err)
-	return answer, failure
+	return nil, failure, true
 }
 
 // answersOverStream tells the limit of an invocation that its answer goes over a stream.

@@ -682,7 +682,7 @@ func TestCallsThroughAnObserver(t *testing.T) {
 		var got []string
 		for _, m := range p.messages(0, "invokefunction") {
 			if m.FunctionID == "t::a" {
-				got = append(got, strings.Replace(string(m.Raw), m.InvocationID, "ID", 1))
+				got = append(got, strings.ReplaceAll(string(m.Raw), `"`+m.InvocationID+`"`, `"ID"`))
 			}
 		}
 		same(t, "frames", got, []string{
