@@ -129,7 +129,9 @@ func ExampleWithWorkerObserverHooks() {
 			}()
 			return nil
 		},
-		Removed: func(_ context.Context, o *iii.FunctionObserver) { log.Printf("%s observes %s no more", o.ID, o.FunctionID) },
+		Removed: func(_ context.Context, o *iii.FunctionObserver) {
+			log.Printf("%s observes %s no more", o.ID, o.FunctionID)
+		},
 	}))
 	if err != nil {
 		log.Fatal(err)
