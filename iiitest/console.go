@@ -109,7 +109,7 @@ type consoleSource struct{ e *Engine }
 
 func (s consoleSource) Engine() console.Engine {
 	return console.Engine{
-		Version: engineVersion, Started: s.e.started,
+		Version: s.e.version(), Started: s.e.started,
 		WorkerURL: s.e.URL(), HTTPURL: s.e.HTTPURL(), StreamURL: s.e.StreamURL(),
 	}
 }

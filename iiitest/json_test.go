@@ -98,7 +98,7 @@ func TestDecodeMessage(t *testing.T) {
 		{`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"f","error":{"code":"C","message":"m","code":"C"}}`, false},
 		{`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"f","result":1,"result":1}`, false},
 	} {
-		if m, err := decodeMessage([]byte(test.message)); (err == nil) != test.ok {
+		if m, err := (&dialect{protocol: Protocol026}).decode([]byte(test.message)); (err == nil) != test.ok {
 			t.Errorf("%s: %+v, %v", test.message, m, err)
 		}
 	}
@@ -116,7 +116,7 @@ func FuzzDecodeMessage(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		m, err := decodeMessage(data)
+		m, err := (&dialect{protocol: Protocol026}).decode(data)
 		if err != nil {
 			return
 		}

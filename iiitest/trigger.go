@@ -79,7 +79,7 @@ func (e *Engine) addTriggerType(id, owner, description string, p triggerProvider
 
 // registerTrigger binds a trigger for a worker, or parks it.
 func (e *Engine) registerTrigger(w *worker, home string, m registerTriggerMessage) {
-	refuse := func(err *wireError) { w.send(triggerResult(m.ID, m.TriggerType, m.FunctionID, err)) }
+	refuse := func(err *wireError) { w.send(w.speaks().triggerResult(m.ID, m.TriggerType, m.FunctionID, err)) }
 	ns, bad := namespaceOf("namespace", m.Namespace, defaultNamespace)
 	if bad == nil {
 		_, bad = namespaceOf("trigger_namespace", m.TriggerNamespace, "")
@@ -152,15 +152,7 @@ func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 		return nil, nil
 	}
 	r.parked, r.at = false, to.key
-	m := message("registertrigger").str("id", r.id).str("trigger_type", r.triggerType).
-		str("function_id", r.functionID).raw("config", r.config).raw("metadata", r.metadata)
-	if r.namespace != defaultNamespace {
-		m.str("namespace", r.namespace)
-	}
-	if to.key.namespace != defaultNamespace {
-		m.str("trigger_namespace", to.key.namespace)
-	}
-	return to.owner.push(m.bytes()), nil
+	return to.owner.push(to.owner.speaks().bindTrigger(r, to.key.namespace)), nil
 }
 
 // unbindLocked takes a live registration back from its provider.
@@ -176,7 +168,7 @@ func (e *Engine) unbindLocked(r *registration) *ticket {
 		at.provider.unbind(r.id)
 		return nil
 	default:
-		return at.owner.push(message("unregistertrigger").str("id", r.id).str("trigger_type", r.triggerType).bytes())
+		return at.owner.push(at.owner.speaks().unbindTrigger(r.id, r.triggerType))
 	}
 }
 
@@ -239,6 +231,22 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 	waitFor(sent...)
 }
 
+// unregisterTriggerType takes a trigger type of w back; what is bound to it goes to the
+// provider of the default namespace, if there is one, or parks.
+func (e *Engine) unregisterTriggerType(w *worker, home string, m unregisterTriggerTypeMessage) {
+	ns, bad := namespaceOf("namespace", m.Namespace, home)
+	if bad != nil {
+		return
+	}
+	t := &e.triggers
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if typ := t.types[key{ns, m.ID}]; typ != nil && typ.owner == w {
+		delete(t.types, typ.key)
+		e.rebind()
+	}
+}
+
 // triggerAnswered takes the answer of a provider to a registration. It counts
 // only if that worker provides the type now. A refusal parks the trigger and
 // is passed on to whoever registered it.
@@ -259,13 +267,8 @@ func (e *Engine) triggerAnswered(w *worker, m triggerRegistrationResultMessage) 
 	origin := r.origin
 	t.mu.Unlock()
 	if refusal != nil && origin != nil {
-		origin.send(triggerResult(r.id, r.triggerType, r.functionID, refusal))
+		origin.send(origin.speaks().triggerResult(r.id, r.triggerType, r.functionID, refusal))
 	}
-}
-
-func triggerResult(id, typ, functionID string, err *wireError) []byte {
-	return message("triggerregistrationresult").str("id", id).str("trigger_type", typ).
-		str("function_id", functionID).raw("error", errorJSON(err)).bytes()
 }
 
 // forgetTriggers removes what a connection that ended had registered and
@@ -288,6 +291,13 @@ func (e *Engine) forgetTriggers(w *worker) {
 			delete(t.types, k)
 		}
 	}
+	e.rebind()
+}
+
+// rebind finds another provider for what is bound to a type that is gone. triggers.mu is
+// held.
+func (e *Engine) rebind() {
+	t := &e.triggers
 	for _, r := range t.inOrder() {
 		if r.parked || t.types[r.at] != nil {
 			continue
