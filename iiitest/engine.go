@@ -194,8 +194,17 @@ func (e *Engine) workerHandler(g *guard) http.Handler {
 	workers.HandleFunc("/{$}", func(w http.ResponseWriter, r *http.Request) { e.serveWorker(w, r, g) })
 	workers.HandleFunc("/otel", func(w http.ResponseWriter, r *http.Request) { e.serveTelemetry(w, r, g) })
 	workers.HandleFunc("/ws/channels/{id}", e.serveChannel)
-	return workers
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if e.Protocol() >= Protocol026 { // package net has set the option
+			w.Header().Set(capabilitiesHeader, "tcp-nodelay")
+		}
+		workers.ServeHTTP(w, r)
+	})
 }
+
+// capabilitiesHeader tells workers what the engine has done with its end of a connection,
+// so that they do the same with theirs.
+const capabilitiesHeader = "X-Iii-Capabilities"
 
 // listen opens the servers.
 func (e *Engine) listen() error {
@@ -342,7 +351,11 @@ func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, silent bool) (*
 		WriteBufferSize: 32 << 10,
 		CheckOrigin:     func(*http.Request) bool { return true },
 	}
-	conn, err := u.Upgrade(&limitedWriter{ResponseWriter: w, silent: silent}, r, nil)
+	var header http.Header
+	if list := w.Header()[capabilitiesHeader]; list != nil {
+		header = http.Header{capabilitiesHeader: list}
+	}
+	conn, err := u.Upgrade(&limitedWriter{ResponseWriter: w, silent: silent}, r, header)
 	if err != nil {
 		return nil, err
 	}

@@ -107,15 +107,23 @@ func sayGoodbye(conn *websocket.Conn) {
 	_ = conn.SetReadDeadline(now.Add(lingerTime))
 }
 
-// farewell sends a Close frame without a code and waits for the answer. The
-// caller reads from conn no more.
-func farewell(conn *websocket.Conn) {
-	sayGoodbye(conn)
+// awaitClose waits for the answer to a Close frame that was sent then. The caller reads
+// from conn no more.
+func awaitClose(conn *websocket.Conn, sent time.Time) {
+	_ = conn.SetReadDeadline(sent.Add(lingerTime))
 	for {
 		if _, _, err := conn.ReadMessage(); err != nil {
 			return
 		}
 	}
+}
+
+// farewell sends a Close frame without a code and waits for the answer. The
+// caller reads from conn no more.
+func farewell(conn *websocket.Conn) {
+	now := time.Now()
+	sayGoodbye(conn)
+	awaitClose(conn, now)
 }
 
 // read handles one message after the other until the connection ends.
