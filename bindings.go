@@ -35,7 +35,8 @@ type bindings struct {
 
 // providedType is a trigger type of this worker.
 type providedType struct {
-	id, namespace string
+	id, namespace string // namespace: the resolved one
+	spec          triggerTypeSpec
 	provider      TriggerProvider
 	missing       bool // when watchTypes asked last, nobody provided it
 }
@@ -59,7 +60,7 @@ type boundTrigger struct {
 
 // wantedTrigger is a registration as the engine has sent it.
 type wantedTrigger struct {
-	RegisterTriggerMessage
+	TriggerBinding
 	link *link
 	typ  *providedType
 }
@@ -93,11 +94,11 @@ func (s *bindings) find(id, namespace string) *providedType {
 	return nil
 }
 
-// register takes a registration that came over l.
-func (s *bindings) register(l *link, m RegisterTriggerMessage) {
+// register takes a registration that came over l, for a provider in the given namespace.
+func (s *bindings) register(l *link, namespace string, m TriggerBinding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.find(m.TriggerType, m.TriggerNamespace)
+	t := s.find(m.TriggerType, namespace)
 	if t == nil {
 		s.answer(l, &m, &Error{Code: codeTypeNotFound, Message: "Trigger type not found"})
 		return
@@ -203,7 +204,7 @@ func (s *bindings) bind() {
 // stepped notes that a binder has done what was wanted of b, or has failed to.
 func (s *bindings) stepped(b *boundTrigger, want *wantedTrigger, err error) {
 	if want != nil && b.want == want {
-		s.answer(want.link, &want.RegisterTriggerMessage, err)
+		s.answer(want.link, &want.TriggerBinding, err)
 		if err != nil {
 			b.want = nil
 		}
@@ -232,8 +233,8 @@ func (s *bindings) step(b *boundTrigger, want *wantedTrigger) error {
 		s.unbind(b)
 		return nil
 	}
-	binding := TriggerBinding{ID: want.ID, TriggerType: want.TriggerType, FunctionID: want.FunctionID, Namespace: want.Namespace,
-		Config: want.Config, Metadata: want.Metadata, client: s.client}
+	binding := want.TriggerBinding
+	binding.client = s.client
 	if binding.Namespace == "" {
 		binding.Namespace = defaultNamespace
 	}
@@ -289,17 +290,17 @@ func (s *bindings) call(method, id string, f func() error) (err error) {
 
 // answer tells the engine what became of a registration, over the link that it
 // came over.
-func (s *bindings) answer(l *link, m *RegisterTriggerMessage, err error) {
-	result := TriggerRegistrationResultMessage{ID: m.ID, TriggerType: m.TriggerType, FunctionID: m.FunctionID}
+func (s *bindings) answer(l *link, b *TriggerBinding, err error) {
+	var body *ErrorBody
 	if err != nil {
 		code, message, stack := errorParts(err)
 		var e *Error
 		if !errors.As(err, &e) || e.Code == "" {
 			code = codeTriggerFailed
 		}
-		result.Error = &ErrorBody{Code: code, Message: message, Stacktrace: stack}
+		body = &ErrorBody{Code: code, Message: message, Stacktrace: stack}
 	}
-	s.client.out.urgent(l, s.client.item(result))
+	s.client.out.urgent(l, s.client.item(l.dialect().triggerBound(b, body)))
 }
 
 // close lets the binders end after what they do. The channel is closed when they

@@ -158,7 +158,9 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		inv.id = r.id
 	}
 	r.buf = newBuffer()
-	err := encodeInvoke(r.buf, &inv, in)
+	err := encodeCall(r.buf, &inv, in)
+	inv.metadata = nil
+	r.inv = inv
 	if err == nil {
 		err = c.out.submit(ctx, r.timer.C, r)
 	}

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gorilla/websocket"
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 var (
@@ -57,13 +57,8 @@ func WithChannelBuffer(frames int) ChannelOption {
 // made it.
 func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*ChannelWriter, *ChannelReader, error) {
 	var in ChannelCreateInput
-	for _, opt := range opts {
-		if opt == nil {
-			return nil, nil, errors.New("iii: nil ChannelOption")
-		}
-		if err := opt(&in); err != nil {
-			return nil, nil, err
-		}
+	if err := applyOptions(&in, opts, callOption); err != nil {
+		return nil, nil, public(err)
 	}
 	var out ChannelCreateResult
 	if err := c.Call(ctx, "engine::channels::create", in, &out); err != nil {
@@ -103,16 +98,15 @@ type channelEnd struct {
 	sendBuffer int // of the socket; 0 is that of the system
 
 	mu      sync.Mutex
-	conn    *websocket.Conn
-	net     *gatherConn // below conn
-	opened  bool        // whatever came of it
-	failed  error       // why it could not be opened
-	given   bool        // Ref was asked for before it was opened
+	conn    *wsconn.Conn
+	opened  bool  // whatever came of it
+	failed  error // why it could not be opened
+	given   bool  // Ref was asked for before it was opened
 	closed  bool
 	attempt chan struct{}      // closed when the attempt to connect is over; nil without one
 	stop    context.CancelFunc // ends the attempt; nil without one
 	pumping sync.WaitGroup     // the goroutine that connects, and the one that reads the socket
-	onOpen  func(*websocket.Conn)
+	onOpen  func(*wsconn.Conn)
 }
 
 // channelLock is a lock for which one waits no longer than a context lasts.
@@ -211,7 +205,7 @@ func (e *channelEnd) open(ctx context.Context, direction string) error {
 	e.mu.Lock()
 	if e.attempt == nil && !e.closed {
 		var attempt context.Context
-		attempt, e.stop = context.WithTimeout(context.WithoutCancel(ctx), dialTimeout)
+		attempt, e.stop = context.WithTimeout(context.WithoutCancel(ctx), wsconn.DialTimeout)
 		e.attempt = make(chan struct{})
 		e.pumping.Go(func() { e.connect(attempt, direction) })
 	}
@@ -231,7 +225,7 @@ func (e *channelEnd) open(ctx context.Context, direction string) error {
 // connect is the attempt to connect.
 func (e *channelEnd) connect(ctx context.Context, direction string) {
 	unwatch := context.AfterFunc(e.client.handlers, e.stop)
-	sock, err := e.client.dialChannel(ctx, e.ref, direction)
+	conn, err := e.client.dialChannel(ctx, e.ref, direction)
 	unwatch()
 	e.stop()
 	e.mu.Lock()
@@ -246,15 +240,15 @@ func (e *channelEnd) connect(ctx context.Context, direction string) {
 	}
 	if e.failed != nil {
 		if err == nil {
-			_ = sock.conn.Close()
+			conn.Abort()
 		}
 		return
 	}
-	e.conn, e.net = sock.conn, sock.net
-	if conn, ok := sock.net.Conn.(interface{ SetWriteBuffer(int) error }); ok && e.sendBuffer > 0 {
-		_ = conn.SetWriteBuffer(e.sendBuffer) // or progress is seen later
+	e.conn = conn
+	if e.sendBuffer > 0 {
+		conn.SetWriteBuffer(e.sendBuffer)
 	}
-	e.pumping.Go(func() { e.onOpen(sock.conn) })
+	e.pumping.Go(func() { e.onOpen(conn) })
 }
 
 // openWithin opens, for as long as the deadline and longest, if it is not 0, allow.
@@ -289,11 +283,11 @@ func (e *channelEnd) settled() (settled bool, err error) {
 	return false, nil
 }
 
-// socket is what lies below the WebSocket, nil before the opening.
-func (e *channelEnd) socket() *gatherConn {
+// socket returns the connection, or nil before the opening.
+func (e *channelEnd) socket() *wsconn.Conn {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.net
+	return e.conn
 }
 
 // reference is Ref; the end belongs to somebody else if it is not open yet.
@@ -317,7 +311,7 @@ func (e *channelEnd) abort() {
 	}
 	e.mu.Unlock()
 	if conn != nil {
-		_ = conn.Close()
+		conn.Abort()
 	}
 	e.pumping.Wait()
 	if conn != nil {
@@ -327,7 +321,7 @@ func (e *channelEnd) abort() {
 
 // dialChannel opens the socket of one end. Frames are written through: a full
 // channel must hold the writer back for as long as it takes.
-func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, direction string) (*socket, error) {
+func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, direction string) (*wsconn.Conn, error) {
 	if ref.ChannelID == "" || ref.AccessKey == "" {
 		return nil, errors.New("iii: channel reference has no channel_id or access_key")
 	}
@@ -337,20 +331,21 @@ func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, directio
 	case direction == "read" && ref.Direction == StreamChannelDirectionWrite:
 		return nil, errors.New("iii: channel read: the reference is to the writing end")
 	}
-	u := *c.cfg.url
+	u := *c.cfg.URL
 	u.Path = strings.TrimRight(u.Path, "/") + "/ws/channels/" + ref.ChannelID
 	u.RawPath = ""
 	u.RawQuery = url.Values{"key": {ref.AccessKey}, "dir": {direction}}.Encode()
-	d := dialer{url: &u, header: c.cfg.header, tls: c.cfg.tls, dialContext: c.cfg.dialContext, readLimit: c.cfg.readLimit, through: true}
-	s, err := d.dial(ctx)
-	var refused *upgradeError
+	d := c.cfg.Dialer
+	d.URL, d.Unbuffered = &u, true
+	conn, err := d.Dial(ctx)
+	var refused *wsconn.StatusError
 	switch {
-	case errors.As(err, &refused) && refused.status == http.StatusNotFound:
+	case errors.As(err, &refused) && refused.Code == http.StatusNotFound:
 		return nil, fmt.Errorf("%w: %s", ErrChannelNotFound, ref.ChannelID)
 	case err != nil:
-		return nil, err
+		return nil, public(err)
 	}
-	return s, nil
+	return conn, nil
 }
 
 // channelSet is the channels that a client has open, to be closed with it.

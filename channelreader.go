@@ -12,9 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/iii-go/iii/internal/rawjson"
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 var (
@@ -91,27 +90,26 @@ func (r *ChannelReader) Ref() StreamChannelRef { return r.end.reference() }
 
 // pump reads the socket. There is no deadline: the engine says nothing while the
 // writer is silent, and does not answer pings here.
-func (r *ChannelReader) pump(conn *websocket.Conn) {
+func (r *ChannelReader) pump(conn *wsconn.Conn) {
 	for {
 		kind, src, err := conn.NextReader()
 		var frame []byte
 		if err == nil {
-			frame, err = appendAll(src, r.buffer(), nil)
+			frame, err = wsconn.AppendAll(src, r.buffer())
 			frame = r.fitted(frame)
 		}
 		if err == nil {
-			err = r.keep(kind == websocket.TextMessage, frame)
+			err = r.keep(kind == wsconn.Text, frame)
 		}
 		if err != nil {
-			var closed *websocket.CloseError
 			switch {
-			case errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure:
+			case wsconn.IsClose(err):
 				err = io.EOF
 			case !errors.Is(err, ErrChannelBacklog):
 				err = fmt.Errorf("iii: channel read: %w: %w", io.ErrUnexpectedEOF, err)
 			}
 			r.finish(err)
-			_ = conn.Close()
+			conn.Abort()
 			return
 		}
 	}

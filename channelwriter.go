@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gorilla/websocket"
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 var (
@@ -52,11 +52,11 @@ func (w *ChannelWriter) Ref() StreamChannelRef { return w.end.reference() }
 
 // watch reads what the engine never sends, to answer control frames and to see
 // the end of the connection: the reader is gone.
-func (w *ChannelWriter) watch(conn *websocket.Conn) {
+func (w *ChannelWriter) watch(conn *wsconn.Conn) {
 	for {
 		if _, _, err := conn.NextReader(); err != nil {
 			w.fail(fmt.Errorf("%w: %w", ErrChannelClosed, err))
-			_ = conn.NetConn().Close() // ends a Write that waits
+			conn.Abort() // ends a Write that waits
 			w.mu.Lock()
 			gone, err := w.gone, w.err
 			w.mu.Unlock()
@@ -143,21 +143,21 @@ func (w *ChannelWriter) applyLimit() {
 	if conn == nil {
 		return // begin comes after the opening
 	}
-	limit := writeLimit{deadline: w.until, stall: w.stall}
+	limit := wsconn.WriteLimit{Deadline: w.until, Stall: w.stall}
 	switch {
 	case w.probing && (w.stall == 0 || w.bounded && w.until.IsZero()): // none is wanted
-		limit = writeLimit{}
+		limit = wsconn.WriteLimit{}
 	case w.probing && w.until.After(time.Now().Add(w.stall)):
-		limit.stall = 0
+		limit.Stall = 0
 	case w.probing: // the deadline was for writes that are over
-		limit.deadline = time.Time{}
+		limit.Deadline = time.Time{}
 	case w.bounded:
-		limit.stall = 0
+		limit.Stall = 0
 	}
 	if w.hurry > 0 {
-		limit.stall = w.hurry
+		limit.Stall = w.hurry
 	}
-	conn.limitWrites(limit)
+	conn.LimitWrites(limit)
 }
 
 // Write sends p in frames of at most 64 KiB. It waits while the channel is full.
@@ -169,7 +169,7 @@ func (w *ChannelWriter) Write(p []byte) (n int, err error) {
 	defer w.writing.unlock()
 	for len(p) > 0 {
 		chunk := p[:min(len(p), channelChunk)]
-		if err := w.frame(context.Background(), websocket.BinaryMessage, chunk); err != nil {
+		if err := w.frame(context.Background(), wsconn.Binary, chunk); err != nil {
 			return n, err
 		}
 		n += len(chunk)
@@ -191,7 +191,7 @@ func (w *ChannelWriter) ReadFrom(src io.Reader) (n int64, err error) {
 	for {
 		k, readErr := src.Read(w.buf)
 		if k > 0 {
-			if err := w.frame(context.Background(), websocket.BinaryMessage, w.buf[:k]); err != nil {
+			if err := w.frame(context.Background(), wsconn.Binary, w.buf[:k]); err != nil {
 				return n, err
 			}
 			n += int64(k)
@@ -222,7 +222,7 @@ func (w *ChannelWriter) SendMessage(ctx context.Context, v any) error {
 		return fmt.Errorf("iii: channel message: %w", err)
 	}
 	defer w.writing.unlock()
-	return w.frame(ctx, websocket.TextMessage, raw)
+	return w.frame(ctx, wsconn.Text, raw)
 }
 
 // flush sends an empty frame of bytes.
@@ -231,7 +231,7 @@ func (w *ChannelWriter) flush() error {
 		return err
 	}
 	defer w.writing.unlock()
-	return w.frame(context.Background(), websocket.BinaryMessage, nil)
+	return w.frame(context.Background(), wsconn.Binary, nil)
 }
 
 // probe sends a message if no frame was written for so long, to learn from the other end
@@ -249,7 +249,7 @@ func (w *ChannelWriter) probe(message []byte, idle time.Duration) (next time.Dur
 		return 0, err
 	}
 	w.begin(true)
-	return idle, w.send(context.Background(), websocket.TextMessage, message)
+	return idle, w.send(context.Background(), wsconn.Text, message)
 }
 
 // lock waits until nobody else writes, for as long as the deadline allows.
@@ -286,13 +286,13 @@ func (w *ChannelWriter) send(ctx context.Context, kind int, p []byte) error {
 	if ctx.Done() != nil {
 		expired := make(chan struct{})
 		stop := context.AfterFunc(ctx, func() {
-			w.end.net.expireWrites(true)
+			w.end.conn.ExpireWrites(true)
 			close(expired)
 		})
 		defer func() {
 			if !stop() {
 				<-expired
-				w.end.net.expireWrites(false) // for the next frame, if this one is out
+				w.end.conn.ExpireWrites(false) // for the next frame, if this one is out
 			}
 		}()
 	}
@@ -361,14 +361,14 @@ func (w *ChannelWriter) Close() error {
 	}
 	var err error
 	if unused && !given {
-		ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), wsconn.DialTimeout)
 		err = w.end.open(ctx, "write")
 		cancel()
 	}
 	if conn := w.end.conn; conn != nil && err == nil && w.failure() == nil {
 		deadline := w.closeDeadline()
 		// The engine reads in order, so the end comes after all that was written.
-		if err = conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), deadline); err == nil {
+		if err = conn.WriteClose(deadline); err == nil {
 			w.awaitEnd(deadline)
 		} else {
 			if timedOut(err) {
@@ -389,7 +389,7 @@ func (w *ChannelWriter) closeDeadline() time.Time {
 	if !w.until.IsZero() {
 		return w.until
 	}
-	return time.Now().Add(writeTimeout)
+	return time.Now().Add(wsconn.WriteTimeout)
 }
 
 // awaitEnd waits until the engine has read the Close, so that nothing is lost on

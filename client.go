@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // Version is the version of this module, which the engine is told.
@@ -144,8 +146,8 @@ func (c *Client) Connect(ctx context.Context) error {
 		return c.endError()
 	}
 	if c.stop == nil {
-		var run context.Context
-		run, c.stop = context.WithCancel(context.Background())
+		run, stop := context.WithCancelCause(context.Background())
+		c.stop = func() { stop(ErrClosed) }
 		previous, ended := c.supervised, make(chan struct{})
 		c.supervised = ended
 		go c.supervise(run, previous, ended)
@@ -177,9 +179,9 @@ func (c *Client) Connect(ctx context.Context) error {
 	case c.lastError != nil:
 		err = fmt.Errorf("iii: connect: %w; last attempt: %w", err, trimmed(c.lastError))
 	case c.out.attached():
-		err = fmt.Errorf("iii: connect: %w; %s has taken the connection, and not yet the worker: is it the engine's port for workers?", err, c.cfg.url.Host)
+		err = fmt.Errorf("iii: connect: %w; %s has taken the connection, and not yet the worker: is it the engine's port for workers?", err, c.cfg.URL.Host)
 	default:
-		err = fmt.Errorf("iii: connect: %w; %s has not answered yet", err, c.cfg.url.Host)
+		err = fmt.Errorf("iii: connect: %w; %s has not answered yet", err, c.cfg.URL.Host)
 	}
 	if !c.wasReady && c.connecting == 0 && c.stop != nil {
 		// Nobody waits for a first connection any more.
@@ -201,6 +203,103 @@ func (c *Client) endError() error {
 		return fmt.Errorf("%w: %w", ErrClosed, trimmed(c.err))
 	}
 	return ErrClosed
+}
+
+// supervise keeps a connection up until ctx ends or the engine refuses. It
+// begins when its predecessor has ended.
+func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended chan<- struct{}) {
+	if previous != nil {
+		<-previous
+	}
+	stopGauges := c.startGauges()
+	err := c.keepConnected(ctx)
+	stopGauges()
+	if err == nil {
+		c.setState(ConnectionStateDisconnected, nil)
+	}
+	close(ended)
+	if err != nil {
+		c.finish(err)
+	}
+}
+
+// fatalError is a failure that no further attempt can mend.
+type fatalError struct{ error }
+
+func (e fatalError) Unwrap() error { return e.error }
+
+// nameHeldError is the refusal of a name that another worker has for the time being.
+type nameHeldError struct{ error }
+
+func (e nameHeldError) Unwrap() error { return e.error }
+
+// keepConnected makes one connection after the other. It returns nil when ctx has ended,
+// else the fatal error.
+func (c *Client) keepConnected(ctx context.Context) error {
+	failed := false
+	var turn time.Duration // of the wait for this worker's name; 0 while it does not wait
+	redial := c.cfg.redial()
+	redial.Connect = func(ctx context.Context) wsconn.Attempt {
+		c.mu.Lock()
+		state := ConnectionStateConnecting
+		if c.wasReady || failed || turn > 0 {
+			state = ConnectionStateReconnecting
+		}
+		c.mu.Unlock()
+		c.setState(state, nil)
+		wasReady := false
+		l, err := c.dial(ctx)
+		if err == nil {
+			l.nameFirst = turn > 0
+			wasReady, err = c.serve(ctx, l)
+		}
+		if ctx.Err() != nil || c.closing.Load() {
+			return wsconn.Attempt{Stop: true}
+		}
+		var fatal fatalError
+		if errors.As(err, &fatal) {
+			return wsconn.Attempt{Stop: true, Err: fatal.error}
+		}
+		c.mu.Lock()
+		c.lastError = err
+		c.mu.Unlock()
+		var held nameHeldError
+		if errors.As(err, &held) {
+			if turn == 0 {
+				c.log.Warn("iii: waiting for the name of this worker", "error", held.error)
+				c.setState(ConnectionStateReconnecting, held.error)
+			}
+			var delay time.Duration
+			turn, delay = takeoverTurn(turn)
+			return wsconn.Attempt{Err: err, Delay: delay}
+		}
+		failed = true
+		if wasReady {
+			turn = 0
+		}
+		return wsconn.Attempt{Err: err, Held: wasReady}
+	}
+	redial.Retry = func(err error, retryIn time.Duration) {
+		err = public(err)
+		c.log.Warn("iii: not connected", "error", err, "retry_in", retryIn)
+		c.warnOnce(err)
+		c.setState(ConnectionStateReconnecting, err)
+	}
+	return public(redial.Run(ctx))
+}
+
+// warnOnce tells a program that has set no logger why its first connection fails. It does
+// so on the goroutine of the callbacks, since slog's default may be code of the program's.
+func (c *Client) warnOnce(err error) {
+	c.mu.Lock()
+	skip := c.cfg.loggerSet || c.wasReady || c.warned
+	c.warned = true
+	c.mu.Unlock()
+	if !skip {
+		c.notify.post(func() {
+			warnByDefault("iii: not connected; the client keeps trying, and logs more with WithLogger", err)
+		})
+	}
 }
 
 // Run is the main loop of a worker program: it connects, serves until ctx ends,
@@ -262,7 +361,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	c.registry.withdraw(ErrClosed)
 	for _, in := range c.dispatch.withdraw() {
-		c.turnAway(in.link, in.id, in.function, codeDraining, "the worker is shutting down")
+		c.turnAway(in, codeDraining, "the worker is shutting down")
 	}
 	err := c.dispatch.waitQuiet(ctx)
 	if err == nil && connecting {
@@ -272,7 +371,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 		err = c.flushTelemetry(ctx)
 		if l := c.registry.attached(); l != nil {
 			c.closing.Store(true)
-			l.closeOrderly(ctx)
+			l.Close(ctx)
 		}
 	}
 	c.finish(nil)
@@ -421,4 +520,52 @@ func (c *Client) report(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tell(c.state, err)
+}
+
+// ClientStats are counters since New, and sizes at the moment.
+type ClientStats struct {
+	FramesSent      uint64 // messages written
+	FramesReceived  uint64 // messages read
+	BytesSent       uint64 // bytes of the messages written
+	FramesMalformed uint64 // received messages that did not decode
+	Reconnects      uint64 // connections after the first that became ready
+
+	CallsInFlight     int // calls that wait for their answer
+	HandlersRunning   int // handlers that run
+	InvocationsQueued int // invocations that wait for a handler to end
+	Buffered          int // requests that wait for a connection
+	BufferedBytes     int // their size in bytes
+
+	SendsConfirmed uint64 // messages of Send that the engine has read
+	SendsUnknown   uint64 // written to a connection that died before it confirmed them
+	SendsDropped   uint64 // accepted while not connected and never sent, since the client ended
+	RepliesDropped uint64 // answers whose connection was gone
+	LateResults    uint64 // answers that no call waited for any more
+	Overloaded     uint64 // invocations refused because too many waited
+
+	FunctionsRefused int // functions that another worker holds at the moment ([Function.Err])
+}
+
+// Stats reads the counters, each by itself: they need not be of one moment.
+func (c *Client) Stats() ClientStats {
+	s := &c.out.stats
+	stats := ClientStats{
+		FramesSent:     s.framesSent.Load(),
+		BytesSent:      s.bytesSent.Load(),
+		SendsConfirmed: s.sendsConfirmed.Load(),
+		SendsUnknown:   s.sendsLost.Load(),
+		SendsDropped:   s.sendsDropped.Load(),
+		RepliesDropped: s.repliesDropped.Load(),
+		LateResults:    s.lateResults.Load(),
+		Overloaded:     c.dispatch.overloaded.Load(),
+		FramesReceived: c.received.Load(),
+	}
+	stats.FunctionsRefused = c.registry.refusedFunctions()
+	stats.CallsInFlight, stats.Buffered, stats.BufferedBytes = c.out.counts()
+	stats.HandlersRunning, stats.InvocationsQueued = c.dispatch.counts()
+	stats.FramesMalformed = c.malformed.Load()
+	c.mu.Lock()
+	stats.Reconnects = c.reconnects
+	c.mu.Unlock()
+	return stats
 }

@@ -13,9 +13,10 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// The keys of the protocol's messages are known to this file and to the
-// generated types alone. What is sent or received for every call is appended and
-// cut out by hand; the rare messages go through the generated types.
+// What all generations of the protocol have in common is written and read here: the parts of
+// a call and of its answer, and the tags of messages. The rest is the dialects' (dialect.go).
+// What is sent or received for every call is appended and cut out by hand; the rare messages
+// go through the generated types.
 
 // messageType is the tag of a received message.
 type messageType uint8
@@ -32,6 +33,13 @@ const (
 	messageUnregisterTrigger
 	messageRejected
 	messageError
+
+	// Of engines with observers.
+	messageFunctionRegistered
+	messageObserverAdded
+	messageObserverRemoved
+	messageObserveResult
+	messageObserverStateChanged
 )
 
 // engineDepth is the number of JSON levels of a message that the engine reads, the
@@ -42,7 +50,7 @@ const engineDepth = 127
 // of the message; an absent or null optional field is empty.
 type received struct {
 	kind messageType
-	tag  string // of an unknown kind
+	tag  []byte // of a rare kind, the raw JSON string
 
 	id          []byte // invocation_id, the text between the quotes
 	functionID  []byte // the raw JSON string
@@ -52,6 +60,11 @@ type received struct {
 	traceparent []byte
 	baggage     []byte
 	metadata    []byte
+
+	// Of engines with observers.
+	caller     []byte
+	depth      []byte
+	activation []byte
 }
 
 // parse cuts the message in b.
@@ -78,6 +91,12 @@ func (m *received) parse(b []byte) error {
 			m.baggage = value
 		case "metadata":
 			m.metadata = value
+		case "caller":
+			m.caller = value
+		case "observe_depth":
+			m.depth = value
+		case "activation":
+			m.activation = value
 		}
 	})
 	if err != nil {
@@ -109,9 +128,18 @@ func (m *received) parse(b []byte) error {
 		m.kind = messageRejected
 	case "error":
 		m.kind = messageError
-	default:
-		m.tag, _ = rawjson.Unquote(tag)
+	case "functionregistered":
+		m.kind = messageFunctionRegistered
+	case "observeradded":
+		m.kind = messageObserverAdded
+	case "observerremoved":
+		m.kind = messageObserverRemoved
+	case "observeresult":
+		m.kind = messageObserveResult
+	case "observerstatechanged":
+		m.kind = messageObserverStateChanged
 	}
+	m.tag = tag
 	return nil
 }
 
@@ -127,8 +155,10 @@ func (m *received) checkInvoke() error {
 	if len(m.data) == 0 {
 		m.data = []byte("null")
 	}
-	if rawjson.Absent(m.metadata) {
-		m.metadata = nil
+	for _, optional := range []*[]byte{&m.metadata, &m.caller, &m.depth, &m.activation} {
+		if rawjson.Absent(*optional) {
+			*optional = nil
+		}
 	}
 	return nil
 }
@@ -184,6 +214,7 @@ func appendID(dst []byte, id invocationID) []byte {
 type buffer struct {
 	bytes.Buffer
 	encoder *json.Encoder
+	result  [2]int // the result inside an encoded answer; both 0 for an error
 }
 
 // maxPooledBuffer keeps one large message from staying in memory for ever.
@@ -207,6 +238,7 @@ func bufferOf(text []byte) *buffer {
 func (b *buffer) free() {
 	if b != nil && b.Cap() <= maxPooledBuffer {
 		b.Reset()
+		b.result = [2]int{}
 		buffers.Put(b)
 	}
 }
@@ -293,36 +325,22 @@ type invocation struct {
 	baggage     string
 	metadata    any
 	hasMetadata bool
+	room        int // bytes before what encodeCall has written
 }
 
-// encodeInvoke appends the message to b.
-func encodeInvoke(b *buffer, inv *invocation, in any) error {
-	p := append(b.AvailableBuffer(), `{"type":"invokefunction","function_id":`...)
-	p = rawjson.AppendString(p, inv.functionID)
-	switch inv.action {
-	case actionVoid:
-		p = append(p, `,"action":{"type":"void"}`...)
-	case actionEnqueue:
-		p = append(p, `,"action":{"type":"enqueue","queue":`...)
-		p = append(rawjson.AppendString(p, inv.queue), '}')
+// envelopeRoom is how much the keys and the fixed parts of a call's envelope take at most.
+const envelopeRoom = 320
+
+var blanks = bytes.Repeat([]byte{' '}, 1<<10)
+
+// encodeCall writes what a call consists of in every dialect, metadata and payload, behind
+// room for the envelope. The envelope is written when the call leaves, because only then is
+// it known which dialect the connection speaks.
+func encodeCall(b *buffer, inv *invocation, in any) error {
+	inv.room = envelopeRoom + maxQuoted(inv.functionID) + maxQuoted(inv.queue) + maxQuoted(inv.namespace) + maxQuoted(inv.baggage)
+	for n := inv.room; n > 0; n -= len(blanks) {
+		b.Write(blanks[:min(n, len(blanks))])
 	}
-	if inv.action != actionVoid {
-		p = append(p, `,"invocation_id":"`...)
-		p = append(appendID(p, inv.id), '"')
-	}
-	if inv.namespace != "" {
-		p = append(p, `,"namespace":`...)
-		p = rawjson.AppendString(p, inv.namespace)
-	}
-	if inv.traceparent != "" {
-		p = append(p, `,"traceparent":`...)
-		p = rawjson.AppendString(p, inv.traceparent)
-	}
-	if inv.baggage != "" {
-		p = append(p, `,"baggage":`...)
-		p = rawjson.AppendString(p, inv.baggage)
-	}
-	b.Write(p)
 	if inv.hasMetadata {
 		b.WriteString(`,"metadata":`)
 		if err := b.part(inv.metadata); err != nil {
@@ -334,26 +352,55 @@ func encodeInvoke(b *buffer, inv *invocation, in any) error {
 		return fmt.Errorf("encode payload: %w", err)
 	}
 	b.WriteByte('}')
-	if b.Len() >= messageTooLarge {
-		return fmt.Errorf("%w: %d bytes", ErrMessageTooLarge, b.Len())
+	return (triggerDialect{}).checkCall(inv, sealedSize(b, inv))
+}
+
+// maxQuoted bounds the length of s between the quotes of a JSON string.
+func maxQuoted(s string) int {
+	n := len(s)
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			n += 5 // an escape takes six bytes
+		}
 	}
-	return nil
+	return n
+}
+
+// sealedSize is the size of the message that a call makes: about, or exactly near the limit
+// of messages.
+func sealedSize(b *buffer, inv *invocation) int {
+	size := b.Len() - inv.room
+	if size > messageTooLarge/2 {
+		return size + len(triggerDialect{}.appendCall(nil, inv))
+	}
+	const usual = len(`{"type":"invokefunction","function_id":"","invocation_id":"00000000-0000-0000-0000-000000000000",`)
+	return size + usual + len(inv.functionID)
+}
+
+// seal writes the envelope of a call in front of what encodeCall has written to b.
+func seal(b *buffer, d dialect, inv *invocation) {
+	text := b.Bytes()
+	head := d.appendCall(text[:0:inv.room], inv)
+	copy(text[inv.room-len(head):inv.room], head)
+	b.Next(inv.room - len(head))
 }
 
 // encodeResult appends the answer to an invocation to b.
-func encodeResult(b *buffer, id []byte, functionID string, result any) error {
-	b.Write(appendResultHead(b.AvailableBuffer(), id, functionID))
+func encodeResult(b *buffer, d dialect, id []byte, functionID string, result any) error {
+	b.Write(d.appendAnswer(b.AvailableBuffer(), id, functionID))
 	b.WriteString(`,"result":`)
+	start := b.Len()
 	if err := b.part(result); err != nil {
 		return err
 	}
+	b.result = [2]int{start, b.Len()}
 	b.WriteByte('}')
 	return nil
 }
 
 // encodeError appends the failure of an invocation to b.
-func encodeError(b *buffer, id []byte, functionID, code, message, stack string) {
-	p := appendResultHead(b.AvailableBuffer(), id, functionID)
+func encodeError(b *buffer, d dialect, id []byte, functionID, code, message, stack string) {
+	p := d.appendAnswer(b.AvailableBuffer(), id, functionID)
 	p = append(p, `,"error":{"code":`...)
 	p = rawjson.AppendString(p, code)
 	p = append(p, `,"message":`...)
@@ -365,11 +412,19 @@ func encodeError(b *buffer, id []byte, functionID, code, message, stack string) 
 	b.Write(append(p, '}', '}'))
 }
 
-func appendResultHead(p, id []byte, functionID string) []byte {
-	p = append(p, `{"type":"invocationresult","invocation_id":"`...)
-	p = append(p, id...)
-	p = append(p, `","function_id":`...)
-	return rawjson.AppendString(p, functionID)
+// appendTrace adds the trace context of the handler to an encoded answer. An answer that it
+// would make too large goes without.
+func appendTrace(b *buffer, traceparent []byte, baggage string) {
+	p := append(b.AvailableBuffer(), `,"traceparent":"`...)
+	p = append(append(p, traceparent...), '"')
+	if baggage != "" {
+		p = append(p, `,"baggage":`...)
+		p = rawjson.AppendString(p, baggage)
+	}
+	if b.Len()+len(p) < messageTooLarge {
+		b.Truncate(b.Len() - 1)
+		b.Write(append(p, '}'))
+	}
 }
 
 // encodeMessage is a rare message in a buffer of its own. The generated message

@@ -21,7 +21,7 @@ func BenchmarkEncode(b *testing.B) {
 	id := []byte(`"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10"`)
 	for name, encode := range map[string]func(*buffer) error{
 		"invoke": func(buf *buffer) error { return encodeInvoke(buf, &inv, &payload) },
-		"result": func(buf *buffer) error { return encodeResult(buf, id, "orders::place", &payload) },
+		"result": func(buf *buffer) error { return encodeResult(buf, triggerDialect{}, id, "orders::place", &payload) },
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -121,7 +121,7 @@ func (r *HTTPRequest[T]) UnmarshalJSON(b []byte) error {
 }
 
 // UnmarshalJSON implements json.Unmarshaler. An absent or empty namespace decodes as
-// "default". Null is an error for namespace.
+// "default". Null is an error for namespace, and decodes as absent for args_format.
 func (i *OnFunctionRegistrationInput) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -139,6 +139,7 @@ func (i *OnFunctionRegistrationInput) UnmarshalJSON(b []byte) error {
 	}
 	*i = OnFunctionRegistrationInput(p.plain)
 	i.Namespace = cmp.Or(i.Namespace, defaultNamespace)
+	i.ArgsFormat = orAbsent(i.ArgsFormat)
 	return nil
 }
 
@@ -335,4 +336,284 @@ func (i *DeadLettersInput) UnmarshalJSON(b []byte) error {
 	}
 	*i = DeadLettersInput(p.plain)
 	return nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for
+// args_format.
+func (m *RegisterFunctionMessage) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain RegisterFunctionMessage
+	var p plain
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	p.ArgsFormat = orAbsent(p.ArgsFormat)
+	*m = RegisterFunctionMessage(p)
+	return nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for
+// args_format.
+func (o *ObserveDescriptor) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain ObserveDescriptor
+	var p plain
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	p.ArgsFormat = orAbsent(p.ArgsFormat)
+	*o = ObserveDescriptor(p)
+	return nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for
+// metadata.
+func (o *ObserveMessage) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain ObserveMessage
+	var p plain
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	p.Metadata = orAbsent(p.Metadata)
+	*o = ObserveMessage(p)
+	return nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for args
+// and filters.
+func (o *ObserveSource) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain ObserveSource
+	var p plain
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	p.Args = orAbsent(p.Args)
+	p.Filters = orAbsent(p.Filters)
+	*o = ObserveSource(p)
+	return nil
+}
+
+// MarshalJSON implements json.Marshaler. It omits Capture if the list is nil but not if
+// it is empty.
+func (s ObserveSource) MarshalJSON() ([]byte, error) {
+	type plain ObserveSource
+	return json.Marshal(struct {
+		plain
+		Capture []Capture `json:"capture,omitzero"`
+	}{plain(s), s.Capture})
+}
+
+// UnmarshalJSON implements json.Unmarshaler. Absent and null decode as {} for args and
+// filters, as input, output and caller for capture, and as success for on.
+func (v *ObserverView) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain ObserverView
+	var p plain
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	p.Args, p.Filters = orAbsent(p.Args), orAbsent(p.Filters)
+	*v = ObserverView(p).withDefaults()
+	return nil
+}
+
+// MarshalJSON implements json.Marshaler. It writes the defaults in place of nil and of an
+// empty On.
+func (v ObserverView) MarshalJSON() ([]byte, error) {
+	type plain ObserverView
+	return json.Marshal(plain(v.withDefaults()))
+}
+
+func (v ObserverView) withDefaults() ObserverView {
+	if v.Args == nil {
+		v.Args = JSONValue("{}")
+	}
+	if v.Filters == nil {
+		v.Filters = JSONValue("{}")
+	}
+	if v.Capture == nil {
+		v.Capture = []Capture{CaptureInput, CaptureOutput, CaptureCaller}
+	}
+	v.On = cmp.Or(v.On, ObserveOnSuccess)
+	return v
+}
+
+// UnmarshalJSON implements json.Unmarshaler. An absent, null or empty
+// namespace decodes as "default".
+func (m *FunctionRegisteredMessage) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain FunctionRegisteredMessage
+	var p plain
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	p.Namespace = cmp.Or(p.Namespace, defaultNamespace)
+	*m = FunctionRegisteredMessage(p)
+	return nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. An absent, null or empty
+// namespace decodes as "default".
+func (m *ObserverAddedMessage) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain ObserverAddedMessage
+	var p plain
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	p.Namespace = cmp.Or(p.Namespace, defaultNamespace)
+	*m = ObserverAddedMessage(p)
+	return nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. An absent, null or empty
+// namespace decodes as "default".
+func (m *ObserverRemovedMessage) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain ObserverRemovedMessage
+	var p plain
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	p.Namespace = cmp.Or(p.Namespace, defaultNamespace)
+	*m = ObserverRemovedMessage(p)
+	return nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It skips features that are not strings, and
+// takes features that are not an array as none.
+func (m *WorkerRegisteredMessage) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain WorkerRegisteredMessage
+	var p struct {
+		plain
+		Features lenientStrings `json:"features"`
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	p.plain.Features = p.Features
+	*m = WorkerRegisteredMessage(p.plain)
+	return nil
+}
+
+// lenientStrings decodes the strings of an array, and nothing from any other value.
+type lenientStrings []string
+
+// UnmarshalJSON implements json.Unmarshaler. It never returns an error.
+func (l *lenientStrings) UnmarshalJSON(b []byte) error {
+	*l = nil
+	var elements []json.RawMessage
+	if json.Unmarshal(b, &elements) != nil {
+		return nil
+	}
+	for _, e := range elements {
+		var s *string // stays nil for null
+		if json.Unmarshal(e, &s) == nil && s != nil {
+			*l = append(*l, *s)
+		}
+	}
+	return nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It drops the parent of a parent, at any depth.
+func (c *Caller) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain Caller
+	var p struct {
+		plain
+		Parent *struct {
+			plain
+			Parent ignored `json:"parent"`
+		} `json:"parent"`
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	*c = Caller(p.plain)
+	if p.Parent != nil {
+		parent := Caller(p.Parent.plain)
+		c.Parent = &parent
+	}
+	return nil
+}
+
+// MarshalJSON implements json.Marshaler. It omits the parent of the parent.
+func (c Caller) MarshalJSON() ([]byte, error) {
+	type plain Caller
+	p := struct {
+		plain
+		Parent *plain `json:"parent,omitempty"`
+	}{plain: plain(c)}
+	if c.Parent != nil {
+		parent := plain(*c.Parent)
+		parent.Parent = nil
+		p.Parent = &parent
+	}
+	return json.Marshal(p)
+}
+
+// ignored decodes any value as nothing.
+type ignored struct{}
+
+// UnmarshalJSON implements json.Unmarshaler. It never returns an error.
+func (*ignored) UnmarshalJSON([]byte) error { return nil }
+
+// UnmarshalJSON implements json.Unmarshaler. An object without the key observer decodes as
+// the observer itself.
+func (r *ObserverInfoResult) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	var p struct {
+		Observer *ObserverInfo `json:"observer"`
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	if p.Observer == nil {
+		p.Observer = new(ObserverInfo)
+		if err := json.Unmarshal(b, p.Observer); err != nil {
+			return err
+		}
+	}
+	r.Observer = *p.Observer
+	return nil
+}
+
+// MarshalJSON implements json.Marshaler. It writes a nil Matched as [].
+func (i ObservedInvocation) MarshalJSON() ([]byte, error) {
+	type plain ObservedInvocation
+	i.Matched = orEmpty(i.Matched)
+	return json.Marshal(plain(i))
+}
+
+// orAbsent returns v, or nil if it is null.
+func orAbsent(v JSONValue) JSONValue {
+	if isNull(v) {
+		return nil
+	}
+	return v
 }

@@ -20,7 +20,7 @@ const (
 
 // incoming is an invocation that this worker was asked to run.
 type incoming struct {
-	link     *link
+	origin   origin
 	function *Function
 	id       []byte // text; empty: no answer is wanted
 	data     json.RawMessage
@@ -28,6 +28,36 @@ type incoming struct {
 
 	traceparent, baggage []byte // raw JSON strings, for telemetry
 }
+
+// origin is where an invocation comes from and its answer goes.
+type origin interface {
+	// context is the parent of the handler's context.
+	context() context.Context
+	// gone reports whether nobody can be answered any more.
+	gone() bool
+	// encodeResult and encodeError write the answer to b.
+	encodeResult(b *buffer, in *incoming, result any) error
+	encodeError(b *buffer, in *incoming, code, message, stack string)
+	// reply sends what was encoded; it may wait for room. replyNow does not.
+	reply(b *buffer)
+	replyNow(b *buffer)
+}
+
+func (l *link) context() context.Context { return l.handlers }
+
+func (l *link) gone() bool { return l.IsDead() }
+
+func (l *link) encodeResult(b *buffer, in *incoming, result any) error {
+	return encodeResult(b, l.dialect(), in.id, in.function.id, result)
+}
+
+func (l *link) encodeError(b *buffer, in *incoming, code, message, stack string) {
+	encodeError(b, l.dialect(), in.id, in.function.id, code, message, stack)
+}
+
+func (l *link) reply(b *buffer) { l.client.out.reply(l, b) }
+
+func (l *link) replyNow(b *buffer) { l.client.out.urgent(l, item{buf: b}) }
 
 func (in *incoming) size() int { return len(in.data) + len(in.metadata) }
 
@@ -199,14 +229,14 @@ func (d *dispatcher) counts() (running, queued int) {
 	return d.running, len(d.queue) - d.head
 }
 
-// execute runs one handler and sends its answer over the link that asked. It
+// execute runs one handler and sends its answer to where the invocation came from. It
 // recovers what the handler, or the encoding of what it returned, panics with.
 func (c *Client) execute(in *incoming) {
-	if in.link.isDead() {
+	if in.origin.gone() {
 		c.out.stats.repliesDropped.Add(1)
 		return
 	}
-	ctx, span := c.tracing.begin(&invocationContext{Context: in.link.handlers, client: c, in: in}, in)
+	ctx, span := c.tracing.begin(&invocationContext{Context: in.origin.context(), client: c, in: in}, in)
 	var answer *buffer
 	returned := false
 	defer func() {
@@ -215,7 +245,7 @@ func (c *Client) execute(in *incoming) {
 		}
 		span.end(ctx, answer)
 		if answer != nil {
-			c.out.reply(in.link, answer)
+			in.origin.reply(answer)
 		}
 	}()
 	result, err := in.function.handler(ctx, in.data)
@@ -252,7 +282,7 @@ func (c *Client) encodePanic(ctx context.Context, in *incoming, span invocationS
 func (c *Client) encodeAnswer(ctx context.Context, in *incoming, result any, err error) (*buffer, error) {
 	b := newBuffer()
 	if err == nil {
-		err = encodeResult(b, in.id, in.function.id, result)
+		err = in.origin.encodeResult(b, in, result)
 		switch {
 		case err == nil && b.Len() < messageTooLarge:
 			return b, nil
@@ -266,11 +296,11 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, result any, err
 		c.log.LogAttrs(ctx, slog.LevelError, "iii: result cannot be sent", slog.String("function", in.function.id), slog.Any("error", err))
 	}
 	code, message, stack := errorParts(err)
-	encodeError(b, in.id, in.function.id, code, message, stack)
+	in.origin.encodeError(b, in, code, message, stack)
 	if b.Len() >= messageTooLarge {
 		b.free()
 		b = newBuffer()
-		encodeError(b, in.id, in.function.id, codeResultTooLarge, "the error is too large to be sent", "")
+		in.origin.encodeError(b, in, codeResultTooLarge, "the error is too large to be sent", "")
 	}
 	return b, err
 }
@@ -294,28 +324,16 @@ func errorParts(err error) (code, message, stack string) {
 	return code, message, stack
 }
 
-// turnAway rejects an invocation of f for the time being. The engine would turn an error
-// into a 500, so for a route the answer is a 503 that tells the visitor when to come back.
-func (c *Client) turnAway(l *link, id []byte, f *Function, code, message string) {
-	if f.route == nil || len(id) == 0 {
-		c.refuse(l, id, f.id, code, message)
+// turnAway rejects an invocation for the time being. The engine would turn an error into a
+// 500, so for a route the answer is a 503 that tells the visitor when to come back.
+func (c *Client) turnAway(in *incoming, code, message string) {
+	if len(in.id) == 0 {
 		return
 	}
 	b := newBuffer()
-	if err := encodeResult(b, id, f.id, serviceUnavailable(code, message)); err != nil {
-		b.free()
-		c.refuse(l, id, f.id, code, message)
-		return
+	if in.function.route == nil || in.origin.encodeResult(b, in, serviceUnavailable(code, message)) != nil {
+		b.Reset()
+		in.origin.encodeError(b, in, code, message, "")
 	}
-	c.out.urgent(l, item{buf: b})
-}
-
-// refuse answers an invocation that is not run.
-func (c *Client) refuse(l *link, id []byte, functionID, code, message string) {
-	if len(id) == 0 {
-		return
-	}
-	b := newBuffer()
-	encodeError(b, id, functionID, code, message, "")
-	c.out.urgent(l, item{buf: b})
+	in.origin.replyNow(b)
 }

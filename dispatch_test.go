@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // failure is an error whose text cannot be had.
@@ -157,7 +159,7 @@ func TestQueuesStayShort(t *testing.T) {
 	}
 
 	o := newOutbox(1000, 1<<20)
-	l := &link{socket: &socket{wake: make(chan struct{}, 1)}}
+	l := &link{Conn: wsconn.Over(nil)}
 	o.attach(l, 1)
 	big := strings.Repeat("x", takeBytes) // one is taken at once
 	for range 10 {

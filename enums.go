@@ -52,6 +52,26 @@ const (
 	MessageTypeInvokeFunction MessageType = "invokefunction"
 	// MessageTypeInvocationResult is the tag of InvocationResultMessage.
 	MessageTypeInvocationResult MessageType = "invocationresult"
+	// MessageTypeFunctionRegistered is the tag of FunctionRegisteredMessage.
+	MessageTypeFunctionRegistered MessageType = "functionregistered"
+	// MessageTypeObserverAdded is the tag of ObserverAddedMessage.
+	MessageTypeObserverAdded MessageType = "observeradded"
+	// MessageTypeObserverRemoved is the tag of ObserverRemovedMessage.
+	MessageTypeObserverRemoved MessageType = "observerremoved"
+	// MessageTypeObserverAck is the tag of ObserverAckMessage.
+	MessageTypeObserverAck MessageType = "observerack"
+	// MessageTypeObserve is the tag of ObserveMessage.
+	MessageTypeObserve MessageType = "observe"
+	// MessageTypeUnobserve is the tag of UnobserveMessage.
+	MessageTypeUnobserve MessageType = "unobserve"
+	// MessageTypeObserveResult is the tag of ObserveResultMessage.
+	MessageTypeObserveResult MessageType = "observeresult"
+	// MessageTypeObserverStateChanged is the tag of ObserverStateChangedMessage.
+	MessageTypeObserverStateChanged MessageType = "observerstatechanged"
+	// MessageTypeInvocationsObserved is the tag of InvocationsObservedMessage.
+	MessageTypeInvocationsObserved MessageType = "invocationsobserved"
+	// MessageTypeLocalInvocationStats is the tag of LocalInvocationStatsMessage.
+	MessageTypeLocalInvocationStats MessageType = "localinvocationstats"
 	// MessageTypeRegisterService is the tag of RegisterServiceMessage.
 	MessageTypeRegisterService MessageType = "registerservice"
 	// MessageTypeRegistrationRejected is the tag of RegistrationRejectedMessage.
@@ -208,4 +228,68 @@ const (
 	// HTTPMiddlewareActionRespond sends the response of the middleware function and
 	// does not call the target.
 	HTTPMiddlewareActionRespond HTTPMiddlewareAction = "respond"
+)
+
+// Values of Capture.
+const (
+	// CaptureInput is the payload of the call.
+	CaptureInput Capture = "input"
+	// CaptureOutput is the result of a call that succeeded.
+	CaptureOutput Capture = "output"
+	// CaptureError is the error of a call that failed.
+	CaptureError Capture = "error"
+	// CaptureCaller is the worker that made the call, and the function that it ran, if
+	// any.
+	CaptureCaller Capture = "caller"
+	// CaptureMetadata is the metadata of the call.
+	CaptureMetadata Capture = "metadata"
+)
+
+// Values of ObserveOn.
+const (
+	// ObserveOnSuccess selects calls that return a result. It is the default.
+	ObserveOnSuccess ObserveOn = "success"
+	// ObserveOnError selects calls that fail.
+	ObserveOnError ObserveOn = "error"
+	// ObserveOnComplete selects every call that ends, with a result or with an error.
+	ObserveOnComplete ObserveOn = "complete"
+)
+
+// Values of ObserveDeliver.
+const (
+	// ObserveDeliverEnvelope delivers an Observed with the captured parts of the call.
+	// It is the default.
+	ObserveDeliverEnvelope ObserveDeliver = "envelope"
+	// ObserveDeliverInput delivers the payload of the observed call alone, whether or
+	// not it is captured.
+	ObserveDeliverInput ObserveDeliver = "input"
+	// ObserveDeliverOutput delivers the result of the observed call alone, whether or
+	// not it is captured.
+	ObserveDeliverOutput ObserveDeliver = "output"
+)
+
+// Values of ObserverState.
+const (
+	// ObserverStatePending means that the observer waits for its source, for the worker
+	// that hosts the source to accept it, or for its target.
+	ObserverStatePending ObserverState = "pending"
+	// ObserverStateActive means that the engine calls the target.
+	ObserverStateActive ObserverState = "active"
+	// ObserverStateSuspended means that the observer was active, and that its target or
+	// its worker is away.
+	ObserverStateSuspended ObserverState = "suspended"
+	// ObserverStateError means that the engine or the worker that hosts the source
+	// rejected the observer.
+	ObserverStateError ObserverState = "error"
+	// ObserverStateDisposed means that the observer no longer exists. It is final.
+	ObserverStateDisposed ObserverState = "disposed"
+)
+
+// Values of ObserveDelivery.
+const (
+	// ObserveDeliveryAuto offers every call to the observers. It is the default.
+	ObserveDeliveryAuto ObserveDelivery = "auto"
+	// ObserveDeliveryOwner activates no observer by calls; the code of the hosting
+	// worker passes events to single observers.
+	ObserveDeliveryOwner ObserveDelivery = "owner"
 )

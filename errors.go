@@ -67,6 +67,7 @@ const (
 	codeTriggerFailed      = "trigger_registration_failed"
 	codeForbidden          = "FORBIDDEN"
 	codeAuthError          = "AUTH_ERROR"
+	codeUnsupported        = "UNSUPPORTED"
 	codeEnqueueError       = "enqueue_error"
 	codeFunctionConflict   = "FUNCTION_NAMESPACE_CONFLICT"
 	codeWorkerConflict     = "WORKER_NAMESPACE_CONFLICT"
@@ -213,6 +214,24 @@ func ctxError(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", err, cause)
 	}
 	return err
+}
+
+// public gives err the prefix of this package's errors, at the front and nowhere else.
+func public(err error) error {
+	if err == nil {
+		return nil
+	}
+	if text := err.Error(); strings.HasPrefix(text, "iii: ") && !strings.Contains(text, ": iii: ") {
+		return err
+	}
+	return publicError{err}
+}
+
+type publicError struct{ error }
+
+func (e publicError) Unwrap() error { return e.error }
+func (e publicError) Error() string {
+	return "iii: " + strings.ReplaceAll(strings.TrimPrefix(e.error.Error(), "iii: "), ": iii: ", ": ")
 }
 
 // trimmedError is an error inside one that has our prefix already.

@@ -38,6 +38,7 @@ type Middleware func(HandlerFunc) HandlerFunc
 type Function struct {
 	client  *Client
 	id      string
+	spec    functionSpec
 	handler HandlerFunc
 
 	spanName string
@@ -169,20 +170,30 @@ func rawOf(v any) (json.RawMessage, error) {
 	return json.RawMessage(strings.TrimSpace(b.String())), nil
 }
 
-// registrationOf encodes a message that registers something. One that is too large
-// would end every connection, one that the engine cannot read would be dropped.
-func registrationOf(m any) (json.RawMessage, error) {
-	raw, err := rawOf(m)
-	switch {
-	case err != nil:
-		return nil, err
-	case len(raw) >= messageTooLarge:
-		return nil, fmt.Errorf("registration: %w: %d bytes", ErrMessageTooLarge, len(raw))
+// checkRegistration checks the message that registers c. One that is too large would end
+// every connection, one that the engine cannot read would be dropped. The dialects differ in
+// a few keys, which makes no difference to either.
+func checkRegistration(c *claim) error {
+	m, err := c.register(triggerDialect{})
+	if err != nil {
+		return err
 	}
-	if err := rawjson.CheckForEngine(raw, engineDepth); err != nil {
-		return nil, fmt.Errorf("registration: %w", err)
+	return checkMessage(m)
+}
+
+func checkMessage(m any) error {
+	b, err := encodeMessage(m)
+	if err != nil {
+		return err
 	}
-	return raw, nil
+	defer b.free()
+	if b.Len() >= messageTooLarge {
+		return fmt.Errorf("registration: %w: %d bytes", ErrMessageTooLarge, b.Len())
+	}
+	if err := rawjson.CheckForEngine(b.Bytes(), engineDepth); err != nil {
+		return fmt.Errorf("registration: %w", err)
+	}
+	return nil
 }
 
 // HandleFunc registers a function with an untyped handler. ids are by custom
@@ -311,16 +322,11 @@ func (c *Client) newFunction(id string, h HandlerFunc, invocation *HTTPInvocatio
 			return nil, fmt.Errorf("iii: function %q: middleware %d returned nil", id, i)
 		}
 	}
-	add, err := registrationOf(RegisterFunctionMessage{ID: id, Description: cfg.description, Metadata: cfg.metadata,
-		RequestFormat: cfg.request, ResponseFormat: cfg.response, Invocation: invocation})
-	if err != nil {
+	f.claim = claim{function: f}
+	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: invocation}
+	if err := checkRegistration(&f.claim); err != nil {
 		return nil, fmt.Errorf("iii: function %q: %w", id, err)
 	}
-	remove, err := rawOf(UnregisterFunctionMessage{ID: id})
-	if err != nil {
-		return nil, fmt.Errorf("iii: function %q: %w", id, err)
-	}
-	f.claim = claim{function: f, entry: entry{add: add, remove: remove}}
 	return f, nil
 }
 

@@ -125,11 +125,11 @@ func (a engineAddr) String() string { return string(a) }
 
 // localAddr is the address that the client connects to.
 func (c *Client) localAddr() net.Addr {
-	port := c.cfg.url.Port()
+	port := c.cfg.URL.Port()
 	if port == "" {
-		port = map[string]string{"ws": "80", "wss": "443"}[c.cfg.url.Scheme]
+		port = map[string]string{"ws": "80", "wss": "443"}[c.cfg.URL.Scheme]
 	}
-	return engineAddr(net.JoinHostPort(c.cfg.url.Hostname(), port))
+	return engineAddr(net.JoinHostPort(c.cfg.URL.Hostname(), port))
 }
 
 // serve runs the handler for one request. A nil result says that the response went over

@@ -12,28 +12,82 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // DefaultURL is the engine's address when neither [New] nor $III_URL names one.
 const DefaultURL = "ws://127.0.0.1:49134"
 
-// Option configures a [Client]. Options are validated by [New].
-type Option func(*config) error
+// Option configures a [Client]. [New] validates its options.
+type Option interface{ applyClient(*config) error }
+
+// DialOption configures how a connection to the engine is made. It is an [Option] of a
+// [Client] as well as a [ConnectionOption] of a telemetry connection.
+type DialOption interface {
+	Option
+	ConnectionOption
+}
+
+type clientOption func(*config) error
+
+func (o clientOption) applyClient(c *config) error { return o(c) }
+
+type dialOption func(*dialConfig) error
+
+func (o dialOption) applyClient(c *config) error               { return o(&c.dialConfig) }
+func (o dialOption) applyConnection(c *connectionConfig) error { return o(&c.dialConfig) }
+
+// dialConfig is what dial options set.
+type dialConfig struct {
+	wsconn.Dialer
+	reconnection ReconnectionConfig
+}
+
+// newDialConfig returns the defaults for the engine's socket at u.
+func newDialConfig(u *url.URL, readLimit int64) dialConfig {
+	reconnection, _ := checkReconnection(ReconnectionConfig{})
+	return dialConfig{wsconn.Dialer{URL: u, ReadLimit: readLimit}, reconnection}
+}
+
+// applyOptions applies opts to target in their order. apply is callOption for options that
+// are functions.
+func applyOptions[T, O any](target *T, opts []O, apply func(O, *T) error) error {
+	for _, opt := range opts {
+		err := errNilOption
+		if any(opt) != nil { // as a nil interface is
+			err = apply(opt, target)
+		}
+		if err == errNilOption {
+			return fmt.Errorf("nil %s", reflect.TypeFor[O]().Name())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var errNilOption = errors.New("nil option")
+
+func callOption[T any, O ~func(*T) error](opt O, target *T) error {
+	if opt == nil {
+		return errNilOption
+	}
+	return opt(target)
+}
 
 // config is what the options of New set; it does not change afterwards.
 type config struct {
-	url          *url.URL
-	name         string
-	description  string
-	namespace    string
-	isolation    string
-	header       http.Header
-	tls          *tls.Config
-	reconnection ReconnectionConfig
-	dialContext  func(ctx context.Context, network, addr string) (net.Conn, error)
+	dialConfig
+	name        string
+	description string
+	namespace   string
+	isolation   string
 
 	drainTimeout   time.Duration
 	callTimeout    time.Duration
@@ -42,7 +96,6 @@ type config struct {
 	waitForName    bool
 	bufferMessages int
 	bufferBytes    int
-	readLimit      int64
 	pingInterval   time.Duration
 	idleTimeout    time.Duration
 
@@ -60,13 +113,11 @@ func newConfig(address string, opts []Option) (*config, error) {
 	cfg := &config{
 		namespace:      strings.TrimSpace(os.Getenv("III_NAMESPACE")),
 		isolation:      strings.TrimSpace(os.Getenv("III_ISOLATION")),
-		reconnection:   DefaultReconnectionConfig(),
 		drainTimeout:   30 * time.Second,
 		callTimeout:    30 * time.Second,
 		maxConcurrency: 1000,
 		bufferMessages: 1000,
 		bufferBytes:    8 << 20,
-		readLimit:      64 << 20,
 		pingInterval:   20 * time.Second,
 		idleTimeout:    60 * time.Second,
 
@@ -75,17 +126,13 @@ func newConfig(address string, opts []Option) (*config, error) {
 
 		logger: slog.New(slog.DiscardHandler),
 	}
-	var err error
-	if cfg.url, err = engineURL(address); err != nil {
+	u, err := engineURL(address)
+	if err != nil {
 		return nil, err
 	}
-	for _, opt := range opts {
-		if opt == nil {
-			return nil, errors.New("iii: nil Option")
-		}
-		if err := opt(cfg); err != nil {
-			return nil, err
-		}
+	cfg.dialConfig = newDialConfig(u, 64<<20)
+	if err := applyOptions(cfg, opts, Option.applyClient); err != nil {
+		return nil, public(err)
 	}
 	return cfg, nil
 }
@@ -139,13 +186,13 @@ func parseEngineURL(address string) (*url.URL, error) {
 // process get ":2", ":3" … appended. Control characters are removed and 280
 // characters kept by the engine. A blank name is an error.
 func WithName(name string) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		if strings.TrimSpace(name) == "" {
 			return errors.New("iii: WithName: blank name")
 		}
 		c.name = name
 		return nil
-	}
+	})
 }
 
 // WithWaitForName makes a worker wait while another live worker has its name in its
@@ -155,13 +202,13 @@ func WithName(name string) Option {
 // attempts do not count towards MaxRetries. Any other failure is handled as usual. By
 // default the client ends with the *[RejectedError].
 func WithWaitForName() Option {
-	return func(cfg *config) error { cfg.waitForName = true; return nil }
+	return clientOption(func(cfg *config) error { cfg.waitForName = true; return nil })
 }
 
 // WithDescription sets the text that describes this worker in listings. Default
 // none.
 func WithDescription(text string) Option {
-	return func(c *config) error { c.description = text; return nil }
+	return clientOption(func(c *config) error { c.description = text; return nil })
 }
 
 // WithNamespace sets the namespace that this worker's functions live in and that
@@ -169,52 +216,58 @@ func WithDescription(text string) Option {
 // means "default". A blank namespace is an error here; a blank variable counts
 // as unset.
 func WithNamespace(ns string) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		if strings.TrimSpace(ns) == "" {
 			return errors.New("iii: WithNamespace: blank namespace")
 		}
 		c.namespace = ns
 		return nil
-	}
+	})
 }
 
-// WithHeader adds headers to every WebSocket upgrade of this client, those of
-// channels included. The headers of the upgrade itself (Host apart) are refused.
-// Given again, it adds to those before. Default none. No value of a header is in an
-// error or in the log.
-func WithHeader(h http.Header) Option {
-	return func(c *config) error {
-		return addUpgradeHeader(&c.header, h, "WithHeader")
-	}
+// WithHeader adds headers to each WebSocket upgrade: of a client, its channels included, or
+// of a telemetry connection. It rejects the headers of the upgrade itself, except Host.
+// Repeated use adds headers. Default none. Header values appear neither in errors nor in
+// the log.
+func WithHeader(h http.Header) DialOption { return headerOption("WithHeader", h) }
+
+func headerOption(name string, h http.Header) DialOption {
+	return dialOption(func(d *dialConfig) error { return wrapOption(name, d.AddHeader(h)) })
 }
 
 // WithTLSConfig sets the TLS configuration for wss addresses, those of channels included.
-// Default: that of crypto/tls. The client works with a copy: one that net/http uses as well
-// may be given, and later changes of it have no effect. NextProtos is not used: the client
-// offers http/1.1 alone. Certificates that are to change are returned by a callback, such
-// as GetClientCertificate.
-func WithTLSConfig(cfg *tls.Config) Option {
-	return func(c *config) error { c.tls = cfg.Clone(); return nil }
+// Default: that of crypto/tls. The configuration is copied: it may be shared with net/http,
+// and later changes have no effect. NextProtos is ignored because only http/1.1 is offered.
+// To rotate certificates, use a callback such as GetClientCertificate.
+func WithTLSConfig(cfg *tls.Config) DialOption {
+	return dialOption(func(d *dialConfig) error { d.TLS = cfg.Clone(); return nil })
 }
 
-// WithReconnection sets how the client connects again. Default: 1 s, doubled
-// after each failure up to 30 s, each delay spread by ±30 %, for ever. Delays
-// and multiplier that are zero have their defaults, and the zero value is the
-// default as a whole; a JitterFactor of 0 is none. MaxRetries counts consecutive
-// failures to connect, nil is no limit. What makes no sense is an error. The delay
-// starts over after a connection that reached readiness.
-// MaxPendingMessages has no effect here: see [WithSendBuffer].
-func WithReconnection(cfg ReconnectionConfig) Option {
-	return func(c *config) (err error) {
-		c.reconnection, err = checkReconnection(cfg)
-		return wrapOption("WithReconnection", err)
-	}
+// WithReconnection sets the delays between attempts to connect. Default: 1 s after a
+// connection is lost, doubled for each further attempt up to 30 s, each delay varied by
+// ±30 %, without a limit of attempts. Delays and multiplier that are zero take their
+// defaults, and the zero value is the default as a whole; a JitterFactor of 0 means none.
+// MaxRetries counts consecutive failures to connect; nil means no limit. Invalid values are
+// an error. The delays start over after a connection that held: a client's once it is
+// ready, a telemetry connection's once it has lasted for the initial delay.
+// MaxPendingMessages limits the frames that a telemetry connection keeps while it is not
+// connected; 0 means no such limit. It has no effect on a client: see [WithSendBuffer].
+func WithReconnection(cfg ReconnectionConfig) DialOption {
+	return reconnectionOption("WithReconnection", cfg)
 }
 
-// checkReconnection fills in the defaults.
+func reconnectionOption(name string, cfg ReconnectionConfig) DialOption {
+	return dialOption(func(d *dialConfig) (err error) {
+		d.reconnection, err = checkReconnection(cfg)
+		return wrapOption(name, err)
+	})
+}
+
+// checkReconnection fills in the defaults. MaxPendingMessages has none.
 func checkReconnection(cfg ReconnectionConfig) (ReconnectionConfig, error) {
 	def := DefaultReconnectionConfig()
 	if cfg == (ReconnectionConfig{}) {
+		def.MaxPendingMessages = 0
 		return def, nil
 	}
 	if cfg.InitialDelayMs == 0 {
@@ -240,60 +293,78 @@ func checkReconnection(cfg ReconnectionConfig) (ReconnectionConfig, error) {
 	return cfg, nil
 }
 
-// WithDialContext sets how connections are made: in-memory pipes, Unix sockets.
-// f may be called from several goroutines at once. Default: a net.Dialer that
-// honours the proxy variables of the environment. Nil is an error.
-func WithDialContext(f func(ctx context.Context, network, addr string) (net.Conn, error)) Option {
-	return func(c *config) error {
-		if f == nil {
-			return errors.New("iii: WithDialContext: nil function")
-		}
-		c.dialContext = f
-		return nil
+// redial returns the loop that keeps a connection up; the caller sets what it does.
+func (d *dialConfig) redial() wsconn.Redial {
+	r := d.reconnection
+	return wsconn.Redial{
+		Backoff: wsconn.Backoff{
+			Initial:    milliseconds(r.InitialDelayMs),
+			Max:        milliseconds(r.MaxDelayMs),
+			Multiplier: r.BackoffMultiplier,
+			Jitter:     r.JitterFactor,
+		},
+		MaxRetries: r.MaxRetries,
 	}
+}
+
+// WithDialContext sets the function that opens network connections, for example to an
+// in-memory pipe or a Unix socket. f may be called from several goroutines at once; nil is
+// an error. Default: a net.Dialer that honours the proxy variables of the environment.
+func WithDialContext(f func(ctx context.Context, network, addr string) (net.Conn, error)) DialOption {
+	return dialContextOption("WithDialContext", f)
+}
+
+func dialContextOption(name string, f func(ctx context.Context, network, addr string) (net.Conn, error)) DialOption {
+	return dialOption(func(d *dialConfig) error {
+		if f == nil {
+			return fmt.Errorf("iii: %s: nil function", name)
+		}
+		d.DialContext = f
+		return nil
+	})
 }
 
 // WithDrainTimeout bounds the drain of [Client.Run]; it must be positive. Default
 // 30 s. [Client.Shutdown] is bounded by its context alone.
 func WithDrainTimeout(d time.Duration) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		if d <= 0 {
 			return fmt.Errorf("iii: WithDrainTimeout: %v is not positive", d)
 		}
 		c.drainTimeout = d
 		return nil
-	}
+	})
 }
 
 // WithCallTimeout bounds each call that has no timeout of its own ([WithTimeout]);
 // it must be positive. Default 30 s.
 func WithCallTimeout(d time.Duration) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		if d <= 0 {
 			return fmt.Errorf("iii: WithCallTimeout: %v is not positive", d)
 		}
 		c.callTimeout = d
 		return nil
-	}
+	})
 }
 
 // WithMaxConcurrency limits the handlers that run at once. Default 1000; 0 is
 // no limit, less an error. Invocations beyond it wait in a queue of 10,000 messages
 // and 64 MiB; those beyond that are answered with code overloaded.
 func WithMaxConcurrency(n int) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		if n < 0 {
 			return fmt.Errorf("iii: WithMaxConcurrency: %d is negative", n)
 		}
 		c.maxConcurrency = n
 		return nil
-	}
+	})
 }
 
 // WithStackTraces sends what a handler panicked with, and its stack, to its caller,
 // too. Default: both go to the log alone, for they show the inside of the program.
 func WithStackTraces() Option {
-	return func(c *config) error { c.stackTraces = true; return nil }
+	return clientOption(func(c *config) error { c.stackTraces = true; return nil })
 }
 
 // WithSendBuffer limits what may wait while the client is not connected.
@@ -301,37 +372,37 @@ func WithStackTraces() Option {
 // [ErrBufferFull]. While it is connected, requests beyond that wait for the
 // peer to read.
 func WithSendBuffer(messages, bytes int) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		if messages < 0 || bytes < 0 {
 			return fmt.Errorf("iii: WithSendBuffer: %d messages, %d bytes: negative", messages, bytes)
 		}
 		c.bufferMessages, c.bufferBytes = messages, bytes
 		return nil
-	}
+	})
 }
 
 // WithReadLimit limits the size of one received message. Default 64 MiB, the
 // engine's own limit; a larger message ends the connection.
 func WithReadLimit(bytes int64) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		if bytes <= 0 {
 			return fmt.Errorf("iii: WithReadLimit: %d is not positive", bytes)
 		}
-		c.readLimit = bytes
+		c.ReadLimit = bytes
 		return nil
-	}
+	})
 }
 
 // WithKeepalive sets how often the engine is pinged and after how long without
 // any frame from it the connection counts as dead. Default 20 s and 60 s.
 func WithKeepalive(ping, idle time.Duration) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		if ping <= 0 || idle <= ping {
 			return fmt.Errorf("iii: WithKeepalive: ping %v must be positive and below idle %v", ping, idle)
 		}
 		c.pingInterval, c.idleTimeout = ping, idle
 		return nil
-	}
+	})
 }
 
 // WithStreamHeartbeat sets how often an idle streamed response of [Client.MountHTTP] is
@@ -344,13 +415,13 @@ func WithKeepalive(ping, idle time.Duration) Option {
 // Responses that have not been flushed, and fit in 64 KiB, are not probed. Without probes a
 // handler that has nothing to write does not learn that its client has left.
 func WithStreamHeartbeat(d time.Duration) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		if d < 0 {
 			return fmt.Errorf("iii: WithStreamHeartbeat: %v is negative", d)
 		}
 		c.streamHeartbeat = d
 		return nil
-	}
+	})
 }
 
 // WithHTTPWriteTimeout sets how long a write of a streamed response of [Client.MountHTTP]
@@ -364,32 +435,32 @@ func WithStreamHeartbeat(d time.Duration) Option {
 // to read that much. A handler replaces the limit for its response
 // with SetWriteDeadline of [http.ResponseController]; the zero time is no limit then.
 func WithHTTPWriteTimeout(d time.Duration) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		if d < 0 {
 			return fmt.Errorf("iii: WithHTTPWriteTimeout: %v is negative", d)
 		}
 		c.httpWriteTimeout = d
 		return nil
-	}
+	})
 }
 
 // WithLogger sets the client's own log. With nil, or a logger that discards, the client is
 // silent. By default it logs nothing either, except that the first failure of a client's
 // first connection goes to slog.Default, once, as a warning.
 func WithLogger(l *slog.Logger) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		if l == nil {
 			l = slog.New(slog.DiscardHandler)
 		}
 		c.logger, c.loggerSet = l, true
 		return nil
-	}
+	})
 }
 
 // WithMiddleware wraps every handler of this client; the first is outermost. Given
 // again, it adds to those before, inside of them. Default none.
 func WithMiddleware(mw ...Middleware) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		for i, m := range mw {
 			if m == nil {
 				return fmt.Errorf("iii: WithMiddleware: argument %d is nil", i)
@@ -397,7 +468,7 @@ func WithMiddleware(mw ...Middleware) Option {
 		}
 		c.middleware = append(c.middleware, mw...)
 		return nil
-	}
+	})
 }
 
 // WithStateListener is told each change of the connection's state, and why: the
@@ -406,5 +477,5 @@ func WithMiddleware(mw ...Middleware) Option {
 // unknown ([*LostSendsError]). Calls come in order, one after another, from one
 // goroutine that holds no lock.
 func WithStateListener(f func(ConnectionState, error)) Option {
-	return func(c *config) error { c.listener = f; return nil }
+	return clientOption(func(c *config) error { c.listener = f; return nil })
 }

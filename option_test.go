@@ -2,7 +2,9 @@ package iii
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"math"
 	"net"
 	"net/http"
@@ -78,9 +80,9 @@ func TestOptionDefaults(t *testing.T) {
 	}
 	want := values{URL: "ws://127.0.0.1:49134", Drain: 30 * time.Second, Call: 30 * time.Second, Ping: 20 * time.Second, Idle: time.Minute,
 		Concurrency: 1000, Messages: 1000, Bytes: 8 << 20, Limit: 64 << 20, Initial: 1000, Max: 30_000, Multiplier: 2, Jitter: 0.3, Logger: true}
-	got := values{cfg.url.String(), cfg.namespace, cfg.isolation, cfg.drainTimeout, cfg.callTimeout, cfg.pingInterval, cfg.idleTimeout,
-		cfg.maxConcurrency, cfg.bufferMessages, cfg.bufferBytes, int(cfg.readLimit), cfg.reconnection.InitialDelayMs, cfg.reconnection.MaxDelayMs,
-		cfg.reconnection.BackoffMultiplier, cfg.reconnection.JitterFactor, cfg.stackTraces, cfg.reconnection.MaxRetries != nil, cfg.logger != nil, cfg.dialContext != nil, cfg.header != nil}
+	got := values{cfg.URL.String(), cfg.namespace, cfg.isolation, cfg.drainTimeout, cfg.callTimeout, cfg.pingInterval, cfg.idleTimeout,
+		cfg.maxConcurrency, cfg.bufferMessages, cfg.bufferBytes, int(cfg.ReadLimit), cfg.reconnection.InitialDelayMs, cfg.reconnection.MaxDelayMs,
+		cfg.reconnection.BackoffMultiplier, cfg.reconnection.JitterFactor, cfg.stackTraces, cfg.reconnection.MaxRetries != nil, cfg.logger != nil, cfg.DialContext != nil, cfg.Header != nil}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
@@ -89,7 +91,7 @@ func TestOptionDefaults(t *testing.T) {
 func TestReconnectionDefaults(t *testing.T) {
 	retries := uint64(7)
 	for name, test := range map[string]struct{ in, want ReconnectionConfig }{
-		"zero value":      {ReconnectionConfig{}, DefaultReconnectionConfig()},
+		"zero value":      {ReconnectionConfig{}, ReconnectionConfig{InitialDelayMs: 1000, MaxDelayMs: 30_000, BackoffMultiplier: 2, JitterFactor: 0.3}},
 		"without jitter":  {ReconnectionConfig{InitialDelayMs: 5}, ReconnectionConfig{InitialDelayMs: 5, MaxDelayMs: 30_000, BackoffMultiplier: 2}},
 		"long first step": {ReconnectionConfig{InitialDelayMs: 60_000}, ReconnectionConfig{InitialDelayMs: 60_000, MaxDelayMs: 60_000, BackoffMultiplier: 2}},
 		"retries":         {ReconnectionConfig{MaxRetries: &retries, JitterFactor: 1}, ReconnectionConfig{InitialDelayMs: 1000, MaxDelayMs: 30_000, BackoffMultiplier: 2, JitterFactor: 1, MaxRetries: &retries}},
@@ -145,7 +147,7 @@ func TestEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := []string{first.cfg.url.String(), first.Namespace(), first.Name(), first.cfg.isolation, second.Name(), second.Namespace(), explicit.cfg.url.String(), explicit.Name()}
+	got := []string{first.cfg.URL.String(), first.Namespace(), first.Name(), first.cfg.isolation, second.Name(), second.Namespace(), explicit.cfg.URL.String(), explicit.Name()}
 	want := []string{"ws://engine.test:7", "shop", "api", "docker", "api:2", "other", "ws://h:1", "mine"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -223,6 +225,72 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
+// A reconnection policy that cannot be followed is an error of whatever takes it.
+func TestInvalidReconnectionIsAnError(t *testing.T) {
+	const longest = uint64(math.MaxInt64 / int64(time.Millisecond) / 4)
+	for name, cfg := range map[string]ReconnectionConfig{
+		"initial_delay_ms":   {InitialDelayMs: 500, MaxDelayMs: 100},
+		"delay":              {InitialDelayMs: longest + 1, MaxDelayMs: math.MaxUint64},
+		"backoff_multiplier": {BackoffMultiplier: 0.5},
+		"multiplier":         {BackoffMultiplier: math.NaN()},
+		"_multiplier":        {BackoffMultiplier: math.Inf(1)},
+		"jitter_factor":      {JitterFactor: 1.5},
+		"jitter":             {JitterFactor: math.NaN()},
+		"_factor":            {JitterFactor: -1},
+	} {
+		_, client := New("", WithReconnection(cfg))
+		_, both := NewSharedEngineConnection("", WithReconnection(cfg))
+		_, connection := NewSharedEngineConnection("", WithConnectionReconnection(cfg))
+		_, telemetry := StartTelemetry(t.Context(), OtelConfig{ReconnectionConfig: &cfg})
+		var subscribe error
+		for _, err := range SubscribeWith(t.Context(), SubscribeOptions{Reconnection: cfg}, StreamSubscription{StreamName: "s", GroupID: "g"}) {
+			subscribe = err
+		}
+		for what, err := range map[string]error{"iii: WithReconnection: ": client, "iii: WithReconnection:": both, "iii: WithConnectionReconnection: ": connection,
+			"iii: reconnection_config: ": telemetry, "iii: subscribe: reconnection: ": subscribe} {
+			if err == nil || !strings.HasPrefix(err.Error(), what) || !strings.Contains(err.Error(), name) {
+				t.Errorf("%+v: %v, want %s… %s", cfg, err, what, name)
+			}
+		}
+	}
+}
+
+// One option does for a client and for a telemetry connection.
+func TestDialOptionsServeBothConnections(t *testing.T) {
+	opts := []DialOption{WithHeader(http.Header{"X-Token": {"t"}}), WithReconnection(ReconnectionConfig{InitialDelayMs: 7, MaxPendingMessages: 9}), WithTLSConfig(&tls.Config{ServerName: "engine"}),
+		WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("away") })}
+	var client []Option
+	var connection []ConnectionOption
+	for _, opt := range opts {
+		client, connection = append(client, opt), append(connection, opt)
+	}
+	c, err := newConfig("ws://engine.test", client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := newConnectionConfig("ws://engine.test", connection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, d := range map[string]dialConfig{"client": c.dialConfig, "telemetry": s.dialConfig} {
+		if d.Header.Get("X-Token") != "t" || d.reconnection.InitialDelayMs != 7 || d.TLS.ServerName != "engine" {
+			t.Errorf("%s: %+v", what, d)
+		}
+		if _, err := d.Dial(t.Context()); err == nil || !strings.Contains(err.Error(), "away") {
+			t.Errorf("%s: Dial = %v", what, err)
+		}
+	}
+	if s.maxOffline != 9 {
+		t.Errorf("max_pending_messages: %d, want 9", s.maxOffline)
+	}
+	if _, err := New("", DialOption(nil)); err == nil || err.Error() != "iii: nil Option" {
+		t.Errorf("nil option: %v", err)
+	}
+	if _, err := NewSharedEngineConnection("", DialOption(nil)); err == nil || err.Error() != "iii: nil ConnectionOption" {
+		t.Errorf("nil option: %v", err)
+	}
+}
+
 // TestHeaders is about what goes with the upgrade.
 func TestHeaders(t *testing.T) {
 	header := http.Header{"X-A": {"1", "2"}}
@@ -255,24 +323,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// TestReconnectDelay is about the table of delays, and their bounds whatever the
-// configuration.
-func TestReconnectDelay(t *testing.T) {
-	def := DefaultReconnectionConfig()
-	for _, test := range []struct {
-		attempt uint64
-		spread  float64
-		want    time.Duration
-	}{
-		{1, 0.5, time.Second}, {2, 0.5, 2 * time.Second}, {5, 0.5, 16 * time.Second}, {6, 0.5, 30 * time.Second}, {1 << 60, 0.5, 30 * time.Second},
-		{1, 0, 700 * time.Millisecond}, {1, 1, 1300 * time.Millisecond}, {9, 0, 21 * time.Second}, {9, 1, 21 * time.Second}, {9, 0.75, 25500 * time.Millisecond},
-	} {
-		if got := reconnectDelay(def, test.attempt, test.spread); (got - test.want).Abs() > time.Microsecond {
-			t.Errorf("attempt %d, spread %v: %v, want %v", test.attempt, test.spread, got, test.want)
-		}
-	}
-}
-
+// The delays of every configuration that is accepted stay within their bounds.
 func FuzzReconnectDelay(f *testing.F) {
 	f.Add(uint64(1000), uint64(30_000), 2.0, 0.3, uint64(5), 0.5)
 	f.Add(uint64(1), uint64(math.MaxInt64/1_000_000/4), 1e300, 1.0, uint64(math.MaxUint64), 1.0)
@@ -285,7 +336,7 @@ func FuzzReconnectDelay(f *testing.F) {
 		if multiplierOfOne := rc.BackoffMultiplier < 1.001; multiplierOfOne {
 			attempt %= 1000 // as many steps as attempts
 		}
-		got := reconnectDelay(rc, attempt, spread)
+		got := cfg.redial().Delay(attempt, spread)
 		limit := time.Duration(rc.MaxDelayMs) * time.Millisecond
 		if low := time.Duration((1 - rc.JitterFactor) * float64(rc.InitialDelayMs) * float64(time.Millisecond) * 0.999); got < low-1 || got > limit+limit/1000+1 {
 			t.Errorf("%+v, attempt %d, spread %v: %v", rc, attempt, spread, got)

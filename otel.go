@@ -92,17 +92,12 @@ func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption
 		return nil, err
 	}
 	var options telemetryOptions
-	for _, opt := range opts {
-		if opt == nil {
-			return nil, errors.New("iii: nil TelemetryOption")
-		}
-		if err := opt(&options); err != nil {
-			return nil, err
-		}
+	if err := applyOptions(&options, opts, callOption); err != nil {
+		return nil, public(err)
 	}
 	own := []ConnectionOption{WithConnectionQueue(resolved.queue, defaultTelemetryBytes)}
 	if resolved.reconnection != nil {
-		own = append(own, WithConnectionReconnection(*resolved.reconnection))
+		own = append(own, reconnectionOption("reconnection_config", *resolved.reconnection))
 	}
 	conn, err := newConnectionConfig(resolved.url, append(own, options.connection...))
 	if err != nil {

@@ -18,13 +18,13 @@ import (
 // [Client.Shutdown] flushes t but does not shut it down, because several clients can
 // share it. The default, nil, records nothing.
 func WithTelemetry(t *Telemetry) Option {
-	return func(c *config) error {
+	return clientOption(func(c *config) error {
 		if t != nil && t.cfg == nil {
 			return errors.New("iii: WithTelemetry: the Telemetry was not created by StartTelemetry")
 		}
 		c.telemetry = t
 		return nil
-	}
+	})
 }
 
 // startTelemetry performs the setup that New can do before there is a connection.
@@ -34,7 +34,7 @@ func (c *Client) startTelemetry() {
 		return
 	}
 	c.tracing = newTracing(t.tracers)
-	worker, telemetry := c.cfg.url.Hostname(), t.conn.cfg.url.Hostname()
+	worker, telemetry := c.cfg.URL.Hostname(), t.conn.cfg.URL.Hostname()
 	if !sameHost(worker, telemetry) {
 		c.log.Warn("iii: telemetry and worker connect to different hosts", "worker", worker, "telemetry", telemetry)
 	}

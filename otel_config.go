@@ -195,17 +195,22 @@ func programName() string {
 
 // ConnectionOption configures a [SharedEngineConnection]. [NewSharedEngineConnection]
 // and [StartTelemetry] validate their options.
-type ConnectionOption func(*connectionConfig) error
+type ConnectionOption interface {
+	applyConnection(*connectionConfig) error
+}
+
+type connectionOption func(*connectionConfig) error
+
+func (o connectionOption) applyConnection(c *connectionConfig) error { return o(c) }
 
 // connectionConfig does not change after the connection is created.
 type connectionConfig struct {
-	dialer
-	reconnection ReconnectionConfig
-	maxFrames    int
-	maxBytes     int
-	maxOffline   int // frames without a connection; 0: no separate limit
-	logger       *slog.Logger
-	listener     func(ConnectionState, error)
+	dialConfig
+	maxFrames  int
+	maxBytes   int
+	maxOffline int // frames without a connection; 0: no separate limit
+	logger     *slog.Logger
+	listener   func(ConnectionState, error)
 }
 
 // Default limits of the frames that wait for the engine, connected or not.
@@ -215,24 +220,19 @@ const (
 )
 
 func newConnectionConfig(address string, opts []ConnectionOption) (*connectionConfig, error) {
-	cfg := &connectionConfig{
-		dialer:       dialer{readLimit: telemetryReadLimit},
-		reconnection: DefaultReconnectionConfig(),
-		maxFrames:    defaultTelemetryFrames,
-		maxBytes:     defaultTelemetryBytes,
-	}
-	var err error
-	if cfg.url, err = telemetryURL(address); err != nil {
+	u, err := telemetryURL(address)
+	if err != nil {
 		return nil, err
 	}
-	for _, opt := range opts {
-		if opt == nil {
-			return nil, errors.New("iii: nil ConnectionOption")
-		}
-		if err := opt(cfg); err != nil {
-			return nil, err
-		}
+	cfg := &connectionConfig{
+		dialConfig: newDialConfig(u, telemetryReadLimit),
+		maxFrames:  defaultTelemetryFrames,
+		maxBytes:   defaultTelemetryBytes,
 	}
+	if err := applyOptions(cfg, opts, ConnectionOption.applyConnection); err != nil {
+		return nil, public(err)
+	}
+	cfg.maxOffline = int(min(cfg.reconnection.MaxPendingMessages, math.MaxInt32))
 	return cfg, nil
 }
 
@@ -258,82 +258,35 @@ func telemetryPath(path string) string {
 	return path + "/otel"
 }
 
-// WithConnectionHeader adds headers to every upgrade request of the telemetry socket,
-// which the engine authenticates in the same way as a worker's. It rejects the headers
-// of the upgrade itself, except Host.
+// WithConnectionHeader is [WithHeader] for a telemetry connection alone. The engine
+// authenticates the telemetry socket in the same way as a worker's.
 func WithConnectionHeader(h http.Header) ConnectionOption {
-	return func(c *connectionConfig) error {
-		return addUpgradeHeader(&c.header, h, "WithConnectionHeader")
-	}
+	return headerOption("WithConnectionHeader", h)
 }
 
-// WithConnectionTLSConfig sets the TLS configuration for wss addresses, as
-// [WithTLSConfig] does for a client. It defaults to that of crypto/tls.
-func WithConnectionTLSConfig(cfg *tls.Config) ConnectionOption {
-	return func(c *connectionConfig) error { c.tls = cfg.Clone(); return nil }
-}
+// WithConnectionTLSConfig is [WithTLSConfig] for a telemetry connection alone.
+func WithConnectionTLSConfig(cfg *tls.Config) ConnectionOption { return WithTLSConfig(cfg) }
 
-// WithConnectionDialContext sets the function that opens network connections, for
-// example to an in-memory pipe or a Unix socket. It defaults to a net.Dialer that
-// honours the proxy variables of the environment.
+// WithConnectionDialContext is [WithDialContext] for a telemetry connection alone.
 func WithConnectionDialContext(f func(ctx context.Context, network, addr string) (net.Conn, error)) ConnectionOption {
-	return func(c *connectionConfig) error {
-		if f == nil {
-			return errors.New("iii: WithConnectionDialContext: nil function")
-		}
-		c.dialContext = f
-		return nil
-	}
+	return dialContextOption("WithConnectionDialContext", f)
 }
 
-// WithConnectionReconnection sets how the connection is restored. It defaults to
-// [DefaultReconnectionConfig] without a limit of max_pending_messages. A zero delay or
-// multiplier takes its default, the zero value of cfg is the default as a whole, and an
-// invalid value is replaced by the nearest valid one. A nonzero MaxPendingMessages
-// limits the frames that are kept while there is no connection.
+// WithConnectionReconnection is [WithReconnection] for a telemetry connection alone.
 func WithConnectionReconnection(cfg ReconnectionConfig) ConnectionOption {
-	return func(c *connectionConfig) error {
-		def := DefaultReconnectionConfig()
-		if cfg == (ReconnectionConfig{}) {
-			cfg = def
-			cfg.MaxPendingMessages = 0
-		}
-		const longest = uint64(math.MaxInt64 / int64(time.Millisecond) / 4)
-		if cfg.InitialDelayMs == 0 {
-			cfg.InitialDelayMs = def.InitialDelayMs
-		}
-		cfg.InitialDelayMs = min(cfg.InitialDelayMs, longest)
-		if cfg.MaxDelayMs == 0 {
-			cfg.MaxDelayMs = def.MaxDelayMs
-		}
-		cfg.MaxDelayMs = min(max(cfg.MaxDelayMs, cfg.InitialDelayMs), longest)
-		if cfg.BackoffMultiplier == 0 {
-			cfg.BackoffMultiplier = def.BackoffMultiplier
-		}
-		if !(cfg.BackoffMultiplier >= 1) { // NaN too
-			cfg.BackoffMultiplier = 1
-		}
-		cfg.BackoffMultiplier = min(cfg.BackoffMultiplier, 1e9)
-		if !(cfg.JitterFactor >= 0) {
-			cfg.JitterFactor = 0
-		}
-		cfg.JitterFactor = min(cfg.JitterFactor, 1)
-		c.reconnection = cfg
-		c.maxOffline = int(min(cfg.MaxPendingMessages, math.MaxInt32))
-		return nil
-	}
+	return reconnectionOption("WithConnectionReconnection", cfg)
 }
 
 // WithConnectionQueue limits the frames that wait for the engine, including those that
 // were sent but not confirmed. It defaults to 10,000 frames and 64 MiB.
 func WithConnectionQueue(frames, bytes int) ConnectionOption {
-	return func(c *connectionConfig) error {
+	return connectionOption(func(c *connectionConfig) error {
 		if frames <= 0 || bytes <= 0 {
 			return fmt.Errorf("iii: WithConnectionQueue: %d frames, %d bytes: both must be positive", frames, bytes)
 		}
 		c.maxFrames, c.maxBytes = frames, bytes
 		return nil
-	}
+	})
 }
 
 // WithConnectionLogger sets the logger for lost, refused and failed connections and, at
@@ -341,7 +294,7 @@ func WithConnectionQueue(frames, bytes int) ConnectionOption {
 // and the final failure go to OpenTelemetry's error handler (otel.Handle), and nothing
 // else is reported.
 func WithConnectionLogger(l *slog.Logger) ConnectionOption {
-	return func(c *connectionConfig) error { c.logger = l; return nil }
+	return connectionOption(func(c *connectionConfig) error { c.logger = l; return nil })
 }
 
 // WithConnectionStateListener sets a function that receives each change of the
@@ -349,5 +302,5 @@ func WithConnectionLogger(l *slog.Logger) ConnectionOption {
 // all attempts. The calls are in order, one at a time, from one goroutine that holds no
 // lock.
 func WithConnectionStateListener(f func(ConnectionState, error)) ConnectionOption {
-	return func(c *connectionConfig) error { c.listener = f; return nil }
+	return connectionOption(func(c *connectionConfig) error { c.listener = f; return nil })
 }

@@ -7,19 +7,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"math/rand/v2"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/gorilla/websocket"
 	"go.opentelemetry.io/otel"
 
 	"github.com/iii-go/iii/internal/otlpjson"
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // ErrConnectionClosed means that a [SharedEngineConnection] no longer accepts telemetry
@@ -74,8 +71,8 @@ func NewSharedEngineConnection(engineURL string, opts ...ConnectionOption) (*Sha
 
 func startConnection(cfg *connectionConfig) *SharedEngineConnection {
 	s := newConnection(cfg)
-	ctx, stop := context.WithCancel(context.Background())
-	s.stop = stop
+	ctx, stop := context.WithCancelCause(context.Background())
+	s.stop = func() { stop(ErrConnectionClosed) }
 	go s.run(ctx)
 	return s
 }
@@ -264,15 +261,8 @@ func (s *SharedEngineConnection) closeOrderly(ctx context.Context) {
 	s.mu.Lock()
 	s.closing = true
 	s.mu.Unlock()
-	if !s.queue.closeLink() {
-		return
-	}
-	timer := time.NewTimer(closeTimeout)
-	defer timer.Stop()
-	select {
-	case <-s.done:
-	case <-timer.C:
-	case <-ctx.Done():
+	if l := s.queue.current(); l != nil {
+		l.Close(ctx)
 	}
 }
 
@@ -316,67 +306,53 @@ const drainAttempts = 5
 // keepConnected returns nil once ctx has ended or the queue is drained as far as
 // possible. Otherwise it returns the reason why it gave up.
 func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
-	var failures uint64 // consecutive attempts without a lasting connection
-	var connected bool  // there has been a connection
-	var idle int        // consecutive connections that delivered nothing during draining
-	for {
-		if failures > 0 || connected {
-			s.setState(ConnectionStateReconnecting, nil)
-		} else {
-			s.setState(ConnectionStateConnecting, nil)
-		}
-		lasted, progress := false, false
-		sock, err := s.cfg.dial(ctx)
-		dialled := err == nil
-		if dialled {
-			before := s.queue.confirmed()
-			lasted, err = s.serve(ctx, s.newLink(sock), connected)
-			progress = s.queue.confirmed() > before
-			connected = true
-		} else {
-			s.queue.dialFailed()
-		}
-		s.mu.Lock()
-		s.lastErr = err
-		closing := s.closing
-		s.mu.Unlock()
-		if ctx.Err() != nil || closing {
-			return nil
-		}
-		failures++
-		if lasted {
-			failures = 0
-		}
-		if limit := s.cfg.reconnection.MaxRetries; limit != nil && failures > *limit {
-			return fmt.Errorf("iii: gave up after %d attempts to connect telemetry: %w", failures, err)
-		}
-		s.setState(ConnectionStateReconnecting, err)
-		if s.isDraining() {
+	redial := s.cfg.redial()
+	redial.Hurry = s.draining // one more attempt, immediately
+	state := ConnectionStateConnecting
+	connected := false // there has been a connection
+	redial.Connect = func(ctx context.Context) wsconn.Attempt {
+		for idle := 0; ; { // consecutive connections that delivered nothing during draining
+			s.setState(state, nil)
+			state = ConnectionStateReconnecting
+			lasted, progress := false, false
+			conn, err := s.cfg.Dial(ctx)
+			dialled := err == nil
+			if dialled {
+				before := s.queue.confirmed()
+				lasted, err = s.serve(ctx, s.newLink(conn), connected)
+				progress = s.queue.confirmed() > before
+				connected = true
+			} else {
+				s.queue.dialFailed()
+			}
+			err = public(err)
+			s.mu.Lock()
+			s.lastErr = err
+			closing := s.closing
+			s.mu.Unlock()
+			if ctx.Err() != nil || closing {
+				return wsconn.Attempt{Stop: true}
+			}
+			if !isClosed(s.draining) {
+				return wsconn.Attempt{Err: err, Held: lasted}
+			}
 			// Draining leaves no time for delays: try again immediately if the last
 			// attempt connected.
+			s.setState(state, err)
 			if idle++; progress {
 				idle = 0
 			}
-			if dialled && idle < drainAttempts {
-				continue
+			if !dialled || idle >= drainAttempts {
+				return wsconn.Attempt{Stop: true}
 			}
-			return nil
-		}
-		delay := reconnectDelay(s.cfg.reconnection, max(failures, 1), rand.Float64())
-		s.reportDisconnect(err, delay)
-		timer := time.NewTimer(delay)
-		select {
-		case <-timer.C:
-		case <-s.draining: // one more attempt, immediately
-			timer.Stop()
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
 		}
 	}
+	redial.Retry = func(err error, retryIn time.Duration) {
+		s.setState(ConnectionStateReconnecting, err)
+		s.reportDisconnect(err, retryIn)
+	}
+	return public(redial.Run(ctx))
 }
-
-func (s *SharedEngineConnection) isDraining() bool { return isClosed(s.draining) }
 
 func isClosed(c <-chan struct{}) bool {
 	select {
@@ -408,26 +384,18 @@ func (s *SharedEngineConnection) serve(ctx context.Context, l *telemetryLink, re
 	s.mu.Unlock()
 	s.queue.attach(l)
 	s.setState(ConnectionStateConnected, nil)
-	var loops sync.WaitGroup
-	loops.Go(func() { s.readLink(l) })
-	loops.Go(func() { s.writeLink(l) })
-	keepalive := time.NewTimer(telemetryPing)
-	defer keepalive.Stop()
-	for alive := true; alive; {
-		select {
-		case <-l.dead:
-			alive = false
-		case <-ctx.Done():
-			l.fail(ErrConnectionClosed)
-		case <-keepalive.C:
-			keepalive.Reset(s.keepalive(l))
-		}
-	}
-	loops.Wait()
+	l.Start(ctx, wsconn.Loops{
+		Read:         readTelemetry,
+		Write:        func() (bool, error) { return s.writeFrames(l) },
+		Ping:         func() { s.queue.requestPing(l) },
+		PingInterval: telemetryPing,
+		IdleTimeout:  telemetryIdle,
+	})
+	err = l.Wait()
 	s.queue.detach(l)
 	var refused *AuthError
-	lasted = time.Since(l.began) >= time.Duration(s.cfg.reconnection.InitialDelayMs)*time.Millisecond && !errors.As(l.err, &refused)
-	return lasted, l.err
+	lasted = time.Since(l.Began()) >= milliseconds(s.cfg.reconnection.InitialDelayMs) && !errors.As(err, &refused)
+	return lasted, err
 }
 
 // setState changes the state and notifies the listener. err is the cause.
@@ -489,86 +457,35 @@ const (
 )
 
 // telemetryLink is one telemetry connection. The lock of the queue guards the fields
-// below the socket.
+// between the connection and written.
 type telemetryLink struct {
-	*socket
-	control        telemetryControl
+	*wsconn.Conn
+	ping           bool   // a ping follows the frames that are taken next
 	unpinged       int    // frames taken since the last ping
 	pinged, ponged uint64 // number of the frame before the last ping, the last pong
 
 	written atomic.Uint64 // number of the last frame that no longer needs its data
+
+	batch []queuedFrame // of the writer
 }
 
-// telemetryControl holds the control frames to write after the data frames.
-type telemetryControl struct {
-	ping   bool
-	number uint64 // of the last frame before the ping
-	pong   []byte // nil: none; only the latest ping needs an answer
-	close  bool
-}
-
-func (s *SharedEngineConnection) newLink(sock *socket) *telemetryLink {
-	l := &telemetryLink{socket: sock}
-	sock.conn.SetPingHandler(func(data string) error {
-		l.touch()
-		s.queue.setControl(l, func(c *telemetryControl) { c.pong = append([]byte{}, data...) })
-		return nil
-	})
-	sock.conn.SetPongHandler(func(data string) error {
-		l.touch()
+func (s *SharedEngineConnection) newLink(conn *wsconn.Conn) *telemetryLink {
+	l := &telemetryLink{Conn: conn}
+	l.OnPong = func(data string) {
 		if len(data) == 8 {
 			s.queue.confirm(l, binary.BigEndian.Uint64([]byte(data)))
 		}
-		return nil
-	})
-	sock.conn.SetCloseHandler(func(int, string) error {
-		s.queue.setControl(l, func(c *telemetryControl) { c.close = true })
-		return nil
-	})
+	}
 	return l
 }
 
-// setControl changes what l's writer writes next, and reports whether l is still the
-// current link.
-func (q *telemetryQueue) setControl(l *telemetryLink, set func(*telemetryControl)) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.link != l {
-		return false
+// readTelemetry handles a message. The engine sends only pongs and the reason for a
+// refusal.
+func readTelemetry(kind int, message []byte) error {
+	if kind != wsconn.Text {
+		return nil
 	}
-	set(&l.control)
-	l.wakeWriter()
-	return true
-}
-
-// closeLink requests a Close frame, and reports whether there is a link to send it.
-func (q *telemetryQueue) closeLink() bool {
-	q.mu.Lock()
-	l := q.link
-	q.mu.Unlock()
-	return l != nil && q.setControl(l, func(c *telemetryControl) { c.close = true })
-}
-
-// readLink is the read loop. The engine sends only pongs and the reason for a refusal.
-func (s *SharedEngineConnection) readLink(l *telemetryLink) {
-	var buf []byte
-	for {
-		kind, r, err := l.conn.NextReader()
-		if err == nil {
-			l.touch()
-			buf, err = l.readMessage(r, buf[:0])
-		}
-		if err != nil {
-			l.fail(readError(err))
-			return
-		}
-		if kind == websocket.TextMessage {
-			if err := engineError(buf); err != nil {
-				l.fail(err)
-				return
-			}
-		}
-	}
+	return engineError(message)
 }
 
 // engineError returns the error in an error frame of the engine, or nil for anything
@@ -584,89 +501,34 @@ func engineError(b []byte) error {
 	return &Error{Code: m.Error.Code, Message: m.Error.Message}
 }
 
-// writeLink is the writer. The frames that wait when it wakes leave in one batch.
-func (s *SharedEngineConnection) writeLink(l *telemetryLink) {
-	var batch []queuedFrame
-	for !l.isDead() {
-		var control telemetryControl
-		batch, control = s.queue.take(l, batch[:0])
-		if len(batch) == 0 && !control.ping && control.pong == nil && !control.close {
-			select {
-			case <-l.wake:
-				// Let frames that other goroutines are about to add leave in the same
-				// write.
-				runtime.Gosched()
-			case <-l.dead:
-			}
-			continue
-		}
-		err := l.writeFrames(batch, control)
-		clear(batch)
-		if err != nil {
-			// The engine may have sent the reason for closing; give the reader time to
-			// find it.
-			patience := time.AfterFunc(closeTimeout, func() { l.fail(fmt.Errorf("iii: write: %w", err)) })
-			<-l.dead
-			patience.Stop()
-		}
+// writeFrames writes the frames that wait, and the ping that is to follow them.
+func (s *SharedEngineConnection) writeFrames(l *telemetryLink) (wrote bool, err error) {
+	batch, ping, number := s.queue.take(l, l.batch[:0])
+	l.batch = batch
+	if len(batch) == 0 && !ping {
+		return false, nil
 	}
-}
-
-func (l *telemetryLink) writeFrames(batch []queuedFrame, control telemetryControl) error {
+	defer clear(batch)
 	for i := range batch {
-		w, err := l.conn.NextWriter(websocket.BinaryMessage)
-		if err != nil {
-			return err
-		}
-		if _, err := io.WriteString(w, batch[i].Prefix); err != nil {
-			return err
-		}
-		if _, err := w.Write(batch[i].Data); err != nil {
-			return err
-		}
-		if err := w.Close(); err != nil {
-			return err
+		if err := l.WriteParts(wsconn.Binary, batch[i].Prefix, batch[i].Data); err != nil {
+			return true, err
 		}
 		l.written.Store(batch[i].number)
 		if batch[i].ping {
-			if err := l.ping(batch[i].number); err != nil {
-				return err
+			if err := l.askConfirmation(batch[i].number); err != nil {
+				return true, err
 			}
 		}
 	}
-	if control.ping {
-		if err := l.ping(control.number); err != nil {
-			return err
+	if ping {
+		if err := l.askConfirmation(number); err != nil {
+			return true, err
 		}
 	}
-	if control.pong != nil {
-		if err := l.conn.WriteControl(websocket.PongMessage, control.pong, time.Time{}); err != nil {
-			return err
-		}
-	}
-	if control.close {
-		normal := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
-		err := l.conn.WriteControl(websocket.CloseMessage, normal, time.Time{})
-		if err != nil && !errors.Is(err, websocket.ErrCloseSent) {
-			return err
-		}
-	}
-	return l.net.Flush()
+	return true, l.Flush()
 }
 
-// ping asks the engine to confirm the frames up to number.
-func (l *telemetryLink) ping(number uint64) error {
-	return l.conn.WriteControl(websocket.PingMessage, binary.BigEndian.AppendUint64(nil, number), time.Time{})
-}
-
-// keepalive sends a ping, or fails the link if the engine has been silent for too long.
-// It returns the time until the next check.
-func (s *SharedEngineConnection) keepalive(l *telemetryLink) time.Duration {
-	silent := l.silence()
-	if silent >= telemetryIdle {
-		l.fail(fmt.Errorf("iii: nothing came from the engine for %v", silent.Round(time.Millisecond)))
-		return telemetryPing
-	}
-	s.queue.setControl(l, func(c *telemetryControl) { c.ping = true })
-	return min(telemetryPing, telemetryIdle-silent)
+// askConfirmation pings the engine, whose pong confirms the frames up to number.
+func (l *telemetryLink) askConfirmation(number uint64) error {
+	return l.WritePing(binary.BigEndian.AppendUint64(nil, number))
 }

@@ -25,6 +25,7 @@ import (
 
 	"github.com/iii-go/iii/internal/enginetest"
 	"github.com/iii-go/iii/internal/otlpjson"
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 func sendLogs(tb testing.TB, s *SharedEngineConnection, from, to int) {
@@ -185,8 +186,8 @@ func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 			check(fmt.Sprintf("attempt %d", n+1), at[n+1].Sub(at[n]), base)
 		}
 		check("attempt after the loss", at[8].Sub(lost), 1)
-		check("the next", at[9].Sub(at[8]), 1)
-		check("the one after that", at[10].Sub(at[9]), 2)
+		check("the next", at[9].Sub(at[8]), 2)
+		check("the one after that", at[10].Sub(at[9]), 4)
 		list := states.list()
 		want := []ConnectionState{ConnectionStateConnecting}
 		for range 7 {
@@ -549,8 +550,8 @@ func TestConnectionShutdownIsBounded(t *testing.T) {
 			if err := s.Shutdown(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if took := time.Since(began); took != closeTimeout {
-				t.Errorf("Shutdown took %v, want %v", took, closeTimeout)
+			if took := time.Since(began); took != wsconn.CloseTimeout {
+				t.Errorf("Shutdown took %v, want %v", took, wsconn.CloseTimeout)
 			}
 		})
 	})

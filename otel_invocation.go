@@ -90,7 +90,7 @@ func (s invocationSpan) answered(answer *buffer, err error) {
 	switch {
 	case s.span == nil:
 	case err == nil:
-		s.succeeded(resultOf(answer.Bytes()))
+		s.succeeded(answer.Bytes()[answer.result[0]:answer.result[1]])
 	default:
 		s.failed(err)
 	}
@@ -159,27 +159,7 @@ func (s invocationSpan) end(ctx context.Context, answer *buffer) {
 	}
 	s.span.End()
 	if answer != nil {
-		addTrace(ctx, answer)
-	}
-}
-
-// resultOf returns the result inside a message of encodeResult. The key cannot occur
-// inside a string, where its quotes would be escaped.
-func resultOf(message []byte) []byte {
-	const key = `,"result":`
-	return message[bytes.Index(message, []byte(key))+len(key) : len(message)-1]
-}
-
-// addTrace adds the trace context of ctx to the encoded message of an answer.
-func addTrace(ctx context.Context, b *buffer) {
-	p := append(b.AvailableBuffer(), `,"traceparent":"`...)
-	p = append(appendTraceparent(p, trace.SpanContextFromContext(ctx)), '"')
-	if bag := InjectBaggage(ctx); bag != "" {
-		p = append(p, `,"baggage":`...)
-		p = rawjson.AppendString(p, bag)
-	}
-	if b.Len()+len(p) < messageTooLarge {
-		b.Truncate(b.Len() - 1)
-		b.Write(append(p, '}'))
+		var text [traceparentLength]byte
+		appendTrace(answer, appendTraceparent(text[:0], trace.SpanContextFromContext(ctx)), InjectBaggage(ctx))
 	}
 }

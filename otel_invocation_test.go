@@ -11,6 +11,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // An invocation without an answer has the same span.
@@ -26,7 +28,7 @@ func TestInvocationSpanWithoutAnswer(t *testing.T) {
 		}
 	})
 	c.tracing = newTracing(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)))
-	l := &link{socket: &socket{dead: make(chan struct{})}, handlers: t.Context()}
+	l := &link{Conn: wsconn.Over(nil), handlers: t.Context()}
 	tests := []struct {
 		name   string
 		f      HandlerFunc
@@ -41,7 +43,7 @@ func TestInvocationSpanWithoutAnswer(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			recorder.Reset()
-			c.execute(&incoming{link: l, function: &Function{id: "f", spanName: "execute f", handler: tt.f}, data: []byte(`{"password":1}`)})
+			c.execute(&incoming{origin: l, function: &Function{id: "f", spanName: "execute f", handler: tt.f}, data: []byte(`{"password":1}`)})
 			span := recorder.Ended()[0]
 			if span.Status().Code != tt.status {
 				t.Errorf("status is %v", span.Status())
@@ -117,7 +119,7 @@ func benchmarkInvocation(b *testing.B, traceparent string) {
 	for b.Loop() {
 		ctx, span := t.begin(&invocationContext{Context: context.Background(), in: in}, in)
 		answer := newBuffer()
-		_ = encodeResult(answer, in.id, in.function.id, nil)
+		_ = encodeResult(answer, triggerDialect{}, in.id, in.function.id, nil)
 		answer.Truncate(answer.Len() - len("null}"))
 		answer.Write(payload)
 		answer.WriteByte('}')

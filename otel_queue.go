@@ -122,7 +122,7 @@ func (q *telemetryQueue) enqueue(f otlpjson.Frame) error {
 	q.keep(&item)
 	q.waiting[signalOf(&f).class()].push(item)
 	if q.link != nil {
-		q.link.wakeWriter()
+		q.link.Wake()
 	}
 	return nil
 }
@@ -200,7 +200,7 @@ func (q *telemetryQueue) attach(l *telemetryLink) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.link, q.starting = l, false
-	l.wakeWriter()
+	l.Wake()
 }
 
 // dialFailed notes that an attempt to connect has failed: span starts would be outdated
@@ -229,13 +229,13 @@ func (q *telemetryQueue) shedOffline() {
 	}
 }
 
-// take appends to batch the frames that l's writer writes next, in order, and returns
-// the control frames to write after them.
-func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) ([]queuedFrame, telemetryControl) {
+// take appends to batch the frames that l's writer writes next, in order. ping reports
+// whether a ping follows them, which confirms the frames up to number.
+func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) (_ []queuedFrame, ping bool, number uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.link != l {
-		return batch, telemetryControl{}
+		return batch, false, 0
 	}
 	for size := 0; size < takeBytes && q.flight.len() < maxFlightFrames && q.flightBytes < maxFlightBytes; {
 		f, ok := q.next()
@@ -254,18 +254,18 @@ func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) ([]queuedFr
 		size += f.sentSize
 		batch = append(batch, f)
 	}
-	control := l.control
-	l.control = telemetryControl{}
+	ping = l.ping || l.unpinged > 0 && l.pinged == l.ponged
+	l.ping = false
 	if n := len(batch); n > 0 && batch[n-1].ping {
-		control.ping = false // the ping after the last frame suffices
-	} else if control.ping || l.unpinged > 0 && l.pinged == l.ponged {
-		control.ping = true
+		ping = false // the ping after the last frame suffices
+	}
+	if ping {
 		if q.flight.len() > 0 {
 			l.pinged = q.flight.last().number
 		}
-		control.number, l.unpinged = l.pinged, 0
+		l.unpinged = 0
 	}
-	return batch, control
+	return batch, ping, l.pinged
 }
 
 // next moves the oldest waiting frame into flight.
@@ -292,6 +292,21 @@ func (q *telemetryQueue) next() (f queuedFrame, ok bool) {
 	return f, true
 }
 
+// requestPing lets l's writer send a ping.
+func (q *telemetryQueue) requestPing(l *telemetryLink) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l.ping = true
+	l.Wake()
+}
+
+// current returns the link that is in use, or nil.
+func (q *telemetryQueue) current() *telemetryLink {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.link
+}
+
 // confirm notes that the engine has received all frames up to number: the pong to a
 // ping after them has arrived over l.
 func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
@@ -313,7 +328,7 @@ func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
 		q.flight.pop()
 	}
 	q.releaseWaiters()
-	l.wakeWriter()
+	l.Wake()
 }
 
 // detach ends the use of l after its writer has ended. Unconfirmed frames wait again,
@@ -415,8 +430,8 @@ func (q *telemetryQueue) wait() *flushWaiter {
 	}
 	q.waiters[w] = struct{}{}
 	if l := q.link; l != nil && q.flight.len() > 0 && l.pinged < q.flight.last().number {
-		l.control.ping = true
-		l.wakeWriter()
+		l.ping = true
+		l.Wake()
 	}
 	return w
 }

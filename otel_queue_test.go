@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/iii-go/iii/internal/otlpjson"
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // testQueue returns a queue with a fake link, without a writer.
@@ -18,7 +19,7 @@ func testQueue(frames, bytes, away int) *telemetryQueue {
 }
 
 func fakeTelemetryLink() *telemetryLink {
-	return &telemetryLink{socket: &socket{wake: make(chan struct{}, 1)}}
+	return &telemetryLink{Conn: wsconn.Over(nil)}
 }
 
 // frameOf parses "live:a", "metrics:a", "traces:a" and "logs:a".
@@ -54,7 +55,7 @@ func takeAll(q *telemetryQueue, l *telemetryLink) []string {
 	var all []queuedFrame
 	for {
 		n := len(all)
-		if all, _ = q.take(l, all); len(all) == n {
+		if all, _, _ = q.take(l, all); len(all) == n {
 			return namesOf(all)
 		}
 	}
@@ -229,9 +230,9 @@ func TestQueueIgnoresOddPongs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	batch, control := q.take(l, nil)
-	if len(batch) != 3 || !control.ping || control.number != 3 {
-		t.Fatalf("took %d frames, control %+v", len(batch), control)
+	batch, ping, number := q.take(l, nil)
+	if len(batch) != 3 || !ping || number != 3 {
+		t.Fatalf("took %d frames, ping %v of %d", len(batch), ping, number)
 	}
 	q.confirm(old, 3) // a pong of another link
 	q.confirm(l, 4)   // without a ping
@@ -276,7 +277,7 @@ func TestQueueAccountsForEveryFrame(t *testing.T) {
 					t.Fatal(err)
 				}
 			case n < 16 && l != nil:
-				batch, _ = q.take(l, batch[:0])
+				batch, _, _ = q.take(l, batch[:0])
 				for _, f := range batch {
 					if f.number <= lastOfLink {
 						t.Fatalf("seed %d step %d: frame %d after frame %d", seed, step, f.number, lastOfLink)
@@ -338,13 +339,13 @@ func TestQueuePingsOnlyForFramesThatAreResent(t *testing.T) {
 		}
 	}
 	pings := func() (n int) {
-		batch, control := q.take(l, nil)
+		batch, ping, _ := q.take(l, nil)
 		for _, f := range batch {
 			if f.ping {
 				n++
 			}
 		}
-		if control.ping {
+		if ping {
 			n++
 		}
 		return n
@@ -389,7 +390,7 @@ func BenchmarkEnqueue(b *testing.B) {
 				b.Fatal(err)
 			}
 			if i%100 == 99 {
-				batch, _ = q.take(l, batch[:0])
+				batch, _, _ = q.take(l, batch[:0])
 				q.confirm(l, q.last)
 			}
 		}

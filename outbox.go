@@ -30,6 +30,8 @@ type outbox struct {
 	heldB   int // their bytes
 	pending map[invocationID]*request
 	changed chan struct{} // closed when room is made or the link changes; nil if nobody waits
+	refused int           // held Sends that the link's dialect could not express
+	refusal error
 
 	free  sync.Pool // of requests: a client's own, for their channels belong to its synctest bubble
 	stats outboxStats
@@ -66,15 +68,15 @@ type frameKind uint8
 
 const (
 	frameText frameKind = iota
-	framePing           // WebSocket ping
-	framePong           // WebSocket pong
 	frameJSONPing
 	frameJSONPong
-	frameClose
 )
 
 func (it item) size() int {
-	if it.buf == nil {
+	switch {
+	case it.req != nil:
+		return it.req.size
+	case it.buf == nil:
 		return 0
 	}
 	return it.buf.Len()
@@ -160,7 +162,7 @@ func (o *outbox) push(it item) {
 	}
 	o.queue = append(o.queue, it)
 	o.bytes += it.size()
-	o.link.wakeWriter()
+	o.link.Wake()
 }
 
 // signal tells those who wait that something has changed.
@@ -193,7 +195,7 @@ func (o *outbox) reply(l *link, buf *buffer) {
 		o.mu.Unlock()
 		select {
 		case <-changed:
-		case <-l.dead:
+		case <-l.Dead():
 		}
 		o.mu.Lock()
 	}
@@ -224,23 +226,9 @@ func (o *outbox) urgent(l *link, items ...item) bool {
 	frames, size := len(o.queue)-o.head, o.bytes
 	o.mu.Unlock()
 	if size-stuckBytes > o.maxBytes || frames-stuckFrames > o.maxMessages {
-		l.fail(fmt.Errorf("iii: the engine does not read: %d messages of %d bytes wait", frames, size))
+		l.Fail(fmt.Errorf("the engine does not read: %d messages of %d bytes wait", frames, size))
 	}
 	return true
-}
-
-// answerPing queues the answer to a WebSocket ping. One that waits becomes that to the
-// latest, which is all that a pong has to answer (RFC 6455, 5.5.3).
-func (o *outbox) answerPing(l *link, data string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.link != l {
-		return
-	}
-	if l.pong == nil {
-		o.push(item{kind: framePong})
-	}
-	l.pong = append(make([]byte, 0, len(data)), data...)
 }
 
 // take moves frames from the queue to batch, for l's writer.
@@ -257,6 +245,10 @@ func (o *outbox) take(l *link, batch []item) []item {
 			if r.state != requestQueued {
 				continue // given up
 			}
+			if err := l.dialect().checkCall(&r.inv, r.size); err != nil {
+				o.refuse(it, err)
+				continue
+			}
 			r.state, r.link = requestSent, l
 		}
 		if it.send {
@@ -264,12 +256,6 @@ func (o *outbox) take(l *link, batch []item) []item {
 		}
 		if it.fence != nil {
 			l.fences = append(l.fences, fence{l.sendsTaken, it.fence, time.Now()})
-		}
-		if it.kind == framePong {
-			it.buf = bufferOf(l.pong)
-			l.pong = nil
-			batch = append(batch, it)
-			continue
 		}
 		size += it.size()
 		o.bytes -= it.size()
@@ -280,6 +266,33 @@ func (o *outbox) take(l *link, batch []item) []item {
 	}
 	o.signal()
 	return batch
+}
+
+// refuse fails a request that the dialect of the link cannot express; o.mu is held.
+func (o *outbox) refuse(it item, err error) {
+	r := it.req
+	o.bytes -= r.size
+	it.buf.free()
+	delete(o.pending, r.id)
+	r.state, r.buf = requestDone, nil
+	if r.held && !r.wantsResult { // its caller was told nil
+		o.stats.sendsDropped.Add(1)
+		o.refused++
+		o.refusal = err
+		return
+	}
+	r.unsent = true
+	r.finish(err)
+}
+
+// takeRefused returns how many held Sends were refused since it was last called, and why
+// the latest was.
+func (o *outbox) takeRefused() (n int, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n, err = o.refused, o.refusal
+	o.refused, o.refusal = 0, nil
+	return n, err
 }
 
 // written settles a batch that l's writer has written, or failed to write: the
@@ -327,7 +340,9 @@ func (o *outbox) written(l *link, batch []item, err error) {
 	for i, it := range batch {
 		if err == nil {
 			o.stats.framesSent.Add(1)
-			o.stats.bytesSent.Add(uint64(it.size()))
+			if it.buf != nil {
+				o.stats.bytesSent.Add(uint64(it.buf.Len()))
+			}
 		}
 		it.buf.free()
 		batch[i] = item{}
@@ -458,7 +473,7 @@ func (o *outbox) flush(ctx context.Context) error {
 			o.mu.Unlock()
 			return nil
 		case o.open():
-			dead = o.link.dead
+			dead = o.link.Dead()
 			o.push(item{kind: frameJSONPing, fence: func() { close(done) }})
 		}
 		changed := o.wait()
@@ -487,7 +502,7 @@ func (o *outbox) flush(ctx context.Context) error {
 func (o *outbox) detached() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.link == nil || !o.link.isDead() {
+	if o.link == nil || !o.link.IsDead() {
 		ready := make(chan struct{})
 		close(ready)
 		return ready

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // sleeper registers a function that takes d.
@@ -306,7 +308,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 			}})
 			c := p.connected()
 			silence.Store(true)
-			if err := shutdown(t, c, closeTimeout); err != nil {
+			if err := shutdown(t, c, wsconn.CloseTimeout); err != nil {
 				t.Error(err)
 			}
 			(<-resume)()

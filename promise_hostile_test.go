@@ -8,14 +8,11 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/url"
 	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/gorilla/websocket"
 
 	"github.com/iii-go/iii/internal/enginetest"
 	"github.com/iii-go/iii/internal/memnet"
@@ -283,27 +280,4 @@ func (c *extendingConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p[:len(p)-200])
 	text := strings.Replace(string(p[:n]), "\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n", 1)
 	return copy(p, text), err
-}
-
-// TestR16ProxyAnswers is about what a proxy says, on which the WebSocket library can
-// panic.
-func TestR16ProxyAnswers(t *testing.T) {
-	for _, answer := range []string{"HTTP/1.1 407\r\n\r\n", "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "junk", "HTTP/1.1 200 OK\r\n\r\njunk"} {
-		t.Run(answer, func(t *testing.T) {
-			d := websocket.Dialer{
-				Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.test", User: url.UserPassword("user", secretPassword)}),
-				NetDialContext: func(context.Context, string, string) (net.Conn, error) {
-					near, far := memnet.Pipe(memnet.Capacity)
-					_, err := far.Write([]byte(answer))
-					_ = far.CloseWrite() // it reads what is said to it
-					return near, err
-				},
-			}
-			conn, _, err := upgrade(t.Context(), &d, "ws://engine.test", nil)
-			if suite.note(err); err == nil {
-				_ = conn.Close()
-				t.Error("dialled")
-			}
-		})
-	}
 }

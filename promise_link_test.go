@@ -17,6 +17,7 @@ import (
 
 	"github.com/iii-go/iii/internal/enginetest"
 	"github.com/iii-go/iii/internal/memnet"
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // watch collects what a client's state listener is told.
@@ -208,7 +209,7 @@ func isLost(err error) bool {
 
 // bound is the longest delay after so many failures, and the dial limit.
 func bound(failures int) time.Duration {
-	return time.Duration(1.3*float64(time.Second)*math.Pow(2, float64(failures-1))) + dialTimeout
+	return time.Duration(1.3*float64(time.Second)*math.Pow(2, float64(failures-1))) + wsconn.DialTimeout
 }
 
 // TestR3DelayStartsAgain measures the gaps between connections: after each one that
@@ -344,7 +345,7 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 					defer c.Close()
 					began := time.Now()
 					go func() { _ = c.Connect(t.Context()) }()
-					if took := lost(t, w).at.Sub(began); took != dialTimeout {
+					if took := lost(t, w).at.Sub(began); took != wsconn.DialTimeout {
 						t.Errorf("dial given up after %v", took)
 					}
 					_ = c.Close()
@@ -362,7 +363,7 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 			for range 20 { // more than the pipe takes
 				go func() { _ = c.Send(t.Context(), "x::y", strings.Repeat("x", 64<<10)) }()
 			}
-			if took := lost(t, w).at.Sub(began); took != writeTimeout {
+			if took := lost(t, w).at.Sub(began); took != wsconn.WriteTimeout {
 				t.Errorf("blocked write noticed after %v", took)
 			}
 			resume()

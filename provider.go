@@ -147,16 +147,15 @@ func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	if err != nil {
 		return fail(fmt.Errorf("PayloadSchema: %w", err))
 	}
-	add, err := registrationOf(RegisterTriggerTypeMessage{ID: t.ID, Description: t.Description, Namespace: t.Namespace,
-		TriggerRequestFormat: config, CallRequestFormat: payload})
-	if err != nil {
+	spec := triggerTypeSpec{id: t.ID, description: t.Description, namespace: t.Namespace, config: config, payload: payload}
+	if err := checkMessage(triggerDialect{}.registerTriggerType(&spec)); err != nil {
 		return fail(err)
 	}
-	provided := &providedType{id: t.ID, namespace: cmp.Or(t.Namespace, c.cfg.namespace, defaultNamespace), provider: p}
+	provided := &providedType{id: t.ID, namespace: cmp.Or(t.Namespace, c.cfg.namespace, defaultNamespace), spec: spec, provider: p}
 	if !c.bindings.add(provided) {
 		return fail(fmt.Errorf("provided already in namespace %q", provided.namespace))
 	}
-	if err := c.registry.addType(&typeEntry{entry{add: add}, provided}); err != nil {
+	if err := c.registry.addType(provided); err != nil {
 		return fail(err)
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 
 	"github.com/iii-go/iii/internal/enginetest"
 	"github.com/iii-go/iii/internal/memnet"
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // FuzzReceive gives a client any message: it must neither panic nor end.
@@ -41,23 +42,13 @@ func FuzzReceive(f *testing.F) {
 			t.Errorf("%q was changed to %q", input, b)
 		}
 		c.registry.end(l)
-		l.fail(errors.New("end"))
-		c.out.detach(l, l.err)
+		l.Fail(errors.New("end"))
+		c.out.detach(l, l.Err())
 	})
 }
 
-// bareLink is a link of c whose socket nobody reads or writes.
+// bareLink is a link of c whose connection nobody reads or writes.
 func bareLink(c *Client) *link {
 	end, _ := memnet.Pipe(1 << 10)
-	l := &link{
-		socket:     &socket{net: &gatherConn{Conn: end}, wake: make(chan struct{}, 1), dead: make(chan struct{})},
-		client:     c,
-		registerID: newInvocationID(),
-		welcomed:   make(chan struct{}),
-		registered: make(chan error, 1),
-		applied:    make(chan struct{}),
-	}
-	l.handlers, l.cancel = context.WithCancelCause(c.handlers)
-	l.onFail = func(err error) { l.cancel(err) }
-	return l
+	return c.newLink(wsconn.Over(end))
 }

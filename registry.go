@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"math"
@@ -14,8 +15,9 @@ import (
 // the engine's copy equal. Each link gets all of it when it begins, and then every change.
 // Both happen under one lock, so that nothing is missed or sent twice.
 //
-// The engine answers a registration only to reject it, so a fence (a JSON ping) follows each
-// batch: what has not been rejected when its pong arrives is accepted. A trigger is sent once
+// An engine with triggers answers a registration only to reject it, so a fence (a JSON ping)
+// follows each batch: what has not been rejected when its pong arrives is accepted. An engine
+// with observers answers each, and a fence stands for the answers. A trigger is sent once
 // its function is accepted. Sent earlier, the trigger of a rejected function would take the
 // route away from the worker that serves it.
 type registry struct {
@@ -23,7 +25,7 @@ type registry struct {
 
 	mu           sync.RWMutex
 	closed       error // set once: no registration is accepted any more
-	types        []*typeEntry
+	types        []*providedType
 	functions    []*Function
 	triggers     []*Trigger
 	functionByID map[string]*Function
@@ -35,6 +37,8 @@ type registry struct {
 	unfenced   []*claim // sent, with no fence behind them yet
 	fenced     []*claim // sent before the fence that is out
 	fenceOut   bool
+	ponged     bool        // the ping of the fence that is out is answered, or there was none
+	unanswered int         // of fenced, those that the engine has yet to answer
 	fences     uint64      // number of the latest fence, counted across links
 	fenceTimer *time.Timer // ends the link if the fence is not answered
 	held       []*Trigger  // not sent yet, in the order of the program
@@ -47,18 +51,6 @@ type registry struct {
 	takenOver bool                 // something, since awaitOwners last asked
 	awaiting  bool                 // awaitOwners runs
 	wake      chan struct{}        // capacity 1: tend has something to do
-}
-
-// entry is a pair of messages.
-type entry struct {
-	add    []byte // registers
-	remove []byte // takes it back; nil for what cannot be taken back
-}
-
-// typeEntry is a trigger type.
-type typeEntry struct {
-	entry
-	provided *providedType
 }
 
 // replayPhase is how far the registrations of a link have come.
@@ -89,8 +81,8 @@ func (r *registry) begin(l *link, first ...item) {
 		}
 	}
 	r.client.out.urgent(l, first...)
-	for _, e := range r.types {
-		r.push(e.add)
+	for _, t := range r.types {
+		r.push(l.dialect().registerTriggerType(&t.spec))
 	}
 	for _, f := range r.functions {
 		f.delay = 0
@@ -109,12 +101,12 @@ func (r *registry) firstFence() uint64 {
 // answers pings but only buffers registrations.
 func (r *registry) settled(l *link) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.link != l || r.phase != replaySettling {
-		return
+	if r.link == l && r.phase == replaySettling {
+		r.phase = replayFunctions
+		r.fence()
 	}
-	r.phase = replayFunctions
-	r.fence()
+	r.mu.Unlock()
+	r.confirm(l)
 }
 
 // end detaches l.
@@ -138,10 +130,9 @@ func (r *registry) end(l *link) {
 	}
 }
 
-func (r *registry) push(message []byte) {
-	if r.link != nil {
-		r.client.out.urgent(r.link, item{buf: bufferOf(message)})
-	}
+// push sends a message, which was checked to be encodable.
+func (r *registry) push(message any) {
+	r.client.out.urgent(r.link, r.client.item(message))
 }
 
 // ask sends a registration, which the next fence settles.
@@ -149,13 +140,52 @@ func (r *registry) ask(c *claim) {
 	if r.link == nil {
 		return
 	}
-	c.standing, c.fence = asked, r.fences+1
-	r.push(c.entry.add)
+	message, err := c.register(r.link.dialect())
+	if err != nil {
+		r.unsupported(c, err)
+		return
+	}
+	c.standing, c.fence, c.answered = asked, r.fences+1, false
+	r.push(message)
 	r.unfenced = append(r.unfenced, c)
 }
 
-// fence sends a fence behind what was sent. Only one is out at a time: whatever is sent
-// meanwhile shares the next one.
+// takeBack takes a registration back.
+func (r *registry) takeBack(c *claim) {
+	if r.link != nil {
+		r.push(c.unregister(r.link.dialect()))
+	}
+}
+
+// unsupported records that the engine cannot be told c.
+func (r *registry) unsupported(c *claim, err error) {
+	c.standing, c.fence = refused, r.fences+1
+	refusal := &Error{Code: codeUnsupported, Message: err.Error()}
+	if f := c.function; f != nil {
+		rejection := &RejectedError{Code: codeUnsupported, FunctionID: f.id, Namespace: cmp.Or(r.client.cfg.namespace, defaultNamespace)}
+		if f.refused.Swap(rejection) == nil {
+			r.client.notify.post(func() {
+				r.client.log.Warn("iii: the engine cannot host this function", "function", f.id, "error", err)
+			})
+		}
+		return
+	}
+	t := c.trigger
+	refusal.FunctionID = t.functionID
+	old := t.refused.Swap(refusal)
+	known := old != nil && *old == *refusal
+	r.client.notify.post(func() {
+		if !known {
+			r.client.log.Error("iii: trigger refused", "trigger", t.id, "type", t.spec.triggerType, "function", t.functionID, "error", refusal)
+		}
+		if t.onError != nil {
+			t.onError(refusal)
+		}
+	})
+}
+
+// fence sends a fence behind what was sent, unless the engine answers all of it anyway. Only
+// one is out at a time: whatever is sent meanwhile shares the next one.
 func (r *registry) fence() {
 	if r.link == nil || r.fenceOut || r.phase == replaySettling {
 		return
@@ -164,9 +194,46 @@ func (r *registry) fence() {
 	r.fenceOut = true
 	r.fenced, r.unfenced = r.unfenced, nil
 	r.fences++
+	r.unanswered, r.ponged = 0, len(r.fenced) > 0 || l.dialect().answers(nil)
+	for _, c := range r.fenced {
+		switch {
+		case c.standing != asked || c.fence != r.fences:
+		case !l.dialect().answers(c):
+			r.ponged = false
+		case !c.answered:
+			r.unanswered++
+		}
+	}
 	number, queued := r.fences, time.Now()
 	r.fenceTimer = time.AfterFunc(registerTimeout, func() { r.overdue(l, number, queued) })
-	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() { r.confirmed(l) }})
+	if r.ponged {
+		return
+	}
+	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() {
+		r.mu.Lock()
+		if r.link == l {
+			r.ponged = true
+		}
+		r.mu.Unlock()
+		r.confirm(l)
+	}})
+}
+
+// answered records that the engine has accepted c, or has refused it.
+func (r *registry) answered(c *claim) {
+	if c.standing != asked || c.answered {
+		return
+	}
+	c.answered = true
+	if r.fenceOut && c.fence == r.fences {
+		r.unanswered--
+	}
+}
+
+// confirm settles what was sent before the fence, once all of it is decided.
+func (r *registry) confirm(l *link) {
+	for r.confirmed(l) {
+	}
 }
 
 // overdue ends l if the engine has not answered the fence for registerTimeout: without the
@@ -179,20 +246,24 @@ func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 	if r.link != l || r.fences != number || !r.fenceOut {
 		return
 	}
-	waited, silent := time.Since(queued), min(l.silence(), r.client.out.oldestFence(l))
+	waited, silent := time.Since(queued), l.Silence()
+	if !r.ponged {
+		silent = min(silent, r.client.out.oldestFence(l))
+	}
 	if silent < registerTimeout && waited < 10*r.client.cfg.idleTimeout {
 		r.fenceTimer.Reset(registerTimeout - silent)
 		return
 	}
-	l.fail(fmt.Errorf("iii: the engine did not answer the ping behind the registrations within %v", waited.Round(time.Millisecond)))
+	l.Fail(fmt.Errorf("the engine did not answer the registrations, or the ping behind them, within %v", waited.Round(time.Millisecond)))
 }
 
-// confirmed handles the pong of a fence: what was sent before the fence is settled.
-func (r *registry) confirmed(l *link) {
+// confirmed settles what was sent before the fence, and reports whether it did: the pong has
+// come, if there was a ping, and the answers that the engine gives.
+func (r *registry) confirmed(l *link) bool {
 	r.mu.Lock()
-	if r.link != l {
+	if r.link != l || !r.fenceOut || !r.ponged || r.unanswered > 0 {
 		r.mu.Unlock()
-		return
+		return false
 	}
 	r.fenceTimer.Stop()
 	r.fenceOut = false
@@ -233,6 +304,7 @@ func (r *registry) confirmed(l *link) {
 		r.client.bindings.settle(l)
 		close(l.applied)
 	}
+	return true
 }
 
 // admit lets those requests go whose triggers the last answered fence has settled; all of
@@ -332,7 +404,7 @@ func (r *registry) removeFunction(f *Function) bool {
 	}
 	delete(r.functionByID, f.id)
 	r.functions = remove(r.functions, f)
-	r.push(f.entry.remove)
+	r.takeBack(&f.claim)
 	r.sendDue()
 	if len(r.unfenced) > 0 {
 		r.fence()
@@ -341,14 +413,16 @@ func (r *registry) removeFunction(f *Function) bool {
 }
 
 // addType adds a trigger type, which is never taken back.
-func (r *registry) addType(e *typeEntry) error {
+func (r *registry) addType(t *providedType) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed != nil {
 		return r.closed
 	}
-	r.types = append(r.types, e)
-	r.push(e.add)
+	r.types = append(r.types, t)
+	if r.link != nil {
+		r.push(r.link.dialect().registerTriggerType(&t.spec))
+	}
 	return nil
 }
 
@@ -357,9 +431,7 @@ func (r *registry) providedTypes(l *link) (types []*providedType) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if r.link == l && r.closed == nil {
-		for _, e := range r.types {
-			types = append(types, e.provided)
-		}
+		types = slices.Clone(r.types)
 	}
 	return types
 }
@@ -371,11 +443,7 @@ func (r *registry) renewType(l *link, t *providedType) {
 	if r.link != l || r.closed != nil {
 		return
 	}
-	for _, e := range r.types {
-		if e.provided == t {
-			r.push(e.add)
-		}
-	}
+	r.push(l.dialect().registerTriggerType(&t.spec))
 }
 
 func (r *registry) addTrigger(t *Trigger) error {
@@ -415,7 +483,7 @@ func (r *registry) removeTrigger(t *Trigger) bool {
 		r.held = remove(r.held, t)
 		return true
 	}
-	r.push(t.entry.remove)
+	r.takeBack(&t.claim)
 	return true
 }
 
@@ -484,12 +552,12 @@ func (r *registry) withdraw(reason error) {
 	r.closed = reason
 	for _, t := range r.triggers {
 		if t.sent {
-			r.push(t.entry.remove)
+			r.takeBack(&t.claim)
 		}
 	}
 	for _, f := range r.functions {
 		if f.standing == asked || f.standing == accepted {
-			r.push(f.entry.remove)
+			r.takeBack(&f.claim)
 		}
 	}
 	r.types, r.functions, r.triggers, r.held = nil, nil, nil, nil
@@ -512,6 +580,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 	told := false
 	var early []string
 	if f != nil {
+		r.answered(&f.claim)
 		told = f.refused.Swap(err) != nil || !r.has(&f.claim)
 		f.standing, f.deadline = refused, time.Time{}
 		if !told {
@@ -526,6 +595,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 		}
 	}
 	r.mu.Unlock()
+	r.confirm(l)
 	if told {
 		return
 	}
@@ -544,19 +614,15 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 // triggerRefused handles the rejection of a trigger by the engine or its provider. The same
 // rejection is logged once, until the trigger is accepted. The trigger's error handler is
 // called for each, except for those of a route that is retried: once per connection.
-func (c *Client) triggerRefused(l *link, m *TriggerRegistrationResultMessage) {
-	if m.Error == nil {
-		return
-	}
-	err := &Error{Code: m.Error.Code, Message: m.Error.Message, Stacktrace: m.Error.Stacktrace, FunctionID: m.FunctionID}
+func (c *Client) triggerRefused(l *link, id, triggerType string, err *Error) {
 	r := c.registry
 	r.mu.Lock()
-	t := r.triggerByID[m.ID]
+	t := r.triggerByID[id]
 	logged, told := false, true
 	if t != nil {
 		old := t.refused.Swap(err)
 		logged = old != nil && old.Code == err.Code && old.Message == err.Message
-		t.contested = heldRoute(m)
+		t.contested = heldRoute(triggerType, err)
 		told = t.onError == nil || t.contested && logged && t.toldOver == l
 		t.standing, t.toldOver = refused, l
 		if t.contested && r.link == l && r.closed == nil {
@@ -565,7 +631,7 @@ func (c *Client) triggerRefused(l *link, m *TriggerRegistrationResultMessage) {
 	}
 	r.mu.Unlock()
 	if !logged {
-		c.log.Error("iii: trigger refused", "trigger", m.ID, "type", m.TriggerType, "function", m.FunctionID, "error", err)
+		c.log.Error("iii: trigger refused", "trigger", id, "type", triggerType, "function", err.FunctionID, "error", err)
 	}
 	if !told {
 		c.notify.post(func() { t.onError(err) })

@@ -24,8 +24,9 @@ type request struct {
 	state       requestState // guarded by outbox.mu, like held, link and gate
 	link        *link
 	gate        uint64 // number of the fence that it is held for
-	buf         *buffer
-	size        int
+	inv         invocation
+	buf         *buffer // as encodeCall has written it
+	size        int     // of the message
 
 	answer chan struct{} // capacity 1: a receive means that the fields below are set
 	result []byte        // raw, in memory that is used again
@@ -69,7 +70,7 @@ func (r *request) finish(err error) {
 // submit accepts r. Not connected, it is held or refused at once; connected, it
 // waits for room until ctx ends or timeout fires. On an error r was not accepted.
 func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *request) error {
-	r.size = r.buf.Len()
+	r.size = sealedSize(r.buf, &r.inv)
 	o.mu.Lock()
 	for {
 		if o.ended != nil {

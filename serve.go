@@ -20,21 +20,20 @@ import (
 func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
 	c.out.attach(l, c.registry.firstFence())
 	c.out.urgent(l, c.reattachments()...)
-	l.loops.Go(l.read)
-	l.loops.Go(l.write)
-	wasReady = c.tend(ctx, l)
-	l.loops.Wait()
+	l.start(ctx)
+	wasReady = c.tend(l)
+	err = l.Wait()
 	c.registry.end(l)
-	if n := c.out.detach(l, l.err); n > 0 {
-		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", l.err)
-		c.report(&LostSendsError{Count: n, Err: l.err})
+	if n := c.out.detach(l, err); n > 0 {
+		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", err)
+		c.report(&LostSendsError{Count: n, Err: err})
 	}
 	if wasReady {
 		c.mu.Lock()
 		c.ready = make(chan struct{})
 		c.mu.Unlock()
 	}
-	return wasReady, l.err
+	return wasReady, err
 }
 
 // identity is what the engine calls a connection, and the secret that proves that
@@ -43,6 +42,12 @@ type identity struct{ workerID, token string }
 
 // maxIdentities bounds the connections that a link takes the place of.
 const maxIdentities = 16
+
+// dropped reports Sends that were held for a connection whose engine cannot be sent them.
+func (c *Client) dropped(n int, err error) {
+	c.log.Warn("iii: messages cannot be sent to this engine", "count", n, "error", err)
+	c.report(fmt.Errorf("iii: %d messages of Send were dropped: %w", n, err))
+}
 
 // reattachments are what a link says first: which connections it takes the place
 // of, so that the engine lets go of their functions and of our name. These are all
@@ -64,9 +69,10 @@ func (c *Client) reattachments() (items []item) {
 func (c *Client) introduce(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
-	if err := encodeInvoke(b, &inv, c.metadata()); err != nil {
+	if err := encodeCall(b, &inv, c.metadata()); err != nil {
 		c.log.Error("iii: worker metadata does not encode", "error", err)
 	}
+	seal(b, l.dialect(), &inv)
 	if l.nameFirst {
 		c.out.urgent(l, item{buf: b})
 		return
@@ -128,10 +134,8 @@ func (c *Client) metadata() workerMetadata {
 	}
 }
 
-// tend brings a link to readiness and keeps it alive until it is dead.
-func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
-	keepalive := time.NewTimer(c.cfg.pingInterval)
-	defer keepalive.Stop()
+// tend brings a link to readiness, and returns when it is dead.
+func (c *Client) tend(l *link) (wasReady bool) {
 	patience := time.NewTimer(registerTimeout)
 	defer patience.Stop()
 	takeover := time.NewTimer(time.Hour)
@@ -143,13 +147,8 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 	welcomed, applied := l.welcomed, l.applied
 	for {
 		select {
-		case <-l.dead:
+		case <-l.Dead():
 			return wasReady
-		case <-ctx.Done():
-			l.fail(ErrClosed)
-			return wasReady
-		case <-keepalive.C:
-			keepalive.Reset(l.keepalive())
 		case <-welcomed:
 			// Authentication may have taken any time; from here on the engine
 			// answers what it is asked.
@@ -161,7 +160,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			patience.Reset(registerTimeout)
 		case err := <-l.registered:
 			if err != nil {
-				l.fail(registerError(err))
+				l.Fail(registerError(err))
 				return wasReady
 			}
 			patience.Stop()
@@ -177,6 +176,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 		case <-patience.C:
 			if !introduced { // it may never greet, or still authenticate
 				introduced = true
+				l.choose(dialectFor(nil))
 				c.introduce(l)
 				continue
 			}
@@ -184,7 +184,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 			c.introduced(l)
 		case <-watch.C:
 			if applied == nil && !unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
-				l.loops.Go(func() {
+				l.Go(func() {
 					defer watching.Store(false)
 					if !c.watchTypes(l) {
 						unwatched.Store(true)
@@ -194,7 +194,7 @@ func (c *Client) tend(ctx context.Context, l *link) (wasReady bool) {
 		case <-c.registry.wake:
 			takeover.Reset(c.registry.retry(l))
 			if c.registry.beginAwaiting(l) {
-				l.loops.Go(func() { c.registry.awaitOwners(l) })
+				l.Go(func() { c.registry.awaitOwners(l) })
 			}
 		case <-takeover.C:
 			takeover.Reset(c.registry.retry(l))
@@ -263,12 +263,19 @@ func (c *Client) receive(l *link, b []byte) {
 		c.out.urgent(l, item{kind: frameJSONPong})
 	case messagePong:
 		c.out.pong(l)
-	case messageUnknown:
-		c.malformed.Add(1)
-		c.log.Debug("iii: message of unknown type", "type", m.tag)
+	case messageWorkerRegistered:
+		c.receiveHello(l, b)
+	case messageError:
+		c.receiveError(l, b)
 	default:
-		if err := c.receiveRare(l, m.kind, b); err != nil {
+		known, err := l.dialect().receive(c, l, m.kind, b)
+		switch {
+		case err != nil:
 			c.undecodable(err, len(b))
+		case !known:
+			c.malformed.Add(1)
+			tag, _ := rawjson.Unquote(m.tag)
+			c.log.Debug("iii: message of unknown type", "type", tag)
 		}
 	}
 }
@@ -288,12 +295,16 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	}
 	f := c.registry.function(id)
 	if f == nil {
-		c.refuse(l, m.id, string(id), codeFunctionNotFound, "this worker has no function "+string(id))
+		if len(m.id) > 0 {
+			b := newBuffer()
+			encodeError(b, l.dialect(), m.id, string(id), codeFunctionNotFound, "this worker has no function "+string(id), "")
+			l.replyNow(b)
+		}
 		return
 	}
 	select {
 	case <-c.stopping:
-		c.turnAway(l, m.id, f, codeDraining, "the worker is shutting down")
+		c.turnAway(&incoming{origin: l, function: f, id: m.id}, codeDraining, "the worker is shutting down")
 		return
 	default:
 	}
@@ -306,10 +317,10 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		own = append(own, part...)
 		return own[start:len(own):len(own)]
 	}
-	in := &incoming{link: l, function: f, id: keep(m.id), data: keep(m.data), metadata: keep(m.metadata),
+	in := &incoming{origin: l, function: f, id: keep(m.id), data: keep(m.data), metadata: keep(m.metadata),
 		traceparent: keep(m.traceparent), baggage: keep(m.baggage)}
 	if !c.dispatch.submit(in) {
-		c.turnAway(l, m.id, f, codeOverloaded, "the worker has too many invocations waiting")
+		c.turnAway(in, codeOverloaded, "the worker has too many invocations waiting")
 	}
 }
 
@@ -337,50 +348,34 @@ func (c *Client) receiveResult(l *link, m *received) {
 	}
 }
 
-// receiveRare acts on the messages that go through the generated types.
-func (c *Client) receiveRare(l *link, kind messageType, b []byte) error {
-	switch kind {
-	case messageWorkerRegistered:
-		var m WorkerRegisteredMessage
-		if err := json.Unmarshal(b, &m); err != nil {
-			return err
-		}
-		c.greeted(l, &m)
-	case messageTriggerResult:
-		var m TriggerRegistrationResultMessage
-		if err := json.Unmarshal(b, &m); err != nil {
-			return err
-		}
-		c.triggerRefused(l, &m)
-	case messageRegisterTrigger:
-		var m RegisterTriggerMessage
-		if err := json.Unmarshal(b, &m); err != nil {
-			return err
-		}
-		c.bindings.register(l, m)
-	case messageUnregisterTrigger:
-		var m UnregisterTriggerMessage
-		if err := json.Unmarshal(b, &m); err != nil {
-			return err
-		}
-		c.bindings.unregister(m.ID)
-	case messageRejected:
-		var m RegistrationRejectedMessage
-		if err := json.Unmarshal(b, &m); err != nil {
-			return err
-		}
-		c.rejected(l, &m)
-	case messageError:
-		var m ErrorMessage
-		if err := json.Unmarshal(b, &m); err != nil {
-			return err
-		}
-		if m.Error.Code != codeAuthError && l.isWelcome() {
-			return fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code)
-		}
-		l.fail(fatalError{&AuthError{Message: m.Error.Message}})
+// receiveHello chooses the dialect of the connection by what the engine lists.
+func (c *Client) receiveHello(l *link, b []byte) {
+	var m WorkerRegisteredMessage
+	if err := json.Unmarshal(b, &m); err != nil {
+		c.undecodable(err, len(b))
+		return
 	}
-	return nil
+	features := listedFeatures(b)
+	if !l.choose(dialectFor(features)) && !l.isWelcome() && len(features) > 0 {
+		// The worker has been registered in the oldest dialect meanwhile.
+		l.Fail(errors.New("the engine's hello came too late; connecting again"))
+		return
+	}
+	c.greeted(l, &m)
+}
+
+// receiveError acts on the engine's refusal of a connection.
+func (c *Client) receiveError(l *link, b []byte) {
+	var m ErrorMessage
+	err := json.Unmarshal(b, &m)
+	if err == nil && m.Error.Code != codeAuthError && l.isWelcome() {
+		err = fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code)
+	}
+	if err != nil {
+		c.undecodable(err, len(b))
+		return
+	}
+	l.Fail(fatalError{&AuthError{Message: m.Error.Message}})
 }
 
 // welcome notes workerregistered; only the read loop calls it.
@@ -404,15 +399,14 @@ func (l *link) isWelcome() bool {
 
 // rejected acts on a refused registration: a function is another worker's for now, or
 // the client ends.
-func (c *Client) rejected(l *link, m *RegistrationRejectedMessage) {
-	err := &RejectedError{Code: m.Code, Namespace: m.Namespace, WorkerName: m.WorkerName, FunctionID: m.FunctionID, OwnerWorkerID: m.OwnerWorkerID}
+func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
-	case m.Code == codeFunctionConflict:
+	case err.Code == codeFunctionConflict:
 		c.functionRefused(l, err)
-	case m.Code == codeWorkerConflict && c.cfg.waitForName:
+	case err.Code == codeWorkerConflict && c.cfg.waitForName:
 		c.forgetLatest()
-		l.fail(nameHeldError{err})
+		l.Fail(nameHeldError{err})
 	default:
-		l.fail(fatalError{err})
+		l.Fail(fatalError{err})
 	}
 }

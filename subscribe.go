@@ -8,14 +8,13 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // DefaultStreamURL is the address of the stream socket when [Subscribe] is given
@@ -87,7 +86,7 @@ func SubscribeWith(ctx context.Context, o SubscribeOptions, subs ...StreamSubscr
 	return func(yield func(StreamMessage, error) bool) {
 		s, err := newSubscriber(o, subs)
 		if err != nil {
-			yield(StreamMessage{}, fmt.Errorf("iii: subscribe: %w", trimmed(err)))
+			yield(StreamMessage{}, public(fmt.Errorf("subscribe: %w", err)))
 			return
 		}
 		s.yield = yield
@@ -97,19 +96,18 @@ func SubscribeWith(ctx context.Context, o SubscribeOptions, subs ...StreamSubscr
 			s.setState(ConnectionStateDisconnected, nil)
 		} else {
 			s.setState(ConnectionStateFailed, err)
-			yield(m, fmt.Errorf("iii: subscribe: %w", trimmed(err)))
+			yield(m, public(fmt.Errorf("subscribe: %w", err)))
 		}
 	}
 }
 
 // subscriber is one loop over a sequence of messages.
 type subscriber struct {
-	dialer       dialer
-	reconnection ReconnectionConfig
-	joins        [][]byte
-	yield        func(StreamMessage, error) bool
-	log          *slog.Logger // nil: the first failure goes to slog.Default
-	listener     func(ConnectionState, error)
+	dialConfig
+	joins    [][]byte
+	yield    func(StreamMessage, error) bool
+	log      *slog.Logger // nil: the first failure goes to slog.Default
+	listener func(ConnectionState, error)
 }
 
 // maxNotFound is how many answers of 404 in a row end a loop: there is no stream socket at
@@ -141,12 +139,13 @@ func newSubscriber(o SubscribeOptions, subs []StreamSubscription) (*subscriber, 
 	if err != nil {
 		return nil, err
 	}
-	s := &subscriber{log: o.Logger, listener: o.StateListener, dialer: dialer{url: u, tls: o.TLSConfig.Clone(), dialContext: o.DialContext, readLimit: streamReadLimit}}
+	s := &subscriber{log: o.Logger, listener: o.StateListener, dialConfig: newDialConfig(u, streamReadLimit)}
+	s.TLS, s.DialContext = o.TLSConfig.Clone(), o.DialContext
 	if s.reconnection, err = checkReconnection(o.Reconnection); err != nil {
 		return nil, fmt.Errorf("reconnection: %w", err)
 	}
-	if err := addUpgradeHeader(&s.dialer.header, o.Header, "SubscribeOptions.Header"); err != nil {
-		return nil, err
+	if err := s.AddHeader(o.Header); err != nil {
+		return nil, fmt.Errorf("SubscribeOptions.Header: %w", err)
 	}
 	if len(subs) == 0 {
 		return nil, errors.New("no subscription")
@@ -173,69 +172,84 @@ var errLoopLeft = errors.New("the loop was left")
 
 // run follows the streams over one connection after the other. The error is nil
 // when the loop was left; the message is the one that the error is about.
-func (s *subscriber) run(ctx context.Context) (StreamMessage, error) {
-	var attempt, failures uint64
+func (s *subscriber) run(ctx context.Context) (m StreamMessage, err error) {
 	notFound, warned := 0, false
-	for {
-		m, began, err := s.follow(ctx)
+	var last error // of the latest attempt
+	redial := s.redial()
+	redial.Connect = func(ctx context.Context) wsconn.Attempt {
+		var began bool
+		m, began, last = s.follow(ctx)
 		var fatal fatalError
 		switch {
-		case errors.Is(err, errLoopLeft):
-			return m, nil
-		case errors.As(err, &fatal):
-			return m, fatal.error
-		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-			return StreamMessage{}, err
-		case ctx.Err() != nil: // which has cut the connection
-			return StreamMessage{}, ctxError(ctx)
+		case errors.Is(last, errLoopLeft):
+			return wsconn.Attempt{Stop: true}
+		case errors.As(last, &fatal):
+			return wsconn.Attempt{Stop: true, Err: fatal.error}
+		case ctx.Err() != nil: // which has ended the connection
+			return wsconn.Attempt{Stop: true, Err: ctxError(ctx)}
 		}
-		attempt++
-		failures++
-		if began {
-			attempt, failures = 1, 0
-		}
-		if limit := s.reconnection.MaxRetries; limit != nil && failures > *limit {
-			return StreamMessage{}, fmt.Errorf("gave up after %d attempts: %w", failures, trimmed(err))
-		}
-		if up := (*upgradeError)(nil); errors.As(err, &up) && up.status == http.StatusNotFound {
-			notFound++
-		} else {
+		m = StreamMessage{}
+		var refused *wsconn.StatusError
+		if !errors.As(last, &refused) || refused.Code != http.StatusNotFound {
 			notFound = 0
+		} else if notFound++; notFound == maxNotFound {
+			return wsconn.Attempt{Stop: true, Err: fmt.Errorf("there is no stream socket at this address: %w", last)}
 		}
-		if notFound == maxNotFound {
-			return StreamMessage{}, fmt.Errorf("there is no stream socket at this address: %w", trimmed(err))
-		}
-		delay := reconnectDelay(s.reconnection, attempt, rand.Float64())
-		s.disconnected(err, !warned, delay)
+		return wsconn.Attempt{Err: last, Held: began}
+	}
+	redial.Retry = func(err error, retryIn time.Duration) {
+		s.disconnected(public(err), !warned, retryIn)
 		warned = true
-		if pause(ctx, delay); ctx.Err() != nil {
-			return StreamMessage{}, fmt.Errorf("%w; last attempt: %w", ctxError(ctx), trimmed(err))
+	}
+	if err = redial.Run(ctx); err == nil && ctx.Err() != nil && !errors.Is(last, errLoopLeft) {
+		err = ctxError(ctx)
+		if last != nil {
+			err = fmt.Errorf("%w; last attempt: %w", err, last)
 		}
 	}
+	return m, err
 }
 
 // follow has one connection. began says that a message has come over it.
 func (s *subscriber) follow(ctx context.Context) (m StreamMessage, began bool, err error) {
-	conn, err := s.dialer.dial(ctx)
+	conn, err := s.Dial(ctx)
 	if err != nil {
 		return m, false, err
 	}
-	c := &streamConn{conn: conn.conn, net: conn.net, pongs: make(chan []byte, 1), stop: make(chan struct{})}
-	c.start(ctx, s.joins)
+	joins := s.joins
+	conn.Start(ctx, wsconn.Loops{
+		Write: func() (wrote bool, err error) {
+			wrote = len(joins) > 0
+			for _, join := range joins {
+				if err := conn.WriteMessage(wsconn.Text, join); err != nil {
+					return false, err
+				}
+			}
+			joins = nil
+			return wrote, conn.Flush()
+		},
+		PingInterval: streamPing,
+		IdleTimeout:  streamIdle,
+	})
 	s.setState(ConnectionStateConnected, nil)
-	defer c.close()
+	defer leaveStream(conn)
+	var buf []byte
 	for {
-		b, err := c.read()
+		if cap(buf) > maxPooledBuffer {
+			buf = nil
+		}
+		_, buf, err = conn.Read(buf[:0])
 		if err != nil {
-			return m, began, readError(err)
+			conn.Fail(err)
+			return m, began, conn.Err()
 		}
 		began = true
 		m = StreamMessage{}
-		err = json.Unmarshal(b, &m)
+		err = json.Unmarshal(buf, &m)
 		switch {
 		case err == nil && m.Type != "stream": // of a later engine
 		case err != nil:
-			return m, began, fatalError{fmt.Errorf("iii: received message does not decode: %w", err)}
+			return m, began, fatalError{fmt.Errorf("received message does not decode: %w", err)}
 		case m.Event.Type == StreamEventTypeUnauthorized:
 			return m, began, fatalError{fmt.Errorf("%w: subscription to stream %q, group %q is refused", ErrForbidden, m.StreamName, m.GroupID)}
 		case !s.yield(m, nil):
@@ -244,94 +258,16 @@ func (s *subscriber) follow(ctx context.Context) (m StreamMessage, began bool, e
 	}
 }
 
-// streamConn is a connection to the stream socket. The loop's goroutine reads,
-// another one writes, and the end of ctx cuts the connection.
-type streamConn struct {
-	conn  *websocket.Conn
-	net   *gatherConn
-	pongs chan []byte // capacity 1: what the engine wants to have back
-	stop  chan struct{}
-	wait  sync.WaitGroup // for the writer, and for the cut if there is one
-	cut   func() bool    // ends the watch over ctx
-	buf   []byte         // of the last message
-}
-
-func (c *streamConn) start(ctx context.Context, joins [][]byte) {
-	c.conn.SetPongHandler(func(string) error { c.touch(); return nil })
-	c.conn.SetPingHandler(func(data string) error {
-		c.touch()
-		select {
-		case c.pongs <- []byte(data):
-		default: // the one on its way will do
-		}
-		return nil
-	})
-	c.conn.SetCloseHandler(func(int, string) error { return nil }) // the writer says goodbye
-	c.wait.Add(2)
-	go func() {
-		defer c.wait.Done()
-		c.write(joins)
-	}()
-	c.cut = context.AfterFunc(ctx, func() {
-		defer c.wait.Done()
-		_ = c.net.Conn.Close()
-	})
-}
-
-// touch gives the connection time again.
-func (c *streamConn) touch() { _ = c.conn.SetReadDeadline(time.Now().Add(streamIdle)) }
-
-// read reads a message, into memory that is used again. Only while somebody waits
-// for one the connection can be silent for too long.
-func (c *streamConn) read() ([]byte, error) {
-	if cap(c.buf) > maxPooledBuffer {
-		c.buf = nil
+// leaveStream sends a Close frame and ends the connection. A peer that does not read is not
+// waited for.
+func leaveStream(conn *wsconn.Conn) {
+	timer := time.NewTimer(streamFarewell)
+	defer timer.Stop()
+	select {
+	case <-conn.CloseWrite():
+	case <-conn.Dead():
+	case <-timer.C:
 	}
-	c.touch()
-	_, r, err := c.conn.NextReader()
-	if err == nil {
-		c.buf, err = appendAll(r, c.buf[:0], c.touch)
-	}
-	return c.buf, err
-}
-
-// write subscribes, keeps the connection alive and says goodbye. When it fails, the
-// reader does, too.
-func (c *streamConn) write(joins [][]byte) {
-	defer c.net.Conn.Close()
-	for _, join := range joins {
-		if c.conn.WriteMessage(websocket.TextMessage, join) != nil {
-			return
-		}
-	}
-	if c.net.Flush() != nil {
-		return
-	}
-	ping := time.NewTicker(streamPing)
-	defer ping.Stop()
-	for {
-		kind, data := websocket.PingMessage, []byte(nil)
-		select {
-		case <-ping.C:
-		case data = <-c.pongs:
-			kind = websocket.PongMessage
-		case <-c.stop:
-			kind, data = websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
-		}
-		if c.conn.WriteControl(kind, data, time.Time{}) != nil || c.net.Flush() != nil || kind == websocket.CloseMessage {
-			return
-		}
-	}
-}
-
-// close returns when the goroutines of the connection have ended. A peer that does
-// not listen is not waited for.
-func (c *streamConn) close() {
-	close(c.stop)
-	patience := time.AfterFunc(streamFarewell, func() { _ = c.net.Conn.Close() })
-	defer patience.Stop()
-	if c.cut() {
-		c.wait.Done()
-	}
-	c.wait.Wait()
+	conn.Fail(errLoopLeft)
+	_ = conn.Wait()
 }

@@ -272,7 +272,7 @@ func TestSubscribeGivesUp(t *testing.T) {
 			w.set(func(w *wire) { w.away = true })
 			w.cut()
 		})
-		if messages != 1 || !strings.Contains(err.Error(), "gave up after 4 attempts: connect to") {
+		if messages != 1 || !strings.Contains(err.Error(), "gave up after 4 attempts to connect: connect to") {
 			t.Errorf("%d messages, then %v", messages, err)
 		}
 		if took, want := time.Since(began), 100*time.Millisecond+200*time.Millisecond+200*time.Millisecond+200*time.Millisecond; took != want {

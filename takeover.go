@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // A registration that the engine rejects because another worker holds it is retried until
@@ -32,13 +34,29 @@ const releaseTimeout = 2 * time.Second
 type claim struct {
 	function *Function // what it registers: this, or
 	trigger  *Trigger
-	entry    entry
 
 	standing standing
 	fence    uint64        // the number of the fence behind the latest attempt
+	answered bool          // the engine has accepted the latest attempt, in so many words
 	delay    time.Duration // before the next attempt, without jitter
 	due      time.Time     // of the next attempt
 	queued   bool          // it is among the registry's refusals
+}
+
+// register returns the message that registers c.
+func (c *claim) register(d dialect) (any, error) {
+	if c.trigger != nil {
+		return d.registerTrigger(&c.trigger.spec)
+	}
+	return d.registerFunction(&c.function.spec)
+}
+
+// unregister returns the message that takes c back.
+func (c *claim) unregister(d dialect) any {
+	if c.trigger != nil {
+		return d.unregisterTrigger(&c.trigger.spec)
+	}
+	return d.unregisterFunction(&c.function.spec)
 }
 
 // owner returns the worker that holds a rejected claim. The engine does not say who holds a
@@ -235,7 +253,7 @@ func (r *registry) beginAwaiting(l *link) bool {
 }
 
 func (r *registry) hasToAwait(l *link) bool {
-	return r.link == l && !l.isDead() && r.closed == nil && (r.takenOver && len(r.refusals) > 0 || r.awaitsOwners())
+	return r.link == l && !l.IsDead() && r.closed == nil && (r.takenOver && len(r.refusals) > 0 || r.awaitsOwners())
 }
 
 // awaitOwners polls the engine after a takeover. The triggers of a function that was taken
@@ -258,7 +276,7 @@ func (r *registry) awaitOwners(l *link) {
 			forbidden = listed == nil && errors.Is(err, ErrForbidden)
 		}
 		r.release(l, listed, released)
-		pause(l.handlers, min(interval, time.Until(deadline)))
+		wsconn.Pause(l.handlers, min(interval, time.Until(deadline)))
 	}
 }
 
@@ -369,8 +387,8 @@ func (c *Client) released(ctx context.Context, former map[string]string) (listed
 // heldRoute reports whether a route was rejected because another one is in its way: the same
 // path with other parameter names. No other trigger can be held by another worker; every
 // other rejection is about the trigger itself.
-func heldRoute(m *TriggerRegistrationResultMessage) bool {
-	return m.TriggerType == "http" && m.Error.Code == codeTriggerFailed && strings.Contains(m.Error.Message, "conflicts with already-registered route")
+func heldRoute(triggerType string, err *Error) bool {
+	return triggerType == "http" && err.Code == codeTriggerFailed && strings.Contains(err.Message, "conflicts with already-registered route")
 }
 
 // TakeoverNotice tells the state listener that this worker now serves a function that the

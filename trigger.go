@@ -86,6 +86,7 @@ type Trigger struct {
 	client     *Client
 	id         string
 	functionID string
+	spec       triggerSpec
 	own        bool // the function, if there is one of this id here, is this worker's
 	onError    func(error)
 
@@ -243,20 +244,16 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if o.namespace == "" {
 		o.namespace = c.namespaceOf(functionID)
 	}
-	add, err := registrationOf(RegisterTriggerMessage{ID: o.id, TriggerType: triggerType, FunctionID: functionID, Config: config,
-		Metadata: o.metadata, Namespace: o.namespace, TriggerNamespace: o.providerNamespace})
-	if err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
-	}
-	remove, err := rawOf(UnregisterTriggerMessage{ID: o.id, TriggerType: triggerType})
-	if err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
-	}
+	spec := triggerSpec{id: o.id, triggerType: triggerType, functionID: functionID, config: config,
+		metadata: o.metadata, namespace: o.namespace, providerNamespace: o.providerNamespace}
 	if triggerType == (TraceTriggerConfig{}).TriggerType() {
 		c.tracing.watch(functionID)
 	}
-	t := &Trigger{client: c, id: o.id, functionID: functionID, own: cmp.Or(o.namespace, defaultNamespace) == cmp.Or(c.cfg.namespace, defaultNamespace), onError: o.onError}
-	t.claim = claim{trigger: t, entry: entry{add: add, remove: remove}}
+	t := &Trigger{client: c, id: o.id, spec: spec, functionID: functionID, own: cmp.Or(o.namespace, defaultNamespace) == cmp.Or(c.cfg.namespace, defaultNamespace), onError: o.onError}
+	t.claim = claim{trigger: t}
+	if err := checkRegistration(&t.claim); err != nil {
+		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+	}
 	return t, nil
 }
 

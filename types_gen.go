@@ -21,6 +21,16 @@ type ActionVoid struct {
 	Type TriggerActionType `json:"type"`
 }
 
+// Activation identifies the observer through which a function is called.
+type Activation struct {
+	// ID of the activation, which the engine chooses and which is different for each.
+	// Empty is omitted: a worker that calls through an observer does not set it.
+	ActivationID string `json:"activation_id,omitempty,omitzero"`
+
+	// ID of the observer.
+	ObserverID string `json:"observer_id"`
+}
+
 // AggregatedMetric is one time bucket of an aggregated metric. The engine adds up
 // the exports of a cumulative counter and does not aggregate histograms.
 type AggregatedMetric struct {
@@ -240,6 +250,30 @@ type BridgeInvokeInput struct {
 	TimeoutMs *uint64 `json:"timeout_ms,omitempty,omitzero"`
 }
 
+// Caller identifies who made a call. The engine adds the identity of the worker;
+// the rest is absent outside a handler.
+type Caller struct {
+	// ID of the function whose handler made the call. Empty is omitted.
+	FunctionID string `json:"function_id,omitempty,omitzero"`
+
+	// ID of the invocation whose handler made the call. Empty is omitted.
+	InvocationID string `json:"invocation_id,omitempty,omitzero"`
+
+	// Caller of the handler that made the call. Nil is omitted. A parent has no
+	// parent of its own: encoding and decoding drop it.
+	Parent *Caller `json:"parent,omitempty,omitzero"`
+
+	// ID of the connection of the calling worker. Empty is omitted.
+	WorkerID string `json:"worker_id,omitempty,omitzero"`
+
+	// Name of the calling worker; "iii-engine" on the activation of an observer.
+	// Empty is omitted.
+	WorkerName string `json:"worker_name,omitempty,omitzero"`
+}
+
+// Capture names a part of an observed call that is delivered to an observer.
+type Capture string
+
 // ChannelCreateInput is the input of engine::channels::create.
 type ChannelCreateInput struct {
 	// Number of frames, from 1 to 1024, that the engine buffers for the reader. Nil
@@ -456,6 +490,26 @@ type CronEvent struct {
 	Trigger string `json:"trigger"`
 }
 
+// CronSourceArgs are the arguments of an observer of cron::on-tick. A target to
+// which the output is delivered receives a CronTick.
+type CronSourceArgs struct {
+	// Cron expression in UTC: seconds, minutes, hours, day of month, month, day of
+	// week, year.
+	Expression string `json:"expression"`
+}
+
+// CronTick is the event of cron::on-tick: one run of a cron expression.
+type CronTick struct {
+	// Time at which the run began.
+	ActualTime time.Time `json:"actual_time"`
+
+	// Cron expression that was due.
+	Expression string `json:"expression"`
+
+	// Time at which the run was due.
+	ScheduledTime time.Time `json:"scheduled_time"`
+}
+
 // CronTriggerConfig is the config of trigger type cron. Its function receives a
 // CronEvent.
 type CronTriggerConfig struct {
@@ -518,6 +572,20 @@ type DeadLettersInput struct {
 
 	// Name of the topic or named queue.
 	Topic string `json:"topic"`
+}
+
+// DroppedReports counts the calls of one function that were observed but not
+// reported, for one reason.
+type DroppedReports struct {
+	// Number of calls that were not reported.
+	Count uint64 `json:"count"`
+
+	// ID of the function, or "*" for all functions that are not counted by
+	// themselves.
+	FunctionID string `json:"function_id"`
+
+	// Reason: "BUFFER_FULL", "TOO_LARGE" or "INACTIVE".
+	Reason string `json:"reason"`
 }
 
 // DurablePublishInput is the input of iii::durable::publish, which publishes a
@@ -632,6 +700,10 @@ type ErrorMessage struct {
 
 // FunctionDetail is the result of engine::functions::info for one function.
 type FunctionDetail struct {
+	// JSON Schema of the arguments of the function's observers. Nil is omitted and
+	// means that observers have no arguments.
+	ArgsFormat JSONValue `json:"args_format,omitempty,omitzero"`
+
 	// Description of what the function is for. Nil is omitted.
 	Description *string `json:"description,omitempty,omitzero"`
 
@@ -643,6 +715,18 @@ type FunctionDetail struct {
 
 	// Namespace of the function.
 	Namespace string `json:"namespace"`
+
+	// Whether the function may be observed. Nil is omitted, as on engines older than
+	// 0.26; the default is true.
+	Observable *bool `json:"observable,omitempty,omitzero"`
+
+	// Number of observers of the function. Nil is omitted, as on engines older than
+	// 0.26.
+	ObserverCount *uint64 `json:"observer_count,omitempty,omitzero"`
+
+	// Whether only the worker that provides the function may call it. Nil is omitted,
+	// as on engines older than 0.26; the default is false.
+	Private *bool `json:"private,omitempty,omitzero"`
 
 	// Triggers that call the function. Nil encodes as [].
 	RegisteredTriggers List[FunctionTrigger] `json:"registered_triggers"`
@@ -722,8 +806,40 @@ type FunctionInfoInput struct {
 	Namespace string `json:"namespace,omitempty,omitzero"`
 }
 
+// FunctionRegisteredMessage confirms the registration of a function and lists its
+// observers. The engine sends it to a worker that declared observe.v1, and again
+// to replace the list or to change LocalDispatch. The worker answers with an
+// ObserverAckMessage for each observer.
+type FunctionRegisteredMessage struct {
+	// ID under which this connection registered the function.
+	ID string `json:"id"`
+
+	// Whether the worker may run its own calls of the function in process. Defaults
+	// to false.
+	LocalDispatch bool `json:"local_dispatch"`
+
+	// Namespace of the function. Defaults to "default" when absent or null. Empty is
+	// omitted.
+	Namespace string `json:"namespace,omitempty,omitzero"`
+
+	// All observers of the function, active or not yet accepted. Defaults to none.
+	// Nil encodes as [].
+	Observers []ObserverView `json:"observers"`
+
+	// Revision of the function's observers. It grows with every change within a
+	// connection.
+	Revision uint64 `json:"revision"`
+
+	// Tag of the message. The encoder sets it.
+	Type MessageType `json:"type"`
+}
+
 // FunctionSummary describes one function in a list.
 type FunctionSummary struct {
+	// JSON Schema of the arguments of the function's observers. Nil is omitted and
+	// means that observers have no arguments.
+	ArgsFormat JSONValue `json:"args_format,omitempty,omitzero"`
+
 	// Description of what the function is for. Nil is omitted.
 	Description *string `json:"description,omitempty,omitzero"`
 
@@ -735,6 +851,18 @@ type FunctionSummary struct {
 
 	// Namespace of the function.
 	Namespace string `json:"namespace"`
+
+	// Whether the function may be observed. Nil is omitted, as on engines older than
+	// 0.26; the default is true.
+	Observable *bool `json:"observable,omitempty,omitzero"`
+
+	// Number of observers of the function. Nil is omitted, as on engines older than
+	// 0.26.
+	ObserverCount *uint64 `json:"observer_count,omitempty,omitzero"`
+
+	// Whether only the worker that provides the function may call it. Nil is omitted,
+	// as on engines older than 0.26; the default is false.
+	Private *bool `json:"private,omitempty,omitzero"`
 
 	// Name of the worker that provides the function. For a worker without a name, the
 	// part of the ID before the first "::".
@@ -975,6 +1103,25 @@ type HTTPResponse[T any] struct {
 	StatusCode uint16 `json:"status_code"`
 }
 
+// HTTPSourceArgs are the arguments of an observer of http::on-request: one route
+// of the HTTP server. The target receives an HTTPRequest, and its result is the
+// response.
+type HTTPSourceArgs struct {
+	// Method to serve.
+	Method string `json:"method"`
+
+	// IDs of the functions that handle the request before the target, in this order.
+	// Each receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult. Empty
+	// is omitted.
+	MiddlewareFunctionIDs []string `json:"middleware_function_ids,omitempty,omitzero"`
+
+	// Route to serve. A segment :name is a parameter.
+	Path string `json:"path"`
+
+	// Setting that the HTTP worker defines. Nil is omitted.
+	PublicWebhook JSONValue `json:"public_webhook,omitempty,omitzero"`
+}
+
 // HTTPTriggerConfig is the config of trigger type http: one route of the engine's
 // HTTP server.
 type HTTPTriggerConfig struct {
@@ -1079,6 +1226,11 @@ type InvocationResultMessage struct {
 	// W3C baggage of the invocation. Empty is omitted.
 	Baggage string `json:"baggage,omitempty,omitzero"`
 
+	// Whether the hosting worker delivered the call to the observers itself, so that
+	// the engine activates none. The zero value, false, is omitted. It requires
+	// observe.v2, and the engine removes it.
+	Delivered bool `json:"delivered,omitempty,omitzero"`
+
 	// Error with which the invocation failed. Nil is omitted.
 	Error *ErrorBody `json:"error,omitempty,omitzero"`
 
@@ -1088,11 +1240,26 @@ type InvocationResultMessage struct {
 	// ID of the invocation, a UUID.
 	InvocationID string `json:"invocation_id"`
 
+	// IDs of the observers that the hosting worker chose. Nil is omitted: the engine
+	// considers every active observer. An empty list means none. It requires
+	// observe.v2, and the engine removes it.
+	Matched []string `json:"matched,omitempty,omitzero"`
+
 	// Result of the function. Nil is omitted and means the same as null.
 	Result JSONValue `json:"result,omitempty,omitzero"`
 
 	// W3C trace context of the invocation. Empty is omitted.
 	Traceparent string `json:"traceparent,omitempty,omitzero"`
+
+	// Tag of the message. The encoder sets it.
+	Type MessageType `json:"type"`
+}
+
+// InvocationsObservedMessage reports calls that ran in process and the observers
+// to activate for each. The engine sends no answer.
+type InvocationsObservedMessage struct {
+	// Reported calls, in order. Defaults to none. Nil encodes as [].
+	Items []ObservedInvocation `json:"items"`
 
 	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
@@ -1105,8 +1272,17 @@ type InvokeFunctionMessage struct {
 	// and means that the caller waits for the result. The engine never sets it.
 	Action *TriggerAction `json:"action,omitempty,omitzero"`
 
+	// Observer through which the function is called. Nil is omitted and means that
+	// the call is not made through an observer.
+	Activation *Activation `json:"activation,omitempty,omitzero"`
+
 	// W3C baggage of the caller. Empty is omitted.
 	Baggage string `json:"baggage,omitempty,omitzero"`
+
+	// Handler that makes the call; the engine adds the worker. Nil is omitted: a
+	// worker sets it only for calls of a handler, and only on a connection with
+	// observe.v1.
+	Caller *Caller `json:"caller,omitempty,omitzero"`
 
 	// Payload of the invocation. The engine adds the key _caller_worker_id to a
 	// payload that is an object. Nil encodes as null.
@@ -1127,6 +1303,10 @@ type InvokeFunctionMessage struct {
 	// never sets it.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
+	// Number of activations in the chain that led to the call. The zero value is
+	// omitted.
+	ObserveDepth uint32 `json:"observe_depth,omitempty,omitzero"`
+
 	// W3C trace context of the caller. Empty is omitted.
 	Traceparent string `json:"traceparent,omitempty,omitzero"`
 
@@ -1140,6 +1320,38 @@ type InvokeFunctionMessage struct {
 // JSONValue("null") encodes as null. JSONValue is an alias, which gives it the
 // methods of json.RawMessage.
 type JSONValue = json.RawMessage
+
+// LocalFunctionStats counts the calls of one function that ran in process.
+type LocalFunctionStats struct {
+	// Number of calls.
+	Count uint64 `json:"count"`
+
+	// Sum of the durations of all calls in milliseconds, with a fraction.
+	DurationMsSum float64 `json:"duration_ms_sum"`
+
+	// Number of calls that failed.
+	Errors uint64 `json:"errors"`
+
+	// ID of the function.
+	FunctionID string `json:"function_id"`
+}
+
+// LocalInvocationStatsMessage counts the calls that ran in process since the last
+// such message. The engine sends no answer.
+type LocalInvocationStatsMessage struct {
+	// Counts of the calls that were observed but not reported. Defaults to none. Nil
+	// encodes as [].
+	DroppedReports []DroppedReports `json:"dropped_reports"`
+
+	// Counts of the functions that were called. Defaults to none. Nil encodes as [].
+	Functions []LocalFunctionStats `json:"functions"`
+
+	// Tag of the message. The encoder sets it.
+	Type MessageType `json:"type"`
+
+	// Time that the counts cover, in milliseconds.
+	WindowMs uint64 `json:"window_ms"`
+}
 
 // LogEvent is the payload that a log trigger delivers: one record as the engine
 // stores it. It equals the StoredLog of engine::logs::list, except that the scope
@@ -1406,8 +1618,430 @@ type NumberDataPoint struct {
 	Value float64 `json:"value"`
 }
 
+// ObserveDeliver selects the payload of an observer's target.
+type ObserveDeliver string
+
+// ObserveDelivery selects who activates the observers of a function in version
+// 0.25 of the protocol.
+type ObserveDelivery string
+
+// ObserveDescriptor describes how a function may be observed in version 0.25 of
+// the protocol. Later versions use other fields of the RegisterFunctionMessage; an
+// engine still decodes a descriptor, and this package never sends one.
+type ObserveDescriptor struct {
+	// Whether the function may be observed. Nil is omitted; the default is true.
+	Allow *bool `json:"allow,omitempty,omitzero"`
+
+	// JSON Schema of the arguments of an observer. Nil is omitted and means that
+	// observers have no arguments; null decodes as nil.
+	ArgsFormat JSONValue `json:"args_format,omitempty,omitzero"`
+
+	// Who activates the observers. Empty is omitted; the default is "auto".
+	Delivery ObserveDelivery `json:"delivery,omitempty,omitzero"`
+
+	// Trigger type whose triggers the engine turns into observers of the function.
+	// Empty is omitted and means none.
+	LegacyTriggerType string `json:"legacy_trigger_type,omitempty,omitzero"`
+}
+
+// ObserveMessage creates an observer, or confirms one that the connection already
+// owns. The engine answers each with exactly one ObserveResultMessage, in order.
+type ObserveMessage struct {
+	// Time after which the observer ends, in milliseconds. Nil is omitted and means
+	// never.
+	ExpiresInMs *uint64 `json:"expires_in_ms,omitempty,omitzero"`
+
+	// ID of the observer, which the observing worker chooses. It stays the same on
+	// every connection.
+	ID string `json:"id"`
+
+	// Number of activations after which the observer ends. Nil is omitted and means
+	// no limit.
+	MaxFires *uint64 `json:"max_fires,omitempty,omitzero"`
+
+	// Number of activations that may run at once; further ones wait. Nil is omitted
+	// and means the limit of the engine.
+	MaxInFlight *uint32 `json:"max_in_flight,omitempty,omitzero"`
+
+	// Metadata of each call of the target. The worker that hosts the source does not
+	// see it. Nil is omitted; null decodes as nil.
+	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
+
+	// Observed function and the conditions for its calls.
+	Source ObserveSource `json:"source"`
+
+	// Function that the observer calls.
+	Target ObserveTarget `json:"target"`
+
+	// Tag of the message. The encoder sets it.
+	Type MessageType `json:"type"`
+}
+
+// ObserveOn selects the observed calls by their outcome.
+type ObserveOn string
+
+// ObserveResultMessage answers an ObserveMessage. With state "error" the engine
+// rejects the observer and keeps nothing of it.
+type ObserveResultMessage struct {
+	// Error that explains state "error". Nil is omitted.
+	Error *ErrorBody `json:"error,omitempty,omitzero"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// State of the observer: "pending", "active", "suspended" or "error".
+	State ObserverState `json:"state"`
+
+	// Tag of the message. The encoder sets it.
+	Type MessageType `json:"type"`
+
+	// Doubts of the engine about the observer, for example about a filter path that
+	// it cannot verify. Empty is omitted; the default is none.
+	Warnings []string `json:"warnings,omitempty,omitzero"`
+}
+
+// ObserveSource is the source of an observer on the wire: the observed function
+// and the conditions under which its calls activate the observer.
+type ObserveSource struct {
+	// Arguments for the worker that hosts the function, normally an object. Nil is
+	// omitted and means no arguments; null decodes as nil.
+	Args JSONValue `json:"args,omitempty,omitzero"`
+
+	// Parts of a call that the envelope contains. Nil is omitted and means input,
+	// output and caller; an empty list means none of them.
+	Capture []Capture `json:"capture,omitempty,omitzero"`
+
+	// Payload of the target. Empty is omitted; the default is "envelope".
+	Deliver ObserveDeliver `json:"deliver,omitempty,omitzero"`
+
+	// Filter that a call must match, an object. Nil is omitted and matches every
+	// call; null decodes as nil.
+	Filters JSONValue `json:"filters,omitempty,omitzero"`
+
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// Namespace of the observed function. Empty is omitted and means "default".
+	Namespace string `json:"namespace,omitempty,omitzero"`
+
+	// Outcome of the calls that activate the observer. Empty is omitted; the default
+	// is "success".
+	On ObserveOn `json:"on,omitempty,omitzero"`
+}
+
+// ObserveTarget is the function that an observer calls.
+type ObserveTarget struct {
+	// ID of the target.
+	FunctionID string `json:"function_id"`
+
+	// Namespace of the target. Empty is omitted and means "default".
+	Namespace string `json:"namespace,omitempty,omitzero"`
+}
+
+// ObservedInvocation is a call that ran in process, as an
+// InvocationsObservedMessage reports it. Input, output, error and metadata are
+// present if an activated observer captures them; null is a value, and differs
+// from absent.
+type ObservedInvocation struct {
+	// W3C baggage of the call. Empty is omitted.
+	Baggage string `json:"baggage,omitempty,omitzero"`
+
+	// Caller of the function; the engine adds the worker. Nil is omitted and means
+	// that no observer captures it or that nothing is known beyond the worker.
+	Caller *Caller `json:"caller,omitempty,omitzero"`
+
+	// Duration of the call in milliseconds, with a fraction.
+	DurationMs float64 `json:"duration_ms"`
+
+	// Error of the call, an object with code and message. Nil is omitted and means
+	// that no observer captures it or that the call succeeded.
+	Error JSONValue `json:"error,omitempty,omitzero"`
+
+	// ID of the called function.
+	FunctionID string `json:"function_id"`
+
+	// Payload of the call. Nil is omitted and means that no observer captures it.
+	Input JSONValue `json:"input,omitempty,omitzero"`
+
+	// ID of the call, which the worker chooses.
+	InvocationID string `json:"invocation_id"`
+
+	// IDs of the observers to activate. The worker has already applied their
+	// conditions. Defaults to none. Nil encodes as [].
+	Matched []string `json:"matched"`
+
+	// Metadata of the call. Nil is omitted and means that no observer captures it or
+	// that there is none.
+	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
+
+	// Namespace of the called function, as its FunctionRegisteredMessage states it.
+	// Empty is omitted.
+	Namespace string `json:"namespace,omitempty,omitzero"`
+
+	// Number of activations in the chain that led to the call. Defaults to 0.
+	ObserveDepth uint32 `json:"observe_depth"`
+
+	// Result of the call. Nil is omitted and means that no observer captures it, that
+	// the call failed, or that OutputIsInput is set.
+	Output JSONValue `json:"output,omitempty,omitzero"`
+
+	// Whether the result equals the payload and is left out. The zero value, false,
+	// is omitted.
+	OutputIsInput bool `json:"output_is_input,omitempty,omitzero"`
+
+	// Time at which the call began, in milliseconds since the Unix epoch.
+	StartedAtMs uint64 `json:"started_at_ms"`
+
+	// Outcome of the call: "success" or "error".
+	Status string `json:"status"`
+
+	// W3C trace context of the call. Empty is omitted.
+	Traceparent string `json:"traceparent,omitempty,omitzero"`
+}
+
+// Observed is the payload of an observer's target unless the observer delivers the
+// input or the output alone: one call of the observed function. In is the type of
+// the call's payload and Out that of its result; JSONValue accepts anything. A
+// part that the observer does not capture has its zero value.
+type Observed[In, Out any] struct {
+	// ID of the activation, different for each.
+	ActivationID string `json:"activation_id"`
+
+	// Caller of the observed function. Nil is omitted and means that it is not
+	// captured or not known.
+	Caller *Caller `json:"caller,omitempty,omitzero"`
+
+	// Duration of the observed call in milliseconds, with a fraction.
+	DurationMs float64 `json:"duration_ms"`
+
+	// Error of the observed call. Nil is omitted and means that the call succeeded or
+	// that its error is not captured.
+	Error *ErrorBody `json:"error,omitempty,omitzero"`
+
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// Payload of the observed call, if it is captured.
+	Input In `json:"input,omitempty,omitzero"`
+
+	// ID of the observed call.
+	InvocationID string `json:"invocation_id"`
+
+	// Metadata of the observed call. Nil is omitted and means that it is not captured
+	// or that there is none. The metadata of the observer is the metadata of the
+	// invocation instead.
+	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
+
+	// Namespace of the observed function. Empty is omitted.
+	Namespace string `json:"namespace,omitempty,omitzero"`
+
+	// ID of the observer.
+	ObserverID string `json:"observer_id"`
+
+	// Result of the observed call, if it is captured and the call succeeded.
+	Output Out `json:"output,omitempty,omitzero"`
+
+	// Time at which the observed call began, in milliseconds since the Unix epoch.
+	StartedAtMs uint64 `json:"started_at_ms"`
+
+	// Outcome of the observed call: "success" or "error".
+	Status string `json:"status"`
+}
+
+// ObserverAckMessage accepts or rejects an observer. The worker that hosts the
+// observed function sends it for each announced observer, and later to reject an
+// observer that it has accepted. The engine sends no answer to it.
+type ObserverAckMessage struct {
+	// Error that explains the rejection. Nil is omitted and means that the observer
+	// is accepted.
+	Error *ErrorBody `json:"error,omitempty,omitzero"`
+
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Namespace of the observed function. Empty is omitted and means the namespace of
+	// the connection.
+	Namespace string `json:"namespace,omitempty,omitzero"`
+
+	// Revision of the message that announced the observer.
+	Revision uint64 `json:"revision"`
+
+	// Tag of the message. The encoder sets it.
+	Type MessageType `json:"type"`
+}
+
+// ObserverAddedMessage announces a new observer to the worker that hosts the
+// observed function. The worker answers with an ObserverAckMessage.
+type ObserverAddedMessage struct {
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// Namespace of the observed function. Defaults to "default" when absent or null.
+	// Empty is omitted.
+	Namespace string `json:"namespace,omitempty,omitzero"`
+
+	// New observer.
+	Observer ObserverView `json:"observer"`
+
+	// Revision of the function's observers after the change.
+	Revision uint64 `json:"revision"`
+
+	// Tag of the message. The encoder sets it.
+	Type MessageType `json:"type"`
+}
+
+// ObserverInfo describes one observer in the results of engine::observers::list
+// and engine::observers::get.
+type ObserverInfo struct {
+	// Number of activations so far. Defaults to 0.
+	Fires uint64 `json:"fires"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Reason of the state. Nil is omitted.
+	Reason *ErrorBody `json:"reason,omitempty,omitzero"`
+
+	// Observed function and the conditions for its calls. The filters have normal
+	// form.
+	Source ObserveSource `json:"source"`
+
+	// State of the observer.
+	State ObserverState `json:"state"`
+
+	// Function that the observer calls.
+	Target ObserveTarget `json:"target"`
+}
+
+// ObserverInfoInput is the input of engine::observers::get.
+type ObserverInfoInput struct {
+	// ID of the observer.
+	ID string `json:"id"`
+}
+
+// ObserverInfoResult is the result of engine::observers::get. Decoding also
+// accepts the observer without the enclosing object.
+type ObserverInfoResult struct {
+	// Observer with the requested ID.
+	Observer ObserverInfo `json:"observer"`
+}
+
+// ObserverLegacy is the trigger from which an engine of version 0.25 made an
+// observer.
+type ObserverLegacy struct {
+	// Config of the trigger. Nil encodes as null.
+	Config JSONValue `json:"config"`
+
+	// Type of the trigger.
+	TriggerType string `json:"trigger_type"`
+}
+
+// ObserverRemovedMessage reports to the worker that hosts an observed function
+// that an observer no longer exists. The worker sends no answer.
+type ObserverRemovedMessage struct {
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Namespace of the observed function. Defaults to "default" when absent or null.
+	// Empty is omitted.
+	Namespace string `json:"namespace,omitempty,omitzero"`
+
+	// Revision of the function's observers after the change.
+	Revision uint64 `json:"revision"`
+
+	// Tag of the message. The encoder sets it.
+	Type MessageType `json:"type"`
+}
+
+// ObserverState is the state of an observer.
+type ObserverState string
+
+// ObserverStateChangedMessage reports a new state of an observer to the worker
+// that created it. The worker sends no answer.
+type ObserverStateChangedMessage struct {
+	// Number of activations so far. Defaults to 0.
+	Fires uint64 `json:"fires"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Reason of state "suspended", "error" or "disposed". Nil is omitted.
+	Reason *ErrorBody `json:"reason,omitempty,omitzero"`
+
+	// New state of the observer.
+	State ObserverState `json:"state"`
+
+	// Tag of the message. The encoder sets it.
+	Type MessageType `json:"type"`
+}
+
+// ObserverView is what the worker that hosts a function learns about one of its
+// observers. Decoding applies the defaults, for absent keys and for null.
+type ObserverView struct {
+	// Arguments of the observer, valid against the args_format of the function.
+	// Defaults to {}. Nil encodes as {}.
+	Args JSONValue `json:"args"`
+
+	// Parts of a call that the observer receives. Defaults to input, output and
+	// caller. Nil encodes as the default; an empty list means none of them.
+	Capture []Capture `json:"capture"`
+
+	// Filter of the observer in normal form. Defaults to {}, which matches every
+	// call. Nil encodes as {}.
+	Filters JSONValue `json:"filters"`
+
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Trigger from which the engine made the observer. Nil is omitted and means that
+	// a worker made the observer. Only engines of version 0.25 set it.
+	Legacy *ObserverLegacy `json:"legacy,omitempty,omitzero"`
+
+	// Outcome of the calls that activate the observer. Defaults to "success". Empty
+	// encodes as the default.
+	On ObserveOn `json:"on"`
+
+	// ID of the function that the observer calls.
+	Target string `json:"target"`
+}
+
+// ObserversChangedEvent is the event of engine::on-observers-changed: the state of
+// an observer has changed.
+type ObserversChangedEvent struct {
+	// ID of the observed function.
+	FunctionID string `json:"function_id"`
+
+	// ID of the observer.
+	ObserverID string `json:"observer_id"`
+
+	// Reason of the change. Nil is omitted.
+	Reason *ErrorBody `json:"reason,omitempty,omitzero"`
+
+	// State of the observer after the change.
+	State ObserverState `json:"state"`
+
+	// ID of the function that the observer calls.
+	Target string `json:"target"`
+}
+
+// ObserversListResult is the result of engine::observers::list.
+type ObserversListResult struct {
+	// Observers that the caller may see. Nil encodes as [].
+	Observers List[ObserverInfo] `json:"observers"`
+}
+
 // OnFunctionRegistrationInput is the input of the hook for function registrations.
 type OnFunctionRegistrationInput struct {
+	// JSON Schema of the arguments of the function's observers. Nil is omitted and
+	// means that observers have no arguments; null decodes as nil.
+	ArgsFormat JSONValue `json:"args_format,omitempty,omitzero"`
+
 	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context JSONValue `json:"context"`
 
@@ -1423,12 +2057,23 @@ type OnFunctionRegistrationInput struct {
 	// Namespace of the connection. Defaults to "default" when absent. Empty is
 	// omitted.
 	Namespace string `json:"namespace,omitempty,omitzero"`
+
+	// Whether the function may be observed. Nil is omitted; the default is true.
+	Observable *bool `json:"observable,omitempty,omitzero"`
+
+	// Whether only the connection of the worker may call the function. The zero
+	// value, false, is omitted.
+	Private bool `json:"private,omitempty,omitzero"`
 }
 
 // OnFunctionRegistrationResult is the result of the hook for function
 // registrations. The zero value accepts the registration unchanged. To reject the
 // registration, return an error instead.
 type OnFunctionRegistrationResult struct {
+	// JSON Schema of the arguments of the function's observers to register. Nil is
+	// omitted and keeps the original schema.
+	ArgsFormat JSONValue `json:"args_format,omitempty,omitzero"`
+
 	// Description to register. Nil is omitted and keeps the original description.
 	Description *string `json:"description,omitempty,omitzero"`
 
@@ -1439,6 +2084,14 @@ type OnFunctionRegistrationResult struct {
 	// Metadata to register; a JSON null replaces the original metadata, too. Nil is
 	// omitted and keeps the original metadata.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
+
+	// Whether the function may be observed. Nil is omitted and keeps the original
+	// value.
+	Observable *bool `json:"observable,omitempty,omitzero"`
+
+	// Whether only the connection of the worker may call the function. Nil is omitted
+	// and keeps the original value.
+	Private *bool `json:"private,omitempty,omitzero"`
 }
 
 // OnTriggerRegistrationInput is the input of the hook for trigger registrations.
@@ -1526,6 +2179,10 @@ type OtelConfig struct {
 	// $OTEL_SDK_DISABLED is true, otherwise $OTEL_ENABLED (where false, 0, no and off
 	// mean false), otherwise true.
 	Enabled *bool `json:"enabled,omitempty,omitzero"`
+
+	// Headers of every upgrade request of the telemetry connection, keyed by name.
+	// Empty is omitted and means none.
+	EngineWSHeaders map[string]string `json:"engine_ws_headers,omitempty,omitzero"`
 
 	// URL of the engine. The path /otel is appended unless the URL already ends in
 	// it. Nil is omitted; the default is $III_URL, otherwise ws://127.0.0.1:49134.
@@ -1751,6 +2408,29 @@ type QueueRedriveResult struct {
 	Redriven uint64 `json:"redriven"`
 }
 
+// QueueSourceArgs are the arguments of an observer of queue::on-message. The
+// target receives what was published to the topic with iii::durable::publish. An
+// error of the target leads to a retry, and after the last one the message becomes
+// a dead letter.
+type QueueSourceArgs struct {
+	// Delay before the first retry in milliseconds. Nil is omitted; the default is
+	// 1000.
+	BackoffMs *uint64 `json:"backoff_ms,omitempty,omitzero"`
+
+	// Group of observers that share the messages of the topic. Empty is omitted; the
+	// observer then receives every message.
+	Group string `json:"group,omitempty,omitzero"`
+
+	// Number of retries after the first attempt. Nil is omitted; the default is 3.
+	MaxRetries *uint64 `json:"max_retries,omitempty,omitzero"`
+
+	// Delivery settings of the subscriber. Nil is omitted and means the defaults.
+	QueueConfig *QueueConfig `json:"queue_config,omitempty,omitzero"`
+
+	// Name of the topic.
+	Topic string `json:"topic"`
+}
+
 // QueueTriggerConfig is the config of trigger type durable:subscriber. Its
 // function receives the payloads published with iii::durable::publish. Delivery is
 // at-least-once, with retries and a dead-letter queue.
@@ -1812,8 +2492,13 @@ type ReconnectionConfig struct {
 }
 
 // RegisterFunctionMessage registers a function in the namespace of the connection.
-// The engine answers only to reject the registration.
+// The engine answers to reject the registration, and with a
+// FunctionRegisteredMessage if the worker declared observe.v1.
 type RegisterFunctionMessage struct {
+	// JSON Schema of the arguments of an observer. Nil is omitted and means that
+	// observers have no arguments; null decodes as nil. It requires observe.v2.
+	ArgsFormat JSONValue `json:"args_format,omitempty,omitzero"`
+
 	// Human-readable description of the function. Nil is omitted.
 	Description *string `json:"description,omitempty,omitzero"`
 
@@ -1827,6 +2512,17 @@ type RegisterFunctionMessage struct {
 	// Metadata that the worker attaches to the function. {"internal": true} hides the
 	// function from listings. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
+
+	// Whether the function may be observed. Nil is omitted; the default is true. It
+	// requires observe.v2.
+	Observable *bool `json:"observable,omitempty,omitzero"`
+
+	// Descriptor of a worker of version 0.25. Nil is omitted.
+	Observe *ObserveDescriptor `json:"observe,omitempty,omitzero"`
+
+	// Whether only this connection may call the function; any worker may observe it.
+	// The zero value, false, is omitted. It requires observe.v2.
+	Private bool `json:"private,omitempty,omitzero"`
 
 	// JSON Schema of the payload, or null. Nil is omitted.
 	RequestFormat JSONValue `json:"request_format,omitempty,omitzero"`
@@ -1943,17 +2639,19 @@ type RegisterTriggerTypeMessage struct {
 }
 
 // RegistrationRejectedMessage reports that the engine rejects a function or the
-// whole worker. A conflict of function IDs affects only that function; every other
-// code ends the connection.
+// whole worker. A conflict of function IDs affects only that function, and so does
+// every rejection since version 0.26 that names a function; any other ends the
+// connection.
 type RegistrationRejectedMessage struct {
-	// Error code: "FUNCTION_NAMESPACE_CONFLICT" or "WORKER_NAMESPACE_CONFLICT".
+	// Error code: "FUNCTION_NAMESPACE_CONFLICT", "WORKER_NAMESPACE_CONFLICT" or,
+	// since version 0.26, "INVALID_ARGS_FORMAT" or "UNSUPPORTED".
 	Code string `json:"code"`
 
-	// Function ID that is already taken, with its prefix. Empty, and then omitted,
-	// unless the conflict is one of function IDs.
+	// ID of the rejected function, with its prefix. Empty, and then omitted, if the
+	// worker is rejected.
 	FunctionID string `json:"function_id,omitempty,omitzero"`
 
-	// Namespace in which the conflict occurred.
+	// Namespace of the rejected function or worker.
 	Namespace string `json:"namespace"`
 
 	// ID of the worker that holds the name or the function ID. Empty if the function
@@ -2083,7 +2781,8 @@ type StateDeleteInput struct {
 	Scope string `json:"scope"`
 }
 
-// StateEvent is the payload that a state trigger delivers.
+// StateEvent is the payload that a state trigger delivers, and the event of
+// state::on-changed.
 type StateEvent struct {
 	// Kind of change to the value.
 	EventType StateEventType `json:"event_type"`
@@ -3191,6 +3890,16 @@ type TriggersListResult struct {
 	RegisteredTriggers List[TriggerSummary] `json:"registered_triggers"`
 }
 
+// UnobserveMessage ends an observer of this connection. The engine answers with an
+// ObserverStateChangedMessage, and ignores an unknown ID.
+type UnobserveMessage struct {
+	// ID of the observer.
+	ID string `json:"id"`
+
+	// Tag of the message. The encoder sets it.
+	Type MessageType `json:"type"`
+}
+
 // UnregisterFunctionMessage removes a function that this connection has
 // registered. The engine sends no answer.
 type UnregisterFunctionMessage struct {
@@ -3516,6 +4225,10 @@ type WorkerRegisterInput struct {
 	// Description of what the worker is for. Empty is omitted.
 	Description string `json:"description,omitempty,omitzero"`
 
+	// Features of the worker, such as "observe.v2". Empty is omitted and means none.
+	// Engines older than 0.25 ignore it.
+	Features []string `json:"features,omitempty,omitzero"`
+
 	// Kind of isolation in which the worker runs. Empty is omitted.
 	Isolation string `json:"isolation,omitempty,omitzero"`
 
@@ -3556,6 +4269,11 @@ type WorkerRegisterResult struct {
 // WorkerRegisteredMessage is the first message that the engine sends on every
 // connection that it accepts.
 type WorkerRegisteredMessage struct {
+	// Features of the engine, such as "observe.v2". Empty is omitted and means none,
+	// as on engines older than 0.25. Decoding skips elements that are not strings,
+	// and takes any other value than an array as none.
+	Features []string `json:"features,omitempty,omitzero"`
+
 	// Secret, a UUID, with which a later connection can replace this one. Empty is
 	// omitted.
 	ReattachToken string `json:"reattach_token,omitempty,omitzero"`

@@ -1,4 +1,4 @@
-package iii
+package wsconn
 
 import (
 	"errors"
@@ -16,7 +16,7 @@ func TestExpiredWritesStayExpired(t *testing.T) {
 	near, far := net.Pipe()
 	defer near.Close()
 	defer far.Close()
-	g := &gatherConn{Conn: near}
+	g := &coalescer{Conn: near}
 	g.writeThrough()
 	g.expireWrites(true)
 	if err := g.SetWriteDeadline(time.Time{}); err != nil {
@@ -40,30 +40,30 @@ func TestExpiredWritesStayExpired(t *testing.T) {
 func TestWriteLimits(t *testing.T) {
 	for _, test := range []struct {
 		name   string
-		limit  writeLimit
-		change func(*gatherConn) // after two seconds
-		reads  int               // bytes that the peer reads each second; 0 is none
-		after  time.Duration     // when the write fails; 0: it succeeds
+		limit  WriteLimit
+		change func(*coalescer) // after two seconds
+		reads  int              // bytes that the peer reads each second; 0 is none
+		after  time.Duration    // when the write fails; 0: it succeeds
 	}{
-		{name: "deadline", limit: writeLimit{deadline: start.Add(3 * time.Second)}, after: 3 * time.Second},
-		{name: "deadline that has passed", limit: writeLimit{deadline: start.Add(-time.Second)}, reads: 1 << 20, after: time.Nanosecond},
-		{name: "deadline with a peer that reads", limit: writeLimit{deadline: start.Add(3 * time.Second)}, reads: 1000, after: 3 * time.Second},
-		{name: "stall", limit: writeLimit{stall: 3 * time.Second}, after: 3 * time.Second},
-		{name: "stall with a peer that reads", limit: writeLimit{stall: 3 * time.Second}, reads: 8 << 10},
-		{name: "stall with a peer that reads too little", limit: writeLimit{stall: 3 * time.Second}, reads: 100, after: 3 * time.Second},
-		{name: "deadline before the stall", limit: writeLimit{deadline: start.Add(time.Second), stall: 3 * time.Second}, after: time.Second},
+		{name: "deadline", limit: WriteLimit{Deadline: start.Add(3 * time.Second)}, after: 3 * time.Second},
+		{name: "deadline that has passed", limit: WriteLimit{Deadline: start.Add(-time.Second)}, reads: 1 << 20, after: time.Nanosecond},
+		{name: "deadline with a peer that reads", limit: WriteLimit{Deadline: start.Add(3 * time.Second)}, reads: 1000, after: 3 * time.Second},
+		{name: "stall", limit: WriteLimit{Stall: 3 * time.Second}, after: 3 * time.Second},
+		{name: "stall with a peer that reads", limit: WriteLimit{Stall: 3 * time.Second}, reads: 8 << 10},
+		{name: "stall with a peer that reads too little", limit: WriteLimit{Stall: 3 * time.Second}, reads: 100, after: 3 * time.Second},
+		{name: "deadline before the stall", limit: WriteLimit{Deadline: start.Add(time.Second), Stall: 3 * time.Second}, after: time.Second},
 		{name: "no limit", reads: 1000},
 		{name: "deadline set during the write", after: 4 * time.Second,
-			change: func(g *gatherConn) { g.limitWrites(writeLimit{deadline: start.Add(4 * time.Second)}) }},
+			change: func(g *coalescer) { g.limitWrites(WriteLimit{Deadline: start.Add(4 * time.Second)}) }},
 		{name: "deadline passed during the write", after: 2 * time.Second,
-			change: func(g *gatherConn) { g.limitWrites(writeLimit{deadline: start}) }},
-		{name: "deadline moved on during the write", limit: writeLimit{deadline: start.Add(3 * time.Second)}, after: 6 * time.Second,
-			change: func(g *gatherConn) { g.limitWrites(writeLimit{deadline: start.Add(6 * time.Second)}) }},
-		{name: "deadline taken away during the write", limit: writeLimit{deadline: start.Add(3 * time.Second)}, reads: 10_000,
-			change: func(g *gatherConn) { g.limitWrites(writeLimit{}) }},
+			change: func(g *coalescer) { g.limitWrites(WriteLimit{Deadline: start}) }},
+		{name: "deadline moved on during the write", limit: WriteLimit{Deadline: start.Add(3 * time.Second)}, after: 6 * time.Second,
+			change: func(g *coalescer) { g.limitWrites(WriteLimit{Deadline: start.Add(6 * time.Second)}) }},
+		{name: "deadline taken away during the write", limit: WriteLimit{Deadline: start.Add(3 * time.Second)}, reads: 10_000,
+			change: func(g *coalescer) { g.limitWrites(WriteLimit{}) }},
 		{name: "stall set during the write", after: 5 * time.Second,
-			change: func(g *gatherConn) { g.limitWrites(writeLimit{stall: 3 * time.Second}) }},
-		{name: "expired during the write", after: 2 * time.Second, change: func(g *gatherConn) { g.expireWrites(true) }},
+			change: func(g *coalescer) { g.limitWrites(WriteLimit{Stall: 3 * time.Second}) }},
+		{name: "expired during the write", after: 2 * time.Second, change: func(g *coalescer) { g.expireWrites(true) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -72,7 +72,7 @@ func TestWriteLimits(t *testing.T) {
 				defer peer.Wait()
 				defer near.Close()
 				defer far.Close()
-				g := &gatherConn{Conn: near}
+				g := &coalescer{Conn: near}
 				g.writeThrough()
 				g.limitWrites(test.limit)
 				if test.change != nil {
@@ -108,9 +108,9 @@ func TestControlFramesHaveTheirOwnDeadline(t *testing.T) {
 		near, far := net.Pipe()
 		defer near.Close()
 		defer far.Close()
-		g := &gatherConn{Conn: near}
+		g := &coalescer{Conn: near}
 		g.writeThrough()
-		g.limitWrites(writeLimit{deadline: start.Add(time.Minute)})
+		g.limitWrites(WriteLimit{Deadline: start.Add(time.Minute)})
 		for _, test := range []struct {
 			control time.Time
 			after   time.Duration

@@ -1,0 +1,454 @@
+// Package wsconn is the WebSocket under every connection to an engine: dialing, reading,
+// coalesced writing, keepalive, orderly close, and the loop that dials again.
+package wsconn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+const (
+	// WriteTimeout bounds each write to the network.
+	WriteTimeout = 10 * time.Second
+
+	// CloseTimeout bounds the wait for the peer's half of an orderly close, and for the
+	// reason that a peer gives before it stops reading.
+	CloseTimeout = time.Second
+
+	// maxKeptBuffer is the largest read buffer that is kept for the next message.
+	maxKeptBuffer = 1 << 20
+)
+
+// Types of messages.
+const (
+	Text   = websocket.TextMessage
+	Binary = websocket.BinaryMessage
+)
+
+// Conn is an open WebSocket with one reader and one writer. It dies once, with the reason
+// of the first [Conn.Fail], and its goroutines end then. It is made by [Dialer.Dial].
+type Conn struct {
+	// OnFail is called once, before Dead is closed; it may be nil. OnPong receives the data
+	// of each pong on the reader's goroutine; it may be nil. Both are set before
+	// [Conn.Start].
+	OnFail func(error)
+	OnPong func(data string)
+
+	ws    *websocket.Conn
+	net   *coalescer
+	loops sync.WaitGroup
+	wake  chan struct{} // capacity 1: there is something to write
+
+	once sync.Once
+	dead chan struct{}
+	err  error // set before dead is closed
+
+	began    time.Time
+	lastRead atomic.Int64 // nanoseconds after began; awaitingCaller: silence is not the peer's
+
+	mu        sync.Mutex
+	ping      bool
+	pong      []byte        // the answer to the latest ping, which is the only one that needs one (RFC 6455, 5.5.3)
+	closing   bool          // a Close frame follows what is queued
+	closeSent chan struct{} // closed when the Close frame is written
+}
+
+// awaitingCaller as the time of the last read suspends the idle limit.
+const awaitingCaller = -1
+
+func newConn(ws *websocket.Conn, network *coalescer) *Conn {
+	return &Conn{ws: ws, net: network, wake: make(chan struct{}, 1), dead: make(chan struct{}), began: time.Now(), closeSent: make(chan struct{})}
+}
+
+// Over returns a connection without a WebSocket, over a network connection that nobody
+// reads or writes, for tests of what its owner does.
+func Over(network net.Conn) *Conn { return newConn(nil, &coalescer{Conn: network}) }
+
+// handleControl lets control frames pass through the writer.
+func (c *Conn) handleControl() {
+	c.ws.SetPingHandler(func(data string) error {
+		c.touch()
+		c.mu.Lock()
+		c.pong = append(make([]byte, 0, len(data)), data...)
+		c.mu.Unlock()
+		c.Wake()
+		return nil
+	})
+	c.ws.SetPongHandler(func(data string) error {
+		c.touch()
+		if c.OnPong != nil {
+			c.OnPong(data)
+		}
+		return nil
+	})
+	c.ws.SetCloseHandler(func(int, string) error {
+		c.CloseWrite()
+		return nil
+	})
+}
+
+// Began returns when the connection was opened.
+func (c *Conn) Began() time.Time { return c.began }
+
+// Dead is closed when the connection is dead.
+func (c *Conn) Dead() <-chan struct{} { return c.dead }
+
+// IsDead reports whether the connection is dead.
+func (c *Conn) IsDead() bool {
+	select {
+	case <-c.dead:
+		return true
+	default:
+		return false
+	}
+}
+
+// Err returns why the connection died. It may be called once Dead is closed.
+func (c *Conn) Err() error { return c.err }
+
+// Fail ends the connection; the first reason stays.
+func (c *Conn) Fail(err error) {
+	c.once.Do(func() {
+		c.err = err
+		if c.OnFail != nil {
+			c.OnFail(err)
+		}
+		close(c.dead)
+		_ = c.net.Conn.Close()
+	})
+}
+
+// Loops is what a connection does until it is dead.
+type Loops struct {
+	// Read handles a message on the reader's goroutine; the message is overwritten
+	// afterwards. An error fails the connection. If Read is nil, the caller reads.
+	Read func(kind int, message []byte) error
+
+	// Write writes and flushes a batch of what is queued and reports whether there was
+	// any. It is called again when there was, and after [Conn.Wake].
+	Write func() (wrote bool, err error)
+
+	// Ping is called every PingInterval; nil is [Conn.Ping].
+	Ping func()
+
+	PingInterval time.Duration
+	IdleTimeout  time.Duration // without a frame from the peer until the connection fails
+}
+
+// Start starts the loops. They end when the connection dies, or ctx ends, whose cause is
+// then the reason. [Conn.Wait] joins them.
+func (c *Conn) Start(ctx context.Context, l Loops) {
+	if l.Read != nil {
+		c.Go(func() { c.readLoop(l.Read) })
+	}
+	c.Go(func() { c.writeLoop(l.Write) })
+	c.Go(func() { c.watch(ctx, l) })
+}
+
+// Go runs f on a goroutine that Wait joins.
+func (c *Conn) Go(f func()) { c.loops.Go(f) }
+
+// Wait returns why the connection died, once it is dead and its goroutines have ended.
+func (c *Conn) Wait() error {
+	<-c.dead
+	c.loops.Wait()
+	return c.err
+}
+
+// Ping queues a ping.
+func (c *Conn) Ping() {
+	c.mu.Lock()
+	c.ping = true
+	c.mu.Unlock()
+	c.Wake()
+}
+
+// Wake wakes the writer.
+func (c *Conn) Wake() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// touch notes a sign of life.
+func (c *Conn) touch() { c.lastRead.Store(int64(time.Since(c.began))) }
+
+// Silence returns how long the peer has sent nothing.
+func (c *Conn) Silence() time.Duration {
+	last := c.lastRead.Load()
+	if last == awaitingCaller {
+		return 0
+	}
+	return time.Since(c.began) - time.Duration(last)
+}
+
+// watch pings the peer, and fails the connection when the peer is silent for too long or
+// ctx ends.
+func (c *Conn) watch(ctx context.Context, l Loops) {
+	if l.Ping == nil {
+		l.Ping = c.Ping
+	}
+	timer := time.NewTimer(l.PingInterval)
+	defer timer.Stop()
+	for {
+		select {
+		case <-c.dead:
+			return
+		case <-ctx.Done():
+			c.Fail(context.Cause(ctx))
+			return
+		case <-timer.C:
+		}
+		silent := c.Silence()
+		if silent >= l.IdleTimeout {
+			c.Fail(fmt.Errorf("nothing came from the engine for %v", silent.Round(time.Millisecond)))
+			return
+		}
+		l.Ping()
+		timer.Reset(min(l.PingInterval, l.IdleTimeout-silent))
+	}
+}
+
+// Read reads a message and appends it to buf. Between two calls of a caller that reads by
+// itself, the peer's silence does not count.
+func (c *Conn) Read(buf []byte) (kind int, message []byte, err error) {
+	c.touch()
+	kind, message, err = c.read(buf)
+	c.lastRead.Store(awaitingCaller)
+	return kind, message, err
+}
+
+func (c *Conn) read(buf []byte) (kind int, message []byte, err error) {
+	kind, r, err := c.ws.NextReader()
+	if err == nil {
+		c.touch()
+		buf, err = appendAll(r, buf, c.touch) // a message that comes in pieces is a sign of life
+	}
+	if err != nil {
+		return 0, buf, readError(err)
+	}
+	return kind, buf, nil
+}
+
+func (c *Conn) readLoop(handle func(kind int, message []byte) error) {
+	var buf []byte
+	for {
+		kind, message, err := c.read(buf[:0])
+		if err == nil {
+			err = handle(kind, message)
+		}
+		if err != nil {
+			c.Fail(err)
+			return
+		}
+		if buf = message; cap(buf) > maxKeptBuffer {
+			buf = nil
+		}
+	}
+}
+
+// NextReader returns a reader of the next message, for a caller that chooses its memory.
+func (c *Conn) NextReader() (kind int, r io.Reader, err error) { return c.ws.NextReader() }
+
+// AppendAll appends what r holds to buf.
+func AppendAll(r io.Reader, buf []byte) ([]byte, error) { return appendAll(r, buf, nil) }
+
+// appendAll also calls progress for each piece but the first.
+func appendAll(r io.Reader, buf []byte, progress func()) ([]byte, error) {
+	for reads := 0; ; reads++ {
+		if len(buf) == cap(buf) {
+			buf = append(buf, 0)[:len(buf)]
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if err == io.EOF {
+			return buf, nil
+		}
+		if err != nil {
+			return buf, err
+		}
+		if reads > 0 && progress != nil {
+			progress()
+		}
+	}
+}
+
+func readError(err error) error {
+	var closed *websocket.CloseError
+	switch {
+	case errors.As(err, &closed) && closed.Code == websocket.CloseNoStatusReceived:
+		return fmt.Errorf("the engine closed the connection: %w", err)
+	case errors.Is(err, websocket.ErrReadLimit):
+		return fmt.Errorf("a received message is above the read limit: %w", err)
+	}
+	return fmt.Errorf("read: %w", err)
+}
+
+// IsClose reports whether err is the peer's Close frame.
+func IsClose(err error) bool {
+	var closed *websocket.CloseError
+	return errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure
+}
+
+// writeLoop is the writer: what is queued when it wakes leaves together.
+func (c *Conn) writeLoop(next func() (wrote bool, err error)) {
+	for !c.IsDead() {
+		wrote, err := c.writeNext(next)
+		if err != nil {
+			c.failWrite(err)
+			return
+		}
+		if wrote {
+			continue
+		}
+		select {
+		case <-c.wake:
+			// What other goroutines are about to queue leaves in the same write.
+			runtime.Gosched()
+		case <-c.dead:
+		}
+	}
+}
+
+// writeNext writes the control frames that are due, and what is queued.
+func (c *Conn) writeNext(next func() (wrote bool, err error)) (wrote bool, err error) {
+	c.mu.Lock()
+	ping, pong, closing := c.ping, c.pong, c.closing
+	c.ping, c.pong = false, nil
+	c.mu.Unlock()
+	if ping {
+		if err := c.WritePing(nil); err != nil {
+			return false, writeError(err)
+		}
+	}
+	if pong != nil {
+		if err := c.ws.WriteControl(websocket.PongMessage, pong, time.Time{}); err != nil {
+			return false, writeError(err)
+		}
+	}
+	if wrote, err = next(); wrote || err != nil {
+		return wrote, err
+	}
+	if closing {
+		if err := c.WriteClose(time.Time{}); err != nil {
+			return false, writeError(err)
+		}
+	}
+	if err := c.Flush(); err != nil {
+		return false, err
+	}
+	if closing { // nothing may follow
+		close(c.closeSent)
+		<-c.dead
+	}
+	return false, nil
+}
+
+// failWrite ends a connection that cannot be written to. The peer may have said why it
+// hung up, unless the write ran out of time, so the reader has a moment to find it.
+func (c *Conn) failWrite(err error) {
+	var late net.Error
+	if errors.As(err, &late) && late.Timeout() {
+		c.Fail(err)
+		return
+	}
+	patience := time.AfterFunc(CloseTimeout, func() { c.Fail(err) })
+	defer patience.Stop()
+	<-c.dead
+}
+
+func writeError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("write: %w", err)
+}
+
+// WriteMessage writes a message of these parts. It may be called by Loops.Write.
+func (c *Conn) WriteMessage(kind int, p []byte) error {
+	return writeError(c.ws.WriteMessage(kind, p))
+}
+
+// WriteParts writes a message that consists of a prefix and p.
+func (c *Conn) WriteParts(kind int, prefix string, p []byte) error {
+	w, err := c.ws.NextWriter(kind)
+	if err != nil {
+		return writeError(err)
+	}
+	if _, err := io.WriteString(w, prefix); err != nil {
+		return writeError(err)
+	}
+	if _, err := w.Write(p); err != nil {
+		return writeError(err)
+	}
+	return writeError(w.Close())
+}
+
+// WritePing writes a ping with this data, in order with the messages.
+func (c *Conn) WritePing(data []byte) error {
+	return writeError(c.ws.WriteControl(websocket.PingMessage, data, time.Time{}))
+}
+
+// WriteClose writes a Close frame until the deadline; zero is none.
+func (c *Conn) WriteClose(deadline time.Time) error {
+	err := c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), deadline)
+	if errors.Is(err, websocket.ErrCloseSent) {
+		return nil
+	}
+	return err
+}
+
+// Flush writes to the network what was coalesced.
+func (c *Conn) Flush() error { return writeError(c.net.Flush()) }
+
+// CloseWrite lets a Close frame follow what is queued. The channel is closed once the
+// frame is written; nothing is written after it.
+func (c *Conn) CloseWrite() <-chan struct{} {
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
+	c.Wake()
+	return c.closeSent
+}
+
+// Close sends a Close frame behind what is queued and waits for the peer's: at most for
+// CloseTimeout or until ctx ends.
+func (c *Conn) Close(ctx context.Context) {
+	c.CloseWrite()
+	timer := time.NewTimer(CloseTimeout)
+	defer timer.Stop()
+	select {
+	case <-c.dead:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// Abort closes the network connection. Its reader and writer fail.
+func (c *Conn) Abort() { _ = c.net.Conn.Close() }
+
+// LimitWrites bounds the messages of an unbuffered connection, including one that is being
+// written.
+func (c *Conn) LimitWrites(l WriteLimit) { c.net.limitWrites(l) }
+
+// ExpireWrites ends the write of an unbuffered connection that is under way, and those
+// that follow until it is called with false.
+func (c *Conn) ExpireWrites(expired bool) { c.net.expireWrites(expired) }
+
+// SetWriteBuffer sets the size of the system's send buffer, if the network connection has
+// one.
+func (c *Conn) SetWriteBuffer(bytes int) {
+	if n, ok := c.net.Conn.(interface{ SetWriteBuffer(int) error }); ok {
+		_ = n.SetWriteBuffer(bytes)
+	}
+}

@@ -1,0 +1,173 @@
+package wsconn
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// DialTimeout bounds the opening of a connection, the WebSocket handshake included.
+const DialTimeout = 10 * time.Second
+
+const ioBuffer = 64 << 10
+
+// Dialer opens WebSockets to an engine.
+type Dialer struct {
+	URL         *url.URL // ws or wss; userinfo becomes basic authentication
+	Header      http.Header
+	TLS         *tls.Config
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error) // nil: TCP, through the proxies of the environment
+	ReadLimit   int64
+
+	// Unbuffered connections write each message through, for as long as
+	// [Conn.LimitWrites] allows, and answer control frames by themselves. Others coalesce
+	// what is written until [Conn.Flush].
+	Unbuffered bool
+}
+
+// webSocketTLS returns a copy of cfg, or of the default if cfg is nil, that offers HTTP/1.1
+// alone. net/http adds h2 to a configuration that it uses, a server that is offered h2
+// selects it, and a WebSocket over h2 is not supported here. Some servers reject clients
+// that offer nothing.
+func webSocketTLS(cfg *tls.Config) *tls.Config {
+	if cfg = cfg.Clone(); cfg == nil {
+		cfg = &tls.Config{}
+	}
+	cfg.NextProtos = []string{"http/1.1"}
+	return cfg
+}
+
+// StatusError is an HTTP response that refuses the WebSocket upgrade.
+type StatusError struct {
+	Code int    // such as 404
+	Text string // such as "404 Not Found"
+	Err  error
+}
+
+// Error implements error.
+func (e *StatusError) Error() string { return e.Err.Error() + ": HTTP status " + e.Text }
+
+// Unwrap returns the error of the handshake.
+func (e *StatusError) Unwrap() error { return e.Err }
+
+// Dial opens a connection and completes the WebSocket handshake within DialTimeout. Its
+// errors contain neither headers nor userinfo.
+func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, DialTimeout)
+	defer cancel()
+	u := *d.URL
+	header := d.Header.Clone()
+	if u.User != nil {
+		if header == nil {
+			header = http.Header{}
+		}
+		if header.Get("Authorization") == "" {
+			password, _ := u.User.Password()
+			header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
+		}
+		u.User = nil
+	}
+	var network *coalescer
+	var abort func() bool
+	dialNet := d.DialContext
+	ws := websocket.Dialer{
+		TLSClientConfig:  webSocketTLS(d.TLS),
+		HandshakeTimeout: DialTimeout,
+		ReadBufferSize:   ioBuffer,
+		WriteBufferSize:  ioBuffer,
+	}
+	if dialNet == nil {
+		dialNet = new(net.Dialer).DialContext
+		ws.Proxy = environmentProxy
+	}
+	ws.NetDialContext = func(attempt context.Context, protocol, addr string) (net.Conn, error) {
+		conn, err := dialNet(attempt, protocol, addr)
+		if err != nil {
+			return nil, err
+		}
+		network = &coalescer{Conn: conn, timeout: WriteTimeout, handshake: handshakeBytes}
+		// The handshake itself watches deadlines only.
+		abort = context.AfterFunc(ctx, func() { _ = conn.Close() })
+		return network, nil
+	}
+	conn, resp, err := upgrade(ctx, &ws, u.String(), header)
+	if abort != nil && !abort() && err == nil {
+		_ = conn.Close()
+		resp, err = nil, ctx.Err()
+	}
+	if err != nil {
+		if ctxErr := ctx.Err(); ctxErr != nil && !errors.Is(err, ctxErr) {
+			err = fmt.Errorf("%w: %w", ctxErr, err)
+		}
+		if resp != nil {
+			err = &StatusError{resp.StatusCode, resp.Status, err}
+		}
+		return nil, fmt.Errorf("connect to %s: %w", u.Host, err)
+	}
+	network.handshake = math.MaxInt
+	conn.SetReadLimit(d.ReadLimit)
+	c := newConn(conn, network)
+	if d.Unbuffered {
+		network.writeThrough()
+	} else {
+		network.coalesce()
+		c.handleControl()
+	}
+	return c, nil
+}
+
+// AddHeader adds h to the headers of the upgrade request. It rejects those of the upgrade
+// itself, except Host.
+func (d *Dialer) AddHeader(h http.Header) error {
+	for name := range h {
+		switch http.CanonicalHeaderKey(name) {
+		case "Upgrade", "Connection", "Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Sec-Websocket-Protocol":
+			return fmt.Errorf("%s belongs to the WebSocket upgrade", name)
+		}
+	}
+	if d.Header == nil {
+		d.Header = http.Header{}
+	}
+	for name, values := range h {
+		for _, v := range values {
+			d.Header.Add(name, v)
+		}
+	}
+	return nil
+}
+
+// upgrade dials. The library panics on some answers of a proxy, so a panic is returned as
+// an error. Extensions, none of which are offered, are rejected: nothing bounds what a
+// compressed message expands to.
+func upgrade(ctx context.Context, d *websocket.Dialer, address string, header http.Header) (conn *websocket.Conn, resp *http.Response, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			conn, resp, err = nil, nil, fmt.Errorf("handshake: %v", p)
+		}
+	}()
+	conn, resp, err = d.DialContext(ctx, address, header)
+	if err == nil && resp.Header.Get("Sec-Websocket-Extensions") != "" {
+		_ = conn.Close()
+		conn, err = nil, errors.New("the engine answers with a WebSocket extension that was not offered")
+	}
+	return conn, resp, err
+}
+
+// environmentProxy is http.ProxyFromEnvironment, but its errors do not contain the proxy's
+// address, which may include a password.
+func environmentProxy(r *http.Request) (*url.URL, error) {
+	proxy, err := http.ProxyFromEnvironment(r)
+	if err != nil {
+		return nil, errors.New("the proxy address of the environment is no URL")
+	}
+	return proxy, nil
+}
