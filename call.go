@@ -151,6 +151,9 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		in = raw
 	}
 	inv.traceparent, inv.baggage = InjectTraceparent(ctx), InjectBaggage(ctx)
+	if h, ok := ctx.Value(invocationKey{}).(*invocationContext); ok && h.client == c {
+		inv.caller = h.in
+	}
 
 	r := c.out.newRequest(inv.action != actionVoid, cfg.timeout)
 	if r.wantsResult {

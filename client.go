@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,6 +47,7 @@ type Client struct {
 	ended      bool
 	err        error // the fatal error
 	workerID   string
+	features   []string           // of the engine of the present connection; nil before its hello
 	identities []identity         // connections that the engine may still hold, the latest last
 	wasReady   bool               // a link has been ready
 	warned     bool               // of the first failure to connect, or there is no need to
@@ -473,6 +475,16 @@ func (c *Client) WorkerID() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.workerID
+}
+
+// Features returns what the engine of the present connection lists, such as
+// [FeatureObserveV2]: nil before its hello and while there is no connection, empty for an
+// engine that lists nothing (up to 0.24). A reconnection may change it. The result is the
+// caller's own.
+func (c *Client) Features() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.features)
 }
 
 // Name is the name under which this worker is registered.

@@ -325,7 +325,9 @@ type invocation struct {
 	baggage     string
 	metadata    any
 	hasMetadata bool
-	room        int // bytes before what encodeCall has written
+	caller      *incoming // that the call is made for; nil outside of handlers
+	observerID  string    // whose target the call runs; "" for an ordinary call
+	room        int       // bytes before what encodeCall has written
 }
 
 // envelopeRoom is how much the keys and the fixed parts of a call's envelope take at most.
@@ -337,7 +339,7 @@ var blanks = bytes.Repeat([]byte{' '}, 1<<10)
 // room for the envelope. The envelope is written when the call leaves, because only then is
 // it known which dialect the connection speaks.
 func encodeCall(b *buffer, inv *invocation, in any) error {
-	inv.room = envelopeRoom + maxQuoted(inv.functionID) + maxQuoted(inv.queue) + maxQuoted(inv.namespace) + maxQuoted(inv.baggage)
+	inv.room = envelopeRoom + inv.caller.callerRoom() + maxQuoted(inv.observerID) + maxQuoted(inv.functionID) + maxQuoted(inv.queue) + maxQuoted(inv.namespace) + maxQuoted(inv.baggage)
 	for n := inv.room; n > 0; n -= len(blanks) {
 		b.Write(blanks[:min(n, len(blanks))])
 	}

@@ -2,7 +2,10 @@ package iii
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 
 	"github.com/iii-go/iii/internal/rawjson"
 )
@@ -16,6 +19,9 @@ import (
 // Messages that exist once per call are appended to a buffer. The others are values of the
 // generated types.
 type dialect interface {
+	// observes reports whether the engine has observers.
+	observes() bool
+
 	// checkCall returns why the engine cannot be sent a call of this size, or nil. The
 	// call then fails without having been sent.
 	checkCall(inv *invocation, size int) error
@@ -71,36 +77,53 @@ type triggerTypeSpec struct {
 	config, payload            json.RawMessage // schemas
 }
 
-// listedFeatures returns the features that a hello lists: the strings of a list. Whatever
-// else stands there lists none.
-func listedFeatures(hello []byte) (features []string) {
-	var m struct{ Features json.RawMessage }
-	var list []any
-	if json.Unmarshal(hello, &m) != nil || json.Unmarshal(m.Features, &list) != nil {
-		return nil
-	}
-	for _, v := range list {
-		if name, ok := v.(string); ok {
-			features = append(features, name)
-		}
-	}
-	return features
-}
+// Features that an engine lists in its hello ([Client.Features]) and a worker in its
+// registration. One is in use on a connection whose ends both list it.
+const (
+	// FeatureObserveV1 stands for observers ([Client.Observe]): engines since 0.25.
+	FeatureObserveV1 = "observe.v1"
+	// FeatureObserveV2 stands for observers in place of triggers, matched and served by the
+	// worker that hosts the source: engines since 0.26.
+	FeatureObserveV2 = "observe.v2"
+	// FeatureLocalDispatchV1 stands for calls of a worker's own functions in process.
+	FeatureLocalDispatchV1 = "local-dispatch.v1"
+	// FeatureLargeMessagesV1 stands for messages of up to 64 MiB. Only workers list it.
+	FeatureLargeMessagesV1 = "large-messages.v1"
+)
+
+// workerFeatures is what this package lists, in the order of the other SDKs.
+var workerFeatures = []string{FeatureObserveV1, FeatureObserveV2, FeatureLocalDispatchV1, FeatureLargeMessagesV1}
 
 // dialectFor returns the dialect of an engine that lists these features.
-func dialectFor(features []string) dialect { return triggerDialect{} }
+func dialectFor(features []string) dialect {
+	t := triggerDialect{observe: slices.Contains(features, FeatureObserveV1)}
+	if t.observe && slices.Contains(features, FeatureObserveV2) {
+		return observeDialect{t}
+	}
+	return t
+}
 
 // triggerDialect is spoken by engines up to 0.25: functions are bound to events by triggers.
-type triggerDialect struct{}
+type triggerDialect struct {
+	observe bool // the engine has observers, too
+}
 
-func (triggerDialect) checkCall(inv *invocation, size int) error {
+// observeDialect is spoken by engines since 0.26: observers stand for triggers.
+type observeDialect struct{ triggerDialect }
+
+func (d triggerDialect) observes() bool { return d.observe }
+
+func (d triggerDialect) checkCall(inv *invocation, size int) error {
+	if inv.observerID != "" && !d.observe {
+		return fmt.Errorf("a call through an observer: the engine has no observers: %w", errors.ErrUnsupported)
+	}
 	if size >= messageTooLarge {
 		return fmt.Errorf("%w: %d bytes", ErrMessageTooLarge, size)
 	}
 	return nil
 }
 
-func (triggerDialect) appendCall(p []byte, inv *invocation) []byte {
+func (d triggerDialect) appendCall(p []byte, inv *invocation) []byte {
 	p = append(p, `{"type":"invokefunction","function_id":`...)
 	p = rawjson.AppendString(p, inv.functionID)
 	switch inv.action {
@@ -126,6 +149,21 @@ func (triggerDialect) appendCall(p []byte, inv *invocation) []byte {
 		p = append(p, `,"baggage":`...)
 		p = rawjson.AppendString(p, inv.baggage)
 	}
+	if !d.observe {
+		return p
+	}
+	if inv.observerID != "" {
+		p = append(p, `,"activation":{"observer_id":`...)
+		p = append(rawjson.AppendString(p, inv.observerID), '}')
+	}
+	if inv.caller != nil {
+		p = append(p, `,"caller":`...)
+		p = inv.caller.appendCaller(p)
+		if depth := inv.caller.depth; depth > 0 {
+			p = append(p, `,"observe_depth":`...)
+			p = strconv.AppendUint(p, uint64(depth), 10)
+		}
+	}
 	return p
 }
 
@@ -136,7 +174,8 @@ func (triggerDialect) appendAnswer(p, id []byte, functionID string) []byte {
 	return rawjson.AppendString(p, functionID)
 }
 
-func (triggerDialect) answers(*claim) bool { return false }
+// answers reports true for functions if the engine has observers; a trigger is not answered.
+func (d triggerDialect) answers(c *claim) bool { return d.observe && c != nil && c.function != nil }
 
 func (triggerDialect) registerFunction(f *functionSpec) (any, error) {
 	return RegisterFunctionMessage{ID: f.id, Description: f.description, Metadata: f.metadata,
@@ -165,8 +204,17 @@ func (triggerDialect) triggerBound(b *TriggerBinding, err *ErrorBody) any {
 	return TriggerRegistrationResultMessage{ID: b.ID, TriggerType: b.TriggerType, FunctionID: b.FunctionID, Error: err}
 }
 
-func (triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) (known bool, err error) {
+func (d triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) (known bool, err error) {
 	switch kind {
+	case messageFunctionRegistered:
+		if !d.observe {
+			return false, nil
+		}
+		var m FunctionRegisteredMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return true, err
+		}
+		c.functionAccepted(l, &m)
 	case messageTriggerResult:
 		var m TriggerRegistrationResultMessage
 		if err := json.Unmarshal(b, &m); err != nil {
@@ -199,3 +247,6 @@ func (triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) (k
 	}
 	return true, nil
 }
+
+// answers reports true: each registration is answered.
+func (observeDialect) answers(*claim) bool { return true }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 const (
@@ -27,6 +29,48 @@ type incoming struct {
 	metadata json.RawMessage
 
 	traceparent, baggage []byte // raw JSON strings, for telemetry
+
+	// Of engines with observers.
+	caller     json.RawMessage // who made the call, as the engine says; nil if it does not
+	activation json.RawMessage // of the observer that the invocation serves; nil if it serves none
+	depth      uint32          // activations that led to the invocation
+}
+
+// appendCaller appends the caller object of a call that the handler of in makes.
+func (in *incoming) appendCaller(p []byte) []byte {
+	p = append(p, `{"function_id":`...)
+	p = rawjson.AppendString(p, in.function.id)
+	if len(in.id) > 0 {
+		p = append(p, `,"invocation_id":"`...)
+		p = append(append(p, in.id...), '"')
+	}
+	if parent := in.parent(); len(parent) > 0 {
+		p = append(p, `,"parent":`...)
+		p = append(p, parent...)
+	}
+	return append(p, '}')
+}
+
+// parent is the caller of in without its own parent.
+func (in *incoming) parent() json.RawMessage {
+	if in.caller == nil {
+		return nil
+	}
+	var c Caller
+	if json.Unmarshal(in.caller, &c) != nil {
+		return nil
+	}
+	c.Parent = nil
+	raw, _ := json.Marshal(c)
+	return raw
+}
+
+// callerRoom bounds the length of the caller in an envelope.
+func (in *incoming) callerRoom() int {
+	if in == nil {
+		return 0
+	}
+	return 160 + maxQuoted(in.function.id) + 6*len(in.caller)
 }
 
 // origin is where an invocation comes from and its answer goes.

@@ -567,6 +567,17 @@ func (r *registry) withdraw(reason error) {
 	}
 }
 
+// functionAccepted handles the engine's confirmation of a function.
+func (c *Client) functionAccepted(l *link, m *FunctionRegisteredMessage) {
+	r := c.registry
+	r.mu.Lock()
+	if f := r.functionByID[m.ID]; r.link == l && f != nil {
+		r.answered(&f.claim)
+	}
+	r.mu.Unlock()
+	r.confirm(l)
+}
+
 // functionRefused handles the engine's rejection of a function. It is logged and reported
 // once, until the function is accepted.
 func (c *Client) functionRefused(l *link, err *RejectedError) {

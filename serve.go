@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -28,11 +29,12 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) 
 		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", err)
 		c.report(&LostSendsError{Count: n, Err: err})
 	}
+	c.mu.Lock()
+	c.features = nil
 	if wasReady {
-		c.mu.Lock()
 		c.ready = make(chan struct{})
-		c.mu.Unlock()
 	}
+	c.mu.Unlock()
 	return wasReady, err
 }
 
@@ -69,7 +71,7 @@ func (c *Client) reattachments() (items []item) {
 func (c *Client) introduce(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
-	if err := encodeCall(b, &inv, c.metadata()); err != nil {
+	if err := encodeCall(b, &inv, c.metadata(l.dialect())); err != nil {
 		c.log.Error("iii: worker metadata does not encode", "error", err)
 	}
 	seal(b, l.dialect(), &inv)
@@ -92,6 +94,7 @@ func (c *Client) introduced(l *link) {
 func (c *Client) greeted(l *link, m *WorkerRegisteredMessage) {
 	c.mu.Lock()
 	c.workerID = m.WorkerID
+	c.features = append([]string{}, m.Features...)
 	if m.ReattachToken == "" { // and of no use are the others
 		c.identities = nil
 	} else {
@@ -123,15 +126,20 @@ type workerMetadata struct {
 	Isolation   string            `json:"isolation,omitempty"`
 	Namespace   string            `json:"namespace,omitempty"`
 	Telemetry   map[string]string `json:"telemetry"`
+	Features    []string          `json:"features,omitempty"`
 }
 
-func (c *Client) metadata() workerMetadata {
-	return workerMetadata{
+func (c *Client) metadata(d dialect) workerMetadata {
+	m := workerMetadata{
 		Runtime: "go", Version: Version, Name: c.name, Description: c.cfg.description,
 		OS: runtime.GOOS + " " + runtime.GOARCH, PID: os.Getpid(),
 		Isolation: c.cfg.isolation, Namespace: c.cfg.namespace,
 		Telemetry: map[string]string{"language": "go", "framework": "iii-go"},
 	}
+	if d.observes() {
+		m.Features = workerFeatures
+	}
+	return m
 }
 
 // tend brings a link to readiness, and returns when it is dead.
@@ -308,7 +316,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		return
 	default:
 	}
-	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage))
+	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage)+len(m.caller)+len(m.activation))
 	keep := func(part []byte) []byte {
 		if len(part) == 0 {
 			return nil
@@ -318,7 +326,11 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		return own[start:len(own):len(own)]
 	}
 	in := &incoming{origin: l, function: f, id: keep(m.id), data: keep(m.data), metadata: keep(m.metadata),
-		traceparent: keep(m.traceparent), baggage: keep(m.baggage)}
+		traceparent: keep(m.traceparent), baggage: keep(m.baggage), caller: keep(m.caller), activation: keep(m.activation)}
+	if m.depth != nil {
+		depth, _ := strconv.ParseUint(string(m.depth), 10, 32) // anything else counts as none
+		in.depth = uint32(depth)
+	}
 	if !c.dispatch.submit(in) {
 		c.turnAway(in, codeOverloaded, "the worker has too many invocations waiting")
 	}
@@ -355,8 +367,7 @@ func (c *Client) receiveHello(l *link, b []byte) {
 		c.undecodable(err, len(b))
 		return
 	}
-	features := listedFeatures(b)
-	if !l.choose(dialectFor(features)) && !l.isWelcome() && len(features) > 0 {
+	if !l.choose(dialectFor(m.Features)) && !l.isWelcome() && len(m.Features) > 0 {
 		// The worker has been registered in the oldest dialect meanwhile.
 		l.Fail(errors.New("the engine's hello came too late; connecting again"))
 		return
