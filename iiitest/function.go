@@ -63,23 +63,34 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 		}
 		f.builtin = overHTTP.serve
 	}
+	if !e.enterFunction(w, k, f) {
+		return
+	}
+	if f.legacyType != "" {
+		e.claimTriggers(f.legacyType)
+	}
+}
+
+// enterFunction puts a function of w into the table, unless another worker has it.
+func (e *Engine) enterFunction(w *worker, k key, f *function) bool {
 	e.observers.mu.Lock()
 	defer e.observers.mu.Unlock()
 	e.mu.Lock()
 	if w.leaving {
 		e.mu.Unlock()
-		return
+		return false
 	}
 	if old := e.functions[k]; old != nil && old.owner != nil && old.owner != w && !old.owner.leaving {
 		w.push(w.speaks().functionRejected(functionConflict, k, old.owner.id))
 		e.mu.Unlock()
-		return
+		return false
 	}
 	e.seq++
 	f.seq = e.seq
 	e.functions[k] = f
 	e.mu.Unlock()
 	e.observers.hostChanged(k)
+	return true
 }
 
 // observable takes what a registration says about observers. The error is that of a wrong

@@ -54,6 +54,7 @@ type observer struct {
 	former   former  // whose it was, while it is away
 	grace    *time.Timer
 	answered bool // its owner has the observeresult of this connection
+	trigger  bool // it stands for a trigger: its owner hears of it as of one
 
 	// What the state follows from.
 	state     observerState
@@ -164,7 +165,7 @@ func (t *observers) observe(w *worker, m observeMessage) {
 		bad = admitted
 	}
 	switch {
-	case old != nil && old.owner != nil && old.owner != w:
+	case old != nil && (old.trigger || old.owner != nil && old.owner != w):
 		t.refuse(w, m.ID, errorBody("OBSERVER_ID_CONFLICT", "observer id already in use: %s", m.ID))
 		return
 	case old != nil && bad == nil && old.failed != nil && old.failed.Code != "": // the end of a refused one
@@ -546,7 +547,7 @@ func (t *observers) settle(o *observer) {
 	switch {
 	case o.failed != nil:
 		state, reason = observerError, o.failed
-	case o.owner == nil:
+	case o.owner == nil && !o.trigger:
 		state, reason = observerSuspended, errorBody("OBSERVER_DISCONNECTED", "the observing worker is away")
 	case f == nil:
 		state, reason = observerPending, errorBody("OWNER_UNAVAILABLE", "function '%s' is not registered in namespace '%s'", o.source.id, o.source.namespace)
@@ -570,6 +571,9 @@ func (t *observers) enterState(o *observer, state observerState, reason *wireErr
 	}
 	if !changed {
 		return
+	}
+	if o.owner != nil && o.trigger && state == observerError {
+		o.owner.push(o.owner.speaks().triggerResult(o.id, o.source.id, o.target.id, reason))
 	}
 	if o.owner != nil && o.answered {
 		o.owner.push(o.owner.speaks().observerState(o.id, state, reason, o.fires))
@@ -597,7 +601,7 @@ func (t *observers) dispose(o *observer, reason *wireError, deliver bool) {
 func (t *observers) unobserve(w *worker, id string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if o := t.byID[id]; o != nil && o.owner == w {
+	if o := t.byID[id]; o != nil && o.owner == w && !o.trigger {
 		t.dispose(o, errorBody("UNOBSERVED", "disposed by the observing worker"), false)
 	}
 }
@@ -609,7 +613,7 @@ func (t *observers) forget(w *worker, functions []key) {
 		t.hostChanged(k)
 	}
 	for _, o := range t.inOrder() {
-		if o.owner != w {
+		if o.owner != w || o.trigger { // a trigger goes with its connection, see forgetTriggers
 			continue
 		}
 		o.owner, o.former, o.answered = nil, former{w.id, w.token}, false
@@ -633,6 +637,71 @@ func (t *observers) reattach(w *worker, previous former) {
 			t.adopt(o, w)
 			t.settle(o)
 		}
+	}
+}
+
+// standsFor makes an observer of a trigger whose type a function claims, as engine 0.25
+// does with the functions of its workers (legacy_trigger_type). It reports whether there is
+// such a function. triggers.mu is held.
+func (t *observers) standsFor(r *registration) bool {
+	namespaces := []string{r.home, defaultNamespace}
+	if r.explicit != nil {
+		namespaces = []string{*r.explicit}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, namespace := range namespaces {
+		list := t.engine.functionsWhere(func(f *function) bool {
+			return f.namespace == namespace && f.legacyType == r.triggerType
+		})
+		if len(list) == 0 {
+			continue
+		}
+		t.stand(r, list[0])
+		return true
+	}
+	return false
+}
+
+// stand makes the observer of f that stands for a trigger.
+func (t *observers) stand(r *registration, f *function) {
+	t.seq++
+	o := &observer{
+		id: r.id, seq: t.seq, owner: r.origin, trigger: true,
+		source: key{f.namespace, f.id}, target: key{r.namespace, r.functionID},
+		args: json.RawMessage("{}"), capture: []string{"input", "output", "caller"}, on: "success", deliver: "envelope",
+		metadata: r.metadata, state: observerPending,
+		legacy: new(object).str("trigger_type", r.triggerType).raw("config", r.config).bytes(),
+	}
+	o.filter, _ = parseFilter(nil)
+	if old := t.byID[o.id]; old != nil {
+		t.dispose(old, errorBody("UNOBSERVED", "a trigger has its id"), false)
+	}
+	if f.args != nil {
+		if o.given = true; kindOf(r.config) == '{' {
+			o.args = r.config
+		}
+	}
+	t.enter(o)
+	if _, bad := o.check(f); bad != nil {
+		t.fail(o, bad)
+		return
+	}
+	if f.asks() {
+		t.settle(o)
+		t.announce(o, f)
+		return
+	}
+	o.accepted = true
+	t.settle(o)
+}
+
+// standsForNoMore disposes the observer that stands for a trigger. triggers.mu is held.
+func (t *observers) standsForNoMore(r *registration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o := t.byID[r.id]; o != nil && o.trigger {
+		t.dispose(o, errorBody("UNOBSERVED", "its trigger is gone"), false)
 	}
 }
 

@@ -28,6 +28,7 @@ type registration struct {
 	explicit *string       // the provider's namespace, if it was named
 	home     string        // else it is looked for here, then in the default
 	parked   bool          // no provider: it does not fire
+	observed bool          // an observer stands for it, see observers.standsFor
 	at       key           // the type it is bound to, when not parked
 	answer   chan answered // engine::register_trigger waits here; capacity 1
 }
@@ -134,6 +135,10 @@ func (e *Engine) addRegistration(r *registration) *wireError {
 // Engine.triggers.mu is released.
 func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 	r.parked = true
+	if to == nil && e.observers.standsFor(r) {
+		r.parked, r.observed = false, true
+		return nil, nil
+	}
 	if to == nil {
 		e.logEngine(severityWarn, "[PENDING] Trigger "+r.id+" (function "+r.functionID+") was NOT activated: trigger type "+r.triggerType+
 			" is not registered. It will be registered automatically when the trigger type becomes available."+
@@ -157,6 +162,11 @@ func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 
 // unbindLocked takes a live registration back from its provider.
 func (e *Engine) unbindLocked(r *registration) *ticket {
+	if r.observed {
+		e.observers.standsForNoMore(r)
+		r.observed = false
+		return nil
+	}
 	if r.parked {
 		return nil
 	}
@@ -219,7 +229,7 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 		}
 		switch {
 		case r.parked:
-		case r.at != added.key:
+		case r.observed, r.at != added.key:
 			sent = append(sent, e.unbindLocked(r))
 		case old != nil && old.provider != nil: // it must not go on firing
 			old.provider.unbind(r.id)
@@ -294,12 +304,25 @@ func (e *Engine) forgetTriggers(w *worker) {
 	e.rebind()
 }
 
+// claimTriggers looks again at the triggers of a type that nobody provides: a function
+// claims it.
+func (e *Engine) claimTriggers(typ string) {
+	t := &e.triggers
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, r := range t.inOrder() {
+		if r.parked && r.triggerType == typ && t.resolve(r) == nil {
+			_, _ = e.bindLocked(r, nil)
+		}
+	}
+}
+
 // rebind finds another provider for what is bound to a type that is gone. triggers.mu is
 // held.
 func (e *Engine) rebind() {
 	t := &e.triggers
 	for _, r := range t.inOrder() {
-		if r.parked || t.types[r.at] != nil {
+		if r.parked || r.observed || t.types[r.at] != nil {
 			continue
 		}
 		if _, err := e.bindLocked(r, t.resolve(r)); err != nil {
