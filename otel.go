@@ -99,7 +99,9 @@ func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption
 	if resolved.reconnection != nil {
 		own = append(own, reconnectionOption("reconnection_config", *resolved.reconnection))
 	}
-	conn, err := newConnectionConfig(resolved.url, append(own, options.connection...))
+	connection := append(own, options.connection...)
+	connection = append(connection, withDefaultHeaders(cfg.EngineWSHeaders))
+	conn, err := newConnectionConfig(resolved.url, connection)
 	if err != nil {
 		return nil, err
 	}

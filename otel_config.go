@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -262,6 +264,19 @@ func telemetryPath(path string) string {
 // authenticates the telemetry socket in the same way as a worker's.
 func WithConnectionHeader(h http.Header) ConnectionOption {
 	return headerOption("WithConnectionHeader", h)
+}
+
+// withDefaultHeaders adds the headers whose names no option before it has set.
+func withDefaultHeaders(headers map[string]string) ConnectionOption {
+	return dialOption(func(d *dialConfig) error {
+		defaults := http.Header{}
+		for _, name := range slices.Sorted(maps.Keys(headers)) {
+			if len(d.Header.Values(name)) == 0 {
+				defaults.Add(name, headers[name])
+			}
+		}
+		return wrapOption("engine_ws_headers", d.AddHeader(defaults))
+	})
 }
 
 // WithConnectionTLSConfig is [WithTLSConfig] for a telemetry connection alone.

@@ -131,6 +131,38 @@ func TestTelemetryUpgrade(t *testing.T) {
 	}
 }
 
+// The headers of the configuration are sent unless an option sets the same header.
+func TestTelemetryConfigHeaders(t *testing.T) {
+	requests := make(chan http.Header, 1)
+	p := newOtelPeer(t, otelScript{refuse: func(_ int, r *http.Request) int {
+		select {
+		case requests <- r.Header:
+		default:
+		}
+		return 0
+	}})
+	address := p.url()
+	cfg := OtelConfig{EngineWSURL: &address, EngineWSHeaders: map[string]string{"authorization": "Bearer of the config", "x-team": "billing"}}
+	telemetry, err := StartTelemetry(t.Context(), cfg,
+		WithTelemetryConnection(p.options(WithConnectionHeader(http.Header{"Authorization": {"Bearer of the option"}}))...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	header := <-requests
+	got := [][]string{header.Values("Authorization"), header.Values("X-Team")}
+	if diff := cmp.Diff([][]string{{"Bearer of the option"}, {"billing"}}, got); diff != "" {
+		t.Errorf("headers (-want +got):\n%s", diff)
+	}
+	if err := telemetry.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+
+	cfg.EngineWSHeaders = map[string]string{"upgrade": secretHeader}
+	if _, err := StartTelemetry(t.Context(), cfg); err == nil || !strings.HasPrefix(err.Error(), "iii: engine_ws_headers: ") || strings.Contains(err.Error(), secretHeader) {
+		t.Errorf("a header of the upgrade: %v", err)
+	}
+}
+
 // The address defaults to that of the environment, and wss uses TLS.
 func TestTelemetryTLS(t *testing.T) {
 	server := httptest.NewTLSServer(nil) // for its certificate

@@ -2180,8 +2180,10 @@ type OtelConfig struct {
 	// mean false), otherwise true.
 	Enabled *bool `json:"enabled,omitempty,omitzero"`
 
-	// Headers of every upgrade request of the telemetry connection, keyed by name.
-	// Empty is omitted and means none.
+	// Headers of every upgrade request of the telemetry connection, keyed by name. A
+	// header that WithTelemetryConnection sets takes precedence. StartTelemetry
+	// rejects the headers of the upgrade itself, except Host. Empty is omitted and
+	// means none.
 	EngineWSHeaders map[string]string `json:"engine_ws_headers,omitempty,omitzero"`
 
 	// URL of the engine. The path /otel is appended unless the URL already ends in

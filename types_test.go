@@ -3,6 +3,7 @@ package iii
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -121,7 +122,47 @@ func TestTypesRoundTrip(t *testing.T) {
 		"no result":            {`{"type":"invocationresult","invocation_id":"i","function_id":"f","error":{"code":"c","message":"m"},"traceparent":"t","baggage":"b"}`, new(InvocationResultMessage)},
 		"service":              {`{"type":"registerservice","id":"s","name":"n","description":"d","parent_service_id":"p"}`, new(RegisterServiceMessage)},
 		"rejected":             {`{"type":"registrationrejected","code":"WORKER_NAMESPACE_CONFLICT","namespace":"shop","worker_name":"api","owner_worker_id":""}`, new(RegistrationRejectedMessage)},
-		"refused":              {`{"type":"error","error":{"code":"AUTH_ERROR","message":"auth function returned no result"}}`, new(ErrorMessage)},
+
+		"engine features":             {`{"type":"workerregistered","worker_id":"w","features":["observe.v1","future.v9"]}`, new(WorkerRegisteredMessage)},
+		"observable function":         {`{"type":"registerfunction","id":"f","args_format":{"type":"object"},"private":true,"observable":false}`, new(RegisterFunctionMessage)},
+		"described function":          {`{"type":"registerfunction","id":"f","observe":{"delivery":"owner","args_format":{},"legacy_trigger_type":"cron","allow":false}}`, new(RegisterFunctionMessage)},
+		"bare descriptor":             {`{}`, new(ObserveDescriptor)},
+		"registered function":         {`{"type":"functionregistered","id":"f","namespace":"shop","revision":18446744073709551615,"local_dispatch":true,"observers":[{"id":"o","args":{"a":1},"filters":{"input.total":{"$gte":500}},"target":"t","capture":[],"on":"complete","legacy":{"trigger_type":"cron","config":null}}]}`, new(FunctionRegisteredMessage)},
+		"unobserved function":         {`{"type":"functionregistered","id":"f","namespace":"default","revision":0,"local_dispatch":false,"observers":[]}`, new(FunctionRegisteredMessage)},
+		"added observer":              {`{"type":"observeradded","function_id":"f","namespace":"default","revision":1,"observer":{"id":"o","args":{"a":1},"filters":{"input.total":{"$gte":500}},"target":"t","capture":[],"on":"complete","legacy":{"trigger_type":"cron","config":null}}}`, new(ObserverAddedMessage)},
+		"removed observer":            {`{"type":"observerremoved","function_id":"f","namespace":"default","revision":2,"id":"o"}`, new(ObserverRemovedMessage)},
+		"accepted observer":           {`{"type":"observerack","function_id":"f","id":"o","revision":1}`, new(ObserverAckMessage)},
+		"rejected observer":           {`{"type":"observerack","function_id":"f","namespace":"shop","id":"o","revision":1,"error":{"code":"c","message":"m","stacktrace":"s"}}`, new(ObserverAckMessage)},
+		"observe":                     {`{"type":"observe","id":"o","source":{"function_id":"f","namespace":"shop","args":{"a":18446744073709551615},"filters":{},"capture":["input","output","error","caller","metadata"],"on":"error","deliver":"output"},"target":{"function_id":"t","namespace":"shop"},"metadata":{"a":1},"max_fires":18446744073709551615,"expires_in_ms":0,"max_in_flight":4294967295}`, new(ObserveMessage)},
+		"observe no part":             {`{"type":"observe","id":"o","source":{"function_id":"f","capture":[]},"target":{"function_id":"t"}}`, new(ObserveMessage)},
+		"unobserve":                   {`{"type":"unobserve","id":"o"}`, new(UnobserveMessage)},
+		"refused observer":            {`{"type":"observeresult","id":"o","state":"error","error":{"code":"c","message":"m"},"warnings":["w"]}`, new(ObserveResultMessage)},
+		"disposed observer":           {`{"type":"observerstatechanged","id":"o","state":"disposed","reason":{"code":"MAX_FIRES","message":""},"fires":3}`, new(ObserverStateChangedMessage)},
+		"call of a handler":           {`{"type":"invokefunction","invocation_id":"i","function_id":"f","data":1,"caller":{"worker_id":"w","worker_name":"n","function_id":"f","invocation_id":"i","parent":{"worker_id":"v","worker_name":"m","function_id":"g","invocation_id":"j"}},"observe_depth":4294967295,"activation":{"observer_id":"o"}}`, new(InvokeFunctionMessage)},
+		"activation":                  {`{"type":"invokefunction","invocation_id":"i","function_id":"f","data":1,"caller":{},"observe_depth":1,"activation":{"observer_id":"o","activation_id":"a"}}`, new(InvokeFunctionMessage)},
+		"matched":                     {`{"type":"invocationresult","invocation_id":"i","function_id":"f","result":1,"matched":["o"]}`, new(InvocationResultMessage)},
+		"matched none":                {`{"type":"invocationresult","invocation_id":"i","function_id":"f","result":null,"matched":[],"delivered":true}`, new(InvocationResultMessage)},
+		"reported call":               {`{"type":"invocationsobserved","items":[{"function_id":"f","namespace":"default","invocation_id":"i","matched":["o"],"status":"success","input":null,"output":null,"caller":{"worker_id":"w","worker_name":"n","function_id":"f","invocation_id":"i","parent":{"worker_id":"v","worker_name":"m","function_id":"g","invocation_id":"j"}},"metadata":null,"started_at_ms":1790000000000,"duration_ms":0.02,"observe_depth":1,"traceparent":"t","baggage":"b"}]}`, new(InvocationsObservedMessage)},
+		"reported failure":            {`{"type":"invocationsobserved","items":[{"function_id":"f","invocation_id":"i","matched":[],"status":"error","error":{"code":"c","message":"m"},"started_at_ms":0,"duration_ms":0,"observe_depth":0,"output_is_input":true}]}`, new(InvocationsObservedMessage)},
+		"null error":                  {`{"type":"invocationsobserved","items":[{"function_id":"f","invocation_id":"i","matched":[],"status":"error","error":null,"started_at_ms":0,"duration_ms":0,"observe_depth":0}]}`, new(InvocationsObservedMessage)},
+		"local calls":                 {`{"type":"localinvocationstats","window_ms":10000,"functions":[{"function_id":"f","count":2,"errors":1,"duration_ms_sum":0.5}],"dropped_reports":[{"function_id":"*","reason":"TOO_LARGE","count":1}]}`, new(LocalInvocationStatsMessage)},
+		"observed call":               {`{"observer_id":"o","activation_id":"a","function_id":"f","namespace":"default","invocation_id":"i","status":"success","input":{"n":2},"output":null,"caller":{"worker_id":"w","worker_name":"n","function_id":"f","invocation_id":"i","parent":{"worker_id":"v","worker_name":"m","function_id":"g","invocation_id":"j"}},"metadata":null,"started_at_ms":1790000000000,"duration_ms":2.5}`, new(Observed[JSONValue, JSONValue])},
+		"observed failure":            {`{"observer_id":"o","activation_id":"a","function_id":"f","invocation_id":"i","status":"error","error":{"code":"c","message":"m"},"started_at_ms":0,"duration_ms":0}`, new(Observed[JSONValue, JSONValue])},
+		"typed observed call":         {`{"observer_id":"o","activation_id":"a","function_id":"f","invocation_id":"i","status":"success","input":["x"],"output":{"a":1},"started_at_ms":0,"duration_ms":0}`, new(Observed[[]string, map[string]int])},
+		"observer":                    {`{"id":"o","source":{"function_id":"f","capture":[]},"target":{"function_id":"t"},"state":"error","fires":1,"reason":{"code":"c","message":"m"}}`, new(ObserverInfo)},
+		"changed observer":            {`{"observer_id":"o","function_id":"f","target":"t","state":"suspended","reason":{"code":"TARGET_UNAVAILABLE","message":""}}`, new(ObserversChangedEvent)},
+		"route":                       {`{"path":"/a/:id","method":"GET","middleware_function_ids":["m"],"public_webhook":true}`, new(HTTPSourceArgs)},
+		"cron expression":             {`{"expression":"0 0 9 * * * *"}`, new(CronSourceArgs)},
+		"tick":                        {`{"expression":"0 0 9 * * * *","scheduled_time":"2026-11-23T09:00:00Z","actual_time":"2026-11-23T09:00:00.000123Z"}`, new(CronTick)},
+		"topic":                       {`{"topic":"a","group":"g","max_retries":0,"backoff_ms":0,"queue_config":{"type":"fifo"}}`, new(QueueSourceArgs)},
+		"bare topic":                  {`{"topic":"a"}`, new(QueueSourceArgs)},
+		"hook of a private function":  {`{"function_id":"f","description":null,"metadata":null,"namespace":"default","private":true,"observable":false,"args_format":{},"context":{}}`, new(OnFunctionRegistrationInput)},
+		"hidden function":             {`{"private":false,"observable":false,"args_format":true}`, new(OnFunctionRegistrationResult)},
+		"headers of otel":             {`{"engine_ws_headers":{"authorization":"Bearer t"}}`, new(OtelConfig)},
+		"observed function in a list": {`{"function_id":"f","namespace":"n","worker_name":"w","args_format":{"type":"object"},"private":false,"observable":true,"observer_count":0}`, new(FunctionSummary)},
+		"worker features":             {`{"name":"w","features":["observe.v1"]}`, new(WorkerRegisterInput)},
+
+		"refused": {`{"type":"error","error":{"code":"AUTH_ERROR","message":"auth function returned no result"}}`, new(ErrorMessage)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := roundTrip([]byte(test.doc), test.v); err != nil {
@@ -189,7 +230,21 @@ func TestTypesEncode(t *testing.T) {
 		"join event":           {StreamJoinLeaveEvent{}, `{"subscription_id":"","stream_name":"","group_id":"","id":null,"context":null}`},
 		"auth result":          {StreamAuthResult{}, `{"context":null}`},
 		"deleted":              {StreamChangeEventDetail{Type: StreamEventTypeDelete}, `{"type":"delete","data":null}`},
-		"event without event":  {StreamChangeEventDetail{Type: StreamEventTypeEvent}, `{"type":"event"}`},
+
+		"confirmation":        {FunctionRegisteredMessage{ID: "f"}, `{"type":"functionregistered","id":"f","revision":0,"local_dispatch":false,"observers":[]}`},
+		"observer view":       {ObserverView{ID: "o"}, `{"id":"o","args":{},"filters":{},"target":"","capture":["input","output","caller"],"on":"success"}`},
+		"view of no part":     {ObserverView{Capture: []Capture{}}, `{"id":"","args":{},"filters":{},"target":"","capture":[],"on":"success"}`},
+		"observer of no part": {ObserveMessage{Source: ObserveSource{Capture: []Capture{}}}, `{"type":"observe","id":"","source":{"function_id":"","capture":[]},"target":{"function_id":""}}`},
+		"bare observer":       {ObserveMessage{}, `{"type":"observe","id":"","source":{"function_id":""},"target":{"function_id":""}}`},
+		"no match":            {InvocationResultMessage{Matched: []string{}}, `{"type":"invocationresult","invocation_id":"","function_id":"","matched":[]}`},
+		"no hook":             {InvocationResultMessage{}, `{"type":"invocationresult","invocation_id":"","function_id":""}`},
+		"report":              {InvocationsObservedMessage{}, `{"type":"invocationsobserved","items":[]}`},
+		"reported":            {InvocationsObservedMessage{Items: []ObservedInvocation{{}}}, `{"type":"invocationsobserved","items":[{"function_id":"","invocation_id":"","matched":[],"status":"","started_at_ms":0,"duration_ms":0,"observe_depth":0}]}`},
+		"counts":              {LocalInvocationStatsMessage{}, `{"type":"localinvocationstats","window_ms":0,"functions":[],"dropped_reports":[]}`},
+		"ancestors":           {Caller{Parent: &Caller{WorkerID: "v", Parent: &Caller{WorkerID: "u"}}}, `{"parent":{"worker_id":"v"}}`},
+		"observers":           {ObserversListResult{}, `{"observers":[]}`},
+
+		"event without event": {StreamChangeEventDetail{Type: StreamEventTypeEvent}, `{"type":"event"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := json.Marshal(test.v)
@@ -214,6 +269,7 @@ func ptr[T any](v T) *T { return &v }
 func TestTypesDecode(t *testing.T) {
 	authResult := NewAuthResult()
 	authResult.Context = JSONValue("null")
+	view := ObserverView{ID: "o", Args: JSONValue("{}"), Filters: JSONValue("{}"), Target: "t", Capture: []Capture{CaptureInput, CaptureOutput, CaptureCaller}, On: ObserveOnSuccess}
 	oneRetry := DefaultReconnectionConfig()
 	oneRetry.MaxRetries = ptr(uint64(1))
 	for name, test := range map[string]struct {
@@ -240,8 +296,40 @@ func TestTypesDecode(t *testing.T) {
 		"nulls of a call":      {`{"type":"invokefunction","invocation_id":null,"function_id":"f","data":null,"action":null,"namespace":null}`, new(InvokeFunctionMessage), &InvokeFunctionMessage{Type: "invokefunction", FunctionID: "f", Data: JSONValue("null")}},
 		"unknown method":       {`"QUERY"`, new(HTTPMethod), ptr(HTTPMethod("QUERY"))},
 		"unknown state":        {`"paused"`, new(ConnectionState), ptr(ConnectionState("paused"))},
-		"null":                 {`null`, &AuthResult{FunctionRegistrationPrefix: ptr("p")}, &AuthResult{FunctionRegistrationPrefix: ptr("p")}},
-		"over another value":   {`{"namespaces":{"b":["f"]}}`, &AuthResult{AllowedTriggerTypes: []string{"x"}, Namespaces: map[string][]string{"a": nil}}, &AuthResult{AllowFunctionRegistration: true, Context: JSONValue("{}"), Namespaces: map[string][]string{"b": {"f"}}}},
+
+		"features of another shape":   {`{"worker_id":"w","features":{"a":1}}`, new(WorkerRegisteredMessage), &WorkerRegisteredMessage{WorkerID: "w"}},
+		"features in a string":        {`{"worker_id":"w","features":"observe.v1"}`, new(WorkerRegisteredMessage), &WorkerRegisteredMessage{WorkerID: "w"}},
+		"null features":               {`{"worker_id":"w","features":null}`, new(WorkerRegisteredMessage), &WorkerRegisteredMessage{WorkerID: "w"}},
+		"mixed features":              {`{"features":[1,"a",null,["b"],{"c":1},"d",true]}`, new(WorkerRegisteredMessage), &WorkerRegisteredMessage{Features: []string{"a", "d"}}},
+		"nulls of a function":         {`{"id":"f","args_format":null,"private":null,"observable":null,"observe":null}`, new(RegisterFunctionMessage), &RegisterFunctionMessage{ID: "f"}},
+		"nulls of a descriptor":       {`{"delivery":null,"args_format":null,"legacy_trigger_type":null,"allow":null}`, new(ObserveDescriptor), &ObserveDescriptor{}},
+		"nulls of a registration":     {`{"id":"f","namespace":null,"revision":1,"local_dispatch":null,"observers":null}`, new(FunctionRegisteredMessage), &FunctionRegisteredMessage{ID: "f", Namespace: "default", Revision: 1}},
+		"registration":                {`{"id":"f","revision":1}`, new(FunctionRegisteredMessage), &FunctionRegisteredMessage{ID: "f", Namespace: "default", Revision: 1}},
+		"nulls of a view":             {`{"id":"o","args":null,"filters":null,"target":"t","capture":null,"on":null,"legacy":null}`, new(ObserverView), &view},
+		"view":                        {`{"id":"o","target":"t","extra":1}`, new(ObserverView), &view},
+		"future view":                 {`{"id":"o","args":[1],"target":"t","capture":["trace"],"on":"never"}`, new(ObserverView), &ObserverView{ID: "o", Args: JSONValue("[1]"), Filters: JSONValue("{}"), Target: "t", Capture: []Capture{"trace"}, On: "never"}},
+		"added":                       {`{"function_id":"f","revision":1,"observer":{"id":"o","target":"t"}}`, new(ObserverAddedMessage), &ObserverAddedMessage{FunctionID: "f", Namespace: "default", Revision: 1, Observer: view}},
+		"removed":                     {`{"function_id":"f","namespace":null,"revision":1,"id":"o"}`, new(ObserverRemovedMessage), &ObserverRemovedMessage{FunctionID: "f", Namespace: "default", Revision: 1, ID: "o"}},
+		"nulls of an ack":             {`{"function_id":"f","namespace":null,"id":"o","revision":1,"error":null}`, new(ObserverAckMessage), &ObserverAckMessage{FunctionID: "f", ID: "o", Revision: 1}},
+		"nulls of an observer":        {`{"id":"o","source":{"function_id":"f","namespace":null,"args":null,"filters":null,"capture":null,"on":null,"deliver":null},"target":{"function_id":"t","namespace":null},"metadata":null,"max_fires":null,"expires_in_ms":null,"max_in_flight":null}`, new(ObserveMessage), &ObserveMessage{ID: "o", Source: ObserveSource{FunctionID: "f"}, Target: ObserveTarget{FunctionID: "t"}}},
+		"future observer":             {`{"id":"o","source":{"function_id":"f","capture":["trace"],"on":"never","deliver":"digest"},"target":{"function_id":"t"}}`, new(ObserveMessage), &ObserveMessage{ID: "o", Source: ObserveSource{FunctionID: "f", Capture: []Capture{"trace"}, On: "never", Deliver: "digest"}, Target: ObserveTarget{FunctionID: "t"}}},
+		"nulls of a result":           {`{"id":"o","state":"paused","error":null,"warnings":null}`, new(ObserveResultMessage), &ObserveResultMessage{ID: "o", State: "paused"}},
+		"nulls of a change":           {`{"id":"o","state":"paused","reason":null,"fires":null}`, new(ObserverStateChangedMessage), &ObserverStateChangedMessage{ID: "o", State: "paused"}},
+		"nulls of an activation":      {`{"function_id":"f","data":1,"caller":null,"observe_depth":null,"activation":null}`, new(InvokeFunctionMessage), &InvokeFunctionMessage{FunctionID: "f", Data: JSONValue("1")}},
+		"nulls of a caller":           {`{"worker_id":null,"function_id":"f","parent":null}`, new(Caller), &Caller{FunctionID: "f"}},
+		"ancestors":                   {`{"function_id":"f","parent":{"function_id":"g","parent":{"function_id":"h","parent":[1]}}}`, new(Caller), &Caller{FunctionID: "f", Parent: &Caller{FunctionID: "g"}}},
+		"nulls of an answer":          {`{"invocation_id":"i","function_id":"f","result":null,"matched":null,"delivered":null}`, new(InvocationResultMessage), &InvocationResultMessage{InvocationID: "i", FunctionID: "f", Result: JSONValue("null")}},
+		"nulls of a report":           {`{"items":null}`, new(InvocationsObservedMessage), &InvocationsObservedMessage{}},
+		"nulls of a reported call":    {`{"function_id":"f","namespace":null,"matched":null,"status":"lost","input":null,"output":null,"error":null,"caller":null,"metadata":null,"observe_depth":null,"output_is_input":null}`, new(ObservedInvocation), &ObservedInvocation{FunctionID: "f", Status: "lost", Input: JSONValue("null"), Output: JSONValue("null"), Error: JSONValue("null"), Metadata: JSONValue("null")}},
+		"nulls of counts":             {`{"window_ms":1,"functions":null,"dropped_reports":null}`, new(LocalInvocationStatsMessage), &LocalInvocationStatsMessage{WindowMs: 1}},
+		"nulls of an observed call":   {`{"status":"lost","namespace":null,"input":null,"output":null,"error":null,"caller":null}`, new(Observed[int, string]), &Observed[int, string]{Status: "lost"}},
+		"enclosed observer":           {`{"observer":{"id":"o","fires":null}}`, new(ObserverInfoResult), &ObserverInfoResult{Observer: ObserverInfo{ID: "o"}}},
+		"bare observer":               {`{"id":"o","source":{"function_id":"f"},"state":"active"}`, new(ObserverInfoResult), &ObserverInfoResult{Observer: ObserverInfo{ID: "o", Source: ObserveSource{FunctionID: "f"}, State: "active"}}},
+		"nulls of a function hook":    {`{"function_id":"f","private":null,"observable":null,"args_format":null}`, new(OnFunctionRegistrationInput), &OnFunctionRegistrationInput{FunctionID: "f", Namespace: "default"}},
+		"observer over another value": {`{"id":"o","target":"t"}`, &ObserverView{ID: "old", Legacy: &ObserverLegacy{}, Capture: []Capture{}}, &view},
+
+		"null":               {`null`, &AuthResult{FunctionRegistrationPrefix: ptr("p")}, &AuthResult{FunctionRegistrationPrefix: ptr("p")}},
+		"over another value": {`{"namespaces":{"b":["f"]}}`, &AuthResult{AllowedTriggerTypes: []string{"x"}, Namespaces: map[string][]string{"a": nil}}, &AuthResult{AllowFunctionRegistration: true, Context: JSONValue("{}"), Namespaces: map[string][]string{"b": {"f"}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := json.Unmarshal([]byte(test.doc), test.v); err != nil {
@@ -291,7 +379,15 @@ func TestTypesRefuse(t *testing.T) {
 		{new(OtelConfig), []string{`{"enabled":"yes"}`, `{"channel_capacity":-1}`, `{"reconnection_config":{"max_delay_ms":null}}`}},
 		{new(StreamChangeEvent), []string{`{"timestamp":1.0}`, `{"timestamp":"1"}`, `{"event":[]}`}},
 		{new(InvokeFunctionMessage), []string{`{"function_id":1}`, `{"action":{}}`, `{"action":{"type":"enqueue","queue":null,"queue":1}}`}},
-		{new(InvocationResultMessage), []string{`{"error":"text"}`}},
+		{new(InvocationResultMessage), []string{`{"error":"text"}`, `{"matched":"o"}`, `{"matched":[1]}`, `{"delivered":"yes"}`}},
+		{new(ObserverView), []string{`{"id":1}`, `{"capture":"input"}`, `[]`}},
+		{new(FunctionRegisteredMessage), []string{`{"revision":-1}`, `{"revision":1.0}`, `{"observers":{}}`, `{"local_dispatch":1}`}},
+		{new(ObserveMessage), []string{`{"source":[]}`, `{"max_in_flight":4294967296}`, `{"max_fires":-1}`, `{"target":"t"}`}},
+		{new(ObserverStateChangedMessage), []string{`{"fires":-1}`, `{"reason":"gone"}`}},
+		{new(InvocationsObservedMessage), []string{`{"items":{}}`, `{"items":[{"started_at_ms":-1}]}`, `{"items":[{"observe_depth":4294967296}]}`}},
+		{new(Caller), []string{`{"worker_id":1}`, `{"parent":"f"}`, `[]`}},
+		{new(ObserverInfoResult), []string{`[]`, `{"observer":1}`, `{"id":1}`}},
+		{new(WorkerRegisteredMessage), []string{`{"worker_id":1,"features":[]}`, `[]`}},
 	} {
 		for _, doc := range test.docs {
 			if err := json.Unmarshal([]byte(doc), test.v); err == nil {
@@ -372,6 +468,9 @@ var builtinSamples = []sample{
 	{newOf[BridgeInvokeInput], `{"function_id":"orders::create","data":{"sku":"x"},"timeout_ms":0}`},
 
 	{newOf[FunctionFilter], `{"search":"a","prefix":"b","worker":"c","workers":["d"],"include_internal":true}`},
+	{newOf[ObserversListResult], `{"observers":[{"id":"o","source":{"function_id":"f","namespace":"default","args":{},"filters":{},"capture":["input"],"on":"success","deliver":"envelope"},"target":{"function_id":"t","namespace":"default"},"state":"active","fires":2}]}`},
+	{newOf[ObserverInfoInput], `{"id":"o"}`},
+	{newOf[ObserverInfoResult], `{"observer":{"id":"o","source":{"function_id":"f"},"target":{"function_id":"t"},"state":"disposed","fires":0,"reason":{"code":"MAX_FIRES","message":"m"}}}`},
 	{newOf[FunctionInfoInput], `{"function_ids":["a","b"],"namespace":"shop"}`},
 	{newOf[FunctionInfoBatch], `{"functions":[{"function_id":"a","namespace":"shop","worker_name":"w","registered_triggers":[]},{"function_id":"b","error":"not_found"}]}`},
 	{newOf[TriggerDetail], `{"id":"t","trigger_type":"x","function_id":"f","worker_name":"w","config":null,"trigger":null,"function":null}`},
@@ -598,6 +697,52 @@ func FuzzBuiltinTypes(f *testing.F) {
 			}
 			if string(second) != string(third) {
 				t.Fatalf("%T wrote %s, then %s", v, second, third)
+			}
+		}
+	})
+}
+
+// FuzzObserverTypes decodes anything into every message and type of observers.
+func FuzzObserverTypes(f *testing.F) {
+	b, err := os.ReadFile("testdata/observers.jsonl")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for line := range bytes.Lines(b) {
+		f.Add(line)
+	}
+	for _, seed := range []string{
+		`{"observers":[null,{"capture":[],"args":null}]}`, `{"source":{"capture":[],"filters":null},"metadata":null}`, `{"items":[null,{"input":null,"matched":[null]}]}`,
+		`{"matched":[]}`, `{"features":[1,"a"]}`, `{"parent":{"parent":{"parent":1}}}`, `{"observer":null,"id":"o"}`, `{"scheduled_time":"2026-11-23T09:00:00+01:00"}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	values := []func() any{
+		newOf[WorkerRegisteredMessage], newOf[RegisterFunctionMessage], newOf[FunctionRegisteredMessage], newOf[ObserverAddedMessage], newOf[ObserverRemovedMessage],
+		newOf[ObserverAckMessage], newOf[ObserveMessage], newOf[UnobserveMessage], newOf[ObserveResultMessage], newOf[ObserverStateChangedMessage],
+		newOf[InvokeFunctionMessage], newOf[InvocationResultMessage], newOf[InvocationsObservedMessage], newOf[LocalInvocationStatsMessage],
+		newOf[ObserverView], newOf[ObserveSource], newOf[ObserveDescriptor], newOf[ObservedInvocation], newOf[Caller], newOf[ObserverInfoResult],
+		newOf[ObserversListResult], newOf[Observed[JSONValue, JSONValue]], newOf[CronTick], newOf[HTTPSourceArgs], newOf[QueueSourceArgs], newOf[OnFunctionRegistrationInput],
+	}
+	f.Fuzz(func(t *testing.T, doc []byte) {
+		for _, value := range values {
+			v := value()
+			if json.Unmarshal(doc, v) != nil || isNull(doc) {
+				continue
+			}
+			once, err := json.Marshal(v)
+			if err != nil {
+				if strings.Contains(err.Error(), "is empty") || strings.Contains(err.Error(), "year outside of range") {
+					continue // a null in place of a union; a time in a year that JSON cannot hold
+				}
+				t.Fatalf("%T took %s and does not write it: %v", v, doc, err)
+			}
+			twice, err := rewrite(once, value())
+			if err != nil {
+				t.Fatalf("%T wrote %s of %s: %v", v, once, doc, err)
+			}
+			if !bytes.Equal(once, twice) {
+				t.Fatalf("%T wrote %s of %s, then %s", v, once, doc, twice)
 			}
 		}
 	})

@@ -6,9 +6,11 @@
 package rawjson
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 )
 
 // MaxDepth is the number of levels that [ScanObject] and [Valid] accept. Each level
@@ -172,6 +174,37 @@ var stringByte = func() (t [256]bool) {
 	return t
 }()
 
+// plainBytes returns how many bytes at the start of b may stand in a string as they are: all
+// but quotes, backslashes and control characters. It looks at eight bytes at a time, since
+// strings make up most of large messages.
+func plainBytes(b []byte) (n int) {
+	for len(b)-n >= 32 {
+		w := b[n : n+32]
+		if plainStops(binary.LittleEndian.Uint64(w))|plainStops(binary.LittleEndian.Uint64(w[8:]))|
+			plainStops(binary.LittleEndian.Uint64(w[16:]))|plainStops(binary.LittleEndian.Uint64(w[24:])) != 0 {
+			break
+		}
+		n += 32
+	}
+	for len(b)-n >= 8 {
+		if m := plainStops(binary.LittleEndian.Uint64(b[n:])); m != 0 {
+			return n + bits.TrailingZeros64(m)/8
+		}
+		n += 8
+	}
+	for n < len(b) && stringByte[b[n]] {
+		n++
+	}
+	return n
+}
+
+// plainStops sets the highest bit of the lowest byte of w that is a quote, a backslash or a
+// control character, and perhaps of bytes above it.
+func plainStops(w uint64) uint64 {
+	quote, backslash := w^'"'*ones, w^'\\'*ones
+	return ((w-' '*ones)&^w | (quote-ones)&^quote | (backslash-ones)&^backslash) & (0x80 * ones)
+}
+
 func skipString(b []byte, i int) (int, error) {
 	if i >= len(b) {
 		return i, errTruncated
@@ -180,10 +213,15 @@ func skipString(b []byte, i int) (int, error) {
 		return i, unexpected(b, i)
 	}
 	i++
-	for i < len(b) {
-		if stringByte[b[i]] {
+	for {
+		short := min(i+16, len(b)) // most strings are short
+		for i < short && stringByte[b[i]] {
 			i++
-			continue
+		}
+		if i == short {
+			if i += plainBytes(b[i:]); i == len(b) {
+				return i, errTruncated
+			}
 		}
 		switch b[i] {
 		case '"':
@@ -212,7 +250,6 @@ func skipString(b []byte, i int) (int, error) {
 			return i, unexpected(b, i)
 		}
 	}
-	return i, errTruncated
 }
 
 func skipNumber(b []byte, i int) (int, error) {

@@ -177,3 +177,44 @@ func FuzzScanObject(f *testing.F) {
 		}
 	})
 }
+
+// Each byte stops the scan of a string, or not, wherever it stands in a word.
+func TestPlainBytesStopsAtEachSpecialByte(t *testing.T) {
+	for size := range 80 {
+		b := bytes.Repeat([]byte{'x'}, size)
+		if n := plainBytes(b); n != size {
+			t.Fatalf("%d plain bytes: %d", size, n)
+		}
+		for at := range b {
+			for c := range 256 {
+				b[at] = byte(c)
+				want := size
+				if c < ' ' || c == '"' || c == '\\' {
+					want = at
+				}
+				if n := plainBytes(b); n != want {
+					t.Fatalf("%d bytes with %#x at %d: %d, want %d", size, c, at, n, want)
+				}
+			}
+			b[at] = 'x'
+		}
+	}
+}
+
+func BenchmarkScanObject(b *testing.B) {
+	for name, text := range map[string]string{
+		"text": `{"type":"x","data":{"note":"` + strings.Repeat("x", 256<<10) + `"}}`,
+		"rows": `{"type":"x","data":[` + strings.Repeat(`{"user":"u-1","amount":12,"tags":["a","b"]},`, 5000) + `1]}`,
+		"keys": `{"type":"x","data":{"user":"u-1","amount":12,"note":"hello world","tags":["a","b"]}}`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			raw := []byte(text)
+			b.SetBytes(int64(len(raw)))
+			for b.Loop() {
+				if err := ScanObject(raw, func(_, _ []byte) {}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

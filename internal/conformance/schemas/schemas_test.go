@@ -114,7 +114,7 @@ var loadSchemas = sync.OnceValues(func() (*schemaSet, error) {
 			s.definitions[def] = definition{baseURL + name + "#/$defs/" + def, schema.(map[string]any)}
 		}
 		if root["properties"] != nil {
-			title := map[string]string{"http_request.json": "HTTPRequest", "http_response.json": "HTTPResponse"}[name]
+			title := map[string]string{"http_request.json": "HTTPRequest", "http_response.json": "HTTPResponse", "observed.json": "Observed"}[name]
 			s.definitions[title] = definition{baseURL + name, root}
 		}
 	}

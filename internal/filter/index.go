@@ -1,0 +1,442 @@
+package filter
+
+import (
+	"cmp"
+	"iter"
+	"slices"
+)
+
+// Index finds the filters that match a document. It maps keys to filters and values, in the
+// order of the keys. An index is a value that never changes: Insert and Remove return
+// another one, in O(log n), which shares most with the one before. All methods are safe for
+// concurrent use. The zero value is empty.
+//
+// An entry is filed under one condition of its filter: a path and the scalars that the
+// value there must be one of. A match resolves each of these paths once and evaluates what
+// it finds there, and the entries that have no such condition.
+type Index[V any] struct {
+	all   *tree[string, *entry[V]]
+	rest  *tree[string, *entry[V]]  // those without a condition
+	paths *tree[string, *filing[V]] // by the texts of paths
+}
+
+type entry[V any] struct {
+	key    string
+	filter *Filter
+	value  V
+	under  condition
+}
+
+// condition is a conjunct of a filter by which an index can find it: the value at the path
+// equals one of the scalars, of which no two are equal.
+type condition struct {
+	path    *path
+	scalars []*value
+	whole   bool // the filter is this condition and nothing else
+}
+
+// filing holds the entries that are filed under one path.
+type filing[V any] struct {
+	path                 *path
+	null, truth, falsity *tree[string, *entry[V]]
+	numbers              *tree[float64, *tree[string, *entry[V]]]
+	texts                *tree[string, *tree[string, *entry[V]]]
+	count                int
+}
+
+// Indexable reports whether an index files the filter under a condition.
+func (f *Filter) Indexable() bool {
+	for range f.conditions() {
+		return true
+	}
+	return false
+}
+
+// conditions iterates over the conditions of a filter, in normal-form order.
+func (f *Filter) conditions() iter.Seq[condition] {
+	return func(yield func(condition) bool) {
+		if f == nil {
+			return
+		}
+		for i := range f.clauses {
+			c := &f.clauses[i]
+			for j := range c.ops {
+				o := &c.ops[j]
+				if scalars := o.scalars(); len(scalars) > 0 && !yield(condition{c.path, scalars, len(f.clauses)+len(c.ops) == 2}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// scalars returns what the value must be equal to one of, each scalar once; nil if the
+// operator says no such thing.
+func (o *op) scalars() []*value {
+	switch {
+	case o.kind == opEq && o.operand.scalar():
+		return []*value{o.operand}
+	case o.kind != opIn || len(o.set.others) > 0:
+		return nil
+	}
+	var all []*value
+	for i := range o.operand.items {
+		all = append(all, &o.operand.items[i])
+	}
+	slices.SortStableFunc(all, compareScalars)
+	return slices.CompactFunc(all, func(a, b *value) bool { return compareScalars(a, b) == 0 })
+}
+
+func compareScalars(a, b *value) int {
+	if a.kind == boolean && b.kind == boolean && a.truth != b.truth {
+		if b.truth {
+			return -1
+		}
+		return 1
+	}
+	if a.kind == text && b.kind == text {
+		return cmp.Compare(a.text, b.text)
+	}
+	return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.num, b.num))
+}
+
+// Len returns the number of entries.
+func (x Index[V]) Len() int { return x.all.len() }
+
+// Get returns the value of a key.
+func (x Index[V]) Get(key string) (v V, ok bool) {
+	e, ok := x.all.get(key)
+	if !ok {
+		return v, false
+	}
+	return e.value, true
+}
+
+// All iterates over keys and values in the order of the keys.
+func (x Index[V]) All() iter.Seq2[string, V] {
+	return func(yield func(string, V) bool) {
+		var w walk[string, *entry[V]]
+		w.begin(x.all)
+		for t := w.next(); t != nil; t = w.next() {
+			if !yield(t.key, t.value.value) {
+				return
+			}
+		}
+	}
+}
+
+// Insert returns the index with an entry, which replaces an entry of the same key.
+func (x Index[V]) Insert(key string, f *Filter, v V) Index[V] {
+	x = x.Remove(key)
+	e := &entry[V]{key: key, filter: f, value: v}
+	// The best condition is the one with the fewest scalars to be entered under, if one is
+	// enough, and then the fewest neighbors.
+	best := [3]int{}
+	for c := range f.conditions() {
+		cost := [3]int{0, x.neighbors(c), len(c.scalars)}
+		if len(c.scalars) > 1 {
+			cost[0] = 1
+		}
+		if e.under.path == nil || slices.Compare(cost[:], best[:]) < 0 {
+			e.under, best = c, cost
+		}
+	}
+	x.all = x.all.put(key, e)
+	if e.under.path == nil {
+		x.rest = x.rest.put(key, e)
+		return x
+	}
+	return x.file(e, 1, func(t *tree[string, *entry[V]]) *tree[string, *entry[V]] { return t.put(key, e) })
+}
+
+// Remove returns the index without the entry of that key.
+func (x Index[V]) Remove(key string) Index[V] {
+	e, ok := x.all.get(key)
+	if !ok {
+		return x
+	}
+	x.all = x.all.remove(key)
+	if e.under.path == nil {
+		x.rest = x.rest.remove(key)
+		return x
+	}
+	return x.file(e, -1, func(t *tree[string, *entry[V]]) *tree[string, *entry[V]] { return t.remove(key) })
+}
+
+// neighbors returns the number of entries under the scalars of a condition.
+func (x Index[V]) neighbors(c condition) int {
+	f, ok := x.paths.get(c.path.text)
+	if !ok {
+		return 0
+	}
+	n := 0
+	for _, s := range c.scalars {
+		n += f.under(s).len()
+	}
+	return n
+}
+
+// under returns the entries under a scalar.
+func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
+	switch {
+	case s.kind == number:
+		t, _ = f.numbers.get(s.num)
+	case s.kind == text:
+		t, _ = f.texts.get(s.text)
+	case s.kind == null:
+		t = f.null
+	case s.truth:
+		t = f.truth
+	default:
+		t = f.falsity
+	}
+	return t
+}
+
+// file changes the lists under the scalars of the condition of e, and the count of its path
+// by delta.
+func (x Index[V]) file(e *entry[V], delta int, change func(*tree[string, *entry[V]]) *tree[string, *entry[V]]) Index[V] {
+	key := e.under.path.text
+	f := filing[V]{path: e.under.path}
+	if old, ok := x.paths.get(key); ok {
+		f = *old
+	}
+	if f.count += delta; f.count == 0 {
+		x.paths = x.paths.remove(key)
+		return x
+	}
+	for _, s := range e.under.scalars {
+		switch t := change(f.under(s)); {
+		case s.kind == number:
+			f.numbers = replace(f.numbers, s.num, t)
+		case s.kind == text:
+			f.texts = replace(f.texts, s.text, t)
+		case s.kind == null:
+			f.null = t
+		case s.truth:
+			f.truth = t
+		default:
+			f.falsity = t
+		}
+	}
+	x.paths = x.paths.put(key, &f)
+	return x
+}
+
+// replace sets the list of a scalar.
+func replace[K cmp.Ordered, V any](lists *tree[K, *tree[string, V]], scalar K, list *tree[string, V]) *tree[K, *tree[string, V]] {
+	if list == nil {
+		return lists.remove(scalar)
+	}
+	return lists.put(scalar, list)
+}
+
+// lookup returns the entries under the value of a document.
+func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
+	switch kindOf(raw) {
+	case null:
+		return f.null
+	case boolean:
+		if raw[0] == 't' {
+			return f.truth
+		}
+		return f.falsity
+	case number:
+		if f.numbers != nil {
+			t, _ = f.numbers.get(toFloat(raw))
+		}
+	case text:
+		if f.texts == nil {
+			return nil
+		}
+		key := inner(raw)
+		if slices.Contains(key, '\\') {
+			var buf [64]byte
+			key = appendUnescaped(buf[:0], key)
+		}
+		t, _ = getText(f.texts, key)
+	}
+	return t
+}
+
+// found is what the lookups of a match leave: lists of entries, or the whole index.
+type found[V any] struct {
+	scan  bool
+	count int // of entries
+	lists int
+	few   [8]*tree[string, *entry[V]]
+	more  []*tree[string, *entry[V]]
+}
+
+func (r *found[V]) add(t *tree[string, *entry[V]]) {
+	if t == nil {
+		return
+	}
+	if r.lists < len(r.few) {
+		r.few[r.lists] = t
+	} else {
+		r.more = append(r.more, t)
+	}
+	r.lists++
+	r.count += t.size
+}
+
+func (r *found[V]) list(i int) *tree[string, *entry[V]] {
+	if i < len(r.few) {
+		return r.few[i]
+	}
+	return r.more[i-len(r.few)]
+}
+
+func (r *found[V]) lookup(m *match, f *filing[V]) {
+	if v, ok := m.resolve(f.path, nil); ok {
+		r.add(f.lookup(v))
+	}
+}
+
+// find makes the lookups, unless most entries have to be evaluated anyway.
+func (x *Index[V]) find(m *match, r *found[V]) {
+	n := x.all.len()
+	if r.scan = 2*x.paths.len() > n; r.scan {
+		r.count = n
+		return
+	}
+	m.expect(x.paths.len())
+	r.add(x.rest)
+	if t := x.paths; t.len() == 1 {
+		r.lookup(m, t.value)
+	} else {
+		var w walk[string, *filing[V]]
+		w.begin(t)
+		for t := w.next(); t != nil; t = w.next() {
+			r.lookup(m, t.value)
+		}
+	}
+	if r.scan = r.count > 0 && 2*r.count >= n; r.scan {
+		r.count = n
+	}
+}
+
+// expect prepares for resolving about n paths.
+func (m *match) expect(n int) {
+	if m.view == nil && n >= viewFrom {
+		m.view = takeView(m.doc)
+	}
+}
+
+func (m *match) end() {
+	if m.view != nil {
+		m.view.release()
+	}
+}
+
+// Candidates returns the number of filters that a match of the document evaluates.
+func (x Index[V]) Candidates(d *Document) int {
+	m := match{doc: d}
+	defer m.end()
+	var r found[V]
+	x.find(&m, &r)
+	return r.count
+}
+
+// AppendMatches appends the values of the entries whose filters match the document, in the
+// order of their keys. It allocates nothing but room in dst as long as one list of
+// candidates is enough, as it is when all conditions are on one path.
+func (x Index[V]) AppendMatches(dst []V, d *Document) []V {
+	if x.all == nil {
+		return dst
+	}
+	m := match{doc: d}
+	var r found[V]
+	x.find(&m, &r)
+	m.expect(r.count)
+	switch {
+	case r.scan:
+		dst = appendHeld(dst, &m, x.all, false)
+	case r.lists == 1:
+		dst = appendHeld(dst, &m, r.few[0], true)
+	case r.lists > 1:
+		dst = appendMerged(dst, &m, &r)
+	}
+	m.end()
+	return dst
+}
+
+// holds evaluates the filter of an entry. lookedUp reports that the entry was found under
+// its condition.
+func (e *entry[V]) holds(m *match, lookedUp bool) bool {
+	return lookedUp && e.under.whole || e.filter == nil || m.all(e.filter.clauses, nil)
+}
+
+// appendHeld appends the values of the entries of one list that match.
+func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedUp bool) []V {
+	if list.size == 1 {
+		if e := list.value; e.holds(m, lookedUp) {
+			dst = append(dst, e.value)
+		}
+		return dst
+	}
+	var w walk[string, *entry[V]]
+	w.begin(list)
+	for t := w.next(); t != nil; t = w.next() {
+		if t.value.holds(m, lookedUp) {
+			dst = append(dst, t.value.value)
+		}
+	}
+	return dst
+}
+
+// appendMerged appends the values of the entries of several lists that match, in the order
+// of their keys.
+func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
+	var buf [16]*entry[V]
+	matched := buf[:0]
+	runs := make([]int, 0, 8) // where the matches of each list end
+	for i := range r.lists {
+		var w walk[string, *entry[V]]
+		w.begin(r.list(i))
+		for t := w.next(); t != nil; t = w.next() {
+			if t.value.holds(m, true) {
+				matched = append(matched, t.value)
+			}
+		}
+		runs = append(runs, len(matched))
+	}
+	merge(matched, runs)
+	for _, e := range matched {
+		dst = append(dst, e.value)
+	}
+	return dst
+}
+
+// merge sorts entries by key that are in order within each run, of which runs has the ends.
+func merge[V any](entries []*entry[V], runs []int) {
+	if len(entries) <= 16 {
+		for i := 1; i < len(entries); i++ {
+			for j := i; j > 0 && entries[j].key < entries[j-1].key; j-- {
+				entries[j], entries[j-1] = entries[j-1], entries[j]
+			}
+		}
+		return
+	}
+	merged := make([]*entry[V], 0, len(entries))
+	for len(runs) > 1 {
+		merged = merged[:0]
+		start := 0
+		for i := range (len(runs) + 1) / 2 {
+			end := runs[min(2*i+1, len(runs)-1)]
+			a, b := entries[start:runs[2*i]], entries[runs[2*i]:end]
+			for len(a) > 0 && len(b) > 0 {
+				if a[0].key < b[0].key {
+					merged, a = append(merged, a[0]), a[1:]
+				} else {
+					merged, b = append(merged, b[0]), b[1:]
+				}
+			}
+			merged = append(append(merged, a...), b...)
+			start, runs[i] = end, end
+		}
+		runs = runs[:(len(runs)+1)/2]
+		copy(entries, merged)
+	}
+}

@@ -1,0 +1,395 @@
+package filter
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"math"
+	"slices"
+)
+
+// Document describes one call, in raw JSON. What is nil is absent, unlike what is null.
+//
+// The values must be valid JSON; with any other text a filter matches or does not, the same
+// each time.
+type Document struct {
+	Input, Output, Error, Caller, Metadata json.RawMessage
+}
+
+func (d *Document) root(r Root) []byte {
+	switch r {
+	case Input:
+		return d.Input
+	case Output:
+		return d.Output
+	case ErrorRoot:
+		return d.Error
+	case Caller:
+		return d.Caller
+	}
+	return d.Metadata
+}
+
+// Matches reports whether the filter holds for the document. It does not allocate, unless
+// the document spells a number that a path leads to with more than 32 characters.
+func (f *Filter) Matches(d *Document) bool {
+	if f == nil {
+		return true
+	}
+	if f.paths < viewFrom {
+		m := match{doc: d}
+		return m.all(f.clauses, nil)
+	}
+	v := takeView(d)
+	m := match{doc: d, view: v}
+	holds := m.all(f.clauses, nil)
+	v.release()
+	return holds
+}
+
+// match is the evaluation of filters on one document.
+type match struct {
+	doc  *Document
+	view *view // or nil: the document is scanned for each path
+}
+
+// resolve returns the value at a path.
+func (m *match) resolve(p *path, elem []byte) ([]byte, bool) {
+	if p.root == element {
+		return resolve(elem, p.segments)
+	}
+	if m.view != nil {
+		return m.view.resolve(p)
+	}
+	raw := m.doc.root(p.root)
+	i := skipSpace(raw, 0)
+	if len(p.segments) > 0 && i < len(raw) && raw[i] == '{' {
+		// The end of the root need not be known.
+		start, stop, _ := find(raw, i, &p.segments[0])
+		if start == 0 {
+			return nil, false
+		}
+		return resolve(raw[start:stop], p.segments[1:])
+	}
+	raw, ok := whole(raw)
+	if !ok {
+		return nil, false
+	}
+	return resolve(raw, p.segments)
+}
+
+// all reports whether all clauses hold; elem is the current element of $any.
+func (m *match) all(clauses []clause, elem []byte) bool {
+	var v []byte
+	var present bool
+	for i := range clauses {
+		c := &clauses[i]
+		if c.path == nil {
+			if !m.combine(c, elem) {
+				return false
+			}
+			continue
+		}
+		if !c.same {
+			v, present = m.resolve(c.path, elem)
+		}
+		if !m.operators(c.ops, v, present) {
+			return false
+		}
+	}
+	return true
+}
+
+// combine evaluates $or and $not.
+func (m *match) combine(c *clause, elem []byte) bool {
+	if c.key == "$not" {
+		return !m.all(c.filters[0], elem)
+	}
+	for _, f := range c.filters {
+		if m.all(f, elem) {
+			return true
+		}
+	}
+	return false
+}
+
+// operators reports whether all operators hold for the value v.
+func (m *match) operators(ops []op, v []byte, present bool) bool {
+	for i := range ops {
+		if !m.operator(&ops[i], v, present) {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *match) operator(o *op, v []byte, present bool) bool {
+	switch o.kind {
+	case opExists:
+		return present == o.operand.truth
+	case opNe:
+		return !present || !equal(v, o.operand)
+	case opNin:
+		return !present || !o.set.has(v)
+	}
+	if !present {
+		return false
+	}
+	switch o.kind {
+	case opEq:
+		return equal(v, o.operand)
+	case opIn:
+		return o.set.has(v)
+	case opPrefix:
+		return v[0] == '"' && hasPrefix(inner(v), o.operand.text)
+	case opAny:
+		return v[0] == '[' && m.any(o, v)
+	}
+	var order int
+	switch {
+	case kindOf(v) != o.operand.kind:
+		return false
+	case v[0] == '"':
+		order = compareText(inner(v), o.operand.text)
+	default:
+		f := toFloat(v)
+		if math.IsNaN(f) {
+			return false
+		}
+		order = cmp.Compare(f, o.operand.num) // -0.0 and 0 are equal
+	}
+	switch o.kind {
+	case opGt:
+		return order > 0
+	case opGte:
+		return order >= 0
+	case opLt:
+		return order < 0
+	}
+	return order <= 0
+}
+
+// any reports whether an element of the array v passes the operand of $any.
+func (m *match) any(o *op, v []byte) bool {
+	if p := o.only(); p != nil {
+		return m.anyMember(o, v, p)
+	}
+	elements := elementsOf(v)
+	for {
+		elem, ok := elements.take()
+		switch {
+		case !ok:
+			return false
+		case o.byFilter && m.all(o.filter, elem), !o.byFilter && m.operators(o.ops, elem, true):
+			return true
+		}
+	}
+}
+
+// only returns the path of the operand of $any if its filter has only one.
+func (o *op) only() *path {
+	if !o.byFilter || len(o.filter) == 0 {
+		return nil
+	}
+	p := o.filter[0].path
+	if p == nil || len(p.segments) == 0 {
+		return nil
+	}
+	for i := range o.filter[1:] {
+		if !o.filter[i+1].same {
+			return nil
+		}
+	}
+	return p
+}
+
+// anyMember is any for a filter with the one path p: looking for its first segment finds
+// the end of an element that is an object, so that each is read once.
+func (m *match) anyMember(o *op, b []byte, p *path) bool {
+	i, empty := firstItem(b, 0, ']')
+	for !empty {
+		var v []byte
+		var present bool
+		var end int
+		if i < len(b) && b[i] == '{' {
+			var start, stop int
+			if start, stop, end = find(b, i, &p.segments[0]); start > 0 {
+				v, present = resolve(b[start:stop], p.segments[1:])
+			}
+			if end < 0 { // what is not an object may still end
+				end = skipValue(b, i)
+			}
+		} else if end = skipValue(b, i); end > 0 {
+			v, present = resolve(b[i:end], p.segments)
+		}
+		if end < 0 {
+			return false
+		}
+		holds := true
+		for j := range o.filter {
+			holds = holds && m.operators(o.filter[j].ops, v, present)
+		}
+		if holds {
+			return true
+		}
+		i, empty = afterItem(b, end, ']')
+	}
+	return false
+}
+
+// equal reports deep equality of raw JSON and an operand.
+func equal(raw []byte, x *value) bool {
+	if kindOf(raw) != x.kind {
+		return false
+	}
+	switch x.kind {
+	case null:
+		return true
+	case boolean:
+		return raw[0] == 't' == x.truth
+	case number:
+		return toFloat(raw) == x.num
+	case text:
+		return equalText(inner(raw), x.text)
+	case array:
+		return equalArray(raw, x.items)
+	}
+	if len(x.members) <= 64 {
+		var seen [1]uint64
+		return equalObject(raw, x.members, seen[:])
+	}
+	return equalLargeObject(raw, x.members)
+}
+
+// equalText reports whether raw, the inside of a JSON string, is s.
+func equalText(raw []byte, s string) bool {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw) == s
+	}
+	order, _ := compareEscaped(raw, s)
+	return order == 0
+}
+
+func equalArray(raw []byte, items []value) bool {
+	elements := elementsOf(raw)
+	for i := range items {
+		v, ok := elements.take()
+		if !ok || !equal(v, &items[i]) {
+			return false
+		}
+	}
+	_, more := elements.take()
+	return !more
+}
+
+// maxMembers is the number of members that an object in an accepted filter can have: each
+// takes four bytes. Only what the engine announces has no limit.
+const maxMembers = maxSize / 4
+
+func equalLargeObject(raw []byte, members []member) bool {
+	if len(members) > maxMembers {
+		return equalObject(raw, members, make([]uint64, (len(members)+63)/64))
+	}
+	var seen [maxMembers / 64]uint64
+	return equalObject(raw, members, seen[:(len(members)+63)/64])
+}
+
+// equalObject compares in one pass. equals has a bit for each of members, which says that
+// the last member of that key is equal.
+func equalObject(raw []byte, members []member, equals []uint64) bool {
+	i, last := firstItem(raw, 0, '}')
+	for !last {
+		keyEnd, _, start, end := nextMember(raw, i)
+		if end < 0 {
+			return false
+		}
+		j, ok := slices.BinarySearchFunc(members, raw[i+1:keyEnd], func(m member, key []byte) int { return -compareText(key, m.key) })
+		if !ok {
+			return false
+		}
+		equals[j/64] &^= 1 << (j % 64)
+		if equal(raw[start:end], &members[j].value) {
+			equals[j/64] |= 1 << (j % 64)
+		}
+		i, last = afterItem(raw, end, '}')
+	}
+	if i < 0 {
+		return false
+	}
+	for j := range members {
+		if equals[j/64]&(1<<(j%64)) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// set is the operand of $in and $nin. It finds scalars by binary search.
+type set struct {
+	null, truth, falsity bool
+	numbers              []float64
+	texts                []string
+	others               []*value
+}
+
+func newSet(items []value) *set {
+	s := new(set)
+	for i := range items {
+		switch x := &items[i]; x.kind {
+		case null:
+			s.null = true
+		case boolean:
+			s.truth = s.truth || x.truth
+			s.falsity = s.falsity || !x.truth
+		case number:
+			s.numbers = append(s.numbers, x.num)
+		case text:
+			s.texts = append(s.texts, x.text)
+		default:
+			s.others = append(s.others, x)
+		}
+	}
+	slices.Sort(s.numbers)
+	slices.Sort(s.texts)
+	return s
+}
+
+// has reports whether raw equals an item.
+func (s *set) has(raw []byte) bool {
+	switch kindOf(raw) {
+	case null:
+		return s.null
+	case boolean:
+		return raw[0] == 't' && s.truth || raw[0] == 'f' && s.falsity
+	case number:
+		if len(s.numbers) == 0 {
+			return false
+		}
+		f := toFloat(raw)
+		low, high := 0, len(s.numbers)
+		for low < high {
+			if middle := (low + high) / 2; s.numbers[middle] < f {
+				low = middle + 1
+			} else {
+				high = middle
+			}
+		}
+		return low < len(s.numbers) && s.numbers[low] == f
+	case text:
+		low, high := 0, len(s.texts)
+		for low < high {
+			if middle := (low + high) / 2; compareText(inner(raw), s.texts[middle]) > 0 {
+				low = middle + 1
+			} else {
+				high = middle
+			}
+		}
+		return low < len(s.texts) && compareText(inner(raw), s.texts[low]) == 0
+	}
+	for _, x := range s.others {
+		if equal(raw, x) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,601 @@
+// Package filter implements the language of observer filters: which calls of a function
+// an observer is told of.
+//
+// A filter is parsed from JSON and put into a normal form, the one spelling that the engine
+// stores and announces. A document, which describes one call, is matched as raw JSON: a
+// match decodes the values at the end of a filter's paths and nothing else. An [Index] finds
+// the filters that match a document among thousands.
+package filter
+
+import (
+	"cmp"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// The codes of errors.
+const (
+	InvalidFilter     = "INVALID_FILTER"
+	InvalidFilterPath = "INVALID_FILTER_PATH"
+)
+
+// Error is the reason why a filter is rejected. Code and Message are the engine's.
+type Error struct {
+	Code    string
+	Path    string // the path at fault, as written in the filter; "" if it is no path
+	Message string
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+func invalid(path, format string, args ...any) *Error {
+	return &Error{Code: InvalidFilter, Path: path, Message: fmt.Sprintf(format, args...)}
+}
+
+const (
+	maxSize          = 8192 // bytes of canonical text
+	maxNesting       = 120  // arrays and objects
+	maxFilterDepth   = 8
+	maxNodes         = 64
+	maxItems         = 256 // of $in and $nin
+	maxSegments      = 16  // after the root
+	maxLiteralDepth  = 32
+	longestExpansion = 5 // canonical text is at most this many times as long: 1e15
+)
+
+// Root is where a path begins.
+type Root uint8
+
+const (
+	Input Root = iota
+	Output
+	ErrorRoot
+	Caller
+	Metadata
+	element // of the innermost $any
+)
+
+var rootNames = [...]string{"input", "output", "error", "caller", "metadata", "@"}
+
+func (r Root) String() string { return rootNames[r] }
+
+// Filter is a filter in normal form. It is immutable and safe for concurrent use. The
+// zero value and nil match every document.
+type Filter struct {
+	clauses []clause
+	text    string
+	roots   uint8 // a bit for each Root
+	paths   int   // number of distinct paths outside $any
+}
+
+// clause is one condition of a filter. Clauses are sorted by key, then by text.
+type clause struct {
+	key  string // a path, "$or" or "$not"
+	text string // the operand in normal form
+	path *path  // nil for $or and $not
+	// same reports that the clause before has the same path.
+	same    bool
+	ops     []op
+	filters [][]clause // the operands of $or, the operand of $not
+}
+
+// path is a parsed path.
+type path struct {
+	text     string
+	root     Root
+	segments []segment
+}
+
+type segment struct {
+	key     string
+	hash    uint64
+	index   uint64 // the element of an array, if isIndex
+	isIndex bool
+	end     int // where the segment ends in the text of the path
+	// The bytes of a key of up to seven, and a mask for them; mask is 0 for a longer key.
+	word, mask uint64
+}
+
+type opKind uint8
+
+const (
+	opAny opKind = iota
+	opEq
+	opExists
+	opGt
+	opGte
+	opIn
+	opLt
+	opLte
+	opNe
+	opNin
+	opPrefix
+	opUnknown
+)
+
+var opNames = [...]string{"$any", "$eq", "$exists", "$gt", "$gte", "$in", "$lt", "$lte", "$ne", "$nin", "$prefix"}
+
+// op is one operator of a clause.
+type op struct {
+	kind    opKind
+	operand *value // $any excepted
+	set     *set   // of $in and $nin
+	// The operand of $any: operators, or else a filter over the element.
+	ops      []op
+	filter   []clause
+	byFilter bool
+}
+
+// seed makes the hashes of keys unpredictable to those who send documents.
+var seed = maphash.MakeSeed()
+
+// Parse parses a filter that an observer brings. The error is an *[Error].
+func Parse(raw []byte) (*Filter, error) { return parse(raw, true) }
+
+// ParseNormalized parses a filter that the engine announces. It accepts every filter, in
+// normal form or not, and does not limit the size, which the normal form of an accepted
+// filter may exceed. The error is an *[Error].
+func ParseNormalized(raw []byte) (*Filter, error) { return parse(raw, false) }
+
+// ParseValue is [Parse] for what v marshals to.
+func ParseValue(v any) (*Filter, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("marshal the filter: %w", err)
+	}
+	return Parse(raw)
+}
+
+func parse(raw []byte, sized bool) (*Filter, error) {
+	v, deepest, err := decode(raw)
+	if err != nil {
+		return nil, invalid("", "the filter is not JSON: %v", err)
+	}
+	c := compiler{buf: make([]byte, 0, 256)}
+	if sized && len(raw) > maxSize/longestExpansion {
+		if c.buf = v.appendText(c.buf); len(c.buf) > maxSize {
+			return nil, invalid("", "the filter encodes to more than %d bytes", maxSize)
+		}
+		c.buf = c.buf[:0]
+	}
+	if deepest > maxNesting && v.depth() > maxNesting {
+		return nil, invalid("", "the filter nests deeper than %d arrays / objects", maxNesting)
+	}
+	f := new(Filter)
+	var fault *Error
+	if f.clauses, fault = c.filter(&v, 1, false); fault != nil {
+		return nil, fault
+	}
+	f.text = string(appendFilter(c.buf[:0], f.clauses))
+	f.roots, f.paths = c.roots, c.paths
+	return f, nil
+}
+
+// compiler checks a filter and puts it into normal form.
+type compiler struct {
+	buf   []byte // for the texts of operands
+	nodes int
+	roots uint8
+	paths int
+}
+
+// node counts an operator, an $or or a $not.
+func (c *compiler) node() *Error {
+	if c.nodes++; c.nodes > maxNodes {
+		return invalid("", "more than %d operator / clause nodes", maxNodes)
+	}
+	return nil
+}
+
+// filter returns the clauses of v and of the filters in its $and, sorted and each once.
+// inAny reports that v is the operand of an $any.
+func (c *compiler) filter(v *value, depth int, inAny bool) ([]clause, *Error) {
+	if depth > maxFilterDepth {
+		return nil, invalid("", "filters nested deeper than %d levels", maxFilterDepth)
+	}
+	var all []clause
+	var waiting []*value // filters of $and, the next one last
+	for {
+		if v.kind != object {
+			return nil, invalid("", "a filter must be a JSON object, found %v", v.kind)
+		}
+		if all == nil {
+			all = make([]clause, 0, len(v.members))
+		}
+		var conjunction []value
+		for i := range v.members {
+			m := &v.members[i]
+			if m.key == "$and" {
+				if fault := checkList(m); fault != nil {
+					return nil, fault
+				}
+				conjunction = m.items
+				continue
+			}
+			all = append(all, clause{key: m.key})
+			if fault := c.clause(&all[len(all)-1], m, depth, inAny); fault != nil {
+				return nil, fault
+			}
+		}
+		for i := len(conjunction) - 1; i >= 0; i-- {
+			waiting = append(waiting, &conjunction[i])
+		}
+		if len(waiting) == 0 {
+			break
+		}
+		v = waiting[len(waiting)-1]
+		waiting = waiting[:len(waiting)-1]
+	}
+	if len(all) > 1 {
+		slices.SortFunc(all, func(a, b clause) int {
+			return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.text, b.text))
+		})
+		all = slices.CompactFunc(all, func(a, b clause) bool { return a.key == b.key && a.text == b.text })
+	}
+	for i := range all {
+		if p := all[i].path; p != nil {
+			all[i].same = i > 0 && all[i-1].key == all[i].key
+			if !all[i].same && p.root != element {
+				c.paths++
+			}
+		}
+	}
+	return all, nil
+}
+
+// checkList checks the operand of $and and $or.
+func checkList(m *member) *Error {
+	if m.kind != array {
+		return invalid("", "`%s` takes an array of filters, found %v", m.key, m.kind)
+	}
+	if len(m.items) == 0 {
+		return invalid("", "`%s` takes a non-empty array of filters", m.key)
+	}
+	return nil
+}
+
+// clause compiles a member of a filter other than $and.
+func (c *compiler) clause(into *clause, m *member, depth int, inAny bool) *Error {
+	switch {
+	case m.key == "$or":
+		if fault := c.node(); fault != nil {
+			return fault
+		}
+		if fault := checkList(m); fault != nil {
+			return fault
+		}
+		into.filters = make([][]clause, len(m.items))
+		for i := range m.items {
+			var fault *Error
+			if into.filters[i], fault = c.filter(&m.items[i], depth+1, inAny); fault != nil {
+				return fault
+			}
+		}
+	case m.key == "$not":
+		if fault := c.node(); fault != nil {
+			return fault
+		}
+		if m.kind != object {
+			return invalid("", "`$not` takes a filter object, found %v", m.kind)
+		}
+		operand, fault := c.filter(&m.value, depth+1, inAny)
+		if fault != nil {
+			return fault
+		}
+		into.filters = [][]clause{operand}
+	case strings.HasPrefix(m.key, "$"):
+		if operator(m.key) != opUnknown {
+			return invalid("", "`%[1]s` needs a path: write {\"<path>\": {\"%[1]s\": ...}}", m.key)
+		}
+		return invalid("", "unknown operator `%s` (a filter holds paths, `$and`, `$or` and `$not`)", m.key)
+	default:
+		p, fault := parsePath(m.key, inAny)
+		if fault != nil {
+			return fault
+		}
+		if p.root != element {
+			c.roots |= 1 << p.root
+		}
+		into.path = p
+		if fault := checkOperators(p.text, &m.value); fault != nil {
+			return fault
+		}
+		if into.ops, fault = c.operators(p.text, &m.value, depth); fault != nil {
+			return fault
+		}
+	}
+	start := len(c.buf)
+	c.buf = into.appendOperand(c.buf)
+	into.text = string(c.buf[start:])
+	c.buf = c.buf[:start]
+	return nil
+}
+
+// operator returns the operator of that name, or opUnknown.
+func operator(name string) opKind {
+	for k, n := range opNames {
+		if n == name {
+			return opKind(k)
+		}
+	}
+	return opUnknown
+}
+
+// checkOperators checks that the operand of a path is an object of operators.
+func checkOperators(path string, v *value) *Error {
+	literal := v.kind != object
+	if !literal && len(v.members) == 0 {
+		return invalid(path, "`%s`: empty operator object", path)
+	}
+	for i := range v.members {
+		literal = literal || !strings.HasPrefix(v.members[i].key, "$")
+	}
+	if literal {
+		return invalid(path, "`%s`: expected an operator object such as {\"$eq\": ...}; literal values are not allowed", path)
+	}
+	return nil
+}
+
+// operators compiles the members of an operator object.
+func (c *compiler) operators(path string, v *value, depth int) ([]op, *Error) {
+	ops := make([]op, len(v.members))
+	for i := range v.members {
+		if fault := c.node(); fault != nil {
+			return nil, fault
+		}
+		if fault := c.operator(&ops[i], path, &v.members[i], depth); fault != nil {
+			return nil, fault
+		}
+	}
+	return ops, nil
+}
+
+func (c *compiler) operator(into *op, path string, m *member, depth int) *Error {
+	into.kind, into.operand = operator(m.key), &m.value
+	takes := func(what string) *Error {
+		return invalid(path, "`%s`: `%s` takes %s, found %v", path, m.key, what, m.kind)
+	}
+	switch into.kind {
+	case opEq, opNe:
+		return checkLiteral(path, m.key, &m.value, 0)
+	case opIn, opNin:
+		if m.kind != array {
+			return takes("an array")
+		}
+		if len(m.items) > maxItems {
+			return invalid(path, "`%s`: `%s` has %d items (limit %d)", path, m.key, len(m.items), maxItems)
+		}
+		for i := range m.items {
+			if fault := checkLiteral(path, m.key, &m.items[i], 0); fault != nil {
+				return fault
+			}
+		}
+		into.set = newSet(m.items)
+	case opGt, opGte, opLt, opLte:
+		if m.kind != number && m.kind != text {
+			return takes("a number or a string")
+		}
+		return checkLiteral(path, m.key, &m.value, 0)
+	case opExists:
+		if m.kind != boolean {
+			return takes("a boolean")
+		}
+	case opPrefix:
+		if m.kind != text {
+			return takes("a string")
+		}
+	case opAny:
+		return c.any(into, path, m, depth+1)
+	default:
+		if m.key == "$and" || m.key == "$or" || m.key == "$not" {
+			return invalid(path, "`%s`: `%s` combines filters and is not a value operator", path, m.key)
+		}
+		return invalid(path, "`%s`: unknown operator `%s`", path, m.key)
+	}
+	return nil
+}
+
+// any compiles the operand of $any, which is one level deeper.
+func (c *compiler) any(into *op, path string, m *member, depth int) *Error {
+	if m.kind != object {
+		return invalid(path, "`%s`: `$any` takes an operator object or a filter over `@`, found %v", path, m.kind)
+	}
+	if depth > maxFilterDepth {
+		return invalid("", "filters nested deeper than %d levels", maxFilterDepth)
+	}
+	for i := range m.members {
+		into.byFilter = into.byFilter || operator(m.members[i].key) == opUnknown
+	}
+	var fault *Error
+	if into.byFilter = into.byFilter || len(m.members) == 0; into.byFilter {
+		into.filter, fault = c.filter(&m.value, depth, true)
+	} else {
+		into.ops, fault = c.operators(path, &m.value, depth)
+	}
+	return fault
+}
+
+// checkLiteral checks an operand that lies in depth arrays and objects.
+func checkLiteral(path, name string, v *value, depth int) *Error {
+	switch v.kind {
+	case number:
+		if v.beyond {
+			return invalid(path, "`%s`: `%s` holds the number %s, outside ±2^53", path, name, v.text)
+		}
+	case array, object:
+		if depth == maxLiteralDepth {
+			return invalid(path, "`%s`: `%s` nests a literal deeper than %d arrays / objects", path, name, maxLiteralDepth)
+		}
+		for i := range v.items {
+			if fault := checkLiteral(path, name, &v.items[i], depth+1); fault != nil {
+				return fault
+			}
+		}
+		for i := range v.members {
+			if fault := checkLiteral(path, name, &v.members[i].value, depth+1); fault != nil {
+				return fault
+			}
+		}
+	}
+	return nil
+}
+
+// appendOperand appends the operand of a clause in normal form.
+func (c *clause) appendOperand(dst []byte) []byte {
+	switch c.key {
+	case "$not":
+		return appendFilter(dst, c.filters[0])
+	case "$or":
+		dst = append(dst, '[')
+		for i, f := range c.filters {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = appendFilter(dst, f)
+		}
+		return append(dst, ']')
+	}
+	return appendOperators(dst, c.ops)
+}
+
+// appendFilter appends a filter in normal form.
+func appendFilter(dst []byte, clauses []clause) []byte {
+	if len(clauses) == 0 {
+		return append(dst, "{}"...)
+	}
+	dst = append(dst, `{"$and":[`...)
+	for i := range clauses {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(appendString(append(dst, '{'), clauses[i].key), ':')
+		dst = append(append(dst, clauses[i].text...), '}')
+	}
+	return append(dst, "]}"...)
+}
+
+func appendOperators(dst []byte, ops []op) []byte {
+	dst = append(dst, '{')
+	for i := range ops {
+		o := &ops[i]
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(append(append(dst, '"'), opNames[o.kind]...), `":`...)
+		switch {
+		case o.kind != opAny:
+			dst = o.operand.appendText(dst)
+		case o.byFilter:
+			dst = appendFilter(dst, o.filter)
+		default:
+			dst = appendOperators(dst, o.ops)
+		}
+	}
+	return append(dst, '}')
+}
+
+// parsePath parses a path: segments between dots, of which the first names the root. A
+// backslash takes a dot or a backslash into the segment.
+func parsePath(s string, inAny bool) (*path, *Error) {
+	if s == "" {
+		return nil, invalid("", "empty path")
+	}
+	p := &path{text: s}
+	all := make([]segment, 0, 1+strings.Count(s, "."))
+	start, escapes := 0, 0
+	for i := 0; ; i++ {
+		if i == len(s) || s[i] == '.' {
+			if i == start {
+				return nil, invalid(s, "path `%s`: empty segment", s)
+			}
+			key := s[start:i]
+			if escapes > 0 {
+				key = unescapeSegment(key, escapes)
+			}
+			all = append(all, segment{key: key, end: i})
+			if start, escapes = i+1, 0; i == len(s) {
+				break
+			}
+			continue
+		}
+		if s[i] != '\\' {
+			continue
+		}
+		i++
+		if i == len(s) {
+			return nil, invalid(s, "path `%s`: dangling `\\` at the end", s)
+		}
+		if s[i] != '.' && s[i] != '\\' {
+			_, size := utf8.DecodeRuneInString(s[i:])
+			return nil, invalid(s, "path `%s`: invalid escape `\\%s` (only `\\.` and `\\\\` are allowed)", s, s[i:i+size])
+		}
+		escapes++
+	}
+	root := all[0].key
+	r := Root(max(0, slices.Index(rootNames[:], root)))
+	known := rootNames[r] == root
+	switch {
+	case inAny && (!known || r != element):
+		return nil, invalid(s, "path `%s`: inside `$any` paths start at `@`, the current element", s)
+	case !inAny && known && r == element:
+		return nil, invalid(s, "path `%s`: `@` paths are only allowed inside `$any`", s)
+	case !known:
+		return nil, invalid(s, "path `%s`: unknown root `%s` (expected input, output, error, caller or metadata)", s, root)
+	case len(all)-1 > maxSegments:
+		return nil, invalid(s, "path `%s`: %d segments after the root (limit %d)", s, len(all)-1, maxSegments)
+	}
+	p.root, p.segments = r, all[1:]
+	for i := range p.segments {
+		g := &p.segments[i]
+		g.index, g.isIndex = canonicalIndex(g.key)
+		g.hash = maphash.String(seed, g.key)
+		if n := len(g.key); n < 8 {
+			var word [8]byte
+			copy(word[:], g.key)
+			g.word, g.mask = binary.LittleEndian.Uint64(word[:]), 1<<(8*n)-1
+		}
+	}
+	return p, nil
+}
+
+func unescapeSegment(s string, escapes int) string {
+	b := make([]byte, 0, len(s)-escapes)
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' {
+			i++
+		}
+		b = append(b, s[i])
+	}
+	return string(b)
+}
+
+// canonicalIndex reads the index of an array element: decimal, without a sign or leading
+// zeros, and of at most 64 bits.
+func canonicalIndex(s string) (uint64, bool) {
+	if s == "" || !isDigit(s[0]) || s[0] == '0' && len(s) > 1 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	return n, err == nil
+}
+
+// String returns the normal form.
+func (f *Filter) String() string {
+	if f == nil || f.text == "" {
+		return "{}"
+	}
+	return f.text
+}
+
+// MatchAll reports whether the normal form is the empty filter.
+func (f *Filter) MatchAll() bool { return f == nil || len(f.clauses) == 0 }
+
+// Uses reports whether a path outside $any begins at r. What no filter uses need not be in
+// the document.
+func (f *Filter) Uses(r Root) bool { return f != nil && f.roots&(1<<r) != 0 }

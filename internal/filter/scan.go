@@ -1,0 +1,540 @@
+package filter
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"math"
+	"math/bits"
+	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// The functions below read the JSON of documents, which others have checked. They find the
+// end of a value by its quotes and brackets alone. What they find malformed has no members
+// and no elements; no text makes them panic.
+
+// malformed is the end of a value that has none.
+const malformed = -1
+
+func skipSpace(b []byte, i int) int {
+	for i < len(b) && b[i] <= ' ' {
+		i++
+	}
+	return i
+}
+
+const (
+	ones  = 0x0101010101010101
+	highs = 0x80 * ones
+)
+
+// zeros sets the highest bit of the lowest byte of w that is zero, and perhaps those of
+// bytes above it.
+func zeros(w uint64) uint64 { return (w - ones) &^ w & highs }
+
+// skipString returns the index after the string whose opening quote is at i, and whether
+// the string has escapes.
+func skipString(b []byte, i int) (end int, escaped bool) {
+	i++
+	for limit := min(len(b)-8, i+48); i <= limit; {
+		w := binary.LittleEndian.Uint64(b[i:])
+		m := zeros(w^'"'*ones) | zeros(w^'\\'*ones)
+		if m == 0 {
+			i += 8
+			continue
+		}
+		i += bits.TrailingZeros64(m) / 8
+		if b[i] == '"' {
+			return i + 1, escaped
+		}
+		escaped = true
+		i += 2
+	}
+	for i < len(b) {
+		quote := bytes.IndexByte(b[i:], '"')
+		if quote < 0 {
+			return malformed, escaped
+		}
+		quote += i
+		for i <= quote {
+			backslash := bytes.IndexByte(b[i:quote], '\\')
+			if backslash < 0 {
+				return quote + 1, escaped
+			}
+			escaped = true
+			i += backslash + 2 // beyond quote if it is escaped
+		}
+	}
+	return malformed, escaped
+}
+
+// scalarByte marks the bytes of numbers, true, false and null.
+var scalarByte = func() (t [256]bool) {
+	for c := range t {
+		t[c] = isDigit(byte(c)) || c == '-' || c == '+' || c == '.' || 'a' <= c|0x20 && c|0x20 <= 'z'
+	}
+	return t
+}()
+
+// scalarStart marks the bytes with which they begin.
+var scalarStart = func() (t [256]bool) {
+	for _, c := range []byte("-0123456789tfn") {
+		t[c] = true
+	}
+	return t
+}()
+
+// skipValue returns the index after the value that begins at i.
+func skipValue(b []byte, i int) int {
+	if i >= len(b) {
+		return malformed
+	}
+	switch c := b[i]; c {
+	case '"':
+		i, _ = skipString(b, i)
+		return i
+	case '{', '[':
+		return skipNested(b, i)
+	default:
+		if !scalarStart[c] {
+			return malformed
+		}
+		for i++; i < len(b) && scalarByte[b[i]]; i++ {
+		}
+		return i
+	}
+}
+
+// skipNested returns the index after the array or object that begins at i.
+//
+// It takes eight bytes at a time and counts the brackets in them that are outside strings:
+// a byte is in a string if the number of quotes before it is odd.
+func skipNested(b []byte, i int) int {
+	depth := 1
+	inside := uint64(0) // ones within a string
+	for i++; i < len(b); {
+		if i <= len(b)-8 {
+			w := binary.LittleEndian.Uint64(b[i:])
+			folded := w | 0x20*ones // brackets become braces
+			quotes := equalBytes(w, '"') >> 7
+			within := quotes*ones ^ inside // the lowest bit of each byte counts
+			outside := ^(within << 7)
+			opening := equalBytes(folded, '{') & outside
+			closing := equalBytes(folded, '}') & outside
+			closed := bits.OnesCount64(closing)
+			if depth > closed && zeros(w^'\\'*ones) == 0 {
+				depth += bits.OnesCount64(opening) - closed
+				inside = (within >> 56 & 1) * ones
+				i += 8
+				continue
+			}
+		}
+		for end := min(i+8, len(b)); i < end; i++ {
+			switch c := b[i]; {
+			case c == '"':
+				inside ^= ones
+			case inside != 0:
+				if c == '\\' {
+					i++
+				}
+			case c == '{' || c == '[':
+				depth++
+			case c == '}' || c == ']':
+				if depth--; depth == 0 {
+					return i + 1
+				}
+			}
+		}
+	}
+	return malformed
+}
+
+// equalBytes sets the highest bit of each byte of w that is c, and no other bit.
+func equalBytes(w uint64, c byte) uint64 {
+	w ^= uint64(c) * ones
+	return ^((w&^highs + ^uint64(highs)) | w | ^uint64(highs))
+}
+
+// nextMember reads the member of an object whose key begins at i: b[i+1:keyEnd] is the key,
+// b[start:end] the value.
+func nextMember(b []byte, i int) (keyEnd int, escaped bool, start, end int) {
+	if i >= len(b) || b[i] != '"' {
+		return 0, false, 0, malformed
+	}
+	j, escaped := skipString(b, i)
+	if j < 0 {
+		return 0, false, 0, malformed
+	}
+	keyEnd = j - 1
+	if j = skipSpace(b, j); j >= len(b) || b[j] != ':' {
+		return 0, false, 0, malformed
+	}
+	start = skipSpace(b, j+1)
+	return keyEnd, escaped, start, skipValue(b, start)
+}
+
+// afterItem returns where the next member or element begins after one that ends at i, or,
+// with last, the index after the closing bracket.
+func afterItem(b []byte, i int, closing byte) (next int, last bool) {
+	if i = skipSpace(b, i); i < len(b) {
+		switch b[i] {
+		case ',':
+			return skipSpace(b, i+1), false
+		case closing:
+			return i + 1, true
+		}
+	}
+	return malformed, true
+}
+
+// firstItem returns where the first member or element of the object or array at i begins,
+// or, with empty, the index after the closing bracket.
+func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
+	if i = skipSpace(b, i+1); i < len(b) && b[i] == closing {
+		return i + 1, true
+	}
+	return i, false
+}
+
+// find looks a key up in the object that begins at i. The last member of that key counts,
+// so it reads the whole object and returns its end, too. start is 0 if there is no member.
+//
+// This is where a match spends its time. The common case, short keys and values without
+// white space between them, is handled in place; the rest is that of nextMember.
+func find(b []byte, i int, s *segment) (start, stop, end int) {
+	i, empty := firstItem(b, i, '}')
+	if empty {
+		return 0, 0, i
+	}
+	for {
+		var first, after int
+		found := false
+		if i <= len(b)-10 && b[i] == '"' {
+			w := binary.LittleEndian.Uint64(b[i+1:])
+			n := shortLength(w)
+			if first = i + n + 2; n < 8 && b[first] == ':' {
+				found = n == len(s.key) && (w^s.word)&s.mask == 0
+				first++
+				goto value
+			}
+		}
+		{
+			j, escaped := skipString(b, i)
+			if j < 0 || b[i] != '"' {
+				return 0, 0, malformed
+			}
+			found = sameKey(b[i+1:j-1], escaped, s.key)
+			if j < len(b) && b[j] != ':' {
+				j = skipSpace(b, j)
+			}
+			if j >= len(b) || b[j] != ':' {
+				return 0, 0, malformed
+			}
+			first = j + 1
+		}
+	value:
+		if first < len(b) && b[first] <= ' ' {
+			first = skipSpace(b, first)
+		}
+		if first >= len(b) {
+			return 0, 0, malformed
+		}
+		switch c := b[first]; {
+		case scalarByte[c]:
+			for after = first + 1; after < len(b) && scalarByte[b[after]]; after++ {
+			}
+			if !scalarStart[c] {
+				return 0, 0, malformed
+			}
+		case c == '"':
+			if first <= len(b)-9 {
+				n := shortLength(binary.LittleEndian.Uint64(b[first+1:]))
+				if after = first + n + 2; n < 8 {
+					break
+				}
+			}
+			after, _ = skipString(b, first)
+		case c == '{' || c == '[':
+			after = skipNested(b, first)
+		default:
+			return 0, 0, malformed
+		}
+		if after < 0 {
+			return 0, 0, malformed
+		}
+		if found {
+			start, stop = first, after
+		}
+		if after < len(b) && b[after] <= ' ' {
+			after = skipSpace(b, after)
+		}
+		switch {
+		case after >= len(b):
+			return 0, 0, malformed
+		case b[after] == '}':
+			return start, stop, after + 1
+		case b[after] != ',':
+			return 0, 0, malformed
+		}
+		if i = after + 1; i < len(b) && b[i] <= ' ' {
+			i = skipSpace(b, i)
+		}
+		if i >= len(b) {
+			return 0, 0, malformed
+		}
+	}
+}
+
+// shortLength returns the length of a string without escapes whose first eight bytes,
+// the closing quote included, are in w; 8 if it is longer or has escapes.
+func shortLength(w uint64) int {
+	quotes, escapes := w^'"'*ones, w^'\\'*ones
+	quotes, escapes = (quotes-ones)&^quotes&highs, (escapes-ones)&^escapes&highs
+	n := bits.TrailingZeros64(quotes)
+	if n > bits.TrailingZeros64(escapes) {
+		return 8
+	}
+	return n / 8
+}
+
+// sameKey reports whether raw, the inside of a JSON string, is key.
+func sameKey(raw []byte, escaped bool, key string) bool {
+	if escaped {
+		order, _ := compareEscaped(raw, key)
+		return order == 0
+	}
+	return string(raw) == key
+}
+
+// memberOf returns the value of the member of raw, an object, or false.
+func memberOf(raw []byte, s *segment) ([]byte, bool) {
+	start, stop, _ := find(raw, 0, s)
+	return raw[start:stop], start > 0
+}
+
+// elements iterates over an array. It does not use an iterator function, which would cost
+// a closure in the match path.
+type elements struct {
+	b    []byte
+	next int
+	done bool
+}
+
+func elementsOf(raw []byte) elements {
+	i, empty := firstItem(raw, 0, ']')
+	return elements{raw, i, empty}
+}
+
+// take returns the next element, or false.
+func (e *elements) take() ([]byte, bool) {
+	if e.done {
+		return nil, false
+	}
+	start := e.next
+	end := skipValue(e.b, start)
+	if end < 0 {
+		e.done = true
+		return nil, false
+	}
+	e.next, e.done = afterItem(e.b, end, ']')
+	return e.b[start:end], true
+}
+
+// elementOf returns the element of raw, an array, at an index, or false.
+func elementOf(raw []byte, index uint64) ([]byte, bool) {
+	e := elementsOf(raw)
+	for ; ; index-- {
+		v, ok := e.take()
+		if !ok || index == 0 {
+			return v, ok
+		}
+	}
+}
+
+// resolve follows segments from the value raw.
+func resolve(raw []byte, segments []segment) ([]byte, bool) {
+	for i := range segments {
+		ok := false
+		switch s := &segments[i]; {
+		case raw[0] == '{':
+			raw, ok = memberOf(raw, s)
+		case raw[0] == '[' && s.isIndex:
+			raw, ok = elementOf(raw, s.index)
+		}
+		if !ok {
+			return nil, false
+		}
+	}
+	return raw, true
+}
+
+// whole returns the value in raw, the text of a root, without the white space around it.
+func whole(raw []byte) ([]byte, bool) {
+	start := skipSpace(raw, 0)
+	end := skipValue(raw, start)
+	if end < 0 {
+		return nil, false
+	}
+	return raw[start:end], true
+}
+
+// kindOf returns the type of a value by its first byte.
+func kindOf(raw []byte) kind {
+	switch raw[0] {
+	case '"':
+		return text
+	case '{':
+		return object
+	case '[':
+		return array
+	case 't', 'f':
+		return boolean
+	case 'n':
+		return null
+	}
+	return number
+}
+
+// inner returns what is between the quotes of a string.
+func inner(raw []byte) []byte { return raw[1 : len(raw)-1] }
+
+// toFloat returns the double nearest to a number. One that is out of range is infinite, and
+// text that is no number is not a number, which equals nothing.
+func toFloat(raw []byte) float64 {
+	i, negative := 0, raw[0] == '-'
+	if negative {
+		i++
+	}
+	// A quotient of two integers that are doubles is rounded once, so it is the nearest
+	// double. The denominator, a power of ten up to 10^22, is one.
+	var n uint64
+	digits, fraction := 0, 0
+	point := false
+	for ; i < len(raw); i++ {
+		c := raw[i]
+		if c == '.' && !point {
+			point = true
+			continue
+		}
+		if !isDigit(c) || digits == 18 {
+			break
+		}
+		n = n*10 + uint64(c-'0')
+		digits++
+		if point {
+			fraction++
+		}
+	}
+	if i < len(raw) || digits == 0 || n > maxNumber && fraction > 0 {
+		f, err := strconv.ParseFloat(string(raw), 64)
+		if err != nil && !math.IsInf(f, 0) {
+			return math.NaN()
+		}
+		return f
+	}
+	f := float64(n)
+	if fraction > 0 {
+		f /= tens[fraction]
+	}
+	if negative {
+		f = -f
+	}
+	return f
+}
+
+var tens = [...]float64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18}
+
+// compareText compares the string s with raw, the inside of a JSON string, by bytes, which
+// is by code points.
+func compareText(raw []byte, s string) int {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		switch {
+		case string(raw) == s:
+			return 0
+		case string(raw) < s:
+			return -1
+		}
+		return 1
+	}
+	order, _ := compareEscaped(raw, s)
+	return order
+}
+
+// hasPrefix reports whether raw, the inside of a JSON string, begins with s.
+func hasPrefix(raw []byte, s string) bool {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return len(raw) >= len(s) && string(raw[:len(s)]) == s
+	}
+	_, prefix := compareEscaped(raw, s)
+	return prefix
+}
+
+// compareEscaped compares raw, the inside of a JSON string with escapes, with s, and
+// reports whether s is a prefix of it.
+func compareEscaped(raw []byte, s string) (order int, prefix bool) {
+	for i := 0; i < len(raw); {
+		var buf [utf8.UTFMax]byte
+		var piece []byte
+		if raw[i] == '\\' {
+			var r rune
+			r, i = escape(raw, i)
+			piece = buf[:utf8.EncodeRune(buf[:], r)]
+		} else {
+			n := bytes.IndexByte(raw[i:], '\\')
+			if n < 0 {
+				n = len(raw) - i
+			}
+			piece = raw[i : i+n]
+			i += n
+		}
+		n := min(len(piece), len(s))
+		if string(piece[:n]) != s[:n] {
+			return cmp.Compare(string(piece[:n]), s[:n]), false
+		}
+		if s = s[n:]; n < len(piece) {
+			return 1, true
+		}
+	}
+	if s == "" {
+		return 0, true
+	}
+	return -1, false
+}
+
+// escape returns the character of the escape at i, and the index after it.
+func escape(raw []byte, i int) (rune, int) {
+	if i+1 >= len(raw) {
+		return utf8.RuneError, len(raw)
+	}
+	if c, ok := unescaped(raw[i+1]); ok {
+		return rune(c), i + 2
+	}
+	r, ok := unicodeEscape(raw, i)
+	if !ok {
+		return utf8.RuneError, i + 2
+	}
+	if i += 6; utf16.IsSurrogate(r) {
+		low, _ := unicodeEscape(raw, i)
+		if r = utf16.DecodeRune(r, low); r != utf8.RuneError {
+			i += 6
+		}
+	}
+	return r, i
+}
+
+// appendUnescaped appends the inside of a JSON string without its escapes.
+func appendUnescaped(dst, raw []byte) []byte {
+	for i := 0; i < len(raw); {
+		if raw[i] == '\\' {
+			var r rune
+			r, i = escape(raw, i)
+			dst = utf8.AppendRune(dst, r)
+			continue
+		}
+		dst = append(dst, raw[i])
+		i++
+	}
+	return dst
+}

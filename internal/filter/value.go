@@ -1,0 +1,482 @@
+package filter
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/iii-go/iii/internal/rawjson"
+)
+
+// kind is the type of a JSON value.
+type kind uint8
+
+const (
+	null kind = iota
+	boolean
+	number
+	text
+	array
+	object
+)
+
+// String returns the kind as error messages name it.
+func (k kind) String() string {
+	return [...]string{"null", "a boolean", "a number", "a string", "an array", "an object"}[k]
+}
+
+// value is a decoded JSON value: a filter, an operand or a schema. Documents are never
+// decoded.
+type value struct {
+	kind    kind
+	truth   bool     // a boolean's value
+	beyond  bool     // a number is outside ±2^53; an integer is judged exactly
+	num     float64  // a number's value
+	text    string   // a string's value, a number's spelling in normal forms
+	items   []value  // of an array
+	members []member // of an object: sorted by key, each key once
+}
+
+type member struct {
+	key string
+	value
+}
+
+// get returns the member of an object, or nil.
+func (v *value) get(key string) *value {
+	if i, ok := slices.BinarySearchFunc(v.members, key, func(m member, key string) int { return cmp.Compare(m.key, key) }); ok {
+		return &v.members[i].value
+	}
+	return nil
+}
+
+// scalar reports whether v is neither an array nor an object.
+func (v *value) scalar() bool { return v.kind < array }
+
+// depth returns how many arrays and objects nest in v. v has at most maxDepth levels.
+func (v *value) depth() int {
+	deepest := 0
+	switch v.kind {
+	case array:
+		for i := range v.items {
+			deepest = max(deepest, v.items[i].depth())
+		}
+	case object:
+		for i := range v.members {
+			deepest = max(deepest, v.members[i].depth())
+		}
+	default:
+		return 0
+	}
+	return deepest + 1
+}
+
+// appendText appends the canonical text of v: compact, keys in byte order, numbers and
+// strings in their one spelling.
+func (v *value) appendText(dst []byte) []byte {
+	switch v.kind {
+	case null:
+		return append(dst, "null"...)
+	case boolean:
+		return strconv.AppendBool(dst, v.truth)
+	case number:
+		return append(dst, v.text...)
+	case text:
+		return appendString(dst, v.text)
+	case array:
+		dst = append(dst, '[')
+		for i := range v.items {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.items[i].appendText(dst)
+		}
+		return append(dst, ']')
+	}
+	dst = append(dst, '{')
+	for i := range v.members {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(appendString(dst, v.members[i].key), ':')
+		dst = v.members[i].appendText(dst)
+	}
+	return append(dst, '}')
+}
+
+// appendString appends s as a JSON string in which only quotes, backslashes and control
+// characters are escaped. [rawjson.AppendString] spells some control characters in
+// another way, and the spelling decides the order of clauses.
+func appendString(dst []byte, s string) []byte {
+	const hexDigits = "0123456789abcdef"
+	dst = append(dst, '"')
+	start := 0
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c >= ' ' && c != '"' && c != '\\' {
+			continue
+		}
+		dst = append(dst, s[start:i]...)
+		start = i + 1
+		switch c {
+		case '"', '\\':
+			dst = append(dst, '\\', c)
+		case '\b':
+			dst = append(dst, `\b`...)
+		case '\f':
+			dst = append(dst, `\f`...)
+		case '\n':
+			dst = append(dst, `\n`...)
+		case '\r':
+			dst = append(dst, `\r`...)
+		case '\t':
+			dst = append(dst, `\t`...)
+		default:
+			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+		}
+	}
+	return append(append(dst, s[start:]...), '"')
+}
+
+// maxDepth bounds the recursion of the decoder. A filter that nests deeper than
+// maxNesting is rejected anyway, but only after its size is known.
+const maxDepth = 10_000
+
+var errTruncated = errors.New("the text ends early")
+
+// decoder reads the JSON text s. Strings without escapes and integers are slices of s.
+type decoder struct {
+	s       string
+	i       int
+	deepest int // of what was read so far, values of repeated keys included
+}
+
+// decode reads one JSON value. Unlike encoding/json it rejects text that is not UTF-8,
+// unpaired surrogates and numbers out of the range of a double, as the engine does.
+func decode(raw []byte) (v value, deepest int, err error) {
+	if !utf8.Valid(raw) {
+		return v, 0, errors.New("the text is not UTF-8")
+	}
+	d := decoder{s: string(raw)}
+	if err := d.value(&v, 0); err != nil {
+		return v, 0, err
+	}
+	if d.space(); d.i < len(d.s) {
+		return v, 0, d.unexpected()
+	}
+	return v, d.deepest, nil
+}
+
+func (d *decoder) space() {
+	for d.i < len(d.s) && (d.s[d.i] == ' ' || d.s[d.i] == '\n' || d.s[d.i] == '\r' || d.s[d.i] == '\t') {
+		d.i++
+	}
+}
+
+func (d *decoder) unexpected() error {
+	if d.i >= len(d.s) {
+		return errTruncated
+	}
+	r, _ := utf8.DecodeRuneInString(d.s[d.i:])
+	return fmt.Errorf("unexpected %q at byte %d", r, d.i)
+}
+
+// next returns the byte after white space, or 0 at the end.
+func (d *decoder) next() byte {
+	d.space()
+	if d.i == len(d.s) {
+		return 0
+	}
+	return d.s[d.i]
+}
+
+func (d *decoder) value(v *value, depth int) error {
+	switch c := d.next(); {
+	case c == '"':
+		v.kind = text
+		var err error
+		v.text, err = d.string()
+		return err
+	case c == '{' || c == '[':
+		if depth == maxDepth {
+			return fmt.Errorf("more than %d levels", maxDepth)
+		}
+		d.deepest = max(d.deepest, depth+1)
+		d.i++
+		if c == '[' {
+			return d.array(v, depth+1)
+		}
+		return d.object(v, depth+1)
+	case c == '-' || isDigit(c):
+		return d.number(v)
+	case c == 't':
+		v.kind, v.truth = boolean, true
+		return d.literal("true")
+	case c == 'f':
+		v.kind = boolean
+		return d.literal("false")
+	case c == 'n':
+		return d.literal("null")
+	}
+	return d.unexpected()
+}
+
+func (d *decoder) literal(word string) error {
+	for j := range len(word) {
+		if d.i == len(d.s) || d.s[d.i] != word[j] {
+			return d.unexpected()
+		}
+		d.i++
+	}
+	return nil
+}
+
+func (d *decoder) array(v *value, depth int) error {
+	v.kind = array
+	if d.next() == ']' {
+		d.i++
+		return nil
+	}
+	for {
+		v.items = append(v.items, value{})
+		if err := d.value(&v.items[len(v.items)-1], depth); err != nil {
+			return err
+		}
+		switch d.next() {
+		case ',':
+			d.i++
+		case ']':
+			d.i++
+			return nil
+		default:
+			return d.unexpected()
+		}
+	}
+}
+
+func (d *decoder) object(v *value, depth int) error {
+	v.kind = object
+	if d.next() == '}' {
+		d.i++
+		return nil
+	}
+	sorted := true
+	for {
+		if d.next() != '"' {
+			return d.unexpected()
+		}
+		key, err := d.string()
+		if err != nil {
+			return err
+		}
+		if d.next() != ':' {
+			return d.unexpected()
+		}
+		d.i++
+		if n := len(v.members); n > 0 && v.members[n-1].key >= key {
+			sorted = false
+		}
+		v.members = append(v.members, member{key: key})
+		if err := d.value(&v.members[len(v.members)-1].value, depth); err != nil {
+			return err
+		}
+		switch d.next() {
+		case ',':
+			d.i++
+			continue
+		case '}':
+			d.i++
+			if !sorted {
+				v.members = sortMembers(v.members)
+			}
+			return nil
+		}
+		return d.unexpected()
+	}
+}
+
+// sortMembers sorts by key and keeps the last of members with the same key.
+func sortMembers(all []member) []member {
+	slices.SortStableFunc(all, func(a, b member) int { return cmp.Compare(a.key, b.key) })
+	kept := all[:0]
+	for i := range all {
+		if i+1 == len(all) || all[i+1].key != all[i].key {
+			kept = append(kept, all[i])
+		}
+	}
+	return kept
+}
+
+// string reads the string that begins at the quote at d.i.
+func (d *decoder) string() (string, error) {
+	start := d.i + 1
+	for i := start; i < len(d.s); i++ {
+		switch c := d.s[i]; {
+		case c == '"':
+			d.i = i + 1
+			return d.s[start:i], nil
+		case c == '\\':
+			return d.escaped(start, i)
+		case c < ' ':
+			d.i = i
+			return "", d.unexpected()
+		}
+	}
+	return "", errTruncated
+}
+
+// escaped continues string at the first backslash, at i.
+func (d *decoder) escaped(start, i int) (string, error) {
+	b := append(make([]byte, 0, i-start+32), d.s[start:i]...)
+	for d.i = i; d.i < len(d.s); {
+		switch c := d.s[d.i]; {
+		case c == '"':
+			d.i++
+			return string(b), nil
+		case c < ' ':
+			return "", d.unexpected()
+		case c != '\\':
+			b = append(b, c)
+			d.i++
+			continue
+		}
+		if d.i+1 == len(d.s) {
+			return "", errTruncated
+		}
+		if c := d.s[d.i+1]; c != 'u' {
+			plain, ok := unescaped(c)
+			if !ok {
+				d.i++
+				return "", d.unexpected()
+			}
+			b = append(b, plain)
+			d.i += 2
+			continue
+		}
+		at := d.i
+		r, ok := unicodeEscape(d.s, d.i)
+		if !ok {
+			return "", fmt.Errorf("incomplete escape at byte %d", at)
+		}
+		d.i += 6
+		if utf16.IsSurrogate(r) {
+			low, _ := unicodeEscape(d.s, d.i)
+			if r = utf16.DecodeRune(r, low); r == utf8.RuneError {
+				return "", fmt.Errorf("unpaired surrogate at byte %d", at)
+			}
+			d.i += 6
+		}
+		b = utf8.AppendRune(b, r)
+	}
+	return "", errTruncated
+}
+
+// unescaped returns the character that a backslash and c denote.
+func unescaped(c byte) (byte, bool) {
+	switch c {
+	case '"', '\\', '/':
+		return c, true
+	case 'b':
+		return '\b', true
+	case 'f':
+		return '\f', true
+	case 'n':
+		return '\n', true
+	case 'r':
+		return '\r', true
+	case 't':
+		return '\t', true
+	}
+	return 0, false
+}
+
+// unicodeEscape returns the code unit of the escape \uXXXX that begins at i.
+func unicodeEscape[T string | []byte](s T, i int) (rune, bool) {
+	if len(s)-i < 6 || s[i] != '\\' || s[i+1] != 'u' {
+		return 0, false
+	}
+	var r rune
+	for j := i + 2; j < i+6; j++ {
+		c := s[j]
+		switch {
+		case isDigit(c):
+			c -= '0'
+		case 'a' <= c && c <= 'f':
+			c -= 'a' - 10
+		case 'A' <= c && c <= 'F':
+			c -= 'A' - 10
+		default:
+			return 0, false
+		}
+		r = r<<4 | rune(c)
+	}
+	return r, true
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// maxNumber is the largest absolute value of a number in an operand, 2^53.
+const maxNumber = 1 << 53
+
+func (d *decoder) number(v *value) error {
+	start := d.i
+	negative := d.s[d.i] == '-'
+	if negative {
+		d.i++
+	}
+	// n is the integer as long as exact is true.
+	var n uint64
+	exact := true
+	digits := func() bool {
+		first := d.i
+		for ; d.i < len(d.s) && isDigit(d.s[d.i]); d.i++ {
+			c := uint64(d.s[d.i] - '0')
+			if n > (math.MaxUint64-c)/10 {
+				exact = false
+			}
+			n = n*10 + c
+		}
+		return d.i > first
+	}
+	if d.i < len(d.s) && d.s[d.i] == '0' {
+		d.i++
+	} else if !digits() {
+		return d.unexpected()
+	}
+	if d.i < len(d.s) && d.s[d.i] == '.' {
+		exact = false
+		if d.i++; !digits() {
+			return d.unexpected()
+		}
+	}
+	if d.i < len(d.s) && d.s[d.i]|0x20 == 'e' {
+		exact = false
+		if d.i++; d.i < len(d.s) && (d.s[d.i] == '+' || d.s[d.i] == '-') {
+			d.i++
+		}
+		if !digits() {
+			return d.unexpected()
+		}
+	}
+	v.kind = number
+	spelling := d.s[start:d.i]
+	if exact && (!negative || 0 < n && n <= 1<<63) {
+		v.text, v.num, v.beyond = spelling, float64(n), n > maxNumber
+		if negative {
+			v.num = -v.num
+		}
+		return nil
+	}
+	f, err := strconv.ParseFloat(spelling, 64)
+	if err != nil {
+		return fmt.Errorf("the number at byte %d is out of range", start)
+	}
+	v.num, v.beyond = f, math.Abs(f) > maxNumber
+	v.text = string(rawjson.AppendFloat(nil, f))
+	return nil
+}
