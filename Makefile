@@ -10,6 +10,9 @@ PEERS ?= go,node,python
 # Additional flags for the benchmarks, for example BENCHFLAGS='-count=10 -cpu=2'.
 BENCHFLAGS ?=
 
+# Additional flags for make rust-suite, for example RUSTSUITEFLAGS='-only state,stream -v'.
+RUSTSUITEFLAGS ?=
+
 # If the clone belongs to another user, git refuses to read it, and builds that stamp
 # version control data fail.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
@@ -27,7 +30,7 @@ GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
 .DEFAULT_GOAL := help
-.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-update
+.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-update rust-suite
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,6 +104,9 @@ interop: ## Run the SDKs for Node and Python on the development engine
 
 interop-rust: ## Run the SDK for Rust on the development engine; the build takes minutes
 	$(GO) -C internal/conformance run ./interop -peers rust
+
+rust-suite: ## Run the Rust SDK's own integration tests on the development engine; the first build takes minutes
+	$(GO) -C internal/conformance run ./rustsuite $(RUSTSUITEFLAGS)
 
 interop-update: ## Regenerate docs/interop.md with the outcomes of PEERS (go,node,python)
 	$(GO) -C internal/conformance run ./interop -peers $(PEERS) -update

@@ -26,8 +26,8 @@ type observedCall struct {
 	trace        traceContext
 }
 
-func (c *observedCall) document() document {
-	return document{c.input, c.output, c.failure, c.caller, c.metadata}
+func (c *observedCall) document() *document {
+	return &document{Input: c.input, Output: c.output, Error: c.failure, Caller: c.caller, Metadata: c.metadata}
 }
 
 func (c *observedCall) status() string {
@@ -353,7 +353,7 @@ func (t *observers) ask(ctx context.Context, source string, event json.RawMessag
 	if _, watched := t.watched.Load(k); !watched {
 		return false
 	}
-	doc := document{input: event, caller: engineCaller().json()}
+	doc := &document{Input: event, Caller: engineCaller().json()}
 	var asked []binding
 	t.mu.Lock()
 	for _, o := range t.of(k) {

@@ -204,7 +204,7 @@ func (x *exchange) call() (reply, bool) {
 			return r, true
 		}
 	}
-	if o := x.route.observer; o != nil && !o.filter.matches(document{input: canonicalValid(mustEncode(x.payload)), caller: engineCaller().json()}) {
+	if o := x.route.observer; o != nil && !o.filter.matches(&document{Input: canonicalValid(mustEncode(x.payload)), Caller: engineCaller().json()}) {
 		return conditionNotMet, true
 	}
 	if x.route.condition != nil {

@@ -223,7 +223,7 @@ func (q *queues) switched(o *observer, active bool) {
 
 // deliverTo brings a message to the target of an observer, if its filters let it.
 func (q *queues) deliverTo(ctx context.Context, topic string, o *observer, j *job) (failure string) {
-	doc := document{input: j.data, caller: engineCaller().json()}
+	doc := &document{Input: j.data, Caller: engineCaller().json()}
 	if !o.filter.matches(doc) {
 		return ""
 	}
