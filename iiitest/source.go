@@ -260,6 +260,9 @@ type Observer struct {
 	Source ObserverSource `json:"source"`
 	Target ObserverTarget `json:"target"`
 
+	// Filters are those of the source, in normal form.
+	Filters json.RawMessage `json:"filters"`
+
 	// State is pending, active, suspended or error; Reason says why, if there is more to say.
 	State  string         `json:"state"`
 	Reason *iii.ErrorBody `json:"reason,omitempty"`
@@ -277,7 +280,6 @@ type ObserverSource struct {
 	FunctionID string          `json:"function_id"`
 	Namespace  string          `json:"namespace"`
 	Args       json.RawMessage `json:"args"`
-	Filters    json.RawMessage `json:"filters"` // in normal form
 	Capture    []string        `json:"capture"`
 	On         string          `json:"on"`
 	Deliver    string          `json:"deliver"`
@@ -312,11 +314,11 @@ func (o *observer) public() Observer {
 	p := Observer{
 		ID: o.id,
 		Source: ObserverSource{
-			FunctionID: o.source.id, Namespace: o.source.namespace, Args: o.args, Filters: o.filter.normal,
+			FunctionID: o.source.id, Namespace: o.source.namespace, Args: o.args,
 			Capture: append([]string{}, o.capture...), On: o.on, Deliver: o.deliver,
 		},
-		Target: ObserverTarget{FunctionID: o.target.id, Namespace: o.target.namespace},
-		State:  string(o.state), Reason: o.reason, Fires: o.fires,
+		Target:  ObserverTarget{FunctionID: o.target.id, Namespace: o.target.namespace},
+		Filters: o.filter.normal, State: string(o.state), Reason: o.reason, Fires: o.fires,
 	}
 	if o.owner != nil {
 		if p.WorkerName = o.owner.name(); p.WorkerName == "" {

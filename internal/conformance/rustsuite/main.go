@@ -68,7 +68,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	root := flags.String("root", "../..", "directory of the repository")
 	cache := flags.String("cache", "", "directory for the crate, its build and the logs; the default is iii-go/rustsuite in the user's cache")
 	only := flags.String("only", "", "test files to run, by comma")
-	verbose := flags.Bool("v", false, "print the output of the tests that pass, too")
+	verbose := flags.Bool("v", false, "print the tests that pass, too, and keep the messages in frames.jsonl beside the logs")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -240,8 +240,13 @@ func (s suite) start(ctx context.Context) (*engine, error) {
 	defer log.Close()
 	at := func(i int) string { return net.JoinHostPort("127.0.0.1", ports[i]) }
 	e := &engine{worker: at(0), http: at(1), rbac: at(2)}
-	e.cmd = exec.Command(program, "-v", "-listen", at(0), "-http", at(1), "-stream", at(3), "-console", "",
-		"-guard", fmt.Sprintf(guard, ports[2]), "-frames", filepath.Join(s.logs(), "frames.jsonl"))
+	argv := []string{
+		"-listen", at(0), "-http", at(1), "-stream", at(3), "-console", "", "-guard", fmt.Sprintf(guard, ports[2]),
+	}
+	if s.verbose { // it takes time, and one test waits no more than 300 ms for a thousand calls
+		argv = append(argv, "-v", "-frames", filepath.Join(s.logs(), "frames.jsonl"))
+	}
+	e.cmd = exec.Command(program, argv...)
 	e.cmd.Stdout, e.cmd.Stderr = log, log
 	if err := e.cmd.Start(); err != nil {
 		return nil, err
