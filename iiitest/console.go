@@ -116,11 +116,22 @@ func (s consoleSource) Engine() console.Engine {
 
 func (s consoleSource) Registry() console.Registry {
 	e := s.e
+	r := console.Registry{Workers: []map[string]any{}, Observers: []map[string]any{}, Local: []map[string]any{}}
+	for _, o := range e.Observers() {
+		var view map[string]any
+		_ = json.Unmarshal(mustEncode(o), &view)
+		r.Observers = append(r.Observers, view)
+	}
+	for _, l := range e.LocalCalls() {
+		r.Local = append(r.Local, map[string]any{
+			"function_id": l.FunctionID, "namespace": l.Namespace, "count": l.Count, "errors": l.Errors,
+			"duration_ms": float64(l.Duration) / float64(time.Millisecond), "dropped": l.Dropped,
+		})
+	}
 	e.triggers.mu.Lock()
 	defer e.triggers.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	r := console.Registry{Workers: []map[string]any{}}
 	for _, v := range e.workerViews() {
 		worker := v.summary()
 		worker["internal"], worker["pid"] = v.w == nil, v.pid

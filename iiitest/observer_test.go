@@ -872,3 +872,58 @@ func TestEngineSources(t *testing.T) {
 		})
 	})
 }
+
+func TestConsoleShowsObservers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t, WithConsole("127.0.0.1:0"))
+		h, o := observing(t, e, "h").host("s"), observing(t, e, "o").host("t")
+		activeObserver(h, o)
+		o.observe("o2", "s", "t", `,"filters":{"input.n":{"$gt":1}}`)
+		o.wantResult("o2", "pending")
+		h.ack("s", "o2", h.recv()["revision"], `,"error":{"code":"TAKEN","message":"m"}`)
+		o.wantState("o2", "error", "TAKEN", 0)
+		h.send(`{"type":"localinvocationstats","window_ms":10000,"functions":[{"function_id":"s","count":2}]}`)
+		h.sync()
+		registry := consoleSource{e}.Registry()
+		got, _ := json.Marshal([]any{registry.Observers, registry.Local})
+		want := `[[{"filters":{},"fires":0,"id":"o1","source":{"args":{},"capture":["input","output","caller"],"deliver":"envelope","function_id":"s","namespace":"default","on":"success"},"state":"active","target":{"function_id":"t","namespace":"default"},"worker_name":"o"},` +
+			`{"filters":{"$and":[{"input.n":{"$gt":1}}]},"fires":0,"id":"o2","reason":{"code":"TAKEN","message":"m"},"source":{"args":{},"capture":["input","output","caller"],"deliver":"envelope","function_id":"s","namespace":"default","on":"success"},"state":"error","target":{"function_id":"t","namespace":"default"},"worker_name":"o"}],` +
+			`[{"count":2,"dropped":{},"duration_ms":0,"errors":0,"function_id":"s","namespace":"default"}]]`
+		if string(got) != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	})
+}
+
+// Faults are made with Hook: it withholds and delays answers, and lets a worker see what it
+// does not know.
+func TestHookWithholdsObserveFrames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t)
+		h, o := observing(t, e, "h").host("s"), observing(t, e, "o").host("t")
+		e.Hook(func(f Frame) Verdict {
+			switch f.Type() {
+			case "observeresult":
+				return Verdict{Delay: time.Second}
+			case "observerack":
+				return Verdict{Drop: f.Direction == ToEngine}
+			case "observeradded":
+				return Verdict{Replace: []json.RawMessage{f.Message, json.RawMessage(`{"type":"unheardof"}`)}}
+			}
+			return Verdict{}
+		})
+		began := time.Now()
+		o.observe("o1", "s", "t")
+		o.wantResult("o1", "pending")
+		if waited := time.Since(began); waited != time.Second {
+			t.Errorf("answered after %v", waited)
+		}
+		h.accept("s", "o1")
+		h.want(`{"type":"unheardof"}`)
+		h.sync()
+		o.quiet()
+		e.Hook(nil)
+		e.Send("o", json.RawMessage(`{"type":"observerstatechanged","id":"o1","state":"curious","reason":null,"fires":null}`))
+		o.want(`{"type":"observerstatechanged","id":"o1","state":"curious","reason":null,"fires":null}`)
+	})
+}
