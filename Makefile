@@ -30,7 +30,7 @@ GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
 .DEFAULT_GOAL := help
-.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-update rust-suite
+.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-update filter-conformance filter-bench rust-suite
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,3 +110,13 @@ rust-suite: ## Run the Rust SDK's own integration tests on the development engin
 
 interop-update: ## Regenerate docs/interop.md with the outcomes of PEERS (go,node,python)
 	$(GO) -C internal/conformance run ./interop -peers $(PEERS) -update
+
+# Of the random corpus.
+CASES ?= 100000
+SEED ?= 1
+
+filter-conformance: ## Compare filters with the reference implementation over CASES (100000) random cases; needs cargo
+	$(GO) -C internal/conformance run ./filter -cases $(CASES) -seed $(SEED)
+
+filter-bench: ## Benchmark filters in turn with the reference implementation; needs cargo
+	bench/filter-rs/compare.sh

@@ -100,12 +100,12 @@ func (s *bindings) register(l *link, namespace string, m TriggerBinding) {
 	defer s.mu.Unlock()
 	t := s.find(m.TriggerType, namespace)
 	if t == nil {
-		s.answer(l, &m, &Error{Code: codeTypeNotFound, Message: "Trigger type not found"})
+		s.answer(l, &m, &Error{Code: CodeTriggerTypeNotFound, Message: "Trigger type not found"})
 		return
 	}
 	select {
 	case <-s.client.stopping:
-		s.answer(l, &m, &Error{Code: codeDraining, Message: "the worker is shutting down"})
+		s.answer(l, &m, &Error{Code: CodeWorkerDraining, Message: "the worker is shutting down"})
 		return
 	default:
 	}
@@ -181,7 +181,7 @@ func (s *bindings) bind() {
 				b.cancel()
 				b.bound, b.typ, b.ctx, b.cancel = nil, nil, nil, nil
 			}
-			s.stepped(b, want, &Error{Code: codeTriggerFailed, Message: "the provider ended its goroutine"})
+			s.stepped(b, want, &Error{Code: CodeTriggerRegistrationFailed, Message: "the provider ended its goroutine"})
 		}
 		if !s.closed && len(s.ready) > 0 {
 			s.ended.Add(1)
@@ -282,7 +282,7 @@ func (s *bindings) call(method, id string, f func() error) (err error) {
 		if p := recover(); p != nil {
 			s.client.log.LogAttrs(s.client.handlers, slog.LevelError, "iii: trigger provider panicked", slog.String("method", method),
 				slog.String("trigger", id), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
-			err = &Error{Code: codeTriggerFailed, Message: "the provider panicked"}
+			err = &Error{Code: CodeTriggerRegistrationFailed, Message: "the provider panicked"}
 		}
 	}()
 	return f()
@@ -296,7 +296,7 @@ func (s *bindings) answer(l *link, b *TriggerBinding, err error) {
 		code, message, stack := errorParts(err)
 		var e *Error
 		if !errors.As(err, &e) || e.Code == "" {
-			code = codeTriggerFailed
+			code = CodeTriggerRegistrationFailed
 		}
 		body = &ErrorBody{Code: code, Message: message, Stacktrace: stack}
 	}

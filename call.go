@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,21 @@ type callConfig struct {
 	namespace   string
 	metadata    any
 	hasMetadata bool
+	retry       *RetryPolicy // nil: none
+	ownRetry    bool         // it was given for the call
+}
+
+func (c *Client) callConfig(opts []CallOption) (*callConfig, error) {
+	cfg := &callConfig{timeout: c.cfg.callTimeout, retry: c.cfg.callRetry}
+	for _, opt := range opts {
+		if opt == nil {
+			return nil, errors.New("nil CallOption")
+		}
+		if err := opt(cfg); err != nil {
+			return nil, err
+		}
+	}
+	return cfg, nil
 }
 
 // WithTimeout bounds the wait for the answer; it replaces [WithCallTimeout].
@@ -61,19 +77,22 @@ func InNamespace(ns string) CallOption {
 // died after the request may have been sent, at once; [ErrNotConnected] or
 // [ErrBufferFull] if it was not sent; an error that satisfies
 // errors.Is(err, ctx.Err()) when ctx ends. [SafeToRetry] tells which of them
-// cannot have reached the engine. Not connected, the call waits for a
-// connection, within its timeout. The engine promises no order between calls.
+// cannot have made the function run; [WithRetry] repeats the call after those. Not
+// connected, the call waits for a connection, within its timeout. The engine promises no
+// order between calls.
 func (c *Client) Call(ctx context.Context, id string, in, out any, opts ...CallOption) error {
 	if out != nil {
 		if err := checkOut(out); err != nil {
-			return &callError{verb: "call", functionID: id, err: err}
+			return &callError{verb: verbCall, functionID: id, err: err}
 		}
 	}
-	r, err := c.begin(ctx, "call", invocation{functionID: id}, in, opts)
-	if err != nil {
-		return err
-	}
-	return c.await(ctx, "call", r, id, out)
+	return c.repeat(ctx, verbCall, id, opts, func(cfg *callConfig) error {
+		r, err := c.begin(ctx, verbCall, invocation{functionID: id}, in, cfg)
+		if err != nil {
+			return err
+		}
+		return c.await(ctx, verbCall, r, id, out)
+	})
 }
 
 // Call is [Client.Call] with the result as its value.
@@ -89,15 +108,17 @@ func Call[Out any](ctx context.Context, c *Client, id string, in any, opts ...Ca
 // background: [ClientStats] counts, and the state listener is told of messages
 // that a dying connection left unconfirmed. Errors are those of [Client.Call].
 func (c *Client) Send(ctx context.Context, id string, in any, opts ...CallOption) error {
-	r, err := c.begin(ctx, "send", invocation{functionID: id, action: actionVoid}, in, opts)
-	if err != nil {
-		return err
-	}
-	if sent, err := c.wait(ctx, r); err != nil {
-		return &callError{verb: "send", functionID: id, err: err, sent: sent}
-	}
-	c.out.release(r)
-	return nil
+	return c.repeat(ctx, verbSend, id, opts, func(cfg *callConfig) error {
+		r, err := c.begin(ctx, verbSend, invocation{functionID: id, action: actionVoid}, in, cfg)
+		if err != nil {
+			return err
+		}
+		if sent, err := c.wait(ctx, r); err != nil {
+			return &callError{verb: verbSend, functionID: id, err: err, sent: sent}
+		}
+		c.out.release(r)
+		return nil
+	})
 }
 
 // Enqueue hands a call to a queue, which runs it later, once or more often; the
@@ -106,18 +127,20 @@ func (c *Client) Send(ctx context.Context, id string, in any, opts ...CallOption
 func (c *Client) Enqueue(ctx context.Context, queue, id string, in any, opts ...CallOption) (EnqueueResult, error) {
 	var receipt EnqueueResult
 	if strings.TrimSpace(queue) == "" {
-		return receipt, &callError{verb: "enqueue", functionID: id, err: errors.New("blank queue name")}
+		return receipt, &callError{verb: verbEnqueue, functionID: id, err: errors.New("blank queue name")}
 	}
-	r, err := c.begin(ctx, "enqueue", invocation{functionID: id, action: actionEnqueue, queue: queue}, in, opts)
-	if err != nil {
-		return receipt, err
-	}
-	err = c.await(ctx, "enqueue", r, id, &receipt)
+	err := c.repeat(ctx, verbEnqueue, id, opts, func(cfg *callConfig) error {
+		r, err := c.begin(ctx, verbEnqueue, invocation{functionID: id, action: actionEnqueue, queue: queue}, in, cfg)
+		if err != nil {
+			return err
+		}
+		return c.await(ctx, verbEnqueue, r, id, &receipt)
+	})
 	return receipt, err
 }
 
 // begin encodes a request and hands it to the outbox.
-func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any, opts []CallOption) (*request, error) {
+func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any, cfg *callConfig) (*request, error) {
 	fail := func(err error) (*request, error) {
 		return nil, &callError{verb: verb, functionID: inv.functionID, err: err}
 	}
@@ -126,15 +149,6 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	}
 	if strings.TrimSpace(inv.functionID) == "" {
 		return fail(errors.New("blank function id"))
-	}
-	cfg := callConfig{timeout: c.cfg.callTimeout}
-	for _, opt := range opts {
-		if opt == nil {
-			return fail(errors.New("nil CallOption"))
-		}
-		if err := opt(&cfg); err != nil {
-			return fail(err)
-		}
 	}
 	inv.metadata, inv.hasMetadata = cfg.metadata, cfg.hasMetadata
 	if inv.namespace = cfg.namespace; inv.namespace == "" {
@@ -155,7 +169,8 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		inv.caller = h.in
 	}
 
-	r := c.out.newRequest(inv.action != actionVoid, cfg.timeout)
+	timeout := cmp.Or(cfg.timeout, c.cfg.callTimeout)
+	r := c.out.newRequest(inv.action != actionVoid, timeout)
 	if r.wantsResult {
 		r.id = newInvocationID()
 		inv.id = r.id
@@ -165,7 +180,13 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	inv.metadata = nil
 	r.inv = inv
 	if err == nil {
-		err = c.out.submit(ctx, r.timer.C, r)
+		expired := r.timer.C
+		if c.cfg.sendPolicy == SendWait && !r.wantsResult && cfg.timeout == 0 {
+			expired = nil // it waits for room until ctx ends, and only then begins
+		}
+		if err = c.out.submit(ctx, expired, r); expired == nil {
+			r.timer.Reset(timeout)
+		}
 	}
 	if err != nil {
 		r.buf.free()

@@ -12,7 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/iii-go/iii/internal/fifo"
 	"github.com/iii-go/iii/internal/rawjson"
+	"github.com/iii-go/iii/internal/signal"
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
@@ -43,8 +45,8 @@ type ChannelReader struct {
 	mu       sync.Mutex
 	bytes    channelQueue
 	messages channelQueue
-	err      error         // what ended the socket; io.EOF is a normal end
-	changed  chan struct{} // closed at the next change, if anybody waits
+	err      error // what ended the socket; io.EOF is a normal end
+	changed  signal.Broadcast
 	spare    [][]byte
 
 	deadline channelDeadline // of bytes
@@ -56,7 +58,7 @@ const channelFrame = 64
 
 // channelQueue is what has come of one kind.
 type channelQueue struct {
-	frames  [][]byte
+	frames  fifo.Queue[[]byte]
 	read    int // bytes of the first frame that have been read
 	size    int // bytes of memory
 	waiting int // callers that wait for this kind
@@ -64,9 +66,8 @@ type channelQueue struct {
 
 // pop takes the first frame, of which the bytes from read on have not been read.
 func (q *channelQueue) pop() (frame []byte, read int) {
-	frame, read = q.frames[0], q.read
-	q.frames[0] = nil
-	q.frames, q.read = q.frames[1:], 0
+	frame, read = q.frames.Pop(), q.read
+	q.read = 0
 	q.size -= len(frame) + channelFrame
 	return frame, read
 }
@@ -131,7 +132,7 @@ func (r *ChannelReader) keep(text bool, frame []byte) error {
 			}
 			break
 		}
-		changed := r.wait()
+		changed := r.changed.Wait()
 		r.mu.Unlock()
 		<-changed
 		r.mu.Lock()
@@ -139,24 +140,10 @@ func (r *ChannelReader) keep(text bool, frame []byte) error {
 	if r.err != nil {
 		return r.err
 	}
-	own.frames = append(own.frames, frame)
+	own.frames.Push(frame)
 	own.size += len(frame) + channelFrame
-	r.signal()
+	r.changed.Send()
 	return nil
-}
-
-func (r *ChannelReader) wait() <-chan struct{} {
-	if r.changed == nil {
-		r.changed = make(chan struct{})
-	}
-	return r.changed
-}
-
-func (r *ChannelReader) signal() {
-	if r.changed != nil {
-		close(r.changed)
-		r.changed = nil
-	}
 }
 
 func (r *ChannelReader) finish(err error) {
@@ -165,7 +152,7 @@ func (r *ChannelReader) finish(err error) {
 	if r.err == nil {
 		r.err = err
 	}
-	r.signal()
+	r.changed.Send()
 }
 
 // buffer is memory for a frame of bytes, and recycle gives it back.
@@ -218,7 +205,7 @@ func (r *ChannelReader) next(until context.Context, q *channelQueue) (frame []by
 		return nil, 0, err
 	}
 	frame, read = q.pop()
-	r.signal()
+	r.changed.Send()
 	return frame, read, nil
 }
 
@@ -226,7 +213,7 @@ func (r *ChannelReader) next(until context.Context, q *channelQueue) (frame []by
 // deadline. r.mu is held, but for the wait.
 func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 	q.waiting++
-	r.signal() // the pump may keep more of the other kind aside now
+	r.changed.Send() // the pump may keep more of the other kind aside now
 	defer func() { q.waiting-- }()
 	for {
 		switch {
@@ -234,12 +221,12 @@ func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 			return fmt.Errorf("iii: channel read: %w", os.ErrDeadlineExceeded)
 		case until.Err() != nil:
 			return ctxError(until)
-		case len(q.frames) > 0:
+		case q.frames.Len() > 0:
 			return nil
 		case r.err != nil:
 			return r.err
 		}
-		changed := r.wait()
+		changed := r.changed.Wait()
 		r.mu.Unlock()
 		select {
 		case <-changed:
@@ -278,10 +265,11 @@ func (r *ChannelReader) readFrame(p []byte) (n int, done []byte, err error) {
 	if err := r.await(r.deadline.passed(), q); err != nil {
 		return 0, nil, err
 	}
-	n = copy(p, q.frames[0][q.read:])
-	if q.read += n; q.read == len(q.frames[0]) {
+	frame := *q.frames.First()
+	n = copy(p, frame[q.read:])
+	if q.read += n; q.read == len(frame) {
 		done, _ = q.pop()
-		r.signal()
+		r.changed.Send()
 	}
 	return n, done, nil
 }

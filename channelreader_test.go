@@ -72,8 +72,8 @@ func TestChannelReaderHoldsSmallFrames(t *testing.T) {
 			for q.size > 0 {
 				q.pop()
 			}
-			if len(q.frames) != 0 {
-				t.Errorf("size is 0 with %d frames of %d bytes left", len(q.frames), size)
+			if q.frames.Len() != 0 {
+				t.Errorf("size is 0 with %d frames of %d bytes left", q.frames.Len(), size)
 			}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/iii-go/iii/internal/signal"
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
@@ -74,7 +75,7 @@ func New(address string, opts ...Option) (*Client, error) {
 	c := &Client{
 		cfg:      cfg,
 		log:      cfg.logger,
-		out:      newOutbox(cfg.bufferMessages, cfg.bufferBytes),
+		out:      newOutbox(cfg.bufferMessages, cfg.bufferBytes, cfg.sendPolicy),
 		notify:   &notifier{log: cfg.logger},
 		stopping: make(chan struct{}),
 		done:     make(chan struct{}),
@@ -164,9 +165,7 @@ func (c *Client) Connect(ctx context.Context) error {
 	case <-c.done:
 		err = c.endError()
 	case <-ctx.Done():
-		select {
-		case <-ready: // both at once: connected counts
-		default:
+		if !signal.IsClosed(ready) { // else both at once, and connected counts
 			err = ctxError(ctx)
 		}
 	}
@@ -179,7 +178,7 @@ func (c *Client) Connect(ctx context.Context) error {
 	}
 	switch {
 	case c.lastError != nil:
-		err = fmt.Errorf("iii: connect: %w; last attempt: %w", err, trimmed(c.lastError))
+		err = public(fmt.Errorf("connect: %w; last attempt: %w", err, c.lastError))
 	case c.out.attached():
 		err = fmt.Errorf("iii: connect: %w; %s has taken the connection, and not yet the worker: is it the engine's port for workers?", err, c.cfg.URL.Host)
 	default:
@@ -202,7 +201,7 @@ func (c *Client) endError() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		return fmt.Errorf("%w: %w", ErrClosed, trimmed(c.err))
+		return public(fmt.Errorf("%w: %w", ErrClosed, c.err))
 	}
 	return ErrClosed
 }
@@ -309,27 +308,27 @@ func (c *Client) warnOnce(err error) {
 // returns nil. It returns nil, too, if ctx is cancelled, as by a signal, while it still
 // tries to connect: the log has the reason, and the client has ended as by
 // [Client.Close]. It returns the reason if the client could not connect before the
-// deadline of ctx, or ends by a fatal error. After Connect it only serves.
+// deadline of ctx, or ends by a fatal error. Telemetry that a drain could not deliver is
+// logged, and no error of Run. After Connect it only serves.
 func (c *Client) Run(ctx context.Context) error {
 	if err := c.Connect(ctx); err != nil {
 		if ctx.Err() != context.Canceled || !errors.Is(err, context.Canceled) {
 			return err
 		}
-		c.log.WarnContext(ctx, "iii: told to end before it was connected", "error", err)
+		c.log.WarnContext(ctx, "iii: the context ended before the client was connected", "error", err)
 		return c.Close()
 	}
 	select {
 	case <-c.done:
 	case <-ctx.Done():
 	}
-	select {
-	case <-c.done: // a fatal error counts, whatever came with it
+	if signal.IsClosed(c.done) { // a fatal error counts, whatever came with it
 		return c.Err()
-	default:
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.drainTimeout)
 	defer cancel()
-	return c.Shutdown(drain)
+	err, _ := c.shutdown(drain)
+	return err
 }
 
 // Shutdown ends the client in order: it takes back its triggers and functions,
@@ -339,7 +338,22 @@ func (c *Client) Run(ctx context.Context) error {
 // outside of handlers are not waited for. When ctx ends first, what
 // is left is cut off as by Close, and the error says so. Further calls wait for
 // the end as well.
+//
+// Once no handler runs, an engine that does not confirm what it was sent is waited for 2 s,
+// and messages that wait for a connection are given 5 s. Messages of Send that remain
+// unconfirmed or unsent are counted ([ClientStats]), and the error says so. So it does if
+// telemetry could not be delivered within shutdown_timeout_ms, or within 3 s without a
+// connection of its own; the telemetry stays in the queue of its [Telemetry].
 func (c *Client) Shutdown(ctx context.Context) error {
+	err, telemetry := c.shutdown(ctx)
+	if err == nil {
+		err = telemetry
+	}
+	return err
+}
+
+// shutdown also returns the error of the telemetry's flush, which is logged.
+func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	c.mu.Lock()
 	first, connecting := !c.draining, c.stop != nil
 	if first {
@@ -348,29 +362,27 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	if !first {
-		select {
-		case <-c.done:
-			return nil
-		default:
+		if ended(ctx, c.done) {
+			return nil, nil
 		}
-		select {
-		case <-c.done:
-			return nil
-		case <-ctx.Done():
-			c.finish(nil)
-			return fmt.Errorf("iii: shutdown: %w", ctxError(ctx))
-		}
+		c.finish(nil)
+		return fmt.Errorf("iii: shutdown: %w", ctxError(ctx)), nil
 	}
 	c.registry.withdraw(ErrClosed)
 	for _, in := range c.dispatch.withdraw() {
-		c.turnAway(in, codeDraining, "the worker is shutting down")
+		c.turnAway(in, CodeWorkerDraining, "the worker is shutting down")
 	}
-	err := c.dispatch.waitQuiet(ctx)
+	err = c.dispatch.waitQuiet(ctx)
+	began := time.Now()
 	if err == nil && connecting {
 		err = c.out.flush(ctx)
 	}
-	if err == nil {
-		err = c.flushTelemetry(ctx)
+	if ctx.Err() == nil {
+		limit := telemetryAwayTimeout
+		if !c.out.attached() { // an engine that is away costs awayTimeout in all
+			limit = min(limit, awayTimeout-time.Since(began))
+		}
+		telemetry = c.flushTelemetry(ctx, limit)
 		if l := c.registry.attached(); l != nil {
 			c.closing.Store(true)
 			l.Close(ctx)
@@ -378,9 +390,13 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	c.finish(nil)
 	if err != nil {
-		return fmt.Errorf("iii: shutdown: %w", err)
+		err = public(fmt.Errorf("shutdown: %w", err))
 	}
-	return nil
+	if telemetry != nil {
+		telemetry = public(fmt.Errorf("shutdown: %w", telemetry))
+		c.log.Warn("iii: telemetry was not delivered", "error", telemetry)
+	}
+	return err, telemetry
 }
 
 // Close ends the client at once: the contexts of running handlers are cancelled,

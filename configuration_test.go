@@ -43,7 +43,7 @@ func (s *configurations) handle(t *testing.T, c *iii.Client) {
 			}
 			s.inputs = append(s.inputs, id+" "+string(doc))
 			return f(payload)
-		}); err != nil {
+		}, iii.WithBuiltinOverride()); err != nil {
 			t.Fatal(err)
 		}
 	}

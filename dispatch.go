@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/iii-go/iii/internal/fifo"
 	"github.com/iii-go/iii/internal/rawjson"
+	"github.com/iii-go/iii/internal/signal"
 )
 
 const (
@@ -113,12 +116,11 @@ type dispatcher struct {
 
 	mu      sync.Mutex
 	running int
-	queue   []*incoming
-	head    int
+	queue   fifo.Queue[*incoming]
 	bytes   int
 	idle    []chan *incoming // workers that wait, the latest last
 	closed  bool
-	quiet   chan struct{} // closed when nothing runs or waits; nil if nobody asks
+	quiet   signal.Broadcast // nothing runs or waits
 	workers sync.WaitGroup
 
 	overloaded atomic.Uint64
@@ -132,17 +134,12 @@ func (d *dispatcher) submit(in *incoming) bool {
 		return true // its link is dead as well
 	}
 	if d.limit > 0 && d.running >= d.limit {
-		if len(d.queue)-d.head >= maxQueuedInvocations || d.bytes+in.size() > maxQueuedBytes {
+		if d.queue.Len() >= maxQueuedInvocations || d.bytes+in.size() > maxQueuedBytes {
 			d.mu.Unlock()
 			d.overloaded.Add(1)
 			return false
 		}
-		if d.head > len(d.queue)/2 { // or a queue that is never empty grows for ever
-			n := copy(d.queue, d.queue[d.head:])
-			clear(d.queue[n:])
-			d.queue, d.head = d.queue[:n], 0
-		}
-		d.queue = append(d.queue, in)
+		d.queue.Push(in)
 		d.bytes += in.size()
 		d.mu.Unlock()
 		return true
@@ -192,9 +189,8 @@ func (d *dispatcher) next(wake chan *incoming) *incoming {
 		return in
 	}
 	d.running--
-	if d.running == 0 && d.quiet != nil {
-		close(d.quiet)
-		d.quiet = nil
+	if d.running == 0 {
+		d.quiet.Send()
 	}
 	if d.closed || len(d.idle) >= maxIdleWorkers {
 		d.mu.Unlock()
@@ -206,16 +202,11 @@ func (d *dispatcher) next(wake chan *incoming) *incoming {
 }
 
 func (d *dispatcher) pop() *incoming {
-	if d.head == len(d.queue) {
+	if d.queue.Len() == 0 {
 		return nil
 	}
-	in := d.queue[d.head]
-	d.queue[d.head] = nil
-	d.head++
+	in := d.queue.Pop()
 	d.bytes -= in.size()
-	if d.head == len(d.queue) {
-		d.queue, d.head = d.queue[:0], 0
-	}
 	return in
 }
 
@@ -223,8 +214,8 @@ func (d *dispatcher) pop() *incoming {
 func (d *dispatcher) withdraw() []*incoming {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	waiting := append([]*incoming(nil), d.queue[d.head:]...)
-	d.queue, d.head, d.bytes = nil, 0, 0
+	waiting := slices.Clone(d.queue.All())
+	d.queue, d.bytes = fifo.Queue[*incoming]{}, 0
 	return waiting
 }
 
@@ -235,10 +226,7 @@ func (d *dispatcher) waitQuiet(ctx context.Context) error {
 		d.mu.Unlock()
 		return nil
 	}
-	if d.quiet == nil {
-		d.quiet = make(chan struct{})
-	}
-	quiet := d.quiet
+	quiet := d.quiet.Wait()
 	d.mu.Unlock()
 	select {
 	case <-quiet:
@@ -257,7 +245,7 @@ func (d *dispatcher) close() <-chan struct{} {
 		worker <- nil
 	}
 	d.idle = nil
-	d.queue, d.head, d.bytes = nil, 0, 0
+	d.queue, d.bytes = fifo.Queue[*incoming]{}, 0
 	d.mu.Unlock()
 	ended := make(chan struct{})
 	go func() {
@@ -270,7 +258,7 @@ func (d *dispatcher) close() <-chan struct{} {
 func (d *dispatcher) counts() (running, queued int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.running, len(d.queue) - d.head
+	return d.running, d.queue.Len()
 }
 
 // execute runs one handler and sends its answer to where the invocation came from. It
@@ -280,12 +268,21 @@ func (c *Client) execute(in *incoming) {
 		c.out.stats.repliesDropped.Add(1)
 		return
 	}
-	ctx, span := c.tracing.begin(&invocationContext{Context: in.origin.context(), client: c, in: in}, in)
+	invocation := &invocationContext{Context: in.origin.context(), client: c, in: in}
+	invocation.limitHandler(in.function.timeout)
+	ctx, span := c.tracing.begin(invocation, in)
+	invocation.limit.watch(func() { c.handlerTimedOut(ctx, invocation, span) })
 	var answer *buffer
-	returned := false
+	returned, late := false, false
 	defer func() {
 		if !returned {
 			answer = c.encodePanic(ctx, in, span, recover()) // nil after runtime.Goexit
+			if invocation.limit.handlerReturned() {
+				answer.free()
+				return
+			}
+		} else if late {
+			return
 		}
 		span.end(ctx, answer)
 		if answer != nil {
@@ -293,6 +290,11 @@ func (c *Client) execute(in *incoming) {
 		}
 	}()
 	result, err := in.function.handler(ctx, in.data)
+	err = handlerError(err)
+	if late = invocation.limit.handlerReturned(); late {
+		returned = true
+		return
+	}
 	if len(in.id) > 0 {
 		answer, err = c.encodeAnswer(ctx, in, result, err)
 		span.answered(answer, err)
@@ -300,6 +302,33 @@ func (c *Client) execute(in *incoming) {
 		span.returned(result, err)
 	}
 	returned = true
+}
+
+// handlerTimedOut answers in place of a handler that has run for longer than
+// [WithHandlerTimeout]. The answer does not wait for room: it is small.
+func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationContext, span invocationSpan) {
+	answer, failure := invocation.timeoutAnswer()
+	f := invocation.in.function
+	c.log.LogAttrs(ctx, slog.LevelWarn, "iii: handler timed out", slog.String("function", f.id), slog.Duration("after", f.timeout))
+	span.answered(answer, failure)
+	span.end(ctx, answer)
+	if answer != nil {
+		invocation.in.origin.replyNow(answer)
+	}
+}
+
+// handlerError is what a handler's error is to its caller. The codes of this package's own
+// answers say that a handler has not run, or not to its end: an error that a handler has from
+// a call of its own says that of another one.
+func handlerError(err error) error {
+	var e *Error
+	if errors.As(err, &e) && e != nil {
+		switch e.Code {
+		case CodeWorkerDraining, CodeOverloaded, CodeHandlerTimeout, CodeResultTooLarge:
+			return &Error{Code: CodeInvocationFailed, Message: trimmed(err).Error(), Stacktrace: e.Stacktrace}
+		}
+	}
+	return err
 }
 
 // encodePanic logs a handler that did not return and is the message for that, or
@@ -312,7 +341,7 @@ func (c *Client) encodePanic(ctx context.Context, in *incoming, span invocationS
 	if len(in.id) == 0 {
 		return nil
 	}
-	failure := &Error{Code: codeInvocationFailed, Message: "handler panicked"}
+	failure := &Error{Code: CodeInvocationFailed, Message: "handler panicked"}
 	if c.cfg.stackTraces {
 		failure.Message = fmt.Sprintf("handler panicked: %v", p)
 		failure.Stacktrace = stack
@@ -331,9 +360,12 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, result any, err
 		case err == nil && b.Len() < messageTooLarge:
 			return b, nil
 		case err == nil:
-			err = &Error{Code: codeResultTooLarge, Message: fmt.Sprintf("the result makes a message of %d bytes; the limit is %d", b.Len(), messageTooLarge)}
+			err = &Error{Code: CodeResultTooLarge, Message: fmt.Sprintf("the result makes a message of %d bytes; the limit is %d", b.Len(), messageTooLarge)}
 		default:
 			err = fmt.Errorf("result does not encode: %w", err)
+			if in.function.web {
+				err = hiddenError{err}
+			}
 		}
 		b.free()
 		b = newBuffer()
@@ -344,20 +376,23 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, result any, err
 	if b.Len() >= messageTooLarge {
 		b.free()
 		b = newBuffer()
-		in.origin.encodeError(b, in, codeResultTooLarge, "the error is too large to be sent", "")
+		in.origin.encodeError(b, in, CodeResultTooLarge, "the error is too large to be sent", "")
 	}
 	return b, err
 }
 
 // errorParts is the error body for err.
 func errorParts(err error) (code, message, stack string) {
+	if _, hidden := err.(hiddenError); hidden {
+		return CodeInvocationFailed, hiddenText, ""
+	}
 	var e *Error
-	if !errors.As(err, &e) {
-		return codeInvocationFailed, err.Error(), ""
+	if !errors.As(err, &e) || e == nil {
+		return CodeInvocationFailed, err.Error(), ""
 	}
 	code, message, stack = e.Code, e.Message, e.Stacktrace
 	if code == "" {
-		code = codeInvocationFailed
+		code = CodeInvocationFailed
 	}
 	if err != error(e) {
 		message = err.Error()   // wrapped: what the handler added counts
@@ -375,7 +410,7 @@ func (c *Client) turnAway(in *incoming, code, message string) {
 		return
 	}
 	b := newBuffer()
-	if in.function.route == nil || in.origin.encodeResult(b, in, serviceUnavailable(code, message)) != nil {
+	if !in.function.web || in.origin.encodeResult(b, in, serviceUnavailable(code, message)) != nil {
 		b.Reset()
 		in.origin.encodeError(b, in, code, message, "")
 	}

@@ -12,8 +12,6 @@ import (
 	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // failure is an error whose text cannot be had.
@@ -81,8 +79,9 @@ func TestHandlerOutcomes(t *testing.T) {
 	}
 	p := newPeer(t, script{})
 	c := p.client(WithMaxConcurrency(1)) // a slot that is lost is the last one
+	id := func(name string) string { return "f::" + strings.ReplaceAll(name, " ", "-") }
 	for _, test := range tests {
-		if _, err := c.HandleFunc("f::"+test.name, func(context.Context, json.RawMessage) (any, error) { return test.handler() }); err != nil {
+		if _, err := c.HandleFunc(id(test.name), func(context.Context, json.RawMessage) (any, error) { return test.handler() }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -91,7 +90,7 @@ func TestHandlerOutcomes(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			m := p.answered(p.conn(0).invoke("f::"+test.name, `{}`))
+			m := p.answered(p.conn(0).invoke(id(test.name), `{}`))
 			got := outcome{string(m.Result), m.Error}
 			if got.Error != nil && strings.HasSuffix(got.Error.Message, errUnencodable.Error()) {
 				got.Error.Message = "result does not encode: no" // encoding/json says more, in words of its own
@@ -99,7 +98,7 @@ func TestHandlerOutcomes(t *testing.T) {
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("answer (-want +got):\n%s", diff)
 			}
-			if m.FunctionID != "f::"+test.name {
+			if m.FunctionID != id(test.name) {
 				t.Errorf("function id of the answer: %q", m.FunctionID)
 			}
 		})
@@ -137,43 +136,6 @@ func TestGoexitKeepsSlots(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-// TestQueuesStayShort is about queues that are never empty: they do not keep the
-// room of what has left them.
-func TestQueuesStayShort(t *testing.T) {
-	const rounds = 20_000
-	d := &dispatcher{limit: 1, running: 1}
-	for range 10 {
-		d.submit(&incoming{})
-	}
-	for range rounds {
-		d.submit(&incoming{})
-		d.pop()
-	}
-	if n := cap(d.queue); n > 1000 {
-		t.Errorf("queue of 10 invocations has room for %d", n)
-	}
-	if n := len(d.queue) - d.head; n != 10 {
-		t.Errorf("%d invocations wait, want 10", n)
-	}
-
-	o := newOutbox(1000, 1<<20)
-	l := &link{Conn: wsconn.Over(nil)}
-	o.attach(l, 1)
-	big := strings.Repeat("x", takeBytes) // one is taken at once
-	for range 10 {
-		o.urgent(l, item{buf: bufferOf([]byte(big))})
-	}
-	var batch []item
-	for range rounds / 10 {
-		o.urgent(l, item{buf: bufferOf([]byte(big))})
-		batch = o.take(l, batch[:0])
-		o.written(l, batch, nil)
-	}
-	if n := cap(o.queue); n > 1000 {
-		t.Errorf("queue of 10 messages has room for %d", n)
-	}
 }
 
 // TestSubmitConcurrent has many submit and withdraw at once.

@@ -6,10 +6,12 @@ import (
 	"go/token"
 	"maps"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -256,5 +258,53 @@ func TestDocumentsNameFilesThatExist(t *testing.T) {
 		if len(links)+len(paths) == 0 && doc != "CHANGELOG.md" {
 			t.Errorf("%s names no file", doc)
 		}
+	}
+}
+
+// An example can be copied out of the repository: it builds in a module of its own, and neither
+// it nor its test imports what no other module may.
+func TestExamplesBuildOutsideOfTheRepository(t *testing.T) {
+	files, err := filepath.Glob("examples/*/*.go")
+	if err != nil || len(files) < 20 {
+		t.Fatal(len(files), err)
+	}
+	root, err := filepath.Abs(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := t.TempDir()
+	for _, name := range files {
+		text := readFile(t, name)
+		f, err := parser.ParseFile(token.NewFileSet(), name, text, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, imported := range f.Imports {
+			if strings.Contains(imported.Path.Value, "/internal/") {
+				t.Errorf("%s imports %s", name, imported.Path.Value)
+			}
+		}
+	}
+	programs, err := filepath.Glob("examples/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range programs {
+		if err := os.CopyFS(filepath.Join(copied, filepath.Base(dir)), os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	module := regexp.MustCompile(`(?m)^module .*$`).ReplaceAllString(readFile(t, "go.mod"), "module copied")
+	module += "\nrequire github.com/iii-go/iii v0.0.0\n\nreplace github.com/iii-go/iii => " + strconv.Quote(filepath.ToSlash(root)) + "\n"
+	for name, text := range map[string]string{"go.mod": module, "go.sum": readFile(t, "go.sum")} {
+		if err := os.WriteFile(filepath.Join(copied, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := exec.CommandContext(t.Context(), "go", "vet", "-mod=mod", "./...")
+	build.Dir = copied
+	build.Env = append(os.Environ(), "GOWORK=off", "GOPROXY=off", "GOFLAGS=-buildvcs=false")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }

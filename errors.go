@@ -45,6 +45,18 @@ var (
 	// ErrEnqueue is what an [*Error] with code enqueue_error is: no queue provider
 	// is connected, or it refused the message.
 	ErrEnqueue = errors.New("iii: enqueue failed")
+
+	// ErrDraining is what an [*Error] with code worker_draining is: the worker is in a
+	// graceful shutdown, and the function has not begun. See [SafeToRetry].
+	ErrDraining = errors.New("iii: worker is draining")
+
+	// ErrOverloaded is what an [*Error] with code overloaded is: the worker has too many
+	// invocations waiting, and the function has not begun. See [SafeToRetry].
+	ErrOverloaded = errors.New("iii: worker is overloaded")
+
+	// ErrStopped is what an [*Error] with code invocation_stopped is: the connection of the
+	// worker ended while the function ran, or before it began.
+	ErrStopped = errors.New("iii: invocation stopped")
 )
 
 type timeoutError struct{}
@@ -53,25 +65,162 @@ func (timeoutError) Error() string        { return "iii: call timed out" }
 func (timeoutError) Timeout() bool        { return true }
 func (timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// Codes of the error bodies that this package writes, and of the engine's that
-// it acts on.
+// Codes of the errors that this package answers with, or acts on. An [*Error] from the other
+// side has one of these, one of the engine's below, or one that the function has chosen;
+// errors.Is(err, &Error{Code: c}) compares it. The texts are the wire's.
 const (
-	codeInvocationFailed   = "invocation_failed"
-	codeInvalidRequest     = "invalid_request"
-	codeFunctionNotFound   = "function_not_found"
-	codeNotInvokable       = "function_not_invokable"
-	codeOverloaded         = "overloaded"
-	codeDraining           = "worker_draining"
-	codeResultTooLarge     = "result_too_large"
-	codeTypeNotFound       = "trigger_type_not_found"
-	codeTriggerFailed      = "trigger_registration_failed"
-	codeForbidden          = "FORBIDDEN"
-	codeAuthError          = "AUTH_ERROR"
-	codeUnsupported        = "UNSUPPORTED"
-	codeEnqueueError       = "enqueue_error"
-	codeFunctionConflict   = "FUNCTION_NAMESPACE_CONFLICT"
-	codeWorkerConflict     = "WORKER_NAMESPACE_CONFLICT"
-	codeInvocationStopped  = "invocation_stopped"
+	// CodeInvocationFailed: a handler failed with an error that chooses no code, or panicked.
+	CodeInvocationFailed = "invocation_failed"
+	// CodeInvalidRequest: the payload does not decode, or is refused by [WithInputValidation].
+	CodeInvalidRequest = "invalid_request"
+	// CodeFunctionNotFound: no worker serves the function. See [ErrFunctionNotFound].
+	CodeFunctionNotFound = "function_not_found"
+	// CodeFunctionNotInvokable: the engine runs the function over HTTP; the worker has no
+	// handler for it.
+	CodeFunctionNotInvokable = "function_not_invokable"
+	// CodeOverloaded: the worker runs as many handlers as it may, and its queue is full. See
+	// [ErrOverloaded].
+	CodeOverloaded = "overloaded"
+	// CodeWorkerDraining: the worker is in a graceful shutdown. See [ErrDraining].
+	CodeWorkerDraining = "worker_draining"
+	// CodeHandlerTimeout: the handler has not returned within [WithHandlerTimeout].
+	CodeHandlerTimeout = "handler_timeout"
+	// CodeResultTooLarge: the handler has returned more than fits in a message.
+	CodeResultTooLarge = "result_too_large"
+	// CodeTriggerTypeNotFound: the worker does not provide the trigger type.
+	CodeTriggerTypeNotFound = "trigger_type_not_found"
+	// CodeTriggerRegistrationFailed: the engine, or the provider of its type, refused a trigger.
+	CodeTriggerRegistrationFailed = "trigger_registration_failed"
+)
+
+// Codes of the engine's errors.
+const (
+	// CodeInvocationStopped: the worker's connection ended while the function ran. See
+	// [ErrStopped].
+	CodeInvocationStopped = "invocation_stopped"
+	// CodeInvocationError: the engine lost the result.
+	CodeInvocationError = "invocation_error"
+	// CodeChannelSendFailed: the worker's connection ended before the engine could send it
+	// the invocation.
+	CodeChannelSendFailed = "channel_send_failed"
+	// CodeDeserializationError: a built-in function cannot read its input.
+	CodeDeserializationError = "deserialization_error"
+	// CodeSerializationError: the result of a built-in function does not encode.
+	CodeSerializationError = "serialization_error"
+	// CodeEnqueueError: a queue refused a message, or there is none. See [ErrEnqueue].
+	CodeEnqueueError = "enqueue_error"
+	// CodeForbidden: access control. See [ErrForbidden].
+	CodeForbidden = "FORBIDDEN"
+	// CodeAuthError: authentication failed; it arrives as an [*AuthError].
+	CodeAuthError = "AUTH_ERROR"
+	// CodeInvalidNamespace: the engine cannot use the namespace.
+	CodeInvalidNamespace = "INVALID_NAMESPACE"
+	// CodeInvalidArguments: a built-in function cannot use its input.
+	CodeInvalidArguments = "INVALID_ARGUMENTS"
+	// CodeNotFound: what a built-in function is asked for does not exist.
+	CodeNotFound = "NOT_FOUND"
+	// CodeUnsupported: the engine lacks what is asked of it; also errors.ErrUnsupported.
+	CodeUnsupported = "UNSUPPORTED"
+	// CodeUnregisterFailed: engine::unregister_trigger failed.
+	CodeUnregisterFailed = "unregister_failed"
+	// CodeFunctionConflict: of a [*RejectedError]: another live worker has the function.
+	CodeFunctionConflict = "FUNCTION_NAMESPACE_CONFLICT"
+	// CodeWorkerConflict: of a [*RejectedError]: another live worker has the name.
+	CodeWorkerConflict = "WORKER_NAMESPACE_CONFLICT"
+
+	// CodeConditionNotMet: the condition function of an HTTP trigger said no (in its 422).
+	CodeConditionNotMet = "CONDITION_NOT_MET"
+	// CodeMiddlewareTimeout: a middleware function of an HTTP trigger did not answer (in its 504).
+	CodeMiddlewareTimeout = "MIDDLEWARE_TIMEOUT"
+	// CodeInternalError: the engine failed an HTTP request itself (in its 500).
+	CodeInternalError = "INTERNAL_ERROR"
+
+	// CodeHTTPError: the server of a function that is called over HTTP answered with an error
+	// that has no code.
+	CodeHTTPError = "http_error"
+	// CodeHTTPRequestFailed: its server was not reached, or not in time.
+	CodeHTTPRequestFailed = "http_request_failed"
+	// CodeHTTPResponseFailed: the body of its response could not be read.
+	CodeHTTPResponseFailed = "http_response_failed"
+	// CodeInvalidResponse: the body of its response is no JSON.
+	CodeInvalidResponse = "invalid_response"
+	// CodeURLValidationFailed: the engine's policy does not allow its address.
+	CodeURLValidationFailed = "url_validation_failed"
+	// CodeBridgeError: a call through bridge.invoke failed.
+	CodeBridgeError = "bridge_error"
+
+	// CodeValueTooLarge: of state::set.
+	CodeValueTooLarge = "VALUE_TOO_LARGE"
+	// CodeStateSetError: of state::set.
+	CodeStateSetError = "SET_ERROR"
+	// CodeStateGetError: of state::get and state::delete.
+	CodeStateGetError = "GET_ERROR"
+	// CodeStateDeleteError: of state::delete.
+	CodeStateDeleteError = "DELETE_ERROR"
+	// CodeStateUpdateError: of state::update.
+	CodeStateUpdateError = "UPDATE_ERROR"
+	// CodeStateListError: of state::list.
+	CodeStateListError = "LIST_ERROR"
+	// CodeStateListGroupsError: of state::list_groups.
+	CodeStateListGroupsError = "LIST_GROUPS_ERROR"
+
+	// CodeStreamSetError: of stream::set.
+	CodeStreamSetError = "STREAM_SET_ERROR"
+	// CodeStreamGetError: of stream::get.
+	CodeStreamGetError = "STREAM_GET_ERROR"
+	// CodeStreamDeleteError: of stream::delete.
+	CodeStreamDeleteError = "STREAM_DELETE_ERROR"
+	// CodeStreamUpdateError: of stream::update.
+	CodeStreamUpdateError = "STREAM_UPDATE_ERROR"
+	// CodeStreamListError: of stream::list.
+	CodeStreamListError = "STREAM_GET_GROUP_ERROR"
+	// CodeStreamListGroupsError: of stream::list_groups.
+	CodeStreamListGroupsError = "STREAM_LIST_GROUPS_ERROR"
+	// CodeStreamListAllError: of stream::list_all.
+	CodeStreamListAllError = "STREAM_LIST_ALL_ERROR"
+	// CodeStreamSendError: of stream::send.
+	CodeStreamSendError = "STREAM_SEND_ERROR"
+	// CodeJSONError: a worker that stores a stream returned something else than its result.
+	CodeJSONError = "JSON_ERROR"
+
+	// CodeTopicNotSet: of publish and iii::durable::publish.
+	CodeTopicNotSet = "topic_not_set"
+	// CodeTopicRequired: of the listings of topics.
+	CodeTopicRequired = "topic_required"
+	// CodeQueueNotSet: of iii::queue::redrive and its kin.
+	CodeQueueNotSet = "queue_not_set"
+	// CodeMessageIDNotSet: of iii::queue::redrive_message and iii::queue::discard_message.
+	CodeMessageIDNotSet = "message_id_not_set"
+	// CodeRedriveFailed: of iii::queue::redrive.
+	CodeRedriveFailed = "redrive_failed"
+	// CodeRedriveMessageFailed: of iii::queue::redrive_message.
+	CodeRedriveMessageFailed = "redrive_message_failed"
+	// CodeDiscardMessageFailed: of iii::queue::discard_message.
+	CodeDiscardMessageFailed = "discard_message_failed"
+	// CodeListTopicsFailed: of engine::queue::list_topics.
+	CodeListTopicsFailed = "list_topics_failed"
+	// CodeTopicStatsFailed: of engine::queue::topic_stats.
+	CodeTopicStatsFailed = "topic_stats_failed"
+	// CodeDLQTopicsFailed: of engine::queue::dlq_topics.
+	CodeDLQTopicsFailed = "dlq_topics_failed"
+	// CodeDLQMessagesFailed: of engine::queue::dlq_messages.
+	CodeDLQMessagesFailed = "dlq_messages_failed"
+
+	// CodeInvalidID: of configuration::register.
+	CodeInvalidID = "INVALID_ID"
+	// CodeNotRegistered: of configuration::set.
+	CodeNotRegistered = "NOT_REGISTERED"
+	// CodeSchemaInvalid: of the configuration store: a schema, or a value by its schema.
+	CodeSchemaInvalid = "SCHEMA_INVALID"
+	// CodeSchemaUnavailable: of configuration::set.
+	CodeSchemaUnavailable = "SCHEMA_UNAVAILABLE"
+	// CodeExpandFailed: of configuration::get: a variable in the value cannot be expanded.
+	CodeExpandFailed = "EXPAND_FAILED"
+	// CodeAdapterError: of the configuration store: its storage failed.
+	CodeAdapterError = "ADAPTER_ERROR"
+)
+
+const (
 	messageTooLarge        = 64 << 20 // bytes; the engine's limit for one message
 	registerWorkerFunction = "engine::workers::register"
 )
@@ -79,8 +228,14 @@ const (
 // Error is what the other side said: the error body of an invocation result, or
 // of a refused trigger. A handler that returns one (wrapped or not) chooses the
 // code that its caller sees; any other error is sent with code
-// invocation_failed. The zero value is an error without a code, sent as
-// invocation_failed.
+// invocation_failed. The codes with which this package answers in place of a handler,
+// worker_draining, overloaded, handler_timeout and result_too_large, are sent as
+// invocation_failed too, with a text that has them: they say that a handler has not run,
+// or was cut off, which the caller would take for this one. The zero value is an error
+// without a code, sent as invocation_failed.
+//
+// errors.Is compares an Error by its code alone, with another *Error or with the sentinel of
+// the code, such as [ErrFunctionNotFound].
 type Error struct {
 	// Code names the kind of error. The engine's own codes are in the worker
 	// protocol's section on errors; functions add theirs.
@@ -111,15 +266,29 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Is reports whether target is the sentinel of e's code.
+// Is reports whether target is an *Error with the same code, or the sentinel of e's code.
 func (e *Error) Is(target error) bool {
+	if other, ok := target.(*Error); ok {
+		return e != nil && other != nil && e.Code == other.Code
+	}
+	if e == nil {
+		return false
+	}
 	switch e.Code {
-	case codeFunctionNotFound:
+	case CodeFunctionNotFound:
 		return target == ErrFunctionNotFound
-	case codeForbidden:
+	case CodeForbidden:
 		return target == ErrForbidden
-	case codeEnqueueError:
+	case CodeEnqueueError:
 		return target == ErrEnqueue
+	case CodeWorkerDraining:
+		return target == ErrDraining
+	case CodeOverloaded:
+		return target == ErrOverloaded
+	case CodeInvocationStopped:
+		return target == ErrStopped
+	case CodeUnsupported:
+		return target == errors.ErrUnsupported
 	}
 	return false
 }
@@ -199,12 +368,38 @@ func (e *callError) Error() string {
 
 func (e *callError) Unwrap() error { return e.err }
 
-// SafeToRetry reports whether the request that failed with err cannot have
-// reached the engine, so that repeating it cannot make it happen twice. It is
-// false for nil and for every error that does not say.
+// SafeToRetry reports whether repeating the request that failed with err cannot make it
+// happen twice: it cannot have reached the engine, or the worker has answered
+// [ErrDraining] or [ErrOverloaded] in place of the function, which has not begun. It is false
+// for nil, for every error that does not say, and for joined errors of which one may be that
+// of a function that has run.
 func SafeToRetry(err error) bool {
-	var c *callError
-	return errors.As(err, &c) && !c.sent
+	safe, unsafe := retrySafety(err)
+	return safe && !unsafe
+}
+
+// retrySafety looks for what the errors in the tree of err say about it.
+func retrySafety(err error) (safe, unsafe bool) {
+	switch e := err.(type) {
+	case nil:
+		return false, false
+	case *callError:
+		return !e.sent, e.sent
+	case *Error:
+		if e == nil {
+			return false, false
+		}
+		safe = e.Code == CodeWorkerDraining || e.Code == CodeOverloaded
+		return safe, !safe
+	case interface{ Unwrap() error }:
+		return retrySafety(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			s, u := retrySafety(inner)
+			safe, unsafe = safe || s, unsafe || u
+		}
+	}
+	return safe, unsafe
 }
 
 // ctxError is the reason why ctx ended: its cause too, if that says more.

@@ -78,7 +78,7 @@ func TestSafeToRetry(t *testing.T) {
 		"not sent":            {&callError{err: ErrBufferFull}, true},
 		"not sent, wrapped":   {fmt.Errorf("x: %w", &callError{err: ErrBufferFull}), true},
 		"sent":                {&callError{err: ErrConnectionLost, sent: true}, false},
-		"answered":            {&Error{Code: "overloaded"}, false},
+		"answered":            {&Error{Code: "out_of_stock"}, false},
 		"sent beside another": {errors.Join(io.EOF, &callError{err: ErrTimeout, sent: true}), false},
 	} {
 		t.Run(name, func(t *testing.T) {

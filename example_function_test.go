@@ -277,3 +277,123 @@ func ExampleWithStackTraces() {
 	// handler panicked: runtime error: index out of range [0] with length 0 with a stack: true
 	// tea <nil>
 }
+
+// An event needs no result.
+func ExampleHandleEvent() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	type Visit struct {
+		Page string `json:"page"`
+	}
+	_, err := iii.HandleEvent(client, "visits::note", func(ctx context.Context, v Visit) error {
+		fmt.Println("somebody reads", v.Page)
+		return nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(client.Call(ctx, "visits::note", Visit{Page: "/tea"}, nil))
+	// Output:
+	// somebody reads /tea
+	// <nil>
+}
+
+// The worker enforces the schema that it advertises.
+func ExampleWithInputValidation() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	type Line struct {
+		Item  string `json:"item"`
+		Price int    `json:"price"`
+	}
+	type Order struct {
+		Lines []Line `json:"lines"`
+	}
+	_, err := iii.Handle(client, "orders::place", func(ctx context.Context, o Order) (int, error) {
+		return len(o.Lines), nil
+	}, iii.WithInputValidation())
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(iii.Call[int](ctx, client, "orders::place", json.RawMessage(`{"lines":[{"item":"tea","price":350}]}`)))
+	fmt.Println(iii.Call[int](ctx, client, "orders::place", json.RawMessage(`{"lines":[{"item":"tea"}]}`)))
+	// Output:
+	// 1 <nil>
+	// 0 iii: orders::place: invalid_request: payload at lines[0].price: it is missing
+}
+
+// The caller of a handler that takes too long gets an error, and the handler's context ends.
+func ExampleWithHandlerTimeout() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	_, err := iii.Handle(client, "reports::make", func(ctx context.Context, _ any) (string, error) {
+		<-ctx.Done() // as the client of a database does
+		return "", ctx.Err()
+	}, iii.WithHandlerTimeout(10*time.Millisecond))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.Call[string](ctx, client, "reports::make", nil)
+	fmt.Println(err)
+	fmt.Println(errors.Is(err, &iii.Error{Code: iii.CodeHandlerTimeout}))
+	// Output:
+	// iii: reports::make: handler_timeout: the handler has not returned within 10ms
+	// true
+}
+
+// Middleware of one function is inside that of the client.
+func ExampleWithFunctionMiddleware() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	onlyWithMetadata := func(next iii.HandlerFunc) iii.HandlerFunc {
+		return func(ctx context.Context, payload json.RawMessage) (any, error) {
+			if inv, _ := iii.InvocationFromContext(ctx); inv.Metadata == nil {
+				return nil, &iii.Error{Code: "no_tenant", Message: "say whom you work for"}
+			}
+			return next(ctx, payload)
+		}
+	}
+	_, err := iii.Handle(client, "orders::count", func(context.Context, any) (int, error) { return 7, nil },
+		iii.WithFunctionMiddleware(onlyWithMetadata))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.Call[int](ctx, client, "orders::count", nil)
+	fmt.Println(err)
+	// Output: iii: orders::count: no_tenant: say whom you work for
+}
+
+// A worker takes the place of one of the engine's functions, for all workers.
+func ExampleWithBuiltinOverride() {
+	_, client, stop := withEngine()
+	defer stop()
+
+	publish := func(context.Context, json.RawMessage) (any, error) { return nil, nil }
+	_, err := client.HandleFunc("publish", publish)
+	fmt.Println(err != nil)
+	_, err = client.HandleFunc("publish", publish, iii.WithBuiltinOverride())
+	fmt.Println(err)
+	// Output:
+	// true
+	// <nil>
+}

@@ -1,8 +1,10 @@
 package iii_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -222,4 +224,141 @@ func ExampleHTTPTriggerConfig() {
 	// Output:
 	// 401 "who are you?" <nil>
 	// 200 7 <nil>
+}
+
+// An HTTPError is the response. WithHTTPErrors maps the errors of the program; every other error
+// is a 500 that says nothing of it.
+func ExampleWithHTTPErrors() {
+	errNoOrder := errors.New("there is no such order")
+	engine, client, stop := withEngine(iii.WithHTTPErrors(func(ctx context.Context, err error) *iii.HTTPError {
+		if errors.Is(err, errNoOrder) {
+			return &iii.HTTPError{Status: http.StatusNotFound}
+		}
+		return nil
+	}))
+	defer stop()
+
+	type Order struct {
+		Version int `json:"version"`
+	}
+	_, err := iii.HandleHTTP(client, "GET", "/orders/:id",
+		func(ctx context.Context, r *iii.HTTPRequest[any]) (*iii.HTTPResponse[Order], error) {
+			switch r.PathParams["id"] {
+			case "1":
+				return nil, fmt.Errorf("order 1: %w", errNoOrder)
+			case "2":
+				return nil, &iii.HTTPError{Status: http.StatusConflict, Body: Order{Version: 3}}
+			}
+			return nil, errors.New("database: password authentication failed for user shop")
+		})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	for _, id := range []string{"1", "2", "3"} {
+		resp, err := http.Get(engine.HTTPURL() + "/orders/" + id)
+		if err != nil {
+			log.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode == http.StatusInternalServerError {
+			body, _, _ = bytes.Cut(body, []byte(`,"error_id"`)) // which the engine adds
+		}
+		fmt.Println(resp.StatusCode, string(body), err)
+	}
+	// Output:
+	// 404 {"error":{"code":"NOT_FOUND","message":"Not Found"}} <nil>
+	// 409 {"version":3} <nil>
+	// 500 {"error":{"code":"invocation_failed" <nil>
+}
+
+// A whole router below a path.
+func ExampleClient_MountRouter() {
+	engine, client, stop := withEngine()
+	defer stop()
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /shop/items/{id}", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "item", r.PathValue("id"))
+	})
+	mux.HandleFunc("GET /shop/files/{path...}", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "file", r.PathValue("path"))
+	})
+	router, err := client.MountRouter("/shop", mux, iii.RouterOptions{Methods: []string{"GET"}, Depth: 4})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(router.Err())
+	for _, path := range []string{"/shop/items/7", "/shop/files/a/b.txt", "/shop/files/a/b/c/too/deep"} {
+		resp, err := http.Get(engine.HTTPURL() + path)
+		if err != nil {
+			log.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != 200 {
+			body = nil // the engine's
+		}
+		fmt.Printf("%d %q\n", resp.StatusCode, body)
+	}
+	fmt.Println(router.Unregister())
+	// Output:
+	// <nil>
+	// 200 "item 7\n"
+	// 200 "file a/b.txt\n"
+	// 404 ""
+	// <nil>
+}
+
+// The engine asks a condition and middleware functions before it runs the function of a route.
+func ExampleWithTriggerOptions() {
+	engine, client, stop := withEngine()
+	defer stop()
+
+	_, err := iii.Handle(client, "shop::is-open", func(ctx context.Context, r iii.HTTPRequest[any]) (bool, error) {
+		return r.QueryParams["day"] != "sunday", nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.Handle(client, "shop::gate", func(ctx context.Context, in iii.HTTPMiddlewareInput) (iii.HTTPMiddlewareResult, error) {
+		if in.Request.Headers["authorization"] != "" {
+			return iii.HTTPMiddlewareResult{Action: iii.HTTPMiddlewareActionContinue}, nil
+		}
+		return iii.HTTPMiddlewareResult{
+			Action:   iii.HTTPMiddlewareActionRespond,
+			Response: &iii.HTTPMiddlewareResponse{StatusCode: http.StatusUnauthorized},
+		}, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = iii.HandleHTTP(client, "GET", "/shop",
+		func(ctx context.Context, r *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
+			return &iii.HTTPResponse[string]{StatusCode: http.StatusOK, Body: "welcome"}, nil
+		},
+		iii.WithTriggerOptions(iii.WithTriggerCondition("shop::is-open"), iii.WithTriggerMiddleware("shop::gate")))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	for _, query := range []string{"?day=sunday", "?day=monday"} {
+		resp, err := http.Get(engine.HTTPURL() + "/shop" + query)
+		if err != nil {
+			log.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		fmt.Println(query, resp.StatusCode)
+	}
+	// Output:
+	// ?day=sunday 422
+	// ?day=monday 401
 }

@@ -97,8 +97,9 @@ func ExampleNew() {
 // This client sets its limits to their defaults. New rejects invalid values.
 func ExampleNew_limits() {
 	limits := []iii.Option{
+		iii.WithSendPolicy(iii.SendFail),                      // ErrBufferFull beyond the send buffer; SendWait waits for room
 		iii.WithMaxConcurrency(1000),                          // handlers at once
-		iii.WithSendBuffer(1000, 8<<20),                       // messages and bytes that wait for a connection
+		iii.WithSendBuffer(32_768, 8<<20),                     // messages and bytes that wait for a connection
 		iii.WithReadLimit(64 << 20),                           // bytes of one received message
 		iii.WithKeepalive(20*time.Second, 60*time.Second),     // ping, and when a silent engine is given up
 		iii.WithReconnection(iii.DefaultReconnectionConfig()), // 1 s, doubled up to 30 s, unlimited attempts

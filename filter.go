@@ -30,25 +30,22 @@ type Filter struct {
 // marshals to a filter, such as a map. The error is a [*FilterError] with the code
 // INVALID_FILTER; only a value that does not marshal has another one.
 func ParseFilter(v any) (*Filter, error) {
-	var raw []byte
+	var f *filter.Filter
+	var err error
 	switch v := v.(type) {
 	case *Filter:
 		return &Filter{v.inner()}, nil
 	case Filter:
 		return &v, nil
 	case string:
-		raw = []byte(v)
+		f, err = filter.Parse([]byte(v))
 	case []byte:
-		raw = v
+		f, err = filter.Parse(v)
 	case json.RawMessage:
-		raw = v
+		f, err = filter.Parse(v)
 	default:
-		var err error
-		if raw, err = json.Marshal(v); err != nil {
-			return nil, fmt.Errorf("iii: the filter does not marshal: %w", err)
-		}
+		f, err = filter.ParseValue(v)
 	}
-	f, err := filter.Parse(raw)
 	if err != nil {
 		return nil, filterError(err)
 	}
@@ -87,9 +84,10 @@ func (f *Filter) Matches(d FilterDocument) bool {
 }
 
 // MarshalJSON returns the normal form of the filter, which the engine stores and lists. Two
-// filters are the same if their normal forms are.
-func (f *Filter) MarshalJSON() ([]byte, error) {
-	return []byte(f.inner().String()), nil
+// filters are the same if their normal forms are. A field of type Filter has it as well as
+// one of type *Filter, of which nil is null.
+func (f Filter) MarshalJSON() ([]byte, error) {
+	return []byte(f.f.String()), nil
 }
 
 // String returns the normal form of the filter.

@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/iii-go/iii/internal/rawjson"
 )
@@ -42,12 +46,17 @@ type Function struct {
 	handler HandlerFunc
 
 	spanName string
-	untraced bool // it is not run here
+	untraced bool          // it is not run here
+	web      bool          // it serves HTTP requests: its results are responses
+	timeout  time.Duration // of its handler; 0 is none
 
 	claim
 	refused atomic.Pointer[RejectedError]
 	route   *Trigger                // registered with the function and taken back with it
 	head    atomic.Pointer[Trigger] // likewise, for HEAD
+	routes  []*Trigger              // likewise, of a router
+
+	routeOptions []TriggerOption
 
 	// Set when the function is taken over; guarded by the registry's lock.
 	owner    string    // who held it
@@ -70,15 +79,22 @@ func (f *Function) Err() error {
 	if err := f.refused.Load(); err != nil {
 		return err
 	}
-	for _, t := range []*Trigger{f.route, f.head.Load()} {
-		if t == nil {
-			continue
-		}
+	for _, t := range f.ownTriggers() {
 		if err := t.refused.Load(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// ownTriggers are the triggers that were registered with f.
+func (f *Function) ownTriggers() (own []*Trigger) {
+	for _, t := range append([]*Trigger{f.route, f.head.Load()}, f.routes...) {
+		if t != nil {
+			own = append(own, t)
+		}
+	}
+	return own
 }
 
 // Unregister takes the function back, and the HTTP triggers that were registered with it.
@@ -87,10 +103,8 @@ func (f *Function) Err() error {
 // of that id again. Unregister waits neither for the network nor for running handlers.
 // Calling it twice is an error.
 func (f *Function) Unregister() error {
-	for _, t := range []*Trigger{f.route, f.head.Load()} {
-		if t != nil {
-			_ = t.Unregister() // it may have been taken back alone
-		}
+	for _, t := range f.ownTriggers() {
+		_ = t.Unregister() // it may have been taken back alone
 	}
 	if !f.client.registry.removeFunction(f) {
 		return fmt.Errorf("iii: function %q is not registered", f.id)
@@ -108,6 +122,13 @@ type functionConfig struct {
 	request     json.RawMessage
 	response    json.RawMessage
 	schemas     bool // set by the user, even if both are nil
+
+	middleware     []Middleware
+	timeout        time.Duration
+	triggerOptions []TriggerOption
+	validates      bool // what comes in, by the request schema
+	builtin        bool // an id of the engine's is meant
+	unchecked      bool // the id has a form that the engine prescribes
 }
 
 // WithFunctionDescription sets the text that describes the function in listings.
@@ -137,6 +158,91 @@ func WithSchemas(request, response any) FunctionOption {
 		}
 		return wrapOption("WithSchemas", err)
 	}
+}
+
+// WithFunctionMiddleware wraps the handler of one function; the first is outermost, and all
+// are inside those of [WithMiddleware]. Given again, it adds to those before, inside of them.
+// Default none. A nil one, or one that returns nil, is an error of the registration.
+func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
+	return func(c *functionConfig) error {
+		for i, m := range mw {
+			if m == nil {
+				return fmt.Errorf("iii: WithFunctionMiddleware: argument %d is nil", i)
+			}
+		}
+		c.middleware = append(c.middleware, mw...)
+		return nil
+	}
+}
+
+// WithHandlerTimeout bounds how long the handler of a function, with its middleware, may run
+// from when it starts; the wait for its turn does not count. It must be positive. Default: no
+// limit.
+//
+// When the time is up, the caller receives code [CodeHandlerTimeout], or a client of a route a
+// 504, and the context of the handler ends with context.DeadlineExceeded. The handler cannot be
+// stopped otherwise: its goroutine counts towards [WithMaxConcurrency], ClientStats.HandlersRunning
+// and the drain until it returns, and what it returns then is discarded. A streamed response of
+// [Client.MountHTTP] whose head is out cannot become a 504: it is cut off.
+func WithHandlerTimeout(d time.Duration) FunctionOption {
+	return func(c *functionConfig) error {
+		if d <= 0 {
+			return fmt.Errorf("iii: WithHandlerTimeout: %v is not positive", d)
+		}
+		c.timeout = d
+		return nil
+	}
+}
+
+// WithTriggerOptions sets options of the triggers that [HandleHTTP], [Client.MountHTTP] and
+// [Client.MountRouter] register with a function. Given again, it adds to those before. For a
+// function without such a trigger it is an error of the registration. [WithTriggerNamespace]
+// cannot name another namespace than the function's. The trigger for HEAD that a mounted GET
+// implies has the same options; its id is that of [WithTriggerID] with ":head" behind it.
+func WithTriggerOptions(opts ...TriggerOption) FunctionOption {
+	return func(c *functionConfig) error {
+		for i, opt := range opts {
+			if opt == nil {
+				return fmt.Errorf("iii: WithTriggerOptions: argument %d is nil", i)
+			}
+		}
+		c.triggerOptions = append(c.triggerOptions, opts...)
+		return nil
+	}
+}
+
+// WithBuiltinOverride allows to register a function under an id of the engine's: one that
+// begins with state::, stream::, configuration::, iii:: or engine::, or is publish,
+// bridge.invoke or bridge.invoke_async. By default such an id is an error of the registration,
+// in every namespace.
+//
+// In the namespace "default" the function takes the place of the engine's own for all workers,
+// without any notice to them. When the worker that has registered it leaves, the engine removes
+// the function: its own does not come back before the engine's module is loaded again, as by a
+// restart, and calls fail with [ErrFunctionNotFound] until then. In another namespace the engine
+// refuses ids that begin with engine::; the rest are called with [InNamespace] alone.
+// [Client.HandleStream] needs no such option.
+func WithBuiltinOverride() FunctionOption {
+	return func(c *functionConfig) error { c.builtin = true; return nil }
+}
+
+// prescribedID is for functions whose id the package itself chooses.
+func prescribedID(c *functionConfig) error { c.builtin, c.unchecked = true, true; return nil }
+
+// checkID rejects an id that nobody should register.
+func (c *functionConfig) checkID(id string) error {
+	switch {
+	case c.unchecked:
+	case !utf8.ValidString(id):
+		return errors.New("the id is no UTF-8")
+	case strings.ContainsFunc(id, unicode.IsSpace):
+		return errors.New("the id has a space")
+	case strings.ContainsFunc(id, unicode.IsControl):
+		return errors.New("the id has a control character")
+	case !c.builtin && isBuiltin(id):
+		return errors.New("the id is one of the engine's: whoever registers it takes the function from all workers; WithBuiltinOverride allows it")
+	}
+	return nil
 }
 
 func wrapOption(name string, err error) error {
@@ -197,7 +303,8 @@ func checkMessage(m any) error {
 }
 
 // HandleFunc registers a function with an untyped handler. ids are by custom
-// "service::name". It does not wait for the network: before a connection is
+// "service::name"; spaces, control characters and the ids of the engine's own functions are
+// rejected ([WithBuiltinOverride]). It does not wait for the network: before a connection is
 // there the registration waits for it, and every later connection gets it again.
 func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*Function, error) {
 	if h == nil {
@@ -214,16 +321,36 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 // lines[2].price. See [Client.HandleFunc].
 //
 // The function advertises JSON Schemas of what encoding/json decodes into In and
-// encodes Out as, unless [WithSchemas] gives others. A type with a method JSONSchema
+// encodes Out as, unless [WithSchemas] gives others; [WithInputValidation] makes the worker
+// enforce the one of In. A type with a method JSONSchema
 // without arguments describes itself: the method returns a schema as json.RawMessage,
 // []byte or string, or any value that encodes to one, and an error or not; it is called on
 // a zero value. A type that encodes itself and has no such method may be anything. A type
-// that cannot be described has no schema, which is no error.
+// that cannot be described has no schema, which is no error. In or Out with a channel, a
+// function or another type that has no JSON encoding, at whatever depth, is an error.
 func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out, error), opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: function %q: nil handler", id)
 	}
-	return c.register(id, typedHandler(h), nil, functionSchemas{reflect.TypeFor[In](), reflect.TypeFor[Out]()}, opts)
+	types := functionSchemas{reflect.TypeFor[In](), reflect.TypeFor[Out]()}
+	if err := types.check(); err != nil {
+		return nil, fmt.Errorf("iii: function %q: %w", id, err)
+	}
+	return c.register(id, typedHandler(h), nil, types, opts)
+}
+
+// HandleEvent is [Handle] for a handler without a result, as events need one: the function
+// returns null.
+func HandleEvent[In any](c *Client, id string, h func(context.Context, In) error, opts ...FunctionOption) (*Function, error) {
+	if h == nil {
+		return nil, fmt.Errorf("iii: function %q: nil handler", id)
+	}
+	types := functionSchemas{in: reflect.TypeFor[In]()}
+	if err := types.check(); err != nil {
+		return nil, fmt.Errorf("iii: function %q: %w", id, err)
+	}
+	handler := typedHandler(func(ctx context.Context, in In) (json.RawMessage, error) { return nil, h(ctx, in) })
+	return c.register(id, handler, nil, types, opts)
 }
 
 func typedHandler[In, Out any](h func(context.Context, In) (Out, error)) HandlerFunc {
@@ -261,7 +388,7 @@ func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...
 		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig: %w", id, err)
 	}
 	notInvokable := func(context.Context, json.RawMessage) (any, error) {
-		return nil, &Error{Code: codeNotInvokable, Message: "the function is called over HTTP and has no handler here"}
+		return nil, &Error{Code: CodeFunctionNotInvokable, Message: "the function is called over HTTP and has no handler here"}
 	}
 	return c.register(id, notInvokable, &cfg, functionSchemas{}, opts)
 }
@@ -290,7 +417,7 @@ func checkHTTPAuth(auth *HTTPAuthConfig) error {
 }
 
 func (c *Client) register(id string, h HandlerFunc, invocation *HTTPInvocationConfig, types functionSchemas, opts []FunctionOption) (*Function, error) {
-	f, err := c.newFunction(id, h, invocation, types, opts)
+	f, _, err := c.newFunction(id, handlerSpec{run: h, invocation: invocation, types: types}, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -300,34 +427,84 @@ func (c *Client) register(id string, h HandlerFunc, invocation *HTTPInvocationCo
 	return f, nil
 }
 
-func (c *Client) newFunction(id string, h HandlerFunc, invocation *HTTPInvocationConfig, types functionSchemas, opts []FunctionOption) (*Function, error) {
+// handlerSpec is what a way of registering functions knows of one.
+type handlerSpec struct {
+	run        HandlerFunc
+	invocation *HTTPInvocationConfig
+	types      functionSchemas
+
+	web bool // it serves HTTP requests
+
+	// validate gets the validator of what comes in, if it is wanted, and applies it itself.
+	// Without it the whole payload is validated.
+	validate   func(*inputSchema)
+	body       reflect.Type // of what is validated then
+	unreadBody bool         // the package does not read what comes in, so that it cannot be validated
+}
+
+func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption) (*Function, *functionConfig, error) {
 	if strings.TrimSpace(id) == "" {
-		return nil, errors.New("iii: blank function id")
+		return nil, nil, errors.New("iii: blank function id")
 	}
-	var cfg functionConfig
-	for _, opt := range opts {
-		if opt == nil {
-			return nil, fmt.Errorf("iii: function %q: nil FunctionOption", id)
-		}
-		if err := opt(&cfg); err != nil {
-			return nil, fmt.Errorf("iii: function %q: %w", id, trimmed(err))
-		}
+	fail := func(err error) (*Function, *functionConfig, error) {
+		return nil, nil, fmt.Errorf("iii: function %q: %w", id, trimmed(err))
+	}
+	cfg := &functionConfig{}
+	if err := applyOptions(cfg, opts, callOption); err != nil {
+		return fail(err)
+	}
+	if err := cfg.checkID(id); err != nil {
+		return fail(err)
+	}
+	if err := cfg.checkFor(&spec); err != nil {
+		return fail(err)
 	}
 	if !cfg.schemas {
-		cfg.request, cfg.response = c.inferSchema(id, types.in, true), c.inferSchema(id, types.out, false)
+		cfg.request, cfg.response = c.inferSchema(id, spec.types.in, true), c.inferSchema(id, spec.types.out, false)
 	}
-	f := &Function{client: c, id: id, handler: h, spanName: "execute " + id, untraced: invocation != nil}
-	for i := len(c.cfg.middleware) - 1; i >= 0; i-- {
-		if f.handler = c.cfg.middleware[i](f.handler); f.handler == nil {
-			return nil, fmt.Errorf("iii: function %q: middleware %d returned nil", id, i)
+	if err := spec.addValidation(cfg); err != nil {
+		return fail(err)
+	}
+	f := &Function{client: c, id: id, handler: spec.run, spanName: "execute " + id, untraced: spec.invocation != nil, web: spec.web, timeout: cfg.timeout}
+	for i, mw := range slices.Backward(cfg.middleware) {
+		if f.handler = mw(f.handler); f.handler == nil {
+			return fail(fmt.Errorf("function middleware %d returned nil", i))
 		}
 	}
-	f.claim = claim{function: f}
-	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: invocation}
-	if err := checkRegistration(&f.claim); err != nil {
-		return nil, fmt.Errorf("iii: function %q: %w", id, err)
+	for i, mw := range slices.Backward(c.cfg.middleware) {
+		if f.handler = mw(f.handler); f.handler == nil {
+			return fail(fmt.Errorf("middleware %d returned nil", i))
+		}
 	}
-	return f, nil
+	if spec.web {
+		f.handler = c.answerErrors(id, f.handler)
+	}
+	f.claim = claim{function: f}
+	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: spec.invocation}
+	if err := checkRegistration(&f.claim); err != nil {
+		return fail(err)
+	}
+	return f, cfg, nil
+}
+
+// checkFor rejects options that have no effect on the function.
+func (c *functionConfig) checkFor(spec *handlerSpec) error {
+	if !spec.web && len(c.triggerOptions) > 0 {
+		return errors.New("WithTriggerOptions: no trigger is registered with the function; Client.Trigger takes the options")
+	}
+	if spec.invocation == nil {
+		return nil
+	}
+	const why = ": the engine runs the function over HTTP, and this worker has no handler for it"
+	switch {
+	case c.timeout > 0:
+		return errors.New("WithHandlerTimeout" + why + "; TimeoutMs of HTTPInvocationConfig limits it")
+	case len(c.middleware) > 0:
+		return errors.New("WithFunctionMiddleware" + why)
+	case c.validates:
+		return errors.New("WithInputValidation" + why)
+	}
+	return nil
 }
 
 // Invocation tells a handler about the invocation that it serves.
@@ -353,6 +530,104 @@ type invocationContext struct {
 
 	once   sync.Once
 	caller context.Context // with the caller's trace and baggage
+
+	limit *handlerLimit // nil without WithHandlerTimeout
+}
+
+// errHandlerTimeout is the cause with which the context of a handler ends that ran too long.
+var errHandlerTimeout = errors.New("iii: WithHandlerTimeout has passed")
+
+// handlerLimit answers in place of a handler that runs too long. Whoever claims the answer,
+// the handler or the limit, gives it.
+type handlerLimit struct {
+	ctx     context.Context // ends when the time is up, and with the invocation
+	cancel  context.CancelFunc
+	unwatch func() bool
+	watched chan struct{} // closed when the watch has ended, if unwatch comes too late
+	answer  func()        // in place of the handler
+	claimed atomic.Bool
+
+	returned, late bool // of the handler, on its goroutine
+
+	mu     sync.Mutex
+	stream *responseWriter // of a mounted handler: it knows whether there can be another answer
+}
+
+// limitHandler bounds the handler of an invocation that has not begun.
+func (c *invocationContext) limitHandler(d time.Duration) {
+	if d > 0 {
+		c.limit = &handlerLimit{watched: make(chan struct{})}
+		c.limit.ctx, c.limit.cancel = context.WithTimeoutCause(c.Context, d, errHandlerTimeout)
+		c.Context = c.limit.ctx
+	}
+}
+
+// watch begins when the handler does.
+func (l *handlerLimit) watch(answer func()) {
+	if l == nil {
+		return
+	}
+	l.answer = answer
+	l.unwatch = context.AfterFunc(l.ctx, func() {
+		defer close(l.watched)
+		l.exceeded()
+	})
+}
+
+// exceeded answers if the time is up and nobody has answered.
+func (l *handlerLimit) exceeded() {
+	if context.Cause(l.ctx) == errHandlerTimeout && l.claimed.CompareAndSwap(false, true) {
+		l.answer()
+	}
+}
+
+// handlerReturned reports whether the handler was too late with its answer.
+func (l *handlerLimit) handlerReturned() (late bool) {
+	if l == nil || l.returned {
+		return l != nil && l.late
+	}
+	if !l.unwatch() {
+		<-l.watched
+	}
+	l.exceeded()
+	l.returned, l.late = true, !l.claimed.CompareAndSwap(false, true)
+	l.cancel()
+	return l.late
+}
+
+// timeoutAnswer is the message in place of a handler that has run for too long, and what it
+// says; nil if no answer is wanted.
+func (c *invocationContext) timeoutAnswer() (answer *buffer, failure *Error) {
+	f := c.in.function
+	failure = &Error{Code: CodeHandlerTimeout, Message: fmt.Sprintf("the handler has not returned within %v", f.timeout)}
+	c.limit.mu.Lock()
+	stream := c.limit.stream
+	c.limit.mu.Unlock()
+	begun := stream != nil && stream.timeOut(failure)
+	if len(c.in.id) == 0 {
+		return nil, failure
+	}
+	answer = newBuffer()
+	switch {
+	case begun:
+		_ = c.in.origin.encodeResult(answer, c.in, nil)
+	case f.web:
+		_ = c.in.origin.encodeResult(answer, c.in, errorResponse(http.StatusGatewayTimeout, failure.Code, failure.Message))
+	default:
+		c.in.origin.encodeError(answer, c.in, failure.Code, failure.Message, "")
+	}
+	return answer, failure
+}
+
+// answersOverStream tells the limit of an invocation that its answer goes over a stream.
+func answersOverStream(ctx context.Context, w *responseWriter) {
+	c, ok := ctx.Value(invocationKey{}).(*invocationContext)
+	if !ok || c.limit == nil {
+		return
+	}
+	c.limit.mu.Lock()
+	defer c.limit.mu.Unlock()
+	c.limit.stream = w
 }
 
 type invocationKey struct{}

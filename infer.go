@@ -27,6 +27,63 @@ import (
 // functionSchemas are the types whose schemas a typed handler advertises.
 type functionSchemas struct{ in, out reflect.Type }
 
+// check rejects types of which no value can be decoded, or encoded: every invocation would
+// fail.
+func (s functionSchemas) check() error {
+	if err := checkEncoding(s.in, true); err != nil {
+		return fmt.Errorf("argument: %w", err)
+	}
+	if err := checkEncoding(s.out, false); err != nil {
+		return fmt.Errorf("result: %w", err)
+	}
+	return nil
+}
+
+// checkEncoding reports where t has a part without a JSON encoding. reads says that t is
+// decoded into.
+func checkEncoding(t reflect.Type, reads bool) error {
+	if t == nil {
+		return nil
+	}
+	in := &inference{reads: reads}
+	seen := map[typeUse]bool{}
+	var check func(t reflect.Type, addressable bool, path string) error
+	check = func(t reflect.Type, addressable bool, path string) error {
+		use := typeUse{t, addressable}
+		if seen[use] || in.codecOf(t, addressable) != byKind {
+			return nil
+		}
+		seen[use] = true
+		switch t.Kind() {
+		case reflect.Chan, reflect.Func, reflect.Complex64, reflect.Complex128:
+			if path != "" {
+				return fmt.Errorf("%s has no JSON encoding, at %s", t, strings.TrimPrefix(path, "."))
+			}
+			return fmt.Errorf("%s has no JSON encoding", t)
+		case reflect.Pointer:
+			return check(t.Elem(), true, path)
+		case reflect.Slice:
+			return check(t.Elem(), true, path+"[]")
+		case reflect.Array:
+			return check(t.Elem(), addressable, path+"[]")
+		case reflect.Map:
+			return check(t.Elem(), false, path+"[]")
+		case reflect.Struct:
+			members, _ := membersOfStruct(t)
+			for _, m := range members {
+				if m.optional && !reads {
+					continue // nil may be left out
+				}
+				if err := check(m.t, addressable || m.pointer, path+"."+m.name); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	return check(t, reads, "")
+}
+
 // inferSchema returns the JSON Schema of a handler's type for listings: what
 // encoding/json decodes into it, or encodes it as. A type that cannot be described is
 // registered without, since a schema is a help and not a condition.

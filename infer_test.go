@@ -1082,7 +1082,7 @@ func TestTypesWithoutASchema(t *testing.T) {
 // the schema that the engine has of it.
 func checkAdvertised[T any](t *testing.T, c *iii.Client, v T) {
 	t.Helper()
-	id := fmt.Sprintf("returns %T", v)
+	id := strings.ReplaceAll(fmt.Sprintf("returns::%T", v), " ", "-")
 	handle(t, c, id, func(_ context.Context, v T) (T, error) { return v, nil })
 	result, err := iii.Call[any](t.Context(), c, id, v)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/iii-go/iii/internal/signal"
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
@@ -127,4 +128,4 @@ func (l *link) writeBatch() error {
 }
 
 // isApplied reports whether the engine has confirmed the registrations.
-func (l *link) isApplied() bool { return isClosed(l.applied) }
+func (l *link) isApplied() bool { return signal.IsClosed(l.applied) }

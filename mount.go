@@ -49,7 +49,7 @@ func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...Function
 	}
 	m := &mount{client: c, handler: h, pattern: muxPattern(method, path)}
 	m.server = &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(c.log.Handler(), slog.LevelWarn)}
-	f, err := c.registerRoute(method, path, m.serve, functionSchemas{}, opts)
+	f, err := c.registerRoute(method, path, handlerSpec{run: m.serve, unreadBody: true}, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func (c *Client) serveHead(f *Function, method string) error {
 	if c.registry.function([]byte("http::HEAD"+path)) != nil {
 		return nil
 	}
-	t, err := c.newTrigger(f.id, HTTPTriggerConfig{APIPath: path, HTTPMethod: http.MethodHead}, nil)
+	t, err := c.newRouteTrigger(f, http.MethodHead, path, append(slices.Clone(f.routeOptions), headID))
 	if err != nil {
 		return err
 	}
@@ -77,6 +77,14 @@ func (c *Client) serveHead(f *Function, method string) error {
 		return err
 	}
 	f.head.Store(t)
+	return nil
+}
+
+// headID tells the id of the trigger for HEAD from that of the route.
+func headID(o *triggerOptions) error {
+	if o.id != "" {
+		o.id += ":head"
+	}
 	return nil
 }
 
@@ -110,6 +118,7 @@ type mount struct {
 	client  *Client
 	handler http.Handler
 	pattern string
+	router  bool         // the handler routes: the parameters of the path are nobody's
 	server  *http.Server // for who asks the context; it serves nothing
 }
 
@@ -143,7 +152,7 @@ func (m *mount) serve(invocation context.Context, payload json.RawMessage) (any,
 	ctx = context.WithValue(ctx, http.LocalAddrContextKey, m.client.localAddr())
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r, err := mountedRequest(ctx, &in)
+	r, err := mountedRequest(ctx, &in, !m.router)
 	if err != nil {
 		return bufferedResponse{StatusCode: http.StatusBadRequest, Headers: []string{plainText}, Body: err.Error() + "\n"}, nil
 	}
@@ -154,6 +163,7 @@ func (m *mount) serve(invocation context.Context, payload json.RawMessage) (any,
 		defer w.body.Close()
 		r.Body = w.body
 	}
+	answersOverStream(invocation, w)
 	defer w.release() // when the handler ends its goroutine
 	w.serve(m.handler, r)
 	if r.MultipartForm != nil {
@@ -162,8 +172,9 @@ func (m *mount) serve(invocation context.Context, payload json.RawMessage) (any,
 	return w.finish()
 }
 
-// mountedRequest is the request as net/http knows it, without its body.
-func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage]) (*http.Request, error) {
+// mountedRequest is the request as net/http knows it, without its body, with the values of the
+// path's parameters or not.
+func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], withValues bool) (*http.Request, error) {
 	segments := strings.Split(in.Path, "/")
 	values := map[string]string{}
 	for i, segment := range segments {
@@ -203,6 +214,9 @@ func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage]) (*htt
 		Header: header, Host: header.Get("Host"), Body: http.NoBody,
 	}).WithContext(ctx)
 	for name, value := range values {
+		if !withValues {
+			break
+		}
 		r.SetPathValue(name, value)
 	}
 	framing(r)
@@ -271,6 +285,7 @@ type responseWriter struct {
 	deadline time.Time
 	bounded  bool  // the handler has set a deadline
 	err      error // why the response cannot go on
+	headOut  bool  // begun, for others than the handler
 }
 
 var (
@@ -539,7 +554,10 @@ func (w *responseWriter) streamed(err error) error {
 		w.beat = w.startHeartbeat(every)
 	}
 	w.begun = true
-	return nil
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.headOut = true
+	return w.err // the handler may have been timed out meanwhile
 }
 
 // heartbeat probes a streamed response whose handler writes nothing for its client. The
@@ -645,6 +663,20 @@ func cookieName(i int) string {
 
 // cookieSpellings is in how many ways.
 const cookieSpellings = 1 << (len("set-cookie") - len("-"))
+
+// timeOut ends the response of a handler that has run for too long, and reports whether its
+// head is out: then it is cut off. A frame of it that is on its way makes no difference, since
+// the engine drops what comes after another answer.
+func (w *responseWriter) timeOut(reason error) (begun bool) {
+	_ = w.broken(reason)
+	w.mu.Lock()
+	stream, begun := w.stream, w.headOut
+	w.mu.Unlock()
+	if begun {
+		stream.end.abort()
+	}
+	return begun
+}
 
 // usable reports why nothing can be written.
 func (w *responseWriter) usable() error {

@@ -5,6 +5,9 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+
+	"github.com/iii-go/iii/internal/fifo"
+	"github.com/iii-go/iii/internal/signal"
 )
 
 // notifier runs the user's callbacks: in order, one after another, on a
@@ -13,10 +16,10 @@ type notifier struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
-	queue   []func()
+	queue   fifo.Queue[func()]
 	dropped int // callbacks that found the queue full
 	running bool
-	quiet   chan struct{} // closed when nothing runs; nil if nobody asks
+	quiet   signal.Broadcast // nothing runs or waits
 }
 
 // maxCallbacks bounds what waits behind a callback that does not return, since
@@ -26,11 +29,11 @@ const maxCallbacks = 10_000
 func (n *notifier) post(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.queue) >= maxCallbacks {
+	if n.queue.Len() >= maxCallbacks {
 		n.dropped++ // said later: a lock of the client's may be held here
 		return
 	}
-	n.queue = append(n.queue, f)
+	n.queue.Push(f)
 	if !n.running {
 		n.running = true
 		go n.run()
@@ -40,17 +43,13 @@ func (n *notifier) post(f func()) {
 func (n *notifier) run() {
 	for {
 		n.mu.Lock()
-		if len(n.queue) == 0 {
-			n.running, n.queue = false, nil
-			if n.quiet != nil {
-				close(n.quiet)
-				n.quiet = nil
-			}
+		if n.queue.Len() == 0 {
+			n.running, n.queue = false, fifo.Queue[func()]{}
+			n.quiet.Send()
 			n.mu.Unlock()
 			return
 		}
-		f := n.queue[0]
-		n.queue = n.queue[1:]
+		f := n.queue.Pop()
 		dropped := n.dropped
 		n.dropped = 0
 		n.mu.Unlock()
@@ -74,14 +73,9 @@ func (n *notifier) call(f func()) {
 func (n *notifier) wait() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	quiet := n.quiet
-	if quiet == nil {
-		quiet = make(chan struct{})
-	}
-	if n.running {
-		n.quiet = quiet
-	} else {
-		close(quiet)
+	quiet := n.quiet.Wait()
+	if !n.running {
+		n.quiet.Send()
 	}
 	return quiet
 }

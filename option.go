@@ -91,11 +91,14 @@ type config struct {
 
 	drainTimeout   time.Duration
 	callTimeout    time.Duration
+	callRetry      *RetryPolicy // nil: none
+	httpErrors     func(ctx context.Context, err error) *HTTPError
 	maxConcurrency int
 	stackTraces    bool
 	waitForName    bool
 	bufferMessages int
 	bufferBytes    int
+	sendPolicy     SendPolicy
 	pingInterval   time.Duration
 	idleTimeout    time.Duration
 
@@ -116,7 +119,7 @@ func newConfig(address string, opts []Option) (*config, error) {
 		drainTimeout:   30 * time.Second,
 		callTimeout:    30 * time.Second,
 		maxConcurrency: 1000,
-		bufferMessages: 1000,
+		bufferMessages: 32_768,
 		bufferBytes:    8 << 20,
 		pingInterval:   20 * time.Second,
 		idleTimeout:    60 * time.Second,
@@ -128,7 +131,7 @@ func newConfig(address string, opts []Option) (*config, error) {
 	}
 	u, err := engineURL(address)
 	if err != nil {
-		return nil, err
+		return nil, public(err)
 	}
 	cfg.dialConfig = newDialConfig(u, 64<<20)
 	if err := applyOptions(cfg, opts, Option.applyClient); err != nil {
@@ -144,12 +147,12 @@ func engineURL(address string) (*url.URL, error) {
 	}
 	u, err := parseEngineURL(cmp.Or(strings.TrimSpace(os.Getenv("III_URL")), DefaultURL))
 	if err != nil {
-		return nil, fmt.Errorf("iii: $III_URL: %w", trimmed(err))
+		return nil, fmt.Errorf("$III_URL: %w", err)
 	}
 	return u, nil
 }
 
-var errNoScheme = errors.New("iii: engine address needs the scheme ws, wss, http or https, as in " + DefaultURL)
+var errNoScheme = errors.New("engine address needs the scheme ws, wss, http or https, as in " + DefaultURL)
 
 // parseEngineURL accepts ws, wss and their http spellings. The address itself
 // is in no error: its userinfo or query may be a secret.
@@ -159,7 +162,7 @@ func parseEngineURL(address string) (*url.URL, error) {
 		return nil, errNoScheme
 	}
 	if err != nil { // which quotes the address
-		return nil, errors.New("iii: engine address is no URL, such as " + DefaultURL)
+		return nil, errors.New("engine address is no URL, such as " + DefaultURL)
 	}
 	switch strings.ToLower(u.Scheme) {
 	case "ws", "http":
@@ -170,11 +173,11 @@ func parseEngineURL(address string) (*url.URL, error) {
 		return nil, errNoScheme
 	}
 	if u.Hostname() == "" {
-		return nil, errors.New("iii: engine address has no host")
+		return nil, errors.New("engine address has no host")
 	}
 	if port := u.Port(); port != "" {
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return nil, errors.New("iii: engine address has a port beyond 65535")
+			return nil, errors.New("engine address has a port beyond 65535")
 		}
 	}
 	u.Fragment, u.RawFragment = "", ""
@@ -188,7 +191,7 @@ func parseEngineURL(address string) (*url.URL, error) {
 func WithName(name string) Option {
 	return clientOption(func(c *config) error {
 		if strings.TrimSpace(name) == "" {
-			return errors.New("iii: WithName: blank name")
+			return errors.New("WithName: blank name")
 		}
 		c.name = name
 		return nil
@@ -218,7 +221,7 @@ func WithDescription(text string) Option {
 func WithNamespace(ns string) Option {
 	return clientOption(func(c *config) error {
 		if strings.TrimSpace(ns) == "" {
-			return errors.New("iii: WithNamespace: blank namespace")
+			return errors.New("WithNamespace: blank namespace")
 		}
 		c.namespace = ns
 		return nil
@@ -317,7 +320,7 @@ func WithDialContext(f func(ctx context.Context, network, addr string) (net.Conn
 func dialContextOption(name string, f func(ctx context.Context, network, addr string) (net.Conn, error)) DialOption {
 	return dialOption(func(d *dialConfig) error {
 		if f == nil {
-			return fmt.Errorf("iii: %s: nil function", name)
+			return fmt.Errorf("%s: nil function", name)
 		}
 		d.DialContext = f
 		return nil
@@ -329,7 +332,7 @@ func dialContextOption(name string, f func(ctx context.Context, network, addr st
 func WithDrainTimeout(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d <= 0 {
-			return fmt.Errorf("iii: WithDrainTimeout: %v is not positive", d)
+			return fmt.Errorf("WithDrainTimeout: %v is not positive", d)
 		}
 		c.drainTimeout = d
 		return nil
@@ -341,7 +344,7 @@ func WithDrainTimeout(d time.Duration) Option {
 func WithCallTimeout(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d <= 0 {
-			return fmt.Errorf("iii: WithCallTimeout: %v is not positive", d)
+			return fmt.Errorf("WithCallTimeout: %v is not positive", d)
 		}
 		c.callTimeout = d
 		return nil
@@ -354,7 +357,7 @@ func WithCallTimeout(d time.Duration) Option {
 func WithMaxConcurrency(n int) Option {
 	return clientOption(func(c *config) error {
 		if n < 0 {
-			return fmt.Errorf("iii: WithMaxConcurrency: %d is negative", n)
+			return fmt.Errorf("WithMaxConcurrency: %d is negative", n)
 		}
 		c.maxConcurrency = n
 		return nil
@@ -367,16 +370,42 @@ func WithStackTraces() Option {
 	return clientOption(func(c *config) error { c.stackTraces = true; return nil })
 }
 
-// WithSendBuffer limits what may wait while the client is not connected.
-// Default 1000 messages and 8 MiB; requests beyond that fail with
-// [ErrBufferFull]. While it is connected, requests beyond that wait for the
-// peer to read.
+// WithSendBuffer limits what may wait while the client is not connected. Default 32,768
+// messages and 8 MiB. [WithSendPolicy] decides what happens to requests beyond that; by
+// default they fail with [ErrBufferFull]. While the client is connected, requests beyond
+// the limits wait until the engine has read.
 func WithSendBuffer(messages, bytes int) Option {
 	return clientOption(func(c *config) error {
 		if messages < 0 || bytes < 0 {
-			return fmt.Errorf("iii: WithSendBuffer: %d messages, %d bytes: negative", messages, bytes)
+			return fmt.Errorf("WithSendBuffer: %d messages, %d bytes: negative", messages, bytes)
 		}
 		c.bufferMessages, c.bufferBytes = messages, bytes
+		return nil
+	})
+}
+
+// SendPolicy is what happens to a request that the send buffer has no room for while the
+// client is not connected.
+type SendPolicy int
+
+const (
+	// SendFail lets the request fail with [ErrBufferFull]. It is the default.
+	SendFail SendPolicy = iota
+
+	// SendWait lets the request wait for room until its context ends. A call also ends at
+	// its timeout, a [Client.Send] only at one of its own ([WithTimeout]). A request that can
+	// never fit fails with [ErrBufferFull].
+	SendWait
+)
+
+// WithSendPolicy sets what happens to requests beyond the limits of [WithSendBuffer] while
+// the client is not connected. Default [SendFail]. An unknown policy is an error.
+func WithSendPolicy(p SendPolicy) Option {
+	return clientOption(func(c *config) error {
+		if p != SendFail && p != SendWait {
+			return fmt.Errorf("WithSendPolicy: unknown policy %d", p)
+		}
+		c.sendPolicy = p
 		return nil
 	})
 }
@@ -386,7 +415,7 @@ func WithSendBuffer(messages, bytes int) Option {
 func WithReadLimit(bytes int64) Option {
 	return clientOption(func(c *config) error {
 		if bytes <= 0 {
-			return fmt.Errorf("iii: WithReadLimit: %d is not positive", bytes)
+			return fmt.Errorf("WithReadLimit: %d is not positive", bytes)
 		}
 		c.ReadLimit = bytes
 		return nil
@@ -398,7 +427,7 @@ func WithReadLimit(bytes int64) Option {
 func WithKeepalive(ping, idle time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if ping <= 0 || idle <= ping {
-			return fmt.Errorf("iii: WithKeepalive: ping %v must be positive and below idle %v", ping, idle)
+			return fmt.Errorf("WithKeepalive: ping %v must be positive and below idle %v", ping, idle)
 		}
 		c.pingInterval, c.idleTimeout = ping, idle
 		return nil
@@ -417,7 +446,7 @@ func WithKeepalive(ping, idle time.Duration) Option {
 func WithStreamHeartbeat(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d < 0 {
-			return fmt.Errorf("iii: WithStreamHeartbeat: %v is negative", d)
+			return fmt.Errorf("WithStreamHeartbeat: %v is negative", d)
 		}
 		c.streamHeartbeat = d
 		return nil
@@ -437,7 +466,7 @@ func WithStreamHeartbeat(d time.Duration) Option {
 func WithHTTPWriteTimeout(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d < 0 {
-			return fmt.Errorf("iii: WithHTTPWriteTimeout: %v is negative", d)
+			return fmt.Errorf("WithHTTPWriteTimeout: %v is negative", d)
 		}
 		c.httpWriteTimeout = d
 		return nil
@@ -463,7 +492,7 @@ func WithMiddleware(mw ...Middleware) Option {
 	return clientOption(func(c *config) error {
 		for i, m := range mw {
 			if m == nil {
-				return fmt.Errorf("iii: WithMiddleware: argument %d is nil", i)
+				return fmt.Errorf("WithMiddleware: argument %d is nil", i)
 			}
 		}
 		c.middleware = append(c.middleware, mw...)

@@ -79,7 +79,7 @@ func TestOptionDefaults(t *testing.T) {
 		Stacks, Retries, Logger, Dial, Header bool
 	}
 	want := values{URL: "ws://127.0.0.1:49134", Drain: 30 * time.Second, Call: 30 * time.Second, Ping: 20 * time.Second, Idle: time.Minute,
-		Concurrency: 1000, Messages: 1000, Bytes: 8 << 20, Limit: 64 << 20, Initial: 1000, Max: 30_000, Multiplier: 2, Jitter: 0.3, Logger: true}
+		Concurrency: 1000, Messages: 32_768, Bytes: 8 << 20, Limit: 64 << 20, Initial: 1000, Max: 30_000, Multiplier: 2, Jitter: 0.3, Logger: true}
 	got := values{cfg.URL.String(), cfg.namespace, cfg.isolation, cfg.drainTimeout, cfg.callTimeout, cfg.pingInterval, cfg.idleTimeout,
 		cfg.maxConcurrency, cfg.bufferMessages, cfg.bufferBytes, int(cfg.ReadLimit), cfg.reconnection.InitialDelayMs, cfg.reconnection.MaxDelayMs,
 		cfg.reconnection.BackoffMultiplier, cfg.reconnection.JitterFactor, cfg.stackTraces, cfg.reconnection.MaxRetries != nil, cfg.logger != nil, cfg.DialContext != nil, cfg.Header != nil}

@@ -19,6 +19,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/iii-go/iii/internal/signal"
 )
 
 // instrumentationName is the instrumentation scope of the records that this package
@@ -89,7 +91,7 @@ var globalProviders struct {
 func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption) (*Telemetry, error) {
 	resolved, err := cfg.resolve()
 	if err != nil {
-		return nil, err
+		return nil, public(err)
 	}
 	var options telemetryOptions
 	if err := applyOptions(&options, opts, callOption); err != nil {
@@ -220,7 +222,7 @@ func (t *Telemetry) Connection() *SharedEngineConnection { return t.conn }
 // the call. If ctx ends first, the error reports how many frames are left. After
 // Shutdown, Flush returns nil because nothing is left to flush.
 func (t *Telemetry) Flush(ctx context.Context) error {
-	if isClosed(t.done) {
+	if signal.IsClosed(t.done) {
 		return nil
 	}
 	flushed := t.each(ctx, sdkProvider.ForceFlush)

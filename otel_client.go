@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"time"
 )
 
 // WithTelemetry records the client's work. Each invocation gets a span in its caller's
@@ -49,15 +50,21 @@ func isLoopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }
 
-// flushTelemetry is also bounded by the telemetry's own limit: a draining worker must
-// not spend all its time waiting for an engine that is unavailable.
-func (c *Client) flushTelemetry(ctx context.Context) error {
+// telemetryAwayTimeout bounds the wait of a shutdown for a telemetry connection.
+const telemetryAwayTimeout = 3 * time.Second
+
+// flushTelemetry flushes the telemetry at the end of a drain, for at most its own
+// limit, and for away while it is not connected: a draining worker must not spend all its time waiting for an engine that is
+// unavailable.
+func (c *Client) flushTelemetry(ctx context.Context, away time.Duration) error {
 	t := c.cfg.telemetry
 	if t == nil || !t.cfg.enabled {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.shutdownTimeout)
 	defer cancel()
+	ctx, stop := t.conn.untilAway(ctx, away)
+	defer stop()
 	return t.Flush(ctx)
 }
 

@@ -105,9 +105,9 @@ func connect(t *testing.T, engine *iiitest.Engine, opts ...iii.Option) *iii.Clie
 	return c
 }
 
-func handle[In, Out any](t *testing.T, c *iii.Client, id string, h func(context.Context, In) (Out, error)) {
+func handle[In, Out any](t *testing.T, c *iii.Client, id string, h func(context.Context, In) (Out, error), opts ...iii.FunctionOption) {
 	t.Helper()
-	if _, err := iii.Handle(c, id, h); err != nil {
+	if _, err := iii.Handle(c, id, h, opts...); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -67,9 +67,9 @@ func (c *OtelConfig) resolve() (*telemetryConfig, error) {
 	r.queue = int(min(r.number(c.ChannelCapacity, "", 0, defaultTelemetryFrames), math.MaxInt32))
 	switch {
 	case r.queue == 0:
-		return nil, errors.New("iii: channel_capacity is 0")
+		return nil, errors.New("channel_capacity is 0")
 	case r.metricsInterval == 0:
-		return nil, errors.New("iii: metrics_export_interval_ms is 0")
+		return nil, errors.New("metrics_export_interval_ms is 0")
 	}
 	return r, nil
 }
@@ -224,7 +224,7 @@ const (
 func newConnectionConfig(address string, opts []ConnectionOption) (*connectionConfig, error) {
 	u, err := telemetryURL(address)
 	if err != nil {
-		return nil, err
+		return nil, public(err)
 	}
 	cfg := &connectionConfig{
 		dialConfig: newDialConfig(u, telemetryReadLimit),
@@ -297,7 +297,7 @@ func WithConnectionReconnection(cfg ReconnectionConfig) ConnectionOption {
 func WithConnectionQueue(frames, bytes int) ConnectionOption {
 	return connectionOption(func(c *connectionConfig) error {
 		if frames <= 0 || bytes <= 0 {
-			return fmt.Errorf("iii: WithConnectionQueue: %d frames, %d bytes: both must be positive", frames, bytes)
+			return fmt.Errorf("WithConnectionQueue: %d frames, %d bytes: both must be positive", frames, bytes)
 		}
 		c.maxFrames, c.maxBytes = frames, bytes
 		return nil

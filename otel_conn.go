@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel"
 
 	"github.com/iii-go/iii/internal/otlpjson"
+	"github.com/iii-go/iii/internal/signal"
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
@@ -49,10 +50,11 @@ type SharedEngineConnection struct {
 
 	mu         sync.Mutex
 	state      ConnectionState
-	shutdown   bool  // Shutdown was called
-	closing    bool  // a Close frame is being sent: the connection ends with its link
-	err        error // why the connection failed permanently
-	lastErr    error // of the latest attempt or link
+	changed    signal.Broadcast // state was set
+	shutdown   bool             // Shutdown was called
+	closing    bool             // a Close frame is being sent: the connection ends with its link
+	err        error            // why the connection failed permanently
+	lastErr    error            // of the latest attempt or link
 	reconnects uint64
 }
 
@@ -230,7 +232,7 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	}
 	err := s.flush(ctx, 0)
 	why := ErrBufferFull
-	if isClosed(s.done) {
+	if signal.IsClosed(s.done) {
 		why = ErrConnectionClosed
 	}
 	var flush *flushError
@@ -333,7 +335,7 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 			if ctx.Err() != nil || closing {
 				return wsconn.Attempt{Stop: true}
 			}
-			if !isClosed(s.draining) {
+			if !signal.IsClosed(s.draining) {
 				return wsconn.Attempt{Err: err, Held: lasted}
 			}
 			// Draining leaves no time for delays: try again immediately if the last
@@ -354,22 +356,13 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 	return public(redial.Run(ctx))
 }
 
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
 // ended waits until done is closed or ctx ends, and reports whether done is closed.
 func ended(ctx context.Context, done <-chan struct{}) bool {
 	select {
 	case <-done:
 		return true
 	case <-ctx.Done():
-		return isClosed(done)
+		return signal.IsClosed(done)
 	}
 }
 
@@ -406,9 +399,43 @@ func (s *SharedEngineConnection) setState(state ConnectionState, err error) {
 		return
 	}
 	s.state = state
+	s.changed.Send()
 	if s.cfg.listener != nil {
 		s.notify.post(func() { s.cfg.listener(state, err) })
 	}
+}
+
+// untilAway returns a context that ends, at the latest, when s has not been connected for
+// the limit. stop must be called.
+func (s *SharedEngineConnection) untilAway(ctx context.Context, limit time.Duration) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		away := time.NewTimer(limit)
+		defer away.Stop()
+		wasConnected := false
+		for {
+			s.mu.Lock()
+			connected, changed := s.state == ConnectionStateConnected, s.changed.Wait()
+			s.mu.Unlock()
+			switch {
+			case connected:
+				away.Stop()
+			case wasConnected:
+				away.Reset(limit)
+			}
+			wasConnected = connected
+			select {
+			case <-changed:
+			case <-away.C:
+				cancel(fmt.Errorf("not connected for %v: %w", limit, context.DeadlineExceeded))
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return ctx, func() { cancel(nil); watch.Wait() }
 }
 
 // reportDisconnect reports that an attempt or a connection has ended.

@@ -136,10 +136,9 @@ func queued(s *SharedEngineConnection) (frames []otlpjson.Frame) {
 	defer s.queue.mu.Unlock()
 	for number := uint64(1); number <= s.queue.last; number++ {
 		for c := range s.queue.waiting {
-			d := &s.queue.waiting[c]
-			for i := d.head; i < len(d.frames); i++ {
-				if d.frames[i].number == number {
-					frames = append(frames, d.frames[i].Frame)
+			for _, f := range s.queue.waiting[c].All() {
+				if f.number == number {
+					frames = append(frames, f.Frame)
 				}
 			}
 		}

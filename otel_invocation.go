@@ -123,6 +123,9 @@ func (s invocationSpan) succeeded(result []byte) {
 }
 
 func (s invocationSpan) failed(err error) {
+	if hidden, ok := err.(hiddenError); ok {
+		err = hidden.error
+	}
 	code, message, stack := errorParts(err)
 	kind := "InvocationError"
 	var e *Error

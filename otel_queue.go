@@ -5,6 +5,7 @@ import (
 	"math"
 	"sync"
 
+	"github.com/iii-go/iii/internal/fifo"
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
@@ -37,11 +38,11 @@ type telemetryQueue struct {
 	ending      bool           // frames dropped from now on are lost by the shutdown
 	lost        int            // frames lost by the shutdown or failure, except live ones
 	last        uint64         // number of the last accepted frame
-	waiting     [classes]frameDeque
-	flight      frameDeque // frames passed to the link's writer, in order
-	flightBytes int        // bytes in flight, including shed frames
-	frames      int        // waiting and in flight, except shed ones
-	bytes       int        // size of these frames
+	waiting     [classes]fifo.Queue[queuedFrame]
+	flight      fifo.Queue[queuedFrame] // frames passed to the link's writer, in order
+	flightBytes int                     // bytes in flight, including shed frames
+	frames      int                     // waiting and in flight, except shed ones
+	bytes       int                     // size of these frames
 	held        [classes]heldFrames
 	waiters     map[*flushWaiter]struct{}
 	stats       queueStats
@@ -120,7 +121,7 @@ func (q *telemetryQueue) enqueue(f otlpjson.Frame) error {
 	q.last++
 	item.number = q.last
 	q.keep(&item)
-	q.waiting[signalOf(&f).class()].push(item)
+	q.waiting[signalOf(&f).class()].Push(item)
 	if q.link != nil {
 		q.link.Wake()
 	}
@@ -161,8 +162,9 @@ func (q *telemetryQueue) makeRoom(c frameClass, size int) bool {
 // can still arrive: it counts as dropped only if the link dies first.
 func (q *telemetryQueue) shedOldest(c frameClass) {
 	if q.held[c].inFlight > 0 {
-		for i := q.flight.head; ; i++ {
-			if f := &q.flight.frames[i]; !f.shed && f.signal().class() == c {
+		flight := q.flight.All()
+		for i := range flight {
+			if f := &flight[i]; !f.shed && f.signal().class() == c {
 				q.forget(f, true)
 				f.shed = true
 				f.Discard()
@@ -170,7 +172,7 @@ func (q *telemetryQueue) shedOldest(c frameClass) {
 			}
 		}
 	}
-	f := q.waiting[c].pop()
+	f := q.waiting[c].Pop()
 	q.forget(&f, false)
 	q.drop(&f, dropFull)
 }
@@ -215,8 +217,8 @@ func (q *telemetryQueue) dialFailed() {
 
 // shedOffline drops the frames that are not kept without a link.
 func (q *telemetryQueue) shedOffline() {
-	for q.waiting[classLive].len() > 0 {
-		f := q.waiting[classLive].pop()
+	for q.waiting[classLive].Len() > 0 {
+		f := q.waiting[classLive].Pop()
 		q.forget(&f, false)
 		q.drop(&f, dropOffline)
 	}
@@ -237,14 +239,14 @@ func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) (_ []queued
 	if q.link != l {
 		return batch, false, 0
 	}
-	for size := 0; size < takeBytes && q.flight.len() < maxFlightFrames && q.flightBytes < maxFlightBytes; {
+	for size := 0; size < takeBytes && q.flight.Len() < maxFlightFrames && q.flightBytes < maxFlightBytes; {
 		f, ok := q.next()
 		if !ok {
 			break
 		}
 		// Span starts are never sent again and need no confirmation of their own,
 		// unless a flush waits or too much is in flight.
-		if !f.Live || len(q.waiters) > 0 || q.flight.len() >= min(maxFlightFrames/2, q.limit()/16) || q.flightBytes >= maxFlightBytes/2 {
+		if !f.Live || len(q.waiters) > 0 || q.flight.Len() >= min(maxFlightFrames/2, q.limit()/16) || q.flightBytes >= maxFlightBytes/2 {
 			l.unpinged++
 		}
 		if l.unpinged >= pingFrames {
@@ -260,8 +262,8 @@ func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) (_ []queued
 		ping = false // the ping after the last frame suffices
 	}
 	if ping {
-		if q.flight.len() > 0 {
-			l.pinged = q.flight.last().number
+		if q.flight.Len() > 0 {
+			l.pinged = q.flight.Last().number
 		}
 		l.unpinged = 0
 	}
@@ -270,16 +272,16 @@ func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) (_ []queued
 
 // next moves the oldest waiting frame into flight.
 func (q *telemetryQueue) next() (f queuedFrame, ok bool) {
-	var oldest *frameDeque
+	var oldest *fifo.Queue[queuedFrame]
 	for c := range q.waiting {
-		if d := &q.waiting[c]; d.len() > 0 && (oldest == nil || d.first().number < oldest.first().number) {
+		if d := &q.waiting[c]; d.Len() > 0 && (oldest == nil || d.First().number < oldest.First().number) {
 			oldest = d
 		}
 	}
 	if oldest == nil {
 		return f, false
 	}
-	f = oldest.pop()
+	f = oldest.Pop()
 	if f.resend {
 		q.stats.retried++
 	}
@@ -288,7 +290,7 @@ func (q *telemetryQueue) next() (f queuedFrame, ok bool) {
 	q.stats.bytes += uint64(f.sentSize)
 	q.flightBytes += f.sentSize
 	q.held[f.signal().class()].inFlight++
-	q.flight.push(f)
+	q.flight.Push(f)
 	return f, true
 }
 
@@ -316,7 +318,7 @@ func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
 		return
 	}
 	l.ponged = number
-	for f := q.flight.first(); f != nil && f.number <= number; f = q.flight.first() {
+	for f := q.flight.First(); f != nil && f.number <= number; f = q.flight.First() {
 		q.flightBytes -= f.sentSize
 		if !f.shed {
 			q.forget(f, true)
@@ -325,7 +327,7 @@ func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
 			}
 		}
 		q.stats.confirmed++
-		q.flight.pop()
+		q.flight.Pop()
 	}
 	q.releaseWaiters()
 	l.Wake()
@@ -341,8 +343,8 @@ func (q *telemetryQueue) detach(l *telemetryLink) {
 	}
 	q.link = nil
 	var back [classes][]queuedFrame
-	for q.flight.len() > 0 {
-		f := q.flight.pop()
+	for q.flight.Len() > 0 {
+		f := q.flight.Pop()
 		switch {
 		case f.shed:
 			q.drop(&f, dropFull)
@@ -360,7 +362,7 @@ func (q *telemetryQueue) detach(l *telemetryLink) {
 	q.flightBytes = 0
 	for c, frames := range back {
 		if len(frames) > 0 {
-			q.waiting[c].pushFront(frames)
+			q.waiting[c].PushFront(frames...)
 		}
 	}
 	q.shedOffline()
@@ -391,8 +393,8 @@ func (q *telemetryQueue) end() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for c := range q.waiting {
-		for q.waiting[c].len() > 0 {
-			f := q.waiting[c].pop()
+		for q.waiting[c].Len() > 0 {
+			f := q.waiting[c].Pop()
 			q.forget(&f, false)
 			q.drop(&f, dropClosed)
 			if !f.Live {
@@ -429,7 +431,7 @@ func (q *telemetryQueue) wait() *flushWaiter {
 		q.waiters = map[*flushWaiter]struct{}{}
 	}
 	q.waiters[w] = struct{}{}
-	if l := q.link; l != nil && q.flight.len() > 0 && l.pinged < q.flight.last().number {
+	if l := q.link; l != nil && q.flight.Len() > 0 && l.pinged < q.flight.Last().number {
 		l.ping = true
 		l.Wake()
 	}
@@ -442,8 +444,8 @@ func (q *telemetryQueue) leave(w *flushWaiter) (left, dropped int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delete(q.waiters, w)
-	for _, d := range [...]*frameDeque{&q.flight, &q.waiting[classMetrics], &q.waiting[classRecords]} {
-		for _, f := range d.frames[d.head:] {
+	for _, d := range [...]*fifo.Queue[queuedFrame]{&q.flight, &q.waiting[classMetrics], &q.waiting[classRecords]} {
+		for _, f := range d.All() {
 			if f.number <= w.upTo && !f.Live {
 				left++
 			}
@@ -468,12 +470,12 @@ func (q *telemetryQueue) releaseWaiters() {
 
 // oldest returns the number of the oldest frame in the queue, or 0 if it is empty.
 func (q *telemetryQueue) oldest() uint64 {
-	if f := q.flight.first(); f != nil {
+	if f := q.flight.First(); f != nil {
 		return f.number
 	}
 	var oldest uint64
 	for c := range q.waiting {
-		if f := q.waiting[c].first(); f != nil && (oldest == 0 || f.number < oldest) {
+		if f := q.waiting[c].First(); f != nil && (oldest == 0 || f.number < oldest) {
 			oldest = f.number
 		}
 	}
@@ -527,45 +529,4 @@ type queuedFrame struct {
 	ping     bool   // a ping follows it
 	resend   bool   // written before, to a link that died
 	shed     bool   // in flight, never sent again; its data is released
-}
-
-// frameDeque is a queue that can take frames back at its head.
-type frameDeque struct {
-	frames []queuedFrame
-	head   int
-}
-
-func (d *frameDeque) len() int { return len(d.frames) - d.head }
-
-func (d *frameDeque) push(f queuedFrame) {
-	if d.head > 64 && d.head > len(d.frames)/2 {
-		n := copy(d.frames, d.frames[d.head:])
-		clear(d.frames[n:])
-		d.frames, d.head = d.frames[:n], 0
-	}
-	d.frames = append(d.frames, f)
-}
-
-func (d *frameDeque) first() *queuedFrame {
-	if d.len() == 0 {
-		return nil
-	}
-	return &d.frames[d.head]
-}
-
-// last returns the frame that was pushed last; d must not be empty.
-func (d *frameDeque) last() *queuedFrame { return &d.frames[len(d.frames)-1] }
-
-// pushFront puts frames before those in d.
-func (d *frameDeque) pushFront(frames []queuedFrame) {
-	d.frames, d.head = append(frames, d.frames[d.head:]...), 0
-}
-
-func (d *frameDeque) pop() queuedFrame {
-	f := d.frames[d.head]
-	d.frames[d.head] = queuedFrame{}
-	if d.head++; d.head == len(d.frames) {
-		d.frames, d.head = d.frames[:0], 0
-	}
-	return f
 }

@@ -64,7 +64,7 @@ func (q *telemetryQueue) read(s *ConnectionStats) {
 	s.Sent, s.BytesSent, s.Confirmed, s.Retried = q.stats.sent, q.stats.bytes, q.stats.confirmed, q.stats.retried
 	s.Queued, s.QueuedBytes = q.frames, q.bytes
 	drops := q.stats.drops
-	for _, f := range q.flight.frames[q.flight.head:] {
+	for _, f := range q.flight.All() {
 		if f.shed {
 			drops[f.signal()].add(dropFull, f.Records)
 		}

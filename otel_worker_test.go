@@ -175,6 +175,83 @@ func TestShutdownWithTelemetryAway(t *testing.T) {
 	})
 }
 
+// A shutdown waits at most 3 s for a telemetry connection that is not there, from the
+// beginning or from the moment at which it is lost. The loss is an error of Shutdown, and
+// only logged by Run.
+func TestShutdownWaitsBrieflyForTelemetry(t *testing.T) {
+	for name, test := range map[string]struct {
+		lostAfter time.Duration // 0: it was never there
+		limit     uint64        // shutdown_timeout_ms
+		run       bool
+		want      time.Duration
+	}{
+		"away":                 {0, 60_000, false, 3 * time.Second},
+		"away, in Run":         {0, 60_000, true, 3 * time.Second},
+		"a shorter limit":      {0, 500, false, 500 * time.Millisecond},
+		"lost in the shutdown": {2 * time.Second, 60_000, false, 5 * time.Second},
+		"connected and silent": {time.Hour, 7000, false, 7 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, engine *iiitest.Engine) {
+				var end net.Conn // of an engine that takes telemetry and confirms nothing
+				dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if test.lostAfter == 0 || end != nil {
+						return nil, errors.New("no route to the engine")
+					}
+					conn, err := engine.DialContext(ctx, network, addr)
+					end = mute{conn}
+					return end, err
+				}
+				cfg := iii.OtelConfig{EngineWSURL: pointer(engine.URL()), ShutdownTimeoutMs: &test.limit}
+				telemetry, err := iii.StartTelemetry(t.Context(), cfg, iii.WithTelemetryConnection(iii.WithDialContext(dial)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() {
+					over, cancel := context.WithCancel(t.Context())
+					cancel()
+					_ = telemetry.Shutdown(over)
+				}()
+				var log lines
+				c := connect(t, engine, iii.WithDialContext(engine.DialContext), iii.WithTelemetry(telemetry), iii.WithName("alone"),
+					iii.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+				synctest.Wait()
+				_, span := telemetry.Tracer().Start(t.Context(), "lost")
+				span.End()
+				begin := time.Now()
+				if test.lostAfter > 0 {
+					time.AfterFunc(test.lostAfter, func() { _ = end.Close() })
+				}
+				if test.run {
+					ctx, cancel := context.WithCancel(t.Context())
+					cancel()
+					if err := c.Run(ctx); err != nil {
+						t.Errorf("Run = %v", err)
+					}
+				} else if err := c.Shutdown(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("Shutdown = %v, want DeadlineExceeded", err)
+				}
+				if took := time.Since(begin); took != test.want {
+					t.Errorf("it took %v, want %v", took, test.want)
+				}
+				if !strings.Contains(log.String(), "telemetry was not delivered") {
+					t.Errorf("the log does not report the loss:\n%s", log.String())
+				}
+			})
+		})
+	}
+}
+
+// mute drops what is written after the handshake.
+type mute struct{ net.Conn }
+
+func (c mute) Write(p []byte) (int, error) {
+	if bytes.HasPrefix(p, []byte("GET ")) {
+		return c.Conn.Write(p)
+	}
+	return len(p), nil
+}
+
 // lines collects the log lines of a client.
 type lines struct {
 	mu  sync.Mutex

@@ -7,6 +7,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/iii-go/iii/internal/fifo"
+	"github.com/iii-go/iii/internal/signal"
 )
 
 // The outbox is everything that waits to be written and every call that waits
@@ -16,21 +19,21 @@ import (
 // nothing else is locked, called or waited for under it.
 type outbox struct {
 	maxMessages, maxBytes int // of what waits, connected or not
+	policy                SendPolicy
 
 	mu      sync.Mutex
 	link    *link  // the link that is written to, or nil
 	gate    uint64 // number of the registry's fence that users' requests are held for
 	opened  uint64 // number of the latest one that was answered
 	ended   error  // set once: no request is accepted any more
-	queue   []item
-	head    int // queue[:head] has been taken
-	bytes   int // in queue[head:]
+	queue   fifo.Queue[item]
+	bytes   int // in queue
 	held    []item
 	heldN   int // requests in held that were not given up
 	heldB   int // their bytes
 	pending map[invocationID]*request
-	changed chan struct{} // closed when room is made or the link changes; nil if nobody waits
-	refused int           // held Sends that the link's dialect could not express
+	changed signal.Broadcast // room is made, or the link changes
+	refused int              // held Sends that the link's dialect could not express
 	refusal error
 
 	free  sync.Pool // of requests: a client's own, for their channels belong to its synctest bubble
@@ -43,8 +46,8 @@ type outboxStats struct {
 	repliesDropped, lateResults             atomic.Uint64
 }
 
-func newOutbox(maxMessages, maxBytes int) *outbox {
-	return &outbox{maxMessages: maxMessages, maxBytes: maxBytes, pending: map[invocationID]*request{}}
+func newOutbox(maxMessages, maxBytes int, policy SendPolicy) *outbox {
+	return &outbox{maxMessages: maxMessages, maxBytes: maxBytes, policy: policy, pending: map[invocationID]*request{}}
 }
 
 // item is one frame to write.
@@ -140,7 +143,7 @@ func (o *outbox) admit(l *link, fence uint64) {
 		}
 	}
 	o.held = slices.Delete(o.held, 0, n)
-	o.signal()
+	o.changed.Send()
 }
 
 // oldestFence returns how long the oldest JSON ping on its way has waited for its pong, or 0.
@@ -155,34 +158,13 @@ func (o *outbox) oldestFence(l *link) time.Duration {
 
 // push appends to the queue and wakes the writer.
 func (o *outbox) push(it item) {
-	if o.head > len(o.queue)/2 { // or a queue that is never empty grows for ever
-		n := copy(o.queue, o.queue[o.head:])
-		clear(o.queue[n:])
-		o.queue, o.head = o.queue[:n], 0
-	}
-	o.queue = append(o.queue, it)
+	o.queue.Push(it)
 	o.bytes += it.size()
 	o.link.Wake()
 }
 
-// signal tells those who wait that something has changed.
-func (o *outbox) signal() {
-	if o.changed != nil {
-		close(o.changed)
-		o.changed = nil
-	}
-}
-
-// wait returns a channel that is closed at the next change.
-func (o *outbox) wait() <-chan struct{} {
-	if o.changed == nil {
-		o.changed = make(chan struct{})
-	}
-	return o.changed
-}
-
 func (o *outbox) fits(size int) bool {
-	waiting := len(o.queue) - o.head
+	waiting := o.queue.Len()
 	return waiting == 0 || waiting < o.maxMessages && o.bytes+size <= o.maxBytes
 }
 
@@ -191,7 +173,7 @@ func (o *outbox) fits(size int) bool {
 func (o *outbox) reply(l *link, buf *buffer) {
 	o.mu.Lock()
 	for o.link == l && !o.fits(buf.Len()) {
-		changed := o.wait()
+		changed := o.changed.Wait()
 		o.mu.Unlock()
 		select {
 		case <-changed:
@@ -223,7 +205,7 @@ func (o *outbox) urgent(l *link, items ...item) bool {
 	for _, it := range items {
 		o.push(it)
 	}
-	frames, size := len(o.queue)-o.head, o.bytes
+	frames, size := o.queue.Len(), o.bytes
 	o.mu.Unlock()
 	if size-stuckBytes > o.maxBytes || frames-stuckFrames > o.maxMessages {
 		l.Fail(fmt.Errorf("the engine does not read: %d messages of %d bytes wait", frames, size))
@@ -238,9 +220,8 @@ func (o *outbox) take(l *link, batch []item) []item {
 	if o.link != l {
 		return batch
 	}
-	for size := 0; o.head < len(o.queue) && size < takeBytes; o.head++ {
-		it := o.queue[o.head]
-		o.queue[o.head] = item{}
+	for size := 0; o.queue.Len() > 0 && size < takeBytes; {
+		it := o.queue.Pop()
 		if r := it.req; r != nil {
 			if r.state != requestQueued {
 				continue // given up
@@ -261,10 +242,7 @@ func (o *outbox) take(l *link, batch []item) []item {
 		o.bytes -= it.size()
 		batch = append(batch, it)
 	}
-	if o.head == len(o.queue) {
-		o.queue, o.head = o.queue[:0], 0
-	}
-	o.signal()
+	o.changed.Send()
 	return batch
 }
 
@@ -396,7 +374,7 @@ func (o *outbox) detach(l *link, cause error) (unconfirmed int) {
 	for _, it := range waiting {
 		it.req.gate = 0 // the next link begins with all registrations
 	}
-	for _, it := range o.queue[o.head:] {
+	for _, it := range o.queue.All() {
 		switch r := it.req; {
 		case r == nil:
 			it.buf.free()
@@ -405,8 +383,8 @@ func (o *outbox) detach(l *link, cause error) (unconfirmed int) {
 		}
 	}
 	o.held = append(o.held, waiting...)
-	clear(o.queue)
-	o.queue, o.head, o.bytes = o.queue[:0], 0, 0
+	o.queue.Clear()
+	o.bytes = 0
 	var lost []*request
 	for id, r := range o.pending {
 		if r.state == requestSent && r.link == l {
@@ -417,7 +395,7 @@ func (o *outbox) detach(l *link, cause error) (unconfirmed int) {
 	}
 	l.fences = nil
 	unconfirmed = int(l.sendsTaken - l.sendsConfirmed)
-	o.signal()
+	o.changed.Send()
 	o.mu.Unlock()
 	o.stats.sendsLost.Add(uint64(unconfirmed))
 	for _, r := range lost {
@@ -450,7 +428,7 @@ func (o *outbox) end(reason error) (dropped int) {
 		}
 	}
 	o.held, o.heldN, o.heldB = nil, 0, 0
-	o.signal()
+	o.changed.Send()
 	o.mu.Unlock()
 	o.stats.sendsDropped.Add(uint64(dropped))
 	for _, r := range failed {
@@ -460,13 +438,22 @@ func (o *outbox) end(reason error) (dropped int) {
 	return dropped
 }
 
+const (
+	fenceTimeout = 2 * time.Second // for the pong that a shutdown waits for
+	awayTimeout  = 5 * time.Second // for a connection that a shutdown waits for
+)
+
 // flush returns when the engine has read everything that was accepted before:
 // the pong to a ping behind it has come. Without a link and with nothing that
-// waits for one it returns at once.
+// waits for one it returns at once. It does not wait longer than fenceTimeout for the
+// pong, and than awayTimeout for a connection.
 func (o *outbox) flush(ctx context.Context) error {
+	away := time.NewTimer(awayTimeout)
+	defer away.Stop()
 	for {
 		o.mu.Lock()
 		var dead <-chan struct{}
+		var late <-chan time.Time
 		done := make(chan struct{})
 		switch {
 		case o.ended != nil, o.link == nil && o.heldN == 0:
@@ -475,10 +462,12 @@ func (o *outbox) flush(ctx context.Context) error {
 		case o.open():
 			dead = o.link.Dead()
 			o.push(item{kind: frameJSONPing, fence: func() { close(done) }})
+			late = time.After(fenceTimeout)
 		}
-		changed := o.wait()
+		changed := o.changed.Wait()
+		expired := away.C
 		if o.open() {
-			changed = nil
+			changed, expired = nil, nil
 		}
 		o.mu.Unlock()
 		select {
@@ -492,6 +481,10 @@ func (o *outbox) flush(ctx context.Context) error {
 				return ctxError(ctx)
 			}
 		case <-changed:
+		case <-late:
+			return fmt.Errorf("the engine did not confirm the messages before the shutdown within %v: %w", fenceTimeout, context.DeadlineExceeded)
+		case <-expired:
+			return fmt.Errorf("no connection within %v for the messages that wait: %w", awayTimeout, context.DeadlineExceeded)
 		case <-ctx.Done():
 			return ctxError(ctx)
 		}
@@ -507,7 +500,7 @@ func (o *outbox) detached() <-chan struct{} {
 		close(ready)
 		return ready
 	}
-	return o.wait()
+	return o.changed.Wait()
 }
 
 func (o *outbox) counts() (pending, held, heldBytes int) {

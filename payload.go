@@ -35,7 +35,7 @@ func decodePayload(payload json.RawMessage, in any) error {
 		got, _, _ := strings.Cut(mismatch.Value, " ")
 		message = fmt.Sprintf("%s: got %s, want %s", where, got, jsonKind(mismatch.Type))
 	}
-	return &Error{Code: codeInvalidRequest, Message: message}
+	return &Error{Code: CodeInvalidRequest, Message: message}
 }
 
 // checkOut reports why a result cannot be decoded into out, which is not nil.

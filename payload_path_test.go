@@ -85,7 +85,7 @@ func FuzzDecodePayload(f *testing.F) {
 		want := json.Unmarshal(payload, new(node))
 		got := decodePayload(payload, new(node))
 		var e *Error
-		if (got == nil) != (want == nil) || got != nil && (!errors.As(got, &e) || e.Code != codeInvalidRequest || !strings.HasPrefix(e.Message, "payload")) {
+		if (got == nil) != (want == nil) || got != nil && (!errors.As(got, &e) || e.Code != CodeInvalidRequest || !strings.HasPrefix(e.Message, "payload")) {
 			t.Errorf("%s: %v; encoding/json says %v", payload, got, want)
 		}
 	})

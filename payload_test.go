@@ -21,7 +21,7 @@ import (
 // echo registers a typed handler that returns what it was given.
 func echo[T any](t *testing.T, c *iii.Client, id string) {
 	t.Helper()
-	handle(t, c, id, func(_ context.Context, in T) (T, error) { return in, nil })
+	handle(t, c, id, func(_ context.Context, in T) (T, error) { return in, nil }, iii.WithBuiltinOverride())
 }
 
 // payloadTypes are the types for the functions of the recordings, by id or by its

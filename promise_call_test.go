@@ -270,17 +270,127 @@ func TestR8BufferIsBounded(t *testing.T) {
 		}
 	}
 	growth := liveHeap() - before
-	if accepted != 1000 || c.Stats().Buffered != 1000 {
-		t.Errorf("%d accepted, %d buffered, want 1000", accepted, c.Stats().Buffered)
+	if s := c.Stats(); accepted < 7000 || s.Buffered != accepted || s.BufferedBytes > 8<<20 {
+		t.Errorf("%d accepted, %d buffered of %d bytes, want what fits into 8 MiB", accepted, s.Buffered, s.BufferedBytes)
 	}
-	if growth > 16<<20 {
+	if growth > 24<<20 {
 		t.Errorf("the heap grew by %d KiB", growth>>10)
 	}
 	t.Logf("%d messages: the heap grew by %d KiB", n, growth>>10)
 	_ = c.Close()
-	if dropped := c.Stats().SendsDropped; dropped != 1000 {
-		t.Errorf("%d messages dropped, want 1000", dropped)
+	if dropped := c.Stats().SendsDropped; dropped != uint64(accepted) {
+		t.Errorf("%d messages dropped, want %d", dropped, accepted)
 	}
+}
+
+// A burst of small messages survives a moment without the engine, and the bound of
+// messages is exact.
+func TestR8SmallMessagesAreBuffered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{})
+		c := p.client()
+		const fit = 32_768
+		for n := range fit {
+			if err := c.Send(t.Context(), "x::y", n); err != nil {
+				t.Fatalf("message %d: %v", n, err)
+			}
+		}
+		if err := c.Send(t.Context(), "x::y", fit); !errors.Is(err, ErrBufferFull) {
+			t.Errorf("one message too many: %v", err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if s := c.Stats(); s.SendsConfirmed != fit {
+			t.Errorf("%d messages confirmed, want %d", s.SendsConfirmed, fit)
+		}
+	})
+}
+
+// With SendWait a request waits for room: for a connection, for another request that is
+// given up, or until its context ends. What can never fit does not wait.
+func TestR8SendWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{})
+		c := p.client(WithSendBuffer(2, 1<<10), WithSendPolicy(SendWait), WithCallTimeout(time.Second))
+		if err := c.Send(t.Context(), "x::y", strings.Repeat("x", 2<<10)); !errors.Is(err, ErrBufferFull) {
+			t.Errorf("what never fits: %v", err)
+		}
+		call, giveUp := context.WithCancel(t.Context())
+		called := make(chan error, 1)
+		go func() { called <- c.Call(call, "x::y", 0, nil, WithTimeout(time.Hour)) }()
+		synctest.Wait()
+		if err := c.Send(t.Context(), "x::y", 1); err != nil {
+			t.Fatal(err)
+		}
+
+		began := time.Now()
+		short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		err := c.Send(short, "x::y", 2)
+		cancel()
+		if took := time.Since(began); took != 300*time.Millisecond || !errors.Is(err, context.DeadlineExceeded) || !SafeToRetry(err) {
+			t.Errorf("a Send whose context ends: %v after %v, want DeadlineExceeded after 300ms", err, took)
+		}
+		began = time.Now()
+		if err, took := c.Send(t.Context(), "x::y", 3, WithTimeout(400*time.Millisecond)), time.Since(began); took > 400*time.Millisecond || !errors.Is(err, ErrTimeout) {
+			t.Errorf("a Send with a timeout: %v after %v, want ErrTimeout after 400ms", err, took)
+		}
+		began = time.Now()
+		if err := c.Call(t.Context(), "x::y", 4, nil); !errors.Is(err, ErrTimeout) || !SafeToRetry(err) || time.Since(began) != time.Second {
+			t.Errorf("a call: %v after %v, want ErrTimeout after 1s", err, time.Since(began))
+		}
+
+		sent := make(chan error, 1)
+		go func() { sent <- c.Send(t.Context(), "x::y", 5) }()
+		time.Sleep(time.Minute) // the timeout of calls does not end it
+		select {
+		case err := <-sent:
+			t.Fatalf("a Send did not wait: %v", err)
+		default:
+		}
+		giveUp()
+		if err := <-sent; err != nil {
+			t.Errorf("a Send after room was made: %v", err)
+		}
+		if err := <-called; !errors.Is(err, context.Canceled) {
+			t.Errorf("the call that made room: %v", err)
+		}
+
+		go func() { sent <- c.Send(t.Context(), "x::y", 6) }()
+		synctest.Wait()
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-sent; err != nil {
+			t.Errorf("a Send after the connection was made: %v", err)
+		}
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if s := c.Stats(); s.SendsConfirmed != 3 || s.Buffered != 0 {
+			t.Errorf("%d Sends confirmed, %d buffered, want 3 and 0", s.SendsConfirmed, s.Buffered)
+		}
+	})
+}
+
+// A Send that waits for room ends with the client.
+func TestR8SendWaitEndsWithTheClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newPeer(t, script{}).client(WithSendBuffer(1, 1<<10), WithSendPolicy(SendWait))
+		if err := c.Send(t.Context(), "x::y", 1); err != nil {
+			t.Fatal(err)
+		}
+		sent := make(chan error, 1)
+		go func() { sent <- c.Send(t.Context(), "x::y", 2) }()
+		synctest.Wait()
+		_ = c.Close()
+		if err := <-sent; !errors.Is(err, ErrClosed) || !SafeToRetry(err) {
+			t.Errorf("Send = %v, want ErrClosed", err)
+		}
+	})
 }
 
 // TestR8BytesAreBounded is about the second bound, and about what is refused.

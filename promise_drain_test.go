@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -232,6 +234,51 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 			}
 			if s := c.Stats(); s.SendsConfirmed != 1 {
 				t.Errorf("confirmed: %d", s.SendsConfirmed)
+			}
+		})
+	})
+	t.Run("engine away, a message waits, without a deadline", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			_, c := gone(t)
+			if err := c.Send(t.Context(), "x::y", 1); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			if err, took := c.Shutdown(t.Context()), time.Since(began); took > 5*time.Second || err == nil {
+				t.Errorf("Shutdown: %v after %v", err, time.Since(began))
+			}
+			if took := time.Since(began); took != 5*time.Second || c.Stats().SendsDropped != 1 {
+				t.Errorf("Shutdown took %v, %d messages dropped; want 5 s and 1", took, c.Stats().SendsDropped)
+			}
+		})
+	})
+	t.Run("fence without an answer", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var silence atomic.Bool
+			p := newPeer(t, script{message: func(_ *peerConn, m *peerMessage) bool { return m.Type == "ping" && silence.Load() }})
+			w := newWatch()
+			c := p.connected(w.option())
+			silence.Store(true)
+			for n := range 3 {
+				if err := c.Send(t.Context(), "x::y", n); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := shutdown(t, c, 2*time.Second); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "did not confirm") {
+				t.Errorf("Shutdown: %v, want what was not confirmed", err)
+			}
+			if s := c.Stats(); s.SendsUnknown != 3 || s.SendsConfirmed != 0 {
+				t.Errorf("%d Sends unknown, %d confirmed; want 3 and 0", s.SendsUnknown, s.SendsConfirmed)
+			}
+			if !slices.ContainsFunc(w.all(), func(e watched) bool {
+				var lost *LostSendsError
+				return errors.As(e.err, &lost) && lost.Count == 3
+			}) {
+				t.Errorf("the listener received %v", w.all())
+			}
+			<-p.conn(0).ended
+			if err := p.conn(0).err; err != errPeerClosed {
+				t.Errorf("the connection ended with %v, want a Close frame", err)
 			}
 		})
 	})

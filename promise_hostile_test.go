@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -195,6 +196,36 @@ func TestR16FloodsAreBounded(t *testing.T) {
 					t.Errorf("the heap grew by %d KiB, more than %d", grown>>10, limit>>10)
 				}
 				_ = c.Close()
+			})
+		})
+	}
+}
+
+// An error frame on a connection that the engine has accepted ends that connection at most:
+// with the code of a refusal it is made again, with another code nothing happens.
+func TestR16ErrorFramesCostAtMostTheConnection(t *testing.T) {
+	for _, test := range []struct {
+		code string
+		lost bool
+	}{{"AUTH_ERROR", true}, {"LIMIT", false}, {"", false}} {
+		t.Run(test.code, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{})
+				w := newWatch()
+				c := p.connected(w.option())
+				p.conn(0).send(`{"type":"error","error":{"code":"` + test.code + `","message":"no"}}`)
+				synctest.Wait()
+				refused := slices.ContainsFunc(w.all(), func(e watched) bool {
+					var refusal *AuthError
+					return errors.As(e.err, &refusal)
+				})
+				if refused != test.lost || (c.Stats().FramesMalformed != 0) == test.lost {
+					t.Errorf("the listener received %v, %d frames were malformed", w.all(), c.Stats().FramesMalformed)
+				}
+				time.Sleep(2 * time.Second)
+				if want := map[bool]uint64{true: 1}[test.lost]; c.State() != ConnectionStateConnected || c.Err() != nil || c.Stats().Reconnects != want {
+					t.Errorf("the client is %v after %d reconnections, want connected after %d: %v", c.State(), c.Stats().Reconnects, want, c.Err())
+				}
 			})
 		})
 	}

@@ -175,7 +175,7 @@ func plainName(name string) bool {
 // if this worker may not ask.
 func (c *Client) watchTypes(l *link) bool {
 	for _, t := range c.registry.providedTypes(l) {
-		ctx, cancel := context.WithTimeout(l.handlers, typeWatchInterval)
+		ctx, cancel := context.WithTimeout(ownCalls(l.handlers), typeWatchInterval)
 		detail, err := Call[TriggerTypeDetail](ctx, c, "engine::triggers::info", TriggerTypeInfoInput{ID: t.id, Namespace: t.namespace})
 		cancel()
 		missed := t.missing
@@ -186,7 +186,7 @@ func (c *Client) watchTypes(l *link) bool {
 			if c.bindings.giveUp(t) {
 				c.log.Warn("iii: another worker provides a trigger type of this one", "type", t.id, "namespace", t.namespace, "worker", detail.WorkerName)
 			}
-		case errors.As(err, &refusal) && refusal.Code == codeNotFound:
+		case errors.As(err, &refusal) && refusal.Code == CodeNotFound:
 			t.missing = true
 			if !missed { // access control may forbid it, silently and for good
 				c.log.Warn("iii: nobody provides a trigger type of this worker; registering it again", "type", t.id, "namespace", t.namespace)

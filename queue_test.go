@@ -154,7 +154,7 @@ func TestDeadLettersPages(t *testing.T) {
 		}
 		arrive(fmt.Sprint("late", pages))
 		return page, nil
-	})
+	}, iii.WithBuiltinOverride())
 	if err := queue.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func TestEnqueueProvider(t *testing.T) {
 		}
 		jobs <- in
 		return map[string]bool{"accepted": true}, nil
-	})
+	}, iii.WithBuiltinOverride())
 	if err := queue.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 		t.Fatal(err)
 	}

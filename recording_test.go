@@ -144,7 +144,7 @@ func answerAsRecorded(t *testing.T, calls []recordedCall) (*iii.Client, *recorde
 			continue
 		}
 		ids = append(ids, c.functionID)
-		if _, err := stand.HandleFunc(c.functionID, r.answer); err != nil {
+		if _, err := stand.HandleFunc(c.functionID, r.answer, iii.WithBuiltinOverride()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -160,9 +160,9 @@ func (r *registry) takeBack(c *claim) {
 // unsupported records that the engine cannot be told c.
 func (r *registry) unsupported(c *claim, err error) {
 	c.standing, c.fence = refused, r.fences+1
-	refusal := &Error{Code: codeUnsupported, Message: err.Error()}
+	refusal := &Error{Code: CodeUnsupported, Message: err.Error()}
 	if f := c.function; f != nil {
-		rejection := &RejectedError{Code: codeUnsupported, FunctionID: f.id, Namespace: cmp.Or(r.client.cfg.namespace, defaultNamespace)}
+		rejection := &RejectedError{Code: CodeUnsupported, FunctionID: f.id, Namespace: cmp.Or(r.client.cfg.namespace, defaultNamespace)}
 		if f.refused.Swap(rejection) == nil {
 			r.client.notify.post(func() {
 				r.client.log.Warn("iii: the engine cannot host this function", "function", f.id, "error", err)
@@ -455,6 +455,9 @@ func (r *registry) addTrigger(t *Trigger) error {
 	if _, taken := r.triggerByID[t.id]; taken {
 		return fmt.Errorf("iii: trigger %q is registered already", t.id)
 	}
+	if other := r.routed(t); other != nil {
+		return fmt.Errorf("iii: trigger of %s: the route %s is one of %s", t.functionID, t.route, other.functionID)
+	}
 	r.triggerByID[t.id] = t
 	r.triggers = append(r.triggers, t)
 	r.held = append(r.held, t)
@@ -469,6 +472,26 @@ func (r *registry) addTrigger(t *Trigger) error {
 		r.wakeUp()
 	}
 	return nil
+}
+
+// routed returns the trigger that has the same route as t, if one of the two belongs to a router.
+func (r *registry) routed(t *Trigger) *Trigger {
+	if t.route == "" {
+		return nil
+	}
+	for _, other := range r.triggers {
+		if other.route == t.route && (t.router || other.router) {
+			return other
+		}
+	}
+	return nil
+}
+
+// hasRoute reports whether a trigger of this worker has a route.
+func (r *registry) hasRoute(route string) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.ContainsFunc(r.triggers, func(t *Trigger) bool { return t.route == route })
 }
 
 func (r *registry) removeTrigger(t *Trigger) bool {

@@ -83,6 +83,7 @@ func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *reques
 		case o.open():
 		case !full:
 			o.hold(r)
+		case o.policy == SendWait && r.size <= o.maxBytes && o.maxMessages > 0:
 		case o.link == nil || !o.link.isApplied():
 			o.mu.Unlock()
 			return ErrBufferFull
@@ -95,7 +96,7 @@ func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *reques
 			o.push(item{buf: r.buf, req: r, send: !r.wantsResult})
 			break
 		}
-		changed := o.wait()
+		changed := o.changed.Wait()
 		o.mu.Unlock()
 		select {
 		case <-changed:
@@ -150,16 +151,14 @@ func (o *outbox) giveUp(r *request) (done, sent bool) {
 		o.heldN--
 		o.heldB -= r.size
 		r.buf.free()
-		if o.heldN == 0 {
-			o.signal() // to flush, which waits for what is held
-		}
+		o.changed.Send() // to flush, and to those who wait for room
 		if len(o.held) > 2*o.heldN+64 {
 			o.compactHeld()
 		}
 	case requestQueued:
 		o.bytes -= r.size
 		r.buf.free()
-		o.signal()
+		o.changed.Send()
 	}
 	r.state, r.buf = requestDone, nil
 	delete(o.pending, r.id)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/iii-go/iii/internal/rawjson"
+	"github.com/iii-go/iii/internal/signal"
 )
 
 // serve runs one link from its first frame to its death and returns why it died.
@@ -212,10 +213,10 @@ func (c *Client) tend(l *link) (wasReady bool) {
 
 func registerError(err error) error {
 	var e *Error
-	if errors.As(err, &e) && e.Code == codeInvocationStopped {
+	if errors.As(err, &e) && e.Code == CodeInvocationStopped {
 		return err
 	}
-	return fatalError{fmt.Errorf("iii: the engine refused this worker's registration: %w", trimmed(err))}
+	return fatalError{public(fmt.Errorf("the engine refused this worker's registration: %w", err))}
 }
 
 // forgetOthers forgets the connections before the current one: the engine has read
@@ -305,16 +306,14 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	if f == nil {
 		if len(m.id) > 0 {
 			b := newBuffer()
-			encodeError(b, l.dialect(), m.id, string(id), codeFunctionNotFound, "this worker has no function "+string(id), "")
+			encodeError(b, l.dialect(), m.id, string(id), CodeFunctionNotFound, "this worker has no function "+string(id), "")
 			l.replyNow(b)
 		}
 		return
 	}
-	select {
-	case <-c.stopping:
-		c.turnAway(&incoming{origin: l, function: f, id: m.id}, codeDraining, "the worker is shutting down")
+	if signal.IsClosed(c.stopping) {
+		c.turnAway(&incoming{origin: l, function: f, id: m.id}, CodeWorkerDraining, "the worker is shutting down")
 		return
-	default:
 	}
 	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage)+len(m.caller)+len(m.activation))
 	keep := func(part []byte) []byte {
@@ -332,7 +331,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		in.depth = uint32(depth)
 	}
 	if !c.dispatch.submit(in) {
-		c.turnAway(in, codeOverloaded, "the worker has too many invocations waiting")
+		c.turnAway(in, CodeOverloaded, "the worker has too many invocations waiting")
 	}
 }
 
@@ -352,7 +351,7 @@ func (c *Client) receiveResult(l *link, m *received) {
 	case m.err != nil:
 		answer = remoteError(m.err, registerWorkerFunction, string(m.id))
 	case json.Unmarshal(m.result, &result) == nil && result.Success != nil && !*result.Success:
-		answer = &Error{Code: codeInvocationStopped, Message: "the engine did not take the registration", FunctionID: registerWorkerFunction}
+		answer = &Error{Code: CodeInvocationStopped, Message: "the engine did not take the registration", FunctionID: registerWorkerFunction}
 	}
 	select {
 	case l.registered <- answer:
@@ -375,46 +374,41 @@ func (c *Client) receiveHello(l *link, b []byte) {
 	c.greeted(l, &m)
 }
 
-// receiveError acts on the engine's refusal of a connection.
+// receiveError acts on an error frame: before the hello the engine refuses this worker, after
+// it an error costs at most the connection.
 func (c *Client) receiveError(l *link, b []byte) {
 	var m ErrorMessage
 	err := json.Unmarshal(b, &m)
-	if err == nil && m.Error.Code != codeAuthError && l.isWelcome() {
-		err = fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code)
-	}
-	if err != nil {
+	refusal := &AuthError{Message: m.Error.Message}
+	switch {
+	case err != nil:
 		c.undecodable(err, len(b))
-		return
+	case !l.isWelcome():
+		l.Fail(fatalError{refusal})
+	case m.Error.Code == CodeAuthError:
+		l.Fail(refusal) // the next connection shows whether it is meant for good
+	default:
+		c.undecodable(fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code), len(b))
 	}
-	l.Fail(fatalError{&AuthError{Message: m.Error.Message}})
 }
 
 // welcome notes workerregistered; only the read loop calls it.
 func (l *link) welcome() {
-	select {
-	case <-l.welcomed:
-	default:
+	if !l.isWelcome() {
 		close(l.welcomed)
 	}
 }
 
 // isWelcome reports whether the engine has accepted the connection.
-func (l *link) isWelcome() bool {
-	select {
-	case <-l.welcomed:
-		return true
-	default:
-		return false
-	}
-}
+func (l *link) isWelcome() bool { return signal.IsClosed(l.welcomed) }
 
 // rejected acts on a refused registration: a function is another worker's for now, or
 // the client ends.
 func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
-	case err.Code == codeFunctionConflict:
+	case err.Code == CodeFunctionConflict:
 		c.functionRefused(l, err)
-	case err.Code == codeWorkerConflict && c.cfg.waitForName:
+	case err.Code == CodeWorkerConflict && c.cfg.waitForName:
 		c.forgetLatest()
 		l.Fail(nameHeldError{err})
 	default:

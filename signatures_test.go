@@ -53,7 +53,12 @@ var (
 	_ func(sigContext, string, ...iii.StreamSubscription) iter.Seq2[iii.StreamMessage, error]                                                                       = iii.Subscribe
 	_ func(sigContext, iii.SubscribeOptions, ...iii.StreamSubscription) iter.Seq2[iii.StreamMessage, error]                                                         = iii.SubscribeWith
 	_ func(*http.Request, []byte, string, time.Duration) error                                                                                                      = iii.VerifySignature
+	_ func(*iii.Client, string, func(sigContext, sigIn) error, ...iii.FunctionOption) (*iii.Function, error)                                                        = iii.HandleEvent[sigIn]
 	_ func(json.RawMessage) []iii.ChannelRefAt                                                                                                                      = iii.ChannelRefs
+	_ func(any) (*iii.Filter, error)                                                                                                                                = iii.ParseFilter
+	_ func(*iii.Filter, iii.FilterDocument) bool                                                                                                                    = (*iii.Filter).Matches
+	_ func(*iii.Filter) ([]byte, error)                                                                                                                             = (*iii.Filter).MarshalJSON
+	_ func(*iii.Filter, json.RawMessage, json.RawMessage) ([]string, error)                                                                                         = (*iii.Filter).CheckSchemas
 	_ func() iii.AuthResult                                                                                                                                         = iii.NewAuthResult
 )
 
@@ -95,6 +100,16 @@ var (
 	_ func(*tls.Config) iii.ConnectionOption                                  = iii.WithConnectionTLSConfig
 	_ func(iii.HandlerFunc) func(sigContext, json.RawMessage) (any, error)    = func(f iii.HandlerFunc) func(sigContext, json.RawMessage) (any, error) { return f }
 	_ func(iii.Middleware) func(iii.HandlerFunc) iii.HandlerFunc              = func(f iii.Middleware) func(iii.HandlerFunc) iii.HandlerFunc { return f }
+	_ func(iii.RetryPolicy) iii.Option                                        = iii.WithCallRetry
+	_ func(iii.RetryPolicy) iii.CallOption                                    = iii.WithRetry
+	_ func(func(sigContext, error) *iii.HTTPError) iii.Option                 = iii.WithHTTPErrors
+	_ func() iii.FunctionOption                                               = iii.WithInputValidation
+	_ func(...iii.Middleware) iii.FunctionOption                              = iii.WithFunctionMiddleware
+	_ func(time.Duration) iii.FunctionOption                                  = iii.WithHandlerTimeout
+	_ func(...iii.TriggerOption) iii.FunctionOption                           = iii.WithTriggerOptions
+	_ func() iii.FunctionOption                                               = iii.WithBuiltinOverride
+	_ func(string) iii.TriggerOption                                          = iii.WithTriggerCondition
+	_ func(...string) iii.TriggerOption                                       = iii.WithTriggerMiddleware
 )
 
 // clientMethods are those of the client.
@@ -108,10 +123,15 @@ type clientMethods interface {
 	Done() <-chan struct{}
 	Err() error
 	Stats() iii.ClientStats
+	Ready() error
+	Draining() bool
+	ReadyHandler() http.Handler
+	LiveHandler() http.Handler
 
 	HandleFunc(string, iii.HandlerFunc, ...iii.FunctionOption) (*iii.Function, error)
 	HandleHTTPInvoked(string, iii.HTTPInvocationConfig, ...iii.FunctionOption) (*iii.Function, error)
 	MountHTTP(string, string, http.Handler, ...iii.FunctionOption) (*iii.Function, error)
+	MountRouter(string, http.Handler, iii.RouterOptions, ...iii.FunctionOption) (*iii.Router, error)
 	Call(sigContext, string, any, any, ...iii.CallOption) error
 	Send(sigContext, string, any, ...iii.CallOption) error
 	Enqueue(sigContext, string, string, any, ...iii.CallOption) (iii.EnqueueResult, error)

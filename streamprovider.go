@@ -81,7 +81,7 @@ func (c *Client) HandleStream(name string, p StreamProvider) error {
 		{"list_groups", typedHandler(s.groups), functionSchemas{in: reflect.TypeFor[StreamListGroupsInput]()}},
 		{"update", typedHandler(s.update), functionSchemas{reflect.TypeFor[StreamUpdateInput](), reflect.TypeFor[StreamUpdateResult]()}},
 	} {
-		function, err := c.register("stream::"+f.op+"("+name+")", f.handler, nil, f.types, nil)
+		function, err := c.register("stream::"+f.op+"("+name+")", f.handler, nil, f.types, []FunctionOption{prescribedID})
 		if err != nil {
 			for _, f := range done {
 				_ = f.Unregister() // all of them or none

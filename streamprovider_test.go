@@ -290,12 +290,12 @@ func TestHandleStreamRefuses(t *testing.T) {
 	})
 	t.Run("all or nothing", func(t *testing.T) {
 		c := connect(t, e)
-		handle(t, c, "stream::update(mine)", func(context.Context, any) (any, error) { return nil, nil })
+		handle(t, c, "stream::update(mine)", func(context.Context, any) (any, error) { return nil, nil }, iii.WithBuiltinOverride())
 		if err := c.HandleStream("mine", &shelf{}); err == nil || !strings.Contains(err.Error(), "registered already") {
 			t.Errorf("error: %v", err)
 		}
 		for _, op := range []string{"get", "set", "delete", "list", "list_groups"} {
-			if _, err := c.HandleFunc("stream::"+op+"(mine)", func(context.Context, json.RawMessage) (any, error) { return nil, nil }); err != nil {
+			if _, err := c.HandleFunc("stream::"+op+"(mine)", func(context.Context, json.RawMessage) (any, error) { return nil, nil }, iii.WithBuiltinOverride()); err != nil {
 				t.Errorf("%s is still taken: %v", op, err)
 			}
 		}

@@ -269,7 +269,7 @@ func (r *registry) awaitOwners(l *link) {
 		}
 		var listed, released map[string]bool
 		if !forbidden {
-			ctx, cancel := context.WithDeadline(l.handlers, deadline)
+			ctx, cancel := context.WithDeadline(ownCalls(l.handlers), deadline)
 			var err error
 			listed, released, err = r.client.released(ctx, former)
 			cancel()
@@ -388,7 +388,7 @@ func (c *Client) released(ctx context.Context, former map[string]string) (listed
 // path with other parameter names. No other trigger can be held by another worker; every
 // other rejection is about the trigger itself.
 func heldRoute(triggerType string, err *Error) bool {
-	return triggerType == "http" && err.Code == codeTriggerFailed && strings.Contains(err.Message, "conflicts with already-registered route")
+	return triggerType == "http" && err.Code == CodeTriggerRegistrationFailed && strings.Contains(err.Message, "conflicts with already-registered route")
 }
 
 // TakeoverNotice tells the state listener that this worker now serves a function that the

@@ -70,7 +70,7 @@ func serveName(t *testing.T, ids ...string) func(r *replica) {
 	return func(r *replica) {
 		t.Helper()
 		for _, id := range ids {
-			f, err := iii.Handle(r.Client, id, func(context.Context, any) (string, error) { return r.Name(), nil })
+			f, err := iii.Handle(r.Client, id, func(context.Context, any) (string, error) { return r.Name(), nil }, iii.WithBuiltinOverride())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -89,6 +89,8 @@ type Trigger struct {
 	spec       triggerSpec
 	own        bool // the function, if there is one of this id here, is this worker's
 	onError    func(error)
+	route      string // method and path of an HTTP trigger, without the names of parameters
+	router     bool   // it belongs to a router
 
 	claim
 	refused atomic.Pointer[Error]
@@ -139,6 +141,8 @@ type triggerOptions struct {
 	namespace         string
 	providerNamespace string
 	onError           func(error)
+	condition         string
+	middleware        []string
 }
 
 // WithTriggerID sets the trigger's id. Ids are one key for all workers of the
@@ -189,6 +193,90 @@ func WithTriggerProviderNamespace(ns string) TriggerOption {
 	}
 }
 
+// WithTriggerCondition sets a function that the engine, or the provider of a custom type, calls
+// with the event before it runs the trigger's function: if the result is exactly false, the
+// function does not run. It is resolved in the namespace of the trigger's function. It sets
+// condition_function_id of the config; a config that names another one is an error of
+// [Client.Trigger], as are a blank id and the types whose conditions the engine ignores:
+// subscribe, stream:join, stream:leave, log, trace, engine::functions-available and
+// engine::workers-available. Default none. A request of a route whose condition is false is
+// answered with a 422 and code [CodeConditionNotMet].
+func WithTriggerCondition(functionID string) TriggerOption {
+	return func(o *triggerOptions) error {
+		if strings.TrimSpace(functionID) == "" {
+			return errors.New("iii: WithTriggerCondition: blank function id")
+		}
+		if o.condition != "" && o.condition != functionID {
+			return fmt.Errorf("iii: WithTriggerCondition: %q and %q: a trigger has one condition", o.condition, functionID)
+		}
+		o.condition = functionID
+		return nil
+	}
+}
+
+// WithTriggerMiddleware adds functions that the engine calls, in this order, before the function
+// of an HTTP trigger, with an [HTTPMiddlewareInput]; each may answer the request itself
+// ([HTTPMiddlewareResult]). They are resolved in the namespace of the trigger's function, and run
+// after its condition. They follow those of the config's MiddlewareFunctionIDs. For another type
+// than http, and with a blank id, it is an error of [Client.Trigger]. Default none. Middleware
+// around a handler, in this process, is [WithFunctionMiddleware].
+func WithTriggerMiddleware(functionIDs ...string) TriggerOption {
+	return func(o *triggerOptions) error {
+		for i, id := range functionIDs {
+			if strings.TrimSpace(id) == "" {
+				return fmt.Errorf("iii: WithTriggerMiddleware: argument %d is a blank function id", i)
+			}
+		}
+		o.middleware = append(o.middleware, functionIDs...)
+		return nil
+	}
+}
+
+// addTo returns config with the condition and the middleware of o.
+func (o *triggerOptions) addTo(triggerType string, config json.RawMessage) (json.RawMessage, error) {
+	if o.condition == "" && len(o.middleware) == 0 {
+		return config, nil
+	}
+	members := map[string]json.RawMessage{}
+	if string(config) != "null" {
+		if err := json.Unmarshal(config, &members); err != nil {
+			return nil, errors.New("WithTriggerCondition and WithTriggerMiddleware need a config that is an object")
+		}
+	}
+	if o.condition != "" {
+		engines := o.providerNamespace == "" || o.providerNamespace == defaultNamespace
+		switch triggerType {
+		case "subscribe", "stream:join", "stream:leave", "log", "trace", "engine::functions-available", "engine::workers-available":
+			if engines {
+				return nil, fmt.Errorf("WithTriggerCondition: the engine evaluates no conditions of triggers of type %s", triggerType)
+			}
+		}
+		if other := textMember(config, "condition_function_id"); other != "" && other != o.condition {
+			return nil, fmt.Errorf("WithTriggerCondition: %q, and the config names %q: a trigger has one condition", o.condition, other)
+		}
+		var err error
+		if members["condition_function_id"], err = rawOf(o.condition); err != nil {
+			return nil, err
+		}
+	}
+	if len(o.middleware) > 0 {
+		if triggerType != "http" {
+			return nil, fmt.Errorf("WithTriggerMiddleware: triggers of type %s have no middleware, only those of type http", triggerType)
+		}
+		var ids []string
+		if given := members["middleware_function_ids"]; given != nil {
+			if err := json.Unmarshal(given, &ids); err != nil {
+				return nil, fmt.Errorf("middleware_function_ids: %w", err)
+			}
+		}
+		var err error
+		if members["middleware_function_ids"], err = rawOf(append(ids, o.middleware...)); err != nil {
+			return nil, err
+		}
+	}
+	return rawOf(members)
+}
+
 // WithTriggerErrorHandler sets a function that is called each time the trigger is rejected,
 // now or on a later connection, with the *[Error] that [Trigger.Err] then returns. While a
 // route is retried because another worker holds its path, the function is called once per
@@ -227,13 +315,11 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 	}
 	var o triggerOptions
-	for _, opt := range opts {
-		if opt == nil {
-			return nil, fmt.Errorf("iii: trigger of %s: nil TriggerOption", functionID)
-		}
-		if err := opt(&o); err != nil {
-			return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
-		}
+	if err := applyOptions(&o, opts, callOption); err != nil {
+		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, trimmed(err))
+	}
+	if config, err = o.addTo(triggerType, config); err != nil {
+		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 	}
 	if err := checkFatal(triggerType, o.providerNamespace, config); err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
@@ -249,7 +335,8 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if triggerType == (TraceTriggerConfig{}).TriggerType() {
 		c.tracing.watch(functionID)
 	}
-	t := &Trigger{client: c, id: o.id, spec: spec, functionID: functionID, own: cmp.Or(o.namespace, defaultNamespace) == cmp.Or(c.cfg.namespace, defaultNamespace), onError: o.onError}
+	t := &Trigger{client: c, id: o.id, spec: spec, functionID: functionID, own: cmp.Or(o.namespace, defaultNamespace) == cmp.Or(c.cfg.namespace, defaultNamespace), onError: o.onError,
+		route: routeShape(triggerType, config)}
 	t.claim = claim{trigger: t}
 	if err := checkRegistration(&t.claim); err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)

@@ -1068,8 +1068,9 @@ type HTTPRequest[T any] struct {
 	// the path that the client requested. Defaults to empty.
 	Path string `json:"path"`
 
-	// Values of the route pattern's placeholders, not percent-decoded, keyed by
-	// placeholder name. Defaults to none. Nil encodes as {}.
+	// Values of the route pattern's placeholders, keyed by placeholder name. The
+	// engine delivers them percent-encoded; HandleHTTP decodes them. Defaults to
+	// none. Nil encodes as {}.
 	PathParams StringMap `json:"path_params"`
 
 	// Query parameters of the request, percent-decoded. If a parameter is repeated,

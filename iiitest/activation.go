@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/iii-go/iii"
 )
 
 // observedCall is a call that has ended, as its observers see it. A nil part is none.
@@ -88,7 +90,7 @@ func (t *observers) choose(c *observedCall, answer observedResult) {
 	}
 	doc := c.document()
 	for _, o := range t.of(c.function) {
-		if o.state != observerActive || answer.Matched != nil && !slices.Contains(*answer.Matched, o.id) {
+		if o.state != iii.ObserverStateActive || answer.Matched != nil && !slices.Contains(*answer.Matched, o.id) {
 			continue
 		}
 		if o.interests(c.failed) && o.filter.matches(doc) {
@@ -127,7 +129,7 @@ func (t *observers) reported(w *worker, home string, m invocationsObservedMessag
 			c.depth = *item.Depth
 		}
 		for _, id := range item.Matched {
-			if o := t.byID[id]; o != nil && o.source == k && o.state == observerActive {
+			if o := t.byID[id]; o != nil && o.source == k && o.state == iii.ObserverStateActive {
 				t.activate(o, c)
 			} else {
 				t.inactive++
@@ -270,7 +272,7 @@ func (t *observers) admitThrough(o *observer, w *worker, id string, depth uint32
 	switch f := t.function(o.source); {
 	case f != nil && f.owner != w, f == nil && w != nil:
 		return errorBody("NOT_FUNCTION_OWNER", "function '%s' of observer '%s' belongs to another worker", o.source.id, id)
-	case o.state != observerActive:
+	case o.state != iii.ObserverStateActive:
 		return errorBody("OBSERVER_NOT_ACTIVE", "observer '%s' is %s", id, o.state)
 	case o.maxInFlight > 0 && o.inFlight >= o.maxInFlight:
 		return errorBody("OVERFLOW", "observer '%s' has %d calls in flight", id, o.inFlight)
@@ -357,7 +359,7 @@ func (t *observers) ask(ctx context.Context, source string, event json.RawMessag
 	var asked []binding
 	t.mu.Lock()
 	for _, o := range t.of(k) {
-		if o.state == observerActive && o.filter.matches(doc) {
+		if o.state == iii.ObserverStateActive && o.filter.matches(doc) {
 			asked = append(asked, bindingOf(o))
 		}
 	}

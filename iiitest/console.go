@@ -117,10 +117,8 @@ func (s consoleSource) Engine() console.Engine {
 func (s consoleSource) Registry() console.Registry {
 	e := s.e
 	r := console.Registry{Workers: []map[string]any{}, Observers: []map[string]any{}, Local: []map[string]any{}}
-	for _, o := range e.Observers() {
-		var view map[string]any
-		_ = json.Unmarshal(mustEncode(o), &view)
-		r.Observers = append(r.Observers, view)
+	for _, v := range e.observers.list(func(*observer) bool { return true }) {
+		r.Observers = append(r.Observers, v.fields())
 	}
 	for _, l := range e.LocalCalls() {
 		r.Local = append(r.Local, map[string]any{

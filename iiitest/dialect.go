@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+
+	"github.com/iii-go/iii"
 )
 
 // dialect is what one connection speaks: what the engine offers there, narrowed to what
@@ -26,9 +28,9 @@ func (d dialect) with(features []string) *dialect {
 	both := func(feature string) bool {
 		return slices.Contains(features, feature) && slices.Contains(d.protocol.features(), feature)
 	}
-	d.hooks = both(featureHooks)
-	d.observes = d.hooks || both(featureObserve) // observe.v2 includes it
-	d.local = both(featureLocal)
+	d.hooks = both(iii.FeatureObserveV2)
+	d.observes = d.hooks || both(iii.FeatureObserveV1) // observe.v2 includes it
+	d.local = both(iii.FeatureLocalDispatchV1)
 	return &d
 }
 
@@ -212,7 +214,7 @@ func (d *dialect) observerRemoved(k key, revision uint64, id string) []byte {
 }
 
 // observeResult answers an observe. An error is final.
-func (d *dialect) observeResult(id string, state observerState, err *wireError, warnings []string) []byte {
+func (d *dialect) observeResult(id string, state iii.ObserverState, err *wireError, warnings []string) []byte {
 	m := message("observeresult").str("id", id).str("state", string(state))
 	if err != nil {
 		m.raw("error", errorJSON(err))
@@ -223,7 +225,7 @@ func (d *dialect) observeResult(id string, state observerState, err *wireError, 
 	return m.bytes()
 }
 
-func (d *dialect) observerState(id string, state observerState, reason *wireError, fires uint64) []byte {
+func (d *dialect) observerState(id string, state iii.ObserverState, reason *wireError, fires uint64) []byte {
 	m := message("observerstatechanged").str("id", id).str("state", string(state))
 	if reason != nil {
 		m.raw("reason", errorJSON(reason))

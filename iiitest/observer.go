@@ -9,17 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-)
 
-// observerState is the state of an observer, as the protocol spells it.
-type observerState string
-
-const (
-	observerPending   observerState = "pending"
-	observerActive    observerState = "active"
-	observerSuspended observerState = "suspended"
-	observerError     observerState = "error"
-	observerDisposed  observerState = "disposed"
+	"github.com/iii-go/iii"
 )
 
 const (
@@ -57,7 +48,7 @@ type observer struct {
 	trigger  bool // it stands for a trigger: its owner hears of it as of one
 
 	// What the state follows from.
-	state     observerState
+	state     iii.ObserverState
 	reason    *wireError
 	failed    *wireError // why it is in error
 	accepted  bool       // by its host, since the function was registered
@@ -187,7 +178,7 @@ func (t *observers) observe(w *worker, m observeMessage) {
 }
 
 func (t *observers) refuse(w *worker, id string, why *wireError) {
-	w.push(w.speaks().observeResult(id, observerError, why, nil))
+	w.push(w.speaks().observeResult(id, iii.ObserverStateError, why, nil))
 }
 
 // build makes an observer of a message and checks it, as far as its source is known.
@@ -204,7 +195,7 @@ func (t *observers) build(w *worker, m observeMessage) (o *observer, warnings []
 		id: m.ID, source: key{source, m.Source.FunctionID}, target: key{target, m.Target.FunctionID},
 		args: m.Source.Args, capture: []string{"input", "output", "caller"},
 		on: cmp.Or(text(m.Source.On), "success"), deliver: cmp.Or(text(m.Source.Deliver), "envelope"),
-		metadata: m.Metadata, state: observerPending,
+		metadata: m.Metadata, state: iii.ObserverStatePending,
 	}
 	if m.Source.Capture != nil {
 		o.capture = *m.Source.Capture
@@ -541,38 +532,38 @@ func (t *observers) fail(o *observer, why *wireError) {
 
 // settle brings the state of an observer in line with what it follows from.
 func (t *observers) settle(o *observer) {
-	state, reason := observerActive, (*wireError)(nil)
+	state, reason := iii.ObserverStateActive, (*wireError)(nil)
 	f, target := t.function(o.source), t.function(o.target)
-	was := o.state == observerActive || o.state == observerSuspended
+	was := o.state == iii.ObserverStateActive || o.state == iii.ObserverStateSuspended
 	switch {
 	case o.failed != nil:
-		state, reason = observerError, o.failed
+		state, reason = iii.ObserverStateError, o.failed
 	case o.owner == nil && !o.trigger:
-		state, reason = observerSuspended, errorBody("OBSERVER_DISCONNECTED", "the observing worker is away")
+		state, reason = iii.ObserverStateSuspended, errorBody("OBSERVER_DISCONNECTED", "the observing worker is away")
 	case f == nil:
-		state, reason = observerPending, errorBody("OWNER_UNAVAILABLE", "function '%s' is not registered in namespace '%s'", o.source.id, o.source.namespace)
+		state, reason = iii.ObserverStatePending, errorBody("OWNER_UNAVAILABLE", "function '%s' is not registered in namespace '%s'", o.source.id, o.source.namespace)
 	case !o.accepted:
-		state = observerPending
+		state = iii.ObserverStatePending
 	case target == nil:
-		state, reason = observerPending, errorBody("TARGET_UNAVAILABLE", "function '%s' is not registered in namespace '%s'", o.target.id, o.target.namespace)
+		state, reason = iii.ObserverStatePending, errorBody("TARGET_UNAVAILABLE", "function '%s' is not registered in namespace '%s'", o.target.id, o.target.namespace)
 		if was {
-			state = observerSuspended
+			state = iii.ObserverStateSuspended
 		}
 	}
 	t.enterState(o, state, reason)
 }
 
-func (t *observers) enterState(o *observer, state observerState, reason *wireError) {
+func (t *observers) enterState(o *observer, state iii.ObserverState, reason *wireError) {
 	changed := o.state != state
 	o.state, o.reason = state, reason
-	if active := state == observerActive; o.bound != nil && o.running != active {
+	if active := state == iii.ObserverStateActive; o.bound != nil && o.running != active {
 		o.running = active
 		o.bound.switched(o, active)
 	}
 	if !changed {
 		return
 	}
-	if o.owner != nil && o.trigger && state == observerError {
+	if o.owner != nil && o.trigger && state == iii.ObserverStateError {
 		o.owner.push(o.owner.speaks().triggerResult(o.id, o.source.id, o.target.id, reason))
 	}
 	if o.owner != nil && o.answered {
@@ -594,7 +585,7 @@ func (t *observers) dispose(o *observer, reason *wireError, deliver bool) {
 	if !deliver {
 		o.waiting = nil
 	}
-	t.enterState(o, observerDisposed, reason)
+	t.enterState(o, iii.ObserverStateDisposed, reason)
 }
 
 // unobserve disposes an observer for its owner. Of any other nothing is said.
@@ -670,7 +661,7 @@ func (t *observers) stand(r *registration, f *function) {
 		id: r.id, seq: t.seq, owner: r.origin, trigger: true,
 		source: key{f.namespace, f.id}, target: key{r.namespace, r.functionID},
 		args: json.RawMessage("{}"), capture: []string{"input", "output", "caller"}, on: "success", deliver: "envelope",
-		metadata: r.metadata, state: observerPending,
+		metadata: r.metadata, state: iii.ObserverStatePending,
 		legacy: new(object).str("trigger_type", r.triggerType).raw("config", r.config).bytes(),
 	}
 	o.filter, _ = parseFilter(nil)

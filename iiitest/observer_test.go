@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/iii-go/iii"
 )
 
 const (
@@ -314,7 +316,7 @@ func TestObserverStates(t *testing.T) {
 			o2 := dial(t, e)
 			o2.send(`{"type":"reattach","previous_worker_id":%q,"reattach_token":%q}`, o.id, o.token)
 			o2.register("o", featuresV2)
-			if list := e.Observers(); len(list) != 1 || list[0].State != "active" || list[0].WorkerName != "o" {
+			if list := e.Observers(); len(list) != 1 || list[0].State != iii.ObserverStateActive {
 				t.Errorf("%+v", list)
 			}
 			o2.observe("o1", "s", "t")
@@ -886,8 +888,8 @@ func TestConsoleShowsObservers(t *testing.T) {
 		h.sync()
 		registry := consoleSource{e}.Registry()
 		got, _ := json.Marshal([]any{registry.Observers, registry.Local})
-		want := `[[{"filters":{},"fires":0,"id":"o1","source":{"args":{},"capture":["input","output","caller"],"deliver":"envelope","function_id":"s","namespace":"default","on":"success"},"state":"active","target":{"function_id":"t","namespace":"default"},"worker_name":"o"},` +
-			`{"filters":{"$and":[{"input.n":{"$gt":1}}]},"fires":0,"id":"o2","reason":{"code":"TAKEN","message":"m"},"source":{"args":{},"capture":["input","output","caller"],"deliver":"envelope","function_id":"s","namespace":"default","on":"success"},"state":"error","target":{"function_id":"t","namespace":"default"},"worker_name":"o"}],` +
+		want := `[[{"filters":{},"fires":0,"id":"o1","source":{"args":{},"capture":["input","output","caller"],"deliver":"envelope","filters":{},"function_id":"s","namespace":"default","on":"success"},"state":"active","target":{"function_id":"t","namespace":"default"},"worker_name":"o"},` +
+			`{"filters":{"$and":[{"input.n":{"$gt":1}}]},"fires":0,"id":"o2","reason":{"code":"TAKEN","message":"m"},"source":{"args":{},"capture":["input","output","caller"],"deliver":"envelope","filters":{"$and":[{"input.n":{"$gt":1}}]},"function_id":"s","namespace":"default","on":"success"},"state":"error","target":{"function_id":"t","namespace":"default"},"worker_name":"o"}],` +
 			`[{"count":2,"dropped":{},"duration_ms":0,"errors":0,"function_id":"s","namespace":"default"}]]`
 		if string(got) != want {
 			t.Errorf("got  %s\nwant %s", got, want)

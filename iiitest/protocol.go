@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/iii-go/iii"
 )
 
 // Protocol is a generation of the worker protocol that the engine can speak.
@@ -34,16 +36,9 @@ var protocols = []struct {
 	features []string
 }{
 	{Protocol023, "0.23", "0.23.0-rc.4", nil},
-	{Protocol025, "0.25", "0.25.0", []string{featureObserve, featureLocal}},
-	{Protocol026, "0.26", "0.26.0-rc.4", []string{featureObserve, featureHooks, featureLocal}},
+	{Protocol025, "0.25", "0.25.0", []string{iii.FeatureObserveV1, iii.FeatureLocalDispatchV1}},
+	{Protocol026, "0.26", "0.26.0-rc.4", []string{iii.FeatureObserveV1, iii.FeatureObserveV2, iii.FeatureLocalDispatchV1}},
 }
-
-// The features that engine and worker list.
-const (
-	featureObserve = "observe.v1"
-	featureHooks   = "observe.v2"
-	featureLocal   = "local-dispatch.v1"
-)
 
 var errProtocol = errors.New("unknown protocol, want 0.23, 0.25 or 0.26")
 

@@ -1,6 +1,7 @@
 package iiitest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -254,53 +255,27 @@ func (e *Engine) observerChanged(o *observer) {
 	}, nil)
 }
 
-// Observer is an observer as Engine.Observers and engine::observers::list show it.
-type Observer struct {
-	ID     string         `json:"id"`
-	Source ObserverSource `json:"source"`
-	Target ObserverTarget `json:"target"`
-
-	// Filters are those of the source, in normal form.
-	Filters json.RawMessage `json:"filters"`
-
-	// State is pending, active, suspended or error; Reason says why, if there is more to say.
-	State  string         `json:"state"`
-	Reason *iii.ErrorBody `json:"reason,omitempty"`
-
-	// Fires counts the calls of the target, those that wait for a place in flight included.
-	Fires uint64 `json:"fires"`
-
-	// WorkerName is the name, or without one the id, of the worker that observes; "" while
-	// it is away.
-	WorkerName string `json:"worker_name"`
-}
-
-// ObserverSource is what an Observer observes, in the words of the observe message.
-type ObserverSource struct {
-	FunctionID string          `json:"function_id"`
-	Namespace  string          `json:"namespace"`
-	Args       json.RawMessage `json:"args"`
-	Capture    []string        `json:"capture"`
-	On         string          `json:"on"`
-	Deliver    string          `json:"deliver"`
-}
-
-// ObserverTarget is what an Observer calls.
-type ObserverTarget struct {
-	FunctionID string `json:"function_id"`
-	Namespace  string `json:"namespace"`
-}
-
 // Observers lists the observers, oldest first, as the function engine::observers::list
 // does. Those that were refused or disposed are not among them.
-func (e *Engine) Observers() []Observer {
-	return e.observers.list(func(*observer) bool { return true })
+func (e *Engine) Observers() []iii.ObserverInfo {
+	views := e.observers.list(func(*observer) bool { return true })
+	list := make([]iii.ObserverInfo, len(views))
+	for i, view := range views {
+		list[i] = view.ObserverInfo
+	}
+	return list
 }
 
-func (t *observers) list(keep func(o *observer) bool) []Observer {
+// observerView is an observer for those who ask the engine.
+type observerView struct {
+	iii.ObserverInfo
+	worker string // who observes; "" while it is away
+}
+
+func (t *observers) list(keep func(o *observer) bool) []observerView {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	list := []Observer{}
+	list := []observerView{}
 	for _, o := range t.inOrder() {
 		if keep(o) {
 			list = append(list, o.public())
@@ -309,23 +284,42 @@ func (t *observers) list(keep func(o *observer) bool) []Observer {
 	return list
 }
 
-// public is o for those who ask the engine.
-func (o *observer) public() Observer {
-	p := Observer{
-		ID: o.id,
-		Source: ObserverSource{
-			FunctionID: o.source.id, Namespace: o.source.namespace, Args: o.args,
-			Capture: append([]string{}, o.capture...), On: o.on, Deliver: o.deliver,
+// fields are the members of a view in an answer. The filters are there twice: the source
+// has them, and other SDKs look for them beside it.
+func (v *observerView) fields() map[string]any {
+	s := v.Source
+	fields := map[string]any{
+		"id": v.ID, "state": v.State, "fires": v.Fires, "filters": s.Filters, "worker_name": nullable(v.worker),
+		"target": map[string]any{"function_id": v.Target.FunctionID, "namespace": v.Target.Namespace},
+		"source": map[string]any{
+			"function_id": s.FunctionID, "namespace": s.Namespace, "args": s.Args, "filters": s.Filters,
+			"capture": s.Capture, "on": s.On, "deliver": s.Deliver,
 		},
-		Target:  ObserverTarget{FunctionID: o.target.id, Namespace: o.target.namespace},
-		Filters: o.filter.normal, State: string(o.state), Reason: o.reason, Fires: o.fires,
+	}
+	if v.Reason != nil {
+		fields["reason"] = errorJSON(v.Reason)
+	}
+	return fields
+}
+
+// public is o for those who ask the engine.
+func (o *observer) public() observerView {
+	v := observerView{ObserverInfo: iii.ObserverInfo{
+		ID: o.id,
+		Source: iii.ObserveSource{
+			FunctionID: o.source.id, Namespace: o.source.namespace, Args: iii.JSONValue(o.args), Filters: iii.JSONValue(o.filter.normal),
+			Capture: []iii.Capture{}, On: iii.ObserveOn(o.on), Deliver: iii.ObserveDeliver(o.deliver),
+		},
+		Target: iii.ObserveTarget{FunctionID: o.target.id, Namespace: o.target.namespace},
+		State:  o.state, Reason: o.reason, Fires: o.fires,
+	}}
+	for _, part := range o.capture {
+		v.Source.Capture = append(v.Source.Capture, iii.Capture(part))
 	}
 	if o.owner != nil {
-		if p.WorkerName = o.owner.name(); p.WorkerName == "" {
-			p.WorkerName = o.owner.id
-		}
+		v.worker = cmp.Or(o.owner.name(), o.owner.id)
 	}
-	return p
+	return v
 }
 
 // visible lets a session see the observers of functions that it may call.
@@ -350,7 +344,11 @@ func (e *Engine) listObservers(_ context.Context, c *call) (json.RawMessage, *wi
 			(in.Namespace == nil || *in.Namespace == o.source.namespace) &&
 			(in.Target == nil || *in.Target == o.target.id) && (in.State == nil || *in.State == string(o.state))
 	})
-	return mustEncode(map[string]any{"observers": list}), nil
+	fields := make([]map[string]any, len(list))
+	for i := range list {
+		fields[i] = list[i].fields()
+	}
+	return mustEncode(map[string]any{"observers": fields}), nil
 }
 
 func (e *Engine) observerInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
@@ -366,7 +364,7 @@ func (e *Engine) observerInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	if len(list) == 0 {
 		return nil, errorBody("OBSERVER_NOT_FOUND", "observer '%s' was not found", in.ID)
 	}
-	return mustEncode(map[string]any{"observer": list[0]}), nil
+	return mustEncode(map[string]any{"observer": list[0].fields()}), nil
 }
 
 // LocalCalls are the calls of a function that its worker has made in process, as it has

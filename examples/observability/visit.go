@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/iii-go/iii"
-	"github.com/iii-go/iii/examples/internal/tracetree"
+	"github.com/iii-go/iii/examples/tracetree"
 )
 
 // visit places orders and reads back their telemetry.

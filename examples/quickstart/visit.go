@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/iii-go/iii"
-	"github.com/iii-go/iii/examples/internal/tracetree"
+	"github.com/iii-go/iii/examples/tracetree"
 	"go.opentelemetry.io/otel/codes"
 )
 

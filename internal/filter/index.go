@@ -259,9 +259,8 @@ func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// found is what the lookups of a match leave: lists of entries, or the whole index.
+// found is what the lookups of a match leave: lists of entries.
 type found[V any] struct {
-	scan  bool
 	count int // of entries
 	lists int
 	few   [8]*tree[string, *entry[V]]
@@ -294,48 +293,27 @@ func (r *found[V]) lookup(m *match, f *filing[V]) {
 	}
 }
 
-// find makes the lookups, unless most entries have to be evaluated anyway.
+// find makes the lookups.
 func (x *Index[V]) find(m *match, r *found[V]) {
-	n := x.all.len()
-	if r.scan = 2*x.paths.len() > n; r.scan {
-		r.count = n
+	r.add(x.rest)
+	if x.paths.len() == 1 {
+		r.lookup(m, x.paths.value)
 		return
 	}
-	m.expect(x.paths.len())
-	r.add(x.rest)
-	if t := x.paths; t.len() == 1 {
+	var w walk[string, *filing[V]]
+	w.begin(x.paths)
+	for t := w.next(); t != nil; t = w.next() {
 		r.lookup(m, t.value)
-	} else {
-		var w walk[string, *filing[V]]
-		w.begin(t)
-		for t := w.next(); t != nil; t = w.next() {
-			r.lookup(m, t.value)
-		}
-	}
-	if r.scan = r.count > 0 && 2*r.count >= n; r.scan {
-		r.count = n
 	}
 }
 
-// expect prepares for resolving about n paths.
-func (m *match) expect(n int) {
-	if m.view == nil && n >= viewFrom {
-		m.view = takeView(m.doc)
-	}
-}
-
-func (m *match) end() {
-	if m.view != nil {
-		m.view.release()
-	}
-}
-
-// Candidates returns the number of filters that a match of the document evaluates.
+// Candidates returns the number of entries that the lookups for a document leave. A match
+// does not look up what would leave most of the entries, but evaluates all.
 func (x Index[V]) Candidates(d *Document) int {
-	m := match{doc: d}
-	defer m.end()
+	v := d.view(x.paths.len())
+	defer v.release()
 	var r found[V]
-	x.find(&m, &r)
+	x.find(&match{d, v}, &r)
 	return r.count
 }
 
@@ -346,19 +324,33 @@ func (x Index[V]) AppendMatches(dst []V, d *Document) []V {
 	if x.all == nil {
 		return dst
 	}
+	var v *view
 	m := match{doc: d}
 	var r found[V]
-	x.find(&m, &r)
-	m.expect(r.count)
+	n := x.all.len()
+	scan := 2*x.paths.len() > n
+	if !scan {
+		v = d.view(x.paths.len())
+		m.view = v
+		x.find(&m, &r)
+		scan = r.count > 0 && 2*r.count >= n
+	}
+	if scan {
+		r.count = n
+	}
+	if v == nil {
+		v = d.view(r.count)
+		m.view = v
+	}
 	switch {
-	case r.scan:
+	case scan:
 		dst = appendHeld(dst, &m, x.all, false)
 	case r.lists == 1:
 		dst = appendHeld(dst, &m, r.few[0], true)
 	case r.lists > 1:
 		dst = appendMerged(dst, &m, &r)
 	}
-	m.end()
+	v.release()
 	return dst
 }
 

@@ -40,8 +40,8 @@ func (f *Filter) Matches(d *Document) bool {
 		m := match{doc: d}
 		return m.all(f.clauses, nil)
 	}
-	v := takeView(d)
-	m := match{doc: d, view: v}
+	v := d.view(f.paths)
+	m := match{d, v}
 	holds := m.all(f.clauses, nil)
 	v.release()
 	return holds
@@ -66,8 +66,8 @@ func (m *match) resolve(p *path, elem []byte) ([]byte, bool) {
 	if len(p.segments) > 0 && i < len(raw) && raw[i] == '{' {
 		// The end of the root need not be known.
 		start, stop, _ := find(raw, i, &p.segments[0])
-		if start == 0 {
-			return nil, false
+		if start == 0 || len(p.segments) == 1 {
+			return raw[start:stop], start > 0
 		}
 		return resolve(raw[start:stop], p.segments[1:])
 	}

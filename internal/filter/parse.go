@@ -8,6 +8,7 @@
 package filter
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"encoding/json"
@@ -77,7 +78,7 @@ type Filter struct {
 // clause is one condition of a filter. Clauses are sorted by key, then by text.
 type clause struct {
 	key  string // a path, "$or" or "$not"
-	text string // the operand in normal form
+	text []byte // the operand in normal form, until that of the filter is known
 	path *path  // nil for $or and $not
 	// same reports that the clause before has the same path.
 	same    bool
@@ -90,11 +91,12 @@ type path struct {
 	text     string
 	root     Root
 	segments []segment
+	few      [2]segment // room for them
 }
 
 type segment struct {
 	key     string
-	hash    uint64
+	hash    uint32
 	index   uint64 // the element of an array, if isIndex
 	isIndex bool
 	end     int // where the segment ends in the text of the path
@@ -172,14 +174,16 @@ func parse(raw []byte, sized bool) (*Filter, error) {
 	if f.clauses, fault = c.filter(&v, 1, false); fault != nil {
 		return nil, fault
 	}
-	f.text = string(appendFilter(c.buf[:0], f.clauses))
+	start := len(c.buf)
+	f.text = string(appendFilter(c.buf, f.clauses)[start:])
 	f.roots, f.paths = c.roots, c.paths
 	return f, nil
 }
 
 // compiler checks a filter and puts it into normal form.
 type compiler struct {
-	buf   []byte // for the texts of operands
+	buf   []byte // the texts of operands, one behind the other
+	room  []op   // for operators
 	nodes int
 	roots uint8
 	paths int
@@ -234,9 +238,9 @@ func (c *compiler) filter(v *value, depth int, inAny bool) ([]clause, *Error) {
 	}
 	if len(all) > 1 {
 		slices.SortFunc(all, func(a, b clause) int {
-			return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.text, b.text))
+			return cmp.Or(cmp.Compare(a.key, b.key), bytes.Compare(a.text, b.text))
 		})
-		all = slices.CompactFunc(all, func(a, b clause) bool { return a.key == b.key && a.text == b.text })
+		all = slices.CompactFunc(all, func(a, b clause) bool { return a.key == b.key && bytes.Equal(a.text, b.text) })
 	}
 	for i := range all {
 		if p := all[i].path; p != nil {
@@ -312,8 +316,7 @@ func (c *compiler) clause(into *clause, m *member, depth int, inAny bool) *Error
 	}
 	start := len(c.buf)
 	c.buf = into.appendOperand(c.buf)
-	into.text = string(c.buf[start:])
-	c.buf = c.buf[:start]
+	into.text = c.buf[start:len(c.buf):len(c.buf)]
 	return nil
 }
 
@@ -344,7 +347,12 @@ func checkOperators(path string, v *value) *Error {
 
 // operators compiles the members of an operator object.
 func (c *compiler) operators(path string, v *value, depth int) ([]op, *Error) {
-	ops := make([]op, len(v.members))
+	n := len(v.members)
+	if n > cap(c.room)-len(c.room) {
+		c.room = make([]op, 0, max(n, min(2*cap(c.room), maxNodes)))
+	}
+	c.room = c.room[:len(c.room)+n]
+	ops := c.room[len(c.room)-n : len(c.room) : len(c.room)]
 	for i := range v.members {
 		if fault := c.node(); fault != nil {
 			return nil, fault
@@ -464,7 +472,7 @@ func (c *clause) appendOperand(dst []byte) []byte {
 	return appendOperators(dst, c.ops)
 }
 
-// appendFilter appends a filter in normal form.
+// appendFilter appends a filter in normal form, and drops the texts of its clauses.
 func appendFilter(dst []byte, clauses []clause) []byte {
 	if len(clauses) == 0 {
 		return append(dst, "{}"...)
@@ -476,6 +484,7 @@ func appendFilter(dst []byte, clauses []clause) []byte {
 		}
 		dst = append(appendString(append(dst, '{'), clauses[i].key), ':')
 		dst = append(append(dst, clauses[i].text...), '}')
+		clauses[i].text = nil
 	}
 	return append(dst, "]}"...)
 }
@@ -507,7 +516,8 @@ func parsePath(s string, inAny bool) (*path, *Error) {
 		return nil, invalid("", "empty path")
 	}
 	p := &path{text: s}
-	all := make([]segment, 0, 1+strings.Count(s, "."))
+	root, first := "", true
+	p.segments = p.few[:0]
 	start, escapes := 0, 0
 	for i := 0; ; i++ {
 		if i == len(s) || s[i] == '.' {
@@ -518,7 +528,11 @@ func parsePath(s string, inAny bool) (*path, *Error) {
 			if escapes > 0 {
 				key = unescapeSegment(key, escapes)
 			}
-			all = append(all, segment{key: key, end: i})
+			if first {
+				root, first = key, false
+			} else {
+				p.segments = append(p.segments, segment{key: key, end: i})
+			}
 			if start, escapes = i+1, 0; i == len(s) {
 				break
 			}
@@ -537,7 +551,6 @@ func parsePath(s string, inAny bool) (*path, *Error) {
 		}
 		escapes++
 	}
-	root := all[0].key
 	r := Root(max(0, slices.Index(rootNames[:], root)))
 	known := rootNames[r] == root
 	switch {
@@ -547,14 +560,14 @@ func parsePath(s string, inAny bool) (*path, *Error) {
 		return nil, invalid(s, "path `%s`: `@` paths are only allowed inside `$any`", s)
 	case !known:
 		return nil, invalid(s, "path `%s`: unknown root `%s` (expected input, output, error, caller or metadata)", s, root)
-	case len(all)-1 > maxSegments:
-		return nil, invalid(s, "path `%s`: %d segments after the root (limit %d)", s, len(all)-1, maxSegments)
+	case len(p.segments) > maxSegments:
+		return nil, invalid(s, "path `%s`: %d segments after the root (limit %d)", s, len(p.segments), maxSegments)
 	}
-	p.root, p.segments = r, all[1:]
+	p.root = r
 	for i := range p.segments {
 		g := &p.segments[i]
 		g.index, g.isIndex = canonicalIndex(g.key)
-		g.hash = maphash.String(seed, g.key)
+		g.hash = uint32(maphash.String(seed, g.key))
 		if n := len(g.key); n < 8 {
 			var word [8]byte
 			copy(word[:], g.key)

@@ -30,6 +30,25 @@ const (
 	highs = 0x80 * ones
 )
 
+// word returns the eight bytes from i on, the first one lowest, with zeros after the end.
+func word(b []byte, i int) uint64 {
+	if i <= len(b)-8 {
+		return binary.LittleEndian.Uint64(b[i:])
+	}
+	return lastWord(b, i)
+}
+
+func lastWord(b []byte, i int) uint64 {
+	if n := len(b) - 8; n >= 0 {
+		return binary.LittleEndian.Uint64(b[n:]) >> (8 * (i - n))
+	}
+	var w uint64
+	for j := len(b) - 1; j >= i; j-- {
+		w = w<<8 | uint64(b[j])
+	}
+	return w
+}
+
 // zeros sets the highest bit of the lowest byte of w that is zero, and perhaps those of
 // bytes above it.
 func zeros(w uint64) uint64 { return (w - ones) &^ w & highs }
@@ -115,40 +134,59 @@ func skipNested(b []byte, i int) int {
 	depth := 1
 	inside := uint64(0) // ones within a string
 	for i++; i < len(b); {
-		if i <= len(b)-8 {
-			w := binary.LittleEndian.Uint64(b[i:])
-			folded := w | 0x20*ones // brackets become braces
-			quotes := equalBytes(w, '"') >> 7
-			within := quotes*ones ^ inside // the lowest bit of each byte counts
-			outside := ^(within << 7)
-			opening := equalBytes(folded, '{') & outside
-			closing := equalBytes(folded, '}') & outside
-			closed := bits.OnesCount64(closing)
-			if depth > closed && zeros(w^'\\'*ones) == 0 {
-				depth += bits.OnesCount64(opening) - closed
-				inside = (within >> 56 & 1) * ones
-				i += 8
-				continue
+		w := word(b, i)
+		if zeros(w^'\\'*ones) != 0 {
+			i, inside, depth = skipEscapes(b, i, inside, depth)
+			if depth == 0 {
+				return i
+			}
+			continue
+		}
+		folded := w | 0x20*ones                       // brackets become braces
+		within := equalBytes(w, '"')>>7*ones ^ inside // the lowest bit of each byte counts
+		outside := ^(within << 7)
+		opening := equalBytes(folded, '{') & outside
+		closing := equalBytes(folded, '}') & outside
+		closed := bits.OnesCount64(closing)
+		if depth > closed {
+			depth += bits.OnesCount64(opening) - closed
+			inside = (within >> 56 & 1) * ones
+			i += 8
+			continue
+		}
+		for m := opening | closing; m != 0; m &= m - 1 {
+			if lowest := m & -m; opening&lowest != 0 {
+				depth++
+			} else if depth--; depth == 0 {
+				return i + bits.TrailingZeros64(lowest)/8 + 1
 			}
 		}
-		for end := min(i+8, len(b)); i < end; i++ {
-			switch c := b[i]; {
-			case c == '"':
-				inside ^= ones
-			case inside != 0:
-				if c == '\\' {
-					i++
-				}
-			case c == '{' || c == '[':
-				depth++
-			case c == '}' || c == ']':
-				if depth--; depth == 0 {
-					return i + 1
-				}
+		inside = (within >> 56 & 1) * ones
+		i += 8
+	}
+	return malformed
+}
+
+// skipEscapes is one step of skipNested for eight bytes with backslashes. With depth 0 it
+// returns the index after the last bracket.
+func skipEscapes(b []byte, i int, inside uint64, depth int) (int, uint64, int) {
+	for end := min(i+8, len(b)); i < end; i++ {
+		switch c := b[i]; {
+		case c == '"':
+			inside ^= ones
+		case inside != 0:
+			if c == '\\' {
+				i++
+			}
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			if depth--; depth == 0 {
+				return i + 1, inside, 0
 			}
 		}
 	}
-	return malformed
+	return i, inside, depth
 }
 
 // equalBytes sets the highest bit of each byte of w that is c, and no other bit.
@@ -211,10 +249,10 @@ func find(b []byte, i int, s *segment) (start, stop, end int) {
 	for {
 		var first, after int
 		found := false
-		if i <= len(b)-10 && b[i] == '"' {
-			w := binary.LittleEndian.Uint64(b[i+1:])
+		if i < len(b) && b[i] == '"' {
+			w := word(b, i+1)
 			n := shortLength(w)
-			if first = i + n + 2; n < 8 && b[first] == ':' {
+			if first = i + n + 2; n < 8 && first < len(b) && b[first] == ':' {
 				found = n == len(s.key) && (w^s.word)&s.mask == 0
 				first++
 				goto value
@@ -242,20 +280,14 @@ func find(b []byte, i int, s *segment) (start, stop, end int) {
 			return 0, 0, malformed
 		}
 		switch c := b[first]; {
-		case scalarByte[c]:
+		case scalarStart[c]:
 			for after = first + 1; after < len(b) && scalarByte[b[after]]; after++ {
 			}
-			if !scalarStart[c] {
-				return 0, 0, malformed
-			}
 		case c == '"':
-			if first <= len(b)-9 {
-				n := shortLength(binary.LittleEndian.Uint64(b[first+1:]))
-				if after = first + n + 2; n < 8 {
-					break
-				}
+			n := shortLength(word(b, first+1))
+			if after = first + n + 2; n == 8 {
+				after, _ = skipString(b, first)
 			}
-			after, _ = skipString(b, first)
 		case c == '{' || c == '[':
 			after = skipNested(b, first)
 		default:

@@ -154,6 +154,22 @@ type decoder struct {
 	s       string
 	i       int
 	deepest int // of what was read so far, values of repeated keys included
+	// Members and items of what is not complete yet, and room for those of what is.
+	members, memberRoom []member
+	items, itemRoom     []value
+}
+
+// keep moves the elements of stack from base on to memory of their own, out of room.
+func keep[T any](stack, room *[]T, base int) []T {
+	n := len(*stack) - base
+	if n > cap(*room)-len(*room) {
+		*room = make([]T, 0, max(n, min(2*cap(*room), 64)))
+	}
+	start := len(*room)
+	*room = append(*room, (*stack)[base:]...)
+	clear((*stack)[base:])
+	*stack = (*stack)[:base]
+	return (*room)[start:len(*room):len(*room)]
 }
 
 // decode reads one JSON value. Unlike encoding/json it rejects text that is not UTF-8,
@@ -242,16 +258,19 @@ func (d *decoder) array(v *value, depth int) error {
 		d.i++
 		return nil
 	}
+	base := len(d.items)
 	for {
-		v.items = append(v.items, value{})
-		if err := d.value(&v.items[len(v.items)-1], depth); err != nil {
+		var item value
+		if err := d.value(&item, depth); err != nil {
 			return err
 		}
+		d.items = append(d.items, item)
 		switch d.next() {
 		case ',':
 			d.i++
 		case ']':
 			d.i++
+			v.items = keep(&d.items, &d.itemRoom, base)
 			return nil
 		default:
 			return d.unexpected()
@@ -266,6 +285,7 @@ func (d *decoder) object(v *value, depth int) error {
 		return nil
 	}
 	sorted := true
+	base := len(d.members)
 	for {
 		if d.next() != '"' {
 			return d.unexpected()
@@ -278,19 +298,21 @@ func (d *decoder) object(v *value, depth int) error {
 			return d.unexpected()
 		}
 		d.i++
-		if n := len(v.members); n > 0 && v.members[n-1].key >= key {
-			sorted = false
-		}
-		v.members = append(v.members, member{key: key})
-		if err := d.value(&v.members[len(v.members)-1].value, depth); err != nil {
+		m := member{key: key}
+		if err := d.value(&m.value, depth); err != nil {
 			return err
 		}
+		if n := len(d.members); n > base && d.members[n-1].key >= key {
+			sorted = false
+		}
+		d.members = append(d.members, m)
 		switch d.next() {
 		case ',':
 			d.i++
 			continue
 		case '}':
 			d.i++
+			v.members = keep(&d.members, &d.memberRoom, base)
 			if !sorted {
 				v.members = sortMembers(v.members)
 			}

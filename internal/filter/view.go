@@ -3,6 +3,7 @@ package filter
 import (
 	"bytes"
 	"hash/maphash"
+	"math"
 	"sync"
 )
 
@@ -10,35 +11,42 @@ import (
 // for each of them.
 const viewFrom = 3
 
-// view remembers where the members of a document's objects and the elements of its arrays
-// are, so that many paths cost one pass over each object or array that they lead through.
+// view remembers where the members of a document's objects are, so that many paths cost one
+// pass over each object that they lead through.
 // It holds offsets alone: what is in the pool keeps no document alive.
 type view struct {
 	texts [element][]byte
-	nodes []node  // the roots, then the members and elements of all that was read
+	nodes []node  // the roots, then the members of all that was read
 	slots []int32 // hash tables of the members of large objects: 1 + index into nodes
 	buf   []byte  // a key without its escapes
 }
 
 // node is a value in the text of a root.
 type node struct {
-	start, end       int
-	keyStart, keyEnd int // of a member
-	hash             uint64
-	first, count     int // its members or elements in view.nodes
-	table, size      int // its hash table in view.slots
-	lookups          int
-	escaped          bool // the key has escapes
-	read             bool // first and count are set
+	start, end       int32
+	keyStart, keyEnd int32 // of a member
+	hash             uint32
+	first, count     int32 // its members in view.nodes
+	table, size      int32 // its hash table in view.slots
+	again            bool  // a member was looked up before
+	escaped          bool  // the key has escapes
+	read             bool  // first and count are set
 }
+
+// maxText is the length of the texts that a view can be made of.
+const maxText = math.MaxInt32
 
 // hashFrom is the number of members from which a hash table is made, at the second lookup.
 const hashFrom = 9
 
 var views = sync.Pool{New: func() any { return new(view) }}
 
-// takeView returns a view of d from the pool.
-func takeView(d *Document) *view {
+// view returns a view of the document from the pool if it helps with resolving about n
+// paths, or nil.
+func (d *Document) view(n int) *view {
+	if n < viewFrom || max(len(d.Input), len(d.Output), len(d.Error), len(d.Caller), len(d.Metadata)) > maxText {
+		return nil
+	}
 	v := views.Get().(*view)
 	v.texts = [element][]byte{d.Input, d.Output, d.Error, d.Caller, d.Metadata}
 	v.nodes = append(v.nodes, make([]node, element)...)
@@ -48,8 +56,11 @@ func takeView(d *Document) *view {
 // maxKept is the number of nodes that a view in the pool may have room for.
 const maxKept = 1 << 14
 
-// release gives the view back to the pool.
+// release gives the view, if it is not nil, back to the pool.
 func (v *view) release() {
+	if v == nil {
+		return
+	}
 	if cap(v.nodes) > maxKept {
 		v.nodes, v.slots = nil, nil
 	}
@@ -65,23 +76,18 @@ func (v *view) resolve(p *path) ([]byte, bool) {
 	b := v.texts[p.root]
 	at := int(p.root)
 	if n := &v.nodes[at]; n.end == 0 {
-		n.start = skipSpace(b, 0)
-		n.end = skipValue(b, n.start)
+		start := skipSpace(b, 0)
+		n.start, n.end = int32(start), int32(skipValue(b, start))
 	}
 	if v.nodes[at].end < 0 {
 		return nil, false
 	}
 	for i := range p.segments {
-		s := &p.segments[i]
-		switch c := b[v.nodes[at].start]; {
-		case c == '{':
-			at = v.member(b, at, s)
-		case c == '[' && s.isIndex:
-			at = v.element(b, at, s.index)
-		default:
-			return nil, false
+		if n := &v.nodes[at]; b[n.start] != '{' {
+			// An element has no second one of the same index behind it: the way there is short.
+			return resolve(b[n.start:n.end], p.segments[i:])
 		}
-		if at == absent {
+		if at = v.member(b, at, &p.segments[i]); at == absent {
 			return nil, false
 		}
 	}
@@ -89,54 +95,24 @@ func (v *view) resolve(p *path) ([]byte, bool) {
 	return b[n.start:n.end], true
 }
 
-// element returns an element of the array at.
-func (v *view) element(b []byte, at int, index uint64) int {
-	if !v.nodes[at].read {
-		v.readArray(b, at)
-	}
-	if n := &v.nodes[at]; index < uint64(n.count) {
-		return n.first + int(index)
-	}
-	return absent
-}
-
-func (v *view) readArray(b []byte, at int) {
-	first, base := len(v.nodes), v.nodes[at].start
-	elements := elementsOf(b[base:v.nodes[at].end])
-	for {
-		start := base + elements.next
-		elem, ok := elements.take()
-		if !ok {
-			break
-		}
-		v.nodes = append(v.nodes, node{start: start, end: start + len(elem)})
-	}
-	v.setChildren(at, first)
-}
-
-// setChildren makes the nodes from first on the members or elements of the value at.
-func (v *view) setChildren(at, first int) {
-	n := &v.nodes[at]
-	n.first, n.count, n.read = first, len(v.nodes)-first, true
-}
-
 func (v *view) readObject(b []byte, at int) {
 	first := len(v.nodes)
 	b = b[:v.nodes[at].end]
-	i, last := firstItem(b, v.nodes[at].start, '}')
+	i, last := firstItem(b, int(v.nodes[at].start), '}')
 	for !last {
 		keyEnd, escaped, start, end := nextMember(b, i)
 		if end < 0 {
 			i = malformed
 			break
 		}
-		v.nodes = append(v.nodes, node{start: start, end: end, keyStart: i + 1, keyEnd: keyEnd, escaped: escaped})
+		v.nodes = append(v.nodes, node{start: int32(start), end: int32(end), keyStart: int32(i + 1), keyEnd: int32(keyEnd), escaped: escaped})
 		i, last = afterItem(b, end, '}')
 	}
 	if i < 0 {
 		v.nodes = v.nodes[:first]
 	}
-	v.setChildren(at, first)
+	n := &v.nodes[at]
+	n.first, n.count, n.read = int32(first), int32(len(v.nodes)-first), true
 }
 
 // member returns the last member of the object at with the key of s.
@@ -145,13 +121,13 @@ func (v *view) member(b []byte, at int, s *segment) int {
 		v.readObject(b, at)
 	}
 	n := &v.nodes[at]
-	n.lookups++
-	if n.count >= hashFrom && n.lookups > 1 {
+	if n.count >= hashFrom && n.again {
 		return v.hashed(b, n, s)
 	}
+	n.again = true
 	for i := n.first + n.count - 1; i >= n.first; i-- {
 		if v.nodes[i].has(b, s.key) {
-			return i
+			return int(i)
 		}
 	}
 	return absent
@@ -169,7 +145,7 @@ func (v *view) hashed(b []byte, n *node, s *segment) int {
 	}
 	table := v.slots[n.table : n.table+n.size]
 	for i := s.hash; ; i++ {
-		at := table[i&uint64(n.size-1)]
+		at := table[i&uint32(n.size-1)]
 		if at == 0 {
 			return absent
 		}
@@ -185,19 +161,17 @@ func (v *view) hash(b []byte, n *node) {
 	for n.size < 2*n.count {
 		n.size *= 2
 	}
-	n.table = len(v.slots)
-	for range n.size {
-		v.slots = append(v.slots, 0)
-	}
+	n.table = int32(len(v.slots))
+	v.slots = append(v.slots, make([]int32, n.size)...)
 	table := v.slots[n.table:]
 	for i := n.first + n.count - 1; i >= n.first; i-- {
 		m := &v.nodes[i]
 		key := v.key(b, m)
-		m.hash = maphash.Bytes(seed, key)
+		m.hash = uint32(maphash.Bytes(seed, key))
 		for j := m.hash; ; j++ {
-			slot := &table[j&uint64(n.size-1)]
+			slot := &table[j&uint32(n.size-1)]
 			if *slot == 0 {
-				*slot = int32(i + 1)
+				*slot = i + 1
 				break
 			}
 			if other := &v.nodes[*slot-1]; other.hash == m.hash && v.equalKeys(b, other, m, key) {

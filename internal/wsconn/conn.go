@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii/internal/signal"
 )
 
 const (
@@ -103,14 +105,7 @@ func (c *Conn) Began() time.Time { return c.began }
 func (c *Conn) Dead() <-chan struct{} { return c.dead }
 
 // IsDead reports whether the connection is dead.
-func (c *Conn) IsDead() bool {
-	select {
-	case <-c.dead:
-		return true
-	default:
-		return false
-	}
-}
+func (c *Conn) IsDead() bool { return signal.IsClosed(c.dead) }
 
 // Err returns why the connection died. It may be called once Dead is closed.
 func (c *Conn) Err() error { return c.err }

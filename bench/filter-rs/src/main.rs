@@ -88,6 +88,12 @@ fn main() {
         measure(name, || {
             black_box(f.matches(black_box(&doc)));
         });
+        // A document arrives as text, too.
+        let text = input.to_string();
+        measure(&format!("{name}-from-text"), || {
+            let input = value(black_box(&text));
+            black_box(f.matches(&Doc { input: Some(&input), ..Default::default() }));
+        });
     }
 
     let change = json!({"table": "orders", "kind": "update", "rows": rows});

@@ -1,0 +1,331 @@
+// Command filter compares package filter with the reference implementation of observer
+// filters, over a random corpus. It fails if they differ in anything: verdicts, normal forms,
+// messages, warnings, what an index finds.
+//
+//	filter [-cases 100000] [-seed 1]
+//
+// The reference is the published crate, which the program in the directory reference uses;
+// building it takes cargo.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/internal/filter"
+	"github.com/iii-go/iii/internal/filter/filtertest"
+)
+
+func main() {
+	cases := flag.Int("cases", 100_000, "number of cases")
+	seed := flag.Uint64("seed", 1, "of the corpus")
+	flag.Parse()
+	differences, err := compare(*cases, *seed)
+	switch {
+	case err != nil:
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	case differences > 0:
+		fmt.Fprintf(os.Stderr, "%d of %d cases differ\n", differences, *cases)
+		os.Exit(1)
+	}
+}
+
+// question is a case.
+type question struct {
+	Kind           string          `json:"kind"`
+	Filter         json.RawMessage `json:"filter,omitempty"`
+	Doc            json.RawMessage `json:"doc,omitempty"`
+	RequestFormat  json.RawMessage `json:"request_format,omitempty"`
+	ResponseFormat json.RawMessage `json:"response_format,omitempty"`
+	// What happens to an index, in order, and what it is then asked.
+	Entries []entry           `json:"entries,omitempty"`
+	Docs    []json.RawMessage `json:"docs,omitempty"`
+}
+
+// entry is inserted, or removed if it has no filter.
+type entry struct {
+	Key    string          `json:"key"`
+	Filter json.RawMessage `json:"filter"`
+}
+
+// answer is what an implementation says about it.
+type answer struct {
+	Code       string     `json:"code"`
+	Message    string     `json:"message"`
+	Normal     string     `json:"normal"`
+	Roots      []string   `json:"roots"`
+	MatchAll   bool       `json:"match_all"`
+	Indexable  bool       `json:"indexable"`
+	Match      bool       `json:"match"`
+	Warnings   []string   `json:"warnings"`
+	Matches    [][]string `json:"matches"`
+	Candidates []int      `json:"candidates"`
+}
+
+// compare returns the number of cases in which the implementations differ.
+func compare(cases int, seed uint64) (differences int, err error) {
+	reference, err := build()
+	if err != nil {
+		return 0, err
+	}
+	cmd := exec.Command(reference)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return 0, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	questions := make(chan question, 1000)
+	written := make(chan error, 1)
+	go func() {
+		defer close(questions)
+		written <- ask(in, questions, cases, seed)
+	}()
+	tally := map[string]int{}
+	answers := bufio.NewReaderSize(out, 1<<20)
+	for q := range questions {
+		line, err := answers.ReadBytes('\n')
+		if err != nil {
+			return differences, fmt.Errorf("the reference ends: %w", errors.Join(err, cmd.Wait()))
+		}
+		var want answer
+		if err := json.Unmarshal(line, &want); err != nil {
+			return differences, err
+		}
+		count(tally, q, want)
+		if diff := cmp.Diff(normalized(want), normalized(answered(q))); diff != "" {
+			if differences++; differences <= 20 {
+				b, _ := json.Marshal(q)
+				fmt.Printf("%.2000s (-reference +here):\n%s\n", b, diff)
+			}
+		}
+	}
+	if err := errors.Join(<-written, cmd.Wait()); err != nil {
+		return differences, err
+	}
+	fmt.Println(tally)
+	return differences, nil
+}
+
+// build builds the program that asks the reference, and returns its path.
+func build() (string, error) {
+	root, err := exec.Command("git", "rev-parse", "--show-toplevel").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the repository: %w", err)
+	}
+	top := strings.TrimSpace(string(root))
+	target := filepath.Join(top, ".cache", "filter-reference")
+	cmd := exec.Command("cargo", "build", "--release", "--quiet")
+	cmd.Dir = filepath.Join(top, "internal", "conformance", "filter", "reference")
+	cmd.Env = append(os.Environ(), "CARGO_TARGET_DIR="+target)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("build the reference: %w", err)
+	}
+	return filepath.Join(target, "release", "filter-reference"), nil
+}
+
+// ask writes the cases to the reference, and sends them.
+func ask(w io.WriteCloser, questions chan<- question, cases int, seed uint64) error {
+	buffered := bufio.NewWriterSize(w, 1<<16)
+	c := filtertest.New(seed)
+	for range cases {
+		q := next(c)
+		// Not json.Marshal, which would drop the spelling of what is in the case.
+		if _, err := buffered.Write(append(q.encode(), '\n')); err != nil {
+			return err
+		}
+		if len(questions) == cap(questions) {
+			// The reader must not wait for answers to what is still here.
+			if err := buffered.Flush(); err != nil {
+				return err
+			}
+		}
+		questions <- q
+	}
+	return errors.Join(buffered.Flush(), w.Close())
+}
+
+// encode returns the case on one line, with the JSON texts in it as they are.
+func (q *question) encode() []byte {
+	oneLine := strings.NewReplacer("\n", " ", "\r", " ")
+	var parts []string
+	add := func(name string, raw json.RawMessage) {
+		if raw != nil {
+			parts = append(parts, fmt.Sprintf("%q:%s", name, oneLine.Replace(string(raw))))
+		}
+	}
+	list := func(all []string) json.RawMessage { return json.RawMessage("[" + strings.Join(all, ",") + "]") }
+	add("kind", fmt.Appendf(nil, "%q", q.Kind))
+	add("filter", q.Filter)
+	add("doc", q.Doc)
+	add("request_format", q.RequestFormat)
+	add("response_format", q.ResponseFormat)
+	var entries, docs []string
+	for _, e := range q.Entries {
+		f := string(e.Filter)
+		if f == "" {
+			f = "null"
+		}
+		entries = append(entries, fmt.Sprintf(`{"key":%q,"filter":%s}`, e.Key, f))
+	}
+	for _, d := range q.Docs {
+		docs = append(docs, string(d))
+	}
+	add("entries", list(entries))
+	add("docs", list(docs))
+	return []byte("{" + strings.Join(parts, ",") + "}")
+}
+
+// valid returns a filter that Parse accepts.
+func valid(c *filtertest.Corpus, make func() string) json.RawMessage {
+	for {
+		text := make()
+		if _, err := filter.Parse([]byte(text)); err == nil {
+			return json.RawMessage(text)
+		}
+	}
+}
+
+// next returns a case.
+func next(c *filtertest.Corpus) question {
+	c.Odd = 0
+	any := func() string { return c.Filter(3) }
+	switch n := c.IntN(100); {
+	case n < 40:
+		c.Odd = filtertest.Pick(c, 0, 10, 30, 100)
+		q := question{Kind: "parse", Filter: json.RawMessage(c.Filter(filtertest.Pick(c, 1, 3, 8, 10)))}
+		if n < 10 {
+			q.Kind = "from_normalized"
+			if f, err := filter.Parse(q.Filter); err == nil && n < 5 {
+				q.Filter = json.RawMessage(f.String())
+			}
+		}
+		return q
+	case n < 72:
+		return question{Kind: "match", Filter: valid(c, any), Doc: json.RawMessage(c.Document())}
+	case n < 92:
+		q := question{Kind: "schema", Filter: valid(c, any)}
+		if c.IntN(8) > 0 {
+			q.RequestFormat = json.RawMessage(c.Schema(4))
+		}
+		if c.IntN(3) == 0 {
+			q.ResponseFormat = json.RawMessage(c.Schema(3))
+		}
+		return q
+	default:
+		q := question{Kind: "index"}
+		size := filtertest.Pick(c, 2, 8, 40)
+		for range size + size/2 {
+			e := entry{Key: fmt.Sprint("o", c.IntN(size))}
+			if c.IntN(5) > 0 {
+				e.Filter = valid(c, func() string { return filtertest.Pick(c, c.Filter(2), c.Selective(), c.Selective(), c.Selective()) })
+			}
+			q.Entries = append(q.Entries, e)
+		}
+		for range 5 {
+			q.Docs = append(q.Docs, json.RawMessage(c.Document()))
+		}
+		return q
+	}
+}
+
+// answered is the answer of package filter.
+func answered(q question) (a answer) {
+	f := new(filter.Filter)
+	var err error
+	if q.Kind == "from_normalized" {
+		f, err = filter.ParseNormalized(q.Filter)
+	} else if q.Kind != "index" {
+		f, err = filter.Parse(q.Filter)
+	}
+	if err != nil {
+		return refused(err)
+	}
+	switch q.Kind {
+	case "match":
+		a.Match = f.Matches(document(q.Doc))
+	case "schema":
+		if a.Warnings, err = f.CheckSchemas(q.RequestFormat, q.ResponseFormat); err != nil {
+			return refused(err)
+		}
+	case "index":
+		var x filter.Index[string]
+		for _, e := range q.Entries {
+			if e.Filter == nil {
+				x = x.Remove(e.Key)
+			} else if f, err := filter.Parse(e.Filter); err == nil {
+				x = x.Insert(e.Key, f, e.Key)
+			}
+		}
+		for _, d := range q.Docs {
+			a.Matches = append(a.Matches, x.AppendMatches(nil, document(d)))
+			a.Candidates = append(a.Candidates, x.Candidates(document(d)))
+		}
+	default:
+		a.Normal, a.MatchAll, a.Indexable = f.String(), f.MatchAll(), f.Indexable()
+		for r := filter.Input; r <= filter.Metadata; r++ {
+			if f.Uses(r) {
+				a.Roots = append(a.Roots, r.String())
+			}
+		}
+	}
+	return a
+}
+
+func refused(err error) answer {
+	if e, ok := errors.AsType[*filter.Error](err); ok {
+		return answer{Code: e.Code, Message: e.Message}
+	}
+	return answer{Message: err.Error()}
+}
+
+// document returns the document whose roots are the members of raw.
+func document(raw json.RawMessage) *filter.Document {
+	members := map[string]json.RawMessage{}
+	if err := json.Unmarshal(raw, &members); err != nil {
+		panic(err)
+	}
+	return &filter.Document{Input: members["input"], Output: members["output"], Error: members["error"], Caller: members["caller"], Metadata: members["metadata"]}
+}
+
+// normalized makes empty lists nil.
+func normalized(a answer) answer {
+	a.Roots = append([]string(nil), a.Roots...)
+	a.Warnings = append([]string(nil), a.Warnings...)
+	for i, m := range a.Matches {
+		a.Matches[i] = append([]string(nil), m...)
+	}
+	return a
+}
+
+// count counts the cases by their kinds and answers.
+func count(tally map[string]int, q question, a answer) {
+	outcome := "accepted"
+	switch {
+	case a.Code != "":
+		outcome = a.Code
+	case q.Kind == "match":
+		outcome = fmt.Sprint(a.Match)
+	case len(a.Warnings) > 0:
+		outcome = "warned"
+	}
+	tally[q.Kind+" "+outcome]++
+}

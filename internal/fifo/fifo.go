@@ -1,0 +1,69 @@
+// Package fifo has a queue.
+package fifo
+
+// minCompact is the number of taken elements from which a queue that never becomes empty
+// moves its elements to the front.
+const minCompact = 64
+
+// Queue is a first-in-first-out queue. Its memory is proportional to the elements in it,
+// also if it never becomes empty. The zero value is an empty queue.
+type Queue[T any] struct {
+	elements []T
+	head     int // elements[:head] have been taken
+}
+
+// Len returns the number of elements.
+func (q *Queue[T]) Len() int { return len(q.elements) - q.head }
+
+// Push appends v.
+func (q *Queue[T]) Push(v T) {
+	if q.head > minCompact && q.head > len(q.elements)/2 {
+		n := copy(q.elements, q.elements[q.head:])
+		clear(q.elements[n:])
+		q.elements, q.head = q.elements[:n], 0
+	}
+	q.elements = append(q.elements, v)
+}
+
+// PushFront puts elements before those in the queue.
+func (q *Queue[T]) PushFront(elements ...T) {
+	q.elements, q.head = append(elements, q.elements[q.head:]...), 0
+}
+
+// Pop removes the oldest element, which must exist, and returns it.
+func (q *Queue[T]) Pop() T {
+	var zero T
+	v := q.elements[q.head]
+	q.elements[q.head] = zero
+	if q.head++; q.head == len(q.elements) {
+		q.elements, q.head = q.elements[:0], 0
+	}
+	return v
+}
+
+// First returns the oldest element, or nil if the queue is empty. It is valid until the
+// queue changes.
+func (q *Queue[T]) First() *T {
+	if q.Len() == 0 {
+		return nil
+	}
+	return &q.elements[q.head]
+}
+
+// Last returns the newest element, or nil if the queue is empty. It is valid until the
+// queue changes.
+func (q *Queue[T]) Last() *T {
+	if q.Len() == 0 {
+		return nil
+	}
+	return &q.elements[len(q.elements)-1]
+}
+
+// All returns the elements, the oldest first. They are valid until the queue changes.
+func (q *Queue[T]) All() []T { return q.elements[q.head:] }
+
+// Clear removes all elements and keeps the memory.
+func (q *Queue[T]) Clear() {
+	clear(q.elements)
+	q.elements, q.head = q.elements[:0], 0
+}

@@ -1,0 +1,169 @@
+package iii
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// RetryPolicy says how often a failed call is repeated, and after which errors. The zero
+// value makes up to three attempts. It may be shared; the package does not change it.
+//
+// A call is repeated after [ErrNotConnected] and [ErrBufferFull], when it has not been sent,
+// and after [ErrDraining] and [ErrOverloaded], when the function has not begun: these cannot
+// run it twice. Codes adds to them. Nothing else is repeated: neither [ErrTimeout] nor
+// [ErrConnectionLost] once the call has been sent, nor [ErrClosed], nor what the program has
+// to mend, such as a payload that does not encode. [Client.Send] and [Client.Enqueue] are
+// repeated only while nothing has been sent.
+//
+// Before attempt n+1 the call waits a random time between 0 and InitialDelay · 2ⁿ⁻¹, and
+// MaxDelay at most (full jitter). Each attempt has the timeout of the call, and the context
+// bounds all of them: when it would end before the next attempt, the call returns the error of
+// the latest one.
+type RetryPolicy struct {
+	// MaxAttempts counts the first attempt, too. 0 is 3; 1 repeats nothing; less is an error.
+	MaxAttempts int
+	// InitialDelay bounds the wait before the second attempt. 0 is 50 ms; less is an error.
+	InitialDelay time.Duration
+	// MaxDelay bounds every wait. 0 is 2 s, or InitialDelay if that is longer. Less than
+	// InitialDelay is an error.
+	MaxDelay time.Duration
+	// Codes are codes of an [*Error] after which a call is repeated as well: such as
+	// [CodeFunctionNotFound], while one worker takes over from another. An error with a code
+	// may come from a function that has run, or from a call that the function made: only
+	// idempotent functions should be called with codes. Default none.
+	Codes []string
+}
+
+// WithRetry repeats a call that has failed as p says. It replaces [WithCallRetry]. Default:
+// no repetition. A policy that makes no sense is an error of the call.
+func WithRetry(p RetryPolicy) CallOption {
+	return func(c *callConfig) (err error) {
+		c.retry, err = p.checked("WithRetry")
+		c.ownRetry = true
+		return err
+	}
+}
+
+// WithCallRetry repeats all calls of this client that fail as p says, those of the engine's
+// functions and of handlers included, unless [WithRetry] says otherwise for one. The calls that
+// the client makes for its own registrations are not repeated. Default: no repetition. A policy
+// that makes no sense is an error of [New].
+func WithCallRetry(p RetryPolicy) Option {
+	return clientOption(func(c *config) (err error) {
+		c.callRetry, err = p.checked("WithCallRetry")
+		return err
+	})
+}
+
+// checked returns p with its defaults filled in.
+func (p RetryPolicy) checked(option string) (*RetryPolicy, error) {
+	fail := func(format string, args ...any) (*RetryPolicy, error) {
+		return nil, fmt.Errorf("iii: "+option+": "+format, args...)
+	}
+	switch {
+	case p.MaxAttempts < 0:
+		return fail("MaxAttempts %d is negative", p.MaxAttempts)
+	case p.InitialDelay < 0:
+		return fail("InitialDelay %v is negative", p.InitialDelay)
+	case p.MaxDelay < 0:
+		return fail("MaxDelay %v is negative", p.MaxDelay)
+	case slices.ContainsFunc(p.Codes, func(code string) bool { return strings.TrimSpace(code) == "" }):
+		return fail("Codes has a blank one")
+	}
+	if p.MaxAttempts == 0 {
+		p.MaxAttempts = 3
+	}
+	if p.InitialDelay == 0 {
+		p.InitialDelay = 50 * time.Millisecond
+		if p.MaxDelay > 0 {
+			p.InitialDelay = min(p.InitialDelay, p.MaxDelay)
+		}
+	}
+	if p.MaxDelay == 0 {
+		p.MaxDelay = max(2*time.Second, p.InitialDelay)
+	}
+	if p.MaxDelay < p.InitialDelay {
+		return fail("MaxDelay %v is below InitialDelay %v", p.MaxDelay, p.InitialDelay)
+	}
+	p.Codes = slices.Clone(p.Codes)
+	return &p, nil
+}
+
+// delay is the longest wait after attempt n.
+func (p *RetryPolicy) delay(n int) time.Duration {
+	d := p.InitialDelay
+	for range n - 1 {
+		if d >= p.MaxDelay/2 {
+			return p.MaxDelay
+		}
+		d *= 2
+	}
+	return min(d, p.MaxDelay)
+}
+
+// retries reports whether a request that failed with err is repeated. answered says that it is
+// one whose answer counts.
+func (p *RetryPolicy) retries(err error, answered bool) bool {
+	var unsent *callError
+	if errors.As(err, &unsent) {
+		return !unsent.sent && !errors.Is(err, ErrClosed) && (errors.Is(err, ErrNotConnected) || errors.Is(err, ErrBufferFull))
+	}
+	var e *Error
+	if !answered || !errors.As(err, &e) {
+		return false
+	}
+	return SafeToRetry(err) || slices.Contains(p.Codes, e.Code)
+}
+
+// ownCallKey marks the contexts of calls that the client makes for itself.
+type ownCallKey struct{}
+
+func ownCalls(ctx context.Context) context.Context {
+	return context.WithValue(ctx, ownCallKey{}, true)
+}
+
+// repeat runs attempt until it succeeds or the policy of the call gives up.
+func (c *Client) repeat(ctx context.Context, verb, id string, opts []CallOption, attempt func(*callConfig) error) error {
+	cfg, err := c.callConfig(opts)
+	if err != nil {
+		return &callError{verb: verb, functionID: id, err: err}
+	}
+	if cfg.retry == nil || !cfg.ownRetry && ctx.Value(ownCallKey{}) != nil {
+		return attempt(cfg)
+	}
+	for n := 1; ; n++ {
+		err := attempt(cfg)
+		if err == nil || n >= cfg.retry.MaxAttempts || ctx.Err() != nil || !cfg.retry.retries(err, verb == verbCall) {
+			return err
+		}
+		delay := rand.N(cfg.retry.delay(n) + 1)
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= delay {
+			return err
+		}
+		c.log.LogAttrs(ctx, slog.LevelDebug, "iii: request is repeated", slog.String("function", id),
+			slog.Int("attempt", n), slog.Duration("delay", delay), slog.Any("error", err))
+		timer := time.NewTimer(delay)
+		select {
+		case <-timer.C:
+		case <-c.done: // the next attempt says so
+		case <-ctx.Done():
+			timer.Stop()
+			err = fmt.Errorf("%w, after %d attempts; the last one: %w", ctxError(ctx), n, trimmed(err))
+			return &callError{verb: verb, functionID: id, err: err, sent: !SafeToRetry(err)}
+		}
+		timer.Stop()
+	}
+}
+
+// Verbs of requests, in their errors.
+const (
+	verbCall    = "call"
+	verbSend    = "send"
+	verbEnqueue = "enqueue"
+)

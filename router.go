@@ -1,0 +1,209 @@
+package iii
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// RouterOptions says which requests below a prefix [Client.MountRouter] serves. The zero value
+// has the defaults.
+type RouterOptions struct {
+	// Methods are the methods that are served, in any case. Default: GET, POST, PUT, PATCH and
+	// DELETE. GET serves HEAD, too. OPTIONS, which the engine answers itself, is an error.
+	Methods []string
+	// Depth is how many segments a path may have below the prefix. Default 6; less than 0, and
+	// more than 25, is an error. A longer path is the engine's 404.
+	Depth int
+}
+
+// Router is what [Client.MountRouter] has mounted. The zero value is not usable. All methods may
+// be called from several goroutines at once.
+type Router struct{ f *Function }
+
+// Err returns why the engine does not serve the router: the *[RejectedError] of its function, as
+// [Function.Err] does, else the *[Error] of each refused route, joined. Nil means that none is
+// known.
+func (r *Router) Err() error {
+	if err := r.f.refused.Load(); err != nil {
+		return err
+	}
+	var refusals []error
+	for _, t := range r.f.routes {
+		if err := t.refused.Load(); err != nil && !slices.ContainsFunc(refusals, func(e error) bool { return e.Error() == err.Error() }) {
+			refusals = append(refusals, err)
+		}
+	}
+	return errors.Join(refusals...)
+}
+
+// Unregister takes the router back: all of its routes and its function. It waits neither for
+// the network nor for running handlers. Calling it twice is an error.
+func (r *Router) Unregister() error { return r.f.Unregister() }
+
+// MountRouter serves all requests below a path with one net/http handler, such as an
+// [http.ServeMux] or the router of a framework. The handler sees the whole path, prefix
+// included, as under http.Handle; responses, bodies and HEAD are those of [Client.MountHTTP].
+//
+// The engine delivers nothing of what a wildcard matches, so the router is a function,
+// "http::ROUTER" + prefix, with a route for each method and each number of segments up to
+// Depth, in which every segment is a parameter. They are registered together, or none of them,
+// and [Router.Unregister] takes all back. The limits:
+//
+//   - prefix and prefix + "/" both match; further below, a path with a slash at its end does not;
+//   - paths with more segments than Depth, and other methods, get the engine's 404 and 405: the
+//     handler does not see them;
+//   - a route of [HandleHTTP] or [Client.MountHTTP] with literal segments below the prefix goes
+//     before the router. One of the same shape as a route of the router, "/api/:id" for
+//     example, is rejected when it is registered by the same client, whichever comes second;
+//   - prefix has no parameters, and [WithTriggerID] is an error, since there are many triggers.
+func (c *Client) MountRouter(prefix string, h http.Handler, o RouterOptions, opts ...FunctionOption) (*Router, error) {
+	fail := func(err error) (*Router, error) {
+		return nil, fmt.Errorf("iii: router %q: %w", prefix, trimmed(err))
+	}
+	if h == nil {
+		return fail(errors.New("nil handler"))
+	}
+	base, err := routerPrefix(prefix)
+	if err != nil {
+		return fail(err)
+	}
+	paths, err := routerPaths(base, o.Depth)
+	if err != nil {
+		return fail(err)
+	}
+	methods, implied, err := routerMethods(o.Methods)
+	if err != nil {
+		return fail(err)
+	}
+	m := &mount{client: c, handler: h, router: true}
+	m.server = &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(c.log.Handler(), slog.LevelWarn)}
+	if base == "" {
+		base = "/"
+	}
+	f, cfg, err := c.newFunction("http::ROUTER"+base, handlerSpec{run: m.serve, web: true, unreadBody: true}, opts)
+	if err != nil {
+		return fail(err)
+	}
+	var options triggerOptions
+	for _, opt := range cfg.triggerOptions {
+		if err := opt(&options); err != nil {
+			return fail(err)
+		}
+	}
+	if options.id != "" {
+		return fail(errors.New("WithTriggerID: a router has a trigger for each method and depth"))
+	}
+	for _, method := range append(methods, implied...) {
+		for _, path := range paths {
+			t, err := c.newRouteTrigger(f, method, path, cfg.triggerOptions)
+			if err != nil {
+				return fail(err)
+			}
+			t.router = true
+			if slices.Contains(implied, method) && c.registry.hasRoute(t.route) {
+				continue // HEAD has a handler of its own there
+			}
+			f.routes = append(f.routes, t)
+		}
+	}
+	if err := c.registry.addFunction(f); err != nil {
+		return fail(err)
+	}
+	for i, t := range f.routes {
+		if err := c.registry.addTrigger(t); err != nil {
+			for _, t := range f.routes[:i] {
+				c.registry.removeTrigger(t)
+			}
+			c.registry.removeFunction(f)
+			return fail(err)
+		}
+	}
+	return &Router{f}, nil
+}
+
+// routerPrefix is a prefix as clients send it, without a slash at its end: "" is the root.
+func routerPrefix(prefix string) (string, error) {
+	if prefix == "" {
+		return "", errors.New(`the prefix is empty; "/" serves all paths`)
+	}
+	path, err := routePath(http.MethodGet, "/"+strings.TrimPrefix(prefix, "/"))
+	if err != nil {
+		return "", err
+	}
+	if strings.Contains(path, "/:") {
+		return "", errors.New("the prefix has a parameter; mount the path before it, and let the handler match the rest")
+	}
+	return strings.TrimRight(path, "/"), nil
+}
+
+// routerPaths lists the paths below a prefix. The name of a parameter depends on its place
+// alone, since the engine holds no two routes that differ in names.
+func routerPaths(base string, depth int) (paths []string, err error) {
+	switch {
+	case depth == 0:
+		depth = 6
+	case depth < 0:
+		return nil, fmt.Errorf("Depth %d is negative", depth)
+	}
+	const most = 25 // parameters in a path
+	if depth > most {
+		return nil, fmt.Errorf("Depth %d: the engine's router holds %d parameters", depth, most)
+	}
+	if base != "" {
+		paths = append(paths, base)
+	}
+	path, place := base, strings.Count(base, "/")
+	paths = append(paths, base+"/")
+	for range depth {
+		place++
+		path += fmt.Sprintf("/:p%d", place)
+		paths = append(paths, path)
+	}
+	return paths, nil
+}
+
+// routerMethods are the methods of a router, and HEAD if GET implies it.
+func routerMethods(given []string) (methods, implied []string, err error) {
+	if len(given) == 0 {
+		given = []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
+	}
+	for _, method := range given {
+		method = strings.ToUpper(method)
+		if strings.TrimSpace(method) == "" {
+			return nil, nil, errors.New("Methods has a blank one")
+		}
+		if _, err := routePath(method, "/"); err != nil {
+			return nil, nil, err
+		}
+		if !slices.Contains(methods, method) {
+			methods = append(methods, method)
+		}
+	}
+	if slices.Contains(methods, http.MethodGet) && !slices.Contains(methods, http.MethodHead) {
+		implied = []string{http.MethodHead}
+	}
+	return methods, implied, nil
+}
+
+// routeShape tells routes of one client apart as the engine does: by method and path, the
+// names of parameters apart.
+func routeShape(triggerType string, config []byte) string {
+	if triggerType != (HTTPTriggerConfig{}).TriggerType() {
+		return ""
+	}
+	method := strings.ToUpper(textMember(config, "http_method"))
+	if method == "" {
+		method = http.MethodGet
+	}
+	segments := strings.Split(strings.TrimPrefix(textMember(config, "api_path"), "/"), "/")
+	for i, segment := range segments {
+		if strings.HasPrefix(segment, ":") {
+			segments[i] = ":"
+		}
+	}
+	return method + " /" + strings.Join(segments, "/")
+}
