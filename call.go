@@ -23,14 +23,9 @@ type callConfig struct {
 }
 
 func (c *Client) callConfig(opts []CallOption) (*callConfig, error) {
-	cfg := &callConfig{timeout: c.cfg.callTimeout, retry: c.cfg.callRetry}
-	for _, opt := range opts {
-		if opt == nil {
-			return nil, errors.New("nil CallOption")
-		}
-		if err := opt(cfg); err != nil {
-			return nil, err
-		}
+	cfg := &callConfig{retry: c.cfg.callRetry}
+	if err := applyOptions(cfg, opts, callOption); err != nil {
+		return nil, err
 	}
 	return cfg, nil
 }

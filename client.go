@@ -17,13 +17,13 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// Version is the version of this module, which the engine is told.
+// Version is the version of this module, which the client reports to the engine.
 const Version = "0.1.0"
 
 // Client is a worker: one connection to the engine, kept up until it is closed.
-// It is made by [New]; the zero value is of no use. All methods may be called
-// from several goroutines at once, and from handlers, except that a handler
-// must not wait for [Client.Shutdown], which waits for handlers.
+// The zero value is not usable; use [New]. All methods are safe for concurrent use, also
+// from handlers, except that a handler must not wait for [Client.Shutdown], which waits
+// for handlers.
 type Client struct {
 	cfg      *config
 	name     string
@@ -224,12 +224,12 @@ func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended 
 	}
 }
 
-// fatalError is a failure that no further attempt can mend.
+// fatalError is a failure after which no further attempt is made.
 type fatalError struct{ error }
 
 func (e fatalError) Unwrap() error { return e.error }
 
-// nameHeldError is the refusal of a name that another worker has for the time being.
+// nameHeldError is the rejection of a name that another worker still has.
 type nameHeldError struct{ error }
 
 func (e nameHeldError) Unwrap() error { return e.error }
@@ -289,8 +289,8 @@ func (c *Client) keepConnected(ctx context.Context) error {
 	return public(redial.Run(ctx))
 }
 
-// warnOnce tells a program that has set no logger why its first connection fails. It does
-// so on the goroutine of the callbacks, since slog's default may be code of the program's.
+// warnOnce reports the first failure to connect to slog's default if no logger is set. It
+// does so on the goroutine of the callbacks, because the default handler may be user code.
 func (c *Client) warnOnce(err error) {
 	c.mu.Lock()
 	skip := c.cfg.loggerSet || c.wasReady || c.warned
@@ -455,7 +455,7 @@ func (c *Client) finish(reason error) {
 	close(c.done)
 }
 
-// awaitCallbacks gives users' code a moment to return.
+// awaitCallbacks gives user code a moment to return.
 func (c *Client) awaitCallbacks() {
 	handlers, providers, callbacks := c.dispatch.close(), c.bindings.close(), c.notify.wait()
 	timer := time.NewTimer(handlerGrace)
@@ -520,7 +520,7 @@ func (c *Client) Err() error {
 	return c.err
 }
 
-// setState changes the state and tells the listener. err is the reason.
+// setState changes the state and notifies the listener; err is the reason.
 func (c *Client) setState(s ConnectionState, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -533,24 +533,24 @@ func (c *Client) changeState(s ConnectionState, err error) {
 		return
 	}
 	c.state = s
-	c.tell(s, err)
+	c.notifyListener(s, err)
 }
 
-// tell queues a call of the state listener; c.mu is held, for the order.
-func (c *Client) tell(s ConnectionState, err error) {
+// notifyListener queues a call of the state listener; c.mu is held, for the order.
+func (c *Client) notifyListener(s ConnectionState, err error) {
 	if c.cfg.listener != nil {
 		c.notify.post(func() { c.cfg.listener(s, err) })
 	}
 }
 
-// report tells the listener of an error that changes no state.
-func (c *Client) report(err error) {
+// reportError passes an error that changes no state to the listener.
+func (c *Client) reportError(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tell(c.state, err)
+	c.notifyListener(c.state, err)
 }
 
-// ClientStats are counters since New, and sizes at the moment.
+// ClientStats holds counters since New, and current sizes.
 type ClientStats struct {
 	FramesSent      uint64 // messages written
 	FramesReceived  uint64 // messages read
@@ -574,7 +574,7 @@ type ClientStats struct {
 	FunctionsRefused int // functions that another worker holds at the moment ([Function.Err])
 }
 
-// Stats reads the counters, each by itself: they need not be of one moment.
+// Stats returns a snapshot of the counters, each of which is read separately.
 func (c *Client) Stats() ClientStats {
 	s := &c.out.stats
 	stats := ClientStats{

@@ -26,7 +26,7 @@ type link struct {
 	chosen     atomic.Pointer[dialect] // nil before the engine's hello
 	registerID invocationID
 	nameFirst  bool          // nothing is registered before this worker has its name
-	welcomed   chan struct{} // workerregistered has come
+	accepted   chan struct{} // workerregistered has come
 	registered chan error    // capacity 1: the answer to engine::workers::register
 	applied    chan struct{} // the engine has applied the registrations
 
@@ -53,7 +53,7 @@ func (c *Client) newLink(conn *wsconn.Conn) *link {
 		Conn:       conn,
 		client:     c,
 		registerID: newInvocationID(),
-		welcomed:   make(chan struct{}),
+		accepted:   make(chan struct{}),
 		registered: make(chan error, 1),
 		applied:    make(chan struct{}),
 	}

@@ -486,8 +486,8 @@ func WithLogger(l *slog.Logger) Option {
 	})
 }
 
-// WithMiddleware wraps every handler of this client; the first is outermost. Given
-// again, it adds to those before, inside of them. Default none.
+// WithMiddleware wraps every handler of this client; the first middleware is outermost.
+// Repeated use adds middleware inside the previous ones. Default none.
 func WithMiddleware(mw ...Middleware) Option {
 	return clientOption(func(c *config) error {
 		for i, m := range mw {
@@ -500,7 +500,7 @@ func WithMiddleware(mw ...Middleware) Option {
 	})
 }
 
-// WithStateListener is told each change of the connection's state, and why: the
+// WithStateListener sets a function that receives each change of the connection's state and its cause: the
 // error that ended a connection or the client (nil for an orderly end), a
 // function that the engine refused ([*RejectedError]), messages whose outcome is
 // unknown ([*LostSendsError]). Calls come in order, one after another, from one

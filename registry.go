@@ -42,6 +42,7 @@ type registry struct {
 	fences     uint64      // number of the latest fence, counted across links
 	fenceTimer *time.Timer // ends the link if the fence is not answered
 	held       []*Trigger  // not sent yet, in the order of the program
+	batch      []item      // what begin sends; nil except while it runs
 
 	// See takeover.go.
 	refusals  []*claim             // to be tried again
@@ -50,7 +51,7 @@ type registry struct {
 	sought    map[string]bool      // unlisted owners whose functions have been tried because of that
 	takenOver bool                 // something, since awaitOwners last asked
 	awaiting  bool                 // awaitOwners runs
-	wake      chan struct{}        // capacity 1: tend has something to do
+	wake      chan struct{}        // capacity 1: maintain has something to do
 }
 
 // replayPhase is how far the registrations of a link have come.
@@ -80,7 +81,8 @@ func (r *registry) begin(l *link, first ...item) {
 			t.former = nil
 		}
 	}
-	r.client.out.urgent(l, first...)
+	// All of it leaves together, as far as the size of a batch allows.
+	r.batch = append(make([]item, 0, len(first)+len(r.types)+len(r.functions)), first...)
 	for _, t := range r.types {
 		r.push(l.dialect().registerTriggerType(&t.spec))
 	}
@@ -88,6 +90,9 @@ func (r *registry) begin(l *link, first ...item) {
 		f.delay = 0
 		r.ask(&f.claim)
 	}
+	batch := r.batch
+	r.batch = nil
+	r.client.out.urgent(l, batch...)
 }
 
 // firstFence is the number of the first fence of the next link.
@@ -132,7 +137,11 @@ func (r *registry) end(l *link) {
 
 // push sends a message, which was checked to be encodable.
 func (r *registry) push(message any) {
-	r.client.out.urgent(r.link, r.client.item(message))
+	if it := r.client.item(message); r.batch != nil {
+		r.batch = append(r.batch, it)
+	} else {
+		r.client.out.urgent(r.link, it)
+	}
 }
 
 // ask sends a registration, which the next fence settles.
@@ -642,7 +651,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 		c.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: triggers that were registered before their function remain registered although it is refused",
 			slog.String("function", f.id), slog.Any("triggers", early))
 	}
-	c.report(err)
+	c.reportError(err)
 }
 
 // triggerRefused handles the rejection of a trigger by the engine or its provider. The same

@@ -23,12 +23,12 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) 
 	c.out.attach(l, c.registry.firstFence())
 	c.out.urgent(l, c.reattachments()...)
 	l.start(ctx)
-	wasReady = c.tend(l)
+	wasReady = c.maintain(l)
 	err = l.Wait()
 	c.registry.end(l)
 	if n := c.out.detach(l, err); n > 0 {
 		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", err)
-		c.report(&LostSendsError{Count: n, Err: err})
+		c.reportError(&LostSendsError{Count: n, Err: err})
 	}
 	c.mu.Lock()
 	c.features = nil
@@ -49,7 +49,7 @@ const maxIdentities = 16
 // dropped reports Sends that were held for a connection whose engine cannot be sent them.
 func (c *Client) dropped(n int, err error) {
 	c.log.Warn("iii: messages cannot be sent to this engine", "count", n, "error", err)
-	c.report(fmt.Errorf("iii: %d messages of Send were dropped: %w", n, err))
+	c.reportError(fmt.Errorf("iii: %d messages of Send were dropped: %w", n, err))
 }
 
 // reattachments are what a link says first: which connections it takes the place
@@ -66,10 +66,10 @@ func (c *Client) reattachments() (items []item) {
 	return items
 }
 
-// introduce sends the registration of this worker, and behind it what the worker has
+// registerWorker sends the registration of this worker, and behind it what the worker has
 // registered, unless the engine is likely to refuse the worker's name. It follows the engine's
 // greeting: without its identity a connection that has our name could not be replaced.
-func (c *Client) introduce(l *link) {
+func (c *Client) registerWorker(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
 	if err := encodeCall(b, &inv, c.metadata(l.dialect())); err != nil {
@@ -83,16 +83,16 @@ func (c *Client) introduce(l *link) {
 	c.registry.begin(l, item{buf: b})
 }
 
-// introduced continues when the engine has handled this worker's registration.
-func (c *Client) introduced(l *link) {
+// workerRegistered continues when the engine has handled this worker's registration.
+func (c *Client) workerRegistered(l *link) {
 	if c.registry.attached() != l {
 		c.registry.begin(l)
 	}
 	c.registry.settled(l)
 }
 
-// greeted notes who the engine says that l is.
-func (c *Client) greeted(l *link, m *WorkerRegisteredMessage) {
+// setIdentity notes the identity that the engine gave to l.
+func (c *Client) setIdentity(l *link, m *WorkerRegisteredMessage) {
 	c.mu.Lock()
 	c.workerID = m.WorkerID
 	c.features = append([]string{}, m.Features...)
@@ -103,7 +103,7 @@ func (c *Client) greeted(l *link, m *WorkerRegisteredMessage) {
 		c.identities = append(slices.Clone(others), identity{m.WorkerID, m.ReattachToken})
 	}
 	c.mu.Unlock()
-	l.welcome()
+	l.markAccepted()
 }
 
 // item is one of our own messages, which always encodes.
@@ -143,8 +143,8 @@ func (c *Client) metadata(d dialect) workerMetadata {
 	return m
 }
 
-// tend brings a link to readiness, and returns when it is dead.
-func (c *Client) tend(l *link) (wasReady bool) {
+// maintain brings a link to readiness, and returns when it is dead.
+func (c *Client) maintain(l *link) (wasReady bool) {
 	patience := time.NewTimer(registerTimeout)
 	defer patience.Stop()
 	takeover := time.NewTimer(time.Hour)
@@ -152,19 +152,19 @@ func (c *Client) tend(l *link) (wasReady bool) {
 	watch := time.NewTicker(typeWatchInterval)
 	defer watch.Stop()
 	var watching, unwatched atomic.Bool
-	introduced := false
-	welcomed, applied := l.welcomed, l.applied
+	requested := false
+	accepted, applied := l.accepted, l.applied
 	for {
 		select {
 		case <-l.Dead():
 			return wasReady
-		case <-welcomed:
+		case <-accepted:
 			// Authentication may have taken any time; from here on the engine
 			// answers what it is asked.
-			welcomed = nil
-			if !introduced {
-				introduced = true
-				c.introduce(l)
+			accepted = nil
+			if !requested {
+				requested = true
+				c.registerWorker(l)
 			}
 			patience.Reset(registerTimeout)
 		case err := <-l.registered:
@@ -173,7 +173,7 @@ func (c *Client) tend(l *link) (wasReady bool) {
 				return wasReady
 			}
 			patience.Stop()
-			c.introduced(l)
+			c.workerRegistered(l)
 		case <-applied:
 			// The engine handles frames in order: the pong to the ping behind the
 			// triggers says that it has applied all registrations, and has sent what
@@ -183,14 +183,14 @@ func (c *Client) tend(l *link) (wasReady bool) {
 			c.forgetOthers()
 			c.becomeReady(l)
 		case <-patience.C:
-			if !introduced { // it may never greet, or still authenticate
-				introduced = true
+			if !requested { // it may never greet, or still authenticate
+				requested = true
 				l.choose(dialectFor(nil))
-				c.introduce(l)
+				c.registerWorker(l)
 				continue
 			}
 			c.log.Warn("iii: the engine did not answer the registration of this worker; going on", "after", registerTimeout)
-			c.introduced(l)
+			c.workerRegistered(l)
 		case <-watch.C:
 			if applied == nil && !unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
 				l.Go(func() {
@@ -366,12 +366,12 @@ func (c *Client) receiveHello(l *link, b []byte) {
 		c.undecodable(err, len(b))
 		return
 	}
-	if !l.choose(dialectFor(m.Features)) && !l.isWelcome() && len(m.Features) > 0 {
+	if !l.choose(dialectFor(m.Features)) && !l.isAccepted() && len(m.Features) > 0 {
 		// The worker has been registered in the oldest dialect meanwhile.
 		l.Fail(errors.New("the engine's hello came too late; connecting again"))
 		return
 	}
-	c.greeted(l, &m)
+	c.setIdentity(l, &m)
 }
 
 // receiveError acts on an error frame: before the hello the engine refuses this worker, after
@@ -383,7 +383,7 @@ func (c *Client) receiveError(l *link, b []byte) {
 	switch {
 	case err != nil:
 		c.undecodable(err, len(b))
-	case !l.isWelcome():
+	case !l.isAccepted():
 		l.Fail(fatalError{refusal})
 	case m.Error.Code == CodeAuthError:
 		l.Fail(refusal) // the next connection shows whether it is meant for good
@@ -392,15 +392,15 @@ func (c *Client) receiveError(l *link, b []byte) {
 	}
 }
 
-// welcome notes workerregistered; only the read loop calls it.
-func (l *link) welcome() {
-	if !l.isWelcome() {
-		close(l.welcomed)
+// markAccepted notes workerregistered; only the read loop calls it.
+func (l *link) markAccepted() {
+	if !l.isAccepted() {
+		close(l.accepted)
 	}
 }
 
-// isWelcome reports whether the engine has accepted the connection.
-func (l *link) isWelcome() bool { return signal.IsClosed(l.welcomed) }
+// isAccepted reports whether the engine has accepted the connection.
+func (l *link) isAccepted() bool { return signal.IsClosed(l.accepted) }
 
 // rejected acts on a refused registration: a function is another worker's for now, or
 // the client ends.

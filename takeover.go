@@ -80,7 +80,7 @@ const (
 	refused
 )
 
-// wakeUp makes tend retry and await what is due.
+// wakeUp makes maintain retry and await what is due.
 func (r *registry) wakeUp() {
 	select {
 	case r.wake <- struct{}{}:
@@ -209,7 +209,7 @@ func (r *registry) accept(c *claim) (owner string, notice func()) {
 	f.owner, f.deadline = refusal.OwnerWorkerID, time.Now().Add(releaseTimeout)
 	return f.owner, func() {
 		r.client.log.Info("iii: function taken over", "function", f.id, "former_owner", refusal.OwnerWorkerID)
-		r.client.report(&TakeoverNotice{FunctionID: f.id, Namespace: refusal.Namespace, OwnerWorkerID: refusal.OwnerWorkerID})
+		r.client.reportError(&TakeoverNotice{FunctionID: f.id, Namespace: refusal.Namespace, OwnerWorkerID: refusal.OwnerWorkerID})
 	}
 }
 
