@@ -376,7 +376,7 @@ type LocalCalls struct {
 	Duration      time.Duration // of all of them
 
 	// Dropped counts the reports about observed calls that the worker dropped, by reason:
-	// BUFFER_FULL, TOO_LARGE or INACTIVE.
+	// BUFFER_FULL, TOO_LARGE or INACTIVE, and OTHER for what is none of them.
 	Dropped map[string]uint64
 }
 
@@ -404,6 +404,9 @@ func (e *Engine) LocalCalls() []LocalCalls {
 
 // localStats is what is kept of the reports about a function.
 type localStats struct{ LocalCalls }
+
+// dropReasons are those that workers are known to give.
+var dropReasons = []string{"BUFFER_FULL", "TOO_LARGE", "INACTIVE"}
 
 // maxLocalStats bounds the functions that statistics are kept for; later ones share the
 // entry of the function *.
@@ -436,7 +439,11 @@ func (t *observers) counted(w *worker, namespace string, m localStatsMessage) {
 	}
 	if m.DroppedReports != nil {
 		for _, d := range *m.DroppedReports {
-			of(d.FunctionID).Dropped[d.Reason] += d.Count
+			reason := d.Reason
+			if !slices.Contains(dropReasons, reason) {
+				reason = "OTHER"
+			}
+			of(d.FunctionID).Dropped[reason] += d.Count
 		}
 	}
 }
