@@ -33,6 +33,8 @@ type Client struct {
 	out      *outbox
 	registry *registry
 	dispatch *dispatcher
+	hosts    *hosting
+	reports  *reports
 	bindings *bindings
 	notify   *notifier
 
@@ -65,6 +67,7 @@ type Client struct {
 
 	closing             atomic.Bool // a Close frame has been sent: the end of the link is the end
 	received, malformed atomic.Uint64
+	localCalls          atomic.Uint64
 }
 
 // New makes a client for the engine at address: ws, wss, http or https; "" is
@@ -89,6 +92,8 @@ func New(address string, opts ...Option) (*Client, error) {
 	c.name, c.free = workerName(cfg.name)
 	c.named = cfg.name != "" || strings.TrimSpace(os.Getenv("III_WORKER_NAME")) != ""
 	c.registry = newRegistry(c)
+	c.hosts = &hosting{client: c}
+	c.reports = newReports(c)
 	c.dispatch = &dispatcher{limit: cfg.maxConcurrency, run: c.execute}
 	c.handlers, c.cancelHandlers = context.WithCancel(context.Background())
 	c.bindings = newBindings(c)
@@ -380,8 +385,12 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	err = c.dispatch.waitQuiet(ctx)
 	began := time.Now()
 	if err == nil && connecting {
+		err = c.flushReports(ctx)
+	}
+	if err == nil && connecting {
 		err = c.out.flush(ctx)
 	}
+	c.registry.leave()
 	if ctx.Err() == nil {
 		limit := telemetryAwayTimeout
 		if !c.out.attached() { // an engine that is away costs awayTimeout in all
@@ -402,6 +411,16 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 		c.log.Warn("iii: telemetry was not delivered", "error", telemetry)
 	}
 	return err, telemetry
+}
+
+// flushReports returns when the engine has been told of the local calls, as far as it can be.
+func (c *Client) flushReports(ctx context.Context) error {
+	select {
+	case <-c.reports.drain():
+		return nil
+	case <-ctx.Done():
+		return ctxError(ctx)
+	}
 }
 
 // Close ends the client at once: the contexts of running handlers are cancelled,
@@ -462,10 +481,12 @@ func (c *Client) finish(reason error) {
 
 // awaitCallbacks gives user code a moment to return.
 func (c *Client) awaitCallbacks() {
-	handlers, providers, callbacks := c.dispatch.close(), c.bindings.close(), c.notify.wait()
+	abandonLocal(c.dispatch.withdraw(), fmt.Errorf("%w: %w", ErrNotConnected, ErrClosed))
+	c.reports.close()
+	handlers, providers, callbacks, hooks := c.dispatch.close(), c.bindings.close(), c.notify.wait(), c.hosts.close()
 	timer := time.NewTimer(handlerGrace)
 	defer timer.Stop()
-	for handlers != nil || providers != nil || callbacks != nil {
+	for handlers != nil || providers != nil || callbacks != nil || hooks != nil {
 		select {
 		case <-handlers:
 			handlers = nil
@@ -473,6 +494,8 @@ func (c *Client) awaitCallbacks() {
 			providers = nil
 		case <-callbacks:
 			callbacks = nil
+		case <-hooks:
+			hooks = nil
 		case <-timer.C:
 			running, _ := c.dispatch.counts()
 			c.log.Warn("iii: the client closed before its handlers and callbacks returned", "handlers", running)
@@ -576,7 +599,9 @@ type ClientStats struct {
 	LateResults    uint64 // answers that no call waited for any more
 	Overloaded     uint64 // invocations refused because too many waited
 
-	HeldFramesDropped uint64 // messages about observers that were held for a connection and have not been sent
+	LocalCalls        uint64 // calls of this worker's own functions that ran in process
+	ReportsDropped    uint64 // local calls that observers asked for and the engine was not told of
+	HeldFramesDropped uint64 // calls, messages of Send and messages about observers that waited for a connection whose engine could not be sent them
 	FunctionsRefused  int    // functions that another worker holds at the moment ([Function.Err])
 }
 
@@ -593,8 +618,11 @@ func (c *Client) Stats() ClientStats {
 		LateResults:    s.lateResults.Load(),
 		Overloaded:     c.dispatch.overloaded.Load(),
 		FramesReceived: c.received.Load(),
+
+		LocalCalls:        c.localCalls.Load(),
+		ReportsDropped:    c.reports.total.Load(),
+		HeldFramesDropped: s.heldDropped.Load(),
 	}
-	stats.HeldFramesDropped = s.heldDropped.Load()
 	stats.FunctionsRefused = c.registry.refusedFunctions()
 	stats.CallsInFlight, stats.Buffered, stats.BufferedBytes = c.out.counts()
 	stats.HandlersRunning, stats.InvocationsQueued = c.dispatch.counts()

@@ -24,6 +24,9 @@ type dialect interface {
 	// observes reports whether the engine has observers.
 	observes() bool
 
+	// hooks reports whether the worker matches and delivers the calls of its functions.
+	hooks() bool
+
 	// checkCall returns why the engine cannot be sent a call of this size, or nil. The
 	// call then fails without having been sent.
 	checkCall(inv *invocation, size int) error
@@ -31,6 +34,20 @@ type dialect interface {
 	appendCall(p []byte, inv *invocation) []byte
 	// appendAnswer appends the envelope of an answer, up to its result or error.
 	appendAnswer(p, id []byte, functionID string) []byte
+	// tooLarge is the code of an answer in place of one that is too large to be sent.
+	tooLarge() string
+	// appendMatched and appendDelivered append to an answer what the hooks of its function say:
+	// the observers that the call is meant for, or that it is delivered.
+	appendMatched(p []byte, observers []*FunctionObserver) []byte
+	appendDelivered(p []byte) []byte
+
+	// observerAck is the answer to an observer that the engine has announced: err is nil if it
+	// is accepted.
+	observerAck(functionID, namespace, observerID string, revision uint64, err *ErrorBody) any
+	// appendReports appends the message that reports local calls, localStats is the one that
+	// counts them.
+	appendReports(p []byte, reports []*report) []byte
+	localStats(window time.Duration, calls []LocalFunctionStats, drops []DroppedReports) any
 
 	// answers reports whether the engine answers each registration of this kind. Otherwise it
 	// answers only to reject one, and a fence behind it tells when that has not happened. A
@@ -62,6 +79,12 @@ type functionSpec struct {
 	response    json.RawMessage
 	invocation  *HTTPInvocationConfig
 	adapter     bool // stands between an observer and the function of a trigger
+
+	// Of engines that know hooks; needsHooks is set if the function cannot do without.
+	args         json.RawMessage
+	private      bool
+	unobservable bool
+	needsHooks   bool
 }
 
 // triggerSpec is a trigger as the program wants it, in the terms of engines with triggers, or
@@ -132,7 +155,12 @@ type triggerDialect struct {
 	observe bool // the engine has observers, too
 }
 
+// newestDialect is the one that can say everything.
+var newestDialect = observeDialect{triggerDialect{observe: true}}
+
 func (d triggerDialect) observes() bool { return d.observe }
+
+func (triggerDialect) hooks() bool { return false }
 
 func (d triggerDialect) checkCall(inv *invocation, size int) error {
 	if inv.observerID != "" && !d.observe {
@@ -188,6 +216,24 @@ func (d triggerDialect) appendCall(p []byte, inv *invocation) []byte {
 	return p
 }
 
+func (triggerDialect) tooLarge() string { return CodeResultTooLarge }
+
+func (triggerDialect) appendMatched(p []byte, _ []*FunctionObserver) []byte { return p }
+
+func (triggerDialect) appendDelivered(p []byte) []byte { return p }
+
+func (triggerDialect) observerAck(functionID, namespace, observerID string, revision uint64, err *ErrorBody) any {
+	return ObserverAckMessage{FunctionID: functionID, Namespace: namespace, ID: observerID, Revision: revision, Error: err}
+}
+
+func (triggerDialect) appendReports(p []byte, reports []*report) []byte {
+	return appendReports(p, reports, false)
+}
+
+func (triggerDialect) localStats(window time.Duration, calls []LocalFunctionStats, drops []DroppedReports) any {
+	return LocalInvocationStatsMessage{WindowMs: uint64(window.Milliseconds()), Functions: calls, DroppedReports: drops}
+}
+
 func (triggerDialect) appendAnswer(p, id []byte, functionID string) []byte {
 	p = append(p, `{"type":"invocationresult","invocation_id":"`...)
 	p = append(p, id...)
@@ -204,6 +250,9 @@ func (d triggerDialect) answers(c *claim) bool {
 func (triggerDialect) registerFunction(f *functionSpec) (any, error) {
 	if f.adapter {
 		return nil, nil // the engine knows triggers
+	}
+	if f.needsHooks {
+		return nil, fmt.Errorf("arguments, privacy, refusal, matching and delivery of observers need an engine with %s: %w", FeatureObserveV2, errors.ErrUnsupported)
 	}
 	return RegisterFunctionMessage{ID: f.id, Description: f.description, Metadata: f.metadata,
 		RequestFormat: f.request, ResponseFormat: f.response, Invocation: f.invocation}, nil
@@ -272,6 +321,24 @@ func (d triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) 
 			return true, err
 		}
 		c.observerChanged(l, &m)
+	case messageObserverAdded:
+		if !d.observe {
+			return false, nil
+		}
+		var m ObserverAddedMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return true, err
+		}
+		c.observerAdded(l, &m)
+	case messageObserverRemoved:
+		if !d.observe {
+			return false, nil
+		}
+		var m ObserverRemovedMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return true, err
+		}
+		c.observerRemoved(l, &m)
 	case messageTriggerResult:
 		var m TriggerRegistrationResultMessage
 		if err := json.Unmarshal(b, &m); err != nil {
@@ -303,4 +370,53 @@ func (d triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) 
 		return false, nil
 	}
 	return true, nil
+}
+
+// appendReports appends the message that reports local calls. echo says that an output that
+// equals the input need not be repeated.
+func appendReports(p []byte, reports []*report, echo bool) []byte {
+	p = append(p, `{"type":"invocationsobserved","items":[`...)
+	for i, r := range reports {
+		if i > 0 {
+			p = append(p, ',')
+		}
+		p = append(p, `{"function_id":`...)
+		p = rawjson.AppendString(p, r.function.id)
+		p = append(p, `,"namespace":`...)
+		p = rawjson.AppendString(p, r.namespace)
+		p = append(p, `,"invocation_id":`...)
+		p = rawjson.AppendString(p, r.id)
+		p = append(p, `,"matched":`...)
+		p = appendIDs(p, r.matched)
+		p = append(p, `,"status":`...)
+		p = rawjson.AppendString(p, r.status)
+		output := r.output
+		if r.echoes && !echo {
+			output = r.input
+		}
+		for _, part := range []struct {
+			key   string
+			value json.RawMessage
+		}{{`,"input":`, r.input}, {`,"output":`, output}, {`,"error":`, r.err}, {`,"caller":`, r.caller}, {`,"metadata":`, r.metadata}} {
+			if part.value != nil {
+				p = append(append(p, part.key...), part.value...)
+			}
+		}
+		if r.echoes && echo {
+			p = append(p, `,"output_is_input":true`...)
+		}
+		p = append(p, `,"started_at_ms":`...)
+		p = strconv.AppendInt(p, r.started.UnixMilli(), 10)
+		p = append(p, `,"duration_ms":`...)
+		p = strconv.AppendFloat(p, float64(r.duration)/float64(time.Millisecond), 'f', -1, 64)
+		p = append(p, `,"observe_depth":`...)
+		p = strconv.AppendUint(p, uint64(r.depth), 10)
+		for _, part := range []struct{ key, value string }{{`,"traceparent":`, r.traceparent}, {`,"baggage":`, r.baggage}} {
+			if part.value != "" {
+				p = rawjson.AppendString(append(p, part.key...), part.value)
+			}
+		}
+		p = append(p, '}')
+	}
+	return append(p, ']', '}')
 }

@@ -3,6 +3,8 @@ package iii
 import (
 	"errors"
 	"time"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // observeDialect is spoken by engines since 0.26: observers stand for triggers.
@@ -12,13 +14,6 @@ type observeDialect struct{ triggerDialect }
 func (observeDialect) answers(*claim) bool { return true }
 
 var errNoObservers = errors.New("the engine does not support observers (no observe.v1 in its features); upgrade it to 0.25 or later")
-
-func (d observeDialect) registerFunction(f *functionSpec) (any, error) {
-	if f.adapter { // the engine calls it for the observers of this worker, nobody else does
-		return RegisterFunctionMessage{ID: f.id, Private: true, Observable: new(false)}, nil
-	}
-	return d.triggerDialect.registerFunction(f)
-}
 
 func (observeDialect) unregisterFunction(f *functionSpec) any {
 	return UnregisterFunctionMessage{ID: f.id}
@@ -54,4 +49,43 @@ func observeMessage(t *triggerSpec) ObserveMessage {
 		m.ExpiresInMs = new(uint64((left + time.Millisecond - 1) / time.Millisecond))
 	}
 	return m
+}
+
+func (observeDialect) hooks() bool { return true }
+
+func (observeDialect) tooLarge() string { return CodePayloadTooLarge }
+
+func (observeDialect) registerFunction(f *functionSpec) (any, error) {
+	if f.adapter { // the engine calls it for the observers of this worker, nobody else does
+		return RegisterFunctionMessage{ID: f.id, Private: true, Observable: new(false)}, nil
+	}
+	m := RegisterFunctionMessage{ID: f.id, Description: f.description, Metadata: f.metadata, RequestFormat: f.request,
+		ResponseFormat: f.response, Invocation: f.invocation, ArgsFormat: f.args, Private: f.private}
+	if f.unobservable {
+		m.Observable = new(bool)
+	}
+	return m, nil
+}
+
+func (observeDialect) appendMatched(p []byte, observers []*FunctionObserver) []byte {
+	p = append(p, `,"matched":`...)
+	return appendIDs(p, observers)
+}
+
+func (observeDialect) appendDelivered(p []byte) []byte { return append(p, `,"delivered":true`...) }
+
+func (observeDialect) appendReports(p []byte, reports []*report) []byte {
+	return appendReports(p, reports, true)
+}
+
+// appendIDs appends the list of the observers' ids.
+func appendIDs(p []byte, observers []*FunctionObserver) []byte {
+	p = append(p, '[')
+	for i, o := range observers {
+		if i > 0 {
+			p = append(p, ',')
+		}
+		p = rawjson.AppendString(p, o.ID)
+	}
+	return append(p, ']')
 }

@@ -87,6 +87,23 @@ const (
 	CodeHandlerTimeout = "handler_timeout"
 	// CodeResultTooLarge: the handler has returned more than fits in a message.
 	CodeResultTooLarge = "result_too_large"
+	// CodePayloadTooLarge is CodeResultTooLarge on an engine with [FeatureObserveV2].
+	CodePayloadTooLarge = "payload_too_large"
+	// CodeTimeout: a call that a Deliver hook made did not return in time.
+	CodeTimeout = "TIMEOUT"
+	// CodeObserveRejected: an Added hook refused an observer without a code.
+	CodeObserveRejected = "OBSERVE_REJECTED"
+	// CodeOwnerTimeout: the Added hooks for an observer took longer than 30 s.
+	CodeOwnerTimeout = "OWNER_TIMEOUT"
+	// CodeObserverNotActive: a call through an observer that is not active.
+	CodeObserverNotActive = "OBSERVER_NOT_ACTIVE"
+	// CodeInvalidArgs: the arguments of an observer do not have the form that the function asks
+	// for.
+	CodeInvalidArgs = "INVALID_ARGS"
+	// CodeInvalidFilter: the filters of an observer do not parse.
+	CodeInvalidFilter = "INVALID_FILTER"
+	// CodeLimitExceeded: a function has too many observers.
+	CodeLimitExceeded = "LIMIT_EXCEEDED"
 	// CodeTriggerTypeNotFound: the worker does not provide the trigger type.
 	CodeTriggerTypeNotFound = "trigger_type_not_found"
 	// CodeTriggerRegistrationFailed: the engine, or the provider of its type, refused a trigger.
@@ -332,6 +349,11 @@ func (e *RejectedError) Error() string {
 		s += ", owned by worker " + e.OwnerWorkerID
 	}
 	return s
+}
+
+// Is reports whether target is errors.ErrUnsupported and the engine cannot host the function.
+func (e *RejectedError) Is(target error) bool {
+	return e.Code == CodeUnsupported && target == errors.ErrUnsupported
 }
 
 // AuthError is the engine's refusal to let this worker in. It ends the client.

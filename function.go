@@ -50,6 +50,12 @@ type Function struct {
 	web      bool          // it serves HTTP requests: its results are responses
 	timeout  time.Duration // of its handler; 0 is none
 
+	hooks     ObserverHooks
+	remote    bool // it is never run in process
+	quiet     bool // it is no fault if an engine cannot host it
+	observers observerSet
+	local     localStats
+
 	claim
 	refused atomic.Pointer[RejectedError]
 	route   *Trigger                // registered with the function and taken back with it
@@ -123,6 +129,11 @@ type functionConfig struct {
 	response    json.RawMessage
 	schemas     bool // set by the user, even if both are nil
 
+	args           json.RawMessage
+	private        bool
+	unobservable   bool
+	remote         bool
+	hooks          ObserverHooks
 	middleware     []Middleware
 	timeout        time.Duration
 	triggerOptions []TriggerOption
@@ -280,7 +291,11 @@ func rawOf(v any) (json.RawMessage, error) {
 // every connection, one that the engine cannot read would be dropped. The dialects differ in
 // a few keys, which makes no difference to either.
 func checkRegistration(c *claim) error {
-	m, err := c.register(triggerDialect{observe: true})
+	var d dialect = triggerDialect{observe: true}
+	if c.function != nil {
+		d = newestDialect
+	}
+	m, err := c.register(d)
 	if err != nil {
 		return err
 	}
@@ -465,7 +480,8 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 	if err := spec.addValidation(cfg); err != nil {
 		return fail(err)
 	}
-	f := &Function{client: c, id: id, handler: spec.run, spanName: "execute " + id, untraced: spec.invocation != nil, web: spec.web, timeout: cfg.timeout}
+	f := &Function{client: c, id: id, handler: spec.run, spanName: "execute " + id, untraced: spec.invocation != nil, web: spec.web, timeout: cfg.timeout,
+		hooks: cfg.hooks, remote: cfg.remote}
 	for i, mw := range slices.Backward(cfg.middleware) {
 		if f.handler = mw(f.handler); f.handler == nil {
 			return fail(fmt.Errorf("function middleware %d returned nil", i))
@@ -480,7 +496,9 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 		f.handler = c.answerErrors(id, f.handler)
 	}
 	f.claim = claim{function: f}
-	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: spec.invocation}
+	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: spec.invocation,
+		args: cfg.args, private: cfg.private, unobservable: cfg.unobservable,
+		needsHooks: cfg.args != nil || cfg.private || cfg.unobservable || cfg.hooks.answer()}
 	if err := checkRegistration(&f.claim); err != nil {
 		return fail(err)
 	}
@@ -603,28 +621,21 @@ func (l *handlerLimit) handlerReturned() (late bool) {
 	return l.late
 }
 
-// timeoutAnswer is the message in place of a handler that has run for too long, and what it
-// says; nil if no answer is wanted.
-func (c *invocationContext) timeoutAnswer() (answer *buffer, failure *Error) {
+// timeoutOutcome is what an invocation is answered with whose handler has run for too long: a
+// result, or the failure if failed is set. The failure is that of the handler in either case.
+func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed bool) {
 	f := c.in.function
 	failure = &Error{Code: CodeHandlerTimeout, Message: fmt.Sprintf("the handler has not returned within %v", f.timeout)}
 	c.limit.mu.Lock()
 	stream := c.limit.stream
 	c.limit.mu.Unlock()
-	begun := stream != nil && stream.timeOut(failure)
-	if len(c.in.id) == 0 {
-		return nil, failure
-	}
-	answer = newBuffer()
-	switch {
+	switch begun := stream != nil && stream.timeOut(failure); {
 	case begun:
-		_ = c.in.origin.encodeResult(answer, c.in, nil)
+		return nil, failure, false
 	case f.web:
-		_ = c.in.origin.encodeResult(answer, c.in, errorResponse(http.StatusGatewayTimeout, failure.Code, failure.Message))
-	default:
-		c.in.origin.encodeError(answer, c.in, failure.Code, failure.Message, "")
+		return errorResponse(http.StatusGatewayTimeout, failure.Code, failure.Message), failure, false
 	}
-	return answer, failure
+	return nil, failure, true
 }
 
 // answersOverStream tells the limit of an invocation that its answer goes over a stream.
@@ -660,8 +671,8 @@ func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 	if !ok {
 		return Invocation{}, false
 	}
-	inv = Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: callerOf(c.in.data), Metadata: c.in.metadata, ObserveDepth: c.in.depth}
-	inv.Caller = optional[Caller](c.in.caller)
+	inv = Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: c.in.callerWorkerID(), Metadata: c.in.metadata, ObserveDepth: c.in.depth}
+	inv.Caller = optional[Caller](c.in.callerJSON(c.client))
 	inv.Activation = optional[Activation](c.in.activation)
 	if c.in.activation == nil && inv.Caller != nil && inv.CallerWorkerID == "" { // the payload is no object
 		inv.CallerWorkerID = inv.Caller.WorkerID
@@ -676,6 +687,14 @@ func optional[T any](raw json.RawMessage) *T {
 		return nil
 	}
 	return v
+}
+
+// callerWorkerID is the worker that has made the call.
+func (in *incoming) callerWorkerID() string {
+	if in.local {
+		return in.function.client.WorkerID()
+	}
+	return callerOf(in.data)
 }
 
 // callerOf finds the key that the engine adds to object payloads.

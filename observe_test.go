@@ -67,8 +67,8 @@ func observerState(id, state, code string) string {
 	return fmt.Sprintf(`{"type":"observerstatechanged","id":%q,"state":%q,"fires":3,"reason":{"code":%q,"message":"why"}}`, id, state, code)
 }
 
-// hosting answers observers as the engine does if their host accepts them.
-func hosting(c *peerConn, m *peerMessage) bool {
+// hostsObservers answers observers as the engine does if their host accepts them.
+func hostsObservers(c *peerConn, m *peerMessage) bool {
 	switch m.Type {
 	case "observe":
 		c.send(observeResult(m.ID, "pending"))
@@ -145,7 +145,7 @@ func TestObserveSendsWhatTheProgramHasSet(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hosting)})
+				p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hostsObservers)})
 				c := p.client(test.client...)
 				if _, err := c.Observe(test.source, test.target, append(test.opts, WithObserverID("o"))...); err != nil {
 					t.Fatal(err)
@@ -218,7 +218,7 @@ func TestObserveRefusesWhatIsWrongHere(t *testing.T) {
 
 func TestObserverIDIsTakenOnceUntilItIsDisposed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hosting)})
+		p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hostsObservers)})
 		c := p.client()
 		first := mustObserve(t, c, "t", WithObserverID("o"))
 		if _, err := c.Trigger("t", StateTriggerConfig{}, WithTriggerID("trigger")); err != nil {
@@ -354,7 +354,7 @@ func TestEngineDisposesOfAnObserver(t *testing.T) {
 	for _, code := range []string{"EXPIRED", "MAX_FIRES", "OBSERVER_DISCONNECTED", ""} {
 		t.Run(code, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(hosting)})
+				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(hostsObservers)})
 				c := p.connected()
 				type change struct {
 					State ObserverState
@@ -434,7 +434,7 @@ func TestRefusedObserverKeepsItsIDAndIsNotReplayed(t *testing.T) {
 				c.send(observeRefused("o", "INVALID_ARGS"))
 				return true
 			}
-			return hosting(c, m)
+			return hostsObservers(c, m)
 		})})
 		c := p.client()
 		o := mustObserve(t, c, "t", WithObserverID("o"))
@@ -476,7 +476,7 @@ func TestObserverInErrorByAStateChangeIsUnobservedAndReplayed(t *testing.T) {
 				c.send(observerState(m.ID, "error", "HARBOUR_UNKNOWN"))
 				return true
 			}
-			return hosting(c, m)
+			return hostsObservers(c, m)
 		})})
 		c := p.connected()
 		o := mustObserve(t, c, "t", WithObserverID("o"))
@@ -500,7 +500,7 @@ func TestObserversAreReplayedInOrderBehindFunctionsAndUnobserves(t *testing.T) {
 	for name, g := range map[string]generation{"v1": withV1, "v2": withV2} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPeer(t, script{greet: greetAs(g), message: accepting(hosting)})
+				p := newPeer(t, script{greet: greetAs(g), message: accepting(hostsObservers)})
 				c := p.client()
 				mustHandle(t, c, "f")
 				var list []*Observer
@@ -542,7 +542,7 @@ func TestObserversAreReplayedInOrderBehindFunctionsAndUnobserves(t *testing.T) {
 
 func TestObserverFollowsTheGenerationsOfTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPeer(t, script{greet: greetAs(withoutObservers, withV1, nil, withV2), message: accepting(hosting)})
+		p := newPeer(t, script{greet: greetAs(withoutObservers, withV1, nil, withV2), message: accepting(hostsObservers)})
 		c := p.client()
 		before := mustObserve(t, c, "t", WithObserverID("before"))
 		if before.State() != ObserverStatePending || before.Err() != nil {
@@ -603,7 +603,7 @@ func TestObserverIsHeldWithItsFunction(t *testing.T) {
 						c.send(`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":"f","owner_worker_id":"w"}`)
 						return true
 					}
-					return hosting(c, m)
+					return hostsObservers(c, m)
 				}), call: noWorkers})
 				c := p.client()
 				f := mustHandle(t, c, "f")
@@ -636,7 +636,7 @@ func noWorkers(*peerConn, *peerMessage) string { return `{"workers":[],"register
 
 func TestObserverEndsWithTheClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hosting)})
+		p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hostsObservers)})
 		c := p.client()
 		mustHandle(t, c, "f")
 		o := mustObserve(t, c, "f", WithObserverID("o"))
@@ -760,7 +760,7 @@ func TestFunctionTakenBackBeforeItsAnswerHoldsNothingUp(t *testing.T) {
 
 func TestExpiryCountsFromTheFirstTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hosting)})
+		p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hostsObservers)})
 		c := p.connected()
 		o := mustObserve(t, c, "t", WithExpiry(time.Minute))
 		if err := o.Ready(t.Context()); err != nil {
@@ -785,7 +785,7 @@ func TestExpiryCountsFromTheFirstTime(t *testing.T) {
 
 func TestInvocationTellsCallerAndActivation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(hosting)})
+		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(hostsObservers)})
 		c := p.client()
 		got := make(chan Invocation, 1)
 		if _, err := c.HandleFunc("f", func(ctx context.Context, _ json.RawMessage) (any, error) {

@@ -110,6 +110,8 @@ type config struct {
 	telemetry  *Telemetry
 	middleware []Middleware
 	listener   func(ConnectionState, error)
+
+	observerHooks ObserverHooks
 }
 
 func newConfig(address string, opts []Option) (*config, error) {

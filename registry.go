@@ -44,6 +44,7 @@ type registry struct {
 	fenceTimer *time.Timer // ends the link if the fence is not answered
 	held       []*Trigger  // not sent yet, in the order of the program
 	batch      []item      // what begin sends; nil except while it runs
+	parting    []*Function // to be taken back at the end of a drain
 
 	// See observe.go.
 	observeFrames map[string][]*observeFrame // of the current link, by the id of the observer
@@ -115,7 +116,11 @@ func (r *registry) begin(l *link, first ...item) {
 	for _, t := range r.held {
 		r.adapt(t, false)
 	}
+	observes := l.dialect().observes()
 	for _, f := range r.functions {
+		if !observes {
+			r.client.hosts.release(f)
+		}
 		f.delay = 0
 		r.ask(&f.claim)
 	}
@@ -156,7 +161,7 @@ func (r *registry) end(l *link) {
 	if r.fenceTimer != nil {
 		r.fenceTimer.Stop()
 	}
-	for _, f := range r.functions {
+	for _, f := range slices.Concat(r.functions, r.parting) {
 		f.standing, f.queued = unasked, false
 	}
 	for _, t := range r.triggers {
@@ -208,10 +213,13 @@ func (r *registry) takeBack(c *claim) {
 // unsupported records that the engine cannot be told c.
 func (r *registry) unsupported(c *claim, err error) {
 	c.standing, c.fence = refused, r.fences+1
+	if c.function != nil {
+		r.client.hosts.release(c.function)
+	}
 	refusal := &Error{Code: CodeUnsupported, Message: err.Error()}
 	if f := c.function; f != nil {
 		rejection := &RejectedError{Code: CodeUnsupported, FunctionID: f.id, Namespace: cmp.Or(r.client.cfg.namespace, defaultNamespace)}
-		if f.refused.Swap(rejection) == nil {
+		if f.refused.Swap(rejection) == nil && !f.quiet {
 			r.client.notify.post(func() {
 				r.client.log.Warn("iii: the engine cannot host this function", "function", f.id, "error", err)
 			})
@@ -474,6 +482,7 @@ func (r *registry) dropFunction(f *Function) bool {
 		}
 	}
 	r.forsake(f)
+	r.client.hosts.release(f)
 	r.sendDue()
 	if len(r.unfenced) > 0 {
 		r.fence()
@@ -633,6 +642,13 @@ func (r *registry) function(id []byte) *Function {
 	return r.functionByID[string(id)]
 }
 
+// functionNamed finds a handler by its id.
+func (r *registry) functionNamed(id string) *Function {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.functionByID[id]
+}
+
 // rejectedFunction finds the function that a rejection names, with or without the prefix
 // that access control adds to its id. The engine answers in order, so it is a function that
 // the next pong would settle, though it may have been unregistered meanwhile.
@@ -667,7 +683,7 @@ func (r *registry) refusedFunctions() (n int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, f := range r.functions {
-		if f.refused.Load() != nil {
+		if err := f.refused.Load(); err != nil && err.OwnerWorkerID != "" {
 			n++
 		}
 	}
@@ -694,10 +710,9 @@ func (r *registry) withdraw(reason error) {
 			t.observer.change(ObserverStateDisposed, nil)
 		}
 	}
-	for _, f := range r.functions {
-		if f.standing == asked || f.standing == accepted {
-			r.takeBack(&f.claim)
-		}
+	r.parting = r.functions
+	if r.link == nil || !r.link.dialect().hooks() {
+		r.part()
 	}
 	r.types, r.functions, r.triggers, r.held = nil, nil, nil, nil
 	r.unfenced, r.fenced, r.refusals = nil, nil, nil
@@ -706,15 +721,65 @@ func (r *registry) withdraw(reason error) {
 	}
 }
 
+// leave takes the functions back that withdraw has left registered: those of an engine that
+// takes no reports about others. New invocations of them are rejected meanwhile.
+func (r *registry) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.part()
+}
+
+func (r *registry) part() {
+	for _, f := range r.parting {
+		if f.standing == asked || f.standing == accepted {
+			r.takeBack(&f.claim)
+		}
+	}
+	r.parting = nil
+}
+
 // functionAccepted handles the engine's confirmation of a function.
 func (c *Client) functionAccepted(l *link, m *FunctionRegisteredMessage) {
+	views := make([]observerView, len(m.Observers))
+	for i, v := range m.Observers {
+		views[i] = compileView(v)
+	}
 	r := c.registry
 	r.mu.Lock()
-	if f := r.functionByID[m.ID]; r.link == l && f != nil {
+	if f := r.hosted(l, m.ID); f != nil {
+		c.hosts.confirm(l, f, m, views)
 		r.answered(&f.claim)
 	}
 	r.mu.Unlock()
 	r.confirm(l)
+}
+
+// hosted returns the function that the engine says something about over l; nil if it is not
+// registered there.
+func (r *registry) hosted(l *link, id string) *Function {
+	if f := r.functionByID[id]; f != nil && r.link == l && (f.standing == asked || f.standing == accepted) {
+		return f
+	}
+	return nil
+}
+
+// observerAdded handles the engine's announcement of an observer.
+func (c *Client) observerAdded(l *link, m *ObserverAddedMessage) {
+	v := compileView(m.Observer)
+	c.registry.mu.Lock()
+	defer c.registry.mu.Unlock()
+	if f := c.registry.hosted(l, m.FunctionID); f != nil {
+		c.hosts.announce(l, f, &v, m.Revision)
+	}
+}
+
+// observerRemoved handles the engine's word that an observer is gone.
+func (c *Client) observerRemoved(l *link, m *ObserverRemovedMessage) {
+	c.registry.mu.Lock()
+	defer c.registry.mu.Unlock()
+	if f := c.registry.hosted(l, m.FunctionID); f != nil {
+		c.hosts.withdraw(l, f, m.ID, m.Revision)
+	}
 }
 
 // functionRefused handles the engine's rejection of a function. It is logged and reported
@@ -733,6 +798,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 		r.answered(&f.claim)
 		told = f.refused.Swap(err) != nil || !r.has(&f.claim)
 		f.standing, f.deadline = refused, time.Time{}
+		c.hosts.release(f)
 		if !told {
 			for _, t := range r.triggers {
 				if t.sent && r.target(t) == f {

@@ -493,7 +493,7 @@ func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	t := in.trigger
 	answer := func(result any, err error) bool {
 		if len(in.id) > 0 {
-			if b, _ := c.encodeAnswer(ctx, in, result, err); b != nil {
+			if b, _ := c.encodeAnswer(ctx, in, in.origin, result, err); b != nil {
 				in.origin.reply(b)
 			}
 		}

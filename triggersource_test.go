@@ -166,7 +166,7 @@ func TestTriggersAreObserversOnEnginesWithoutTriggers(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(hosting)})
+				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(hostsObservers)})
 				c := p.client(test.client...)
 				payloads := make(chan string, 1)
 				if _, err := c.HandleFunc("f", func(ctx context.Context, payload json.RawMessage) (any, error) {
@@ -227,7 +227,7 @@ func TestTriggersAreObserversOnEnginesWithoutTriggers(t *testing.T) {
 
 func TestTriggerThatCannotBeAnObserverSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPeer(t, script{greet: greetAs(withV2, withoutObservers, withV1), message: accepting(hosting)})
+		p := newPeer(t, script{greet: greetAs(withV2, withoutObservers, withV1), message: accepting(hostsObservers)})
 		c := p.client()
 		mustHandle(t, c, "f")
 		told := make(chan error, 10)
@@ -302,7 +302,7 @@ func TestConditionIsAskedBeforeTheHandlerRuns(t *testing.T) {
 						}
 						return true
 					}
-					return hosting(c, m)
+					return hostsObservers(c, m)
 				})})
 				// One handler at a time: the condition needs no place of its own.
 				c := p.client(WithMaxConcurrency(1))
@@ -339,7 +339,7 @@ func TestConditionIsAskedBeforeTheHandlerRuns(t *testing.T) {
 
 func TestCronTickIsSkippedWhileTheHandlerRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(hosting)})
+		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(hostsObservers)})
 		c := p.client()
 		release := make(chan bool)
 		if _, err := c.HandleFunc("f", func(context.Context, json.RawMessage) (any, error) {
@@ -393,7 +393,7 @@ func TestForeignTargetsAreCalledThroughAnAdapterWhereNeeded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPeer(t, script{greet: greetAs(withV2, withV1), message: accepting(hosting), call: func(_ *peerConn, m *peerMessage) string {
+				p := newPeer(t, script{greet: greetAs(withV2, withV1), message: accepting(hostsObservers), call: func(_ *peerConn, m *peerMessage) string {
 					return `{"of":"` + m.FunctionID + `"}`
 				}})
 				c := p.client()
@@ -485,7 +485,7 @@ func TestContestedTriggersAreTriedAgain(t *testing.T) {
 						}
 						return true
 					}
-					return hosting(c, m)
+					return hostsObservers(c, m)
 				})})
 				c := p.client()
 				mustHandle(t, c, "f")
@@ -590,7 +590,7 @@ func TestSubscribersOfDurableTopicsHaveStableIDs(t *testing.T) {
 			}
 			return list
 		}
-		newEngine := func() *peer { return newPeer(t, script{greet: greetAs(withV2), message: accepting(hosting)}) }
+		newEngine := func() *peer { return newPeer(t, script{greet: greetAs(withV2), message: accepting(hostsObservers)}) }
 		want := []string{"subscriber/w/shop/f%2Fg/orders", "subscriber/w/shop/f%2Fg/orders#2", "subscriber/w/shop/f%2Fg/a%20b", "mine"}
 		for range 2 {
 			if diff := cmp.Diff(want, ids(newEngine(), WithName("w"), WithNamespace("shop"))); diff != "" {
@@ -630,7 +630,7 @@ func (b *syncBuffer) String() string {
 func TestTriggersAreReplayedInTheFormOfTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		generations := []generation{withoutObservers, withV1, withV2, withoutObservers, withV2, withV1}
-		p := newPeer(t, script{greet: greetAs(generations...), message: accepting(hosting)})
+		p := newPeer(t, script{greet: greetAs(generations...), message: accepting(hostsObservers)})
 		c := p.client()
 		mustHandle(t, c, "f")
 		mustTrigger(t, c, "f", "a")
@@ -674,7 +674,7 @@ func TestTriggersAreHeldWithTheirFunctionOnEnginesWithObservers(t *testing.T) {
 				c.fail(m, "function_not_found", "no")
 				return true
 			}
-			return hosting(c, m)
+			return hostsObservers(c, m)
 		}), call: func(_ *peerConn, m *peerMessage) string {
 			mu.Lock()
 			defer mu.Unlock()
