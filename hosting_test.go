@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -753,17 +754,7 @@ func BenchmarkAddObservers(b *testing.B) {
 			Filters: JSONValue(fmt.Sprintf(`{"input.customer":{"$eq":"c%d"}}`, i))})
 	}
 	for b.Loop() {
-		c, err := New("ws://127.0.0.1:1")
-		if err != nil {
-			b.Fatal(err)
-		}
-		f, err := c.HandleFunc("f", echo)
-		if err != nil {
-			b.Fatal(err)
-		}
-		l := &link{client: c}
-		l.choose(observeDialect{})
-		f.observers.confirmed.Store(l)
+		c, l, f := hostedFunction(b)
 		for i := range views {
 			c.hosts.announce(l, f, &views[i], uint64(i+1))
 		}
@@ -772,4 +763,154 @@ func BenchmarkAddObservers(b *testing.B) {
 		}
 		_ = c.Close()
 	}
+}
+
+// A hook that ends its goroutine, and one that waits for its context, hold nothing up.
+func TestHooksThatDoNotReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{})
+		c := p.client()
+		ended := make(chan error, 2)
+		f := hostFunc(t, c, "f", echo, WithObserverHooks(ObserverHooks{
+			Added: func(ctx context.Context, o *FunctionObserver) error {
+				switch o.ID {
+				case "exits":
+					runtime.Goexit()
+				case "waits":
+					<-ctx.Done()
+					ended <- ctx.Err()
+					return ctx.Err()
+				}
+				return nil
+			},
+			Removed: func(ctx context.Context, o *FunctionObserver) { runtime.Goexit() },
+		}))
+		connectHost(t, c)
+		conn := p.conn(0)
+		conn.added("f", 11, view("exits", `{}`))
+		conn.added("f", 12, view("a", `{}`))
+		synctest.Wait()
+		conn.removed("f", 13, "a")
+		conn.added("f", 14, view("b", `{}`))
+		synctest.Wait()
+		same(t, "acks", p.acks(0), []string{"exits@11 OBSERVE_REJECTED: the hook ended its goroutine", "a@12", "b@14"})
+		conn.added("f", 15, view("waits", `{}`))
+		synctest.Wait()
+		accepted := make(chan error, 1)
+		go func() { accepted <- f.client.hosts.held("f", "waits").view.Load().Accepted(t.Context()) }()
+		synctest.Wait()
+		conn.removed("f", 16, "waits")
+		var e *Error
+		if err := <-accepted; !errors.As(err, &e) || e.Code != CodeObserverNotActive {
+			t.Errorf("Accepted: %v", err)
+		}
+		_ = c.Close()
+		if err := <-ended; err == nil {
+			t.Error("the hook's context has not ended with the client")
+		}
+	})
+}
+
+// held is an observer that the engine has announced.
+func (h *hosting) held(functionID, id string) *heldObserver {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.client.registry.functionByID[functionID].observers.byID[id]
+}
+
+// hostedFunction makes a function that an engine has confirmed, without an engine.
+func hostedFunction(tb testing.TB) (*Client, *link, *Function) {
+	tb.Helper()
+	c, err := New("ws://127.0.0.1:1", WithLogger(testLogger))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = c.Close() })
+	f, err := c.HandleFunc("f", echo)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	l := &link{client: c}
+	l.choose(newestDialect)
+	c.registry.mu.Lock()
+	c.registry.link, f.standing = l, accepted
+	c.registry.mu.Unlock()
+	f.observers.confirmed.Store(l)
+	return c, l, f
+}
+
+func TestSetsAreBounded(t *testing.T) {
+	c, l, f := hostedFunction(t)
+	v := compileView(ObserverView{Target: "t", Args: JSONValue("{}"), Filters: JSONValue("{}"), On: "unknown"})
+	for i := range maxHeldObservers + 1 {
+		v.ID = fmt.Sprint(i)
+		c.hosts.announce(l, f, &v, uint64(i+1))
+	}
+	if n := len(f.Observers()); n != maxHeldObservers {
+		t.Errorf("%d observers", n)
+	}
+}
+
+// Whatever an engine announces, the set is what was announced last, and nothing panics.
+func FuzzHostMessages(f *testing.F) {
+	for _, seed := range []string{
+		`{"type":"functionregistered","id":"f","revision":1,"observers":[{"id":"a","target":"t"},{"id":"a","target":"u","args":{"b":1}}]}`,
+		`{"type":"observeradded","function_id":"f","revision":2,"observer":{"id":"a","target":"t","capture":[],"on":"never","filters":{"input.x":{"$eq":1}}}}`,
+		`{"type":"observeradded","function_id":"f","revision":2,"observer":{"id":"a","target":"t","filters":{"x":1}}}`,
+		`{"type":"observeradded","function_id":"f","revision":2,"observer":null}`,
+		`{"type":"observerremoved","function_id":"f","revision":3,"id":"a"}`,
+		`{"type":"functionregistered","id":"f","revision":1,"local_dispatch":true,"observers":null}`,
+		`{"type":"registrationrejected","code":"X","namespace":"default","owner_worker_id":"","function_id":"f"}`,
+	} {
+		f.Add(seed, seed)
+	}
+	f.Fuzz(func(t *testing.T, first, second string) {
+		c, l, f := hostedFunction(t)
+		for _, message := range []string{first, second} {
+			var m received
+			if m.parse([]byte(message)) != nil || m.kind < messageFunctionRegistered && m.kind != messageRejected {
+				continue
+			}
+			var rejected RegistrationRejectedMessage
+			if m.kind == messageRejected && json.Unmarshal([]byte(message), &rejected) == nil && rejected.FunctionID == "" {
+				continue // it would end the link, which has no socket
+			}
+			_, _ = l.dialect().receive(c, l, m.kind, []byte(message))
+		}
+		active := map[string]bool{}
+		for _, o := range f.Observers() {
+			if !o.Active() || active[o.ID] {
+				t.Errorf("observer %q: active %t, twice %t", o.ID, o.Active(), active[o.ID])
+			}
+			active[o.ID] = true
+		}
+		if len(active) != len(f.observers.byID) || f.IsObserved() != (len(active) > 0) {
+			t.Errorf("%d active, %d held, observed %t", len(active), len(f.observers.byID), f.IsObserved())
+		}
+	})
+}
+
+func FuzzWithoutParent(f *testing.F) {
+	f.Add(`{"worker_id":"w","worker_name":"n","function_id":"f","invocation_id":"i","parent":{"worker_id":"p"},"x":[1]}`)
+	f.Add(`{"worker_id":null,"parent":1}`)
+	f.Add(`"text"`)
+	f.Fuzz(func(t *testing.T, caller string) {
+		if !json.Valid([]byte(caller)) {
+			return
+		}
+		got := withoutParent([]byte(caller))
+		if got == nil {
+			return
+		}
+		var want, have Caller
+		if err := json.Unmarshal(got, &have); err != nil {
+			t.Fatalf("%s: %v", got, err)
+		}
+		if have.Parent != nil || json.Unmarshal([]byte(caller), &want) != nil || strings.Contains(caller, `\`) {
+			return
+		}
+		if want.Parent = nil; strings.Count(caller, ":") <= 1 && want != have {
+			t.Errorf("%s: %+v, not %+v", caller, have, want)
+		}
+	})
 }

@@ -333,3 +333,29 @@ func TestReportsOfCallsThatNobodyWaitsFor(t *testing.T) {
 		}
 	})
 }
+
+// A handler that runs too long is answered for, reported and counted once.
+func TestReportOfAHandlerThatRunsTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{set: func(int, string) string {
+			return `{"id":"o","target":"t","on":"error","capture":["error"]}`
+		}})
+		c := p.client()
+		hostFunc(t, c, "f", func(context.Context, json.RawMessage) (any, error) {
+			time.Sleep(time.Minute)
+			panic("late")
+		}, WithHandlerTimeout(time.Second))
+		connectHost(t, c)
+		synctest.Wait()
+		var e *Error
+		if err := c.Call(t.Context(), "f", 1, nil); !errors.As(err, &e) || e.Code != CodeHandlerTimeout {
+			t.Error(err)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		items := p.reported(0)
+		if len(items) != 1 || !strings.Contains(string(items[0].Error), CodeHandlerTimeout) || items[0].DurationMs != 1000 || c.Stats().LocalCalls != 1 {
+			t.Errorf("%+v, %d local calls", items, c.Stats().LocalCalls)
+		}
+	})
+}
