@@ -63,6 +63,9 @@ func ExampleClient_Observe() {
 		log.Fatal(err)
 	}
 	fmt.Println(observer.State())
+	// Output:
+	// cards::charge success 900 receipt 17
+	// disposed
 }
 
 // The engine disposes of an observer after its last activation.
@@ -107,6 +110,10 @@ func ExampleWithMaxFires() {
 	_ = client.Call(ctx, "cards::charge", charge{}, nil)
 	fmt.Println(<-disposed)
 	fmt.Println(observer.State(), "after", observer.Fires(), "activation; warnings:", observer.Warnings())
+	// Output:
+	// error: the card has expired, metadata "card", depth 1
+	// iii: MAX_FIRES: max_fires of 1 reached
+	// disposed after 1 activation; warnings: []
 }
 
 // An engine without observers is no reason to give up: the observer recovers on a later one.
@@ -128,4 +135,7 @@ func ExampleClient_Features() {
 		fmt.Println("upgrade the engine to 0.25 or later")
 	}
 	fmt.Println(observer.ID(), "is", observer.State(), "until there are source and target")
+	// Output:
+	// [observe.v1 observe.v2 local-dispatch.v1]
+	// shop/big-charges is pending until there are source and target
 }
