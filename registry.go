@@ -111,7 +111,7 @@ func (r *registry) begin(l *link, first ...item) {
 	// All of it leaves together, as far as the size of a batch allows.
 	r.batch = append(make([]item, 0, len(first)+len(r.types)+len(r.functions)), first...)
 	for _, t := range r.types {
-		r.push(d.registerTriggerType(&t.spec))
+		r.announce(t)
 	}
 	for _, t := range r.held {
 		r.adapt(t, false)
@@ -507,16 +507,32 @@ func (r *registry) addType(t *providedType) error {
 	}
 	r.types = append(r.types, t)
 	if r.link != nil {
-		r.push(r.link.dialect().registerTriggerType(&t.spec))
+		r.announce(t)
 	}
 	return nil
 }
 
-// providedTypes lists the trigger types of this worker if l is in use.
+// announce registers a trigger type. On engines without triggers its function stands for it.
+func (r *registry) announce(t *providedType) {
+	if message := r.link.dialect().registerTriggerType(&t.spec); message != nil {
+		r.push(message)
+		return
+	}
+	if t.function == nil && !t.unsaid {
+		t.unsaid = true
+		r.client.notify.post(func() {
+			r.client.log.Warn("iii: on this engine a trigger type is a function, and this worker's are in its own namespace; the type cannot be provided",
+				"type", t.id, "namespace", t.namespace)
+		})
+	}
+}
+
+// providedTypes lists the trigger types of this worker if l is in use and its engine has
+// trigger types.
 func (r *registry) providedTypes(l *link) (types []*providedType) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if r.link == l && r.closed == nil {
+	if r.link == l && r.closed == nil && !l.dialect().hooks() {
 		types = slices.Clone(r.types)
 	}
 	return types
@@ -529,7 +545,7 @@ func (r *registry) renewType(l *link, t *providedType) {
 	if r.link != l || r.closed != nil {
 		return
 	}
-	r.push(l.dialect().registerTriggerType(&t.spec))
+	r.announce(t)
 }
 
 func (r *registry) addTrigger(t *Trigger) error {
