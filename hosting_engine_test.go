@@ -20,7 +20,7 @@ type sale struct {
 	Fail string `json:"fail,omitempty"`
 }
 
-type receipt struct {
+type saleReceipt struct {
 	Number int `json:"number"`
 }
 
@@ -32,17 +32,17 @@ func TestLocalAndRoutedCallsDeliverTheSameEnvelope(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = worker.Close() }()
-		f, err := iii.Handle(worker, "shop::sell", func(_ context.Context, s sale) (receipt, error) {
+		f, err := iii.Handle(worker, "shop::sell", func(_ context.Context, s sale) (saleReceipt, error) {
 			if s.Fail != "" {
-				return receipt{}, &iii.Error{Code: s.Fail, Message: "failed"}
+				return saleReceipt{}, &iii.Error{Code: s.Fail, Message: "failed"}
 			}
-			return receipt{s.N + 1}, nil
+			return saleReceipt{s.N + 1}, nil
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		envelopes := make(chan iii.Observed[sale, receipt], 10)
-		_, err = iii.Handle(worker, "log::sale", func(_ context.Context, o iii.Observed[sale, receipt]) (any, error) {
+		envelopes := make(chan iii.Observed[sale, saleReceipt], 10)
+		_, err = iii.Handle(worker, "log::sale", func(_ context.Context, o iii.Observed[sale, saleReceipt]) (any, error) {
 			envelopes <- o
 			return nil, nil
 		})
@@ -63,7 +63,7 @@ func TestLocalAndRoutedCallsDeliverTheSameEnvelope(t *testing.T) {
 			t.Fatalf("local %t, observed %t", f.LocalDispatch(), f.IsObserved())
 		}
 		for _, in := range []sale{{N: 1}, {N: 2, Fail: "NO_TAX"}} {
-			var got []iii.Observed[sale, receipt]
+			var got []iii.Observed[sale, saleReceipt]
 			for _, opts := range [][]iii.CallOption{nil, {iii.Remotely()}} {
 				err := worker.Call(t.Context(), "shop::sell", in, nil, append(opts, iii.WithMetadata("m"))...)
 				if (err != nil) != (in.Fail != "") {
