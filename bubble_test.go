@@ -14,7 +14,7 @@ import (
 func bubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts ...iiitest.Option) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		limit := time.AfterFunc(24*time.Hour, func() { panic("the test hangs") })
+		limit := time.AfterFunc(24*time.Hour, func() { panic(t.Name() + " hangs") })
 		defer limit.Stop()
 		test(t, iiitest.Start(t, opts...))
 	})
