@@ -338,13 +338,13 @@ func TestLocalCallsNameTheCallee(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
 		c := p.client()
 		var n notes
-		hostFunc(t, c, "inner é", func(ctx context.Context, _ json.RawMessage) (any, error) {
+		hostFunc(t, c, "inner=é", func(ctx context.Context, _ json.RawMessage) (any, error) {
 			n.add("%s", InjectBaggage(ctx))
 			return nil, nil
 		})
 		hostFunc(t, c, "outer", func(ctx context.Context, _ json.RawMessage) (any, error) {
 			n.add("%s", InjectBaggage(ctx))
-			return nil, c.Call(ctx, "inner é", 1, nil)
+			return nil, c.Call(ctx, "inner=é", 1, nil)
 		})
 		connectHost(t, c)
 		synctest.Wait()
@@ -358,9 +358,9 @@ func TestLocalCallsNameTheCallee(t *testing.T) {
 			want                 []string
 		}{
 			{"", "", []string{"", ""}},
-			{testParent, "", []string{"iii.function.id=outer", "iii.function.id=inner%20%C3%A9"}},
-			{"", "a=1,z=2;p=q", []string{"a=1,iii.function.id=outer,z=2;p=q", "a=1,iii.function.id=inner%20%C3%A9,z=2;p=q"}},
-			{testParent, "iii.function.id=caller;p,b=%3D", []string{"b=%3D,iii.function.id=outer", "b=%3D,iii.function.id=inner%20%C3%A9"}},
+			{testParent, "", []string{"iii.function.id=outer", "iii.function.id=inner%3D%C3%A9"}},
+			{"", "a=1,z=2;p=q", []string{"a=1,iii.function.id=outer,z=2;p=q", "a=1,iii.function.id=inner%3D%C3%A9,z=2;p=q"}},
+			{testParent, "iii.function.id=caller;p,b=%3D", []string{"b=%3D,iii.function.id=outer", "b=%3D,iii.function.id=inner%3D%C3%A9"}},
 			{testParent, full, []string{full, full}},
 		} {
 			ctx := ExtractContext(t.Context(), tt.traceparent, tt.baggage)
