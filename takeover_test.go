@@ -1629,8 +1629,9 @@ func (c *churn) remove(id string, alone bool) {
 func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 	t.Helper()
 	type attempt struct {
-		ping    int // that settles it
-		refused bool
+		ping      int // that settles it
+		refused   bool
+		confirmed bool
 	}
 	type connection struct {
 		pings, pongs int
@@ -1647,11 +1648,23 @@ func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 			Type       string
 			ID         string
 			FunctionID string `json:"function_id"`
+			Target     struct {
+				FunctionID string `json:"function_id"`
+			}
 		}
 		if err := json.Unmarshal(f.Message, &m); err != nil {
 			t.Fatal(err)
 		}
 		switch m.Type {
+		case "observe": // the engine has confirmed the function by then
+			triggers++
+			if a := c.attempts[m.Target.FunctionID]; a != nil && !a.confirmed && (a.refused || c.pongs < a.ping) {
+				t.Errorf("the observer of %s came before the answer about its function, refused: %v", m.Target.FunctionID, a.refused)
+			}
+		case "functionregistered":
+			if a := c.attempts[m.ID]; a != nil {
+				a.confirmed = true
+			}
 		case "ping":
 			c.pings++
 		case "pong":
@@ -1759,17 +1772,12 @@ func TestReplicasConcurrent(t *testing.T) {
 							want["nobody::"]++
 						}
 					}
-					list, err := living[0].Triggers(t.Context())
-					if err != nil {
-						t.Fatal(err)
-					}
 					got := map[string]int{}
-					for _, trigger := range list {
-						if strings.HasPrefix(trigger.FunctionID, "nobody::") {
-							got["nobody::"]++
-						} else {
-							got[trigger.FunctionID]++
+					for _, id := range bound(t, e, living[0].Client) {
+						if strings.HasPrefix(id, "nobody::") || strings.HasPrefix(id, "trigger-adapter::") { // which calls it
+							id = "nobody::"
 						}
+						got[id]++
 					}
 					if diff := cmp.Diff(want, got); diff != "" {
 						t.Errorf("%s: triggers of the engine by function (-want +got):\n%s", when, diff)
@@ -1778,7 +1786,7 @@ func TestReplicasConcurrent(t *testing.T) {
 				check("both", both[0], both[1])
 				gone := r.IntN(2)
 				_ = both[gone].Close()
-				time.Sleep(5 * time.Second)
+				time.Sleep(6 * time.Second) // its observers have 5 s to come back
 				check("one", both[1-gone])
 				if n := both[1-gone].Stats().FunctionsRefused; n > 0 {
 					t.Errorf("%d functions are refused", n)
