@@ -38,6 +38,7 @@ type claim struct {
 	standing standing
 	fence    uint64        // the number of the fence behind the latest attempt
 	answered bool          // the engine has accepted the latest attempt, in so many words
+	unfenced bool          // no fence is behind the latest attempt yet
 	delay    time.Duration // before the next attempt, without jitter
 	due      time.Time     // of the next attempt
 	queued   bool          // it is among the registry's refusals
