@@ -84,11 +84,29 @@ func registered(t *testing.T, c *iii.Client) []string {
 	for _, tr := range triggers.Triggers {
 		ids = append(ids, tr.ID)
 	}
+	if slices.Contains(c.Features(), iii.FeatureObserveV2) { // triggers are observers
+		observers, err := iii.Call[struct {
+			Observers []struct {
+				ID         string
+				WorkerName string `json:"worker_name"`
+			}
+		}](t.Context(), c, "engine::observers::list", struct{}{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range observers.Observers {
+			if o.WorkerName == workerName {
+				ids = append(ids, o.ID)
+			}
+		}
+	}
 	slices.Sort(ids)
 	return ids
 }
 
-func isRegistration(kind string) bool { return kind == "registerfunction" || kind == "registertrigger" }
+func isRegistration(kind string) bool {
+	return kind == "registerfunction" || kind == "registertrigger" || kind == "observe"
+}
 
 // program is what a worker of these tests registers.
 type program struct {
