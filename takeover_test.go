@@ -103,10 +103,10 @@ func (r *replica) told() (refusals, takeovers int) {
 }
 
 // sent lists the messages of a type that a worker has sent since a time, with the ids in
-// them.
+// them. A trigger may have been sent as an observer.
 func sent(e *iiitest.Engine, name, kind string, since time.Time) (ids []string, at []time.Time) {
 	for _, f := range e.Frames() {
-		if f.WorkerName == name && !f.Time.Before(since) && f.Direction == iiitest.ToEngine && f.Type() == kind {
+		if f.WorkerName == name && !f.Time.Before(since) && f.Direction == iiitest.ToEngine && (f.Type() == kind || kind == "registertrigger" && f.Type() == "observe") {
 			var m struct{ ID string }
 			_ = json.Unmarshal(f.Message, &m)
 			ids, at = append(ids, m.ID), append(at, f.Time)
