@@ -85,16 +85,7 @@ func registered(t *testing.T, c *iii.Client) []string {
 		ids = append(ids, tr.ID)
 	}
 	if slices.Contains(c.Features(), iii.FeatureObserveV2) { // triggers are observers
-		observers, err := iii.Call[struct {
-			Observers []struct {
-				ID         string
-				WorkerName string `json:"worker_name"`
-			}
-		}](t.Context(), c, "engine::observers::list", struct{}{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, o := range observers.Observers {
+		for _, o := range observers(t, c) {
 			if o.WorkerName == workerName {
 				ids = append(ids, o.ID)
 			}
@@ -102,6 +93,23 @@ func registered(t *testing.T, c *iii.Client) []string {
 	}
 	slices.Sort(ids)
 	return ids
+}
+
+// listedObserver is an observer as the engine lists it; WorkerName is "" while the worker is
+// away.
+type listedObserver struct {
+	ID         string
+	Target     iii.ObserveTarget
+	WorkerName string `json:"worker_name"`
+}
+
+func observers(t *testing.T, c *iii.Client) []listedObserver {
+	t.Helper()
+	list, err := iii.Call[struct{ Observers []listedObserver }](t.Context(), c, "engine::observers::list", struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list.Observers
 }
 
 func isRegistration(kind string) bool {
