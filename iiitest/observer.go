@@ -619,12 +619,17 @@ func (t *observers) forget(w *worker, functions []key) {
 	}
 }
 
-// reattach gives w the observers of the connection whose place it takes.
+// reattach gives w the observers of the connection whose place it takes. An engine without
+// observers has none to give, and w could not take them back.
 func (t *observers) reattach(w *worker, previous former) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, o := range t.inOrder() {
-		if o.owner == nil && o.former == previous {
+		switch {
+		case o.owner != nil || o.former != previous:
+		case w.speaks().protocol < Protocol025:
+			t.dispose(o, errorBody("UNSUPPORTED", "the engine of the new connection has no observers"), false)
+		default:
 			t.adopt(o, w)
 			t.settle(o)
 		}
