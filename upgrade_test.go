@@ -95,7 +95,7 @@ type upgrade struct {
 	connected time.Time // of the shop, the last time
 }
 
-// events that are fired once in each generation, and once more after each reconnection.
+// upgradeEvents are fired once while each generation lasts.
 var upgradeEvents = []string{"queue", "topic", "state", "stream", "custom", "configuration"}
 
 var markOf = regexp.MustCompile(`mark-(\d+)`)
@@ -295,12 +295,6 @@ func (u *upgrade) try(mark int) {
 	check("configuration", err)
 	if n, err := u.turnstile.fire(ctx, value); n != 1 || err != nil {
 		t.Errorf("custom: %d triggers, %v", n, err)
-		for _, o := range u.engine.Observers() {
-			if o.FunctionID == "turnstile" {
-				t.Logf("%+v", o)
-			}
-		}
-
 	}
 	for _, event := range upgradeEvents {
 		within(t, 2*time.Second, fmt.Sprintf("%s %d", event, mark), func() bool { return u.events.of(fmt.Sprintf("%s %d", event, mark)) > 0 })
@@ -342,7 +336,7 @@ func (u *upgrade) hop(to iiitest.Protocol, pause time.Duration, order []*replica
 // call is lost without an error, and none runs twice or against what its error says; routes
 // answer within 2 s of the reconnection and do not fail afterwards; a cron trigger fires once
 // for each tick while its worker is connected, and never twice; every other trigger and
-// observer works again, and fires once for each event.
+// observer works again, and fires once for each event; durable messages come at least once.
 func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 	generations := []iiitest.Protocol{iiitest.Protocol025, iiitest.Protocol026, iiitest.Protocol023, // as engines are upgraded, and back
 		iiitest.Protocol026, iiitest.Protocol025, iiitest.Protocol023}
@@ -491,7 +485,9 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 					}
 				}
 				for event, n := range u.events.n {
-					if n != 1 {
+					// A subscriber that is an observer again within 30 s gets what was published
+					// meanwhile, although it had that as a trigger.
+					if most := map[bool]int{true: 2, false: 1}[strings.HasPrefix(event, "queue ")]; n > most {
 						t.Errorf("event %s came %d times", event, n)
 					}
 				}
