@@ -326,10 +326,15 @@ func (u *upgrade) hop(to iiitest.Protocol, pause time.Duration, order []*replica
 			t.Errorf("%s does not come back: %v", r.Name(), err)
 		}
 	}
+	return cut, u.since()
+}
+
+// since is when the shop was connected.
+func (u *upgrade) since() time.Time {
 	synctest.Wait() // the listeners have run
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return cut, u.connected
+	return u.connected
 }
 
 // The engine is replaced under running workers, by each generation after each other one. No
@@ -392,7 +397,7 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 
 				type period struct{ from, to time.Time } // in which the shop is connected
 				var periods []period
-				from, mark := u.connected, 0
+				from, mark := u.since(), 0
 				lasts := func(features int) { // what holds while a generation does
 					for _, r := range []*replica{u.shop, u.office, u.observer, u.caller} {
 						if got := r.Features(); len(got) != features {
