@@ -32,7 +32,15 @@ func TestMain(m *testing.M) {
 
 // The program serves its function until it is interrupted, and then exits with status 0.
 func TestWorker(t *testing.T) {
-	engine := iiitest.Start(t)
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
+		t.Run(protocol.String(), func(t *testing.T) {
+			t.Parallel()
+			testWorker(t, iiitest.Start(t, iiitest.WithProtocol(protocol), iiitest.WithStrictProtocol()))
+		})
+	}
+}
+
+func testWorker(t *testing.T, engine *iiitest.Engine) {
 	client, err := iii.New(engine.URL())
 	if err != nil {
 		t.Fatal(err)
