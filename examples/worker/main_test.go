@@ -49,11 +49,11 @@ func testWorker(t *testing.T, engine *iiitest.Engine) {
 	if err := client.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// The engine answers the program's ping after applying its registrations.
+	// An engine with observers answers a registration, others the ping behind it.
 	ready := make(chan struct{})
 	once := sync.OnceFunc(func() { close(ready) })
 	engine.Hook(func(f iiitest.Frame) iiitest.Verdict {
-		if f.Direction == iiitest.FromEngine && f.Type() == "pong" {
+		if f.Direction == iiitest.FromEngine && (f.Type() == "pong" || f.Type() == "functionregistered") {
 			once()
 		}
 		return iiitest.Verdict{}
