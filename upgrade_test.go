@@ -503,3 +503,104 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 		})
 	}
 }
+
+// The types of triggers that the tests above have not: each fires on engines of all
+// generations, with the payload that its type of event decodes.
+func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
+		t.Run(protocol.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T, e *iiitest.Engine) {
+				var got tally
+				r := startReplica(t, e, "listener", func(r *replica) {
+					listen := func(id string, config iii.TriggerConfig) {
+						t.Helper()
+						if _, err := r.Trigger(id, config); err != nil {
+							t.Fatal(err)
+						}
+					}
+					joinLeave := func(event string) func(context.Context, iii.StreamJoinLeaveEvent) (any, error) {
+						return func(_ context.Context, in iii.StreamJoinLeaveEvent) (any, error) {
+							got.add("%s %s/%s", event, in.StreamName, in.GroupID)
+							return nil, nil
+						}
+					}
+					handle(t, r.Client, "on::join", joinLeave("join"))
+					handle(t, r.Client, "on::leave", joinLeave("leave"))
+					handle(t, r.Client, "on::log", func(_ context.Context, in iii.LogEvent) (any, error) {
+						got.add("log %s", in.Body)
+						return nil, nil
+					})
+					handle(t, r.Client, "on::trace", func(_ context.Context, in iii.TraceEvent) (any, error) {
+						if len(in.TraceIDs) == 0 || in.TraceIDs[0] == "" {
+							t.Errorf("a trace without an id: %+v", in)
+						}
+						got.add("trace")
+						return nil, nil
+					})
+					handle(t, r.Client, "on::workers", func(_ context.Context, in iii.WorkersAvailableEvent) (any, error) {
+						if in.WorkerID == "" {
+							t.Errorf("a worker without an id: %+v", in)
+						}
+						got.add("workers %s", in.Event)
+						return nil, nil
+					})
+					handle(t, r.Client, "on::functions", func(_ context.Context, in iii.FunctionsAvailableEvent) (any, error) {
+						for _, f := range in.Functions {
+							if f.FunctionID == "late" {
+								got.add("functions %s", in.Event)
+							}
+						}
+						return nil, nil
+					})
+					listen("on::join", iii.StreamJoinTrigger{})
+					listen("on::leave", iii.StreamLeaveTrigger{})
+					listen("on::log", iii.LogTriggerConfig{Level: "error"})
+					listen("on::trace", iii.TraceTriggerConfig{ServiceName: new("SHOP")}) // case does not count
+					listen("on::workers", iii.WorkersAvailableTrigger{})
+					listen("on::functions", iii.FunctionsAvailableTrigger{})
+				})
+
+				for _, level := range []string{"info", "error"} {
+					if err := r.Call(t.Context(), "engine::log::"+level, iii.LogInput{Message: "an " + level}, nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+				handle(t, r.Client, "late", func(context.Context, any) (any, error) { return nil, nil })
+				ctx, cancel := context.WithCancel(t.Context())
+				go func() { time.Sleep(time.Second); cancel() }()
+				for _, err := range iii.SubscribeWith(ctx, iii.SubscribeOptions{URL: e.StreamURL(), DialContext: e.DialContext}, iii.StreamSubscription{StreamName: "s", GroupID: "g"}) {
+					if err != nil && ctx.Err() == nil {
+						t.Error(err)
+					}
+				}
+				other, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(other.Connect(t.Context()), other.Close()); err != nil {
+					t.Fatal(err)
+				}
+				url, service := e.URL(), "shop"
+				telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: &url, ServiceName: &service, Enabled: new(true)}, iii.WithTelemetryConnection(iii.WithConnectionDialContext(e.DialContext)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, span := telemetry.TracerProvider().Tracer("t").Start(t.Context(), "sale")
+				span.End()
+				if err := errors.Join(telemetry.Flush(t.Context()), telemetry.Shutdown(t.Context())); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(6 * time.Second) // longer than any event is collected for
+				synctest.Wait()
+				for _, event := range []string{"join s/g", "leave s/g", "log an error", "trace", "workers worker_connected", "workers worker_disconnected", "functions functions_changed"} {
+					if got.of(event) == 0 {
+						t.Errorf("no event %q: %v", event, got.n)
+					}
+				}
+				if got.of("log an info") > 0 {
+					t.Error("the trigger does not have its level")
+				}
+			}, iiitest.WithProtocol(protocol), iiitest.WithStrictProtocol())
+		})
+	}
+}
