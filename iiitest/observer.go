@@ -624,12 +624,17 @@ func (t *observers) forget(w *worker, functions []key) {
 
 // reattach gives w the observers of the connection whose place it takes. Until w has sent
 // them again they can be claimed anew: a worker whose connection dies before it has read the
-// hello does not know it, and names the one before.
+// hello does not know it, and names the one before. An engine without observers has none to
+// give, and w could not take them back.
 func (t *observers) reattach(w *worker, previous former) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, o := range t.inOrder() {
-		if o.former == previous && o.owner != w {
+		switch {
+		case o.former != previous || o.owner == w:
+		case w.speaks().protocol < Protocol025:
+			t.dispose(o, errorBody("UNSUPPORTED", "the engine of the new connection has no observers"), false)
+		default:
 			t.adopt(o, w)
 			o.former = previous
 			t.settle(o)
