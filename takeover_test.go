@@ -1165,7 +1165,7 @@ func TestTriggersWaitForAFormerOwnerThatIsNotListed(t *testing.T) {
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
 			t.Errorf("the route answers %d %q", status, body)
 		}
-	})
+	}, iiitest.WithProtocol(iiitest.Protocol025))
 }
 
 // Triggers of third workers that run the function stay, and delay nothing.
@@ -1793,7 +1793,7 @@ func TestReplicasConcurrent(t *testing.T) {
 				if s := e.Stats(); s.FramesForgotten > 0 {
 					t.Errorf("%d messages are not in the log", s.FramesForgotten)
 				}
-			})
+			}, iiitest.WithProtocol(iiitest.Protocol023))
 		})
 	}
 }
