@@ -484,7 +484,7 @@ func TestFunctionsThatNeedHooksStayUnregisteredWithout(t *testing.T) {
 			if err := json.Unmarshal(r.Raw, &m); err != nil {
 				t.Fatal(err)
 			}
-			got := fmt.Sprintf("%s %t %t", m.Args, m.Private, m.Observable != nil && !*m.Observable)
+			got := fmt.Sprintf("%s %t %t", string(m.Args), m.Private, m.Observable != nil && !*m.Observable)
 			want := map[string]string{"plain": " false false", "args": "true false false", "private": " true false", "closed": " false true", "match": " false false"}[r.ID]
 			if got != want {
 				t.Errorf("%s: %s, not %s", r.ID, got, want)
