@@ -22,11 +22,16 @@ type engine struct {
 	taken   atomic.Bool
 	outcome chan error // capacity 1
 	cost    float64    // CPU time of the counted invocations in µs
+	memory  float64    // that the worker had at most, in MiB
 
 	sending sync.Mutex
 	start   float64
 	done    int
 }
+
+// total is the number of invocations. The worker is as far ahead of what the engine has seen
+// when the counted ones end as it was when they began.
+func (e *engine) total() int { return e.warm + e.n + e.inflight }
 
 // ServeHTTP implements http.Handler.
 func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -121,7 +126,7 @@ func (e *engine) count() (err error) {
 	case e.warm + e.n:
 		var now float64
 		now, err = cpuTime(e.pid.Load())
-		e.cost = now - e.start
+		e.cost, e.memory = now-e.start, peakMemory(e.pid.Load())
 		e.end(err)
 	}
 	return err
@@ -131,7 +136,7 @@ func (e *engine) count() (err error) {
 func (e *engine) invoke(conn *websocket.Conn, room chan<- struct{}) error {
 	tail := []byte(`,"note":"` + strings.Repeat("x", e.size) + `","tags":["a","b"]},"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}`)
 	var message []byte
-	for i := range e.warm + e.n {
+	for i := range e.total() {
 		room <- struct{}{}
 		message = fmt.Appendf(message[:0], `{"type":"invokefunction","invocation_id":"00000000-0000-4000-8000-%012x","function_id":"bench::echo","data":{"user":"u-%d","amount":%d`, i, i, i)
 		if err := e.send(conn, append(message, tail...)); err != nil {

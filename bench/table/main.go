@@ -90,7 +90,7 @@ func run() error {
 	}
 	fmt.Fprintln(w)
 	for _, l := range loads {
-		n := min(max(*budget/(l.size+4000), 40), 30_000)
+		n := max(min(*budget/(l.size+4000), 30_000), 2*l.inflight)
 		costs, memory := make([][]float64, len(workers)), make([]float64, len(workers))
 		for range *rounds {
 			for i, k := range workers {
@@ -178,12 +178,12 @@ func measure(k worker, l load, n int) (cost, mib float64, err error) {
 	if l.raw {
 		raw = "1"
 	}
+	e := &engine{load: l, warm: warm, n: n, outcome: make(chan error, 1)}
 	cmd := exec.Command(k.command[0], k.command[1:]...)
 	cmd.Env = append(os.Environ(), "III_URL=ws://"+ln.Addr().String(), "BENCH_MODE="+l.mode, "BENCH_RAW="+raw, "OTEL_ENABLED=false",
-		"BENCH_N="+strconv.Itoa(warm+n), "BENCH_INFLIGHT="+strconv.Itoa(l.inflight), "BENCH_SIZE="+strconv.Itoa(l.size))
+		"BENCH_N="+strconv.Itoa(e.total()), "BENCH_INFLIGHT="+strconv.Itoa(l.inflight), "BENCH_SIZE="+strconv.Itoa(l.size))
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
-	e := &engine{load: l, warm: warm, n: n, outcome: make(chan error, 1)}
 	server := &http.Server{Handler: e}
 	go func() { _ = server.Serve(ln) }()
 	defer server.Close()
@@ -209,7 +209,7 @@ func measure(k worker, l load, n int) (cost, mib float64, err error) {
 	if err != nil {
 		return 0, 0, fmt.Errorf("%w\n%s", err, log.Bytes())
 	}
-	return e.cost / float64(n), peakMemory(cmd.ProcessState), nil
+	return e.cost / float64(n), e.memory, nil
 }
 
 // stop ends the process, which has a moment to end by itself.
@@ -241,6 +241,19 @@ func cpuTime(pid int64) (total float64, err error) {
 		total += nanos / 1e3
 	}
 	return total, nil
+}
+
+// peakMemory returns the resident memory that a process had at most, in MiB; 0 if the system
+// does not tell.
+func peakMemory(pid int64) float64 {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, rest, _ := strings.Cut(string(text), "VmHWM:")
+	fields := strings.Fields(rest)
+	if len(fields) == 0 {
+		return 0
+	}
+	kib, _ := strconv.ParseFloat(fields[0], 64)
+	return kib / 1024
 }
 
 var upgrader = websocket.Upgrader{ReadBufferSize: 64 << 10, WriteBufferSize: 64 << 10, CheckOrigin: func(*http.Request) bool { return true }}
