@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/iii-go/iii/internal/jsoncodec"
 )
 
 // CallOption configures one call. One that makes no sense is an error of the call.
@@ -255,7 +257,7 @@ func (c *Client) await(ctx context.Context, verb string, r *request, id string, 
 		*out = append((*out)[:0:0], result...)
 		return nil
 	}
-	if err := json.Unmarshal(result, out); err != nil {
+	if err := jsoncodec.Decode(result, out); err != nil {
 		return &callError{verb: verb, functionID: id, err: fmt.Errorf("result does not decode: %w", err), sent: true}
 	}
 	return nil
