@@ -37,6 +37,5 @@ func (e *Encoder) Encode(v any) error {
 	return err
 }
 
-// Decode decodes b, which must be valid JSON, into v as [json.Unmarshal] does. Values of v
-// that decode themselves may be called twice if there is an error.
+// Decode decodes b, which must be valid JSON, into v as [json.Unmarshal] does.
 func Decode(b []byte, v any) error { return json.Unmarshal(b, v) }

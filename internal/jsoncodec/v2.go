@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"encoding/json/jsontext"
 	jsonv2 "encoding/json/v2"
+	"reflect"
 )
 
 // Encoder appends JSON to a buffer, without escapes for HTML.
@@ -24,13 +25,19 @@ var (
 // have been appended.
 func (e *Encoder) Encode(v any) error { return jsonv2.MarshalWrite(e.b, v, encoding) }
 
-// Decode decodes b, which must be valid JSON, into v as [json.Unmarshal] does. Values of v
-// that decode themselves may be called twice if there is an error.
+// Decode decodes b, which must be valid JSON, into v as [json.Unmarshal] does.
 //
-// The errors of encoding/json require it to check all of its input first.
+// The errors of encoding/json require it to check all of its input first. Here that is done
+// only once there is an error, or what it does not take for one; a target that has not been
+// empty could not be decoded into again.
 func Decode(b []byte, v any) error {
+	target := reflect.ValueOf(v)
+	if target.Kind() != reflect.Pointer || target.IsNil() || !target.Elem().IsZero() {
+		return json.Unmarshal(b, v)
+	}
 	if jsonv2.Unmarshal(b, v, decoding) == nil {
 		return nil
 	}
+	target.Elem().SetZero()
 	return json.Unmarshal(b, v)
 }
