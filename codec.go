@@ -250,18 +250,19 @@ func bufferOf(text []byte) *buffer {
 }
 
 func (b *buffer) free() {
-	if b == nil || b.Cap() > maxPooledBuffer {
-		return
+	if b != nil && b.poolable() {
+		b.Reset()
+		b.result, b.tooLarge = [2]int{}, false
+		buffers.Put(b)
 	}
+}
+
+// poolable counts a use, and reports whether the memory is worth keeping.
+func (b *buffer) poolable() bool {
 	if b.idle++; b.Cap() <= largeBuffer || b.Len() > b.Cap()/8 {
 		b.idle = 0
 	}
-	if b.idle > maxIdleUses {
-		return
-	}
-	b.Reset()
-	b.result, b.tooLarge = [2]int{}, false
-	buffers.Put(b)
+	return b.Cap() <= maxPooledBuffer && b.idle <= maxIdleUses
 }
 
 // value appends v as JSON. On an error the buffer is as it was. Text that is no

@@ -249,7 +249,7 @@ func (c *Conn) readLoop(handle func(kind int, message []byte) error) {
 		if err == nil {
 			c.touch()
 			if large {
-				buf = pooledBuffer(0)
+				buf = pooledBuffer()
 			}
 			buf, err = appendAll(r, buf[:0], c.touch) // a message that comes in pieces is a sign of life
 		}
@@ -263,8 +263,8 @@ func (c *Conn) readLoop(handle func(kind int, message []byte) error) {
 		}
 		if large = len(buf) > smallBuffer; cap(buf) <= smallBuffer {
 			small = buf
-		} else if large {
-			poolBuffer(buf)
+		} else if poolable(buf) {
+			pool.Put(&buf)
 		}
 	}
 }
@@ -272,19 +272,17 @@ func (c *Conn) readLoop(handle func(kind int, message []byte) error) {
 // pool holds read buffers above smallBuffer. The garbage collector empties it.
 var pool sync.Pool
 
-// pooledBuffer returns an empty buffer for at least size bytes, of the pool if possible.
-func pooledBuffer(size int) []byte {
-	if p, ok := pool.Get().(*[]byte); ok && cap(*p) >= size {
-		return (*p)[:0]
+// pooledBuffer returns a buffer above smallBuffer.
+func pooledBuffer() []byte {
+	if p, ok := pool.Get().(*[]byte); ok {
+		return *p
 	}
-	return make([]byte, 0, max(size, 2*smallBuffer))
+	return make([]byte, 0, 2*smallBuffer)
 }
 
-// poolBuffer gives b to the pool, unless it is too large or mostly unused.
-func poolBuffer(b []byte) {
-	if cap(b) <= maxPooledBuffer && len(b) >= cap(b)/8 {
-		pool.Put(&b)
-	}
+// poolable reports whether the buffer of the message b is worth keeping.
+func poolable(b []byte) bool {
+	return len(b) > smallBuffer && cap(b) <= maxPooledBuffer && len(b) >= cap(b)/8
 }
 
 // NextReader returns a reader of the next message, for a caller that chooses its memory.
