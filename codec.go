@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/iii-go/iii/internal/jsoncodec"
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
@@ -220,7 +219,7 @@ func appendID(dst []byte, id invocationID) []byte {
 // users' values straight behind the envelope.
 type buffer struct {
 	bytes.Buffer
-	encoder *jsoncodec.Encoder
+	encoder *json.Encoder
 	result  [2]int // the result inside an encoded answer; both 0 for an error
 
 	tooLarge bool // of an encoded answer: it is in place of one that was too large
@@ -237,7 +236,8 @@ const (
 
 var buffers = sync.Pool{New: func() any {
 	b := new(buffer)
-	b.encoder = jsoncodec.NewEncoder(&b.Buffer)
+	b.encoder = json.NewEncoder(&b.Buffer)
+	b.encoder.SetEscapeHTML(false) // the engine is no HTML page
 	return b
 }}
 
@@ -294,8 +294,10 @@ func (b *buffer) value(v any) error {
 	}
 	if err != nil {
 		b.Truncate(start)
+		return err
 	}
-	return err
+	b.Truncate(b.Len() - 1) // the encoder ends with a newline
+	return nil
 }
 
 // part appends v, as value does, as a member of a message to the engine.
@@ -317,6 +319,8 @@ var errNoUTF8 = errors.New("text is no valid UTF-8")
 func (b *buffer) encode(v any) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
+			b.encoder = json.NewEncoder(&b.Buffer)
+			b.encoder.SetEscapeHTML(false)
 			err = fmt.Errorf("encoding panics: %v", p)
 		}
 	}()

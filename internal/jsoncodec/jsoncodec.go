@@ -1,4 +1,4 @@
-// Package jsoncodec encodes and decodes as encoding/json does, without the passes and copies
-// that its callers can do without: text that is decoded has been checked already, and what is
-// encoded belongs into a buffer that exists. What Go releases offer for that differs.
+// Package jsoncodec decodes as encoding/json does, without the check of the whole text that
+// comes first there: what is decoded here has been checked already. It depends on the Go
+// release whether that can be left out.
 package jsoncodec

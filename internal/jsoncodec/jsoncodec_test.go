@@ -1,7 +1,6 @@
 package jsoncodec
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"math/big"
@@ -50,13 +49,6 @@ func (p *picky) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-func (p picky) MarshalJSON() ([]byte, error) {
-	if p.text == "" {
-		return []byte("null"), nil
-	}
-	return []byte(p.text), nil
-}
-
 var texts = []string{
 	`{}`, `null`, ` {"name":"a\u00e4\ud83d\ude00\ud800","Quoted":"12","Bytes":"aGk=","Array":[1,2,3],"Raw": {"a" : 1},"Number":1e3}`,
 	`{"NAME":"b","name":"c","Name":"d","Span":5,"Big":123456789012345678901234567890,"Own":[1, 2],"twice":"1","TWICE":"2","Twice":"3"}`,
@@ -90,25 +82,6 @@ func same(t *testing.T, text []byte) {
 		if diff := cmp.Diff(want, got, opts); diff != "" {
 			t.Errorf("%s into target %d, error %v (-want +got):\n%s", text, i, gotErr, diff)
 		}
-		if gotErr == nil {
-			sameText(t, got)
-		}
-	}
-}
-
-func sameText(t *testing.T, v any) {
-	t.Helper()
-	var got, want bytes.Buffer
-	got.WriteString("before")
-	gotErr := NewEncoder(&got).Encode(v)
-	e := json.NewEncoder(&want)
-	e.SetEscapeHTML(false)
-	wantErr := e.Encode(v)
-	if (gotErr == nil) != (wantErr == nil) || gotErr != nil && gotErr.Error() != wantErr.Error() {
-		t.Errorf("%#v: %v, want %v", v, gotErr, wantErr)
-	}
-	if wantErr == nil && got.String()+"\n" != "before"+want.String() {
-		t.Errorf("%#v: %q, want %q", v, got.String(), want.String())
 	}
 }
 
@@ -117,45 +90,6 @@ func TestDecodesAsEncodingJSON(t *testing.T) {
 		if json.Valid([]byte(text)) {
 			same(t, []byte(text))
 		}
-	}
-}
-
-func TestEncodesAsEncodingJSON(t *testing.T) {
-	var loop []any
-	loop = append(loop, nil)
-	loop[0] = loop
-	for _, v := range []any{
-		nil, 1, "<a>&\u2028\x01\xff", map[string]any{"b": 1, "a": []byte("x")}, []any{nil, true, 1.5e300, float32(0.1), 1e21},
-		struct{ F func() }{}, make(chan int), loop, (*sample)(nil), picky{text: `{"a" : "<"}`}, picky{text: `{`}, json.Number("1x"), sample{Name: "x", Raw: json.RawMessage(`[ 1 ]`)},
-		struct {
-			A int `json:"a,omitempty"`
-			B int `json:",omitzero"`
-			C string
-		}{C: string(bytes.Repeat([]byte{'x'}, 100_000))},
-	} {
-		sameText(t, v)
-	}
-}
-
-type panicker struct{}
-
-func (panicker) MarshalJSON() ([]byte, error) { panic("on purpose") }
-
-// An encoder is used again after a value has panicked.
-func TestEncoderOutlivesPanics(t *testing.T) {
-	var b bytes.Buffer
-	e := NewEncoder(&b)
-	func() {
-		defer func() {
-			if recover() == nil {
-				t.Error("no panic")
-			}
-		}()
-		_ = e.Encode([]any{"text", panicker{}})
-	}()
-	b.Reset()
-	if err := e.Encode([]int{1}); err != nil || b.String() != "[1]" {
-		t.Errorf("%q, %v", b.String(), err)
 	}
 }
 

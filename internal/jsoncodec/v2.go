@@ -3,27 +3,12 @@
 package jsoncodec
 
 import (
-	"bytes"
 	"encoding/json"
-	"encoding/json/jsontext"
 	jsonv2 "encoding/json/v2"
 	"reflect"
 )
 
-// Encoder appends JSON to a buffer, without escapes for HTML.
-type Encoder struct{ b *bytes.Buffer }
-
-// NewEncoder returns an encoder for b.
-func NewEncoder(b *bytes.Buffer) *Encoder { return &Encoder{b} }
-
-var (
-	encoding = jsonv2.JoinOptions(json.DefaultOptionsV1(), jsontext.EscapeForHTML(false))
-	decoding = jsonv2.JoinOptions(json.DefaultOptionsV1(), json.ReportErrorsWithLegacySemantics(false))
-)
-
-// Encode appends v as encoding/json does. After an error, or a panic of v, part of it may
-// have been appended.
-func (e *Encoder) Encode(v any) error { return jsonv2.MarshalWrite(e.b, v, encoding) }
+var decoding = jsonv2.JoinOptions(json.DefaultOptionsV1(), json.ReportErrorsWithLegacySemantics(false))
 
 // Decode decodes b, which must be valid JSON, into v as [json.Unmarshal] does.
 //
