@@ -543,7 +543,7 @@ func TestLocalCallAllocations(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	if limit := 8.0; allocs > limit {
+	if limit := 7.0; allocs > limit {
 		t.Errorf("%v allocations of a local call, not %v", allocs, limit)
 	}
 }

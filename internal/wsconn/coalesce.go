@@ -77,7 +77,7 @@ func (c *coalescer) Read(p []byte) (int, error) {
 }
 
 // Write implements net.Conn.
-func (c *coalescer) Write(p []byte) (int, error) {
+func (c *coalescer) Write(p []byte) (n int, err error) {
 	c.mu.Lock()
 	switch c.mode { // no lock is held where a deadline must reach a write that waits
 	case passing:
@@ -88,14 +88,21 @@ func (c *coalescer) Write(p []byte) (int, error) {
 		return c.writePieces(p)
 	}
 	defer c.mu.Unlock()
-	c.buf = append(c.buf, p...)
-	if len(c.buf) < coalesceSize {
+	if len(c.buf)+len(p) < coalesceSize {
+		c.buf = append(c.buf, p...)
 		return len(p), nil
+	}
+	if len(p) < coalesceSize/2 {
+		c.buf = append(c.buf, p...)
+		p, n = nil, len(p)
 	}
 	if err := c.flush(); err != nil {
 		return 0, err
 	}
-	return len(p), nil
+	if len(p) == 0 {
+		return n, nil
+	}
+	return c.write(p) // a copy would cost more than another write
 }
 
 // writePieces writes p through. Each piece has a deadline of its own if the limit is one
@@ -157,12 +164,17 @@ func (c *coalescer) flush() error {
 	if len(c.buf) == 0 {
 		return nil
 	}
-	if err := c.Conn.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-		return err
-	}
-	_, err := c.Conn.Write(c.buf)
+	_, err := c.write(c.buf)
 	c.buf = c.buf[:0]
 	return err
+}
+
+// write writes p with a deadline of its own.
+func (c *coalescer) write(p []byte) (int, error) {
+	if err := c.Conn.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
 }
 
 // SetWriteDeadline implements net.Conn. The WebSocket calls it before each part of a

@@ -1,9 +1,11 @@
 package wsconn
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -32,6 +34,73 @@ func TestExpiredWritesStayExpired(t *testing.T) {
 	go func() { _, _ = far.Read(make([]byte, 1)) }()
 	if _, err := g.Write([]byte("x")); err != nil {
 		t.Errorf("Write = %v, want no error any more", err)
+	}
+}
+
+// recorder notes the sizes of writes and what was written.
+type recorder struct {
+	net.Conn
+	sizes []int
+	all   []byte
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.sizes, r.all = append(r.sizes, len(p)), append(r.all, p...)
+	return len(p), nil
+}
+
+func (r *recorder) SetWriteDeadline(time.Time) error { return nil }
+
+// Small frames leave together, large ones alone and uncopied, and all in their order.
+func TestFramesAreCoalescedInOrder(t *testing.T) {
+	const k = 1 << 10
+	for _, test := range []struct {
+		name   string
+		frames []int
+		writes []int
+	}{
+		{"small", []int{10, 20, 30}, []int{60}},
+		{"many small ones", []int{20 * k, 20 * k, 20 * k, 20 * k, 5}, []int{80 * k, 5}},
+		{"large", []int{64 * k, 64 * k, 7}, []int{64 * k, 64 * k, 7}},
+		{"large behind small", []int{3, 64 * k, 3}, []int{3, 64 * k, 3}},
+		{"medium", []int{40 * k, 40 * k}, []int{40 * k, 40 * k}},
+		{"empty", []int{0, 0}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := &recorder{}
+			g := &coalescer{Conn: r, timeout: time.Second}
+			g.coalesce()
+			var want []byte
+			for i, size := range test.frames {
+				frame := bytes.Repeat([]byte{byte('a' + i)}, size)
+				if n, err := g.Write(frame); n != size || err != nil {
+					t.Fatalf("frame %d: %d, %v", i, n, err)
+				}
+				want = append(want, frame...)
+				clear(frame) // the WebSocket uses its buffer again
+			}
+			if err := g.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(r.all, want) || !slices.Equal(r.sizes, test.writes) {
+				t.Errorf("%d bytes in writes of %d, want %d in %d", len(r.all), r.sizes, len(want), test.writes)
+			}
+		})
+	}
+}
+
+// A large buffer is pooled as long as messages fill it, and none above the limit is.
+func TestReadBuffersWorthKeeping(t *testing.T) {
+	for _, test := range []struct {
+		len, cap int
+		want     bool
+	}{
+		{100, smallBuffer + 1, false}, {smallBuffer + 1, 2 * smallBuffer, true}, {smallBuffer + 1, 16 * smallBuffer, false},
+		{1 << 20, 2 << 20, true}, {4 << 20, 4 << 20, true}, {4 << 20, 4<<20 + 1, false},
+	} {
+		if got := poolable(make([]byte, test.len, test.cap)); got != test.want {
+			t.Errorf("%d bytes of %d: %t", test.len, test.cap, got)
+		}
 	}
 }
 

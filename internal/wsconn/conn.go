@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,8 +27,12 @@ const (
 	// reason that a peer gives before it stops reading.
 	CloseTimeout = time.Second
 
-	// maxKeptBuffer is the largest read buffer that is kept for the next message.
-	maxKeptBuffer = 1 << 20
+	// smallBuffer is the largest read buffer that a connection keeps while it waits for a
+	// message. Larger ones are pooled, so that idle connections hold none of them.
+	smallBuffer = 64 << 10
+
+	// maxPooledBuffer is the largest read buffer that is pooled.
+	maxPooledBuffer = 4 << 20
 )
 
 // Types of messages.
@@ -227,7 +232,7 @@ func (c *Conn) read(buf []byte) (kind int, message []byte, err error) {
 	kind, r, err := c.ws.NextReader()
 	if err == nil {
 		c.touch()
-		buf, err = appendAll(r, buf, c.touch) // a message that comes in pieces is a sign of life
+		buf, err = appendAll(r, buf, c.touch)
 	}
 	if err != nil {
 		return 0, buf, readError(err)
@@ -236,20 +241,48 @@ func (c *Conn) read(buf []byte) (kind int, message []byte, err error) {
 }
 
 func (c *Conn) readLoop(handle func(kind int, message []byte) error) {
-	var buf []byte
+	var small []byte
+	large := false // the latest message, and so probably the next one
 	for {
-		kind, message, err := c.read(buf[:0])
+		kind, r, err := c.ws.NextReader()
+		buf := small
 		if err == nil {
-			err = handle(kind, message)
+			c.touch()
+			if large {
+				buf = pooledBuffer()
+			}
+			buf, err = appendAll(r, buf[:0], c.touch) // a message that comes in pieces is a sign of life
 		}
 		if err != nil {
+			c.Fail(readError(err))
+			return
+		}
+		if err := handle(kind, buf); err != nil {
 			c.Fail(err)
 			return
 		}
-		if buf = message; cap(buf) > maxKeptBuffer {
-			buf = nil
+		if large = len(buf) > smallBuffer; cap(buf) <= smallBuffer {
+			small = buf
+		} else if poolable(buf) {
+			pool.Put(&buf)
 		}
 	}
+}
+
+// pool holds read buffers above smallBuffer. The garbage collector empties it.
+var pool sync.Pool
+
+// pooledBuffer returns a buffer above smallBuffer.
+func pooledBuffer() []byte {
+	if p, ok := pool.Get().(*[]byte); ok {
+		return *p
+	}
+	return make([]byte, 0, 2*smallBuffer)
+}
+
+// poolable reports whether the buffer of the message b is worth keeping.
+func poolable(b []byte) bool {
+	return len(b) > smallBuffer && cap(b) <= maxPooledBuffer && len(b) >= cap(b)/8
 }
 
 // NextReader returns a reader of the next message, for a caller that chooses its memory.
@@ -261,8 +294,8 @@ func AppendAll(r io.Reader, buf []byte) ([]byte, error) { return appendAll(r, bu
 // appendAll also calls progress for each piece but the first.
 func appendAll(r io.Reader, buf []byte, progress func()) ([]byte, error) {
 	for reads := 0; ; reads++ {
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
+		if len(buf) == cap(buf) { // the length of a fragmented message is not known
+			buf = slices.Grow(buf, max(len(buf), 512))
 		}
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
