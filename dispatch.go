@@ -1,16 +1,20 @@
 package iii
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/iii-go/iii/internal/fifo"
 	"github.com/iii-go/iii/internal/rawjson"
@@ -37,6 +41,9 @@ type incoming struct {
 	caller     json.RawMessage // who made the call, as the engine says; nil if it does not
 	activation json.RawMessage // of the observer that the invocation serves; nil if it serves none
 	depth      uint32          // activations that led to the invocation
+
+	since      time.Time // when it was queued, then when its handler began; zero without metrics
+	prev, next *incoming // in the dispatcher's list of what runs, and guarded by its lock
 }
 
 // appendCaller appends the caller object of a call that the handler of in makes.
@@ -111,11 +118,13 @@ func (in *incoming) size() int { return len(in.data) + len(in.metadata) }
 // dispatcher runs handlers: a bounded number at once, the excess in a bounded
 // queue. Its goroutines are kept for a while, for their grown stacks.
 type dispatcher struct {
-	limit int // 0 is none
+	limit int  // 0 is none
+	timed bool // the waits are measured
 	run   func(*incoming)
 
 	mu      sync.Mutex
 	running int
+	first   *incoming // of those that run, the latest
 	queue   fifo.Queue[*incoming]
 	bytes   int
 	idle    []chan *incoming // workers that wait, the latest last
@@ -128,6 +137,9 @@ type dispatcher struct {
 
 // submit runs in, now or later. It reports false if too much waits already.
 func (d *dispatcher) submit(in *incoming) bool {
+	if d.timed {
+		in.since = time.Now()
+	}
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
@@ -145,36 +157,63 @@ func (d *dispatcher) submit(in *incoming) bool {
 		return true
 	}
 	d.running++
+	d.start(in)
+	return true
+}
+
+// start gives in to a worker and unlocks d.
+func (d *dispatcher) start(in *incoming) {
+	d.enter(in)
 	if n := len(d.idle); n > 0 {
 		worker := d.idle[n-1]
 		d.idle = d.idle[:n-1]
 		d.mu.Unlock()
 		worker <- in
-		return true
+		return
 	}
 	d.workers.Add(1)
 	d.mu.Unlock()
-	go d.work(in)
-	return true
+	go d.work(in, false)
 }
 
-// work runs in and what comes after it. With nil it takes the place of a worker
-// whose handler has ended the goroutine.
-func (d *dispatcher) work(in *incoming) {
+// enter and leave keep the list of what runs; d.mu is held.
+func (d *dispatcher) enter(in *incoming) {
+	if in.next = d.first; in.next != nil {
+		in.next.prev = in
+	}
+	d.first = in
+}
+
+func (d *dispatcher) leave(in *incoming) {
+	if in.next != nil {
+		in.next.prev = in.prev
+	}
+	if in.prev != nil {
+		in.prev.next = in.next
+	} else {
+		d.first = in.next
+	}
+	in.prev, in.next = nil, nil // a handler's context may keep in, and must not keep others
+}
+
+// work runs in and what comes after it. With ran set, in has run already, on the goroutine of
+// a worker that its handler has ended.
+func (d *dispatcher) work(in *incoming, ran bool) {
 	ended := false
 	defer func() {
 		if !ended { // runtime.Goexit in a handler
-			go d.work(nil)
+			go d.work(in, true)
 			return
 		}
 		d.workers.Done()
 	}()
 	wake := make(chan *incoming, 1)
 	for {
-		if in != nil {
+		if !ran {
 			d.run(in)
 		}
-		if in = d.next(wake); in == nil {
+		ran = false
+		if in = d.next(in, wake); in == nil {
 			ended = true
 			return
 		}
@@ -182,9 +221,11 @@ func (d *dispatcher) work(in *incoming) {
 }
 
 // next is what a worker does after a handler: what waits, or wait.
-func (d *dispatcher) next(wake chan *incoming) *incoming {
+func (d *dispatcher) next(in *incoming, wake chan *incoming) *incoming {
 	d.mu.Lock()
+	d.leave(in)
 	if in := d.pop(); in != nil {
+		d.enter(in)
 		d.mu.Unlock()
 		return in
 	}
@@ -261,6 +302,32 @@ func (d *dispatcher) counts() (running, queued int) {
 	return d.running, d.queue.Len()
 }
 
+// maxNamedFunctions bounds the list of functions in an error or a log line.
+const maxNamedFunctions = 10
+
+// describeRunning lists the functions whose handlers run, with the number of these, the most
+// frequent first: "orders::create (3), orders::list (1)". It is "" if none runs.
+func (d *dispatcher) describeRunning() string {
+	counts := map[string]int{}
+	d.mu.Lock()
+	for in := d.first; in != nil; in = in.next {
+		counts[in.function.id]++
+	}
+	d.mu.Unlock()
+	ids := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
+	})
+	var text []string
+	for i, id := range ids {
+		if i == maxNamedFunctions {
+			text = append(text, fmt.Sprintf("and %d more functions", len(ids)-i))
+			break
+		}
+		text = append(text, fmt.Sprintf("%s (%d)", id, counts[id]))
+	}
+	return strings.Join(text, ", ")
+}
+
 // execute runs one handler and sends its answer to where the invocation came from. It
 // recovers what the handler, or the encoding of what it returned, panics with.
 func (c *Client) execute(in *incoming) {
@@ -268,22 +335,27 @@ func (c *Client) execute(in *incoming) {
 		c.out.stats.repliesDropped.Add(1)
 		return
 	}
+	pprof.SetGoroutineLabels(in.function.labels)
+	defer pprof.SetGoroutineLabels(context.Background())
+	measured := in.function.metrics
+	measured.begin(in)
 	invocation := &invocationContext{Context: in.origin.context(), client: c, in: in}
 	invocation.limitHandler(in.function.timeout)
 	ctx, span := c.tracing.begin(invocation, in)
 	invocation.limit.watch(func() { c.handlerTimedOut(ctx, invocation, span) })
 	var answer *buffer
-	returned, late := false, false
+	returned, late, failed := false, false, true
 	defer func() {
 		if !returned {
 			answer = c.encodePanic(ctx, in, span, recover()) // nil after runtime.Goexit
-			if invocation.limit.handlerReturned() {
-				answer.free()
-				return
-			}
-		} else if late {
+			late = invocation.limit.handlerReturned()
+		}
+		measured.leave()
+		if late {
+			answer.free()
 			return
 		}
+		measured.done(ctx, in, failed)
 		span.end(ctx, answer)
 		if answer != nil {
 			in.origin.reply(answer)
@@ -301,7 +373,7 @@ func (c *Client) execute(in *incoming) {
 	} else {
 		span.returned(result, err)
 	}
-	returned = true
+	returned, failed = true, err != nil
 }
 
 // handlerTimedOut answers in place of a handler that has run for longer than
@@ -310,6 +382,7 @@ func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationCont
 	answer, failure := invocation.timeoutAnswer()
 	f := invocation.in.function
 	c.log.LogAttrs(ctx, slog.LevelWarn, "iii: handler timed out", slog.String("function", f.id), slog.Duration("after", f.timeout))
+	f.metrics.done(ctx, invocation.in, true)
 	span.answered(answer, failure)
 	span.end(ctx, answer)
 	if answer != nil {

@@ -35,9 +35,10 @@ func (connectionClosedError) Is(target error) bool { return target == ErrClosed 
 // confirmed them with the pong to a ping that follows them, and are sent again if the
 // connection is lost first. A frame of logs or metrics may therefore arrive twice, but
 // none is lost while the queue has room. The zero value is not usable; use
-// [NewSharedEngineConnection]. All methods are safe for concurrent use.
+// [NewSharedEngineConnection]. A nil pointer is a connection that is closed. All methods are safe for concurrent use.
 type SharedEngineConnection struct {
 	cfg    *connectionConfig
+	log    atomic.Pointer[slog.Logger] // nil: none
 	queue  telemetryQueue
 	notify *notifier
 	report dropReport
@@ -95,15 +96,27 @@ func closedConnection(cfg *connectionConfig) *SharedEngineConnection {
 func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 	s := &SharedEngineConnection{
 		cfg:      cfg,
-		notify:   &notifier{log: cmp.Or(cfg.logger, slog.New(slog.DiscardHandler))},
 		draining: make(chan struct{}),
 		done:     make(chan struct{}),
 		state:    ConnectionStateDisconnected,
 	}
+	s.log.Store(cfg.logger)
+	s.notify = &notifier{log: func() *slog.Logger { return cmp.Or(s.logger(), discard) }}
 	s.queue = telemetryQueue{maxFrames: cfg.maxFrames, maxBytes: cfg.maxBytes, maxOffline: cfg.maxOffline, starting: true, dropped: s.report.note, buffers: otlpjson.NewBuffers()}
 	s.losses.onLoss = s.report.note
 	s.report.send = func() { s.notify.post(s.reportDrops) }
 	return s
+}
+
+// logger returns the logger in use, or nil.
+func (s *SharedEngineConnection) logger() *slog.Logger { return s.log.Load() }
+
+// adoptLogger makes l the logger unless there is one. A handler that writes to telemetry alone
+// is of no help: it needs the connection whose failures it would record.
+func (s *SharedEngineConnection) adoptLogger(l *slog.Logger) {
+	if !writesToTelemetry(l.Handler()) {
+		s.log.CompareAndSwap(nil, l)
+	}
 }
 
 // Send queues one frame and never blocks. When the queue is full, connected or not,
@@ -113,6 +126,9 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 // and [ErrMessageTooLarge] for 64 MiB or more. The engine silently drops data that is
 // not OTLP JSON. m.Data must not be modified afterwards.
 func (s *SharedEngineConnection) Send(m OtelMessage) error {
+	if s == nil {
+		return ErrConnectionClosed
+	}
 	switch m.Prefix {
 	case otlpjson.PrefixTraces, otlpjson.PrefixMetrics, otlpjson.PrefixLogs:
 		return s.enqueue(otlpjson.Frame{Prefix: m.Prefix, Data: m.Data, Records: 1})
@@ -127,6 +143,9 @@ func (s *SharedEngineConnection) enqueue(f otlpjson.Frame) error { return s.queu
 // ended, connected, reconnecting while attempts fail or after a loss, failed once the
 // reconnection attempts are exhausted, and disconnected after Shutdown.
 func (s *SharedEngineConnection) State() ConnectionState {
+	if s == nil {
+		return ConnectionStateDisconnected
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.state
@@ -135,6 +154,9 @@ func (s *SharedEngineConnection) State() ConnectionState {
 // Stats returns a snapshot of the counters.
 func (s *SharedEngineConnection) Stats() ConnectionStats {
 	var stats ConnectionStats
+	if s == nil {
+		return stats
+	}
 	s.queue.read(&stats)
 	stats.Lost = s.losses.read()
 	s.mu.Lock()
@@ -151,6 +173,9 @@ func (s *SharedEngineConnection) Flush(ctx context.Context) error { return s.flu
 // flushAfter is Flush for a caller that has flushed the providers first. dropped is the
 // number of frames that were dropped meanwhile.
 func (s *SharedEngineConnection) flushAfter(ctx context.Context, dropped int) error {
+	if s == nil {
+		return nil
+	}
 	if err := s.flush(ctx, dropped); err != nil {
 		return fmt.Errorf("iii: telemetry flush: %w", err)
 	}
@@ -216,6 +241,9 @@ func (e *flushError) Unwrap() []error {
 // immediately. It returns when ctx ends at the latest; the error reports how many
 // frames were lost. Further calls also wait for completion and return nil.
 func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
+	if s == nil {
+		return nil
+	}
 	s.drain()
 	s.queue.refuse(ErrConnectionClosed, true)
 	s.mu.Lock()
@@ -441,9 +469,9 @@ func (s *SharedEngineConnection) untilAway(ctx context.Context, limit time.Durat
 // reportDisconnect reports that an attempt or a connection has ended.
 func (s *SharedEngineConnection) reportDisconnect(err error, delay time.Duration) {
 	var refused *AuthError
-	switch {
-	case s.cfg.logger != nil:
-		s.cfg.logger.Warn("iii: telemetry is not connected", "error", err, "retry_in", delay)
+	switch log := s.logger(); {
+	case log != nil:
+		log.Warn("iii: telemetry is not connected", "error", err, "retry_in", delay)
 	case errors.As(err, &refused):
 		s.reportError(err)
 	}
@@ -451,8 +479,8 @@ func (s *SharedEngineConnection) reportDisconnect(err error, delay time.Duration
 
 // reportError reports an error that must not go unnoticed, even without a logger.
 func (s *SharedEngineConnection) reportError(err error) {
-	if s.cfg.logger != nil {
-		s.cfg.logger.Error("iii: telemetry", "error", err)
+	if log := s.logger(); log != nil {
+		log.Error("iii: telemetry", "error", err)
 		return
 	}
 	s.notify.post(func() { otel.Handle(err) })
