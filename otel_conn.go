@@ -55,6 +55,7 @@ type SharedEngineConnection struct {
 	shutdown   bool             // Shutdown was called
 	closing    bool             // a Close frame is being sent: the connection ends with its link
 	err        error            // why the connection failed permanently
+	reason     error            // why it has ended, if it was not closed in order
 	lastErr    error            // of the latest attempt or link
 	reconnects uint64
 }
@@ -261,7 +262,9 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	err := s.flush(ctx, 0)
 	why := ErrBufferFull
 	if signal.IsClosed(s.done) {
-		why = ErrConnectionClosed
+		s.mu.Lock()
+		why = s.closedError()
+		s.mu.Unlock()
 	}
 	var flush *flushError
 	if !errors.As(err, &flush) || flush.left == 0 {
@@ -273,7 +276,7 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 		if err == nil {
 			err = why
 		}
-		return fmt.Errorf("iii: telemetry shutdown: %d frames were lost: %w", lost, err)
+		return public(fmt.Errorf("telemetry shutdown: %d frames were lost: %w", lost, err))
 	}
 	return nil
 }
@@ -299,14 +302,14 @@ func (s *SharedEngineConnection) closeOrderly(ctx context.Context) {
 // run keeps the connection up until ctx ends or the attempts are exhausted.
 func (s *SharedEngineConnection) run(ctx context.Context) {
 	err := s.keepConnected(ctx)
-	if err != nil {
-		s.queue.refuse(fmt.Errorf("%w: %w", ErrConnectionClosed, err), false)
-	} else {
-		s.queue.refuse(ErrConnectionClosed, false)
-	}
 	s.mu.Lock()
 	s.err = err
+	if s.reason = err; err == nil && !s.closing {
+		s.reason = s.lastErr
+	}
+	reason := s.closedError()
 	s.mu.Unlock()
+	s.queue.refuse(reason, false)
 	s.queue.end()
 	if err != nil {
 		s.setState(ConnectionStateFailed, err)
@@ -317,6 +320,14 @@ func (s *SharedEngineConnection) run(ctx context.Context) {
 	s.report.close()
 	s.awaitCallbacks()
 	close(s.done)
+}
+
+// closedError is [ErrConnectionClosed] with the reason of the end; mu is held.
+func (s *SharedEngineConnection) closedError() error {
+	if s.reason == nil || errors.Is(s.reason, ErrConnectionClosed) {
+		return ErrConnectionClosed
+	}
+	return fmt.Errorf("%w: %w", ErrConnectionClosed, trimmed(s.reason))
 }
 
 // awaitCallbacks gives user callbacks a moment to return.
