@@ -10,6 +10,9 @@ PEERS ?= go,node,python
 # Additional flags for the benchmarks, for example BENCHFLAGS='-count=10 -cpu=2'.
 BENCHFLAGS ?=
 
+# Additional flags for make rust-suite, for example RUSTSUITEFLAGS='-only state,stream -v'.
+RUSTSUITEFLAGS ?=
+
 # If the clone belongs to another user, git refuses to read it, and builds that stamp
 # version control data fail.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
@@ -27,13 +30,20 @@ GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
 .DEFAULT_GOAL := help
-.PHONY: help generate check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-update filter-conformance filter-bench
+.PHONY: help generate tidy-iiigen recorded check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-schemas interop-update filter-conformance filter-bench rust-suite
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-generate: ## Generate types_gen.go from schema/
+generate: ## Generate types_gen.go from schema/, and clients from its types
 	GOWORK=off $(GO) generate ./...
+	@$(MAKE) --no-print-directory recorded
+
+tidy-iiigen: ## Bring cmd/iiigen/go.mod up to date with go.mod, of which it takes a release
+	cd cmd/iiigen && $(GO) mod edit -replace github.com/iii-go/iii=../.. && { GOWORK=off $(GO) mod tidy; status=$$?; $(GO) mod edit -dropreplace github.com/iii-go/iii; exit $$status; }
+
+recorded: ## Generate the recorded clients of cmd/iiigen again
+	cd cmd/iiigen && $(GO) run ./internal/recorded/update
 
 check: generated fmt vet staticcheck cross ## All static checks: generated, fmt, vet, staticcheck, cross
 
@@ -101,6 +111,12 @@ interop: ## Run the SDKs for Node and Python on the development engine
 
 interop-rust: ## Run the SDK for Rust on the development engine; the build takes minutes
 	$(GO) -C internal/conformance run ./interop -peers rust
+
+interop-schemas: ## Record the schemas of workers in Node, Python and Rust for cmd/iiigen
+	$(GO) -C internal/conformance run ./interop -peers node,python,rust -schemas
+	@$(MAKE) --no-print-directory recorded
+rust-suite: ## Run the Rust SDK's own integration tests on the development engine; the first build takes minutes
+	$(GO) -C internal/conformance run ./rustsuite $(RUSTSUITEFLAGS)
 
 interop-update: ## Regenerate docs/interop.md with the outcomes of PEERS (go,node,python)
 	$(GO) -C internal/conformance run ./interop -peers $(PEERS) -update

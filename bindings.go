@@ -58,11 +58,13 @@ type boundTrigger struct {
 	cancel context.CancelFunc
 }
 
-// wantedTrigger is a registration as the engine has sent it.
+// wantedTrigger is a registration as the engine has sent it, or an observer of the function
+// that stands for a type.
 type wantedTrigger struct {
 	TriggerBinding
-	link *link
+	link *link // nil for an observer
 	typ  *providedType
+	done chan error // of an observer, capacity 1: what has become of it
 }
 
 func newBindings(c *Client) *bindings {
@@ -115,7 +117,39 @@ func (s *bindings) register(l *link, namespace string, m TriggerBinding) {
 		s.byID[m.ID] = b
 	}
 	b.seen = l
-	s.change(b, &wantedTrigger{m, l, t})
+	s.change(b, &wantedTrigger{TriggerBinding: m, link: l, typ: t})
+}
+
+// observed takes an observer of the function that stands for a type, and returns when the
+// provider has it.
+func (s *bindings) observed(ctx context.Context, t *providedType, m TriggerBinding) error {
+	want := &wantedTrigger{TriggerBinding: m, typ: t, done: make(chan error, 1)}
+	s.mu.Lock()
+	b := s.byID[m.ID]
+	if b == nil {
+		b = &boundTrigger{id: m.ID}
+		s.byID[m.ID] = b
+	}
+	s.change(b, want)
+	s.mu.Unlock()
+	select {
+	case err := <-want.done:
+		if body := refusalBody(err); body != nil {
+			return &Error{Code: body.Code, Message: body.Message}
+		}
+		return nil
+	case <-ctx.Done():
+		return ctxError(ctx)
+	}
+}
+
+// unobserved takes the word that an observer is gone.
+func (s *bindings) unobserved(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.byID[id]; b != nil && b.want != nil && b.want.done != nil {
+		s.change(b, nil)
+	}
 }
 
 // unregister takes the engine's word that a trigger is gone.
@@ -134,7 +168,7 @@ func (s *bindings) settle(l *link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.byID {
-		if b.seen != l {
+		if b.seen != l && (b.want == nil || b.want.done == nil) { // observers are told one by one
 			s.change(b, nil)
 		}
 	}
@@ -156,6 +190,12 @@ func (s *bindings) giveUp(t *providedType) (any bool) {
 
 // change sets what is wanted and sees to it that somebody acts; s.mu is held.
 func (s *bindings) change(b *boundTrigger, want *wantedTrigger) {
+	if b.want != nil && b.want.done != nil {
+		select {
+		case b.want.done <- errors.New("replaced before it was bound"):
+		default: // it was bound
+		}
+	}
 	b.want, b.todo = want, true
 	if b.busy || s.closed {
 		return
@@ -204,7 +244,11 @@ func (s *bindings) bind() {
 // stepped notes that a binder has done what was wanted of b, or has failed to.
 func (s *bindings) stepped(b *boundTrigger, want *wantedTrigger, err error) {
 	if want != nil && b.want == want {
-		s.answer(want.link, &want.TriggerBinding, err)
+		if want.done != nil {
+			want.done <- err
+		} else {
+			s.answer(want.link, &want.TriggerBinding, err)
+		}
 		if err != nil {
 			b.want = nil
 		}
@@ -235,7 +279,7 @@ func (s *bindings) step(b *boundTrigger, want *wantedTrigger) error {
 	}
 	binding := want.TriggerBinding
 	binding.client = s.client
-	if binding.Namespace == "" {
+	if binding.Namespace == "" && want.link != nil {
 		binding.Namespace = defaultNamespace
 	}
 	var err error
@@ -291,16 +335,20 @@ func (s *bindings) call(method, id string, f func() error) (err error) {
 // answer tells the engine what became of a registration, over the link that it
 // came over.
 func (s *bindings) answer(l *link, b *TriggerBinding, err error) {
-	var body *ErrorBody
-	if err != nil {
-		code, message, stack := errorParts(err)
-		var e *Error
-		if !errors.As(err, &e) || e.Code == "" {
-			code = CodeTriggerRegistrationFailed
-		}
-		body = &ErrorBody{Code: code, Message: message, Stacktrace: stack}
+	s.client.out.urgent(l, s.client.item(l.dialect().triggerBound(b, refusalBody(err))))
+}
+
+// refusalBody is the error body for the error of a provider, nil for none.
+func refusalBody(err error) *ErrorBody {
+	if err == nil {
+		return nil
 	}
-	s.client.out.urgent(l, s.client.item(l.dialect().triggerBound(b, body)))
+	code, message, stack := errorParts(err)
+	var e *Error
+	if !errors.As(err, &e) || e.Code == "" {
+		code = CodeTriggerRegistrationFailed
+	}
+	return &ErrorBody{Code: code, Message: message, Stacktrace: stack}
 }
 
 // close lets the binders end after what they do. The channel is closed when they

@@ -18,6 +18,7 @@ type callConfig struct {
 	namespace   string
 	metadata    any
 	hasMetadata bool
+	remote      bool
 	retry       *RetryPolicy // nil: none
 	ownRetry    bool         // it was given for the call
 }
@@ -76,17 +77,21 @@ func InNamespace(ns string) CallOption {
 // connected, the call waits for a connection, within its timeout. The engine promises no
 // order between calls.
 func (c *Client) Call(ctx context.Context, id string, in, out any, opts ...CallOption) error {
+	return c.call(ctx, invocation{functionID: id}, in, out, opts)
+}
+
+func (c *Client) call(ctx context.Context, inv invocation, in, out any, opts []CallOption) error {
 	if out != nil {
 		if err := checkOut(out); err != nil {
-			return &callError{verb: verbCall, functionID: id, err: err}
+			return &callError{verb: verbCall, functionID: inv.functionID, err: err}
 		}
 	}
-	return c.repeat(ctx, verbCall, id, opts, func(cfg *callConfig) error {
-		r, err := c.begin(ctx, verbCall, invocation{functionID: id}, in, cfg)
+	return c.repeat(ctx, verbCall, inv.functionID, opts, func(cfg *callConfig) error {
+		r, err := c.begin(ctx, verbCall, inv, in, cfg)
 		if err != nil {
 			return err
 		}
-		return c.await(ctx, verbCall, r, id, out)
+		return c.await(ctx, verbCall, r, inv.functionID, out)
 	})
 }
 
@@ -103,13 +108,17 @@ func Call[Out any](ctx context.Context, c *Client, id string, in any, opts ...Ca
 // background: [ClientStats] counts, and the state listener is told of messages
 // that a dying connection left unconfirmed. Errors are those of [Client.Call].
 func (c *Client) Send(ctx context.Context, id string, in any, opts ...CallOption) error {
-	return c.repeat(ctx, verbSend, id, opts, func(cfg *callConfig) error {
-		r, err := c.begin(ctx, verbSend, invocation{functionID: id, action: actionVoid}, in, cfg)
+	return c.send(ctx, invocation{functionID: id, action: actionVoid}, in, opts)
+}
+
+func (c *Client) send(ctx context.Context, inv invocation, in any, opts []CallOption) error {
+	return c.repeat(ctx, verbSend, inv.functionID, opts, func(cfg *callConfig) error {
+		r, err := c.begin(ctx, verbSend, inv, in, cfg)
 		if err != nil {
 			return err
 		}
 		if sent, err := c.wait(ctx, r); err != nil {
-			return &callError{verb: verbSend, functionID: id, err: err, sent: sent}
+			return &callError{verb: verbSend, functionID: inv.functionID, err: err, sent: sent}
 		}
 		c.out.release(r)
 		return nil
@@ -146,7 +155,7 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		return fail(errors.New("blank function id"))
 	}
 	inv.metadata, inv.hasMetadata = cfg.metadata, cfg.hasMetadata
-	if inv.namespace = cfg.namespace; inv.namespace == "" {
+	if inv.namespace = cfg.namespace; inv.namespace == "" && inv.observerID == "" { // the engine knows that of a target
 		inv.namespace = c.namespaceOf(inv.functionID)
 	}
 	if inv.functionID == registerTriggerFunction && (inv.namespace == "" || inv.namespace == defaultNamespace) {
@@ -163,8 +172,15 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	if h, ok := ctx.Value(invocationKey{}).(*invocationContext); ok && h.client == c {
 		inv.caller = h.in
 	}
-
 	timeout := cmp.Or(cfg.timeout, c.cfg.callTimeout)
+	if f := c.localTarget(&inv, cfg); f != nil {
+		r, err := c.beginLocal(f, &inv, in, timeout)
+		if err != nil {
+			return fail(err)
+		}
+		return r, nil
+	}
+
 	r := c.out.newRequest(inv.action != actionVoid, timeout)
 	if r.wantsResult {
 		r.id = newInvocationID()
@@ -222,17 +238,24 @@ func (c *Client) await(ctx context.Context, verb string, r *request, id string, 
 		return &callError{verb: verb, functionID: id, err: err, sent: sent}
 	}
 	defer c.out.release(r)
-	if len(r.remote) > 0 {
-		return remoteError(r.remote, id, r.id.String())
+	result, remote := r.result, r.remote
+	if b := r.buf; r.local {
+		defer b.free()
+		if result = b.Bytes(); b.result == [2]int{} {
+			remote = result
+		}
+	}
+	if len(remote) > 0 {
+		return remoteError(remote, id, r.id.String())
 	}
 	switch out := out.(type) {
 	case nil:
 		return nil
 	case *json.RawMessage:
-		*out = append((*out)[:0:0], r.result...)
+		*out = append((*out)[:0:0], result...)
 		return nil
 	}
-	if err := json.Unmarshal(r.result, out); err != nil {
+	if err := json.Unmarshal(result, out); err != nil {
 		return &callError{verb: verb, functionID: id, err: fmt.Errorf("result does not decode: %w", err), sent: true}
 	}
 	return nil
@@ -248,8 +271,14 @@ func (c *Client) wait(ctx context.Context, r *request) (sent bool, err error) {
 	case <-ctx.Done():
 		cause = ctxError(ctx)
 	case <-r.timer.C:
+	case <-r.ended(c):
+		cause = fmt.Errorf("%w: %w", ErrConnectionLost, c.endError())
 	}
 	r.timer.Stop()
+	if r.local {
+		c.dispatch.unnest(r.in)
+		return true, cause
+	}
 	done, sent := c.out.giveUp(r)
 	switch {
 	case done:

@@ -27,15 +27,21 @@ const Version = "0.1.0"
 type Client struct {
 	cfg      *config
 	name     string
+	named    bool   // by the program or its environment
 	free     func() // gives the name back
 	log      *slog.Logger
 	out      *outbox
 	registry *registry
 	dispatch *dispatcher
+	hosts    *hosting
+	reports  *reports
 	bindings *bindings
 	notify   *notifier
 	tracing  *tracing        // nil without telemetry
 	metrics  *handlerMetrics // nil without telemetry of metrics
+
+	unnamedOnce sync.Once // for the warning about subscribers of a worker without a name
+
 	channels channelSet
 
 	handlers       context.Context // parent of every handler's context
@@ -62,6 +68,7 @@ type Client struct {
 
 	closing             atomic.Bool // a Close frame has been sent: the end of the link is the end
 	received, malformed atomic.Uint64
+	localCalls          atomic.Uint64
 }
 
 // New makes a client for the engine at address: ws, wss, http or https; "" is
@@ -84,7 +91,10 @@ func New(address string, opts ...Option) (*Client, error) {
 		state:    ConnectionStateDisconnected,
 	}
 	c.name, c.free = workerName(cfg.name)
+	c.named = cfg.name != "" || strings.TrimSpace(os.Getenv("III_WORKER_NAME")) != ""
 	c.registry = newRegistry(c)
+	c.hosts = &hosting{client: c}
+	c.reports = newReports(c)
 	c.dispatch = &dispatcher{limit: cfg.maxConcurrency, run: c.execute}
 	c.handlers, c.cancelHandlers = context.WithCancel(context.Background())
 	c.bindings = newBindings(c)
@@ -387,8 +397,12 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	}
 	began := time.Now()
 	if err == nil && connecting {
+		err = c.flushReports(ctx)
+	}
+	if err == nil && connecting {
 		err = c.out.flush(ctx)
 	}
+	c.registry.leave()
 	if ctx.Err() == nil {
 		limit := telemetryAwayTimeout
 		if !c.out.attached() { // an engine that is away costs awayTimeout in all
@@ -409,6 +423,16 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 		c.log.Warn("iii: telemetry was not delivered", "error", telemetry)
 	}
 	return err, telemetry
+}
+
+// flushReports returns when the engine has been told of the local calls, as far as it can be.
+func (c *Client) flushReports(ctx context.Context) error {
+	select {
+	case <-c.reports.drain():
+		return nil
+	case <-ctx.Done():
+		return ctxError(ctx)
+	}
 }
 
 // Close ends the client at once: the contexts of running handlers are cancelled,
@@ -469,10 +493,12 @@ func (c *Client) finish(reason error) {
 
 // awaitCallbacks gives user code a moment to return.
 func (c *Client) awaitCallbacks() {
-	handlers, providers, callbacks := c.dispatch.close(), c.bindings.close(), c.notify.wait()
+	abandonLocal(c.dispatch.withdraw(), fmt.Errorf("%w: %w", ErrNotConnected, ErrClosed))
+	c.reports.close()
+	handlers, providers, callbacks, hooks := c.dispatch.close(), c.bindings.close(), c.notify.wait(), c.hosts.close()
 	timer := time.NewTimer(handlerGrace)
 	defer timer.Stop()
-	for handlers != nil || providers != nil || callbacks != nil {
+	for handlers != nil || providers != nil || callbacks != nil || hooks != nil {
 		select {
 		case <-handlers:
 			handlers = nil
@@ -480,6 +506,8 @@ func (c *Client) awaitCallbacks() {
 			providers = nil
 		case <-callbacks:
 			callbacks = nil
+		case <-hooks:
+			hooks = nil
 		case <-timer.C:
 			c.log.Warn("iii: the client closed before its handlers and callbacks returned", "handlers", c.dispatch.describeRunning())
 			return
@@ -582,7 +610,10 @@ type ClientStats struct {
 	LateResults    uint64 // answers that no call waited for any more
 	Overloaded     uint64 // invocations refused because too many waited
 
-	FunctionsRefused int // functions that another worker holds at the moment ([Function.Err])
+	LocalCalls        uint64 // calls of this worker's own functions that ran in process
+	ReportsDropped    uint64 // local calls that observers asked for and the engine was not told of
+	HeldFramesDropped uint64 // calls, messages of Send and messages about observers that waited for a connection whose engine could not be sent them
+	FunctionsRefused  int    // functions that another worker holds at the moment ([Function.Err])
 }
 
 // Stats returns a snapshot of the counters, each of which is read separately.
@@ -598,6 +629,10 @@ func (c *Client) Stats() ClientStats {
 		LateResults:    s.lateResults.Load(),
 		Overloaded:     c.dispatch.overloaded.Load(),
 		FramesReceived: c.received.Load(),
+
+		LocalCalls:        c.localCalls.Load(),
+		ReportsDropped:    c.reports.total.Load(),
+		HeldFramesDropped: s.heldDropped.Load(),
 	}
 	stats.FunctionsRefused = c.registry.refusedFunctions()
 	stats.CallsInFlight, stats.Buffered, stats.BufferedBytes = c.out.counts()

@@ -2,6 +2,7 @@ package iii
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -188,7 +189,12 @@ func (m *received) cutID() error {
 // they are unique and, since whoever knows one could answer it, unguessable.
 type invocationID = uuid.UUID
 
-func newInvocationID() invocationID { return uuid.New() }
+func newInvocationID() (id invocationID) {
+	_, _ = rand.Read(id[:])      // it never fails
+	id[6] = id[6]&0x0f | 4<<4    // version 4
+	id[8] = id[8]&0x3f | 0b10<<6 // variant of RFC 9562
+	return id
+}
 
 // parseInvocationID reads the text form. An id that is none of ours is no error
 // anywhere, so ok suffices.
@@ -215,6 +221,8 @@ type buffer struct {
 	bytes.Buffer
 	encoder *json.Encoder
 	result  [2]int // the result inside an encoded answer; both 0 for an error
+
+	tooLarge bool // of an encoded answer: it is in place of one that was too large
 }
 
 // maxPooledBuffer keeps one large message from staying in memory for ever.
@@ -238,7 +246,7 @@ func bufferOf(text []byte) *buffer {
 func (b *buffer) free() {
 	if b != nil && b.Cap() <= maxPooledBuffer {
 		b.Reset()
-		b.result = [2]int{}
+		b.result, b.tooLarge = [2]int{}, false
 		buffers.Put(b)
 	}
 }
@@ -354,7 +362,7 @@ func encodeCall(b *buffer, inv *invocation, in any) error {
 		return fmt.Errorf("encode payload: %w", err)
 	}
 	b.WriteByte('}')
-	return (triggerDialect{}).checkCall(inv, sealedSize(b, inv))
+	return newestDialect.checkCall(inv, sealedSize(b, inv)) // of the dialect at hand when it leaves
 }
 
 // maxQuoted bounds the length of s between the quotes of a JSON string.
@@ -373,7 +381,7 @@ func maxQuoted(s string) int {
 func sealedSize(b *buffer, inv *invocation) int {
 	size := b.Len() - inv.room
 	if size > messageTooLarge/2 {
-		return size + len(triggerDialect{}.appendCall(nil, inv))
+		return size + len(newestDialect.appendCall(nil, inv))
 	}
 	const usual = len(`{"type":"invokefunction","function_id":"","invocation_id":"00000000-0000-0000-0000-000000000000",`)
 	return size + usual + len(inv.functionID)
@@ -403,7 +411,13 @@ func encodeResult(b *buffer, d dialect, id []byte, functionID string, result any
 // encodeError appends the failure of an invocation to b.
 func encodeError(b *buffer, d dialect, id []byte, functionID, code, message, stack string) {
 	p := d.appendAnswer(b.AvailableBuffer(), id, functionID)
-	p = append(p, `,"error":{"code":`...)
+	p = append(p, `,"error":`...)
+	b.Write(append(appendError(p, code, message, stack), '}'))
+}
+
+// appendError appends an error body.
+func appendError(p []byte, code, message, stack string) []byte {
+	p = append(p, `{"code":`...)
 	p = rawjson.AppendString(p, code)
 	p = append(p, `,"message":`...)
 	p = rawjson.AppendString(p, message)
@@ -411,7 +425,7 @@ func encodeError(b *buffer, d dialect, id []byte, functionID, code, message, sta
 		p = append(p, `,"stacktrace":`...)
 		p = rawjson.AppendString(p, stack)
 	}
-	b.Write(append(p, '}', '}'))
+	return append(p, '}')
 }
 
 // appendTrace adds the trace context of the handler to an encoded answer. An answer that it

@@ -1,11 +1,13 @@
 package iii
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/iii-go/iii/internal/rawjson"
 )
@@ -22,6 +24,9 @@ type dialect interface {
 	// observes reports whether the engine has observers.
 	observes() bool
 
+	// hooks reports whether the worker matches and delivers the calls of its functions.
+	hooks() bool
+
 	// checkCall returns why the engine cannot be sent a call of this size, or nil. The
 	// call then fails without having been sent.
 	checkCall(inv *invocation, size int) error
@@ -29,13 +34,28 @@ type dialect interface {
 	appendCall(p []byte, inv *invocation) []byte
 	// appendAnswer appends the envelope of an answer, up to its result or error.
 	appendAnswer(p, id []byte, functionID string) []byte
+	// tooLarge is the code of an answer in place of one that is too large to be sent.
+	tooLarge() string
+	// appendMatched and appendDelivered append to an answer what the hooks of its function say:
+	// the observers that the call is meant for, or that it is delivered.
+	appendMatched(p []byte, observers []*FunctionObserver) []byte
+	appendDelivered(p []byte) []byte
+
+	// observerAck is the answer to an observer that the engine has announced: err is nil if it
+	// is accepted.
+	observerAck(functionID, namespace, observerID string, revision uint64, err *ErrorBody) any
+	// appendReports appends the message that reports local calls, localStats is the one that
+	// counts them.
+	appendReports(p []byte, reports []*report) []byte
+	localStats(window time.Duration, calls []LocalFunctionStats, drops []DroppedReports) any
 
 	// answers reports whether the engine answers each registration of this kind. Otherwise it
-	// answers only to reject one, and a fence behind it tells when that has not happened.
+	// answers only to reject one, and a fence behind it tells when that has not happened. A
+	// trigger that is answered is an observer of the engine.
 	answers(*claim) bool
 
 	// The messages that register something and take it back. An error says why the engine
-	// cannot be told.
+	// cannot be told; nil without an error says that it need not be.
 	registerFunction(*functionSpec) (any, error)
 	unregisterFunction(*functionSpec) any
 	registerTriggerType(*triggerTypeSpec) any
@@ -58,9 +78,17 @@ type functionSpec struct {
 	request     json.RawMessage
 	response    json.RawMessage
 	invocation  *HTTPInvocationConfig
+	adapter     bool // stands between an observer and the function of a trigger
+
+	// Of engines that know hooks; needsHooks is set if the function cannot do without.
+	args         json.RawMessage
+	private      bool
+	unobservable bool
+	needsHooks   bool
 }
 
-// triggerSpec is a trigger as the program wants it, in the terms of engines with triggers.
+// triggerSpec is a trigger as the program wants it, in the terms of engines with triggers, or
+// an observer.
 type triggerSpec struct {
 	id                string
 	triggerType       string
@@ -69,7 +97,26 @@ type triggerSpec struct {
 	metadata          json.RawMessage
 	namespace         string
 	providerNamespace string
+
+	observe *observeSpec // of an observer; a trigger has none
+
+	// Of a trigger that is an observer of the engine.
+	observerID      string // "": the same as id
+	workerNamespace string
+	adapterID       string // function that the observer calls in place of the trigger's; "": none
 }
+
+// observeSpec is what an observer has and a trigger has not.
+type observeSpec struct {
+	source      ObserveSource
+	expiry      time.Duration // 0: none
+	deadline    time.Time     // of expiry; set when the engine is first told
+	maxFires    *uint64
+	maxInFlight *uint32
+}
+
+// idOfObserver returns the id that the engine knows an observer by.
+func (t *triggerSpec) idOfObserver() string { return cmp.Or(t.observerID, t.id) }
 
 // triggerTypeSpec is a trigger type as the program wants it.
 type triggerTypeSpec struct {
@@ -108,10 +155,12 @@ type triggerDialect struct {
 	observe bool // the engine has observers, too
 }
 
-// observeDialect is spoken by engines since 0.26: observers stand for triggers.
-type observeDialect struct{ triggerDialect }
+// newestDialect is the one that can say everything.
+var newestDialect = observeDialect{triggerDialect{observe: true}}
 
 func (d triggerDialect) observes() bool { return d.observe }
+
+func (triggerDialect) hooks() bool { return false }
 
 func (d triggerDialect) checkCall(inv *invocation, size int) error {
 	if inv.observerID != "" && !d.observe {
@@ -167,6 +216,24 @@ func (d triggerDialect) appendCall(p []byte, inv *invocation) []byte {
 	return p
 }
 
+func (triggerDialect) tooLarge() string { return CodeResultTooLarge }
+
+func (triggerDialect) appendMatched(p []byte, _ []*FunctionObserver) []byte { return p }
+
+func (triggerDialect) appendDelivered(p []byte) []byte { return p }
+
+func (triggerDialect) observerAck(functionID, namespace, observerID string, revision uint64, err *ErrorBody) any {
+	return ObserverAckMessage{FunctionID: functionID, Namespace: namespace, ID: observerID, Revision: revision, Error: err}
+}
+
+func (triggerDialect) appendReports(p []byte, reports []*report) []byte {
+	return appendReports(p, reports, false)
+}
+
+func (triggerDialect) localStats(window time.Duration, calls []LocalFunctionStats, drops []DroppedReports) any {
+	return LocalInvocationStatsMessage{WindowMs: uint64(window.Milliseconds()), Functions: calls, DroppedReports: drops}
+}
+
 func (triggerDialect) appendAnswer(p, id []byte, functionID string) []byte {
 	p = append(p, `{"type":"invocationresult","invocation_id":"`...)
 	p = append(p, id...)
@@ -174,15 +241,27 @@ func (triggerDialect) appendAnswer(p, id []byte, functionID string) []byte {
 	return rawjson.AppendString(p, functionID)
 }
 
-// answers reports true for functions if the engine has observers; a trigger is not answered.
-func (d triggerDialect) answers(c *claim) bool { return d.observe && c != nil && c.function != nil }
+// answers reports true for functions and observers if the engine has observers; a trigger is
+// not answered.
+func (d triggerDialect) answers(c *claim) bool {
+	return d.observe && c != nil && (c.function != nil || c.trigger.spec.observe != nil)
+}
 
 func (triggerDialect) registerFunction(f *functionSpec) (any, error) {
+	if f.adapter {
+		return nil, nil // the engine knows triggers
+	}
+	if f.needsHooks {
+		return nil, fmt.Errorf("arguments, privacy, refusal, matching and delivery of observers need an engine with %s: %w", FeatureObserveV2, errors.ErrUnsupported)
+	}
 	return RegisterFunctionMessage{ID: f.id, Description: f.description, Metadata: f.metadata,
 		RequestFormat: f.request, ResponseFormat: f.response, Invocation: f.invocation}, nil
 }
 
 func (triggerDialect) unregisterFunction(f *functionSpec) any {
+	if f.adapter {
+		return nil
+	}
 	return UnregisterFunctionMessage{ID: f.id}
 }
 
@@ -191,12 +270,21 @@ func (triggerDialect) registerTriggerType(t *triggerTypeSpec) any {
 		TriggerRequestFormat: t.config, CallRequestFormat: t.payload}
 }
 
-func (triggerDialect) registerTrigger(t *triggerSpec) (any, error) {
+func (d triggerDialect) registerTrigger(t *triggerSpec) (any, error) {
+	if t.observe != nil {
+		if !d.observe {
+			return nil, errNoObservers
+		}
+		return observeMessage(t), nil
+	}
 	return RegisterTriggerMessage{ID: t.id, TriggerType: t.triggerType, FunctionID: t.functionID, Config: t.config,
 		Metadata: t.metadata, Namespace: t.namespace, TriggerNamespace: t.providerNamespace}, nil
 }
 
 func (triggerDialect) unregisterTrigger(t *triggerSpec) any {
+	if t.observe != nil {
+		return UnobserveMessage{ID: t.id}
+	}
 	return UnregisterTriggerMessage{ID: t.id, TriggerType: t.triggerType}
 }
 
@@ -215,6 +303,42 @@ func (d triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) 
 			return true, err
 		}
 		c.functionAccepted(l, &m)
+	case messageObserveResult:
+		if !d.observe {
+			return false, nil
+		}
+		var m ObserveResultMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return true, err
+		}
+		c.observeAnswered(l, &m)
+	case messageObserverStateChanged:
+		if !d.observe {
+			return false, nil
+		}
+		var m ObserverStateChangedMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return true, err
+		}
+		c.observerChanged(l, &m)
+	case messageObserverAdded:
+		if !d.observe {
+			return false, nil
+		}
+		var m ObserverAddedMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return true, err
+		}
+		c.observerAdded(l, &m)
+	case messageObserverRemoved:
+		if !d.observe {
+			return false, nil
+		}
+		var m ObserverRemovedMessage
+		if err := json.Unmarshal(b, &m); err != nil {
+			return true, err
+		}
+		c.observerRemoved(l, &m)
 	case messageTriggerResult:
 		var m TriggerRegistrationResultMessage
 		if err := json.Unmarshal(b, &m); err != nil {
@@ -248,5 +372,51 @@ func (d triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) 
 	return true, nil
 }
 
-// answers reports true: each registration is answered.
-func (observeDialect) answers(*claim) bool { return true }
+// appendReports appends the message that reports local calls. echo says that an output that
+// equals the input need not be repeated.
+func appendReports(p []byte, reports []*report, echo bool) []byte {
+	p = append(p, `{"type":"invocationsobserved","items":[`...)
+	for i, r := range reports {
+		if i > 0 {
+			p = append(p, ',')
+		}
+		p = append(p, `{"function_id":`...)
+		p = rawjson.AppendString(p, r.function.id)
+		p = append(p, `,"namespace":`...)
+		p = rawjson.AppendString(p, r.namespace)
+		p = append(p, `,"invocation_id":`...)
+		p = rawjson.AppendString(p, r.id)
+		p = append(p, `,"matched":`...)
+		p = appendIDs(p, r.matched)
+		p = append(p, `,"status":`...)
+		p = rawjson.AppendString(p, r.status)
+		output := r.output
+		if r.echoes && !echo {
+			output = r.input
+		}
+		for _, part := range []struct {
+			key   string
+			value json.RawMessage
+		}{{`,"input":`, r.input}, {`,"output":`, output}, {`,"error":`, r.err}, {`,"caller":`, r.caller}, {`,"metadata":`, r.metadata}} {
+			if part.value != nil {
+				p = append(append(p, part.key...), part.value...)
+			}
+		}
+		if r.echoes && echo {
+			p = append(p, `,"output_is_input":true`...)
+		}
+		p = append(p, `,"started_at_ms":`...)
+		p = strconv.AppendInt(p, r.started.UnixMilli(), 10)
+		p = append(p, `,"duration_ms":`...)
+		p = strconv.AppendFloat(p, float64(r.duration)/float64(time.Millisecond), 'f', -1, 64)
+		p = append(p, `,"observe_depth":`...)
+		p = strconv.AppendUint(p, uint64(r.depth), 10)
+		for _, part := range []struct{ key, value string }{{`,"traceparent":`, r.traceparent}, {`,"baggage":`, r.baggage}} {
+			if part.value != "" {
+				p = rawjson.AppendString(append(p, part.key...), part.value)
+			}
+		}
+		p = append(p, '}')
+	}
+	return append(p, ']', '}')
+}

@@ -44,6 +44,21 @@ type incoming struct {
 
 	since      time.Time // when it was queued, then when its handler began; zero without metrics
 	prev, next *incoming // in the dispatcher's list of what runs, and guarded by its lock
+	trigger    *Trigger  // of this worker, which the observer stands for; nil if it is none
+
+	ctx        invocationContext // of the handler
+	over       atomic.Bool       // the handler has returned
+	parentOnce sync.Once
+	parent     json.RawMessage // the caller without its own parent, for calls of the handler
+
+	// Of a local call.
+	local   bool
+	own     localOrigin
+	by      localCaller
+	nesting int       // local calls that wait for this one, within one another
+	started time.Time // of the handler
+	nested  bool      // it runs in the slot of the handler that waits for it; guarded by the dispatcher's lock
+	ended   bool      // likewise
 }
 
 // appendCaller appends the caller object of a call that the handler of in makes.
@@ -54,25 +69,11 @@ func (in *incoming) appendCaller(p []byte) []byte {
 		p = append(p, `,"invocation_id":"`...)
 		p = append(append(p, in.id...), '"')
 	}
-	if parent := in.parent(); len(parent) > 0 {
+	if parent := in.selfless(); len(parent) > 0 {
 		p = append(p, `,"parent":`...)
 		p = append(p, parent...)
 	}
 	return append(p, '}')
-}
-
-// parent is the caller of in without its own parent.
-func (in *incoming) parent() json.RawMessage {
-	if in.caller == nil {
-		return nil
-	}
-	var c Caller
-	if json.Unmarshal(in.caller, &c) != nil {
-		return nil
-	}
-	c.Parent = nil
-	raw, _ := json.Marshal(c)
-	return raw
 }
 
 // callerRoom bounds the length of the caller in an envelope.
@@ -80,7 +81,7 @@ func (in *incoming) callerRoom() int {
 	if in == nil {
 		return 0
 	}
-	return 160 + maxQuoted(in.function.id) + 6*len(in.caller)
+	return 160 + maxQuoted(in.function.id) + len(in.selfless())
 }
 
 // origin is where an invocation comes from and its answer goes.
@@ -92,6 +93,10 @@ type origin interface {
 	// encodeResult and encodeError write the answer to b.
 	encodeResult(b *buffer, in *incoming, result any) error
 	encodeError(b *buffer, in *incoming, code, message, stack string)
+	// limit is the size that the answer must not reach, and the code for one that does.
+	limit() (bytes int, code string)
+	// dialect is that of the answer.
+	dialect() dialect
 	// reply sends what was encoded; it may wait for room. replyNow does not.
 	reply(b *buffer)
 	replyNow(b *buffer)
@@ -109,6 +114,8 @@ func (l *link) encodeError(b *buffer, in *incoming, code, message, stack string)
 	encodeError(b, l.dialect(), in.id, in.function.id, code, message, stack)
 }
 
+func (l *link) limit() (bytes int, code string) { return messageTooLarge, l.dialect().tooLarge() }
+
 func (l *link) reply(b *buffer) { l.client.out.reply(l, b) }
 
 func (l *link) replyNow(b *buffer) { l.client.out.urgent(l, item{buf: b}) }
@@ -125,6 +132,7 @@ type dispatcher struct {
 	mu      sync.Mutex
 	running int
 	first   *incoming // of those that run, the latest
+	nested  int       // handlers that run in the slot of another one, which waits for them
 	queue   fifo.Queue[*incoming]
 	bytes   int
 	idle    []chan *incoming // workers that wait, the latest last
@@ -135,7 +143,8 @@ type dispatcher struct {
 	overloaded atomic.Uint64
 }
 
-// submit runs in, now or later. It reports false if too much waits already.
+// submit runs in, now or later. It reports false if too much waits already, or if in has a
+// local caller and the dispatcher is closed.
 func (d *dispatcher) submit(in *incoming) bool {
 	if d.timed {
 		in.since = time.Now()
@@ -143,7 +152,7 @@ func (d *dispatcher) submit(in *incoming) bool {
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
-		return true // its link is dead as well
+		return !in.local // the link of another one is dead as well
 	}
 	if d.limit > 0 && d.running >= d.limit {
 		if d.queue.Len() >= maxQueuedInvocations || d.bytes+in.size() > maxQueuedBytes {
@@ -157,6 +166,20 @@ func (d *dispatcher) submit(in *incoming) bool {
 		return true
 	}
 	d.running++
+	d.start(in)
+	return true
+}
+
+// nest runs in in the slot of the handler that waits for it. It reports false if the
+// dispatcher is closed.
+func (d *dispatcher) nest(in *incoming) bool {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return false
+	}
+	in.nested = true
+	d.nested++
 	d.start(in)
 	return true
 }
@@ -196,6 +219,18 @@ func (d *dispatcher) leave(in *incoming) {
 	in.prev, in.next = nil, nil // a handler's context may keep in, and must not keep others
 }
 
+// unnest gives in a slot of its own, beyond the limit if need be: its caller no longer waits
+// for it.
+func (d *dispatcher) unnest(in *incoming) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if in.nested && !in.ended {
+		in.nested = false
+		d.nested--
+		d.running++
+	}
+}
+
 // work runs in and what comes after it. With ran set, in has run already, on the goroutine of
 // a worker that its handler has ended.
 func (d *dispatcher) work(in *incoming, ran bool) {
@@ -224,13 +259,20 @@ func (d *dispatcher) work(in *incoming, ran bool) {
 func (d *dispatcher) next(in *incoming, wake chan *incoming) *incoming {
 	d.mu.Lock()
 	d.leave(in)
-	if in := d.pop(); in != nil {
-		d.enter(in)
-		d.mu.Unlock()
-		return in
+	in.ended = true
+	if in.nested {
+		d.nested--
+	} else {
+		if d.limit == 0 || d.running <= d.limit {
+			if in := d.pop(); in != nil {
+				d.enter(in)
+				d.mu.Unlock()
+				return in
+			}
+		}
+		d.running--
 	}
-	d.running--
-	if d.running == 0 {
+	if d.running+d.nested == 0 {
 		d.quiet.Send()
 	}
 	if d.closed || len(d.idle) >= maxIdleWorkers {
@@ -263,7 +305,7 @@ func (d *dispatcher) withdraw() []*incoming {
 // waitQuiet returns when no handler runs, or ctx has ended.
 func (d *dispatcher) waitQuiet(ctx context.Context) error {
 	d.mu.Lock()
-	if d.running == 0 {
+	if d.running+d.nested == 0 {
 		d.mu.Unlock()
 		return nil
 	}
@@ -296,10 +338,16 @@ func (d *dispatcher) close() <-chan struct{} {
 	return ended
 }
 
+func (d *dispatcher) isClosed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.closed
+}
+
 func (d *dispatcher) counts() (running, queued int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.running, d.queue.Len()
+	return d.running + d.nested, d.queue.Len()
 }
 
 // maxNamedFunctions bounds the list of functions in an error or a log line.
@@ -337,56 +385,85 @@ func (c *Client) execute(in *incoming) {
 	}
 	pprof.SetGoroutineLabels(in.function.labels)
 	defer pprof.SetGoroutineLabels(context.Background())
+	if in.local {
+		in.started = time.Now()
+	}
+	invocation := &in.ctx
+	invocation.Context, invocation.client, invocation.in = in.origin.context(), c, in
+	if in.trigger != nil {
+		if !c.fit(invocation, in) {
+			return
+		}
+		defer in.trigger.settle()
+	}
+	observed := in.observe()
 	measured := in.function.metrics
 	measured.begin(in)
-	invocation := &invocationContext{Context: in.origin.context(), client: c, in: in}
 	invocation.limitHandler(in.function.timeout)
 	ctx, span := c.tracing.begin(invocation, in)
-	invocation.limit.watch(func() { c.handlerTimedOut(ctx, invocation, span) })
+	invocation.limit.watch(func() { c.handlerTimedOut(ctx, invocation, observed, span) })
 	var answer *buffer
-	returned, late, failed := false, false, true
+	var err error
+	returned, late := false, false
 	defer func() {
+		in.over.Store(true)
 		if !returned {
-			answer = c.encodePanic(ctx, in, span, recover()) // nil after runtime.Goexit
+			p := recover() // nil after runtime.Goexit
 			late = invocation.limit.handlerReturned()
+			answer = c.encodePanic(ctx, in, observed, span, p, late)
 		}
 		measured.leave()
 		if late {
-			answer.free()
 			return
 		}
-		measured.done(ctx, in, failed)
-		span.end(ctx, answer)
+		measured.done(ctx, in, err != nil || !returned)
+		span.end(ctx, in, answer)
+		if in.local {
+			in.ran(c, err != nil || !returned)
+		}
 		if answer != nil {
 			in.origin.reply(answer)
 		}
 	}()
-	result, err := in.function.handler(ctx, in.data)
+	var result any
+	result, err = in.function.handler(ctx, in.data)
 	err = handlerError(err)
 	if late = invocation.limit.handlerReturned(); late {
 		returned = true
 		return
 	}
 	if len(in.id) > 0 {
-		answer, err = c.encodeAnswer(ctx, in, result, err)
+		answer, err = c.answer(ctx, in, observed, result, err)
 		span.answered(answer, err)
 	} else {
 		span.returned(result, err)
 	}
-	returned, failed = true, err != nil
+	returned = true
 }
 
 // handlerTimedOut answers in place of a handler that has run for longer than
 // [WithHandlerTimeout]. The answer does not wait for room: it is small.
-func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationContext, span invocationSpan) {
-	answer, failure := invocation.timeoutAnswer()
-	f := invocation.in.function
+func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationContext, observed *observation, span invocationSpan) {
+	in := invocation.in
+	f := in.function
+	result, failure, failed := invocation.timeoutOutcome()
+	var answer *buffer
+	if len(in.id) > 0 {
+		var err error
+		if failed {
+			err = failure
+		}
+		answer, _ = c.answer(ctx, in, observed, result, err)
+	}
 	c.log.LogAttrs(ctx, slog.LevelWarn, "iii: handler timed out", slog.String("function", f.id), slog.Duration("after", f.timeout))
-	f.metrics.done(ctx, invocation.in, true)
+	f.metrics.done(ctx, in, true)
 	span.answered(answer, failure)
-	span.end(ctx, answer)
+	span.end(ctx, in, answer)
+	if in.local {
+		in.ran(c, failed)
+	}
 	if answer != nil {
-		invocation.in.origin.replyNow(answer)
+		in.origin.replyNow(answer)
 	}
 }
 
@@ -397,7 +474,7 @@ func handlerError(err error) error {
 	var e *Error
 	if errors.As(err, &e) && e != nil {
 		switch e.Code {
-		case CodeWorkerDraining, CodeOverloaded, CodeHandlerTimeout, CodeResultTooLarge:
+		case CodeWorkerDraining, CodeOverloaded, CodeHandlerTimeout, CodeResultTooLarge, CodePayloadTooLarge:
 			return &Error{Code: CodeInvocationFailed, Message: trimmed(err).Error(), Stacktrace: e.Stacktrace}
 		}
 	}
@@ -405,13 +482,13 @@ func handlerError(err error) error {
 }
 
 // encodePanic logs a handler that did not return and is the message for that, or
-// nil if no answer is wanted. It runs above the frames that panicked.
-func (c *Client) encodePanic(ctx context.Context, in *incoming, span invocationSpan, p any) *buffer {
+// nil if no answer is wanted, or the limit of the handler has given one. It runs above the frames that panicked.
+func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observation, span invocationSpan, p any, late bool) *buffer {
 	stack := string(debug.Stack())
 	span.panicked(p, stack)
 	c.log.LogAttrs(ctx, slog.LevelError, "iii: handler panicked", slog.String("function", in.function.id),
 		slog.Any("panic", p), slog.String("stack", stack))
-	if len(in.id) == 0 {
+	if len(in.id) == 0 || late {
 		return nil
 	}
 	failure := &Error{Code: CodeInvocationFailed, Message: "handler panicked"}
@@ -419,21 +496,23 @@ func (c *Client) encodePanic(ctx context.Context, in *incoming, span invocationS
 		failure.Message = fmt.Sprintf("handler panicked: %v", p)
 		failure.Stacktrace = stack
 	}
-	answer, _ := c.encodeAnswer(ctx, in, nil, failure)
+	answer, _ := c.answer(ctx, in, observed, nil, failure)
 	return answer
 }
 
 // encodeAnswer is the message for what a handler returned, and the error that it
 // tells, which may be that of encoding.
-func (c *Client) encodeAnswer(ctx context.Context, in *incoming, result any, err error) (*buffer, error) {
+func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, result any, err error) (*buffer, error) {
+	limit, _ := to.limit()
 	b := newBuffer()
 	if err == nil {
-		err = in.origin.encodeResult(b, in, result)
+		err = to.encodeResult(b, in, result)
+		large := err == nil && b.Len() >= limit
 		switch {
-		case err == nil && b.Len() < messageTooLarge:
-			return b, nil
+		case large:
+			err = tooLarge(to, b.Len())
 		case err == nil:
-			err = &Error{Code: CodeResultTooLarge, Message: fmt.Sprintf("the result makes a message of %d bytes; the limit is %d", b.Len(), messageTooLarge)}
+			return b, nil
 		default:
 			err = fmt.Errorf("result does not encode: %w", err)
 			if in.function.web {
@@ -442,14 +521,17 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, result any, err
 		}
 		b.free()
 		b = newBuffer()
+		b.tooLarge = large
 		c.log.LogAttrs(ctx, slog.LevelError, "iii: result cannot be sent", slog.String("function", in.function.id), slog.Any("error", err))
 	}
 	code, message, stack := errorParts(err)
-	in.origin.encodeError(b, in, code, message, stack)
-	if b.Len() >= messageTooLarge {
+	to.encodeError(b, in, code, message, stack)
+	if b.Len() >= limit {
 		b.free()
 		b = newBuffer()
-		in.origin.encodeError(b, in, CodeResultTooLarge, "the error is too large to be sent", "")
+		b.tooLarge = true
+		_, code := to.limit()
+		to.encodeError(b, in, code, "the error is too large to be sent", "")
 	}
 	return b, err
 }

@@ -166,9 +166,15 @@ func TestEverythingHasAnExample(t *testing.T) {
 			"WithConnectionTLSConfig":   "WithTLSConfig is used in the same way",
 		},
 		"iiitest": {
-			"Engine.StreamURL":   "the examples of package iii use it",
-			"WithHTTPMiddleware": "is used like the middleware functions of a route, of which package iii has an example",
-			"WithStreamAuth":     "the examples of package iii use it",
+			"Engine.LocalCalls":       "what workers report of themselves, every ten seconds",
+			"Engine.Observers":        "the result of engine::observers::list",
+			"Engine.SetLocalDispatch": "takes a bool, for the tests of an SDK",
+			"Engine.StreamURL":        "the examples of package iii use it",
+			"Protocol.MarshalText":    "for flag.TextVar, as UnmarshalText",
+			"WithHTTPMiddleware":      "is used like the middleware functions of a route, of which package iii has an example",
+			"WithLocalDispatch":       "takes a bool, for the tests of an SDK",
+			"WithStreamAuth":          "the examples of package iii use it",
+			"WithStrictProtocol":      "takes nothing",
 		},
 	} {
 		pkg := strings.Replace(dir, ".", "iii", 1)

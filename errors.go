@@ -87,6 +87,23 @@ const (
 	CodeHandlerTimeout = "handler_timeout"
 	// CodeResultTooLarge: the handler has returned more than fits in a message.
 	CodeResultTooLarge = "result_too_large"
+	// CodePayloadTooLarge is CodeResultTooLarge on an engine with [FeatureObserveV2].
+	CodePayloadTooLarge = "payload_too_large"
+	// CodeTimeout: a call that a Deliver hook made did not return in time.
+	CodeTimeout = "TIMEOUT"
+	// CodeObserveRejected: an Added hook refused an observer without a code.
+	CodeObserveRejected = "OBSERVE_REJECTED"
+	// CodeOwnerTimeout: the Added hooks for an observer took longer than 30 s.
+	CodeOwnerTimeout = "OWNER_TIMEOUT"
+	// CodeObserverNotActive: a call through an observer that is not active.
+	CodeObserverNotActive = "OBSERVER_NOT_ACTIVE"
+	// CodeInvalidArgs: the arguments of an observer do not have the form that the function asks
+	// for.
+	CodeInvalidArgs = "INVALID_ARGS"
+	// CodeInvalidFilter: the filters of an observer do not parse.
+	CodeInvalidFilter = "INVALID_FILTER"
+	// CodeLimitExceeded: a function has too many observers.
+	CodeLimitExceeded = "LIMIT_EXCEEDED"
 	// CodeTriggerTypeNotFound: the worker does not provide the trigger type.
 	CodeTriggerTypeNotFound = "trigger_type_not_found"
 	// CodeTriggerRegistrationFailed: the engine, or the provider of its type, refused a trigger.
@@ -127,6 +144,13 @@ const (
 	CodeFunctionConflict = "FUNCTION_NAMESPACE_CONFLICT"
 	// CodeWorkerConflict: of a [*RejectedError]: another live worker has the name.
 	CodeWorkerConflict = "WORKER_NAMESPACE_CONFLICT"
+
+	// CodeObserverIDConflict: an observer or a trigger of this client, or an observer of another
+	// connection, has the id already.
+	CodeObserverIDConflict = "OBSERVER_ID_CONFLICT"
+	// CodeHTTPRouteConflict: another worker has a route of the same path with other parameter
+	// names. Of engines since 0.26.
+	CodeHTTPRouteConflict = "HTTP_ROUTE_CONFLICT"
 
 	// CodeConditionNotMet: the condition function of an HTTP trigger said no (in its 422).
 	CodeConditionNotMet = "CONDITION_NOT_MET"
@@ -325,6 +349,11 @@ func (e *RejectedError) Error() string {
 		s += ", owned by worker " + e.OwnerWorkerID
 	}
 	return s
+}
+
+// Is reports whether target is errors.ErrUnsupported and the engine cannot host the function.
+func (e *RejectedError) Is(target error) bool {
+	return e.Code == CodeUnsupported && target == errors.ErrUnsupported
 }
 
 // AuthError is the engine's refusal to let this worker in. It ends the client.

@@ -54,8 +54,13 @@ type Function struct {
 	web      bool          // it serves HTTP requests: its results are responses
 	timeout  time.Duration // of its handler; 0 is none
 
-	metrics *functionMetrics
-	labels  context.Context // with the profiler labels of its handler's goroutines
+	metrics   *functionMetrics
+	labels    context.Context // with the profiler labels of its handler's goroutines
+	hooks     ObserverHooks
+	remote    bool // it is never run in process
+	quiet     bool // it is no fault if an engine cannot host it
+	observers observerSet
+	local     localStats
 
 	claim
 	refused atomic.Pointer[RejectedError]
@@ -130,6 +135,11 @@ type functionConfig struct {
 	response    json.RawMessage
 	schemas     bool // set by the user, even if both are nil
 
+	args           json.RawMessage
+	private        bool
+	unobservable   bool
+	remote         bool
+	hooks          ObserverHooks
 	middleware     []Middleware
 	timeout        time.Duration
 	triggerOptions []TriggerOption
@@ -287,7 +297,11 @@ func rawOf(v any) (json.RawMessage, error) {
 // every connection, one that the engine cannot read would be dropped. The dialects differ in
 // a few keys, which makes no difference to either.
 func checkRegistration(c *claim) error {
-	m, err := c.register(triggerDialect{})
+	var d dialect = triggerDialect{observe: true}
+	if c.function != nil {
+		d = newestDialect
+	}
+	m, err := c.register(d)
 	if err != nil {
 		return err
 	}
@@ -472,7 +486,8 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 	if err := spec.addValidation(cfg); err != nil {
 		return fail(err)
 	}
-	f := &Function{client: c, id: id, handler: spec.run, spanName: "execute " + id, untraced: spec.invocation != nil, web: spec.web, timeout: cfg.timeout}
+	f := &Function{client: c, id: id, handler: spec.run, spanName: "execute " + id, untraced: spec.invocation != nil, web: spec.web, timeout: cfg.timeout,
+		hooks: cfg.hooks, remote: cfg.remote}
 	f.labels = pprof.WithLabels(context.Background(), pprof.Labels(functionIDAttribute, id))
 	f.metrics = c.metrics.function(id)
 	for i, mw := range slices.Backward(cfg.middleware) {
@@ -489,7 +504,9 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 		f.handler = c.answerErrors(id, f.handler)
 	}
 	f.claim = claim{function: f}
-	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: spec.invocation}
+	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: spec.invocation,
+		args: cfg.args, private: cfg.private, unobservable: cfg.unobservable,
+		needsHooks: cfg.args != nil || cfg.private || cfg.unobservable || cfg.hooks.answer()}
 	if err := checkRegistration(&f.claim); err != nil {
 		return fail(err)
 	}
@@ -526,9 +543,17 @@ type Invocation struct {
 	// CallerWorkerID is the calling worker; "" for triggers, for the engine's own
 	// calls, and where the payload is no object.
 	CallerWorkerID string
-	// Metadata came beside the payload: the caller's, or the trigger's. Nil if
+	// Metadata came beside the payload: the caller's, the trigger's, or the observer's. Nil if
 	// there is none.
 	Metadata json.RawMessage
+	// Caller is who made the call, on engines since 0.25; nil if that is not known. For an
+	// activation it is the engine, with the worker name "iii-engine".
+	Caller *Caller
+	// Activation names the observer that the invocation serves; nil if it serves none.
+	Activation *Activation
+	// ObserveDepth is the number of activations, one because of the other, that led to the
+	// invocation.
+	ObserveDepth uint32
 }
 
 // invocationContext is the context of one handler.
@@ -604,28 +629,21 @@ func (l *handlerLimit) handlerReturned() (late bool) {
 	return l.late
 }
 
-// timeoutAnswer is the message in place of a handler that has run for too long, and what it
-// says; nil if no answer is wanted.
-func (c *invocationContext) timeoutAnswer() (answer *buffer, failure *Error) {
+// timeoutOutcome is what an invocation is answered with whose handler has run for too long: a
+// result, or the failure if failed is set. The failure is that of the handler in either case.
+func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed bool) {
 	f := c.in.function
 	failure = &Error{Code: CodeHandlerTimeout, Message: fmt.Sprintf("the handler has not returned within %v", f.timeout)}
 	c.limit.mu.Lock()
 	stream := c.limit.stream
 	c.limit.mu.Unlock()
-	begun := stream != nil && stream.timeOut(failure)
-	if len(c.in.id) == 0 {
-		return nil, failure
-	}
-	answer = newBuffer()
-	switch {
+	switch begun := stream != nil && stream.timeOut(failure); {
 	case begun:
-		_ = c.in.origin.encodeResult(answer, c.in, nil)
+		return nil, failure, false
 	case f.web:
-		_ = c.in.origin.encodeResult(answer, c.in, errorResponse(http.StatusGatewayTimeout, failure.Code, failure.Message))
-	default:
-		c.in.origin.encodeError(answer, c.in, failure.Code, failure.Message, "")
+		return errorResponse(http.StatusGatewayTimeout, failure.Code, failure.Message), failure, false
 	}
-	return answer, failure
+	return nil, failure, true
 }
 
 // answersOverStream tells the limit of an invocation that its answer goes over a stream.
@@ -666,7 +684,30 @@ func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 	if !ok {
 		return Invocation{}, false
 	}
-	return Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: callerOf(c.in.data), Metadata: c.in.metadata}, true
+	inv = Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: c.in.callerWorkerID(), Metadata: c.in.metadata, ObserveDepth: c.in.depth}
+	inv.Caller = optional[Caller](c.in.callerJSON(c.client))
+	inv.Activation = optional[Activation](c.in.activation)
+	if c.in.activation == nil && inv.Caller != nil && inv.CallerWorkerID == "" { // the payload is no object
+		inv.CallerWorkerID = inv.Caller.WorkerID
+	}
+	return inv, true
+}
+
+// optional decodes what is not needed; nil if it does not decode.
+func optional[T any](raw json.RawMessage) *T {
+	v := new(T)
+	if raw == nil || json.Unmarshal(raw, v) != nil {
+		return nil
+	}
+	return v
+}
+
+// callerWorkerID is the worker that has made the call.
+func (in *incoming) callerWorkerID() string {
+	if in.local {
+		return in.function.client.WorkerID()
+	}
+	return callerOf(in.data)
 }
 
 // callerOf finds the key that the engine adds to object payloads.

@@ -33,7 +33,7 @@ func (f recordedFrame) at() string { return fmt.Sprintf("%s:%d", f.file, f.line)
 // recordedFrames returns every JSON message of the recordings, in order.
 func recordedFrames(t *testing.T) []recordedFrame {
 	t.Helper()
-	files, err := filepath.Glob("testdata/recordings/*.jsonl")
+	files, err := filepath.Glob("testdata/0.23/*.jsonl")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no recordings: %v", err)
 	}
@@ -402,7 +402,7 @@ var vectorExceptions = map[string]string{
 
 // What a running engine made of update operations.
 func TestUpdateVectorsRoundTrip(t *testing.T) {
-	b, err := os.ReadFile("testdata/recordings/update-vectors.json")
+	b, err := os.ReadFile("testdata/0.23/update-vectors.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -658,7 +658,7 @@ var payloadMark = map[string]string{"http": `"path_params"`, "state": `"type":"s
 func acceptedTelemetry(t *testing.T) []payload {
 	t.Helper()
 	const file = "otlp-acceptance.json"
-	b, err := os.ReadFile("testdata/recordings/" + file)
+	b, err := os.ReadFile("testdata/0.23/" + file)
 	if err != nil {
 		t.Fatal(err)
 	}

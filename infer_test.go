@@ -1231,7 +1231,7 @@ func TestRecordedRequestsSatisfyTheSchemaOfARoute(t *testing.T) {
 		t.Fatal(err)
 	}
 	schema := resolveSchema(t, raw)
-	files, err := filepath.Glob("testdata/recordings/*.jsonl")
+	files, err := filepath.Glob("testdata/0.23/*.jsonl")
 	if err != nil {
 		t.Fatal(err)
 	}

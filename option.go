@@ -113,6 +113,8 @@ type config struct {
 
 	middleware []Middleware
 	listener   func(ConnectionState, error)
+
+	observerHooks ObserverHooks
 }
 
 // discard is the logger of silence.

@@ -138,7 +138,7 @@ type otlpFrame struct {
 // recordedTelemetry returns the frames of the recording.
 func recordedTelemetry(t *testing.T) (frames []otlpFrame) {
 	t.Helper()
-	file, err := os.ReadFile("testdata/recordings/rust-sdk.jsonl")
+	file, err := os.ReadFile("testdata/0.23/rust-sdk.jsonl")
 	if err != nil {
 		t.Fatal(err)
 	}

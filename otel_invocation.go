@@ -169,12 +169,12 @@ func (s invocationSpan) outputError(message string) {
 
 // end ends the span. It runs before the answer is sent, so a caller that has the answer
 // can flush the span, and adds the span's context to the answer.
-func (s invocationSpan) end(ctx context.Context, answer *buffer) {
+func (s invocationSpan) end(ctx context.Context, in *incoming, answer *buffer) {
 	if s.span == nil {
 		return
 	}
 	s.span.End()
-	if answer != nil {
+	if answer != nil && !in.local {
 		var text [traceparentLength]byte
 		appendTrace(answer, appendTraceparent(text[:0], trace.SpanContextFromContext(ctx)), InjectBaggage(ctx))
 	}

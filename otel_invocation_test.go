@@ -74,7 +74,7 @@ func TestUnsampledPayloadIsNotRead(t *testing.T) {
 	s.answered(nil, nil) // would dereference the answer if it were recorded
 	s.returned(func() {}, nil)
 	s.panicked("p", "stack")
-	s.end(inner, nil)
+	s.end(inner, in, nil)
 	if trace.SpanFromContext(inner).IsRecording() || TraceID(inner) != testTraceID {
 		t.Errorf("the handler runs in %v", trace.SpanContextFromContext(inner))
 	}
@@ -124,7 +124,7 @@ func benchmarkInvocation(b *testing.B, traceparent string) {
 		answer.Write(payload)
 		answer.WriteByte('}')
 		span.answered(answer, nil)
-		span.end(ctx, answer)
+		span.end(ctx, in, answer)
 		answer.free()
 	}
 }

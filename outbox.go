@@ -43,6 +43,7 @@ type outbox struct {
 type outboxStats struct {
 	framesSent, bytesSent                   atomic.Uint64
 	sendsConfirmed, sendsLost, sendsDropped atomic.Uint64
+	heldDropped                             atomic.Uint64
 	repliesDropped, lateResults             atomic.Uint64
 }
 
@@ -57,7 +58,18 @@ type item struct {
 	send  bool     // it is a Send; an answered call's request may be in use again
 	kind  frameKind
 	fence func() // called when the pong to this JSON ping arrives
+
+	settled func(frameFate) // called once for a frame that was queued, without the lock
 }
+
+// frameFate is what becomes of a frame that was queued.
+type frameFate uint8
+
+const (
+	frameWritten frameFate = iota
+	frameFailed            // it may have reached the engine
+	frameKept              // it never left
+)
 
 // fence is a JSON ping that is out. The engine handles frames in order, so its
 // pong says that it has read everything before it.
@@ -115,6 +127,13 @@ func (o *outbox) suspend(l *link, fence uint64) {
 	if o.link == l {
 		o.gate = max(o.gate, fence)
 	}
+}
+
+// current is the link that is written to, or nil.
+func (o *outbox) current() *link {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.link
 }
 
 // attached reports whether there is a link.
@@ -249,6 +268,7 @@ func (o *outbox) take(l *link, batch []item) []item {
 // refuse fails a request that the dialect of the link cannot express; o.mu is held.
 func (o *outbox) refuse(it item, err error) {
 	r := it.req
+	o.stats.heldDropped.Add(1)
 	o.bytes -= r.size
 	it.buf.free()
 	delete(o.pending, r.id)
@@ -323,8 +343,17 @@ func (o *outbox) written(l *link, batch []item, err error) {
 			}
 		}
 		it.buf.free()
-		batch[i] = item{}
+		if batch[i] = (item{}); it.settled != nil {
+			it.settled(fateOf(err))
+		}
 	}
+}
+
+func fateOf(err error) frameFate {
+	if err != nil {
+		return frameFailed
+	}
+	return frameWritten
 }
 
 // confirmSends puts a fence behind the Sends written so far, one at a time.
@@ -374,10 +403,13 @@ func (o *outbox) detach(l *link, cause error) (unconfirmed int) {
 	for _, it := range waiting {
 		it.req.gate = 0 // the next link begins with all registrations
 	}
+	var kept []func(frameFate)
 	for _, it := range o.queue.All() {
 		switch r := it.req; {
 		case r == nil:
-			it.buf.free()
+			if it.buf.free(); it.settled != nil {
+				kept = append(kept, it.settled)
+			}
 		case r.state == requestQueued:
 			o.hold(r)
 		}
@@ -398,6 +430,9 @@ func (o *outbox) detach(l *link, cause error) (unconfirmed int) {
 	o.changed.Send()
 	o.mu.Unlock()
 	o.stats.sendsLost.Add(uint64(unconfirmed))
+	for _, settled := range kept {
+		settled(frameKept)
+	}
 	for _, r := range lost {
 		r.finish(fmt.Errorf("%w: %w", ErrConnectionLost, cause))
 	}

@@ -84,7 +84,7 @@ func (e availableEvent) MarshalJSON() ([]byte, error) {
 // Every payload that the engine was recorded to deliver reaches a typed handler as
 // it is: nothing fails to decode and nothing is lost.
 func TestRecordedPayloadsReachTypedHandlers(t *testing.T) {
-	files, err := filepath.Glob("testdata/recordings/*.jsonl")
+	files, err := filepath.Glob("testdata/0.23/*.jsonl")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,9 +70,10 @@ type peerConn struct {
 	n        int
 	workerID string
 
-	pings atomic.Int64 // WebSocket pings
-	ended chan struct{}
-	err   error // why it ended; after ended
+	features generation   // that it lists
+	pings    atomic.Int64 // WebSocket pings
+	ended    chan struct{}
+	err      error // why it ended; after ended
 }
 
 // newPeer starts a peer in memory, so that it works in a synctest bubble.

@@ -80,6 +80,10 @@ type TriggerBinding struct {
 
 	client    *Client
 	condition string // function that may keep an event from the trigger's
+
+	// through runs the function through the observer that the trigger is. With fired false the
+	// observer does not ask for the payload. Nil: the function is called.
+	through func(ctx context.Context, payload json.RawMessage) (result json.RawMessage, fired bool, err error)
 }
 
 // Fire runs the trigger's function with a payload, in the function's namespace and
@@ -96,7 +100,10 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 	if err != nil {
 		return nil, notEncodable(b.FunctionID, err)
 	}
-	opts := []CallOption{InNamespace(b.Namespace)}
+	var opts []CallOption
+	if b.Namespace != "" {
+		opts = append(opts, InNamespace(b.Namespace))
+	}
 	if b.condition != "" {
 		var verdict json.RawMessage
 		if err := b.client.Call(ctx, b.condition, raw, &verdict, opts...); err != nil {
@@ -105,6 +112,10 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 		if string(bytes.TrimSpace(verdict)) == "false" {
 			return nil, nil
 		}
+	}
+	if b.through != nil {
+		result, _, err := b.through(ctx, raw)
+		return result, err
 	}
 	if b.Metadata != nil {
 		opts = append(opts, WithMetadata(b.Metadata))

@@ -15,7 +15,8 @@ import (
 // failure, [ErrDraining], [ErrClosed], the *[RejectedError] of each function that another worker
 // holds and the *[Error] of each refused trigger. What the engine has not answered yet is a
 // reason as well, for a moment after a registration. A trigger whose type nobody provides, and
-// one whose function belongs to another worker, are accepted.
+// one whose function belongs to another worker, are accepted. Of observers, those in error are a
+// reason, and those that are pending or suspended are none.
 //
 // It waits for nothing. [Client.ReadyHandler] is made of it.
 func (c *Client) Ready() error {
@@ -157,15 +158,21 @@ func (r *registry) addReasons(state *readiness, connected bool) {
 			state.hold(f.id, refusal)
 		case refusal != nil:
 			state.add(refusal)
-		case connected && f.standing != accepted:
+		case connected && f.standing != accepted && !(f.spec.adapter && f.standing == unasked): // engines with triggers need no adapter
 			state.add(fmt.Errorf("iii: function %q: the engine has not answered the registration yet", f.id))
 		}
 	}
 	for _, t := range r.triggers {
+		if o := t.observer; o != nil {
+			if o.state == ObserverStateError {
+				state.add(fmt.Errorf("iii: observer %q with target %s: %w", t.id, t.functionID, trimmed(o.reason)))
+			}
+			continue
+		}
 		refusal, f := t.refused.Load(), r.target(t)
 		switch {
 		case refusal != nil && t.contested:
-			state.hold(t.functionID, fmt.Errorf("iii: trigger %q of %s: another worker holds its route: %w", t.id, t.functionID, trimmed(refusal)))
+			state.hold(t.functionID, fmt.Errorf("iii: trigger %q of %s: another worker holds its route or id: %w", t.id, t.functionID, trimmed(refusal)))
 		case refusal != nil:
 			state.add(fmt.Errorf("iii: trigger %q of %s: %w", t.id, t.functionID, trimmed(refusal)))
 		case !connected:

@@ -40,7 +40,7 @@ type recordedFrame struct {
 
 func readRecording(t *testing.T, name string) []recordedEvent {
 	t.Helper()
-	file, err := os.ReadFile("testdata/recordings/" + name + ".jsonl")
+	file, err := os.ReadFile("testdata/0.23/" + name + ".jsonl")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,13 +6,14 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 )
 
-// registry holds what this worker has registered, in the order of the program, and keeps
-// the engine's copy equal. Each link gets all of it when it begins, and then every change.
+// registry holds what this worker has registered, functions, triggers and observers, in the
+// order of the program, and keeps the engine's copy equal. Each link gets all of it when it begins, and then every change.
 // Both happen under one lock, so that nothing is missed or sent twice.
 //
 // An engine with triggers answers a registration only to reject it, so a fence (a JSON ping)
@@ -29,7 +30,7 @@ type registry struct {
 	functions    []*Function
 	triggers     []*Trigger
 	functionByID map[string]*Function
-	triggerByID  map[string]*Trigger
+	triggerByID  map[string]*Trigger // by both ids, if that of its observer is another
 
 	// The state of the current link, if there is one.
 	link       *link
@@ -43,6 +44,11 @@ type registry struct {
 	fenceTimer *time.Timer // ends the link if the fence is not answered
 	held       []*Trigger  // not sent yet, in the order of the program
 	batch      []item      // what begin sends; nil except while it runs
+	parting    []*Function // to be taken back at the end of a drain
+
+	// See observe.go.
+	observeFrames map[string][]*observeFrame // of the current link, by the id of the observer
+	unobserved    []*Trigger                 // taken back without a connection; the engine may have them
 
 	// See takeover.go.
 	refusals  []*claim             // to be tried again
@@ -74,19 +80,47 @@ func (r *registry) begin(l *link, first ...item) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.link, r.phase = l, replaySettling
-	r.held = slices.Clone(r.triggers)
+	d := l.dialect()
+	r.held = nil
 	for _, t := range r.triggers {
 		t.sent, t.delay = false, 0
 		if t.former != nil && t.former.refused.Load() == nil { // the engine never answered
 			t.former = nil
 		}
+		switch {
+		case !d.observes():
+			t.lingers = false
+		case t.lingers && !d.answers(&t.claim): // it would fire twice
+			r.unobserveLater(t)
+		}
+		switch {
+		case t.final:
+		case t.observer != nil && !d.observes():
+			r.ask(&t.claim) // says so at once
+		default:
+			if o := t.observer; o != nil && o.reason != nil && o.reason.Code == CodeUnsupported {
+				o.change(ObserverStatePending, nil)
+			}
+			r.held = append(r.held, t)
+		}
+	}
+	if !d.observes() {
+		r.client.out.stats.heldDropped.Add(uint64(len(r.unobserved)))
+		r.unobserved = nil
 	}
 	// All of it leaves together, as far as the size of a batch allows.
 	r.batch = append(make([]item, 0, len(first)+len(r.types)+len(r.functions)), first...)
 	for _, t := range r.types {
-		r.push(l.dialect().registerTriggerType(&t.spec))
+		r.push(d.registerTriggerType(&t.spec))
 	}
+	for _, t := range r.held {
+		r.adapt(t, false)
+	}
+	observes := l.dialect().observes()
 	for _, f := range r.functions {
+		if !observes {
+			r.client.hosts.release(f)
+		}
 		f.delay = 0
 		r.ask(&f.claim)
 	}
@@ -127,12 +161,13 @@ func (r *registry) end(l *link) {
 	if r.fenceTimer != nil {
 		r.fenceTimer.Stop()
 	}
-	for _, f := range r.functions {
+	for _, f := range slices.Concat(r.functions, r.parting) {
 		f.standing, f.queued = unasked, false
 	}
 	for _, t := range r.triggers {
 		t.standing, t.queued = unasked, false
 	}
+	r.endObserveFrames()
 }
 
 // push sends a message, which was checked to be encodable.
@@ -150,29 +185,41 @@ func (r *registry) ask(c *claim) {
 		return
 	}
 	message, err := c.register(r.link.dialect())
-	if err != nil {
+	switch {
+	case err != nil:
 		r.unsupported(c, err)
 		return
+	case message == nil:
+		c.standing = unasked
+		return
+	case c.trigger != nil && r.link.dialect().answers(c):
+		r.observing(c.trigger)
 	}
 	c.standing, c.fence, c.answered = asked, r.fences+1, false
 	r.push(message)
 	r.unfenced = append(r.unfenced, c)
 }
 
-// takeBack takes a registration back.
+// takeBack takes a function or a trigger back; for observers there is unobserve.
 func (r *registry) takeBack(c *claim) {
-	if r.link != nil {
-		r.push(c.unregister(r.link.dialect()))
+	if r.link == nil {
+		return
+	}
+	if message := c.unregister(r.link.dialect()); message != nil {
+		r.push(message)
 	}
 }
 
 // unsupported records that the engine cannot be told c.
 func (r *registry) unsupported(c *claim, err error) {
 	c.standing, c.fence = refused, r.fences+1
+	if c.function != nil {
+		r.client.hosts.release(c.function)
+	}
 	refusal := &Error{Code: CodeUnsupported, Message: err.Error()}
 	if f := c.function; f != nil {
 		rejection := &RejectedError{Code: CodeUnsupported, FunctionID: f.id, Namespace: cmp.Or(r.client.cfg.namespace, defaultNamespace)}
-		if f.refused.Swap(rejection) == nil {
+		if f.refused.Swap(rejection) == nil && !f.quiet {
 			r.client.notify.post(func() {
 				r.client.log.Warn("iii: the engine cannot host this function", "function", f.id, "error", err)
 			})
@@ -180,6 +227,11 @@ func (r *registry) unsupported(c *claim, err error) {
 		return
 	}
 	t := c.trigger
+	t.sent = false
+	if t.observer != nil {
+		t.observer.change(ObserverStateError, refusal)
+		return
+	}
 	refusal.FunctionID = t.functionID
 	old := t.refused.Swap(refusal)
 	known := old != nil && *old == *refusal
@@ -230,7 +282,7 @@ func (r *registry) fence() {
 
 // answered records that the engine has accepted c, or has refused it.
 func (r *registry) answered(c *claim) {
-	if c.standing != asked || c.answered {
+	if c.standing != asked || c.answered || r.link == nil || !r.link.dialect().answers(c) {
 		return
 	}
 	c.answered = true
@@ -297,6 +349,9 @@ func (r *registry) confirmed(l *link) bool {
 	if r.phase < replayDone {
 		r.phase++
 	}
+	if r.phase >= replayTriggers {
+		r.unobserveEarlier()
+	}
 	r.sendDue()
 	r.admit(l)
 	if r.phase == replayTriggers || len(r.unfenced) > 0 {
@@ -345,6 +400,7 @@ func (r *registry) sendDue() (fence uint64) {
 	now := time.Now()
 	kept := r.held[:0]
 	for _, t := range r.held {
+		r.adapt(t, true)
 		f := r.target(t)
 		if f != nil && f.standing == asked && f.refused.Load() == nil {
 			fence = max(fence, f.fence) // later triggers stay behind this one
@@ -365,6 +421,9 @@ func (r *registry) sendDue() (fence uint64) {
 // for a function stays held after the function has been unregistered: for another worker's
 // function of that id it would fire a second time.
 func (r *registry) target(t *Trigger) *Function {
+	if t.adapter != nil && r.link != nil && r.link.dialect().answers(&t.claim) {
+		return t.adapter
+	}
 	if !t.own {
 		return nil
 	}
@@ -396,6 +455,17 @@ func (r *registry) addFunction(f *Function) error {
 }
 
 func (r *registry) removeFunction(f *Function) bool {
+	l := r.attached()
+	if !r.dropFunction(f) {
+		return false
+	}
+	if l != nil {
+		r.confirm(l)
+	}
+	return true
+}
+
+func (r *registry) dropFunction(f *Function) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.functionByID[f.id] != f || r.closed != nil {
@@ -411,14 +481,21 @@ func (r *registry) removeFunction(f *Function) bool {
 			}
 		}
 	}
-	delete(r.functionByID, f.id)
-	r.functions = remove(r.functions, f)
-	r.takeBack(&f.claim)
+	r.forsake(f)
+	r.client.hosts.release(f)
 	r.sendDue()
 	if len(r.unfenced) > 0 {
 		r.fence()
 	}
 	return true
+}
+
+// forsake takes a function back. Its registration may never be answered.
+func (r *registry) forsake(f *Function) {
+	delete(r.functionByID, f.id)
+	r.functions = remove(r.functions, f)
+	r.takeBack(&f.claim)
+	r.answered(&f.claim)
 }
 
 // addType adds a trigger type, which is never taken back.
@@ -461,14 +538,27 @@ func (r *registry) addTrigger(t *Trigger) error {
 	if r.closed != nil {
 		return r.closed
 	}
-	if _, taken := r.triggerByID[t.id]; taken {
+	switch _, taken := r.triggerByID[t.id]; {
+	case taken && t.observer != nil:
+		return &Error{Code: CodeObserverIDConflict, Message: "observer id already in use: " + t.id}
+	case taken:
 		return fmt.Errorf("iii: trigger %q is registered already", t.id)
 	}
 	if other := r.routed(t); other != nil {
 		return fmt.Errorf("iii: trigger of %s: the route %s is one of %s", t.functionID, t.route, other.functionID)
 	}
 	r.triggerByID[t.id] = t
+	if id := t.spec.observerID; id != "" {
+		for n := 2; r.triggerByID[t.spec.observerID] != nil; n++ {
+			t.spec.observerID = id + "#" + strconv.Itoa(n)
+		}
+		r.triggerByID[t.spec.observerID] = t
+	}
 	r.triggers = append(r.triggers, t)
+	if t.observer != nil && r.link != nil && !r.link.dialect().observes() {
+		r.ask(&t.claim) // says so at once
+		return nil
+	}
 	r.held = append(r.held, t)
 	if fence := r.sendDue(); fence > 0 {
 		// Later requests may be meant to make the trigger fire.
@@ -505,18 +595,38 @@ func (r *registry) hasRoute(route string) bool {
 
 func (r *registry) removeTrigger(t *Trigger) bool {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.triggerByID[t.id] != t || r.closed != nil {
-		return false
+	l := r.link
+	ok := r.triggerByID[t.id] == t && r.closed == nil
+	if ok {
+		r.remove(t)
 	}
+	r.mu.Unlock()
+	if l != nil {
+		r.confirm(l) // its adapter may have been waited for
+	}
+	return ok
+}
+
+// remove takes a trigger or an observer back, which is registered.
+func (r *registry) remove(t *Trigger) {
 	delete(r.triggerByID, t.id)
+	delete(r.triggerByID, t.spec.observerID)
 	r.triggers = remove(r.triggers, t)
-	if !t.sent { // under this id there may be a trigger of another worker
-		r.held = remove(r.held, t)
-		return true
+	if i := slices.Index(r.held, t); i >= 0 {
+		r.held = slices.Delete(r.held, i, i+1)
 	}
-	r.takeBack(&t.claim)
-	return true
+	switch {
+	case t.frame != nil, t.lingers && r.link != nil && r.phase >= replayTriggers && r.link.dialect().observes():
+		r.unobserve(t)
+	case t.lingers:
+		r.unobserveLater(t)
+	case t.sent && !(r.link != nil && r.link.dialect().answers(&t.claim)): // else under this id there may be a trigger of another worker
+		r.takeBack(&t.claim)
+	}
+	if f := t.adapter; f != nil {
+		r.forsake(f)
+		t.adapter, t.spec.adapterID = nil, ""
+	}
 }
 
 // remove deletes one element, which is there.
@@ -530,6 +640,13 @@ func (r *registry) function(id []byte) *Function {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.functionByID[string(id)]
+}
+
+// functionNamed finds a handler by its id.
+func (r *registry) functionNamed(id string) *Function {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.functionByID[id]
 }
 
 // rejectedFunction finds the function that a rejection names, with or without the prefix
@@ -566,7 +683,7 @@ func (r *registry) refusedFunctions() (n int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, f := range r.functions {
-		if f.refused.Load() != nil {
+		if err := f.refused.Load(); err != nil && err.OwnerWorkerID != "" {
 			n++
 		}
 	}
@@ -583,14 +700,19 @@ func (r *registry) withdraw(reason error) {
 	}
 	r.closed = reason
 	for _, t := range r.triggers {
-		if t.sent {
+		switch {
+		case t.frame != nil:
+			r.push(UnobserveMessage{ID: t.spec.idOfObserver()})
+		case t.sent:
 			r.takeBack(&t.claim)
 		}
-	}
-	for _, f := range r.functions {
-		if f.standing == asked || f.standing == accepted {
-			r.takeBack(&f.claim)
+		if t.observer != nil {
+			t.observer.change(ObserverStateDisposed, nil)
 		}
+	}
+	r.parting = r.functions
+	if r.link == nil || !r.link.dialect().hooks() {
+		r.part()
 	}
 	r.types, r.functions, r.triggers, r.held = nil, nil, nil, nil
 	r.unfenced, r.fenced, r.refusals = nil, nil, nil
@@ -599,15 +721,65 @@ func (r *registry) withdraw(reason error) {
 	}
 }
 
+// leave takes the functions back that withdraw has left registered: those of an engine that
+// takes no reports about others. New invocations of them are rejected meanwhile.
+func (r *registry) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.part()
+}
+
+func (r *registry) part() {
+	for _, f := range r.parting {
+		if f.standing == asked || f.standing == accepted {
+			r.takeBack(&f.claim)
+		}
+	}
+	r.parting = nil
+}
+
 // functionAccepted handles the engine's confirmation of a function.
 func (c *Client) functionAccepted(l *link, m *FunctionRegisteredMessage) {
+	views := make([]observerView, len(m.Observers))
+	for i, v := range m.Observers {
+		views[i] = compileView(v)
+	}
 	r := c.registry
 	r.mu.Lock()
-	if f := r.functionByID[m.ID]; r.link == l && f != nil {
+	if f := r.hosted(l, m.ID); f != nil {
+		c.hosts.confirm(l, f, m, views)
 		r.answered(&f.claim)
 	}
 	r.mu.Unlock()
 	r.confirm(l)
+}
+
+// hosted returns the function that the engine says something about over l; nil if it is not
+// registered there.
+func (r *registry) hosted(l *link, id string) *Function {
+	if f := r.functionByID[id]; f != nil && r.link == l && (f.standing == asked || f.standing == accepted) {
+		return f
+	}
+	return nil
+}
+
+// observerAdded handles the engine's announcement of an observer.
+func (c *Client) observerAdded(l *link, m *ObserverAddedMessage) {
+	v := compileView(m.Observer)
+	c.registry.mu.Lock()
+	defer c.registry.mu.Unlock()
+	if f := c.registry.hosted(l, m.FunctionID); f != nil {
+		c.hosts.announce(l, f, &v, m.Revision)
+	}
+}
+
+// observerRemoved handles the engine's word that an observer is gone.
+func (c *Client) observerRemoved(l *link, m *ObserverRemovedMessage) {
+	c.registry.mu.Lock()
+	defer c.registry.mu.Unlock()
+	if f := c.registry.hosted(l, m.FunctionID); f != nil {
+		c.hosts.withdraw(l, f, m.ID, m.Revision)
+	}
 }
 
 // functionRefused handles the engine's rejection of a function. It is logged and reported
@@ -626,6 +798,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 		r.answered(&f.claim)
 		told = f.refused.Swap(err) != nil || !r.has(&f.claim)
 		f.standing, f.deadline = refused, time.Time{}
+		c.hosts.release(f)
 		if !told {
 			for _, t := range r.triggers {
 				if t.sent && r.target(t) == f {
@@ -654,30 +827,57 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 	c.reportError(err)
 }
 
-// triggerRefused handles the rejection of a trigger by the engine or its provider. The same
-// rejection is logged once, until the trigger is accepted. The trigger's error handler is
-// called for each, except for those of a route that is retried: once per connection.
+// triggerRefused handles the rejection of a trigger by the engine or its provider.
 func (c *Client) triggerRefused(l *link, id, triggerType string, err *Error) {
 	r := c.registry
 	r.mu.Lock()
-	t := r.triggerByID[id]
-	logged, told := false, true
-	if t != nil {
-		old := t.refused.Swap(err)
-		logged = old != nil && old.Code == err.Code && old.Message == err.Message
-		t.contested = heldRoute(triggerType, err)
-		told = t.onError == nil || t.contested && logged && t.toldOver == l
-		t.standing, t.toldOver = refused, l
-		if t.contested && r.link == l && r.closed == nil {
-			r.retryLater(&t.claim)
-		}
+	var told func()
+	if t := r.triggerByID[id]; t != nil {
+		told = r.refuse(l, t, err, true)
+	} else {
+		told = func() { c.logRefusal(id, triggerType, err) }
 	}
 	r.mu.Unlock()
-	if !logged {
-		c.log.Error("iii: trigger refused", "trigger", id, "type", triggerType, "function", err.FunctionID, "error", err)
+	if told != nil {
+		told()
 	}
-	if !told {
-		c.notify.post(func() { t.onError(err) })
+}
+
+func (c *Client) logRefusal(id, triggerType string, err *Error) {
+	c.log.Error("iii: trigger refused", "trigger", id, "type", triggerType, "function", err.FunctionID, "error", err)
+}
+
+// refuse notes the rejection of a trigger or an observer. final says that the engine keeps
+// nothing of it. What it returns is to be called without the lock.
+//
+// The same rejection of a trigger is logged once, until the trigger is accepted. The trigger's
+// error handler is called for each, except for those of a trigger that is retried: once per
+// connection.
+func (r *registry) refuse(l *link, t *Trigger, err *Error, final bool) (told func()) {
+	t.standing = refused
+	if t.observer != nil {
+		t.final = final
+		t.observer.change(ObserverStateError, err)
+		return nil
+	}
+	if err.FunctionID == "" {
+		err.FunctionID = t.functionID
+	}
+	old := t.refused.Swap(err)
+	logged := old != nil && old.Code == err.Code && old.Message == err.Message
+	t.contested = isContested(t.spec.triggerType, err)
+	silent := t.onError == nil || t.contested && logged && t.toldOver == l
+	t.toldOver = l
+	if t.contested && r.link == l && r.closed == nil {
+		r.retryLater(&t.claim)
+	}
+	return func() {
+		if !logged {
+			r.client.logRefusal(t.id, t.spec.triggerType, err)
+		}
+		if !silent {
+			r.client.notify.post(func() { t.onError(err) })
+		}
 	}
 }
 

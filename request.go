@@ -25,8 +25,10 @@ type request struct {
 	link        *link
 	gate        uint64 // number of the fence that it is held for
 	inv         invocation
-	buf         *buffer // as encodeCall has written it
-	size        int     // of the message
+	buf         *buffer // as encodeCall has written it; of a local call, the answer
+	local       bool    // it never was in the outbox, and the state is of no meaning
+	in          *incoming
+	size        int // of the message
 
 	answer chan struct{} // capacity 1: a receive means that the fields below are set
 	result []byte        // raw, in memory that is used again

@@ -26,6 +26,7 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) 
 	wasReady = c.maintain(l)
 	err = l.Wait()
 	c.registry.end(l)
+	c.reports.detach(l)
 	if n := c.out.detach(l, err); n > 0 {
 		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", err)
 		c.reportError(&LostSendsError{Count: n, Err: err})
@@ -151,6 +152,8 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 	defer takeover.Stop()
 	watch := time.NewTicker(typeWatchInterval)
 	defer watch.Stop()
+	stats := time.NewTicker(localStatsInterval)
+	defer stats.Stop()
 	var watching, unwatched atomic.Bool
 	requested := false
 	accepted, applied := l.accepted, l.applied
@@ -182,6 +185,7 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 			wasReady = true
 			c.forgetOthers()
 			c.becomeReady(l)
+			c.reports.attach(l)
 		case <-patience.C:
 			if !requested { // it may never greet, or still authenticate
 				requested = true
@@ -199,6 +203,10 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 						unwatched.Store(true)
 					}
 				})
+			}
+		case <-stats.C:
+			if applied == nil {
+				c.reports.sendStats(l)
 			}
 		case <-c.registry.wake:
 			takeover.Reset(c.registry.retry(l))
@@ -330,6 +338,9 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		depth, _ := strconv.ParseUint(string(m.depth), 10, 32) // anything else counts as none
 		in.depth = uint32(depth)
 	}
+	if in.activation != nil {
+		in.trigger = c.registry.observed(l, f, in.activation)
+	}
 	if !c.dispatch.submit(in) {
 		c.turnAway(in, CodeOverloaded, "the worker has too many invocations waiting")
 	}
@@ -406,7 +417,7 @@ func (l *link) isAccepted() bool { return signal.IsClosed(l.accepted) }
 // the client ends.
 func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
-	case err.Code == CodeFunctionConflict:
+	case err.Code == CodeFunctionConflict, err.FunctionID != "" && l.dialect().observes():
 		c.functionRefused(l, err)
 	case err.Code == CodeWorkerConflict && c.cfg.waitForName:
 		c.forgetLatest()

@@ -187,7 +187,11 @@ func (r *registry) waits(c *claim, now time.Time) bool {
 // returns who held the registration before, and a notice for the program, to be called
 // without the lock.
 func (r *registry) accept(c *claim) (owner string, notice func()) {
-	c.standing, c.delay = accepted, 0
+	c.standing = accepted
+	if c.trigger != nil && r.link.dialect().answers(c) {
+		return "", nil // its state counts
+	}
+	c.delay = 0
 	if !r.has(c) {
 		return "", nil
 	}
@@ -384,11 +388,19 @@ func (c *Client) released(ctx context.Context, former map[string]string) (listed
 	return listed, released, nil
 }
 
-// heldRoute reports whether a route was rejected because another one is in its way: the same
-// path with other parameter names. No other trigger can be held by another worker; every
-// other rejection is about the trigger itself.
-func heldRoute(triggerType string, err *Error) bool {
-	return triggerType == "http" && err.Code == CodeTriggerRegistrationFailed && strings.Contains(err.Message, "conflicts with already-registered route")
+// isContested reports whether a trigger was rejected because of something that another worker
+// may give up: a route of the same path with other parameter names, or an observer of the same
+// id. Every other rejection is about the trigger itself.
+func isContested(triggerType string, err *Error) bool {
+	switch err.Code {
+	case CodeHTTPRouteConflict:
+		return triggerType == "http"
+	case CodeObserverIDConflict:
+		return true
+	case CodeTriggerRegistrationFailed:
+		return triggerType == "http" && strings.Contains(err.Message, "conflicts with already-registered route")
+	}
+	return false
 }
 
 // TakeoverNotice tells the state listener that this worker now serves a function that the

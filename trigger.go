@@ -95,11 +95,24 @@ type Trigger struct {
 	claim
 	refused atomic.Pointer[Error]
 
+	// Of a trigger that is an observer of the engine.
+	source    triggerSource
+	condition string      // function that is asked before the handler runs; "": none
+	busy      atomic.Bool // the handler runs, and the source is single
+
 	// Guarded by the lock of the registry.
 	sent      bool      // on the current link
 	former    *Function // that it was held for, if it has been unregistered since
-	contested bool      // another route is in its way
+	contested bool      // another worker's is in its way
 	toldOver  *link     // on which it was last rejected
+	adapter   *Function // that its observer calls in place of its own
+
+	// Of observers and of triggers that are such.
+	observer *Observer       // nil: it is a trigger of the program's
+	frame    *observeFrame   // on the current link, until it is taken back or refused
+	lingers  bool            // the engine may have the observer of an earlier connection
+	final    bool            // the engine has refused the observer
+	left     <-chan struct{} // closed when the engine has let go of it
 }
 
 // ID is the trigger's id, random unless [WithTriggerID] set it.
@@ -109,9 +122,14 @@ func (t *Trigger) ID() string { return t.id }
 // the trigger. The client registers it again on each new connection, and a route that is
 // rejected because another worker holds its path with other parameter names is retried as a
 // refused function is. While the function that the trigger runs is refused
-// ([Function.Err]), the trigger is not registered, and Err wraps that *[RejectedError]. Nil
-// does not mean that the trigger fires: a trigger of a type that nobody provides waits for a
-// provider.
+// ([Function.Err]), the trigger is not registered, and Err wraps that *[RejectedError]. If the
+// engine of the present connection cannot be told of the trigger, Err is
+// [errors.ErrUnsupported]. Nil does not mean that the trigger fires: a trigger of a type that
+// nobody provides waits for a provider.
+//
+// An engine since 0.26 has observers in place of triggers, and its codes are those of
+// observers, HTTP_ROUTE_CONFLICT for example. A trigger whose id another worker's observer has
+// is retried, too.
 func (t *Trigger) Err() error {
 	if err := t.client.registry.heldError(t); err != nil {
 		return err
@@ -146,7 +164,10 @@ type triggerOptions struct {
 }
 
 // WithTriggerID sets the trigger's id. Ids are one key for all workers of the
-// engine: who registers the same one replaces the trigger. Default: random.
+// engine: who registers the same one replaces the trigger. An engine since 0.26 refuses an id
+// that another worker has, and the client retries. Default: random; a [QueueTriggerConfig] has
+// an id there that is the same after a restart, of the worker's name, the function's namespace
+// and id, and the topic.
 func WithTriggerID(id string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(id) == "" {
@@ -158,8 +179,8 @@ func WithTriggerID(id string) TriggerOption {
 }
 
 // WithTriggerMetadata sets what the function finds in [Invocation.Metadata] each
-// time the trigger fires, any value that encodes as JSON. The types
-// durable:subscriber and subscribe do not deliver it.
+// time the trigger fires, any value that encodes as JSON. Engines before 0.26 do not deliver
+// it for the types durable:subscriber and subscribe.
 func WithTriggerMetadata(v any) TriggerOption {
 	return func(o *triggerOptions) (err error) {
 		o.metadata, err = rawOf(v)
@@ -182,7 +203,7 @@ func WithTriggerNamespace(ns string) TriggerOption {
 
 // WithTriggerProviderNamespace sets the namespace in which the trigger type's
 // provider is looked for, and only there. Default: the worker's own, then
-// "default".
+// "default"; since engine 0.26 the worker's own alone, for types that are not the engine's.
 func WithTriggerProviderNamespace(ns string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(ns) == "" {
@@ -290,6 +311,9 @@ func WithTriggerErrorHandler(f func(error)) TriggerOption {
 // this worker's. What the engine would answer badly or not at all is refused
 // here. It does not wait for the network: before a connection is there the
 // registration waits for it, and every later connection gets it again.
+//
+// An engine since 0.26 has no triggers. The trigger is an observer there, and its function gets
+// the same payload; the page on engine versions lists what differs.
 func (c *Client) Trigger(functionID string, cfg TriggerConfig, opts ...TriggerOption) (*Trigger, error) {
 	t, err := c.newTrigger(functionID, cfg, opts)
 	if err != nil {
@@ -324,24 +348,30 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if err := checkFatal(triggerType, o.providerNamespace, config); err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 	}
-	if o.id == "" {
-		o.id = uuid.NewString()
-	}
 	if o.namespace == "" {
 		o.namespace = c.namespaceOf(functionID)
 	}
-	spec := triggerSpec{id: o.id, triggerType: triggerType, functionID: functionID, config: config,
-		metadata: o.metadata, namespace: o.namespace, providerNamespace: o.providerNamespace}
+	spec := triggerSpec{id: cmp.Or(o.id, uuid.NewString()), triggerType: triggerType, functionID: functionID, config: config,
+		metadata: o.metadata, namespace: o.namespace, providerNamespace: o.providerNamespace, workerNamespace: c.cfg.namespace}
+	if o.id == "" {
+		spec.observerID = c.stableID(&spec)
+	}
 	if triggerType == (TraceTriggerConfig{}).TriggerType() {
 		c.tracing.watch(functionID)
 	}
-	t := &Trigger{client: c, id: o.id, spec: spec, functionID: functionID, own: cmp.Or(o.namespace, defaultNamespace) == cmp.Or(c.cfg.namespace, defaultNamespace), onError: o.onError,
-		route: routeShape(triggerType, config)}
-	t.claim = claim{trigger: t}
+	t := c.makeTrigger(spec)
+	t.source, t.condition, t.onError, t.route = spec.on(), spec.conditionID(), o.onError, routeShape(triggerType, config)
 	if err := checkRegistration(&t.claim); err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 	}
 	return t, nil
+}
+
+func (c *Client) makeTrigger(spec triggerSpec) *Trigger {
+	t := &Trigger{client: c, id: spec.id, spec: spec, functionID: spec.functionID,
+		own: cmp.Or(spec.namespace, defaultNamespace) == cmp.Or(c.cfg.namespace, defaultNamespace)}
+	t.claim = claim{trigger: t}
+	return t
 }
 
 // configValue is the config that a pointer to one leads to: the checks know values.

@@ -31,7 +31,7 @@ func updateVectors(t testing.TB) []updateVector {
 	t.Helper()
 	var vectors []updateVector
 	for _, name := range []string{"update-vectors.json", "update-vectors-2.json"} {
-		file, err := os.ReadFile("testdata/recordings/" + name)
+		file, err := os.ReadFile("testdata/0.23/" + name)
 		if err != nil {
 			t.Fatal(err)
 		}

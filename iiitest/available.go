@@ -64,11 +64,13 @@ func (e *Engine) registerAvailability() {
 // out in their order from a goroutine of their own.
 func (e *Engine) workerChanged(event, id string) {
 	a := &e.available
+	payload := mustEncode(map[string]string{"event": event, "worker_id": id})
+	e.observers.occur(e.ctx, "engine::on-workers-changed", func() json.RawMessage { return payload }, nil)
 	if len(a.workers.all()) == 0 {
 		return
 	}
 	a.mu.Lock()
-	a.events = append(a.events, mustEncode(map[string]string{"event": event, "worker_id": id}))
+	a.events = append(a.events, payload)
 	a.mu.Unlock()
 	select {
 	case a.wake <- struct{}{}:
@@ -119,9 +121,11 @@ func (e *Engine) watchFunctions(ctx context.Context, known map[key]struct{}) {
 			continue
 		}
 		known = now
-		e.announce(ctx, &e.available.functions, mustEncode(map[string]any{
-			"event": "functions_changed", "functions": e.functionSummaries(func(*function) bool { return true }),
-		}))
+		payload := mustEncode(map[string]any{
+			"event": "functions_changed", "functions": e.functionSummaries(func(f *function) bool { return f.has(e.Protocol(), e.cfg.strict) }),
+		})
+		e.observers.occur(ctx, "engine::on-functions-changed", func() json.RawMessage { return payload }, nil)
+		e.announce(ctx, &e.available.functions, payload)
 	}
 }
 

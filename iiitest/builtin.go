@@ -40,6 +40,8 @@ type binding struct {
 	id, triggerType, functionID, namespace string
 	config, metadata                       json.RawMessage
 	seq                                    uint64 // order of registration
+
+	observer *observer // that the binding stands for; nil: it is a trigger
 }
 
 // triggerProvider serves a trigger type inside the engine. Calls of bind and

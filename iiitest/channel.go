@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/subtle"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -19,6 +21,7 @@ type channel struct {
 	id, key string
 	buffer  chan channelFrame
 	stopped chan struct{} // closed when the reader is gone
+	cut     atomic.Bool   // the writer vanished without a Close frame, and the reader is told
 
 	mu           sync.Mutex
 	taken, ended map[direction]bool
@@ -228,13 +231,17 @@ func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveChannelWriter forwards what the writer sends. Both its Close and its
-// mere disappearance are the normal end for the reader, as is a text that is no
-// UTF-8; when the reader is gone the writer's socket is dropped.
+// serveChannelWriter forwards what the writer sends. Its Close is the normal end for the
+// reader, as is a text that is no UTF-8; up to 0.25 its mere disappearance is, too. When the
+// reader is gone the writer's socket is dropped.
 func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, writing)
 	for {
 		kind, data, err := conn.ReadMessage()
+		if err != nil && e.Protocol() >= Protocol026 {
+			var closed *websocket.CloseError
+			ch.cut.Store(!errors.As(err, &closed) || closed.Code == websocket.CloseAbnormalClosure)
+		}
 		if err != nil || kind == websocket.TextMessage && !utf8.Valid(data) || !ch.write(e.ctx, channelFrame{kind, data}) {
 			return
 		}
@@ -249,6 +256,13 @@ func (e *Engine) serveChannelReader(conn *websocket.Conn, ch *channel) {
 	for {
 		select {
 		case f, more := <-ch.buffer:
+			if !more && ch.cut.Load() {
+				now := time.Now()
+				lost := websocket.FormatCloseMessage(websocket.CloseInternalServerErr, "the writer is gone")
+				_ = conn.WriteControl(websocket.CloseMessage, lost, now.Add(lingerTime))
+				awaitClose(conn, now)
+				return
+			}
 			if !more {
 				farewell(conn)
 				return

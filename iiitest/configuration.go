@@ -247,13 +247,16 @@ func (s *configurations) changed(ctx context.Context, event iii.ConfigurationEve
 	}) {
 		targets = append(targets, target{binding: b.binding, condition: b.config.condition})
 	}
-	if len(targets) == 0 {
-		return
+	payload := func() json.RawMessage {
+		payload := entry.view()
+		payload["type"], payload["event_type"] = "configuration", event
+		payload["old_value"], payload["new_value"] = s.expanded(old), s.expanded(entry.value)
+		return mustEncode(payload)
 	}
-	payload := entry.view()
-	payload["type"], payload["event_type"] = "configuration", event
-	payload["old_value"], payload["new_value"] = s.expanded(old), s.expanded(entry.value)
-	s.engine.fanOut(ctx, "configuration_triggers", targets, mustEncode(payload))
+	s.engine.observers.occur(ctx, "configuration::on-updated", payload, nil)
+	if len(targets) > 0 {
+		s.engine.fanOut(ctx, "configuration_triggers", targets, payload())
+	}
 }
 
 // reference is a reference to a variable of the environment: ${NAME}, or with a

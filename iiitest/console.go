@@ -109,18 +109,27 @@ type consoleSource struct{ e *Engine }
 
 func (s consoleSource) Engine() console.Engine {
 	return console.Engine{
-		Version: engineVersion, Started: s.e.started,
+		Version: s.e.version(), Started: s.e.started,
 		WorkerURL: s.e.URL(), HTTPURL: s.e.HTTPURL(), StreamURL: s.e.StreamURL(),
 	}
 }
 
 func (s consoleSource) Registry() console.Registry {
 	e := s.e
+	r := console.Registry{Workers: []map[string]any{}, Observers: []map[string]any{}, Local: []map[string]any{}}
+	for _, v := range e.observers.list(func(*observer) bool { return true }) {
+		r.Observers = append(r.Observers, v.fields())
+	}
+	for _, l := range e.LocalCalls() {
+		r.Local = append(r.Local, map[string]any{
+			"function_id": l.FunctionID, "namespace": l.Namespace, "count": l.Count, "errors": l.Errors,
+			"duration_ms": float64(l.Duration) / float64(time.Millisecond), "dropped": l.Dropped,
+		})
+	}
 	e.triggers.mu.Lock()
 	defer e.triggers.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	r := console.Registry{Workers: []map[string]any{}}
 	for _, v := range e.workerViews() {
 		worker := v.summary()
 		worker["internal"], worker["pid"] = v.w == nil, v.pid

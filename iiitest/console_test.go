@@ -61,7 +61,7 @@ func consoleInvocations(t *testing.T, e *iiitest.Engine) (list []string) {
 
 func TestConsole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
+		e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol023))
 		url, service := e.URL(), "shop"
 		telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: &url, ServiceName: &service},
 			iii.WithTelemetryConnection(iii.WithConnectionDialContext(e.DialContext)))

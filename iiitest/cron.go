@@ -14,17 +14,25 @@ type cron struct {
 
 	mu   sync.Mutex
 	jobs map[string]context.CancelFunc // by trigger id
+
+	expressions map[string]*expressionJob // that observers have
+}
+
+// expressionJob ticks for all observers of an expression.
+type expressionJob struct {
+	observers int
+	stop      context.CancelFunc
 }
 
 // cronJob is one binding.
 type cronJob struct {
 	binding
-	schedule  *cronSchedule
 	condition string // "" for none
 }
 
 func (e *Engine) registerCron() {
-	e.addTriggerType("cron", "iii-cron", "Cron trigger", &cron{engine: e, jobs: map[string]context.CancelFunc{}})
+	e.cron = &cron{engine: e, jobs: map[string]context.CancelFunc{}, expressions: map[string]*expressionJob{}}
+	e.addTriggerType("cron", "iii-cron", "Cron trigger", e.cron)
 }
 
 // bind starts a job. One that has the id already stays, and the second is
@@ -39,19 +47,24 @@ func (c *cron) bind(_ context.Context, b binding) error {
 	if err != nil {
 		return engineText(fmt.Sprintf("Invalid cron expression '%s': %s", expression, err))
 	}
-	j := &cronJob{binding: b, schedule: schedule, condition: stringOf(config["condition_function_id"])}
+	j := &cronJob{binding: b, condition: stringOf(config["condition_function_id"])}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.jobs[b.id] != nil {
 		return engineText(fmt.Sprintf("Cron job '%s' is already registered", b.id))
 	}
+	c.jobs[b.id] = c.start(schedule, func(ctx context.Context, due time.Time) { c.fire(ctx, j, due) })
+	return nil
+}
+
+// start calls fire at the times of a schedule until it is stopped.
+func (c *cron) start(schedule *cronSchedule, fire func(ctx context.Context, due time.Time)) (stop context.CancelFunc) {
 	ctx, stop := context.WithCancel(c.engine.ctx)
-	c.jobs[b.id] = stop
 	c.engine.spawn(func(context.Context) {
 		defer stop()
-		c.run(ctx, j)
+		c.run(ctx, schedule, fire)
 	})
-	return nil
+	return stop
 }
 
 // unbind stops a job; nobody waits for the run that is under way.
@@ -67,9 +80,9 @@ func (c *cron) unbind(id string) {
 // run runs a job until it is stopped or its times are over. The next run is
 // looked for when the one before has ended: runs do not overlap, and those that
 // were due meanwhile are left out.
-func (c *cron) run(ctx context.Context, j *cronJob) {
+func (c *cron) run(ctx context.Context, schedule *cronSchedule, fire func(ctx context.Context, due time.Time)) {
 	for after := time.Now(); ; {
-		due, ok := j.schedule.next(after)
+		due, ok := schedule.next(after)
 		if !ok {
 			return
 		}
@@ -80,7 +93,7 @@ func (c *cron) run(ctx context.Context, j *cronJob) {
 			timer.Stop()
 			return
 		}
-		c.fire(ctx, j, due)
+		fire(ctx, due)
 		if after = time.Now(); after.Before(due) { // the wall clock was set back
 			after = due
 		}

@@ -26,15 +26,19 @@
 //
 // # What it does
 //
-// It speaks the worker protocol as an engine of version 0.23 does, which it is
-// tested for by replaying conversations that were recorded from one: functions
+// It speaks the worker protocol of engines 0.23, 0.25 and 0.26, see [Protocol]; the
+// default is the newest, in which workers of all three generations can connect. For
+// 0.23 it is tested by replaying conversations that were recorded from an engine, for
+// 0.26 by the integration tests of the Rust SDK. It has functions
 // in namespaces, calls between workers, triggers bound to the engine's own
 // types (http, cron, durable:subscriber, state, stream, stream:join,
 // stream:leave, subscribe, configuration, log, trace,
 // engine::functions-available, engine::workers-available) or to those of other
 // workers, channels, and the engine's functions for state, streams, publishing,
 // durable topics and their dead letters, configuration, logging, channels and
-// introspection. Everything is in memory.
+// introspection. Since 0.25 functions have observers, and in 0.26 the trigger types of
+// the engine are functions to observe: http::on-request, cron::on-tick,
+// queue::on-message, publish, state::on-changed and others. Everything is in memory.
 //
 // Functions that are invoked over HTTP are called through https, on the loopback
 // interface through http too; [WithEnv] holds their secrets.

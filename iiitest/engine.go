@@ -32,6 +32,9 @@ type Engine struct {
 	//     one change of them after the other; providers inside the engine are told
 	//     under it, messages for providers outside get their place in the outbox
 	//     under it.
+	//   - observers.mu: observers and the sets of their hosts. Functions appear and
+	//     disappear under it; frames about observers get their place in the outbox under
+	//     it.
 	//   - queues.mu: topics, named queues and their jobs.
 	//   - streams.mu, then logs.mu: a change, and a record, until everybody who is
 	//     to have it has it in his queue.
@@ -69,7 +72,10 @@ type Engine struct {
 	refusal   string                // see RefuseAuth
 	seq       uint64                // order of registrations
 
+	protocol      atomic.Int32 // of the next connection: a Protocol
+	local         atomic.Bool  // no local dispatch
 	triggers      triggerTable
+	observers     observers
 	routes        routeTable
 	channels      channelTable
 	frames        frameLog
@@ -81,6 +87,8 @@ type Engine struct {
 	available     availability
 	streams       *streams
 	logs          *logs
+	cron          *cron
+	queues        *queues
 	counters      counters
 	recorder      *console.Recorder // nil without WithConsole
 }
@@ -90,9 +98,6 @@ type key struct{ namespace, id string }
 
 // defaultNamespace is where everything lives that names no other.
 const defaultNamespace = "default"
-
-// engineVersion is the version of the engine whose protocol this one speaks.
-const engineVersion = "0.23.0-rc.4"
 
 // silentLog swallows what net/http says about broken connections.
 var silentLog = log.New(io.Discard, "", 0)
@@ -130,9 +135,12 @@ func New(opts ...Option) (*Engine, error) {
 		leases:    make(map[key]*worker),
 		calls:     make(map[string]*pending),
 	}
+	e.protocol.Store(int32(cfg.protocol))
 	e.httpClient = newHTTPClient(cfg.dial)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
+	e.local.Store(!cfg.localDispatch)
 	e.triggers.init()
+	e.observers.init(e)
 	e.frames.init(cfg.frames, cfg.frameBytes)
 	e.telemetry.init(cfg.telemetry, cfg.telemetryBytes)
 	e.spans.init(cfg.telemetry, cfg.telemetryBytes)
@@ -170,6 +178,7 @@ func New(opts ...Option) (*Engine, error) {
 	e.registerLog()
 	e.registerQueues()
 	e.registerBridge()
+	e.registerObservers()
 	own := e.functionKeys()
 	e.spawn(func(ctx context.Context) { e.watchFunctions(ctx, own) })
 	for _, s := range e.servers() {
@@ -185,8 +194,17 @@ func (e *Engine) workerHandler(g *guard) http.Handler {
 	workers.HandleFunc("/{$}", func(w http.ResponseWriter, r *http.Request) { e.serveWorker(w, r, g) })
 	workers.HandleFunc("/otel", func(w http.ResponseWriter, r *http.Request) { e.serveTelemetry(w, r, g) })
 	workers.HandleFunc("/ws/channels/{id}", e.serveChannel)
-	return workers
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if e.Protocol() >= Protocol026 { // package net has set the option
+			w.Header().Set(capabilitiesHeader, "tcp-nodelay")
+		}
+		workers.ServeHTTP(w, r)
+	})
 }
+
+// capabilitiesHeader tells workers what the engine has done with its end of a connection,
+// so that they do the same with theirs.
+const capabilitiesHeader = "X-Iii-Capabilities"
 
 // listen opens the servers.
 func (e *Engine) listen() error {
@@ -283,6 +301,7 @@ func (e *Engine) Close() error {
 		s.conns.Wait()
 	}
 	e.channels.stopExpiry()
+	e.observers.stop()
 	close(e.done)
 	return nil
 }
@@ -332,7 +351,11 @@ func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, silent bool) (*
 		WriteBufferSize: 32 << 10,
 		CheckOrigin:     func(*http.Request) bool { return true },
 	}
-	conn, err := u.Upgrade(&limitedWriter{ResponseWriter: w, silent: silent}, r, nil)
+	var header http.Header
+	if list := w.Header()[capabilitiesHeader]; list != nil {
+		header = http.Header{capabilitiesHeader: list}
+	}
+	conn, err := u.Upgrade(&limitedWriter{ResponseWriter: w, silent: silent}, r, header)
 	if err != nil {
 		return nil, err
 	}

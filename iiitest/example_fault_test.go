@@ -38,6 +38,47 @@ func ExampleEngine_HookCleanup() {
 	// Output: cleaning up behind the worker: true
 }
 
+// An upgrade of the engine: workers that reconnect find one of another generation.
+func ExampleEngine_SetProtocol() {
+	var old iiitest.Protocol
+	if err := old.UnmarshalText([]byte("0.23")); err != nil { // or iiitest.Protocol023
+		log.Fatal(err)
+	}
+	engine, err := iiitest.New(iiitest.WithProtocol(old))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	back := make(chan bool, 10)
+	worker, err := iii.New(engine.URL(),
+		iii.WithName("greeter"),
+		iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 1}),
+		iii.WithStateListener(func(s iii.ConnectionState, _ error) {
+			if s == iii.ConnectionStateConnected {
+				back <- true
+			}
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer worker.Close()
+	if err := worker.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	<-back
+	fmt.Println(engine.Protocol(), worker.Features())
+
+	if err := engine.SetProtocol(iiitest.Protocol026); err != nil {
+		log.Fatal(err)
+	}
+	engine.Drop("greeter")
+	<-back
+	fmt.Println(engine.Protocol(), worker.Features())
+	// Output:
+	// 0.23 []
+	// 0.26 [observe.v1 observe.v2 local-dispatch.v1]
+}
+
 // A broken network: the connection of one worker is cut, as often as a test likes.
 func ExampleEngine_Drop() {
 	engine, err := iiitest.New()

@@ -16,6 +16,15 @@ type function struct {
 	metadata      json.RawMessage
 	builtin       builtinFunc // run by the engine itself: built in, or invoked over HTTP
 	seq           uint64
+
+	args         *configurationSchema // of observers; nil: it takes none
+	private      bool                 // only its host may call it
+	unobservable bool
+	legacyType   string       // trigger type that observers of it stand for, or ""
+	events       bool         // only its host activates observers: owner delivery of 0.25
+	source       hostedSource // of a function of the engine: its hooks, or nil
+	announced    bool         // its host has been told about its observers; guarded by observers.mu
+	since, until Protocol     // connections that have it; 0 is no bound
 }
 
 // reservedPrefix is kept for the engine outside the default namespace.
@@ -29,56 +38,110 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 	}
 	k := key{ns, m.ID}
 	if strings.HasPrefix(m.ID, reservedPrefix) && ns != defaultNamespace {
-		w.send(functionConflict(k, ""))
+		w.send(w.speaks().functionRejected(functionConflict, k, ""))
 		return
 	}
-	var overHTTP builtinFunc
-	if m.http != nil {
-		f, err := e.newHTTPFunction(m.ID, m.http)
-		if err != nil { // the worker is not told
-			e.log.Warn("function invoked over HTTP refused", "worker", w.id, "function", m.ID, "code", err)
-			return
-		}
-		overHTTP = f.serve
-	}
-	e.mu.Lock()
-	if w.leaving {
-		e.mu.Unlock()
-		return
-	}
-	if old := e.functions[k]; old != nil && old.owner != nil && old.owner != w && !old.owner.leaving {
-		t := w.push(functionConflict(k, old.owner.id))
-		e.mu.Unlock()
-		t.wait()
-		return
-	}
-	e.seq++
-	e.functions[k] = &function{
+	f := &function{
 		namespace: ns, id: m.ID, owner: w,
 		description: m.Description,
 		request:     optional(m.RequestFormat),
 		response:    optional(m.ResponseFormat),
 		metadata:    optional(m.Metadata),
-		builtin:     overHTTP,
-		seq:         e.seq,
 	}
-	e.mu.Unlock()
+	if err := f.observable(w.speaks().protocol, m.observed); err != nil {
+		e.log.Warn("function refused: its args_format is no JSON Schema", "worker", w.id, "function", m.ID, "error", err)
+		if w.speaks().hooks { // others end their connection on a code that they do not know
+			w.send(w.speaks().functionRejected("INVALID_ARGS_FORMAT", key{ns, w.session.bare(m.ID)}, w.id))
+		}
+		return
+	}
+	if m.http != nil {
+		overHTTP, err := e.newHTTPFunction(m.ID, m.http)
+		if err != nil { // the worker is not told
+			e.log.Warn("function invoked over HTTP refused", "worker", w.id, "function", m.ID, "code", err)
+			return
+		}
+		f.builtin = overHTTP.serve
+	}
+	if !e.enterFunction(w, k, f) {
+		return
+	}
+	if f.legacyType != "" {
+		e.claimTriggers(f.legacyType)
+	}
 }
 
-func functionConflict(k key, owner string) []byte {
-	return message("registrationrejected").str("code", "FUNCTION_NAMESPACE_CONFLICT").
-		str("namespace", k.namespace).str("function_id", k.id).str("owner_worker_id", owner).bytes()
+// enterFunction puts a function of w into the table, unless another worker has it.
+func (e *Engine) enterFunction(w *worker, k key, f *function) bool {
+	e.observers.mu.Lock()
+	defer e.observers.mu.Unlock()
+	e.mu.Lock()
+	if w.leaving {
+		e.mu.Unlock()
+		return false
+	}
+	if old := e.functions[k]; old != nil && old.owner != nil && old.owner != w && !old.owner.leaving {
+		w.push(w.speaks().functionRejected(functionConflict, k, old.owner.id))
+		e.mu.Unlock()
+		return false
+	}
+	e.seq++
+	f.seq = e.seq
+	e.functions[k] = f
+	e.mu.Unlock()
+	e.observers.hostChanged(k)
+	return true
 }
+
+// observable takes what a registration says about observers. The error is that of a wrong
+// args_format.
+func (f *function) observable(p Protocol, m registeredObservable) error {
+	args := json.RawMessage(nil)
+	if o := m.Observe; o != nil {
+		f.unobservable = o.Allow != nil && !*o.Allow
+		if f.events = text(o.Delivery) == "owner"; f.events {
+			args = optional(o.ArgsFormat)
+		}
+		f.legacyType = text(o.LegacyTriggerType)
+	}
+	if p >= Protocol026 {
+		f.private = set(m.Private)
+		f.unobservable = f.unobservable || m.Observable != nil && !*m.Observable
+		if own := optional(m.ArgsFormat); own != nil {
+			args = own
+		}
+	}
+	if args == nil {
+		return nil
+	}
+	var err error
+	f.args, err = parseConfigurationSchema(args)
+	return err
+}
+
+// functionConflict rejects a function that another worker has.
+const functionConflict = "FUNCTION_NAMESPACE_CONFLICT"
 
 // unregisterFunction removes a function if w owns it. Triggers that point at it
 // stay.
 func (e *Engine) unregisterFunction(w *worker, ns, id string) {
-	id = w.session.prefixed(id)
+	k := key{ns, w.session.prefixed(id)}
+	e.observers.mu.Lock()
+	defer e.observers.mu.Unlock()
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if f := e.functions[key{ns, id}]; f != nil && f.owner == w {
-		delete(e.functions, key{ns, id})
+	f := e.functions[k]
+	if f == nil || f.owner != w {
+		e.mu.Unlock()
+		return
 	}
+	delete(e.functions, k)
+	e.mu.Unlock()
+	e.observers.hostChanged(k)
+}
+
+// has reports whether connections of the generation p have the function.
+func (f *function) has(p Protocol, strict bool) bool {
+	return p >= f.since && (f.until == 0 || p <= f.until || !strict)
 }
 
 // workerName is the name that listings show for the owner of f: an owner

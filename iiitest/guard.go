@@ -37,6 +37,13 @@ type Guard struct {
 	// a word to the worker.
 	OnFunction, OnTrigger, OnTriggerType string
 
+	// OnObserver is asked about each observer of a worker, and refuses it in the same way;
+	// the worker is told FORBIDDEN. The input is an object with observer_id, source, target,
+	// metadata, max_fires, expires_in_ms, max_in_flight and context; what it returns changes
+	// nothing. How engines 0.25 and 0.26 do this is not known: the form of the input is a
+	// guess.
+	OnObserver string
+
 	// Expose lists the functions of namespace default that everybody may call:
 	// match("pattern") as in the engine's configuration, or the bare pattern. A *
 	// stands for any text; without one it is the id itself.

@@ -59,7 +59,7 @@ func judge(c *client, answers map[string]string) <-chan string {
 func enter(t testing.TB, e *Engine) *client {
 	t.Helper()
 	c := dialURL(t, e, e.GuardedURL())
-	m := c.want(`{"type":"workerregistered","worker_id":"*","reattach_token":"*"}`)
+	m := c.want(`{"type":"workerregistered","worker_id":"*","reattach_token":"*","features":"*"}`)
 	c.id, _ = m["worker_id"].(string)
 	c.token, _ = m["reattach_token"].(string)
 	return c
@@ -163,7 +163,7 @@ func TestAuthentication(t *testing.T) {
 						t.Errorf("%s: ended with %v", path, err)
 					}
 				case path == "":
-					c.want(`{"type":"workerregistered","worker_id":"*","reattach_token":"*"}`)
+					c.want(`{"type":"workerregistered","worker_id":"*","reattach_token":"*","features":"*"}`)
 				default:
 					pong := make(chan struct{})
 					c.conn.SetPongHandler(func(string) error { close(pong); return nil })

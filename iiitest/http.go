@@ -32,7 +32,7 @@ type httpPayload struct {
 	QueryParams map[string]string `json:"query_params"`
 	RequestBody map[string]string `json:"request_body,omitempty"`
 	Response    map[string]string `json:"response,omitempty"`
-	Trigger     httpTrigger       `json:"trigger"`
+	Trigger     *httpTrigger      `json:"trigger,omitempty"` // nil for an observer
 }
 
 type httpTrigger struct {
@@ -69,7 +69,9 @@ func (e *Engine) serveHTTP(w *webExchange) {
 	x.payload = httpPayload{
 		Headers: headersOf(w.header), Method: w.method, Path: found.path,
 		PathParams: params, QueryParams: queryParams(w.query),
-		Trigger: httpTrigger{Method: w.method, Path: found.path, Type: "http"},
+	}
+	if found.observer == nil {
+		x.payload.Trigger = &httpTrigger{Method: w.method, Path: found.path, Type: "http"}
 	}
 	x.run()
 }
@@ -201,6 +203,9 @@ func (x *exchange) call() (reply, bool) {
 		if r, stop := x.middleware(id, defaultNamespace); stop {
 			return r, true
 		}
+	}
+	if o := x.route.observer; o != nil && !o.filter.matches(&document{Input: canonicalValid(mustEncode(x.payload)), Caller: engineCaller().json()}) {
+		return conditionNotMet, true
 	}
 	if x.route.condition != nil {
 		run, err := x.e.condition(x.trace, *x.route.condition, x.route.namespace, mustEncode(x.payload))

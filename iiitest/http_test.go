@@ -546,7 +546,7 @@ func (w *web) ask(line string, headers ...string) <-chan webAnswer {
 // TestReplyVectors gives the recorded replies of functions and wants the recorded
 // responses, down to the order of the headers.
 func TestReplyVectors(t *testing.T) {
-	file, err := os.ReadFile("../testdata/recordings/http-reply-vectors.json")
+	file, err := os.ReadFile("../testdata/0.23/http-reply-vectors.json")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -97,6 +97,20 @@ func (f *function) summary() map[string]any {
 	return s
 }
 
+// observedSummary adds to d what connections with observers see of f. Engine.mu is held.
+func (e *Engine) observedSummary(f *function, w *worker, d map[string]any) map[string]any {
+	if w == nil || !w.speaks().observes {
+		return d
+	}
+	if f.args != nil {
+		d["args_format"] = f.args.text
+	}
+	d["private"], d["observable"] = f.private, !f.unobservable
+	count, _ := e.observers.watched.Load(key{f.namespace, f.id})
+	d["observer_count"], _ = count.(int)
+	return d
+}
+
 // detail is a function with its schemas and triggers. Engine.triggers.mu and
 // Engine.mu are held.
 func (e *Engine) detail(f *function) map[string]any {
@@ -149,8 +163,8 @@ func (e *Engine) listFunctions(_ context.Context, c *call) (json.RawMessage, *wi
 	var entries []entry
 	for _, f := range e.functions {
 		rank := filter.rank(f.id, text(f.description))
-		if rank >= 0 && s.denialLocked(f.namespace, f.id) == nil && filter.wants(f.id, f.workerName()) && (set(in.IncludeInternal) || !f.internal()) {
-			entries = append(entries, entry{rank, f.id, f.namespace, f.summary()})
+		if rank >= 0 && c.worker.has(f) && s.denialLocked(f.namespace, f.id) == nil && filter.wants(f.id, f.workerName()) && (set(in.IncludeInternal) || !f.internal()) {
+			entries = append(entries, entry{rank, f.id, f.namespace, e.observedSummary(f, c.worker, f.summary())})
 		}
 	}
 	return mustEncode(map[string]any{"functions": values(entries)}), nil
@@ -178,14 +192,14 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	defer e.mu.Unlock()
 	s := c.session()
 	if in.FunctionID != nil {
-		f, bad := e.lookUp(*in.FunctionID, in.Namespace)
+		f, bad := e.lookUp(c.worker, *in.FunctionID, in.Namespace)
 		if bad == nil {
 			bad = s.denialLocked(f.namespace, f.id)
 		}
 		if bad != nil {
 			return nil, bad
 		}
-		return mustEncode(e.detail(f)), nil
+		return mustEncode(e.observedSummary(f, c.worker, e.detail(f))), nil
 	}
 	var ids []string
 	for _, id := range *in.FunctionIDs {
@@ -201,13 +215,13 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	}
 	list := make([]map[string]any, len(ids))
 	for i, id := range ids {
-		switch f, bad := e.lookUp(id, in.Namespace); {
+		switch f, bad := e.lookUp(c.worker, id, in.Namespace); {
 		case bad != nil:
 			list[i] = map[string]any{"function_id": id, "error": "not_found"}
 		case s.denialLocked(f.namespace, f.id) != nil:
 			list[i] = map[string]any{"function_id": id, "error": "forbidden"}
 		default:
-			list[i] = e.detail(f)
+			list[i] = e.observedSummary(f, c.worker, e.detail(f))
 		}
 	}
 	return mustEncode(map[string]any{"functions": list}), nil
@@ -215,18 +229,18 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 
 // lookUp finds a function for an info: without a namespace in the default one,
 // else in the only one that has it. Engine.mu is held.
-func (e *Engine) lookUp(id string, namespace *string) (*function, *wireError) {
+func (e *Engine) lookUp(w *worker, id string, namespace *string) (*function, *wireError) {
 	ns, bad := namespaceOf("namespace", namespace, defaultNamespace)
 	if bad != nil {
 		return nil, bad
 	}
-	if f := e.functions[key{ns, id}]; f != nil {
+	if f := e.functions[key{ns, id}]; f != nil && w.has(f) {
 		return f, nil
 	}
 	var elsewhere []string
 	var only *function
 	for k, f := range e.functions {
-		if k.id == id {
+		if k.id == id && w.has(f) {
 			elsewhere, only = append(elsewhere, k.namespace), f
 		}
 	}

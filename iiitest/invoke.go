@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -24,21 +25,27 @@ type request struct {
 	functionID string
 	namespace  string
 	data       json.RawMessage // canonical
+	input      json.RawMessage // what observers see in the place of data; nil: data
 	metadata   json.RawMessage
 	trace      traceContext
 	baggage    string // of a call with a traceparent: as the caller wrote it
 	inPlace    bool   // the middleware is called, in the place of another function
 	cause      cause  // of a call of the engine, for its console
+
+	from       *callerInfo // as the function sees it
+	depth      uint32      // how many activations it follows from
+	activation activation
 }
 
 // pending is a call that a worker executes.
 type pending struct {
-	id             string
-	caller, callee *worker      // caller nil: the engine
-	done           chan outcome // capacity 1
-	sent           *ticket      // of the message to the callee
-	over           bool         // guarded by Engine.mu
-	recorded       *console.Invocation
+	request
+	began    time.Time
+	callee   *worker      // caller nil: the engine
+	done     chan outcome // capacity 1
+	sent     *ticket      // of the message to the callee
+	over     bool         // guarded by Engine.mu
+	recorded *console.Invocation
 }
 
 // serveCall runs one call of a worker and answers it. The answer repeats the
@@ -62,31 +69,33 @@ func (e *Engine) serveCall(ctx context.Context, w *worker, m invokeFunctionMessa
 	if id == "" {
 		id = uuid.NewString()
 	}
-	reply := message("invocationresult").str("invocation_id", id).str("function_id", m.FunctionID)
-	if out.err != nil {
-		reply.raw("error", errorJSON(out.err))
-	} else {
-		reply.raw("result", out.result)
-	}
-	if traceparent != nil {
-		reply.str("traceparent", *traceparent)
-	}
-	if baggage != nil {
-		reply.str("baggage", *baggage)
-	}
-	w.send(reply.bytes())
+	w.send(w.speaks().result(id, m.FunctionID, out, traceparent, baggage))
 }
 
 // dispatch finds out what a call of a worker asks for and does it. A call that
 // is forbidden, or that the middleware does, is always answered.
 func (e *Engine) dispatch(ctx context.Context, w *worker, ns string, m invokeFunctionMessage) (out outcome, always bool) {
+	from, depth := m.observed.Caller.stamped(w.id, w.name()), uint32(0)
+	if m.observed.Depth != nil {
+		depth = *m.observed.Depth
+	}
+	if through := m.observed.Activation; through != nil && w.speaks().observes {
+		return e.observers.through(ctx, w, through.ObserverID, request{
+			id: m.id(), data: m.Data, trace: toCallee(m.Traceparent, m.Baggage, m.FunctionID), from: from, depth: depth,
+		}), false
+	}
 	if bad := w.session.denial(ns, m.FunctionID); bad != nil {
 		e.recordRefused(w, ns, m, bad)
 		return outcome{err: bad}, true
 	}
 	r := request{
 		caller: w, functionID: m.FunctionID, namespace: ns,
-		data: m.Data, metadata: m.Metadata, trace: toCallee(m.Traceparent, m.Baggage, m.FunctionID),
+		data: m.Data, input: m.Data, metadata: m.Metadata, trace: toCallee(m.Traceparent, m.Baggage, m.FunctionID),
+		from: from, depth: depth,
+	}
+	if bad := e.privacy(w, ns, m.FunctionID); bad != nil {
+		e.recordRefused(w, ns, m, bad)
+		return outcome{err: bad}, true
 	}
 	if m.Traceparent != nil {
 		r.baggage = text(m.Baggage)
@@ -97,11 +106,37 @@ func (e *Engine) dispatch(ctx context.Context, w *worker, ns string, m invokeFun
 	if m.Action != nil && m.Action.Type == "enqueue" {
 		return e.enqueue(ctx, *m.Action.Queue, r), false
 	}
-	if r.id = text(m.InvocationID); r.id == "" || m.void() {
-		r.id = uuid.NewString()
-	}
+	r.id = m.id()
 	r.data = withKey(r.data, "_caller_worker_id", mustEncode(w.id))
 	return e.run(ctx, r), false
+}
+
+// id is that of the call, invented if its caller expects no answer.
+func (m *invokeFunctionMessage) id() string {
+	if id := text(m.InvocationID); id != "" && !m.void() {
+		return id
+	}
+	return uuid.NewString()
+}
+
+// privacy says why w may not call a function that is private, or nil.
+func (e *Engine) privacy(w *worker, namespace, id string) *wireError {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if f := e.functions[key{namespace, id}]; f != nil && f.private && f.owner != w && w.has(f) {
+		return errorBody("FORBIDDEN", "function '%s' is private", id)
+	}
+	return nil
+}
+
+// has reports whether the connection's generation has a function; nil, the engine itself,
+// has all.
+func (w *worker) has(f *function) bool {
+	if w == nil {
+		return true
+	}
+	d := w.speaks()
+	return f.has(d.protocol, d.strict)
 }
 
 // run calls a function, built in, over HTTP or of a worker, and waits for its outcome.
@@ -129,12 +164,14 @@ func (e *Engine) runBuiltin(ctx context.Context, f *function, r request) outcome
 		recorded = e.recordCall(&r, f)
 		e.mu.Unlock()
 	}
+	began := time.Now()
 	result, err := f.builtin(ctx, &call{
 		worker: r.caller, functionID: r.functionID, data: r.data, metadata: r.metadata,
 		traceparent: r.trace.traceparent, baggage: r.trace.baggage, callerBaggage: r.baggage,
 	})
 	out := outcome{result, err}
 	e.recordEnd(recorded, out)
+	e.observers.ended(&r, began, out, observedResult{})
 	return out
 }
 
@@ -145,7 +182,7 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	f := e.functions[key{r.namespace, r.functionID}]
-	if f == nil {
+	if f == nil || !r.caller.has(f) {
 		missing := e.notFoundLocked(r)
 		e.recordEnd(e.recordCall(&r, nil), outcome{err: missing})
 		return nil, nil, missing
@@ -157,7 +194,7 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 		return f, nil, nil
 	}
 	// Recorded before it is sent: its answer may come at once.
-	p = &pending{id: r.id, caller: r.caller, callee: f.owner, done: make(chan outcome, 1), recorded: e.recordCall(&r, f)}
+	p = &pending{request: r, began: time.Now(), callee: f.owner, done: make(chan outcome, 1), recorded: e.recordCall(&r, f)}
 	if earlier := e.calls[p.id]; earlier != nil {
 		e.completeLocked(earlier, outcome{err: errorBody("invocation_error", "invocation id used again")})
 	}
@@ -166,9 +203,10 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 	if p.caller != nil {
 		p.caller.attached[p] = struct{}{}
 	}
-	p.sent = p.callee.push(message("invokefunction").str("invocation_id", r.id).str("function_id", f.owner.session.bare(r.functionID)).
-		raw("data", r.data).optStr("traceparent", r.trace.traceparent).optStr("baggage", r.trace.baggage).
-		raw("metadata", r.metadata).bytes())
+	p.sent = p.callee.push(p.callee.speaks().invoke(invocation{
+		id: r.id, functionID: f.owner.session.bare(r.functionID), data: r.data, metadata: r.metadata, trace: r.trace,
+		caller: r.from.json(), depth: r.depth, activation: r.activation,
+	}))
 	return nil, p, nil
 }
 
@@ -187,10 +225,11 @@ func (e *Engine) await(ctx context.Context, p *pending) outcome {
 	}
 }
 
-// completeLocked ends a call; the first outcome counts. Engine.mu is held.
-func (e *Engine) completeLocked(p *pending, out outcome) {
+// completeLocked ends a call; the first outcome counts. It reports whether this is the
+// one. Engine.mu is held.
+func (e *Engine) completeLocked(p *pending, out outcome) bool {
 	if p.over {
-		return
+		return false
 	}
 	p.over = true
 	e.recordEnd(p.recorded, out)
@@ -202,6 +241,7 @@ func (e *Engine) completeLocked(p *pending, out outcome) {
 	if p.caller != nil {
 		delete(p.caller.attached, p)
 	}
+	return true
 }
 
 func (e *Engine) builtinEnded(caller *worker) {
@@ -215,16 +255,23 @@ func (e *Engine) builtinEnded(caller *worker) {
 
 // finish takes the answer of a worker. Whoever knows the id may answer; an
 // unknown id is ignored.
-func (e *Engine) finish(m invocationResultMessage) {
+func (e *Engine) finish(w *worker, m invocationResultMessage) {
 	out := outcome{result: m.Result}
 	if out.err, _ = decodeError(m.Error); out.err != nil {
 		out.result = nil
 	}
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if p := e.calls[m.InvocationID]; p != nil {
-		e.completeLocked(p, out)
+	p := e.calls[m.InvocationID]
+	ended := p != nil && e.completeLocked(p, out)
+	e.mu.Unlock()
+	if !ended {
+		return
 	}
+	answer := m.observed
+	if w != p.callee || !w.speaks().hooks {
+		answer = observedResult{}
+	}
+	e.observers.ended(&p.request, p.began, out, answer)
 }
 
 // notFoundLocked words a missing function: for a worker that has called it, it names
@@ -254,7 +301,7 @@ func (e *Engine) notFoundLocked(r request) *wireError {
 func (e *Engine) start(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) *wireError {
 	r := request{
 		id: uuid.NewString(), functionID: functionID, namespace: namespace,
-		data: payload, metadata: metadata, trace: traceOf(ctx), cause: causeOf(ctx),
+		data: payload, metadata: metadata, trace: traceOf(ctx), cause: causeOf(ctx), from: engineCaller(),
 	}
 	f, _, missing := e.begin(r)
 	if f != nil {
@@ -273,7 +320,7 @@ func (e *Engine) invokeWith(ctx context.Context, functionID, namespace string, p
 	}
 	out := e.run(ctx, request{
 		id: uuid.NewString(), functionID: functionID, namespace: namespace,
-		data: payload, metadata: metadata, trace: traceOf(ctx), cause: causeOf(ctx),
+		data: payload, metadata: metadata, trace: traceOf(ctx), cause: causeOf(ctx), from: engineCaller(),
 	})
 	return out.result, out.err
 }
@@ -287,6 +334,12 @@ func (e *Engine) invoke(ctx context.Context, functionID, namespace string, paylo
 // fire calls the target of b in its namespace, with its metadata, and waits for
 // the result.
 func (e *Engine) fire(ctx context.Context, b binding, payload json.RawMessage) (json.RawMessage, *wireError) {
+	if b.observer != nil {
+		out := e.observers.through(ctx, nil, b.observer.id, request{
+			id: uuid.NewString(), data: canonicalValid(payload), trace: traceOf(ctx), from: engineCaller(),
+		})
+		return out.result, out.err
+	}
 	return e.invokeWith(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata)
 }
 

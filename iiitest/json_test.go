@@ -98,7 +98,7 @@ func TestDecodeMessage(t *testing.T) {
 		{`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"f","error":{"code":"C","message":"m","code":"C"}}`, false},
 		{`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"f","result":1,"result":1}`, false},
 	} {
-		if m, err := decodeMessage([]byte(test.message)); (err == nil) != test.ok {
+		if m, err := (&dialect{protocol: Protocol026}).decode([]byte(test.message)); (err == nil) != test.ok {
 			t.Errorf("%s: %+v, %v", test.message, m, err)
 		}
 	}
@@ -112,11 +112,17 @@ func FuzzDecodeMessage(f *testing.F) {
 		`{"type":"registertrigger","id":"a","trigger_type":"b","function_id":"c","config":null,"namespace":""}`,
 		`{"type":"registertriggertype","id":"a","description":"b","call_request_format":{}}`,
 		`{"type":"registerfunction","id":"a","invocation":{"url":"x"}}`,
+		`{"type":"registerfunction","id":"a","args_format":{},"private":true,"observable":null,"observe":{"delivery":"owner"}}`,
+		`{"type":"observe","id":"a","source":{"function_id":"b","args":{},"filters":{"input.a":{"$eq":1}},"capture":[],"on":"x"},"target":{"function_id":"c"},"max_fires":1}`,
+		`{"type":"observerack","function_id":"a","id":"b","revision":1,"error":{"code":"c","message":"m"}}`,
+		`{"type":"invocationsobserved","items":[{"function_id":"a","invocation_id":"b","matched":["c"],"status":"success","input":null,"caller":{"parent":{}},"started_at_ms":1,"duration_ms":0.5}]}`,
+		`{"type":"localinvocationstats","window_ms":1,"functions":[{"function_id":"a","count":1}],"dropped_reports":null}`,
+		`{"type":"invocationresult","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"a","result":null,"matched":[],"delivered":true}`,
 	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		m, err := decodeMessage(data)
+		m, err := (&dialect{protocol: Protocol026}).decode(data)
 		if err != nil {
 			return
 		}

@@ -183,7 +183,7 @@ func (l *logs) write(c *call, s severity) *wireError {
 		}
 		l.add(engineLine(s, in.Message, line))
 	}
-	now, scope, version := uint64(time.Now().UnixNano()), "iii", engineVersion
+	now, scope, version := uint64(time.Now().UnixNano()), "iii", l.engine.version()
 	l.add(&logRecord{
 		size: len(c.data), time: now, observed: now, severity: s, severityText: s.String(), body: in.Message, attributes: attributes,
 		traceID: in.TraceID, spanID: in.SpanID, resource: map[string]string{"service.name": "iii"}, service: service,
@@ -228,6 +228,11 @@ func (l *logs) add(r *logRecord) {
 	l.records.add(r)
 	l.changes.Add(1)
 	level := strings.ToLower(r.severityText)
+	l.engine.observers.occur(context.Background(), "observability::on-log", func() json.RawMessage {
+		payload := r.payload()
+		payload["level"] = level
+		return canonicalValid(mustEncode(payload))
+	}, nil)
 	subscribers := l.triggers.where(func(s *logSubscriber) bool { return s.level == "all" || s.level == level })
 	if len(subscribers) == 0 {
 		return

@@ -3,7 +3,7 @@ package iiitest
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
+	"reflect"
 	"regexp"
 
 	"github.com/google/uuid"
@@ -27,7 +27,21 @@ type (
 		Metadata       json.RawMessage  `json:"metadata,omitempty"`
 		Invocation     *json.RawMessage `json:"invocation"`
 
-		http *iii.HTTPInvocationConfig // Invocation, decoded
+		http     *iii.HTTPInvocationConfig // Invocation, decoded
+		observed registeredObservable      // since 0.25
+	}
+	registeredObservable struct {
+		ArgsFormat json.RawMessage     `json:"args_format,omitempty"`
+		Private    *bool               `json:"private"`
+		Observable *bool               `json:"observable"`
+		Observe    *observeDescription `json:"observe"`
+	}
+	// observeDescription is what 0.25 has in the place of hooks.
+	observeDescription struct {
+		Delivery          *string         `json:"delivery"`
+		ArgsFormat        json.RawMessage `json:"args_format,omitempty"`
+		LegacyTriggerType *string         `json:"legacy_trigger_type"`
+		Allow             *bool           `json:"allow"`
 	}
 	unregisterFunctionMessage struct {
 		ID string `json:"id"`
@@ -38,6 +52,10 @@ type (
 		TriggerRequestFormat json.RawMessage `json:"trigger_request_format,omitempty"`
 		CallRequestFormat    json.RawMessage `json:"call_request_format,omitempty"`
 		Namespace            *string         `json:"namespace"`
+	}
+	unregisterTriggerTypeMessage struct {
+		ID        string  `json:"id"`
+		Namespace *string `json:"namespace"`
 	}
 	registerTriggerMessage struct {
 		ID               string          `json:"id"`
@@ -67,6 +85,17 @@ type (
 		Action       *invokeAction   `json:"action"`
 		Metadata     json.RawMessage `json:"metadata,omitempty"`
 		Namespace    *string         `json:"namespace"`
+
+		observed observedInvocation // since 0.25
+	}
+	observedInvocation struct {
+		Caller     *callerInfo      `json:"caller"`
+		Depth      *uint32          `json:"observe_depth"`
+		Activation *throughObserver `json:"activation"`
+	}
+	// throughObserver marks a call through an observer.
+	throughObserver struct {
+		ObserverID string `json:"observer_id"`
 	}
 	invokeAction struct {
 		Type  string  `json:"type"`
@@ -79,6 +108,12 @@ type (
 		Error        json.RawMessage `json:"error,omitempty"`
 		Traceparent  *string         `json:"traceparent"` // of these only the type matters
 		Baggage      *string         `json:"baggage"`
+
+		observed observedResult // since 0.26
+	}
+	observedResult struct {
+		Matched   *[]string `json:"matched"` // nil: no match hook
+		Delivered *bool     `json:"delivered"`
 	}
 	registerServiceMessage struct {
 		ID              string  `json:"id"`
@@ -86,63 +121,111 @@ type (
 		Description     *string `json:"description"`
 		ParentServiceID *string `json:"parent_service_id"`
 	}
+	observeMessage struct {
+		ID     string `json:"id"`
+		Source struct {
+			FunctionID string          `json:"function_id"`
+			Namespace  *string         `json:"namespace"`
+			Args       json.RawMessage `json:"args,omitempty"`
+			Filters    json.RawMessage `json:"filters,omitempty"`
+			Capture    *[]string       `json:"capture"`
+			On         *string         `json:"on"`
+			Deliver    *string         `json:"deliver"`
+		} `json:"source"`
+		Target struct {
+			FunctionID string  `json:"function_id"`
+			Namespace  *string `json:"namespace"`
+		} `json:"target"`
+		Metadata    json.RawMessage `json:"metadata,omitempty"`
+		MaxFires    *uint64         `json:"max_fires"`
+		ExpiresInMS *uint64         `json:"expires_in_ms"`
+		MaxInFlight *uint32         `json:"max_in_flight"`
+	}
+	unobserveMessage struct {
+		ID string `json:"id"`
+	}
+	observerAckMessage struct {
+		FunctionID string          `json:"function_id"`
+		Namespace  *string         `json:"namespace"`
+		ID         string          `json:"id"`
+		Revision   uint64          `json:"revision"`
+		Error      json.RawMessage `json:"error,omitempty"`
+	}
+	invocationsObservedMessage struct {
+		Items []observedItem `json:"items"`
+	}
+	// observedItem reports a call that a worker has run in process, or an event. Of its
+	// parts, null is a value, unlike absent.
+	observedItem struct {
+		FunctionID    string          `json:"function_id"`
+		Namespace     *string         `json:"namespace"`
+		InvocationID  string          `json:"invocation_id"`
+		Matched       []string        `json:"matched"`
+		Status        string          `json:"status"`
+		Input         json.RawMessage `json:"input,omitempty"`
+		Output        json.RawMessage `json:"output,omitempty"`
+		Error         json.RawMessage `json:"error,omitempty"`
+		Metadata      json.RawMessage `json:"metadata,omitempty"`
+		Caller        *callerInfo     `json:"caller"`
+		StartedAtMS   uint64          `json:"started_at_ms"`
+		DurationMS    json.RawMessage `json:"duration_ms"`
+		Depth         *uint32         `json:"observe_depth"`
+		Traceparent   *string         `json:"traceparent"`
+		Baggage       *string         `json:"baggage"`
+		OutputIsInput *bool           `json:"output_is_input"`
+	}
+	localStatsMessage struct {
+		WindowMS       uint64              `json:"window_ms"`
+		Functions      *[]localFunction    `json:"functions"`
+		DroppedReports *[]localReportDrops `json:"dropped_reports"`
+	}
+	localFunction struct {
+		FunctionID string  `json:"function_id"`
+		Count      uint64  `json:"count"`
+		Errors     uint64  `json:"errors,omitempty"`
+		DurationMS float64 `json:"duration_ms_sum,omitempty"`
+	}
+	localReportDrops struct {
+		FunctionID string `json:"function_id"`
+		Reason     string `json:"reason"`
+		Count      uint64 `json:"count"`
+	}
 	// workerRegistered, registrationRejected, ping and pong carry nothing that
 	// the engine reads from a worker.
 	ignoredMessage struct{}
 	pingMessage    struct{}
 )
 
-// decodeMessage decodes a message of a worker. An error means that the engine
-// drops it without a word.
-func decodeMessage(raw []byte) (any, error) {
+// messageType checks that raw is a message and returns its type.
+func messageType(raw []byte) (string, error) {
 	if err := checkJSON(raw); err != nil {
-		return nil, err
+		return "", err
 	}
 	if kindOf(raw) != '{' {
-		return nil, errors.New("no object")
+		return "", errors.New("no object")
 	}
 	members, twice := (&scanner{b: raw}).membersOf(func(key string) bool { return key == "type" })
 	typ := members["type"]
 	if twice != "" || kindOf(typ) != '"' {
-		return nil, errors.New("no type")
+		return "", errors.New("no type")
 	}
-	switch unquote(typ) {
-	case "reattach":
-		return decodeAs[reattachMessage](raw)
-	case "registerfunction":
-		return decodeAs[registerFunctionMessage](raw)
-	case "unregisterfunction":
-		return decodeAs[unregisterFunctionMessage](raw)
-	case "registertriggertype":
-		return decodeAs[registerTriggerTypeMessage](raw)
-	case "registertrigger":
-		return decodeAs[registerTriggerMessage](raw)
-	case "unregistertrigger":
-		return decodeAs[unregisterTriggerMessage](raw)
-	case "triggerregistrationresult":
-		return decodeAs[triggerRegistrationResultMessage](raw)
-	case "invokefunction":
-		return decodeAs[invokeFunctionMessage](raw)
-	case "invocationresult":
-		return decodeAs[invocationResultMessage](raw)
-	case "registerservice":
-		return decodeAs[registerServiceMessage](raw)
-	case "ping":
-		return pingMessage{}, nil
-	case "pong", "workerregistered", "registrationrejected":
-		return ignoredMessage{}, nil
-	default:
-		return nil, fmt.Errorf("unknown type %s", typ)
-	}
+	return unquote(typ), nil
 }
 
 // quoted finds the values in a text about a wrong message: they may be secret,
 // and the text goes to the log.
 var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`)
 
-func decodeAs[T any](raw []byte) (any, error) {
+func decodeAs[T any](raw []byte) (any, error) { return decodeMore[T](raw, Protocol023, nil) }
+
+// decodeMore is decodeAs for a message with more fields since Protocol025.
+func decodeMore[T any](raw []byte, p Protocol, more func(m *T) any) (any, error) {
 	var m T
-	if detail := decodeStrict(raw, &m); detail != "" {
+	detail := decodeStrict(raw, &m)
+	if detail == "" && p >= Protocol025 {
+		detail = decodeValue(raw, reflect.ValueOf(more(&m)).Elem())
+	}
+	if detail != "" {
 		return nil, errors.New(quoted.ReplaceAllString(detail, `"…"`))
 	}
 	if c, ok := any(&m).(interface{ check() error }); ok {
@@ -198,6 +281,32 @@ func (m *invocationResultMessage) check() error {
 	m.InvocationID = id.String()
 	m.Result = optional(m.Result)
 	_, err = decodeError(m.Error)
+	return err
+}
+
+// check brings what was observed into the form in which the engine holds values.
+func (m *invocationsObservedMessage) check() error {
+	for i := range m.Items {
+		item := &m.Items[i]
+		for _, part := range []*json.RawMessage{&item.Input, &item.Output, &item.Error, &item.Metadata} {
+			if *part != nil {
+				*part = canonicalValid(*part)
+			}
+		}
+		if kindOf(item.DurationMS) != '0' {
+			return errors.New("duration_ms is no number")
+		}
+	}
+	return nil
+}
+
+func (m *observeMessage) check() error {
+	m.Source.Args, m.Source.Filters, m.Metadata = optional(m.Source.Args), optional(m.Source.Filters), optional(m.Metadata)
+	return nil
+}
+
+func (m *observerAckMessage) check() error {
+	_, err := decodeError(m.Error)
 	return err
 }
 

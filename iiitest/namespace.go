@@ -90,6 +90,20 @@ func (w *worker) apply(m any, ns string) {
 		w.e.registerTrigger(w, ns, m)
 	case unregisterTriggerMessage:
 		w.e.unregisterTrigger(m.ID)
+	case unregisterTriggerTypeMessage:
+		w.e.unregisterTriggerType(w, ns, m)
+	case observeMessage:
+		if w.speaks().observes {
+			w.e.observers.observe(w, m)
+		}
+	case unobserveMessage:
+		w.e.observers.unobserve(w, m.ID)
+	case observerAckMessage:
+		w.e.observers.acked(w, ns, m)
+	case invocationsObservedMessage:
+		w.e.observers.reported(w, ns, m)
+	case localStatsMessage:
+		w.e.observers.counted(w, ns, m)
 	case registerServiceMessage:
 		// A service groups functions; nothing that a worker can ask for shows it.
 	}

@@ -65,7 +65,7 @@ func (e *Engine) serveHealth(_ context.Context, c *call) (json.RawMessage, *wire
 		return map[string]any{"status": "healthy", "details": details}
 	}
 	return mustEncode(map[string]any{
-		"status": "healthy", "timestamp": time.Now().UnixMilli(), "version": engineVersion,
+		"status": "healthy", "timestamp": time.Now().UnixMilli(), "version": e.version(),
 		"components": map[string]any{
 			"logs":    component(map[string]any{"stored_logs": e.logs.stored()}),
 			"metrics": component(map[string]any{"stored_metrics": e.metrics.stored()}),

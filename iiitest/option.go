@@ -19,6 +19,9 @@ type Option func(*config) error
 
 // config is what the options decide.
 type config struct {
+	protocol       Protocol
+	strict         bool
+	localDispatch  bool
 	grace          time.Duration
 	httpTimeout    time.Duration
 	httpMiddleware []string
@@ -42,6 +45,8 @@ type config struct {
 
 func defaultConfig() config {
 	return config{
+		protocol:       Protocol026,
+		localDispatch:  true,
 		grace:          5 * time.Second,
 		httpTimeout:    30 * time.Second,
 		queueProvider:  true,

@@ -30,7 +30,7 @@ type acceptance struct {
 
 func readAcceptance(tb testing.TB) []acceptance {
 	tb.Helper()
-	data, err := os.ReadFile(filepath.Join("..", "testdata", "recordings", "otlp-acceptance.json"))
+	data, err := os.ReadFile(filepath.Join("..", "testdata", "0.23", "otlp-acceptance.json"))
 	if err != nil {
 		tb.Fatal(err)
 	}

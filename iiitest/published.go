@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// published.json is what the engine says about its own functions and trigger
+// published/0.23.json is what the engine says about its own functions and trigger
 // types: short descriptions, metadata and JSON Schemas, as it answered.
 //
-//go:embed published.json
+//go:embed published/0.23.json
 var publishedJSON []byte
 
 type publishedFunction struct {
@@ -30,7 +30,7 @@ var published = sync.OnceValue(func() (p struct {
 	TriggerTypes map[string]publishedTriggerType `json:"trigger_types"`
 }) {
 	if err := json.Unmarshal(publishedJSON, &p); err != nil {
-		panic("iiitest: published.json: " + err.Error())
+		panic("iiitest: published/0.23.json: " + err.Error())
 	}
 	return p
 })

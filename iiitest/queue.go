@@ -29,6 +29,7 @@ func (e *Engine) registerQueues() {
 	q := &queues{
 		engine: e, topics: map[string]*topic{}, named: map[string]*namedQueue{}, bound: map[string]*subscriber{},
 	}
+	e.queues = q
 	q.addNamed(defaultQueue, QueueConfig{})
 	for name, config := range e.cfg.queues {
 		q.addNamed(name, config)
@@ -81,6 +82,7 @@ type lane struct {
 	active    int
 	dead      []*job      // oldest first
 	consumers []*consumer // who takes the next job first
+	kept      time.Time   // jobs are taken until then although nobody takes them; see queues.switched
 }
 
 // depth is how many jobs are not done: waiting or being run.

@@ -65,11 +65,11 @@ type recordedRequest struct {
 	Chunked bool              `json:"chunked"`
 }
 
-// readRecording reads a file of testdata/recordings, in the order in which
+// readRecording reads a file of testdata/0.23, in the order in which
 // things happened.
 func readRecording(t testing.TB, name string) []event {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join("..", "testdata", "recordings", name+".jsonl"))
+	data, err := os.ReadFile(filepath.Join("..", "testdata", "0.23", name+".jsonl"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,7 @@ type registerInput struct {
 	Isolation      *string          `json:"isolation"`
 	Namespace      *string          `json:"namespace"`
 	Telemetry      *json.RawMessage `json:"telemetry"`
+	Features       json.RawMessage  `json:"features,omitempty"` // read leniently
 }
 
 func (e *Engine) registerWorkers() {
@@ -69,9 +70,26 @@ func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wi
 	w.meta.update(in, ns, name)
 	w.called.text = w.meta.name
 	e.mu.Unlock()
+	if w.speaks().protocol >= Protocol025 {
+		w.spoken.Store(w.speaks().with(featuresOf(in.Features)))
+	}
 	w.settleIn(ns)
+	e.observers.declared(w)
 	e.workerChanged("worker_metadata_updated", w.id)
 	return json.RawMessage(`{"success":true}`), nil
+}
+
+// featuresOf are the features of a list: its texts.
+func featuresOf(raw json.RawMessage) (features []string) {
+	if kindOf(raw) != '[' {
+		return nil
+	}
+	for _, item := range itemsOf(raw) {
+		if kindOf(item) == '"' {
+			features = append(features, unquote(item))
+		}
+	}
+	return features
 }
 
 // update overwrites what the engine overwrites: runtime and version always,
@@ -113,8 +131,7 @@ func (e *Engine) lease(w *worker, ns, name string) bool {
 	}
 	if holder := e.leases[k]; holder != nil && holder != w && !holder.leaving {
 		w.rejected = true
-		w.push(message("registrationrejected").str("code", "WORKER_NAMESPACE_CONFLICT").
-			str("namespace", ns).str("worker_name", name).str("owner_worker_id", holder.id).bytes())
+		w.push(w.speaks().nameTaken(ns, name, holder.id))
 		w.out.push(outgoing{close: true})
 		return false
 	}

@@ -75,7 +75,7 @@ func TestReplay(t *testing.T) {
 					opts = append(opts, server.option)
 				}
 				p := &player{
-					t: t, scenario: s.name, engine: Start(t, opts...), callee: server, start: time.Now(),
+					t: t, scenario: s.name, engine: Start(t, append(opts, WithProtocol(Protocol023))...), callee: server, start: time.Now(),
 					workers: map[string]*bareWorker{}, names: newRenaming(),
 					clients: s.clients, guarded: s.guarded, silent: s.silent, web: s.web, dialing: map[string]chan dialed{},
 				}

@@ -19,6 +19,7 @@ type route struct {
 	pattern    routepath.Pattern
 	condition  *string // nil: none
 	middleware []string
+	open       bool // of an observer: it is active
 }
 
 // routeTable is the provider of the trigger type http.
@@ -50,16 +51,15 @@ func (t *routeTable) bind(_ context.Context, b binding) error {
 		id := unquote(condition)
 		r.condition = &id
 	}
-	if list := config["middleware_function_ids"]; kindOf(list) == '[' {
-		for _, id := range itemsOf(list) {
-			if kindOf(id) == '"' { // what is no text is skipped
-				r.middleware = append(r.middleware, unquote(id))
-			}
-		}
-	}
-	var err error
-	if r.pattern, err = routepath.Parse(path); err != nil {
-		return engineText(err.Error())
+	r.middleware = textsOf(config["middleware_function_ids"])
+	err, _ := t.add(r)
+	return err
+}
+
+// add adds a route, or says why not; conflict means that another one is in its way.
+func (t *routeTable) add(r *route) (err error, conflict bool) {
+	if r.pattern, err = routepath.Parse(r.path); err != nil {
+		return engineText(err.Error()), false
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -67,22 +67,22 @@ func (t *routeTable) bind(_ context.Context, b binding) error {
 		if old.method != r.method && !(old.routed() && r.routed()) {
 			continue
 		}
-		order, conflict := routepath.Compare(old.pattern, r.pattern)
+		order, clash := routepath.Compare(old.pattern, r.pattern)
 		switch {
-		case conflict && order != 0:
-			return conflictText(old, r, "a wildcard that takes the rest of a path shares its place with no other")
-		case conflict:
-			return conflictText(old, r, "routes with identical structure but different path-parameter names are not supported")
+		case clash && order != 0:
+			return conflictText(old, r, "a wildcard that takes the rest of a path shares its place with no other"), true
+		case clash:
+			return conflictText(old, r, "routes with identical structure but different path-parameter names are not supported"), true
 		case old.method != r.method:
 		case slices.Equal(old.pattern, r.pattern):
 			t.list[i] = r
-			return nil
+			return nil, false
 		case slices.EqualFunc(old.pattern, r.pattern, samePart):
-			return conflictText(old, r, "the router takes :name and {name} for one path")
+			return conflictText(old, r, "the router takes :name and {name} for one path"), true
 		}
 	}
 	t.list = append(t.list, r)
-	return nil
+	return nil, false
 }
 
 func samePart(a, b routepath.Part) bool { return a.Kind == b.Kind && a.Text == b.Text }
@@ -93,6 +93,9 @@ func conflictText(old, r *route, why string) error {
 
 // routed reports whether the engine routes the method of r; it accepts any.
 func (r *route) routed() bool { return slices.Contains(httpMethods, r.method) }
+
+// answers reports whether requests get to r: not those to an observer that is not active.
+func (r *route) answers() bool { return r.routed() && (r.observer == nil || r.open) }
 
 func (t *routeTable) unbind(id string) {
 	t.mu.Lock()
@@ -108,7 +111,7 @@ func (t *routeTable) find(method, path string) (found *route, params map[string]
 	defer t.mu.Unlock()
 	var first *route
 	for _, r := range t.list {
-		if !r.routed() {
+		if !r.answers() {
 			continue
 		}
 		matched, ok := r.pattern.Match(path)

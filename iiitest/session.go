@@ -96,7 +96,7 @@ func (s *session) throughMiddleware(ctx context.Context, w *worker, id string, m
 			"function_id": r.functionID, "payload": r.data, "action": action,
 			"context": json.RawMessage(s.Context), "namespace": r.namespace,
 		})),
-		metadata: r.metadata, trace: r.trace, inPlace: true,
+		metadata: r.metadata, trace: r.trace, inPlace: true, from: r.from, depth: r.depth,
 	})
 }
 
@@ -174,6 +174,15 @@ func (s *session) admitFunction(namespace string, m *registerFunctionMessage) bo
 	if !ok {
 		return false
 	}
+	for name, to := range map[string]**bool{"private": &m.observed.Private, "observable": &m.observed.Observable} {
+		if change := changes[name]; kindOf(change) == 't' || kindOf(change) == 'f' {
+			on := kindOf(change) == 't'
+			*to = &on
+		}
+	}
+	if args, there := changes["args_format"]; there {
+		m.observed.ArgsFormat = args
+	}
 	rewrite(&m.ID, changes["function_id"])
 	if description := changes["description"]; kindOf(description) == '"' {
 		changed := unquote(description)
@@ -184,6 +193,35 @@ func (s *session) admitFunction(namespace string, m *registerFunctionMessage) bo
 	}
 	m.ID = s.prefixed(m.ID)
 	return true
+}
+
+// admitObserver decides about an observer and rewrites it: a session observes what it may
+// call, and has called what it may call. Its own functions have its prefix.
+func (s *session) admitObserver(m *observeMessage) *wireError {
+	if s == nil {
+		return nil
+	}
+	source, target := defaultNamespace, defaultNamespace
+	if m.Source.Namespace != nil {
+		source = *m.Source.Namespace
+	}
+	if m.Target.Namespace != nil {
+		target = *m.Target.Namespace
+	}
+	if s.guard.OnObserver != "" {
+		_, ok := s.hook(s.guard.OnObserver, m.ID, map[string]any{
+			"observer_id": m.ID, "source": m.Source, "target": m.Target, "metadata": optional(m.Metadata),
+			"max_fires": m.MaxFires, "expires_in_ms": m.ExpiresInMS, "max_in_flight": m.MaxInFlight,
+		})
+		if !ok {
+			return errorBody("FORBIDDEN", "observer '%s' not allowed", m.ID)
+		}
+	}
+	m.Target.FunctionID = s.prefixed(m.Target.FunctionID)
+	if bad := s.denial(source, m.Source.FunctionID); bad != nil {
+		return bad
+	}
+	return s.denial(target, m.Target.FunctionID)
 }
 
 // admitTrigger decides about the registration of a trigger and rewrites it. An

@@ -150,7 +150,9 @@ func (s *state) changed(ctx context.Context, event, scope, key string, old, valu
 	}) {
 		targets = append(targets, target{binding: b.binding, condition: b.config.condition})
 	}
-	s.engine.fanOut(ctx, "state_triggers", targets, mustEncode(map[string]any{
+	payload := mustEncode(map[string]any{
 		"type": "state", "event_type": event, "scope": scope, "key": key, "old_value": old, "new_value": value,
-	}))
+	})
+	s.engine.fanOut(ctx, "state_triggers", targets, payload)
+	s.engine.observers.occur(ctx, "state::on-changed", func() json.RawMessage { return payload }, nil)
 }

@@ -243,7 +243,7 @@ func TestUpdateVectors(t *testing.T) {
 	}
 	var vectors []vector
 	for name, want := range map[string]int{"update-vectors.json": 88, "update-vectors-2.json": 300} {
-		file, err := os.ReadFile("../testdata/recordings/" + name)
+		file, err := os.ReadFile("../testdata/0.23/" + name)
 		if err != nil {
 			t.Fatal(err)
 		}

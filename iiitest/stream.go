@@ -388,6 +388,10 @@ func (s *streams) announce(ctx context.Context, item streamItem, id *string, eve
 		targets = append(targets, target{binding: b.binding, condition: b.config.condition})
 	}
 	s.engine.fanOut(ctx, "stream_triggers", targets, payload)
+	s.engine.observers.occur(ctx, "stream::on-changed", func() json.RawMessage {
+		both := withKey(canonicalValid(payload), "stream_name", mustEncode(item.Stream)) // 0.26 has both spellings
+		return withKey(both, "group_id", mustEncode(item.Group))
+	}, nil)
 	for socket := range s.sockets {
 		socket.deliver(item.key(), id, payload)
 	}

@@ -205,12 +205,10 @@ func (s *streamSocket) join(ctx context.Context, sub subscription) {
 			s.streams.engine.logEngine(severityError, "function of a join trigger failed", b.logAttributes(err))
 			continue
 		}
-		var answer struct {
-			Unauthorized bool `json:"unauthorized"`
-		}
-		if decodeStrict(result, &answer) == "" && answer.Unauthorized {
-			refused = true
-		}
+		refused = refused || unauthorized(result)
+	}
+	if s.streams.engine.observers.ask(ctx, "stream::on-join", s.joinLeaveEvent(sub), unauthorized) {
+		refused = true
 	}
 	if refused {
 		s.out.push(streamMessage(sub.key(), sub.Item, map[string]any{"type": "unauthorized"}), false)
@@ -221,6 +219,14 @@ func (s *streamSocket) join(ctx context.Context, sub subscription) {
 	s.subscriptions = append(s.subscriptions, sub)
 	s.streams.mu.Unlock()
 	s.sync(ctx, sub)
+}
+
+// unauthorized reports whether the answer to a join refuses it.
+func unauthorized(result json.RawMessage) bool {
+	var answer struct {
+		Unauthorized bool `json:"unauthorized"`
+	}
+	return decodeStrict(result, &answer) == "" && answer.Unauthorized
 }
 
 // sync sends the present state. If the engine itself stores it, no change can
@@ -261,6 +267,7 @@ func (s *streamSocket) drop(id string) {
 }
 
 func (s *streamSocket) left(ctx context.Context, sub subscription) {
+	s.streams.engine.observers.occur(ctx, "stream::on-leave", func() json.RawMessage { return s.joinLeaveEvent(sub) }, nil)
 	for _, b := range s.streams.leaves.all() {
 		if _, err := s.streams.engine.fire(ctx, b.binding, s.joinLeaveEvent(sub)); err != nil {
 			s.streams.engine.logEngine(severityError, "function of a leave trigger failed", b.logAttributes(err))

@@ -32,6 +32,16 @@ func (t *topic) subscribers() int {
 	return n
 }
 
+// waits reports whether a lane keeps jobs for a subscriber that is away. queues.mu is held.
+func (t *topic) waits(now time.Time) bool {
+	for _, l := range t.lanes {
+		if now.Before(l.kept) {
+			return true
+		}
+	}
+	return false
+}
+
 // subscriber is one durable:subscriber trigger.
 type subscriber struct {
 	lane     *lane
@@ -138,12 +148,13 @@ func (q *queues) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	t := q.topic(in.Topic)
-	if t.subscribers() == 0 {
+	now := time.Now()
+	if t.subscribers() == 0 && !t.waits(now) {
 		t.unheard++
 		return nil, nil
 	}
 	for target, l := range t.lanes {
-		if len(l.consumers) > 0 {
+		if len(l.consumers) > 0 || now.Before(l.kept) {
 			q.add(l, &job{
 				id: uuid.NewString(), functionID: target.id, namespace: target.namespace, data: in.Data, trace: traceOf(ctx),
 			})

@@ -64,6 +64,7 @@ func (t *traceTriggers) silent(s *iii.StoredSpan, targets map[string]bool) bool 
 
 // added gathers spans, announced ones too. The first of a window begins it.
 func (t *traceTriggers) added(list []spanRecord) {
+	t.observed(list)
 	bound := t.bindings.all()
 	if len(bound) == 0 {
 		return
@@ -89,6 +90,26 @@ func (t *traceTriggers) added(list []spanRecord) {
 	}
 	if begin && t.pending != nil {
 		t.engine.spawn(t.fireLater)
+	}
+}
+
+// observed has the observers of observability::on-span see the spans that have ended,
+// other than those of their targets, which would follow one from another without end.
+func (t *traceTriggers) observed(list []spanRecord) {
+	const source = "observability::on-span"
+	for i := range list {
+		s := &list[i].stored
+		if s.Pending || t.silent(s, nil) {
+			continue
+		}
+		function, _ := attributeOf(s, "function_id")
+		t.engine.observers.occur(context.Background(), source, func() json.RawMessage {
+			return canonicalValid(mustEncode(s))
+		}, func(*observer) bool {
+			return !slices.ContainsFunc(t.engine.observers.of(key{defaultNamespace, source}), func(o *observer) bool {
+				return o.target.id == function
+			})
+		})
 	}
 }
 

@@ -28,6 +28,7 @@ type registration struct {
 	explicit *string       // the provider's namespace, if it was named
 	home     string        // else it is looked for here, then in the default
 	parked   bool          // no provider: it does not fire
+	observed bool          // an observer stands for it, see observers.standsFor
 	at       key           // the type it is bound to, when not parked
 	answer   chan answered // engine::register_trigger waits here; capacity 1
 }
@@ -79,7 +80,7 @@ func (e *Engine) addTriggerType(id, owner, description string, p triggerProvider
 
 // registerTrigger binds a trigger for a worker, or parks it.
 func (e *Engine) registerTrigger(w *worker, home string, m registerTriggerMessage) {
-	refuse := func(err *wireError) { w.send(triggerResult(m.ID, m.TriggerType, m.FunctionID, err)) }
+	refuse := func(err *wireError) { w.send(w.speaks().triggerResult(m.ID, m.TriggerType, m.FunctionID, err)) }
 	ns, bad := namespaceOf("namespace", m.Namespace, defaultNamespace)
 	if bad == nil {
 		_, bad = namespaceOf("trigger_namespace", m.TriggerNamespace, "")
@@ -134,6 +135,10 @@ func (e *Engine) addRegistration(r *registration) *wireError {
 // Engine.triggers.mu is released.
 func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 	r.parked = true
+	if to == nil && e.observers.standsFor(r) {
+		r.parked, r.observed = false, true
+		return nil, nil
+	}
 	if to == nil {
 		e.logEngine(severityWarn, "[PENDING] Trigger "+r.id+" (function "+r.functionID+") was NOT activated: trigger type "+r.triggerType+
 			" is not registered. It will be registered automatically when the trigger type becomes available."+
@@ -152,19 +157,16 @@ func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 		return nil, nil
 	}
 	r.parked, r.at = false, to.key
-	m := message("registertrigger").str("id", r.id).str("trigger_type", r.triggerType).
-		str("function_id", r.functionID).raw("config", r.config).raw("metadata", r.metadata)
-	if r.namespace != defaultNamespace {
-		m.str("namespace", r.namespace)
-	}
-	if to.key.namespace != defaultNamespace {
-		m.str("trigger_namespace", to.key.namespace)
-	}
-	return to.owner.push(m.bytes()), nil
+	return to.owner.push(to.owner.speaks().bindTrigger(r, to.key.namespace)), nil
 }
 
 // unbindLocked takes a live registration back from its provider.
 func (e *Engine) unbindLocked(r *registration) *ticket {
+	if r.observed {
+		e.observers.standsForNoMore(r)
+		r.observed = false
+		return nil
+	}
 	if r.parked {
 		return nil
 	}
@@ -176,7 +178,7 @@ func (e *Engine) unbindLocked(r *registration) *ticket {
 		at.provider.unbind(r.id)
 		return nil
 	default:
-		return at.owner.push(message("unregistertrigger").str("id", r.id).str("trigger_type", r.triggerType).bytes())
+		return at.owner.push(at.owner.speaks().unbindTrigger(r.id, r.triggerType))
 	}
 }
 
@@ -227,7 +229,7 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 		}
 		switch {
 		case r.parked:
-		case r.at != added.key:
+		case r.observed, r.at != added.key:
 			sent = append(sent, e.unbindLocked(r))
 		case old != nil && old.provider != nil: // it must not go on firing
 			old.provider.unbind(r.id)
@@ -237,6 +239,22 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 	}
 	t.mu.Unlock()
 	waitFor(sent...)
+}
+
+// unregisterTriggerType takes a trigger type of w back; what is bound to it goes to the
+// provider of the default namespace, if there is one, or parks.
+func (e *Engine) unregisterTriggerType(w *worker, home string, m unregisterTriggerTypeMessage) {
+	ns, bad := namespaceOf("namespace", m.Namespace, home)
+	if bad != nil {
+		return
+	}
+	t := &e.triggers
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if typ := t.types[key{ns, m.ID}]; typ != nil && typ.owner == w {
+		delete(t.types, typ.key)
+		e.rebind()
+	}
 }
 
 // triggerAnswered takes the answer of a provider to a registration. It counts
@@ -259,13 +277,8 @@ func (e *Engine) triggerAnswered(w *worker, m triggerRegistrationResultMessage) 
 	origin := r.origin
 	t.mu.Unlock()
 	if refusal != nil && origin != nil {
-		origin.send(triggerResult(r.id, r.triggerType, r.functionID, refusal))
+		origin.send(origin.speaks().triggerResult(r.id, r.triggerType, r.functionID, refusal))
 	}
-}
-
-func triggerResult(id, typ, functionID string, err *wireError) []byte {
-	return message("triggerregistrationresult").str("id", id).str("trigger_type", typ).
-		str("function_id", functionID).raw("error", errorJSON(err)).bytes()
 }
 
 // forgetTriggers removes what a connection that ended had registered and
@@ -288,8 +301,28 @@ func (e *Engine) forgetTriggers(w *worker) {
 			delete(t.types, k)
 		}
 	}
+	e.rebind()
+}
+
+// claimTriggers looks again at the triggers of a type that nobody provides: a function
+// claims it.
+func (e *Engine) claimTriggers(typ string) {
+	t := &e.triggers
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, r := range t.inOrder() {
-		if r.parked || t.types[r.at] != nil {
+		if r.parked && r.triggerType == typ && t.resolve(r) == nil {
+			_, _ = e.bindLocked(r, nil)
+		}
+	}
+}
+
+// rebind finds another provider for what is bound to a type that is gone. triggers.mu is
+// held.
+func (e *Engine) rebind() {
+	t := &e.triggers
+	for _, r := range t.inOrder() {
+		if r.parked || r.observed || t.types[r.at] != nil {
 			continue
 		}
 		if _, err := e.bindLocked(r, t.resolve(r)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -24,6 +25,7 @@ type worker struct {
 	out       *outbox
 	written   chan struct{} // closed when the writer has ended
 	reading   *gate         // closed by StopReading
+	spoken    atomic.Pointer[dialect]
 
 	settle  sync.Mutex
 	state   nsState
@@ -70,6 +72,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 		attached: make(map[*pending]struct{}),
 		cleaned:  make(chan struct{}),
 	}
+	w.spoken.Store(&dialect{protocol: e.Protocol(), strict: e.cfg.strict})
 	w.ip, _, _ = net.SplitHostPort(r.RemoteAddr)
 	if limited, ok := conn.NetConn().(*limitedConn); ok { // the library answers pings while it waits for a message
 		limited.hold = func() { w.reading.wait(e.ctx) }
@@ -79,7 +82,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 	e.mu.Unlock()
 	w.startGrace()
 	e.spawn(func(context.Context) { w.write() })
-	w.send(message("workerregistered").str("worker_id", w.id).str("reattach_token", w.token).bytes())
+	w.send(w.speaks().greeting(w.id, w.token))
 	e.workerChanged("worker_connected", w.id)
 	w.read()
 	w.end()
@@ -88,8 +91,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 
 // refuse tells a worker that its authentication failed and closes.
 func refuse(conn *websocket.Conn, text string) {
-	frame := new(object).str("type", "error").raw("error", errorJSON(errorBody("AUTH_ERROR", "%s", text))).bytes()
-	if conn.WriteMessage(websocket.TextMessage, frame) == nil {
+	if conn.WriteMessage(websocket.TextMessage, authError(text)) == nil {
 		farewell(conn)
 	}
 }
@@ -105,15 +107,23 @@ func sayGoodbye(conn *websocket.Conn) {
 	_ = conn.SetReadDeadline(now.Add(lingerTime))
 }
 
-// farewell sends a Close frame without a code and waits for the answer. The
-// caller reads from conn no more.
-func farewell(conn *websocket.Conn) {
-	sayGoodbye(conn)
+// awaitClose waits for the answer to a Close frame that was sent then. The caller reads
+// from conn no more.
+func awaitClose(conn *websocket.Conn, sent time.Time) {
+	_ = conn.SetReadDeadline(sent.Add(lingerTime))
 	for {
 		if _, _, err := conn.ReadMessage(); err != nil {
 			return
 		}
 	}
+}
+
+// farewell sends a Close frame without a code and waits for the answer. The
+// caller reads from conn no more.
+func farewell(conn *websocket.Conn) {
+	now := time.Now()
+	sayGoodbye(conn)
+	awaitClose(conn, now)
 }
 
 // read handles one message after the other until the connection ends.
@@ -143,7 +153,7 @@ func (w *worker) receive(kind int, data []byte) bool {
 			w.e.ingest(w.id, w.conn.RemoteAddr().String(), data)
 			continue
 		}
-		m, err := decodeMessage(data)
+		m, err := w.speaks().decode(data)
 		if err != nil {
 			if !blank(string(data)) {
 				w.e.counters.undecodable.Add(1)
@@ -170,18 +180,21 @@ func (w *worker) handle(m any) {
 	case invokeFunctionMessage:
 		e.spawn(func(ctx context.Context) { e.serveCall(ctx, w, m) })
 	case invocationResultMessage:
-		e.finish(m)
+		e.finish(w, m)
 	case triggerRegistrationResultMessage:
 		e.triggerAnswered(w, m)
 	case reattachMessage:
 		e.reattach(w, m)
 	case pingMessage:
-		w.send(message("pong").bytes())
+		w.send(w.speaks().pong())
 	case ignoredMessage:
 	default:
 		w.register(m)
 	}
 }
+
+// speaks is the dialect of the connection now.
+func (w *worker) speaks() *dialect { return w.spoken.Load() }
 
 // push gives a message its place in the order; see outbox.
 func (w *worker) push(m []byte) *ticket { return w.out.push(outgoing{message: m}) }
@@ -233,11 +246,14 @@ func (w *worker) end() {
 // waiting registrations, functions, calls, triggers, trigger types, the name.
 func (e *Engine) cleanUp(w *worker) {
 	w.abort()
+	var functions []key
+	e.observers.mu.Lock()
 	e.mu.Lock()
 	w.leaving = true
 	for k, f := range e.functions {
 		if f.owner == w {
 			delete(e.functions, k)
+			functions = append(functions, k)
 		}
 	}
 	stopped := outcome{err: errorBody("invocation_stopped", "Invocation stopped")}
@@ -245,6 +261,8 @@ func (e *Engine) cleanUp(w *worker) {
 		e.completeLocked(p, stopped)
 	}
 	e.mu.Unlock()
+	e.observers.forget(w, functions)
+	e.observers.mu.Unlock()
 	if f := e.cleanupHook.Load(); f != nil {
 		(*f)(w.id)
 	}
@@ -270,6 +288,9 @@ func (e *Engine) reattach(w *worker, m reattachMessage) {
 	e.mu.Lock()
 	old := e.workers[m.PreviousWorkerID]
 	e.mu.Unlock()
+	if m.ReattachToken != nil {
+		defer e.observers.reattach(w, former{m.PreviousWorkerID, *m.ReattachToken})
+	}
 	if old == nil || old == w || m.ReattachToken == nil || *m.ReattachToken != old.token {
 		e.log.Debug("reattach ignored", "worker", w.id, "previous", m.PreviousWorkerID)
 		return

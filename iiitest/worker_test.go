@@ -231,7 +231,7 @@ func TestFrames(t *testing.T) {
 		{"upper case", `{"type":"Ping"}`, websocket.TextMessage, 1},
 		{"other case of the key", `{"Type":"ping"}`, websocket.TextMessage, 1},
 		{"type is no string", `{"type":1}`, websocket.TextMessage, 1},
-		{"not in the engine", `{"type":"unregistertriggertype","id":"x"}`, websocket.TextMessage, 1},
+		{"not in the engine", `{"type":"unregisterservice","id":"x"}`, websocket.TextMessage, 1},
 		{"no function_id", `{"type":"invokefunction","data":1}`, websocket.TextMessage, 1},
 		{"no data", `{"type":"invokefunction","function_id":"x"}`, websocket.TextMessage, 1},
 		{"no UUID", `{"type":"invokefunction","invocation_id":"x","function_id":"x","data":1}`, websocket.TextMessage, 1},

@@ -58,7 +58,7 @@ func (e *Engine) workerViews() []workerView {
 	part := func(name string) *workerView {
 		v := inProcess[name]
 		if v == nil {
-			version, isolation := engineVersion, "in-process"
+			version, isolation := e.version(), "in-process"
 			v = &workerView{
 				id: name, name: name, namespace: defaultNamespace, runtime: "engine",
 				version: &version, isolation: &isolation, connected: e.started,
@@ -72,9 +72,10 @@ func (e *Engine) workerViews() []workerView {
 	part("iii-http-functions")
 	count := map[*worker]int{}
 	for _, f := range e.functions {
-		if f.owner != nil {
+		switch {
+		case f.owner != nil:
 			count[f.owner]++
-		} else {
+		case f.has(e.Protocol(), e.cfg.strict):
 			part(f.ownerName).functions++
 		}
 	}
@@ -179,7 +180,7 @@ func (e *Engine) workerInfo(_ context.Context, c *call) (json.RawMessage, *wireE
 	}
 	var functions, types, triggers []entry
 	for _, f := range e.functions {
-		if f.owner == v.w && (v.w != nil || f.ownerName == v.name) {
+		if f.owner == v.w && (v.w != nil || f.ownerName == v.name) && c.worker.has(f) {
 			functions = append(functions, entry{id: f.id, namespace: f.namespace, value: f.summary()})
 		}
 	}

@@ -67,7 +67,7 @@ func TestFrames(t *testing.T) {
 	out, in := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		args := []string{"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0", "-console", "", "-frames", name}
+		args := []string{"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0", "-console", "", "-frames", name, "-protocol", "0.23"}
 		done <- errors.Join(run(ctx, args, noEnv, in, io.Discard), in.Close())
 	}()
 	first := make([]byte, 200)

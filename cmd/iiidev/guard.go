@@ -26,6 +26,7 @@ type rbacConfig struct {
 	OnFunction    string         `json:"on_function_registration_function_id"`
 	OnTrigger     string         `json:"on_trigger_registration_function_id"`
 	OnTriggerType string         `json:"on_trigger_type_registration_function_id"`
+	OnObserver    string         `json:"on_observer_registration_function_id"`
 	Expose        []exposeConfig `json:"expose_functions"`
 }
 
@@ -62,7 +63,7 @@ func guardOption(config string) (iiitest.Option, error) {
 	}
 	if c.RBAC != nil {
 		g.AuthFunctionID, g.OnFunction = c.RBAC.Auth, c.RBAC.OnFunction
-		g.OnTrigger, g.OnTriggerType = c.RBAC.OnTrigger, c.RBAC.OnTriggerType
+		g.OnTrigger, g.OnTriggerType, g.OnObserver = c.RBAC.OnTrigger, c.RBAC.OnTriggerType, c.RBAC.OnObserver
 		for _, x := range c.RBAC.Expose {
 			g.ExposeFilters = append(g.ExposeFilters, x.ExposeFilter)
 		}

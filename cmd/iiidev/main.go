@@ -25,6 +25,11 @@
 // use with a worker that provides it. -bridge names another engine; bridge.invoke and
 // bridge.invoke_async call its functions.
 //
+// -protocol selects the generation of the worker protocol that the engine speaks: 0.23,
+// 0.25 or 0.26, the default, in which workers of all three can connect. The environment
+// variable III_PROTOCOL changes the default. With -strict-protocol an engine of 0.26
+// accepts no triggers.
+//
 // -frames names a file for the messages between workers and the engine. Each line is a
 // JSON object with the time, the id and the name of the worker, the direction from the
 // worker's point of view (send or recv), the length in bytes and, up to 64 KiB, the
@@ -81,6 +86,14 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	console := flags.String("console", "127.0.0.1:3113", "address of the console, on the loopback interface; \"\" disables it")
 	httpTimeout := flags.Duration("http-timeout", 30*time.Second, "time limit of a request to the HTTP triggers")
 	streamAuth := flags.String("stream-auth", "", "`function` that authenticates connections to the stream socket")
+	protocol := iiitest.Protocol026
+	if p := env("III_PROTOCOL"); p != "" {
+		if err := protocol.UnmarshalText([]byte(p)); err != nil {
+			return fmt.Errorf("III_PROTOCOL: %w", err)
+		}
+	}
+	flags.TextVar(&protocol, "protocol", protocol, "`generation` of the worker protocol: 0.23, 0.25 or 0.26; the default is III_PROTOCOL, or 0.26")
+	strict := flags.Bool("strict-protocol", false, "accept no triggers with -protocol 0.26")
 	provider := flags.Bool("queue-provider", true, "provide engine::queue::enqueue")
 	var more []iiitest.Option
 	flags.Func("http-middleware", "`function` that the engine calls for each request to the HTTP triggers; may be repeated", func(id string) error {
@@ -131,6 +144,10 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		iiitest.WithHTTPTimeout(*httpTimeout),
 		iiitest.WithQueueProvider(*provider),
 		iiitest.WithLogger(slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))),
+	}
+	opts = append(opts, iiitest.WithProtocol(protocol))
+	if *strict {
+		opts = append(opts, iiitest.WithStrictProtocol())
 	}
 	opts = append(opts, more...)
 	if *streamAuth != "" {

@@ -256,16 +256,31 @@ func TestRunRefuses(t *testing.T) {
 		{"a timeout of nothing", "-http-timeout 0s", "", "WithHTTPTimeout"},
 		{"an address without a port", "-listen here", "", "WithAddrs"},
 		{"a grace period that is no number", "-listen 127.0.0.1:0", "soon", "III_NAMESPACE_GRACE_MS"},
+		{"an unknown protocol", "-protocol 0.24", "", "want 0.23, 0.25 or 0.26"},
 		{"an address in use", "-listen " + taken, "", "choose other addresses"},
 		{"a grace period of nothing", "-listen 127.0.0.1:0", "0", "WithNamespaceGrace"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			env := func(string) string { return test.grace }
+			env := func(name string) string {
+				if name == "III_NAMESPACE_GRACE_MS" {
+					return test.grace
+				}
+				return ""
+			}
 			err := run(ctx, strings.Fields(test.args), env, io.Discard, io.Discard)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 		})
+	}
+}
+
+func TestRunTakesTheProtocolFromTheEnvironment(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	env := func(name string) string { return map[string]string{"III_PROTOCOL": "0.24"}[name] }
+	if err := run(ctx, nil, env, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "III_PROTOCOL") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -47,6 +47,8 @@ type Registry struct {
 	Functions []map[string]any `json:"functions"`
 	Triggers  []map[string]any `json:"triggers"`
 	Types     []map[string]any `json:"types"`
+	Observers []map[string]any `json:"observers"`
+	Local     []map[string]any `json:"local"` // calls that workers have made in process
 }
 
 // Changes counts what was added to, or taken from, the stores.

@@ -36,7 +36,7 @@ func (c acceptanceCase) frame() (prefix string, data []byte) {
 
 func acceptanceCases(t testing.TB) []acceptanceCase {
 	t.Helper()
-	data, err := os.ReadFile("../../testdata/recordings/otlp-acceptance.json")
+	data, err := os.ReadFile("../../testdata/0.23/otlp-acceptance.json")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,11 +2,13 @@
 // worker of this package and says what works.
 //
 //	interop [-peers go,node,python,rust] [-only name,…] [-update]
+//	interop [-peers node,python,rust] -schemas
 //
 // It prints the matrix and fails if an outcome is not the one that results.json
 // knows; with -update it writes the outcomes there, and docs/interop.md anew. Peers
 // are installed from their registries into .cache/interop, which takes npm, python3
-// or cargo.
+// or cargo. With -schemas it records what workers of the peers tell an engine about the
+// types of their functions, for the tests of cmd/iiigen.
 package main
 
 import (
@@ -57,6 +59,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	peers := flags.String("peers", "go,node,python", "peers to run, by comma")
 	only := flags.String("only", "", "scenarios to run, by comma; the others keep their outcomes")
 	update := flags.Bool("update", false, "write the outcomes and the page")
+	schemas := flags.Bool("schemas", false, "record the schemas of the peers' workers for cmd/iiigen, and run no scenarios")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -68,6 +71,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	s.logs = filepath.Join(s.cache, "logs")
 	if *only != "" {
 		s.only = strings.Split(*only, ",")
+	}
+	if *schemas {
+		return s.recordSchemas(ctx, strings.Split(*peers, ","))
 	}
 	known, err := readResults(filepath.Join(dir, resultsFile))
 	if err != nil {

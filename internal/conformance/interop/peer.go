@@ -66,9 +66,15 @@ func installPython(ctx context.Context, src, cache string) ([]string, error) {
 func installRust(ctx context.Context, src, cache string) ([]string, error) {
 	target := filepath.Join(cache, "target")
 	argv := []string{filepath.Join(target, "debug", "peer")}
-	err := errors.Join(os.MkdirAll(filepath.Join(cache, "src"), 0o755),
-		copyFiles(src, cache, "Cargo.toml", "src/main.rs", "src/steps.rs", "src/stream.rs"))
+	sources, err := filepath.Glob(filepath.Join(src, "src", "*.rs"))
 	if err != nil {
+		return nil, err
+	}
+	files := []string{"Cargo.toml"}
+	for _, source := range sources {
+		files = append(files, "src/"+filepath.Base(source))
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Join(cache, "src"), 0o755), copyFiles(src, cache, files...)); err != nil {
 		return nil, err
 	}
 	if err := lockCrates(ctx, filepath.Join(src, "crates.lock"), cache); err != nil {

@@ -52,7 +52,7 @@ type recordings map[string][][]byte
 func (r recordings) line(at string) ([]byte, error) {
 	file, number, isLine := strings.Cut(at, ":")
 	if r[file] == nil {
-		b, err := os.ReadFile(filepath.Join(testdata, "recordings", file))
+		b, err := os.ReadFile(filepath.Join(testdata, "0.23", file))
 		if err != nil {
 			return nil, err
 		}
@@ -214,7 +214,7 @@ func TestRecordedMessagesAreValid(t *testing.T) {
 	s := schemas(t)
 	messages := s.messages()
 	exceptions := newExceptions(messageExceptions)
-	files, err := filepath.Glob(filepath.Join(testdata, "recordings", "*.jsonl"))
+	files, err := filepath.Glob(filepath.Join(testdata, "0.23", "*.jsonl"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no recordings: %v", err)
 	}

@@ -168,6 +168,59 @@ function triggerDetail(t, close) {
   ];
 }
 
+const observerMoods = { active: "ok", pending: "warn", suspended: "warn", error: "err" };
+
+function observerTag(o) { return h("span", { class: "tag " + (o.state === "active" ? "accent" : observerMoods[o.state] || ""), title: o.reason ? o.reason.message : null }, o.state); }
+
+// observerText says in a line which calls an observer is for.
+function observerText(o) {
+  const parts = [];
+  if (Object.keys(o.source.args).length) parts.push(JSON.stringify(o.source.args));
+  if (Object.keys(o.filters).length) parts.push("where " + JSON.stringify(o.filters));
+  if (o.source.on !== "success") parts.push("on " + o.source.on);
+  return parts.join(" ");
+}
+
+views.observers = {
+  title: "Observers", filter: "Filter by source, target, state", parts: [],
+  open(root) {
+    const t = table([
+      { title: "observes", width: "26%", cell: o => h("span", { class: "mono" }, o.source.function_id), tip: o => o.source.function_id },
+      { title: "which calls", class: "wide", cell: o => h("span", { class: "mono" }, observerText(o)), tip: observerText },
+      { title: "calls", width: "26%", cell: o => h("span", { class: "mono" }, o.target.function_id), tip: o => o.target.function_id },
+      { title: "worker", width: "14%", class: "wide", cell: o => o.worker_name || "away" },
+      { title: "fires", width: "70px", class: "num", cell: o => o.fires },
+      { title: "state", width: "110px", cell: observerTag },
+    ], { key: o => o.id, href: o => path("observers", o.id) });
+    const none = h("div"), local = h("div", { class: "pad" });
+    const split = splitView(root, h("div", null, t.element, none, local), { close: "#/observers" });
+    return () => {
+      const all = store.registry.observers, list = all.filter(o => matches([o.source.function_id, o.target.function_id, o.state, o.worker_name, o.id].join(" ")));
+      t.set(list, current.path[0]);
+      t.element.classList.toggle("hidden", !list.length);
+      placeholder(none, "registry", list.length, all.length, "No observer matches.", () =>
+        empty("No observer yet", "An observer calls a function whenever another one has been called.", []));
+      show(local, store.registry.local.length ? h("section", { class: "panel" }, h("header", null, h("h2", null, "Calls in process"), h("span", { class: "dim" }, "as the workers report them")),
+        h("div", { class: "body" }, h("dl", { class: "facts" }, store.registry.local.map(l => [h("dt", { class: "mono" }, l.function_id), h("dd", null, l.count + " calls, " + l.errors + " failed, " + l.duration_ms.toFixed(1) + " ms",
+          Object.entries(l.dropped).map(([reason, n]) => h("span", { class: "tag warn", style: { marginLeft: "6px" } }, n + " reports dropped: " + reason)))])))) : null);
+      const o = all.find(x => x.id === current.path[0]);
+      split.set(o && JSON.stringify(o), close => observerDetail(o, close));
+    };
+  },
+};
+
+function observerDetail(o, close) {
+  const link = k => h("a", { href: path("functions", k.namespace, k.function_id) }, k.function_id);
+  return [
+    h("header", null, h("div", { class: "grow" }, observerTag(o), h("h2", { style: { marginTop: "4px" } }, o.source.function_id + " → " + o.target.function_id)), close),
+    o.reason ? h("section", null, h("div", { class: "failure" }, o.reason.code + ": " + o.reason.message)) : null,
+    h("section", null, h("dl", { class: "facts" }, h("dt", null, "source"), h("dd", { class: "mono" }, link(o.source)), h("dt", null, "target"), h("dd", { class: "mono" }, link(o.target)),
+      h("dt", null, "on"), h("dd", null, o.source.on), h("dt", null, "captures"), h("dd", null, o.source.capture.join(", ") || "nothing"), h("dt", null, "delivers"), h("dd", null, o.source.deliver),
+      h("dt", null, "fires"), h("dd", { class: "num" }, o.fires), h("dt", null, "worker"), h("dd", null, o.worker_name || "away"), h("dt", null, "id"), h("dd", { class: "mono" }, o.id))),
+    payloadSection("Args", o.source.args), payloadSection("Filters", o.filters),
+  ];
+}
+
 views.workers = {
   title: "Workers", filter: "Filter by name, language", parts: ["metrics"],
   open(root, tools) {

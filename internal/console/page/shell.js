@@ -2,7 +2,7 @@
 
 const sections = [
   ["What happens", [["overview", "Overview"], ["invocations", "Invocations"], ["traces", "Traces"], ["logs", "Logs"], ["metrics", "Metrics"]]],
-  ["What is there", [["functions", "Functions"], ["triggers", "Triggers"], ["workers", "Workers"]]],
+  ["What is there", [["functions", "Functions"], ["triggers", "Triggers"], ["observers", "Observers"], ["workers", "Workers"]]],
 ];
 const order = sections.flatMap(([, items]) => items.map(([id]) => id));
 
@@ -32,6 +32,7 @@ const navCounts = {
   invocations: () => { const n = failedLately(); return n ? [n + " failed", "bad"] : [store.activity.running || ""]; },
   functions: () => [userFunctions().length],
   triggers: () => { const n = store.registry.triggers.filter(t => t.parked).length; return n ? [n + " waiting", "warn"] : [store.registry.triggers.length]; },
+  observers: () => { const n = store.registry.observers.filter(o => o.state === "error").length; return n ? [n + " refused", "bad"] : [store.registry.observers.length]; },
   workers: () => [userWorkers().length],
 };
 

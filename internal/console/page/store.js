@@ -2,7 +2,7 @@
 // have changed.
 
 const store = {
-  engine: null, registry: { workers: [], functions: [], triggers: [], types: [] },
+  engine: null, registry: { workers: [], functions: [], triggers: [], types: [], observers: [], local: [] },
   invocations: new Map(), activity: { now: 0, running: 0, seconds: [], functions: [] },
   traces: [], logs: [], metrics: { from: 0, to: 1, plots: [] },
   live: "off", loaded: new Set(),

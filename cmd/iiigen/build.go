@@ -1,0 +1,1118 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// op is what a Go type is made of.
+type op int
+
+const (
+	opRaw   op = iota // json.RawMessage
+	opPrim            // a type of the language or of time
+	opNamed           // a declaration
+	opList            // elements
+	opMap             // members by their names
+	opArray           // elements, of a fixed number
+	opBytes           // base64, or null
+)
+
+// expr is a Go type in use.
+type expr struct {
+	op   op
+	prim string
+	decl *decl
+	elem *use
+	n    int
+	why  string // why it is no more than json.RawMessage; "" if nothing more is to be said
+}
+
+// use is a type where it is used.
+type use struct {
+	*expr
+	null bool // null is a value, too
+}
+
+// form is what a declaration declares.
+type form int
+
+const (
+	formStruct form = iota
+	formEnum
+	formConst
+	formUnion
+	formTuple
+	formDefined // a list or map that contains itself
+	formAlias
+	formPhantom // nothing: a part of names
+)
+
+// decl is a declaration of a type.
+type decl struct {
+	form form
+	doc  string
+	why  string // for an alias of json.RawMessage
+
+	// Names: either what it is called if it can be, or a part of its parent.
+	preferred []string
+	parent    *decl
+	suffix    string
+	name      string
+	group     *group
+	children  []*decl // in the order in which they were made
+
+	fields     []*field
+	additional *use // of a struct: other members
+	values     []enumValue
+	base       string // of an enum: string, int or float64
+	constant   string // of a const: JSON
+	variants   []*variant
+	items      []use // of a tuple
+	rest       *use
+	minItems   int
+	to         use  // of an alias or a defined type
+	root       bool // of a function: it knows its schema
+	schemaOf   string
+	part       string
+}
+
+type field struct {
+	property string
+	name     string
+	use      use
+	required bool
+	pointer  bool // breaks a cycle
+	doc      string
+}
+
+type enumValue struct {
+	name, literal, doc string
+	text               string
+}
+
+// variant is one of the forms of a union.
+type variant struct {
+	name  string
+	use   use
+	doc   string
+	shape shape
+}
+
+// shape says which JSON values a variant may be.
+type shape struct {
+	kind     string // object, array, string, number, integer, boolean, or "" for any
+	required []string
+	known    []string
+	tags     map[string]string // JSON of constants by the name of the member
+	values   []string          // JSON of the only values
+	closed   bool
+}
+
+// maxDecls bounds the types of one schema, which grow with merged alternatives.
+const maxDecls = 1000
+
+// maxDepth bounds how deep schemas are nested.
+const maxDepth = 200
+
+// builder makes the types of one schema.
+type builder struct {
+	g      *generation
+	doc    document
+	group  *group
+	about  string           // function and part, for messages
+	method string           // for names of definitions that others have, too
+	memo   map[string]*memo // by references
+	merges map[string]*memo // by what was merged
+	decls  int
+	depth  int
+}
+
+type memo struct {
+	use     use
+	done    bool
+	pending *decl // the declaration of a type that contains itself by a reference
+	slot    use
+}
+
+// build returns the type of a schema. at is its JSON pointer; parent and suffix make the
+// name of a declaration.
+func (b *builder) build(s schema, at string, parent *decl, suffix string) use {
+	b.depth++
+	defer func() { b.depth-- }()
+	if b.depth > maxDepth {
+		return b.raw(at, "the schema is nested too deep")
+	}
+	if ref, ok := s["$ref"].(string); ok {
+		beside := maps.Clone(s)
+		delete(beside, "$ref")
+		if !shapes(beside) {
+			u := b.reference(ref, at, parent, suffix)
+			u.null = u.null || s["nullable"] == true
+			return u
+		}
+		merged, err := b.doc.deref(s, 0)
+		if err != nil {
+			return b.raw(at, err.Error())
+		}
+		return b.merged(merged, at, parent, suffix, nil)
+	}
+	for _, keyword := range []string{"$dynamicRef", "$recursiveRef"} {
+		if s[keyword] != nil {
+			return b.raw(at, keyword+" cannot be followed")
+		}
+	}
+	return b.form(s, at, parent, suffix, nil)
+}
+
+// raw returns json.RawMessage and notes why.
+func (b *builder) raw(at, why string) use {
+	if why != "" {
+		b.g.note(b.about, at, why)
+	}
+	return use{expr: &expr{op: opRaw, why: why}}
+}
+
+func prim(name string) use { return use{expr: &expr{op: opPrim, prim: name}} }
+
+// newDecl makes a declaration below a parent.
+func (b *builder) newDecl(f form, s schema, parent *decl, suffix string, slot *memo) (*decl, use) {
+	d := &decl{form: f, doc: textOf(s), parent: parent, suffix: suffix, group: b.group}
+	if slot != nil && slot.pending != nil { // it was used before it was known
+		pending := slot.pending
+		pending.form, pending.doc = f, d.doc
+		d = pending
+	} else {
+		b.adopt(d, slot)
+	}
+	u := use{expr: &expr{op: opNamed, decl: d}}
+	b.decls++
+	return d, u
+}
+
+// adopt gives a declaration a place: as a definition, or below its parent.
+func (b *builder) adopt(d *decl, slot *memo) {
+	if slot != nil && slot.slot.expr != nil { // a definition
+		proto := slot.slot.decl
+		d.preferred, d.parent, d.suffix, d.group = proto.preferred, proto.parent, proto.suffix, proto.group
+	}
+	if d.parent != nil {
+		d.parent.children = append(d.parent.children, d)
+	} else {
+		b.g.definitions = append(b.g.definitions, d)
+	}
+}
+
+func textOf(s schema) string {
+	text, _ := s["description"].(string)
+	return text
+}
+
+// reference returns the type of what a $ref points to. Types of definitions are declared
+// once, also if several functions have the same one.
+func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
+	target, err := b.doc.resolve(ref)
+	if err != nil {
+		return b.raw(at, err.Error())
+	}
+	if m := b.memo[ref]; m != nil {
+		if m.done {
+			return m.use
+		}
+		if m.use.expr != nil { // the declaration is there, and being filled
+			return m.use
+		}
+		if m.pending == nil {
+			m.pending = &decl{form: formDefined, doc: textOf(target), group: b.group}
+			b.adopt(m.pending, m)
+		}
+		return use{expr: &expr{op: opNamed, decl: m.pending}}
+	}
+	m := &memo{}
+	b.memo[ref] = m
+	var shared string
+	if name := definition(ref); name != "" {
+		if shared = b.closure(ref); shared != "" {
+			if u, ok := b.g.shared[shared]; ok {
+				m.use, m.done = u, true
+				return u
+			}
+		}
+		proto := &decl{preferred: []string{goName(name), b.method + goName(name)}, group: b.group}
+		if shared == "" {
+			proto.preferred = proto.preferred[1:]
+		}
+		m.slot = use{expr: &expr{op: opNamed, decl: proto}}
+	} else if ref != "#" {
+		proto := &decl{parent: parent, suffix: suffix, group: b.group}
+		m.slot = use{expr: &expr{op: opNamed, decl: proto}}
+	}
+	if m.slot.expr != nil && m.slot.decl.parent == nil { // what it contains is named after it
+		parent, suffix = m.slot.decl, ""
+	}
+	u := b.formOf(target, ref, parent, suffix, m)
+	if m.slot.expr != nil {
+		b.g.place(u, m.slot.decl)
+	}
+	if m.pending != nil && m.use.expr == nil { // a list or map that contains itself
+		m.pending.to = u
+		u = use{expr: &expr{op: opNamed, decl: m.pending}, null: u.null}
+	}
+	m.use, m.done = u, true
+	if shared != "" {
+		b.g.shared[shared] = u
+	}
+	return u
+}
+
+// merged is formOf for a schema that was merged of others. Equal ones are one type, so that
+// what refers to itself through a merge ends.
+func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot *memo) use {
+	key := literalOf(s)
+	if m := b.merges[key]; m != nil {
+		if m.done || m.use.expr != nil {
+			return m.use
+		}
+		if m != slot { // it is being made, and has no declaration yet
+			if m.pending == nil {
+				m.pending = &decl{form: formDefined, doc: textOf(s), group: b.group}
+				b.adopt(m.pending, m)
+			}
+			return use{expr: &expr{op: opNamed, decl: m.pending}}
+		}
+	}
+	if slot != nil {
+		b.merges[key] = slot
+		return b.formOf(s, at, parent, suffix, slot)
+	}
+	m := &memo{slot: use{expr: &expr{op: opNamed, decl: &decl{parent: parent, suffix: suffix, group: b.group}}}}
+	b.merges[key] = m
+	u := b.formOf(s, at, parent, suffix, m)
+	if m.pending != nil && m.use.expr == nil {
+		m.pending.to = u
+		u = use{expr: &expr{op: opNamed, decl: m.pending}, null: u.null}
+	}
+	m.use, m.done = u, true
+	return u
+}
+
+// formOf is form for what may be a reference itself.
+func (b *builder) formOf(s schema, at string, parent *decl, suffix string, slot *memo) use {
+	if _, ok := s["$ref"]; ok {
+		return b.build(s, at, parent, suffix)
+	}
+	return b.form(s, at, parent, suffix, slot)
+}
+
+// maxShared bounds the definitions of a type that functions share: telling whether they are
+// the same takes as long as they are large.
+const maxShared = 200
+
+// closure returns what identifies a definition with all that it refers to, "" if it refers
+// to what is no definition.
+func (b *builder) closure(ref string) string {
+	reached := make(map[string]any)
+	var visit func(v any) bool
+	visit = func(v any) bool {
+		switch v := v.(type) {
+		case map[string]any:
+			if to, ok := v["$ref"].(string); ok && reached[to] == nil {
+				if len(reached) == maxShared {
+					return false
+				}
+				target, err := b.doc.resolve(to)
+				if err != nil || definition(to) == "" {
+					return false
+				}
+				reached[to] = target
+				if !visit(map[string]any(target)) {
+					return false
+				}
+			}
+			for _, e := range v {
+				if !visit(e) {
+					return false
+				}
+			}
+		case []any:
+			for _, e := range v {
+				if !visit(e) {
+					return false
+				}
+			}
+		}
+		return true
+	}
+	if !visit(map[string]any{"$ref": ref}) {
+		return ""
+	}
+	raw, err := json.Marshal(reached)
+	if err != nil {
+		return ""
+	}
+	return ref + "\n" + string(raw)
+}
+
+// form returns the type of a schema without a reference. slot is that of the definition
+// that it is, if any.
+func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *memo) use {
+	if isFalse(demands(s)) {
+		return b.raw(at, "no value satisfies the schema")
+	}
+	if b.decls > maxDecls {
+		return b.raw(at, fmt.Sprintf("the schema has more than %d types", maxDecls))
+	}
+	if _, ok := s["allOf"]; ok {
+		return b.allOf(s, at, parent, suffix, slot)
+	}
+	for _, keyword := range []string{"oneOf", "anyOf"} {
+		if _, ok := s[keyword]; ok {
+			return b.choice(s, keyword, at, parent, suffix, slot)
+		}
+	}
+	if values, ok := constants(s); ok {
+		u := b.enum(s, values, at, parent, suffix, slot)
+		u.null = u.null || s["nullable"] == true
+		return u
+	}
+	types := typesOf(s)
+	null := s["nullable"] == true
+	if slices.Contains(types, "null") {
+		types = slices.DeleteFunc(slices.Clone(types), func(t string) bool { return t == "null" })
+		if len(types) == 0 {
+			u := b.raw(at, "")
+			u.why = "null is the only value"
+			return u
+		}
+		null = true
+	}
+	if slices.Contains(types, "number") {
+		types = slices.DeleteFunc(slices.Clone(types), func(t string) bool { return t == "integer" })
+	}
+	if len(types) > 1 {
+		var each []any
+		for _, t := range types {
+			one := maps.Clone(demands(s))
+			one["type"] = t
+			each = append(each, one)
+		}
+		all := schema{"oneOf": each}
+		if text := textOf(s); text != "" {
+			all["description"] = text
+		}
+		u := b.choice(all, "oneOf", at, parent, suffix, slot)
+		u.null = u.null || null
+		return u
+	}
+	t := guessType(s)
+	if len(types) == 1 {
+		t = types[0]
+	}
+	var u use
+	switch t {
+	case "":
+		return b.raw(at, "")
+	case "string":
+		switch {
+		case s["format"] == "date-time":
+			u = prim("time.Time")
+		case s["contentEncoding"] == "base64" && null:
+			u = use{expr: &expr{op: opBytes}}
+		default:
+			u = prim("string")
+		}
+	case "boolean":
+		u = prim("bool")
+	case "integer":
+		u = prim(integerType(s))
+	case "number":
+		u = prim("float64")
+		if s["format"] == "float" {
+			u = prim("float32")
+		}
+	case "array":
+		u = b.array(s, at, parent, suffix, slot)
+	case "object":
+		u = b.object(s, at, parent, suffix, slot, null)
+	default:
+		return b.raw(at, fmt.Sprintf("there is no type %q", t))
+	}
+	u.null = u.null || null
+	return u
+}
+
+// guessType returns the type that keywords imply where there is none.
+func guessType(s schema) string {
+	for _, k := range []string{"properties", "additionalProperties", "required", "patternProperties", "propertyNames"} {
+		if _, ok := s[k]; ok {
+			return "object"
+		}
+	}
+	for _, k := range []string{"items", "prefixItems"} {
+		if _, ok := s[k]; ok {
+			return "array"
+		}
+	}
+	return ""
+}
+
+// allOf merges the parts. A single part keeps its own declaration.
+func (b *builder) allOf(s schema, at string, parent *decl, suffix string, slot *memo) use {
+	parts, ok := listOf(s["allOf"])
+	if !ok {
+		return b.raw(at, "allOf is no list of schemas")
+	}
+	base := maps.Clone(s)
+	delete(base, "allOf")
+	parts = slices.DeleteFunc(slices.Clone(parts), func(p schema) bool { return len(demands(p)) == 0 })
+	if len(parts) == 1 && len(demands(base)) == 0 {
+		if _, isRef := parts[0]["$ref"]; isRef {
+			return b.build(parts[0], at+"/allOf/0", parent, suffix)
+		}
+	}
+	merged := base
+	for _, p := range parts {
+		var err error
+		if merged, err = b.doc.merge(merged, p, 0); err != nil {
+			return b.raw(at, err.Error())
+		}
+	}
+	if text := textOf(s); text != "" {
+		merged["description"] = text
+	}
+	b.decls++ // a merge of merges ends, too
+	return b.merged(merged, at, parent, suffix, slot)
+}
+
+// choice returns the type of anyOf and oneOf.
+func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix string, slot *memo) use {
+	parts, ok := listOf(s[keyword])
+	if !ok {
+		return b.raw(at, keyword+" is no list of schemas")
+	}
+	base := maps.Clone(s)
+	delete(base, keyword)
+	common := demands(base)
+	delete(common, "nullable")
+	null := s["nullable"] == true
+	type branch struct {
+		s      schema
+		at     string
+		merged bool
+	}
+	var branches []branch
+	onlyConditions := len(common) > 0
+	for i, p := range parts {
+		place := fmt.Sprintf("%s/%s/%d", at, keyword, i)
+		resolved, err := b.doc.deref(p, 0)
+		if err != nil {
+			return b.raw(place, err.Error())
+		}
+		if isNull(resolved) {
+			null = true
+			continue
+		}
+		if isFalse(demands(resolved)) {
+			continue
+		}
+		for k := range demands(resolved) {
+			onlyConditions = onlyConditions && (k == "required" || k == "not" || k == "if" || k == "then" || k == "else")
+		}
+		branches = append(branches, branch{p, place, false})
+	}
+	if onlyConditions { // they say which members must be there, not which there are
+		return b.formOf(base, at, parent, suffix, slot)
+	}
+	if len(common) > 0 {
+		if types := typesOf(common); len(types) > 0 { // null is one of the common types, or none
+			null = null && slices.Contains(types, "null")
+		}
+		var possible []branch
+		for _, br := range branches {
+			merged, err := b.doc.merge(common, br.s, 0)
+			if errors.Is(err, errUnsatisfiable) || err == nil && !satisfiable(merged) {
+				continue // no value is one of these
+			}
+			if err != nil {
+				return b.raw(at, err.Error())
+			}
+			possible = append(possible, branch{merged, br.at, true})
+		}
+		branches = possible
+	}
+	b.decls++
+	switch len(branches) {
+	case 0:
+		u := b.raw(at, "")
+		if null {
+			u.why = "null is the only value"
+		} else if len(parts) > 0 {
+			u = b.raw(at, "no value satisfies the schema")
+		}
+		return u
+	case 1:
+		one := branches[0]
+		if text := textOf(s); text != "" && textOf(one.s) == "" {
+			one.s = maps.Clone(one.s)
+			one.s["description"] = text
+		}
+		var u use
+		if _, isRef := one.s["$ref"]; isRef {
+			u = b.build(one.s, one.at, parent, suffix)
+		} else if one.merged {
+			u = b.merged(one.s, one.at, parent, suffix, slot)
+		} else {
+			u = b.formOf(one.s, one.at, parent, suffix, slot)
+		}
+		u.null = u.null || null
+		return u
+	}
+
+	// Constants of one type are an enumeration, whose values have descriptions.
+	var values []any
+	var docs []string
+	for _, br := range branches {
+		list, ok := constants(br.s)
+		if _, isRef := br.s["$ref"]; isRef || !ok {
+			values = nil
+			break
+		}
+		for _, v := range list {
+			values = append(values, v)
+			docs = append(docs, textOf(br.s))
+		}
+	}
+	if len(values) > 1 && sameKind(values) {
+		u := b.enum(base, values, at, parent, suffix, slot)
+		if u.op == opNamed && u.decl.form == formEnum {
+			for i := range u.decl.values {
+				for j, v := range values {
+					if literalOf(v) == u.decl.values[i].literal {
+						u.decl.values[i].doc = docs[j]
+					}
+				}
+			}
+		}
+		u.null = u.null || null
+		return u
+	}
+
+	d, u := b.newDecl(formUnion, base, parent, suffix, slot)
+	u.null = null
+	if slot != nil {
+		slot.use = u
+	}
+	tag := b.commonTag(branches0(branches, func(br branch) schema { return br.s }))
+	names := scope{"Raw": true, "MarshalJSON": true, "UnmarshalJSON": true, "JSONSchema": true, "IsZero": true}
+	for _, br := range branches {
+		resolved, err := b.doc.deref(br.s, 0)
+		if err != nil {
+			resolved = br.s
+		}
+		name := b.variantName(br.s, resolved, tag)
+		v := &variant{doc: textOf(br.s), shape: b.shapeOf(resolved)}
+		if br.merged {
+			v.use = b.merged(br.s, br.at, d, name, nil)
+		} else {
+			v.use = b.build(br.s, br.at, d, name)
+		}
+		if v.use.null {
+			v.use.null = false
+			u.null = true
+		}
+		if v.use.op == opRaw && v.shape.kind == "" {
+			continue // what is of any form is what is not one of the others
+		}
+		if twin := slices.IndexFunc(d.variants, func(o *variant) bool { return sameUse(o.use, v.use) }); twin >= 0 {
+			o := d.variants[twin]
+			o.shape = widen(o.shape, v.shape)
+			continue
+		}
+		v.name = names.add(name)
+		d.variants = append(d.variants, v)
+	}
+	if slot != nil {
+		slot.use.null = u.null
+	}
+	return u
+}
+
+// satisfiable reports false for a schema whose constants exclude each other.
+func satisfiable(s schema) bool {
+	c, hasConst := s["const"]
+	list, hasEnum := s["enum"].([]any)
+	return !hasConst || !hasEnum || slices.ContainsFunc(list, func(e any) bool { return reflect.DeepEqual(e, c) })
+}
+
+func branches0[T any](list []T, f func(T) schema) []schema {
+	all := make([]schema, len(list))
+	for i, e := range list {
+		all[i] = f(e)
+	}
+	return all
+}
+
+// widen returns the shape of what has one shape or the other.
+func widen(a, b shape) shape {
+	if a.kind != b.kind {
+		if a.kind+b.kind == "numberinteger" || a.kind+b.kind == "integernumber" {
+			return shape{kind: "number"}
+		}
+		return shape{}
+	}
+	if len(a.values) == 0 || len(b.values) == 0 {
+		return shape{kind: a.kind}
+	}
+	return shape{kind: a.kind, values: append(slices.Clone(a.values), b.values...)}
+}
+
+// sameUse reports whether two types are the same Go type.
+func sameUse(a, b use) bool {
+	if a.op != b.op || a.prim != b.prim || a.decl != b.decl || a.n != b.n {
+		return false
+	}
+	if a.elem == nil || b.elem == nil {
+		return a.elem == b.elem
+	}
+	return a.elem.null == b.elem.null && sameUse(*a.elem, *b.elem)
+}
+
+func isNull(s schema) bool {
+	if values, ok := constants(s); ok {
+		return len(values) == 1 && values[0] == nil
+	}
+	types := typesOf(s)
+	return len(types) == 1 && types[0] == "null"
+}
+
+func sameKind(values []any) bool {
+	for _, v := range values {
+		if kindOf(v) != kindOf(values[0]) {
+			return false
+		}
+	}
+	return kindOf(values[0]) != "an object" && kindOf(values[0]) != "an array" && values[0] != nil
+}
+
+// commonTag returns the property that has another constant in each of the schemas.
+func (b *builder) commonTag(all []schema) string {
+	var candidates map[string]map[string]bool
+	for i, s := range all {
+		tags := b.tagsOf(s)
+		if i == 0 {
+			candidates = make(map[string]map[string]bool)
+			for name, value := range tags {
+				candidates[name] = map[string]bool{value: true}
+			}
+			continue
+		}
+		for name, seen := range candidates {
+			value, ok := tags[name]
+			if !ok || seen[value] {
+				delete(candidates, name)
+				continue
+			}
+			seen[value] = true
+		}
+	}
+	if names := slices.Sorted(maps.Keys(candidates)); len(names) > 0 {
+		return names[0]
+	}
+	return ""
+}
+
+// tagsOf returns the constants of an object's properties, as JSON.
+func (b *builder) tagsOf(s schema) map[string]string {
+	s, err := b.flat(s)
+	if err != nil {
+		return nil
+	}
+	tags := make(map[string]string)
+	properties, _ := s["properties"].(map[string]any)
+	for name, p := range properties {
+		ps, ok := asSchema(p)
+		if !ok {
+			continue
+		}
+		if ps, err = b.doc.deref(ps, 0); err != nil {
+			continue
+		}
+		if values, ok := constants(ps); ok && len(values) == 1 {
+			switch values[0].(type) {
+			case string, bool, json.Number:
+				tags[name] = literalOf(values[0])
+			}
+		}
+	}
+	return tags
+}
+
+// flat returns a schema without references and allOf, as far as they can be merged.
+func (b *builder) flat(s schema) (schema, error) {
+	s, err := b.doc.deref(s, 0)
+	if err != nil {
+		return nil, err
+	}
+	for range maxHops {
+		parts, ok := listOf(s["allOf"])
+		if !ok {
+			return s, nil
+		}
+		merged := maps.Clone(s)
+		delete(merged, "allOf")
+		for _, p := range parts {
+			if merged, err = b.doc.merge(merged, p, 0); err != nil {
+				return nil, err
+			}
+		}
+		s = merged
+	}
+	return s, nil
+}
+
+// shapeOf tells which values a schema allows, as far as that tells variants apart.
+func (b *builder) shapeOf(s schema) shape {
+	s, err := b.flat(s)
+	if err != nil {
+		return shape{}
+	}
+	if values, ok := constants(s); ok && sameKind(values) {
+		sh := shape{kind: map[string]string{"a string": "string", "a number": "number", "a boolean": "boolean"}[kindOf(values[0])]}
+		for _, v := range values {
+			sh.values = append(sh.values, literalOf(v))
+		}
+		return sh
+	}
+	types := slices.DeleteFunc(slices.Clone(typesOf(s)), func(t string) bool { return t == "null" })
+	t := guessType(s)
+	if len(types) == 1 {
+		t = types[0]
+	} else if len(types) > 1 {
+		return shape{}
+	}
+	sh := shape{kind: t}
+	if t == "object" {
+		sh.tags = b.tagsOf(s)
+		properties, _ := s["properties"].(map[string]any)
+		sh.known = slices.Sorted(maps.Keys(properties))
+		for _, name := range stringsOf(s["required"]) {
+			if !slices.Contains(sh.required, name) {
+				sh.required = append(sh.required, name)
+			}
+		}
+		slices.Sort(sh.required)
+		if extra, ok := asSchema(s["additionalProperties"]); ok {
+			sh.closed = isFalse(extra)
+		}
+	}
+	return sh
+}
+
+// variantName returns the name of a variant's field.
+func (b *builder) variantName(s, resolved schema, tag string) string {
+	if value, ok := b.tagsOf(resolved)[tag]; ok && tag != "" {
+		var text string
+		if json.Unmarshal([]byte(value), &text) != nil {
+			text = value
+		}
+		return goName(text)
+	}
+	if ref, _ := s["$ref"].(string); definition(ref) != "" {
+		return goName(definition(ref))
+	}
+	if parts, ok := listOf(s["allOf"]); ok && len(parts) > 0 {
+		if ref, _ := parts[0]["$ref"].(string); definition(ref) != "" {
+			return goName(definition(ref))
+		}
+	}
+	if title, _ := resolved["title"].(string); title != "" {
+		return goName(title)
+	}
+	if values, ok := constants(resolved); ok && len(values) == 1 {
+		if text, ok := values[0].(string); ok && len(words(text)) > 0 {
+			return goName(text)
+		}
+	}
+	properties, _ := resolved["properties"].(map[string]any)
+	if required := stringsOf(resolved["required"]); len(required) == 1 && len(properties) == 1 && properties[required[0]] != nil {
+		return goName(required[0])
+	}
+	t := guessType(resolved)
+	if types := typesOf(resolved); len(types) == 1 {
+		t = types[0]
+	}
+	switch t {
+	case "object":
+		if len(properties) == 0 {
+			return "Map"
+		}
+		return "Object"
+	case "array":
+		return "List"
+	case "boolean":
+		return "Bool"
+	case "":
+		return "Value"
+	}
+	return goName(t)
+}
+
+// literalOf returns a constant as JSON.
+func literalOf(v any) string {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return "null"
+	}
+	return string(raw)
+}
+
+// enum returns the type of constants.
+func (b *builder) enum(s schema, values []any, at string, parent *decl, suffix string, slot *memo) use {
+	var kept []any
+	null := false
+	for _, v := range values {
+		if v == nil {
+			null = true
+		} else if !slices.ContainsFunc(kept, func(o any) bool { return reflect.DeepEqual(o, v) }) {
+			kept = append(kept, v)
+		}
+	}
+	if types := typesOf(s); len(types) > 0 { // the others are no values
+		kept = slices.DeleteFunc(kept, func(v any) bool { return !hasType(v, types) })
+		null = null && slices.Contains(types, "null")
+	}
+	switch {
+	case len(kept) == 0 && null:
+		u := b.raw(at, "")
+		u.why = "null is the only value"
+		return u
+	case len(kept) == 0:
+		return b.raw(at, "no value satisfies the schema")
+	case !sameKind(kept):
+		u := b.raw(at, "the values have several types: "+literalOf(kept))
+		u.null = null
+		return u
+	case slices.ContainsFunc(kept, beyondFloat):
+		return b.raw(at, "a number is beyond float64")
+	}
+	if _, isBool := kept[0].(bool); isBool && len(kept) == 2 {
+		u := prim("bool")
+		u.null = null
+		return u
+	}
+	if len(kept) == 1 {
+		d, u := b.newDecl(formConst, s, parent, suffix, slot)
+		d.constant = literalOf(kept[0])
+		u.null = null
+		return u
+	}
+	d, u := b.newDecl(formEnum, s, parent, suffix, slot)
+	d.base = "string"
+	for _, v := range kept {
+		literal := literalOf(v)
+		value := enumValue{literal: literal}
+		switch v := v.(type) {
+		case string:
+			value.text = v
+		case json.Number:
+			value.text = strings.ReplaceAll(strings.ReplaceAll(v.String(), "-", "Minus "), ".", " Point ")
+			if f, ok := numberOf(v); d.base != "float64" && ok && f.IsInt() {
+				d.base = "int"
+				if i, accuracy := f.Int64(); accuracy == big.Exact {
+					value.literal = fmt.Sprint(i)
+				} else {
+					d.base = "float64"
+				}
+			} else {
+				d.base = "float64"
+			}
+		}
+		d.values = append(d.values, value)
+	}
+	u.null = null
+	return u
+}
+
+func beyondFloat(v any) bool {
+	n, ok := v.(json.Number)
+	if !ok {
+		return false
+	}
+	_, err := n.Float64()
+	return err != nil
+}
+
+func hasType(v any, types []string) bool {
+	t := map[string][]string{"a string": {"string"}, "a number": {"number", "integer"}, "a boolean": {"boolean"}, "an object": {"object"}, "an array": {"array"}}[kindOf(v)]
+	return slices.ContainsFunc(t, func(t string) bool { return slices.Contains(types, t) })
+}
+
+func allSame(items []use) bool {
+	for _, u := range items {
+		if u.null != items[0].null || !sameUse(u, items[0]) {
+			return false
+		}
+	}
+	return true
+}
+
+// maxArray bounds the arrays of Go; longer ones are slices.
+const maxArray = 64
+
+func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *memo) use {
+	prefix, isTuple := listOf(s["prefixItems"])
+	var restSchema any
+	restKey := "items"
+	if !isTuple {
+		if prefix, isTuple = listOf(s["items"]); isTuple {
+			restKey = "additionalItems"
+		}
+	}
+	if isTuple && len(prefix) > 0 {
+		restSchema = s[restKey]
+		d, u := b.newDecl(formTuple, s, parent, suffix, slot)
+		if slot != nil {
+			slot.use = u
+		}
+		for i, p := range prefix {
+			d.items = append(d.items, b.build(p, fmt.Sprintf("%s/prefixItems/%d", at, i), d, fmt.Sprintf("V%d", i)))
+		}
+		d.minItems = len(prefix)
+		if n, ok := numberOf(s["minItems"]); ok {
+			if i, _ := n.Int64(); i < int64(len(prefix)) {
+				d.minItems = max(0, int(i))
+			}
+		} else if restKey == "additionalItems" { // zod and pydantic say it; draft 7 has no default
+			d.minItems = len(prefix)
+		}
+		if r, ok := asSchema(restSchema); ok && !isFalse(r) {
+			rest := b.build(r, at+"/"+restKey, d, "Rest")
+			d.rest = &rest
+		}
+		if high, ok := numberOf(s["maxItems"]); slot == nil && d.rest == nil && (ok && high.Cmp(big.NewFloat(float64(len(prefix)))) == 0 || restSchema == false) &&
+			d.minItems == len(prefix) && len(prefix) <= maxArray && allSame(d.items) {
+			d.form = formPhantom
+			return use{expr: &expr{op: opArray, elem: &d.items[0], n: len(prefix)}}
+		}
+		return u
+	}
+	elem := use{expr: &expr{op: opRaw}}
+	if raw, ok := s["items"]; ok {
+		items, ok := asSchema(raw)
+		if !ok {
+			return b.raw(at, "items is no schema")
+		}
+		elem = b.build(items, at+"/items", parent, suffix+"Item")
+	}
+	low, hasLow := numberOf(s["minItems"])
+	high, hasHigh := numberOf(s["maxItems"])
+	if hasLow && hasHigh && low.Cmp(high) == 0 && s["uniqueItems"] != true {
+		if n, _ := low.Int64(); n > 0 && n <= maxArray {
+			return use{expr: &expr{op: opArray, elem: &elem, n: int(n)}}
+		}
+	}
+	if elem.op == opPrim && elem.prim == "uint8" && !elem.null { // slices of bytes are base64 in JSON
+		elem = prim("uint16")
+	}
+	return use{expr: &expr{op: opList, elem: &elem}}
+}
+
+func (b *builder) object(s schema, at string, parent *decl, suffix string, slot *memo, null bool) use {
+	properties, _ := s["properties"].(map[string]any)
+	_, listed := s["properties"]
+	extra, hasExtra := s["additionalProperties"]
+	patterns, _ := s["patternProperties"].(map[string]any)
+	var extraSchema schema
+	closed := false
+	switch {
+	case hasExtra:
+		e, ok := asSchema(extra)
+		if !ok {
+			return b.raw(at, "additionalProperties is "+kindOf(extra)+", which is no schema")
+		}
+		extraSchema, closed = e, isFalse(e)
+	}
+	if len(patterns) > 0 { // their types hold for all members if there is but one, and nothing else is allowed
+		e := schema{}
+		if len(patterns) == 1 && (closed || !hasExtra) {
+			for _, v := range patterns {
+				e, _ = asSchema(v)
+			}
+		}
+		extraSchema, hasExtra, closed = e, true, false
+	}
+	if len(properties) == 0 && !closed && (!listed || hasExtra && len(stringsOf(s["required"])) == 0) {
+		elem := use{expr: &expr{op: opRaw}}
+		if hasExtra {
+			elem = b.build(extraSchema, at+"/additionalProperties", parent, suffix+"Value")
+		}
+		return use{expr: &expr{op: opMap, elem: &elem}}
+	}
+	for _, name := range slices.Sorted(maps.Keys(properties)) {
+		if !speakable(name) {
+			why := fmt.Sprintf("no struct tag can hold the name %q", name)
+			b.g.note(b.about, at, why)
+			return use{expr: &expr{op: opMap, elem: &use{expr: &expr{op: opRaw}}, why: why}}
+		}
+	}
+	d, u := b.newDecl(formStruct, s, parent, suffix, slot)
+	u.null = null
+	if slot != nil {
+		slot.use = u
+	}
+	required := stringsOf(s["required"])
+	names := scope{}
+	for _, taken := range []string{"MarshalJSON", "UnmarshalJSON", "JSONSchema", "TriggerType", "Additional"} {
+		names[taken] = true
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(properties), func(a, b string) int {
+		return cmp.Or(strings.Compare(goName(a), goName(b)), strings.Compare(a, b))
+	}) {
+		ps, ok := asSchema(properties[name])
+		place := at + "/properties/" + strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
+		f := &field{property: name, required: slices.Contains(required, name)}
+		f.name = names.add(goName(name), goName(name)+"Field")
+		if !ok {
+			f.use = b.raw(place, "the property is "+kindOf(properties[name])+", which is no schema")
+		} else {
+			f.doc = textOf(ps)
+			f.use = b.build(ps, place, d, f.name)
+			if f.use.op == opNamed && f.use.decl.form == formConst && !f.required {
+				// The constant is what its absence means, or what tells variants apart.
+				if def, ok := ps["default"]; ok && literalOf(def) == f.use.decl.constant {
+					f.required = true
+				}
+			}
+		}
+		d.fields = append(d.fields, f)
+	}
+	if hasExtra && !closed {
+		elem := b.build(extraSchema, at+"/additionalProperties", d, "Additional")
+		d.additional = &elem
+	}
+	return u
+}
+
+// speakable reports whether a struct tag can hold the name of a property in all versions of
+// encoding/json.
+func speakable(name string) bool {
+	if name == "" || name != strings.TrimSpace(name) {
+		return false
+	}
+	for _, r := range name {
+		switch {
+		case isLetterOrDigit(r):
+		case strings.ContainsRune("!#$%&()*+-./:;<=>?@[]^_{|}~ ", r):
+		default:
+			return false
+		}
+	}
+	return true
+}

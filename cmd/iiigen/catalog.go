@@ -1,0 +1,324 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/iii-go/iii"
+)
+
+// catalogVersion is the version of the form of a catalogue.
+const catalogVersion = 1
+
+// catalog is what an engine knew of functions and trigger types.
+type catalog struct {
+	Version      int           `json:"version"`
+	Functions    []function    `json:"functions"`
+	TriggerTypes []triggerType `json:"trigger_types"`
+}
+
+// function is a function as the engine lists it.
+type function struct {
+	ID          string          `json:"id"`
+	Namespace   string          `json:"namespace,omitempty"`
+	Worker      string          `json:"worker,omitempty"`
+	Description string          `json:"description,omitempty"`
+	Metadata    json.RawMessage `json:"metadata,omitempty"`
+	Request     json.RawMessage `json:"request_schema,omitempty"`
+	Response    json.RawMessage `json:"response_schema,omitempty"`
+}
+
+// triggerType is a trigger type as the engine lists it.
+type triggerType struct {
+	ID          string          `json:"id"`
+	Namespace   string          `json:"namespace,omitempty"`
+	Worker      string          `json:"worker,omitempty"`
+	Description string          `json:"description,omitempty"`
+	Config      json.RawMessage `json:"config_schema,omitempty"`
+	Payload     json.RawMessage `json:"payload_schema,omitempty"`
+}
+
+// loadCatalog reads a saved catalogue.
+func loadCatalog(name string) (*catalog, error) {
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("catalogue: %w", err)
+	}
+	c, err := parseCatalog(raw)
+	if err != nil {
+		return nil, fmt.Errorf("catalogue %s: %w", name, err)
+	}
+	return c, nil
+}
+
+func parseCatalog(raw []byte) (*catalog, error) {
+	var c catalog
+	if err := json.Unmarshal(raw, &c); err != nil {
+		return nil, err
+	}
+	if c.Version != catalogVersion {
+		return nil, fmt.Errorf("version %d is not supported; want %d", c.Version, catalogVersion)
+	}
+	for _, f := range c.Functions {
+		if strings.TrimSpace(f.ID) == "" {
+			return nil, errors.New("a function has a blank id")
+		}
+	}
+	for _, t := range c.TriggerTypes {
+		if strings.TrimSpace(t.ID) == "" {
+			return nil, errors.New("a trigger type has a blank id")
+		}
+	}
+	c.normalize()
+	return &c, nil
+}
+
+// encode returns the catalogue as it is saved: indented, ordered, with the keys of schemas
+// sorted, so that equal catalogues are equal files.
+func (c *catalog) encode() ([]byte, error) {
+	c.normalize()
+	raw, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var doc any
+	if err := d.Decode(&doc); err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	err = e.Encode(doc)
+	return b.Bytes(), err
+}
+
+func (c *catalog) normalize() {
+	c.Version = catalogVersion
+	c.Functions = append([]function{}, c.Functions...)
+	c.TriggerTypes = append([]triggerType{}, c.TriggerTypes...)
+	slices.SortFunc(c.Functions, func(a, b function) int {
+		return cmp.Or(strings.Compare(a.ID, b.ID), strings.Compare(a.Namespace, b.Namespace))
+	})
+	slices.SortFunc(c.TriggerTypes, func(a, b triggerType) int {
+		return cmp.Or(strings.Compare(a.ID, b.ID), strings.Compare(a.Namespace, b.Namespace))
+	})
+	for i := range c.Functions {
+		f := &c.Functions[i]
+		f.Metadata, f.Request, f.Response = present(f.Metadata), present(f.Request), present(f.Response)
+	}
+	for i := range c.TriggerTypes {
+		t := &c.TriggerTypes[i]
+		t.Config, t.Payload = present(t.Config), present(t.Payload)
+	}
+}
+
+// present returns nil for an absent value and for null.
+func present(raw json.RawMessage) json.RawMessage {
+	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" {
+		return nil
+	}
+	return raw
+}
+
+// selection says what of a catalogue is generated.
+type selection struct {
+	functions []string // patterns
+	triggers  []string // patterns; those of functions if there are none
+	namespace string
+}
+
+// pattern returns the expression of a pattern, in which * stands for any characters.
+func pattern(p string) *regexp.Regexp {
+	parts := strings.Split(p, "*")
+	for i := range parts {
+		parts[i] = regexp.QuoteMeta(parts[i])
+	}
+	return regexp.MustCompile(`^(?s:` + strings.Join(parts, ".*") + `)$`)
+}
+
+func matchesAny(patterns []string, id string) bool {
+	for _, p := range patterns {
+		if pattern(p).MatchString(id) {
+			return true
+		}
+	}
+	return false
+}
+
+// engineOwned reports whether the engine itself provides what has the id.
+func engineOwned(id string) bool { return strings.HasPrefix(id, "engine::") }
+
+// internal reports whether a function is listed only on demand.
+func (f function) internal() bool {
+	var meta struct {
+		Internal bool `json:"internal"`
+	}
+	_ = json.Unmarshal(f.Metadata, &meta) // other metadata sets nothing
+	return engineOwned(f.ID) || meta.Internal
+}
+
+// named reports whether a pattern names the id's beginning itself, and not by a star alone.
+func named(patterns []string, id string) bool {
+	for _, p := range patterns {
+		if prefix, _, _ := strings.Cut(p, "*"); prefix != "" && pattern(p).MatchString(id) {
+			return true
+		}
+	}
+	return false
+}
+
+// builtinTriggers are the trigger types that have config types in package iii.
+var builtinTriggers = []string{"http", "cron", "durable:subscriber", "subscribe", "state", "stream", "stream:join", "stream:leave", "log", "trace", "configuration"}
+
+// selectFrom returns what is selected. An id that is in several namespaces is the one in
+// "default"; without one there it is an error.
+func (s selection) selectFrom(c *catalog) (*catalog, error) {
+	patterns := s.functions
+	if len(patterns) == 0 {
+		patterns = []string{"*"}
+	}
+	triggers := s.triggers
+	if len(triggers) == 0 {
+		triggers = patterns
+	}
+	picked := &catalog{}
+	at := make(map[string]int)
+	for _, f := range c.Functions {
+		if s.namespace != "" && f.Namespace != s.namespace || !matchesAny(patterns, f.ID) || f.internal() && !named(patterns, f.ID) {
+			continue
+		}
+		i, twice := at[f.ID]
+		switch {
+		case !twice:
+			at[f.ID] = len(picked.Functions)
+			picked.Functions = append(picked.Functions, f)
+		case f.Namespace == defaultNamespace:
+			picked.Functions[i] = f
+		case picked.Functions[i].Namespace != defaultNamespace:
+			return nil, fmt.Errorf("function %q is in namespace %q and in %q; -namespace selects one", f.ID, picked.Functions[i].Namespace, f.Namespace)
+		}
+	}
+	workers := make(map[string]bool)
+	for _, f := range picked.Functions {
+		workers[f.Worker] = f.Worker != "" && !engineOwned(f.ID)
+	}
+	atTrigger := make(map[string]int)
+	for _, t := range c.TriggerTypes {
+		wanted := named(triggers, t.ID) || matchesAny(triggers, t.ID) && !engineOwned(t.ID) && !slices.Contains(builtinTriggers, t.ID) || len(s.triggers) == 0 && workers[t.Worker] && !engineOwned(t.ID)
+		if s.namespace != "" && t.Namespace != s.namespace || !wanted {
+			continue
+		}
+		i, twice := atTrigger[t.ID]
+		switch {
+		case !twice:
+			atTrigger[t.ID] = len(picked.TriggerTypes)
+			picked.TriggerTypes = append(picked.TriggerTypes, t)
+		case t.Namespace == defaultNamespace:
+			picked.TriggerTypes[i] = t
+		case picked.TriggerTypes[i].Namespace != defaultNamespace:
+			return nil, fmt.Errorf("trigger type %q is in namespace %q and in %q; -namespace selects one", t.ID, picked.TriggerTypes[i].Namespace, t.Namespace)
+		}
+	}
+	if len(picked.Functions)+len(picked.TriggerTypes) == 0 {
+		return nil, fmt.Errorf("no function or trigger type matches %q", strings.Join(patterns, ","))
+	}
+	return picked, nil
+}
+
+const defaultNamespace = "default"
+
+// infoBatch is how many functions the engine describes at once.
+const infoBatch = 32
+
+// readEngine reads the catalogue of a running engine: what the selection needs of it.
+func readEngine(ctx context.Context, c *iii.Client, s selection) (*catalog, error) {
+	listed, err := iii.Call[iii.FunctionsListResult](ctx, c, "engine::functions::list", iii.FunctionFilter{IncludeInternal: true})
+	if err != nil {
+		return nil, fmt.Errorf("list functions: %w", err)
+	}
+	all := &catalog{}
+	for _, f := range listed.Functions {
+		all.Functions = append(all.Functions, function{ID: f.FunctionID, Namespace: f.Namespace, Worker: f.WorkerName, Description: deref(f.Description), Metadata: f.Metadata})
+	}
+	types, err := iii.Call[iii.TriggerTypesListResult](ctx, c, "engine::triggers::list", iii.TriggerTypeFilter{IncludeInternal: true})
+	var unknown *iii.Error
+	switch {
+	case errors.As(err, &unknown) && errors.Is(err, iii.ErrFunctionNotFound): // an engine that has observers alone
+	case err != nil:
+		return nil, fmt.Errorf("list trigger types: %w", err)
+	}
+	for _, t := range types.Triggers {
+		all.TriggerTypes = append(all.TriggerTypes, triggerType{ID: t.ID, Namespace: t.Namespace, Worker: t.WorkerName, Description: t.Description})
+	}
+	picked, err := s.selectFrom(all)
+	if err != nil {
+		return nil, err
+	}
+	if err := describe(ctx, c, picked.Functions); err != nil {
+		return nil, err
+	}
+	for i := range picked.TriggerTypes {
+		t := &picked.TriggerTypes[i]
+		detail, err := iii.Call[iii.TriggerTypeDetail](ctx, c, "engine::triggers::info", iii.TriggerTypeInfoInput{ID: t.ID, Namespace: t.Namespace})
+		if err != nil {
+			return nil, fmt.Errorf("trigger type %q: %w", t.ID, err)
+		}
+		t.Config, t.Payload = detail.ConfigurationSchema, detail.RequestSchema
+	}
+	picked.normalize()
+	return picked, nil
+}
+
+// describe asks for the schemas of functions, many at once.
+func describe(ctx context.Context, c *iii.Client, functions []function) error {
+	byNamespace := make(map[string][]string)
+	for _, f := range functions {
+		byNamespace[f.Namespace] = append(byNamespace[f.Namespace], f.ID)
+	}
+	type place struct{ namespace, id string }
+	details := make(map[place]iii.FunctionInfoEntry)
+	for ns, all := range byNamespace {
+		for ids := range slices.Chunk(all, infoBatch) {
+			batch, err := iii.Call[iii.FunctionInfoBatch](ctx, c, "engine::functions::info", iii.FunctionInfoInput{FunctionIDs: ids, Namespace: ns})
+			if err != nil {
+				return fmt.Errorf("schemas of functions: %w", err)
+			}
+			for i, entry := range batch.Functions {
+				if i < len(ids) {
+					details[place{ns, ids[i]}] = entry
+				}
+			}
+		}
+	}
+	for i := range functions {
+		f := &functions[i]
+		entry := details[place{f.Namespace, f.ID}]
+		switch {
+		case entry.Error != nil:
+			return fmt.Errorf("function %q: the engine answers %q", f.ID, entry.Error.Error)
+		case entry.Detail == nil || entry.Detail.FunctionID != f.ID:
+			return fmt.Errorf("function %q: the engine does not describe it", f.ID)
+		}
+		f.Request, f.Response, f.Metadata = entry.Detail.RequestSchema, entry.Detail.ResponseSchema, entry.Detail.Metadata
+		f.Description = deref(entry.Detail.Description)
+	}
+	return nil
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}

@@ -1,0 +1,534 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"go/parser"
+	"go/token"
+	"io"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/iii-go/iii"
+)
+
+func packageOf(content []byte) string {
+	f, err := parser.ParseFile(token.NewFileSet(), "", content, parser.PackageClauseOnly)
+	if err != nil {
+		return ""
+	}
+	return f.Name.Name
+}
+
+// report prints what differs between the files that are there and those that would be made,
+// and reports whether anything does.
+func report(w io.Writer, dir string, old, made map[string][]byte, now *catalog) (bool, error) {
+	var lines []string
+	differs := false
+	if raw, ok := old[catalogFile]; ok {
+		before, err := parseCatalog(raw)
+		if err != nil {
+			return false, fmt.Errorf("%s/%s: %w", dir, catalogFile, err)
+		}
+		for _, c := range compareCatalogs(before, now) {
+			lines = append(lines, c.String())
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(made)) {
+		before, ok := old[name]
+		switch {
+		case !ok:
+			differs = true
+			lines = append(lines, "file "+name+" is missing")
+		case !bytes.Equal(before, made[name]):
+			differs = true
+			lines = append(lines, "file "+name+" differs")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(old)) {
+		if _, ok := made[name]; !ok {
+			differs = true
+			lines = append(lines, "file "+name+" is not generated any more")
+		}
+	}
+	if differs {
+		fmt.Fprintf(w, "%s:\n", dir)
+		for _, l := range lines {
+			fmt.Fprintf(w, "  %s\n", strings.ReplaceAll(l, "\n", "\n  "))
+		}
+	}
+	return differs, nil
+}
+
+// difference is what has changed in one function or trigger type.
+type difference struct {
+	kind, id string
+	changes  []change
+}
+
+// change is one change, at a place of a schema.
+type change struct {
+	part, at, what string
+	breaking       bool
+}
+
+func (d difference) String() string {
+	breaking := false
+	for _, c := range d.changes {
+		breaking = breaking || c.breaking
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s: %s", d.kind, printable(d.id), verdict(breaking))
+	for _, c := range d.changes {
+		at := c.part
+		if c.at != "" {
+			at += " " + c.at
+		}
+		if at != "" {
+			at += ": "
+		}
+		fmt.Fprintf(&b, "\n  %-10s  %s%s", verdict(c.breaking), printable(at), printable(c.what))
+	}
+	return b.String()
+}
+
+func verdict(breaking bool) string {
+	if breaking {
+		return "breaking"
+	}
+	return "compatible"
+}
+
+// printable returns a stranger's text without what a terminal acts on.
+func printable(s string) string { return strings.ReplaceAll(commentText(s), "\n", " ") + trailing(s) }
+
+func trailing(s string) string {
+	if strings.HasSuffix(s, ": ") {
+		return " "
+	}
+	return ""
+}
+
+// compareCatalogs returns what has changed between two catalogues. A change is breaking if
+// programs that use the older client, and go on running, may send what is now wrong or get
+// what they cannot read.
+func compareCatalogs(old, now *catalog) []difference {
+	var all []difference
+	type part struct {
+		name    string
+		old     json.RawMessage
+		now     json.RawMessage
+		request bool
+	}
+	compare := func(kind, id, oldText, nowText string, parts ...part) {
+		d := difference{kind: kind, id: id}
+		for _, p := range parts {
+			d.changes = append(d.changes, compareSchemas(p.name, p.old, p.now, p.request)...)
+		}
+		if len(d.changes) == 0 && oldText != nowText {
+			d.changes = []change{{what: "the texts have changed"}}
+		}
+		if len(d.changes) > 0 {
+			all = append(all, d)
+		}
+	}
+	oldFunctions, nowFunctions := make(map[string]function), make(map[string]function)
+	for _, f := range old.Functions {
+		oldFunctions[f.ID] = f
+	}
+	for _, f := range now.Functions {
+		nowFunctions[f.ID] = f
+	}
+	for _, id := range union(oldFunctions, nowFunctions) {
+		before, was := oldFunctions[id]
+		after, is := nowFunctions[id]
+		switch {
+		case !was:
+			all = append(all, difference{"function", id, []change{{what: "added"}}})
+		case !is:
+			all = append(all, difference{"function", id, []change{{what: "removed", breaking: true}}})
+		default:
+			compare("function", id, before.Description+"\n"+before.Namespace+"\n"+string(canonical(before.Metadata)), after.Description+"\n"+after.Namespace+"\n"+string(canonical(after.Metadata)),
+				part{"request", before.Request, after.Request, true}, part{"response", before.Response, after.Response, false})
+		}
+	}
+	oldTypes, nowTypes := make(map[string]triggerType), make(map[string]triggerType)
+	for _, t := range old.TriggerTypes {
+		oldTypes[t.ID] = t
+	}
+	for _, t := range now.TriggerTypes {
+		nowTypes[t.ID] = t
+	}
+	for _, id := range union(oldTypes, nowTypes) {
+		before, was := oldTypes[id]
+		after, is := nowTypes[id]
+		switch {
+		case !was:
+			all = append(all, difference{"trigger type", id, []change{{what: "added"}}})
+		case !is:
+			all = append(all, difference{"trigger type", id, []change{{what: "removed", breaking: true}}})
+		default:
+			compare("trigger type", id, before.Description, after.Description,
+				part{"config", before.Config, after.Config, true}, part{"payload", before.Payload, after.Payload, false})
+		}
+	}
+	return all
+}
+
+func canonical(raw json.RawMessage) []byte {
+	var v any
+	if json.Unmarshal(raw, &v) != nil {
+		return raw
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return raw
+	}
+	return b
+}
+
+// compareSchemas returns what has changed in a schema of what a client sends (request) or
+// receives.
+func compareSchemas(part string, old, now json.RawMessage, request bool) []change {
+	was, is := present(old) != nil, present(now) != nil
+	switch {
+	case !was && !is:
+		return nil
+	case !was:
+		return []change{{part: part, what: "a schema was added", breaking: true}}
+	case !is:
+		return []change{{part: part, what: "the schema was removed", breaking: true}}
+	}
+	x, errX := iii.HashSchema(old)
+	y, errY := iii.HashSchema(now)
+	if errX == nil && errY == nil && x == y {
+		if !bytes.Equal(canonical(old), canonical(now)) {
+			return []change{{part: part, what: "the texts have changed"}}
+		}
+		return nil
+	}
+	a, errA := parseSchema(old)
+	b, errB := parseSchema(now)
+	if errA != nil || errB != nil {
+		return []change{{part: part, what: "the schema cannot be compared", breaking: true}}
+	}
+	c := comparison{part: part, old: document{a}, now: document{b}, request: request, seen: make(map[[2]string]bool)}
+	c.compare("", a, b, 0)
+	if len(c.changes) == 0 {
+		c.add("", "the schema is written in another way", false)
+	}
+	return c.changes
+}
+
+// maxSteps bounds the parts of two schemas that are compared.
+const maxSteps = 20000
+
+type comparison struct {
+	part     string
+	old, now document
+	request  bool
+	changes  []change
+	steps    int
+	seen     map[[2]string]bool // pairs of references that are compared, or being compared
+}
+
+func (c *comparison) add(at, what string, breaking bool) {
+	c.changes = append(c.changes, change{c.part, at, what, breaking})
+}
+
+// narrowed and widened add a change that allows fewer values, or more. Fewer break who
+// sends; more break who receives.
+func (c *comparison) narrowed(at, what string) { c.add(at, what, c.request) }
+func (c *comparison) widened(at, what string)  { c.add(at, what, !c.request) }
+
+// normal returns a schema without references and allOf, and whether null is among its values.
+func normal(d document, s schema, hops int) (schema, bool) {
+	b := builder{doc: d}
+	flat, err := b.flat(s)
+	if err != nil {
+		return s, false
+	}
+	null := flat["nullable"] == true
+	for _, keyword := range []string{"anyOf", "oneOf"} {
+		parts, ok := listOf(flat[keyword])
+		if !ok {
+			continue
+		}
+		var rest []any
+		for _, p := range parts {
+			if r, err := d.deref(p, 0); err == nil && isNull(r) {
+				null = true
+				continue
+			}
+			rest = append(rest, map[string]any(p))
+		}
+		base := maps.Clone(flat)
+		delete(base, keyword)
+		if len(rest) == 1 && len(demands(base)) == 0 && hops < maxHops {
+			inner, innerNull := normal(d, rest[0].(map[string]any), hops+1)
+			return inner, null || innerNull
+		}
+		flat = maps.Clone(flat)
+		flat[keyword] = rest
+	}
+	types := typesOf(flat)
+	if slices.Contains(types, "null") && len(types) > 1 {
+		null = true
+		flat = maps.Clone(flat)
+		var rest []any
+		for _, t := range types {
+			if t != "null" {
+				rest = append(rest, t)
+			}
+		}
+		flat["type"] = rest
+	}
+	return flat, null
+}
+
+func (c *comparison) compare(at string, old, now schema, depth int) {
+	if depth > maxDepth || len(c.changes) > 1000 {
+		return
+	}
+	x, _ := old["$ref"].(string)
+	y, _ := now["$ref"].(string)
+	if x != "" && y != "" {
+		pair := [2]string{x, y}
+		if c.seen[pair] {
+			return
+		}
+		c.seen[pair] = true
+	}
+	if c.steps++; c.steps > maxSteps {
+		if c.steps == maxSteps+1 {
+			c.add(at, "the rest of the schema was not compared", true)
+		}
+		return
+	}
+	a, nullA := normal(c.old, old, 0)
+	b, nullB := normal(c.now, now, 0)
+	if nullA && !nullB {
+		c.narrowed(at, "null is no value any more")
+	}
+	if !nullA && nullB {
+		c.widened(at, "null is a value now")
+	}
+	typeA, typeB := typeText(a), typeText(b)
+	if typeA != typeB {
+		switch {
+		case typeA == "integer" && typeB == "number":
+			c.widened(at, "type changed from integer to number")
+		case typeA == "number" && typeB == "integer":
+			c.add(at, "type changed from number to integer", c.request)
+		case typeB == "anything":
+			c.widened(at, "type changed from "+typeA+" to anything")
+		default:
+			c.add(at, fmt.Sprintf("type changed from %s to %s", typeA, typeB), true)
+		}
+		return
+	}
+	c.compareConstants(at, a, b)
+	c.compareChoices(at, a, b, depth)
+	c.compareMembers(at, a, b, depth)
+	for _, k := range []string{"items", "additionalProperties", "prefixItems"} {
+		xs, okX := asSchema(a[k])
+		ys, okY := asSchema(b[k])
+		place := at + map[string]string{"items": "[]", "additionalProperties": ".*"}[k]
+		switch {
+		case okX && okY && !isFalse(xs) && !isFalse(ys):
+			c.compare(place, xs, ys, depth+1)
+		case k == "additionalProperties" && (okX && isFalse(xs)) != (okY && isFalse(ys)):
+			if okY && isFalse(ys) {
+				c.narrowed(place, "further members are no longer allowed")
+			} else {
+				c.add(place, "further members are allowed", false)
+			}
+		case k == "prefixItems":
+			if !reflect.DeepEqual(a[k], b[k]) {
+				c.add(at, "the elements of the tuple have changed", true)
+			}
+		case !reflect.DeepEqual(a[k], b[k]):
+			c.add(place, "the schema of the values has changed", true)
+		}
+	}
+	c.compareBounds(at, a, b)
+}
+
+// typeText returns the type of a schema for people.
+func typeText(s schema) string {
+	types := typesOf(s)
+	if len(types) == 0 {
+		if values, ok := constants(s); ok && sameKind(values) {
+			return strings.TrimPrefix(strings.TrimPrefix(kindOf(values[0]), "a "), "an ")
+		}
+		if t := guessType(s); t != "" {
+			return t
+		}
+		if s["anyOf"] != nil || s["oneOf"] != nil {
+			return "one of several"
+		}
+		return "anything"
+	}
+	slices.Sort(types)
+	text := strings.Join(types, " or ")
+	if text == "string" && s["format"] == "date-time" {
+		text = "date-time"
+	}
+	return text
+}
+
+func (c *comparison) compareConstants(at string, a, b schema) {
+	x, okX := constants(a)
+	y, okY := constants(b)
+	switch {
+	case okX && okY:
+		for _, v := range x {
+			if !slices.ContainsFunc(y, func(o any) bool { return reflect.DeepEqual(o, v) }) {
+				c.narrowed(at, "value "+literalOf(v)+" removed")
+			}
+		}
+		for _, v := range y {
+			if !slices.ContainsFunc(x, func(o any) bool { return reflect.DeepEqual(o, v) }) {
+				// The types keep values that they do not know, but for constants.
+				c.add(at, "value "+literalOf(v)+" added", !c.request && len(x) == 1)
+			}
+		}
+	case okX:
+		c.widened(at, "any value is allowed, no longer only "+literalOf(x))
+	case okY:
+		c.narrowed(at, "only "+literalOf(y)+" are allowed")
+	}
+}
+
+// compareChoices compares variants by their tags, or one after the other.
+func (c *comparison) compareChoices(at string, a, b schema, depth int) {
+	choices := func(s schema) []schema {
+		list, _ := listOf(s["oneOf"])
+		more, _ := listOf(s["anyOf"])
+		return append(list, more...)
+	}
+	xs, ys := choices(a), choices(b)
+	if len(xs) == 0 && len(ys) == 0 {
+		return
+	}
+	name := func(d document, s schema, i int) string {
+		bld := builder{doc: d}
+		resolved, err := bld.flat(s)
+		if err != nil {
+			resolved = s
+		}
+		tags := bld.tagsOf(resolved)
+		for _, k := range slices.Sorted(maps.Keys(tags)) {
+			return k + "=" + tags[k]
+		}
+		return bld.variantName(s, resolved, "")
+	}
+	index := func(d document, list []schema) map[string]schema {
+		m := make(map[string]schema)
+		names := scope{}
+		for i, s := range list {
+			m[names.add(name(d, s, i))] = s
+		}
+		return m
+	}
+	before, after := index(c.old, xs), index(c.now, ys)
+	for _, k := range union(before, after) {
+		x, was := before[k]
+		y, is := after[k]
+		place := at + "<" + k + ">"
+		switch {
+		case !was:
+			c.add(place, "variant added", false) // the types keep what they do not know
+		case !is:
+			c.narrowed(place, "variant removed")
+		default:
+			c.compare(place, x, y, depth+1)
+		}
+	}
+}
+
+func (c *comparison) compareMembers(at string, a, b schema, depth int) {
+	x, _ := a["properties"].(map[string]any)
+	y, _ := b["properties"].(map[string]any)
+	requiredA, requiredB := stringsOf(a["required"]), stringsOf(b["required"])
+	for _, name := range union(x, y) {
+		p, was := x[name]
+		q, is := y[name]
+		place := at + "." + name
+		needed, needs := slices.Contains(requiredA, name), slices.Contains(requiredB, name)
+		switch {
+		case !was && needs:
+			c.add(place, "required field added", c.request)
+		case !was:
+			c.add(place, "optional field added", false)
+		case !is:
+			what := "optional field removed"
+			if needed {
+				what = "required field removed"
+			}
+			c.add(place, what, c.request || needed)
+		default:
+			if needed && !needs {
+				c.widened(place, "field is optional now")
+			}
+			if !needed && needs {
+				c.narrowed(place, "field is required now")
+			}
+			ps, okP := asSchema(p)
+			qs, okQ := asSchema(q)
+			if okP && okQ {
+				c.compare(place, ps, qs, depth+1)
+			}
+		}
+	}
+}
+
+// compareBounds compares what limits values of a type.
+func (c *comparison) compareBounds(at string, a, b schema) {
+	for _, k := range []string{"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"} {
+		if reflect.DeepEqual(a[k], b[k]) {
+			continue
+		}
+		x, okX := numberOf(a[k])
+		y, okY := numberOf(b[k])
+		lower := strings.HasPrefix(k, "min") || k == "exclusiveMinimum"
+		what := fmt.Sprintf("%s changed from %s to %s", k, valueText(a[k]), valueText(b[k]))
+		switch {
+		case okX && okY && x.Cmp(y) == 0:
+		case !okX || okX && okY && (x.Cmp(y) < 0) == lower:
+			c.narrowed(at, what)
+		default:
+			c.add(at, what, !c.request && integerType(a) != integerType(b))
+		}
+	}
+	for _, k := range []string{"format", "pattern", "multipleOf", "uniqueItems", "propertyNames", "patternProperties", "contentEncoding", "not"} {
+		if !reflect.DeepEqual(a[k], b[k]) {
+			c.add(at, fmt.Sprintf("%s changed from %s to %s", k, valueText(a[k]), valueText(b[k])), c.request || k == "format" || k == "contentEncoding")
+		}
+	}
+	if !reflect.DeepEqual(a["default"], b["default"]) {
+		c.add(at, fmt.Sprintf("default changed from %s to %s", valueText(a["default"]), valueText(b["default"])), false)
+	}
+}
+
+func valueText(v any) string {
+	if v == nil {
+		return "none"
+	}
+	return literalOf(v)
+}
+
+// union returns the keys of both maps, sorted.
+func union[V any](a, b map[string]V) []string {
+	keys := slices.Collect(maps.Keys(a))
+	for k := range b {
+		if _, ok := a[k]; !ok {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}

@@ -1,0 +1,435 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/iii-go/iii"
+)
+
+// generation makes the files of one output.
+type generation struct {
+	pkg         string
+	byWorker    bool
+	catalog     *catalog
+	groups      []*group
+	roots       []*decl
+	definitions []*decl        // those of definitions, in the order in which they were made
+	shared      map[string]use // types of definitions by what they are
+	notes       []note
+	names       scope
+	helpers     map[string]bool
+}
+
+// note says where a schema is no more than json.RawMessage in Go.
+type note struct{ about, at, why string }
+
+func (n note) String() string {
+	at := n.at
+	if at == "" {
+		at = "/"
+	}
+	return fmt.Sprintf("%s: %s: %s", n.about, at, n.why)
+}
+
+func (g *generation) note(about, at, why string) {
+	g.notes = append(g.notes, note{about, at, why})
+}
+
+// group is what one file and one client are for: a prefix or a worker.
+type group struct {
+	key      string
+	client   string
+	file     string
+	methods  []*method
+	triggers []*trigger
+	decls    []*decl
+	taken    scope // methods and fields of the client
+}
+
+type method struct {
+	function *function
+	name     string
+	send     string
+	enqueue  string
+	in, out  root
+	codes    []code
+	hashes   iii.FunctionSchemas
+}
+
+type trigger struct {
+	of              *triggerType
+	base            string // of its types and helpers
+	add, handle     string
+	config, payload root
+}
+
+// root is the type of a whole schema.
+type root struct {
+	use  use
+	decl *decl // nil for one without a schema
+}
+
+type code struct{ name, value, doc string }
+
+// groupOf returns the group of an id: what stands before the first "::", or the worker.
+func (g *generation) groupOf(id, worker string) string {
+	prefix, _, ok := strings.Cut(id, "::")
+	if g.byWorker && worker != "" || !ok || prefix == "" {
+		return cmp.Or(worker, prefix, id)
+	}
+	return prefix
+}
+
+// rest returns the part of an id that its group does not say.
+func (g *generation) rest(id, key string) string {
+	if rest, ok := strings.CutPrefix(id, key+"::"); ok && rest != "" {
+		return rest
+	}
+	return id
+}
+
+// prepare makes the types and names of everything that is generated.
+func (g *generation) prepare() error {
+	g.shared = make(map[string]use)
+	g.helpers = make(map[string]bool)
+	byKey := make(map[string]*group)
+	at := func(key string) *group {
+		if byKey[key] == nil {
+			byKey[key] = &group{key: key, taken: scope{"Client": true, "Options": true, "CheckSchemas": true}}
+		}
+		return byKey[key]
+	}
+	for i := range g.catalog.Functions {
+		f := &g.catalog.Functions[i]
+		gr := at(g.groupOf(f.ID, f.Worker))
+		gr.methods = append(gr.methods, &method{function: f})
+	}
+	for i := range g.catalog.TriggerTypes {
+		t := &g.catalog.TriggerTypes[i]
+		gr := at(g.groupOf(t.ID, t.Worker))
+		gr.triggers = append(gr.triggers, &trigger{of: t})
+	}
+	for _, gr := range byKey {
+		g.groups = append(g.groups, gr)
+	}
+	slices.SortFunc(g.groups, func(a, b *group) int { return strings.Compare(a.key, b.key) })
+
+	// Clients come first, so that no type takes their names.
+	g.names = scope{}
+	files := scope{"iiigen": true}
+	for _, gr := range g.groups {
+		gr.client = goName(gr.key)
+		for n := 1; g.names[gr.client] || g.names["New"+gr.client]; n++ {
+			gr.client = goName(gr.key) + "Client"
+			if n > 1 {
+				gr.client += fmt.Sprint(n)
+			}
+		}
+		g.names[gr.client], g.names["New"+gr.client] = true, true
+		gr.file = files.add(fileStem(gr.key)) + "_gen.go"
+	}
+	for _, gr := range g.groups {
+		for _, m := range gr.methods {
+			name := goName(g.rest(m.function.ID, gr.key))
+			m.name = gr.taken.add(name, name+"Function")
+		}
+		for _, m := range gr.methods {
+			m.send = gr.taken.add("Send" + m.name)
+			m.enqueue = gr.taken.add("Enqueue" + m.name)
+		}
+		for _, t := range gr.triggers {
+			t.base = goName(g.rest(t.of.ID, gr.key))
+			t.add = gr.taken.add("Trigger"+t.base, "Trigger"+t.base+"Type")
+			t.handle = gr.taken.add("On"+t.base, "On"+t.base+"Type")
+		}
+	}
+
+	for _, gr := range g.groups {
+		for _, m := range gr.methods {
+			f := m.function
+			var err error
+			if m.in, err = g.root(gr, f.ID, "request", m.name, "Input", f.Request); err != nil {
+				return err
+			}
+			if m.out, err = g.root(gr, f.ID, "response", m.name, "Output", f.Response); err != nil {
+				return err
+			}
+			m.hashes.FunctionID = f.ID
+			if f.Namespace != defaultNamespace {
+				m.hashes.Namespace = f.Namespace
+			}
+			if m.hashes.Request, err = iii.HashSchema(f.Request); err != nil {
+				return fmt.Errorf("function %q: request: %w", f.ID, err)
+			}
+			if m.hashes.Response, err = iii.HashSchema(f.Response); err != nil {
+				return fmt.Errorf("function %q: response: %w", f.ID, err)
+			}
+		}
+		for _, t := range gr.triggers {
+			var err error
+			if t.config, err = g.root(gr, t.of.ID, "config", t.base, "Config", t.of.Config); err != nil {
+				return err
+			}
+			if t.payload, err = g.root(gr, t.of.ID, "payload", t.base, "Payload", t.of.Payload); err != nil {
+				return err
+			}
+		}
+	}
+	g.breakCycles()
+	g.nameDecls()
+	for _, gr := range g.groups {
+		for _, m := range gr.methods {
+			for _, c := range codesOf(m.function.Metadata) {
+				c.name = g.names.add(m.name+"Code"+valueName(c.value), gr.client+m.name+"Code"+valueName(c.value))
+				m.codes = append(m.codes, c)
+			}
+		}
+	}
+	return nil
+}
+
+// root makes the type of a whole schema, which may be absent.
+func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMessage) (root, error) {
+	about := id + ": " + part
+	if present(raw) == nil {
+		return root{use: use{expr: &expr{op: opRaw}}}, nil
+	}
+	s, err := parseSchema(raw)
+	if err != nil {
+		return root{}, fmt.Errorf("%s schema of %q: %w", part, id, err)
+	}
+	proto := &decl{preferred: []string{name + kind, gr.client + name + kind}, group: gr, root: true, schemaOf: id, part: part}
+	slot := &memo{slot: use{expr: &expr{op: opNamed, decl: proto}}}
+	b := &builder{g: g, doc: document{s}, group: gr, about: about, method: gr.client + name + kind, memo: map[string]*memo{"#": slot}, merges: map[string]*memo{}}
+	u := b.formOf(s, "", proto, "", slot)
+	if slot.pending != nil && slot.use.expr == nil {
+		slot.pending.to = u
+		u = use{expr: &expr{op: opNamed, decl: slot.pending}, null: u.null}
+	}
+	d := u.decl
+	if u.op != opNamed || !isRootOf(d, proto) {
+		// Not a declaration of its own: the name stands for what it is.
+		form := formAlias
+		if u.op == opArray && !u.null { // it has no methods to lose, and gets one that tells its schema
+			form = formDefined
+		}
+		d = &decl{form: form, preferred: proto.preferred, group: gr, to: u, doc: textOf(s), why: u.why}
+		d.children = proto.children
+		for _, c := range d.children {
+			c.parent = d
+		}
+		g.definitions = append(g.definitions, d)
+		u = use{expr: &expr{op: opNamed, decl: d}}
+	} else {
+		g.place(u, proto)
+	}
+	d.root, d.schemaOf, d.part = true, id, part
+	g.roots = append(g.roots, d)
+	return root{u, d}, nil
+}
+
+// place gives what was made below a definition the parent that took its place: its
+// declaration or, if it has none, its name.
+func (g *generation) place(u use, proto *decl) {
+	switch {
+	case len(proto.children) == 0:
+	case u.op == opNamed && isRootOf(u.decl, proto):
+		for _, c := range proto.children {
+			c.parent = u.decl
+		}
+		u.decl.children = append(u.decl.children, proto.children...)
+	case proto.parent == nil:
+		proto.form = formPhantom
+		g.definitions = append(g.definitions, proto)
+	}
+}
+
+// isRootOf reports whether a declaration took the place of the whole schema.
+func isRootOf(d, proto *decl) bool {
+	return d.parent == nil && len(d.preferred) > 0 && &d.preferred[0] == &proto.preferred[0]
+}
+
+// codesOf returns the codes of errors that metadata names: under "errors" or "error_codes", a
+// list of codes or of objects with code and description, or an object of descriptions.
+func codesOf(metadata json.RawMessage) []code {
+	var meta map[string]json.RawMessage
+	if json.Unmarshal(metadata, &meta) != nil {
+		return nil
+	}
+	var all []code
+	add := func(value, doc string) {
+		if value != "" && !slices.ContainsFunc(all, func(c code) bool { return c.value == value }) {
+			all = append(all, code{value: value, doc: doc})
+		}
+	}
+	for _, key := range []string{"errors", "error_codes"} {
+		var list []json.RawMessage
+		var byCode map[string]string
+		switch {
+		case json.Unmarshal(meta[key], &list) == nil:
+			for _, raw := range list {
+				var value string
+				var object struct {
+					Code        string `json:"code"`
+					Description string `json:"description"`
+				}
+				if json.Unmarshal(raw, &value) == nil {
+					add(value, "")
+				} else if json.Unmarshal(raw, &object) == nil {
+					add(object.Code, object.Description)
+				}
+			}
+		case json.Unmarshal(meta[key], &byCode) == nil:
+			for value, doc := range byCode {
+				add(value, doc)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b code) int { return strings.Compare(a.value, b.value) })
+	return all
+}
+
+// embedded returns the declarations that values of d contain without a pointer, a list or a
+// map between.
+func embedded(u use) *decl {
+	for u.expr != nil && u.op == opArray && !u.null {
+		u = *u.elem
+	}
+	if u.expr == nil || u.op != opNamed || u.null {
+		return nil
+	}
+	return u.decl
+}
+
+// breakCycles makes pointers of fields through which a type would contain itself.
+func (g *generation) breakCycles() {
+	const (
+		unseen = iota
+		open
+		closed
+	)
+	state := make(map[*decl]int)
+	var visit func(d *decl)
+	visit = func(d *decl) {
+		state[d] = open
+		step := func(u use, cut func()) {
+			inner := embedded(u)
+			if inner == nil {
+				return
+			}
+			switch state[inner] {
+			case open:
+				cut()
+			case unseen:
+				visit(inner)
+			}
+		}
+		switch d.form {
+		case formStruct:
+			for _, f := range d.fields {
+				if f.required {
+					step(f.use, func() { f.pointer = true })
+				}
+			}
+		case formTuple:
+			for i := range d.items {
+				step(d.items[i], func() { d.items[i].null = true })
+			}
+		case formAlias, formDefined:
+			step(d.to, func() { d.to = use{expr: &expr{op: opRaw, why: "the type is nothing but itself"}} })
+			if d.to.op != opList && d.to.op != opMap && d.to.op != opArray {
+				d.form = formAlias
+			}
+		}
+		state[d] = closed
+	}
+	for _, d := range g.all() {
+		if state[d] == unseen {
+			visit(d)
+		}
+	}
+}
+
+// all returns the declarations, parents before their children.
+func (g *generation) all() []*decl {
+	var list []*decl
+	seen := make(map[*decl]bool)
+	var add func(d *decl)
+	add = func(d *decl) {
+		if seen[d] {
+			return
+		}
+		seen[d] = true
+		list = append(list, d)
+		for _, c := range d.children {
+			add(c)
+		}
+	}
+	for _, d := range g.definitions {
+		add(d)
+	}
+	return list
+}
+
+// maxName bounds the names of types, in bytes: of what is nested deeper, the outermost type
+// makes the name.
+const maxName = 120
+
+// nameDecls gives every declaration a name: whole schemas first, then definitions, then what
+// is named after its parent. Where several would have one name, all of them have the longer
+// one, so that a name does not depend on who comes first.
+func (g *generation) nameDecls() {
+	all := g.all()
+	for _, roots := range []bool{true, false} {
+		count := make(map[string]int)
+		for _, d := range all {
+			if d.parent == nil && d.root == roots {
+				count[d.preferred[0]]++
+			}
+		}
+		var these []*decl
+		for _, d := range all {
+			if d.parent == nil && d.root == roots {
+				these = append(these, d)
+			}
+		}
+		slices.SortStableFunc(these, func(a, b *decl) int {
+			return cmp.Or(strings.Compare(a.group.key, b.group.key), strings.Compare(a.schemaOf, b.schemaOf), slices.Compare(a.preferred, b.preferred))
+		})
+		for _, d := range these {
+			candidates := d.preferred
+			if count[candidates[0]] > 1 && len(candidates) > 1 {
+				candidates = candidates[1:]
+			}
+			d.name = g.names.add(candidates...)
+		}
+	}
+	for _, d := range all {
+		if d.parent != nil {
+			name := d.parent.name + d.suffix
+			if len(name) > maxName {
+				top := d.parent
+				for top.parent != nil {
+					top = top.parent
+				}
+				name = top.name + d.suffix
+			}
+			d.name = g.names.add(name)
+		}
+		if d.form != formPhantom {
+			d.group.decls = append(d.group.decls, d)
+		}
+	}
+	for _, d := range all { // constants last, since nobody refers to them
+		for i := range d.values {
+			d.values[i].name = g.names.add(d.name + valueName(d.values[i].text))
+		}
+	}
+	for _, gr := range g.groups {
+		slices.SortFunc(gr.decls, func(a, b *decl) int { return strings.Compare(a.name, b.name) })
+	}
+}

@@ -1,0 +1,386 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+// iiigen runs the command and returns its output.
+func iiigen(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	err := run(t.Context(), args, &out, &out)
+	return out.String(), err
+}
+
+// tree returns the files below a directory.
+func tree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := make(map[string]string)
+	err := filepath.WalkDir(dir, func(name string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(name)
+		rel, _ := filepath.Rel(dir, name)
+		all[filepath.ToSlash(rel)] = string(content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+type order struct {
+	Item     string    `json:"item"`
+	Quantity int       `json:"quantity"`
+	Note     *string   `json:"note,omitempty"`
+	Placed   time.Time `json:"placed"`
+}
+
+type receipt struct {
+	ID    string           `json:"id"`
+	Lines iii.List[order]  `json:"lines"`
+	Codes map[string]int64 `json:"codes"`
+}
+
+// provider provides a trigger type that fires nothing.
+type provider struct{}
+
+func (provider) Bind(context.Context, iii.TriggerBinding) error { return nil }
+func (provider) Unbind(context.Context, string) error           { return nil }
+
+// shop starts an engine with workers.
+func shop(t *testing.T) (url string, worker *iii.Client) {
+	t.Helper()
+	e := iiitest.Start(t)
+	c, err := iii.New(e.URL(), iii.WithName("shop"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if _, err := iii.Handle(c, "orders::create", func(context.Context, order) (receipt, error) { return receipt{ID: "1"}, nil },
+		iii.WithFunctionDescription("Places an order."), iii.WithFunctionMetadata(map[string]any{"errors": []string{"out_of_stock"}})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := iii.Handle(c, "orders::cancel", func(context.Context, string) (bool, error) { return true, nil }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.HandleFunc("billing::untyped", func(context.Context, json.RawMessage) (any, error) { return nil, nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.HandleTriggerType(iii.TriggerType{ID: "orders::placed", Description: "Fires for each order.",
+		ConfigSchema:  json.RawMessage(`{"type":"object","properties":{"min_quantity":{"type":"integer"}}}`),
+		PayloadSchema: json.RawMessage(`{"type":"object","properties":{"item":{"type":"string"}},"required":["item"]}`)}, provider{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := c.Connect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return e.URL(), c
+}
+
+func TestClientsOfARunningEngine(t *testing.T) {
+	url, _ := shop(t)
+	dir := filepath.Join(t.TempDir(), "clients")
+	saved := filepath.Join(t.TempDir(), "catalog.json")
+	if out, err := iiigen(t, "-url", url, "-functions", "orders::*,billing::*", "-package", "clients", "-out", dir, "-save", saved); err != nil {
+		t.Fatal(err, out)
+	}
+	files := tree(t, dir)
+	var names []string
+	bytesOf := make(map[string][]byte)
+	for name, content := range files {
+		names = append(names, name)
+		bytesOf[name] = []byte(content)
+	}
+	slices.Sort(names)
+	if diff := cmp.Diff([]string{"billing_gen.go", "iiigen_catalog.json", "iiigen_gen.go", "orders_gen.go"}, names); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	pkg := compile(t, bytesOf)
+	for _, want := range []string{
+		"func (c Orders) Create(ctx context.Context, in CreateInput, opts ...iii.CallOption) (CreateOutput, error) {",
+		"func (c Orders) SendCreate(ctx context.Context, in CreateInput, opts ...iii.CallOption) error {",
+		"func (c Orders) EnqueueCreate(ctx context.Context, queue string, in CreateInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {",
+		"func (c Orders) TriggerPlaced(functionID string, config PlacedConfig, opts ...iii.TriggerOption) (*iii.Trigger, error) {",
+		"handler func(context.Context, PlacedPayload) (any, error)",
+		"func (c Orders) CheckSchemas(ctx context.Context) error {",
+		"// Create: Places an order.",
+		`CreateCodeOutOfStock = "out_of_stock"`,
+	} {
+		if !strings.Contains(files["orders_gen.go"], want) {
+			t.Errorf("orders_gen.go lacks %q", want)
+		}
+	}
+	got := goTypes(pkg)
+	for name, want := range map[string]string{
+		"CreateInput":   `struct{Item string "json:\"item\""; Note *string "json:\"note,omitzero\""; Placed time.Time "json:\"placed\""; Quantity int "json:\"quantity\""}`,
+		"CancelInput":   "string",
+		"UntypedOutput": "",
+		"PlacedConfig":  `struct{MinQuantity *int "json:\"min_quantity,omitzero\""}`,
+		"PlacedPayload": `struct{Item string "json:\"item\""}`,
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %s; want %s", name, got[name], want)
+		}
+	}
+
+	// The saved catalogue makes the same files, and nothing is out of date.
+	other := filepath.Join(t.TempDir(), "clients")
+	if out, err := iiigen(t, "-catalog", saved, "-functions", "orders::*,billing::*", "-package", "clients", "-out", other); err != nil {
+		t.Fatal(err, out)
+	}
+	if diff := cmp.Diff(files, tree(t, other)); diff != "" {
+		t.Errorf("files of the saved catalogue (-live +saved):\n%s", diff)
+	}
+	if out, err := iiigen(t, "-url", url, "-functions", "orders::*,billing::*", "-package", "clients", "-out", dir, "-check"); err != nil || out != "" {
+		t.Errorf("-check: %v\n%s", err, out)
+	}
+	if diff := cmp.Diff(files, tree(t, dir)); diff != "" {
+		t.Errorf("-check has changed files:\n%s", diff)
+	}
+}
+
+func TestFunctionsWithoutSchemasTakeRawMessages(t *testing.T) {
+	url, _ := shop(t)
+	dir := t.TempDir()
+	if out, err := iiigen(t, "-url", url, "-functions", "billing::*", "-triggers", "none", "-package", "clients", "-out", dir); err != nil {
+		t.Fatal(err, out)
+	}
+	want := "func (c Billing) Untyped(ctx context.Context, in json.RawMessage, opts ...iii.CallOption) (json.RawMessage, error) {"
+	if got := tree(t, dir)["billing_gen.go"]; !strings.Contains(got, want) {
+		t.Errorf("%s\nlacks %s", got, want)
+	}
+}
+
+func TestCheckReportsWhatHasChanged(t *testing.T) {
+	dir := t.TempDir()
+	before := filepath.Join(t.TempDir(), "before.json")
+	writeFile(t, before, `{"version":1,"functions":[
+		{"id":"orders::create","namespace":"default","request_schema":{"type":"object","properties":{"item":{"type":"string"},"size":{"enum":["s","m"]},"count":{"type":"integer"}},"required":["item"]},
+		 "response_schema":{"type":"object","properties":{"id":{"type":"string"},"total":{"type":"integer"}},"required":["id","total"]}},
+		{"id":"orders::gone","namespace":"default"},
+		{"id":"orders::same","namespace":"default","request_schema":{"type":"string"}}]}`)
+	after := filepath.Join(t.TempDir(), "after.json")
+	writeFile(t, after, `{"version":1,"functions":[
+		{"id":"orders::create","namespace":"default","request_schema":{"type":"object","properties":{"item":{"type":"string"},"size":{"enum":["s","m","l"]},"address":{"type":"string"},"gift":{"type":"boolean"}},"required":["item","address"]},
+		 "response_schema":{"type":"object","properties":{"id":{"type":"integer"},"total":{"type":["integer","null"]},"at":{"type":"string"}},"required":["id","total"]}},
+		{"id":"orders::new","namespace":"default"},
+		{"id":"orders::same","namespace":"default","request_schema":{"type":"string","description":"Its id."}}]}`)
+	if out, err := iiigen(t, "-catalog", before, "-functions", "*", "-package", "clients", "-out", dir); err != nil {
+		t.Fatal(err, out)
+	}
+	out, err := iiigen(t, "-catalog", after, "-functions", "*", "-package", "clients", "-out", dir, "-check")
+	if !errors.Is(err, errDrift) {
+		t.Errorf("got error %v; want %v", err, errDrift)
+	}
+	want := dir + `:
+  function orders::create: breaking
+    breaking    request .address: required field added
+    breaking    request .count: optional field removed
+    compatible  request .gift: optional field added
+    compatible  request .size: value "l" added
+    compatible  response .at: optional field added
+    breaking    response .id: type changed from string to integer
+    breaking    response .total: null is a value now
+  function orders::gone: breaking
+    breaking    removed
+  function orders::new: compatible
+    compatible  added
+  function orders::same: compatible
+    compatible  request: the texts have changed
+  file iiigen_catalog.json differs
+  file iiigen_gen.go differs
+  file orders_gen.go differs
+`
+	want = strings.ReplaceAll(want, "  file iiigen_gen.go differs\n", "")
+	if diff := cmp.Diff(want, out); diff != "" {
+		t.Errorf("report (-want +got):\n%s", diff)
+	}
+}
+
+func TestFilesOfVanishedWorkersAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	catalog := filepath.Join(t.TempDir(), "c.json")
+	writeFile(t, catalog, `{"version":1,"functions":[{"id":"a::x","namespace":"default"},{"id":"b::x","namespace":"default"}]}`)
+	writeFile(t, filepath.Join(dir, "mine.go"), "package clients\n")
+	writeFile(t, filepath.Join(dir, "other_gen.go"), "package clients\n")
+	for _, functions := range []string{"*", "b::*"} {
+		if out, err := iiigen(t, "-catalog", catalog, "-functions", functions, "-package", "clients", "-out", dir); err != nil {
+			t.Fatal(err, out)
+		}
+	}
+	files := tree(t, dir)
+	for name, want := range map[string]bool{"a_gen.go": false, "b_gen.go": true, "mine.go": true, "other_gen.go": true} {
+		if _, ok := files[name]; ok != want {
+			t.Errorf("file %s: there is one %v; want %v", name, ok, want)
+		}
+	}
+}
+
+func TestFailedRunsChangeNothing(t *testing.T) {
+	good := `{"version":1,"functions":[{"id":"a::x","namespace":"default"}]}`
+	tests := []struct {
+		name, catalog string
+		args          []string
+		want          string
+	}{
+		{"no JSON", `{`, nil, "catalogue"},
+		{"another version", `{"version":7}`, nil, "version 7 is not supported"},
+		{"blank id", `{"version":1,"functions":[{"id":" "}]}`, nil, "blank id"},
+		{"schema that is none", `{"version":1,"functions":[{"id":"a::x","request_schema":5}]}`, nil, `request schema of "a::x": a JSON Schema is an object or a boolean, not a number`},
+		{"no match", good, []string{"-functions", "b::*"}, `no function or trigger type matches "b::*"`},
+		{"two namespaces", `{"version":1,"functions":[{"id":"a::x","namespace":"p"},{"id":"a::x","namespace":"q"}]}`, nil, `function "a::x" is in namespace "p" and in "q"`},
+		{"package that is a keyword", good, []string{"-package", "func"}, `"func" cannot be the name`},
+		{"package that is another one", good, []string{"-package", "other"}, "holds package clients, not other"},
+		{"by nonsense", good, []string{"-by", "moon"}, `by "moon"`},
+		{"catalogue that is not there", "", []string{"-catalog", "nowhere.json"}, "nowhere.json"},
+		{"argument", good, []string{"more"}, `unexpected argument "more"`},
+		{"flag", good, []string{"-nope"}, "iiigen -h"},
+		{"engine that is not there", "", []string{"-catalog", "", "-url", "ws://127.0.0.1:1", "-timeout", "200ms"}, "127.0.0.1:1"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFile(t, filepath.Join(dir, "a_gen.go"), header+"\n\npackage clients\n")
+			writeFile(t, filepath.Join(dir, "mine.go"), "package clients\n")
+			before := tree(t, dir)
+			catalog := filepath.Join(t.TempDir(), "c.json")
+			writeFile(t, catalog, test.catalog)
+			args := []string{"-catalog", catalog, "-functions", "*", "-package", "clients", "-out", dir}
+			_, err := iiigen(t, append(args, test.args...)...)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got error %v; want one with %q", err, test.want)
+			}
+			if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+				t.Errorf("files (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestForeignFilesAreNotWrittenOver(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "b_gen.go"), "package clients\n\nvar mine = 1\n")
+	before := tree(t, dir)
+	catalog := filepath.Join(t.TempDir(), "c.json")
+	writeFile(t, catalog, `{"version":1,"functions":[{"id":"a::x"},{"id":"b::x"}]}`)
+	_, err := iiigen(t, "-catalog", catalog, "-functions", "*", "-package", "clients", "-out", dir)
+	if err == nil || !strings.Contains(err.Error(), "b_gen.go was not generated by iiigen") {
+		t.Errorf("got error %v", err)
+	}
+	if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+		t.Errorf("files (-before +after):\n%s", diff)
+	}
+}
+
+func TestConfigurationHasSeveralOutputs(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "all.json"), `{"version":1,"functions":[{"id":"a::x","worker":"one"},{"id":"b::x","worker":"one"},{"id":"c::x","worker":"two"}]}`)
+	config := filepath.Join(dir, "iiigen.json")
+	writeFile(t, config, `{"outputs":[
+		{"catalog":"all.json","functions":["a::*"],"package":"first","out":"first","save":"saved/a.json"},
+		{"catalog":"all.json","package":"second","out":"deep/second","by":"worker"}]}`)
+	if out, err := iiigen(t, "-config", config); err != nil {
+		t.Fatal(err, out)
+	}
+	var names []string
+	for name := range tree(t, dir) {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	want := []string{"all.json", "deep/second/iiigen_catalog.json", "deep/second/iiigen_gen.go", "deep/second/one_gen.go", "deep/second/two_gen.go",
+		"first/a_gen.go", "first/iiigen_catalog.json", "first/iiigen_gen.go", "iiigen.json", "saved/a.json"}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	if out, err := iiigen(t, "-config", config, "-check"); err != nil {
+		t.Error(err, out)
+	}
+	for name, test := range map[string]struct{ config, want string }{
+		"no outputs":    {`{}`, "no outputs"},
+		"unknown key":   {`{"output":[]}`, `unknown field "output"`},
+		"one directory": {`{"outputs":[{"catalog":"all.json","out":"x"},{"catalog":"all.json","out":"./x"}]}`, "two outputs have the directory"},
+		"no directory":  {`{"outputs":[{"catalog":"all.json"}]}`, "no directory to write to"},
+	} {
+		writeFile(t, config, test.config)
+		if _, err := iiigen(t, "-config", config); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got error %v; want one with %q", name, err, test.want)
+		}
+	}
+}
+
+func TestInternalFunctionsAreSelectedByTheirNames(t *testing.T) {
+	c := &catalog{Functions: []function{{ID: "engine::x"}, {ID: "hidden::x", Metadata: json.RawMessage(`{"internal":true}`)}, {ID: "open::x"}},
+		TriggerTypes: []triggerType{{ID: "http"}, {ID: "engine::t"}, {ID: "mine"}}}
+	for pattern, want := range map[string][]string{
+		"*":                    {"open::x", "mine"},
+		"engine::*":            {"engine::x", "engine::t"},
+		"hidden::*,*":          {"hidden::x", "open::x", "mine"},
+		"*::x":                 {"open::x"},
+		"http":                 {"http"},
+		"open::x,engine::x,  ": {"engine::x", "open::x"},
+	} {
+		picked, err := selection{functions: splitPatterns(pattern)}.selectFrom(c)
+		if err != nil {
+			t.Errorf("%s: %v", pattern, err)
+			continue
+		}
+		var got []string
+		for _, f := range picked.Functions {
+			got = append(got, f.ID)
+		}
+		for _, tt := range picked.TriggerTypes {
+			got = append(got, tt.ID)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", pattern, diff)
+		}
+	}
+}
+
+// go run …@latest uses no go.work: go.mod has to suit that of the package by itself.
+func TestModuleBuildsWithoutItsWorkspace(t *testing.T) {
+	dir := t.TempDir()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{"go.mod": "alt.mod", "go.sum": "alt.sum"} {
+		raw, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if from == "go.mod" {
+			if bytes.Contains(raw, []byte("replace")) {
+				t.Error("go.mod replaces a module, which go run …@latest refuses")
+			}
+			raw = append(raw, "\nreplace github.com/iii-go/iii => "+strconv.Quote(filepath.ToSlash(root))+"\n"...)
+		}
+		writeFile(t, filepath.Join(dir, to), string(raw))
+	}
+	list := exec.CommandContext(t.Context(), "go", "list", "-modfile", filepath.Join(dir, "alt.mod"), "-mod=readonly", "-deps", ".")
+	list.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
+	if out, err := list.CombinedOutput(); err != nil {
+		t.Errorf("%v; make tidy-iiigen brings go.mod up to date\n%s", err, out)
+	}
+}

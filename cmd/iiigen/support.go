@@ -1,0 +1,306 @@
+package main
+
+import "strings"
+
+// support returns the code that the generated types share: what they need of it.
+func (g *generation) support() string {
+	var b strings.Builder
+	for _, part := range []string{"options", "schema", "constant", "open", "union", "tuple"} {
+		if g.helpers[part] {
+			b.WriteString(helperSources[part])
+		}
+	}
+	return b.String()
+}
+
+// helperSources is generated code.
+var helperSources = map[string]string{
+	"options": `
+// callOptions returns the options of a client and of a call.
+func callOptions(client, call []iii.CallOption) []iii.CallOption {
+	if len(client) == 0 {
+		return call
+	}
+	return append(append([]iii.CallOption(nil), client...), call...)
+}
+`,
+	"schema": `
+//go:embed ` + catalogFile + `
+var catalogJSON []byte
+
+// catalogSchemas are the schemas of the catalogue, by the function and the part.
+var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
+	var catalog struct {
+		Functions []struct {
+			ID       string          ` + "`json:\"id\"`" + `
+			Request  json.RawMessage ` + "`json:\"request_schema\"`" + `
+			Response json.RawMessage ` + "`json:\"response_schema\"`" + `
+		} ` + "`json:\"functions\"`" + `
+		TriggerTypes []struct {
+			ID      string          ` + "`json:\"id\"`" + `
+			Config  json.RawMessage ` + "`json:\"config_schema\"`" + `
+			Payload json.RawMessage ` + "`json:\"payload_schema\"`" + `
+		} ` + "`json:\"trigger_types\"`" + `
+	}
+	schemas := make(map[[2]string]json.RawMessage)
+	if json.Unmarshal(catalogJSON, &catalog) != nil {
+		return schemas // JSONSchema then says nothing
+	}
+	for _, f := range catalog.Functions {
+		schemas[[2]string{"request", f.ID}], schemas[[2]string{"response", f.ID}] = f.Request, f.Response
+	}
+	for _, t := range catalog.TriggerTypes {
+		schemas[[2]string{"config", t.ID}], schemas[[2]string{"payload", t.ID}] = t.Config, t.Payload
+	}
+	return schemas
+})
+
+// schemaOf returns a schema of the catalogue.
+func schemaOf(part, id string) json.RawMessage {
+	if raw := catalogSchemas()[[2]string{part, id}]; raw != nil {
+		return raw
+	}
+	return json.RawMessage("{}")
+}
+`,
+	"constant": `
+// checkConstant returns an error if b is another JSON value than want.
+func checkConstant(name string, b []byte, want string) error {
+	var got, expected any
+	if err := json.Unmarshal(b, &got); err != nil {
+		return err
+	}
+	if err := json.Unmarshal([]byte(want), &expected); err != nil {
+		return err
+	}
+	if got != expected {
+		return fmt.Errorf("%s: %.100s in place of %s", name, b, want)
+	}
+	return nil
+}
+`,
+	"open": `
+// marshalOpen encodes an object with further members beside its own.
+func marshalOpen[T any](name string, own any, further map[string]T, known ...string) ([]byte, error) {
+	b, err := json.Marshal(own)
+	if err != nil || len(further) == 0 {
+		return b, err
+	}
+	for _, k := range known {
+		if _, ok := further[k]; ok {
+			return nil, fmt.Errorf("%s: Additional has the member %q, for which there is a field", name, k)
+		}
+	}
+	rest, err := json.Marshal(further)
+	if err != nil || len(b) == len("{}") {
+		return rest, err
+	}
+	return append(append(b[:len(b)-1], ','), rest[1:]...), nil
+}
+
+// unmarshalOpen decodes an object, and what it does not know into further.
+func unmarshalOpen[T any](b []byte, own any, further *map[string]T, known ...string) error {
+	if err := json.Unmarshal(b, own); err != nil {
+		return err
+	}
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(b, &all); err != nil {
+		return err
+	}
+	delete(all, "_caller_worker_id") // the engine adds it to payloads
+	for _, k := range known {
+		delete(all, k)
+	}
+	*further = nil
+	if len(all) > 0 {
+		*further = make(map[string]T, len(all))
+	}
+	for k, raw := range all {
+		var v T
+		if err := json.Unmarshal(raw, &v); err != nil {
+			return fmt.Errorf("member %q: %w", k, err)
+		}
+		(*further)[k] = v
+	}
+	return nil
+}
+`,
+	"union": `
+// shape says which JSON values a variant may be.
+type shape struct {
+	kind            string
+	required, known []string
+	tags            map[string]string
+	values          []string
+	closed          bool
+}
+
+// unionVariant is a field of a union.
+type unionVariant struct {
+	shape  shape
+	decode func(b []byte) error
+}
+
+// variant decodes into a field of a union if a value has the shape.
+func variant[T any](field **T, s shape) unionVariant {
+	return unionVariant{s, func(b []byte) error {
+		v := new(T)
+		if err := json.Unmarshal(b, v); err != nil {
+			return err
+		}
+		*field = v
+		return nil
+	}}
+}
+
+// marshalUnion encodes the only variant that is set.
+func marshalUnion(name string, raw json.RawMessage, variants ...any) ([]byte, error) {
+	var set []any
+	if raw != nil {
+		set = append(set, raw)
+	}
+	for _, v := range variants {
+		if !reflect.ValueOf(v).IsNil() {
+			set = append(set, v)
+		}
+	}
+	if len(set) != 1 {
+		return nil, fmt.Errorf("%s: %d of the fields are set; want 1", name, len(set))
+	}
+	return json.Marshal(set[0])
+}
+
+// unmarshalUnion decodes the variant that b has the shape of: of several the one that knows
+// the most of its members. What none of them can be stays in raw.
+func unmarshalUnion(b []byte, raw *json.RawMessage, variants ...unionVariant) error {
+	type candidate struct {
+		variant unionVariant
+		unknown int
+	}
+	var candidates []candidate
+	for _, v := range variants {
+		if unknown, ok := v.shape.matches(b); ok {
+			candidates = append(candidates, candidate{v, unknown})
+		}
+	}
+	slices.SortStableFunc(candidates, func(a, b candidate) int { return cmp.Compare(a.unknown, b.unknown) })
+	for _, c := range candidates {
+		if c.variant.decode(b) == nil {
+			return nil
+		}
+	}
+	*raw = append(json.RawMessage(nil), b...)
+	return nil
+}
+
+// matches reports whether b may be what s describes, and how many members it does not know.
+func (s shape) matches(b []byte) (unknown int, ok bool) {
+	b = bytes.TrimSpace(b)
+	if len(b) == 0 {
+		return 0, false
+	}
+	kind := "number"
+	switch b[0] {
+	case '{':
+		kind = "object"
+	case '[':
+		kind = "array"
+	case '"':
+		kind = "string"
+	case 't', 'f':
+		kind = "boolean"
+	case 'n':
+		kind = "null"
+	}
+	switch {
+	case s.kind == "integer":
+		if kind != "number" || bytes.ContainsAny(b, ".eE") {
+			return 0, false
+		}
+	case s.kind != "" && s.kind != kind:
+		return 0, false
+	}
+	if len(s.values) > 0 && !slices.ContainsFunc(s.values, func(v string) bool { return equalJSON(b, v) }) {
+		return 0, false
+	}
+	if s.kind != "object" {
+		return 0, true
+	}
+	var members map[string]json.RawMessage
+	if json.Unmarshal(b, &members) != nil {
+		return 0, false
+	}
+	for _, name := range s.required {
+		if members[name] == nil {
+			return 0, false
+		}
+	}
+	for name, want := range s.tags {
+		if got, ok := members[name]; ok && !equalJSON(got, want) {
+			return 0, false
+		}
+	}
+	for name := range members {
+		if !slices.Contains(s.known, name) && name != "_caller_worker_id" {
+			unknown++
+		}
+	}
+	return unknown, !s.closed || unknown == 0
+}
+
+// equalJSON reports whether two JSON scalars are equal.
+func equalJSON(b []byte, want string) bool {
+	var x, y any
+	return json.Unmarshal(b, &x) == nil && json.Unmarshal([]byte(want), &y) == nil && reflect.DeepEqual(x, y)
+}
+`,
+	"tuple": `
+// marshalTuple encodes elements as an array. Elements after the first least are left out from
+// the first nil on, unless others follow.
+func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
+	further := 0
+	if rest != nil {
+		v := reflect.ValueOf(rest)
+		further = v.Len()
+		for i := range further {
+			elements = append(elements, v.Index(i).Interface())
+		}
+	}
+	for further == 0 && len(elements) > least {
+		v := reflect.ValueOf(elements[len(elements)-1])
+		if (v.Kind() != reflect.Pointer && v.Kind() != reflect.Slice && v.Kind() != reflect.Map) || !v.IsNil() {
+			break
+		}
+		elements = elements[:len(elements)-1]
+	}
+	return json.Marshal(elements)
+}
+
+// unmarshalTuple decodes an array into pointers. Further elements go to rest, a pointer to a
+// slice, or are ignored if that is nil.
+func unmarshalTuple(name string, b []byte, least int, rest any, elements ...any) error {
+	var all []json.RawMessage
+	if err := json.Unmarshal(b, &all); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if len(all) < least {
+		return fmt.Errorf("%s: %d elements; want %d", name, len(all), least)
+	}
+	for i, e := range elements {
+		if i < len(all) {
+			if err := json.Unmarshal(all[i], e); err != nil {
+				return fmt.Errorf("%s: element %d: %w", name, i, err)
+			}
+		}
+	}
+	if rest == nil || len(all) <= len(elements) {
+		return nil
+	}
+	further, err := json.Marshal(all[len(elements):])
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(further, rest)
+}
+`,
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/iiitest"
+)
+
+func TestMain(m *testing.M) {
+	for _, variable := range os.Environ() { // what the machine sets for other workers
+		name, _, _ := strings.Cut(variable, "=")
+		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
+			_ = os.Unsetenv(name) // fails only for names that cannot exist
+		}
+	}
+	m.Run()
+}
+
+const told = `the stock has the schemas that the client was generated from
+tea: 5 hot
+cake: 1 
+reserved 2 tea as r1, 3 left
+reserved 2 tea as r2, 1 left
+no more tea: 1 left
+changed since: stock::list (response)
+`
+
+func checkRun(t *testing.T) {
+	t.Helper()
+	var out bytes.Buffer
+	if err := run(t.Context(), &out, false); err != nil {
+		t.Fatalf("%v\n%s", err, &out)
+	}
+	if diff := cmp.Diff(told, out.String()); diff != "" {
+		t.Errorf("output (-want +got):\n%s", diff)
+	}
+}
+
+func TestRun(t *testing.T) {
+	t.Setenv("III_URL", "")
+	checkRun(t)
+}
+
+func TestRunTwiceOnAnEngineThatIsThere(t *testing.T) {
+	t.Setenv("III_URL", iiitest.Start(t).URL())
+	checkRun(t)
+	checkRun(t)
+}
+
+// The committed client is what iiigen makes of the worker.
+func TestClientIsCurrent(t *testing.T) {
+	s, err := newStock(iiitest.Start(t).URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.client.Close()
+	if err := s.client.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	config, err := filepath.Abs("iiigen.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	iiigen := exec.CommandContext(t.Context(), "go", "run", "-buildvcs=false", ".", "-config", config, "-url", s.url, "-check")
+	iiigen.Dir = filepath.Join("..", "..", "cmd", "iiigen")
+	iiigen.Env = append(os.Environ(), "GOWORK=") // that of the command's folder
+	if out, err := iiigen.CombinedOutput(); err != nil {
+		t.Errorf("iiigen -check: %v\n%s", err, out)
+	}
+}

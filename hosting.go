@@ -1,0 +1,989 @@
+package iii
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"reflect"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/iii-go/iii/internal/filter"
+)
+
+// ObserverHooks let the worker that hosts a function take part in the life of the function's
+// observers ([WithObserverHooks], [WithWorkerObserverHooks]). All fields may be nil; the zero
+// value accepts each observer and leaves the rest to the engine.
+//
+// Added and Removed of one function run one after another, in the order in which the engine
+// announces the changes; those of different functions run at the same time, up to 64 of them.
+// They may run before the call that registers the function has returned. A panic is an error
+// of the hook.
+type ObserverHooks struct {
+	// Added prepares for a new observer. The observer receives nothing before Added has
+	// returned nil. An error refuses it: with the code and message of an [*Error] of the
+	// hook's own, and with the code OBSERVE_REJECTED for every other error, an [*Error] that
+	// a call has returned included. The Added hooks of worker and function together have 30 s,
+	// after which the observer is refused with OWNER_TIMEOUT and ctx ends. It ends with the
+	// client, too. A hook that returns nil later is followed by Removed.
+	//
+	// After a reconnection, an observer that is held already and has the same arguments is not
+	// added again. One with other arguments is removed and added.
+	Added func(ctx context.Context, o *FunctionObserver) error
+
+	// Removed undoes what Added has prepared. It runs once for each observer that Added has
+	// returned nil for: when the engine has removed it, after [FunctionObserver.Reject], and
+	// when the function is no longer hosted here, because it is unregistered, because another
+	// worker has it, or because the engine has no observers. It does not run when the client
+	// ends. It has 30 s, after which ctx ends and the next hook may run.
+	Removed func(ctx context.Context, o *FunctionObserver)
+
+	// Match reports whether a call is meant for an observer. It runs after the handler, for
+	// each observer that was active when the call began and still is. What the observer itself
+	// asks for, by outcome and by filters, is checked afterwards. A panic counts as false.
+	// Default: a call is meant for all.
+	Match func(o *FunctionObserver, call *ObservedCall) bool
+
+	// Keys is Match for many observers: one lookup for each call. A function has Match or
+	// Keys, not both.
+	Keys *ObserverKeys
+
+	// Deliver hands a call to the observers in place of the engine, and returns the result or
+	// the error for the caller of the function. It runs after the handler, for each call while
+	// the hook is set, failed ones and those without observers included, with the context of
+	// the handler. observers are those that Match or Keys have chosen, by default all active
+	// ones; neither outcome nor filters are checked ([FunctionObserver.Matches] does).
+	//
+	// An [*Error] keeps its code and message, a timeout of a call has the code TIMEOUT, and
+	// any other error is sent as invocation_failed. An [*Error] with the code and message of
+	// the handler's own ([ObservedCall.Err]) is sent as the handler has returned it.
+	Deliver func(ctx context.Context, call *ObservedCall, observers []*FunctionObserver) (any, error)
+}
+
+// ObserverKeys match calls and observers that have a key in common.
+type ObserverKeys struct {
+	// Observer returns the keys of an observer. It runs once, when the observer is accepted,
+	// after the Added hooks. A panic refuses the observer.
+	Observer func(o *FunctionObserver) []string
+	// Call returns the keys of a call. It runs once for each call, after the handler. A panic
+	// counts as no keys.
+	Call func(call *ObservedCall) []string
+}
+
+// matches reports whether calls are matched here.
+func (h *ObserverHooks) matches() bool { return h.Match != nil || h.Keys != nil }
+
+// answer reports whether the hooks have a say in the answers to calls.
+func (h *ObserverHooks) answer() bool { return h.matches() || h.Deliver != nil }
+
+// WithArgsSchema sets the JSON Schema of the arguments that observers of the function are
+// made with ([Source].Args): json.RawMessage, or anything that marshals to a schema. The
+// engine checks the arguments before the function's worker is told of the observer. By
+// default an observer may have no arguments. It needs an engine with [FeatureObserveV2]: on
+// another one the function is not registered ([Function.Err]).
+func WithArgsSchema(schema any) FunctionOption {
+	return func(c *functionConfig) (err error) {
+		if schema == nil {
+			return errors.New("iii: WithArgsSchema: nil schema")
+		}
+		c.args, err = schemaValue(schema)
+		return wrapOption("WithArgsSchema", err)
+	}
+}
+
+// WithArgs is [WithArgsSchema] with the schema of T, inferred as for the payload of [Handle].
+// A type that cannot be described is an error of the registration.
+func WithArgs[T any]() FunctionOption {
+	return func(c *functionConfig) (err error) {
+		c.args, err = schemaOf(reflect.TypeFor[T](), true)
+		return wrapOption("WithArgs", err)
+	}
+}
+
+// WithPrivate lets only this worker call the function; others get the code FORBIDDEN. Any
+// worker may observe it. It needs an engine with [FeatureObserveV2]: on another one the
+// function is not registered ([Function.Err]).
+func WithPrivate() FunctionOption {
+	return func(c *functionConfig) error { c.private = true; return nil }
+}
+
+// WithoutObservers makes the engine refuse observers of the function, with the code
+// NOT_OBSERVABLE. It needs an engine with [FeatureObserveV2]: on another one the function is
+// not registered ([Function.Err]).
+func WithoutObservers() FunctionOption {
+	return func(c *functionConfig) error { c.unobservable = true; return nil }
+}
+
+// WithoutLocalDispatch makes all calls of the function go through the engine, those of this
+// worker, too. By default the calls of a worker to its own functions run in process where
+// the engine allows it ([Function.LocalDispatch]).
+func WithoutLocalDispatch() FunctionOption {
+	return func(c *functionConfig) error { c.remote = true; return nil }
+}
+
+// WithObserverHooks sets the hooks of the function's observers. Without any hook, and with
+// both Match and Keys, it is an error of the registration. Match, Keys and Deliver need an
+// engine with [FeatureObserveV2]: on another one the function is not registered
+// ([Function.Err]). Added and Removed need one with [FeatureObserveV1] and do not run without.
+func WithObserverHooks(h ObserverHooks) FunctionOption {
+	return func(c *functionConfig) error {
+		if h.Added == nil && h.Removed == nil && !h.answer() {
+			return errors.New("iii: WithObserverHooks: no hook is set")
+		}
+		if h.Match != nil && h.Keys != nil {
+			return errors.New("iii: WithObserverHooks: Match and Keys exclude each other")
+		}
+		if h.Keys != nil && (h.Keys.Observer == nil || h.Keys.Call == nil) {
+			return errors.New("iii: WithObserverHooks: Keys needs both functions")
+		}
+		c.hooks = h
+		return nil
+	}
+}
+
+// WithWorkerObserverHooks sets hooks that run for the observers of all functions of this
+// worker: Added before the hook of the function, Removed after it. Match, Keys and Deliver
+// must be nil. Default none.
+func WithWorkerObserverHooks(h ObserverHooks) Option {
+	return clientOption(func(c *config) error {
+		if h.answer() {
+			return errors.New("iii: WithWorkerObserverHooks: Match, Keys and Deliver belong to a function: see WithObserverHooks")
+		}
+		c.observerHooks = h
+		return nil
+	})
+}
+
+// FunctionObserver is an observer of a function that this worker hosts, as the engine has
+// announced it. Hooks receive it. All methods may be called from several goroutines at once.
+//
+// When the engine announces another target, outcome, capture or other filters for an observer
+// with the same id and arguments, hooks that run later receive another FunctionObserver of
+// that id; methods of both use what was announced last.
+type FunctionObserver struct {
+	// ID of the observer.
+	ID string
+	// FunctionID is the observed function.
+	FunctionID string
+	// Target is the function that the observer calls.
+	Target string
+	// On is the outcome of the calls that the observer asks for.
+	On ObserveOn
+	// Capture lists the parts of a call that the observer receives. It must not be changed.
+	Capture []Capture
+
+	filter *filter.Filter
+	held   *heldObserver
+}
+
+// heldObserver is what remains of an observer while what it asks for changes.
+type heldObserver struct {
+	id   string
+	host *hosting
+	of   *Function
+	args json.RawMessage
+	seq  string // orders the observers of a function
+
+	state   atomic.Uint32 // heldState
+	view    atomic.Pointer[FunctionObserver]
+	settled chan struct{} // closed when it is accepted, or will not be
+
+	// Guarded by the lock of hosting.
+	link      *link  // that has announced it last, and
+	revision  uint64 // with which revision
+	acked     *link  // over which it was accepted last
+	rejection *ErrorBody
+	task      *hookTask // that adds it; nil once that has begun
+	keys      []string
+}
+
+type heldState uint32
+
+const (
+	heldAdding heldState = iota // Added has yet to return
+	heldActive
+	heldRejected
+	heldGone
+)
+
+func (o *heldObserver) is(s heldState) bool { return heldState(o.state.Load()) == s }
+
+// Filters returns the observer's filters.
+func (o *FunctionObserver) Filters() *Filter { return &Filter{o.held.view.Load().filter} }
+
+// Args returns the arguments that the observer was made with, which match the schema of
+// [WithArgsSchema]; {} if there are none. The result is the caller's own.
+func (o *FunctionObserver) Args() json.RawMessage { return bytes.Clone(o.held.args) }
+
+// DecodeArgs decodes the arguments into v. The error is an [*Error] with the code
+// INVALID_ARGS, with which an Added hook can refuse the observer.
+func (o *FunctionObserver) DecodeArgs(v any) error {
+	if err := json.Unmarshal(o.held.args, v); err != nil {
+		return &Error{Code: CodeInvalidArgs, Message: fmt.Sprintf("observer %s args: %v", o.ID, err)}
+	}
+	return nil
+}
+
+// Active reports whether the observer is accepted and neither removed nor rejected.
+func (o *FunctionObserver) Active() bool { return o.held.is(heldActive) }
+
+// Matches reports whether the observer asks for a call: its filters hold and, unless
+// call.Status is empty, the outcome is the one that it asks for.
+func (o *FunctionObserver) Matches(call *ObservedCall) bool {
+	v := o.held.view.Load()
+	return v.asksFor(call.Status) && v.filter.Matches(call.document())
+}
+
+// asksFor reports whether the observer asks for calls with this outcome.
+func (o *FunctionObserver) asksFor(status string) bool {
+	switch o.On {
+	case ObserveOnError:
+		return status != statusSuccess
+	case ObserveOnComplete:
+		return true
+	case ObserveOnSuccess:
+		return status != statusError
+	}
+	return false // an outcome that this package does not know
+}
+
+// Accepted returns when the engine has been told that the observer is accepted, behind
+// everything that was sent before. It returns an [*Error] with the reason if the observer is
+// refused, or with the code OBSERVER_NOT_ACTIVE if it was removed meanwhile; an
+// [ErrNotConnected] if the engine could not be told, which then hears it on the next
+// connection; an error that satisfies errors.Is(err, ctx.Err()) when ctx ends. In the Added
+// hook of the observer itself it fails at once.
+func (o *FunctionObserver) Accepted(ctx context.Context) error {
+	held := o.held
+	if ctx.Value(addingKey{}) == held {
+		return fmt.Errorf("iii: observer %s: Accepted waits for the hook that calls it", o.ID)
+	}
+	select {
+	case <-held.settled:
+	default:
+		select {
+		case <-held.settled:
+		case <-ctx.Done():
+			return fmt.Errorf("iii: observer %s: %w", o.ID, ctxError(ctx))
+		}
+	}
+	return held.host.accepted(held)
+}
+
+// addingKey is the key of the observer in the context of its Added hook.
+type addingKey struct{}
+
+// Reject takes an accepted observer out of service: the engine tells the worker that has made
+// it, with the code and message of err ([ObserverHooks].Added says how), and Removed runs. In
+// Added it has the effect of an error of the hook. It does nothing for an observer that is
+// gone. A nil err counts as one without a text.
+func (o *FunctionObserver) Reject(err error) {
+	if err == nil {
+		err = &Error{Code: CodeObserveRejected, Message: "rejected by the worker that hosts the function"}
+	}
+	o.held.host.reject(o.held, rejectionOf(err))
+}
+
+// Call runs the target of this observer with a payload of the caller's choosing, and decodes
+// its result into out, as [Client.Call] does. The target receives the payload alone, with the
+// observer's metadata. The observer's filters are not applied. The call always goes through
+// the engine and counts towards the limits of the observer. Besides the errors of
+// [Client.Call] it returns an [*Error] with the code OBSERVER_NOT_ACTIVE, before anything is
+// sent, if the observer is not active.
+func (o *FunctionObserver) Call(ctx context.Context, payload, out any) error {
+	if err := o.callable(); err != nil {
+		return err
+	}
+	return o.held.host.client.call(ctx, invocation{functionID: o.held.view.Load().Target, observerID: o.ID}, payload, out, nil)
+}
+
+// Send is Call without an answer, as [Client.Send] is.
+func (o *FunctionObserver) Send(ctx context.Context, payload any) error {
+	if err := o.callable(); err != nil {
+		return err
+	}
+	return o.held.host.client.send(ctx, invocation{functionID: o.held.view.Load().Target, observerID: o.ID, action: actionVoid}, payload, nil)
+}
+
+func (o *FunctionObserver) callable() error {
+	if o.Active() {
+		return nil
+	}
+	return &Error{Code: CodeObserverNotActive, Message: fmt.Sprintf("observer %s of %s is not active", o.ID, o.FunctionID), FunctionID: o.held.view.Load().Target}
+}
+
+// LocalDispatch reports whether this worker's own calls of the function run in process at the
+// moment: the engine has confirmed it, and the function is not registered with
+// [WithoutLocalDispatch]. It stays so while the connection is lost.
+func (f *Function) LocalDispatch() bool { return f.observers.grant.Load() != nil }
+
+// IsObserved reports whether the function has an active observer. It neither allocates nor
+// locks, so it may guard the making of an event that nobody wants.
+func (f *Function) IsObserved() bool { return f.observers.current.Load() != nil }
+
+// Observers returns the active observers of the function in the order in which the engine has
+// announced them; nil if there are none.
+func (f *Function) Observers() []*FunctionObserver { return f.observers.current.Load().list() }
+
+// IsObservedFor reports whether a call would be for any active observer: by Match or Keys,
+// and if call.Status is set, by the outcome and filters of the observers, too. Without a
+// Status the call has yet to run, and filters may be about its result. With Keys that is one
+// lookup.
+func (f *Function) IsObservedFor(call *ObservedCall) bool {
+	set := f.observers.current.Load()
+	if set == nil {
+		return false
+	}
+	if !f.hooks.matches() {
+		if call.Status == "" {
+			return true
+		}
+		return len(set.matches(nil, call.Status, call.document())) > 0
+	}
+	for _, o := range f.client.hosts.choose(f, set, call) {
+		if call.Status == "" || o.Matches(call) {
+			return true
+		}
+	}
+	return false
+}
+
+// observerSet is what a function knows about its observers. The engine changes it, and calls
+// read it.
+type observerSet struct {
+	current   atomic.Pointer[activeSet]  // nil: none is active
+	grant     atomic.Pointer[localGrant] // nil: calls go through the engine
+	confirmed atomic.Pointer[link]       // that has confirmed the function last; its observers are acked
+
+	// Guarded by the lock of hosting.
+	namespace string
+	revision  uint64
+	byID      map[string]*heldObserver
+	keyed     map[string][]*heldObserver // active ones by key
+	tasks     []*hookTask
+	running   *hookTask // that the others wait for
+	queued    bool      // it is among those that are ready
+	noticed   bool      // a panic of a match hook was logged
+}
+
+// localGrant is the engine's leave to run calls of a function in process.
+type localGrant struct{ namespace string }
+
+// activeSet is the active observers of a function at one moment. It does not change. Keys are
+// sequence numbers.
+type activeSet struct {
+	last             string // sequence number of the latest
+	all              filter.Index[*FunctionObserver]
+	success, failure filter.Index[*FunctionObserver] // that ask for this outcome
+}
+
+func (s *activeSet) list() (list []*FunctionObserver) {
+	if s == nil {
+		return nil
+	}
+	list = make([]*FunctionObserver, 0, s.all.Len())
+	for _, o := range s.all.All() {
+		list = append(list, o)
+	}
+	return list
+}
+
+// with returns the set with o, which may be in it with another view.
+func (s *activeSet) with(o *FunctionObserver) *activeSet {
+	var next activeSet
+	if s != nil {
+		next = *s
+	}
+	key := o.held.seq
+	next.last = max(next.last, key)
+	next.all = next.all.Insert(key, nil, o)
+	next.success, next.failure = next.success.Remove(key), next.failure.Remove(key)
+	if o.asksFor(statusSuccess) {
+		next.success = next.success.Insert(key, o.filter, o)
+	}
+	if o.asksFor(statusError) {
+		next.failure = next.failure.Insert(key, o.filter, o)
+	}
+	return &next
+}
+
+// without returns the set without o, nil if nothing is left.
+func (s *activeSet) without(o *heldObserver) *activeSet {
+	if s == nil {
+		return nil
+	}
+	next := *s
+	next.all = s.all.Remove(o.seq)
+	if next.all.Len() == 0 {
+		return nil
+	}
+	next.success, next.failure = s.success.Remove(o.seq), s.failure.Remove(o.seq)
+	return &next
+}
+
+const (
+	// hookTimeout bounds the Added hooks for an observer, and the Removed hooks.
+	hookTimeout = 30 * time.Second
+	// maxHooks is how many functions have hooks running at once.
+	maxHooks = 64
+	// maxHeldObservers bounds the observers of one function.
+	maxHeldObservers = 100_000
+)
+
+// hosting keeps the observers of this worker's functions as the engine announces them, and
+// runs the hooks. Each function has its tasks, one of which runs at a time, on a goroutine
+// that exists as long as the task.
+type hosting struct {
+	client *Client
+
+	mu      sync.RWMutex
+	seq     uint64
+	ready   []*Function // with a task to run, none of which runs
+	running int
+	closed  bool
+	ended   sync.WaitGroup
+}
+
+// hookTask is the Added hooks of an observer, or its Removed hooks.
+type hookTask struct {
+	o      *heldObserver
+	remove hookLevels // levels to be removed; 0: the observer is to be added
+	added  hookLevels // levels whose Added hook has returned nil
+	over   bool       // the outcome is settled; a hook may run on
+	timer  *time.Timer
+	cancel context.CancelFunc
+}
+
+// hookLevels are levels of hooks.
+type hookLevels uint8
+
+const (
+	workerLevel hookLevels = 1 << iota
+	functionLevel
+)
+
+// observerView is what the engine announces about an observer.
+type observerView struct {
+	ObserverView
+	filter *filter.Filter
+	err    error // of the filter
+}
+
+// compileView compiles the filters, which takes longer than a lock should be held.
+func compileView(v ObserverView) observerView {
+	f, err := filter.ParseNormalized(v.Filters)
+	return observerView{v, f, err}
+}
+
+// equals reports whether nothing has changed for hooks and calls but the arguments.
+func (v *observerView) equals(o *FunctionObserver) bool {
+	return o.Target == v.Target && o.On == v.On && slices.Equal(o.Capture, v.Capture) && o.filter.String() == v.filter.String()
+}
+
+func (v *observerView) of(held *heldObserver) *FunctionObserver {
+	return &FunctionObserver{ID: v.ID, FunctionID: held.of.id, Target: v.Target, On: v.On, Capture: v.Capture, filter: v.filter, held: held}
+}
+
+// confirm replaces the observers of f, whose registration l has confirmed, and says whether
+// calls of f may run in process.
+func (h *hosting) confirm(l *link, f *Function, m *FunctionRegisteredMessage, views []observerView) {
+	h.mu.Lock()
+	s := &f.observers
+	s.revision, s.namespace = m.Revision, m.Namespace
+	if m.LocalDispatch && !f.remote && f.spec.invocation == nil {
+		if g := s.grant.Load(); g == nil || g.namespace != m.Namespace {
+			s.grant.Store(&localGrant{m.Namespace})
+		}
+	} else {
+		s.grant.Store(nil)
+	}
+	listed := make(map[string]bool, len(views))
+	var added []*observerView
+	for i := range views {
+		v := &views[i]
+		if listed[v.ID] {
+			continue
+		}
+		listed[v.ID] = true
+		if !h.renew(l, s.byID[v.ID], v, m.Revision) {
+			added = append(added, v)
+		}
+	}
+	var gone []*heldObserver
+	for _, o := range s.byID {
+		if !listed[o.id] {
+			gone = append(gone, o)
+		}
+	}
+	for _, o := range inOrder(gone) {
+		h.remove(o)
+	}
+	for _, v := range added {
+		h.add(l, f, v, m.Revision)
+	}
+	s.confirmed.Store(l)
+	h.mu.Unlock()
+	h.client.reports.release(f)
+}
+
+func inOrder(list []*heldObserver) []*heldObserver {
+	slices.SortFunc(list, func(a, b *heldObserver) int { return bytes.Compare([]byte(a.seq), []byte(b.seq)) })
+	return list
+}
+
+// announce adds an observer, or changes one.
+func (h *hosting) announce(l *link, f *Function, v *observerView, revision uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := &f.observers
+	if s.confirmed.Load() != l || revision <= s.revision {
+		return
+	}
+	s.revision = revision
+	if !h.renew(l, s.byID[v.ID], v, revision) {
+		h.add(l, f, v, revision)
+	}
+}
+
+// withdraw removes an observer that the engine no longer has.
+func (h *hosting) withdraw(l *link, f *Function, id string, revision uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := &f.observers
+	if s.confirmed.Load() != l || revision <= s.revision {
+		return
+	}
+	s.revision = revision
+	if o := s.byID[id]; o != nil {
+		h.remove(o)
+	}
+}
+
+// release lets go of all observers of a function that is no longer hosted here. It is called
+// with and without the lock of the registry.
+func (h *hosting) release(f *Function) {
+	h.mu.Lock()
+	s := &f.observers
+	held := s.confirmed.Swap(nil) != nil || len(s.byID) > 0
+	s.grant.Store(nil)
+	for _, o := range inOrder(slices.Collect(maps.Values(s.byID))) {
+		h.remove(o)
+	}
+	h.mu.Unlock()
+	if held {
+		h.client.reports.drop(f)
+	}
+}
+
+// renew gives a held observer what is announced now. It reports false if none is held, or one
+// with other arguments.
+func (h *hosting) renew(l *link, o *heldObserver, v *observerView, revision uint64) bool {
+	if o == nil {
+		return false
+	}
+	if v.err != nil || o.rejection != nil || !equalJSON(o.args, v.Args) {
+		return false
+	}
+	o.link, o.revision = l, revision
+	if old := o.view.Load(); !v.equals(old) {
+		view := v.of(o)
+		o.view.Store(view)
+		if s := &o.of.observers; o.is(heldActive) {
+			s.current.Store(s.current.Load().with(view))
+		}
+	}
+	if o.is(heldActive) {
+		h.ack(o, nil)
+	}
+	return true
+}
+
+// equalJSON reports whether two texts are the same value.
+func equalJSON(a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	decode := func(text []byte) (v any, err error) {
+		d := json.NewDecoder(bytes.NewReader(text))
+		d.UseNumber()
+		err = d.Decode(&v)
+		return v, err
+	}
+	x, err := decode(a)
+	if err != nil {
+		return false
+	}
+	y, err := decode(b)
+	return err == nil && reflect.DeepEqual(x, y)
+}
+
+// add takes a new observer in, or refuses it. It takes the place of one with its id.
+func (h *hosting) add(l *link, f *Function, v *observerView, revision uint64) {
+	if old := f.observers.byID[v.ID]; old != nil {
+		h.remove(old)
+	}
+	h.seq++
+	o := &heldObserver{id: v.ID, host: h, of: f, args: json.RawMessage(v.Args), seq: string(binary.BigEndian.AppendUint64(nil, h.seq)),
+		settled: make(chan struct{}), link: l, revision: revision}
+	o.view.Store(v.of(o))
+	s := &f.observers
+	if s.byID == nil {
+		s.byID = map[string]*heldObserver{}
+	}
+	s.byID[o.id] = o
+	switch {
+	case v.err != nil:
+		code, message := CodeInvalidFilter, v.err.Error()
+		var e *filter.Error
+		if errors.As(v.err, &e) {
+			code, message = e.Code, e.Message
+		}
+		h.refuse(o, &ErrorBody{Code: code, Message: message})
+	case len(s.byID) > maxHeldObservers:
+		h.refuse(o, &ErrorBody{Code: CodeLimitExceeded, Message: fmt.Sprintf("the worker holds %d observers of the function", maxHeldObservers)})
+	case h.levels(f, func(hooks *ObserverHooks) bool { return hooks.Added != nil }) == 0 && f.hooks.Keys == nil:
+		h.accept(o)
+	default:
+		o.task = &hookTask{o: o}
+		h.push(f, o.task)
+	}
+}
+
+// levels returns the levels that have a hook.
+func (h *hosting) levels(f *Function, has func(*ObserverHooks) bool) (levels hookLevels) {
+	if has(&h.client.cfg.observerHooks) {
+		levels |= workerLevel
+	}
+	if has(&f.hooks) {
+		levels |= functionLevel
+	}
+	return levels
+}
+
+// accept makes an observer active, and then tells the engine.
+func (h *hosting) accept(o *heldObserver) {
+	s := &o.of.observers
+	for _, key := range o.keys {
+		if s.keyed == nil {
+			s.keyed = map[string][]*heldObserver{}
+		}
+		s.keyed[key] = append(s.keyed[key], o)
+	}
+	o.state.Store(uint32(heldActive))
+	s.current.Store(s.current.Load().with(o.view.Load()))
+	close(o.settled)
+	h.ack(o, nil)
+}
+
+// refuse forgets an observer that is not active and tells the engine why.
+func (h *hosting) refuse(o *heldObserver, body *ErrorBody) {
+	o.rejection = body
+	o.state.Store(uint32(heldRejected))
+	h.forget(o)
+	close(o.settled)
+	h.ack(o, body)
+}
+
+// forget takes an observer out of the set. Another one may have its id by now.
+func (h *hosting) forget(o *heldObserver) {
+	s := &o.of.observers
+	if s.byID[o.id] == o {
+		delete(s.byID, o.id)
+	}
+}
+
+// retire makes an active observer inactive, and runs its Removed hooks.
+func (h *hosting) retire(o *heldObserver, state heldState) {
+	s := &o.of.observers
+	o.state.Store(uint32(state))
+	s.current.Store(s.current.Load().without(o))
+	for _, key := range o.keys {
+		if list := remove(slices.Clone(s.keyed[key]), o); len(list) > 0 {
+			s.keyed[key] = list
+		} else {
+			delete(s.keyed, key)
+		}
+	}
+	h.forget(o)
+	if levels := h.levels(o.of, func(hooks *ObserverHooks) bool { return hooks.Removed != nil }); levels != 0 {
+		h.push(o.of, &hookTask{o: o, remove: levels})
+	}
+}
+
+// remove lets go of an observer without a word to the engine.
+func (h *hosting) remove(o *heldObserver) {
+	switch {
+	case o.is(heldActive):
+		h.retire(o, heldGone)
+	case o.is(heldAdding):
+		o.state.Store(uint32(heldGone))
+		h.forget(o)
+		close(o.settled)
+		if t := o.task; t != nil { // it has not begun
+			t.over = true
+			h.compact(o.of)
+		}
+	}
+}
+
+// reject is the program's refusal of an observer.
+func (h *hosting) reject(o *heldObserver, body *ErrorBody) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case o.is(heldAdding) && o.rejection == nil:
+		o.rejection = body // for when the hook returns
+	case o.is(heldActive):
+		o.rejection = body
+		h.retire(o, heldRejected)
+		h.ack(o, body)
+	}
+}
+
+// ack tells the engine that an observer is accepted, or why not.
+func (h *hosting) ack(o *heldObserver, body *ErrorBody) {
+	l := o.link
+	s := &o.of.observers
+	if h.client.out.urgent(l, h.client.item(l.dialect().observerAck(o.of.id, s.namespace, o.id, o.revision, body))) && body == nil {
+		o.acked = l
+	}
+}
+
+// accepted is the outcome of a settled observer.
+func (h *hosting) accepted(o *heldObserver) error {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	switch {
+	case o.rejection != nil:
+		return &Error{Code: o.rejection.Code, Message: o.rejection.Message, Stacktrace: o.rejection.Stacktrace}
+	case !o.is(heldActive):
+		return &Error{Code: CodeObserverNotActive, Message: fmt.Sprintf("observer %s of %s was removed", o.id, o.of.id)}
+	case o.acked == nil || o.acked != h.client.out.current():
+		return fmt.Errorf("%w: the engine could not be told that observer %s is accepted", ErrNotConnected, o.id)
+	}
+	return nil
+}
+
+// push appends a task of f.
+func (h *hosting) push(f *Function, t *hookTask) {
+	f.observers.tasks = append(f.observers.tasks, t)
+	h.schedule(f)
+}
+
+// compact drops tasks that are over before they have begun, once they are many.
+func (h *hosting) compact(f *Function) {
+	s := &f.observers
+	over := 0
+	for _, t := range s.tasks {
+		if t.over {
+			over++
+		}
+	}
+	if over > 64 && over > len(s.tasks)/2 {
+		s.tasks = slices.DeleteFunc(s.tasks, func(t *hookTask) bool { return t.over })
+	}
+}
+
+// schedule runs the next task of f once it may.
+func (h *hosting) schedule(f *Function) {
+	s := &f.observers
+	if s.queued || s.running != nil || len(s.tasks) == 0 || h.closed {
+		return
+	}
+	s.queued = true
+	h.ready = append(h.ready, f)
+	h.start()
+}
+
+// start begins tasks as long as there is room.
+func (h *hosting) start() {
+	for h.running < maxHooks && len(h.ready) > 0 && !h.closed {
+		f := h.ready[0]
+		h.ready = h.ready[1:]
+		s := &f.observers
+		s.queued = false
+		for len(s.tasks) > 0 && s.running == nil {
+			t := s.tasks[0]
+			s.tasks = s.tasks[1:]
+			if t.over {
+				continue
+			}
+			s.running = t
+			if t.o.task = nil; len(s.tasks) == 0 {
+				s.tasks = nil
+			}
+			h.running++
+			ctx, cancel := context.WithCancel(h.client.handlers)
+			t.cancel = cancel
+			t.timer = time.AfterFunc(hookTimeout, func() { h.expire(t) })
+			h.ended.Add(1)
+			go h.run(ctx, t)
+		}
+	}
+}
+
+// run runs the hooks of a task.
+func (h *hosting) run(ctx context.Context, t *hookTask) {
+	defer h.ended.Done()
+	ended := true
+	defer func() {
+		t.cancel()
+		if ended { // by the hook
+			h.finish(t, &ErrorBody{Code: CodeObserveRejected, Message: "the hook ended its goroutine"})
+		}
+	}()
+	var body *ErrorBody
+	if t.remove != 0 {
+		h.runRemoved(ctx, t)
+	} else {
+		body = h.runAdded(context.WithValue(ctx, addingKey{}, t.o), t)
+	}
+	ended = false
+	h.finish(t, body)
+}
+
+func (h *hosting) runAdded(ctx context.Context, t *hookTask) *ErrorBody {
+	o := t.o
+	for _, level := range []struct {
+		level hookLevels
+		added func(context.Context, *FunctionObserver) error
+	}{{workerLevel, h.client.cfg.observerHooks.Added}, {functionLevel, o.of.hooks.Added}} {
+		if level.added != nil {
+			if err := h.call("added", o, func() error { return level.added(ctx, o.view.Load()) }); err != nil {
+				return rejectionOf(err)
+			}
+		}
+		if !h.passed(t, level.level) {
+			return nil
+		}
+	}
+	if keys := o.of.hooks.Keys; keys != nil {
+		var found []string
+		if err := h.call("key", o, func() error { found = slices.Clone(keys.Observer(o.view.Load())); return nil }); err != nil {
+			return rejectionOf(err)
+		}
+		slices.Sort(found)
+		o.keys = slices.Compact(found)
+	}
+	return nil
+}
+
+// passed records that the Added hook of a level has returned nil, and reports whether the
+// task goes on. One that has returned too late is undone.
+func (h *hosting) passed(t *hookTask, level hookLevels) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t.over {
+		h.undo(t.o, level)
+		return false
+	}
+	t.added |= level
+	return t.o.rejection == nil && t.o.is(heldAdding)
+}
+
+// undo runs the Removed hooks of levels whose Added hook has returned nil for an observer
+// that was not accepted.
+func (h *hosting) undo(o *heldObserver, added hookLevels) {
+	if levels := added & h.levels(o.of, func(hooks *ObserverHooks) bool { return hooks.Removed != nil }); levels != 0 {
+		task := &hookTask{o: o, remove: levels}
+		s := &o.of.observers
+		s.tasks = slices.Insert(s.tasks, 0, task)
+		h.schedule(o.of)
+	}
+}
+
+func (h *hosting) runRemoved(ctx context.Context, t *hookTask) {
+	o := t.o
+	if f := o.of.hooks.Removed; f != nil && t.remove&functionLevel != 0 {
+		_ = h.call("removed", o, func() error { f(ctx, o.view.Load()); return nil })
+	}
+	if f := h.client.cfg.observerHooks.Removed; f != nil && t.remove&workerLevel != 0 {
+		_ = h.call("removed", o, func() error { f(ctx, o.view.Load()); return nil })
+	}
+}
+
+// call recovers what a hook panics with.
+func (h *hosting) call(hook string, o *heldObserver, f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.client.log.LogAttrs(h.client.handlers, slog.LevelError, "iii: observer hook panicked", slog.String("hook", hook),
+				slog.String("function", o.of.id), slog.String("observer", o.id), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+			err = &Error{Code: CodeObserveRejected, Message: fmt.Sprintf("the %s hook panicked", hook)}
+			if h.client.cfg.stackTraces {
+				err = &Error{Code: CodeObserveRejected, Message: fmt.Sprintf("the %s hook panicked: %v", hook, p)}
+			}
+		}
+	}()
+	return f()
+}
+
+// expire ends the wait for hooks that do not return.
+func (h *hosting) expire(t *hookTask) {
+	message := fmt.Sprintf("the added hook for observer %s did not finish within %v", t.o.id, hookTimeout)
+	h.client.log.LogAttrs(h.client.handlers, slog.LevelWarn, "iii: observer hook takes too long", slog.String("function", t.o.of.id),
+		slog.String("observer", t.o.id), slog.Duration("limit", hookTimeout))
+	h.finish(t, &ErrorBody{Code: CodeOwnerTimeout, Message: message})
+	t.cancel()
+}
+
+// finish settles the outcome of a task and lets the next one of its function begin.
+func (h *hosting) finish(t *hookTask, body *ErrorBody) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t.over {
+		return
+	}
+	t.over = true
+	t.timer.Stop()
+	o, s := t.o, &t.o.of.observers
+	s.running = nil
+	h.running--
+	if t.remove == 0 {
+		switch {
+		case !o.is(heldAdding): // removed meanwhile
+			h.undo(o, t.added)
+		case o.rejection != nil || body != nil:
+			if o.rejection == nil {
+				o.rejection = body
+			}
+			h.refuse(o, o.rejection)
+			h.undo(o, t.added)
+		default:
+			h.accept(o)
+		}
+	}
+	h.schedule(o.of)
+	h.start()
+}
+
+// rejectionOf is the error with which an observer is refused.
+func rejectionOf(err error) *ErrorBody {
+	code, message, stack := errorParts(err)
+	var e *Error
+	if !errors.As(err, &e) || e.InvocationID != "" || e.Code == "" { // of a call that the hook has made, or without a code
+		return &ErrorBody{Code: CodeObserveRejected, Message: trimmed(err).Error()}
+	}
+	return &ErrorBody{Code: code, Message: message, Stacktrace: stack}
+}
+
+// close begins no more hooks. The channel is closed when none runs; their contexts are the
+// client's to end.
+func (h *hosting) close() <-chan struct{} {
+	h.mu.Lock()
+	h.closed, h.ready = true, nil
+	h.mu.Unlock()
+	ended := make(chan struct{})
+	go func() {
+		h.ended.Wait()
+		close(ended)
+	}()
+	return ended
+}

@@ -1,0 +1,377 @@
+package iiitest
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/iii-go/iii"
+)
+
+// observedCall is a call that has ended, as its observers see it. A nil part is none.
+type observedCall struct {
+	function     key
+	invocationID string
+	input        json.RawMessage
+	output       json.RawMessage
+	failure      json.RawMessage // {code, message}
+	failed       bool
+	caller       json.RawMessage
+	metadata     json.RawMessage
+	startedAtMS  int64
+	durationMS   json.RawMessage
+	depth        uint32
+	trace        traceContext
+}
+
+func (c *observedCall) document() *document {
+	return &document{Input: c.input, Output: c.output, Error: c.failure, Caller: c.caller, Metadata: c.metadata}
+}
+
+func (c *observedCall) status() string {
+	if c.failed {
+		return "error"
+	}
+	return "success"
+}
+
+// interests reports whether an observer wants calls that end like this one.
+func (o *observer) interests(failed bool) bool {
+	switch o.on {
+	case "complete":
+		return true
+	case "error":
+		return failed
+	default:
+		return !failed
+	}
+}
+
+// ended has the observers of a function see a call that has been made through the engine.
+func (t *observers) ended(r *request, began time.Time, out outcome, answer observedResult) {
+	k := key{r.namespace, r.functionID}
+	if _, watched := t.watched.Load(k); !watched {
+		return
+	}
+	c := &observedCall{
+		function: k, invocationID: r.id, input: r.input, metadata: r.metadata, caller: r.from.json(),
+		startedAtMS: began.UnixMilli(), durationMS: durationMS(time.Since(began)), depth: r.depth, trace: r.trace,
+	}
+	if c.input == nil {
+		c.input = r.data
+	}
+	if c.failed = out.err != nil; c.failed {
+		c.failure = new(object).str("code", out.err.Code).str("message", out.err.Message).bytes()
+	} else if c.output = out.result; c.output == nil {
+		c.output = json.RawMessage("null")
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.function(k)
+	if f == nil || f.events {
+		return
+	}
+	t.choose(c, answer)
+}
+
+// durationMS is a duration as the wire has it.
+func durationMS(d time.Duration) json.RawMessage {
+	return strconv.AppendFloat(nil, float64(d.Microseconds())/1000, 'f', -1, 64)
+}
+
+// choose activates the observers that a call is for. The host may have chosen among them.
+func (t *observers) choose(c *observedCall, answer observedResult) {
+	if set(answer.Delivered) {
+		return
+	}
+	doc := c.document()
+	for _, o := range t.of(c.function) {
+		if o.state != iii.ObserverStateActive || answer.Matched != nil && !slices.Contains(*answer.Matched, o.id) {
+			continue
+		}
+		if o.interests(c.failed) && o.filter.matches(doc) {
+			t.activate(o, c)
+		}
+	}
+}
+
+// reported takes what a host reports about calls that it has made in process, and events.
+func (t *observers) reported(w *worker, home string, m invocationsObservedMessage) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range m.Items {
+		item := &m.Items[i]
+		ns, bad := namespaceOf("namespace", item.Namespace, home)
+		if bad != nil {
+			continue
+		}
+		k := key{ns, w.session.prefixed(item.FunctionID)}
+		f := t.function(k)
+		if f == nil || f.owner != w {
+			t.inactive += uint64(len(item.Matched))
+			continue
+		}
+		c := &observedCall{
+			function: k, invocationID: item.InvocationID,
+			input: item.Input, output: item.Output, failure: failureOf(item.Error), failed: item.Status == "error",
+			metadata: optional(item.Metadata), caller: item.Caller.stamped(w.id, w.name()).json(),
+			startedAtMS: int64(min(item.StartedAtMS, 1<<62)), durationMS: item.DurationMS,
+			trace: traceContext{traceparent: text(item.Traceparent), baggage: text(item.Baggage)},
+		}
+		if set(item.OutputIsInput) {
+			c.output = c.input
+		}
+		if item.Depth != nil {
+			c.depth = *item.Depth
+		}
+		for _, id := range item.Matched {
+			if o := t.byID[id]; o != nil && o.source == k && o.state == iii.ObserverStateActive {
+				t.activate(o, c)
+			} else {
+				t.inactive++
+			}
+		}
+	}
+}
+
+// failureOf is an error without its stack trace, which does not travel.
+func failureOf(raw json.RawMessage) json.RawMessage {
+	if isNull(raw) {
+		return nil
+	}
+	members := membersOf(raw)
+	return new(object).str("code", stringOf(members["code"])).str("message", stringOf(members["message"])).bytes()
+}
+
+// activate calls the target of an observer because of a call, now or when there is room.
+func (t *observers) activate(o *observer, c *observedCall) {
+	if c.depth >= maxObserveDepth {
+		o.dropped++
+		t.engine.log.Warn("activation dropped: LOOP_GUARD", "observer", o.id, "function", c.function.id, "depth", c.depth)
+		return
+	}
+	a := activation{o.id, newActivationID()}
+	r := &request{
+		id: uuid.NewString(), functionID: o.target.id, namespace: o.target.namespace,
+		metadata: o.metadata, from: engineCaller(), depth: c.depth + 1, activation: a,
+		cause: cause{"observer", o.id},
+	}
+	if c.trace.traceparent != "" {
+		r.trace = toCallee(&c.trace.traceparent, &c.trace.baggage, o.target.id)
+	}
+	switch o.deliver {
+	case "input":
+		r.data = orNull(c.input)
+	case "output":
+		r.data = orNull(c.output)
+	default:
+		r.data = o.envelope(c, a.id)
+	}
+	o.fires++
+	if o.maxInFlight > 0 && o.inFlight >= o.maxInFlight {
+		o.waiting = append(o.waiting, r)
+	} else {
+		t.launch(o, r)
+	}
+	if o.maxFires > 0 && o.fires >= o.maxFires {
+		t.dispose(o, errorBody("MAX_FIRES", "the observer has been activated %d times", o.fires), true)
+	}
+}
+
+func orNull(raw json.RawMessage) json.RawMessage {
+	if raw == nil {
+		return json.RawMessage("null")
+	}
+	return raw
+}
+
+// envelope is what the target of o gets about a call.
+func (o *observer) envelope(c *observedCall, activationID string) json.RawMessage {
+	m := new(object).str("observer_id", o.id).str("activation_id", activationID).
+		str("function_id", c.function.id).str("namespace", c.function.namespace).
+		str("invocation_id", c.invocationID).str("status", c.status())
+	for _, part := range []struct {
+		name  string
+		value json.RawMessage
+	}{
+		{"input", c.input}, {"output", c.output}, {"error", c.failure}, {"caller", c.caller}, {"metadata", c.metadata},
+	} {
+		if o.captures(part.name) {
+			m.raw(part.name, part.value)
+		}
+	}
+	return m.uint("started_at_ms", uint64(c.startedAtMS)).raw("duration_ms", c.durationMS).bytes()
+}
+
+// launch begins an activation. Those of one observer reach a worker in their order.
+func (t *observers) launch(o *observer, r *request) {
+	o.inFlight++
+	e := t.engine
+	f, p, missing := e.begin(*r)
+	e.spawn(func(ctx context.Context) {
+		out := outcome{err: missing}
+		switch {
+		case f != nil:
+			out = e.runBuiltin(ctx, f, *r)
+		case p != nil:
+			out = e.await(ctx, p)
+		}
+		if out.err != nil {
+			e.log.Warn("target of an observer failed", "observer", o.id, "function", r.functionID, "code", out.err.Code)
+		}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.freed(o)
+	})
+}
+
+// freed follows the end of an activation, or of a call through an observer.
+func (t *observers) freed(o *observer) {
+	o.inFlight--
+	for len(o.waiting) > 0 && (o.maxInFlight == 0 || o.inFlight < o.maxInFlight) {
+		r := o.waiting[0]
+		o.waiting = o.waiting[1:]
+		t.launch(o, r)
+	}
+}
+
+// through calls the target of an observer for the host of its function: with the payload of
+// the host and the metadata of the observer. A nil worker is the engine, as the host.
+func (t *observers) through(ctx context.Context, w *worker, id string, r request) outcome {
+	t.mu.Lock()
+	o := t.byID[id]
+	if bad := t.admitThrough(o, w, id, r.depth); bad != nil {
+		t.mu.Unlock()
+		return outcome{err: bad}
+	}
+	o.fires++
+	o.inFlight++
+	r.caller, r.functionID, r.namespace, r.metadata = w, o.target.id, o.target.namespace, o.metadata
+	r.depth++
+	r.activation = activation{o.id, newActivationID()}
+	r.cause = cause{"observer", o.id}
+	if o.maxFires > 0 && o.fires >= o.maxFires {
+		t.dispose(o, errorBody("MAX_FIRES", "the observer has been activated %d times", o.fires), true)
+	}
+	t.mu.Unlock()
+	out := t.engine.run(ctx, r)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.freed(o)
+	return out
+}
+
+func (t *observers) admitThrough(o *observer, w *worker, id string, depth uint32) *wireError {
+	if o == nil {
+		return errorBody("OBSERVER_NOT_FOUND", "observer '%s' was not found", id)
+	}
+	switch f := t.function(o.source); {
+	case f != nil && f.owner != w, f == nil && w != nil:
+		return errorBody("NOT_FUNCTION_OWNER", "function '%s' of observer '%s' belongs to another worker", o.source.id, id)
+	case o.state != iii.ObserverStateActive:
+		return errorBody("OBSERVER_NOT_ACTIVE", "observer '%s' is %s", id, o.state)
+	case o.maxInFlight > 0 && o.inFlight >= o.maxInFlight:
+		return errorBody("OVERFLOW", "observer '%s' has %d calls in flight", id, o.inFlight)
+	case depth >= maxObserveDepth:
+		return errorBody("LOOP_GUARD", "observers call one another %d deep", depth)
+	}
+	return nil
+}
+
+// sourceEvent is something that happened in the engine.
+type sourceEvent struct {
+	source key
+	event  json.RawMessage
+	trace  traceContext
+	only   func(o *observer) bool // nil: all observers
+}
+
+// occur has the observers of a source inside the engine see an event: a call of the source
+// with the event as its input and its result. It does not wait, and may be called under any
+// lock; events reach the observers in their order.
+func (t *observers) occur(ctx context.Context, source string, event func() json.RawMessage, only func(o *observer) bool) {
+	k := key{defaultNamespace, source}
+	if _, watched := t.watched.Load(k); !watched {
+		return
+	}
+	t.events.mu.Lock()
+	t.events.list = append(t.events.list, sourceEvent{k, event(), traceOf(ctx), only})
+	t.events.mu.Unlock()
+	select {
+	case t.events.wake <- struct{}{}:
+	default:
+	}
+}
+
+// deliverEvents is the goroutine behind occur.
+func (t *observers) deliverEvents(ctx context.Context) {
+	for {
+		select {
+		case <-t.events.wake:
+		case <-ctx.Done():
+			return
+		}
+		t.events.mu.Lock()
+		list := t.events.list
+		t.events.list = nil
+		t.events.mu.Unlock()
+		t.mu.Lock()
+		for _, event := range list {
+			t.happened(event)
+		}
+		t.mu.Unlock()
+	}
+}
+
+func (t *observers) happened(event sourceEvent) {
+	if f := t.function(event.source); f == nil || f.owner != nil {
+		return // a worker hosts it now
+	}
+	c := &observedCall{
+		function: event.source, invocationID: uuid.NewString(), input: event.event, output: event.event,
+		caller: engineCaller().json(), startedAtMS: time.Now().UnixMilli(), durationMS: json.RawMessage("0"), trace: event.trace,
+	}
+	if event.only == nil {
+		t.choose(c, observedResult{})
+		return
+	}
+	matched := []string{}
+	for _, o := range t.of(event.source) {
+		if event.only(o) {
+			matched = append(matched, o.id)
+		}
+	}
+	t.choose(c, observedResult{Matched: &matched})
+}
+
+// ask calls the target of each observer of a source that an event is for, one after the
+// other, and reports whether one of them gives an answer that stops.
+func (t *observers) ask(ctx context.Context, source string, event json.RawMessage, stops func(result json.RawMessage) bool) bool {
+	k := key{defaultNamespace, source}
+	if _, watched := t.watched.Load(k); !watched {
+		return false
+	}
+	doc := &document{Input: event, Caller: engineCaller().json()}
+	var asked []binding
+	t.mu.Lock()
+	for _, o := range t.of(k) {
+		if o.state == iii.ObserverStateActive && o.filter.matches(doc) {
+			asked = append(asked, bindingOf(o))
+		}
+	}
+	t.mu.Unlock()
+	stopped := false
+	for _, b := range asked {
+		result, err := t.engine.fire(ctx, b, event)
+		if err != nil {
+			t.engine.logEngine(severityError, "target of an observer failed", b.logAttributes(err))
+			continue
+		}
+		stopped = stopped || stops(result)
+	}
+	return stopped
+}

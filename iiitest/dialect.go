@@ -1,0 +1,291 @@
+package iiitest
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/iii-go/iii"
+)
+
+// dialect is what one connection speaks: what the engine offers there, narrowed to what
+// the worker has listed. It decodes what the worker sends and builds what the engine
+// sends; nothing else knows the keys of messages. It does not change: a worker that lists
+// its features gets another one.
+type dialect struct {
+	protocol Protocol
+	strict   bool // no triggers in 0.26
+
+	// What both sides have listed.
+	observes bool // observe.v1
+	hooks    bool // observe.v2
+	local    bool // local-dispatch.v1
+}
+
+// with is the dialect once the worker has listed its features.
+func (d dialect) with(features []string) *dialect {
+	both := func(feature string) bool {
+		return slices.Contains(features, feature) && slices.Contains(d.protocol.features(), feature)
+	}
+	d.hooks = both(iii.FeatureObserveV2)
+	d.observes = d.hooks || both(iii.FeatureObserveV1) // observe.v2 includes it
+	d.local = both(iii.FeatureLocalDispatchV1)
+	return &d
+}
+
+// triggers reports whether the connection has triggers.
+func (d *dialect) triggers() bool { return !d.strict || d.protocol < Protocol026 }
+
+// decode decodes a message of the worker. An error means that the engine drops it
+// without a word.
+func (d *dialect) decode(raw []byte) (any, error) {
+	typ, err := messageType(raw)
+	if err != nil {
+		return nil, err
+	}
+	switch typ {
+	case "reattach":
+		return decodeAs[reattachMessage](raw)
+	case "registerfunction":
+		return decodeMore(raw, d.protocol, func(m *registerFunctionMessage) any { return &m.observed })
+	case "unregisterfunction":
+		return decodeAs[unregisterFunctionMessage](raw)
+	case "invokefunction":
+		return decodeMore(raw, d.protocol, func(m *invokeFunctionMessage) any { return &m.observed })
+	case "invocationresult":
+		return decodeMore(raw, d.protocol, func(m *invocationResultMessage) any { return &m.observed })
+	case "registerservice":
+		return decodeAs[registerServiceMessage](raw)
+	case "ping":
+		return pingMessage{}, nil
+	case "pong", "workerregistered", "registrationrejected":
+		return ignoredMessage{}, nil
+	}
+	if d.triggers() {
+		switch typ {
+		case "registertriggertype":
+			return decodeAs[registerTriggerTypeMessage](raw)
+		case "unregistertriggertype":
+			if d.protocol >= Protocol025 {
+				return decodeAs[unregisterTriggerTypeMessage](raw)
+			}
+		case "registertrigger":
+			return decodeAs[registerTriggerMessage](raw)
+		case "unregistertrigger":
+			return decodeAs[unregisterTriggerMessage](raw)
+		case "triggerregistrationresult":
+			return decodeAs[triggerRegistrationResultMessage](raw)
+		}
+	}
+	if d.protocol >= Protocol025 {
+		switch typ {
+		case "observe":
+			return decodeAs[observeMessage](raw)
+		case "unobserve":
+			return decodeAs[unobserveMessage](raw)
+		case "observerack":
+			return decodeAs[observerAckMessage](raw)
+		case "invocationsobserved":
+			return decodeAs[invocationsObservedMessage](raw)
+		case "localinvocationstats":
+			return decodeAs[localStatsMessage](raw)
+		}
+	}
+	return nil, fmt.Errorf("unknown type %q", typ)
+}
+
+// The messages of the engine.
+
+func (d *dialect) greeting(id, token string) []byte {
+	m := message("workerregistered").str("worker_id", id).str("reattach_token", token)
+	if features := d.protocol.features(); features != nil {
+		m.raw("features", mustEncode(features))
+	}
+	return m.bytes()
+}
+
+func (d *dialect) pong() []byte { return message("pong").bytes() }
+
+// authError is what a connection that is refused gets, instead of a greeting.
+func authError(text string) []byte {
+	return new(object).str("type", "error").raw("error", errorJSON(errorBody("AUTH_ERROR", "%s", text))).bytes()
+}
+
+func (d *dialect) nameTaken(namespace, name, holder string) []byte {
+	return message("registrationrejected").str("code", "WORKER_NAMESPACE_CONFLICT").
+		str("namespace", namespace).str("worker_name", name).str("owner_worker_id", holder).bytes()
+}
+
+// functionRejected says that a function is not registered. A worker knows its functions
+// under the ids that it gave them.
+func (d *dialect) functionRejected(code string, k key, owner string) []byte {
+	return message("registrationrejected").str("code", code).
+		str("namespace", k.namespace).str("function_id", k.id).str("owner_worker_id", owner).bytes()
+}
+
+// invocation is a call on its way to a worker.
+type invocation struct {
+	id, functionID string // as the worker knows it
+	data, metadata json.RawMessage
+	trace          traceContext
+	caller         json.RawMessage
+	depth          uint32
+	activation     activation
+}
+
+// activation says that a call is made because of an observer, or through one.
+type activation struct{ observerID, id string }
+
+func (a activation) json() json.RawMessage {
+	if a.observerID == "" {
+		return nil
+	}
+	return new(object).str("observer_id", a.observerID).str("activation_id", a.id).bytes()
+}
+
+func (d *dialect) invoke(i invocation) []byte {
+	m := message("invokefunction").str("invocation_id", i.id).str("function_id", i.functionID).
+		raw("data", i.data).optStr("traceparent", i.trace.traceparent).optStr("baggage", i.trace.baggage).
+		raw("metadata", i.metadata)
+	if d.observes {
+		m.raw("caller", i.caller)
+		if i.depth > 0 {
+			m.uint("observe_depth", uint64(i.depth))
+		}
+		m.raw("activation", i.activation.json())
+	}
+	return m.bytes()
+}
+
+// result answers a call. It repeats the trace context of the caller.
+func (d *dialect) result(id, functionID string, out outcome, traceparent, baggage *string) []byte {
+	m := message("invocationresult").str("invocation_id", id).str("function_id", functionID)
+	if out.err != nil {
+		m.raw("error", errorJSON(out.err))
+	} else {
+		m.raw("result", out.result)
+	}
+	if traceparent != nil {
+		m.str("traceparent", *traceparent)
+	}
+	if baggage != nil {
+		m.str("baggage", *baggage)
+	}
+	return m.bytes()
+}
+
+// bindTrigger hands a trigger to the worker that provides its type.
+func (d *dialect) bindTrigger(r *registration, provider string) []byte {
+	m := message("registertrigger").str("id", r.id).str("trigger_type", r.triggerType).
+		str("function_id", r.functionID).raw("config", r.config).raw("metadata", r.metadata)
+	if r.namespace != defaultNamespace {
+		m.str("namespace", r.namespace)
+	}
+	if provider != defaultNamespace {
+		m.str("trigger_namespace", provider)
+	}
+	return m.bytes()
+}
+
+func (d *dialect) unbindTrigger(id, typ string) []byte {
+	return message("unregistertrigger").str("id", id).str("trigger_type", typ).bytes()
+}
+
+func (d *dialect) triggerResult(id, typ, functionID string, err *wireError) []byte {
+	return message("triggerregistrationresult").str("id", id).str("trigger_type", typ).
+		str("function_id", functionID).raw("error", errorJSON(err)).bytes()
+}
+
+// functionRegistered tells a host about the whole set of observers of a function.
+func (d *dialect) functionRegistered(k key, revision uint64, local bool, views []json.RawMessage) []byte {
+	return message("functionregistered").str("id", k.id).str("namespace", k.namespace).uint("revision", revision).
+		raw("local_dispatch", mustEncode(local)).raw("observers", mustEncode(append([]json.RawMessage{}, views...))).bytes()
+}
+
+func (d *dialect) observerAdded(k key, revision uint64, view json.RawMessage) []byte {
+	return message("observeradded").str("function_id", k.id).str("namespace", k.namespace).uint("revision", revision).
+		raw("observer", view).bytes()
+}
+
+func (d *dialect) observerRemoved(k key, revision uint64, id string) []byte {
+	return message("observerremoved").str("function_id", k.id).str("namespace", k.namespace).uint("revision", revision).
+		str("id", id).bytes()
+}
+
+// observeResult answers an observe. An error is final.
+func (d *dialect) observeResult(id string, state iii.ObserverState, err *wireError, warnings []string) []byte {
+	m := message("observeresult").str("id", id).str("state", string(state))
+	if err != nil {
+		m.raw("error", errorJSON(err))
+	}
+	if len(warnings) > 0 {
+		m.raw("warnings", mustEncode(warnings))
+	}
+	return m.bytes()
+}
+
+func (d *dialect) observerState(id string, state iii.ObserverState, reason *wireError, fires uint64) []byte {
+	m := message("observerstatechanged").str("id", id).str("state", string(state))
+	if reason != nil {
+		m.raw("reason", errorJSON(reason))
+	}
+	return m.uint("fires", fires).bytes()
+}
+
+func (o *object) uint(k string, n uint64) *object { return o.raw(k, strconv.AppendUint(nil, n, 10)) }
+
+// callerInfo says who makes a call.
+type callerInfo struct {
+	WorkerID     *string     `json:"worker_id"`
+	WorkerName   *string     `json:"worker_name"`
+	FunctionID   *string     `json:"function_id"`
+	InvocationID *string     `json:"invocation_id"`
+	Parent       *callerInfo `json:"parent"` // of the handler that makes it; it has no parent itself
+}
+
+// engineCaller is who makes the calls of the engine.
+const engineCallerName = "iii-engine"
+
+func engineCaller() *callerInfo {
+	name := engineCallerName
+	return &callerInfo{WorkerName: &name}
+}
+
+// json is nil for nobody.
+func (c *callerInfo) json() json.RawMessage {
+	if c == nil {
+		return nil
+	}
+	o := new(object)
+	for _, field := range []struct {
+		name  string
+		value *string
+	}{
+		{"worker_id", c.WorkerID}, {"worker_name", c.WorkerName},
+		{"function_id", c.FunctionID}, {"invocation_id", c.InvocationID},
+	} {
+		if field.value != nil {
+			o.str(field.name, *field.value)
+		}
+	}
+	if c.Parent != nil {
+		parent := *c.Parent
+		parent.Parent = nil
+		o.raw("parent", parent.json())
+	}
+	if len(o.b) == 0 {
+		return json.RawMessage("{}")
+	}
+	return o.bytes()
+}
+
+// stamped is c as the engine vouches for it: made by the worker w.
+func (c *callerInfo) stamped(id, name string) *callerInfo {
+	stamped := callerInfo{}
+	if c != nil {
+		stamped = *c
+	}
+	stamped.WorkerID, stamped.WorkerName = &id, nullable(name)
+	return &stamped
+}

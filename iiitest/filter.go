@@ -1,0 +1,49 @@
+package iiitest
+
+import (
+	"encoding/json"
+	"errors"
+
+	observerfilter "github.com/iii-go/iii/internal/filter"
+)
+
+// filter decides which calls an observer is for.
+type filter struct {
+	compiled *observerfilter.Filter
+	normal   json.RawMessage // {} matches everything
+}
+
+// document is what filters see of a call; nil is an absent part.
+type document = observerfilter.Document
+
+// parseFilter compiles the filters of an observer; nil are none.
+func parseFilter(raw json.RawMessage) (*filter, *wireError) {
+	if raw == nil {
+		raw = json.RawMessage("{}")
+	}
+	compiled, err := observerfilter.Parse(raw)
+	if err != nil {
+		return nil, filterError(err)
+	}
+	return &filter{compiled: compiled, normal: json.RawMessage(compiled.String())}, nil
+}
+
+// matches reports whether the filter admits a call.
+func (f *filter) matches(d *document) bool { return f.compiled.Matches(d) }
+
+// check compares the paths of the filter with the schemas of the function.
+func (f *filter) check(of *function) (warnings []string, bad *wireError) {
+	warnings, err := f.compiled.CheckSchemas(of.request, of.response)
+	if err != nil {
+		return nil, filterError(err)
+	}
+	return warnings, nil
+}
+
+func filterError(err error) *wireError {
+	var known *observerfilter.Error
+	if errors.As(err, &known) {
+		return errorBody(known.Code, "%s", known.Message)
+	}
+	return errorBody("INVALID_FILTER", "%v", err)
+}

@@ -1,0 +1,724 @@
+package iiitest
+
+import (
+	"cmp"
+	"encoding/json"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/iii-go/iii"
+)
+
+const (
+	// observerGrace is how long an observer outlives the connection of its owner.
+	observerGrace = 5 * time.Second
+	// ackTimeout is how long a host may take to accept an observer.
+	ackTimeout = 30 * time.Second
+	// maxObserveDepth is how many activations may follow from one another.
+	maxObserveDepth = 8
+)
+
+// observer is one observer: when its source is called, its target is.
+type observer struct {
+	id       string
+	seq      uint64
+	source   key
+	target   key
+	args     json.RawMessage // an object
+	given    bool            // the args, even if they are empty
+	filter   *filter
+	capture  []string
+	on       string
+	deliver  string
+	metadata json.RawMessage
+	legacy   json.RawMessage // of a trigger of 0.25
+
+	maxFires    uint64 // 0: no limit
+	maxInFlight uint32 // 0: no limit
+	expiry      *time.Timer
+
+	owner    *worker // who observes; nil while it is away
+	former   former  // whose it was, while it is away
+	grace    *time.Timer
+	answered bool // its owner has the observeresult of this connection
+	trigger  bool // it stands for a trigger: its owner hears of it as of one
+
+	// What the state follows from.
+	state     iii.ObserverState
+	reason    *wireError
+	failed    *wireError // why it is in error
+	accepted  bool       // by its host, since the function was registered
+	announced uint64     // the revision under which the host was told, 0 if it was not
+	ack       *time.Timer
+	bound     hostedSource // the source inside the engine that serves it, or nil
+	running   bool         // the source inside the engine was told that it is active
+
+	fires    uint64
+	inFlight uint32
+	waiting  []*request // for a place in flight
+	dropped  uint64
+}
+
+// former is the identity of a connection that has ended.
+type former struct{ id, token string }
+
+// hostedSource is a function of the engine that has hooks for its observers. Its methods
+// are called one at a time; they must not call back.
+type hostedSource interface {
+	added(o *observer) *wireError // an error rejects the observer
+	removed(o *observer)
+	// switched follows the changes to and from active between the two.
+	switched(o *observer, active bool)
+}
+
+// observers is the table of observers. Its lock comes after that of the triggers and before
+// all others; see Engine.
+type observers struct {
+	engine *Engine
+
+	mu        sync.Mutex
+	byID      map[string]*observer
+	bySource  map[key][]*observer // oldest first
+	revisions map[key]uint64      // of the sets of observers, by function
+	seq       uint64
+	stats     map[key]*localStats
+	inactive  uint64 // activations that came for no active observer
+
+	watched sync.Map // how many observers a function has, by its key
+
+	events struct {
+		mu   sync.Mutex
+		list []sourceEvent
+		wake chan struct{} // capacity 1
+	}
+}
+
+func (t *observers) init(e *Engine) {
+	t.engine = e
+	t.byID, t.bySource = map[string]*observer{}, map[key][]*observer{}
+	t.revisions, t.stats = map[key]uint64{}, map[key]*localStats{}
+	t.events.wake = make(chan struct{}, 1)
+}
+
+// of lists the observers of a function, oldest first. The caller holds mu, as it does for
+// every method that does not lock it.
+func (t *observers) of(source key) []*observer { return slices.Clone(t.bySource[source]) }
+
+func (t *observers) inOrder() []*observer {
+	return slices.SortedFunc(maps.Values(t.byID), func(a, b *observer) int { return cmp.Compare(a.seq, b.seq) })
+}
+
+// function is the function of a key, or nil.
+func (t *observers) function(k key) *function {
+	t.engine.mu.Lock()
+	defer t.engine.mu.Unlock()
+	return t.engine.functions[k]
+}
+
+// asks reports whether the host of f is asked about observers.
+func (f *function) asks() bool {
+	return f.owner != nil && f.builtin == nil && f.owner.speaks().observes
+}
+
+// told reports whether the host of f gets the frames about observers.
+func (f *function) told() bool { return f.owner != nil && f.owner.speaks().observes }
+
+// hostKey is a function as its host knows it.
+func (f *function) hostKey() key {
+	return key{f.namespace, f.owner.session.bare(f.id)}
+}
+
+// view is an observer as its host sees it.
+func (o *observer) view() json.RawMessage {
+	return new(object).str("id", o.id).raw("args", o.args).raw("filters", o.filter.normal).str("target", o.target.id).
+		raw("capture", mustEncode(append([]string{}, o.capture...))).str("on", o.on).raw("legacy", o.legacy).bytes()
+}
+
+// captures reports whether an observer wants a part of a call.
+func (o *observer) captures(part string) bool { return slices.Contains(o.capture, part) }
+
+// observe takes an observer of w, or answers why not. Its id makes it another one than
+// those that there are, or a replay.
+func (t *observers) observe(w *worker, m observeMessage) {
+	admitted := w.session.admitObserver(&m)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.engine.isLeaving(w) {
+		return
+	}
+	old := t.byID[m.ID]
+	o, warnings, bad := t.build(w, m)
+	if bad == nil {
+		bad = admitted
+	}
+	switch {
+	case old != nil && (old.trigger || old.owner != nil && old.owner != w):
+		t.refuse(w, m.ID, errorBody("OBSERVER_ID_CONFLICT", "observer id already in use: %s", m.ID))
+		return
+	case old != nil && bad == nil && old.failed != nil && old.failed.Code != "": // the end of a refused one
+		bad = old.failed
+	}
+	if bad != nil {
+		if old != nil {
+			old.owner, old.answered = w, false // the refusal is all that it is told
+			t.dispose(old, bad, false)
+		}
+		t.refuse(w, m.ID, bad)
+		return
+	}
+	if old == nil {
+		t.add(w, o, m, warnings)
+		return
+	}
+	t.replay(w, old, o, warnings)
+}
+
+func (t *observers) refuse(w *worker, id string, why *wireError) {
+	w.push(w.speaks().observeResult(id, iii.ObserverStateError, why, nil))
+}
+
+// build makes an observer of a message and checks it, as far as its source is known.
+func (t *observers) build(w *worker, m observeMessage) (o *observer, warnings []string, bad *wireError) {
+	source, bad := namespaceOf("source.namespace", m.Source.Namespace, defaultNamespace)
+	if bad != nil {
+		return nil, nil, bad
+	}
+	target, bad := namespaceOf("target.namespace", m.Target.Namespace, defaultNamespace)
+	if bad != nil {
+		return nil, nil, bad
+	}
+	o = &observer{
+		id: m.ID, source: key{source, m.Source.FunctionID}, target: key{target, m.Target.FunctionID},
+		args: m.Source.Args, capture: []string{"input", "output", "caller"},
+		on: cmp.Or(text(m.Source.On), "success"), deliver: cmp.Or(text(m.Source.Deliver), "envelope"),
+		metadata: m.Metadata, state: iii.ObserverStatePending,
+	}
+	if m.Source.Capture != nil {
+		o.capture = *m.Source.Capture
+	}
+	if m.MaxFires != nil {
+		o.maxFires = max(*m.MaxFires, 1)
+	}
+	if m.MaxInFlight != nil {
+		o.maxInFlight = max(*m.MaxInFlight, 1)
+	}
+	switch {
+	case m.ID == "" || m.Source.FunctionID == "" || m.Target.FunctionID == "":
+		return nil, nil, errorBody("INVALID_ARGS", "an observer needs an id, a source and a target")
+	case o.args != nil && kindOf(o.args) != '{':
+		return nil, nil, errorBody("INVALID_ARGS", "args are no object")
+	case o.source == o.target:
+		return nil, nil, errorBody("SELF_TARGET", "function '%s' cannot be the target of its own observer", o.source.id)
+	}
+	if o.filter, bad = parseFilter(m.Source.Filters); bad != nil {
+		return nil, nil, bad
+	}
+	if f := t.function(o.target); f != nil && f.private && f.owner != w {
+		return nil, nil, errorBody("FORBIDDEN", "function '%s' is private", o.target.id)
+	}
+	if o.given = o.args != nil; !o.given {
+		o.args = json.RawMessage("{}")
+	}
+	if f := t.function(o.source); f != nil {
+		if warnings, bad = o.check(f); bad != nil {
+			return nil, nil, bad
+		}
+	}
+	return o, warnings, nil
+}
+
+// check compares an observer with its source.
+func (o *observer) check(f *function) (warnings []string, bad *wireError) {
+	switch {
+	case f.unobservable:
+		return nil, errorBody("NOT_OBSERVABLE", "function '%s' cannot be observed", f.id)
+	case f.args == nil && o.given:
+		return nil, errorBody("INVALID_ARGS", "function '%s' takes no args", f.id)
+	}
+	if f.args != nil {
+		if err := f.args.validate(o.args); err != nil {
+			return nil, errorBody("INVALID_ARGS", "args of '%s': %v", f.id, err)
+		}
+	}
+	return o.filter.check(f)
+}
+
+// add enters a new observer and answers its observe.
+func (t *observers) add(w *worker, o *observer, m observeMessage, warnings []string) {
+	t.seq++
+	o.seq, o.owner = t.seq, w
+	f := t.function(o.source)
+	if f != nil && !f.asks() {
+		if bad := t.bind(o, f); bad != nil {
+			t.refuse(w, o.id, bad)
+			return
+		}
+		o.accepted = true
+	}
+	t.enter(o)
+	if m.ExpiresInMS != nil {
+		o.expiry = time.AfterFunc(milliseconds(*m.ExpiresInMS), func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			if t.byID[o.id] == o && t.engine.ctx.Err() == nil {
+				t.dispose(o, errorBody("EXPIRED", "the time of the observer is over"), false)
+			}
+		})
+	}
+	t.settle(o)
+	o.answered = true
+	w.push(w.speaks().observeResult(o.id, o.state, nil, warnings))
+	if f != nil && f.asks() {
+		t.announce(o, f)
+	}
+}
+
+// enter makes the table know an observer.
+func (t *observers) enter(o *observer) {
+	t.byID[o.id] = o
+	t.bySource[o.source] = append(t.bySource[o.source], o)
+	t.watched.Store(o.source, len(t.bySource[o.source]))
+}
+
+// leave makes the table forget an observer.
+func (t *observers) leave(o *observer) {
+	delete(t.byID, o.id)
+	list := slices.DeleteFunc(t.of(o.source), func(x *observer) bool { return x == o })
+	if t.bySource[o.source] = list; len(list) == 0 {
+		delete(t.bySource, o.source)
+		t.watched.Delete(o.source)
+	} else {
+		t.watched.Store(o.source, len(list))
+	}
+}
+
+// replay takes what a connection says about an observer that there is: its content counts,
+// the count of its activations and its time go on.
+func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
+	t.adopt(old, w)
+	changed := old.source != o.source || string(old.view()) != string(o.view())
+	f := t.function(old.source)
+	if changed {
+		t.retract(old, f)
+		t.leave(old)
+	}
+	old.source, old.target, old.args, old.given, old.filter = o.source, o.target, o.args, o.given, o.filter
+	old.capture, old.on, old.deliver, old.metadata = o.capture, o.on, o.deliver, o.metadata
+	old.maxFires, old.maxInFlight = o.maxFires, o.maxInFlight
+	if changed {
+		t.enter(old)
+		if f = t.function(old.source); f != nil && !f.asks() {
+			if bad := t.bind(old, f); bad != nil {
+				t.dispose(old, bad, false)
+				t.refuse(w, old.id, bad)
+				return
+			}
+			old.accepted = true
+		}
+	}
+	t.settle(old)
+	old.answered = true
+	w.push(w.speaks().observeResult(old.id, old.state, nil, warnings))
+	if changed && f != nil && f.asks() {
+		t.announce(old, f)
+	}
+}
+
+// adopt makes w the owner of an observer.
+func (t *observers) adopt(o *observer, w *worker) {
+	stopTimer(&o.grace)
+	o.owner, o.answered, o.former = w, false, former{}
+}
+
+// bind has a source inside the engine accept an observer.
+func (t *observers) bind(o *observer, f *function) *wireError {
+	if f.source == nil {
+		return nil
+	}
+	if bad := f.source.added(o); bad != nil {
+		return bad
+	}
+	o.bound = f.source
+	return nil
+}
+
+func (t *observers) unbind(o *observer) {
+	if o.bound == nil {
+		return
+	}
+	if o.running {
+		o.bound.switched(o, false)
+		o.running = false
+	}
+	o.bound.removed(o)
+	o.bound = nil
+}
+
+// retract takes an observer back from its host.
+func (t *observers) retract(o *observer, f *function) {
+	t.unbind(o)
+	stopTimer(&o.ack)
+	if o.announced > 0 && f != nil && f.asks() {
+		f.owner.push(f.owner.speaks().observerRemoved(f.hostKey(), t.next(f), o.id))
+	}
+	o.accepted, o.announced = false, 0
+}
+
+// next is the next revision of the set of a function.
+func (t *observers) next(f *function) uint64 {
+	k := key{f.namespace, f.id}
+	t.revisions[k]++
+	return t.revisions[k]
+}
+
+// announce tells the host of f about a new observer.
+func (t *observers) announce(o *observer, f *function) {
+	if !f.announced {
+		return // with the whole set, soon
+	}
+	revision := t.next(f)
+	f.owner.push(f.owner.speaks().observerAdded(f.hostKey(), revision, o.view()))
+	t.await(o, revision)
+}
+
+// await gives the host its time to answer.
+func (t *observers) await(o *observer, revision uint64) {
+	o.accepted, o.announced = false, revision
+	stopTimer(&o.ack)
+	o.ack = time.AfterFunc(ackTimeout, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.byID[o.id] == o && o.announced == revision && !o.accepted && t.engine.ctx.Err() == nil {
+			t.fail(o, errorBody("OWNER_TIMEOUT", "the host of '%s' did not accept the observer within %v", o.source.id, ackTimeout))
+		}
+	})
+}
+
+// hostChanged follows a change of a function: registered, replaced or gone.
+func (t *observers) hostChanged(k key) {
+	f := t.function(k)
+	list := t.of(k)
+	for _, o := range list {
+		t.unbind(o)
+		stopTimer(&o.ack)
+		o.accepted, o.announced = false, 0
+		if f == nil || o.failed != nil {
+			continue
+		}
+		_, bad := o.check(f)
+		if bad == nil && !f.asks() {
+			bad = t.bind(o, f)
+			o.accepted = bad == nil
+		}
+		if bad != nil {
+			o.failed = bad
+		}
+	}
+	if f != nil && f.told() {
+		t.announceSet(f)
+	}
+	for _, o := range t.inOrder() {
+		if o.source == k || o.target == k {
+			t.settle(o)
+		}
+	}
+}
+
+// announceSet tells a host about all observers of its function. Those that it has accepted
+// since it registered the function stay accepted.
+func (t *observers) announceSet(f *function) {
+	var views []json.RawMessage
+	var told []*observer
+	for _, o := range t.of(key{f.namespace, f.id}) {
+		if o.failed == nil && f.asks() {
+			views, told = append(views, o.view()), append(told, o)
+		}
+	}
+	revision := t.revisions[key{f.namespace, f.id}]
+	if len(told) > 0 {
+		revision = t.next(f)
+	}
+	f.announced = true
+	f.owner.push(f.owner.speaks().functionRegistered(f.hostKey(), revision, t.engine.dispatchesLocally(f), views))
+	for _, o := range told {
+		if o.accepted {
+			o.announced = revision
+		} else {
+			t.await(o, revision)
+		}
+	}
+}
+
+// dispatchesLocally reports whether the host of f may run its own calls of f in process.
+func (e *Engine) dispatchesLocally(f *function) bool {
+	s := f.owner.session
+	return !e.local.Load() && f.owner.speaks().local && f.builtin == nil && (s == nil || s.guard.MiddlewareFunctionID == "")
+}
+
+// SetLocalDispatch changes what WithLocalDispatch says and tells the workers: they get the
+// functionregistered of each of their functions again.
+func (e *Engine) SetLocalDispatch(on bool) {
+	t := &e.observers
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e.local.Store(!on)
+	for _, f := range e.functionsWhere(func(f *function) bool { return f.told() && f.announced }) {
+		t.announceSet(f)
+	}
+}
+
+// functionsWhere lists functions in the order of their registration.
+func (e *Engine) functionsWhere(keep func(*function) bool) []*function {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []*function
+	for _, f := range e.functions {
+		if keep(f) {
+			list = append(list, f)
+		}
+	}
+	slices.SortFunc(list, func(a, b *function) int { return cmp.Compare(a.seq, b.seq) })
+	return list
+}
+
+// declared follows the features of a worker: what it registered before is announced.
+func (t *observers) declared(w *worker) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, f := range t.engine.functionsWhere(func(f *function) bool { return f.owner == w && f.told() && !f.announced }) {
+		t.hostChanged(key{f.namespace, f.id})
+	}
+}
+
+// acked takes the answer of a host about an observer.
+func (t *observers) acked(w *worker, home string, m observerAckMessage) {
+	ns, bad := namespaceOf("namespace", m.Namespace, home)
+	if bad != nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := key{ns, w.session.prefixed(m.FunctionID)}
+	o, f := t.byID[m.ID], t.function(k)
+	if o == nil || o.source != k || f == nil || f.owner != w || o.announced == 0 || o.failed != nil {
+		return
+	}
+	if refusal, _ := decodeError(m.Error); refusal != nil {
+		if o.accepted { // a late rejection
+			t.retract(o, f)
+		}
+		t.fail(o, refusal)
+		return
+	}
+	if m.Revision < o.announced || o.accepted {
+		return
+	}
+	stopTimer(&o.ack)
+	o.accepted = true
+	t.settle(o)
+}
+
+// fail puts an observer in error; its owner has to dispose it.
+func (t *observers) fail(o *observer, why *wireError) {
+	t.unbind(o)
+	stopTimer(&o.ack)
+	o.failed, o.accepted, o.announced, o.waiting = why, false, 0, nil
+	t.settle(o)
+}
+
+// settle brings the state of an observer in line with what it follows from.
+func (t *observers) settle(o *observer) {
+	state, reason := iii.ObserverStateActive, (*wireError)(nil)
+	f, target := t.function(o.source), t.function(o.target)
+	was := o.state == iii.ObserverStateActive || o.state == iii.ObserverStateSuspended
+	switch {
+	case o.failed != nil:
+		state, reason = iii.ObserverStateError, o.failed
+	case o.owner == nil && !o.trigger:
+		state, reason = iii.ObserverStateSuspended, errorBody("OBSERVER_DISCONNECTED", "the observing worker is away")
+	case f == nil:
+		state, reason = iii.ObserverStatePending, errorBody("OWNER_UNAVAILABLE", "function '%s' is not registered in namespace '%s'", o.source.id, o.source.namespace)
+	case !o.accepted:
+		state = iii.ObserverStatePending
+	case target == nil:
+		state, reason = iii.ObserverStatePending, errorBody("TARGET_UNAVAILABLE", "function '%s' is not registered in namespace '%s'", o.target.id, o.target.namespace)
+		if was {
+			state = iii.ObserverStateSuspended
+		}
+	}
+	t.enterState(o, state, reason)
+}
+
+func (t *observers) enterState(o *observer, state iii.ObserverState, reason *wireError) {
+	changed := o.state != state
+	o.state, o.reason = state, reason
+	if active := state == iii.ObserverStateActive; o.bound != nil && o.running != active {
+		o.running = active
+		o.bound.switched(o, active)
+	}
+	if !changed {
+		return
+	}
+	if o.owner != nil && o.trigger && state == iii.ObserverStateError {
+		o.owner.push(o.owner.speaks().triggerResult(o.id, o.source.id, o.target.id, reason))
+	}
+	if o.owner != nil && o.answered {
+		o.owner.push(o.owner.speaks().observerState(o.id, state, reason, o.fires))
+	}
+	t.engine.observerChanged(o)
+}
+
+// dispose ends an observer for good. What waits for a place in flight is forgotten, or
+// still delivered.
+func (t *observers) dispose(o *observer, reason *wireError, deliver bool) {
+	if t.byID[o.id] != o {
+		return
+	}
+	t.retract(o, t.function(o.source))
+	stopTimer(&o.expiry)
+	stopTimer(&o.grace)
+	t.leave(o)
+	if !deliver {
+		o.waiting = nil
+	}
+	t.enterState(o, iii.ObserverStateDisposed, reason)
+}
+
+// unobserve disposes an observer for its owner. Of any other nothing is said.
+func (t *observers) unobserve(w *worker, id string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o := t.byID[id]; o != nil && o.owner == w && !o.trigger {
+		t.dispose(o, errorBody("UNOBSERVED", "disposed by the observing worker"), false)
+	}
+}
+
+// forget follows the end of a connection, whose functions are gone already. Its observers
+// wait for it for a while.
+func (t *observers) forget(w *worker, functions []key) {
+	for _, k := range functions {
+		t.hostChanged(k)
+	}
+	for _, o := range t.inOrder() {
+		if o.owner != w || o.trigger { // a trigger goes with its connection, see forgetTriggers
+			continue
+		}
+		o.owner, o.former, o.answered = nil, former{w.id, w.token}, false
+		o.grace = time.AfterFunc(observerGrace, func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			if t.byID[o.id] == o && o.owner == nil && t.engine.ctx.Err() == nil {
+				t.dispose(o, errorBody("OBSERVER_DISCONNECTED", "the observing worker did not come back within %v", observerGrace), false)
+			}
+		})
+		t.settle(o)
+	}
+}
+
+// reattach gives w the observers of the connection whose place it takes.
+func (t *observers) reattach(w *worker, previous former) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, o := range t.inOrder() {
+		if o.owner == nil && o.former == previous {
+			t.adopt(o, w)
+			t.settle(o)
+		}
+	}
+}
+
+// standsFor makes an observer of a trigger whose type a function claims, as engine 0.25
+// does with the functions of its workers (legacy_trigger_type). It reports whether there is
+// such a function. triggers.mu is held.
+func (t *observers) standsFor(r *registration) bool {
+	namespaces := []string{r.home, defaultNamespace}
+	if r.explicit != nil {
+		namespaces = []string{*r.explicit}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, namespace := range namespaces {
+		list := t.engine.functionsWhere(func(f *function) bool {
+			return f.namespace == namespace && f.legacyType == r.triggerType
+		})
+		if len(list) == 0 {
+			continue
+		}
+		t.stand(r, list[0])
+		return true
+	}
+	return false
+}
+
+// stand makes the observer of f that stands for a trigger.
+func (t *observers) stand(r *registration, f *function) {
+	t.seq++
+	o := &observer{
+		id: r.id, seq: t.seq, owner: r.origin, trigger: true,
+		source: key{f.namespace, f.id}, target: key{r.namespace, r.functionID},
+		args: json.RawMessage("{}"), capture: []string{"input", "output", "caller"}, on: "success", deliver: "envelope",
+		metadata: r.metadata, state: iii.ObserverStatePending,
+		legacy: new(object).str("trigger_type", r.triggerType).raw("config", r.config).bytes(),
+	}
+	o.filter, _ = parseFilter(nil)
+	if old := t.byID[o.id]; old != nil {
+		t.dispose(old, errorBody("UNOBSERVED", "a trigger has its id"), false)
+	}
+	if f.args != nil {
+		if o.given = true; kindOf(r.config) == '{' {
+			o.args = r.config
+		}
+	}
+	t.enter(o)
+	if _, bad := o.check(f); bad != nil {
+		t.fail(o, bad)
+		return
+	}
+	if f.asks() {
+		t.settle(o)
+		t.announce(o, f)
+		return
+	}
+	o.accepted = true
+	t.settle(o)
+}
+
+// standsForNoMore disposes the observer that stands for a trigger. triggers.mu is held.
+func (t *observers) standsForNoMore(r *registration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o := t.byID[r.id]; o != nil && o.trigger {
+		t.dispose(o, errorBody("UNOBSERVED", "its trigger is gone"), false)
+	}
+}
+
+func stopTimer(timer **time.Timer) {
+	if *timer != nil {
+		(*timer).Stop()
+		*timer = nil
+	}
+}
+
+// stop ends the timers of all observers.
+func (t *observers) stop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, o := range t.byID {
+		stopTimer(&o.ack)
+		stopTimer(&o.expiry)
+		stopTimer(&o.grace)
+	}
+}
+
+// milliseconds is a time, or the longest one there is.
+func milliseconds(n uint64) time.Duration {
+	const most = uint64(1<<63-1) / uint64(time.Millisecond)
+	return time.Duration(min(n, most)) * time.Millisecond
+}
+
+// newActivationID is the id of one activation.
+func newActivationID() string { return uuid.NewString() }

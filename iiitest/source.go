@@ -1,0 +1,449 @@
+package iiitest
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/iii-go/iii"
+)
+
+// registerObservers adds the functions that tell about observers, and the sources inside
+// the engine: private functions that the engine calls once for each event, with the event
+// as input and result. The parts of the engine that serve the trigger types of 0.23 serve
+// them.
+func (e *Engine) registerObservers() {
+	e.addBuiltin("engine::observers::list", engineWorker, "List observers", e.listObservers)
+	e.addBuiltin("engine::observers::get", engineWorker, "Describe an observer", e.observerInfo)
+	for _, id := range []string{"engine::observers::list", "engine::observers::get"} {
+		e.functions[key{defaultNamespace, id}].since = Protocol025
+	}
+	for _, id := range []string{
+		"engine::register_trigger", "engine::unregister_trigger", "engine::triggers::list", "engine::triggers::info",
+		"engine::registered-triggers::list", "engine::registered-triggers::info",
+	} {
+		e.functions[key{defaultNamespace, id}].until = Protocol025
+	}
+	e.addSource("http::on-request", "iii-http", "One call per request", httpArgs, &e.routes)
+	e.addSource("cron::on-tick", "iii-cron", "One call per tick of an expression", cronArgs, e.cron)
+	e.addSource("queue::on-message", queueWorker, "One call per message", queueArgs, e.queues)
+	e.addSource("state::on-changed", "iii-state", "One call per change", "", nil)
+	e.addSource("stream::on-changed", "iii-stream", "One call per change", "", nil)
+	e.addSource("stream::on-join", "iii-stream", "One call per subscription", "", nil)
+	e.addSource("stream::on-leave", "iii-stream", "One call per end of a subscription", "", nil)
+	e.addSource("observability::on-log", observabilityWorker, "One call per log record", "", nil)
+	e.addSource("observability::on-span", observabilityWorker, "One call per finished span", "", nil)
+	e.addSource("configuration::on-updated", "configuration", "One call per change", "", nil)
+	e.addSource("engine::on-functions-changed", engineWorker, "The set of functions has changed", "", nil)
+	e.addSource("engine::on-workers-changed", engineWorker, "A worker has connected, changed or left", "", nil)
+	e.addSource(observersChanged, engineWorker, "The state of an observer has changed", "", nil)
+	e.spawn(e.observers.deliverEvents)
+}
+
+// The args of the sources that have some.
+const (
+	httpArgs = `{"type":"object","required":["path"],"properties":{"path":{"type":"string"},"method":{"type":"string"},` +
+		`"middleware_function_ids":{"type":"array","items":{"type":"string"}},"public_webhook":{"type":"boolean"}}}`
+	cronArgs  = `{"type":"object","required":["expression"],"properties":{"expression":{"type":"string"}}}`
+	queueArgs = `{"type":"object","required":["topic"],"properties":{"topic":{"type":"string"},"group":{"type":["string","null"]},` +
+		`"max_retries":{"type":["integer","null"],"minimum":0},"backoff_ms":{"type":["integer","null"],"minimum":0},` +
+		`"queue_config":{"type":["object","null"]}}}`
+)
+
+func (e *Engine) addSource(id, owner, description, args string, source hostedSource) {
+	e.addBuiltin(id, owner, description, func(_ context.Context, c *call) (json.RawMessage, *wireError) { return c.data, nil })
+	f := e.functions[key{defaultNamespace, id}]
+	f.private, f.source, f.since = true, source, Protocol026
+	if args != "" {
+		var err error
+		if f.args, err = parseConfigurationSchema(json.RawMessage(args)); err != nil {
+			panic("iiitest: args of " + id + ": " + err.Error())
+		}
+	}
+}
+
+// bindingOf is what stands for an observer in the place of a trigger.
+func bindingOf(o *observer) binding {
+	return binding{
+		id: "observer " + o.id, triggerType: o.source.id, functionID: o.target.id, namespace: o.target.namespace,
+		config: o.args, metadata: o.metadata, observer: o,
+	}
+}
+
+// Requests to the HTTP listener.
+
+// added adds the route of an observer. It answers requests while the observer is active.
+func (t *routeTable) added(o *observer) *wireError {
+	args := membersOf(o.args)
+	r := &route{
+		binding: bindingOf(o), method: http.MethodGet, path: stringOf(args["path"]),
+		middleware: textsOf(args["middleware_function_ids"]),
+	}
+	if method := args["method"]; kindOf(method) == '"' {
+		r.method = strings.ToUpper(unquote(method))
+	}
+	err, conflict := t.add(r)
+	switch {
+	case conflict:
+		return errorBody("HTTP_ROUTE_CONFLICT", "%s", err)
+	case err != nil:
+		return errorBody("INVALID_ARGS", "%s", err)
+	}
+	return nil
+}
+
+func (t *routeTable) removed(o *observer) { t.unbind(bindingOf(o).id) }
+
+func (t *routeTable) switched(o *observer, active bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, r := range t.list {
+		if r.observer == o {
+			r.open = active
+		}
+	}
+}
+
+// textsOf are the texts of a list; all else is skipped.
+func textsOf(raw json.RawMessage) (texts []string) {
+	if kindOf(raw) != '[' {
+		return nil
+	}
+	for _, item := range itemsOf(raw) {
+		if kindOf(item) == '"' {
+			texts = append(texts, unquote(item))
+		}
+	}
+	return texts
+}
+
+// Ticks of the clock.
+
+// added begins the job of the expression, if there is none.
+func (c *cron) added(o *observer) *wireError {
+	expression := stringOf(membersOf(o.args)["expression"])
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if job := c.expressions[expression]; job != nil {
+		job.observers++
+		return nil
+	}
+	schedule, err := parseCron(expression)
+	if err != nil {
+		return errorBody("INVALID_CRON_EXPRESSION", "Invalid cron expression '%s': %s", expression, err)
+	}
+	c.expressions[expression] = &expressionJob{observers: 1, stop: c.start(schedule, func(ctx context.Context, due time.Time) {
+		now := time.Now()
+		c.engine.observers.occur(ctx, "cron::on-tick", func() json.RawMessage {
+			return mustEncode(map[string]string{
+				"expression": expression, "scheduled_time": rfc3339(due), "actual_time": rfc3339(now),
+			})
+		}, func(o *observer) bool { return stringOf(membersOf(o.args)["expression"]) == expression })
+	})}
+	return nil
+}
+
+func (c *cron) removed(o *observer) {
+	expression := stringOf(membersOf(o.args)["expression"])
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if job := c.expressions[expression]; job != nil {
+		if job.observers--; job.observers == 0 {
+			job.stop()
+			delete(c.expressions, expression)
+		}
+	}
+}
+
+func (c *cron) switched(*observer, bool) {}
+
+// Messages of durable topics.
+
+// subscriberRetention is how long messages are kept for a subscriber that is away.
+const subscriberRetention = 30 * time.Second
+
+// laneOf is the lane of an observer: its own, or that of its group.
+func laneOf(o *observer) (topic string, lane key) {
+	args := membersOf(o.args)
+	if group := stringOf(args["group"]); group != "" {
+		return stringOf(args["topic"]), key{"\x00group", group}
+	}
+	return stringOf(args["topic"]), key{"\x00observer", o.id}
+}
+
+func (q *queues) added(o *observer) *wireError {
+	if topic, _ := laneOf(o); topic == "" {
+		return errorBody("INVALID_ARGS", "Topic is not set")
+	}
+	return nil
+}
+
+func (q *queues) removed(*observer) {}
+
+// switched lets an observer take messages while it is active.
+func (q *queues) switched(o *observer, active bool) {
+	topic, at := laneOf(o)
+	id := bindingOf(o).id
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.unsubscribe(id)
+	t := q.topic(topic)
+	l := t.lanes[at]
+	if !active {
+		if l != nil && len(l.consumers) == 0 {
+			l.kept = time.Now().Add(subscriberRetention)
+		}
+		return
+	}
+	if l == nil {
+		l = &lane{}
+		t.lanes[at] = l
+	} else if len(l.consumers) == 0 && time.Now().After(l.kept) {
+		l.ready = nil // nobody came for them in time
+	}
+	config := decodeSubscriber(membersOf(o.args)["queue_config"])
+	args := membersOf(o.args)
+	config.consumer.attempts = defaultAttempts + 1
+	for _, retries := range []json.RawMessage{membersOf(args["queue_config"])["maxRetries"], args["max_retries"]} {
+		if n, ok := countOf(retries); ok {
+			config.consumer.attempts = int(min(n, 1<<30)) + 1
+		}
+	}
+	if ms, ok := countOf(args["backoff_ms"]); ok {
+		config.consumer.backoff = milliseconds(ms)
+	}
+	s := &subscriber{lane: l, consumer: &config.consumer}
+	s.consumer.handle = func(ctx context.Context, j *job) string { return q.deliverTo(ctx, topic, o, j) }
+	q.bound[id] = s
+	q.join(l, s.consumer)
+}
+
+// deliverTo brings a message to the target of an observer, if its filters let it.
+func (q *queues) deliverTo(ctx context.Context, topic string, o *observer, j *job) (failure string) {
+	doc := &document{Input: j.data, Caller: engineCaller().json()}
+	if !o.filter.matches(doc) {
+		return ""
+	}
+	ctx, span := q.engine.startSpan(withTrace(ctx, j.trace), "queue "+topic)
+	_, err := q.engine.fire(ctx, bindingOf(o), j.data)
+	span.end(err)
+	if err != nil {
+		return debugText(err)
+	}
+	return ""
+}
+
+// What the observers of the engine are told.
+
+const observersChanged = "engine::on-observers-changed"
+
+// observerChanged tells about a state of an observer.
+func (e *Engine) observerChanged(o *observer) {
+	if o.source.id == observersChanged {
+		return // it would tell itself about itself
+	}
+	e.observers.occur(context.Background(), observersChanged, func() json.RawMessage {
+		m := new(object).str("observer_id", o.id).str("function_id", o.source.id).str("target", o.target.id).str("state", string(o.state))
+		if o.reason != nil {
+			m.raw("reason", errorJSON(o.reason))
+		}
+		return m.bytes()
+	}, nil)
+}
+
+// Observers lists the observers, oldest first, as the function engine::observers::list
+// does. Those that were refused or disposed are not among them.
+func (e *Engine) Observers() []iii.ObserverInfo {
+	views := e.observers.list(func(*observer) bool { return true })
+	list := make([]iii.ObserverInfo, len(views))
+	for i, view := range views {
+		list[i] = view.ObserverInfo
+	}
+	return list
+}
+
+// observerView is an observer for those who ask the engine.
+type observerView struct {
+	iii.ObserverInfo
+	worker string // who observes; "" while it is away
+}
+
+func (t *observers) list(keep func(o *observer) bool) []observerView {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := []observerView{}
+	for _, o := range t.inOrder() {
+		if keep(o) {
+			list = append(list, o.public())
+		}
+	}
+	return list
+}
+
+// fields are the members of a view in an answer. The filters are there twice: the source
+// has them, and other SDKs look for them beside it.
+func (v *observerView) fields() map[string]any {
+	s := v.Source
+	fields := map[string]any{
+		"id": v.ID, "state": v.State, "fires": v.Fires, "filters": s.Filters, "worker_name": nullable(v.worker),
+		"target": map[string]any{"function_id": v.Target.FunctionID, "namespace": v.Target.Namespace},
+		"source": map[string]any{
+			"function_id": s.FunctionID, "namespace": s.Namespace, "args": s.Args, "filters": s.Filters,
+			"capture": s.Capture, "on": s.On, "deliver": s.Deliver,
+		},
+	}
+	if v.Reason != nil {
+		fields["reason"] = errorJSON(v.Reason)
+	}
+	return fields
+}
+
+// public is o for those who ask the engine.
+func (o *observer) public() observerView {
+	v := observerView{ObserverInfo: iii.ObserverInfo{
+		ID: o.id,
+		Source: iii.ObserveSource{
+			FunctionID: o.source.id, Namespace: o.source.namespace, Args: iii.JSONValue(o.args), Filters: iii.JSONValue(o.filter.normal),
+			Capture: []iii.Capture{}, On: iii.ObserveOn(o.on), Deliver: iii.ObserveDeliver(o.deliver),
+		},
+		Target: iii.ObserveTarget{FunctionID: o.target.id, Namespace: o.target.namespace},
+		State:  o.state, Reason: o.reason, Fires: o.fires,
+	}}
+	for _, part := range o.capture {
+		v.Source.Capture = append(v.Source.Capture, iii.Capture(part))
+	}
+	if o.owner != nil {
+		v.worker = cmp.Or(o.owner.name(), o.owner.id)
+	}
+	return v
+}
+
+// visible lets a session see the observers of functions that it may call.
+func (e *Engine) visible(s *session) func(o *observer) bool {
+	return func(o *observer) bool { return s.denial(o.source.namespace, o.source.id) == nil }
+}
+
+func (e *Engine) listObservers(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	type ObserversListInput struct {
+		FunctionID *string `json:"function_id"`
+		Namespace  *string `json:"namespace"`
+		Target     *string `json:"target"`
+		State      *string `json:"state"`
+	}
+	in, bad := decodeInput[ObserversListInput](c.functionID, c.data)
+	if bad != nil {
+		return nil, bad
+	}
+	visible := e.visible(c.session())
+	list := e.observers.list(func(o *observer) bool {
+		return visible(o) && (in.FunctionID == nil || *in.FunctionID == o.source.id) &&
+			(in.Namespace == nil || *in.Namespace == o.source.namespace) &&
+			(in.Target == nil || *in.Target == o.target.id) && (in.State == nil || *in.State == string(o.state))
+	})
+	fields := make([]map[string]any, len(list))
+	for i := range list {
+		fields[i] = list[i].fields()
+	}
+	return mustEncode(map[string]any{"observers": fields}), nil
+}
+
+func (e *Engine) observerInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
+	type ObserverGetInput struct {
+		ID string `json:"id"`
+	}
+	in, bad := decodeInput[ObserverGetInput](c.functionID, c.data)
+	if bad != nil {
+		return nil, bad
+	}
+	visible := e.visible(c.session())
+	list := e.observers.list(func(o *observer) bool { return o.id == in.ID && visible(o) })
+	if len(list) == 0 {
+		return nil, errorBody("OBSERVER_NOT_FOUND", "observer '%s' was not found", in.ID)
+	}
+	return mustEncode(map[string]any{"observer": list[0].fields()}), nil
+}
+
+// LocalCalls are the calls of a function that its worker has made in process, as it has
+// reported them.
+type LocalCalls struct {
+	FunctionID, Namespace string
+
+	Count, Errors uint64
+	Duration      time.Duration // of all of them
+
+	// Dropped counts the reports about observed calls that the worker dropped, by reason:
+	// BUFFER_FULL, TOO_LARGE or INACTIVE, and OTHER for what is none of them.
+	Dropped map[string]uint64
+}
+
+// LocalCalls lists what workers have reported about the calls that they made in process,
+// by function; the id * stands for the functions that a worker lumped together. Workers
+// report every ten seconds.
+func (e *Engine) LocalCalls() []LocalCalls {
+	t := &e.observers
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var list []LocalCalls
+	for _, s := range t.stats {
+		own := s.LocalCalls
+		own.Dropped = make(map[string]uint64, len(s.Dropped))
+		for reason, n := range s.Dropped {
+			own.Dropped[reason] = n
+		}
+		list = append(list, own)
+	}
+	slices.SortFunc(list, func(a, b LocalCalls) int {
+		return strings.Compare(a.Namespace+"\x00"+a.FunctionID, b.Namespace+"\x00"+b.FunctionID)
+	})
+	return list
+}
+
+// localStats is what is kept of the reports about a function.
+type localStats struct{ LocalCalls }
+
+// dropReasons are those that workers are known to give.
+var dropReasons = []string{"BUFFER_FULL", "TOO_LARGE", "INACTIVE"}
+
+// maxLocalStats bounds the functions that statistics are kept for; later ones share the
+// entry of the function *.
+const maxLocalStats = 10_000
+
+// counted takes the statistics of a worker.
+func (t *observers) counted(w *worker, namespace string, m localStatsMessage) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	of := func(id string) *localStats {
+		if id != "*" {
+			id = w.session.prefixed(id)
+		}
+		k := key{namespace, id}
+		if t.stats[k] == nil && len(t.stats) >= maxLocalStats {
+			k = key{namespace, "*"}
+		}
+		if t.stats[k] == nil {
+			t.stats[k] = &localStats{LocalCalls{FunctionID: k.id, Namespace: namespace, Dropped: map[string]uint64{}}}
+		}
+		return t.stats[k]
+	}
+	if m.Functions != nil {
+		for _, f := range *m.Functions {
+			s := of(f.FunctionID)
+			s.Count += f.Count
+			s.Errors += f.Errors
+			s.Duration += time.Duration(f.DurationMS * float64(time.Millisecond))
+		}
+	}
+	if m.DroppedReports != nil {
+		for _, d := range *m.DroppedReports {
+			reason := d.Reason
+			if !slices.Contains(dropReasons, reason) {
+				reason = "OTHER"
+			}
+			of(d.FunctionID).Dropped[reason] += d.Count
+		}
+	}
+}

@@ -1,0 +1,685 @@
+package iii
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/iii-go/iii/internal/rawjson"
+	"github.com/iii-go/iii/internal/routepath"
+)
+
+// Source is what an observer observes: a function, and which of its calls.
+type Source struct {
+	// FunctionID is the observed function. It need not exist yet.
+	FunctionID string
+	// Namespace is the function's. "" is where a call of it would go: the worker's own
+	// namespace, or that of the engine for its built-in functions. The standard workers
+	// live in "default", which a worker of another namespace has to say.
+	Namespace string
+	// Args is for the worker that hosts the function, which checks it: anything that encodes
+	// as a JSON object. Nil is none.
+	Args any
+	// Filters says which calls count: a [*Filter], or what [ParseFilter] takes. Nil is every
+	// call.
+	Filters any
+	// Capture lists the parts of a call that the target gets in an envelope. Nil is input,
+	// output and caller; empty and not nil is none of them.
+	Capture []Capture
+	// On says by their outcome which calls count. "" is [ObserveOnSuccess].
+	On ObserveOn
+	// Deliver is what the target gets. "" is [ObserveDeliverEnvelope], an [Observed].
+	Deliver ObserveDeliver
+}
+
+// ObserveOption configures an observer. One that makes no sense is an error of
+// [Client.Observe].
+type ObserveOption func(*observeOptions) error
+
+type observeOptions struct {
+	id          string
+	metadata    json.RawMessage
+	namespace   string
+	maxFires    *uint64
+	expiry      time.Duration
+	maxInFlight *uint32
+	listener    func(ObserverState, error)
+}
+
+// WithObserverID sets the observer's id, which is the same on every connection. Who consumes
+// a queue needs one that outlives the process. Default: a random UUID.
+func WithObserverID(id string) ObserveOption {
+	return func(o *observeOptions) error {
+		if strings.TrimSpace(id) == "" {
+			return errors.New("iii: WithObserverID: blank id")
+		}
+		o.id = id
+		return nil
+	}
+}
+
+// WithObserverMetadata sets what the target finds in [Invocation.Metadata] each time, any
+// value that encodes as JSON. The worker that hosts the source does not see it. Default none.
+func WithObserverMetadata(v any) ObserveOption {
+	return func(o *observeOptions) (err error) {
+		o.metadata, err = rawOf(v)
+		return wrapOption("WithObserverMetadata", err)
+	}
+}
+
+// WithTargetNamespace sets the namespace of the target. Default: where a call of it would go.
+func WithTargetNamespace(ns string) ObserveOption {
+	return func(o *observeOptions) error {
+		if strings.TrimSpace(ns) == "" {
+			return errors.New("iii: WithTargetNamespace: blank namespace")
+		}
+		o.namespace = ns
+		return nil
+	}
+}
+
+// WithMaxFires ends the observer with its n-th activation; the reason has code MAX_FIRES.
+// Default: no limit.
+func WithMaxFires(n uint64) ObserveOption {
+	return func(o *observeOptions) error {
+		if n == 0 {
+			return errors.New("iii: WithMaxFires: an observer fires once at least")
+		}
+		o.maxFires = &n
+		return nil
+	}
+}
+
+// WithExpiry ends the observer some time after the engine has been told of it, on whatever
+// connection that was; the reason has code EXPIRED. It is sent in milliseconds, rounded up.
+// Default: never.
+func WithExpiry(d time.Duration) ObserveOption {
+	return func(o *observeOptions) error {
+		if d <= 0 {
+			return fmt.Errorf("iii: WithExpiry: %v is no time to come", d)
+		}
+		o.expiry = d
+		return nil
+	}
+}
+
+// WithMaxInFlight sets how many activations run at once; others wait, in order. Default: the
+// engine's.
+func WithMaxInFlight(n uint32) ObserveOption {
+	return func(o *observeOptions) error {
+		if n == 0 {
+			return errors.New("iii: WithMaxInFlight: with 0 at once nothing would run")
+		}
+		o.maxInFlight = &n
+		return nil
+	}
+}
+
+// WithObserverStateListener sets a function that is called for each change of the observer's
+// state, in order. The error is the reason, if there is one. Calls come from one goroutine
+// that holds no lock. Default none.
+func WithObserverStateListener(f func(ObserverState, error)) ObserveOption {
+	return func(o *observeOptions) error { o.listener = f; return nil }
+}
+
+// Observer runs a function, the target, whenever another one, the source, has been called. It
+// is made by [Client.Observe]; the zero value is of no use. All methods may be called from
+// several goroutines at once.
+type Observer struct {
+	registration *Trigger // which has the id, and is registered
+
+	listener func(ObserverState, error)
+
+	// Guarded by the lock of the registry.
+	state    ObserverState
+	reason   *Error // of error, or why the engine has disposed of it
+	warnings []string
+	fires    uint64
+	changed  chan struct{} // closed at the next change of the state
+}
+
+// Observe makes an observer: whenever the source has been called, the engine calls the
+// target, at most once for each call and without telling the caller. Neither needs to exist
+// yet, nor to be this worker's. The target is an ordinary function; with the default delivery
+// its payload is an [Observed].
+//
+// Observe does not wait for the network: before a connection is there the observer waits for
+// it, and every later connection gets it again, behind the functions. It is an error only if
+// something is wrong here: a blank id, a filter that does not parse (its error says where),
+// args that are no object, a route that would break the engine's router, or an id that
+// another trigger or observer of this client has, an *[Error] with code OBSERVER_ID_CONFLICT.
+// What the engine says is in [Observer.State] and [Observer.Err]. An engine without
+// observers, older than 0.25, is code UNSUPPORTED, which is [errors.ErrUnsupported]; the
+// observer then recovers on a connection to a later engine. While the target is a function of
+// this worker that the engine refuses ([Function.Err]), the observer is pending.
+func (c *Client) Observe(source Source, target string, opts ...ObserveOption) (*Observer, error) {
+	fail := func(err error) (*Observer, error) {
+		return nil, fmt.Errorf("iii: observe %s: %w", source.FunctionID, trimmed(err))
+	}
+	if strings.TrimSpace(source.FunctionID) == "" {
+		return nil, errors.New("iii: observe: blank function id of the source")
+	}
+	if strings.TrimSpace(target) == "" {
+		return fail(errors.New("blank function id of the target"))
+	}
+	var cfg observeOptions
+	if err := applyOptions(&cfg, opts, callOption); err != nil {
+		return fail(err)
+	}
+	s, err := source.encode(c)
+	if err != nil {
+		return fail(err)
+	}
+	spec := triggerSpec{id: cmp.Or(cfg.id, uuid.NewString()), functionID: target, metadata: cfg.metadata,
+		namespace: cmp.Or(cfg.namespace, c.namespaceOf(target)),
+		observe:   &observeSpec{source: s, expiry: cfg.expiry, maxFires: cfg.maxFires, maxInFlight: cfg.maxInFlight}}
+	o := &Observer{listener: cfg.listener, state: ObserverStatePending, changed: make(chan struct{})}
+	o.registration = c.makeTrigger(spec)
+	o.registration.observer = o
+	if err := checkRegistration(&o.registration.claim); err != nil {
+		return fail(err)
+	}
+	if err := c.registry.addTrigger(o.registration); err != nil {
+		if errors.Is(err, ErrClosed) {
+			return nil, err
+		}
+		return fail(err)
+	}
+	return o, nil
+}
+
+// encode checks s and returns its form on the wire.
+func (s Source) encode(c *Client) (ObserveSource, error) {
+	if s.Namespace != "" && strings.TrimSpace(s.Namespace) == "" {
+		return ObserveSource{}, errors.New("blank namespace of the source")
+	}
+	for _, part := range s.Capture {
+		switch part {
+		case CaptureInput, CaptureOutput, CaptureError, CaptureCaller, CaptureMetadata:
+		default:
+			return ObserveSource{}, fmt.Errorf("capture %q is none of %s, %s, %s, %s, %s", part, CaptureInput, CaptureOutput, CaptureError, CaptureCaller, CaptureMetadata)
+		}
+	}
+	switch s.On {
+	case "", ObserveOnSuccess, ObserveOnError, ObserveOnComplete:
+	default:
+		return ObserveSource{}, fmt.Errorf("on %q is none of %s, %s, %s", s.On, ObserveOnSuccess, ObserveOnError, ObserveOnComplete)
+	}
+	switch s.Deliver {
+	case "", ObserveDeliverEnvelope, ObserveDeliverInput, ObserveDeliverOutput:
+	default:
+		return ObserveSource{}, fmt.Errorf("deliver %q is none of %s, %s, %s", s.Deliver, ObserveDeliverEnvelope, ObserveDeliverInput, ObserveDeliverOutput)
+	}
+	o := ObserveSource{FunctionID: s.FunctionID, Namespace: cmp.Or(s.Namespace, c.namespaceOf(s.FunctionID)),
+		Capture: slices.Clone(s.Capture), On: s.On, Deliver: s.Deliver}
+	if s.Args != nil {
+		args, err := rawOf(s.Args)
+		switch {
+		case err != nil:
+			return ObserveSource{}, fmt.Errorf("args do not encode: %w", err)
+		case rawjson.Absent(args):
+		case args[0] != '{':
+			return ObserveSource{}, errors.New("args are no object")
+		default:
+			o.Args = args
+		}
+	}
+	if s.FunctionID == triggerSources["http"].functionID && cmp.Or(s.Namespace, defaultNamespace) == defaultNamespace {
+		if _, err := routepath.Parse(textMember(o.Args, "path")); err != nil {
+			return ObserveSource{}, err
+		}
+	}
+	var err error
+	o.Filters, err = encodeFilters(s.Filters)
+	return o, err
+}
+
+// encodeFilters checks the filters of an observer and returns their form on the wire, nil for
+// none.
+func encodeFilters(v any) (json.RawMessage, error) {
+	var raw json.RawMessage
+	switch text := v.(type) {
+	case nil:
+		return nil, nil
+	case string:
+		raw = json.RawMessage(text)
+	case []byte:
+		raw = text
+	case json.RawMessage:
+		raw = text
+	default:
+		var err error
+		if raw, err = rawOf(v); err != nil {
+			return nil, fmt.Errorf("filters do not encode: %w", err)
+		}
+	}
+	if raw == nil || string(raw) == "null" {
+		return nil, nil
+	}
+	if _, err := ParseFilter(raw); err != nil {
+		return nil, err
+	}
+	return slices.Clone(raw), nil
+}
+
+// ID is the observer's id.
+func (o *Observer) ID() string { return o.registration.id }
+
+func (o *Observer) registry() *registry { return o.registration.client.registry }
+
+// State is the state of the observer: pending until the engine says active, which needs a
+// host of the source, its consent, and a target; suspended while the target, or the
+// connection of this worker, is away; error when the engine or the host has refused it;
+// disposed for good.
+func (o *Observer) State() ObserverState {
+	r := o.registry()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return o.state
+}
+
+// Err returns an *[Error] with the reason's code while the observer is in error, and after the
+// engine has disposed of it, as with EXPIRED and MAX_FIRES; nil otherwise, also after
+// Dispose. What the engine itself has refused stays so, and its id is taken until Dispose.
+// What the worker that hosts the source has refused is asked for again on each new
+// connection.
+func (o *Observer) Err() error {
+	r := o.registry()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return o.err()
+}
+
+// err is Err for those who hold the lock of the registry.
+func (o *Observer) err() error {
+	if o.reason == nil || o.state != ObserverStateError && o.state != ObserverStateDisposed {
+		return nil
+	}
+	return o.reason
+}
+
+// Warnings returns what the engine doubted when it took the observer, for example a path of a
+// filter that the source's schemas do not know. Nil is nothing. The result is the caller's
+// own.
+func (o *Observer) Warnings() []string {
+	r := o.registry()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.Clone(o.warnings)
+}
+
+// Fires is the number of activations, as the engine has last told it with a change of the
+// state.
+func (o *Observer) Fires() uint64 {
+	r := o.registry()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return o.fires
+}
+
+// Ready returns nil once the observer is active, and the reason as an *[Error] once it cannot
+// become so: it is in error, or disposed. It waits while the observer is pending or suspended,
+// for as long as ctx; the error then is that of ctx. After Dispose, and after the end of the
+// client, it wraps [ErrClosed].
+func (o *Observer) Ready(ctx context.Context) error {
+	r := o.registry()
+	for {
+		r.mu.RLock()
+		state, err, changed := o.state, o.err(), o.changed
+		r.mu.RUnlock()
+		switch {
+		case state == ObserverStateActive:
+			return nil
+		case err != nil:
+			return err
+		case state == ObserverStateDisposed:
+			return fmt.Errorf("iii: observer %q is disposed: %w", o.ID(), trimmed(ErrClosed))
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("iii: observer %q is %s: %w", o.ID(), state, ctxError(ctx))
+		}
+	}
+}
+
+// disposeTimeout is how long Dispose waits for the engine.
+const disposeTimeout = 5 * time.Second
+
+// Dispose ends the observer for good, and its id is free at once. It returns nil when the
+// engine has let go of it, so that no further activation begins, or after 5 s; at once if the
+// engine does not have it. If ctx ends first, Dispose returns the error of ctx; the observer
+// is disposed in any case. An activation under way goes on. Calling it again waits for the
+// same.
+func (o *Observer) Dispose(ctx context.Context) error {
+	left := o.registry().dispose(o.registration)
+	if left == nil {
+		return nil
+	}
+	select {
+	case <-left:
+		return nil
+	default:
+	}
+	select {
+	case <-left:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("iii: dispose of observer %q: %w", o.ID(), ctxError(ctx))
+	}
+}
+
+// change sets the state and tells the listener. The lock of the registry is held.
+func (o *Observer) change(state ObserverState, reason *Error) {
+	if o.state == ObserverStateDisposed {
+		return
+	}
+	same := o.state == state && (o.reason == reason || o.reason != nil && reason != nil && *o.reason == *reason)
+	o.state, o.reason = state, reason
+	if same {
+		return
+	}
+	close(o.changed)
+	o.changed = make(chan struct{})
+	if o.listener != nil {
+		var err error // no typed nil
+		if reason != nil {
+			err = reason
+		}
+		o.registration.client.notify.post(func() { o.listener(state, err) })
+	}
+}
+
+// observeFrame is one observe message that was sent over the current link, until the engine
+// has nothing more to say of it. The lock of the registry guards it.
+//
+// Several of one id follow one another: the engine answers them in order, so an answer is
+// for the oldest that has none, and a change of state for the newest that has one.
+type observeFrame struct {
+	trigger  *Trigger
+	answered bool
+	left     chan struct{} // nil until unobserve was sent behind it; closed when the engine has let go
+	patience *time.Timer   // closes left
+}
+
+// observing notes that an observe message for t is sent now. If the engine has an earlier one,
+// that is taken back first.
+func (r *registry) observing(t *Trigger) {
+	if t.frame != nil {
+		r.unobserve(t)
+	}
+	if o := t.spec.observe; o != nil && o.expiry > 0 && o.deadline.IsZero() {
+		o.deadline = time.Now().Add(o.expiry)
+	}
+	if t.spec.observerID != "" && !r.client.named {
+		r.client.unnamedOnce.Do(func() {
+			r.client.notify.post(func() {
+				r.client.log.Warn("iii: this worker has no name, so the ids of its subscribers to durable topics are those of its functions and topics alone; "+
+					"set WithName, or WithTriggerID, where several workers consume one topic", "observer", t.spec.observerID)
+			})
+		})
+	}
+	id := t.spec.idOfObserver()
+	t.frame, t.lingers = &observeFrame{trigger: t}, false
+	if r.observeFrames == nil {
+		r.observeFrames = map[string][]*observeFrame{}
+	}
+	r.observeFrames[id] = append(r.observeFrames[id], t.frame)
+}
+
+// unobserve takes the observer back that the engine has for t, or may have since an earlier
+// connection.
+func (r *registry) unobserve(t *Trigger) {
+	o := t.frame
+	if o == nil {
+		o = &observeFrame{trigger: t, answered: true}
+		if r.observeFrames == nil {
+			r.observeFrames = map[string][]*observeFrame{}
+		}
+		id := t.spec.idOfObserver()
+		r.observeFrames[id] = append(r.observeFrames[id], o)
+	}
+	t.frame, t.lingers = nil, false
+	o.left = make(chan struct{})
+	o.patience = time.AfterFunc(disposeTimeout, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.forget(o)
+	})
+	r.push(UnobserveMessage{ID: t.spec.idOfObserver()})
+}
+
+// forget drops a frame of which the engine has nothing more to say. One that has no
+// answer stays, for the answers are in order.
+func (r *registry) forget(o *observeFrame) {
+	if o.left != nil {
+		if o.patience != nil {
+			o.patience.Stop()
+			o.patience = nil
+			close(o.left)
+		}
+	}
+	if !o.answered {
+		return
+	}
+	id := o.trigger.spec.idOfObserver()
+	list := slices.DeleteFunc(r.observeFrames[id], func(other *observeFrame) bool { return other == o })
+	if len(list) == 0 {
+		delete(r.observeFrames, id)
+	} else {
+		r.observeFrames[id] = list
+	}
+}
+
+// dispose takes an observer back for good. The channel is closed when the engine has let go
+// of it; nil: there is nothing to wait for.
+func (r *registry) dispose(t *Trigger) (left <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.triggerByID[t.id] == t && r.closed == nil {
+		o := t.frame
+		r.remove(t)
+		if o != nil {
+			t.left = o.left
+		}
+	}
+	t.observer.change(ObserverStateDisposed, nil)
+	return t.left
+}
+
+// observed returns the trigger whose observer, if the engine has one for it, runs f for an
+// activation; nil if it is none of this client's.
+func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *Trigger {
+	var a Activation
+	if json.Unmarshal(activation, &a) != nil {
+		return nil
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	t := r.triggerByID[a.ObserverID]
+	if list := r.observeFrames[a.ObserverID]; t == nil && r.link == l && len(list) > 0 { // taken back, and still under way
+		t = list[len(list)-1].trigger
+	}
+	if t == nil || t.spec.observe != nil || f != t.adapter && (f.id != t.functionID || !t.own) {
+		return nil
+	}
+	return t
+}
+
+// maxUnobserved bounds the observers that have been disposed while there was no connection.
+const maxUnobserved = 4096
+
+// unobserveLater notes that the engine may still have the observer of t, which the program
+// has taken back.
+func (r *registry) unobserveLater(t *Trigger) {
+	t.lingers = false
+	if len(r.unobserved) >= maxUnobserved {
+		r.client.out.stats.heldDropped.Add(1)
+		return
+	}
+	r.unobserved = append(r.unobserved, t)
+}
+
+// unobserveEarlier takes back what was disposed while there was no connection. It precedes
+// the observers of this one, which may have the same ids.
+func (r *registry) unobserveEarlier() {
+	for _, t := range r.unobserved {
+		r.unobserve(t)
+	}
+	r.unobserved = nil
+}
+
+// endObserveFrames notes what the engine may still have of the link that ends.
+func (r *registry) endObserveFrames() {
+	for _, list := range r.observeFrames {
+		for _, o := range list {
+			switch {
+			case o.left == nil:
+				o.trigger.lingers = true
+				o.trigger.frame = nil
+			case o.patience != nil: // the unobserve may be lost with the link
+				o.patience.Stop()
+				o.patience = nil
+				close(o.left)
+				r.unobserveLater(o.trigger)
+			}
+		}
+	}
+	r.observeFrames = nil
+	for _, t := range r.triggers {
+		if o := t.observer; o != nil && o.state == ObserverStateActive {
+			o.change(ObserverStateSuspended, nil)
+		}
+	}
+}
+
+// observeAnswered handles the engine's answer to an observe message.
+func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
+	r := c.registry
+	r.mu.Lock()
+	i := slices.IndexFunc(r.observeFrames[m.ID], func(o *observeFrame) bool { return !o.answered })
+	if r.link != l || i < 0 {
+		r.mu.Unlock()
+		return
+	}
+	o := r.observeFrames[m.ID][i]
+	o.answered = true
+	t := o.trigger
+	r.answered(&t.claim)
+	var told func()
+	switch refusal := observerReason(m.ID, m.State, m.Error, m.Error != nil || m.State == ObserverStateError); {
+	case refusal != nil: // the engine keeps nothing
+		left := o.left != nil || r.closed != nil
+		r.forget(o)
+		if !left {
+			t.frame, t.sent = nil, false
+			told = r.refuse(l, t, refusal, true)
+		}
+	case r.closed != nil:
+	case o.left == nil:
+		if t.observer != nil {
+			t.observer.warnings = m.Warnings
+		} else if len(m.Warnings) > 0 {
+			c.notify.post(func() {
+				c.log.Warn("iii: the engine has doubts about a trigger", "trigger", t.id, "type", t.spec.triggerType, "warnings", m.Warnings)
+			})
+		}
+		told = r.observerIs(t, m.State, nil)
+	case o.patience == nil: // Dispose has given up on it
+		r.forget(o)
+	}
+	r.mu.Unlock()
+	if told != nil {
+		told()
+	}
+	r.confirm(l)
+}
+
+// observerChanged handles a change of the state of an observer.
+func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
+	r := c.registry
+	r.mu.Lock()
+	var o *observeFrame
+	for _, other := range r.observeFrames[m.ID] {
+		if other.answered {
+			o = other
+		}
+	}
+	if r.link != l || o == nil {
+		r.mu.Unlock()
+		return
+	}
+	t, left := o.trigger, o.left != nil || r.closed != nil
+	var told func()
+	if m.State == ObserverStateDisposed {
+		r.forget(o)
+	}
+	if !left {
+		if t.observer != nil {
+			t.observer.fires = m.Fires
+		}
+		reason := observerReason(m.ID, m.State, m.Reason, m.State == ObserverStateError || m.State == ObserverStateDisposed)
+		switch m.State {
+		case ObserverStateDisposed:
+			t.frame, t.sent = nil, false
+			if t.observer != nil {
+				r.remove(t)
+				t.observer.change(m.State, reason)
+			} else {
+				told = r.refuse(l, t, reason, true)
+			}
+		case ObserverStateError:
+			told = r.refuse(l, t, reason, false)
+		default:
+			told = r.observerIs(t, m.State, reason)
+		}
+	} else if t.observer != nil {
+		t.observer.fires = max(t.observer.fires, m.Fires)
+	}
+	r.mu.Unlock()
+	if told != nil {
+		told()
+	}
+	r.confirm(l)
+}
+
+// observerReason is the reason of a state as an error; nil without one, unless it is needed.
+func observerReason(id string, state ObserverState, body *ErrorBody, needed bool) *Error {
+	switch {
+	case body != nil:
+		return &Error{Code: body.Code, Message: body.Message, Stacktrace: body.Stacktrace}
+	case !needed:
+		return nil
+	case state == ObserverStateDisposed:
+		return &Error{Code: "UNOBSERVED", Message: fmt.Sprintf("the engine has disposed of observer %s", id)}
+	}
+	return &Error{Code: "OBSERVER_ERROR", Message: fmt.Sprintf("observer %s is in error", id)}
+}
+
+// observerIs notes that the engine has an observer, in the given state. What it returns is to
+// be called without the lock.
+func (r *registry) observerIs(t *Trigger, state ObserverState, reason *Error) (told func()) {
+	if t.observer != nil {
+		t.observer.change(state, reason)
+		return nil
+	}
+	if state != ObserverStateActive && t.contested { // its host has not decided yet
+		return nil
+	}
+	contested := t.contested
+	t.contested = false
+	if state == ObserverStateActive {
+		t.delay = 0
+	}
+	if t.refused.Swap(nil) == nil || !contested {
+		return nil
+	}
+	return func() { r.client.log.Info("iii: route taken over", "trigger", t.id, "function", t.functionID) }
+}

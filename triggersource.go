@@ -1,0 +1,549 @@
+package iii
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/iii-go/iii/internal/rawjson"
+)
+
+// triggerSource says what a trigger type is on an engine with observe.v2, where a trigger is
+// an observer of a function.
+type triggerSource struct {
+	// functionID is the observed function, which lives in the namespace default with the
+	// engine's own workers.
+	functionID string
+
+	// observe turns a config into args or filters.
+	observe func(config json.RawMessage) (args, filters any, err error)
+
+	// deliver and capture say what the target gets. "" and nil are for calls through the
+	// observer, whose payload is chosen by the worker that hosts the function.
+	deliver ObserveDeliver
+	capture []Capture
+
+	// inOrder says that the handler runs once at a time and in order.
+	inOrder bool
+	// single says that what happens while the handler runs is skipped.
+	single bool
+
+	// payload makes the payload that the handler has on engines with triggers. With ok false
+	// the handler does not run. Nil: nothing is to be changed.
+	payload func(t *triggerSpec, data json.RawMessage) (payload json.RawMessage, ok bool)
+	// optional says that a target can do without what payload adds.
+	optional bool
+
+	// condition says that the config may name a function that is asked before the handler
+	// runs, and conditionInput makes its payload of the handler's; nil: it is the same.
+	condition      bool
+	conditionInput func(payload json.RawMessage) json.RawMessage
+	// skipped is the result when the condition is false.
+	skipped any
+}
+
+// triggerSources are the types of the engine. What is not among them is the type of another
+// worker: a function of the same id, whose args are the config.
+//
+// Results are used as by an engine with triggers: that of http is the response, an error of
+// durable:subscriber is a failed attempt, all others are ignored.
+var triggerSources = map[string]triggerSource{
+	"http": {
+		functionID: "http::on-request",
+		observe:    observeHTTP,
+		payload:    httpPayload, optional: true,
+		condition: true, conditionInput: withoutChannels,
+		skipped: bufferedResponse{StatusCode: http.StatusUnprocessableEntity, Headers: []string{"Content-Type: application/json"}, Body: conditionNotMet},
+	},
+	"cron": {
+		functionID: "cron::on-tick",
+		observe: func(config json.RawMessage) (args, _ any, err error) {
+			c, err := configOf[CronTriggerConfig](config)
+			return map[string]string{"expression": sevenFields(c.Expression)}, nil, err
+		},
+		deliver: ObserveDeliverOutput, capture: []Capture{CaptureOutput}, single: true,
+		payload: cronPayload, condition: true,
+	},
+	"durable:subscriber": {
+		functionID: "queue::on-message",
+		observe:    observeQueue,
+		condition:  true,
+	},
+	"subscribe": {
+		functionID: "publish",
+		observe: func(config json.RawMessage) (_, filters any, err error) {
+			c, err := configOf[SubscribeTriggerConfig](config)
+			return nil, equals{"input.topic": c.Topic}, err
+		},
+		deliver: ObserveDeliverInput,
+		payload: func(_ *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
+			return memberOf(data, "data"), true
+		},
+	},
+	"state": {
+		functionID: "state::on-changed",
+		observe: func(config json.RawMessage) (_, filters any, err error) {
+			c, err := configOf[StateTriggerConfig](config)
+			return nil, equals{}.ifSet("input.scope", c.Scope).ifSet("input.key", c.Key), err
+		},
+		deliver: ObserveDeliverInput, inOrder: true, condition: true,
+	},
+	"stream": {
+		functionID: "stream::on-changed",
+		observe: func(config json.RawMessage) (_, filters any, err error) {
+			c, err := configOf[StreamTriggerConfig](config)
+			return nil, eitherSpelling(c), err
+		},
+		deliver: ObserveDeliverInput, inOrder: true, condition: true,
+		payload: streamPayload, optional: true,
+	},
+	"stream:join":  {functionID: "stream::on-join", observe: observeAll, deliver: ObserveDeliverInput},
+	"stream:leave": {functionID: "stream::on-leave", observe: observeAll, deliver: ObserveDeliverInput},
+	"log": {
+		functionID: "observability::on-log",
+		observe: func(config json.RawMessage) (_, filters any, err error) {
+			c, err := configOf[LogTriggerConfig](config)
+			if c.Level == "" || c.Level == "all" {
+				return nil, nil, err
+			}
+			return nil, equals{"input.level": c.Level}, err
+		},
+		deliver: ObserveDeliverInput,
+	},
+	"trace": {
+		functionID: "observability::on-span",
+		observe:    observeAll, // the engine with triggers ignores case, filters do not
+		deliver:    ObserveDeliverInput,
+		payload:    tracePayload,
+	},
+	"configuration": {
+		functionID: "configuration::on-updated",
+		observe: func(config json.RawMessage) (_, filters any, err error) {
+			c, err := configOf[ConfigurationTriggerConfig](config)
+			if err != nil {
+				return nil, nil, err
+			}
+			conditions := map[string]any{}
+			if c.ConfigurationID != "" {
+				conditions["input.id"] = map[string]string{"$eq": c.ConfigurationID}
+			}
+			if len(c.EventTypes) > 0 {
+				conditions["input.event_type"] = map[string]any{"$in": c.EventTypes}
+			}
+			return nil, conditions, nil
+		},
+		deliver: ObserveDeliverInput, inOrder: true, condition: true,
+	},
+	"engine::functions-available": {functionID: "engine::on-functions-changed", observe: observeAll, deliver: ObserveDeliverInput},
+	"engine::workers-available":   {functionID: "engine::on-workers-changed", observe: observeAll, deliver: ObserveDeliverInput},
+}
+
+// customSource is the source of a type that a worker provides. It is the provider that asks
+// conditions, as it is on engines with triggers.
+var customSource = triggerSource{
+	deliver: ObserveDeliverInput,
+	observe: func(config json.RawMessage) (args, _ any, err error) {
+		if rawjson.Absent(config) {
+			return nil, nil, nil
+		}
+		if config[0] != '{' {
+			return nil, nil, errors.New("the args of an observer are an object, and so has to be the config of the trigger")
+		}
+		return config, nil, nil
+	},
+}
+
+// on returns the source of the trigger's type. A provider in another namespace than the
+// engine's own, when it is named, is a worker.
+func (t *triggerSpec) on() triggerSource {
+	if source, ok := triggerSources[t.triggerType]; ok && cmp.Or(t.providerNamespace, defaultNamespace) == defaultNamespace {
+		return source
+	}
+	return customSource
+}
+
+// asObserver returns the observer that stands for a trigger. The error says what the engine
+// cannot be told.
+func (t *triggerSpec) asObserver() (*triggerSpec, error) {
+	source := t.on()
+	args, filters, err := source.observe(t.config)
+	if err != nil {
+		return nil, fmt.Errorf("a trigger of type %s cannot be an observer: %w", t.triggerType, err)
+	}
+	o := &observeSpec{source: ObserveSource{FunctionID: cmp.Or(source.functionID, t.triggerType), Namespace: t.providerNamespace,
+		Deliver: source.deliver, Capture: source.capture}}
+	switch {
+	case source.functionID == "":
+		if t.providerNamespace == "" && !isBuiltin(t.triggerType) {
+			o.source.Namespace = t.workerNamespace
+		}
+	case t.providerNamespace == "":
+		o.source.Namespace = defaultNamespace
+	}
+	if source.inOrder {
+		o.maxInFlight = new(uint32(1))
+	}
+	if args != nil {
+		if o.source.Args, err = rawOf(args); err != nil {
+			return nil, err
+		}
+	}
+	if filters != nil {
+		if o.source.Filters, err = rawOf(filters); err != nil {
+			return nil, err
+		}
+	}
+	own := *t
+	own.observe = o
+	if t.adapterID != "" {
+		own.functionID, own.namespace = t.adapterID, t.workerNamespace
+	}
+	return &own, nil
+}
+
+// needsAdapter reports whether a function that does not run here can be the target only
+// behind an adapter.
+func (t *triggerSpec) needsAdapter() bool {
+	source := t.on()
+	return source.payload != nil && !source.optional || source.single || t.conditionID() != ""
+}
+
+// conditionID is the function that is asked before the handler runs, "" if there is none.
+func (t *triggerSpec) conditionID() string {
+	if !t.on().condition {
+		return ""
+	}
+	id, _ := conditionOf(t.config)
+	return id
+}
+
+// configOf decodes a config of any Go type.
+func configOf[T any](config json.RawMessage) (c T, err error) {
+	if err := json.Unmarshal(config, &c); err != nil {
+		return c, fmt.Errorf("its config does not decode: %w", err)
+	}
+	return c, nil
+}
+
+func observeAll(json.RawMessage) (args, filters any, err error) { return nil, nil, nil }
+
+// equals is a filter of which each path has one value.
+type equals map[string]any
+
+func (e equals) ifSet(path string, text *string) equals {
+	if text != nil {
+		e[path] = *text
+	}
+	return e
+}
+
+// MarshalJSON implements json.Marshaler.
+func (e equals) MarshalJSON() ([]byte, error) {
+	conditions := map[string]any{}
+	for path, value := range e {
+		conditions[path] = map[string]any{"$eq": value}
+	}
+	return json.Marshal(conditions)
+}
+
+func observeHTTP(config json.RawMessage) (args, filters any, err error) {
+	c, err := configOf[HTTPTriggerConfig](config)
+	if err != nil {
+		return nil, nil, err
+	}
+	path := c.APIPath
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
+	}
+	a := map[string]any{"path": path, "method": strings.ToUpper(cmp.Or(c.HTTPMethod, http.MethodGet))}
+	if len(c.MiddlewareFunctionIDs) > 0 {
+		a["middleware_function_ids"] = c.MiddlewareFunctionIDs
+	}
+	return a, nil, nil
+}
+
+// sevenFields adds the year to a cron expression without one.
+func sevenFields(expression string) string {
+	if len(strings.Fields(expression)) == 6 {
+		return expression + " *"
+	}
+	return expression
+}
+
+func observeQueue(config json.RawMessage) (args, filters any, err error) {
+	c, err := configOf[QueueTriggerConfig](config)
+	if err != nil {
+		return nil, nil, err
+	}
+	a := map[string]any{"topic": c.Topic}
+	for from, to := range map[string]string{"queue_config": "queue_config", "group": "group"} {
+		if value := memberOf(config, from); !rawjson.Absent(value) {
+			a[to] = value
+		}
+	}
+	if q := c.QueueConfig; q != nil {
+		if q.MaxRetries != nil {
+			a["max_retries"] = *q.MaxRetries
+		}
+		if q.BackoffDelayMs != nil {
+			a["backoff_ms"] = *q.BackoffDelayMs
+		}
+	}
+	return a, nil, nil
+}
+
+// eitherSpelling is the filter of a stream's changes, whose members engines spell in one way
+// or the other.
+func eitherSpelling(c StreamTriggerConfig) any {
+	either := func(value string, paths ...string) map[string]any {
+		var list []equals
+		for _, path := range paths {
+			list = append(list, equals{path: value})
+		}
+		return map[string]any{"$or": list}
+	}
+	all := []any{either(c.StreamName, "input.stream_name", "input.streamName")}
+	if c.GroupID != "" {
+		all = append(all, either(c.GroupID, "input.group_id", "input.groupId"))
+	}
+	if c.ItemID != "" {
+		all = append(all, either(c.ItemID, "input.id", "input.item_id"))
+	}
+	return map[string]any{"$and": all}
+}
+
+// httpPayload adds what an engine with triggers says of the trigger.
+func httpPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
+	var path, method json.RawMessage
+	known := false
+	if rawjson.ScanObject(data, func(key, value []byte) {
+		switch string(key) {
+		case "path":
+			path = value
+		case "method":
+			method = value
+		case "trigger":
+			known = true
+		}
+	}) != nil || known {
+		return data, true
+	}
+	trigger := []byte(`{"type":"http"`)
+	if path != nil {
+		trigger = slices.Concat(trigger, []byte(`,"path":`), path)
+	}
+	c, _ := configOf[HTTPTriggerConfig](t.config)
+	if text := strings.ToUpper(c.HTTPMethod); text != "" {
+		method = rawjson.AppendString(nil, text)
+	}
+	if method != nil {
+		trigger = slices.Concat(trigger, []byte(`,"method":`), method)
+	}
+	return withMember(data, "trigger", append(trigger, '}')), true
+}
+
+// withoutChannels is a request as conditions get it.
+func withoutChannels(payload json.RawMessage) json.RawMessage {
+	b := json.RawMessage{'{'}
+	err := rawjson.ScanObject(payload, func(key, value []byte) {
+		if string(key) != "request_body" && string(key) != "response" {
+			b = appendRawMember(b, key, value)
+		}
+	})
+	if err != nil {
+		return payload
+	}
+	return append(b, '}')
+}
+
+var conditionNotMet = json.RawMessage(`{"error":{"code":"CONDITION_NOT_MET","message":"Request condition not met"},"skipped":true}`)
+
+// cronPayload makes a tick the event of a trigger.
+func cronPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
+	return slices.Concat(
+		json.RawMessage(`{"trigger":"cron","job_id":`), rawjson.AppendString(nil, t.id),
+		[]byte(`,"scheduled_time":`), memberOf(data, "scheduled_time"),
+		[]byte(`,"actual_time":`), memberOf(data, "actual_time"), []byte{'}'}), true
+}
+
+// streamPayload adds the members of a change that are spelled in the other way.
+func streamPayload(_ *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
+	for _, spelling := range [][2]string{{"streamName", "stream_name"}, {"groupId", "group_id"}} {
+		if other := memberOf(data, spelling[1]); rawjson.Absent(memberOf(data, spelling[0])) && !rawjson.Absent(other) {
+			data = withMember(data, spelling[0], other)
+		}
+	}
+	return data, true
+}
+
+// tracePayload makes a finished span the event of a trigger, which lists traces, if the
+// trigger is for such spans.
+func tracePayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
+	c, err := configOf[TraceTriggerConfig](t.config)
+	if err != nil {
+		return data, false
+	}
+	fits := func(want *string, name string) bool {
+		return want == nil || strings.EqualFold(*want, textMember(data, name))
+	}
+	if !fits(c.ServiceName, "service_name") || !fits(c.Status, "status") {
+		return data, false
+	}
+	return slices.Concat(json.RawMessage(`{"trace_ids":[`), memberOf(data, "trace_id"), []byte(`]}`)), true
+}
+
+// memberOf returns a member of an object, null if it has none.
+func memberOf(object json.RawMessage, key string) json.RawMessage {
+	found := json.RawMessage("null")
+	_ = rawjson.ScanObject(object, func(k, value []byte) {
+		if string(k) == key {
+			found = value
+		}
+	})
+	return found
+}
+
+// withMember adds a member to an object.
+func withMember(object json.RawMessage, key string, value json.RawMessage) json.RawMessage {
+	body := bytes.TrimSpace(object)
+	b := make([]byte, 0, len(body)+len(key)+len(value)+4)
+	b = append(b, bytes.TrimRight(body[:len(body)-1], " \t\r\n")...)
+	return append(appendRawMember(b, []byte(key), value), '}')
+}
+
+// appendRawMember appends a member to an object that is not ended. key is the text between the
+// quotes.
+func appendRawMember(b, key, value []byte) []byte {
+	if b[len(b)-1] != '{' {
+		b = append(b, ',')
+	}
+	b = append(append(append(b, '"'), key...), `":`...)
+	return append(b, value...)
+}
+
+// stableID returns the id of the observer that stands for a subscriber of a durable topic: the
+// queue keeps messages for the subscriber of that id. "" is for all other triggers.
+func (c *Client) stableID(t *triggerSpec) string {
+	if t.on().functionID != triggerSources["durable:subscriber"].functionID {
+		return ""
+	}
+	parts := []string{cmp.Or(t.namespace, defaultNamespace), t.functionID, textMember(t.config, "topic")}
+	if c.named {
+		parts = slices.Insert(parts, 0, c.name)
+	}
+	for i, part := range parts {
+		parts[i] = url.PathEscape(part)
+	}
+	return "subscriber/" + strings.Join(parts, "/")
+}
+
+// adapt makes the function that stands between the observer and the function of t, if one is
+// needed: the target does not run here, or not yet.
+func (r *registry) adapt(t *Trigger, ask bool) {
+	if t.adapter != nil || t.spec.observe != nil || !r.link.dialect().answers(&t.claim) ||
+		t.own && r.target(t) != nil || !t.spec.needsAdapter() {
+		return
+	}
+	id := "trigger-adapter::" + uuid.NewString()
+	f := &Function{client: r.client, id: id, handler: r.client.forward(t), spanName: "execute " + id, untraced: true,
+		spec: functionSpec{id: id, metadata: json.RawMessage(`{"internal":true}`), adapter: true}}
+	f.claim = claim{function: f}
+	t.adapter, t.spec.adapterID = f, id
+	r.functionByID[id] = f
+	r.functions = append(r.functions, f)
+	if ask {
+		r.ask(&f.claim)
+	}
+}
+
+// forward returns the handler of an adapter: it calls the function of the trigger.
+func (c *Client) forward(t *Trigger) HandlerFunc {
+	return func(ctx context.Context, payload json.RawMessage) (any, error) {
+		opts := []CallOption{WithTimeout(forwardTimeout)}
+		if t.spec.namespace != "" {
+			opts = append(opts, InNamespace(t.spec.namespace))
+		}
+		if inv, _ := InvocationFromContext(ctx); inv.Metadata != nil {
+			opts = append(opts, WithMetadata(inv.Metadata))
+		}
+		var result json.RawMessage
+		if err := c.Call(ctx, t.functionID, payload, &result, opts...); err != nil {
+			return nil, err
+		}
+		return result, nil
+	}
+}
+
+// forwardTimeout bounds a call that an adapter passes on. Who made it has a timeout of its own.
+const forwardTimeout = time.Hour
+
+// fit makes an activation what the handler gets on an engine with triggers. If the handler is
+// not to run, fit answers and reports false.
+func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
+	t := in.trigger
+	answer := func(result any, err error) bool {
+		if len(in.id) > 0 {
+			if b, _ := c.encodeAnswer(ctx, in, in.origin, result, err); b != nil {
+				in.origin.reply(b)
+			}
+		}
+		return false
+	}
+	if t.source.payload != nil {
+		payload, ok := t.source.payload(&t.spec, in.data)
+		if !ok {
+			return answer(nil, nil)
+		}
+		in.data = payload
+	}
+	if t.source.single && !t.busy.CompareAndSwap(false, true) {
+		return answer(nil, nil)
+	}
+	met, err := c.conditionMet(ctx, t, in.data)
+	switch {
+	case err != nil:
+		answer(nil, err)
+	case !met:
+		answer(t.source.skipped, nil)
+	default:
+		return true
+	}
+	t.settle()
+	return false
+}
+
+// settle notes that the handler does not run any more.
+func (t *Trigger) settle() {
+	if t.source.single {
+		t.busy.Store(false)
+	}
+}
+
+// conditionMet asks the condition of t, if it has one: only the result false is a no.
+func (c *Client) conditionMet(ctx context.Context, t *Trigger, payload json.RawMessage) (bool, error) {
+	if t.condition == "" {
+		return true, nil
+	}
+	if t.source.conditionInput != nil {
+		payload = t.source.conditionInput(payload)
+	}
+	var opts []CallOption
+	if t.spec.namespace != "" {
+		opts = append(opts, InNamespace(t.spec.namespace))
+	}
+	var verdict json.RawMessage
+	if err := c.Call(ctx, t.condition, payload, &verdict, opts...); err != nil {
+		return false, fmt.Errorf("condition of trigger %s: %w", t.id, trimmed(err))
+	}
+	return string(bytes.TrimSpace(verdict)) != "false", nil
+}
