@@ -455,8 +455,8 @@ func (r *registry) adapt(t *Trigger, ask bool) {
 		return
 	}
 	id := "trigger-adapter::" + uuid.NewString()
-	f := &Function{client: r.client, id: id, handler: r.client.forward(t), spanName: "execute " + id, untraced: true,
-		spec: functionSpec{id: id, metadata: json.RawMessage(`{"internal":true}`), adapter: true}}
+	f := &Function{client: r.client, id: id, handler: r.client.forward(t), spanName: "execute " + id, untraced: true, quiet: true,
+		spec: functionSpec{id: id, metadata: json.RawMessage(`{"internal":true}`), private: true, unobservable: true, needsHooks: true}}
 	f.claim = claim{function: f}
 	t.adapter, t.spec.adapterID = f, id
 	r.functionByID[id] = f
