@@ -77,6 +77,9 @@ type causeKey struct{}
 
 type cause struct{ kind, id string }
 
+// causeHTTP is the kind of the cause of requests.
+const causeHTTP = "http"
+
 // withCause says in ctx why the engine calls: for the trigger b, or b's queue.
 func withCause(ctx context.Context, kind, id string) context.Context {
 	return context.WithValue(ctx, causeKey{}, cause{kind, id})
@@ -114,6 +117,14 @@ func (e *Engine) recordCall(r *request, f *function) *console.Invocation {
 
 // recordEnd notes how a call ended.
 func (e *Engine) recordEnd(i *console.Invocation, out outcome) {
+	if i != nil && i.Cause == causeHTTP {
+		switch {
+		case out.err != nil:
+			e.recorder.Responded(i, failure(out.err).status)
+		case !isNull(out.result): // else the response is a stream
+			e.recorder.Responded(i, replyOf(out.result).status)
+		}
+	}
 	if out.err != nil {
 		e.recorder.End(i, nil, cmp.Or(out.err.Code, "error"), out.err.Message)
 	} else {

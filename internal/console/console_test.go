@@ -97,6 +97,29 @@ func TestOtherSitesAreRefused(t *testing.T) {
 	}
 }
 
+// A console that is open to the network is found by its addresses and by its own name, but by
+// no other: a name can lead anywhere.
+func TestExposedConsoleKeepsOtherSitesOut(t *testing.T) {
+	h := New(t.Context(), new(fake), NewRecorder(DefaultLimit), "devbox.example")
+	for host, want := range map[string]int{
+		"10.0.0.1:3113": 200, "[fd00::1]:3113": 200, "127.0.0.1:3113": 200, "localhost": 200, "DevBox.example:3113": 200,
+		"evil.example:3113": 403, "10.0.0.1.evil.example": 403, "": 403,
+	} {
+		r := httptest.NewRequest("GET", "/api/engine", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("host %q: status %d, want %d", host, w.Code, want)
+		}
+		r.Header.Set("Origin", "http://evil.example")
+		w = httptest.NewRecorder()
+		if h.ServeHTTP(w, r); w.Code != 403 {
+			t.Errorf("host %q, another origin: status %d", host, w.Code)
+		}
+	}
+}
+
 func get(t *testing.T, h http.Handler, method, path string) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequest(method, path, nil)

@@ -40,6 +40,7 @@ type Invocation struct {
 	ended           bool
 	result          json.RawMessage
 	code, message   string // of an error
+	httpStatus      int    // of the response to a request; 0 if it is none, or is not known
 	size, resultLen int
 }
 
@@ -52,6 +53,18 @@ type Recorder struct {
 	users, internal ring
 	running         int
 	activity        activity
+}
+
+// Responded notes the status of the response that a call made: its end is noted next.
+func (r *Recorder) Responded(i *Invocation, httpStatus int) {
+	if r == nil || i == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !i.ended {
+		i.httpStatus = httpStatus
+	}
 }
 
 // NewRecorder makes a recorder that keeps payloads of limit bytes, and as many of the
