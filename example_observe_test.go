@@ -79,9 +79,10 @@ func ExampleWithMaxFires() {
 	}); err != nil {
 		log.Fatal(err)
 	}
+	first := make(chan string, 1)
 	if _, err := iii.Handle(client, "alerts::first", func(ctx context.Context, o iii.Observed[charge, receipt]) (any, error) {
 		inv, _ := iii.InvocationFromContext(ctx)
-		fmt.Printf("%s: %s, metadata %s, depth %d\n", o.Status, o.Error.Message, inv.Metadata, inv.ObserveDepth)
+		first <- fmt.Sprintf("%s: %s, metadata %s, depth %d", o.Status, o.Error.Message, inv.Metadata, inv.ObserveDepth)
 		return nil, nil
 	}); err != nil {
 		log.Fatal(err)
@@ -108,11 +109,12 @@ func ExampleWithMaxFires() {
 	}
 
 	_ = client.Call(ctx, "cards::charge", charge{}, nil)
+	fmt.Println(<-first)
 	fmt.Println(<-disposed)
 	fmt.Println(observer.State(), "after", observer.Fires(), "activation; warnings:", observer.Warnings())
 	// Output:
 	// error: the card has expired, metadata "card", depth 1
-	// iii: MAX_FIRES: max_fires of 1 reached
+	// iii: MAX_FIRES: the observer has been activated 1 times
 	// disposed after 1 activation; warnings: []
 }
 

@@ -447,14 +447,10 @@ func TestTriggerOptionsOfRoutes(t *testing.T) {
 				}
 			}
 		}
-		list, err := c.Triggers(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
 		var ids []string
-		for _, trigger := range list {
-			if strings.HasPrefix(trigger.ID, "mounted") {
-				ids = append(ids, trigger.ID)
+		for _, o := range e.Observers() {
+			if strings.HasPrefix(o.ID, "mounted") {
+				ids = append(ids, o.ID)
 			}
 		}
 		if diff := cmp.Diff([]string{"mounted", "mounted:head"}, ids); diff != "" {

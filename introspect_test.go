@@ -13,7 +13,7 @@ import (
 )
 
 func TestIntrospection(t *testing.T) {
-	e := iiitest.Start(t)
+	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023)) // with triggers
 	c, other := connect(t, e, iii.WithName("shop"), iii.WithDescription("sells tea")), connect(t, e, iii.WithName("other"))
 	ctx := t.Context()
 	if _, err := iii.Handle(c, "shop::quote", func(_ context.Context, item string) (int, error) { return 0, nil },

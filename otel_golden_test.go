@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
@@ -165,7 +166,7 @@ func recordedTelemetry(t *testing.T) (frames []otlpFrame) {
 // recordedProgram does the same as the recorded worker, at the same times, and returns
 // the frames that the engine received.
 func recordedProgram(t *testing.T) (frames []otlpFrame) {
-	e := telemetryEngine(t)
+	e := telemetryEngine(t, iiitest.WithProtocol(iiitest.Protocol023))
 	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{
 		EngineWSURL: pointer(e.URL()), ServiceName: pointer("tel-rust"), ServiceVersion: pointer("1.2.3"), ServiceNamespace: pointer("shop"),
 		ServiceInstanceID: pointer("inst-1"), MetricsExportIntervalMs: pointer[uint64](1500),

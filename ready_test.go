@@ -90,7 +90,7 @@ func TestReadyFromConnectToDrain(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		checkReady(t, "with a refused trigger", c, probed{503, false, none, 1}, 503, &iii.Error{Code: iii.CodeTriggerRegistrationFailed})
+		checkReady(t, "with a refused trigger", c, probed{503, false, none, 1}, 503, &iii.Error{Code: "INVALID_CRON_EXPRESSION"})
 		if err := bad.Unregister(); err != nil {
 			t.Fatal(err)
 		}

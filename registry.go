@@ -156,6 +156,9 @@ func (r *registry) end(l *link) {
 		return
 	}
 	r.link = nil
+	for _, c := range r.unfenced {
+		c.unfenced = false
+	}
 	r.unfenced, r.fenced, r.fenceOut, r.refusals = nil, nil, false, nil
 	r.turns, r.sought, r.takenOver = nil, nil, false
 	if r.fenceTimer != nil {
@@ -197,7 +200,10 @@ func (r *registry) ask(c *claim) {
 	}
 	c.standing, c.fence, c.answered = asked, r.fences+1, false
 	r.push(message)
-	r.unfenced = append(r.unfenced, c)
+	if !c.unfenced {
+		c.unfenced = true
+		r.unfenced = append(r.unfenced, c)
+	}
 }
 
 // takeBack takes a function or a trigger back; for observers there is unobserve.
@@ -257,6 +263,7 @@ func (r *registry) fence() {
 	r.fences++
 	r.unanswered, r.ponged = 0, len(r.fenced) > 0 || l.dialect().answers(nil)
 	for _, c := range r.fenced {
+		c.unfenced = false
 		switch {
 		case c.standing != asked || c.fence != r.fences:
 		case !l.dialect().answers(c):
@@ -514,6 +521,7 @@ func (r *registry) dropFunction(f *Function) bool {
 	if r.functionByID[f.id] != f || r.closed != nil {
 		return false
 	}
+	r.answered(&f.claim) // whatever the engine says to the latest attempt
 	if f.refused.Load() != nil {
 		f.standing = refused
 	}

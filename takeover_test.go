@@ -103,10 +103,10 @@ func (r *replica) told() (refusals, takeovers int) {
 }
 
 // sent lists the messages of a type that a worker has sent since a time, with the ids in
-// them.
+// them. A trigger may have been sent as an observer.
 func sent(e *iiitest.Engine, name, kind string, since time.Time) (ids []string, at []time.Time) {
 	for _, f := range e.Frames() {
-		if f.WorkerName == name && !f.Time.Before(since) && f.Direction == iiitest.ToEngine && f.Type() == kind {
+		if f.WorkerName == name && !f.Time.Before(since) && f.Direction == iiitest.ToEngine && (f.Type() == kind || kind == "registertrigger" && f.Type() == "observe") {
 			var m struct{ ID string }
 			_ = json.Unmarshal(f.Message, &m)
 			ids, at = append(ids, m.ID), append(at, f.Time)
@@ -429,6 +429,7 @@ func TestTriggersWaitForThoseOfTheFormerOwner(t *testing.T) {
 
 // A worker that drains for long is there still, but has nothing that could be in the way.
 func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
+	// A worker leaves its functions with an engine since 0.26 until its handlers have returned.
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		working := make(chan struct{})
 		a := startReplica(t, e, "a", func(r *replica) {
@@ -452,7 +453,7 @@ func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
 			t.Errorf("the route answers %d %q after its former owner has gone", status, body)
 		}
-	})
+	}, iiitest.WithProtocol(iiitest.Protocol025))
 }
 
 // A worker that comes back and finds its functions taken sends none of their triggers.
@@ -581,6 +582,15 @@ func TestCallsStayBehindTheTriggersRegisteredBefore(t *testing.T) {
 // The engine refuses a route whose path another worker has with other names of
 // parameters.
 func TestRouteWithOtherParameterNamesIsTakenOver(t *testing.T) {
+	t.Run("0.25", func(t *testing.T) {
+		routeWithOtherParameterNamesIsTakenOver(t, iiitest.Protocol025, iii.CodeTriggerRegistrationFailed, 3*time.Second)
+	})
+	t.Run("0.26", func(t *testing.T) { // the engine waits 5 s for a worker that it has lost
+		routeWithOtherParameterNamesIsTakenOver(t, iiitest.Protocol026, iii.CodeHTTPRouteConflict, 8*time.Second)
+	})
+}
+
+func routeWithOtherParameterNamesIsTakenOver(t *testing.T, protocol iiitest.Protocol, code string, within time.Duration) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		route := func(path string) func(r *replica) {
 			return func(r *replica) {
@@ -595,18 +605,18 @@ func TestRouteWithOtherParameterNamesIsTakenOver(t *testing.T) {
 		b := startReplica(t, e, "b", route("/users/:user_id"))
 		time.Sleep(time.Minute)
 		var refusal *iii.Error
-		if err := b.functions[0].Err(); !errors.As(err, &refusal) || refusal.Code != "trigger_registration_failed" {
+		if err := b.functions[0].Err(); !errors.As(err, &refusal) || refusal.Code != code {
 			t.Errorf("Err = %v, want the refusal of the route", err)
 		}
 		_ = a.Close()
-		time.Sleep(3 * time.Second)
+		time.Sleep(within)
 		if err := b.functions[0].Err(); err != nil {
 			t.Error(err)
 		}
 		if status, body := get(t, e, "/users/1"); status != 200 || body != "b" {
 			t.Errorf("the route answers %d %q", status, body)
 		}
-	})
+	}, iiitest.WithProtocol(protocol))
 }
 
 // A refusal that is about the registration itself is final.
@@ -922,6 +932,12 @@ func (p *recordingProvider) count() int {
 // The engine gives a trigger type to whoever registers it last, and drops it when that
 // worker leaves: the one before takes it back.
 func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
+	// The last one has it on engines with trigger types, on others the first.
+	t.Run("0.25", func(t *testing.T) { typeIsProvidedByOneReplicaAtATime(t, iiitest.Protocol025, 1) })
+	t.Run("0.26", func(t *testing.T) { typeIsProvidedByOneReplicaAtATime(t, iiitest.Protocol026, 0) })
+}
+
+func typeIsProvidedByOneReplicaAtATime(t *testing.T, protocol iiitest.Protocol, holder int) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		provide := func(p *recordingProvider) func(r *replica) {
 			return func(r *replica) {
@@ -932,34 +948,34 @@ func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 			}
 		}
 		var of [2]recordingProvider
-		startReplica(t, e, "a", provide(&of[0]))
+		replicas := []*replica{startReplica(t, e, "a", provide(&of[0]))}
 		user := startReplica(t, e, "user", serveName(t, "f"))
 		if _, err := user.Trigger("f", iii.CustomTrigger{Type: "webhook"}); err != nil {
 			t.Fatal(err)
 		}
-		want := func(when string, a, b int) {
+		want := func(when string, i int) {
 			t.Helper()
 			time.Sleep(3 * time.Second)
-			if got := [2]int{of[0].count(), of[1].count()}; got != [2]int{a, b} {
-				t.Errorf("%s: the replicas have %v triggers bound, want %v", when, got, [2]int{a, b})
+			if n, other := of[i].count(), of[1-i].count(); n != 1 || other != 0 {
+				t.Errorf("%s: replica %d has %d triggers bound, the other %d", when, i, n, other)
 			}
 		}
-		want("alone", 1, 0)
-		b := startReplica(t, e, "b", provide(&of[1]))
-		want("with a second one", 0, 1)
+		want("alone", 0)
+		replicas = append(replicas, startReplica(t, e, "b", provide(&of[1])))
+		want("with a second one", holder)
 		time.Sleep(time.Minute)
-		want("later", 0, 1)
-		_ = b.Close()
+		want("later", holder)
+		_ = replicas[holder].Close()
 		time.Sleep(3 * time.Second)
-		if n := of[0].count(); n != 1 {
-			t.Errorf("after the second one has gone the first has %d triggers bound", n)
+		if n := of[1-holder].count(); n != 1 {
+			t.Errorf("after the holder has gone the other has %d triggers bound", n)
 		}
-		for _, b := range of[0].bound {
+		for _, b := range of[1-holder].bound {
 			if got, err := b.Fire(t.Context(), nil); err != nil || string(got) != `"user"` {
 				t.Errorf("Fire = %s, %v", got, err)
 			}
 		}
-	})
+	}, iiitest.WithProtocol(protocol))
 }
 
 // A worker that leaves is noticed, however much others hold besides.
@@ -1407,7 +1423,7 @@ func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 		if n := log.of("iii: nobody provides a trigger type of this worker; registering it again"); n != 1 {
 			t.Errorf("logged %d times", n)
 		}
-	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}))
+	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}), iiitest.WithProtocol(iiitest.Protocol025))
 }
 
 // A worker that waits for its name can be ended at any time, and fails for the reasons for
@@ -1745,11 +1761,18 @@ func TestReplicasConcurrent(t *testing.T) {
 						t.Fatal(err)
 					}
 					got := map[string]int{}
+					count := func(functionID string) {
+						if strings.HasPrefix(functionID, "nobody::") {
+							functionID = "nobody::"
+						}
+						got[functionID]++
+					}
 					for _, trigger := range list {
-						if strings.HasPrefix(trigger.FunctionID, "nobody::") {
-							got["nobody::"]++
-						} else {
-							got[trigger.FunctionID]++
+						count(trigger.FunctionID)
+					}
+					for _, o := range observers(t, living[0].Client) {
+						if o.WorkerName != "" {
+							count(o.Target.FunctionID)
 						}
 					}
 					if diff := cmp.Diff(want, got); diff != "" {

@@ -108,7 +108,7 @@ var triggerSources = map[string]triggerSource{
 		payload: streamPayload, optional: true,
 	},
 	"stream:join":  {functionID: "stream::on-join", observe: observeAll, deliver: ObserveDeliverInput},
-	"stream:leave": {functionID: "stream::on-leave", observe: observeAll, deliver: ObserveDeliverInput},
+	"stream:leave": {functionID: "stream::on-leave", observe: observeAll, deliver: ObserveDeliverInput, inOrder: true},
 	"log": {
 		functionID: "observability::on-log",
 		observe: func(config json.RawMessage) (_, filters any, err error) {

@@ -288,7 +288,7 @@ func (e *Engine) reattach(w *worker, m reattachMessage) {
 	e.mu.Lock()
 	old := e.workers[m.PreviousWorkerID]
 	e.mu.Unlock()
-	if m.ReattachToken != nil && w.speaks().protocol >= Protocol025 { // an older worker could not take them back
+	if m.ReattachToken != nil {
 		defer e.observers.reattach(w, former{m.PreviousWorkerID, *m.ReattachToken})
 	}
 	if old == nil || old == w || m.ReattachToken == nil || *m.ReattachToken != old.token {
