@@ -383,8 +383,10 @@ func (c *Client) execute(in *incoming) {
 		c.out.stats.repliesDropped.Add(1)
 		return
 	}
-	pprof.SetGoroutineLabels(in.function.labels)
-	defer pprof.SetGoroutineLabels(context.Background())
+	if labels := in.function.labels; labels != nil {
+		pprof.SetGoroutineLabels(labels)
+		defer pprof.SetGoroutineLabels(context.Background())
+	}
 	if in.local {
 		in.started = time.Now()
 	}

@@ -54,8 +54,8 @@ type Function struct {
 	web      bool          // it serves HTTP requests: its results are responses
 	timeout  time.Duration // of its handler; 0 is none
 
-	metrics   *functionMetrics
-	labels    context.Context // with the profiler labels of its handler's goroutines
+	metrics   *functionMetrics // nil: not measured, as no function is that the package makes for itself
+	labels    context.Context  // with the profiler labels of its handler's goroutines; nil likewise
 	hooks     ObserverHooks
 	remote    bool // it is never run in process
 	quiet     bool // it is no fault if an engine cannot host it
@@ -671,10 +671,11 @@ func (c *invocationContext) Value(key any) any {
 		c.once.Do(func() { c.caller = extractRaw(c.Context, c.in.traceparent, c.in.baggage) })
 		from = c.caller
 	}
-	if v := from.Value(key); v != nil {
-		return v
+	v := from.Value(key)
+	if labels := c.in.function.labels; v == nil && labels != nil {
+		return labels.Value(key)
 	}
-	return c.in.function.labels.Value(key)
+	return v
 }
 
 // InvocationFromContext describes the invocation that a handler serves; ok is

@@ -43,7 +43,7 @@ func TestInvocationSpanWithoutAnswer(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			recorder.Reset()
-			c.execute(&incoming{origin: l, function: &Function{id: "f", spanName: "execute f", handler: tt.f, labels: context.Background()}, data: []byte(`{"password":1}`)})
+			c.execute(&incoming{origin: l, function: &Function{id: "f", spanName: "execute f", handler: tt.f}, data: []byte(`{"password":1}`)})
 			span := recorder.Ended()[0]
 			if span.Status().Code != tt.status {
 				t.Errorf("status is %v", span.Status())
@@ -62,7 +62,7 @@ func TestInvocationSpanWithoutAnswer(t *testing.T) {
 func TestUnsampledPayloadIsNotRead(t *testing.T) {
 	t.Setenv("OTEL_TRACES_SAMPLER", "always_off") // not parent-based: the span is started
 	own := newTracing(sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())))
-	in := &incoming{function: &Function{spanName: "execute f", labels: context.Background()}, data: []byte("\xff"), traceparent: []byte(`"` + testParent + `"`)}
+	in := &incoming{function: &Function{spanName: "execute f"}, data: []byte("\xff"), traceparent: []byte(`"` + testParent + `"`)}
 	ctx := &invocationContext{Context: t.Context(), in: in}
 	if !own.wants(in) {
 		t.Fatal("the span is not begun: the test shows nothing")
@@ -84,7 +84,7 @@ func TestUnsampledPayloadIsNotRead(t *testing.T) {
 // caller, unless the sampler decides otherwise, or one of a function that does not run
 // here.
 func TestTracingSkipsUnsampledInvocations(t *testing.T) {
-	function, elsewhere := &Function{labels: context.Background()}, &Function{untraced: true}
+	function, elsewhere := &Function{}, &Function{untraced: true}
 	for _, tt := range []struct {
 		sampler, traceparent string
 		function             *Function
@@ -113,7 +113,7 @@ func TestTracingSkipsUnsampledInvocations(t *testing.T) {
 func benchmarkInvocation(b *testing.B, traceparent string) {
 	t := newTracing(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(NewBaggageSpanProcessor())))
 	payload := []byte(`{"user":"u-1","amount":12,"note":"` + strings.Repeat("x", 256) + `","tags":["a","b"]}`)
-	in := &incoming{function: &Function{id: "bench::echo", spanName: "execute bench::echo", labels: context.Background()}, data: payload,
+	in := &incoming{function: &Function{id: "bench::echo", spanName: "execute bench::echo"}, data: payload,
 		id: []byte("00000000-0000-4000-8000-000000000001"), traceparent: []byte(traceparent)}
 	b.ReportAllocs()
 	for b.Loop() {
