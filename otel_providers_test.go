@@ -19,10 +19,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/log"
 	"go.opentelemetry.io/otel/metric"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -30,6 +30,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/embedded"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/iii-go/iii"
 	"github.com/iii-go/iii/iiitest"
@@ -456,13 +457,13 @@ func TestTelemetryFromProvidersTakesAnyProvider(t *testing.T) {
 		lp    log.LoggerProvider
 		spans int
 	}{
-		"none":            {nil, nil, nil, 0},
-		"nil pointers":    {noTracers, noMeters, noLoggers, 0},
-		"traces":          {sdk.tracers, nil, noLoggers, 2},
-		"metrics":         {nil, sdk.meters, nil, 0},
-		"logs":            {noTracers, nil, sdk.loggers, 0},
-		"not comparable":  {mapProvider{sdk: sdk.tracers}, nil, nil, 2},
-		"OpenTelemetry's": {otel.GetTracerProvider(), otel.GetMeterProvider(), nil, 0},
+		"none":           {nil, nil, nil, 0},
+		"nil pointers":   {noTracers, noMeters, noLoggers, 0},
+		"traces":         {sdk.tracers, nil, noLoggers, 2},
+		"metrics":        {nil, sdk.meters, nil, 0},
+		"logs":           {noTracers, nil, sdk.loggers, 0},
+		"not comparable": {mapProvider{sdk: sdk.tracers}, nil, nil, 2},
+		"idle":           {tracenoop.NewTracerProvider(), metricnoop.NewMeterProvider(), nil, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			engine, before := telemetryEngine(t), len(sdk.spans.Ended())
