@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -400,7 +401,7 @@ func TestRegistrationsThatMakeNoSense(t *testing.T) {
 
 // Conditions and middleware functions of a route are asked by the engine.
 func TestTriggerOptionsOfRoutes(t *testing.T) {
-	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
 		handle(t, c, "is-open", func(_ context.Context, r iii.HTTPRequest[any]) (bool, error) {
 			return r.QueryParams["open"] == "1", nil
@@ -448,11 +449,12 @@ func TestTriggerOptionsOfRoutes(t *testing.T) {
 			}
 		}
 		var ids []string
-		for _, o := range e.Observers() {
-			if strings.HasPrefix(o.ID, "mounted") {
-				ids = append(ids, o.ID)
+		for id := range bound(t, e, c) {
+			if strings.HasPrefix(id, "mounted") {
+				ids = append(ids, id)
 			}
 		}
+		slices.Sort(ids)
 		if diff := cmp.Diff([]string{"mounted", "mounted:head"}, ids); diff != "" {
 			t.Errorf("ids (-want +got):\n%s", diff)
 		}
