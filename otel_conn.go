@@ -260,12 +260,6 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 		return fmt.Errorf("iii: telemetry shutdown: %w", ctxError(ctx))
 	}
 	err := s.flush(ctx, 0)
-	why := ErrBufferFull
-	if signal.IsClosed(s.done) {
-		s.mu.Lock()
-		why = s.closedError()
-		s.mu.Unlock()
-	}
 	var flush *flushError
 	if !errors.As(err, &flush) || flush.left == 0 {
 		s.closeOrderly(ctx)
@@ -274,7 +268,7 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	<-s.done
 	if lost := s.queue.losses(); lost > 0 || err != nil {
 		if err == nil {
-			err = why
+			err = s.lossCause()
 		}
 		return public(fmt.Errorf("telemetry shutdown: %d frames were lost: %w", lost, err))
 	}
@@ -320,6 +314,16 @@ func (s *SharedEngineConnection) run(ctx context.Context) {
 	s.report.close()
 	s.awaitCallbacks()
 	close(s.done)
+}
+
+// lossCause is why frames were lost that no flush has waited for, once s has ended.
+func (s *SharedEngineConnection) lossCause() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reason == nil {
+		return ErrBufferFull // the connection held until the end
+	}
+	return s.closedError()
 }
 
 // closedError is [ErrConnectionClosed] with the reason of the end; mu is held.

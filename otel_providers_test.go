@@ -386,7 +386,6 @@ func TestWithTracePayloadsAddsThemToSpansOfTheProgram(t *testing.T) {
 
 // The sampler of a provider of the program decides, also against an unsampled caller.
 func TestSamplerOfTheProgramDecides(t *testing.T) {
-	engine := telemetryEngine(t)
 	for name, test := range map[string]struct {
 		sampler sdktrace.Sampler
 		want    int
@@ -394,7 +393,7 @@ func TestSamplerOfTheProgramDecides(t *testing.T) {
 		"always": {sdktrace.AlwaysSample(), 1}, "never": {sdktrace.NeverSample(), 0}, "parent": {sdktrace.ParentBased(sdktrace.AlwaysSample()), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			sdk := newOwnSDK(t, sdktrace.WithSampler(test.sampler))
+			engine, sdk := telemetryEngine(t), newOwnSDK(t, sdktrace.WithSampler(test.sampler))
 			c := connect(t, engine, iii.WithTelemetry(sdk.telemetry()), iii.WithName("w"))
 			id := make(chan string, 1)
 			handle(t, c, "t::work", func(ctx context.Context, _ struct{}) (string, error) { id <- iii.TraceID(ctx); return "", nil })
@@ -408,9 +407,6 @@ func TestSamplerOfTheProgramDecides(t *testing.T) {
 			}
 			if n := len(sdk.spans.Ended()); n != test.want {
 				t.Errorf("%d spans, want %d", n, test.want)
-			}
-			if err := c.Close(); err != nil {
-				t.Error(err)
 			}
 		})
 	}
