@@ -150,11 +150,22 @@ var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOpti
 // handler is one of this package, which may need the very connection that fails.
 func warnByDefault(message string, err error) {
 	logger := slog.Default()
-	switch logger.Handler().(type) {
-	case *slogHandler, *idleSlogHandler, *traceHandler:
+	if _, traced := logger.Handler().(*traceHandler); traced || writesToTelemetry(logger.Handler()) {
 		logger = slog.New(standardError)
 	}
 	logger.Warn(message, "error", err)
+}
+
+// writesToTelemetry reports whether all that h writes goes to telemetry, or nowhere if that
+// records no logs.
+func writesToTelemetry(h slog.Handler) bool {
+	switch h := h.(type) {
+	case *slogHandler, *idleSlogHandler:
+		return true
+	case *traceHandler:
+		return writesToTelemetry(h.inner)
+	}
+	return false
 }
 
 // stderr writes to the current os.Stderr.

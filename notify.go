@@ -13,7 +13,7 @@ import (
 // notifier runs the user's callbacks: in order, one after another, on a
 // goroutine that exists while there are any, with no lock held.
 type notifier struct {
-	log *slog.Logger
+	log func() *slog.Logger
 
 	mu      sync.Mutex
 	queue   fifo.Queue[func()]
@@ -54,7 +54,7 @@ func (n *notifier) run() {
 		n.dropped = 0
 		n.mu.Unlock()
 		if dropped > 0 {
-			n.log.Error("iii: callbacks were dropped behind one that did not return", "dropped", dropped)
+			n.log().Error("iii: callbacks were dropped behind one that did not return", "dropped", dropped)
 		}
 		n.call(f)
 	}
@@ -63,7 +63,7 @@ func (n *notifier) run() {
 func (n *notifier) call(f func()) {
 	defer func() {
 		if p := recover(); p != nil {
-			n.log.Error("iii: callback panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			n.log().Error("iii: callback panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
 	f()

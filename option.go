@@ -105,14 +105,20 @@ type config struct {
 	streamHeartbeat  time.Duration
 	httpWriteTimeout time.Duration
 
-	logger     *slog.Logger
-	loggerSet  bool
-	telemetry  *Telemetry
+	logger    *slog.Logger
+	loggerSet bool
+	telemetry *Telemetry
+
+	tracePayloads bool // also to the program's own providers
+
 	middleware []Middleware
 	listener   func(ConnectionState, error)
 
 	observerHooks ObserverHooks
 }
+
+// discard is the logger of silence.
+var discard = slog.New(slog.DiscardHandler)
 
 func newConfig(address string, opts []Option) (*config, error) {
 	cfg := &config{
@@ -129,7 +135,7 @@ func newConfig(address string, opts []Option) (*config, error) {
 		streamHeartbeat:  5 * time.Second,
 		httpWriteTimeout: 30 * time.Second,
 
-		logger: slog.New(slog.DiscardHandler),
+		logger: discard,
 	}
 	u, err := engineURL(address)
 	if err != nil {
@@ -476,12 +482,12 @@ func WithHTTPWriteTimeout(d time.Duration) Option {
 }
 
 // WithLogger sets the client's own log. With nil, or a logger that discards, the client is
-// silent. By default it logs nothing either, except that the first failure of a client's
+// silent. The connection of its telemetry logs there, too; see [WithTelemetry]. By default it logs nothing either, except that the first failure of a client's
 // first connection goes to slog.Default, once, as a warning.
 func WithLogger(l *slog.Logger) Option {
 	return clientOption(func(c *config) error {
 		if l == nil {
-			l = slog.New(slog.DiscardHandler)
+			l = discard
 		}
 		c.logger, c.loggerSet = l, true
 		return nil

@@ -254,6 +254,9 @@ func (t *observers) through(ctx context.Context, w *worker, id string, r request
 	r.depth++
 	r.activation = activation{o.id, newActivationID()}
 	r.cause = cause{"observer", o.id}
+	if o.source.id == "http::on-request" {
+		r.cause.kind = causeHTTP
+	}
 	if o.maxFires > 0 && o.fires >= o.maxFires {
 		t.dispose(o, errorBody("MAX_FIRES", "the observer has been activated %d times", o.fires), true)
 	}

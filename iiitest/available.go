@@ -100,7 +100,7 @@ func (e *Engine) fireWorkerEvents(ctx context.Context) {
 func (e *Engine) announce(ctx context.Context, to *watchers, payload json.RawMessage) {
 	for _, b := range to.all() {
 		if err := e.start(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata); err != nil {
-			e.log.Warn("function of a trigger failed", "trigger", b.id, "code", err.Code, "error", err.Message)
+			e.noWorker(b, err)
 		}
 	}
 }

@@ -126,6 +126,11 @@ func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payl
 	})
 }
 
+// noWorker says in the log that an event has not reached the function of a trigger.
+func (e *Engine) noWorker(b binding, err *wireError) {
+	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "code", err.Code, "error", err.Message)
+}
+
 func (b binding) logAttributes(err *wireError) map[string]any {
 	return map[string]any{
 		"trigger_id": b.id, "trigger_type": b.triggerType, "function_id": b.functionID,

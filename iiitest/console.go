@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -17,8 +19,8 @@ import (
 // nothing. addr, host:port, must be on the loopback interface; with port 0 the port is
 // a free one, see Engine.ConsoleURL. The default is no console, and "" is that too.
 //
-// A console keeps the last thousand invocations, with at most 16 MiB of payloads, and
-// as many of the engine's own functions; other than that it shows what the engine
+// A console keeps the last thousand invocations, with payloads within the bound of
+// WithConsoleLimit, and as many of the engine's own functions; other than that it shows what the engine
 // stores anyway. Values whose keys name secrets, as [iii.Redact] has it, cookies, and the
 // keys of channels are left out.
 func WithConsole(addr string) Option {
@@ -30,7 +32,33 @@ func WithConsole(addr string) Option {
 		if err := console.CheckAddr(addr); err != nil {
 			return fmt.Errorf("iiitest: WithConsole: %w", err)
 		}
-		c.console = addr
+		c.console, c.consoleExposed = addr, false
+		return nil
+	}
+}
+
+// WithExposedConsole is WithConsole for any address. Whoever reaches it sees the payloads, traces
+// and logs of all workers, without a password: use it only in a network of your own. To keep
+// out other sites in the browser of a visitor, the page has to be opened by an IP address, a
+// name of the loopback interface, or the host of addr.
+func WithExposedConsole(addr string) Option {
+	return func(c *config) error {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("iiitest: WithExposedConsole: %w", err)
+		}
+		c.console, c.consoleExposed = addr, true
+		return nil
+	}
+}
+
+// WithConsoleLimit bounds the payloads of invocations that a console keeps, in bytes, and those of
+// the engine's own functions by as many. The default is 16 MiB.
+func WithConsoleLimit(bytes int) Option {
+	return func(c *config) error {
+		if bytes < 0 {
+			return errors.New("iiitest: WithConsoleLimit: negative")
+		}
+		c.consoleBytes = bytes
 		return nil
 	}
 }
@@ -48,6 +76,9 @@ func (e *Engine) ConsoleURL() string {
 type causeKey struct{}
 
 type cause struct{ kind, id string }
+
+// causeHTTP is the kind of the cause of requests.
+const causeHTTP = "http"
 
 // withCause says in ctx why the engine calls: for the trigger b, or b's queue.
 func withCause(ctx context.Context, kind, id string) context.Context {
@@ -86,6 +117,14 @@ func (e *Engine) recordCall(r *request, f *function) *console.Invocation {
 
 // recordEnd notes how a call ended.
 func (e *Engine) recordEnd(i *console.Invocation, out outcome) {
+	if i != nil && i.Cause == causeHTTP {
+		switch {
+		case out.err != nil:
+			e.recorder.Responded(i, failure(out.err).status)
+		case !isNull(out.result): // else the response is a stream
+			e.recorder.Responded(i, replyOf(out.result).status)
+		}
+	}
 	if out.err != nil {
 		e.recorder.End(i, nil, cmp.Or(out.err.Code, "error"), out.err.Message)
 	} else {

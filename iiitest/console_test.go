@@ -300,3 +300,53 @@ func BenchmarkConsole(b *testing.B) {
 		})
 	}
 }
+
+// Invocations for requests have the status of their responses.
+func TestConsoleShowsTheStatusOfResponses(t *testing.T) {
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
+		synctest.Test(t, func(t *testing.T) {
+			e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(protocol))
+			c, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("shop"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			for path, status := range map[string]uint16{"/ok": 201, "/gone": 410, "/fails": 0} {
+				_, err := iii.HandleHTTP(c, "GET", path, func(context.Context, *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
+					if status == 0 {
+						return nil, errors.New("no stock")
+					}
+					return &iii.HTTPResponse[string]{StatusCode: status}, nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			client := &http.Client{Transport: &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}}
+			want := map[string]float64{}
+			for path, status := range map[string]float64{"/ok": 201, "/gone": 410, "/fails": 500} {
+				resp, err := client.Get(strings.TrimSuffix(e.HTTPURL(), "/") + path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = resp.Body.Close()
+				if float64(resp.StatusCode) != status {
+					t.Errorf("%v: %s answers %s", protocol, path, resp.Status)
+				}
+				want["http::GET"+path] = status
+			}
+			got := map[string]float64{}
+			for _, i := range consoleJSON[[]map[string]any](t, e, "/api/invocations") {
+				if status, ok := i["http_status"].(float64); ok {
+					got[i["function"].(string)] = status
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%v (-want +got):\n%s", protocol, diff)
+			}
+		})
+	}
+}

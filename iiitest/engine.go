@@ -153,7 +153,7 @@ func New(opts ...Option) (*Engine, error) {
 		}
 	}
 	if cfg.console != "" {
-		e.recorder = console.NewRecorder()
+		e.recorder = console.NewRecorder(cfg.consoleBytes)
 	}
 	if err := e.listen(); err != nil {
 		e.cancel()
@@ -185,6 +185,15 @@ func New(opts ...Option) (*Engine, error) {
 		e.serve(s)
 	}
 	return e, nil
+}
+
+// exposedHost is the host of a console for any address, or "".
+func (e *Engine) exposedHost() string {
+	if !e.cfg.consoleExposed {
+		return ""
+	}
+	host, _, _ := net.SplitHostPort(e.cfg.console)
+	return cmp.Or(host, "0.0.0.0")
 }
 
 // workerHandler serves workers, their telemetry and their channels. A nil guard
@@ -226,7 +235,7 @@ func (e *Engine) listen() error {
 		openings = append(openings, opening{"guarded workers", &e.guardedServer, cmp.Or(e.cfg.guard.Addr, "127.0.0.1:0"), "127.0.0.1:4", handled(e.workerHandler(e.cfg.guard))})
 	}
 	if e.cfg.console != "" {
-		openings = append(openings, opening{"console", &e.consoleServer, e.cfg.console, "127.0.0.1:5", handled(console.New(e.ctx, consoleSource{e}, e.recorder))})
+		openings = append(openings, opening{"console", &e.consoleServer, e.cfg.console, "127.0.0.1:5", handled(console.New(e.ctx, consoleSource{e}, e.recorder, e.exposedHost()))})
 	}
 	for _, s := range openings {
 		opened, err := newServer(s.addr, s.memory, s.protocol)

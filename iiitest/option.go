@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/internal/console"
 )
 
 // Option changes how an engine is built. Options are validated by New.
@@ -31,6 +32,8 @@ type config struct {
 	http           string
 	stream         string
 	console        string // "": none
+	consoleExposed bool   // its address may be any
+	consoleBytes   int
 	streamAuth     string
 	bridge         func() (*iii.Client, error)                                       // nil: none
 	guard          *guard                                                            // nil: no second listener
@@ -59,6 +62,7 @@ func defaultConfig() config {
 		frameBytes:     64 << 20,
 		telemetry:      100_000,
 		telemetryBytes: 64 << 20,
+		consoleBytes:   console.DefaultLimit,
 		logger:         slog.New(slog.DiscardHandler),
 	}
 }

@@ -14,6 +14,8 @@ func TestOptionsRefused(t *testing.T) {
 		"WithHTTPTimeout":                      WithHTTPTimeout(-time.Second),
 		"WithAddrs":                            WithAddrs("", "nowhere", ""),
 		"WithFrameLimit":                       WithFrameLimit(-1, 0),
+		"WithConsoleLimit":                     WithConsoleLimit(-1),
+		"WithExposedConsole":                   WithExposedConsole("3113"),
 		"WithTelemetryLimit":                   WithTelemetryLimit(-1, 0),
 		"WithQueue: no name":                   WithQueue("", QueueConfig{}),
 		"WithQueue: q: a negative number":      WithQueue("q", QueueConfig{BackoffMs: -1}),

@@ -45,8 +45,14 @@ func (p *pubsub) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	if in.Topic == "" {
 		return nil, errorBody("topic_not_set", "Topic is not set")
 	}
-	for _, b := range p.subscribers.where(func(topic string) bool { return topic == in.Topic }) {
-		_ = p.engine.start(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, in.Data, nil)
+	subscribers := p.subscribers.where(func(topic string) bool { return topic == in.Topic })
+	if len(subscribers) == 0 {
+		p.engine.log.Warn("event found no worker: the topic has no subscriber", "topic", in.Topic)
+	}
+	for _, b := range subscribers {
+		if err := p.engine.start(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, in.Data, nil); err != nil {
+			p.engine.noWorker(b.binding, err)
+		}
 	}
 	return nil, nil
 }

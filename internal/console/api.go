@@ -74,6 +74,7 @@ type InvocationSummary struct {
 	Took      float64 `json:"took"`   // milliseconds, once it has ended
 	Status    string  `json:"status"` // running, ok or error
 	Code      string  `json:"code,omitempty"`
+	HTTP      int     `json:"http_status,omitempty"` // of the response to a request
 	Message   string  `json:"message,omitempty"`
 	TraceID   string  `json:"trace_id,omitempty"`
 	Preview   string  `json:"preview,omitempty"`
@@ -92,7 +93,7 @@ func (i *Invocation) summary() InvocationSummary {
 	s := InvocationSummary{
 		Seq: i.seq, Namespace: i.Namespace, Function: i.Function, Worker: i.Worker, Caller: i.Caller,
 		Cause: i.Cause, Trigger: i.Trigger, Internal: i.Internal, Status: "running",
-		Began: float64(i.began.UnixMicro()) / 1e3, Code: i.code, Message: secret.Text(i.message), TraceID: i.TraceID,
+		Began: float64(i.began.UnixMicro()) / 1e3, Code: i.code, HTTP: i.httpStatus, Message: secret.Text(i.message), TraceID: i.TraceID,
 		Preview: preview(i.Data), Size: i.size,
 	}
 	if i.ended {

@@ -38,6 +38,11 @@ func loopback(host string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
+func isIP(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
+}
+
 // console serves the page and its API.
 type console struct {
 	source   Source
@@ -49,8 +54,9 @@ type console struct {
 // maxViewers is how many pages are kept up to date at once.
 const maxViewers = 16
 
-// New makes the handler of a console. Event streams end with ctx.
-func New(ctx context.Context, s Source, r *Recorder) http.Handler {
+// New makes the handler of a console. Event streams end with ctx. exposed is the host of an
+// address beyond the loopback interface, or "".
+func New(ctx context.Context, s Source, r *Recorder, exposed string) http.Handler {
 	c := &console{source: s, recorder: r, ended: ctx, viewers: make(chan struct{}, maxViewers)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", servePage)
@@ -65,13 +71,14 @@ func New(ctx context.Context, s Source, r *Recorder) http.Handler {
 	mux.HandleFunc("GET /api/logs", c.serveLogs)
 	mux.HandleFunc("GET /api/metrics", c.serveMetrics)
 	mux.HandleFunc("GET /api/events", c.serveEvents)
-	return guarded(mux)
+	return guarded(mux, exposed)
 }
 
 // guarded keeps other sites out. A browser that was led here under another name, by a
 // DNS server that answers with a loopback address, says so in Host; one that sends a
-// request for another page says so in Origin or Sec-Fetch-Site.
-func guarded(h http.Handler) http.Handler {
+// request for another page says so in Origin or Sec-Fetch-Site. An exposed console has IP
+// addresses and the name of its host, which no other site has.
+func guarded(h http.Handler, exposed string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
 		header.Set("X-Content-Type-Options", "nosniff")
@@ -80,7 +87,7 @@ func guarded(h http.Handler) http.Handler {
 		header.Set("Cross-Origin-Resource-Policy", "same-origin")
 		header.Set("Cross-Origin-Opener-Policy", "same-origin")
 		header.Set("Cache-Control", "no-store")
-		if err := foreign(r); err != nil {
+		if err := foreign(r, exposed); err != nil {
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
@@ -90,12 +97,12 @@ func guarded(h http.Handler) http.Handler {
 
 var errForeignSite = errors.New("iii console: requests of other sites are refused")
 
-func foreign(r *http.Request) error {
+func foreign(r *http.Request, exposed string) error {
 	host := r.Host
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}
-	if !loopback(strings.Trim(host, "[]")) {
+	if host = strings.Trim(host, "[]"); !loopback(host) && (exposed == "" || !isIP(host) && !strings.EqualFold(host, exposed)) {
 		return fmt.Errorf("iii console: host %q is not a name of the loopback interface", r.Host)
 	}
 	if origin := r.Header.Get("Origin"); origin != "" && origin != "http://"+r.Host {

@@ -37,11 +37,13 @@ func (f *fake) Changes() Changes {
 	}
 	return Changes{}
 }
-func (f *fake) Spans(int) []iii.StoredSpan               { return nil }
-func (f *fake) Trace(string) []iii.StoredSpan            { return nil }
-func (f *fake) Logs(string, int) []json.RawMessage       { return []json.RawMessage{} }
-func (f *fake) Metrics(time.Time, int) []Metric          { return f.metrics }
-func (f *fake) handler(ctx context.Context) http.Handler { return New(ctx, f, NewRecorder()) }
+func (f *fake) Spans(int) []iii.StoredSpan         { return nil }
+func (f *fake) Trace(string) []iii.StoredSpan      { return nil }
+func (f *fake) Logs(string, int) []json.RawMessage { return []json.RawMessage{} }
+func (f *fake) Metrics(time.Time, int) []Metric    { return f.metrics }
+func (f *fake) handler(ctx context.Context) http.Handler {
+	return New(ctx, f, NewRecorder(DefaultLimit), "")
+}
 
 func TestCheckAddr(t *testing.T) {
 	for addr, want := range map[string]bool{
@@ -92,6 +94,29 @@ func TestOtherSitesAreRefused(t *testing.T) {
 				t.Errorf("another origin is allowed: %s", got)
 			}
 		})
+	}
+}
+
+// A console that is open to the network is found by its addresses and by its own name, but by
+// no other: a name can lead anywhere.
+func TestExposedConsoleKeepsOtherSitesOut(t *testing.T) {
+	h := New(t.Context(), new(fake), NewRecorder(DefaultLimit), "devbox.example")
+	for host, want := range map[string]int{
+		"10.0.0.1:3113": 200, "[fd00::1]:3113": 200, "127.0.0.1:3113": 200, "localhost": 200, "DevBox.example:3113": 200,
+		"evil.example:3113": 403, "10.0.0.1.evil.example": 403, "": 403,
+	} {
+		r := httptest.NewRequest("GET", "/api/engine", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("host %q: status %d, want %d", host, w.Code, want)
+		}
+		r.Header.Set("Origin", "http://evil.example")
+		w = httptest.NewRecorder()
+		if h.ServeHTTP(w, r); w.Code != 403 {
+			t.Errorf("host %q, another origin: status %d", host, w.Code)
+		}
 	}
 }
 
@@ -151,8 +176,8 @@ func TestPage(t *testing.T) {
 func TestSecretsAreLeftOut(t *testing.T) {
 	f := &fake{registry: Registry{Triggers: []map[string]any{{"id": "t", "config": json.RawMessage(`{"topic":"a","auth":{"access_token":"s3cret"}}`)}}}}
 	f.metrics = []Metric{{Name: "m", Type: "gauge", Points: []Point{{Attributes: []iii.StoredAttribute{{"user.token", "s3cret"}}}}}}
-	recorder := NewRecorder()
-	h := New(t.Context(), f, recorder)
+	recorder := NewRecorder(DefaultLimit)
+	h := New(t.Context(), f, recorder, "")
 	i := recorder.Begin(Call{
 		Namespace: "default", Function: "f", Metadata: json.RawMessage(`{"password":"s3cret"}`),
 		Data: json.RawMessage(`{"_caller_worker_id":"w-1","headers":{"authorization":"s3cret","cookie":"s3cret"},"body":{"name":"Ada"}}`),
@@ -248,9 +273,9 @@ func (p *pipe) Flush() {}
 // with the engine.
 func TestEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, recorder := new(fake), NewRecorder()
+		f, recorder := new(fake), NewRecorder(DefaultLimit)
 		engine, end := context.WithCancel(t.Context())
-		h := New(engine, f, recorder)
+		h := New(engine, f, recorder, "")
 		open := func(ctx context.Context) (*pipe, chan struct{}) {
 			p, done := &pipe{http.Header{}, make(chan string, 1000)}, make(chan struct{})
 			r := httptest.NewRequestWithContext(ctx, "GET", "/api/events", nil)

@@ -12,8 +12,8 @@ const (
 	// maxInvocations is how many invocations are kept, those of the engine's own
 	// functions apart from the others, so that they do not push them out.
 	maxInvocations = 1000
-	// maxInvocationBytes bounds the payloads that are kept with them.
-	maxInvocationBytes = 16 << 20
+	// DefaultLimit bounds the bytes of the payloads that are kept with them.
+	DefaultLimit = 16 << 20
 	// maxPayload is the largest payload that is kept; of a larger one only its size.
 	maxPayload = 1 << 20
 )
@@ -40,6 +40,7 @@ type Invocation struct {
 	ended           bool
 	result          json.RawMessage
 	code, message   string // of an error
+	httpStatus      int    // of the response to a request; 0 if it is none, or is not known
 	size, resultLen int
 }
 
@@ -54,9 +55,24 @@ type Recorder struct {
 	activity        activity
 }
 
-// NewRecorder makes a recorder.
-func NewRecorder() *Recorder {
-	return &Recorder{activity: newActivity()}
+// Responded notes the status of the response that a call made: its end is noted next.
+func (r *Recorder) Responded(i *Invocation, httpStatus int) {
+	if r == nil || i == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !i.ended {
+		i.httpStatus = httpStatus
+	}
+}
+
+// NewRecorder makes a recorder that keeps payloads of limit bytes, and as many of the
+// engine's own functions.
+func NewRecorder(limit int) *Recorder {
+	r := &Recorder{activity: newActivity()}
+	r.users.limit, r.internal.limit = limit, limit
+	return r
 }
 
 // Begin notes that a call has begun. The payloads must not change afterwards.
@@ -166,6 +182,7 @@ func (r *Recorder) one(seq uint64) (Invocation, bool) {
 
 // ring keeps the newest invocations, in their order, within bounds.
 type ring struct {
+	limit int // of bytes
 	list  []*Invocation
 	bytes int
 }
@@ -190,7 +207,7 @@ func (l *ring) grown(i *Invocation, n int) {
 
 func (l *ring) trim() {
 	drop := 0
-	for drop < len(l.list) && (len(l.list)-drop > maxInvocations || l.bytes > maxInvocationBytes) {
+	for drop < len(l.list) && (len(l.list)-drop > maxInvocations || l.bytes > l.limit) {
 		l.bytes -= l.list[drop].kept()
 		l.list[drop] = nil
 		drop++

@@ -20,7 +20,7 @@ func seqs(list []Invocation) []uint64 {
 }
 
 func TestRecorderKeepsTheNewest(t *testing.T) {
-	r := NewRecorder()
+	r := NewRecorder(DefaultLimit)
 	for range maxInvocations + 5 {
 		r.End(r.Begin(Call{Function: "f"}), nil, "", "")
 	}
@@ -55,7 +55,7 @@ func TestRecorderKeepsTheNewest(t *testing.T) {
 
 // A page gets every change in the end, so that none shows as running what has ended.
 func TestRecorderTellsAllChanges(t *testing.T) {
-	r := NewRecorder()
+	r := NewRecorder(DefaultLimit)
 	var calls []*Invocation
 	for n := range 50 {
 		calls = append(calls, r.Begin(Call{Function: "f", Internal: n%2 == 0}))
@@ -81,9 +81,9 @@ func TestRecorderTellsAllChanges(t *testing.T) {
 }
 
 func TestRecorderBoundsPayloads(t *testing.T) {
-	r := NewRecorder()
+	r := NewRecorder(DefaultLimit)
 	payload := json.RawMessage(strings.Repeat("x", maxPayload))
-	const fit = maxInvocationBytes / maxPayload
+	const fit = DefaultLimit / maxPayload
 	for range fit + 4 {
 		r.End(r.Begin(Call{Data: payload}), nil, "", "")
 	}
@@ -97,7 +97,7 @@ func TestRecorderBoundsPayloads(t *testing.T) {
 		r.End(r.Begin(Call{}), payload, "", "")
 	}
 	r.End(old, payload, "", "")
-	if r.users.bytes != maxInvocationBytes || len(r.users.list) != fit {
+	if r.users.bytes != DefaultLimit || len(r.users.list) != fit {
 		t.Errorf("%d bytes, %d invocations", r.users.bytes, len(r.users.list))
 	}
 	large := r.Begin(Call{Data: append(payload, 'x')})
@@ -111,11 +111,11 @@ func TestRecorderBoundsPayloads(t *testing.T) {
 func TestRecorderOfNobody(t *testing.T) {
 	var r *Recorder
 	r.End(r.Begin(Call{}), nil, "", "")
-	NewRecorder().End(nil, nil, "", "")
+	NewRecorder(DefaultLimit).End(nil, nil, "", "")
 }
 
 func TestRecorderConcurrent(t *testing.T) {
-	r := NewRecorder()
+	r := NewRecorder(DefaultLimit)
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
@@ -140,7 +140,7 @@ func TestRecorderConcurrent(t *testing.T) {
 
 func TestActivity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := NewRecorder()
+		r := NewRecorder(DefaultLimit)
 		call := func(took time.Duration, code string) {
 			i := r.Begin(Call{Namespace: "default", Function: "f"})
 			time.Sleep(took)
@@ -196,7 +196,7 @@ func TestLatencySteps(t *testing.T) {
 }
 
 func BenchmarkRecorder(b *testing.B) {
-	r := NewRecorder()
+	r := NewRecorder(DefaultLimit)
 	c := Call{Namespace: "default", Function: "f", Worker: "w", Caller: "c", Data: json.RawMessage(`{"name":"Ada"}`)}
 	b.ReportAllocs()
 	for b.Loop() {
