@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"slices"
 	"sync"
 
 	"github.com/iii-go/iii/internal/rawjson"
@@ -38,7 +37,9 @@ type providedType struct {
 	id, namespace string // namespace: the resolved one
 	spec          triggerTypeSpec
 	provider      TriggerProvider
-	missing       bool // when watchTypes asked last, nobody provided it
+	function      *Function // that stands for the type on engines without triggers; nil: in another namespace
+	unsaid        bool      // the lack of it has been logged; guarded by the lock of the registry
+	missing       bool      // when watchTypes asked last, nobody provided it
 }
 
 // boundTrigger is one trigger.
@@ -71,11 +72,18 @@ func newBindings(c *Client) *bindings {
 	return &bindings{client: c, types: map[string][]*providedType{}, byID: map[string]*boundTrigger{}}
 }
 
+// has reports whether the type is provided already.
+func (s *bindings) has(t *providedType) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.find(t.id, t.namespace) != nil
+}
+
 // add reports false if the type is provided already.
 func (s *bindings) add(t *providedType) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if slices.ContainsFunc(s.types[t.id], func(other *providedType) bool { return other.namespace == t.namespace }) {
+	if s.find(t.id, t.namespace) != nil {
 		return false
 	}
 	s.types[t.id] = append(s.types[t.id], t)

@@ -202,7 +202,8 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 				if n := impatient.failedExcept(retryable...); n > 0 {
 					t.Errorf("%d calls failed otherwise than by what may be repeated", n)
 				}
-				answers := []string{`"orders-1"`, `"orders-2"`, "404 Not Found", "503 Service Unavailable", "500 " + iii.CodeFunctionNotFound}
+				answers := []string{`"orders-1"`, `"orders-2"`, "404 Not Found", "503 Service Unavailable", "500 " + iii.CodeFunctionNotFound,
+					"500 OBSERVER_NOT_FOUND", "500 OBSERVER_NOT_ACTIVE"} // the route was going
 				if test.name == "killed" {
 					answers = append(answers, "500 "+iii.CodeInvocationStopped)
 				}

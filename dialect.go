@@ -78,7 +78,6 @@ type functionSpec struct {
 	request     json.RawMessage
 	response    json.RawMessage
 	invocation  *HTTPInvocationConfig
-	adapter     bool // stands between an observer and the function of a trigger
 
 	// Of engines that know hooks; needsHooks is set if the function cannot do without.
 	args         json.RawMessage
@@ -248,9 +247,6 @@ func (d triggerDialect) answers(c *claim) bool {
 }
 
 func (triggerDialect) registerFunction(f *functionSpec) (any, error) {
-	if f.adapter {
-		return nil, nil // the engine knows triggers
-	}
 	if f.needsHooks {
 		return nil, fmt.Errorf("arguments, privacy, refusal, matching and delivery of observers need an engine with %s: %w", FeatureObserveV2, errors.ErrUnsupported)
 	}
@@ -259,9 +255,6 @@ func (triggerDialect) registerFunction(f *functionSpec) (any, error) {
 }
 
 func (triggerDialect) unregisterFunction(f *functionSpec) any {
-	if f.adapter {
-		return nil
-	}
 	return UnregisterFunctionMessage{ID: f.id}
 }
 

@@ -15,9 +15,8 @@ func (observeDialect) answers(*claim) bool { return true }
 
 var errNoObservers = errors.New("the engine does not support observers (no observe.v1 in its features); upgrade it to 0.25 or later")
 
-func (observeDialect) unregisterFunction(f *functionSpec) any {
-	return UnregisterFunctionMessage{ID: f.id}
-}
+// registerTriggerType returns nil: a type is a function ([Client.HandleTriggerType]).
+func (observeDialect) registerTriggerType(*triggerTypeSpec) any { return nil }
 
 // registerTrigger returns the message for an observer, or for that which stands for a trigger
 // (triggersource.go).
@@ -56,9 +55,6 @@ func (observeDialect) hooks() bool { return true }
 func (observeDialect) tooLarge() string { return CodePayloadTooLarge }
 
 func (observeDialect) registerFunction(f *functionSpec) (any, error) {
-	if f.adapter { // the engine calls it for the observers of this worker, nobody else does
-		return RegisterFunctionMessage{ID: f.id, Private: true, Observable: new(false)}, nil
-	}
 	m := RegisterFunctionMessage{ID: f.id, Description: f.description, Metadata: f.metadata, RequestFormat: f.request,
 		ResponseFormat: f.response, Invocation: f.invocation, ArgsFormat: f.args, Private: f.private}
 	if f.unobservable {

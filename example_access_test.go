@@ -82,7 +82,7 @@ func ExampleAuthResult() {
 
 // Hooks accept, change or refuse the registrations of guarded workers.
 func ExampleOnFunctionRegistrationResult() {
-	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{
+	engine, err := iiitest.New(iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithGuard(iiitest.Guard{
 		OnFunction: "gate::on-function",
 		OnTrigger:  "gate::on-trigger",
 		Expose:     []string{"tenant::*"},

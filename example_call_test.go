@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
 )
 
 // The engine's own functions are called like functions of workers. The package has types
@@ -162,7 +163,7 @@ func ExampleError() {
 
 // A request that is guaranteed not to have reached the engine can be retried safely.
 func ExampleSafeToRetry() {
-	engine, client, stop := withEngine(iii.WithName("buyer"))
+	engine, client, stop := withEngineOf(iiitest.Protocol023, iii.WithName("buyer"))
 	defer stop()
 	ctx := context.Background()
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
 )
 
 // A typed handler serves a route of the engine's HTTP server.
@@ -318,7 +319,7 @@ func ExampleClient_MountRouter() {
 
 // The engine asks a condition and middleware functions before it runs the function of a route.
 func ExampleWithTriggerOptions() {
-	engine, client, stop := withEngine()
+	engine, client, stop := withEngineOf(iiitest.Protocol023)
 	defer stop()
 
 	_, err := iii.Handle(client, "shop::is-open", func(ctx context.Context, r iii.HTTPRequest[any]) (bool, error) {

@@ -63,7 +63,11 @@ func Example() {
 // withEngine starts a development engine and makes a client for it. The client is not
 // connected yet; stop ends both. A real program only makes the client, with New.
 func withEngine(opts ...iii.Option) (engine *iiitest.Engine, client *iii.Client, stop func()) {
-	engine, err := iiitest.New()
+	return withEngineOf(iiitest.Protocol026, opts...)
+}
+
+func withEngineOf(p iiitest.Protocol, opts ...iii.Option) (engine *iiitest.Engine, client *iii.Client, stop func()) {
+	engine, err := iiitest.New(iiitest.WithProtocol(p))
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"log"
 
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
 )
 
 // The function runs on each change in a scope of the state.
@@ -46,7 +47,7 @@ func ExampleClient_Trigger() {
 
 // The engine does not confirm triggers, but it reports refusals.
 func ExampleWithTriggerErrorHandler() {
-	_, client, stop := withEngine()
+	_, client, stop := withEngineOf(iiitest.Protocol023)
 	defer stop()
 
 	refused := make(chan error, 1)

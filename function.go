@@ -533,7 +533,7 @@ type Invocation struct {
 	// FunctionID is the function's id as this worker registered it.
 	FunctionID string
 	// CallerWorkerID is the calling worker; "" for triggers, for the engine's own
-	// calls, and where the payload is no object.
+	// calls, and, on engines before 0.25, where the payload is no object.
 	CallerWorkerID string
 	// Metadata came beside the payload: the caller's, the trigger's, or the observer's. Nil if
 	// there is none.

@@ -71,7 +71,7 @@ func TestTypedRouteWithoutContent(t *testing.T) {
 			_, c, id := typedRoute(t, func(context.Context, *iii.HTTPRequest[sigIn]) (*iii.HTTPResponse[sigOut], error) {
 				return test.resp, nil
 			})
-			got, err := iii.Call[json.RawMessage](t.Context(), c, id, map[string]any{})
+			got, err := iii.Call[json.RawMessage](t.Context(), c, id, map[string]any{}, iii.Remotely())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -430,7 +430,15 @@ func TestTwoSpellingsOfOneRouteAreOneFunction(t *testing.T) {
 
 // Of a route there is only the function: it tells what became of both.
 func TestFunctionErrIsTheRefusalOfItsRoute(t *testing.T) {
-	e := iiitest.Start(t)
+	for protocol, code := range map[iiitest.Protocol]string{
+		iiitest.Protocol023: iii.CodeTriggerRegistrationFailed, iiitest.Protocol025: iii.CodeTriggerRegistrationFailed, iiitest.Protocol026: iii.CodeHTTPRouteConflict,
+	} {
+		t.Run(protocol.String(), func(t *testing.T) { functionErrIsTheRefusalOfItsRoute(t, protocol, code) })
+	}
+}
+
+func functionErrIsTheRefusalOfItsRoute(t *testing.T, protocol iiitest.Protocol, code string) {
+	e := iiitest.Start(t, iiitest.WithProtocol(protocol))
 	c := newWorker(t, e)
 	first, err := c.MountHTTP("GET", "/orders/:id", http.NotFoundHandler())
 	if err != nil {
@@ -442,7 +450,7 @@ func TestFunctionErrIsTheRefusalOfItsRoute(t *testing.T) {
 	}
 	mustConnect(t, c)
 	var refusal *iii.Error
-	if err := second.Err(); !errors.As(err, &refusal) || refusal.Code != "trigger_registration_failed" || !strings.Contains(refusal.Message, "conflicts") {
+	if err := second.Err(); !errors.As(err, &refusal) || refusal.Code != code || !strings.Contains(refusal.Message, "conflicts") {
 		t.Errorf("the refused route: %v", err)
 	}
 	if err := first.Err(); err != nil {

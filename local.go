@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/iii-go/iii/internal/rawjson"
@@ -70,8 +71,8 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 	if inv.traceparent != "" {
 		in.traceparent = rawjson.AppendString(nil, inv.traceparent)
 	}
-	if inv.baggage != "" {
-		in.baggage = rawjson.AppendString(nil, inv.baggage)
+	if inv.traceparent != "" || inv.baggage != "" {
+		in.baggage = rawjson.AppendString(nil, calleeBaggage(inv.baggage, f.id))
 	}
 	if by != nil {
 		in.by, in.depth = localCaller{by.function.id, by.id, by.selfless()}, by.depth
@@ -98,6 +99,28 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 		return c.refuseLocal(r, in, CodeOverloaded, "the worker has too many invocations waiting")
 	}
 	return r, nil
+}
+
+// calleeKey is the baggage entry in which the engine names the function that is called.
+const calleeKey = "iii.function.id"
+
+// calleeBaggage returns the baggage header of a traced call as the engine passes it on: the
+// callee is named in it, in place of the function that makes the call. Baggage that has no room
+// for the entry stays as it is.
+func calleeBaggage(header, functionID string) string {
+	b := appendEscaped(make([]byte, 0, len(calleeKey)+1+maxQuoted(functionID)+len(header)), calleeKey)
+	b = appendEscaped(append(b, '='), functionID)
+	members := 1
+	for item := range strings.SplitSeq(header, ",") {
+		if key, _, ok := strings.Cut(item, "="); ok && key != calleeKey {
+			b = append(append(b, ','), item...)
+			members++
+		}
+	}
+	if members > maxBaggageMembers || len(b) > maxBaggageBytes {
+		return header
+	}
+	return string(b)
 }
 
 // refuseLocal answers a local call that does not run, as it would be answered if it had come

@@ -201,6 +201,7 @@ func TestNestedLocalCalls(t *testing.T) {
 		if err := c.Call(t.Context(), "f", 1, &out); err != nil || out != "routed" {
 			t.Errorf("%q, %v", out, err)
 		}
+		synctest.Wait() // the answer comes before the slot is free
 		if s := c.Stats(); deepest.Load() != 65 || routed != 1 || s.LocalCalls != 65 || s.HandlersRunning != 0 {
 			t.Errorf("depth %d, %d routed, %d local, %d running", deepest.Load(), routed, s.LocalCalls, s.HandlersRunning)
 		}
@@ -327,6 +328,47 @@ func TestLocalHandlersContext(t *testing.T) {
 			t.Error(err)
 		}
 		same(t, "outside of a handler", n.take(), []string{`2 by W {"worker_id":"W","worker_name":"till"}`, "depth 0, value <nil>, trace , deadline false, id true"})
+	})
+}
+
+// The engine names the callee in the baggage of a traced call, from which spans have it. A
+// local call does the same, and leaves calls without a trace alone.
+func TestLocalCallsNameTheCallee(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{})
+		c := p.client()
+		var n notes
+		hostFunc(t, c, "inner=é", func(ctx context.Context, _ json.RawMessage) (any, error) {
+			n.add("%s", InjectBaggage(ctx))
+			return nil, nil
+		})
+		hostFunc(t, c, "outer", func(ctx context.Context, _ json.RawMessage) (any, error) {
+			n.add("%s", InjectBaggage(ctx))
+			return nil, c.Call(ctx, "inner=é", 1, nil)
+		})
+		connectHost(t, c)
+		synctest.Wait()
+		full := ""
+		for i := range 64 {
+			full += fmt.Sprintf("k%02d=v,", i)
+		}
+		full = strings.TrimSuffix(full, ",")
+		for _, tt := range []struct {
+			traceparent, baggage string
+			want                 []string
+		}{
+			{"", "", []string{"", ""}},
+			{testParent, "", []string{"iii.function.id=outer", "iii.function.id=inner%3D%C3%A9"}},
+			{"", "a=1,z=2;p=q", []string{"a=1,iii.function.id=outer,z=2;p=q", "a=1,iii.function.id=inner%3D%C3%A9,z=2;p=q"}},
+			{testParent, "iii.function.id=caller;p,b=%3D", []string{"b=%3D,iii.function.id=outer", "b=%3D,iii.function.id=inner%3D%C3%A9"}},
+			{testParent, full, []string{full, full}},
+		} {
+			ctx := ExtractContext(t.Context(), tt.traceparent, tt.baggage)
+			if err := c.Call(ctx, "outer", 1, nil); err != nil {
+				t.Error(err)
+			}
+			same(t, "baggage with "+tt.baggage, n.take(), tt.want)
+		}
 	})
 }
 

@@ -527,13 +527,20 @@ func (r *registry) unobserveLater(t *Trigger) {
 	r.unobserved = append(r.unobserved, t)
 }
 
-// unobserveEarlier takes back what was disposed while there was no connection. It precedes
-// the observers of this one, which may have the same ids.
+// unobserveEarlier takes back what was disposed while there was no connection, and the observers
+// of an earlier connection whose function another worker has now: with that one's own observer
+// it would run for each event twice. It precedes the observers of this connection, which may
+// have the same ids.
 func (r *registry) unobserveEarlier() {
 	for _, t := range r.unobserved {
 		r.unobserve(t)
 	}
 	r.unobserved = nil
+	for _, t := range r.held {
+		if f := r.target(t); t.lingers && f != nil && f.standing == refused {
+			r.unobserve(t)
+		}
+	}
 }
 
 // endObserveFrames notes what the engine may still have of the link that ends.

@@ -758,6 +758,125 @@ func TestFunctionTakenBackBeforeItsAnswerHoldsNothingUp(t *testing.T) {
 	}
 }
 
+// functionConflict says that another worker has f.
+func functionConflict(f string) string {
+	return fmt.Sprintf(`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":%q,"owner_worker_id":"w"}`, f)
+}
+
+// Whatever becomes of the attempts to register a function that another worker has, what is
+// registered later is not held up.
+func TestRetriedFunctionsHoldNothingUp(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer func(c *peerConn, attempt int) // to an attempt to register busy
+		during func(p *peer, c *Client, busy *Function)
+		owned  bool // busy is served in the end
+	}{
+		"taken back before the answer": {
+			answer: func(c *peerConn, attempt int) {
+				if attempt == 1 {
+					c.send(functionConflict("busy"))
+				}
+			},
+			during: func(p *peer, c *Client, busy *Function) {
+				time.Sleep(400 * time.Millisecond)
+				if n := len(p.messages(0, "registerfunction")); n != 2 {
+					t.Errorf("%d attempts", n)
+				}
+				if err := busy.Unregister(); err != nil {
+					t.Error(err)
+				}
+			},
+		},
+		// Another function delays the fence, so it is behind two attempts.
+		"several attempts before a fence": {
+			answer: func(c *peerConn, attempt int) {
+				if attempt < 3 {
+					c.send(functionConflict("busy"))
+				}
+			},
+			during: func(p *peer, c *Client, busy *Function) {
+				mustHandle(t, c, "unanswered")
+				time.Sleep(1100 * time.Millisecond)
+				p.conn(0).send(`{"type":"functionregistered","id":"busy","revision":0}`)
+			},
+			owned: true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				attempts := 0
+				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
+					if m.Type == "registerfunction" && m.ID == "busy" {
+						attempts++
+						test.answer(c, attempts)
+						return true
+					}
+					return m.Type == "registerfunction" && m.ID == "unanswered"
+				}), call: noWorkers})
+				c := p.client()
+				busy := mustHandle(t, c, "busy")
+				if err := c.Connect(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				test.during(p, c, busy)
+				mustHandle(t, c, "next")
+				synctest.Wait()
+				if err := c.Ready(); err != nil {
+					t.Error(err)
+				}
+				if test.owned && busy.Err() != nil {
+					t.Error(busy.Err())
+				}
+				var result json.RawMessage
+				if err := c.Call(t.Context(), "elsewhere", 1, &result); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// The engine keeps observers over a reconnect. When another worker has taken the function
+// meanwhile, that of this worker would run it for each event once more.
+func TestObserversOfALostFunctionAreTakenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := false
+		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
+			if m.Type == "registerfunction" && m.ID == "f" && lost {
+				c.send(functionConflict("f"))
+				return true
+			}
+			return hostsObservers(c, m)
+		}), call: noWorkers})
+		c := p.client()
+		mustHandle(t, c, "f")
+		mustHandle(t, c, "kept")
+		mustTrigger(t, c, "f", "trigger")
+		o := mustObserve(t, c, "f", WithObserverID("observer"))
+		mustTrigger(t, c, "kept", "other")
+		if err := errors.Join(c.Connect(t.Context()), o.Ready(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		lost = true
+		p.conn(0).Cut()
+		if err := errors.Join(o.await(ObserverStateSuspended), c.Connect(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		sent := func() []string {
+			return slices.DeleteFunc(p.observing(1), func(s string) bool { return strings.HasPrefix(s, "registerfunction") })
+		}
+		want := []string{"unobserve trigger", "unobserve observer", "observe other"}
+		same(t, "sent while another worker has the function", sent(), want)
+		same(t, "state", o.State(), ObserverStateSuspended)
+		lost = false
+		if err := o.Ready(t.Context()); err != nil {
+			t.Error(err)
+		}
+		same(t, "sent", sent(), append(want, "observe trigger", "observe observer"))
+	})
+}
+
 func TestExpiryCountsFromTheFirstTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hostsObservers)})

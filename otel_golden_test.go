@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
@@ -57,12 +58,30 @@ var improvements = []*improvement{
 	improves("worker gauges", `metric iii\.worker\..*`, absent, `.*`, "the engine shows a worker's metrics if it receives any"),
 }
 
+// localImprovements are those of calls that run in process.
+var localImprovements = []*improvement{
+	improves("no caller in the payload", `span execute tel::work.*/record/events/0/attributes/iii\.payload\.json/stringValue/_caller_worker_id`, `"a worker"`, absent,
+		"the engine, which adds it, has no part in the call"),
+}
+
 // A program that does the same as the recorded worker sends the engine the same
 // telemetry: every span, span start, log record and metric is equal, value by value,
 // except for the improvements. Ids, times and names of the SDK are normalised.
 func TestGoldenTelemetry(t *testing.T) {
+	for _, test := range []struct {
+		protocol     iiitest.Protocol
+		improvements []*improvement
+	}{{iiitest.Protocol023, improvements}, {iiitest.Protocol026, slices.Concat(improvements, localImprovements)}} {
+		t.Run(test.protocol.String(), func(t *testing.T) { goldenTelemetry(t, test.protocol, test.improvements) })
+	}
+}
+
+func goldenTelemetry(t *testing.T, protocol iiitest.Protocol, improvements []*improvement) {
+	for _, i := range improvements {
+		i.used = 0
+	}
 	var got []otlpFrame
-	synctest.Test(t, func(t *testing.T) { got = recordedProgram(t) })
+	synctest.Test(t, func(t *testing.T) { got = recordedProgram(t, protocol) })
 	wantRecords, wantShape := otlpRecords(t, recordedTelemetry(t))
 	gotRecords, gotShape := otlpRecords(t, got)
 	for key := range maps.Keys(gotRecords) {
@@ -71,7 +90,7 @@ func TestGoldenTelemetry(t *testing.T) {
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(wantRecords)) {
-		compareRecords(t, key, wantRecords[key], gotRecords[key])
+		compareRecords(t, improvements, key, wantRecords[key], gotRecords[key])
 	}
 	for _, i := range improvements {
 		if i.used == 0 {
@@ -96,7 +115,7 @@ func TestGoldenTelemetry(t *testing.T) {
 }
 
 // compareRecords compares the leaves of two records.
-func compareRecords(t *testing.T, key string, want, got map[string]string) {
+func compareRecords(t *testing.T, improvements []*improvement, key string, want, got map[string]string) {
 	t.Helper()
 	paths := map[string]bool{}
 	for p := range want {
@@ -164,8 +183,8 @@ func recordedTelemetry(t *testing.T) (frames []otlpFrame) {
 
 // recordedProgram does the same as the recorded worker, at the same times, and returns
 // the frames that the engine received.
-func recordedProgram(t *testing.T) (frames []otlpFrame) {
-	e := telemetryEngine(t)
+func recordedProgram(t *testing.T, protocol iiitest.Protocol) (frames []otlpFrame) {
+	e := telemetryEngine(t, iiitest.WithProtocol(protocol))
 	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{
 		EngineWSURL: pointer(e.URL()), ServiceName: pointer("tel-rust"), ServiceVersion: pointer("1.2.3"), ServiceNamespace: pointer("shop"),
 		ServiceInstanceID: pointer("inst-1"), MetricsExportIntervalMs: pointer[uint64](1500),

@@ -360,9 +360,6 @@ func TestTypedHandlersSeeWhatWasSent(t *testing.T) {
 				t.Errorf("the handler saw (-want +got):\n%s", diff)
 			}
 			want := c.WorkerID()
-			if strings.HasPrefix(test.payload, "[") {
-				want = "" // the engine marks objects alone
-			}
 			if caller != want {
 				t.Errorf("CallerWorkerID %q, want %q", caller, want)
 			}
@@ -391,11 +388,11 @@ func TestUntypedHandlersSeeTheCaller(t *testing.T) {
 	}
 	handle(t, c, "typed", func(_ context.Context, in map[string]int) (int, error) { return len(in), nil })
 	mustConnect(t, c)
-	got, err := iii.Call[map[string]any](t.Context(), c, "raw", map[string]int{"a": 1})
+	got, err := iii.Call[map[string]any](t.Context(), c, "raw", map[string]int{"a": 1}, iii.Remotely())
 	if diff := cmp.Diff(map[string]any{"a": 1.0, "_caller_worker_id": c.WorkerID()}, got); err != nil || diff != "" {
 		t.Errorf("untyped: %v (-want +got):\n%s", err, diff)
 	}
-	n, err := iii.Call[int](t.Context(), c, "typed", map[string]int{"a": 1})
+	n, err := iii.Call[int](t.Context(), c, "typed", map[string]int{"a": 1}, iii.Remotely())
 	if err != nil || n != 1 || !strings.Contains(middle, `"_caller_worker_id":"`+c.WorkerID()+`"`) {
 		t.Errorf("typed: %d, %v; its middleware saw %s", n, err, middle)
 	}

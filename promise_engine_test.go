@@ -84,11 +84,37 @@ func registered(t *testing.T, c *iii.Client) []string {
 	for _, tr := range triggers.Triggers {
 		ids = append(ids, tr.ID)
 	}
+	if slices.Contains(c.Features(), iii.FeatureObserveV2) { // triggers are observers
+		for _, o := range observers(t, c) {
+			if o.WorkerName == workerName {
+				ids = append(ids, o.ID)
+			}
+		}
+	}
 	slices.Sort(ids)
 	return ids
 }
 
-func isRegistration(kind string) bool { return kind == "registerfunction" || kind == "registertrigger" }
+// listedObserver is an observer as the engine lists it; WorkerName is "" while the worker is
+// away.
+type listedObserver struct {
+	ID         string
+	Target     iii.ObserveTarget
+	WorkerName string `json:"worker_name"`
+}
+
+func observers(t *testing.T, c *iii.Client) []listedObserver {
+	t.Helper()
+	list, err := iii.Call[struct{ Observers []listedObserver }](t.Context(), c, "engine::observers::list", struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list.Observers
+}
+
+func isRegistration(kind string) bool {
+	return kind == "registerfunction" || kind == "registertrigger" || kind == "observe"
+}
 
 // program is what a worker of these tests registers.
 type program struct {

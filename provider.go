@@ -67,11 +67,12 @@ type TriggerBinding struct {
 	TriggerType string
 	// FunctionID is the function to call.
 	FunctionID string
-	// Namespace is the function's.
+	// Namespace is the function's; "" on engines since 0.26, which do not tell it.
 	Namespace string
-	// Config is what the trigger was registered with, at least null.
+	// Config is what the trigger was registered with, at least null, or {} on engines since 0.26.
 	Config json.RawMessage
-	// Metadata is the trigger's, which each call of the function carries. Nil is none.
+	// Metadata is the trigger's, which each call of the function carries. Nil is none, and on
+	// engines since 0.26 not known.
 	Metadata json.RawMessage
 	// Unchanged says that the same trigger is bound already and that the engine has
 	// sent it once more, as it does after each reconnection. A provider that has kept
@@ -81,9 +82,8 @@ type TriggerBinding struct {
 	client    *Client
 	condition string // function that may keep an event from the trigger's
 
-	// through runs the function through the observer that the trigger is. With fired false the
-	// observer does not ask for the payload. Nil: the function is called.
-	through func(ctx context.Context, payload json.RawMessage) (result json.RawMessage, fired bool, err error)
+	// observer is what the trigger is on an engine without triggers.
+	observer *FunctionObserver
 }
 
 // Fire runs the trigger's function with a payload, in the function's namespace and
@@ -113,9 +113,15 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 			return nil, nil
 		}
 	}
-	if b.through != nil {
-		result, _, err := b.through(ctx, raw)
-		return result, err
+	if b.observer != nil {
+		if !b.observer.Matches(&ObservedCall{FunctionID: b.TriggerType, Input: raw, Output: raw}) {
+			return nil, nil
+		}
+		var result json.RawMessage
+		if err := b.observer.Call(ctx, raw, &result); err != nil {
+			return nil, err
+		}
+		return result, nil
 	}
 	if b.Metadata != nil {
 		opts = append(opts, WithMetadata(b.Metadata))
@@ -131,6 +137,13 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 // of the type that wait for a provider are bound as soon as the engine knows it.
 // The engine lets the last worker that registers a type have it, and tells
 // nobody: a type that is provided elsewhere moves here.
+//
+// An engine since 0.26 has no triggers: the type is a private function of the same id there, and
+// a trigger an observer of it, whose arguments are the config. So no function of this worker may
+// have that id, on any engine, and a type of another namespace than the worker's own cannot be
+// provided there, which is logged. A second
+// provider is refused until the first has gone. Bindings have neither namespace nor metadata,
+// and Fire calls the target through the observer, if its filters let the payload through.
 //
 // A type cannot be taken back, for the protocol has no message for that: it ends
 // with the client. HandleTriggerType does not wait for the network.
@@ -163,13 +176,65 @@ func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 		return fail(err)
 	}
 	provided := &providedType{id: t.ID, namespace: cmp.Or(t.Namespace, c.cfg.namespace, defaultNamespace), spec: spec, provider: p}
-	if !c.bindings.add(provided) {
+	if c.bindings.has(provided) {
 		return fail(fmt.Errorf("provided already in namespace %q", provided.namespace))
 	}
-	if err := c.registry.addType(provided); err != nil {
+	if provided.namespace == cmp.Or(c.cfg.namespace, defaultNamespace) {
+		if err := c.addTypeFunction(provided); err != nil {
+			return fail(err)
+		}
+	}
+	if !c.bindings.add(provided) { // by another goroutine meanwhile
+		err = fmt.Errorf("provided already in namespace %q", provided.namespace)
+	} else {
+		err = c.registry.addType(provided)
+	}
+	if err != nil {
+		if provided.function != nil {
+			c.registry.removeFunction(provided.function)
+		}
 		return fail(err)
 	}
 	return nil
+}
+
+// anyArgs is the schema of the args of a type without a schema: a config may be anything.
+var anyArgs = json.RawMessage(`{"type":"object"}`)
+
+// addTypeFunction registers the function that stands for a type on engines without triggers.
+// Each of its observers is a trigger of the type.
+func (c *Client) addTypeFunction(t *providedType) error {
+	uncalled := func(context.Context, json.RawMessage) (any, error) {
+		return nil, &Error{Code: CodeFunctionNotInvokable, Message: "the function stands for a trigger type: its worker fires the triggers, and nobody calls it"}
+	}
+	f := &Function{client: c, id: t.id, handler: uncalled, spanName: "execute " + t.id, untraced: true, quiet: true, remote: true,
+		hooks: ObserverHooks{
+			Added: func(ctx context.Context, o *FunctionObserver) error {
+				return c.bindings.observed(ctx, t, TriggerBinding{ID: o.ID, TriggerType: t.id, FunctionID: o.Target, Config: o.Args(), observer: o})
+			},
+			Removed: func(_ context.Context, o *FunctionObserver) { c.bindings.unobserved(o.ID) },
+		},
+		spec: functionSpec{id: t.id, request: t.spec.payload, args: cmpRaw(t.spec.config, anyArgs), private: true, needsHooks: true}}
+	if t.spec.description != "" {
+		f.spec.description = &t.spec.description
+	}
+	f.claim = claim{function: f}
+	if err := checkRegistration(&f.claim); err != nil {
+		return err
+	}
+	if err := c.registry.addFunction(f); err != nil {
+		return trimmed(err)
+	}
+	t.function = f
+	return nil
+}
+
+// cmpRaw is cmp.Or for JSON.
+func cmpRaw(a, b json.RawMessage) json.RawMessage {
+	if a != nil {
+		return a
+	}
+	return b
 }
 
 // typeWatchInterval is how often the client asks who provides its trigger types.

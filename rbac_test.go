@@ -148,7 +148,7 @@ func TestForbiddenAsRecorded(t *testing.T) {
 
 // A trigger whose function the session may not call is refused, as recorded.
 func TestForbiddenTriggerAsRecorded(t *testing.T) {
-	e := iiitest.Start(t)
+	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023))
 	c := connect(t, e, iii.WithName("member"))
 	refused := make(chan error, 1)
 	trigger, err := c.Trigger("mine::fn", iii.SubscribeTriggerConfig{Topic: "orig"}, iii.WithTriggerID("rb-0"), iii.WithTriggerErrorHandler(func(err error) { refused <- err }))
@@ -167,7 +167,7 @@ func TestForbiddenTriggerAsRecorded(t *testing.T) {
 
 // Typed functions guard a listener: who comes in, what he may call and register.
 func TestGuardedListener(t *testing.T) {
-	e := iiitest.Start(t, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth", OnFunction: "gate::on-function", OnTrigger: "gate::on-trigger",
+	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol025), iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth", OnFunction: "gate::on-function", OnTrigger: "gate::on-trigger",
 		OnTriggerType: "gate::on-trigger-type", MiddlewareFunctionID: "gate::middleware", Expose: []string{`match("public::*")`, "mine::*", "tenant::*"}}))
 	c := connect(t, e, iii.WithName("gate"))
 	ctx := t.Context()

@@ -154,11 +154,12 @@ func (r *registry) addReasons(state *readiness, connected bool) {
 	for _, f := range r.functions {
 		refusal := f.refused.Load()
 		switch {
+		case f.quiet && refusal != nil && refusal.Code == CodeUnsupported: // engines with triggers need no such function
 		case refusal != nil && refusal.OwnerWorkerID != "":
 			state.hold(f.id, refusal)
 		case refusal != nil:
 			state.add(refusal)
-		case connected && f.standing != accepted && !(f.spec.adapter && f.standing == unasked): // engines with triggers need no adapter
+		case connected && f.standing != accepted:
 			state.add(fmt.Errorf("iii: function %q: the engine has not answered the registration yet", f.id))
 		}
 	}

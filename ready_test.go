@@ -62,8 +62,12 @@ func checkReady(t *testing.T, when string, c *iii.Client, want probed, wantStric
 
 // A worker is ready from when the engine has accepted all of it until it drains.
 func TestReadyFromConnectToDrain(t *testing.T) {
-	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		none := []string{}
+		refusal := "INVALID_CRON_EXPRESSION"
+		if hasTriggers(e) {
+			refusal = iii.CodeTriggerRegistrationFailed
+		}
 		c := newWorker(t, e)
 		release := make(chan struct{})
 		if _, err := iii.HandleEvent(c, "f", func(context.Context, any) error { <-release; return nil }); err != nil {
@@ -90,7 +94,7 @@ func TestReadyFromConnectToDrain(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		checkReady(t, "with a refused trigger", c, probed{503, false, none, 1}, 503, &iii.Error{Code: iii.CodeTriggerRegistrationFailed})
+		checkReady(t, "with a refused trigger", c, probed{503, false, none, 1}, 503, &iii.Error{Code: refusal})
 		if err := bad.Unregister(); err != nil {
 			t.Fatal(err)
 		}

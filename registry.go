@@ -111,7 +111,7 @@ func (r *registry) begin(l *link, first ...item) {
 	// All of it leaves together, as far as the size of a batch allows.
 	r.batch = append(make([]item, 0, len(first)+len(r.types)+len(r.functions)), first...)
 	for _, t := range r.types {
-		r.push(d.registerTriggerType(&t.spec))
+		r.announce(t)
 	}
 	for _, t := range r.held {
 		r.adapt(t, false)
@@ -156,6 +156,9 @@ func (r *registry) end(l *link) {
 		return
 	}
 	r.link = nil
+	for _, c := range r.unfenced {
+		c.unfenced = false
+	}
 	r.unfenced, r.fenced, r.fenceOut, r.refusals = nil, nil, false, nil
 	r.turns, r.sought, r.takenOver = nil, nil, false
 	if r.fenceTimer != nil {
@@ -197,7 +200,10 @@ func (r *registry) ask(c *claim) {
 	}
 	c.standing, c.fence, c.answered = asked, r.fences+1, false
 	r.push(message)
-	r.unfenced = append(r.unfenced, c)
+	if !c.unfenced {
+		c.unfenced = true
+		r.unfenced = append(r.unfenced, c)
+	}
 }
 
 // takeBack takes a function or a trigger back; for observers there is unobserve.
@@ -257,6 +263,7 @@ func (r *registry) fence() {
 	r.fences++
 	r.unanswered, r.ponged = 0, len(r.fenced) > 0 || l.dialect().answers(nil)
 	for _, c := range r.fenced {
+		c.unfenced = false
 		switch {
 		case c.standing != asked || c.fence != r.fences:
 		case !l.dialect().answers(c):
@@ -266,7 +273,12 @@ func (r *registry) fence() {
 		}
 	}
 	number, queued := r.fences, time.Now()
-	r.fenceTimer = time.AfterFunc(registerTimeout, func() { r.overdue(l, number, queued) })
+	overdue := func() { r.overdue(l, number, queued) }
+	if r.unanswered == 0 {
+		r.fenceTimer = time.AfterFunc(registerTimeout, overdue)
+	} else {
+		r.fenceTimer = time.AfterFunc(unconfirmedDelay, func() { r.probe(l, number, overdue) })
+	}
 	if r.ponged {
 		return
 	}
@@ -278,6 +290,44 @@ func (r *registry) fence() {
 		r.mu.Unlock()
 		r.confirm(l)
 	}})
+}
+
+// unconfirmedDelay is how long an engine that answers registrations has before the client
+// pings it.
+const unconfirmedDelay = time.Second
+
+// probe pings an engine that owes answers. The engine answers in order, so what it has not
+// answered before the pong it never will: access control can deny a function without a word.
+func (r *registry) probe(l *link, number uint64, overdue func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.link != l || r.fences != number || !r.fenceOut {
+		return
+	}
+	r.fenceTimer = time.AfterFunc(registerTimeout-unconfirmedDelay, overdue)
+	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() { r.unconfirmed(l, number) }})
+}
+
+// unconfirmed gives up waiting for the answers about functions. As on an engine that does not
+// confirm them, what is not rejected counts as accepted.
+func (r *registry) unconfirmed(l *link, number uint64) {
+	var ids []string
+	r.mu.Lock()
+	if r.link == l && r.fences == number && r.fenceOut {
+		for _, c := range r.fenced {
+			if f := c.function; f != nil && c.standing == asked && c.fence == number && !c.answered {
+				r.answered(c)
+				ids = append(ids, f.id)
+			}
+		}
+	}
+	r.mu.Unlock()
+	if len(ids) == 0 {
+		return
+	}
+	r.client.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: the engine does not confirm functions; access control may deny them",
+		slog.Any("functions", ids[:min(len(ids), 20)]), slog.Int("count", len(ids)))
+	r.confirm(l)
 }
 
 // answered records that the engine has accepted c, or has refused it.
@@ -471,6 +521,7 @@ func (r *registry) dropFunction(f *Function) bool {
 	if r.functionByID[f.id] != f || r.closed != nil {
 		return false
 	}
+	r.answered(&f.claim) // whatever the engine says to the latest attempt
 	if f.refused.Load() != nil {
 		f.standing = refused
 	}
@@ -507,16 +558,32 @@ func (r *registry) addType(t *providedType) error {
 	}
 	r.types = append(r.types, t)
 	if r.link != nil {
-		r.push(r.link.dialect().registerTriggerType(&t.spec))
+		r.announce(t)
 	}
 	return nil
 }
 
-// providedTypes lists the trigger types of this worker if l is in use.
+// announce registers a trigger type. On engines without triggers its function stands for it.
+func (r *registry) announce(t *providedType) {
+	if message := r.link.dialect().registerTriggerType(&t.spec); message != nil {
+		r.push(message)
+		return
+	}
+	if t.function == nil && !t.unsaid {
+		t.unsaid = true
+		r.client.notify.post(func() {
+			r.client.log.Warn("iii: on this engine a trigger type is a function, and this worker's are in its own namespace; the type cannot be provided",
+				"type", t.id, "namespace", t.namespace)
+		})
+	}
+}
+
+// providedTypes lists the trigger types of this worker if l is in use and its engine has
+// trigger types.
 func (r *registry) providedTypes(l *link) (types []*providedType) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if r.link == l && r.closed == nil {
+	if r.link == l && r.closed == nil && !l.dialect().hooks() {
 		types = slices.Clone(r.types)
 	}
 	return types
@@ -529,7 +596,7 @@ func (r *registry) renewType(l *link, t *providedType) {
 	if r.link != l || r.closed != nil {
 		return
 	}
-	r.push(l.dialect().registerTriggerType(&t.spec))
+	r.announce(t)
 }
 
 func (r *registry) addTrigger(t *Trigger) error {

@@ -324,7 +324,7 @@ func TestReportsOfCallsThatNobodyWaitsFor(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		for _, it := range p.reported(0) {
-			if it.Traceparent != testParent || it.Baggage != "k=v" || it.DurationMs != 5000 {
+			if it.Traceparent != testParent || it.Baggage != "iii.function.id=f,k=v" || it.DurationMs != 5000 {
 				t.Errorf("%+v", it)
 			}
 		}

@@ -103,7 +103,7 @@ func TestSubscribe(t *testing.T) {
 			t.Errorf("messages (-want +got):\n%s", diff)
 		}
 		first, second := <-left, <-left // leaving the loop has closed the connection
-		if first.StreamName != "chat" || second.SubscriptionID != "one" {
+		if first.StreamName != "chat" || second.StreamName != "chat" || (first.SubscriptionID == "one") == (second.SubscriptionID == "one") {
 			t.Errorf("left: %+v, %+v", first, second)
 		}
 	})

@@ -38,6 +38,7 @@ type claim struct {
 	standing standing
 	fence    uint64        // the number of the fence behind the latest attempt
 	answered bool          // the engine has accepted the latest attempt, in so many words
+	unfenced bool          // no fence is behind the latest attempt yet
 	delay    time.Duration // before the next attempt, without jitter
 	due      time.Time     // of the next attempt
 	queued   bool          // it is among the registry's refusals
@@ -367,18 +368,12 @@ func (c *Client) released(ctx context.Context, former map[string]string) (listed
 	if len(former) == 0 {
 		return listed, released, nil
 	}
-	list, err := Call[TriggersListResult](ctx, c, "engine::registered-triggers::list", TriggerFilter{IncludeInternal: true})
+	bound, err := c.boundBy(ctx)
 	if err != nil {
 		for id, owner := range former {
 			released[id] = !listed[owner]
 		}
 		return listed, released, err
-	}
-	bound := map[string][]string{} // names of workers with triggers, by function with and without prefixes
-	for _, t := range list.RegisteredTriggers {
-		for id, ok := t.FunctionID, true; ok; _, id, ok = strings.Cut(id, "::") {
-			bound[id] = append(bound[id], t.WorkerName)
-		}
 	}
 	for id, owner := range former {
 		released[id] = !slices.ContainsFunc(bound[id], func(name string) bool {
@@ -386,6 +381,44 @@ func (c *Client) released(ctx context.Context, former map[string]string) (listed
 		})
 	}
 	return listed, released, nil
+}
+
+// boundBy asks the engine for the names of the workers whose triggers run a function, by the
+// function's id with and without prefixes. Where observers stand for triggers these count,
+// except those whose worker is away: they do not fire.
+func (c *Client) boundBy(ctx context.Context) (map[string][]string, error) {
+	bound := map[string][]string{}
+	note := func(functionID, worker string) {
+		for id, ok := functionID, true; ok; _, id, ok = strings.Cut(id, "::") {
+			bound[id] = append(bound[id], worker)
+		}
+	}
+	list, err := Call[TriggersListResult](ctx, c, "engine::registered-triggers::list", TriggerFilter{IncludeInternal: true})
+	if l := c.registry.attached(); l != nil && l.dialect().hooks() {
+		var observers struct {
+			Observers []struct {
+				Target     ObserveTarget `json:"target"`
+				WorkerName *string       `json:"worker_name"`
+			} `json:"observers"`
+		}
+		if err = c.Call(ctx, "engine::observers::list", struct{}{}, &observers); err != nil {
+			return nil, err
+		}
+		for _, o := range observers.Observers {
+			switch {
+			case o.WorkerName == nil:
+				return nil, errors.New("the engine does not say whose observers are")
+			case *o.WorkerName != "":
+				note(o.Target.FunctionID, *o.WorkerName)
+			}
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	for _, t := range list.RegisteredTriggers { // of workers that speak of triggers to the same engine, too
+		note(t.FunctionID, t.WorkerName)
+	}
+	return bound, nil
 }
 
 // isContested reports whether a trigger was rejected because of something that another worker

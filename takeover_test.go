@@ -102,11 +102,14 @@ func (r *replica) told() (refusals, takeovers int) {
 	return refusals, takeovers
 }
 
-// sent lists the messages of a type that a worker has sent since a time, with the ids in
+// inPlaceOf are the messages of engines with observers in place of triggers.
+var inPlaceOf = map[string]string{"registertrigger": "observe", "unregistertrigger": "unobserve"}
+
+// sent lists the messages of a type, or in its place, that a worker has sent since a time, with the ids in
 // them.
 func sent(e *iiitest.Engine, name, kind string, since time.Time) (ids []string, at []time.Time) {
 	for _, f := range e.Frames() {
-		if f.WorkerName == name && !f.Time.Before(since) && f.Direction == iiitest.ToEngine && f.Type() == kind {
+		if f.WorkerName == name && !f.Time.Before(since) && f.Direction == iiitest.ToEngine && (f.Type() == kind || f.Type() == inPlaceOf[kind]) {
 			var m struct{ ID string }
 			_ = json.Unmarshal(f.Message, &m)
 			ids, at = append(ids, m.ID), append(at, f.Time)
@@ -312,7 +315,7 @@ func get(t *testing.T, e *iiitest.Engine, path string) (status int, body string)
 // What fires once fires once before, during and after an update, whose functions run
 // where they are served; and a replica that fails leaves everything as it was.
 func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
-	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		var mu sync.Mutex
 		ran := map[string]int{} // by kind and worker
 		count := func(kind, worker string) {
@@ -395,7 +398,7 @@ func TestTriggersWaitForThoseOfTheFormerOwner(t *testing.T) {
 		{"late", 1900 * time.Millisecond, 2500 * time.Millisecond},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			generations(t, func(t *testing.T, e *iiitest.Engine) {
 				a := startReplica(t, e, "a", serveAll(t, func(string, string) {}))
 				b := startReplica(t, e, "b", serveAll(t, func(string, string) {}))
 				time.Sleep(10 * time.Millisecond)
@@ -415,7 +418,7 @@ func TestTriggersWaitForThoseOfTheFormerOwner(t *testing.T) {
 					t.Fatalf("%d functions are refused", n)
 				}
 				_, at := sent(e, "b", "registertrigger", time.Time{})
-				if len(at) != 6 || at[0].Before(cleaned) {
+				if len(at) != 6 || hasTriggers(e) && at[0].Before(cleaned) {
 					t.Errorf("%d triggers sent; the engine was done with the former ones %v after their connection ended, the first came after %v",
 						len(at), cleaned.Sub(began), at[0].Sub(began))
 				}
@@ -429,7 +432,7 @@ func TestTriggersWaitForThoseOfTheFormerOwner(t *testing.T) {
 
 // A worker that drains for long is there still, but has nothing that could be in the way.
 func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
-	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		working := make(chan struct{})
 		a := startReplica(t, e, "a", func(r *replica) {
 			serveAll(t, func(string, string) {})(r)
@@ -443,11 +446,15 @@ func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 		drained := make(chan error, 1)
 		go func() { drained <- a.Shutdown(context.Background()) }()
 		time.Sleep(600 * time.Millisecond)
-		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
+		// On an engine with observers it holds its functions until its handlers have ended.
+		if status, body := get(t, e, "/orders/1"); hasTriggers(e) && (status != 200 || body != "b") {
 			t.Errorf("the route answers %d %q while its former owner drains", status, body)
 		}
 		if err := <-drained; err != nil {
 			t.Error(err)
+		}
+		if !hasTriggers(e) {
+			time.Sleep(3 * time.Second) // more than the longest pause between two attempts
 		}
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
 			t.Errorf("the route answers %d %q after its former owner has gone", status, body)
@@ -480,7 +487,7 @@ func TestTriggersOfALostFunctionAreNotRegisteredAgain(t *testing.T) {
 }
 
 func TestTriggersOfRefusedFunctionsSayWhatTheyWaitFor(t *testing.T) {
-	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveName(t, "f"))
 		b := startReplica(t, e, "b", serveName(t, "f"))
 		trigger, err := b.Trigger("f", iii.CronTriggerConfig{Expression: "0 0 0 * * *"})
@@ -581,6 +588,15 @@ func TestCallsStayBehindTheTriggersRegisteredBefore(t *testing.T) {
 // The engine refuses a route whose path another worker has with other names of
 // parameters.
 func TestRouteWithOtherParameterNamesIsTakenOver(t *testing.T) {
+	t.Run("0.25", func(t *testing.T) {
+		routeWithOtherParameterNamesIsTakenOver(t, iiitest.Protocol025, iii.CodeTriggerRegistrationFailed, 3*time.Second)
+	})
+	t.Run("0.26", func(t *testing.T) { // the engine waits 5 s for a worker that it has lost
+		routeWithOtherParameterNamesIsTakenOver(t, iiitest.Protocol026, iii.CodeHTTPRouteConflict, 8*time.Second)
+	})
+}
+
+func routeWithOtherParameterNamesIsTakenOver(t *testing.T, protocol iiitest.Protocol, code string, within time.Duration) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		route := func(path string) func(r *replica) {
 			return func(r *replica) {
@@ -595,18 +611,18 @@ func TestRouteWithOtherParameterNamesIsTakenOver(t *testing.T) {
 		b := startReplica(t, e, "b", route("/users/:user_id"))
 		time.Sleep(time.Minute)
 		var refusal *iii.Error
-		if err := b.functions[0].Err(); !errors.As(err, &refusal) || refusal.Code != "trigger_registration_failed" {
+		if err := b.functions[0].Err(); !errors.As(err, &refusal) || refusal.Code != code {
 			t.Errorf("Err = %v, want the refusal of the route", err)
 		}
 		_ = a.Close()
-		time.Sleep(3 * time.Second)
+		time.Sleep(within)
 		if err := b.functions[0].Err(); err != nil {
 			t.Error(err)
 		}
 		if status, body := get(t, e, "/users/1"); status != 200 || body != "b" {
 			t.Errorf("the route answers %d %q", status, body)
 		}
-	})
+	}, iiitest.WithProtocol(protocol))
 }
 
 // A refusal that is about the registration itself is final.
@@ -920,9 +936,9 @@ func (p *recordingProvider) count() int {
 }
 
 // The engine gives a trigger type to whoever registers it last, and drops it when that
-// worker leaves: the one before takes it back.
+// worker leaves: the one before takes it back. On an engine with observers the first one keeps it.
 func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
-	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		provide := func(p *recordingProvider) func(r *replica) {
 			return func(r *replica) {
 				p.bound = map[string]iii.TriggerBinding{}
@@ -932,7 +948,7 @@ func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 			}
 		}
 		var of [2]recordingProvider
-		startReplica(t, e, "a", provide(&of[0]))
+		a := startReplica(t, e, "a", provide(&of[0]))
 		user := startReplica(t, e, "user", serveName(t, "f"))
 		if _, err := user.Trigger("f", iii.CustomTrigger{Type: "webhook"}); err != nil {
 			t.Fatal(err)
@@ -946,15 +962,23 @@ func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 		}
 		want("alone", 1, 0)
 		b := startReplica(t, e, "b", provide(&of[1]))
-		want("with a second one", 0, 1)
-		time.Sleep(time.Minute)
-		want("later", 0, 1)
-		_ = b.Close()
-		time.Sleep(3 * time.Second)
-		if n := of[0].count(); n != 1 {
-			t.Errorf("after the second one has gone the first has %d triggers bound", n)
+		provider, other, left := b, a, &of[0]
+		if hasTriggers(e) {
+			want("with a second one", 0, 1)
+			time.Sleep(time.Minute)
+			want("later", 0, 1)
+		} else { // a function, which its first owner keeps
+			provider, other, left = a, b, &of[1]
+			want("with a second one", 1, 0)
+			time.Sleep(time.Minute)
+			want("later", 1, 0)
 		}
-		for _, b := range of[0].bound {
+		_ = provider.Close()
+		time.Sleep(3 * time.Second)
+		if n := left.count(); n != 1 {
+			t.Errorf("after %s has gone %s has %d triggers bound", provider.Name(), other.Name(), n)
+		}
+		for _, b := range left.bound {
 			if got, err := b.Fire(t.Context(), nil); err != nil || string(got) != `"user"` {
 				t.Errorf("Fire = %s, %v", got, err)
 			}
@@ -1042,7 +1066,7 @@ func TestConnectionMayDieDuringATakeover(t *testing.T) {
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
 			t.Errorf("the route answers %d %q", status, body)
 		}
-	})
+	}, withTriggers)
 }
 
 // The client may end at any moment of a takeover.
@@ -1109,7 +1133,7 @@ func TestTriggerRegisteredRightAfterATakeover(t *testing.T) {
 		if len(at) == 0 || at[0].Before(cleaned) {
 			t.Errorf("sent at %v, the former triggers were gone at %v", at, cleaned)
 		}
-	})
+	}, withTriggers)
 }
 
 // The engine does not list a worker that has not told its process id.
@@ -1149,12 +1173,12 @@ func TestTriggersWaitForAFormerOwnerThatIsNotListed(t *testing.T) {
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
 			t.Errorf("the route answers %d %q", status, body)
 		}
-	})
+	}, withTriggers)
 }
 
 // Triggers of third workers that run the function stay, and delay nothing.
 func TestTriggersDoNotWaitForThoseOfThirdWorkers(t *testing.T) {
-	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}))
 		b := startReplica(t, e, "b", serveAll(t, func(string, string) {}))
 		third := startReplica(t, e, "third", func(*replica) {})
@@ -1237,7 +1261,7 @@ func TestTakeoverBehindAccessControl(t *testing.T) {
 }
 
 func TestTakeoverInANamespace(t *testing.T) {
-	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		shop := iii.WithNamespace("shop")
 		other := startReplica(t, e, "other", serveAll(t, func(string, string) {}), iii.WithNamespace("elsewhere"))
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), shop)
@@ -1407,7 +1431,7 @@ func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 		if n := log.of("iii: nobody provides a trigger type of this worker; registering it again"); n != 1 {
 			t.Errorf("logged %d times", n)
 		}
-	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}))
+	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}), withTriggers)
 }
 
 // A worker that waits for its name can be ended at any time, and fails for the reasons for
@@ -1561,7 +1585,7 @@ func TestWorkerThatWaitsForItsName(t *testing.T) {
 // frames lists the messages of a type that workers of a name have sent.
 func frames(e *iiitest.Engine, name, kind string) (list []iiitest.Frame) {
 	for _, f := range e.Frames() {
-		if f.WorkerName == name && f.Direction == iiitest.ToEngine && f.Type() == kind {
+		if f.WorkerName == name && f.Direction == iiitest.ToEngine && (f.Type() == kind || f.Type() == inPlaceOf[kind]) {
 			list = append(list, f)
 		}
 	}
@@ -1610,8 +1634,9 @@ func (c *churn) remove(id string, alone bool) {
 func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 	t.Helper()
 	type attempt struct {
-		ping    int // that settles it
-		refused bool
+		ping      int // that settles it
+		refused   bool
+		confirmed bool
 	}
 	type connection struct {
 		pings, pongs int
@@ -1628,11 +1653,23 @@ func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 			Type       string
 			ID         string
 			FunctionID string `json:"function_id"`
+			Target     struct {
+				FunctionID string `json:"function_id"`
+			}
 		}
 		if err := json.Unmarshal(f.Message, &m); err != nil {
 			t.Fatal(err)
 		}
 		switch m.Type {
+		case "observe": // the engine has confirmed the function by then
+			triggers++
+			if a := c.attempts[m.Target.FunctionID]; a != nil && !a.confirmed && (a.refused || c.pongs < a.ping) {
+				t.Errorf("the observer of %s came before the answer about its function, refused: %v", m.Target.FunctionID, a.refused)
+			}
+		case "functionregistered":
+			if a := c.attempts[m.ID]; a != nil {
+				a.confirmed = true
+			}
 		case "ping":
 			c.pings++
 		case "pong":
@@ -1659,7 +1696,7 @@ func TestReplicasConcurrent(t *testing.T) {
 	for i := range iii.Scale(10, 200) {
 		seed := uint64(i + 1)
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			generations(t, func(t *testing.T, e *iiitest.Engine) {
 				r := rand.New(rand.NewPCG(seed, 3))
 				var delays sync.Mutex
 				slow := rand.New(rand.NewPCG(seed, 4))
@@ -1740,17 +1777,12 @@ func TestReplicasConcurrent(t *testing.T) {
 							want["nobody::"]++
 						}
 					}
-					list, err := living[0].Triggers(t.Context())
-					if err != nil {
-						t.Fatal(err)
-					}
 					got := map[string]int{}
-					for _, trigger := range list {
-						if strings.HasPrefix(trigger.FunctionID, "nobody::") {
-							got["nobody::"]++
-						} else {
-							got[trigger.FunctionID]++
+					for _, id := range bound(t, e, living[0].Client) {
+						if strings.HasPrefix(id, "nobody::") || strings.HasPrefix(id, "trigger-adapter::") { // which calls it
+							id = "nobody::"
 						}
+						got[id]++
 					}
 					if diff := cmp.Diff(want, got); diff != "" {
 						t.Errorf("%s: triggers of the engine by function (-want +got):\n%s", when, diff)
@@ -1759,7 +1791,7 @@ func TestReplicasConcurrent(t *testing.T) {
 				check("both", both[0], both[1])
 				gone := r.IntN(2)
 				_ = both[gone].Close()
-				time.Sleep(5 * time.Second)
+				time.Sleep(6 * time.Second) // its observers have 5 s to come back
 				check("one", both[1-gone])
 				if n := both[1-gone].Stats().FunctionsRefused; n > 0 {
 					t.Errorf("%d functions are refused", n)

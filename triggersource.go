@@ -108,7 +108,7 @@ var triggerSources = map[string]triggerSource{
 		payload: streamPayload, optional: true,
 	},
 	"stream:join":  {functionID: "stream::on-join", observe: observeAll, deliver: ObserveDeliverInput},
-	"stream:leave": {functionID: "stream::on-leave", observe: observeAll, deliver: ObserveDeliverInput},
+	"stream:leave": {functionID: "stream::on-leave", observe: observeAll, deliver: ObserveDeliverInput, inOrder: true},
 	"log": {
 		functionID: "observability::on-log",
 		observe: func(config json.RawMessage) (_, filters any, err error) {
@@ -455,8 +455,8 @@ func (r *registry) adapt(t *Trigger, ask bool) {
 		return
 	}
 	id := "trigger-adapter::" + uuid.NewString()
-	f := &Function{client: r.client, id: id, handler: r.client.forward(t), spanName: "execute " + id, untraced: true,
-		spec: functionSpec{id: id, metadata: json.RawMessage(`{"internal":true}`), adapter: true}}
+	f := &Function{client: r.client, id: id, handler: r.client.forward(t), spanName: "execute " + id, untraced: true, quiet: true,
+		spec: functionSpec{id: id, metadata: json.RawMessage(`{"internal":true}`), private: true, unobservable: true, needsHooks: true}}
 	f.claim = claim{function: f}
 	t.adapter, t.spec.adapterID = f, id
 	r.functionByID[id] = f

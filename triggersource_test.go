@@ -121,7 +121,7 @@ func TestTriggersAreObserversOnEnginesWithoutTriggers(t *testing.T) {
 			payload: `{"type":"stream","stream_name":"s","group_id":"g","id":"i","timestamp":1,"event":{},"streamName":"s","groupId":"g"}`,
 		},
 		"join":  {config: StreamJoinTrigger{}, observe: `"source":{"function_id":"stream::on-join","namespace":"default","deliver":"input"}`, event: `{"id":1}`, payload: `{"id":1}`},
-		"leave": {config: StreamLeaveTrigger{}, observe: `"source":{"function_id":"stream::on-leave","namespace":"default","deliver":"input"}`},
+		"leave": {config: StreamLeaveTrigger{}, observe: `"source":{"function_id":"stream::on-leave","namespace":"default","deliver":"input"},"max_in_flight":1`},
 		"log": {
 			config:  LogTriggerConfig{Level: LogLevelError},
 			observe: `"source":{"function_id":"observability::on-log","namespace":"default","filters":{"input.level":{"$eq":"error"}},"deliver":"input"}`,

@@ -108,7 +108,7 @@ func providerBubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine, wor
 			t.Helper()
 			return connect(t, e, append([]iii.Option{iii.WithName(name), iii.WithDialContext(e.DialContext)}, opts...)...)
 		})
-	})
+	}, iiitest.WithProtocol(iiitest.Protocol025)) // with trigger types
 }
 
 type hook struct {

@@ -35,7 +35,7 @@ func TestClientReconnects(t *testing.T) {
 			e.Drop("w")
 			synctest.Wait()
 			time.Sleep(time.Minute) // the client is back
-			if got, err := iii.Call[int](t.Context(), c, "double", 21); got != 42 || err != nil {
+			if got, err := iii.Call[int](t.Context(), c, "double", 21, iii.Remotely()); got != 42 || err != nil {
 				t.Errorf("got %d, %v", got, err)
 			}
 			if c.WorkerID() == before {

@@ -229,7 +229,7 @@ func TestConsoleEvents(t *testing.T) {
 	}
 	wait("event: engine")
 	called := make(chan error, 1)
-	go func() { called <- c.Call(ctx, "wait", nil, nil) }()
+	go func() { called <- c.Call(ctx, "wait", nil, nil, iii.Remotely()) }()
 	wait(`"function":"wait","worker":"slow","caller":"slow"`)
 	close(proceed)
 	wait(`"status":"ok"`)
@@ -291,7 +291,7 @@ func BenchmarkConsole(b *testing.B) {
 			}
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					if err := c.Call(b.Context(), "echo", "hello", nil); err != nil {
+					if err := c.Call(b.Context(), "echo", "hello", nil, iii.Remotely()); err != nil {
 						b.Error(err)
 						return
 					}

@@ -111,7 +111,7 @@ func ExampleEngine_Drop() {
 
 	engine.Drop("greeter")
 	<-back
-	fmt.Println(iii.Call[string](ctx, worker, "greet", nil))
+	fmt.Println(iii.Call[string](ctx, worker, "greet", nil, iii.Remotely()))
 	fmt.Println("reconnections:", worker.Stats().Reconnects)
 	// Output:
 	// hello <nil>
@@ -147,9 +147,9 @@ func ExampleEngine_Hook() {
 	if err := worker.Connect(ctx); err != nil {
 		log.Fatal(err)
 	}
-	_, err = iii.Call[string](ctx, worker, "greet", nil)
+	_, err = iii.Call[string](ctx, worker, "greet", nil, iii.Remotely())
 	fmt.Println(errors.Is(err, iii.ErrConnectionLost), iii.SafeToRetry(err))
-	fmt.Println(iii.Call[string](ctx, worker, "greet", nil))
+	fmt.Println(iii.Call[string](ctx, worker, "greet", nil, iii.Remotely()))
 	// Output:
 	// true false
 	// hello <nil>
@@ -177,10 +177,10 @@ func ExampleEngine_StopReading() {
 	}
 
 	engine.StopReading("greeter")
-	_, err = iii.Call[string](ctx, worker, "greet", nil, iii.WithTimeout(10*time.Millisecond))
+	_, err = iii.Call[string](ctx, worker, "greet", nil, iii.Remotely(), iii.WithTimeout(10*time.Millisecond))
 	fmt.Println(errors.Is(err, iii.ErrTimeout))
 	engine.ResumeReading("greeter")
-	fmt.Println(iii.Call[string](ctx, worker, "greet", nil))
+	fmt.Println(iii.Call[string](ctx, worker, "greet", nil, iii.Remotely()))
 	// Output:
 	// true
 	// hello <nil>
@@ -209,7 +209,7 @@ func ExampleEngine_Send() {
 
 	engine.Send("greeter", json.RawMessage(`{"type":"of the future"}`))
 	engine.Send("greeter", json.RawMessage(`{"type":`))
-	fmt.Println(iii.Call[string](ctx, worker, "greet", nil))
+	fmt.Println(iii.Call[string](ctx, worker, "greet", nil, iii.Remotely()))
 	fmt.Println("malformed:", worker.Stats().FramesMalformed)
 	// Output:
 	// hello <nil>

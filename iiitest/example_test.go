@@ -42,7 +42,7 @@ func Example() {
 	if err := worker.Connect(ctx); err != nil {
 		log.Fatal(err)
 	}
-	greeting, err := iii.Call[string](ctx, worker, "greet", person{"Ada"})
+	greeting, err := iii.Call[string](ctx, worker, "greet", person{"Ada"}, iii.Remotely()) // not in process
 	fmt.Println(greeting, err)
 
 	for _, f := range engine.Frames() {

@@ -42,7 +42,7 @@ type observer struct {
 	expiry      *time.Timer
 
 	owner    *worker // who observes; nil while it is away
-	former   former  // whose it was, while it is away
+	former   former  // whose it was, until its owner has sent it
 	grace    *time.Timer
 	answered bool // its owner has the observeresult of this connection
 	trigger  bool // it stands for a trigger: its owner hears of it as of one
@@ -607,7 +607,10 @@ func (t *observers) forget(w *worker, functions []key) {
 		if o.owner != w || o.trigger { // a trigger goes with its connection, see forgetTriggers
 			continue
 		}
-		o.owner, o.former, o.answered = nil, former{w.id, w.token}, false
+		o.owner, o.answered = nil, false
+		if o.former == (former{}) {
+			o.former = former{w.id, w.token}
+		}
 		o.grace = time.AfterFunc(observerGrace, func() {
 			t.mu.Lock()
 			defer t.mu.Unlock()
@@ -619,13 +622,21 @@ func (t *observers) forget(w *worker, functions []key) {
 	}
 }
 
-// reattach gives w the observers of the connection whose place it takes.
+// reattach gives w the observers of the connection whose place it takes. Until w has sent
+// them again they can be claimed anew: a worker whose connection dies before it has read the
+// hello does not know it, and names the one before. An engine without observers has none to
+// give, and w could not take them back.
 func (t *observers) reattach(w *worker, previous former) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, o := range t.inOrder() {
-		if o.owner == nil && o.former == previous {
+		switch {
+		case o.former != previous || o.owner == w:
+		case w.speaks().protocol < Protocol025:
+			t.dispose(o, errorBody("UNSUPPORTED", "the engine of the new connection has no observers"), false)
+		default:
 			t.adopt(o, w)
+			o.former = previous
 			t.settle(o)
 		}
 	}

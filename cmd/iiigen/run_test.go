@@ -69,7 +69,7 @@ func (provider) Unbind(context.Context, string) error           { return nil }
 // shop starts an engine with workers.
 func shop(t *testing.T) (url string, worker *iii.Client) {
 	t.Helper()
-	e := iiitest.Start(t)
+	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023)) // which lists trigger types
 	c, err := iii.New(e.URL(), iii.WithName("shop"))
 	if err != nil {
 		t.Fatal(err)

@@ -34,6 +34,9 @@ func newGatekeeper(url string) (*iii.Client, error) {
 	if _, err := iii.Handle(client, "gatekeeper::on-trigger", onTrigger); err != nil {
 		return nil, err
 	}
+	if _, err := iii.Handle(client, "gatekeeper::on-observer", onObserver); err != nil {
+		return nil, err
+	}
 	// The listener exposes shared::* to everybody.
 	_, err = iii.Handle(client, "shared::tea-price", func(context.Context, any) (int, error) { return 350, nil })
 	return client, err
@@ -54,7 +57,9 @@ func auth(_ context.Context, in iii.AuthInput) (iii.AuthResult, error) {
 	}
 	// A function that acme registers as hello becomes acme::hello, and acme may call acme::*.
 	result.FunctionRegistrationPrefix = &tenant
-	result.Namespaces = iii.StringListMap{"default": {tenant + "::*"}}
+	// On an engine with observers, a route is an observer of http::on-request, which a tenant
+	// therefore has to be permitted to call.
+	result.Namespaces = iii.StringListMap{"default": {tenant + "::*", "http::on-request"}}
 	result.AllowedTriggerTypes = []string{"http"}
 	return result, nil
 }
@@ -71,20 +76,46 @@ func onFunction(_ context.Context, in iii.OnFunctionRegistrationInput) (iii.OnFu
 	return result, nil
 }
 
-// onTrigger is the registration hook for triggers. It moves the routes of each tenant below
-// a path for that tenant.
+// onTrigger is the registration hook for triggers. A tenant may have routes below a path of
+// its own alone: an error refuses any other.
 func onTrigger(_ context.Context, in iii.OnTriggerRegistrationInput) (iii.OnTriggerRegistrationResult, error) {
-	var result iii.OnTriggerRegistrationResult
-	var s session
-	if err := json.Unmarshal(in.Context, &s); err != nil {
-		return result, err
-	}
-	var route iii.HTTPTriggerConfig // auth permits no other type
+	var result iii.OnTriggerRegistrationResult // zero fields leave the registration unchanged
+	var route iii.HTTPTriggerConfig            // auth permits no other type
 	if err := json.Unmarshal(in.Config, &route); err != nil {
 		return result, err
 	}
-	route.APIPath = "/" + s.Tenant + "/" + strings.TrimPrefix(route.APIPath, "/")
-	config, err := json.Marshal(route)
-	result.Config = config
-	return result, err
+	return result, admitRoute(in.Context, route.APIPath)
+}
+
+// observer is what onObserver is asked about. The package has no type for it: the form of
+// the question is that of the development engine.
+type observer struct {
+	Source  iii.ObserveSource `json:"source"`
+	Context json.RawMessage   `json:"context"`
+}
+
+// onObserver is the registration hook for observers, which take the place of triggers on
+// engine 0.26.
+func onObserver(_ context.Context, in observer) (any, error) {
+	if in.Source.FunctionID != "http::on-request" {
+		return struct{}{}, nil // the functions that a tenant may call it may observe
+	}
+	var route struct {
+		Path string `json:"path"`
+	}
+	if err := json.Unmarshal(in.Source.Args, &route); err != nil {
+		return nil, err
+	}
+	return struct{}{}, admitRoute(in.Context, route.Path)
+}
+
+func admitRoute(of json.RawMessage, path string) error {
+	var s session
+	if err := json.Unmarshal(of, &s); err != nil {
+		return err
+	}
+	if !strings.HasPrefix(path, "/"+s.Tenant+"/") {
+		return &iii.Error{Code: "RESERVED", Message: path + " is not below /" + s.Tenant + "/"}
+	}
+	return nil
 }

@@ -17,6 +17,7 @@
 //	  auth_function_id: gatekeeper::auth
 //	  on_function_registration_function_id: gatekeeper::on-function
 //	  on_trigger_registration_function_id: gatekeeper::on-trigger
+//	  on_observer_registration_function_id: gatekeeper::on-observer
 //	  expose_functions:
 //	    - match("shared::*")
 //
@@ -25,6 +26,7 @@
 //	iiidev -guard '{"port":49135,"rbac":{"auth_function_id":"gatekeeper::auth",
 //	  "on_function_registration_function_id":"gatekeeper::on-function",
 //	  "on_trigger_registration_function_id":"gatekeeper::on-trigger",
+//	  "on_observer_registration_function_id":"gatekeeper::on-observer",
 //	  "expose_functions":["match(\"shared::*\")"]}}'
 package main
 
@@ -48,6 +50,7 @@ var guard = iiitest.Guard{
 	AuthFunctionID: "gatekeeper::auth",
 	OnFunction:     "gatekeeper::on-function",
 	OnTrigger:      "gatekeeper::on-trigger",
+	OnObserver:     "gatekeeper::on-observer", // in place of the former on engine 0.26
 	Expose:         []string{"shared::*"},
 }
 

@@ -30,11 +30,13 @@ acme      calls acme::hello: hello from acme
 acme      may not call globex::hello
 acme      may not call state::list_groups
 acme      serves GET /acme/hello: hello from acme
+acme      may not serve GET /hello
 globex    calls shared::tea-price: 350
 globex    calls globex::hello: hello from globex
 globex    may not call acme::hello
 globex    may not call state::list_groups
 globex    serves GET /globex/hello: hello from globex
+globex    may not serve GET /hello
 keeper    sees acme::hello of {"tenant":"acme"}
 keeper    sees no acme::internal::audit
 `
@@ -55,14 +57,18 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// The program runs on an existing engine with the documented configuration.
+// The program runs on an existing engine of each generation with the documented configuration.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
-	engine := iiitest.Start(t, iiitest.WithGuard(guard))
-	t.Setenv("III_URL", engine.URL())
-	t.Setenv("III_GUARDED_URL", engine.GuardedURL())
-	t.Setenv("III_HTTP_URL", engine.HTTPURL())
-	checkRun(t)
-	checkRun(t)
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
+		t.Run(protocol.String(), func(t *testing.T) {
+			engine := iiitest.Start(t, iiitest.WithProtocol(protocol), iiitest.WithStrictProtocol(), iiitest.WithGuard(guard))
+			t.Setenv("III_URL", engine.URL())
+			t.Setenv("III_GUARDED_URL", engine.GuardedURL())
+			t.Setenv("III_HTTP_URL", engine.HTTPURL())
+			checkRun(t)
+			checkRun(t)
+		})
+	}
 }
 
 // The program fails if the port is not guarded.

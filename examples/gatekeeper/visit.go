@@ -63,8 +63,8 @@ func (v visit) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// newTenant returns the worker of a tenant. The worker does not use the tenant's prefix or
-// path.
+// newTenant returns the worker of a tenant. Its ids of functions have no prefix, and one of
+// its routes is not the tenant's.
 func (v visit) newTenant(name, token string) (*iii.Client, error) {
 	client, err := iii.New(v.guardedURL, iii.WithName(name), iii.WithHeader(http.Header{"Authorization": {"Bearer " + token}}))
 	if err != nil {
@@ -77,10 +77,13 @@ func (v visit) newTenant(name, token string) (*iii.Client, error) {
 	if _, err := iii.Handle(client, "internal::audit", hello); err != nil {
 		return nil, err
 	}
-	_, err = client.MountHTTP(http.MethodGet, "/hello", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, "hello from %s", name)
-	}))
-	return client, err
+	page := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "hello from %s", name) })
+	for _, path := range []string{"/" + name + "/hello", "/hello"} {
+		if _, err := client.MountHTTP(http.MethodGet, path, page); err != nil {
+			return nil, err
+		}
+	}
+	return client, nil
 }
 
 // try makes the permitted and the forbidden calls of a tenant.
@@ -131,7 +134,7 @@ func (v visit) get(ctx context.Context, name string) error {
 		}
 		if resp.StatusCode == http.StatusOK {
 			fmt.Fprintf(v.out, "%-9s serves GET %s: %s\n", name, req.URL.Path, body)
-			return nil
+			return v.refused(ctx, name)
 		}
 		select {
 		case <-retry.C:
@@ -139,4 +142,22 @@ func (v visit) get(ctx context.Context, name string) error {
 			return fmt.Errorf("GET %s: %s: %w", req.URL.Path, resp.Status, context.Cause(ctx))
 		}
 	}
+}
+
+// refused requests the route that a tenant may not have.
+func (v visit) refused(ctx context.Context, name string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, v.httpURL+"/hello", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusNotFound {
+		return fmt.Errorf("GET /hello: %s", resp.Status)
+	}
+	fmt.Fprintf(v.out, "%-9s may not serve GET /hello\n", name)
+	return nil
 }

@@ -75,12 +75,16 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Two runs on a shared engine do not interfere.
+// Two runs on a shared engine do not interfere, and engines of all generations give the same.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
-	engine := iiitest.Start(t)
-	t.Setenv("III_URL", engine.URL())
-	checkRun(t)
-	checkRun(t)
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
+		t.Run(protocol.String(), func(t *testing.T) {
+			engine := iiitest.Start(t, iiitest.WithProtocol(protocol), iiitest.WithStrictProtocol())
+			t.Setenv("III_URL", engine.URL())
+			checkRun(t)
+			checkRun(t)
+		})
+	}
 }
 
 func TestRunSaysThatItWasInterrupted(t *testing.T) {

@@ -34,7 +34,8 @@ func (p *printer) start(ctx context.Context, url, topic string) (*iii.Client, er
 	}
 	p.pages = iii.NewState[int](client, topic)
 	// All printers serve the same function, so they share the jobs of the topic. A
-	// function with another id would receive a copy of each job.
+	// function with another id would receive a copy of each job. Engine 0.26 knows a
+	// subscriber by the id of the trigger: the printers have one, and take turns.
 	f, err := iii.Handle(client, topic+"::print", p.print)
 	if err != nil {
 		return nil, err
@@ -43,7 +44,7 @@ func (p *printer) start(ctx context.Context, url, topic string) (*iii.Client, er
 		MaxRetries:     new(uint64(2)),   // three attempts in total
 		BackoffDelayMs: new(uint64(100)), // 100 ms before the second attempt, 200 ms before the third
 		Concurrency:    new(uint64(4)),
-	}})
+	}}, iii.WithTriggerID(topic))
 	if err != nil {
 		return nil, err
 	}

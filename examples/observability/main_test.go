@@ -88,11 +88,16 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Runs that share an engine do not see each other's records.
+// Runs that share an engine do not see each other's records, and engines of all generations
+// give the same.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
-	t.Setenv("III_URL", iiitest.Start(t).URL())
-	for range 2 {
-		checkRun(t)
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
+		t.Run(protocol.String(), func(t *testing.T) {
+			engine := iiitest.Start(t, iiitest.WithProtocol(protocol), iiitest.WithStrictProtocol())
+			t.Setenv("III_URL", engine.URL())
+			checkRun(t)
+			checkRun(t)
+		})
 	}
 }
 

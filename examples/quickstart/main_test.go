@@ -77,19 +77,23 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// A shared engine is left as it was found.
+// A shared engine is left as it was found, and engines of all generations give the same.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
-	engine := iiitest.Start(t)
-	t.Setenv("III_URL", engine.URL())
-	t.Setenv("III_HTTP_URL", engine.HTTPURL())
-	for range 2 {
-		var out bytes.Buffer
-		if err := run(t.Context(), &out); err != nil {
-			t.Fatalf("%v\n%s", err, &out)
-		}
-		if diff := cmp.Diff(wantOutput, outline(out.String())); diff != "" {
-			t.Errorf("output (-want +got):\n%s", diff)
-		}
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
+		t.Run(protocol.String(), func(t *testing.T) {
+			engine := iiitest.Start(t, iiitest.WithProtocol(protocol), iiitest.WithStrictProtocol())
+			t.Setenv("III_URL", engine.URL())
+			t.Setenv("III_HTTP_URL", engine.HTTPURL())
+			for range 2 {
+				var out bytes.Buffer
+				if err := run(t.Context(), &out); err != nil {
+					t.Fatalf("%v\n%s", err, &out)
+				}
+				if diff := cmp.Diff(wantOutput, outline(out.String())); diff != "" {
+					t.Errorf("output (-want +got):\n%s", diff)
+				}
+			}
+		})
 	}
 }
 

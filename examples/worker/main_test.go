@@ -32,7 +32,15 @@ func TestMain(m *testing.M) {
 
 // The program serves its function until it is interrupted, and then exits with status 0.
 func TestWorker(t *testing.T) {
-	engine := iiitest.Start(t)
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
+		t.Run(protocol.String(), func(t *testing.T) {
+			t.Parallel()
+			testWorker(t, iiitest.Start(t, iiitest.WithProtocol(protocol), iiitest.WithStrictProtocol()))
+		})
+	}
+}
+
+func testWorker(t *testing.T, engine *iiitest.Engine) {
 	client, err := iii.New(engine.URL())
 	if err != nil {
 		t.Fatal(err)
@@ -41,11 +49,11 @@ func TestWorker(t *testing.T) {
 	if err := client.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// The engine answers the program's ping after applying its registrations.
+	// An engine with observers answers a registration, others the ping behind it.
 	ready := make(chan struct{})
 	once := sync.OnceFunc(func() { close(ready) })
 	engine.Hook(func(f iiitest.Frame) iiitest.Verdict {
-		if f.Direction == iiitest.FromEngine && f.Type() == "pong" {
+		if f.Direction == iiitest.FromEngine && (f.Type() == "pong" || f.Type() == "functionregistered") {
 			once()
 		}
 		return iiitest.Verdict{}

@@ -1,0 +1,142 @@
+// Observers shows observers on both sides. A freight exchange hosts a source, a private
+// function that it calls for each parcel. Carriers observe it: their arguments name a depot
+// and their filters the parcels that they want. The exchange refuses observers of depots that
+// it does not know, finds those of a parcel by its depot, asks each of them for a bid, and the
+// result of the call is the best one.
+//
+// The program places four parcels and exits with status 0 if the outcome is as expected. If
+// $III_URL is set, the program uses the engine at that address; otherwise it starts a
+// development engine. Hooks need engine 0.26: on an earlier one, the program prints that it is
+// unsupported and ends.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	err := run(ctx, os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "observers:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	url := os.Getenv("III_URL")
+	if url == "" {
+		engine, err := iiitest.New()
+		if err != nil {
+			return err
+		}
+		defer engine.Close()
+		url = engine.URL()
+	}
+	// Each run uses unique names, so several runs can share an engine.
+	name := "freight-" + strings.ToLower(rand.Text()[:6])
+
+	x, err := newExchange(url, name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, shutdown(ctx, x.client)) }()
+	if err := x.client.Connect(ctx); err != nil {
+		return err
+	}
+	if err := x.source.Err(); errors.Is(err, errors.ErrUnsupported) {
+		fmt.Fprintf(out, "exchange  %s\n", reason(err))
+	} else if err != nil {
+		return err
+	}
+
+	// A source need not exist to be observed.
+	var carriers []*carrier
+	for _, c := range []*carrier{
+		{name: "bike", depot: "north", most: 20, price: func(p parcel) int { return 4 + p.Kg }},
+		{name: "truck", depot: "north", price: func(parcel) int { return 18 }},
+		{name: "rocket", depot: "moon", price: func(parcel) int { return 1 }},
+	} {
+		if err := c.start(ctx, url, name, x.source.ID()); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, shutdown(ctx, c.client)) }()
+		carriers = append(carriers, c)
+	}
+	if x.source.Err() != nil { // without it, observers wait; an engine without observers says so
+		bike := carriers[0]
+		if err := bike.observer.Err(); err != nil {
+			fmt.Fprintf(out, "%-9s %s\n", bike.name, reason(err))
+		} else {
+			fmt.Fprintf(out, "%-9s is %s\n", bike.name, bike.observer.State())
+		}
+		return nil
+	}
+	for _, c := range carriers {
+		if err := c.observer.Ready(ctx); err != nil {
+			fmt.Fprintf(out, "%-9s is refused: %s\n", c.name, reason(err))
+			continue
+		}
+		fmt.Fprintf(out, "%-9s observes depot %s\n", c.name, c.depot)
+	}
+
+	for _, p := range []parcel{{"north", 3}, {"north", 15}, {"north", 80}, {"south", 3}} {
+		best, err := x.place(ctx, p)
+		var failure *iii.Error
+		switch {
+		case err == nil:
+			fmt.Fprintf(out, "exchange  %d kg at %s: %s for %d\n", p.Kg, p.Depot, best.Carrier, best.Price)
+		case errors.As(err, &failure) && failure.Code == noBid:
+			fmt.Fprintf(out, "exchange  %d kg at %s: %s\n", p.Kg, p.Depot, failure.Message)
+		default:
+			return err
+		}
+	}
+
+	// A carrier that leaves is asked no more.
+	if err := carriers[0].observer.Dispose(ctx); err != nil {
+		return err
+	}
+	best, err := x.place(ctx, parcel{"north", 3})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "exchange  3 kg at north, without the bike: %s for %d\n", best.Carrier, best.Price)
+	return nil
+}
+
+// reason is the code and message of a refusal.
+func reason(err error) string {
+	var failure *iii.Error
+	var rejected *iii.RejectedError
+	switch {
+	case errors.As(err, &failure):
+		return failure.Code + ": " + failure.Message
+	case errors.As(err, &rejected):
+		return rejected.Code
+	}
+	return err.Error()
+}
+
+// shutdown shuts a worker down gracefully, even if ctx has ended because of an interrupt.
+func shutdown(ctx context.Context, c *iii.Client) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	return c.Shutdown(ctx)
+}
