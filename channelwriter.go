@@ -210,7 +210,7 @@ func (w *ChannelWriter) ReadFrom(src io.Reader) (n int64, err error) {
 func (w *ChannelWriter) SendMessage(ctx context.Context, v any) error {
 	raw, err := rawOf(v)
 	if err != nil {
-		return fmt.Errorf("iii: channel message cannot be encoded: %w", err)
+		return fmt.Errorf("iii: channel message does not encode: %w", err)
 	}
 	if len(raw) >= messageTooLarge {
 		return fmt.Errorf("iii: channel message: %w: %d bytes", ErrMessageTooLarge, len(raw))

@@ -474,7 +474,7 @@ func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
 		"stream, delete":             {func() error { _, _, err := stream.Delete(ctx, "g", "i"); return err }, "iii: call stream::delete: cannot decode the result into func(): func() has no JSON encoding"},
 		"stream, update":             {func() error { _, err := stream.Update(ctx, "g", "i"); return err }, "iii: call stream::update: cannot decode the result into func(): func() has no JSON encoding"},
 		"configuration":              {func() error { return c.Configuration().Get(ctx, "a", (*int)(nil)) }, "iii: call configuration::get: cannot decode the result into *int: it is nil"},
-		"no configuration":           {func() error { return c.Configuration().Get(ctx, "a", nil) }, "iii: call configuration::get: nil in place of a pointer to decode into"},
+		"no configuration":           {func() error { return c.Configuration().Get(ctx, "a", nil) }, "iii: call configuration::get: value is nil, want a pointer to decode into"},
 	} {
 		if err := tt.call(); err == nil || err.Error() != tt.want || !iii.SafeToRetry(err) {
 			t.Errorf("%s: %v, safe to retry: %v; want %s", name, err, iii.SafeToRetry(err), tt.want)

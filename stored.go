@@ -101,7 +101,7 @@ func updateStored[T any](ctx context.Context, c *Client, functionID string, in a
 }
 
 func notDecodable(functionID, what string, err error) error {
-	return &callError{verb: "call", functionID: functionID, err: fmt.Errorf("the %s cannot be decoded: %w", what, err), sent: true}
+	return &callError{verb: "call", functionID: functionID, err: fmt.Errorf("the %s does not decode: %w", what, err), sent: true}
 }
 
 // notEncodable returns the error of a call whose payload could not be encoded, so

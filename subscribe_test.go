@@ -192,7 +192,7 @@ func TestSubscribeRefused(t *testing.T) {
 			if refused := who == "bob"; errors.Is(last, iii.ErrForbidden) != refused || (last == nil) == refused {
 				t.Errorf("%s: error %v", who, last)
 			}
-			if refused := "iii: subscribe: forbidden: subscription to stream \"chat\", group \"secret\" is refused"; last != nil && last.Error() != refused {
+			if refused := "iii: subscribe: forbidden: subscription to stream \"chat\", group \"secret\" was rejected"; last != nil && last.Error() != refused {
 				t.Errorf("error %q", last)
 			}
 			<-joined
