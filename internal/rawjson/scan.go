@@ -174,9 +174,9 @@ var stringByte = func() (t [256]bool) {
 	return t
 }()
 
-// plainBytes returns how many bytes at the start of b may stand in a string as they are: all
-// but quotes, backslashes and control characters. It looks at eight bytes at a time, since
-// strings make up most of large messages.
+// plainBytes returns the number of bytes at the start of b that a string can contain
+// unescaped: all except quotes, backslashes and control characters. It examines eight bytes
+// at a time, because strings make up most of a large message.
 func plainBytes(b []byte) (n int) {
 	for len(b)-n >= 32 {
 		w := b[n : n+32]
@@ -199,7 +199,7 @@ func plainBytes(b []byte) (n int) {
 }
 
 // plainStops sets the highest bit of the lowest byte of w that is a quote, a backslash or a
-// control character, and perhaps of bytes above it.
+// control character, and possibly those of higher bytes.
 func plainStops(w uint64) uint64 {
 	quote, backslash := w^'"'*ones, w^'\\'*ones
 	return ((w-' '*ones)&^w | (quote-ones)&^quote | (backslash-ones)&^backslash) & (0x80 * ones)

@@ -178,7 +178,8 @@ func FuzzScanObject(f *testing.F) {
 	})
 }
 
-// Each byte stops the scan of a string, or not, wherever it stands in a word.
+// Each byte either stops the scan of a string or does not, regardless of its position
+// in a word.
 func TestPlainBytesStopsAtEachSpecialByte(t *testing.T) {
 	for size := range 80 {
 		b := bytes.Repeat([]byte{'x'}, size)
