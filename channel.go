@@ -25,7 +25,7 @@ var (
 
 	// ErrChannelBacklog means that a reader reads only bytes, or only messages, and too
 	// much of the other kind has piled up.
-	ErrChannelBacklog = errors.New("iii: channel holds too much that nobody reads")
+	ErrChannelBacklog = errors.New("iii: channel has too much unread data")
 )
 
 // channelChunk is the size at which bytes are cut into frames.

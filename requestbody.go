@@ -16,7 +16,7 @@ import (
 type requestBody struct {
 	ctx    context.Context
 	reader *ChannelReader
-	stop   func() bool // stops closing reader when ctx ends
+	stop   func() bool // cancels closing reader at the end of ctx
 	length int64       // length that the body must have; -1 accepts any
 	closed atomic.Bool
 

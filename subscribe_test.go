@@ -344,7 +344,7 @@ func TestSubscribeArguments(t *testing.T) {
 		want string
 	}{
 		"scheme":       {iii.SubscribeOptions{URL: "ftp://u:secret@x"}, []iii.StreamSubscription{room}, "needs the scheme ws"},
-		"no URL":       {iii.SubscribeOptions{URL: "ws://u:secret@%zz"}, []iii.StreamSubscription{room}, "no URL"},
+		"no URL":       {iii.SubscribeOptions{URL: "ws://u:secret@%zz"}, []iii.StreamSubscription{room}, "not a valid URL"},
 		"nothing":      {iii.SubscribeOptions{}, nil, "no subscription"},
 		"same id":      {iii.SubscribeOptions{}, []iii.StreamSubscription{{SubscriptionID: "a"}, {SubscriptionID: "a"}}, `subscription id "a" is used twice`},
 		"header":       {iii.SubscribeOptions{Header: http.Header{"Upgrade": {"secret"}}}, []iii.StreamSubscription{room}, "SubscribeOptions.Header: Upgrade belongs to"},

@@ -118,7 +118,7 @@ func compileInputSchema(raw json.RawMessage, place string) (*inputSchema, error)
 			return nil, err
 		}
 	}
-	if s.whole, err = resolveSchema(raw); err != nil { // for errors that use the places that the program knows
+	if s.whole, err = resolveSchema(raw); err != nil { // so that errors refer to the original document
 		return nil, err
 	}
 	if place != "" {
