@@ -95,7 +95,8 @@ const (
 	CodeOwnerTimeout = "OWNER_TIMEOUT"
 	// CodeObserverNotActive: a call was made through an observer that is not active.
 	CodeObserverNotActive = "OBSERVER_NOT_ACTIVE"
-	// CodeInvalidArgs: the arguments of an observer do not match the schema of the function.
+	// CodeInvalidArgs: the arguments of an observer do not have the form that the function
+	// requires.
 	CodeInvalidArgs = "INVALID_ARGS"
 	// CodeInvalidFilter: the filters of an observer cannot be parsed.
 	CodeInvalidFilter = "INVALID_FILTER"
@@ -163,8 +164,8 @@ const (
 	// CodeHTTPError: the server of an HTTP-invoked function responded with an error that has
 	// no code.
 	CodeHTTPError = "http_error"
-	// CodeHTTPRequestFailed: the server of an HTTP-invoked function could not be reached in
-	// time.
+	// CodeHTTPRequestFailed: the server of an HTTP-invoked function could not be reached, or
+	// not in time.
 	CodeHTTPRequestFailed = "http_request_failed"
 	// CodeHTTPResponseFailed: the response body of an HTTP-invoked function could not be read.
 	CodeHTTPResponseFailed = "http_response_failed"
@@ -180,7 +181,7 @@ const (
 	CodeValueTooLarge = "VALUE_TOO_LARGE"
 	// CodeStateSetError: state::set failed.
 	CodeStateSetError = "SET_ERROR"
-	// CodeStateGetError: state::get failed, or state::delete failed to read the value.
+	// CodeStateGetError: state::get failed; state::delete also returns it.
 	CodeStateGetError = "GET_ERROR"
 	// CodeStateDeleteError: state::delete failed.
 	CodeStateDeleteError = "DELETE_ERROR"
@@ -241,7 +242,7 @@ const (
 	// CodeSchemaInvalid: the configuration store rejected a schema, or a value that does not
 	// match its schema.
 	CodeSchemaInvalid = "SCHEMA_INVALID"
-	// CodeSchemaUnavailable: configuration::set has no schema to check the value against.
+	// CodeSchemaUnavailable: configuration::set failed because a schema is unavailable.
 	CodeSchemaUnavailable = "SCHEMA_UNAVAILABLE"
 	// CodeExpandFailed: configuration::get cannot expand a variable in the value.
 	CodeExpandFailed = "EXPAND_FAILED"

@@ -383,7 +383,7 @@ func TestRegistrationsThatMakeNoSense(t *testing.T) {
 		{"condition of a config that is a list", trigger(iii.CustomTrigger{Type: "t", Config: []int{}}, iii.WithTriggerCondition("a")), "a config that is an object"},
 		{"condition of a custom type", trigger(iii.CustomTrigger{Type: "t"}, iii.WithTriggerCondition("a")), ""},
 		{"blank middleware", trigger(iii.HTTPTriggerConfig{APIPath: "/"}, iii.WithTriggerMiddleware("a", "")), "WithTriggerMiddleware: argument 1"},
-		{"middleware of cron", trigger(iii.CronTriggerConfig{Expression: "@daily"}, iii.WithTriggerMiddleware("a")), "only those of type http"},
+		{"middleware of cron", trigger(iii.CronTriggerConfig{Expression: "@daily"}, iii.WithTriggerMiddleware("a")), "only http does"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c, err := iii.New("ws://127.0.0.1:1")

@@ -36,7 +36,7 @@ type node struct {
 // maxText is the maximum length of the texts for which a view can be created.
 const maxText = math.MaxInt32
 
-// hashFrom is the number of members from which the second lookup creates a hash table.
+// hashFrom is the minimum number of members for which the second lookup creates a hash table.
 const hashFrom = 9
 
 var views = sync.Pool{New: func() any { return new(view) }}
