@@ -169,8 +169,8 @@ func TestRoutersThatCannotBe(t *testing.T) {
 		{"the greatest depth", router("/a", iii.RouterOptions{Depth: 25}), nil, ""},
 		{"method", router("/a", iii.RouterOptions{Methods: []string{"GET", "OPTIONS"}}), nil, "OPTIONS"},
 		{"unknown method", router("/a", iii.RouterOptions{Methods: []string{"FETCH"}}), nil, `"FETCH"`},
-		{"blank method", router("/a", iii.RouterOptions{Methods: []string{""}}), nil, "Methods has a blank one"},
-		{"trigger id", router("/a", iii.RouterOptions{}, iii.WithTriggerOptions(iii.WithTriggerID("x"))), nil, "WithTriggerID: a router has a trigger for each"},
+		{"blank method", router("/a", iii.RouterOptions{Methods: []string{""}}), nil, "Methods contains a blank method"},
+		{"trigger id", router("/a", iii.RouterOptions{}, iii.WithTriggerOptions(iii.WithTriggerID("x"))), nil, "WithTriggerID: a router has one trigger per"},
 		{"validation", router("/a", iii.RouterOptions{}, iii.WithInputValidation()), nil, "WithInputValidation: a mounted handler reads the body itself"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -10,7 +10,8 @@ import (
 
 // CheckForEngine rejects valid JSON that the engine's parser cannot read: more than
 // depth levels, a number out of the range of a float64, or an unpaired surrogate. The
-// engine silently drops a message with any of these, and its caller would wait in vain.
+// engine silently drops a message that contains any of these, and the caller would
+// never receive an answer.
 func CheckForEngine(b []byte, depth int) error {
 	if !doubtful(b, depth) {
 		return nil

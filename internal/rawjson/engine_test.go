@@ -54,7 +54,7 @@ func TestCheckForEngine(t *testing.T) {
 	}
 }
 
-// fitForEngine decides by other means than CheckForEngine.
+// fitForEngine computes the result of CheckForEngine independently.
 func fitForEngine(b []byte, depth int) bool {
 	x := []byte("x")
 	b = regexp.MustCompile(`\\[^u]`).ReplaceAll(b, x)

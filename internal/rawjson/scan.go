@@ -175,10 +175,10 @@ var stringByte = func() (t [256]bool) {
 	return t
 }()
 
-// plainBytes returns how many bytes at the start of b may stand in a string as they are: all
-// but quotes, backslashes and control characters. Strings make up most of large messages, so
-// it looks at eight bytes at a time, and in long strings leaves the search for quotes and
-// backslashes to package bytes, which looks at more.
+// plainBytes returns the number of bytes at the start of b that a string can contain
+// unescaped: all except quotes, backslashes and control characters. Strings make up most of
+// a large message, so it examines eight bytes at a time, and in long strings leaves the search
+// for quotes and backslashes to package bytes, which examines more.
 func plainBytes(b []byte) (n int) {
 	const first = 256
 	if n = plainWords(b[:min(first, len(b))]); n < first {

@@ -178,7 +178,8 @@ func FuzzScanObject(f *testing.F) {
 	})
 }
 
-// Each byte stops the scan of a string, or not, wherever it stands in a word.
+// Each byte either stops the scan of a string or does not, regardless of its position
+// in a word.
 func TestPlainBytesStopsAtEachSpecialByte(t *testing.T) {
 	sizes := []int{255, 256, 257, 300, 767, 768, 769, 1000}
 	for size := range 80 {

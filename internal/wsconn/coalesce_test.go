@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A write that was told to end stays so, whatever deadline the WebSocket sets before
-// the next part of the message.
+// An expired write stays expired, whatever deadline the WebSocket sets before the
+// next part of the message.
 func TestExpiredWritesStayExpired(t *testing.T) {
 	near, far := net.Pipe()
 	defer near.Close()
@@ -105,7 +105,7 @@ func TestReadBuffersWorthKeeping(t *testing.T) {
 }
 
 // What bounds a write through, and how long it takes to fail when the peer reads
-// nothing, or a few bytes every second without end.
+// nothing, or only a few bytes per second.
 func TestWriteLimits(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -168,10 +168,10 @@ func TestWriteLimits(t *testing.T) {
 	}
 }
 
-// start is when the clock of a bubble begins.
+// start is the initial time of a bubble's clock.
 var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// The deadline of a control frame is its own, and is forgotten with it.
+// A control frame's deadline applies to that frame only.
 func TestControlFramesHaveTheirOwnDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
