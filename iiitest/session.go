@@ -12,24 +12,24 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// session is what a connection through the guarded listener may do. It does not
-// change. A nil session, that of the open listener, may do everything.
+// session holds the permissions of a connection through the guarded listener. It is
+// immutable. A nil session, that of the open listener, permits everything.
 type session struct {
 	e     *Engine
 	guard *guard
 	iii.AuthResult
 }
 
-// infrastructure are the functions that every worker needs: they may be called
-// unless they are forbidden.
+// infrastructure lists the functions that every worker needs. They may be called unless
+// they are explicitly forbidden.
 var infrastructure = []string{
 	"engine::channels::create", "engine::workers::register",
 	"engine::log::info", "engine::log::warn", "engine::log::error", "engine::log::debug", "engine::log::trace",
 	"engine::baggage::get", "engine::baggage::set", "engine::baggage::get_all",
 }
 
-// denialLocked says why the session may not call a function, in the engine's words,
-// or nil. Whether the function exists plays no part. Engine.mu is held.
+// denialLocked returns the engine's error if the session may not call a function, and
+// else nil. It does not depend on whether the function exists. Engine.mu is held.
 func (s *session) denialLocked(namespace, id string) *wireError {
 	switch {
 	case s == nil:
@@ -60,8 +60,8 @@ func (s *session) denial(namespace, id string) *wireError {
 	return s.denialLocked(namespace, id)
 }
 
-// middleware is the function that gets a permitted call in the place of its
-// target, or "".
+// middleware returns the function that receives a permitted call instead of its target,
+// or "".
 func (s *session) middleware(namespace, id string) string {
 	if s == nil || s.guard.MiddlewareFunctionID == "" {
 		return ""
@@ -70,7 +70,7 @@ func (s *session) middleware(namespace, id string) string {
 		s.e.mu.Lock()
 		defer s.e.mu.Unlock()
 		f := s.e.functions[key{namespace, id}]
-		if f == nil { // the engine has its functions in one namespace, and keeps their ids in all
+		if f == nil { // the engine has its functions in one namespace, and reserves their ids in all
 			f = s.e.functions[key{defaultNamespace, id}]
 		}
 		if f != nil && f.owner == nil {
@@ -80,7 +80,7 @@ func (s *session) middleware(namespace, id string) string {
 	return s.guard.MiddlewareFunctionID
 }
 
-// throughMiddleware has the middleware do a call of w.
+// throughMiddleware passes a call of w to the middleware.
 func (s *session) throughMiddleware(ctx context.Context, w *worker, id string, m invokeFunctionMessage, r request) outcome {
 	var action json.RawMessage
 	if m.Action != nil {
@@ -100,7 +100,7 @@ func (s *session) throughMiddleware(ctx context.Context, w *worker, id string, m
 	})
 }
 
-// refusesNamespace says why a connection may not declare a namespace.
+// refusesNamespace returns an error if a connection may not declare a namespace.
 func (s *session) refusesNamespace(namespace string) *wireError {
 	if s == nil || len(s.Namespaces) == 0 {
 		return nil
@@ -117,8 +117,8 @@ func (s *session) allowsTriggerType(id string) bool {
 	return s == nil || s.AllowedTriggerTypes == nil || slices.Contains(s.AllowedTriggerTypes, id)
 }
 
-// prefixed is the id under which the engine knows a function that a worker
-// registers. An empty prefix is one, too.
+// prefixed returns the id under which the engine registers a worker's function. An
+// empty prefix is a prefix, too.
 func (s *session) prefixed(id string) string {
 	if s == nil || s.FunctionRegistrationPrefix == nil {
 		return id
@@ -126,7 +126,7 @@ func (s *session) prefixed(id string) string {
 	return *s.FunctionRegistrationPrefix + "::" + id
 }
 
-// bare is the id under which the worker knows a function of its own.
+// bare returns the id that the worker uses for its own function.
 func (s *session) bare(id string) string {
 	if s == nil || s.FunctionRegistrationPrefix == nil {
 		return id
@@ -134,7 +134,8 @@ func (s *session) bare(id string) string {
 	return strings.TrimPrefix(id, *s.FunctionRegistrationPrefix+"::")
 }
 
-// hook asks a hook about a registration: its changes, and whether it agrees.
+// hook calls a hook for a registration. It returns the changes, and whether the hook
+// approves.
 func (s *session) hook(id, what string, input map[string]any) (changes map[string]json.RawMessage, ok bool) {
 	if id == "" {
 		return nil, true
@@ -152,14 +153,14 @@ func (s *session) hook(id, what string, input map[string]any) (changes map[strin
 	return (&scanner{b: result}).members(), true
 }
 
-// rewrite sets s to a change of the hook; what is no text is none.
+// rewrite sets to to a change of the hook and ignores a change that is not a string.
 func rewrite(to *string, change json.RawMessage) {
 	if kindOf(change) == '"' {
 		*to = unquote(change)
 	}
 }
 
-// admitFunction decides about the registration of a function and rewrites it.
+// admitFunction authorizes the registration of a function and applies changes.
 func (s *session) admitFunction(namespace string, m *registerFunctionMessage) bool {
 	if s == nil {
 		return true
@@ -195,8 +196,8 @@ func (s *session) admitFunction(namespace string, m *registerFunctionMessage) bo
 	return true
 }
 
-// admitObserver decides about an observer and rewrites it: a session observes what it may
-// call, and has called what it may call. Its own functions have its prefix.
+// admitObserver authorizes an observer and adds the session's prefix to the id of the
+// target. The session must be permitted to call both the source and the target.
 func (s *session) admitObserver(m *observeMessage) *wireError {
 	if s == nil {
 		return nil
@@ -224,8 +225,8 @@ func (s *session) admitObserver(m *observeMessage) *wireError {
 	return s.denial(target, m.Target.FunctionID)
 }
 
-// admitTrigger decides about the registration of a trigger and rewrites it. An
-// error is for the worker; otherwise a denial is silent.
+// admitTrigger authorizes the registration of a trigger and applies changes. An error
+// goes to the worker; a denial without an error is silent.
 func (s *session) admitTrigger(namespace string, m *registerTriggerMessage) (bool, *wireError) {
 	if s == nil {
 		return true, nil
@@ -254,8 +255,7 @@ func (s *session) admitTrigger(namespace string, m *registerTriggerMessage) (boo
 	return true, nil
 }
 
-// admitTriggerType decides about the registration of a trigger type and
-// rewrites it.
+// admitTriggerType authorizes the registration of a trigger type and applies changes.
 func (s *session) admitTriggerType(m *registerTriggerTypeMessage) bool {
 	if s == nil {
 		return true

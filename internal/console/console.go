@@ -1,11 +1,10 @@
-// Package console is a page that shows what happens on a development engine: workers,
-// functions, triggers, invocations as they happen, traces, logs and metrics. It reads
-// and changes nothing.
+// Package console serves a read-only page that shows the activity of a development
+// engine: workers, functions, triggers, live invocations, traces, logs and metrics.
 //
-// The page is one document without anything from elsewhere. Its data come from a small
-// JSON API, and an event stream that says what is new. Secrets that their keys give
-// away are left out, see [iii.Redact]; a page of another site can neither read the API
-// nor reach it under a name of its own.
+// The page is one document without external resources. It reads its data from a small
+// JSON API, and an event stream that announces changes. Values whose keys mark them as
+// secrets are omitted, see [iii.Redact]. A page of another site can neither read the
+// API nor reach it under a host name of its own.
 package console
 
 import (
@@ -18,7 +17,7 @@ import (
 	"strings"
 )
 
-// CheckAddr reports an error unless addr, host:port, is on the loopback interface.
+// CheckAddr returns an error unless addr, host:port, is on the loopback interface.
 func CheckAddr(addr string) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -43,13 +42,13 @@ type console struct {
 	source   Source
 	recorder *Recorder
 	ended    context.Context
-	viewers  chan struct{} // a place for each event stream
+	viewers  chan struct{} // one slot for each event stream
 }
 
-// maxViewers is how many pages are kept up to date at once.
+// maxViewers is the maximum number of pages with an event stream.
 const maxViewers = 16
 
-// New makes the handler of a console. Event streams end with ctx.
+// New returns the handler of a console. Event streams end with ctx.
 func New(ctx context.Context, s Source, r *Recorder) http.Handler {
 	c := &console{source: s, recorder: r, ended: ctx, viewers: make(chan struct{}, maxViewers)}
 	mux := http.NewServeMux()
@@ -68,9 +67,9 @@ func New(ctx context.Context, s Source, r *Recorder) http.Handler {
 	return guarded(mux)
 }
 
-// guarded keeps other sites out. A browser that was led here under another name, by a
-// DNS server that answers with a loopback address, says so in Host; one that sends a
-// request for another page says so in Origin or Sec-Fetch-Site.
+// guarded rejects requests from other sites. Host exposes a browser that came under
+// another name, through a DNS server that answers with a loopback address; Origin or
+// Sec-Fetch-Site exposes one that sends a request for another page.
 func guarded(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()

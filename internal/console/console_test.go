@@ -18,7 +18,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// fake is a source with nothing in it but what the test puts there.
+// fake is a source that holds only what a test adds.
 type fake struct {
 	registry Registry
 	metrics  []Metric
@@ -115,7 +115,7 @@ func TestNothingCanBeChanged(t *testing.T) {
 	}
 }
 
-// The page needs nothing from elsewhere, and its policy forbids it.
+// The page loads nothing from elsewhere, and its policy forbids it.
 func TestPage(t *testing.T) {
 	w := get(t, new(fake).handler(t.Context()), "GET", "/")
 	body := w.Body.String()
@@ -228,7 +228,7 @@ func TestUnknownThings(t *testing.T) {
 	}
 }
 
-// pipe is a response that a test reads while it is written.
+// pipe is a response that a test reads while the handler writes it.
 type pipe struct {
 	header http.Header
 	chunks chan string
@@ -244,8 +244,8 @@ func (p *pipe) Write(b []byte) (int, error) {
 }
 func (p *pipe) Flush() {}
 
-// An event stream tells what is new, and nothing twice; it ends with its reader and
-// with the engine.
+// An event stream announces every change once. It ends with its reader and with the
+// engine.
 func TestEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, recorder := new(fake), NewRecorder()
