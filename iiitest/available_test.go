@@ -66,7 +66,7 @@ func TestTelemetrySocket(t *testing.T) {
 		}
 	}
 	c.send("OTLP as text")
-	// The answer to a ping comes after what was sent before it has been taken.
+	// The pong arrives only after the earlier frames have been processed.
 	ponged := make(chan struct{})
 	c.conn.SetPongHandler(func(string) error { close(ponged); return nil })
 	_ = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(30*time.Second))

@@ -10,8 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// letters lists the dead letters of a topic: payload, attempts, and how long ago
-// it died.
+// letters lists the dead letters of a topic: payload, attempts, and age.
 func (p *peer) letters(input string) (list []string, ids map[string]string) {
 	p.t.Helper()
 	var dead []struct {
@@ -46,8 +45,8 @@ func (p *peer) wantLetters(input string, want ...string) map[string]string {
 	return ids
 }
 
-// TestDeadLetters runs through the life of dead letters, of a topic and of a
-// named queue.
+// TestDeadLetters covers the life cycle of dead letters of a topic and of a named
+// queue.
 func TestDeadLetters(t *testing.T) {
 	for name, send := range map[string]func(p *peer, data string){
 		"topic": func(p *peer, data string) { p.publish("topic", data) },
@@ -91,9 +90,9 @@ func TestDeadLetters(t *testing.T) {
 				p.take()
 				calls = nil
 				p.want(answer("2", 1), "iii::queue::redrive_message", one("2"))
-				p.take() // once nothing moves
+				p.take() // waits until nothing moves
 				p.want(stats(1, 2), "engine::queue::topic_stats", topic)
-				time.Sleep(10 * time.Second) // its attempts begin anew
+				time.Sleep(10 * time.Second) // its attempts start again
 				p.take()
 				if diff := cmp.Diff([]string{"2", "2"}, calls); diff != "" {
 					t.Errorf("calls of a message that is tried again (-want +got):\n%s", diff)

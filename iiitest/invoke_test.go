@@ -126,7 +126,7 @@ func TestInvocationStopped(t *testing.T) {
 	callee.recv()
 	_ = caller.conn.Close()
 	for e.Stats().CallsInFlight > 0 {
-		callee.sync() // the executor is not told
+		callee.sync() // the executor is not notified
 	}
 	callee.send("%s", result(id2, "f::g", `,"result":1`))
 	callee.sync()
@@ -148,8 +148,8 @@ func TestEnqueueByDefault(t *testing.T) {
 	}
 }
 
-// A call never misses a function that was registered on the caller's own
-// connection before a fence, and every call gets its own answer.
+// A call always finds a function that was registered on the caller's own connection
+// before a fence, and every call gets its own answer.
 func TestCallsConcurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const workers, calls = 8, 100
