@@ -57,7 +57,7 @@ func TestFunctionsAvailable(t *testing.T) {
 	})
 }
 
-func TestTelemetrySocket(t *testing.T) {
+func TestTelemetrySocketKeepsItsFrames(t *testing.T) {
 	e := Start(t, WithTelemetryLimit(2, 1<<20))
 	c := dialURL(t, e, e.URL()+"/otel")
 	for _, m := range []string{"OTLP1", "MTRC2", "NOPE", "LOGS\xff", "LOGS3"} {

@@ -26,7 +26,7 @@ func WithBridge(url string, opts ...iii.Option) Option {
 	own := slices.Clone(opts)
 	return func(c *config) error {
 		if url == "" {
-			return errors.New("iiitest: WithBridge: no address")
+			return errors.New("iiitest: WithBridge: address is empty")
 		}
 		c.bridge = func() (*iii.Client, error) {
 			client, err := iii.New(url, own...)
@@ -60,7 +60,7 @@ func (e *Engine) registerBridge() {
 		})
 	e.spawn(func(ctx context.Context) {
 		if err := e.bridge.Connect(ctx); err != nil && ctx.Err() == nil {
-			e.log.Error("the bridge is refused", "error", err)
+			e.log.Error("the other engine rejected the bridge", "error", err)
 		}
 	})
 }

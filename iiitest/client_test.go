@@ -44,7 +44,7 @@ func TestClientReconnects(t *testing.T) {
 	})
 }
 
-func TestClientIsRefused(t *testing.T) {
+func TestClientReportsRejectedAuth(t *testing.T) {
 	e := iiitest.Start(t)
 	e.RefuseAuth("go away")
 	c, err := iii.New(e.URL())

@@ -305,7 +305,7 @@ func TestConfigurationSchemaWords(t *testing.T) {
 }
 
 // A schema that repeats the same validation at each of its levels still works.
-func TestConfigurationSchemaDeep(t *testing.T) {
+func TestConfigurationSchemaRepeatedAtEachLevel(t *testing.T) {
 	schema := `{"properties":{"a":true}}`
 	for range 50 {
 		schema = `{"allOf":[` + schema + `],"unevaluatedProperties":false}`

@@ -125,7 +125,7 @@ func checkCron(expression string) error {
 	return c.bind(context.Background(), binding{config: mustEncode(map[string]string{"expression": expression})})
 }
 
-func TestCronRefused(t *testing.T) {
+func TestInvalidCronExpressionsAreRejected(t *testing.T) {
 	for _, test := range []struct {
 		expression string
 		at         int
@@ -224,7 +224,7 @@ func FuzzCron(f *testing.F) {
 		after := time.Unix(from&(1<<32-1), 0).UTC() // 1970 to 2106
 		next, ok := s.next(after)
 		if ok && (!matches(next) || !next.After(after)) {
-			t.Errorf("%q: %v is no time after %v", expression, next, after)
+			t.Errorf("%q: %v is not after %v", expression, next, after)
 		}
 		for at := after.Add(time.Second); at.Before(after.Add(time.Duration(gap) * time.Second)); at = at.Add(time.Second) {
 			if matches(at) && (!ok || at.Before(next)) {

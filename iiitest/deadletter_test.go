@@ -95,7 +95,7 @@ func TestDeadLetters(t *testing.T) {
 				time.Sleep(10 * time.Second) // its attempts start again
 				p.take()
 				if diff := cmp.Diff([]string{"2", "2"}, calls); diff != "" {
-					t.Errorf("calls of a message that is tried again (-want +got):\n%s", diff)
+					t.Errorf("calls of a redriven message (-want +got):\n%s", diff)
 				}
 				p.wantLetters(topic, "2 2 9s", "3 2 19s", "0 2 49s")
 
@@ -103,7 +103,7 @@ func TestDeadLetters(t *testing.T) {
 				p.want(`{"queue":"`+name+`","redriven":3}`, "iii::queue::redrive", `{"queue":"`+name+`"}`)
 				p.take()
 				if diff := cmp.Diff([]string{"0", "3", "2"}, calls); diff != "" { // the oldest first
-					t.Errorf("calls of messages that are tried again (-want +got):\n%s", diff)
+					t.Errorf("calls of redriven messages (-want +got):\n%s", diff)
 				}
 				p.want(`{"queue":"`+name+`","redriven":0}`, "iii::queue::redrive", topic)
 				p.want(stats(0, 0), "engine::queue::topic_stats", `{"queue":"`+name+`"}`)

@@ -10,7 +10,7 @@ import (
 )
 
 // An engine that hangs does not answer pings either, so even an idle worker notices.
-func TestIdleWorkerNoticesThatItsEngineHangs(t *testing.T) {
+func TestIdleWorkerNoticesHangingEngine(t *testing.T) {
 	for _, idle := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			e := iiitest.Start(t)

@@ -49,7 +49,7 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 		metadata:    optional(m.Metadata),
 	}
 	if err := f.observable(w.speaks().protocol, m.observed); err != nil {
-		e.log.Warn("function refused: its args_format is no JSON Schema", "worker", w.id, "function", m.ID, "error", err)
+		e.log.Warn("function rejected: args_format is not a JSON Schema", "worker", w.id, "function", m.ID, "error", err)
 		if w.speaks().hooks { // other workers close the connection at an unknown code
 			w.send(w.speaks().functionRejected("INVALID_ARGS_FORMAT", key{ns, w.session.bare(m.ID)}, w.id))
 		}
@@ -58,7 +58,7 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 	if m.http != nil {
 		overHTTP, err := e.newHTTPFunction(m.ID, m.http)
 		if err != nil { // the worker gets no answer
-			e.log.Warn("function invoked over HTTP refused", "worker", w.id, "function", m.ID, "code", err)
+			e.log.Warn("function invoked over HTTP rejected", "worker", w.id, "function", m.ID, "code", err)
 			return
 		}
 		f.builtin = overHTTP.serve

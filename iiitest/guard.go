@@ -136,13 +136,13 @@ func (f ExposeFilter) ready() (exposeFilter, error) {
 	own := exposeFilter{namespace: cmp.Or(f.Namespace, defaultNamespace)}
 	switch pattern, _ := patternOf(f.Match); {
 	case strings.TrimSpace(own.namespace) == "":
-		return own, errors.New("blank namespace")
+		return own, errors.New("namespace is blank")
 	case f.Match != "" && len(f.Metadata) > 0:
 		return own, errors.New("a filter has both a pattern and metadata")
 	case len(f.Metadata) > 0:
 		own.metadata = make(map[string]metadataFilter, len(f.Metadata))
 	case pattern == "":
-		return own, errors.New("empty pattern")
+		return own, errors.New("pattern is empty")
 	default:
 		own.pattern = pattern
 	}

@@ -182,7 +182,7 @@ func TestAuthenticationWithoutItsFunction(t *testing.T) {
 	c.want(`{"type":"error","error":{"code":"AUTH_ERROR","message":"Function auth not found in namespace default"}}`)
 }
 
-func TestCallDecision(t *testing.T) {
+func TestCallPermissions(t *testing.T) {
 	e := Start(t, WithGuard(Guard{
 		AuthFunctionID: "auth", Expose: []string{"open::*", `match('exact')`},
 		ExposeMetadata: map[string]any{"public": true, "tier": `match("gold*")`, "n": 1},
@@ -235,7 +235,7 @@ func TestCallDecision(t *testing.T) {
 	c.register("c", `,"namespace":"shop"`)
 }
 
-func TestZeroGuard(t *testing.T) {
+func TestZeroGuardPermitsWhatEveryWorkerNeeds(t *testing.T) {
 	e := Start(t, WithGuard(Guard{}))
 	c, other := enter(t, e).register("c"), dial(t, e).register("other")
 	if got := errorCode(c.call("state::get", `{}`)); got != "FORBIDDEN" {
@@ -363,7 +363,7 @@ func TestHooksAndPrefix(t *testing.T) {
 }
 
 // A denial is silent: nothing is registered, and the worker gets no message.
-func TestSilentDenials(t *testing.T) {
+func TestDeniedRegistrationsAreSilent(t *testing.T) {
 	for name, tt := range map[string]struct{ auth, hook string }{
 		"by the session": {`{"allow_function_registration":false,"allowed_trigger_types":[]}`, `{}`},
 		"hook fails":     {`{"allow_trigger_type_registration":true}`, `!no`},
@@ -415,7 +415,7 @@ func TestCloseDuringAuthentication(t *testing.T) {
 }
 
 // An empty prefix is a prefix: ids begin with its colons.
-func TestEmptyPrefix(t *testing.T) {
+func TestEmptyPrefixIsAPrefix(t *testing.T) {
 	e := Start(t, WithGuard(Guard{AuthFunctionID: "auth", ExposeAll: true}))
 	judge(dial(t, e), map[string]string{"auth": `{"function_registration_prefix":""}`})
 	c, other := enter(t, e).register("c"), dial(t, e)

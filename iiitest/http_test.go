@@ -188,7 +188,7 @@ func TestRouteTakenOver(t *testing.T) {
 
 // A running engine never recovers from these routes. Here they are rejected, and routes
 // before and after them work.
-func TestRoutesThatBreakAnEngineAreRefused(t *testing.T) {
+func TestRoutesThatBreakAnEngineAreRejected(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("c")
 	w := newWeb(t, e)
@@ -225,7 +225,7 @@ func TestRoutesThatBreakAnEngineAreRefused(t *testing.T) {
 }
 
 // The router accepts one wildcard at a position, whatever the method.
-func TestRoutesThatShareNoRouterAreRefused(t *testing.T) {
+func TestConflictingWildcardsAreRejected(t *testing.T) {
 	const names = "routes with identical structure but different path-parameter names are not supported"
 	const rest = "a wildcard that takes the rest of a path shares its place with no other"
 	for _, test := range []struct{ first, second, why string }{
@@ -813,7 +813,7 @@ func TestConnectionsAreKept(t *testing.T) {
 }
 
 // Header fields of a function that concern framing are sent unchanged, however wrong.
-func TestRepliesThatContradictThemselves(t *testing.T) {
+func TestContradictoryRepliesAreSentUnchanged(t *testing.T) {
 	e := Start(t)
 	c, w := dial(t, e).register("c"), newWeb(t, e)
 	c.function("f")

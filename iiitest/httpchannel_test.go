@@ -284,7 +284,7 @@ func TestResponseChannelEndsWithItsClient(t *testing.T) {
 	}
 }
 
-func TestChannelLeftAloneIsSwept(t *testing.T) {
+func TestUnusedChannelExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
 		w := newWeb(t, e)
@@ -316,7 +316,7 @@ func TestChannelLeftAloneIsSwept(t *testing.T) {
 
 // A streamed response has the framing that the function declares. The connection then
 // ends, unless the body is complete.
-func TestStreamedResponsesAsTheyAre(t *testing.T) {
+func TestStreamedResponsesKeepTheirFraming(t *testing.T) {
 	const cors = "vary: " + corsVary + "\r\naccess-control-allow-origin: *\r\naccess-control-expose-headers: *\r\n"
 	for _, test := range []struct {
 		name, request string
@@ -437,7 +437,7 @@ func TestWriterEndsWithTheClient(t *testing.T) {
 
 // A client that closes its direction after a whole request has disconnected. One that
 // does so within the body can still receive a response.
-func TestClientEndsItsDirection(t *testing.T) {
+func TestClientClosesItsDirection(t *testing.T) {
 	for _, test := range []struct {
 		length, want string
 	}{{"2", ""}, {"3", "HTTP/1.1 200 OK\r\n"}} {

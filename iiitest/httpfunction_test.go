@@ -112,7 +112,7 @@ func (c *client) overHTTP(id, invocation string) {
 	c.sync()
 }
 
-func TestHTTPFunctionRefused(t *testing.T) {
+func TestInvalidHTTPFunctionsAreRejected(t *testing.T) {
 	e := Start(t, WithEnv(map[string]string{"SET": "x"}))
 	c := dial(t, e).register("c")
 	invocations := []string{
@@ -244,7 +244,7 @@ func TestHTTPFunctionBodyCutShort(t *testing.T) {
 	}
 }
 
-func TestPrivate(t *testing.T) {
+func TestPrivateAddresses(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"127.0.0.1": false, "::1": false, "1.1.1.1": false, "2606:4700::1": false,
 		"10.0.0.1": true, "::ffff:192.168.0.1": true, "169.254.1.1": true, "fe80::1%eth0": true, "0.0.0.0": true, "198.51.100.3": true,

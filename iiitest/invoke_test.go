@@ -17,7 +17,7 @@ func result(id, functionID, more string) string {
 	return `{"type":"invocationresult","invocation_id":"` + id + `","function_id":"` + functionID + `"` + more + `}`
 }
 
-func TestInvocationOfTheExecutor(t *testing.T) {
+func TestInvocationReachesTheCallee(t *testing.T) {
 	e := Start(t)
 	callee, caller := dial(t, e).register("callee"), dial(t, e).register("caller")
 	callee.function("f::g")
@@ -61,7 +61,7 @@ func TestInvocationOfTheExecutor(t *testing.T) {
 	}
 }
 
-func TestResultForTheCaller(t *testing.T) {
+func TestResultReachesTheCaller(t *testing.T) {
 	e := Start(t)
 	callee, caller := dial(t, e).register("callee"), dial(t, e).register("caller")
 	callee.function("f::g")
@@ -132,7 +132,7 @@ func TestInvocationStopped(t *testing.T) {
 	callee.sync()
 }
 
-func TestEnqueueByDefault(t *testing.T) {
+func TestEnqueueNeedsAQueueProvider(t *testing.T) {
 	e := Start(t)
 	callee, caller := dial(t, e).register("callee", `,"namespace":"blue"`), dial(t, e).register("caller")
 	callee.function("f::g")

@@ -61,7 +61,7 @@ func FuzzCanonical(f *testing.F) {
 	})
 }
 
-func TestEncodeEscapesNoMoreThanItMust(t *testing.T) {
+func TestEncodeEscapesOnlyWhatJSONRequires(t *testing.T) {
 	const text = "<&>\u2028\u2029\\u2028\x7f\b\f\n\r\t\x01\"é\xff"
 	const want = `"<&>` + "\u2028\u2029" + `\\u2028` + "\x7f" + `\b\f\n\r\t\u0001\"é` + "\ufffd" + `"`
 	if got := string(mustEncode(text)); got != want {

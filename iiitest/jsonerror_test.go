@@ -76,7 +76,7 @@ func FuzzSyntaxError(f *testing.F) {
 			t.Errorf("valid: %v, but %q", valid, reason)
 		}
 		if reason == "" && !utf8.Valid(text) {
-			t.Error("text that is no UTF-8 is taken")
+			t.Error("text that is not UTF-8 is accepted")
 		}
 	})
 }

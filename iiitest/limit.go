@@ -17,7 +17,7 @@ const (
 )
 
 var (
-	errTooLarge = errors.New("iiitest: WebSocket frame or message over the engine's limit")
+	errTooLarge = errors.New("iiitest: WebSocket frame or message exceeds the engine's limit")
 	errFraming  = errors.New("iiitest: the WebSocket protocol forbids this frame")
 )
 

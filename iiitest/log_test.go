@@ -141,7 +141,7 @@ func TestLogList(t *testing.T) {
 }
 
 // A worker that does not read loses log records; no other does.
-func TestLogTriggerSlowWorker(t *testing.T) {
+func TestSlowWorkerSkipsLogRecords(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		dialer := websocket.Dialer{NetDialContext: e.DialContext}
 		slow, _, err := dialer.DialContext(t.Context(), e.URL(), nil)

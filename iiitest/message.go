@@ -202,12 +202,12 @@ func messageType(raw []byte) (string, error) {
 		return "", err
 	}
 	if kindOf(raw) != '{' {
-		return "", errors.New("no object")
+		return "", errors.New("not an object")
 	}
 	members, twice := (&scanner{b: raw}).membersOf(func(key string) bool { return key == "type" })
 	typ := members["type"]
 	if twice != "" || kindOf(typ) != '"' {
-		return "", errors.New("no type")
+		return "", errors.New("type is missing")
 	}
 	return unquote(typ), nil
 }
@@ -241,7 +241,7 @@ func (m *invokeFunctionMessage) check() error {
 	if m.InvocationID != nil {
 		id, err := uuid.Parse(*m.InvocationID)
 		if err != nil {
-			return errors.New("invocation_id is no UUID")
+			return errors.New("invocation_id is not a UUID")
 		}
 		*m.InvocationID = id.String()
 	}
@@ -275,7 +275,7 @@ func (m *registerFunctionMessage) check() error {
 func (m *invocationResultMessage) check() error {
 	id, err := uuid.Parse(m.InvocationID)
 	if err != nil {
-		return errors.New("invocation_id is no UUID")
+		return errors.New("invocation_id is not a UUID")
 	}
 	m.InvocationID = id.String()
 	m.Result = optional(m.Result)
@@ -293,7 +293,7 @@ func (m *invocationsObservedMessage) check() error {
 			}
 		}
 		if kindOf(item.DurationMS) != '0' {
-			return errors.New("duration_ms is no number")
+			return errors.New("duration_ms is not a number")
 		}
 	}
 	return nil

@@ -219,8 +219,8 @@ func TestMetricNamesAreBounded(t *testing.T) {
 	}
 }
 
-// TestReports covers the functions with empty reports.
-func TestReports(t *testing.T) {
+// TestReportsAreEmpty covers the functions with empty reports.
+func TestReportsAreEmpty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
 		now := time.Now().UnixMilli()

@@ -40,11 +40,11 @@ type QueueConfig struct {
 func (c QueueConfig) check() error {
 	switch {
 	case c.MaxRetries < 0 || c.Concurrency < 0 || c.BackoffMs < 0:
-		return errors.New("a negative number")
+		return errors.New("negative number")
 	case c.Type != "" && c.Type != "standard" && c.Type != "fifo":
 		return fmt.Errorf("type %q is neither standard nor fifo", c.Type)
 	case c.Type == "fifo" && c.MessageGroupField == "":
-		return errors.New("a fifo queue without a message_group_field")
+		return errors.New("fifo queue without a message_group_field")
 	}
 	return nil
 }

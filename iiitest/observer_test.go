@@ -789,7 +789,7 @@ func TestEngineSources(t *testing.T) {
 			began := time.Now()
 			w.reply(w.wantActivation("q1", "work", "1"), `,"result":null`)
 			if waited := time.Since(began); waited != time.Second {
-				t.Errorf("tried again after %v", waited)
+				t.Errorf("retried after %v", waited)
 			}
 			// Messages wait for a subscriber that is away, up to the retention.
 			w.send(`{"type":"unregisterfunction","id":"work"}`)

@@ -69,7 +69,7 @@ func defaultConfig() config {
 func WithNamespaceGrace(d time.Duration) Option {
 	return func(c *config) error {
 		if d <= 0 {
-			return errors.New("iiitest: WithNamespaceGrace: not positive")
+			return errors.New("iiitest: WithNamespaceGrace: duration must be positive")
 		}
 		c.grace = d
 		return nil
@@ -82,7 +82,7 @@ func WithNamespaceGrace(d time.Duration) Option {
 func WithHTTPTimeout(d time.Duration) Option {
 	return func(c *config) error {
 		if d <= 0 {
-			return errors.New("iiitest: WithHTTPTimeout: not positive")
+			return errors.New("iiitest: WithHTTPTimeout: duration must be positive")
 		}
 		c.httpTimeout = d
 		return nil
@@ -99,7 +99,7 @@ func WithHTTPMiddleware(functionIDs ...string) Option {
 	own := slices.Clone(functionIDs)
 	return func(c *config) error {
 		if slices.Contains(own, "") {
-			return errors.New("iiitest: WithHTTPMiddleware: empty id")
+			return errors.New("iiitest: WithHTTPMiddleware: function id is empty")
 		}
 		c.httpMiddleware = append(c.httpMiddleware, own...)
 		return nil
@@ -112,7 +112,7 @@ func WithHTTPMiddleware(functionIDs ...string) Option {
 func WithQueue(name string, q QueueConfig) Option {
 	return func(c *config) error {
 		if name == "" {
-			return errors.New("iiitest: WithQueue: no name")
+			return errors.New("iiitest: WithQueue: name is empty")
 		}
 		if err := q.check(); err != nil {
 			return fmt.Errorf("iiitest: WithQueue: %s: %w", name, err)
@@ -177,7 +177,7 @@ func WithEnv(variables map[string]string) Option {
 func WithFrameLimit(messages, bytes int) Option {
 	return func(c *config) error {
 		if messages < 0 || bytes < 0 {
-			return errors.New("iiitest: WithFrameLimit: negative")
+			return errors.New("iiitest: WithFrameLimit: negative limit")
 		}
 		c.frames, c.frameBytes = messages, bytes
 		return nil
@@ -194,7 +194,7 @@ func WithFrameLimit(messages, bytes int) Option {
 func WithTelemetryLimit(items, bytes int) Option {
 	return func(c *config) error {
 		if items < 0 || bytes < 0 {
-			return errors.New("iiitest: WithTelemetryLimit: negative")
+			return errors.New("iiitest: WithTelemetryLimit: negative limit")
 		}
 		c.telemetry, c.telemetryBytes = items, bytes
 		return nil

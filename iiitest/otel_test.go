@@ -79,7 +79,7 @@ func TestTelemetryOnTheWorkerSocket(t *testing.T) {
 	}
 }
 
-func TestTelemetryIsRefusedToo(t *testing.T) {
+func TestRefuseAuthAppliesToTelemetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
 		e.RefuseAuth("no")
@@ -152,8 +152,8 @@ func TestTelemetryIsBounded(t *testing.T) {
 	}
 }
 
-// TestEndGrowsItsEntry replaces an announcement by an end that exceeds the limit.
-func TestEndGrowsItsEntry(t *testing.T) {
+// TestSpanEndCountsAgainstTheLimit replaces an announcement by an end that exceeds the limit.
+func TestSpanEndCountsAgainstTheLimit(t *testing.T) {
 	e := storesOnly(20, 700)
 	take(t, e, spanFrame(testSpan{trace: "t", id: "a", start: 1, end: 2}), spanFrame(testSpan{trace: "t", id: "b", start: 1}))
 	take(t, e, spanFrame(testSpan{trace: "t", id: "b", start: 1, end: 2, attributes: map[string]string{"k": strings.Repeat("x", 400)}}))

@@ -33,7 +33,7 @@ type otlpReader struct {
 func readOTLP(data []byte, f func(r *otlpReader)) error {
 	switch {
 	case !utf8.Valid(data):
-		return engineText("no valid UTF-8")
+		return engineText("invalid UTF-8")
 	case !json.Valid(data):
 		return engineText(cmp.Or(syntaxError(data), "no valid JSON"))
 	}

@@ -95,9 +95,9 @@ func (a acceptance) query(t *testing.T, e *Engine) any {
 	}
 }
 
-// TestAcceptance sends every recorded frame to the engine, which must store and lose
+// TestTelemetryIsKeptAsRecorded sends every recorded frame to the engine, which must store and lose
 // the same records and return the same results.
-func TestAcceptance(t *testing.T) {
+func TestTelemetryIsKeptAsRecorded(t *testing.T) {
 	cases := readAcceptance(t)
 	if len(cases) != 115 {
 		t.Errorf("%d cases", len(cases))
@@ -141,8 +141,8 @@ func nested(depth int) string {
 	return `LOGS{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"attributes":[{"key":"a","value":` + value + `}]}]}]}]}`
 }
 
-// TestStrictness covers whole frames, stored or lost, beyond the recorded cases.
-func TestStrictness(t *testing.T) {
+// TestInvalidTelemetryLosesItsFrame covers whole frames, stored or lost, beyond the recorded cases.
+func TestInvalidTelemetryLosesItsFrame(t *testing.T) {
 	span := func(more string) string {
 		return `OTLP{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"t","spanId":"s","name":"n"` + more + `}]}]}]}`
 	}

@@ -176,7 +176,7 @@ func (q *queues) work(ctx context.Context, l *lane, c *consumer, j *job) {
 func (q *queues) tried(l *lane, c *consumer, j *job, failure string) (wait time.Duration, again bool) {
 	again = failure != "" && j.attempts+1 < c.attempts
 	if failure != "" && !again {
-		q.engine.log.Warn("job is a dead letter", "function", j.functionID, "error", failure)
+		q.engine.log.Warn("job moved to the dead-letter queue", "function", j.functionID, "error", failure)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()

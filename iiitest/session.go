@@ -166,7 +166,7 @@ func (s *session) admitFunction(namespace string, m *registerFunctionMessage) bo
 		return true
 	}
 	if !s.AllowFunctionRegistration {
-		s.e.log.Warn("registration denied: this worker may register no functions", "function", m.ID)
+		s.e.log.Warn("registration denied: the worker may not register functions", "function", m.ID)
 		return false
 	}
 	changes, ok := s.hook(s.guard.OnFunction, m.ID, map[string]any{
@@ -232,7 +232,7 @@ func (s *session) admitTrigger(namespace string, m *registerTriggerMessage) (boo
 		return true, nil
 	}
 	if !s.allowsTriggerType(m.TriggerType) {
-		s.e.log.Warn("registration denied: this worker may not use the trigger type", "trigger", m.ID, "type", m.TriggerType)
+		s.e.log.Warn("registration denied: the worker may not use the trigger type", "trigger", m.ID, "type", m.TriggerType)
 		return false, nil
 	}
 	changes, ok := s.hook(s.guard.OnTrigger, m.ID, map[string]any{
@@ -261,7 +261,7 @@ func (s *session) admitTriggerType(m *registerTriggerTypeMessage) bool {
 		return true
 	}
 	if !s.AllowTriggerTypeRegistration {
-		s.e.log.Warn("registration denied: this worker may register no trigger types", "type", m.ID)
+		s.e.log.Warn("registration denied: the worker may not register trigger types", "type", m.ID)
 		return false
 	}
 	changes, ok := s.hook(s.guard.OnTriggerType, m.ID, map[string]any{

@@ -130,7 +130,7 @@ func TestTriggerConditions(t *testing.T) {
 }
 
 // The triggers of one event run one after the other; another event can overtake them.
-func TestTriggersOfOneEventWait(t *testing.T) {
+func TestTriggersOfOneEventRunInOrder(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		other := newPeer(t, e)
 		hold := make(chan struct{})

@@ -46,7 +46,7 @@ func (s subscription) key() streamGroup { return streamGroup{s.Stream, s.Group} 
 func WithStreamAuth(functionID string) Option {
 	return func(c *config) error {
 		if functionID == "" {
-			return errors.New("iiitest: WithStreamAuth: no function")
+			return errors.New("iiitest: WithStreamAuth: function id is empty")
 		}
 		c.streamAuth = functionID
 		return nil

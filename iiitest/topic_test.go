@@ -303,7 +303,7 @@ func TestDurableSubscriberLeavesAndReturns(t *testing.T) {
 
 // If a fifo subscription ends while a message waits for its retry, the message is
 // passed on at once.
-func TestDurableFIFOLeft(t *testing.T) {
+func TestDurableFIFOJobMovesOnWhenItsSubscriberLeaves(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		calls := p.attempts("f", 1)
 		p.trigger("t1", "durable:subscriber", "f", `{"topic":"t","queue_config":{"type":"fifo","backoffDelayMs":3600000}}`, "")

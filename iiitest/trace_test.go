@@ -81,7 +81,7 @@ func TestTraceToCallee(t *testing.T) {
 }
 
 // What the engine itself fires carries the received baggage, including properties.
-func TestBaggageGoesOn(t *testing.T) {
+func TestBaggageIsForwarded(t *testing.T) {
 	ctx := childTrace(withTrace(t.Context(), traceContext{baggage: "a = 1 ; p = 1 ;q,b=%41,a=2;r, c=é"}))
 	if got, want := traceOf(ctx).baggage, "a=2;r,b=A,c=%C3%A9"; got != want {
 		t.Errorf("got %s, want %s", got, want)

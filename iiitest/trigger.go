@@ -204,7 +204,7 @@ func (e *Engine) unregisterTrigger(id string) bool {
 func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTypeMessage) {
 	ns, bad := namespaceOf("namespace", m.Namespace, home)
 	if bad != nil {
-		e.log.Warn("trigger type refused: blank namespace", "worker", w.id, "type", m.ID)
+		e.log.Warn("trigger type rejected: blank namespace", "worker", w.id, "type", m.ID)
 		return
 	}
 	if !w.session.admitTriggerType(&m) {
@@ -326,7 +326,7 @@ func (e *Engine) rebind() {
 			continue
 		}
 		if _, err := e.bindLocked(r, t.resolve(r)); err != nil {
-			e.log.Warn("trigger parked: its new provider refused it", "trigger", r.id, "error", err)
+			e.log.Warn("trigger parked: the new provider rejected it", "trigger", r.id, "error", err)
 		}
 	}
 }

@@ -84,7 +84,7 @@ func TestTriggerRefusedByItsProvider(t *testing.T) {
 	other.send(`{"type":"triggerregistrationresult","id":"t1","trigger_type":"hook","function_id":"f::g","error":{"code":"X","message":"not mine"}}`)
 	other.sync()
 	if got := user.registered(); got != "t1" {
-		t.Errorf("live triggers after an answer of a stranger: %q", got)
+		t.Errorf("live triggers after an answer from another worker: %q", got)
 	}
 	provider.send(`{"type":"triggerregistrationresult","id":"t1","trigger_type":"hook","function_id":"f::g","error":{"code":"X","message":"no","stacktrace":"s"}}`)
 	user.want(`{"type":"triggerregistrationresult","id":"t1","trigger_type":"hook","function_id":"f::g","error":{"code":"X","message":"no","stacktrace":"s"}}`)
@@ -133,7 +133,7 @@ func TestTriggerMovesHome(t *testing.T) {
 	}
 }
 
-func TestTriggerTypeOfTheEngineTakenOver(t *testing.T) {
+func TestWorkerTakesOverTriggerTypeOfTheEngine(t *testing.T) {
 	e := Start(t)
 	user, provider := dial(t, e).register("user"), dial(t, e).register("provider")
 	user.send(`{"type":"registerfunction","id":"f::g"}`)
@@ -160,7 +160,7 @@ func TestTriggerBlankNamespaces(t *testing.T) {
 	}
 }
 
-func TestTriggerUnregisteredByAnybody(t *testing.T) {
+func TestAnyWorkerUnregistersATrigger(t *testing.T) {
 	e := Start(t)
 	a, b := dial(t, e).register("a"), dial(t, e).register("b")
 	a.provide("hook")

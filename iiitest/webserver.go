@@ -226,7 +226,7 @@ func (c *webConn) readLine(limit int) (line []byte, left int, err error) {
 	return bytes.TrimSuffix(line, []byte("\r")), left, err
 }
 
-var errHead = errors.New("iiitest: head of a request beyond the engine's limit")
+var errHead = errors.New("iiitest: request head exceeds the engine's limit")
 
 // request reads the head of the next request. A status other than 0 rejects it. If
 // there is neither a status nor a request, the client has disconnected.

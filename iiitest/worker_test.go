@@ -82,7 +82,7 @@ func TestReservedPrefix(t *testing.T) {
 	c.want(`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"blue","function_id":"engine::mine","owner_worker_id":""}`)
 }
 
-func TestBuiltinOverwritten(t *testing.T) {
+func TestWorkerReplacesBuiltinFunction(t *testing.T) {
 	e := Start(t)
 	c, other := dial(t, e).register("c"), dial(t, e).register("other")
 	c.function("publish")
@@ -148,7 +148,7 @@ func TestNameConflict(t *testing.T) {
 
 // Once a worker has seen the end of another worker's connection, the name and the
 // functions of that worker are free.
-func TestNothingIsLeftOfAWorkerWhenItsConnectionEnds(t *testing.T) {
+func TestWorkerIsRemovedWhenItsConnectionEnds(t *testing.T) {
 	e := Start(t)
 	other := dial(t, e)
 	var many []string // enough for the removal to take a while
@@ -171,7 +171,7 @@ func TestNothingIsLeftOfAWorkerWhenItsConnectionEnds(t *testing.T) {
 }
 
 // Stored messages keep neither their connections alive nor what belonged to those.
-func TestNothingKeepsConnectionsThatEnded(t *testing.T) {
+func TestStoredMessagesKeepNoConnections(t *testing.T) {
 	e := Start(t)
 	const connections = 20
 	var workers []weak.Pointer[worker]
@@ -268,7 +268,7 @@ func TestFrames(t *testing.T) {
 	}
 }
 
-func TestTextThatIsNoUTF8EndsTheConnection(t *testing.T) {
+func TestInvalidUTF8EndsTheConnection(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e)
 	if err := c.conn.WriteMessage(websocket.TextMessage, []byte("\xff")); err != nil {
@@ -277,7 +277,7 @@ func TestTextThatIsNoUTF8EndsTheConnection(t *testing.T) {
 	_ = c.closed()
 }
 
-func TestSlowWorkerHoldsUpItsCallersOnly(t *testing.T) {
+func TestSlowWorkerBlocksOnlyItsCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
 		slow, fast, caller := dial(t, e).register("slow"), dial(t, e).register("fast"), dial(t, e).register("caller")
@@ -394,12 +394,12 @@ func frameHeader(first, last bool, n int) []byte {
 	return h
 }
 
-func TestFaults(t *testing.T) {
+func TestFaultsReachTheNamedWorker(t *testing.T) {
 	t.Run("drop", func(t *testing.T) {
 		e := Start(t)
 		c := dial(t, e).register("c")
 		if !e.Drop("c") || e.Drop("nobody") {
-			t.Error("Drop does not know who is there")
+			t.Error("Drop finds the wrong workers")
 		}
 		if err := c.closed(); websocket.IsCloseError(err, websocket.CloseNoStatusReceived, websocket.CloseNormalClosure) {
 			t.Errorf("a Close frame: %v", err)
@@ -409,7 +409,7 @@ func TestFaults(t *testing.T) {
 		e := Start(t)
 		c := dial(t, e)
 		if !e.Send(c.id, json.RawMessage(`{"type":"ping"}`)) || e.Send("nobody", nil) {
-			t.Error("Send does not know who is there")
+			t.Error("Send finds the wrong workers")
 		}
 		c.want(`{"type":"ping"}`)
 	})
@@ -429,7 +429,7 @@ func TestFaults(t *testing.T) {
 			e := Start(t)
 			c := dial(t, e).register("c")
 			if !e.StopReading("c") || e.StopReading("nobody") || e.ResumeReading("nobody") {
-				t.Error("StopReading does not know who is there")
+				t.Error("StopReading finds the wrong workers")
 			}
 			c.send(`{"type":"ping"}`)
 			synctest.Wait()
@@ -560,7 +560,7 @@ func TestConnectionEndsWithoutACloseFrame(t *testing.T) {
 }
 
 // Messages that arrive together with the end of the connection are handled.
-func TestMessagesBeforeAnEndCount(t *testing.T) {
+func TestMessagesBeforeTheEndAreHandled(t *testing.T) {
 	for name, end := range map[string][]byte{
 		"close": clientFrame(0x80|opClose, ""), "no mask": {0x81, 0}, "too large": frameHeader(true, true, maxFrame+1),
 	} {
@@ -607,7 +607,7 @@ func TestPingsAreAnsweredTwice(t *testing.T) {
 	}
 }
 
-func TestHandshakesRefused(t *testing.T) {
+func TestInvalidHandshakesAreRejected(t *testing.T) {
 	upgrade := map[string]string{
 		"Connection": "keep-alive, Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 	}

@@ -87,7 +87,7 @@ func guarded(h http.Handler) http.Handler {
 	})
 }
 
-var errForeignSite = errors.New("iii console: requests of other sites are refused")
+var errForeignSite = errors.New("iii console: requests from other sites are rejected")
 
 func foreign(r *http.Request) error {
 	host := r.Host

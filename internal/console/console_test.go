@@ -55,7 +55,7 @@ func TestCheckAddr(t *testing.T) {
 	}
 }
 
-func TestOtherSitesAreRefused(t *testing.T) {
+func TestOtherSitesAreRejected(t *testing.T) {
 	h := new(fake).handler(t.Context())
 	for _, test := range []struct {
 		name, path, host string
@@ -104,7 +104,7 @@ func get(t *testing.T, h http.Handler, method, path string) *httptest.ResponseRe
 	return w
 }
 
-func TestNothingCanBeChanged(t *testing.T) {
+func TestConsoleIsReadOnly(t *testing.T) {
 	h := new(fake).handler(t.Context())
 	for _, path := range []string{"/", "/api/registry", "/api/logs", "/api/events"} {
 		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
@@ -214,7 +214,7 @@ func TestPreview(t *testing.T) {
 	}
 }
 
-func TestUnknownThings(t *testing.T) {
+func TestUnknownIDsAreNotFound(t *testing.T) {
 	h := new(fake).handler(t.Context())
 	for _, path := range []string{"/api/invocations/1", "/api/invocations/x", "/api/traces/x", "/api/function?id=g", "/api", "/favicon.ico"} {
 		if w := get(t, h, "GET", path); w.Code != http.StatusNotFound {
@@ -309,7 +309,7 @@ func TestEvents(t *testing.T) {
 	})
 }
 
-func TestEventsAreForSoManyPages(t *testing.T) {
+func TestEventStreamsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engine, end := context.WithCancel(t.Context())
 		h := new(fake).handler(engine)
@@ -322,7 +322,7 @@ func TestEventsAreForSoManyPages(t *testing.T) {
 		}
 		synctest.Wait()
 		if w := get(t, h, "GET", "/api/events"); w.Code != http.StatusServiceUnavailable {
-			t.Errorf("one page more: %d", w.Code)
+			t.Errorf("one more page: %d", w.Code)
 		}
 		end()
 		for range maxViewers {

@@ -86,7 +86,7 @@ func TestPlotsAreBounded(t *testing.T) {
 }
 
 // Sums of values that workers send can exceed the range of a float.
-func TestPlotsEncode(t *testing.T) {
+func TestPlotsEncodeOverflowingSums(t *testing.T) {
 	huge := Metric{Type: "histogram", Delta: true, At: epoch, Points: []Point{{Count: 1, Sum: math.MaxFloat64}}}
 	list := append(exports(Metric{Name: "differences", Type: "counter", Delta: true}, math.MaxFloat64, math.MaxFloat64),
 		exports(Metric{Name: "total", Type: "counter"}, -math.MaxFloat64, math.MaxFloat64)...)

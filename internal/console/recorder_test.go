@@ -55,7 +55,7 @@ func TestRecorderKeepsTheNewest(t *testing.T) {
 
 // A page eventually receives every change, so it does not show a completed invocation
 // as running.
-func TestRecorderTellsAllChanges(t *testing.T) {
+func TestRecorderReportsEveryChange(t *testing.T) {
 	r := NewRecorder()
 	var calls []*Invocation
 	for n := range 50 {
@@ -109,7 +109,7 @@ func TestRecorderBoundsPayloads(t *testing.T) {
 	}
 }
 
-func TestRecorderOfNobody(t *testing.T) {
+func TestNilRecorderRecordsNothing(t *testing.T) {
 	var r *Recorder
 	r.End(r.Begin(Call{}), nil, "", "")
 	NewRecorder().End(nil, nil, "", "")
