@@ -27,12 +27,12 @@ type call struct {
 	callerBaggage string // see request.baggage
 }
 
-// session returns the permissions of the caller; nil permits everything.
-func (c *call) session() *session {
+// permissions returns the permissions of the caller; nil permits everything.
+func (c *call) permissions() *permissions {
 	if c.worker == nil {
 		return nil
 	}
-	return c.worker.session
+	return c.worker.permissions
 }
 
 // binding is a registered trigger as its provider sees it.

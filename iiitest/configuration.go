@@ -16,7 +16,7 @@ import (
 // workers register, set and read, and the trigger type that fires when they change.
 type configurations struct {
 	engine   *Engine
-	triggers bindings[configurationFilter]
+	triggers boundTriggers[configurationFilter]
 
 	mu      sync.Mutex
 	entries map[string]*configuration
@@ -36,7 +36,7 @@ var configurationID = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 func (e *Engine) registerConfiguration() {
 	s := &configurations{
 		engine: e, entries: map[string]*configuration{},
-		triggers: bindings[configurationFilter]{decode: decodeConfigurationFilter},
+		triggers: boundTriggers[configurationFilter]{decode: decodeConfigurationFilter},
 	}
 	const owner = "configuration"
 	e.addBuiltin("configuration::register", owner, "Register a configuration entry", s.register)

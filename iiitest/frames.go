@@ -69,7 +69,7 @@ type Verdict struct {
 	Cut bool
 }
 
-// frameLog keeps the messages of all workers in order and asks the hook.
+// frameLog keeps the messages of all workers in order and calls the hook.
 type frameLog struct {
 	hook atomic.Pointer[func(Frame) Verdict]
 

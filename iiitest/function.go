@@ -33,7 +33,7 @@ const reservedPrefix = "engine::"
 // registerFunction registers a function of a worker. As in the engine, it does not
 // replace a function of another live worker, but does replace a built-in one.
 func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessage) {
-	if !w.session.admitFunction(ns, &m) {
+	if !w.permissions.admitFunction(ns, &m) {
 		return
 	}
 	k := key{ns, m.ID}
@@ -51,7 +51,7 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 	if err := f.observable(w.speaks().protocol, m.observed); err != nil {
 		e.log.Warn("function rejected: args_format is not a JSON Schema", "worker", w.id, "function", m.ID, "error", err)
 		if w.speaks().hooks { // other workers close the connection at an unknown code
-			w.send(w.speaks().functionRejected("INVALID_ARGS_FORMAT", key{ns, w.session.bare(m.ID)}, w.id))
+			w.send(w.speaks().functionRejected("INVALID_ARGS_FORMAT", key{ns, w.permissions.bare(m.ID)}, w.id))
 		}
 		return
 	}
@@ -124,7 +124,7 @@ const functionConflict = "FUNCTION_NAMESPACE_CONFLICT"
 
 // unregisterFunction removes a function if w owns it. Triggers that refer to it stay.
 func (e *Engine) unregisterFunction(w *worker, ns, id string) {
-	k := key{ns, w.session.prefixed(id)}
+	k := key{ns, w.permissions.prefixed(id)}
 	e.observers.mu.Lock()
 	defer e.observers.mu.Unlock()
 	e.mu.Lock()

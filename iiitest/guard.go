@@ -233,17 +233,17 @@ func (x exposeFilter) fits(id string, f *function) bool {
 
 // authenticate creates the permissions of a connection, or returns why it is refused. A
 // nil guard means the open listener, which has no restrictions.
-func (e *Engine) authenticate(g *guard, r *http.Request) (s *session, refusal string) {
+func (e *Engine) authenticate(g *guard, r *http.Request) (p *permissions, refusal string) {
 	e.mu.Lock()
 	refusal = e.refusal
 	e.mu.Unlock()
 	if refusal != "" || g == nil {
 		return nil, refusal
 	}
-	s = &session{e: e, guard: g, AuthResult: iii.NewAuthResult()}
+	p = &permissions{e: e, guard: g, AuthResult: iii.NewAuthResult()}
 	if g.AuthFunctionID == "" {
-		s.AllowTriggerTypeRegistration = true
-		return s, ""
+		p.AllowTriggerTypeRegistration = true
+		return p, ""
 	}
 	ip, _, _ := net.SplitHostPort(r.RemoteAddr)
 	result, err := e.invoke(e.ctx, g.AuthFunctionID, defaultNamespace, mustEncode(map[string]any{
@@ -255,10 +255,10 @@ func (e *Engine) authenticate(g *guard, r *http.Request) (s *session, refusal st
 	case result == nil:
 		return nil, "auth function returned no result"
 	}
-	if s.AuthResult, refusal = decodeAuthResult(result); refusal != "" {
+	if p.AuthResult, refusal = decodeAuthResult(result); refusal != "" {
 		return nil, refusal
 	}
-	return s, ""
+	return p, ""
 }
 
 // decodeAuthResult decodes the result of an auth function. If the result is invalid it

@@ -272,11 +272,11 @@ func TestExposeFilters(t *testing.T) {
 				owner.function("b::x")
 				owner.sync()
 			}
-			session := &session{e: e, guard: e.cfg.guard}
+			permissions := &permissions{e: e, guard: e.cfg.guard}
 			var allowed []string
 			for _, namespace := range []string{"default", "shop"} {
 				for _, id := range []string{"a::x", "b::x"} {
-					if session.denial(namespace, id) == nil {
+					if permissions.denial(namespace, id) == nil {
 						allowed = append(allowed, namespace+" "+id)
 					}
 				}

@@ -158,13 +158,13 @@ func (e *Engine) listFunctions(_ context.Context, c *call) (json.RawMessage, *wi
 		return nil, bad
 	}
 	filter := listFilter{in.Search, in.Prefix, in.Worker, in.Workers}
-	s := c.session()
+	p := c.permissions()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var entries []entry
 	for _, f := range e.functions {
 		rank := filter.rank(f.id, text(f.description))
-		if rank >= 0 && c.worker.has(f) && s.denialLocked(f.namespace, f.id) == nil && filter.wants(f.id, f.workerName()) && (set(in.IncludeInternal) || !f.internal()) {
+		if rank >= 0 && c.worker.has(f) && p.denialLocked(f.namespace, f.id) == nil && filter.wants(f.id, f.workerName()) && (set(in.IncludeInternal) || !f.internal()) {
 			entries = append(entries, entry{rank, f.id, f.namespace, e.observedSummary(f, c.worker, f.summary())})
 		}
 	}
@@ -191,11 +191,11 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	defer e.triggers.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := c.session()
+	p := c.permissions()
 	if in.FunctionID != nil {
 		f, bad := e.lookUp(c.worker, *in.FunctionID, in.Namespace)
 		if bad == nil {
-			bad = s.denialLocked(f.namespace, f.id)
+			bad = p.denialLocked(f.namespace, f.id)
 		}
 		if bad != nil {
 			return nil, bad
@@ -219,7 +219,7 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 		switch f, bad := e.lookUp(c.worker, id, in.Namespace); {
 		case bad != nil:
 			list[i] = map[string]any{"function_id": id, "error": "not_found"}
-		case s.denialLocked(f.namespace, f.id) != nil:
+		case p.denialLocked(f.namespace, f.id) != nil:
 			list[i] = map[string]any{"function_id": id, "error": "forbidden"}
 		default:
 			list[i] = e.observedSummary(f, c.worker, e.detail(f))

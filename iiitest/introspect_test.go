@@ -186,7 +186,7 @@ func TestIntrospectionRefusals(t *testing.T) {
 	})
 }
 
-// Functions that a session may not call are hidden from it.
+// Functions that a worker may not call are hidden from it.
 func TestFunctionInfoBehindGuard(t *testing.T) {
 	e := Start(t, WithGuard(Guard{Expose: []string{"engine::functions::info", "open::*"}}))
 	owner := dial(t, e).register("owner")

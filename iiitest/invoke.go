@@ -84,7 +84,7 @@ func (e *Engine) dispatch(ctx context.Context, w *worker, ns string, m invokeFun
 			id: m.id(), data: m.Data, trace: toCallee(m.Traceparent, m.Baggage, m.FunctionID), from: from, depth: depth,
 		}), false
 	}
-	if bad := w.session.denial(ns, m.FunctionID); bad != nil {
+	if bad := w.permissions.denial(ns, m.FunctionID); bad != nil {
 		e.recordRefused(w, ns, m, bad)
 		return outcome{err: bad}, true
 	}
@@ -100,8 +100,8 @@ func (e *Engine) dispatch(ctx context.Context, w *worker, ns string, m invokeFun
 	if m.Traceparent != nil {
 		r.baggage = text(m.Baggage)
 	}
-	if id := w.session.middleware(ns, m.FunctionID); id != "" {
-		return w.session.throughMiddleware(ctx, w, id, m, r), true
+	if id := w.permissions.middleware(ns, m.FunctionID); id != "" {
+		return w.permissions.throughMiddleware(ctx, w, id, m, r), true
 	}
 	if m.Action != nil && m.Action.Type == "enqueue" {
 		return e.enqueue(ctx, *m.Action.Queue, r), false
@@ -206,7 +206,7 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 		p.caller.attached[p] = struct{}{}
 	}
 	p.sent = p.callee.push(p.callee.speaks().invoke(invocation{
-		id: r.id, functionID: f.owner.session.bare(r.functionID), data: r.data, metadata: r.metadata, trace: r.trace,
+		id: r.id, functionID: f.owner.permissions.bare(r.functionID), data: r.data, metadata: r.metadata, trace: r.trace,
 		caller: r.from.json(), depth: r.depth, activation: r.activation,
 	}))
 	return nil, p, nil

@@ -99,7 +99,7 @@ func (r *logRecord) listed() map[string]any {
 // through engine::log::*, and the engine's own records.
 type logs struct {
 	engine   *Engine
-	triggers bindings[*logSubscriber]
+	triggers boundTriggers[*logSubscriber]
 	changes  atomic.Uint64 // counts the changes
 
 	mu      sync.Mutex // also keeps the order of the deliveries
@@ -114,7 +114,7 @@ type logSubscriber struct {
 
 func newLogs(e *Engine) *logs {
 	return &logs{
-		engine: e, triggers: bindings[*logSubscriber]{decode: decodeLogLevel, again: keepOld},
+		engine: e, triggers: boundTriggers[*logSubscriber]{decode: decodeLogLevel, again: keepOld},
 		records: recent[*logRecord]{maxItems: maxLogs, maxBytes: e.cfg.telemetryBytes, size: func(r *logRecord) int { return r.size }},
 	}
 }
@@ -245,7 +245,7 @@ func (l *logs) add(r *logRecord) {
 
 // deliver begins a call and ignores its outcome. It looks up the function in the
 // default namespace, whatever the binding names.
-func (l *logs) deliver(b bound[*logSubscriber], payload json.RawMessage) {
+func (l *logs) deliver(b boundTrigger[*logSubscriber], payload json.RawMessage) {
 	if b.config.behind.Load() >= maxLogsBehind {
 		return
 	}

@@ -121,17 +121,17 @@ func (t *observers) function(k key) *function {
 	return t.engine.functions[k]
 }
 
-// asks reports whether the host of f approves its observers.
-func (f *function) asks() bool {
+// hostApproves reports whether the host of f approves its observers.
+func (f *function) hostApproves() bool {
 	return f.owner != nil && f.builtin == nil && f.owner.speaks().observes
 }
 
-// told reports whether the host of f receives frames about its observers.
-func (f *function) told() bool { return f.owner != nil && f.owner.speaks().observes }
+// hostNotified reports whether the host of f receives frames about its observers.
+func (f *function) hostNotified() bool { return f.owner != nil && f.owner.speaks().observes }
 
 // hostKey returns the key of a function as its host uses it.
 func (f *function) hostKey() key {
-	return key{f.namespace, f.owner.session.bare(f.id)}
+	return key{f.namespace, f.owner.permissions.bare(f.id)}
 }
 
 // view returns an observer as its host sees it.
@@ -146,7 +146,7 @@ func (o *observer) captures(part string) bool { return slices.Contains(o.capture
 // observe handles an observe message of w: it adds the observer, or treats a known id
 // as a replay. If the observer is rejected, the answer contains the reason.
 func (t *observers) observe(w *worker, m observeMessage) {
-	admitted := w.session.admitObserver(&m)
+	admitted := w.permissions.admitObserver(&m)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.engine.isLeaving(w) {
@@ -255,7 +255,7 @@ func (t *observers) add(w *worker, o *observer, m observeMessage, warnings []str
 	t.seq++
 	o.seq, o.owner = t.seq, w
 	f := t.function(o.source)
-	if f != nil && !f.asks() {
+	if f != nil && !f.hostApproves() {
 		if bad := t.bind(o, f); bad != nil {
 			t.refuse(w, o.id, bad)
 			return
@@ -275,7 +275,7 @@ func (t *observers) add(w *worker, o *observer, m observeMessage, warnings []str
 	t.settle(o)
 	o.answered = true
 	w.push(w.speaks().observeResult(o.id, o.state, nil, warnings))
-	if f != nil && f.asks() {
+	if f != nil && f.hostApproves() {
 		t.announce(o, f)
 	}
 }
@@ -314,7 +314,7 @@ func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 	old.maxFires, old.maxInFlight = o.maxFires, o.maxInFlight
 	if changed {
 		t.enter(old)
-		if f = t.function(old.source); f != nil && !f.asks() {
+		if f = t.function(old.source); f != nil && !f.hostApproves() {
 			if bad := t.bind(old, f); bad != nil {
 				t.dispose(old, bad, false)
 				t.refuse(w, old.id, bad)
@@ -326,7 +326,7 @@ func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 	t.settle(old)
 	old.answered = true
 	w.push(w.speaks().observeResult(old.id, old.state, nil, warnings))
-	if changed && f != nil && f.asks() {
+	if changed && f != nil && f.hostApproves() {
 		t.announce(old, f)
 	}
 }
@@ -365,7 +365,7 @@ func (t *observers) unbind(o *observer) {
 func (t *observers) retract(o *observer, f *function) {
 	t.unbind(o)
 	stopTimer(&o.ack)
-	if o.announced > 0 && f != nil && f.asks() {
+	if o.announced > 0 && f != nil && f.hostApproves() {
 		f.owner.push(f.owner.speaks().observerRemoved(f.hostKey(), t.next(f), o.id))
 	}
 	o.accepted, o.announced = false, 0
@@ -413,7 +413,7 @@ func (t *observers) hostChanged(k key) {
 			continue
 		}
 		_, bad := o.check(f)
-		if bad == nil && !f.asks() {
+		if bad == nil && !f.hostApproves() {
 			bad = t.bind(o, f)
 			o.accepted = bad == nil
 		}
@@ -421,7 +421,7 @@ func (t *observers) hostChanged(k key) {
 			o.failed = bad
 		}
 	}
-	if f != nil && f.told() {
+	if f != nil && f.hostNotified() {
 		t.announceSet(f)
 	}
 	for _, o := range t.inOrder() {
@@ -437,7 +437,7 @@ func (t *observers) announceSet(f *function) {
 	var views []json.RawMessage
 	var told []*observer
 	for _, o := range t.of(key{f.namespace, f.id}) {
-		if o.failed == nil && f.asks() {
+		if o.failed == nil && f.hostApproves() {
 			views, told = append(views, o.view()), append(told, o)
 		}
 	}
@@ -458,8 +458,8 @@ func (t *observers) announceSet(f *function) {
 
 // dispatchesLocally reports whether the host of f may run its own calls of f in process.
 func (e *Engine) dispatchesLocally(f *function) bool {
-	s := f.owner.session
-	return !e.local.Load() && f.owner.speaks().local && f.builtin == nil && (s == nil || s.guard.MiddlewareFunctionID == "")
+	p := f.owner.permissions
+	return !e.local.Load() && f.owner.speaks().local && f.builtin == nil && (p == nil || p.guard.MiddlewareFunctionID == "")
 }
 
 // SetLocalDispatch changes the setting of WithLocalDispatch and notifies the workers:
@@ -469,7 +469,7 @@ func (e *Engine) SetLocalDispatch(on bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e.local.Store(!on)
-	for _, f := range e.functionsWhere(func(f *function) bool { return f.told() && f.announced }) {
+	for _, f := range e.functionsWhere(func(f *function) bool { return f.hostNotified() && f.announced }) {
 		t.announceSet(f)
 	}
 }
@@ -493,7 +493,7 @@ func (e *Engine) functionsWhere(keep func(*function) bool) []*function {
 func (t *observers) declared(w *worker) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, f := range t.engine.functionsWhere(func(f *function) bool { return f.owner == w && f.told() && !f.announced }) {
+	for _, f := range t.engine.functionsWhere(func(f *function) bool { return f.owner == w && f.hostNotified() && !f.announced }) {
 		t.hostChanged(key{f.namespace, f.id})
 	}
 }
@@ -506,7 +506,7 @@ func (t *observers) acked(w *worker, home string, m observerAckMessage) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	k := key{ns, w.session.prefixed(m.FunctionID)}
+	k := key{ns, w.permissions.prefixed(m.FunctionID)}
 	o, f := t.byID[m.ID], t.function(k)
 	if o == nil || o.source != k || f == nil || f.owner != w || o.announced == 0 || o.failed != nil {
 		return
@@ -694,7 +694,7 @@ func (t *observers) stand(r *registration, f *function) {
 		t.fail(o, bad)
 		return
 	}
-	if f.asks() {
+	if f.hostApproves() {
 		t.settle(o)
 		t.announce(o, f)
 		return

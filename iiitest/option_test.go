@@ -10,14 +10,14 @@ import (
 
 func TestInvalidOptionsAreRejected(t *testing.T) {
 	for name, o := range map[string]Option{
-		"WithNamespaceGrace":                   WithNamespaceGrace(0),
-		"WithHTTPTimeout":                      WithHTTPTimeout(-time.Second),
-		"WithAddrs":                            WithAddrs("", "nowhere", ""),
-		"WithFrameLimit":                       WithFrameLimit(-1, 0),
-		"WithTelemetryLimit":                   WithTelemetryLimit(-1, 0),
-		"WithQueue: name is empty":                   WithQueue("", QueueConfig{}),
+		"WithNamespaceGrace":                 WithNamespaceGrace(0),
+		"WithHTTPTimeout":                    WithHTTPTimeout(-time.Second),
+		"WithAddrs":                          WithAddrs("", "nowhere", ""),
+		"WithFrameLimit":                     WithFrameLimit(-1, 0),
+		"WithTelemetryLimit":                 WithTelemetryLimit(-1, 0),
+		"WithQueue: name is empty":           WithQueue("", QueueConfig{}),
 		"WithQueue: q: negative number":      WithQueue("q", QueueConfig{BackoffMs: -1}),
-		`WithQueue: q: type "lifo"`:            WithQueue("q", QueueConfig{Type: "lifo"}),
+		`WithQueue: q: type "lifo"`:          WithQueue("q", QueueConfig{Type: "lifo"}),
 		"WithQueue: q: fifo queue without a": WithQueue("q", QueueConfig{Type: "fifo"}),
 	} {
 		e, err := New(o)

@@ -8,12 +8,12 @@ import (
 // pubsub implements the engine's worker iii-pubsub: topics without memory.
 type pubsub struct {
 	engine      *Engine
-	subscribers bindings[string] // the topic; "" never fires
+	subscribers boundTriggers[string] // the topic; "" never fires
 }
 
 // registerPubSub adds publish and the trigger type subscribe.
 func (e *Engine) registerPubSub() {
-	p := &pubsub{engine: e, subscribers: bindings[string]{decode: decodeTopic}}
+	p := &pubsub{engine: e, subscribers: boundTriggers[string]{decode: decodeTopic}}
 	const owner = "iii-pubsub"
 	e.addBuiltin("publish", owner, "Publishes an event", p.publish)
 	e.addTriggerType("subscribe", owner, "Subscribe to a topic", &p.subscribers)

@@ -56,7 +56,7 @@ func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wi
 	if w == nil {
 		return nil, errorBody("NOT_FOUND", "Worker '%s' is not connected.", in.CallerWorkerID)
 	}
-	if bad := w.session.refusesNamespace(ns); bad != nil {
+	if bad := w.permissions.refusesNamespace(ns); bad != nil {
 		return nil, bad
 	}
 	if settled, ok := w.settled(); ok {

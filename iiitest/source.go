@@ -327,10 +327,10 @@ func (o *observer) public() observerView {
 	return v
 }
 
-// visible returns a function that reports whether a session may see an observer: it
+// visible returns a function that reports whether a worker may see an observer: it
 // must be permitted to call the observed function.
-func (e *Engine) visible(s *session) func(o *observer) bool {
-	return func(o *observer) bool { return s.denial(o.source.namespace, o.source.id) == nil }
+func (e *Engine) visible(p *permissions) func(o *observer) bool {
+	return func(o *observer) bool { return p.denial(o.source.namespace, o.source.id) == nil }
 }
 
 func (e *Engine) listObservers(_ context.Context, c *call) (json.RawMessage, *wireError) {
@@ -344,7 +344,7 @@ func (e *Engine) listObservers(_ context.Context, c *call) (json.RawMessage, *wi
 	if bad != nil {
 		return nil, bad
 	}
-	visible := e.visible(c.session())
+	visible := e.visible(c.permissions())
 	list := e.observers.list(func(o *observer) bool {
 		return visible(o) && (in.FunctionID == nil || *in.FunctionID == o.source.id) &&
 			(in.Namespace == nil || *in.Namespace == o.source.namespace) &&
@@ -365,7 +365,7 @@ func (e *Engine) observerInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	if bad != nil {
 		return nil, bad
 	}
-	visible := e.visible(c.session())
+	visible := e.visible(c.permissions())
 	list := e.observers.list(func(o *observer) bool { return o.id == in.ID && visible(o) })
 	if len(list) == 0 {
 		return nil, errorBody("OBSERVER_NOT_FOUND", "observer '%s' was not found", in.ID)
@@ -424,7 +424,7 @@ func (t *observers) counted(w *worker, namespace string, m localStatsMessage) {
 	defer t.mu.Unlock()
 	of := func(id string) *localStats {
 		if id != "*" {
-			id = w.session.prefixed(id)
+			id = w.permissions.prefixed(id)
 		}
 		k := key{namespace, id}
 		if t.stats[k] == nil && len(t.stats) >= maxLocalStats {

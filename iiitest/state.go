@@ -13,7 +13,7 @@ import (
 type state struct {
 	engine   *Engine
 	store    store[string]
-	triggers bindings[stateConfig]
+	triggers boundTriggers[stateConfig]
 }
 
 type stateConfig struct {
@@ -21,7 +21,7 @@ type stateConfig struct {
 }
 
 func (e *Engine) registerState() {
-	s := &state{engine: e, triggers: bindings[stateConfig]{decode: decodeStateConfig}}
+	s := &state{engine: e, triggers: boundTriggers[stateConfig]{decode: decodeStateConfig}}
 	const owner = "iii-state"
 	e.addBuiltin("state::set", owner, "Set a value in state", s.set)
 	e.addBuiltin("state::get", owner, "Get a value from state", s.get)

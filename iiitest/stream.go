@@ -19,8 +19,8 @@ import (
 type streams struct {
 	engine        *Engine
 	store         store[streamGroup]
-	triggers      bindings[streamConfig]
-	joins, leaves bindings[struct{}]
+	triggers      boundTriggers[streamConfig]
+	joins, leaves boundTriggers[struct{}]
 
 	// mu is held from a write to the delivery of its event to the sockets. Every socket
 	// then sees the changes in the order in which they happened, and a new socket
@@ -39,9 +39,9 @@ type streamConfig struct {
 func (e *Engine) registerStreams() {
 	s := &streams{
 		engine:   e,
-		triggers: bindings[streamConfig]{decode: decodeStreamConfig, again: keepBoth},
-		joins:    bindings[struct{}]{decode: anyConfig, again: keepOld},
-		leaves:   bindings[struct{}]{decode: anyConfig, again: keepOld},
+		triggers: boundTriggers[streamConfig]{decode: decodeStreamConfig, again: keepBoth},
+		joins:    boundTriggers[struct{}]{decode: anyConfig, again: keepOld},
+		leaves:   boundTriggers[struct{}]{decode: anyConfig, again: keepOld},
 		sockets:  map[*streamSocket]struct{}{},
 	}
 	e.streams = s

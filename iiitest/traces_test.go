@@ -232,8 +232,8 @@ func TestTraceTree(t *testing.T) {
 
 func TestGroupTraces(t *testing.T) {
 	e := Start(t)
-	with := func(session, name string) map[string]string {
-		return map[string]string{"iii.session.id": session, "iii.session.name": name}
+	with := func(permissions, name string) map[string]string {
+		return map[string]string{"iii.session.id": permissions, "iii.session.name": name}
 	}
 	take(t, e, spanFrame(
 		testSpan{trace: "1", id: "a", start: 1000, end: 1500, attributes: with("S1", "old name")},

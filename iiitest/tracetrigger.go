@@ -22,7 +22,7 @@ const (
 // traceTriggers provides the trigger type trace.
 type traceTriggers struct {
 	engine   *Engine
-	bindings bindings[iii.TraceTriggerConfig]
+	bindings boundTriggers[iii.TraceTriggerConfig]
 
 	mu      sync.Mutex
 	pending map[tracePart]bool // collected since the window began; nil: no window
@@ -33,7 +33,7 @@ type tracePart struct{ trace, service, status string }
 
 func (t *traceTriggers) init(e *Engine) {
 	t.engine = e
-	t.bindings = bindings[iii.TraceTriggerConfig]{decode: decodeTraceConfig, again: keepOld}
+	t.bindings = boundTriggers[iii.TraceTriggerConfig]{decode: decodeTraceConfig, again: keepOld}
 	e.spans.added = t.added
 }
 

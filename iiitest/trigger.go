@@ -89,7 +89,7 @@ func (e *Engine) registerTrigger(w *worker, home string, m registerTriggerMessag
 		refuse(bad)
 		return
 	}
-	admitted, bad := w.session.admitTrigger(ns, &m)
+	admitted, bad := w.permissions.admitTrigger(ns, &m)
 	if bad != nil {
 		refuse(bad)
 	}
@@ -207,7 +207,7 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 		e.log.Warn("trigger type rejected: blank namespace", "worker", w.id, "type", m.ID)
 		return
 	}
-	if !w.session.admitTriggerType(&m) {
+	if !w.permissions.admitTriggerType(&m) {
 		return
 	}
 	added := &triggerType{

@@ -33,8 +33,8 @@ func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMes
 	if bad != nil {
 		return nil, bad
 	}
-	s := c.session() // hooks and call permissions do not apply here
-	if !s.allowsTriggerType(in.TriggerType) {
+	p := c.permissions() // hooks and call permissions do not apply here
+	if !p.allowsTriggerType(in.TriggerType) {
 		return nil, errorBody("FORBIDDEN", "trigger type '%s' not allowed", in.TriggerType)
 	}
 	config := in.Config
@@ -43,7 +43,7 @@ func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMes
 	}
 	r := &registration{
 		binding: binding{
-			id: uuid.NewString(), triggerType: in.TriggerType, functionID: s.prefixed(in.FunctionID),
+			id: uuid.NewString(), triggerType: in.TriggerType, functionID: p.prefixed(in.FunctionID),
 			namespace: defaultNamespace, config: config, metadata: optional(in.Metadata),
 		},
 		explicit: in.TriggerNamespace, home: defaultNamespace,

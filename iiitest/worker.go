@@ -16,16 +16,16 @@ import (
 // worker is one connection of the worker protocol. The connection defines its identity:
 // after a reconnection it is a new worker.
 type worker struct {
-	e         *Engine
-	id, token string
-	conn      *websocket.Conn
-	ip        string
-	session   *session // nil on the open listener
-	connected time.Time
-	out       *outbox
-	written   chan struct{} // closed when the writer has ended
-	reading   *gate         // closed by StopReading
-	spoken    atomic.Pointer[dialect]
+	e           *Engine
+	id, token   string
+	conn        *websocket.Conn
+	ip          string
+	permissions *permissions // nil on the open listener
+	connected   time.Time
+	out         *outbox
+	written     chan struct{} // closed when the writer has ended
+	reading     *gate         // closed by StopReading
+	spoken      atomic.Pointer[dialect]
 
 	settle  sync.Mutex
 	state   nsState
@@ -56,7 +56,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 	}
 	defer e.drop(conn)
 	answerPings(conn)
-	session, refusal := e.authenticate(g, r)
+	permissions, refusal := e.authenticate(g, r)
 	if e.ctx.Err() != nil {
 		return
 	}
@@ -65,7 +65,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 		return
 	}
 	w := &worker{
-		e: e, id: uuid.NewString(), token: uuid.NewString(), session: session,
+		e: e, id: uuid.NewString(), token: uuid.NewString(), permissions: permissions,
 		conn: conn, connected: time.Now(),
 		out: newOutbox(), written: make(chan struct{}), reading: newGate(),
 		called:   &workerName{},

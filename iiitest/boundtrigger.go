@@ -8,20 +8,20 @@ import (
 	"sync"
 )
 
-// bindings is the provider of one of the engine's own trigger types: it keeps the
+// boundTriggers is the provider of one of the engine's own trigger types: it keeps the
 // bindings of the type in the order of registration.
-type bindings[C any] struct {
+type boundTriggers[C any] struct {
 	// decode reads the config of a binding. If it returns an error, the registration
 	// fails.
 	decode func(config json.RawMessage) (C, error)
 	again  rebinding
 
 	mu   sync.Mutex
-	list []bound[C]
+	list []boundTrigger[C]
 }
 
-// bound is a binding and its config.
-type bound[C any] struct {
+// boundTrigger is a binding and its config.
+type boundTrigger[C any] struct {
 	binding
 	config C
 }
@@ -36,15 +36,15 @@ const (
 	keepBoth
 )
 
-func (s *bindings[C]) bind(_ context.Context, b binding) error {
+func (s *boundTriggers[C]) bind(_ context.Context, b binding) error {
 	config, err := s.decode(b.config)
 	if err != nil {
 		return err
 	}
-	entry := bound[C]{binding: b, config: config}
+	entry := boundTrigger[C]{binding: b, config: config}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.IndexFunc(s.list, func(old bound[C]) bool { return old.id == b.id })
+	i := slices.IndexFunc(s.list, func(old boundTrigger[C]) bool { return old.id == b.id })
 	switch {
 	case i < 0 || s.again == keepBoth:
 		s.list = append(s.list, entry)
@@ -54,17 +54,17 @@ func (s *bindings[C]) bind(_ context.Context, b binding) error {
 	return nil
 }
 
-func (s *bindings[C]) unbind(id string) {
+func (s *boundTriggers[C]) unbind(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.list = slices.DeleteFunc(s.list, func(b bound[C]) bool { return b.id == id })
+	s.list = slices.DeleteFunc(s.list, func(b boundTrigger[C]) bool { return b.id == id })
 }
 
 // where returns the bindings with a matching config.
-func (s *bindings[C]) where(match func(config C) bool) []bound[C] {
+func (s *boundTriggers[C]) where(match func(config C) bool) []boundTrigger[C] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var found []bound[C]
+	var found []boundTrigger[C]
 	for _, b := range s.list {
 		if match(b.config) {
 			found = append(found, b)
@@ -73,7 +73,7 @@ func (s *bindings[C]) where(match func(config C) bool) []bound[C] {
 	return found
 }
 
-func (s *bindings[C]) all() []bound[C] {
+func (s *boundTriggers[C]) all() []boundTrigger[C] {
 	return s.where(func(C) bool { return true })
 }
 
