@@ -1434,7 +1434,7 @@ func (e *evaluation) markItems(n *schemaNode, v *schemaValue, seen []bool) {
 func content(n *schemaNode, keyword string, v *schemaValue) []string {
 	encoded, typed := n.is("contentEncoding", `"base64"`), n.is("contentMediaType", `"application/json"`)
 	if v.kind != '"' || keyword == "contentEncoding" && !encoded || keyword == "contentMediaType" && !typed ||
-		keyword == "contentEncoding" && typed { // the other one says both
+		keyword == "contentEncoding" && typed { // contentMediaType reports both
 		return nil
 	}
 	text := v.text

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	environ.Clear()
 	before := runtime.NumGoroutine()
 	code := m.Run()
-	fuzzing := flag.Lookup("test.fuzz").Value.String() != "" // has goroutines of its own
+	fuzzing := flag.Lookup("test.fuzz").Value.String() != "" // starts goroutines
 	if code == 0 && !fuzzing {
 		deadline := time.Now().Add(30 * time.Second)
 		for runtime.NumGoroutine() > before && time.Now().Before(deadline) {

@@ -91,7 +91,7 @@ func ExampleWithQueue() {
 func ExampleNew() {
 	engine, err := iiitest.New(
 		iiitest.WithAddrs("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"), // of workers, HTTP and streams
-		iiitest.WithLogger(slog.Default()),                             // says what it drops without telling
+		iiitest.WithLogger(slog.Default()),                             // receives what the engine drops silently
 		iiitest.WithHTTPTimeout(5*time.Second),
 		iiitest.WithNamespaceGrace(time.Second),
 		iiitest.WithFrameLimit(1000, 1<<20),     // what Frames keeps

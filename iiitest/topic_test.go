@@ -266,12 +266,12 @@ func TestDurableSubscriberLeavesAndReturns(t *testing.T) {
 				p.publish("t", `1`)
 				_ = c.conn.Close() // during the delivery
 				time.Sleep(time.Minute)
-				p.publish("t", `2`) // nobody is there
+				p.publish("t", `2`) // without a subscriber
 				p.want(`{"config":null,"consumer_count":0,"depth":2,"dlq_depth":0}`, "engine::queue::topic_stats", `{"topic":"t"}`)
 				p.handle("other", "")
 				p.trigger("other", "durable:subscriber", "other", `{"topic":"t"}`, "")
 				p.fence()
-				p.publish("t", `2`) // somebody else is there
+				p.publish("t", `2`) // with another subscriber
 				p.wantCalls(`other 2`)
 				p.send(`{"type":"unregistertrigger","id":"other"}`)
 				p.fence()

@@ -79,7 +79,7 @@ func (e *Engine) workerViews() []workerView {
 		}
 	}
 	for _, t := range e.triggers.types {
-		if t.owner == nil && t.ownerName != "engine" && t.ownerName != "queue" { // under these names no part is known
+		if t.owner == nil && t.ownerName != "engine" && t.ownerName != "queue" { // listings have no part with these names
 			part(t.ownerName)
 		}
 	}

@@ -95,7 +95,7 @@ func internalSpan(s *iii.StoredSpan) bool {
 type TraceSpan struct {
 	iii.StoredSpan
 	After float64 `json:"after"` // since the first span began
-	Took  float64 `json:"took"`  // 0 while it is under way
+	Took  float64 `json:"took"`  // 0 while it is in progress
 }
 
 func traceSpans(spans []iii.StoredSpan) []TraceSpan {
