@@ -117,9 +117,8 @@ func bearer(token string) http.Header {
 	}
 }
 
-// recordedAt returns a wall clock time within a recording. The times that the engine
-// assigns to records must have the same order as in the recording, relative to the
-// times that workers send.
+// recordedAt returns a wall clock time within a recording. The engine's timestamps and
+// those that workers send must have the same order as in the recording.
 func recordedAt(nanoseconds int64, ms int) time.Time {
 	return time.Unix(0, nanoseconds).Add(-time.Duration(ms) * time.Millisecond)
 }

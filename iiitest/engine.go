@@ -31,9 +31,9 @@ type Engine struct {
 	//   - Engine.triggers.mu: trigger types, bindings and their providers. It
 	//     serializes their changes. Providers inside the engine are called under it;
 	//     messages for providers outside get their place in the send queue under it.
-	//   - observers.mu: observers and the sets of their hosts. Functions appear and
-	//     disappear under it; frames about observers get their place in the send queue
-	//     under it.
+	//   - observers.mu: observers and the sets of their hosts. It also covers the
+	//     addition and removal of functions; frames about observers get their place in
+	//     the send queue under it.
 	//   - queues.mu: topics, named queues and their jobs.
 	//   - streams.mu, then logs.mu: held for a change, or a record, until it is in the
 	//     queue of every receiver.

@@ -83,7 +83,7 @@ func (e *Engine) HookCleanup(f func(workerID string)) {
 	e.cleanupHook.Store(&f)
 }
 
-// find returns the connected workers with a name or an id.
+// find returns the connected workers with the given name or id.
 func (e *Engine) find(nameOrID string) []*worker {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -121,7 +121,7 @@ func (s *metricStore) ofWorker(id string) map[string]any {
 	return latest
 }
 
-// wholeNumber truncates a number to an unsigned one.
+// wholeNumber truncates a number to an unsigned integer.
 func wholeNumber(f float64) uint64 {
 	switch {
 	case !(f > 0):

@@ -627,10 +627,11 @@ func (t *observers) forget(w *worker, functions []key) {
 	}
 }
 
-// reattach gives w the observers of the connection that it replaces. They can be
-// claimed anew until w has sent them again: a worker that loses its connection before
-// it reads the hello does not know that connection, and names the previous one. An
-// engine without observers has none to give, and w could not take them back.
+// reattach transfers the observers of a lost connection to w, which replaces that
+// connection. Until w has sent them again, another connection can claim them: if w
+// loses its connection before it reads the hello, its next connection does not have w's
+// id and names the one before. An engine without observers has none to transfer, and w
+// could not accept them.
 func (t *observers) reattach(w *worker, previous former) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -221,8 +221,8 @@ var volatile = map[string]bool{
 	"timestamp_unix_nano": true, "observed_timestamp_unix_nano": true, "actual_time": true, "failed_at": true,
 }
 
-// keyed lists the keys of lists without a meaningful or with a separately tested order;
-// their items have ids.
+// keyed lists the keys of lists with items that are compared by id: their order has no
+// meaning or is tested elsewhere.
 var keyed = map[string]bool{
 	"functions": true, "triggers": true, "configurations": true, "registered_triggers": true, "workers": true, "trigger_types": true,
 }

@@ -269,7 +269,7 @@ func (s *streams) delete(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	return mustEncode(iii.StreamDeleteResult{OldValue: old}), nil
 }
 
-// send stores nothing.
+// send sends an event to triggers and sockets without storing an item.
 func (s *streams) send(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type StreamSendInput struct {
 		Stream string          `json:"stream_name"`

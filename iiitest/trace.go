@@ -99,7 +99,7 @@ const functionBaggage = "iii.function.id"
 
 // toCallee returns the trace context that a callee receives for a call of a worker: the
 // caller's context as the engine reads and writes it, with the callee's function id in
-// the baggage. Without either header there is no context.
+// the baggage. If the call has neither header, there is no context.
 func toCallee(traceparent, header *string, functionID string) traceContext {
 	var t traceContext
 	if traceparent == nil && header == nil {
