@@ -213,7 +213,7 @@ func (d *dialect) observerRemoved(k key, revision uint64, id string) []byte {
 		str("id", id).bytes()
 }
 
-// observeResult answers an observe. An error is final.
+// observeResult answers an observe message. An error is final.
 func (d *dialect) observeResult(id string, state iii.ObserverState, err *wireError, warnings []string) []byte {
 	m := message("observeresult").str("id", id).str("state", string(state))
 	if err != nil {

@@ -51,8 +51,9 @@ type Guard struct {
 	Expose []string
 
 	// ExposeMetadata exposes functions of the namespace default by the metadata of
-	// their registrations. Every key must be present and its value must be equal, or
-	// must match if the value here is match("pattern"). An empty map exposes nothing.
+	// their registrations. The metadata must contain every key with an equal value or,
+	// if the value here is match("pattern"), with a string that matches the pattern.
+	// An empty map exposes nothing.
 	ExposeMetadata map[string]any
 
 	// ExposeFilters exposes further functions, in any namespace.
@@ -76,7 +77,7 @@ type ExposeFilter struct {
 	// Match is a pattern, as in Guard.Expose.
 	Match string
 
-	// Metadata selects functions in the way of Guard.ExposeMetadata.
+	// Metadata selects functions by metadata, as Guard.ExposeMetadata does.
 	Metadata map[string]any
 }
 

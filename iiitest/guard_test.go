@@ -427,8 +427,8 @@ func TestEmptyPrefixIsAPrefix(t *testing.T) {
 	}
 }
 
-// Calls of the engine's own functions bypass the middleware in every namespace. A
-// missing middleware is reported as missing by the engine.
+// Calls of the engine's own functions bypass the middleware in every namespace. If the
+// middleware does not exist in the namespace of a call, the error names the middleware.
 func TestMiddlewareInAnotherNamespace(t *testing.T) {
 	e := Start(t, WithGuard(Guard{MiddlewareFunctionID: "mw", ExposeAll: true}))
 	dial(t, e).register("mw").function("mw")

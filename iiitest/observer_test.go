@@ -535,7 +535,7 @@ func TestObserveDepth(t *testing.T) {
 	})
 }
 
-// A worker of 0.25 has no hooks: its host selects observers only for owner delivery.
+// A worker of 0.25 has no hooks. As a host, it selects observers only for owner delivery.
 func TestOwnerDelivery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
