@@ -113,9 +113,9 @@ func (t *traceTriggers) observed(list []spanRecord) {
 	}
 }
 
-// fireLater waits for the end of a window, then fires each trigger once that matches
-// anything in it. It looks up the function in the default namespace, whatever the
-// binding names.
+// fireLater waits for the end of a window, then fires every trigger that matches a span
+// of the window, each trigger once. It looks up the function in the default namespace,
+// whatever the binding names.
 func (t *traceTriggers) fireLater(ctx context.Context) {
 	wait := time.NewTimer(traceWindow)
 	defer wait.Stop()
