@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// An engine with a page that shows what happens on it, while a program is tried or a
-// test is stopped in the debugger.
+// The console shows the activity of an engine, for example while a test is stopped in
+// the debugger.
 func ExampleWithConsole() {
 	engine, err := iiitest.New(iiitest.WithConsole("127.0.0.1:0"), iiitest.WithConsoleLimit(1<<20))
 	if err != nil {

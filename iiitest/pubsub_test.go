@@ -28,7 +28,7 @@ func TestPublish(t *testing.T) {
 		p.want("!deserialization_error: Failed to deserialize input for publish: missing field `data`", "publish", `{"topic":"news"}`)
 		p.wantCalls()
 
-		// Only the one subscriber goes, and the same id again replaces.
+		// Only this subscriber is removed. A repeated id replaces the trigger.
 		p.send(`{"type":"unregistertrigger","id":"t1"}`)
 		p.trigger("t3", "subscribe", "a", `{"topic":"news"}`, "")
 		p.fence()

@@ -18,7 +18,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// fake is a source with nothing in it but what the test puts there.
+// fake is a source that holds only what a test adds.
 type fake struct {
 	registry Registry
 	metrics  []Metric
@@ -57,7 +57,7 @@ func TestCheckAddr(t *testing.T) {
 	}
 }
 
-func TestOtherSitesAreRefused(t *testing.T) {
+func TestOtherSitesAreRejected(t *testing.T) {
 	h := new(fake).handler(t.Context())
 	for _, test := range []struct {
 		name, path, host string
@@ -129,7 +129,7 @@ func get(t *testing.T, h http.Handler, method, path string) *httptest.ResponseRe
 	return w
 }
 
-func TestNothingCanBeChanged(t *testing.T) {
+func TestConsoleIsReadOnly(t *testing.T) {
 	h := new(fake).handler(t.Context())
 	for _, path := range []string{"/", "/api/registry", "/api/logs", "/api/events"} {
 		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
@@ -140,7 +140,7 @@ func TestNothingCanBeChanged(t *testing.T) {
 	}
 }
 
-// The page needs nothing from elsewhere, and its policy forbids it.
+// The page loads nothing from elsewhere, and its policy forbids it.
 func TestPage(t *testing.T) {
 	w := get(t, new(fake).handler(t.Context()), "GET", "/")
 	body := w.Body.String()
@@ -239,7 +239,7 @@ func TestPreview(t *testing.T) {
 	}
 }
 
-func TestUnknownThings(t *testing.T) {
+func TestUnknownIDsAreNotFound(t *testing.T) {
 	h := new(fake).handler(t.Context())
 	for _, path := range []string{"/api/invocations/1", "/api/invocations/x", "/api/traces/x", "/api/function?id=g", "/api", "/favicon.ico"} {
 		if w := get(t, h, "GET", path); w.Code != http.StatusNotFound {
@@ -253,7 +253,7 @@ func TestUnknownThings(t *testing.T) {
 	}
 }
 
-// pipe is a response that a test reads while it is written.
+// pipe is a response that a test reads while the handler writes it.
 type pipe struct {
 	header http.Header
 	chunks chan string
@@ -269,8 +269,8 @@ func (p *pipe) Write(b []byte) (int, error) {
 }
 func (p *pipe) Flush() {}
 
-// An event stream tells what is new, and nothing twice; it ends with its reader and
-// with the engine.
+// An event stream announces every change once. It ends with its reader and with the
+// engine.
 func TestEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, recorder := new(fake), NewRecorder(DefaultLimit)
@@ -334,7 +334,7 @@ func TestEvents(t *testing.T) {
 	})
 }
 
-func TestEventsAreForSoManyPages(t *testing.T) {
+func TestEventStreamsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engine, end := context.WithCancel(t.Context())
 		h := new(fake).handler(engine)
@@ -347,7 +347,7 @@ func TestEventsAreForSoManyPages(t *testing.T) {
 		}
 		synctest.Wait()
 		if w := get(t, h, "GET", "/api/events"); w.Code != http.StatusServiceUnavailable {
-			t.Errorf("one page more: %d", w.Code)
+			t.Errorf("one more page: %d", w.Code)
 		}
 		end()
 		for range maxViewers {

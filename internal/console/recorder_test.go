@@ -53,8 +53,9 @@ func TestRecorderKeepsTheNewest(t *testing.T) {
 	}
 }
 
-// A page gets every change in the end, so that none shows as running what has ended.
-func TestRecorderTellsAllChanges(t *testing.T) {
+// A page eventually receives every change, so it does not show a completed invocation
+// as running.
+func TestRecorderReportsEveryChange(t *testing.T) {
 	r := NewRecorder(DefaultLimit)
 	var calls []*Invocation
 	for n := range 50 {
@@ -90,7 +91,7 @@ func TestRecorderBoundsPayloads(t *testing.T) {
 	if list, _ := r.since(0, maxInvocations); len(list) != fit {
 		t.Errorf("%d of %d payloads are kept", len(list), fit)
 	}
-	// Results count, too, and those of invocations that have been dropped do not.
+	// Results count, too. Results of dropped invocations do not.
 	first, _ := r.since(0, maxInvocations)
 	old := r.users.find(first[0].seq)
 	for range fit {
@@ -108,7 +109,7 @@ func TestRecorderBoundsPayloads(t *testing.T) {
 	}
 }
 
-func TestRecorderOfNobody(t *testing.T) {
+func TestNilRecorderRecordsNothing(t *testing.T) {
 	var r *Recorder
 	r.End(r.Begin(Call{}), nil, "", "")
 	NewRecorder(DefaultLimit).End(nil, nil, "", "")
@@ -170,8 +171,8 @@ func TestActivity(t *testing.T) {
 	})
 }
 
-// Each duration is in the step that ends behind it, and the steps are no wider than a
-// quarter of what they begin with.
+// Each duration lies below the end of its bucket, and a bucket is at most a quarter as
+// wide as its lower end.
 func TestLatencySteps(t *testing.T) {
 	for d := time.Duration(0); d < 100*time.Second; d += d/7 + time.Microsecond {
 		step := stepOf(d)

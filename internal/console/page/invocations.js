@@ -1,4 +1,4 @@
-// Invocations, as they happen.
+// Live invocations.
 
 const maxRows = 300;
 
