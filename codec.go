@@ -243,12 +243,6 @@ var buffers = sync.Pool{New: func() any {
 
 func newBuffer() *buffer { return buffers.Get().(*buffer) }
 
-func bufferOf(text []byte) *buffer {
-	b := newBuffer()
-	b.Write(text)
-	return b
-}
-
 func (b *buffer) free() {
 	if b != nil && b.poolable() {
 		b.Reset()

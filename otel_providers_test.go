@@ -415,8 +415,8 @@ func TestSamplerOfTheProgramDecides(t *testing.T) {
 // mapProvider is a tracer provider that cannot be compared, and cannot be flushed.
 type mapProvider struct {
 	embedded.TracerProvider
-	tracers map[string]trace.Tracer
-	sdk     *sdktrace.TracerProvider
+	_   [0]func() // not comparable
+	sdk *sdktrace.TracerProvider
 }
 
 func (p mapProvider) Tracer(name string, opts ...trace.TracerOption) trace.Tracer {

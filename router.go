@@ -147,11 +147,11 @@ func routerPaths(base string, depth int) (paths []string, err error) {
 	case depth == 0:
 		depth = 6
 	case depth < 0:
-		return nil, fmt.Errorf("Depth %d is negative", depth)
+		return nil, fmt.Errorf("depth %d is negative", depth)
 	}
 	const most = 25 // parameters in a path
 	if depth > most {
-		return nil, fmt.Errorf("Depth %d is above %d, the number of parameters that the engine's router allows", depth, most)
+		return nil, fmt.Errorf("depth %d is above %d, the number of parameters that the engine's router allows", depth, most)
 	}
 	if base != "" {
 		paths = append(paths, base)
@@ -174,7 +174,7 @@ func routerMethods(given []string) (methods, implied []string, err error) {
 	for _, method := range given {
 		method = strings.ToUpper(method)
 		if strings.TrimSpace(method) == "" {
-			return nil, nil, errors.New("Methods contains a blank method")
+			return nil, nil, errors.New("blank method in Methods")
 		}
 		if _, err := routePath(method, "/"); err != nil {
 			return nil, nil, err

@@ -43,9 +43,7 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.Trim(r.URL.Path, "/") != "" || !e.taken.CompareAndSwap(false, true) {
 		return // telemetry
 	}
-	if err := e.talk(conn); err != nil {
-		e.end(err)
-	}
+	e.end(e.talk(conn))
 }
 
 func (e *engine) end(err error) {
@@ -61,7 +59,7 @@ func (e *engine) send(conn *websocket.Conn, message []byte) error {
 	return conn.WriteMessage(websocket.TextMessage, message)
 }
 
-// talk reads the worker's messages until it leaves.
+// talk reads the worker's messages until it leaves, and returns why it left.
 func (e *engine) talk(conn *websocket.Conn) error {
 	if err := e.send(conn, []byte(`{"type":"workerregistered","worker_id":"00000000-0000-4000-8000-000000000001"}`)); err != nil {
 		return err

@@ -57,11 +57,11 @@ func TestParseRejectsWhatTheEngineCannotRead(t *testing.T) {
 // Only the last value of a repeated key counts.
 func TestRepeatedKeysBeforeAllRules(t *testing.T) {
 	deep := strings.Repeat("[", 500) + strings.Repeat("]", 500)
-	f, err := Parse([]byte(`{"input.a": ` + deep + `, "$bogus": 1, "$or": [], "$or": [{}], "input.a": {"$eq": 5, "$eq": 6}, "$bogus": 2, "$bogus": 3}`))
+	_, err := Parse([]byte(`{"input.a": ` + deep + `, "$bogus": 1, "$or": [], "$or": [{}], "input.a": {"$eq": 5, "$eq": 6}, "$bogus": 2, "$bogus": 3}`))
 	if want := "INVALID_FILTER: unknown operator `$bogus` (a filter holds paths, `$and`, `$or` and `$not`)"; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
-	f, err = Parse([]byte(`{"input.a": ` + deep + `, "$or": [], "$or": [{}], "input.a": {"$eq": 5, "$eq": 6}}`))
+	f, err := Parse([]byte(`{"input.a": ` + deep + `, "$or": [], "$or": [{}], "input.a": {"$eq": 5, "$eq": 6}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
