@@ -311,7 +311,7 @@ func (c *Client) wait(ctx context.Context, r *request) (sent bool, err error) {
 // there was a connection.
 type unsentError struct{ cause error }
 
-func (e unsentError) Error() string   { return "not sent: " + trimmed(e.cause).Error() }
+func (e unsentError) Error() string   { return "not sent: " + e.cause.Error() }
 func (e unsentError) Unwrap() []error { return []error{ErrNotConnected, e.cause} }
 
 // notSent is the error of a call that waited for a connection in vain.
@@ -321,9 +321,9 @@ func (c *Client) notSent(cause error) error {
 	c.mu.Unlock()
 	switch {
 	case never:
-		return fmt.Errorf("%w, since neither Connect nor Run was called: %w", ErrNotConnected, trimmed(cause))
+		return fmt.Errorf("%w, since neither Connect nor Run was called: %w", ErrNotConnected, cause)
 	case connected: // the engine does not read
 		return unsentError{cause}
 	}
-	return fmt.Errorf("%w: %w", ErrNotConnected, trimmed(cause))
+	return fmt.Errorf("%w: %w", ErrNotConnected, cause)
 }

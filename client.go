@@ -693,7 +693,7 @@ func (c *Client) ReadyHandler() http.Handler {
 			Reasons []string `json:"reasons"`
 		}{len(state.reasons) == 0, append([]string{}, state.standby...), []string{}}
 		for _, reason := range state.reasons {
-			answer.Reasons = append(answer.Reasons, trimmed(reason).Error())
+			answer.Reasons = append(answer.Reasons, unprefixed(reason))
 		}
 		strict, _ := strconv.ParseBool(strings.TrimSpace(r.URL.Query().Get("strict")))
 		probe(w, r, answer.Ready || !strict && !state.blocked, answer)
@@ -712,7 +712,7 @@ func (c *Client) LiveHandler() http.Handler {
 		}{Live: true}
 		select {
 		case <-c.done:
-			answer.Live, answer.Reason = false, trimmed(c.endError()).Error()
+			answer.Live, answer.Reason = false, unprefixed(c.endError())
 		default:
 		}
 		probe(w, r, answer.Live, answer)
@@ -746,11 +746,13 @@ type readiness struct {
 	blocked bool     // there is a reason other than these
 }
 
-func (r *readiness) add(reason error) { r.reasons, r.blocked = append(r.reasons, reason), true }
+func (r *readiness) add(reason error) {
+	r.reasons, r.blocked = append(r.reasons, public(reason)), true
+}
 
 // hold adds a reason that ends when another worker ends.
 func (r *readiness) hold(functionID string, reason error) {
-	r.reasons = append(r.reasons, reason)
+	r.reasons = append(r.reasons, public(reason))
 	for _, id := range r.standby {
 		if id == functionID {
 			return
@@ -772,12 +774,12 @@ func (c *Client) readiness() *readiness {
 		state.add(c.endError())
 		return state
 	case draining:
-		state.add(fmt.Errorf("iii: not ready: %w", trimmed(ErrDraining)))
+		state.add(fmt.Errorf("not ready: %w", ErrDraining))
 	}
 	switch {
 	case connected:
 	case cause != nil:
-		state.add(fmt.Errorf("%w: %w", ErrNotConnected, trimmed(cause)))
+		state.add(fmt.Errorf("%w: %w", ErrNotConnected, cause))
 	default:
 		state.add(ErrNotConnected)
 	}
@@ -801,27 +803,27 @@ func (r *registry) addReasons(state *readiness, connected bool) {
 		case refusal != nil:
 			state.add(refusal)
 		case connected && f.standing != accepted:
-			state.add(fmt.Errorf("iii: function %q: the engine has not answered the registration yet", f.id))
+			state.add(fmt.Errorf("function %q: the engine has not answered the registration yet", f.id))
 		}
 	}
 	for _, t := range r.triggers {
 		if o := t.observer; o != nil {
 			if o.state == ObserverStateError {
-				state.add(fmt.Errorf("iii: observer %q with target %s: %w", t.id, t.functionID, trimmed(o.reason)))
+				state.add(fmt.Errorf("observer %q with target %s: %w", t.id, t.functionID, o.reason))
 			}
 			continue
 		}
 		refusal, f := t.refused.Load(), r.target(t)
 		switch {
 		case refusal != nil && t.contested:
-			state.hold(t.functionID, fmt.Errorf("iii: trigger %q of %s: another worker holds its route or id: %w", t.id, t.functionID, trimmed(refusal)))
+			state.hold(t.functionID, fmt.Errorf("trigger %q of %s: another worker holds its route or id: %w", t.id, t.functionID, refusal))
 		case refusal != nil:
-			state.add(fmt.Errorf("iii: trigger %q of %s: %w", t.id, t.functionID, trimmed(refusal)))
+			state.add(fmt.Errorf("trigger %q of %s: %w", t.id, t.functionID, refusal))
 		case !connected:
 		case !t.sent && f != nil && (f.refused.Load() != nil && f.refused.Load().OwnerWorkerID != "" || f.standing == accepted):
-			state.hold(t.functionID, fmt.Errorf("iii: trigger %q of %s waits for the previous owner of the function to leave", t.id, t.functionID))
+			state.hold(t.functionID, fmt.Errorf("trigger %q of %s waits for the previous owner of the function to leave", t.id, t.functionID))
 		case !t.sent || t.standing != accepted:
-			state.add(fmt.Errorf("iii: trigger %q of %s: the engine has not answered the registration yet", t.id, t.functionID))
+			state.add(fmt.Errorf("trigger %q of %s: the engine has not answered the registration yet", t.id, t.functionID))
 		}
 	}
 }

@@ -477,7 +477,7 @@ func handlerError(err error) error {
 	if errors.As(err, &e) && e != nil {
 		switch e.Code {
 		case CodeWorkerDraining, CodeOverloaded, CodeHandlerTimeout, CodeResultTooLarge, CodePayloadTooLarge:
-			return &Error{Code: CodeInvocationFailed, Message: trimmed(err).Error(), Stacktrace: e.Stacktrace}
+			return &Error{Code: CodeInvocationFailed, Message: strings.TrimPrefix(err.Error(), "iii: "), Stacktrace: e.Stacktrace}
 		}
 	}
 	return err

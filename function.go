@@ -360,7 +360,7 @@ func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out,
 	}
 	types := functionSchemas{reflect.TypeFor[In](), reflect.TypeFor[Out]()}
 	if err := types.check(); err != nil {
-		return nil, fmt.Errorf("iii: function %q: %w", id, err)
+		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
 	return c.register(id, typedHandler(h), nil, types, opts)
 }
@@ -373,7 +373,7 @@ func HandleEvent[In any](c *Client, id string, h func(context.Context, In) error
 	}
 	types := functionSchemas{in: reflect.TypeFor[In]()}
 	if err := types.check(); err != nil {
-		return nil, fmt.Errorf("iii: function %q: %w", id, err)
+		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
 	handler := typedHandler(func(ctx context.Context, in In) (json.RawMessage, error) { return nil, h(ctx, in) })
 	return c.register(id, handler, nil, types, opts)
@@ -411,7 +411,7 @@ func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...
 		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig: method %q is none of GET, POST, PUT, PATCH, DELETE", id, cfg.Method)
 	}
 	if err := checkHTTPAuth(cfg.Auth); err != nil {
-		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig: %w", id, err)
+		return nil, public(fmt.Errorf("function %q: HTTPInvocationConfig: %w", id, err))
 	}
 	notInvokable := func(context.Context, json.RawMessage) (any, error) {
 		return nil, &Error{Code: CodeFunctionNotInvokable, Message: "the function is called over HTTP and has no handler here"}
@@ -473,7 +473,7 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 		return nil, nil, errors.New("iii: blank function id")
 	}
 	fail := func(err error) (*Function, *functionConfig, error) {
-		return nil, nil, fmt.Errorf("iii: function %q: %w", id, trimmed(err))
+		return nil, nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
 	cfg := &functionConfig{}
 	if err := applyOptions(cfg, opts, callOption); err != nil {

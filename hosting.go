@@ -971,7 +971,7 @@ func rejectionOf(err error) *ErrorBody {
 	code, message, stack := errorParts(err)
 	var e *Error
 	if !errors.As(err, &e) || e.InvocationID != "" || e.Code == "" { // of a call that the hook has made, or without a code
-		return &ErrorBody{Code: CodeObserveRejected, Message: trimmed(err).Error()}
+		return &ErrorBody{Code: CodeObserveRejected, Message: strings.TrimPrefix(err.Error(), "iii: ")}
 	}
 	return &ErrorBody{Code: code, Message: message, Stacktrace: stack}
 }

@@ -171,7 +171,7 @@ const maxIdentities = 16
 // dropped reports Sends that were held for a connection whose engine cannot be sent them.
 func (c *Client) dropped(n int, err error) {
 	c.log.Warn("iii: messages cannot be sent to this engine", "count", n, "error", err)
-	c.reportError(fmt.Errorf("iii: %d messages of Send were dropped: %w", n, err))
+	c.reportError(public(fmt.Errorf("%d messages of Send were dropped: %w", n, err)))
 }
 
 // reattachments are what a link says first: which connections it takes the place

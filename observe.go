@@ -161,7 +161,7 @@ type Observer struct {
 // this worker that the engine refuses ([Function.Err]), the observer is pending.
 func (c *Client) Observe(source Source, target string, opts ...ObserveOption) (*Observer, error) {
 	fail := func(err error) (*Observer, error) {
-		return nil, fmt.Errorf("iii: observe %s: %w", source.FunctionID, trimmed(err))
+		return nil, public(fmt.Errorf("observe %s: %w", source.FunctionID, err))
 	}
 	if strings.TrimSpace(source.FunctionID) == "" {
 		return nil, errors.New("iii: observe: blank function id of the source")
@@ -340,7 +340,7 @@ func (o *Observer) Ready(ctx context.Context) error {
 		case err != nil:
 			return err
 		case state == ObserverStateDisposed:
-			return fmt.Errorf("iii: observer %q is disposed: %w", o.ID(), trimmed(ErrClosed))
+			return public(fmt.Errorf("observer %q is disposed: %w", o.ID(), ErrClosed))
 		}
 		select {
 		case <-changed:

@@ -178,7 +178,7 @@ func (s *SharedEngineConnection) flushAfter(ctx context.Context, dropped int) er
 		return nil
 	}
 	if err := s.flush(ctx, dropped); err != nil {
-		return fmt.Errorf("iii: telemetry flush: %w", err)
+		return public(fmt.Errorf("telemetry flush: %w", err))
 	}
 	return nil
 }
@@ -331,7 +331,7 @@ func (s *SharedEngineConnection) closedError() error {
 	if s.reason == nil || errors.Is(s.reason, ErrConnectionClosed) {
 		return ErrConnectionClosed
 	}
-	return fmt.Errorf("%w: %w", ErrConnectionClosed, trimmed(s.reason))
+	return public(fmt.Errorf("%w: %w", ErrConnectionClosed, s.reason))
 }
 
 // awaitCallbacks gives user callbacks a moment to return.

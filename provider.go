@@ -112,7 +112,7 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 	if b.condition != "" {
 		var verdict json.RawMessage
 		if err := b.client.Call(ctx, b.condition, raw, &verdict, opts...); err != nil {
-			return nil, fmt.Errorf("iii: condition of trigger %s: %w", b.ID, err)
+			return nil, public(fmt.Errorf("condition of trigger %s: %w", b.ID, err))
 		}
 		if string(bytes.TrimSpace(verdict)) == "false" {
 			return nil, nil
@@ -159,7 +159,7 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 // type again if no worker provides it any more. It stops asking, until the next connection, if
 // access control forbids engine::triggers::info.
 func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
-	fail := func(err error) error { return fmt.Errorf("iii: trigger type %q: %w", t.ID, err) }
+	fail := func(err error) error { return public(fmt.Errorf("trigger type %q: %w", t.ID, err)) }
 	switch {
 	case strings.TrimSpace(t.ID) == "":
 		return errors.New("iii: blank trigger type id")
@@ -228,7 +228,7 @@ func (c *Client) addTypeFunction(t *providedType) error {
 		return err
 	}
 	if err := c.registry.addFunction(f); err != nil {
-		return trimmed(err)
+		return err
 	}
 	t.function = f
 	return nil

@@ -956,7 +956,7 @@ func (r *registry) heldError(t *Trigger) error {
 		return nil
 	}
 	if f := r.target(t); f != nil && f.refused.Load() != nil {
-		return fmt.Errorf("iii: trigger %q waits for its function: %w", t.id, trimmed(f.refused.Load()))
+		return public(fmt.Errorf("trigger %q waits for its function: %w", t.id, f.refused.Load()))
 	}
 	return nil
 }
