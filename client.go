@@ -29,20 +29,20 @@ const Version = "0.1.0"
 // from handlers, except that a handler must not wait for [Client.Shutdown], which waits
 // for handlers.
 type Client struct {
-	cfg      *config
-	name     string
-	named    bool   // by the program or its environment
-	free     func() // gives the name back
-	log      *slog.Logger
-	out      *outbox
-	registry *registry
-	dispatch *dispatcher
-	hosts    *hosting
-	reports  *reports
-	bindings *bindings
-	notify   *notifier
-	tracing  *tracing        // nil without telemetry
-	metrics  *handlerMetrics // nil without telemetry of metrics
+	cfg       *config
+	name      string
+	named     bool   // by the program or its environment
+	free      func() // gives the name back
+	log       *slog.Logger
+	out       *sendQueue
+	registry  *registry
+	dispatch  *dispatcher
+	hosts     *hosting
+	reports   *reports
+	providers *providers
+	callbacks *callbackQueue
+	tracing   *tracing        // nil without telemetry
+	metrics   *handlerMetrics // nil without telemetry of metrics
 
 	unnamedOnce sync.Once // for the warning about subscribers of a worker without a name
 
@@ -85,14 +85,14 @@ func New(address string, opts ...Option) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		cfg:      cfg,
-		log:      cfg.logger,
-		out:      newOutbox(cfg.bufferMessages, cfg.bufferBytes, cfg.sendPolicy),
-		notify:   &notifier{log: func() *slog.Logger { return cfg.logger }},
-		stopping: make(chan struct{}),
-		done:     make(chan struct{}),
-		ready:    make(chan struct{}),
-		state:    ConnectionStateDisconnected,
+		cfg:       cfg,
+		log:       cfg.logger,
+		out:       newSendQueue(cfg.bufferMessages, cfg.bufferBytes, cfg.sendPolicy),
+		callbacks: &callbackQueue{log: func() *slog.Logger { return cfg.logger }},
+		stopping:  make(chan struct{}),
+		done:      make(chan struct{}),
+		ready:     make(chan struct{}),
+		state:     ConnectionStateDisconnected,
 	}
 	c.name, c.free = workerName(cfg.name)
 	c.named = cfg.name != "" || strings.TrimSpace(os.Getenv("III_WORKER_NAME")) != ""
@@ -101,7 +101,7 @@ func New(address string, opts ...Option) (*Client, error) {
 	c.reports = newReports(c)
 	c.dispatch = &dispatcher{limit: cfg.maxConcurrency, run: c.execute}
 	c.handlers, c.cancelHandlers = context.WithCancel(context.Background())
-	c.bindings = newBindings(c)
+	c.providers = newProviders(c)
 	c.startTelemetry()
 	c.dispatch.timed = c.metrics != nil
 	return c, nil
@@ -236,7 +236,7 @@ func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended 
 	}
 	close(ended)
 	if err != nil {
-		c.finish(err)
+		c.terminate(err)
 	}
 }
 
@@ -313,7 +313,7 @@ func (c *Client) warnOnce(err error) {
 	c.warned = true
 	c.mu.Unlock()
 	if !skip {
-		c.notify.post(func() {
+		c.callbacks.post(func() {
 			warnByDefault("iii: not connected; the client keeps trying, and logs more with WithLogger", err)
 		})
 	}
@@ -386,11 +386,11 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 		if running := c.dispatch.describeRunning(); running != "" {
 			err = fmt.Errorf("%w; handlers still running: %s", err, running)
 		}
-		c.finish(nil)
+		c.terminate(nil)
 		return public(err), nil
 	}
-	c.registry.withdraw(ErrClosed)
-	for _, in := range c.dispatch.withdraw() {
+	c.registry.unregisterAll(ErrClosed)
+	for _, in := range c.dispatch.takeWaiting() {
 		c.turnAway(in, CodeWorkerDraining, "the worker is shutting down")
 	}
 	if err = c.dispatch.waitQuiet(ctx); err != nil {
@@ -406,7 +406,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	if err == nil && connecting {
 		err = c.out.flush(ctx)
 	}
-	c.registry.leave()
+	c.registry.unregisterFunctions()
 	if ctx.Err() == nil {
 		limit := telemetryAwayTimeout
 		if !c.out.attached() { // an engine that is away costs awayTimeout in all
@@ -418,7 +418,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 			l.Close(ctx)
 		}
 	}
-	c.finish(nil)
+	c.terminate(nil)
 	if err != nil {
 		err = public(fmt.Errorf("shutdown: %w", err))
 	}
@@ -444,7 +444,7 @@ func (c *Client) flushReports(ctx context.Context) error {
 // when the client's goroutines have ended; handlers that ignore their context
 // are left behind after a moment. It may be called again, and always returns nil.
 func (c *Client) Close() error {
-	c.finish(nil)
+	c.terminate(nil)
 	return nil
 }
 
@@ -452,8 +452,8 @@ func (c *Client) Close() error {
 // has ended. It may have been called by one of them.
 const handlerGrace = 40 * time.Millisecond
 
-// finish ends the client, once; reason is nil for an orderly end.
-func (c *Client) finish(reason error) {
+// terminate ends the client, once; reason is nil for an orderly end.
+func (c *Client) terminate(reason error) {
 	c.mu.Lock()
 	if c.ended {
 		c.mu.Unlock()
@@ -469,7 +469,7 @@ func (c *Client) finish(reason error) {
 	stop, supervised := c.stop, c.supervised
 	c.mu.Unlock()
 
-	c.registry.withdraw(ErrClosed)
+	c.registry.unregisterAll(ErrClosed)
 	c.cancelHandlers()
 	c.channels.close()
 	if stop != nil {
@@ -482,7 +482,7 @@ func (c *Client) finish(reason error) {
 	if reason != nil {
 		ended = fmt.Errorf("%w: %w", ErrClosed, reason)
 	}
-	if dropped := c.out.end(ended); dropped > 0 {
+	if dropped := c.out.close(ended); dropped > 0 {
 		c.log.Warn("iii: messages were never sent", "count", dropped)
 	}
 	if reason == nil {
@@ -497,9 +497,9 @@ func (c *Client) finish(reason error) {
 
 // awaitCallbacks gives user code a moment to return.
 func (c *Client) awaitCallbacks() {
-	abandonLocal(c.dispatch.withdraw(), fmt.Errorf("%w: %w", ErrNotConnected, ErrClosed))
+	abandonLocal(c.dispatch.takeWaiting(), fmt.Errorf("%w: %w", ErrNotConnected, ErrClosed))
 	c.reports.close()
-	handlers, providers, callbacks, hooks := c.dispatch.close(), c.bindings.close(), c.notify.wait(), c.hosts.close()
+	handlers, providers, callbacks, hooks := c.dispatch.close(), c.providers.close(), c.callbacks.idle(), c.hosts.close()
 	timer := time.NewTimer(handlerGrace)
 	defer timer.Stop()
 	for handlers != nil || providers != nil || callbacks != nil || hooks != nil {
@@ -582,7 +582,7 @@ func (c *Client) changeState(s ConnectionState, err error) {
 // notifyListener queues a call of the state listener; c.mu is held, for the order.
 func (c *Client) notifyListener(s ConnectionState, err error) {
 	if c.cfg.listener != nil {
-		c.notify.post(func() { c.cfg.listener(s, err) })
+		c.callbacks.post(func() { c.cfg.listener(s, err) })
 	}
 }
 
@@ -828,9 +828,9 @@ func (r *registry) addReasons(state *readiness, connected bool) {
 	}
 }
 
-// notifier runs the user's callbacks sequentially and in order, without holding
+// callbackQueue runs the user's callbacks sequentially and in order, without holding
 // a lock. Its goroutine exists only while there are callbacks to run.
-type notifier struct {
+type callbackQueue struct {
 	log func() *slog.Logger
 
 	mu      sync.Mutex
@@ -844,7 +844,7 @@ type notifier struct {
 // because the engine can cause any number of them.
 const maxCallbacks = 10_000
 
-func (n *notifier) post(f func()) {
+func (n *callbackQueue) post(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.queue.Len() >= maxCallbacks {
@@ -858,7 +858,7 @@ func (n *notifier) post(f func()) {
 	}
 }
 
-func (n *notifier) run() {
+func (n *callbackQueue) run() {
 	for {
 		n.mu.Lock()
 		if n.queue.Len() == 0 {
@@ -878,7 +878,7 @@ func (n *notifier) run() {
 	}
 }
 
-func (n *notifier) call(f func()) {
+func (n *callbackQueue) call(f func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			n.log().Error("iii: callback panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
@@ -887,8 +887,8 @@ func (n *notifier) call(f func()) {
 	f()
 }
 
-// wait returns a channel that is closed when no callback is running or waiting.
-func (n *notifier) wait() <-chan struct{} {
+// idle returns a channel that is closed when no callback is running or waiting.
+func (n *callbackQueue) idle() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	quiet := n.quiet.Wait()

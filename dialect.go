@@ -345,14 +345,14 @@ func (d triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) 
 		if err := json.Unmarshal(b, &m); err != nil {
 			return true, err
 		}
-		c.bindings.register(l, m.TriggerNamespace, TriggerBinding{ID: m.ID, TriggerType: m.TriggerType, FunctionID: m.FunctionID,
+		c.providers.register(l, m.TriggerNamespace, TriggerBinding{ID: m.ID, TriggerType: m.TriggerType, FunctionID: m.FunctionID,
 			Namespace: m.Namespace, Config: json.RawMessage(m.Config), Metadata: json.RawMessage(m.Metadata)})
 	case messageUnregisterTrigger:
 		var m UnregisterTriggerMessage
 		if err := json.Unmarshal(b, &m); err != nil {
 			return true, err
 		}
-		c.bindings.unregister(m.ID)
+		c.providers.unregister(m.ID)
 	case messageRejected:
 		var m RegistrationRejectedMessage
 		if err := json.Unmarshal(b, &m); err != nil {

@@ -555,8 +555,8 @@ func (h *hosting) announce(l *link, f *Function, v *observerView, revision uint6
 	}
 }
 
-// withdraw removes an observer that the engine no longer has.
-func (h *hosting) withdraw(l *link, f *Function, id string, revision uint64) {
+// removeObserver removes an observer that the engine no longer has.
+func (h *hosting) removeObserver(l *link, f *Function, id string, revision uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := &f.observers
@@ -754,7 +754,7 @@ func (h *hosting) reject(o *heldObserver, body *ErrorBody) {
 func (h *hosting) ack(o *heldObserver, body *ErrorBody) {
 	l := o.link
 	s := &o.of.observers
-	if h.client.out.urgent(l, h.client.item(l.dialect().observerAck(o.of.id, s.namespace, o.id, o.revision, body))) && body == nil {
+	if h.client.out.pushNoWait(l, h.client.item(l.dialect().observerAck(o.of.id, s.namespace, o.id, o.revision, body))) && body == nil {
 		o.acked = l
 	}
 }
@@ -839,7 +839,7 @@ func (h *hosting) run(ctx context.Context, t *hookTask) {
 	defer func() {
 		t.cancel()
 		if ended { // by the hook
-			h.finish(t, &ErrorBody{Code: CodeObserveRejected, Message: "the hook ended its goroutine"})
+			h.completeTask(t, &ErrorBody{Code: CodeObserveRejected, Message: "the hook ended its goroutine"})
 		}
 	}()
 	var body *ErrorBody
@@ -849,7 +849,7 @@ func (h *hosting) run(ctx context.Context, t *hookTask) {
 		body = h.runAdded(context.WithValue(ctx, addingKey{}, t.o), t)
 	}
 	ended = false
-	h.finish(t, body)
+	h.completeTask(t, body)
 }
 
 func (h *hosting) runAdded(ctx context.Context, t *hookTask) *ErrorBody {
@@ -932,12 +932,12 @@ func (h *hosting) expire(t *hookTask) {
 	message := fmt.Sprintf("the added hook for observer %s did not finish within %v", t.o.id, hookTimeout)
 	h.client.log.LogAttrs(h.client.handlers, slog.LevelWarn, "iii: observer hook takes too long", slog.String("function", t.o.of.id),
 		slog.String("observer", t.o.id), slog.Duration("limit", hookTimeout))
-	h.finish(t, &ErrorBody{Code: CodeOwnerTimeout, Message: message})
+	h.completeTask(t, &ErrorBody{Code: CodeOwnerTimeout, Message: message})
 	t.cancel()
 }
 
-// finish settles the outcome of a task and lets the next one of its function begin.
-func (h *hosting) finish(t *hookTask, body *ErrorBody) {
+// completeTask settles the outcome of a task and lets the next one of its function begin.
+func (h *hosting) completeTask(t *hookTask, body *ErrorBody) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if t.over {
@@ -1194,20 +1194,20 @@ func (h *hosting) keyed(f *Function, set *activeSet, keys []string) (found []*he
 
 // keysOf asks the program for the keys of a call.
 func (h *hosting) keysOf(f *Function, call *ObservedCall) (keys []string) {
-	defer h.forgive(f, &keys)
+	defer h.recoverMatch(f, &keys)
 	return f.hooks.Keys.Call(call)
 }
 
 // match asks the program whether a call is meant for an observer.
 func (h *hosting) match(f *Function, o *FunctionObserver, call *ObservedCall) (matches bool) {
 	var none []string
-	defer h.forgive(f, &none)
+	defer h.recoverMatch(f, &none)
 	return f.hooks.Match(o, call)
 }
 
-// forgive recovers what a match hook panics with, which matches nobody. It is logged once for
+// recoverMatch recovers what a match hook panics with, which matches nobody. It is logged once for
 // each function.
-func (h *hosting) forgive(f *Function, keys *[]string) {
+func (h *hosting) recoverMatch(f *Function, keys *[]string) {
 	p := recover()
 	if p == nil {
 		return

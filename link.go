@@ -21,7 +21,7 @@ import (
 // registerTimeout bounds the engine's answers while a link begins.
 const registerTimeout = 10 * time.Second
 
-// link is one connection to the engine. It is attached to the outbox once, dies
+// link is one connection to the engine. It is attached to the send queue once, dies
 // once, and is not used again.
 type link struct {
 	*wsconn.Conn
@@ -40,7 +40,7 @@ type link struct {
 
 	batch []item // of the writer
 
-	// Guarded by the lock of the outbox.
+	// Guarded by the lock of the send queue.
 	fences         []fence
 	sendsTaken     uint64 // Sends handed to the writer
 	sendsConfirmed uint64 // of these, those that the engine has read
@@ -142,11 +142,11 @@ func (l *link) isApplied() bool { return signal.IsClosed(l.applied) }
 // wasReady says that the engine had accepted the registrations.
 func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
 	c.out.attach(l, c.registry.firstFence())
-	c.out.urgent(l, c.reattachments()...)
+	c.out.pushNoWait(l, c.reattachments()...)
 	l.start(ctx)
 	wasReady = c.maintain(l)
 	err = l.Wait()
-	c.registry.end(l)
+	c.registry.detach(l)
 	c.reports.detach(l)
 	if n := c.out.detach(l, err); n > 0 {
 		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", err)
@@ -199,16 +199,16 @@ func (c *Client) registerWorker(l *link) {
 	}
 	seal(b, l.dialect(), &inv)
 	if l.nameFirst {
-		c.out.urgent(l, item{buf: b})
+		c.out.pushNoWait(l, item{buf: b})
 		return
 	}
-	c.registry.begin(l, item{buf: b})
+	c.registry.attach(l, item{buf: b})
 }
 
 // workerRegistered continues when the engine has handled this worker's registration.
 func (c *Client) workerRegistered(l *link) {
 	if c.registry.attached() != l {
-		c.registry.begin(l)
+		c.registry.attach(l)
 	}
 	c.registry.settled(l)
 }
@@ -398,7 +398,7 @@ func (c *Client) receive(l *link, b []byte) {
 	case messageResult:
 		c.receiveResult(l, &m)
 	case messagePing:
-		c.out.urgent(l, item{kind: frameJSONPong})
+		c.out.pushNoWait(l, item{kind: frameJSONPong})
 	case messagePong:
 		c.out.pong(l)
 	case messageWorkerRegistered:

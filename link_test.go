@@ -134,13 +134,13 @@ func FuzzReceive(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l := bareLink(c)
 		c.out.attach(l, 1)
-		c.registry.begin(l)
+		c.registry.attach(l)
 		input := bytes.Clone(b)
 		c.receive(l, b)
 		if !bytes.Equal(input, b) {
 			t.Errorf("%q was changed to %q", input, b)
 		}
-		c.registry.end(l)
+		c.registry.detach(l)
 		l.Fail(errors.New("end"))
 		c.out.detach(l, l.Err())
 	})

@@ -86,7 +86,7 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 	if r.wantsResult {
 		in.own.request, r.in = r, in
 	} else {
-		r.finish(nil)
+		r.resolve(nil)
 	}
 	nested := by != nil && r.wantsResult && !by.over.Load()
 	accepted := true
@@ -254,7 +254,7 @@ func (o *localOrigin) reply(b *buffer) {
 		return
 	}
 	o.request.buf = b
-	o.request.finish(nil)
+	o.request.resolve(nil)
 }
 
 func (o *localOrigin) replyNow(b *buffer) { o.reply(b) }
@@ -286,7 +286,7 @@ func abandonLocal(list []*incoming, reason error) {
 	for _, in := range list {
 		if r := in.own.request; r != nil {
 			r.unsent = true
-			r.finish(reason)
+			r.resolve(reason)
 		}
 	}
 }
@@ -437,7 +437,7 @@ func (r *reports) drop(f *Function) {
 		}
 		return it.function == f
 	})
-	r.settle()
+	r.signalIdle()
 }
 
 // discard is drop1 of a report that was counted.
@@ -473,12 +473,12 @@ func (r *reports) detach(l *link) {
 	defer r.mu.Unlock()
 	if r.link == l {
 		r.link = nil
-		r.settle()
+		r.signalIdle()
 	}
 }
 
-// settle tells those who wait that nothing can leave any more.
-func (r *reports) settle() {
+// signalIdle tells those who wait that nothing can leave any more.
+func (r *reports) signalIdle() {
 	if r.idle != nil && (r.link == nil || len(r.flying) == 0 && !slices.ContainsFunc(r.items, r.ready)) {
 		close(r.idle)
 		r.idle = nil
@@ -529,7 +529,7 @@ func (r *reports) flush() {
 		if !expiry.IsZero() {
 			r.wakeAt(expiry)
 		}
-		r.settle()
+		r.signalIdle()
 		r.mu.Unlock()
 		return
 	}
@@ -537,7 +537,7 @@ func (r *reports) flush() {
 	r.mu.Unlock()
 	b := newBuffer()
 	b.Write(l.dialect().appendReports(b.AvailableBuffer(), batch))
-	if !r.client.out.urgent(l, item{buf: b, settled: func(f frameFate) { r.landed(l, f) }}) {
+	if !r.client.out.pushNoWait(l, item{buf: b, settled: func(f frameFate) { r.landed(l, f) }}) {
 		r.landed(l, frameKept)
 	}
 }
@@ -568,7 +568,7 @@ func (r *reports) landed(l *link, fate frameFate) {
 	if !more && len(r.items) > 0 {
 		r.wakeAt(time.Now().Add(reportLinger))
 	}
-	r.settle()
+	r.signalIdle()
 	r.mu.Unlock()
 	if more {
 		r.flush()
@@ -583,7 +583,7 @@ func (r *reports) drain() <-chan struct{} {
 		idle = make(chan struct{})
 		r.idle = idle
 	}
-	r.settle()
+	r.signalIdle()
 	r.mu.Unlock()
 	r.flush()
 	return idle
@@ -601,7 +601,7 @@ func (r *reports) close() {
 		r.discard(it, dropInactive)
 	}
 	r.items, r.link = nil, nil
-	r.settle()
+	r.signalIdle()
 }
 
 // touch notes that a function has been called locally.
@@ -640,7 +640,7 @@ func (r *reports) sendStats(l *link) {
 		slices.SortFunc(calls, func(a, b LocalFunctionStats) int {
 			return slices.Compare([]string{a.FunctionID}, []string{b.FunctionID})
 		})
-		r.client.out.urgent(l, r.client.item(l.dialect().localStats(window, calls, drops)))
+		r.client.out.pushNoWait(l, r.client.item(l.dialect().localStats(window, calls, drops)))
 	}
 }
 

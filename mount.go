@@ -269,18 +269,18 @@ type responseWriter struct {
 	route      string
 	head       bool // the response to a HEAD request has no body
 
-	header   http.Header
-	sent     http.Header // the header as it was at WriteHeader
-	status   int
-	length   int64       // as declared by the handler; -1 if not declared
-	offered  int64       // bytes passed to Write
-	written  int64       // bytes accepted by Write
-	buf      []byte      // buffered bytes; for a HEAD, the beginning of the body
-	begun    bool        // the head has been sent
-	ended    bool        // the stream has been closed
-	beat     *heartbeat  // of a started stream; nil if there is none
-	settle   func() bool // stops watching the invocation of a stream
-	panicked bool
+	header       http.Header
+	sent         http.Header // the header as it was at WriteHeader
+	status       int
+	length       int64       // as declared by the handler; -1 if not declared
+	offered      int64       // bytes passed to Write
+	written      int64       // bytes accepted by Write
+	buf          []byte      // buffered bytes; for a HEAD, the beginning of the body
+	begun        bool        // the head has been sent
+	ended        bool        // the stream has been closed
+	beat         *heartbeat  // of a started stream; nil if there is none
+	stopWatching func() bool // stops watching the invocation of a stream
+	panicked     bool
 
 	mu       sync.Mutex     // deadlines may be set while the handler writes
 	stream   *ChannelWriter // set once the response is streamed
@@ -395,9 +395,9 @@ func (w *responseWriter) notSent(name, why string) {
 		slog.String("route", w.route), slog.String("header", name), slog.String("reason", why))
 }
 
-// settleHeader completes the header for sending, given the beginning of the body, as net/http
+// completeHeader completes the header for sending, given the beginning of the body, as net/http
 // does.
-func (w *responseWriter) settleHeader(body []byte) {
+func (w *responseWriter) completeHeader(body []byte) {
 	trailer := w.sent.Get("Trailer") != ""
 	for name, values := range w.sent {
 		switch {
@@ -517,7 +517,7 @@ func (w *responseWriter) startStream(next []byte) error {
 	}
 	kept := w.buf
 	w.buf = nil
-	w.settleHeader(append(kept[:min(len(kept), sniffLen):min(len(kept), sniffLen)], next[:min(len(next), sniffLen)]...))
+	w.completeHeader(append(kept[:min(len(kept), sniffLen):min(len(kept), sniffLen)], next[:min(len(next), sniffLen)]...))
 	stream := w.openStream()
 	if err := stream.SendMessage(w.ctx, map[string]any{"type": "set_status", "status_code": w.status}); err != nil {
 		return w.broken(err)
@@ -537,7 +537,7 @@ func (w *responseWriter) openStream() *ChannelWriter {
 	stream := newChannelWriter(w.client, *w.ref)
 	stream.onGone(w.cancel)
 	stream.limitStall(w.client.cfg.httpWriteTimeout)
-	w.settle = context.AfterFunc(w.invocation, func() { stream.hurryUp(endedPatience) })
+	w.stopWatching = context.AfterFunc(w.invocation, func() { stream.hurryUp(endedPatience) })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stream = stream
@@ -741,7 +741,7 @@ const (
 // Close frame in time, it sees the connection end instead, which has the same effect.
 func (w *responseWriter) endStream() {
 	w.ended = true
-	defer w.settle()
+	defer w.stopWatching()
 	if w.stream.end.socket() == nil { // Close would open the stream
 		w.stream.end.abort()
 		return
@@ -813,7 +813,7 @@ func (w *responseWriter) finish() (any, error) {
 		_ = w.startStream(nil)
 		return w.finish()
 	}
-	w.settleHeader(w.buf)
+	w.completeHeader(w.buf)
 	if w.head && w.length < 0 && w.written > 0 {
 		w.sent.Set("Content-Length", strconv.FormatInt(w.written, 10))
 	}

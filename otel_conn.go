@@ -37,12 +37,12 @@ func (connectionClosedError) Is(target error) bool { return target == ErrClosed 
 // none is lost while the queue has room. The zero value is not usable; use
 // [NewSharedEngineConnection]. A nil pointer is a connection that is closed. All methods are safe for concurrent use.
 type SharedEngineConnection struct {
-	cfg    *connectionConfig
-	log    atomic.Pointer[slog.Logger] // nil: none
-	queue  telemetryQueue
-	notify *notifier
-	report dropReport
-	losses telemetryLosses
+	cfg       *connectionConfig
+	log       atomic.Pointer[slog.Logger] // nil: none
+	queue     telemetryQueue
+	callbacks *callbackQueue
+	report    dropReport
+	losses    telemetryLosses
 
 	stop      context.CancelFunc
 	drainOnce sync.Once
@@ -102,10 +102,10 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 		state:    ConnectionStateDisconnected,
 	}
 	s.log.Store(cfg.logger)
-	s.notify = &notifier{log: func() *slog.Logger { return cmp.Or(s.logger(), discard) }}
+	s.callbacks = &callbackQueue{log: func() *slog.Logger { return cmp.Or(s.logger(), discard) }}
 	s.queue = telemetryQueue{maxFrames: cfg.maxFrames, maxBytes: cfg.maxBytes, maxOffline: cfg.maxOffline, starting: true, dropped: s.report.note, buffers: otlpjson.NewBuffers()}
 	s.losses.onLoss = s.report.note
-	s.report.send = func() { s.notify.post(s.reportDrops) }
+	s.report.send = func() { s.callbacks.post(s.reportDrops) }
 	return s
 }
 
@@ -185,7 +185,7 @@ func (s *SharedEngineConnection) flushAfter(ctx context.Context, dropped int) er
 
 func (s *SharedEngineConnection) flush(ctx context.Context, dropped int) error {
 	e := flushError{dropped: dropped}
-	if w := s.queue.wait(); w != nil {
+	if w := s.queue.addFlushWaiter(); w != nil {
 		select {
 		case <-w.done:
 		case <-ctx.Done():
@@ -304,7 +304,7 @@ func (s *SharedEngineConnection) run(ctx context.Context) {
 	reason := s.closedError()
 	s.mu.Unlock()
 	s.queue.refuse(reason, false)
-	s.queue.end()
+	s.queue.close()
 	if err != nil {
 		s.setState(ConnectionStateFailed, err)
 		s.reportError(err)
@@ -339,7 +339,7 @@ func (s *SharedEngineConnection) awaitCallbacks() {
 	timer := time.NewTimer(handlerGrace)
 	defer timer.Stop()
 	select {
-	case <-s.notify.wait():
+	case <-s.callbacks.idle():
 	case <-timer.C:
 	}
 }
@@ -444,7 +444,7 @@ func (s *SharedEngineConnection) setState(state ConnectionState, err error) {
 	s.state = state
 	s.changed.Send()
 	if s.cfg.listener != nil {
-		s.notify.post(func() { s.cfg.listener(state, err) })
+		s.callbacks.post(func() { s.cfg.listener(state, err) })
 	}
 }
 
@@ -498,7 +498,7 @@ func (s *SharedEngineConnection) reportError(err error) {
 		log.Error("iii: telemetry", "error", err)
 		return
 	}
-	s.notify.post(func() { otel.Handle(err) })
+	s.callbacks.post(func() { otel.Handle(err) })
 }
 
 func (s *SharedEngineConnection) reportDrops() {

@@ -390,8 +390,8 @@ func (q *telemetryQueue) drain() {
 	q.ending = true
 }
 
-// end drops the remaining frames. The queue must refuse frames and have no link.
-func (q *telemetryQueue) end() {
+// close drops the remaining frames. The queue must refuse frames and have no link.
+func (q *telemetryQueue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for c := range q.waiting {
@@ -421,8 +421,8 @@ func (q *telemetryQueue) confirmed() uint64 {
 	return q.stats.confirmed
 }
 
-// wait returns a waiter for every frame accepted so far, or nil if none is left.
-func (q *telemetryQueue) wait() *flushWaiter {
+// addFlushWaiter returns a waiter for every frame accepted so far, or nil if none is left.
+func (q *telemetryQueue) addFlushWaiter() *flushWaiter {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.oldest() == 0 {

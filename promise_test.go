@@ -1153,12 +1153,12 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// TestCallbacks is about the notifier: in order, bounded, and no panic gets out.
+// TestCallbacks is about the queue of callbacks: in order, bounded, and no panic gets out.
 func TestCallbacks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lockedBuffer
 		logger := slog.New(slog.NewTextHandler(&log, nil))
-		n := &notifier{log: func() *slog.Logger { return logger }}
+		n := &callbackQueue{log: func() *slog.Logger { return logger }}
 		blocked := make(chan struct{})
 		var got []int
 		n.post(func() { <-blocked })
@@ -1169,7 +1169,7 @@ func TestCallbacks(t *testing.T) {
 				}
 			})
 		}
-		quiet := n.wait()
+		quiet := n.idle()
 		select {
 		case <-quiet:
 			t.Error("quiet while a callback runs")
@@ -1177,7 +1177,7 @@ func TestCallbacks(t *testing.T) {
 		}
 		close(blocked)
 		<-quiet
-		<-n.wait()
+		<-n.idle()
 		if len(got) != maxCallbacks && len(got) != maxCallbacks-1 { // the first may have been taken already, or not
 			t.Errorf("%d callbacks, want %d", len(got), maxCallbacks)
 		}

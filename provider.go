@@ -181,7 +181,7 @@ func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 		return fail(err)
 	}
 	provided := &providedType{id: t.ID, namespace: cmp.Or(t.Namespace, c.cfg.namespace, defaultNamespace), spec: spec, provider: p}
-	if c.bindings.has(provided) {
+	if c.providers.has(provided) {
 		return fail(fmt.Errorf("already provided in namespace %q", provided.namespace))
 	}
 	if provided.namespace == cmp.Or(c.cfg.namespace, defaultNamespace) {
@@ -189,7 +189,7 @@ func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 			return fail(err)
 		}
 	}
-	if !c.bindings.add(provided) { // another goroutine has registered it meanwhile
+	if !c.providers.add(provided) { // another goroutine has registered it meanwhile
 		err = fmt.Errorf("already provided in namespace %q", provided.namespace)
 	} else {
 		err = c.registry.addType(provided)
@@ -215,9 +215,9 @@ func (c *Client) addTypeFunction(t *providedType) error {
 	f := &Function{client: c, id: t.id, handler: uncalled, spanName: "execute " + t.id, untraced: true, quiet: true, remote: true,
 		hooks: ObserverHooks{
 			Added: func(ctx context.Context, o *FunctionObserver) error {
-				return c.bindings.observed(ctx, t, TriggerBinding{ID: o.ID, TriggerType: t.id, FunctionID: o.Target, Config: o.Args(), observer: o})
+				return c.providers.observed(ctx, t, TriggerBinding{ID: o.ID, TriggerType: t.id, FunctionID: o.Target, Config: o.Args(), observer: o})
 			},
-			Removed: func(_ context.Context, o *FunctionObserver) { c.bindings.unobserved(o.ID) },
+			Removed: func(_ context.Context, o *FunctionObserver) { c.providers.unobserved(o.ID) },
 		},
 		spec: functionSpec{id: t.id, request: t.spec.payload, args: cmpRaw(t.spec.config, anyArgs), private: true, needsHooks: true}}
 	if t.spec.description != "" {
@@ -264,7 +264,7 @@ func (c *Client) watchTypes(l *link) bool {
 		var refusal *Error
 		switch {
 		case err == nil && detail.WorkerName != c.name && plainName(c.name):
-			if c.bindings.giveUp(t) {
+			if c.providers.giveUp(t) {
 				c.log.Warn("iii: another worker has taken over a trigger type of this worker", "type", t.id, "namespace", t.namespace, "worker", detail.WorkerName)
 			}
 		case errors.As(err, &refusal) && refusal.Code == CodeNotFound:
@@ -284,12 +284,12 @@ func (c *Client) watchTypes(l *link) bool {
 // maxBinders is how many triggers are bound and unbound concurrently.
 const maxBinders = 16
 
-// bindings holds the triggers that the engine has bound to the trigger types of this
+// providers holds the triggers that the engine has bound to the trigger types of this
 // worker. For each trigger it records the state that the engine wants and the state that
 // the provider has. Goroutines that exist only while there is work bring the provider to
 // the wanted state. A newer message from the engine replaces the previous wanted state,
 // so a provider that hangs causes no backlog.
-type bindings struct {
+type providers struct {
 	client *Client
 
 	mu      sync.Mutex
@@ -315,7 +315,7 @@ type providedType struct {
 type boundTrigger struct {
 	id string
 
-	// Guarded by the lock of bindings.
+	// Guarded by the lock of providers.
 	want *wantedTrigger // nil if it should not be bound
 	seen *link          // link over which the engine last sent it
 	todo bool           // want has changed since a binder last looked
@@ -337,19 +337,19 @@ type wantedTrigger struct {
 	done chan error // for an observer: receives the outcome; capacity 1
 }
 
-func newBindings(c *Client) *bindings {
-	return &bindings{client: c, types: map[string][]*providedType{}, byID: map[string]*boundTrigger{}}
+func newProviders(c *Client) *providers {
+	return &providers{client: c, types: map[string][]*providedType{}, byID: map[string]*boundTrigger{}}
 }
 
 // has reports whether the type is already provided.
-func (s *bindings) has(t *providedType) bool {
+func (s *providers) has(t *providedType) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.find(t.id, t.namespace) != nil
 }
 
 // add returns false if the type is already provided.
-func (s *bindings) add(t *providedType) bool {
+func (s *providers) add(t *providedType) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.find(t.id, t.namespace) != nil {
@@ -361,7 +361,7 @@ func (s *bindings) add(t *providedType) bool {
 
 // find returns the type that the engine refers to. The engine omits the namespace
 // "default".
-func (s *bindings) find(id, namespace string) *providedType {
+func (s *providers) find(id, namespace string) *providedType {
 	if namespace == "" {
 		namespace = defaultNamespace
 	}
@@ -375,7 +375,7 @@ func (s *bindings) find(id, namespace string) *providedType {
 
 // register processes a registration received over l, for a provider in the given
 // namespace.
-func (s *bindings) register(l *link, namespace string, m TriggerBinding) {
+func (s *providers) register(l *link, namespace string, m TriggerBinding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.find(m.TriggerType, namespace)
@@ -400,7 +400,7 @@ func (s *bindings) register(l *link, namespace string, m TriggerBinding) {
 
 // observed processes an observer of the function that represents a type, and returns when
 // the provider has bound it.
-func (s *bindings) observed(ctx context.Context, t *providedType, m TriggerBinding) error {
+func (s *providers) observed(ctx context.Context, t *providedType, m TriggerBinding) error {
 	want := &wantedTrigger{TriggerBinding: m, typ: t, done: make(chan error, 1)}
 	s.mu.Lock()
 	b := s.byID[m.ID]
@@ -422,7 +422,7 @@ func (s *bindings) observed(ctx context.Context, t *providedType, m TriggerBindi
 }
 
 // unobserved processes the removal of an observer.
-func (s *bindings) unobserved(id string) {
+func (s *providers) unobserved(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b := s.byID[id]; b != nil && b.want != nil && b.want.done != nil {
@@ -431,7 +431,7 @@ func (s *bindings) unobserved(id string) {
 }
 
 // unregister processes the engine's message that a trigger has been removed.
-func (s *bindings) unregister(id string) {
+func (s *providers) unregister(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b := s.byID[id]; b != nil {
@@ -439,10 +439,10 @@ func (s *bindings) unregister(id string) {
 	}
 }
 
-// settle unbinds the triggers that the engine has not sent again over l. By now the
+// unbindMissing unbinds the triggers that the engine has not sent again over l. By now the
 // engine has handled our registrations, and it sends the triggers bound to a type when it
 // handles the registration of the type.
-func (s *bindings) settle(l *link) {
+func (s *providers) unbindMissing(l *link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.byID {
@@ -454,7 +454,7 @@ func (s *bindings) settle(l *link) {
 
 // giveUp unbinds the triggers of a type that another worker now provides, and reports
 // whether there were any.
-func (s *bindings) giveUp(t *providedType) (any bool) {
+func (s *providers) giveUp(t *providedType) (any bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.byID {
@@ -467,7 +467,7 @@ func (s *bindings) giveUp(t *providedType) (any bool) {
 }
 
 // change sets the wanted state and makes sure that a binder acts on it; s.mu is held.
-func (s *bindings) change(b *boundTrigger, want *wantedTrigger) {
+func (s *providers) change(b *boundTrigger, want *wantedTrigger) {
 	if b.want != nil && b.want.done != nil {
 		select {
 		case b.want.done <- errors.New("replaced before it was bound"):
@@ -488,7 +488,7 @@ func (s *bindings) change(b *boundTrigger, want *wantedTrigger) {
 }
 
 // bind is the loop of a binder.
-func (s *bindings) bind() {
+func (s *providers) bind() {
 	defer s.ended.Done()
 	s.mu.Lock()
 	var b *boundTrigger // the trigger being worked on
@@ -520,7 +520,7 @@ func (s *bindings) bind() {
 }
 
 // stepped records that a binder has reached the wanted state of b, or has failed to.
-func (s *bindings) stepped(b *boundTrigger, want *wantedTrigger, err error) {
+func (s *providers) stepped(b *boundTrigger, want *wantedTrigger, err error) {
 	if want != nil && b.want == want {
 		if want.done != nil {
 			want.done <- err
@@ -543,14 +543,14 @@ func (s *bindings) stepped(b *boundTrigger, want *wantedTrigger, err error) {
 
 // unlocked runs step without the lock. It reacquires the lock even if a provider exits
 // the goroutine.
-func (s *bindings) unlocked(b *boundTrigger, want *wantedTrigger) error {
+func (s *providers) unlocked(b *boundTrigger, want *wantedTrigger) error {
 	s.mu.Unlock()
 	defer s.mu.Lock()
 	return s.step(b, want)
 }
 
 // step brings the provider to the wanted state.
-func (s *bindings) step(b *boundTrigger, want *wantedTrigger) error {
+func (s *providers) step(b *boundTrigger, want *wantedTrigger) error {
 	if want == nil {
 		s.unbind(b)
 		return nil
@@ -587,7 +587,7 @@ func (s *bindings) step(b *boundTrigger, want *wantedTrigger) error {
 }
 
 // unbind stops the bound trigger, if there is one.
-func (s *bindings) unbind(b *boundTrigger) {
+func (s *providers) unbind(b *boundTrigger) {
 	if b.bound == nil {
 		return
 	}
@@ -599,7 +599,7 @@ func (s *bindings) unbind(b *boundTrigger) {
 }
 
 // call calls a provider and recovers its panics.
-func (s *bindings) call(method, id string, f func() error) (err error) {
+func (s *providers) call(method, id string, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.client.log.LogAttrs(s.client.handlers, slog.LevelError, "iii: trigger provider panicked", slog.String("method", method),
@@ -612,8 +612,8 @@ func (s *bindings) call(method, id string, f func() error) (err error) {
 
 // answer reports the outcome of a registration to the engine, over the link on which the
 // registration arrived.
-func (s *bindings) answer(l *link, b *TriggerBinding, err error) {
-	s.client.out.urgent(l, s.client.item(l.dialect().triggerBound(b, refusalBody(err))))
+func (s *providers) answer(l *link, b *TriggerBinding, err error) {
+	s.client.out.pushNoWait(l, s.client.item(l.dialect().triggerBound(b, refusalBody(err))))
 }
 
 // refusalBody returns the error body for an error of a provider, or nil for none.
@@ -631,7 +631,7 @@ func refusalBody(err error) *ErrorBody {
 
 // close lets the binders finish their current work. The channel is closed when they have
 // ended. The client ends the contexts of the bound triggers.
-func (s *bindings) close() <-chan struct{} {
+func (s *providers) close() <-chan struct{} {
 	s.mu.Lock()
 	s.closed = true
 	s.ready = nil

@@ -518,12 +518,12 @@ func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	default:
 		return true
 	}
-	t.settle()
+	t.handlerDone()
 	return false
 }
 
-// settle notes that the handler does not run any more.
-func (t *Trigger) settle() {
+// handlerDone notes that the handler does not run any more.
+func (t *Trigger) handlerDone() {
 	if t.source.single {
 		t.busy.Store(false)
 	}

@@ -12,12 +12,12 @@ import (
 	"github.com/iii-go/iii/internal/signal"
 )
 
-// The outbox is everything that waits to be written and every call that waits
+// The send queue is everything that waits to be written and every call that waits
 // for its answer. Users' requests survive a link that dies before they were
 // handed to it; replies, registrations and control frames belong to one link and
 // die with it. One lock guards it all, and it is the innermost of the package:
 // nothing else is locked, called or waited for under it.
-type outbox struct {
+type sendQueue struct {
 	maxMessages, maxBytes int // of what waits, connected or not
 	policy                SendPolicy
 
@@ -37,18 +37,18 @@ type outbox struct {
 	refusal error
 
 	free  sync.Pool // of requests: a client's own, for their channels belong to its synctest bubble
-	stats outboxStats
+	stats sendQueueStats
 }
 
-type outboxStats struct {
+type sendQueueStats struct {
 	framesSent, bytesSent                   atomic.Uint64
 	sendsConfirmed, sendsLost, sendsDropped atomic.Uint64
 	heldDropped                             atomic.Uint64
 	repliesDropped, lateResults             atomic.Uint64
 }
 
-func newOutbox(maxMessages, maxBytes int, policy SendPolicy) *outbox {
-	return &outbox{maxMessages: maxMessages, maxBytes: maxBytes, policy: policy, pending: map[invocationID]*request{}}
+func newSendQueue(maxMessages, maxBytes int, policy SendPolicy) *sendQueue {
+	return &sendQueue{maxMessages: maxMessages, maxBytes: maxBytes, policy: policy, pending: map[invocationID]*request{}}
 }
 
 // item is one frame to write.
@@ -110,65 +110,65 @@ const (
 
 // attach makes l the link that is written to. Users' requests need what was registered
 // before them, so they are held until the registry's fence of this number is answered
-// ([outbox.admit]).
-func (o *outbox) attach(l *link, fence uint64) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.link, o.gate, o.opened = l, fence, fence-1
+// ([sendQueue.resume]).
+func (q *sendQueue) attach(l *link, fence uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.link, q.gate, q.opened = l, fence, fence-1
 }
 
-// open reports whether the link takes users' requests; o.mu is held.
-func (o *outbox) open() bool { return o.link != nil && o.opened >= o.gate }
+// open reports whether the link takes users' requests; q.mu is held.
+func (q *sendQueue) open() bool { return q.link != nil && q.opened >= q.gate }
 
 // suspend holds the requests that come from now on until a later fence is answered.
-func (o *outbox) suspend(l *link, fence uint64) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.link == l {
-		o.gate = max(o.gate, fence)
+func (q *sendQueue) suspend(l *link, fence uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.link == l {
+		q.gate = max(q.gate, fence)
 	}
 }
 
 // current is the link that is written to, or nil.
-func (o *outbox) current() *link {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.link
+func (q *sendQueue) current() *link {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.link
 }
 
 // attached reports whether there is a link.
-func (o *outbox) attached() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.link != nil
+func (q *sendQueue) attached() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.link != nil
 }
 
-// admit queues the requests that are held until the fence of this number or an earlier one.
-func (o *outbox) admit(l *link, fence uint64) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.link != l || fence <= o.opened {
+// resume queues the requests that are held until the fence of this number or an earlier one.
+func (q *sendQueue) resume(l *link, fence uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.link != l || fence <= q.opened {
 		return
 	}
-	o.opened = fence
+	q.opened = fence
 	n := 0
-	for ; n < len(o.held) && o.held[n].req.gate <= fence; n++ {
-		it := o.held[n]
+	for ; n < len(q.held) && q.held[n].req.gate <= fence; n++ {
+		it := q.held[n]
 		if it.req.state == requestHeld {
 			it.req.state = requestQueued
-			o.heldN--
-			o.heldB -= it.req.size
-			o.push(it)
+			q.heldN--
+			q.heldB -= it.req.size
+			q.push(it)
 		}
 	}
-	o.held = slices.Delete(o.held, 0, n)
-	o.changed.Send()
+	q.held = slices.Delete(q.held, 0, n)
+	q.changed.Send()
 }
 
 // oldestFence returns how long the oldest JSON ping on its way has waited for its pong, or 0.
-func (o *outbox) oldestFence(l *link) time.Duration {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+func (q *sendQueue) oldestFence(l *link) time.Duration {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	if len(l.fences) == 0 {
 		return 0
 	}
@@ -176,77 +176,77 @@ func (o *outbox) oldestFence(l *link) time.Duration {
 }
 
 // push appends to the queue and wakes the writer.
-func (o *outbox) push(it item) {
-	o.queue.Push(it)
-	o.bytes += it.size()
-	o.link.Wake()
+func (q *sendQueue) push(it item) {
+	q.queue.Push(it)
+	q.bytes += it.size()
+	q.link.Wake()
 }
 
-func (o *outbox) fits(size int) bool {
-	waiting := o.queue.Len()
-	return waiting == 0 || waiting < o.maxMessages && o.bytes+size <= o.maxBytes
+func (q *sendQueue) fits(size int) bool {
+	waiting := q.queue.Len()
+	return waiting == 0 || waiting < q.maxMessages && q.bytes+size <= q.maxBytes
 }
 
 // reply queues the answer to an invocation that came over l, and drops it if l
 // is gone: the engine has failed the call, and takes no answer from another link.
-func (o *outbox) reply(l *link, buf *buffer) {
-	o.mu.Lock()
-	for o.link == l && !o.fits(buf.Len()) {
-		changed := o.changed.Wait()
-		o.mu.Unlock()
+func (q *sendQueue) reply(l *link, buf *buffer) {
+	q.mu.Lock()
+	for q.link == l && !q.fits(buf.Len()) {
+		changed := q.changed.Wait()
+		q.mu.Unlock()
 		select {
 		case <-changed:
 		case <-l.Dead():
 		}
-		o.mu.Lock()
+		q.mu.Lock()
 	}
-	if o.link != l {
-		o.mu.Unlock()
+	if q.link != l {
+		q.mu.Unlock()
 		buf.free()
-		o.stats.repliesDropped.Add(1)
+		q.stats.repliesDropped.Add(1)
 		return
 	}
-	o.push(item{buf: buf})
-	o.mu.Unlock()
+	q.push(item{buf: buf})
+	q.mu.Unlock()
 }
 
-// urgent queues a frame that must not wait: from the read loop, and
+// pushNoWait queues a frame that must not wait: from the read loop, and
 // registrations. It reports whether l is still the link.
-func (o *outbox) urgent(l *link, items ...item) bool {
-	o.mu.Lock()
-	if o.link != l {
-		o.mu.Unlock()
+func (q *sendQueue) pushNoWait(l *link, items ...item) bool {
+	q.mu.Lock()
+	if q.link != l {
+		q.mu.Unlock()
 		for _, it := range items {
 			it.buf.free()
 		}
 		return false
 	}
 	for _, it := range items {
-		o.push(it)
+		q.push(it)
 	}
-	frames, size := o.queue.Len(), o.bytes
-	o.mu.Unlock()
-	if size-stuckBytes > o.maxBytes || frames-stuckFrames > o.maxMessages {
+	frames, size := q.queue.Len(), q.bytes
+	q.mu.Unlock()
+	if size-stuckBytes > q.maxBytes || frames-stuckFrames > q.maxMessages {
 		l.Fail(fmt.Errorf("the engine does not read: %d messages of %d bytes wait", frames, size))
 	}
 	return true
 }
 
 // take moves frames from the queue to batch, for l's writer.
-func (o *outbox) take(l *link, batch []item) []item {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.link != l {
+func (q *sendQueue) take(l *link, batch []item) []item {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.link != l {
 		return batch
 	}
-	for size := 0; o.queue.Len() > 0 && size < takeBytes; {
-		it := o.queue.Pop()
+	for size := 0; q.queue.Len() > 0 && size < takeBytes; {
+		it := q.queue.Pop()
 		if r := it.req; r != nil {
 			if r.state != requestQueued {
 				continue // given up
 			}
 			if err := l.dialect().checkCall(&r.inv, r.size); err != nil {
-				o.refuse(it, err)
+				q.refuse(it, err)
 				continue
 			}
 			r.state, r.link = requestSent, l
@@ -258,52 +258,52 @@ func (o *outbox) take(l *link, batch []item) []item {
 			l.fences = append(l.fences, fence{l.sendsTaken, it.fence, time.Now()})
 		}
 		size += it.size()
-		o.bytes -= it.size()
+		q.bytes -= it.size()
 		batch = append(batch, it)
 	}
-	o.changed.Send()
+	q.changed.Send()
 	return batch
 }
 
-// refuse fails a request that the dialect of the link cannot express; o.mu is held.
-func (o *outbox) refuse(it item, err error) {
+// refuse fails a request that the dialect of the link cannot express; q.mu is held.
+func (q *sendQueue) refuse(it item, err error) {
 	r := it.req
-	o.stats.heldDropped.Add(1)
-	o.bytes -= r.size
+	q.stats.heldDropped.Add(1)
+	q.bytes -= r.size
 	it.buf.free()
-	delete(o.pending, r.id)
+	delete(q.pending, r.id)
 	r.state, r.buf = requestDone, nil
 	if r.held && !r.wantsResult { // its caller was told nil
-		o.stats.sendsDropped.Add(1)
-		o.refused++
-		o.refusal = err
+		q.stats.sendsDropped.Add(1)
+		q.refused++
+		q.refusal = err
 		return
 	}
 	r.unsent = true
-	r.finish(err)
+	r.resolve(err)
 }
 
 // takeRefused returns how many held Sends were refused since it was last called, and why
 // the latest was.
-func (o *outbox) takeRefused() (n int, err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	n, err = o.refused, o.refusal
-	o.refused, o.refusal = 0, nil
+func (q *sendQueue) takeRefused() (n int, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n, err = q.refused, q.refusal
+	q.refused, q.refusal = 0, nil
 	return n, err
 }
 
 // written settles a batch that l's writer has written, or failed to write: the
 // buffers are free and its Sends are told. Of a batch that failed, the head may
 // have reached the engine, and a pong may even have confirmed it.
-func (o *outbox) written(l *link, batch []item, err error) {
+func (q *sendQueue) written(l *link, batch []item, err error) {
 	var sends, failed uint64
 	for _, it := range batch {
 		if it.send {
 			sends++
 		}
 	}
-	o.mu.Lock()
+	q.mu.Lock()
 	n := l.sendsTaken - sends
 	for _, it := range batch {
 		if !it.send {
@@ -322,9 +322,9 @@ func (o *outbox) written(l *link, batch []item, err error) {
 		case r.held: // its caller was told nil; if lost, it is unconfirmed
 		case lost:
 			failed++
-			r.finish(err)
+			r.resolve(err)
 		default:
-			r.finish(nil)
+			r.resolve(nil)
 		}
 	}
 	switch {
@@ -332,14 +332,14 @@ func (o *outbox) written(l *link, batch []item, err error) {
 		l.sendsTaken -= failed
 		l.fences = nil // what was told to have failed is not confirmed after all
 	case sends > 0 && !l.confirming:
-		o.confirmSends(l)
+		q.confirmSends(l)
 	}
-	o.mu.Unlock()
+	q.mu.Unlock()
 	for i, it := range batch {
 		if err == nil {
-			o.stats.framesSent.Add(1)
+			q.stats.framesSent.Add(1)
 			if it.buf != nil {
-				o.stats.bytesSent.Add(uint64(it.buf.Len()))
+				q.stats.bytesSent.Add(uint64(it.buf.Len()))
 			}
 		}
 		it.buf.free()
@@ -357,103 +357,103 @@ func fateOf(err error) frameFate {
 }
 
 // confirmSends puts a fence behind the Sends written so far, one at a time.
-func (o *outbox) confirmSends(l *link) {
-	if o.link != l {
+func (q *sendQueue) confirmSends(l *link) {
+	if q.link != l {
 		return
 	}
 	l.confirming = true
-	o.push(item{kind: frameJSONPing, fence: func() {
-		o.mu.Lock()
-		defer o.mu.Unlock()
+	q.push(item{kind: frameJSONPing, fence: func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
 		if l.confirming = false; l.sendsTaken > l.sendsConfirmed {
-			o.confirmSends(l)
+			q.confirmSends(l)
 		}
 	}})
 }
 
 // pong answers the oldest fence that is out on l.
-func (o *outbox) pong(l *link) {
-	o.mu.Lock()
+func (q *sendQueue) pong(l *link) {
+	q.mu.Lock()
 	if len(l.fences) == 0 {
-		o.mu.Unlock()
+		q.mu.Unlock()
 		return
 	}
 	f := l.fences[0]
 	l.fences = l.fences[1:]
 	if f.sends > l.sendsConfirmed {
-		o.stats.sendsConfirmed.Add(f.sends - l.sendsConfirmed)
+		q.stats.sendsConfirmed.Add(f.sends - l.sendsConfirmed)
 		l.sendsConfirmed = f.sends
 	}
-	o.mu.Unlock()
+	q.mu.Unlock()
 	f.done()
 }
 
 // detach ends the use of l, whose writer has ended. What was handed to it fails
 // with cause; requests that were not wait for the next link, in order. It returns
 // the number of Sends that were written and never confirmed.
-func (o *outbox) detach(l *link, cause error) (unconfirmed int) {
-	o.mu.Lock()
-	if o.link != l {
-		o.mu.Unlock()
+func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
+	q.mu.Lock()
+	if q.link != l {
+		q.mu.Unlock()
 		return 0
 	}
-	o.link = nil
-	waiting := o.held
-	o.held, o.gate = nil, 0
+	q.link = nil
+	waiting := q.held
+	q.held, q.gate = nil, 0
 	for _, it := range waiting {
 		it.req.gate = 0 // the next link begins with all registrations
 	}
 	var kept []func(frameFate)
-	for _, it := range o.queue.All() {
+	for _, it := range q.queue.All() {
 		switch r := it.req; {
 		case r == nil:
 			if it.buf.free(); it.settled != nil {
 				kept = append(kept, it.settled)
 			}
 		case r.state == requestQueued:
-			o.hold(r)
+			q.hold(r)
 		}
 	}
-	o.held = append(o.held, waiting...)
-	o.queue.Clear()
-	o.bytes = 0
+	q.held = append(q.held, waiting...)
+	q.queue.Clear()
+	q.bytes = 0
 	var lost []*request
-	for id, r := range o.pending {
+	for id, r := range q.pending {
 		if r.state == requestSent && r.link == l {
-			delete(o.pending, id)
+			delete(q.pending, id)
 			r.state = requestDone
 			lost = append(lost, r)
 		}
 	}
 	l.fences = nil
 	unconfirmed = int(l.sendsTaken - l.sendsConfirmed)
-	o.changed.Send()
-	o.mu.Unlock()
-	o.stats.sendsLost.Add(uint64(unconfirmed))
+	q.changed.Send()
+	q.mu.Unlock()
+	q.stats.sendsLost.Add(uint64(unconfirmed))
 	for _, settled := range kept {
 		settled(frameKept)
 	}
 	for _, r := range lost {
-		r.finish(fmt.Errorf("%w: %w", ErrConnectionLost, cause))
+		r.resolve(fmt.Errorf("%w: %w", ErrConnectionLost, cause))
 	}
 	return unconfirmed
 }
 
-// end refuses all requests from now on and fails those that wait; the link has
+// close refuses all requests from now on and fails those that wait; the link has
 // been detached. It returns the number of held Sends that will never leave.
-func (o *outbox) end(reason error) (dropped int) {
-	o.mu.Lock()
-	if o.ended != nil {
-		o.mu.Unlock()
+func (q *sendQueue) close(reason error) (dropped int) {
+	q.mu.Lock()
+	if q.ended != nil {
+		q.mu.Unlock()
 		return 0
 	}
-	o.ended = reason
+	q.ended = reason
 	var failed []*request
-	for _, it := range o.held {
+	for _, it := range q.held {
 		switch r := it.req; {
 		case r.state != requestHeld:
 		case r.wantsResult:
-			delete(o.pending, r.id)
+			delete(q.pending, r.id)
 			r.state = requestDone
 			failed = append(failed, r)
 			it.buf.free()
@@ -462,13 +462,13 @@ func (o *outbox) end(reason error) (dropped int) {
 			it.buf.free()
 		}
 	}
-	o.held, o.heldN, o.heldB = nil, 0, 0
-	o.changed.Send()
-	o.mu.Unlock()
-	o.stats.sendsDropped.Add(uint64(dropped))
+	q.held, q.heldN, q.heldB = nil, 0, 0
+	q.changed.Send()
+	q.mu.Unlock()
+	q.stats.sendsDropped.Add(uint64(dropped))
 	for _, r := range failed {
 		r.unsent = true
-		r.finish(fmt.Errorf("%w: %w", ErrNotConnected, reason))
+		r.resolve(fmt.Errorf("%w: %w", ErrNotConnected, reason))
 	}
 	return dropped
 }
@@ -482,36 +482,36 @@ const (
 // the pong to a ping behind it has come. Without a link and with nothing that
 // waits for one it returns at once. It does not wait longer than fenceTimeout for the
 // pong, and than awayTimeout for a connection.
-func (o *outbox) flush(ctx context.Context) error {
+func (q *sendQueue) flush(ctx context.Context) error {
 	away := time.NewTimer(awayTimeout)
 	defer away.Stop()
 	for {
-		o.mu.Lock()
+		q.mu.Lock()
 		var dead <-chan struct{}
 		var late <-chan time.Time
 		done := make(chan struct{})
 		switch {
-		case o.ended != nil, o.link == nil && o.heldN == 0:
-			o.mu.Unlock()
+		case q.ended != nil, q.link == nil && q.heldN == 0:
+			q.mu.Unlock()
 			return nil
-		case o.open():
-			dead = o.link.Dead()
-			o.push(item{kind: frameJSONPing, fence: func() { close(done) }})
+		case q.open():
+			dead = q.link.Dead()
+			q.push(item{kind: frameJSONPing, fence: func() { close(done) }})
 			late = time.After(fenceTimeout)
 		}
-		changed := o.changed.Wait()
+		changed := q.changed.Wait()
 		expired := away.C
-		if o.open() {
+		if q.open() {
 			changed, expired = nil, nil
 		}
-		o.mu.Unlock()
+		q.mu.Unlock()
 		select {
 		case <-done:
 			return nil
 		case <-dead:
 			// detach comes next, and changes the state that the loop looks at.
 			select {
-			case <-o.detached():
+			case <-q.detached():
 			case <-ctx.Done():
 				return ctxError(ctx)
 			}
@@ -527,21 +527,21 @@ func (o *outbox) flush(ctx context.Context) error {
 }
 
 // detached returns a channel that is closed once no dead link is attached.
-func (o *outbox) detached() <-chan struct{} {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.link == nil || !o.link.IsDead() {
+func (q *sendQueue) detached() <-chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.link == nil || !q.link.IsDead() {
 		ready := make(chan struct{})
 		close(ready)
 		return ready
 	}
-	return o.changed.Wait()
+	return q.changed.Wait()
 }
 
-func (o *outbox) counts() (pending, held, heldBytes int) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return len(o.pending), o.heldN, o.heldB
+func (q *sendQueue) counts() (pending, held, heldBytes int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.pending), q.heldN, q.heldB
 }
 
 type requestState uint8
@@ -559,12 +559,12 @@ type request struct {
 	id          invocationID
 	wantsResult bool
 	held        bool         // a Send that was told nil because it is held, and is not told again
-	state       requestState // guarded by outbox.mu, like held, link and gate
+	state       requestState // guarded by sendQueue.mu, like held, link and gate
 	link        *link
 	gate        uint64 // number of the fence that it is held for
 	inv         invocation
 	buf         *buffer // as encodeCall has written it; of a local call, the answer
-	local       bool    // it never was in the outbox, and the state is of no meaning
+	local       bool    // it never was in the send queue, and the state is of no meaning
 	in          *incoming
 	size        int // of the message
 
@@ -577,8 +577,8 @@ type request struct {
 }
 
 // newRequest makes a request whose timer runs.
-func (o *outbox) newRequest(wantsResult bool, timeout time.Duration) *request {
-	r, ok := o.free.Get().(*request)
+func (q *sendQueue) newRequest(wantsResult bool, timeout time.Duration) *request {
+	r, ok := q.free.Get().(*request)
 	if !ok {
 		r = &request{answer: make(chan struct{}, 1), timer: time.NewTimer(timeout)}
 	} else {
@@ -590,7 +590,7 @@ func (o *outbox) newRequest(wantsResult bool, timeout time.Duration) *request {
 
 // release gives a request back that was answered, or never submitted: nothing
 // refers to it any more.
-func (o *outbox) release(r *request) {
+func (q *sendQueue) release(r *request) {
 	r.timer.Stop()
 	if r.held && !r.wantsResult {
 		return // it may still wait for a connection
@@ -599,45 +599,45 @@ func (o *outbox) release(r *request) {
 		return
 	}
 	*r = request{answer: r.answer, timer: r.timer, result: r.result[:0], remote: r.remote[:0]}
-	o.free.Put(r)
+	q.free.Put(r)
 }
 
-func (r *request) finish(err error) {
+func (r *request) resolve(err error) {
 	r.err = err
 	r.answer <- struct{}{}
 }
 
 // submit accepts r. Not connected, it is held or refused at once; connected, it
 // waits for room until ctx ends or timeout fires. On an error r was not accepted.
-func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *request) error {
+func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *request) error {
 	r.size = sealedSize(r.buf, &r.inv)
-	o.mu.Lock()
+	q.mu.Lock()
 	for {
-		if o.ended != nil {
-			err := o.ended
-			o.mu.Unlock()
+		if q.ended != nil {
+			err := q.ended
+			q.mu.Unlock()
 			return err
 		}
-		full := o.heldN >= o.maxMessages || o.heldB+r.size > o.maxBytes
+		full := q.heldN >= q.maxMessages || q.heldB+r.size > q.maxBytes
 		switch {
-		case o.open():
+		case q.open():
 		case !full:
-			o.hold(r)
-		case o.policy == SendWait && r.size <= o.maxBytes && o.maxMessages > 0:
-		case o.link == nil || !o.link.isApplied():
-			o.mu.Unlock()
+			q.hold(r)
+		case q.policy == SendWait && r.size <= q.maxBytes && q.maxMessages > 0:
+		case q.link == nil || !q.link.isApplied():
+			q.mu.Unlock()
 			return ErrBufferFull
 		}
 		if r.state == requestHeld {
 			break
 		}
-		if o.open() && o.fits(r.size) {
+		if q.open() && q.fits(r.size) {
 			r.state = requestQueued
-			o.push(item{buf: r.buf, req: r, send: !r.wantsResult})
+			q.push(item{buf: r.buf, req: r, send: !r.wantsResult})
 			break
 		}
-		changed := o.changed.Wait()
-		o.mu.Unlock()
+		changed := q.changed.Wait()
+		q.mu.Unlock()
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -645,33 +645,33 @@ func (o *outbox) submit(ctx context.Context, timeout <-chan time.Time, r *reques
 		case <-timeout:
 			return fmt.Errorf("%w: %w", ErrNotConnected, ErrTimeout)
 		}
-		o.mu.Lock()
+		q.mu.Lock()
 	}
 	if r.wantsResult {
-		o.pending[r.id] = r
+		q.pending[r.id] = r
 	}
-	o.mu.Unlock()
+	q.mu.Unlock()
 	return nil
 }
 
 // hold keeps r for the next link. A Send is accepted by that.
-func (o *outbox) hold(r *request) {
-	r.gate = o.gate
+func (q *sendQueue) hold(r *request) {
+	r.gate = q.gate
 	if r.state = requestHeld; !r.wantsResult && !r.held {
 		r.held = true
-		r.finish(nil)
+		r.resolve(nil)
 	}
-	o.held = append(o.held, item{buf: r.buf, req: r, send: !r.wantsResult})
-	o.heldN++
-	o.heldB += r.size
+	q.held = append(q.held, item{buf: r.buf, req: r, send: !r.wantsResult})
+	q.heldN++
+	q.heldB += r.size
 }
 
 // giveUp withdraws r, whose caller stops waiting. done says that r has been
 // answered already (its answer channel has, or is about to have, the outcome),
 // sent that it may have reached the engine.
-func (o *outbox) giveUp(r *request) (done, sent bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+func (q *sendQueue) giveUp(r *request) (done, sent bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	switch r.state {
 	case requestDone:
 		return true, true
@@ -680,7 +680,7 @@ func (o *outbox) giveUp(r *request) (done, sent bool) {
 			r.state = requestDone // the writer sees that nobody waits
 			return false, true
 		}
-		if _, waiting := o.pending[r.id]; !waiting {
+		if _, waiting := q.pending[r.id]; !waiting {
 			return true, true
 		}
 		sent = true
@@ -688,52 +688,52 @@ func (o *outbox) giveUp(r *request) (done, sent bool) {
 		if !r.wantsResult {
 			return true, false // it was told so already
 		}
-		o.heldN--
-		o.heldB -= r.size
+		q.heldN--
+		q.heldB -= r.size
 		r.buf.free()
-		o.changed.Send() // to flush, and to those who wait for room
-		if len(o.held) > 2*o.heldN+64 {
-			o.compactHeld()
+		q.changed.Send() // to flush, and to those who wait for room
+		if len(q.held) > 2*q.heldN+64 {
+			q.compactHeld()
 		}
 	case requestQueued:
-		o.bytes -= r.size
+		q.bytes -= r.size
 		r.buf.free()
-		o.changed.Send()
+		q.changed.Send()
 	}
 	r.state, r.buf = requestDone, nil
-	delete(o.pending, r.id)
+	delete(q.pending, r.id)
 	return false, sent
 }
 
-func (o *outbox) compactHeld() {
-	kept := o.held[:0]
-	for _, it := range o.held {
+func (q *sendQueue) compactHeld() {
+	kept := q.held[:0]
+	for _, it := range q.held {
 		if it.req.state == requestHeld {
 			kept = append(kept, it)
 		}
 	}
-	clear(o.held[len(kept):])
-	o.held = kept
+	clear(q.held[len(kept):])
+	q.held = kept
 }
 
 // complete gives the answer that came over l to the call that waits for it. It
 // reports false for an answer that nobody waits for any more.
-func (o *outbox) complete(l *link, m *received) bool {
+func (q *sendQueue) complete(l *link, m *received) bool {
 	id, ok := parseInvocationID(m.id)
 	if !ok {
 		return false
 	}
-	o.mu.Lock()
-	r := o.pending[id]
+	q.mu.Lock()
+	r := q.pending[id]
 	if r == nil || r.link != l {
-		o.mu.Unlock()
+		q.mu.Unlock()
 		return false
 	}
-	delete(o.pending, id)
+	delete(q.pending, id)
 	r.state = requestDone
-	o.mu.Unlock()
+	q.mu.Unlock()
 	r.result = append(r.result[:0], m.result...)
 	r.remote = append(r.remote[:0], m.err...)
-	r.finish(nil)
+	r.resolve(nil)
 	return true
 }
