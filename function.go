@@ -2,6 +2,10 @@ package iii
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +14,7 @@ import (
 	"reflect"
 	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -355,7 +360,7 @@ func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out,
 	}
 	types := functionSchemas{reflect.TypeFor[In](), reflect.TypeFor[Out]()}
 	if err := types.check(); err != nil {
-		return nil, fmt.Errorf("iii: function %q: %w", id, err)
+		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
 	return c.register(id, typedHandler(h), nil, types, opts)
 }
@@ -368,7 +373,7 @@ func HandleEvent[In any](c *Client, id string, h func(context.Context, In) error
 	}
 	types := functionSchemas{in: reflect.TypeFor[In]()}
 	if err := types.check(); err != nil {
-		return nil, fmt.Errorf("iii: function %q: %w", id, err)
+		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
 	handler := typedHandler(func(ctx context.Context, in In) (json.RawMessage, error) { return nil, h(ctx, in) })
 	return c.register(id, handler, nil, types, opts)
@@ -406,7 +411,7 @@ func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...
 		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig: method %q is none of GET, POST, PUT, PATCH, DELETE", id, cfg.Method)
 	}
 	if err := checkHTTPAuth(cfg.Auth); err != nil {
-		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig: %w", id, err)
+		return nil, public(fmt.Errorf("function %q: HTTPInvocationConfig: %w", id, err))
 	}
 	notInvokable := func(context.Context, json.RawMessage) (any, error) {
 		return nil, &Error{Code: CodeFunctionNotInvokable, Message: "the function is called over HTTP and has no handler here"}
@@ -468,7 +473,7 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 		return nil, nil, errors.New("iii: blank function id")
 	}
 	fail := func(err error) (*Function, *functionConfig, error) {
-		return nil, nil, fmt.Errorf("iii: function %q: %w", id, trimmed(err))
+		return nil, nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
 	cfg := &functionConfig{}
 	if err := applyOptions(cfg, opts, callOption); err != nil {
@@ -732,4 +737,76 @@ func Stopping(ctx context.Context) <-chan struct{} {
 		return c.client.stopping
 	}
 	return nil
+}
+
+// ErrSignature matches every error of [VerifySignature].
+var ErrSignature = errors.New("iii: request is not signed by the engine")
+
+// The headers of the engine's requests to an HTTP-invoked function with
+// [HTTPAuthHMAC].
+const (
+	signatureHeader = "X-Iii-Signature"
+	timestampHeader = "X-Iii-Timestamp"
+	signatureScheme = "sha256="
+)
+
+// VerifySignature checks that a request to an HTTP-invoked function comes from
+// the engine. The request must be signed with secret, the value of the variable
+// that [HTTPAuthHMAC] names, and the time of the signature must be at most window
+// in the past or in the future. body is the whole body, already read from r.Body.
+// The signature covers the body and the time, but not the method, the URL or
+// other headers; within window, an eavesdropper can replay a request. The
+// comparison takes constant time.
+//
+// Every error matches [ErrSignature] and states the reason without revealing the
+// secret. An empty secret or a window that is not positive is an error, because
+// it would not protect.
+func VerifySignature(r *http.Request, body []byte, secret string, window time.Duration) error {
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s", ErrSignature, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case secret == "":
+		return fail("the secret is empty")
+	case window <= 0:
+		return fail("the window of %v is not positive", window)
+	}
+	signature, err := soleHeader(r, signatureHeader)
+	if err != nil {
+		return fail("%v", err)
+	}
+	timestamp, err := soleHeader(r, timestampHeader)
+	if err != nil {
+		return fail("%v", err)
+	}
+	digits, ok := strings.CutPrefix(signature, signatureScheme)
+	got, err := hex.DecodeString(digits)
+	if !ok || err != nil {
+		return fail("%s does not have the form sha256=<hex>", signatureHeader)
+	}
+	seconds, err := strconv.ParseInt(timestamp, 10, 64)
+	if err != nil {
+		return fail("%s is not a Unix time in seconds", timestampHeader)
+	}
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(timestamp + ":" + base64.StdEncoding.EncodeToString(body)))
+	if !hmac.Equal(got, mac.Sum(nil)) {
+		return fail("%s does not match the body and %s", signatureHeader, timestampHeader)
+	}
+	if age := time.Since(time.Unix(seconds, 0)).Abs(); age > window {
+		return fail("%s is %v away from now, more than %v", timestampHeader, age.Round(time.Second), window)
+	}
+	return nil
+}
+
+// soleHeader returns a header that must occur exactly once.
+func soleHeader(r *http.Request, name string) (string, error) {
+	switch values := r.Header.Values(name); len(values) {
+	case 0:
+		return "", fmt.Errorf("%s is missing", name)
+	case 1:
+		return values[0], nil
+	default:
+		return "", fmt.Errorf("%s occurs %d times", name, len(values))
+	}
 }

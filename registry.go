@@ -74,9 +74,9 @@ func newRegistry(c *Client) *registry {
 	return &registry{client: c, functionByID: map[string]*Function{}, triggerByID: map[string]*Trigger{}, wake: make(chan struct{}, 1)}
 }
 
-// begin queues first, then all trigger types and functions, for l, which is attached. The
+// attach queues first, then all trigger types and functions, for l, which is attached. The
 // fence follows when the engine has settled the namespace, and the triggers follow the fence.
-func (r *registry) begin(l *link, first ...item) {
+func (r *registry) attach(l *link, first ...item) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.link, r.phase = l, replaySettling
@@ -126,7 +126,7 @@ func (r *registry) begin(l *link, first ...item) {
 	}
 	batch := r.batch
 	r.batch = nil
-	r.client.out.urgent(l, batch...)
+	r.client.out.pushNoWait(l, batch...)
 }
 
 // firstFence is the number of the first fence of the next link.
@@ -148,8 +148,8 @@ func (r *registry) settled(l *link) {
 	r.confirm(l)
 }
 
-// end detaches l.
-func (r *registry) end(l *link) {
+// detach lets go of l.
+func (r *registry) detach(l *link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.link != l {
@@ -178,7 +178,7 @@ func (r *registry) push(message any) {
 	if it := r.client.item(message); r.batch != nil {
 		r.batch = append(r.batch, it)
 	} else {
-		r.client.out.urgent(r.link, it)
+		r.client.out.pushNoWait(r.link, it)
 	}
 }
 
@@ -226,7 +226,7 @@ func (r *registry) unsupported(c *claim, err error) {
 	if f := c.function; f != nil {
 		rejection := &RejectedError{Code: CodeUnsupported, FunctionID: f.id, Namespace: cmp.Or(r.client.cfg.namespace, defaultNamespace)}
 		if f.refused.Swap(rejection) == nil && !f.quiet {
-			r.client.notify.post(func() {
+			r.client.callbacks.post(func() {
 				r.client.log.Warn("iii: the engine cannot host this function", "function", f.id, "error", err)
 			})
 		}
@@ -241,7 +241,7 @@ func (r *registry) unsupported(c *claim, err error) {
 	refusal.FunctionID = t.functionID
 	old := t.refused.Swap(refusal)
 	known := old != nil && *old == *refusal
-	r.client.notify.post(func() {
+	r.client.callbacks.post(func() {
 		if !known {
 			r.client.log.Error("iii: trigger refused", "trigger", t.id, "type", t.spec.triggerType, "function", t.functionID, "error", refusal)
 		}
@@ -282,7 +282,7 @@ func (r *registry) fence() {
 	if r.ponged {
 		return
 	}
-	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() {
+	r.client.out.pushNoWait(l, item{kind: frameJSONPing, fence: func() {
 		r.mu.Lock()
 		if r.link == l {
 			r.ponged = true
@@ -305,7 +305,7 @@ func (r *registry) probe(l *link, number uint64, overdue func()) {
 		return
 	}
 	r.fenceTimer = time.AfterFunc(registerTimeout-unconfirmedDelay, overdue)
-	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() { r.unconfirmed(l, number) }})
+	r.client.out.pushNoWait(l, item{kind: frameJSONPing, fence: func() { r.unconfirmed(l, number) }})
 }
 
 // unconfirmed gives up waiting for the answers about functions. As on an engine that does not
@@ -403,7 +403,7 @@ func (r *registry) confirmed(l *link) bool {
 		r.unobserveEarlier()
 	}
 	r.sendDue()
-	r.admit(l)
+	r.resumeRequests(l)
 	if r.phase == replayTriggers || len(r.unfenced) > 0 {
 		r.fence()
 	}
@@ -415,21 +415,21 @@ func (r *registry) confirmed(l *link) bool {
 		notice()
 	}
 	if applied {
-		r.client.bindings.settle(l)
+		r.client.providers.unbindMissing(l)
 		close(l.applied)
 	}
 	return true
 }
 
-// admit lets those requests go whose triggers the last answered fence has settled; all of
+// resumeRequests lets those requests go whose triggers the last answered fence has settled; all of
 // them once there is nothing left to register.
-func (r *registry) admit(l *link) {
+func (r *registry) resumeRequests(l *link) {
 	switch {
 	case r.phase < replayTriggers:
 	case r.closed != nil:
-		r.client.out.admit(l, math.MaxUint64)
+		r.client.out.resume(l, math.MaxUint64)
 	default:
-		r.client.out.admit(l, r.fences)
+		r.client.out.resume(l, r.fences)
 	}
 }
 
@@ -532,7 +532,7 @@ func (r *registry) dropFunction(f *Function) bool {
 			}
 		}
 	}
-	r.forsake(f)
+	r.abandonFunction(f)
 	r.client.hosts.release(f)
 	r.sendDue()
 	if len(r.unfenced) > 0 {
@@ -541,8 +541,8 @@ func (r *registry) dropFunction(f *Function) bool {
 	return true
 }
 
-// forsake takes a function back. Its registration may never be answered.
-func (r *registry) forsake(f *Function) {
+// abandonFunction takes a function back. Its registration may never be answered.
+func (r *registry) abandonFunction(f *Function) {
 	delete(r.functionByID, f.id)
 	r.functions = remove(r.functions, f)
 	r.takeBack(&f.claim)
@@ -571,7 +571,7 @@ func (r *registry) announce(t *providedType) {
 	}
 	if t.function == nil && !t.unsaid {
 		t.unsaid = true
-		r.client.notify.post(func() {
+		r.client.callbacks.post(func() {
 			r.client.log.Warn("iii: on this engine a trigger type is a function, and this worker's are in its own namespace; the type cannot be provided",
 				"type", t.id, "namespace", t.namespace)
 		})
@@ -691,7 +691,7 @@ func (r *registry) remove(t *Trigger) {
 		r.takeBack(&t.claim)
 	}
 	if f := t.adapter; f != nil {
-		r.forsake(f)
+		r.abandonFunction(f)
 		t.adapter, t.spec.adapterID = nil, ""
 	}
 }
@@ -757,9 +757,9 @@ func (r *registry) refusedFunctions() (n int) {
 	return n
 }
 
-// withdraw takes everything back, triggers first, and accepts nothing more. Functions can
+// unregisterAll takes everything back, triggers first, and accepts nothing more. Functions can
 // still be looked up, so that invocations are answered with worker_draining.
-func (r *registry) withdraw(reason error) {
+func (r *registry) unregisterAll(reason error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed != nil {
@@ -779,24 +779,24 @@ func (r *registry) withdraw(reason error) {
 	}
 	r.parting = r.functions
 	if r.link == nil || !r.link.dialect().hooks() {
-		r.part()
+		r.unregisterFunctionsLocked()
 	}
 	r.types, r.functions, r.triggers, r.held = nil, nil, nil, nil
 	r.unfenced, r.fenced, r.refusals = nil, nil, nil
 	if r.link != nil {
-		r.admit(r.link)
+		r.resumeRequests(r.link)
 	}
 }
 
-// leave takes the functions back that withdraw has left registered: those of an engine that
+// unregisterFunctions takes the functions back that unregisterAll has left registered: those of an engine that
 // takes no reports about others. New invocations of them are rejected meanwhile.
-func (r *registry) leave() {
+func (r *registry) unregisterFunctions() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.part()
+	r.unregisterFunctionsLocked()
 }
 
-func (r *registry) part() {
+func (r *registry) unregisterFunctionsLocked() {
 	for _, f := range r.parting {
 		if f.standing == asked || f.standing == accepted {
 			r.takeBack(&f.claim)
@@ -845,7 +845,7 @@ func (c *Client) observerRemoved(l *link, m *ObserverRemovedMessage) {
 	c.registry.mu.Lock()
 	defer c.registry.mu.Unlock()
 	if f := c.registry.hosted(l, m.FunctionID); f != nil {
-		c.hosts.withdraw(l, f, m.ID, m.Revision)
+		c.hosts.removeObserver(l, f, m.ID, m.Revision)
 	}
 }
 
@@ -943,7 +943,7 @@ func (r *registry) refuse(l *link, t *Trigger, err *Error, final bool) (told fun
 			r.client.logRefusal(t.id, t.spec.triggerType, err)
 		}
 		if !silent {
-			r.client.notify.post(func() { t.onError(err) })
+			r.client.callbacks.post(func() { t.onError(err) })
 		}
 	}
 }
@@ -956,7 +956,7 @@ func (r *registry) heldError(t *Trigger) error {
 		return nil
 	}
 	if f := r.target(t); f != nil && f.refused.Load() != nil {
-		return fmt.Errorf("iii: trigger %q waits for its function: %w", t.id, trimmed(f.refused.Load()))
+		return public(fmt.Errorf("trigger %q waits for its function: %w", t.id, f.refused.Load()))
 	}
 	return nil
 }

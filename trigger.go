@@ -326,24 +326,27 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if strings.TrimSpace(functionID) == "" {
 		return nil, errors.New("iii: trigger: blank function id")
 	}
+	fail := func(err error) (*Trigger, error) {
+		return nil, public(fmt.Errorf("trigger of %s: %w", functionID, err))
+	}
 	cfg, err := configValue(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+		return fail(err)
 	}
 	triggerType := cfg.TriggerType() // called once, so that the checked type is the one sent
 	config, err := triggerConfig(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+		return fail(err)
 	}
 	var o triggerOptions
 	if err := applyOptions(&o, opts, callOption); err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, trimmed(err))
+		return fail(err)
 	}
 	if config, err = o.addTo(triggerType, config); err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+		return fail(err)
 	}
 	if err := checkFatal(triggerType, o.providerNamespace, config); err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+		return fail(err)
 	}
 	if o.namespace == "" {
 		o.namespace = c.namespaceOf(functionID)
@@ -359,7 +362,7 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	t := c.makeTrigger(spec)
 	t.source, t.condition, t.onError, t.route = spec.on(), spec.conditionID(), o.onError, routeShape(triggerType, config)
 	if err := checkRegistration(&t.claim); err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+		return fail(err)
 	}
 	return t, nil
 }

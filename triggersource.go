@@ -518,12 +518,12 @@ func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	default:
 		return true
 	}
-	t.settle()
+	t.handlerDone()
 	return false
 }
 
-// settle notes that the handler does not run any more.
-func (t *Trigger) settle() {
+// handlerDone notes that the handler does not run any more.
+func (t *Trigger) handlerDone() {
 	if t.source.single {
 		t.busy.Store(false)
 	}
@@ -543,7 +543,7 @@ func (c *Client) conditionMet(ctx context.Context, t *Trigger, payload json.RawM
 	}
 	var verdict json.RawMessage
 	if err := c.Call(ctx, t.condition, payload, &verdict, opts...); err != nil {
-		return false, fmt.Errorf("condition of trigger %s: %w", t.id, trimmed(err))
+		return false, public(fmt.Errorf("condition of trigger %s: %w", t.id, err))
 	}
 	return string(bytes.TrimSpace(verdict)) != "false", nil
 }

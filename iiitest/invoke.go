@@ -255,9 +255,9 @@ func (e *Engine) builtinEnded(caller *worker) {
 	e.mu.Unlock()
 }
 
-// finish handles the answer of a worker. Any worker that has the id may answer. An
+// deliverResult handles the answer of a worker. Any worker that has the id may answer. An
 // unknown id is ignored.
-func (e *Engine) finish(w *worker, m invocationResultMessage) {
+func (e *Engine) deliverResult(w *worker, m invocationResultMessage) {
 	out := outcome{result: m.Result}
 	if out.err, _ = decodeError(m.Error); out.err != nil {
 		out.result = nil

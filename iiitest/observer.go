@@ -272,7 +272,7 @@ func (t *observers) add(w *worker, o *observer, m observeMessage, warnings []str
 			}
 		})
 	}
-	t.settle(o)
+	t.updateState(o)
 	o.answered = true
 	w.push(w.speaks().observeResult(o.id, o.state, nil, warnings))
 	if f != nil && f.hostApproves() {
@@ -323,7 +323,7 @@ func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 			old.accepted = true
 		}
 	}
-	t.settle(old)
+	t.updateState(old)
 	old.answered = true
 	w.push(w.speaks().observeResult(old.id, old.state, nil, warnings))
 	if changed && f != nil && f.hostApproves() {
@@ -426,7 +426,7 @@ func (t *observers) hostChanged(k key) {
 	}
 	for _, o := range t.inOrder() {
 		if o.source == k || o.target == k {
-			t.settle(o)
+			t.updateState(o)
 		}
 	}
 }
@@ -523,7 +523,7 @@ func (t *observers) acked(w *worker, home string, m observerAckMessage) {
 	}
 	stopTimer(&o.ack)
 	o.accepted = true
-	t.settle(o)
+	t.updateState(o)
 }
 
 // fail puts an observer in the state error. Only its owner can dispose it.
@@ -531,11 +531,11 @@ func (t *observers) fail(o *observer, why *wireError) {
 	t.unbind(o)
 	stopTimer(&o.ack)
 	o.failed, o.accepted, o.announced, o.waiting = why, false, 0, nil
-	t.settle(o)
+	t.updateState(o)
 }
 
-// settle recomputes the state of an observer.
-func (t *observers) settle(o *observer) {
+// updateState recomputes the state of an observer.
+func (t *observers) updateState(o *observer) {
 	state, reason := iii.ObserverStateActive, (*wireError)(nil)
 	f, target := t.function(o.source), t.function(o.target)
 	was := o.state == iii.ObserverStateActive || o.state == iii.ObserverStateSuspended
@@ -623,7 +623,7 @@ func (t *observers) forget(w *worker, functions []key) {
 				t.dispose(o, errorBody("OBSERVER_DISCONNECTED", "the observing worker did not come back within %v", observerGrace), false)
 			}
 		})
-		t.settle(o)
+		t.updateState(o)
 	}
 }
 
@@ -643,7 +643,7 @@ func (t *observers) reattach(w *worker, previous former) {
 		default:
 			t.adopt(o, w)
 			o.former = previous
-			t.settle(o)
+			t.updateState(o)
 		}
 	}
 }
@@ -696,12 +696,12 @@ func (t *observers) stand(r *registration, f *function) {
 		return
 	}
 	if f.hostApproves() {
-		t.settle(o)
+		t.updateState(o)
 		t.announce(o, f)
 		return
 	}
 	o.accepted = true
-	t.settle(o)
+	t.updateState(o)
 }
 
 // standsForNoMore disposes the observer that stands for a trigger. triggers.mu is held.
