@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/iii-go/iii"
-	"github.com/iii-go/iii/iiitest"
 )
 
 // The engine's own functions are called like functions of workers. The package has types
@@ -163,7 +162,7 @@ func ExampleError() {
 
 // A request that is guaranteed not to have reached the engine can be retried safely.
 func ExampleSafeToRetry() {
-	engine, client, stop := withEngineOf(iiitest.Protocol023, iii.WithName("buyer"))
+	engine, client, stop := withEngine(iii.WithName("buyer"))
 	defer stop()
 	ctx := context.Background()
 
@@ -183,7 +182,7 @@ func ExampleSafeToRetry() {
 	if err := client.Connect(ctx); err != nil {
 		log.Fatal(err)
 	}
-	err = client.Call(ctx, "shop::buy", "tea", nil)
+	err = client.Call(ctx, "shop::buy", "tea", nil, iii.Remotely()) // in process it would need no connection
 	fmt.Println(errors.Is(err, iii.ErrConnectionLost), iii.SafeToRetry(err))
 	// Output:
 	// true true

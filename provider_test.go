@@ -260,8 +260,8 @@ func TestHandleTriggerTypeRefuses(t *testing.T) {
 	}
 }
 
-// The provider of the recording is asked what it was, and says what it did.
-
+// The provider of the recording, which is of an engine with triggers, is asked what it was, and
+// says what it did.
 func TestTriggerProviderAsRecorded(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023))
 	c, err := iii.New(e.URL(), iii.WithName("webhooks"))

@@ -146,7 +146,8 @@ func TestForbiddenAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// A trigger whose function the session may not call is refused, as recorded.
+// A trigger whose function the session may not call is refused, as recorded with an engine with
+// triggers.
 func TestForbiddenTriggerAsRecorded(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023))
 	c := connect(t, e, iii.WithName("member"))

@@ -97,10 +97,9 @@ func (w *webhooks) expect(t *testing.T, what string, want ...string) {
 	}
 }
 
-// providerBubble runs a test in a bubble, with an engine and workers that connect
-
-// to it.
-
+// providerBubble runs a test in a bubble, with an engine that asks providers about triggers and
+// workers that connect to it. On engines with observers in their place, providers are hosts of
+// observed functions.
 func providerBubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine, worker func(name string, opts ...iii.Option) *iii.Client)) {
 	t.Helper()
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -108,7 +107,7 @@ func providerBubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine, wor
 			t.Helper()
 			return connect(t, e, append([]iii.Option{iii.WithName(name), iii.WithDialContext(e.DialContext)}, opts...)...)
 		})
-	}, iiitest.WithProtocol(iiitest.Protocol025)) // with trigger types
+	}, iiitest.WithProtocol(iiitest.Protocol025))
 }
 
 type hook struct {
