@@ -8,7 +8,6 @@ import (
 	"log"
 
 	"github.com/iii-go/iii"
-	"github.com/iii-go/iii/iiitest"
 )
 
 // The engine stores settings together with a schema that they must satisfy.
@@ -91,7 +90,7 @@ func ExampleClient_Functions() {
 
 // The engine lists its workers, what they provide, and the health of its telemetry.
 func ExampleClient_Workers() {
-	_, client, stop := withEngineOf(iiitest.Protocol023, iii.WithName("calculator"), iii.WithDescription("Knows numbers"))
+	_, client, stop := withEngine(iii.WithName("calculator"), iii.WithDescription("Knows numbers"))
 	defer stop()
 	ctx := context.Background()
 	_, err := iii.HandleHTTP(client, "GET", "/pi", func(context.Context, *iii.HTTPRequest[any]) (*iii.HTTPResponse[float64], error) {
