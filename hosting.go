@@ -567,6 +567,13 @@ func (h *hosting) withdraw(l *link, f *Function, id string, revision uint64) {
 	}
 }
 
+// holds reports whether f has observers.
+func (h *hosting) holds(f *Function) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return len(f.observers.byID) > 0
+}
+
 // release lets go of all observers of a function that is no longer hosted here. It is called
 // with and without the lock of the registry.
 func (h *hosting) release(f *Function) {

@@ -778,9 +778,7 @@ func (r *registry) withdraw(reason error) {
 		}
 	}
 	r.parting = r.functions
-	if r.link == nil || !r.link.dialect().hooks() {
-		r.part()
-	}
+	r.part(func(f *Function) bool { return r.link != nil && r.link.dialect().hooks() && r.client.hosts.holds(f) })
 	r.types, r.functions, r.triggers, r.held = nil, nil, nil, nil
 	r.unfenced, r.fenced, r.refusals = nil, nil, nil
 	if r.link != nil {
@@ -788,21 +786,26 @@ func (r *registry) withdraw(reason error) {
 	}
 }
 
-// leave takes the functions back that withdraw has left registered: those of an engine that
-// takes no reports about others. New invocations of them are rejected meanwhile.
+// leave takes the functions back that withdraw has left registered: those with observers, since
+// an engine takes no reports about others. New invocations of them are rejected meanwhile.
 func (r *registry) leave() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.part()
+	r.part(func(*Function) bool { return false })
 }
 
-func (r *registry) part() {
-	for _, f := range r.parting {
+// part takes back those functions that are not to be kept.
+func (r *registry) part(keep func(*Function) bool) {
+	r.parting = slices.DeleteFunc(r.parting, func(f *Function) bool {
+		if keep(f) {
+			return false
+		}
 		if f.standing == asked || f.standing == accepted {
 			r.takeBack(&f.claim)
 		}
-	}
-	r.parting = nil
+		f.standing = unasked
+		return true
+	})
 }
 
 // functionAccepted handles the engine's confirmation of a function.
