@@ -914,3 +914,61 @@ func FuzzWithoutParent(f *testing.F) {
 		}
 	})
 }
+
+// An engine whose access control has changed the id of a function may speak of it by the changed
+// one. What it says then is about the function, and what it is told names that id; nothing
+// is taken for a function that has been unregistered.
+func TestRenamedFunctions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
+			switch {
+			case m.Type != "registerfunction":
+				return false
+			case m.ID == "late::f":
+				time.Sleep(time.Millisecond) // it is unregistered, and f registered, before the answer comes
+				c.send(`{"type":"functionregistered","id":"late::f","namespace":"default","revision":1}`)
+			default:
+				c.send(fmt.Sprintf(`{"type":"functionregistered","id":"tenant::%s","namespace":"default","revision":1,"local_dispatch":true,"observers":[%s]}`, m.ID, view("o", `{}`)))
+			}
+			return true
+		}}})
+		c := p.client()
+		f := hostFunc(t, c, "f", echo)
+		began := time.Now()
+		connectHost(t, c)
+		synctest.Wait()
+		if took := time.Since(began); took > 0 || !f.LocalDispatch() || !f.IsObserved() {
+			t.Errorf("connected after %v, in process %v, observed %v", took, f.LocalDispatch(), f.IsObserved())
+		}
+		if ack := p.messages(0, "observerack"); len(ack) != 1 || !strings.Contains(string(ack[0].Raw), `"function_id":"tenant::f"`) {
+			t.Errorf("acks %v", ack)
+		}
+		if got := p.outcome(p.conn(0).invoke("tenant::f", "1")); got != "1" {
+			t.Errorf("invoked as it is called there: %s", got)
+		}
+		if _, err := Call[int](t.Context(), c, "tenant::f", 2); err != nil || c.Stats().LocalCalls != 1 {
+			t.Errorf("%d local calls, error %v", c.Stats().LocalCalls, err)
+		}
+		p.conn(0).added("tenant::f", 2, view("p", `{}`))
+		time.Sleep(time.Second)
+		if got := len(f.Observers()); got != 2 {
+			t.Errorf("%d observers", got)
+		}
+		if reports := p.messages(0, "invocationsobserved"); len(reports) != 1 || !strings.Contains(string(reports[0].Raw), `"function_id":"tenant::f"`) {
+			t.Errorf("reports %v", reports)
+		}
+		if err := f.Unregister(); err != nil {
+			t.Fatal(err)
+		}
+		if err := hostFunc(t, c, "late::f", echo).Unregister(); err != nil {
+			t.Fatal(err)
+		}
+		hostFunc(t, c, "f", echo)
+		time.Sleep(time.Second)
+		for id, want := range map[string]string{"late::f": CodeFunctionNotFound, "tenant::f": "1"} {
+			if got := p.outcome(p.conn(0).invoke(id, "1")); !strings.HasPrefix(got, want) {
+				t.Errorf("%s, registered again: %s, want %s", id, got, want)
+			}
+		}
+	})
+}

@@ -39,7 +39,7 @@ func (c *Client) localTarget(inv *invocation, cfg *callConfig) *Function {
 	if f == nil {
 		return nil
 	}
-	if g := f.observers.grant.Load(); g == nil || cmp.Or(inv.namespace, defaultNamespace) != g.namespace {
+	if g := f.observers.grant.Load(); g == nil || *g != (localGrant{inv.functionID, cmp.Or(inv.namespace, defaultNamespace)}) {
 		return nil
 	}
 	return f

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -30,7 +31,9 @@ type registry struct {
 	functions    []*Function
 	triggers     []*Trigger
 	functionByID map[string]*Function
-	triggerByID  map[string]*Trigger // by both ids, if that of its observer is another
+	renamed      map[string]*Function // by what the engine of the current link calls them, if that is another id
+	unregistered map[string]uint64    // ids about which it owes an answer, and the fence that settles them
+	triggerByID  map[string]*Trigger  // by both ids, if that of its observer is another
 
 	// The state of the current link, if there is one.
 	link       *link
@@ -81,7 +84,7 @@ func (r *registry) begin(l *link, first ...item) {
 	defer r.mu.Unlock()
 	r.link, r.phase = l, replaySettling
 	d := l.dialect()
-	r.held = nil
+	r.held, r.renamed, r.unregistered = nil, nil, nil
 	for _, t := range r.triggers {
 		t.sent, t.delay = false, 0
 		if t.former != nil && t.former.refused.Load() == nil { // the engine never answered
@@ -273,60 +276,39 @@ func (r *registry) fence() {
 		}
 	}
 	number, queued := r.fences, time.Now()
-	overdue := func() { r.overdue(l, number, queued) }
-	if r.unanswered == 0 {
-		r.fenceTimer = time.AfterFunc(registerTimeout, overdue)
-	} else {
-		r.fenceTimer = time.AfterFunc(unconfirmedDelay, func() { r.probe(l, number, overdue) })
-	}
-	if r.ponged {
+	r.fenceTimer = time.AfterFunc(registerTimeout, func() { r.overdue(l, number, queued) })
+	if r.ponged && !slices.ContainsFunc(r.fenced, r.unconfirmed) {
 		return
 	}
-	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() {
-		r.mu.Lock()
-		if r.link == l {
-			r.ponged = true
-		}
-		r.mu.Unlock()
-		r.confirm(l)
-	}})
+	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() { r.pong(l, number) }})
 }
 
-// unconfirmedDelay is how long an engine that answers registrations has before the client
-// pings it.
-const unconfirmedDelay = time.Second
-
-// probe pings an engine that owes answers. The engine answers in order, so what it has not
-// answered before the pong it never will: access control can deny a function without a word.
-func (r *registry) probe(l *link, number uint64, overdue func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.link != l || r.fences != number || !r.fenceOut {
-		return
-	}
-	r.fenceTimer = time.AfterFunc(registerTimeout-unconfirmedDelay, overdue)
-	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() { r.unconfirmed(l, number) }})
+// unconfirmed reports whether the engine owes an answer about a function.
+func (r *registry) unconfirmed(c *claim) bool {
+	return c.function != nil && c.standing == asked && c.fence == r.fences && !c.answered && r.link.dialect().answers(c)
 }
 
-// unconfirmed gives up waiting for the answers about functions. As on an engine that does not
-// confirm them, what is not rejected counts as accepted.
-func (r *registry) unconfirmed(l *link, number uint64) {
+// pong handles the answer to the ping behind a batch. The engine answers in order, so what it
+// has not said about functions it never will: access control can deny one without a word. As on
+// an engine that does not confirm them, what is not rejected counts as accepted.
+func (r *registry) pong(l *link, number uint64) {
 	var ids []string
 	r.mu.Lock()
 	if r.link == l && r.fences == number && r.fenceOut {
+		r.ponged = true
+		maps.DeleteFunc(r.unregistered, func(_ string, fence uint64) bool { return fence <= number })
 		for _, c := range r.fenced {
-			if f := c.function; f != nil && c.standing == asked && c.fence == number && !c.answered {
+			if r.unconfirmed(c) {
 				r.answered(c)
-				ids = append(ids, f.id)
+				ids = append(ids, c.function.id)
 			}
 		}
 	}
 	r.mu.Unlock()
-	if len(ids) == 0 {
-		return
+	if len(ids) > 0 {
+		r.client.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: the engine does not confirm functions; access control may deny them",
+			slog.Any("functions", ids[:min(len(ids), 20)]), slog.Int("count", len(ids)))
 	}
-	r.client.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: the engine does not confirm functions; access control may deny them",
-		slog.Any("functions", ids[:min(len(ids), 20)]), slog.Int("count", len(ids)))
 	r.confirm(l)
 }
 
@@ -521,7 +503,7 @@ func (r *registry) dropFunction(f *Function) bool {
 	if r.functionByID[f.id] != f || r.closed != nil {
 		return false
 	}
-	r.answered(&f.claim) // whatever the engine says to the latest attempt
+	r.disregard(f)
 	if f.refused.Load() != nil {
 		f.standing = refused
 	}
@@ -544,8 +526,20 @@ func (r *registry) dropFunction(f *Function) bool {
 // forsake takes a function back. Its registration may never be answered.
 func (r *registry) forsake(f *Function) {
 	delete(r.functionByID, f.id)
+	maps.DeleteFunc(r.renamed, func(_ string, other *Function) bool { return other == f })
 	r.functions = remove(r.functions, f)
 	r.takeBack(&f.claim)
+	r.disregard(f)
+}
+
+// disregard stops waiting for what the engine says to the latest attempt to register f.
+func (r *registry) disregard(f *Function) {
+	if f.standing == asked && !f.answered && r.link != nil && r.link.dialect().answers(&f.claim) {
+		if r.unregistered == nil {
+			r.unregistered = map[string]uint64{}
+		}
+		r.unregistered[f.id] = f.fence
+	}
 	r.answered(&f.claim)
 }
 
@@ -706,14 +700,20 @@ func remove[E comparable](list []E, e E) []E {
 func (r *registry) function(id []byte) *Function {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.functionByID[string(id)]
+	if f := r.functionByID[string(id)]; f != nil {
+		return f
+	}
+	return r.renamed[string(id)]
 }
 
 // functionNamed finds a handler by its id.
 func (r *registry) functionNamed(id string) *Function {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.functionByID[id]
+	if f := r.functionByID[id]; f != nil {
+		return f
+	}
+	return r.renamed[id]
 }
 
 // rejectedFunction finds the function that a rejection names, with or without the prefix
@@ -816,6 +816,7 @@ func (c *Client) functionAccepted(l *link, m *FunctionRegisteredMessage) {
 	}
 	r := c.registry
 	r.mu.Lock()
+	r.rename(m.ID)
 	if f := r.hosted(l, m.ID); f != nil {
 		c.hosts.confirm(l, f, m, views)
 		r.answered(&f.claim)
@@ -824,10 +825,33 @@ func (c *Client) functionAccepted(l *link, m *FunctionRegisteredMessage) {
 	r.confirm(l)
 }
 
+// rename notes that the engine has accepted a function under another id than it was sent: access
+// control puts something before ids.
+func (r *registry) rename(id string) {
+	known := r.functionByID[id] != nil || r.renamed[id] != nil
+	for own, ok := id, true; ok; _, own, ok = strings.Cut(own, "::") {
+		if _, owed := r.unregistered[own]; owed { // before the engine had answered, which it does in order
+			delete(r.unregistered, own)
+			return
+		}
+		if f := r.functionByID[own]; !known && f != nil && f.standing == asked && !f.answered {
+			if r.renamed == nil {
+				r.renamed = map[string]*Function{}
+			}
+			r.renamed[id] = f
+			return
+		}
+	}
+}
+
 // hosted returns the function that the engine says something about over l; nil if it is not
 // registered there.
 func (r *registry) hosted(l *link, id string) *Function {
-	if f := r.functionByID[id]; f != nil && r.link == l && (f.standing == asked || f.standing == accepted) {
+	f := r.functionByID[id]
+	if f == nil {
+		f = r.renamed[id]
+	}
+	if f != nil && r.link == l && (f.standing == asked || f.standing == accepted) {
 		return f
 	}
 	return nil

@@ -46,9 +46,9 @@ type report struct {
 	depth                uint32
 	traceparent, baggage string
 
-	namespace string    // of the function, set when it is pushed
-	pushed    time.Time // likewise
-	size      int
+	granted localGrant // of the function, set when it is pushed
+	pushed  time.Time  // likewise
+	size    int
 }
 
 // reports are the local calls that the engine is to be told of: in order, at most once each,
@@ -108,7 +108,7 @@ func (r *reports) push(it *report) {
 		r.mu.Unlock()
 		return
 	}
-	it.namespace = grant.namespace
+	it.granted = *grant
 	r.items = append(r.items, it)
 	r.count++
 	r.bytes += it.size

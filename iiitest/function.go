@@ -16,6 +16,7 @@ type function struct {
 	metadata      json.RawMessage
 	builtin       builtinFunc // run by the engine itself: built in, or invoked over HTTP
 	seq           uint64
+	registered    string // the id that its owner calls it, which access control may have changed
 
 	args         *configurationSchema // of observers; nil: it takes none
 	private      bool                 // only its host may call it
@@ -33,6 +34,7 @@ const reservedPrefix = "engine::"
 // registerFunction enters a function of a worker. Another live worker's
 // function stays; a built-in one is replaced, as in the engine.
 func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessage) {
+	registered := m.ID
 	if !w.session.admitFunction(ns, &m) {
 		return
 	}
@@ -42,7 +44,7 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 		return
 	}
 	f := &function{
-		namespace: ns, id: m.ID, owner: w,
+		namespace: ns, id: m.ID, owner: w, registered: registered,
 		description: m.Description,
 		request:     optional(m.RequestFormat),
 		response:    optional(m.ResponseFormat),
@@ -51,7 +53,7 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 	if err := f.observable(w.speaks().protocol, m.observed); err != nil {
 		e.log.Warn("function refused: its args_format is no JSON Schema", "worker", w.id, "function", m.ID, "error", err)
 		if w.speaks().hooks { // others end their connection on a code that they do not know
-			w.send(w.speaks().functionRejected("INVALID_ARGS_FORMAT", key{ns, w.session.bare(m.ID)}, w.id))
+			w.send(w.speaks().functionRejected("INVALID_ARGS_FORMAT", key{ns, registered}, w.id))
 		}
 		return
 	}
@@ -125,10 +127,10 @@ const functionConflict = "FUNCTION_NAMESPACE_CONFLICT"
 // unregisterFunction removes a function if w owns it. Triggers that point at it
 // stay.
 func (e *Engine) unregisterFunction(w *worker, ns, id string) {
-	k := key{ns, w.session.prefixed(id)}
 	e.observers.mu.Lock()
 	defer e.observers.mu.Unlock()
 	e.mu.Lock()
+	k := e.hostedLocked(w, ns, id)
 	f := e.functions[k]
 	if f == nil || f.owner != w {
 		e.mu.Unlock()
@@ -142,6 +144,35 @@ func (e *Engine) unregisterFunction(w *worker, ns, id string) {
 // has reports whether connections of the generation p have the function.
 func (f *function) has(p Protocol, strict bool) bool {
 	return p >= f.since && (f.until == 0 || p <= f.until || !strict)
+}
+
+// hosted is the function that w calls by an id: engines with observers name a function to its
+// host as that has registered it, others only take the prefix away.
+func (e *Engine) hosted(w *worker, ns, id string) key {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.hostedLocked(w, ns, id)
+}
+
+func (e *Engine) hostedLocked(w *worker, ns, id string) key {
+	k := key{ns, w.session.prefixed(id)}
+	if f := e.functions[k]; f != nil && f.owner == w || w.session == nil || w.session.guard.OnFunction == "" || !w.speaks().observes {
+		return k
+	}
+	for other, f := range e.functions {
+		if f.owner == w && f.namespace == ns && f.registered == id {
+			return other
+		}
+	}
+	return k
+}
+
+// hostID is the id under which the host of f gets calls.
+func (f *function) hostID() string {
+	if f.owner.speaks().observes {
+		return f.registered
+	}
+	return f.owner.session.bare(f.id)
 }
 
 // workerName is the name that listings show for the owner of f: an owner

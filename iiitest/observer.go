@@ -129,7 +129,7 @@ func (f *function) told() bool { return f.owner != nil && f.owner.speaks().obser
 
 // hostKey is a function as its host knows it.
 func (f *function) hostKey() key {
-	return key{f.namespace, f.owner.session.bare(f.id)}
+	return key{f.namespace, f.registered}
 }
 
 // view is an observer as its host sees it.
@@ -502,7 +502,7 @@ func (t *observers) acked(w *worker, home string, m observerAckMessage) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	k := key{ns, w.session.prefixed(m.FunctionID)}
+	k := t.engine.hosted(w, ns, m.FunctionID)
 	o, f := t.byID[m.ID], t.function(k)
 	if o == nil || o.source != k || f == nil || f.owner != w || o.announced == 0 || o.failed != nil {
 		return

@@ -418,7 +418,7 @@ func (t *observers) counted(w *worker, namespace string, m localStatsMessage) {
 	defer t.mu.Unlock()
 	of := func(id string) *localStats {
 		if id != "*" {
-			id = w.session.prefixed(id)
+			id = t.engine.hosted(w, namespace, id).id
 		}
 		k := key{namespace, id}
 		if t.stats[k] == nil && len(t.stats) >= maxLocalStats {
