@@ -972,3 +972,65 @@ func TestRenamedFunctions(t *testing.T) {
 		}
 	})
 }
+
+// What the engine says to a registration that was taken back does not count for the next one of
+// the same id, whatever it is.
+func TestAnswersToEarlierAttempts(t *testing.T) {
+	for name, first := range map[string]string{
+		"accepted": `{"type":"functionregistered","id":"f","namespace":"default","revision":0}`,
+		"rejected": `{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":"f","owner_worker_id":"w"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				attempts := 0
+				var held []*peerMessage // what waits behind the second answer
+				p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
+					switch {
+					case m.Type == "observe":
+						c.send(fmt.Sprintf(`{"type":"observeresult","id":%q,"state":"pending"}`, m.ID))
+						return true
+					case m.Type == "registerfunction":
+						if attempts++; attempts == 1 {
+							time.Sleep(time.Millisecond) // all of it is on its way by then
+							c.send(first)
+							return true
+						}
+						time.AfterFunc(time.Second, func() {
+							c.send(`{"type":"functionregistered","id":"f","namespace":"default","revision":0,"local_dispatch":true}`)
+							for _, m := range held {
+								c.answer(m)
+							}
+						})
+						held = []*peerMessage{}
+						return true
+					case m.Type == "ping" && held != nil:
+						held = append(held, m)
+						return true
+					}
+					return false
+				}}})
+				c := p.client()
+				connectHost(t, c)
+				if err := hostFunc(t, c, "f", echo).Unregister(); err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				f := hostFunc(t, c, "f", echo)
+				if _, err := c.Trigger("f", StateTriggerConfig{}); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(500 * time.Millisecond)
+				if n := len(p.messages(0, "observe")); n > 0 || f.Err() != nil {
+					t.Errorf("after the first answer: %d observers, error %v", n, f.Err())
+				}
+				time.Sleep(time.Second)
+				if observers := p.messages(0, "observe"); len(observers) != 1 || f.Err() != nil || !f.LocalDispatch() {
+					t.Errorf("%v after it was registered: %d observers, error %v", time.Since(began), len(observers), f.Err())
+				}
+				if attempts != 2 {
+					t.Errorf("registered %d times", attempts)
+				}
+			})
+		})
+	}
+}

@@ -32,7 +32,7 @@ type registry struct {
 	triggers     []*Trigger
 	functionByID map[string]*Function
 	renamed      map[string]*Function // by what the engine of the current link calls them, if that is another id
-	unregistered map[string]uint64    // ids about which it owes an answer, and the fence that settles them
+	disregarded  []*disregarded       // answers that it owes to attempts that count no more, in order
 	triggerByID  map[string]*Trigger  // by both ids, if that of its observer is another
 
 	// The state of the current link, if there is one.
@@ -84,7 +84,7 @@ func (r *registry) begin(l *link, first ...item) {
 	defer r.mu.Unlock()
 	r.link, r.phase = l, replaySettling
 	d := l.dialect()
-	r.held, r.renamed, r.unregistered = nil, nil, nil
+	r.held, r.renamed, r.disregarded = nil, nil, nil
 	for _, t := range r.triggers {
 		t.sent, t.delay = false, 0
 		if t.former != nil && t.former.refused.Load() == nil { // the engine never answered
@@ -296,7 +296,7 @@ func (r *registry) pong(l *link, number uint64) {
 	r.mu.Lock()
 	if r.link == l && r.fences == number && r.fenceOut {
 		r.ponged = true
-		maps.DeleteFunc(r.unregistered, func(_ string, fence uint64) bool { return fence <= number })
+		r.disregarded = slices.DeleteFunc(r.disregarded, func(d *disregarded) bool { return d.fence <= number })
 		for _, c := range r.fenced {
 			if r.unconfirmed(c) {
 				r.answered(c)
@@ -532,15 +532,31 @@ func (r *registry) forsake(f *Function) {
 	r.disregard(f)
 }
 
-// disregard stops waiting for what the engine says to the latest attempt to register f.
+// disregarded is an attempt to register a function that has been unregistered since.
+type disregarded struct {
+	id    string
+	fence uint64 // that settles it
+}
+
+// disregard stops waiting for what the engine says to the latest attempt to register f. It says
+// it all the same.
 func (r *registry) disregard(f *Function) {
 	if f.standing == asked && !f.answered && r.link != nil && r.link.dialect().answers(&f.claim) {
-		if r.unregistered == nil {
-			r.unregistered = map[string]uint64{}
-		}
-		r.unregistered[f.id] = f.fence
+		r.disregarded = append(r.disregarded, &disregarded{f.id, f.fence})
 	}
 	r.answered(&f.claim)
+}
+
+// isDisregarded reports whether what the engine says about a function answers an attempt that
+// counts no more. The engine answers in order.
+func (r *registry) isDisregarded(id string) bool {
+	for own, ok := id, true; ok; _, own, ok = strings.Cut(own, "::") {
+		if i := slices.IndexFunc(r.disregarded, func(d *disregarded) bool { return d.id == own }); i >= 0 {
+			r.disregarded = slices.Delete(r.disregarded, i, i+1)
+			return true
+		}
+	}
+	return false
 }
 
 // addType adds a trigger type, which is never taken back.
@@ -816,10 +832,15 @@ func (c *Client) functionAccepted(l *link, m *FunctionRegisteredMessage) {
 	}
 	r := c.registry
 	r.mu.Lock()
-	r.rename(m.ID)
+	early := r.link == l && r.isDisregarded(m.ID)
+	if !early && r.link == l {
+		r.rename(m.ID)
+	}
 	if f := r.hosted(l, m.ID); f != nil {
 		c.hosts.confirm(l, f, m, views)
-		r.answered(&f.claim)
+		if !early {
+			r.answered(&f.claim)
+		}
 	}
 	r.mu.Unlock()
 	r.confirm(l)
@@ -828,13 +849,11 @@ func (c *Client) functionAccepted(l *link, m *FunctionRegisteredMessage) {
 // rename notes that the engine has accepted a function under another id than it was sent: access
 // control puts something before ids.
 func (r *registry) rename(id string) {
-	known := r.functionByID[id] != nil || r.renamed[id] != nil
-	for own, ok := id, true; ok; _, own, ok = strings.Cut(own, "::") {
-		if _, owed := r.unregistered[own]; owed { // before the engine had answered, which it does in order
-			delete(r.unregistered, own)
-			return
-		}
-		if f := r.functionByID[own]; !known && f != nil && f.standing == asked && !f.answered {
+	if r.functionByID[id] != nil || r.renamed[id] != nil {
+		return
+	}
+	for _, own, ok := strings.Cut(id, "::"); ok; _, own, ok = strings.Cut(own, "::") {
+		if f := r.functionByID[own]; f != nil && f.standing == asked && !f.answered {
 			if r.renamed == nil {
 				r.renamed = map[string]*Function{}
 			}
@@ -881,7 +900,7 @@ func (c *Client) observerRemoved(l *link, m *ObserverRemovedMessage) {
 func (c *Client) functionRefused(l *link, err *RejectedError) {
 	r := c.registry
 	r.mu.Lock()
-	if r.link != l || r.closed != nil {
+	if r.link != l || r.closed != nil || r.isDisregarded(err.FunctionID) {
 		r.mu.Unlock()
 		return
 	}
