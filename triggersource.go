@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/iii-go/iii/internal/cronexpr"
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
@@ -360,7 +361,7 @@ func observeHTTP(config json.RawMessage) (args, filters any, err error) {
 
 // sevenFields adds the year to a cron expression without one.
 func sevenFields(expression string) string {
-	if len(strings.Fields(expression)) == 6 {
+	if s, err := cronexpr.Parse(expression); err == nil && s.Fields() == 6 {
 		return expression + " *"
 	}
 	return expression

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/internal/cronexpr"
 )
 
 // registerObservers adds the functions that tell about observers, and the sources inside
@@ -132,7 +133,7 @@ func (c *cron) added(o *observer) *wireError {
 		job.observers++
 		return nil
 	}
-	schedule, err := parseCron(expression)
+	schedule, err := cronexpr.Parse(expression)
 	if err != nil {
 		return errorBody("INVALID_CRON_EXPRESSION", "Invalid cron expression '%s': %s", expression, err)
 	}

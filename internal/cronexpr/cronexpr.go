@@ -1,4 +1,5 @@
-package iiitest
+// Package cronexpr reads cron expressions as the engine does.
+package cronexpr
 
 import (
 	"fmt"
@@ -8,13 +9,19 @@ import (
 	"unicode/utf8"
 )
 
-// cronSchedule is a cron expression: six fields (seconds, minutes, hours, days
+// Schedule is a cron expression: six fields (seconds, minutes, hours, days
 // of the month, months, days of the week) and perhaps a seventh, the years. A
 // time belongs to it when all of them match, both kinds of days too. Days of the
 // week are 1, which is Sunday, to 7. It is in UTC.
-type cronSchedule struct {
+type Schedule struct {
 	seconds, minutes, hours, days, months, weekdays, years cronValues
+
+	fields int
 }
+
+// Fields is the number of fields that were given: 6, or 7 with the years. It is 0 for a
+// shorthand.
+func (s *Schedule) Fields() int { return s.fields }
 
 // cronValues says for each value of a field whether it matches.
 type cronValues []bool
@@ -53,16 +60,18 @@ var cronShorthands = []struct{ short, long string }{
 	{"@hourly", "0 0 * * * *"},
 }
 
-// parseCron reads an expression. The error is in the words of the engine.
-func parseCron(expression string) (*cronSchedule, error) {
+// Parse reads an expression. The error is in the words of the engine.
+func Parse(expression string) (*Schedule, error) {
 	p := cronParser{text: expression}
 	if long := p.shorthand(); long != "" {
 		if !p.atEnd() {
 			return nil, p.fail("")
 		}
-		return parseCron(long)
+		s, err := Parse(long)
+		s.fields = 0
+		return s, err
 	}
-	s := &cronSchedule{}
+	s := &Schedule{fields: len(cronFields)}
 	for i, to := range []*cronValues{&s.seconds, &s.minutes, &s.hours, &s.days, &s.months, &s.weekdays, &s.years} {
 		f, start := &cronFields[i], p.i
 		items, ok := p.field(f.any)
@@ -71,6 +80,7 @@ func parseCron(expression string) (*cronSchedule, error) {
 		case i == 6 && (!ok || err != nil): // no years, and so the end should be here
 			p.i = start
 			values, _ = f.values([]cronItem{{form: cronAll}})
+			s.fields--
 		case !ok:
 			return nil, p.fail("")
 		case err != nil:
@@ -84,6 +94,11 @@ func parseCron(expression string) (*cronSchedule, error) {
 	}
 	return s, nil
 }
+
+// engineText is an error in the words of the engine.
+type engineText string
+
+func (e engineText) Error() string { return string(e) }
 
 // cronParser reads an expression as the engine's parser does: the fields are not
 // split first, so that where one ends, the next may begin without a blank between
@@ -185,6 +200,8 @@ func (p *cronParser) word(is func(c byte) bool) string {
 	p.space()
 	return word
 }
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
 func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
 
@@ -341,8 +358,8 @@ func (f *cronField) named(name string) (uint32, error) {
 	return v, nil
 }
 
-// next is the first time of the schedule after t, if there is one.
-func (s *cronSchedule) next(t time.Time) (time.Time, bool) {
+// Next is the first time of the schedule after t, if there is one.
+func (s *Schedule) Next(t time.Time) (time.Time, bool) {
 	date := func(year int, month time.Month, day, hour int) time.Time {
 		return time.Date(year, month, day, hour, 0, 0, 0, time.UTC)
 	}
