@@ -575,14 +575,14 @@ func (c *Client) forward(t *Trigger) HandlerFunc {
 const forwardTimeout = time.Hour
 
 // fit makes an activation what the handler gets on an engine with triggers. If the handler is
-// not to run, fit answers and reports false.
+// not to run, fit answers and reports false; for observers of the function there is no call.
 func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	t := in.trigger
 	answer := func(result any, err error) bool {
 		if len(in.id) > 0 {
-			if b, _ := c.encodeAnswer(ctx, in, in.origin, result, err); b != nil {
-				in.origin.reply(b)
-			}
+			b, _ := c.encodeAnswer(ctx, in, in.origin, result, err)
+			b.append(func(p []byte) []byte { return in.origin.dialect().appendMatched(p, nil) })
+			in.origin.reply(b)
 		}
 		return false
 	}
