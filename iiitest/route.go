@@ -34,9 +34,10 @@ var httpMethods = []string{
 }
 
 // bind adds a route. The same method and path from another trigger is taken
-// over; the same structure with other parameter names is refused. A trigger that
-// comes again with another path keeps its old route too, as in the engine. A path, or
-// a pair of paths, that a running engine's router panics on is refused.
+// over; an observer keeps its route, and the latest of those that are active answers. The same
+// structure with other parameter names is refused. A trigger that comes again with another
+// path keeps its old route too, as in the engine. A path, or a pair of paths, that a running
+// engine's router panics on is refused.
 func (t *routeTable) bind(_ context.Context, b binding) error {
 	config := membersOf(b.config)
 	path := stringOf(config["api_path"])
@@ -63,6 +64,7 @@ func (t *routeTable) add(r *route) (err error, conflict bool) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	taken := -1
 	for i, old := range t.list {
 		if old.method != r.method && !(old.routed() && r.routed()) {
 			continue
@@ -75,11 +77,15 @@ func (t *routeTable) add(r *route) (err error, conflict bool) {
 			return conflictText(old, r, "routes with identical structure but different path-parameter names are not supported"), true
 		case old.method != r.method:
 		case slices.Equal(old.pattern, r.pattern):
-			t.list[i] = r
-			return nil, false
+			if old.observer == nil && r.observer == nil {
+				taken = i
+			}
 		case slices.EqualFunc(old.pattern, r.pattern, samePart):
 			return conflictText(old, r, "the router takes :name and {name} for one path"), true
 		}
+	}
+	if taken >= 0 {
+		t.list = slices.Delete(t.list, taken, taken+1)
 	}
 	t.list = append(t.list, r)
 	return nil, false
@@ -128,7 +134,10 @@ func (t *routeTable) find(method, path string) (found *route, params map[string]
 		if order < 0 {
 			first, found, methods = r, nil, nil
 		}
-		if methods = append(methods, r.method); r.method == method {
+		if !slices.Contains(methods, r.method) {
+			methods = append(methods, r.method)
+		}
+		if r.method == method { // the latest of them
 			found, params = r, r.params(matched)
 		}
 	}
