@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -144,7 +143,7 @@ func testDisabledTelemetry(t *testing.T) {
 		return nil, errors.New("nobody there")
 	}
 	tracers, meters, loggers, propagator := otel.GetTracerProvider(), otel.GetMeterProvider(), otel.GetLoggerProvider(), otel.GetTextMapPropagator()
-	before := runtime.NumGoroutine()
+	before := liveGoroutines()
 	tel, err := StartTelemetry(t.Context(), OtelConfig{}, WithGlobalProviders(), WithTelemetryConnection(WithConnectionDialContext(dial)))
 	if err != nil {
 		t.Fatal(err)
@@ -171,7 +170,7 @@ func testDisabledTelemetry(t *testing.T) {
 		tel.Connection().Shutdown(t.Context())); err != nil {
 		t.Error(err)
 	}
-	if after := runtime.NumGoroutine(); after > before {
+	if after := liveGoroutines(); after > before {
 		t.Errorf("%d goroutines, %d before", after, before)
 	}
 	if dialled {

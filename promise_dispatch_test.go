@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,12 +39,12 @@ func TestR12HandlersAreLimited(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		base := runtime.NumGoroutine()
+		base := liveGoroutines()
 		for range 10_000 {
 			p.conn(0).invoke("f", "1")
 		}
 		synctest.Wait()
-		goroutines := runtime.NumGoroutine() - base
+		goroutines := liveGoroutines() - base
 		if s := c.Stats(); s.HandlersRunning != limit || s.InvocationsQueued != 9000 || s.Overloaded != 0 {
 			t.Errorf("%d run, %d wait, %d refused", s.HandlersRunning, s.InvocationsQueued, s.Overloaded)
 		}

@@ -32,7 +32,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Wait()
-			steady := runtime.NumGoroutine()
+			steady := liveGoroutines()
 			half := 0
 			for i := range n {
 				if i == n/2 {
@@ -50,7 +50,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 			}
 			synctest.Wait()
 			growth = liveHeap() - half
-			gained = runtime.NumGoroutine() - steady
+			gained = liveGoroutines() - steady
 			if got := c.Stats().Reconnects; got != uint64(n) {
 				t.Errorf("%d reconnects, want %d", got, n)
 			}
@@ -83,7 +83,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Wait()
-			steady := runtime.NumGoroutine()
+			steady := liveGoroutines()
 			for range n {
 				p.conn(0).invoke("f", "1")
 			}
@@ -102,7 +102,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 				synctest.Wait()
 			}
 			synctest.Wait() // until what has connected has ended
-			if gained := runtime.NumGoroutine() - steady; gained > maxIdleWorkers {
+			if gained := liveGoroutines() - steady; gained > maxIdleWorkers {
 				t.Errorf("%d goroutines gained", gained)
 			}
 			_ = c.Close()
