@@ -30,7 +30,7 @@ GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
 .DEFAULT_GOAL := help
-.PHONY: help generate tidy-iiigen recorded check generated fmt vet staticcheck cross test nested race fuzz bench golden concurrent soak examples browser interop interop-rust interop-schemas interop-update filter-conformance filter-bench rust-suite
+.PHONY: help generate tidy-iiigen recorded check generated fmt vet staticcheck cross test nested race fuzz bench bench-table golden concurrent soak iiidev-soak examples browser interop interop-rust interop-schemas interop-update filter-conformance filter-bench rust-suite
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,10 @@ browser: ## Test the web pages in headless Chromium
 soak: ## Test the guarantees at full scale: 10,000 reconnects, 200,000 messages
 	$(GO) test -v -run '^TestR[0-9]' -soak -timeout 60m .
 
+iiidev-soak: ## Measure the memory of iiidev under 900 HTTP requests a second for SOAKTIME (10m); Linux only
+	$(GO) build -o bin/iiidev ./cmd/iiidev
+	$(GO) run ./bench/iiidevsoak -iiidev bin/iiidev -for $(SOAKTIME)
+
 interop: ## Run the SDKs for Node and Python on the development engine
 	$(GO) -C internal/conformance run ./interop -peers go,node,python
 
@@ -121,12 +125,23 @@ rust-suite: ## Run the Rust SDK's own integration tests on the development engin
 interop-update: ## Regenerate docs/interop.md with the outcomes of PEERS (go,node,python)
 	$(GO) -C internal/conformance run ./interop -peers $(PEERS) -update
 
+SOAKTIME ?= 10m
+
 # Of the random corpus.
 CASES ?= 100000
 SEED ?= 1
 
 filter-conformance: ## Compare filters with the reference implementation over CASES (100000) random cases; needs cargo
 	$(GO) -C internal/conformance run ./filter -cases $(CASES) -seed $(SEED)
+
+# Workers to measure, of which the first is compared with the others, and flags of bench/table.
+WORKERS ?= -worker go=.cache/loadworker -worker rust=.cache/rust-worker/release/rust-worker
+TABLEFLAGS ?=
+
+bench-table: ## Measure the CPU time of WORKERS per invocation: this package, and the Rust SDK, which needs cargo
+	$(GO) build -o .cache/loadworker ./bench/loadworker
+	cd bench/rust-worker && cargo build --release --quiet --locked --target-dir ../../.cache/rust-worker
+	$(GO) run ./bench/table $(WORKERS) $(TABLEFLAGS)
 
 filter-bench: ## Benchmark filters in turn with the reference implementation; needs cargo
 	bench/filter-rs/compare.sh

@@ -12,21 +12,21 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// maxBinders is how many triggers are bound and unbound at once.
+// maxBinders is how many triggers are bound and unbound concurrently.
 const maxBinders = 16
 
-// bindings is what the engine has bound to the trigger types of this worker. For
-// each trigger it knows what the engine wants now and what the provider has, and
-// goroutines that exist while there is something to do bring the second to the
-// first. What the engine says meanwhile replaces what it wanted before, so that a
-// provider that hangs makes nothing pile up.
+// bindings holds the triggers that the engine has bound to the trigger types of this
+// worker. For each trigger it records the state that the engine wants and the state that
+// the provider has. Goroutines that exist only while there is work bring the provider to
+// the wanted state. A newer message from the engine replaces the previous wanted state,
+// so a provider that hangs causes no backlog.
 type bindings struct {
 	client *Client
 
 	mu      sync.Mutex
 	types   map[string][]*providedType // by id
 	byID    map[string]*boundTrigger
-	ready   []*boundTrigger // with something to do and nobody at it
+	ready   []*boundTrigger // with work to do and no binder assigned
 	binders int
 	closed  bool
 	ended   sync.WaitGroup
@@ -34,12 +34,12 @@ type bindings struct {
 
 // providedType is a trigger type of this worker.
 type providedType struct {
-	id, namespace string // namespace: the resolved one
+	id, namespace string // namespace is the resolved one
 	spec          triggerTypeSpec
 	provider      TriggerProvider
-	function      *Function // that stands for the type on engines without triggers; nil: in another namespace
-	unsaid        bool      // the lack of it has been logged; guarded by the lock of the registry
-	missing       bool      // when watchTypes asked last, nobody provided it
+	function      *Function // represents the type on engines without triggers; nil for a type in another namespace
+	unsaid        bool      // its absence has been logged; guarded by the lock of the registry
+	missing       bool      // the type had no provider at the last check of watchTypes
 }
 
 // boundTrigger is one trigger.
@@ -47,39 +47,39 @@ type boundTrigger struct {
 	id string
 
 	// Guarded by the lock of bindings.
-	want *wantedTrigger // nil: not to be bound
-	seen *link          // that the engine has last sent it over
-	todo bool           // want has changed since a binder looked
-	busy bool           // ready, or a binder is at it
+	want *wantedTrigger // nil if it should not be bound
+	seen *link          // link over which the engine last sent it
+	todo bool           // want has changed since a binder last looked
+	busy bool           // ready, or a binder is working on it
 
-	// Of the binder that is at it. Nil while nothing is bound.
+	// Owned by the binder that is working on it. Nil while nothing is bound.
 	bound  *TriggerBinding
 	typ    *providedType
 	ctx    context.Context
 	cancel context.CancelFunc
 }
 
-// wantedTrigger is a registration as the engine has sent it, or an observer of the function
-// that stands for a type.
+// wantedTrigger is a registration as the engine sent it, or an observer of the function
+// that represents a type.
 type wantedTrigger struct {
 	TriggerBinding
 	link *link // nil for an observer
 	typ  *providedType
-	done chan error // of an observer, capacity 1: what has become of it
+	done chan error // for an observer: receives the outcome; capacity 1
 }
 
 func newBindings(c *Client) *bindings {
 	return &bindings{client: c, types: map[string][]*providedType{}, byID: map[string]*boundTrigger{}}
 }
 
-// has reports whether the type is provided already.
+// has reports whether the type is already provided.
 func (s *bindings) has(t *providedType) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.find(t.id, t.namespace) != nil
 }
 
-// add reports false if the type is provided already.
+// add returns false if the type is already provided.
 func (s *bindings) add(t *providedType) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,8 +90,8 @@ func (s *bindings) add(t *providedType) bool {
 	return true
 }
 
-// find returns the type that the engine means: it leaves the namespace default
-// out.
+// find returns the type that the engine refers to. The engine omits the namespace
+// "default".
 func (s *bindings) find(id, namespace string) *providedType {
 	if namespace == "" {
 		namespace = defaultNamespace
@@ -104,7 +104,8 @@ func (s *bindings) find(id, namespace string) *providedType {
 	return nil
 }
 
-// register takes a registration that came over l, for a provider in the given namespace.
+// register processes a registration received over l, for a provider in the given
+// namespace.
 func (s *bindings) register(l *link, namespace string, m TriggerBinding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,8 +129,8 @@ func (s *bindings) register(l *link, namespace string, m TriggerBinding) {
 	s.change(b, &wantedTrigger{TriggerBinding: m, link: l, typ: t})
 }
 
-// observed takes an observer of the function that stands for a type, and returns when the
-// provider has it.
+// observed processes an observer of the function that represents a type, and returns when
+// the provider has bound it.
 func (s *bindings) observed(ctx context.Context, t *providedType, m TriggerBinding) error {
 	want := &wantedTrigger{TriggerBinding: m, typ: t, done: make(chan error, 1)}
 	s.mu.Lock()
@@ -151,7 +152,7 @@ func (s *bindings) observed(ctx context.Context, t *providedType, m TriggerBindi
 	}
 }
 
-// unobserved takes the word that an observer is gone.
+// unobserved processes the removal of an observer.
 func (s *bindings) unobserved(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,7 +161,7 @@ func (s *bindings) unobserved(id string) {
 	}
 }
 
-// unregister takes the engine's word that a trigger is gone.
+// unregister processes the engine's message that a trigger has been removed.
 func (s *bindings) unregister(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,21 +170,21 @@ func (s *bindings) unregister(id string) {
 	}
 }
 
-// settle gives up what the engine has not sent again over l. It has handled our
-// registrations by now, and sends what is bound to a type when it handles the
-// type's.
+// settle unbinds the triggers that the engine has not sent again over l. By now the
+// engine has handled our registrations, and it sends the triggers bound to a type when it
+// handles the registration of the type.
 func (s *bindings) settle(l *link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.byID {
-		if b.seen != l && (b.want == nil || b.want.done == nil) { // observers are told one by one
+		if b.seen != l && (b.want == nil || b.want.done == nil) { // observers are removed individually
 			s.change(b, nil)
 		}
 	}
 }
 
-// giveUp unbinds what is bound to a type that another worker provides now, and reports
-// whether anything was.
+// giveUp unbinds the triggers of a type that another worker now provides, and reports
+// whether there were any.
 func (s *bindings) giveUp(t *providedType) (any bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -196,12 +197,12 @@ func (s *bindings) giveUp(t *providedType) (any bool) {
 	return any
 }
 
-// change sets what is wanted and sees to it that somebody acts; s.mu is held.
+// change sets the wanted state and makes sure that a binder acts on it; s.mu is held.
 func (s *bindings) change(b *boundTrigger, want *wantedTrigger) {
 	if b.want != nil && b.want.done != nil {
 		select {
 		case b.want.done <- errors.New("replaced before it was bound"):
-		default: // it was bound
+		default: // it has been bound
 		}
 	}
 	b.want, b.todo = want, true
@@ -217,14 +218,14 @@ func (s *bindings) change(b *boundTrigger, want *wantedTrigger) {
 	}
 }
 
-// bind is a binder.
+// bind is the loop of a binder.
 func (s *bindings) bind() {
 	defer s.ended.Done()
 	s.mu.Lock()
-	var b *boundTrigger // that it is at
+	var b *boundTrigger // the trigger being worked on
 	var want *wantedTrigger
 	defer func() {
-		if b != nil { // the provider has ended the goroutine
+		if b != nil { // the provider has exited the goroutine
 			if b.bound != nil {
 				b.cancel()
 				b.bound, b.typ, b.ctx, b.cancel = nil, nil, nil, nil
@@ -249,7 +250,7 @@ func (s *bindings) bind() {
 	}
 }
 
-// stepped notes that a binder has done what was wanted of b, or has failed to.
+// stepped records that a binder has reached the wanted state of b, or has failed to.
 func (s *bindings) stepped(b *boundTrigger, want *wantedTrigger, err error) {
 	if want != nil && b.want == want {
 		if want.done != nil {
@@ -271,7 +272,7 @@ func (s *bindings) stepped(b *boundTrigger, want *wantedTrigger, err error) {
 	}
 }
 
-// unlocked is step without the lock, which is held again even if a provider ends
+// unlocked runs step without the lock. It reacquires the lock even if a provider exits
 // the goroutine.
 func (s *bindings) unlocked(b *boundTrigger, want *wantedTrigger) error {
 	s.mu.Unlock()
@@ -279,7 +280,7 @@ func (s *bindings) unlocked(b *boundTrigger, want *wantedTrigger) error {
 	return s.step(b, want)
 }
 
-// step makes the provider have what is wanted.
+// step brings the provider to the wanted state.
 func (s *bindings) step(b *boundTrigger, want *wantedTrigger) error {
 	if want == nil {
 		s.unbind(b)
@@ -316,19 +317,19 @@ func (s *bindings) step(b *boundTrigger, want *wantedTrigger) error {
 	return nil
 }
 
-// unbind stops what is bound, if anything is.
+// unbind stops the bound trigger, if there is one.
 func (s *bindings) unbind(b *boundTrigger) {
 	if b.bound == nil {
 		return
 	}
 	b.cancel()
 	if err := s.call("Unbind", b.id, func() error { return b.typ.provider.Unbind(s.client.handlers, b.id) }); err != nil {
-		s.client.log.Warn("iii: trigger was not unbound in order", "trigger", b.id, "type", b.typ.id, "error", err)
+		s.client.log.Warn("iii: unbinding a trigger failed", "trigger", b.id, "type", b.typ.id, "error", err)
 	}
 	b.bound, b.typ, b.ctx, b.cancel = nil, nil, nil, nil
 }
 
-// call recovers what a provider panics with.
+// call calls a provider and recovers its panics.
 func (s *bindings) call(method, id string, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -340,13 +341,13 @@ func (s *bindings) call(method, id string, f func() error) (err error) {
 	return f()
 }
 
-// answer tells the engine what became of a registration, over the link that it
-// came over.
+// answer reports the outcome of a registration to the engine, over the link on which the
+// registration arrived.
 func (s *bindings) answer(l *link, b *TriggerBinding, err error) {
 	s.client.out.urgent(l, s.client.item(l.dialect().triggerBound(b, refusalBody(err))))
 }
 
-// refusalBody is the error body for the error of a provider, nil for none.
+// refusalBody returns the error body for an error of a provider, or nil for none.
 func refusalBody(err error) *ErrorBody {
 	if err == nil {
 		return nil
@@ -359,8 +360,8 @@ func refusalBody(err error) *ErrorBody {
 	return &ErrorBody{Code: code, Message: message, Stacktrace: stack}
 }
 
-// close lets the binders end after what they do. The channel is closed when they
-// have. The contexts of what is bound are the client's to end.
+// close lets the binders finish their current work. The channel is closed when they have
+// ended. The client ends the contexts of the bound triggers.
 func (s *bindings) close() <-chan struct{} {
 	s.mu.Lock()
 	s.closed = true
@@ -380,7 +381,7 @@ func (b *TriggerBinding) equal(other *TriggerBinding) bool {
 		bytes.Equal(b.Config, other.Config) && bytes.Equal(b.Metadata, other.Metadata)
 }
 
-// conditionOf finds the condition function in a config.
+// conditionOf returns the id of the condition function in a config.
 func conditionOf(config []byte) (id string, err error) {
 	if i := rawjson.SkipSpace(config, 0); i == len(config) || config[i] != '{' {
 		return "", nil
@@ -391,7 +392,7 @@ func conditionOf(config []byte) (id string, err error) {
 		}
 		var ok bool
 		if id, ok = rawjson.Unquote(value); !ok {
-			err = fmt.Errorf("condition_function_id is no string")
+			err = fmt.Errorf("condition_function_id is not a string")
 		}
 	})
 	return id, errors.Join(err, scanned)

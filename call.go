@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/iii-go/iii/internal/jsoncodec"
 )
 
 // CallOption configures one call. One that makes no sense is an error of the call.
@@ -86,13 +88,28 @@ func (c *Client) call(ctx context.Context, inv invocation, in, out any, opts []C
 			return &callError{verb: verbCall, functionID: inv.functionID, err: err}
 		}
 	}
+	if len(opts) == 0 && c.cfg.callRetry == nil {
+		return c.attempt(ctx, &inv, in, out, &noCallOptions)
+	}
+	return c.callRepeatedly(ctx, inv, in, out, opts)
+}
+
+// noCallOptions is the configuration of most calls; it is not changed.
+var noCallOptions callConfig
+
+// callRepeatedly is apart from call so that calls without options allocate no closure.
+func (c *Client) callRepeatedly(ctx context.Context, inv invocation, in, out any, opts []CallOption) error {
 	return c.repeat(ctx, verbCall, inv.functionID, opts, func(cfg *callConfig) error {
-		r, err := c.begin(ctx, verbCall, inv, in, cfg)
-		if err != nil {
-			return err
-		}
-		return c.await(ctx, verbCall, r, inv.functionID, out)
+		return c.attempt(ctx, &inv, in, out, cfg)
 	})
+}
+
+func (c *Client) attempt(ctx context.Context, inv *invocation, in, out any, cfg *callConfig) error {
+	r, err := c.begin(ctx, verbCall, *inv, in, cfg)
+	if err != nil {
+		return err
+	}
+	return c.await(ctx, verbCall, r, inv.functionID, out)
 }
 
 // Call is [Client.Call] with the result as its value.
@@ -255,7 +272,7 @@ func (c *Client) await(ctx context.Context, verb string, r *request, id string, 
 		*out = append((*out)[:0:0], result...)
 		return nil
 	}
-	if err := json.Unmarshal(result, out); err != nil {
+	if err := jsoncodec.Decode(result, out); err != nil {
 		return &callError{verb: verb, functionID: id, err: fmt.Errorf("result does not decode: %w", err), sent: true}
 	}
 	return nil

@@ -15,18 +15,17 @@ import (
 )
 
 var (
-	// ErrChannelNotFound means that the engine knows no channel of that id and
-	// key: it never was, both ends have ended, or an end was not taken within five
-	// minutes.
+	// ErrChannelNotFound means that the engine has no channel with that id and key: it
+	// never existed, both ends have ended, or an end was not opened within five minutes.
 	ErrChannelNotFound = errors.New("iii: channel not found")
 
-	// ErrChannelClosed means that this end was closed, or that the other one is
-	// gone and takes no more.
+	// ErrChannelClosed means that this end is closed, or that the other end is gone and
+	// accepts nothing more.
 	ErrChannelClosed = errors.New("iii: channel is closed")
 
-	// ErrChannelBacklog means that a reader was asked only for bytes, or only for
-	// messages, while too much of the other kind had come.
-	ErrChannelBacklog = errors.New("iii: channel holds too much that nobody reads")
+	// ErrChannelBacklog means that a reader reads only bytes, or only messages, and too
+	// much of the other kind has piled up.
+	ErrChannelBacklog = errors.New("iii: channel has too much unread data")
 )
 
 // channelChunk is the size at which bytes are cut into frames.
@@ -35,12 +34,12 @@ const channelChunk = 64 << 10
 // ChannelOption configures a new channel.
 type ChannelOption func(*ChannelCreateInput) error
 
-// WithChannelBuffer sets how many frames the engine holds between the ends: 1 to
-// 1024, default 64. A writer waits when they are full.
+// WithChannelBuffer sets how many frames the engine buffers between the two ends: 1 to
+// 1024, default 64. When the buffer is full, the writer waits (backpressure).
 func WithChannelBuffer(frames int) ChannelOption {
 	return func(in *ChannelCreateInput) error {
 		if frames < 1 || frames > 1024 {
-			return fmt.Errorf("iii: WithChannelBuffer: %d is not within 1 and 1024", frames)
+			return fmt.Errorf("iii: WithChannelBuffer: %d is not between 1 and 1024", frames)
 		}
 		n := uint64(frames)
 		in.BufferSize = &n
@@ -48,13 +47,12 @@ func WithChannelBuffer(frames int) ChannelOption {
 	}
 }
 
-// CreateChannel makes a one-way channel inside the engine: what goes into the
-// writer comes out of the reader, frame by frame and in order. One end is used
-// here; the other's Ref travels in a payload or a result to whoever opens it with
-// [Client.OpenReader] or [Client.OpenWriter]. An end is connected when it is
-// first used, and can be taken once in all, so an end whose Ref was given away
-// must not be used here. A channel outlives the connection of the worker that
-// made it.
+// CreateChannel creates a one-way channel inside the engine: what is written to the writer
+// arrives at the reader, frame by frame and in order. Use one end here and pass the other
+// end's Ref in a payload or a result to the worker that opens it with [Client.OpenReader]
+// or [Client.OpenWriter]. An end connects when it is first used, and each end can be
+// opened only once, so do not use an end here after giving its Ref away. A channel
+// outlives the connection of the worker that created it.
 func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*ChannelWriter, *ChannelReader, error) {
 	var in ChannelCreateInput
 	if err := applyOptions(&in, opts, callOption); err != nil {
@@ -67,11 +65,11 @@ func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*Cha
 	return newChannelWriter(c, out.Writer), newChannelReader(c, out.Reader), nil
 }
 
-// OpenWriter connects to the writing end of a channel. ctx bounds the opening
-// only. The error is an [ErrChannelNotFound] if there is no such channel; that
-// the end was taken before shows at a Write, not always at the first: the engine hangs
-// up on who comes second, which takes its time to arrive. A reference to the reading end
-// is an error: what is written to it would go nowhere.
+// OpenWriter connects to the writing end of a channel. ctx bounds only the opening. The
+// error is an [ErrChannelNotFound] if no such channel exists. If the end has already been
+// taken, a Write fails, though not always the first one: the engine disconnects the second
+// writer, and the disconnect takes time to arrive. A reference to the reading end is an
+// error, because data written to it would be lost.
 func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*ChannelWriter, error) {
 	w := newChannelWriter(c, ref)
 	if err := w.end.open(ctx, "write"); err != nil {
@@ -80,9 +78,9 @@ func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*Channel
 	return w, nil
 }
 
-// OpenReader connects to the reading end of a channel; see [Client.OpenWriter].
-// That the end was taken before shows as io.EOF at the first Read. A reference to the
-// writing end is an error: nothing would ever come from it.
+// OpenReader connects to the reading end of a channel; see [Client.OpenWriter]. If the end
+// has already been taken, the first Read returns io.EOF. A reference to the writing end is
+// an error, because nothing would ever arrive from it.
 func (c *Client) OpenReader(ctx context.Context, ref StreamChannelRef) (*ChannelReader, error) {
 	r := newChannelReader(c, ref)
 	if err := r.open(ctx); err != nil {
@@ -91,25 +89,25 @@ func (c *Client) OpenReader(ctx context.Context, ref StreamChannelRef) (*Channel
 	return r, nil
 }
 
-// channelEnd is what both ends have in common: a socket that is opened once.
+// channelEnd is the part that both kinds of end share: a socket that is opened once.
 type channelEnd struct {
 	client     *Client
 	ref        StreamChannelRef
-	sendBuffer int // of the socket; 0 is that of the system
+	sendBuffer int // size of the socket's send buffer; 0 is the system default
 
 	mu      sync.Mutex
 	conn    *wsconn.Conn
-	opened  bool  // whatever came of it
-	failed  error // why it could not be opened
-	given   bool  // Ref was asked for before it was opened
+	opened  bool  // the attempt to open is over, successful or not
+	failed  error // why opening failed
+	given   bool  // Ref was called before the end was opened
 	closed  bool
-	attempt chan struct{}      // closed when the attempt to connect is over; nil without one
-	stop    context.CancelFunc // ends the attempt; nil without one
-	pumping sync.WaitGroup     // the goroutine that connects, and the one that reads the socket
+	attempt chan struct{}      // closed when the attempt to connect ends; nil if there is none
+	stop    context.CancelFunc // cancels the attempt; nil if there is none
+	pumping sync.WaitGroup     // the goroutines that connect and that read the socket
 	onOpen  func(*wsconn.Conn)
 }
 
-// channelLock is a lock for which one waits no longer than a context lasts.
+// channelLock is a lock that can be acquired with a context.
 type channelLock chan struct{}
 
 func newChannelLock() channelLock { return make(channelLock, 1) }
@@ -139,16 +137,16 @@ func (l channelLock) tryLock() bool {
 
 func (l channelLock) unlock() { <-l }
 
-// channelDeadline is a moment that may be moved while somebody waits for it.
+// channelDeadline is a deadline that can be moved while others wait for it.
 type channelDeadline struct {
 	mu    sync.Mutex
 	timer *time.Timer
-	over  context.Context // ends at the moment
+	over  context.Context // done when the deadline passes
 	end   context.CancelFunc
 }
 
-// passed is a context that ends when the deadline passes. Who waits for it follows the
-// deadline wherever it is moved before that.
+// passed returns a context that ends when the deadline passes, wherever the deadline has
+// been moved by then.
 func (d *channelDeadline) passed() context.Context {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -162,7 +160,7 @@ func (d *channelDeadline) current() context.Context {
 	return d.over
 }
 
-// set moves the deadline; the zero value is none.
+// set moves the deadline; the zero time means no deadline.
 func (d *channelDeadline) set(t time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -186,15 +184,15 @@ func (d *channelDeadline) set(t time.Time) {
 	timer = time.AfterFunc(left, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if d.timer == timer { // and was not moved meanwhile
+		if d.timer == timer { // the deadline has not been moved meanwhile
 			d.end()
 		}
 	})
 	d.timer = timer
 }
 
-// open connects, the first time. The attempt goes on when ctx ends: the engine lets an end
-// be taken once, and may have given it away by then. Whoever comes next finds its outcome.
+// open connects on the first call. The attempt continues after ctx ends: the engine gives
+// an end out only once, and may have done so already. The next caller gets the outcome.
 func (e *channelEnd) open(ctx context.Context, direction string) error {
 	if settled, err := e.settled(); settled {
 		return err
@@ -222,7 +220,7 @@ func (e *channelEnd) open(ctx context.Context, direction string) error {
 	return err
 }
 
-// connect is the attempt to connect.
+// connect runs the attempt to connect.
 func (e *channelEnd) connect(ctx context.Context, direction string) {
 	unwatch := context.AfterFunc(e.client.handlers, e.stop)
 	conn, err := e.client.dialChannel(ctx, e.ref, direction)
@@ -233,7 +231,7 @@ func (e *channelEnd) connect(ctx context.Context, direction string) {
 	defer close(e.attempt)
 	e.opened, e.failed = true, err
 	switch {
-	case e.closed: // which has ended the attempt
+	case e.closed: // closing has cancelled the attempt
 		e.failed = ErrChannelClosed
 	case err == nil && !e.client.channels.add(e):
 		e.failed = ErrClosed
@@ -251,7 +249,7 @@ func (e *channelEnd) connect(ctx context.Context, direction string) {
 	e.pumping.Go(func() { e.onOpen(conn) })
 }
 
-// openWithin opens, for as long as the deadline and longest, if it is not 0, allow.
+// openWithin opens the end within the deadline and, if longest is not 0, within longest.
 func (e *channelEnd) openWithin(ctx context.Context, d *channelDeadline, longest time.Duration, direction string) error {
 	if settled, err := e.settled(); settled {
 		return err
@@ -269,8 +267,7 @@ func (e *channelEnd) openWithin(ctx context.Context, d *channelDeadline, longest
 	return err
 }
 
-// settled reports whether there is nothing to open any more, and the error if that
-// is one.
+// settled reports whether opening is over, and returns the error if it failed.
 func (e *channelEnd) settled() (settled bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -283,14 +280,14 @@ func (e *channelEnd) settled() (settled bool, err error) {
 	return false, nil
 }
 
-// socket returns the connection, or nil before the opening.
+// socket returns the connection, or nil before the end is open.
 func (e *channelEnd) socket() *wsconn.Conn {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.conn
 }
 
-// reference is Ref; the end belongs to somebody else if it is not open yet.
+// reference implements Ref. Calling it on an end that is not open yet gives the end away.
 func (e *channelEnd) reference() StreamChannelRef {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -300,8 +297,8 @@ func (e *channelEnd) reference() StreamChannelRef {
 	return e.ref
 }
 
-// abort closes the socket at once and joins the goroutine that reads it. An attempt
-// to connect ends.
+// abort closes the socket immediately, cancels an attempt to connect, and waits for the
+// goroutine that reads the socket.
 func (e *channelEnd) abort() {
 	e.mu.Lock()
 	e.closed = true
@@ -319,11 +316,11 @@ func (e *channelEnd) abort() {
 	}
 }
 
-// dialChannel opens the socket of one end. Frames are written through: a full
-// channel must hold the writer back for as long as it takes.
+// dialChannel opens the socket of one end. Frames are written straight through, so that a
+// full channel holds the writer back for as long as it takes.
 func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, direction string) (*wsconn.Conn, error) {
 	if ref.ChannelID == "" || ref.AccessKey == "" {
-		return nil, errors.New("iii: channel reference has no channel_id or access_key")
+		return nil, errors.New("iii: channel reference lacks channel_id or access_key")
 	}
 	switch {
 	case direction == "write" && ref.Direction == StreamChannelDirectionRead:
@@ -348,7 +345,8 @@ func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, directio
 	return conn, nil
 }
 
-// channelSet is the channels that a client has open, to be closed with it.
+// channelSet holds the channels that a client has open, so that closing the client closes
+// them.
 type channelSet struct {
 	mu     sync.Mutex
 	open   map[*channelEnd]struct{}
@@ -374,7 +372,7 @@ func (s *channelSet) remove(e *channelEnd) {
 	delete(s.open, e)
 }
 
-// close aborts all channels; none is opened any more.
+// close aborts all channels and prevents new ones from being opened.
 func (s *channelSet) close() {
 	s.mu.Lock()
 	s.closed = true

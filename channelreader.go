@@ -23,48 +23,48 @@ var (
 	_ io.WriterTo   = (*ChannelReader)(nil)
 )
 
-// What a reader holds before it lets the writer wait, and what it keeps aside of
-// one kind while only the other is asked for.
+// How much a reader buffers before it holds the writer back, and how much of one kind it
+// sets aside while only the other kind is read.
 const (
 	channelReadAhead = 4 * channelChunk
 	channelBacklog   = 16 << 20
 )
 
-// channelSpares is how many buffers for frames are kept: those of a full queue,
-// the pump's and the caller's.
+// channelSpares is the number of frame buffers kept for reuse: enough for a full queue,
+// the pump and the caller.
 const channelSpares = channelReadAhead/channelChunk + 2
 
-// ChannelReader is the reading end of a channel: bytes by Read, messages by
-// Messages, each in order; what comes of the other kind meanwhile is kept aside,
-// up to 16 MiB. Bytes and messages may be read by two goroutines. It is made by
-// [Client.CreateChannel] and [Client.OpenReader], and must be closed; the zero value
-// is of no use.
+// ChannelReader is the reading end of a channel: Read returns bytes and Messages yields
+// messages, each in order. Up to 16 MiB of the kind that is not being read is set aside.
+// One goroutine may read bytes while another reads messages. The zero value is not
+// usable; use [Client.CreateChannel] or [Client.OpenReader], and close the reader when
+// done.
 type ChannelReader struct {
 	end channelEnd
 
 	mu       sync.Mutex
 	bytes    channelQueue
 	messages channelQueue
-	err      error // what ended the socket; io.EOF is a normal end
+	err      error // why the socket ended; io.EOF is a normal end
 	changed  signal.Broadcast
 	spare    [][]byte
 
-	deadline channelDeadline // of bytes
+	deadline channelDeadline // for reading bytes
 }
 
-// channelFrame is what a frame costs beside its bytes: a writer may send many that
-// are empty.
+// channelFrame is the memory charged for a frame in addition to its bytes, because a
+// writer may send many empty frames.
 const channelFrame = 64
 
-// channelQueue is what has come of one kind.
+// channelQueue holds the received frames of one kind.
 type channelQueue struct {
 	frames  fifo.Queue[[]byte]
-	read    int // bytes of the first frame that have been read
-	size    int // bytes of memory
-	waiting int // callers that wait for this kind
+	read    int // bytes of the first frame that have been consumed
+	size    int // memory charged, in bytes
+	waiting int // callers waiting for this kind
 }
 
-// pop takes the first frame, of which the bytes from read on have not been read.
+// pop removes the first frame and returns it with the offset of its first unread byte.
 func (q *channelQueue) pop() (frame []byte, read int) {
 	frame, read = q.frames.Pop(), q.read
 	q.read = 0
@@ -80,17 +80,17 @@ func newChannelReader(c *Client, ref StreamChannelRef) *ChannelReader {
 
 func (r *ChannelReader) open(ctx context.Context) error { return r.end.open(ctx, "read") }
 
-// openForBytes opens within the deadline.
+// openForBytes opens the end within the read deadline.
 func (r *ChannelReader) openForBytes() error {
 	return r.end.openWithin(context.Background(), &r.deadline, 0, "read")
 }
 
-// Ref is the reference under which this end can be opened elsewhere, as long as
-// it has not been used here.
+// Ref returns the reference with which another worker can open this end, as long as it
+// has not been used here.
 func (r *ChannelReader) Ref() StreamChannelRef { return r.end.reference() }
 
-// pump reads the socket. There is no deadline: the engine says nothing while the
-// writer is silent, and does not answer pings here.
+// pump reads the socket. It sets no deadline: the engine sends nothing while the writer
+// is silent, and does not answer pings on a channel.
 func (r *ChannelReader) pump(conn *wsconn.Conn) {
 	for {
 		kind, src, err := conn.NextReader()
@@ -116,8 +116,8 @@ func (r *ChannelReader) pump(conn *wsconn.Conn) {
 	}
 }
 
-// keep queues a frame when there is room: while nobody waits for the other kind
-// the writer is held back, otherwise what is not asked for is kept aside.
+// keep queues a frame once there is room. While nobody waits for the other kind, a full
+// queue holds the writer back; otherwise the frame is set aside.
 func (r *ChannelReader) keep(text bool, frame []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -155,7 +155,7 @@ func (r *ChannelReader) finish(err error) {
 	r.changed.Send()
 }
 
-// buffer is memory for a frame of bytes, and recycle gives it back.
+// buffer returns a buffer for a frame of bytes; recycle takes it back.
 func (r *ChannelReader) buffer() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -164,11 +164,11 @@ func (r *ChannelReader) buffer() []byte {
 		r.spare = r.spare[:n-1]
 		return buf[:0]
 	}
-	return make([]byte, 0, channelChunk+512) // the end of a whole chunk is read without growing
+	return make([]byte, 0, channelChunk+512) // room to read past the end of a whole chunk without growing
 }
 
-// fitted is the frame in memory of its size: a queue of short ones in buffers for
-// whole chunks would be much larger than it counts.
+// fitted returns the frame in memory of its own size: a queue of short frames in
+// chunk-sized buffers would occupy much more memory than it counts.
 func (r *ChannelReader) fitted(frame []byte) []byte {
 	if len(frame) >= cap(frame)/2 {
 		return frame
@@ -186,18 +186,18 @@ func (r *ChannelReader) recycle(buf []byte) {
 	}
 }
 
-// SetReadDeadline bounds the Reads from now on, one that is under way included: they fail
-// with os.ErrDeadlineExceeded once it has passed, also if there are bytes. The zero value,
-// which is the default, is no bound. The channel stays usable, and a later deadline lets
-// Reads go on. Messages is bounded by its context alone. It may be called while another
-// goroutine reads.
+// SetReadDeadline sets the deadline for current and future Reads. After it has passed,
+// Reads fail with os.ErrDeadlineExceeded, even if bytes are available. The zero value,
+// which is the default, means no deadline. The channel stays usable: setting a later
+// deadline lets Reads continue. The deadline does not apply to Messages, which only its
+// context bounds. SetReadDeadline may be called while another goroutine reads.
 func (r *ChannelReader) SetReadDeadline(t time.Time) error {
 	r.deadline.set(t)
 	return nil
 }
 
-// next waits, until the context ends, for a frame of q's kind, of which the bytes from
-// read on are new.
+// next waits, until the context ends, for a frame of q's kind, and returns it with the
+// offset of its first unread byte.
 func (r *ChannelReader) next(until context.Context, q *channelQueue) (frame []byte, read int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -209,11 +209,11 @@ func (r *ChannelReader) next(until context.Context, q *channelQueue) (frame []by
 	return frame, read, nil
 }
 
-// await returns when q has a frame, or the context has ended: for bytes that of the
-// deadline. r.mu is held, but for the wait.
+// await returns when q has a frame or the context has ended; for bytes, that is the
+// context of the read deadline. r.mu is held except while waiting.
 func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 	q.waiting++
-	r.changed.Send() // the pump may keep more of the other kind aside now
+	r.changed.Send() // the pump may set aside more of the other kind now
 	defer func() { q.waiting-- }()
 	for {
 		switch {
@@ -236,9 +236,9 @@ func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 	}
 }
 
-// Read returns bytes as they come; message frames are kept aside. At the
-// writer's end it is io.EOF, also if the writer vanished, which the engine does
-// not tell apart; an error that is io.ErrUnexpectedEOF if the connection broke.
+// Read returns bytes as they arrive and sets messages aside. It returns io.EOF when the
+// writer has closed the channel or has vanished, which the engine does not distinguish,
+// and an error that wraps io.ErrUnexpectedEOF when the connection broke.
 func (r *ChannelReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -257,7 +257,8 @@ func (r *ChannelReader) Read(p []byte) (int, error) {
 	}
 }
 
-// readFrame reads from the first frame, which is done when nothing of it is left.
+// readFrame reads from the first frame and returns that frame as done when it has been
+// read completely.
 func (r *ChannelReader) readFrame(p []byte) (n int, done []byte, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -296,10 +297,9 @@ func (r *ChannelReader) WriteTo(dst io.Writer) (n int64, err error) {
 	}
 }
 
-// Messages yields the messages until the writer ends; bytes are kept aside. A
-// text that is no JSON is yielded as a JSON string. An error, ctx's among them,
-// is yielded once and ends the loop; leaving the loop early keeps the channel
-// usable.
+// Messages yields messages until the writer ends, and sets bytes aside. A text that is
+// not valid JSON is yielded as a JSON string. An error, including that of ctx, is yielded
+// once and ends the loop. Leaving the loop early keeps the channel usable.
 func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage, error] {
 	return func(yield func(json.RawMessage, error) bool) {
 		if err := r.open(ctx); err != nil {
@@ -326,8 +326,7 @@ func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage,
 	}
 }
 
-// Close gives this end up: the writer notices at its next frame. Further calls
-// return nil.
+// Close closes this end; the writer notices at its next frame. Further calls return nil.
 func (r *ChannelReader) Close() error {
 	r.finish(ErrChannelClosed)
 	r.end.abort()

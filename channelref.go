@@ -11,18 +11,18 @@ import (
 
 // ChannelRefAt is a reference to a channel and where it was found.
 type ChannelRefAt struct {
-	// Path leads to the reference: "a.b[0].c" is member c of the first element of
-	// member b of member a; "" is the payload itself. Keys are as they are, so that
-	// those with dots or brackets make the path ambiguous.
+	// Path locates the reference: "a.b[0].c" is member c of the first element of
+	// member b of member a; "" is the payload itself. Keys are not escaped, so keys
+	// that contain dots or brackets make the path ambiguous.
 	Path string
-	// Ref opens the channel: see [Client.OpenReader] and [Client.OpenWriter].
+	// Ref opens the channel; see [Client.OpenReader] and [Client.OpenWriter].
 	Ref StreamChannelRef
 }
 
-// ChannelRefs finds the references to channels in a payload, in its order. A
-// reference is any object whose members channel_id, access_key and direction are
-// strings, wherever it is; what is inside of one is not searched. A payload that
-// is no JSON has none. Nil means none.
+// ChannelRefs returns the channel references in a payload, in document order. A
+// reference is any object, at any depth, whose members channel_id, access_key and
+// direction are strings; the inside of a reference is not searched. ChannelRefs
+// returns nil if there are none or if the payload is not valid JSON.
 func ChannelRefs(payload json.RawMessage) []ChannelRefAt {
 	if !rawjson.Valid(payload) {
 		return nil
@@ -35,22 +35,22 @@ func ChannelRefs(payload json.RawMessage) []ChannelRefAt {
 	return s.found
 }
 
-// refScan goes through a document once, token by token: nesting costs no stack.
+// refScan reads a document once, token by token, so nesting costs no stack.
 type refScan struct {
 	decoder *json.Decoder
 	open    []refLevel // the objects and lists around the next token
 	found   []ChannelRefAt
 }
 
-// refLevel is an object or a list that is not complete yet.
+// refLevel is an object or a list that is still open.
 type refLevel struct {
 	object   bool
-	inValue  bool   // of an object: key is known and its value comes next
-	key      string // of an object
-	index    int    // of a list
+	inValue  bool   // in an object: key is set and its value comes next
+	key      string // in an object
+	index    int    // in a list
 	ref      StreamChannelRef
 	strings  uint8 // which members of ref are strings
-	children int   // references found before it
+	children int   // references found before it began
 }
 
 const (
@@ -60,7 +60,7 @@ const (
 	isChannelRef = hasChannelID | hasAccessKey | hasDirection
 )
 
-// next takes one token; it reports false at the end.
+// next processes one token; it returns false at the end.
 func (s *refScan) next() bool {
 	token, err := s.decoder.Token()
 	if err != nil {
@@ -94,7 +94,7 @@ func (s *refScan) top() *refLevel {
 	return &s.open[len(s.open)-1]
 }
 
-// member takes the beginning of a value; of two members with one key the last
+// member processes the beginning of a value. If a key occurs twice, the last value
 // counts.
 func (s *refScan) member(text string, isString bool) {
 	top := s.top()
@@ -116,7 +116,7 @@ func (s *refScan) member(text string, isString bool) {
 	}
 }
 
-// done ends a value.
+// done processes the end of a value.
 func (s *refScan) done() {
 	switch top := s.top(); {
 	case top == nil:
@@ -127,7 +127,7 @@ func (s *refScan) done() {
 	}
 }
 
-// close ends an object or a list.
+// close processes the end of an object or a list.
 func (s *refScan) close() {
 	last := *s.top()
 	s.open = s.open[:len(s.open)-1]
@@ -136,7 +136,7 @@ func (s *refScan) close() {
 	}
 }
 
-// path leads to the value that was just closed.
+// path returns the path of the value that was just closed.
 func (s *refScan) path() string {
 	var b strings.Builder
 	for _, level := range s.open {

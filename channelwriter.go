@@ -17,26 +17,25 @@ var (
 	_ io.ReaderFrom  = (*ChannelWriter)(nil)
 )
 
-// ChannelWriter is the writing end of a channel. It must be closed, for the
-// reader to see an end. Its methods may be called from several goroutines; their
-// frames are not mixed. It is made by [Client.CreateChannel] and
-// [Client.OpenWriter]; the zero value is of no use.
+// ChannelWriter is the writing end of a channel. Close it so that the reader sees the
+// end. Its methods may be called from several goroutines; their frames do not interleave.
+// The zero value is not usable; use [Client.CreateChannel] or [Client.OpenWriter].
 type ChannelWriter struct {
 	end channelEnd
 
-	writing channelLock // one frame at a time
-	buf     []byte      // of ReadFrom
-	wrote   time.Time   // when the last frame was out; guarded by writing
+	writing channelLock // held while one frame is written
+	buf     []byte      // for ReadFrom
+	wrote   time.Time   // time at which the last frame was written; guarded by writing
 
-	deadline channelDeadline // of what waits for writing, or for the opening
+	deadline channelDeadline // for acquiring writing and for opening
 
 	mu      sync.Mutex
-	until   time.Time     // the deadline, for frames
-	bounded bool          // a deadline was set: stall does not count
-	stall   time.Duration // the longest time without progress, until a deadline is set; 0 is none
-	hurry   time.Duration // the same, whatever was set
-	probing bool          // the frame that is written is a probe
-	err     error         // what ended the socket
+	until   time.Time     // the deadline that frames are written with
+	bounded bool          // a deadline was set, so stall does not apply
+	stall   time.Duration // longest time without progress until a deadline is set; 0 is no limit
+	hurry   time.Duration // like stall, but regardless of any deadline
+	probing bool          // the frame being written is a probe
+	err     error         // why the socket ended
 	gone    func(error)   // called when the reader is gone
 }
 
@@ -46,17 +45,17 @@ func newChannelWriter(c *Client, ref StreamChannelRef) *ChannelWriter {
 	return w
 }
 
-// Ref is the reference under which this end can be opened elsewhere, as long as
-// it has not been used here.
+// Ref returns the reference with which another worker can open this end, as long as it
+// has not been used here.
 func (w *ChannelWriter) Ref() StreamChannelRef { return w.end.reference() }
 
-// watch reads what the engine never sends, to answer control frames and to see
-// the end of the connection: the reader is gone.
+// watch reads a socket on which the engine sends no data, in order to answer control
+// frames and to notice when the connection ends because the reader is gone.
 func (w *ChannelWriter) watch(conn *wsconn.Conn) {
 	for {
 		if _, _, err := conn.NextReader(); err != nil {
 			w.fail(fmt.Errorf("%w: %w", ErrChannelClosed, err))
-			conn.Abort() // ends a Write that waits
+			conn.Abort() // ends a blocked Write
 			w.mu.Lock()
 			gone, err := w.gone, w.err
 			w.mu.Unlock()
@@ -76,8 +75,8 @@ func (w *ChannelWriter) fail(err error) {
 	}
 }
 
-// onGone calls f when the reader is gone, with the reason. It is for a writer that is
-// not open yet.
+// onGone sets f to be called with the reason when the reader is gone. Call it before the
+// writer opens.
 func (w *ChannelWriter) onGone(f func(error)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -90,10 +89,10 @@ func (w *ChannelWriter) failure() error {
 	return w.err
 }
 
-// SetWriteDeadline bounds the Writes and messages from now on, one that is under way
-// included; the zero value, which is the default, lets them wait for the reader without
-// end. A Write that runs out of time fails with os.ErrDeadlineExceeded, which breaks the
-// channel. A deadline that passes between two Writes breaks nothing. It may be called
+// SetWriteDeadline sets the deadline for current and future Writes and messages. The zero
+// value, which is the default, lets them wait for the reader indefinitely. A Write that
+// exceeds the deadline fails with os.ErrDeadlineExceeded, and the channel is broken. A
+// deadline that passes between two Writes breaks nothing. SetWriteDeadline may be called
 // while another goroutine writes.
 func (w *ChannelWriter) SetWriteDeadline(t time.Time) error {
 	w.deadline.set(t)
@@ -106,13 +105,14 @@ func (w *ChannelWriter) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// progressBuffer is the send buffer of a socket whose progress is watched. A system that
-// chooses by itself may take megabytes, and lets nothing more in until a third is free:
-// who reads a few kilobytes a second would seem to read nothing for minutes.
+// progressBuffer is the send buffer size of a socket that is watched for progress. A
+// system that sizes the buffer itself may choose megabytes and accept nothing more until
+// a third of it is free, so a client that reads a few kilobytes per second would seem to
+// read nothing for minutes.
 const progressBuffer = 256 << 10
 
-// limitStall lets frames fail that make no progress for so long, until a deadline is set.
-// 0 is none. It is for a writer that is not open yet.
+// limitStall makes frames fail that make no progress for d, until a deadline is set. 0 is
+// no limit. Call it before the writer opens.
 func (w *ChannelWriter) limitStall(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -121,7 +121,7 @@ func (w *ChannelWriter) limitStall(d time.Duration) {
 	}
 }
 
-// hurryUp lets frames fail that make no progress for so long, whatever was set.
+// hurryUp makes frames fail that make no progress for d, regardless of any deadline.
 func (w *ChannelWriter) hurryUp(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -129,7 +129,7 @@ func (w *ChannelWriter) hurryUp(d time.Duration) {
 	w.applyLimit()
 }
 
-// begin gives the frame that comes next its limit.
+// begin sets the limit for the next frame.
 func (w *ChannelWriter) begin(probe bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -137,15 +137,15 @@ func (w *ChannelWriter) begin(probe bool) {
 	w.applyLimit()
 }
 
-// applyLimit gives the socket the limit of the frame that is being written. w.mu is held.
+// applyLimit applies the current frame's limit to the socket. w.mu is held.
 func (w *ChannelWriter) applyLimit() {
 	conn := w.end.socket()
 	if conn == nil {
-		return // begin comes after the opening
+		return // begin follows the opening
 	}
 	limit := wsconn.WriteLimit{Deadline: w.until, Stall: w.stall}
 	switch {
-	case w.probing && (w.stall == 0 || w.bounded && w.until.IsZero()): // none is wanted
+	case w.probing && (w.stall == 0 || w.bounded && w.until.IsZero()): // no limit applies
 		limit = wsconn.WriteLimit{}
 	case w.probing && w.until.After(time.Now().Add(w.stall)):
 		limit.Stall = 0
@@ -160,8 +160,8 @@ func (w *ChannelWriter) applyLimit() {
 	conn.LimitWrites(limit)
 }
 
-// Write sends p in frames of at most 64 KiB. It waits while the channel is full.
-// An error is an [ErrChannelClosed] once the reader is gone.
+// Write sends p in frames of at most 64 KiB. It blocks while the channel is full. Once
+// the reader is gone, it returns an [ErrChannelClosed].
 func (w *ChannelWriter) Write(p []byte) (n int, err error) {
 	if err := w.lock(); err != nil {
 		return 0, err
@@ -178,8 +178,8 @@ func (w *ChannelWriter) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// ReadFrom implements io.ReaderFrom: what one Read of src returns is sent at
-// once, as one frame of at most 64 KiB.
+// ReadFrom implements io.ReaderFrom: it sends the bytes of each Read of src immediately,
+// as one frame of at most 64 KiB.
 func (w *ChannelWriter) ReadFrom(src io.Reader) (n int64, err error) {
 	if err := w.lock(); err != nil {
 		return 0, err
@@ -205,8 +205,8 @@ func (w *ChannelWriter) ReadFrom(src io.Reader) (n int64, err error) {
 	}
 }
 
-// SendMessage sends v, encoded as JSON, as a message beside the bytes, in order
-// with them. If ctx ends while it is being written the channel is broken.
+// SendMessage sends v, encoded as JSON, as a message, in order with the bytes. If ctx
+// ends while the message is being written, the channel is broken.
 func (w *ChannelWriter) SendMessage(ctx context.Context, v any) error {
 	raw, err := rawOf(v)
 	if err != nil {
@@ -225,7 +225,7 @@ func (w *ChannelWriter) SendMessage(ctx context.Context, v any) error {
 	return w.frame(ctx, wsconn.Text, raw)
 }
 
-// flush sends an empty frame of bytes.
+// flush sends an empty binary frame.
 func (w *ChannelWriter) flush() error {
 	if err := w.lock(); err != nil {
 		return err
@@ -234,9 +234,10 @@ func (w *ChannelWriter) flush() error {
 	return w.frame(context.Background(), wsconn.Binary, nil)
 }
 
-// probe sends a message if no frame was written for so long, to learn from the other end
-// whether it is there. It waits for nobody who writes, and is not bounded by a deadline
-// that has passed, since that was for Writes. next is when to come again.
+// probe sends a message if no frame has been written for idle, to find out whether the
+// other end is still there. It does not wait for a concurrent writer, and ignores a
+// deadline that has passed, since that deadline was meant for Writes. next is when to
+// probe again.
 func (w *ChannelWriter) probe(message []byte, idle time.Duration) (next time.Duration, err error) {
 	if !w.writing.tryLock() {
 		return idle, nil
@@ -252,7 +253,7 @@ func (w *ChannelWriter) probe(message []byte, idle time.Duration) (next time.Dur
 	return idle, w.send(context.Background(), wsconn.Text, message)
 }
 
-// lock waits until nobody else writes, for as long as the deadline allows.
+// lock waits for concurrent writers within the deadline.
 func (w *ChannelWriter) lock() error {
 	if w.writing.tryLock() {
 		return nil
@@ -281,7 +282,7 @@ func (w *ChannelWriter) frame(ctx context.Context, kind int, p []byte) error {
 	return w.send(ctx, kind, p)
 }
 
-// send writes a frame to the socket, which is open; w.writing is held.
+// send writes a frame to the open socket; w.writing is held.
 func (w *ChannelWriter) send(ctx context.Context, kind int, p []byte) error {
 	if ctx.Done() != nil {
 		expired := make(chan struct{})
@@ -292,7 +293,7 @@ func (w *ChannelWriter) send(ctx context.Context, kind int, p []byte) error {
 		defer func() {
 			if !stop() {
 				<-expired
-				w.end.conn.ExpireWrites(false) // for the next frame, if this one is out
+				w.end.conn.ExpireWrites(false) // for the next frame, if this one was written
 			}
 		}()
 	}
@@ -304,8 +305,8 @@ func (w *ChannelWriter) send(ctx context.Context, kind int, p []byte) error {
 	return nil
 }
 
-// broken notes why a frame could not be written, which ends the channel: there was
-// no time left, or the other end is gone.
+// broken records why a frame could not be written, which ends the channel: the time ran
+// out, or the other end is gone.
 func (w *ChannelWriter) broken(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
@@ -319,13 +320,13 @@ func (w *ChannelWriter) broken(ctx context.Context, err error) error {
 	return err
 }
 
-// timedOut reports whether err says that there was no time left.
+// timedOut reports whether err means that the time ran out.
 func timedOut(err error) bool {
 	var timeout interface{ Timeout() bool }
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// expired is the error of a frame that ran out of time.
+// expired returns the error of a frame that ran out of time.
 func (w *ChannelWriter) expired() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -342,12 +343,12 @@ func (w *ChannelWriter) expired() error {
 	return fmt.Errorf("iii: channel write: no progress in %v: %w", stall, os.ErrDeadlineExceeded)
 }
 
-// Close ends the channel: the reader gets what was written, then an end. A
-// writer that was never used is opened for that, unless its Ref was given away.
-// A Write that waits is broken off. Further calls return nil.
+// Close ends the channel: the reader receives everything that was written, and then the
+// end. Close opens a writer that was never used, unless its Ref was given away, so that
+// the reader sees the end. It interrupts a blocked Write. Further calls return nil.
 func (w *ChannelWriter) Close() error {
 	defer w.deadline.set(time.Time{})
-	if !w.writing.tryLock() { // somebody writes
+	if !w.writing.tryLock() { // a Write is in progress
 		w.fail(ErrChannelClosed)
 		w.end.abort()
 		return nil
@@ -367,7 +368,7 @@ func (w *ChannelWriter) Close() error {
 	}
 	if conn := w.end.conn; conn != nil && err == nil && w.failure() == nil {
 		deadline := w.closeDeadline()
-		// The engine reads in order, so the end comes after all that was written.
+		// The engine reads in order, so the end follows everything that was written.
 		if err = conn.WriteClose(deadline); err == nil {
 			w.awaitEnd(deadline)
 		} else {
@@ -382,7 +383,7 @@ func (w *ChannelWriter) Close() error {
 	return err
 }
 
-// closeDeadline bounds what Close waits for.
+// closeDeadline returns the deadline for Close.
 func (w *ChannelWriter) closeDeadline() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -392,8 +393,8 @@ func (w *ChannelWriter) closeDeadline() time.Time {
 	return time.Now().Add(wsconn.WriteTimeout)
 }
 
-// awaitEnd waits until the engine has read the Close, so that nothing is lost on
-// the way when the program ends.
+// awaitEnd waits until the engine has read the Close frame, so that no data is lost if
+// the program exits next.
 func (w *ChannelWriter) awaitEnd(deadline time.Time) {
 	ended := make(chan struct{})
 	go func() {

@@ -37,10 +37,11 @@ type Client struct {
 	reports  *reports
 	bindings *bindings
 	notify   *notifier
+	tracing  *tracing        // nil without telemetry
+	metrics  *handlerMetrics // nil without telemetry of metrics
 
 	unnamedOnce sync.Once // for the warning about subscribers of a worker without a name
 
-	tracing  *tracing // nil without telemetry
 	channels channelSet
 
 	handlers       context.Context // parent of every handler's context
@@ -83,7 +84,7 @@ func New(address string, opts ...Option) (*Client, error) {
 		cfg:      cfg,
 		log:      cfg.logger,
 		out:      newOutbox(cfg.bufferMessages, cfg.bufferBytes, cfg.sendPolicy),
-		notify:   &notifier{log: cfg.logger},
+		notify:   &notifier{log: func() *slog.Logger { return cfg.logger }},
 		stopping: make(chan struct{}),
 		done:     make(chan struct{}),
 		ready:    make(chan struct{}),
@@ -98,6 +99,7 @@ func New(address string, opts ...Option) (*Client, error) {
 	c.handlers, c.cancelHandlers = context.WithCancel(context.Background())
 	c.bindings = newBindings(c)
 	c.startTelemetry()
+	c.dispatch.timed = c.metrics != nil
 	return c, nil
 }
 
@@ -346,7 +348,8 @@ func (c *Client) Run(ctx context.Context) error {
 // finish and their results leave, flushes its telemetry, and closes the
 // connection. Calls of running handlers still go out; calls that the program makes
 // outside of handlers are not waited for. When ctx ends first, what
-// is left is cut off as by Close, and the error says so. Further calls wait for
+// is left is cut off as by Close, and the error says so, with the functions whose handlers
+// still run and the number of these; the log has them, too. Further calls wait for
 // the end as well.
 //
 // Once no handler runs, an engine that does not confirm what it was sent is waited for 2 s,
@@ -375,14 +378,23 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 		if ended(ctx, c.done) {
 			return nil, nil
 		}
+		err = fmt.Errorf("shutdown: %w", ctxError(ctx))
+		if running := c.dispatch.describeRunning(); running != "" {
+			err = fmt.Errorf("%w; handlers still running: %s", err, running)
+		}
 		c.finish(nil)
-		return fmt.Errorf("iii: shutdown: %w", ctxError(ctx)), nil
+		return public(err), nil
 	}
 	c.registry.withdraw(ErrClosed)
 	for _, in := range c.dispatch.withdraw() {
 		c.turnAway(in, CodeWorkerDraining, "the worker is shutting down")
 	}
-	err = c.dispatch.waitQuiet(ctx)
+	if err = c.dispatch.waitQuiet(ctx); err != nil {
+		if running := c.dispatch.describeRunning(); running != "" {
+			c.log.Warn("iii: the drain ended before its handlers", "handlers", running)
+			err = fmt.Errorf("%w; handlers still running: %s", err, running)
+		}
+	}
 	began := time.Now()
 	if err == nil && connecting {
 		err = c.flushReports(ctx)
@@ -497,8 +509,7 @@ func (c *Client) awaitCallbacks() {
 		case <-hooks:
 			hooks = nil
 		case <-timer.C:
-			running, _ := c.dispatch.counts()
-			c.log.Warn("iii: the client closed before its handlers and callbacks returned", "handlers", running)
+			c.log.Warn("iii: the client closed before its handlers and callbacks returned", "handlers", c.dispatch.describeRunning())
 			return
 		}
 	}

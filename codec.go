@@ -223,10 +223,16 @@ type buffer struct {
 	result  [2]int // the result inside an encoded answer; both 0 for an error
 
 	tooLarge bool // of an encoded answer: it is in place of one that was too large
+	idle     int  // how often in a row it was mostly unused
 }
 
-// maxPooledBuffer keeps one large message from staying in memory for ever.
-const maxPooledBuffer = 1 << 20
+// Buffers above largeBuffer are pooled as long as messages fill them, and those above
+// maxPooledBuffer never: one large message does not stay in memory for ever.
+const (
+	largeBuffer     = 64 << 10
+	maxPooledBuffer = 4 << 20
+	maxIdleUses     = 8
+)
 
 var buffers = sync.Pool{New: func() any {
 	b := new(buffer)
@@ -237,18 +243,20 @@ var buffers = sync.Pool{New: func() any {
 
 func newBuffer() *buffer { return buffers.Get().(*buffer) }
 
-func bufferOf(text []byte) *buffer {
-	b := newBuffer()
-	b.Write(text)
-	return b
-}
-
 func (b *buffer) free() {
-	if b != nil && b.Cap() <= maxPooledBuffer {
+	if b != nil && b.poolable() {
 		b.Reset()
 		b.result, b.tooLarge = [2]int{}, false
 		buffers.Put(b)
 	}
+}
+
+// poolable counts a use, and reports whether the memory is worth keeping.
+func (b *buffer) poolable() bool {
+	if b.idle++; b.Cap() <= largeBuffer || b.Len() > b.Cap()/8 {
+		b.idle = 0
+	}
+	return b.Cap() <= maxPooledBuffer && b.idle <= maxIdleUses
 }
 
 // value appends v as JSON. On an error the buffer is as it was. Text that is no

@@ -389,3 +389,34 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// A large buffer that small messages use does not stay in memory, and what they fill does.
+func TestBuffersWorthKeeping(t *testing.T) {
+	use := func(b *buffer, size int) bool {
+		b.Reset()
+		b.Write(make([]byte, size))
+		return b.poolable()
+	}
+	large := new(buffer)
+	for i := range 3 * maxIdleUses {
+		if !use(large, 1<<20) || i%2 == 0 && !use(large, 100) {
+			t.Fatalf("use %d: a buffer that is used is given up", i)
+		}
+	}
+	kept := 0
+	for use(large, 100) {
+		kept++
+	}
+	if kept != maxIdleUses {
+		t.Errorf("it is kept for %d small messages, want %d", kept, maxIdleUses)
+	}
+	if use(new(buffer), maxPooledBuffer+1) {
+		t.Error("a huge buffer is kept")
+	}
+	small := new(buffer)
+	for range 3 * maxIdleUses {
+		if !use(small, 1) {
+			t.Fatal("a small buffer is given up")
+		}
+	}
+}

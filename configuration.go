@@ -6,30 +6,30 @@ import (
 	"errors"
 )
 
-// Configuration is the engine's configuration store: JSON values by id, each
-// with a JSON Schema that it satisfies. It is made by [Client.Configuration];
-// the zero value is of no use. All methods may be called from several goroutines
-// at once. Changes fire the trigger of [ConfigurationTriggerConfig]. Errors are
-// those of [Client.Call], and an [*Error] with the engine's code: INVALID_ID,
-// SCHEMA_INVALID for a value or a schema that is refused, NOT_REGISTERED and
+// Configuration gives access to the engine's configuration store, which holds JSON values by id,
+// each validated against a JSON Schema. The zero value is not usable; use [Client.Configuration].
+// All methods are safe for concurrent use. Changes fire the trigger of
+// [ConfigurationTriggerConfig]. Errors are those of [Client.Call], including an [*Error] with the
+// engine's code: INVALID_ID, SCHEMA_INVALID for a rejected value or schema, NOT_REGISTERED or
 // NOT_FOUND for an unknown entry.
 type Configuration struct{ client *Client }
 
-// Configuration gives access to the engine's configuration store. It does no I/O.
+// Configuration returns the engine's configuration store. It does no I/O.
 func (c *Client) Configuration() *Configuration { return &Configuration{client: c} }
 
-// Register makes an entry known, or describes it anew: then its value stays.
+// Register registers an entry, or replaces the description of an existing one, whose value it
+// keeps.
 func (c *Configuration) Register(ctx context.Context, entry ConfigurationRegisterInput) (ConfigurationEntry, error) {
 	return Call[ConfigurationEntry](ctx, c.client, "configuration::register", entry)
 }
 
-// Get decodes the value of an entry into value, a pointer, which is checked as the
-// out of [Client.Call] is and must not be nil; null leaves it as encoding/json does. References such as ${NAME:default} to environment variables
-// of the engine are replaced; call configuration::get with a
-// [ConfigurationGetInput] for the raw value.
+// Get decodes the value of an entry into value, which must be a non-nil pointer and is checked
+// like the out argument of [Client.Call]. null leaves value as encoding/json does. The engine
+// replaces references to its environment variables, such as ${NAME:default}; for the raw value,
+// call configuration::get with a [ConfigurationGetInput].
 func (c *Configuration) Get(ctx context.Context, id string, value any) error {
 	const functionID = "configuration::get"
-	err := errors.New("nil in place of a pointer to decode into")
+	err := errors.New("value is nil, want a pointer to decode into")
 	if value != nil {
 		err = checkOut(value)
 	}
@@ -46,7 +46,7 @@ func (c *Configuration) Get(ctx context.Context, id string, value any) error {
 	return nil
 }
 
-// Set replaces the value of an entry, which must be registered.
+// Set replaces the value of a registered entry.
 func (c *Configuration) Set(ctx context.Context, id string, value any) (ConfigurationSetResult, error) {
 	const functionID = "configuration::set"
 	raw, err := rawOf(value)
@@ -62,7 +62,7 @@ func (c *Configuration) List(ctx context.Context) ([]ConfigurationSchema, error)
 	return result.Configurations, err
 }
 
-// Schema describes one entry, without its value.
+// Schema returns the description of one entry, without its value.
 func (c *Configuration) Schema(ctx context.Context, id string) (ConfigurationSchema, error) {
 	return Call[ConfigurationSchema](ctx, c.client, "configuration::schema", ConfigurationSchemaInput{ID: id})
 }

@@ -1,12 +1,15 @@
 package iii
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -38,7 +41,10 @@ type incoming struct {
 	caller     json.RawMessage // who made the call, as the engine says; nil if it does not
 	activation json.RawMessage // of the observer that the invocation serves; nil if it serves none
 	depth      uint32          // activations that led to the invocation
-	trigger    *Trigger        // of this worker, which the observer stands for; nil if it is none
+
+	since      time.Time // when it was queued, then when its handler began; zero without metrics
+	prev, next *incoming // in the dispatcher's list of what runs, and guarded by its lock
+	trigger    *Trigger  // of this worker, which the observer stands for; nil if it is none
 
 	ctx        invocationContext // of the handler
 	over       atomic.Bool       // the handler has returned
@@ -119,12 +125,14 @@ func (in *incoming) size() int { return len(in.data) + len(in.metadata) }
 // dispatcher runs handlers: a bounded number at once, the excess in a bounded
 // queue. Its goroutines are kept for a while, for their grown stacks.
 type dispatcher struct {
-	limit int // 0 is none
+	limit int  // 0 is none
+	timed bool // the waits are measured
 	run   func(*incoming)
 
 	mu      sync.Mutex
 	running int
-	nested  int // handlers that run in the slot of another one, which waits for them
+	first   *incoming // of those that run, the latest
+	nested  int       // handlers that run in the slot of another one, which waits for them
 	queue   fifo.Queue[*incoming]
 	bytes   int
 	idle    []chan *incoming // workers that wait, the latest last
@@ -138,6 +146,9 @@ type dispatcher struct {
 // submit runs in, now or later. It reports false if too much waits already, or if in has a
 // local caller and the dispatcher is closed.
 func (d *dispatcher) submit(in *incoming) bool {
+	if d.timed {
+		in.since = time.Now()
+	}
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
@@ -175,6 +186,7 @@ func (d *dispatcher) nest(in *incoming) bool {
 
 // start gives in to a worker and unlocks d.
 func (d *dispatcher) start(in *incoming) {
+	d.enter(in)
 	if n := len(d.idle); n > 0 {
 		worker := d.idle[n-1]
 		d.idle = d.idle[:n-1]
@@ -185,6 +197,26 @@ func (d *dispatcher) start(in *incoming) {
 	d.workers.Add(1)
 	d.mu.Unlock()
 	go d.work(in, false)
+}
+
+// enter and leave keep the list of what runs; d.mu is held.
+func (d *dispatcher) enter(in *incoming) {
+	if in.next = d.first; in.next != nil {
+		in.next.prev = in
+	}
+	d.first = in
+}
+
+func (d *dispatcher) leave(in *incoming) {
+	if in.next != nil {
+		in.next.prev = in.prev
+	}
+	if in.prev != nil {
+		in.prev.next = in.next
+	} else {
+		d.first = in.next
+	}
+	in.prev, in.next = nil, nil // a handler's context may keep in, and must not keep others
 }
 
 // unnest gives in a slot of its own, beyond the limit if need be: its caller no longer waits
@@ -226,12 +258,14 @@ func (d *dispatcher) work(in *incoming, ran bool) {
 // next is what a worker does after a handler: what waits, or wait.
 func (d *dispatcher) next(in *incoming, wake chan *incoming) *incoming {
 	d.mu.Lock()
+	d.leave(in)
 	in.ended = true
 	if in.nested {
 		d.nested--
 	} else {
 		if d.limit == 0 || d.running <= d.limit {
 			if in := d.pop(); in != nil {
+				d.enter(in)
 				d.mu.Unlock()
 				return in
 			}
@@ -316,12 +350,42 @@ func (d *dispatcher) counts() (running, queued int) {
 	return d.running + d.nested, d.queue.Len()
 }
 
+// maxNamedFunctions bounds the list of functions in an error or a log line.
+const maxNamedFunctions = 10
+
+// describeRunning lists the functions whose handlers run, with the number of these, the most
+// frequent first: "orders::create (3), orders::list (1)". It is "" if none runs.
+func (d *dispatcher) describeRunning() string {
+	counts := map[string]int{}
+	d.mu.Lock()
+	for in := d.first; in != nil; in = in.next {
+		counts[in.function.id]++
+	}
+	d.mu.Unlock()
+	ids := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
+	})
+	var text []string
+	for i, id := range ids {
+		if i == maxNamedFunctions {
+			text = append(text, fmt.Sprintf("and %d more functions", len(ids)-i))
+			break
+		}
+		text = append(text, fmt.Sprintf("%s (%d)", id, counts[id]))
+	}
+	return strings.Join(text, ", ")
+}
+
 // execute runs one handler and sends its answer to where the invocation came from. It
 // recovers what the handler, or the encoding of what it returned, panics with.
 func (c *Client) execute(in *incoming) {
 	if in.origin.gone() {
 		c.out.stats.repliesDropped.Add(1)
 		return
+	}
+	if labels := in.function.labels; labels != nil {
+		pprof.SetGoroutineLabels(labels)
+		defer pprof.SetGoroutineLabels(context.Background())
 	}
 	if in.local {
 		in.started = time.Now()
@@ -335,6 +399,8 @@ func (c *Client) execute(in *incoming) {
 		defer in.trigger.settle()
 	}
 	observed := in.observe()
+	measured := in.function.metrics
+	measured.begin(in)
 	invocation.limitHandler(in.function.timeout)
 	ctx, span := c.tracing.begin(invocation, in)
 	invocation.limit.watch(func() { c.handlerTimedOut(ctx, invocation, observed, span) })
@@ -348,9 +414,11 @@ func (c *Client) execute(in *incoming) {
 			late = invocation.limit.handlerReturned()
 			answer = c.encodePanic(ctx, in, observed, span, p, late)
 		}
+		measured.leave()
 		if late {
 			return
 		}
+		measured.done(ctx, in, err != nil || !returned)
 		span.end(ctx, in, answer)
 		if in.local {
 			in.ran(c, err != nil || !returned)
@@ -390,6 +458,7 @@ func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationCont
 		answer, _ = c.answer(ctx, in, observed, result, err)
 	}
 	c.log.LogAttrs(ctx, slog.LevelWarn, "iii: handler timed out", slog.String("function", f.id), slog.Duration("after", f.timeout))
+	f.metrics.done(ctx, in, true)
 	span.answered(answer, failure)
 	span.end(ctx, in, answer)
 	if in.local {

@@ -52,17 +52,17 @@
 // worker and everything registered so far. After that the client maintains the
 // connection. It detects a silent engine with pings ([WithKeepalive]), reconnects
 // with backoff ([WithReconnection]) and registers everything again: trigger types,
-// functions, then triggers, each in the order of the program. The engine refuses a
-// function that another worker owns; the client takes the function over when that
-// worker has gone ([Function.Err]), as in a rolling update, and registers its triggers
-// then. Any other refusal by the engine ends the client with an [*AuthError] or a
+// functions, then triggers, each in the order of the program. The engine rejects a
+// function that another worker owns; when that worker leaves, as in a rolling update,
+// the client takes the function over ([Function.Err]) and registers its triggers. Any
+// other rejection by the engine ends the client with an [*AuthError] or a
 // [*RejectedError].
 //
 // [Client.Run] is the main loop of a worker program: it connects, serves until its
-// context ends, then shuts down gracefully. [Client.Shutdown] is the graceful
+// context ends, then shuts down gracefully. [Client.Shutdown] performs the graceful
 // shutdown: the client drains, that is, it takes no new work, lets running handlers
 // finish and delivers their results, and then closes the connection. [Client.Close]
-// ends the client at once. [WithStateListener] and [Client.State] report the state of
+// ends the client immediately. [WithStateListener] and [Client.State] report the state of
 // the connection, [Client.Stats] returns counters, and [WithLogger] sets the logger.
 // The client logs nothing by default.
 //
@@ -121,12 +121,20 @@
 // [StreamTriggerConfig], [QueueTriggerConfig], [SubscribeTriggerConfig],
 // [LogTriggerConfig] and so on, or [CustomTrigger] for a type that a worker provides.
 // The function receives the payload of that kind, for example a [StateEvent]. The
-// engine does not confirm triggers, but it reports refusals: see [Trigger.Err] and
+// engine does not confirm triggers, but it reports rejections: see [Trigger.Err] and
 // [WithTriggerErrorHandler].
 //
 // [Client.HandleTriggerType] provides a trigger type. The client calls the
 // [TriggerProvider] when a trigger is bound or unbound, also across reconnections, and
 // the provider calls [TriggerBinding.Fire] when the event happens.
+//
+// # Observers
+//
+// An observer runs a function whenever another function has been called.
+// [Client.Observe] registers one, on engines since 0.25; [WithObserverHooks] and related
+// options configure how a worker hosts functions that are observed. Engines since 0.26
+// have observers in place of triggers; there, the client registers each trigger as an
+// observer, so programs need not change.
 //
 // # State, streams, queues
 //
@@ -138,16 +146,17 @@
 // [Client.PublishDurable] and [Client.Enqueue] add messages to queues, which deliver
 // them at least once, so handlers must be idempotent. [Client.DeadLetters] lists a
 // dead-letter queue: the messages whose attempts are used up. [Client.Configuration]
-// is the engine's configuration store. [Client.Functions], [Client.Workers] and
+// gives access to the engine's configuration store. [Client.Functions], [Client.Workers] and
 // related methods list what is registered.
 //
 // # HTTP
 //
 // [HandleHTTP] serves a route of the engine's HTTP server with a typed handler: it
-// registers a function and its trigger as one. The handler takes an [HTTPRequest] and
-// returns an [HTTPResponse], each with the type of its body. If the handler returns an
-// error, the engine answers with status 500 and the error's code; return a response
-// for every other answer. [Client.MountHTTP] serves a route with any net/http handler.
+// registers a function and its trigger together. The handler takes an [HTTPRequest] and
+// returns an [HTTPResponse], each with the type of its body. An error becomes a response
+// with status 500, unless it is an [*HTTPError] or [WithHTTPErrors] maps it to one.
+// [Client.MountHTTP] serves a route with any net/http handler, and [Client.MountRouter]
+// serves all requests below a path with one handler, such as a router.
 //
 // # Channels
 //

@@ -7,55 +7,53 @@ import (
 	"strings"
 )
 
-// The states a call, a registration or the client can end in. All of them are
-// reached with errors.Is.
+// Sentinel errors of calls, registrations and the client. Test for them with errors.Is.
 var (
-	// ErrClosed means that the client has ended: after Close, after Shutdown, or
-	// because of the fatal error that [Client.Err] tells.
+	// ErrClosed means that the client has ended: after Close, after Shutdown, or because of
+	// the fatal error that [Client.Err] returns.
 	ErrClosed = errors.New("iii: client is closed")
 
-	// ErrNotConnected means that a request waited for a connection and was never
-	// sent: its context ended first, or the client did.
+	// ErrNotConnected means that a request waited for a connection and was never sent, because
+	// its context or the client ended first.
 	ErrNotConnected = errors.New("iii: not connected")
 
-	// ErrConnectionLost means that a request was sent, or may have been, on a
-	// connection that has died: it may have run, and its answer will not come.
+	// ErrConnectionLost means that the connection died after the request was, or may have
+	// been, sent: the function may have run, and its answer will not arrive.
 	ErrConnectionLost = errors.New("iii: connection lost")
 
-	// ErrBufferFull means that no connection is there and that what waits for one
-	// has reached the limits of [WithSendBuffer].
+	// ErrBufferFull means that there is no connection and the requests waiting for one have
+	// reached the limits of [WithSendBuffer].
 	ErrBufferFull = errors.New("iii: send buffer is full")
 
-	// ErrMessageTooLarge means that a message has 64 MiB or more, at which the
-	// engine would drop the connection; it was not sent.
+	// ErrMessageTooLarge means that a message was not sent because it has 64 MiB or more, at
+	// which size the engine would drop the connection.
 	ErrMessageTooLarge = errors.New("iii: message is too large")
 
-	// ErrTimeout means that the answer did not come within the timeout of the call
-	// ([WithTimeout], [WithCallTimeout]). It is context.DeadlineExceeded as well.
-	// The engine knows no cancellation: the function may still be running.
+	// ErrTimeout means that the answer did not arrive within the timeout of the call
+	// ([WithTimeout], [WithCallTimeout]). It also matches context.DeadlineExceeded. The engine
+	// does not support cancellation, so the function may still be running.
 	ErrTimeout error = timeoutError{}
 
-	// ErrFunctionNotFound is what an [*Error] with code function_not_found is.
+	// ErrFunctionNotFound matches an [*Error] with code function_not_found.
 	ErrFunctionNotFound = errors.New("iii: function not found")
 
-	// ErrForbidden is what an [*Error] with code FORBIDDEN is: this worker may not
-	// do this.
+	// ErrForbidden matches an [*Error] with code FORBIDDEN: the worker lacks permission.
 	ErrForbidden = errors.New("iii: forbidden")
 
-	// ErrEnqueue is what an [*Error] with code enqueue_error is: no queue provider
-	// is connected, or it refused the message.
+	// ErrEnqueue matches an [*Error] with code enqueue_error: no queue provider is connected,
+	// or it rejected the message.
 	ErrEnqueue = errors.New("iii: enqueue failed")
 
-	// ErrDraining is what an [*Error] with code worker_draining is: the worker is in a
-	// graceful shutdown, and the function has not begun. See [SafeToRetry].
+	// ErrDraining matches an [*Error] with code worker_draining: the worker is in a graceful
+	// shutdown, and the function has not started. See [SafeToRetry].
 	ErrDraining = errors.New("iii: worker is draining")
 
-	// ErrOverloaded is what an [*Error] with code overloaded is: the worker has too many
-	// invocations waiting, and the function has not begun. See [SafeToRetry].
+	// ErrOverloaded matches an [*Error] with code overloaded: too many invocations are waiting
+	// in the worker, and the function has not started. See [SafeToRetry].
 	ErrOverloaded = errors.New("iii: worker is overloaded")
 
-	// ErrStopped is what an [*Error] with code invocation_stopped is: the connection of the
-	// worker ended while the function ran, or before it began.
+	// ErrStopped matches an [*Error] with code invocation_stopped: the worker's connection
+	// ended before or while the function ran.
 	ErrStopped = errors.New("iii: invocation stopped")
 )
 
@@ -65,48 +63,49 @@ func (timeoutError) Error() string        { return "iii: call timed out" }
 func (timeoutError) Timeout() bool        { return true }
 func (timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// Codes of the errors that this package answers with, or acts on. An [*Error] from the other
-// side has one of these, one of the engine's below, or one that the function has chosen;
-// errors.Is(err, &Error{Code: c}) compares it. The texts are the wire's.
+// Error codes that this package sends or acts on. The code of a received [*Error] is one of
+// these, one of the engine's codes below, or one chosen by the function. To test for a code c,
+// use errors.Is(err, &Error{Code: c}). The values are those of the wire protocol.
 const (
-	// CodeInvocationFailed: a handler failed with an error that chooses no code, or panicked.
+	// CodeInvocationFailed: a handler panicked, or returned an error without a code.
 	CodeInvocationFailed = "invocation_failed"
-	// CodeInvalidRequest: the payload does not decode, or is refused by [WithInputValidation].
+	// CodeInvalidRequest: the payload cannot be decoded, or [WithInputValidation] rejects it.
 	CodeInvalidRequest = "invalid_request"
 	// CodeFunctionNotFound: no worker serves the function. See [ErrFunctionNotFound].
 	CodeFunctionNotFound = "function_not_found"
-	// CodeFunctionNotInvokable: the engine runs the function over HTTP; the worker has no
+	// CodeFunctionNotInvokable: the engine runs the function over HTTP, so the worker has no
 	// handler for it.
 	CodeFunctionNotInvokable = "function_not_invokable"
-	// CodeOverloaded: the worker runs as many handlers as it may, and its queue is full. See
-	// [ErrOverloaded].
+	// CodeOverloaded: the worker runs the maximum number of handlers, and its queue is full.
+	// See [ErrOverloaded].
 	CodeOverloaded = "overloaded"
 	// CodeWorkerDraining: the worker is in a graceful shutdown. See [ErrDraining].
 	CodeWorkerDraining = "worker_draining"
-	// CodeHandlerTimeout: the handler has not returned within [WithHandlerTimeout].
+	// CodeHandlerTimeout: the handler did not return within [WithHandlerTimeout].
 	CodeHandlerTimeout = "handler_timeout"
-	// CodeResultTooLarge: the handler has returned more than fits in a message.
+	// CodeResultTooLarge: the handler returned a result that does not fit in a message.
 	CodeResultTooLarge = "result_too_large"
 	// CodePayloadTooLarge is CodeResultTooLarge on an engine with [FeatureObserveV2].
 	CodePayloadTooLarge = "payload_too_large"
-	// CodeTimeout: a call that a Deliver hook made did not return in time.
+	// CodeTimeout: a call made by a Deliver hook did not return in time.
 	CodeTimeout = "TIMEOUT"
-	// CodeObserveRejected: an Added hook refused an observer without a code.
+	// CodeObserveRejected: an Added hook rejected an observer with an error without a code.
 	CodeObserveRejected = "OBSERVE_REJECTED"
 	// CodeOwnerTimeout: the Added hooks for an observer took longer than 30 s.
 	CodeOwnerTimeout = "OWNER_TIMEOUT"
-	// CodeObserverNotActive: a call through an observer that is not active.
+	// CodeObserverNotActive: a call was made through an observer that is not active.
 	CodeObserverNotActive = "OBSERVER_NOT_ACTIVE"
-	// CodeInvalidArgs: the arguments of an observer do not have the form that the function asks
-	// for.
+	// CodeInvalidArgs: the arguments of an observer do not have the form that the function
+	// requires.
 	CodeInvalidArgs = "INVALID_ARGS"
-	// CodeInvalidFilter: the filters of an observer do not parse.
+	// CodeInvalidFilter: the filters of an observer cannot be parsed.
 	CodeInvalidFilter = "INVALID_FILTER"
 	// CodeLimitExceeded: a function has too many observers.
 	CodeLimitExceeded = "LIMIT_EXCEEDED"
 	// CodeTriggerTypeNotFound: the worker does not provide the trigger type.
 	CodeTriggerTypeNotFound = "trigger_type_not_found"
-	// CodeTriggerRegistrationFailed: the engine, or the provider of its type, refused a trigger.
+	// CodeTriggerRegistrationFailed: the engine, or the provider of the trigger type, rejected
+	// a trigger.
 	CodeTriggerRegistrationFailed = "trigger_registration_failed"
 )
 
@@ -120,127 +119,134 @@ const (
 	// CodeChannelSendFailed: the worker's connection ended before the engine could send it
 	// the invocation.
 	CodeChannelSendFailed = "channel_send_failed"
-	// CodeDeserializationError: a built-in function cannot read its input.
+	// CodeDeserializationError: a built-in function cannot decode its input.
 	CodeDeserializationError = "deserialization_error"
-	// CodeSerializationError: the result of a built-in function does not encode.
+	// CodeSerializationError: the result of a built-in function cannot be encoded.
 	CodeSerializationError = "serialization_error"
-	// CodeEnqueueError: a queue refused a message, or there is none. See [ErrEnqueue].
+	// CodeEnqueueError: a queue rejected a message, or there is no queue. See [ErrEnqueue].
 	CodeEnqueueError = "enqueue_error"
-	// CodeForbidden: access control. See [ErrForbidden].
+	// CodeForbidden: access control denied the request. See [ErrForbidden].
 	CodeForbidden = "FORBIDDEN"
 	// CodeAuthError: authentication failed; it arrives as an [*AuthError].
 	CodeAuthError = "AUTH_ERROR"
-	// CodeInvalidNamespace: the engine cannot use the namespace.
+	// CodeInvalidNamespace: the namespace is not valid.
 	CodeInvalidNamespace = "INVALID_NAMESPACE"
-	// CodeInvalidArguments: a built-in function cannot use its input.
+	// CodeInvalidArguments: the input of a built-in function is not valid.
 	CodeInvalidArguments = "INVALID_ARGUMENTS"
-	// CodeNotFound: what a built-in function is asked for does not exist.
+	// CodeNotFound: the item that a built-in function looks up does not exist.
 	CodeNotFound = "NOT_FOUND"
-	// CodeUnsupported: the engine lacks what is asked of it; also errors.ErrUnsupported.
+	// CodeUnsupported: the engine does not support the request; matches errors.ErrUnsupported.
 	CodeUnsupported = "UNSUPPORTED"
 	// CodeUnregisterFailed: engine::unregister_trigger failed.
 	CodeUnregisterFailed = "unregister_failed"
-	// CodeFunctionConflict: of a [*RejectedError]: another live worker has the function.
+	// CodeFunctionConflict, in a [*RejectedError]: another live worker owns the function.
 	CodeFunctionConflict = "FUNCTION_NAMESPACE_CONFLICT"
-	// CodeWorkerConflict: of a [*RejectedError]: another live worker has the name.
+	// CodeWorkerConflict, in a [*RejectedError]: another live worker has the name.
 	CodeWorkerConflict = "WORKER_NAMESPACE_CONFLICT"
 
-	// CodeObserverIDConflict: an observer or a trigger of this client, or an observer of another
-	// connection, has the id already.
+	// CodeObserverIDConflict: the id is already taken by an observer or a trigger of this
+	// client, or by an observer of another connection.
 	CodeObserverIDConflict = "OBSERVER_ID_CONFLICT"
-	// CodeHTTPRouteConflict: another worker has a route of the same path with other parameter
-	// names. Of engines since 0.26.
+	// CodeHTTPRouteConflict: another worker has a route with the same path and different
+	// parameter names. Sent by engines since 0.26.
 	CodeHTTPRouteConflict = "HTTP_ROUTE_CONFLICT"
 
-	// CodeConditionNotMet: the condition function of an HTTP trigger said no (in its 422).
+	// CodeConditionNotMet: the condition function of an HTTP trigger returned false; in a 422
+	// response.
 	CodeConditionNotMet = "CONDITION_NOT_MET"
-	// CodeMiddlewareTimeout: a middleware function of an HTTP trigger did not answer (in its 504).
+	// CodeMiddlewareTimeout: a middleware function of an HTTP trigger did not answer in time;
+	// in a 504 response.
 	CodeMiddlewareTimeout = "MIDDLEWARE_TIMEOUT"
-	// CodeInternalError: the engine failed an HTTP request itself (in its 500).
+	// CodeInternalError: the engine itself failed to process an HTTP request; in a 500
+	// response.
 	CodeInternalError = "INTERNAL_ERROR"
 
-	// CodeHTTPError: the server of a function that is called over HTTP answered with an error
-	// that has no code.
+	// CodeHTTPError: the server of an HTTP-invoked function responded with an error that has
+	// no code.
 	CodeHTTPError = "http_error"
-	// CodeHTTPRequestFailed: its server was not reached, or not in time.
+	// CodeHTTPRequestFailed: the server of an HTTP-invoked function could not be reached, or
+	// not in time.
 	CodeHTTPRequestFailed = "http_request_failed"
-	// CodeHTTPResponseFailed: the body of its response could not be read.
+	// CodeHTTPResponseFailed: the response body of an HTTP-invoked function could not be read.
 	CodeHTTPResponseFailed = "http_response_failed"
-	// CodeInvalidResponse: the body of its response is no JSON.
+	// CodeInvalidResponse: the response body of an HTTP-invoked function is not valid JSON.
 	CodeInvalidResponse = "invalid_response"
-	// CodeURLValidationFailed: the engine's policy does not allow its address.
+	// CodeURLValidationFailed: the engine's policy does not allow the URL of an HTTP-invoked
+	// function.
 	CodeURLValidationFailed = "url_validation_failed"
 	// CodeBridgeError: a call through bridge.invoke failed.
 	CodeBridgeError = "bridge_error"
 
-	// CodeValueTooLarge: of state::set.
+	// CodeValueTooLarge: state::set rejected a value because of its size.
 	CodeValueTooLarge = "VALUE_TOO_LARGE"
-	// CodeStateSetError: of state::set.
+	// CodeStateSetError: state::set failed.
 	CodeStateSetError = "SET_ERROR"
-	// CodeStateGetError: of state::get and state::delete.
+	// CodeStateGetError: state::get failed; state::delete also returns it.
 	CodeStateGetError = "GET_ERROR"
-	// CodeStateDeleteError: of state::delete.
+	// CodeStateDeleteError: state::delete failed.
 	CodeStateDeleteError = "DELETE_ERROR"
-	// CodeStateUpdateError: of state::update.
+	// CodeStateUpdateError: state::update failed.
 	CodeStateUpdateError = "UPDATE_ERROR"
-	// CodeStateListError: of state::list.
+	// CodeStateListError: state::list failed.
 	CodeStateListError = "LIST_ERROR"
-	// CodeStateListGroupsError: of state::list_groups.
+	// CodeStateListGroupsError: state::list_groups failed.
 	CodeStateListGroupsError = "LIST_GROUPS_ERROR"
 
-	// CodeStreamSetError: of stream::set.
+	// CodeStreamSetError: stream::set failed.
 	CodeStreamSetError = "STREAM_SET_ERROR"
-	// CodeStreamGetError: of stream::get.
+	// CodeStreamGetError: stream::get failed.
 	CodeStreamGetError = "STREAM_GET_ERROR"
-	// CodeStreamDeleteError: of stream::delete.
+	// CodeStreamDeleteError: stream::delete failed.
 	CodeStreamDeleteError = "STREAM_DELETE_ERROR"
-	// CodeStreamUpdateError: of stream::update.
+	// CodeStreamUpdateError: stream::update failed.
 	CodeStreamUpdateError = "STREAM_UPDATE_ERROR"
-	// CodeStreamListError: of stream::list.
+	// CodeStreamListError: stream::list failed.
 	CodeStreamListError = "STREAM_GET_GROUP_ERROR"
-	// CodeStreamListGroupsError: of stream::list_groups.
+	// CodeStreamListGroupsError: stream::list_groups failed.
 	CodeStreamListGroupsError = "STREAM_LIST_GROUPS_ERROR"
-	// CodeStreamListAllError: of stream::list_all.
+	// CodeStreamListAllError: stream::list_all failed.
 	CodeStreamListAllError = "STREAM_LIST_ALL_ERROR"
-	// CodeStreamSendError: of stream::send.
+	// CodeStreamSendError: stream::send failed.
 	CodeStreamSendError = "STREAM_SEND_ERROR"
-	// CodeJSONError: a worker that stores a stream returned something else than its result.
+	// CodeJSONError: the worker that stores a stream returned a value of the wrong form.
 	CodeJSONError = "JSON_ERROR"
 
-	// CodeTopicNotSet: of publish and iii::durable::publish.
+	// CodeTopicNotSet: publish or iii::durable::publish was called with an empty topic.
 	CodeTopicNotSet = "topic_not_set"
-	// CodeTopicRequired: of the listings of topics.
+	// CodeTopicRequired: a listing of a topic was requested without a topic.
 	CodeTopicRequired = "topic_required"
-	// CodeQueueNotSet: of iii::queue::redrive and its kin.
+	// CodeQueueNotSet: iii::queue::redrive or a related function was called without a queue.
 	CodeQueueNotSet = "queue_not_set"
-	// CodeMessageIDNotSet: of iii::queue::redrive_message and iii::queue::discard_message.
+	// CodeMessageIDNotSet: iii::queue::redrive_message or iii::queue::discard_message was
+	// called without a message id.
 	CodeMessageIDNotSet = "message_id_not_set"
-	// CodeRedriveFailed: of iii::queue::redrive.
+	// CodeRedriveFailed: iii::queue::redrive failed.
 	CodeRedriveFailed = "redrive_failed"
-	// CodeRedriveMessageFailed: of iii::queue::redrive_message.
+	// CodeRedriveMessageFailed: iii::queue::redrive_message failed.
 	CodeRedriveMessageFailed = "redrive_message_failed"
-	// CodeDiscardMessageFailed: of iii::queue::discard_message.
+	// CodeDiscardMessageFailed: iii::queue::discard_message failed.
 	CodeDiscardMessageFailed = "discard_message_failed"
-	// CodeListTopicsFailed: of engine::queue::list_topics.
+	// CodeListTopicsFailed: engine::queue::list_topics failed.
 	CodeListTopicsFailed = "list_topics_failed"
-	// CodeTopicStatsFailed: of engine::queue::topic_stats.
+	// CodeTopicStatsFailed: engine::queue::topic_stats failed.
 	CodeTopicStatsFailed = "topic_stats_failed"
-	// CodeDLQTopicsFailed: of engine::queue::dlq_topics.
+	// CodeDLQTopicsFailed: engine::queue::dlq_topics failed.
 	CodeDLQTopicsFailed = "dlq_topics_failed"
-	// CodeDLQMessagesFailed: of engine::queue::dlq_messages.
+	// CodeDLQMessagesFailed: engine::queue::dlq_messages failed.
 	CodeDLQMessagesFailed = "dlq_messages_failed"
 
-	// CodeInvalidID: of configuration::register.
+	// CodeInvalidID: configuration::register rejected the id.
 	CodeInvalidID = "INVALID_ID"
-	// CodeNotRegistered: of configuration::set.
+	// CodeNotRegistered: configuration::set was called for an entry that is not registered.
 	CodeNotRegistered = "NOT_REGISTERED"
-	// CodeSchemaInvalid: of the configuration store: a schema, or a value by its schema.
+	// CodeSchemaInvalid: the configuration store rejected a schema, or a value that does not
+	// match its schema.
 	CodeSchemaInvalid = "SCHEMA_INVALID"
-	// CodeSchemaUnavailable: of configuration::set.
+	// CodeSchemaUnavailable: configuration::set failed because a schema is unavailable.
 	CodeSchemaUnavailable = "SCHEMA_UNAVAILABLE"
-	// CodeExpandFailed: of configuration::get: a variable in the value cannot be expanded.
+	// CodeExpandFailed: configuration::get cannot expand a variable in the value.
 	CodeExpandFailed = "EXPAND_FAILED"
-	// CodeAdapterError: of the configuration store: its storage failed.
+	// CodeAdapterError: the storage of the configuration store failed.
 	CodeAdapterError = "ADAPTER_ERROR"
 )
 
@@ -249,24 +255,24 @@ const (
 	registerWorkerFunction = "engine::workers::register"
 )
 
-// Error is what the other side said: the error body of an invocation result, or
-// of a refused trigger. A handler that returns one (wrapped or not) chooses the
-// code that its caller sees; any other error is sent with code
-// invocation_failed. The codes with which this package answers in place of a handler,
-// worker_draining, overloaded, handler_timeout and result_too_large, are sent as
-// invocation_failed too, with a text that has them: they say that a handler has not run,
-// or was cut off, which the caller would take for this one. The zero value is an error
-// without a code, sent as invocation_failed.
+// Error is an error from the other side: the error body of an invocation result or of a
+// rejected trigger. A handler that returns an *Error, wrapped or not, chooses the code that
+// its caller receives; any other error is sent with code invocation_failed. The codes
+// worker_draining, overloaded, handler_timeout and result_too_large are reserved for errors
+// that this package sends in place of a handler. If a handler returns one of them, it is sent
+// as invocation_failed with the code in its message; otherwise the caller would conclude that
+// this handler did not run or was cut off. The zero value is an error without a code, sent as
+// invocation_failed.
 //
-// errors.Is compares an Error by its code alone, with another *Error or with the sentinel of
+// errors.Is compares an Error only by its code: with another *Error, or with the sentinel for
 // the code, such as [ErrFunctionNotFound].
 type Error struct {
-	// Code names the kind of error. The engine's own codes are in the worker
-	// protocol's section on errors; functions add theirs.
+	// Code identifies the kind of error. The protocol's section on errors lists the engine's
+	// codes; functions define their own.
 	Code string
-	// Message is for people.
+	// Message describes the error for people.
 	Message string
-	// Stacktrace is the remote stack, if the other side sent one.
+	// Stacktrace is the remote stack trace, if the other side sent one.
 	Stacktrace string
 	// FunctionID is the function that was called; set on received errors.
 	FunctionID string
@@ -290,7 +296,7 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Is reports whether target is an *Error with the same code, or the sentinel of e's code.
+// Is reports whether target is an *Error with the same code or the sentinel for that code.
 func (e *Error) Is(target error) bool {
 	if other, ok := target.(*Error); ok {
 		return e != nil && other != nil && e.Code == other.Code
@@ -317,21 +323,22 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// RejectedError is the engine's refusal of a registration. With code
-// FUNCTION_NAMESPACE_CONFLICT another live worker owns FunctionID: this worker does not
-// serve the function until that one has gone ([Function.Err]). With
-// WORKER_NAMESPACE_CONFLICT another one has the worker's name, which ends the client unless
-// [WithWaitForName] is set. Any other code ends the client.
+// RejectedError means that the engine rejected a registration. With code
+// FUNCTION_NAMESPACE_CONFLICT, another live worker owns FunctionID, and this worker does not
+// serve the function until that worker leaves ([Function.Err]). With
+// WORKER_NAMESPACE_CONFLICT, another live worker has the worker's name; this ends the client
+// unless [WithWaitForName] is set. Any other code ends the client.
 type RejectedError struct {
-	// Code names the kind of refusal.
+	// Code identifies the kind of rejection.
 	Code string
-	// Namespace is where the registration was refused.
+	// Namespace is the namespace of the rejected registration.
 	Namespace string
-	// WorkerName is the name that another worker has; "" if it is not about a name.
+	// WorkerName is the name that another worker has; "" if the rejection is not about a name.
 	WorkerName string
-	// FunctionID is the function that another worker owns; "" if it is not about one.
+	// FunctionID is the function that another worker owns; "" if the rejection is not about a
+	// function.
 	FunctionID string
-	// OwnerWorkerID is the id of that worker's connection, if the engine tells it.
+	// OwnerWorkerID is the id of that worker's connection, if the engine reports it.
 	OwnerWorkerID string
 }
 
@@ -356,18 +363,18 @@ func (e *RejectedError) Is(target error) bool {
 	return e.Code == CodeUnsupported && target == errors.ErrUnsupported
 }
 
-// AuthError is the engine's refusal to let this worker in. It ends the client.
+// AuthError means that the engine rejected this worker's authentication. It ends the client.
 type AuthError struct {
 	// Message is the engine's reason.
 	Message string
 }
 
 // Error implements error.
-func (e *AuthError) Error() string { return "iii: engine refused this worker: " + e.Message }
+func (e *AuthError) Error() string { return "iii: engine rejected this worker: " + e.Message }
 
-// LostSendsError tells the state listener that a connection ended while
-// messages of [Client.Send] were unconfirmed: they were written to it, and
-// nothing says whether the engine has read them. It is an [ErrConnectionLost].
+// LostSendsError informs the state listener that a connection ended while messages of
+// [Client.Send] were unconfirmed: they were written to the connection, but whether the engine
+// has read them is unknown. It matches [ErrConnectionLost].
 type LostSendsError struct {
 	// Count is the number of such messages.
 	Count int
@@ -383,7 +390,7 @@ func (e *LostSendsError) Error() string {
 // Unwrap implements the interface of errors.Is and errors.As.
 func (e *LostSendsError) Unwrap() []error { return []error{ErrConnectionLost, e.Err} }
 
-// callError is every error of Call, Send and Enqueue that arose on this side.
+// callError is an error of Call, Send or Enqueue that arose on this side.
 type callError struct {
 	verb, functionID string
 	err              error
@@ -397,17 +404,17 @@ func (e *callError) Error() string {
 
 func (e *callError) Unwrap() error { return e.err }
 
-// SafeToRetry reports whether repeating the request that failed with err cannot make it
-// happen twice: it cannot have reached the engine, or the worker has answered
-// [ErrDraining] or [ErrOverloaded] in place of the function, which has not begun. It is false
-// for nil, for every error that does not say, and for joined errors of which one may be that
-// of a function that has run.
+// SafeToRetry reports whether retrying the request that failed with err cannot run the
+// function twice: either the request cannot have reached the engine, or the worker answered
+// [ErrDraining] or [ErrOverloaded] before the function started. It returns false for nil, for
+// errors that leave the outcome open, and for joined errors of which one may come from a
+// function that has run.
 func SafeToRetry(err error) bool {
 	safe, unsafe := retrySafety(err)
 	return safe && !unsafe
 }
 
-// retrySafety looks for what the errors in the tree of err say about it.
+// retrySafety determines what the errors in the tree of err imply about a retry.
 func retrySafety(err error) (safe, unsafe bool) {
 	switch e := err.(type) {
 	case nil:
@@ -431,7 +438,7 @@ func retrySafety(err error) (safe, unsafe bool) {
 	return safe, unsafe
 }
 
-// ctxError is the reason why ctx ended: its cause too, if that says more.
+// ctxError returns the reason why ctx ended, including its cause if that adds information.
 func ctxError(ctx context.Context) error {
 	err := ctx.Err()
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
@@ -440,7 +447,8 @@ func ctxError(ctx context.Context) error {
 	return err
 }
 
-// public gives err the prefix of this package's errors, at the front and nowhere else.
+// public puts the prefix of this package's errors at the front of err, and removes it
+// everywhere else.
 func public(err error) error {
 	if err == nil {
 		return nil
@@ -458,7 +466,7 @@ func (e publicError) Error() string {
 	return "iii: " + strings.ReplaceAll(strings.TrimPrefix(e.error.Error(), "iii: "), ": iii: ", ": ")
 }
 
-// trimmedError is an error inside one that has our prefix already.
+// trimmedError is an error for embedding in one that already has the prefix.
 type trimmedError struct{ error }
 
 func trimmed(err error) error        { return trimmedError{err} }

@@ -38,7 +38,7 @@ func TestErrorsIs(t *testing.T) {
 		{"rejected function", &RejectedError{Code: "C", Namespace: "n", FunctionID: "f", OwnerWorkerID: "w"}, "", `iii: engine rejected function "f" in namespace "n": C, owned by worker w`},
 		{"rejected name", &RejectedError{Code: "C", Namespace: "n", WorkerName: "w"}, "", `iii: engine rejected worker name "w" in namespace "n": C`},
 		{"rejected", &RejectedError{Code: "C"}, "", `iii: engine rejected registration in namespace "": C`},
-		{"auth", &AuthError{Message: "m"}, "", "iii: engine refused this worker: m"},
+		{"auth", &AuthError{Message: "m"}, "", "iii: engine rejected this worker: m"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

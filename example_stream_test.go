@@ -133,5 +133,5 @@ func ExampleSubscribeWith() {
 	}
 	// Output:
 	// ada sync <nil>
-	// eve unauthorized iii: subscribe: forbidden: subscription to stream "chat", group "room-1" is refused
+	// eve unauthorized iii: subscribe: forbidden: subscription to stream "chat", group "room-1" was rejected
 }

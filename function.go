@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +25,9 @@ import (
 // handler's own. The result is encoded with encoding/json (a json.RawMessage is
 // sent as it is, nil as null). An [*Error], wrapped or not, keeps its code; any
 // other error is sent as invocation_failed; a panic too, without its text.
+//
+// The goroutine of a handler, and those that it starts, have the profiler label
+// iii.function.id (package runtime/pprof), by which profiles tell functions apart.
 //
 // ctx ends when the connection that the invocation came over is lost (the
 // engine has then failed the call, and no answer can be given), when the client
@@ -50,6 +54,8 @@ type Function struct {
 	web      bool          // it serves HTTP requests: its results are responses
 	timeout  time.Duration // of its handler; 0 is none
 
+	metrics   *functionMetrics // nil: not measured, as no function is that the package makes for itself
+	labels    context.Context  // with the profiler labels of its handler's goroutines; nil likewise
 	hooks     ObserverHooks
 	remote    bool // it is never run in process
 	quiet     bool // it is no fault if an engine cannot host it
@@ -482,6 +488,8 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 	}
 	f := &Function{client: c, id: id, handler: spec.run, spanName: "execute " + id, untraced: spec.invocation != nil, web: spec.web, timeout: cfg.timeout,
 		hooks: cfg.hooks, remote: cfg.remote}
+	f.labels = pprof.WithLabels(context.Background(), pprof.Labels(functionIDAttribute, id))
+	f.metrics = c.metrics.function(id)
 	for i, mw := range slices.Backward(cfg.middleware) {
 		if f.handler = mw(f.handler); f.handler == nil {
 			return fail(fmt.Errorf("function middleware %d returned nil", i))
@@ -654,16 +662,22 @@ func answersOverStream(ctx context.Context, w *responseWriter) {
 type invocationKey struct{}
 
 // Value implements context.Context. OpenTelemetry finds the caller's trace and
-// baggage here; they are read when first asked for, for most handlers never ask.
+// baggage here; they are read when first asked for, for most handlers never ask. So does
+// package pprof find the labels of the handler's goroutine, and keeps them beside its own.
 func (c *invocationContext) Value(key any) any {
-	switch {
-	case key == invocationKey{}:
+	if key == (invocationKey{}) {
 		return c
-	case len(c.in.traceparent)+len(c.in.baggage) == 0:
-		return c.Context.Value(key)
 	}
-	c.once.Do(func() { c.caller = extractRaw(c.Context, c.in.traceparent, c.in.baggage) })
-	return c.caller.Value(key)
+	from := c.Context
+	if len(c.in.traceparent)+len(c.in.baggage) > 0 {
+		c.once.Do(func() { c.caller = extractRaw(c.Context, c.in.traceparent, c.in.baggage) })
+		from = c.caller
+	}
+	v := from.Value(key)
+	if labels := c.in.function.labels; v == nil && labels != nil {
+		return labels.Value(key)
+	}
+	return v
 }
 
 // InvocationFromContext describes the invocation that a handler serves; ok is

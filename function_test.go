@@ -67,7 +67,7 @@ func TestRegistrationsAreChecked(t *testing.T) {
 
 		{"HTTP method", served("FETCH", "/"), `method "FETCH"`},
 		{"no path", served("GET", ""), "no path"},
-		{"path with a query", served("GET", "/a?b"), "a character that no path has"},
+		{"path with a query", served("GET", "/a?b"), "a character that is not allowed in a path"},
 		{"wildcard", served("GET", "/a/*"), "is a wildcard"},
 		{"braces", served("GET", "/{id}"), "is a wildcard"},
 		{"parameter without a name", served("GET", "/:"), "without a name"},

@@ -378,12 +378,12 @@ func TestRegistrationsThatMakeNoSense(t *testing.T) {
 		{"two conditions", trigger(iii.StateTriggerConfig{}, iii.WithTriggerCondition("a"), iii.WithTriggerCondition("b")), "one condition"},
 		{"a condition in the config", trigger(iii.StateTriggerConfig{ConditionFunctionID: "a"}, iii.WithTriggerCondition("b")), "the config names \"a\""},
 		{"the same condition", trigger(iii.StateTriggerConfig{ConditionFunctionID: "a"}, iii.WithTriggerCondition("a")), ""},
-		{"condition that is ignored", trigger(iii.SubscribeTriggerConfig{Topic: "t"}, iii.WithTriggerCondition("a")), "evaluates no conditions of triggers of type subscribe"},
-		{"condition of joins", trigger(iii.StreamJoinTrigger{}, iii.WithTriggerCondition("a")), "evaluates no conditions"},
+		{"condition that is ignored", trigger(iii.SubscribeTriggerConfig{Topic: "t"}, iii.WithTriggerCondition("a")), "does not evaluate conditions of triggers of type subscribe"},
+		{"condition of joins", trigger(iii.StreamJoinTrigger{}, iii.WithTriggerCondition("a")), "does not evaluate conditions"},
 		{"condition of a config that is a list", trigger(iii.CustomTrigger{Type: "t", Config: []int{}}, iii.WithTriggerCondition("a")), "a config that is an object"},
 		{"condition of a custom type", trigger(iii.CustomTrigger{Type: "t"}, iii.WithTriggerCondition("a")), ""},
 		{"blank middleware", trigger(iii.HTTPTriggerConfig{APIPath: "/"}, iii.WithTriggerMiddleware("a", "")), "WithTriggerMiddleware: argument 1"},
-		{"middleware of cron", trigger(iii.CronTriggerConfig{Expression: "@daily"}, iii.WithTriggerMiddleware("a")), "only those of type http"},
+		{"middleware of cron", trigger(iii.CronTriggerConfig{Expression: "@daily"}, iii.WithTriggerMiddleware("a")), "only http does"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c, err := iii.New("ws://127.0.0.1:1")

@@ -22,27 +22,29 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// HandleHTTP serves an HTTP route with a typed handler: it registers a function
-// under the id "http::" + method + path and the trigger that binds it. A segment of
-// path that begins with a colon, as in "/items/:id", is a parameter: a whole segment,
-// named by letters, digits and underscores, found percent-decoded in PathParams. The rest
-// is registered percent-encoded, as clients send it: "/café" as "/caf%C3%A9". What no
-// request would match is an error: wildcards, whose values the engine does not deliver; the
-// segments "." and ".."; characters that some clients encode and others do not; and the
-// method OPTIONS, which the engine answers itself. [Function.Err] reports the engine's
-// refusal of the route, and [WithTriggerOptions] sets the trigger's options.
+// HandleHTTP serves an HTTP route with a typed handler: it registers a function with the id
+// "http::" + method + path, and the trigger that binds the route to it. A path segment that
+// begins with a colon, as in "/items/:id", is a parameter: it spans a whole segment, its name
+// consists of letters, digits and underscores, and PathParams holds its percent-decoded value.
+// The rest of the path is registered percent-encoded, as clients send it: "/café" becomes
+// "/caf%C3%A9". HandleHTTP rejects paths and methods that no request would match: wildcards,
+// whose values the engine does not deliver; the segments "." and ".."; characters that some
+// clients encode and others do not; and the method OPTIONS, which the engine answers itself. If
+// the engine rejects the route, [Function.Err] returns the error. [WithTriggerOptions] sets the
+// options of the trigger.
 //
-// The body is decoded into In if its content type is application/json or ends in +json, in
-// any case. What is no JSON then, or no In, is answered with a 400, and the handler does not
-// run. A body of another type is for RequestBody: Body is nil if In is any, a json.RawMessage
-// or a pointer, and for every other In the answer is a 400 as well. No body leaves Body
-// the zero value. A body that the engine has not decoded itself is read from RequestBody, up to
-// 64 MiB and for 30 s at most; RequestBody is then nil.
+// The body is decoded into In if its content type is application/json or ends in +json, in any
+// case. A body that is not valid JSON, or does not decode as In, is answered with a 400 without
+// running the handler. A body of another type is available through RequestBody: Body is nil if
+// In is any, a json.RawMessage or a pointer; for every other In such a request is answered with
+// a 400 as well. Without a body, Body is the zero value. If the engine has not decoded a JSON
+// body itself, HandleHTTP reads it from RequestBody, up to 64 MiB and within 30 s; RequestBody
+// is then nil.
 //
-// A nil response is a 204. An error that is an [*HTTPError], or that [WithHTTPErrors] maps to
-// one, is that response. An [*Error] is a 500 with its code and message, which are meant for
-// callers. Every other error is a 500 that says nothing of it; its text goes to the log and the
-// span. All of this is also true of the errors of middleware.
+// A nil response becomes a 204. An error that is an [*HTTPError], or that [WithHTTPErrors] maps
+// to one, becomes that response. An [*Error] becomes a 500 with its code and message, which are
+// meant for callers. Any other error becomes a 500 without details; its text goes to the log and
+// the span. The same applies to the errors of middleware.
 func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Context, *HTTPRequest[In]) (*HTTPResponse[Out], error), opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: %s %s: nil handler", method, path)
@@ -61,7 +63,7 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 			if decodePayload(payload, &other) != nil {
 				return nil, err
 			}
-			headers, params, channel = other.Headers, other.PathParams, other.RequestBody // it is the body, which is the client's
+			headers, params, channel = other.Headers, other.PathParams, other.RequestBody // other holds the body itself, which comes from the client
 		}
 		if failed := decodeParams(params); failed != nil {
 			return badRequest(failed), nil
@@ -92,7 +94,7 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 			return nil, err
 		}
 		switch {
-		case resp == nil: // a null result would hang the engine's request
+		case resp == nil: // a null result would leave the engine's request hanging
 			return noContent(nil), nil
 		case resp.StatusCode == http.StatusNoContent:
 			return noContent(resp.Headers), nil
@@ -104,12 +106,12 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 	return c.registerRoute(method, path, spec, opts)
 }
 
-// takesNull reports whether a handler that takes a body of t can tell that none was decoded.
+// takesNull reports whether a handler whose body has type t can detect that no body was decoded.
 func takesNull(t reflect.Type) bool {
 	return t.Kind() == reflect.Pointer || t.Kind() == reflect.Interface || t == reflect.TypeFor[json.RawMessage]()
 }
 
-// decodeParams decodes the parameters of a route, which the engine delivers as they were sent.
+// decodeParams percent-decodes the parameters of a route, which the engine delivers as sent.
 func decodeParams(params map[string]string) error {
 	for name, value := range params {
 		decoded, err := url.PathUnescape(value)
@@ -121,8 +123,8 @@ func decodeParams(params map[string]string) error {
 	return nil
 }
 
-// routeResult stands for what the function of a typed route returns: the handler's response,
-// or one without a body, or the refusal of a request.
+// routeResult stands for the result of a typed route's function: the handler's response, a
+// response without a body, or the rejection of a request.
 type routeResult[Out any] struct{}
 
 func (routeResult[Out]) describe(in *inference, _ bool) (any, error) {
@@ -143,23 +145,23 @@ func (HTTPResponse[T]) describe(in *inference, addressable bool) (any, error) {
 }
 
 const (
-	// maxJSONBody is the size up to which a body that the engine has not decoded is read.
+	// maxJSONBody limits the size of a body that the engine has not decoded.
 	maxJSONBody = 64 << 20
-	// jsonBodyTimeout is how long its bytes are waited for; by then the engine has answered
-	// in place of the handler.
+	// jsonBodyTimeout limits the time for reading such a body; after that, the engine has
+	// answered in place of the handler.
 	jsonBodyTimeout = 30 * time.Second
 )
 
-// readBody is a body that the engine has not delivered decoded.
+// readBody is a body that the engine has not delivered in decoded form.
 type readBody struct {
 	body json.RawMessage // nil if it is empty
 	done bool            // the channel has been read
 }
 
-// missingBody looks after a request that has a body of which the engine has delivered nothing.
-// The engine decodes the type application/json in lower case alone, and delivers null for what
-// does not parse. refusal is the answer to a body that the handler cannot be given. takesNull
-// says that it reads bodies of other types itself.
+// missingBody handles a request whose body the engine has not delivered. The engine decodes only
+// the type application/json, in lower case, and delivers null for a body that does not parse.
+// refusal is the response to a body that the handler cannot receive. takesNull reports that the
+// handler reads bodies of other types itself.
 func (c *Client) missingBody(ctx context.Context, payload json.RawMessage, headers map[string]string, channel *StreamChannelRef, takesNull bool) (read readBody, refusal any, err error) {
 	length := bodyLength(headers)
 	if length == 0 || !rawjson.Absent(bodyOf(payload)) {
@@ -175,7 +177,7 @@ func (c *Client) missingBody(ctx context.Context, payload json.RawMessage, heade
 		body, refusal, err := c.readJSONBody(ctx, headers, *channel)
 		return readBody{body, true}, refusal, err
 	}
-	if length < 0 && channel != nil { // it may be empty
+	if length < 0 && channel != nil { // the body may be empty
 		empty, err := c.isEmptyBody(ctx, *channel)
 		if err != nil || empty {
 			return readBody{nil, true}, nil, err
@@ -188,7 +190,7 @@ func (c *Client) missingBody(ctx context.Context, payload json.RawMessage, heade
 	return read, errorResponse(http.StatusBadRequest, CodeInvalidRequest, message), nil
 }
 
-// bodyOf is the member body of a request.
+// bodyOf returns the member body of a request.
 func bodyOf(payload json.RawMessage) (body json.RawMessage) {
 	_ = rawjson.ScanObject(payload, func(key, value []byte) {
 		if string(key) == "body" {
@@ -220,7 +222,7 @@ func (c *Client) isEmptyBody(ctx context.Context, channel StreamChannelRef) (boo
 	return false, fmt.Errorf("request body: %w", trimmed(err))
 }
 
-// withBody is the payload of a request with another body.
+// withBody returns the payload of a request with its body replaced.
 func withBody(payload, body json.RawMessage) json.RawMessage {
 	b := slices.Concat(json.RawMessage(`{"body":`), body)
 	_ = rawjson.ScanObject(payload, func(key, value []byte) {
@@ -231,8 +233,8 @@ func withBody(payload, body json.RawMessage) json.RawMessage {
 	return append(b, '}')
 }
 
-// bodyLength is the declared length of a request's body, -1 if there is one of unknown
-// length.
+// bodyLength returns the declared length of a request's body, or -1 if there is a body of
+// unknown length.
 func bodyLength(headers map[string]string) int64 {
 	if n, err := strconv.ParseInt(headers["content-length"], 10, 64); err == nil && n >= 0 {
 		return n
@@ -243,8 +245,8 @@ func bodyLength(headers map[string]string) int64 {
 	return 0
 }
 
-// readJSONBody reads a body from its channel, nil if it is empty. refusal is the answer to
-// one that is no JSON.
+// readJSONBody reads a body from its channel; body is nil if the channel is empty. refusal is
+// the response to a body that is not valid JSON.
 func (c *Client) readJSONBody(ctx context.Context, headers map[string]string, channel StreamChannelRef) (body json.RawMessage, refusal any, err error) {
 	waiting, cancel := context.WithTimeout(ctx, jsonBodyTimeout)
 	defer cancel()
@@ -273,7 +275,7 @@ func (c *Client) readJSONBody(ctx context.Context, headers map[string]string, ch
 	case int64(len(body)) < length && headers["content-encoding"] == "":
 		return refuse(http.StatusBadRequest, fmt.Sprintf("it ends after %d of %d bytes", len(body), length))
 	case !utf8.Valid(body):
-		return refuse(http.StatusBadRequest, "it is no UTF-8")
+		return refuse(http.StatusBadRequest, "it is not valid UTF-8")
 	}
 	if err := json.Unmarshal(body, new(json.RawMessage)); err != nil {
 		return refuse(http.StatusBadRequest, err.Error())
@@ -281,7 +283,7 @@ func (c *Client) readJSONBody(ctx context.Context, headers map[string]string, ch
 	return body, nil, nil
 }
 
-// badRequest is a 400 in the form of the engine's answers to errors.
+// badRequest returns a 400 in the form of the engine's error responses.
 func badRequest(err error) bufferedResponse {
 	code, message, _ := errorParts(err)
 	return errorResponse(http.StatusBadRequest, code, message)
@@ -293,28 +295,28 @@ func errorResponse(status int, code, message string) bufferedResponse {
 }
 
 // serviceUnavailable returns a 503 in the form of the engine's error responses, for a worker
-// that drains or is overloaded. Another worker, or this one later, can serve the request.
+// that drains or is overloaded. Another worker can serve the request, or this one can later.
 func serviceUnavailable(code, message string) bufferedResponse {
 	return bufferedResponse{StatusCode: http.StatusServiceUnavailable, Headers: []string{"Content-Type: application/json", "Retry-After: 1"},
 		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}
 }
 
-// HTTPError is an error that is the response to an HTTP request: the handler of a route
-// ([HandleHTTP]), or its middleware, returns one, wrapped or not. Everywhere else it is an error
-// like any other, sent as invocation_failed.
+// HTTPError is an error that determines an HTTP response: return it, wrapped or not, from the
+// handler of a route ([HandleHTTP]) or from its middleware. Everywhere else it is an ordinary
+// error, sent with code invocation_failed.
 type HTTPError struct {
-	// Status is the status of the response, 200 to 599. 0, and every other number, is a 500.
+	// Status is the status of the response, 200 to 599. Any other value, 0 included, becomes 500.
 	Status int
-	// Body is encoded as JSON; a string goes out as it is if Header has a Content-Type. Nil is
-	// {"error":{"code":…,"message":…}} with the name of the status, such as NOT_FOUND and
-	// "Not Found".
+	// Body is encoded as JSON; a string is sent unchanged if Header has a Content-Type. The
+	// default is {"error":{"code":…,"message":…}} with the name of the status, such as NOT_FOUND
+	// and "Not Found".
 	Body any
-	// Header of the response; a name may have several values. Content-Length is ignored.
-	// Default none.
+	// Header is the header of the response; a name may have several values. Content-Length is
+	// ignored. Default none.
 	Header http.Header
 }
 
-// Error implements error. The body is not in the text.
+// Error implements error. The text does not contain the body.
 func (e *HTTPError) Error() string {
 	if e == nil {
 		return "iii: nil *HTTPError"
@@ -329,14 +331,14 @@ func (e *HTTPError) status() int {
 	return e.Status
 }
 
-// response is what the engine is to send.
+// response returns the response for the engine to send.
 func (e *HTTPError) response() bufferedResponse {
 	status := e.status()
 	r := bufferedResponse{StatusCode: status, Headers: []string{}, Body: e.Body}
 	typed := false
 	for _, name := range slices.Sorted(maps.Keys(e.Header)) {
 		if strings.EqualFold(name, "Content-Length") || strings.EqualFold(name, "Transfer-Encoding") || !isToken(name) {
-			continue // the engine's to choose, or none
+			continue // the engine's choice, or not a valid name
 		}
 		for _, value := range e.Header[name] {
 			if !isNoHeaderValue(value) {
@@ -369,14 +371,14 @@ func (e *HTTPError) response() bufferedResponse {
 	return r
 }
 
-// WithHTTPErrors sets how the errors of routes ([HandleHTTP], [Client.MountHTTP],
+// WithHTTPErrors sets how errors of routes ([HandleHTTP], [Client.MountHTTP],
 // [Client.MountRouter]) become responses: f maps an error of a handler or its middleware that is
-// no [*HTTPError] to one. With nil from f, and by default, an [*Error] is a 500 with its code and
-// message, and every other error a 500 that says nothing of it.
+// not an [*HTTPError] to one. If f returns nil, and by default, an [*Error] becomes a 500 with
+// its code and message, and any other error a 500 without details.
 //
-// f is called outside of all middleware, with the context of the handler, and from several
-// goroutines at once. Requests that do not decode do not reach it: they are answered with a 400.
-// A nil f is an error of [New].
+// f runs outside all middleware, with the context of the handler, and must be safe for
+// concurrent use. Requests that cannot be decoded are answered with a 400 and do not reach f.
+// [New] rejects a nil f.
 func WithHTTPErrors(f func(ctx context.Context, err error) *HTTPError) Option {
 	return clientOption(func(c *config) error {
 		if f == nil {
@@ -387,15 +389,15 @@ func WithHTTPErrors(f func(ctx context.Context, err error) *HTTPError) Option {
 	})
 }
 
-// hiddenError is an error that callers are not told.
+// hiddenError is an error whose text callers do not receive.
 type hiddenError struct{ error }
 
 func (e hiddenError) Unwrap() error { return e.error }
 
-// hiddenText is what they are told instead.
+// hiddenText is the message that callers receive instead.
 const hiddenText = "internal error"
 
-// answerErrors makes responses of the errors of a route's handler and middleware.
+// answerErrors turns the errors of a route's handler and middleware into responses.
 func (c *Client) answerErrors(id string, next HandlerFunc) HandlerFunc {
 	return func(ctx context.Context, payload json.RawMessage) (any, error) {
 		result, err := next(ctx, payload)
@@ -416,7 +418,7 @@ func (c *Client) answerErrors(id string, next HandlerFunc) HandlerFunc {
 			return nil, err
 		}
 		level := slog.LevelError
-		if ctx.Err() != nil { // no answer is waited for
+		if ctx.Err() != nil { // nobody waits for the response
 			level = slog.LevelDebug
 		}
 		c.log.LogAttrs(ctx, level, "iii: HTTP handler failed", slog.String("function", id), slog.Any("error", err))
@@ -424,8 +426,8 @@ func (c *Client) answerErrors(id string, next HandlerFunc) HandlerFunc {
 	}
 }
 
-// noContent is a 204. Without a content type the engine would add one, and count two
-// bytes of JSON for the length, which a 204 must not have.
+// noContent returns a 204. Without a content type the engine would add one, and a Content-Length
+// of two for its JSON, which a 204 must not have.
 func noContent(headers map[string]string) bufferedResponse {
 	r := bufferedResponse{StatusCode: http.StatusNoContent}
 	typed := false
@@ -439,7 +441,7 @@ func noContent(headers map[string]string) bufferedResponse {
 	return r
 }
 
-// registerRoute registers a function and its route as one: both or neither.
+// registerRoute registers a function and its route together: both or neither.
 func (c *Client) registerRoute(method, path string, spec handlerSpec, opts []FunctionOption) (*Function, error) {
 	method = strings.ToUpper(method)
 	path, err := routePath(method, path)
@@ -472,7 +474,7 @@ func (c *Client) registerRoute(method, path string, spec handlerSpec, opts []Fun
 	return f, nil
 }
 
-// newRouteTrigger makes the trigger of a function's route.
+// newRouteTrigger returns the trigger that binds a function's route.
 func (c *Client) newRouteTrigger(f *Function, method, path string, opts []TriggerOption) (*Trigger, error) {
 	t, err := c.newTrigger(f.id, HTTPTriggerConfig{APIPath: path, HTTPMethod: method}, opts)
 	if err != nil {
@@ -484,9 +486,9 @@ func (c *Client) newRouteTrigger(f *Function, method, path string, opts []Trigge
 	return t, nil
 }
 
-// routePath returns the path of a route as clients send it, percent-encoded, since the
-// engine compares that text. It rejects what the engine accepts and never routes, or
-// crashes on.
+// routePath returns the path of a route percent-encoded, as clients send it, because the engine
+// compares the encoded text. It rejects paths that the engine accepts but never routes, or that
+// crash it.
 func routePath(method, path string) (string, error) {
 	switch strings.ToUpper(method) {
 	case "", "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD":
@@ -502,7 +504,7 @@ func routePath(method, path string) (string, error) {
 		return "", fmt.Errorf("HTTP path %q is an address: leave out scheme and host", path)
 	}
 	if !utf8.ValidString(path) {
-		return "", fmt.Errorf("HTTP path %q is no UTF-8", path)
+		return "", fmt.Errorf("HTTP path %q is not valid UTF-8", path)
 	}
 	segments := strings.Split(path, "/")
 	seen := map[string]bool{}
@@ -524,7 +526,7 @@ func routePath(method, path string) (string, error) {
 		case strings.ContainsFunc(name, func(r rune) bool {
 			return r != '_' && !unicode.IsLetter(r) && !unicode.IsMark(r) && !unicode.IsDigit(r)
 		}):
-			return "", fmt.Errorf("HTTP path %q: a parameter is a whole segment, and %q is no name of letters, digits and underscores", path, name)
+			return "", fmt.Errorf("HTTP path %q: a parameter is a whole segment, and its name consists of letters, digits and underscores, unlike %q", path, name)
 		case seen[name]:
 			return "", fmt.Errorf("HTTP path %q names the parameter %q twice", path, name)
 		}
@@ -541,7 +543,7 @@ func encodeSegment(segment string) (string, error) {
 		if c == '%' {
 			var ok bool
 			if c, ok = percentDecoded(segment[i:]); !ok {
-				return "", fmt.Errorf("segment %q has a %% that begins no percent-encoded byte; the character itself is %%25", segment)
+				return "", fmt.Errorf("segment %q has a %% that does not begin a percent-encoded byte; write %%25 for the character itself", segment)
 			}
 			i, encoded = i+2, true
 		}
@@ -552,7 +554,7 @@ func encodeSegment(segment string) (string, error) {
 			continue
 		case encoded:
 		case c <= ' ', c == 0x7f, c == '?', c == '#':
-			return "", fmt.Errorf("segment %q holds a character that no path has", segment)
+			return "", fmt.Errorf("segment %q contains a character that is not allowed in a path", segment)
 		case strings.IndexByte(`|^[]\`, c) >= 0:
 			return "", fmt.Errorf("segment %q: some clients encode %q and others do not; write %%%02X to match those that do", segment, c, c)
 		}
@@ -564,7 +566,7 @@ func encodeSegment(segment string) (string, error) {
 	return "", fmt.Errorf("clients resolve the segment %q before they send a path", segment)
 }
 
-// percentDecoded is the byte that the three characters at the beginning of s stand for.
+// percentDecoded returns the byte that the three characters at the beginning of s encode.
 func percentDecoded(s string) (byte, bool) {
 	if len(s) < 3 {
 		return 0, false

@@ -24,11 +24,11 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// functionSchemas are the types whose schemas a typed handler advertises.
+// functionSchemas holds the types whose schemas a typed handler advertises.
 type functionSchemas struct{ in, out reflect.Type }
 
-// check rejects types of which no value can be decoded, or encoded: every invocation would
-// fail.
+// check rejects types whose values cannot be decoded or encoded, because every invocation
+// would fail.
 func (s functionSchemas) check() error {
 	if err := checkEncoding(s.in, true); err != nil {
 		return fmt.Errorf("argument: %w", err)
@@ -39,8 +39,8 @@ func (s functionSchemas) check() error {
 	return nil
 }
 
-// checkEncoding reports where t has a part without a JSON encoding. reads says that t is
-// decoded into.
+// checkEncoding returns an error that locates a part of t without a JSON encoding. reads
+// reports that t is decoded into.
 func checkEncoding(t reflect.Type, reads bool) error {
 	if t == nil {
 		return nil
@@ -72,7 +72,7 @@ func checkEncoding(t reflect.Type, reads bool) error {
 			members, _ := membersOfStruct(t)
 			for _, m := range members {
 				if m.optional && !reads {
-					continue // nil may be left out
+					continue // nil may be omitted
 				}
 				if err := check(m.t, addressable || m.pointer, path+"."+m.name); err != nil {
 					return err
@@ -84,9 +84,9 @@ func checkEncoding(t reflect.Type, reads bool) error {
 	return check(t, reads, "")
 }
 
-// inferSchema returns the JSON Schema of a handler's type for listings: what
-// encoding/json decodes into it, or encodes it as. A type that cannot be described is
-// registered without, since a schema is a help and not a condition.
+// inferSchema returns the JSON Schema of a handler's type for listings. It describes the
+// JSON that encoding/json decodes into the type or encodes it as. A type that cannot be
+// described is registered without a schema, since schemas are optional.
 func (c *Client) inferSchema(functionID string, t reflect.Type, reads bool) json.RawMessage {
 	if t == nil {
 		return nil
@@ -112,15 +112,16 @@ type inferredSchema struct {
 	err error
 }
 
-// schemaOf returns the schema of what encoding/json decodes into t if reads is set, else of
-// what it encodes a value of t as. The result is shared and must not be changed.
+// schemaOf returns the schema of the JSON that encoding/json decodes into t if reads is set,
+// and of the JSON that it encodes t as otherwise. The result is shared and must not be
+// modified.
 func schemaOf(t reflect.Type, reads bool) (json.RawMessage, error) {
 	key := inferredKey{t, reads}
 	if known, ok := inferred.Load(key); ok {
 		s := known.(inferredSchema)
 		return s.raw, s.err
 	}
-	var s inferredSchema // no lock is held, since a type's JSONSchema may run
+	var s inferredSchema // holds no lock, because a type's JSONSchema method may run
 	s.raw, s.err = newSchema(t, reads)
 	inferred.Store(key, s)
 	return s.raw, s.err
@@ -136,18 +137,18 @@ func newSchema(t reflect.Type, reads bool) (json.RawMessage, error) {
 		return nil, err
 	}
 	raw, err := in.encode(root, true)
-	if err != nil { // types within types may be too deep for the engine
+	if err != nil { // nested types may exceed the depth that the engine accepts
 		raw, err = in.encode(root, false)
 	}
 	return raw, err
 }
 
-// encode returns the document of which root is the root. With inline set, a definition that
-// is used once stands where it is used.
+// encode returns the document with the given root. With inline set, a definition that is
+// used once is placed where it is used.
 func (in *inference) encode(root any, inline bool) (json.RawMessage, error) {
 	raw, err := json.Marshal(in.document(root, inline))
 	if err == nil {
-		err = rawjson.CheckForEngine(raw, engineDepth-1) // it is a member of a message
+		err = rawjson.CheckForEngine(raw, engineDepth-1) // the schema is a member of a message
 	}
 	if err != nil {
 		return nil, err
@@ -155,34 +156,34 @@ func (in *inference) encode(root any, inline bool) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// inference infers the schema of one type. A part of a schema is an object as it will be
-// encoded or, in place of one, a reference to a definition.
+// inference infers the schema of one type. A part of a schema is either an object in its
+// final form or a reference to a definition.
 type inference struct {
-	reads       bool // what is decoded is described, not what is encoded
+	reads       bool // describes decoding rather than encoding
 	definitions map[typeUse]*definition
-	order       []*definition  // in the order of their first use
-	generated   map[string]any // definitions of generated types by their names
+	order       []*definition  // in the order of first use
+	generated   map[string]any // definitions of generated types, by name
 }
 
-// typeUse is a type where its encoding does not depend on the place.
+// typeUse is a type in a context in which its encoding does not depend on its place.
 type typeUse struct {
 	t           reflect.Type
 	addressable bool
 }
 
-// definition is a part that may be used more than once, and within itself.
+// definition is a part that can be used several times, even within itself.
 type definition struct {
 	t         reflect.Type
 	schema    any
 	uses      int
-	anchored  bool   // it refers to parts of itself
-	reference string // to it; "" if it stands where it is used
+	anchored  bool   // contains references to parts of itself
+	reference string // the reference to it; "" if it is inlined
 }
 
 // reference is a use of a definition.
 type reference struct {
 	to          *definition
-	null        bool // or null
+	null        bool // null is also valid
 	description string
 }
 
@@ -195,8 +196,8 @@ var (
 	textAppender    = reflect.TypeFor[encoding.TextAppender]()
 )
 
-// isJSONv2 reports whether encoding/json is built on encoding/json/v2, as in Go 1.27. It
-// then knows more methods, more keys of maps and the tag option embed.
+// isJSONv2 reports whether encoding/json is built on encoding/json/v2, as in Go 1.27. If so,
+// it supports more methods, more map key types and the tag option embed.
 var isJSONv2 = sync.OnceValue(func() bool {
 	b, err := json.Marshal(appended{})
 	return err == nil && string(b) == `"v2"`
@@ -207,26 +208,26 @@ type appended struct{}
 // AppendText implements encoding.TextAppender.
 func (appended) AppendText(b []byte) ([]byte, error) { return append(b, "v2"...), nil }
 
-// codec is who encodes or decodes the values of a type.
+// codec is the mechanism that encodes or decodes the values of a type.
 type codec int
 
 const (
 	byKind codec = iota
-	byText       // MarshalText or UnmarshalText, as a string
-	byJSON       // MarshalJSON or UnmarshalJSON, as anything
+	byText       // MarshalText or UnmarshalText, to a string
+	byJSON       // MarshalJSON or UnmarshalJSON, to any JSON
 )
 
-// codecOf tells the codec of t. encoding/json calls the encoding methods of a pointer only
-// where it can take the address of the value.
+// codecOf returns the codec of t. encoding/json calls encoding methods with a pointer
+// receiver only if the value is addressable.
 func (in *inference) codecOf(t reflect.Type, addressable bool) codec {
 	if t.Kind() == reflect.Interface || t == jsonNumber {
-		return byKind // the value in an interface encodes itself; a number may have methods for that
+		return byKind // the value in an interface encodes itself; json.Number may have encoding methods
 	}
 	pointer := reflect.PointerTo(t)
 	if in.reads {
 		c := codecOf(pointer, jsonUnmarshaler, "UnmarshalJSONFrom", textUnmarshaler)
 		if c != byKind && t.Name() == "" {
-			return byJSON // Go 1.26 finds the methods of such a type in some places only
+			return byJSON // Go 1.26 finds the methods of such a type only in some places
 		}
 		return c
 	}
@@ -248,8 +249,8 @@ func codecOf(t, inJSON reflect.Type, streaming string, inText ...reflect.Type) c
 	return byKind
 }
 
-// hasMethod reports whether t has one of the methods of encoding/json/v2. The linker keeps
-// all methods of a program in which a name is not a constant.
+// hasMethod reports whether t has one of the methods of encoding/json/v2. The names are
+// constants because otherwise the linker keeps all methods of the program.
 func hasMethod(t reflect.Type, name string) (ok bool) {
 	switch name {
 	case "MarshalJSONTo":
@@ -260,8 +261,8 @@ func hasMethod(t reflect.Type, name string) (ok bool) {
 	return ok
 }
 
-// dependsOnAddress reports whether the encoding of t differs between values that have an
-// address and values that have none.
+// dependsOnAddress reports whether the encoding of t differs between addressable values and
+// others.
 func (in *inference) dependsOnAddress(t reflect.Type) bool {
 	switch c := in.codecOf(t, false); {
 	case in.reads:
@@ -282,7 +283,7 @@ func (in *inference) dependsOnAddress(t reflect.Type) bool {
 	return false
 }
 
-// ownSchemas are the schemas of types of the standard library that encode themselves.
+// ownSchemas holds the schemas of standard library types that encode themselves.
 var ownSchemas = map[reflect.Type]map[string]any{
 	reflect.TypeFor[time.Time]():  {"type": "string", "format": "date-time"},
 	reflect.TypeFor[big.Int]():    {"type": "integer"},
@@ -294,10 +295,11 @@ type describer interface {
 	describe(in *inference, addressable bool) (any, error)
 }
 
-// maxPointers is how many pointers to pointers are followed: a type may be a pointer to itself.
+// maxPointers bounds how many pointers to pointers are followed, because a type may be a
+// pointer to itself.
 const maxPointers = 100
 
-// of returns the schema of t. addressable reports whether the value has an address.
+// of returns the schema of t. addressable reports whether the value is addressable.
 func (in *inference) of(t reflect.Type, addressable bool) (any, error) {
 	if t.Kind() == reflect.Pointer {
 		for pointers := 0; t.Kind() == reflect.Pointer; pointers++ {
@@ -343,7 +345,7 @@ func (in *inference) of(t reflect.Type, addressable bool) (any, error) {
 	}
 	switch t.Kind() {
 	case reflect.Map, reflect.Slice, reflect.Array:
-		if t.Name() == "" { // it can only be within itself through a type with a name
+		if t.Name() == "" { // it can contain itself only through a named type
 			return in.ofKind(t, addressable)
 		}
 		fallthrough
@@ -356,7 +358,7 @@ func (in *inference) of(t reflect.Type, addressable bool) (any, error) {
 	return in.ofKind(t, addressable)
 }
 
-// define makes a definition and returns its first use.
+// define creates a definition and returns its first use.
 func (in *inference) define(use typeUse, build func(*definition) error) (any, error) {
 	d := &definition{t: use.t, uses: 1}
 	in.definitions[use] = d
@@ -381,7 +383,7 @@ func (in *inference) ofGenerated(name string) (any, error) {
 }
 
 // ofTemplate returns the schema of a generic type that is generated from a file, with the
-// schema of its body. Who sends none says null.
+// schema of its body filled in. A sender without a body sends null.
 func (in *inference) ofTemplate(file string, body reflect.Type, addressable bool) (any, error) {
 	schema, used, err := bundleFile(file)
 	if err != nil {
@@ -390,7 +392,7 @@ func (in *inference) ofTemplate(file string, body reflect.Type, addressable bool
 	maps.Copy(in.generated, used)
 	properties := schema["properties"].(map[string]any)
 	description, _ := properties["body"].(map[string]any)["description"].(string)
-	delete(schema, "description") // it speaks of Go
+	delete(schema, "description") // the description explains the Go type
 	s, err := in.of(body, addressable)
 	if err != nil {
 		return nil, err
@@ -425,7 +427,7 @@ func (in *inference) ofKind(t reflect.Type, addressable bool) (any, error) {
 		return map[string]any{"type": "number"}, nil
 	case reflect.Interface:
 		if in.reads && t.NumMethod() > 0 {
-			return map[string]any{"type": "null"}, nil // there is no value to decode into
+			return map[string]any{"type": "null"}, nil // no value can be decoded into it
 		}
 		return map[string]any{}, nil
 	case reflect.Slice, reflect.Array:
@@ -454,14 +456,15 @@ func (in *inference) ofKind(t reflect.Type, addressable bool) (any, error) {
 	return nil, fmt.Errorf("%s has no JSON encoding", t)
 }
 
-// The texts of JSON numbers, for keys of maps and the tag option string.
+// Patterns of JSON numbers, for map keys and the tag option string.
 const (
 	integerPattern  = `^-?[0-9]+$`
 	unsignedPattern = `^[0-9]+$`
 	floatPattern    = `^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$`
 )
 
-// numberPattern returns the pattern of the numbers of a kind, "" if it has none.
+// numberPattern returns the pattern of the numbers of a kind, or "" if the kind is not
+// numeric.
 func numberPattern(kind reflect.Kind) string {
 	switch kind {
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
@@ -474,7 +477,7 @@ func numberPattern(kind reflect.Kind) string {
 	return ""
 }
 
-// ofKeys returns the pattern of the keys of a map, "" for any key.
+// ofKeys returns the pattern of the keys of a map, or "" if any key is valid.
 func (in *inference) ofKeys(t reflect.Type) (pattern string, err error) {
 	if in.reads {
 		if reflect.PointerTo(t).Implements(textUnmarshaler) || isJSONv2() && t.Implements(textUnmarshaler) {
@@ -487,7 +490,7 @@ func (in *inference) ofKeys(t reflect.Type) (pattern string, err error) {
 	switch {
 	case t.Kind() == reflect.String:
 	case pattern == "", pattern == floatPattern && !isJSONv2():
-		return "", fmt.Errorf("%s is no key of a JSON object", t)
+		return "", fmt.Errorf("%s cannot be the key of a JSON object", t)
 	}
 	return pattern, nil
 }
@@ -526,7 +529,7 @@ func (in *inference) ofStruct(t reflect.Type, addressable bool) (any, error) {
 	return s, nil
 }
 
-// ofMember returns the schema of a member, which the tag option string puts into a string.
+// ofMember returns the schema of a member, which the tag option string turns into a string.
 func (in *inference) ofMember(m member, addressable bool) (any, error) {
 	t := m.t
 	if t.Name() == "" && t.Kind() == reflect.Pointer {
@@ -535,7 +538,7 @@ func (in *inference) ofMember(m member, addressable bool) (any, error) {
 	own := in.codecOf(t, addressable) != byKind
 	if !m.quoted || own && !in.reads {
 		if m.optional && !in.reads && t != m.t {
-			return in.of(t, true) // nil is left out
+			return in.of(t, true) // nil is omitted
 		}
 		s, err := in.of(m.t, addressable)
 		if err == nil && m.optional && !in.reads && t.Name() == "" {
@@ -561,34 +564,35 @@ func (in *inference) ofMember(m member, addressable bool) (any, error) {
 	return s, nil
 }
 
-// member is a field of a struct as a member of its JSON object.
+// member is a struct field as a member of its JSON object.
 type member struct {
 	name     string
-	tagged   bool // the name is from a tag
+	tagged   bool // the name comes from a tag
 	index    []int
 	t        reflect.Type
-	optional bool // it may be left out
-	quoted   bool // it has the tag option string
+	optional bool // the member may be omitted
+	quoted   bool // has the tag option string
 
-	// It is in a struct that a pointer leads to: there if that is not nil.
+	// The member is in a struct behind a pointer, and is present only if the pointer is not
+	// nil.
 	pointer bool
-	// That pointer cannot be set, since its type is unexported.
+	// That pointer cannot be set, because its type is unexported.
 	locked bool
 
 	description string
 }
 
-// embedded is a struct whose fields are those of the struct that it stands in.
+// embedded is a struct whose fields are promoted to the enclosing struct.
 type embedded struct {
 	t               reflect.Type
 	index           []int
 	pointer, locked bool
 }
 
-// membersOfStruct returns the members of a struct as encoding/json knows them: of several
-// fields with one name, the one that is embedded least deep and, of those, has its name from
-// a tag; if that leaves several, none. rest is the type of a field that holds all other
-// members, nil if there is none.
+// membersOfStruct returns the members of a struct according to the rules of encoding/json:
+// of several fields with one name, the least deeply embedded one counts and, among those,
+// one whose name comes from a tag; if several remain, none counts. rest is the type of a
+// field that holds all other members, or nil if there is none.
 func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
 	var count, nextCount map[reflect.Type]int
 	next, visited := []embedded{{t: t}}, make(map[reflect.Type]bool)
@@ -632,7 +636,7 @@ func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
 					m.description = text
 				}
 				members = append(members, m)
-				if count[e.t] > 1 { // its other uses at this depth
+				if count[e.t] > 1 { // the other uses at this depth
 					members = append(members, m)
 				}
 			}
@@ -662,24 +666,24 @@ func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
 	return dominant, rest
 }
 
-// assignment matches what other packages write into the tag jsonschema in place of a
+// assignment matches the values that other packages put into the jsonschema tag instead of a
 // description.
 var assignment = regexp.MustCompile(`^[^ \t\n]*=`)
 
-// ordinaryName matches the names in tags that all versions of encoding/json take as they are.
+// ordinaryName matches the tag names that all versions of encoding/json accept unchanged.
 var ordinaryName = regexp.MustCompile(`^[\pL\p{Nd}!#$%&()*+./:;<=>?@\[\]^_{|}~ -]*$`)
 
-// jsonTag returns the name that the tag of a field gives it, if any, and the tag's options.
+// jsonTag returns the name, if any, and the options that a field's tag sets.
 func jsonTag(f reflect.StructField) (name string, options []string) {
 	name, rest, _ := strings.Cut(f.Tag.Get("json"), ",")
 	options = strings.Split(rest, ",")
 	if ordinaryName.MatchString(name) {
 		return name, options
 	}
-	// Versions differ in what they make of other characters: this one is asked.
+	// Versions treat other characters differently, so this one is probed.
 	const unnamed = "Unnamed"
 	probe := reflect.New(reflect.StructOf([]reflect.StructField{{Name: unnamed, Type: reflect.TypeFor[int](), Tag: f.Tag}}))
-	probe.Elem().Field(0).SetInt(1) // not empty
+	probe.Elem().Field(0).SetInt(1) // so that it is not empty
 	raw, err := json.Marshal(probe.Interface())
 	if err != nil {
 		return "", options
@@ -692,7 +696,7 @@ func jsonTag(f reflect.StructField) (name string, options []string) {
 	return "", options
 }
 
-// document returns the document of which root is the root.
+// document returns the document with the given root.
 func (in *inference) document(root any, inline bool) any {
 	top, _ := root.(reference)
 	if top.null || top.description != "" {
@@ -735,8 +739,7 @@ func (in *inference) document(root any, inline bool) any {
 	return doc
 }
 
-// render returns a copy of v, a part of a schema, in which references are as they will be
-// encoded.
+// render returns a copy of v, a part of a schema, with its references in their final form.
 func (in *inference) render(v any) any {
 	switch v := v.(type) {
 	case reference:
@@ -764,8 +767,8 @@ func (in *inference) render(v any) any {
 	return v
 }
 
-// definitionName makes the name of a definition from that of a type, of which packages are
-// left out.
+// definitionName derives the name of a definition from the name of a type, without package
+// paths.
 func definitionName(t reflect.Type) string {
 	name := packagePath.ReplaceAllString(t.Name(), "")
 	if name = strings.Trim(notInName.ReplaceAllString(name, "_"), "_"); name != "" {
@@ -779,7 +782,7 @@ var (
 	notInName   = regexp.MustCompile(`[^A-Za-z0-9]+`)
 )
 
-// nullable returns a schema for which null is right, too.
+// nullable returns a schema that also accepts null.
 func nullable(v any) any {
 	if r, ok := v.(reference); ok {
 		r.null = true
@@ -798,7 +801,7 @@ func nullable(v any) any {
 	}
 	for _, keyword := range []string{"$ref", "$dynamicRef", "allOf", "anyOf", "const", "enum", "if", "not", "oneOf"} {
 		if s[keyword] != nil {
-			types = nil // the type is not all
+			types = nil // the type alone does not decide
 		}
 	}
 	switch {
@@ -811,7 +814,7 @@ func nullable(v any) any {
 	return s
 }
 
-// notNull returns the schema of a list or an object for which null is not right.
+// notNull returns the schema of a list or an object without null.
 func notNull(v any) any {
 	s, ok := v.(map[string]any)
 	types, isList := s["type"].([]any)
@@ -821,7 +824,7 @@ func notNull(v any) any {
 	return v
 }
 
-// described returns a schema with a description, if there is one.
+// described returns a schema with a description, if text is not empty.
 func described(v any, text string) any {
 	if text == "" {
 		return v
@@ -835,9 +838,9 @@ func described(v any, text string) any {
 	return s
 }
 
-// schemaMethod returns the method JSONSchema of t or of a pointer to it, without arguments
-// and with a result, or a result and an error. A method of an embedded struct describes that
-// struct alone.
+// schemaMethod returns the method JSONSchema of t or of a pointer to it. The method has no
+// arguments and returns a result, or a result and an error. A method promoted from an
+// embedded struct does not count, because it describes only that struct.
 func schemaMethod(t reflect.Type) (reflect.Method, bool) {
 	method, ok := declaredSchemaMethod(t)
 	if !ok || t.Kind() != reflect.Struct {
@@ -861,7 +864,7 @@ func schemaMethod(t reflect.Type) (reflect.Method, bool) {
 		}
 		if promoted, ok := declaredSchemaMethod(inner); ok {
 			its, _ := callSchemaMethod(inner, promoted)
-			if err != nil || reflect.DeepEqual(schema, its) { // reflection does not tell
+			if err != nil || reflect.DeepEqual(schema, its) { // reflection cannot tell the two apart
 				return method, false
 			}
 		}
@@ -883,8 +886,8 @@ func declaredSchemaMethod(t reflect.Type) (reflect.Method, bool) {
 	return method, false
 }
 
-// callSchemaMethod returns what the method JSONSchema of a zero value of t returns, open to
-// further members.
+// callSchemaMethod calls the method JSONSchema on a zero value of t and returns its result,
+// opened to additional members.
 func callSchemaMethod(t reflect.Type, method reflect.Method) (schema any, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -919,10 +922,10 @@ func callSchemaMethod(t reflect.Type, method reflect.Method) (schema any, err er
 	return schema, nil
 }
 
-// parseSchema decodes a schema; true and false are objects here, too.
+// parseSchema decodes a schema; it turns true and false into objects as well.
 func parseSchema(raw []byte) (any, error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber() // a number keeps its form
+	d.UseNumber() // numbers keep their form
 	var doc any
 	if err := d.Decode(&doc); err != nil {
 		return nil, err
@@ -942,8 +945,8 @@ func parseSchema(raw []byte) (any, error) {
 	return nil, errors.New("a JSON Schema is an object or a boolean")
 }
 
-// subschemas goes through the schemas directly inside a schema, with the keywords that they
-// are under. What is no schema, such as a constant, is not among them.
+// subschemas yields the schemas directly inside a schema, with the keywords that hold them.
+// It skips values that are not schemas, such as constants.
 func subschemas(schema map[string]any) iter.Seq2[string, map[string]any] {
 	return func(yield func(string, map[string]any) bool) {
 		for keyword, v := range schema {
@@ -970,8 +973,8 @@ func subschemas(schema map[string]any) iter.Seq2[string, map[string]any] {
 	}
 }
 
-// openObjects removes what allows no further members, since the engine adds one to each
-// payload that is an object.
+// openObjects removes keywords that forbid additional members, because the engine adds a
+// member to each payload that is an object.
 func openObjects(v any) {
 	schema, ok := v.(map[string]any)
 	if !ok {
@@ -985,13 +988,13 @@ func openObjects(v any) {
 		}
 	}
 	for keyword, inner := range subschemas(schema) {
-		if keyword != "not" && keyword != "if" { // there it would forbid what was allowed
+		if keyword != "not" && keyword != "if" { // opening these would forbid values that were allowed
 			openObjects(inner)
 		}
 	}
 }
 
-// isAnchored reports whether a schema refers to parts of itself, or can be referred to.
+// isAnchored reports whether a schema refers to parts of itself or can be referred to.
 func isAnchored(v any) bool {
 	schema, _ := v.(map[string]any)
 	for _, keyword := range []string{"$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"} {
@@ -1012,10 +1015,10 @@ func isAnchored(v any) bool {
 	return false
 }
 
-// rebase makes the references of a document right where it stands in another one.
+// rebase adjusts the references of a document to its place inside another document.
 func rebase(schema map[string]any, place string) {
 	if schema["$id"] != nil {
-		return // they are relative to that
+		return // the references are relative to the schema's own $id
 	}
 	for _, keyword := range []string{"$ref", "$dynamicRef", "$recursiveRef"} {
 		if ref, _ := schema[keyword].(string); ref == "#" || strings.HasPrefix(ref, "#/") {

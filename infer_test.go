@@ -1045,7 +1045,7 @@ func TestTypesWithoutASchema(t *testing.T) {
 		reflect.TypeFor[struct{ A, B struct{ F func() } }](): "A: F: func() has no JSON encoding",
 		reflect.TypeFor[map[string][]complex128]():           "complex128 has no JSON encoding",
 		reflect.TypeFor[*unsafe.Pointer]():                   "unsafe.Pointer has no JSON encoding",
-		reflect.TypeFor[map[bool]int]():                      "bool is no key of a JSON object",
+		reflect.TypeFor[map[bool]int]():                      "bool cannot be the key of a JSON object",
 		reflect.TypeFor[loop]():                              "is a pointer to itself",
 		reflect.TypeFor[schemaPanics]():                      "JSONSchema of iii_test.schemaPanics: panic: no",
 		reflect.TypeFor[[]schemaFails]():                     "JSONSchema of iii_test.schemaFails: no schema today",

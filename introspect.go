@@ -9,24 +9,24 @@ import (
 	"strings"
 )
 
-// codeNotFound is the engine's code for a name that it does not know.
+// codeNotFound is the engine's code for an unknown name.
 const codeNotFound = "NOT_FOUND"
 
-// Functions lists the functions of all workers and of the engine that f matches
-// and that this worker may see. The zero filter leaves out internal functions,
-// among them those whose id begins with "engine::". They come ordered by id;
-// with a search the best matches first. Errors, here and of the other listings,
-// are those of [Client.Call].
+// Functions lists the functions of all workers and of the engine that match f and
+// that this worker may see. The zero filter leaves out internal functions, among
+// them those whose id begins with "engine::". The functions are ordered by id; with
+// a search, the best matches come first. The errors of this and the other listing
+// methods are those of [Client.Call].
 func (c *Client) Functions(ctx context.Context, f FunctionFilter) ([]FunctionSummary, error) {
 	result, err := Call[FunctionsListResult](ctx, c, "engine::functions::list", f)
 	return result.Functions, err
 }
 
-// FunctionInfo describes one function, with its schemas and triggers. It is looked
-// for in this worker's namespace, then in "default", then in the only namespace
-// that has it. An unknown one is an [*Error] with code NOT_FOUND. Triggers are those of
-// [Client.Triggers]; on engines since 0.26 they take a second call, and are left out if this
-// worker may not make it.
+// FunctionInfo returns the description of one function, with its schemas and
+// triggers. It looks in this worker's namespace, then in "default", then in the
+// only namespace that has such a function. For an unknown function the error is an
+// [*Error] with code NOT_FOUND. Its triggers are those of [Client.Triggers]; on engines since
+// 0.26 listing them takes a second call, and they are missing if this worker may not make it.
 func (c *Client) FunctionInfo(ctx context.Context, id string) (FunctionDetail, error) {
 	info, err := infoOf[FunctionDetail](ctx, c, "engine::functions::info", c.namespaceOf(id), func(ns string) any {
 		return FunctionInfoInput{FunctionID: id, Namespace: ns}
@@ -43,19 +43,20 @@ func (c *Client) FunctionInfo(ctx context.Context, id string) (FunctionDetail, e
 	return info, err
 }
 
-// Workers lists the workers of the engine, its own included, by name. A worker
-// that has not told its process id is not listed. To filter, call
-// engine::workers::list with a [WorkerFilter].
+// Workers lists the workers that are connected to the engine and the engine's own,
+// ordered by name. A worker that has not reported its process id is not listed. To
+// filter, call engine::workers::list with a [WorkerFilter].
 func (c *Client) Workers(ctx context.Context) ([]WorkerSummary, error) {
 	result, err := Call[WorkersListResult](ctx, c, "engine::workers::list", WorkerFilter{})
 	return result.Workers, err
 }
 
-// WorkerInfo describes one worker: what it is, its latest metrics if it has
-// reported any in the last two minutes, its functions, trigger types and triggers.
-// It is looked for as [Client.FunctionInfo] looks; an unknown one is an [*Error]
-// with code NOT_FOUND. On engines since 0.26 types and triggers are those of
-// [Client.TriggerTypes] and [Client.Triggers], and are left out if this worker may not list
+// WorkerInfo returns the description of one worker: its properties, its latest
+// metrics if it has reported any in the last two minutes, and its functions,
+// trigger types and triggers. It looks in the same namespaces as
+// [Client.FunctionInfo]; for an unknown worker the error is an [*Error] with code
+// NOT_FOUND. On engines since 0.26, types and triggers are those of
+// [Client.TriggerTypes] and [Client.Triggers], and are missing if this worker may not list
 // them.
 func (c *Client) WorkerInfo(ctx context.Context, name string) (WorkerDetail, error) {
 	info, err := infoOf[WorkerDetail](ctx, c, "engine::workers::info", c.cfg.namespace, func(ns string) any {
@@ -84,8 +85,8 @@ func (c *Client) WorkerInfo(ctx context.Context, name string) (WorkerDetail, err
 	return info, unlessForbidden(err)
 }
 
-// infoOf asks for what is in a namespace, and then for what the engine finds
-// without one.
+// infoOf asks for the item in a namespace first, and then for the item that the
+// engine finds without one.
 func infoOf[T any](ctx context.Context, c *Client, functionID, namespace string, input func(namespace string) any) (T, error) {
 	info, err := Call[T](ctx, c, functionID, input(namespace))
 	var e *Error
@@ -96,10 +97,10 @@ func infoOf[T any](ctx context.Context, c *Client, functionID, namespace string,
 }
 
 // TriggerTypes lists the trigger types that the engine and the workers provide,
-// but for those whose id begins with "engine::". To filter, call
-// engine::triggers::list with a [TriggerTypeFilter]. On engines since 0.26, which lack that
-// function, they are made of the functions that stand for types: those of the engine, and
-// those of workers whose observers may have arguments.
+// except those whose id begins with "engine::". To filter, call
+// engine::triggers::list with a [TriggerTypeFilter]. Engines since 0.26 do not have
+// that function; there the method lists the functions that represent types: those of the engine,
+// and those of workers whose observers may have arguments.
 func (c *Client) TriggerTypes(ctx context.Context) ([]TriggerTypeSummary, error) {
 	if !c.triggersAreObservers() {
 		result, err := Call[TriggerTypesListResult](ctx, c, "engine::triggers::list", TriggerTypeFilter{})
@@ -140,15 +141,15 @@ func (c *Client) observedTypes(ctx context.Context) (list []observedType, err er
 	return list, err
 }
 
-// Triggers lists the triggers that are bound, by id. Those that wait for a provider of
-// their type are not listed. To filter, call engine::registered-triggers::list with
-// a [TriggerFilter].
+// Triggers lists the bound triggers, ordered by id. It does not list triggers that wait for a
+// provider of their type. To filter, call engine::registered-triggers::list with a
+// [TriggerFilter].
 //
-// On engines since 0.26, which have observers in place of triggers and lack that function, it
-// lists the observers that are not in error and whose function has a host. The type is the one
-// that the observed function stands for, or else the id of that function, and the config is
-// made of the observer's arguments and filters; those of this client's own triggers are what
-// the program has registered.
+// Engines since 0.26 have observers in place of triggers and do not have that function. There
+// the method lists the observers that are not in error and whose source has a host. The type is
+// the trigger type that the source represents, or else the id of the source, and the config is
+// derived from the arguments and filters. For triggers of this client, both are those that the
+// program has registered.
 func (c *Client) Triggers(ctx context.Context) ([]TriggerSummary, error) {
 	if !c.triggersAreObservers() {
 		result, err := Call[TriggersListResult](ctx, c, "engine::registered-triggers::list", TriggerFilter{})
@@ -236,8 +237,8 @@ func summaryOf(config JSONValue) string {
 	return string(config)
 }
 
-// Health asks the engine how its telemetry does. An answer with status "degraded"
-// is no error.
+// Health returns the health of the engine's telemetry. A report with status
+// "degraded" is not an error.
 func (c *Client) Health(ctx context.Context) (HealthReport, error) {
 	return Call[HealthReport](ctx, c, "engine::health::check", EmptyInput{})
 }

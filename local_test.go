@@ -67,8 +67,7 @@ func TestLocalCallsEqualRoutedOnes(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var p *peer
-				p = newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
+				p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
 					switch {
 					case m.Type == "invokefunction" && m.FunctionID == "f": // back to the worker
 						c.send(strings.Replace(string(m.Raw), `"invokefunction",`, `"invokefunction","caller":{"worker_id":"w"},`, 1))
@@ -545,7 +544,7 @@ func TestLocalCallAllocations(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	if limit := 8.0; allocs > limit {
+	if limit := 7.0; allocs > limit {
 		t.Errorf("%v allocations of a local call, not %v", allocs, limit)
 	}
 }

@@ -37,9 +37,11 @@ type Logger struct {
 }
 
 // NewLogger returns a logger that writes to p, for example [Telemetry.LoggerProvider].
-// If p is nil, it writes each record, with its data, to the slog.Default of that
-// moment. A record that would come back from there goes to standard error instead, in
-// the form of [slog.TextHandler]: one that is logged while slog.Default writes another
+// If p is nil, it writes each record, with its data, to the current slog.Default. A
+// record that slog.Default would send back to the Logger goes to standard error
+// instead, in the form of [slog.TextHandler]. This happens when the record is logged
+// while slog.Default is writing another record for a Logger, or while package log is
+// writing a line.
 // record for a Logger, or while package log writes a line.
 func NewLogger(p log.LoggerProvider) *Logger {
 	if p == nil {
@@ -150,11 +152,22 @@ var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOpti
 // handler is one of this package, which may need the very connection that fails.
 func warnByDefault(message string, err error) {
 	logger := slog.Default()
-	switch logger.Handler().(type) {
-	case *slogHandler, *idleSlogHandler, *traceHandler:
+	if _, traced := logger.Handler().(*traceHandler); traced || writesToTelemetry(logger.Handler()) {
 		logger = slog.New(standardError)
 	}
 	logger.Warn(message, "error", err)
+}
+
+// writesToTelemetry reports whether all that h writes goes to telemetry, or nowhere if that
+// records no logs.
+func writesToTelemetry(h slog.Handler) bool {
+	switch h := h.(type) {
+	case *slogHandler, *idleSlogHandler:
+		return true
+	case *traceHandler:
+		return writesToTelemetry(h.inner)
+	}
+	return false
 }
 
 // stderr writes to the current os.Stderr.
@@ -524,7 +537,7 @@ func (h *idleSlogHandler) alone() bool {
 // TraceHandler returns a handler that passes records to h with the additional
 // attributes trace_id and span_id, the [TraceID] and [SpanID] of the record's context.
 // They link a line in a terminal or a file to its trace in the engine. Records outside
-// of traces pass unchanged. The ids stand at the top level, outside of all groups that
+// of traces pass unchanged. The ids are top-level attributes, outside all groups that
 // WithGroup opens. In a handler of a worker without telemetry, they are the ids of the
 // caller. The result is as safe for concurrent use as h. TraceHandler panics if h is
 // nil, as [slog.New] does.

@@ -289,3 +289,83 @@ func gaugeValues(s processSample) []float64 {
 		value(3), float64(gc.PauseTotal) / float64(time.Millisecond),
 	}
 }
+
+// functionIDAttribute is the attribute of the metrics of handlers, and the profiler label of
+// their goroutines.
+const functionIDAttribute = "iii.function.id"
+
+// handlerMetrics are the instruments of a client's handlers.
+type handlerMetrics struct {
+	count, errors       metric.Int64Counter
+	inFlight            metric.Int64UpDownCounter
+	duration, queueWait metric.Float64Histogram
+}
+
+// handlerSeconds are the bounds of the histograms, in seconds.
+var handlerSeconds = []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}
+
+func newHandlerMetrics(m metric.Meter) (*handlerMetrics, error) {
+	const prefix = "iii.worker.function."
+	h := new(handlerMetrics)
+	errs := make([]error, 5)
+	h.count, errs[0] = m.Int64Counter(prefix+"count", metric.WithUnit("{invocation}"),
+		metric.WithDescription("Invocations that were handled"))
+	h.errors, errs[1] = m.Int64Counter(prefix+"errors", metric.WithUnit("{invocation}"),
+		metric.WithDescription("Invocations that failed"))
+	h.duration, errs[2] = m.Float64Histogram(prefix+"duration", metric.WithUnit("s"), metric.WithExplicitBucketBoundaries(handlerSeconds...),
+		metric.WithDescription("Time from the start of the handler until its answer"))
+	h.inFlight, errs[3] = m.Int64UpDownCounter(prefix+"in_flight", metric.WithUnit("{invocation}"),
+		metric.WithDescription("Handlers that run"))
+	h.queueWait, errs[4] = m.Float64Histogram(prefix+"queue_wait", metric.WithUnit("s"), metric.WithExplicitBucketBoundaries(handlerSeconds...),
+		metric.WithDescription("Time that invocations wait for a handler"))
+	return h, errors.Join(errs...)
+}
+
+// functionMetrics measures the handlers of one function; nil measures nothing. The options
+// are made once, so that a measurement allocates nothing.
+type functionMetrics struct {
+	*handlerMetrics
+	add    []metric.AddOption
+	record []metric.RecordOption
+}
+
+func (h *handlerMetrics) function(id string) *functionMetrics {
+	if h == nil {
+		return nil
+	}
+	option := metric.WithAttributeSet(attribute.NewSet(attribute.String(functionIDAttribute, id)))
+	return &functionMetrics{handlerMetrics: h, add: []metric.AddOption{option}, record: []metric.RecordOption{option}}
+}
+
+// begin notes that the handler for in starts.
+func (f *functionMetrics) begin(in *incoming) {
+	if f == nil {
+		return
+	}
+	now, wait := time.Now(), time.Duration(0)
+	if !in.since.IsZero() { // else it did not wait
+		wait = now.Sub(in.since)
+	}
+	in.since = now
+	f.inFlight.Add(in.origin.context(), 1, f.add...)
+	f.queueWait.Record(in.origin.context(), wait.Seconds(), f.record...)
+}
+
+// done notes the answer to in. ctx has the span, which the SDK may note as an exemplar.
+func (f *functionMetrics) done(ctx context.Context, in *incoming, failed bool) {
+	if f == nil {
+		return
+	}
+	f.count.Add(ctx, 1, f.add...)
+	if failed {
+		f.errors.Add(ctx, 1, f.add...)
+	}
+	f.duration.Record(ctx, time.Since(in.since).Seconds(), f.record...)
+}
+
+// leave notes that the handler has returned.
+func (f *functionMetrics) leave() {
+	if f != nil {
+		f.inFlight.Add(context.Background(), -1, f.add...)
+	}
+}

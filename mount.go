@@ -23,26 +23,27 @@ import (
 	"unicode/utf8"
 )
 
-// MountHTTP serves one HTTP route with any net/http handler: it registers a
-// function under the id "http::" + method + path and the trigger that binds it,
-// like [HandleHTTP], whose rules for path hold here. A route with GET serves HEAD, too,
-// unless that is mounted by itself.
+// MountHTTP serves one HTTP route with any net/http handler: it registers a function with the
+// id "http::" + method + path, and the trigger that binds the route to it, like [HandleHTTP],
+// whose rules for path apply. A GET route also serves HEAD, unless a HEAD route is mounted
+// separately.
 //
 // The handler runs as under net/http's server, with these limits: r.URL is the concrete
-// address, rebuilt from path and query parameters; of a repeated query key, and of a
-// repeated header, the engine delivers the last value; r.RemoteAddr is empty. r.Context
-// ends with the invocation's, and when the client of a streamed response has left, which
-// is looked for while the handler is idle, too: see [WithStreamHeartbeat].
-// [http.ResponseController] has deadlines; [WithHTTPWriteTimeout] is the default of the one
+// address, rebuilt from the path and the query parameters; if a query key or a header is
+// repeated, the engine delivers only its last value; r.RemoteAddr is empty. r.Context ends
+// with the invocation, and also when the client of a streamed response has left, which is
+// detected even while the handler is idle: see [WithStreamHeartbeat].
+// [http.ResponseController] supports deadlines; [WithHTTPWriteTimeout] sets the default write
+// deadline.
 // for writes.
 //
-// A response that ends before it is flushed, and fits in 64 KiB of text, goes as one
-// value. Any other is streamed: of a header with several values it carries one line,
-// joined by commas, and each cookie on a line of its own. A response that is shorter than
-// its Content-Length is cut off, so that the client notices. A panic is a 500; in a
-// response that is streamed already it is the end, which only a declared Content-Length
-// tells from a whole one. Trailers and informational responses are not sent, and
-// connections cannot be hijacked. The page on HTTP lists what differs from net/http.
+// A response that ends before it is flushed, and consists of at most 64 KiB of text, is sent
+// as one value. Any other response is streamed: a header with several values becomes one
+// line, joined by commas, and each cookie gets its own line. A response that is shorter than
+// its Content-Length is cut off, so the client notices. A panic becomes a 500; if the
+// response is already being streamed, the stream ends, and only a declared Content-Length
+// lets the client detect the truncation. Trailers and informational responses are not sent,
+// and connections cannot be hijacked. The HTTP guide lists the differences from net/http.
 func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: %s %s: nil handler", method, path)
@@ -62,8 +63,8 @@ func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...Function
 	return f, nil
 }
 
-// serveHead binds HEAD, too, to the function of a route with GET, unless it has a function
-// of its own: the engine has no route for it otherwise.
+// serveHead also binds HEAD to the function of a GET route, unless HEAD has its own function;
+// otherwise the engine would have no route for it.
 func (c *Client) serveHead(f *Function, method string) error {
 	path := strings.TrimPrefix(f.id, "http::"+method)
 	if c.registry.function([]byte("http::HEAD"+path)) != nil {
@@ -80,7 +81,7 @@ func (c *Client) serveHead(f *Function, method string) error {
 	return nil
 }
 
-// headID tells the id of the trigger for HEAD from that of the route.
+// headID makes the id of the HEAD trigger differ from that of the route.
 func headID(o *triggerOptions) error {
 	if o.id != "" {
 		o.id += ":head"
@@ -88,18 +89,18 @@ func headID(o *triggerOptions) error {
 	return nil
 }
 
-// giveUpHead makes way for a function that serves HEAD.
+// giveUpHead removes an implied HEAD trigger to make way for a function that serves HEAD.
 func (c *Client) giveUpHead(path string) {
 	for _, method := range []string{http.MethodGet, ""} {
 		if f := c.registry.function([]byte("http::" + method + path)); f != nil {
 			if t := f.head.Load(); t != nil {
-				_ = t.Unregister() // it may have been taken back already
+				_ = t.Unregister() // it may have been unregistered already
 			}
 		}
 	}
 }
 
-// muxPattern is the route in the form of [http.ServeMux].
+// muxPattern returns the route in the pattern syntax of [http.ServeMux].
 func muxPattern(method, path string) string {
 	segments := strings.Split("/"+strings.TrimPrefix(path, "/"), "/")
 	for i, segment := range segments {
@@ -113,17 +114,17 @@ func muxPattern(method, path string) string {
 	return cmp.Or(strings.ToUpper(method), http.MethodGet) + " " + strings.Join(segments, "/")
 }
 
-// mount is a handler behind a route.
+// mount is a net/http handler behind a route.
 type mount struct {
 	client  *Client
 	handler http.Handler
 	pattern string
-	router  bool         // the handler routes: the parameters of the path are nobody's
-	server  *http.Server // for who asks the context; it serves nothing
+	router  bool         // the handler does its own routing: path parameters are not set
+	server  *http.Server // for handlers that look it up in the context; it serves nothing
 }
 
-// engineAddr is the address of the engine, which takes the place of the server's own in
-// the contexts of requests.
+// engineAddr is the address of the engine. The contexts of requests carry it in place of the
+// server's own address.
 type engineAddr string
 
 // Network implements net.Addr.
@@ -132,7 +133,7 @@ func (engineAddr) Network() string { return "tcp" }
 // String implements net.Addr.
 func (a engineAddr) String() string { return string(a) }
 
-// localAddr is the address that the client connects to.
+// localAddr returns the address that the client connects to.
 func (c *Client) localAddr() net.Addr {
 	port := c.cfg.URL.Port()
 	if port == "" {
@@ -141,7 +142,7 @@ func (c *Client) localAddr() net.Addr {
 	return engineAddr(net.JoinHostPort(c.cfg.URL.Hostname(), port))
 }
 
-// serve runs the handler for one request. A nil result says that the response went over
+// serve runs the handler for one request. A nil result means that the response was sent over
 // the channel.
 func (m *mount) serve(invocation context.Context, payload json.RawMessage) (any, error) {
 	var in HTTPRequest[json.RawMessage]
@@ -164,16 +165,16 @@ func (m *mount) serve(invocation context.Context, payload json.RawMessage) (any,
 		r.Body = w.body
 	}
 	answersOverStream(invocation, w)
-	defer w.release() // when the handler ends its goroutine
+	defer w.release() // for a handler that ends its goroutine
 	w.serve(m.handler, r)
 	if r.MultipartForm != nil {
-		_ = r.MultipartForm.RemoveAll() // files that are left behind in a directory of the system's
+		_ = r.MultipartForm.RemoveAll() // deletes the temporary files of the form
 	}
 	return w.finish()
 }
 
-// mountedRequest is the request as net/http knows it, without its body, with the values of the
-// path's parameters or not.
+// mountedRequest returns the request in the form of net/http, without its body. withValues
+// sets the values of the path's parameters.
 func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], withValues bool) (*http.Request, error) {
 	segments := strings.Split(in.Path, "/")
 	values := map[string]string{}
@@ -223,8 +224,8 @@ func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], withV
 	return r, nil
 }
 
-// framing moves what the header says about the message, rather than about what it holds,
-// to the fields that net/http has for it.
+// framing moves the headers that describe the message, rather than its content, to the
+// corresponding fields of the request.
 func framing(r *http.Request) {
 	r.Header.Del("Host")
 	if encoding := r.Header.Get("Transfer-Encoding"); encoding != "" {
@@ -253,7 +254,7 @@ func framing(r *http.Request) {
 	}
 }
 
-// responseBuffer is how much of a response is kept before it is streamed.
+// responseBuffer is the size up to which a response is buffered before it is streamed.
 const responseBuffer = 64 << 10
 
 // responseWriter is the http.ResponseWriter of a mounted handler.
@@ -263,29 +264,29 @@ type responseWriter struct {
 	ctx        context.Context // of the request
 	cancel     context.CancelCauseFunc
 	ref        *StreamChannelRef
-	body       *requestBody // nil without one
+	body       *requestBody // nil if there is none
 	route      string
-	head       bool // the response to a HEAD has no body
+	head       bool // the response to a HEAD request has no body
 
 	header   http.Header
 	sent     http.Header // the header as it was at WriteHeader
 	status   int
-	length   int64       // declared by the handler; -1 is none
-	offered  int64       // given to Write
-	written  int64       // taken by Write
-	buf      []byte      // what is kept; for a HEAD, the beginning
-	begun    bool        // the head is out
-	ended    bool        // the stream is closed
-	beat     *heartbeat  // of a stream that has begun; nil without one
-	settle   func() bool // ends the watch over the invocation of a stream
+	length   int64       // as declared by the handler; -1 if not declared
+	offered  int64       // bytes passed to Write
+	written  int64       // bytes accepted by Write
+	buf      []byte      // buffered bytes; for a HEAD, the beginning of the body
+	begun    bool        // the head has been sent
+	ended    bool        // the stream has been closed
+	beat     *heartbeat  // of a started stream; nil if there is none
+	settle   func() bool // stops watching the invocation of a stream
 	panicked bool
 
 	mu       sync.Mutex     // deadlines may be set while the handler writes
-	stream   *ChannelWriter // once the response is streamed
+	stream   *ChannelWriter // set once the response is streamed
 	deadline time.Time
 	bounded  bool  // the handler has set a deadline
-	err      error // why the response cannot go on
-	headOut  bool  // begun, for others than the handler
+	err      error // why the response cannot continue
+	headOut  bool  // begun, for goroutines other than the handler's
 }
 
 var (
@@ -318,7 +319,7 @@ func (w *responseWriter) WriteHeader(status int) {
 		if n, err := strconv.ParseInt(declared, 10, 64); err == nil && n >= 0 {
 			w.length = n
 		} else {
-			w.notSent("Content-Length", "it is no length")
+			w.notSent("Content-Length", "it is not a valid length")
 		}
 	}
 }
@@ -366,10 +367,10 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	return n, w.streamed(err)
 }
 
-// sniffLen is how much of a body tells its content type.
+// sniffLen is the number of bytes that determine a body's content type.
 const sniffLen = 512
 
-// keep holds p back.
+// keep buffers p.
 func (w *responseWriter) keep(p []byte) {
 	w.written += int64(len(p))
 	if w.head {
@@ -381,20 +382,20 @@ func (w *responseWriter) keep(p []byte) {
 // WriteString implements io.StringWriter.
 func (w *responseWriter) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
 
-// ReadFrom implements io.ReaderFrom: what one Read of src returns is written at once.
+// ReadFrom implements io.ReaderFrom: it writes the bytes of each Read of src immediately.
 func (w *responseWriter) ReadFrom(src io.Reader) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, src, make([]byte, channelChunk))
 }
 
-// notSent drops a header that the engine cannot send.
+// notSent drops a header that the engine cannot send, and logs why.
 func (w *responseWriter) notSent(name, why string) {
 	delete(w.sent, name)
 	w.client.log.LogAttrs(w.ctx, slog.LevelWarn, "iii: a header of the response is not sent",
 		slog.String("route", w.route), slog.String("header", name), slog.String("reason", why))
 }
 
-// settleHeader makes the header what is sent, knowing the beginning of the body, as
-// net/http does.
+// settleHeader completes the header for sending, given the beginning of the body, as net/http
+// does.
 func (w *responseWriter) settleHeader(body []byte) {
 	trailer := w.sent.Get("Trailer") != ""
 	for name, values := range w.sent {
@@ -405,9 +406,9 @@ func (w *responseWriter) settleHeader(body []byte) {
 			trailer = true
 			delete(w.sent, name)
 		case !isToken(name):
-			w.notSent(name, "its name is none")
+			w.notSent(name, "its name is not valid")
 		case slices.ContainsFunc(values, isNoHeaderValue):
-			w.notSent(name, "its value has control characters or is no UTF-8")
+			w.notSent(name, "its value contains control characters or is not valid UTF-8")
 		}
 	}
 	if trailer {
@@ -426,8 +427,8 @@ func (w *responseWriter) settleHeader(body []byte) {
 	w.sent.Del("Transfer-Encoding") // the engine's to choose
 }
 
-// isNoHeaderValue reports whether a text cannot be the value of a header. Line breaks
-// become blanks.
+// isNoHeaderValue reports whether a text cannot be the value of a header. Line breaks are
+// allowed, because they are replaced by spaces.
 func isNoHeaderValue(value string) bool {
 	return !utf8.ValidString(value) || strings.ContainsFunc(oneLine.Replace(value), func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
 }
@@ -439,7 +440,7 @@ func isToken(name string) bool {
 	})
 }
 
-// Flush implements http.Flusher: it sends the head and what was written.
+// Flush implements http.Flusher: it sends the head and everything written so far.
 func (w *responseWriter) Flush() {
 	_ = w.FlushError()
 }
@@ -450,7 +451,7 @@ func (w *responseWriter) FlushError() error {
 		w.WriteHeader(http.StatusOK)
 	}
 	if w.stream != nil {
-		return w.failure() // nothing is held back
+		return w.failure() // nothing is buffered
 	}
 	if err := w.usable(); err != nil {
 		return err
@@ -461,7 +462,7 @@ func (w *responseWriter) FlushError() error {
 	return w.startStream(nil)
 }
 
-// streamable reports why a response must go as one value.
+// streamable returns an error if the response can only be sent as one value.
 func (w *responseWriter) streamable() error {
 	if w.status > maxStreamedStatus {
 		return fmt.Errorf("iii: a streamed response cannot have the status %d: %w", w.status, errors.ErrUnsupported)
@@ -469,11 +470,11 @@ func (w *responseWriter) streamable() error {
 	return nil
 }
 
-// maxStreamedStatus is the largest status that the engine takes over a channel.
+// maxStreamedStatus is the largest status that the engine accepts over a channel.
 const maxStreamedStatus = 599
 
-// SetWriteDeadline is for http.ResponseController. It replaces [WithHTTPWriteTimeout] for
-// this response; zero is none.
+// SetWriteDeadline implements the method that http.ResponseController calls. It replaces
+// [WithHTTPWriteTimeout] for this response; the zero time means no deadline.
 func (w *responseWriter) SetWriteDeadline(t time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -484,7 +485,8 @@ func (w *responseWriter) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// SetReadDeadline is for http.ResponseController. It bounds Reads of the body.
+// SetReadDeadline implements the method that http.ResponseController calls. It sets the
+// deadline for Reads of the body.
 func (w *responseWriter) SetReadDeadline(t time.Time) error {
 	if w.body == nil {
 		return nil
@@ -492,8 +494,8 @@ func (w *responseWriter) SetReadDeadline(t time.Time) error {
 	return w.body.reader.SetReadDeadline(t)
 }
 
-// EnableFullDuplex is for http.ResponseController. A handler may always read while it
-// writes: body and response have channels of their own.
+// EnableFullDuplex implements the method that http.ResponseController calls. Reading while
+// writing is always possible, because body and response have separate channels.
 func (w *responseWriter) EnableFullDuplex() error { return nil }
 
 // CloseNotify implements http.CloseNotifier, which frameworks still use.
@@ -503,14 +505,14 @@ func (w *responseWriter) CloseNotify() <-chan bool {
 	return gone
 }
 
-// startStream opens the response's channel and sends the head and what was kept; next is
-// what follows. The engine sends the head with the first frame of bytes, an empty one too.
+// startStream opens the response's channel and sends the head, the buffered bytes and next.
+// The engine sends the head with the first binary frame, even if that frame is empty.
 func (w *responseWriter) startStream(next []byte) error {
 	if err := w.streamable(); err != nil {
 		return w.broken(err)
 	}
 	if w.ref == nil {
-		return w.broken(errors.New("iii: the request carries no channel for its response"))
+		return w.broken(errors.New("iii: the request has no response channel"))
 	}
 	kept := w.buf
 	w.buf = nil
@@ -529,7 +531,7 @@ func (w *responseWriter) startStream(next []byte) error {
 	return w.streamed(err)
 }
 
-// openStream sets the stream, which opens with its first frame.
+// openStream creates the stream, which opens with its first frame.
 func (w *responseWriter) openStream() *ChannelWriter {
 	stream := newChannelWriter(w.client, *w.ref)
 	stream.onGone(w.cancel)
@@ -544,7 +546,7 @@ func (w *responseWriter) openStream() *ChannelWriter {
 	return stream
 }
 
-// streamed is what comes after a frame of bytes: the head is out, or the stream is
+// streamed records the outcome of a binary frame: the head has been sent, or the stream is
 // broken.
 func (w *responseWriter) streamed(err error) error {
 	if err != nil {
@@ -557,18 +559,18 @@ func (w *responseWriter) streamed(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.headOut = true
-	return w.err // the handler may have been timed out meanwhile
+	return w.err // the handler may have timed out meanwhile
 }
 
-// heartbeat probes a streamed response whose handler writes nothing for its client. The
-// engine does not say by itself that the client has gone, but it ends the channel at the
-// next frame, also at one of text, which it ignores otherwise.
+// heartbeat probes a streamed response whose handler writes nothing to its client. The engine
+// does not report by itself that the client has left, but it ends the channel at the next
+// frame, even at a text frame, which it otherwise ignores.
 type heartbeat struct {
 	stop chan struct{}
 	done chan struct{}
 }
 
-// keepalive is a message that the engine does not know, and nobody sees.
+// keepalive is a message that the engine ignores and the client never sees.
 var keepalive = []byte(`{"type":"keepalive"}`)
 
 func (w *responseWriter) startHeartbeat(every time.Duration) *heartbeat {
@@ -597,12 +599,12 @@ func (w *responseWriter) startHeartbeat(every time.Duration) *heartbeat {
 	return b
 }
 
-// singleHeaders is the header with one value a name, all that a streamed response can
-// carry. Cookies, which cannot be joined, have names that differ in case: the engine sends
-// each.
+// singleHeaders returns the header with one value per name, because a streamed response
+// cannot carry more. Cookies cannot be joined, so each gets a spelling of the name in a
+// different case; the engine sends them all.
 func (w *responseWriter) singleHeaders() map[string]string {
 	grouped := make(http.Header, len(w.sent))
-	for _, name := range slices.Sorted(maps.Keys(w.sent)) { // a handler may spell a name in several ways
+	for _, name := range slices.Sorted(maps.Keys(w.sent)) { // a handler may spell a name in several cases
 		key := http.CanonicalHeaderKey(name)
 		grouped[key] = append(grouped[key], w.sent[name]...)
 	}
@@ -625,9 +627,9 @@ func (w *responseWriter) singleHeaders() map[string]string {
 	return single
 }
 
-// lastCookies leaves out the cookies that a later one replaces, because it has the same name,
-// domain and path: the engine sends the cookies of a streamed response in no fixed order, and
-// a client keeps the last that it reads.
+// lastCookies drops cookies that a later cookie with the same name, domain and path replaces:
+// the engine sends the cookies of a streamed response in no fixed order, and a client keeps
+// the last one it reads.
 func lastCookies(values []string) []string {
 	type identity struct{ name, domain, path string }
 	later := make(map[identity]bool, len(values))
@@ -646,8 +648,8 @@ func lastCookies(values []string) []string {
 	return kept
 }
 
-// cookieName spells the name of the header of cookies in one of the ways that differ in
-// case.
+// cookieName returns the i-th spelling of the Set-Cookie header's name; the spellings differ
+// only in case.
 func cookieName(i int) string {
 	name := []byte("set-cookie")
 	for at := range name {
@@ -661,12 +663,12 @@ func cookieName(i int) string {
 	return string(name)
 }
 
-// cookieSpellings is in how many ways.
+// cookieSpellings is the number of such spellings.
 const cookieSpellings = 1 << (len("set-cookie") - len("-"))
 
-// timeOut ends the response of a handler that has run for too long, and reports whether its
-// head is out: then it is cut off. A frame of it that is on its way makes no difference, since
-// the engine drops what comes after another answer.
+// timeOut ends the response of a handler that has exceeded its timeout, and reports whether
+// the head has been sent, in which case the response is cut off. A frame of it that is still
+// under way does no harm, because the engine drops everything that follows another answer.
 func (w *responseWriter) timeOut(reason error) (begun bool) {
 	_ = w.broken(reason)
 	w.mu.Lock()
@@ -678,7 +680,7 @@ func (w *responseWriter) timeOut(reason error) (begun bool) {
 	return begun
 }
 
-// usable reports why nothing can be written.
+// usable returns an error if nothing can be written.
 func (w *responseWriter) usable() error {
 	w.mu.Lock()
 	passed := !w.deadline.IsZero() && !time.Now().Before(w.deadline)
@@ -695,7 +697,7 @@ func (w *responseWriter) failure() error {
 	return w.err
 }
 
-// broken notes why the response cannot go on; the request's context ends.
+// broken records why the response cannot continue; the request's context ends.
 func (w *responseWriter) broken(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -706,7 +708,7 @@ func (w *responseWriter) broken(err error) error {
 	return w.err
 }
 
-// serve runs the handler; what it panics with ends there.
+// serve runs the handler and recovers its panics.
 func (w *responseWriter) serve(h http.Handler, r *http.Request) {
 	defer func() {
 		p := recover()
@@ -722,23 +724,24 @@ func (w *responseWriter) serve(h http.Handler, r *http.Request) {
 	h.ServeHTTP(w, r)
 }
 
-// Waits for an engine, or a client, that takes nothing.
+// Timeouts for an engine or a client that accepts nothing.
 const (
-	// endPatience bounds the end of a response, as long as neither the handler nor
-	// [WithHTTPWriteTimeout] gives it less.
+	// endPatience bounds the end of a response, unless the handler or [WithHTTPWriteTimeout]
+	// sets an earlier deadline.
 	endPatience = 10 * time.Second
 
-	// endedPatience bounds writes without progress of a handler whose invocation has
-	// ended. It may go on for a client that reads: the engine keeps the channel.
+	// endedPatience bounds writes without progress of a handler whose invocation has ended.
+	// The handler may continue for a client that still reads, because the engine keeps the
+	// channel.
 	endedPatience = 2 * time.Second
 )
 
-// endStream closes the stream and joins the heartbeat. An end that the engine does not
-// take in time is not lost: it sees the connection end instead, which says the same.
+// endStream closes the stream and waits for the heartbeat. If the engine does not accept the
+// Close frame in time, it sees the connection end instead, which has the same effect.
 func (w *responseWriter) endStream() {
 	w.ended = true
 	defer w.settle()
-	if w.stream.end.socket() == nil { // Close would open it
+	if w.stream.end.socket() == nil { // Close would open the stream
 		w.stream.end.abort()
 		return
 	}
@@ -749,7 +752,7 @@ func (w *responseWriter) endStream() {
 		timer := time.NewTimer(time.Until(until))
 		select {
 		case <-w.beat.done:
-		case <-timer.C: // Close breaks the probe off
+		case <-timer.C: // Close interrupts the probe
 		}
 		timer.Stop()
 	}
@@ -758,11 +761,11 @@ func (w *responseWriter) endStream() {
 		<-w.beat.done
 	}
 	if err != nil && w.failure() == nil && !w.panicked && !errors.Is(err, os.ErrDeadlineExceeded) {
-		w.client.log.LogAttrs(w.ctx, slog.LevelWarn, "iii: response ended badly", slog.String("route", w.route), slog.Any("error", err))
+		w.client.log.LogAttrs(w.ctx, slog.LevelWarn, "iii: ending the response failed", slog.String("route", w.route), slog.Any("error", err))
 	}
 }
 
-// endDeadline bounds the end of a stream.
+// endDeadline returns the deadline for ending the stream.
 func (w *responseWriter) endDeadline() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -787,11 +790,11 @@ func (w *responseWriter) release() {
 	}
 }
 
-// finish is the function's result: the response, or nil if it was streamed.
+// finish returns the function's result: the response, or nil if it was streamed.
 func (w *responseWriter) finish() (any, error) {
 	if w.stream != nil {
 		w.endStream()
-		if !w.begun { // nothing else answers the client
+		if !w.begun { // nothing else would answer the client
 			return nil, w.failure()
 		}
 		return nil, nil
@@ -823,10 +826,11 @@ func (w *responseWriter) finish() (any, error) {
 	return response, nil
 }
 
-// mustStream reports whether a complete response cannot go as one value: a JSON string
-// holds no bytes that are no UTF-8; the engine adds a content type, which in a 304 would
-// replace that of what the client has; and it sends a length that is too large without
-// cutting the connection, so that the client would wait.
+// mustStream reports whether a complete response cannot be sent as one value, for one of
+// three reasons: a JSON string cannot hold bytes that are not valid UTF-8; the engine adds a
+// content type, which in a 304 would replace the one that the client has; and the engine
+// sends a Content-Length that is too large without cutting the connection, so the client
+// would wait.
 func (w *responseWriter) mustStream() bool {
 	switch {
 	case w.status == http.StatusNotModified:
@@ -837,13 +841,13 @@ func (w *responseWriter) mustStream() bool {
 	return w.length > w.written || !utf8.Valid(w.buf)
 }
 
-// plainText is the content type of a response that has none. The engine would send
-// the body of one without as JSON, and an empty one as {}, which it also counts for
-// the length of a 204.
+// plainText is the content type of a response that sets none. Otherwise the engine would send
+// the body as JSON, and an empty body as {}, which it also counts for the Content-Length of a
+// 204.
 const plainText = "Content-Type: text/plain; charset=utf-8"
 
-// bufferedResponse is a response in one value. Its headers are lines, which may
-// repeat a name; a string body goes out as it is, since the content type is set.
+// bufferedResponse is a response in one value. Its headers are lines, so a name may repeat;
+// the content type is always set, so a string body is sent unchanged.
 type bufferedResponse struct {
 	StatusCode int      `json:"status_code"`
 	Headers    []string `json:"headers"`
@@ -854,7 +858,7 @@ func (w *responseWriter) headerLines() []string {
 	lines := make([]string, 0, len(w.sent))
 	for _, name := range slices.Sorted(maps.Keys(w.sent)) {
 		if name == "Content-Length" && !w.head || name == "Content-Type" && w.sent.Get(name) == "" {
-			continue // the engine knows the length
+			continue // the engine determines the length
 		}
 		for _, v := range w.sent[name] {
 			lines = append(lines, headerLine(name, v))
@@ -865,5 +869,5 @@ func (w *responseWriter) headerLines() []string {
 
 func headerLine(name, value string) string { return name + ": " + oneLine.Replace(value) }
 
-// oneLine makes header values of texts, as net/http does.
+// oneLine turns texts into header values, as net/http does.
 var oneLine = strings.NewReplacer("\r", " ", "\n", " ")

@@ -303,7 +303,7 @@ var requestBehaviours = []behaviour{
 	{name: "header with blanks around it", header: []string{"X-Probe: \t p \t"}, handler: noteHeader("X-Probe")},
 	{name: "header without a value", header: []string{"X-Probe:"}, handler: noteHeader("X-Probe")},
 	{name: "header that repeats", header: []string{"X-Probe: 1", "X-Probe: 2"}, handler: noteHeader("X-Probe"), differs: "the last value of a repeated header"},
-	{name: "header that is not ASCII", header: []string{"X-Probe: é"}, handler: noteHeader("X-Probe"), differs: "empty if it is not visible ASCII"},
+	{name: "header that is not ASCII", header: []string{"X-Probe: é"}, handler: noteHeader("X-Probe"), differs: "a value that is not visible ASCII becomes empty"},
 	{name: "agent, referrer and accepted types", header: []string{"User-Agent: curl/8", "Referer: /from", "Accept: */*", "Accept-Encoding: gzip"},
 		handler: func(w http.ResponseWriter, r *http.Request, note noting) {
 			note("%q %q %q %q", r.UserAgent(), r.Referer(), r.Header.Get("Accept"), r.Header.Get("Accept-Encoding"))
@@ -489,7 +489,7 @@ var bodyBehaviours = []behaviour{
 		err := r.ParseMultipartForm(1 << 20)
 		note("%s", errorKind(err))
 	}},
-	{name: "cut chunked upload", method: "POST", chunked: true, body: "0123456789", cut: 6, handler: readBody, differs: "A chunked upload that is cut off"},
+	{name: "cut chunked upload", method: "POST", chunked: true, body: "0123456789", cut: 6, handler: readBody, differs: "A truncated chunked upload"},
 	{name: "response before the body is read", method: "POST", body: strings.Repeat("x", 300_000), handler: func(w http.ResponseWriter, r *http.Request, note noting) {
 		note("%v", http.NewResponseController(w).EnableFullDuplex())
 		_, _ = io.WriteString(w, "early ")
@@ -541,7 +541,7 @@ var statusBehaviours = []behaviour{
 	{name: "status 203", handler: answerWith(203, "x")},
 	{name: "status 204", handler: answerWith(204, "")},
 	{name: "status 204 with a body", handler: answerWith(204, "x")},
-	{name: "status 204 without a type", empty: true, differs: "a response without a `Content-Type`", handler: func(w http.ResponseWriter, r *http.Request, note noting) { w.WriteHeader(204) }},
+	{name: "status 204 without a type", empty: true, differs: "without a `Content-Type`", handler: func(w http.ResponseWriter, r *http.Request, note noting) { w.WriteHeader(204) }},
 	{name: "status 204, flushed", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.WriteHeader(204)
 		note("%v", http.NewResponseController(w).Flush())
@@ -593,7 +593,7 @@ var statusBehaviours = []behaviour{
 		w.WriteHeader(200)
 		fmt.Fprint(w, "page")
 	}},
-	{name: "nothing", empty: true, differs: "a response without a `Content-Type`", handler: func(w http.ResponseWriter, r *http.Request, note noting) {}},
+	{name: "nothing", empty: true, differs: "without a `Content-Type`", handler: func(w http.ResponseWriter, r *http.Request, note noting) {}},
 	{name: "nothing, with a type", length: true, handler: func(w http.ResponseWriter, r *http.Request, note noting) { w.Header().Set("Content-Type", "text/css") }},
 	{name: "nothing, flushed", handler: func(w http.ResponseWriter, r *http.Request, note noting) { w.(http.Flusher).Flush() }},
 }
@@ -652,7 +652,7 @@ var headerBehaviours = []behaviour{
 		w.Header().Set("X-A", "日本")
 		fmt.Fprint(w, "x")
 	}},
-	{name: "header in Latin 1", differs: "A header value that is no UTF-8", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
+	{name: "header in Latin 1", differs: "A header whose name is not valid", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.Header().Set("X-A", "caf\xe9")
 		fmt.Fprint(w, "x")
 	}},
@@ -776,7 +776,7 @@ var writeBehaviours = []behaviour{
 		chunk(w, note, "left ")
 		chunk(w, note, "out")
 	}},
-	{name: "HEAD of a medium body", method: "HEAD", length: true, differs: "An answer to HEAD", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
+	{name: "HEAD of a medium body", method: "HEAD", length: true, differs: "A response to HEAD", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
 		chunk(w, note, strings.Repeat("x", 10_000))
 	}},
 	{name: "HEAD of bytes", method: "HEAD", length: true, handler: func(w http.ResponseWriter, r *http.Request, note noting) { chunk(w, note, "\xff\xfe\x00") }},
@@ -801,7 +801,7 @@ var writeBehaviours = []behaviour{
 		note("%v %v", control.Flush(), control.SetWriteDeadline(time.Time{}))
 		chunk(w, note, "y")
 	}},
-	{name: "flush after the write deadline", differs: "A response that was not sent before its deadline is a 500", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
+	{name: "flush after the write deadline", differs: "A response that has not been sent before its deadline becomes a 500", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
 		control := http.NewResponseController(w)
 		_, _ = io.WriteString(w, "in time")
 		note("%v", control.SetWriteDeadline(time.Now().Add(-time.Second)))
@@ -852,7 +852,7 @@ var sniffBehaviours = []behaviour{
 		w.Header().Set("Content-Type", "application/problem+json")
 		_, _ = io.WriteString(w, "<html>")
 	}},
-	{name: "type that is suppressed", differs: "a response without a `Content-Type`", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
+	{name: "type that is suppressed", differs: "without a `Content-Type`", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.Header()["Content-Type"] = nil
 		_, _ = io.WriteString(w, "<html>")
 	}},
@@ -973,8 +973,8 @@ var endBehaviours = []behaviour{
 	{name: "abort at once", differs: "A panic before", handler: endsWith(http.ErrAbortHandler, false, "", "")},
 	{name: "panic in a stream with a length", length: true, handler: endsWith("reason", true, "10", "begun")},
 	{name: "abort in a stream with a length", length: true, handler: endsWith(http.ErrAbortHandler, true, "10", "begun")},
-	{name: "panic in a stream without a length", differs: "A streamed response without a length", handler: endsWith("reason", true, "", "begun")},
-	{name: "abort in a stream without a length", differs: "A streamed response without a length", handler: endsWith(http.ErrAbortHandler, true, "", "begun")},
+	{name: "panic in a stream without a length", differs: "A streamed response without a `Content-Length`", handler: endsWith("reason", true, "", "begun")},
+	{name: "abort in a stream without a length", differs: "A streamed response without a `Content-Length`", handler: endsWith(http.ErrAbortHandler, true, "", "begun")},
 	{name: "panic behind a complete body", length: true, handler: endsWith("reason", true, "5", "begun")},
 }
 
@@ -1080,6 +1080,6 @@ func handlerBehaviours(t *testing.T) []behaviour {
 		{name: "proxy of a body", method: "POST", body: strings.Repeat("x", 200_000), handler: serve(proxy)},
 		{name: "proxy of a HEAD", method: "HEAD", header: []string{"X-Probe: p"}, handler: serve(proxy)},
 		{name: "proxy whose server dies", target: "?then=die", length: true, handler: serve(proxy)},
-		{name: "proxy whose server dies in chunks", target: "?then=die+in+chunks", differs: "A streamed response without a length", handler: serve(proxy)},
+		{name: "proxy whose server dies in chunks", target: "?then=die+in+chunks", differs: "A streamed response without a `Content-Length`", handler: serve(proxy)},
 	}
 }

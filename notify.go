@@ -10,27 +10,27 @@ import (
 	"github.com/iii-go/iii/internal/signal"
 )
 
-// notifier runs the user's callbacks: in order, one after another, on a
-// goroutine that exists while there are any, with no lock held.
+// notifier runs the user's callbacks sequentially and in order, without holding
+// a lock. Its goroutine exists only while there are callbacks to run.
 type notifier struct {
-	log *slog.Logger
+	log func() *slog.Logger
 
 	mu      sync.Mutex
 	queue   fifo.Queue[func()]
-	dropped int // callbacks that found the queue full
+	dropped int // callbacks dropped because the queue was full
 	running bool
-	quiet   signal.Broadcast // nothing runs or waits
+	quiet   signal.Broadcast // no callback runs or waits
 }
 
-// maxCallbacks bounds what waits behind a callback that does not return, since
-// the engine can cause any number of them.
+// maxCallbacks bounds the callbacks that wait behind one that does not return,
+// because the engine can cause any number of them.
 const maxCallbacks = 10_000
 
 func (n *notifier) post(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.queue.Len() >= maxCallbacks {
-		n.dropped++ // said later: a lock of the client's may be held here
+		n.dropped++ // logged later, because the caller may hold a lock of the client
 		return
 	}
 	n.queue.Push(f)
@@ -54,7 +54,7 @@ func (n *notifier) run() {
 		n.dropped = 0
 		n.mu.Unlock()
 		if dropped > 0 {
-			n.log.Error("iii: callbacks were dropped behind one that did not return", "dropped", dropped)
+			n.log().Error("iii: callbacks dropped because an earlier one did not return", "dropped", dropped)
 		}
 		n.call(f)
 	}
@@ -63,13 +63,13 @@ func (n *notifier) run() {
 func (n *notifier) call(f func()) {
 	defer func() {
 		if p := recover(); p != nil {
-			n.log.Error("iii: callback panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			n.log().Error("iii: callback panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
 	f()
 }
 
-// wait returns a channel that is closed when no callback runs or waits.
+// wait returns a channel that is closed when no callback is running or waiting.
 func (n *notifier) wait() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()

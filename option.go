@@ -42,7 +42,7 @@ type dialOption func(*dialConfig) error
 func (o dialOption) applyClient(c *config) error               { return o(&c.dialConfig) }
 func (o dialOption) applyConnection(c *connectionConfig) error { return o(&c.dialConfig) }
 
-// dialConfig is what dial options set.
+// dialConfig holds the settings of dial options.
 type dialConfig struct {
 	wsconn.Dialer
 	reconnection ReconnectionConfig
@@ -54,12 +54,12 @@ func newDialConfig(u *url.URL, readLimit int64) dialConfig {
 	return dialConfig{wsconn.Dialer{URL: u, ReadLimit: readLimit}, reconnection}
 }
 
-// applyOptions applies opts to target in their order. apply is callOption for options that
-// are functions.
+// applyOptions applies opts to target in order. apply is callOption for options that are
+// functions.
 func applyOptions[T, O any](target *T, opts []O, apply func(O, *T) error) error {
 	for _, opt := range opts {
 		err := errNilOption
-		if any(opt) != nil { // as a nil interface is
+		if any(opt) != nil { // a nil interface is nil
 			err = apply(opt, target)
 		}
 		if err == errNilOption {
@@ -81,7 +81,7 @@ func callOption[T any, O ~func(*T) error](opt O, target *T) error {
 	return opt(target)
 }
 
-// config is what the options of New set; it does not change afterwards.
+// config holds the settings of New's options. It does not change afterwards.
 type config struct {
 	dialConfig
 	name        string
@@ -91,7 +91,7 @@ type config struct {
 
 	drainTimeout   time.Duration
 	callTimeout    time.Duration
-	callRetry      *RetryPolicy // nil: none
+	callRetry      *RetryPolicy // nil: no retries
 	httpErrors     func(ctx context.Context, err error) *HTTPError
 	maxConcurrency int
 	stackTraces    bool
@@ -105,14 +105,20 @@ type config struct {
 	streamHeartbeat  time.Duration
 	httpWriteTimeout time.Duration
 
-	logger     *slog.Logger
-	loggerSet  bool
-	telemetry  *Telemetry
+	logger    *slog.Logger
+	loggerSet bool
+	telemetry *Telemetry
+
+	tracePayloads bool // also to the program's own providers
+
 	middleware []Middleware
 	listener   func(ConnectionState, error)
 
 	observerHooks ObserverHooks
 }
+
+// discard is the logger of silence.
+var discard = slog.New(slog.DiscardHandler)
 
 func newConfig(address string, opts []Option) (*config, error) {
 	cfg := &config{
@@ -129,7 +135,7 @@ func newConfig(address string, opts []Option) (*config, error) {
 		streamHeartbeat:  5 * time.Second,
 		httpWriteTimeout: 30 * time.Second,
 
-		logger: slog.New(slog.DiscardHandler),
+		logger: discard,
 	}
 	u, err := engineURL(address)
 	if err != nil {
@@ -142,7 +148,8 @@ func newConfig(address string, opts []Option) (*config, error) {
 	return cfg, nil
 }
 
-// engineURL is what address says, else the environment, else the default.
+// engineURL returns the URL in address or, if that is empty, in the environment, or else
+// the default.
 func engineURL(address string) (*url.URL, error) {
 	if address != "" {
 		return parseEngineURL(address)
@@ -156,15 +163,15 @@ func engineURL(address string) (*url.URL, error) {
 
 var errNoScheme = errors.New("engine address needs the scheme ws, wss, http or https, as in " + DefaultURL)
 
-// parseEngineURL accepts ws, wss and their http spellings. The address itself
-// is in no error: its userinfo or query may be a secret.
+// parseEngineURL accepts the schemes ws and wss and their http equivalents. Its errors do
+// not contain the address, because userinfo or query may hold a secret.
 func parseEngineURL(address string) (*url.URL, error) {
 	u, err := url.Parse(address)
-	if err != nil && !strings.Contains(address, "://") { // 127.0.0.1:49134, for which the parser has other words
+	if err != nil && !strings.Contains(address, "://") { // the parser's error for 127.0.0.1:49134 does not help
 		return nil, errNoScheme
 	}
-	if err != nil { // which quotes the address
-		return nil, errors.New("engine address is no URL, such as " + DefaultURL)
+	if err != nil { // err quotes the address
+		return nil, errors.New("engine address is not a valid URL, such as " + DefaultURL)
 	}
 	switch strings.ToLower(u.Scheme) {
 	case "ws", "http":
@@ -186,10 +193,10 @@ func parseEngineURL(address string) (*url.URL, error) {
 	return u, nil
 }
 
-// WithName sets the worker's name, which the engine allows once in a namespace.
-// Default: $III_WORKER_NAME, else "hostname:pid"; further clients of the same
-// process get ":2", ":3" … appended. Control characters are removed and 280
-// characters kept by the engine. A blank name is an error.
+// WithName sets the worker's name, which must be unique within a namespace. Default:
+// $III_WORKER_NAME, else "hostname:pid"; additional clients of the same process get the
+// suffix ":2", ":3" and so on. The engine removes control characters and truncates the name
+// to 280 characters. A blank name is an error.
 func WithName(name string) Option {
 	return clientOption(func(c *config) error {
 		if strings.TrimSpace(name) == "" {
@@ -210,16 +217,14 @@ func WithWaitForName() Option {
 	return clientOption(func(cfg *config) error { cfg.waitForName = true; return nil })
 }
 
-// WithDescription sets the text that describes this worker in listings. Default
-// none.
+// WithDescription sets the description of this worker in listings. Default none.
 func WithDescription(text string) Option {
 	return clientOption(func(c *config) error { c.description = text; return nil })
 }
 
-// WithNamespace sets the namespace that this worker's functions live in and that
-// its calls and triggers address. Default: $III_NAMESPACE, else none, which
-// means "default". A blank namespace is an error here; a blank variable counts
-// as unset.
+// WithNamespace sets the namespace of this worker's functions, which is also the default
+// for its calls and triggers. Default: $III_NAMESPACE, else none, which means "default". A
+// blank namespace is an error; a blank variable counts as unset.
 func WithNamespace(ns string) Option {
 	return clientOption(func(c *config) error {
 		if strings.TrimSpace(ns) == "" {
@@ -240,10 +245,10 @@ func headerOption(name string, h http.Header) DialOption {
 	return dialOption(func(d *dialConfig) error { return wrapOption(name, d.AddHeader(h)) })
 }
 
-// WithTLSConfig sets the TLS configuration for wss addresses, those of channels included.
-// Default: that of crypto/tls. The configuration is copied: it may be shared with net/http,
-// and later changes have no effect. NextProtos is ignored because only http/1.1 is offered.
-// To rotate certificates, use a callback such as GetClientCertificate.
+// WithTLSConfig sets the TLS configuration for wss addresses, including those of channels.
+// Default: the crypto/tls defaults. The configuration is copied, so it may be shared with
+// net/http, and later changes have no effect. NextProtos is ignored, because only http/1.1
+// is offered. To rotate certificates, use a callback such as GetClientCertificate.
 func WithTLSConfig(cfg *tls.Config) DialOption {
 	return dialOption(func(d *dialConfig) error { d.TLS = cfg.Clone(); return nil })
 }
@@ -298,7 +303,7 @@ func checkReconnection(cfg ReconnectionConfig) (ReconnectionConfig, error) {
 	return cfg, nil
 }
 
-// redial returns the loop that keeps a connection up; the caller sets what it does.
+// redial returns the loop that maintains a connection; the caller sets its callbacks.
 func (d *dialConfig) redial() wsconn.Redial {
 	r := d.reconnection
 	return wsconn.Redial{
@@ -313,8 +318,8 @@ func (d *dialConfig) redial() wsconn.Redial {
 }
 
 // WithDialContext sets the function that opens network connections, for example to an
-// in-memory pipe or a Unix socket. f may be called from several goroutines at once; nil is
-// an error. Default: a net.Dialer that honours the proxy variables of the environment.
+// in-memory pipe or a Unix socket. f must be safe for concurrent use; nil is an error.
+// Default: a net.Dialer that honours the proxy environment variables.
 func WithDialContext(f func(ctx context.Context, network, addr string) (net.Conn, error)) DialOption {
 	return dialContextOption("WithDialContext", f)
 }
@@ -329,8 +334,8 @@ func dialContextOption(name string, f func(ctx context.Context, network, addr st
 	})
 }
 
-// WithDrainTimeout bounds the drain of [Client.Run]; it must be positive. Default
-// 30 s. [Client.Shutdown] is bounded by its context alone.
+// WithDrainTimeout bounds the drain during the graceful shutdown of [Client.Run]. d must be
+// positive. Default 30 s. [Client.Shutdown] is bounded only by its context.
 func WithDrainTimeout(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d <= 0 {
@@ -341,8 +346,8 @@ func WithDrainTimeout(d time.Duration) Option {
 	})
 }
 
-// WithCallTimeout bounds each call that has no timeout of its own ([WithTimeout]);
-// it must be positive. Default 30 s.
+// WithCallTimeout bounds each call that has no timeout of its own ([WithTimeout]). d must
+// be positive. Default 30 s.
 func WithCallTimeout(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d <= 0 {
@@ -353,9 +358,9 @@ func WithCallTimeout(d time.Duration) Option {
 	})
 }
 
-// WithMaxConcurrency limits the handlers that run at once. Default 1000; 0 is
-// no limit, less an error. Invocations beyond it wait in a queue of 10,000 messages
-// and 64 MiB; those beyond that are answered with code overloaded.
+// WithMaxConcurrency limits the number of handlers that run concurrently. Default 1000; 0
+// means no limit; a negative value is an error. Further invocations wait in a queue of up
+// to 10,000 messages and 64 MiB; if the queue is full, they fail with code overloaded.
 func WithMaxConcurrency(n int) Option {
 	return clientOption(func(c *config) error {
 		if n < 0 {
@@ -366,16 +371,17 @@ func WithMaxConcurrency(n int) Option {
 	})
 }
 
-// WithStackTraces sends what a handler panicked with, and its stack, to its caller,
-// too. Default: both go to the log alone, for they show the inside of the program.
+// WithStackTraces also sends the value and the stack of a handler's panic to the caller. By
+// default they only go to the log, because they reveal internals of the program.
 func WithStackTraces() Option {
 	return clientOption(func(c *config) error { c.stackTraces = true; return nil })
 }
 
-// WithSendBuffer limits what may wait while the client is not connected. Default 32,768
-// messages and 8 MiB. [WithSendPolicy] decides what happens to requests beyond that; by
-// default they fail with [ErrBufferFull]. While the client is connected, requests beyond
-// the limits wait until the engine has read.
+// WithSendBuffer limits the requests that may wait while the client is not connected.
+// Default 32,768 messages and 8 MiB. [WithSendPolicy] decides what happens to requests
+// beyond the limits; by default they fail with [ErrBufferFull]. While the client is
+// connected, requests beyond the limits wait until the engine has read earlier ones
+// (backpressure).
 func WithSendBuffer(messages, bytes int) Option {
 	return clientOption(func(c *config) error {
 		if messages < 0 || bytes < 0 {
@@ -386,21 +392,21 @@ func WithSendBuffer(messages, bytes int) Option {
 	})
 }
 
-// SendPolicy is what happens to a request that the send buffer has no room for while the
-// client is not connected.
+// SendPolicy decides what happens to a request that does not fit into the send buffer while
+// the client is not connected.
 type SendPolicy int
 
 const (
-	// SendFail lets the request fail with [ErrBufferFull]. It is the default.
+	// SendFail makes the request fail with [ErrBufferFull]. It is the default.
 	SendFail SendPolicy = iota
 
-	// SendWait lets the request wait for room until its context ends. A call also ends at
-	// its timeout, a [Client.Send] only at one of its own ([WithTimeout]). A request that can
-	// never fit fails with [ErrBufferFull].
+	// SendWait makes the request wait for room until its context ends. A call also ends at
+	// its timeout, a [Client.Send] only at an explicit one ([WithTimeout]). A request that
+	// can never fit fails with [ErrBufferFull].
 	SendWait
 )
 
-// WithSendPolicy sets what happens to requests beyond the limits of [WithSendBuffer] while
+// WithSendPolicy sets the policy for requests beyond the limits of [WithSendBuffer] while
 // the client is not connected. Default [SendFail]. An unknown policy is an error.
 func WithSendPolicy(p SendPolicy) Option {
 	return clientOption(func(c *config) error {
@@ -412,8 +418,8 @@ func WithSendPolicy(p SendPolicy) Option {
 	})
 }
 
-// WithReadLimit limits the size of one received message. Default 64 MiB, the
-// engine's own limit; a larger message ends the connection.
+// WithReadLimit limits the size of a received message. Default 64 MiB, the engine's own
+// limit; a larger message ends the connection.
 func WithReadLimit(bytes int64) Option {
 	return clientOption(func(c *config) error {
 		if bytes <= 0 {
@@ -424,8 +430,9 @@ func WithReadLimit(bytes int64) Option {
 	})
 }
 
-// WithKeepalive sets how often the engine is pinged and after how long without
-// any frame from it the connection counts as dead. Default 20 s and 60 s.
+// WithKeepalive sets the interval at which the client pings the engine, and the time
+// without any received frame after which the connection counts as dead. Default 20 s and 60
+// s.
 func WithKeepalive(ping, idle time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if ping <= 0 || idle <= ping {
@@ -437,14 +444,15 @@ func WithKeepalive(ping, idle time.Duration) Option {
 }
 
 // WithStreamHeartbeat sets how often an idle streamed response of [Client.MountHTTP] is
-// probed for its client. Default 5 s; 0 is never, less an error of [New].
+// probed to detect that its client has left. Default 5 s; 0 disables probes; a negative
+// value is an error of [New].
 //
 // A response is idle when its handler has written nothing for that long. The engine does
 // not report that a client has left until the next frame of the response, so the worker
-// sends one that the engine ignores and the client does not see. The context of the
-// request ends soon after: within 15 s of the client's leaving at the default interval.
-// Responses that have not been flushed, and fit in 64 KiB, are not probed. Without probes a
-// handler that has nothing to write does not learn that its client has left.
+// sends a frame that the engine ignores and the client does not see. The context of the
+// request ends soon after: with the default interval, within 15 s of the client leaving.
+// Responses that have not been flushed and fit in 64 KiB are not probed. Without probes, a
+// handler that writes nothing does not notice that its client has left.
 func WithStreamHeartbeat(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d < 0 {
@@ -456,15 +464,15 @@ func WithStreamHeartbeat(d time.Duration) Option {
 }
 
 // WithHTTPWriteTimeout sets how long a write of a streamed response of [Client.MountHTTP]
-// may make no progress, because its client reads nothing. Default 30 s; 0 is no limit, less
-// an error of [New].
+// may make no progress because its client does not read. Default 30 s; 0 means no limit; a
+// negative value is an error of [New].
 //
-// A write that makes no progress for that long fails with os.ErrDeadlineExceeded and ends
-// the response and the context of the request; so does a probe ([WithStreamHeartbeat]). A
-// response as a whole may take any time, as long as the client reads. Progress shows in
-// steps of up to half a MiB, which is what sockets on the way hold: leave a client the time
-// to read that much. A handler replaces the limit for its response
-// with SetWriteDeadline of [http.ResponseController]; the zero time is no limit then.
+// A write that exceeds the limit fails with os.ErrDeadlineExceeded and ends the response
+// and the context of the request; so does a probe ([WithStreamHeartbeat]). The response as
+// a whole may take any time, as long as the client reads. Progress becomes visible in steps
+// of up to half a MiB, the amount that the sockets in between buffer, so allow a client
+// enough time to read that much. A handler can replace the limit for its response with
+// SetWriteDeadline of [http.ResponseController]; the zero time then means no limit.
 func WithHTTPWriteTimeout(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d < 0 {
@@ -475,21 +483,22 @@ func WithHTTPWriteTimeout(d time.Duration) Option {
 	})
 }
 
-// WithLogger sets the client's own log. With nil, or a logger that discards, the client is
-// silent. By default it logs nothing either, except that the first failure of a client's
-// first connection goes to slog.Default, once, as a warning.
+// WithLogger sets the logger of the client. With nil, or a logger that discards its
+// records, the client logs nothing. The connection of its telemetry uses the same logger; see
+// [WithTelemetry]. By default the client logs nothing either, with one exception: the first
+// failure of a client's first connection is logged once, as a warning, to slog.Default.
 func WithLogger(l *slog.Logger) Option {
 	return clientOption(func(c *config) error {
 		if l == nil {
-			l = slog.New(slog.DiscardHandler)
+			l = discard
 		}
 		c.logger, c.loggerSet = l, true
 		return nil
 	})
 }
 
-// WithMiddleware wraps every handler of this client; the first middleware is outermost.
-// Repeated use adds middleware inside the previous ones. Default none.
+// WithMiddleware wraps every handler of this client; the first middleware is the outermost.
+// Repeated use adds middleware inside the earlier middleware. Default none.
 func WithMiddleware(mw ...Middleware) Option {
 	return clientOption(func(c *config) error {
 		for i, m := range mw {
@@ -502,11 +511,11 @@ func WithMiddleware(mw ...Middleware) Option {
 	})
 }
 
-// WithStateListener sets a function that receives each change of the connection's state and its cause: the
-// error that ended a connection or the client (nil for an orderly end), a
-// function that the engine refused ([*RejectedError]), messages whose outcome is
-// unknown ([*LostSendsError]). Calls come in order, one after another, from one
-// goroutine that holds no lock.
+// WithStateListener sets a function that receives each change of the connection state and
+// its cause: the error that ended a connection or the client (nil for an orderly end), a
+// function that the engine rejected ([*RejectedError]), or messages with an unknown outcome
+// ([*LostSendsError]). Calls are sequential and in order, from one goroutine that holds no
+// lock.
 func WithStateListener(f func(ConnectionState, error)) Option {
 	return clientOption(func(c *config) error { c.listener = f; return nil })
 }

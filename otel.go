@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"time"
 
@@ -33,6 +34,9 @@ type TelemetryOption func(*telemetryOptions) error
 type telemetryOptions struct {
 	global     bool
 	connection []ConnectionOption
+	spans      []sdktrace.SpanProcessor
+	readers    []sdkmetric.Reader
+	logs       []sdklog.Processor
 }
 
 // WithGlobalProviders installs the providers as OpenTelemetry's global providers, and
@@ -55,18 +59,77 @@ func WithTelemetryConnection(opts ...ConnectionOption) TelemetryOption {
 	}
 }
 
-// Telemetry records traces, metrics and logs and sends them to the engine. The zero
-// value is not usable; use [StartTelemetry]. Several clients can share one Telemetry.
-// All methods are safe for concurrent use.
+// WithSpanProcessor adds a processor of spans beside the engine's, such as a batch
+// processor with the exporter of another backend. It is called before the engine's, so the
+// attributes that it sets when a span starts reach the engine, too. Repeated use adds
+// processors, which are called in order.
+//
+// The Telemetry owns p from a successful [StartTelemetry] on: [Telemetry.Flush] flushes it
+// and [Telemetry.Shutdown] shuts it down, while the engine's part goes on. If telemetry is
+// disabled, p receives nothing, and is shut down all the same. nil is an error.
+func WithSpanProcessor(p sdktrace.SpanProcessor) TelemetryOption {
+	return func(o *telemetryOptions) error {
+		if isNil(p) {
+			return errors.New("WithSpanProcessor: nil processor")
+		}
+		o.spans = append(o.spans, p)
+		return nil
+	}
+}
+
+// WithMetricReader adds a reader of metrics beside the engine's, such as a periodic reader
+// or that of Prometheus, with its own interval and temporality. Repeated use adds readers.
+// The Telemetry owns r, as it does the processor of [WithSpanProcessor]. If metrics are
+// disabled, r has nothing to read. nil is an error.
+func WithMetricReader(r sdkmetric.Reader) TelemetryOption {
+	return func(o *telemetryOptions) error {
+		if isNil(r) {
+			return errors.New("WithMetricReader: nil reader")
+		}
+		o.readers = append(o.readers, r)
+		return nil
+	}
+}
+
+// WithLogProcessor adds a processor of log records beside the engine's. It is called before
+// the engine's, so its changes to a record reach the engine, too: it can remove what must
+// not be stored. Repeated use adds processors, which are called in order. The Telemetry
+// owns p, as it does the processor of [WithSpanProcessor]. If logs are disabled, p receives
+// nothing. nil is an error.
+func WithLogProcessor(p sdklog.Processor) TelemetryOption {
+	return func(o *telemetryOptions) error {
+		if isNil(p) {
+			return errors.New("WithLogProcessor: nil processor")
+		}
+		o.logs = append(o.logs, p)
+		return nil
+	}
+}
+
+// isNil reports whether v is nil or holds a nil pointer, map, func or the like.
+func isNil(v any) bool {
+	switch r := reflect.ValueOf(v); r.Kind() {
+	case reflect.Invalid:
+		return true
+	case reflect.Pointer, reflect.Map, reflect.Func, reflect.Chan, reflect.Slice, reflect.Interface:
+		return r.IsNil()
+	}
+	return false
+}
+
+// Telemetry records traces, metrics and logs and sends them to the engine, or, if it is made
+// by [TelemetryFromProviders], passes them to the program's own providers. The zero value is
+// not usable; use [StartTelemetry]. Several clients can share one Telemetry. All methods are
+// safe for concurrent use.
 type Telemetry struct {
 	cfg    *telemetryConfig
-	conn   *SharedEngineConnection
+	conn   *SharedEngineConnection // nil: own providers
 	global bool
 
 	tracers trace.TracerProvider
 	meters  metric.MeterProvider
 	loggers log.LoggerProvider
-	sdk     []sdkProvider // the providers above that record
+	sdk     []sdkProvider // what is flushed and shut down, at once
 
 	once sync.Once
 	done chan struct{} // closed once Shutdown has completed
@@ -116,6 +179,7 @@ func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption
 	}
 	if !resolved.enabled {
 		t.conn = closedConnection(conn)
+		t.makeProviders(nil, &options)
 		return t, nil
 	}
 	if options.global {
@@ -125,7 +189,7 @@ func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption
 		t.global = true
 	}
 	t.conn = startConnection(conn)
-	t.makeProviders(resolved.resource(ctx))
+	t.makeProviders(resolved.resource(ctx), &options)
 	for _, warning := range resolved.warnings {
 		t.conn.reportError(warning)
 	}
@@ -154,11 +218,100 @@ func releaseGlobals() {
 	globalProviders.taken = false
 }
 
-// makeProviders creates the recording providers, which share one resource. The span
-// processors run in order when a span starts: the baggage is set before the live
-// snapshot is taken.
-func (t *Telemetry) makeProviders(res *resource.Resource) {
+// TelemetryFromProviders returns a Telemetry that records with the program's own providers
+// and sends nothing to the engine: for programs that have an OpenTelemetry SDK with a backend
+// of its own. A client with it records each invocation as a span in its caller's trace and
+// the metrics of its handlers; [Telemetry.Logger] and [Telemetry.SlogHandler] write to lp.
+// Spans carry no payloads unless the client has [WithTracePayloads], there are no process
+// gauges, and no global is set. A provider that is nil, or holds a nil pointer, is none: its
+// signal is not recorded.
+//
+// The providers stay the program's: [Telemetry.Flush] calls their ForceFlush method, if they
+// have one, and [Telemetry.Shutdown] flushes them as well, but never shuts them down.
+// [Telemetry.Connection] is nil.
+func TelemetryFromProviders(tp trace.TracerProvider, mp metric.MeterProvider, lp log.LoggerProvider) *Telemetry {
+	t := &Telemetry{
+		cfg: &telemetryConfig{
+			enabled: true, traces: !isNil(tp), metrics: !isNil(mp), logs: !isNil(lp), fetch: true,
+			shutdownTimeout: defaultShutdownTimeout,
+		},
+		tracers: tracenoop.NewTracerProvider(),
+		meters:  metricnoop.NewMeterProvider(),
+		loggers: lognoop.NewLoggerProvider(),
+		done:    make(chan struct{}),
+	}
+	if t.cfg.traces {
+		t.tracers = tp
+		t.addOwn(tp)
+	}
+	if t.cfg.metrics {
+		t.meters = mp
+		t.addOwn(mp)
+	}
+	if t.cfg.logs {
+		t.loggers = lp
+		t.addOwn(lp)
+	}
+	return t
+}
+
+func (t *Telemetry) addOwn(provider any) {
+	if p, ok := provider.(flusher); ok {
+		t.sdk = append(t.sdk, ownProvider{p})
+	}
+}
+
+// flusher is a provider that can be flushed.
+type flusher interface {
+	ForceFlush(ctx context.Context) error
+}
+
+// ownProvider is a provider of the program, which outlives the Telemetry.
+type ownProvider struct{ flusher }
+
+func (p ownProvider) Shutdown(ctx context.Context) error { return p.ForceFlush(ctx) }
+
+// besideSpans is a processor of the program in a provider with the engine's. The Telemetry
+// flushes and shuts it down itself: the provider would let the engine's processors wait for
+// it, and with them the engine's last records.
+type besideSpans struct{ sdktrace.SpanProcessor }
+
+func (besideSpans) ForceFlush(context.Context) error { return nil }
+func (besideSpans) Shutdown(context.Context) error   { return nil }
+
+// besideLogs is besideSpans for log records.
+type besideLogs struct{ sdklog.Processor }
+
+func (besideLogs) ForceFlush(context.Context) error { return nil }
+func (besideLogs) Shutdown(context.Context) error   { return nil }
+
+// makeProviders creates the recording providers, which share one resource; without one,
+// nothing is recorded. The span processors run in order when a span starts: the baggage is
+// set before the program's own processors run, and these before the live snapshot is taken.
+func (t *Telemetry) makeProviders(res *resource.Resource, options *telemetryOptions) {
+	for _, p := range options.spans {
+		t.sdk = append(t.sdk, p)
+	}
+	for _, p := range options.logs {
+		t.sdk = append(t.sdk, p)
+	}
+	if t.cfg.traces {
+		t.makeTracers(res, options.spans)
+	}
+	// A reader needs a provider, also one without instruments.
+	if t.cfg.metrics || len(options.readers) > 0 {
+		t.makeMeters(res, options.readers)
+	}
+	if t.cfg.logs {
+		t.makeLoggers(res, options.logs)
+	}
+}
+
+func (t *Telemetry) makeTracers(res *resource.Resource, own []sdktrace.SpanProcessor) {
 	spans := []sdktrace.TracerProviderOption{sdktrace.WithResource(res), sdktrace.WithSpanProcessor(NewBaggageSpanProcessor())}
+	for _, p := range own {
+		spans = append(spans, sdktrace.WithSpanProcessor(besideSpans{p}))
+	}
 	if t.cfg.live {
 		spans = append(spans, sdktrace.WithSpanProcessor(newLiveSpanProcessor(t.conn)))
 	}
@@ -168,16 +321,33 @@ func (t *Telemetry) makeProviders(res *resource.Resource) {
 	if !t.cfg.fetch {
 		untracedHTTP.Store(tracers, nil)
 	}
+}
+
+// makeMeters puts the engine's reader first, because the provider flushes one after the
+// other.
+func (t *Telemetry) makeMeters(res *resource.Resource, own []sdkmetric.Reader) {
+	opts := []sdkmetric.Option{sdkmetric.WithResource(res)}
 	if t.cfg.metrics {
-		reader := newMetricReader(NewEngineMetricsExporter(t.conn), t.cfg.metricsInterval)
-		meters := sdkmetric.NewMeterProvider(sdkmetric.WithResource(res), sdkmetric.WithReader(reader))
-		t.meters, t.sdk = meters, append(t.sdk, meters)
+		opts = append(opts, sdkmetric.WithReader(newMetricReader(NewEngineMetricsExporter(t.conn), t.cfg.metricsInterval)))
 	}
-	if t.cfg.logs {
-		processor := newBatchLogProcessor(NewEngineLogExporter(t.conn), t.cfg.logsInterval, t.cfg.logsBatch)
-		loggers := sdklog.NewLoggerProvider(sdklog.WithResource(res), sdklog.WithProcessor(processor))
-		t.loggers, t.sdk = loggers, append(t.sdk, loggers)
+	for _, r := range own {
+		opts = append(opts, sdkmetric.WithReader(r))
 	}
+	meters := sdkmetric.NewMeterProvider(opts...)
+	t.sdk = append(t.sdk, meters)
+	if t.cfg.metrics {
+		t.meters = meters
+	}
+}
+
+func (t *Telemetry) makeLoggers(res *resource.Resource, own []sdklog.Processor) {
+	opts := []sdklog.LoggerProviderOption{sdklog.WithResource(res)}
+	for _, p := range own {
+		opts = append(opts, sdklog.WithProcessor(besideLogs{p}))
+	}
+	processor := newBatchLogProcessor(NewEngineLogExporter(t.conn), t.cfg.logsInterval, t.cfg.logsBatch)
+	loggers := sdklog.NewLoggerProvider(append(opts, sdklog.WithProcessor(processor))...)
+	t.loggers, t.sdk = loggers, append(t.sdk, loggers)
 }
 
 // Tracer returns the tracer of this package's instrumentation scope.
@@ -203,7 +373,7 @@ func (t *Telemetry) MeterProvider() metric.MeterProvider { return t.meters }
 func (t *Telemetry) LoggerProvider() log.LoggerProvider { return t.loggers }
 
 // recordsLogs reports whether the logger provider records anything.
-func (t *Telemetry) recordsLogs() bool { return t.cfg.enabled && t.cfg.logs }
+func (t *Telemetry) recordsLogs() bool { return t.cfg.logs }
 
 // Logger returns a [Logger] that writes to the logger provider. If logs are disabled,
 // it returns NewLogger(nil), which writes to slog.Default, so no record is lost.
@@ -215,12 +385,14 @@ func (t *Telemetry) Logger() *Logger {
 }
 
 // Connection returns the connection that carries all telemetry. If telemetry is
-// disabled, the connection is already closed.
+// disabled, the connection is already closed. It is nil, and its methods can be called, with
+// [TelemetryFromProviders].
 func (t *Telemetry) Connection() *SharedEngineConnection { return t.conn }
 
 // Flush returns nil once the engine has received everything that was recorded before
-// the call. If ctx ends first, the error reports how many frames are left. After
-// Shutdown, Flush returns nil because nothing is left to flush.
+// the call, and the program's own processors, readers and providers have flushed it. If ctx
+// ends first, the error reports how many frames are left. After Shutdown, Flush returns nil
+// because nothing is left to flush.
 func (t *Telemetry) Flush(ctx context.Context) error {
 	if signal.IsClosed(t.done) {
 		return nil
@@ -260,7 +432,7 @@ func (c *providerCalls) wait(ctx context.Context) bool {
 			case errors.As(err, &flush):
 				c.dropped = max(c.dropped, flush.dropped)
 			case err != nil:
-				c.errs = append(c.errs, err)
+				c.errs = append(c.errs, public(err))
 			}
 		case <-ctx.Done():
 			return false
@@ -269,11 +441,19 @@ func (c *providerCalls) wait(ctx context.Context) bool {
 	return true
 }
 
+// waitFor is wait for at most d.
+func (c *providerCalls) waitFor(d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	return c.wait(ctx)
+}
+
 // Shutdown flushes and stops all recording; later records are dropped. It returns at
 // the latest when ctx ends; shutdown_timeout_ms is for [Client.Shutdown] alone.
 // If the connection is down, Shutdown makes one more connection attempt, immediately.
 // The error reports how many frames were lost. Further calls also wait for completion
-// and return nil.
+// and return nil. With [TelemetryFromProviders], Shutdown flushes the providers, for at most
+// 10 s, which go on recording.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	first := false
 	t.once.Do(func() { first = true })
@@ -283,27 +463,35 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 		}
 		return fmt.Errorf("iii: telemetry shutdown: %w", ctxError(ctx))
 	}
-	t.conn.drain()
+	if t.conn != nil {
+		t.conn.drain()
+	}
 	// A provider does not shut down if its context has ended, so these calls get a
-	// context that outlives ctx. The end of the connection releases them, unless a user
-	// callback hangs.
+	// context that outlives ctx. The end of the connection releases the engine's part, and
+	// the end of their context what the program has added.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ended := t.each(work, sdkProvider.Shutdown)
 	ended.wait(ctx)
 	err := t.conn.Shutdown(ctx)
-	grace, cancelGrace := context.WithTimeout(work, providerGrace)
-	defer cancelGrace()
-	if !ended.wait(grace) {
-		ended.errs = append(ended.errs, errors.New("iii: telemetry shutdown: a metric callback hangs"))
+	stopped := ended.waitFor(providerGrace)
+	if !stopped {
+		stop()
+		stopped = ended.waitFor(providerGrace)
+	}
+	if !stopped {
+		ended.errs = append(ended.errs, errors.New("iii: telemetry shutdown: a metric callback, a processor or a reader hangs"))
 	}
 	if t.global {
 		releaseGlobals()
 	}
-	untracedHTTP.Delete(t.tracers)
+	if t.conn != nil {
+		untracedHTTP.Delete(t.tracers)
+	}
 	close(t.done)
 	return errors.Join(append(ended.errs, err)...)
 }
 
-// providerGrace is how long the providers have to stop after the connection has ended.
+// providerGrace is how long the providers have to stop after the connection has ended, and
+// once more after their context has.
 const providerGrace = 20 * time.Millisecond

@@ -26,7 +26,7 @@ import (
 
 // telemetryConfig is an [OtelConfig] resolved with the environment and the defaults.
 type telemetryConfig struct {
-	enabled, metrics, logs, fetch, live bool
+	enabled, traces, metrics, logs, fetch, live bool // without enabled, none of the others
 
 	url             string
 	name            string // "" if neither the configuration nor the environment sets it
@@ -44,13 +44,16 @@ type telemetryConfig struct {
 	warnings []error // about ignored variables
 }
 
+const defaultShutdownTimeout = 10 * time.Second
+
 // resolve fills the unset fields of c from the environment. A variable with an invalid
 // value counts as unset.
 func (c *OtelConfig) resolve() (*telemetryConfig, error) {
 	r := &telemetryConfig{}
 	r.enabled = r.flag(c.Enabled, "OTEL_ENABLED") && (c.Enabled != nil || !r.sdkDisabled())
-	r.metrics = r.flag(c.MetricsEnabled, "OTEL_METRICS_ENABLED")
-	r.logs = r.flag(c.LogsEnabled, "")
+	r.traces = r.enabled
+	r.metrics = r.flag(c.MetricsEnabled, "OTEL_METRICS_ENABLED") && r.enabled
+	r.logs = r.flag(c.LogsEnabled, "") && r.enabled
 	r.fetch = r.flag(c.FetchInstrumentationEnabled, "")
 	r.live = r.flag(c.LiveSpans, "OTEL_LIVE_SPANS")
 	r.url = cmp.Or(textOf(c.EngineWSURL, "III_URL"), DefaultURL)
@@ -59,7 +62,7 @@ func (c *OtelConfig) resolve() (*telemetryConfig, error) {
 	r.namespace = textOf(c.ServiceNamespace, "SERVICE_NAMESPACE")
 	r.instanceID = textOf(c.ServiceInstanceID, "SERVICE_INSTANCE_ID")
 	r.reconnection = c.ReconnectionConfig
-	r.shutdownTimeout = milliseconds(r.number(c.ShutdownTimeoutMs, "", 0, 10_000))
+	r.shutdownTimeout = milliseconds(r.number(c.ShutdownTimeoutMs, "", 0, uint64(defaultShutdownTimeout/time.Millisecond)))
 	r.metricsInterval = milliseconds(r.number(c.MetricsExportIntervalMs, "", 0, 60_000))
 	r.spansInterval = milliseconds(r.number(c.SpansFlushIntervalMs, "OTEL_SPANS_FLUSH_INTERVAL_MS", 0, 100))
 	r.logsInterval = milliseconds(r.number(c.LogsFlushIntervalMs, "OTEL_LOGS_FLUSH_INTERVAL_MS", 0, 100))
@@ -210,8 +213,8 @@ type connectionConfig struct {
 	dialConfig
 	maxFrames  int
 	maxBytes   int
-	maxOffline int // frames without a connection; 0: no separate limit
-	logger     *slog.Logger
+	maxOffline int          // frames without a connection; 0: no separate limit
+	logger     *slog.Logger // nil: that of the first client with one
 	listener   func(ConnectionState, error)
 }
 
@@ -305,9 +308,10 @@ func WithConnectionQueue(frames, bytes int) ConnectionOption {
 }
 
 // WithConnectionLogger sets the logger for lost, refused and failed connections and, at
-// most once a minute, for dropped telemetry. By default, dropped telemetry, refusals
-// and the final failure go to OpenTelemetry's error handler (otel.Handle), and nothing
-// else is reported.
+// most once a minute, for dropped telemetry. The default, nil, is the logger of the first
+// client that has this telemetry and [WithLogger]. Until there is one, dropped telemetry,
+// refusals and the final failure go to OpenTelemetry's error handler (otel.Handle), and
+// nothing else is reported.
 func WithConnectionLogger(l *slog.Logger) ConnectionOption {
 	return connectionOption(func(c *connectionConfig) error { c.logger = l; return nil })
 }

@@ -35,9 +35,10 @@ func (connectionClosedError) Is(target error) bool { return target == ErrClosed 
 // confirmed them with the pong to a ping that follows them, and are sent again if the
 // connection is lost first. A frame of logs or metrics may therefore arrive twice, but
 // none is lost while the queue has room. The zero value is not usable; use
-// [NewSharedEngineConnection]. All methods are safe for concurrent use.
+// [NewSharedEngineConnection]. A nil pointer is a connection that is closed. All methods are safe for concurrent use.
 type SharedEngineConnection struct {
 	cfg    *connectionConfig
+	log    atomic.Pointer[slog.Logger] // nil: none
 	queue  telemetryQueue
 	notify *notifier
 	report dropReport
@@ -54,6 +55,7 @@ type SharedEngineConnection struct {
 	shutdown   bool             // Shutdown was called
 	closing    bool             // a Close frame is being sent: the connection ends with its link
 	err        error            // why the connection failed permanently
+	reason     error            // why it has ended, if it was not closed in order
 	lastErr    error            // of the latest attempt or link
 	reconnects uint64
 }
@@ -95,15 +97,27 @@ func closedConnection(cfg *connectionConfig) *SharedEngineConnection {
 func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 	s := &SharedEngineConnection{
 		cfg:      cfg,
-		notify:   &notifier{log: cmp.Or(cfg.logger, slog.New(slog.DiscardHandler))},
 		draining: make(chan struct{}),
 		done:     make(chan struct{}),
 		state:    ConnectionStateDisconnected,
 	}
+	s.log.Store(cfg.logger)
+	s.notify = &notifier{log: func() *slog.Logger { return cmp.Or(s.logger(), discard) }}
 	s.queue = telemetryQueue{maxFrames: cfg.maxFrames, maxBytes: cfg.maxBytes, maxOffline: cfg.maxOffline, starting: true, dropped: s.report.note, buffers: otlpjson.NewBuffers()}
 	s.losses.onLoss = s.report.note
 	s.report.send = func() { s.notify.post(s.reportDrops) }
 	return s
+}
+
+// logger returns the logger in use, or nil.
+func (s *SharedEngineConnection) logger() *slog.Logger { return s.log.Load() }
+
+// adoptLogger makes l the logger unless there is one. A handler that writes to telemetry alone
+// is of no help: it needs the connection whose failures it would record.
+func (s *SharedEngineConnection) adoptLogger(l *slog.Logger) {
+	if !writesToTelemetry(l.Handler()) {
+		s.log.CompareAndSwap(nil, l)
+	}
 }
 
 // Send queues one frame and never blocks. When the queue is full, connected or not,
@@ -113,6 +127,9 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 // and [ErrMessageTooLarge] for 64 MiB or more. The engine silently drops data that is
 // not OTLP JSON. m.Data must not be modified afterwards.
 func (s *SharedEngineConnection) Send(m OtelMessage) error {
+	if s == nil {
+		return ErrConnectionClosed
+	}
 	switch m.Prefix {
 	case otlpjson.PrefixTraces, otlpjson.PrefixMetrics, otlpjson.PrefixLogs:
 		return s.enqueue(otlpjson.Frame{Prefix: m.Prefix, Data: m.Data, Records: 1})
@@ -127,6 +144,9 @@ func (s *SharedEngineConnection) enqueue(f otlpjson.Frame) error { return s.queu
 // ended, connected, reconnecting while attempts fail or after a loss, failed once the
 // reconnection attempts are exhausted, and disconnected after Shutdown.
 func (s *SharedEngineConnection) State() ConnectionState {
+	if s == nil {
+		return ConnectionStateDisconnected
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.state
@@ -135,6 +155,9 @@ func (s *SharedEngineConnection) State() ConnectionState {
 // Stats returns a snapshot of the counters.
 func (s *SharedEngineConnection) Stats() ConnectionStats {
 	var stats ConnectionStats
+	if s == nil {
+		return stats
+	}
 	s.queue.read(&stats)
 	stats.Lost = s.losses.read()
 	s.mu.Lock()
@@ -151,6 +174,9 @@ func (s *SharedEngineConnection) Flush(ctx context.Context) error { return s.flu
 // flushAfter is Flush for a caller that has flushed the providers first. dropped is the
 // number of frames that were dropped meanwhile.
 func (s *SharedEngineConnection) flushAfter(ctx context.Context, dropped int) error {
+	if s == nil {
+		return nil
+	}
 	if err := s.flush(ctx, dropped); err != nil {
 		return fmt.Errorf("iii: telemetry flush: %w", err)
 	}
@@ -216,6 +242,9 @@ func (e *flushError) Unwrap() []error {
 // immediately. It returns when ctx ends at the latest; the error reports how many
 // frames were lost. Further calls also wait for completion and return nil.
 func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
+	if s == nil {
+		return nil
+	}
 	s.drain()
 	s.queue.refuse(ErrConnectionClosed, true)
 	s.mu.Lock()
@@ -231,10 +260,6 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 		return fmt.Errorf("iii: telemetry shutdown: %w", ctxError(ctx))
 	}
 	err := s.flush(ctx, 0)
-	why := ErrBufferFull
-	if signal.IsClosed(s.done) {
-		why = ErrConnectionClosed
-	}
 	var flush *flushError
 	if !errors.As(err, &flush) || flush.left == 0 {
 		s.closeOrderly(ctx)
@@ -243,9 +268,9 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	<-s.done
 	if lost := s.queue.losses(); lost > 0 || err != nil {
 		if err == nil {
-			err = why
+			err = s.lossCause()
 		}
-		return fmt.Errorf("iii: telemetry shutdown: %d frames were lost: %w", lost, err)
+		return public(fmt.Errorf("telemetry shutdown: %d frames were lost: %w", lost, err))
 	}
 	return nil
 }
@@ -271,14 +296,14 @@ func (s *SharedEngineConnection) closeOrderly(ctx context.Context) {
 // run keeps the connection up until ctx ends or the attempts are exhausted.
 func (s *SharedEngineConnection) run(ctx context.Context) {
 	err := s.keepConnected(ctx)
-	if err != nil {
-		s.queue.refuse(fmt.Errorf("%w: %w", ErrConnectionClosed, err), false)
-	} else {
-		s.queue.refuse(ErrConnectionClosed, false)
-	}
 	s.mu.Lock()
 	s.err = err
+	if s.reason = err; err == nil && !s.closing {
+		s.reason = s.lastErr
+	}
+	reason := s.closedError()
 	s.mu.Unlock()
+	s.queue.refuse(reason, false)
 	s.queue.end()
 	if err != nil {
 		s.setState(ConnectionStateFailed, err)
@@ -289,6 +314,24 @@ func (s *SharedEngineConnection) run(ctx context.Context) {
 	s.report.close()
 	s.awaitCallbacks()
 	close(s.done)
+}
+
+// lossCause is why frames were lost that no flush has waited for, once s has ended.
+func (s *SharedEngineConnection) lossCause() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reason == nil {
+		return ErrBufferFull // the connection held until the end
+	}
+	return s.closedError()
+}
+
+// closedError is [ErrConnectionClosed] with the reason of the end; mu is held.
+func (s *SharedEngineConnection) closedError() error {
+	if s.reason == nil || errors.Is(s.reason, ErrConnectionClosed) {
+		return ErrConnectionClosed
+	}
+	return fmt.Errorf("%w: %w", ErrConnectionClosed, trimmed(s.reason))
 }
 
 // awaitCallbacks gives user callbacks a moment to return.
@@ -441,9 +484,9 @@ func (s *SharedEngineConnection) untilAway(ctx context.Context, limit time.Durat
 // reportDisconnect reports that an attempt or a connection has ended.
 func (s *SharedEngineConnection) reportDisconnect(err error, delay time.Duration) {
 	var refused *AuthError
-	switch {
-	case s.cfg.logger != nil:
-		s.cfg.logger.Warn("iii: telemetry is not connected", "error", err, "retry_in", delay)
+	switch log := s.logger(); {
+	case log != nil:
+		log.Warn("iii: telemetry is not connected", "error", err, "retry_in", delay)
 	case errors.As(err, &refused):
 		s.reportError(err)
 	}
@@ -451,8 +494,8 @@ func (s *SharedEngineConnection) reportDisconnect(err error, delay time.Duration
 
 // reportError reports an error that must not go unnoticed, even without a logger.
 func (s *SharedEngineConnection) reportError(err error) {
-	if s.cfg.logger != nil {
-		s.cfg.logger.Error("iii: telemetry", "error", err)
+	if log := s.logger(); log != nil {
+		log.Error("iii: telemetry", "error", err)
 		return
 	}
 	s.notify.post(func() { otel.Handle(err) })

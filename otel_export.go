@@ -3,6 +3,7 @@ package iii
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -23,6 +24,13 @@ type engineExporter struct {
 	conn    *SharedEngineConnection
 	stopped atomic.Bool
 	idle    atomic.Pointer[otlpjson.Encoder] // for the next batch; nil while a batch is being encoded
+}
+
+func newEngineExporter(s *SharedEngineConnection) engineExporter {
+	if s == nil {
+		s = closedConnection(&connectionConfig{})
+	}
+	return engineExporter{conn: s}
 }
 
 func (x *engineExporter) encoder() *otlpjson.Encoder {
@@ -87,10 +95,11 @@ type EngineSpanExporter struct{ engineExporter }
 
 var _ sdktrace.SpanExporter = (*EngineSpanExporter)(nil)
 
-// NewEngineSpanExporter returns an exporter that sends over s. s must not be nil and
-// must outlive the exporter.
+// NewEngineSpanExporter returns an exporter that sends over s, which must
+// outlive the exporter. With nil, as of [TelemetryFromProviders], it sends nothing: exports
+// fail with [ErrConnectionClosed].
 func NewEngineSpanExporter(s *SharedEngineConnection) *EngineSpanExporter {
-	return &EngineSpanExporter{engineExporter{conn: s}}
+	return &EngineSpanExporter{newEngineExporter(s)}
 }
 
 // ExportSpans queues spans. It returns [ErrBufferFull] or [ErrConnectionClosed] if the
@@ -121,12 +130,13 @@ type EngineMetricsExporter struct {
 
 var _ sdkmetric.Exporter = (*EngineMetricsExporter)(nil)
 
-// NewEngineMetricsExporter returns an exporter that sends over s. s must not be nil and
-// must outlive the exporter. The temporality is cumulative unless OpenTelemetry's
+// NewEngineMetricsExporter returns an exporter that sends over s, which must
+// outlive the exporter. With nil, as of [TelemetryFromProviders], it sends nothing: exports
+// fail with [ErrConnectionClosed]. The temporality is cumulative unless OpenTelemetry's
 // variable OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is delta or lowmemory. The
 // engine's aggregates add up samples, which is correct only for deltas.
 func NewEngineMetricsExporter(s *SharedEngineConnection) *EngineMetricsExporter {
-	x := &EngineMetricsExporter{engineExporter: engineExporter{conn: s}, temporality: sdkmetric.CumulativeTemporalitySelector}
+	x := &EngineMetricsExporter{engineExporter: newEngineExporter(s), temporality: sdkmetric.CumulativeTemporalitySelector}
 	switch strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"))) {
 	case "delta":
 		x.temporality = sdkmetric.DeltaTemporalitySelector
@@ -153,8 +163,8 @@ func (x *EngineMetricsExporter) Export(_ context.Context, rm *metricdata.Resourc
 	if x.stopped.Load() {
 		return sdkmetric.ErrExporterShutdown
 	}
-	if x.conn.cfg.logger != nil {
-		x.logConversions(rm)
+	if log := x.conn.logger(); log != nil {
+		x.logConversions(rm, log)
 	}
 	e := x.encoder()
 	return x.send(e, e.Metrics(rm))
@@ -162,7 +172,7 @@ func (x *EngineMetricsExporter) Export(_ context.Context, rm *metricdata.Resourc
 
 // logConversions logs the conversion of exponential histograms, once for each
 // instrument.
-func (x *EngineMetricsExporter) logConversions(rm *metricdata.ResourceMetrics) {
+func (x *EngineMetricsExporter) logConversions(rm *metricdata.ResourceMetrics, log *slog.Logger) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, sm := range rm.ScopeMetrics {
@@ -179,7 +189,7 @@ func (x *EngineMetricsExporter) logConversions(rm *metricdata.ResourceMetrics) {
 				x.converted = map[string]struct{}{}
 			}
 			x.converted[m.Name] = struct{}{}
-			x.conn.cfg.logger.Info("iii: exponential histogram is sent with explicit buckets", "instrument", m.Name, "scope", sm.Scope.Name)
+			log.Info("iii: exponential histogram is sent with explicit buckets", "instrument", m.Name, "scope", sm.Scope.Name)
 		}
 	}
 }
@@ -193,10 +203,11 @@ type EngineLogExporter struct{ engineExporter }
 
 var _ sdklog.Exporter = (*EngineLogExporter)(nil)
 
-// NewEngineLogExporter returns an exporter that sends over s. s must not be nil and
-// must outlive the exporter.
+// NewEngineLogExporter returns an exporter that sends over s, which must
+// outlive the exporter. With nil, as of [TelemetryFromProviders], it sends nothing: exports
+// fail with [ErrConnectionClosed].
 func NewEngineLogExporter(s *SharedEngineConnection) *EngineLogExporter {
-	return &EngineLogExporter{engineExporter{conn: s}}
+	return &EngineLogExporter{newEngineExporter(s)}
 }
 
 // Export queues records. It returns an error if the connection did not accept all of

@@ -25,6 +25,8 @@ type tracing struct {
 	// is the default: such invocations need no span.
 	parentBased bool
 
+	payloads bool // spans carry inputs and outputs
+
 	watchers sync.Map // ids of functions that this client has bound to trace triggers
 }
 
@@ -34,6 +36,14 @@ func newTracing(provider trace.TracerProvider) *tracing {
 		provider:    provider,
 		tracer:      provider.Tracer(instrumentationName, trace.WithInstrumentationVersion(Version)),
 		parentBased: sampler == "" || strings.HasPrefix(sampler, "parentbased_"),
+		payloads:    true,
+	}
+}
+
+// forOwnProvider adapts t to a provider of the program, whose sampler is unknown.
+func (t *tracing) forOwnProvider(payloads bool) {
+	if t != nil {
+		t.parentBased, t.payloads = false, payloads
 	}
 }
 
@@ -78,7 +88,10 @@ func (t *tracing) begin(ctx *invocationContext, in *incoming) (context.Context, 
 	if !span.IsRecording() {
 		return own, invocationSpan{}
 	}
-	s := invocationSpan{span: span, limit: capturedPayload()}
+	s := invocationSpan{span: span}
+	if t.payloads {
+		s.limit = capturedPayload()
+	}
 	if s.limit > 0 {
 		recordInput(span, in.data, s.limit)
 	}

@@ -3,6 +3,7 @@ package iii
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"runtime/debug"
 
 	"go.opentelemetry.io/otel"
@@ -58,14 +59,19 @@ func tracerOf(ctx context.Context) (trace.Tracer, trace.TracerProvider) {
 	span := trace.SpanFromContext(ctx)
 	provider := span.TracerProvider()
 	if c, ok := ctx.Value(invocationKey{}).(*invocationContext); ok && c.client.tracing != nil {
-		if own := c.client.tracing; provider == own.provider || !span.IsRecording() {
+		if own := c.client.tracing; !span.IsRecording() || sameProvider(provider, own.provider) {
 			return own.tracer, own.provider
 		}
 	}
-	if !span.IsRecording() && provider == noProvider {
+	if !span.IsRecording() && sameProvider(provider, noProvider) {
 		provider = otel.GetTracerProvider()
 	}
 	return provider.Tracer(instrumentationName, trace.WithInstrumentationVersion(Version)), provider
+}
+
+// sameProvider compares providers of any type, of which some cannot be compared.
+func sameProvider(a, b trace.TracerProvider) bool {
+	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
 // statusUnset reports whether the span's status is still unset. Setting ok would

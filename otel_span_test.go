@@ -109,7 +109,7 @@ func TestInSpanChoosesItsProvider(t *testing.T) {
 	own, other, never := provider("client"), provider("other"), provider("never", sdktrace.WithSampler(sdktrace.NeverSample()))
 
 	remote := ExtractContext(t.Context(), testParent, "")
-	in := &incoming{traceparent: []byte(`"` + testParent + `"`)}
+	in := &incoming{function: &Function{}, traceparent: []byte(`"` + testParent + `"`)}
 	handler := &invocationContext{Context: t.Context(), client: &Client{tracing: newTracing(own)}, in: in}
 	untraced := &invocationContext{Context: t.Context(), client: &Client{}, in: in}
 	begun := func(ctx context.Context, p *sdktrace.TracerProvider) context.Context {

@@ -505,6 +505,41 @@ func TestTelemetryShutdownIsBounded(t *testing.T) {
 	}
 }
 
+// What a shutdown could not deliver was lost for the reason that kept the connection away,
+// which the error and later calls of Send name.
+func TestTelemetryShutdownNamesTheCauseOfLosses(t *testing.T) {
+	for name, away := range map[string]time.Duration{"at the first attempt": 0, "for a minute": time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, noRoute := newOtelPeer(t, otelScript{}), errors.New("no route to the engine")
+				tel := p.telemetry(OtelConfig{}, WithTelemetryConnection(WithConnectionDialContext(
+					func(context.Context, string, string) (net.Conn, error) { return nil, noRoute })))
+				recordOfEach(t, tel)
+				time.Sleep(away)
+				if err := suite.note(tel.Shutdown(t.Context())); !errors.Is(err, noRoute) || !errors.Is(err, ErrConnectionClosed) {
+					t.Errorf("Shutdown: %v, want that there is no route", err)
+				}
+				err := tel.Connection().Send(OtelMessage{Prefix: otlpjson.PrefixLogs, Data: []byte("{}")})
+				if !errors.Is(err, noRoute) || !errors.Is(err, ErrClosed) {
+					t.Errorf("Send: %v, want that there is no route", err)
+				}
+			})
+		})
+	}
+	t.Run("an orderly end has none", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			tel := newOtelPeer(t, otelScript{}).telemetry(OtelConfig{})
+			recordOfEach(t, tel)
+			if err := tel.Shutdown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := tel.Connection().Send(OtelMessage{Prefix: otlpjson.PrefixLogs, Data: []byte("{}")}); err != ErrConnectionClosed {
+				t.Errorf("Send: %v, want %v", err, ErrConnectionClosed)
+			}
+		})
+	})
+}
+
 // A hanging collection blocks no caller beyond ctx.
 func TestTelemetryFlushOfHangingCallback(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

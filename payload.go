@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/iii-go/iii/internal/jsoncodec"
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
@@ -20,7 +21,7 @@ func decodePayload(payload json.RawMessage, in any) error {
 		*raw = payload
 		return nil
 	}
-	err := json.Unmarshal(payload, in)
+	err := jsoncodec.Decode(payload, in)
 	if err == nil {
 		return nil
 	}

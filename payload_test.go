@@ -457,7 +457,7 @@ func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
 		"complex":                    {call(new(complex128)), "iii: call f: cannot decode the result into complex128: complex128 has no JSON encoding"},
 		"list of channels":           {call(new([]chan int)), "iii: call f: cannot decode the result into []chan int: chan int has no JSON encoding"},
 		"map of pointers to them":    {call(new(map[string]*[2]func())), "iii: call f: cannot decode the result into map[string]*[2]func(): func() has no JSON encoding"},
-		"keys":                       {call(new(map[bool]int)), "iii: call f: cannot decode the result into map[bool]int: bool is no key of a JSON object"},
+		"keys":                       {call(new(map[bool]int)), "iii: call f: cannot decode the result into map[bool]int: bool cannot be the key of a JSON object"},
 		"pointer to itself":          {call(new(loop)), "iii: call f: cannot decode the result into iii_test.loop: it is a pointer to itself"},
 		"holds its own address":      {call(self), "iii: call f: cannot decode the result into *interface {}: it leads to itself"},
 		"interface":                  {call(new(undecodable)), "iii: call f: cannot decode the result into iii_test.undecodable: the type of a value for iii_test.undecodable is not known"},
@@ -474,7 +474,7 @@ func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
 		"stream, delete":             {func() error { _, _, err := stream.Delete(ctx, "g", "i"); return err }, "iii: call stream::delete: cannot decode the result into func(): func() has no JSON encoding"},
 		"stream, update":             {func() error { _, err := stream.Update(ctx, "g", "i"); return err }, "iii: call stream::update: cannot decode the result into func(): func() has no JSON encoding"},
 		"configuration":              {func() error { return c.Configuration().Get(ctx, "a", (*int)(nil)) }, "iii: call configuration::get: cannot decode the result into *int: it is nil"},
-		"no configuration":           {func() error { return c.Configuration().Get(ctx, "a", nil) }, "iii: call configuration::get: nil in place of a pointer to decode into"},
+		"no configuration":           {func() error { return c.Configuration().Get(ctx, "a", nil) }, "iii: call configuration::get: value is nil, want a pointer to decode into"},
 	} {
 		if err := tt.call(); err == nil || err.Error() != tt.want || !iii.SafeToRetry(err) {
 			t.Errorf("%s: %v, safe to retry: %v; want %s", name, err, iii.SafeToRetry(err), tt.want)

@@ -254,7 +254,8 @@ func (l *lockedBuffer) String() string {
 func TestCallbacks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lockedBuffer
-		n := &notifier{log: slog.New(slog.NewTextHandler(&log, nil))}
+		logger := slog.New(slog.NewTextHandler(&log, nil))
+		n := &notifier{log: func() *slog.Logger { return logger }}
 		blocked := make(chan struct{})
 		var got []int
 		n.post(func() { <-blocked })

@@ -15,86 +15,86 @@ import (
 
 // TriggerType describes a trigger type that this worker provides.
 type TriggerType struct {
-	// ID is what triggers name as their type.
+	// ID is the id of the type, which triggers refer to.
 	ID string
-	// Description is a text for listings; may be empty.
+	// Description describes the type in listings. Optional.
 	Description string
-	// ConfigSchema is the JSON Schema of a trigger's config, for listings:
-	// json.RawMessage, or anything that marshals to a schema. Nil is none.
+	// ConfigSchema is the JSON Schema of a trigger's config, for listings: a json.RawMessage, or
+	// any value that marshals to a schema. Nil means no schema.
 	ConfigSchema any
-	// PayloadSchema is the JSON Schema of what the bound functions get, likewise.
+	// PayloadSchema is the JSON Schema of the payload of bound functions, for listings. It has
+	// the same form as ConfigSchema.
 	PayloadSchema any
-	// Namespace is the namespace that the type serves. Default: the worker's own. A
-	// type in "default" serves the triggers of all workers that find none of this id
-	// in their own namespace.
+	// Namespace is the namespace that the type serves. Default: the worker's own. A type in
+	// "default" also serves the triggers of workers whose own namespace has no type with this
+	// id.
 	Namespace string
 }
 
-// TriggerProvider is what makes triggers of a type fire. The engine tells it what
-// is bound; it calls [TriggerBinding.Fire] whenever the event of the trigger
-// happens.
+// TriggerProvider implements a trigger type. The client informs it when triggers are bound and
+// unbound; the provider calls [TriggerBinding.Fire] whenever the event of a trigger happens.
 //
-// Calls for one trigger come in order, one after another; those for several come
-// from several goroutines at once, and none of them from the client's read loop. A
-// panic in either method is an error of it.
+// Calls for one trigger are sequential and in order; calls for different triggers are
+// concurrent. None of them runs on the client's read loop. A panic counts as an error of the
+// method.
 type TriggerProvider interface {
-	// Bind starts a trigger. Whatever is bound under the same ID is replaced. An
-	// error refuses the trigger, which the worker that has registered it is told, with
-	// code trigger_registration_failed or that of an [*Error]; if something is bound
-	// under the ID then, Unbind follows.
+	// Bind starts a trigger, replacing any trigger that is bound under the same ID. An error
+	// rejects the trigger; the worker that registered it receives the error with code
+	// trigger_registration_failed, or with the code of an [*Error]. If a trigger was bound under
+	// the ID before, Unbind follows.
 	//
-	// ctx is the trigger's, not the call's nor that of a connection: it ends when the
-	// trigger is unbound, when it is replaced by a changed one, and when the client
-	// ends. What Bind starts may live as long.
+	// ctx belongs to the trigger, not to the call or the connection: it ends when the trigger is
+	// unbound, when a changed one replaces it, and when the client ends. Work that Bind starts
+	// may use it for as long.
 	//
-	// After a reconnection the engine binds everything again. What has not changed
-	// then has b.Unchanged and the same ctx as before.
+	// After a reconnection the engine binds all triggers again. For an unchanged trigger,
+	// b.Unchanged is true and ctx is the same as before.
 	Bind(ctx context.Context, b TriggerBinding) error
 
-	// Unbind stops a trigger. It is called when the trigger was taken back, when it
-	// moved to another provider, and after a reconnection if the engine has not bound
-	// it again; not when the client ends. ctx ends when the client does. An error is
-	// logged.
+	// Unbind stops a trigger. It is called when the trigger is unregistered, when it moves to
+	// another provider, and when the engine does not bind it again after a reconnection, but not
+	// when the client ends. ctx ends when the client does. An error is logged.
 	Unbind(ctx context.Context, id string) error
 }
 
-// TriggerBinding is one trigger of a type that this worker provides. It stays
-// usable as long as the client, and may be copied.
+// TriggerBinding is one trigger of a type that this worker provides. It is usable until the
+// client ends, and may be copied.
 type TriggerBinding struct {
-	// ID is the trigger's, unique in the engine.
+	// ID is the trigger's id, unique in the engine.
 	ID string
-	// TriggerType is the id of its type.
+	// TriggerType is the id of the trigger's type.
 	TriggerType string
 	// FunctionID is the function to call.
 	FunctionID string
-	// Namespace is the function's; "" on engines since 0.26, which do not tell it.
+	// Namespace is the namespace of the function; "" on engines since 0.26, which do not report
+	// it.
 	Namespace string
-	// Config is what the trigger was registered with, at least null, or {} on engines since 0.26.
+	// Config is the config with which the trigger was registered. If there was none, it is null,
+	// or {} on engines since 0.26.
 	Config json.RawMessage
-	// Metadata is the trigger's, which each call of the function carries. Nil is none, and on
-	// engines since 0.26 not known.
+	// Metadata is the trigger's metadata, which each call of the function carries. It is nil if
+	// there is none, and on engines since 0.26, which do not report it.
 	Metadata json.RawMessage
-	// Unchanged says that the same trigger is bound already and that the engine has
-	// sent it once more, as it does after each reconnection. A provider that has kept
-	// it going returns nil and is done.
+	// Unchanged reports that the same trigger is already bound and that the engine has sent it
+	// again, as it does after each reconnection. A provider that has kept the trigger running
+	// can return nil immediately.
 	Unchanged bool
 
 	client    *Client
-	condition string // function that may keep an event from the trigger's
+	condition string // function that can suppress an event
 
-	// observer is what the trigger is on an engine without triggers.
+	// observer is the observer that represents the trigger on an engine without triggers.
 	observer *FunctionObserver
 }
 
-// Fire runs the trigger's function with a payload, in the function's namespace and
-// with the trigger's metadata, and returns its result. If the config names a
-// condition_function_id, that function is called with the same payload first: if it
-// returns exactly false, Fire returns nil and no error; if it fails, the trigger's
-// function is not called and the error is Fire's. Errors and timeouts are those of
-// [Client.Call].
+// Fire runs the trigger's function with a payload, in the function's namespace and with the
+// trigger's metadata, and returns its result. If the config names a condition_function_id, that
+// function is called first, with the same payload. If it returns exactly false, Fire returns nil
+// and no error; if it fails, Fire returns its error without calling the trigger's function.
+// Errors and timeouts are those of [Client.Call].
 func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage, error) {
 	if b.client == nil {
-		return nil, errors.New("iii: fire: the binding is not one that a provider was given")
+		return nil, errors.New("iii: fire: the binding does not come from a call of Bind")
 	}
 	raw, err := rawOf(payload)
 	if err != nil {
@@ -133,25 +133,25 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 	return result, nil
 }
 
-// HandleTriggerType makes this worker the provider of a trigger type. Triggers
-// of the type that wait for a provider are bound as soon as the engine knows it.
-// The engine lets the last worker that registers a type have it, and tells
-// nobody: a type that is provided elsewhere moves here.
+// HandleTriggerType makes this worker the provider of a trigger type. Triggers that wait for a
+// provider of the type are bound as soon as the engine has registered it. If several workers
+// register the same type, the engine silently gives it to the last one, so a type that another
+// worker provides moves to this one.
 //
-// An engine since 0.26 has no triggers: the type is a private function of the same id there, and
-// a trigger an observer of it, whose arguments are the config. So no function of this worker may
-// have that id, on any engine, and a type of another namespace than the worker's own cannot be
-// provided there, which is logged. A second
-// provider is refused until the first has gone. Bindings have neither namespace nor metadata,
-// and Fire calls the target through the observer, if its filters let the payload through.
+// Engines since 0.26 have no triggers. There the type is a private function with the same id,
+// and a trigger is an observer of that function, whose arguments are the config. Therefore no
+// function of this worker may have that id, on any engine. A type in a namespace other than the
+// worker's own cannot be provided there; this is logged. A second provider is rejected until the
+// first one has left. Bindings have neither namespace nor metadata, and Fire calls the target
+// through the observer if its filters let the payload through.
 //
-// A type cannot be taken back, for the protocol has no message for that: it ends
-// with the client. HandleTriggerType does not wait for the network.
+// A type cannot be unregistered, because the protocol has no message for it: it exists until the
+// client ends. HandleTriggerType does not wait for the network.
 //
-// The engine drops a type when the worker that registered it last leaves, also if another
-// one had registered it before. So the client asks the engine every 2 s who provides its
-// types: it unbinds the triggers of a type that another worker has taken, and registers a
-// type again that nobody provides any more. It stops asking, until the next connection, if
+// The engine drops a type when the worker that registered it last leaves, even if another worker
+// registered it before. The client therefore asks the engine every 2 s which worker provides its
+// types. It unbinds the triggers of a type that another worker has taken over, and registers a
+// type again if no worker provides it any more. It stops asking, until the next connection, if
 // access control forbids engine::triggers::info.
 func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	fail := func(err error) error { return fmt.Errorf("iii: trigger type %q: %w", t.ID, err) }
@@ -177,15 +177,15 @@ func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	}
 	provided := &providedType{id: t.ID, namespace: cmp.Or(t.Namespace, c.cfg.namespace, defaultNamespace), spec: spec, provider: p}
 	if c.bindings.has(provided) {
-		return fail(fmt.Errorf("provided already in namespace %q", provided.namespace))
+		return fail(fmt.Errorf("already provided in namespace %q", provided.namespace))
 	}
 	if provided.namespace == cmp.Or(c.cfg.namespace, defaultNamespace) {
 		if err := c.addTypeFunction(provided); err != nil {
 			return fail(err)
 		}
 	}
-	if !c.bindings.add(provided) { // by another goroutine meanwhile
-		err = fmt.Errorf("provided already in namespace %q", provided.namespace)
+	if !c.bindings.add(provided) { // another goroutine has registered it meanwhile
+		err = fmt.Errorf("already provided in namespace %q", provided.namespace)
 	} else {
 		err = c.registry.addType(provided)
 	}
@@ -198,14 +198,14 @@ func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	return nil
 }
 
-// anyArgs is the schema of the args of a type without a schema: a config may be anything.
+// anyArgs is the schema of the arguments of a type without a config schema: any object.
 var anyArgs = json.RawMessage(`{"type":"object"}`)
 
-// addTypeFunction registers the function that stands for a type on engines without triggers.
+// addTypeFunction registers the function that represents a type on engines without triggers.
 // Each of its observers is a trigger of the type.
 func (c *Client) addTypeFunction(t *providedType) error {
 	uncalled := func(context.Context, json.RawMessage) (any, error) {
-		return nil, &Error{Code: CodeFunctionNotInvokable, Message: "the function stands for a trigger type: its worker fires the triggers, and nobody calls it"}
+		return nil, &Error{Code: CodeFunctionNotInvokable, Message: "the function represents a trigger type and cannot be called: its worker fires the triggers"}
 	}
 	f := &Function{client: c, id: t.id, handler: uncalled, spanName: "execute " + t.id, untraced: true, quiet: true, remote: true,
 		hooks: ObserverHooks{
@@ -237,18 +237,18 @@ func cmpRaw(a, b json.RawMessage) json.RawMessage {
 	return b
 }
 
-// typeWatchInterval is how often the client asks who provides its trigger types.
+// typeWatchInterval is how often the client asks which workers provide its trigger types.
 const typeWatchInterval = 2 * time.Second
 
-// plainName reports whether the engine leaves a worker's name as it is: it removes control
-// and format characters and cuts after 280 characters.
+// plainName reports whether the engine leaves a worker's name unchanged: it removes control and
+// format characters and truncates names to 280 characters.
 func plainName(name string) bool {
 	return utf8.RuneCountInString(name) <= 280 && name == strings.TrimSpace(name) && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// watchTypes asks the engine who provides this worker's trigger types, unbinds those that
-// another worker has taken, and registers those again that nobody provides. It reports false
-// if this worker may not ask.
+// watchTypes asks the engine which workers provide this worker's trigger types. It unbinds the
+// triggers of types that another worker has taken over, and registers types again that no worker
+// provides. It returns false if this worker lacks permission to ask.
 func (c *Client) watchTypes(l *link) bool {
 	for _, t := range c.registry.providedTypes(l) {
 		ctx, cancel := context.WithTimeout(ownCalls(l.handlers), typeWatchInterval)
@@ -260,16 +260,16 @@ func (c *Client) watchTypes(l *link) bool {
 		switch {
 		case err == nil && detail.WorkerName != c.name && plainName(c.name):
 			if c.bindings.giveUp(t) {
-				c.log.Warn("iii: another worker provides a trigger type of this one", "type", t.id, "namespace", t.namespace, "worker", detail.WorkerName)
+				c.log.Warn("iii: another worker has taken over a trigger type of this worker", "type", t.id, "namespace", t.namespace, "worker", detail.WorkerName)
 			}
 		case errors.As(err, &refusal) && refusal.Code == CodeNotFound:
 			t.missing = true
-			if !missed { // access control may forbid it, silently and for good
-				c.log.Warn("iii: nobody provides a trigger type of this worker; registering it again", "type", t.id, "namespace", t.namespace)
+			if !missed { // access control may forbid it, silently and permanently
+				c.log.Warn("iii: a trigger type of this worker has no provider; registering it again", "type", t.id, "namespace", t.namespace)
 			}
 			c.registry.renewType(l, t)
 		case errors.Is(err, ErrForbidden), errors.Is(err, ErrFunctionNotFound):
-			c.log.Debug("iii: the providers of trigger types cannot be watched", "error", err)
+			c.log.Debug("iii: cannot watch the providers of trigger types", "error", err)
 			return false
 		}
 	}

@@ -113,7 +113,7 @@ func TestTriggerProviderRefuses(t *testing.T) {
 			"no code":   {"trigger_registration_failed", "just so"},
 			"panic":     {"trigger_registration_failed", "the provider panicked"},
 			"goexit":    {"trigger_registration_failed", "the provider ended its goroutine"},
-			"condition": {"trigger_registration_failed", "condition_function_id is no string"},
+			"condition": {"trigger_registration_failed", "condition_function_id is not a string"},
 			"good":      {},
 		}
 		triggers := map[string]*iii.Trigger{}
@@ -139,7 +139,7 @@ func TestTriggerProviderRefuses(t *testing.T) {
 		in := iii.RegisterTriggerInput{TriggerType: "webhook", FunctionID: "hooks::saw", Config: json.RawMessage(`{"condition_function_id":true}`)}
 		_, err := iii.Call[iii.RegisterTriggerResult](t.Context(), user, "engine::register_trigger", in)
 		var e2 *iii.Error
-		if !errors.As(err, &e2) || e2.Code != "trigger_registration_failed" || e2.Message != "trigger_registration_failed: condition_function_id is no string" {
+		if !errors.As(err, &e2) || e2.Code != "trigger_registration_failed" || e2.Message != "trigger_registration_failed: condition_function_id is not a string" {
 			t.Errorf("engine::register_trigger: %v", err)
 		}
 		if _, err := iii.Call[iii.RegisterTriggerResult](t.Context(), user, "engine::register_trigger", iii.RegisterTriggerInput{TriggerType: "webhook", FunctionID: "f"}); err != nil {
@@ -252,7 +252,7 @@ func TestHandleTriggerTypeRefuses(t *testing.T) {
 		"blank namespace": {iii.TriggerType{ID: "a", Namespace: " "}, &webhooks{}, "blank namespace"},
 		"config schema":   {iii.TriggerType{ID: "a", ConfigSchema: []int{1}}, &webhooks{}, "ConfigSchema: a JSON Schema is an object"},
 		"payload schema":  {iii.TriggerType{ID: "a", PayloadSchema: func() {}}, &webhooks{}, "PayloadSchema"},
-		"twice":           {iii.TriggerType{ID: "webhook", Namespace: "default"}, &webhooks{}, `provided already in namespace "default"`},
+		"twice":           {iii.TriggerType{ID: "webhook", Namespace: "default"}, &webhooks{}, `already provided in namespace "default"`},
 	} {
 		if err := c.HandleTriggerType(tt.typ, tt.p); err == nil || !strings.Contains(err.Error(), tt.want) || !strings.HasPrefix(err.Error(), "iii: ") {
 			t.Errorf("%s: %v", what, err)

@@ -2,11 +2,11 @@ package iii
 
 import "context"
 
-// Publish hands data to every subscriber of a topic that there is at the moment
-// ([SubscribeTriggerConfig]): once each, without waiting for them and without
-// telling whether there is any. It returns when the engine has taken it. An empty
-// topic is an [*Error] with code topic_not_set; other errors are those of
-// [Client.Call].
+// Publish delivers data to every current subscriber of a topic
+// ([SubscribeTriggerConfig]), at most once each. It returns when the engine has
+// accepted the message; it neither waits for the subscribers nor reports whether
+// there are any. An empty topic is an [*Error] with code topic_not_set; other
+// errors are those of [Client.Call].
 func (c *Client) Publish(ctx context.Context, topic string, data any) error {
 	const id = "publish"
 	raw, err := rawOf(data)
@@ -16,12 +16,13 @@ func (c *Client) Publish(ctx context.Context, topic string, data any) error {
 	return c.Call(ctx, id, PublishInput{Topic: topic, Data: raw}, nil)
 }
 
-// PublishDurable hands data to the queues of a topic's subscribers
-// ([QueueTriggerConfig]), which get it at least once, with retries, and lose it to
-// the dead letters in the end ([Client.DeadLetters]). It returns when the engine
-// has taken it; what is published while a topic has no subscriber is delivered to
-// nobody. Without a queue worker beside the engine the error is an
-// [ErrFunctionNotFound]. An empty topic is an [*Error] with code topic_not_set.
+// PublishDurable puts data into the queues of a topic's subscribers
+// ([QueueTriggerConfig]). Delivery is at-least-once, with retries; a message that
+// keeps failing moves to the dead-letter queue ([Client.DeadLetters]).
+// PublishDurable returns when the engine has accepted the message; a message
+// published while the topic has no subscriber is delivered to nobody. Without a
+// queue worker beside the engine, the error is an [ErrFunctionNotFound]. An empty
+// topic is an [*Error] with code topic_not_set.
 func (c *Client) PublishDurable(ctx context.Context, topic string, data any) error {
 	const id = "iii::durable::publish"
 	raw, err := rawOf(data)
@@ -31,13 +32,13 @@ func (c *Client) PublishDurable(ctx context.Context, topic string, data any) err
 	return c.Call(ctx, id, DurablePublishInput{Topic: topic, Data: raw}, nil)
 }
 
-// deadLettersPage is how many dead letters are asked for at once.
+// deadLettersPage is the page size for listing dead letters.
 const deadLettersPage = 100
 
-// DeadLetters lists the messages of a topic or a named queue that have failed for
-// good, newest first. The engine tells them in pages, which are all read; letters
-// that come or go meanwhile may be missed, but none is listed twice. Without a
-// queue worker the error is an [ErrFunctionNotFound].
+// DeadLetters lists the messages in the dead-letter queue of a topic or a named
+// queue, newest first. It reads all pages of the engine's listing; messages that
+// arrive or leave meanwhile may be missed, but none is listed twice. Without a
+// queue worker, the error is an [ErrFunctionNotFound].
 func (c *Client) DeadLetters(ctx context.Context, topic string) ([]DeadLetter, error) {
 	var letters []DeadLetter
 	seen := map[string]bool{}
@@ -49,7 +50,7 @@ func (c *Client) DeadLetters(ctx context.Context, topic string) ([]DeadLetter, e
 		}
 		known := len(letters)
 		for _, l := range page {
-			if !seen[l.ID] { // a new one moves the others down, to the next page again
+			if !seen[l.ID] { // a new letter shifts the others, so some appear on the next page again
 				seen[l.ID] = true
 				letters = append(letters, l)
 			}
@@ -60,23 +61,24 @@ func (c *Client) DeadLetters(ctx context.Context, topic string) ([]DeadLetter, e
 	}
 }
 
-// Redrive queues all dead letters of a topic or a named queue again, oldest
-// first, with their attempts counted anew. It returns their number.
+// Redrive moves all dead letters of a topic or a named queue back into the queue,
+// oldest first, with their attempt counts reset. It returns the number of messages
+// moved.
 func (c *Client) Redrive(ctx context.Context, queue string) (int, error) {
 	result, err := Call[QueueRedriveResult](ctx, c, "iii::queue::redrive", QueueRedriveInput{Queue: queue})
 	return int(result.Redriven), err
 }
 
-// RedriveMessage queues one dead letter again. messageID is that of the
-// [DeadLetter], not the receipt of [Client.Enqueue]. ok is false if there is no
-// such letter.
+// RedriveMessage moves one dead letter back into the queue. messageID is the ID of
+// the [DeadLetter], not the receipt of [Client.Enqueue]. ok is false if there is
+// no such letter.
 func (c *Client) RedriveMessage(ctx context.Context, queue, messageID string) (ok bool, err error) {
 	result, err := Call[QueueRedriveMessageResult](ctx, c, "iii::queue::redrive_message", QueueRedriveMessageInput{Queue: queue, MessageID: messageID})
 	return result.Redriven > 0, err
 }
 
-// DiscardMessage drops one dead letter for good. ok is false if there is no such
-// letter. See [Client.RedriveMessage].
+// DiscardMessage deletes one dead letter permanently. ok is false if there is no
+// such letter. See [Client.RedriveMessage].
 func (c *Client) DiscardMessage(ctx context.Context, queue, messageID string) (ok bool, err error) {
 	result, err := Call[QueueDiscardMessageResult](ctx, c, "iii::queue::discard_message", QueueDiscardMessageInput{Queue: queue, MessageID: messageID})
 	return result.Redriven > 0, err

@@ -9,41 +9,42 @@ import (
 	"strings"
 )
 
-// Ready returns nil when this worker serves all that it has registered: it is connected, it does
-// not drain, and the engine has accepted every function and trigger. Otherwise the error joins
-// all reasons, in the order of the program, among them an [ErrNotConnected] with the latest
-// failure, [ErrDraining], [ErrClosed], the *[RejectedError] of each function that another worker
-// holds and the *[Error] of each refused trigger. What the engine has not answered yet is a
-// reason as well, for a moment after a registration. A trigger whose type nobody provides, and
-// one whose function belongs to another worker, are accepted. Of observers, those in error are a
-// reason, and those that are pending or suspended are none.
+// Ready returns nil when this worker serves everything it has registered: it is connected, it is
+// not draining, and the engine has accepted every function and trigger. Otherwise the error
+// joins all reasons, in the order of the program. Among them are an [ErrNotConnected] with the
+// latest failure, [ErrDraining], [ErrClosed], the *[RejectedError] of each function that another
+// worker holds and the *[Error] of each rejected trigger. A registration that the engine has not
+// answered yet is also a reason, for a moment after it is made. A trigger counts as accepted
+// even if no worker provides its type, or if its function belongs to another worker. An observer
+// in error is a reason; a pending or suspended observer is not.
 //
-// It waits for nothing. [Client.ReadyHandler] is made of it.
+// Ready does not block. [Client.ReadyHandler] is built on it.
 func (c *Client) Ready() error {
 	return c.readiness().err()
 }
 
-// Draining reports whether the client has begun to end: since [Client.Shutdown] or
-// [Client.Close] was called, the context of [Client.Run] ended, or a fatal error occurred. It
-// stays true. [Stopping] has the same for handlers, as a channel.
+// Draining reports whether the client has begun to end: [Client.Shutdown] or [Client.Close] was
+// called, the context of [Client.Run] ended, or a fatal error occurred. Once true, it stays
+// true. For handlers, [Stopping] provides the same as a channel.
 func (c *Client) Draining() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.draining
 }
 
-// ReadyHandler serves the readiness probe of an orchestrator: 200 if [Client.Ready] returns nil,
-// else 503, with the body
+// ReadyHandler returns a handler for an orchestrator's readiness probe. It responds with 200 if
+// [Client.Ready] returns nil and with 503 otherwise, with the body
 //
 //	{"ready":false,"standby":["orders::create"],"reasons":["…"]}
 //
 // If the only reasons are functions that another live worker holds, and triggers that wait for
-// them, the status is 200, too: in a rolling update the old instance holds them until it ends,
-// and an orchestrator that waits for the readiness of the new one would never end it. "standby"
-// has their ids; "ready" is false then. With ?strict=1 a standby is a 503.
+// them, the status is 200 as well: in a rolling update the old instance holds the functions
+// until it ends, and an orchestrator that waited for the new instance to become ready would
+// never end the old one. "standby" then lists their ids, and "ready" is false. With ?strict=1, a
+// standby is a 503.
 //
-// The reasons name functions, triggers and workers: serve it on an internal port. GET and HEAD
-// are answered. It may be called at any time, from several goroutines at once.
+// The reasons name functions, triggers and workers, so serve the handler on an internal port. It
+// accepts GET and HEAD. It is safe for concurrent use and may be created at any time.
 func (c *Client) ReadyHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		state := c.readiness()
@@ -60,9 +61,10 @@ func (c *Client) ReadyHandler() http.Handler {
 	})
 }
 
-// LiveHandler serves the liveness probe of an orchestrator: 200 until the client has ended for
-// good, then 503, with the body {"live":true}, or {"live":false,"reason":"…"}. A client that is
-// not connected, or drains, lives: to restart it would help nobody. GET and HEAD are answered.
+// LiveHandler returns a handler for an orchestrator's liveness probe. It responds with 200 until
+// the client has ended permanently, and with 503 after that; the body is {"live":true} or
+// {"live":false,"reason":"…"}. A client that is disconnected or draining is live, because a
+// restart would not help. The handler accepts GET and HEAD.
 func (c *Client) LiveHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer := struct {
@@ -78,7 +80,7 @@ func (c *Client) LiveHandler() http.Handler {
 	})
 }
 
-// probe answers a probe.
+// probe writes the response to a probe.
 func probe(w http.ResponseWriter, r *http.Request, good bool, answer any) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
@@ -86,7 +88,7 @@ func probe(w http.ResponseWriter, r *http.Request, good bool, answer any) {
 		return
 	}
 	body, err := json.Marshal(answer)
-	if err != nil { // texts and flags always encode
+	if err != nil { // texts and booleans always encode
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -95,19 +97,19 @@ func probe(w http.ResponseWriter, r *http.Request, good bool, answer any) {
 	if !good {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	_, _ = w.Write(append(body, '\n')) // the prober may have gone; net/http sends no body to HEAD
+	_, _ = w.Write(append(body, '\n')) // the prober may have left; net/http sends no body for HEAD
 }
 
-// readiness is why a client is not ready.
+// readiness collects the reasons why a client is not ready.
 type readiness struct {
 	reasons []error
 	standby []string // ids of functions that another live worker holds
-	blocked bool     // there is another reason than these
+	blocked bool     // there is a reason other than these
 }
 
 func (r *readiness) add(reason error) { r.reasons, r.blocked = append(r.reasons, reason), true }
 
-// hold adds a reason that ends when another worker does.
+// hold adds a reason that ends when another worker ends.
 func (r *readiness) hold(functionID string, reason error) {
 	r.reasons = append(r.reasons, reason)
 	for _, id := range r.standby {
@@ -140,14 +142,14 @@ func (c *Client) readiness() *readiness {
 	default:
 		state.add(ErrNotConnected)
 	}
-	if !draining { // the registrations are taken back
+	if !draining { // registrations are being removed
 		c.registry.addReasons(state, connected)
 	}
 	return state
 }
 
-// addReasons adds what the engine has refused and, while the client is connected, what it has
-// not accepted.
+// addReasons adds the registrations that the engine has rejected and, while the client is
+// connected, those that it has not accepted yet.
 func (r *registry) addReasons(state *readiness, connected bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -178,7 +180,7 @@ func (r *registry) addReasons(state *readiness, connected bool) {
 			state.add(fmt.Errorf("iii: trigger %q of %s: %w", t.id, t.functionID, trimmed(refusal)))
 		case !connected:
 		case !t.sent && f != nil && (f.refused.Load() != nil && f.refused.Load().OwnerWorkerID != "" || f.standing == accepted):
-			state.hold(t.functionID, fmt.Errorf("iii: trigger %q of %s waits for the former owner of the function to go", t.id, t.functionID))
+			state.hold(t.functionID, fmt.Errorf("iii: trigger %q of %s waits for the previous owner of the function to leave", t.id, t.functionID))
 		case !t.sent || t.standing != accepted:
 			state.add(fmt.Errorf("iii: trigger %q of %s: the engine has not answered the registration yet", t.id, t.functionID))
 		}

@@ -10,25 +10,26 @@ import (
 	"sync/atomic"
 )
 
-// requestBody is the body of a mounted handler's request: the request's channel, which
-// opens at the first Read. As under net/http, Close may be called while another goroutine
-// reads: a transport that forwards the body outlives the handler.
+// requestBody is the request body of a mounted handler. It reads the request's channel,
+// which opens at the first Read. As under net/http, Close may be called while another
+// goroutine reads: a transport that forwards the body can outlive the handler.
 type requestBody struct {
 	ctx    context.Context
 	reader *ChannelReader
-	stop   func() bool // the closing of reader when ctx ends
-	length int64       // that the body must have; -1 is any
+	stop   func() bool // cancels closing reader at the end of ctx
+	length int64       // length that the body must have; -1 accepts any
 	closed atomic.Bool
 
 	mu   sync.Mutex
 	read int64
-	end  error // the end that was read
+	end  error // the error that ended reading
 }
 
-// newRequestBody is the body of r, whose channel is ref. A client that leaves in the
-// middle looks like the end of the channel. The declared length tells the difference,
-// where it is surely that of the bytes in the channel: the engine delivers them as they
-// came, JSON too, but might decode an encoded body.
+// newRequestBody returns the body of r, whose channel is ref. When a client leaves before
+// the end, the channel simply ends; only the declared length reveals the truncation. It
+// is checked where it certainly equals the number of bytes in the channel: the engine
+// delivers bodies as received, JSON included, but might decode one with a content
+// encoding.
 func newRequestBody(ctx context.Context, c *Client, ref StreamChannelRef, r *http.Request) *requestBody {
 	b := &requestBody{ctx: ctx, reader: newChannelReader(c, ref), length: r.ContentLength}
 	if r.Header.Get("Content-Encoding") != "" {
@@ -46,7 +47,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	end := b.end
 	b.mu.Unlock()
-	if end != nil { // whatever the deadline
+	if end != nil { // regardless of the deadline
 		return 0, end
 	}
 	n, err := b.reader.Read(p)
@@ -55,7 +56,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	b.read += int64(n)
 	switch {
 	case err == nil && b.read == b.length:
-		err, b.end = io.EOF, io.EOF // as under net/http, without a look at what follows
+		err, b.end = io.EOF, io.EOF // as under net/http, without checking what follows
 	case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
 	case b.closed.Load():
 		err = http.ErrBodyReadAfterClose
@@ -72,7 +73,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 
 // Close implements io.Closer.
 func (b *requestBody) Close() error {
-	b.closed.Store(true) // first, for a Read that sees the channel end
+	b.closed.Store(true) // before closing, for a Read that sees the channel end
 	b.stop()
 	return b.reader.Close()
 }

@@ -11,37 +11,39 @@ import (
 	"time"
 )
 
-// RetryPolicy says how often a failed call is repeated, and after which errors. The zero
-// value makes up to three attempts. It may be shared; the package does not change it.
+// RetryPolicy configures how often, and after which errors, a failed call is retried. The zero
+// value makes up to three attempts. A policy may be shared; the package does not modify it.
 //
-// A call is repeated after [ErrNotConnected] and [ErrBufferFull], when it has not been sent,
-// and after [ErrDraining] and [ErrOverloaded], when the function has not begun: these cannot
-// run it twice. Codes adds to them. Nothing else is repeated: neither [ErrTimeout] nor
-// [ErrConnectionLost] once the call has been sent, nor [ErrClosed], nor what the program has
-// to mend, such as a payload that does not encode. [Client.Send] and [Client.Enqueue] are
-// repeated only while nothing has been sent.
+// A call is retried after [ErrNotConnected] and [ErrBufferFull], when it has not been sent, and
+// after [ErrDraining] and [ErrOverloaded], when the function has not started: a retry after
+// these cannot run the function twice. Codes adds further errors. Nothing else is retried: not
+// [ErrTimeout] or [ErrConnectionLost] after the call has been sent, not [ErrClosed], and no
+// error that the program must fix, such as a payload that cannot be encoded. [Client.Send] and
+// [Client.Enqueue] are retried only if nothing has been sent.
 //
-// Before attempt n+1 the call waits a random time between 0 and InitialDelay · 2ⁿ⁻¹, and
-// MaxDelay at most (full jitter). Each attempt has the timeout of the call, and the context
-// bounds all of them: when it would end before the next attempt, the call returns the error of
-// the latest one.
+// Retries use exponential backoff with full jitter: before attempt n+1 the call waits a random
+// time between 0 and InitialDelay · 2ⁿ⁻¹, at most MaxDelay. Each attempt has the timeout of the
+// call, and the context bounds all attempts together: if it would end before the next attempt,
+// the call returns the error of the latest one.
 type RetryPolicy struct {
-	// MaxAttempts counts the first attempt, too. 0 is 3; 1 repeats nothing; less is an error.
+	// MaxAttempts is the number of attempts, including the first. 0 means 3; 1 disables
+	// retries; a negative value is an error.
 	MaxAttempts int
-	// InitialDelay bounds the wait before the second attempt. 0 is 50 ms; less is an error.
+	// InitialDelay bounds the wait before the second attempt. 0 means 50 ms; a negative value
+	// is an error.
 	InitialDelay time.Duration
-	// MaxDelay bounds every wait. 0 is 2 s, or InitialDelay if that is longer. Less than
+	// MaxDelay bounds every wait. 0 means 2 s, or InitialDelay if that is longer. A value below
 	// InitialDelay is an error.
 	MaxDelay time.Duration
-	// Codes are codes of an [*Error] after which a call is repeated as well: such as
-	// [CodeFunctionNotFound], while one worker takes over from another. An error with a code
-	// may come from a function that has run, or from a call that the function made: only
-	// idempotent functions should be called with codes. Default none.
+	// Codes lists codes of an [*Error] after which a call is retried as well, for example
+	// [CodeFunctionNotFound] while one worker takes over from another. An error with a code may
+	// come from a function that has run, or from a call made by that function, so use Codes
+	// only for idempotent functions. Default none.
 	Codes []string
 }
 
-// WithRetry repeats a call that has failed as p says. It replaces [WithCallRetry]. Default:
-// no repetition. A policy that makes no sense is an error of the call.
+// WithRetry retries a failed call according to p. It overrides [WithCallRetry]. Default: no
+// retries. An invalid policy is an error of the call.
 func WithRetry(p RetryPolicy) CallOption {
 	return func(c *callConfig) (err error) {
 		c.retry, err = p.checked("WithRetry")
@@ -50,10 +52,10 @@ func WithRetry(p RetryPolicy) CallOption {
 	}
 }
 
-// WithCallRetry repeats all calls of this client that fail as p says, those of the engine's
-// functions and of handlers included, unless [WithRetry] says otherwise for one. The calls that
-// the client makes for its own registrations are not repeated. Default: no repetition. A policy
-// that makes no sense is an error of [New].
+// WithCallRetry retries all failed calls of this client according to p, including calls of the
+// engine's functions and calls made by handlers, unless a call overrides it with [WithRetry].
+// Calls that the client makes for its own registrations are not retried. Default: no retries.
+// [New] rejects an invalid policy.
 func WithCallRetry(p RetryPolicy) Option {
 	return clientOption(func(c *config) (err error) {
 		c.callRetry, err = p.checked("WithCallRetry")
@@ -74,7 +76,7 @@ func (p RetryPolicy) checked(option string) (*RetryPolicy, error) {
 	case p.MaxDelay < 0:
 		return fail("MaxDelay %v is negative", p.MaxDelay)
 	case slices.ContainsFunc(p.Codes, func(code string) bool { return strings.TrimSpace(code) == "" }):
-		return fail("Codes has a blank one")
+		return fail("Codes contains a blank code")
 	}
 	if p.MaxAttempts == 0 {
 		p.MaxAttempts = 3
@@ -107,8 +109,8 @@ func (p *RetryPolicy) delay(n int) time.Duration {
 	return min(d, p.MaxDelay)
 }
 
-// retries reports whether a request that failed with err is repeated. answered says that it is
-// one whose answer counts.
+// retries reports whether a request that failed with err is retried. answered reports that the
+// request expects an answer.
 func (p *RetryPolicy) retries(err error, answered bool) bool {
 	var unsent *callError
 	if errors.As(err, &unsent) {
@@ -128,7 +130,7 @@ func ownCalls(ctx context.Context) context.Context {
 	return context.WithValue(ctx, ownCallKey{}, true)
 }
 
-// repeat runs attempt until it succeeds or the policy of the call gives up.
+// repeat runs attempt until it succeeds or the policy gives up.
 func (c *Client) repeat(ctx context.Context, verb, id string, opts []CallOption, attempt func(*callConfig) error) error {
 	cfg, err := c.callConfig(opts)
 	if err != nil {
@@ -146,12 +148,12 @@ func (c *Client) repeat(ctx context.Context, verb, id string, opts []CallOption,
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= delay {
 			return err
 		}
-		c.log.LogAttrs(ctx, slog.LevelDebug, "iii: request is repeated", slog.String("function", id),
+		c.log.LogAttrs(ctx, slog.LevelDebug, "iii: retrying request", slog.String("function", id),
 			slog.Int("attempt", n), slog.Duration("delay", delay), slog.Any("error", err))
 		timer := time.NewTimer(delay)
 		select {
 		case <-timer.C:
-		case <-c.done: // the next attempt says so
+		case <-c.done: // the next attempt returns the error
 		case <-ctx.Done():
 			timer.Stop()
 			err = fmt.Errorf("%w, after %d attempts; the last one: %w", ctxError(ctx), n, trimmed(err))
@@ -161,7 +163,7 @@ func (c *Client) repeat(ctx context.Context, verb, id string, opts []CallOption,
 	}
 }
 
-// Verbs of requests, in their errors.
+// The verbs that request errors use.
 const (
 	verbCall    = "call"
 	verbSend    = "send"

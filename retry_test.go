@@ -209,7 +209,7 @@ func TestDelaysBetweenAttempts(t *testing.T) {
 func TestPoliciesAreChecked(t *testing.T) {
 	for want, p := range map[string]RetryPolicy{
 		"MaxAttempts -1 is negative": {MaxAttempts: -1}, "InitialDelay -1ns is negative": {InitialDelay: -1}, "MaxDelay -1ns is negative": {MaxDelay: -1},
-		"MaxDelay 1s is below InitialDelay 2s": {InitialDelay: 2 * time.Second, MaxDelay: time.Second}, "Codes has a blank one": {Codes: []string{"a", " "}},
+		"MaxDelay 1s is below InitialDelay 2s": {InitialDelay: 2 * time.Second, MaxDelay: time.Second}, "Codes contains a blank code": {Codes: []string{"a", " "}},
 	} {
 		if _, err := New("ws://127.0.0.1:1", WithCallRetry(p)); err == nil || !strings.HasPrefix(err.Error(), "iii: WithCallRetry: ") || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)

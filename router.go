@@ -9,24 +9,24 @@ import (
 	"strings"
 )
 
-// RouterOptions says which requests below a prefix [Client.MountRouter] serves. The zero value
-// has the defaults.
+// RouterOptions configures which requests below a prefix [Client.MountRouter] serves. The zero
+// value uses the defaults.
 type RouterOptions struct {
-	// Methods are the methods that are served, in any case. Default: GET, POST, PUT, PATCH and
-	// DELETE. GET serves HEAD, too. OPTIONS, which the engine answers itself, is an error.
+	// Methods lists the methods to serve, in any case. Default: GET, POST, PUT, PATCH and
+	// DELETE. GET includes HEAD. OPTIONS is an error, because the engine answers it itself.
 	Methods []string
-	// Depth is how many segments a path may have below the prefix. Default 6; less than 0, and
-	// more than 25, is an error. A longer path is the engine's 404.
+	// Depth is the maximum number of path segments below the prefix. Default 6; a negative value
+	// or one above 25 is an error. The engine answers longer paths with a 404.
 	Depth int
 }
 
-// Router is what [Client.MountRouter] has mounted. The zero value is not usable. All methods may
-// be called from several goroutines at once.
+// Router is a router that [Client.MountRouter] has mounted. The zero value is not usable. All
+// methods are safe for concurrent use.
 type Router struct{ f *Function }
 
 // Err returns why the engine does not serve the router: the *[RejectedError] of its function, as
-// [Function.Err] does, else the *[Error] of each refused route, joined. Nil means that none is
-// known.
+// [Function.Err] does, or else the joined *[Error]s of all rejected routes. It returns nil if no
+// such error is known.
 func (r *Router) Err() error {
 	if err := r.f.refused.Load(); err != nil {
 		return err
@@ -40,18 +40,18 @@ func (r *Router) Err() error {
 	return errors.Join(refusals...)
 }
 
-// Unregister takes the router back: all of its routes and its function. It waits neither for
-// the network nor for running handlers. Calling it twice is an error.
+// Unregister removes the router with all its routes and its function. It waits neither for the
+// network nor for running handlers. Calling it twice is an error.
 func (r *Router) Unregister() error { return r.f.Unregister() }
 
 // MountRouter serves all requests below a path with one net/http handler, such as an
-// [http.ServeMux] or the router of a framework. The handler sees the whole path, prefix
-// included, as under http.Handle; responses, bodies and HEAD are those of [Client.MountHTTP].
+// [http.ServeMux] or a framework's router. The handler sees the whole path, including the
+// prefix, as under http.Handle; responses, bodies and HEAD behave as in [Client.MountHTTP].
 //
-// The engine delivers nothing of what a wildcard matches, so the router is a function,
-// "http::ROUTER" + prefix, with a route for each method and each number of segments up to
-// Depth, in which every segment is a parameter. They are registered together, or none of them,
-// and [Router.Unregister] takes all back. The limits:
+// The engine does not deliver the text that a wildcard matches. The router is therefore a
+// function, "http::ROUTER" + prefix, with a route for each method and each number of segments up
+// to Depth, in which every segment is a parameter. Either all of them are registered or none,
+// and [Router.Unregister] removes them all. The limits:
 //
 //   - prefix and prefix + "/" both match; further below, a path with a slash at its end does not;
 //   - paths with more segments than Depth, and other methods, get the engine's 404 and 405: the
@@ -95,7 +95,7 @@ func (c *Client) MountRouter(prefix string, h http.Handler, o RouterOptions, opt
 		}
 	}
 	if options.id != "" {
-		return fail(errors.New("WithTriggerID: a router has a trigger for each method and depth"))
+		return fail(errors.New("WithTriggerID: a router has one trigger per method and depth"))
 	}
 	for _, method := range append(methods, implied...) {
 		for _, path := range paths {
@@ -105,7 +105,7 @@ func (c *Client) MountRouter(prefix string, h http.Handler, o RouterOptions, opt
 			}
 			t.router = true
 			if slices.Contains(implied, method) && c.registry.hasRoute(t.route) {
-				continue // HEAD has a handler of its own there
+				continue // HEAD has its own handler there
 			}
 			f.routes = append(f.routes, t)
 		}
@@ -125,7 +125,7 @@ func (c *Client) MountRouter(prefix string, h http.Handler, o RouterOptions, opt
 	return &Router{f}, nil
 }
 
-// routerPrefix is a prefix as clients send it, without a slash at its end: "" is the root.
+// routerPrefix returns a prefix as clients send it, without a trailing slash; "" is the root.
 func routerPrefix(prefix string) (string, error) {
 	if prefix == "" {
 		return "", errors.New(`the prefix is empty; "/" serves all paths`)
@@ -140,18 +140,18 @@ func routerPrefix(prefix string) (string, error) {
 	return strings.TrimRight(path, "/"), nil
 }
 
-// routerPaths lists the paths below a prefix. The name of a parameter depends on its place
-// alone, since the engine holds no two routes that differ in names.
+// routerPaths lists the paths below a prefix. The name of a parameter depends only on its
+// position, because the engine cannot hold two routes that differ only in parameter names.
 func routerPaths(base string, depth int) (paths []string, err error) {
 	switch {
 	case depth == 0:
 		depth = 6
 	case depth < 0:
-		return nil, fmt.Errorf("Depth %d is negative", depth)
+		return nil, fmt.Errorf("depth %d is negative", depth)
 	}
 	const most = 25 // parameters in a path
 	if depth > most {
-		return nil, fmt.Errorf("Depth %d: the engine's router holds %d parameters", depth, most)
+		return nil, fmt.Errorf("depth %d is above %d, the number of parameters that the engine's router allows", depth, most)
 	}
 	if base != "" {
 		paths = append(paths, base)
@@ -166,7 +166,7 @@ func routerPaths(base string, depth int) (paths []string, err error) {
 	return paths, nil
 }
 
-// routerMethods are the methods of a router, and HEAD if GET implies it.
+// routerMethods returns the methods of a router, and HEAD as implied if GET is among them.
 func routerMethods(given []string) (methods, implied []string, err error) {
 	if len(given) == 0 {
 		given = []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
@@ -174,7 +174,7 @@ func routerMethods(given []string) (methods, implied []string, err error) {
 	for _, method := range given {
 		method = strings.ToUpper(method)
 		if strings.TrimSpace(method) == "" {
-			return nil, nil, errors.New("Methods has a blank one")
+			return nil, nil, errors.New("blank method in Methods")
 		}
 		if _, err := routePath(method, "/"); err != nil {
 			return nil, nil, err
@@ -189,8 +189,8 @@ func routerMethods(given []string) (methods, implied []string, err error) {
 	return methods, implied, nil
 }
 
-// routeShape tells routes of one client apart as the engine does: by method and path, the
-// names of parameters apart.
+// routeShape returns a key that distinguishes routes of one client as the engine does: by method
+// and path, ignoring the names of parameters.
 func routeShape(triggerType string, config []byte) string {
 	if triggerType != (HTTPTriggerConfig{}).TriggerType() {
 		return ""

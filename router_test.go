@@ -164,13 +164,13 @@ func TestRoutersThatCannotBe(t *testing.T) {
 		{"wildcard in the prefix", router("/t/*", iii.RouterOptions{}), nil, "is a wildcard"},
 		{"dots in the prefix", router("/a/../b", iii.RouterOptions{}), nil, "clients resolve"},
 		{"address", router("https://example.com/a", iii.RouterOptions{}), nil, "is an address"},
-		{"negative depth", router("/a", iii.RouterOptions{Depth: -1}), nil, "Depth -1 is negative"},
-		{"depth", router("/a", iii.RouterOptions{Depth: 26}), nil, "Depth 26"},
+		{"negative depth", router("/a", iii.RouterOptions{Depth: -1}), nil, "depth -1 is negative"},
+		{"depth", router("/a", iii.RouterOptions{Depth: 26}), nil, "depth 26"},
 		{"the greatest depth", router("/a", iii.RouterOptions{Depth: 25}), nil, ""},
 		{"method", router("/a", iii.RouterOptions{Methods: []string{"GET", "OPTIONS"}}), nil, "OPTIONS"},
 		{"unknown method", router("/a", iii.RouterOptions{Methods: []string{"FETCH"}}), nil, `"FETCH"`},
-		{"blank method", router("/a", iii.RouterOptions{Methods: []string{""}}), nil, "Methods has a blank one"},
-		{"trigger id", router("/a", iii.RouterOptions{}, iii.WithTriggerOptions(iii.WithTriggerID("x"))), nil, "WithTriggerID: a router has a trigger for each"},
+		{"blank method", router("/a", iii.RouterOptions{Methods: []string{""}}), nil, "blank method in Methods"},
+		{"trigger id", router("/a", iii.RouterOptions{}, iii.WithTriggerOptions(iii.WithTriggerID("x"))), nil, "WithTriggerID: a router has one trigger per"},
 		{"validation", router("/a", iii.RouterOptions{}, iii.WithInputValidation()), nil, "WithInputValidation: a mounted handler reads the body itself"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

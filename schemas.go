@@ -19,8 +19,7 @@ import (
 //go:embed schema/*.json
 var schemaFiles embed.FS
 
-// schemaHint is the keyword that holds hints for the generator. Published schemas leave
-// it out.
+// schemaHint is the keyword for the generator's hints. Published schemas omit it.
 const schemaHint = "goJSONSchema"
 
 // schemaDef is a definition and the name of the file that contains it. References in
@@ -47,7 +46,7 @@ var schemaDefs = sync.OnceValues(func() (map[string]schemaDef, error) {
 			Defs map[string]map[string]any `json:"$defs"`
 		}
 		d := json.NewDecoder(bytes.NewReader(b))
-		d.UseNumber() // keeps a default of 2.0 as it is
+		d.UseNumber() // keeps a default of 2.0 as written
 		if err := d.Decode(&doc); err != nil {
 			return nil, fmt.Errorf("iii: schema %s: %w", f.Name(), err)
 		}
@@ -64,8 +63,8 @@ var schemaDefs = sync.OnceValues(func() (map[string]schemaDef, error) {
 // ownPackage is the path of this package.
 var ownPackage = reflect.TypeFor[ErrorBody]().PkgPath()
 
-// hasDefinition reports whether t is a generated type with a definition, as all are but the
-// generic ones.
+// hasDefinition reports whether t is a generated type with a definition. All generated
+// types have one except the generic ones.
 func hasDefinition(t reflect.Type) bool {
 	if t.PkgPath() != ownPackage {
 		return false
@@ -99,7 +98,7 @@ func bundleSchema(name string) (json.RawMessage, error) {
 	return json.Marshal(doc)
 }
 
-// bundleDefinition returns the definition of that name, and those that it refers to.
+// bundleDefinition returns the named definition and the definitions that it refers to.
 func bundleDefinition(name string) (schema, used map[string]any, err error) {
 	defs, err := schemaDefs()
 	if err != nil {
@@ -116,7 +115,8 @@ func bundleDefinition(name string) (schema, used map[string]any, err error) {
 	return schema, used, nil
 }
 
-// bundleFile returns the definition that a file is, and those that it refers to.
+// bundleFile returns the definition that consists of a whole file, and the definitions that
+// it refers to.
 func bundleFile(file string) (schema, used map[string]any, err error) {
 	b, err := schemaFiles.ReadFile("schema/" + file)
 	if err != nil {
@@ -127,7 +127,7 @@ func bundleFile(file string) (schema, used map[string]any, err error) {
 	if err := d.Decode(&schema); err != nil {
 		return nil, nil, fmt.Errorf("iii: schema %s: %w", file, err)
 	}
-	for _, keyword := range []string{"$schema", "$id", "title"} { // those of the file
+	for _, keyword := range []string{"$schema", "$id", "title"} { // these describe the file
 		delete(schema, keyword)
 	}
 	schema, used, err = bundleOf(schemaDef{file, schema})

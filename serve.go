@@ -323,6 +323,10 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		c.turnAway(&incoming{origin: l, function: f, id: m.id}, CodeWorkerDraining, "the worker is shutting down")
 		return
 	}
+	var data []byte
+	if len(m.data) > largeBuffer { // alone, since append does not clear what it overwrites
+		data, m.data = append([]byte(nil), m.data...), nil
+	}
 	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage)+len(m.caller)+len(m.activation))
 	keep := func(part []byte) []byte {
 		if len(part) == 0 {
@@ -334,6 +338,9 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	}
 	in := &incoming{origin: l, function: f, id: keep(m.id), data: keep(m.data), metadata: keep(m.metadata),
 		traceparent: keep(m.traceparent), baggage: keep(m.baggage), caller: keep(m.caller), activation: keep(m.activation)}
+	if data != nil {
+		in.data = data[:len(data):len(data)]
+	}
 	if m.depth != nil {
 		depth, _ := strconv.ParseUint(string(m.depth), 10, 32) // anything else counts as none
 		in.depth = uint32(depth)

@@ -251,7 +251,14 @@ var (
 	_ sdklog.Exporter                                              = (*iii.EngineLogExporter)(nil)
 	_ sdktrace.SpanProcessor                                       = (*iii.BaggageSpanProcessor)(nil)
 	_ func(log.LoggerProvider) *iii.Logger                         = iii.NewLogger
-	_ func(slog.Handler) slog.Handler                              = iii.TraceHandler
+
+	_ func(trace.TracerProvider, metric.MeterProvider, log.LoggerProvider) *iii.Telemetry = iii.TelemetryFromProviders
+	_ func(sdktrace.SpanProcessor) iii.TelemetryOption                                    = iii.WithSpanProcessor
+	_ func(sdkmetric.Reader) iii.TelemetryOption                                          = iii.WithMetricReader
+	_ func(sdklog.Processor) iii.TelemetryOption                                          = iii.WithLogProcessor
+	_ func() iii.Option                                                                   = iii.WithTracePayloads
+
+	_ func(slog.Handler) slog.Handler = iii.TraceHandler
 	_ interface {
 		Debug(sigContext, string, any)
 		Info(sigContext, string, any)

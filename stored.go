@@ -7,37 +7,36 @@ import (
 	"reflect"
 )
 
-// State and streams store items alike: JSON values under a name, changed by the
-// same operations, with results of the same shape.
+// State and streams store items in the same way: JSON values under a name, changed
+// by the same operations, with results of the same shape.
 
-// SetResult is what storing an item has changed. The zero value is that of a
-// failed call.
+// SetResult is the outcome of storing an item. A failed call returns the zero
+// value.
 type SetResult[T any] struct {
-	// Old is the value before, the zero value if there was none.
+	// Old is the previous value, or the zero value if there was none.
 	Old T
-	// HadOld says whether there was a value before. A stored null counts as none:
-	// the engine tells no difference.
+	// HadOld reports whether there was a previous value. A stored null counts as
+	// none, because the engine does not distinguish the two.
 	HadOld bool
-	// New is the value that is stored now, as the engine has it; the zero value for
-	// null.
+	// New is the value that is now stored, as the engine returned it; the zero
+	// value for null.
 	New T
 }
 
-// UpdateResult is what an update has changed. The zero value is that of a failed
-// call.
+// UpdateResult is the outcome of an update. A failed call returns the zero value.
 type UpdateResult[T any] struct {
-	// Old is the value before, the zero value if there was none.
+	// Old is the previous value, or the zero value if there was none.
 	Old T
-	// HadOld says whether there was a value before; see [SetResult].
+	// HadOld reports whether there was a previous value; see [SetResult].
 	HadOld bool
-	// New is the value that is stored now; the zero value for null.
+	// New is the value that is now stored; the zero value for null.
 	New T
-	// Errors are the operations that were refused, at most one error each; nil if
-	// all were applied. The others were applied all the same.
+	// Errors holds one error for each operation that was rejected; nil if all were
+	// applied. The other operations were applied nevertheless.
 	Errors []UpdateOpError
 }
 
-// callStored calls a function whose result has values of type T in it.
+// callStored calls a function whose result contains values of type T.
 func callStored[T any](ctx context.Context, c *Client, functionID string, in, out any) error {
 	if err := checkTarget(reflect.TypeFor[T]()); err != nil {
 		return &callError{verb: "call", functionID: functionID, err: err}
@@ -45,8 +44,8 @@ func callStored[T any](ctx context.Context, c *Client, functionID string, in, ou
 	return c.Call(ctx, functionID, in, out)
 }
 
-// storedValue decodes a stored value. Null, and no result at all, mean that
-// there is none.
+// storedValue decodes a stored value. Null and an absent result both mean that
+// there is no value.
 func storedValue[T any](raw json.RawMessage) (v T, found bool, err error) {
 	if len(raw) == 0 || isNull(raw) {
 		return v, false, nil
@@ -58,8 +57,8 @@ func storedValue[T any](raw json.RawMessage) (v T, found bool, err error) {
 	return v, true, nil
 }
 
-// storedChange decodes the values before and after a change. The change has
-// happened, whatever the error says.
+// storedChange decodes the values before and after a change. The change has been
+// made even if decoding fails.
 func storedChange[T any](functionID string, before, after json.RawMessage) (r SetResult[T], err error) {
 	if r.New, _, err = storedValue[T](after); err != nil {
 		return r, notDecodable(functionID, "new value", err)
@@ -105,7 +104,8 @@ func notDecodable(functionID, what string, err error) error {
 	return &callError{verb: "call", functionID: functionID, err: fmt.Errorf("the %s does not decode: %w", what, err), sent: true}
 }
 
-// unencodable is the error of a call that was never made.
+// notEncodable returns the error of a call whose payload could not be encoded, so
+// that nothing was sent.
 func notEncodable(functionID string, err error) error {
 	return &callError{verb: "call", functionID: functionID, err: fmt.Errorf("encode payload: %w", err)}
 }

@@ -3,32 +3,33 @@ package iii
 import "context"
 
 // Stream is one stream of the engine: JSON values by group and item, decoded as
-// T, whose changes go to triggers ([StreamTriggerConfig]) and to the clients of
-// the stream socket ([Subscribe]) at once. It is made by [NewStream]; the zero
-// value is of no use. All methods may be called from several goroutines at once.
+// T. Changes go immediately to triggers ([StreamTriggerConfig]) and to the
+// clients of the stream socket ([Subscribe]). The zero value is not usable; use
+// [NewStream]. All methods are safe for concurrent use.
 //
-// The methods call the engine's functions stream::*, within the timeout of the
-// client and the end of ctx; their errors are those of [Client.Call], and an
-// [*Error] with the engine's code, such as STREAM_SET_ERROR. When a stored value
-// does not decode as T, the error says so and is no [*Error]; a change has
-// happened all the same. null is no value, as for [State].
+// The methods call the engine's stream::* functions, bounded by the client's
+// timeout and by ctx. Their errors are those of [Client.Call], including an
+// [*Error] with the engine's code, such as STREAM_SET_ERROR. If a stored value
+// cannot be decoded as T, the error explains why and is not an [*Error]; a change
+// has been made nevertheless. null counts as no value, as in [State].
 //
-// The engine stores items in memory by default; for a stream that a worker
-// provides ([Client.HandleStream]) it asks that worker.
+// By default, the engine stores items in memory; for a stream that a worker
+// provides ([Client.HandleStream]), it calls that worker.
 type Stream[T any] struct {
 	client *Client
 	name   string
 }
 
-// NewStream gives access to a stream. It does no I/O; a stream exists once
-// something is stored in it. Streams are not namespaced. Avoid colons in the
-// names of streams and groups: the engine cuts listings at them. For values of
-// several shapes let T be json.RawMessage or any.
+// NewStream returns a Stream for the named stream. It does no I/O; a stream
+// exists once an item is stored in it. Streams are not namespaced. Avoid colons
+// in the names of streams and groups: the engine truncates the names in its
+// listings at a colon. If the values have several shapes, use json.RawMessage or
+// any for T.
 func NewStream[T any](c *Client, name string) *Stream[T] {
 	return &Stream[T]{client: c, name: name}
 }
 
-// Name is the name of the stream.
+// Name returns the name of the stream.
 func (s *Stream[T]) Name() string { return s.name }
 
 // Get reads an item; ok is false if there is none.
@@ -36,7 +37,7 @@ func (s *Stream[T]) Get(ctx context.Context, group, id string) (value T, ok bool
 	return getStored[T](ctx, s.client, "stream::get", StreamGetInput{StreamName: s.name, GroupID: group, ItemID: id})
 }
 
-// Set stores an item and returns the value before.
+// Set stores an item and returns the previous value.
 func (s *Stream[T]) Set(ctx context.Context, group, id string, value T) (SetResult[T], error) {
 	const functionID = "stream::set"
 	raw, err := rawOf(value)
@@ -46,15 +47,15 @@ func (s *Stream[T]) Set(ctx context.Context, group, id string, value T) (SetResu
 	return setStored[T](ctx, s.client, functionID, StreamSetInput{StreamName: s.name, GroupID: group, ItemID: id, Data: raw})
 }
 
-// Update changes an item in place; see [State.Update]. For a stream whose
-// provider registers no update of its own the engine changes an item of its own
+// Update changes an item in place; see [State.Update]. If the provider of a
+// stream registers no update function, the engine changes an item in its own
 // store instead; [Client.HandleStream] always registers one.
 func (s *Stream[T]) Update(ctx context.Context, group, id string, ops ...UpdateOp) (UpdateResult[T], error) {
 	return updateStored[T](ctx, s.client, "stream::update", StreamUpdateInput{StreamName: s.name, GroupID: group, ItemID: id, Ops: ops})
 }
 
-// Delete removes an item and returns its value; ok is false if there was none,
-// and then there is no event either.
+// Delete removes an item and returns its value; ok is false if there was none, in
+// which case there is no event either.
 func (s *Stream[T]) Delete(ctx context.Context, group, id string) (old T, ok bool, err error) {
 	const functionID = "stream::delete"
 	var result StreamDeleteResult
@@ -69,24 +70,24 @@ func (s *Stream[T]) Delete(ctx context.Context, group, id string) (old T, ok boo
 	return old, ok, nil
 }
 
-// List reads all items of a group. The engine does not tell their ids; its own
-// store keeps them in the order in which they were first stored. A stored null is
-// the zero value.
+// List returns all items of a group. The engine does not return their ids; its
+// own store keeps the items in the order in which they were first stored. A
+// stored null becomes the zero value.
 func (s *Stream[T]) List(ctx context.Context, group string) ([]T, error) {
 	return Call[[]T](ctx, s.client, "stream::list", StreamListInput{StreamName: s.name, GroupID: group})
 }
 
-// Groups lists the groups of the stream, in no order. A group stays in the list
-// after its last item was deleted.
+// Groups lists the groups of the stream, in no particular order. A group stays
+// listed after its last item is deleted.
 func (s *Stream[T]) Groups(ctx context.Context) ([]string, error) {
 	return Call[[]string](ctx, s.client, "stream::list_groups", StreamListGroupsInput{StreamName: s.name})
 }
 
-// Send sends an event that stores nothing to the triggers of the stream and to
-// the subscribers of the group, with an [StreamEventTypeEvent] that carries
-// eventType, which is free to choose, and data. Subscribers of a single item do
-// not get it; for those call stream::send with a [StreamSendInput] that names the
-// item.
+// Send sends an event to the triggers of the stream and to the subscribers of the
+// group without storing anything. The event is an [StreamEventTypeEvent] that
+// carries data and eventType, a name of your choice. Subscribers of a single item
+// do not receive it; to reach them, call stream::send with a [StreamSendInput]
+// that names the item.
 func (s *Stream[T]) Send(ctx context.Context, group, eventType string, data any) error {
 	const functionID = "stream::send"
 	raw, err := rawOf(data)
@@ -97,7 +98,7 @@ func (s *Stream[T]) Send(ctx context.Context, group, eventType string, data any)
 }
 
 // Streams lists the streams of the engine's own store with their groups, sorted.
-// Streams that a worker provides are not among them.
+// It does not list streams that workers provide.
 func (c *Client) Streams(ctx context.Context) ([]StreamSummary, error) {
 	result, err := Call[StreamListAllResult](ctx, c, "stream::list_all", EmptyInput{})
 	return result.Stream, err

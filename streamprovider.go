@@ -10,52 +10,53 @@ import (
 	"sync"
 )
 
-// StreamProvider stores a stream in place of the engine. Its methods are called
-// from several goroutines at once; their contexts are those of handlers, and
-// their errors reach the caller as those of handlers do ([HandlerFunc]), wrapped
-// by the engine in the code of its function for the changing ones.
+// StreamProvider stores a stream in place of the engine. Its methods must be
+// safe for concurrent use; their contexts are those of handlers. Errors reach
+// the caller as those of handlers do ([HandlerFunc]); for the functions that
+// change an item, the engine wraps them in its own code.
 //
-// What a provider returns decides about the events of the stream: an old value
-// that is nil or null makes the change a creation, and a deletion silent.
+// The returned values determine the events of the stream: a change whose old
+// value is nil or null is a creation, and a deletion whose old value is nil or
+// null fires no event.
 type StreamProvider interface {
-	// Get returns an item, nil if there is none.
+	// Get returns an item, or nil if there is none.
 	Get(ctx context.Context, in StreamGetInput) (json.RawMessage, error)
 
-	// Set stores an item and returns the value before, nil for none, and the value
-	// stored; a nil NewValue stands for the one that was given.
+	// Set stores an item and returns the previous value, nil if there was none,
+	// and the stored value. A nil NewValue means the value that was passed in.
 	Set(ctx context.Context, in StreamSetInput) (StreamSetResult, error)
 
-	// Delete removes an item and returns its value, nil if there was none.
+	// Delete removes an item and returns its value, or nil if there was none.
 	Delete(ctx context.Context, in StreamDeleteInput) (StreamDeleteResult, error)
 
-	// List returns the items of a group; nil is none.
+	// List returns the items of a group; nil means that there are none.
 	List(ctx context.Context, in StreamListInput) ([]json.RawMessage, error)
 
-	// Groups returns the groups of the stream; nil is none.
+	// Groups returns the groups of the stream; nil means that there are none.
 	Groups(ctx context.Context, in StreamListGroupsInput) ([]string, error)
 }
 
-// streamUpdater is a provider that serves updates itself.
+// streamUpdater is a provider that handles updates itself.
 type streamUpdater interface {
 	Update(ctx context.Context, in StreamUpdateInput) (StreamUpdateResult, error)
 }
 
-// HandleStream makes this worker the store of a stream: the engine then calls p
-// for stream::get, set, delete, list, list_groups and update of that name, still
-// makes the events of it, and keeps nothing itself.
+// HandleStream makes this worker the store of the named stream: the engine calls
+// p for stream::get, set, delete, list, list_groups and update on that stream.
+// The engine still emits the stream's events, but stores no items itself.
 //
 // A provider that also has the method
 //
 //	Update(ctx context.Context, in StreamUpdateInput) (StreamUpdateResult, error)
 //
-// serves updates itself. For any other one an update is a Get, [ApplyUpdate] and
-// a Set, and while it lasts no other update, Set or Delete of the same item gets
-// through to p. An update function is registered in either case, since without
-// one the engine would update an item of its own store.
+// handles updates itself. For any other provider, an update is a Get, an
+// [ApplyUpdate] and a Set; meanwhile, other Updates, Sets and Deletes of the
+// same item wait. An update function is registered in either case, because
+// without one the engine would update an item in its own store.
 //
-// The engine looks for the functions in the namespace "default" alone, and a
+// The engine looks for these functions only in the namespace "default", and a
 // worker's functions live in the worker's namespace: on a client with another
-// namespace HandleStream fails. It does not wait for the network.
+// namespace, HandleStream returns an error. It does not wait for the network.
 func (c *Client) HandleStream(name string, p StreamProvider) error {
 	if strings.TrimSpace(name) == "" {
 		return errors.New("iii: stream: blank name")
@@ -84,7 +85,7 @@ func (c *Client) HandleStream(name string, p StreamProvider) error {
 		function, err := c.register("stream::"+f.op+"("+name+")", f.handler, nil, f.types, []FunctionOption{prescribedID})
 		if err != nil {
 			for _, f := range done {
-				_ = f.Unregister() // all of them or none
+				_ = f.Unregister() // register all of them or none
 			}
 			return fmt.Errorf("iii: stream %q: %w", name, err)
 		}
@@ -93,7 +94,7 @@ func (c *Client) HandleStream(name string, p StreamProvider) error {
 	return nil
 }
 
-// providedStream fits a provider to what the engine wants to have returned.
+// providedStream adapts a provider to the results that the engine expects.
 type providedStream struct {
 	provider StreamProvider
 	items    itemLocks
@@ -108,7 +109,7 @@ func (s *providedStream) set(ctx context.Context, in StreamSetInput) (StreamSetR
 	return s.store(ctx, in)
 }
 
-// store is Set with the stored value in any case.
+// store is Set, but always returns the stored value.
 func (s *providedStream) store(ctx context.Context, in StreamSetInput) (StreamSetResult, error) {
 	result, err := s.provider.Set(ctx, in)
 	if err == nil && result.NewValue == nil {
@@ -156,8 +157,8 @@ func (s *providedStream) update(ctx context.Context, in StreamUpdateInput) (Stre
 	return result, err
 }
 
-// lock keeps other changes of an item away, until ctx ends. Who updates by
-// himself needs no help.
+// lock keeps other changes of an item out, waiting until ctx ends. A provider
+// that handles updates itself needs no lock.
 func (s *providedStream) lock(ctx context.Context, group, item string) (unlock func(), err error) {
 	if _, ok := s.provider.(streamUpdater); ok {
 		return func() {}, nil
@@ -167,15 +168,15 @@ func (s *providedStream) lock(ctx context.Context, group, item string) (unlock f
 
 type itemKey struct{ group, item string }
 
-// itemLocks is a lock for each item that somebody changes.
+// itemLocks holds a lock for each item that is being changed.
 type itemLocks struct {
 	mu    sync.Mutex
 	locks map[itemKey]*itemLock
 }
 
 type itemLock struct {
-	held  chan struct{} // capacity 1: full while it is held
-	users int           // who hold it or wait for it
+	held  chan struct{} // capacity 1; full while the lock is held
+	users int           // callers that hold the lock or wait for it
 }
 
 func (l *itemLocks) lock(ctx context.Context, key itemKey) (unlock func(), err error) {

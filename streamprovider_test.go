@@ -171,7 +171,7 @@ func TestStreamProviderErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	var remote *iii.Error
-	if _, err := own.Update(ctx, "g", "i", iii.OpIncrement("", 1)); !errors.As(err, &remote) || !strings.Contains(remote.Message, "the item is no JSON") {
+	if _, err := own.Update(ctx, "g", "i", iii.OpIncrement("", 1)); !errors.As(err, &remote) || !strings.Contains(remote.Message, "the item is not valid JSON") {
 		t.Errorf("update of an item in bad shape: %v", err)
 	}
 }

@@ -17,71 +17,70 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// DefaultStreamURL is the address of the stream socket when [Subscribe] is given
-// none.
+// DefaultStreamURL is the default address of the engine's stream socket.
 const DefaultStreamURL = "ws://127.0.0.1:3112"
 
 const (
 	streamPing      = 20 * time.Second
-	streamIdle      = 60 * time.Second       // without any frame the connection is dead
-	streamFarewell  = 100 * time.Millisecond // for the Close frame of a reader that stops
+	streamIdle      = 60 * time.Second       // a connection without any frame for so long is dead
+	streamFarewell  = 100 * time.Millisecond // bounds the Close frame of a loop that ends
 	streamReadLimit = 64 << 20
 )
 
-// SubscribeOptions configures [SubscribeWith]. The zero value is that of
-// [Subscribe].
+// SubscribeOptions configures [SubscribeWith]. The zero value is ready to use and is what
+// [Subscribe] uses, apart from URL.
 type SubscribeOptions struct {
-	// URL is the address of the stream socket, ws, wss, http or https; query and
-	// userinfo reach the auth function of the engine. Default [DefaultStreamURL].
+	// URL is the address of the stream socket, with the scheme ws, wss, http or https. The
+	// engine's auth function receives its query and userinfo. Default [DefaultStreamURL].
 	URL string
 	// Header is sent with every upgrade. Default none.
 	Header http.Header
-	// TLSConfig is for wss addresses, as for [WithTLSConfig]; each loop works with a copy
-	// made when it begins. Default: that of crypto/tls.
+	// TLSConfig configures TLS for wss addresses, as in [WithTLSConfig]; each loop uses a
+	// copy made when it begins. Default: the crypto/tls defaults.
 	TLSConfig *tls.Config
-	// Reconnection says how to connect again, as for [WithReconnection]. The zero
-	// value is the default: for ever. MaxPendingMessages has no effect.
+	// Reconnection configures reconnecting, as in [WithReconnection]. The zero value
+	// retries indefinitely. MaxPendingMessages has no effect.
 	Reconnection ReconnectionConfig
-	// DialContext makes the connections. Default: a net.Dialer that honours the
-	// proxy variables of the environment.
+	// DialContext dials the connections. Default: a net.Dialer that honours the proxy
+	// environment variables.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Logger receives a warning for each failed attempt to connect. Without one the first
-	// failure of a loop goes to slog.Default, once; a logger that discards is silence.
+	// Logger receives a warning for each failed attempt to connect. If Logger is nil, the
+	// first failure of a loop is logged once, to slog.Default. To log nothing, set a logger
+	// that discards its records.
 	Logger *slog.Logger
-	// StateListener receives each change of the connection, with the error that caused it:
-	// connecting, connected, reconnecting, disconnected when the loop is left, failed when it
-	// ends by an error. It runs on the goroutine of the loop. Default none.
+	// StateListener receives each change of the connection state, with the error that
+	// caused it: connecting, connected, reconnecting, disconnected when the loop is left,
+	// and failed when the loop ends with an error. It runs on the goroutine of the loop.
+	// Default none.
 	StateListener func(ConnectionState, error)
 }
 
-// Subscribe follows streams over the engine's stream socket, as a browser would:
-// it needs no [Client]. See [SubscribeWith].
+// Subscribe follows streams over the engine's stream socket, as a browser would; it needs
+// no [Client]. See [SubscribeWith].
 func Subscribe(ctx context.Context, streamURL string, subs ...StreamSubscription) iter.Seq2[StreamMessage, error] {
 	return SubscribeWith(ctx, SubscribeOptions{URL: streamURL}, subs...)
 }
 
-// SubscribeWith follows streams over the engine's stream socket. Each loop over
-// the sequence has a connection of its own, which is closed when the loop is
-// left, however that happens.
+// SubscribeWith follows streams over the engine's stream socket. Each loop over the
+// sequence has its own connection, which is closed when the loop ends for any reason.
 //
-// For each subscription the present state comes first, as an event of type sync:
-// the value of the item, or the list of the group's values; then the changes, as
-// they happen, and the events of stream::send. A change may come before the sync
-// that holds it already. A message does not say which subscription it is for: who
-// subscribes to a group and to one of its items gets the item's changes twice.
-// Empty subscription ids are made up; an id may not be used twice.
+// For each subscription, the current state comes first, as an event of type sync: the value
+// of the item, or the list of the group's values. Changes and the events of stream::send
+// follow as they happen. A change may arrive before a sync that already contains it. A
+// message does not identify its subscription: if you subscribe to a group and to one of its
+// items, you receive the item's changes twice. Empty subscription ids are filled in; using
+// an id twice is an error.
 //
-// When the connection is lost, or cannot be made, SubscribeWith tries again as
-// o.Reconnection says, subscribes again, and the sync comes again: what has changed
-// in between is in it. Events of stream::send are lost then. A loop that is slow
-// keeps the engine from sending; when some 300 messages wait there, it drops the
-// oldest ones.
+// When the connection is lost or cannot be made, SubscribeWith reconnects as o.Reconnection
+// specifies and subscribes again. The new sync contains the changes made in between; events
+// of stream::send from that time are lost. A slow loop exerts backpressure on the engine;
+// when about 300 messages are waiting there, the engine drops the oldest ones.
 //
-// An error is the last thing that comes, and comes once: ctx's error when ctx ends;
-// [ErrForbidden] when a join handler refuses a subscription, with the message that
-// names it; the last failure when the attempts are used up; what is wrong with the
-// arguments. Connections are made within 10 s and pinged every 20 s; one that is
-// silent for 60 s counts as lost.
+// An error is yielded once, as the last element: ctx's error when ctx ends; [ErrForbidden]
+// when a join handler rejects a subscription, with the message that names it; the last
+// failure when all attempts are used up; or an error about an invalid argument. Each
+// connection attempt takes at most 10 s. Connections are pinged every 20 s, and a
+// connection that is silent for 60 s counts as lost.
 func SubscribeWith(ctx context.Context, o SubscribeOptions, subs ...StreamSubscription) iter.Seq2[StreamMessage, error] {
 	return func(yield func(StreamMessage, error) bool) {
 		s, err := newSubscriber(o, subs)
@@ -110,8 +109,8 @@ type subscriber struct {
 	listener func(ConnectionState, error)
 }
 
-// maxNotFound is how many answers of 404 in a row end a loop: there is no stream socket at
-// this address.
+// maxNotFound is the number of consecutive 404 responses that ends a loop, because the
+// address has no stream socket.
 const maxNotFound = 3
 
 func (s *subscriber) setState(state ConnectionState, err error) {
@@ -155,7 +154,7 @@ func newSubscriber(o SubscribeOptions, subs []StreamSubscription) (*subscriber, 
 		if sub.SubscriptionID == "" {
 			sub.SubscriptionID = uuid.NewString()
 		}
-		if taken[sub.SubscriptionID] { // the engine would drop the first
+		if taken[sub.SubscriptionID] { // the engine would drop the first one
 			return nil, fmt.Errorf("subscription id %q is used twice", sub.SubscriptionID)
 		}
 		taken[sub.SubscriptionID] = true
@@ -170,8 +169,8 @@ func newSubscriber(o SubscribeOptions, subs []StreamSubscription) (*subscriber, 
 
 var errLoopLeft = errors.New("the loop was left")
 
-// run follows the streams over one connection after the other. The error is nil
-// when the loop was left; the message is the one that the error is about.
+// run follows the streams over one connection after another. The error is nil when the loop
+// was left; m is the message that the error is about.
 func (s *subscriber) run(ctx context.Context) (m StreamMessage, err error) {
 	notFound, warned := 0, false
 	var last error // of the latest attempt
@@ -185,7 +184,7 @@ func (s *subscriber) run(ctx context.Context) (m StreamMessage, err error) {
 			return wsconn.Attempt{Stop: true}
 		case errors.As(last, &fatal):
 			return wsconn.Attempt{Stop: true, Err: fatal.error}
-		case ctx.Err() != nil: // which has ended the connection
+		case ctx.Err() != nil: // this is why the connection ended
 			return wsconn.Attempt{Stop: true, Err: ctxError(ctx)}
 		}
 		m = StreamMessage{}
@@ -210,7 +209,7 @@ func (s *subscriber) run(ctx context.Context) (m StreamMessage, err error) {
 	return m, err
 }
 
-// follow has one connection. began says that a message has come over it.
+// follow runs one connection. began reports whether a message has arrived over it.
 func (s *subscriber) follow(ctx context.Context) (m StreamMessage, began bool, err error) {
 	conn, err := s.Dial(ctx)
 	if err != nil {
@@ -247,19 +246,19 @@ func (s *subscriber) follow(ctx context.Context) (m StreamMessage, began bool, e
 		m = StreamMessage{}
 		err = json.Unmarshal(buf, &m)
 		switch {
-		case err == nil && m.Type != "stream": // of a later engine
+		case err == nil && m.Type != "stream": // sent by a later engine
 		case err != nil:
 			return m, began, fatalError{fmt.Errorf("received message does not decode: %w", err)}
 		case m.Event.Type == StreamEventTypeUnauthorized:
-			return m, began, fatalError{fmt.Errorf("%w: subscription to stream %q, group %q is refused", ErrForbidden, m.StreamName, m.GroupID)}
+			return m, began, fatalError{fmt.Errorf("%w: subscription to stream %q, group %q was rejected", ErrForbidden, m.StreamName, m.GroupID)}
 		case !s.yield(m, nil):
 			return m, began, errLoopLeft
 		}
 	}
 }
 
-// leaveStream sends a Close frame and ends the connection. A peer that does not read is not
-// waited for.
+// leaveStream sends a Close frame and ends the connection. It does not wait for a peer that
+// does not read.
 func leaveStream(conn *wsconn.Conn) {
 	timer := time.NewTimer(streamFarewell)
 	defer timer.Stop()

@@ -192,7 +192,7 @@ func TestSubscribeRefused(t *testing.T) {
 			if refused := who == "bob"; errors.Is(last, iii.ErrForbidden) != refused || (last == nil) == refused {
 				t.Errorf("%s: error %v", who, last)
 			}
-			if refused := "iii: subscribe: forbidden: subscription to stream \"chat\", group \"secret\" is refused"; last != nil && last.Error() != refused {
+			if refused := "iii: subscribe: forbidden: subscription to stream \"chat\", group \"secret\" was rejected"; last != nil && last.Error() != refused {
 				t.Errorf("error %q", last)
 			}
 			<-joined
@@ -344,7 +344,7 @@ func TestSubscribeArguments(t *testing.T) {
 		want string
 	}{
 		"scheme":       {iii.SubscribeOptions{URL: "ftp://u:secret@x"}, []iii.StreamSubscription{room}, "needs the scheme ws"},
-		"no URL":       {iii.SubscribeOptions{URL: "ws://u:secret@%zz"}, []iii.StreamSubscription{room}, "no URL"},
+		"no URL":       {iii.SubscribeOptions{URL: "ws://u:secret@%zz"}, []iii.StreamSubscription{room}, "not a valid URL"},
 		"nothing":      {iii.SubscribeOptions{}, nil, "no subscription"},
 		"same id":      {iii.SubscribeOptions{}, []iii.StreamSubscription{{SubscriptionID: "a"}, {SubscriptionID: "a"}}, `subscription id "a" is used twice`},
 		"header":       {iii.SubscribeOptions{Header: http.Header{"Upgrade": {"secret"}}}, []iii.StreamSubscription{room}, "SubscribeOptions.Header: Upgrade belongs to"},

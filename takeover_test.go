@@ -1426,7 +1426,7 @@ func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 			}
 		}, iii.WithLogger(slog.New(slog.NewJSONHandler(&log, nil))))
 		time.Sleep(time.Hour)
-		if n := log.of("iii: nobody provides a trigger type of this worker; registering it again"); n != 1 {
+		if n := log.of("iii: a trigger type of this worker has no provider; registering it again"); n != 1 {
 			t.Errorf("logged %d times", n)
 		}
 	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}), withTriggers)

@@ -15,23 +15,24 @@ import (
 	"github.com/iii-go/iii/internal/routepath"
 )
 
-// TriggerConfig is the config of a trigger, which knows its type. Every built-in
-// config implements it, by value; [CustomTrigger] stands for all other types.
+// TriggerConfig is the configuration of a trigger; its Go type determines the trigger type. All
+// built-in config types implement it, by value. For any other trigger type, use
+// [CustomTrigger].
 type TriggerConfig interface {
-	// TriggerType is the type's id, "http" for example.
+	// TriggerType returns the id of the trigger type, for example "http".
 	TriggerType() string
 }
 
-// CustomTrigger is a trigger of any type: one that a worker provides.
+// CustomTrigger is a trigger of a type that a worker provides.
 type CustomTrigger struct {
 	// Type is the trigger type's id.
 	Type string
-	// Config is anything that encodes as JSON; nil is null.
+	// Config is any value that encodes as JSON; nil encodes as null.
 	Config any
 }
 
-// StreamJoinTrigger fires when a subscriber joins a stream. The engine ignores
-// its config: it fires for every stream.
+// StreamJoinTrigger fires when a subscriber joins a stream. The engine ignores its config, so
+// it fires for every stream.
 type StreamJoinTrigger struct{ StreamJoinLeaveTriggerConfig }
 
 // StreamLeaveTrigger fires when a subscriber leaves a stream; see
@@ -80,57 +81,55 @@ func (FunctionsAvailableTrigger) TriggerType() string { return "engine::function
 // TriggerType implements [TriggerConfig].
 func (WorkersAvailableTrigger) TriggerType() string { return "engine::workers-available" }
 
-// Trigger is a trigger that this worker has registered. It is made by
-// [Client.Trigger]; the zero value is of no use. All methods may be called from
-// several goroutines at once.
+// Trigger is a trigger that this worker has registered. The zero value is not usable; use
+// [Client.Trigger]. All methods are safe for concurrent use.
 type Trigger struct {
 	client     *Client
 	id         string
 	functionID string
 	spec       triggerSpec
-	own        bool // the function, if there is one of this id here, is this worker's
+	own        bool // a function with this id, if registered here, belongs to this worker
 	onError    func(error)
-	route      string // method and path of an HTTP trigger, without the names of parameters
-	router     bool   // it belongs to a router
+	route      string // method and path of an HTTP trigger, without parameter names
+	router     bool   // the trigger belongs to a router
 
 	claim
 	refused atomic.Pointer[Error]
 
-	// Of a trigger that is an observer of the engine.
+	// For a trigger that the engine implements as an observer.
 	source    triggerSource
-	condition string      // function that is asked before the handler runs; "": none
-	busy      atomic.Bool // the handler runs, and the source is single
+	condition string      // function that is called before the handler runs; "" if none
+	busy      atomic.Bool // the handler is running and the source is single
 
 	// Guarded by the lock of the registry.
 	sent      bool      // on the current link
-	former    *Function // that it was held for, if it has been unregistered since
-	contested bool      // another worker's is in its way
-	toldOver  *link     // on which it was last rejected
-	adapter   *Function // that its observer calls in place of its own
+	former    *Function // the owner it was held for, if unregistered since
+	contested bool      // a trigger of another worker is in its way
+	toldOver  *link     // link on which it was last rejected
+	adapter   *Function // called by its observer in place of its own function
 
-	// Of observers and of triggers that are such.
-	observer *Observer       // nil: it is a trigger of the program's
-	frame    *observeFrame   // on the current link, until it is taken back or refused
-	lingers  bool            // the engine may have the observer of an earlier connection
-	final    bool            // the engine has refused the observer
-	left     <-chan struct{} // closed when the engine has let go of it
+	// For observers, and for triggers that are observers.
+	observer *Observer       // nil for a trigger of the program
+	frame    *observeFrame   // on the current link, until it is removed or rejected
+	lingers  bool            // the engine may still have the observer of an earlier connection
+	final    bool            // the engine has rejected the observer
+	left     <-chan struct{} // closed when the engine has released it
 }
 
-// ID is the trigger's id, random unless [WithTriggerID] set it.
+// ID returns the trigger's id, which is random unless [WithTriggerID] has set it.
 func (t *Trigger) ID() string { return t.id }
 
 // Err returns an *[Error] once the engine, or the worker that provides the type, has rejected
-// the trigger. The client registers it again on each new connection, and a route that is
-// rejected because another worker holds its path with other parameter names is retried as a
-// refused function is. While the function that the trigger runs is refused
-// ([Function.Err]), the trigger is not registered, and Err wraps that *[RejectedError]. If the
-// engine of the present connection cannot be told of the trigger, Err is
-// [errors.ErrUnsupported]. Nil does not mean that the trigger fires: a trigger of a type that
-// nobody provides waits for a provider.
+// the trigger. The client registers the trigger again on each new connection. A route that is
+// rejected because another worker holds its path with other parameter names is retried like a
+// rejected function. While the trigger's function is rejected ([Function.Err]), the trigger is
+// not registered, and Err wraps that *[RejectedError]. If the connected engine does not support
+// the trigger, Err is [errors.ErrUnsupported]. A nil error does not mean that the trigger
+// fires: a trigger whose type has no provider waits for one.
 //
-// An engine since 0.26 has observers in place of triggers, and its codes are those of
-// observers, HTTP_ROUTE_CONFLICT for example. A trigger whose id another worker's observer has
-// is retried, too.
+// Engines since 0.26 have observers in place of triggers; their error codes are those of
+// observers, for example HTTP_ROUTE_CONFLICT. A trigger whose id is taken by another worker's
+// observer is retried as well.
 func (t *Trigger) Err() error {
 	if err := t.client.registry.heldError(t); err != nil {
 		return err
@@ -141,8 +140,8 @@ func (t *Trigger) Err() error {
 	return nil
 }
 
-// Unregister takes the trigger back. It does not wait for the network. It is an
-// error to do so twice.
+// Unregister removes the trigger. It does not wait for the network. Calling it twice is an
+// error.
 func (t *Trigger) Unregister() error {
 	if !t.client.registry.removeTrigger(t) {
 		return fmt.Errorf("iii: trigger %q is not registered", t.id)
@@ -150,8 +149,7 @@ func (t *Trigger) Unregister() error {
 	return nil
 }
 
-// TriggerOption configures a trigger. One that makes no sense is an error of
-// [Client.Trigger].
+// TriggerOption configures a trigger. [Client.Trigger] rejects invalid options.
 type TriggerOption func(*triggerOptions) error
 
 type triggerOptions struct {
@@ -164,11 +162,11 @@ type triggerOptions struct {
 	middleware        []string
 }
 
-// WithTriggerID sets the trigger's id. Ids are one key for all workers of the
-// engine: who registers the same one replaces the trigger. An engine since 0.26 refuses an id
-// that another worker has, and the client retries. Default: random; a [QueueTriggerConfig] has
-// an id there that is the same after a restart, of the worker's name, the function's namespace
-// and id, and the topic.
+// WithTriggerID sets the trigger's id. Ids are shared by all workers of the engine: registering
+// an existing id replaces the trigger. Engines since 0.26 instead reject an id that another
+// worker has, and the client retries. Default: random, except that on engines since 0.26 a
+// [QueueTriggerConfig] gets an id that survives restarts, derived from the worker's name, the
+// function's namespace and id, and the topic.
 func WithTriggerID(id string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(id) == "" {
@@ -179,9 +177,9 @@ func WithTriggerID(id string) TriggerOption {
 	}
 }
 
-// WithTriggerMetadata sets what the function finds in [Invocation.Metadata] each
-// time the trigger fires, any value that encodes as JSON. Engines before 0.26 do not deliver
-// it for the types durable:subscriber and subscribe.
+// WithTriggerMetadata sets the [Invocation.Metadata] that the function receives each time the
+// trigger fires, any value that encodes as JSON. Engines before 0.26 do not deliver it for the
+// types durable:subscriber and subscribe.
 func WithTriggerMetadata(v any) TriggerOption {
 	return func(o *triggerOptions) (err error) {
 		o.metadata, err = rawOf(v)
@@ -189,9 +187,8 @@ func WithTriggerMetadata(v any) TriggerOption {
 	}
 }
 
-// WithTriggerNamespace sets the namespace of the target function. Default: the
-// worker's own, and that of the engine for its built-in functions. The types log
-// and trace look in "default" whatever is said here.
+// WithTriggerNamespace sets the namespace of the target function. Default: the worker's own, or
+// the engine's for its built-in functions. The types log and trace always use "default".
 func WithTriggerNamespace(ns string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(ns) == "" {
@@ -202,9 +199,9 @@ func WithTriggerNamespace(ns string) TriggerOption {
 	}
 }
 
-// WithTriggerProviderNamespace sets the namespace in which the trigger type's
-// provider is looked for, and only there. Default: the worker's own, then
-// "default"; since engine 0.26 the worker's own alone, for types that are not the engine's.
+// WithTriggerProviderNamespace sets the only namespace in which the engine looks for the
+// provider of the trigger type. Default: the worker's own, then "default"; on engines since
+// 0.26, only the worker's own for types that the engine does not provide.
 func WithTriggerProviderNamespace(ns string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(ns) == "" {
@@ -217,31 +214,31 @@ func WithTriggerProviderNamespace(ns string) TriggerOption {
 
 // WithTriggerCondition sets a function that the engine, or the provider of a custom type, calls
 // with the event before it runs the trigger's function: if the result is exactly false, the
-// function does not run. It is resolved in the namespace of the trigger's function. It sets
-// condition_function_id of the config; a config that names another one is an error of
-// [Client.Trigger], as are a blank id and the types whose conditions the engine ignores:
+// function does not run. The condition is resolved in the namespace of the trigger's function.
+// The option sets condition_function_id of the config. [Client.Trigger] rejects a config that
+// names another condition, a blank id, and the types whose conditions the engine ignores:
 // subscribe, stream:join, stream:leave, log, trace, engine::functions-available and
-// engine::workers-available. Default none. A request of a route whose condition is false is
-// answered with a 422 and code [CodeConditionNotMet].
+// engine::workers-available. Default none. If the condition of a route is false, the response
+// is a 422 with code [CodeConditionNotMet].
 func WithTriggerCondition(functionID string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(functionID) == "" {
 			return errors.New("iii: WithTriggerCondition: blank function id")
 		}
 		if o.condition != "" && o.condition != functionID {
-			return fmt.Errorf("iii: WithTriggerCondition: %q and %q: a trigger has one condition", o.condition, functionID)
+			return fmt.Errorf("iii: WithTriggerCondition: %q and %q: a trigger can have only one condition", o.condition, functionID)
 		}
 		o.condition = functionID
 		return nil
 	}
 }
 
-// WithTriggerMiddleware adds functions that the engine calls, in this order, before the function
-// of an HTTP trigger, with an [HTTPMiddlewareInput]; each may answer the request itself
-// ([HTTPMiddlewareResult]). They are resolved in the namespace of the trigger's function, and run
-// after its condition. They follow those of the config's MiddlewareFunctionIDs. For another type
-// than http, and with a blank id, it is an error of [Client.Trigger]. Default none. Middleware
-// around a handler, in this process, is [WithFunctionMiddleware].
+// WithTriggerMiddleware adds functions that the engine calls, in this order, before the
+// function of an HTTP trigger. Each receives an [HTTPMiddlewareInput] and may answer the
+// request itself ([HTTPMiddlewareResult]). They are resolved in the namespace of the trigger's
+// function, run after its condition, and follow those of the config's MiddlewareFunctionIDs.
+// [Client.Trigger] rejects the option for types other than http, and a blank id. Default none.
+// For middleware around a handler in this process, use [WithFunctionMiddleware].
 func WithTriggerMiddleware(functionIDs ...string) TriggerOption {
 	return func(o *triggerOptions) error {
 		for i, id := range functionIDs {
@@ -254,7 +251,7 @@ func WithTriggerMiddleware(functionIDs ...string) TriggerOption {
 	}
 }
 
-// addTo returns config with the condition and the middleware of o.
+// addTo returns config with the condition and the middleware of o added.
 func (o *triggerOptions) addTo(triggerType string, config json.RawMessage) (json.RawMessage, error) {
 	if o.condition == "" && len(o.middleware) == 0 {
 		return config, nil
@@ -270,11 +267,11 @@ func (o *triggerOptions) addTo(triggerType string, config json.RawMessage) (json
 		switch triggerType {
 		case "subscribe", "stream:join", "stream:leave", "log", "trace", "engine::functions-available", "engine::workers-available":
 			if engines {
-				return nil, fmt.Errorf("WithTriggerCondition: the engine evaluates no conditions of triggers of type %s", triggerType)
+				return nil, fmt.Errorf("WithTriggerCondition: the engine does not evaluate conditions of triggers of type %s", triggerType)
 			}
 		}
 		if other := textMember(config, "condition_function_id"); other != "" && other != o.condition {
-			return nil, fmt.Errorf("WithTriggerCondition: %q, and the config names %q: a trigger has one condition", o.condition, other)
+			return nil, fmt.Errorf("WithTriggerCondition: %q, and the config names %q: a trigger can have only one condition", o.condition, other)
 		}
 		var err error
 		if members["condition_function_id"], err = rawOf(o.condition); err != nil {
@@ -283,7 +280,7 @@ func (o *triggerOptions) addTo(triggerType string, config json.RawMessage) (json
 	}
 	if len(o.middleware) > 0 {
 		if triggerType != "http" {
-			return nil, fmt.Errorf("WithTriggerMiddleware: triggers of type %s have no middleware, only those of type http", triggerType)
+			return nil, fmt.Errorf("WithTriggerMiddleware: triggers of type %s do not support middleware; only http does", triggerType)
 		}
 		var ids []string
 		if given := members["middleware_function_ids"]; given != nil {
@@ -299,22 +296,22 @@ func (o *triggerOptions) addTo(triggerType string, config json.RawMessage) (json
 	return rawOf(members)
 }
 
-// WithTriggerErrorHandler sets a function that is called each time the trigger is rejected,
-// now or on a later connection, with the *[Error] that [Trigger.Err] then returns. While a
-// route is retried because another worker holds its path, the function is called once per
-// connection. It is not called while the trigger waits for its function. Calls come from one
-// goroutine that holds no lock. Default none.
+// WithTriggerErrorHandler sets a function that is called each time the trigger is rejected, now
+// or on a later connection, with the *[Error] that [Trigger.Err] then returns. While a route is
+// retried because another worker holds its path, the function is called once per connection. It
+// is not called while the trigger waits for its function. Calls come from one goroutine that
+// holds no lock. Default none.
 func WithTriggerErrorHandler(f func(error)) TriggerOption {
 	return func(o *triggerOptions) error { o.onError = f; return nil }
 }
 
-// Trigger binds a function to a trigger. The function need not exist yet, nor be
-// this worker's. What the engine would answer badly or not at all is refused
-// here. It does not wait for the network: before a connection is there the
-// registration waits for it, and every later connection gets it again.
+// Trigger binds a function to a trigger. The function need not exist yet and may belong to
+// another worker. Trigger rejects configs that the engine would mishandle or silently ignore.
+// It does not wait for the network: the registration is sent when a connection is established,
+// and again on every later connection.
 //
-// An engine since 0.26 has no triggers. The trigger is an observer there, and its function gets
-// the same payload; the page on engine versions lists what differs.
+// Engines since 0.26 have no triggers. There the trigger is an observer, and its function
+// receives the same payload; the guide to engine versions lists the differences.
 func (c *Client) Trigger(functionID string, cfg TriggerConfig, opts ...TriggerOption) (*Trigger, error) {
 	t, err := c.newTrigger(functionID, cfg, opts)
 	if err != nil {
@@ -334,7 +331,7 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
 	}
-	triggerType := cfg.TriggerType() // asked once: what is checked is what is sent
+	triggerType := cfg.TriggerType() // called once, so that the checked type is the one sent
 	config, err := triggerConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
@@ -375,7 +372,7 @@ func (c *Client) makeTrigger(spec triggerSpec) *Trigger {
 	return t
 }
 
-// configValue is the config that a pointer to one leads to: the checks know values.
+// configValue dereferences a pointer to a config, because the checks expect values.
 func configValue(cfg TriggerConfig) (TriggerConfig, error) {
 	if cfg == nil {
 		return nil, errors.New("nil TriggerConfig")
@@ -393,7 +390,7 @@ func configValue(cfg TriggerConfig) (TriggerConfig, error) {
 	return cfg, nil
 }
 
-// triggerConfig checks a config and encodes it.
+// triggerConfig validates and encodes a config.
 func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 	var value any = cfg
 	var err error
@@ -411,7 +408,7 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 		cfg.APIPath, err = routePath(string(cfg.HTTPMethod), cfg.APIPath)
 		value = cfg
 	case StreamTriggerConfig:
-		if cfg.StreamName == "" { // it crashes the engine's task
+		if cfg.StreamName == "" { // it would crash the engine's task
 			err = errors.New("StreamTriggerConfig has no StreamName")
 		}
 	case CronTriggerConfig:
@@ -437,10 +434,10 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// checkFatal refuses the configs, of any Go type, that end the engine's task for this
-// connection, which then answers nothing any more, or its router for everybody. A provider
-// in another namespace than the engine's own, when it is named, is a worker, to whom they
-// may mean something.
+// checkFatal rejects configs, of any Go type, that end the engine's task for this connection,
+// which then answers nothing more, or its HTTP router for all workers. If a provider namespace
+// other than the engine's own is named, the provider is a worker, to which such a config may be
+// meaningful.
 func checkFatal(triggerType, providerNamespace string, config json.RawMessage) error {
 	if providerNamespace != "" && providerNamespace != defaultNamespace {
 		return nil
@@ -457,12 +454,12 @@ func checkFatal(triggerType, providerNamespace string, config json.RawMessage) e
 	return nil
 }
 
-// textMember is a member of an object, "" if it is no text. The engine compares keys
-// exactly, and takes the last of those that are there twice; decoding into a struct would
-// do neither.
+// textMember returns the member of an object with the given key, or "" if it is not a string.
+// Like the engine, and unlike decoding into a struct, it compares keys exactly and takes the
+// last of duplicate keys.
 func textMember(object json.RawMessage, key string) (text string) {
 	var members map[string]json.RawMessage
-	_ = json.Unmarshal(object, &members) // what is no object has none
+	_ = json.Unmarshal(object, &members) // a value that is not an object has no members
 	_ = json.Unmarshal(members[key], &text)
 	return text
 }
@@ -470,26 +467,26 @@ func textMember(object json.RawMessage, key string) (text string) {
 // registerTriggerFunction registers a trigger that outlives its caller.
 const registerTriggerFunction = "engine::register_trigger"
 
-// checkRegisterTrigger is checkFatal for the input of engine::register_trigger.
+// checkRegisterTrigger applies checkFatal to the input of engine::register_trigger.
 func checkRegisterTrigger(input json.RawMessage) error {
 	var members map[string]json.RawMessage
 	if json.Unmarshal(input, &members) == nil {
 		return checkFatal(textMember(input, "trigger_type"), textMember(input, "trigger_namespace"), members["config"])
 	}
-	// The engine takes a list of the members for the object, too, in an order that is
-	// documented nowhere.
+	// The engine also accepts a list of the members in place of the object, in an undocumented
+	// order.
 	var list []json.RawMessage
 	_ = json.Unmarshal(input, &list)
 	for _, item := range list {
 		var text string
 		if json.Unmarshal(item, &text) == nil && (text == "http" || text == "stream") {
-			return fmt.Errorf("the input of a trigger of type %s is an object, not a list", text)
+			return fmt.Errorf("the input of a trigger of type %s must be an object, not a list", text)
 		}
 	}
 	return nil
 }
 
-// checkTopic refuses what the engine accepts and never fires.
+// checkTopic rejects a config that the engine accepts but that never fires.
 func checkTopic(config, topic string) error {
 	if topic == "" {
 		return errors.New(config + " has no Topic")
@@ -497,7 +494,7 @@ func checkTopic(config, topic string) error {
 	return nil
 }
 
-// checkLogLevel refuses a level that no record has: the engine compares exactly.
+// checkLogLevel rejects a level that no record has: the engine compares levels exactly.
 func checkLogLevel(level string) error {
 	switch level {
 	case "", "all", "trace", "debug", "info", "warn", "error":
@@ -506,7 +503,7 @@ func checkLogLevel(level string) error {
 	return fmt.Errorf("log level %q is none of all, trace, debug, info, warn, error", level)
 }
 
-// checkConfigurationEvents refuses what no event is called.
+// checkConfigurationEvents rejects event types that do not exist.
 func checkConfigurationEvents(types []ConfigurationEventType) error {
 	for _, t := range types {
 		switch t {
@@ -519,7 +516,7 @@ func checkConfigurationEvents(types []ConfigurationEventType) error {
 	return nil
 }
 
-// checkTraceStatus refuses a status that no span has.
+// checkTraceStatus rejects a status that no span has.
 func checkTraceStatus(status *string) error {
 	if status == nil {
 		return nil
@@ -531,7 +528,7 @@ func checkTraceStatus(status *string) error {
 	return fmt.Errorf("trace status %q is none of ok, error, unset", *status)
 }
 
-// checkCron explains the usual mistake, five fields; the engine says no to the rest.
+// checkCron explains the usual mistake, five fields; the engine validates the rest.
 func checkCron(expression string) error {
 	if _, err := cronexpr.Parse(expression); err == nil || strings.HasPrefix(expression, "@") {
 		return nil

@@ -10,7 +10,7 @@ import (
 	"github.com/iii-go/iii/internal/jsontree"
 )
 
-// What the engine puts up with in an update operation.
+// Limits that the engine sets for update operations.
 const (
 	maxPathSegments  = 32
 	maxSegmentBytes  = 256
@@ -19,31 +19,31 @@ const (
 	updateErrorsPage = "https://iii.dev/docs/workers/iii-state#error-codes"
 )
 
-// The keys that update operations refuse, in bytewise order.
+// The keys that update operations reject, in bytewise order.
 var reservedKeys = []string{"__proto__", "constructor", "prototype"}
 
 // ApplyUpdate applies update operations to an item as the engine does in
-// stream::update and state::update, for workers that store items themselves.
-// A nil old means that there is no item: the operations start from an empty
-// object then, and the result's OldValue is nil.
+// stream::update and state::update, for workers that store items themselves. A nil old
+// means that there is no item: the operations then start from an empty object, and the
+// result's OldValue is nil.
 //
-// An operation either applies or adds one error to the result and is skipped;
-// the ones after it still run, and nothing is rolled back. Numbers are what they are
-// to the engine: an integer between -2^63 and 2^64-1 is exact, everything else is a
-// 64-bit float, which keeps a fraction or an exponent in its text (1e2 becomes 100.0).
-// Everything else that no operation touches keeps its text, without white space. Keys
-// of touched objects are sorted.
+// An operation either applies or is skipped and adds one error to the result. The
+// operations after it still run, and nothing is rolled back. Numbers follow the
+// engine's rules: an integer from -2^63 to 2^64-1 is exact; any other number is a
+// 64-bit float, which is written with a fraction or an exponent (1e2 becomes 100.0).
+// Values that no operation touches keep their text, except for white space. The keys
+// of changed objects are sorted.
 //
-// An error is returned, and nothing applied, if old or a value is not valid JSON, or
-// has a number that no float can hold, or if an operation is empty. ApplyUpdate neither
-// keeps nor changes its arguments; it is safe for concurrent use.
+// ApplyUpdate returns an error and applies nothing if old or a value is not valid JSON
+// or contains a number outside the range of a float64, or if an operation is empty. It
+// neither keeps nor modifies its arguments, and it is safe for concurrent use.
 func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error) {
 	u := update{fresh: old == nil, root: jsontree.NewObject()}
 	var result StreamUpdateResult
 	if old != nil {
 		root, err := jsontree.Parse(old)
 		if err != nil {
-			return StreamUpdateResult{}, fmt.Errorf("iii: the item is no JSON: %w", err)
+			return StreamUpdateResult{}, fmt.Errorf("iii: the item is not valid JSON: %w", err)
 		}
 		u.root = root
 		if result.OldValue, err = root.Encode(); err != nil {
@@ -69,15 +69,15 @@ func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error
 	return result, nil
 }
 
-// update is the item while operations are applied to it.
+// update holds the item while operations are applied to it.
 type update struct {
 	root *jsontree.Node
-	// fresh: there was no item and no operation has applied yet. Operations on
-	// the root then see nothing instead of the empty object.
+	// fresh reports that there was no item and that no operation has applied yet.
+	// Operations on the root then see no value instead of an empty object.
 	fresh bool
 }
 
-// refusal is the error of one operation, which the result reports.
+// refusal is the error of one rejected operation, as the result reports it.
 type refusal struct{ code, message string }
 
 func refuse(code, format string, args ...any) *refusal {
@@ -182,7 +182,7 @@ func (u *update) merge(path *MergePath, value JSONValue) (*refusal, error) {
 		return refused, err
 	}
 	if len(segments) == 0 && u.root.Kind() != "object" {
-		return nil, nil // the engine says nothing to this
+		return nil, nil // the engine reports no error here
 	}
 	target, err := descend(u.root, segments)
 	if err != nil {
@@ -235,8 +235,8 @@ func (u *update) append(path *MergePath, value JSONValue) (*refusal, error) {
 	return appendTo(leaf, node, key)
 }
 
-// firstOf is what appending a value to nothing makes: a string stays itself,
-// except below the first level.
+// firstOf returns the result of appending a value where there is none: a string stays
+// a string, except below the first level.
 func firstOf(value *jsontree.Node, nested bool) *jsontree.Node {
 	if value.Kind() == "string" && !nested {
 		return value
@@ -263,7 +263,7 @@ func appendTo(leaf, value *jsontree.Node, name string) (*refusal, error) {
 }
 
 // member checks the key of an operation that works on one level and returns the
-// members of the root, nil if the operation is refused.
+// members of the root, or nil if the operation is rejected.
 func (u *update) member(op, key string) (map[string]*jsontree.Node, *refusal, error) {
 	if refused := checkSegment(op, key); refused != nil {
 		return nil, refused, nil
@@ -275,8 +275,8 @@ func (u *update) member(op, key string) (map[string]*jsontree.Node, *refusal, er
 	return members, nil, err
 }
 
-// descend walks down from node, making an object of everything on the way that
-// is none, and returns the value at the end.
+// descend walks down from node, replaces everything on the way that is not an object
+// by one, and returns the value at the end.
 func descend(node *jsontree.Node, segments []string) (*jsontree.Node, error) {
 	for _, key := range segments {
 		members, err := makeObject(node)
@@ -293,8 +293,8 @@ func descend(node *jsontree.Node, segments []string) (*jsontree.Node, error) {
 	return node, nil
 }
 
-// makeObject returns the members of node, which becomes an empty object if it
-// is something else.
+// makeObject returns the members of node, after replacing it by an empty object if it
+// is not an object.
 func makeObject(node *jsontree.Node) (map[string]*jsontree.Node, error) {
 	if node.Kind() != "object" {
 		node.Replace(jsontree.NewObject())
@@ -325,7 +325,7 @@ func checkMergeValue(value *jsontree.Node) (map[string]*jsontree.Node, *refusal,
 	return members, nil, nil
 }
 
-// pathSegments returns the keys that lead to the target; none is the root.
+// pathSegments returns the keys that lead to the target; no keys mean the root.
 func pathSegments(path *MergePath) []string {
 	keys := path.Keys()
 	segments := make([]string, len(keys))
@@ -359,72 +359,69 @@ func checkSegment(op, segment string) *refusal {
 	return nil
 }
 
-// parseOperand reads the value of an operation; an absent one is null.
+// parseOperand reads the value of an operation; an absent value is null.
 func parseOperand(value JSONValue) (*jsontree.Node, error) {
 	if value == nil {
 		return jsontree.Null(), nil
 	}
 	node, err := jsontree.Parse(value)
 	if err != nil {
-		return nil, fmt.Errorf("its value is no JSON: %w", err)
+		return nil, fmt.Errorf("its value is not valid JSON: %w", err)
 	}
 	return node, nil
 }
 
-// validText is the text as JSON carries it: a byte that is no UTF-8 becomes
-// U+FFFD.
+// validText returns the text as JSON can carry it: bytes that are not valid UTF-8
+// become U+FFFD.
 func validText(s string) string { return string([]rune(s)) }
 
-// OpSet replaces the value under path, which is one literal key of the item
-// ("a.b" is one key); the empty path stands for the item itself. A nil value
-// sets null.
+// OpSet replaces the value at path, which is a single literal key of the item ("a.b"
+// is one key). The empty path means the item itself. A nil value sets null.
 //
-// A value that encoding/json cannot encode makes the operation unusable: the
-// call that sends it, and [ApplyUpdate], report the reason. The same holds for
-// [OpMerge] and [OpAppend].
+// If encoding/json cannot encode the value, the call that sends the operation and
+// [ApplyUpdate] return the encoding error. The same holds for [OpMerge] and
+// [OpAppend].
 func OpSet(path string, value any) UpdateOp {
 	return withValue("set", value, func(raw JSONValue) UpdateOpVariant {
 		return UpdateSet{Type: UpdateOpTypeSet, Path: path, Value: raw}
 	})
 }
 
-// OpMerge assigns the members of value, which must encode to a JSON object, to
-// the object at path: shallowly, and a null member is stored as null. Each
-// element of path is one literal key and leads one level down; no path, and
-// one empty element, stand for the item itself. Objects missing on the way are
-// made, and what is no object there is replaced by one.
+// OpMerge assigns the members of value, which must encode to a JSON object, to the
+// object at path. The merge is shallow, and a null member is stored as null. Each
+// element of path is one literal key and leads one level down; no path, or a single
+// empty element, means the item itself. Missing objects on the way are created, and
+// other values on the way are replaced by objects.
 func OpMerge(value any, path ...string) UpdateOp {
 	return withValue("merge", value, func(raw JSONValue) UpdateOpVariant {
 		return UpdateMerge{Type: UpdateOpTypeMerge, Path: mergePath(path), Value: raw}
 	})
 }
 
-// OpIncrement adds by to the number under path, one literal key of the item or
-// "" for the item itself. A missing number counts as 0; integers stay exact up
-// to 2^64-1, and what was written as a float stays one.
+// OpIncrement adds by to the number at path, a single literal key of the item or ""
+// for the item itself. A missing number counts as 0. Integers stay exact up to 2^64-1,
+// and a number that was written as a float stays a float.
 func OpIncrement(path string, by int64) UpdateOp {
 	return UpdateOp{Op: UpdateIncrement{Type: UpdateOpTypeIncrement, Path: path, By: by}}
 }
 
-// OpDecrement subtracts by from the number under path, with the rules of
-// [OpIncrement].
+// OpDecrement subtracts by from the number at path, with the rules of [OpIncrement].
 func OpDecrement(path string, by int64) UpdateOp {
 	return UpdateOp{Op: UpdateDecrement{Type: UpdateOpTypeDecrement, Path: path, By: by}}
 }
 
-// OpAppend adds value to the end of what is at path: as one element to a list,
-// as text to a string. Where nothing or null is, a string becomes the value
-// itself and everything else a list of one element, except that a missing
-// value two or more levels down always becomes a list. The path is that of
-// [OpMerge].
+// OpAppend appends value to the value at path: as an element to a list, or as text to
+// a string. If there is no value or null at path, a string is stored as it is and any
+// other value becomes a list of one element; a missing value two or more levels down
+// always becomes a list. The path follows the rules of [OpMerge].
 func OpAppend(value any, path ...string) UpdateOp {
 	return withValue("append", value, func(raw JSONValue) UpdateOpVariant {
 		return UpdateAppend{Type: UpdateOpTypeAppend, Path: mergePath(path), Value: raw}
 	})
 }
 
-// OpRemove deletes the member under path, one literal key of the item; with
-// the empty path the item becomes null but stays.
+// OpRemove deletes the member at path, a single literal key of the item. With the
+// empty path, the item becomes null but is not deleted.
 func OpRemove(path string) UpdateOp {
 	return UpdateOp{Op: UpdateRemove{Type: UpdateOpTypeRemove, Path: path}}
 }
@@ -448,8 +445,8 @@ func mergePath(path []string) *MergePath {
 	}
 }
 
-// unusableOp stands in for an operation whose value could not be encoded, so
-// that the error reaches whoever sends it: a constructor has none to return.
+// unusableOp stands in for an operation whose value could not be encoded: the
+// constructor cannot return an error, so encoding the operation does.
 type unusableOp struct{ err error }
 
 func (o unusableOp) updateOp() UpdateOpVariant { return o }

@@ -19,26 +19,27 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// WithInputValidation makes the worker validate what comes in against the request schema that
-// the function advertises, before the handler runs and after all middleware. What is wrong is
-// answered with code [CodeInvalidRequest] and its path, for example lines[2].price; the text
-// holds nothing of the payload's values. For a route the body alone is validated, and the
-// answer is a 400; a request without a body is not. The member _caller_worker_id that the engine
-// adds is not validated, unless the schema names it.
+// WithInputValidation validates incoming payloads against the request schema that the function
+// advertises, after all middleware and before the handler runs. An invalid payload is answered
+// with code [CodeInvalidRequest] and the path of the invalid part, for example lines[2].price;
+// the message contains none of the payload's values. For a route, only the body is validated, and
+// the response is a 400; a request without a body is not validated. The member _caller_worker_id
+// that the engine adds is validated only if the schema names it.
 //
-// The schema is that of the handler's type, or of [WithSchemas], of which the member body counts
-// for a route. It is compiled when the function is registered: a function without one, a schema
-// of another draft than 2020-12 or draft-07, references that lead out of it or in a circle, and
-// patterns that package regexp does not read are errors of the registration. The keyword format
-// is not checked. Mounted handlers read their bodies themselves, so for them the option is an
-// error.
+// The schema is the one of the handler's type or the one given to [WithSchemas]; for a route, its
+// member body applies. The schema is compiled when the function is registered. Registration fails
+// if the function has no schema, if the schema has a draft other than 2020-12 or draft-07, if its
+// references lead out of it or form a cycle, or if it contains patterns that package regexp
+// cannot compile. The keyword format is not checked. Mounted handlers read their bodies
+// themselves, so the option is an error for them.
 //
-// Default: what decodes is accepted; a member that is absent is the zero value.
+// Default: no validation; a payload that decodes is accepted, and an absent member becomes the
+// zero value.
 func WithInputValidation() FunctionOption {
 	return func(c *functionConfig) error { c.validates = true; return nil }
 }
 
-// addValidation compiles the schema of what comes in and puts the check of it before the handler.
+// addValidation compiles the request schema and puts the check in front of the handler.
 func (spec *handlerSpec) addValidation(cfg *functionConfig) error {
 	if !cfg.validates {
 		return nil
@@ -52,7 +53,7 @@ func (spec *handlerSpec) addValidation(cfg *functionConfig) error {
 	case spec.validate == nil:
 	case cfg.schemas:
 		place = "/properties/body"
-	default: // not that of the request, in which a body may be absent
+	default: // not the schema of the request, in which a body may be absent
 		request, _ = schemaOf(spec.body, true) // the type was described with the request
 	}
 	if request == nil {
@@ -85,17 +86,17 @@ func (spec *handlerSpec) addValidation(cfg *functionConfig) error {
 	return nil
 }
 
-// inputSchema is a compiled JSON Schema. The library judges; which part of a value is wrong is
-// found by judging parts of it by parts of the schema.
+// inputSchema is a compiled JSON Schema. The library decides whether a value is valid; to find
+// which part of it is invalid, parts of the value are checked against parts of the schema.
 type inputSchema struct {
 	root  any    // the document, decoded
-	place string // JSON pointer of the schema in it that counts
+	place string // JSON pointer to the relevant schema in the document
 
 	whole *jsonschema.Resolved
-	parts sync.Map // of string, a JSON pointer or a schema, to *jsonschema.Resolved; nil where it does not compile
+	parts sync.Map // from a JSON pointer or a schema to *jsonschema.Resolved; nil if it does not compile
 }
 
-// documentID names the document inside of the schemas that refer to a part of it.
+// documentID is the id of the document in schemas that refer to a part of it.
 const documentID = "iii:request"
 
 func compileInputSchema(raw json.RawMessage, place string) (*inputSchema, error) {
@@ -117,7 +118,7 @@ func compileInputSchema(raw json.RawMessage, place string) (*inputSchema, error)
 			return nil, err
 		}
 	}
-	if s.whole, err = resolveSchema(raw); err != nil { // for errors that name places as the program knows them
+	if s.whole, err = resolveSchema(raw); err != nil { // so that errors refer to the original document
 		return nil, err
 	}
 	if place != "" {
@@ -175,7 +176,7 @@ func (s *inputSchema) compile(schema map[string]any) (*jsonschema.Resolved, erro
 		schema["$schema"] = draft
 		if strings.Contains(fmt.Sprint(draft), "draft-07") {
 			definitions = "definitions"
-			schema = map[string]any{"$schema": draft, "allOf": []any{withoutSchema(schema)}} // beside a $ref nothing else counts there
+			schema = map[string]any{"$schema": draft, "allOf": []any{withoutSchema(schema)}} // keywords beside a $ref are ignored there
 		}
 	}
 	schema[definitions] = map[string]any{"document": document}
@@ -192,7 +193,7 @@ func withoutSchema(schema map[string]any) map[string]any {
 	return schema
 }
 
-// escapeFragment makes a JSON pointer the fragment of a URI.
+// escapeFragment escapes a JSON pointer for use as a URI fragment.
 func escapeFragment(pointer string) string {
 	var b strings.Builder
 	for _, c := range []byte(pointer) {
@@ -210,7 +211,7 @@ var (
 	pointerUnescaper = strings.NewReplacer("~1", "/", "~0", "~")
 )
 
-// at is the part of a document at a JSON pointer.
+// at returns the part of a document at a JSON pointer.
 func at(document any, pointer string) (any, bool) {
 	if pointer == "" {
 		return document, true
@@ -239,8 +240,8 @@ func at(document any, pointer string) (any, bool) {
 	return document, true
 }
 
-// circular rejects a schema whose references lead back to where they are without going into
-// the value: the library would follow them until the stack overflows.
+// circular rejects a schema whose references form a cycle without descending into the value: the
+// library would follow them until the stack overflows.
 func circular(root map[string]any) error {
 	const visiting, visited = 1, 2
 	state := map[string]int{}
@@ -252,7 +253,7 @@ func circular(root map[string]any) error {
 			return nil
 		}
 		if state[pointer] == visiting {
-			return fmt.Errorf("the request schema refers to itself in a circle, at #%s", pointer)
+			return fmt.Errorf("the request schema refers to itself in a cycle, at #%s", pointer)
 		}
 		state[pointer] = visiting
 		for _, next := range inPlace(schema, pointer) {
@@ -290,7 +291,7 @@ func circular(root map[string]any) error {
 	return all(root, "")
 }
 
-// inPlace lists the schemas that judge the same value as schema does.
+// inPlace lists the subschemas that apply to the same value as schema does.
 func inPlace(schema map[string]any, pointer string) (pointers []string) {
 	for _, keyword := range []string{"$ref", "$dynamicRef"} {
 		if target, ok := localRef(schema[keyword]); ok {
@@ -316,7 +317,7 @@ func inPlace(schema map[string]any, pointer string) (pointers []string) {
 	return pointers
 }
 
-// localRef is the JSON pointer of a reference within the document.
+// localRef returns the JSON pointer of a reference within the document.
 func localRef(ref any) (pointer string, ok bool) {
 	text, _ := ref.(string)
 	pointer, ok = strings.CutPrefix(text, "#")
@@ -349,8 +350,8 @@ func percentText(s string) (string, error) {
 	return b.String(), nil
 }
 
-// decodeNumbers decodes JSON with numbers as the library compares them exactly: integers of up
-// to 64 bits, others as floats. It knows nothing of json.Number that texts are not.
+// decodeNumbers decodes JSON with numbers in the types that the library compares exactly: 64-bit
+// integers, and floats for all others. The library treats a json.Number as a string.
 func decodeNumbers(raw json.RawMessage) (any, error) {
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return nil, nil
@@ -394,7 +395,7 @@ func plainNumbers(v any) (_ any, err error) {
 	return v, nil
 }
 
-// check returns an *Error if raw is no instance of the schema.
+// check returns an *Error if raw does not match the schema.
 func (s *inputSchema) check(raw json.RawMessage, where string) error {
 	if rawjson.Absent(raw) {
 		raw = json.RawMessage("null")
@@ -422,21 +423,21 @@ func (s *inputSchema) check(raw json.RawMessage, where string) error {
 	return &Error{Code: CodeInvalidRequest, Message: where + ": " + reason}
 }
 
-// maxSchemaSteps bounds how far a value is followed through a schema that contains itself.
+// maxSchemaSteps bounds how far a value is followed through a recursive schema.
 const maxSchemaSteps = 64
 
-// accepts reports whether a value is an instance of a schema.
+// accepts reports whether a value matches a schema.
 func accepts(schema *jsonschema.Resolved, value any) (ok bool) {
 	defer func() {
-		if recover() != nil { // what the library cannot judge is not accepted
+		if recover() != nil { // a value that makes the library panic is not accepted
 			ok = false
 		}
 	}()
 	return schema.Validate(value) == nil
 }
 
-// fits reports whether a value is an instance of the part of the document at a JSON pointer.
-// What does not compile on its own counts as fitting: the fault is looked for elsewhere.
+// fits reports whether a value matches the part of the document at a JSON pointer. A part that
+// does not compile on its own counts as matching, so the search continues elsewhere.
 func (s *inputSchema) fits(pointer string, value any) bool {
 	known, ok := s.parts.Load(pointer)
 	if !ok {
@@ -447,8 +448,8 @@ func (s *inputSchema) fits(pointer string, value any) bool {
 	return part == nil || accepts(part, value)
 }
 
-// locate finds which part of a value is wrong, and why. The value is no instance of the schema
-// at pointer.
+// locate finds which part of a value is invalid, and why. The value does not match the schema at
+// pointer.
 func (s *inputSchema) locate(pointer string, value any, path string, steps int) (string, string) {
 	node, _ := at(s.root, pointer)
 	schema, ok := node.(map[string]any)
@@ -510,7 +511,7 @@ func (s *inputSchema) locate(pointer string, value any, path string, steps int) 
 	for _, keyword := range []string{"anyOf", "oneOf"} {
 		list, _ := schema[keyword].([]any)
 		branch := ""
-		for i := range list { // the one that is meant, if it is clear
+		for i := range list { // the intended alternative, if it is unambiguous
 			next := pointer + "/" + keyword + "/" + strconv.Itoa(i)
 			if s.fits(next, value) {
 				branch = ""
@@ -534,7 +535,7 @@ func (s *inputSchema) locate(pointer string, value any, path string, steps int) 
 	return path, s.reason(schema, value)
 }
 
-// mayBe reports whether a value has the type that the schema at a JSON pointer wants.
+// mayBe reports whether a value has the type that the schema at a JSON pointer requires.
 func (s *inputSchema) mayBe(pointer string, value any) bool {
 	for range maxSchemaSteps {
 		node, _ := at(s.root, pointer)
@@ -554,7 +555,7 @@ func (s *inputSchema) mayBe(pointer string, value any) bool {
 	return true
 }
 
-// memberSchemas lists the schemas of a member of an object.
+// memberSchemas lists the schemas that apply to a member of an object.
 func (s *inputSchema) memberSchemas(schema map[string]any, pointer, key string) (pointers []string) {
 	if properties, ok := schema["properties"].(map[string]any); ok {
 		if _, ok := properties[key]; ok {
@@ -574,7 +575,7 @@ func (s *inputSchema) memberSchemas(schema map[string]any, pointer, key string) 
 	return pointers
 }
 
-// itemSchemas lists the schemas of an item of an array.
+// itemSchemas lists the schemas that apply to an item of an array.
 func itemSchemas(schema map[string]any, pointer string, i int) []string {
 	for _, keyword := range []string{"prefixItems", "items"} { // the latter in draft-07
 		if list, ok := schema[keyword].([]any); ok {
@@ -595,7 +596,7 @@ func itemSchemas(schema map[string]any, pointer string, i int) []string {
 	return nil
 }
 
-// accepts reports whether a value is an instance of a small schema, which may refer to nothing.
+// accepts reports whether a value matches a small schema without references.
 func (s *inputSchema) accepts(schema map[string]any, value any) bool {
 	raw, err := json.Marshal(schema)
 	if err != nil {
@@ -610,7 +611,7 @@ func (s *inputSchema) accepts(schema map[string]any, value any) bool {
 	return part == nil || accepts(part, value)
 }
 
-// reason tells which keyword of a schema a value does not satisfy, without the value.
+// reason returns the keyword of a schema that a value violates, without the value.
 func (s *inputSchema) reason(schema map[string]any, value any) string {
 	for _, keyword := range []string{"const", "enum", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf",
 		"minLength", "maxLength", "pattern", "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties", "dependentRequired"} {
@@ -632,7 +633,7 @@ func (s *inputSchema) reason(schema map[string]any, value any) string {
 	return "it does not match the schema of the function"
 }
 
-// memberStep is the step of a path to a member.
+// memberStep returns the path step that leads to a member.
 func memberStep(name string) string {
 	plain := name != "" && !strings.ContainsFunc(name, func(r rune) bool {
 		return r != '_' && r != '-' && r != '$' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && r < 0x80
@@ -643,7 +644,7 @@ func memberStep(name string) string {
 	return "[" + strconv.Quote(name) + "]"
 }
 
-// jsonTypeOf is the JSON type of a value.
+// jsonTypeOf returns the JSON type of a value.
 func jsonTypeOf(value any) string {
 	switch value := value.(type) {
 	case nil:
@@ -668,7 +669,8 @@ func jsonTypeOf(value any) string {
 	return "another type"
 }
 
-// isOfType reports whether a value is of a type, or one of several, as the keyword type has them.
+// isOfType reports whether a value has a type, or one of several types, in the form of the
+// keyword type.
 func isOfType(value, want any) bool {
 	switch want := want.(type) {
 	case string:

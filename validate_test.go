@@ -137,8 +137,8 @@ func TestSchemasThatCannotBeEnforced(t *testing.T) {
 		"reference to nothing":      {json.RawMessage(`{"$ref":"#/$defs/none"}`), "does not compile"},
 		"reference to elsewhere":    {json.RawMessage(`{"$ref":"https://example.com/schema"}`), "does not compile"},
 		"another draft":             {json.RawMessage(`{"$schema":"http://json-schema.org/draft-04/schema#"}`), "only draft 2020-12 and draft-07"},
-		"circle":                    {json.RawMessage(`{"$ref":"#"}`), "refers to itself in a circle"},
-		"circle of two":             {json.RawMessage(`{"$defs":{"a":{"allOf":[{"$ref":"#/$defs/b"}]},"b":{"anyOf":[{"$ref":"#/$defs/a"}]}},"properties":{"x":{"$ref":"#/$defs/a"}}}`), "refers to itself in a circle"},
+		"circle":                    {json.RawMessage(`{"$ref":"#"}`), "refers to itself in a cycle"},
+		"circle of two":             {json.RawMessage(`{"$defs":{"a":{"allOf":[{"$ref":"#/$defs/b"}]},"b":{"anyOf":[{"$ref":"#/$defs/a"}]}},"properties":{"x":{"$ref":"#/$defs/a"}}}`), "refers to itself in a cycle"},
 		"circle through the value":  {json.RawMessage(`{"properties":{"next":{"$ref":"#"}}}`), ""},
 		"circle that is only named": {json.RawMessage(`{"const":{"$ref":"#"}}`), ""},
 	} {

@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// ErrSignature is what every error of [VerifySignature] is.
+// ErrSignature matches every error of [VerifySignature].
 var ErrSignature = errors.New("iii: request is not signed by the engine")
 
-// The headers of a request that the engine makes to an HTTP-invoked function with
+// The headers of the engine's requests to an HTTP-invoked function with
 // [HTTPAuthHMAC].
 const (
 	signatureHeader = "X-Iii-Signature"
@@ -24,16 +24,17 @@ const (
 	signatureScheme = "sha256="
 )
 
-// VerifySignature checks that the engine has made a request to an HTTP-invoked
-// function: that it is signed with secret, the value of the variable that
-// [HTTPAuthHMAC] names, and that it was signed no longer than window ago, nor
-// further ahead. body is the whole body, read from r.Body already. The signature
-// covers the body and the time, neither method nor URL nor other headers; within
-// window a request can be repeated by who has seen it. Comparison takes constant
-// time.
+// VerifySignature checks that a request to an HTTP-invoked function comes from
+// the engine. The request must be signed with secret, the value of the variable
+// that [HTTPAuthHMAC] names, and the time of the signature must be at most window
+// in the past or in the future. body is the whole body, already read from r.Body.
+// The signature covers the body and the time, but not the method, the URL or
+// other headers; within window, an eavesdropper can replay a request. The
+// comparison takes constant time.
 //
-// Every error is an [ErrSignature] and says what is wrong, without the secret. An
-// empty secret and a window that is not positive are refused: neither protects.
+// Every error matches [ErrSignature] and states the reason without revealing the
+// secret. An empty secret or a window that is not positive is an error, because
+// it would not protect.
 func VerifySignature(r *http.Request, body []byte, secret string, window time.Duration) error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrSignature, fmt.Sprintf(format, args...))
@@ -59,7 +60,7 @@ func VerifySignature(r *http.Request, body []byte, secret string, window time.Du
 	}
 	seconds, err := strconv.ParseInt(timestamp, 10, 64)
 	if err != nil {
-		return fail("%s is no Unix time in seconds", timestampHeader)
+		return fail("%s is not a Unix time in seconds", timestampHeader)
 	}
 	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write([]byte(timestamp + ":" + base64.StdEncoding.EncodeToString(body)))
@@ -72,7 +73,7 @@ func VerifySignature(r *http.Request, body []byte, secret string, window time.Du
 	return nil
 }
 
-// soleHeader returns a header that must be there once.
+// soleHeader returns a header that must occur exactly once.
 func soleHeader(r *http.Request, name string) (string, error) {
 	switch values := r.Header.Values(name); len(values) {
 	case 0:
@@ -80,6 +81,6 @@ func soleHeader(r *http.Request, name string) (string, error) {
 	case 1:
 		return values[0], nil
 	default:
-		return "", fmt.Errorf("%s is there %d times", name, len(values))
+		return "", fmt.Errorf("%s occurs %d times", name, len(values))
 	}
 }

@@ -122,11 +122,11 @@ func TestVerifySignatureRefuses(t *testing.T) {
 		"empty secret":     {secret: "-", want: "the secret is empty"},
 		"no window":        {window: -1, want: "is not positive"},
 		"no signature":     {change: func(h http.Header) { h.Del("X-Iii-Signature") }, want: "X-Iii-Signature is missing"},
-		"two signatures":   {change: func(h http.Header) { h.Add("X-Iii-Signature", "sha256=00") }, want: "X-Iii-Signature is there 2 times"},
+		"two signatures":   {change: func(h http.Header) { h.Add("X-Iii-Signature", "sha256=00") }, want: "X-Iii-Signature occurs 2 times"},
 		"no time":          {change: func(h http.Header) { h.Del("X-Iii-Timestamp") }, want: "X-Iii-Timestamp is missing"},
-		"two times":        {change: func(h http.Header) { h.Add("X-Iii-Timestamp", now) }, want: "X-Iii-Timestamp is there 2 times"},
-		"time is no time":  {change: func(h http.Header) { h.Set("X-Iii-Timestamp", "yesterday") }, want: "no Unix time"},
-		"time is too long": {change: func(h http.Header) { h.Set("X-Iii-Timestamp", "99999999999999999999") }, want: "no Unix time"},
+		"two times":        {change: func(h http.Header) { h.Add("X-Iii-Timestamp", now) }, want: "X-Iii-Timestamp occurs 2 times"},
+		"time is no time":  {change: func(h http.Header) { h.Set("X-Iii-Timestamp", "yesterday") }, want: "not a Unix time"},
+		"time is too long": {change: func(h http.Header) { h.Set("X-Iii-Timestamp", "99999999999999999999") }, want: "not a Unix time"},
 		"far future": {change: func(h http.Header) {
 			h.Set("X-Iii-Timestamp", "9223372036854775807")
 			h.Set("X-Iii-Signature", sign(body, "9223372036854775807", hmacSecret))

@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// observedCall is a call that has ended, as its observers see it. A nil part is none.
+// observedCall is a completed call as its observers see it. A nil field is absent.
 type observedCall struct {
 	function     key
 	invocationID string
@@ -39,7 +39,7 @@ func (c *observedCall) status() string {
 	return "success"
 }
 
-// interests reports whether an observer wants calls that end like this one.
+// interests reports whether the observer wants calls with this outcome.
 func (o *observer) interests(failed bool) bool {
 	switch o.on {
 	case "complete":
@@ -51,7 +51,8 @@ func (o *observer) interests(failed bool) bool {
 	}
 }
 
-// ended has the observers of a function see a call that has been made through the engine.
+// ended passes a completed call that went through the engine to the observers of its
+// function.
 func (t *observers) ended(r *request, began time.Time, out outcome, answer observedResult) {
 	k := key{r.namespace, r.functionID}
 	if _, watched := t.watched.Load(k); !watched {
@@ -78,12 +79,13 @@ func (t *observers) ended(r *request, began time.Time, out outcome, answer obser
 	t.choose(c, answer)
 }
 
-// durationMS is a duration as the wire has it.
+// durationMS encodes a duration in milliseconds as it appears on the wire.
 func durationMS(d time.Duration) json.RawMessage {
 	return strconv.AppendFloat(nil, float64(d.Microseconds())/1000, 'f', -1, 64)
 }
 
-// choose activates the observers that a call is for. The host may have chosen among them.
+// choose activates the observers that match a call. If the host has already matched or
+// delivered the call, its answer takes precedence.
 func (t *observers) choose(c *observedCall, answer observedResult) {
 	if set(answer.Delivered) {
 		return
@@ -99,7 +101,7 @@ func (t *observers) choose(c *observedCall, answer observedResult) {
 	}
 }
 
-// reported takes what a host reports about calls that it has made in process, and events.
+// reported handles a host's report of events and of calls that it made in process.
 func (t *observers) reported(w *worker, home string, m invocationsObservedMessage) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -138,7 +140,7 @@ func (t *observers) reported(w *worker, home string, m invocationsObservedMessag
 	}
 }
 
-// failureOf is an error without its stack trace, which does not travel.
+// failureOf returns an error without its stack trace, which is not passed on.
 func failureOf(raw json.RawMessage) json.RawMessage {
 	if isNull(raw) {
 		return nil
@@ -147,7 +149,8 @@ func failureOf(raw json.RawMessage) json.RawMessage {
 	return new(object).str("code", stringOf(members["code"])).str("message", stringOf(members["message"])).bytes()
 }
 
-// activate calls the target of an observer because of a call, now or when there is room.
+// activate calls the target of an observer because of a call, either now or when
+// max_in_flight permits it.
 func (t *observers) activate(o *observer, c *observedCall) {
 	if c.depth >= maxObserveDepth {
 		o.dropped++
@@ -189,7 +192,7 @@ func orNull(raw json.RawMessage) json.RawMessage {
 	return raw
 }
 
-// envelope is what the target of o gets about a call.
+// envelope builds the payload that describes a call to the target of o.
 func (o *observer) envelope(c *observedCall, activationID string) json.RawMessage {
 	m := new(object).str("observer_id", o.id).str("activation_id", activationID).
 		str("function_id", c.function.id).str("namespace", c.function.namespace).
@@ -207,7 +210,7 @@ func (o *observer) envelope(c *observedCall, activationID string) json.RawMessag
 	return m.uint("started_at_ms", uint64(c.startedAtMS)).raw("duration_ms", c.durationMS).bytes()
 }
 
-// launch begins an activation. Those of one observer reach a worker in their order.
+// launch starts an activation. The activations of one observer reach a worker in order.
 func (t *observers) launch(o *observer, r *request) {
 	o.inFlight++
 	e := t.engine
@@ -229,7 +232,8 @@ func (t *observers) launch(o *observer, r *request) {
 	})
 }
 
-// freed follows the end of an activation, or of a call through an observer.
+// freed releases a slot when an activation, or a call through an observer, has ended,
+// and launches activations that wait for it.
 func (t *observers) freed(o *observer) {
 	o.inFlight--
 	for len(o.waiting) > 0 && (o.maxInFlight == 0 || o.inFlight < o.maxInFlight) {
@@ -239,8 +243,9 @@ func (t *observers) freed(o *observer) {
 	}
 }
 
-// through calls the target of an observer for the host of its function: with the payload of
-// the host and the metadata of the observer. A nil worker is the engine, as the host.
+// through calls the target of an observer on behalf of the host of its function, with
+// the host's payload and the observer's metadata. A nil worker means that the engine is
+// the host.
 func (t *observers) through(ctx context.Context, w *worker, id string, r request) outcome {
 	t.mu.Lock()
 	o := t.byID[id]
@@ -254,6 +259,9 @@ func (t *observers) through(ctx context.Context, w *worker, id string, r request
 	r.depth++
 	r.activation = activation{o.id, newActivationID()}
 	r.cause = cause{"observer", o.id}
+	if o.source.id == "http::on-request" {
+		r.cause.kind = causeHTTP
+	}
 	if o.maxFires > 0 && o.fires >= o.maxFires {
 		t.dispose(o, errorBody("MAX_FIRES", "the observer has been activated %d times", o.fires), true)
 	}
@@ -282,7 +290,7 @@ func (t *observers) admitThrough(o *observer, w *worker, id string, depth uint32
 	return nil
 }
 
-// sourceEvent is something that happened in the engine.
+// sourceEvent is an event of a source inside the engine.
 type sourceEvent struct {
 	source key
 	event  json.RawMessage
@@ -290,9 +298,9 @@ type sourceEvent struct {
 	only   func(o *observer) bool // nil: all observers
 }
 
-// occur has the observers of a source inside the engine see an event: a call of the source
-// with the event as its input and its result. It does not wait, and may be called under any
-// lock; events reach the observers in their order.
+// occur passes an event to the observers of a source inside the engine, as a call of
+// the source whose input and result are both the event. It never blocks, so callers may
+// hold any lock. Observers receive events in order.
 func (t *observers) occur(ctx context.Context, source string, event func() json.RawMessage, only func(o *observer) bool) {
 	k := key{defaultNamespace, source}
 	if _, watched := t.watched.Load(k); !watched {
@@ -307,7 +315,8 @@ func (t *observers) occur(ctx context.Context, source string, event func() json.
 	}
 }
 
-// deliverEvents is the goroutine behind occur.
+// deliverEvents delivers the events that occur queues; it runs on a goroutine of its
+// own.
 func (t *observers) deliverEvents(ctx context.Context) {
 	for {
 		select {
@@ -329,7 +338,7 @@ func (t *observers) deliverEvents(ctx context.Context) {
 
 func (t *observers) happened(event sourceEvent) {
 	if f := t.function(event.source); f == nil || f.owner != nil {
-		return // a worker hosts it now
+		return // a worker hosts the source now
 	}
 	c := &observedCall{
 		function: event.source, invocationID: uuid.NewString(), input: event.event, output: event.event,
@@ -348,8 +357,8 @@ func (t *observers) happened(event sourceEvent) {
 	t.choose(c, observedResult{Matched: &matched})
 }
 
-// ask calls the target of each observer of a source that an event is for, one after the
-// other, and reports whether one of them gives an answer that stops.
+// ask calls, one after the other, the targets of a source's observers that match an
+// event. It reports whether the result of any of them satisfies stops.
 func (t *observers) ask(ctx context.Context, source string, event json.RawMessage, stops func(result json.RawMessage) bool) bool {
 	k := key{defaultNamespace, source}
 	if _, watched := t.watched.Load(k); !watched {

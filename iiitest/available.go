@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// engineWorker is the in-process worker of the functions about the engine
+// engineWorker is the in-process worker that owns the functions about the engine
 // itself.
 const engineWorker = "iii-engine-functions"
 
-// functionsPoll is how often the engine looks whether the set of functions has
-// changed: engine::functions-available is that much late.
+// functionsPoll is how often the engine checks for changes to the set of functions. It
+// bounds the delay of engine::functions-available.
 const functionsPoll = 5 * time.Second
 
 // availability fires engine::functions-available and engine::workers-available.
@@ -26,7 +26,7 @@ type availability struct {
 	wake   chan struct{}     // capacity 1
 }
 
-// watchers is a trigger type without a config: everybody who is bound is told.
+// watchers is a trigger type without a config: an event fires every binding.
 type watchers struct {
 	mu   sync.Mutex
 	list []binding
@@ -60,8 +60,8 @@ func (e *Engine) registerAvailability() {
 	e.spawn(e.fireWorkerEvents)
 }
 
-// workerChanged fires engine::workers-available. It does not wait: events go
-// out in their order from a goroutine of their own.
+// workerChanged fires engine::workers-available. It does not block; a separate
+// goroutine delivers the events in order.
 func (e *Engine) workerChanged(event, id string) {
 	a := &e.available
 	payload := mustEncode(map[string]string{"event": event, "worker_id": id})
@@ -96,17 +96,17 @@ func (e *Engine) fireWorkerEvents(ctx context.Context) {
 	}
 }
 
-// announce calls everybody who is bound, without waiting for their results.
+// announce calls every bound function without waiting for the results.
 func (e *Engine) announce(ctx context.Context, to *watchers, payload json.RawMessage) {
 	for _, b := range to.all() {
 		if err := e.start(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata); err != nil {
-			e.log.Warn("function of a trigger failed", "trigger", b.id, "code", err.Code, "error", err.Message)
+			e.noWorker(b, err)
 		}
 	}
 }
 
-// watchFunctions fires engine::functions-available when the set of functions is
-// not the known one any more.
+// watchFunctions fires engine::functions-available when the set of functions differs
+// from known.
 func (e *Engine) watchFunctions(ctx context.Context, known map[key]struct{}) {
 	ticker := time.NewTicker(functionsPoll)
 	defer ticker.Stop()

@@ -57,7 +57,7 @@ func TestFunctionsAvailable(t *testing.T) {
 	})
 }
 
-func TestTelemetrySocket(t *testing.T) {
+func TestTelemetrySocketKeepsItsFrames(t *testing.T) {
 	e := Start(t, WithTelemetryLimit(2, 1<<20))
 	c := dialURL(t, e, e.URL()+"/otel")
 	for _, m := range []string{"OTLP1", "MTRC2", "NOPE", "LOGS\xff", "LOGS3"} {
@@ -66,7 +66,7 @@ func TestTelemetrySocket(t *testing.T) {
 		}
 	}
 	c.send("OTLP as text")
-	// The answer to a ping comes after what was sent before it has been taken.
+	// The pong arrives only after the earlier frames have been processed.
 	ponged := make(chan struct{})
 	c.conn.SetPongHandler(func(string) error { close(ponged); return nil })
 	_ = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(30*time.Second))

@@ -14,20 +14,19 @@ import (
 
 const bridgeWorker = "iii-bridge"
 
-// bridgeTimeout is how long a call of another engine may take unless its caller
-// says otherwise.
+// bridgeTimeout is the default timeout of a call to another engine.
 const bridgeTimeout = 30 * time.Second
 
-// WithBridge makes the engine a worker of another one, at url, and adds the
-// functions bridge.invoke and bridge.invoke_async, which call functions there
-// (BridgeInvokeInput). The options are those of the worker. Without a connection a
-// call waits for one, within its time. The default is no bridge, and then these
-// functions do not exist.
+// WithBridge makes the engine a worker of the engine at url, and adds the functions
+// bridge.invoke and bridge.invoke_async, which call functions of that engine; their
+// input is BridgeInvokeInput. opts configure the worker. While the bridge is
+// disconnected, a call waits for the connection until its timeout. By default there is
+// no bridge, and the two functions do not exist.
 func WithBridge(url string, opts ...iii.Option) Option {
 	own := slices.Clone(opts)
 	return func(c *config) error {
 		if url == "" {
-			return errors.New("iiitest: WithBridge: no address")
+			return errors.New("iiitest: WithBridge: address is empty")
 		}
 		c.bridge = func() (*iii.Client, error) {
 			client, err := iii.New(url, own...)
@@ -61,7 +60,7 @@ func (e *Engine) registerBridge() {
 		})
 	e.spawn(func(ctx context.Context) {
 		if err := e.bridge.Connect(ctx); err != nil && ctx.Err() == nil {
-			e.log.Error("the bridge is refused", "error", err)
+			e.log.Error("the other engine rejected the bridge", "error", err)
 		}
 	})
 }
@@ -72,7 +71,7 @@ type bridgeInvokeInput struct {
 	TimeoutMs  *uint64         `json:"timeout_ms"`
 }
 
-// overBridge does a call of the other engine, which is part of the caller's trace.
+// overBridge makes a call to the other engine as part of the caller's trace.
 func (e *Engine) overBridge(ctx context.Context, c *call, do func(context.Context, bridgeInvokeInput, iii.CallOption) error) *wireError {
 	in, bad := decodeInput[bridgeInvokeInput](c.functionID, c.data)
 	if bad != nil {

@@ -95,7 +95,8 @@ func TestBridgeOptions(t *testing.T) {
 	}
 }
 
-// An engine that cannot start leaves no worker behind: its name is free again.
+// An engine that fails to start leaves no worker behind on the other engine: the
+// worker's name is free again.
 func TestBridgeOfAnEngineThatDoesNotStart(t *testing.T) {
 	t.Setenv("III_WORKER_NAME", "only-one")
 	e := iiitest.Start(t)

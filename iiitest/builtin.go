@@ -8,17 +8,17 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// wireError is the error of an invocation as it stands on the wire.
+// wireError is the error of an invocation as encoded on the wire.
 type wireError = iii.ErrorBody
 
-// builtinFunc is a function of the engine itself. A nil result without an error
-// is "no result": the key is left out of the reply. json.RawMessage("null") is
-// a JSON null.
+// builtinFunc is a function that the engine itself implements. If it returns a nil
+// result and no error, the reply has no result key; json.RawMessage("null") is a JSON
+// null.
 type builtinFunc func(ctx context.Context, c *call) (json.RawMessage, *wireError)
 
 // call is one invocation of a built-in function.
 type call struct {
-	worker        *worker // nil: the engine itself calls
+	worker        *worker // nil: the engine is the caller
 	functionID    string
 	data          json.RawMessage
 	metadata      json.RawMessage
@@ -27,12 +27,12 @@ type call struct {
 	callerBaggage string // see request.baggage
 }
 
-// session is what the caller may do; nil is everything.
-func (c *call) session() *session {
+// permissions returns the permissions of the caller; nil permits everything.
+func (c *call) permissions() *permissions {
 	if c.worker == nil {
 		return nil
 	}
-	return c.worker.session
+	return c.worker.permissions
 }
 
 // binding is a registered trigger as its provider sees it.
@@ -41,19 +41,19 @@ type binding struct {
 	config, metadata                       json.RawMessage
 	seq                                    uint64 // order of registration
 
-	observer *observer // that the binding stands for; nil: it is a trigger
+	observer *observer // that the binding stands for; nil: a trigger
 }
 
-// triggerProvider serves a trigger type inside the engine. Calls of bind and
-// unbind come one at a time and in order; they must return at once and must not
-// register anything. bind with an id that is bound already is a registration
-// under the same id: what that means is the provider's own business.
+// triggerProvider implements a trigger type inside the engine. The engine calls bind
+// and unbind one at a time and in order; both must return at once and must not register
+// anything. If bind receives an id that is already bound, the provider decides what the
+// repeated registration means.
 type triggerProvider interface {
 	bind(ctx context.Context, b binding) error // its text becomes the message of trigger_registration_failed
 	unbind(id string)
 }
 
-// engineText is an error in the engine's own words, which go onto the wire.
+// engineText is an error in the engine's own words, as sent on the wire.
 type engineText string
 
 func (t engineText) Error() string { return string(t) }
@@ -62,9 +62,9 @@ func errorBody(code, format string, args ...any) *wireError {
 	return &wireError{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// addBuiltin adds a function to namespace default. owner is the in-process
-// worker that listings name; what the engine publishes about the function, its
-// schemas above all, is added from the engine's own answers.
+// addBuiltin adds a function to the namespace default. owner is the in-process worker
+// that listings show. The schemas and other published details of the function come from
+// recorded answers of the engine.
 func (e *Engine) addBuiltin(id, owner, description string, f builtinFunc) {
 	known := published().Functions[id]
 	if known.Description != nil {

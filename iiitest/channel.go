@@ -15,26 +15,26 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// channel is a one-way queue of WebSocket messages between one writer and one
-// reader. Each end can be taken once.
+// channel is a one-way queue of WebSocket messages from one writer to one reader. Each
+// end can be taken once.
 type channel struct {
 	id, key string
 	buffer  chan channelFrame
 	stopped chan struct{} // closed when the reader is gone
-	cut     atomic.Bool   // the writer vanished without a Close frame, and the reader is told
+	cut     atomic.Bool   // the writer vanished without a Close frame; the reader is notified
 
 	mu           sync.Mutex
 	taken, ended map[direction]bool
 	expiry       *time.Timer
 }
 
-// channelFrame is one message: text or binary, boundaries kept.
+// channelFrame is one text or binary message. Channels preserve message boundaries.
 type channelFrame struct {
 	kind int // of package websocket
 	data []byte
 }
 
-// direction is which end of a channel somebody holds.
+// direction is the end of a channel: reading or writing.
 type direction string
 
 const (
@@ -47,15 +47,15 @@ type channelTable struct {
 	byID map[string]*channel
 }
 
-// The frames that a channel holds between its ends, by default and at most.
+// Capacities of a channel in frames.
 const (
 	channelBuffer    = 64
 	maxChannelBuffer = 1024
 )
 
-// channelTTL is how long both ends may take to be taken; what is left then is
-// swept away with what it holds. The engine looks every minute, which makes it
-// up to a minute more there.
+// channelTTL is how long the two ends of a channel have to connect before the channel
+// expires and its contents are lost. A real engine checks once a minute, so there it
+// takes up to a minute longer.
 const channelTTL = 5 * time.Minute
 
 func (e *Engine) registerChannels() {
@@ -77,7 +77,7 @@ func (e *Engine) registerChannels() {
 		})
 }
 
-// newChannel makes a channel and enters it into the table.
+// newChannel creates a channel and adds it to the table.
 func (e *Engine) newChannel(size int) *channel {
 	ch := &channel{
 		id: uuid.NewString(), key: uuid.NewString(),
@@ -95,12 +95,12 @@ func (e *Engine) newChannel(size int) *channel {
 	return ch
 }
 
-// ref is what the holder of an end is given.
+// ref returns the reference that the holder of an end receives.
 func (ch *channel) ref(d direction) map[string]string {
 	return map[string]string{"channel_id": ch.id, "access_key": ch.key, "direction": string(d)}
 }
 
-// take claims an end; false if it was taken before.
+// take claims an end. It returns false if the end was taken before.
 func (ch *channel) take(d direction) bool {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
@@ -111,8 +111,9 @@ func (ch *channel) take(d direction) bool {
 	return true
 }
 
-// endChannel gives an end up for good: the reader then gets what is left and no more,
-// the writer is refused. The channel is forgotten with its second end.
+// endChannel closes an end for good. If the writing end closes, the reader receives
+// what is left and then the end; if the reading end closes, writes fail. The channel is
+// deleted when both ends are closed.
 func (e *Engine) endChannel(ch *channel, d direction) {
 	ch.mu.Lock()
 	if ch.ended[d] {
@@ -132,7 +133,7 @@ func (e *Engine) endChannel(ch *channel, d direction) {
 	}
 }
 
-// releaseChannel gives up an end that nobody has taken.
+// releaseChannel closes an end that nobody has taken.
 func (e *Engine) releaseChannel(ch *channel, d direction) {
 	if ch.take(d) {
 		e.endChannel(ch, d)
@@ -146,7 +147,7 @@ func (e *Engine) forgetChannel(ch *channel) {
 	e.channels.mu.Unlock()
 }
 
-// stopExpiry keeps the timers of channels from outliving the engine.
+// stopExpiry stops the timers of all channels, so they do not outlive the engine.
 func (t *channelTable) stopExpiry() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -155,8 +156,8 @@ func (t *channelTable) stopExpiry() {
 	}
 }
 
-// expireChannel sweeps a channel of which an end was never taken: a connected
-// writer is dropped, a connected reader sees a normal end.
+// expireChannel removes a channel if one of its ends was never taken: a connected
+// writer is disconnected, a connected reader sees a normal end.
 func (e *Engine) expireChannel(ch *channel) {
 	ch.mu.Lock()
 	complete := ch.taken[reading] && ch.taken[writing]
@@ -173,8 +174,8 @@ func (e *Engine) expireChannel(ch *channel) {
 	}
 }
 
-// write forwards one frame, waiting for room; false when the reader is gone or
-// ctx ends.
+// write forwards one frame and waits for room. It returns false when the reader is gone
+// or ctx ends.
 func (ch *channel) write(ctx context.Context, f channelFrame) bool {
 	select {
 	case <-ch.stopped:
@@ -191,8 +192,8 @@ func (ch *channel) write(ctx context.Context, f channelFrame) bool {
 	}
 }
 
-// serveChannel is /ws/channels/{id}: one end of a channel, whose key is the
-// only thing that is asked for.
+// serveChannel serves /ws/channels/{id}, one end of a channel. The key of the channel
+// is the only credential.
 func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	d := direction(query.Get("dir"))
@@ -231,9 +232,9 @@ func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveChannelWriter forwards what the writer sends. Its Close is the normal end for the
-// reader, as is a text that is no UTF-8; up to 0.25 its mere disappearance is, too. When the
-// reader is gone the writer's socket is dropped.
+// serveChannelWriter forwards what the writer sends. The reader sees a normal end when
+// the writer sends Close or a text that is not UTF-8, and up to 0.25 also when the
+// writer vanishes. When the reader is gone, the writer's socket is cut.
 func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, writing)
 	for {
@@ -248,9 +249,9 @@ func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 	}
 }
 
-// serveChannelReader sends what the writer wrote and then a Close without a
-// code. Like the engine it reads nothing from the reader's socket: pings stay
-// unanswered, and that the reader has gone is noticed with the next frame.
+// serveChannelReader sends what the writer wrote, then a Close without a code. Like the
+// engine, it reads nothing from the reader's socket: it leaves pings unanswered, and
+// notices only at the next frame that the reader is gone.
 func (e *Engine) serveChannelReader(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, reading)
 	for {

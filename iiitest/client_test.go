@@ -13,8 +13,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The client of this module and the engine have the same idea of a connection
-// that breaks, in virtual time.
+// The client reconnects to the engine after its connection breaks, in virtual time.
 func TestClientReconnects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := iiitest.Start(t)
@@ -34,7 +33,7 @@ func TestClientReconnects(t *testing.T) {
 			before := c.WorkerID()
 			e.Drop("w")
 			synctest.Wait()
-			time.Sleep(time.Minute) // the client is back
+			time.Sleep(time.Minute) // the client has reconnected
 			if got, err := iii.Call[int](t.Context(), c, "double", 21, iii.Remotely()); got != 42 || err != nil {
 				t.Errorf("got %d, %v", got, err)
 			}
@@ -45,7 +44,7 @@ func TestClientReconnects(t *testing.T) {
 	})
 }
 
-func TestClientIsRefused(t *testing.T) {
+func TestClientReportsRejectedAuth(t *testing.T) {
 	e := iiitest.Start(t)
 	e.RefuseAuth("go away")
 	c, err := iii.New(e.URL())

@@ -33,7 +33,7 @@ func inBubble(t *testing.T, f func(t *testing.T, c *iii.Client), opts ...iiitest
 }
 
 // bind registers a function and a trigger for it, and waits until the engine has
-// both.
+// registered both.
 func bind[In any](t *testing.T, c *iii.Client, id string, config iii.TriggerConfig, f func(context.Context, In) (any, error)) {
 	t.Helper()
 	if _, err := iii.Handle(c, id, f); err != nil {
@@ -70,8 +70,8 @@ func TestClientCron(t *testing.T) {
 	})
 }
 
-// A message that fails ends among the dead letters and is brought back from
-// there, from a topic and from a named queue.
+// A failing message of a topic or a named queue becomes a dead letter and can be
+// redriven.
 func TestClientDeadLetters(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *iii.Client) {
 		ctx := t.Context()

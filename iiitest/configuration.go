@@ -12,11 +12,11 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// configurations is the engine's worker configuration: values with a schema that
-// workers register, set and read, and the trigger type that follows them.
+// configurations implements the engine's worker configuration: values with schemas that
+// workers register, set and read, and the trigger type that fires when they change.
 type configurations struct {
 	engine   *Engine
-	triggers bindings[configurationFilter]
+	triggers boundTriggers[configurationFilter]
 
 	mu      sync.Mutex
 	entries map[string]*configuration
@@ -26,17 +26,17 @@ type configurations struct {
 type configuration struct {
 	id, name, description string
 	schema                *configurationSchema
-	metadata              json.RawMessage // nil: none
-	value                 json.RawMessage // as it was set; nil: none yet
+	metadata              json.RawMessage // nil if absent
+	value                 json.RawMessage // as set; nil until then
 }
 
-// configurationID is what an id looks like.
+// configurationID matches a valid id.
 var configurationID = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 
 func (e *Engine) registerConfiguration() {
 	s := &configurations{
 		engine: e, entries: map[string]*configuration{},
-		triggers: bindings[configurationFilter]{decode: decodeConfigurationFilter},
+		triggers: boundTriggers[configurationFilter]{decode: decodeConfigurationFilter},
 	}
 	const owner = "configuration"
 	e.addBuiltin("configuration::register", owner, "Register a configuration entry", s.register)
@@ -66,7 +66,7 @@ func decodeConfigurationFilter(config json.RawMessage) (configurationFilter, err
 	}
 	f := configurationFilter{id: in.ID, condition: in.Condition}
 	if in.Events != nil {
-		f.events = *in.Events // one that nothing sends is no error
+		f.events = *in.Events // unknown event names are accepted and never match
 	}
 	return f, nil
 }
@@ -83,8 +83,9 @@ func schemaInvalid(err error) *wireError {
 	return errorBody("SCHEMA_INVALID", "schema validation failed: %v", err)
 }
 
-// register enters an entry, or describes an existing one anew. Its value stays unless
-// there is an initial one, and nobody asks whether it still fits.
+// register adds an entry or replaces the description of an existing one. The value
+// stays unless the registration has an initial value, and is not validated against the
+// new schema.
 func (s *configurations) register(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type ConfigurationRegisterInput struct {
 		ID           string          `json:"id"`
@@ -158,8 +159,8 @@ func (s *configurations) set(ctx context.Context, c *call) (json.RawMessage, *wi
 	return mustEncode(map[string]any{"old_value": old, "new_value": in.Value}), nil
 }
 
-// get returns a value, with what its references stand for unless it is wanted
-// raw. That must fit the schema, and so must null where there is no value.
+// get returns a value, with references expanded unless the caller asks for the raw
+// value. The expanded value must match the schema; a missing value counts as null.
 func (s *configurations) get(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type ConfigurationGetInput struct {
 		ID  string `json:"id"`
@@ -220,7 +221,7 @@ func (s *configurations) describe(_ context.Context, c *call) (json.RawMessage, 
 	return mustEncode(entry.view()), nil
 }
 
-// view is an entry without its value.
+// view returns an entry without its value.
 func (c *configuration) view() map[string]any {
 	view := map[string]any{"id": c.id, "name": c.name, "description": c.description, "schema": c.schema.text}
 	if c.metadata != nil {
@@ -229,8 +230,8 @@ func (c *configuration) view() map[string]any {
 	return view
 }
 
-// expanded is a value with what its references stand for, or as it is if one of
-// them stands for nothing.
+// expanded returns a value with references expanded, or unchanged if a reference cannot
+// be resolved.
 func (s *configurations) expanded(value json.RawMessage) json.RawMessage {
 	if v, unset := expand(value, s.engine.cfg.env); len(unset) == 0 {
 		return v
@@ -238,7 +239,7 @@ func (s *configurations) expanded(value json.RawMessage) json.RawMessage {
 	return value
 }
 
-// changed fires the triggers of an entry whose value was old before.
+// changed fires the triggers of an entry after a change; old is the previous value.
 // configurations.mu is held.
 func (s *configurations) changed(ctx context.Context, event iii.ConfigurationEventType, entry *configuration, old json.RawMessage) {
 	var targets []target
@@ -259,13 +260,13 @@ func (s *configurations) changed(ctx context.Context, event iii.ConfigurationEve
 	}
 }
 
-// reference is a reference to a variable of the environment: ${NAME}, or with a
-// default ${NAME:default}.
+// reference matches a reference to an environment variable: ${NAME}, or ${NAME:default}
+// with a default.
 var reference = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(:[^}]*)?\}`)
 
-// expand replaces the references in the strings of a canonical value. The result
-// stays a string, whatever the variable looks like. Variables that are not set, where
-// the reference has no default, are listed, each once.
+// expand replaces the references in the strings of a canonical value. The result of a
+// replacement is always a string, whatever the variable contains. expand also returns
+// the names of variables that are unset and have no default, each once.
 func expand(value json.RawMessage, env func(string) (string, bool)) (expanded json.RawMessage, unset []string) {
 	var in func(value json.RawMessage) json.RawMessage
 	in = func(value json.RawMessage) json.RawMessage {

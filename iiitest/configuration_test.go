@@ -10,7 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// registerConfig registers an entry; more is more of the input, with a comma.
+// registerConfig registers an entry; more contains further members of the input, each
+// after a comma.
 func registerConfig(id, schema, more string) string {
 	return `{"id":"` + id + `","name":"N","description":"D","schema":` + schema + more + `}`
 }
@@ -31,7 +32,8 @@ func TestConfiguration(t *testing.T) {
 		p.want(`{"id":"web","value":{"url":"http://example.org"}}`, "configuration::get", `{"id":"web"}`)
 		p.want(`{"id":"web","value":{"url":"${SCHEME:http}://${HOST}"}}`, "configuration::get", `{"id":"web","raw":true}`)
 
-		// Registering again describes anew, and keeps the value unless there is another.
+		// A repeated registration replaces the description and keeps the value, unless
+		// it has an initial value.
 		for _, more := range []string{"", `,"initial_value":null`} {
 			p.want(`{"description":"D","id":"web","name":"N","schema":{"type":"object"},"value":{"url":"${SCHEME:http}://${HOST}"}}`,
 				"configuration::register", registerConfig("web", `{"type":"object"}`, more))
@@ -198,9 +200,10 @@ func TestConfigurationSchema(t *testing.T) {
 	}
 }
 
-// schemaTests are what a schema, or a value under it, is refused for.
+// schemaTests lists invalid schemas, and invalid values of valid schemas, with the
+// error.
 var schemaTests = []struct{ schema, value, want string }{
-	// The words for each keyword.
+	// The message of each keyword.
 	{`{"type":"integer"}`, `1.5`, `1.5 is not of type "integer"`},
 	{`{"type":"integer"}`, `1.0`, ``},
 	{`{"$schema":"http://json-schema.org/draft-04/schema#","type":"integer"}`, `1.0`, `1.0 is not of type "integer"`},
@@ -260,7 +263,7 @@ var schemaTests = []struct{ schema, value, want string }{
 	{`{"$id":"https://example.invalid/tree","$dynamicAnchor":"node","properties":{"child":{"$dynamicRef":"#node"},"n":{"type":"null"}}}`, `{"child":{"n":1}}`, `1 is not of type "null"`},
 	{`{"$ref":"#"}`, `1`, ``},
 
-	// What is no schema.
+	// Invalid schemas.
 	{`null`, ``, `invalid JSON Schema: null is not of types "boolean", "object"`},
 	{`[]`, ``, `invalid JSON Schema: [] is not of types "boolean", "object"`},
 	{`{"type":1}`, ``, `invalid JSON Schema: 1 is not valid under any of the schemas listed in the 'anyOf' keyword`},
@@ -301,8 +304,8 @@ func TestConfigurationSchemaWords(t *testing.T) {
 	}
 }
 
-// A schema that asks the same again at each of its levels is judged all the same.
-func TestConfigurationSchemaDeep(t *testing.T) {
+// A schema that repeats the same validation at each of its levels still works.
+func TestConfigurationSchemaRepeatedAtEachLevel(t *testing.T) {
 	schema := `{"properties":{"a":true}}`
 	for range 50 {
 		schema = `{"allOf":[` + schema + `],"unevaluatedProperties":false}`
@@ -319,7 +322,7 @@ func TestConfigurationSchemaDeep(t *testing.T) {
 	}
 }
 
-// Engines of one process share the schemas of schemas.
+// The engines of a process share the meta-schemas.
 func TestConfigurationSchemaConcurrently(t *testing.T) {
 	var all sync.WaitGroup
 	for range 4 {
@@ -334,7 +337,7 @@ func TestConfigurationSchemaConcurrently(t *testing.T) {
 	all.Wait()
 }
 
-// Schemas that lead back to themselves at the same place end the process of a
+// Schemas that lead back to themselves at the same location terminate the process of a
 // running engine.
 func TestConfigurationSchemaLoops(t *testing.T) {
 	for _, schema := range []string{
@@ -356,8 +359,8 @@ func TestConfigurationSchemaLoops(t *testing.T) {
 	}
 }
 
-// FuzzConfigurationSchema wants no schema and no value to end the process, and
-// every value that is expanded to be JSON.
+// FuzzConfigurationSchema verifies that no schema and no value terminates the process,
+// and that every expanded value is JSON.
 func FuzzConfigurationSchema(f *testing.F) {
 	f.Add([]byte(`{"properties":{"a":{"$ref":"#/$defs/x"}},"$defs":{"x":{"type":"integer"}}}`), []byte(`{"a":1}`))
 	f.Add([]byte(`{"$REF":"#"}`), []byte(`1`))

@@ -20,19 +20,20 @@ import (
 	"unicode/utf8"
 )
 
-// configurationSchema is the JSON Schema of a configuration entry. It is read, and
-// values are judged by it, in the order and the words of the engine's library.
+// configurationSchema is the JSON Schema of a configuration entry. Its parser and
+// validator follow the order and the words of the engine's library.
 type configurationSchema struct {
 	text json.RawMessage
 	root *schemaNode
 }
 
-// errSchema begins what is said about a schema that is none.
+// errSchema is the prefix of errors about invalid schemas.
 const errSchema = "invalid JSON Schema: "
 
-// parseConfigurationSchema reads a schema: of the draft that it names, or of 2020-12.
-// References beyond the document are refused, like in the engine; patterns are those
-// of package regexp, which has no look-around and no backreferences.
+// parseConfigurationSchema parses a schema of the draft that the schema names, by
+// default 2020-12. As in the engine, references to other documents are rejected.
+// Patterns are those of package regexp, which has neither look-around nor
+// backreferences.
 func parseConfigurationSchema(text json.RawMessage) (*configurationSchema, error) {
 	text = canonicalValid(text)
 	draft, err := draftOf(text)
@@ -57,7 +58,7 @@ func parseConfigurationSchema(text json.RawMessage) (*configurationSchema, error
 	return &configurationSchema{text, root}, nil
 }
 
-// validate says everything that is wrong with a value.
+// validate returns all violations of a value.
 func (s *configurationSchema) validate(value json.RawMessage) error {
 	if value == nil {
 		value = json.RawMessage("null")
@@ -100,14 +101,15 @@ func draftOf(schema json.RawMessage) (schemaDraft, error) {
 	return draft, nil
 }
 
-// metaschemas are the schemas of schemas, by URI.
+// metaschemas holds the meta-schemas of the drafts, by URI.
 //
 //go:embed metaschemas.json
 var metaschemasJSON []byte
 
 var metaschemas = sync.OnceValue(func() map[string]json.RawMessage { return membersOf(canonicalValid(metaschemasJSON)) })
 
-// metaNodes are those that were needed so far. Judging by one adds to what it knows.
+// metaNodes caches the meta-schemas that have been used. Validation adds to their
+// state.
 var metaNodes = struct {
 	sync.Mutex
 	of map[schemaDraft]*schemaNode
@@ -134,7 +136,7 @@ func metaErrors(draft schemaDraft, schema *schemaValue) []string {
 	return node.errors(schema)
 }
 
-// defaultSchemaURI is where a schema is that does not say it.
+// defaultSchemaURI is the URI of a schema that does not specify one.
 const defaultSchemaURI = "json-schema:///"
 
 // schemaSet is a schema with everything that it can refer to.
@@ -145,10 +147,10 @@ type schemaSet struct {
 	nodes     map[string]*schemaNode     // by URI and path
 
 	patterns map[string]*schemaPattern
-	dynamic  bool // what a reference leads to hangs on where it is come from
+	dynamic  bool // whether the target of a reference depends on the path of the evaluation
 }
 
-// schemaResource is a schema with a URI of its own.
+// schemaResource is a schema with its own URI.
 type schemaResource struct {
 	uri       string
 	root      json.RawMessage
@@ -163,7 +165,7 @@ func newSchemaSet(draft schemaDraft) *schemaSet {
 	}
 }
 
-// add enters a document; the first one is the schema itself.
+// add adds a document; the first one is the schema itself.
 func (s *schemaSet) add(uri string, root json.RawMessage) *schemaResource {
 	if id := s.idOf(membersOf(root)); id != "" {
 		uri = resolveURI(uri, id)
@@ -177,7 +179,7 @@ func (s *schemaSet) add(uri string, root json.RawMessage) *schemaResource {
 	return r
 }
 
-// idOf is the URI that a schema gives itself, "" for none.
+// idOf returns the URI that a schema declares, or "".
 func (s *schemaSet) idOf(members map[string]json.RawMessage) string {
 	if s.draft <= draft7 && members["$ref"] != nil {
 		return ""
@@ -197,7 +199,7 @@ func (s *schemaSet) idKeyword() string {
 	return "$id"
 }
 
-// index finds the anchors and the resources below a place of a resource.
+// index finds the anchors and the resources below a path of a resource.
 func (s *schemaSet) index(r *schemaResource, path string, schema json.RawMessage) {
 	members := membersOf(schema)
 	if members == nil {
@@ -232,8 +234,8 @@ func (s *schemaSet) index(r *schemaResource, path string, schema json.RawMessage
 	}
 }
 
-// holds reports whether the draft knows a keyword as one that holds schemas. For
-// draft 4, the engine's library takes those of all drafts.
+// holds reports whether a keyword of the draft contains schemas. For draft 4, the
+// engine's library uses the keywords of all drafts.
 func (s *schemaSet) holds(keyword string) bool {
 	draft := s.draft
 	switch keyword {
@@ -251,8 +253,8 @@ func (s *schemaSet) holds(keyword string) bool {
 	return true
 }
 
-// Keywords that hold a schema, a list of schemas and an object of schemas. Some hold
-// either.
+// Keywords that contain a schema, a list of schemas or an object of schemas. Some
+// accept more than one of these.
 var (
 	holdSchema = []string{
 		"additionalItems", "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not", "propertyNames", "then",
@@ -262,7 +264,7 @@ var (
 	holdObject = []string{"$defs", "definitions", "dependentSchemas", "dependencies", "patternProperties", "properties"}
 )
 
-// subschemas are the schemas that a keyword holds, by their paths below it.
+// subschemas returns the schemas in the value of a keyword, by their relative paths.
 func subschemas(keyword string, value json.RawMessage) map[string]json.RawMessage {
 	schemas := map[string]json.RawMessage{}
 	switch kind := kindOf(value); {
@@ -299,8 +301,8 @@ var (
 
 func escapePath(name string) string { return pathEscaper.Replace(name) }
 
-// resource finds a resource by its URI, which may be relative; those of the drafts
-// included.
+// resource finds a resource by its URI, which may be relative. It also finds the
+// meta-schemas of the drafts.
 func (s *schemaSet) resource(base, ref string) (*schemaResource, error) {
 	uri := resolveURI(base, ref)
 	if r := s.resources[uri]; r != nil {
@@ -323,7 +325,7 @@ func (s *schemaSet) resource(base, ref string) (*schemaResource, error) {
 	return nil, fmt.Errorf("Resource '%s' is not present in a registry and retrieving it failed: %s", uri, reason) //nolint:staticcheck // the engine's words
 }
 
-// checkReferences looks for references to documents that are not there.
+// checkReferences rejects references to unavailable documents.
 func (s *schemaSet) checkReferences() error {
 	var walk func(base string, schema json.RawMessage) error
 	walk = func(base string, schema json.RawMessage) error {
@@ -353,7 +355,7 @@ func (s *schemaSet) checkReferences() error {
 	return walk(defaultSchemaURI, s.document.root)
 }
 
-// resolve finds what a reference in a resource refers to.
+// resolve returns the target of a reference in a resource.
 func (s *schemaSet) resolve(from *schemaResource, ref string) (*schemaNode, error) {
 	uri, fragment, _ := strings.Cut(ref, "#")
 	r := from
@@ -380,8 +382,8 @@ func (s *schemaSet) resolve(from *schemaResource, ref string) (*schemaNode, erro
 	return s.atPath(r, fragment)
 }
 
-// atPath finds what stands at a path of a resource, which may be in another resource
-// within that one.
+// atPath returns the schema at a path of a resource, which may belong to a nested
+// resource.
 func (s *schemaSet) atPath(r *schemaResource, pointer string) (*schemaNode, error) {
 	decoded, err := url.PathUnescape(pointer)
 	if err != nil || !utf8.ValidString(decoded) {
@@ -416,7 +418,7 @@ func (s *schemaSet) atPath(r *schemaResource, pointer string) (*schemaNode, erro
 	return s.node(r, path, at), nil
 }
 
-// schemaNode is a schema at its place.
+// schemaNode is a schema at its location.
 type schemaNode struct {
 	set      *schemaSet
 	resource *schemaResource
@@ -443,7 +445,7 @@ func (s *schemaSet) node(r *schemaResource, path string, raw json.RawMessage) *s
 	return n
 }
 
-// at is the schema below a keyword.
+// at returns the schema below a keyword.
 func (n *schemaNode) at(keyword string, sub ...string) *schemaNode {
 	path, raw := n.path+"/"+escapePath(keyword), n.members[keyword]
 	for _, part := range sub {
@@ -464,7 +466,7 @@ func (n *schemaNode) at(keyword string, sub ...string) *schemaNode {
 	return n.set.node(r, path, raw)
 }
 
-// list are the schemas of a keyword that holds a list.
+// list returns the schemas of a keyword that contains a list.
 func (n *schemaNode) list(keyword string) (nodes []*schemaNode) {
 	for i := range itemsOf(n.members[keyword]) {
 		nodes = append(nodes, n.at(keyword, strconv.Itoa(i)))
@@ -472,15 +474,15 @@ func (n *schemaNode) list(keyword string) (nodes []*schemaNode) {
 	return nodes
 }
 
-// names are the names of a keyword that holds an object, in order.
+// names returns the names of a keyword that contains an object, in order.
 func (n *schemaNode) names(keyword string) []string {
 	return slices.Sorted(maps.Keys(membersOf(n.members[keyword])))
 }
 
-// is reports whether a keyword has just this value.
+// is reports whether a keyword has exactly this value.
 func (n *schemaNode) is(keyword, value string) bool { return string(n.members[keyword]) == value }
 
-// means reports whether a keyword says anything in the schema's draft.
+// means reports whether a keyword has an effect in the draft of the schema.
 func (n *schemaNode) means(keyword string) bool {
 	draft := n.set.draft
 	switch keyword {
@@ -509,14 +511,14 @@ func (n *schemaNode) means(keyword string) bool {
 	return true
 }
 
-// keywordKind is the type of a keyword's value and how that begins, as kindOf has it.
+// keywordKind is the type of a keyword's value, and the kind as returned by kindOf.
 type keywordKind struct {
 	name  string
 	first byte
 }
 
-// keywordKinds are the types of values that keywords have. The schema of the draft has
-// looked at them, but not everywhere where a reference may lead.
+// keywordKinds holds the types of keyword values. The meta-schema has validated them,
+// but not in every location that a reference can reach.
 var keywordKinds = func() map[string]keywordKind {
 	kinds := map[string]keywordKind{}
 	for keywords, kind := range map[string]keywordKind{
@@ -533,8 +535,8 @@ var keywordKinds = func() map[string]keywordKind {
 	return kinds
 }()
 
-// check looks for what makes a schema unusable though the schema of its draft allows
-// it: references to nothing, and patterns that are none.
+// check finds faults that make a schema unusable although its meta-schema allows them:
+// references without a target, and invalid patterns.
 func (n *schemaNode) check() error {
 	if n.checked {
 		return nil
@@ -582,7 +584,7 @@ func (n *schemaNode) check() error {
 				}
 			}
 		case "$defs", "definitions":
-			continue // until they are referred to
+			continue // until a reference uses them
 		}
 		schemas := subschemas(keyword, value)
 		paths := slices.Sorted(maps.Keys(schemas))
@@ -590,7 +592,7 @@ func (n *schemaNode) check() error {
 			slices.SortFunc(paths, func(a, b string) int { return len(a) - len(b) })
 		}
 		for _, sub := range paths {
-			if kindOf(schemas[sub]) == '[' { // the names of a dependency
+			if kindOf(schemas[sub]) == '[' { // names in a dependency
 				continue
 			}
 			var parts []string
@@ -605,7 +607,7 @@ func (n *schemaNode) check() error {
 	return nil
 }
 
-// loopState says how far the search for loops is with a schema.
+// loopState is the progress of the search for loops at a schema.
 type loopState int
 
 const (
@@ -614,12 +616,12 @@ const (
 	loopNone
 )
 
-// checkLoops looks for schemas that lead back to themselves at the same place of a
+// checkLoops finds schemas that lead back to themselves at the same location of a
 // value. A running engine follows them until its process dies.
 func (s *schemaSet) checkLoops() error {
 	for _, key := range slices.Sorted(maps.Keys(s.nodes)) {
 		if n := s.nodes[key]; n.checked && n.loops() {
-			return fmt.Errorf("%q leads back to itself, which would end a running engine", "#"+n.path)
+			return fmt.Errorf("%q leads back to itself, which would crash a running engine", "#"+n.path)
 		}
 	}
 	return nil
@@ -659,21 +661,21 @@ func (n *schemaNode) loops() bool {
 	return false
 }
 
-// refersTo is the schema that a reference leads to, but for one that leads to itself:
-// that says nothing.
+// refersTo returns the target of a reference. A reference to itself has no effect, and
+// refersTo returns nil.
 func (n *schemaNode) refersTo(keyword string) *schemaNode {
 	ref := n.members[keyword]
 	to, err := n.set.resolve(n.resource, stringOf(ref))
-	if err != nil || string(to.members[keyword]) == string(ref) { // check has looked for errors
+	if err != nil || string(to.members[keyword]) == string(ref) { // check has already reported errors
 		return nil
 	}
 	return to
 }
 
-// schemaPattern is a regular expression of a schema.
+// schemaPattern is a regular expression in a schema.
 type schemaPattern struct {
-	re    *regexp.Regexp // nil: it is none
-	shown string         // as the engine writes it, with its classes spelled out
+	re    *regexp.Regexp // nil if the pattern is invalid
+	shown string         // as the engine prints it, with expanded classes
 }
 
 func (s *schemaSet) pattern(text string) *schemaPattern {
@@ -687,13 +689,13 @@ func (s *schemaSet) pattern(text string) *schemaPattern {
 	return p
 }
 
-// patternClasses are what the classes of ECMAScript stand for.
+// patternClasses expands the classes of ECMAScript.
 var patternClasses = map[byte]string{
 	'd': "0-9", 'w': "A-Za-z0-9_", 's': " \t\n\r\u000b\u000c\u00a0\ufeff\u2003\u2029",
 }
 
-// translatePattern writes a pattern of ECMAScript as one of package regexp, and as
-// the engine does.
+// translatePattern converts a pattern of ECMAScript to one for package regexp, and to
+// the form that the engine prints.
 func translatePattern(pattern string) (expression, shown string) {
 	var e, out strings.Builder
 	within := false
@@ -740,16 +742,16 @@ func translatePattern(pattern string) (expression, shown string) {
 	return e.String(), out.String()
 }
 
-// schemaValue is a value that a schema judges.
+// schemaValue is a value to validate.
 type schemaValue struct {
 	raw     json.RawMessage // canonical
-	kind    byte            // as kindOf
+	kind    byte            // see kindOf
 	names   []string        // of an object, in order
 	members map[string]*schemaValue
 	items   []*schemaValue
 	text    string
-	number  *big.Rat // as the engine holds it
-	float   bool     // not an integer of 64 bits
+	number  *big.Rat // as the engine stores it
+	float   bool     // not a 64-bit integer
 }
 
 func parseSchemaValue(raw json.RawMessage) *schemaValue {
@@ -773,7 +775,8 @@ func parseSchemaValue(raw json.RawMessage) *schemaValue {
 	return v
 }
 
-// numberOf is a number as the engine holds it: an integer of 64 bits, or a float.
+// numberOf returns a number as the engine stores it: as a 64-bit integer, or else as a
+// float.
 func numberOf(raw json.RawMessage) (n *big.Rat, float bool) {
 	if i, err := strconv.ParseInt(string(raw), 10, 64); err == nil {
 		return new(big.Rat).SetInt64(i), string(raw) == "-0"
@@ -785,7 +788,7 @@ func numberOf(raw json.RawMessage) (n *big.Rat, float bool) {
 	return new(big.Rat).SetFloat64(f), true // JSON has no infinities
 }
 
-// equal is equality as JSON Schema has it: 1 is 1.0.
+// equal implements equality as JSON Schema defines it: 1 equals 1.0.
 func (v *schemaValue) equal(w *schemaValue) bool {
 	switch {
 	case v.kind != w.kind:
@@ -800,7 +803,7 @@ func (v *schemaValue) equal(w *schemaValue) bool {
 	return string(v.raw) == string(w.raw)
 }
 
-// of reports whether v is of a type.
+// of reports whether v has a type.
 func (v *schemaValue) of(typ string, draft schemaDraft) bool {
 	switch typ {
 	case "array":
@@ -821,28 +824,28 @@ func (v *schemaValue) of(typ string, draft schemaDraft) bool {
 	return false
 }
 
-// evaluation is under way of a value against a schema.
+// evaluation is the validation of a value in progress.
 type evaluation struct {
 	scopes []*schemaResource // outermost first
 	active map[schemaStep]bool
-	known  map[schemaStep][]string // what was wrong; unevaluated keywords ask again and again
+	known  map[schemaStep][]string // cache of violations; unevaluated keywords validate repeatedly
 }
 
 type schemaStep struct {
 	node  *schemaNode
 	value *schemaValue
-	marks bool // what it has looked at is asked for, not what is wrong
+	marks bool // the step collects evaluated locations instead of violations
 }
 
-// errors says everything that is wrong with a value.
+// errors returns all violations of a value.
 func (n *schemaNode) errors(v *schemaValue) []string {
 	return (&evaluation{active: map[schemaStep]bool{}, known: map[schemaStep][]string{}}).errors(n, v)
 }
 
 func (e *evaluation) valid(n *schemaNode, v *schemaValue) bool { return len(e.errors(n, v)) == 0 }
 
-// enter runs f within the resource of a step, unless the step is under way already:
-// what leads back to itself says nothing.
+// enter runs f within the resource of a step, unless the step is already in progress: a
+// loop adds no violations.
 func (e *evaluation) enter(step schemaStep, f func()) {
 	if e.active[step] {
 		return
@@ -878,7 +881,7 @@ func (e *evaluation) errors(n *schemaNode, v *schemaValue) (wrong []string) {
 	return wrong
 }
 
-// target is the schema that a reference leads to, in the scope of the evaluation.
+// target returns the target of a reference in the dynamic scope of the evaluation.
 func (e *evaluation) target(n *schemaNode, keyword string) *schemaNode {
 	to := n.refersTo(keyword)
 	if to == nil {
@@ -910,7 +913,7 @@ func (e *evaluation) target(n *schemaNode, keyword string) *schemaNode {
 	return to
 }
 
-// one is a list of one error, if it is one.
+// one returns a list with one error if wrong is set, and else nil.
 func one(wrong bool, format string, args ...any) []string {
 	if !wrong {
 		return nil
@@ -918,7 +921,7 @@ func one(wrong bool, format string, args ...any) []string {
 	return []string{fmt.Sprintf(format, args...)}
 }
 
-// plural is one word for 1 and another for the rest.
+// plural returns the word for n: one for 1 and another for all other numbers.
 func plural(n string, singular, several string) string {
 	if n == "1" {
 		return singular
@@ -990,12 +993,12 @@ func (e *evaluation) keyword(n *schemaNode, keyword string, v *schemaValue) (wro
 	return nil
 }
 
-// validOnes are the schemas of a list that a value is valid under.
+// validOnes returns the schemas of a list under which a value is valid.
 func (e *evaluation) validOnes(n *schemaNode, keyword string, v *schemaValue) []*schemaNode {
 	return slices.DeleteFunc(n.list(keyword), func(sub *schemaNode) bool { return !e.valid(sub, v) })
 }
 
-// typed is the keyword type.
+// typed validates the keyword type.
 func (e *evaluation) typed(n *schemaNode, v *schemaValue) []string {
 	value := n.members["type"]
 	types := []string{stringOf(value)}
@@ -1007,7 +1010,7 @@ func (e *evaluation) typed(n *schemaNode, v *schemaValue) []string {
 	}
 	draft := n.set.draft
 	if len(types) > 1 {
-		draft = draft4 // of several types, the engine's library takes 1.0 for no integer
+		draft = draft4 // in a list of types, the engine's library does not accept 1.0 as an integer
 	}
 	if slices.ContainsFunc(types, func(typ string) bool { return v.of(typ, draft) }) {
 		return nil
@@ -1019,7 +1022,8 @@ func (e *evaluation) typed(n *schemaNode, v *schemaValue) []string {
 	return one(true, "%s is not of types \"%s\"", v.raw, strings.Join(slices.Compact(types), `", "`))
 }
 
-// listOptions lists the values of an enum: up to three, or two and how many more.
+// listOptions formats the values of an enum: up to three, or else two and the number of
+// the others.
 func listOptions(options []json.RawMessage) string {
 	var texts []string
 	for _, option := range options {
@@ -1034,7 +1038,7 @@ func listOptions(options []json.RawMessage) string {
 	return strings.Join(texts, "")
 }
 
-// numberKeyword is a keyword about numbers.
+// numberKeyword validates the keywords for numbers.
 func (e *evaluation) numberKeyword(n *schemaNode, keyword string, value json.RawMessage, v *schemaValue) []string {
 	if kindOf(value) != '0' {
 		return nil
@@ -1063,8 +1067,8 @@ func (e *evaluation) numberKeyword(n *schemaNode, keyword string, value json.Raw
 	return nil
 }
 
-// multipleOf reports whether n is a multiple of step, both as floats: 0.3 is one of
-// 0.1.
+// multipleOf reports whether n is a multiple of step, computed with floats: 0.3 is a
+// multiple of 0.1.
 func multipleOf(n *big.Rat, step float64) bool {
 	f, _ := n.Float64()
 	switch {
@@ -1082,7 +1086,7 @@ func multipleOf(n *big.Rat, step float64) bool {
 	return new(big.Rat).Quo(decimal(f), decimal(step)).IsInt()
 }
 
-// limitOf is the limit that a keyword sets to a count, and its text.
+// limitOf returns the limit that a keyword sets on a count, and its text.
 func limitOf(value json.RawMessage) (limit uint64, text string) {
 	n, _ := numberOf(value)
 	if n == nil || n.Sign() < 0 {
@@ -1095,7 +1099,7 @@ func limitOf(value json.RawMessage) (limit uint64, text string) {
 	return whole.Uint64(), whole.String()
 }
 
-// textKeyword is a keyword about strings.
+// textKeyword validates the keywords for strings.
 func (e *evaluation) textKeyword(n *schemaNode, keyword string, value json.RawMessage, v *schemaValue) []string {
 	switch keyword {
 	case "maxLength":
@@ -1111,7 +1115,7 @@ func (e *evaluation) textKeyword(n *schemaNode, keyword string, value json.RawMe
 	return nil
 }
 
-// listKeyword is a keyword about arrays.
+// listKeyword validates the keywords for arrays.
 func (e *evaluation) listKeyword(n *schemaNode, keyword string, value json.RawMessage, v *schemaValue) (wrong []string) {
 	switch keyword {
 	case "maxItems":
@@ -1165,7 +1169,7 @@ func (e *evaluation) listKeyword(n *schemaNode, keyword string, value json.RawMe
 	return wrong
 }
 
-// unexpected ends a list of what should not be there.
+// unexpected returns the end of a list of unexpected items.
 func unexpected(n int) string {
 	if n == 1 {
 		return " was unexpected)"
@@ -1182,7 +1186,7 @@ func unique(items []*schemaValue) bool {
 	return true
 }
 
-// contains is the keywords contains, minContains and maxContains.
+// contains validates the keywords contains, minContains and maxContains.
 func (e *evaluation) contains(n *schemaNode, v *schemaValue) []string {
 	var matches, least, most uint64 = 0, 1, math.MaxUint64
 	if n.set.draft >= draft2019 {
@@ -1213,7 +1217,7 @@ func (e *evaluation) additionalItems(n *schemaNode, value json.RawMessage, v *sc
 	return wrong
 }
 
-// objectKeyword is a keyword about objects.
+// objectKeyword validates the keywords for objects.
 func (e *evaluation) objectKeyword(n *schemaNode, keyword string, value json.RawMessage, v *schemaValue) (wrong []string) {
 	switch keyword {
 	case "maxProperties":
@@ -1226,7 +1230,7 @@ func (e *evaluation) objectKeyword(n *schemaNode, keyword string, value json.Raw
 		return missing(value, v)
 	case "properties":
 		if n.coversProperties() {
-			break // additionalProperties does it
+			break // additionalProperties validates them
 		}
 		for _, name := range n.names(keyword) {
 			if member := v.members[name]; member != nil {
@@ -1283,14 +1287,14 @@ func (e *evaluation) objectKeyword(n *schemaNode, keyword string, value json.Raw
 	return wrong
 }
 
-// coversProperties reports whether additionalProperties does the work of properties
-// and patternProperties, too, in the order of the object.
+// coversProperties reports whether additionalProperties also validates properties and
+// patternProperties, in the order of the object.
 func (n *schemaNode) coversProperties() bool {
 	kind := kindOf(n.members["additionalProperties"])
 	return kind == 'f' || kind == '{'
 }
 
-// missing lists the names that an object lacks.
+// missing reports the names that an object lacks.
 func missing(names json.RawMessage, v *schemaValue) (wrong []string) {
 	for _, name := range itemsOf(names) {
 		if v.members[stringOf(name)] == nil {
@@ -1335,8 +1339,8 @@ func (e *evaluation) additionalProperties(n *schemaNode, v *schemaValue) (wrong 
 	return append(wrong, one(len(left) > 0, "Additional properties are not allowed (%s%s", strings.Join(left, ", "), unexpected(len(left)))...)
 }
 
-// below calls f for the schemas whose judgement of v counts as n's own: those that n
-// refers to and those that n is made of, if v is valid under them.
+// below calls f for the schemas that count as parts of n for the evaluation of v: the
+// targets of its references, and its subschemas under which v is valid.
 func (e *evaluation) below(n *schemaNode, v *schemaValue, anyOf func(valid, all int) bool, f func(*schemaNode)) {
 	for _, keyword := range []string{"$ref", "$dynamicRef", "$recursiveRef"} {
 		if n.members[keyword] != nil && n.means(keyword) {
@@ -1368,7 +1372,7 @@ func (e *evaluation) below(n *schemaNode, v *schemaValue, anyOf func(valid, all 
 	}
 }
 
-// markProperties notes which properties of an object a schema has looked at.
+// markProperties records the properties of an object that a schema has evaluated.
 func (e *evaluation) markProperties(n *schemaNode, v *schemaValue, seen map[string]bool) {
 	e.enter(schemaStep{n, v, true}, func() {
 		for _, name := range v.names {
@@ -1396,7 +1400,7 @@ func (e *evaluation) markProperties(n *schemaNode, v *schemaValue, seen map[stri
 	})
 }
 
-// markItems notes which items of an array a schema has looked at.
+// markItems records the items of an array that a schema has evaluated.
 func (e *evaluation) markItems(n *schemaNode, v *schemaValue, seen []bool) {
 	e.enter(schemaStep{n, v, true}, func() {
 		count := 0
@@ -1425,12 +1429,12 @@ func (e *evaluation) markItems(n *schemaNode, v *schemaValue, seen []bool) {
 	})
 }
 
-// content is the keywords contentEncoding and contentMediaType: base64 and JSON are
-// known.
+// content validates the keywords contentEncoding and contentMediaType. It supports
+// base64 and JSON.
 func content(n *schemaNode, keyword string, v *schemaValue) []string {
 	encoded, typed := n.is("contentEncoding", `"base64"`), n.is("contentMediaType", `"application/json"`)
 	if v.kind != '"' || keyword == "contentEncoding" && !encoded || keyword == "contentMediaType" && !typed ||
-		keyword == "contentEncoding" && typed { // the other one says both
+		keyword == "contentEncoding" && typed { // contentMediaType reports both
 		return nil
 	}
 	text := v.text
@@ -1444,7 +1448,7 @@ func content(n *schemaNode, keyword string, v *schemaValue) []string {
 	return one(typed && checkJSON([]byte(text)) != nil, `%s is not compliant with "application/json" media type`, v.raw)
 }
 
-// schemaFormats are the formats that drafts up to 7 look at.
+// schemaFormats holds the formats that drafts up to 7 validate.
 var schemaFormats = map[string]struct {
 	since schemaDraft
 	check func(string) bool

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -12,15 +14,15 @@ import (
 	"github.com/iii-go/iii/internal/console"
 )
 
-// WithConsole serves a page at addr that shows what happens on the engine: workers,
-// functions, triggers, invocations as they happen, traces, logs and metrics. It changes
-// nothing. addr, host:port, must be on the loopback interface; with port 0 the port is
-// a free one, see Engine.ConsoleURL. The default is no console, and "" is that too.
+// WithConsole serves a read-only page at addr that shows the activity of the engine:
+// workers, functions, triggers, live invocations, traces, logs and metrics. addr has
+// the form host:port and must be on the loopback interface. Port 0 selects a free port;
+// Engine.ConsoleURL returns the address. The default "" disables the console.
 //
-// A console keeps the last thousand invocations, with at most 16 MiB of payloads, and
-// as many of the engine's own functions; other than that it shows what the engine
-// stores anyway. Values whose keys name secrets, as [iii.Redact] has it, cookies, and the
-// keys of channels are left out.
+// A console keeps the last thousand invocations, with payloads up to the limit of
+// WithConsoleLimit, and as many of the engine's own functions. Everything else that it
+// shows, the engine stores anyway. The page omits values whose keys name secrets (see
+// [iii.Redact]), cookies, and the keys of channels.
 func WithConsole(addr string) Option {
 	return func(c *config) error {
 		if addr == "" {
@@ -30,13 +32,39 @@ func WithConsole(addr string) Option {
 		if err := console.CheckAddr(addr); err != nil {
 			return fmt.Errorf("iiitest: WithConsole: %w", err)
 		}
-		c.console = addr
+		c.console, c.consoleExposed = addr, false
 		return nil
 	}
 }
 
-// ConsoleURL is the address of the page of WithConsole, http://host:port/, or ""
-// without one. See URL.
+// WithExposedConsole is WithConsole for any address. Whoever reaches it sees the payloads, traces
+// and logs of all workers, without a password: use it only in a network of your own. To keep
+// out other sites in the browser of a visitor, the page has to be opened by an IP address, a
+// name of the loopback interface, or the host of addr.
+func WithExposedConsole(addr string) Option {
+	return func(c *config) error {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("iiitest: WithExposedConsole: %w", err)
+		}
+		c.console, c.consoleExposed = addr, true
+		return nil
+	}
+}
+
+// WithConsoleLimit bounds the payloads of invocations that a console keeps, in bytes, and those of
+// the engine's own functions by as many. The default is 16 MiB.
+func WithConsoleLimit(bytes int) Option {
+	return func(c *config) error {
+		if bytes < 0 {
+			return errors.New("iiitest: WithConsoleLimit: negative")
+		}
+		c.consoleBytes = bytes
+		return nil
+	}
+}
+
+// ConsoleURL returns the address of the page of WithConsole, http://host:port/, or ""
+// without a console. See URL.
 func (e *Engine) ConsoleURL() string {
 	if e.consoleServer == nil {
 		return ""
@@ -44,12 +72,16 @@ func (e *Engine) ConsoleURL() string {
 	return "http://" + e.consoleServer.addr + "/"
 }
 
-// causeKey is that of the trigger under which the engine calls.
+// causeKey is the context key of a call's cause.
 type causeKey struct{}
 
 type cause struct{ kind, id string }
 
-// withCause says in ctx why the engine calls: for the trigger b, or b's queue.
+// causeHTTP is the kind of the cause of requests.
+const causeHTTP = "http"
+
+// withCause records in ctx why the engine makes a call: kind is what caused it, such as
+// a trigger or a queue, and id is its id.
 func withCause(ctx context.Context, kind, id string) context.Context {
 	return context.WithValue(ctx, causeKey{}, cause{kind, id})
 }
@@ -59,8 +91,8 @@ func causeOf(ctx context.Context) cause {
 	return c
 }
 
-// recordCall notes the beginning of a call, if there is a console. f is nil for a
-// function that does not exist. Engine.mu is held.
+// recordCall records the start of a call if there is a console. f is nil for a function
+// that does not exist. Engine.mu is held.
 func (e *Engine) recordCall(r *request, f *function) *console.Invocation {
 	if e.recorder == nil {
 		return nil
@@ -84,8 +116,16 @@ func (e *Engine) recordCall(r *request, f *function) *console.Invocation {
 	return e.recorder.Begin(c)
 }
 
-// recordEnd notes how a call ended.
+// recordEnd records the outcome of a call.
 func (e *Engine) recordEnd(i *console.Invocation, out outcome) {
+	if i != nil && i.Cause == causeHTTP {
+		switch {
+		case out.err != nil:
+			e.recorder.Responded(i, failure(out.err).status)
+		case !isNull(out.result): // else the response is a stream
+			e.recorder.Responded(i, replyOf(out.result).status)
+		}
+	}
 	if out.err != nil {
 		e.recorder.End(i, nil, cmp.Or(out.err.Code, "error"), out.err.Message)
 	} else {
@@ -93,7 +133,7 @@ func (e *Engine) recordEnd(i *console.Invocation, out outcome) {
 	}
 }
 
-// recordRefused notes a call that the rights of its caller do not allow.
+// recordRefused records a call that the caller has no permission to make.
 func (e *Engine) recordRefused(w *worker, ns string, m invokeFunctionMessage, err *wireError) {
 	if e.recorder == nil {
 		return
@@ -104,7 +144,7 @@ func (e *Engine) recordRefused(w *worker, ns string, m invokeFunctionMessage, er
 	e.recordEnd(e.recordCall(&r, nil), outcome{err: err})
 }
 
-// consoleSource is the engine as its console sees it.
+// consoleSource gives the console access to the engine.
 type consoleSource struct{ e *Engine }
 
 func (s consoleSource) Engine() console.Engine {

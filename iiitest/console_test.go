@@ -18,7 +18,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// consoleJSON gets a part of the console's API.
+// consoleJSON requests a part of the console's API.
 func consoleJSON[T any](t *testing.T, e *iiitest.Engine, path string) (v T) {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}}
@@ -44,8 +44,8 @@ type consoleInvocation struct {
 	TraceID                                                               string `json:"trace_id"`
 }
 
-// invocations are the invocations of workers' functions that the console has: who
-// called what, and how it ended.
+// consoleInvocations returns the invocations of workers' functions in the console:
+// caller, function and outcome.
 func consoleInvocations(t *testing.T, e *iiitest.Engine) (list []string) {
 	t.Helper()
 	for _, i := range consoleJSON[[]consoleInvocation](t, e, "/api/invocations") {
@@ -196,7 +196,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// The event stream tells of an invocation while it runs, and ends with the engine.
+// The event stream reports an invocation while it runs, and ends with the engine.
 func TestConsoleEvents(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
 	c, err := iii.New(e.URL(), iii.WithName("slow"))
@@ -236,7 +236,7 @@ func TestConsoleEvents(t *testing.T) {
 	if err := <-called; err != nil {
 		t.Error(err)
 	}
-	if err := e.Close(); err != nil { // joins the stream
+	if err := e.Close(); err != nil { // waits for the stream
 		t.Error(err)
 	}
 	for lines.Scan() {
@@ -258,8 +258,8 @@ func TestConsoleIsOnTheLoopbackInterface(t *testing.T) {
 	}
 }
 
-// What a call through the engine costs without a console, with one, and while a page
-// watches.
+// BenchmarkConsole measures a call through the engine without a console, with one, and
+// while a page is open.
 func BenchmarkConsole(b *testing.B) {
 	for _, name := range []string{"without", "with", "watched"} {
 		b.Run(name, func(b *testing.B) {
@@ -297,6 +297,56 @@ func BenchmarkConsole(b *testing.B) {
 					}
 				}
 			})
+		})
+	}
+}
+
+// Invocations for requests have the status of their responses.
+func TestConsoleShowsTheStatusOfResponses(t *testing.T) {
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
+		synctest.Test(t, func(t *testing.T) {
+			e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(protocol))
+			c, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("shop"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			for path, status := range map[string]uint16{"/ok": 201, "/gone": 410, "/fails": 0} {
+				_, err := iii.HandleHTTP(c, "GET", path, func(context.Context, *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
+					if status == 0 {
+						return nil, errors.New("no stock")
+					}
+					return &iii.HTTPResponse[string]{StatusCode: status}, nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			client := &http.Client{Transport: &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}}
+			want := map[string]float64{}
+			for path, status := range map[string]float64{"/ok": 201, "/gone": 410, "/fails": 500} {
+				resp, err := client.Get(strings.TrimSuffix(e.HTTPURL(), "/") + path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = resp.Body.Close()
+				if float64(resp.StatusCode) != status {
+					t.Errorf("%v: %s answers %s", protocol, path, resp.Status)
+				}
+				want["http::GET"+path] = status
+			}
+			got := map[string]float64{}
+			for _, i := range consoleJSON[[]map[string]any](t, e, "/api/invocations") {
+				if status, ok := i["http_status"].(float64); ok {
+					got[i["function"].(string)] = status
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%v (-want +got):\n%s", protocol, diff)
+			}
 		})
 	}
 }

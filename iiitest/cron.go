@@ -9,18 +9,18 @@ import (
 	"github.com/iii-go/iii/internal/cronexpr"
 )
 
-// cron is the provider of the trigger type cron, the engine's worker iii-cron:
-// jobs by the clock of the process, or of the synctest bubble, in UTC.
+// cron provides the trigger type cron, as the engine's worker iii-cron does. Jobs
+// follow the clock of the process, or of the synctest bubble, in UTC.
 type cron struct {
 	engine *Engine
 
 	mu   sync.Mutex
 	jobs map[string]context.CancelFunc // by trigger id
 
-	expressions map[string]*expressionJob // that observers have
+	expressions map[string]*expressionJob // of observers, by expression
 }
 
-// expressionJob ticks for all observers of an expression.
+// expressionJob ticks for all observers that share an expression.
 type expressionJob struct {
 	observers int
 	stop      context.CancelFunc
@@ -29,7 +29,7 @@ type expressionJob struct {
 // cronJob is one binding.
 type cronJob struct {
 	binding
-	condition string // "" for none
+	condition string // "" if there is none
 }
 
 func (e *Engine) registerCron() {
@@ -37,8 +37,7 @@ func (e *Engine) registerCron() {
 	e.addTriggerType("cron", "iii-cron", "Cron trigger", e.cron)
 }
 
-// bind starts a job. One that has the id already stays, and the second is
-// refused.
+// bind starts a job. If a job with the id exists, it stays and bind returns an error.
 func (c *cron) bind(_ context.Context, b binding) error {
 	config := membersOf(b.config)
 	expression := stringOf(config["expression"])
@@ -59,7 +58,7 @@ func (c *cron) bind(_ context.Context, b binding) error {
 	return nil
 }
 
-// start calls fire at the times of a schedule until it is stopped.
+// start calls fire at the times of a schedule until the job is stopped.
 func (c *cron) start(schedule *cronexpr.Schedule, fire func(ctx context.Context, due time.Time)) (stop context.CancelFunc) {
 	ctx, stop := context.WithCancel(c.engine.ctx)
 	c.engine.spawn(func(context.Context) {
@@ -69,7 +68,7 @@ func (c *cron) start(schedule *cronexpr.Schedule, fire func(ctx context.Context,
 	return stop
 }
 
-// unbind stops a job; nobody waits for the run that is under way.
+// unbind stops a job without waiting for a run in progress.
 func (c *cron) unbind(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -79,9 +78,9 @@ func (c *cron) unbind(id string) {
 	}
 }
 
-// run runs a job until it is stopped or its times are over. The next run is
-// looked for when the one before has ended: runs do not overlap, and those that
-// were due meanwhile are left out.
+// run runs a job until it is stopped or its schedule ends. It computes the next run
+// when the previous one has ended: runs do not overlap, and runs that were due in
+// between are skipped.
 func (c *cron) run(ctx context.Context, schedule *cronexpr.Schedule, fire func(ctx context.Context, due time.Time)) {
 	for after := time.Now(); ; {
 		due, ok := schedule.Next(after)
@@ -102,8 +101,8 @@ func (c *cron) run(ctx context.Context, schedule *cronexpr.Schedule, fire func(c
 	}
 }
 
-// fire asks the condition and calls the function. An error of either is logged;
-// one of the condition leaves the run out.
+// fire calls the condition and then the function. It logs errors of both; if the
+// condition fails, it skips the run.
 func (c *cron) fire(ctx context.Context, j *cronJob, due time.Time) {
 	payload := mustEncode(map[string]string{
 		"trigger": "cron", "job_id": j.id, "scheduled_time": rfc3339(due), "actual_time": rfc3339(time.Now()),
@@ -116,7 +115,7 @@ func (c *cron) fire(ctx context.Context, j *cronJob, due time.Time) {
 	if run {
 		_, err = c.engine.fire(ctx, j.binding, payload)
 	}
-	if ctx.Err() != nil { // stopped; nobody wants to know
+	if ctx.Err() != nil { // stopped; the error is irrelevant
 		return
 	}
 	if err != nil {
@@ -125,8 +124,8 @@ func (c *cron) fire(ctx context.Context, j *cronJob, due time.Time) {
 	span.end(err)
 }
 
-// rfc3339 is a time as the engine writes it: with as many groups of three digits
-// after the second as are needed.
+// rfc3339 formats a time as the engine does: with as few groups of three fractional
+// digits as needed.
 func rfc3339(t time.Time) string {
 	fraction := ""
 	switch ns := t.Nanosecond(); {

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// In a synctest bubble time begins at midnight UTC of 2000-01-01.
+// In a synctest bubble, time starts at midnight UTC on 2000-01-01.
 func tick(id, scheduled, actual string) string {
 	return `{"actual_time":"2000-01-01T` + actual + `+00:00","job_id":"` + id + `","scheduled_time":"2000-01-01T` + scheduled + `+00:00","trigger":"cron"}`
 }
@@ -22,7 +22,7 @@ func tick(id, scheduled, actual string) string {
 func TestCron(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.handle("f", "null")
-		time.Sleep(300 * time.Millisecond) // a job begins at any time
+		time.Sleep(300 * time.Millisecond) // a job can be registered at any time
 		p.trigger("c1", "cron", "f", `{"expression":"*/2 * * * * *"}`, `,"metadata":{"m":1}`)
 		p.trigger("c2", "cron", "f", `{"expression":"3 * * * * *"}`, "")
 		p.trigger("c3", "cron", "f", `{"expression":"0 0 0 31 2 *"}`, "")     // never
@@ -33,7 +33,7 @@ func TestCron(t *testing.T) {
 			`f `+tick("c2", "00:00:03", "00:00:03"),
 			`f `+tick("c1", "00:00:04", "00:00:04")+` metadata {"m":1}`)
 
-		// A job of the same id is refused, and the old one stays.
+		// A job with an existing id is rejected, and the old one stays.
 		p.trigger("c1", "cron", "f", `{"expression":"5 * * * * *"}`, "")
 		p.wantCalls("c1 refused: trigger_registration_failed: Cron job 'c1' is already registered")
 		p.send(`{"type":"unregistertrigger","id":"c2"}`)
@@ -62,8 +62,8 @@ func TestCronRefusesTrigger(t *testing.T) {
 	})
 }
 
-// A function that takes longer than its interval delays its own job and no
-// other; what was due meanwhile is left out.
+// A function that takes longer than its interval delays only its own job. Runs that
+// were due in the meantime are skipped.
 func TestCronDoesNotOverlap(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		slow := dial(t, e).register("slow")
@@ -84,7 +84,7 @@ func TestCronDoesNotOverlap(t *testing.T) {
 		if diff := cmp.Diff(tick("s", "00:00:22", "00:00:22"), string(mustEncode(second["data"]))); diff != "" {
 			t.Errorf("second run (-want +got):\n%s", diff)
 		}
-		// Its worker leaves in the middle of a run: the job is gone.
+		// The worker of the trigger disconnects during a run, so the job is removed.
 		_ = slow.conn.Close()
 		synctest.Wait()
 		time.Sleep(time.Minute)
@@ -135,7 +135,7 @@ func TestCronTargetAndSpan(t *testing.T) {
 	})
 }
 
-// A worker that provides the type takes the jobs over: nobody runs them twice.
+// A worker that provides the type takes over the jobs, and no job runs twice.
 func TestCronTakenOver(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.handle("f", "")
@@ -149,7 +149,7 @@ func TestCronTakenOver(t *testing.T) {
 	})
 }
 
-// Outside of a bubble jobs go by the clock of the process.
+// Outside a bubble, jobs follow the clock of the process.
 func TestCronRealClock(t *testing.T) {
 	c := dial(t, Start(t)).register("c")
 	c.function("f")

@@ -10,11 +10,11 @@ import (
 	"strings"
 )
 
-// namedTopic is before the name of a named queue where the engine shows the
-// topic in which it keeps the jobs of that queue.
+// namedTopic prefixes the name of a named queue where the engine shows the topic that
+// stores the queue's jobs.
 const namedTopic = "__fn_queue::"
 
-// lanes are those that a name refers to: of the named queue, else of the topic.
+// lanes returns the lanes of the named queue or, if there is none, of the topic.
 // queues.mu is held.
 func (q *queues) lanes(name string) []*lane {
 	if n := q.named[strings.TrimPrefix(name, namedTopic)]; n != nil {
@@ -33,13 +33,13 @@ func (q *queues) lanes(name string) []*lane {
 	return lanes
 }
 
-// retry begins a dead letter anew, at the end of its lane. queues.mu is held.
+// retry restarts a dead letter at the end of its lane. queues.mu is held.
 func (q *queues) retry(l *lane, j *job) {
 	j.attempts = 0
 	q.add(l, j)
 }
 
-// redrive serves iii::queue::redrive: the oldest go first.
+// redrive serves iii::queue::redrive. The oldest dead letters go first.
 func (q *queues) redrive(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type RedriveInput struct {
 		Queue string `json:"queue"`
@@ -65,8 +65,8 @@ func (q *queues) redrive(_ context.Context, c *call) (json.RawMessage, *wireErro
 	return mustEncode(map[string]any{"queue": in.Queue, "redriven": redriven}), nil
 }
 
-// single takes one dead letter out for do. Without one of that id the answer
-// says 0.
+// single removes one dead letter and passes it to do. If the id is unknown, the answer
+// reports 0.
 func (q *queues) single(c *call, do func(*lane, *job)) (json.RawMessage, *wireError) {
 	type RedriveSingleInput struct {
 		Queue     string `json:"queue"`
@@ -97,8 +97,8 @@ func (q *queues) single(c *call, do func(*lane, *job)) (json.RawMessage, *wireEr
 	return mustEncode(map[string]any{"queue": in.Queue, "message_id": in.MessageID, "redriven": done}), nil
 }
 
-// listTopics serves engine::queue::list_topics: topics and named queues, by
-// name. The subscribers of a queue are as many as jobs of it can run at once.
+// listTopics serves engine::queue::list_topics: topics and named queues, sorted by
+// name. The subscriber count of a queue is the number of jobs that can run at once.
 func (q *queues) listTopics(context.Context, *call) (json.RawMessage, *wireError) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -115,8 +115,7 @@ func (q *queues) listTopics(context.Context, *call) (json.RawMessage, *wireError
 	return mustEncode(list), nil
 }
 
-// stats serves engine::queue::topic_stats. A name that nobody has used is a topic
-// with nothing in it.
+// stats serves engine::queue::topic_stats. An unknown name counts as an empty topic.
 func (q *queues) stats(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type TopicStatsInput struct {
 		Topic string `json:"topic"`
@@ -144,8 +143,8 @@ func (q *queues) stats(_ context.Context, c *call) (json.RawMessage, *wireError)
 	return mustEncode(map[string]any{"depth": depth, "consumer_count": consumers, "dlq_depth": dead, "config": nil}), nil
 }
 
-// deadTopics serves engine::queue::dlq_topics: topics by name, then named
-// queues, as the topic that keeps their jobs and under their own name.
+// deadTopics serves engine::queue::dlq_topics: topics sorted by name, then named
+// queues, each under the topic that stores its jobs and under its own name.
 func (q *queues) deadTopics(context.Context, *call) (json.RawMessage, *wireError) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -170,10 +169,11 @@ func (q *queues) deadTopics(context.Context, *call) (json.RawMessage, *wireError
 	return mustEncode(list), nil
 }
 
-// defaultDeadLetters is how many engine::queue::dlq_messages returns.
+// defaultDeadLetters is the default number of messages that engine::queue::dlq_messages
+// returns.
 const defaultDeadLetters = 50
 
-// deadLetters serves engine::queue::dlq_messages: the newest go first.
+// deadLetters serves engine::queue::dlq_messages. The newest dead letters come first.
 func (q *queues) deadLetters(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type DlqMessagesInput struct {
 		Limit  *uint64 `json:"limit"`
@@ -211,8 +211,9 @@ func (q *queues) deadLetters(_ context.Context, c *call) (json.RawMessage, *wire
 	return mustEncode(list), nil
 }
 
-// decodeAliased is decodeInput for a function that takes a key under another name, too.
-// The engine takes the two in bytewise order: the second is one too many, whatever it is.
+// decodeAliased is decodeInput for a function that accepts a key under a second name,
+// too. The engine reads the two in bytewise order and rejects the second, whatever its
+// value.
 func decodeAliased[T any](c *call, key, alias string) (T, *wireError) {
 	data := c.data
 	if members := membersOf(data); members[alias] != nil {

@@ -10,8 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// letters lists the dead letters of a topic: payload, attempts, and how long ago
-// it died.
+// letters lists the dead letters of a topic: payload, attempts, and age.
 func (p *peer) letters(input string) (list []string, ids map[string]string) {
 	p.t.Helper()
 	var dead []struct {
@@ -46,8 +45,8 @@ func (p *peer) wantLetters(input string, want ...string) map[string]string {
 	return ids
 }
 
-// TestDeadLetters runs through the life of dead letters, of a topic and of a
-// named queue.
+// TestDeadLetters covers the life cycle of dead letters of a topic and of a named
+// queue.
 func TestDeadLetters(t *testing.T) {
 	for name, send := range map[string]func(p *peer, data string){
 		"topic": func(p *peer, data string) { p.publish("topic", data) },
@@ -91,12 +90,12 @@ func TestDeadLetters(t *testing.T) {
 				p.take()
 				calls = nil
 				p.want(answer("2", 1), "iii::queue::redrive_message", one("2"))
-				p.take() // once nothing moves
+				p.take() // waits until nothing moves
 				p.want(stats(1, 2), "engine::queue::topic_stats", topic)
-				time.Sleep(10 * time.Second) // its attempts begin anew
+				time.Sleep(10 * time.Second) // its attempts start again
 				p.take()
 				if diff := cmp.Diff([]string{"2", "2"}, calls); diff != "" {
-					t.Errorf("calls of a message that is tried again (-want +got):\n%s", diff)
+					t.Errorf("calls of a redriven message (-want +got):\n%s", diff)
 				}
 				p.wantLetters(topic, "2 2 9s", "3 2 19s", "0 2 49s")
 
@@ -104,7 +103,7 @@ func TestDeadLetters(t *testing.T) {
 				p.want(`{"queue":"`+name+`","redriven":3}`, "iii::queue::redrive", `{"queue":"`+name+`"}`)
 				p.take()
 				if diff := cmp.Diff([]string{"0", "3", "2"}, calls); diff != "" { // the oldest first
-					t.Errorf("calls of messages that are tried again (-want +got):\n%s", diff)
+					t.Errorf("calls of redriven messages (-want +got):\n%s", diff)
 				}
 				p.want(`{"queue":"`+name+`","redriven":0}`, "iii::queue::redrive", topic)
 				p.want(stats(0, 0), "engine::queue::topic_stats", `{"queue":"`+name+`"}`)

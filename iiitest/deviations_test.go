@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// scenarios are the recordings that are replayed.
+// scenarios lists the recordings to replay.
 var scenarios = []scenario{
 	{name: "invocations"},
 	{name: "in-flight-loss"},
@@ -91,8 +91,8 @@ var scenarios = []scenario{
 	},
 }
 
-// plain are the headers of n workers at the guarded listener, or of one client of the
-// stream socket, that say nothing about themselves.
+// plain returns empty headers for n workers at the guarded listener, or for one client
+// of the stream socket.
 func plain(name string, n int) map[string]http.Header {
 	if n == 0 {
 		return map[string]http.Header{name: {"Host": {"127.0.0.1:39112"}, "User-Agent": {""}}}
@@ -104,53 +104,51 @@ func plain(name string, n int) map[string]http.Header {
 	return headers
 }
 
-// recordedQueues are the queues of the recorded engine.
+// recordedQueues configures the queues of the recorded engine.
 var recordedQueues = []Option{
 	WithQueueProvider(false), WithQueue("default", QueueConfig{Concurrency: 4}),
 	WithQueue("payments", QueueConfig{Type: "fifo", MessageGroupField: "account"}),
 }
 
-// bearer are the headers of a worker at the guarded listener.
+// bearer returns the headers of a worker at the guarded listener.
 func bearer(token string) http.Header {
 	return http.Header{
 		"Authorization": {"Bearer " + token}, "Host": {"127.0.0.1:49135"}, "User-Agent": {"Python/3.11 websockets/17.4"},
 	}
 }
 
-// recordedAt is a time of the wall clock within a recording: the times that the
-// engine gives to what it stores must lie in the same order with those that the
-// workers sent.
+// recordedAt returns a wall clock time within a recording. The engine's timestamps and
+// those that workers send must have the same order as in the recording.
 func recordedAt(nanoseconds int64, ms int) time.Time {
 	return time.Unix(0, nanoseconds).Add(-time.Duration(ms) * time.Millisecond)
 }
 
-// deviations are the deliberate differences between this engine and the
-// recorded one, by scenario and place. One that never happens fails the test.
+// deviations lists the deliberate differences between this engine and the recorded one,
+// by scenario and path. The test fails if one of them does not occur.
 //
-// These are deliberate, too, and stand in no recording:
+// No recording covers these deliberate differences:
 //   - A reply with a wrong Content-Length ends its connection. The recorded engine leaves
-//     it open, which makes a client wait for bytes that never come.
-//   - A streamed response has its headers in the order of their names; there it is that
-//     of a hash.
-//   - A response that begins before its request has ended has Connection: close, so that
-//     the deadline that ends the reading cannot hit the next request.
-//   - A route that would end all routes of a running engine is refused.
-//   - Of two equal keys in data the last counts, also in an operation of an update: data is
-//     canonical before anything looks into it.
-//   - A wrong limit or offset of engine::traces::list is expected to be a u64, not a usize:
-//     the type is generated.
-//   - stream::list_all lists names with colons whole.
-//   - A WebSocket key that is no 16 bytes is refused. The library computes the answer to it,
-//     and every client has one of 16.
-//   - A Close frame with a code that nobody may send is answered on a channel with other
-//     words about it.
-//   - engine_metrics of engine::metrics::list are empty: what a running engine counts there
-//     was seen once only, and is empty in all recordings.
+//     it open, and the client waits for bytes that never arrive.
+//   - The headers of a streamed response are sorted by name. The recorded engine uses the
+//     order of a hash.
+//   - A response that begins before its request has ended has Connection: close. The
+//     deadline that ends the reading then cannot hit the next request.
+//   - A route that would break all routes of a running engine is rejected.
+//   - Of duplicate keys in data the last counts, also in an operation of an update: data
+//     is canonical before any code reads it.
+//   - The error for an invalid limit or offset of engine::traces::list names u64 instead of
+//     usize, because the type is generated.
+//   - stream::list_all lists names with colons in full.
+//   - A WebSocket key that does not have 16 bytes is rejected. The library computes the
+//     answer to it, and every client sends 16.
+//   - The answer on a channel to a Close frame with a reserved code has a different text.
+//   - engine_metrics in engine::metrics::list are empty: what a running engine counts there
+//     was seen only once, and is empty in all recordings.
 //   - Patterns of JSON Schemas are those of package regexp: one with look-around or
-//     backreferences is refused, as are schemas that lead back to themselves at the same place,
-//     which end the process of a running engine.
-//   - The channels of an HTTP request end with it if nobody has taken their other ends; a
-//     running engine keeps them for five minutes.
+//     backreferences is rejected, as are schemas that lead back to themselves at the same
+//     location, which terminate the process of a running engine.
+//   - The channels of an HTTP request end with the request if their other ends have not
+//     been taken. A running engine keeps them for five minutes.
 var deviations = []*deviation{
 	deviates("http-bodiless", `response-writer closed, line (169|324|332|349)`,
 		"the second frame of the response reached the engine before the first had ended it; here it comes after, and the writer is cut"),

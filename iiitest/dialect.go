@@ -9,21 +9,21 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// dialect is what one connection speaks: what the engine offers there, narrowed to what
-// the worker has listed. It decodes what the worker sends and builds what the engine
-// sends; nothing else knows the keys of messages. It does not change: a worker that lists
-// its features gets another one.
+// dialect is the protocol of one connection: what the engine offers there, limited to
+// the features that the worker has listed. It decodes what the worker sends and builds
+// what the engine sends; no other code depends on the keys of messages. A dialect is
+// immutable: a worker that lists its features gets another one.
 type dialect struct {
 	protocol Protocol
 	strict   bool // no triggers in 0.26
 
-	// What both sides have listed.
+	// Features that both sides have listed.
 	observes bool // observe.v1
 	hooks    bool // observe.v2
 	local    bool // local-dispatch.v1
 }
 
-// with is the dialect once the worker has listed its features.
+// with returns the dialect after the worker has listed its features.
 func (d dialect) with(features []string) *dialect {
 	both := func(feature string) bool {
 		return slices.Contains(features, feature) && slices.Contains(d.protocol.features(), feature)
@@ -37,8 +37,8 @@ func (d dialect) with(features []string) *dialect {
 // triggers reports whether the connection has triggers.
 func (d *dialect) triggers() bool { return !d.strict || d.protocol < Protocol026 }
 
-// decode decodes a message of the worker. An error means that the engine drops it
-// without a word.
+// decode decodes a message of the worker. If it returns an error, the engine drops the
+// message silently.
 func (d *dialect) decode(raw []byte) (any, error) {
 	typ, err := messageType(raw)
 	if err != nil {
@@ -107,7 +107,7 @@ func (d *dialect) greeting(id, token string) []byte {
 
 func (d *dialect) pong() []byte { return message("pong").bytes() }
 
-// authError is what a connection that is refused gets, instead of a greeting.
+// authError is the message that a rejected connection receives instead of a greeting.
 func authError(text string) []byte {
 	return new(object).str("type", "error").raw("error", errorJSON(errorBody("AUTH_ERROR", "%s", text))).bytes()
 }
@@ -117,8 +117,8 @@ func (d *dialect) nameTaken(namespace, name, holder string) []byte {
 		str("namespace", namespace).str("worker_name", name).str("owner_worker_id", holder).bytes()
 }
 
-// functionRejected says that a function is not registered. A worker knows its functions
-// under the ids that it gave them.
+// functionRejected reports that a function is not registered. It uses the id that the
+// worker gave the function.
 func (d *dialect) functionRejected(code string, k key, owner string) []byte {
 	return message("registrationrejected").str("code", code).
 		str("namespace", k.namespace).str("function_id", k.id).str("owner_worker_id", owner).bytes()
@@ -126,7 +126,7 @@ func (d *dialect) functionRejected(code string, k key, owner string) []byte {
 
 // invocation is a call on its way to a worker.
 type invocation struct {
-	id, functionID string // as the worker knows it
+	id, functionID string // as the worker uses it
 	data, metadata json.RawMessage
 	trace          traceContext
 	caller         json.RawMessage
@@ -134,7 +134,7 @@ type invocation struct {
 	activation     activation
 }
 
-// activation says that a call is made because of an observer, or through one.
+// activation identifies an observer activation, or a call through an observer.
 type activation struct{ observerID, id string }
 
 func (a activation) json() json.RawMessage {
@@ -158,7 +158,7 @@ func (d *dialect) invoke(i invocation) []byte {
 	return m.bytes()
 }
 
-// result answers a call. It repeats the trace context of the caller.
+// result answers a call and repeats the caller's trace context.
 func (d *dialect) result(id, functionID string, out outcome, traceparent, baggage *string) []byte {
 	m := message("invocationresult").str("invocation_id", id).str("function_id", functionID)
 	if out.err != nil {
@@ -175,7 +175,7 @@ func (d *dialect) result(id, functionID string, out outcome, traceparent, baggag
 	return m.bytes()
 }
 
-// bindTrigger hands a trigger to the worker that provides its type.
+// bindTrigger passes a trigger to the worker that provides its type.
 func (d *dialect) bindTrigger(r *registration, provider string) []byte {
 	m := message("registertrigger").str("id", r.id).str("trigger_type", r.triggerType).
 		str("function_id", r.functionID).raw("config", r.config).raw("metadata", r.metadata)
@@ -197,7 +197,7 @@ func (d *dialect) triggerResult(id, typ, functionID string, err *wireError) []by
 		str("function_id", functionID).raw("error", errorJSON(err)).bytes()
 }
 
-// functionRegistered tells a host about the whole set of observers of a function.
+// functionRegistered sends a host the whole set of observers of a function.
 func (d *dialect) functionRegistered(k key, revision uint64, local bool, views []json.RawMessage) []byte {
 	return message("functionregistered").str("id", k.id).str("namespace", k.namespace).uint("revision", revision).
 		raw("local_dispatch", mustEncode(local)).raw("observers", mustEncode(append([]json.RawMessage{}, views...))).bytes()
@@ -213,7 +213,7 @@ func (d *dialect) observerRemoved(k key, revision uint64, id string) []byte {
 		str("id", id).bytes()
 }
 
-// observeResult answers an observe. An error is final.
+// observeResult answers an observe message. An error is final.
 func (d *dialect) observeResult(id string, state iii.ObserverState, err *wireError, warnings []string) []byte {
 	m := message("observeresult").str("id", id).str("state", string(state))
 	if err != nil {
@@ -235,7 +235,7 @@ func (d *dialect) observerState(id string, state iii.ObserverState, reason *wire
 
 func (o *object) uint(k string, n uint64) *object { return o.raw(k, strconv.AppendUint(nil, n, 10)) }
 
-// callerInfo says who makes a call.
+// callerInfo identifies the caller of a function.
 type callerInfo struct {
 	WorkerID     *string     `json:"worker_id"`
 	WorkerName   *string     `json:"worker_name"`
@@ -244,7 +244,7 @@ type callerInfo struct {
 	Parent       *callerInfo `json:"parent"` // of the handler that makes it; it has no parent itself
 }
 
-// engineCaller is who makes the calls of the engine.
+// engineCallerName is the worker name in calls that the engine makes.
 const engineCallerName = "iii-engine"
 
 func engineCaller() *callerInfo {
@@ -252,7 +252,7 @@ func engineCaller() *callerInfo {
 	return &callerInfo{WorkerName: &name}
 }
 
-// json is nil for nobody.
+// json returns nil if there is no caller.
 func (c *callerInfo) json() json.RawMessage {
 	if c == nil {
 		return nil
@@ -280,7 +280,8 @@ func (c *callerInfo) json() json.RawMessage {
 	return o.bytes()
 }
 
-// stamped is c as the engine vouches for it: made by the worker w.
+// stamped returns a copy of c that names the worker as the caller: the engine vouches
+// for the id and the name.
 func (c *callerInfo) stamped(id, name string) *callerInfo {
 	stamped := callerInfo{}
 	if c != nil {

@@ -1,8 +1,8 @@
-// Package iiitest is a development engine of iii in the process of its caller,
-// as net/http/httptest is a web server in the process of a test: nobody needs
-// an installed engine to write, run or test a worker.
+// Package iiitest runs a development engine for iii in the calling process, as
+// net/http/httptest runs a web server for a test. You do not need an installed engine
+// to write, run or test a worker.
 //
-// This is a test of a worker that newGreeter makes:
+// This test covers a worker that newGreeter creates:
 //
 //	func TestGreeter(t *testing.T) {
 //		engine := iiitest.Start(t) // closed when the test ends
@@ -21,40 +21,40 @@
 //		}
 //	}
 //
-// Outside of tests New starts an engine and Close ends it; command iiidev is a
-// program around that.
+// Outside a test, call New to start an engine and Close to stop it. The command iiidev
+// wraps both in a program.
 //
-// # What it does
+// # Features
 //
-// It speaks the worker protocol of engines 0.23, 0.25 and 0.26, see [Protocol]; the
-// default is the newest, in which workers of all three generations can connect. For
-// 0.23 it is tested by replaying conversations that were recorded from an engine, for
-// 0.26 by the integration tests of the Rust SDK. It has functions
-// in namespaces, calls between workers, triggers bound to the engine's own
-// types (http, cron, durable:subscriber, state, stream, stream:join,
-// stream:leave, subscribe, configuration, log, trace,
-// engine::functions-available, engine::workers-available) or to those of other
-// workers, channels, and the engine's functions for state, streams, publishing,
-// durable topics and their dead letters, configuration, logging, channels and
-// introspection. Since 0.25 functions have observers, and in 0.26 the trigger types of
-// the engine are functions to observe: http::on-request, cron::on-tick,
-// queue::on-message, publish, state::on-changed and others. Everything is in memory.
+// The engine speaks the worker protocol of engines 0.23, 0.25 and 0.26 (see
+// [Protocol]). The default is the newest, which accepts workers of all three
+// generations. The tests of the package verify 0.23 by replaying conversations recorded
+// from an engine, and 0.26 with the integration tests of the Rust SDK.
 //
-// Functions that are invoked over HTTP are called through https, on the loopback
-// interface through http too; [WithEnv] holds their secrets.
+// The engine supports functions in namespaces, calls between workers, channels, and
+// triggers bound to its own types (http, cron, durable:subscriber, state, stream,
+// stream:join, stream:leave, subscribe, configuration, log, trace,
+// engine::functions-available, engine::workers-available) or to types that workers
+// provide. Its built-in functions cover state, streams, publishing, durable topics and
+// their dead letters, configuration, logging, channels and introspection. Functions
+// have observers since 0.25. In 0.26 the trigger types of the engine become functions
+// to observe: http::on-request, cron::on-tick, queue::on-message, publish,
+// state::on-changed and others. The engine keeps everything in memory.
 //
-// Queues work without a queue worker: the one named "default" exists, and more
-// with [WithQueue]. A worker that registers engine::queue::enqueue takes their
-// place. Unlike the engine, this one does not poll its queues: what is due is
-// handed out at once.
+// The engine calls HTTP-invoked functions over https, and over http as well if they are
+// on the loopback interface. [WithEnv] holds their secrets.
+//
+// Queues do not need a queue worker: the queue named "default" always exists, and
+// [WithQueue] adds others. A worker that registers engine::queue::enqueue replaces
+// them. A real engine polls its queues; this one delivers a job as soon as it is due.
 //
 // # Time
 //
-// In a testing/synctest bubble an engine has no sockets: it is reached by
-// [Engine.DialContext] alone, and the grace periods and timeouts, its own and
-// those of the worker, take no time; cron triggers go by the bubble's clock, and
-// a year of them passes while a test sleeps for a year. It belongs to the bubble
-// in which it is started.
+// In a testing/synctest bubble an engine opens no sockets, and [Engine.DialContext] is
+// the only way to reach it. Grace periods and timeouts, both of the engine and of the
+// worker, take no real time. Cron triggers follow the bubble's clock: a test that
+// sleeps for a year sees a year of them. An engine belongs to the bubble that starts
+// it.
 //
 //	synctest.Test(t, func(t *testing.T) {
 //		engine := iiitest.Start(t) // in a bubble there are no sockets
@@ -65,26 +65,26 @@
 //		// …
 //	})
 //
-// # Rights
+// # Access control
 //
-// [WithGuard] opens a second listener for workers, [Engine.GuardedURL], as the
-// engine's worker manager does with an rbac section: an auth function, rights to
-// call, registration hooks, a prefix and a middleware. [WithStreamAuth] and
-// [WithHTTPMiddleware] name the functions that the engine's other servers ask.
+// [WithGuard] opens a second listener for workers, [Engine.GuardedURL], as the engine's
+// worker manager does with an rbac section. It supports an auth function, call
+// permissions, registration hooks, a function prefix and a middleware. [WithStreamAuth]
+// and [WithHTTPMiddleware] name the functions that the engine's other servers consult.
 //
 // # Other engines
 //
-// [WithBridge] makes the engine a worker of another one, whose functions its own
-// workers then call by bridge.invoke.
+// [WithBridge] makes the engine a worker of another engine. Its own workers then call
+// the functions of that engine with bridge.invoke.
 //
 // # Console
 //
-// [WithConsole] serves a page, [Engine.ConsoleURL], that shows what happens:
-// workers, functions, triggers, invocations, traces, logs and metrics.
+// [WithConsole] serves a page at [Engine.ConsoleURL] that shows workers, functions,
+// triggers, invocations, traces, logs and metrics.
 //
 // # Faults
 //
 // [Engine.Drop], [Engine.StopReading], [Engine.RefuseAuth], [Engine.Send] and
-// [Engine.Hook] misbehave as networks and engines do; [Engine.Frames] and
-// [Engine.Stats] tell what really went over the wire.
+// [Engine.Hook] simulate faults of networks and engines. [Engine.Frames] and
+// [Engine.Stats] report what went over the wire.
 package iiitest

@@ -21,28 +21,28 @@ import (
 	"github.com/iii-go/iii/internal/console"
 )
 
-// Engine is a running development engine: the worker protocol, its built-in
-// functions and trigger types, in memory. It is made by New or Start and ended
-// by Close. All its methods may be called from any goroutine.
+// Engine is a running development engine: the worker protocol, its built-in functions
+// and its trigger types, all in memory. New and Start create an engine, Close stops it.
+// The methods are safe for concurrent use.
 type Engine struct {
 	// The order in which locks may be taken:
-	//   - worker.settle: what a connection has registered while its namespace was
-	//     not known yet; held by nobody for long, and never while anything is sent.
-	//   - Engine.triggers.mu: trigger types, bindings and their providers. It makes
-	//     one change of them after the other; providers inside the engine are told
-	//     under it, messages for providers outside get their place in the outbox
-	//     under it.
-	//   - observers.mu: observers and the sets of their hosts. Functions appear and
-	//     disappear under it; frames about observers get their place in the outbox under
-	//     it.
+	//   - worker.settle: what a connection registers before its namespace is known;
+	//     held briefly, and never while anything is sent.
+	//   - Engine.triggers.mu: trigger types, bindings and their providers. It
+	//     serializes their changes. Providers inside the engine are called under it;
+	//     messages for providers outside get their place in the send queue under it.
+	//   - observers.mu: observers and the sets of their hosts. It also covers the
+	//     addition and removal of functions; frames about observers get their place in
+	//     the send queue under it.
 	//   - queues.mu: topics, named queues and their jobs.
-	//   - streams.mu, then logs.mu: a change, and a record, until everybody who is
-	//     to have it has it in his queue.
-	//   - Engine.mu: workers, functions, calls under way, name leases.
-	//   - the locks of single things: outbox.mu, frameLog.mu, the stores' own.
+	//   - streams.mu, then logs.mu: held for a change, or a record, until it is in the
+	//     queue of every receiver.
+	//   - Engine.mu: workers, functions, calls in progress, name leases.
+	//   - the locks of single values: outbox.mu, frameLog.mu, the locks of the stores.
 	//
-	// Nobody waits for a worker under a lock: a message gets its place in the order
-	// under it (outbox.push) and the wait for room comes after it (ticket.wait).
+	// No goroutine waits for a worker under a lock: a message gets its place in the
+	// order under the lock (outbox.push), and the sender waits for room afterwards
+	// (ticket.wait).
 
 	cfg     config
 	log     *slog.Logger
@@ -54,7 +54,7 @@ type Engine struct {
 	life   sync.Mutex // guards closed and additions to wg
 	closed bool
 	wg     sync.WaitGroup
-	done   chan struct{} // Close has finished
+	done   chan struct{} // closed when Close has finished
 
 	workerServer, httpServer, streamServer *server
 	guardedServer                          *server // nil without WithGuard
@@ -73,7 +73,7 @@ type Engine struct {
 	seq       uint64                // order of registrations
 
 	protocol      atomic.Int32 // of the next connection: a Protocol
-	local         atomic.Bool  // no local dispatch
+	local         atomic.Bool  // local dispatch is off
 	triggers      triggerTable
 	observers     observers
 	routes        routeTable
@@ -96,16 +96,15 @@ type Engine struct {
 // key is an id within a namespace.
 type key struct{ namespace, id string }
 
-// defaultNamespace is where everything lives that names no other.
+// defaultNamespace is the namespace of everything that does not name another.
 const defaultNamespace = "default"
 
-// silentLog swallows what net/http says about broken connections.
+// silentLog discards what net/http logs about broken connections.
 var silentLog = log.New(io.Discard, "", 0)
 
-// Start runs an engine for a test and closes it when the test ends. Its
-// listeners are on free ports of 127.0.0.1; in a testing/synctest bubble there
-// are none and DialContext is the way in. An engine that cannot start fails the
-// test.
+// Start runs an engine for a test and closes it when the test ends. Its listeners use
+// free ports of 127.0.0.1. In a testing/synctest bubble it has no listeners; connect
+// with DialContext. If the engine cannot start, the test fails.
 func Start(t testing.TB, opts ...Option) *Engine {
 	t.Helper()
 	e, err := New(opts...)
@@ -116,7 +115,8 @@ func Start(t testing.TB, opts ...Option) *Engine {
 	return e
 }
 
-// New starts an engine. The error is that of an option or of a listener.
+// New starts an engine. It returns an error if an option is invalid or a listener
+// cannot be opened.
 func New(opts ...Option) (*Engine, error) {
 	cfg := defaultConfig()
 	for _, o := range opts {
@@ -153,7 +153,7 @@ func New(opts ...Option) (*Engine, error) {
 		}
 	}
 	if cfg.console != "" {
-		e.recorder = console.NewRecorder()
+		e.recorder = console.NewRecorder(cfg.consoleBytes)
 	}
 	if err := e.listen(); err != nil {
 		e.cancel()
@@ -187,8 +187,17 @@ func New(opts ...Option) (*Engine, error) {
 	return e, nil
 }
 
-// workerHandler serves workers, their telemetry and their channels. A nil guard
-// is the open listener.
+// exposedHost returns the host of an exposed console, or "" if the console is not exposed.
+func (e *Engine) exposedHost() string {
+	if !e.cfg.consoleExposed {
+		return ""
+	}
+	host, _, _ := net.SplitHostPort(e.cfg.console)
+	return cmp.Or(host, "0.0.0.0")
+}
+
+// workerHandler serves workers, their telemetry and their channels. A nil guard means
+// the open listener.
 func (e *Engine) workerHandler(g *guard) http.Handler {
 	workers := http.NewServeMux()
 	workers.HandleFunc("/{$}", func(w http.ResponseWriter, r *http.Request) { e.serveWorker(w, r, g) })
@@ -202,8 +211,8 @@ func (e *Engine) workerHandler(g *guard) http.Handler {
 	})
 }
 
-// capabilitiesHeader tells workers what the engine has done with its end of a connection,
-// so that they do the same with theirs.
+// capabilitiesHeader informs workers how the engine has configured its end of a
+// connection, so they can do the same at theirs.
 const capabilitiesHeader = "X-Iii-Capabilities"
 
 // listen opens the servers.
@@ -226,7 +235,7 @@ func (e *Engine) listen() error {
 		openings = append(openings, opening{"guarded workers", &e.guardedServer, cmp.Or(e.cfg.guard.Addr, "127.0.0.1:0"), "127.0.0.1:4", handled(e.workerHandler(e.cfg.guard))})
 	}
 	if e.cfg.console != "" {
-		openings = append(openings, opening{"console", &e.consoleServer, e.cfg.console, "127.0.0.1:5", handled(console.New(e.ctx, consoleSource{e}, e.recorder))})
+		openings = append(openings, opening{"console", &e.consoleServer, e.cfg.console, "127.0.0.1:5", handled(console.New(e.ctx, consoleSource{e}, e.recorder, e.exposedHost()))})
 	}
 	for _, s := range openings {
 		opened, err := newServer(s.addr, s.memory, s.protocol)
@@ -241,7 +250,7 @@ func (e *Engine) listen() error {
 	return nil
 }
 
-// servers lists those that are open.
+// servers returns the servers that are open.
 func (e *Engine) servers() []*server {
 	var open []*server
 	for _, s := range []*server{e.workerServer, e.httpServer, e.streamServer, e.guardedServer, e.consoleServer} {
@@ -252,18 +261,18 @@ func (e *Engine) servers() []*server {
 	return open
 }
 
-// URL is the address for workers: ws://host:port. In a synctest bubble nobody
-// listens there and only DialContext reaches the engine.
+// URL returns the address for workers, ws://host:port. In a synctest bubble no server
+// listens on it; the engine can only be reached with DialContext.
 func (e *Engine) URL() string { return "ws://" + e.workerServer.addr }
 
-// HTTPURL is the address of the HTTP triggers: http://host:port. See URL.
+// HTTPURL returns the address of the HTTP triggers, http://host:port. See URL.
 func (e *Engine) HTTPURL() string { return "http://" + e.httpServer.addr }
 
-// StreamURL is the address of the stream socket: ws://host:port. See URL.
+// StreamURL returns the address of the stream socket, ws://host:port. See URL.
 func (e *Engine) StreamURL() string { return "ws://" + e.streamServer.addr }
 
-// GuardedURL is the address of the guarded listener, ws://host:port, or ""
-// without WithGuard. See URL.
+// GuardedURL returns the address of the guarded listener, ws://host:port, or "" without
+// WithGuard. See URL.
 func (e *Engine) GuardedURL() string {
 	if e.guardedServer == nil {
 		return ""
@@ -271,9 +280,9 @@ func (e *Engine) GuardedURL() string {
 	return "ws://" + e.guardedServer.addr
 }
 
-// Close ends the engine as a crash would: sockets are cut without a Close
-// frame. It returns when every goroutine of the engine has ended. Closing again
-// waits for the same and returns nil too.
+// Close stops the engine as a crash would: it cuts sockets without a Close frame. It
+// returns when every goroutine of the engine has ended. Later calls wait for the same
+// event. Close always returns nil.
 func (e *Engine) Close() error {
 	e.life.Lock()
 	first := !e.closed
@@ -306,8 +315,8 @@ func (e *Engine) Close() error {
 	return nil
 }
 
-// enter counts a goroutine as one of the engine's. It reports false once the
-// engine is closed: then the goroutine must not start.
+// enter registers a goroutine with the engine. It returns false once the engine is
+// closed; the goroutine must not start then.
 func (e *Engine) enter() bool {
 	e.life.Lock()
 	defer e.life.Unlock()
@@ -318,8 +327,8 @@ func (e *Engine) enter() bool {
 	return true
 }
 
-// spawn runs f in a goroutine of the engine: its context ends when the engine
-// closes, and Close waits for it. After Close it does nothing.
+// spawn runs f on a goroutine of the engine. The context ends when the engine closes,
+// and Close waits for f. After Close, spawn does nothing.
 func (e *Engine) spawn(f func(ctx context.Context)) {
 	if !e.enter() {
 		return
@@ -341,10 +350,10 @@ func (e *Engine) joined(h http.Handler) http.Handler {
 	})
 }
 
-// upgrade turns the request into a WebSocket with the engine's limits. Close
-// cuts it; the caller reads until an error, writes from one goroutine, and
-// calls drop in the end. On a silent one, a Close frame is an error like the end of
-// the connection: it is not answered.
+// upgrade turns the request into a WebSocket with the engine's limits. Close cuts the
+// connection. The caller reads until an error, writes from one goroutine, and finally
+// calls drop. If silent is set, a Close frame is an error like the end of the
+// connection, and is not answered.
 func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, silent bool) (*websocket.Conn, error) {
 	u := websocket.Upgrader{
 		ReadBufferSize:  32 << 10,
@@ -362,15 +371,15 @@ func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, silent bool) (*
 	e.mu.Lock()
 	e.conns[conn.NetConn()] = struct{}{}
 	e.mu.Unlock()
-	if e.ctx.Err() != nil { // Close may have looked before
+	if e.ctx.Err() != nil { // Close may have collected the connections already
 		_ = conn.Close()
 	}
 	return conn, nil
 }
 
-// refusesHandshake answers a request that is no WebSocket handshake, in the words of
-// the engine's HTTP library, and reports whether it was none. What else is wrong with
-// one, upgrade answers.
+// refusesHandshake answers a request that is not a WebSocket handshake in the words of
+// the engine's HTTP library, and reports whether it did. upgrade handles all other
+// errors of a handshake.
 func refusesHandshake(w http.ResponseWriter, r *http.Request) bool {
 	status, reason := http.StatusBadRequest, ""
 	switch {
@@ -399,19 +408,19 @@ func refusesHandshake(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// answerPings makes conn answer each ping twice: as the engine does, whose WebSocket
-// library has answered already when the engine does so itself.
+// answerPings makes conn answer each ping twice, as the engine does: its WebSocket
+// library answers, and then the engine answers again.
 func answerPings(conn *websocket.Conn) {
 	conn.SetPingHandler(func(payload string) error {
 		for range 2 {
-			// Who cannot write will not read much longer.
+			// If the write fails, the next read fails soon.
 			_ = conn.WriteControl(websocket.PongMessage, []byte(payload), time.Now().Add(lingerTime))
 		}
 		return nil
 	})
 }
 
-// drop closes a WebSocket without a Close frame and forgets it.
+// drop closes a WebSocket without a Close frame and removes it from the engine.
 func (e *Engine) drop(conn *websocket.Conn) {
 	_ = conn.Close()
 	e.mu.Lock()

@@ -19,16 +19,16 @@ import (
 	"github.com/iii-go/iii/internal/environ"
 )
 
-// TestMain fails when a test leaves goroutines behind.
+// TestMain fails if a test leaves goroutines behind.
 func TestMain(m *testing.M) {
 	environ.Clear()
 	before := runtime.NumGoroutine()
 	code := m.Run()
-	fuzzing := flag.Lookup("test.fuzz").Value.String() != "" // has goroutines of its own
+	fuzzing := flag.Lookup("test.fuzz").Value.String() != "" // starts goroutines
 	if code == 0 && !fuzzing {
 		deadline := time.Now().Add(30 * time.Second)
 		for runtime.NumGoroutine() > before && time.Now().Before(deadline) {
-			time.Sleep(10 * time.Millisecond) // connections of net/http end by themselves
+			time.Sleep(10 * time.Millisecond) // net/http ends its connections asynchronously
 		}
 		if now := runtime.NumGoroutine(); now > before {
 			b := make([]byte, 1<<20)
@@ -39,19 +39,19 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// readTimeout is there for what hangs. Messages of 20 MiB take half a minute under the
+// readTimeout detects hanging tests. Messages of 20 MiB take half a minute under the
 // race detector on a busy machine.
 const readTimeout = 3 * time.Minute
 
-// client is a bare worker.
+// client is a minimal worker.
 type client struct {
 	t     testing.TB
 	conn  *websocket.Conn
-	id    string // given by the engine
+	id    string // assigned by the engine
 	token string
 }
 
-// dial connects a bare worker in memory and reads the greeting.
+// dial connects a minimal worker in memory and reads the greeting.
 func dial(t testing.TB, e *Engine) *client {
 	t.Helper()
 	c := dialURL(t, e, e.URL())
@@ -97,7 +97,7 @@ func (c *client) recv() map[string]any {
 	return m
 }
 
-// want reads a message and compares it; "*" stands for anything.
+// want reads a message and compares it with a pattern, in which "*" matches any value.
 func (c *client) want(pattern string) map[string]any {
 	c.t.Helper()
 	m := c.recv()
@@ -156,7 +156,7 @@ func (c *client) call(functionID, data string, more ...string) map[string]any {
 	}
 }
 
-// register names the worker and waits until its namespace is settled.
+// register declares the name of the worker and waits until its namespace is settled.
 func (c *client) register(name string, more ...string) *client {
 	c.t.Helper()
 	m := c.call("engine::workers::register", fmt.Sprintf(`{"name":%q,"pid":1%s}`, name, strings.Join(more, "")))
@@ -166,7 +166,7 @@ func (c *client) register(name string, more ...string) *client {
 	return c
 }
 
-// sync waits until the engine has handled everything sent before.
+// sync waits until the engine has handled every earlier message.
 func (c *client) sync() {
 	c.t.Helper()
 	c.send(`{"type":"ping"}`)

@@ -9,16 +9,17 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// engineSpan is a span of the engine itself: what it fires under it is a child
-// of it, and engine::traces::* tell of it when it has ended. Nil is none.
+// engineSpan is a span of the engine itself. What the engine fires under it becomes a
+// child, and engine::traces::* list it once it has ended. A nil engineSpan is valid and
+// does nothing.
 type engineSpan struct {
 	spans  *spanStore
 	stored iii.StoredSpan
 }
 
-// startSpan gives ctx a new span of the engine: in the trace that ctx carries,
-// else in a new trace. The caller ends it. In a trace that is not sampled it is
-// not kept.
+// startSpan starts a span of the engine and adds it to ctx: in the trace that ctx
+// carries, or else in a new trace. The caller must end the span. The engine discards
+// spans of traces that are not sampled.
 func (e *Engine) startSpan(ctx context.Context, name string, attributes ...iii.StoredAttribute) (context.Context, *engineSpan) {
 	var parent *string
 	if parts, ok := parseTraceparent(traceOf(ctx).traceparent); ok {
@@ -36,7 +37,7 @@ func (e *Engine) startSpan(ctx context.Context, name string, attributes ...iii.S
 	}}
 }
 
-// end keeps the span. A nil error leaves its status alone.
+// end stores the span. A nil error leaves its status unchanged.
 func (s *engineSpan) end(err *wireError) {
 	if s == nil {
 		return
@@ -45,12 +46,12 @@ func (s *engineSpan) end(err *wireError) {
 		s.stored.Status, s.stored.StatusDescription = "error", err.Message
 	}
 	s.stored.EndTimeUnixNano = uint64(time.Now().UnixNano())
-	size := 300 + len(s.stored.Name) + len(s.stored.StatusDescription) // about that of its JSON
+	size := 300 + len(s.stored.Name) + len(s.stored.StatusDescription) // about the size of its JSON
 	s.spans.add([]spanRecord{{stored: s.stored, size: size}})
 }
 
-// tracedBuiltins are the functions of the engine whose calls are spans, if the
-// caller has a span. Those that serve telemetry are not.
+// tracedBuiltins lists the built-in functions whose calls become spans if the caller
+// has a span. Functions that serve telemetry are not traced.
 var tracedBuiltins = []string{
 	"engine::", "state::", "stream::", "configuration::", "iii::", "iii-http::", "iii-state::", "iii-pubsub::",
 	"iii-stream::", "iii-cron::", "iii-queue::", "publish",

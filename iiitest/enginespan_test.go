@@ -9,8 +9,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// outline lists the stored spans, each with its ancestors, and whether it
-// failed.
+// outline lists the stored spans with their ancestors, and whether they failed.
 func outline(e *Engine) []string {
 	v := e.spans.view()
 	var lines []string
@@ -33,8 +32,7 @@ func outline(e *Engine) []string {
 	return lines
 }
 
-// TestEngineSpans wants the spans that the engine itself makes, as parents of
-// what it fires under them.
+// TestEngineSpans verifies the spans that the engine creates around what it fires.
 func TestEngineSpans(t *testing.T) {
 	inBubble := func(t *testing.T, f func(e *Engine, c *client), opts ...Option) []string {
 		var lines []string
@@ -86,7 +84,7 @@ func TestEngineSpans(t *testing.T) {
 			func(e *Engine, c *client) {
 				c.function("f")
 				c.send(`{"type":"invokefunction","function_id":"f","data":{},"action":{"type":"enqueue","queue":"default"},"invocation_id":%q}`, uuid.NewString())
-				for range 2 { // the receipt and the job
+				for range 2 { // once for the receipt, once for the job
 					if m := c.recv(); m["type"] == "invokefunction" {
 						c.send(`{"type":"invocationresult","invocation_id":"%s","function_id":"f","result":null}`, m["invocation_id"])
 					}

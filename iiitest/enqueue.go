@@ -8,12 +8,12 @@ import (
 
 const enqueueFunction = "engine::queue::enqueue"
 
-// noQueueProvider is what the engine says when nobody provides a queue.
+// noQueueProvider is the engine's error message when there is no queue provider.
 const noQueueProvider = "No queue provider is installed. `TriggerAction::Enqueue` routes through the `engine::queue::enqueue` provider, " +
 	"which the standalone queue worker registers. Add it with `iii worker add queue`. (underlying: %s)"
 
-// enqueue hands a call to the queue provider instead of running it. The caller
-// gets a receipt of the engine, whatever the provider returned.
+// enqueue passes a call to the queue provider instead of running it. The caller gets a
+// receipt from the engine, whatever the provider returns.
 func (e *Engine) enqueue(ctx context.Context, queue string, r request) outcome {
 	receipt := uuid.NewString()
 	input := map[string]any{

@@ -10,7 +10,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// Two engines, of which the near one calls functions of the far one.
+// Functions of one engine can be called from another one over a bridge.
 func ExampleWithBridge() {
 	far, err := iiitest.New()
 	if err != nil {

@@ -8,10 +8,10 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// An engine with a page that shows what happens on it, while a program is tried or a
-// test is stopped in the debugger.
+// The console shows the activity of an engine, for example while a test is stopped in
+// the debugger.
 func ExampleWithConsole() {
-	engine, err := iiitest.New(iiitest.WithConsole("127.0.0.1:0"))
+	engine, err := iiitest.New(iiitest.WithConsole("127.0.0.1:0"), iiitest.WithConsoleLimit(1<<20))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -24,4 +24,15 @@ func ExampleWithConsole() {
 	fmt.Println(resp.Status, resp.Header.Get("Content-Type"))
 	// Output:
 	// 200 OK text/html; charset=utf-8
+}
+
+// A console for other machines of a network that only trusted people can reach.
+func ExampleWithExposedConsole() {
+	engine, err := iiitest.New(iiitest.WithExposedConsole("0.0.0.0:0"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	fmt.Println(engine.ConsoleURL() != "")
+	// Output: true
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The moment between the end of a worker's functions and that of its triggers can be made
-// to last.
+// HookCleanup extends the moment between the removal of a worker's functions and that
+// of its triggers.
 func ExampleEngine_HookCleanup() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -38,7 +38,8 @@ func ExampleEngine_HookCleanup() {
 	// Output: cleaning up behind the worker: true
 }
 
-// An upgrade of the engine: workers that reconnect find one of another generation.
+// SetProtocol and Drop upgrade the engine: workers that reconnect find an engine of
+// another generation.
 func ExampleEngine_SetProtocol() {
 	var old iiitest.Protocol
 	if err := old.UnmarshalText([]byte("0.23")); err != nil { // or iiitest.Protocol023
@@ -79,7 +80,8 @@ func ExampleEngine_SetProtocol() {
 	// 0.26 [observe.v1 observe.v2 local-dispatch.v1]
 }
 
-// A broken network: the connection of one worker is cut, as often as a test likes.
+// Drop simulates a broken network: it cuts the connection of one worker, as often as
+// needed.
 func ExampleEngine_Drop() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -118,8 +120,8 @@ func ExampleEngine_Drop() {
 	// reconnections: 1
 }
 
-// A hook decides about every message. This one loses the first answer of the worker,
-// and the connection with it.
+// A hook decides about every message. This one drops the first answer of the worker and
+// cuts its connection.
 func ExampleEngine_Hook() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -155,7 +157,7 @@ func ExampleEngine_Hook() {
 	// hello <nil>
 }
 
-// An engine that hangs: it reads nothing more from a worker.
+// StopReading simulates an engine that hangs: it reads nothing more from a worker.
 func ExampleEngine_StopReading() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -186,7 +188,7 @@ func ExampleEngine_StopReading() {
 	// hello <nil>
 }
 
-// What no engine of today sends does a worker no harm.
+// Workers tolerate messages that no current engine sends.
 func ExampleEngine_Send() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -216,7 +218,7 @@ func ExampleEngine_Send() {
 	// malformed: 2
 }
 
-// An engine that lets nobody in.
+// RefuseAuth simulates an engine that rejects every worker.
 func ExampleEngine_RefuseAuth() {
 	engine, err := iiitest.New()
 	if err != nil {

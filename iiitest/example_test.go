@@ -18,7 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// A worker and an engine in one program.
+// A program can run an engine and a worker together.
 func Example() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -55,7 +55,7 @@ func Example() {
 	// greeter answered
 }
 
-// A named queue with settings of its own: one job at a time, two attempts.
+// A named queue can have its own settings, here one job at a time and two attempts.
 func ExampleWithQueue() {
 	engine, err := iiitest.New(iiitest.WithQueue("mails", iiitest.QueueConfig{Concurrency: 1, MaxRetries: 2}))
 	if err != nil {
@@ -87,11 +87,11 @@ func ExampleWithQueue() {
 	// Output: you@example.org
 }
 
-// What an engine is told from outside of a test. Every option has a default.
+// Every option has a default.
 func ExampleNew() {
 	engine, err := iiitest.New(
 		iiitest.WithAddrs("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"), // of workers, HTTP and streams
-		iiitest.WithLogger(slog.Default()),                             // says what it drops without telling
+		iiitest.WithLogger(slog.Default()),                             // receives what the engine drops silently
 		iiitest.WithHTTPTimeout(5*time.Second),
 		iiitest.WithNamespaceGrace(time.Second),
 		iiitest.WithFrameLimit(1000, 1<<20),     // what Frames keeps
@@ -116,8 +116,8 @@ func ExampleNew() {
 	// Output: true
 }
 
-// The secrets of functions that the engine calls over HTTP, and what configuration
-// values refer to, are in an environment of the engine's own.
+// WithEnv provides the environment variables behind configuration values and the
+// secrets of functions that the engine calls over HTTP.
 func ExampleWithEnv() {
 	engine, err := iiitest.New(iiitest.WithEnv(map[string]string{"CURRENCY": "EUR"}))
 	if err != nil {
@@ -146,8 +146,8 @@ func ExampleWithEnv() {
 	// Output: <nil> map[currency:EUR]
 }
 
-// A listener with access control beside the open one. Here it lets workers call what
-// they need as workers, and the functions of the shop.
+// A guarded listener controls access beside the open one. This one permits the calls
+// that every worker needs, and those of the shop's functions.
 func ExampleWithGuard() {
 	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{Expose: []string{"shop::*"}}))
 	if err != nil {
@@ -185,7 +185,7 @@ func ExampleWithGuard() {
 	// true
 }
 
-// An engine in memory: nothing listens on the network.
+// DialContext connects in memory, without any network.
 func ExampleEngine_DialContext() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -220,7 +220,7 @@ func ExampleEngine_DialContext() {
 	// Output: "hello" <nil>
 }
 
-// What really went over the wire.
+// Frames shows what went over the wire.
 func ExampleEngine_Frames() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -254,7 +254,7 @@ func ExampleEngine_Frames() {
 	// not understood: 0
 }
 
-// Spans, logs and metrics as they arrived.
+// Traces, Logs and Metrics return telemetry as it arrived.
 func ExampleEngine_Traces() {
 	engine, err := iiitest.New()
 	if err != nil {

@@ -10,14 +10,14 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The tests of this file are those that the documents show: of a worker that greets
-// and reminds.
+// The documentation quotes the tests of this file. They test a worker that greets and
+// reminds.
 
 type Person struct {
 	Name string `json:"name"`
 }
 
-// newGreeter makes the worker that is tested, for the engine at url.
+// newGreeter creates the worker under test, for the engine at url.
 func newGreeter(url string, opts ...iii.Option) (*iii.Client, error) {
 	client, err := iii.New(url, opts...)
 	if err != nil {

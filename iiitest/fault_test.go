@@ -9,9 +9,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// An engine that hangs answers no pings either: a worker notices although it has nothing
-// to send.
-func TestIdleWorkerNoticesThatItsEngineHangs(t *testing.T) {
+// An engine that hangs does not answer pings either, so even an idle worker notices.
+func TestIdleWorkerNoticesHangingEngine(t *testing.T) {
 	for _, idle := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			e := iiitest.Start(t)

@@ -7,16 +7,16 @@ import (
 	observerfilter "github.com/iii-go/iii/internal/filter"
 )
 
-// filter decides which calls an observer is for.
+// filter selects the calls that activate an observer.
 type filter struct {
 	compiled *observerfilter.Filter
 	normal   json.RawMessage // {} matches everything
 }
 
-// document is what filters see of a call; nil is an absent part.
+// document is the input of a filter; a nil field is absent.
 type document = observerfilter.Document
 
-// parseFilter compiles the filters of an observer; nil are none.
+// parseFilter compiles the filters of an observer. Nil means no filters.
 func parseFilter(raw json.RawMessage) (*filter, *wireError) {
 	if raw == nil {
 		raw = json.RawMessage("{}")
@@ -28,7 +28,7 @@ func parseFilter(raw json.RawMessage) (*filter, *wireError) {
 	return &filter{compiled: compiled, normal: json.RawMessage(compiled.String())}, nil
 }
 
-// matches reports whether the filter admits a call.
+// matches reports whether the filter selects a call.
 func (f *filter) matches(d *document) bool { return f.compiled.Matches(d) }
 
 // check compares the paths of the filter with the schemas of the function.

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// frameQueue holds what waits for one client of the stream socket.
+// frameQueue holds the frames that wait for one client of the stream socket.
 type frameQueue struct {
 	mu      *sync.Mutex
 	changed *sync.Cond
@@ -24,8 +24,8 @@ func newFrameQueue() frameQueue {
 	return frameQueue{mu: mu, changed: sync.NewCond(mu)}
 }
 
-// push never blocks. A full queue drops its oldest change, or the new one if it
-// holds none, and returns how many it has dropped since the client came.
+// push never blocks. A full queue drops its oldest change, or the new frame if it holds
+// no change. push returns how many frames it has dropped since the client connected.
 func (q *frameQueue) push(data []byte, change bool) (dropped int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -46,8 +46,8 @@ func (q *frameQueue) push(data []byte, change bool) (dropped int) {
 	return dropped
 }
 
-// room waits until the queue is not full, which holds back a client that asks
-// without reading the answers. It reports false when the queue is closed.
+// room waits until the queue is not full, which holds back a client that sends requests
+// without reading the answers. It returns false when the queue is closed.
 func (q *frameQueue) room() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -57,7 +57,7 @@ func (q *frameQueue) room() bool {
 	return !q.closed
 }
 
-// pop waits for a frame. It reports false when the queue is closed.
+// pop waits for a frame. It returns false when the queue is closed.
 func (q *frameQueue) pop() ([]byte, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -73,7 +73,7 @@ func (q *frameQueue) pop() ([]byte, bool) {
 	return frame, true
 }
 
-// close drops everything and ends all waits.
+// close discards the frames and ends all waits.
 func (q *frameQueue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Direction says which way a message went.
+// Direction is the direction of a message.
 type Direction int
 
 const (
@@ -25,26 +25,26 @@ func (d Direction) String() string {
 	return "to engine"
 }
 
-// Frame is one message between a worker and the engine, as Frames lists it and
-// as a hook sees it.
+// Frame is one message between a worker and the engine. Frames returns it, and a hook
+// receives it.
 type Frame struct {
 	Time       time.Time // when the engine read or wrote it
 	Worker     string    // the id of the connection
 	WorkerName string    // the name the worker gave itself, "" if none (yet)
 	Direction  Direction
-	Binary     bool            // it came as a binary message
-	Message    json.RawMessage // as it was on the wire; need not be JSON
+	Binary     bool            // whether it arrived as a binary message
+	Message    json.RawMessage // as on the wire; not necessarily JSON
 
 	called *workerName
-	cut    bool // a hook wants the connection cut
+	cut    bool // a hook requests that the connection be cut
 }
 
-// workerName is what a worker calls itself, guarded by Engine.mu. It outlives the
-// connection: what is kept of messages must not keep that.
+// workerName is the name that a worker gave itself, guarded by Engine.mu. It is
+// separate from the worker because stored messages must not keep the connection alive.
 type workerName struct{ text string }
 
-// Type is the protocol's type of the message, such as "invokefunction", or ""
-// for what is no protocol message.
+// Type returns the protocol's type of the message, such as "invokefunction", or "" if
+// it is not a protocol message.
 func (f Frame) Type() string {
 	var m struct {
 		Type string `json:"type"`
@@ -55,20 +55,21 @@ func (f Frame) Type() string {
 	return m.Type
 }
 
-// Verdict is what a hook decides about a message. The zero value lets it pass.
+// Verdict is the decision of a hook about a message. The zero value lets the message
+// pass.
 type Verdict struct {
-	// Delay holds the message, and with it everything behind it on this
-	// connection in this direction.
+	// Delay holds back the message and everything behind it on this connection in this
+	// direction.
 	Delay time.Duration
-	// Drop makes the message disappear.
+	// Drop discards the message.
 	Drop bool
-	// Replace stands in its place if it is not nil: any number of messages.
+	// Replace, if not nil, replaces the message by any number of messages.
 	Replace []json.RawMessage
-	// Cut ends the connection after that, without a Close frame.
+	// Cut ends the connection afterwards, without a Close frame.
 	Cut bool
 }
 
-// frameLog keeps the messages of all workers in order and asks the hook.
+// frameLog keeps the messages of all workers in order and calls the hook.
 type frameLog struct {
 	hook atomic.Pointer[func(Frame) Verdict]
 
@@ -82,8 +83,8 @@ type frameLog struct {
 
 func (l *frameLog) init(frames, bytes int) { l.maxFrames, l.maxBytes = frames, bytes }
 
-// add passes a message of w through the hook and logs what comes out: the
-// messages to go on with. A cut is noted in f.
+// add passes a message of w through the hook, logs the outcome and returns the messages
+// to process. It marks f if the hook cuts the connection.
 func (l *frameLog) add(w *worker, f *Frame) [][]byte {
 	f.Time, f.Worker, f.called = time.Now(), w.id, w.called
 	out := [][]byte{f.Message}
@@ -130,10 +131,9 @@ func (l *frameLog) add(w *worker, f *Frame) [][]byte {
 	return out
 }
 
-// Frames lists the messages that went between workers and the engine, on
-// connections of the worker protocol, in order: received ones in the order of
-// reading, sent ones in the order of writing. It holds the last ones within the
-// bounds of WithFrameLimit. The messages must not be changed.
+// Frames returns the messages of the worker protocol between workers and the engine, in
+// order: received messages in the order of reading, sent messages in the order of
+// writing. Only the last ones are kept, see WithFrameLimit. Do not modify the messages.
 func (e *Engine) Frames() []Frame {
 	e.frames.mu.Lock()
 	list := append([]Frame(nil), e.frames.list...)
@@ -146,32 +146,32 @@ func (e *Engine) Frames() []Frame {
 	return list
 }
 
-// name is what the worker calls itself.
+// name returns the name that the worker gave itself.
 func (w *worker) name() string {
 	w.e.mu.Lock()
 	defer w.e.mu.Unlock()
 	return w.meta.name
 }
 
-// counters of the engine, see Stats.
+// counters holds the counters behind Stats.
 type counters struct {
 	undecodable, telemetryIgnored, telemetryRejected, metricsSkipped atomic.Uint64
 }
 
-// Stats are counters since the start of the engine.
+// Stats holds counters since the start of the engine.
 type Stats struct {
 	Messages           uint64 // between workers and the engine, both ways
-	Undecodable        uint64 // messages of workers that were dropped: no JSON, unknown type, a field missing or wrong
-	FramesForgotten    uint64 // no longer in Frames, see WithFrameLimit
-	TelemetryForgotten uint64 // frames and records no longer kept, see WithTelemetryLimit
-	TelemetryIgnored   uint64 // messages on /otel that are no telemetry
-	TelemetryRejected  uint64 // telemetry frames lost because the engine would not take them
-	MetricsSkipped     uint64 // metrics lost because the engine does not keep their type
-	Workers            int    // connected now
-	CallsInFlight      int    // executed by workers now
+	Undecodable        uint64 // messages of workers that were dropped: not JSON, of unknown type, or with a missing or wrong field
+	FramesForgotten    uint64 // no longer in Frames; see WithFrameLimit
+	TelemetryForgotten uint64 // frames and records no longer kept; see WithTelemetryLimit
+	TelemetryIgnored   uint64 // messages on /otel that are not telemetry
+	TelemetryRejected  uint64 // telemetry frames lost because the engine rejects them
+	MetricsSkipped     uint64 // metrics lost because the engine does not store their type
+	Workers            int    // currently connected
+	CallsInFlight      int    // calls that workers currently execute
 }
 
-// Stats returns the counters.
+// Stats returns the current counters.
 func (e *Engine) Stats() Stats {
 	s := Stats{
 		Undecodable:       e.counters.undecodable.Load(),

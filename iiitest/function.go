@@ -5,37 +5,37 @@ import (
 	"strings"
 )
 
-// function is an entry of the table of functions.
+// function is an entry in the table of functions.
 type function struct {
 	namespace, id string
 	owner         *worker // nil: built in
 	ownerName     string  // of a built-in function: its in-process worker
 	description   *string
-	request       json.RawMessage // JSON Schemas, nil if unknown
+	request       json.RawMessage // JSON Schemas; nil if unknown
 	response      json.RawMessage
 	metadata      json.RawMessage
 	builtin       builtinFunc // run by the engine itself: built in, or invoked over HTTP
 	seq           uint64
 	registered    string // the id that its owner calls it, which access control may have changed
 
-	args         *configurationSchema // of observers; nil: it takes none
+	args         *configurationSchema // of observers; nil: observers take none
 	private      bool                 // only its host may call it
 	unobservable bool
 	legacyType   string       // trigger type that observers of it stand for, or ""
 	events       bool         // only its host activates observers: owner delivery of 0.25
 	source       hostedSource // of a function of the engine: its hooks, or nil
-	announced    bool         // its host has been told about its observers; guarded by observers.mu
-	since, until Protocol     // connections that have it; 0 is no bound
+	announced    bool         // whether its host has received its observers; guarded by observers.mu
+	since, until Protocol     // generations that have it; 0 is unbounded
 }
 
-// reservedPrefix is kept for the engine outside the default namespace.
+// reservedPrefix is reserved for the engine in all namespaces but the default one.
 const reservedPrefix = "engine::"
 
-// registerFunction enters a function of a worker. Another live worker's
-// function stays; a built-in one is replaced, as in the engine.
+// registerFunction registers a function of a worker. As in the engine, it does not
+// replace a function of another live worker, but does replace a built-in one.
 func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessage) {
 	registered := m.ID
-	if !w.session.admitFunction(ns, &m) {
+	if !w.permissions.admitFunction(ns, &m) {
 		return
 	}
 	k := key{ns, m.ID}
@@ -51,16 +51,16 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 		metadata:    optional(m.Metadata),
 	}
 	if err := f.observable(w.speaks().protocol, m.observed); err != nil {
-		e.log.Warn("function refused: its args_format is no JSON Schema", "worker", w.id, "function", m.ID, "error", err)
-		if w.speaks().hooks { // others end their connection on a code that they do not know
+		e.log.Warn("function rejected: args_format is not a JSON Schema", "worker", w.id, "function", m.ID, "error", err)
+		if w.speaks().hooks { // other workers close the connection at an unknown code
 			w.send(w.speaks().functionRejected("INVALID_ARGS_FORMAT", key{ns, registered}, w.id))
 		}
 		return
 	}
 	if m.http != nil {
 		overHTTP, err := e.newHTTPFunction(m.ID, m.http)
-		if err != nil { // the worker is not told
-			e.log.Warn("function invoked over HTTP refused", "worker", w.id, "function", m.ID, "code", err)
+		if err != nil { // the worker gets no answer
+			e.log.Warn("function invoked over HTTP rejected", "worker", w.id, "function", m.ID, "code", err)
 			return
 		}
 		f.builtin = overHTTP.serve
@@ -73,7 +73,7 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 	}
 }
 
-// enterFunction puts a function of w into the table, unless another worker has it.
+// enterFunction adds a function of w to the table, unless another worker owns it.
 func (e *Engine) enterFunction(w *worker, k key, f *function) bool {
 	e.observers.mu.Lock()
 	defer e.observers.mu.Unlock()
@@ -95,8 +95,8 @@ func (e *Engine) enterFunction(w *worker, k key, f *function) bool {
 	return true
 }
 
-// observable takes what a registration says about observers. The error is that of a wrong
-// args_format.
+// observable applies the fields of a registration that concern observers. It returns an
+// error if args_format is invalid.
 func (f *function) observable(p Protocol, m registeredObservable) error {
 	args := json.RawMessage(nil)
 	if o := m.Observe; o != nil {
@@ -121,11 +121,10 @@ func (f *function) observable(p Protocol, m registeredObservable) error {
 	return err
 }
 
-// functionConflict rejects a function that another worker has.
+// functionConflict is the code of the rejection of a function that another worker owns.
 const functionConflict = "FUNCTION_NAMESPACE_CONFLICT"
 
-// unregisterFunction removes a function if w owns it. Triggers that point at it
-// stay.
+// unregisterFunction removes a function if w owns it. Triggers that refer to it stay.
 func (e *Engine) unregisterFunction(w *worker, ns, id string) {
 	e.observers.mu.Lock()
 	defer e.observers.mu.Unlock()
@@ -146,8 +145,8 @@ func (f *function) has(p Protocol, strict bool) bool {
 	return p >= f.since && (f.until == 0 || p <= f.until || !strict)
 }
 
-// hosted is the function that w calls by an id: engines with observers name a function to its
-// host as that has registered it, others only take the prefix away.
+// hosted returns the key of the function that w refers to by an id. On connections with
+// observers that is the id that w has registered; others only omit the prefix.
 func (e *Engine) hosted(w *worker, ns, id string) key {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -155,8 +154,8 @@ func (e *Engine) hosted(w *worker, ns, id string) key {
 }
 
 func (e *Engine) hostedLocked(w *worker, ns, id string) key {
-	k := key{ns, w.session.prefixed(id)}
-	if f := e.functions[k]; f != nil && f.owner == w || w.session == nil || w.session.guard.OnFunction == "" || !w.speaks().observes {
+	k := key{ns, w.permissions.prefixed(id)}
+	if f := e.functions[k]; f != nil && f.owner == w || w.permissions == nil || w.permissions.guard.OnFunction == "" || !w.speaks().observes {
 		return k
 	}
 	for other, f := range e.functions {
@@ -167,17 +166,16 @@ func (e *Engine) hostedLocked(w *worker, ns, id string) key {
 	return k
 }
 
-// hostID is the id under which the host of f gets calls.
+// hostID returns the id under which the host of f receives calls.
 func (f *function) hostID() string {
 	if f.owner.speaks().observes {
 		return f.registered
 	}
-	return f.owner.session.bare(f.id)
+	return f.owner.permissions.bare(f.id)
 }
 
-// workerName is the name that listings show for the owner of f: an owner
-// without one is named after the first part of the function's id. Engine.mu is
-// held.
+// workerName returns the name of f's owner as listings show it. For an owner without a
+// name it is the first part of the function's id. Engine.mu is held.
 func (f *function) workerName() string {
 	name := f.ownerName
 	if f.owner != nil {

@@ -14,93 +14,95 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Guard is what a guarded listener asks and permits: the rbac section of the
-// engine's worker manager. The functions are called in namespace default,
-// without a time limit, and belong on another connection than those that they
-// judge: one through URL. An empty id is none. The zero Guard lets everybody in
-// and permits no calls but those that every worker needs.
+// Guard configures a guarded listener, as the rbac section of the engine's worker
+// manager does. The engine calls the functions that a Guard names in the namespace
+// default and without a time limit. Register them on a connection through URL, not on a
+// guarded one. An empty id disables a hook. The zero Guard admits every worker and
+// permits only the calls that every worker needs.
 type Guard struct {
-	// AuthFunctionID is asked about each new connection, of workers and of
-	// telemetry (AuthInput, AuthResult). An error, no result or an undecodable
-	// one refuses the connection. Without it everybody may register everything.
+	// AuthFunctionID names the function that authenticates each new connection, of
+	// workers and of telemetry (AuthInput, AuthResult). If it returns an error, no
+	// result or an undecodable one, the connection is rejected. Without it, every
+	// worker may connect and register anything.
 	AuthFunctionID string
 
-	// MiddlewareFunctionID gets every permitted call in the place of its target,
-	// in the namespace of the call, but for the engine's own engine:: functions:
-	// an object with function_id, payload, action, context and namespace. What it
-	// returns is the outcome of the call.
+	// MiddlewareFunctionID names a function that receives every permitted call instead
+	// of its target, in the namespace of the call, except calls of the engine's own
+	// engine:: functions. Its input is an object with function_id, payload, action,
+	// context and namespace; its result is the outcome of the call.
 	MiddlewareFunctionID string
 
-	// OnFunction, OnTrigger and OnTriggerType are asked about registrations and
-	// may change them (OnFunctionRegistrationInput and -Result, and so on). An
-	// error, no result or one that is no object refuses the registration without
-	// a word to the worker.
+	// OnFunction, OnTrigger and OnTriggerType name functions that approve registrations
+	// and may change them (OnFunctionRegistrationInput and -Result, and so on). If one
+	// returns an error, no result or a result that is not an object, the engine rejects
+	// the registration without notifying the worker.
 	OnFunction, OnTrigger, OnTriggerType string
 
-	// OnObserver is asked about each observer of a worker, and refuses it in the same way;
-	// the worker is told FORBIDDEN. The input is an object with observer_id, source, target,
-	// metadata, max_fires, expires_in_ms, max_in_flight and context; what it returns changes
-	// nothing. How engines 0.25 and 0.26 do this is not known: the form of the input is a
-	// guess.
+	// OnObserver names the function that approves each observer of a worker in the same
+	// way, except that the worker of a rejected observer receives FORBIDDEN. The input
+	// is an object with observer_id, source, target, metadata, max_fires,
+	// expires_in_ms, max_in_flight and context; the result cannot change the observer.
+	// How engines 0.25 and 0.26 do this is not known; the form of the input is a guess.
 	OnObserver string
 
-	// Expose lists the functions of namespace default that everybody may call:
-	// match("pattern") as in the engine's configuration, or the bare pattern. A *
-	// stands for any text; without one it is the id itself.
+	// Expose lists the functions of the namespace default that every worker may call,
+	// either as match("pattern") as in the engine's configuration or as the bare
+	// pattern. In a pattern, * stands for any text; a pattern without * is an exact id.
 	Expose []string
 
-	// ExposeMetadata exposes functions of namespace default by the metadata of
-	// their registration: each key must be there with an equal value, or one that
-	// fits if the value is match("pattern"). Empty exposes nothing.
+	// ExposeMetadata exposes functions of the namespace default by the metadata of
+	// their registrations. The metadata must contain every key with an equal value or,
+	// if the value here is match("pattern"), with a string that matches the pattern.
+	// An empty map exposes nothing.
 	ExposeMetadata map[string]any
 
-	// ExposeFilters exposes further functions, of any namespace.
+	// ExposeFilters exposes further functions, in any namespace.
 	ExposeFilters []ExposeFilter
 
-	// ExposeAll exposes every function of every namespace, as a listener does
-	// whose configuration has no rbac section.
+	// ExposeAll exposes every function of every namespace, like a listener without an
+	// rbac section in its configuration.
 	ExposeAll bool
 
-	// Addr is where the listener is. The default is 127.0.0.1:0, a free port of
+	// Addr is the address of the listener. The default is 127.0.0.1:0, a free port of
 	// the loopback interface. See WithAddrs.
 	Addr string
 }
 
-// ExposeFilter exposes functions of one namespace: by their ids or by the
-// metadata of their registrations, exactly one of the two.
+// ExposeFilter exposes functions of one namespace, either by id or by the metadata of
+// their registrations; set exactly one of Match and Metadata.
 type ExposeFilter struct {
-	// Namespace is where the functions are; empty is the default one.
+	// Namespace is the namespace of the functions. The default is "default".
 	Namespace string
 
 	// Match is a pattern, as in Guard.Expose.
 	Match string
 
-	// Metadata is as Guard.ExposeMetadata.
+	// Metadata selects functions by metadata, as Guard.ExposeMetadata does.
 	Metadata map[string]any
 }
 
-// guard is a Guard, ready for use.
+// guard is a validated Guard.
 type guard struct {
 	Guard
 	filters []exposeFilter
 }
 
-// exposeFilter is an ExposeFilter, ready for use.
+// exposeFilter is a validated ExposeFilter.
 type exposeFilter struct {
 	namespace string
 	pattern   string                    // of the id, if metadata is empty
 	metadata  map[string]metadataFilter // by key
 }
 
-// metadataFilter is what the value of one key of the metadata must be.
+// metadataFilter is the condition on the value of one metadata key.
 type metadataFilter struct {
-	pattern *string // of a text
+	pattern *string // for strings
 	equal   json.RawMessage
 }
 
-// WithGuard opens a second listener for workers, at GuardedURL, whose
-// connections are restricted by g. It has /otel and the channels too. The
-// default is none.
+// WithGuard opens a second listener for workers, at GuardedURL, that restricts its
+// connections by g. The listener also serves /otel and channels. By default there is
+// none.
 func WithGuard(g Guard) Option {
 	filters := slices.Clone(g.ExposeFilters)
 	for _, pattern := range g.Expose {
@@ -130,18 +132,18 @@ func WithGuard(g Guard) Option {
 	}
 }
 
-// ready checks a filter and prepares it. It keeps nothing of the caller's.
+// ready validates a filter and compiles it. The result shares no memory with f.
 func (f ExposeFilter) ready() (exposeFilter, error) {
 	own := exposeFilter{namespace: cmp.Or(f.Namespace, defaultNamespace)}
 	switch pattern, _ := patternOf(f.Match); {
 	case strings.TrimSpace(own.namespace) == "":
-		return own, errors.New("blank namespace")
+		return own, errors.New("namespace is blank")
 	case f.Match != "" && len(f.Metadata) > 0:
 		return own, errors.New("a filter has both a pattern and metadata")
 	case len(f.Metadata) > 0:
 		own.metadata = make(map[string]metadataFilter, len(f.Metadata))
 	case pattern == "":
-		return own, errors.New("empty pattern")
+		return own, errors.New("pattern is empty")
 	default:
 		own.pattern = pattern
 	}
@@ -161,8 +163,8 @@ func (f ExposeFilter) ready() (exposeFilter, error) {
 	return own, nil
 }
 
-// patternOf takes the pattern out of match("…") or match('…') and reports
-// whether the text was of that form.
+// patternOf returns the pattern of match("…") or match('…'), and whether the text has
+// that form.
 func patternOf(filter string) (pattern string, is bool) {
 	inner, ok := strings.CutPrefix(strings.TrimSpace(filter), "match(")
 	if !ok {
@@ -176,7 +178,7 @@ func patternOf(filter string) (pattern string, is bool) {
 	return inner[1 : len(inner)-1], true
 }
 
-// wildcard reports whether s fits a pattern in which * is any text.
+// wildcard reports whether s matches a pattern in which * stands for any text.
 func wildcard(pattern, s string) bool {
 	first, rest, open := strings.Cut(pattern, "*")
 	if !open {
@@ -187,7 +189,7 @@ func wildcard(pattern, s string) bool {
 		return false
 	}
 	parts := strings.Split(rest, "*")
-	for _, part := range parts[:len(parts)-1] { // the leftmost place is as good as any
+	for _, part := range parts[:len(parts)-1] { // the leftmost match always suffices
 		i := strings.Index(s, part)
 		if i < 0 {
 			return false
@@ -197,15 +199,15 @@ func wildcard(pattern, s string) bool {
 	return strings.HasSuffix(s, parts[len(parts)-1])
 }
 
-// exposes reports whether everybody may call a function. f is nil if there is
-// none of that id.
+// exposes reports whether every worker may call a function. f is nil if no function has
+// the id.
 func (g *guard) exposes(namespace, id string, f *function) bool {
 	return g.ExposeAll || slices.ContainsFunc(g.filters, func(x exposeFilter) bool {
 		return x.namespace == namespace && x.fits(id, f)
 	})
 }
 
-// fits reports whether a function of the filter's namespace is exposed.
+// fits reports whether the filter exposes a function of its namespace.
 func (x exposeFilter) fits(id string, f *function) bool {
 	if len(x.metadata) == 0 {
 		return wildcard(x.pattern, id)
@@ -230,19 +232,19 @@ func (x exposeFilter) fits(id string, f *function) bool {
 	return true
 }
 
-// authenticate makes the session of a connection, or says why there is none. A
-// nil guard is the open listener: it has no sessions.
-func (e *Engine) authenticate(g *guard, r *http.Request) (s *session, refusal string) {
+// authenticate creates the permissions of a connection, or returns why it is refused. A
+// nil guard means the open listener, which has no restrictions.
+func (e *Engine) authenticate(g *guard, r *http.Request) (p *permissions, refusal string) {
 	e.mu.Lock()
 	refusal = e.refusal
 	e.mu.Unlock()
 	if refusal != "" || g == nil {
 		return nil, refusal
 	}
-	s = &session{e: e, guard: g, AuthResult: iii.NewAuthResult()}
+	p = &permissions{e: e, guard: g, AuthResult: iii.NewAuthResult()}
 	if g.AuthFunctionID == "" {
-		s.AllowTriggerTypeRegistration = true
-		return s, ""
+		p.AllowTriggerTypeRegistration = true
+		return p, ""
 	}
 	ip, _, _ := net.SplitHostPort(r.RemoteAddr)
 	result, err := e.invoke(e.ctx, g.AuthFunctionID, defaultNamespace, mustEncode(map[string]any{
@@ -254,14 +256,14 @@ func (e *Engine) authenticate(g *guard, r *http.Request) (s *session, refusal st
 	case result == nil:
 		return nil, "auth function returned no result"
 	}
-	if s.AuthResult, refusal = decodeAuthResult(result); refusal != "" {
+	if p.AuthResult, refusal = decodeAuthResult(result); refusal != "" {
 		return nil, refusal
 	}
-	return s, ""
+	return p, ""
 }
 
-// decodeAuthResult decodes what an auth function returned and reports what is wrong, or
-// nothing.
+// decodeAuthResult decodes the result of an auth function. If the result is invalid it
+// returns a description of the fault.
 func decodeAuthResult(result json.RawMessage) (iii.AuthResult, string) {
 	type AuthResult struct { // in the engine's order
 		Namespaces                   map[string][]string `json:"namespaces,omitempty"`
@@ -286,7 +288,7 @@ func decodeAuthResult(result json.RawMessage) (iii.AuthResult, string) {
 	return out, detail
 }
 
-// anyJSON is any value, and unlike a json.RawMessage it need not be there in a list.
+// anyJSON holds any JSON value. In a list, unlike a json.RawMessage, it may be absent.
 type anyJSON struct{ raw json.RawMessage }
 
 func (a *anyJSON) decodeStrict(raw json.RawMessage) string {

@@ -15,9 +15,9 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// judge serves the functions of a guard on c: it answers each call with what
-// answers has for the function, the result or, after a "!", the message of an
-// error, until the connection ends. What it was asked comes out of the channel.
+// judge serves the functions of a guard on c until the connection ends. It answers each
+// call with the entry of answers for the function: a result or, after "!", the message
+// of an error. The channel receives the calls.
 func judge(c *client, answers map[string]string) <-chan string {
 	c.t.Helper()
 	c.register("judge")
@@ -182,7 +182,7 @@ func TestAuthenticationWithoutItsFunction(t *testing.T) {
 	c.want(`{"type":"error","error":{"code":"AUTH_ERROR","message":"Function auth not found in namespace default"}}`)
 }
 
-func TestCallDecision(t *testing.T) {
+func TestCallPermissions(t *testing.T) {
 	e := Start(t, WithGuard(Guard{
 		AuthFunctionID: "auth", Expose: []string{"open::*", `match('exact')`},
 		ExposeMetadata: map[string]any{"public": true, "tier": `match("gold*")`, "n": 1},
@@ -223,10 +223,10 @@ func TestCallDecision(t *testing.T) {
 	}
 	c.send(`{"type":"invokefunction","function_id":"m::yes","data":1}`)
 	owner.want(`{"type":"invokefunction","invocation_id":"*","function_id":"m::yes","data":1}`)
-	// A refusal comes even to those who do not want an answer.
+	// A rejected call gets an error even if the caller expects no answer.
 	c.send(`{"type":"invokefunction","function_id":"other","data":1,"action":{"type":"void"}}`)
 	c.want(`{"type":"invocationresult","invocation_id":"*","function_id":"other","error":{"code":"FORBIDDEN","message":"` + fmt.Sprintf(add, "other") + `"}}`)
-	// The namespaces of the grants are those that may be declared.
+	// A connection may declare only the namespaces of its grants.
 	m := c.call("engine::workers::register", `{"name":"c","namespace":"else"}`)
 	if got := fmt.Sprint(m["error"]); !strings.Contains(got, "namespace 'else' not allowed for this session (permitted: default, none, shop)") ||
 		errorCode(m) != "FORBIDDEN" {
@@ -235,7 +235,7 @@ func TestCallDecision(t *testing.T) {
 	c.register("c", `,"namespace":"shop"`)
 }
 
-func TestZeroGuard(t *testing.T) {
+func TestZeroGuardPermitsWhatEveryWorkerNeeds(t *testing.T) {
 	e := Start(t, WithGuard(Guard{}))
 	c, other := enter(t, e).register("c"), dial(t, e).register("other")
 	if got := errorCode(c.call("state::get", `{}`)); got != "FORBIDDEN" {
@@ -272,11 +272,11 @@ func TestExposeFilters(t *testing.T) {
 				owner.function("b::x")
 				owner.sync()
 			}
-			session := &session{e: e, guard: e.cfg.guard}
+			permissions := &permissions{e: e, guard: e.cfg.guard}
 			var allowed []string
 			for _, namespace := range []string{"default", "shop"} {
 				for _, id := range []string{"a::x", "b::x"} {
-					if session.denial(namespace, id) == nil {
+					if permissions.denial(namespace, id) == nil {
 						allowed = append(allowed, namespace+" "+id)
 					}
 				}
@@ -305,8 +305,8 @@ func TestMiddleware(t *testing.T) {
 		c.want(`{"type":"invocationresult","invocation_id":"*","function_id":"f::g","error":{"code":"E","message":"no"},
 			"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}`)
 	}
-	// The engine's own functions do without, and the call goes to the middleware
-	// of its own namespace.
+	// The engine's own functions bypass the middleware; a call with a namespace goes to
+	// the middleware of that namespace.
 	if m := c.call("engine::functions::list", `{}`); m["result"] == nil {
 		t.Errorf("built-in function: %v", m)
 	}
@@ -344,7 +344,7 @@ func TestHooksAndPrefix(t *testing.T) {
 	c.send(`{"type":"registertrigger","id":"t1","trigger_type":"hook","function_id":"f::old","config":{"a":1}}`)
 	<-asked
 	c.want(`{"type":"registertrigger","id":"t2","trigger_type":"hook2","function_id":"p::f::old","config":null}`)
-	// The worker knows its function without the prefix, everybody else with it.
+	// The worker uses its function without the prefix, all other workers with it.
 	other.send(`{"type":"invokefunction","function_id":"p::f::new","data":1}`)
 	c.want(`{"type":"invokefunction","invocation_id":"*","function_id":"f::new","data":1}`)
 	info := other.call("engine::functions::info", `{"function_id":"p::f::new"}`)["result"]
@@ -353,7 +353,7 @@ func TestHooksAndPrefix(t *testing.T) {
 	}, info); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	// So do durable triggers; hooks are not asked about them.
+	// Durable triggers use the prefix, too, but do not pass the hooks.
 	c.send(`{"type":"invokefunction","function_id":"engine::register_trigger","data":{"trigger_type":"none","function_id":"x"}}`)
 	c.send(`{"type":"unregisterfunction","id":"f::new"}`)
 	c.sync()
@@ -362,8 +362,8 @@ func TestHooksAndPrefix(t *testing.T) {
 	}
 }
 
-// A denial is silent: nothing is registered and nothing is said.
-func TestSilentDenials(t *testing.T) {
+// A denial is silent: nothing is registered, and the worker gets no message.
+func TestDeniedRegistrationsAreSilent(t *testing.T) {
 	for name, tt := range map[string]struct{ auth, hook string }{
 		"by the session": {`{"allow_function_registration":false,"allowed_trigger_types":[]}`, `{}`},
 		"hook fails":     {`{"allow_trigger_type_registration":true}`, `!no`},
@@ -414,8 +414,8 @@ func TestCloseDuringAuthentication(t *testing.T) {
 	}
 }
 
-// An empty prefix is one: it stands before the ids with its colons.
-func TestEmptyPrefix(t *testing.T) {
+// An empty prefix is a prefix: ids begin with its colons.
+func TestEmptyPrefixIsAPrefix(t *testing.T) {
 	e := Start(t, WithGuard(Guard{AuthFunctionID: "auth", ExposeAll: true}))
 	judge(dial(t, e), map[string]string{"auth": `{"function_registration_prefix":""}`})
 	c, other := enter(t, e).register("c"), dial(t, e)
@@ -427,8 +427,8 @@ func TestEmptyPrefix(t *testing.T) {
 	}
 }
 
-// The engine's own functions are not given to the middleware in any namespace, and a
-// middleware that is missing is missing for the engine.
+// Calls of the engine's own functions bypass the middleware in every namespace. If the
+// middleware does not exist in the namespace of a call, the error names the middleware.
 func TestMiddlewareInAnotherNamespace(t *testing.T) {
 	e := Start(t, WithGuard(Guard{MiddlewareFunctionID: "mw", ExposeAll: true}))
 	dial(t, e).register("mw").function("mw")

@@ -13,7 +13,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// connect makes a client and connects it.
+// connect creates a client and connects it.
 func connect(t *testing.T, url string, prepare func(c *iii.Client) error, opts ...iii.Option) (*iii.Client, error) {
 	t.Helper()
 	c, err := iii.New(url, opts...)
@@ -27,7 +27,7 @@ func connect(t *testing.T, url string, prepare func(c *iii.Client) error, opts .
 	return c, c.Connect(t.Context())
 }
 
-// The client of this module behind the guarded listener: who it is decides.
+// On the guarded listener, the identity of a client determines its permissions.
 func TestClientBehindGuard(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "auth", Expose: []string{"open::*"}}))
 	_, err := connect(t, e.URL(), func(c *iii.Client) error {
@@ -64,7 +64,7 @@ func TestClientBehindGuard(t *testing.T) {
 	}
 }
 
-// A server that checks the signature takes the engine's requests.
+// A server that verifies signatures accepts the engine's requests.
 func TestClientHTTPInvoked(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)

@@ -22,7 +22,7 @@ func (e *Engine) registerHTTP() {
 	e.addTriggerType("http", "iii-http", "HTTP API trigger", &e.routes)
 }
 
-// httpPayload is what the function of an http trigger gets.
+// httpPayload is the payload for the function of an http trigger.
 type httpPayload struct {
 	Body        json.RawMessage   `json:"body"`
 	Headers     map[string]string `json:"headers"`
@@ -41,11 +41,11 @@ type httpTrigger struct {
 	Type   string `json:"type"`
 }
 
-// serveHTTP answers a request to the http triggers.
+// serveHTTP answers a request to the HTTP triggers.
 func (e *Engine) serveHTTP(w *webExchange) {
 	found, params, methods := e.routes.find(w.method, w.path)
 	switch {
-	case w.method == http.MethodOptions: // every OPTIONS is taken for a preflight
+	case w.method == http.MethodOptions: // every OPTIONS counts as a preflight request
 		w.respond(http.StatusOK, preflight(methods), nil)
 		return
 	case found != nil:
@@ -78,8 +78,8 @@ func (e *Engine) serveHTTP(w *webExchange) {
 
 const corsVary = "origin, access-control-request-method, access-control-request-headers"
 
-// cors is a header with what lets every page read the response. What a function replies
-// cannot forbid that.
+// cors adds fields to a header that allow every page to read the response. The reply of
+// a function cannot override them.
 func cors(header webHeader) webHeader {
 	header = slices.Clone(header)
 	header.add("vary", corsVary)
@@ -88,7 +88,8 @@ func cors(header webHeader) webHeader {
 	return header
 }
 
-// preflight is the header of the answer to OPTIONS for a path with these methods.
+// preflight returns the header of the response to OPTIONS for a path with these
+// methods.
 func preflight(methods []string) webHeader {
 	header := webHeader{
 		{"vary", []string{corsVary}},
@@ -101,21 +102,21 @@ func preflight(methods []string) webHeader {
 	return header
 }
 
-// exchange is one request to an http trigger.
+// exchange is one request to an HTTP trigger and its response.
 type exchange struct {
 	e     *Engine
 	route *route
 	web   *webExchange
-	trace context.Context // of the engine, with the trace of this request
+	trace context.Context // the engine's context, with the trace of this request
 
 	requestBody, response *channel
 	payload               httpPayload
 
-	ended atomic.Int32 // the response is sent, the function has returned
+	ended atomic.Int32 // counts two events: the response is sent, the function has returned
 }
 
-// run answers the request. Whatever the function does, the answer begins before
-// the timeout; a function that is late goes on for nobody.
+// run answers the request. Whatever the function does, the response begins before the
+// timeout; the outcome of a function that takes longer is discarded.
 func (x *exchange) run() {
 	timeout := time.NewTimer(x.e.cfg.httpTimeout)
 	defer timeout.Stop()
@@ -150,8 +151,8 @@ func (x *exchange) run() {
 	}
 }
 
-// end notes the end of the response or of the function. With both, the ends of the
-// channels that nobody has taken are gone, and the channels with them.
+// end records the end of the response or of the function. After both, it releases the
+// ends of the channels that nobody has taken, and thereby the channels.
 func (x *exchange) end() {
 	if x.ended.Add(1) < 2 {
 		return
@@ -160,9 +161,9 @@ func (x *exchange) end() {
 	x.e.releaseChannel(x.response, writing)
 }
 
-// readBody gives the body to the request's channel, and to the payload if it
-// is JSON: that is read first, and false means that it did not come in time.
-// The channel is closed when the body is read no more.
+// readBody passes the body to the request's channel and, if it is JSON, to the payload.
+// A JSON body is read first; readBody returns false if it does not arrive in time. The
+// channel closes when the body ends.
 func (x *exchange) readBody(ctx context.Context) bool {
 	if x.web.body == nil || !strings.Contains(x.web.header.get("content-type"), "application/json") {
 		x.web.listen(func(data []byte) bool {
@@ -195,9 +196,9 @@ func (x *exchange) readBody(ctx context.Context) bool {
 	return true
 }
 
-// call asks the middleware and the condition and calls the function. There is
-// no reply when the function returned nothing: then the response comes over
-// its channel, or never.
+// call calls the middleware functions, the condition and the function. If the function
+// returns nothing, call returns no reply: the response then comes over its channel, or
+// never.
 func (x *exchange) call() (reply, bool) {
 	for _, id := range x.e.cfg.httpMiddleware {
 		if r, stop := x.middleware(id, defaultNamespace); stop {
@@ -232,8 +233,7 @@ func (x *exchange) call() (reply, bool) {
 	return replyOf(result), true
 }
 
-// middleware asks a middleware function, which may answer in place of the
-// function.
+// middleware calls a middleware function, which may answer instead of the function.
 func (x *exchange) middleware(id, namespace string) (reply, bool) {
 	input := mustEncode(map[string]any{
 		"phase": "preHandler", "context": map[string]any{},
@@ -267,18 +267,18 @@ func (x *exchange) middleware(id, namespace string) (reply, bool) {
 	return middlewareReply(members["response"]), true
 }
 
-// middlewareTimeout is how long a middleware function may take.
+// middlewareTimeout is the time limit of a middleware function.
 const middlewareTimeout = 30 * time.Second
 
-// streamedHead is the beginning of a response that comes over its channel.
+// streamedHead is the beginning of a response that is sent over its channel.
 type streamedHead struct {
 	status int
-	fields map[string]string // by name as it was spelled
+	fields map[string]string // by name as spelled
 	first  []byte            // nil: the channel ended without data
 }
 
-// streamHead waits for the first binary frame of the response channel, or its
-// end, and collects what the control messages before it said.
+// streamHead waits for the first binary frame of the response channel, or for its end,
+// and applies the control messages that precede it.
 func (x *exchange) streamHead(ctx context.Context) <-chan streamedHead {
 	done := make(chan streamedHead, 1)
 	x.e.spawn(func(context.Context) {
@@ -301,8 +301,8 @@ func (x *exchange) streamHead(ctx context.Context) <-chan streamedHead {
 	return done
 }
 
-// control applies a control message: set_status, or set_headers with a map of
-// single values. All other text is ignored.
+// control applies a control message: set_status, or set_headers with a map of single
+// values. It ignores all other text.
 func (h *streamedHead) control(data []byte) {
 	if checkJSON(data) != nil {
 		return
@@ -322,8 +322,8 @@ func (h *streamedHead) control(data []byte) {
 	}
 }
 
-// header is the header that the control messages have set. Names that differ only in
-// case stand beside each other; the engine's order is that of a hash.
+// header returns the header that the control messages have set. Names that differ only
+// in case stand side by side. The engine's order is that of a hash.
 func (h *streamedHead) header() (header webHeader) {
 	for _, name := range slices.Sorted(maps.Keys(h.fields)) {
 		header.addValid(name, h.fields[name])
@@ -356,8 +356,8 @@ func (x *exchange) stream(head streamedHead) {
 	}
 }
 
-// headersOf is what a function sees of the header of its request: the last value of each
-// name, "" for a value that is not visible ASCII.
+// headersOf returns the request header as a function sees it: the last value of each
+// name, and "" for a value that is not visible ASCII.
 func headersOf(header webHeader) map[string]string {
 	headers := make(map[string]string, len(header))
 	for _, field := range header {
@@ -375,7 +375,7 @@ func visible(s string) string {
 	return s
 }
 
-// queryParams decodes a query; the last of several values counts.
+// queryParams decodes a query. If a name has several values, the last one counts.
 func queryParams(raw string) map[string]string {
 	params := map[string]string{}
 	for pair := range strings.SplitSeq(raw, "&") {
@@ -388,8 +388,8 @@ func queryParams(raw string) map[string]string {
 	return params
 }
 
-// unescape decodes what is percent-encoded, as far as it is, with U+FFFD for what is no
-// UTF-8.
+// unescape decodes percent-encoding and leaves invalid escapes as they are. Bytes that
+// are not UTF-8 become U+FFFD.
 func unescape(s string) string {
 	if strings.IndexByte(s, '%') < 0 {
 		return strings.ReplaceAll(s, "+", " ")
@@ -413,8 +413,8 @@ func unescape(s string) string {
 	return lossyText(b)
 }
 
-// lossyText is b as text: each longest beginning of a character that does not go on
-// becomes one U+FFFD, as the Unicode standard recommends.
+// lossyText converts b to text. As the Unicode standard recommends, each longest prefix
+// of an incomplete character becomes one U+FFFD.
 func lossyText(b []byte) string {
 	if utf8.Valid(b) {
 		return string(b)
@@ -433,19 +433,19 @@ func lossyText(b []byte) string {
 	return text.String()
 }
 
-// brokenLength is how many bytes at the beginning of b begin a character that is broken.
+// brokenLength returns how many bytes at the beginning of b form a broken character.
 func brokenLength(b []byte) int {
 	n := 1
 	for n < len(b) && n < utf8.UTFMax && !utf8.FullRune(b[:n]) {
 		n++
 	}
 	if !utf8.FullRune(b[:n]) {
-		return n // the text ends
+		return n // end of the text
 	}
 	return max(n-1, 1)
 }
 
-// allowed is the Allow header for the methods of a path.
+// allowed returns the Allow header for the methods of a path.
 func allowed(methods []string) string {
 	var list []string
 	for _, m := range methods {

@@ -25,7 +25,7 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// web makes requests to the HTTP triggers of an engine, in memory.
+// web sends requests to the HTTP triggers of an engine, in memory.
 type web struct {
 	t      testing.TB
 	e      *Engine
@@ -38,7 +38,7 @@ func newWeb(t testing.TB, e *Engine) *web {
 	return &web{t, e, &http.Client{Transport: transport}}
 }
 
-// answer is what came back.
+// answer is the response to a request.
 type answer struct {
 	status int
 	header http.Header
@@ -46,7 +46,7 @@ type answer struct {
 	err    error
 }
 
-// do makes a request in the background.
+// do sends a request in the background.
 func (w *web) do(method, path, body string, headers ...string) <-chan answer {
 	done := make(chan answer, 1)
 	r, err := http.NewRequestWithContext(w.t.Context(), method, w.e.HTTPURL()+path, strings.NewReader(body))
@@ -75,7 +75,7 @@ func (c *client) route(id, functionID, method, path string) {
 	c.send(`{"type":"registertrigger","id":%q,"trigger_type":"http","function_id":%q,"config":{"http_method":%q,"api_path":%q}}`, id, functionID, method, path)
 }
 
-// answer answers the invocation that comes next and returns its data.
+// answer answers the next invocation and returns its data.
 func (c *client) answer(more string) map[string]any {
 	c.t.Helper()
 	m := c.recv()
@@ -102,7 +102,7 @@ func TestRouting(t *testing.T) {
 	}
 	c.sync()
 	for _, test := range []struct {
-		request, path string // path: of the route; "" for none
+		request, path string // path: of the route; "" if there is none
 		params        map[string]any
 	}{
 		{"GET /items/7?x=1", "/items/:id", map[string]any{"id": "7"}},
@@ -186,9 +186,9 @@ func TestRouteTakenOver(t *testing.T) {
 	c.want(`{"type":"triggerregistrationresult","id":"bad","trigger_type":"http","function_id":"f","error":{"code":"trigger_registration_failed","message":"api_path is required for http triggers"}}`)
 }
 
-// A running engine never recovers from these; here they are refused, and routes before and
-// after them are served.
-func TestRoutesThatBreakAnEngineAreRefused(t *testing.T) {
+// A running engine never recovers from these routes. Here they are rejected, and routes
+// before and after them work.
+func TestRoutesThatBreakAnEngineAreRejected(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("c")
 	w := newWeb(t, e)
@@ -224,8 +224,8 @@ func TestRoutesThatBreakAnEngineAreRefused(t *testing.T) {
 	}
 }
 
-// The router holds one wildcard at a place, whatever the method.
-func TestRoutesThatShareNoRouterAreRefused(t *testing.T) {
+// The router accepts one wildcard at a position, whatever the method.
+func TestConflictingWildcardsAreRejected(t *testing.T) {
 	const names = "routes with identical structure but different path-parameter names are not supported"
 	const rest = "a wildcard that takes the rest of a path shares its place with no other"
 	for _, test := range []struct{ first, second, why string }{
@@ -255,7 +255,7 @@ func TestRoutesThatShareNoRouterAreRefused(t *testing.T) {
 				c.want(fmt.Sprintf(`{"type":"triggerregistrationresult","id":"1","trigger_type":"http","function_id":"f","error":{"code":"trigger_registration_failed",`+
 					`"message":"Route '%s' conflicts with already-registered route '%s': %s"}}`, test.second, test.first, test.why))
 			}
-			c.sync() // fails if something else came
+			c.sync() // fails if anything else has arrived
 		})
 	}
 }
@@ -295,8 +295,8 @@ func TestRequestPayload(t *testing.T) {
 	}
 }
 
-// The middleware of the server comes before the condition and the middleware of
-// the route, in its order, and is in the default namespace.
+// The middleware of the server runs in its own order, before the condition and the
+// middleware of the route, and is in the default namespace.
 func TestServerMiddleware(t *testing.T) {
 	e := Start(t, WithHTTPMiddleware("mw::a"), WithHTTPMiddleware("mw::b", "mw::c"))
 	c, w := dial(t, e).register("c"), newWeb(t, e)
@@ -333,7 +333,7 @@ func TestServerMiddleware(t *testing.T) {
 	}
 }
 
-// What is left of one request does no harm to the next on its connection.
+// The rest of one request does not affect the next request on the connection.
 func TestRequestsOnOneConnectionConcurrent(t *testing.T) {
 	e := Start(t)
 	c, w := dial(t, e).register("c"), newWeb(t, e)
@@ -344,7 +344,7 @@ func TestRequestsOnOneConnectionConcurrent(t *testing.T) {
 		body, more := io.Pipe()
 		r, _ := http.NewRequestWithContext(t.Context(), "POST", e.HTTPURL()+"/f", body)
 		wrote := make(chan struct{})
-		go func() { // ends at about the time of the response
+		go func() { // ends at about the same time as the response
 			defer close(wrote)
 			_, _ = more.Write([]byte("part"))
 			_ = more.Close()
@@ -361,7 +361,7 @@ func TestRequestsOnOneConnectionConcurrent(t *testing.T) {
 			done <- answer{status: response.StatusCode, err: err}
 		}()
 		c.answer(`,"result":{"status_code":201}`)
-		// The connection may end before all of the body is written.
+		// The connection can end before the whole body is written.
 		if got := <-done; got.err == nil && got.status != 201 {
 			t.Fatalf("request %d: status %d", i, got.status)
 		}
@@ -406,7 +406,7 @@ func TestMiddlewareReplies(t *testing.T) {
 func TestHTTPTimeout(t *testing.T) {
 	for _, test := range []struct {
 		contentType string
-		called      bool // a JSON body must be complete before
+		called      bool // whether the function is called: a JSON body must be complete first
 	}{{"text/plain", true}, {"application/json", false}} {
 		t.Run(test.contentType, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -433,7 +433,7 @@ func TestHTTPTimeout(t *testing.T) {
 				if got := response.Header.Get("Access-Control-Allow-Origin"); got != "" {
 					t.Errorf("CORS header of a timeout: %q", got)
 				}
-				if test.called { // it goes on; its answer is for nobody
+				if test.called { // it continues; its result is discarded
 					c.answer(`,"result":1`)
 				}
 				c.sync()
@@ -464,7 +464,7 @@ func TestClientOfARequestLeaves(t *testing.T) {
 			t.Errorf("request: %v", err)
 		}
 		synctest.Wait()
-		// Nobody reads the response any more: its writer is cut.
+		// The response has no reader any more, so its writer is cut off.
 		_ = conn.WriteMessage(websocket.BinaryMessage, []byte("x"))
 		if _, _, err := conn.ReadMessage(); err == nil || websocket.IsCloseError(err, websocket.CloseNoStatusReceived) {
 			t.Errorf("writer of the response: %v, want a cut", err)
@@ -521,8 +521,8 @@ func TestOverTCP(t *testing.T) {
 	}
 }
 
-// ask makes a request with nothing but its first line and the headers given, and reads
-// the answer as it comes.
+// ask sends a request that consists of its first line and the given headers, and reads
+// the response as it arrives.
 func (w *web) ask(line string, headers ...string) <-chan webAnswer {
 	w.t.Helper()
 	conn, err := w.e.DialContext(w.t.Context(), "tcp", w.e.httpServer.addr)
@@ -543,8 +543,8 @@ func (w *web) ask(line string, headers ...string) <-chan webAnswer {
 	return done
 }
 
-// TestReplyVectors gives the recorded replies of functions and wants the recorded
-// responses, down to the order of the headers.
+// TestReplyVectors replays recorded replies of functions and expects the recorded
+// responses, including the order of the headers.
 func TestReplyVectors(t *testing.T) {
 	file, err := os.ReadFile("../testdata/0.23/http-reply-vectors.json")
 	if err != nil {
@@ -599,8 +599,8 @@ func TestReplyVectors(t *testing.T) {
 	}
 }
 
-// raw sends bytes to the HTTP triggers and returns what comes until the connection ends.
-// More bytes may be sent on the connection.
+// raw sends bytes to the HTTP triggers. answer receives everything that arrives until
+// the connection ends. The caller can send more bytes over conn.
 func (w *web) raw(request string) (conn net.Conn, answer <-chan string) {
 	w.t.Helper()
 	conn, err := w.e.DialContext(w.t.Context(), "tcp", w.e.httpServer.addr)
@@ -617,7 +617,7 @@ func (w *web) raw(request string) (conn net.Conn, answer <-chan string) {
 	return conn, done
 }
 
-// The most exact path that a request matches decides which methods there are.
+// The most specific path that matches a request determines the methods.
 func TestMethodNotAllowed(t *testing.T) {
 	e := Start(t)
 	c, w := dial(t, e).register("c"), newWeb(t, e)
@@ -786,8 +786,8 @@ func TestRequestHeads(t *testing.T) {
 	}
 }
 
-// Requests follow each other on a connection, in either version, even if the second is
-// there before the first is answered.
+// Requests can follow each other on a connection, in both versions, even if the second
+// arrives before the response to the first.
 func TestConnectionsAreKept(t *testing.T) {
 	e := Start(t)
 	c, w := dial(t, e).register("c"), newWeb(t, e)
@@ -812,8 +812,8 @@ func TestConnectionsAreKept(t *testing.T) {
 	}
 }
 
-// What a function says about the framing of its response is sent as it is, however wrong.
-func TestRepliesThatContradictThemselves(t *testing.T) {
+// Header fields of a function that concern framing are sent unchanged, however wrong.
+func TestContradictoryRepliesAreSentUnchanged(t *testing.T) {
 	e := Start(t)
 	c, w := dial(t, e).register("c"), newWeb(t, e)
 	c.function("f")

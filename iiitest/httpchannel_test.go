@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// channel opens an end of a channel that a payload refers to.
+// channel opens an end of a channel to which a payload refers.
 func (w *web) channel(ref any) *websocket.Conn {
 	w.t.Helper()
 	r, _ := ref.(map[string]any)
@@ -71,8 +71,7 @@ func (e *Engine) channelCount() int {
 	return len(e.channels.byID)
 }
 
-// Nothing is left of the channels of a request that is over, whichever of their ends
-// were taken.
+// No channel outlives its request, whichever ends were taken.
 func TestChannelsOfFinishedRequestsAreFreed(t *testing.T) {
 	end := func(conn *websocket.Conn) {
 		_ = conn.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""))
@@ -81,10 +80,10 @@ func TestChannelsOfFinishedRequestsAreFreed(t *testing.T) {
 	large := strings.Repeat("x", 1<<20)
 	for _, test := range []struct {
 		name, body string
-		more       string // of the function's answer
+		more       string // members of the function's answer
 		before     func(w *web, data map[string]any)
-		late       bool // the function answers when the request is over
-		left       int  // channels whose other end is there
+		late       bool // the function answers after the request has ended
+		left       int  // channels with an open end afterwards
 	}{
 		{name: "a value", more: `,"result":1`},
 		{name: "an error", more: `,"error":{"code":"C","message":"m"}`},
@@ -175,7 +174,7 @@ func TestResponseOverItsChannel(t *testing.T) {
 		}
 	}
 
-	// A value before the first bytes is the response.
+	// A result before the first bytes is the response.
 	done = w.do("GET", "/f", "")
 	m = c.recv()
 	conn = w.channel(m["data"].(map[string]any)["response"])
@@ -185,7 +184,7 @@ func TestResponseOverItsChannel(t *testing.T) {
 		t.Errorf("got %d %q", got.status, got.body)
 	}
 
-	// A channel that is closed without data is a response without a body.
+	// A channel that closes without data yields a response without a body.
 	done = w.do("GET", "/f", "")
 	m = c.recv()
 	conn = w.channel(m["data"].(map[string]any)["response"])
@@ -196,12 +195,13 @@ func TestResponseOverItsChannel(t *testing.T) {
 	}
 }
 
-// The writer of a response whose client has gone is cut off at its next frame, and a
-// text that says nothing is such a frame: a client that is there does not see it.
+// If the client of a response disconnects, the writer is cut off at its next frame.
+// Even an ignored text frame triggers this, and is invisible to a client that is still
+// connected.
 func TestResponseChannelEndsWithItsClient(t *testing.T) {
 	for _, test := range []struct {
 		name  string
-		fill  bool // more is written than the client's connection holds
+		fill  bool // more is written than the client's connection can buffer
 		leave func(*net.TCPConn) error
 	}{
 		{"nothing is written, the client closes", false, (*net.TCPConn).Close},
@@ -284,7 +284,7 @@ func TestResponseChannelEndsWithItsClient(t *testing.T) {
 	}
 }
 
-func TestChannelLeftAloneIsSwept(t *testing.T) {
+func TestUnusedChannelExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
 		w := newWeb(t, e)
@@ -314,14 +314,14 @@ func TestChannelLeftAloneIsSwept(t *testing.T) {
 	})
 }
 
-// A streamed response says about itself what the function says, and then the connection
-// ends, unless all of it is there.
-func TestStreamedResponsesAsTheyAre(t *testing.T) {
+// A streamed response has the framing that the function declares. The connection then
+// ends, unless the body is complete.
+func TestStreamedResponsesKeepTheirFraming(t *testing.T) {
 	const cors = "vary: " + corsVary + "\r\naccess-control-allow-origin: *\r\naccess-control-expose-headers: *\r\n"
 	for _, test := range []struct {
 		name, request string
-		messages      []string // "=" is before the data of a binary one
-		want          string   // "" is no answer at all
+		messages      []string // "=" marks the data of a binary message
+		want          string   // "" if there is no response
 	}{
 		{
 			"names that differ in case", "GET /f HTTP/1.1",
@@ -393,8 +393,8 @@ func TestStreamedResponsesAsTheyAre(t *testing.T) {
 	}
 }
 
-// A client that leaves ends its response, also while the engine waits for it to read: the
-// writer learns of it with its next message.
+// A client that disconnects ends its response, even while the engine waits for the
+// client to read. The writer notices at its next message.
 func TestWriterEndsWithTheClient(t *testing.T) {
 	for _, stuck := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -415,7 +415,7 @@ func TestWriterEndsWithTheClient(t *testing.T) {
 				ended <- err
 			}()
 			_ = conn.WriteMessage(websocket.BinaryMessage, []byte("x"))
-			if stuck { // more than the connection holds
+			if stuck { // more than the connection can buffer
 				_ = conn.WriteMessage(websocket.BinaryMessage, make([]byte, 2*memnet.Capacity))
 			}
 			synctest.Wait()
@@ -435,9 +435,9 @@ func TestWriterEndsWithTheClient(t *testing.T) {
 	}
 }
 
-// A client that ends its direction after a whole request has left; one that does so within
-// the body may still be answered.
-func TestClientEndsItsDirection(t *testing.T) {
+// A client that closes its direction after a whole request has disconnected. One that
+// does so within the body can still receive a response.
+func TestClientClosesItsDirection(t *testing.T) {
 	for _, test := range []struct {
 		length, want string
 	}{{"2", ""}, {"3", "HTTP/1.1 200 OK\r\n"}} {

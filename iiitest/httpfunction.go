@@ -36,7 +36,7 @@ type httpFunction struct {
 	timeout time.Duration
 	headers map[string]string
 	auth    iii.HTTPAuthVariant // nil: none
-	secret  string              // what the environment had for it at registration
+	secret  string              // value of its environment variable at registration
 }
 
 const (
@@ -44,8 +44,8 @@ const (
 	maxHTTPFunctionTimeout = 60 * time.Second
 )
 
-// newHTTPFunction checks how a function is to be called and reads its secret.
-// The text of an error is one of the engine's codes: no secret is in it.
+// newHTTPFunction validates an HTTP function and reads its secret. The text of an error
+// is one of the engine's codes and never contains a secret.
 func (e *Engine) newHTTPFunction(id string, c *iii.HTTPInvocationConfig) (*httpFunction, error) {
 	u, err := url.Parse(c.URL)
 	if err != nil || !allowedURL(u) {
@@ -76,9 +76,9 @@ func (e *Engine) newHTTPFunction(id string, c *iii.HTTPInvocationConfig) (*httpF
 	return f, nil
 }
 
-// allowedURL is the engine's policy, but for the loopback interface, where
-// anything goes, even a scheme that no call can use: https, and no private address.
-// What a name stands for is looked at when it is dialed.
+// allowedURL implements the engine's policy for URLs: https, and no private address. On
+// the loopback interface every URL is allowed, even one with a scheme that no call can
+// use. The addresses behind a host name are checked when the engine dials it.
 func allowedURL(u *url.URL) bool {
 	host := u.Hostname()
 	ip, err := netip.ParseAddr(host)
@@ -88,13 +88,13 @@ func allowedURL(u *url.URL) bool {
 	return u.Scheme == "https" && host != "" && (err != nil || !private(ip))
 }
 
-// documentation are the addresses of examples (RFC 5737 and 3849).
+// documentation lists the address blocks for examples (RFC 5737 and 3849).
 var documentation = []netip.Prefix{
 	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("203.0.113.0/24"),
 	netip.MustParsePrefix("2001:db8::/32"),
 }
 
-// private reports whether an address is one that the engine does not call.
+// private reports whether the engine refuses to call an address.
 func private(ip netip.Addr) bool {
 	ip = ip.Unmap()
 	return ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified() || ip.IsMulticast() ||
@@ -102,11 +102,11 @@ func private(ip netip.Addr) bool {
 		slices.ContainsFunc(documentation, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
-// errPrivate is why a connection is not made.
+// errPrivate is the error of a connection to a private address.
 var errPrivate = errors.New("the address is private")
 
-// newHTTPClient makes the client for functions invoked over HTTP. dial, if any,
-// stands in for the network.
+// newHTTPClient creates the client for functions invoked over HTTP. dial, if not nil,
+// replaces the network.
 func newHTTPClient(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Client {
 	if dial == nil {
 		d := net.Dialer{Control: func(_, addr string, _ syscall.RawConn) error {
@@ -148,14 +148,14 @@ func (f *httpFunction) serve(ctx context.Context, c *call) (json.RawMessage, *wi
 	return httpOutcome(response.StatusCode, body)
 }
 
-// place is the URL without what may be secret in it.
+// place returns the URL without the parts that may hold secrets.
 func (f *httpFunction) place() string {
 	u := *f.url
 	u.User, u.RawQuery, u.Fragment = nil, "", ""
 	return u.String()
 }
 
-// httpReason words why a request failed, without its URL.
+// httpReason describes why a request failed, without its URL.
 func httpReason(ctx context.Context, err error) string {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return "operation timed out"
@@ -169,8 +169,8 @@ func httpReason(ctx context.Context, err error) string {
 	return err.Error()
 }
 
-// send makes the request. The names of the configured headers may repeat those
-// of the engine: then both are sent.
+// send sends the request. If a configured header has the name of one of the engine's
+// headers, both are sent.
 func (f *httpFunction) send(ctx context.Context, body json.RawMessage) (*http.Response, error) {
 	if body == nil {
 		body = json.RawMessage("null")
@@ -211,7 +211,7 @@ func signature(secret, timestamp string, body []byte) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// httpOutcome makes the outcome of a call of a response.
+// httpOutcome converts a response to the outcome of a call.
 func httpOutcome(status int, body []byte) (json.RawMessage, *wireError) {
 	malformed := checkJSON(body)
 	switch {
@@ -225,7 +225,7 @@ func httpOutcome(status int, body []byte) (json.RawMessage, *wireError) {
 	return nil, nil
 }
 
-// httpFailure makes an error of a response whose status is one.
+// httpFailure converts a response with an error status to an error.
 func httpFailure(status int, body []byte, isJSON bool) *wireError {
 	if isJSON && kindOf(body) == '{' {
 		if e := (&scanner{b: body}).members()["error"]; kindOf(e) == '{' {

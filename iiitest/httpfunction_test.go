@@ -38,7 +38,7 @@ func TestAllowedURL(t *testing.T) {
 	}
 }
 
-// A scheme that no call can use is found out at the call.
+// A scheme that no call can use is detected at the call.
 func TestHTTPFunctionOfAnotherScheme(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.send(`{"type":"registerfunction","id":"ext::f","invocation":{"url":"ftp://user:secret@127.0.0.1/x?token=1","method":"GET"}}`)
@@ -46,7 +46,7 @@ func TestHTTPFunctionOfAnotherScheme(t *testing.T) {
 	})
 }
 
-// A name is looked at when it is known what it stands for.
+// A host name is checked after it has been resolved.
 func TestPrivateAddressIsNotDialed(t *testing.T) {
 	client := newHTTPClient(nil)
 	defer client.CloseIdleConnections()
@@ -112,7 +112,7 @@ func (c *client) overHTTP(id, invocation string) {
 	c.sync()
 }
 
-func TestHTTPFunctionRefused(t *testing.T) {
+func TestInvalidHTTPFunctionsAreRejected(t *testing.T) {
 	e := Start(t, WithEnv(map[string]string{"SET": "x"}))
 	c := dial(t, e).register("c")
 	invocations := []string{
@@ -141,8 +141,8 @@ func TestHTTPFunctionRefused(t *testing.T) {
 	}
 }
 
-// The function belongs to its worker as any other: it has a namespace and an
-// owner, and is gone with him.
+// A function over HTTP belongs to its worker like any other: it has a namespace and an
+// owner, and disappears with the worker.
 func TestHTTPFunctionIsOwned(t *testing.T) {
 	requests := make(chan *http.Request, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -170,7 +170,7 @@ func TestHTTPFunctionIsOwned(t *testing.T) {
 	}); diff != "" {
 		t.Errorf("request (-want +got):\n%s", diff)
 	}
-	// Redirects are not followed: they are an outcome.
+	// Redirects are not followed: the redirect is the outcome.
 	c.overHTTP("f::away", `{"url":"`+server.URL+`/away","method":"DELETE"}`)
 	m = other.call("p::f::away", `1`, `,"namespace":"blue"`)
 	if _, there := m["result"]; there || m["error"] != nil {
@@ -244,7 +244,7 @@ func TestHTTPFunctionBodyCutShort(t *testing.T) {
 	}
 }
 
-func TestPrivate(t *testing.T) {
+func TestPrivateAddresses(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"127.0.0.1": false, "::1": false, "1.1.1.1": false, "2606:4700::1": false,
 		"10.0.0.1": true, "::ffff:192.168.0.1": true, "169.254.1.1": true, "fe80::1%eth0": true, "0.0.0.0": true, "198.51.100.3": true,

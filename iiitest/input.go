@@ -12,17 +12,17 @@ import (
 	"sync"
 )
 
-// decodeInput decodes the input of a built-in function into the struct T and
-// refuses what the engine refuses, in its words: the code is
-// deserialization_error, the message names the function and what is wrong
-// ("missing field `key`", "invalid type: integer `1`, expected a string").
+// decodeInput decodes the input of a built-in function into the struct T. It rejects
+// what the engine rejects, in the engine's words: the code is deserialization_error,
+// and the message names the function and the fault ("missing field `key`", "invalid
+// type: integer `1`, expected a string").
 //
-// A field must be there unless it is a pointer (absent and null mean the same)
-// or its tag has omitempty or omitzero (absent is the zero value, null is an
-// error). A json.RawMessage takes any value, null included. The engine checks
-// the keys that are there in bytewise order and then looks for missing ones.
-// A list is taken for the fields in their order.
-// The name of T stands in the message about an input that is no object.
+// A field is required unless it is a pointer (absent and null mean the same) or its tag
+// has omitempty or omitzero (absent means the zero value, null is an error). A
+// json.RawMessage accepts any value, including null. The engine checks the keys that
+// are present in bytewise order and then looks for missing ones. It also accepts a
+// list, as the fields in their order. The message about an input that is not an object
+// contains the name of T.
 func decodeInput[T any](functionID string, data json.RawMessage) (T, *wireError) {
 	var v T
 	if detail := decodeStrict(data, &v); detail != "" {
@@ -32,24 +32,24 @@ func decodeInput[T any](functionID string, data json.RawMessage) (T, *wireError)
 	return v, nil
 }
 
-// inputError refuses an input for a reason that decodeInput does not know.
+// inputError rejects an input for a reason beyond the rules of decodeInput.
 func inputError(functionID, detail string) *wireError {
 	return errorBody("deserialization_error", "Failed to deserialize input for %s: %s", functionID, detail)
 }
 
-// decodeStrict decodes data, which is JSON, into v by the rules of decodeInput. It
-// returns what is wrong, or "".
+// decodeStrict decodes data, which must be valid JSON, into v by the rules of
+// decodeInput. It returns the fault, or "".
 func decodeStrict[T any](data json.RawMessage, v *T) string {
 	return decodeValue(data, reflect.ValueOf(v).Elem())
 }
 
-// strictDecoder is a type that knows the engine's rules for itself.
+// strictDecoder is a type that implements the engine's rules itself.
 type strictDecoder interface {
-	// decodeStrict returns what is wrong with raw, or "".
+	// decodeStrict returns the fault of raw, or "".
 	decodeStrict(raw json.RawMessage) string
 }
 
-// decodeValue decodes raw into a value of any of the types that inputs have.
+// decodeValue decodes raw into a value of any type that occurs in inputs.
 func decodeValue(raw json.RawMessage, v reflect.Value) string {
 	if d, ok := v.Addr().Interface().(strictDecoder); ok {
 		return d.decodeStrict(raw)
@@ -137,9 +137,9 @@ func decodeMembers(members map[string]json.RawMessage, v reflect.Value) string {
 	return ""
 }
 
-// decodeItems decodes a list into the fields of v, in their order. The messages name
-// what is decoded, and what the engine expects instead of too long a list. Unlike in
-// an object, a value of any type must be there.
+// decodeItems decodes a list into the fields of v, in their order. The messages contain
+// the name of the target and what the engine expects in place of a list that is too
+// long. Unlike in an object, a value of any type is required.
 func decodeItems(items []json.RawMessage, v reflect.Value, name, tooLong string) string {
 	fields := fieldsOf(v.Type())
 	for i, f := range fields {
@@ -158,7 +158,7 @@ func decodeItems(items []json.RawMessage, v reflect.Value, name, tooLong string)
 	return ""
 }
 
-// elements counts elements as the engine's messages do.
+// elements words a number of elements as the engine's messages do.
 func elements(n int) string {
 	if n == 1 {
 		return "1 element"
@@ -166,7 +166,7 @@ func elements(n int) string {
 	return fmt.Sprint(n, " elements")
 }
 
-// itemsOf takes a list apart.
+// itemsOf splits a list into its values.
 func itemsOf(raw json.RawMessage) []json.RawMessage {
 	var items []json.RawMessage
 	_ = json.Unmarshal(raw, &items)
@@ -194,7 +194,7 @@ func (fields inputFields) named(name string) *inputField {
 
 var fieldCache sync.Map // of inputFields, by reflect.Type
 
-// fieldsOf lists the fields of a struct that have JSON names.
+// fieldsOf returns the fields of a struct that have JSON names.
 func fieldsOf(t reflect.Type) inputFields {
 	if cached, ok := fieldCache.Load(t); ok {
 		return cached.(inputFields)
@@ -219,8 +219,8 @@ var unmarshalerType = reflect.TypeFor[json.Unmarshaler]()
 
 var rawMessageType = reflect.TypeFor[json.RawMessage]()
 
-// wrongType returns what is wrong with the JSON type of raw for a value of type t,
-// or "". It does not look into lists and maps.
+// wrongType returns the mismatch between the JSON type of raw and the type t, or "". It
+// does not descend into lists and maps.
 func wrongType(raw json.RawMessage, t reflect.Type) string {
 	kind, expected := kindOf(raw), ""
 	switch t.Kind() {
@@ -263,7 +263,7 @@ func wrongType(raw json.RawMessage, t reflect.Type) string {
 	return "invalid type: " + describe(raw) + ", expected " + expected
 }
 
-// unsignedName is the engine's name for an unsigned type: uint is its usize.
+// unsignedName returns the engine's name of an unsigned type: uint is its usize.
 func unsignedName(t reflect.Type) string {
 	if t.Kind() == reflect.Uint {
 		return "usize"
@@ -271,7 +271,7 @@ func unsignedName(t reflect.Type) string {
 	return strings.Replace(t.Kind().String(), "uint", "u", 1)
 }
 
-// outOfRange words a number that is no integer or too large for its type.
+// outOfRange describes a number that is not an integer or is too large for its type.
 func outOfRange(raw json.RawMessage, expected string) string {
 	if bytes.ContainsAny(raw, ".eE") {
 		return "invalid type: " + describe(raw) + ", expected " + expected
@@ -279,7 +279,8 @@ func outOfRange(raw json.RawMessage, expected string) string {
 	return "invalid value: " + describe(raw) + ", expected " + expected
 }
 
-// kindOf is the first byte of a JSON value, with '0' for every number and 0 for nothing.
+// kindOf returns the first byte of a JSON value, '0' for every number, and 0 for an
+// empty value.
 func kindOf(raw json.RawMessage) byte {
 	raw = bytes.TrimLeft(raw, " \t\r\n")
 	switch {
@@ -292,7 +293,7 @@ func kindOf(raw json.RawMessage) byte {
 	}
 }
 
-// describe names a JSON value as the engine's messages do.
+// describe describes a JSON value as the engine's messages do.
 func describe(raw json.RawMessage) string {
 	switch kindOf(raw) {
 	case '"':

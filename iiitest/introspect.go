@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// registerIntrospection adds the functions that tell about functions, workers
+// registerIntrospection adds the functions that list and describe functions, workers
 // and triggers.
 func (e *Engine) registerIntrospection() {
 	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, engineWorker, description, f) }
@@ -22,14 +22,14 @@ func (e *Engine) registerIntrospection() {
 	add("engine::workers::info", "Describe a worker", e.workerInfo)
 }
 
-// listFilter is what the lists have in common.
+// listFilter holds the parameters that all lists share.
 type listFilter struct {
 	search, prefix, worker *string
 	workers                *[]string
 }
 
-// rank says how well an entry matches the search: 0 the id begins with it, 1 the
-// id contains it, 2 only the description does, -1 not at all.
+// rank returns how well an entry matches the search: 0 if the id begins with it, 1 if
+// the id contains it, 2 if only the description does, and -1 if neither does.
 func (f listFilter) rank(id, description string) int {
 	search := strings.ToLower(text(f.search))
 	id = strings.ToLower(id)
@@ -54,7 +54,7 @@ func (f listFilter) wants(id, worker string) bool {
 // set reports whether an optional switch is on.
 func set(option *bool) bool { return option != nil && *option }
 
-// entry is a line of a list.
+// entry is an item of a list.
 type entry struct {
 	rank      int
 	id        string
@@ -62,7 +62,7 @@ type entry struct {
 	value     map[string]any
 }
 
-// values are the lines in their order: by rank, then id, then namespace.
+// values returns the items sorted by rank, then id, then namespace.
 func values(entries []entry) []map[string]any {
 	slices.SortStableFunc(entries, func(a, b entry) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), strings.Compare(a.id, b.id), strings.Compare(a.namespace, b.namespace))
@@ -74,7 +74,7 @@ func values(entries []entry) []map[string]any {
 	return list
 }
 
-// internal reports whether a function is hidden from the default list.
+// internal reports whether the default list hides a function.
 func (f *function) internal() bool {
 	if strings.HasPrefix(f.id, reservedPrefix) && !strings.HasPrefix(f.id, "engine::queue::") {
 		return true
@@ -85,7 +85,7 @@ func (f *function) internal() bool {
 	return json.Unmarshal(f.metadata, &m) == nil && m.Internal == true
 }
 
-// summary is a function in a list. Engine.mu is held.
+// summary describes a function in a list. Engine.mu is held.
 func (f *function) summary() map[string]any {
 	s := map[string]any{"function_id": f.id, "namespace": f.namespace, "worker_name": f.workerName()}
 	if f.description != nil {
@@ -97,7 +97,8 @@ func (f *function) summary() map[string]any {
 	return s
 }
 
-// observedSummary adds to d what connections with observers see of f. Engine.mu is held.
+// observedSummary adds to d the fields of f for connections with observers. Engine.mu
+// is held.
 func (e *Engine) observedSummary(f *function, w *worker, d map[string]any) map[string]any {
 	if w == nil || !w.speaks().observes {
 		return d
@@ -111,7 +112,7 @@ func (e *Engine) observedSummary(f *function, w *worker, d map[string]any) map[s
 	return d
 }
 
-// detail is a function with its schemas and triggers. Engine.triggers.mu and
+// detail describes a function with its schemas and triggers. Engine.triggers.mu and
 // Engine.mu are held.
 func (e *Engine) detail(f *function) map[string]any {
 	d := f.summary()
@@ -131,7 +132,7 @@ func (e *Engine) detail(f *function) map[string]any {
 	return d
 }
 
-// functionSummaries lists functions by id.
+// functionSummaries lists functions sorted by id.
 func (e *Engine) functionSummaries(keep func(*function) bool) []map[string]any {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -157,20 +158,20 @@ func (e *Engine) listFunctions(_ context.Context, c *call) (json.RawMessage, *wi
 		return nil, bad
 	}
 	filter := listFilter{in.Search, in.Prefix, in.Worker, in.Workers}
-	s := c.session()
+	p := c.permissions()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var entries []entry
 	for _, f := range e.functions {
 		rank := filter.rank(f.id, text(f.description))
-		if rank >= 0 && c.worker.has(f) && s.denialLocked(f.namespace, f.id) == nil && filter.wants(f.id, f.workerName()) && (set(in.IncludeInternal) || !f.internal()) {
+		if rank >= 0 && c.worker.has(f) && p.denialLocked(f.namespace, f.id) == nil && filter.wants(f.id, f.workerName()) && (set(in.IncludeInternal) || !f.internal()) {
 			entries = append(entries, entry{rank, f.id, f.namespace, e.observedSummary(f, c.worker, f.summary())})
 		}
 	}
 	return mustEncode(map[string]any{"functions": values(entries)}), nil
 }
 
-// maxInfoIDs is how many functions one call may ask about.
+// maxInfoIDs is the maximum number of functions in one request for details.
 const maxInfoIDs = 32
 
 func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
@@ -190,11 +191,11 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	defer e.triggers.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := c.session()
+	p := c.permissions()
 	if in.FunctionID != nil {
 		f, bad := e.lookUp(c.worker, *in.FunctionID, in.Namespace)
 		if bad == nil {
-			bad = s.denialLocked(f.namespace, f.id)
+			bad = p.denialLocked(f.namespace, f.id)
 		}
 		if bad != nil {
 			return nil, bad
@@ -218,7 +219,7 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 		switch f, bad := e.lookUp(c.worker, id, in.Namespace); {
 		case bad != nil:
 			list[i] = map[string]any{"function_id": id, "error": "not_found"}
-		case s.denialLocked(f.namespace, f.id) != nil:
+		case p.denialLocked(f.namespace, f.id) != nil:
 			list[i] = map[string]any{"function_id": id, "error": "forbidden"}
 		default:
 			list[i] = e.observedSummary(f, c.worker, e.detail(f))
@@ -227,8 +228,9 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	return mustEncode(map[string]any{"functions": list}), nil
 }
 
-// lookUp finds a function for an info: without a namespace in the default one,
-// else in the only one that has it. Engine.mu is held.
+// lookUp finds the function of an info request in the given namespace. Without one it
+// looks in the default namespace, or else in the only namespace that has the id.
+// Engine.mu is held.
 func (e *Engine) lookUp(w *worker, id string, namespace *string) (*function, *wireError) {
 	ns, bad := namespaceOf("namespace", namespace, defaultNamespace)
 	if bad != nil {
@@ -255,8 +257,8 @@ func (e *Engine) lookUp(w *worker, id string, namespace *string) (*function, *wi
 		id, ns, strings.Join(elsewhere, ", "))
 }
 
-// workerName is the in-process or connected worker behind a type. Engine.mu is
-// held.
+// workerName returns the name of the in-process or connected worker that provides a
+// type. Engine.mu is held.
 func (t *triggerType) workerName() string {
 	name := t.ownerName
 	if t.owner != nil {
@@ -275,7 +277,7 @@ func (t *triggerType) summary() map[string]any {
 	}
 }
 
-// typeDetail is a trigger type with its schemas. Engine.triggers.mu and
+// typeDetail describes a trigger type with its schemas. Engine.triggers.mu and
 // Engine.mu are held.
 func (e *Engine) typeDetail(t *triggerType) map[string]any {
 	d := t.summary()
@@ -286,7 +288,7 @@ func (e *Engine) typeDetail(t *triggerType) map[string]any {
 			d[k] = schema
 		}
 	}
-	instances := 0 // over all namespaces
+	instances := 0 // in all namespaces
 	for _, r := range e.triggers.byID {
 		if !r.parked && r.triggerType == t.key.id {
 			instances++
@@ -331,7 +333,7 @@ func (e *Engine) triggerTypeInfo(_ context.Context, c *call) (json.RawMessage, *
 	if bad != nil {
 		return nil, bad
 	}
-	ns := defaultNamespace // or the one that is named, even if it is blank
+	ns := defaultNamespace // unless the request names one, even a blank one
 	if in.Namespace != nil {
 		ns = *in.Namespace
 	}
@@ -346,9 +348,9 @@ func (e *Engine) triggerTypeInfo(_ context.Context, c *call) (json.RawMessage, *
 	return mustEncode(e.typeDetail(t)), nil
 }
 
-// workerOf is whose a trigger is and under which name: the worker that has
-// registered it, or else the one that has its function. It is nil for a part of the
-// engine and for nobody. Engine.mu is held.
+// workerOf returns the worker that a trigger belongs to, and the worker's name: the
+// worker that registered the trigger, or else the owner of its function. The worker is
+// nil if the owner is part of the engine or does not exist. Engine.mu is held.
 func (e *Engine) workerOf(r *registration) (w *worker, name string) {
 	name, _, _ = strings.Cut(r.functionID, "::")
 	if f := e.functions[key{r.namespace, r.functionID}]; f != nil {
@@ -360,8 +362,7 @@ func (e *Engine) workerOf(r *registration) (w *worker, name string) {
 	return w, name
 }
 
-// describeTrigger is what is told about a trigger, but for its config_summary.
-// Engine.mu is held.
+// describeTrigger describes a trigger without its config_summary. Engine.mu is held.
 func (e *Engine) describeTrigger(r *registration) map[string]any {
 	_, worker := e.workerOf(r)
 	return map[string]any{
@@ -402,7 +403,7 @@ func (e *Engine) listTriggers(_ context.Context, c *call) (json.RawMessage, *wir
 	return mustEncode(map[string]any{"registered_triggers": values(entries)}), nil
 }
 
-// summaryLength is where a config is cut in a list, in characters.
+// summaryLength is the length, in characters, at which lists truncate a config.
 const summaryLength = 80
 
 func summarize(config json.RawMessage) string {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// names lists one member of the items of a list in a result.
+// names returns one member of each item of a list in a result.
 func names(m map[string]any, list, member string) string {
 	r, _ := m["result"].(map[string]any)
 	var out []string
@@ -88,7 +88,7 @@ func TestListWorkers(t *testing.T) {
 	if got := names(c.call("engine::workers::list", `{"search":"IIi-st","status":"available"}`), "workers", "id"); got != "iii-state iii-stream" {
 		t.Errorf("parts of the engine: %s", got)
 	}
-	// Said again: some values are overwritten even when they are absent.
+	// A repeated registration overwrites some values even if they are absent.
 	c.call("engine::workers::register", `{"_caller_worker_id":"x"}`)
 	info := c.call("engine::workers::info", `{"name":"beta"}`)["result"].(map[string]any)["worker"]
 	if want := decodeJSON(t, `{"name":"beta","description":"what it does","version":null,"id":"`+c.id+`","namespace":"default","runtime":"unknown",
@@ -102,8 +102,8 @@ func TestListWorkers(t *testing.T) {
 	}
 }
 
-// A worker is looked for as a function is: in the default namespace, then in the
-// only one that has it.
+// The lookup of a worker follows that of a function: first the default namespace, then
+// the only one that has it.
 func TestWorkerInfo(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("api")
@@ -177,7 +177,8 @@ func TestIntrospectionRefusals(t *testing.T) {
 		if got := p.call("engine::triggers::list", `{"include_internal":null,"search":"cron"}`); !strings.Contains(got, `"cron"`) {
 			t.Errorf("include_internal null: %s", got)
 		}
-		// Nobody can provide a type in a blank namespace: such a trigger waits for good.
+		// A blank namespace cannot have a provider, so such a trigger waits
+		// indefinitely.
 		if got := p.call("engine::register_trigger", `{"trigger_type":"cron","function_id":"f","trigger_namespace":" ","config":{"expression":"* * * * * *"}}`); !strings.HasPrefix(got, `{"id":"`) {
 			t.Errorf("blank trigger_namespace: %s", got)
 		}
@@ -185,7 +186,7 @@ func TestIntrospectionRefusals(t *testing.T) {
 	})
 }
 
-// What a session may not call it is not told about.
+// Functions that a worker may not call are hidden from it.
 func TestFunctionInfoBehindGuard(t *testing.T) {
 	e := Start(t, WithGuard(Guard{Expose: []string{"engine::functions::info", "open::*"}}))
 	owner := dial(t, e).register("owner")

@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii/internal/console"
 )
 
-// outcome is how a call ended. A nil result without an error is "no result".
+// outcome is the outcome of a call. A nil result without an error is "no result".
 type outcome struct {
 	result json.RawMessage
 	err    *wireError
@@ -20,20 +20,20 @@ type outcome struct {
 
 // request is a call on its way to its function.
 type request struct {
-	id         string // chosen by the caller, or invented
+	id         string // chosen by the caller, or generated
 	caller     *worker
 	functionID string
 	namespace  string
 	data       json.RawMessage // canonical
-	input      json.RawMessage // what observers see in the place of data; nil: data
+	input      json.RawMessage // what observers see instead of data; nil: data
 	metadata   json.RawMessage
 	trace      traceContext
-	baggage    string // of a call with a traceparent: as the caller wrote it
-	inPlace    bool   // the middleware is called, in the place of another function
-	cause      cause  // of a call of the engine, for its console
+	baggage    string // of a call with a traceparent: as the caller sent it
+	inPlace    bool   // the middleware is called instead of another function
+	cause      cause  // why the engine makes the call, for the console
 
 	from       *callerInfo // as the function sees it
-	depth      uint32      // how many activations it follows from
+	depth      uint32      // length of the chain of activations that led to it
 	activation activation
 }
 
@@ -48,8 +48,8 @@ type pending struct {
 	recorded *console.Invocation
 }
 
-// serveCall runs one call of a worker and answers it. The answer repeats the
-// caller's trace context to the letter, but for a blank namespace.
+// serveCall runs one call of a worker and answers it. The answer repeats the caller's
+// trace context verbatim, unless the namespace of the call is blank.
 func (e *Engine) serveCall(ctx context.Context, w *worker, m invokeFunctionMessage) {
 	silent := m.InvocationID == nil || m.void()
 	traceparent, baggage := m.Traceparent, m.Baggage
@@ -72,8 +72,8 @@ func (e *Engine) serveCall(ctx context.Context, w *worker, m invokeFunctionMessa
 	w.send(w.speaks().result(id, m.FunctionID, out, traceparent, baggage))
 }
 
-// dispatch finds out what a call of a worker asks for and does it. A call that
-// is forbidden, or that the middleware does, is always answered.
+// dispatch determines what kind of call a worker makes and executes it. A call that is
+// forbidden or goes to the middleware always gets an answer.
 func (e *Engine) dispatch(ctx context.Context, w *worker, ns string, m invokeFunctionMessage) (out outcome, always bool) {
 	from, depth := m.observed.Caller.stamped(w.id, w.name()), uint32(0)
 	if m.observed.Depth != nil {
@@ -84,7 +84,7 @@ func (e *Engine) dispatch(ctx context.Context, w *worker, ns string, m invokeFun
 			id: m.id(), data: m.Data, trace: toCallee(m.Traceparent, m.Baggage, m.FunctionID), from: from, depth: depth,
 		}), false
 	}
-	if bad := w.session.denial(ns, m.FunctionID); bad != nil {
+	if bad := w.permissions.denial(ns, m.FunctionID); bad != nil {
 		e.recordRefused(w, ns, m, bad)
 		return outcome{err: bad}, true
 	}
@@ -100,8 +100,8 @@ func (e *Engine) dispatch(ctx context.Context, w *worker, ns string, m invokeFun
 	if m.Traceparent != nil {
 		r.baggage = text(m.Baggage)
 	}
-	if id := w.session.middleware(ns, m.FunctionID); id != "" {
-		return w.session.throughMiddleware(ctx, w, id, m, r), true
+	if id := w.permissions.middleware(ns, m.FunctionID); id != "" {
+		return w.permissions.throughMiddleware(ctx, w, id, m, r), true
 	}
 	if m.Action != nil && m.Action.Type == "enqueue" {
 		return e.enqueue(ctx, *m.Action.Queue, r), false
@@ -111,7 +111,7 @@ func (e *Engine) dispatch(ctx context.Context, w *worker, ns string, m invokeFun
 	return e.run(ctx, r), false
 }
 
-// id is that of the call, invented if its caller expects no answer.
+// id returns the id of the call, or a generated one if the caller expects no answer.
 func (m *invokeFunctionMessage) id() string {
 	if id := text(m.InvocationID); id != "" && !m.void() {
 		return id
@@ -119,7 +119,8 @@ func (m *invokeFunctionMessage) id() string {
 	return uuid.NewString()
 }
 
-// privacy says why w may not call a function that is private, or nil.
+// privacy returns an error if the function is private and w may not call it, or else
+// nil.
 func (e *Engine) privacy(w *worker, namespace, id string) *wireError {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -129,8 +130,8 @@ func (e *Engine) privacy(w *worker, namespace, id string) *wireError {
 	return nil
 }
 
-// has reports whether the connection's generation has a function; nil, the engine itself,
-// has all.
+// has reports whether the function exists for the generation of the connection. A nil
+// worker, the engine itself, has all functions.
 func (w *worker) has(f *function) bool {
 	if w == nil {
 		return true
@@ -139,7 +140,7 @@ func (w *worker) has(f *function) bool {
 	return f.has(d.protocol, d.strict)
 }
 
-// run calls a function, built in, over HTTP or of a worker, and waits for its outcome.
+// run calls a function (built in, over HTTP or of a worker) and waits for its outcome.
 func (e *Engine) run(ctx context.Context, r request) outcome {
 	f, p, missing := e.begin(r)
 	switch {
@@ -175,9 +176,10 @@ func (e *Engine) runBuiltin(ctx context.Context, f *function, r request) outcome
 	return out
 }
 
-// begin finds the function of a call. One that the engine runs is returned; for
-// one of a worker the call is recorded, its message takes its place in the worker's
-// outbox, and the pending call is returned: await it, or forget it.
+// begin finds the function of a call. It returns a function that the engine itself
+// runs. For a function of a worker, it records the call, gives the message a place in
+// the worker's send queue, and returns the pending call; use await to wait for the
+// outcome, or ignore it.
 func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireError) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -193,7 +195,7 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 		}
 		return f, nil, nil
 	}
-	// Recorded before it is sent: its answer may come at once.
+	// The call is recorded before it is sent, since the answer may arrive at once.
 	p = &pending{request: r, began: time.Now(), callee: f.owner, done: make(chan outcome, 1), recorded: e.recordCall(&r, f)}
 	if earlier := e.calls[p.id]; earlier != nil {
 		e.completeLocked(earlier, outcome{err: errorBody("invocation_error", "invocation id used again")})
@@ -225,8 +227,8 @@ func (e *Engine) await(ctx context.Context, p *pending) outcome {
 	}
 }
 
-// completeLocked ends a call; the first outcome counts. It reports whether this is the
-// one. Engine.mu is held.
+// completeLocked ends a call; only the first outcome counts. It reports whether this
+// outcome was the first. Engine.mu is held.
 func (e *Engine) completeLocked(p *pending, out outcome) bool {
 	if p.over {
 		return false
@@ -253,7 +255,7 @@ func (e *Engine) builtinEnded(caller *worker) {
 	e.mu.Unlock()
 }
 
-// finish takes the answer of a worker. Whoever knows the id may answer; an
+// finish handles the answer of a worker. Any worker that has the id may answer. An
 // unknown id is ignored.
 func (e *Engine) finish(w *worker, m invocationResultMessage) {
 	out := outcome{result: m.Result}
@@ -274,8 +276,8 @@ func (e *Engine) finish(w *worker, m invocationResultMessage) {
 	e.observers.ended(&p.request, p.began, out, answer)
 }
 
-// notFoundLocked words a missing function: for a worker that has called it, it names
-// the namespaces that have the id. Engine.mu is held.
+// notFoundLocked returns the error for a missing function. For a call by a worker, it
+// names the namespaces that have the id. Engine.mu is held.
 func (e *Engine) notFoundLocked(r request) *wireError {
 	text := "Function " + r.functionID + " not found in namespace " + r.namespace
 	if r.caller == nil || r.inPlace {
@@ -295,9 +297,8 @@ func (e *Engine) notFoundLocked(r request) *wireError {
 	return errorBody("function_not_found", "%s", text)
 }
 
-// start begins a call of the engine without waiting for its outcome; a built-in
-// function runs in a goroutine of its own. Calls of one goroutine reach a
-// worker in their order.
+// start begins a call by the engine without waiting for its outcome; a built-in
+// function runs on its own goroutine. Calls from one goroutine reach a worker in order.
 func (e *Engine) start(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) *wireError {
 	r := request{
 		id: uuid.NewString(), functionID: functionID, namespace: namespace,
@@ -311,8 +312,7 @@ func (e *Engine) start(ctx context.Context, functionID, namespace string, payloa
 	return missing
 }
 
-// invokeWith is a call made by the engine, with metadata, under the trace
-// context of ctx.
+// invokeWith makes a call by the engine, with metadata, under the trace context of ctx.
 func (e *Engine) invokeWith(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) (json.RawMessage, *wireError) {
 	payload, err := canonical(payload)
 	if err != nil {
@@ -325,8 +325,7 @@ func (e *Engine) invokeWith(ctx context.Context, functionID, namespace string, p
 	return out.result, out.err
 }
 
-// invoke is a call made by the engine, under the trace context of ctx (see
-// childTrace).
+// invoke makes a call by the engine under the trace context of ctx (see childTrace).
 func (e *Engine) invoke(ctx context.Context, functionID, namespace string, payload json.RawMessage) (json.RawMessage, *wireError) {
 	return e.invokeWith(ctx, functionID, namespace, payload, nil)
 }
@@ -343,8 +342,8 @@ func (e *Engine) fire(ctx context.Context, b binding, payload json.RawMessage) (
 	return e.invokeWith(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata)
 }
 
-// condition asks a condition function, with the payload that the handler would
-// get and without metadata. Only a result of exactly false says no.
+// condition calls a condition function with the payload of the handler and without
+// metadata. The condition fails only if the result is exactly false.
 func (e *Engine) condition(ctx context.Context, functionID, namespace string, payload json.RawMessage) (run bool, err *wireError) {
 	result, err := e.invoke(ctx, functionID, namespace, payload)
 	if err != nil {

@@ -17,7 +17,7 @@ func result(id, functionID, more string) string {
 	return `{"type":"invocationresult","invocation_id":"` + id + `","function_id":"` + functionID + `"` + more + `}`
 }
 
-func TestInvocationOfTheExecutor(t *testing.T) {
+func TestInvocationReachesTheCallee(t *testing.T) {
 	e := Start(t)
 	callee, caller := dial(t, e).register("callee"), dial(t, e).register("caller")
 	callee.function("f::g")
@@ -61,7 +61,7 @@ func TestInvocationOfTheExecutor(t *testing.T) {
 	}
 }
 
-func TestResultForTheCaller(t *testing.T) {
+func TestResultReachesTheCaller(t *testing.T) {
 	e := Start(t)
 	callee, caller := dial(t, e).register("callee"), dial(t, e).register("caller")
 	callee.function("f::g")
@@ -126,13 +126,13 @@ func TestInvocationStopped(t *testing.T) {
 	callee.recv()
 	_ = caller.conn.Close()
 	for e.Stats().CallsInFlight > 0 {
-		callee.sync() // the executor is not told
+		callee.sync() // the executor is not notified
 	}
 	callee.send("%s", result(id2, "f::g", `,"result":1`))
 	callee.sync()
 }
 
-func TestEnqueueByDefault(t *testing.T) {
+func TestEnqueueNeedsAQueueProvider(t *testing.T) {
 	e := Start(t)
 	callee, caller := dial(t, e).register("callee", `,"namespace":"blue"`), dial(t, e).register("caller")
 	callee.function("f::g")
@@ -148,8 +148,8 @@ func TestEnqueueByDefault(t *testing.T) {
 	}
 }
 
-// A call never misses a function that was registered on the caller's own
-// connection before a fence, and every call gets its own answer.
+// A call always finds a function that was registered on the caller's own connection
+// before a fence, and every call gets its own answer.
 func TestCallsConcurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const workers, calls = 8, 100

@@ -13,12 +13,13 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// maxDepth is how deep a message may nest: the limit of the engine's parser.
+// maxDepth is the maximum nesting of a message: the limit of the engine's parser.
 const maxDepth = 127
 
-// canonical is raw as the engine writes values: keys sorted bytewise, no white
-// space, the last of duplicate keys, strings with no more escapes than needed, numbers
-// as the engine holds them: 64-bit integers, and floats for everything else.
+// canonical returns raw in the form in which the engine writes values: keys sorted
+// bytewise, no white space, the last of duplicate keys, strings with only the necessary
+// escapes, and numbers as the engine stores them: as 64-bit integers, or else as
+// floats.
 func canonical(raw json.RawMessage) (json.RawMessage, error) {
 	if err := checkJSON(raw); err != nil {
 		return nil, err
@@ -26,13 +27,13 @@ func canonical(raw json.RawMessage) (json.RawMessage, error) {
 	return canonicalValid(raw), nil
 }
 
-// canonicalValid is canonical for text that is known to be JSON.
+// canonicalValid is canonical for valid JSON.
 func canonicalValid(raw json.RawMessage) json.RawMessage {
 	s := scanner{b: raw}
 	return s.appendValue(make([]byte, 0, len(raw)))
 }
 
-// withKey sets a key of a canonical value, if that is an object.
+// withKey sets a key of a canonical value if the value is an object.
 func withKey(raw json.RawMessage, key string, value json.RawMessage) json.RawMessage {
 	if kindOf(raw) != '{' {
 		return raw
@@ -42,7 +43,7 @@ func withKey(raw json.RawMessage, key string, value json.RawMessage) json.RawMes
 	return appendMembers(make([]byte, 0, len(raw)+len(key)+len(value)+4), members)
 }
 
-// checkJSON refuses what the engine's parser refuses, in its words.
+// checkJSON rejects what the engine's parser rejects, in the engine's words.
 func checkJSON(raw []byte) error {
 	if reason := syntaxError(raw); reason != "" {
 		return errors.New(reason)
@@ -50,13 +51,13 @@ func checkJSON(raw []byte) error {
 	return nil
 }
 
-// scanner walks over text that is known to be JSON.
+// scanner reads valid JSON.
 type scanner struct {
 	b []byte
 	i int
 }
 
-// next is the next byte that is no white space, without taking it.
+// next returns the next byte that is not white space, without consuming it.
 func (s *scanner) next() byte {
 	for s.i < len(s.b) {
 		switch s.b[s.i] {
@@ -69,7 +70,7 @@ func (s *scanner) next() byte {
 	return 0
 }
 
-// str takes a string, with its quotes.
+// str consumes a string and returns it with its quotes.
 func (s *scanner) str() []byte {
 	start := s.i
 	for s.i++; s.i < len(s.b); s.i++ {
@@ -84,7 +85,7 @@ func (s *scanner) str() []byte {
 	return s.b[start:]
 }
 
-// value takes a value of any kind.
+// value consumes a value of any kind.
 func (s *scanner) value() json.RawMessage {
 	c := s.next()
 	start := s.i
@@ -115,13 +116,14 @@ func (s *scanner) value() json.RawMessage {
 	return s.b[start:s.i]
 }
 
-// members takes an object apart. Of a key that occurs twice, the last value counts.
+// members consumes an object and returns its members. If a key occurs twice, the last
+// value counts.
 func (s *scanner) members() map[string]json.RawMessage {
 	m, _ := s.membersOf(nil)
 	return m
 }
 
-// membersOf is members. It returns the first key that occurs twice and is known, too.
+// membersOf is like members. It also returns the first known key that occurs twice.
 func (s *scanner) membersOf(known func(key string) bool) (m map[string]json.RawMessage, twice string) {
 	m = make(map[string]json.RawMessage)
 	s.next()
@@ -142,7 +144,7 @@ func (s *scanner) membersOf(known func(key string) bool) (m map[string]json.RawM
 	return m, twice
 }
 
-// appendValue takes a value and appends it in canonical form.
+// appendValue consumes a value and appends it in canonical form.
 func (s *scanner) appendValue(dst []byte) []byte {
 	switch s.next() {
 	case '"':
@@ -199,7 +201,7 @@ func unquote(text []byte) string {
 	return s
 }
 
-// membersOf takes an object apart; there are none in anything else.
+// membersOf returns the members of an object; other values have none.
 func membersOf(raw json.RawMessage) map[string]json.RawMessage {
 	if kindOf(raw) != '{' {
 		return nil
@@ -207,7 +209,7 @@ func membersOf(raw json.RawMessage) map[string]json.RawMessage {
 	return (&scanner{b: raw}).members()
 }
 
-// stringOf is the text of a string, "" for anything else.
+// stringOf returns the text of a string, or "" for any other value.
 func stringOf(raw json.RawMessage) string {
 	if kindOf(raw) != '"' {
 		return ""
@@ -215,17 +217,17 @@ func stringOf(raw json.RawMessage) string {
 	return unquote(raw)
 }
 
-// countOf is a number that is a whole one and not negative.
+// countOf returns the value of a whole, non-negative number.
 func countOf(raw json.RawMessage) (uint64, bool) {
 	n, err := strconv.ParseUint(string(raw), 10, 64)
 	return n, err == nil
 }
 
-// appendString appends s as a JSON string with the escapes that JSON requires and no
-// others. Bytes that are no UTF-8 become U+FFFD.
+// appendString appends s as a JSON string with only the escapes that JSON requires.
+// Bytes that are not UTF-8 become U+FFFD.
 func appendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
-	kept := 0 // s[:kept] is appended
+	kept := 0 // s[:kept] has been appended
 	for i := 0; i < len(s); {
 		c := s[i]
 		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {
@@ -253,8 +255,7 @@ func appendString(dst []byte, s string) []byte {
 	return append(append(dst, s[kept:]...), '"')
 }
 
-// encode writes v with no more escapes than JSON requires; maps come out with sorted
-// keys.
+// encode encodes v with only the escapes that JSON requires. Map keys are sorted.
 func encode(v any) (json.RawMessage, error) {
 	if s, ok := v.(string); ok {
 		return appendString(make([]byte, 0, len(s)+2), s), nil
@@ -268,9 +269,9 @@ func encode(v any) (json.RawMessage, error) {
 	return unescapeJSON(bytes.TrimRight(b.Bytes(), "\n")), nil
 }
 
-// unescapeJSON undoes the escapes that encoding/json writes although JSON does not require
-// them: of U+2028 and U+2029, for JavaScript's sake, and of U+FFFD in the place of bytes
-// that are no UTF-8.
+// unescapeJSON reverts the escapes that encoding/json writes although JSON does not
+// require them: of U+2028 and U+2029, for JavaScript's sake, and of U+FFFD in place of
+// bytes that are not UTF-8.
 func unescapeJSON(b []byte) []byte {
 	if !bytes.Contains(b, []byte(`\u202`)) && !bytes.Contains(b, []byte(`\ufffd`)) {
 		return b
@@ -290,7 +291,7 @@ func unescapeJSON(b []byte) []byte {
 		case bytes.HasPrefix(rest, []byte(`\ufffd`)):
 			out = append(out, "\ufffd"...)
 		default:
-			n = 2 // an escaped backslash begins no escape
+			n = 2 // an escaped backslash does not begin an escape
 			out = append(out, rest[:2]...)
 		}
 		i += n - 1
@@ -327,7 +328,7 @@ func (o *object) key(k string) {
 
 func (o *object) str(k, v string) *object { return o.raw(k, mustEncode(v)) }
 
-// optStr writes nothing for an empty value.
+// optStr adds nothing if the value is empty.
 func (o *object) optStr(k, v string) *object {
 	if v == "" {
 		return o
@@ -335,7 +336,7 @@ func (o *object) optStr(k, v string) *object {
 	return o.str(k, v)
 }
 
-// raw writes a JSON value; nothing for nil.
+// raw adds a JSON value, or nothing for nil.
 func (o *object) raw(k string, v json.RawMessage) *object {
 	if v == nil {
 		return o

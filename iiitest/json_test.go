@@ -61,7 +61,7 @@ func FuzzCanonical(f *testing.F) {
 	})
 }
 
-func TestEncodeEscapesNoMoreThanItMust(t *testing.T) {
+func TestEncodeEscapesOnlyWhatJSONRequires(t *testing.T) {
 	const text = "<&>\u2028\u2029\\u2028\x7f\b\f\n\r\t\x01\"é\xff"
 	const want = `"<&>` + "\u2028\u2029" + `\\u2028` + "\x7f" + `\b\f\n\r\t\u0001\"é` + "\ufffd" + `"`
 	if got := string(mustEncode(text)); got != want {
@@ -72,7 +72,7 @@ func TestEncodeEscapesNoMoreThanItMust(t *testing.T) {
 	}
 }
 
-// What the engine knows of a message may stand in it once. Structs may be lists.
+// A known key must not occur twice. Structs can be lists.
 func TestDecodeMessage(t *testing.T) {
 	for _, test := range []struct {
 		message string
@@ -138,7 +138,7 @@ func FuzzLimitedConn(f *testing.F) {
 	f.Add([]byte{0x01, 0xfe, 0xff, 0xff, 0, 0, 0, 0})
 	f.Add([]byte{0x01, 0x80, 0, 0, 0, 0, 0x89, 0x80, 0, 0, 0, 0, 0x80, 0x80, 0, 0, 0, 0, 0x88, 0x80, 0, 0, 0, 0, 0x80})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		// However the bytes are cut, the verdict is the same.
+		// The verdict does not depend on how the bytes are split.
 		whole, bytewise := limitedConn{silent: true}, limitedConn{silent: true}
 		accepted, errWhole := whole.follow(data)
 		var errBytewise error

@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// syntaxError is what the engine's parser says about text that it refuses: what is
-// wrong, and where. It is "" for JSON that the engine takes.
+// syntaxError returns the engine's error message for invalid JSON: the fault and its
+// position. It returns "" for JSON that the engine accepts.
 func syntaxError(raw []byte) string {
 	p := jsonParser{b: raw}
 	if p.value(0); p.err == "" {
@@ -20,15 +20,15 @@ func syntaxError(raw []byte) string {
 	return p.err
 }
 
-// jsonParser goes over text until something is wrong.
+// jsonParser reads text until the first fault.
 type jsonParser struct {
 	b   []byte
 	i   int
 	err string // the first error
 }
 
-// fail notes an error at the next byte (ahead is 1) or at the last one that was
-// taken (ahead is 0). It reports false.
+// fail records an error at the next byte (ahead is 1) or at the last consumed one
+// (ahead is 0). It returns false.
 func (p *jsonParser) fail(what string, ahead int) bool {
 	if p.err == "" {
 		at := min(p.i+ahead, len(p.b))
@@ -39,7 +39,7 @@ func (p *jsonParser) fail(what string, ahead int) bool {
 	return false
 }
 
-// peek is the next byte that is no white space.
+// peek returns the next byte that is not white space, without consuming it.
 func (p *jsonParser) peek() (c byte, more bool) {
 	for ; p.i < len(p.b); p.i++ {
 		switch c := p.b[p.i]; c {
@@ -51,7 +51,7 @@ func (p *jsonParser) peek() (c byte, more bool) {
 	return 0, false
 }
 
-// take takes the next byte.
+// take consumes the next byte.
 func (p *jsonParser) take() (c byte, more bool) {
 	if p.i == len(p.b) {
 		return 0, false
@@ -67,8 +67,8 @@ const (
 	eofObject = "EOF while parsing an object"
 )
 
-// value takes a value within so many lists and objects. Every parser here reports
-// whether it goes on.
+// value consumes a value nested in depth lists and objects. Every parser method reports
+// whether parsing can go on.
 func (p *jsonParser) value(depth int) bool {
 	c, more := p.peek()
 	switch {
@@ -188,8 +188,8 @@ func (p *jsonParser) str() bool {
 	}
 }
 
-// escape takes what follows a backslash. A surrogate that stands alone is none of
-// the engine's characters.
+// escape consumes the characters after a backslash. The engine rejects a lone
+// surrogate.
 func (p *jsonParser) escape() bool {
 	switch c, more := p.take(); {
 	case !more:
@@ -244,7 +244,7 @@ func (p *jsonParser) hex() (n rune, ok bool) {
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
-// next is the next byte as it is, 0 at the end.
+// next returns the next byte, including white space, or 0 at the end.
 func (p *jsonParser) next() byte {
 	if p.i == len(p.b) {
 		return 0
@@ -252,7 +252,7 @@ func (p *jsonParser) next() byte {
 	return p.b[p.i]
 }
 
-// digits takes digits, of which there must be one.
+// digits consumes one or more digits.
 func (p *jsonParser) digits() bool {
 	switch {
 	case p.i == len(p.b):

@@ -57,8 +57,8 @@ func TestSyntaxError(t *testing.T) {
 	}
 }
 
-// What is refused beyond what encoding/json refuses is text that is no UTF-8, half
-// a surrogate pair, a number out of range and what is nested too deeply.
+// Beyond what encoding/json rejects, the parser rejects text that is not UTF-8, half a
+// surrogate pair, a number out of range and excessive nesting.
 func FuzzSyntaxError(f *testing.F) {
 	for _, seed := range []string{"", "[1,]", `{"a":"\u12"}`, "-0.1e5", "\"\xff\"", `"\ud800"`, "1e400", "nulls"} {
 		f.Add([]byte(seed))
@@ -76,7 +76,7 @@ func FuzzSyntaxError(f *testing.F) {
 			t.Errorf("valid: %v, but %q", valid, reason)
 		}
 		if reason == "" && !utf8.Valid(text) {
-			t.Error("text that is no UTF-8 is taken")
+			t.Error("text that is not UTF-8 is accepted")
 		}
 	})
 }

@@ -9,27 +9,27 @@ import (
 	"net/http"
 )
 
-// The engine's limits: a frame or a message beyond them ends the connection
-// without a Close frame, as soon as the frame's header has been read.
+// Limits of the engine. A larger frame or message ends the connection without a Close
+// frame, as soon as the header of the frame has been read.
 const (
 	maxFrame   = 16 << 20
 	maxMessage = 64 << 20
 )
 
 var (
-	errTooLarge = errors.New("iiitest: WebSocket frame or message over the engine's limit")
+	errTooLarge = errors.New("iiitest: WebSocket frame or message exceeds the engine's limit")
 	errFraming  = errors.New("iiitest: the WebSocket protocol forbids this frame")
 )
 
-// limitedConn enforces the limits below the WebSocket library, which has none
-// for a single frame, and looks for frames that the protocol forbids: both the
-// library answers with a Close frame, and the engine does not. It follows the frame
-// headers (RFC 6455, 5.2) in the bytes that are read and ends the reading in front of
-// a frame it must not accept.
+// limitedConn enforces the limits below the WebSocket library, which has no limit for a
+// single frame, and detects frames that the protocol forbids. The library answers both
+// with a Close frame, and the engine does not. limitedConn follows the frame headers
+// (RFC 6455, 5.2) in the bytes that are read, and ends the stream before a frame that
+// it must not accept.
 type limitedConn struct {
 	net.Conn
-	silent bool   // a Close frame ends the reading, too: nobody answers it
-	hold   func() // called before what was read is handed on; nil is nothing
+	silent bool   // a Close frame ends the stream, too, and is not answered
+	hold   func() // called before read data is passed on; may be nil
 
 	header    [14]byte
 	have      int    // bytes of the current header read so far
@@ -58,10 +58,9 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 	return accepted, bad
 }
 
-// follow returns how many bytes stand before a frame that ends the reading, and why
-// it does.
+// follow returns how many bytes precede a frame that ends the stream, and the reason.
 func (c *limitedConn) follow(p []byte) (accepted int, err error) {
-	begun := 0 // where the current header begins
+	begun := 0 // start of the current header
 	for i := 0; i < len(p); {
 		if c.remaining > 0 {
 			n := min(c.remaining, uint64(len(p)-i))
@@ -85,7 +84,7 @@ func (c *limitedConn) follow(p []byte) (accepted int, err error) {
 	return len(p), nil
 }
 
-// headerSize is the length of a frame header, from its second byte.
+// headerSize returns the length of a frame header, given its second byte.
 func headerSize(b byte) int {
 	n := 2
 	switch b & 0x7f {
@@ -109,7 +108,7 @@ const (
 	opPong         = 10
 )
 
-// begin takes a complete header.
+// begin handles a complete header.
 func (c *limitedConn) begin() error {
 	c.have = 0
 	last, reserved, opcode := c.header[0]&0x80 != 0, c.header[0]&0x70, c.header[0]&0x0f
@@ -145,7 +144,7 @@ func (c *limitedConn) begin() error {
 	return nil
 }
 
-// limitedWriter gives the WebSocket library a limited connection to take over.
+// limitedWriter lets the WebSocket library take over a limited connection.
 type limitedWriter struct {
 	http.ResponseWriter
 	silent bool

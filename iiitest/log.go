@@ -16,15 +16,15 @@ import (
 )
 
 const (
-	// maxLogs is how many records are kept, the engine's own default; the oldest
-	// go first.
+	// maxLogs is the number of records that are kept, which is the engine's default.
+	// The oldest are dropped first.
 	maxLogs = 1000
-	// maxLogsBehind is how many records may wait for one subscriber that does not
-	// read; it then skips records.
+	// maxLogsBehind is how many records can wait for one slow subscriber. Further
+	// records skip that subscriber.
 	maxLogsBehind = 1024
 )
 
-// severity is a level of the log, by its OpenTelemetry number.
+// severity is a log level, by its OpenTelemetry number.
 type severity int32
 
 const (
@@ -50,7 +50,7 @@ func (s severity) String() string {
 	}
 }
 
-// slog has the numbers of OpenTelemetry less 9.
+// slog returns the slog level, which is the OpenTelemetry number minus 9.
 func (s severity) slog() slog.Level { return slog.Level(s) - 9 }
 
 // logRecord is one record of the log.
@@ -67,7 +67,7 @@ type logRecord struct {
 	size                    int // of its JSON, if it came from a worker
 }
 
-// payload is what the log trigger delivers.
+// payload returns the event that the log trigger delivers.
 func (r *logRecord) payload() map[string]any {
 	attributes := r.attributes
 	if attributes == nil {
@@ -82,8 +82,8 @@ func (r *logRecord) payload() map[string]any {
 	}
 }
 
-// listed is what engine::logs::list returns: what is not known of the scope is
-// left out.
+// listed returns the record as engine::logs::list returns it. Unknown properties of the
+// scope are left out.
 func (r *logRecord) listed() map[string]any {
 	fields := r.payload()
 	if r.scopeName == nil {
@@ -95,11 +95,11 @@ func (r *logRecord) listed() map[string]any {
 	return fields
 }
 
-// logs is the log of the engine: what workers send over telemetry, what they
-// write through engine::log::*, and the engine's own lines.
+// logs is the log of the engine. It holds what workers send over telemetry or write
+// through engine::log::*, and the engine's own records.
 type logs struct {
 	engine   *Engine
-	triggers bindings[*logSubscriber]
+	triggers boundTriggers[*logSubscriber]
 	changes  atomic.Uint64 // counts the changes
 
 	mu      sync.Mutex // also keeps the order of the deliveries
@@ -109,12 +109,12 @@ type logs struct {
 // logSubscriber is one binding of the log trigger.
 type logSubscriber struct {
 	level  string       // a severity text in lower case, or "all"
-	behind atomic.Int32 // records that wait for room in the worker's outbox
+	behind atomic.Int32 // records that wait for room in the worker's send queue
 }
 
 func newLogs(e *Engine) *logs {
 	return &logs{
-		engine: e, triggers: bindings[*logSubscriber]{decode: decodeLogLevel, again: keepOld},
+		engine: e, triggers: boundTriggers[*logSubscriber]{decode: decodeLogLevel, again: keepOld},
 		records: recent[*logRecord]{maxItems: maxLogs, maxBytes: e.cfg.telemetryBytes, size: func(r *logRecord) int { return r.size }},
 	}
 }
@@ -137,7 +137,7 @@ func (e *Engine) registerLog() {
 	e.addTriggerType("log", owner, "Log event trigger", &l.triggers)
 }
 
-// decodeLogLevel refuses nothing: an unknown level never matches.
+// decodeLogLevel accepts every config; an unknown level never matches.
 func decodeLogLevel(config json.RawMessage) (*logSubscriber, error) {
 	var in struct {
 		Level *string `json:"level"`
@@ -172,8 +172,8 @@ func (l *logs) write(c *call, s severity) *wireError {
 		}
 	}
 	if s >= severityInfo {
-		// The engine writes a line about it into its own log, which is a second
-		// record: subscribers see both.
+		// The engine also logs that it handles the call, which is a second record:
+		// subscribers see both.
 		line := map[string]any{
 			"service": service, "trace_id": rustDebug(in.TraceID), "span_id": rustDebug(in.SpanID),
 			"target": "iii::workers::observability", "module_path": "iii::workers::observability",
@@ -192,7 +192,7 @@ func (l *logs) write(c *call, s severity) *wireError {
 	return nil
 }
 
-// rustDebug is the text under which the engine's own lines show an id.
+// rustDebug formats an id as the engine's own records do.
 func rustDebug(id *string) string {
 	if id == nil {
 		return "None"
@@ -200,7 +200,7 @@ func rustDebug(id *string) string {
 	return `Some("` + *id + `")`
 }
 
-// engineLine is a record of the engine about itself.
+// engineLine creates a record of the engine about itself.
 func engineLine(s severity, message string, attributes map[string]any) *logRecord {
 	now, scope := uint64(time.Now().UnixNano()), "tracing"
 	return &logRecord{
@@ -209,8 +209,8 @@ func engineLine(s severity, message string, attributes map[string]any) *logRecor
 	}
 }
 
-// logEngine writes a line of the engine about itself: to its log, where log
-// triggers see it, and to the logger of its user.
+// logEngine logs an event of the engine, both to the engine's log, where log triggers
+// see it, and to the logger of WithLogger.
 func (e *Engine) logEngine(s severity, message string, attributes map[string]any) {
 	args := make([]any, 0, 2*len(attributes))
 	for _, name := range slices.Sorted(maps.Keys(attributes)) {
@@ -220,8 +220,8 @@ func (e *Engine) logEngine(s severity, message string, attributes map[string]any
 	e.logs.add(engineLine(s, message, attributes))
 }
 
-// add stores a record and delivers it to the log triggers, in the order of the
-// calls and without waiting for anybody.
+// add stores a record and delivers it to the log triggers in the order of the calls,
+// without blocking.
 func (l *logs) add(r *logRecord) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -243,9 +243,9 @@ func (l *logs) add(r *logRecord) {
 	}
 }
 
-// deliver begins a call whose outcome nobody waits for. The function is looked
-// up in the default namespace, whatever the binding says.
-func (l *logs) deliver(b bound[*logSubscriber], payload json.RawMessage) {
+// deliver begins a call and ignores its outcome. It looks up the function in the
+// default namespace, whatever the binding names.
+func (l *logs) deliver(b boundTrigger[*logSubscriber], payload json.RawMessage) {
 	if b.config.behind.Load() >= maxLogsBehind {
 		return
 	}
@@ -256,7 +256,7 @@ func (l *logs) deliver(b bound[*logSubscriber], payload json.RawMessage) {
 	builtin, p, missing := l.engine.begin(r)
 	switch {
 	case missing != nil:
-		// No line about it: it would be the next record for the same trigger.
+		// Logging the failure would create the next record for the same trigger.
 	case builtin != nil:
 		l.engine.spawn(func(ctx context.Context) {
 			l.engine.runBuiltin(ctx, builtin, r)
@@ -274,8 +274,8 @@ func (l *logs) deliver(b bound[*logSubscriber], payload json.RawMessage) {
 	}
 }
 
-// list returns the records that match, newest first; those of one time in the
-// order of arrival.
+// list returns the matching records, newest first. Records with the same time are in
+// the order of arrival.
 func (l *logs) list(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type LogsListInput struct {
 		EndTime      *uint64 `json:"end_time"` // milliseconds, as is StartTime

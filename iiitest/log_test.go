@@ -62,7 +62,7 @@ func TestLogTrigger(t *testing.T) {
 	})
 }
 
-// TestLogTriggerSeesTheEngine: the engine's own lines are records, too.
+// The engine's own log records fire log triggers, too.
 func TestLogTriggerSeesTheEngine(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.handle("log", "!BROKEN") // an error here must not be the next record
@@ -140,8 +140,8 @@ func TestLogList(t *testing.T) {
 	})
 }
 
-// TestLogTriggerSlowWorker: one who does not read loses records, and only then.
-func TestLogTriggerSlowWorker(t *testing.T) {
+// A worker that does not read loses log records; no other does.
+func TestSlowWorkerSkipsLogRecords(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		dialer := websocket.Dialer{NetDialContext: e.DialContext}
 		slow, _, err := dialer.DialContext(t.Context(), e.URL(), nil)
@@ -186,5 +186,5 @@ func TestLogTriggerSlowWorker(t *testing.T) {
 	})
 }
 
-// newestVersion is what an engine without options says that it is.
+// newestVersion is the version that an engine without options reports.
 const newestVersion = "0.26.0-rc.4"

@@ -8,12 +8,11 @@ import (
 	otellog "go.opentelemetry.io/otel/log"
 )
 
-// LogRecord is a log record as it arrived over telemetry, decoded. What was logged
-// by log/slog has its attributes in Attributes["log.data"], a map[string]any; the
-// data of an [iii.Logger] is there, too.
+// LogRecord is a decoded log record that arrived over telemetry. Attributes of log/slog
+// are in Attributes["log.data"], a map[string]any, as is the data of an [iii.Logger].
 type LogRecord struct {
-	Time, Observed    time.Time        // zero if none was sent
-	Severity          otellog.Severity // 0 if none was sent
+	Time, Observed    time.Time        // zero if not sent
+	Severity          otellog.Severity // 0 if not sent
 	SeverityText      string
 	Body              any            // see Span.Attributes
 	Attributes        map[string]any // see Span.Attributes
@@ -25,13 +24,13 @@ type LogRecord struct {
 	Scope             Scope
 }
 
-// otlpLog is a log record in both forms.
+// otlpLog is a log record in its public and its stored form.
 type otlpLog struct {
 	public LogRecord
 	stored logRecord
 }
 
-// readLogs reads a frame of log records.
+// readLogs decodes a frame of log records.
 func readLogs(data []byte) ([]otlpLog, error) {
 	var list []otlpLog
 	done := 0
@@ -114,7 +113,8 @@ func (r *otlpReader) logRecord() otlpLog {
 	return otlpLog{public: l, stored: stored}
 }
 
-// logID reads the id of a trace or span: null, empty and all zeros are none.
+// logID reads the id of a trace or span. Null, empty text and all zeros count as
+// absent.
 func (r *otlpReader) logID(stored **string) string {
 	id := r.optStr()
 	if strings.Trim(id, "0") == "" {
@@ -126,7 +126,7 @@ func (r *otlpReader) logID(stored **string) string {
 
 var ansiPattern = regexp.MustCompile(`\x1b\[[0-9:;<=>?]*[ -/]*[@-~]`)
 
-// withoutANSI strips what colors the text of a terminal.
+// withoutANSI removes terminal color sequences.
 func withoutANSI(text string) string {
 	if strings.IndexByte(text, '\x1b') < 0 {
 		return text
@@ -134,7 +134,7 @@ func withoutANSI(text string) string {
 	return ansiPattern.ReplaceAllString(text, "")
 }
 
-// stored says how many records there are.
+// stored returns the number of records.
 func (l *logs) stored() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	otellog "go.opentelemetry.io/otel/log"
 )
 
-// TestLogRecord decodes a record with everything that OTLP knows, and what the
-// engine keeps of it.
+// TestLogRecord decodes a record with all fields of OTLP, and verifies what the engine
+// stores.
 func TestLogRecord(t *testing.T) {
 	e := Start(t)
 	take(t, e, `LOGS{"resourceLogs":[{"schemaUrl":"u","resource":{"attributes":[
@@ -59,8 +59,8 @@ func TestLogRecord(t *testing.T) {
 	}
 }
 
-// TestLogTriggerFromTelemetry wants one call for each record whose text is the
-// level, and none for those without a text.
+// TestLogTriggerFromTelemetry expects one call for each record whose severity text is
+// the level, and none for records without a text.
 func TestLogTriggerFromTelemetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

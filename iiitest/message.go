@@ -11,9 +11,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// The messages of a worker, with the fields that the engine reads. Those that
-// must be there follow the rules of decodeInput; null and absent mean the same
-// for the others.
+// The messages of a worker, with the fields that the engine reads. Required fields
+// follow the rules of decodeInput; for the others null and absent mean the same.
 type (
 	reattachMessage struct {
 		PreviousWorkerID string  `json:"previous_worker_id"`
@@ -27,7 +26,7 @@ type (
 		Metadata       json.RawMessage  `json:"metadata,omitempty"`
 		Invocation     *json.RawMessage `json:"invocation"`
 
-		http     *iii.HTTPInvocationConfig // Invocation, decoded
+		http     *iii.HTTPInvocationConfig // decoded from Invocation
 		observed registeredObservable      // since 0.25
 	}
 	registeredObservable struct {
@@ -36,7 +35,8 @@ type (
 		Observable *bool               `json:"observable"`
 		Observe    *observeDescription `json:"observe"`
 	}
-	// observeDescription is what 0.25 has in the place of hooks.
+	// observeDescription is the description of an observable function in 0.25, which
+	// has no hooks.
 	observeDescription struct {
 		Delivery          *string         `json:"delivery"`
 		ArgsFormat        json.RawMessage `json:"args_format,omitempty"`
@@ -154,8 +154,8 @@ type (
 	invocationsObservedMessage struct {
 		Items []observedItem `json:"items"`
 	}
-	// observedItem reports a call that a worker has run in process, or an event. Of its
-	// parts, null is a value, unlike absent.
+	// observedItem reports an event or a call that a worker has run in process. For its
+	// fields, null is a value and differs from absent.
 	observedItem struct {
 		FunctionID    string          `json:"function_id"`
 		Namespace     *string         `json:"namespace"`
@@ -190,35 +190,35 @@ type (
 		Reason     string `json:"reason"`
 		Count      uint64 `json:"count"`
 	}
-	// workerRegistered, registrationRejected, ping and pong carry nothing that
-	// the engine reads from a worker.
+	// ignoredMessage is a message of a worker whose fields the engine does not read:
+	// workerRegistered, registrationRejected, ping and pong.
 	ignoredMessage struct{}
 	pingMessage    struct{}
 )
 
-// messageType checks that raw is a message and returns its type.
+// messageType verifies that raw is a message and returns its type.
 func messageType(raw []byte) (string, error) {
 	if err := checkJSON(raw); err != nil {
 		return "", err
 	}
 	if kindOf(raw) != '{' {
-		return "", errors.New("no object")
+		return "", errors.New("not an object")
 	}
 	members, twice := (&scanner{b: raw}).membersOf(func(key string) bool { return key == "type" })
 	typ := members["type"]
 	if twice != "" || kindOf(typ) != '"' {
-		return "", errors.New("no type")
+		return "", errors.New("type is missing")
 	}
 	return unquote(typ), nil
 }
 
-// quoted finds the values in a text about a wrong message: they may be secret,
-// and the text goes to the log.
+// quoted matches the values in an error text about an invalid message. The text goes to
+// the log, and the values may be secret.
 var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`)
 
 func decodeAs[T any](raw []byte) (any, error) { return decodeMore[T](raw, Protocol023, nil) }
 
-// decodeMore is decodeAs for a message with more fields since Protocol025.
+// decodeMore is decodeAs for a message that has more fields since Protocol025.
 func decodeMore[T any](raw []byte, p Protocol, more func(m *T) any) (any, error) {
 	var m T
 	detail := decodeStrict(raw, &m)
@@ -236,13 +236,12 @@ func decodeMore[T any](raw []byte, p Protocol, more func(m *T) any) (any, error)
 	return m, nil
 }
 
-// check refuses an id that is no UUID and an unknown action, and brings the id
-// into its usual form.
+// check rejects an id that is not a UUID and an unknown action, and normalizes the id.
 func (m *invokeFunctionMessage) check() error {
 	if m.InvocationID != nil {
 		id, err := uuid.Parse(*m.InvocationID)
 		if err != nil {
-			return errors.New("invocation_id is no UUID")
+			return errors.New("invocation_id is not a UUID")
 		}
 		*m.InvocationID = id.String()
 	}
@@ -255,10 +254,10 @@ func (m *invokeFunctionMessage) check() error {
 	return nil
 }
 
-// void reports whether the caller wants no answer.
+// void reports whether the caller expects no answer.
 func (m *invokeFunctionMessage) void() bool { return m.Action != nil && m.Action.Type == "void" }
 
-// check decodes how a function is to be called over HTTP.
+// check decodes how to call a function over HTTP.
 func (m *registerFunctionMessage) check() error {
 	if m.Invocation == nil {
 		return nil
@@ -276,7 +275,7 @@ func (m *registerFunctionMessage) check() error {
 func (m *invocationResultMessage) check() error {
 	id, err := uuid.Parse(m.InvocationID)
 	if err != nil {
-		return errors.New("invocation_id is no UUID")
+		return errors.New("invocation_id is not a UUID")
 	}
 	m.InvocationID = id.String()
 	m.Result = optional(m.Result)
@@ -284,7 +283,7 @@ func (m *invocationResultMessage) check() error {
 	return err
 }
 
-// check brings what was observed into the form in which the engine holds values.
+// check converts the observed values to canonical form.
 func (m *invocationsObservedMessage) check() error {
 	for i := range m.Items {
 		item := &m.Items[i]
@@ -294,7 +293,7 @@ func (m *invocationsObservedMessage) check() error {
 			}
 		}
 		if kindOf(item.DurationMS) != '0' {
-			return errors.New("duration_ms is no number")
+			return errors.New("duration_ms is not a number")
 		}
 	}
 	return nil
@@ -320,7 +319,7 @@ func (m *registerTriggerMessage) check() error {
 	return nil
 }
 
-// optional is the canonical form of a value for which null means absent.
+// optional returns the canonical form of a value. Null counts as absent.
 func optional(raw json.RawMessage) json.RawMessage {
 	if isNull(raw) {
 		return nil
@@ -328,7 +327,7 @@ func optional(raw json.RawMessage) json.RawMessage {
 	return canonicalValid(raw)
 }
 
-// decodeError decodes the error of a message; nil for an absent one.
+// decodeError decodes the error of a message. It returns nil if there is none.
 func decodeError(raw json.RawMessage) (*wireError, error) {
 	if isNull(raw) {
 		return nil, nil

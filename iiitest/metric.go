@@ -6,21 +6,20 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Metric is one metric of one export, decoded.
+// Metric is one decoded metric of one export.
 type Metric struct {
 	Name, Description, Unit string
 	Type                    MetricType
-	Temporality             Temporality // of a counter, an up-down counter and a histogram
+	Temporality             Temporality // of counters, up-down counters and histograms
 	Points                  []Point
 	Resource                Resource
 	Scope                   Scope
 }
 
-// MetricType is what kind of data a metric has, in the words of
-// engine::metrics::list.
+// MetricType is the kind of data of a metric, in the words of engine::metrics::list.
 type MetricType string
 
-// The types of metrics that the engine keeps.
+// The types of metrics that the engine stores.
 const (
 	Gauge         MetricType = "gauge"
 	Counter       MetricType = "counter"       // a monotonic sum
@@ -28,7 +27,7 @@ const (
 	Histogram     MetricType = "histogram"     // with explicit bounds
 )
 
-// Temporality says since when a value has been added up, by OTLP's numbers.
+// Temporality is the interval that a summed value covers, in OTLP's numbers.
 type Temporality int32
 
 // The temporalities of OTLP.
@@ -38,15 +37,15 @@ const (
 	Cumulative         Temporality = 2
 )
 
-// Point is one data point of a metric. A histogram has Count, Sum, Min, Max,
-// BucketCounts and Bounds, the other types have Value.
+// Point is one data point of a metric. Histograms have Count, Sum, Min, Max,
+// BucketCounts and Bounds; the other types have Value.
 type Point struct {
 	Attributes  map[string]any // see Span.Attributes
-	Start, Time time.Time      // zero if none was sent
-	Value       any            // int64 or float64; nil if none was sent
+	Start, Time time.Time      // zero if not sent
+	Value       any            // int64 or float64; nil if not sent
 
 	Count         uint64
-	Sum, Min, Max *float64 // nil: not sent
+	Sum, Min, Max *float64 // nil if not sent
 	BucketCounts  []uint64
 	Bounds        []float64
 
@@ -54,16 +53,15 @@ type Point struct {
 	Flags     uint32
 }
 
-// Exemplar is an example of what went into a point.
+// Exemplar is an example of the measurements behind a point.
 type Exemplar struct {
 	Time            time.Time
-	Value           any    // int64 or float64; nil if none was sent
+	Value           any    // int64 or float64; nil if not sent
 	TraceID, SpanID string // hexadecimal
 	Attributes      map[string]any
 }
 
-// metricRecord is a metric in the form of the public type and what the engine
-// keeps of it.
+// metricRecord is a metric in its public form, with the parts that the engine stores.
 type metricRecord struct {
 	metric  Metric
 	points  []storedPoint
@@ -72,18 +70,18 @@ type metricRecord struct {
 	size    int // of its JSON
 }
 
-// storedPoint is what the engine keeps of a data point.
+// storedPoint is the stored form of a data point.
 type storedPoint struct {
 	attributes []iii.StoredAttribute
 	time       uint64
-	value      float64 // of what is no histogram
+	value      float64 // of every type but histograms
 }
 
-// readMetrics reads a frame of metrics. skipped counts those of kinds that the
-// engine does not keep, which are left out.
+// readMetrics decodes a frame of metrics. It leaves out metrics of kinds that the
+// engine does not store; skipped is their number.
 func readMetrics(data []byte) (list []metricRecord, skipped int, err error) {
 	done := 0
-	var unknown []bool // by metric of the resource that is being read
+	var unknown []bool // by metric of the current resource
 	err = readOTLP(data, func(r *otlpReader) {
 		r.batch("resourceMetrics", "scopeMetrics", "metrics",
 			func() {
@@ -151,7 +149,7 @@ func (r *otlpReader) metric() (m metricRecord, known bool) {
 	return m, known
 }
 
-// points reads the data of a metric.
+// points reads the data points of a metric.
 func (r *otlpReader) points(typ MetricType) (points []Point, stored []storedPoint, temporality Temporality, monotonic bool) {
 	r.object(func(key string) bool {
 		switch {
@@ -209,7 +207,7 @@ func (r *otlpReader) point(typ MetricType) (p Point, stored storedPoint) {
 	return p, stored
 }
 
-// number reads the value of a point that is no histogram, or of an exemplar.
+// number reads the value of an exemplar or of a point that is not a histogram's.
 func (r *otlpReader) number(key string, integer **int64, double **float64) bool {
 	switch key {
 	case "asInt":
@@ -284,7 +282,7 @@ func (r *otlpReader) exemplars() (list []Exemplar) {
 	return list
 }
 
-// listed is a metric in the answer of engine::metrics::list.
+// listed returns a metric as engine::metrics::list returns it.
 func (m *metricRecord) listed() map[string]any {
 	points := make([]map[string]any, len(m.points))
 	for i, stored := range m.points {

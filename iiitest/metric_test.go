@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// metricFrame is one frame with metrics, as JSON.
+// metricFrame returns a frame with metrics, as JSON.
 func metricFrame(metrics ...string) string {
 	return `MTRC{"resourceMetrics":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"svc"}}]},` +
 		`"scopeMetrics":[{"scope":{"name":"lib"},"metrics":[` + strings.Join(metrics, ",") + `]}]}]}`
@@ -65,7 +65,7 @@ func TestMetric(t *testing.T) {
 	}
 }
 
-// TestListMetrics exports at seconds since the beginning of 2000.
+// The exports of TestListMetrics are at seconds since the beginning of 2000.
 func TestListMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -125,7 +125,8 @@ func TestListMetrics(t *testing.T) {
 			return out
 		}
 		for input, want := range map[string][]string{
-			// Sums too large for a number are null: JSON has nothing for them.
+			// Sums that exceed the range of a float are null, because JSON cannot
+			// represent them.
 			fmt.Sprintf(`{"start_time":%d,"end_time":%d,"aggregate_interval":60}`, ms(0), ms(60)): {
 				"a 0-60: 5 15 1..5 3 map[p50:3 p75:4 p90:5 p95:5 p99:5]",
 				"b 0-60: 10 null 1e+308..1e+308 null map[p50:1e+308 p75:1e+308 p90:1e+308 p95:1e+308 p99:1e+308]",
@@ -153,7 +154,7 @@ func TestListMetrics(t *testing.T) {
 	})
 }
 
-// TestLatestMetrics sends every gauge that the engine knows, and others.
+// TestLatestMetrics sends every known gauge, and others.
 func TestLatestMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -191,7 +192,7 @@ func TestLatestMetrics(t *testing.T) {
 		if diff := cmp.Diff(any(want), latest()); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
-		time.Sleep(time.Minute) // the first export is too old now
+		time.Sleep(time.Minute) // the first export is now too old
 		delete(want, "memory_rss")
 		if diff := cmp.Diff(any(want), latest()); diff != "" {
 			t.Errorf("two minutes after the first (-want +got):\n%s", diff)
@@ -218,8 +219,8 @@ func TestMetricNamesAreBounded(t *testing.T) {
 	}
 }
 
-// TestReports has the functions that have nothing to report.
-func TestReports(t *testing.T) {
+// TestReportsAreEmpty covers the functions with empty reports.
+func TestReportsAreEmpty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
 		now := time.Now().UnixMilli()

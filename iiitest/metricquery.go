@@ -12,8 +12,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// registerMetrics adds what tells about metrics. Nothing feeds the roll-ups, as
-// in the engine; there are no alerts and no sampling.
+// registerMetrics adds the functions that query metrics. As in the engine, the roll-ups
+// are always empty; there are no alerts and no sampling.
 func (e *Engine) registerMetrics() {
 	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, observabilityWorker, description, f) }
 	add("engine::metrics::list", "List metrics", e.listMetrics)
@@ -66,7 +66,7 @@ func (e *Engine) listMetrics(_ context.Context, c *call) (json.RawMessage, *wire
 		return nil, bad
 	}
 	records := e.metrics.all()
-	between := in.StartTime != nil && in.EndTime != nil // one alone is not looked at
+	between := in.StartTime != nil && in.EndTime != nil // one alone is ignored
 	if between {
 		start, end, ok := timeRange(*in.StartTime, *in.EndTime)
 		if !ok {
@@ -105,7 +105,7 @@ func (e *Engine) listMetrics(_ context.Context, c *call) (json.RawMessage, *wire
 	return mustEncode(result), nil
 }
 
-// timeRange is two times in nanoseconds, given in milliseconds.
+// timeRange converts two times from milliseconds to nanoseconds.
 func timeRange(start, end uint64) (uint64, uint64, bool) {
 	const most = math.MaxUint64 / uint64(time.Millisecond)
 	if start > most || end > most {
@@ -114,14 +114,14 @@ func timeRange(start, end uint64) (uint64, uint64, bool) {
 	return start * uint64(time.Millisecond), end * uint64(time.Millisecond), true
 }
 
-// bucket is the values of one metric in one interval.
+// bucket holds the values of one metric in one interval.
 type bucket struct {
 	name  string
 	start uint64
 }
 
-// aggregate adds up the values of what is no histogram, export by export, in
-// intervals of so many seconds. Cumulative values are added like any other.
+// aggregate sums the values of all types but histograms, export by export, in intervals
+// of the given number of seconds. It adds cumulative values like any others.
 func aggregate(records []metricRecord, seconds uint64) ([]map[string]any, bool) {
 	if seconds == 0 {
 		return nil, true

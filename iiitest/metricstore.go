@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	// maxMetricNames is how many names of metrics the engine knows; metrics with
-	// further ones are not kept.
+	// maxMetricNames is the maximum number of metric names. Metrics with further names
+	// are not stored.
 	maxMetricNames = 10_000
-	// gaugeWindow is how far back engine::workers::info looks for gauges.
+	// gaugeWindow is the age up to which engine::workers::info considers gauges.
 	gaugeWindow = 120 * time.Second
 )
 
-// metricStore is what engine::metrics::list looks at: every export is a record
-// of its own, in order of arrival.
+// metricStore holds what engine::metrics::list returns. Every export is a record, in
+// order of arrival.
 type metricStore struct {
 	changes atomic.Uint64 // counts the changes
 
@@ -54,7 +54,7 @@ func (s *metricStore) all() []metricRecord {
 	return s.records.all()
 }
 
-// newest copies the last exports since then, at most limit, in order of arrival.
+// newest copies the last exports after since, at most limit, in order of arrival.
 func (s *metricStore) newest(since time.Time, limit int) []metricRecord {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,8 +71,8 @@ func (s *metricStore) stored() int {
 	return len(s.records.list)
 }
 
-// workerGauges are the gauges of a worker and the names that they have in the
-// listing. Whole numbers are cut to that.
+// workerGauges maps the gauges of a worker to their names in the listing. Integral
+// values are truncated.
 var workerGauges = map[string]struct {
 	name  string
 	whole bool
@@ -88,8 +88,8 @@ var workerGauges = map[string]struct {
 	"iii.worker.uptime_seconds":    {"uptime_seconds", true},
 }
 
-// ofWorker is what a worker lately said about its process, by the id of its
-// connection; nil if nothing. The runtime is always "node", whatever it is.
+// ofWorker returns the latest gauges of a worker's process, by the id of its
+// connection, or nil if there are none. The runtime is always reported as "node".
 func (s *metricStore) ofWorker(id string) map[string]any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +121,7 @@ func (s *metricStore) ofWorker(id string) map[string]any {
 	return latest
 }
 
-// wholeNumber cuts a number to an unsigned one.
+// wholeNumber truncates a number to an unsigned integer.
 func wholeNumber(f float64) uint64 {
 	switch {
 	case !(f > 0):

@@ -11,42 +11,40 @@ import (
 	"github.com/google/uuid"
 )
 
-// QueueConfig says how the jobs of a named queue are run. The fields are those
-// of queue_configs in the configuration of the engine's queue worker, and so are
-// the defaults, which stand for zero values. What is not here, polling and
-// priorities, this engine does not have: a job is handed out as soon as it is due
-// and there is room for it.
+// QueueConfig configures the execution of the jobs of a named queue. Its fields and
+// their defaults are those of queue_configs in the configuration of the engine's queue
+// worker; a zero value selects the default. Polling and priorities do not exist in this
+// engine: it runs a job as soon as the job is due and the queue has room.
 type QueueConfig struct {
-	// MaxRetries is how many attempts a job has in all, the first one included.
-	// Default 3.
+	// MaxRetries is the total number of attempts, including the first. Default 3.
 	MaxRetries int `json:"max_retries"`
 
-	// Concurrency is how many jobs run at once. Default 10; always 1 if Type is
-	// "fifo".
+	// Concurrency is the number of jobs that run at once. Default 10; always 1 if Type
+	// is "fifo".
 	Concurrency int `json:"concurrency"`
 
-	// Type is "standard" or "fifo", which runs one job at a time, in order. As in
-	// the engine, a job that waits for its retry is overtaken. Default "standard".
+	// Type is "standard", or "fifo" for one job at a time, in order. As in the engine,
+	// other jobs can overtake one that waits for its retry. Default "standard".
 	Type string `json:"type"`
 
-	// MessageGroupField is a key that the payload of every job must have, with
-	// another value than null. A fifo queue needs one. No default.
+	// MessageGroupField is a key that must be present, and not null, in the payload of
+	// every job. A fifo queue requires it. No default.
 	MessageGroupField string `json:"message_group_field"`
 
-	// BackoffMs is the time before the first retry, in milliseconds; it doubles
-	// with each further one. Default 1000.
+	// BackoffMs is the delay before the first retry, in milliseconds. It doubles with
+	// each further retry. Default 1000.
 	BackoffMs int `json:"backoff_ms"`
 }
 
-// check refuses what the engine refuses in its configuration.
+// check rejects what the engine rejects in its configuration.
 func (c QueueConfig) check() error {
 	switch {
 	case c.MaxRetries < 0 || c.Concurrency < 0 || c.BackoffMs < 0:
-		return errors.New("a negative number")
+		return errors.New("negative number")
 	case c.Type != "" && c.Type != "standard" && c.Type != "fifo":
 		return fmt.Errorf("type %q is neither standard nor fifo", c.Type)
 	case c.Type == "fifo" && c.MessageGroupField == "":
-		return errors.New("a fifo queue without a message_group_field")
+		return errors.New("fifo queue without a message_group_field")
 	}
 	return nil
 }
@@ -54,7 +52,7 @@ func (c QueueConfig) check() error {
 // defaultQueue is the named queue that always exists.
 const defaultQueue = "default"
 
-// namedQueue is a queue that jobs are enqueued in by its name.
+// namedQueue is a queue in which jobs are enqueued by its name.
 type namedQueue struct {
 	lane
 	config QueueConfig
@@ -90,8 +88,8 @@ type enqueueInput struct {
 	Namespace   *string         `json:"namespace"`
 }
 
-// enqueue serves engine::queue::enqueue. That the function exists is not asked
-// for until its job is run.
+// enqueue serves engine::queue::enqueue. It does not check that the function exists;
+// that happens when the job runs.
 func (q *queues) enqueue(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	in, bad := decodeInput[enqueueInput](c.functionID, c.data)
 	if bad != nil {
@@ -122,8 +120,8 @@ func (q *queues) enqueue(_ context.Context, c *call) (json.RawMessage, *wireErro
 	return mustEncode(map[string]string{"messageReceiptId": in.Receipt}), nil
 }
 
-// runJob calls the function of a job, without metadata. The engine does not keep
-// why it failed.
+// runJob calls the function of a job, without metadata. Like the engine, it discards
+// the reason of a failure.
 func (q *queues) runJob(ctx context.Context, queue string, j *job) (failure string) {
 	ctx, span := q.engine.startSpan(withTrace(ctx, j.trace), "fn_queue "+queue)
 	_, err := q.engine.invoke(withCause(ctx, "queue", queue), j.functionID, j.namespace, j.data)

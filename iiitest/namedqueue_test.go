@@ -41,7 +41,7 @@ func TestNamedQueue(t *testing.T) {
 				p.enqueue("q", "f", test.data[1])
 				time.Sleep(time.Hour)
 				synctest.Wait()
-				slices.Sort(*calls) // those of one time come in any order
+				slices.Sort(*calls) // calls at the same time have no order
 				wantAttempts(t, calls, test.want...)
 				dead := p.call("engine::queue::dlq_messages", `{"topic":"q"}`)
 				if got := strings.Count(dead, `"error":"function call failed"`); got != 2 {
@@ -52,7 +52,7 @@ func TestNamedQueue(t *testing.T) {
 	}
 }
 
-// A fifo queue runs one job at a time, in the order in which they came.
+// A fifo queue runs one job at a time, in order of arrival.
 func TestNamedQueueFIFO(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t, WithQueue("q", QueueConfig{Type: "fifo", MessageGroupField: "g"}))
@@ -92,15 +92,14 @@ func TestNamedQueueRefuses(t *testing.T) {
 		time.Sleep(time.Hour)
 		p.wantCalls()
 
-		// The caller of a function sees what the provider said.
+		// The caller of a function receives the provider's error.
 		c := dial(t, e).register("c")
 		c.send(`{"type":"invokefunction","invocation_id":%q,"function_id":"f","data":1,"action":{"type":"enqueue","queue":"none"}}`, id1)
 		c.want(result(id1, "f", `,"error":{"code":"enqueue_error","message":"enqueue_failed: Queue 'none' not found"}`))
 	}, WithQueue("q", QueueConfig{Type: "fifo", MessageGroupField: "g"}))
 }
 
-// A job knows its namespace and its trace, and needs its function only when it
-// is run.
+// A job keeps its namespace and its trace, and needs its function only when it runs.
 func TestNamedQueueJob(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.send(`{"type":"invokefunction","function_id":"late","data":{"n":1},"namespace":"blue","metadata":{"not":"delivered"},` +
@@ -125,7 +124,7 @@ func TestNamedQueueJob(t *testing.T) {
 	})
 }
 
-// A worker may provide queues in the place of the engine.
+// A worker can provide queues instead of the engine.
 func TestQueueProvider(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.handle("engine::queue::enqueue", `{"accepted":true}`)

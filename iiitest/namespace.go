@@ -6,19 +6,19 @@ import (
 	"time"
 )
 
-// nsState says how far a connection is with its namespace. Until it is settled
-// registrations wait; what a worker calls is never held back.
+// nsState is the progress of a connection towards its namespace. Registrations wait
+// until the namespace is settled; calls do not wait.
 type nsState int
 
 const (
-	nsPending  nsState = iota // nothing declared yet, the grace period runs
-	nsDraining                // known; what waited is being applied
-	nsResolved                // known; registrations are applied as they come
+	nsPending  nsState = iota // nothing declared yet; the grace period runs
+	nsDraining                // known; queued registrations are being applied
+	nsResolved                // known; registrations are applied at once
 	nsAborted                 // the connection is over; registrations are dropped
 )
 
-// startGrace files the connection under the default namespace when it has not
-// declared one in time.
+// startGrace puts the connection in the default namespace if it does not declare one in
+// time.
 func (w *worker) startGrace() {
 	w.settle.Lock()
 	defer w.settle.Unlock()
@@ -27,9 +27,9 @@ func (w *worker) startGrace() {
 	})
 }
 
-// settleIn gives the connection its namespace, if it has none, and applies the
-// registrations that waited for it, in order; those that arrive meanwhile
-// join the tail. The first namespace stays.
+// settleIn gives the connection its namespace, unless it has one, and applies in order
+// the registrations that have waited for it. Registrations that arrive in the meantime
+// are queued behind them. The first namespace stays.
 func (w *worker) settleIn(ns string) {
 	w.settle.Lock()
 	defer w.settle.Unlock()
@@ -53,14 +53,14 @@ func (w *worker) settleIn(ns string) {
 	}
 }
 
-// settled is the namespace of the connection, if it is known.
+// settled returns the namespace of the connection, if it is known.
 func (w *worker) settled() (string, bool) {
 	w.settle.Lock()
 	defer w.settle.Unlock()
 	return w.ns, w.state == nsDraining || w.state == nsResolved
 }
 
-// register applies a registration, or keeps it until the namespace is known.
+// register applies a registration, or queues it until the namespace is known.
 func (w *worker) register(m any) {
 	w.settle.Lock()
 	switch w.state {
@@ -77,7 +77,7 @@ func (w *worker) register(m any) {
 	w.apply(m, ns)
 }
 
-// apply acts on one registration of a connection whose namespace is ns.
+// apply applies one registration of a connection in the namespace ns.
 func (w *worker) apply(m any, ns string) {
 	switch m := m.(type) {
 	case registerFunctionMessage:
@@ -105,11 +105,11 @@ func (w *worker) apply(m any, ns string) {
 	case localStatsMessage:
 		w.e.observers.counted(w, ns, m)
 	case registerServiceMessage:
-		// A service groups functions; nothing that a worker can ask for shows it.
+		// A service groups functions, but no function of the engine exposes it.
 	}
 }
 
-// abort drops what still waits; nothing is registered any more.
+// abort discards the queued registrations and rejects further ones.
 func (w *worker) abort() {
 	w.settle.Lock()
 	defer w.settle.Unlock()
@@ -122,8 +122,8 @@ func (w *worker) abort() {
 // blank reports whether s is empty or white space.
 func blank(s string) bool { return strings.TrimSpace(s) == "" }
 
-// namespaceOf is the namespace that a message names, or fallback when it names
-// none. A blank one is an error: it is never an alias of the default.
+// namespaceOf returns the namespace that a message names, or fallback if it names none.
+// A blank namespace is an error; it never means the default.
 func namespaceOf(field string, named *string, fallback string) (string, *wireError) {
 	if named == nil {
 		return fallback, nil

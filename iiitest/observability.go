@@ -8,9 +8,9 @@ import (
 
 const observabilityWorker = "iii-observability"
 
-// registerObservability adds the health report and the access to the baggage of a
-// call. The baggage is seen on a call with a traceparent only, which is what makes
-// the engine look at either.
+// registerObservability adds the health report and the functions that read the baggage
+// of a call. The baggage is visible only in a call with a traceparent, because the
+// engine ignores it otherwise.
 func (e *Engine) registerObservability() {
 	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, observabilityWorker, description, f) }
 	add("engine::health::check", "Report the health of the engine", e.serveHealth)
@@ -54,7 +54,7 @@ func (e *Engine) registerObservability() {
 	})
 }
 
-// serveHealth reports what the stores hold.
+// serveHealth reports the contents of the stores.
 func (e *Engine) serveHealth(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type HealthCheckInput struct{}
 	if _, bad := decodeInput[HealthCheckInput](c.functionID, c.data); bad != nil {

@@ -16,20 +16,21 @@ import (
 const (
 	// observerGrace is how long an observer outlives the connection of its owner.
 	observerGrace = 5 * time.Second
-	// ackTimeout is how long a host may take to accept an observer.
+	// ackTimeout is how long a host has to accept an observer.
 	ackTimeout = 30 * time.Second
-	// maxObserveDepth is how many activations may follow from one another.
+	// maxObserveDepth is the maximum length of a chain of activations.
 	maxObserveDepth = 8
 )
 
-// observer is one observer: when its source is called, its target is.
+// observer connects a source to a target: a call of the source causes a call of the
+// target.
 type observer struct {
 	id       string
 	seq      uint64
 	source   key
 	target   key
 	args     json.RawMessage // an object
-	given    bool            // the args, even if they are empty
+	given    bool            // whether args were sent, even empty ones
 	filter   *filter
 	capture  []string
 	on       string
@@ -41,42 +42,43 @@ type observer struct {
 	maxInFlight uint32 // 0: no limit
 	expiry      *time.Timer
 
-	owner    *worker // who observes; nil while it is away
-	former   former  // whose it was, until its owner has sent it
+	owner    *worker // the observing worker; nil while it is away
+	former   former  // the previous owner, until the new one has sent the observer
 	grace    *time.Timer
-	answered bool // its owner has the observeresult of this connection
-	trigger  bool // it stands for a trigger: its owner hears of it as of one
+	answered bool // its owner has received the observeresult on this connection
+	trigger  bool // it stands for a trigger, and its owner sees a trigger
 
-	// What the state follows from.
+	// The inputs of the state.
 	state     iii.ObserverState
 	reason    *wireError
-	failed    *wireError // why it is in error
+	failed    *wireError // reason of the state error
 	accepted  bool       // by its host, since the function was registered
-	announced uint64     // the revision under which the host was told, 0 if it was not
+	announced uint64     // revision of the announcement to the host; 0 if there was none
 	ack       *time.Timer
 	bound     hostedSource // the source inside the engine that serves it, or nil
-	running   bool         // the source inside the engine was told that it is active
+	running   bool         // the source inside the engine was notified that it is active
 
 	fires    uint64
 	inFlight uint32
-	waiting  []*request // for a place in flight
+	waiting  []*request // activations that max_in_flight holds back
 	dropped  uint64
 }
 
-// former is the identity of a connection that has ended.
+// former identifies a connection that has ended.
 type former struct{ id, token string }
 
-// hostedSource is a function of the engine that has hooks for its observers. Its methods
-// are called one at a time; they must not call back.
+// hostedSource is a function of the engine that has hooks for its observers. The engine
+// calls the methods one at a time; they must not call back.
 type hostedSource interface {
 	added(o *observer) *wireError // an error rejects the observer
 	removed(o *observer)
-	// switched follows the changes to and from active between the two.
+	// switched is called between added and removed, when the observer becomes active or
+	// stops being active.
 	switched(o *observer, active bool)
 }
 
-// observers is the table of observers. Its lock comes after that of the triggers and before
-// all others; see Engine.
+// observers is the table of observers. Its lock comes after that of the triggers and
+// before all others; see Engine.
 type observers struct {
 	engine *Engine
 
@@ -86,9 +88,9 @@ type observers struct {
 	revisions map[key]uint64      // of the sets of observers, by function
 	seq       uint64
 	stats     map[key]*localStats
-	inactive  uint64 // activations that came for no active observer
+	inactive  uint64 // activations without an active observer
 
-	watched sync.Map // how many observers a function has, by its key
+	watched sync.Map // number of observers of a function, by its key
 
 	events struct {
 		mu   sync.Mutex
@@ -104,7 +106,7 @@ func (t *observers) init(e *Engine) {
 	t.events.wake = make(chan struct{}, 1)
 }
 
-// of lists the observers of a function, oldest first. The caller holds mu, as it does for
+// of returns the observers of a function, oldest first. The caller holds mu, as for
 // every method that does not lock it.
 func (t *observers) of(source key) []*observer { return slices.Clone(t.bySource[source]) }
 
@@ -112,39 +114,39 @@ func (t *observers) inOrder() []*observer {
 	return slices.SortedFunc(maps.Values(t.byID), func(a, b *observer) int { return cmp.Compare(a.seq, b.seq) })
 }
 
-// function is the function of a key, or nil.
+// function returns the function of a key, or nil.
 func (t *observers) function(k key) *function {
 	t.engine.mu.Lock()
 	defer t.engine.mu.Unlock()
 	return t.engine.functions[k]
 }
 
-// asks reports whether the host of f is asked about observers.
-func (f *function) asks() bool {
+// hostApproves reports whether the host of f approves its observers.
+func (f *function) hostApproves() bool {
 	return f.owner != nil && f.builtin == nil && f.owner.speaks().observes
 }
 
-// told reports whether the host of f gets the frames about observers.
-func (f *function) told() bool { return f.owner != nil && f.owner.speaks().observes }
+// hostNotified reports whether the host of f receives frames about its observers.
+func (f *function) hostNotified() bool { return f.owner != nil && f.owner.speaks().observes }
 
-// hostKey is a function as its host knows it.
+// hostKey returns the key of a function as its host uses it.
 func (f *function) hostKey() key {
 	return key{f.namespace, f.registered}
 }
 
-// view is an observer as its host sees it.
+// view returns an observer as its host sees it.
 func (o *observer) view() json.RawMessage {
 	return new(object).str("id", o.id).raw("args", o.args).raw("filters", o.filter.normal).str("target", o.target.id).
 		raw("capture", mustEncode(append([]string{}, o.capture...))).str("on", o.on).raw("legacy", o.legacy).bytes()
 }
 
-// captures reports whether an observer wants a part of a call.
+// captures reports whether an observer requests a part of a call.
 func (o *observer) captures(part string) bool { return slices.Contains(o.capture, part) }
 
-// observe takes an observer of w, or answers why not. Its id makes it another one than
-// those that there are, or a replay.
+// observe handles an observe message of w: it adds the observer, or treats a known id
+// as a replay. If the observer is rejected, the answer contains the reason.
 func (t *observers) observe(w *worker, m observeMessage) {
-	admitted := w.session.admitObserver(&m)
+	admitted := w.permissions.admitObserver(&m)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.engine.isLeaving(w) {
@@ -164,7 +166,7 @@ func (t *observers) observe(w *worker, m observeMessage) {
 	}
 	if bad != nil {
 		if old != nil {
-			old.owner, old.answered = w, false // the refusal is all that it is told
+			old.owner, old.answered = w, false // it receives the rejection only
 			t.dispose(old, bad, false)
 		}
 		t.refuse(w, m.ID, bad)
@@ -181,7 +183,8 @@ func (t *observers) refuse(w *worker, id string, why *wireError) {
 	w.push(w.speaks().observeResult(id, iii.ObserverStateError, why, nil))
 }
 
-// build makes an observer of a message and checks it, as far as its source is known.
+// build creates an observer from a message and validates it, as far as its source is
+// known.
 func (t *observers) build(w *worker, m observeMessage) (o *observer, warnings []string, bad *wireError) {
 	source, bad := namespaceOf("source.namespace", m.Source.Namespace, defaultNamespace)
 	if bad != nil {
@@ -231,7 +234,7 @@ func (t *observers) build(w *worker, m observeMessage) (o *observer, warnings []
 	return o, warnings, nil
 }
 
-// check compares an observer with its source.
+// check validates an observer against its source.
 func (o *observer) check(f *function) (warnings []string, bad *wireError) {
 	switch {
 	case f.unobservable:
@@ -247,12 +250,12 @@ func (o *observer) check(f *function) (warnings []string, bad *wireError) {
 	return o.filter.check(f)
 }
 
-// add enters a new observer and answers its observe.
+// add adds a new observer and answers its observe message.
 func (t *observers) add(w *worker, o *observer, m observeMessage, warnings []string) {
 	t.seq++
 	o.seq, o.owner = t.seq, w
 	f := t.function(o.source)
-	if f != nil && !f.asks() {
+	if f != nil && !f.hostApproves() {
 		if bad := t.bind(o, f); bad != nil {
 			t.refuse(w, o.id, bad)
 			return
@@ -272,19 +275,19 @@ func (t *observers) add(w *worker, o *observer, m observeMessage, warnings []str
 	t.settle(o)
 	o.answered = true
 	w.push(w.speaks().observeResult(o.id, o.state, nil, warnings))
-	if f != nil && f.asks() {
+	if f != nil && f.hostApproves() {
 		t.announce(o, f)
 	}
 }
 
-// enter makes the table know an observer.
+// enter adds an observer to the table.
 func (t *observers) enter(o *observer) {
 	t.byID[o.id] = o
 	t.bySource[o.source] = append(t.bySource[o.source], o)
 	t.watched.Store(o.source, len(t.bySource[o.source]))
 }
 
-// leave makes the table forget an observer.
+// leave removes an observer from the table.
 func (t *observers) leave(o *observer) {
 	delete(t.byID, o.id)
 	list := slices.DeleteFunc(t.of(o.source), func(x *observer) bool { return x == o })
@@ -296,8 +299,8 @@ func (t *observers) leave(o *observer) {
 	}
 }
 
-// replay takes what a connection says about an observer that there is: its content counts,
-// the count of its activations and its time go on.
+// replay updates an observer that a connection sends again: the new content replaces
+// the old, while the count of activations and the expiry continue.
 func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 	t.adopt(old, w)
 	changed := old.source != o.source || string(old.view()) != string(o.view())
@@ -311,7 +314,7 @@ func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 	old.maxFires, old.maxInFlight = o.maxFires, o.maxInFlight
 	if changed {
 		t.enter(old)
-		if f = t.function(old.source); f != nil && !f.asks() {
+		if f = t.function(old.source); f != nil && !f.hostApproves() {
 			if bad := t.bind(old, f); bad != nil {
 				t.dispose(old, bad, false)
 				t.refuse(w, old.id, bad)
@@ -323,7 +326,7 @@ func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 	t.settle(old)
 	old.answered = true
 	w.push(w.speaks().observeResult(old.id, old.state, nil, warnings))
-	if changed && f != nil && f.asks() {
+	if changed && f != nil && f.hostApproves() {
 		t.announce(old, f)
 	}
 }
@@ -334,7 +337,7 @@ func (t *observers) adopt(o *observer, w *worker) {
 	o.owner, o.answered, o.former = w, false, former{}
 }
 
-// bind has a source inside the engine accept an observer.
+// bind makes a source inside the engine accept an observer.
 func (t *observers) bind(o *observer, f *function) *wireError {
 	if f.source == nil {
 		return nil
@@ -358,34 +361,34 @@ func (t *observers) unbind(o *observer) {
 	o.bound = nil
 }
 
-// retract takes an observer back from its host.
+// retract withdraws an observer from its host.
 func (t *observers) retract(o *observer, f *function) {
 	t.unbind(o)
 	stopTimer(&o.ack)
-	if o.announced > 0 && f != nil && f.asks() {
+	if o.announced > 0 && f != nil && f.hostApproves() {
 		f.owner.push(f.owner.speaks().observerRemoved(f.hostKey(), t.next(f), o.id))
 	}
 	o.accepted, o.announced = false, 0
 }
 
-// next is the next revision of the set of a function.
+// next returns the next revision of the observers of a function.
 func (t *observers) next(f *function) uint64 {
 	k := key{f.namespace, f.id}
 	t.revisions[k]++
 	return t.revisions[k]
 }
 
-// announce tells the host of f about a new observer.
+// announce sends a new observer to the host of f.
 func (t *observers) announce(o *observer, f *function) {
 	if !f.announced {
-		return // with the whole set, soon
+		return // the whole set follows soon
 	}
 	revision := t.next(f)
 	f.owner.push(f.owner.speaks().observerAdded(f.hostKey(), revision, o.view()))
 	t.await(o, revision)
 }
 
-// await gives the host its time to answer.
+// await starts the timeout for the host's answer.
 func (t *observers) await(o *observer, revision uint64) {
 	o.accepted, o.announced = false, revision
 	stopTimer(&o.ack)
@@ -398,7 +401,7 @@ func (t *observers) await(o *observer, revision uint64) {
 	})
 }
 
-// hostChanged follows a change of a function: registered, replaced or gone.
+// hostChanged handles a change of a function: registered, replaced or removed.
 func (t *observers) hostChanged(k key) {
 	f := t.function(k)
 	list := t.of(k)
@@ -410,7 +413,7 @@ func (t *observers) hostChanged(k key) {
 			continue
 		}
 		_, bad := o.check(f)
-		if bad == nil && !f.asks() {
+		if bad == nil && !f.hostApproves() {
 			bad = t.bind(o, f)
 			o.accepted = bad == nil
 		}
@@ -418,7 +421,7 @@ func (t *observers) hostChanged(k key) {
 			o.failed = bad
 		}
 	}
-	if f != nil && f.told() {
+	if f != nil && f.hostNotified() {
 		t.announceSet(f)
 	}
 	for _, o := range t.inOrder() {
@@ -428,13 +431,13 @@ func (t *observers) hostChanged(k key) {
 	}
 }
 
-// announceSet tells a host about all observers of its function. Those that it has accepted
-// since it registered the function stay accepted.
+// announceSet sends a host all observers of its function. Observers that the host has
+// accepted since it registered the function stay accepted.
 func (t *observers) announceSet(f *function) {
 	var views []json.RawMessage
 	var told []*observer
 	for _, o := range t.of(key{f.namespace, f.id}) {
-		if o.failed == nil && f.asks() {
+		if o.failed == nil && f.hostApproves() {
 			views, told = append(views, o.view()), append(told, o)
 		}
 	}
@@ -455,23 +458,23 @@ func (t *observers) announceSet(f *function) {
 
 // dispatchesLocally reports whether the host of f may run its own calls of f in process.
 func (e *Engine) dispatchesLocally(f *function) bool {
-	s := f.owner.session
-	return !e.local.Load() && f.owner.speaks().local && f.builtin == nil && (s == nil || s.guard.MiddlewareFunctionID == "")
+	p := f.owner.permissions
+	return !e.local.Load() && f.owner.speaks().local && f.builtin == nil && (p == nil || p.guard.MiddlewareFunctionID == "")
 }
 
-// SetLocalDispatch changes what WithLocalDispatch says and tells the workers: they get the
-// functionregistered of each of their functions again.
+// SetLocalDispatch changes the setting of WithLocalDispatch and notifies the workers:
+// each receives the functionregistered messages of its functions again.
 func (e *Engine) SetLocalDispatch(on bool) {
 	t := &e.observers
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e.local.Store(!on)
-	for _, f := range e.functionsWhere(func(f *function) bool { return f.told() && f.announced }) {
+	for _, f := range e.functionsWhere(func(f *function) bool { return f.hostNotified() && f.announced }) {
 		t.announceSet(f)
 	}
 }
 
-// functionsWhere lists functions in the order of their registration.
+// functionsWhere returns the selected functions in the order of their registration.
 func (e *Engine) functionsWhere(keep func(*function) bool) []*function {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -485,16 +488,17 @@ func (e *Engine) functionsWhere(keep func(*function) bool) []*function {
 	return list
 }
 
-// declared follows the features of a worker: what it registered before is announced.
+// declared handles the features of a worker: it announces what the worker has
+// registered before.
 func (t *observers) declared(w *worker) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, f := range t.engine.functionsWhere(func(f *function) bool { return f.owner == w && f.told() && !f.announced }) {
+	for _, f := range t.engine.functionsWhere(func(f *function) bool { return f.owner == w && f.hostNotified() && !f.announced }) {
 		t.hostChanged(key{f.namespace, f.id})
 	}
 }
 
-// acked takes the answer of a host about an observer.
+// acked handles a host's answer about an observer.
 func (t *observers) acked(w *worker, home string, m observerAckMessage) {
 	ns, bad := namespaceOf("namespace", m.Namespace, home)
 	if bad != nil {
@@ -522,7 +526,7 @@ func (t *observers) acked(w *worker, home string, m observerAckMessage) {
 	t.settle(o)
 }
 
-// fail puts an observer in error; its owner has to dispose it.
+// fail puts an observer in the state error. Only its owner can dispose it.
 func (t *observers) fail(o *observer, why *wireError) {
 	t.unbind(o)
 	stopTimer(&o.ack)
@@ -530,7 +534,7 @@ func (t *observers) fail(o *observer, why *wireError) {
 	t.settle(o)
 }
 
-// settle brings the state of an observer in line with what it follows from.
+// settle recomputes the state of an observer.
 func (t *observers) settle(o *observer) {
 	state, reason := iii.ObserverStateActive, (*wireError)(nil)
 	f, target := t.function(o.source), t.function(o.target)
@@ -572,8 +576,8 @@ func (t *observers) enterState(o *observer, state iii.ObserverState, reason *wir
 	t.engine.observerChanged(o)
 }
 
-// dispose ends an observer for good. What waits for a place in flight is forgotten, or
-// still delivered.
+// dispose ends an observer permanently. Activations that wait for max_in_flight are
+// discarded, or delivered if deliver is set.
 func (t *observers) dispose(o *observer, reason *wireError, deliver bool) {
 	if t.byID[o.id] != o {
 		return
@@ -588,7 +592,8 @@ func (t *observers) dispose(o *observer, reason *wireError, deliver bool) {
 	t.enterState(o, iii.ObserverStateDisposed, reason)
 }
 
-// unobserve disposes an observer for its owner. Of any other nothing is said.
+// unobserve disposes an observer for its owner. It silently ignores observers of other
+// owners.
 func (t *observers) unobserve(w *worker, id string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -597,14 +602,14 @@ func (t *observers) unobserve(w *worker, id string) {
 	}
 }
 
-// forget follows the end of a connection, whose functions are gone already. Its observers
-// wait for it for a while.
+// forget handles the end of a connection after its functions have been removed. Its
+// observers survive for a grace period.
 func (t *observers) forget(w *worker, functions []key) {
 	for _, k := range functions {
 		t.hostChanged(k)
 	}
 	for _, o := range t.inOrder() {
-		if o.owner != w || o.trigger { // a trigger goes with its connection, see forgetTriggers
+		if o.owner != w || o.trigger { // a trigger ends with its connection, see forgetTriggers
 			continue
 		}
 		o.owner, o.answered = nil, false
@@ -622,10 +627,11 @@ func (t *observers) forget(w *worker, functions []key) {
 	}
 }
 
-// reattach gives w the observers of the connection whose place it takes. Until w has sent
-// them again they can be claimed anew: a worker whose connection dies before it has read the
-// hello does not know it, and names the one before. An engine without observers has none to
-// give, and w could not take them back.
+// reattach transfers the observers of a lost connection to w, which replaces that
+// connection. Until w has sent them again, another connection can claim them: if w
+// loses its connection before it reads the hello, its next connection does not have w's
+// id and names the one before. An engine without observers has none to transfer, and w
+// could not accept them.
 func (t *observers) reattach(w *worker, previous former) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -642,9 +648,9 @@ func (t *observers) reattach(w *worker, previous former) {
 	}
 }
 
-// standsFor makes an observer of a trigger whose type a function claims, as engine 0.25
-// does with the functions of its workers (legacy_trigger_type). It reports whether there is
-// such a function. triggers.mu is held.
+// standsFor creates an observer for a trigger if a function claims the trigger's type,
+// as engine 0.25 does with the functions of its workers (legacy_trigger_type). It
+// reports whether there is such a function. triggers.mu is held.
 func (t *observers) standsFor(r *registration) bool {
 	namespaces := []string{r.home, defaultNamespace}
 	if r.explicit != nil {
@@ -665,7 +671,7 @@ func (t *observers) standsFor(r *registration) bool {
 	return false
 }
 
-// stand makes the observer of f that stands for a trigger.
+// stand creates the observer of f that stands for a trigger.
 func (t *observers) stand(r *registration, f *function) {
 	t.seq++
 	o := &observer{
@@ -689,7 +695,7 @@ func (t *observers) stand(r *registration, f *function) {
 		t.fail(o, bad)
 		return
 	}
-	if f.asks() {
+	if f.hostApproves() {
 		t.settle(o)
 		t.announce(o, f)
 		return
@@ -714,7 +720,7 @@ func stopTimer(timer **time.Timer) {
 	}
 }
 
-// stop ends the timers of all observers.
+// stop stops the timers of all observers.
 func (t *observers) stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -725,11 +731,11 @@ func (t *observers) stop() {
 	}
 }
 
-// milliseconds is a time, or the longest one there is.
+// milliseconds converts n to a duration, limited to the longest one.
 func milliseconds(n uint64) time.Duration {
 	const most = uint64(1<<63-1) / uint64(time.Millisecond)
 	return time.Duration(min(n, most)) * time.Millisecond
 }
 
-// newActivationID is the id of one activation.
+// newActivationID returns the id of a new activation.
 func newActivationID() string { return uuid.NewString() }

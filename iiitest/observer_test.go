@@ -23,7 +23,7 @@ func observing(t testing.TB, e *Engine, name string) *client {
 	return dial(t, e).register(name, featuresV2)
 }
 
-// host registers functions and reads that they are registered, without observers.
+// host registers functions and reads the confirmations, which contain no observers.
 func (c *client) host(ids ...string) *client {
 	c.t.Helper()
 	for _, id := range ids {
@@ -33,7 +33,8 @@ func (c *client) host(ids ...string) *client {
 	return c
 }
 
-// observe sends an observer, with more fields of its source and of the message.
+// observe sends an observer. Further arguments add fields to its source and to the
+// message.
 func (c *client) observe(id, source, target string, more ...string) {
 	c.t.Helper()
 	in := ""
@@ -61,7 +62,7 @@ func (c *client) wantState(id, state, reason string, fires int) {
 	c.want(fmt.Sprintf(`{"type":"observerstatechanged","id":%q,"state":%q%s,"fires":%d}`, id, state, reason, fires))
 }
 
-// accept reads the announcement of an observer and acks it.
+// accept reads the announcement of an observer and accepts it.
 func (c *client) accept(function, id string) {
 	c.t.Helper()
 	m := c.want(fmt.Sprintf(`{"type":"observeradded","function_id":%q,"namespace":"default","revision":"*","observer":{"id":%q,"args":"*","filters":"*","target":"*","capture":"*","on":"*"}}`, function, id))
@@ -73,8 +74,8 @@ func (c *client) ack(function, id string, revision any, more ...string) {
 	c.send(`{"type":"observerack","function_id":%q,"namespace":"default","id":%q,"revision":%v%s}`, function, id, revision, strings.Join(more, ""))
 }
 
-// wantActivation reads a call of a target because of an observer, compares its payload and
-// answers it. It returns the call.
+// wantActivation reads a call of a target because of an observer, compares its payload,
+// answers it and returns it.
 func (c *client) wantActivation(id, target, data string) map[string]any {
 	c.t.Helper()
 	m := c.recv()
@@ -95,13 +96,13 @@ func (c *client) reply(call map[string]any, more string) {
 	c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":%q%s}`, call["invocation_id"], call["function_id"], more)
 }
 
-// quiet fails if anything is on its way to c.
+// quiet fails if c has received anything.
 func (c *client) quiet() {
 	c.t.Helper()
 	c.sync()
 }
 
-// The conversations of the protocol's description, frame by frame.
+// The conversations of the protocol specification, frame by frame.
 func TestObserverConversations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -122,7 +123,7 @@ func TestObserverConversations(t *testing.T) {
 			`","status":"success","input":{"n":2},"output":{"ok":true},"caller":{"worker_id":"` + c.id + `","worker_name":"till"},"started_at_ms":"*","duration_ms":"*"},"caller":{"worker_name":"iii-engine"},"observe_depth":1,"activation":{"observer_id":"o1","activation_id":"*"}}`)
 		o.reply(activation, `,"result":null`)
 
-		// A local one.
+		// A local call.
 		h.send(`{"type":"invocationsobserved","items":[{"function_id":"shop::sell","namespace":"default","invocation_id":"l1","matched":["o1"],"status":"success","input":{"n":3},"output":{"ok":true},"started_at_ms":1,"duration_ms":0.02,"observe_depth":0}]}`)
 		o.wantActivation("o1", "log::sale", `{"observer_id":"o1","activation_id":"*","function_id":"shop::sell","namespace":"default","invocation_id":"l1","status":"success","input":{"n":3},"output":{"ok":true},"caller":{"worker_id":"`+h.id+`","worker_name":"shop"},"started_at_ms":1,"duration_ms":0.02}`)
 
@@ -137,7 +138,7 @@ func TestObserverConversations(t *testing.T) {
 		h2.ack("shop::sell", "o1", 2)
 		o.wantState("o1", "active", "", 2)
 
-		// A refusal, and the same id again.
+		// A rejection, and the same id again.
 		o.observe("s1", "shop::sell", "shop::sell")
 		o.send(`{"type":"unobserve","id":"s1"}`)
 		o.observe("s1", "shop::sell", "log::sale")
@@ -225,7 +226,7 @@ func TestObserverStates(t *testing.T) {
 			o.send(`{"type":"registerfunction","id":"t"}`)
 			o.want(`{"type":"functionregistered","id":"t","namespace":"default","revision":0,"local_dispatch":true,"observers":[]}`)
 			o.wantState("o1", "active", "", 0)
-			o.quiet() // what came while it was suspended is gone
+			o.quiet() // calls during the suspension do not count
 		},
 		"source unregisters": func(t *testing.T, e *Engine) {
 			h, o := observing(t, e, "h").host("s"), observing(t, e, "o").host("t")
@@ -240,7 +241,7 @@ func TestObserverStates(t *testing.T) {
 			m := h.recv()
 			h.ack("s", "o1", m["revision"], `,"error":{"code":"TAKEN","message":"m"}`)
 			o.wantState("o1", "error", "TAKEN", 0)
-			h.quiet() // it has not accepted it and knows
+			h.quiet() // it has not accepted the observer
 			o.send(`{"type":"unobserve","id":"o1"}`)
 			o.wantState("o1", "disposed", "UNOBSERVED", 0)
 			h.quiet()
@@ -283,7 +284,7 @@ func TestObserverStates(t *testing.T) {
 			call := h.want(`{"type":"invokefunction","invocation_id":"*","function_id":"s","data":1}`)
 			h.reply(call, `,"error":{"code":"C","message":"m"}`)
 			o.want(`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"s","error":{"code":"C","message":"m"}}`)
-			o.quiet() // it is for successes
+			o.quiet() // it observes successes only
 		},
 		"expires": func(t *testing.T, e *Engine) {
 			h, o := observing(t, e, "h").host("s"), observing(t, e, "o").host("t")
@@ -322,8 +323,9 @@ func TestObserverStates(t *testing.T) {
 			o2.observe("o1", "s", "t")
 			o2.wantResult("o1", "active")
 			time.Sleep(2 * observerGrace)
-			h.quiet() // nothing about it concerned the host
-			// What was disposed meanwhile, without a replay, is disposed now.
+			h.quiet() // none of this concerns the host
+			// An observer that is disposed in the meantime, without a replay, is
+			// disposed now.
 			o2.send(`{"type":"unobserve","id":"o1"}`)
 			o2.wantState("o1", "disposed", "UNOBSERVED", 0)
 		},
@@ -352,7 +354,7 @@ func TestObserverStates(t *testing.T) {
 	}
 }
 
-// activeObserver makes the observer o1 of s, with the target t, active.
+// activeObserver creates the observer o1 of s, with the target t, and makes it active.
 func activeObserver(h, o *client) (revision any) {
 	h.t.Helper()
 	o.observe("o1", "s", "t")
@@ -374,7 +376,8 @@ func TestObserverIDs(t *testing.T) {
 		other.send(`{"type":"unobserve","id":"unknown"}`)
 		other.quiet()
 
-		// A replay changes nothing; new content is taken and announced.
+		// A replay with the same content changes nothing; new content is applied and
+		// announced.
 		o.observe("o1", "s", "t")
 		o.wantResult("o1", "active")
 		h.quiet()
@@ -387,7 +390,7 @@ func TestObserverIDs(t *testing.T) {
 		o.wantResult("o1", "active")
 		h.quiet()
 
-		// The answers have the order of the questions.
+		// The answers are in the order of the requests.
 		for i := range 5 {
 			o.observe(fmt.Sprint("n", i), "nobody", "t")
 		}
@@ -470,7 +473,7 @@ func TestObserverPolicy(t *testing.T) {
 		o.reply(o.wantActivation("o1", "t", "4"), `,"result":null`)
 		o.quiet()
 
-		// What waits is dropped with the observer.
+		// Waiting activations are dropped with the observer.
 		o.observe("o2", "s", "t", `,"deliver":"output","on":"complete"`, `,"max_in_flight":1`)
 		o.wantResult("o2", "pending")
 		h.accept("s", "o2")
@@ -485,7 +488,7 @@ func TestObserverPolicy(t *testing.T) {
 	})
 }
 
-// A host of 0.26 chooses among the observers, or serves them itself.
+// A host of 0.26 selects among the observers, or serves them itself.
 func TestHostMatchesAndDelivers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -532,7 +535,7 @@ func TestObserveDepth(t *testing.T) {
 	})
 }
 
-// A worker of 0.25 has no hooks: its host decides for owner delivery alone.
+// A worker of 0.25 has no hooks. As a host, it selects observers only for owner delivery.
 func TestOwnerDelivery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -548,7 +551,7 @@ func TestOwnerDelivery(t *testing.T) {
 		o.send(`{"type":"invokefunction","invocation_id":%q,"function_id":"s","data":1}`, id1)
 		h.reply(h.recv(), `,"result":1,"matched":["o1"]`) // which no worker of 0.25 sends
 		o.want(`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"s","result":1}`)
-		o.quiet() // calls activate nobody
+		o.quiet() // calls activate no observer
 
 		h.send(`{"type":"invocationsobserved","items":[{"function_id":"s","namespace":"default","invocation_id":"e","matched":["o1"],"status":"success","input":{"turn":1},"started_at_ms":1,"duration_ms":0}]}`)
 		o.wantActivation("o1", "t", `{"observer_id":"o1","activation_id":"*","function_id":"s","namespace":"default","invocation_id":"e","status":"success","input":{"turn":1},"caller":"*","started_at_ms":1,"duration_ms":0}`)
@@ -556,7 +559,8 @@ func TestOwnerDelivery(t *testing.T) {
 		o.reply(o.wantActivation("o1", "t", "2"), `,"result":3`)
 		h.want(`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"t","result":3}`)
 
-		// A trigger of the type that the function claims is an observer of it.
+		// A trigger of a type that the function claims becomes an observer of the
+		// function.
 		o.send(`{"type":"registertrigger","id":"t1","trigger_type":"tides","function_id":"t","config":{"topic":"y"},"metadata":{"m":1}}`)
 		m := h.want(`{"type":"observeradded","function_id":"s","namespace":"default","revision":2,"observer":{"id":"t1","args":{"topic":"y"},"filters":{},"target":"t","capture":["input","output","caller"],"on":"success","legacy":{"trigger_type":"tides","config":{"topic":"y"}}}}`)
 		h.ack("s", "t1", m["revision"])
@@ -570,7 +574,8 @@ func TestOwnerDelivery(t *testing.T) {
 		o.send(`{"type":"registertrigger","id":"t2","trigger_type":"tides","function_id":"t","config":{}}`)
 		o.want(`{"type":"triggerregistrationresult","id":"t2","trigger_type":"*","function_id":"t","error":{"code":"INVALID_ARGS","message":"*"}}`)
 
-		// It never hears of a code that it does not know, and may replay what was refused.
+		// The host receives no code that it does not know, and can replay what was
+		// rejected.
 		h.send(`{"type":"registerfunction","id":"broken","observe":{"delivery":"owner","args_format":{"type":"nothing"}}}`)
 		h.quiet()
 		for range 2 {
@@ -602,7 +607,8 @@ func TestProtocols(t *testing.T) {
 		v1 := greeting(Protocol025, `,"features":["observe.v1","local-dispatch.v1"]`).register("v1", featuresV2)
 		v2 := greeting(Protocol026, `,"features":["observe.v1","observe.v2","local-dispatch.v1"]`).register("v2", featuresV2)
 
-		// What a connection does not know is dropped, and what it must not know not sent.
+		// Messages that a connection does not support are dropped in one direction and
+		// not sent in the other.
 		before := e.Stats().Undecodable
 		old.observe("o1", "s", "t")
 		old.function("s")
@@ -631,7 +637,7 @@ func TestProtocols(t *testing.T) {
 		if got := errorCode(v2.call("state::on-changed", "{}")); got != "FORBIDDEN" {
 			t.Errorf("a source of the engine: %s", got)
 		}
-		// Triggers of all generations meet.
+		// Triggers of all generations coexist.
 		v2.send(`{"type":"registertrigger","id":"t1","trigger_type":"state","function_id":"t","config":{}}`)
 		v2.sync()
 		old.call("state::set", `{"scope":"s","key":"k","value":1}`)
@@ -695,7 +701,7 @@ func TestGuardedObservers(t *testing.T) {
 	})
 }
 
-// The sources inside the engine, each beside the trigger type that it stands for.
+// The sources inside the engine, each next to the trigger type that it replaces.
 func TestEngineSources(t *testing.T) {
 	t.Run("http", func(t *testing.T) {
 		e := Start(t)
@@ -783,9 +789,9 @@ func TestEngineSources(t *testing.T) {
 			began := time.Now()
 			w.reply(w.wantActivation("q1", "work", "1"), `,"result":null`)
 			if waited := time.Since(began); waited != time.Second {
-				t.Errorf("tried again after %v", waited)
+				t.Errorf("retried after %v", waited)
 			}
-			// Messages wait for a subscriber that is away, for a while.
+			// Messages wait for a subscriber that is away, up to the retention.
 			w.send(`{"type":"unregisterfunction","id":"work"}`)
 			w.wantState("q1", "suspended", "TARGET_UNAVAILABLE", 2)
 			time.Sleep(20 * time.Second)
@@ -854,7 +860,7 @@ func TestEngineSources(t *testing.T) {
 			p.call("stream::set", `{"stream_name":"s","group_id":"g","item_id":"i","data":1}`)
 			w.wantActivation("streams", "f", `{"type":"stream","timestamp":"*","streamName":"s","groupId":"g","stream_name":"s","group_id":"g","id":"i","event":{"type":"create","data":1}}`)
 			p.call("engine::log::error", `{"message":"oh"}`)
-			for range 2 { // the record, and the engine's own line about it
+			for range 2 { // the record, and the engine's own record about it
 				if m := w.recv(); m["activation"].(map[string]any)["observer_id"] != "logs" {
 					t.Errorf("%v", m)
 				}
@@ -897,8 +903,7 @@ func TestConsoleShowsObservers(t *testing.T) {
 	})
 }
 
-// Faults are made with Hook: it withholds and delays answers, and lets a worker see what it
-// does not know.
+// Hook withholds and delays answers, and sends a worker unknown messages.
 func TestHookWithholdsObserveFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

@@ -12,12 +12,13 @@ import (
 	"time"
 
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/internal/console"
 )
 
-// Option changes how an engine is built. Options are validated by New.
+// Option configures an engine. New validates the options.
 type Option func(*config) error
 
-// config is what the options decide.
+// config holds the values of the options.
 type config struct {
 	protocol       Protocol
 	strict         bool
@@ -31,6 +32,8 @@ type config struct {
 	http           string
 	stream         string
 	console        string // "": none
+	consoleExposed bool   // its address may be any
+	consoleBytes   int
 	streamAuth     string
 	bridge         func() (*iii.Client, error)                                       // nil: none
 	guard          *guard                                                            // nil: no second listener
@@ -59,60 +62,61 @@ func defaultConfig() config {
 		frameBytes:     64 << 20,
 		telemetry:      100_000,
 		telemetryBytes: 64 << 20,
+		consoleBytes:   console.DefaultLimit,
 		logger:         slog.New(slog.DiscardHandler),
 	}
 }
 
 // WithNamespaceGrace sets how long a connection that does not call
-// engine::workers::register waits for its namespace; then it gets "default".
-// The default is 5 seconds, the engine's own (registration_namespace_grace_ms).
+// engine::workers::register waits before it is placed in the namespace "default". The
+// default is 5 seconds, as in the engine (registration_namespace_grace_ms).
 func WithNamespaceGrace(d time.Duration) Option {
 	return func(c *config) error {
 		if d <= 0 {
-			return errors.New("iiitest: WithNamespaceGrace: not positive")
+			return errors.New("iiitest: WithNamespaceGrace: duration must be positive")
 		}
 		c.grace = d
 		return nil
 	}
 }
 
-// WithHTTPTimeout sets after how long a request to the HTTP triggers is answered
-// with 504, whatever its function is doing. The default is 30 seconds, the
-// engine's own (default_timeout).
+// WithHTTPTimeout sets the time limit for a request to the HTTP triggers. When it
+// expires, the response is 504, even if the function still runs. The default is 30
+// seconds, as in the engine (default_timeout).
 func WithHTTPTimeout(d time.Duration) Option {
 	return func(c *config) error {
 		if d <= 0 {
-			return errors.New("iiitest: WithHTTPTimeout: not positive")
+			return errors.New("iiitest: WithHTTPTimeout: duration must be positive")
 		}
 		c.httpTimeout = d
 		return nil
 	}
 }
 
-// WithHTTPMiddleware names functions of namespace default that are asked about
-// every request to the HTTP triggers, one after the other, before the condition
-// and the middleware functions of its route: the middleware of the engine's HTTP
-// server, in the order of its priorities. Each gets what those get, and may
-// answer in place of the route. Later calls add to earlier ones; the default is
-// none.
+// WithHTTPMiddleware names functions of the namespace default that process every
+// request to the HTTP triggers, one after the other, before the condition and the
+// middleware functions of the route. This is the middleware of the engine's HTTP
+// server, in the order of its priorities. Each function receives the same input as a
+// middleware function of a route and may answer in place of the route. Later calls add
+// to earlier ones. The default is none.
 func WithHTTPMiddleware(functionIDs ...string) Option {
 	own := slices.Clone(functionIDs)
 	return func(c *config) error {
 		if slices.Contains(own, "") {
-			return errors.New("iiitest: WithHTTPMiddleware: empty id")
+			return errors.New("iiitest: WithHTTPMiddleware: function id is empty")
 		}
 		c.httpMiddleware = append(c.httpMiddleware, own...)
 		return nil
 	}
 }
 
-// WithQueue adds a named queue for jobs, or changes the one named "default",
-// which always exists. Jobs for a queue that does not exist are refused. The same
-// name again replaces.
+// WithQueue adds a named queue for jobs, or reconfigures the queue "default", which
+// always exists. The engine rejects jobs for a queue that does not exist. A repeated
+// name replaces the earlier configuration.
 func WithQueue(name string, q QueueConfig) Option {
 	return func(c *config) error {
 		if name == "" {
-			return errors.New("iiitest: WithQueue: no name")
+			return errors.New("iiitest: WithQueue: name is empty")
 		}
 		if err := q.check(); err != nil {
 			return fmt.Errorf("iiitest: WithQueue: %s: %w", name, err)
@@ -122,11 +126,11 @@ func WithQueue(name string, q QueueConfig) Option {
 	}
 }
 
-// WithQueueProvider says whether engine::queue::enqueue exists from the start, so
-// that jobs can be put into the queues of WithQueue. The default is true. The
-// engine itself has none until a queue worker provides one; with false it is the
-// same here, and enqueueing fails with enqueue_error. Durable topics exist either
-// way. A worker that registers engine::queue::enqueue replaces this one.
+// WithQueueProvider sets whether engine::queue::enqueue exists from the start, so jobs
+// can be put into the queues of WithQueue. The default is true. A real engine has no
+// queue provider until a queue worker registers one; with false this engine has none
+// either, and enqueueing fails with enqueue_error. Durable topics exist in both cases.
+// A worker that registers engine::queue::enqueue replaces the built-in provider.
 func WithQueueProvider(on bool) Option {
 	return func(c *config) error {
 		c.queueProvider = on
@@ -134,10 +138,10 @@ func WithQueueProvider(on bool) Option {
 	}
 }
 
-// WithAddrs sets the addresses of the three listeners: workers, HTTP triggers
-// and streams. The default of each is 127.0.0.1:0, a free port of the loopback
-// interface; an empty string keeps the default. Inside a testing/synctest
-// bubble nothing listens on the network and the addresses are ignored.
+// WithAddrs sets the addresses of the three listeners: workers, HTTP triggers and
+// streams. The default of each is 127.0.0.1:0, a free port of the loopback interface;
+// an empty string selects the default. Inside a testing/synctest bubble there are no
+// listeners, and the addresses are ignored.
 func WithAddrs(listen, http, stream string) Option {
 	return func(c *config) error {
 		for _, a := range []struct {
@@ -156,10 +160,10 @@ func WithAddrs(listen, http, stream string) Option {
 	}
 }
 
-// WithEnv gives the engine an environment of its own: what references such as
-// ${NAME:default} in values of configuration::* stand for, and what the *_key
-// fields of functions invoked over HTTP name. It is copied; later calls replace
-// it. The default is the environment of the process.
+// WithEnv sets the environment variables of the engine. References such as
+// ${NAME:default} in the values of configuration::* and the *_key fields of functions
+// invoked over HTTP read them. The engine copies the map; later calls replace it. The
+// default is the environment of the process.
 func WithEnv(variables map[string]string) Option {
 	own := maps.Clone(variables)
 	return func(c *config) error {
@@ -171,39 +175,39 @@ func WithEnv(variables map[string]string) Option {
 	}
 }
 
-// WithFrameLimit bounds what Frames keeps, in messages and in bytes; the oldest
-// are forgotten first and counted in Stats. The default is 100,000 messages and
-// 64 MiB. Zero messages keeps none.
+// WithFrameLimit bounds what Frames keeps, in messages and in bytes. The oldest
+// messages are dropped first; Stats counts them. The default is 100,000 messages and 64
+// MiB. With zero messages, Frames keeps none.
 func WithFrameLimit(messages, bytes int) Option {
 	return func(c *config) error {
 		if messages < 0 || bytes < 0 {
-			return errors.New("iiitest: WithFrameLimit: negative")
+			return errors.New("iiitest: WithFrameLimit: negative limit")
 		}
 		c.frames, c.frameBytes = messages, bytes
 		return nil
 	}
 }
 
-// WithTelemetryLimit bounds what is kept of the telemetry that arrives: of the
-// frames, of the finished spans, of the announced ones, of the log records and
-// of the metrics so many each, and so many bytes of JSON each. The oldest are
-// forgotten first and counted in Stats. It bounds the answers of
-// engine::traces::* and engine::metrics::list too, and with the bytes that of
-// engine::logs::list, which has 1,000 records at most, as the engine's. The default is
-// 100,000 and 64 MiB. Zero items keeps none.
+// WithTelemetryLimit bounds the telemetry that the engine keeps. Both limits, items and
+// bytes of JSON, apply separately to frames, finished spans, announced spans, log
+// records and metrics. The oldest items are dropped first; Stats counts them. The
+// limits also bound the results of engine::traces::* and engine::metrics::list. The
+// byte limit bounds engine::logs::list, which returns at most 1,000 records, as in the
+// engine. The default is 100,000 items and 64 MiB. With zero items, the engine keeps
+// none.
 func WithTelemetryLimit(items, bytes int) Option {
 	return func(c *config) error {
 		if items < 0 || bytes < 0 {
-			return errors.New("iiitest: WithTelemetryLimit: negative")
+			return errors.New("iiitest: WithTelemetryLimit: negative limit")
 		}
 		c.telemetry, c.telemetryBytes = items, bytes
 		return nil
 	}
 }
 
-// WithLogger gives the engine a log for what it drops without telling anybody:
-// undecodable messages, refused registrations, errors of triggered functions.
-// Without it, or with nil, it is silent.
+// WithLogger sets a logger for what the engine drops silently: undecodable messages,
+// rejected registrations, errors of triggered functions. By default, and with nil, the
+// engine logs nothing.
 func WithLogger(l *slog.Logger) Option {
 	return func(c *config) error {
 		if l != nil {

@@ -8,17 +8,19 @@ import (
 	"time"
 )
 
-func TestOptionsRefused(t *testing.T) {
+func TestInvalidOptionsAreRejected(t *testing.T) {
 	for name, o := range map[string]Option{
-		"WithNamespaceGrace":                   WithNamespaceGrace(0),
-		"WithHTTPTimeout":                      WithHTTPTimeout(-time.Second),
-		"WithAddrs":                            WithAddrs("", "nowhere", ""),
-		"WithFrameLimit":                       WithFrameLimit(-1, 0),
-		"WithTelemetryLimit":                   WithTelemetryLimit(-1, 0),
-		"WithQueue: no name":                   WithQueue("", QueueConfig{}),
-		"WithQueue: q: a negative number":      WithQueue("q", QueueConfig{BackoffMs: -1}),
-		`WithQueue: q: type "lifo"`:            WithQueue("q", QueueConfig{Type: "lifo"}),
-		"WithQueue: q: a fifo queue without a": WithQueue("q", QueueConfig{Type: "fifo"}),
+		"WithNamespaceGrace":                 WithNamespaceGrace(0),
+		"WithHTTPTimeout":                    WithHTTPTimeout(-time.Second),
+		"WithAddrs":                          WithAddrs("", "nowhere", ""),
+		"WithFrameLimit":                     WithFrameLimit(-1, 0),
+		"WithConsoleLimit":                   WithConsoleLimit(-1),
+		"WithExposedConsole":                 WithExposedConsole("3113"),
+		"WithTelemetryLimit":                 WithTelemetryLimit(-1, 0),
+		"WithQueue: name is empty":           WithQueue("", QueueConfig{}),
+		"WithQueue: q: negative number":      WithQueue("q", QueueConfig{BackoffMs: -1}),
+		`WithQueue: q: type "lifo"`:          WithQueue("q", QueueConfig{Type: "lifo"}),
+		"WithQueue: q: fifo queue without a": WithQueue("q", QueueConfig{Type: "fifo"}),
 	} {
 		e, err := New(o)
 		if err == nil {
@@ -30,7 +32,7 @@ func TestOptionsRefused(t *testing.T) {
 	}
 }
 
-func TestLogger(t *testing.T) {
+func TestLoggerReceivesNoSecrets(t *testing.T) {
 	var b bytes.Buffer
 	e, err := New(WithLogger(nil), WithLogger(slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelDebug}))))
 	if err != nil {
@@ -43,8 +45,8 @@ func TestLogger(t *testing.T) {
 	c.send(`{"type":"reattach","previous_worker_id":1,"reattach_token":"s3cret"}`)
 	c.send(`{"type":"invokefunction","function_id":"x","data":1,"metadata":{},"action":"s3cret"}`)
 	c.sync()
-	_ = e.Close() // nobody writes to the log any more
-	for _, want := range []string{"undecodable message dropped", "function invoked over HTTP refused", "reattach ignored"} {
+	_ = e.Close() // no goroutine writes to the log any more
+	for _, want := range []string{"undecodable message dropped", "function invoked over HTTP rejected", "reattach ignored"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in the log", want)
 		}

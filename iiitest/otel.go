@@ -10,18 +10,18 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// TelemetryFrame is one frame of telemetry as it arrived, on /otel or on a
-// worker's own connection.
+// TelemetryFrame is one telemetry frame as it arrived, on /otel or on a worker's own
+// connection.
 type TelemetryFrame struct {
-	Time   time.Time       // when it arrived
-	Worker string          // the id of the worker, "" on /otel
+	Time   time.Time       // of arrival
+	Worker string          // the id of the worker; "" on /otel
 	Prefix string          // OTLP, MTRC or LOGS
-	Data   json.RawMessage // what followed the prefix
+	Data   json.RawMessage // everything after the prefix
 }
 
-// telemetryLog keeps what workers sent as telemetry: the frames, and the records
-// in them as they were. What the engine's query functions look at is apart from
-// it, in the stores: it can be cleared.
+// telemetryLog keeps the telemetry that workers send: the frames, and the decoded
+// records in them. The stores behind the engine's query functions are separate, because
+// workers can clear those.
 type telemetryLog struct {
 	mu      sync.Mutex
 	frames  recent[TelemetryFrame]
@@ -40,14 +40,14 @@ func (l *telemetryLog) init(items, bytes int) {
 	l.metrics = recent[metricRecord]{maxItems: items, maxBytes: bytes, size: func(m metricRecord) int { return m.size }}
 }
 
-// forgotten counts what is no longer kept.
+// forgotten returns how many items are no longer kept.
 func (l *telemetryLog) forgotten() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.frames.forgotten + l.spans.forgotten + l.live.forgotten + l.logs.forgotten + l.metrics.forgotten
 }
 
-// records copies a list of what the telemetry log keeps.
+// records copies a list of the telemetry log.
 func records[T, P any](l *telemetryLog, list *recent[T], public func(T) P) []P {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -58,41 +58,41 @@ func records[T, P any](l *telemetryLog, list *recent[T], public func(T) P) []P {
 	return out
 }
 
-// Telemetry lists the telemetry frames that arrived, in order, within the
-// bounds of WithTelemetryLimit; bad ones too, but for those that are no UTF-8.
-// The data must not be changed.
+// Telemetry returns the telemetry frames that arrived, in order, within the bounds of
+// WithTelemetryLimit. It includes invalid frames, except those that are not UTF-8. Do
+// not modify the data.
 func (e *Engine) Telemetry() []TelemetryFrame {
 	return records(&e.telemetry, &e.telemetry.frames, func(f TelemetryFrame) TelemetryFrame { return f })
 }
 
-// Traces lists the finished spans that arrived over telemetry, in the order of
-// arrival, within the bounds of WithTelemetryLimit. One that was sent twice is
-// there twice. engine::traces::clear does not empty the list. The maps and
-// slices in it must not be changed.
+// Traces returns the finished spans that arrived over telemetry, in the order of
+// arrival, within the bounds of WithTelemetryLimit. A span that was sent twice appears
+// twice. engine::traces::clear does not clear the list. Do not modify the maps and
+// slices in it.
 func (e *Engine) Traces() []Span {
 	return records(&e.telemetry, &e.telemetry.spans, func(s spanRecord) Span { return s.span })
 }
 
-// LiveSpans lists the announcements of started spans that arrived over
-// telemetry, each with the zero time as its end. See Traces.
+// LiveSpans returns the announcements of started spans that arrived over telemetry.
+// Their end is the zero time. See Traces.
 func (e *Engine) LiveSpans() []Span {
 	return records(&e.telemetry, &e.telemetry.live, func(s spanRecord) Span { return s.span })
 }
 
-// Logs lists the log records that arrived over telemetry: neither those of
-// engine::log::* nor those of the engine itself. See Traces.
+// Logs returns the log records that arrived over telemetry. It does not include records
+// of engine::log::* and of the engine itself. See Traces.
 func (e *Engine) Logs() []LogRecord {
 	return records(&e.telemetry, &e.telemetry.logs, func(r otlpLog) LogRecord { return r.public })
 }
 
-// Metrics lists the metrics that arrived over telemetry, one for each metric of
-// each export. Metrics of the types that the engine does not keep, exponential
-// histograms and summaries, are not there; Stats counts them. See Traces.
+// Metrics returns the metrics that arrived over telemetry, one item for each metric of
+// each export. It does not include metrics of types that the engine does not store,
+// which are exponential histograms and summaries; Stats counts them. See Traces.
 func (e *Engine) Metrics() []Metric {
 	return records(&e.telemetry, &e.telemetry.metrics, func(m metricRecord) Metric { return m.metric })
 }
 
-// telemetryTag is the tag of a telemetry frame, or "".
+// telemetryTag returns the tag of a telemetry frame, or "".
 func telemetryTag(data []byte) string {
 	if len(data) < 4 {
 		return ""
@@ -105,9 +105,9 @@ func telemetryTag(data []byte) string {
 	}
 }
 
-// serveTelemetry is /otel: tagged binary frames and nothing else. A ping is
-// answered after what came before it has been taken, because one goroutine does
-// both. A nil guard is the open listener.
+// serveTelemetry serves /otel, which accepts only tagged binary frames. One goroutine
+// reads frames and answers pings, so a pong confirms that the earlier frames have been
+// processed. A nil guard means the open listener.
 func (e *Engine) serveTelemetry(rw http.ResponseWriter, r *http.Request, g *guard) {
 	if refusesHandshake(rw, r) {
 		return
@@ -143,13 +143,13 @@ func (e *Engine) serveTelemetry(rw http.ResponseWriter, r *http.Request, g *guar
 	}
 }
 
-// telemetryLine has the attributes of the engine's own lines about telemetry.
+// telemetryLine returns the attributes of the engine's own log records about telemetry.
 func telemetryLine(peer string) map[string]any {
 	return map[string]any{"peer": peer, "target": "iii::engine", "module_path": "iii::engine"}
 }
 
-// ingest takes a telemetry frame, whole or not at all: one bad value in it loses
-// everything.
+// ingest processes a telemetry frame atomically: one invalid value loses the whole
+// frame.
 func (e *Engine) ingest(worker, peer string, frame []byte) {
 	tag, data, now := telemetryTag(frame), frame[4:], time.Now()
 	l := &e.telemetry

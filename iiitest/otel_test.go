@@ -19,8 +19,8 @@ func (c *client) binary(frame string) {
 	}
 }
 
-// TestPongComesAfterIngestion sends frames of many records and, behind them, a
-// ping: when its answer has come, everything must be there.
+// TestPongComesAfterIngestion sends frames of many records followed by a ping. When the
+// pong arrives, all records must be stored.
 func TestPongComesAfterIngestion(t *testing.T) {
 	e := Start(t)
 	c := dialURL(t, e, e.URL()+"/otel")
@@ -49,8 +49,8 @@ func TestPongComesAfterIngestion(t *testing.T) {
 	<-ended
 }
 
-// TestTelemetryOnTheWorkerSocket sends what belongs on /otel over the worker's
-// own connection, bad frames too.
+// TestTelemetryOnTheWorkerSocket sends telemetry, including invalid frames, over the
+// worker's own connection instead of /otel.
 func TestTelemetryOnTheWorkerSocket(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("w")
@@ -65,8 +65,8 @@ func TestTelemetryOnTheWorkerSocket(t *testing.T) {
 	if s := e.Stats(); s.TelemetryRejected != 1 || s.TelemetryIgnored != 0 || s.Undecodable != 0 {
 		t.Errorf("%+v", s)
 	}
-	// The engine's line about the bad frame says what is wrong, but not what
-	// was in it.
+	// The engine's record about the invalid frame describes the fault without the
+	// content.
 	lines := ask[struct {
 		Logs []struct {
 			Body       string
@@ -79,7 +79,7 @@ func TestTelemetryOnTheWorkerSocket(t *testing.T) {
 	}
 }
 
-func TestTelemetryIsRefusedToo(t *testing.T) {
+func TestRefuseAuthAppliesToTelemetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
 		e.RefuseAuth("no")
@@ -98,7 +98,7 @@ func TestTelemetryIsRefusedToo(t *testing.T) {
 	})
 }
 
-// TestTelemetryIsBounded wants the newest of each kind, by number and by bytes.
+// TestTelemetryIsBounded expects the newest items of each kind, by number and by bytes.
 func TestTelemetryIsBounded(t *testing.T) {
 	fill := func(e *Engine) {
 		for i := range 5 {
@@ -152,8 +152,8 @@ func TestTelemetryIsBounded(t *testing.T) {
 	}
 }
 
-// TestEndGrowsItsEntry replaces an announcement by an end that does not fit.
-func TestEndGrowsItsEntry(t *testing.T) {
+// TestSpanEndCountsAgainstTheLimit replaces an announcement by an end that exceeds the limit.
+func TestSpanEndCountsAgainstTheLimit(t *testing.T) {
 	e := storesOnly(20, 700)
 	take(t, e, spanFrame(testSpan{trace: "t", id: "a", start: 1, end: 2}), spanFrame(testSpan{trace: "t", id: "b", start: 1}))
 	take(t, e, spanFrame(testSpan{trace: "t", id: "b", start: 1, end: 2, attributes: map[string]string{"k": strings.Repeat("x", 400)}}))

@@ -12,17 +12,16 @@ import (
 	"unicode/utf8"
 )
 
-// maxOTLPDepth is how deep a telemetry frame may nest. The engine's parser gives
-// up at the 128th level.
+// maxOTLPDepth is the maximum nesting of a telemetry frame. The engine's parser rejects
+// the 128th level.
 const maxOTLPDepth = 127
 
 var errTooDeep = errors.New("nested too deeply")
 
-// otlpReader reads OTLP JSON as the engine does: an unknown key is skipped,
-// whatever its value, and one wrongly typed value of a known key loses the whole
-// frame. Keys are in lower camel case and are compared exactly. Null is a wrong
-// type except where a method says otherwise. The first error sticks: afterwards
-// every method returns at once.
+// otlpReader reads OTLP JSON as the engine does: it skips an unknown key, whatever the
+// value, and rejects the whole frame if a known key has a value of the wrong type. Keys
+// are in lower camel case and are compared exactly. Null is a wrong type unless a
+// method accepts it. The first error sticks: afterwards every method returns at once.
 type otlpReader struct {
 	s     scanner
 	depth int
@@ -30,11 +29,11 @@ type otlpReader struct {
 	err   error
 }
 
-// readOTLP reads a whole frame, without its tag, with f.
+// readOTLP reads a whole frame, without its tag, by calling f.
 func readOTLP(data []byte, f func(r *otlpReader)) error {
 	switch {
 	case !utf8.Valid(data):
-		return engineText("no valid UTF-8")
+		return engineText("invalid UTF-8")
 	case !json.Valid(data):
 		return engineText(cmp.Or(syntaxError(data), "no valid JSON"))
 	}
@@ -43,8 +42,8 @@ func readOTLP(data []byte, f func(r *otlpReader)) error {
 	return r.err
 }
 
-// lenient looks at a value that the engine skips: errors are of no account, and
-// the value is still to be skipped.
+// lenient reads a value that the engine skips: it ignores errors and does not consume
+// the value.
 func (r *otlpReader) lenient(f func(r *otlpReader)) {
 	if r.err == nil {
 		f(&otlpReader{s: r.s, depth: r.depth})
@@ -64,8 +63,8 @@ func (r *otlpReader) enter() bool {
 	return r.err == nil
 }
 
-// object reads an object. member reads the value of a key that it knows, exactly
-// once, and reports whether it has. required keys must be there.
+// object reads an object. member receives each key. If it knows the key, it must read
+// the value exactly once and return true. The required keys must be present.
 func (r *otlpReader) object(member func(key string) bool, required ...string) {
 	if r.err != nil {
 		return
@@ -114,7 +113,7 @@ func (r *otlpReader) object(member func(key string) bool, required ...string) {
 	}
 }
 
-// array reads an array; item reads each of its values.
+// array reads an array. item must read each of the values.
 func (r *otlpReader) array(item func()) {
 	if r.err != nil {
 		return
@@ -140,7 +139,7 @@ func (r *otlpReader) array(item func()) {
 	r.depth--
 }
 
-// null takes a null and reports whether there was one.
+// null consumes a null and reports whether there was one.
 func (r *otlpReader) null() bool {
 	if r.err != nil || r.s.next() != 'n' {
 		return false
@@ -149,7 +148,7 @@ func (r *otlpReader) null() bool {
 	return true
 }
 
-// scalar takes a value of a given kind (see kindOf).
+// scalar consumes a value of a given kind (see kindOf).
 func (r *otlpReader) scalar(kind byte, expected string) json.RawMessage {
 	if r.err != nil {
 		return nil
@@ -171,8 +170,8 @@ func (r *otlpReader) str() string {
 	return r.unquote(raw)
 }
 
-// unquote refuses half a surrogate pair, as the engine does where it reads a
-// string; in what it skips it does not look.
+// unquote rejects half a surrogate pair, as the engine does in strings that it reads.
+// The engine accepts one in values that it skips.
 func (r *otlpReader) unquote(raw []byte) string {
 	if bytes.IndexByte(raw, '\\') >= 0 && syntaxError(raw) != "" {
 		r.fail("a string of whole characters")
@@ -180,7 +179,7 @@ func (r *otlpReader) unquote(raw []byte) string {
 	return unquote(raw)
 }
 
-// optStr is a string or null, which is empty.
+// optStr reads a string or null, which counts as empty.
 func (r *otlpReader) optStr() string {
 	if r.null() {
 		return ""
@@ -200,7 +199,7 @@ func (r *otlpReader) boolean() bool {
 	return string(raw) == "true"
 }
 
-// spelled takes an integer in either spelling: a number or a decimal string.
+// spelled consumes an integer that is either a number or a decimal string.
 func (r *otlpReader) spelled(expected string) string {
 	if r.err != nil {
 		return ""
@@ -229,7 +228,7 @@ func (r *otlpReader) int64() int64 {
 	return n
 }
 
-// int32 is a number: no string, no name of an enum.
+// int32 reads a number. It accepts neither a string nor the name of an enum value.
 func (r *otlpReader) int32() int32 {
 	n, err := strconv.ParseInt(string(r.scalar('0', "an integer")), 10, 32)
 	if err != nil {
@@ -246,7 +245,7 @@ func (r *otlpReader) uint32() uint32 {
 	return uint32(n)
 }
 
-// float64 is a number; the spellings of those that are not finite are refused.
+// float64 reads a number. It rejects the spellings of infinity and NaN.
 func (r *otlpReader) float64() float64 {
 	f, err := strconv.ParseFloat(string(r.scalar('0', "a number")), 64)
 	if err != nil {
@@ -255,7 +254,7 @@ func (r *otlpReader) float64() float64 {
 	return f
 }
 
-// unixNano is a time as OTLP has it. Zero is "unknown".
+// unixNano converts an OTLP time. Zero means unknown.
 func unixNano(n uint64) time.Time {
 	if n == 0 {
 		return time.Time{}

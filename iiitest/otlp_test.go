@@ -16,8 +16,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// acceptance is one frame with a single record that the engine was given, and
-// what its query functions then gave back.
+// acceptance is a frame with a single record that was sent to the engine, and the
+// result of the engine's query functions.
 type acceptance struct {
 	Signal string          `json:"signal"`
 	Case   string          `json:"case"`
@@ -48,7 +48,7 @@ func readAcceptance(tb testing.TB) []acceptance {
 	return cases
 }
 
-// frame is the whole frame, as it was sent.
+// frame returns the whole frame, as it was sent.
 func (a acceptance) frame() []byte {
 	const head = `[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"acc"}}]},"`
 	switch a.Signal {
@@ -61,7 +61,7 @@ func (a acceptance) frame() []byte {
 	}
 }
 
-// query asks for the record; nil if it was not kept.
+// query queries the record. It returns nil if the record was not stored.
 func (a acceptance) query(t *testing.T, e *Engine) any {
 	t.Helper()
 	ask := func(id string, input any, list string, is func(item map[string]any) bool) any {
@@ -95,9 +95,9 @@ func (a acceptance) query(t *testing.T, e *Engine) any {
 	}
 }
 
-// TestAcceptance gives every recorded frame to the engine: it must keep and lose
-// the same ones, and give back the same.
-func TestAcceptance(t *testing.T) {
+// TestTelemetryIsKeptAsRecorded sends every recorded frame to the engine, which must store and lose
+// the same records and return the same results.
+func TestTelemetryIsKeptAsRecorded(t *testing.T) {
 	cases := readAcceptance(t)
 	if len(cases) != 115 {
 		t.Errorf("%d cases", len(cases))
@@ -121,8 +121,7 @@ func TestAcceptance(t *testing.T) {
 	}
 }
 
-// storesOnly is an engine that nobody can connect to: nothing in it runs by
-// itself.
+// storesOnly returns an engine without listeners and background work.
 func storesOnly(items, bytes int) *Engine {
 	e := &Engine{cfg: defaultConfig(), log: slog.New(slog.DiscardHandler), ctx: context.Background()}
 	e.telemetry.init(items, bytes)
@@ -133,7 +132,7 @@ func storesOnly(items, bytes int) *Engine {
 	return e
 }
 
-// nested is a log record whose only attribute nests so many maps.
+// nested returns a log record with a single attribute of nested maps.
 func nested(depth int) string {
 	value := `{"stringValue":"leaf"}`
 	for range depth {
@@ -142,8 +141,8 @@ func nested(depth int) string {
 	return `LOGS{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"attributes":[{"key":"a","value":` + value + `}]}]}]}]}`
 }
 
-// TestStrictness has what the recorded cases do not: whole frames, kept or lost.
-func TestStrictness(t *testing.T) {
+// TestInvalidTelemetryLosesItsFrame covers whole frames, stored or lost, beyond the recorded cases.
+func TestInvalidTelemetryLosesItsFrame(t *testing.T) {
 	span := func(more string) string {
 		return `OTLP{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"t","spanId":"s","name":"n"` + more + `}]}]}]}`
 	}
@@ -233,8 +232,8 @@ func TestFloatsAsTheEngineWritesThem(t *testing.T) {
 	}
 }
 
-// FuzzIngest feeds the engine anything: it must neither panic nor keep more than
-// its bounds, and every answer about what it kept must be of the declared types.
+// FuzzIngest sends arbitrary data to the engine. The engine must neither panic nor
+// exceed its bounds, and every answer must have the declared types.
 func FuzzIngest(f *testing.F) {
 	for _, a := range readAcceptance(f) {
 		if len(a.Span) < 10_000 {
@@ -290,7 +289,7 @@ func FuzzIngest(f *testing.F) {
 	})
 }
 
-// BenchmarkIngest takes frames of 512 spans with ten attributes each.
+// BenchmarkIngest ingests frames of 512 spans with ten attributes each.
 func BenchmarkIngest(b *testing.B) {
 	attributes := map[string]string{}
 	for i := range 10 {

@@ -17,7 +17,7 @@ type attribute struct {
 	value any
 }
 
-// attributes reads a list of attributes. One without a value is left out.
+// attributes reads a list of attributes and skips those without a value.
 func (r *otlpReader) attributes() []attribute {
 	var list []attribute
 	r.array(func() {
@@ -45,10 +45,10 @@ func (r *otlpReader) attribute() (a attribute, valued bool) {
 	return a, valued
 }
 
-// anyValue reads a value. Of several kinds the engine takes the first that it
-// looks for: string, integer, double, boolean, list of pairs, array. It does not
-// know bytes, so they are read leniently and count only if there is nothing
-// else. Nothing at all, or null, is nil.
+// anyValue reads a value. If it has several kinds, the engine takes the first in this
+// order: string, integer, double, boolean, list of pairs, array. The engine does not
+// support bytes, so anyValue reads them leniently and uses them only if there is no
+// other kind. A missing value, or null, is nil.
 func (r *otlpReader) anyValue() any {
 	const kinds = 7
 	var found [kinds]any
@@ -91,7 +91,7 @@ func (r *otlpReader) anyValue() any {
 	return nil
 }
 
-// pairs is the last one of each key.
+// pairs reads a list of pairs. If a key occurs twice, the last pair counts.
 func (r *otlpReader) pairs() map[string]any {
 	m := map[string]any{}
 	r.object(func(key string) bool {
@@ -118,7 +118,8 @@ func (r *otlpReader) values() []any {
 	return list
 }
 
-// attributeMap is what the public types show: the last one of each key.
+// attributeMap converts attributes for the public types. If a key occurs twice, the
+// last one counts.
 func attributeMap(list []attribute) map[string]any {
 	if len(list) == 0 {
 		return nil
@@ -130,8 +131,8 @@ func attributeMap(list []attribute) map[string]any {
 	return m
 }
 
-// storedAttributes is how the engine keeps the attributes of spans and metrics:
-// everything is text.
+// storedAttributes converts attributes of spans and metrics to their stored form, in
+// which every value is text.
 func storedAttributes(list []attribute) []iii.StoredAttribute {
 	stored := make([]iii.StoredAttribute, len(list))
 	for i, a := range list {
@@ -140,14 +141,15 @@ func storedAttributes(list []attribute) []iii.StoredAttribute {
 	return stored
 }
 
-// secretKeys are the attributes of spans whose values the engine does not keep.
+// secretKeys are the span attributes with values that the engine does not store.
 var secretKeys = map[string]bool{
 	"authorization": true, "proxy-authorization": true, "cookie": true, "set-cookie": true,
 	"x-api-key": true, "api-key": true, "api_key": true, "access_token": true, "refresh_token": true,
 	"password": true, "secret": true, "credential": true,
 }
 
-// redactedAttributes are those of spans, events and links.
+// redactedAttributes is storedAttributes for spans, events and links, without the
+// values of secretKeys.
 func redactedAttributes(list []attribute) []iii.StoredAttribute {
 	stored := storedAttributes(list)
 	for i := range stored {
@@ -158,7 +160,7 @@ func redactedAttributes(list []attribute) []iii.StoredAttribute {
 	return stored
 }
 
-// valueText is a value as text. Bytes are lost, as they are in the engine.
+// valueText converts a value to text. Bytes are lost, as in the engine.
 func valueText(v any) string {
 	switch v := v.(type) {
 	case string:
@@ -176,7 +178,7 @@ func valueText(v any) string {
 	}
 }
 
-// valueJSON is a value as the engine writes it in JSON. Bytes are lost.
+// valueJSON converts a value for encoding as the engine's JSON. Bytes are lost.
 func valueJSON(v any) any {
 	switch v := v.(type) {
 	case float64:
@@ -200,8 +202,8 @@ func valueJSON(v any) any {
 	}
 }
 
-// float is a number that is written as the engine writes those of 64 bits: 2.0
-// and not 2, null if it is not finite.
+// float is a number that encodes as the engine's 64-bit floats do: 2.0 instead of 2,
+// and null if it is not finite.
 type float float64
 
 // MarshalJSON implements json.Marshaler.
@@ -220,8 +222,7 @@ func (f float) MarshalJSON() ([]byte, error) {
 	return b, nil
 }
 
-// exponents takes the sign and the zero out of an exponent that need not be
-// there.
+// exponents removes the plus sign and leading zeros from an exponent.
 var exponents = strings.NewReplacer("e+0", "e", "e-0", "e-", "e+", "e")
 
 func floats(list []float64) []float {
@@ -232,7 +233,7 @@ func floats(list []float64) []float {
 	return out
 }
 
-// Resource is what an exporter said about its process.
+// Resource describes the process of an exporter.
 type Resource struct {
 	Attributes map[string]any // see Span.Attributes
 	SchemaURL  string
@@ -244,7 +245,7 @@ type Scope struct {
 	Attributes               map[string]any // see Span.Attributes
 }
 
-// resource reads a resource; null is an empty one.
+// resource reads a resource. Null counts as an empty one.
 func (r *otlpReader) resource() []attribute {
 	var list []attribute
 	if r.null() {
@@ -260,8 +261,7 @@ func (r *otlpReader) resource() []attribute {
 	return list
 }
 
-// scope reads a scope; null is an empty one. The engine does not look at its
-// attributes.
+// scope reads a scope. Null counts as an empty one. The engine ignores its attributes.
 func (r *otlpReader) scope() Scope {
 	var s Scope
 	if r.null() {
@@ -288,7 +288,7 @@ func (r *otlpReader) scope() Scope {
 	return s
 }
 
-// lenientStr and lenientUint look at what the engine skips.
+// lenientStr and lenientUint read values that the engine skips.
 func (r *otlpReader) lenientStr() (s string) {
 	r.lenient(func(r *otlpReader) { s = r.optStr() })
 	return s
@@ -299,7 +299,8 @@ func (r *otlpReader) lenientUint() (n uint32) {
 	return n
 }
 
-// serviceOf is the name under which the engine files what a resource sent.
+// serviceOf returns the service name under which the engine stores the telemetry of a
+// resource.
 func serviceOf(resource []attribute) string {
 	service := "unknown"
 	for _, a := range resource {
@@ -310,10 +311,10 @@ func serviceOf(resource []attribute) string {
 	return service
 }
 
-// batch reads the envelope that the three signals share: a list of resources,
-// each with a list of scopes, each with a list of records. record reads one;
-// done gets the resource of the records read since the call before, and the
-// scope of each: both may come behind them in the text.
+// batch reads the envelope that the three signals share: a list of resources, each with
+// a list of scopes, each with a list of records. record reads one record. done is
+// called once per resource, with the resource and the scope of each record since its
+// last call, because both can follow the records in the text.
 func (r *otlpReader) batch(resources, scopes, records string, record func(), done func(resource []attribute, resourceURL string, scope []Scope)) {
 	r.object(func(key string) bool {
 		if key != resources {

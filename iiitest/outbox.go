@@ -2,13 +2,13 @@ package iiitest
 
 import "sync"
 
-// outboxSize is how many messages wait for one worker; senders beyond that
-// wait themselves, as in the engine.
+// outboxSize is how many messages wait for one worker. When the queue is full, senders
+// block, as in the engine.
 const outboxSize = 64
 
-// outbox is the queue of messages for one worker. A sender takes its place in
-// the order at once (push, which never blocks and may be called under a lock)
-// and then waits until there is room (ticket.wait).
+// outbox is the send queue of one worker. A sender takes its place in the order with
+// push, which never blocks and may be called under a lock, and then waits for room with
+// ticket.wait.
 type outbox struct {
 	mu      sync.Mutex
 	queue   []outgoing // at most outboxSize
@@ -17,10 +17,10 @@ type outbox struct {
 	closed  bool
 }
 
-// outgoing is one message for a worker, or the order to close.
+// outgoing is one message for a worker, or a request to close the connection.
 type outgoing struct {
 	message []byte
-	close   bool // a Close frame without a code, then the end
+	close   bool // send a Close frame without a code, then end
 }
 
 type ticket struct {
@@ -29,7 +29,7 @@ type ticket struct {
 	ok   bool
 }
 
-// wait returns when the message is queued, or false when the worker is gone.
+// wait waits until the message is queued. It returns false if the worker is gone.
 func (t *ticket) wait() bool {
 	<-t.done
 	return t.ok
@@ -66,8 +66,8 @@ func (o *outbox) signal() {
 	}
 }
 
-// pop takes the next message; it waits for one and returns false when the
-// outbox is closed, whatever is left in it.
+// pop waits for the next message and removes it. It returns false when the outbox is
+// closed, even if messages are left.
 func (o *outbox) pop() (outgoing, bool) {
 	for {
 		o.mu.Lock()
@@ -91,7 +91,7 @@ func (o *outbox) pop() (outgoing, bool) {
 	}
 }
 
-// close drops everything and ends all waits.
+// close discards the messages and ends all waits.
 func (o *outbox) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

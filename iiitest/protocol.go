@@ -21,18 +21,18 @@ const (
 	Protocol025 Protocol = 25
 
 	// Protocol026 is the protocol of engine 0.26: the host of an observed function runs
-	// hooks, and the sources that triggers had are observable functions. The engine lists
-	// observe.v2 as well, never observe.capture. Unlike that engine it still takes
-	// triggers, so that workers of all generations can share it; see WithStrictProtocol.
-	// It is the default.
+	// hooks, and the sources of the former triggers are observable functions. The
+	// engine also lists observe.v2, but never observe.capture. Unlike a real engine
+	// 0.26 it still accepts triggers, so workers of all generations can share it; see
+	// WithStrictProtocol. It is the default.
 	Protocol026 Protocol = 26
 )
 
-// protocols are the generations, oldest first.
+// protocols lists the generations, oldest first.
 var protocols = []struct {
 	protocol Protocol
 	text     string
-	version  string // of the engine that it stands for
+	version  string // engine version that it represents
 	features []string
 }{
 	{Protocol023, "0.23", "0.23.0-rc.4", nil},
@@ -42,7 +42,7 @@ var protocols = []struct {
 
 var errProtocol = errors.New("unknown protocol, want 0.23, 0.25 or 0.26")
 
-// index is the place of p in protocols, or -1.
+// index returns the position of p in protocols, or -1.
 func (p Protocol) index() int {
 	for i := range protocols {
 		if protocols[i].protocol == p {
@@ -60,8 +60,8 @@ func (p Protocol) String() string {
 	return fmt.Sprintf("Protocol(%d)", int(p))
 }
 
-// MarshalText returns the text of String. The error is for a value that is no constant
-// of this package.
+// MarshalText returns the text of String. It returns an error if p is not a constant of
+// this package.
 func (p Protocol) MarshalText() ([]byte, error) {
 	if p.index() < 0 {
 		return nil, errProtocol
@@ -69,7 +69,7 @@ func (p Protocol) MarshalText() ([]byte, error) {
 	return []byte(p.String()), nil
 }
 
-// UnmarshalText parses the text of String, so that flag.TextVar can set a Protocol. It
+// UnmarshalText parses the text of String, so flag.TextVar can set a Protocol. It
 // rejects every other text.
 func (p *Protocol) UnmarshalText(text []byte) error {
 	for _, known := range protocols {
@@ -83,8 +83,8 @@ func (p *Protocol) UnmarshalText(text []byte) error {
 
 func (p Protocol) features() []string { return slices.Clone(protocols[p.index()].features) }
 
-// WithProtocol sets the generation of the worker protocol for the connections of the
-// engine, until SetProtocol changes it. The default is Protocol026.
+// WithProtocol sets the generation of the worker protocol for new connections, until
+// SetProtocol changes it. The default is Protocol026.
 func WithProtocol(p Protocol) Option {
 	return func(c *config) error {
 		if p.index() < 0 {
@@ -95,9 +95,9 @@ func WithProtocol(p Protocol) Option {
 	}
 }
 
-// WithStrictProtocol makes Protocol026 ignore the messages of triggers and trigger types,
-// as an engine 0.26 does, and hide the functions that such an engine no longer has. The
-// default is to accept them.
+// WithStrictProtocol makes Protocol026 ignore the messages of triggers and trigger
+// types, as an engine 0.26 does, and hide the functions that such an engine no longer
+// has. By default the engine accepts triggers.
 func WithStrictProtocol() Option {
 	return func(c *config) error {
 		c.strict = true
@@ -105,9 +105,9 @@ func WithStrictProtocol() Option {
 	}
 }
 
-// WithLocalDispatch says whether workers that list local-dispatch.v1 may run calls of
-// their own functions in process: the local_dispatch of functionregistered. The default
-// is true. See Engine.SetLocalDispatch.
+// WithLocalDispatch sets whether workers that list local-dispatch.v1 may run calls of
+// their own functions in process (local_dispatch in functionregistered). The default is
+// true. See Engine.SetLocalDispatch.
 func WithLocalDispatch(on bool) Option {
 	return func(c *config) error {
 		c.localDispatch = on
@@ -115,9 +115,9 @@ func WithLocalDispatch(on bool) Option {
 	}
 }
 
-// SetProtocol sets the generation of the worker protocol for connections that begin from
-// now on; those that exist keep theirs. Together with Drop it upgrades or downgrades the
-// engine under its workers. The error is for a value that is no constant of this package.
+// SetProtocol sets the generation of the worker protocol for new connections; existing
+// connections keep theirs. Together with Drop it upgrades or downgrades the engine
+// under its workers. It returns an error if p is not a constant of this package.
 func (e *Engine) SetProtocol(p Protocol) error {
 	if p.index() < 0 {
 		return fmt.Errorf("iiitest: SetProtocol: %w", errProtocol)
@@ -126,8 +126,8 @@ func (e *Engine) SetProtocol(p Protocol) error {
 	return nil
 }
 
-// Protocol returns the generation that new connections get.
+// Protocol returns the generation for new connections.
 func (e *Engine) Protocol() Protocol { return Protocol(e.protocol.Load()) }
 
-// version is the version of the engine whose protocol new connections get.
+// version returns the version of the engine that new connections see.
 func (e *Engine) version() string { return protocols[e.Protocol().index()].version }

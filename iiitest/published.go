@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// published/0.23.json is what the engine says about its own functions and trigger
-// types: short descriptions, metadata and JSON Schemas, as it answered.
+// published/0.23.json holds the engine's recorded description of its functions and
+// trigger types: short descriptions, metadata and JSON Schemas.
 //
 //go:embed published/0.23.json
 var publishedJSON []byte

@@ -5,21 +5,21 @@ import (
 	"encoding/json"
 )
 
-// pubsub is the engine's worker iii-pubsub: topics without memory.
+// pubsub implements the engine's worker iii-pubsub: topics without memory.
 type pubsub struct {
 	engine      *Engine
-	subscribers bindings[string] // the topic; "" never fires
+	subscribers boundTriggers[string] // the topic; "" never fires
 }
 
 // registerPubSub adds publish and the trigger type subscribe.
 func (e *Engine) registerPubSub() {
-	p := &pubsub{engine: e, subscribers: bindings[string]{decode: decodeTopic}}
+	p := &pubsub{engine: e, subscribers: boundTriggers[string]{decode: decodeTopic}}
 	const owner = "iii-pubsub"
 	e.addBuiltin("publish", owner, "Publishes an event", p.publish)
 	e.addTriggerType("subscribe", owner, "Subscribe to a topic", &p.subscribers)
 }
 
-// decodeTopic accepts what the engine accepts: a config without a topic, which
+// decodeTopic accepts a config without a topic, as the engine does; such a subscription
 // never fires.
 func decodeTopic(config json.RawMessage) (string, error) {
 	var in struct {
@@ -31,8 +31,8 @@ func decodeTopic(config json.RawMessage) (string, error) {
 	return in.Topic, nil
 }
 
-// publish returns at once. Each subscriber is called on its own, without
-// metadata; what it returns is lost.
+// publish returns at once. It calls each subscriber independently, without metadata,
+// and discards the results.
 func (p *pubsub) publish(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type PubSubInput struct {
 		Topic string          `json:"topic"`
@@ -45,8 +45,14 @@ func (p *pubsub) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	if in.Topic == "" {
 		return nil, errorBody("topic_not_set", "Topic is not set")
 	}
-	for _, b := range p.subscribers.where(func(topic string) bool { return topic == in.Topic }) {
-		_ = p.engine.start(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, in.Data, nil)
+	subscribers := p.subscribers.where(func(topic string) bool { return topic == in.Topic })
+	if len(subscribers) == 0 {
+		p.engine.log.Warn("event found no worker: the topic has no subscriber", "topic", in.Topic)
+	}
+	for _, b := range subscribers {
+		if err := p.engine.start(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, in.Data, nil); err != nil {
+			p.engine.noWorker(b.binding, err)
+		}
 	}
 	return nil, nil
 }

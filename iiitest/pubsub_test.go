@@ -1,6 +1,12 @@
 package iiitest
 
-import "testing"
+import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
+	"strings"
+	"testing"
+)
 
 func TestPublish(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
@@ -22,7 +28,7 @@ func TestPublish(t *testing.T) {
 		p.want("!deserialization_error: Failed to deserialize input for publish: missing field `data`", "publish", `{"topic":"news"}`)
 		p.wantCalls()
 
-		// Only the one subscriber goes, and the same id again replaces.
+		// Only this subscriber is removed. A repeated id replaces the trigger.
 		p.send(`{"type":"unregistertrigger","id":"t1"}`)
 		p.trigger("t3", "subscribe", "a", `{"topic":"news"}`, "")
 		p.fence()
@@ -30,4 +36,27 @@ func TestPublish(t *testing.T) {
 		p.want(``, "publish", `{"topic":"news","data":null}`)
 		p.wantCalls(`b null`, `a null`)
 	})
+}
+
+// An event that nobody gets is said in the log.
+func TestEventsWithoutAWorkerAreLogged(t *testing.T) {
+	var log bytes.Buffer
+	e := Start(t, WithProtocol(Protocol023), WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+	publish := func(topic string) {
+		if _, err := e.invoke(t.Context(), "publish", defaultNamespace, mustEncode(map[string]any{"topic": topic, "data": 1})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish("nobody")
+	if text := log.String(); !strings.Contains(text, "event found no worker") || !strings.Contains(text, "topic=nobody") {
+		t.Errorf("log: %s", text)
+	}
+	log.Reset()
+	if _, err := e.invoke(t.Context(), "engine::register_trigger", defaultNamespace, json.RawMessage(`{"trigger_type":"subscribe","function_id":"mail::send","config":{"topic":"orders"}}`)); err != nil {
+		t.Fatal(err)
+	}
+	publish("orders")
+	if text := log.String(); !strings.Contains(text, "event found no worker") || !strings.Contains(text, "function=mail::send") {
+		t.Errorf("log: %s", text)
+	}
 }

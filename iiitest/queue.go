@@ -9,22 +9,22 @@ import (
 	"time"
 )
 
-// queueWorker is the engine's worker of durable topics and named queues.
+// queueWorker is the engine's worker for durable topics and named queues.
 const queueWorker = "iii-queue"
 
-// queues is the engine's worker iii-queue. What is in its lanes is lost when the
-// engine closes.
+// queues implements the engine's worker iii-queue. The contents of its lanes are lost
+// when the engine closes.
 type queues struct {
 	engine *Engine
 
-	mu     sync.Mutex // guards what follows, with the lanes, consumers and jobs in it
+	mu     sync.Mutex // guards the fields below, with their lanes, consumers and jobs
 	topics map[string]*topic
 	named  map[string]*namedQueue
 	bound  map[string]*subscriber // by trigger id
 	deaths uint64
 }
 
-// registerQueues adds durable topics, named queues and what tells about them.
+// registerQueues adds durable topics, named queues and the functions that query them.
 func (e *Engine) registerQueues() {
 	q := &queues{
 		engine: e, topics: map[string]*topic{}, named: map[string]*namedQueue{}, bound: map[string]*subscriber{},
@@ -52,21 +52,21 @@ func (e *Engine) registerQueues() {
 	e.addTriggerType("durable:subscriber", "queue", "Queue core module", q)
 }
 
-// job is one message on its way to one function.
+// job is one message for one function.
 type job struct {
 	id                    string
 	functionID, namespace string
 	data                  json.RawMessage
-	trace                 traceContext // of whoever sent it
-	attempts              int          // that failed
+	trace                 traceContext // of the sender
+	attempts              int          // failed attempts
 
-	// Of a dead letter:
+	// Fields of a dead letter:
 	failure  string
 	failedAt time.Time
-	death    uint64 // order of the deaths
+	death    uint64 // order of the dead letters
 }
 
-// size is about that of the job as the engine stores it.
+// size returns about the size of the job in the engine's store.
 func (j *job) size() int {
 	return len(mustEncode(map[string]any{
 		"id": j.id, "function_id": j.functionID, "namespace": j.namespace, "data": j.data,
@@ -74,56 +74,55 @@ func (j *job) size() int {
 	}))
 }
 
-// lane is a line of jobs and those who take them. Jobs wait in it while nobody
-// does.
+// lane is a line of jobs with the consumers that take them. Without a consumer, jobs
+// wait.
 type lane struct {
 	ready     []*job
-	later     int // how many wait for the time of their retry
+	later     int // jobs that wait for their retry
 	active    int
 	dead      []*job      // oldest first
-	consumers []*consumer // who takes the next job first
-	kept      time.Time   // jobs are taken until then although nobody takes them; see queues.switched
+	consumers []*consumer // the first takes the next job
+	kept      time.Time   // until then the lane keeps jobs even without a consumer; see queues.switched
 }
 
-// depth is how many jobs are not done: waiting or being run.
+// depth returns the number of unfinished jobs: waiting or running.
 func (l *lane) depth() int { return len(l.ready) + l.later + l.active }
 
 // consumer takes jobs from a lane.
 type consumer struct {
 	concurrency int
-	attempts    int           // that a job has in all
+	attempts    int           // total number of attempts for a job
 	backoff     time.Duration // before the first retry; it doubles with each further one
-	inline      bool          // a job keeps its place until its retries are over
+	inline      bool          // a job keeps its place until its retries are exhausted
 
-	// handle runs a job and says why it failed, or nothing.
+	// handle runs a job and returns the reason of a failure, or "".
 	handle func(ctx context.Context, j *job) (failure string)
 
 	running int
-	gone    chan struct{} // closed when it leaves its lane
+	gone    chan struct{} // closed when the consumer leaves its lane
 }
 
-// add puts a job at the end of a lane. queues.mu is held.
+// add appends a job to a lane. queues.mu is held.
 func (q *queues) add(l *lane, j *job) {
 	l.ready = append(l.ready, j)
 	q.pump(l)
 }
 
-// join lets a consumer take jobs. queues.mu is held.
+// join adds a consumer to a lane. queues.mu is held.
 func (q *queues) join(l *lane, c *consumer) {
 	c.gone = make(chan struct{})
 	l.consumers = append(l.consumers, c)
 	q.pump(l)
 }
 
-// leave ends that. What the consumer is running goes on; what then fails waits
-// for another one. queues.mu is held.
+// leave removes a consumer from a lane. Its running jobs continue; if one fails, it
+// waits for another consumer. queues.mu is held.
 func (q *queues) leave(l *lane, c *consumer) {
 	close(c.gone)
 	l.consumers = slices.DeleteFunc(l.consumers, func(x *consumer) bool { return x == c })
 }
 
-// pump hands out jobs while somebody has room for them: the consumers take turns.
-// queues.mu is held.
+// pump assigns jobs to consumers with free capacity, in turn. queues.mu is held.
 func (q *queues) pump(l *lane) {
 	for len(l.ready) > 0 {
 		i := slices.IndexFunc(l.consumers, func(c *consumer) bool {
@@ -141,18 +140,18 @@ func (q *queues) pump(l *lane) {
 	}
 }
 
-// work runs a job until it succeeds, is dead, or goes back to its lane.
+// work runs a job until it succeeds, becomes a dead letter, or returns to its lane.
 func (q *queues) work(ctx context.Context, l *lane, c *consumer, j *job) {
 	for {
 		failure := c.handle(ctx, j)
 		if ctx.Err() != nil {
-			return // the engine is closed
+			return // the engine has closed
 		}
 		wait, again := q.tried(l, c, j, failure)
 		if !again {
 			return
 		}
-		var gone <-chan struct{} // concerns only a job that keeps its place
+		var gone <-chan struct{} // only for a job that keeps its place
 		if c.inline {
 			gone = c.gone
 		}
@@ -171,13 +170,13 @@ func (q *queues) work(ctx context.Context, l *lane, c *consumer, j *job) {
 	}
 }
 
-// tried takes note of how an attempt ended, and says whether there is another
-// one and after how long. Meanwhile the consumer is free for the next job,
-// unless this one keeps its place.
+// tried records the outcome of an attempt, and returns whether there is another attempt
+// and the delay before it. During the delay the consumer is free for the next job,
+// unless this job keeps its place.
 func (q *queues) tried(l *lane, c *consumer, j *job, failure string) (wait time.Duration, again bool) {
 	again = failure != "" && j.attempts+1 < c.attempts
 	if failure != "" && !again {
-		q.engine.log.Warn("job is a dead letter", "function", j.functionID, "error", failure)
+		q.engine.log.Warn("job moved to the dead-letter queue", "function", j.functionID, "error", failure)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -201,8 +200,8 @@ func (q *queues) tried(l *lane, c *consumer, j *job, failure string) (wait time.
 	return backoff(c.backoff, j.attempts), again
 }
 
-// resume is what follows the wait for a retry. It reports whether the consumer
-// tries again at once; else the job is at the head of its lane.
+// resume continues after the delay before a retry. It reports whether the consumer
+// retries at once; otherwise the job is at the head of its lane.
 func (q *queues) resume(l *lane, c *consumer, j *job) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -222,7 +221,7 @@ func (q *queues) resume(l *lane, c *consumer, j *job) bool {
 	return false
 }
 
-// backoff is base × 2^(attempts-1), or the longest time there is.
+// backoff returns base × 2^(attempts-1), limited to the longest duration.
 func backoff(base time.Duration, attempts int) time.Duration {
 	for ; attempts > 1 && base > 0; attempts-- {
 		if base > math.MaxInt64/2 {

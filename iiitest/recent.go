@@ -2,11 +2,11 @@ package iiitest
 
 import "slices"
 
-// recent keeps the newest things, within bounds. It has no lock of its own.
+// recent keeps the newest items within bounds. It is not safe for concurrent use.
 type recent[T any] struct {
 	maxItems, maxBytes int
 	size               func(T) int
-	forget             func(T) // called for each that goes; nil: nothing to do
+	forget             func(T) // called for each dropped item; may be nil
 
 	list      []T
 	bytes     int
@@ -18,7 +18,7 @@ func (r *recent[T]) add(v T) {
 	r.grown(r.size(v))
 }
 
-// grown accounts for n more bytes, of a new item or of one that has changed.
+// grown adds n bytes to the total, for a new item or one that has grown.
 func (r *recent[T]) grown(n int) {
 	r.bytes += n
 	drop := 0

@@ -20,7 +20,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// event is one line of a recorded conversation of bare workers.
+// event is one line of a recorded conversation of minimal workers.
 type event struct {
 	line   int
 	About  string          `json:"about"`
@@ -51,7 +51,7 @@ type event struct {
 		End     string         `json:"end"` // of a body that is too short
 	} `json:"response"`
 
-	// Of a request whose body is shorter than its Content-Length.
+	// Set for a request with a body that is shorter than its Content-Length.
 	ContentType string `json:"content_type"`
 	Answer      string `json:"answer"` // as it came
 }
@@ -65,8 +65,8 @@ type recordedRequest struct {
 	Chunked bool              `json:"chunked"`
 }
 
-// readRecording reads a file of testdata/0.23, in the order in which
-// things happened.
+// readRecording reads a file of testdata/0.23 and returns its events in the order in
+// which they happened.
 func readRecording(t testing.TB, name string) []event {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("..", "testdata", "0.23", name+".jsonl"))
@@ -78,7 +78,7 @@ func readRecording(t testing.TB, name string) []event {
 	lines.Buffer(nil, 1<<20)
 	for n := 1; lines.Scan(); n++ {
 		if bytes.Contains(lines.Bytes(), []byte(`"event":"of `)) {
-			continue // the sum of what was not recorded
+			continue // the summary of what was not recorded
 		}
 		e := event{line: n}
 		if err := json.Unmarshal(uncut(lines.Bytes()), &e); err != nil {
@@ -98,8 +98,8 @@ func readRecording(t testing.TB, name string) []event {
 	return opensFirst(events)
 }
 
-// opensFirst puts the opening of a connection before what came over it: some
-// recordings note it late.
+// opensFirst moves the opening of a connection before the connection's messages,
+// because some recordings note it late.
 func opensFirst(events []event) []event {
 	for i, e := range events {
 		if e.Event != "open" {
@@ -116,7 +116,7 @@ func opensFirst(events []event) []event {
 
 var cutText = regexp.MustCompile(`"([^"\\]*)… \((\d+) characters\)"`)
 
-// uncut puts back what was cut from long texts: more of their last character.
+// uncut restores truncated texts by repeating their last character.
 func uncut(line []byte) []byte {
 	return cutText.ReplaceAllFunc(line, func(text []byte) []byte {
 		parts := cutText.FindSubmatch(text)
@@ -126,7 +126,8 @@ func uncut(line []byte) []byte {
 	})
 }
 
-// bytes is what a binary message holds: zeros where only their number was recorded.
+// bytes returns the content of a binary message, or zeros if only the length was
+// recorded.
 func (e event) bytes() []byte {
 	if n, ok := byteCount(*e.Binary); ok {
 		return make([]byte, n)
@@ -135,21 +136,21 @@ func (e event) bytes() []byte {
 	return data
 }
 
-// counted reports whether only the number of bytes of a binary message was recorded.
+// counted reports whether only the length of a binary message was recorded.
 func (e event) counted() bool {
 	_, ok := byteCount(*e.Binary)
 	return ok
 }
 
-// byteCount reads "7 bytes", which stands for so many bytes.
+// byteCount parses "7 bytes", which stands for that many bytes.
 func byteCount(text string) (n int, ok bool) {
 	count, ok := strings.CutSuffix(text, " bytes")
 	n, err := strconv.Atoi(count)
 	return n, ok && err == nil
 }
 
-// renaming is the one-to-one relation between what differs from run to run in
-// a recording and its counterparts now: ids, tokens, trace ids.
+// renaming is the one-to-one relation between the recorded values that differ between
+// runs, such as ids, tokens and trace ids, and their current counterparts.
 type renaming struct{ to, from map[string]string }
 
 func newRenaming() renaming {
@@ -158,7 +159,8 @@ func newRenaming() renaming {
 
 func (r renaming) clone() renaming { return renaming{maps.Clone(r.to), maps.Clone(r.from)} }
 
-// relate says that recorded is now actual, and whether that can be.
+// relate adds the pair of recorded and actual, and reports whether the relation stays
+// one-to-one.
 func (r renaming) relate(recorded, actual string) bool {
 	to, a := r.to[recorded]
 	from, b := r.from[actual]
@@ -174,7 +176,7 @@ var (
 	tracePattern = regexp.MustCompile(`00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})`)
 )
 
-// translate puts the counterparts into text that a worker sent.
+// translate replaces recorded values in the text of a worker by their counterparts.
 func (r renaming) translate(text string) string {
 	to := func(s string) string {
 		if actual, ok := r.to[s]; ok {
@@ -189,7 +191,7 @@ func (r renaming) translate(text string) string {
 	})
 }
 
-// own notes ids that a worker of the recording chose itself: they stay.
+// own adds ids that a recorded worker chose itself; they stay unchanged.
 func (r renaming) own(text string) {
 	for _, id := range uuidPattern.FindAllString(text, -1) {
 		if _, known := r.to[id]; !known {
@@ -201,7 +203,7 @@ func (r renaming) own(text string) {
 // comparison compares a recorded value with an actual one.
 type comparison struct {
 	names renaming
-	// allow says whether a difference at a path is deliberate.
+	// allow reports whether a difference at a path is deliberate.
 	allow func(path string) bool
 	diffs []string
 }
@@ -212,15 +214,15 @@ func (c *comparison) differ(path, format string, args ...any) {
 	}
 }
 
-// volatile are the keys whose values are times and other measures.
+// volatile lists the keys of times and other measurements.
 var volatile = map[string]bool{
 	"timestamp": true, "connected_at_ms": true, "stored_logs": true, "stored_spans": true,
 	"stored_metrics": true, "hot_bytes": true, "error_id": true,
 	"timestamp_unix_nano": true, "observed_timestamp_unix_nano": true, "actual_time": true, "failed_at": true,
 }
 
-// keyed are the lists whose order says nothing, or is tested elsewhere; their
-// items have an id.
+// keyed lists the keys of lists with items that are compared by id: their order has no
+// meaning or is tested elsewhere.
 var keyed = map[string]bool{
 	"functions": true, "triggers": true, "configurations": true, "registered_triggers": true, "workers": true, "trigger_types": true,
 }
@@ -263,8 +265,8 @@ func (c *comparison) value(path string, recorded, actual any) {
 	}
 }
 
-// sameNumber compares numbers, and whether they are integers or floats. Whoever wrote
-// the recordings spelled 1e-7 as 1e-07.
+// sameNumber compares numbers, and whether they are integers or floats. The recordings
+// spell 1e-7 as 1e-07.
 func sameNumber(recorded, actual string) bool {
 	const float = ".eE"
 	if !strings.ContainsAny(recorded, float) || !strings.ContainsAny(actual, float) {
@@ -310,7 +312,7 @@ func sortedEntries(baggage any) any {
 	return strings.Join(entries, ",")
 }
 
-// list compares lists of things with ids, whatever their order.
+// list compares lists of items with ids, regardless of the order.
 func (c *comparison) list(path string, recorded, actual any) {
 	want, got := byID(c.names, recorded, true), byID(c.names, actual, false)
 	for _, id := range slices.Sorted(maps.Keys(want)) {
@@ -328,13 +330,12 @@ func (c *comparison) list(path string, recorded, actual any) {
 	}
 }
 
-// ofBrokers reports whether a list is one of topics: their order is that of a
-// hash.
+// ofBrokers reports whether a list contains topics, which are in the order of a hash.
 func ofBrokers(list []any) bool {
 	return len(list) > 0 && brokerOf(list[0]) != ""
 }
 
-// brokerOf is what tells an item of such a list from the others.
+// brokerOf returns the value that identifies an item of such a list.
 func brokerOf(item any) string {
 	o, _ := item.(map[string]any)
 	if o["broker_type"] == nil {
@@ -343,7 +344,8 @@ func brokerOf(item any) string {
 	return fmt.Sprint(o["broker_type"], " ", o["name"], o["topic"])
 }
 
-// byID takes a list apart; recorded ids that have a counterpart come under that.
+// byID returns the items of a list by id. If recorded is set, ids with a counterpart
+// are replaced by it.
 func byID(names renaming, list any, recorded bool) map[string]any {
 	m := map[string]any{}
 	items, _ := list.([]any)
@@ -365,7 +367,7 @@ func byID(names renaming, list any, recorded bool) map[string]any {
 	return m
 }
 
-// text compares strings: ids by the relation, the rest as it is.
+// text compares strings: ids by their relation, the rest literally.
 func (c *comparison) text(recorded, actual string) bool {
 	if recorded == "…" {
 		return true
@@ -375,7 +377,7 @@ func (c *comparison) text(recorded, actual string) bool {
 		blankTraces(recorded) == blankTraces(actual)
 }
 
-// ids relates the ids that a pattern finds in both strings and blanks them.
+// ids relates the ids that a pattern finds in both strings, and blanks them.
 func (c *comparison) ids(pattern *regexp.Regexp, group int, recorded, actual *string) bool {
 	a, b := pattern.FindAllStringSubmatch(*recorded, -1), pattern.FindAllStringSubmatch(*actual, -1)
 	if len(a) != len(b) {
@@ -394,7 +396,7 @@ func (c *comparison) ids(pattern *regexp.Regexp, group int, recorded, actual *st
 
 func blankTraces(s string) string { return tracePattern.ReplaceAllString(s, "#-$3") }
 
-// decode decodes JSON with the text of numbers kept.
+// decode decodes JSON and keeps the text of numbers.
 func decode(t *testing.T, data []byte) any {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(data))

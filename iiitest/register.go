@@ -7,11 +7,12 @@ import (
 	"unicode"
 )
 
-// metadata is what a worker says about itself with engine::workers::register.
+// metadata is the description that a worker gives of itself with
+// engine::workers::register.
 type metadata struct {
 	runtime     string
 	version     *string
-	name        string // "" while it has none
+	name        string // "" until it has one
 	description *string
 	os          *string
 	pid         *uint32
@@ -38,10 +39,10 @@ func (e *Engine) registerWorkers() {
 	e.addBuiltin("engine::workers::register", engineWorker, "Register worker metadata", e.serveRegister)
 }
 
-// serveRegister settles the namespace of the calling connection, takes the
-// lease of its name and keeps what it says about itself.
+// serveRegister settles the namespace of the calling connection, leases its name and
+// stores its metadata.
 func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wireError) {
-	type RegisterWorkerInput registerInput // the engine's name for it
+	type RegisterWorkerInput registerInput // the name in the engine's error messages
 	named, bad := decodeInput[RegisterWorkerInput](c.functionID, c.data)
 	if bad != nil {
 		return nil, bad
@@ -55,11 +56,11 @@ func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wi
 	if w == nil {
 		return nil, errorBody("NOT_FOUND", "Worker '%s' is not connected.", in.CallerWorkerID)
 	}
-	if bad := w.session.refusesNamespace(ns); bad != nil {
+	if bad := w.permissions.refusesNamespace(ns); bad != nil {
 		return nil, bad
 	}
 	if settled, ok := w.settled(); ok {
-		ns = settled // the first one counts; the call still succeeds
+		ns = settled // the first one is final; the call still succeeds
 	}
 	name := sanitize(text(in.Name))
 	if !e.lease(w, ns, name) {
@@ -79,7 +80,7 @@ func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wi
 	return json.RawMessage(`{"success":true}`), nil
 }
 
-// featuresOf are the features of a list: its texts.
+// featuresOf returns the strings of a list of features.
 func featuresOf(raw json.RawMessage) (features []string) {
 	if kindOf(raw) != '[' {
 		return nil
@@ -92,8 +93,8 @@ func featuresOf(raw json.RawMessage) (features []string) {
 	return features
 }
 
-// update overwrites what the engine overwrites: runtime and version always,
-// the rest only when it is said.
+// update replaces the fields that the engine replaces: runtime and version always,
+// other fields only if the input has them.
 func (m *metadata) update(in registerInput, ns, name string) {
 	m.namespace = ns
 	m.runtime, m.version = "unknown", in.Version
@@ -116,9 +117,8 @@ func (m *metadata) update(in registerInput, ns, name string) {
 	}
 }
 
-// lease gives w the name within the namespace, unless another live connection
-// holds it: then w is told so and its connection closes. Without a name there is
-// nothing to lease.
+// lease reserves the name for w within the namespace. If another live connection holds
+// the name, w is notified and its connection closes. An empty name needs no lease.
 func (e *Engine) lease(w *worker, ns, name string) bool {
 	if name == "" {
 		return true
@@ -144,11 +144,11 @@ func (e *Engine) lease(w *worker, ns, name string) bool {
 	return true
 }
 
-// maxName is how long a name may be, in characters.
+// maxName is the maximum length of a name in characters.
 const maxName = 280
 
-// sanitize cleans a name or a description as the engine does: control, bidi and
-// line-separator characters are removed, then it is cut and trimmed.
+// sanitize cleans a name or a description as the engine does: it removes control, bidi
+// and line-separator characters, then truncates and trims the text.
 func sanitize(s string) string {
 	n := 0
 	s = strings.Map(func(r rune) rune {

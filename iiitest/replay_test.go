@@ -19,35 +19,35 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// scenario is a recorded conversation that the development engine must be able
-// to have in the same way.
+// scenario is a recorded conversation that the development engine must reproduce.
 type scenario struct {
 	name string
 	opts []Option
-	// seed, if any, leaves what earlier conversations had left.
+	// seed, if not nil, restores the state that earlier conversations left behind.
 	seed func(e *Engine)
-	// clients are the sockets that are clients of the stream socket, with the
-	// headers of their upgrades.
+	// clients lists the sockets that are clients of the stream socket, with the headers
+	// of their upgrades.
 	clients map[string]http.Header
-	// guarded are the sockets that come through the guarded listener, likewise.
+	// guarded lists the sockets on the guarded listener, with the headers of their
+	// upgrades.
 	guarded map[string]http.Header
-	// callee is the host of the functions that are invoked over HTTP, if any.
+	// callee is the host of the functions that are invoked over HTTP, or "".
 	callee string
-	// begin is when the conversation begins; the beginning of the bubble's time
-	// if it is zero.
+	// begin is the start of the conversation. If it is zero, the conversation starts
+	// with the bubble's clock.
 	begin time.Time
-	// silent are the paths of requests whose answers were not recorded.
+	// silent lists the paths of requests without a recorded answer.
 	silent []string
-	// web is who made the HTTP requests; Python's client if it is nil.
+	// web is the client that sent the HTTP requests. The default is Python's client.
 	web *webClient
-	// unrecorded are messages that a worker sent after a line and that were not
-	// recorded: what they caused was.
+	// unrecorded holds messages that a worker sent after a line and that were not
+	// recorded, although their effects were.
 	unrecorded map[int]event
-	// omit are the first and the last line of what is not replayed, if anything.
+	// omit holds the first and the last line of a part that is not replayed.
 	omit [2]int
 }
 
-// deviation is a deliberate difference from what was recorded.
+// deviation is a deliberate difference from a recording.
 type deviation struct {
 	scenario *regexp.Regexp
 	path     *regexp.Regexp
@@ -59,9 +59,9 @@ func deviates(scenario, path, reason string) *deviation {
 	return &deviation{regexp.MustCompile("^(" + scenario + ")$"), regexp.MustCompile("^(" + path + ")$"), reason, false}
 }
 
-// TestReplay plays the bare workers of each recording against a fresh engine,
-// in the time of the recording, and wants what they got. It runs in a synctest
-// bubble: time is virtual, and "nothing more comes" is certain.
+// TestReplay plays the minimal workers of each recording against a new engine, at the
+// recorded times, and expects the recorded messages. It runs in a synctest bubble,
+// where time is virtual and the absence of further messages is certain.
 func TestReplay(t *testing.T) {
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// complete puts in what was not recorded and leaves out what is not replayed.
+// complete inserts messages that were not recorded and removes the omitted part.
 func (s scenario) complete(events []event) (list []event) {
 	for _, e := range events {
 		if e.line >= s.omit[0] && e.line <= s.omit[1] {
@@ -117,8 +117,8 @@ type player struct {
 	scenario string
 	engine   *Engine
 	start    time.Time
-	workers  map[string]*bareWorker // the latest of each name
-	earlier  []*bareWorker          // that had a name before, and are not closed
+	workers  map[string]*bareWorker // the latest with each name
+	earlier  []*bareWorker          // had a name before, and are not closed
 	names    renaming
 	clients  map[string]http.Header
 	guarded  map[string]http.Header
@@ -132,19 +132,19 @@ type player struct {
 type bareWorker struct {
 	name    string
 	conn    *websocket.Conn
-	channel bool // it is an end of a channel
-	pinged  bool // the next ping of the recording is sent already
+	channel bool // whether it is an end of a channel
+	pinged  bool // whether the next recorded ping has been sent
 	pongs   atomic.Int32
-	binary  atomic.Int32 // messages that came
+	binary  atomic.Int32 // received messages
 
-	arrived chan struct{} // capacity 1: the inbox has grown
+	arrived chan struct{} // signals that the inbox has grown; capacity 1
 	ended   chan struct{}
-	leaving bool // it has begun to end the connection
-	closed  bool // the recording is past its end
+	leaving bool // whether it has begun to end the connection
+	closed  bool // whether its end in the recording has passed
 
 	mu    sync.Mutex
-	inbox []received // what came and was not expected yet
-	err   error      // how the connection ended
+	inbox []received // received messages without a counterpart so far
+	err   error      // the error that ended the connection
 }
 
 type received struct {
@@ -174,7 +174,7 @@ func (w *bareWorker) read() {
 	}
 }
 
-// patience is how much later than recorded something may come.
+// patience is how much later than recorded a message may arrive.
 const patience = 20 * time.Second
 
 func (p *player) play(events []event) {
@@ -248,8 +248,8 @@ func (p *player) open(e event) {
 	go w.read()
 }
 
-// ending is the worker that an event about the end of a connection is about: the oldest
-// of its name that has not come so far.
+// ending returns the worker that an event about the end of a connection concerns: the
+// oldest with the name for which the event has not occurred.
 func (p *player) ending(e event, done func(*bareWorker) bool) *bareWorker {
 	for _, w := range p.earlier {
 		if w.name == e.Worker && !done(w) {
@@ -271,7 +271,7 @@ func (p *player) refused(e event) {
 	}
 }
 
-// act does what a worker of the recording did besides sending messages.
+// act performs an action of a recorded worker other than sending a message.
 func (p *player) act(e event) {
 	w := p.ending(e, func(w *bareWorker) bool { return w.leaving })
 	payload, _ := hex.DecodeString(e.Bytes)
@@ -293,7 +293,7 @@ func (p *player) act(e event) {
 	case "send close":
 		w.leaving = true
 		select {
-		case <-w.ended: // the recorded worker found out by this that it is closed
+		case <-w.ended: // this is how the recorded worker noticed the end
 		default:
 			control(websocket.CloseMessage)
 		}
@@ -333,13 +333,13 @@ func (p *player) act(e event) {
 	synctest.Wait()
 }
 
-// clientFrame is a frame of a client, of less than 126 bytes, with a mask of zeros.
+// clientFrame encodes a client's frame of less than 126 bytes, with a mask of zeros.
 func clientFrame(first byte, payload string) []byte {
 	return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
 }
 
-// close follows the recording to the end of a connection: by the engine, with
-// or without a Close frame, or by the worker.
+// close replays the end of a connection: by the engine, with or without a Close frame,
+// or by the worker.
 func (p *player) close(e event) {
 	w := p.ending(e, func(w *bareWorker) bool { return w.closed })
 	w.closed = true
@@ -355,7 +355,7 @@ func (p *player) close(e event) {
 	default:
 	}
 	switch {
-	case e.Code == websocket.CloseNoStatusReceived: // only the engine does that
+	case e.Code == websocket.CloseNoStatusReceived: // only the engine sends this
 		select {
 		case <-w.ended:
 			check()
@@ -393,7 +393,7 @@ func closeCode(err error) int {
 
 func (p *player) send(e event) {
 	w := p.workers[e.Worker]
-	if w.closed || w.leaving { // the recorded worker found out by this that it is
+	if w.closed || w.leaving { // this is how the recorded worker noticed the end
 		return
 	}
 	kind, data := websocket.TextMessage, []byte(e.Frame)
@@ -414,11 +414,12 @@ func (p *player) send(e event) {
 		p.t.Errorf("line %d: %s cannot send: %v", e.line, e.Worker, err)
 	}
 	synctest.Wait()
-	time.Sleep(time.Microsecond) // no two things happen at the same time
+	time.Sleep(time.Microsecond) // no two events happen at the same time
 }
 
-// receive waits for a recorded message. Calls and results may come in another
-// order than recorded; the engine promises none. The rest comes in its order.
+// receive waits for a recorded message. Calls and results can arrive in another order
+// than recorded, because the engine guarantees none. All other messages arrive in
+// order.
 func (p *player) receive(e event) {
 	w := p.workers[e.Worker]
 	if e.Binary != nil && w.channel {
@@ -448,8 +449,8 @@ func (p *player) receive(e event) {
 	p.t.FailNow()
 }
 
-// receiveBytes waits for bytes on a channel. How they are cut into messages hangs on how
-// they came.
+// receiveBytes waits for bytes on a channel. Their division into messages depends on
+// timing.
 func (p *player) receiveBytes(w *bareWorker, e event) {
 	want := e.bytes()
 	for end := time.After(patience); len(want) > 0; {
@@ -487,7 +488,7 @@ func (e event) payload() string {
 	return ""
 }
 
-// take takes the recorded message from what has come.
+// take removes the recorded message from the received ones.
 func (p *player) take(w *bareWorker, e event) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -506,7 +507,7 @@ func (p *player) take(w *bareWorker, e event) bool {
 	return false
 }
 
-// unordered are the messages between which the engine keeps no order.
+// unordered reports whether the engine guarantees no order for a message.
 func unordered(m []byte) bool {
 	switch (Frame{Message: m}).Type() {
 	case "invokefunction", "invocationresult", "unregistertrigger":

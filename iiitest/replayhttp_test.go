@@ -27,8 +27,8 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// webClient is who made the HTTP requests of a recording: the headers that it always
-// sends.
+// webClient is the client that sent the HTTP requests of a recording, with the headers
+// that it always sends.
 type webClient struct {
 	host    string
 	headers map[string]string
@@ -45,15 +45,15 @@ var (
 // httpRequest is a request to the HTTP triggers of the recording.
 type httpRequest struct {
 	event
-	at     int // made before this event: the first that it causes
+	at     int // sent before this event, which is the first that it causes
 	client *webClient
 	done   chan struct{}
 	answer webAnswer
 	err    error
 }
 
-// requests finds the requests, and when each was made: the recording has them
-// when they were answered. They were made one after the other.
+// requests returns the requests with the times at which they were sent: the recording
+// has the times of the answers. Requests do not overlap.
 func (p *player) requests(events []event) []*httpRequest {
 	client := cmp.Or(p.web, urllib)
 	var list []*httpRequest
@@ -87,7 +87,7 @@ func causedByRequest(m []byte) bool {
 	return f.Type() == "invokefunction" && requestPattern.Match(m)
 }
 
-// do makes the request as the recording's client made it.
+// do sends the request in the way of the recorded client.
 func (r *httpRequest) do(p *player) {
 	defer close(r.done)
 	conn, err := p.engine.DialContext(p.t.Context(), "tcp", p.engine.httpServer.addr)
@@ -133,7 +133,7 @@ func (r *httpRequest) do(p *player) {
 	}
 }
 
-// content is the body, and whether its length is announced.
+// content returns the body, and whether its length is announced.
 func (r *recordedRequest) content() (body []byte, sized bool) {
 	if r.Body == nil {
 		return nil, r.Headers["Content-Length"] == "" && slices.Contains([]string{"POST", "PUT", "PATCH"}, r.Method) && r.Headers["Content-Type"] == ""
@@ -151,16 +151,16 @@ func (r *recordedRequest) content() (body []byte, sized bool) {
 	return body, !r.Chunked
 }
 
-// webAnswer is the answer to a request, as it came.
+// webAnswer is the answer to a request, as it arrived.
 type webAnswer struct {
 	status int
-	header [][2]string // lowercase names, in their order
+	header [][2]string // lowercase names, in order
 	body   []byte
-	end    string // of a body that is too short
+	end    string // of a truncated body
 }
 
-// readAnswer reads an answer by its own rules: nothing is refused, and one that is no
-// answer at all ends with the connection.
+// readAnswer reads an answer leniently: it rejects nothing, and returns an invalid
+// answer when the connection ends.
 func readAnswer(conn io.Reader, method string) (a webAnswer, err error) {
 	in := bufio.NewReader(conn)
 	line, err := in.ReadString('\n')
@@ -203,7 +203,7 @@ func readAnswer(conn io.Reader, method string) (a webAnswer, err error) {
 	return a, err
 }
 
-// latin1 is text with a character for each byte.
+// latin1 converts each byte to one character.
 func latin1(s string) string {
 	var runes []rune
 	for _, c := range []byte(s) {
@@ -239,7 +239,7 @@ func (p *player) answered(e event, requests []*httpRequest) {
 	}
 	path := e.HTTP.Method + " " + e.HTTP.Path
 	c.value(path+" status", e.Response.Status, r.answer.status)
-	if r.client != urllib { // which does not tell
+	if r.client != urllib { // which does not report it
 		c.value(path+" end", strings.TrimPrefix(e.Response.End, "eof "), r.answer.end)
 	}
 	headers := map[string]any{}
@@ -271,7 +271,7 @@ func (p *player) answered(e event, requests []*httpRequest) {
 	}
 }
 
-// recordedCall is a request that the engine made.
+// recordedCall is a request that the engine sent.
 type recordedCall struct {
 	Method  string            `json:"method"`
 	Path    string            `json:"path"`
@@ -286,7 +286,7 @@ type callee struct {
 	calls chan recordedCall
 }
 
-// newCallee serves until the test ends.
+// newCallee starts a server that runs until the test ends.
 func newCallee(t *testing.T, host string) *callee {
 	s := &callee{host: host, pipe: memnet.NewListener(memnet.Addr(host)), calls: make(chan recordedCall, 10)}
 	server := &http.Server{Handler: s, ErrorLog: silentLog}
@@ -295,7 +295,7 @@ func newCallee(t *testing.T, host string) *callee {
 	return s
 }
 
-// option has the engine find the server, and nothing else.
+// option lets the engine reach the server and no other address.
 func (s *callee) option(c *config) error {
 	c.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if addr != s.host {
@@ -327,7 +327,7 @@ func (s *callee) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// called compares a request that the engine made.
+// called compares a request that the engine sent.
 func (p *player) called(e event) {
 	var got recordedCall
 	select {

@@ -7,16 +7,16 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// dialed is how the opening of a connection ended that is asked about.
+// dialed is the outcome of an attempted connection that needs authentication.
 type dialed struct {
 	conn *websocket.Conn
 	err  error
 }
 
-// lookAhead begins what a client of the stream socket or of the guarded listener
-// does before the recording says that it is done: it opens the connection before
-// the auth function is called, and one of the stream socket closes it before the
-// leave triggers are.
+// lookAhead starts the actions of a client of the stream socket or the guarded listener
+// before the recording reports them as done: the client opens the connection before the
+// auth function is called, and a client of the stream socket closes it before the leave
+// triggers fire.
 func (p *player) lookAhead(events []event, i int) {
 	for _, e := range events[i:] {
 		header, client := p.clients[e.Worker]
@@ -47,7 +47,8 @@ func (p *player) lookAhead(events []event, i int) {
 	}
 }
 
-// aboutClients are the messages that the coming and going of a client causes.
+// aboutClients reports whether a message is caused by a client that connects or
+// disconnects.
 func aboutClients(e event) bool {
 	var m struct {
 		FunctionID string `json:"function_id"`
@@ -58,8 +59,8 @@ func aboutClients(e event) bool {
 	return m.FunctionID == "streams::auth" || m.FunctionID == "gate::auth" || strings.HasSuffix(m.FunctionID, "::leave")
 }
 
-// connection opens the socket of the recording, or takes the one that is open
-// already.
+// connection opens the socket of the recording, or returns the one that is already
+// open.
 func (p *player) connection(e event) (*websocket.Conn, error) {
 	if done := p.dialing[e.Worker]; done != nil {
 		d := <-done

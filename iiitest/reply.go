@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// reply is a response of the http triggers, complete.
+// reply is a complete response of an HTTP trigger.
 type reply struct {
 	status int
 	header webHeader
@@ -29,15 +29,15 @@ func jsonReply(status int, body string) reply {
 
 func (r reply) send(w *webExchange) { w.respond(r.status, cors(r.header), r.body) }
 
-// failure is the reply to a request whose function failed.
+// failure returns the reply to a request after its function has failed.
 func failure(err *wireError) reply {
 	return jsonReply(http.StatusInternalServerError, string(mustEncode(map[string]any{
 		"error": map[string]string{"code": err.Code, "error_id": hexID(6), "message": err.Message},
 	})))
 }
 
-// replyOf makes a reply of what a function returned: the fields status_code,
-// headers and body of an object. Anything else is 200 with an empty object.
+// replyOf converts the result of a function to a reply: an object has the fields
+// status_code, headers and body. Any other result becomes 200 with an empty object.
 func replyOf(result json.RawMessage) reply {
 	members := membersOf(result)
 	header, typed := replyHeader(members["headers"])
@@ -56,8 +56,8 @@ func replyOf(result json.RawMessage) reply {
 	return r
 }
 
-// middlewareReply makes a reply of what a middleware function answered: headers
-// as a map only, the body always as JSON.
+// middlewareReply converts the response of a middleware function to a reply. The
+// headers must be a map, and the body is always sent as JSON.
 func middlewareReply(response json.RawMessage) reply {
 	members := membersOf(response)
 	r := reply{status: statusOf(members["status_code"]), body: members["body"]}
@@ -73,7 +73,7 @@ func middlewareReply(response json.RawMessage) reply {
 	return r
 }
 
-// statusOf is a status code, or 200 for what is none.
+// statusOf returns a status code, or 200 if raw is not a valid one.
 func statusOf(raw json.RawMessage) int {
 	if status, err := strconv.ParseUint(string(raw), 10, 16); err == nil && status >= 100 && status <= 999 {
 		return int(status)
@@ -81,9 +81,9 @@ func statusOf(raw json.RawMessage) int {
 	return http.StatusOK
 }
 
-// replyHeader makes a header of what a function replied: a map of values, or a list of
-// "Name: value" lines. Both may repeat a name, a map in other letters. What cannot be a
-// header is skipped, but a content type counts as given even then.
+// replyHeader converts the headers of a function's reply, which are a map of values or
+// a list of "Name: value" lines. Both can repeat a name, a map with different case.
+// Invalid fields are skipped; an invalid content type still counts as given.
 func replyHeader(raw json.RawMessage) (header webHeader, typed bool) {
 	field := func(name, value string) {
 		typed = typed || strings.EqualFold(name, "content-type")
@@ -107,7 +107,7 @@ func replyHeader(raw json.RawMessage) (header webHeader, typed bool) {
 	return header, typed
 }
 
-// addValid adds a value to those of its name, if both can stand in a header.
+// addValid adds a value to a name, if both are valid in a header.
 func (h *webHeader) addValid(name, value string) {
 	if name = strings.ToLower(name); validHeader(name, value) {
 		h.add(name, value)

@@ -11,18 +11,18 @@ import (
 	"github.com/iii-go/iii/internal/routepath"
 )
 
-// route is one http trigger.
+// route is one HTTP trigger.
 type route struct {
 	binding
 	method     string
 	path       string // as registered
 	pattern    routepath.Pattern
-	condition  *string // nil: none
+	condition  *string // nil if there is none
 	middleware []string
-	open       bool // of an observer: it is active
+	open       bool // whether the observer that it belongs to is active
 }
 
-// routeTable is the provider of the trigger type http.
+// routeTable provides the trigger type http.
 type routeTable struct {
 	mu   sync.Mutex
 	list []*route
@@ -33,11 +33,10 @@ var httpMethods = []string{
 	http.MethodPatch, http.MethodHead, http.MethodOptions,
 }
 
-// bind adds a route. The same method and path from another trigger is taken
-// over; an observer keeps its route, and the latest of those that are active answers. The same
-// structure with other parameter names is refused. A trigger that comes again with another
-// path keeps its old route too, as in the engine. A path, or a pair of paths, that a running
-// engine's router panics on is refused.
+// bind adds a route. A trigger takes over the method and path of another trigger; an
+// observer keeps its route, and the latest active one answers. A path with the same structure and other parameter names is rejected. As in the engine,
+// a trigger that is registered again with another path keeps its old route, too. Paths,
+// and pairs of paths, on which the router of a running engine panics are rejected.
 func (t *routeTable) bind(_ context.Context, b binding) error {
 	config := membersOf(b.config)
 	path := stringOf(config["api_path"])
@@ -57,7 +56,8 @@ func (t *routeTable) bind(_ context.Context, b binding) error {
 	return err
 }
 
-// add adds a route, or says why not; conflict means that another one is in its way.
+// add adds a route. If conflict is set, the error means that another route is in the
+// way.
 func (t *routeTable) add(r *route) (err error, conflict bool) {
 	if r.pattern, err = routepath.Parse(r.path); err != nil {
 		return engineText(err.Error()), false
@@ -97,10 +97,12 @@ func conflictText(old, r *route, why string) error {
 	return engineText(fmt.Sprintf("Route '%s %s' conflicts with already-registered route '%s %s': %s", r.method, r.path, old.method, old.path, why))
 }
 
-// routed reports whether the engine routes the method of r; it accepts any.
+// routed reports whether the engine routes requests with the method of r. Registrations
+// may have any method.
 func (r *route) routed() bool { return slices.Contains(httpMethods, r.method) }
 
-// answers reports whether requests get to r: not those to an observer that is not active.
+// answers reports whether r receives requests: the route of an inactive observer does
+// not.
 func (r *route) answers() bool { return r.routed() && (r.observer == nil || r.open) }
 
 func (t *routeTable) unbind(id string) {
@@ -109,9 +111,10 @@ func (t *routeTable) unbind(id string) {
 	t.list = slices.DeleteFunc(t.list, func(r *route) bool { return r.id == id })
 }
 
-// find is the route for a method and an escaped path, with its parameters, and the
-// methods that the path has. Text goes before parameters, and those before the rest of a
-// path: the first path in this order counts alone, whether it has the method or not.
+// find returns the route for a method and an escaped path, its parameters, and the
+// methods of the path. Literal text takes precedence over parameters, and parameters
+// over a wildcard for the rest of the path. Only the first path in this order counts,
+// even if it does not have the method.
 func (t *routeTable) find(method, path string) (found *route, params map[string]string, methods []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -144,7 +147,7 @@ func (t *routeTable) find(method, path string) (found *route, params map[string]
 	return found, params, methods
 }
 
-// params are the parameters that the engine delivers: those that were written :name.
+// params returns the parameters that the engine delivers: those written as :name.
 func (r *route) params(matched []string) map[string]string {
 	params := map[string]string{}
 	for _, part := range r.pattern {

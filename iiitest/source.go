@@ -13,10 +13,10 @@ import (
 	"github.com/iii-go/iii/internal/cronexpr"
 )
 
-// registerObservers adds the functions that tell about observers, and the sources inside
-// the engine: private functions that the engine calls once for each event, with the event
-// as input and result. The parts of the engine that serve the trigger types of 0.23 serve
-// them.
+// registerObservers adds the functions that list and describe observers, and the
+// sources inside the engine: private functions that the engine calls once for each
+// event, with the event as input and result. The code behind the trigger types of 0.23
+// also implements the sources.
 func (e *Engine) registerObservers() {
 	e.addBuiltin("engine::observers::list", engineWorker, "List observers", e.listObservers)
 	e.addBuiltin("engine::observers::get", engineWorker, "Describe an observer", e.observerInfo)
@@ -45,7 +45,7 @@ func (e *Engine) registerObservers() {
 	e.spawn(e.observers.deliverEvents)
 }
 
-// The args of the sources that have some.
+// JSON Schemas of the args of sources.
 const (
 	httpArgs = `{"type":"object","required":["path"],"properties":{"path":{"type":"string"},"method":{"type":"string"},` +
 		`"middleware_function_ids":{"type":"array","items":{"type":"string"}},"public_webhook":{"type":"boolean"}}}`
@@ -67,7 +67,8 @@ func (e *Engine) addSource(id, owner, description, args string, source hostedSou
 	}
 }
 
-// bindingOf is what stands for an observer in the place of a trigger.
+// bindingOf returns the binding that represents an observer where the engine expects a
+// trigger.
 func bindingOf(o *observer) binding {
 	return binding{
 		id: "observer " + o.id, triggerType: o.source.id, functionID: o.target.id, namespace: o.target.namespace,
@@ -75,9 +76,10 @@ func bindingOf(o *observer) binding {
 	}
 }
 
-// Requests to the HTTP listener.
+// Source of requests to the HTTP listener.
 
-// added adds the route of an observer. It answers requests while the observer is active.
+// added adds the route of an observer. The route receives requests while the observer
+// is active.
 func (t *routeTable) added(o *observer) *wireError {
 	args := membersOf(o.args)
 	r := &route{
@@ -109,7 +111,7 @@ func (t *routeTable) switched(o *observer, active bool) {
 	}
 }
 
-// textsOf are the texts of a list; all else is skipped.
+// textsOf returns the strings of a list and skips other values.
 func textsOf(raw json.RawMessage) (texts []string) {
 	if kindOf(raw) != '[' {
 		return nil
@@ -122,9 +124,9 @@ func textsOf(raw json.RawMessage) (texts []string) {
 	return texts
 }
 
-// Ticks of the clock.
+// Source of ticks of the clock.
 
-// added begins the job of the expression, if there is none.
+// added starts the job of the expression, unless it already runs.
 func (c *cron) added(o *observer) *wireError {
 	expression := stringOf(membersOf(o.args)["expression"])
 	c.mu.Lock()
@@ -162,12 +164,13 @@ func (c *cron) removed(o *observer) {
 
 func (c *cron) switched(*observer, bool) {}
 
-// Messages of durable topics.
+// Source of messages of durable topics.
 
-// subscriberRetention is how long messages are kept for a subscriber that is away.
+// subscriberRetention is how long a lane keeps messages for a subscriber that is away.
 const subscriberRetention = 30 * time.Second
 
-// laneOf is the lane of an observer: its own, or that of its group.
+// laneOf returns the topic and the lane of an observer: a lane of its own, or that of
+// its group.
 func laneOf(o *observer) (topic string, lane key) {
 	args := membersOf(o.args)
 	if group := stringOf(args["group"]); group != "" {
@@ -185,7 +188,7 @@ func (q *queues) added(o *observer) *wireError {
 
 func (q *queues) removed(*observer) {}
 
-// switched lets an observer take messages while it is active.
+// switched makes an observer a consumer while it is active.
 func (q *queues) switched(o *observer, active bool) {
 	topic, at := laneOf(o)
 	id := bindingOf(o).id
@@ -204,7 +207,7 @@ func (q *queues) switched(o *observer, active bool) {
 		l = &lane{}
 		t.lanes[at] = l
 	} else if len(l.consumers) == 0 && time.Now().After(l.kept) {
-		l.ready = nil // nobody came for them in time
+		l.ready = nil // the retention has expired
 	}
 	config := decodeSubscriber(membersOf(o.args)["queue_config"])
 	args := membersOf(o.args)
@@ -223,7 +226,8 @@ func (q *queues) switched(o *observer, active bool) {
 	q.join(l, s.consumer)
 }
 
-// deliverTo brings a message to the target of an observer, if its filters let it.
+// deliverTo delivers a message to the target of an observer, if the observer's filters
+// match.
 func (q *queues) deliverTo(ctx context.Context, topic string, o *observer, j *job) (failure string) {
 	doc := &document{Input: j.data, Caller: engineCaller().json()}
 	if !o.filter.matches(doc) {
@@ -238,14 +242,14 @@ func (q *queues) deliverTo(ctx context.Context, topic string, o *observer, j *jo
 	return ""
 }
 
-// What the observers of the engine are told.
+// Events and lists about observers.
 
 const observersChanged = "engine::on-observers-changed"
 
-// observerChanged tells about a state of an observer.
+// observerChanged reports a state of an observer as an event.
 func (e *Engine) observerChanged(o *observer) {
 	if o.source.id == observersChanged {
-		return // it would tell itself about itself
+		return // the observer would observe its own changes
 	}
 	e.observers.occur(context.Background(), observersChanged, func() json.RawMessage {
 		m := new(object).str("observer_id", o.id).str("function_id", o.source.id).str("target", o.target.id).str("state", string(o.state))
@@ -256,8 +260,9 @@ func (e *Engine) observerChanged(o *observer) {
 	}, nil)
 }
 
-// Observers lists the observers, oldest first, as the function engine::observers::list
-// does. Those that were refused or disposed are not among them.
+// Observers returns the observers, oldest first, as the function
+// engine::observers::list does. It does not include observers that were rejected or
+// disposed.
 func (e *Engine) Observers() []iii.ObserverInfo {
 	views := e.observers.list(func(*observer) bool { return true })
 	list := make([]iii.ObserverInfo, len(views))
@@ -267,10 +272,10 @@ func (e *Engine) Observers() []iii.ObserverInfo {
 	return list
 }
 
-// observerView is an observer for those who ask the engine.
+// observerView describes an observer in answers of the engine.
 type observerView struct {
 	iii.ObserverInfo
-	worker string // who observes; "" while it is away
+	worker string // the observing worker; "" while it is away
 }
 
 func (t *observers) list(keep func(o *observer) bool) []observerView {
@@ -285,8 +290,8 @@ func (t *observers) list(keep func(o *observer) bool) []observerView {
 	return list
 }
 
-// fields are the members of a view in an answer. The filters are there twice: the source
-// has them, and other SDKs look for them beside it.
+// fields returns the members of a view in an answer. The filters occur twice: within
+// source, and beside it, where other SDKs look for them.
 func (v *observerView) fields() map[string]any {
 	s := v.Source
 	fields := map[string]any{
@@ -303,7 +308,7 @@ func (v *observerView) fields() map[string]any {
 	return fields
 }
 
-// public is o for those who ask the engine.
+// public returns the view of o.
 func (o *observer) public() observerView {
 	v := observerView{ObserverInfo: iii.ObserverInfo{
 		ID: o.id,
@@ -323,9 +328,10 @@ func (o *observer) public() observerView {
 	return v
 }
 
-// visible lets a session see the observers of functions that it may call.
-func (e *Engine) visible(s *session) func(o *observer) bool {
-	return func(o *observer) bool { return s.denial(o.source.namespace, o.source.id) == nil }
+// visible returns a function that reports whether a worker may see an observer: it
+// must be permitted to call the observed function.
+func (e *Engine) visible(p *permissions) func(o *observer) bool {
+	return func(o *observer) bool { return p.denial(o.source.namespace, o.source.id) == nil }
 }
 
 func (e *Engine) listObservers(_ context.Context, c *call) (json.RawMessage, *wireError) {
@@ -339,7 +345,7 @@ func (e *Engine) listObservers(_ context.Context, c *call) (json.RawMessage, *wi
 	if bad != nil {
 		return nil, bad
 	}
-	visible := e.visible(c.session())
+	visible := e.visible(c.permissions())
 	list := e.observers.list(func(o *observer) bool {
 		return visible(o) && (in.FunctionID == nil || *in.FunctionID == o.source.id) &&
 			(in.Namespace == nil || *in.Namespace == o.source.namespace) &&
@@ -360,7 +366,7 @@ func (e *Engine) observerInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	if bad != nil {
 		return nil, bad
 	}
-	visible := e.visible(c.session())
+	visible := e.visible(c.permissions())
 	list := e.observers.list(func(o *observer) bool { return o.id == in.ID && visible(o) })
 	if len(list) == 0 {
 		return nil, errorBody("OBSERVER_NOT_FOUND", "observer '%s' was not found", in.ID)
@@ -368,22 +374,22 @@ func (e *Engine) observerInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	return mustEncode(map[string]any{"observer": list[0].fields()}), nil
 }
 
-// LocalCalls are the calls of a function that its worker has made in process, as it has
-// reported them.
+// LocalCalls summarizes the calls of a function that its worker made in process, as the
+// worker reported them.
 type LocalCalls struct {
 	FunctionID, Namespace string
 
 	Count, Errors uint64
-	Duration      time.Duration // of all of them
+	Duration      time.Duration // total
 
-	// Dropped counts the reports about observed calls that the worker dropped, by reason:
-	// BUFFER_FULL, TOO_LARGE or INACTIVE, and OTHER for what is none of them.
+	// Dropped counts, by reason, the reports about observed calls that the worker
+	// dropped: BUFFER_FULL, TOO_LARGE or INACTIVE, and OTHER for unknown reasons.
 	Dropped map[string]uint64
 }
 
-// LocalCalls lists what workers have reported about the calls that they made in process,
-// by function; the id * stands for the functions that a worker lumped together. Workers
-// report every ten seconds.
+// LocalCalls returns what workers have reported about the calls that they made in
+// process, by function. The id * stands for the functions that a worker combines into
+// one entry. Workers report every ten seconds.
 func (e *Engine) LocalCalls() []LocalCalls {
 	t := &e.observers
 	t.mu.Lock()
@@ -403,17 +409,17 @@ func (e *Engine) LocalCalls() []LocalCalls {
 	return list
 }
 
-// localStats is what is kept of the reports about a function.
+// localStats accumulates the reports about a function.
 type localStats struct{ LocalCalls }
 
-// dropReasons are those that workers are known to give.
+// dropReasons lists the known reasons for dropped reports.
 var dropReasons = []string{"BUFFER_FULL", "TOO_LARGE", "INACTIVE"}
 
-// maxLocalStats bounds the functions that statistics are kept for; later ones share the
-// entry of the function *.
+// maxLocalStats bounds the number of functions with statistics of their own. Further
+// functions share the entry of the function *.
 const maxLocalStats = 10_000
 
-// counted takes the statistics of a worker.
+// counted adds the statistics that a worker reports.
 func (t *observers) counted(w *worker, namespace string, m localStatsMessage) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -9,20 +9,20 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Span is a span as it arrived, decoded: nothing redacted, nothing turned into
-// text, other than in the answers of engine::traces::*.
+// Span is a decoded span as it arrived. Unlike the answers of engine::traces::*, it is
+// not redacted, and values keep their types.
 type Span struct {
-	TraceID, SpanID string // as they were sent: hexadecimal
+	TraceID, SpanID string // hexadecimal, as sent
 	ParentSpanID    string // "" for a root
 	TraceState      string // W3C
-	Flags           uint32 // W3C trace flags and OpenTelemetry's bits above them
+	Flags           uint32 // W3C trace flags, with OpenTelemetry's bits above them
 	Name            string
-	Kind            trace.SpanKind // 0 if none was sent
-	Start           time.Time      // zero if none was sent
-	End             time.Time      // zero: the announcement of a span under way, see LiveSpans
+	Kind            trace.SpanKind // 0 if not sent
+	Start           time.Time      // zero if not sent
+	End             time.Time      // zero in the announcement of a started span, see LiveSpans
 
-	// Attributes are nil, string, bool, int64, float64, []byte, []any or
-	// map[string]any, by key; of several with one key the last.
+	// Attributes holds values of the types nil, string, bool, int64, float64, []byte,
+	// []any and map[string]any. If a key occurs twice, the last value counts.
 	Attributes map[string]any
 	Events     []Event
 	Links      []Link
@@ -33,7 +33,7 @@ type Span struct {
 	DroppedAttributes, DroppedEvents, DroppedLinks uint32 // as counted by the exporter
 }
 
-// Status is how a span ended.
+// Status is the outcome of a span.
 type Status struct {
 	Code    codes.Code
 	Message string
@@ -47,7 +47,7 @@ type Event struct {
 	DroppedAttributes uint32
 }
 
-// Link is a link of a span to another one.
+// Link is a link from a span to another one.
 type Link struct {
 	TraceID, SpanID   string
 	TraceState        string
@@ -56,14 +56,14 @@ type Link struct {
 	DroppedAttributes uint32
 }
 
-// spanRecord is a span in both forms.
+// spanRecord is a span in its public and its stored form.
 type spanRecord struct {
 	span   Span
 	stored iii.StoredSpan
 	size   int // of its JSON
 }
 
-// readSpans reads a frame of spans.
+// readSpans decodes a frame of spans.
 func readSpans(data []byte) ([]spanRecord, error) {
 	var list []spanRecord
 	done := 0
@@ -86,8 +86,8 @@ func readSpans(data []byte) ([]spanRecord, error) {
 	return list, err
 }
 
-// spanStatus maps the codes of OTLP, which number ok and error the other way
-// round than OpenTelemetry's package does.
+// spanStatus maps the status codes of OTLP, where the numbers of ok and error are
+// swapped compared with OpenTelemetry's package.
 func spanStatus(code int32) (codes.Code, string) {
 	switch code {
 	case 1:

@@ -11,24 +11,24 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// pendingMaxAge is how long the engine waits for the end of a span that was
-// announced (pending_max_age_seconds).
+// pendingMaxAge is how long the engine waits for the end of an announced span
+// (pending_max_age_seconds).
 const pendingMaxAge = time.Hour
 
-// spanStore is what engine::traces::* looks at.
+// spanStore holds the spans that engine::traces::* returns.
 type spanStore struct {
-	added   func([]spanRecord) // told of what came, in order
+	added   func([]spanRecord) // called with new spans, in order
 	changes atomic.Uint64      // counts the changes
 
 	mu      sync.Mutex
 	entries recent[*spanEntry]
-	pending map[spanID][]*spanEntry // announced, not ended: oldest first
+	pending map[spanID][]*spanEntry // announced, not yet ended: oldest first
 }
 
-// spanID names a span. The engine takes any text for both.
+// spanID identifies a span. The engine accepts any text for both ids.
 type spanID struct{ trace, span string }
 
-// spanEntry is a stored span. It belongs to the store's lock.
+// spanEntry is a stored span. The lock of the store guards it.
 type spanEntry struct {
 	iii.StoredSpan
 	arrived time.Time
@@ -42,7 +42,7 @@ func (s *spanStore) init(items, bytes int) {
 	s.entries = recent[*spanEntry]{maxItems: items, maxBytes: bytes, size: func(e *spanEntry) int { return e.size }, forget: s.forgetPending}
 }
 
-// forgetPending takes an entry out of the announced ones. spanStore.mu is held.
+// forgetPending removes an entry from the announced ones. spanStore.mu is held.
 func (s *spanStore) forgetPending(e *spanEntry) {
 	if !e.Pending {
 		return
@@ -54,10 +54,9 @@ func (s *spanStore) forgetPending(e *spanEntry) {
 	}
 }
 
-// add stores the spans of a frame. Announcements come first, whatever their
-// place in it, and are appended without a look at what is there. The end of a
-// span replaces its oldest announcement, in its place; without one it is
-// appended.
+// add stores the spans of a frame. It first appends the announcements, whatever their
+// position and whatever is stored. The end of a span replaces its oldest announcement,
+// at the same position, or is appended if there is none.
 func (s *spanStore) add(list []spanRecord) {
 	now := time.Now()
 	s.mu.Lock()
@@ -98,8 +97,8 @@ func (s *spanStore) clear() {
 	s.changes.Add(1)
 }
 
-// newest copies the last spans, at most limit, in order of arrival. A span may be
-// there twice.
+// newest copies the last spans, at most limit, in order of arrival. A span can occur
+// twice.
 func (s *spanStore) newest(limit int) []iii.StoredSpan {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,7 +110,7 @@ func (s *spanStore) newest(limit int) []iii.StoredSpan {
 	return list
 }
 
-// ofTrace copies the spans of one trace, each as it came last.
+// ofTrace copies the spans of one trace, each in its last version.
 func (s *spanStore) ofTrace(id string) []iii.StoredSpan {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,16 +130,16 @@ func (s *spanStore) ofTrace(id string) []iii.StoredSpan {
 	return list
 }
 
-// stored says how much there is.
+// stored returns the number of spans and their size.
 func (s *spanStore) stored() (spans, bytes int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.entries.list), s.entries.bytes
 }
 
-// view copies the spans that queries see: of several with the same ids the last
-// one, so that a repeated end does not show and a late announcement does.
-// Announcements whose end has not come for too long are left out.
+// view copies the spans that queries see. If spans have the same ids, only the last one
+// counts: a repeated end does not show, and a late announcement does. Announcements
+// older than pendingMaxAge are left out.
 func (s *spanStore) view() *spanView {
 	now := time.Now()
 	s.mu.Lock()
@@ -160,14 +159,14 @@ func (s *spanStore) view() *spanView {
 	return v
 }
 
-// spanView is a copy of the stored spans, in order of arrival, to query.
+// spanView is a copy of the stored spans for queries, in order of arrival.
 type spanView struct {
 	now   uint64
 	spans []iii.StoredSpan
 	at    map[spanID]int
 }
 
-// end is when a span ended; one under way has lasted until now.
+// end returns the end of a span, or the current time if the span has not ended.
 func (v *spanView) end(s *iii.StoredSpan) uint64 {
 	if s.Pending {
 		return max(v.now, s.StartTimeUnixNano)
@@ -175,8 +174,8 @@ func (v *spanView) end(s *iii.StoredSpan) uint64 {
 	return s.EndTimeUnixNano
 }
 
-// durationMs may be negative: exporters may send anything. The difference is taken
-// before it becomes a float: times of our days have more digits than one.
+// durationMs can be negative, because exporters can send anything. It subtracts before
+// it converts to float: current times in nanoseconds have more digits than a float.
 func (v *spanView) durationMs(s *iii.StoredSpan) float64 {
 	start, end := s.StartTimeUnixNano, v.end(s)
 	if end < start {
@@ -185,7 +184,7 @@ func (v *spanView) durationMs(s *iii.StoredSpan) float64 {
 	return float64(end-start) / 1e6
 }
 
-// root reports whether a span has no parent, or none that is stored.
+// root reports whether a span has no parent, or a parent that is not stored.
 func (v *spanView) root(s *iii.StoredSpan) bool {
 	if s.ParentSpanID == nil {
 		return true
@@ -194,7 +193,7 @@ func (v *spanView) root(s *iii.StoredSpan) bool {
 	return !stored
 }
 
-// attributeOf finds an attribute of a span.
+// attributeOf returns an attribute of a span.
 func attributeOf(s *iii.StoredSpan, key string) (string, bool) {
 	for _, a := range s.Attributes {
 		if a[0] == key {
@@ -204,7 +203,7 @@ func attributeOf(s *iii.StoredSpan, key string) (string, bool) {
 	return "", false
 }
 
-// internalSpan reports whether a span is about the engine's own functions.
+// internalSpan reports whether a span belongs to the engine's own functions.
 func internalSpan(s *iii.StoredSpan) bool {
 	if kind, _ := attributeOf(s, "iii.function.kind"); kind == "internal" {
 		return true
@@ -213,7 +212,7 @@ func internalSpan(s *iii.StoredSpan) bool {
 	return strings.HasPrefix(id, "engine::")
 }
 
-// tagged are the attributes that make up the tags of a trace.
+// tagged reports whether an attribute becomes a tag of its trace.
 func tagged(key string) bool {
 	switch key {
 	case "iii.session.id", "iii.session.name", "iii.message.id":
@@ -222,8 +221,8 @@ func tagged(key string) bool {
 	return strings.HasPrefix(key, "iii.tag.")
 }
 
-// tags merges the tags of all spans of each of the traces; of several spans with
-// one tag the one that began last counts.
+// tags merges the tags of all spans for each trace. If several spans have the same tag,
+// the one that began last counts.
 func (v *spanView) tags(traces map[string]bool) map[string]map[string]string {
 	var with []*iii.StoredSpan
 	for i := range v.spans {

@@ -8,20 +8,20 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// state is the engine's worker iii-state: values by scope and key, and the
-// trigger type that follows them.
+// state implements the engine's worker iii-state: values by scope and key, and the
+// trigger type that fires when they change.
 type state struct {
 	engine   *Engine
 	store    store[string]
-	triggers bindings[stateConfig]
+	triggers boundTriggers[stateConfig]
 }
 
 type stateConfig struct {
-	scope, key, condition *string // nil: any, and none
+	scope, key, condition *string // nil: any scope or key, no condition
 }
 
 func (e *Engine) registerState() {
-	s := &state{engine: e, triggers: bindings[stateConfig]{decode: decodeStateConfig}}
+	s := &state{engine: e, triggers: boundTriggers[stateConfig]{decode: decodeStateConfig}}
 	const owner = "iii-state"
 	e.addBuiltin("state::set", owner, "Set a value in state", s.set)
 	e.addBuiltin("state::get", owner, "Get a value from state", s.get)
@@ -68,7 +68,7 @@ func (s *state) set(ctx context.Context, c *call) (json.RawMessage, *wireError) 
 	return mustEncode(iii.StreamSetResult{OldValue: old, NewValue: in.Value}), nil
 }
 
-// stateItemInput is the input of the functions that need nothing but an item.
+// stateItemInput is the input of the functions whose only parameter is an item.
 type stateItemInput struct {
 	Scope string `json:"scope"`
 	Key   string `json:"key"`
@@ -84,7 +84,7 @@ func (s *state) get(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	return value, nil
 }
 
-// delete fires even when there was nothing, as the engine does.
+// delete fires triggers even if the item did not exist, as the engine does.
 func (s *state) delete(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type StateDeleteInput stateItemInput
 	in, err := decodeInput[StateDeleteInput](c.functionID, c.data)

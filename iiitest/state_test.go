@@ -68,7 +68,7 @@ func TestStateTrigger(t *testing.T) {
 		event = `{"event_type":"state:created","key":"k","new_value":null,"old_value":null,"scope":"","type":"state"}`
 		p.wantCalls(`any `+event+` metadata {"m":1}`, `blank `+event)
 
-		// That an item exists is apart from its value.
+		// An item can exist with the value null.
 		p.call("state::update", `{"scope":"","key":"k","ops":[{"type":"set","path":"","value":2}]}`)
 		event = `{"event_type":"state:updated","key":"k","new_value":2,"old_value":null,"scope":"","type":"state"}`
 		p.wantCalls(`any `+event+` metadata {"m":1}`, `blank `+event)
@@ -98,7 +98,7 @@ func TestStateTriggerRefused(t *testing.T) {
 	})
 }
 
-// TestTriggerConditions covers what state and stream triggers have in common.
+// TestTriggerConditions covers the conditions of state and stream triggers.
 func TestTriggerConditions(t *testing.T) {
 	tests := []struct {
 		result string
@@ -129,9 +129,8 @@ func TestTriggerConditions(t *testing.T) {
 	}
 }
 
-// TestTriggersOfOneEventWait: one after the other, each awaited, while another
-// event overtakes.
-func TestTriggersOfOneEventWait(t *testing.T) {
+// The triggers of one event run one after the other; another event can overtake them.
+func TestTriggersOfOneEventRunInOrder(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		other := newPeer(t, e)
 		hold := make(chan struct{})

@@ -10,9 +10,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// store keeps items by group and key, in memory. That an item exists is apart
-// from its value, which may be null; a group outlives its last item. The zero
-// value is empty and ready.
+// store keeps items by group and key, in memory. An item can exist with the value null,
+// and a group outlives its last item. The zero value is empty and ready to use.
 type store[G comparable] struct {
 	mu     sync.Mutex
 	groups map[G]map[string]item
@@ -21,7 +20,7 @@ type store[G comparable] struct {
 
 type item struct {
 	value json.RawMessage
-	seq   uint64 // order of insertion; writing again keeps the place
+	seq   uint64 // order of insertion; an update keeps the position
 }
 
 func (s *store[G]) get(group G, key string) (value json.RawMessage, exists bool) {
@@ -31,7 +30,7 @@ func (s *store[G]) get(group G, key string) (value json.RawMessage, exists bool)
 	return it.value, exists
 }
 
-// set stores a value and returns the one before.
+// set stores a value and returns the previous one.
 func (s *store[G]) set(group G, key string, value json.RawMessage) (old json.RawMessage, existed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -40,7 +39,7 @@ func (s *store[G]) set(group G, key string, value json.RawMessage) (old json.Raw
 	return it.value, existed
 }
 
-// update applies operations; nothing is stored if they cannot be.
+// update applies operations, all or none.
 func (s *store[G]) update(group G, key string, ops []iii.UpdateOp) (result iii.StreamUpdateResult, existed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,7 +75,8 @@ func (s *store[G]) delete(group G, key string) (old json.RawMessage, existed boo
 	return it.value, existed
 }
 
-// list returns the values of a group in the order of insertion; never nil.
+// list returns the values of a group in the order of insertion. The result is never
+// nil.
 func (s *store[G]) list(group G) []json.RawMessage {
 	s.mu.Lock()
 	defer s.mu.Unlock()

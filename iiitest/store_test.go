@@ -17,7 +17,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// peer is a bare worker: it keeps what it is called with and answers it.
+// peer is a minimal worker that records and answers the calls it receives.
 type peer struct {
 	t    testing.TB
 	conn *websocket.Conn
@@ -29,7 +29,7 @@ type peer struct {
 	waiting  map[string]chan peerFrame
 }
 
-// peerFrame is what a worker needs of the messages it receives.
+// peerFrame holds the fields that a worker needs of the messages it receives.
 type peerFrame struct {
 	Type         string           `json:"type"`
 	ID           string           `json:"id"`
@@ -115,7 +115,7 @@ func (p *peer) note(line string) {
 	p.got = append(p.got, line)
 }
 
-// answer records an invocation and sends what its handler returns: a result, ""
+// answer records an invocation and sends the return value of its handler: a result, ""
 // for none, or "!code" for an error.
 func (p *peer) answer(f peerFrame) {
 	line := f.FunctionID + " " + string(f.Data)
@@ -134,7 +134,7 @@ func (p *peer) answer(f peerFrame) {
 			reply.raw("result", json.RawMessage(result))
 		}
 	}
-	_ = p.write(string(reply.bytes())) // the engine may be gone
+	_ = p.write(string(reply.bytes())) // the engine may have closed
 }
 
 func (p *peer) send(message string) {
@@ -150,7 +150,7 @@ func (p *peer) write(message string) error {
 	return p.conn.WriteMessage(websocket.TextMessage, []byte(message))
 }
 
-// handle registers a function with a constant result, see answer.
+// handle registers a function with a constant result; see answer.
 func (p *peer) handle(id, result string) {
 	p.t.Helper()
 	p.handleFunc(id, func([]byte) string { return result })
@@ -164,14 +164,15 @@ func (p *peer) handleFunc(id string, f func([]byte) string) {
 	p.send(`{"type":"registerfunction","id":"` + id + `"}`)
 }
 
-// trigger registers a trigger; extra is more of the message, with a comma.
+// trigger registers a trigger; extra contains further members of the message, each
+// after a comma.
 func (p *peer) trigger(id, typ, functionID, config, extra string) {
 	p.t.Helper()
 	p.send(fmt.Sprintf(`{"type":"registertrigger","id":%q,"trigger_type":%q,"function_id":%q,"config":%s%s}`, id, typ, functionID, config, extra))
 }
 
-// call calls a function and returns its result, "" for none, "!code: message"
-// for an error.
+// call calls a function and returns its result, "" for none, or "!code: message" for an
+// error.
 func (p *peer) call(id, data string) string {
 	p.t.Helper()
 	invocation, answer := uuid.NewString(), make(chan peerFrame, 1)
@@ -198,14 +199,14 @@ func (p *peer) call(id, data string) string {
 	return ""
 }
 
-// fence returns when everything sent so far is registered.
+// fence waits until every earlier registration is complete.
 func (p *peer) fence() {
 	p.t.Helper()
 	p.call("engine::functions::list", `{}`)
 }
 
-// take returns, in order, what the worker has been called with since the last
-// time, once nothing moves any more. It works in a bubble only.
+// take returns the calls since the last take, in order, once nothing moves any more. It
+// works only in a bubble.
 func (p *peer) take() []string {
 	synctest.Wait()
 	p.mu.Lock()
@@ -229,8 +230,8 @@ func (p *peer) want(want, id, data string) {
 	}
 }
 
-// TestUpdateVectors sends the recorded operations over a real connection, to
-// both stores.
+// TestUpdateVectors sends the recorded operations over a real connection, to both
+// stores.
 func TestUpdateVectors(t *testing.T) {
 	type vector struct {
 		Name           string          `json:"name"`
@@ -287,8 +288,8 @@ func TestUpdateVectors(t *testing.T) {
 	}
 }
 
-// withSortedKeys is a document as the engine would write it, made by other means
-// than its own: numbers stay text.
+// withSortedKeys returns a document as the engine would write it, computed
+// independently of the engine. Numbers stay text.
 func withSortedKeys(t testing.TB, doc []byte) string {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(doc))
@@ -336,7 +337,8 @@ func TestUpdateRefusesTheCall(t *testing.T) {
 		}
 		p.want("!deserialization_error: Failed to deserialize input for state::update: missing field `ops`",
 			"state::update", `{"scope":"s","key":"k"}`)
-		// Keys in their order come before missing ones, and an operation is one of them.
+		// Present keys are checked in order before missing ones, and an operation is
+		// one of them.
 		p.want("!deserialization_error: Failed to deserialize input for state::update: missing field `type`",
 			"state::update", `{"scope":1,"ops":[{}]}`)
 		p.want("!deserialization_error: Failed to deserialize input for state::update: invalid type: integer `1`, expected a string",

@@ -14,17 +14,17 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// streams is the engine's worker iii-stream: items by stream, group and id, the
-// trigger types that follow them, and the socket that browsers use.
+// streams implements the engine's worker iii-stream: items by stream, group and id, the
+// trigger types that fire when they change, and the socket for browsers.
 type streams struct {
 	engine        *Engine
 	store         store[streamGroup]
-	triggers      bindings[streamConfig]
-	joins, leaves bindings[struct{}]
+	triggers      boundTriggers[streamConfig]
+	joins, leaves boundTriggers[struct{}]
 
-	// mu is held from a write to the delivery of its event to the sockets, so
-	// that every socket sees the changes in the order in which they happened and
-	// a joining one misses none.
+	// mu is held from a write to the delivery of its event to the sockets. Every socket
+	// then sees the changes in the order in which they happened, and a new socket
+	// misses none.
 	mu      sync.Mutex
 	sockets map[*streamSocket]struct{}
 }
@@ -32,16 +32,16 @@ type streams struct {
 type streamGroup struct{ stream, group string }
 
 type streamConfig struct {
-	stream, group, item string // group and item: "" is any
+	stream, group, item string // "" matches any group or item
 	condition           *string
 }
 
 func (e *Engine) registerStreams() {
 	s := &streams{
 		engine:   e,
-		triggers: bindings[streamConfig]{decode: decodeStreamConfig, again: keepBoth},
-		joins:    bindings[struct{}]{decode: anyConfig, again: keepOld},
-		leaves:   bindings[struct{}]{decode: anyConfig, again: keepOld},
+		triggers: boundTriggers[streamConfig]{decode: decodeStreamConfig, again: keepBoth},
+		joins:    boundTriggers[struct{}]{decode: anyConfig, again: keepOld},
+		leaves:   boundTriggers[struct{}]{decode: anyConfig, again: keepOld},
 		sockets:  map[*streamSocket]struct{}{},
 	}
 	e.streams = s
@@ -59,8 +59,8 @@ func (e *Engine) registerStreams() {
 	e.addTriggerType("stream:leave", owner, "Stream leave trigger", &s.leaves)
 }
 
-// decodeStreamConfig refuses a config without a stream name: the engine's task
-// for the connection dies of it, which helps nobody.
+// decodeStreamConfig rejects a config without a stream name. In a real engine such a
+// config terminates the task of the connection, which is not worth imitating.
 func decodeStreamConfig(config json.RawMessage) (streamConfig, error) {
 	var in struct {
 		Stream    *string `json:"stream_name"`
@@ -84,8 +84,8 @@ func decodeStreamConfig(config json.RawMessage) (streamConfig, error) {
 	return c, nil
 }
 
-// streamItem is the input of the functions that need nothing but an item, and
-// the beginning of that of the others.
+// streamItem identifies an item: the input of the functions that need nothing else, and
+// the first part of the input of the others.
 type streamItem struct {
 	Stream string `json:"stream_name"`
 	Group  string `json:"group_id"`
@@ -139,8 +139,8 @@ func (s *streams) listGroups(ctx context.Context, c *call) (json.RawMessage, *wi
 	if result, provided, err := s.provided(ctx, "list_groups", in.Stream, map[string]any{"stream_name": in.Stream}); provided {
 		return result, err
 	}
-	// The engine finds groups by the beginning of their full names: those of the stream
-	// a:b are groups of the stream a, too.
+	// The engine finds groups by a prefix of their full names, so the groups of the
+	// stream a:b are groups of the stream a, too.
 	groups := []string{}
 	for _, g := range s.store.names() {
 		if group, ok := strings.CutPrefix(g.stream+":"+g.group, in.Stream+":"); ok {
@@ -151,7 +151,7 @@ func (s *streams) listGroups(ctx context.Context, c *call) (json.RawMessage, *wi
 	return mustEncode(slices.Compact(groups)), nil
 }
 
-// groups returns the groups of each stream of the engine's own store, sorted.
+// groups returns the groups of each stream in the engine's own store, sorted.
 func (s *streams) groups() map[string][]string {
 	groups := map[string][]string{}
 	for _, g := range s.store.names() {
@@ -163,7 +163,7 @@ func (s *streams) groups() map[string][]string {
 	return groups
 }
 
-// listAll does not ask those who store streams themselves.
+// listAll does not include streams that workers store themselves.
 func (s *streams) listAll(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type StreamListAllInput struct{}
 	if _, err := decodeInput[StreamListAllInput](c.functionID, c.data); err != nil {
@@ -269,7 +269,7 @@ func (s *streams) delete(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	return mustEncode(iii.StreamDeleteResult{OldValue: old}), nil
 }
 
-// send stores nothing.
+// send sends an event to triggers and sockets without storing an item.
 func (s *streams) send(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type StreamSendInput struct {
 		Stream string          `json:"stream_name"`
@@ -290,8 +290,8 @@ func (s *streams) send(ctx context.Context, c *call) (json.RawMessage, *wireErro
 	return json.RawMessage("null"), nil
 }
 
-// provided calls the function with which a worker stores the stream itself, if
-// there is one for the operation; each operation is looked up alone.
+// provided calls the function of a worker that stores the stream itself, if there is
+// one for the operation. Each operation is looked up separately.
 func (s *streams) provided(ctx context.Context, op, stream string, input map[string]any) (result json.RawMessage, provided bool, err *wireError) {
 	id := fmt.Sprintf("stream::%s(%s)", op, stream)
 	if !s.engine.hasFunction(id) {
@@ -301,14 +301,14 @@ func (s *streams) provided(ctx context.Context, op, stream string, input map[str
 	return result, true, err
 }
 
-// hasFunction looks up a function of the default namespace.
+// hasFunction reports whether the default namespace has a function.
 func (e *Engine) hasFunction(id string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.functions[key{defaultNamespace, id}] != nil
 }
 
-// providerError words what the writing functions make of a failed provider.
+// providerError returns the error of a writing function after the provider has failed.
 func providerError(err *wireError, result json.RawMessage, code, prefix string) *wireError {
 	switch {
 	case err != nil:
@@ -323,8 +323,8 @@ func conversionError(detail string) *wireError {
 	return errorBody("JSON_ERROR", "Failed to convert result to value: %s", detail)
 }
 
-// providerSet answers a set with what the provider returned. An old value of
-// null means that there was no item.
+// providerSet answers a set with the result of the provider. An old value of null means
+// that the item did not exist.
 func (s *streams) providerSet(ctx context.Context, item streamItem, raw json.RawMessage) (json.RawMessage, *wireError) {
 	type StreamSetResult struct {
 		New json.RawMessage `json:"new_value"`
@@ -373,8 +373,8 @@ func changeEvent(kind string, data json.RawMessage) map[string]any {
 	return map[string]any{"type": kind, "data": data}
 }
 
-// announce brings an event to the triggers and the sockets; mu is held. id is
-// nil for an event that is about the group.
+// announce sends an event to the triggers and the sockets. id is nil for an event of
+// the whole group. mu is held.
 func (s *streams) announce(ctx context.Context, item streamItem, id *string, event map[string]any) {
 	payload := streamMessage(item.key(), id, event)
 	compared := ""
@@ -397,7 +397,7 @@ func (s *streams) announce(ctx context.Context, item streamItem, id *string, eve
 	}
 }
 
-// streamMessage is what triggers and sockets receive.
+// streamMessage builds the event for triggers and sockets.
 func streamMessage(g streamGroup, id *string, event map[string]any) json.RawMessage {
 	return mustEncode(map[string]any{
 		"type": "stream", "timestamp": time.Now().UnixMilli(),

@@ -13,8 +13,8 @@ import (
 )
 
 // socketBuffer is how many frames wait for one client of the stream socket: the
-// engine's 64 outgoing frames and its buffer of 256 changes before them. Beyond
-// that the oldest change is dropped, as there.
+// engine's 64 outgoing frames and its buffer of 256 changes before them. When it is
+// full, the oldest change is dropped, as in the engine.
 const socketBuffer = 64 + 256
 
 const socketWriteTimeout = 10 * time.Second
@@ -23,7 +23,7 @@ const socketWriteTimeout = 10 * time.Second
 type streamSocket struct {
 	streams *streams
 	conn    *websocket.Conn
-	context json.RawMessage // of the auth function
+	context json.RawMessage // from the auth function
 	out     frameQueue
 
 	subscriptions []subscription // guarded by streams.mu; in the order of joining
@@ -39,21 +39,21 @@ type subscription struct {
 
 func (s subscription) key() streamGroup { return streamGroup{s.Stream, s.Group} }
 
-// WithStreamAuth names the function of namespace default that is asked about
-// every client of the stream socket (StreamAuthInput, StreamAuthResult). It
-// cannot refuse one: if it fails or is not there, the client has no context. The
+// WithStreamAuth names the function of the namespace default that the engine calls for
+// every client of the stream socket (StreamAuthInput, StreamAuthResult). The function
+// cannot reject a client: if it fails or does not exist, the client has no context. The
 // default is none; an empty id is an error.
 func WithStreamAuth(functionID string) Option {
 	return func(c *config) error {
 		if functionID == "" {
-			return errors.New("iiitest: WithStreamAuth: no function")
+			return errors.New("iiitest: WithStreamAuth: function id is empty")
 		}
 		c.streamAuth = functionID
 		return nil
 	}
 }
 
-// serveStreamSocket is the handler of the stream listener.
+// serveStreamSocket handles requests to the stream listener.
 func (e *Engine) serveStreamSocket(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path != "/" {
 		http.NotFound(w, r)
@@ -65,15 +65,15 @@ func (e *Engine) serveStreamSocket(w http.ResponseWriter, r *http.Request) {
 	s := &streamSocket{streams: e.streams, out: newFrameQueue(), context: e.streamAuth(r)}
 	conn, err := e.upgrade(w, r, true)
 	if err != nil {
-		return // the upgrade has answered
+		return // upgrade has sent the response
 	}
 	answerPings(conn)
 	s.conn = conn
 	s.run(e.ctx)
 }
 
-// streamAuth asks the auth function about a client. It cannot refuse one: when
-// it fails or returns anything else than a result, there is no context.
+// streamAuth calls the auth function for a client. The function cannot reject the
+// client: if it fails or returns an invalid result, there is no context.
 func (e *Engine) streamAuth(r *http.Request) json.RawMessage {
 	id := e.cfg.streamAuth
 	if id == "" {
@@ -96,8 +96,8 @@ func (e *Engine) streamAuth(r *http.Request) json.RawMessage {
 	return auth.Context
 }
 
-// authHeaders is the headers of an upgrade as auth functions get them: names in
-// lower case, one value each, none that is not visible ASCII.
+// authHeaders returns the headers of an upgrade in the form for auth functions: names
+// in lower case, one value each, without values that are not visible ASCII.
 func authHeaders(r *http.Request) map[string]string {
 	headers := map[string]string{"host": r.Host}
 	for name, values := range r.Header {
@@ -110,8 +110,8 @@ func authHeaders(r *http.Request) map[string]string {
 	return headers
 }
 
-// rawQuery splits a query as auth functions get it: nothing is decoded, a
-// parameter without a name is skipped, one without a value has "".
+// rawQuery splits a query into the form for auth functions: values are not decoded, a
+// parameter without a name is skipped, and one without a value is "".
 func rawQuery(query string) map[string][]string {
 	params := map[string][]string{}
 	for pair := range strings.SplitSeq(query, "&") {
@@ -122,7 +122,7 @@ func rawQuery(query string) map[string][]string {
 	return params
 }
 
-// run serves the client until it leaves or the engine closes.
+// run serves the client until it disconnects or the engine closes.
 func (s *streamSocket) run(ctx context.Context) {
 	s.streams.mu.Lock()
 	s.streams.sockets[s] = struct{}{}
@@ -149,7 +149,7 @@ func (s *streamSocket) run(ctx context.Context) {
 	left := s.subscriptions
 	s.streams.mu.Unlock()
 	s.out.close()
-	s.streams.engine.drop(s.conn) // ends a write that hangs
+	s.streams.engine.drop(s.conn) // ends a blocked write
 	<-written
 	for _, sub := range left {
 		s.left(ctx, sub)
@@ -171,7 +171,7 @@ func (s *streamSocket) write() {
 	}
 }
 
-// handle takes one message; what cannot be decoded is logged and ignored.
+// handle processes one message. An invalid message is logged and ignored.
 func (s *streamSocket) handle(ctx context.Context, frame []byte) {
 	var message struct {
 		Type string          `json:"type"`
@@ -195,8 +195,8 @@ func (s *streamSocket) handle(ctx context.Context, frame []byte) {
 	}
 }
 
-// join asks every join trigger, then records the subscription and tells the
-// client the present state.
+// join calls every join trigger, then adds the subscription and sends the client the
+// current state.
 func (s *streamSocket) join(ctx context.Context, sub subscription) {
 	refused := false
 	for _, b := range s.streams.joins.all() {
@@ -221,7 +221,7 @@ func (s *streamSocket) join(ctx context.Context, sub subscription) {
 	s.sync(ctx, sub)
 }
 
-// unauthorized reports whether the answer to a join refuses it.
+// unauthorized reports whether the answer to a join rejects it.
 func unauthorized(result json.RawMessage) bool {
 	var answer struct {
 		Unauthorized bool `json:"unauthorized"`
@@ -229,8 +229,8 @@ func unauthorized(result json.RawMessage) bool {
 	return decodeStrict(result, &answer) == "" && answer.Unauthorized
 }
 
-// sync sends the present state. If the engine itself stores it, no change can
-// come between the reading and the sending.
+// sync sends the current state. If the engine stores the stream itself, no change can
+// occur between reading and sending the state.
 func (s *streamSocket) sync(ctx context.Context, sub subscription) {
 	input, op := map[string]any{"stream_name": sub.Stream, "group_id": sub.Group}, "list"
 	if sub.Item != nil {
@@ -253,7 +253,7 @@ func (s *streamSocket) sync(ctx context.Context, sub subscription) {
 	s.out.push(streamMessage(sub.key(), sub.Item, map[string]any{"type": "sync", "data": data}), false)
 }
 
-// leave runs the leave triggers even for an unknown subscription.
+// leave fires the leave triggers even for an unknown subscription.
 func (s *streamSocket) leave(ctx context.Context, sub subscription) {
 	s.left(ctx, sub)
 	s.streams.mu.Lock()
@@ -261,7 +261,7 @@ func (s *streamSocket) leave(ctx context.Context, sub subscription) {
 	s.drop(sub.ID)
 }
 
-// drop removes a subscription; streams.mu is held.
+// drop removes a subscription. streams.mu is held.
 func (s *streamSocket) drop(id string) {
 	s.subscriptions = slices.DeleteFunc(s.subscriptions, func(old subscription) bool { return old.ID == id })
 }
@@ -281,8 +281,7 @@ func (s *streamSocket) joinLeaveEvent(sub subscription) json.RawMessage {
 	})
 }
 
-// deliver queues an event once for each subscription that it matches;
-// streams.mu is held.
+// deliver queues an event once for each matching subscription. streams.mu is held.
 func (s *streamSocket) deliver(g streamGroup, id *string, frame []byte) {
 	for _, sub := range s.subscriptions {
 		if sub.key() == g && (sub.Item == nil || id != nil && *id == *sub.Item) {

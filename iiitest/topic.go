@@ -12,18 +12,17 @@ import (
 	"github.com/google/uuid"
 )
 
-// topic is what is published durably under a name. Each target, a function in a
-// namespace, that is subscribed when a message is published gets a copy of its
-// own; the triggers that have it as their target share them.
+// topic is a durable topic. Each target, which is a function in a namespace, gets its
+// own copy of a message if it is subscribed when the message is published. Triggers
+// with the same target share its copies.
 type topic struct {
-	lanes map[key]*lane // by target; they stay when the subscribers leave
-	// unheard counts the messages that were published while nobody was subscribed: the
-	// engine never delivers them. It forgets those that came before the first subscription
-	// with that.
+	lanes map[key]*lane // by target; they stay after the last subscriber has left
+	// unheard counts the messages that were published without any subscriber. The
+	// engine never delivers them, and stops counting them when a trigger subscribes.
 	unheard int
 }
 
-// subscribers is the number of triggers. queues.mu is held.
+// subscribers returns the number of triggers. queues.mu is held.
 func (t *topic) subscribers() int {
 	n := 0
 	for _, l := range t.lanes {
@@ -32,7 +31,8 @@ func (t *topic) subscribers() int {
 	return n
 }
 
-// waits reports whether a lane keeps jobs for a subscriber that is away. queues.mu is held.
+// waits reports whether a lane keeps jobs for a subscriber that is away. queues.mu is
+// held.
 func (t *topic) waits(now time.Time) bool {
 	for _, l := range t.lanes {
 		if now.Before(l.kept) {
@@ -50,19 +50,19 @@ type subscriber struct {
 
 // subscriberConfig is the config of a durable:subscriber trigger.
 type subscriberConfig struct {
-	topic     string // "" never fires
-	condition string // "" for none
+	topic     string // if "", the trigger never fires
+	condition string // "" if there is none
 	consumer  consumer
 }
 
-// What a subscription has that asks for nothing else.
+// Defaults of a subscription.
 const (
 	defaultAttempts    = 3
 	defaultConcurrency = 10
 	defaultBackoff     = time.Second
 )
 
-// decodeSubscriber refuses nothing: what has the wrong type counts as absent.
+// decodeSubscriber accepts every config: values of the wrong type count as absent.
 func decodeSubscriber(config json.RawMessage) subscriberConfig {
 	c := subscriberConfig{consumer: consumer{concurrency: defaultConcurrency, attempts: defaultAttempts, backoff: defaultBackoff}}
 	members := membersOf(config)
@@ -83,7 +83,7 @@ func decodeSubscriber(config json.RawMessage) subscriberConfig {
 	return c
 }
 
-// bind subscribes. A trigger that has the id already is replaced.
+// bind subscribes a trigger. It replaces a trigger with the same id.
 func (q *queues) bind(_ context.Context, b binding) error {
 	config := decodeSubscriber(b.config)
 	q.mu.Lock()
@@ -113,7 +113,7 @@ func (q *queues) unbind(id string) {
 	q.unsubscribe(id)
 }
 
-// unsubscribe ends a subscription, if there is one. What is in its lane stays.
+// unsubscribe ends a subscription, if there is one. The jobs in its lane stay.
 // queues.mu is held.
 func (q *queues) unsubscribe(id string) {
 	if s := q.bound[id]; s != nil {
@@ -122,7 +122,7 @@ func (q *queues) unsubscribe(id string) {
 	}
 }
 
-// topic is the topic of a name, made if need be. queues.mu is held.
+// topic returns the topic with a name and creates it if necessary. queues.mu is held.
 func (q *queues) topic(name string) *topic {
 	t := q.topics[name]
 	if t == nil {
@@ -163,8 +163,8 @@ func (q *queues) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	return nil, nil
 }
 
-// deliver brings a message to its function, if the condition allows: exactly
-// what was published, without the trigger's metadata.
+// deliver delivers a message to its function if the condition permits. The payload is
+// exactly what was published, without the trigger's metadata.
 func (q *queues) deliver(ctx context.Context, topic, condition string, j *job) (failure string) {
 	e := q.engine
 	ctx, span := e.startSpan(withTrace(ctx, j.trace), "queue "+topic)
@@ -187,7 +187,7 @@ func (q *queues) deliver(ctx context.Context, topic, condition string, j *job) (
 	return ""
 }
 
-// debugText is an error as the engine writes it into a dead letter.
+// debugText formats an error as the engine does in a dead letter.
 func debugText(err *wireError) string {
 	stacktrace := "None"
 	if err.Stacktrace != "" {

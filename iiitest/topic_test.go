@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// attempts handles a function that fails the first so many times for each
-// payload, and notes when it is called with what.
+// attempts registers a function that fails the given number of times for each payload,
+// and records the times and payloads of its calls.
 func (p *peer) attempts(id string, failures int) *[]string {
 	start, calls, failed := time.Now(), &[]string{}, map[string]int{}
 	p.handleFunc(id, func(data []byte) string {
@@ -72,13 +72,13 @@ func TestDurablePublish(t *testing.T) {
 		p.want(`{"config":null,"consumer_count":0,"depth":1,"dlq_depth":0}`, "engine::queue::topic_stats", `{"topic":"nobody"}`)
 		p.trigger("late", "durable:subscriber", "b", `{"topic":"nobody"}`, "")
 		p.fence()
-		p.wantCalls() // what was published before is not for it
+		p.wantCalls() // earlier messages are not delivered to it
 		p.want(`{"config":null,"consumer_count":1,"depth":0,"dlq_depth":0}`, "engine::queue::topic_stats", `{"topic":"nobody"}`)
 		p.want("!topic_not_set: Topic is not set", "iii::durable::publish", `{"topic":"","data":1}`)
 		p.want("!deserialization_error: Failed to deserialize input for iii::durable::publish: missing field `topic`", "iii::durable::publish", `{"data":1}`)
 		p.want("!deserialization_error: Failed to deserialize input for iii::durable::publish: missing field `data`", "iii::durable::publish", `{"topic":"orders"}`)
 
-		// The same id again replaces.
+		// A repeated id replaces the trigger.
 		p.trigger("t5", "durable:subscriber", "b", `{"topic":"another"}`, "")
 		p.fence()
 		p.publish("other", `1`)
@@ -132,8 +132,8 @@ func TestDurableRetries(t *testing.T) {
 	}
 }
 
-// A message that waits for its retry lets others pass, unless the subscription
-// is fifo: then it blocks the line.
+// Other messages overtake one that waits for its retry, unless the subscription is fifo
+// and the message blocks the lane.
 func TestDurableOrder(t *testing.T) {
 	for _, test := range []struct {
 		config string
@@ -152,7 +152,7 @@ func TestDurableOrder(t *testing.T) {
 				time.Sleep(time.Hour)
 				synctest.Wait()
 				if !strings.Contains(test.config, "fifo") {
-					slices.Sort(*calls) // the retries of one time come in any order
+					slices.Sort(*calls) // retries at the same time have no order
 				}
 				wantAttempts(t, calls, test.want...)
 			})
@@ -178,7 +178,7 @@ func TestDurableConcurrency(t *testing.T) {
 				if got := e.Stats().CallsInFlight; got != test.want {
 					t.Errorf("%d at once, want %d", got, test.want)
 				}
-				if test.want == 0 { // nothing is delivered, ever
+				if test.want == 0 { // nothing is ever delivered
 					c.sync()
 					return
 				}
@@ -218,7 +218,7 @@ func TestDurableConditions(t *testing.T) {
 			})
 		})
 	}
-	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) { // an error is a failure of the message
+	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) { // a failing condition fails the message
 		p.handle("cond", "!BROKEN")
 		p.trigger("t", "durable:subscriber", "f", `{"topic":"t","condition_function_id":"cond"}`, "")
 		p.fence()
@@ -250,8 +250,8 @@ func TestDurableTriggersOfOneFunctionTakeTurns(t *testing.T) {
 	})
 }
 
-// Copies wait for a subscriber that leaves, and are there when one for the same
-// topic, namespace and function comes.
+// Copies wait for a subscriber that has left, and are delivered to the next one with
+// the same topic, namespace and function.
 func TestDurableSubscriberLeavesAndReturns(t *testing.T) {
 	for _, config := range []string{`{"topic":"t"}`, `{"topic":"t","queue_config":{"type":"fifo"}}`} {
 		t.Run(config, func(t *testing.T) {
@@ -264,14 +264,14 @@ func TestDurableSubscriberLeavesAndReturns(t *testing.T) {
 				subscribe()
 				c.sync()
 				p.publish("t", `1`)
-				_ = c.conn.Close() // in the middle of it
+				_ = c.conn.Close() // during the delivery
 				time.Sleep(time.Minute)
-				p.publish("t", `2`) // nobody is there
+				p.publish("t", `2`) // without a subscriber
 				p.want(`{"config":null,"consumer_count":0,"depth":2,"dlq_depth":0}`, "engine::queue::topic_stats", `{"topic":"t"}`)
 				p.handle("other", "")
 				p.trigger("other", "durable:subscriber", "other", `{"topic":"t"}`, "")
 				p.fence()
-				p.publish("t", `2`) // somebody else is there
+				p.publish("t", `2`) // with another subscriber
 				p.wantCalls(`other 2`)
 				p.send(`{"type":"unregistertrigger","id":"other"}`)
 				p.fence()
@@ -301,9 +301,9 @@ func TestDurableSubscriberLeavesAndReturns(t *testing.T) {
 	}
 }
 
-// A fifo subscription that is left while a message waits for its retry hands
-// the message on at once.
-func TestDurableFIFOLeft(t *testing.T) {
+// If a fifo subscription ends while a message waits for its retry, the message is
+// passed on at once.
+func TestDurableFIFOJobMovesOnWhenItsSubscriberLeaves(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		calls := p.attempts("f", 1)
 		p.trigger("t1", "durable:subscriber", "f", `{"topic":"t","queue_config":{"type":"fifo","backoffDelayMs":3600000}}`, "")
@@ -314,7 +314,7 @@ func TestDurableFIFOLeft(t *testing.T) {
 		p.trigger("t2", "durable:subscriber", "f", `{"topic":"t","queue_config":{"type":"fifo","backoffDelayMs":1000}}`, "")
 		p.fence()
 		time.Sleep(time.Second)
-		wantAttempts(t, calls) // 1 still has its place
+		wantAttempts(t, calls) // message 1 still has its place
 		p.send(`{"type":"unregistertrigger","id":"t1"}`)
 		p.fence()
 		time.Sleep(time.Minute)

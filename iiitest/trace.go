@@ -16,7 +16,7 @@ type traceContext struct{ traceparent, baggage string }
 
 type traceKey struct{}
 
-// withTrace gives ctx the trace context of a caller.
+// withTrace adds the trace context of a caller to ctx.
 func withTrace(ctx context.Context, t traceContext) context.Context {
 	if t == (traceContext{}) {
 		return ctx
@@ -29,9 +29,9 @@ func traceOf(ctx context.Context) traceContext {
 	return t
 }
 
-// childTrace gives ctx a new span of the engine: in the trace that ctx carries,
-// else in a new trace. What is fired under it has its traceparent, and the baggage
-// of ctx as the engine writes it.
+// childTrace adds a new span of the engine to ctx: in the trace that ctx carries, or
+// else in a new trace. Calls under it carry its traceparent, and the baggage of ctx as
+// the engine writes it.
 func childTrace(ctx context.Context) context.Context {
 	t := traceOf(ctx)
 	trace, flags := hexID(16), "01"
@@ -44,10 +44,10 @@ func childTrace(ctx context.Context) context.Context {
 	return context.WithValue(ctx, traceKey{}, t)
 }
 
-// parseTraceparent splits version, trace id, parent id and flags as the engine
-// understands and rewrites them: the numbers may be written shorter or longer than
-// usual, the ids in lower case only. Of the flags it keeps the sampled one, and a
-// header of version 00 with flags above 02 is none.
+// parseTraceparent returns version, trace id, parent id and flags as the engine reads
+// and rewrites them. Numbers may be shorter or longer than usual; ids must be in lower
+// case. The engine keeps only the sampled flag, and rejects a header of version 00 with
+// flags above 02.
 func parseTraceparent(s string) (parts [4]string, ok bool) {
 	list := strings.Split(strings.TrimSpace(s), "-")
 	if list[len(list)-1] == "" {
@@ -74,8 +74,8 @@ func parseTraceparent(s string) (parts [4]string, ok bool) {
 	return [4]string{"00", trace, parent, sampled}, true
 }
 
-// hexNumber writes a hexadecimal number with so many digits, in lower case, and
-// reports whether it is one and has no more.
+// hexNumber formats a hexadecimal number with the given number of digits, in lower
+// case. ok is false if s is not such a number or has more digits.
 func hexNumber(s string, digits int) (string, bool) {
 	s = strings.TrimPrefix(s, "+")
 	if s == "" || strings.Trim(s, "0123456789abcdefABCDEF") != "" {
@@ -94,12 +94,12 @@ func hexID(n int) string {
 	return hex.EncodeToString(b)
 }
 
-// functionBaggage is the baggage entry in which the engine names the callee.
+// functionBaggage is the baggage entry that contains the callee's function id.
 const functionBaggage = "iii.function.id"
 
-// toCallee is the trace context that a call of a worker arrives with: the
-// caller's own as the engine reads and writes it, its baggage naming the callee.
-// Without either header there is none.
+// toCallee returns the trace context that a callee receives for a call of a worker: the
+// caller's context as the engine reads and writes it, with the callee's function id in
+// the baggage. If the call has neither header, there is no context.
 func toCallee(traceparent, header *string, functionID string) traceContext {
 	var t traceContext
 	if traceparent == nil && header == nil {
@@ -120,24 +120,24 @@ func toCallee(traceparent, header *string, functionID string) traceContext {
 	return t
 }
 
-// The limits of baggage. What is beyond them is left out, entry by entry.
+// Limits of baggage. Entries beyond them are dropped.
 const (
 	maxBaggageEntries = 64
 	maxBaggageBytes   = 8192
 )
 
-// baggage is entries in the order in which they came; a key is there once.
+// baggage holds entries in order of arrival. Keys are unique.
 type baggage struct {
 	list []baggageEntry
 	size int
 }
 
-// baggageEntry is an entry, decoded.
+// baggageEntry is a decoded entry.
 type baggageEntry struct{ key, value, properties string }
 
 func (x baggageEntry) size() int { return len(x.key) + len(x.value) + len(x.properties) }
 
-// parseBaggage reads a header. Items that are none are left out.
+// parseBaggage parses a header and skips invalid items.
 func parseBaggage(header string) (b baggage) {
 	for item := range strings.SplitSeq(header, ",") {
 		pair, properties, _ := strings.Cut(item, ";")
@@ -160,8 +160,8 @@ func parseBaggage(header string) (b baggage) {
 	return b
 }
 
-// set enters an entry, or replaces the one with its key, unless it is beyond the
-// limits or its key is no token.
+// set adds an entry, or replaces the one with the same key. It ignores an entry beyond
+// the limits or with a key that is not a token.
 func (b *baggage) set(x baggageEntry) {
 	i := slices.IndexFunc(b.list, func(old baggageEntry) bool { return old.key == x.key })
 	size := b.size + x.size()
@@ -186,7 +186,7 @@ func (b *baggage) get(key string) (value string, there bool) {
 	return "", false
 }
 
-// String is the header. Neither "%" nor "\" is escaped in it.
+// String returns the header. It does not escape "%" and "\".
 func (b *baggage) String() string {
 	var items []string
 	for _, x := range b.list {
@@ -199,7 +199,7 @@ func (b *baggage) String() string {
 	return strings.Join(items, ",")
 }
 
-// percentDecoded leaves alone what is no escape.
+// percentDecoded decodes valid escapes and leaves everything else unchanged.
 func percentDecoded(s string) string {
 	var b []byte
 	for s != "" {

@@ -8,7 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// What a callee gets is what the engine makes of the caller's trace context.
+// A callee receives the caller's trace context in the form in which the engine rewrites
+// it.
 func TestTraceToCallee(t *testing.T) {
 	const ids = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
 	traced := func(header string) traceContext { return traceContext{header, "iii.function.id=f"} }
@@ -79,9 +80,8 @@ func TestTraceToCallee(t *testing.T) {
 	}
 }
 
-// What the engine fires itself carries on the baggage that came to it, properties
-// and all.
-func TestBaggageGoesOn(t *testing.T) {
+// What the engine itself fires carries the received baggage, including properties.
+func TestBaggageIsForwarded(t *testing.T) {
 	ctx := childTrace(withTrace(t.Context(), traceContext{baggage: "a = 1 ; p = 1 ;q,b=%41,a=2;r, c=é"}))
 	if got, want := traceOf(ctx).baggage, "a=2;r,b=A,c=%C3%A9"; got != want {
 		t.Errorf("got %s, want %s", got, want)

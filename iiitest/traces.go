@@ -31,8 +31,8 @@ func (e *Engine) registerTraces() {
 	e.addTriggerType("trace", observabilityWorker, "Trace/span event trigger", &e.traceTriggers.bindings)
 }
 
-// decodeQuery decodes the input of a query function into one of the generated
-// types. Null is the same as absent where a field may be absent.
+// decodeQuery decodes the input of a query function into one of the generated types.
+// For optional fields null and absent mean the same.
 func decodeQuery[T any](c *call) (T, *wireError) {
 	data := c.data
 	if kindOf(data) == '{' {
@@ -47,10 +47,10 @@ func decodeQuery[T any](c *call) (T, *wireError) {
 	return decodeInput[T](c.functionID, data)
 }
 
-// noArchive is what the engine says about its store when there is none on disk.
+// noArchive describes the storage of an engine without an archive on disk.
 var noArchive = iii.TraceStorage{Archive: "disabled", Completeness: "complete"}
 
-// spanFilter decides which spans a list has.
+// spanFilter selects the spans of a list.
 type spanFilter struct {
 	in     iii.TracesListInput
 	v      *spanView
@@ -82,7 +82,7 @@ func newSpanFilter(in iii.TracesListInput, v *spanView) *spanFilter {
 	return f
 }
 
-// named matches name and attributes.
+// named reports whether a span matches the name and the attributes.
 func (f *spanFilter) named(s *iii.StoredSpan) bool {
 	return strings.Contains(strings.ToLower(s.Name), f.text.name) &&
 		!slices.ContainsFunc(f.in.Attributes, func(a iii.StoredAttribute) bool { return !slices.Contains(s.Attributes, a) })
@@ -107,8 +107,8 @@ func (f *spanFilter) match(s *iii.StoredSpan) bool {
 	return true
 }
 
-// spanOrder compares spans by what sort_by names; start_time, if it names
-// nothing.
+// spanOrder returns a comparison of spans by the field that sort_by names, or by
+// start_time.
 func (v *spanView) spanOrder(by string) func(a, b iii.StoredSpan) int {
 	switch by {
 	case "duration", "duration_ms":
@@ -124,14 +124,14 @@ func (v *spanView) spanOrder(by string) func(a, b iii.StoredSpan) int {
 
 func byStart(a, b iii.StoredSpan) int { return cmp.Compare(a.StartTimeUnixNano, b.StartTimeUnixNano) }
 
-// page cuts a list to what offset and limit leave of it.
+// page returns the part of a list that offset and limit select.
 func page[T any](list []T, offset, limit uint64) []T {
 	list = list[min(offset, uint64(len(list))):]
 	return list[:min(limit, uint64(len(list)))]
 }
 
-// pairsOnly leaves lists of strings out of lists of them, if they are no pairs: they
-// ask for nothing.
+// pairsOnly removes lists of strings that are not pairs from a list of lists, since
+// they have no effect.
 func pairsOnly(input json.RawMessage, keys ...string) json.RawMessage {
 	members := membersOf(input)
 	for _, key := range keys {
@@ -190,9 +190,9 @@ func (e *Engine) listTraces(_ context.Context, c *call) (json.RawMessage, *wireE
 	}), nil
 }
 
-// maxTreeDepth is how deep the tree of a trace goes. Spans below become roots of
-// their own: parsers of JSON give up somewhere, those of most workers at 128
-// levels, and each span is two.
+// maxTreeDepth is the maximum depth of the tree of a trace. Deeper spans become
+// additional roots: JSON parsers limit the nesting, those of most workers to 128
+// levels, and each span takes two.
 const maxTreeDepth = 50
 
 func (e *Engine) traceTree(_ context.Context, c *call) (json.RawMessage, *wireError) {
@@ -221,14 +221,14 @@ func (e *Engine) traceTree(_ context.Context, c *call) (json.RawMessage, *wireEr
 	return mustEncode(iii.TracesTreeResult{Roots: nodes, Storage: noArchive}), nil
 }
 
-// spanTree is the spans of one trace.
+// spanTree holds the spans of one trace.
 type spanTree struct {
 	roots    []*iii.StoredSpan
 	children map[string][]*iii.StoredSpan // by parent
 }
 
-// node is a span with everything below it. Wrappers around triggers that fired
-// nothing are left out.
+// node returns a span with its descendants. It leaves out the spans around triggers
+// that fired nothing.
 func (t *spanTree) node(s *iii.StoredSpan, depth int) (iii.TraceNode, bool) {
 	n := iii.TraceNode{
 		TraceID: s.TraceID, SpanID: s.SpanID, ParentSpanID: s.ParentSpanID, Name: s.Name,
@@ -251,7 +251,7 @@ func (t *spanTree) node(s *iii.StoredSpan, depth int) (iii.TraceNode, bool) {
 	return n, !wrapper || len(n.Children) > 0
 }
 
-// groupTraces groups the spans that have an attribute by its value.
+// groupTraces groups the spans that have an attribute by the attribute's value.
 func (e *Engine) groupTraces(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	in, bad := decodeQuery[iii.TracesGroupByInput](c)
 	if bad != nil {
@@ -283,13 +283,13 @@ func (e *Engine) groupTraces(_ context.Context, c *call) (json.RawMessage, *wire
 	return mustEncode(iii.TracesGroupByResult{Groups: page(list, 0, limit), Storage: noArchive}), nil
 }
 
-// spanGroup is the spans with one value of an attribute.
+// spanGroup holds the spans with one value of an attribute.
 type spanGroup struct {
 	first, last  uint64
 	label        *string
-	labelled     uint64 // when the span that gave the label began
+	labelled     uint64 // start of the span that supplied the label
 	traces       map[string]bool
-	order        []string // the traces as they came
+	order        []string // trace ids in order of arrival
 	spans, fails uint32
 }
 

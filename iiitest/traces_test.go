@@ -12,7 +12,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// testSpan is a span to send. Times are milliseconds; an end of 0 announces it.
+// testSpan is a span to send. Times are in milliseconds; an end of 0 makes it an
+// announcement.
 type testSpan struct {
 	trace, id, parent, name, service string
 	start, end                       int64
@@ -34,7 +35,7 @@ func (s testSpan) json() string {
 	return string(mustEncode(m))
 }
 
-// spanFrame is one frame with spans of one service each.
+// spanFrame returns a frame of spans, each with its own service.
 func spanFrame(spans ...testSpan) string {
 	var resources []string
 	for _, s := range spans {
@@ -58,7 +59,7 @@ func ask[T any](t testing.TB, e *Engine, id, input string) T {
 	return v
 }
 
-// refused calls a built-in function that must fail and returns the error.
+// refused calls a built-in function that must fail, and returns the error.
 func refused(t testing.TB, e *Engine, id, input string) string {
 	t.Helper()
 	answer, bad := e.invoke(t.Context(), id, defaultNamespace, json.RawMessage(input))
@@ -68,7 +69,7 @@ func refused(t testing.TB, e *Engine, id, input string) string {
 	return bad.Code + ": " + bad.Message
 }
 
-// spanIDs lists spans by their ids, announced ones with a question mark.
+// spanIDs returns the ids of spans, with a question mark after announced ones.
 func spanIDs[S any](spans []S, of func(S) (string, bool)) string {
 	var ids []string
 	for _, s := range spans {
@@ -85,7 +86,7 @@ func listed(r iii.TracesListResult) string {
 	return fmt.Sprint(r.Total, " ", spanIDs(r.Spans, func(s iii.StoredSpan) (string, bool) { return s.SpanID, s.Pending }))
 }
 
-// TestListTraces has now at 1,000 ms after the beginning of 2000.
+// In TestListTraces the current time is 1,000 ms after the beginning of 2000.
 func TestListTraces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -169,7 +170,7 @@ func TestListTraces(t *testing.T) {
 	})
 }
 
-// tree writes a tree as name(children).
+// tree formats a tree as name(children).
 func tree(nodes []iii.TraceNode) string {
 	var out []string
 	for _, n := range nodes {
@@ -231,8 +232,8 @@ func TestTraceTree(t *testing.T) {
 
 func TestGroupTraces(t *testing.T) {
 	e := Start(t)
-	with := func(session, name string) map[string]string {
-		return map[string]string{"iii.session.id": session, "iii.session.name": name}
+	with := func(permissions, name string) map[string]string {
+		return map[string]string{"iii.session.id": permissions, "iii.session.name": name}
 	}
 	take(t, e, spanFrame(
 		testSpan{trace: "1", id: "a", start: 1000, end: 1500, attributes: with("S1", "old name")},
@@ -263,8 +264,8 @@ func TestGroupTraces(t *testing.T) {
 	}
 }
 
-// TestLiveSpans follows a span from its announcement to its end, and what the
-// engine makes of what must not happen.
+// TestLiveSpans follows a span from its announcement to its end, and covers invalid
+// sequences.
 func TestLiveSpans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -318,12 +319,12 @@ func TestLiveSpans(t *testing.T) {
 	})
 }
 
-// Durations are exact to the nanosecond, though the times they lie between are not
-// as floats.
+// Durations are exact to the nanosecond, although start and end are not exact as
+// floats.
 func TestListTracesByExactDuration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
-		const began = 1795427164003222123 // a time of our days
+		const began = 1795427164003222123 // a current time
 		for i, ns := range []uint64{4_999_999, 5_000_000, 5_000_001} {
 			e.spans.add([]spanRecord{{stored: iii.StoredSpan{
 				TraceID: fmt.Sprint(i), SpanID: fmt.Sprint(ns), Name: "n", StartTimeUnixNano: began, EndTimeUnixNano: began + ns,

@@ -13,31 +13,31 @@ import (
 )
 
 const (
-	// traceWindow is how long spans are gathered before the trace triggers fire.
+	// traceWindow is how long spans are collected before the trace triggers fire.
 	traceWindow = 300 * time.Millisecond
-	// maxTraceParts bounds what is gathered.
+	// maxTraceParts bounds the number of collected parts.
 	maxTraceParts = 100_000
 )
 
-// traceTriggers is the trigger type trace.
+// traceTriggers provides the trigger type trace.
 type traceTriggers struct {
 	engine   *Engine
-	bindings bindings[iii.TraceTriggerConfig]
+	bindings boundTriggers[iii.TraceTriggerConfig]
 
 	mu      sync.Mutex
-	pending map[tracePart]bool // what came since the window began; nil: no window
+	pending map[tracePart]bool // collected since the window began; nil: no window
 }
 
-// tracePart is what matters of a span to the triggers.
+// tracePart holds the properties of a span that triggers match.
 type tracePart struct{ trace, service, status string }
 
 func (t *traceTriggers) init(e *Engine) {
 	t.engine = e
-	t.bindings = bindings[iii.TraceTriggerConfig]{decode: decodeTraceConfig, again: keepOld}
+	t.bindings = boundTriggers[iii.TraceTriggerConfig]{decode: decodeTraceConfig, again: keepOld}
 	e.spans.added = t.added
 }
 
-// decodeTraceConfig refuses nothing, as the log trigger.
+// decodeTraceConfig accepts every config, as for the log trigger.
 func decodeTraceConfig(config json.RawMessage) (iii.TraceTriggerConfig, error) {
 	var in iii.TraceTriggerConfig
 	if decodeStrict(config, &in) != "" {
@@ -46,14 +46,14 @@ func decodeTraceConfig(config json.RawMessage) (iii.TraceTriggerConfig, error) {
 	return in, nil
 }
 
-// telemetryFunctions are the functions whose spans fire nothing.
+// telemetryFunctions lists the functions with spans that fire nothing.
 var telemetryFunctions = []string{
 	"engine::traces::", "engine::logs::", "engine::log::", "engine::metrics::", "engine::baggage::",
 	"engine::sampling::", "engine::health::", "engine::alerts::", "engine::rollups::", "iii-observability::",
 }
 
-// silent reports whether a span fires nothing: a root of the engine's own, or a
-// span of a function that serves telemetry or a trace trigger.
+// silent reports whether a span fires nothing. This applies to root spans of the engine
+// itself and to spans of functions that serve telemetry or a trace trigger.
 func (t *traceTriggers) silent(s *iii.StoredSpan, targets map[string]bool) bool {
 	if s.ParentSpanID == nil && internalSpan(s) {
 		return true
@@ -62,7 +62,7 @@ func (t *traceTriggers) silent(s *iii.StoredSpan, targets map[string]bool) bool 
 	return targets[id] || slices.ContainsFunc(telemetryFunctions, func(prefix string) bool { return strings.HasPrefix(id, prefix) })
 }
 
-// added gathers spans, announced ones too. The first of a window begins it.
+// added collects spans, including announced ones. The first span starts a window.
 func (t *traceTriggers) added(list []spanRecord) {
 	t.observed(list)
 	bound := t.bindings.all()
@@ -93,8 +93,8 @@ func (t *traceTriggers) added(list []spanRecord) {
 	}
 }
 
-// observed has the observers of observability::on-span see the spans that have ended,
-// other than those of their targets, which would follow one from another without end.
+// observed passes finished spans to the observers of observability::on-span. It leaves
+// out the spans of the observers' targets, which would cause an endless loop.
 func (t *traceTriggers) observed(list []spanRecord) {
 	const source = "observability::on-span"
 	for i := range list {
@@ -113,9 +113,9 @@ func (t *traceTriggers) observed(list []spanRecord) {
 	}
 }
 
-// fireLater ends a window: each trigger that anything in it matches is fired
-// once. The function is looked up in the default namespace, whatever the binding
-// says.
+// fireLater waits for the end of a window, then fires every trigger that matches a span
+// of the window, each trigger once. It looks up the function in the default namespace,
+// whatever the binding names.
 func (t *traceTriggers) fireLater(ctx context.Context) {
 	wait := time.NewTimer(traceWindow)
 	defer wait.Stop()
@@ -145,7 +145,8 @@ func (t *traceTriggers) fireLater(ctx context.Context) {
 	}
 }
 
-// matchFold compares with a filter; nil matches all.
+// matchFold compares a value with a filter, ignoring case. A nil filter matches
+// everything.
 func matchFold(filter *string, value string) bool {
 	return filter == nil || strings.EqualFold(*filter, value)
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestTraceTrigger sends spans at times in milliseconds and wants calls at
-// times.
+// TestTraceTrigger sends spans at given times in milliseconds and expects calls at
+// given times.
 func TestTraceTrigger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -43,7 +43,7 @@ func TestTraceTrigger(t *testing.T) {
 			testSpan{trace: "6", id: "f", parent: "x", service: "shop", start: 1, end: 2, attributes: function("all")},
 			testSpan{trace: "7", id: "g", parent: "x", service: "zoo", start: 1, end: 2, attributes: function("engine::x")},
 		)
-		// Nothing but what fires nothing: no window begins.
+		// Spans that fire nothing start no window.
 		at(1000, testSpan{trace: "8", id: "h", service: "shop", start: 1, end: 2, attributes: function("shop")})
 		at(2000, testSpan{trace: "9", id: "i", service: "shop", start: 1, end: 2})
 		time.Sleep(100 * time.Millisecond)

@@ -8,35 +8,35 @@ import (
 	"sync"
 )
 
-// triggerType is a kind of trigger in a namespace, provided inside the engine
-// or by a worker.
+// triggerType is a type of trigger in a namespace, provided by the engine or by a
+// worker.
 type triggerType struct {
 	key         key
 	owner       *worker         // nil: inside the engine
-	provider    triggerProvider // nil: by owner
+	provider    triggerProvider // nil: the owner provides it
 	ownerName   string
 	description string
-	config      json.RawMessage // JSON Schemas, nil if unknown
+	config      json.RawMessage // JSON Schemas; nil if unknown
 	request     json.RawMessage
 	response    json.RawMessage
 }
 
-// registration is a binding with what the engine knows about it.
+// registration is a binding with the state that the engine keeps about it.
 type registration struct {
 	binding
 	origin   *worker       // nil: registered through engine::register_trigger
-	explicit *string       // the provider's namespace, if it was named
-	home     string        // else it is looked for here, then in the default
+	explicit *string       // the provider's namespace, if specified
+	home     string        // otherwise looked up here first, then in the default namespace
 	parked   bool          // no provider: it does not fire
 	observed bool          // an observer stands for it, see observers.standsFor
 	at       key           // the type it is bound to, when not parked
-	answer   chan answered // engine::register_trigger waits here; capacity 1
+	answer   chan answered // engine::register_trigger waits on it; capacity 1
 }
 
-// answered is what a provider said.
+// answered is the answer of a provider.
 type answered struct{ err *wireError }
 
-// triggerTable holds types and registrations. A trigger's id is global.
+// triggerTable holds trigger types and registrations. Trigger ids are global.
 type triggerTable struct {
 	mu    sync.Mutex
 	types map[key]*triggerType
@@ -48,8 +48,8 @@ func (t *triggerTable) init() {
 	t.types, t.byID = make(map[key]*triggerType), make(map[string]*registration)
 }
 
-// resolve finds the provider of a registration: in the namespace that was
-// named, else at home, else in the default namespace.
+// resolve returns the provider of a registration: in the namespace that it specifies,
+// or else in its home namespace, or else in the default namespace.
 func (t *triggerTable) resolve(r *registration) *triggerType {
 	if r.explicit != nil {
 		return t.types[key{*r.explicit, r.triggerType}]
@@ -60,12 +60,12 @@ func (t *triggerTable) resolve(r *registration) *triggerType {
 	return t.types[key{defaultNamespace, r.triggerType}]
 }
 
-// inOrder lists the registrations in the order in which they were made.
+// inOrder returns the registrations in the order in which they were made.
 func (t *triggerTable) inOrder() []*registration {
 	return slices.SortedFunc(maps.Values(t.byID), func(a, b *registration) int { return cmp.Compare(a.seq, b.seq) })
 }
 
-// addTriggerType adds a trigger type of the engine to namespace default.
+// addTriggerType adds one of the engine's trigger types to the namespace default.
 func (e *Engine) addTriggerType(id, owner, description string, p triggerProvider) {
 	known := published().TriggerTypes[id]
 	e.triggers.mu.Lock()
@@ -78,7 +78,7 @@ func (e *Engine) addTriggerType(id, owner, description string, p triggerProvider
 	}
 }
 
-// registerTrigger binds a trigger for a worker, or parks it.
+// registerTrigger binds or parks a trigger of a worker.
 func (e *Engine) registerTrigger(w *worker, home string, m registerTriggerMessage) {
 	refuse := func(err *wireError) { w.send(w.speaks().triggerResult(m.ID, m.TriggerType, m.FunctionID, err)) }
 	ns, bad := namespaceOf("namespace", m.Namespace, defaultNamespace)
@@ -89,7 +89,7 @@ func (e *Engine) registerTrigger(w *worker, home string, m registerTriggerMessag
 		refuse(bad)
 		return
 	}
-	admitted, bad := w.session.admitTrigger(ns, &m)
+	admitted, bad := w.permissions.admitTrigger(ns, &m)
 	if bad != nil {
 		refuse(bad)
 	}
@@ -108,12 +108,12 @@ func (e *Engine) registerTrigger(w *worker, home string, m registerTriggerMessag
 	}
 }
 
-// addRegistration binds or parks a registration. An error is the refusal of a
-// provider inside the engine; then it is not kept.
+// addRegistration binds or parks a registration. If a provider inside the engine
+// rejects the registration, it returns the error and discards the registration.
 func (e *Engine) addRegistration(r *registration) *wireError {
 	t := &e.triggers
 	t.mu.Lock()
-	if r.origin != nil && e.isLeaving(r.origin) { // forgetTriggers has been here
+	if r.origin != nil && e.isLeaving(r.origin) { // forgetTriggers has already run
 		t.mu.Unlock()
 		return nil
 	}
@@ -130,9 +130,9 @@ func (e *Engine) addRegistration(r *registration) *wireError {
 	return nil
 }
 
-// bindLocked hands a registration to a provider, or parks it when there is
-// none. The ticket is that of the message to a worker; wait for it after
-// Engine.triggers.mu is released.
+// bindLocked passes a registration to its provider, or parks it if there is none. The
+// ticket belongs to the message for a worker; wait for it after releasing
+// Engine.triggers.mu.
 func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 	r.parked = true
 	if to == nil && e.observers.standsFor(r) {
@@ -160,7 +160,7 @@ func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 	return to.owner.push(to.owner.speaks().bindTrigger(r, to.key.namespace)), nil
 }
 
-// unbindLocked takes a live registration back from its provider.
+// unbindLocked withdraws a live registration from its provider.
 func (e *Engine) unbindLocked(r *registration) *ticket {
 	if r.observed {
 		e.observers.standsForNoMore(r)
@@ -182,8 +182,8 @@ func (e *Engine) unbindLocked(r *registration) *ticket {
 	}
 }
 
-// unregisterTrigger removes a trigger, whoever registered it, and reports
-// whether there was one.
+// unregisterTrigger removes a trigger, whichever worker registered it, and reports
+// whether it existed.
 func (e *Engine) unregisterTrigger(id string) bool {
 	e.triggers.mu.Lock()
 	r := e.triggers.byID[id]
@@ -198,16 +198,16 @@ func (e *Engine) unregisterTrigger(id string) bool {
 	return true
 }
 
-// registerTriggerType enters a trigger type of a worker; the last one counts.
-// What is bound to the type is sent again, what is parked for it is bound, and
-// what the default namespace served for want of this one moves here.
+// registerTriggerType adds a trigger type of a worker; the latest registration wins.
+// The engine sends existing bindings of the type again, binds parked ones, and moves
+// those here that the default namespace served in the absence of this type.
 func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTypeMessage) {
 	ns, bad := namespaceOf("namespace", m.Namespace, home)
 	if bad != nil {
-		e.log.Warn("trigger type refused: blank namespace", "worker", w.id, "type", m.ID)
+		e.log.Warn("trigger type rejected: blank namespace", "worker", w.id, "type", m.ID)
 		return
 	}
-	if !w.session.admitTriggerType(&m) {
+	if !w.permissions.admitTriggerType(&m) {
 		return
 	}
 	added := &triggerType{
@@ -217,7 +217,7 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 	var sent []*ticket
 	t := &e.triggers
 	t.mu.Lock()
-	if e.isLeaving(w) { // forgetTriggers has been here
+	if e.isLeaving(w) { // forgetTriggers has already run
 		t.mu.Unlock()
 		return
 	}
@@ -231,7 +231,7 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 		case r.parked:
 		case r.observed, r.at != added.key:
 			sent = append(sent, e.unbindLocked(r))
-		case old != nil && old.provider != nil: // it must not go on firing
+		case old != nil && old.provider != nil: // it must stop firing
 			old.provider.unbind(r.id)
 		}
 		ticket, _ := e.bindLocked(r, added)
@@ -241,8 +241,8 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 	waitFor(sent...)
 }
 
-// unregisterTriggerType takes a trigger type of w back; what is bound to it goes to the
-// provider of the default namespace, if there is one, or parks.
+// unregisterTriggerType removes a trigger type of w. Its bindings move to the provider
+// of the default namespace, if there is one, or are parked.
 func (e *Engine) unregisterTriggerType(w *worker, home string, m unregisterTriggerTypeMessage) {
 	ns, bad := namespaceOf("namespace", m.Namespace, home)
 	if bad != nil {
@@ -257,9 +257,9 @@ func (e *Engine) unregisterTriggerType(w *worker, home string, m unregisterTrigg
 	}
 }
 
-// triggerAnswered takes the answer of a provider to a registration. It counts
-// only if that worker provides the type now. A refusal parks the trigger and
-// is passed on to whoever registered it.
+// triggerAnswered handles a provider's answer to a registration. The answer counts only
+// if that worker currently provides the type. A rejection parks the trigger and is
+// forwarded to the worker that registered it.
 func (e *Engine) triggerAnswered(w *worker, m triggerRegistrationResultMessage) {
 	refusal, _ := decodeError(m.Error)
 	t := &e.triggers
@@ -281,15 +281,15 @@ func (e *Engine) triggerAnswered(w *worker, m triggerRegistrationResultMessage) 
 	}
 }
 
-// forgetTriggers removes what a connection that ended had registered and
-// provided. What others had bound to its types goes to the default namespace's
-// provider, if there is one, or parks.
+// forgetTriggers removes the registrations and trigger types of a connection that has
+// ended. Other workers' bindings to these types move to the provider of the default
+// namespace, if there is one, or are parked.
 func (e *Engine) forgetTriggers(w *worker) {
 	t := &e.triggers
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	// Nobody waits for room in the outboxes of the providers: the connection is
-	// gone, and its end must not hang on another one that does not read.
+	// Do not wait for room in the send queues of the providers: the cleanup of a
+	// connection must not depend on another connection that does not read.
 	for _, r := range t.inOrder() {
 		if r.origin == w {
 			delete(t.byID, r.id)
@@ -304,8 +304,8 @@ func (e *Engine) forgetTriggers(w *worker) {
 	e.rebind()
 }
 
-// claimTriggers looks again at the triggers of a type that nobody provides: a function
-// claims it.
+// claimTriggers resolves the parked triggers of a type again, after a function has
+// claimed it.
 func (e *Engine) claimTriggers(typ string) {
 	t := &e.triggers
 	t.mu.Lock()
@@ -317,7 +317,7 @@ func (e *Engine) claimTriggers(typ string) {
 	}
 }
 
-// rebind finds another provider for what is bound to a type that is gone. triggers.mu is
+// rebind finds another provider for the bindings of a type that is gone. triggers.mu is
 // held.
 func (e *Engine) rebind() {
 	t := &e.triggers
@@ -326,7 +326,7 @@ func (e *Engine) rebind() {
 			continue
 		}
 		if _, err := e.bindLocked(r, t.resolve(r)); err != nil {
-			e.log.Warn("trigger parked: its new provider refused it", "trigger", r.id, "error", err)
+			e.log.Warn("trigger parked: the new provider rejected it", "trigger", r.id, "error", err)
 		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// provide registers a trigger type and waits until it is there.
+// provide registers a trigger type and waits until the engine has it.
 func (c *client) provide(id string, more ...string) {
 	c.t.Helper()
 	c.send(`{"type":"registertriggertype","id":%q,"description":"d"%s}`, id, strings.Join(more, ""))
@@ -28,7 +28,7 @@ func withdrawn(id, typ string) string {
 	return `{"type":"unregistertrigger","id":"` + id + `","trigger_type":"` + typ + `"}`
 }
 
-// registered lists the ids of the live triggers.
+// registered returns the ids of the live triggers.
 func (c *client) registered() string {
 	c.t.Helper()
 	result, _ := c.call("engine::registered-triggers::list", `{}`)["result"].(map[string]any)
@@ -53,10 +53,11 @@ func TestTriggerParksUntilItsTypeAppears(t *testing.T) {
 	if got := user.registered(); got != "t1" {
 		t.Errorf("live triggers: %q", got)
 	}
-	// The type again: what is bound is sent again.
+	// When the type is registered again, its bindings are sent again.
 	provider.send(`{"type":"registertriggertype","id":"hook","description":"d"}`)
 	provider.want(forwarded("t1", "hook", `,"metadata":{"m":[1]},"namespace":"blue"`))
-	// The provider leaves: parked again; it returns: bound again.
+	// When the provider leaves, the trigger is parked; when it returns, the trigger is
+	// bound again.
 	_ = provider.conn.Close()
 	for e.Stats().Workers > 1 {
 		user.sync()
@@ -67,7 +68,7 @@ func TestTriggerParksUntilItsTypeAppears(t *testing.T) {
 	provider = dial(t, e).register("provider")
 	provider.send(`{"type":"registertriggertype","id":"hook","description":"d"}`)
 	provider.want(forwarded("t1", "hook", `,"metadata":{"m":[1]},"namespace":"blue"`))
-	// Its owner leaves: the provider is told.
+	// When the owner of the trigger leaves, the provider is notified.
 	_ = user.conn.Close()
 	provider.want(withdrawn("t1", "hook"))
 }
@@ -83,14 +84,14 @@ func TestTriggerRefusedByItsProvider(t *testing.T) {
 	other.send(`{"type":"triggerregistrationresult","id":"t1","trigger_type":"hook","function_id":"f::g","error":{"code":"X","message":"not mine"}}`)
 	other.sync()
 	if got := user.registered(); got != "t1" {
-		t.Errorf("live triggers after an answer of a stranger: %q", got)
+		t.Errorf("live triggers after an answer from another worker: %q", got)
 	}
 	provider.send(`{"type":"triggerregistrationresult","id":"t1","trigger_type":"hook","function_id":"f::g","error":{"code":"X","message":"no","stacktrace":"s"}}`)
 	user.want(`{"type":"triggerregistrationresult","id":"t1","trigger_type":"hook","function_id":"f::g","error":{"code":"X","message":"no","stacktrace":"s"}}`)
 	if got := user.registered(); got != "" {
 		t.Errorf("refused trigger is listed: %s", got)
 	}
-	// Parked, so the type's next registration offers it again.
+	// The trigger is parked, so the next registration of the type offers it again.
 	provider.send(`{"type":"registertriggertype","id":"hook","description":"d"}`)
 	provider.want(forwarded("t1", "hook", ""))
 	provider.send(`{"type":"triggerregistrationresult","id":"t1","trigger_type":"hook","function_id":"f::g"}`)
@@ -110,28 +111,29 @@ func TestTriggerMovesHome(t *testing.T) {
 	common.want(forwarded("fallback", "hook", ""))
 	blue.bind("explicit", "hook", `,"trigger_namespace":"default"`)
 	common.want(forwarded("explicit", "hook", ""))
-	// A provider at home takes over what the default one served for want of it.
+	// A provider in the home namespace takes over what the default one served in its
+	// absence.
 	home.send(`{"type":"registertriggertype","id":"hook","description":"d"}`)
 	home.want(forwarded("fallback", "hook", `,"trigger_namespace":"blue"`))
 	common.want(withdrawn("fallback", "hook"))
-	// It leaves: back to the default one.
+	// When it leaves, the trigger moves back to the default one.
 	_ = home.conn.Close()
 	common.want(forwarded("fallback", "hook", ""))
-	// A named provider is not replaced by another.
+	// A provider that the trigger names is not replaced by another.
 	green := dial(t, e).register("green", `,"namespace":"green"`)
 	green.provide("hook")
 	blue.bind("named", "hook", `,"trigger_namespace":"green"`)
 	green.want(forwarded("named", "hook", `,"trigger_namespace":"green"`))
 	_ = green.conn.Close()
 	for e.Stats().Workers > 2 {
-		common.sync() // nothing but the pong arrives
+		common.sync() // only the pong arrives
 	}
 	if got := blue.registered(); got != "explicit fallback" {
 		t.Errorf("live triggers: %q", got)
 	}
 }
 
-func TestTriggerTypeOfTheEngineTakenOver(t *testing.T) {
+func TestWorkerTakesOverTriggerTypeOfTheEngine(t *testing.T) {
 	e := Start(t)
 	user, provider := dial(t, e).register("user"), dial(t, e).register("provider")
 	user.send(`{"type":"registerfunction","id":"f::g"}`)
@@ -158,7 +160,7 @@ func TestTriggerBlankNamespaces(t *testing.T) {
 	}
 }
 
-func TestTriggerUnregisteredByAnybody(t *testing.T) {
+func TestAnyWorkerUnregistersATrigger(t *testing.T) {
 	e := Start(t)
 	a, b := dial(t, e).register("a"), dial(t, e).register("b")
 	a.provide("hook")
@@ -182,7 +184,7 @@ func TestTriggerWithTheSameIDChangesItsOwner(t *testing.T) {
 	provider.want(forwarded("t1", "hook", ""))
 	_ = first.conn.Close()
 	for e.Stats().Workers > 2 {
-		provider.sync() // no unregistertrigger among the pongs
+		provider.sync() // there is no unregistertrigger before the pong
 	}
 	_ = second.conn.Close()
 	provider.want(withdrawn("t1", "hook"))

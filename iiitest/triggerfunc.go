@@ -8,8 +8,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// providerTimeout is how long engine::register_trigger waits for the answer of
-// a worker that provides the type.
+// providerTimeout is how long engine::register_trigger waits for the answer of a worker
+// that provides the type.
 const providerTimeout = 10 * time.Second
 
 func (e *Engine) registerTriggers() {
@@ -17,10 +17,10 @@ func (e *Engine) registerTriggers() {
 	e.addBuiltin("engine::unregister_trigger", engineWorker, "Unregister a trigger", e.serveUnregisterTrigger)
 }
 
-// serveRegisterTrigger registers a durable trigger: it belongs to nobody's
-// connection. A provider that is a worker may answer for a while; a trigger
-// that nobody provides is parked, which is a success, as is one for a blank
-// namespace, where nobody can provide anything.
+// serveRegisterTrigger registers a durable trigger, which does not belong to a
+// connection. If a worker provides the type, it waits for the answer. A trigger without
+// a provider is parked, which counts as success. The same holds for a blank namespace,
+// which cannot have a provider.
 func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type RegisterTriggerInput struct {
 		TriggerType      string          `json:"trigger_type"`
@@ -33,8 +33,8 @@ func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMes
 	if bad != nil {
 		return nil, bad
 	}
-	s := c.session() // hooks and the rights to call are not asked here
-	if !s.allowsTriggerType(in.TriggerType) {
+	p := c.permissions() // hooks and call permissions do not apply here
+	if !p.allowsTriggerType(in.TriggerType) {
 		return nil, errorBody("FORBIDDEN", "trigger type '%s' not allowed", in.TriggerType)
 	}
 	config := in.Config
@@ -43,7 +43,7 @@ func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMes
 	}
 	r := &registration{
 		binding: binding{
-			id: uuid.NewString(), triggerType: in.TriggerType, functionID: s.prefixed(in.FunctionID),
+			id: uuid.NewString(), triggerType: in.TriggerType, functionID: p.prefixed(in.FunctionID),
 			namespace: defaultNamespace, config: config, metadata: optional(in.Metadata),
 		},
 		explicit: in.TriggerNamespace, home: defaultNamespace,
@@ -62,19 +62,19 @@ func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMes
 				e.unregisterTrigger(r.id)
 				return nil, errorBody("trigger_registration_failed", "%s: %s", a.err.Code, a.err.Message)
 			}
-		case <-timeout.C: // no answer in time is taken for a yes
+		case <-timeout.C: // a missing answer counts as success
 		case <-ctx.Done():
 		}
 	}
 	return mustEncode(map[string]string{"id": r.id}), nil
 }
 
-// awaitsProvider reports whether a worker has been told of r and may answer.
+// awaitsProvider reports whether a worker has received r and may still answer.
 func (e *Engine) awaitsProvider(r *registration) bool {
 	e.triggers.mu.Lock()
 	defer e.triggers.mu.Unlock()
 	if r.answer == nil {
-		return true // it already has
+		return true // it has already answered
 	}
 	at := e.triggers.types[r.at]
 	return !r.parked && at != nil && at.owner != nil

@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// updateOps are the operations of an update: all of them are decoded, or none. What the
-// types of package iii let pass, an absent field for example, the engine refuses.
+// updateOps holds the operations of an update. Decoding is all or nothing, and stricter
+// than that of the types of package iii, which for example accept an absent field.
 type updateOps []iii.UpdateOp
 
 func (ops *updateOps) decodeStrict(raw json.RawMessage) string {
@@ -27,7 +27,7 @@ func (ops *updateOps) decodeStrict(raw json.RawMessage) string {
 	return ""
 }
 
-// The fields of the operations. A set without a value sets null.
+// Fields of the operations. A set without a value sets null.
 type (
 	setFields struct {
 		Path  string          `json:"path"`
@@ -103,7 +103,7 @@ func decodeOp(raw json.RawMessage) (iii.UpdateOpVariant, string) {
 	return nil, fmt.Sprintf("unknown variant `%s`, expected one of `set`, `merge`, `increment`, `decrement`, `append`, `remove`", unquote(tag))
 }
 
-// mergePath is the path of a merge or an append: nothing, a key, or a list of keys.
+// mergePath is the path of a merge or an append: absent, a key, or a list of keys.
 type mergePath struct{ path *iii.MergePath }
 
 func (p *mergePath) decodeStrict(raw json.RawMessage) string {

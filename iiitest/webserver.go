@@ -19,9 +19,10 @@ import (
 	"unicode/utf8"
 )
 
-// webServer is the HTTP server of the http triggers. It speaks HTTP/1.1 and 1.0 as the
-// engine's does. Package net/http cannot: it refuses targets and expectations that the
-// engine accepts, adds headers of its own, and corrects what a function replies.
+// webServer is the HTTP server behind the HTTP triggers. It speaks HTTP/1.1 and 1.0 as
+// the engine's server does. Package net/http cannot: it rejects targets and
+// expectations that the engine accepts, adds headers of its own, and corrects the
+// replies of functions.
 type webServer struct {
 	engine *Engine
 	handle func(x *webExchange)
@@ -47,8 +48,9 @@ func (s *webServer) Serve(l net.Listener) error {
 			continue
 		}
 		if tcp, ok := conn.(*net.TCPConn); ok {
-			// As over a network. On the loopback the system takes megabytes, and a client
-			// that reads slowly seems to read nothing for a long time.
+			// This resembles a network. Over loopback the operating system buffers
+			// megabytes, and a client that reads slowly would seem not to read for a
+			// long time.
 			_ = tcp.SetWriteBuffer(128 << 10)
 		}
 		s.engine.spawn(func(context.Context) {
@@ -74,7 +76,7 @@ func (s *webServer) leave(conn net.Conn) {
 	delete(s.conns, conn)
 }
 
-// Close ends all connections.
+// Close closes all connections.
 func (s *webServer) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,8 +87,7 @@ func (s *webServer) Close() error {
 	return nil
 }
 
-// webHeader is a header: lowercase names in the order in which they came, each with its
-// values.
+// webHeader is a header: lowercase names in order of arrival, each with its values.
 type webHeader []webField
 
 type webField struct {
@@ -111,7 +112,7 @@ func (h webHeader) get(name string) string {
 	return ""
 }
 
-// add adds a value to those of its name.
+// add adds a value to a name.
 func (h *webHeader) add(name, value string) {
 	if f := h.find(name); f != nil {
 		f.values = append(f.values, value)
@@ -120,7 +121,7 @@ func (h *webHeader) add(name, value string) {
 	*h = append(*h, webField{name, []string{value}})
 }
 
-// set replaces the values of a name, at their place.
+// set replaces the values of a name and keeps its position.
 func (h *webHeader) set(name, value string) {
 	if f := h.find(name); f != nil {
 		f.values = []string{value}
@@ -132,39 +133,39 @@ func (h *webHeader) set(name, value string) {
 // webRequest is the head of a request.
 type webRequest struct {
 	method      string
-	path, query string // as they were sent; a target without a path has ""
+	path, query string // as sent; "" for a target without a path
 	header      webHeader
 	old         bool  // HTTP/1.0
 	keepAlive   bool  // the client may use the connection again
 	length      int64 // of the body; -1 is chunked
-	expects     bool  // 100 Continue before it sends the body
+	expects     bool  // the client waits for 100 Continue before it sends the body
 }
 
-// What the engine accepts of a request.
+// Limits of the engine for requests.
 const (
 	maxHeaders = 100
 	maxHead    = 8192 + 4096*maxHeaders
 	maxTarget  = 65534
 )
 
-// webConn is a connection of a client.
+// webConn is a client's connection.
 type webConn struct {
 	server *webServer
 	conn   net.Conn
 	in     *bufio.Reader
-	line   []byte // the memory of a line that is longer than the buffer of in
-	out    []byte // what is written; its memory is used again
+	line   []byte // buffer for a line that is longer than the buffer of in
+	out    []byte // data to write; the buffer is reused
 
 	mu         sync.Mutex
 	responding bool // it is too late for 100 Continue
 }
 
-// serve answers one request after the other.
+// serve answers requests one after the other.
 func (c *webConn) serve() {
 	for {
 		r, refused := c.request()
 		if r == nil && refused == 0 {
-			return // the client has left
+			return // the client has disconnected
 		}
 		c.responding = false
 		x := &webExchange{conn: c, webRequest: r, gone: make(chan struct{})}
@@ -188,12 +189,13 @@ func (c *webConn) serve() {
 	}
 }
 
-// webLinger is how long a connection stays open for a client that has not sent all of
-// its request.
+// webLinger is how long a connection stays open for a client that has not sent its
+// whole request.
 const webLinger = 500 * time.Millisecond
 
-// linger lets the client read the response before its connection is closed: the answer to
-// what arrives at a closed one would destroy what it has not read.
+// linger lets the client read the response before its connection is closed. Data that
+// arrives at a closed connection causes a reset, which would destroy what the client
+// has not read.
 func (c *webConn) linger() {
 	half, ok := c.conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
@@ -203,8 +205,8 @@ func (c *webConn) linger() {
 	_, _ = io.Copy(io.Discard, c.conn)
 }
 
-// readLine returns the next line without its end, valid until the next call, and what is
-// left of limit.
+// readLine returns the next line without its terminator, valid until the next call, and
+// the remainder of limit.
 func (c *webConn) readLine(limit int) (line []byte, left int, err error) {
 	line, err = c.in.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {
@@ -224,13 +226,13 @@ func (c *webConn) readLine(limit int) (line []byte, left int, err error) {
 	return bytes.TrimSuffix(line, []byte("\r")), left, err
 }
 
-var errHead = errors.New("iiitest: head of a request beyond the engine's limit")
+var errHead = errors.New("iiitest: request head exceeds the engine's limit")
 
-// request reads the head of the next request. A status other than 0 refuses it; without
-// one and a request, the client has left.
+// request reads the head of the next request. A status other than 0 rejects it. If
+// there is neither a status nor a request, the client has disconnected.
 func (c *webConn) request() (r *webRequest, refused int) {
 	line, left, err := c.readLine(maxHead)
-	for err == nil && len(line) == 0 { // clients used to send one after a body
+	for err == nil && len(line) == 0 { // old clients send an empty line after a body
 		line, left, err = c.readLine(left)
 	}
 	if err != nil {
@@ -314,10 +316,9 @@ func parseRequestLine(line string) (r *webRequest, refused int) {
 	return &webRequest{method: method, path: path, query: query, old: old, keepAlive: !old}, 0
 }
 
-// parseTarget takes the path and the query out of a request target in any of its forms
-// (RFC 9112, 3.2), as they are. The engine accepts everything in them but some characters
-// that must be escaped, and looks neither at the host of an absolute target nor at a
-// fragment.
+// parseTarget extracts the path and the query, undecoded, from a request target in any
+// of its forms (RFC 9112, 3.2). The engine rejects only some characters that must be
+// escaped, and ignores both the host of an absolute target and a fragment.
 func parseTarget(target string) (path, query string, ok bool) {
 	switch {
 	case target == "*":
@@ -325,7 +326,7 @@ func parseTarget(target string) (path, query string, ok bool) {
 	case strings.HasPrefix(target, "/"):
 	default:
 		scheme, rest, absolute := strings.Cut(target, "://")
-		if !absolute { // of CONNECT: a host, and no path
+		if !absolute { // CONNECT has a host and no path
 			return "", "", isAuthority(target)
 		}
 		end := len(rest)
@@ -349,8 +350,8 @@ func parseTarget(target string) (path, query string, ok bool) {
 
 func isAuthority(s string) bool { return s != "" && validIn(s, "/?#\"<>\\^`{|}") }
 
-// validIn reports whether a part of a target has neither spaces nor control characters,
-// nor any of those.
+// validIn reports whether a part of a target contains neither spaces, control
+// characters nor forbidden characters.
 func validIn(s, forbidden string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] == 0x7f || strings.IndexByte(forbidden, s[i]) >= 0 {
@@ -360,20 +361,20 @@ func validIn(s, forbidden string) bool {
 	return true
 }
 
-// parseField takes a line of a header apart.
+// parseField splits a header line.
 func parseField(line []byte) (name, value string, ok bool) {
 	raw, rest, found := bytes.Cut(line, []byte(":"))
 	name, value = strings.ToLower(string(raw)), string(bytes.Trim(rest, " \t"))
 	return name, value, found && validHeader(name, value)
 }
 
-// parseLength reads a Content-Length: digits and nothing else.
+// parseLength parses a Content-Length, which consists only of digits.
 func parseLength(value string) (int64, error) {
 	n, err := strconv.ParseUint(value, 10, 63)
 	return int64(n), err
 }
 
-// hasToken reports whether a list of tokens has one.
+// hasToken reports whether a list of tokens contains token.
 func hasToken(list, token string) bool {
 	return slices.ContainsFunc(strings.Split(list, ","), func(s string) bool { return strings.EqualFold(strings.TrimSpace(s), token) })
 }
@@ -389,8 +390,8 @@ type webBody struct {
 	data     io.Reader
 	chunked  bool
 	expected bool        // the client waits for 100 Continue
-	ended    atomic.Bool // nothing more comes
-	complete bool        // all of it was read; to be looked at when it has ended
+	ended    atomic.Bool // no more data will arrive
+	complete bool        // the whole body was read; valid after ended is set
 }
 
 func newWebBody(c *webConn, r *webRequest) *webBody {
@@ -403,8 +404,8 @@ func newWebBody(c *webConn, r *webRequest) *webBody {
 	return b
 }
 
-// Read implements io.Reader. The error at the end of a body that is shorter than the
-// client has promised is io.ErrUnexpectedEOF.
+// Read implements io.Reader. If the body is shorter than the client announced, it
+// returns io.ErrUnexpectedEOF.
 func (b *webBody) Read(p []byte) (int, error) {
 	if b.expected {
 		b.expected = false
@@ -428,7 +429,7 @@ func (b *webBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// trailers skips what follows the last chunk. It returns io.EOF.
+// trailers skips the trailer after the last chunk. It returns io.EOF.
 func (b *webBody) trailers() error {
 	for left := maxHead; ; {
 		line, rest, err := b.conn.readLine(left)
@@ -445,7 +446,7 @@ func (b *webBody) trailers() error {
 	}
 }
 
-// proceed tells the client to send the body, unless it has its answer already.
+// proceed asks the client to send the body, unless the response has begun.
 func (c *webConn) proceed() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -454,26 +455,26 @@ func (c *webConn) proceed() {
 	}
 }
 
-// webExchange is a request on its connection, and the response to it. Its methods are for
-// one goroutine.
+// webExchange is a request on its connection, and the response to it. Its methods are
+// not safe for concurrent use.
 type webExchange struct {
 	*webRequest
 	conn *webConn
-	body *webBody      // nil for none
-	gone chan struct{} // closed when the client has left
+	body *webBody      // nil if there is none
+	gone chan struct{} // closed when the client has disconnected
 
-	listening chan struct{} // closed when nothing reads from the connection any more
+	listening chan struct{} // closed when no goroutine reads from the connection any more
 	framing   framing       // of the response
 	last      bool          // the connection ends with the response
-	done      bool          // all of the response is sent
+	done      bool          // the whole response has been sent
 }
 
-// listen reads from the connection in the background: what is left of the body, for body,
-// which may refuse more of it and learns of its end by a nil; and then whether the client
-// leaves.
+// listen reads from the connection in the background. It first passes the rest of the
+// body to body, which returns false to stop and receives nil at the end, and then waits
+// for the client to disconnect.
 func (x *webExchange) listen(body func(data []byte) bool) {
 	x.listening = make(chan struct{})
-	go func() { // joined by settle
+	go func() { // settle waits for it
 		defer close(x.listening)
 		for b := x.body; b != nil && !b.ended.Load(); {
 			data := make([]byte, 32<<10)
@@ -488,13 +489,13 @@ func (x *webExchange) listen(body func(data []byte) bool) {
 		}
 		if _, err := x.conn.in.Peek(1); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			close(x.gone)
-			_ = x.conn.conn.Close() // ends a write that waits for the client
+			_ = x.conn.conn.Close() // ends a blocked write
 		}
 	}()
 }
 
-// settle ends the reading. It reports whether request and response are complete, so that
-// another request may follow.
+// settle stops reading. It reports whether request and response are complete, and
+// another request can follow.
 func (x *webExchange) settle() bool {
 	if x.listening != nil {
 		_ = x.conn.conn.SetReadDeadline(time.Unix(1, 0))
@@ -504,12 +505,13 @@ func (x *webExchange) settle() bool {
 	return x.done && x.read()
 }
 
-// read reports whether all of the request was read.
+// read reports whether the whole request was read.
 func (x *webExchange) read() bool { return x.body == nil || x.body.ended.Load() && x.body.complete }
 
-// respond sends a response whose body is known. The length of it that a function claims
-// is sent as it is. The engine then goes on with the next request; here the connection
-// ends, since a client that believes a wrong length would wait without end.
+// respond sends a response with a known body. A Content-Length that a function sets is
+// sent unchanged. If it is wrong, the engine goes on with the next request; this server
+// closes the connection instead, because a client that trusts the length would wait
+// forever.
 func (x *webExchange) respond(status int, header webHeader, body []byte) {
 	length := strconv.Itoa(len(body))
 	if header.find("content-length") == nil {
@@ -526,15 +528,15 @@ func (x *webExchange) respond(status int, header webHeader, body []byte) {
 	}
 }
 
-// unknown is the length of a body that is yet to come.
+// unknown is the length of a body that is not yet known.
 const unknown = -1
 
-// head begins a response with a body of that length. It returns false, and the
-// connection ends without a response, if the header contradicts itself. Nothing is sent
+// head begins a response with a body of the given length. If the header contradicts
+// itself, it returns false and the connection ends without a response. It sends nothing
 // before send or flush.
 func (x *webExchange) head(status int, header webHeader, length int64) bool {
 	if x.body != nil && !x.body.ended.Load() {
-		x.keepAlive = false // a client that still sends should not wait for its turn
+		x.keepAlive = false // a client that still sends need not wait
 	}
 	c := x.conn
 	var ok bool
@@ -547,11 +549,11 @@ func (x *webExchange) head(status int, header webHeader, length int64) bool {
 	return ok
 }
 
-// keptBytes is how much memory a connection keeps for what it writes next.
+// keptBytes is the maximum size of the write buffer that a connection keeps.
 const keptBytes = 1 << 20
 
-// send sends a part of the body, with the head if it is not out yet. It returns false if
-// the response is over.
+// send sends a part of the body, and the head if it has not been sent. It returns false
+// if the response is over.
 func (x *webExchange) send(data []byte) bool {
 	x.conn.out = x.framing.append(x.conn.out, data)
 	_, err := x.conn.conn.Write(x.conn.out)
@@ -562,7 +564,7 @@ func (x *webExchange) send(data []byte) bool {
 	return err == nil && !x.done
 }
 
-// end ends a body that was sent piece by piece.
+// end ends a body that was sent in parts.
 func (x *webExchange) end() {
 	switch {
 	case x.framing.chunked:
@@ -573,17 +575,18 @@ func (x *webExchange) end() {
 	}
 }
 
-// framing is how a client finds the end of a body.
+// framing defines how a client finds the end of a body.
 type framing struct {
 	chunked    bool
 	untilClose bool
-	left       int64 // of a body with a length; what is beyond it is not sent
+	left       int64 // of a body with a length; data beyond it is dropped
 }
 
-// over reports whether the body has all that its length promises.
+// over reports whether the body has its full length.
 func (f *framing) over() bool { return !f.chunked && !f.untilClose && f.left == 0 }
 
-// append appends a part of the body. An empty chunk would be the last.
+// append appends a part of the body. It skips an empty part, because an empty chunk
+// would end the body.
 func (f *framing) append(dst, data []byte) []byte {
 	switch {
 	case f.chunked && len(data) > 0:
@@ -596,14 +599,14 @@ func (f *framing) append(dst, data []byte) []byte {
 	return append(dst, data...)
 }
 
-// encodeHead appends the head of a response to r with a body of that length. What it
-// makes of a header is what the engine's HTTP library makes of it, in its order. last is
-// set if the connection ends with the response; ok is false if there can be none.
+// encodeHead appends the head of a response to r with a body of the given length. The
+// fields and their order are those of the engine's HTTP library. last is set if the
+// connection ends with the response; ok is false if no response is possible.
 func encodeHead(dst []byte, r *webRequest, status int, header webHeader, length int64) (out []byte, f framing, last, ok bool) {
 	connect := r.method == http.MethodConnect && status >= 200 && status < 300
 	last = !r.keepAlive || connect || status == http.StatusSwitchingProtocols
 	switch {
-	case status < 200 && status != http.StatusSwitchingProtocols: // a response cannot be informational
+	case status < 200 && status != http.StatusSwitchingProtocols: // a response must not be informational
 		status, header, length, last = http.StatusInternalServerError, nil, 0, true
 	case r.keepAlive && r.old:
 		header.set("connection", "keep-alive")
@@ -636,7 +639,7 @@ func encodeHead(dst []byte, r *webRequest, status int, header webHeader, length 
 			n, err := parseLength(line)
 			switch {
 			case length == 0 && r.method != http.MethodHead:
-				continue // the true one follows
+				continue // the correct one follows
 			case length == unknown && err != nil:
 				return dst, f, true, false
 			case length == unknown:
@@ -658,7 +661,7 @@ func encodeHead(dst []byte, r *webRequest, status int, header webHeader, length 
 			framed, f.chunked = true, true
 		case "trailer":
 			if !chunks {
-				continue // no chunk, no trailer
+				continue // without chunks there is no trailer
 			}
 		case "connection":
 			last = last || hasToken(line, "close")

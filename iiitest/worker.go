@@ -13,39 +13,39 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// worker is one connection of the worker protocol. Its identity is that of the
-// connection: who reconnects is a new worker.
+// worker is one connection of the worker protocol. The connection defines its identity:
+// after a reconnection it is a new worker.
 type worker struct {
-	e         *Engine
-	id, token string
-	conn      *websocket.Conn
-	ip        string
-	session   *session // nil: through the open listener
-	connected time.Time
-	out       *outbox
-	written   chan struct{} // closed when the writer has ended
-	reading   *gate         // closed by StopReading
-	spoken    atomic.Pointer[dialect]
+	e           *Engine
+	id, token   string
+	conn        *websocket.Conn
+	ip          string
+	permissions *permissions // nil on the open listener
+	connected   time.Time
+	out         *outbox
+	written     chan struct{} // closed when the writer has ended
+	reading     *gate         // closed by StopReading
+	spoken      atomic.Pointer[dialect]
 
 	settle  sync.Mutex
 	state   nsState
 	ns      string
-	waiting []any // registrations, while the namespace is not known
+	waiting []any // registrations that wait for the namespace
 	grace   *time.Timer
 
 	// guarded by Engine.mu
 	meta     metadata
-	called   *workerName           // its name, for the messages that are kept
+	called   *workerName           // its name, for stored messages
 	attached map[*pending]struct{} // calls it made and calls it is executing
-	making   int                   // calls to built-in functions under way
+	making   int                   // calls of built-in functions in progress
 	leaving  bool                  // its connection has ended
-	rejected bool                  // lost the fight for its name: nothing it says counts
+	rejected bool                  // its name was taken: its messages are ignored
 
 	ended   sync.Once
-	cleaned chan struct{} // closed when everything it had is gone
+	cleaned chan struct{} // closed when the cleanup is complete
 }
 
-// serveWorker is the worker protocol at "/". A nil guard is the open listener.
+// serveWorker serves the worker protocol at "/". A nil guard means the open listener.
 func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) {
 	if refusesHandshake(rw, r) {
 		return
@@ -56,7 +56,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 	}
 	defer e.drop(conn)
 	answerPings(conn)
-	session, refusal := e.authenticate(g, r)
+	permissions, refusal := e.authenticate(g, r)
 	if e.ctx.Err() != nil {
 		return
 	}
@@ -65,7 +65,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 		return
 	}
 	w := &worker{
-		e: e, id: uuid.NewString(), token: uuid.NewString(), session: session,
+		e: e, id: uuid.NewString(), token: uuid.NewString(), permissions: permissions,
 		conn: conn, connected: time.Now(),
 		out: newOutbox(), written: make(chan struct{}), reading: newGate(),
 		called:   &workerName{},
@@ -89,7 +89,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 	<-w.written
 }
 
-// refuse tells a worker that its authentication failed and closes.
+// refuse sends a worker the authentication error and closes the connection.
 func refuse(conn *websocket.Conn, text string) {
 	if conn.WriteMessage(websocket.TextMessage, authError(text)) == nil {
 		farewell(conn)
@@ -99,16 +99,16 @@ func refuse(conn *websocket.Conn, text string) {
 // lingerTime is how long the peer has to answer a Close frame.
 const lingerTime = 5 * time.Second
 
-// sayGoodbye sends a Close frame without a code. The socket stays open for the
-// answer: cutting it at once could destroy the frame on its way.
+// sayGoodbye sends a Close frame without a code. It leaves the socket open for the
+// answer, because an immediate cut could destroy the frame in transit.
 func sayGoodbye(conn *websocket.Conn) {
 	now := time.Now()
 	_ = conn.WriteControl(websocket.CloseMessage, nil, now.Add(lingerTime))
 	_ = conn.SetReadDeadline(now.Add(lingerTime))
 }
 
-// awaitClose waits for the answer to a Close frame that was sent then. The caller reads
-// from conn no more.
+// awaitClose waits for the answer to a Close frame that was sent at the given time. The
+// caller must have stopped reading from conn.
 func awaitClose(conn *websocket.Conn, sent time.Time) {
 	_ = conn.SetReadDeadline(sent.Add(lingerTime))
 	for {
@@ -118,15 +118,15 @@ func awaitClose(conn *websocket.Conn, sent time.Time) {
 	}
 }
 
-// farewell sends a Close frame without a code and waits for the answer. The
-// caller reads from conn no more.
+// farewell sends a Close frame without a code and waits for the answer. The caller must
+// have stopped reading from conn.
 func farewell(conn *websocket.Conn) {
 	now := time.Now()
 	sayGoodbye(conn)
 	awaitClose(conn, now)
 }
 
-// read handles one message after the other until the connection ends.
+// read handles messages one after the other until the connection ends.
 func (w *worker) read() {
 	for {
 		w.reading.wait(w.e.ctx)
@@ -135,9 +135,9 @@ func (w *worker) read() {
 			w.e.log.Debug("worker connection ended", "worker", w.id, "error", err)
 			return
 		}
-		w.reading.wait(w.e.ctx) // what arrived while StopReading was called
+		w.reading.wait(w.e.ctx) // messages that arrive after StopReading
 		if kind == websocket.TextMessage && !utf8.Valid(data) {
-			return // the engine's WebSocket library ends the connection
+			return // the engine's WebSocket library closes the connection
 		}
 		if !w.receive(kind, data) {
 			return
@@ -145,7 +145,7 @@ func (w *worker) read() {
 	}
 }
 
-// receive handles a message and reports whether to go on.
+// receive handles a message and reports whether the connection continues.
 func (w *worker) receive(kind int, data []byte) bool {
 	frame := Frame{Direction: ToEngine, Binary: kind == websocket.BinaryMessage, Message: data}
 	for _, data := range w.e.frames.add(w, &frame) {
@@ -166,8 +166,8 @@ func (w *worker) receive(kind int, data []byte) bool {
 	return !frame.cut
 }
 
-// handle acts on one message. Registrations are applied here, one after the
-// other; whatever asks for an answer runs in a goroutine of its own.
+// handle processes one message. It applies registrations itself, one after the other; a
+// message that expects an answer gets its own goroutine.
 func (w *worker) handle(m any) {
 	e := w.e
 	e.mu.Lock()
@@ -193,17 +193,17 @@ func (w *worker) handle(m any) {
 	}
 }
 
-// speaks is the dialect of the connection now.
+// speaks returns the current dialect of the connection.
 func (w *worker) speaks() *dialect { return w.spoken.Load() }
 
-// push gives a message its place in the order; see outbox.
+// push reserves a message's place in the order; see outbox.
 func (w *worker) push(m []byte) *ticket { return w.out.push(outgoing{message: m}) }
 
-// send queues a message and waits while the queue is full. It reports whether
-// the worker was still there.
+// send queues a message and waits while the queue is full. It reports whether the
+// worker is still connected.
 func (w *worker) send(m []byte) bool { return w.push(m).wait() }
 
-// write sends what is queued until the outbox is closed.
+// write sends queued messages until the outbox is closed.
 func (w *worker) write() {
 	defer close(w.written)
 	for {
@@ -228,10 +228,10 @@ func (w *worker) write() {
 	}
 }
 
-// end removes everything that the worker had and cuts the connection, without a
-// Close frame even if the worker has sent one. In this order, which is the engine's:
-// who has seen the end of a connection may take its name. It may be called by whoever
-// takes the worker's place; it does its work once.
+// end removes everything that belongs to the worker and then cuts the connection,
+// without a Close frame even if the worker has sent one. The order is the engine's: a
+// worker that has seen the end of a connection can take over its name. The successor of
+// a worker may call end, too; only the first call has an effect.
 func (w *worker) end() {
 	w.ended.Do(func() {
 		w.reading.open()
@@ -242,7 +242,7 @@ func (w *worker) end() {
 	})
 }
 
-// cleanUp removes what the connection leaves behind, in the engine's order:
+// cleanUp removes everything that belongs to a connection, in the engine's order:
 // waiting registrations, functions, calls, triggers, trigger types, the name.
 func (e *Engine) cleanUp(w *worker) {
 	w.abort()
@@ -278,12 +278,13 @@ func (e *Engine) cleanUp(w *worker) {
 	e.workerChanged("worker_disconnected", w.id)
 }
 
-// evictTimeout is how long the successor of a connection waits for its end.
+// evictTimeout is how long the successor of a connection waits for the end of that
+// connection.
 const evictTimeout = 5 * time.Second
 
-// reattach lets a connection take the place of its predecessor: that one is
-// gone, with everything it had, before the next message is read. Without the
-// right token nothing happens.
+// reattach makes a connection replace its predecessor: the predecessor and everything
+// that belongs to it are removed before the next message is read. Without the right
+// token, reattach does nothing.
 func (e *Engine) reattach(w *worker, m reattachMessage) {
 	e.mu.Lock()
 	old := e.workers[m.PreviousWorkerID]
@@ -307,7 +308,7 @@ func (e *Engine) reattach(w *worker, m reattachMessage) {
 	}
 }
 
-// gate lets through while it is open.
+// gate blocks while it is closed.
 type gate struct {
 	mu     sync.Mutex
 	closed chan struct{} // nil while open

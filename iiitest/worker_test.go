@@ -18,7 +18,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// function registers functions and waits until they are there.
+// function registers functions and waits until the engine has them.
 func (c *client) function(ids ...string) {
 	c.t.Helper()
 	for _, id := range ids {
@@ -46,7 +46,7 @@ func TestRegistrationsWaitForTheNamespace(t *testing.T) {
 		if got := errorCode(other.call("f::h", `{}`, `,"namespace":"blue"`)); got != "function_not_found" {
 			t.Errorf("before the namespace: %s", got)
 		}
-		// A wrong declaration leaves it open.
+		// An invalid declaration leaves the namespace open.
 		if got := errorCode(c.call("engine::workers::register", `{"namespace":" "}`)); got != "INVALID_NAMESPACE" {
 			t.Errorf("blank namespace: %s", got)
 		}
@@ -66,7 +66,7 @@ func TestRegistrationsWaitForTheNamespace(t *testing.T) {
 		if got := other.call("f::i", `{}`, `,"namespace":"green"`); !strings.Contains(fmt.Sprint(got), "registered in namespace(s): blue.") {
 			t.Errorf("second namespace: %v", got)
 		}
-		// Who says nothing gets the default one.
+		// A worker that declares nothing gets the default namespace.
 		other.send(`{"type":"registerfunction","id":"f::late"}`)
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
@@ -82,7 +82,7 @@ func TestReservedPrefix(t *testing.T) {
 	c.want(`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"blue","function_id":"engine::mine","owner_worker_id":""}`)
 }
 
-func TestBuiltinOverwritten(t *testing.T) {
+func TestWorkerReplacesBuiltinFunction(t *testing.T) {
 	e := Start(t)
 	c, other := dial(t, e).register("c"), dial(t, e).register("other")
 	c.function("publish")
@@ -114,10 +114,10 @@ func TestReattach(t *testing.T) {
 	} {
 		second.send(`{"type":"reattach",%s}`, m)
 		second.sync()
-		first.sync() // still there
+		first.sync() // still connected
 	}
-	// Everything of the predecessor is gone before the next message counts: the
-	// name and the function are free.
+	// Everything of the predecessor is removed before the next message counts: its name
+	// and its functions are free.
 	second.send(`{"type":"reattach","previous_worker_id":%q,"reattach_token":%q}`, first.id, first.token)
 	second.register("w")
 	second.function("f::g")
@@ -146,11 +146,12 @@ func TestNameConflict(t *testing.T) {
 	dial(t, e).register("w") // given up
 }
 
-// Who has seen the end of a worker's connection finds its name and its functions free.
-func TestNothingIsLeftOfAWorkerWhenItsConnectionEnds(t *testing.T) {
+// Once a worker has seen the end of another worker's connection, the name and the
+// functions of that worker are free.
+func TestWorkerIsRemovedWhenItsConnectionEnds(t *testing.T) {
 	e := Start(t)
 	other := dial(t, e)
-	var many []string // which takes a while to forget
+	var many []string // enough for the removal to take a while
 	for i := range 200 {
 		many = append(many, fmt.Sprintf("f::%d", i))
 	}
@@ -169,9 +170,8 @@ func TestNothingIsLeftOfAWorkerWhenItsConnectionEnds(t *testing.T) {
 	}
 }
 
-// What is kept of messages keeps neither the connections that they came over nor what
-// these had.
-func TestNothingKeepsConnectionsThatEnded(t *testing.T) {
+// Stored messages keep neither their connections alive nor what belonged to those.
+func TestStoredMessagesKeepNoConnections(t *testing.T) {
 	e := Start(t)
 	const connections = 20
 	var workers []weak.Pointer[worker]
@@ -268,7 +268,7 @@ func TestFrames(t *testing.T) {
 	}
 }
 
-func TestTextThatIsNoUTF8EndsTheConnection(t *testing.T) {
+func TestInvalidUTF8EndsTheConnection(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e)
 	if err := c.conn.WriteMessage(websocket.TextMessage, []byte("\xff")); err != nil {
@@ -277,14 +277,14 @@ func TestTextThatIsNoUTF8EndsTheConnection(t *testing.T) {
 	_ = c.closed()
 }
 
-func TestSlowWorkerHoldsUpItsCallersOnly(t *testing.T) {
+func TestSlowWorkerBlocksOnlyItsCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
 		slow, fast, caller := dial(t, e).register("slow"), dial(t, e).register("fast"), dial(t, e).register("caller")
 		slow.function("slow::f")
 		fast.function("fast::f")
-		// The slow worker reads nothing: the pipe fills, then the outbox, then
-		// the callers wait.
+		// The slow worker does not read: the pipe fills, then the send queue, then the
+		// callers block.
 		const calls = 200
 		big := `"` + strings.Repeat("x", 8<<10) + `"`
 		for range calls {
@@ -301,7 +301,7 @@ func TestSlowWorkerHoldsUpItsCallersOnly(t *testing.T) {
 		}
 		caller.send(`{"type":"invokefunction","function_id":"fast::f","data":1}`)
 		fast.want(`{"type":"invokefunction","invocation_id":"*","function_id":"fast::f","data":1}`)
-		// It reads again: everything arrives.
+		// It reads again, and everything arrives.
 		for range calls {
 			slow.recv()
 		}
@@ -382,7 +382,7 @@ func TestMessageLimit(t *testing.T) {
 	}
 }
 
-// frameHeader is the header of a text frame with a mask of zeros.
+// frameHeader returns the header of a text frame with a mask of zeros.
 func frameHeader(first, last bool, n int) []byte {
 	h := []byte{0, 0x80 | 127, 0, 0, 0, 0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n), 0, 0, 0, 0}
 	if first {
@@ -394,12 +394,12 @@ func frameHeader(first, last bool, n int) []byte {
 	return h
 }
 
-func TestFaults(t *testing.T) {
+func TestFaultsReachTheNamedWorker(t *testing.T) {
 	t.Run("drop", func(t *testing.T) {
 		e := Start(t)
 		c := dial(t, e).register("c")
 		if !e.Drop("c") || e.Drop("nobody") {
-			t.Error("Drop does not know who is there")
+			t.Error("Drop finds the wrong workers")
 		}
 		if err := c.closed(); websocket.IsCloseError(err, websocket.CloseNoStatusReceived, websocket.CloseNormalClosure) {
 			t.Errorf("a Close frame: %v", err)
@@ -409,7 +409,7 @@ func TestFaults(t *testing.T) {
 		e := Start(t)
 		c := dial(t, e)
 		if !e.Send(c.id, json.RawMessage(`{"type":"ping"}`)) || e.Send("nobody", nil) {
-			t.Error("Send does not know who is there")
+			t.Error("Send finds the wrong workers")
 		}
 		c.want(`{"type":"ping"}`)
 	})
@@ -429,7 +429,7 @@ func TestFaults(t *testing.T) {
 			e := Start(t)
 			c := dial(t, e).register("c")
 			if !e.StopReading("c") || e.StopReading("nobody") || e.ResumeReading("nobody") {
-				t.Error("StopReading does not know who is there")
+				t.Error("StopReading finds the wrong workers")
 			}
 			c.send(`{"type":"ping"}`)
 			synctest.Wait()
@@ -514,13 +514,12 @@ func TestFramesLog(t *testing.T) {
 	}
 }
 
-// silentSockets are the sockets whose Close frames the engine does not answer.
+// silentSockets returns the sockets on which the engine does not answer Close frames.
 func silentSockets(e *Engine) map[string]string {
 	return map[string]string{"worker": e.URL(), "guarded worker": e.GuardedURL(), "telemetry": e.URL() + "/otel", "stream": e.StreamURL()}
 }
 
-// Whatever a client does to end a connection, the engine ends it without a Close
-// frame.
+// The engine closes a connection without a Close frame, however the client ends it.
 func TestConnectionEndsWithoutACloseFrame(t *testing.T) {
 	frame := func(first byte, payload string) string { return string(clientFrame(first, payload)) }
 	for name, bytes := range map[string]string{
@@ -560,8 +559,8 @@ func TestConnectionEndsWithoutACloseFrame(t *testing.T) {
 	}
 }
 
-// Messages that arrive together with what ends the connection are handled.
-func TestMessagesBeforeAnEndCount(t *testing.T) {
+// Messages that arrive together with the end of the connection are handled.
+func TestMessagesBeforeTheEndAreHandled(t *testing.T) {
 	for name, end := range map[string][]byte{
 		"close": clientFrame(0x80|opClose, ""), "no mask": {0x81, 0}, "too large": frameHeader(true, true, maxFrame+1),
 	} {
@@ -608,7 +607,7 @@ func TestPingsAreAnsweredTwice(t *testing.T) {
 	}
 }
 
-func TestHandshakesRefused(t *testing.T) {
+func TestInvalidHandshakesAreRejected(t *testing.T) {
 	upgrade := map[string]string{
 		"Connection": "keep-alive, Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 	}

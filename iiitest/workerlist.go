@@ -10,8 +10,7 @@ import (
 	"time"
 )
 
-// workerView is a worker as the listings show it: connected, or a part of the
-// engine.
+// workerView describes a worker in listings: a connected one, or a part of the engine.
 type workerView struct {
 	w           *worker // nil: a part of the engine
 	id, name    string
@@ -51,7 +50,7 @@ func nullable(s string) *string {
 	return &s
 }
 
-// workerViews lists the workers by name and id. Engine.triggers.mu and
+// workerViews returns the workers, sorted by name and id. Engine.triggers.mu and
 // Engine.mu are held.
 func (e *Engine) workerViews() []workerView {
 	inProcess := map[string]*workerView{}
@@ -80,7 +79,7 @@ func (e *Engine) workerViews() []workerView {
 		}
 	}
 	for _, t := range e.triggers.types {
-		if t.owner == nil && t.ownerName != "engine" && t.ownerName != "queue" { // under these names no part is known
+		if t.owner == nil && t.ownerName != "engine" && t.ownerName != "queue" { // listings have no part with these names
 			part(t.ownerName)
 		}
 	}
@@ -88,7 +87,7 @@ func (e *Engine) workerViews() []workerView {
 	for _, name := range slices.Sorted(maps.Keys(inProcess)) {
 		views = append(views, *inProcess[name])
 	}
-	if e.guardedServer != nil { // each listener is a part of its own
+	if e.guardedServer != nil { // each listener is a separate part
 		second := *inProcess["iii-worker-manager"]
 		second.id += "#1"
 		views = append(views, second)
@@ -108,7 +107,7 @@ func (e *Engine) workerViews() []workerView {
 	return views
 }
 
-// partDescriptions says what the parts of the engine are for.
+// partDescriptions describes the parts of the engine.
 var partDescriptions = map[string]string{
 	engineWorker:         "Functions about the engine itself",
 	bridgeWorker:         "Calls of another engine",
@@ -124,7 +123,7 @@ var partDescriptions = map[string]string{
 	"configuration":      "Configuration entries",
 }
 
-// listWorkers lists the parts of the engine and the workers that told their
+// listWorkers lists the parts of the engine and the workers that have sent their
 // process id.
 func (e *Engine) listWorkers(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type WorkersListInput struct {
@@ -201,10 +200,10 @@ func (e *Engine) workerInfo(_ context.Context, c *call) (json.RawMessage, *wireE
 	}), nil
 }
 
-// lookUpWorker finds a worker as lookUp finds a function. Engine.triggers.mu and
-// Engine.mu are held.
+// lookUpWorker finds a worker in the same way as lookUp finds a function.
+// Engine.triggers.mu and Engine.mu are held.
 func (e *Engine) lookUpWorker(name string, namespace *string) (v workerView, bad *wireError) {
-	ns := defaultNamespace // or the one that is named, even if it is blank
+	ns := defaultNamespace // unless the request names one, even a blank one
 	if namespace != nil {
 		ns = *namespace
 	}

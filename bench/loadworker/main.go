@@ -1,10 +1,12 @@
 // Command loadworker is the worker that load measurements drive: it serves
 // bench::echo, or calls bench::sink BENCH_N times and ends. With BENCH_OTEL=1 it
-// traces.
+// traces; with BENCH_RAW=1 payloads and results stay JSON text.
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"log"
 	"log/slog"
@@ -55,12 +57,22 @@ func run(ctx context.Context) error {
 	if os.Getenv("BENCH_MODE") == "call" {
 		return call(ctx, c)
 	}
-	echo := func(_ context.Context, in order) (order, error) { return in, nil }
-	if _, err := iii.Handle(c, "bench::echo", echo); err != nil {
+	if err := serve(c); err != nil {
 		return err
 	}
 	return c.Run(ctx)
 }
+
+func serve(c *iii.Client) (err error) {
+	if raw() {
+		_, err = c.HandleFunc("bench::echo", func(_ context.Context, in json.RawMessage) (any, error) { return in, nil })
+	} else {
+		_, err = iii.Handle(c, "bench::echo", func(_ context.Context, in order) (order, error) { return in, nil })
+	}
+	return err
+}
+
+func raw() bool { return os.Getenv("BENCH_RAW") == "1" }
 
 // shutdown delivers the last spans and tells what was lost.
 func shutdown(t *iii.Telemetry) {
@@ -74,20 +86,28 @@ func call(ctx context.Context, c *iii.Client) error {
 		return err
 	}
 	note := strings.Repeat("x", size)
+	place := placeOrder
+	if raw() {
+		text, err := json.Marshal(order{User: "u-1", Amount: 1, Note: note, Tags: []string{"a", "b"}})
+		if err != nil {
+			return err
+		}
+		place = func(ctx context.Context, c *iii.Client, _ order) error {
+			out, err := iii.Call[json.RawMessage](ctx, c, "bench::sink", json.RawMessage(text))
+			if err == nil && !bytes.Contains(out, []byte(`"ok":true`)) {
+				err = fmt.Errorf("answer is not ok: %s", out)
+			}
+			return err
+		}
+	}
 	work := make(chan int)
 	failed := make(chan error, inflight)
 	var wg sync.WaitGroup
 	for range inflight {
 		wg.Go(func() {
 			for i := range work {
-				var out receipt
-				in := order{User: "u-" + strconv.Itoa(i), Amount: i, Note: note, Tags: []string{"a", "b"}}
-				if err := c.Call(ctx, "bench::sink", in, &out); err != nil {
+				if err := place(ctx, c, order{User: "u-" + strconv.Itoa(i), Amount: i, Note: note, Tags: []string{"a", "b"}}); err != nil {
 					failed <- err
-					return
-				}
-				if !out.OK {
-					failed <- fmt.Errorf("call %d: answer is not ok", i)
 					return
 				}
 			}
@@ -104,6 +124,15 @@ feed:
 	}
 	close(work)
 	wg.Wait()
+	return err
+}
+
+// placeOrder places an order.
+func placeOrder(ctx context.Context, c *iii.Client, in order) error {
+	out, err := iii.Call[receipt](ctx, c, "bench::sink", in)
+	if err == nil && !out.OK {
+		err = fmt.Errorf("call %d: answer is not ok", in.Amount)
+	}
 	return err
 }
 

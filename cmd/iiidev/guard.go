@@ -78,7 +78,7 @@ func decodeStrictly(text string, into any) error {
 	d.DisallowUnknownFields()
 	switch err := d.Decode(into); {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return errors.New("the JSON ends too soon")
+		return errors.New("unexpected end of the JSON")
 	case err != nil:
 		return err
 	}

@@ -7,7 +7,8 @@
 // the HTTP triggers and of the stream socket; they default to the engine's ports on
 // the loopback interface. -console sets the address of the console, a page that shows
 // the activity of the engine; it defaults to http://127.0.0.1:3113/, and "" disables
-// it. Each -queue adds a named queue. Its config is JSON with the keys of the engine's
+// it. With -console-exposed it can be any address, and whoever reaches that sees the
+// payloads, traces and logs of all workers, without a password. Each -queue adds a named queue. Its config is JSON with the keys of the engine's
 // queue_configs, for example
 //
 //	-queue 'payments={"type":"fifo","message_group_field":"account"}'
@@ -29,6 +30,10 @@
 // 0.25 or 0.26, the default, in which workers of all three can connect. The environment
 // variable III_PROTOCOL changes the default. With -strict-protocol an engine of 0.26
 // accepts no triggers.
+//
+// The program keeps the latest of what it has seen: messages between workers and the engine
+// (-keep-messages), telemetry (-keep-telemetry) and the payloads of invocations for the
+// console (-keep-invocations), by default 8MiB of each kind.
 //
 // -frames names a file for the messages between workers and the engine. Each line is a
 // JSON object with the time, the id and the name of the worker, the direction from the
@@ -53,6 +58,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -76,6 +82,38 @@ func main() {
 	}
 }
 
+// keptItems is how many messages, spans and so on are kept at most, however small they are.
+const keptItems = 20_000
+
+// size is a number of bytes as a flag.
+type size int
+
+func (s *size) String() string {
+	switch n := int(*s); {
+	case n > 0 && n%(1<<20) == 0:
+		return strconv.Itoa(n>>20) + "MiB"
+	case n > 0 && n%(1<<10) == 0:
+		return strconv.Itoa(n>>10) + "KiB"
+	default:
+		return strconv.Itoa(n)
+	}
+}
+
+func (s *size) Set(text string) error {
+	unit := 1
+	for suffix, bytes := range map[string]int{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		if number, ok := strings.CutSuffix(text, suffix); ok {
+			text, unit = number, bytes
+		}
+	}
+	n, err := strconv.ParseUint(text, 10, 31)
+	if err != nil || n > math.MaxInt/uint64(unit) {
+		return errors.New("want a number of bytes, such as 8MiB, 512KiB or 0")
+	}
+	*s = size(int(n) * unit)
+	return nil
+}
+
 // run serves until ctx ends. env returns environment variables.
 func run(ctx context.Context, args []string, env func(string) string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("iiidev", flag.ContinueOnError)
@@ -84,6 +122,11 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	http := flags.String("http", "127.0.0.1:3111", "address of the HTTP triggers")
 	stream := flags.String("stream", "127.0.0.1:3112", "address of the stream socket")
 	console := flags.String("console", "127.0.0.1:3113", "address of the console, on the loopback interface; \"\" disables it")
+	exposed := flags.Bool("console-exposed", false, "let -console be any address: whoever reaches it sees the payloads, traces and logs of all workers, without a password")
+	keep := struct{ messages, telemetry, invocations size }{8 << 20, 8 << 20, 8 << 20}
+	flags.Var(&keep.messages, "keep-messages", "`size` of the messages of workers that are kept in memory")
+	flags.Var(&keep.telemetry, "keep-telemetry", "`size` of the telemetry that is kept: of its frames, its finished and its announced spans, its log records and its metrics so much each")
+	flags.Var(&keep.invocations, "keep-invocations", "`size` of the payloads that the console keeps, and of those of the engine's own functions")
 	httpTimeout := flags.Duration("http-timeout", 30*time.Second, "time limit of a request to the HTTP triggers")
 	streamAuth := flags.String("stream-auth", "", "`function` that authenticates connections to the stream socket")
 	protocol := iiitest.Protocol026
@@ -140,10 +183,17 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	}
 	opts := []iiitest.Option{
 		iiitest.WithAddrs(*listen, *http, *stream),
-		iiitest.WithConsole(*console),
+		iiitest.WithFrameLimit(keptItems, int(keep.messages)),
+		iiitest.WithTelemetryLimit(keptItems, int(keep.telemetry)),
+		iiitest.WithConsoleLimit(int(keep.invocations)),
 		iiitest.WithHTTPTimeout(*httpTimeout),
 		iiitest.WithQueueProvider(*provider),
 		iiitest.WithLogger(slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))),
+	}
+	if *exposed && *console != "" {
+		opts = append(opts, iiitest.WithExposedConsole(*console))
+	} else {
+		opts = append(opts, iiitest.WithConsole(*console))
 	}
 	opts = append(opts, iiitest.WithProtocol(protocol))
 	if *strict {

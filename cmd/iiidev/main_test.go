@@ -246,17 +246,22 @@ func TestRunRefuses(t *testing.T) {
 		{"a queue without a config", "-queue jobs", "", "want name=config"},
 		{"a queue with an unknown key", `-queue jobs={"retries":1}`, "", "unknown field \"retries\""},
 		{"a queue that cannot be", `-queue jobs={"type":"fifo"}`, "", "WithQueue: jobs"},
-		{"a guard that is no JSON", "-guard yes", "", "invalid character"},
+		{"a guard that is not JSON", "-guard yes", "", "invalid character"},
 		{"a guard with an unknown key", `-guard {"auth":"f"}`, "", "unknown field \"auth\""},
 		{"a guard and more", `-guard {}{}`, "", "more than one value"},
 		{"a filter with an unknown key", `-guard {"rbac":{"expose_functions":[{"pattern":"a"}]}}`, "", "unknown field \"pattern\""},
-		{"a guard that ends too soon", `-guard {"rbac":{`, "", "ends too soon"},
-		{"a filter of nothing", `-guard {"rbac":{"expose_functions":[{}]}}`, "", "WithGuard: empty pattern"},
+		{"a truncated guard", `-guard {"rbac":{`, "", "unexpected end"},
+		{"a filter of nothing", `-guard {"rbac":{"expose_functions":[{}]}}`, "", "WithGuard: pattern is empty"},
 		{"a middleware without an id", "-http-middleware=", "", "WithHTTPMiddleware"},
 		{"a timeout of nothing", "-http-timeout 0s", "", "WithHTTPTimeout"},
 		{"an address without a port", "-listen here", "", "WithAddrs"},
-		{"a grace period that is no number", "-listen 127.0.0.1:0", "soon", "III_NAMESPACE_GRACE_MS"},
+		{"a grace period that is not a number", "-listen 127.0.0.1:0", "soon", "III_NAMESPACE_GRACE_MS"},
 		{"an unknown protocol", "-protocol 0.24", "", "want 0.23, 0.25 or 0.26"},
+		{"a console for the network", "-console 0.0.0.0:0", "", "not on the loopback interface"},
+		{"an exposed console without a port", "-console here -console-exposed", "", "WithExposedConsole"},
+		{"a size that is no number", "-keep-messages many", "", "want a number of bytes"},
+		{"a size below nothing", "-keep-telemetry -1", "", "want a number of bytes"},
+		{"a size beyond numbers", "-keep-invocations 9999999999GiB", "", "want a number of bytes"},
 		{"an address in use", "-listen " + taken, "", "choose other addresses"},
 		{"a grace period of nothing", "-listen 127.0.0.1:0", "0", "WithNamespaceGrace"},
 	} {
@@ -300,5 +305,17 @@ func TestRunBridge(t *testing.T) {
 	in := iii.BridgeInvokeInput{FunctionID: "f::next", Data: iii.JSONValue("1")}
 	if got, err := iii.Call[int](t.Context(), c, "bridge.invoke", in); got != 2 || err != nil {
 		t.Errorf("got %d, %v", got, err)
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]struct {
+		bytes size
+		text  string
+	}{"0": {0, "0"}, "1500": {1500, "1500"}, "512KiB": {512 << 10, "512KiB"}, "8MiB": {8 << 20, "8MiB"}, "1024KiB": {1 << 20, "1MiB"}, "1GiB": {1 << 30, "1024MiB"}} {
+		var s size
+		if err := s.Set(text); err != nil || s != want.bytes || s.String() != want.text {
+			t.Errorf("%s: %d, %s, %v", text, s, s.String(), err)
+		}
 	}
 }

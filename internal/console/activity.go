@@ -9,21 +9,21 @@ import (
 )
 
 const (
-	// activitySeconds is how far back the activity goes.
+	// activitySeconds is the period that the activity covers.
 	activitySeconds = 300
-	// maxFunctions is how many functions have figures of their own.
+	// maxFunctions is the maximum number of functions with figures of their own.
 	maxFunctions = 1000
 )
 
-// second is what happened in one second.
+// second holds the counts of one second.
 type second struct {
-	at                int64 // seconds since 1970; another one is another time's
+	at                int64 // seconds since 1970; identifies the second that the slot holds
 	begun, ok, failed int
 	latencies         latencies
 }
 
-// activity counts the invocations of the last minutes, and of each function all.
-// It belongs to the lock of its Recorder.
+// activity counts the invocations of the last minutes, and for each function all
+// invocations. The lock of its Recorder guards it.
 type activity struct {
 	seconds   [activitySeconds]second
 	functions map[functionKey]*figures
@@ -31,7 +31,7 @@ type activity struct {
 
 type functionKey struct{ namespace, id string }
 
-// figures are those of a function since the start of the engine.
+// figures are the totals of a function since the start of the engine.
 type figures struct {
 	calls, failed uint64
 	last          time.Time
@@ -78,13 +78,13 @@ func (a *activity) ended(i *Invocation) {
 
 func (i *Invocation) failed() bool { return i.code != "" || i.message != "" }
 
-// latencies counts durations in steps of a quarter of a power of two, which is exact
-// enough for quantiles on a page.
+// latencies is a histogram of durations with buckets of a quarter of a power of two,
+// which is accurate enough for quantiles on a page.
 type latencies [4 * 40]uint32
 
 func (l *latencies) add(d time.Duration) { l[stepOf(d)]++ }
 
-// stepOf is the step of a duration: its highest bit and the two below it, in
+// stepOf returns the bucket of a duration: its highest bit and the two bits below, in
 // microseconds.
 func stepOf(d time.Duration) int {
 	us := uint64(max(0, d.Microseconds()))
@@ -95,7 +95,7 @@ func stepOf(d time.Duration) int {
 	return min(4*(high-1)+int(us>>(high-2)&3), len(latencies{})-1)
 }
 
-// stepEnd is the upper end of a step.
+// stepEnd returns the upper end of a bucket.
 func stepEnd(step int) time.Duration {
 	if step < 4 {
 		return time.Duration(step+1) * time.Microsecond
@@ -104,7 +104,8 @@ func stepEnd(step int) time.Duration {
 	return time.Duration(uint64(5+step%4)<<(high-2)) * time.Microsecond
 }
 
-// quantile is the duration that the share q of all does not exceed, 0 without any.
+// quantile returns the duration that the share q of all durations does not exceed, or 0
+// if there are none.
 func (l *latencies) quantile(q float64) time.Duration {
 	total := 0
 	for _, n := range l {
@@ -122,7 +123,7 @@ func (l *latencies) quantile(q float64) time.Duration {
 	return stepEnd(len(l) - 1)
 }
 
-// Activity is what happened in the last minutes, as the page gets it.
+// Activity is the activity of the last minutes as the page receives it.
 type Activity struct {
 	Now       int64              `json:"now"` // seconds since 1970
 	Running   int                `json:"running"`
@@ -130,7 +131,7 @@ type Activity struct {
 	Functions []ActivityFunction `json:"functions"`
 }
 
-// ActivitySecond is one second.
+// ActivitySecond is the activity in one second.
 type ActivitySecond struct {
 	At     int64   `json:"at"`
 	Begun  int     `json:"begun"`
@@ -140,7 +141,7 @@ type ActivitySecond struct {
 	P95    float64 `json:"p95"`
 }
 
-// ActivityFunction is the figures of one function since the start of the engine.
+// ActivityFunction holds the figures of one function since the start of the engine.
 type ActivityFunction struct {
 	Namespace string  `json:"namespace"`
 	ID        string  `json:"id"`
@@ -151,7 +152,7 @@ type ActivityFunction struct {
 	P95       float64 `json:"p95"`
 }
 
-// activityNow reads the activity. Only the copying holds up those who record.
+// activityNow returns the current activity. It holds the lock only while it copies.
 func (r *Recorder) activityNow() Activity {
 	now := time.Now()
 	r.mu.Lock()
@@ -179,7 +180,7 @@ func (r *Recorder) activityNow() Activity {
 	return a
 }
 
-// pulse is the last whole second, which the page appends to what it has.
+// pulse returns the last whole second, which the page appends to its data.
 func (r *Recorder) pulse(now time.Time) (last ActivitySecond, running int) {
 	at := now.Unix() - 1
 	r.mu.Lock()

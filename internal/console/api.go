@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// maxTraceSpans and maxTraceLogs are how many of each are shown of a trace.
+	// maxTraceSpans and maxTraceLogs bound what the page shows of a trace.
 	maxTraceSpans = 5000
 	maxTraceLogs  = 1000
-	// maxListed is how many records the log shows.
+	// maxListed is the maximum number of log records on the page.
 	maxListed = 500
 )
 
@@ -23,8 +23,8 @@ func (c *console) serveRegistry(w http.ResponseWriter, _ *http.Request) {
 	answer(w, redact(c.source.Registry()))
 }
 
-// serveFunction describes a function. What its schemas say of secrets is no secret, so
-// they are left as they are.
+// serveFunction describes a function. Its schemas are not redacted, because
+// descriptions of secrets are not secrets.
 func (c *console) serveFunction(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	detail, ok := c.source.Function(q.Get("namespace"), q.Get("id"))
@@ -36,7 +36,7 @@ func (c *console) serveFunction(w http.ResponseWriter, r *http.Request) {
 		Request  json.RawMessage `json:"request_schema,omitempty"`
 		Response json.RawMessage `json:"response_schema,omitempty"`
 	}
-	_ = json.Unmarshal(detail, &schemas) // it is the engine's own
+	_ = json.Unmarshal(detail, &schemas) // the engine has written it
 	members, _ := redact(detail).(map[string]any)
 	if members == nil {
 		members = map[string]any{}
@@ -54,7 +54,7 @@ func (c *console) serveActivity(w http.ResponseWriter, _ *http.Request) {
 	answer(w, c.recorder.activityNow())
 }
 
-// serveInvocations lists those that are kept, in the order of their last changes.
+// serveInvocations lists the kept invocations in the order of their last changes.
 func (c *console) serveInvocations(w http.ResponseWriter, _ *http.Request) {
 	list, _ := c.recorder.since(0, 2*maxInvocations)
 	answer(w, summaries(list))
@@ -74,6 +74,7 @@ type InvocationSummary struct {
 	Took      float64 `json:"took"`   // milliseconds, once it has ended
 	Status    string  `json:"status"` // running, ok or error
 	Code      string  `json:"code,omitempty"`
+	HTTP      int     `json:"http_status,omitempty"` // of the response to a request
 	Message   string  `json:"message,omitempty"`
 	TraceID   string  `json:"trace_id,omitempty"`
 	Preview   string  `json:"preview,omitempty"`
@@ -92,7 +93,7 @@ func (i *Invocation) summary() InvocationSummary {
 	s := InvocationSummary{
 		Seq: i.seq, Namespace: i.Namespace, Function: i.Function, Worker: i.Worker, Caller: i.Caller,
 		Cause: i.Cause, Trigger: i.Trigger, Internal: i.Internal, Status: "running",
-		Began: float64(i.began.UnixMicro()) / 1e3, Code: i.code, Message: secret.Text(i.message), TraceID: i.TraceID,
+		Began: float64(i.began.UnixMicro()) / 1e3, Code: i.code, HTTP: i.httpStatus, Message: secret.Text(i.message), TraceID: i.TraceID,
 		Preview: preview(i.Data), Size: i.size,
 	}
 	if i.ended {
@@ -104,8 +105,8 @@ func (i *Invocation) summary() InvocationSummary {
 	return s
 }
 
-// serveInvocation is one invocation with its payloads. Of a payload that was too large
-// to keep there is only the size.
+// serveInvocation returns one invocation with its payloads. For a payload that was too
+// large to keep, it returns only the size.
 func (c *console) serveInvocation(w http.ResponseWriter, r *http.Request) {
 	seq, err := strconv.ParseUint(r.PathValue("seq"), 10, 64)
 	i, ok := c.recorder.one(seq)
@@ -166,5 +167,5 @@ func answer(w http.ResponseWriter, v any) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(body) // who has gone needs no answer
+	_, _ = w.Write(body) // if the client has gone, no one needs the error
 }

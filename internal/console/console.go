@@ -1,11 +1,10 @@
-// Package console is a page that shows what happens on a development engine: workers,
-// functions, triggers, invocations as they happen, traces, logs and metrics. It reads
-// and changes nothing.
+// Package console serves a read-only page that shows the activity of a development
+// engine: workers, functions, triggers, live invocations, traces, logs and metrics.
 //
-// The page is one document without anything from elsewhere. Its data come from a small
-// JSON API, and an event stream that says what is new. Secrets that their keys give
-// away are left out, see [iii.Redact]; a page of another site can neither read the API
-// nor reach it under a name of its own.
+// The page is one document without external resources. It reads its data from a small
+// JSON API, and an event stream that announces changes. Values whose keys mark them as
+// secrets are omitted, see [iii.Redact]. A page of another site can neither read the
+// API nor reach it under a host name of its own.
 package console
 
 import (
@@ -18,7 +17,7 @@ import (
 	"strings"
 )
 
-// CheckAddr reports an error unless addr, host:port, is on the loopback interface.
+// CheckAddr returns an error unless addr, host:port, is on the loopback interface.
 func CheckAddr(addr string) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -38,19 +37,25 @@ func loopback(host string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
+func isIP(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
+}
+
 // console serves the page and its API.
 type console struct {
 	source   Source
 	recorder *Recorder
 	ended    context.Context
-	viewers  chan struct{} // a place for each event stream
+	viewers  chan struct{} // one slot for each event stream
 }
 
-// maxViewers is how many pages are kept up to date at once.
+// maxViewers is the maximum number of pages with an event stream.
 const maxViewers = 16
 
-// New makes the handler of a console. Event streams end with ctx.
-func New(ctx context.Context, s Source, r *Recorder) http.Handler {
+// New returns the handler of a console. Event streams end with ctx. exposed is the host of
+// an address beyond the loopback interface, or "".
+func New(ctx context.Context, s Source, r *Recorder, exposed string) http.Handler {
 	c := &console{source: s, recorder: r, ended: ctx, viewers: make(chan struct{}, maxViewers)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", servePage)
@@ -65,13 +70,15 @@ func New(ctx context.Context, s Source, r *Recorder) http.Handler {
 	mux.HandleFunc("GET /api/logs", c.serveLogs)
 	mux.HandleFunc("GET /api/metrics", c.serveMetrics)
 	mux.HandleFunc("GET /api/events", c.serveEvents)
-	return guarded(mux)
+	return guarded(mux, exposed)
 }
 
-// guarded keeps other sites out. A browser that was led here under another name, by a
-// DNS server that answers with a loopback address, says so in Host; one that sends a
-// request for another page says so in Origin or Sec-Fetch-Site.
-func guarded(h http.Handler) http.Handler {
+// guarded rejects requests from other sites. Host exposes a browser that came under
+// another name, through a DNS server that answers with a loopback address; Origin or
+// Sec-Fetch-Site exposes one that sends a request for another page. A console at an
+// address beyond loopback accepts IP addresses and the name of its host, which no other
+// site has.
+func guarded(h http.Handler, exposed string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
 		header.Set("X-Content-Type-Options", "nosniff")
@@ -80,7 +87,7 @@ func guarded(h http.Handler) http.Handler {
 		header.Set("Cross-Origin-Resource-Policy", "same-origin")
 		header.Set("Cross-Origin-Opener-Policy", "same-origin")
 		header.Set("Cache-Control", "no-store")
-		if err := foreign(r); err != nil {
+		if err := foreign(r, exposed); err != nil {
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
@@ -88,14 +95,14 @@ func guarded(h http.Handler) http.Handler {
 	})
 }
 
-var errForeignSite = errors.New("iii console: requests of other sites are refused")
+var errForeignSite = errors.New("iii console: requests from other sites are rejected")
 
-func foreign(r *http.Request) error {
+func foreign(r *http.Request, exposed string) error {
 	host := r.Host
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}
-	if !loopback(strings.Trim(host, "[]")) {
+	if host = strings.Trim(host, "[]"); !loopback(host) && (exposed == "" || !isIP(host) && !strings.EqualFold(host, exposed)) {
 		return fmt.Errorf("iii console: host %q is not a name of the loopback interface", r.Host)
 	}
 	if origin := r.Header.Get("Origin"); origin != "" && origin != "http://"+r.Host {

@@ -18,7 +18,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// fake is a source with nothing in it but what the test puts there.
+// fake is a source that holds only what a test adds.
 type fake struct {
 	registry Registry
 	metrics  []Metric
@@ -37,11 +37,13 @@ func (f *fake) Changes() Changes {
 	}
 	return Changes{}
 }
-func (f *fake) Spans(int) []iii.StoredSpan               { return nil }
-func (f *fake) Trace(string) []iii.StoredSpan            { return nil }
-func (f *fake) Logs(string, int) []json.RawMessage       { return []json.RawMessage{} }
-func (f *fake) Metrics(time.Time, int) []Metric          { return f.metrics }
-func (f *fake) handler(ctx context.Context) http.Handler { return New(ctx, f, NewRecorder()) }
+func (f *fake) Spans(int) []iii.StoredSpan         { return nil }
+func (f *fake) Trace(string) []iii.StoredSpan      { return nil }
+func (f *fake) Logs(string, int) []json.RawMessage { return []json.RawMessage{} }
+func (f *fake) Metrics(time.Time, int) []Metric    { return f.metrics }
+func (f *fake) handler(ctx context.Context) http.Handler {
+	return New(ctx, f, NewRecorder(DefaultLimit), "")
+}
 
 func TestCheckAddr(t *testing.T) {
 	for addr, want := range map[string]bool{
@@ -55,7 +57,7 @@ func TestCheckAddr(t *testing.T) {
 	}
 }
 
-func TestOtherSitesAreRefused(t *testing.T) {
+func TestOtherSitesAreRejected(t *testing.T) {
 	h := new(fake).handler(t.Context())
 	for _, test := range []struct {
 		name, path, host string
@@ -95,6 +97,29 @@ func TestOtherSitesAreRefused(t *testing.T) {
 	}
 }
 
+// A console that is open to the network is found by its addresses and by its own name, but by
+// no other: a name can lead anywhere.
+func TestExposedConsoleKeepsOtherSitesOut(t *testing.T) {
+	h := New(t.Context(), new(fake), NewRecorder(DefaultLimit), "devbox.example")
+	for host, want := range map[string]int{
+		"10.0.0.1:3113": 200, "[fd00::1]:3113": 200, "127.0.0.1:3113": 200, "localhost": 200, "DevBox.example:3113": 200,
+		"evil.example:3113": 403, "10.0.0.1.evil.example": 403, "": 403,
+	} {
+		r := httptest.NewRequest("GET", "/api/engine", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("host %q: status %d, want %d", host, w.Code, want)
+		}
+		r.Header.Set("Origin", "http://evil.example")
+		w = httptest.NewRecorder()
+		if h.ServeHTTP(w, r); w.Code != 403 {
+			t.Errorf("host %q, another origin: status %d", host, w.Code)
+		}
+	}
+}
+
 func get(t *testing.T, h http.Handler, method, path string) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequest(method, path, nil)
@@ -104,7 +129,7 @@ func get(t *testing.T, h http.Handler, method, path string) *httptest.ResponseRe
 	return w
 }
 
-func TestNothingCanBeChanged(t *testing.T) {
+func TestConsoleIsReadOnly(t *testing.T) {
 	h := new(fake).handler(t.Context())
 	for _, path := range []string{"/", "/api/registry", "/api/logs", "/api/events"} {
 		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
@@ -115,7 +140,7 @@ func TestNothingCanBeChanged(t *testing.T) {
 	}
 }
 
-// The page needs nothing from elsewhere, and its policy forbids it.
+// The page loads nothing from elsewhere, and its policy forbids it.
 func TestPage(t *testing.T) {
 	w := get(t, new(fake).handler(t.Context()), "GET", "/")
 	body := w.Body.String()
@@ -151,8 +176,8 @@ func TestPage(t *testing.T) {
 func TestSecretsAreLeftOut(t *testing.T) {
 	f := &fake{registry: Registry{Triggers: []map[string]any{{"id": "t", "config": json.RawMessage(`{"topic":"a","auth":{"access_token":"s3cret"}}`)}}}}
 	f.metrics = []Metric{{Name: "m", Type: "gauge", Points: []Point{{Attributes: []iii.StoredAttribute{{"user.token", "s3cret"}}}}}}
-	recorder := NewRecorder()
-	h := New(t.Context(), f, recorder)
+	recorder := NewRecorder(DefaultLimit)
+	h := New(t.Context(), f, recorder, "")
 	i := recorder.Begin(Call{
 		Namespace: "default", Function: "f", Metadata: json.RawMessage(`{"password":"s3cret"}`),
 		Data: json.RawMessage(`{"_caller_worker_id":"w-1","headers":{"authorization":"s3cret","cookie":"s3cret"},"body":{"name":"Ada"}}`),
@@ -214,7 +239,7 @@ func TestPreview(t *testing.T) {
 	}
 }
 
-func TestUnknownThings(t *testing.T) {
+func TestUnknownIDsAreNotFound(t *testing.T) {
 	h := new(fake).handler(t.Context())
 	for _, path := range []string{"/api/invocations/1", "/api/invocations/x", "/api/traces/x", "/api/function?id=g", "/api", "/favicon.ico"} {
 		if w := get(t, h, "GET", path); w.Code != http.StatusNotFound {
@@ -228,7 +253,7 @@ func TestUnknownThings(t *testing.T) {
 	}
 }
 
-// pipe is a response that a test reads while it is written.
+// pipe is a response that a test reads while the handler writes it.
 type pipe struct {
 	header http.Header
 	chunks chan string
@@ -244,13 +269,13 @@ func (p *pipe) Write(b []byte) (int, error) {
 }
 func (p *pipe) Flush() {}
 
-// An event stream tells what is new, and nothing twice; it ends with its reader and
-// with the engine.
+// An event stream announces every change once. It ends with its reader and with the
+// engine.
 func TestEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, recorder := new(fake), NewRecorder()
+		f, recorder := new(fake), NewRecorder(DefaultLimit)
 		engine, end := context.WithCancel(t.Context())
-		h := New(engine, f, recorder)
+		h := New(engine, f, recorder, "")
 		open := func(ctx context.Context) (*pipe, chan struct{}) {
 			p, done := &pipe{http.Header{}, make(chan string, 1000)}, make(chan struct{})
 			r := httptest.NewRequestWithContext(ctx, "GET", "/api/events", nil)
@@ -309,7 +334,7 @@ func TestEvents(t *testing.T) {
 	})
 }
 
-func TestEventsAreForSoManyPages(t *testing.T) {
+func TestEventStreamsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engine, end := context.WithCancel(t.Context())
 		h := new(fake).handler(engine)
@@ -322,7 +347,7 @@ func TestEventsAreForSoManyPages(t *testing.T) {
 		}
 		synctest.Wait()
 		if w := get(t, h, "GET", "/api/events"); w.Code != http.StatusServiceUnavailable {
-			t.Errorf("one page more: %d", w.Code)
+			t.Errorf("one more page: %d", w.Code)
 		}
 		end()
 		for range maxViewers {

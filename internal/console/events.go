@@ -8,27 +8,28 @@ import (
 )
 
 const (
-	// tick is how often an event stream looks for what is new.
+	// tick is the interval at which an event stream checks for changes.
 	tick = 100 * time.Millisecond
-	// maxPerTick is how many changed invocations a tick brings; the others come with
-	// the next, unless they are no longer kept: a page cannot show more.
+	// maxPerTick is the maximum number of changed invocations in a tick. Further ones
+	// follow with the next tick, unless they have been dropped; a page cannot show
+	// more.
 	maxPerTick = 200
-	// slowEvery and pulseEvery are how many ticks are between looks at the stores
-	// and between beats.
+	// slowEvery and pulseEvery are the numbers of ticks between checks of the stores
+	// and between pulses.
 	slowEvery  = 5
 	pulseEvery = 10
-	// patience is how long a page may take to read.
+	// patience is how long a page may take to read an event.
 	patience = 10 * time.Second
 )
 
-// pulse is an event of each second.
+// pulse is the event that is sent every second.
 type pulse struct {
 	ActivitySecond
 	Running int `json:"running"`
 }
 
-// serveEvents tells a page what is new, until it goes or the engine ends. It looks by
-// itself, so that nothing in the engine has to tell it, or to wait for it.
+// serveEvents sends a page the changes until the page or the engine closes. It polls,
+// so nothing in the engine has to notify it or wait for it.
 func (c *console) serveEvents(w http.ResponseWriter, r *http.Request) {
 	select {
 	case c.viewers <- struct{}{}:
@@ -80,7 +81,7 @@ func (c *console) serveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// differences names what has changed.
+// differences returns the names of the counters that differ.
 func (a Changes) differences(b Changes) []string {
 	var what []string
 	for name, changed := range map[string]bool{
@@ -95,7 +96,7 @@ func (a Changes) differences(b Changes) []string {
 
 var seed = maphash.MakeSeed()
 
-// registryHash tells one state of the registry from another.
+// registryHash returns a hash of the registry, to detect changes.
 func (c *console) registryHash() uint64 {
 	b, _ := json.Marshal(c.source.Registry())
 	return maphash.Bytes(seed, b)
@@ -107,7 +108,7 @@ type stream struct {
 	control *http.ResponseController
 }
 
-// send reports false when the page has gone, or does not read.
+// send returns false if the page has closed or does not read.
 func (s stream) send(event string, v any) bool {
 	data, err := json.Marshal(v)
 	if err != nil {

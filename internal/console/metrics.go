@@ -11,13 +11,13 @@ import (
 )
 
 const (
-	// metricWindow is how far back the plots go.
+	// metricWindow is the period that the plots cover.
 	metricWindow = 15 * time.Minute
-	// maxExports is how many exports of metrics, the newest, are looked at.
+	// maxExports is the maximum number of exports behind the plots; the newest count.
 	maxExports = 20_000
-	// maxSeries is how many series a metric is shown with.
+	// maxSeries is the maximum number of series of a metric.
 	maxSeries = 24
-	// maxPlotted is how many points a series is plotted with.
+	// maxPlotted is the maximum number of points of a series.
 	maxPlotted = 180
 )
 
@@ -33,12 +33,12 @@ type Plot struct {
 	Total       float64  `json:"total"` // the latest values of all series, of those too
 }
 
-// Series is what a metric says with one set of attributes.
+// Series holds the values of a metric for one set of attributes.
 type Series struct {
 	Attributes []iii.StoredAttribute `json:"attributes"`
-	// Points are times in milliseconds since 1970 and values: of a gauge and an
-	// up-down counter the value, of a counter and a histogram the number in each
-	// second since the point before.
+	// Points are pairs of a time, in milliseconds since 1970, and a value. The value of
+	// a gauge and an up-down counter is plotted as it is; of a counter and a histogram,
+	// the rate per second since the previous point.
 	Points [][2]float64 `json:"points"`
 	Latest float64      `json:"latest"` // value, or the total of a counter or histogram
 	Sum    float64      `json:"sum,omitempty"`
@@ -46,14 +46,14 @@ type Series struct {
 	Bounds  []float64 `json:"bounds,omitempty"`
 	Buckets []uint64  `json:"buckets,omitempty"`
 
-	before float64 // total at the last point, of a cumulative counter
+	before float64 // total at the last point of a cumulative counter
 	at     time.Time
 }
 
 type seriesKey struct{ service, name, attributes string }
 
-// plots makes plots of exports, which come oldest first. The metrics come by service
-// and name, the series of each by attributes.
+// plots converts exports, which must come oldest first, to plots. It sorts the metrics
+// by service and name, and the series of each by attributes.
 func plots(exports []Metric) []Plot {
 	all := make(map[seriesKey]*Plot)
 	series := make(map[seriesKey]*Series)
@@ -130,13 +130,13 @@ func (s *Series) add(m *Metric, p *Point) {
 	s.at = m.At
 }
 
-// addTotal adds a point of something that is counted.
+// addTotal adds a point of a counter or a histogram.
 func (s *Series) addTotal(m *Metric, at, value float64) {
 	more := value
 	if m.Delta {
 		s.Latest = limited(s.Latest + value)
 	} else {
-		if value >= s.before { // else it began anew
+		if value >= s.before { // otherwise the counter has restarted
 			more = value - s.before
 		}
 		s.Latest, s.before = value, value
@@ -146,11 +146,11 @@ func (s *Series) addTotal(m *Metric, at, value float64) {
 	}
 }
 
-// limited is the nearest number that JSON has: one series must not cost the others
-// their plots.
+// limited returns the nearest number that JSON can represent, so one series does not
+// break the plots of the others.
 func limited(v float64) float64 { return min(max(v, -math.MaxFloat64), math.MaxFloat64) }
 
-// thinned keeps so many points that a plot is not too fine.
+// thinned drops points until a plot has at most maxPlotted.
 func thinned(points [][2]float64) [][2]float64 {
 	if len(points) <= maxPlotted {
 		return points

@@ -15,7 +15,7 @@ import (
 
 var epoch = time.UnixMilli(1_700_000_000_000)
 
-// exports are exports of one metric, a value a second.
+// exports returns exports of one metric, with one value per second.
 func exports(m Metric, values ...float64) []Metric {
 	var list []Metric
 	for i, v := range values {
@@ -62,7 +62,7 @@ func TestPlots(t *testing.T) {
 	}
 }
 
-// However much comes, a plot has a bounded number of series and points.
+// The number of series and points in a plot is bounded, whatever workers send.
 func TestPlotsAreBounded(t *testing.T) {
 	list := exports(Metric{Service: "b", Name: "m", Type: "gauge"}, make([]float64, 5000)...)
 	wide := Metric{Service: "a", Name: "m", Type: "gauge", At: epoch}
@@ -85,8 +85,8 @@ func TestPlotsAreBounded(t *testing.T) {
 	}
 }
 
-// Sums of what workers send may go beyond what a number can be.
-func TestPlotsEncode(t *testing.T) {
+// Sums of values that workers send can exceed the range of a float.
+func TestPlotsEncodeOverflowingSums(t *testing.T) {
 	huge := Metric{Type: "histogram", Delta: true, At: epoch, Points: []Point{{Count: 1, Sum: math.MaxFloat64}}}
 	list := append(exports(Metric{Name: "differences", Type: "counter", Delta: true}, math.MaxFloat64, math.MaxFloat64),
 		exports(Metric{Name: "total", Type: "counter"}, -math.MaxFloat64, math.MaxFloat64)...)

@@ -13,15 +13,15 @@ import (
 //go:embed page
 var files embed.FS
 
-// page is the document: the HTML with its style and its script in it, so that the
-// content security policy can name both and forbid all else.
+// page is the HTML document with its style and its script inline, so the content
+// security policy can name both by hash and forbid everything else.
 var page = sync.OnceValue(func() (p struct{ body, policy string }) {
 	read := func(names ...string) string {
 		var b strings.Builder
 		for _, name := range names {
 			text, err := files.ReadFile(path.Join("page", name))
 			if err != nil {
-				panic(err) // it is embedded
+				panic(err) // cannot happen: the files are embedded
 			}
 			b.Write(text)
 		}
@@ -34,7 +34,7 @@ var page = sync.OnceValue(func() (p struct{ body, policy string }) {
 	return p
 })
 
-// styles and scripts are the files of the page, in their order.
+// styles and scripts are the files of the page, in order.
 var (
 	styles  = []string{"base.css", "views.css"}
 	scripts = []string{
@@ -43,7 +43,7 @@ var (
 	}
 )
 
-// source names a text in a content security policy.
+// source returns the content security policy source for an inline text.
 func source(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"

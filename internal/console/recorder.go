@@ -9,43 +9,45 @@ import (
 )
 
 const (
-	// maxInvocations is how many invocations are kept, those of the engine's own
-	// functions apart from the others, so that they do not push them out.
+	// maxInvocations is the number of invocations that are kept. Invocations of the
+	// engine's own functions are kept separately, so they do not displace the others.
 	maxInvocations = 1000
-	// maxInvocationBytes bounds the payloads that are kept with them.
-	maxInvocationBytes = 16 << 20
-	// maxPayload is the largest payload that is kept; of a larger one only its size.
+	// DefaultLimit bounds the payloads of the kept invocations, in bytes.
+	DefaultLimit = 16 << 20
+	// maxPayload is the size of the largest payload that is kept. Of a larger one, only
+	// the size is kept.
 	maxPayload = 1 << 20
 )
 
-// Call is what is known of an invocation when it begins.
+// Call holds the properties of an invocation that are known when it begins.
 type Call struct {
 	Namespace, Function string
 	Worker              string // that executes it; "" for the engine itself
-	Caller              string // the worker that asks for it; "" for the engine
-	Cause               string // of a call of the engine: the trigger's type
-	Trigger             string // and its id
+	Caller              string // the calling worker; "" for the engine
+	Cause               string // why the engine calls: the trigger's type
+	Trigger             string // the trigger's id
 	Internal            bool   // the function is one of the engine's own
 	Data, Metadata      json.RawMessage
 	TraceID             string
 }
 
-// Invocation is a call under way, or one that has ended. It belongs to the lock of
-// its Recorder.
+// Invocation is a call in progress or a completed one. The lock of its Recorder guards
+// it.
 type Invocation struct {
 	Call
 	seq, changed    uint64
 	began           time.Time
-	took            time.Duration // once it has ended
+	took            time.Duration // set when it has ended
 	ended           bool
 	result          json.RawMessage
 	code, message   string // of an error
+	httpStatus      int    // of the response to a request; 0 if it is none, or is not known
 	size, resultLen int
 }
 
-// Recorder notes the invocations of an engine, the latest within bounds. A nil one
-// notes nothing. Its methods may be called from several goroutines at once and wait for
-// nobody.
+// Recorder records the latest invocations of an engine, within bounds. A nil Recorder
+// is valid and records nothing. The methods are safe for concurrent use and do not
+// block.
 type Recorder struct {
 	mu              sync.Mutex
 	seq, changes    uint64
@@ -54,12 +56,27 @@ type Recorder struct {
 	activity        activity
 }
 
-// NewRecorder makes a recorder.
-func NewRecorder() *Recorder {
-	return &Recorder{activity: newActivity()}
+// Responded records the HTTP status of the response to a call, before its end.
+func (r *Recorder) Responded(i *Invocation, httpStatus int) {
+	if r == nil || i == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !i.ended {
+		i.httpStatus = httpStatus
+	}
 }
 
-// Begin notes that a call has begun. The payloads must not change afterwards.
+// NewRecorder returns a recorder that keeps at most limit bytes of payloads, and as many
+// of the engine's own functions.
+func NewRecorder(limit int) *Recorder {
+	r := &Recorder{activity: newActivity()}
+	r.users.limit, r.internal.limit = limit, limit
+	return r
+}
+
+// Begin records the start of a call. The payloads must not change afterwards.
 func (r *Recorder) Begin(c Call) *Invocation {
 	if r == nil {
 		return nil
@@ -84,8 +101,8 @@ func (r *Recorder) Begin(c Call) *Invocation {
 	return i
 }
 
-// End notes how a call ended; code and message are empty unless it failed. The first
-// end of an invocation counts; a nil one is ignored.
+// End records the outcome of a call; code and message are empty if it succeeded. Only
+// the first call for an invocation counts. A nil invocation is ignored.
 func (r *Recorder) End(i *Invocation, result json.RawMessage, code, message string) {
 	if r == nil || i == nil {
 		return
@@ -115,16 +132,16 @@ func (r *Recorder) ringOf(i *Invocation) *ring {
 	return &r.users
 }
 
-// latest is the count of changes so far.
+// latest returns the number of changes so far.
 func (r *Recorder) latest() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.changes
 }
 
-// since copies the invocations that have changed after the given count of changes, in
-// the order of their changes and at most limit; and the count to go on with, so that
-// what was too much now comes next.
+// since copies the invocations that have changed after the given number of changes, in
+// the order of their changes and at most limit. It also returns the number to pass to
+// the next call, which continues after the last copied change.
 func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -152,7 +169,7 @@ func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 	return list, next
 }
 
-// one is a copy of an invocation that is still kept.
+// one returns a copy of an invocation that is still kept.
 func (r *Recorder) one(seq uint64) (Invocation, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -164,8 +181,9 @@ func (r *Recorder) one(seq uint64) (Invocation, bool) {
 	return Invocation{}, false
 }
 
-// ring keeps the newest invocations, in their order, within bounds.
+// ring keeps the newest invocations in order, within bounds.
 type ring struct {
+	limit int // of bytes
 	list  []*Invocation
 	bytes int
 }
@@ -178,7 +196,7 @@ func (l *ring) add(i *Invocation) {
 	l.trim()
 }
 
-// grown accounts for n more bytes of i, if it is still kept.
+// grown adds n bytes to the total for i, if i is still kept.
 func (l *ring) grown(i *Invocation, n int) {
 	if l.find(i.seq) == nil {
 		i.result = nil
@@ -190,7 +208,7 @@ func (l *ring) grown(i *Invocation, n int) {
 
 func (l *ring) trim() {
 	drop := 0
-	for drop < len(l.list) && (len(l.list)-drop > maxInvocations || l.bytes > maxInvocationBytes) {
+	for drop < len(l.list) && (len(l.list)-drop > maxInvocations || l.bytes > l.limit) {
 		l.bytes -= l.list[drop].kept()
 		l.list[drop] = nil
 		drop++

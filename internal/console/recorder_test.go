@@ -20,7 +20,7 @@ func seqs(list []Invocation) []uint64 {
 }
 
 func TestRecorderKeepsTheNewest(t *testing.T) {
-	r := NewRecorder()
+	r := NewRecorder(DefaultLimit)
 	for range maxInvocations + 5 {
 		r.End(r.Begin(Call{Function: "f"}), nil, "", "")
 	}
@@ -53,9 +53,10 @@ func TestRecorderKeepsTheNewest(t *testing.T) {
 	}
 }
 
-// A page gets every change in the end, so that none shows as running what has ended.
-func TestRecorderTellsAllChanges(t *testing.T) {
-	r := NewRecorder()
+// A page eventually receives every change, so it does not show a completed invocation
+// as running.
+func TestRecorderReportsEveryChange(t *testing.T) {
+	r := NewRecorder(DefaultLimit)
 	var calls []*Invocation
 	for n := range 50 {
 		calls = append(calls, r.Begin(Call{Function: "f", Internal: n%2 == 0}))
@@ -81,23 +82,23 @@ func TestRecorderTellsAllChanges(t *testing.T) {
 }
 
 func TestRecorderBoundsPayloads(t *testing.T) {
-	r := NewRecorder()
+	r := NewRecorder(DefaultLimit)
 	payload := json.RawMessage(strings.Repeat("x", maxPayload))
-	const fit = maxInvocationBytes / maxPayload
+	const fit = DefaultLimit / maxPayload
 	for range fit + 4 {
 		r.End(r.Begin(Call{Data: payload}), nil, "", "")
 	}
 	if list, _ := r.since(0, maxInvocations); len(list) != fit {
 		t.Errorf("%d of %d payloads are kept", len(list), fit)
 	}
-	// Results count, too, and those of invocations that have been dropped do not.
+	// Results count, too. Results of dropped invocations do not.
 	first, _ := r.since(0, maxInvocations)
 	old := r.users.find(first[0].seq)
 	for range fit {
 		r.End(r.Begin(Call{}), payload, "", "")
 	}
 	r.End(old, payload, "", "")
-	if r.users.bytes != maxInvocationBytes || len(r.users.list) != fit {
+	if r.users.bytes != DefaultLimit || len(r.users.list) != fit {
 		t.Errorf("%d bytes, %d invocations", r.users.bytes, len(r.users.list))
 	}
 	large := r.Begin(Call{Data: append(payload, 'x')})
@@ -108,14 +109,14 @@ func TestRecorderBoundsPayloads(t *testing.T) {
 	}
 }
 
-func TestRecorderOfNobody(t *testing.T) {
+func TestNilRecorderRecordsNothing(t *testing.T) {
 	var r *Recorder
 	r.End(r.Begin(Call{}), nil, "", "")
-	NewRecorder().End(nil, nil, "", "")
+	NewRecorder(DefaultLimit).End(nil, nil, "", "")
 }
 
 func TestRecorderConcurrent(t *testing.T) {
-	r := NewRecorder()
+	r := NewRecorder(DefaultLimit)
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
@@ -140,7 +141,7 @@ func TestRecorderConcurrent(t *testing.T) {
 
 func TestActivity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := NewRecorder()
+		r := NewRecorder(DefaultLimit)
 		call := func(took time.Duration, code string) {
 			i := r.Begin(Call{Namespace: "default", Function: "f"})
 			time.Sleep(took)
@@ -170,8 +171,8 @@ func TestActivity(t *testing.T) {
 	})
 }
 
-// Each duration is in the step that ends behind it, and the steps are no wider than a
-// quarter of what they begin with.
+// Each duration lies below the end of its bucket, and a bucket is at most a quarter as
+// wide as its lower end.
 func TestLatencySteps(t *testing.T) {
 	for d := time.Duration(0); d < 100*time.Second; d += d/7 + time.Microsecond {
 		step := stepOf(d)
@@ -196,7 +197,7 @@ func TestLatencySteps(t *testing.T) {
 }
 
 func BenchmarkRecorder(b *testing.B) {
-	r := NewRecorder()
+	r := NewRecorder(DefaultLimit)
 	c := Call{Namespace: "default", Function: "f", Worker: "w", Caller: "c", Data: json.RawMessage(`{"name":"Ada"}`)}
 	b.ReportAllocs()
 	for b.Loop() {

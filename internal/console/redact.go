@@ -9,8 +9,8 @@ import (
 	"github.com/iii-go/iii/internal/secret"
 )
 
-// redact is v as JSON values without what a key marks as a secret, in texts that are JSON
-// themselves too.
+// redact returns v as JSON values without the values of keys that mark secrets, also
+// within strings that contain JSON.
 func redact(v any) any { return withoutMore(iii.Redact(v)) }
 
 func withoutMore(v any) any {
@@ -33,7 +33,7 @@ func withoutMore(v any) any {
 	return v
 }
 
-// redactSpans changes the list, and nothing that it shares with others.
+// redactSpans modifies the list but no memory that it shares with others.
 func redactSpans(spans []iii.StoredSpan) []iii.StoredSpan {
 	for i := range spans {
 		s := &spans[i]
@@ -66,7 +66,8 @@ func redactAttributes(list []iii.StoredAttribute) []iii.StoredAttribute {
 // callerKey is the member that the engine adds to the payload of a worker's call.
 const callerKey = "_caller_worker_id"
 
-// payload is a payload to show: without secrets, and without what the engine has added.
+// payload returns a payload for display: without secrets, and without the member that
+// the engine has added.
 func payload(data json.RawMessage) any {
 	if len(data) == 0 {
 		return nil
@@ -79,13 +80,13 @@ func payload(data json.RawMessage) any {
 }
 
 const (
-	// maxPreviewed is the size up to which a payload is looked at for a line in a list.
+	// maxPreviewed is the size up to which a payload is decoded for a preview.
 	maxPreviewed = 4 << 10
-	// previewLength is how long such a line is, in bytes.
+	// previewLength is the maximum length of a preview in bytes.
 	previewLength = 160
 )
 
-// preview is a payload in a line.
+// preview returns a payload as one line.
 func preview(data json.RawMessage) string {
 	if len(data) == 0 || len(data) > maxPreviewed {
 		return ""

@@ -7,32 +7,32 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Source is the engine that a console shows. Its methods may be called from several
-// goroutines at once; they copy, and hold the engine up for no longer than that.
+// Source gives a console access to an engine. The methods must be safe for concurrent
+// use; they copy their results and block the engine no longer than that takes.
 type Source interface {
-	// Engine tells what does not change while the engine runs.
+	// Engine returns the properties that do not change while the engine runs.
 	Engine() Engine
-	// Registry tells what is registered now.
+	// Registry returns the current registrations.
 	Registry() Registry
-	// Function describes one function, with its schemas; ok is false for one that
-	// is not there.
+	// Function describes one function with its schemas. ok is false if it does not
+	// exist.
 	Function(namespace, id string) (detail json.RawMessage, ok bool)
 
-	// Changes counts changes of what the engine has stored.
+	// Changes returns counters of changes to the stores.
 	Changes() Changes
-	// Spans are the newest spans, at most limit, oldest first.
+	// Spans returns the newest spans, at most limit, oldest first.
 	Spans(limit int) []iii.StoredSpan
-	// Trace is the spans of one trace, in the order of their arrival.
+	// Trace returns the spans of one trace in the order of arrival.
 	Trace(id string) []iii.StoredSpan
-	// Logs are the newest records, at most limit, newest first; with a trace only
-	// those that belong to it.
+	// Logs returns the newest records, at most limit, newest first. If trace is not
+	// empty, it returns only records of that trace.
 	Logs(trace string, limit int) []json.RawMessage
-	// Metrics are the exports of metrics since then, oldest first, the newest limit
-	// of them.
+	// Metrics returns the exports of metrics after since, oldest first; if there are
+	// more than limit, the newest of them.
 	Metrics(since time.Time, limit int) []Metric
 }
 
-// Engine is what does not change while an engine runs.
+// Engine holds the properties of an engine that do not change while it runs.
 type Engine struct {
 	Version   string    `json:"version"`
 	Started   time.Time `json:"started"`
@@ -41,7 +41,7 @@ type Engine struct {
 	StreamURL string    `json:"stream_url"`
 }
 
-// Registry is what is registered, in the form of the engine's own listings.
+// Registry holds the current registrations in the form of the engine's own listings.
 type Registry struct {
 	Workers   []map[string]any `json:"workers"`
 	Functions []map[string]any `json:"functions"`
@@ -51,7 +51,7 @@ type Registry struct {
 	Local     []map[string]any `json:"local"` // calls that workers have made in process
 }
 
-// Changes counts what was added to, or taken from, the stores.
+// Changes counts additions to, and removals from, the stores.
 type Changes struct {
 	Spans   uint64 `json:"spans"`
 	Logs    uint64 `json:"logs"`
@@ -62,7 +62,7 @@ type Changes struct {
 type Metric struct {
 	Service, Name, Description, Unit string
 	Type                             string // counter, updowncounter, gauge or histogram
-	Delta                            bool   // the values count since the last export
+	Delta                            bool   // whether the values count from the last export
 	At                               time.Time
 	Points                           []Point
 }

@@ -8,13 +8,13 @@ import (
 )
 
 const (
-	// maxSpans is how many spans, the newest, are looked at for the list of traces.
+	// maxSpans is the number of spans, the newest, behind the list of traces.
 	maxSpans = 5000
-	// maxTraces is how many traces the list has.
+	// maxTraces is the maximum length of the list of traces.
 	maxTraces = 200
 )
 
-// Trace is a trace in the list.
+// Trace is an item in the list of traces.
 type Trace struct {
 	ID       string         `json:"trace_id"`
 	Name     string         `json:"name"` // of its first root
@@ -28,13 +28,13 @@ type Trace struct {
 	Services []TraceService `json:"services"`
 }
 
-// TraceService is what a service has in a trace.
+// TraceService summarizes the spans of a service in a trace.
 type TraceService struct {
 	Name  string `json:"name"`
 	Spans int    `json:"spans"`
 }
 
-// tracesOf groups spans by trace, the trace that began last first.
+// tracesOf groups spans by trace. The trace that began last comes first.
 func tracesOf(spans []iii.StoredSpan) []Trace {
 	byID := make(map[string][]*iii.StoredSpan)
 	for i := range spans {
@@ -56,7 +56,7 @@ func traceOf(id string, spans []*iii.StoredSpan) Trace {
 		there[s.SpanID] = true
 	}
 	t := Trace{ID: id, Spans: len(spans), Start: spans[0].StartTimeUnixNano, Internal: true, Services: []TraceService{}}
-	root := spans[0] // unless there is a better one: parents may be in a circle
+	root := spans[0] // unless there is a better one: parents can form a cycle
 	rooted := false
 	end := uint64(0)
 	for _, s := range spans {
@@ -83,19 +83,19 @@ func traceOf(id string, spans []*iii.StoredSpan) Trace {
 	return t
 }
 
-// engineService is the service of the engine's own spans.
+// engineService is the service name of the engine's own spans.
 const engineService = "iii"
 
 func internalSpan(s *iii.StoredSpan) bool {
 	return s.ServiceName == engineService || slices.Contains(s.Attributes, iii.StoredAttribute{"iii.function.kind", "internal"})
 }
 
-// TraceSpan is a span with its times in the trace, in milliseconds: those since 1970, in
-// nanoseconds, are beyond what a number of JavaScript holds.
+// TraceSpan is a span with its times in milliseconds from the start of the trace.
+// Nanoseconds since 1970 exceed the range in which JavaScript numbers are exact.
 type TraceSpan struct {
 	iii.StoredSpan
 	After float64 `json:"after"` // since the first span began
-	Took  float64 `json:"took"`  // 0 while it is under way
+	Took  float64 `json:"took"`  // 0 while it is in progress
 }
 
 func traceSpans(spans []iii.StoredSpan) []TraceSpan {

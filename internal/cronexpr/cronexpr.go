@@ -9,30 +9,30 @@ import (
 	"unicode/utf8"
 )
 
-// Schedule is a cron expression: six fields (seconds, minutes, hours, days
-// of the month, months, days of the week) and perhaps a seventh, the years. A
-// time belongs to it when all of them match, both kinds of days too. Days of the
-// week are 1, which is Sunday, to 7. It is in UTC.
+// Schedule is a cron expression in UTC: six fields (seconds, minutes, hours, days
+// of the month, months, days of the week) and an optional seventh, the years. A time
+// belongs to the schedule if every field matches, including both kinds of days. Days of
+// the week run from 1 for Sunday to 7.
 type Schedule struct {
 	seconds, minutes, hours, days, months, weekdays, years cronValues
 
 	fields int
 }
 
-// Fields is the number of fields that were given: 6, or 7 with the years. It is 0 for a
-// shorthand.
+// Fields returns the number of fields in the expression: 6, or 7 with the years. It is 0
+// for a shorthand.
 func (s *Schedule) Fields() int { return s.fields }
 
-// cronValues says for each value of a field whether it matches.
+// cronValues holds for each value of a field whether it matches.
 type cronValues []bool
 
-// cronField is what may stand in a field of an expression.
+// cronField describes the syntax of a field of an expression.
 type cronField struct {
 	name     string
 	min, max uint32
-	any      bool              // takes ? for *
+	any      bool              // accepts ? for *
 	names    map[string]uint32 // in lower case
-	unknown  string            // what a name is not that is missing there
+	unknown  string            // error text for an unknown name
 }
 
 var cronFields = [7]cronField{
@@ -60,7 +60,7 @@ var cronShorthands = []struct{ short, long string }{
 	{"@hourly", "0 0 * * * *"},
 }
 
-// Parse reads an expression. The error is in the words of the engine.
+// Parse parses an expression. Errors are in the engine's words.
 func Parse(expression string) (*Schedule, error) {
 	p := cronParser{text: expression}
 	if long := p.shorthand(); long != "" {
@@ -77,7 +77,7 @@ func Parse(expression string) (*Schedule, error) {
 		items, ok := p.field(f.any)
 		values, err := f.values(items)
 		switch {
-		case i == 6 && (!ok || err != nil): // no years, and so the end should be here
+		case i == 6 && (!ok || err != nil): // no years: the expression must end here
 			p.i = start
 			values, _ = f.values([]cronItem{{form: cronAll}})
 			s.fields--
@@ -95,20 +95,20 @@ func Parse(expression string) (*Schedule, error) {
 	return s, nil
 }
 
-// engineText is an error in the words of the engine.
+// engineText is an error in the engine's words.
 type engineText string
 
 func (e engineText) Error() string { return string(e) }
 
-// cronParser reads an expression as the engine's parser does: the fields are not
-// split first, so that where one ends, the next may begin without a blank between
-// them, and blanks may stand around numbers and names.
+// cronParser parses an expression as the engine's parser does. It does not split the
+// fields first, so the next field can begin without a blank after the previous one, and
+// blanks can surround numbers and names.
 type cronParser struct {
 	text string
 	i    int
 }
 
-// cronForm is how an item of a field is written.
+// cronForm is the syntactic form of an item of a field.
 type cronForm int
 
 const (
@@ -119,7 +119,7 @@ const (
 	cronNames                   // mon-fri
 )
 
-// cronItem is an item of a field. All but a single name may have a step.
+// cronItem is an item of a field. All forms except a single name can have a step.
 type cronItem struct {
 	form             cronForm
 	from, to         uint32
@@ -128,11 +128,11 @@ type cronItem struct {
 	step             uint32
 }
 
-// fail words an error at the place that is reached: the expression, or its line if
-// it has several, a mark below the place, and what is wrong there, which is nothing
-// where the parser cannot read on. The mark stands where the engine's parser puts it:
-// after as many blanks as there are bytes before the place, or characters if there
-// are several lines.
+// fail builds the error for the current position: the expression, or the affected line
+// if it has several, a mark below the position, and the detail, which is empty if the
+// parser cannot read on. The mark is where the engine's parser puts it: after as many
+// blanks as there are bytes before the position, or characters if there are several
+// lines.
 func (p *cronParser) fail(detail string) error {
 	if !strings.Contains(p.text, "\n") {
 		return engineText(fmt.Sprintf("%s\n%s^\n%s", p.text, strings.Repeat(" ", p.i), detail))
@@ -159,7 +159,7 @@ func (p *cronParser) space() {
 	}
 }
 
-// literal takes one byte if it is there.
+// literal consumes the byte c if it is next.
 func (p *cronParser) literal(c byte) bool {
 	if p.atEnd() || p.text[p.i] != c {
 		return false
@@ -168,7 +168,8 @@ func (p *cronParser) literal(c byte) bool {
 	return true
 }
 
-// shorthand takes a shorthand and returns what it stands for, or takes nothing.
+// shorthand consumes a shorthand and returns its expansion; otherwise it consumes
+// nothing.
 func (p *cronParser) shorthand() string {
 	start := p.i
 	p.space()
@@ -183,8 +184,7 @@ func (p *cronParser) shorthand() string {
 	return ""
 }
 
-// word takes bytes of a kind, of which there must be one, and the blanks around
-// them.
+// word consumes one or more bytes that satisfy is, and the blanks around them.
 func (p *cronParser) word(is func(c byte) bool) string {
 	start := p.i
 	p.space()
@@ -210,7 +210,7 @@ func (p *cronParser) letters() (string, bool) {
 	return name, name != ""
 }
 
-// number takes a number of 32 bits; a larger one is none.
+// number consumes a number of 32 bits. A larger number does not match.
 func (p *cronParser) number() (uint32, bool) {
 	start := p.i
 	n, err := strconv.ParseUint(p.word(isDigit), 10, 32)
@@ -221,7 +221,7 @@ func (p *cronParser) number() (uint32, bool) {
 	return uint32(n), true
 }
 
-// span takes an item that may have a step, or nothing.
+// span consumes an item that can have a step, or nothing.
 func (p *cronParser) span(any bool) (item cronItem, ok bool) {
 	start := p.i
 	if any && p.literal('?') || p.literal('*') {
@@ -246,7 +246,7 @@ func (p *cronParser) span(any bool) (item cronItem, ok bool) {
 	return cronItem{}, false
 }
 
-// item takes an item, or nothing.
+// item consumes an item, or nothing.
 func (p *cronParser) item(any bool) (cronItem, bool) {
 	item, ok := p.span(any)
 	if !ok {
@@ -263,8 +263,8 @@ func (p *cronParser) item(any bool) (cronItem, bool) {
 	return item, true
 }
 
-// field takes items with commas between them, and the blanks around. A comma that
-// no item follows is not taken.
+// field consumes items separated by commas, and the blanks around them. It does not
+// consume a comma without a following item.
 func (p *cronParser) field(any bool) (items []cronItem, ok bool) {
 	p.space()
 	item, ok := p.item(any)
@@ -287,7 +287,7 @@ func (p *cronParser) field(any bool) (items []cronItem, ok bool) {
 	return items, true
 }
 
-// values are those of a field's items.
+// values returns the values that the items of a field select.
 func (f *cronField) values(items []cronItem) (cronValues, error) {
 	values := make(cronValues, f.max+1)
 	for _, item := range items {
@@ -298,7 +298,7 @@ func (f *cronField) values(items []cronItem) (cronValues, error) {
 	return values, nil
 }
 
-// add adds the values of an item.
+// add adds the values that an item selects.
 func (f *cronField) add(values cronValues, item cronItem) error {
 	step := uint32(1)
 	if item.stepped {
@@ -346,7 +346,7 @@ func (f *cronField) add(values cronValues, item cronItem) error {
 	return nil
 }
 
-// named is the value that a name stands for.
+// named returns the value of a name.
 func (f *cronField) named(name string) (uint32, error) {
 	if f.names == nil {
 		return 0, engineText(fmt.Sprintf("The '%s' field does not support using names. '%s' specified.", f.name, name))
@@ -358,7 +358,7 @@ func (f *cronField) named(name string) (uint32, error) {
 	return v, nil
 }
 
-// Next is the first time of the schedule after t, if there is one.
+// Next returns the first time of the schedule after t, if there is one.
 func (s *Schedule) Next(t time.Time) (time.Time, bool) {
 	date := func(year int, month time.Month, day, hour int) time.Time {
 		return time.Date(year, month, day, hour, 0, 0, 0, time.UTC)

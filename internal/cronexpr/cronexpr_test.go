@@ -20,7 +20,7 @@ func cronTime(t testing.TB, text string) time.Time {
 func TestCronNext(t *testing.T) {
 	for _, test := range []struct {
 		expression, after string
-		want              []string // no more than these, if fewer than three
+		want              []string // the only ones, if fewer than three
 	}{
 		{"* * * * * *", "2026-11-23 09:46:03", []string{"2026-11-23 09:46:04", "2026-11-23 09:46:05", "2026-11-23 09:46:06"}},
 		{"*/2 * * * * *", "2026-11-23 09:46:03", []string{"2026-11-23 09:46:04", "2026-11-23 09:46:06", "2026-11-23 09:46:08"}},
@@ -29,16 +29,16 @@ func TestCronNext(t *testing.T) {
 		{"30 5-7,59 4 * * *", "2026-02-28 04:06:30", []string{"2026-02-28 04:07:30", "2026-02-28 04:59:30", "2026-03-01 04:05:30"}},
 		{"0 0 8-18/5 * * *", "2026-02-28 13:00:00", []string{"2026-02-28 18:00:00", "2026-03-01 08:00:00", "2026-03-01 13:00:00"}},
 		{"0 0 0 1 1 *", "2026-11-23 00:00:00", []string{"2027-01-01 00:00:00", "2028-01-01 00:00:00", "2029-01-01 00:00:00"}},
-		{"0 0 0 29 2 *", "2096-02-29 00:00:00", nil}, // 2100 is no leap year, and the last one
+		{"0 0 0 29 2 *", "2096-02-29 00:00:00", nil}, // 2100 is not a leap year, and is the last year
 		{"0 0 0 31 * *", "2026-04-01 00:00:00", []string{"2026-05-31 00:00:00", "2026-07-31 00:00:00", "2026-08-31 00:00:00"}},
 		{"0 0 0 31 2 *", "2026-01-01 00:00:00", nil},
-		// Days of the week begin with Sunday, which is 1.
+		// Days of the week start with 1 for Sunday.
 		{"0 0 0 * * 1", "2026-11-23 00:00:00", []string{"2026-11-29 00:00:00", "2026-12-06 00:00:00", "2026-12-13 00:00:00"}},
 		{"0 0 0 * * SUN", "2026-11-23 00:00:00", []string{"2026-11-29 00:00:00", "2026-12-06 00:00:00", "2026-12-13 00:00:00"}},
 		{"0 0 0 * * 7", "2026-11-23 00:00:00", []string{"2026-11-28 00:00:00", "2026-12-05 00:00:00", "2026-12-12 00:00:00"}},
 		{"0 0 0 * * mon-Wednesday,fri", "2026-11-23 00:00:00", []string{"2026-11-24 00:00:00", "2026-11-25 00:00:00", "2026-11-27 00:00:00"}},
 		{"0 0 0 * * */3", "2026-11-23 00:00:00", []string{"2026-11-25 00:00:00", "2026-11-28 00:00:00", "2026-11-29 00:00:00"}},
-		// A day must match in both ways.
+		// Both kinds of days must match.
 		{"0 0 0 13 * FRI", "2026-11-13 00:00:00", []string{"2027-08-13 00:00:00", "2028-10-13 00:00:00", "2029-04-13 00:00:00"}},
 		{"0 0 0 ? jul,December ?", "2026-07-30 12:00:00", []string{"2026-07-31 00:00:00", "2026-12-01 00:00:00", "2026-12-02 00:00:00"}},
 		{"0 0 0 1 JAN-Dec/6 *", "2026-01-01 00:00:00", []string{"2026-07-01 00:00:00", "2027-01-01 00:00:00", "2027-07-01 00:00:00"}},
@@ -47,7 +47,8 @@ func TestCronNext(t *testing.T) {
 		{"59 59 23 31 12 * 2100", "2026-11-23 00:00:00", []string{"2100-12-31 23:59:59"}},
 		{"0 0 0 1 1 * 1970", "2026-11-23 00:00:00", nil},
 		{"  0\t0 0 *  * * ", "2026-11-23 00:00:00", []string{"2026-11-24 00:00:00", "2026-11-25 00:00:00", "2026-11-26 00:00:00"}},
-		// Where a field ends the next may begin, and blanks may stand around numbers and names.
+		// The next field can begin without a blank, and blanks can surround numbers and
+		// names.
 		{"******", "2026-11-23 09:46:03", []string{"2026-11-23 09:46:04", "2026-11-23 09:46:05", "2026-11-23 09:46:06"}},
 		{"0 0 0 1 - 3 , 5 * *", "2026-11-23 00:00:00", []string{"2026-12-01 00:00:00", "2026-12-02 00:00:00", "2026-12-03 00:00:00"}},
 		{"0 0 0 * * tues - Thurs / 2", "2026-11-23 00:00:00", []string{"2026-11-24 00:00:00", "2026-11-26 00:00:00", "2026-12-01 00:00:00"}},
@@ -86,7 +87,7 @@ func TestCronNextIsUTC(t *testing.T) {
 	}
 }
 
-func TestCronRefused(t *testing.T) {
+func TestInvalidCronExpressionsAreRejected(t *testing.T) {
 	for _, test := range []struct {
 		expression string
 		at         int
@@ -143,8 +144,8 @@ func TestCronRefused(t *testing.T) {
 	}
 }
 
-// TestCronPlacesErrorsInLines shows that a mark below one of several lines counts
-// characters, where that below a single line counts bytes.
+// TestCronPlacesErrorsInLines verifies that the mark below one of several lines counts
+// characters, and the mark below a single line counts bytes.
 func TestCronPlacesErrorsInLines(t *testing.T) {
 	for _, test := range []struct{ expression, want string }{
 		{"* * *\n* * !", "parse error at line 2, column 5\n  |\n2 | * * !\n  |     ^\n"},
@@ -196,7 +197,7 @@ func FuzzCron(f *testing.F) {
 		after := time.Unix(from&(1<<32-1), 0).UTC() // 1970 to 2106
 		next, ok := s.Next(after)
 		if ok && (!matches(next) || !next.After(after)) {
-			t.Errorf("%q: %v is no time after %v", expression, next, after)
+			t.Errorf("%q: %v is not after %v", expression, next, after)
 		}
 		for at := after.Add(time.Second); at.Before(after.Add(time.Duration(gap) * time.Second)); at = at.Add(time.Second) {
 			if matches(at) && (!ok || at.Before(next)) {

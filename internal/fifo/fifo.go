@@ -1,15 +1,15 @@
-// Package fifo has a queue.
+// Package fifo provides a queue.
 package fifo
 
-// minCompact is the number of taken elements from which a queue that never becomes empty
+// minCompact is the number of popped elements at which a queue that never becomes empty
 // moves its elements to the front.
 const minCompact = 64
 
-// Queue is a first-in-first-out queue. Its memory is proportional to the elements in it,
-// also if it never becomes empty. The zero value is an empty queue.
+// Queue is a first-in-first-out queue. Its memory stays proportional to its elements,
+// even if it never becomes empty. The zero value is an empty queue.
 type Queue[T any] struct {
 	elements []T
-	head     int // elements[:head] have been taken
+	head     int // elements[:head] have been popped
 }
 
 // Len returns the number of elements.
@@ -25,12 +25,12 @@ func (q *Queue[T]) Push(v T) {
 	q.elements = append(q.elements, v)
 }
 
-// PushFront puts elements before those in the queue.
+// PushFront inserts elements before those in the queue.
 func (q *Queue[T]) PushFront(elements ...T) {
 	q.elements, q.head = append(elements, q.elements[q.head:]...), 0
 }
 
-// Pop removes the oldest element, which must exist, and returns it.
+// Pop removes and returns the oldest element. The queue must not be empty.
 func (q *Queue[T]) Pop() T {
 	var zero T
 	v := q.elements[q.head]
@@ -41,8 +41,8 @@ func (q *Queue[T]) Pop() T {
 	return v
 }
 
-// First returns the oldest element, or nil if the queue is empty. It is valid until the
-// queue changes.
+// First returns a pointer to the oldest element, or nil if the queue is empty. The
+// pointer is valid until the queue changes.
 func (q *Queue[T]) First() *T {
 	if q.Len() == 0 {
 		return nil
@@ -50,8 +50,8 @@ func (q *Queue[T]) First() *T {
 	return &q.elements[q.head]
 }
 
-// Last returns the newest element, or nil if the queue is empty. It is valid until the
-// queue changes.
+// Last returns a pointer to the newest element, or nil if the queue is empty. The
+// pointer is valid until the queue changes.
 func (q *Queue[T]) Last() *T {
 	if q.Len() == 0 {
 		return nil
@@ -59,10 +59,10 @@ func (q *Queue[T]) Last() *T {
 	return &q.elements[len(q.elements)-1]
 }
 
-// All returns the elements, the oldest first. They are valid until the queue changes.
+// All returns the elements, oldest first. The slice is valid until the queue changes.
 func (q *Queue[T]) All() []T { return q.elements[q.head:] }
 
-// Clear removes all elements and keeps the memory.
+// Clear removes all elements but keeps the memory.
 func (q *Queue[T]) Clear() {
 	clear(q.elements)
 	q.elements, q.head = q.elements[:0], 0

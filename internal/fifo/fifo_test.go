@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A queue behaves as a slice that is appended to and cut at its front.
+// A queue behaves like a slice that grows at its end and shrinks at its front.
 func TestQueueOrder(t *testing.T) {
 	var q Queue[int]
 	var want []int
@@ -48,8 +48,8 @@ func TestQueueOrder(t *testing.T) {
 	}
 }
 
-// A queue that is never empty needs memory for what is in it, and keeps nothing that was
-// taken.
+// A queue that is never empty uses memory only for its elements, and keeps no references
+// to popped ones.
 func TestQueueMemory(t *testing.T) {
 	var q Queue[*int]
 	for range 10 {

@@ -54,14 +54,14 @@ func TestParseRejectsWhatTheEngineCannotRead(t *testing.T) {
 	}
 }
 
-// Values that a repeated key replaces count for nothing.
+// Only the last value of a repeated key counts.
 func TestRepeatedKeysBeforeAllRules(t *testing.T) {
 	deep := strings.Repeat("[", 500) + strings.Repeat("]", 500)
-	f, err := Parse([]byte(`{"input.a": ` + deep + `, "$bogus": 1, "$or": [], "$or": [{}], "input.a": {"$eq": 5, "$eq": 6}, "$bogus": 2, "$bogus": 3}`))
+	_, err := Parse([]byte(`{"input.a": ` + deep + `, "$bogus": 1, "$or": [], "$or": [{}], "input.a": {"$eq": 5, "$eq": 6}, "$bogus": 2, "$bogus": 3}`))
 	if want := "INVALID_FILTER: unknown operator `$bogus` (a filter holds paths, `$and`, `$or` and `$not`)"; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
-	f, err = Parse([]byte(`{"input.a": ` + deep + `, "$or": [], "$or": [{}], "input.a": {"$eq": 5, "$eq": 6}}`))
+	f, err := Parse([]byte(`{"input.a": ` + deep + `, "$or": [], "$or": [{}], "input.a": {"$eq": 5, "$eq": 6}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestRepeatedKeysBeforeAllRules(t *testing.T) {
 	}
 }
 
-// Whoever shows an error wants to know the path at fault.
+// An error names the path at fault.
 func TestErrorsNameThePath(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"input.a": 1}`:                                "input.a",
@@ -111,7 +111,7 @@ func TestZeroFilterMatchesEverything(t *testing.T) {
 	}
 }
 
-// Matching never fails, and finds nothing in what is not JSON.
+// Matching never fails, and finds nothing in text that is not JSON.
 func TestMatchOfMalformedDocuments(t *testing.T) {
 	f := mustParse(t, `{"input.a.0.b": {"$exists": true}}`)
 	whole := `{"x": [1, {"y": "}"}], "a": [{"b": "\u00e9"}]}`
@@ -130,7 +130,8 @@ func TestMatchOfMalformedDocuments(t *testing.T) {
 	}
 }
 
-// Numbers of documents are the nearest doubles, however they are spelled.
+// Numbers in documents are read as the nearest doubles, however they are
+// spelled.
 func TestNumbersOfDocuments(t *testing.T) {
 	for text, want := range map[string]float64{
 		"0": 0, "-0": 0, "12": 12, "-12.50": -12.5, "0.1": 0.1, "123456789012345678": 123456789012345678, "9007199254740993": 9007199254740992,
@@ -144,7 +145,7 @@ func TestNumbersOfDocuments(t *testing.T) {
 	}
 }
 
-// The last of members with the same key counts in operands, too.
+// In operands, too, the last of several members with the same key counts.
 func TestEqualityOfObjectsWithRepeatedKeys(t *testing.T) {
 	for text, want := range map[string]bool{
 		`{"a":1,"b":2}`:              true,
@@ -158,7 +159,7 @@ func TestEqualityOfObjectsWithRepeatedKeys(t *testing.T) {
 		if got := mustParse(t, `{"input":{"$eq":{"a":1,"b":2}}}`).Matches(&Document{Input: json.RawMessage(text)}); got != want {
 			t.Errorf("%s: %v", text, got)
 		}
-		// Beyond 64 members the comparison has another set of bits.
+		// Beyond 64 members, the comparison uses a larger bit set.
 		many := ""
 		for i := range 100 {
 			many += fmt.Sprintf(`"k%d":%d,`, i, i)
@@ -173,7 +174,8 @@ func TestEqualityOfObjectsWithRepeatedKeys(t *testing.T) {
 	}
 }
 
-// Eight bytes at a time end where one at a time do, wherever a value stands.
+// Scanning eight bytes at a time finds the same end of a value as scanning byte
+// by byte.
 func TestEndsOfValues(t *testing.T) {
 	c := filtertest.New(20)
 	for range 5000 {

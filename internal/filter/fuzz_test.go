@@ -9,8 +9,8 @@ import (
 	"github.com/iii-go/iii/internal/filter/filtertest"
 )
 
-// FuzzParse parses anything. What is accepted is JSON for encoding/json, too, and its normal
-// form is a fixed point.
+// FuzzParse parses arbitrary text. Accepted text is also valid JSON for encoding/json, and
+// its normal form is a fixed point.
 func FuzzParse(f *testing.F) {
 	for i, v := range vectors(f) {
 		if i%20 == 0 {
@@ -45,8 +45,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// FuzzMatch matches anything. A filter gives the same verdict each time, for valid documents
-// the same as in an index and on the same document without white space.
+// FuzzMatch matches arbitrary text. A filter gives the same verdict each time. For valid
+// documents, the verdict is the same in an index and for the document without white space.
 func FuzzMatch(f *testing.F) {
 	for i, v := range vectors(f) {
 		if v.Kind == "match" && i%10 == 0 {
@@ -94,7 +94,7 @@ func valid(text []byte) bool {
 	return err == nil
 }
 
-// FuzzCheckSchemas checks filters against anything.
+// FuzzCheckSchemas checks filters against arbitrary schemas.
 func FuzzCheckSchemas(f *testing.F) {
 	for i, v := range vectors(f) {
 		if v.Kind == "schema" && i%5 == 0 {

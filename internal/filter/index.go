@@ -6,18 +6,18 @@ import (
 	"slices"
 )
 
-// Index finds the filters that match a document. It maps keys to filters and values, in the
-// order of the keys. An index is a value that never changes: Insert and Remove return
-// another one, in O(log n), which shares most with the one before. All methods are safe for
-// concurrent use. The zero value is empty.
+// Index finds the filters that match a document. It maps keys to filters and values,
+// ordered by key. An index is immutable: Insert and Remove return a new one, in O(log n),
+// that shares most of its structure with the old one. All methods are safe for concurrent
+// use. The zero value is an empty index.
 //
-// An entry is filed under one condition of its filter: a path and the scalars that the
-// value there must be one of. A match resolves each of these paths once and evaluates what
-// it finds there, and the entries that have no such condition.
+// Each entry is filed under one condition of its filter: a path, and the scalars of which
+// the value at the path must equal one. A match resolves each path once. It evaluates only
+// the entries found under the value there, and the entries that have no such condition.
 type Index[V any] struct {
 	all   *tree[string, *entry[V]]
-	rest  *tree[string, *entry[V]]  // those without a condition
-	paths *tree[string, *filing[V]] // by the texts of paths
+	rest  *tree[string, *entry[V]]  // entries without a condition
+	paths *tree[string, *filing[V]] // by the text of the path
 }
 
 type entry[V any] struct {
@@ -27,15 +27,15 @@ type entry[V any] struct {
 	under  condition
 }
 
-// condition is a conjunct of a filter by which an index can find it: the value at the path
-// equals one of the scalars, of which no two are equal.
+// condition is a conjunct of a filter by which an index can find the filter: the value at
+// the path equals one of the scalars, which are pairwise different.
 type condition struct {
 	path    *path
 	scalars []*value
-	whole   bool // the filter is this condition and nothing else
+	whole   bool // the filter consists of this condition only
 }
 
-// filing holds the entries that are filed under one path.
+// filing holds the entries filed under one path.
 type filing[V any] struct {
 	path                 *path
 	null, truth, falsity *tree[string, *entry[V]]
@@ -70,8 +70,8 @@ func (f *Filter) conditions() iter.Seq[condition] {
 	}
 }
 
-// scalars returns what the value must be equal to one of, each scalar once; nil if the
-// operator says no such thing.
+// scalars returns the distinct scalars of which the value must equal one, or nil if the
+// operator does not require that.
 func (o *op) scalars() []*value {
 	switch {
 	case o.kind == opEq && o.operand.scalar():
@@ -112,7 +112,7 @@ func (x Index[V]) Get(key string) (v V, ok bool) {
 	return e.value, true
 }
 
-// All iterates over keys and values in the order of the keys.
+// All iterates over keys and values, ordered by key.
 func (x Index[V]) All() iter.Seq2[string, V] {
 	return func(yield func(string, V) bool) {
 		var w walk[string, *entry[V]]
@@ -125,12 +125,12 @@ func (x Index[V]) All() iter.Seq2[string, V] {
 	}
 }
 
-// Insert returns the index with an entry, which replaces an entry of the same key.
+// Insert returns an index with the given entry, which replaces an entry with the same key.
 func (x Index[V]) Insert(key string, f *Filter, v V) Index[V] {
 	x = x.Remove(key)
 	e := &entry[V]{key: key, filter: f, value: v}
-	// The best condition is the one with the fewest scalars to be entered under, if one is
-	// enough, and then the fewest neighbors.
+	// The best condition has a single scalar if possible, then the fewest neighbors, and
+	// then the fewest scalars.
 	best := [3]int{}
 	for c := range f.conditions() {
 		cost := [3]int{0, x.neighbors(c), len(c.scalars)}
@@ -149,7 +149,7 @@ func (x Index[V]) Insert(key string, f *Filter, v V) Index[V] {
 	return x.file(e, 1, func(t *tree[string, *entry[V]]) *tree[string, *entry[V]] { return t.put(key, e) })
 }
 
-// Remove returns the index without the entry of that key.
+// Remove returns an index without the entry for the key.
 func (x Index[V]) Remove(key string) Index[V] {
 	e, ok := x.all.get(key)
 	if !ok {
@@ -163,7 +163,7 @@ func (x Index[V]) Remove(key string) Index[V] {
 	return x.file(e, -1, func(t *tree[string, *entry[V]]) *tree[string, *entry[V]] { return t.remove(key) })
 }
 
-// neighbors returns the number of entries under the scalars of a condition.
+// neighbors returns the number of entries filed under the scalars of a condition.
 func (x Index[V]) neighbors(c condition) int {
 	f, ok := x.paths.get(c.path.text)
 	if !ok {
@@ -176,7 +176,7 @@ func (x Index[V]) neighbors(c condition) int {
 	return n
 }
 
-// under returns the entries under a scalar.
+// under returns the entries filed under a scalar.
 func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	switch {
 	case s.kind == number:
@@ -193,8 +193,8 @@ func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// file changes the lists under the scalars of the condition of e, and the count of its path
-// by delta.
+// file changes the lists under the scalars of e's condition, and adds delta to the entry
+// count of its path.
 func (x Index[V]) file(e *entry[V], delta int, change func(*tree[string, *entry[V]]) *tree[string, *entry[V]]) Index[V] {
 	key := e.under.path.text
 	f := filing[V]{path: e.under.path}
@@ -231,7 +231,7 @@ func replace[K cmp.Ordered, V any](lists *tree[K, *tree[string, V]], scalar K, l
 	return lists.put(scalar, list)
 }
 
-// lookup returns the entries under the value of a document.
+// lookup returns the entries filed under the value of a document.
 func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
 	switch kindOf(raw) {
 	case null:
@@ -259,9 +259,9 @@ func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// found is what the lookups of a match leave: lists of entries.
+// found holds the results of a match's lookups: lists of entries.
 type found[V any] struct {
-	count int // of entries
+	count int // number of entries
 	lists int
 	few   [8]*tree[string, *entry[V]]
 	more  []*tree[string, *entry[V]]
@@ -293,7 +293,7 @@ func (r *found[V]) lookup(m *match, f *filing[V]) {
 	}
 }
 
-// find makes the lookups.
+// find performs the lookups.
 func (x *Index[V]) find(m *match, r *found[V]) {
 	r.add(x.rest)
 	if x.paths.len() == 1 {
@@ -307,8 +307,9 @@ func (x *Index[V]) find(m *match, r *found[V]) {
 	}
 }
 
-// Candidates returns the number of entries that the lookups for a document leave. A match
-// does not look up what would leave most of the entries, but evaluates all.
+// Candidates returns the number of entries that remain after the lookups for a document. A
+// match skips lookups that would leave most of the entries, and evaluates all of them
+// instead.
 func (x Index[V]) Candidates(d *Document) int {
 	v := d.view(x.paths.len())
 	defer v.release()
@@ -317,9 +318,9 @@ func (x Index[V]) Candidates(d *Document) int {
 	return r.count
 }
 
-// AppendMatches appends the values of the entries whose filters match the document, in the
-// order of their keys. It allocates nothing but room in dst as long as one list of
-// candidates is enough, as it is when all conditions are on one path.
+// AppendMatches appends the values of the entries whose filters match the document, ordered
+// by key. It allocates only to grow dst as long as a single list of candidates suffices,
+// which is the case when all conditions are on one path.
 func (x Index[V]) AppendMatches(dst []V, d *Document) []V {
 	if x.all == nil {
 		return dst
@@ -354,13 +355,13 @@ func (x Index[V]) AppendMatches(dst []V, d *Document) []V {
 	return dst
 }
 
-// holds evaluates the filter of an entry. lookedUp reports that the entry was found under
-// its condition.
+// holds evaluates the filter of an entry. lookedUp reports that the entry was found by its
+// condition.
 func (e *entry[V]) holds(m *match, lookedUp bool) bool {
 	return lookedUp && e.under.whole || e.filter == nil || m.all(e.filter.clauses, nil)
 }
 
-// appendHeld appends the values of the entries of one list that match.
+// appendHeld appends the values of the matching entries of one list.
 func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedUp bool) []V {
 	if list.size == 1 {
 		if e := list.value; e.holds(m, lookedUp) {
@@ -378,12 +379,11 @@ func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedU
 	return dst
 }
 
-// appendMerged appends the values of the entries of several lists that match, in the order
-// of their keys.
+// appendMerged appends the values of the matching entries of several lists, ordered by key.
 func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
 	var buf [16]*entry[V]
 	matched := buf[:0]
-	runs := make([]int, 0, 8) // where the matches of each list end
+	runs := make([]int, 0, 8) // the end of each list's matches
 	for i := range r.lists {
 		var w walk[string, *entry[V]]
 		w.begin(r.list(i))
@@ -401,7 +401,8 @@ func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
 	return dst
 }
 
-// merge sorts entries by key that are in order within each run, of which runs has the ends.
+// merge sorts entries by key. Entries are already sorted within each run, and runs holds
+// the ends of the runs.
 func merge[V any](entries []*entry[V], runs []int) {
 	if len(entries) <= 16 {
 		for i := 1; i < len(entries); i++ {

@@ -42,7 +42,7 @@ func TestNormalFormIsAFixedPoint(t *testing.T) {
 	}
 }
 
-// The order of the members of an object and of the filters of $and means nothing.
+// The order of an object's members and of the filters of $and is irrelevant.
 func TestNormalFormOfPermutations(t *testing.T) {
 	c := filtertest.New(2)
 	for range 2000 {
@@ -166,7 +166,7 @@ func values(x Index[int]) func(func(int) bool) {
 	}
 }
 
-// A version stays as it was while others come from it.
+// A version of an index stays unchanged while others are derived from it.
 func TestIndexVersionsAreIndependent(t *testing.T) {
 	f := mustParse(t, `{"input.k":{"$in":[1,2,"x",null,true]}}`)
 	d := &Document{Input: json.RawMessage(`{"k":1}`)}
@@ -190,7 +190,7 @@ func TestIndexVersionsAreIndependent(t *testing.T) {
 	}
 }
 
-// Lookups leave few candidates, whatever the number of entries.
+// Lookups leave few candidates, regardless of the number of entries.
 func TestIndexCandidates(t *testing.T) {
 	var x Index[int]
 	for i := range 1000 {
@@ -204,7 +204,7 @@ func TestIndexCandidates(t *testing.T) {
 		`{"k":[5]}`:              0,
 		`[]`:                     0,
 	} {
-		// The first entry is filed under one path and all others under the same.
+		// The first entry may be filed under another path than the rest.
 		if got := x.Candidates(&Document{Input: json.RawMessage(input)}); got > want+1 {
 			t.Errorf("%d candidates for %s, want %d", got, input, want)
 		}

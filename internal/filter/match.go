@@ -8,10 +8,10 @@ import (
 	"slices"
 )
 
-// Document describes one call, in raw JSON. What is nil is absent, unlike what is null.
+// Document describes one call in raw JSON. A nil field is absent, unlike a null value.
 //
-// The values must be valid JSON; with any other text a filter matches or does not, the same
-// each time.
+// The values must be valid JSON. For other text, the result of a match is unspecified but
+// always the same.
 type Document struct {
 	Input, Output, Error, Caller, Metadata json.RawMessage
 }
@@ -30,8 +30,8 @@ func (d *Document) root(r Root) []byte {
 	return d.Metadata
 }
 
-// Matches reports whether the filter holds for the document. It does not allocate, unless
-// the document spells a number that a path leads to with more than 32 characters.
+// Matches reports whether the filter holds for the document. It allocates only if a path
+// leads to a number with more than 32 characters.
 func (f *Filter) Matches(d *Document) bool {
 	if f == nil {
 		return true
@@ -50,7 +50,7 @@ func (f *Filter) Matches(d *Document) bool {
 // match is the evaluation of filters on one document.
 type match struct {
 	doc  *Document
-	view *view // or nil: the document is scanned for each path
+	view *view // nil if the document is scanned for each path
 }
 
 // resolve returns the value at a path.
@@ -64,7 +64,7 @@ func (m *match) resolve(p *path, elem []byte) ([]byte, bool) {
 	raw := m.doc.root(p.root)
 	i := skipSpace(raw, 0)
 	if len(p.segments) > 0 && i < len(raw) && raw[i] == '{' {
-		// The end of the root need not be known.
+		// The end of the root is not needed.
 		start, stop, _ := find(raw, i, &p.segments[0])
 		if start == 0 || len(p.segments) == 1 {
 			return raw[start:stop], start > 0
@@ -186,7 +186,7 @@ func (m *match) any(o *op, v []byte) bool {
 	}
 }
 
-// only returns the path of the operand of $any if its filter has only one.
+// only returns the path of $any's operand if the operand is a filter with a single path.
 func (o *op) only() *path {
 	if !o.byFilter || len(o.filter) == 0 {
 		return nil
@@ -203,8 +203,8 @@ func (o *op) only() *path {
 	return p
 }
 
-// anyMember is any for a filter with the one path p: looking for its first segment finds
-// the end of an element that is an object, so that each is read once.
+// anyMember is any for a filter with the single path p. Looking up the first segment of p
+// also finds the end of an element that is an object, so each element is read only once.
 func (m *match) anyMember(o *op, b []byte, p *path) bool {
 	i, empty := firstItem(b, 0, ']')
 	for !empty {
@@ -216,7 +216,7 @@ func (m *match) anyMember(o *op, b []byte, p *path) bool {
 			if start, stop, end = find(b, i, &p.segments[0]); start > 0 {
 				v, present = resolve(b[start:stop], p.segments[1:])
 			}
-			if end < 0 { // what is not an object may still end
+			if end < 0 { // the element may be a complete value of another type
 				end = skipValue(b, i)
 			}
 		} else if end = skipValue(b, i); end > 0 {
@@ -261,7 +261,7 @@ func equal(raw []byte, x *value) bool {
 	return equalLargeObject(raw, x.members)
 }
 
-// equalText reports whether raw, the inside of a JSON string, is s.
+// equalText reports whether raw, the inside of a JSON string, equals s.
 func equalText(raw []byte, s string) bool {
 	if bytes.IndexByte(raw, '\\') < 0 {
 		return string(raw) == s
@@ -282,8 +282,8 @@ func equalArray(raw []byte, items []value) bool {
 	return !more
 }
 
-// maxMembers is the number of members that an object in an accepted filter can have: each
-// takes four bytes. Only what the engine announces has no limit.
+// maxMembers is the maximum number of members of an object in an accepted filter, because
+// each takes four bytes. Only filters that the engine announces have no limit.
 const maxMembers = maxSize / 4
 
 func equalLargeObject(raw []byte, members []member) bool {
@@ -294,8 +294,8 @@ func equalLargeObject(raw []byte, members []member) bool {
 	return equalObject(raw, members, seen[:(len(members)+63)/64])
 }
 
-// equalObject compares in one pass. equals has a bit for each of members, which says that
-// the last member of that key is equal.
+// equalObject compares in one pass. equals has a bit for each of the members, which is set
+// if the last member with that key is equal.
 func equalObject(raw []byte, members []member, equals []uint64) bool {
 	i, last := firstItem(raw, 0, '}')
 	for !last {
@@ -324,7 +324,7 @@ func equalObject(raw []byte, members []member, equals []uint64) bool {
 	return true
 }
 
-// set is the operand of $in and $nin. It finds scalars by binary search.
+// set is the operand of $in and $nin. It looks up scalars by binary search.
 type set struct {
 	null, truth, falsity bool
 	numbers              []float64

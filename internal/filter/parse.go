@@ -1,10 +1,10 @@
-// Package filter implements the language of observer filters: which calls of a function
-// an observer is told of.
+// Package filter implements the language of observer filters, which select the calls of a
+// function that an observer receives.
 //
-// A filter is parsed from JSON and put into a normal form, the one spelling that the engine
-// stores and announces. A document, which describes one call, is matched as raw JSON: a
-// match decodes the values at the end of a filter's paths and nothing else. An [Index] finds
-// the filters that match a document among thousands.
+// A filter is parsed from JSON and converted to a normal form, the only spelling that the
+// engine stores and announces. A document, which describes one call, is matched as raw
+// JSON: a match decodes only the values at the ends of a filter's paths. An [Index] finds
+// the matching filters among thousands.
 package filter
 
 import (
@@ -20,16 +20,17 @@ import (
 	"unicode/utf8"
 )
 
-// The codes of errors.
+// Error codes.
 const (
 	InvalidFilter     = "INVALID_FILTER"
 	InvalidFilterPath = "INVALID_FILTER_PATH"
 )
 
-// Error is the reason why a filter is rejected. Code and Message are the engine's.
+// Error is the reason why a filter is rejected. Code and Message are identical to the
+// engine's.
 type Error struct {
 	Code    string
-	Path    string // the path at fault, as written in the filter; "" if it is no path
+	Path    string // the path at fault, as written in the filter; "" if the fault is not in a path
 	Message string
 }
 
@@ -50,7 +51,7 @@ const (
 	longestExpansion = 5 // canonical text is at most this many times as long: 1e15
 )
 
-// Root is where a path begins.
+// Root is the first part of a path.
 type Root uint8
 
 const (
@@ -80,7 +81,7 @@ type clause struct {
 	key  string // a path, "$or" or "$not"
 	text []byte // the operand in normal form, until that of the filter is known
 	path *path  // nil for $or and $not
-	// same reports that the clause before has the same path.
+	// same reports that the previous clause has the same path.
 	same    bool
 	ops     []op
 	filters [][]clause // the operands of $or, the operand of $not
@@ -91,7 +92,7 @@ type path struct {
 	text     string
 	root     Root
 	segments []segment
-	few      [2]segment // room for them
+	few      [2]segment // avoids an allocation for short paths
 }
 
 type segment struct {
@@ -99,8 +100,9 @@ type segment struct {
 	hash    uint32
 	index   uint64 // the element of an array, if isIndex
 	isIndex bool
-	end     int // where the segment ends in the text of the path
-	// The bytes of a key of up to seven, and a mask for them; mask is 0 for a longer key.
+	end     int // end of the segment in the text of the path
+	// The bytes of a key of up to seven bytes, and a mask for them; mask is 0 for a longer
+	// key.
 	word, mask uint64
 }
 
@@ -126,26 +128,26 @@ var opNames = [...]string{"$any", "$eq", "$exists", "$gt", "$gte", "$in", "$lt",
 // op is one operator of a clause.
 type op struct {
 	kind    opKind
-	operand *value // $any excepted
-	set     *set   // of $in and $nin
+	operand *value // for all operators except $any
+	set     *set   // for $in and $nin
 	// The operand of $any: operators, or else a filter over the element.
 	ops      []op
 	filter   []clause
 	byFilter bool
 }
 
-// seed makes the hashes of keys unpredictable to those who send documents.
+// seed makes the hashes of keys unpredictable to senders of documents.
 var seed = maphash.MakeSeed()
 
-// Parse parses a filter that an observer brings. The error is an *[Error].
+// Parse parses a filter supplied by an observer. The error is an *[Error].
 func Parse(raw []byte) (*Filter, error) { return parse(raw, true) }
 
-// ParseNormalized parses a filter that the engine announces. It accepts every filter, in
-// normal form or not, and does not limit the size, which the normal form of an accepted
-// filter may exceed. The error is an *[Error].
+// ParseNormalized parses a filter announced by the engine, in normal form or not. It does
+// not limit the size, because the normal form of an accepted filter may exceed the limit.
+// The error is an *[Error].
 func ParseNormalized(raw []byte) (*Filter, error) { return parse(raw, false) }
 
-// ParseValue is [Parse] for what v marshals to.
+// ParseValue is like [Parse], for the JSON encoding of v.
 func ParseValue(v any) (*Filter, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -180,10 +182,10 @@ func parse(raw []byte, sized bool) (*Filter, error) {
 	return f, nil
 }
 
-// compiler checks a filter and puts it into normal form.
+// compiler checks a filter and converts it to normal form.
 type compiler struct {
-	buf   []byte // the texts of operands, one behind the other
-	room  []op   // for operators
+	buf   []byte // the concatenated texts of operands
+	room  []op   // preallocated space for operators
 	nodes int
 	roots uint8
 	paths int
@@ -197,14 +199,14 @@ func (c *compiler) node() *Error {
 	return nil
 }
 
-// filter returns the clauses of v and of the filters in its $and, sorted and each once.
-// inAny reports that v is the operand of an $any.
+// filter returns the clauses of v and of the filters in its $and, sorted and without
+// duplicates. inAny reports that v is the operand of an $any.
 func (c *compiler) filter(v *value, depth int, inAny bool) ([]clause, *Error) {
 	if depth > maxFilterDepth {
 		return nil, invalid("", "filters nested deeper than %d levels", maxFilterDepth)
 	}
 	var all []clause
-	var waiting []*value // filters of $and, the next one last
+	var waiting []*value // filters in $and, the next one last
 	for {
 		if v.kind != object {
 			return nil, invalid("", "a filter must be a JSON object, found %v", v.kind)
@@ -429,7 +431,7 @@ func (c *compiler) any(into *op, path string, m *member, depth int) *Error {
 	return fault
 }
 
-// checkLiteral checks an operand that lies in depth arrays and objects.
+// checkLiteral checks an operand that is nested in depth arrays and objects.
 func checkLiteral(path, name string, v *value, depth int) *Error {
 	switch v.kind {
 	case number:
@@ -472,7 +474,7 @@ func (c *clause) appendOperand(dst []byte) []byte {
 	return appendOperators(dst, c.ops)
 }
 
-// appendFilter appends a filter in normal form, and drops the texts of its clauses.
+// appendFilter appends a filter in normal form and discards the texts of its clauses.
 func appendFilter(dst []byte, clauses []clause) []byte {
 	if len(clauses) == 0 {
 		return append(dst, "{}"...)
@@ -509,8 +511,8 @@ func appendOperators(dst []byte, ops []op) []byte {
 	return append(dst, '}')
 }
 
-// parsePath parses a path: segments between dots, of which the first names the root. A
-// backslash takes a dot or a backslash into the segment.
+// parsePath parses a path, which consists of segments separated by dots; the first segment
+// names the root. A backslash escapes a dot or a backslash in a segment.
 func parsePath(s string, inAny bool) (*path, *Error) {
 	if s == "" {
 		return nil, invalid("", "empty path")
@@ -588,8 +590,8 @@ func unescapeSegment(s string, escapes int) string {
 	return string(b)
 }
 
-// canonicalIndex reads the index of an array element: decimal, without a sign or leading
-// zeros, and of at most 64 bits.
+// canonicalIndex parses the index of an array element: decimal, without a sign or leading
+// zeros, and at most 64 bits.
 func canonicalIndex(s string) (uint64, bool) {
 	if s == "" || !isDigit(s[0]) || s[0] == '0' && len(s) > 1 {
 		return 0, false
@@ -609,6 +611,6 @@ func (f *Filter) String() string {
 // MatchAll reports whether the normal form is the empty filter.
 func (f *Filter) MatchAll() bool { return f == nil || len(f.clauses) == 0 }
 
-// Uses reports whether a path outside $any begins at r. What no filter uses need not be in
-// the document.
+// Uses reports whether a path outside $any begins at r. A document may omit roots that no
+// filter uses.
 func (f *Filter) Uses(r Root) bool { return f != nil && f.roots&(1<<r) != 0 }

@@ -11,11 +11,11 @@ import (
 	"unicode/utf8"
 )
 
-// The functions below read the JSON of documents, which others have checked. They find the
-// end of a value by its quotes and brackets alone. What they find malformed has no members
-// and no elements; no text makes them panic.
+// The functions below read the JSON of documents, which has already been checked. They find
+// the end of a value only by its quotes and brackets. Malformed values have no members and
+// no elements; no text causes a panic.
 
-// malformed is the end of a value that has none.
+// malformed marks a value that has no end.
 const malformed = -1
 
 func skipSpace(b []byte, i int) int {
@@ -30,7 +30,8 @@ const (
 	highs = 0x80 * ones
 )
 
-// word returns the eight bytes from i on, the first one lowest, with zeros after the end.
+// word returns the eight bytes from i on, the first one lowest, padded with zeros after the
+// end.
 func word(b []byte, i int) uint64 {
 	if i <= len(b)-8 {
 		return binary.LittleEndian.Uint64(b[i:])
@@ -49,8 +50,8 @@ func lastWord(b []byte, i int) uint64 {
 	return w
 }
 
-// zeros sets the highest bit of the lowest byte of w that is zero, and perhaps those of
-// bytes above it.
+// zeros sets the highest bit of the lowest zero byte of w, and possibly those of higher
+// bytes.
 func zeros(w uint64) uint64 { return (w - ones) &^ w & highs }
 
 // skipString returns the index after the string whose opening quote is at i, and whether
@@ -83,7 +84,7 @@ func skipString(b []byte, i int) (end int, escaped bool) {
 				return quote + 1, escaped
 			}
 			escaped = true
-			i += backslash + 2 // beyond quote if it is escaped
+			i += backslash + 2 // past the quote if it is escaped
 		}
 	}
 	return malformed, escaped
@@ -97,7 +98,7 @@ var scalarByte = func() (t [256]bool) {
 	return t
 }()
 
-// scalarStart marks the bytes with which they begin.
+// scalarStart marks the first bytes of numbers, true, false and null.
 var scalarStart = func() (t [256]bool) {
 	for _, c := range []byte("-0123456789tfn") {
 		t[c] = true
@@ -128,8 +129,8 @@ func skipValue(b []byte, i int) int {
 
 // skipNested returns the index after the array or object that begins at i.
 //
-// It takes eight bytes at a time and counts the brackets in them that are outside strings:
-// a byte is in a string if the number of quotes before it is odd.
+// It processes eight bytes at a time and counts the brackets in them that are outside
+// strings: a byte is in a string if the number of preceding quotes is odd.
 func skipNested(b []byte, i int) int {
 	depth := 1
 	inside := uint64(0) // ones within a string
@@ -167,8 +168,8 @@ func skipNested(b []byte, i int) int {
 	return malformed
 }
 
-// skipEscapes is one step of skipNested for eight bytes with backslashes. With depth 0 it
-// returns the index after the last bracket.
+// skipEscapes is one step of skipNested, for eight bytes that contain backslashes. If it
+// returns depth 0, the index is the one after the last bracket.
 func skipEscapes(b []byte, i int, inside uint64, depth int) (int, uint64, int) {
 	for end := min(i+8, len(b)); i < end; i++ {
 		switch c := b[i]; {
@@ -189,14 +190,14 @@ func skipEscapes(b []byte, i int, inside uint64, depth int) (int, uint64, int) {
 	return i, inside, depth
 }
 
-// equalBytes sets the highest bit of each byte of w that is c, and no other bit.
+// equalBytes sets the highest bit of each byte of w that equals c, and no other bit.
 func equalBytes(w uint64, c byte) uint64 {
 	w ^= uint64(c) * ones
 	return ^((w&^highs + ^uint64(highs)) | w | ^uint64(highs))
 }
 
 // nextMember reads the member of an object whose key begins at i: b[i+1:keyEnd] is the key,
-// b[start:end] the value.
+// and b[start:end] is the value.
 func nextMember(b []byte, i int) (keyEnd int, escaped bool, start, end int) {
 	if i >= len(b) || b[i] != '"' {
 		return 0, false, 0, malformed
@@ -213,8 +214,8 @@ func nextMember(b []byte, i int) (keyEnd int, escaped bool, start, end int) {
 	return keyEnd, escaped, start, skipValue(b, start)
 }
 
-// afterItem returns where the next member or element begins after one that ends at i, or,
-// with last, the index after the closing bracket.
+// afterItem returns the start of the next member or element after one that ends at i or, if
+// last is true, the index after the closing bracket.
 func afterItem(b []byte, i int, closing byte) (next int, last bool) {
 	if i = skipSpace(b, i); i < len(b) {
 		switch b[i] {
@@ -227,8 +228,8 @@ func afterItem(b []byte, i int, closing byte) (next int, last bool) {
 	return malformed, true
 }
 
-// firstItem returns where the first member or element of the object or array at i begins,
-// or, with empty, the index after the closing bracket.
+// firstItem returns the start of the first member or element of the object or array at i
+// or, if empty is true, the index after the closing bracket.
 func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
 	if i = skipSpace(b, i+1); i < len(b) && b[i] == closing {
 		return i + 1, true
@@ -236,11 +237,12 @@ func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
 	return i, false
 }
 
-// find looks a key up in the object that begins at i. The last member of that key counts,
-// so it reads the whole object and returns its end, too. start is 0 if there is no member.
+// find looks up a key in the object that begins at i. The last member with that key counts,
+// so find reads the whole object and also returns its end. start is 0 if there is no such
+// member.
 //
-// This is where a match spends its time. The common case, short keys and values without
-// white space between them, is handled in place; the rest is that of nextMember.
+// A match spends most of its time here. The common case, short keys and values without
+// white space between them, is handled in place; nextMember handles the rest.
 func find(b []byte, i int, s *segment) (start, stop, end int) {
 	i, empty := firstItem(b, i, '}')
 	if empty {
@@ -320,7 +322,7 @@ func find(b []byte, i int, s *segment) (start, stop, end int) {
 }
 
 // shortLength returns the length of a string without escapes whose first eight bytes,
-// the closing quote included, are in w; 8 if it is longer or has escapes.
+// including the closing quote, are in w, or 8 if the string is longer or has escapes.
 func shortLength(w uint64) int {
 	quotes, escapes := w^'"'*ones, w^'\\'*ones
 	quotes, escapes = (quotes-ones)&^quotes&highs, (escapes-ones)&^escapes&highs
@@ -331,7 +333,7 @@ func shortLength(w uint64) int {
 	return n / 8
 }
 
-// sameKey reports whether raw, the inside of a JSON string, is key.
+// sameKey reports whether raw, the inside of a JSON string, equals key.
 func sameKey(raw []byte, escaped bool, key string) bool {
 	if escaped {
 		order, _ := compareEscaped(raw, key)
@@ -340,14 +342,14 @@ func sameKey(raw []byte, escaped bool, key string) bool {
 	return string(raw) == key
 }
 
-// memberOf returns the value of the member of raw, an object, or false.
+// memberOf returns the value of a member of raw, an object, or false.
 func memberOf(raw []byte, s *segment) ([]byte, bool) {
 	start, stop, _ := find(raw, 0, s)
 	return raw[start:stop], start > 0
 }
 
-// elements iterates over an array. It does not use an iterator function, which would cost
-// a closure in the match path.
+// elements iterates over an array. It is not an iterator function, because that would
+// allocate a closure on the match path.
 type elements struct {
 	b    []byte
 	next int
@@ -374,7 +376,7 @@ func (e *elements) take() ([]byte, bool) {
 	return e.b[start:end], true
 }
 
-// elementOf returns the element of raw, an array, at an index, or false.
+// elementOf returns an element of raw, an array, or false.
 func elementOf(raw []byte, index uint64) ([]byte, bool) {
 	e := elementsOf(raw)
 	for ; ; index-- {
@@ -385,7 +387,7 @@ func elementOf(raw []byte, index uint64) ([]byte, bool) {
 	}
 }
 
-// resolve follows segments from the value raw.
+// resolve follows segments starting from the value raw.
 func resolve(raw []byte, segments []segment) ([]byte, bool) {
 	for i := range segments {
 		ok := false
@@ -402,7 +404,7 @@ func resolve(raw []byte, segments []segment) ([]byte, bool) {
 	return raw, true
 }
 
-// whole returns the value in raw, the text of a root, without the white space around it.
+// whole returns the value in raw, the text of a root, without surrounding white space.
 func whole(raw []byte) ([]byte, bool) {
 	start := skipSpace(raw, 0)
 	end := skipValue(raw, start)
@@ -412,7 +414,7 @@ func whole(raw []byte) ([]byte, bool) {
 	return raw[start:end], true
 }
 
-// kindOf returns the type of a value by its first byte.
+// kindOf determines the type of a value from its first byte.
 func kindOf(raw []byte) kind {
 	switch raw[0] {
 	case '"':
@@ -429,18 +431,18 @@ func kindOf(raw []byte) kind {
 	return number
 }
 
-// inner returns what is between the quotes of a string.
+// inner returns the text between the quotes of a string.
 func inner(raw []byte) []byte { return raw[1 : len(raw)-1] }
 
-// toFloat returns the double nearest to a number. One that is out of range is infinite, and
-// text that is no number is not a number, which equals nothing.
+// toFloat returns the double nearest to a number. A number that is out of range becomes
+// infinite, and text that is not a number becomes NaN, which equals nothing.
 func toFloat(raw []byte) float64 {
 	i, negative := 0, raw[0] == '-'
 	if negative {
 		i++
 	}
-	// A quotient of two integers that are doubles is rounded once, so it is the nearest
-	// double. The denominator, a power of ten up to 10^22, is one.
+	// The quotient of two integers that are exact doubles is rounded once, so it is the
+	// nearest double. The denominator, a power of ten up to 10^22, is exact.
 	var n uint64
 	digits, fraction := 0, 0
 	point := false
@@ -478,8 +480,8 @@ func toFloat(raw []byte) float64 {
 
 var tens = [...]float64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18}
 
-// compareText compares the string s with raw, the inside of a JSON string, by bytes, which
-// is by code points.
+// compareText compares the string s with raw, the inside of a JSON string, bytewise, which
+// is also the order of code points.
 func compareText(raw []byte, s string) int {
 	if bytes.IndexByte(raw, '\\') < 0 {
 		switch {
@@ -535,7 +537,7 @@ func compareEscaped(raw []byte, s string) (order int, prefix bool) {
 	return -1, false
 }
 
-// escape returns the character of the escape at i, and the index after it.
+// escape returns the character of the escape at i and the index after it.
 func escape(raw []byte, i int) (rune, int) {
 	if i+1 >= len(raw) {
 		return utf8.RuneError, len(raw)
@@ -556,7 +558,7 @@ func escape(raw []byte, i int) (rune, int) {
 	return r, i
 }
 
-// appendUnescaped appends the inside of a JSON string without its escapes.
+// appendUnescaped appends the inside of a JSON string with its escapes decoded.
 func appendUnescaped(dst, raw []byte) []byte {
 	for i := 0; i < len(raw); {
 		if raw[i] == '\\' {

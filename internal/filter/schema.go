@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// CheckSchemas checks whether the filter's paths from input are possible under the JSON
-// Schema request, and those from output under response. A schema that is nil is not
-// checked. The error is an *[Error] for a path that a schema rules out; the warnings tell
-// which paths a schema does not vouch for.
+// CheckSchemas checks whether the filter's input paths are possible under the JSON Schema
+// request, and its output paths under response. A nil schema is not checked. The error is an
+// *[Error] for a path that a schema rules out; the warnings list the paths that a schema
+// does not verify.
 func (f *Filter) CheckSchemas(request, response []byte) (warnings []string, err error) {
 	if f == nil {
 		f = new(Filter)
@@ -46,21 +46,22 @@ type format struct {
 	schema *value
 }
 
-// place is what paths begin at, or lead to, with a schema.
+// place is a location in a value, together with its schema.
 type place struct {
 	format *format
 	schema *value
-	name   string // as in messages
+	name   string // as used in messages
 }
 
-// obstacle is why a path cannot be followed further. The zero value is none.
+// obstacle is the reason why a path cannot be followed further. The zero value means that
+// there is none.
 type obstacle struct {
-	open    bool   // the schema says nothing
-	keyword string // is not followed
-	types   *value // have no members
+	open    bool   // the schema does not restrict the members
+	keyword string // a keyword that is not followed
+	types   *value // types that have no members
 }
 
-// filter checks the paths of a filter; elem is the element of $any, nil outside.
+// filter checks the paths of a filter; elem is the element of $any, or nil outside of $any.
 func (c *checker) filter(clauses []clause, elem *place) *Error {
 	for i := range clauses {
 		p := clauses[i].path
@@ -91,7 +92,7 @@ func (c *checker) filter(clauses []clause, elem *place) *Error {
 	return nil
 }
 
-// follow returns where a path leads, or nil if that is unknown.
+// follow returns the place that a path leads to, or nil if it is unknown.
 func (c *checker) follow(from *place, p *path) (*place, *Error) {
 	root := len(p.root.String())
 	at := *from
@@ -104,7 +105,7 @@ func (c *checker) follow(from *place, p *path) (*place, *Error) {
 			return nil, nil
 		}
 		if next != nil {
-			// A step that lands on false leads nowhere.
+			// A schema of false rules the path out.
 			if target, keyword := at.format.resolve(next); keyword == "" && isFalse(target) {
 				next = nil
 			}
@@ -135,13 +136,13 @@ func (c *checker) warn(at *place, name string, why obstacle) {
 	}
 }
 
-// structural are the keywords that say something about members and elements.
+// structural lists the keywords that constrain members and elements.
 var structural = []string{
 	"properties", "additionalProperties", "items", "prefixItems", "additionalItems", "patternProperties", "anyOf", "oneOf", "allOf",
 	"not", "if", "then", "else", "dependentSchemas", "unevaluatedProperties", "$ref", "$dynamicRef",
 }
 
-// alone reports whether keyword is the only structural one of an object.
+// alone reports whether keyword is the only structural keyword of an object.
 func alone(v *value, keyword string) bool {
 	for i := range v.members {
 		if key := v.members[i].key; key != keyword && slices.Contains(structural, key) {
@@ -151,10 +152,10 @@ func alone(v *value, keyword string) bool {
 	return true
 }
 
-// maxRounds bounds what a schema refers to.
+// maxRounds bounds the references that are followed.
 const maxRounds = 32
 
-// resolve follows what a schema refers to. keyword is the one that it could not follow.
+// resolve follows the references of a schema. keyword is the one that it could not follow.
 func (f *format) resolve(v *value) (_ *value, keyword string) {
 	for range maxRounds {
 		if v.kind != object {
@@ -178,7 +179,7 @@ func (f *format) resolve(v *value) (_ *value, keyword string) {
 	return nil, "$ref"
 }
 
-// target returns what $ref in v refers to, or nil.
+// target returns the schema that $ref in v refers to, or nil.
 func (f *format) target(v, ref *value) *value {
 	if ref.kind != text || !alone(v, "$ref") {
 		return nil
@@ -210,8 +211,8 @@ func (f *format) target(v, ref *value) *value {
 	return v
 }
 
-// choice returns the one member of allOf, anyOf or oneOf that is not null, or nil if there
-// is a choice or something beside it.
+// choice returns the only member of allOf, anyOf or oneOf that is not null, or nil if there
+// are several or if other keywords accompany it.
 func choice(v *value) *value {
 	if all := v.get("allOf"); all != nil && all.kind == array && len(all.items) == 1 && alone(v, "allOf") {
 		return &all.items[0]
@@ -242,11 +243,12 @@ func isFalse(v *value) bool { return v.kind == boolean && !v.truth }
 
 func isSchema(v *value) bool { return v.kind == object || v.kind == boolean }
 
-// notFollowed are keywords that may allow a member that the rest of a schema does not name.
+// notFollowed lists keywords that may allow a member that the rest of a schema does not
+// name.
 var notFollowed = []string{"patternProperties", "anyOf", "oneOf", "allOf", "if", "dependentSchemas", "unevaluatedProperties"}
 
-// step returns the schema of the member or element s. Both results are zero if there can be
-// none.
+// step returns the schema of the member or element s. Both results are zero if it cannot
+// exist.
 func (c *checker) step(at *place, s *segment) (*value, obstacle) {
 	v, keyword := at.format.resolve(at.schema)
 	switch {
@@ -300,13 +302,13 @@ func items(v *value) (*value, string) {
 	return nil, ""
 }
 
-// names reports whether the keyword type, with the value t, names a type.
+// names reports whether t, the value of the keyword type, includes a type.
 func names(t *value, name string) bool {
 	is := func(v value) bool { return v.kind == text && v.text == name }
 	return is(*t) || slices.ContainsFunc(t.items, is)
 }
 
-// typeText returns a type as warnings name it.
+// typeText returns a type in the form that warnings use.
 func typeText(t *value) string {
 	if t.kind == text {
 		return t.text
@@ -314,7 +316,7 @@ func typeText(t *value) string {
 	return string(t.appendText(nil))
 }
 
-// elements checks the operand of an $any among ops, for the array at.
+// elements checks the operand of an $any in ops, for the array at.
 func (c *checker) elements(at *place, ops []op) *Error {
 	i := slices.IndexFunc(ops, func(o op) bool { return o.kind == opAny })
 	if i < 0 {
@@ -352,8 +354,8 @@ func elementSchema(at *place) (*value, obstacle) {
 	return nil, obstacle{open: true}
 }
 
-// unknown warns of the paths of a filter over the elements of an array without a schema
-// for them.
+// unknown warns about the paths of a filter over the elements of an array whose elements
+// have no schema.
 func (c *checker) unknown(at *place, clauses []clause, why obstacle) {
 	for i := range clauses {
 		for _, f := range clauses[i].filters {

@@ -2,9 +2,8 @@ package filter
 
 import "cmp"
 
-// tree is an ordered map that is never changed: put and remove return another tree, which
-// shares all but O(log n) nodes with the one before. The trees are balanced by weight.
-// The nil tree is empty.
+// tree is an immutable ordered map: put and remove return a new tree that shares all but
+// O(log n) nodes with the old one. Trees are balanced by weight. A nil tree is empty.
 type tree[K cmp.Ordered, V any] struct {
 	key         K
 	value       V
@@ -28,14 +27,14 @@ func (t *tree[K, V]) get(key K) (v V, ok bool) {
 			t = t.right
 		case key == t.key:
 			return t.value, true
-		default: // not a number
+		default: // a NaN
 			return v, false
 		}
 	}
 	return v, false
 }
 
-// getText is get for the bytes of a string.
+// getText is get with the bytes of a string as key.
 func getText[V any](t *tree[string, V], key []byte) (v V, ok bool) {
 	for t != nil {
 		switch {
@@ -87,8 +86,8 @@ func join[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
 	return &tree[K, V]{t.key, t.value, left, right, left.len() + right.len() + 1}
 }
 
-// balance is join for subtrees of which one has gained or lost one entry. Of the parameters
-// of weight-balanced trees, 3 and 2 are the integers that keep them balanced.
+// balance is join for subtrees of which one has gained or lost one entry. The integers 3
+// and 2 are parameters of weight-balanced trees that keep them balanced.
 func balance[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
 	l, r := left.len(), right.len()
 	switch {
@@ -109,14 +108,14 @@ func balance[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
 	return join(t, left, right)
 }
 
-// walk is an iteration over a tree in the order of its keys.
+// walk iterates over a tree in key order.
 type walk[K cmp.Ordered, V any] struct {
 	path [maxHeight]*tree[K, V]
 	n    int
 }
 
 // maxHeight bounds the height of a tree: a subtree has at most three quarters of the
-// entries, so this is enough for 10^11 of them.
+// entries, so this suffices for 10^11 entries.
 const maxHeight = 88
 
 func (w *walk[K, V]) begin(t *tree[K, V]) {

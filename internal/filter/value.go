@@ -25,7 +25,7 @@ const (
 	object
 )
 
-// String returns the kind as error messages name it.
+// String returns the kind as used in error messages.
 func (k kind) String() string {
 	return [...]string{"null", "a boolean", "a number", "a string", "an array", "an object"}[k]
 }
@@ -34,10 +34,10 @@ func (k kind) String() string {
 // decoded.
 type value struct {
 	kind    kind
-	truth   bool     // a boolean's value
-	beyond  bool     // a number is outside ±2^53; an integer is judged exactly
-	num     float64  // a number's value
-	text    string   // a string's value, a number's spelling in normal forms
+	truth   bool     // the value of a boolean
+	beyond  bool     // the number is outside ±2^53; integers are compared exactly
+	num     float64  // the value of a number
+	text    string   // the value of a string, or a number's spelling in normal forms
 	items   []value  // of an array
 	members []member // of an object: sorted by key, each key once
 }
@@ -47,7 +47,7 @@ type member struct {
 	value
 }
 
-// get returns the member of an object, or nil.
+// get returns the value of an object's member, or nil.
 func (v *value) get(key string) *value {
 	if i, ok := slices.BinarySearchFunc(v.members, key, func(m member, key string) int { return cmp.Compare(m.key, key) }); ok {
 		return &v.members[i].value
@@ -58,7 +58,8 @@ func (v *value) get(key string) *value {
 // scalar reports whether v is neither an array nor an object.
 func (v *value) scalar() bool { return v.kind < array }
 
-// depth returns how many arrays and objects nest in v. v has at most maxDepth levels.
+// depth returns the nesting depth of arrays and objects in v, which is at most
+// maxDepth.
 func (v *value) depth() int {
 	deepest := 0
 	switch v.kind {
@@ -76,8 +77,8 @@ func (v *value) depth() int {
 	return deepest + 1
 }
 
-// appendText appends the canonical text of v: compact, keys in byte order, numbers and
-// strings in their one spelling.
+// appendText appends the canonical text of v: compact, with keys in byte order, and a
+// single spelling for each number and string.
 func (v *value) appendText(dst []byte) []byte {
 	switch v.kind {
 	case null:
@@ -110,8 +111,8 @@ func (v *value) appendText(dst []byte) []byte {
 }
 
 // appendString appends s as a JSON string in which only quotes, backslashes and control
-// characters are escaped. [rawjson.AppendString] spells some control characters in
-// another way, and the spelling decides the order of clauses.
+// characters are escaped. [rawjson.AppendString] spells some control characters
+// differently, and the spelling determines the order of clauses.
 func appendString(dst []byte, s string) []byte {
 	const hexDigits = "0123456789abcdef"
 	dst = append(dst, '"')
@@ -149,17 +150,18 @@ const maxDepth = 10_000
 
 var errTruncated = errors.New("the text ends early")
 
-// decoder reads the JSON text s. Strings without escapes and integers are slices of s.
+// decoder reads the JSON text s. Strings without escapes, and integers, are slices of
+// s.
 type decoder struct {
 	s       string
 	i       int
-	deepest int // of what was read so far, values of repeated keys included
-	// Members and items of what is not complete yet, and room for those of what is.
+	deepest int // greatest depth so far, including values of repeated keys
+	// Members and items of incomplete values, and space for those of complete ones.
 	members, memberRoom []member
 	items, itemRoom     []value
 }
 
-// keep moves the elements of stack from base on to memory of their own, out of room.
+// keep moves the elements of stack from base on to their own memory, taken from room.
 func keep[T any](stack, room *[]T, base int) []T {
 	n := len(*stack) - base
 	if n > cap(*room)-len(*room) {
@@ -322,7 +324,7 @@ func (d *decoder) object(v *value, depth int) error {
 	}
 }
 
-// sortMembers sorts by key and keeps the last of members with the same key.
+// sortMembers sorts members by key and keeps the last of those with the same key.
 func sortMembers(all []member) []member {
 	slices.SortStableFunc(all, func(a, b member) int { return cmp.Compare(a.key, b.key) })
 	kept := all[:0]
@@ -398,7 +400,7 @@ func (d *decoder) escaped(start, i int) (string, error) {
 	return "", errTruncated
 }
 
-// unescaped returns the character that a backslash and c denote.
+// unescaped returns the character denoted by a backslash followed by c.
 func unescaped(c byte) (byte, bool) {
 	switch c {
 	case '"', '\\', '/':
@@ -451,7 +453,7 @@ func (d *decoder) number(v *value) error {
 	if negative {
 		d.i++
 	}
-	// n is the integer as long as exact is true.
+	// n is the integer value while exact is true.
 	var n uint64
 	exact := true
 	digits := func() bool {

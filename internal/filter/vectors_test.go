@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// vector is a case that the reference implementation of the language has answered.
+// vector is a test case with the answer of the reference implementation.
 type vector struct {
 	ID             string          `json:"id"`
 	Kind           string          `json:"kind"`
@@ -82,7 +82,7 @@ func documentOf(tb testing.TB, raw json.RawMessage) *Document {
 	return &Document{members["input"], members["output"], members["error"], members["caller"], members["metadata"]}
 }
 
-// answer is what an implementation says about a case.
+// answer is an implementation's answer to a test case.
 type answer struct {
 	Normal              string
 	Roots               []string

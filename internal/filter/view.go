@@ -7,42 +7,42 @@ import (
 	"sync"
 )
 
-// viewFrom is the number of paths from which a view of the document costs less than a scan
-// for each of them.
+// viewFrom is the number of paths from which a view costs less than scanning the document for
+// each path.
 const viewFrom = 3
 
-// view remembers where the members of a document's objects are, so that many paths cost one
-// pass over each object that they lead through.
-// It holds offsets alone: what is in the pool keeps no document alive.
+// view remembers the positions of object members in a document, so that many paths share one
+// pass over each object that they lead through. It holds only offsets, so a pooled view keeps
+// no document alive.
 type view struct {
 	texts [element][]byte
-	nodes []node  // the roots, then the members of all that was read
-	slots []int32 // hash tables of the members of large objects: 1 + index into nodes
-	buf   []byte  // a key without its escapes
+	nodes []node  // the roots, followed by the members of all objects read
+	slots []int32 // hash tables for the members of large objects: 1 + index into nodes
+	buf   []byte  // a key with its escapes decoded
 }
 
 // node is a value in the text of a root.
 type node struct {
 	start, end       int32
-	keyStart, keyEnd int32 // of a member
+	keyStart, keyEnd int32 // if it is a member
 	hash             uint32
 	first, count     int32 // its members in view.nodes
 	table, size      int32 // its hash table in view.slots
-	again            bool  // a member was looked up before
+	again            bool  // a member has been looked up before
 	escaped          bool  // the key has escapes
-	read             bool  // first and count are set
+	read             bool  // first and count have been set
 }
 
-// maxText is the length of the texts that a view can be made of.
+// maxText is the maximum length of the texts for which a view can be created.
 const maxText = math.MaxInt32
 
-// hashFrom is the number of members from which a hash table is made, at the second lookup.
+// hashFrom is the minimum number of members for which the second lookup creates a hash table.
 const hashFrom = 9
 
 var views = sync.Pool{New: func() any { return new(view) }}
 
-// view returns a view of the document from the pool if it helps with resolving about n
-// paths, or nil.
+// view returns a view of the document from the pool, or nil if a view would not help with
+// resolving about n paths.
 func (d *Document) view(n int) *view {
 	if n < viewFrom || max(len(d.Input), len(d.Output), len(d.Error), len(d.Caller), len(d.Metadata)) > maxText {
 		return nil
@@ -53,10 +53,10 @@ func (d *Document) view(n int) *view {
 	return v
 }
 
-// maxKept is the number of nodes that a view in the pool may have room for.
+// maxKept is the maximum number of nodes that a pooled view may have room for.
 const maxKept = 1 << 14
 
-// release gives the view, if it is not nil, back to the pool.
+// release returns the view to the pool, unless it is nil.
 func (v *view) release() {
 	if v == nil {
 		return
@@ -68,7 +68,7 @@ func (v *view) release() {
 	views.Put(v)
 }
 
-// absent is the index of a node that is not there.
+// absent is the index of a missing node.
 const absent = -1
 
 // resolve returns the value at a path that does not begin at an element.
@@ -84,7 +84,8 @@ func (v *view) resolve(p *path) ([]byte, bool) {
 	}
 	for i := range p.segments {
 		if n := &v.nodes[at]; b[n.start] != '{' {
-			// An element has no second one of the same index behind it: the way there is short.
+			// An array has only one element with that index, so scanning the remaining path is
+			// cheap.
 			return resolve(b[n.start:n.end], p.segments[i:])
 		}
 		if at = v.member(b, at, &p.segments[i]); at == absent {
@@ -115,7 +116,7 @@ func (v *view) readObject(b []byte, at int) {
 	n.first, n.count, n.read = int32(first), int32(len(v.nodes)-first), true
 }
 
-// member returns the last member of the object at with the key of s.
+// member returns the index of the last member of the object at whose key is that of s.
 func (v *view) member(b []byte, at int, s *segment) int {
 	if !v.nodes[at].read {
 		v.readObject(b, at)
@@ -133,7 +134,7 @@ func (v *view) member(b []byte, at int, s *segment) int {
 	return absent
 }
 
-// has reports whether the key of a member is key.
+// has reports whether the key of a member equals key.
 func (n *node) has(b []byte, key string) bool {
 	return sameKey(b[n.keyStart:n.keyEnd], n.escaped, key)
 }
@@ -155,7 +156,7 @@ func (v *view) hashed(b []byte, n *node, s *segment) int {
 	}
 }
 
-// hash makes the hash table of an object. The last member of a key is the one in it.
+// hash creates the hash table of an object. Of members with the same key, it holds the last.
 func (v *view) hash(b []byte, n *node) {
 	n.size = 16
 	for n.size < 2*n.count {
@@ -181,7 +182,7 @@ func (v *view) hash(b []byte, n *node) {
 	}
 }
 
-// key returns the key of a member without its escapes, in v.buf if there are any.
+// key returns the key of a member with its escapes decoded, in v.buf if there are any.
 func (v *view) key(b []byte, m *node) []byte {
 	raw := b[m.keyStart:m.keyEnd]
 	if !m.escaped {
@@ -191,7 +192,7 @@ func (v *view) key(b []byte, m *node) []byte {
 	return v.buf
 }
 
-// equalKeys reports whether the key of other is key, the key of m.
+// equalKeys reports whether the key of other equals key, the key of m.
 func (v *view) equalKeys(b []byte, other, m *node, key []byte) bool {
 	if !other.escaped {
 		return string(b[other.keyStart:other.keyEnd]) == string(key)

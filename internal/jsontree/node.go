@@ -13,10 +13,9 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// Node is a JSON value that is decoded only where it is touched: all other parts keep
-// their text, apart from white space and the spelling of numbers. The zero value is not usable;
-// use [Parse] or one of the constructors. A node must not be used by more than one
-// goroutine at a time.
+// Node is a JSON value that is decoded only where it is accessed; all other parts keep their
+// text, except for white space and the spelling of numbers. The zero value is not usable; use
+// [Parse] or one of the constructors. A Node is not safe for concurrent use.
 type Node struct {
 	// Exactly one of raw, members and elements holds the value.
 	raw      []byte           // compact text, shared with no other value
@@ -114,8 +113,7 @@ func (n *Node) Push(element *Node) error {
 	return nil
 }
 
-// Concat appends the text of a string to a string as it is written, without decoding
-// either.
+// Concat appends the text of a string to n, also a string, without decoding either.
 func (n *Node) Concat(text *Node) {
 	n.raw = append(n.raw[:len(n.raw)-1], text.raw[1:]...) // without the closing quote of n and the opening quote of text
 }
@@ -144,7 +142,7 @@ func (n *Node) Depth() int {
 	return deepest
 }
 
-// Text returns the text of a value that is not decoded; scalars never are.
+// Text returns the text of a value that has not been decoded. Scalars are never decoded.
 func (n *Node) Text() string { return string(n.raw) }
 
 // Encode returns the value as compact JSON. The keys of decoded objects are sorted

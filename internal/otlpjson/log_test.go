@@ -121,7 +121,7 @@ func TestEncodeAddsTheSeverityText(t *testing.T) {
 }
 
 // The engine loses a frame of 128 levels. A value of any depth fits, as an attribute
-// and as a body, and nothing of it is lost.
+// and as a body, and none of it is lost.
 func TestEncodeDeepLog(t *testing.T) {
 	for _, depth := range []int{1, 24, 25, 30, 64, 500} {
 		var r log.Record

@@ -56,7 +56,7 @@ func (e *Encoder) set(b []byte, open string, s *attribute.Set, end string) []byt
 
 // Indices of opens: how an attribute continues after its key, by the kind of its value.
 const (
-	openValue = iota // nothing: the value brings its own beginning
+	openValue = iota // nothing: the value includes its own opening text
 	openString
 	openInt
 	openDouble

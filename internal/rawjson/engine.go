@@ -10,7 +10,8 @@ import (
 
 // CheckForEngine rejects valid JSON that the engine's parser cannot read: more than
 // depth levels, a number out of the range of a float64, or an unpaired surrogate. The
-// engine silently drops a message with any of these, and its caller would wait in vain.
+// engine silently drops a message that contains any of these, and the caller would
+// never receive an answer.
 func CheckForEngine(b []byte, depth int) error {
 	if !doubtful(b, depth) {
 		return nil
@@ -21,31 +22,29 @@ func CheckForEngine(b []byte, depth int) error {
 func scanForEngine(b []byte, depth int) error {
 	left := depth
 	for i := 0; i < len(b); i++ {
-		switch c := b[i]; {
-		case c == '{' || c == '[':
+		switch engineByte[b[i]] {
+		case opens:
 			if left--; left < 0 {
 				return fmt.Errorf("JSON is nested deeper than %d levels, which the engine cannot read", depth)
 			}
-		case c == '}' || c == ']':
+		case closes:
 			left++
-		case c == '"':
+		case quotes:
 			end, err := checkSurrogates(b, i)
 			if err != nil {
 				return err
 			}
 			i = end - 1
-		case c == '-' || isDigit(c):
+		case counts:
 			end, exponent := i+1, false
 			for end < len(b) && numberByte[b[end]] {
 				exponent = exponent || b[end]|0x20 == 'e'
 				end++
 			}
-			if !exponent && end-i <= manyDigits {
-				i = end - 1
-				continue
-			}
-			if _, err := strconv.ParseFloat(string(b[i:end]), 64); err != nil {
-				return fmt.Errorf("the number at byte %d is out of range: the engine reads 64 bits", i)
+			if exponent || end-i > manyDigits {
+				if _, err := strconv.ParseFloat(string(b[i:end]), 64); err != nil {
+					return fmt.Errorf("the number at byte %d is out of range: the engine reads 64 bits", i)
+				}
 			}
 			i = end - 1
 		}
@@ -53,12 +52,26 @@ func scanForEngine(b []byte, depth int) error {
 	return nil
 }
 
+const (
+	opens = iota + 1
+	closes
+	quotes
+	counts
+)
+
+// engineByte says what begins at a byte outside of strings and numbers.
+var engineByte = [256]uint8{'{': opens, '[': opens, '}': closes, ']': closes, '"': quotes, '-': counts,
+	'0': counts, '1': counts, '2': counts, '3': counts, '4': counts, '5': counts, '6': counts, '7': counts, '8': counts, '9': counts}
+
 // doubtful reports whether b may contain anything that CheckForEngine rejects. Hardly
 // any value does, and this check costs a fraction of a full scan. A number out of range
 // has an exponent of three digits or very many digits.
 func doubtful(b []byte, depth int) bool {
 	if bytes.Count(b, []byte("{"))+bytes.Count(b, []byte("[")) > depth || bytes.Contains(b, []byte(`\u`)) {
 		return true
+	}
+	if es := bytes.Count(b, []byte("e")) + bytes.Count(b, []byte("E")); es > 16 && es > len(b)/64 {
+		return true // a search for each of them costs more than the scan, which skips strings
 	}
 	for _, e := range []byte("eE") {
 		for rest := b; ; {
@@ -106,30 +119,36 @@ var numberByte = func() (t [256]bool) {
 // checkSurrogates returns the index after the string that begins at i, or an error if
 // the string contains half of a surrogate pair.
 func checkSurrogates(b []byte, i int) (int, error) {
-	end, err := skipString(b, i)
-	if err != nil || !bytes.Contains(b[i:end], []byte(`\u`)) {
-		return end, err
-	}
-	for i++; i < end-1; i++ {
-		if b[i] != '\\' {
+	for i++; ; {
+		short := min(i+16, len(b)) // most strings are short
+		for i < short && b[i] != '"' && b[i] != '\\' {
+			i++
+		}
+		if i == short {
+			i += plainBytes(b[i:])
+		}
+		if i >= len(b) {
+			return i, errTruncated
+		}
+		if b[i] == '"' {
+			return i + 1, nil
+		}
+		if i+1 < len(b) && b[i+1] != 'u' {
+			i += 2
 			continue
 		}
-		if i++; b[i] != 'u' {
-			continue
+		if len(b)-i < 6 {
+			return i, errTruncated
 		}
-		at := i - 1
-		r := hexRune(b[i+1:])
-		i += 4
-		if !utf16.IsSurrogate(r) {
-			continue
-		}
-		if b[i+1] == '\\' && b[i+2] == 'u' && utf16.DecodeRune(r, hexRune(b[i+3:])) != utf8.RuneError {
+		r := hexRune(b[i+2:])
+		if utf16.IsSurrogate(r) {
+			if len(b)-i < 12 || b[i+6] != '\\' || b[i+7] != 'u' || utf16.DecodeRune(r, hexRune(b[i+8:])) == utf8.RuneError {
+				return i, fmt.Errorf("half a surrogate pair at byte %d is not a character", i)
+			}
 			i += 6
-			continue
 		}
-		return end, fmt.Errorf("half a surrogate pair at byte %d is not a character", at)
+		i += 6
 	}
-	return end, nil
 }
 
 // hexRune returns the code unit that an escape's four digits denote.

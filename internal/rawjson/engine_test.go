@@ -20,6 +20,7 @@ func TestCheckForEngine(t *testing.T) {
 		`null`, `"plain"`, `{"a":[1,-2.5e+3,"\u00e4\ud83d\ude00\\ud800",{}]}`, `"\\\ud83d\udE00"`, `"\\ud800"`, `"[[\u007b"`,
 		`1.7976931348623157e308`, `-1e+308`, `1e-400`, `0e400`, `"1e400"`, `18446744073709551616`, `1` + strings.Repeat("0", 308),
 		`"` + strings.Repeat("9", 1000) + `"`, nestedLists(126), `[` + strings.Repeat("[],", 500) + `[]]`, `{"3e8a":"1e999"}`,
+		`{"e":"` + strings.Repeat(`every e\\\u0065e1e999 `, 40) + `","n":1e300}`,
 	} {
 		if !json.Valid([]byte(in)) {
 			t.Fatalf("%s is no JSON", in)
@@ -40,7 +41,9 @@ func TestCheckForEngine(t *testing.T) {
 		`{"a":-1e+0999}`:                       "number at byte 5 is out of range",
 		`1` + strings.Repeat("0", 309):         "number at byte 0 is out of range",
 		`1` + strings.Repeat("0", 250) + `e99`: "number at byte 0 is out of range",
-		`[{"a":` + nestedLists(125) + `}]`:     "nested deeper than 126 levels",
+		`{"text":"` + strings.Repeat("e", 300) + `","n":1e400}`: "is out of range",
+		`{"text":"` + strings.Repeat("e", 300) + `\ud800"}`:     "half a surrogate pair at byte 309",
+		`[{"a":` + nestedLists(125) + `}]`:                      "nested deeper than 126 levels",
 	} {
 		if !json.Valid([]byte(in)) {
 			t.Fatalf("%s is no JSON", in)
@@ -51,7 +54,7 @@ func TestCheckForEngine(t *testing.T) {
 	}
 }
 
-// fitForEngine decides by other means than CheckForEngine.
+// fitForEngine computes the result of CheckForEngine independently.
 func fitForEngine(b []byte, depth int) bool {
 	x := []byte("x")
 	b = regexp.MustCompile(`\\[^u]`).ReplaceAll(b, x)
@@ -94,4 +97,22 @@ func FuzzCheckForEngine(f *testing.F) {
 			t.Errorf("%q: at a quick look %v, but fit for the engine: %v", b, got, want)
 		}
 	})
+}
+
+func BenchmarkCheckForEngine(b *testing.B) {
+	for name, text := range map[string]string{
+		"text": `{"note":"` + strings.Repeat("the quick brown fox jumps over the lazy dog, whenever there are 3 eels. ", 3600) + `"}`,
+		"rows": `{"data":[` + strings.Repeat(`{"user":"u-1","amount":12,"tags":["a","b"]},`, 5000) + `1]}`,
+		"keys": `{"user":"u-1","amount":12,"note":"hello world","tags":["a","b"]}`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			raw := []byte(text)
+			b.SetBytes(int64(len(raw)))
+			for b.Loop() {
+				if err := CheckForEngine(raw, 126); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

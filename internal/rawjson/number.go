@@ -6,13 +6,13 @@ import (
 	"sync"
 )
 
-// The engine holds a number as a 64-bit integer, signed or unsigned, or as a float,
-// and writes what it holds: 1e2 comes back as 100.0, an integer beyond 64 bits as a
-// float. Its float parser is fast rather than exact: it may miss the nearest float by
-// a digit in the last place.
+// The engine stores a number as a 64-bit integer, signed or unsigned, or as a float,
+// and writes the stored form: 1e2 becomes 100.0, and an integer beyond 64 bits becomes
+// a float. Its float parser is fast rather than exact: the result may differ from the
+// nearest float in the last digit.
 
-// AppendNumber appends a JSON number as the engine spells it. A number that the
-// engine refuses, which [NumberInRange] tells, is appended as it is.
+// AppendNumber appends a JSON number as the engine spells it. A number that the engine
+// rejects, as reported by [NumberInRange], is appended unchanged.
 func AppendNumber(dst, text []byte) []byte {
 	if isInteger(text) {
 		return append(dst, text...)
@@ -24,8 +24,8 @@ func AppendNumber(dst, text []byte) []byte {
 	return AppendFloat(dst, f)
 }
 
-// NumberInRange reports whether the engine accepts a JSON number: one whose absolute
-// value is too large for a float is refused.
+// NumberInRange reports whether the engine accepts a JSON number. It rejects numbers
+// whose absolute value is too large for a float.
 func NumberInRange(text []byte) bool {
 	if len(text) <= 308 && !hasExponent(text) {
 		return true
@@ -34,9 +34,9 @@ func NumberInRange(text []byte) bool {
 	return ok
 }
 
-// AppendFloat appends a finite float as the engine writes it: the shortest digits
-// that read back the same, always with a fraction or an exponent, plain between 1e-5
-// and 1e16 and with an exponent outside.
+// AppendFloat appends a finite float as the engine writes it: with the shortest digits
+// that parse to the same float, always with a fraction or an exponent, without an
+// exponent between 1e-5 and 1e16, and with one outside that range.
 func AppendFloat(dst []byte, f float64) []byte {
 	if abs := math.Abs(f); abs != 0 && (abs < 1e-5 || abs >= 1e16) {
 		return appendExponential(dst, f)
@@ -62,12 +62,12 @@ func appendExponential(dst []byte, f float64) []byte {
 	return dst
 }
 
-// AppendNumbers appends a JSON document with its numbers spelled as the engine spells
-// them and the rest as it is. Unlike the engine's parser, and [AppendNumber], it takes
-// the nearest float for each: what the engine has written stays what it is. It reports
-// false, with nothing usable in the result, for a number that is out of range.
+// AppendNumbers appends a JSON document with its numbers in the engine's spelling and
+// everything else unchanged. Unlike the engine's parser and [AppendNumber], it
+// converts each number to the nearest float, so numbers written by the engine stay as
+// they are. It returns false, with an unusable result, if a number is out of range.
 func AppendNumbers(dst, doc []byte) ([]byte, bool) {
-	kept := 0 // doc[:kept] is appended
+	kept := 0 // doc[:kept] has been appended
 	for i := 0; i < len(doc); {
 		switch c := doc[i]; {
 		case c == '"':
@@ -108,8 +108,8 @@ func hasExponent(text []byte) bool {
 	return false
 }
 
-// isInteger reports whether the engine holds a number as an integer. It holds -0 as a
-// float, since no integer is that.
+// isInteger reports whether the engine stores a number as an integer. It stores -0 as
+// a float, because no integer represents it.
 func isInteger(text []byte) bool {
 	digits, negative := text, text[0] == '-'
 	if negative {
@@ -135,8 +135,8 @@ func overflows(n, d uint64) bool {
 	return n > most/10 || n == most/10 && d > most%10
 }
 
-// parseFloat is the engine's float parser: the digits that fit into 64 bits, scaled
-// by a power of ten. It reports false for a number that is too large.
+// parseFloat is the engine's float parser: it takes the digits that fit into 64 bits
+// and scales them by a power of ten. It returns false for a number that is too large.
 func parseFloat(text []byte) (f float64, ok bool) {
 	negative := text[0] == '-'
 	i := 0
@@ -147,7 +147,7 @@ func parseFloat(text []byte) (f float64, ok bool) {
 	exponent := int64(0)
 	for ; i < len(text) && isDigit(text[i]); i++ {
 		if d := uint64(text[i] - '0'); exponent > 0 || overflows(significand, d) {
-			exponent++ // the digit is lost, its place is not
+			exponent++ // the digit is dropped, but its place counts
 		} else {
 			significand = significand*10 + d
 		}
@@ -182,7 +182,7 @@ func parseFloat(text []byte) (f float64, ok bool) {
 	return f, ok
 }
 
-// exponentOf reads what follows the e. Everything beyond 32 bits is the same.
+// exponentOf parses the text after the e. All exponents beyond 32 bits are equivalent.
 func exponentOf(text []byte) (e int64, positive bool) {
 	positive = true
 	if text[0] == '+' || text[0] == '-' {
@@ -195,7 +195,7 @@ func exponentOf(text []byte) (e int64, positive bool) {
 	return e, positive
 }
 
-// scale is f × 10^exponent with one rounding a step, as the engine computes it.
+// scale returns f × 10^exponent, rounded once per step, as the engine computes it.
 func scale(f float64, exponent int64) (float64, bool) {
 	pow := powersOfTen()
 	for exponent < -maxPower && f != 0 {
@@ -214,7 +214,7 @@ func scale(f float64, exponent int64) (float64, bool) {
 	return f, !math.IsInf(f, 0)
 }
 
-// maxPower is the largest power of ten that is a float.
+// maxPower is the exponent of the largest power of ten that is a float.
 const maxPower = 308
 
 var powersOfTen = sync.OnceValue(func() *[maxPower + 1]float64 {

@@ -6,6 +6,7 @@
 package rawjson
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -174,23 +175,40 @@ var stringByte = func() (t [256]bool) {
 	return t
 }()
 
-// plainBytes returns how many bytes at the start of b may stand in a string as they are: all
-// but quotes, backslashes and control characters. It looks at eight bytes at a time, since
-// strings make up most of large messages.
+// plainBytes returns the number of bytes at the start of b that a string can contain
+// unescaped: all except quotes, backslashes and control characters. Strings make up most of
+// a large message, so it examines eight bytes at a time, and in long strings leaves the search
+// for quotes and backslashes to package bytes, which examines more.
 func plainBytes(b []byte) (n int) {
-	for len(b)-n >= 32 {
-		w := b[n : n+32]
-		if plainStops(binary.LittleEndian.Uint64(w))|plainStops(binary.LittleEndian.Uint64(w[8:]))|
-			plainStops(binary.LittleEndian.Uint64(w[16:]))|plainStops(binary.LittleEndian.Uint64(w[24:])) != 0 {
+	const first = 256
+	if n = plainWords(b[:min(first, len(b))]); n < first {
+		return n
+	}
+	for window := 2 * first; n < len(b); window = min(2*window, 8<<10) { // a quote beyond it costs nothing
+		w := b[n:min(n+window, len(b))]
+		plain := len(w)
+		for _, c := range []byte{'"', '\\'} {
+			if i := bytes.IndexByte(w[:plain], c); i >= 0 {
+				plain = i
+			}
+		}
+		plain = beforeControl(w[:plain])
+		n += plain
+		if plain < len(w) {
 			break
 		}
-		n += 32
 	}
-	for len(b)-n >= 8 {
-		if m := plainStops(binary.LittleEndian.Uint64(b[n:])); m != 0 {
+	return n
+}
+
+// plainWords is plainBytes for short strings.
+func plainWords(b []byte) (n int) {
+	for ; len(b)-n >= 8; n += 8 {
+		w := binary.LittleEndian.Uint64(b[n:])
+		quote, backslash := w^'"'*ones, w^'\\'*ones
+		if m := ((w-' '*ones)&^w | (quote-ones)&^quote | (backslash-ones)&^backslash) & (0x80 * ones); m != 0 {
 			return n + bits.TrailingZeros64(m)/8
 		}
-		n += 8
 	}
 	for n < len(b) && stringByte[b[n]] {
 		n++
@@ -198,11 +216,20 @@ func plainBytes(b []byte) (n int) {
 	return n
 }
 
-// plainStops sets the highest bit of the lowest byte of w that is a quote, a backslash or a
-// control character, and perhaps of bytes above it.
-func plainStops(w uint64) uint64 {
-	quote, backslash := w^'"'*ones, w^'\\'*ones
-	return ((w-' '*ones)&^w | (quote-ones)&^quote | (backslash-ones)&^backslash) & (0x80 * ones)
+// beforeControl returns how many bytes of b come before its first control character.
+func beforeControl(b []byte) (n int) {
+	for ; len(b)-n >= 32; n += 32 {
+		w := b[n : n+32]
+		b0, b1 := binary.LittleEndian.Uint64(w), binary.LittleEndian.Uint64(w[8:])
+		b2, b3 := binary.LittleEndian.Uint64(w[16:]), binary.LittleEndian.Uint64(w[24:])
+		if ((b0-' '*ones)&^b0|(b1-' '*ones)&^b1|(b2-' '*ones)&^b2|(b3-' '*ones)&^b3)&(0x80*ones) != 0 {
+			break
+		}
+	}
+	for n < len(b) && b[n] >= ' ' {
+		n++
+	}
+	return n
 }
 
 func skipString(b []byte, i int) (int, error) {

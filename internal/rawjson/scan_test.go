@@ -178,9 +178,14 @@ func FuzzScanObject(f *testing.F) {
 	})
 }
 
-// Each byte stops the scan of a string, or not, wherever it stands in a word.
+// Each byte either stops the scan of a string or does not, regardless of its position
+// in a word.
 func TestPlainBytesStopsAtEachSpecialByte(t *testing.T) {
+	sizes := []int{255, 256, 257, 300, 767, 768, 769, 1000}
 	for size := range 80 {
+		sizes = append(sizes, size)
+	}
+	for _, size := range sizes {
 		b := bytes.Repeat([]byte{'x'}, size)
 		if n := plainBytes(b); n != size {
 			t.Fatalf("%d plain bytes: %d", size, n)
@@ -201,9 +206,28 @@ func TestPlainBytesStopsAtEachSpecialByte(t *testing.T) {
 	}
 }
 
+// The parts in which long strings are scanned end at no particular byte.
+func TestPlainBytesOfLongStrings(t *testing.T) {
+	b := bytes.Repeat([]byte{'x'}, 40_000)
+	for at := 0; at < len(b); at += 61 {
+		for _, c := range []byte{'"', '\\', 0, 0x1f, ' ', 0x7f, 0x80, 0xff} {
+			b[at], b[len(b)-1] = c, '"'
+			want := len(b) - 1
+			if c < ' ' || c == '"' || c == '\\' {
+				want = at
+			}
+			if n := plainBytes(b); n != want {
+				t.Fatalf("%#x at %d: %d, want %d", c, at, n, want)
+			}
+			b[at] = 'x'
+		}
+	}
+}
+
 func BenchmarkScanObject(b *testing.B) {
 	for name, text := range map[string]string{
 		"text": `{"type":"x","data":{"note":"` + strings.Repeat("x", 256<<10) + `"}}`,
+		"4KiB": `{"type":"x","data":{"note":"` + strings.Repeat("x", 4<<10) + `"}}`,
 		"rows": `{"type":"x","data":[` + strings.Repeat(`{"user":"u-1","amount":12,"tags":["a","b"]},`, 5000) + `1]}`,
 		"keys": `{"type":"x","data":{"user":"u-1","amount":12,"note":"hello world","tags":["a","b"]}}`,
 	} {

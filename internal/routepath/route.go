@@ -1,8 +1,7 @@
-// Package routepath reads the path of an HTTP route the way the router of a running engine
-// does. The engine turns each segment ":name" into "{name}" and hands the result to a
-// router that panics on a path that it cannot read. The engine never recovers from that: it
-// builds its router anew, and panics anew, at every later registration or withdrawal of any
-// route by any worker.
+// Package routepath parses the path of an HTTP route exactly as the engine's router does. The
+// engine turns each segment ":name" into "{name}" and passes the result to a router that
+// panics on a path that it cannot parse. The engine does not recover: it rebuilds its router,
+// and panics again, whenever any worker registers or removes a route.
 package routepath
 
 import (
@@ -11,13 +10,13 @@ import (
 	"strings"
 )
 
-// Kind tells what a [Part] matches.
+// Kind is the kind of text that a [Part] matches.
 type Kind uint8
 
 const (
 	// Literal matches its text.
 	Literal Kind = iota
-	// Param matches all bytes up to the next slash, be there none, or one or more bytes up to
+	// Param matches all bytes up to the next slash, possibly none, or one or more bytes up to
 	// the end of the path.
 	Param
 	// Rest matches one or more bytes up to the end of the path.
@@ -29,19 +28,18 @@ type Part struct {
 	Kind Kind
 	// Text is what a literal matches, slashes included, and the name of a wildcard.
 	Text string
-	// Colon is set for a wildcard that was written ":name". The engine delivers what such
-	// a parameter matches, and nothing of what others match.
+	// Colon is set for a wildcard written as ":name". The engine delivers the text that such
+	// a parameter matches, but not the text that other wildcards match.
 	Colon bool
 }
 
-// Pattern is a path as the router reads it: literals and wildcards in turn.
+// Pattern is a parsed path: alternating literals and wildcards.
 type Pattern []Part
 
-// maxParams is the number of parameters that the router has names for. It panics at one
-// more.
+// maxParams is the maximum number of parameters. The router panics if there are more.
 const maxParams = 25
 
-// Parse reads a path. An error is the reason why the router panics on it.
+// Parse parses a path. The error explains why the router would panic on it.
 func Parse(path string) (Pattern, error) {
 	for segment := range strings.SplitSeq(path, "/") {
 		if strings.HasPrefix(segment, "*") {
@@ -93,11 +91,11 @@ func fatal(path string, reason error) error {
 }
 
 // cell is a byte of a path after the engine has turned ":name" into "{name}" and the router
-// "{{" and "}}" into single braces that stand for themselves.
+// has turned "{{" and "}}" into single literal braces.
 type cell struct {
 	char    byte
-	escaped bool // a brace that stands for itself
-	colon   bool // the opening brace that a colon became
+	escaped bool // a literal brace
+	colon   bool // an opening brace that was a colon
 }
 
 func cellsOf(path string) []cell {
@@ -132,8 +130,8 @@ func cellsOf(path string) []cell {
 	return kept
 }
 
-// wildcardLength returns the length of the wildcard that cells begin with, braces included.
-// The rules are the router's, to the letter.
+// wildcardLength returns the length of the wildcard at the beginning of cells, including the
+// braces. It follows the router's rules exactly.
 func wildcardLength(cells []cell) (int, error) {
 	if cells[0].char == '}' {
 		return 0, errors.New("it has a closing brace without an opening one")
@@ -166,8 +164,8 @@ func textOf(cells []cell) string {
 	return string(b)
 }
 
-// Match reports whether a path, as it was requested, is one of p, and what its wildcards
-// match there, in their order.
+// Match reports whether a requested path matches p, and returns the texts that the wildcards
+// match, in order.
 func (p Pattern) Match(path string) (matched []string, ok bool) {
 	for _, part := range p {
 		if part.Kind == Literal {
@@ -189,11 +187,12 @@ func (p Pattern) Match(path string) (matched []string, ok bool) {
 	return matched, path == ""
 }
 
-// Compare returns a negative number if p goes before q where both match a path, a positive
-// one if q does, and 0 if neither does. Text goes before a parameter, and that before the
-// rest of a path, at the first place where the two differ. conflict reports that the router
-// cannot hold both: they have the same structure and different names, or a rest and another
-// wildcard begin at the same place. Names apart, paths of the same structure are equal.
+// Compare returns a negative number if p takes precedence over q for paths that both match, a
+// positive number if q does, and 0 if neither does. At the first difference, literal text
+// takes precedence over a parameter, and a parameter over the rest of a path. conflict
+// reports that the router cannot hold both: they have the same structure but different names,
+// or a rest and another wildcard begin at the same position. Apart from names, paths of the
+// same structure are equal.
 func Compare(p, q Pattern) (order int, conflict bool) {
 	p, q = append(Pattern(nil), p...), append(Pattern(nil), q...)
 	renamed := false

@@ -12,9 +12,9 @@ import (
 const Redacted = "[REDACTED]"
 
 // Text replaces the values of keys that name secrets if text is JSON, and returns other
-// text unchanged. It does the same to JSON inside strings. OTLP attributes,
-// {"key":…,"value":…}, are treated as members. text may be truncated JSON: where the
-// value of a secret is invalid or incomplete, the result ends. Valid JSON stays valid.
+// text unchanged. It also processes JSON inside strings. OTLP attributes,
+// {"key":…,"value":…}, are treated as members. If text is truncated JSON, the result
+// ends where the value of a secret is invalid or incomplete. Valid JSON stays valid.
 func Text(text string) string {
 	if begin := strings.TrimLeft(text, " \t\r\n"); begin == "" || !strings.ContainsRune(`{["`, rune(begin[0])) {
 		return text

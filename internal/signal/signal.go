@@ -1,8 +1,8 @@
-// Package signal has what goroutines tell each other with channels that are closed.
+// Package signal provides signalling between goroutines by closing channels.
 package signal
 
-// Broadcast wakes every goroutine that waits for a change. The lock of what changes guards
-// it. The zero value is ready for use.
+// Broadcast wakes every goroutine that waits for a change. The lock that guards the
+// changing state also guards the Broadcast. The zero value is ready to use.
 type Broadcast struct{ changed chan struct{} }
 
 // Wait returns a channel that is closed by the next Send.
@@ -13,7 +13,7 @@ func (b *Broadcast) Wait() <-chan struct{} {
 	return b.changed
 }
 
-// Send wakes those who wait.
+// Send wakes all waiting goroutines.
 func (b *Broadcast) Send() {
 	if b.changed != nil {
 		close(b.changed)
@@ -21,7 +21,7 @@ func (b *Broadcast) Send() {
 	}
 }
 
-// IsClosed reports whether c, on which nothing is sent, is closed.
+// IsClosed reports whether c is closed. No values may be sent on c.
 func IsClosed(c <-chan struct{}) bool {
 	select {
 	case <-c:

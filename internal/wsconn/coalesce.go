@@ -8,27 +8,27 @@ import (
 	"time"
 )
 
-// handshakeBytes bounds the answer to the upgrade request, TLS included.
+// handshakeBytes bounds the response to the upgrade request, including TLS.
 const handshakeBytes = 1 << 20
 
-var errLongHandshake = errors.New("the answer to the WebSocket upgrade is too long")
+var errLongHandshake = errors.New("the response to the WebSocket upgrade is too long")
 
-// coalesceSize is how many bytes are coalesced at most before they are written.
+// coalesceSize is the maximum number of bytes that are coalesced into one write.
 const coalesceSize = 64 << 10
 
-// coalescer lies below the WebSocket. It coalesces frames into one write with a deadline of
-// its own, or it writes them through, with a limit that may change during a write. Until
-// [coalescer.coalesce] or [coalescer.writeThrough] is called it passes everything on, for
-// the handshake.
+// coalescer sits below the WebSocket. It either coalesces frames into one write with its
+// own deadline, or writes them through, with a limit that may change during a write. Until
+// [coalescer.coalesce] or [coalescer.writeThrough] is called, it passes everything on
+// unchanged, for the handshake.
 type coalescer struct {
 	net.Conn
 	timeout   time.Duration // of a coalesced write
 	handshake int           // bytes that may still be read; math.MaxInt after the handshake
 
-	mu      sync.Mutex // the reader answers control frames of its own
+	mu      sync.Mutex // the reader also answers control frames
 	mode    coalesceMode
 	buf     []byte     // coalesced frames
-	expired bool       // nothing is written through any more
+	expired bool       // writes through fail
 	limit   WriteLimit // of a message that is written through
 	control time.Time  // deadline of the control frame that is written through next; zero for a message
 }
@@ -41,14 +41,15 @@ const (
 	through
 )
 
-// WriteLimit bounds the writing of a message by the earlier of both limits.
+// WriteLimit bounds the writing of a message by the earlier of two limits. The zero value
+// sets no limit.
 type WriteLimit struct {
-	Deadline time.Time     // zero is none
-	Stall    time.Duration // the longest time without progress; 0 is none
+	Deadline time.Time     // the zero time means no deadline
+	Stall    time.Duration // the longest time without progress; 0 means no limit
 }
 
-// progressPiece is how much is written at once while there is a limit of time without
-// progress: a whole piece is progress.
+// progressPiece is the size of a single write while progress is limited: a completed piece
+// counts as progress.
 const progressPiece = 16 << 10
 
 func (c *coalescer) coalesce() {
@@ -77,9 +78,9 @@ func (c *coalescer) Read(p []byte) (int, error) {
 }
 
 // Write implements net.Conn.
-func (c *coalescer) Write(p []byte) (int, error) {
+func (c *coalescer) Write(p []byte) (n int, err error) {
 	c.mu.Lock()
-	switch c.mode { // no lock is held where a deadline must reach a write that waits
+	switch c.mode { // no lock is held where a deadline must reach a blocked write
 	case passing:
 		c.mu.Unlock()
 		return c.Conn.Write(p)
@@ -88,18 +89,25 @@ func (c *coalescer) Write(p []byte) (int, error) {
 		return c.writePieces(p)
 	}
 	defer c.mu.Unlock()
-	c.buf = append(c.buf, p...)
-	if len(c.buf) < coalesceSize {
+	if len(c.buf)+len(p) < coalesceSize {
+		c.buf = append(c.buf, p...)
 		return len(p), nil
+	}
+	if len(p) < coalesceSize/2 {
+		c.buf = append(c.buf, p...)
+		p, n = nil, len(p)
 	}
 	if err := c.flush(); err != nil {
 		return 0, err
 	}
-	return len(p), nil
+	if len(p) == 0 {
+		return n, nil
+	}
+	return c.write(p) // a copy would cost more than another write
 }
 
-// writePieces writes p through. Each piece has a deadline of its own if the limit is one
-// of progress.
+// writePieces writes p through. If the limit is one of progress, each piece has its own
+// deadline.
 func (c *coalescer) writePieces(p []byte) (n int, err error) {
 	for {
 		piece := p[n:]
@@ -115,8 +123,8 @@ func (c *coalescer) writePieces(p []byte) (n int, err error) {
 	}
 }
 
-// arm sets the deadline of the write through that is under way or comes next, and
-// reports whether it is one of progress. c.mu is held.
+// arm sets the deadline of the current or next write through, and reports whether it is a
+// progress deadline. c.mu is held.
 func (c *coalescer) arm() (progress bool) {
 	t := c.limit.Deadline
 	switch {
@@ -134,8 +142,7 @@ func (c *coalescer) arm() (progress bool) {
 	return progress
 }
 
-// limitWrites bounds the messages that are written through, the one under way among
-// them.
+// limitWrites bounds the messages that are written through, including the current one.
 func (c *coalescer) limitWrites(l WriteLimit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,7 +153,7 @@ func (c *coalescer) limitWrites(l WriteLimit) {
 	c.arm()
 }
 
-// Flush writes what was coalesced.
+// Flush writes the coalesced frames.
 func (c *coalescer) Flush() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,18 +164,23 @@ func (c *coalescer) flush() error {
 	if len(c.buf) == 0 {
 		return nil
 	}
-	if err := c.Conn.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-		return err
-	}
-	_, err := c.Conn.Write(c.buf)
+	_, err := c.write(c.buf)
 	c.buf = c.buf[:0]
 	return err
 }
 
-// SetWriteDeadline implements net.Conn. The WebSocket calls it before each part of a
-// frame. While it coalesces, flush sets the deadlines that count; what is written through
-// has the limit of messages, or the deadline of a control frame, the only one that the
-// WebSocket is given.
+// write writes p with a deadline of its own.
+func (c *coalescer) write(p []byte) (int, error) {
+	if err := c.Conn.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+// SetWriteDeadline implements net.Conn. The WebSocket calls it before each part of a frame.
+// While frames are coalesced, flush sets the deadlines that count. A write through uses the
+// limit for messages or the deadline of a control frame, which is the only deadline that
+// callers pass to the WebSocket.
 func (c *coalescer) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -185,9 +197,9 @@ func (c *coalescer) SetWriteDeadline(t time.Time) error {
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
-// expireWrites ends the write through that is under way, and those that follow until it
-// is called with false: a message may be written in several parts, and one that ends
-// between two of them must not go on.
+// expireWrites ends the current write through and all later ones until it is called with
+// false. A message may be written in several parts, and a message that expires between two
+// parts must not continue.
 func (c *coalescer) expireWrites(expired bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

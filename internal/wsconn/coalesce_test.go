@@ -1,17 +1,19 @@
 package wsconn
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// A write that was told to end stays so, whatever deadline the WebSocket sets before
-// the next part of the message.
+// An expired write stays expired, whatever deadline the WebSocket sets before the
+// next part of the message.
 func TestExpiredWritesStayExpired(t *testing.T) {
 	near, far := net.Pipe()
 	defer near.Close()
@@ -35,8 +37,75 @@ func TestExpiredWritesStayExpired(t *testing.T) {
 	}
 }
 
+// recorder notes the sizes of writes and what was written.
+type recorder struct {
+	net.Conn
+	sizes []int
+	all   []byte
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.sizes, r.all = append(r.sizes, len(p)), append(r.all, p...)
+	return len(p), nil
+}
+
+func (r *recorder) SetWriteDeadline(time.Time) error { return nil }
+
+// Small frames leave together, large ones alone and uncopied, and all in their order.
+func TestFramesAreCoalescedInOrder(t *testing.T) {
+	const k = 1 << 10
+	for _, test := range []struct {
+		name   string
+		frames []int
+		writes []int
+	}{
+		{"small", []int{10, 20, 30}, []int{60}},
+		{"many small ones", []int{20 * k, 20 * k, 20 * k, 20 * k, 5}, []int{80 * k, 5}},
+		{"large", []int{64 * k, 64 * k, 7}, []int{64 * k, 64 * k, 7}},
+		{"large behind small", []int{3, 64 * k, 3}, []int{3, 64 * k, 3}},
+		{"medium", []int{40 * k, 40 * k}, []int{40 * k, 40 * k}},
+		{"empty", []int{0, 0}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := &recorder{}
+			g := &coalescer{Conn: r, timeout: time.Second}
+			g.coalesce()
+			var want []byte
+			for i, size := range test.frames {
+				frame := bytes.Repeat([]byte{byte('a' + i)}, size)
+				if n, err := g.Write(frame); n != size || err != nil {
+					t.Fatalf("frame %d: %d, %v", i, n, err)
+				}
+				want = append(want, frame...)
+				clear(frame) // the WebSocket uses its buffer again
+			}
+			if err := g.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(r.all, want) || !slices.Equal(r.sizes, test.writes) {
+				t.Errorf("%d bytes in writes of %d, want %d in %d", len(r.all), r.sizes, len(want), test.writes)
+			}
+		})
+	}
+}
+
+// A large buffer is pooled as long as messages fill it, and none above the limit is.
+func TestReadBuffersWorthKeeping(t *testing.T) {
+	for _, test := range []struct {
+		len, cap int
+		want     bool
+	}{
+		{100, smallBuffer + 1, false}, {smallBuffer + 1, 2 * smallBuffer, true}, {smallBuffer + 1, 16 * smallBuffer, false},
+		{1 << 20, 2 << 20, true}, {4 << 20, 4 << 20, true}, {4 << 20, 4<<20 + 1, false},
+	} {
+		if got := poolable(make([]byte, test.len, test.cap)); got != test.want {
+			t.Errorf("%d bytes of %d: %t", test.len, test.cap, got)
+		}
+	}
+}
+
 // What bounds a write through, and how long it takes to fail when the peer reads
-// nothing, or a few bytes every second without end.
+// nothing, or only a few bytes per second.
 func TestWriteLimits(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -99,10 +168,10 @@ func TestWriteLimits(t *testing.T) {
 	}
 }
 
-// start is when the clock of a bubble begins.
+// start is the initial time of a bubble's clock.
 var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// The deadline of a control frame is its own, and is forgotten with it.
+// A control frame's deadline applies to that frame only.
 func TestControlFramesHaveTheirOwnDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()

@@ -1,5 +1,5 @@
-// Package wsconn is the WebSocket under every connection to an engine: dialing, reading,
-// coalesced writing, keepalive, orderly close, and the loop that dials again.
+// Package wsconn provides the WebSocket under every connection to an engine: dialing,
+// reading, coalesced writing, keepalive, orderly close, and the reconnection loop.
 package wsconn
 
 import (
@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,11 +24,15 @@ const (
 	WriteTimeout = 10 * time.Second
 
 	// CloseTimeout bounds the wait for the peer's half of an orderly close, and for the
-	// reason that a peer gives before it stops reading.
+	// reason that a peer sends before it stops reading.
 	CloseTimeout = time.Second
 
-	// maxKeptBuffer is the largest read buffer that is kept for the next message.
-	maxKeptBuffer = 1 << 20
+	// smallBuffer is the largest read buffer that a connection keeps while it waits for a
+	// message. Larger ones are pooled, so that idle connections hold none of them.
+	smallBuffer = 64 << 10
+
+	// maxPooledBuffer is the largest read buffer that is pooled.
+	maxPooledBuffer = 4 << 20
 )
 
 // Types of messages.
@@ -37,7 +42,7 @@ const (
 )
 
 // Conn is an open WebSocket with one reader and one writer. It dies once, with the reason
-// of the first [Conn.Fail], and its goroutines end then. It is made by [Dialer.Dial].
+// of the first [Conn.Fail], and its goroutines then end. [Dialer.Dial] returns it.
 type Conn struct {
 	// OnFail is called once, before Dead is closed; it may be nil. OnPong receives the data
 	// of each pong on the reader's goroutine; it may be nil. Both are set before
@@ -48,34 +53,34 @@ type Conn struct {
 	ws    *websocket.Conn
 	net   *coalescer
 	loops sync.WaitGroup
-	wake  chan struct{} // capacity 1: there is something to write
+	wake  chan struct{} // capacity 1: there is data to write
 
 	once sync.Once
 	dead chan struct{}
 	err  error // set before dead is closed
 
 	began    time.Time
-	lastRead atomic.Int64 // nanoseconds after began; awaitingCaller: silence is not the peer's
+	lastRead atomic.Int64 // nanoseconds after began; awaitingCaller while silence is not the peer's fault
 
 	mu        sync.Mutex
 	ping      bool
-	pong      []byte        // the answer to the latest ping, which is the only one that needs one (RFC 6455, 5.5.3)
-	closing   bool          // a Close frame follows what is queued
+	pong      []byte        // the answer to the latest ping, the only one that requires an answer (RFC 6455, 5.5.3)
+	closing   bool          // a Close frame follows the queued messages
 	closeSent chan struct{} // closed when the Close frame is written
 }
 
-// awaitingCaller as the time of the last read suspends the idle limit.
+// awaitingCaller, stored as the time of the last read, suspends the idle limit.
 const awaitingCaller = -1
 
 func newConn(ws *websocket.Conn, network *coalescer) *Conn {
 	return &Conn{ws: ws, net: network, wake: make(chan struct{}, 1), dead: make(chan struct{}), began: time.Now(), closeSent: make(chan struct{})}
 }
 
-// Over returns a connection without a WebSocket, over a network connection that nobody
-// reads or writes, for tests of what its owner does.
+// Over returns a connection without a WebSocket, over a network connection that is neither
+// read nor written, for testing its owner.
 func Over(network net.Conn) *Conn { return newConn(nil, &coalescer{Conn: network}) }
 
-// handleControl lets control frames pass through the writer.
+// handleControl routes answers to control frames through the writer.
 func (c *Conn) handleControl() {
 	c.ws.SetPingHandler(func(data string) error {
 		c.touch()
@@ -101,16 +106,16 @@ func (c *Conn) handleControl() {
 // Began returns when the connection was opened.
 func (c *Conn) Began() time.Time { return c.began }
 
-// Dead is closed when the connection is dead.
+// Dead returns a channel that is closed when the connection is dead.
 func (c *Conn) Dead() <-chan struct{} { return c.dead }
 
 // IsDead reports whether the connection is dead.
 func (c *Conn) IsDead() bool { return signal.IsClosed(c.dead) }
 
-// Err returns why the connection died. It may be called once Dead is closed.
+// Err returns why the connection died. Call it only after Dead is closed.
 func (c *Conn) Err() error { return c.err }
 
-// Fail ends the connection; the first reason stays.
+// Fail ends the connection. Only the first reason counts.
 func (c *Conn) Fail(err error) {
 	c.once.Do(func() {
 		c.err = err
@@ -122,25 +127,26 @@ func (c *Conn) Fail(err error) {
 	})
 }
 
-// Loops is what a connection does until it is dead.
+// Loops configures the work of a connection until it is dead.
 type Loops struct {
 	// Read handles a message on the reader's goroutine; the message is overwritten
-	// afterwards. An error fails the connection. If Read is nil, the caller reads.
+	// afterwards. An error fails the connection. If Read is nil, the caller reads by
+	// itself.
 	Read func(kind int, message []byte) error
 
-	// Write writes and flushes a batch of what is queued and reports whether there was
-	// any. It is called again when there was, and after [Conn.Wake].
+	// Write writes and flushes a batch of queued messages and reports whether there were
+	// any. It is called again if there were, and after [Conn.Wake].
 	Write func() (wrote bool, err error)
 
-	// Ping is called every PingInterval; nil is [Conn.Ping].
+	// Ping is called every PingInterval; nil means [Conn.Ping].
 	Ping func()
 
 	PingInterval time.Duration
-	IdleTimeout  time.Duration // without a frame from the peer until the connection fails
+	IdleTimeout  time.Duration // the longest time without a frame from the peer
 }
 
-// Start starts the loops. They end when the connection dies, or ctx ends, whose cause is
-// then the reason. [Conn.Wait] joins them.
+// Start starts the loops. They end when the connection dies or when ctx ends; in the
+// latter case, the cause of ctx is the reason. [Conn.Wait] waits for them.
 func (c *Conn) Start(ctx context.Context, l Loops) {
 	if l.Read != nil {
 		c.Go(func() { c.readLoop(l.Read) })
@@ -149,10 +155,11 @@ func (c *Conn) Start(ctx context.Context, l Loops) {
 	c.Go(func() { c.watch(ctx, l) })
 }
 
-// Go runs f on a goroutine that Wait joins.
+// Go runs f on a goroutine that Wait waits for.
 func (c *Conn) Go(f func()) { c.loops.Go(f) }
 
-// Wait returns why the connection died, once it is dead and its goroutines have ended.
+// Wait waits until the connection is dead and its goroutines have ended, and returns why
+// the connection died.
 func (c *Conn) Wait() error {
 	<-c.dead
 	c.loops.Wait()
@@ -175,10 +182,10 @@ func (c *Conn) Wake() {
 	}
 }
 
-// touch notes a sign of life.
+// touch records a sign of life.
 func (c *Conn) touch() { c.lastRead.Store(int64(time.Since(c.began))) }
 
-// Silence returns how long the peer has sent nothing.
+// Silence returns the time since the peer last sent anything.
 func (c *Conn) Silence() time.Duration {
 	last := c.lastRead.Load()
 	if last == awaitingCaller {
@@ -187,7 +194,7 @@ func (c *Conn) Silence() time.Duration {
 	return time.Since(c.began) - time.Duration(last)
 }
 
-// watch pings the peer, and fails the connection when the peer is silent for too long or
+// watch pings the peer. It fails the connection when the peer is silent for too long or
 // ctx ends.
 func (c *Conn) watch(ctx context.Context, l Loops) {
 	if l.Ping == nil {
@@ -206,7 +213,7 @@ func (c *Conn) watch(ctx context.Context, l Loops) {
 		}
 		silent := c.Silence()
 		if silent >= l.IdleTimeout {
-			c.Fail(fmt.Errorf("nothing came from the engine for %v", silent.Round(time.Millisecond)))
+			c.Fail(fmt.Errorf("received nothing from the engine for %v", silent.Round(time.Millisecond)))
 			return
 		}
 		l.Ping()
@@ -214,8 +221,8 @@ func (c *Conn) watch(ctx context.Context, l Loops) {
 	}
 }
 
-// Read reads a message and appends it to buf. Between two calls of a caller that reads by
-// itself, the peer's silence does not count.
+// Read reads a message and appends it to buf. If the caller reads by itself, the peer's
+// silence between two calls does not count.
 func (c *Conn) Read(buf []byte) (kind int, message []byte, err error) {
 	c.touch()
 	kind, message, err = c.read(buf)
@@ -227,7 +234,7 @@ func (c *Conn) read(buf []byte) (kind int, message []byte, err error) {
 	kind, r, err := c.ws.NextReader()
 	if err == nil {
 		c.touch()
-		buf, err = appendAll(r, buf, c.touch) // a message that comes in pieces is a sign of life
+		buf, err = appendAll(r, buf, c.touch) // each piece of a message is a sign of life
 	}
 	if err != nil {
 		return 0, buf, readError(err)
@@ -236,33 +243,62 @@ func (c *Conn) read(buf []byte) (kind int, message []byte, err error) {
 }
 
 func (c *Conn) readLoop(handle func(kind int, message []byte) error) {
-	var buf []byte
+	var small []byte
+	large := false // the latest message, and so probably the next one
 	for {
-		kind, message, err := c.read(buf[:0])
+		kind, r, err := c.ws.NextReader()
+		buf := small
 		if err == nil {
-			err = handle(kind, message)
+			c.touch()
+			if large {
+				buf = pooledBuffer()
+			}
+			buf, err = appendAll(r, buf[:0], c.touch) // a message that comes in pieces is a sign of life
 		}
 		if err != nil {
+			c.Fail(readError(err))
+			return
+		}
+		if err := handle(kind, buf); err != nil {
 			c.Fail(err)
 			return
 		}
-		if buf = message; cap(buf) > maxKeptBuffer {
-			buf = nil
+		if large = len(buf) > smallBuffer; cap(buf) <= smallBuffer {
+			small = buf
+		} else if poolable(buf) {
+			pool.Put(&buf)
 		}
 	}
 }
 
-// NextReader returns a reader of the next message, for a caller that chooses its memory.
+// pool holds read buffers above smallBuffer. The garbage collector empties it.
+var pool sync.Pool
+
+// pooledBuffer returns a buffer above smallBuffer.
+func pooledBuffer() []byte {
+	if p, ok := pool.Get().(*[]byte); ok {
+		return *p
+	}
+	return make([]byte, 0, 2*smallBuffer)
+}
+
+// poolable reports whether the buffer of the message b is worth keeping.
+func poolable(b []byte) bool {
+	return len(b) > smallBuffer && cap(b) <= maxPooledBuffer && len(b) >= cap(b)/8
+}
+
+// NextReader returns a reader of the next message, for a caller that allocates the memory
+// itself.
 func (c *Conn) NextReader() (kind int, r io.Reader, err error) { return c.ws.NextReader() }
 
-// AppendAll appends what r holds to buf.
+// AppendAll appends the contents of r to buf.
 func AppendAll(r io.Reader, buf []byte) ([]byte, error) { return appendAll(r, buf, nil) }
 
-// appendAll also calls progress for each piece but the first.
+// appendAll is AppendAll, but calls progress for each piece except the first.
 func appendAll(r io.Reader, buf []byte, progress func()) ([]byte, error) {
 	for reads := 0; ; reads++ {
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
+		if len(buf) == cap(buf) { // the length of a fragmented message is not known
+			buf = slices.Grow(buf, max(len(buf), 512))
 		}
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
@@ -284,7 +320,7 @@ func readError(err error) error {
 	case errors.As(err, &closed) && closed.Code == websocket.CloseNoStatusReceived:
 		return fmt.Errorf("the engine closed the connection: %w", err)
 	case errors.Is(err, websocket.ErrReadLimit):
-		return fmt.Errorf("a received message is above the read limit: %w", err)
+		return fmt.Errorf("a received message exceeds the read limit: %w", err)
 	}
 	return fmt.Errorf("read: %w", err)
 }
@@ -295,7 +331,7 @@ func IsClose(err error) bool {
 	return errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure
 }
 
-// writeLoop is the writer: what is queued when it wakes leaves together.
+// writeLoop runs the writer: messages that are queued when it wakes are sent together.
 func (c *Conn) writeLoop(next func() (wrote bool, err error)) {
 	for !c.IsDead() {
 		wrote, err := c.writeNext(next)
@@ -308,14 +344,14 @@ func (c *Conn) writeLoop(next func() (wrote bool, err error)) {
 		}
 		select {
 		case <-c.wake:
-			// What other goroutines are about to queue leaves in the same write.
+			// Messages that other goroutines are about to queue join the same write.
 			runtime.Gosched()
 		case <-c.dead:
 		}
 	}
 }
 
-// writeNext writes the control frames that are due, and what is queued.
+// writeNext writes the control frames that are due and the queued messages.
 func (c *Conn) writeNext(next func() (wrote bool, err error)) (wrote bool, err error) {
 	c.mu.Lock()
 	ping, pong, closing := c.ping, c.pong, c.closing
@@ -342,15 +378,16 @@ func (c *Conn) writeNext(next func() (wrote bool, err error)) (wrote bool, err e
 	if err := c.Flush(); err != nil {
 		return false, err
 	}
-	if closing { // nothing may follow
+	if closing { // nothing may follow a Close frame
 		close(c.closeSent)
 		<-c.dead
 	}
 	return false, nil
 }
 
-// failWrite ends a connection that cannot be written to. The peer may have said why it
-// hung up, unless the write ran out of time, so the reader has a moment to find it.
+// failWrite ends a connection on which a write has failed. Unless the write ran out of
+// time, the peer may have sent the reason for hanging up, so the reader gets a moment to
+// find it.
 func (c *Conn) failWrite(err error) {
 	var late net.Error
 	if errors.As(err, &late) && late.Timeout() {
@@ -369,7 +406,7 @@ func writeError(err error) error {
 	return fmt.Errorf("write: %w", err)
 }
 
-// WriteMessage writes a message of these parts. It may be called by Loops.Write.
+// WriteMessage writes a message. Loops.Write may call it.
 func (c *Conn) WriteMessage(kind int, p []byte) error {
 	return writeError(c.ws.WriteMessage(kind, p))
 }
@@ -389,12 +426,12 @@ func (c *Conn) WriteParts(kind int, prefix string, p []byte) error {
 	return writeError(w.Close())
 }
 
-// WritePing writes a ping with this data, in order with the messages.
+// WritePing writes a ping with the given data, in order with the messages.
 func (c *Conn) WritePing(data []byte) error {
 	return writeError(c.ws.WriteControl(websocket.PingMessage, data, time.Time{}))
 }
 
-// WriteClose writes a Close frame until the deadline; zero is none.
+// WriteClose writes a Close frame before the deadline; the zero time means no deadline.
 func (c *Conn) WriteClose(deadline time.Time) error {
 	err := c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), deadline)
 	if errors.Is(err, websocket.ErrCloseSent) {
@@ -403,11 +440,11 @@ func (c *Conn) WriteClose(deadline time.Time) error {
 	return err
 }
 
-// Flush writes to the network what was coalesced.
+// Flush writes the coalesced frames to the network.
 func (c *Conn) Flush() error { return writeError(c.net.Flush()) }
 
-// CloseWrite lets a Close frame follow what is queued. The channel is closed once the
-// frame is written; nothing is written after it.
+// CloseWrite appends a Close frame to the queued messages. The returned channel is closed
+// once the frame is written; nothing is written after it.
 func (c *Conn) CloseWrite() <-chan struct{} {
 	c.mu.Lock()
 	c.closing = true
@@ -416,8 +453,8 @@ func (c *Conn) CloseWrite() <-chan struct{} {
 	return c.closeSent
 }
 
-// Close sends a Close frame behind what is queued and waits for the peer's: at most for
-// CloseTimeout or until ctx ends.
+// Close sends a Close frame after the queued messages and waits for the peer's Close
+// frame, for at most CloseTimeout or until ctx ends.
 func (c *Conn) Close(ctx context.Context) {
 	c.CloseWrite()
 	timer := time.NewTimer(CloseTimeout)
@@ -432,12 +469,11 @@ func (c *Conn) Close(ctx context.Context) {
 // Abort closes the network connection. Its reader and writer fail.
 func (c *Conn) Abort() { _ = c.net.Conn.Close() }
 
-// LimitWrites bounds the messages of an unbuffered connection, including one that is being
-// written.
+// LimitWrites bounds the messages of an unbuffered connection, including the current one.
 func (c *Conn) LimitWrites(l WriteLimit) { c.net.limitWrites(l) }
 
-// ExpireWrites ends the write of an unbuffered connection that is under way, and those
-// that follow until it is called with false.
+// ExpireWrites ends the current write of an unbuffered connection and all later ones until
+// it is called with false.
 func (c *Conn) ExpireWrites(expired bool) { c.net.expireWrites(expired) }
 
 // SetWriteBuffer sets the size of the system's send buffer, if the network connection has

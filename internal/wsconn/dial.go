@@ -15,7 +15,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// DialTimeout bounds the opening of a connection, the WebSocket handshake included.
+// DialTimeout bounds the opening of a connection, including the WebSocket handshake.
 const DialTimeout = 10 * time.Second
 
 const ioBuffer = 64 << 10
@@ -25,19 +25,18 @@ type Dialer struct {
 	URL         *url.URL // ws or wss; userinfo becomes basic authentication
 	Header      http.Header
 	TLS         *tls.Config
-	DialContext func(ctx context.Context, network, addr string) (net.Conn, error) // nil: TCP, through the proxies of the environment
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error) // nil: TCP, through the proxies that the environment configures
 	ReadLimit   int64
 
-	// Unbuffered connections write each message through, for as long as
-	// [Conn.LimitWrites] allows, and answer control frames by themselves. Others coalesce
-	// what is written until [Conn.Flush].
+	// Unbuffered connections write each message through, bounded by [Conn.LimitWrites], and
+	// answer control frames directly. Other connections coalesce writes until [Conn.Flush].
 	Unbuffered bool
 }
 
-// webSocketTLS returns a copy of cfg, or of the default if cfg is nil, that offers HTTP/1.1
-// alone. net/http adds h2 to a configuration that it uses, a server that is offered h2
-// selects it, and a WebSocket over h2 is not supported here. Some servers reject clients
-// that offer nothing.
+// webSocketTLS returns a copy of cfg, or of the default if cfg is nil, that offers only
+// HTTP/1.1. net/http adds h2 to a configuration that it uses, a server that is offered h2
+// selects it, and this package does not support WebSockets over h2. Some servers reject
+// clients that offer no protocol.
 func webSocketTLS(cfg *tls.Config) *tls.Config {
 	if cfg = cfg.Clone(); cfg == nil {
 		cfg = &tls.Config{}
@@ -46,7 +45,7 @@ func webSocketTLS(cfg *tls.Config) *tls.Config {
 	return cfg
 }
 
-// StatusError is an HTTP response that refuses the WebSocket upgrade.
+// StatusError is an HTTP response that rejects the WebSocket upgrade.
 type StatusError struct {
 	Code int    // such as 404
 	Text string // such as "404 Not Found"
@@ -95,7 +94,7 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 			return nil, err
 		}
 		network = &coalescer{Conn: conn, timeout: WriteTimeout, handshake: handshakeBytes}
-		// The handshake itself watches deadlines only.
+		// The handshake itself only respects deadlines.
 		abort = context.AfterFunc(ctx, func() { _ = conn.Close() })
 		return network, nil
 	}
@@ -125,7 +124,7 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	return c, nil
 }
 
-// AddHeader adds h to the headers of the upgrade request. It rejects those of the upgrade
+// AddHeader adds h to the headers of the upgrade request. It rejects headers of the upgrade
 // itself, except Host.
 func (d *Dialer) AddHeader(h http.Header) error {
 	for name := range h {
@@ -145,9 +144,9 @@ func (d *Dialer) AddHeader(h http.Header) error {
 	return nil
 }
 
-// upgrade dials. The library panics on some answers of a proxy, so a panic is returned as
-// an error. Extensions, none of which are offered, are rejected: nothing bounds what a
-// compressed message expands to.
+// upgrade dials. The library panics on some responses of a proxy, so a panic is returned as
+// an error. Extensions are rejected, because none is offered and nothing bounds the
+// decompressed size of a message.
 func upgrade(ctx context.Context, d *websocket.Dialer, address string, header http.Header) (conn *websocket.Conn, resp *http.Response, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -157,17 +156,17 @@ func upgrade(ctx context.Context, d *websocket.Dialer, address string, header ht
 	conn, resp, err = d.DialContext(ctx, address, header)
 	if err == nil && resp.Header.Get("Sec-Websocket-Extensions") != "" {
 		_ = conn.Close()
-		conn, err = nil, errors.New("the engine answers with a WebSocket extension that was not offered")
+		conn, err = nil, errors.New("the engine selected a WebSocket extension that was not offered")
 	}
 	return conn, resp, err
 }
 
-// environmentProxy is http.ProxyFromEnvironment, but its errors do not contain the proxy's
-// address, which may include a password.
+// environmentProxy is http.ProxyFromEnvironment, except that its errors do not contain the
+// proxy's address, which may include a password.
 func environmentProxy(r *http.Request) (*url.URL, error) {
 	proxy, err := http.ProxyFromEnvironment(r)
 	if err != nil {
-		return nil, errors.New("the proxy address of the environment is no URL")
+		return nil, errors.New("the proxy address in the environment is not a valid URL")
 	}
 	return proxy, nil
 }

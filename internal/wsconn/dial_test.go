@@ -23,7 +23,7 @@ func TestProxyAnswersAreErrors(t *testing.T) {
 				NetDialContext: func(context.Context, string, string) (net.Conn, error) {
 					near, far := memnet.Pipe(memnet.Capacity)
 					_, err := far.Write([]byte(answer))
-					_ = far.CloseWrite() // it reads what is said to it
+					_ = far.CloseWrite() // reads everything that the client sends
 					return near, err
 				},
 			}

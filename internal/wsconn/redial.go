@@ -7,15 +7,16 @@ import (
 	"time"
 )
 
-// Backoff is how delays between attempts grow.
+// Backoff defines how the delays between attempts grow.
 type Backoff struct {
 	Initial, Max time.Duration
 	Multiplier   float64
-	Jitter       float64 // share of a delay by which it varies at random
+	Jitter       float64 // fraction of a delay by which it varies at random
 }
 
-// Delay returns the delay of the given step, counted from 1: the initial one, multiplied
-// for each step after the first. spread is random within 0 and 1.
+// Delay returns the delay of the given step, counted from 1: the initial delay,
+// multiplied once for each step after the first. spread is a random number between 0 and
+// 1.
 func (b Backoff) Delay(step uint64, spread float64) time.Duration {
 	limit, delay := float64(b.Max), float64(b.Initial)
 	for i := uint64(1); i < step && delay < limit; i++ {
@@ -24,36 +25,36 @@ func (b Backoff) Delay(step uint64, spread float64) time.Duration {
 	delay = min(delay, limit)
 	delay *= 1 + b.Jitter*(2*spread-1)
 	if delay > limit {
-		delay = 2*limit - delay // a fleet at the limit is spread, too, but not beyond it
+		delay = 2*limit - delay // spreads a fleet at the limit too, without exceeding the limit
 	}
 	return time.Duration(delay)
 }
 
-// Attempt is the outcome of one connection, from its dialing to its end.
+// Attempt is the outcome of one connection, from dialing to its end.
 type Attempt struct {
 	Err  error // why there is no connection
-	Held bool  // the connection was usable: the delays start over, and no failure is counted
-	Stop bool  // no further attempt is made: Run returns Err
+	Held bool  // the connection was usable: delays start over, and no failure counts
+	Stop bool  // no further attempt follows: Run returns Err
 
-	// Delay is the wait before the next attempt, if it is not 0. The peer is there, so no
-	// failure is counted and the delays start over. Nothing is reported.
+	// Delay, if not 0, is the wait before the next attempt. The peer is reachable, so no
+	// failure counts, the delays start over, and Retry is not called.
 	Delay time.Duration
 }
 
-// Redial keeps a connection up: it makes one after the other.
+// Redial maintains a connection by making one after another.
 type Redial struct {
 	Backoff
-	MaxRetries *uint64         // consecutive failures after the first until Run gives up; nil is no limit
-	Hurry      <-chan struct{} // ends a delay when it is closed; may be nil
+	MaxRetries *uint64         // consecutive failures after the first until Run gives up; nil means no limit
+	Hurry      <-chan struct{} // closing it ends a delay; may be nil
 
 	Connect func(context.Context) Attempt          // makes one connection and waits for its end
-	Retry   func(err error, retryIn time.Duration) // reports that the next attempt follows a delay
+	Retry   func(err error, retryIn time.Duration) // reports that the next attempt follows after a delay
 }
 
-// ExhaustedError is the end of a Redial that has made all its attempts.
+// ExhaustedError is the error of a Redial that has used up its attempts.
 type ExhaustedError struct {
 	Attempts uint64
-	Err      error // of the last
+	Err      error // of the last attempt
 }
 
 // Error implements error.
@@ -64,9 +65,10 @@ func (e *ExhaustedError) Error() string {
 // Unwrap returns the error of the last attempt.
 func (e *ExhaustedError) Unwrap() error { return e.Err }
 
-// Run connects until ctx ends, which gives nil, an attempt stops it, or the attempts are
-// used up, which gives an [ExhaustedError]. The delay after a loss is the initial one;
-// it grows with each further attempt until a connection holds again.
+// Run connects until ctx ends, in which case it returns nil, until an attempt stops it,
+// or until the attempts are used up, in which case it returns an [ExhaustedError]. The
+// first delay after a loss is the initial one; it grows with each further attempt until a
+// connection holds again.
 func (r *Redial) Run(ctx context.Context) error {
 	var step, failures uint64
 	for ctx.Err() == nil {

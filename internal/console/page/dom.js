@@ -1,4 +1,4 @@
-// Elements, and lists of them that are changed no more than they must.
+// Elements, and lists of elements that change only where necessary.
 
 function fill(node, props, children) {
   for (const [name, value] of Object.entries(props || {})) {
@@ -19,7 +19,7 @@ function svg(tag, props, ...children) {
 
 function show(node, ...children) { node.replaceChildren(...children.flat(3).filter(c => c !== undefined && c !== null && c !== false)); }
 
-// once shows what make makes, unless that was shown for the same key before.
+// once shows the result of make, unless node already shows the result for the key.
 function once(node, key, make) {
   if (node.shownFor === key) return;
   node.shownFor = key;
@@ -28,15 +28,15 @@ function once(node, key, make) {
 
 function loadingNote() { return h("p", { class: "note" }, "Loading…"); }
 
-// placeholder says why a list of a part is empty: it is not here yet, nothing matches,
-// or there is nothing.
+// placeholder shows why a list is empty: it is still loading, nothing matches the
+// filter, or there is nothing.
 function placeholder(node, part, shown, there, noMatch, nothing) {
   const why = shown ? "shown" : !store.loaded.has(part) || !store.engine ? "loading" : there ? "no match" : "nothing";
   once(node, why, () => why === "shown" ? [] : why === "loading" ? loadingNote() : why === "nothing" ? nothing() : h("p", { class: "note" }, noMatch));
 }
 
-// keyed makes the children of parent be those of items, in their order. An element
-// whose item is the very same object is left alone.
+// keyed updates the children of parent to match items, in order. It keeps an element
+// as it is if its item is the identical object.
 function keyed(parent, items, keyOf, make) {
   const old = new Map();
   for (const node of parent.children) old.set(node.itemKey, node);
@@ -61,8 +61,8 @@ function keyed(parent, items, keyOf, make) {
   for (const node of old.values()) node.remove();
 }
 
-// table is a table whose rows are links. columns have a title, a cell(item) that gives
-// text or nodes, and perhaps a width and a class.
+// table creates a table with rows that are links. Columns have a title, a cell(item) that
+// returns text or nodes, and optionally a width and a class.
 function table(columns, { key, href, rowClass }) {
   const body = h("tbody");
   const element = h("table", { class: "data" },
@@ -78,7 +78,7 @@ function table(columns, { key, href, rowClass }) {
     }
     return tr;
   };
-  // Rows stay where they are while somebody points at them.
+  // Rows stay in place while the mouse points at them.
   let pointed = -Infinity, shown = null, later;
   for (const event of ["pointermove", "pointerdown"]) body.addEventListener(event, () => { pointed = performance.now(); });
   return {
@@ -102,7 +102,7 @@ function table(columns, { key, href, rowClass }) {
   };
 }
 
-// copyable is a button that copies text.
+// copyable creates a button that copies text.
 function copyable(text, label) {
   const button = h("button", { class: "button small", type: "button", onclick: async () => {
     try {
@@ -123,7 +123,7 @@ function empty(title, text, ...steps) {
     steps.length ? h("ol", null, steps.map(s => h("li", null, s))) : null);
 }
 
-// segments is a choice of one.
+// segments creates a control for the choice of one option.
 function segments(label, options, value, choose) {
   return h("div", { class: "seg", role: "group", "aria-label": label }, options.map(([id, text]) =>
     h("button", { type: "button", "aria-pressed": String(id === value), onclick: e => {

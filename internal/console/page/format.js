@@ -1,4 +1,4 @@
-// Figures, times and JSON as text.
+// Formats numbers, times and JSON as text.
 
 function digits(n) { return n >= 99.95 ? n.toFixed(0) : n >= 9.995 ? n.toFixed(1) : n.toFixed(2); }
 
@@ -28,7 +28,7 @@ function plural(n, one, many) { return count(n) + " " + (n === 1 ? one : many ||
 
 const twoDigits = n => String(n).padStart(2, "0");
 
-// clock is the time of day of milliseconds since 1970.
+// clock formats milliseconds since 1970 as a time of day.
 function clock(t, fine) {
   const d = new Date(t);
   const text = twoDigits(d.getHours()) + ":" + twoDigits(d.getMinutes()) + ":" + twoDigits(d.getSeconds());
@@ -50,7 +50,8 @@ function withUnit(value, unit) {
   return count(value) + " " + unit.replace(/[{}]/g, "");
 }
 
-// parsed is what a text means if it is a JSON object or list, else the text.
+// parsed returns the value of a text that is a JSON object or list, and any other text
+// unchanged.
 function parsed(text) {
   if (typeof text === "string" && /^\s*[[{]/.test(text)) {
     try { return JSON.parse(text); } catch { /* it is not JSON */ }
@@ -60,7 +61,7 @@ function parsed(text) {
 
 const maxLines = 400;
 
-// json is a value as coloured text, with a button to copy it.
+// json shows a value as colored text, with a button to copy it.
 function json(value) {
   const text = JSON.stringify(value, null, 2) ?? "null";
   const pre = h("pre", { class: "json", tabindex: 0 });
@@ -92,7 +93,7 @@ function coloured(text) {
   return out;
 }
 
-// payloadSection is a section with a payload, which may be too large to be there.
+// payloadSection shows a payload, or that it was too large to keep.
 function payloadSection(title, value, kept, size) {
   const none = value === null || value === undefined;
   return h("section", null,
@@ -101,7 +102,7 @@ function payloadSection(title, value, kept, size) {
     kept === false ? h("p", { class: "dim" }, "Too large to be kept here.") : none ? h("p", { class: "dim" }, "none") : json(value));
 }
 
-// colour is that of a service, the same wherever it is shown.
+// colour returns the color of a service, which is the same everywhere.
 const colours = new Map();
 function colour(service) {
   if (!colours.has(service)) colours.set(service, "var(--s" + colours.size % 8 + ")");
@@ -113,7 +114,7 @@ function level(record) {
   return n >= 21 ? "fatal" : n >= 17 ? "error" : n >= 13 ? "warn" : n >= 9 ? "info" : n >= 5 ? "debug" : n >= 1 ? "trace" : (record.severity_text || "log").toLowerCase();
 }
 
-// logData is the attributes of a log record; what log.data holds is spread.
+// logData returns the attributes of a log record, including the members of log.data.
 function logData(record) {
   const { "log.data": data, ...rest } = record.attributes || {};
   for (const name of Object.keys(rest)) if (/^(service\.name|target|module_path)$/.test(name)) delete rest[name];

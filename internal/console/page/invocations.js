@@ -1,4 +1,4 @@
-// Invocations, as they happen.
+// Live invocations.
 
 const maxRows = 300;
 
@@ -11,7 +11,7 @@ views.invocations = {
       { title: "from", width: "11%", class: "wide", cell: from },
       { title: "to", width: "11%", class: "wide", cell: i => i.worker || h("span", { class: "dim" }, "engine") },
       { title: "payload", width: "32%", class: "wide", cell: i => i.status === "error" ? [h("span", { class: "tag err" }, i.code), " ", i.message] : h("span", { class: "mono dim" }, i.preview || (i.size > 4096 ? bytes(i.size) : "")) },
-      { title: "status", width: "88px", cell: i => status(i.status) },
+      { title: "status", width: "88px", cell: i => i.http_status ? httpStatus(i) : status(i.status) },
       { title: "took", width: "84px", class: "right num", cell: i => i.status === "running" ? "…" : ms(i.took) },
     ], { key: i => i.seq, href: i => path("invocations", String(i.seq)), rowClass: i => (i.internal ? "muted " : "") + (i.status === "error" ? "error" : "") });
     const none = h("div"), choice = ui.choice.invocations ??= "all";
@@ -55,13 +55,18 @@ function from(i) {
   return i.cause ? h("span", { class: "tag accent" }, i.cause) : h("span", { class: "dim" }, "engine");
 }
 
+// httpStatus is the status of the response that an invocation made.
+function httpStatus(i) {
+  return h("span", { class: "tag " + (i.http_status >= 500 ? "err" : i.http_status >= 400 ? "accent" : ""), title: "the HTTP status of the response" }, "HTTP " + i.http_status);
+}
+
 function invocationDetail(i, d, close) {
   if (d && d.gone && !i) return [h("header", null, h("h2", { class: "grow" }, "Not kept any more"), close)];
   i = i && (!d || d.gone || d.status === "running") ? i : d || i;
   if (!i) return [h("header", null, h("h2", { class: "grow" }, "…"), close)];
   const full = d && !d.gone ? d : null;
   return [
-    h("header", null, h("div", { class: "grow" }, h("h2", null, i.function), h("div", { style: { marginTop: "3px" } }, status(i.status), h("span", { class: "dim num" }, i.status === "running" ? "" : " · " + ms(i.took)))), close),
+    h("header", null, h("div", { class: "grow" }, h("h2", null, i.function), h("div", { style: { marginTop: "3px" } }, status(i.status), i.http_status ? [" ", httpStatus(i)] : null, h("span", { class: "dim num" }, i.status === "running" ? "" : " · " + ms(i.took)))), close),
     i.status === "error" ? h("section", null, h("div", { class: "failure" }, h("b", null, i.code), "\n" + i.message)) : null,
     h("section", null, h("dl", { class: "facts" },
       h("dt", null, "began"), h("dd", { class: "num" }, moment(i.began)),

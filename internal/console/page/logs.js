@@ -1,4 +1,4 @@
-// The log of the engine, the newest record first.
+// The log of the engine, newest record first.
 
 views.logs = {
   title: "Logs", filter: "Filter by text, service, data", parts: ["logs"],

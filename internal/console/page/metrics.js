@@ -1,4 +1,4 @@
-// Metrics as small plots: the processes of the workers first, then what they measure.
+// Metrics as small plots: first the processes of the workers, then the metrics that they send.
 
 views.metrics = {
   title: "Metrics", filter: "Filter by name, service, attribute", parts: ["metrics"],
@@ -24,7 +24,7 @@ views.metrics = {
   },
 };
 
-// found is a metric with the series that the filter finds; the others count as more.
+// found returns a metric with the series that match the filter; left counts the others.
 function found(p) {
   const about = [p.name, p.service, p.description].join(" ");
   const series = p.series.filter(s => matches(about + " " + s.attributes.map(a => a.join("=")).join(" ")));
@@ -55,7 +55,7 @@ function plotPanel(p) {
       hidden ? h("div", { class: "dim" }, "and " + hidden + " more series") : null));
 }
 
-// bars compares series of which there is but one value.
+// bars compares series that have only one value.
 function bars(series, unit, label) {
   const top = Math.max(...series.map(s => s.latest), 1e-9);
   return h("div", { style: { display: "grid", gap: "7px" } }, series.map(s => h("div", null,

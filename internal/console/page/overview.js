@@ -1,4 +1,4 @@
-// Overview: what a glance should tell.
+// Overview: the most important figures at a glance.
 
 views.overview = {
   title: "Overview", parts: ["activity"],

@@ -1,6 +1,6 @@
 // Charts, drawn as SVG.
 
-// niceTop is a round number not below n; of bytes, in their units.
+// niceTop returns a round number that is at least n, for bytes in their units.
 function niceTop(n, unit) {
   if (!(n > 0)) return 1;
   if (unit === "By" && n >= 1024) return niceTop(n / 1024, unit) * 1024;

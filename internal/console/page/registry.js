@@ -1,4 +1,4 @@
-// What is registered: functions, triggers, workers.
+// Registrations: functions, triggers, workers.
 
 const figuresOf = f => store.activity.functions.find(a => a.id === f.function_id && a.namespace === f.namespace);
 const triggersOf = f => store.registry.triggers.filter(t => t.function_id === f.function_id && t.namespace === f.namespace);
@@ -111,7 +111,7 @@ function properties(schema, root, depth) {
 
 function triggerTag(t) { return h("span", { class: "tag " + (t.parked ? "warn" : "accent") }, t.trigger_type); }
 
-// triggerText says in a line what a trigger waits for.
+// triggerText describes in one line when a trigger fires.
 function triggerText(t) {
   const c = t.config || {};
   switch (t.trigger_type) {
@@ -172,7 +172,7 @@ const observerMoods = { active: "ok", pending: "warn", suspended: "warn", error:
 
 function observerTag(o) { return h("span", { class: "tag " + (o.state === "active" ? "accent" : observerMoods[o.state] || ""), title: o.reason ? o.reason.message : null }, o.state); }
 
-// observerText says in a line which calls an observer is for.
+// observerText describes in one line which calls activate an observer.
 function observerText(o) {
   const parts = [];
   if (Object.keys(o.source.args).length) parts.push(JSON.stringify(o.source.args));
@@ -237,7 +237,7 @@ views.workers = {
   },
 };
 
-// workerSeries is a gauge of a worker's process.
+// workerSeries returns a gauge of a worker's process.
 function workerSeries(w, name) {
   const plot = store.metrics.plots.filter(p => p.name === "iii.worker." + name);
   for (const p of plot) for (const s of p.series) if (s.attributes.some(([k, v]) => k === "worker.id" && v === w.id)) return { p, s };

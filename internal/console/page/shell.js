@@ -1,4 +1,4 @@
-// The frame around the views: sections, filter, pause, keys.
+// The frame around the views: sections, filter, pause, keyboard shortcuts.
 
 const sections = [
   ["What happens", [["overview", "Overview"], ["invocations", "Invocations"], ["traces", "Traces"], ["logs", "Logs"], ["metrics", "Metrics"]]],
@@ -14,7 +14,8 @@ const own = worker => !worker.internal;
 const userFunctions = () => store.registry.functions.filter(f => !f.internal);
 const userWorkers = () => store.registry.workers.filter(own);
 
-// filter is what the section's filter asks for: words that must all be there.
+// matches reports whether a text contains all words of the section's filter, and none
+// of the words after a "-".
 function matches(text) {
   const words = (ui.filters[current.section] || "").toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return true;
@@ -94,7 +95,7 @@ function help() {
   dialog.showModal();
 }
 
-// decoded is a part of the address; one that was typed wrong stands for itself.
+// decoded decodes a part of the address. It returns an invalid part unchanged.
 function decoded(part) {
   try { return decodeURIComponent(part); } catch { return part; }
 }
@@ -123,7 +124,7 @@ function redraw(parts) {
   if (current && (!ui.paused || asked)) drawView(parts);
 }
 
-// drawView leaves the focus where it is, although a view may make its elements anew.
+// drawView keeps the focus, even if the view recreates its elements.
 function drawView(parts) {
   const target = e => e.dataset.href || e.getAttribute("href");
   const at = document.activeElement, to = at && at.closest("#view") && target(at);
@@ -135,14 +136,14 @@ function drawView(parts) {
 
 function path(...parts) { return "#/" + parts.map(encodeURIComponent).join("/"); }
 
-// list is a view of a table and, beside it, what is selected in it.
+// list creates a view with a table and, beside it, the selected item.
 function splitView(root, list, { close }) {
   const detail = h("aside", { class: "detail", "aria-label": "details" });
   const split = h("div", { class: "split" }, h("div", { class: "list" }, list), detail);
   let shown;
   root.append(split);
   return {
-    // set shows what draw makes, unless that is there already.
+    // set shows the result of draw, unless it is already shown.
     set(key, draw) {
       split.classList.toggle("open", key !== undefined);
       if (key === shown) return;

@@ -1,5 +1,5 @@
-// What the page knows, kept up to date by the event stream. Views are told which parts
-// have changed.
+// The data of the page, which the event stream keeps up to date. Views are notified
+// which parts have changed.
 
 const store = {
   engine: null, registry: { workers: [], functions: [], triggers: [], types: [], observers: [], local: [] },
@@ -16,8 +16,8 @@ async function get(path) {
   return response.json();
 }
 
-// loads are the parts that are fetched whole. wanted says which a view shows: others
-// wait until one does.
+// loads are the parts that are fetched as a whole. wanted holds the parts that a view
+// shows; the others wait until a view does.
 const loads = {
   registry: async () => { store.registry = await get("/api/registry"); },
   activity: async () => { store.activity = await get("/api/activity"); },
@@ -29,7 +29,7 @@ const sourceOf = { spans: "traces", logs: "logs", metrics: "metrics", registry: 
 const loading = new Set(), stale = new Set(Object.keys(loads));
 let wanted = new Set();
 
-// named gives a log record a key of its own.
+// named gives a log record a unique key.
 let logNumber = 0;
 function named(record) {
   const text = JSON.stringify(record);
@@ -123,7 +123,7 @@ function connect() {
   };
 }
 
-// changed asks for a redraw, which comes with the next frame and once for all.
+// changed requests a redraw. One redraw in the next frame covers all requests.
 const changes = new Set();
 function changed(part) {
   if (!changes.size) requestAnimationFrame(() => {

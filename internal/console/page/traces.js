@@ -1,4 +1,4 @@
-// The list of traces; one of them is in waterfall.js.
+// The list of traces. waterfall.js shows a single trace.
 
 views.traces = {
   title: "Traces", filter: "Filter by name, service, trace id", parts: ["traces", "logs"], whole: true,

@@ -1,5 +1,5 @@
-// One trace as a waterfall: its spans as bars over time, what was logged under each,
-// and beside it what is known of the selected span.
+// One trace as a waterfall: its spans as bars over time with their log records, and
+// beside it the details of the selected span.
 
 function openTrace(root, tools) {
   const id = current.path[0], folded = new Set();
@@ -40,7 +40,7 @@ function openTrace(root, tools) {
   };
 }
 
-// TraceTree is the spans of a trace as a tree.
+// TraceTree holds the spans of a trace as a tree.
 class TraceTree {
   constructor({ spans, left, logs }) {
     this.left = left; // spans that are too many to be here
@@ -65,7 +65,7 @@ class TraceTree {
     this.services = [...new Set(this.spans.map(s => s.service_name))];
   }
 
-  // above says whether s is an ancestor of other: then it cannot be its child.
+  // above reports whether s is an ancestor of other, and so cannot be its child.
   above(s, other) {
     for (let p = other; p; p = p.parent) if (p === s) return true;
     return false;
@@ -137,7 +137,7 @@ function drawRows(rows, trace, id, selected, folded) {
   }));
 }
 
-// logText is the data of a log record, on the side of its mark where there is room.
+// logText shows the data of a log record on the side of its mark that has room.
 function logText(l, at) {
   const data = keyValues(logData(l));
   if (!data.length) return null;

@@ -8,25 +8,26 @@ import (
 	"sync"
 )
 
-// bindings is the provider of a trigger type of the engine itself: it keeps what
-// is bound, in the order of registration, for whoever fires it.
-type bindings[C any] struct {
-	// decode reads the config of a binding; its error refuses the registration.
+// boundTriggers is the provider of one of the engine's own trigger types: it keeps the
+// bindings of the type in the order of registration.
+type boundTriggers[C any] struct {
+	// decode reads the config of a binding. If it returns an error, the registration
+	// fails.
 	decode func(config json.RawMessage) (C, error)
 	again  rebinding
 
 	mu   sync.Mutex
-	list []bound[C]
+	list []boundTrigger[C]
 }
 
-// bound is a binding and its config.
-type bound[C any] struct {
+// boundTrigger is a binding and its config.
+type boundTrigger[C any] struct {
 	binding
 	config C
 }
 
-// rebinding is what a second registration under the same id does; the engine's
-// trigger types differ in it.
+// rebinding is the effect of a second registration under the same id, which differs
+// between the engine's trigger types.
 type rebinding int
 
 const (
@@ -35,15 +36,15 @@ const (
 	keepBoth
 )
 
-func (s *bindings[C]) bind(_ context.Context, b binding) error {
+func (s *boundTriggers[C]) bind(_ context.Context, b binding) error {
 	config, err := s.decode(b.config)
 	if err != nil {
 		return err
 	}
-	entry := bound[C]{binding: b, config: config}
+	entry := boundTrigger[C]{binding: b, config: config}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.IndexFunc(s.list, func(old bound[C]) bool { return old.id == b.id })
+	i := slices.IndexFunc(s.list, func(old boundTrigger[C]) bool { return old.id == b.id })
 	switch {
 	case i < 0 || s.again == keepBoth:
 		s.list = append(s.list, entry)
@@ -53,17 +54,17 @@ func (s *bindings[C]) bind(_ context.Context, b binding) error {
 	return nil
 }
 
-func (s *bindings[C]) unbind(id string) {
+func (s *boundTriggers[C]) unbind(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.list = slices.DeleteFunc(s.list, func(b bound[C]) bool { return b.id == id })
+	s.list = slices.DeleteFunc(s.list, func(b boundTrigger[C]) bool { return b.id == id })
 }
 
-// where returns the bindings whose config matches.
-func (s *bindings[C]) where(match func(config C) bool) []bound[C] {
+// where returns the bindings with a matching config.
+func (s *boundTriggers[C]) where(match func(config C) bool) []boundTrigger[C] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var found []bound[C]
+	var found []boundTrigger[C]
 	for _, b := range s.list {
 		if match(b.config) {
 			found = append(found, b)
@@ -72,28 +73,28 @@ func (s *bindings[C]) where(match func(config C) bool) []bound[C] {
 	return found
 }
 
-func (s *bindings[C]) all() []bound[C] {
+func (s *boundTriggers[C]) all() []boundTrigger[C] {
 	return s.where(func(C) bool { return true })
 }
 
-// anyConfig decodes the config of a trigger type that does not look at it.
+// anyConfig decodes the config of a trigger type that ignores it.
 func anyConfig(json.RawMessage) (struct{}, error) { return struct{}{}, nil }
 
-// bindError is the message of a refused registration, in the engine's words.
+// bindError is the error text of a failed registration, in the engine's words.
 type bindError string
 
 func (e bindError) Error() string { return string(e) }
 
-// target is one binding that an event goes to.
+// target is one binding that receives an event.
 type target struct {
 	binding
-	condition *string // function that may keep the event from it
+	condition *string // function that can suppress the event for this binding
 }
 
-// fanOut brings an event to its targets in the background, one after the other:
-// condition, then function, each awaited. Errors are logged and nothing is
-// tried again. The events of one store may overlap. name is that of the span
-// around it.
+// fanOut delivers an event to its targets in the background, one after the other: for
+// each it calls the condition and then the function, and waits for both. Errors are
+// logged and not retried. Deliveries of different events can overlap. name is the name
+// of the span around the delivery.
 func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payload json.RawMessage) {
 	if len(targets) == 0 {
 		return
@@ -124,6 +125,11 @@ func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payl
 			}
 		}
 	})
+}
+
+// noWorker says in the log that an event has not reached the function of a trigger.
+func (e *Engine) noWorker(b binding, err *wireError) {
+	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "code", err.Code, "error", err.Message)
 }
 
 func (b binding) logAttributes(err *wireError) map[string]any {

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/gorilla/websocket"
+)
+
+// engine plays the engine for one worker: it answers what a worker needs to become ready, and
+// then invokes bench::echo or answers calls of bench::sink.
+type engine struct {
+	load
+	warm, n int // invocations before the counted ones, and these
+	pid     atomic.Int64
+
+	taken   atomic.Bool
+	outcome chan error // capacity 1
+	cost    float64    // CPU time of the counted invocations in µs
+	memory  float64    // that the worker had at most, in MiB
+
+	sending sync.Mutex
+	start   float64
+	done    int
+}
+
+// total is the number of invocations. The worker is as far ahead of what the engine has seen
+// when the counted ones end as it was when they began.
+func (e *engine) total() int { return e.warm + e.n + e.inflight }
+
+// ServeHTTP implements http.Handler.
+func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	conn, err := upgrader.Upgrade(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	if strings.Trim(r.URL.Path, "/") != "" || !e.taken.CompareAndSwap(false, true) {
+		return // telemetry
+	}
+	e.end(e.talk(conn))
+}
+
+func (e *engine) end(err error) {
+	select {
+	case e.outcome <- err:
+	default:
+	}
+}
+
+func (e *engine) send(conn *websocket.Conn, message []byte) error {
+	e.sending.Lock()
+	defer e.sending.Unlock()
+	return conn.WriteMessage(websocket.TextMessage, message)
+}
+
+// talk reads the worker's messages until it leaves, and returns why it left.
+func (e *engine) talk(conn *websocket.Conn) error {
+	if err := e.send(conn, []byte(`{"type":"workerregistered","worker_id":"00000000-0000-4000-8000-000000000001"}`)); err != nil {
+		return err
+	}
+	room := make(chan struct{}, e.inflight)
+	registered, invoking := false, false
+	var message bytes.Buffer
+	for {
+		_, r, err := conn.NextReader()
+		if err == nil {
+			message.Reset()
+			_, err = message.ReadFrom(r)
+		}
+		if err != nil {
+			return fmt.Errorf("the worker has left after %d invocations: %w", e.done, err)
+		}
+		head := message.Bytes()[:min(message.Len(), 600)]
+		if bytes.Contains(head, []byte(`"registerfunction"`)) {
+			registered = registered || bytes.Contains(message.Bytes(), []byte(`"bench::echo"`))
+		}
+		var reply []byte
+		switch {
+		case bytes.Contains(head, []byte(`{"type":"ping"}`)):
+			reply = []byte(`{"type":"pong"}`)
+		case bytes.Contains(head, []byte(`"invocationresult"`)):
+			if bytes.Contains(head, []byte(`"error":{`)) {
+				return fmt.Errorf("the worker has failed an invocation: %s", head)
+			}
+			<-room
+			err = e.count()
+		case bytes.Contains(head, []byte(`"bench::sink"`)):
+			reply = answer(head, `{"ok":true,"id":"r-1","at":1700000000}`)
+			err = e.count()
+		case bytes.Contains(head, []byte(`"invocation_id":"`)): // of the engine's own functions
+			reply = answer(head, `{"success":true}`)
+		}
+		if err != nil {
+			return err
+		}
+		if reply != nil {
+			if err := e.send(conn, reply); err != nil {
+				return err
+			}
+		}
+		if registered && !invoking && e.mode == "serve" {
+			invoking = true
+			go func() {
+				if err := e.invoke(conn, room); err != nil {
+					e.end(err)
+				}
+			}()
+		}
+	}
+}
+
+// count notes an invocation that is over.
+func (e *engine) count() (err error) {
+	e.done++
+	switch e.done {
+	case e.warm:
+		e.start, err = cpuTime(e.pid.Load())
+	case e.warm + e.n:
+		var now float64
+		now, err = cpuTime(e.pid.Load())
+		e.cost, e.memory = now-e.start, peakMemory(e.pid.Load())
+		e.end(err)
+	}
+	return err
+}
+
+// invoke invokes bench::echo for each place in room.
+func (e *engine) invoke(conn *websocket.Conn, room chan<- struct{}) error {
+	tail := []byte(`,"note":"` + strings.Repeat("x", e.size) + `","tags":["a","b"]},"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}`)
+	var message []byte
+	for i := range e.total() {
+		room <- struct{}{}
+		message = fmt.Appendf(message[:0], `{"type":"invokefunction","invocation_id":"00000000-0000-4000-8000-%012x","function_id":"bench::echo","data":{"user":"u-%d","amount":%d`, i, i, i)
+		if err := e.send(conn, append(message, tail...)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// answer is the result of the call whose message begins with head.
+func answer(head []byte, result string) []byte {
+	const key = `"invocation_id":"`
+	i := bytes.Index(head, []byte(key))
+	if i < 0 || len(head) < i+len(key)+36 {
+		return nil // it wants none
+	}
+	id := head[i+len(key):][:36]
+	return []byte(`{"type":"invocationresult","invocation_id":"` + string(id) + `","function_id":` + strconv.Quote("bench::sink") + `,"result":` + result + `}`)
+}
