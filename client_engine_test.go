@@ -828,7 +828,7 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 		{"killed", func(t *testing.T, _ context.CancelFunc, r *replica) { _ = r.Close() }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, e *iiitest.Engine) {
+			generations(t, func(t *testing.T, e *iiitest.Engine) {
 				setup := func(r *replica) {
 					f, err := iii.Handle(r.Client, "orders::create", func(context.Context, any) (string, error) {
 						time.Sleep(5 * time.Millisecond)

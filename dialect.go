@@ -374,9 +374,9 @@ func appendReports(p []byte, reports []*report, echo bool) []byte {
 			p = append(p, ',')
 		}
 		p = append(p, `{"function_id":`...)
-		p = rawjson.AppendString(p, r.function.id)
+		p = rawjson.AppendString(p, r.granted.id)
 		p = append(p, `,"namespace":`...)
-		p = rawjson.AppendString(p, r.namespace)
+		p = rawjson.AppendString(p, r.granted.namespace)
 		p = append(p, `,"invocation_id":`...)
 		p = rawjson.AppendString(p, r.id)
 		p = append(p, `,"matched":`...)

@@ -8,6 +8,8 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -888,4 +890,43 @@ func TestEngineIsUpgradedUnderAProgram(t *testing.T) {
 			}
 		}
 	}, iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithStrictProtocol())
+}
+
+// The client takes every cron expression that a running engine accepts, and registers it in a
+// form that each engine accepts.
+func TestAcceptedCronExpressions(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("testdata", "0.23", "cron-vectors.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vectors []struct {
+		Expression string
+		Accepted   bool
+	}
+	if err := json.Unmarshal(data, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
+		c := newWorker(t, e)
+		handle(t, c, "f", func(context.Context, any) (any, error) { return nil, nil })
+		triggers := map[string]*iii.Trigger{}
+		for _, v := range vectors {
+			if !v.Accepted {
+				continue
+			}
+			if triggers[v.Expression], err = c.Trigger("f", iii.CronTriggerConfig{Expression: v.Expression}); err != nil {
+				t.Error(err)
+			}
+		}
+		mustConnect(t, c)
+		synctest.Wait()
+		for expression, trigger := range triggers {
+			if trigger != nil && trigger.Err() != nil {
+				t.Errorf("%q: %v", expression, trigger.Err())
+			}
+		}
+		if len(triggers) < 100 {
+			t.Errorf("%d expressions", len(triggers))
+		}
+	})
 }

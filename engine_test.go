@@ -138,7 +138,7 @@ type recordedEngine struct {
 // answerAsRecorded makes a client whose calls get the recorded answers.
 func answerAsRecorded(t *testing.T, calls []recordedCall) (*iii.Client, *recordedEngine) {
 	t.Helper()
-	e := iiitest.Start(t)
+	e := iiitest.Start(t, withTriggers) // as when it was recorded
 	r := &recordedEngine{t: t, calls: calls}
 	stand, err := iii.New(e.URL(), iii.WithName("stand-in"))
 	if err != nil {

@@ -84,9 +84,8 @@ func ExampleAuthResult() {
 
 // Hooks accept, change or refuse the registrations of guarded workers.
 func ExampleOnFunctionRegistrationResult() {
-	engine, err := iiitest.New(iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithGuard(iiitest.Guard{
+	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{
 		OnFunction: "gate::on-function",
-		OnTrigger:  "gate::on-trigger",
 		Expose:     []string{"tenant::*"},
 	}))
 	if err != nil {
@@ -109,12 +108,6 @@ func ExampleOnFunctionRegistrationResult() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	_, err = iii.Handle(gate, "gate::on-trigger", func(ctx context.Context, in iii.OnTriggerRegistrationInput) (iii.OnTriggerRegistrationResult, error) {
-		return iii.OnTriggerRegistrationResult{FunctionID: "tenant::" + in.FunctionID}, nil
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
 	if err := gate.Connect(ctx); err != nil {
 		log.Fatal(err)
 	}
@@ -130,9 +123,6 @@ func ExampleOnFunctionRegistrationResult() {
 			log.Fatal(err)
 		}
 	}
-	if _, err := member.Trigger("greet", iii.SubscribeTriggerConfig{Topic: "visitors"}); err != nil {
-		log.Fatal(err)
-	}
 	if err := member.Connect(ctx); err != nil {
 		log.Fatal(err)
 	}
@@ -144,14 +134,53 @@ func ExampleOnFunctionRegistrationResult() {
 	for _, f := range functions {
 		fmt.Println(f.FunctionID)
 	}
+	// Output: tenant::greet
+}
+
+// Engines with triggers have hooks for these, too.
+func ExampleOnTriggerRegistrationResult() {
+	engine, err := iiitest.New(iiitest.WithProtocol(iiitest.Protocol025), iiitest.WithGuard(iiitest.Guard{
+		OnTrigger: "gate::on-trigger",
+		Expose:    []string{"tenant::*"},
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	gate, err := iii.New(engine.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer gate.Close()
+	ctx := context.Background()
+
+	_, err = iii.Handle(gate, "gate::on-trigger", func(ctx context.Context, in iii.OnTriggerRegistrationInput) (iii.OnTriggerRegistrationResult, error) {
+		return iii.OnTriggerRegistrationResult{FunctionID: "tenant::" + in.FunctionID}, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := gate.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	member, err := iii.New(engine.GuardedURL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer member.Close()
+	if _, err := member.Trigger("greet", iii.SubscribeTriggerConfig{Topic: "visitors"}); err != nil {
+		log.Fatal(err)
+	}
+	if err := member.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
 	triggers, err := gate.Triggers(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println("trigger of", triggers[0].FunctionID)
-	// Output:
-	// tenant::greet
-	// trigger of tenant::greet
+	fmt.Println(triggers[0].FunctionID)
+	// Output: tenant::greet
 }
 
 // The middleware of a guarded listener receives every permitted call and decides whether
@@ -648,7 +677,7 @@ func ExampleClient_Functions() {
 
 // The engine lists its workers, what they provide, and the health of its telemetry.
 func ExampleClient_Workers() {
-	_, client, stop := withEngineOf(iiitest.Protocol023, iii.WithName("calculator"), iii.WithDescription("Knows numbers"))
+	_, client, stop := withEngine(iii.WithName("calculator"), iii.WithDescription("Knows numbers"))
 	defer stop()
 	ctx := context.Background()
 	_, err := iii.HandleHTTP(client, "GET", "/pi", func(context.Context, *iii.HTTPRequest[any]) (*iii.HTTPResponse[float64], error) {

@@ -553,7 +553,7 @@ func ExampleError() {
 
 // A request that is guaranteed not to have reached the engine can be retried safely.
 func ExampleSafeToRetry() {
-	engine, client, stop := withEngineOf(iiitest.Protocol023, iii.WithName("buyer"))
+	engine, client, stop := withEngine(iii.WithName("buyer"))
 	defer stop()
 	ctx := context.Background()
 
@@ -573,7 +573,7 @@ func ExampleSafeToRetry() {
 	if err := client.Connect(ctx); err != nil {
 		log.Fatal(err)
 	}
-	err = client.Call(ctx, "shop::buy", "tea", nil)
+	err = client.Call(ctx, "shop::buy", "tea", nil, iii.Remotely()) // in process it would need no connection
 	fmt.Println(errors.Is(err, iii.ErrConnectionLost), iii.SafeToRetry(err))
 	// Output:
 	// true true

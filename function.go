@@ -545,8 +545,10 @@ type Invocation struct {
 	ID string
 	// FunctionID is the function's id as this worker registered it.
 	FunctionID string
-	// CallerWorkerID is the calling worker; "" for triggers, for the engine's own
-	// calls, and, on engines before 0.25, where the payload is no object.
+	// CallerWorkerID is the calling worker, which for a custom trigger is the provider of its
+	// type, and for a call through an observer the host of what it observes; "" for other
+	// triggers and activations, for the engine's own calls, and, on engines before 0.25, where
+	// the payload is no object.
 	CallerWorkerID string
 	// Metadata came beside the payload: the caller's, the trigger's, or the observer's. Nil if
 	// there is none.
@@ -693,7 +695,7 @@ func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 	inv = Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: c.in.callerWorkerID(), Metadata: c.in.metadata, ObserveDepth: c.in.depth}
 	inv.Caller = optional[Caller](c.in.callerJSON(c.client))
 	inv.Activation = optional[Activation](c.in.activation)
-	if c.in.activation == nil && inv.Caller != nil && inv.CallerWorkerID == "" { // the payload is no object
+	if inv.CallerWorkerID == "" && inv.Caller != nil && !c.in.isEngines() { // the payload has no such key
 		inv.CallerWorkerID = inv.Caller.WorkerID
 	}
 	return inv, true
@@ -708,13 +710,21 @@ func optional[T any](raw json.RawMessage) *T {
 	return v
 }
 
-// callerWorkerID is the worker that has made the call.
+// callerWorkerID is the worker that has made the call, as far as its payload tells. That of an
+// activation is not the caller's.
 func (in *incoming) callerWorkerID() string {
-	if in.local {
+	switch {
+	case in.local:
 		return in.function.client.WorkerID()
+	case in.activation != nil:
+		return ""
 	}
 	return callerOf(in.data)
 }
+
+// isEngines reports whether the invocation is for a trigger of one of the engine's own types,
+// which may be a worker's.
+func (in *incoming) isEngines() bool { return in.trigger != nil && in.trigger.source.functionID != "" }
 
 // callerOf finds the key that the engine adds to object payloads.
 func callerOf(data []byte) (id string) {

@@ -366,6 +366,7 @@ type observerSet struct {
 	confirmed atomic.Pointer[link]       // that has confirmed the function last; its observers are acked
 
 	// Guarded by the lock of hosting.
+	id        string // what the engine calls the function
 	namespace string
 	revision  uint64
 	byID      map[string]*heldObserver
@@ -376,8 +377,9 @@ type observerSet struct {
 	noticed   bool      // a panic of a match hook was logged
 }
 
-// localGrant is the engine's leave to run calls of a function in process.
-type localGrant struct{ namespace string }
+// localGrant is the engine's leave to run calls of a function in process. The id is what the
+// engine calls it.
+type localGrant struct{ id, namespace string }
 
 // activeSet is the active observers of a function at one moment. It does not change. Keys are
 // sequence numbers.
@@ -499,10 +501,10 @@ func (v *observerView) of(held *heldObserver) *FunctionObserver {
 func (h *hosting) confirm(l *link, f *Function, m *FunctionRegisteredMessage, views []observerView) {
 	h.mu.Lock()
 	s := &f.observers
-	s.revision, s.namespace = m.Revision, m.Namespace
+	s.id, s.revision, s.namespace = m.ID, m.Revision, m.Namespace
 	if m.LocalDispatch && !f.remote && f.spec.invocation == nil {
-		if g := s.grant.Load(); g == nil || g.namespace != m.Namespace {
-			s.grant.Store(&localGrant{m.Namespace})
+		if granted := (localGrant{m.ID, m.Namespace}); s.grant.Load() == nil || *s.grant.Load() != granted {
+			s.grant.Store(&granted)
 		}
 	} else {
 		s.grant.Store(nil)
@@ -567,6 +569,13 @@ func (h *hosting) removeObserver(l *link, f *Function, id string, revision uint6
 	if o := s.byID[id]; o != nil {
 		h.remove(o)
 	}
+}
+
+// holds reports whether f has observers.
+func (h *hosting) holds(f *Function) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return len(f.observers.byID) > 0
 }
 
 // release lets go of all observers of a function that is no longer hosted here. It is called
@@ -754,7 +763,7 @@ func (h *hosting) reject(o *heldObserver, body *ErrorBody) {
 func (h *hosting) ack(o *heldObserver, body *ErrorBody) {
 	l := o.link
 	s := &o.of.observers
-	if h.client.out.pushNoWait(l, h.client.item(l.dialect().observerAck(o.of.id, s.namespace, o.id, o.revision, body))) && body == nil {
+	if h.client.out.pushNoWait(l, h.client.item(l.dialect().observerAck(s.id, s.namespace, o.id, o.revision, body))) && body == nil {
 		o.acked = l
 	}
 }

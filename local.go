@@ -43,7 +43,7 @@ func (c *Client) localTarget(inv *invocation, cfg *callConfig) *Function {
 	if f == nil {
 		return nil
 	}
-	if g := f.observers.grant.Load(); g == nil || cmp.Or(inv.namespace, defaultNamespace) != g.namespace {
+	if g := f.observers.grant.Load(); g == nil || *g != (localGrant{inv.functionID, cmp.Or(inv.namespace, defaultNamespace)}) {
 		return nil
 	}
 	return f
@@ -328,9 +328,9 @@ type report struct {
 	depth                uint32
 	traceparent, baggage string
 
-	namespace string    // of the function, set when it is pushed
-	pushed    time.Time // likewise
-	size      int
+	granted localGrant // of the function, set when it is pushed
+	pushed  time.Time  // likewise
+	size    int
 }
 
 // reports are the local calls that the engine is to be told of: in order, at most once each,
@@ -390,7 +390,7 @@ func (r *reports) push(it *report) {
 		r.mu.Unlock()
 		return
 	}
-	it.namespace = grant.namespace
+	it.granted = *grant
 	r.items = append(r.items, it)
 	r.count++
 	r.bytes += it.size

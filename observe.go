@@ -513,6 +513,16 @@ func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *T
 	return t
 }
 
+// triggerSpecOf returns the trigger of this client that the engine's observer stands for.
+func (r *registry) triggerSpecOf(observerID string) (spec triggerSpec, ok bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if t := r.triggerByID[observerID]; t != nil && t.spec.observe == nil {
+		return t.spec, true
+	}
+	return spec, false
+}
+
 // maxUnobserved bounds the observers that have been disposed while there was no connection.
 const maxUnobserved = 4096
 

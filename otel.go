@@ -451,14 +451,12 @@ func (c *providerCalls) waitFor(d time.Duration) bool {
 }
 
 // Shutdown flushes and stops all recording; later records are dropped. It returns at
-// the latest when ctx ends or shutdown_timeout_ms has elapsed, whichever comes first.
+// the latest when ctx ends; shutdown_timeout_ms is for [Client.Shutdown] alone.
 // If the connection is down, Shutdown makes one more connection attempt, immediately.
 // The error reports how many frames were lost. Further calls also wait for completion
 // and return nil. With [TelemetryFromProviders], Shutdown flushes the providers, for at most
 // 10 s, which go on recording.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, t.cfg.shutdownTimeout)
-	defer cancel()
 	first := false
 	t.once.Do(func() { first = true })
 	if !first {

@@ -942,12 +942,12 @@ func TestR12HandlersAreLimited(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		base := runtime.NumGoroutine()
+		base := liveGoroutines()
 		for range 10_000 {
 			p.conn(0).invoke("f", "1")
 		}
 		synctest.Wait()
-		goroutines := runtime.NumGoroutine() - base
+		goroutines := liveGoroutines() - base
 		if s := c.Stats(); s.HandlersRunning != limit || s.InvocationsQueued != 9000 || s.Overloaded != 0 {
 			t.Errorf("%d run, %d wait, %d refused", s.HandlersRunning, s.InvocationsQueued, s.Overloaded)
 		}
@@ -1509,7 +1509,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Wait()
-			steady := runtime.NumGoroutine()
+			steady := liveGoroutines()
 			half := 0
 			for i := range n {
 				if i == n/2 {
@@ -1527,7 +1527,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 			}
 			synctest.Wait()
 			growth = liveHeap() - half
-			gained = runtime.NumGoroutine() - steady
+			gained = liveGoroutines() - steady
 			if got := c.Stats().Reconnects; got != uint64(n) {
 				t.Errorf("%d reconnects, want %d", got, n)
 			}
@@ -1560,7 +1560,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Wait()
-			steady := runtime.NumGoroutine()
+			steady := liveGoroutines()
 			for range n {
 				p.conn(0).invoke("f", "1")
 			}
@@ -1579,7 +1579,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 				synctest.Wait()
 			}
 			synctest.Wait() // until what has connected has ended
-			if gained := runtime.NumGoroutine() - steady; gained > maxIdleWorkers {
+			if gained := liveGoroutines() - steady; gained > maxIdleWorkers {
 				t.Errorf("%d goroutines gained", gained)
 			}
 			_ = c.Close()

@@ -263,8 +263,8 @@ func TestHandleTriggerTypeRefuses(t *testing.T) {
 	}
 }
 
-// The provider of the recording is asked what it was, and says what it did.
-
+// The provider of the recording, which is of an engine with triggers, is asked what it was, and
+// says what it did.
 func TestTriggerProviderAsRecorded(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023))
 	c, err := iii.New(e.URL(), iii.WithName("webhooks"))
@@ -718,10 +718,9 @@ func (w *webhooks) expect(t *testing.T, what string, want ...string) {
 	}
 }
 
-// providerBubble runs a test in a bubble, with an engine and workers that connect
-
-// to it.
-
+// providerBubble runs a test in a bubble, with an engine that asks providers about triggers and
+// workers that connect to it. On engines with observers in their place, providers are hosts of
+// observed functions.
 func providerBubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine, worker func(name string, opts ...iii.Option) *iii.Client)) {
 	t.Helper()
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -729,7 +728,7 @@ func providerBubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine, wor
 			t.Helper()
 			return connect(t, e, append([]iii.Option{iii.WithName(name), iii.WithDialContext(e.DialContext)}, opts...)...)
 		})
-	}, iiitest.WithProtocol(iiitest.Protocol025)) // with trigger types
+	}, iiitest.WithProtocol(iiitest.Protocol025))
 }
 
 type hook struct {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/iii-go/iii/internal/cronexpr"
 	"github.com/iii-go/iii/internal/routepath"
 )
 
@@ -530,9 +531,9 @@ func checkTraceStatus(status *string) error {
 	return fmt.Errorf("trace status %q is none of ok, error, unset", *status)
 }
 
-// checkCron checks only the number of fields; the engine validates the rest.
+// checkCron explains the usual mistake, five fields; the engine validates the rest.
 func checkCron(expression string) error {
-	if strings.HasPrefix(expression, "@") {
+	if _, err := cronexpr.Parse(expression); err == nil || strings.HasPrefix(expression, "@") {
 		return nil
 	}
 	if n := len(strings.Fields(expression)); n != 6 && n != 7 {

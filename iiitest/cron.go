@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/iii-go/iii/internal/cronexpr"
 )
 
 // cron provides the trigger type cron, as the engine's worker iii-cron does. Jobs
@@ -42,7 +44,7 @@ func (c *cron) bind(_ context.Context, b binding) error {
 	if expression == "" {
 		return engineText("Cron expression is required")
 	}
-	schedule, err := parseCron(expression)
+	schedule, err := cronexpr.Parse(expression)
 	if err != nil {
 		return engineText(fmt.Sprintf("Invalid cron expression '%s': %s", expression, err))
 	}
@@ -57,7 +59,7 @@ func (c *cron) bind(_ context.Context, b binding) error {
 }
 
 // start calls fire at the times of a schedule until the job is stopped.
-func (c *cron) start(schedule *cronSchedule, fire func(ctx context.Context, due time.Time)) (stop context.CancelFunc) {
+func (c *cron) start(schedule *cronexpr.Schedule, fire func(ctx context.Context, due time.Time)) (stop context.CancelFunc) {
 	ctx, stop := context.WithCancel(c.engine.ctx)
 	c.engine.spawn(func(context.Context) {
 		defer stop()
@@ -79,9 +81,9 @@ func (c *cron) unbind(id string) {
 // run runs a job until it is stopped or its schedule ends. It computes the next run
 // when the previous one has ended: runs do not overlap, and runs that were due in
 // between are skipped.
-func (c *cron) run(ctx context.Context, schedule *cronSchedule, fire func(ctx context.Context, due time.Time)) {
+func (c *cron) run(ctx context.Context, schedule *cronexpr.Schedule, fire func(ctx context.Context, due time.Time)) {
 	for after := time.Now(); ; {
-		due, ok := schedule.next(after)
+		due, ok := schedule.Next(after)
 		if !ok {
 			return
 		}

@@ -206,7 +206,7 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 		p.caller.attached[p] = struct{}{}
 	}
 	p.sent = p.callee.push(p.callee.speaks().invoke(invocation{
-		id: r.id, functionID: f.owner.permissions.bare(r.functionID), data: r.data, metadata: r.metadata, trace: r.trace,
+		id: r.id, functionID: f.hostID(), data: r.data, metadata: r.metadata, trace: r.trace,
 		caller: r.from.json(), depth: r.depth, activation: r.activation,
 	}))
 	return nil, p, nil

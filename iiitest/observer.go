@@ -131,7 +131,7 @@ func (f *function) hostNotified() bool { return f.owner != nil && f.owner.speaks
 
 // hostKey returns the key of a function as its host uses it.
 func (f *function) hostKey() key {
-	return key{f.namespace, f.owner.permissions.bare(f.id)}
+	return key{f.namespace, f.registered}
 }
 
 // view returns an observer as its host sees it.
@@ -506,7 +506,7 @@ func (t *observers) acked(w *worker, home string, m observerAckMessage) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	k := key{ns, w.permissions.prefixed(m.FunctionID)}
+	k := t.engine.hosted(w, ns, m.FunctionID)
 	o, f := t.byID[m.ID], t.function(k)
 	if o == nil || o.source != k || f == nil || f.owner != w || o.announced == 0 || o.failed != nil {
 		return

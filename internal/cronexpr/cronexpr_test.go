@@ -1,10 +1,6 @@
-package iiitest
+package cronexpr
 
 import (
-	"context"
-	"encoding/json"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -65,12 +61,12 @@ func TestCronNext(t *testing.T) {
 		{"@yearly", "2026-11-23 00:00:00", []string{"2027-01-01 00:00:00", "2028-01-01 00:00:00", "2029-01-01 00:00:00"}},
 	} {
 		t.Run(test.expression, func(t *testing.T) {
-			s, err := parseCron(test.expression)
+			s, err := Parse(test.expression)
 			if err != nil {
 				t.Fatal(err)
 			}
 			var got []string
-			for at, ok := s.next(cronTime(t, test.after)); ok && len(got) < 3; at, ok = s.next(at) {
+			for at, ok := s.Next(cronTime(t, test.after)); ok && len(got) < 3; at, ok = s.Next(at) {
 				got = append(got, at.Format(time.DateTime))
 			}
 			if diff := cmp.Diff(test.want, got); diff != "" {
@@ -81,48 +77,14 @@ func TestCronNext(t *testing.T) {
 }
 
 func TestCronNextIsUTC(t *testing.T) {
-	s, err := parseCron("0 0 0 * * *")
+	s, err := Parse("0 0 0 * * *")
 	if err != nil {
 		t.Fatal(err)
 	}
 	after := time.Date(2026, 11, 23, 1, 30, 0, 5, time.FixedZone("", 2*60*60)) // 23:30 of the day before
-	if got, _ := s.next(after); !got.Equal(cronTime(t, "2026-11-23 00:00:00")) {
+	if got, _ := s.Next(after); !got.Equal(cronTime(t, "2026-11-23 00:00:00")) {
 		t.Errorf("got %v", got)
 	}
-}
-
-// TestCronVectors parses expressions that a running engine has parsed.
-func TestCronVectors(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join("..", "testdata", "0.23", "cron-vectors.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var vectors []struct {
-		Expression string `json:"expression"`
-		Accepted   bool   `json:"accepted"`
-		Error      string `json:"error"`
-	}
-	if err := json.Unmarshal(data, &vectors); err != nil {
-		t.Fatal(err)
-	}
-	if len(vectors) < 388 {
-		t.Fatalf("%d vectors", len(vectors))
-	}
-	for _, v := range vectors {
-		got := ""
-		if err := checkCron(v.Expression); err != nil {
-			got = err.Error()
-		}
-		if diff := cmp.Diff(v.Error, got); diff != "" {
-			t.Errorf("%q (-want +got):\n%s", v.Expression, diff)
-		}
-	}
-}
-
-// checkCron returns the error of the trigger type for an expression.
-func checkCron(expression string) error {
-	c := &cron{engine: &Engine{ctx: context.Background(), closed: true}, jobs: map[string]context.CancelFunc{}}
-	return c.bind(context.Background(), binding{config: mustEncode(map[string]string{"expression": expression})})
 }
 
 func TestInvalidCronExpressionsAreRejected(t *testing.T) {
@@ -170,7 +132,7 @@ func TestInvalidCronExpressionsAreRejected(t *testing.T) {
 		{"\f* * * * * *", 0, ""},
 	} {
 		t.Run(test.expression, func(t *testing.T) {
-			s, err := parseCron(test.expression)
+			s, err := Parse(test.expression)
 			if err == nil {
 				t.Fatalf("accepted: %v", s)
 			}
@@ -193,7 +155,7 @@ func TestCronPlacesErrorsInLines(t *testing.T) {
 		{"* * * *\n* * *\u00a0", "parse error at line 2, column 6\n  |\n2 | * * *\u00a0\n  |      ^\n"},
 	} {
 		t.Run(test.expression, func(t *testing.T) {
-			_, err := parseCron(test.expression)
+			_, err := Parse(test.expression)
 			if diff := cmp.Diff(engineText(test.want), err); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -201,8 +163,19 @@ func TestCronPlacesErrorsInLines(t *testing.T) {
 	}
 }
 
-// FuzzCron verifies that no expression causes a panic, and that the next time of a
-// valid expression belongs to it and has none before it.
+func TestFields(t *testing.T) {
+	for expression, want := range map[string]int{
+		"@daily": 0, " @daily": 0, "******": 6, "* * * * * *": 6, "*******": 7, "0 0 0 24 12 * 2030": 7, "0 0 0 1 - 3 , 5 * *": 6,
+	} {
+		s, err := Parse(expression)
+		if err != nil || s.Fields() != want {
+			t.Errorf("%q: %+v, %v, want %d fields", expression, s, err, want)
+		}
+	}
+}
+
+// FuzzCron wants no expression to panic, and the next time of every good one to
+// be a time of it, with none before.
 func FuzzCron(f *testing.F) {
 	for _, expression := range []string{
 		"*/2 * * * * *", "0 0 0 13 * FRI", "0 0 0 31 2 *", "0 30 8-18/5 ? jul,December 2-6 2030-2040/3", "@daily", "not a cron", "* * * * *",
@@ -210,7 +183,7 @@ func FuzzCron(f *testing.F) {
 		f.Add(expression, int64(1795427164), uint16(100))
 	}
 	f.Fuzz(func(t *testing.T, expression string, from int64, gap uint16) {
-		s, err := parseCron(expression)
+		s, err := Parse(expression)
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), expression+"\n") && !strings.HasPrefix(err.Error(), "parse error at line ") {
 				t.Errorf("error without a place: %v", err)
@@ -222,7 +195,7 @@ func FuzzCron(f *testing.F) {
 				s.weekdays[at.Weekday()+1] && s.hours[at.Hour()] && s.minutes[at.Minute()] && s.seconds[at.Second()]
 		}
 		after := time.Unix(from&(1<<32-1), 0).UTC() // 1970 to 2106
-		next, ok := s.next(after)
+		next, ok := s.Next(after)
 		if ok && (!matches(next) || !next.After(after)) {
 			t.Errorf("%q: %v is not after %v", expression, next, after)
 		}

@@ -1,4 +1,5 @@
-package iiitest
+// Package cronexpr reads cron expressions as the engine does.
+package cronexpr
 
 import (
 	"fmt"
@@ -8,13 +9,19 @@ import (
 	"unicode/utf8"
 )
 
-// cronSchedule is a cron expression in UTC: six fields (seconds, minutes, hours, days
+// Schedule is a cron expression in UTC: six fields (seconds, minutes, hours, days
 // of the month, months, days of the week) and an optional seventh, the years. A time
 // belongs to the schedule if every field matches, including both kinds of days. Days of
 // the week run from 1 for Sunday to 7.
-type cronSchedule struct {
+type Schedule struct {
 	seconds, minutes, hours, days, months, weekdays, years cronValues
+
+	fields int
 }
+
+// Fields returns the number of fields in the expression: 6, or 7 with the years. It is 0
+// for a shorthand.
+func (s *Schedule) Fields() int { return s.fields }
 
 // cronValues holds for each value of a field whether it matches.
 type cronValues []bool
@@ -53,16 +60,18 @@ var cronShorthands = []struct{ short, long string }{
 	{"@hourly", "0 0 * * * *"},
 }
 
-// parseCron parses an expression. Errors are in the engine's words.
-func parseCron(expression string) (*cronSchedule, error) {
+// Parse parses an expression. Errors are in the engine's words.
+func Parse(expression string) (*Schedule, error) {
 	p := cronParser{text: expression}
 	if long := p.shorthand(); long != "" {
 		if !p.atEnd() {
 			return nil, p.fail("")
 		}
-		return parseCron(long)
+		s, err := Parse(long)
+		s.fields = 0
+		return s, err
 	}
-	s := &cronSchedule{}
+	s := &Schedule{fields: len(cronFields)}
 	for i, to := range []*cronValues{&s.seconds, &s.minutes, &s.hours, &s.days, &s.months, &s.weekdays, &s.years} {
 		f, start := &cronFields[i], p.i
 		items, ok := p.field(f.any)
@@ -71,6 +80,7 @@ func parseCron(expression string) (*cronSchedule, error) {
 		case i == 6 && (!ok || err != nil): // no years: the expression must end here
 			p.i = start
 			values, _ = f.values([]cronItem{{form: cronAll}})
+			s.fields--
 		case !ok:
 			return nil, p.fail("")
 		case err != nil:
@@ -84,6 +94,11 @@ func parseCron(expression string) (*cronSchedule, error) {
 	}
 	return s, nil
 }
+
+// engineText is an error in the engine's words.
+type engineText string
+
+func (e engineText) Error() string { return string(e) }
 
 // cronParser parses an expression as the engine's parser does. It does not split the
 // fields first, so the next field can begin without a blank after the previous one, and
@@ -185,6 +200,8 @@ func (p *cronParser) word(is func(c byte) bool) string {
 	p.space()
 	return word
 }
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
 func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
 
@@ -341,8 +358,8 @@ func (f *cronField) named(name string) (uint32, error) {
 	return v, nil
 }
 
-// next returns the first time of the schedule after t, if there is one.
-func (s *cronSchedule) next(t time.Time) (time.Time, bool) {
+// Next returns the first time of the schedule after t, if there is one.
+func (s *Schedule) Next(t time.Time) (time.Time, bool) {
 	date := func(year int, month time.Month, day, hour int) time.Time {
 		return time.Date(year, month, day, hour, 0, 0, 0, time.UTC)
 	}
