@@ -1768,7 +1768,9 @@ func TestProvidersOfTheProgramDelayAShutdownBriefly(t *testing.T) {
 			t.Errorf("Client.Shutdown took %v", took)
 		}
 		began = time.Now()
-		err := telemetry.Shutdown(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		err := telemetry.Shutdown(ctx)
 		if took := time.Since(began).Round(time.Second); err == nil || took != 10*time.Second {
 			t.Errorf("Telemetry.Shutdown took %v: %v", took, err)
 		}
