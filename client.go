@@ -70,6 +70,8 @@ type Client struct {
 	connecting int                // callers of Connect that wait
 	reconnects uint64
 
+	tokenWarning sync.Once
+
 	closing             atomic.Bool // a Close frame has been sent: the end of the link is the end
 	received, malformed atomic.Uint64
 	localCalls          atomic.Uint64
@@ -78,7 +80,8 @@ type Client struct {
 // New makes a client for the engine at address: ws, wss, http or https; "" is
 // $III_URL, else [DefaultURL]. It validates every option and does no I/O: the
 // connection is made by [Client.Connect] or [Client.Run]. Registrations and
-// calls are accepted from now on and wait for it.
+// calls are accepted from now on and wait for it. $III_TOKEN authenticates the worker's
+// sockets as a bearer token unless [WithHeader] or the address does; it must be printable ASCII.
 func New(address string, opts ...Option) (*Client, error) {
 	cfg, err := newConfig(address, opts)
 	if err != nil {
@@ -314,8 +317,22 @@ func (c *Client) warnOnce(err error) {
 	c.mu.Unlock()
 	if !skip {
 		c.callbacks.post(func() {
-			warnByDefault("iii: not connected; the client keeps trying, and logs more with WithLogger", err)
+			warnByDefault("iii: not connected; the client keeps trying, and logs more with WithLogger", "error", err)
 		})
+	}
+}
+
+// warnOfToken reports that anyone on the way to the engine can read the token, through the
+// same loggers as warnOnce.
+func (c *Client) warnOfToken() {
+	if !c.cfg.exposesToken() {
+		return
+	}
+	const message = "iii: the token in $III_TOKEN is sent to the engine unencrypted; use wss"
+	if c.cfg.loggerSet {
+		c.log.Warn(message, "engine", c.cfg.URL.Host)
+	} else {
+		c.callbacks.post(func() { warnByDefault(message, "engine", c.cfg.URL.Host) })
 	}
 }
 

@@ -49,6 +49,7 @@ type link struct {
 
 // dial opens a connection.
 func (c *Client) dial(ctx context.Context) (*link, error) {
+	c.tokenWarning.Do(c.warnOfToken)
 	conn, err := c.cfg.Dial(ctx)
 	if err != nil {
 		return nil, err

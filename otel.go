@@ -563,7 +563,9 @@ func (c *Client) startTelemetry() {
 		t.conn.adoptLogger(c.log)
 	}
 	worker, telemetry := c.cfg.URL.Hostname(), t.conn.cfg.URL.Hostname()
-	if !sameHost(worker, telemetry) {
+	if sameHost(worker, telemetry) {
+		t.conn.adoptToken(c.cfg.Token)
+	} else {
 		c.log.Warn("iii: telemetry and worker connect to different hosts", "worker", worker, "telemetry", telemetry)
 	}
 }

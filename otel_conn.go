@@ -39,6 +39,7 @@ func (connectionClosedError) Is(target error) bool { return target == ErrClosed 
 type SharedEngineConnection struct {
 	cfg       *connectionConfig
 	log       atomic.Pointer[slog.Logger] // nil: none
+	token     atomic.Pointer[string]      // for the engine; nil: none
 	queue     telemetryQueue
 	callbacks *callbackQueue
 	report    dropReport
@@ -102,6 +103,9 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 		state:    ConnectionStateDisconnected,
 	}
 	s.log.Store(cfg.logger)
+	if cfg.Token != "" {
+		s.adoptToken(cfg.Token)
+	}
 	s.callbacks = &callbackQueue{log: func() *slog.Logger { return cmp.Or(s.logger(), discard) }}
 	s.queue = telemetryQueue{maxFrames: cfg.maxFrames, maxBytes: cfg.maxBytes, maxOffline: cfg.maxOffline, starting: true, dropped: s.report.note, buffers: otlpjson.NewBuffers()}
 	s.losses.onLoss = s.report.note
@@ -118,6 +122,18 @@ func (s *SharedEngineConnection) adoptLogger(l *slog.Logger) {
 	if !writesToTelemetry(l.Handler()) {
 		s.log.CompareAndSwap(nil, l)
 	}
+}
+
+// adoptToken sets the token for the engine's host, which the connection shares with a worker.
+func (s *SharedEngineConnection) adoptToken(token string) { s.token.CompareAndSwap(nil, &token) }
+
+// dial opens a connection.
+func (s *SharedEngineConnection) dial(ctx context.Context) (*wsconn.Conn, error) {
+	d := s.cfg.Dialer
+	if token := s.token.Load(); token != nil {
+		d.Token = *token
+	}
+	return d.Dial(ctx)
 }
 
 // Send queues one frame and never blocks. When the queue is full, connected or not,
@@ -360,7 +376,7 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 			s.setState(state, nil)
 			state = ConnectionStateReconnecting
 			lasted, progress := false, false
-			conn, err := s.cfg.Dial(ctx)
+			conn, err := s.dial(ctx)
 			dialled := err == nil
 			if dialled {
 				before := s.queue.confirmed()

@@ -988,6 +988,10 @@ func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 
 // A worker that leaves is noticed, however much others hold besides.
 func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
+	rounds := 5
+	if iii.RaceEnabled {
+		rounds = 1 // each takes seconds
+	}
 	for _, test := range []struct{ leaving, staying int }{{10, 990}, {990, 10}, {500, 500}, {1, 999}} {
 		t.Run(fmt.Sprintf("%d of %d functions", test.leaving, test.leaving+test.staying), func(t *testing.T) {
 			for _, stood := range []time.Duration{1100 * time.Millisecond, time.Minute} {
@@ -996,7 +1000,7 @@ func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
 					startReplica(t, e, "staying", serveName(t, ids[:test.staying]...))
 					leaving := startReplica(t, e, "leaving", serveName(t, ids[test.staying:]...))
 					b := startReplica(t, e, "new", serveName(t, ids...))
-					for range 5 {
+					for range rounds {
 						time.Sleep(stood)
 						_ = leaving.Close()
 						began := time.Now()
