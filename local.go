@@ -343,18 +343,18 @@ type reports struct {
 	timer   *time.Timer
 	touched sync.Map // functions with local calls since the latest statistics
 
-	mu      sync.Mutex
-	items   []*report
-	count   int // of items and of the batch that is on its way
-	bytes   int // likewise
-	flying  []*report
-	link    *link     // over which they may leave
-	since   time.Time // that link is
-	wake    time.Time // when the timer fires; zero: it is not set
-	dropped map[droppedReport]uint64
-	window  time.Time     // begin of the statistics
-	idle    chan struct{} // closed when nothing can leave any more; nil if nobody asks
-	closed  bool
+	mu       sync.Mutex
+	items    []*report
+	count    int // of items and of the batch that is on its way
+	bytes    int // likewise
+	inFlight []*report
+	link     *link     // over which they may leave
+	since    time.Time // that link is
+	wake     time.Time // when the timer fires; zero: it is not set
+	dropped  map[droppedReport]uint64
+	window   time.Time     // begin of the statistics
+	idle     chan struct{} // closed when nothing can leave any more; nil if nobody asks
+	closed   bool
 }
 
 type droppedReport struct{ functionID, reason string }
@@ -479,7 +479,7 @@ func (r *reports) detach(l *link) {
 
 // signalIdle tells those who wait that nothing can leave any more.
 func (r *reports) signalIdle() {
-	if r.idle != nil && (r.link == nil || len(r.flying) == 0 && !slices.ContainsFunc(r.items, r.ready)) {
+	if r.idle != nil && (r.link == nil || len(r.inFlight) == 0 && !slices.ContainsFunc(r.items, r.ready)) {
 		close(r.idle)
 		r.idle = nil
 	}
@@ -492,7 +492,7 @@ func (r *reports) ready(it *report) bool { return it.function.observers.confirme
 func (r *reports) flush() {
 	r.mu.Lock()
 	r.wake = time.Time{}
-	if r.link == nil || r.flying != nil || r.closed {
+	if r.link == nil || r.inFlight != nil || r.closed {
 		r.mu.Unlock()
 		return
 	}
@@ -533,7 +533,7 @@ func (r *reports) flush() {
 		r.mu.Unlock()
 		return
 	}
-	r.flying = batch
+	r.inFlight = batch
 	r.mu.Unlock()
 	b := newBuffer()
 	b.Write(l.dialect().appendReports(b.AvailableBuffer(), batch))
@@ -546,8 +546,8 @@ func (r *reports) flush() {
 // for the next link.
 func (r *reports) landed(l *link, fate frameFate) {
 	r.mu.Lock()
-	batch := r.flying
-	r.flying = nil
+	batch := r.inFlight
+	r.inFlight = nil
 	switch {
 	case fate == frameKept && !r.closed:
 		r.items = slices.Concat(batch, r.items)

@@ -980,8 +980,8 @@ func (r *registry) refuse(l *link, t *Trigger, err *Error, final bool) (told fun
 	old := t.refused.Swap(err)
 	logged := old != nil && old.Code == err.Code && old.Message == err.Message
 	t.contested = isContested(t.spec.triggerType, err)
-	silent := t.onError == nil || t.contested && logged && t.toldOver == l
-	t.toldOver = l
+	silent := t.onError == nil || t.contested && logged && t.notifiedOver == l
+	t.notifiedOver = l
 	if t.contested && r.link == l && r.closed == nil {
 		r.retryLater(&t.claim)
 	}

@@ -102,11 +102,11 @@ type Trigger struct {
 	busy      atomic.Bool // the handler is running and the source is single
 
 	// Guarded by the lock of the registry.
-	sent      bool      // on the current link
-	former    *Function // the owner it was held for, if unregistered since
-	contested bool      // a trigger of another worker is in its way
-	toldOver  *link     // link on which it was last rejected
-	adapter   *Function // called by its observer in place of its own function
+	sent         bool      // on the current link
+	former       *Function // the owner it was held for, if unregistered since
+	contested    bool      // a trigger of another worker is in its way
+	notifiedOver *link     // link on which it was last rejected
+	adapter      *Function // called by its observer in place of its own function
 
 	// For observers, and for triggers that are observers.
 	observer *Observer       // nil for a trigger of the program
