@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/iii-go/iii"
 )
@@ -55,7 +56,12 @@ type method struct {
 	name     string
 	send     string
 	enqueue  string
+	source   string // these three are "" if the function cannot be observed
+	observe  string
+	on       string
+	observed string // the type of what its observers' targets receive
 	in, out  root
+	args     root
 	codes    []code
 	hashes   iii.FunctionSchemas
 }
@@ -146,6 +152,18 @@ func (g *generation) prepare() error {
 			t.add = gr.taken.add("Trigger"+t.base, "Trigger"+t.base+"Type")
 			t.handle = gr.taken.add("On"+t.base, "On"+t.base+"Type")
 		}
+		for _, m := range gr.methods {
+			if !m.function.Observable {
+				continue
+			}
+			m.source = gr.taken.add(m.name+"Source", m.name+"ObserverSource")
+			m.observe = gr.taken.add("Observe"+m.name, "Observe"+m.name+"Function")
+			if rest, ok := strings.CutPrefix(m.name, "On"); ok && m.function.Private && rest != "" && unicode.IsUpper([]rune(rest)[0]) {
+				m.on = m.name // nothing else has it, since the function cannot be called
+			} else {
+				m.on = gr.taken.add("On"+m.name, "On"+m.name+"Function")
+			}
+		}
 	}
 
 	for _, gr := range g.groups {
@@ -168,6 +186,15 @@ func (g *generation) prepare() error {
 			if m.hashes.Response, err = iii.HashSchema(f.Response); err != nil {
 				return fmt.Errorf("function %q: response: %w", f.ID, err)
 			}
+			if !f.Observable || present(f.Args) == nil {
+				continue
+			}
+			if m.args, err = g.root(gr, f.ID, "args", m.name, "Args", f.Args); err != nil {
+				return err
+			}
+			if m.hashes.Args, err = iii.HashSchema(f.Args); err != nil {
+				return fmt.Errorf("function %q: args: %w", f.ID, err)
+			}
 		}
 		for _, t := range gr.triggers {
 			var err error
@@ -183,6 +210,12 @@ func (g *generation) prepare() error {
 	g.nameDecls()
 	for _, gr := range g.groups {
 		for _, m := range gr.methods {
+			if m.source != "" && !m.function.Private {
+				m.observed = g.names.add(m.name+"Observed", gr.client+m.name+"Observed")
+			}
+			if m.function.Private {
+				continue
+			}
 			for _, c := range codesOf(m.function.Metadata) {
 				c.name = g.names.add(m.name+"Code"+valueName(c.value), gr.client+m.name+"Code"+valueName(c.value))
 				m.codes = append(m.codes, c)

@@ -7,8 +7,9 @@
 // from the file -catalog, and writes into the directory -out: one file for each prefix of
 // the functions' ids, or for each worker with -by worker, a file that these share, and the
 // catalogue that they were made from. -functions and -triggers select functions and trigger
-// types by comma-separated patterns, in which * stands for any characters, also for "::";
-// internal functions must be named by the beginning of their ids. -save writes what was
+// types, or the private functions that an engine has in their place, by comma-separated
+// patterns, in which * stands for any characters, also for "::"; internal functions must be
+// named by the beginning of their ids. -save writes what was
 // selected to another file as well.
 //
 //	iiigen -url ws://127.0.0.1:49134 -functions 'orders::*,billing::*' -package clients -out clients
@@ -104,7 +105,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	catalogName := flags.String("catalog", "", "read the catalogue from a `file` instead of an engine")
 	save := flags.String("save", "", "write the selected catalogue to a `file`")
 	functions := flags.String("functions", "", "`patterns` of the functions, by comma, such as orders::*,billing::*")
-	triggers := flags.String("triggers", "", "`patterns` of the trigger types, by comma (default: those of -functions, and those of the functions' workers)")
+	triggers := flags.String("triggers", "", "`patterns` of the trigger types and private functions, by comma (default: those of -functions, and those of the functions' workers)")
 	namespace := flags.String("namespace", "", "only what is in this namespace")
 	pkg := flags.String("package", "", "name of the generated package (default: that of the directory)")
 	out := flags.String("out", "", "`directory` of the generated files")
