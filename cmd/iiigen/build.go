@@ -1018,9 +1018,6 @@ func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *
 			return use{expr: &expr{op: opArray, elem: &elem, n: int(n)}}
 		}
 	}
-	if elem.op == opPrim && elem.prim == "uint8" && !elem.null { // slices of bytes are base64 in JSON
-		elem = prim("uint16")
-	}
 	return use{expr: &expr{op: opList, elem: &elem}}
 }
 

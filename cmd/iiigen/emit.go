@@ -222,7 +222,11 @@ func (g *generation) typeOf(u use, optional bool) string {
 		t = fmt.Sprintf("[%d]%s", u.n, g.typeOf(*u.elem, false))
 	case opList:
 		t, nilable = "iii.List["+g.typeOf(*u.elem, false)+"]", true
-		if u.null || optional {
+		switch {
+		case !u.null && !optional:
+		case u.elem.op == opPrim && u.elem.prim == "uint8" && !u.elem.null: // a slice would be base64
+			nilable = false
+		default:
 			t = "[]" + g.typeOf(*u.elem, false)
 		}
 	case opMap:

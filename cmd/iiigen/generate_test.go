@@ -55,7 +55,15 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 		{"constants of one member of oneOf each", `{"oneOf":[{"const":"a","description":"First."},{"const":"b"}]}`, map[string]string{"XInput": "string"}},
 		{"times", `{"type":"string","format":"date-time"}`, map[string]string{"XInput": "time.Time"}},
 		{"base64 or null", `{"type":["string","null"],"contentEncoding":"base64"}`, map[string]string{"XInput": "[]byte"}},
-		{"list of bytes", `{"type":"array","items":{"type":"integer","minimum":0,"maximum":255}}`, map[string]string{"XInput": "iii.List[uint16]"}},
+		{"list of bytes", `{"type":"array","items":{"type":"integer","minimum":0,"maximum":255}}`, map[string]string{"XInput": "iii.List[uint8]"}},
+		{
+			"lists of bytes by whether they may be null or absent",
+			`{"type":"object","$defs":{"b":{"type":"array","items":{"type":"integer","format":"uint8"}}},"properties":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/b"},"c":{"type":["array","null"],"items":{"type":"integer","format":"uint8"}},"d":{"type":"array","items":{"type":["integer","null"],"format":"uint8"}},"e":{"type":"object","additionalProperties":{"$ref":"#/$defs/b"}},"f":{"type":["string","array"],"items":{"type":"integer","format":"uint8"}}},"required":["a","c"]}`,
+			map[string]string{
+				"XInput":  `struct{A iii.List[uint8] "json:\"a\""; B *iii.List[uint8] "json:\"b,omitzero\""; C *iii.List[uint8] "json:\"c\""; D []*uint8 "json:\"d,omitzero\""; E map[string]iii.List[uint8] "json:\"e,omitzero\""; F *XInputF "json:\"f,omitzero\""}`,
+				"XInputF": "struct{String *string; List *iii.List[uint8]; Raw json.RawMessage}",
+			},
+		},
 		{"array", `{"type":"array","items":{"type":"boolean"},"minItems":3,"maxItems":3}`, map[string]string{"XInput": "[3]bool"}},
 		{"array that is too long for one", `{"type":"array","items":{"type":"boolean"},"minItems":1000000000,"maxItems":1000000000}`, map[string]string{"XInput": "iii.List[bool]"}},
 		{
