@@ -400,13 +400,14 @@ func (c *comparison) compareConstants(at string, a, b schema) {
 	y, okY := constants(b)
 	switch {
 	case okX && okY:
+		before, after := literals(x), literals(y)
 		for _, v := range x {
-			if !slices.ContainsFunc(y, func(o any) bool { return reflect.DeepEqual(o, v) }) {
+			if !after[literalOf(v)] {
 				c.narrowed(at, "value "+literalOf(v)+" removed")
 			}
 		}
 		for _, v := range y {
-			if !slices.ContainsFunc(x, func(o any) bool { return reflect.DeepEqual(o, v) }) {
+			if !before[literalOf(v)] {
 				// The types keep values that they do not know, but for constants.
 				c.add(at, "value "+literalOf(v)+" added", !c.request && len(x) == 1)
 			}

@@ -207,6 +207,7 @@ func (g *generation) prepare() error {
 		}
 	}
 	g.breakCycles()
+	g.boundSizes()
 	g.nameDecls()
 	for _, gr := range g.groups {
 		for _, m := range gr.methods {
@@ -384,6 +385,87 @@ func (g *generation) breakCycles() {
 		if state[d] == unseen {
 			visit(d)
 		}
+	}
+}
+
+// maxSize bounds the size of a type, in words: the compiler refuses very large ones, and a
+// schema of a few lines describes them.
+const maxSize = 4096
+
+// boundSizes makes lists of arrays and pointers of fields through which a type would be
+// larger than maxSize.
+func (g *generation) boundSizes() {
+	sizes := make(map[*decl]int)
+	var of func(u use) int
+	var bounded func(d *decl) int
+	of = func(u use) int { // also what is behind a pointer is bounded
+		if u.expr == nil {
+			return 3
+		}
+		size := 3
+		switch u.op {
+		case opNamed:
+			size = bounded(u.decl)
+		case opList, opMap:
+			of(*u.elem)
+		case opArray:
+			if size = u.n * of(*u.elem); size > maxSize {
+				u.op, size = opList, 3
+			}
+		}
+		if u.null {
+			return 3
+		}
+		return size
+	}
+	bounded = func(d *decl) int {
+		if size, ok := sizes[d]; ok {
+			return size
+		}
+		sizes[d] = 3 // what leads back here is behind a pointer
+		size := 0
+		switch d.form {
+		case formStruct:
+			for _, f := range d.fields {
+				s := of(f.use)
+				f.pointer = f.pointer || f.required && s > 3 && size+s > maxSize
+				if f.pointer || !f.required {
+					s = 3
+				}
+				size += s
+			}
+			if d.additional != nil {
+				of(*d.additional)
+				size++
+			}
+		case formTuple:
+			for i := range d.items {
+				s := of(d.items[i])
+				if s > 3 && size+s > maxSize {
+					d.items[i].null, s = true, 3
+				}
+				size += s
+			}
+			if d.rest != nil {
+				of(*d.rest)
+			}
+		case formUnion:
+			for _, v := range d.variants {
+				of(v.use)
+			}
+			size = 3 + len(d.variants)
+		case formAlias, formDefined:
+			array := d.to.expr != nil && d.to.op == opArray
+			size = of(d.to)
+			if array && d.to.op != opArray {
+				d.form = formAlias // it has methods now
+			}
+		}
+		sizes[d] = max(size, 1)
+		return sizes[d]
+	}
+	for _, d := range g.all() {
+		bounded(d)
 	}
 }
 
