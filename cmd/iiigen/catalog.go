@@ -139,6 +139,7 @@ type selection struct {
 	functions []string // patterns
 	triggers  []string // patterns; those of functions if there are none
 	namespace string
+	lenient   bool // patterns of functions may match nothing
 }
 
 // pattern returns the expression of a pattern, in which * stands for any characters.
@@ -252,8 +253,12 @@ func (s selection) selectFrom(c *catalog) (*catalog, error) {
 			return nil, fmt.Errorf("trigger type %q is in namespace %q and in %q; -namespace selects one", t.ID, picked.TriggerTypes[i].Namespace, t.Namespace)
 		}
 	}
-	if len(picked.Functions)+len(picked.TriggerTypes) == 0 {
-		return nil, fmt.Errorf("no function or trigger type matches %q", strings.Join(patterns, ","))
+	for _, p := range patterns {
+		matches := func(id string) bool { return pattern(p).MatchString(id) }
+		if !s.lenient && !slices.ContainsFunc(picked.Functions, func(f function) bool { return matches(f.ID) }) &&
+			!slices.ContainsFunc(picked.TriggerTypes, func(t triggerType) bool { return matches(t.ID) }) {
+			return nil, fmt.Errorf("no function or trigger type matches %q", p)
+		}
 	}
 	return picked, nil
 }
@@ -315,7 +320,7 @@ func describe(ctx context.Context, c *iii.Client, functions []function) error {
 		for ids := range slices.Chunk(all, infoBatch) {
 			batch, err := iii.Call[iii.FunctionInfoBatch](ctx, c, "engine::functions::info", iii.FunctionInfoInput{FunctionIDs: ids, Namespace: ns})
 			if err != nil {
-				return fmt.Errorf("schemas of functions: %w", err)
+				return fmt.Errorf("schemas of the functions %q: %w", ids, err)
 			}
 			for i, entry := range batch.Functions {
 				if i < len(ids) {
