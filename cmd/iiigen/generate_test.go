@@ -354,9 +354,16 @@ func TestManyFunctionsCompile(t *testing.T) {
 }
 
 func BenchmarkGenerate1000Functions(b *testing.B) {
-	c := thousand(b, 1000)
-	for b.Loop() {
-		generate(b, c)
+	for name, observable := range map[string]bool{"called": false, "observed": true} {
+		b.Run(name, func(b *testing.B) {
+			c := thousand(b, 1000)
+			for i := range c.Functions {
+				c.Functions[i].Observable = observable
+			}
+			for b.Loop() {
+				generate(b, c)
+			}
+		})
 	}
 }
 

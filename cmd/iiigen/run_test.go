@@ -258,7 +258,7 @@ func TestFailedRunsChangeNothing(t *testing.T) {
 		{"two documents", good + good, nil, "catalogue"},
 		{"no object", `[]`, nil, "catalogue"},
 		{"functions of a wrong type", `{"version":1,"functions":{"a::x":{}}}`, nil, "functions"},
-		{"id of a wrong type", `{"version":1,"functions":[{"id":5}]}`, nil, "functions.id"},
+		{"id of a wrong type", `{"version":1,"functions":[{"id":5}]}`, nil, "cannot unmarshal number"},
 		{"nested too deep", `{"version":1,"functions":[{"id":"a::x","request_schema":` + strings.Repeat(`{"items":`, 1e5) + `{}` + strings.Repeat("}", 1e5) + `}]}`, nil, "depth"},
 		{"no version", `{"functions":[]}`, nil, "version 0 is not supported"},
 		{"args that are none", `{"version":1,"functions":[{"id":"a::x","observable":true,"args_schema":[]}]}`, nil, `args schema of "a::x": a JSON Schema is an object or a boolean, not an array`},
