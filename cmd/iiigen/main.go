@@ -362,6 +362,9 @@ func (o *outputConfig) read(ctx context.Context, engines map[string]*iii.Client,
 	s := selection{functions: o.Functions, triggers: o.Triggers, namespace: o.Namespace, lenient: check}
 	if o.Catalog != "" {
 		c, err := loadCatalog(o.Catalog)
+		if errors.Is(err, os.ErrNotExist) {
+			err = fmt.Errorf("%w (-url reads an engine instead)", err)
+		}
 		if err != nil {
 			return nil, err
 		}
