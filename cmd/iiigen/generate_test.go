@@ -383,6 +383,7 @@ func FuzzGenerate(f *testing.F) {
 		}
 		function := fn(id, schema, schema)
 		function.Description = text
+		function.Args, function.Observable, function.Private = function.Request, true, len(text)%2 == 0
 		g := &generation{pkg: "clients", catalog: &catalog{Functions: []function_{function}}}
 		if err := g.prepare(); err != nil {
 			return // no schema
