@@ -227,7 +227,7 @@ func unwrapped(source []byte) string {
 // hostileCatalog has texts wherever strangers can put one.
 func hostileCatalog(t *testing.T) *catalog {
 	t.Helper()
-	hostile := "*/ x\n//go:build ignore\n+build ignore\n\x00\u202eevil\u2028func init() { panic(1) }\r//line a.go:1\n`\" \\ \xff %s %d"
+	hostile := "*/ x\n//go:build ignore\n+build ignore\n\x00\u202eevil\u2028func init() { panic(1) }\r//line a.go:1\n`\" `````````````  \\ \xff %s %d"
 	text, err := json.Marshal(hostile)
 	if err != nil {
 		t.Fatal(err)
