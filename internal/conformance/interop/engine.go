@@ -32,7 +32,7 @@ func startEngine(ctx context.Context, program, dir string) (*engine, error) {
 	if e.log, err = os.Create(filepath.Join(dir, "iiidev.log")); err != nil {
 		return nil, err
 	}
-	e.program = exec.CommandContext(ctx, program, "-v",
+	e.program = exec.CommandContext(ctx, program, "-v", "-protocol", "0.23",
 		"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0", "-console", "",
 		"-guard", guardConfig,
 		"-queue", `interop={"max_retries":3,"backoff_ms":100}`,

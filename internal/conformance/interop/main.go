@@ -44,6 +44,7 @@ type settings struct {
 	cache string // what is installed and built
 	logs  string // of the last run
 	only  []string
+	all   bool // go on after a scenario that waited in vain
 	out   io.Writer
 }
 
@@ -69,6 +70,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	s := settings{root: dir, cache: filepath.Join(dir, ".cache", "interop"), out: out}
 	s.logs = filepath.Join(s.cache, "logs")
+	s.all = *update
 	if *only != "" {
 		s.only = strings.Split(*only, ",")
 	}
@@ -192,6 +194,10 @@ func (s settings) runScenario(ctx context.Context, b *bench, sc scenario) (cell,
 		timeout = missingTimeout
 	}
 	c.Differences = try(ctx, b, sc, timeout)
+	if took := time.Since(begin); took >= scenarioTimeout && !s.all {
+		return cell{}, fmt.Errorf("the scenario %s waited %.0fs in vain, and the rest is not run: %s; the logs are in %s",
+			sc.name, took.Seconds(), strings.Join(c.Differences, "; "), b.dir)
+	}
 	if len(c.Differences) > 0 {
 		c.Outcome = failed
 		if isMissing {

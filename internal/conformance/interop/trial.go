@@ -39,10 +39,10 @@ var groups = []group{
 	{"Connection", links},
 }
 
-// Bounds of a scenario, which are there for what hangs; and of waiting in vain, for
-// what a peer is known not to do.
+// Bounds of a scenario, which are there for what never comes; and of waiting in vain,
+// for what a peer is known not to do.
 const (
-	scenarioTimeout = 3 * time.Minute
+	scenarioTimeout = 30 * time.Second
 	missingTimeout  = 4 * time.Second
 )
 
