@@ -47,6 +47,8 @@ type (
 	schemaJSONIn     struct{ N int }    // JSON, when decoded
 	schemaTextList   []string           // text, of a nil-able kind
 	schemaLetter     byte               // text, of a byte
+	schemaByteIn     byte               // JSON, when decoded
+	schemaBytePtr    byte               // JSON, by a method of the pointer
 	schemaKeyText    string             // text, of a string
 	schemaKeyPointer int                // text, by a method of the pointer
 	schemaKeyStruct  struct{ A, B int } // text
@@ -68,6 +70,9 @@ func (c schemaCents) MarshalJSON() ([]byte, error)       { return json.Marshal(s
 func (c *schemaCentsByPtr) MarshalJSON() ([]byte, error) { return json.Marshal([]int{c.N}) }
 func (c *schemaCentsByPtr) UnmarshalJSON([]byte) error   { return nil }
 func (*schemaJSONIn) UnmarshalJSON([]byte) error         { return nil }
+func (*schemaByteIn) UnmarshalJSON([]byte) error         { return nil }
+func (*schemaBytePtr) MarshalJSON() ([]byte, error)      { return []byte("true"), nil }
+func (*schemaBytePtr) UnmarshalJSON([]byte) error        { return nil }
 func (schemaTextList) MarshalText() ([]byte, error)      { return []byte("t"), nil }
 func (schemaLetter) MarshalText() ([]byte, error)        { return []byte("l"), nil }
 func (*schemaLetter) UnmarshalText([]byte) error         { return nil }
@@ -341,6 +346,9 @@ func schemaLeaves() (closed, open []reflect.Type) {
 		reflect.TypeFor[withSelf](), reflect.TypeFor[withList](), reflect.TypeFor[withNames](), reflect.TypeFor[withMap](), reflect.TypeFor[pointers](), reflect.TypeFor[mixed](), reflect.TypeFor[colourBox](),
 		oddTags(), reflect.TypeFor[embeds](), reflect.TypeFor[embedsMap](), reflect.StructOf([]reflect.StructField{{Name: "A", Type: reflect.TypeFor[int](), Tag: "json:\"a"}, {Name: "B", Type: reflect.TypeFor[int](), Tag: "yaml"}}),
 		reflect.TypeFor[iii.List[int]](), reflect.TypeFor[iii.List[*order]](), reflect.TypeFor[iii.Map[[]byte]](), reflect.TypeFor[iii.ListMap[big.Int]](), reflect.TypeFor[iii.StringMap](),
+		reflect.TypeFor[iii.List[byte]](), reflect.TypeFor[iii.List[octet]](), reflect.TypeFor[iii.List[schemaLetter]](), reflect.TypeFor[iii.List[iii.List[octet]]](),
+		reflect.TypeFor[iii.List[octets]](), reflect.TypeFor[iii.List[digest]](), reflect.TypeFor[iii.Map[iii.List[byte]]](), reflect.TypeFor[iii.ListMap[octet]](),
+		reflect.TypeFor[*iii.List[byte]](), reflect.TypeFor[[]*byte](), reflect.TypeFor[map[string][]byte](), reflect.TypeFor[[2][]octet](),
 		reflect.TypeFor[iii.ErrorBody](), reflect.TypeFor[iii.HTTPRequestTrigger](), reflect.TypeFor[iii.HTTPRequest[order]](), reflect.TypeFor[iii.HTTPRequest[*node]](), reflect.TypeFor[iii.HTTPResponse[[]string]](), reflect.TypeFor[iii.HTTPResponse[big.Int]](),
 	}
 	open = []reflect.Type{
@@ -350,6 +358,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 		reflect.TypeFor[withIface](), reflect.TypeFor[withAny](), reflect.TypeFor[quoted](), reflect.TypeFor[optional](), reflect.TypeFor[schemaPage[any]](), reflect.TypeFor[iii.HTTPRequest[iii.JSONValue]](),
 		reflect.TypeFor[struct{ schemaColour }](), reflect.TypeFor[struct{ A struct{ schemaColour } }](), reflect.TypeFor[struct{ uuid.UUID }](), reflect.TypeFor[map[encoding.TextMarshaler]int](),
 		reflect.TypeFor[struct{ A struct{ time.Time } }](), reflect.TypeFor[iii.State[int]](), reflect.TypeFor[iii.StateSetInput](), reflect.TypeFor[iii.UpdateOpError](),
+		reflect.TypeFor[[]schemaByteIn](), reflect.TypeFor[iii.List[schemaByteIn]](), reflect.TypeFor[[]schemaBytePtr](), reflect.TypeFor[[2]schemaBytePtr](), reflect.TypeFor[iii.List[schemaBytePtr]](),
 	}
 	return closed, open
 }

@@ -27,6 +27,9 @@ type FunctionSchemas struct {
 	// Response is the hash of the schema of the result, as [HashSchema] returns it. Empty
 	// means that the function had none.
 	Response string
+	// Args is the hash of the schema of its observers' arguments, as [HashSchema] returns
+	// it. Empty is not compared, because engines older than 0.26 list none.
+	Args string
 }
 
 // SchemaDriftError reports that functions no longer have the schemas that a generated
@@ -49,6 +52,8 @@ type SchemaDrift struct {
 	Request bool
 	// Response reports that the schema of the result differs.
 	Response bool
+	// Args reports that the schema of the observers' arguments differs.
+	Args bool
 }
 
 // Error implements error. The text lists every function.
@@ -81,6 +86,9 @@ func (d SchemaDrift) String() string {
 	}
 	if d.Response {
 		what = append(what, "response")
+	}
+	if d.Args {
+		what = append(what, "args")
 	}
 	name := d.FunctionID
 	if d.Namespace != "" {
@@ -138,8 +146,9 @@ func (c *Client) CheckSchemas(ctx context.Context, known ...FunctionSchemas) err
 		if ok {
 			d.Request = schemaHashOf(detail.RequestSchema) != f.Request
 			d.Response = schemaHashOf(detail.ResponseSchema) != f.Response
+			d.Args = f.Args != "" && schemaHashOf(detail.ArgsFormat) != f.Args
 		}
-		if d.Missing || d.Request || d.Response {
+		if d.Missing || d.Request || d.Response || d.Args {
 			drift.Functions = append(drift.Functions, d)
 		}
 	}

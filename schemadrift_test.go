@@ -135,6 +135,39 @@ func TestCheckSchemasReportsEachFunctionThatDiffers(t *testing.T) {
 	}
 }
 
+func TestCheckSchemasComparesTheArgumentsOfObservers(t *testing.T) {
+	engine := iiitest.Start(t)
+	c, err := iii.New(engine.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	args := json.RawMessage(`{"type":"object","properties":{"a":{"type":"string"}}}`)
+	if _, err := c.HandleFunc("f::x", func(context.Context, json.RawMessage) (any, error) { return nil, nil }, iii.WithArgsSchema(args)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	hash, err := iii.HashSchema(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for known, want := range map[string]string{
+		hash: "",
+		"":   "", // generated on an engine that lists none
+		"x":  "iii: the schemas of 1 function differ from those of the generated client: f::x (args)",
+	} {
+		got := ""
+		if err := c.CheckSchemas(t.Context(), iii.FunctionSchemas{FunctionID: "f::x", Args: known}); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("args %q: got error %q; want %q", known, got, want)
+		}
+	}
+}
+
 func TestCheckSchemasLooksIntoTheNamespaceThatItIsGiven(t *testing.T) {
 	c, known := served(t, "other", 1)
 	known[0].Namespace = "other"

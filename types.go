@@ -1073,7 +1073,8 @@ func orEmpty[T any](l []T) []T {
 
 // List is a slice that encodes as [] if it is nil and returns an error when decoding
 // null. A plain nil slice encodes as null, which the engine rejects where it expects
-// an array. A plain slice is assignable to a List.
+// an array. A list of bytes is an array of numbers, too, while a plain slice of them is
+// base64. A plain slice is assignable to a List.
 type List[T any] []T
 
 // MarshalJSON implements json.Marshaler. It writes a nil list as [].
@@ -1081,16 +1082,31 @@ func (l List[T]) MarshalJSON() ([]byte, error) {
 	if l == nil {
 		return []byte("[]"), nil
 	}
-	return json.Marshal([]T(l))
+	if !isByte[T]() {
+		return json.Marshal([]T(l))
+	}
+	// encoding/json encodes a slice of bytes as base64, but not one of pointers to bytes.
+	elements := make([]*T, len(l))
+	for i := range l {
+		elements[i] = &l[i]
+	}
+	return json.Marshal(elements)
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for null.
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for null and, unlike a slice
+// of bytes, for base64.
 func (l *List[T]) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return errors.New("iii: null in place of a list")
 	}
+	if isByte[T]() && bytes.HasPrefix(bytes.TrimSpace(b), []byte{'"'}) {
+		return errors.New("iii: a string in place of a list")
+	}
 	return json.Unmarshal(b, (*[]T)(l))
 }
+
+// isByte reports whether T is byte or a type of its kind.
+func isByte[T any]() bool { return reflect.TypeFor[T]().Kind() == reflect.Uint8 }
 
 func (List[T]) describe(in *inference, _ bool) (any, error) {
 	items, err := in.of(reflect.TypeFor[T](), true)

@@ -208,6 +208,9 @@ func validate(name string, doc []byte) error {
 	return resolved.Validate(instance)
 }
 
+// octet is a byte by another name.
+type octet byte
+
 // What a Go literal leaves out.
 func TestTypesEncode(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -251,6 +254,10 @@ func TestTypesEncode(t *testing.T) {
 		"counts":              {LocalInvocationStatsMessage{}, `{"type":"localinvocationstats","window_ms":0,"functions":[],"dropped_reports":[]}`},
 		"ancestors":           {Caller{Parent: &Caller{WorkerID: "v", Parent: &Caller{WorkerID: "u"}}}, `{"parent":{"worker_id":"v"}}`},
 		"observers":           {ObserversListResult{}, `{"observers":[]}`},
+		"bytes":               {List[byte]{0, 255}, `[0,255]`},
+		"no bytes":            {List[byte](nil), `[]`},
+		"lists of bytes":      {List[List[octet]]{{1}, nil}, `[[1],[]]`},
+		"map of bytes":        {ListMap[byte]{"a": {1}, "b": nil}, `{"a":[1],"b":[]}`},
 
 		"event without event": {StreamChangeEventDetail{Type: StreamEventTypeEvent}, `{"type":"event"}`},
 	} {
@@ -396,6 +403,8 @@ func TestTypesRefuse(t *testing.T) {
 		{new(Caller), []string{`{"worker_id":1}`, `{"parent":"f"}`, `[]`}},
 		{new(ObserverInfoResult), []string{`[]`, `{"observer":1}`, `{"id":1}`}},
 		{new(WorkerRegisteredMessage), []string{`{"worker_id":1,"features":[]}`, `[]`}},
+		{new(List[byte]), []string{`null`, `"AP8="`, ` ""`, `[256]`, `{}`}},
+		{new(ListMap[byte]), []string{`{"a":"AP8="}`, `{"a":null}`}},
 	} {
 		for _, doc := range test.docs {
 			if err := json.Unmarshal([]byte(doc), test.v); err == nil {

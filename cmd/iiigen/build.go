@@ -164,11 +164,6 @@ func (b *builder) build(s schema, at string, parent *decl, suffix string) use {
 		}
 		return b.merged(merged, at, parent, suffix, nil)
 	}
-	for _, keyword := range []string{"$dynamicRef", "$recursiveRef"} {
-		if s[keyword] != nil {
-			return b.raw(at, keyword+" cannot be followed")
-		}
-	}
 	return b.form(s, at, parent, suffix, nil)
 }
 
@@ -366,6 +361,11 @@ func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *m
 	if isFalse(demands(s)) {
 		return b.raw(at, "no value satisfies the schema")
 	}
+	for _, keyword := range []string{"$ref", "$dynamicRef", "$recursiveRef"} {
+		if s[keyword] != nil {
+			return b.raw(at, keyword+" cannot be followed")
+		}
+	}
 	if b.decls > maxDecls {
 		return b.raw(at, fmt.Sprintf("the schema has more than %d types", maxDecls))
 	}
@@ -418,7 +418,7 @@ func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *m
 	var u use
 	switch t {
 	case "":
-		return b.raw(at, "")
+		return b.raw(at, typeless(s))
 	case "string":
 		switch {
 		case s["format"] == "date-time":
@@ -446,6 +446,20 @@ func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *m
 	}
 	u.null = u.null || null
 	return u
+}
+
+// typeless returns why a schema without a type says nothing that a Go type could; "" if it
+// allows any value.
+func typeless(s schema) string {
+	demanded := demands(s)
+	delete(demanded, "nullable")
+	if _, ok := demanded["type"]; ok && len(typesOf(s)) == 0 {
+		return "the type is " + kindOf(s["type"]) + ", which names none"
+	}
+	if len(demanded) == 0 {
+		return ""
+	}
+	return "the schema names no type, only " + strings.Join(slices.Sorted(maps.Keys(demanded)), ", ")
 }
 
 // guessType returns the type that keywords imply where there is none.
@@ -553,7 +567,7 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 		u := b.raw(at, "")
 		if null {
 			u.why = "null is the only value"
-		} else if len(parts) > 0 {
+		} else {
 			u = b.raw(at, "no value satisfies the schema")
 		}
 		return u
@@ -577,7 +591,7 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 
 	// Constants of one type are an enumeration, whose values have descriptions.
 	var values []any
-	var docs []string
+	docs := make(map[string]string) // by the values
 	for _, br := range branches {
 		list, ok := constants(br.s)
 		if _, isRef := br.s["$ref"]; isRef || !ok {
@@ -586,18 +600,14 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 		}
 		for _, v := range list {
 			values = append(values, v)
-			docs = append(docs, textOf(br.s))
+			docs[literalOf(v)] = textOf(br.s)
 		}
 	}
 	if len(values) > 1 && sameKind(values) {
 		u := b.enum(base, values, at, parent, suffix, slot)
 		if u.op == opNamed && u.decl.form == formEnum {
 			for i := range u.decl.values {
-				for j, v := range values {
-					if literalOf(v) == u.decl.values[i].literal {
-						u.decl.values[i].doc = docs[j]
-					}
-				}
+				u.decl.values[i].doc = docs[u.decl.values[i].literal]
 			}
 		}
 		u.null = u.null || null
@@ -877,10 +887,12 @@ func literalOf(v any) string {
 func (b *builder) enum(s schema, values []any, at string, parent *decl, suffix string, slot *memo) use {
 	var kept []any
 	null := false
+	seen := make(map[string]bool)
 	for _, v := range values {
-		if v == nil {
+		if literal := literalOf(v); v == nil {
 			null = true
-		} else if !slices.ContainsFunc(kept, func(o any) bool { return reflect.DeepEqual(o, v) }) {
+		} else if !seen[literal] {
+			seen[literal] = true
 			kept = append(kept, v)
 		}
 	}
@@ -896,7 +908,14 @@ func (b *builder) enum(s schema, values []any, at string, parent *decl, suffix s
 	case len(kept) == 0:
 		return b.raw(at, "no value satisfies the schema")
 	case !sameKind(kept):
-		u := b.raw(at, "the values have several types: "+literalOf(kept))
+		why := "the values are objects or arrays"
+		if slices.ContainsFunc(kept, func(v any) bool { return kindOf(v) != kindOf(kept[0]) }) {
+			why = "the values have several types"
+		}
+		if text := literalOf(kept); len(text) <= 200 {
+			why += ": " + text
+		}
+		u := b.raw(at, why)
 		u.null = null
 		return u
 	case slices.ContainsFunc(kept, beyondFloat):
@@ -1013,13 +1032,10 @@ func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *
 	}
 	low, hasLow := numberOf(s["minItems"])
 	high, hasHigh := numberOf(s["maxItems"])
-	if hasLow && hasHigh && low.Cmp(high) == 0 && s["uniqueItems"] != true {
+	if hasLow && hasHigh && low.Cmp(high) == 0 && low.IsInt() && s["uniqueItems"] != true {
 		if n, _ := low.Int64(); n > 0 && n <= maxArray {
 			return use{expr: &expr{op: opArray, elem: &elem, n: int(n)}}
 		}
-	}
-	if elem.op == opPrim && elem.prim == "uint8" && !elem.null { // slices of bytes are base64 in JSON
-		elem = prim("uint16")
 	}
 	return use{expr: &expr{op: opList, elem: &elem}}
 }
@@ -1062,6 +1078,12 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 			return use{expr: &expr{op: opMap, elem: &use{expr: &expr{op: opRaw}}, why: why}}
 		}
 	}
+	for name, p := range b.conditional(s) {
+		if _, ok := properties[name]; !ok && speakable(name) {
+			properties = maps.Clone(properties)
+			properties[name] = p
+		}
+	}
 	d, u := b.newDecl(formStruct, s, parent, suffix, slot)
 	u.null = null
 	if slot != nil {
@@ -1098,6 +1120,38 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 		d.additional = &elem
 	}
 	return u
+}
+
+// conditional returns the properties that only some values have: those that conditions name.
+// Of those with several schemas it says nothing.
+func (b *builder) conditional(s schema) map[string]any {
+	var all []schema
+	for _, k := range []string{"then", "else"} {
+		if c, ok := asSchema(s[k]); ok && s["if"] != nil {
+			all = append(all, c)
+		}
+	}
+	dependent, _ := s["dependentSchemas"].(map[string]any)
+	for _, name := range slices.Sorted(maps.Keys(dependent)) {
+		if c, ok := asSchema(dependent[name]); ok {
+			all = append(all, c)
+		}
+	}
+	found := make(map[string]any)
+	for _, c := range all {
+		flat, err := b.flat(c)
+		if err != nil {
+			continue
+		}
+		properties, _ := flat["properties"].(map[string]any)
+		for name, p := range properties {
+			if old, ok := found[name]; ok && !reflect.DeepEqual(old, p) {
+				p = true
+			}
+			found[name] = p
+		}
+	}
+	return found
 }
 
 // speakable reports whether a struct tag can hold the name of a property in all versions of

@@ -34,6 +34,9 @@ type function struct {
 	Metadata    json.RawMessage `json:"metadata,omitempty"`
 	Request     json.RawMessage `json:"request_schema,omitempty"`
 	Response    json.RawMessage `json:"response_schema,omitempty"`
+	Args        json.RawMessage `json:"args_schema,omitempty"` // of its observers
+	Private     bool            `json:"private,omitempty"`     // it can be observed, not called
+	Observable  bool            `json:"observable,omitempty"`
 }
 
 // triggerType is a trigger type as the engine lists it.
@@ -115,7 +118,7 @@ func (c *catalog) normalize() {
 	})
 	for i := range c.Functions {
 		f := &c.Functions[i]
-		f.Metadata, f.Request, f.Response = present(f.Metadata), present(f.Request), present(f.Response)
+		f.Metadata, f.Request, f.Response, f.Args = present(f.Metadata), present(f.Request), present(f.Response), present(f.Args)
 	}
 	for i := range c.TriggerTypes {
 		t := &c.TriggerTypes[i]
@@ -136,6 +139,7 @@ type selection struct {
 	functions []string // patterns
 	triggers  []string // patterns; those of functions if there are none
 	namespace string
+	lenient   bool // patterns of functions may match nothing
 }
 
 // pattern returns the expression of a pattern, in which * stands for any characters.
@@ -181,8 +185,9 @@ func named(patterns []string, id string) bool {
 // builtinTriggers are the trigger types that have config types in package iii.
 var builtinTriggers = []string{"http", "cron", "durable:subscriber", "subscribe", "state", "stream", "stream:join", "stream:leave", "log", "trace", "configuration"}
 
-// selectFrom returns what is selected. An id that is in several namespaces is the one in
-// "default"; without one there it is an error.
+// selectFrom returns what is selected, without functions that other workers can neither call
+// nor observe. An id that is in several namespaces is the one in "default"; without one there
+// it is an error.
 func (s selection) selectFrom(c *catalog) (*catalog, error) {
 	patterns := s.functions
 	if len(patterns) == 0 {
@@ -194,9 +199,9 @@ func (s selection) selectFrom(c *catalog) (*catalog, error) {
 	}
 	picked := &catalog{}
 	at := make(map[string]int)
-	for _, f := range c.Functions {
-		if s.namespace != "" && f.Namespace != s.namespace || !matchesAny(patterns, f.ID) || f.internal() && !named(patterns, f.ID) {
-			continue
+	pick := func(f function) error {
+		if s.namespace != "" && f.Namespace != s.namespace || f.Private && !f.Observable {
+			return nil
 		}
 		i, twice := at[f.ID]
 		switch {
@@ -206,12 +211,30 @@ func (s selection) selectFrom(c *catalog) (*catalog, error) {
 		case f.Namespace == defaultNamespace:
 			picked.Functions[i] = f
 		case picked.Functions[i].Namespace != defaultNamespace:
-			return nil, fmt.Errorf("function %q is in namespace %q and in %q; -namespace selects one", f.ID, picked.Functions[i].Namespace, f.Namespace)
+			return fmt.Errorf("function %q is in namespace %q and in %q; -namespace selects one", f.ID, picked.Functions[i].Namespace, f.Namespace)
+		}
+		return nil
+	}
+	matches := func(patterns []string, f function) bool {
+		return matchesAny(patterns, f.ID) && (!f.internal() || named(patterns, f.ID))
+	}
+	for _, f := range c.Functions {
+		if matches(patterns, f) {
+			if err := pick(f); err != nil {
+				return nil, err
+			}
 		}
 	}
 	workers := make(map[string]bool)
 	for _, f := range picked.Functions {
 		workers[f.Worker] = f.Worker != "" && !engineOwned(f.ID)
+	}
+	for _, f := range c.Functions { // a private function is what a trigger type is on other engines
+		if f.Private && !matches(patterns, f) && (matches(s.triggers, f) || len(s.triggers) == 0 && workers[f.Worker] && !f.internal()) {
+			if err := pick(f); err != nil {
+				return nil, err
+			}
+		}
 	}
 	atTrigger := make(map[string]int)
 	for _, t := range c.TriggerTypes {
@@ -230,8 +253,12 @@ func (s selection) selectFrom(c *catalog) (*catalog, error) {
 			return nil, fmt.Errorf("trigger type %q is in namespace %q and in %q; -namespace selects one", t.ID, picked.TriggerTypes[i].Namespace, t.Namespace)
 		}
 	}
-	if len(picked.Functions)+len(picked.TriggerTypes) == 0 {
-		return nil, fmt.Errorf("no function or trigger type matches %q", strings.Join(patterns, ","))
+	for _, p := range patterns {
+		matches := func(id string) bool { return pattern(p).MatchString(id) }
+		if !s.lenient && !slices.ContainsFunc(picked.Functions, func(f function) bool { return matches(f.ID) }) &&
+			!slices.ContainsFunc(picked.TriggerTypes, func(t triggerType) bool { return matches(t.ID) }) {
+			return nil, fmt.Errorf("no function or trigger type matches %q", p)
+		}
 	}
 	return picked, nil
 }
@@ -249,7 +276,8 @@ func readEngine(ctx context.Context, c *iii.Client, s selection) (*catalog, erro
 	}
 	all := &catalog{}
 	for _, f := range listed.Functions {
-		all.Functions = append(all.Functions, function{ID: f.FunctionID, Namespace: f.Namespace, Worker: f.WorkerName, Description: deref(f.Description), Metadata: f.Metadata})
+		all.Functions = append(all.Functions, function{ID: f.FunctionID, Namespace: f.Namespace, Worker: f.WorkerName, Description: deref(f.Description), Metadata: f.Metadata,
+			Private: deref(f.Private), Observable: deref(f.Observable)})
 	}
 	types, err := iii.Call[iii.TriggerTypesListResult](ctx, c, "engine::triggers::list", iii.TriggerTypeFilter{IncludeInternal: true})
 	var unknown *iii.Error
@@ -292,7 +320,7 @@ func describe(ctx context.Context, c *iii.Client, functions []function) error {
 		for ids := range slices.Chunk(all, infoBatch) {
 			batch, err := iii.Call[iii.FunctionInfoBatch](ctx, c, "engine::functions::info", iii.FunctionInfoInput{FunctionIDs: ids, Namespace: ns})
 			if err != nil {
-				return fmt.Errorf("schemas of functions: %w", err)
+				return fmt.Errorf("schemas of the functions %q: %w", ids, err)
 			}
 			for i, entry := range batch.Functions {
 				if i < len(ids) {
@@ -311,14 +339,16 @@ func describe(ctx context.Context, c *iii.Client, functions []function) error {
 			return fmt.Errorf("function %q: the engine does not describe it", f.ID)
 		}
 		f.Request, f.Response, f.Metadata = entry.Detail.RequestSchema, entry.Detail.ResponseSchema, entry.Detail.Metadata
+		f.Args, f.Private, f.Observable = entry.Detail.ArgsFormat, deref(entry.Detail.Private), deref(entry.Detail.Observable)
 		f.Description = deref(entry.Detail.Description)
 	}
 	return nil
 }
 
-func deref(s *string) string {
-	if s == nil {
-		return ""
+// deref returns what p points to, the zero value for nil.
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
 	}
-	return *s
+	return v
 }

@@ -123,8 +123,7 @@ func compareCatalogs(old, now *catalog) []difference {
 		now     json.RawMessage
 		request bool
 	}
-	compare := func(kind, id, oldText, nowText string, parts ...part) {
-		d := difference{kind: kind, id: id}
+	compare := func(d difference, oldText, nowText string, parts ...part) {
 		for _, p := range parts {
 			d.changes = append(d.changes, compareSchemas(p.name, p.old, p.now, p.request)...)
 		}
@@ -134,6 +133,21 @@ func compareCatalogs(old, now *catalog) []difference {
 		if len(d.changes) > 0 {
 			all = append(all, d)
 		}
+	}
+	access := func(before, after function) (changes []change) {
+		switch {
+		case !before.Private && after.Private:
+			changes = append(changes, change{what: "only its own worker can call it now", breaking: true})
+		case before.Private && !after.Private:
+			changes = append(changes, change{what: "other workers can call it now"})
+		}
+		switch {
+		case before.Observable && !after.Observable:
+			changes = append(changes, change{what: "it cannot be observed any more", breaking: true})
+		case !before.Observable && after.Observable:
+			changes = append(changes, change{what: "it can be observed now"})
+		}
+		return changes
 	}
 	oldFunctions, nowFunctions := make(map[string]function), make(map[string]function)
 	for _, f := range old.Functions {
@@ -151,8 +165,9 @@ func compareCatalogs(old, now *catalog) []difference {
 		case !is:
 			all = append(all, difference{"function", id, []change{{what: "removed", breaking: true}}})
 		default:
-			compare("function", id, before.Description+"\n"+before.Namespace+"\n"+string(canonical(before.Metadata)), after.Description+"\n"+after.Namespace+"\n"+string(canonical(after.Metadata)),
-				part{"request", before.Request, after.Request, true}, part{"response", before.Response, after.Response, false})
+			compare(difference{"function", id, access(before, after)}, before.Description+"\n"+before.Namespace+"\n"+string(canonical(before.Metadata)), after.Description+"\n"+after.Namespace+"\n"+string(canonical(after.Metadata)),
+				part{"request", before.Request, after.Request, true}, part{"response", before.Response, after.Response, false},
+				part{"args", before.Args, after.Args, true})
 		}
 	}
 	oldTypes, nowTypes := make(map[string]triggerType), make(map[string]triggerType)
@@ -171,7 +186,7 @@ func compareCatalogs(old, now *catalog) []difference {
 		case !is:
 			all = append(all, difference{"trigger type", id, []change{{what: "removed", breaking: true}}})
 		default:
-			compare("trigger type", id, before.Description, after.Description,
+			compare(difference{kind: "trigger type", id: id}, before.Description, after.Description,
 				part{"config", before.Config, after.Config, true}, part{"payload", before.Payload, after.Payload, false})
 		}
 	}
@@ -385,13 +400,14 @@ func (c *comparison) compareConstants(at string, a, b schema) {
 	y, okY := constants(b)
 	switch {
 	case okX && okY:
+		before, after := literals(x), literals(y)
 		for _, v := range x {
-			if !slices.ContainsFunc(y, func(o any) bool { return reflect.DeepEqual(o, v) }) {
+			if !after[literalOf(v)] {
 				c.narrowed(at, "value "+literalOf(v)+" removed")
 			}
 		}
 		for _, v := range y {
-			if !slices.ContainsFunc(x, func(o any) bool { return reflect.DeepEqual(o, v) }) {
+			if !before[literalOf(v)] {
 				// The types keep values that they do not know, but for constants.
 				c.add(at, "value "+literalOf(v)+" added", !c.request && len(x) == 1)
 			}

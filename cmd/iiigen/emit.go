@@ -143,7 +143,7 @@ func (g *generation) printStructs(decls []*decl) (string, error) {
 		if text := commentText(d.doc); text != "" {
 			doc = sentence(d.name, text)
 		} else if d.root {
-			doc = fmt.Sprintf("%s is the %s of %s.", d.name, d.part, commentText(strconv.Quote(d.schemaOf)))
+			doc = d.name + " " + d.purpose()
 		}
 		t := &schemas.ObjectAsType{Type: schemas.TypeList{"object"}, Description: doc, Properties: map[string]*schemas.Type{}}
 		add := func(key, name, typ, tag, doc string) {
@@ -222,7 +222,11 @@ func (g *generation) typeOf(u use, optional bool) string {
 		t = fmt.Sprintf("[%d]%s", u.n, g.typeOf(*u.elem, false))
 	case opList:
 		t, nilable = "iii.List["+g.typeOf(*u.elem, false)+"]", true
-		if u.null || optional {
+		switch {
+		case !u.null && !optional:
+		case u.elem.op == opPrim && u.elem.prim == "uint8" && !u.elem.null: // a slice would be base64
+			nilable = false
+		default:
 			t = "[]" + g.typeOf(*u.elem, false)
 		}
 	case opMap:
@@ -239,6 +243,15 @@ func (g *generation) typeOf(u use, optional bool) string {
 
 func (g *generation) isNilable(u use) bool {
 	return u.op == opRaw || u.op == opBytes || (u.op == opList || u.op == opMap) || u.null
+}
+
+// purpose returns what a whole schema is for.
+func (d *decl) purpose() string {
+	what := "is the " + d.part + " of "
+	if d.part == "args" {
+		what = "has the arguments of observers of "
+	}
+	return what + commentText(strconv.Quote(d.schemaOf)) + "."
 }
 
 // writeComment writes a text as a doc comment.
@@ -287,7 +300,7 @@ func (g *generation) writeDecl(b *strings.Builder, d *decl) {
 	}
 	root := ""
 	if d.root {
-		root = fmt.Sprintf(" It is the %s of %s.", d.part, strconv.Quote(d.schemaOf))
+		root = " It " + d.purpose()
 	}
 	switch d.form {
 	case formStruct:
@@ -490,7 +503,11 @@ var %[2]s = []iii.FunctionSchemas{
 		if m.hashes.Namespace != "" {
 			ns = ", Namespace: " + strconv.Quote(m.hashes.Namespace)
 		}
-		fmt.Fprintf(b, "\t{FunctionID: %s%s, Request: %q, Response: %q},\n", strconv.Quote(m.function.ID), ns, m.hashes.Request, m.hashes.Response)
+		args := ""
+		if m.hashes.Args != "" {
+			args = fmt.Sprintf(", Args: %q", m.hashes.Args)
+		}
+		fmt.Fprintf(b, "\t{FunctionID: %s%s, Request: %q, Response: %q%s},\n", strconv.Quote(m.function.ID), ns, m.hashes.Request, m.hashes.Response, args)
 	}
 	fmt.Fprintf(b, `}
 
@@ -501,7 +518,12 @@ func (c %[1]s) CheckSchemas(ctx context.Context) error {
 }
 `, gr.client, schemasName)
 	for _, m := range gr.methods {
-		g.writeMethod(b, gr, m)
+		if !m.function.Private {
+			g.writeMethod(b, gr, m)
+		}
+		if m.source != "" {
+			g.writeObserver(b, gr, m)
+		}
 	}
 	for _, t := range gr.triggers {
 		g.writeTrigger(b, gr, t)
@@ -545,6 +567,51 @@ func (g *generation) writeMethod(b *strings.Builder, gr *group, m *method) {
 			fmt.Fprintf(b, "\t%s = %s\n", c.name, strconv.Quote(c.value))
 		}
 		b.WriteString(")\n")
+	}
+}
+
+// writeObserver writes the helpers for observers of a function. The target of one that is
+// private, and so is called for events alone, receives its input; that of another one the
+// envelope of a call.
+func (g *generation) writeObserver(b *strings.Builder, gr *group, m *method) {
+	g.helpers["observe"] = true
+	f := m.function
+	id := strconv.Quote(f.ID)
+	fields := "FunctionID: " + id
+	if m.hashes.Namespace != "" {
+		fields += ", Namespace: " + strconv.Quote(m.hashes.Namespace)
+	}
+	takes, passes := "", ""
+	if m.args.decl != nil {
+		takes, passes = "args "+g.typeOf(m.args.use, false), "args"
+		fields += ", Args: args"
+	}
+	received, what := g.typeOf(m.in.use, false), "input of each call"
+	if f.Private {
+		fields += ", Deliver: iii.ObserveDeliverInput"
+	} else {
+		received, what = m.observed, "[iii.Observed] of each call that succeeds"
+	}
+	doc := fmt.Sprintf("%s returns the source of an observer of %s, whose target receives the %s. The caller may add filters, or change what is delivered, before [iii.Client.Observe].", m.source, id, what)
+	if text := commentText(f.Description); text != "" && f.Private {
+		doc += "\n\n" + text
+	}
+	b.WriteString("\n")
+	writeComment(b, "", doc)
+	fmt.Fprintf(b, "func (%s) %s(%s) iii.Source {\n\treturn iii.Source{%s}\n}\n\n", gr.client, m.source, takes, fields)
+	if takes != "" {
+		takes += ", "
+	}
+	writeComment(b, "", fmt.Sprintf("%s makes an observer of %s, which runs the function target.", m.observe, id))
+	fmt.Fprintf(b, "func (c %s) %s(target string, %sopts ...iii.ObserveOption) (*iii.Observer, error) {\n\treturn c.Client.Observe(c.%s(%s), target, opts...)\n}\n\n",
+		gr.client, m.observe, takes, m.source, passes)
+	writeComment(b, "", fmt.Sprintf("%s registers the function target and an observer of %s that runs it. If the observer cannot be made, the function is not registered either.", m.on, id))
+	fmt.Fprintf(b, "func (c %s) %s(target string, %shandler func(context.Context, %s) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {\n\treturn observe(c.Client, c.%s(%s), target, handler, opts)\n}\n",
+		gr.client, m.on, takes, received, m.source, passes)
+	if m.observed != "" {
+		b.WriteString("\n")
+		writeComment(b, "", fmt.Sprintf("%s is what the target of an observer of %s receives.", m.observed, id))
+		fmt.Fprintf(b, "type %s = iii.Observed[%s, %s]\n", m.observed, g.typeOf(m.in.use, false), g.typeOf(m.out.use, false))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/iii-go/iii"
 )
@@ -55,7 +56,12 @@ type method struct {
 	name     string
 	send     string
 	enqueue  string
+	source   string // these three are "" if the function cannot be observed
+	observe  string
+	on       string
+	observed string // the type of what its observers' targets receive
 	in, out  root
+	args     root
 	codes    []code
 	hashes   iii.FunctionSchemas
 }
@@ -146,6 +152,18 @@ func (g *generation) prepare() error {
 			t.add = gr.taken.add("Trigger"+t.base, "Trigger"+t.base+"Type")
 			t.handle = gr.taken.add("On"+t.base, "On"+t.base+"Type")
 		}
+		for _, m := range gr.methods {
+			if !m.function.Observable {
+				continue
+			}
+			m.source = gr.taken.add(m.name+"Source", m.name+"ObserverSource")
+			m.observe = gr.taken.add("Observe"+m.name, "Observe"+m.name+"Function")
+			if rest, ok := strings.CutPrefix(m.name, "On"); ok && m.function.Private && rest != "" && unicode.IsUpper([]rune(rest)[0]) {
+				m.on = m.name // nothing else has it, since the function cannot be called
+			} else {
+				m.on = gr.taken.add("On"+m.name, "On"+m.name+"Function")
+			}
+		}
 	}
 
 	for _, gr := range g.groups {
@@ -168,6 +186,15 @@ func (g *generation) prepare() error {
 			if m.hashes.Response, err = iii.HashSchema(f.Response); err != nil {
 				return fmt.Errorf("function %q: response: %w", f.ID, err)
 			}
+			if !f.Observable || present(f.Args) == nil {
+				continue
+			}
+			if m.args, err = g.root(gr, f.ID, "args", m.name, "Args", f.Args); err != nil {
+				return err
+			}
+			if m.hashes.Args, err = iii.HashSchema(f.Args); err != nil {
+				return fmt.Errorf("function %q: args: %w", f.ID, err)
+			}
 		}
 		for _, t := range gr.triggers {
 			var err error
@@ -180,9 +207,16 @@ func (g *generation) prepare() error {
 		}
 	}
 	g.breakCycles()
+	g.boundSizes()
 	g.nameDecls()
 	for _, gr := range g.groups {
 		for _, m := range gr.methods {
+			if m.source != "" && !m.function.Private {
+				m.observed = g.names.add(m.name+"Observed", gr.client+m.name+"Observed")
+			}
+			if m.function.Private {
+				continue
+			}
 			for _, c := range codesOf(m.function.Metadata) {
 				c.name = g.names.add(m.name+"Code"+valueName(c.value), gr.client+m.name+"Code"+valueName(c.value))
 				m.codes = append(m.codes, c)
@@ -351,6 +385,87 @@ func (g *generation) breakCycles() {
 		if state[d] == unseen {
 			visit(d)
 		}
+	}
+}
+
+// maxSize bounds the size of a type, in words: the compiler refuses very large ones, and a
+// schema of a few lines describes them.
+const maxSize = 4096
+
+// boundSizes makes lists of arrays and pointers of fields through which a type would be
+// larger than maxSize.
+func (g *generation) boundSizes() {
+	sizes := make(map[*decl]int)
+	var of func(u use) int
+	var bounded func(d *decl) int
+	of = func(u use) int { // also what is behind a pointer is bounded
+		if u.expr == nil {
+			return 3
+		}
+		size := 3
+		switch u.op {
+		case opNamed:
+			size = bounded(u.decl)
+		case opList, opMap:
+			of(*u.elem)
+		case opArray:
+			if size = u.n * of(*u.elem); size > maxSize {
+				u.op, size = opList, 3
+			}
+		}
+		if u.null {
+			return 3
+		}
+		return size
+	}
+	bounded = func(d *decl) int {
+		if size, ok := sizes[d]; ok {
+			return size
+		}
+		sizes[d] = 3 // what leads back here is behind a pointer
+		size := 0
+		switch d.form {
+		case formStruct:
+			for _, f := range d.fields {
+				s := of(f.use)
+				f.pointer = f.pointer || f.required && s > 3 && size+s > maxSize
+				if f.pointer || !f.required {
+					s = 3
+				}
+				size += s
+			}
+			if d.additional != nil {
+				of(*d.additional)
+				size++
+			}
+		case formTuple:
+			for i := range d.items {
+				s := of(d.items[i])
+				if s > 3 && size+s > maxSize {
+					d.items[i].null, s = true, 3
+				}
+				size += s
+			}
+			if d.rest != nil {
+				of(*d.rest)
+			}
+		case formUnion:
+			for _, v := range d.variants {
+				of(v.use)
+			}
+			size = 3 + len(d.variants)
+		case formAlias, formDefined:
+			array := d.to.expr != nil && d.to.op == opArray
+			size = of(d.to)
+			if array && d.to.op != opArray {
+				d.form = formAlias // it has methods now
+			}
+		}
+		sizes[d] = max(size, 1)
+		return sizes[d]
+	}
+	for _, d := range g.all() {
+		bounded(d)
 	}
 }
 

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"go/types"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -55,7 +57,15 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 		{"constants of one member of oneOf each", `{"oneOf":[{"const":"a","description":"First."},{"const":"b"}]}`, map[string]string{"XInput": "string"}},
 		{"times", `{"type":"string","format":"date-time"}`, map[string]string{"XInput": "time.Time"}},
 		{"base64 or null", `{"type":["string","null"],"contentEncoding":"base64"}`, map[string]string{"XInput": "[]byte"}},
-		{"list of bytes", `{"type":"array","items":{"type":"integer","minimum":0,"maximum":255}}`, map[string]string{"XInput": "iii.List[uint16]"}},
+		{"list of bytes", `{"type":"array","items":{"type":"integer","minimum":0,"maximum":255}}`, map[string]string{"XInput": "iii.List[uint8]"}},
+		{
+			"lists of bytes by whether they may be null or absent",
+			`{"type":"object","$defs":{"b":{"type":"array","items":{"type":"integer","format":"uint8"}}},"properties":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/b"},"c":{"type":["array","null"],"items":{"type":"integer","format":"uint8"}},"d":{"type":"array","items":{"type":["integer","null"],"format":"uint8"}},"e":{"type":"object","additionalProperties":{"$ref":"#/$defs/b"}},"f":{"type":["string","array"],"items":{"type":"integer","format":"uint8"}}},"required":["a","c"]}`,
+			map[string]string{
+				"XInput":  `struct{A iii.List[uint8] "json:\"a\""; B *iii.List[uint8] "json:\"b,omitzero\""; C *iii.List[uint8] "json:\"c\""; D []*uint8 "json:\"d,omitzero\""; E map[string]iii.List[uint8] "json:\"e,omitzero\""; F *XInputF "json:\"f,omitzero\""}`,
+				"XInputF": "struct{String *string; List *iii.List[uint8]; Raw json.RawMessage}",
+			},
+		},
 		{"array", `{"type":"array","items":{"type":"boolean"},"minItems":3,"maxItems":3}`, map[string]string{"XInput": "[3]bool"}},
 		{"array that is too long for one", `{"type":"array","items":{"type":"boolean"},"minItems":1000000000,"maxItems":1000000000}`, map[string]string{"XInput": "iii.List[bool]"}},
 		{
@@ -104,6 +114,15 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 		{"reference to elsewhere", `{"$ref":"https://example.com/a.json"}`, map[string]string{"XInput": "json.RawMessage"}},
 		{"reference into a property", `{"type":"object","properties":{"a":{"type":"object","properties":{"x":{"type":"string"}}},"b":{"$ref":"#/properties/a"}}}`, map[string]string{
 			"XInput": `struct{A *XInputA "json:\"a,omitzero\""; B *XInputB "json:\"b,omitzero\""}`, "XInputA": `struct{X *string "json:\"x,omitzero\""}`, "XInputB": `struct{X *string "json:\"x,omitzero\""}`}},
+		{"reference to the schema by its own id", `{"$id":"https://example.com/a#","type":"object","properties":{"a":{"$ref":"https://example.com/a#/$defs/B"}},"$defs":{"B":{"type":"string"}}}`, map[string]string{"XInput": `struct{A *string "json:\"a,omitzero\""}`}},
+		{"reference of a wrong type", `{"$ref":5}`, map[string]string{"XInput": "json.RawMessage"}},
+		{
+			"members that conditions name",
+			`{"type":"object","properties":{"k":{"type":"string"}},"if":{"properties":{"k":{"const":"a"}}},"then":{"properties":{"x":{"type":"integer"},"y":{"type":"string"}},"required":["x"]},"else":{"properties":{"y":{"type":"boolean"},"k":{"const":"b"}}},"dependentSchemas":{"k":{"$ref":"#/$defs/Z"}},"$defs":{"Z":{"properties":{"z":{"type":"boolean"}}}}}`,
+			map[string]string{"XInput": `struct{K *string "json:\"k,omitzero\""; X *int "json:\"x,omitzero\""; Y json.RawMessage "json:\"y,omitzero\""; Z *bool "json:\"z,omitzero\""}`},
+		},
+		{"length that is no integer", `{"type":"array","items":{"type":"boolean"},"minItems":1.5,"maxItems":1.5}`, map[string]string{"XInput": "iii.List[bool]"}},
+		{"arrays of arrays", `{"type":"array","minItems":64,"maxItems":64,"items":{"type":"array","minItems":64,"maxItems":64,"items":{"type":"boolean"}}}`, map[string]string{"XInput": "iii.List[[64]bool]"}},
 		{"unknown type", `{"type":"date"}`, map[string]string{"XInput": "json.RawMessage"}},
 		{"keywords of wrong types", `{"type":"object","properties":{"a":5,"b":"x"},"required":"a"}`, map[string]string{"XInput": `struct{A json.RawMessage "json:\"a,omitzero\""; B json.RawMessage "json:\"b,omitzero\""}`}},
 	}
@@ -121,8 +140,59 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 	}
 }
 
+// The compiler refuses types that are larger than its address space, which a few lines describe.
+func TestTypesHaveABoundedSize(t *testing.T) {
+	chain := func(form string) string { // each definition has the next one several times
+		defs := []string{`"A40":{"type":"object","properties":{"a":{"type":"string"}},"required":["a"]}`}
+		for i := range 40 {
+			defs = append(defs, fmt.Sprintf("%q:%s", fmt.Sprint("A", i), strings.ReplaceAll(form, "NEXT", fmt.Sprintf("%q:\"#/$defs/A%d\"", "$ref", i+1))))
+		}
+		return `{"$ref":"#/$defs/A0","$defs":{` + strings.Join(defs, ",") + `}}`
+	}
+	schemas := map[string]string{
+		"arrays":            strings.Repeat(`{"type":"array","minItems":64,"maxItems":64,"items":`, 20) + `{"type":"string"}` + strings.Repeat("}", 20),
+		"members":           chain(`{"type":"object","properties":{"a":{NEXT},"b":{NEXT}},"required":["a","b"]}`),
+		"arrays of objects": chain(`{"type":"object","properties":{"a":{"type":"array","minItems":3,"maxItems":3,"items":{NEXT}}},"required":["a"]}`),
+		"tuples":            chain(`{"type":"array","prefixItems":[{NEXT},{NEXT}],"minItems":2,"items":{NEXT}}`),
+		"optional arrays":   chain(`{"type":"object","properties":{"a":{"type":"array","minItems":9,"maxItems":9,"items":{NEXT}}}}`),
+		"maps":              chain(`{"type":"object","additionalProperties":{"type":"array","minItems":9,"maxItems":9,"items":{NEXT}}}`),
+		"variants":          chain(`{"anyOf":[{"type":"array","minItems":9,"maxItems":9,"items":{NEXT}},{"type":"string"}]}`),
+	}
+	sizes := types.SizesFor("gc", "amd64")
+	for name, schema := range schemas {
+		files, _ := generate(t, &catalog{Functions: []function{fn("w::x", schema, "")}})
+		pkg := compile(t, files)
+		for _, n := range pkg.Scope().Names() {
+			if tn, ok := pkg.Scope().Lookup(n).(*types.TypeName); ok {
+				if _, generic := tn.Type().(*types.Named); !generic || tn.Type().(*types.Named).TypeParams().Len() == 0 {
+					if size := sizes.Sizeof(tn.Type()); size > 2*maxSize*8 || size < 0 {
+						t.Errorf("%s: %s has %d bytes", name, n, size)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestLargeEnumerationsTakeLinearTime(t *testing.T) {
+	list := func(from int) string {
+		var all []string
+		for i := range 20000 {
+			all = append(all, fmt.Sprintf("%q", fmt.Sprint("v", from+i)))
+		}
+		return `{"enum":[` + strings.Join(all, ",") + `]}`
+	}
+	begin := time.Now()
+	files, _ := generate(t, &catalog{Functions: []function{fn("w::x", list(0), "")}})
+	compareSchemas("request", json.RawMessage(list(0)), json.RawMessage(list(5)), true)
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("took %v", took)
+	}
+	compile(t, files)
+}
+
 func TestPlacesThatGoCannotTypeAreExplained(t *testing.T) {
-	files, g := generate(t, &catalog{Functions: []function{fn("w::x", `{"type":"object","properties":{"a/b":{"enum":["x",1]},"c":{"$ref":"#/nowhere"}}}`, "")}})
+	files, g := generate(t, &catalog{Functions: []function{fn("w::x", `{"type":"object","properties":{"a/b":{"enum":["x",1]},"c":{"$ref":"#/nowhere"},"d":{"not":{"type":"string"}},"e":{"type":7},"f":{"$dynamicRef":"#x"},"g":{"const":[1]}}}`, "")}})
 	var got []string
 	for _, n := range g.notes {
 		got = append(got, n.String())
@@ -130,6 +200,10 @@ func TestPlacesThatGoCannotTypeAreExplained(t *testing.T) {
 	want := []string{
 		`w::x: request: /properties/a~1b: the values have several types: ["x",1]`,
 		`w::x: request: /properties/c: $ref "#/nowhere" points to nothing`,
+		`w::x: request: /properties/d: the schema names no type, only not`,
+		`w::x: request: /properties/e: the type is a number, which names none`,
+		`w::x: request: /properties/f: $dynamicRef cannot be followed`,
+		`w::x: request: /properties/g: the values are objects or arrays: [[1]]`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("notes (-want +got):\n%s", diff)
@@ -153,7 +227,7 @@ func unwrapped(source []byte) string {
 // hostileCatalog has texts wherever strangers can put one.
 func hostileCatalog(t *testing.T) *catalog {
 	t.Helper()
-	hostile := "*/ x\n//go:build ignore\n+build ignore\n\x00\u202eevil\u2028func init() { panic(1) }\r//line a.go:1\n`\" \\ \xff %s %d"
+	hostile := "*/ x\n//go:build ignore\n+build ignore\n\x00\u202eevil\u2028func init() { panic(1) }\r//line a.go:1\n`\" `````````````  \\ \xff %s %d"
 	text, err := json.Marshal(hostile)
 	if err != nil {
 		t.Fatal(err)
@@ -280,9 +354,16 @@ func TestManyFunctionsCompile(t *testing.T) {
 }
 
 func BenchmarkGenerate1000Functions(b *testing.B) {
-	c := thousand(b, 1000)
-	for b.Loop() {
-		generate(b, c)
+	for name, observable := range map[string]bool{"called": false, "observed": true} {
+		b.Run(name, func(b *testing.B) {
+			c := thousand(b, 1000)
+			for i := range c.Functions {
+				c.Functions[i].Observable = observable
+			}
+			for b.Loop() {
+				generate(b, c)
+			}
+		})
 	}
 }
 
@@ -302,6 +383,7 @@ func FuzzGenerate(f *testing.F) {
 		}
 		function := fn(id, schema, schema)
 		function.Description = text
+		function.Args, function.Observable, function.Private = function.Request, true, len(text)%2 == 0
 		g := &generation{pkg: "clients", catalog: &catalog{Functions: []function_{function}}}
 		if err := g.prepare(); err != nil {
 			return // no schema

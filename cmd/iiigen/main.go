@@ -7,8 +7,9 @@
 // from the file -catalog, and writes into the directory -out: one file for each prefix of
 // the functions' ids, or for each worker with -by worker, a file that these share, and the
 // catalogue that they were made from. -functions and -triggers select functions and trigger
-// types by comma-separated patterns, in which * stands for any characters, also for "::";
-// internal functions must be named by the beginning of their ids. -save writes what was
+// types, or the private functions that an engine has in their place, by comma-separated
+// patterns, in which * stands for any characters, also for "::"; internal functions must be
+// named by the beginning of their ids. -save writes what was
 // selected to another file as well.
 //
 //	iiigen -url ws://127.0.0.1:49134 -functions 'orders::*,billing::*' -package clients -out clients
@@ -104,7 +105,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	catalogName := flags.String("catalog", "", "read the catalogue from a `file` instead of an engine")
 	save := flags.String("save", "", "write the selected catalogue to a `file`")
 	functions := flags.String("functions", "", "`patterns` of the functions, by comma, such as orders::*,billing::*")
-	triggers := flags.String("triggers", "", "`patterns` of the trigger types, by comma (default: those of -functions, and those of the functions' workers)")
+	triggers := flags.String("triggers", "", "`patterns` of the trigger types and private functions, by comma (default: those of -functions, and those of the functions' workers)")
 	namespace := flags.String("namespace", "", "only what is in this namespace")
 	pkg := flags.String("package", "", "name of the generated package (default: that of the directory)")
 	out := flags.String("out", "", "`directory` of the generated files")
@@ -195,9 +196,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			_ = c.Close()
 		}
 	}()
-	files := make(map[string][]byte)  // to write
+	files := make(map[string][]byte)  // to write, by absolute paths
 	stale := make(map[string]bool)    // to remove
 	owners := make(map[string]string) // of directories
+	put := func(name string, content []byte) error {
+		name, err := filepath.Abs(name)
+		if err == nil && files[name] != nil && !bytes.Equal(files[name], content) {
+			err = fmt.Errorf("two outputs write the file %s", name)
+		}
+		files[name] = content
+		return err
+	}
 	var drift bool
 	for i := range cfg.Outputs {
 		o := cfg.Outputs[i]
@@ -214,12 +223,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		if err := o.validate(); err != nil {
 			return fail(err)
 		}
-		picked, err := o.read(ctx, engines, cfg.Headers)
+		picked, err := o.read(ctx, engines, cfg.Headers, *check)
 		if err != nil {
 			return fail(err)
 		}
 		if o.Save != "" && !*check {
-			if files[filepath.Clean(o.Save)], err = picked.encode(); err != nil {
+			saved, err := picked.encode()
+			if err == nil {
+				err = put(o.Save, saved)
+			}
+			if err != nil {
 				return fail(err)
 			}
 		}
@@ -260,13 +273,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			continue
 		}
 		for name, content := range made {
-			if before, ok := old[name]; !ok || !bytes.Equal(before, content) {
-				files[filepath.Join(o.Out, name)] = content
+			if before, ok := old[name]; ok && bytes.Equal(before, content) {
+				continue
+			}
+			if err := put(filepath.Join(dir, name), content); err != nil {
+				return fail(err)
 			}
 		}
 		for name := range old {
 			if _, ok := made[name]; !ok {
-				stale[filepath.Join(o.Out, name)] = true
+				stale[filepath.Join(dir, name)] = true
 			}
 		}
 	}
@@ -340,11 +356,15 @@ func (o *outputConfig) validate() error {
 	return nil
 }
 
-// read returns the selected part of the catalogue, from a file or an engine.
-func (o *outputConfig) read(ctx context.Context, engines map[string]*iii.Client, headers map[string]string) (*catalog, error) {
-	s := selection{functions: o.Functions, triggers: o.Triggers, namespace: o.Namespace}
+// read returns the selected part of the catalogue, from a file or an engine. With check set,
+// patterns may match nothing, because what they matched may be gone.
+func (o *outputConfig) read(ctx context.Context, engines map[string]*iii.Client, headers map[string]string, check bool) (*catalog, error) {
+	s := selection{functions: o.Functions, triggers: o.Triggers, namespace: o.Namespace, lenient: check}
 	if o.Catalog != "" {
 		c, err := loadCatalog(o.Catalog)
+		if errors.Is(err, os.ErrNotExist) {
+			err = fmt.Errorf("%w (-url reads an engine instead)", err)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -409,6 +429,9 @@ func generatedFiles(dir, pkg string) (map[string][]byte, error) {
 	return files, nil
 }
 
+// rename is os.Rename, which tests make fail.
+var rename = os.Rename
+
 // replaceFiles writes files and removes others, all or none: what fails leaves everything as
 // it was.
 func replaceFiles(files map[string][]byte, stale map[string]bool) (err error) {
@@ -421,7 +444,7 @@ func replaceFiles(files map[string][]byte, stale map[string]bool) (err error) {
 		for _, c := range slices.Backward(changes) {
 			if err != nil && c.done {
 				if c.existed {
-					err = errors.Join(err, os.Rename(c.backup, c.name))
+					err = errors.Join(err, rename(c.backup, c.name))
 				} else {
 					err = errors.Join(err, os.Remove(c.name))
 				}
@@ -438,6 +461,9 @@ func replaceFiles(files map[string][]byte, stale map[string]bool) (err error) {
 		dir := filepath.Dir(name)
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			return err
+		}
+		if info, err := os.Lstat(name); err == nil && !info.Mode().IsRegular() && info.Mode()&os.ModeSymlink == 0 {
+			return fmt.Errorf("%s is no regular file, and is not written over", name)
 		}
 		if old, err := os.ReadFile(name); err == nil && filepath.Ext(name) == ".go" && !bytes.HasPrefix(old, []byte(header)) {
 			return fmt.Errorf("%s was not generated by iiigen, and is not written over", name)
@@ -462,16 +488,16 @@ func replaceFiles(files map[string][]byte, stale map[string]bool) (err error) {
 		if _, err := os.Lstat(c.name); err == nil {
 			c.existed = true
 			c.backup = filepath.Join(filepath.Dir(c.name), fmt.Sprintf(".iiigen-%d-%d.old", os.Getpid(), i))
-			if err := os.Rename(c.name, c.backup); err != nil {
+			if err := rename(c.name, c.backup); err != nil {
 				c.backup = ""
 				return err
 			}
 		}
 		c.done = true
 		if c.temporary != "" {
-			if err := os.Rename(c.temporary, c.name); err != nil {
+			if err := rename(c.temporary, c.name); err != nil {
 				if c.existed {
-					err = errors.Join(err, os.Rename(c.backup, c.name))
+					err = errors.Join(err, rename(c.backup, c.name))
 				}
 				c.done = false
 				return err

@@ -127,8 +127,11 @@ func fileStem(group string) string {
 // directive matches what would be a directive at the beginning of a line.
 var directive = regexp.MustCompile(`(^|\s)//+\b`)
 
+// quotes matches what gofmt makes typographic quotes of: several times, if they are many.
+var quotes = regexp.MustCompile("``+|''+")
+
 // commentText returns a text of a stranger as lines of a comment: without control and format
-// characters, and without what tools take for a directive.
+// characters, and without what tools take for a directive or write in another way.
 func commentText(text string) string {
 	text = strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\r", "\n")
 	text = strings.ToValidUTF8(text, "\uFFFD")
@@ -143,6 +146,12 @@ func commentText(text string) string {
 		}
 		return r
 	}, text)
+	text = quotes.ReplaceAllStringFunc(text, func(s string) string {
+		if s[0] == '`' {
+			return "`"
+		}
+		return `"`
+	})
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
 		lines[i] = directive.ReplaceAllString(strings.TrimSpace(line), "$1// ")

@@ -69,6 +69,12 @@ func (provider) Unbind(context.Context, string) error           { return nil }
 // shop starts an engine with workers.
 func shop(t *testing.T) (url string, worker *iii.Client) {
 	t.Helper()
+	e, c := shopEngine(t)
+	return e.URL(), c
+}
+
+func shopEngine(t *testing.T) (*iiitest.Engine, *iii.Client) {
+	t.Helper()
 	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023)) // which lists trigger types
 	c, err := iii.New(e.URL(), iii.WithName("shop"))
 	if err != nil {
@@ -95,7 +101,7 @@ func shop(t *testing.T) (url string, worker *iii.Client) {
 	if err := c.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return e.URL(), c
+	return e, c
 }
 
 func TestClientsOfARunningEngine(t *testing.T) {
@@ -248,7 +254,20 @@ func TestFailedRunsChangeNothing(t *testing.T) {
 		{"another version", `{"version":7}`, nil, "version 7 is not supported"},
 		{"blank id", `{"version":1,"functions":[{"id":" "}]}`, nil, "blank id"},
 		{"schema that is none", `{"version":1,"functions":[{"id":"a::x","request_schema":5}]}`, nil, `request schema of "a::x": a JSON Schema is an object or a boolean, not a number`},
+		{"truncated", `{"version":1,"functions":[{"id":"a::x","request_schema":{"type":"object","proper`, nil, "unexpected end of JSON input"},
+		{"two documents", good + good, nil, "catalogue"},
+		{"no object", `[]`, nil, "catalogue"},
+		{"functions of a wrong type", `{"version":1,"functions":{"a::x":{}}}`, nil, "functions"},
+		{"id of a wrong type", `{"version":1,"functions":[{"id":5}]}`, nil, "cannot unmarshal number"},
+		{"nested too deep", `{"version":1,"functions":[{"id":"a::x","request_schema":` + strings.Repeat(`{"items":`, 1e5) + `{}` + strings.Repeat("}", 1e5) + `}]}`, nil, "depth"},
+		{"no version", `{"functions":[]}`, nil, "version 0 is not supported"},
+		{"args that are none", `{"version":1,"functions":[{"id":"a::x","observable":true,"args_schema":[]}]}`, nil, `args schema of "a::x": a JSON Schema is an object or a boolean, not an array`},
 		{"no match", good, []string{"-functions", "b::*"}, `no function or trigger type matches "b::*"`},
+		{"one of two does not match", good, []string{"-functions", "a::*,b::*"}, `no function or trigger type matches "b::*"`},
+		{"empty catalogue", `{"version":1}`, nil, `no function or trigger type matches "*"`},
+		{"output that is a file", good, []string{"-out", "main.go"}, "main.go"},
+		{"output below a file", good, []string{"-out", "main.go/clients"}, "main.go"},
+		{"catalogue saved over a client", good, []string{"-save", "DIR/a_gen.go"}, "two outputs write the file"},
 		{"two namespaces", `{"version":1,"functions":[{"id":"a::x","namespace":"p"},{"id":"a::x","namespace":"q"}]}`, nil, `function "a::x" is in namespace "p" and in "q"`},
 		{"package that is a keyword", good, []string{"-package", "func"}, `"func" cannot be the name`},
 		{"package that is another one", good, []string{"-package", "other"}, "holds package clients, not other"},
@@ -267,7 +286,10 @@ func TestFailedRunsChangeNothing(t *testing.T) {
 			catalog := filepath.Join(t.TempDir(), "c.json")
 			writeFile(t, catalog, test.catalog)
 			args := []string{"-catalog", catalog, "-functions", "*", "-package", "clients", "-out", dir}
-			_, err := iiigen(t, append(args, test.args...)...)
+			for _, arg := range test.args {
+				args = append(args, strings.Replace(arg, "DIR", dir, 1))
+			}
+			_, err := iiigen(t, args...)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v; want one with %q", err, test.want)
 			}
@@ -275,6 +297,49 @@ func TestFailedRunsChangeNothing(t *testing.T) {
 				t.Errorf("files (-before +after):\n%s", diff)
 			}
 		})
+	}
+}
+
+// A failure between two files takes back what was written.
+func TestFailureBetweenFilesLeavesThemAsTheyWere(t *testing.T) {
+	dir := t.TempDir()
+	catalog := filepath.Join(t.TempDir(), "c.json")
+	writeFile(t, catalog, `{"version":1,"functions":[{"id":"a::x"},{"id":"b::x"}]}`)
+	args := []string{"-catalog", catalog, "-functions", "*", "-package", "clients", "-out", dir}
+	if out, err := iiigen(t, args...); err != nil {
+		t.Fatal(err, out)
+	}
+	// A directory has the name of the last file.
+	if err := os.Remove(filepath.Join(dir, "iiigen_gen.go")); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(dir, "iiigen_gen.go", "mine.txt"), "mine")
+	writeFile(t, catalog, `{"version":1,"functions":[{"id":"a::x"},{"id":"a::y"},{"id":"c::x"}]}`)
+	before := tree(t, dir)
+	_, err := iiigen(t, args...)
+	if err == nil || !strings.Contains(err.Error(), "iiigen_gen.go is no regular file") {
+		t.Errorf("got error %v", err)
+	}
+	if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+		t.Errorf("files (-before +after):\n%s", diff)
+	}
+
+	// The rename of one file fails after that of others.
+	files := map[string][]byte{filepath.Join(dir, "a_gen.go"): []byte(header + "\n"), filepath.Join(dir, "z.json"): []byte("{}"), filepath.Join(dir, "zz.json"): []byte("{}")}
+	failing := errors.New("no space left")
+	renames := 0
+	rename = func(from, to string) error {
+		if renames++; renames == 3 {
+			return failing
+		}
+		return os.Rename(from, to)
+	}
+	t.Cleanup(func() { rename = os.Rename })
+	if err := replaceFiles(files, map[string]bool{filepath.Join(dir, "b_gen.go"): true}); !errors.Is(err, failing) {
+		t.Errorf("got error %v", err)
+	}
+	if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+		t.Errorf("files (-before +after):\n%s", diff)
 	}
 }
 
@@ -320,6 +385,7 @@ func TestConfigurationHasSeveralOutputs(t *testing.T) {
 		"no outputs":    {`{}`, "no outputs"},
 		"unknown key":   {`{"output":[]}`, `unknown field "output"`},
 		"one directory": {`{"outputs":[{"catalog":"all.json","out":"x"},{"catalog":"all.json","out":"./x"}]}`, "two outputs have the directory"},
+		"one file":      {`{"outputs":[{"catalog":"all.json","functions":["a::*"],"save":"s.json"},{"catalog":"all.json","functions":["b::*"],"save":"./s.json"}]}`, "two outputs write the file"},
 		"no directory":  {`{"outputs":[{"catalog":"all.json"}]}`, "no directory to write to"},
 	} {
 		writeFile(t, config, test.config)
@@ -354,6 +420,64 @@ func TestInternalFunctionsAreSelectedByTheirNames(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", pattern, diff)
+		}
+	}
+}
+
+func TestCheckReportsThatEverythingIsGone(t *testing.T) {
+	dir := t.TempDir()
+	catalog := filepath.Join(t.TempDir(), "c.json")
+	writeFile(t, catalog, `{"version":1,"functions":[{"id":"a::x"},{"id":"b::x"}]}`)
+	args := []string{"-catalog", catalog, "-functions", "a::*", "-package", "clients", "-out", dir}
+	if out, err := iiigen(t, args...); err != nil {
+		t.Fatal(err, out)
+	}
+	writeFile(t, catalog, `{"version":1,"functions":[{"id":"b::x"}]}`)
+	out, err := iiigen(t, append(args, "-check")...)
+	if !errors.Is(err, errDrift) || !strings.Contains(out, "function a::x: breaking\n    breaking    removed\n") {
+		t.Errorf("got error %v\n%s", err, out)
+	}
+}
+
+// An engine that goes away or does not answer fails the run, which says where, in time.
+func TestEnginesThatGoAwayOrDoNotAnswerFailTheRun(t *testing.T) {
+	asks := func(f iiitest.Frame, function string) bool {
+		return f.Direction == iiitest.ToEngine && strings.Contains(string(f.Message), `"function_id":"`+function+`"`)
+	}
+	for _, function := range []string{"engine::functions::list", "engine::functions::info", "engine::triggers::list", "engine::triggers::info"} {
+		for name, act := range map[string]func(e *iiitest.Engine, f iiitest.Frame) iiitest.Verdict{
+			"goes away": func(e *iiitest.Engine, _ iiitest.Frame) iiitest.Verdict {
+				go e.Close()
+				return iiitest.Verdict{Drop: true}
+			},
+			"does not answer": func(*iiitest.Engine, iiitest.Frame) iiitest.Verdict { return iiitest.Verdict{Drop: true} },
+		} {
+			t.Run(function+" "+name, func(t *testing.T) {
+				t.Parallel()
+				e, _ := shopEngine(t)
+				e.Hook(func(f iiitest.Frame) iiitest.Verdict {
+					if asks(f, function) {
+						return act(e, f)
+					}
+					return iiitest.Verdict{}
+				})
+				dir := t.TempDir()
+				writeFile(t, filepath.Join(dir, "orders_gen.go"), header+"\n\npackage clients\n")
+				before := tree(t, dir)
+				begin := time.Now()
+				_, err := iiigen(t, "-url", e.URL(), "-functions", "orders::*", "-package", "clients", "-out", dir, "-timeout", "1s")
+				part := map[string]string{"engine::functions::list": "list functions", "engine::functions::info": `functions ["orders::cancel" "orders::create"]`,
+					"engine::triggers::list": "list trigger types", "engine::triggers::info": `trigger type "orders::placed"`}[function]
+				if err == nil || !strings.Contains(err.Error(), part) {
+					t.Errorf("got error %v; want one with %s", err, part)
+				}
+				if took := time.Since(begin); took > 10*time.Second {
+					t.Errorf("took %v", took)
+				}
+				if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+					t.Errorf("files (-before +after):\n%s", diff)
+				}
+			})
 		}
 	}
 }

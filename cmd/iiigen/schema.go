@@ -110,7 +110,10 @@ type document struct{ root schema }
 // resolve returns what a reference points to, and the pointer to it.
 func (d document) resolve(ref string) (schema, error) {
 	rest, ok := strings.CutPrefix(ref, "#")
-	if !ok {
+	if id, _ := d.root["$id"].(string); !ok && id != "" {
+		rest, ok = strings.CutPrefix(ref, strings.TrimSuffix(id, "#")+"#")
+	}
+	if !ok && ref != "" {
 		return nil, fmt.Errorf("$ref %q leads out of the schema", ref)
 	}
 	var at any = d.root
@@ -273,8 +276,9 @@ func (d document) merge(a, b schema, hops int) (schema, error) {
 			var common []any
 			x, _ := old.([]any)
 			y, _ := v.([]any)
+			also := literals(y)
 			for _, e := range x {
-				if slices.ContainsFunc(y, func(o any) bool { return reflect.DeepEqual(o, e) }) {
+				if also[literalOf(e)] {
 					common = append(common, e)
 				}
 			}
@@ -382,6 +386,15 @@ func listOf(v any) ([]schema, bool) {
 		all = append(all, s)
 	}
 	return all, true
+}
+
+// literals returns the set of constants, as JSON.
+func literals(values []any) map[string]bool {
+	all := make(map[string]bool, len(values))
+	for _, v := range values {
+		all[literalOf(v)] = true
+	}
+	return all
 }
 
 // constants returns the values that a schema lists, with those of const.

@@ -5,7 +5,7 @@ import "strings"
 // support returns the code that the generated types share: what they need of it.
 func (g *generation) support() string {
 	var b strings.Builder
-	for _, part := range []string{"options", "schema", "constant", "open", "union", "tuple"} {
+	for _, part := range []string{"options", "observe", "schema", "constant", "open", "union", "tuple"} {
 		if g.helpers[part] {
 			b.WriteString(helperSources[part])
 		}
@@ -24,6 +24,20 @@ func callOptions(client, call []iii.CallOption) []iii.CallOption {
 	return append(append([]iii.CallOption(nil), client...), call...)
 }
 `,
+	"observe": `
+// observe registers a function and an observer that runs it.
+func observe[In any](c *iii.Client, source iii.Source, target string, handler func(context.Context, In) (any, error), opts []iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
+	function, err := iii.Handle(c, target, handler)
+	if err != nil {
+		return nil, nil, err
+	}
+	observer, err := c.Observe(source, target, opts...)
+	if err != nil {
+		return nil, nil, errors.Join(err, function.Unregister())
+	}
+	return function, observer, nil
+}
+`,
 	"schema": `
 //go:embed ` + catalogFile + `
 var catalogJSON []byte
@@ -35,6 +49,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 			ID       string          ` + "`json:\"id\"`" + `
 			Request  json.RawMessage ` + "`json:\"request_schema\"`" + `
 			Response json.RawMessage ` + "`json:\"response_schema\"`" + `
+			Args     json.RawMessage ` + "`json:\"args_schema\"`" + `
 		} ` + "`json:\"functions\"`" + `
 		TriggerTypes []struct {
 			ID      string          ` + "`json:\"id\"`" + `
@@ -48,6 +63,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	}
 	for _, f := range catalog.Functions {
 		schemas[[2]string{"request", f.ID}], schemas[[2]string{"response", f.ID}] = f.Request, f.Response
+		schemas[[2]string{"args", f.ID}] = f.Args
 	}
 	for _, t := range catalog.TriggerTypes {
 		schemas[[2]string{"config", t.ID}], schemas[[2]string{"payload", t.ID}] = t.Config, t.Payload

@@ -3,8 +3,10 @@
 package stockclient
 
 import (
+	"context"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"sync"
 
 	"github.com/iii-go/iii"
@@ -18,6 +20,19 @@ func callOptions(client, call []iii.CallOption) []iii.CallOption {
 	return append(append([]iii.CallOption(nil), client...), call...)
 }
 
+// observe registers a function and an observer that runs it.
+func observe[In any](c *iii.Client, source iii.Source, target string, handler func(context.Context, In) (any, error), opts []iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
+	function, err := iii.Handle(c, target, handler)
+	if err != nil {
+		return nil, nil, err
+	}
+	observer, err := c.Observe(source, target, opts...)
+	if err != nil {
+		return nil, nil, errors.Join(err, function.Unregister())
+	}
+	return function, observer, nil
+}
+
 //go:embed iiigen_catalog.json
 var catalogJSON []byte
 
@@ -28,6 +43,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 			ID       string          `json:"id"`
 			Request  json.RawMessage `json:"request_schema"`
 			Response json.RawMessage `json:"response_schema"`
+			Args     json.RawMessage `json:"args_schema"`
 		} `json:"functions"`
 		TriggerTypes []struct {
 			ID      string          `json:"id"`
@@ -41,6 +57,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	}
 	for _, f := range catalog.Functions {
 		schemas[[2]string{"request", f.ID}], schemas[[2]string{"response", f.ID}] = f.Request, f.Response
+		schemas[[2]string{"args", f.ID}] = f.Args
 	}
 	for _, t := range catalog.TriggerTypes {
 		schemas[[2]string{"config", t.ID}], schemas[[2]string{"payload", t.ID}] = t.Config, t.Payload

@@ -52,6 +52,27 @@ func (c Stock) EnqueueList(ctx context.Context, queue string, in ListInput, opts
 	return c.Client.Enqueue(ctx, queue, "stock::list", in, callOptions(c.Options, opts)...)
 }
 
+// ListSource returns the source of an observer of "stock::list", whose target receives the
+// [iii.Observed] of each call that succeeds. The caller may add filters, or change what is
+// delivered, before [iii.Client.Observe].
+func (Stock) ListSource() iii.Source {
+	return iii.Source{FunctionID: "stock::list"}
+}
+
+// ObserveList makes an observer of "stock::list", which runs the function target.
+func (c Stock) ObserveList(target string, opts ...iii.ObserveOption) (*iii.Observer, error) {
+	return c.Client.Observe(c.ListSource(), target, opts...)
+}
+
+// OnList registers the function target and an observer of "stock::list" that runs it. If the
+// observer cannot be made, the function is not registered either.
+func (c Stock) OnList(target string, handler func(context.Context, ListObserved) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
+	return observe(c.Client, c.ListSource(), target, handler, opts)
+}
+
+// ListObserved is what the target of an observer of "stock::list" receives.
+type ListObserved = iii.Observed[ListInput, ListOutput]
+
 // Reserve: Keeps a product for the caller.
 //
 // It calls the function "stock::reserve".
@@ -81,6 +102,27 @@ const (
 	// ReserveCodeUnknownProduct: There is no such product.
 	ReserveCodeUnknownProduct = "unknown_product"
 )
+
+// ReserveSource returns the source of an observer of "stock::reserve", whose target receives
+// the [iii.Observed] of each call that succeeds. The caller may add filters, or change what
+// is delivered, before [iii.Client.Observe].
+func (Stock) ReserveSource() iii.Source {
+	return iii.Source{FunctionID: "stock::reserve"}
+}
+
+// ObserveReserve makes an observer of "stock::reserve", which runs the function target.
+func (c Stock) ObserveReserve(target string, opts ...iii.ObserveOption) (*iii.Observer, error) {
+	return c.Client.Observe(c.ReserveSource(), target, opts...)
+}
+
+// OnReserve registers the function target and an observer of "stock::reserve" that runs it.
+// If the observer cannot be made, the function is not registered either.
+func (c Stock) OnReserve(target string, handler func(context.Context, ReserveObserved) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
+	return observe(c.Client, c.ReserveSource(), target, handler, opts)
+}
+
+// ReserveObserved is what the target of an observer of "stock::reserve" receives.
+type ReserveObserved = iii.Observed[ReserveInput, ReserveOutput]
 
 // ListOutputItem is an object.
 type ListOutputItem struct {

@@ -172,7 +172,8 @@ that the SDK itself encoded. The tests decode each example into the generated ty
 it again. A union has a field for each variant, and Raw for what is none of them.
 
 The directory own holds the types of package iii, for the test that a schema makes Go types
-that make the same schema.
+that make the same schema. The directory tides is of a worker on an engine with observers, which
+a test of the generator starts.
 `
 
 // plain decodes a value with its numbers as they are, and without members that are null: the

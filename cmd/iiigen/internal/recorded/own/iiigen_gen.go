@@ -33,6 +33,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 			ID       string          `json:"id"`
 			Request  json.RawMessage `json:"request_schema"`
 			Response json.RawMessage `json:"response_schema"`
+			Args     json.RawMessage `json:"args_schema"`
 		} `json:"functions"`
 		TriggerTypes []struct {
 			ID      string          `json:"id"`
@@ -46,6 +47,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	}
 	for _, f := range catalog.Functions {
 		schemas[[2]string{"request", f.ID}], schemas[[2]string{"response", f.ID}] = f.Request, f.Response
+		schemas[[2]string{"args", f.ID}] = f.Args
 	}
 	for _, t := range catalog.TriggerTypes {
 		schemas[[2]string{"config", t.ID}], schemas[[2]string{"payload", t.ID}] = t.Config, t.Payload

@@ -1368,7 +1368,7 @@ type PageForAddress struct {
 // PageForUint8 is an object.
 type PageForUint8 struct {
 	// Items is the member "items".
-	Items iii.List[uint16] `json:"items"`
+	Items iii.List[uint8] `json:"items"`
 
 	// Next is the member "next".
 	Next *string `json:"next,omitzero"`

@@ -1,6 +1,6 @@
 // Command update brings the recorded clients up to date after a change of package iii's types
 // or of iiigen. It lists the types of package iii, saves the catalogue of functions with these
-// types, and generates all clients. It runs in the directory of cmd/iiigen.
+// types and that of the worker of the tides, and generates all clients. It runs in the directory of cmd/iiigen.
 package main
 
 import (
@@ -39,6 +39,9 @@ func run() error {
 		return err
 	}
 	if err := command("test", "./internal/recorded", "-run", "^TestOwnSchemasSurviveTheirGeneratedTypes$", "-update"); err != nil {
+		return err
+	}
+	if err := command("test", ".", "-run", "^TestClientsHaveTheObserversOfTheirEngine$", "-update"); err != nil {
 		return err
 	}
 	if err := command("run", ".", "-config", "internal/recorded/iiigen.json"); err != nil {
