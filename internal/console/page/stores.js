@@ -37,7 +37,7 @@ function storeView(part, { title, filter, group, groupsTitle, groupTable, noItem
       const t = table([
         { title: group, width: "30%", cell: i => h("span", { class: "mono" }, groupName(i)), tip: groupName },
         { title: wide ? "item" : "key", width: "22%", cell: i => h("span", { class: "mono" }, i.key), tip: i => i.key },
-        { title: "value", class: "wide", cell: i => h("span", { class: "mono dim" }, i.preview || (i.size > 4096 ? "" : "null")) },
+        { title: "value", class: "wide", cell: i => h("span", { class: "mono dim" }, i.preview || { 2: "{}", 4: "null" }[i.size] || "") },
         { title: "size", width: "84px", class: "right num", cell: i => bytes(i.size) },
       ], { key: keyOf, href: hrefOf });
       const choose = g => { ui.choice[part] = g; draw(); load(part); };
