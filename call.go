@@ -134,7 +134,7 @@ func (c *Client) send(ctx context.Context, inv invocation, in any, opts []CallOp
 		if err != nil {
 			return err
 		}
-		if sent, err := c.wait(ctx, r); err != nil {
+		if sent, err := c.awaitAnswer(ctx, r); err != nil {
 			return &callError{verb: verbSend, functionID: inv.functionID, err: err, sent: sent}
 		}
 		c.out.release(r)
@@ -160,7 +160,7 @@ func (c *Client) Enqueue(ctx context.Context, queue, id string, in any, opts ...
 	return receipt, err
 }
 
-// begin encodes a request and hands it to the outbox.
+// begin encodes a request and hands it to the send queue.
 func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any, cfg *callConfig) (*request, error) {
 	fail := func(err error) (*request, error) {
 		return nil, &callError{verb: verb, functionID: inv.functionID, err: err}
@@ -251,7 +251,7 @@ func isBuiltin(functionID string) bool {
 
 // await is the wait for an answer and its decoding.
 func (c *Client) await(ctx context.Context, verb string, r *request, id string, out any) error {
-	if sent, err := c.wait(ctx, r); err != nil {
+	if sent, err := c.awaitAnswer(ctx, r); err != nil {
 		return &callError{verb: verb, functionID: id, err: err, sent: sent}
 	}
 	defer c.out.release(r)
@@ -278,9 +278,9 @@ func (c *Client) await(ctx context.Context, verb string, r *request, id string, 
 	return nil
 }
 
-// wait returns a nil error when r has been answered, by whatever answer. On an
+// awaitAnswer returns a nil error when r has been answered, by whatever answer. On an
 // error r must not be used again, and sent says whether it may have left.
-func (c *Client) wait(ctx context.Context, r *request) (sent bool, err error) {
+func (c *Client) awaitAnswer(ctx context.Context, r *request) (sent bool, err error) {
 	cause := ErrTimeout
 	select {
 	case <-r.answer:
@@ -311,7 +311,7 @@ func (c *Client) wait(ctx context.Context, r *request) (sent bool, err error) {
 // there was a connection.
 type unsentError struct{ cause error }
 
-func (e unsentError) Error() string   { return "not sent: " + trimmed(e.cause).Error() }
+func (e unsentError) Error() string   { return "not sent: " + e.cause.Error() }
 func (e unsentError) Unwrap() []error { return []error{ErrNotConnected, e.cause} }
 
 // notSent is the error of a call that waited for a connection in vain.
@@ -321,9 +321,9 @@ func (c *Client) notSent(cause error) error {
 	c.mu.Unlock()
 	switch {
 	case never:
-		return fmt.Errorf("%w, since neither Connect nor Run was called: %w", ErrNotConnected, trimmed(cause))
+		return fmt.Errorf("%w, since neither Connect nor Run was called: %w", ErrNotConnected, cause)
 	case connected: // the engine does not read
 		return unsentError{cause}
 	}
-	return fmt.Errorf("%w: %w", ErrNotConnected, trimmed(cause))
+	return fmt.Errorf("%w: %w", ErrNotConnected, cause)
 }

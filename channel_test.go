@@ -6,15 +6,24 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"os"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/gorilla/websocket"
+
 	"github.com/iii-go/iii"
 	"github.com/iii-go/iii/iiitest"
 )
@@ -317,5 +326,594 @@ func TestChannelRefsAreJSON(t *testing.T) {
 	}
 	if want := `{"access_key":"k","channel_id":"c","direction":"read"}`; string(b) != want {
 		t.Errorf("encoded %s, want %s", b, want)
+	}
+}
+
+// heldBack starts a Write that the reader holds back, and returns its error's
+// channel.
+func heldBack(t *testing.T, w *iii.ChannelWriter, r *iii.ChannelReader) <-chan error {
+	t.Helper()
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := w.Write(make([]byte, 64<<20))
+		wrote <- err
+	}()
+	// One frame through shows that the writer is at work.
+	if _, err := io.ReadFull(r, make([]byte, 64<<10)); err != nil {
+		t.Fatal(err)
+	}
+	return wrote
+}
+
+// Who waits for a Write that is held back waits no longer than his context, or his
+// deadline, lasts. The Write itself goes on for as long as its own limit allows.
+func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
+	workerBubble(t, func(t *testing.T, c *iii.Client) {
+		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
+		wrote := heldBack(t, w, r)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		if err := w.SendMessage(ctx, "later"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, iii.ErrChannelClosed) {
+			t.Errorf("SendMessage = %v, want the context's error", err)
+		}
+		synctest.Wait()
+		select {
+		case err := <-wrote:
+			t.Fatalf("the Write that was held back has ended by another caller's context: %v", err)
+		default:
+		}
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-wrote; !errors.Is(err, iii.ErrChannelClosed) {
+			t.Errorf("the Write that Close broke off = %v, want ErrChannelClosed", err)
+		}
+	})
+}
+
+// A deadline reaches a Write that is under way, and the one that waits behind it.
+func TestChannelWriteDeadlineReachesAWriteUnderWay(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		set  []time.Duration // after the start, one second after another
+		ends time.Duration
+	}{
+		{name: "in the future", set: []time.Duration{5 * time.Second}, ends: 5 * time.Second},
+		{name: "in the past", set: []time.Duration{-time.Hour}, ends: time.Second},
+		{name: "moved on", set: []time.Duration{4 * time.Second, 10 * time.Second}, ends: 10 * time.Second},
+		{name: "moved forward", set: []time.Duration{10 * time.Second, 4 * time.Second}, ends: 4 * time.Second},
+		{name: "taken away and set again", set: []time.Duration{4 * time.Second, 0, 9 * time.Second}, ends: 9 * time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			workerBubble(t, func(t *testing.T, c *iii.Client) {
+				w, r := channelPair(t, c, iii.WithChannelBuffer(1))
+				wrote := heldBack(t, w, r)
+				behind := make(chan error, 1)
+				go func() {
+					_, err := w.Write([]byte("behind"))
+					behind <- err
+				}()
+				began := time.Now()
+				for _, after := range test.set {
+					time.Sleep(time.Second)
+					deadline := began.Add(after)
+					if after == 0 {
+						deadline = time.Time{}
+					}
+					if err := w.SetWriteDeadline(deadline); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for range 2 {
+					var err error
+					select {
+					case err = <-wrote:
+					case err = <-behind:
+					}
+					if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took != test.ends {
+						t.Errorf("a Write ended after %v: %v; want os.ErrDeadlineExceeded after %v", took, err, test.ends)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A message that the reader holds back ends with its context, in the middle of a
+// frame, which breaks the channel.
+func TestChannelMessageHeldBackEndsWithItsContext(t *testing.T) {
+	workerBubble(t, func(t *testing.T, c *iii.Client) {
+		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
+		if err := w.SendMessage(t.Context(), "first"); err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range r.Messages(t.Context()) { // the reader is there, and reads no more
+			if err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		var err error
+		for large := strings.Repeat("x", 1<<20); err == nil; {
+			err = w.SendMessage(ctx, large)
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, iii.ErrChannelClosed) {
+			t.Errorf("SendMessage = %v, want the context's error", err)
+		}
+		if took := time.Since(began); took != 300*time.Millisecond {
+			t.Errorf("SendMessage took %v, want its 300 ms", took)
+		}
+	})
+}
+
+func TestChannelWriteDeadline(t *testing.T) {
+	workerBubble(t, func(t *testing.T, c *iii.Client) {
+		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
+		began := time.Now()
+		if err := w.SetWriteDeadline(began.Add(300 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-heldBack(t, w, r); !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, iii.ErrChannelClosed) {
+			t.Errorf("Write = %v, want os.ErrDeadlineExceeded", err)
+		}
+		if took := time.Since(began); took != 300*time.Millisecond {
+			t.Errorf("Write took %v, want its 300 ms", took)
+		}
+	})
+}
+
+// hangingDial makes connections until hanging is closed; those after that wait for the
+// end of their context.
+type hangingDial struct {
+	once    sync.Once
+	hanging chan struct{}
+	waits   chan struct{} // closed by the first that waits
+	over    chan struct{} // ends their wait
+}
+
+func (d *hangingDial) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	select {
+	case <-d.hanging:
+		d.once.Do(func() { close(d.waits) })
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-d.over:
+			return nil, net.ErrClosed
+		}
+	default:
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+}
+
+// Neither Close nor another caller waits for an end that is being opened.
+func TestChannelOpeningHangs(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		use  func(w *iii.ChannelWriter, r *iii.ChannelReader) error
+		wait func(ctx context.Context, w *iii.ChannelWriter, r *iii.ChannelReader) error
+		end  func(w *iii.ChannelWriter, r *iii.ChannelReader) error
+	}{
+		{
+			"reader",
+			func(_ *iii.ChannelWriter, r *iii.ChannelReader) error { _, err := r.Read(make([]byte, 1)); return err },
+			func(ctx context.Context, _ *iii.ChannelWriter, r *iii.ChannelReader) (last error) {
+				for _, err := range r.Messages(ctx) {
+					last = err
+				}
+				return last
+			},
+			func(_ *iii.ChannelWriter, r *iii.ChannelReader) error { _ = r.Ref(); return r.Close() },
+		},
+		{
+			"writer",
+			func(w *iii.ChannelWriter, _ *iii.ChannelReader) error { _, err := w.Write([]byte("x")); return err },
+			func(ctx context.Context, w *iii.ChannelWriter, _ *iii.ChannelReader) error {
+				return w.SendMessage(ctx, 1)
+			},
+			func(w *iii.ChannelWriter, _ *iii.ChannelReader) error { _ = w.Ref(); return w.Close() },
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := &hangingDial{hanging: make(chan struct{}), waits: make(chan struct{}), over: make(chan struct{})}
+			w, r := channelPair(t, connected(t, iii.WithDialContext(d.dial)))
+			t.Cleanup(func() { close(d.over) }) // before the ends are closed, which opens one that was not used
+			close(d.hanging)
+			used := make(chan error, 1)
+			go func() { used <- test.use(w, r) }()
+			<-d.waits
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			defer cancel()
+			if err := test.wait(ctx, w, r); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("another caller's error = %v, want his context's", err)
+			}
+			select {
+			case err := <-used:
+				t.Fatalf("the first caller has waited no longer than the other one: %v", err)
+			default:
+			}
+			if err := test.end(w, r); err != nil {
+				t.Error(err)
+			}
+			if err := <-used; !errors.Is(err, iii.ErrChannelClosed) {
+				t.Errorf("the first caller's error = %v, want ErrChannelClosed", err)
+			}
+		})
+	}
+}
+
+func refAt(path, id string) iii.ChannelRefAt {
+	return iii.ChannelRefAt{Path: path, Ref: iii.StreamChannelRef{ChannelID: id, AccessKey: "k", Direction: "read"}}
+}
+
+func TestChannelRefs(t *testing.T) {
+	ref := func(id string) string { return `{"channel_id":"` + id + `","access_key":"k","direction":"read"}` }
+	tests := map[string]struct {
+		payload string
+		want    []iii.ChannelRefAt
+	}{
+		"itself":               {ref("c"), []iii.ChannelRefAt{refAt("", "c")}},
+		"member":               {`{"a":` + ref("c") + `}`, []iii.ChannelRefAt{refAt("a", "c")}},
+		"element":              {`[1,` + ref("c") + `,[[]],` + ref("d") + `]`, []iii.ChannelRefAt{refAt("[1]", "c"), refAt("[3]", "d")}},
+		"deep":                 {`{"x":0,"a":{"b":[{"c":` + ref("1") + `},{"c":null,"d":` + ref("2") + `}]}}`, []iii.ChannelRefAt{refAt("a.b[0].c", "1"), refAt("a.b[1].d", "2")}},
+		"any order, more keys": {`{"direction":"read","more":[{}],"access_key":"k","channel_id":"c"}`, []iii.ChannelRefAt{refAt("", "c")}},
+		"escaped key":          {`{"channel\u005fid":"c","access_key":"k","direction":"read"}`, []iii.ChannelRefAt{refAt("", "c")}},
+		"inside another":       {`{"channel_id":"c","in":[` + ref("inner") + `],"access_key":"k","direction":"read"}`, []iii.ChannelRefAt{refAt("", "c")}},
+		"twice a key":          {`{"channel_id":1,"channel_id":"c","access_key":"k","direction":"read"}`, []iii.ChannelRefAt{refAt("", "c")}},
+		"twice, then none":     {`{"channel_id":"c","channel_id":{},"access_key":"k","direction":"read"}`, nil},
+		"no direction":         {`{"channel_id":"c","access_key":"k"}`, nil},
+		"number":               {`{"channel_id":1,"access_key":"k","direction":"read"}`, nil},
+		"null":                 {`{"channel_id":"c","access_key":null,"direction":"read"}`, nil},
+		"not a member":         {`["channel_id","access_key","direction"]`, nil},
+		"numbers":              {`[1e999,-0.5,` + ref("c") + `]`, []iii.ChannelRefAt{refAt("[2]", "c")}},
+		"odd keys":             {`{"":{"a.b":` + ref("c") + `}}`, []iii.ChannelRefAt{refAt("a.b", "c")}},
+		"scalar":               {`"x"`, nil},
+		"nothing":              {``, nil},
+		"no JSON":              {`{"a":` + ref("c"), nil},
+		"more than one":        {ref("c") + ref("d"), nil},
+		"too deep":             {strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000), nil},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, iii.ChannelRefs(json.RawMessage(tt.payload))); diff != "" {
+				t.Errorf("references (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Every payload of the recordings that holds references.
+func TestChannelRefsAsRecorded(t *testing.T) {
+	paths := map[string]int{}
+	for _, name := range []string{"channels", "http-streaming", "http-triggers"} {
+		for _, e := range readRecording(t, name) {
+			f := frameOf(t, e)
+			for _, raw := range []json.RawMessage{f.Data, f.Result} {
+				found := iii.ChannelRefs(raw)
+				for _, at := range found {
+					paths[at.Path]++
+				}
+				if n := strings.Count(string(raw), `"access_key"`); n != len(found) {
+					t.Errorf("%s:%d: %d of %d references", name, e.line, len(found), n)
+				}
+			}
+		}
+	}
+	if paths["reader"] == 0 || paths["writer"] == 0 || paths["request_body"] == 0 || paths["response"] == 0 {
+		t.Errorf("paths: %v", paths)
+	}
+}
+
+// referencesIn finds references in a decoded document by recursion.
+func referencesIn(v any, path string, found *[]string) {
+	switch v := v.(type) {
+	case map[string]any:
+		if isReference(v) {
+			*found = append(*found, path)
+			return
+		}
+		for key, member := range v {
+			at := path + "." + key
+			if path == "" {
+				at = key
+			}
+			referencesIn(member, at, found)
+		}
+	case []any:
+		for i, element := range v {
+			referencesIn(element, fmt.Sprintf("%s[%d]", path, i), found)
+		}
+	}
+}
+
+func isReference(object map[string]any) bool {
+	for _, key := range []string{"channel_id", "access_key", "direction"} {
+		if _, ok := object[key].(string); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func FuzzChannelRefs(f *testing.F) {
+	for _, seed := range []string{
+		`{"a":{"b":[{"c":{"channel_id":"c","access_key":"k","direction":"read"}}]}}`,
+		`[{"channel_id":"c","access_key":"k","direction":"write","more":{"channel_id":"d","access_key":"k","direction":"read"}},1e999]`,
+		`{"channel_id":"c","channel_id":2}`, `"\ud800"`, `{"":{"":0}}`, `[`, ` null `,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		got := iii.ChannelRefs(payload)
+		var doc any
+		d := json.NewDecoder(strings.NewReader(string(payload)))
+		d.UseNumber()
+		if d.Decode(&doc) != nil || d.More() {
+			if !json.Valid(payload) && got != nil {
+				t.Errorf("%q is no JSON and has %+v", payload, got)
+			}
+			return
+		}
+		if !json.Valid(payload) {
+			return
+		}
+		var want []string
+		referencesIn(doc, "", &want)
+		paths := map[string]int{}
+		for _, path := range want {
+			paths[path]++
+		}
+		for _, at := range got {
+			paths[at.Path]--
+		}
+		for path, n := range paths {
+			if n != 0 && !strings.Contains(string(payload), strings.Repeat("[", 100)) { // ChannelRefs stops at a depth
+				t.Errorf("%q: path %q is missing %d times; found %+v", payload, path, n, got)
+			}
+		}
+	})
+}
+
+// benchFrame is the size of the frames in which channels carry bytes.
+const benchFrame = 64 << 10
+
+// BenchmarkChannelCopy measures io.Copy from a writer's end of a channel to a
+// reader's, and beside it what the WebSocket library does bare: one goroutine
+// writes 64 KiB binary frames to one connection, another reads them from a second
+// one into a buffer that it keeps. Both go through the same relay, over TCP on
+// the loopback interface, so the difference is what the ends of a channel cost:
+// "relay" is a relay that does nothing but pass frames on, with the 64 frames of
+// buffer that an engine has, and "engine" is the development engine. Everything
+// runs in one process, so the machine's CPUs carry the relay, too.
+func BenchmarkChannelCopy(b *testing.B) {
+	for _, via := range []struct {
+		name string
+		open func(b *testing.B) (url string, newRefs func() (writer, reader iii.StreamChannelRef))
+	}{{"relay", benchRelay}, {"engine", benchEngine}} {
+		for _, ends := range []struct {
+			name string
+			open func(b *testing.B, base string, writer, reader iii.StreamChannelRef) (io.WriteCloser, io.Reader)
+		}{{"bare", bareEnds}, {"channel", channelEnds}} {
+			b.Run(via.name+"/"+ends.name, func(b *testing.B) {
+				base, newRefs := via.open(b)
+				writer, reader := newRefs()
+				w, r := ends.open(b, base, writer, reader)
+				b.SetBytes(benchFrame)
+				b.ReportAllocs()
+				b.ResetTimer()
+				wrote := make(chan error, 1)
+				go func() {
+					_, err := io.Copy(w, io.LimitReader(zeros{}, int64(b.N)*benchFrame))
+					if closeErr := w.Close(); err == nil {
+						err = closeErr
+					}
+					wrote <- err
+				}()
+				n, err := io.Copy(io.Discard, r)
+				if err != nil || n != int64(b.N)*benchFrame {
+					b.Errorf("read %d bytes of %d: %v", n, int64(b.N)*benchFrame, err)
+				}
+				b.StopTimer()
+				if err := <-wrote; err != nil {
+					b.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkChannelRead reads frames of 64 KiB with small buffers, as parsers do.
+func BenchmarkChannelRead(b *testing.B) {
+	for _, size := range []int{32, 512, 4096} {
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
+			base, newRefs := benchRelay(b)
+			writer, reader := newRefs()
+			w, r := channelEnds(b, base, writer, reader)
+			b.SetBytes(benchFrame)
+			b.ReportAllocs()
+			b.ResetTimer()
+			go func() {
+				_, _ = io.Copy(w, io.LimitReader(zeros{}, int64(b.N)*benchFrame))
+				_ = w.Close()
+			}()
+			n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r}, make([]byte, size))
+			if err != nil || n != int64(b.N)*benchFrame {
+				b.Errorf("read %d bytes of %d: %v", n, int64(b.N)*benchFrame, err)
+			}
+		})
+	}
+}
+
+// zeros is a source without an end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// channelEnds are the ends of the package.
+func channelEnds(b *testing.B, base string, writer, reader iii.StreamChannelRef) (io.WriteCloser, io.Reader) {
+	c, err := iii.New(base)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = c.Close() })
+	w, err := c.OpenWriter(b.Context(), writer)
+	if err != nil {
+		b.Fatal(err)
+	}
+	r, err := c.OpenReader(b.Context(), reader)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return w, r
+}
+
+// bareEnds are two connections of the WebSocket library.
+func bareEnds(b *testing.B, base string, writer, reader iii.StreamChannelRef) (io.WriteCloser, io.Reader) {
+	open := func(ref iii.StreamChannelRef, direction string) *websocket.Conn {
+		d := websocket.Dialer{ReadBufferSize: benchFrame, WriteBufferSize: benchFrame}
+		query := url.Values{"key": {ref.AccessKey}, "dir": {direction}}
+		conn, _, err := d.DialContext(b.Context(), base+"/ws/channels/"+ref.ChannelID+"?"+query.Encode(), nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	return bareWriter{open(writer, "write")}, &bareReader{conn: open(reader, "read")}
+}
+
+type bareWriter struct{ conn *websocket.Conn }
+
+func (w bareWriter) Write(p []byte) (int, error) {
+	return len(p), w.conn.WriteMessage(websocket.BinaryMessage, p)
+}
+
+// ReadFrom keeps io.Copy to frames of 64 KiB.
+func (w bareWriter) ReadFrom(src io.Reader) (n int64, err error) {
+	buf := make([]byte, benchFrame)
+	for {
+		k, err := src.Read(buf)
+		if err == io.EOF {
+			return n, nil
+		}
+		if err == nil {
+			_, err = w.Write(buf[:k])
+		}
+		if err != nil {
+			return n, err
+		}
+		n += int64(k)
+	}
+}
+
+func (w bareWriter) Close() error {
+	end := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
+	return w.conn.WriteMessage(websocket.CloseMessage, end)
+}
+
+type bareReader struct{ conn *websocket.Conn }
+
+func (r *bareReader) Read([]byte) (int, error) { panic("io.Copy uses WriteTo") }
+
+func (r *bareReader) WriteTo(dst io.Writer) (n int64, err error) {
+	buf := make([]byte, benchFrame)
+	for {
+		_, frame, err := r.conn.NextReader()
+		if websocket.IsCloseError(err, websocket.CloseNormalClosure, websocket.CloseNoStatusReceived) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		k, err := io.ReadFull(frame, buf)
+		if err != nil {
+			return n, err
+		}
+		if _, err := dst.Write(buf[:k]); err != nil {
+			return n, err
+		}
+		n += int64(k)
+	}
+}
+
+// benchEngine is the development engine.
+func benchEngine(b *testing.B) (string, func() (writer, reader iii.StreamChannelRef)) {
+	e := iiitest.Start(b)
+	return e.URL(), func() (iii.StreamChannelRef, iii.StreamChannelRef) {
+		c, err := iii.New(e.URL())
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = c.Close() })
+		if err := c.Connect(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		w, r, err := c.CreateChannel(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		return w.Ref(), r.Ref()
+	}
+}
+
+// benchRelay passes the frames of the one writer to the one reader.
+func benchRelay(b *testing.B) (string, func() (writer, reader iii.StreamChannelRef)) {
+	ctx, cancel := context.WithCancel(b.Context())
+	frames := make(chan []byte, 64)
+	spare := make(chan []byte, 64+2)
+	up := websocket.Upgrader{ReadBufferSize: benchFrame, WriteBufferSize: benchFrame}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, err := up.Upgrade(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+		defer stop()
+		if r.URL.Query().Get("dir") == "read" {
+			for f := range frames {
+				if conn.WriteMessage(websocket.BinaryMessage, f) != nil {
+					return
+				}
+				select {
+				case spare <- f:
+				default:
+				}
+			}
+			_ = conn.WriteMessage(websocket.CloseMessage, nil)
+			return
+		}
+		defer close(frames)
+		for {
+			_, src, err := conn.NextReader()
+			if err != nil {
+				return
+			}
+			var buf []byte
+			select {
+			case buf = <-spare:
+			default:
+				buf = make([]byte, benchFrame)
+			}
+			n, err := io.ReadFull(src, buf[:benchFrame])
+			if err != nil && err != io.ErrUnexpectedEOF {
+				return
+			}
+			select {
+			case frames <- buf[:n]:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}))
+	b.Cleanup(func() { cancel(); server.Close() })
+	ref := func(direction iii.StreamChannelDirection) iii.StreamChannelRef {
+		return iii.StreamChannelRef{ChannelID: "c", AccessKey: "k", Direction: direction}
+	}
+	return "ws" + strings.TrimPrefix(server.URL, "http"), func() (writer, reader iii.StreamChannelRef) {
+		return ref("write"), ref("read")
 	}
 }

@@ -109,7 +109,7 @@ func (r *ChannelReader) pump(conn *wsconn.Conn) {
 			case !errors.Is(err, ErrChannelBacklog):
 				err = fmt.Errorf("iii: channel read: %w: %w", io.ErrUnexpectedEOF, err)
 			}
-			r.finish(err)
+			r.endReading(err)
 			conn.Abort()
 			return
 		}
@@ -146,7 +146,7 @@ func (r *ChannelReader) keep(text bool, frame []byte) error {
 	return nil
 }
 
-func (r *ChannelReader) finish(err error) {
+func (r *ChannelReader) endReading(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err == nil {
@@ -328,7 +328,7 @@ func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage,
 
 // Close closes this end; the writer notices at its next frame. Further calls return nil.
 func (r *ChannelReader) Close() error {
-	r.finish(ErrChannelClosed)
+	r.endReading(ErrChannelClosed)
 	r.end.abort()
 	r.deadline.set(time.Time{})
 	return nil

@@ -34,7 +34,7 @@ func TestChannelReaderReadsInParts(t *testing.T) {
 	if n, done, err := r.readFrame(buf); n != 0 || done == nil || err != nil {
 		t.Errorf("the empty frame: %d bytes, %v, %v", n, done, err)
 	}
-	r.finish(io.EOF)
+	r.endReading(io.EOF)
 	if n, done, err := r.readFrame(buf); string(buf[:n]) != "end" || cap(done) < channelChunk || err != nil {
 		t.Errorf("the last frame: %q in %d bytes, %v", buf[:n], cap(done), err)
 	}

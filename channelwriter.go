@@ -375,7 +375,7 @@ func (w *ChannelWriter) Close() error {
 			if timedOut(err) {
 				err = os.ErrDeadlineExceeded
 			}
-			err = fmt.Errorf("iii: channel close: %w", err)
+			err = public(fmt.Errorf("channel close: %w", err))
 		}
 	}
 	w.fail(ErrChannelClosed)

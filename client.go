@@ -2,10 +2,13 @@ package iii
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/iii-go/iii/internal/fifo"
 	"github.com/iii-go/iii/internal/signal"
 	"github.com/iii-go/iii/internal/wsconn"
 )
@@ -25,20 +29,20 @@ const Version = "0.1.0"
 // from handlers, except that a handler must not wait for [Client.Shutdown], which waits
 // for handlers.
 type Client struct {
-	cfg      *config
-	name     string
-	named    bool   // by the program or its environment
-	free     func() // gives the name back
-	log      *slog.Logger
-	out      *outbox
-	registry *registry
-	dispatch *dispatcher
-	hosts    *hosting
-	reports  *reports
-	bindings *bindings
-	notify   *notifier
-	tracing  *tracing        // nil without telemetry
-	metrics  *handlerMetrics // nil without telemetry of metrics
+	cfg       *config
+	name      string
+	named     bool   // by the program or its environment
+	free      func() // gives the name back
+	log       *slog.Logger
+	out       *sendQueue
+	registry  *registry
+	dispatch  *dispatcher
+	hosts     *hosting
+	reports   *reports
+	providers *providers
+	callbacks *callbackQueue
+	tracing   *tracing        // nil without telemetry
+	metrics   *handlerMetrics // nil without telemetry of metrics
 
 	unnamedOnce sync.Once // for the warning about subscribers of a worker without a name
 
@@ -66,6 +70,8 @@ type Client struct {
 	connecting int                // callers of Connect that wait
 	reconnects uint64
 
+	tokenWarning sync.Once
+
 	closing             atomic.Bool // a Close frame has been sent: the end of the link is the end
 	received, malformed atomic.Uint64
 	localCalls          atomic.Uint64
@@ -74,21 +80,22 @@ type Client struct {
 // New makes a client for the engine at address: ws, wss, http or https; "" is
 // $III_URL, else [DefaultURL]. It validates every option and does no I/O: the
 // connection is made by [Client.Connect] or [Client.Run]. Registrations and
-// calls are accepted from now on and wait for it.
+// calls are accepted from now on and wait for it. $III_TOKEN authenticates the worker's
+// sockets as a bearer token unless [WithHeader] or the address does; it must be printable ASCII.
 func New(address string, opts ...Option) (*Client, error) {
 	cfg, err := newConfig(address, opts)
 	if err != nil {
 		return nil, err
 	}
 	c := &Client{
-		cfg:      cfg,
-		log:      cfg.logger,
-		out:      newOutbox(cfg.bufferMessages, cfg.bufferBytes, cfg.sendPolicy),
-		notify:   &notifier{log: func() *slog.Logger { return cfg.logger }},
-		stopping: make(chan struct{}),
-		done:     make(chan struct{}),
-		ready:    make(chan struct{}),
-		state:    ConnectionStateDisconnected,
+		cfg:       cfg,
+		log:       cfg.logger,
+		out:       newSendQueue(cfg.bufferMessages, cfg.bufferBytes, cfg.sendPolicy),
+		callbacks: &callbackQueue{log: func() *slog.Logger { return cfg.logger }},
+		stopping:  make(chan struct{}),
+		done:      make(chan struct{}),
+		ready:     make(chan struct{}),
+		state:     ConnectionStateDisconnected,
 	}
 	c.name, c.free = workerName(cfg.name)
 	c.named = cfg.name != "" || strings.TrimSpace(os.Getenv("III_WORKER_NAME")) != ""
@@ -97,7 +104,7 @@ func New(address string, opts ...Option) (*Client, error) {
 	c.reports = newReports(c)
 	c.dispatch = &dispatcher{limit: cfg.maxConcurrency, run: c.execute}
 	c.handlers, c.cancelHandlers = context.WithCancel(context.Background())
-	c.bindings = newBindings(c)
+	c.providers = newProviders(c)
 	c.startTelemetry()
 	c.dispatch.timed = c.metrics != nil
 	return c, nil
@@ -232,7 +239,7 @@ func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended 
 	}
 	close(ended)
 	if err != nil {
-		c.finish(err)
+		c.terminate(err)
 	}
 }
 
@@ -309,9 +316,23 @@ func (c *Client) warnOnce(err error) {
 	c.warned = true
 	c.mu.Unlock()
 	if !skip {
-		c.notify.post(func() {
-			warnByDefault("iii: not connected; the client keeps trying, and logs more with WithLogger", err)
+		c.callbacks.post(func() {
+			warnByDefault("iii: not connected; the client keeps trying, and logs more with WithLogger", "error", err)
 		})
+	}
+}
+
+// warnOfToken reports that anyone on the way to the engine can read the token, through the
+// same loggers as warnOnce.
+func (c *Client) warnOfToken() {
+	if !c.cfg.exposesToken() {
+		return
+	}
+	const message = "iii: the token in $III_TOKEN is sent to the engine unencrypted; use wss"
+	if c.cfg.loggerSet {
+		c.log.Warn(message, "engine", c.cfg.URL.Host)
+	} else {
+		c.callbacks.post(func() { warnByDefault(message, "engine", c.cfg.URL.Host) })
 	}
 }
 
@@ -382,11 +403,11 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 		if running := c.dispatch.describeRunning(); running != "" {
 			err = fmt.Errorf("%w; handlers still running: %s", err, running)
 		}
-		c.finish(nil)
+		c.terminate(nil)
 		return public(err), nil
 	}
-	c.registry.withdraw(ErrClosed)
-	for _, in := range c.dispatch.withdraw() {
+	c.registry.unregisterAll(ErrClosed)
+	for _, in := range c.dispatch.takeWaiting() {
 		c.turnAway(in, CodeWorkerDraining, "the worker is shutting down")
 	}
 	if err = c.dispatch.waitQuiet(ctx); err != nil {
@@ -402,7 +423,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	if err == nil && connecting {
 		err = c.out.flush(ctx)
 	}
-	c.registry.leave()
+	c.registry.unregisterFunctions()
 	if ctx.Err() == nil {
 		limit := telemetryAwayTimeout
 		if !c.out.attached() { // an engine that is away costs awayTimeout in all
@@ -414,7 +435,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 			l.Close(ctx)
 		}
 	}
-	c.finish(nil)
+	c.terminate(nil)
 	if err != nil {
 		err = public(fmt.Errorf("shutdown: %w", err))
 	}
@@ -440,7 +461,7 @@ func (c *Client) flushReports(ctx context.Context) error {
 // when the client's goroutines have ended; handlers that ignore their context
 // are left behind after a moment. It may be called again, and always returns nil.
 func (c *Client) Close() error {
-	c.finish(nil)
+	c.terminate(nil)
 	return nil
 }
 
@@ -448,8 +469,8 @@ func (c *Client) Close() error {
 // has ended. It may have been called by one of them.
 const handlerGrace = 40 * time.Millisecond
 
-// finish ends the client, once; reason is nil for an orderly end.
-func (c *Client) finish(reason error) {
+// terminate ends the client, once; reason is nil for an orderly end.
+func (c *Client) terminate(reason error) {
 	c.mu.Lock()
 	if c.ended {
 		c.mu.Unlock()
@@ -465,7 +486,7 @@ func (c *Client) finish(reason error) {
 	stop, supervised := c.stop, c.supervised
 	c.mu.Unlock()
 
-	c.registry.withdraw(ErrClosed)
+	c.registry.unregisterAll(ErrClosed)
 	c.cancelHandlers()
 	c.channels.close()
 	if stop != nil {
@@ -478,7 +499,7 @@ func (c *Client) finish(reason error) {
 	if reason != nil {
 		ended = fmt.Errorf("%w: %w", ErrClosed, reason)
 	}
-	if dropped := c.out.end(ended); dropped > 0 {
+	if dropped := c.out.close(ended); dropped > 0 {
 		c.log.Warn("iii: messages were never sent", "count", dropped)
 	}
 	if reason == nil {
@@ -493,9 +514,9 @@ func (c *Client) finish(reason error) {
 
 // awaitCallbacks gives user code a moment to return.
 func (c *Client) awaitCallbacks() {
-	abandonLocal(c.dispatch.withdraw(), fmt.Errorf("%w: %w", ErrNotConnected, ErrClosed))
+	abandonLocal(c.dispatch.takeWaiting(), fmt.Errorf("%w: %w", ErrNotConnected, ErrClosed))
 	c.reports.close()
-	handlers, providers, callbacks, hooks := c.dispatch.close(), c.bindings.close(), c.notify.wait(), c.hosts.close()
+	handlers, providers, callbacks, hooks := c.dispatch.close(), c.providers.close(), c.callbacks.idle(), c.hosts.close()
 	timer := time.NewTimer(handlerGrace)
 	defer timer.Stop()
 	for handlers != nil || providers != nil || callbacks != nil || hooks != nil {
@@ -578,7 +599,7 @@ func (c *Client) changeState(s ConnectionState, err error) {
 // notifyListener queues a call of the state listener; c.mu is held, for the order.
 func (c *Client) notifyListener(s ConnectionState, err error) {
 	if c.cfg.listener != nil {
-		c.notify.post(func() { c.cfg.listener(s, err) })
+		c.callbacks.post(func() { c.cfg.listener(s, err) })
 	}
 }
 
@@ -642,4 +663,254 @@ func (c *Client) Stats() ClientStats {
 	stats.Reconnects = c.reconnects
 	c.mu.Unlock()
 	return stats
+}
+
+// Ready returns nil when this worker serves everything it has registered: it is connected, it is
+// not draining, and the engine has accepted every function and trigger. Otherwise the error
+// joins all reasons, in the order of the program. Among them are an [ErrNotConnected] with the
+// latest failure, [ErrDraining], [ErrClosed], the *[RejectedError] of each function that another
+// worker holds and the *[Error] of each rejected trigger. A registration that the engine has not
+// answered yet is also a reason, for a moment after it is made. A trigger counts as accepted
+// even if no worker provides its type, or if its function belongs to another worker. An observer
+// in error is a reason; a pending or suspended observer is not.
+//
+// Ready does not block. [Client.ReadyHandler] is built on it.
+func (c *Client) Ready() error {
+	return c.readiness().err()
+}
+
+// Draining reports whether the client has begun to end: [Client.Shutdown] or [Client.Close] was
+// called, the context of [Client.Run] ended, or a fatal error occurred. Once true, it stays
+// true. For handlers, [Stopping] provides the same as a channel.
+func (c *Client) Draining() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.draining
+}
+
+// ReadyHandler returns a handler for an orchestrator's readiness probe. It responds with 200 if
+// [Client.Ready] returns nil and with 503 otherwise, with the body
+//
+//	{"ready":false,"standby":["orders::create"],"reasons":["…"]}
+//
+// If the only reasons are functions that another live worker holds, and triggers that wait for
+// them, the status is 200 as well: in a rolling update the old instance holds the functions
+// until it ends, and an orchestrator that waited for the new instance to become ready would
+// never end the old one. "standby" then lists their ids, and "ready" is false. With ?strict=1, a
+// standby is a 503.
+//
+// The reasons name functions, triggers and workers, so serve the handler on an internal port. It
+// accepts GET and HEAD. It is safe for concurrent use and may be created at any time.
+func (c *Client) ReadyHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		state := c.readiness()
+		answer := struct {
+			Ready   bool     `json:"ready"`
+			Standby []string `json:"standby"`
+			Reasons []string `json:"reasons"`
+		}{len(state.reasons) == 0, append([]string{}, state.standby...), []string{}}
+		for _, reason := range state.reasons {
+			answer.Reasons = append(answer.Reasons, unprefixed(reason))
+		}
+		strict, _ := strconv.ParseBool(strings.TrimSpace(r.URL.Query().Get("strict")))
+		probe(w, r, answer.Ready || !strict && !state.blocked, answer)
+	})
+}
+
+// LiveHandler returns a handler for an orchestrator's liveness probe. It responds with 200 until
+// the client has ended permanently, and with 503 after that; the body is {"live":true} or
+// {"live":false,"reason":"…"}. A client that is disconnected or draining is live, because a
+// restart would not help. The handler accepts GET and HEAD.
+func (c *Client) LiveHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := struct {
+			Live   bool   `json:"live"`
+			Reason string `json:"reason,omitempty"`
+		}{Live: true}
+		select {
+		case <-c.done:
+			answer.Live, answer.Reason = false, unprefixed(c.endError())
+		default:
+		}
+		probe(w, r, answer.Live, answer)
+	})
+}
+
+// probe writes the response to a probe.
+func probe(w http.ResponseWriter, r *http.Request, good bool, answer any) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
+		return
+	}
+	body, err := json.Marshal(answer)
+	if err != nil { // texts and booleans always encode
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	if !good {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_, _ = w.Write(append(body, '\n')) // the prober may have left; net/http sends no body for HEAD
+}
+
+// readiness collects the reasons why a client is not ready.
+type readiness struct {
+	reasons []error
+	standby []string // ids of functions that another live worker holds
+	blocked bool     // there is a reason other than these
+}
+
+func (r *readiness) add(reason error) {
+	r.reasons, r.blocked = append(r.reasons, public(reason)), true
+}
+
+// hold adds a reason that ends when another worker ends.
+func (r *readiness) hold(functionID string, reason error) {
+	r.reasons = append(r.reasons, public(reason))
+	for _, id := range r.standby {
+		if id == functionID {
+			return
+		}
+	}
+	r.standby = append(r.standby, functionID)
+}
+
+// err joins the reasons.
+func (r *readiness) err() error { return errors.Join(r.reasons...) }
+
+func (c *Client) readiness() *readiness {
+	state := &readiness{}
+	c.mu.Lock()
+	ended, draining, connected, cause := c.ended, c.draining, c.state == ConnectionStateConnected, c.lastError
+	c.mu.Unlock()
+	switch {
+	case ended:
+		state.add(c.endError())
+		return state
+	case draining:
+		state.add(fmt.Errorf("not ready: %w", ErrDraining))
+	}
+	switch {
+	case connected:
+	case cause != nil:
+		state.add(fmt.Errorf("%w: %w", ErrNotConnected, cause))
+	default:
+		state.add(ErrNotConnected)
+	}
+	if !draining { // registrations are being removed
+		c.registry.addReasons(state, connected)
+	}
+	return state
+}
+
+// addReasons adds the registrations that the engine has rejected and, while the client is
+// connected, those that it has not accepted yet.
+func (r *registry) addReasons(state *readiness, connected bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, f := range r.functions {
+		refusal := f.refused.Load()
+		switch {
+		case f.quiet && refusal != nil && refusal.Code == CodeUnsupported: // engines with triggers need no such function
+		case refusal != nil && refusal.OwnerWorkerID != "":
+			state.hold(f.id, refusal)
+		case refusal != nil:
+			state.add(refusal)
+		case connected && f.standing != accepted:
+			state.add(fmt.Errorf("function %q: the engine has not answered the registration yet", f.id))
+		}
+	}
+	for _, t := range r.triggers {
+		if o := t.observer; o != nil {
+			if o.state == ObserverStateError {
+				state.add(fmt.Errorf("observer %q with target %s: %w", t.id, t.functionID, o.reason))
+			}
+			continue
+		}
+		refusal, f := t.refused.Load(), r.target(t)
+		switch {
+		case refusal != nil && t.contested:
+			state.hold(t.functionID, fmt.Errorf("trigger %q of %s: another worker holds its route or id: %w", t.id, t.functionID, refusal))
+		case refusal != nil:
+			state.add(fmt.Errorf("trigger %q of %s: %w", t.id, t.functionID, refusal))
+		case !connected:
+		case !t.sent && f != nil && (f.refused.Load() != nil && f.refused.Load().OwnerWorkerID != "" || f.standing == accepted):
+			state.hold(t.functionID, fmt.Errorf("trigger %q of %s waits for the previous owner of the function to leave", t.id, t.functionID))
+		case !t.sent || t.standing != accepted:
+			state.add(fmt.Errorf("trigger %q of %s: the engine has not answered the registration yet", t.id, t.functionID))
+		}
+	}
+}
+
+// callbackQueue runs the user's callbacks sequentially and in order, without holding
+// a lock. Its goroutine exists only while there are callbacks to run.
+type callbackQueue struct {
+	log func() *slog.Logger
+
+	mu      sync.Mutex
+	queue   fifo.Queue[func()]
+	dropped int // callbacks dropped because the queue was full
+	running bool
+	quiet   signal.Broadcast // no callback runs or waits
+}
+
+// maxCallbacks bounds the callbacks that wait behind one that does not return,
+// because the engine can cause any number of them.
+const maxCallbacks = 10_000
+
+func (n *callbackQueue) post(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.queue.Len() >= maxCallbacks {
+		n.dropped++ // logged later, because the caller may hold a lock of the client
+		return
+	}
+	n.queue.Push(f)
+	if !n.running {
+		n.running = true
+		go n.run()
+	}
+}
+
+func (n *callbackQueue) run() {
+	for {
+		n.mu.Lock()
+		if n.queue.Len() == 0 {
+			n.running, n.queue = false, fifo.Queue[func()]{}
+			n.quiet.Send()
+			n.mu.Unlock()
+			return
+		}
+		f := n.queue.Pop()
+		dropped := n.dropped
+		n.dropped = 0
+		n.mu.Unlock()
+		if dropped > 0 {
+			n.log().Error("iii: callbacks dropped because an earlier one did not return", "dropped", dropped)
+		}
+		n.call(f)
+	}
+}
+
+func (n *callbackQueue) call(f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			n.log().Error("iii: callback panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	f()
+}
+
+// idle returns a channel that is closed when no callback is running or waiting.
+func (n *callbackQueue) idle() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	quiet := n.quiet.Wait()
+	if !n.running {
+		n.quiet.Send()
+	}
+	return quiet
 }

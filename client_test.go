@@ -2,8 +2,11 @@ package iii
 
 import (
 	"context"
+	"errors"
+	"net"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 func TestConnectAndCall(t *testing.T) {
@@ -46,4 +49,50 @@ func TestBubble(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestRunEndsBeforeItIsConnected is about programs that are told to end while the
+// engine is away: that is no failure of theirs. A deadline that passes is one.
+func TestRunEndsBeforeItIsConnected(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		end  func(context.Context) (context.Context, context.CancelFunc)
+		want error
+	}{
+		{"signal", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancelCause(ctx)
+			time.AfterFunc(time.Minute, func() { cancel(errors.New("interrupt signal received")) })
+			return ctx, func() { cancel(nil) }
+		}, nil},
+		{"deadline", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, time.Minute)
+		}, context.DeadlineExceeded},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				refused := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("refused") }
+				c, err := New("ws://engine", WithName("w"), WithDialContext(refused))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				ctx, cancel := test.end(t.Context())
+				defer cancel()
+				began := time.Now()
+				if err := suite.note(c.Run(ctx)); !errors.Is(err, test.want) || time.Since(began) != time.Minute {
+					t.Errorf("%v after %v, want %v", err, time.Since(began), test.want)
+				}
+				select {
+				case <-c.Done():
+					if test.want != nil {
+						t.Error("the client has ended; a second Run could connect")
+					}
+				default:
+					if test.want == nil {
+						t.Error("the client goes on")
+					}
+				}
+			})
+		})
+	}
 }

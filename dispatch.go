@@ -118,7 +118,7 @@ func (l *link) limit() (bytes int, code string) { return messageTooLarge, l.dial
 
 func (l *link) reply(b *buffer) { l.client.out.reply(l, b) }
 
-func (l *link) replyNow(b *buffer) { l.client.out.urgent(l, item{buf: b}) }
+func (l *link) replyNow(b *buffer) { l.client.out.pushNoWait(l, item{buf: b}) }
 
 func (in *incoming) size() int { return len(in.data) + len(in.metadata) }
 
@@ -293,8 +293,8 @@ func (d *dispatcher) pop() *incoming {
 	return in
 }
 
-// withdraw removes what waits and was not started.
-func (d *dispatcher) withdraw() []*incoming {
+// takeWaiting removes what waits and was not started.
+func (d *dispatcher) takeWaiting() []*incoming {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	waiting := slices.Clone(d.queue.All())
@@ -396,7 +396,7 @@ func (c *Client) execute(in *incoming) {
 		if !c.fit(invocation, in) {
 			return
 		}
-		defer in.trigger.settle()
+		defer in.trigger.handlerDone()
 	}
 	observed := in.observe()
 	measured := in.function.metrics
@@ -477,7 +477,7 @@ func handlerError(err error) error {
 	if errors.As(err, &e) && e != nil {
 		switch e.Code {
 		case CodeWorkerDraining, CodeOverloaded, CodeHandlerTimeout, CodeResultTooLarge, CodePayloadTooLarge:
-			return &Error{Code: CodeInvocationFailed, Message: trimmed(err).Error(), Stacktrace: e.Stacktrace}
+			return &Error{Code: CodeInvocationFailed, Message: strings.TrimPrefix(err.Error(), "iii: "), Stacktrace: e.Stacktrace}
 		}
 	}
 	return err

@@ -158,7 +158,7 @@ func TestSubmitConcurrent(t *testing.T) {
 	}
 	submitters.Go(func() {
 		for range 50 {
-			n := len(d.withdraw())
+			n := len(d.takeWaiting())
 			mu.Lock()
 			withdrawn += n
 			mu.Unlock()

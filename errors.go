@@ -431,7 +431,7 @@ type LostSendsError struct {
 
 // Error implements error.
 func (e *LostSendsError) Error() string {
-	return fmt.Sprintf("iii: connection lost with %d sent messages unconfirmed: %v", e.Count, e.Err)
+	return public(fmt.Errorf("connection lost with %d sent messages unconfirmed: %w", e.Count, e.Err)).Error()
 }
 
 // Unwrap implements the interface of errors.Is and errors.As.
@@ -445,8 +445,7 @@ type callError struct {
 }
 
 func (e *callError) Error() string {
-	text := e.err.Error()
-	return "iii: " + e.verb + " " + e.functionID + ": " + strings.TrimPrefix(text, "iii: ")
+	return "iii: " + e.verb + " " + e.functionID + ": " + unprefixed(e.err)
 }
 
 func (e *callError) Unwrap() error { return e.err }
@@ -510,12 +509,10 @@ type publicError struct{ error }
 
 func (e publicError) Unwrap() error { return e.error }
 func (e publicError) Error() string {
-	return "iii: " + strings.ReplaceAll(strings.TrimPrefix(e.error.Error(), "iii: "), ": iii: ", ": ")
+	return "iii: " + unprefixed(e.error)
 }
 
-// trimmedError is an error for embedding in one that already has the prefix.
-type trimmedError struct{ error }
-
-func trimmed(err error) error        { return trimmedError{err} }
-func (e trimmedError) Unwrap() error { return e.error }
-func (e trimmedError) Error() string { return strings.TrimPrefix(e.error.Error(), "iii: ") }
+// unprefixed is the text of err without the prefix of this package's errors.
+func unprefixed(err error) string {
+	return strings.ReplaceAll(strings.TrimPrefix(err.Error(), "iii: "), ": iii: ", ": ")
+}

@@ -41,7 +41,7 @@ func TestErrorsIs(t *testing.T) {
 		{"lost", fmt.Errorf("%w: %w", ErrConnectionLost, io.EOF), "ErrConnectionLost", ""},
 		{"lost Sends", &LostSendsError{Count: 3, Err: io.EOF}, "ErrConnectionLost", "iii: connection lost with 3 sent messages unconfirmed: EOF"},
 		{"call", &callError{verb: "call", functionID: "f", err: fmt.Errorf("%w: %w", ErrNotConnected, ErrTimeout)}, "ErrNotConnected ErrTimeout DeadlineExceeded",
-			"iii: call f: not connected: iii: call timed out"},
+			"iii: call f: not connected: call timed out"},
 		{"rejected function", &RejectedError{Code: "C", Namespace: "n", FunctionID: "f", OwnerWorkerID: "w"}, "", `iii: engine rejected function "f" in namespace "n": C, owned by worker w`},
 		{"rejected name", &RejectedError{Code: "C", Namespace: "n", WorkerName: "w"}, "", `iii: engine rejected worker name "w" in namespace "n": C`},
 		{"rejected", &RejectedError{Code: "C"}, "", `iii: engine rejected registration in namespace "": C`},

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/iii-go/iii"
-	"github.com/iii-go/iii/iiitest"
 )
 
 // A typed handler serves a route of the engine's HTTP server.
@@ -319,7 +318,7 @@ func ExampleClient_MountRouter() {
 
 // The engine asks a condition and middleware functions before it runs the function of a route.
 func ExampleWithTriggerOptions() {
-	engine, client, stop := withEngineOf(iiitest.Protocol023)
+	engine, client, stop := withEngine()
 	defer stop()
 
 	_, err := iii.Handle(client, "shop::is-open", func(ctx context.Context, r iii.HTTPRequest[any]) (bool, error) {
@@ -351,15 +350,25 @@ func ExampleWithTriggerOptions() {
 	if err := client.Connect(context.Background()); err != nil {
 		log.Fatal(err)
 	}
-	for _, query := range []string{"?day=sunday", "?day=monday"} {
-		resp, err := http.Get(engine.HTTPURL() + "/shop" + query)
+	for _, visit := range []struct{ query, authorization string }{
+		{"?day=monday", "Bearer ada"}, {"?day=sunday", "Bearer ada"}, {"?day=monday", ""},
+	} {
+		r, err := http.NewRequest("GET", engine.HTTPURL()+"/shop"+visit.query, nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		if visit.authorization != "" {
+			r.Header.Set("Authorization", visit.authorization)
+		}
+		resp, err := http.DefaultClient.Do(r)
 		if err != nil {
 			log.Fatal(err)
 		}
 		_ = resp.Body.Close()
-		fmt.Println(query, resp.StatusCode)
+		fmt.Println(visit.query, resp.StatusCode)
 	}
 	// Output:
+	// ?day=monday 200
 	// ?day=sunday 422
 	// ?day=monday 401
 }

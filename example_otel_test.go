@@ -7,15 +7,23 @@ import (
 	"log"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"time"
 
-	"github.com/iii-go/iii"
-	"github.com/iii-go/iii/iiitest"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
+	otellog "go.opentelemetry.io/otel/log"
 	"go.opentelemetry.io/otel/metric"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
 )
 
 // The telemetry sends traces, metrics and logs of a program to the engine. Unset fields of
@@ -305,4 +313,376 @@ func ExampleWithGlobalProviders() {
 	}
 	fmt.Println(engine.Traces()[0].Name, "of", engine.Traces()[0].Scope.Name)
 	// Output: query of some library
+}
+
+// ExtractContext and related functions exchange trace context with code that does not use
+// OpenTelemetry.
+func ExampleExtractContext() {
+	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tenant=acme")
+	ctx, err := iii.SetBaggage(ctx, "iii.session.name", "Anna & Ben")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(iii.TraceID(ctx), iii.SpanID(ctx))
+	fmt.Println(iii.InjectTraceparent(ctx))
+	fmt.Println(iii.InjectBaggage(ctx))
+	// Output:
+	// 0af7651916cd43dd8448eb211c80319c b7ad6b7169203331
+	// 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
+	// iii.session.name=Anna%20&%20Ben,tenant=acme
+}
+
+// The client records each HTTP request as a span of the trace in the request's context.
+func ExampleNewTracingTransport() {
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		fmt.Println("trace", r.Header.Get("Traceparent")[3:35], "with", r.Header.Get("Baggage"))
+	}))
+	defer server.Close()
+	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tenant=acme")
+	req, err := http.NewRequestWithContext(ctx, "GET", server.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	client := &http.Client{Transport: iii.NewTracingTransport(nil)}
+	resp, err := client.Do(req)
+	if err != nil {
+		log.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	client.CloseIdleConnections()
+	// Output:
+	// trace 0af7651916cd43dd8448eb211c80319c with tenant=acme
+}
+
+func ExampleRedactAndTruncate() {
+	payload := map[string]any{"user": "anna", "password": "hunter2", "note": "a long text that nobody needs in a trace"}
+	fmt.Println(iii.RedactAndTruncate(payload, 0))
+	fmt.Println(iii.RedactAndTruncate(payload, 40))
+	// Output:
+	// {"note":"a long text that nobody needs in a trace","password":"[REDACTED]","user":"anna"} false
+	// {"note":"a long text tha..."[TRUNCATED]" true
+}
+
+// Baggage travels with every call of its context, to the workers that serve the call and to
+// the workers that they call.
+func ExampleSetBaggage() {
+	_, client, stop := withEngine()
+	defer stop()
+
+	_, err := iii.Handle(client, "orders::tenant", func(ctx context.Context, _ any) (string, error) {
+		tenant, ok := iii.BaggageEntry(ctx, "tenant")
+		return fmt.Sprint(tenant, " ", ok), nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	ctx, err := iii.SetBaggage(context.Background(), "tenant", "acme")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(iii.Call[string](ctx, client, "orders::tenant", nil))
+	fmt.Println(iii.Call[string](iii.RemoveBaggage(ctx, "tenant"), client, "orders::tenant", nil))
+	// Output:
+	// acme true <nil>
+	//  false <nil>
+}
+
+// The handler continues work in the caller's trace after it has returned.
+func ExampleCaptureContext() {
+	engine, telemetry, stop := withTelemetry()
+	defer stop()
+
+	handle := func(ctx context.Context) (done chan error) {
+		captured := iii.CaptureContext(ctx) // the trace, but neither cancellation nor deadline
+		done = make(chan error)
+		go func() {
+			ctx := captured.Attach(context.Background())
+			done <- iii.InSpan(ctx, "send receipt", trace.SpanKindInternal, func(context.Context) error { return nil })
+		}()
+		return done
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ctx, span := telemetry.Tracer().Start(ctx, "order")
+	done := handle(ctx)
+	span.End()
+	cancel()
+	if err := <-done; err != nil {
+		log.Fatal(err)
+	}
+
+	if err := telemetry.Flush(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	for _, s := range engine.Traces() {
+		fmt.Println(s.Name, "in the trace of the order:", s.TraceID == span.SpanContext().TraceID().String())
+	}
+	// Unordered output:
+	// order in the trace of the order: true
+	// send receipt in the trace of the order: true
+}
+
+// Redact masks secrets before data is logged or displayed.
+func ExampleRedact() {
+	fmt.Println(iii.Redact(map[string]any{
+		"user":   "ada",
+		"apiKey": "k-123",
+		"login":  map[string]string{"password": "hunter2"},
+	}))
+	// Output: map[apiKey:[REDACTED] login:map[password:[REDACTED]] user:ada]
+}
+
+// A program uses the exporters with its own providers, which have their own samplers, batch
+// processors and other exporters. The exporters share one connection.
+func ExampleNewEngineSpanExporter() {
+	ctx := context.Background()
+	engine, err := iiitest.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	connection, err := iii.NewSharedEngineConnection(engine.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer connection.Shutdown(ctx)
+
+	spans := sdktrace.NewTracerProvider(
+		sdktrace.WithSpanProcessor(iii.NewBaggageSpanProcessor()),
+		sdktrace.WithBatcher(iii.NewEngineSpanExporter(connection)))
+	metrics := sdkmetric.NewMeterProvider(
+		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(iii.NewEngineMetricsExporter(connection))))
+	logs := sdklog.NewLoggerProvider(
+		sdklog.WithProcessor(sdklog.NewBatchProcessor(iii.NewEngineLogExporter(connection))))
+	defer spans.Shutdown(ctx)
+	defer metrics.Shutdown(ctx)
+	defer logs.Shutdown(ctx)
+
+	tagged, err := iii.SetBaggage(ctx, "iii.tag.team", "billing")
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, span := spans.Tracer("shop").Start(tagged, "charge card")
+	span.End()
+	counter, err := metrics.Meter("shop").Int64Counter("charges")
+	if err != nil {
+		log.Fatal(err)
+	}
+	counter.Add(ctx, 2)
+	iii.NewLogger(logs).Warn(ctx, "card expires soon", nil)
+
+	// ForceFlush of a provider returns when the engine has received all data.
+	for _, flush := range []func(context.Context) error{spans.ForceFlush, metrics.ForceFlush, logs.ForceFlush} {
+		if err := flush(ctx); err != nil {
+			log.Fatal(err)
+		}
+	}
+	fmt.Println(engine.Traces()[0].Name, engine.Traces()[0].Attributes)
+	fmt.Println(engine.Metrics()[0].Name, engine.Metrics()[0].Points[0].Value)
+	fmt.Println(engine.Logs()[0].Severity == otellog.SeverityWarn, engine.Logs()[0].Body)
+	// Output:
+	// charge card map[iii.tag.team:billing]
+	// charges 2
+	// true card expires soon
+}
+
+// A program sends a telemetry frame that it has encoded itself.
+func ExampleSharedEngineConnection() {
+	ctx := context.Background()
+	engine, err := iiitest.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+	connection, err := iii.NewSharedEngineConnection(engine.URL(),
+		iii.WithConnectionReconnection(iii.ReconnectionConfig{InitialDelayMs: 100}),
+		iii.WithConnectionStateListener(func(s iii.ConnectionState, err error) {
+			if s == iii.ConnectionStateFailed {
+				log.Print(err)
+			}
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer connection.Shutdown(ctx)
+
+	err = connection.Send(iii.OtelMessage{Prefix: "LOGS", Data: []byte(`{"resourceLogs":[{"scopeLogs":[{"logRecords":[
+		{"timeUnixNano":"1760000000000000000","severityNumber":9,"severityText":"INFO","body":{"stringValue":"hello"}}]}]}]}`)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := connection.Flush(ctx); err != nil { // nil: the engine has it
+		log.Fatal(err)
+	}
+	s := connection.Stats()
+	fmt.Println(connection.State(), "confirmed:", s.Confirmed, "queued:", s.Queued, "dropped logs:", s.Logs.Frames())
+	fmt.Println(engine.Logs()[0].Body)
+	// Output:
+	// connected confirmed: 1 queued: 0 dropped logs: 0
+	// hello
+}
+
+// The process metrics are reported as gauges, which the engine shows with the worker. A
+// client with telemetry reports them automatically.
+func ExampleRegisterWorkerGauges() {
+	engine, telemetry, stop := withTelemetry()
+	defer stop()
+	ctx := context.Background()
+	client, err := iii.New(engine.URL(), iii.WithName("billing"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	gauges, err := iii.RegisterWorkerGauges(telemetry.Meter(), iii.WorkerGaugesOptions{
+		WorkerID:   client.WorkerID(),
+		WorkerName: new(client.Name()),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer gauges.Stop()
+	if err := telemetry.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	worker, err := client.WorkerInfo(ctx, "billing")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(worker.LatestMetrics != nil)
+	// Output: true
+}
+
+// A program collects the process metrics that a worker reports, for its own use.
+func ExampleNewWorkerMetricsCollector() {
+	collector, err := iii.NewWorkerMetricsCollector()
+	if err != nil {
+		log.Fatal(err)
+	}
+	m, err := collector.Collect(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(m.Runtime, m.MemoryRSS > 0)
+	// Output:
+	// go true
+}
+
+// A program that has an OpenTelemetry SDK already gives its providers to the worker. The
+// engine gets no telemetry. Here, the SDK keeps the spans in memory.
+func ExampleTelemetryFromProviders() {
+	ctx := context.Background()
+	engine, err := iiitest.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+
+	backend := tracetest.NewInMemoryExporter()
+	spans := sdktrace.NewTracerProvider(sdktrace.WithSyncer(backend))
+	metrics := sdkmetric.NewMeterProvider()
+	defer spans.Shutdown(ctx)
+	defer metrics.Shutdown(ctx)
+
+	telemetry := iii.TelemetryFromProviders(spans, metrics, nil) // no logs
+	c, err := iii.New(engine.URL(), iii.WithTelemetry(telemetry), iii.WithTracePayloads())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	_, err = iii.Handle(c, "shop::sell", func(context.Context, string) (string, error) { return "sold", nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := c.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := iii.Call[string](ctx, c, "shop::sell", "tea"); err != nil {
+		log.Fatal(err)
+	}
+	for _, s := range backend.GetSpans() {
+		fmt.Println(s.Name, s.Events[0].Attributes[0].Value.AsString(), s.Events[1].Attributes[0].Value.AsString())
+	}
+	fmt.Println("the engine has", len(engine.Telemetry()), "frames")
+	// Output:
+	// execute shop::sell "tea" "sold"
+	// the engine has 0 frames
+}
+
+// printedRecords is an exporter that prints log records.
+type printedRecords struct{}
+
+func (printedRecords) Export(_ context.Context, records []sdklog.Record) error {
+	for _, r := range records {
+		fmt.Println("backend:", r.Body())
+	}
+	return nil
+}
+func (printedRecords) ForceFlush(context.Context) error { return nil }
+func (printedRecords) Shutdown(context.Context) error   { return nil }
+
+// A second backend gets what the engine gets: the spans, the metrics of handlers and the log
+// records. Here, it is in memory.
+func ExampleWithSpanProcessor() {
+	ctx := context.Background()
+	engine, err := iiitest.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+
+	backend := tracetest.NewInMemoryExporter()
+	records := printedRecords{}
+	reader := sdkmetric.NewManualReader() // or NewPeriodicReader with an exporter
+	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: new(engine.URL())},
+		iii.WithSpanProcessor(sdktrace.NewSimpleSpanProcessor(backend)),
+		iii.WithMetricReader(reader),
+		iii.WithLogProcessor(sdklog.NewSimpleProcessor(records)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer telemetry.Shutdown(ctx)
+	c, err := iii.New(engine.URL(), iii.WithTelemetry(telemetry))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	_, err = iii.Handle(c, "shop::sell", func(context.Context, string) (string, error) { return "sold", nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := c.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := iii.Call[string](ctx, c, "shop::sell", "tea"); err != nil {
+		log.Fatal(err)
+	}
+	telemetry.Logger().Info(ctx, "closed", nil)
+	if err := telemetry.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("backend:", backend.GetSpans()[0].Name)
+	fmt.Println("engine:", engine.Traces()[0].Name)
+	var data metricdata.ResourceMetrics
+	if err := reader.Collect(ctx, &data); err != nil {
+		log.Fatal(err)
+	}
+	for _, scope := range data.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			if m.Name == "iii.worker.function.count" {
+				fmt.Println(m.Name, m.Data.(metricdata.Sum[int64]).DataPoints[0].Value)
+			}
+		}
+	}
+	// Output:
+	// backend: closed
+	// backend: execute shop::sell
+	// engine: execute shop::sell
+	// iii.worker.function.count 1
 }

@@ -3,11 +3,13 @@ package iii_test
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"time"
 
@@ -398,4 +400,350 @@ func ExampleAuthError() {
 	// Output:
 	// bad token
 	// failed
+}
+
+// The engine's own functions are called like functions of workers. The package has types
+// for their inputs and results.
+func ExampleCall() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	result, err := iii.Call[iii.StateSetResult](ctx, client, "state::set", iii.StateSetInput{
+		Scope: "carts", Key: "ada", Value: json.RawMessage(`{"items":[]}`),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(string(result.NewValue))
+	// Output: {"items":[]}
+}
+
+// How to handle an error depends on whether the function may have run.
+func ExampleCall_errors() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	type Order struct {
+		Item string `json:"item"`
+	}
+	type Quote struct {
+		Cents int `json:"cents"`
+	}
+	_, err := iii.Handle(client, "shop::quote", func(ctx context.Context, o Order) (Quote, error) {
+		return Quote{}, &iii.Error{Code: "sold_out", Message: "no " + o.Item + " is left"}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	order := Order{Item: "tea"}
+	var refusal *iii.Error
+	switch _, err := iii.Call[Quote](ctx, client, "shop::quote", order); {
+	case err == nil:
+	case errors.Is(err, iii.ErrFunctionNotFound): // no worker serves shop::quote
+	case errors.As(err, &refusal): // the function or the engine failed the call
+		fmt.Println(refusal.Code)
+	case iii.SafeToRetry(err): // it has not run
+	default: // it may have run
+	}
+	// Output: sold_out
+}
+
+// The call decodes its result into an existing value. It has its own timeout and addresses
+// another namespace.
+func ExampleClient_Call() {
+	_, client, stop := withEngine(iii.WithNamespace("shop"))
+	defer stop()
+	ctx := context.Background()
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	prices := map[string]int{"tea": 350}
+	err := client.Call(ctx, "prices::all", nil, &prices, iii.InNamespace("stock"), iii.WithTimeout(time.Second))
+	fmt.Println(errors.Is(err, iii.ErrFunctionNotFound), prices)
+	// Output: true map[tea:350]
+}
+
+// Send does not wait for an answer, so it does not report whether the function exists.
+func ExampleClient_Send() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	pages := make(chan string)
+	_, err := iii.Handle(client, "visits::count", func(ctx context.Context, page string) (any, error) {
+		pages <- page
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Send(ctx, "visits::count", "/tea"); err != nil { // waits in the buffer
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(<-pages)
+	// Output: /tea
+}
+
+// Enqueue adds a job to a queue; the receipt confirms that the queue has it.
+func ExampleClient_Enqueue() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	sent := make(chan string)
+	_, err := iii.Handle(client, "mail::send", func(ctx context.Context, to string) (any, error) {
+		sent <- to
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	receipt, err := client.Enqueue(ctx, "default", "mail::send", "ada@example.org")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(<-sent, receipt.MessageReceiptID != "")
+
+	_, err = client.Enqueue(ctx, "no such queue", "mail::send", "bob@example.org")
+	fmt.Println(errors.Is(err, iii.ErrEnqueue))
+	// Output:
+	// ada@example.org true
+	// true
+}
+
+// A handler chooses the code of its error, and the caller receives the code.
+func ExampleError() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	_, err := iii.Handle(client, "stock::take", func(ctx context.Context, item string) (int, error) {
+		return 0, &iii.Error{Code: "out_of_stock", Message: "no " + item + " is left"}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	_, err = iii.Call[int](ctx, client, "stock::take", "tea")
+	var refusal *iii.Error
+	if errors.As(err, &refusal) {
+		fmt.Println(refusal.Code+":", refusal.Message)
+	}
+	// Output: out_of_stock: no tea is left
+}
+
+// A request that is guaranteed not to have reached the engine can be retried safely.
+func ExampleSafeToRetry() {
+	engine, client, stop := withEngine(iii.WithName("buyer"))
+	defer stop()
+	ctx := context.Background()
+
+	// The request was not sent: there was no connection in time.
+	err := client.Call(ctx, "shop::buy", "tea", nil, iii.WithTimeout(time.Millisecond))
+	fmt.Println(errors.Is(err, iii.ErrTimeout), iii.SafeToRetry(err))
+
+	// The request was sent and the connection broke before the answer: the order may have
+	// been placed.
+	_, err = iii.Handle(client, "shop::buy", func(ctx context.Context, item string) (any, error) {
+		engine.Drop("buyer")
+		return nil, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	err = client.Call(ctx, "shop::buy", "tea", nil, iii.Remotely()) // in process it would need no connection
+	fmt.Println(errors.Is(err, iii.ErrConnectionLost), iii.SafeToRetry(err))
+	// Output:
+	// true true
+	// true false
+}
+
+// Probes of an orchestrator, on an internal port.
+func ExampleClient_ReadyHandler() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	probes := http.NewServeMux()
+	probes.Handle("GET /ready", client.ReadyHandler())
+	probes.Handle("GET /live", client.LiveHandler())
+	server := httptest.NewServer(probes) // in production: http.ListenAndServe(":8081", probes)
+	defer server.Close()
+
+	show := func(when string) {
+		for _, path := range []string{"/ready", "/live"} {
+			resp, err := http.Get(server.URL + path)
+			if err != nil {
+				log.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			fmt.Println(when, path, resp.StatusCode)
+		}
+	}
+	show("before")
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	show("connected")
+	if err := client.Shutdown(ctx); err != nil {
+		log.Fatal(err)
+	}
+	show("ended")
+	// Output:
+	// before /ready 503
+	// before /live 200
+	// connected /ready 200
+	// connected /live 200
+	// ended /ready 503
+	// ended /live 503
+}
+
+// Ready returns the reasons why a worker is not ready.
+func ExampleClient_Ready() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	fmt.Println(errors.Is(client.Ready(), iii.ErrNotConnected))
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(client.Ready(), client.Draining())
+	if err := client.Shutdown(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(errors.Is(client.Ready(), iii.ErrClosed), client.Draining())
+	// Output:
+	// true
+	// <nil> false
+	// true true
+}
+
+// A rolling update: the new replica is a standby until the old one has drained. A caller that
+// repeats its calls while nobody serves the function sees no failure.
+func ExampleWithCallRetry() {
+	engine, caller, stop := withEngine(iii.WithCallRetry(iii.RetryPolicy{
+		MaxAttempts:  20,
+		InitialDelay: 100 * time.Millisecond,
+		MaxDelay:     time.Second,
+		Codes:        []string{iii.CodeFunctionNotFound}, // nobody serves it for a moment
+	}))
+	defer stop()
+	ctx := context.Background()
+
+	replica := func(name string) *iii.Client {
+		client, err := iii.New(engine.URL(), iii.WithName(name))
+		if err != nil {
+			log.Fatal(err)
+		}
+		_, err = iii.Handle(client, "orders::create", func(ctx context.Context, item string) (string, error) {
+			return item + " ordered at " + name, nil
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+		if err := client.Connect(ctx); err != nil {
+			log.Fatal(err)
+		}
+		return client
+	}
+	if err := caller.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	old := replica("orders-1")
+	fmt.Println(iii.Call[string](ctx, caller, "orders::create", "tea"))
+
+	next := replica("orders-2") // what an orchestrator starts first
+	defer next.Close()
+	fmt.Println("standby:", next.Ready() != nil)
+
+	if err := old.Shutdown(ctx); err != nil { // what it does next, by a signal
+		log.Fatal(err)
+	}
+	fmt.Println(iii.Call[string](ctx, caller, "orders::create", "cake"))
+	// Output:
+	// tea ordered at orders-1 <nil>
+	// standby: true
+	// cake ordered at orders-2 <nil>
+}
+
+// One call is repeated, whatever the client's policy is.
+func ExampleWithRetry() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+
+	attempts := 0
+	_, err := iii.Handle(client, "stock::count", func(ctx context.Context, item string) (int, error) {
+		if attempts++; attempts < 3 {
+			return 0, &iii.Error{Code: "busy", Message: "count again"}
+		}
+		return 7, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	n, err := iii.Call[int](ctx, client, "stock::count", "tea",
+		iii.WithRetry(iii.RetryPolicy{InitialDelay: time.Millisecond, Codes: []string{"busy"}})) // counting has no effects
+	fmt.Println(n, err, attempts)
+	// Output: 7 <nil> 3
+}
+
+// A generated client knows hashes of the schemas that it was generated from, and passes them
+// in its own method CheckSchemas.
+func ExampleClient_CheckSchemas() {
+	_, client, stop := withEngine()
+	defer stop()
+	ctx := context.Background()
+	_, err := iii.Handle(client, "orders::create", func(ctx context.Context, item string) (int, error) { return 1, nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	text, err := iii.HashSchema([]byte(`{"type": "string"}`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	err = client.CheckSchemas(ctx,
+		iii.FunctionSchemas{FunctionID: "orders::create", Request: text, Response: text},
+		iii.FunctionSchemas{FunctionID: "orders::cancel", Request: text},
+	)
+	var drift *iii.SchemaDriftError
+	if errors.As(err, &drift) {
+		for _, f := range drift.Functions {
+			fmt.Println(f)
+		}
+	}
+	// Output:
+	// orders::create (response)
+	// orders::cancel (not found)
 }

@@ -8,7 +8,6 @@ import (
 	"log"
 
 	"github.com/iii-go/iii"
-	"github.com/iii-go/iii/iiitest"
 )
 
 // The function runs on each change in a scope of the state.
@@ -45,9 +44,10 @@ func ExampleClient_Trigger() {
 	// Output: state:created: ada of carts is {"tea":1}
 }
 
-// The engine does not confirm triggers, but it reports refusals.
+// The engine reports refusals. The code of this one is that of engines since 0.26; earlier ones
+// say trigger_registration_failed.
 func ExampleWithTriggerErrorHandler() {
-	_, client, stop := withEngineOf(iiitest.Protocol023)
+	_, client, stop := withEngine()
 	defer stop()
 
 	refused := make(chan error, 1)
@@ -68,7 +68,7 @@ func ExampleWithTriggerErrorHandler() {
 	_, err = client.Trigger("reports::write", iii.CronTriggerConfig{Expression: "0 25 * * *"})
 	fmt.Println(err)
 	// Output:
-	// true trigger_registration_failed
+	// true INVALID_CRON_EXPRESSION
 	// iii: trigger of reports::write: cron expression "0 25 * * *" needs six fields, seconds first, or seven with a year; it has 5
 }
 

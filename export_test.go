@@ -6,6 +6,9 @@ package iii
 // ProxiedVariable is set in a process whose proxy comes from the environment.
 const ProxiedVariable = proxiedVariable
 
+// RaceEnabled says that the race detector runs.
+const RaceEnabled = raceEnabled
+
 // TestLogger is the log of clients in tests, which is searched for secrets.
 var TestLogger = testLogger
 

@@ -2,6 +2,10 @@ package iii
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +14,7 @@ import (
 	"reflect"
 	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -357,7 +362,7 @@ func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out,
 	}
 	types := functionSchemas{reflect.TypeFor[In](), reflect.TypeFor[Out]()}
 	if err := types.check(); err != nil {
-		return nil, fmt.Errorf("iii: function %q: %w", id, err)
+		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
 	return c.register(id, typedHandler(h), nil, types, opts)
 }
@@ -370,7 +375,7 @@ func HandleEvent[In any](c *Client, id string, h func(context.Context, In) error
 	}
 	types := functionSchemas{in: reflect.TypeFor[In]()}
 	if err := types.check(); err != nil {
-		return nil, fmt.Errorf("iii: function %q: %w", id, err)
+		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
 	handler := typedHandler(func(ctx context.Context, in In) (json.RawMessage, error) { return nil, h(ctx, in) })
 	return c.register(id, handler, nil, types, opts)
@@ -408,7 +413,7 @@ func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...
 		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig: method %q is none of GET, POST, PUT, PATCH, DELETE", id, cfg.Method)
 	}
 	if err := checkHTTPAuth(cfg.Auth); err != nil {
-		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig: %w", id, err)
+		return nil, public(fmt.Errorf("function %q: HTTPInvocationConfig: %w", id, err))
 	}
 	notInvokable := func(context.Context, json.RawMessage) (any, error) {
 		return nil, &Error{Code: CodeFunctionNotInvokable, Message: "the function is called over HTTP and has no handler here"}
@@ -470,7 +475,7 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 		return nil, nil, errors.New("iii: blank function id")
 	}
 	fail := func(err error) (*Function, *functionConfig, error) {
-		return nil, nil, fmt.Errorf("iii: function %q: %w", id, trimmed(err))
+		return nil, nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
 	cfg := &functionConfig{}
 	if err := applyOptions(cfg, opts, callOption); err != nil {
@@ -542,8 +547,10 @@ type Invocation struct {
 	ID string
 	// FunctionID is the function's id as this worker registered it.
 	FunctionID string
-	// CallerWorkerID is the calling worker; "" for triggers, for the engine's own
-	// calls, and, on engines before 0.25, where the payload is no object.
+	// CallerWorkerID is the calling worker, which for a custom trigger is the provider of its
+	// type, and for a call through an observer the host of what it observes; "" for other
+	// triggers and activations, for the engine's own calls, and, on engines before 0.25, where
+	// the payload is no object.
 	CallerWorkerID string
 	// Metadata came beside the payload: the caller's, the trigger's, or the observer's. Nil if
 	// there is none.
@@ -690,7 +697,7 @@ func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 	inv = Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: c.in.callerWorkerID(), Metadata: c.in.metadata, ObserveDepth: c.in.depth}
 	inv.Caller = optional[Caller](c.in.callerJSON(c.client))
 	inv.Activation = optional[Activation](c.in.activation)
-	if c.in.activation == nil && inv.Caller != nil && inv.CallerWorkerID == "" { // the payload is no object
+	if inv.CallerWorkerID == "" && inv.Caller != nil && !c.in.isEngines() { // the payload has no such key
 		inv.CallerWorkerID = inv.Caller.WorkerID
 	}
 	return inv, true
@@ -705,13 +712,21 @@ func optional[T any](raw json.RawMessage) *T {
 	return v
 }
 
-// callerWorkerID is the worker that has made the call.
+// callerWorkerID is the worker that has made the call, as far as its payload tells. That of an
+// activation is not the caller's.
 func (in *incoming) callerWorkerID() string {
-	if in.local {
+	switch {
+	case in.local:
 		return in.function.client.WorkerID()
+	case in.activation != nil:
+		return ""
 	}
 	return callerOf(in.data)
 }
+
+// isEngines reports whether the invocation is for a trigger of one of the engine's own types,
+// which may be a worker's.
+func (in *incoming) isEngines() bool { return in.trigger != nil && in.trigger.source.functionID != "" }
 
 // callerOf finds the key that the engine adds to object payloads.
 func callerOf(data []byte) (id string) {
@@ -734,4 +749,76 @@ func Stopping(ctx context.Context) <-chan struct{} {
 		return c.client.stopping
 	}
 	return nil
+}
+
+// ErrSignature matches every error of [VerifySignature].
+var ErrSignature = errors.New("iii: request is not signed by the engine")
+
+// The headers of the engine's requests to an HTTP-invoked function with
+// [HTTPAuthHMAC].
+const (
+	signatureHeader = "X-Iii-Signature"
+	timestampHeader = "X-Iii-Timestamp"
+	signatureScheme = "sha256="
+)
+
+// VerifySignature checks that a request to an HTTP-invoked function comes from
+// the engine. The request must be signed with secret, the value of the variable
+// that [HTTPAuthHMAC] names, and the time of the signature must be at most window
+// in the past or in the future. body is the whole body, already read from r.Body.
+// The signature covers the body and the time, but not the method, the URL or
+// other headers; within window, an eavesdropper can replay a request. The
+// comparison takes constant time.
+//
+// Every error matches [ErrSignature] and states the reason without revealing the
+// secret. An empty secret or a window that is not positive is an error, because
+// it would not protect.
+func VerifySignature(r *http.Request, body []byte, secret string, window time.Duration) error {
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s", ErrSignature, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case secret == "":
+		return fail("the secret is empty")
+	case window <= 0:
+		return fail("the window of %v is not positive", window)
+	}
+	signature, err := soleHeader(r, signatureHeader)
+	if err != nil {
+		return fail("%v", err)
+	}
+	timestamp, err := soleHeader(r, timestampHeader)
+	if err != nil {
+		return fail("%v", err)
+	}
+	digits, ok := strings.CutPrefix(signature, signatureScheme)
+	got, err := hex.DecodeString(digits)
+	if !ok || err != nil {
+		return fail("%s does not have the form sha256=<hex>", signatureHeader)
+	}
+	seconds, err := strconv.ParseInt(timestamp, 10, 64)
+	if err != nil {
+		return fail("%s is not a Unix time in seconds", timestampHeader)
+	}
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(timestamp + ":" + base64.StdEncoding.EncodeToString(body)))
+	if !hmac.Equal(got, mac.Sum(nil)) {
+		return fail("%s does not match the body and %s", signatureHeader, timestampHeader)
+	}
+	if age := time.Since(time.Unix(seconds, 0)).Abs(); age > window {
+		return fail("%s is %v away from now, more than %v", timestampHeader, age.Round(time.Second), window)
+	}
+	return nil
+}
+
+// soleHeader returns a header that must occur exactly once.
+func soleHeader(r *http.Request, name string) (string, error) {
+	switch values := r.Header.Values(name); len(values) {
+	case 0:
+		return "", fmt.Errorf("%s is missing", name)
+	case 1:
+		return values[0], nil
+	default:
+		return "", fmt.Errorf("%s occurs %d times", name, len(values))
+	}
 }

@@ -125,7 +125,7 @@ func TestRegistrationsAreChecked(t *testing.T) {
 			if test.want == ErrMessageTooLarge.Error() && !errors.Is(err, ErrMessageTooLarge) {
 				t.Errorf("%v is no ErrMessageTooLarge", err)
 			}
-			if n := len(c.registry.types) + len(c.registry.functionByID) + len(c.registry.triggerByID) + len(c.bindings.types); n != 0 {
+			if n := len(c.registry.types) + len(c.registry.functionByID) + len(c.registry.triggerByID) + len(c.providers.types); n != 0 {
 				t.Errorf("%d registrations are left", n)
 			}
 		})

@@ -914,3 +914,123 @@ func FuzzWithoutParent(f *testing.F) {
 		}
 	})
 }
+
+// An engine whose access control has changed the id of a function may speak of it by the changed
+// one. What it says then is about the function, and what it is told names that id; nothing
+// is taken for a function that has been unregistered.
+func TestRenamedFunctions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
+			switch {
+			case m.Type != "registerfunction":
+				return false
+			case m.ID == "late::f":
+				time.Sleep(time.Millisecond) // it is unregistered, and f registered, before the answer comes
+				c.send(`{"type":"functionregistered","id":"late::f","namespace":"default","revision":1}`)
+			default:
+				c.send(fmt.Sprintf(`{"type":"functionregistered","id":"tenant::%s","namespace":"default","revision":1,"local_dispatch":true,"observers":[%s]}`, m.ID, view("o", `{}`)))
+			}
+			return true
+		}}})
+		c := p.client()
+		f := hostFunc(t, c, "f", echo)
+		began := time.Now()
+		connectHost(t, c)
+		synctest.Wait()
+		if took := time.Since(began); took > 0 || !f.LocalDispatch() || !f.IsObserved() {
+			t.Errorf("connected after %v, in process %v, observed %v", took, f.LocalDispatch(), f.IsObserved())
+		}
+		if ack := p.messages(0, "observerack"); len(ack) != 1 || !strings.Contains(string(ack[0].Raw), `"function_id":"tenant::f"`) {
+			t.Errorf("acks %v", ack)
+		}
+		if got := p.outcome(p.conn(0).invoke("tenant::f", "1")); got != "1" {
+			t.Errorf("invoked as it is called there: %s", got)
+		}
+		if _, err := Call[int](t.Context(), c, "tenant::f", 2); err != nil || c.Stats().LocalCalls != 1 {
+			t.Errorf("%d local calls, error %v", c.Stats().LocalCalls, err)
+		}
+		p.conn(0).added("tenant::f", 2, view("p", `{}`))
+		time.Sleep(time.Second)
+		if got := len(f.Observers()); got != 2 {
+			t.Errorf("%d observers", got)
+		}
+		if reports := p.messages(0, "invocationsobserved"); len(reports) != 1 || !strings.Contains(string(reports[0].Raw), `"function_id":"tenant::f"`) {
+			t.Errorf("reports %v", reports)
+		}
+		if err := f.Unregister(); err != nil {
+			t.Fatal(err)
+		}
+		if err := hostFunc(t, c, "late::f", echo).Unregister(); err != nil {
+			t.Fatal(err)
+		}
+		hostFunc(t, c, "f", echo)
+		time.Sleep(time.Second)
+		for id, want := range map[string]string{"late::f": CodeFunctionNotFound, "tenant::f": "1"} {
+			if got := p.outcome(p.conn(0).invoke(id, "1")); !strings.HasPrefix(got, want) {
+				t.Errorf("%s, registered again: %s, want %s", id, got, want)
+			}
+		}
+	})
+}
+
+// What the engine says to a registration that was taken back does not count for the next one of
+// the same id, whatever it is.
+func TestAnswersToEarlierAttempts(t *testing.T) {
+	for name, first := range map[string]string{
+		"accepted": `{"type":"functionregistered","id":"f","namespace":"default","revision":0}`,
+		"rejected": `{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":"f","owner_worker_id":"w"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				attempts := 0
+				var held []*peerMessage // what waits behind the second answer
+				p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
+					switch {
+					case m.Type == "observe":
+						c.send(fmt.Sprintf(`{"type":"observeresult","id":%q,"state":"pending"}`, m.ID))
+						return true
+					case m.Type == "registerfunction":
+						if attempts++; attempts == 1 {
+							time.Sleep(time.Millisecond) // all of it is on its way by then
+							c.send(first)
+							return true
+						}
+						time.AfterFunc(time.Second, func() {
+							c.send(`{"type":"functionregistered","id":"f","namespace":"default","revision":0,"local_dispatch":true}`)
+							for _, m := range held {
+								c.answer(m)
+							}
+						})
+						held = []*peerMessage{}
+						return true
+					case m.Type == "ping" && held != nil:
+						held = append(held, m)
+						return true
+					}
+					return false
+				}}})
+				c := p.client()
+				connectHost(t, c)
+				if err := hostFunc(t, c, "f", echo).Unregister(); err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				f := hostFunc(t, c, "f", echo)
+				if _, err := c.Trigger("f", StateTriggerConfig{}); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(500 * time.Millisecond)
+				if n := len(p.messages(0, "observe")); n > 0 || f.Err() != nil {
+					t.Errorf("after the first answer: %d observers, error %v", n, f.Err())
+				}
+				time.Sleep(time.Second)
+				if observers := p.messages(0, "observe"); len(observers) != 1 || f.Err() != nil || !f.LocalDispatch() {
+					t.Errorf("%v after it was registered: %d observers, error %v", time.Since(began), len(observers), f.Err())
+				}
+				if attempts != 2 {
+					t.Errorf("registered %d times", attempts)
+				}
+			})
+		})
+	}
+}

@@ -51,7 +51,7 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 	}
 	body := reflect.TypeFor[In]()
 	if err := (functionSchemas{body, reflect.TypeFor[Out]()}).check(); err != nil {
-		return nil, fmt.Errorf("iii: %s %s: %w", method, path, err)
+		return nil, public(fmt.Errorf("%s %s: %w", method, path, err))
 	}
 	var valid *inputSchema // nil: not validated
 	handler := func(ctx context.Context, payload json.RawMessage) (any, error) {
@@ -206,7 +206,7 @@ func (c *Client) isEmptyBody(ctx context.Context, channel StreamChannelRef) (boo
 	defer cancel()
 	reader, err := c.OpenReader(waiting, channel)
 	if err != nil {
-		return false, fmt.Errorf("request body: %w", trimmed(err))
+		return false, public(fmt.Errorf("request body: %w", err))
 	}
 	defer reader.Close()
 	defer context.AfterFunc(waiting, func() { _ = reader.Close() })()
@@ -219,7 +219,7 @@ func (c *Client) isEmptyBody(ctx context.Context, channel StreamChannelRef) (boo
 	case errors.Is(err, io.EOF):
 		return true, nil
 	}
-	return false, fmt.Errorf("request body: %w", trimmed(err))
+	return false, public(fmt.Errorf("request body: %w", err))
 }
 
 // withBody returns the payload of a request with its body replaced.
@@ -252,7 +252,7 @@ func (c *Client) readJSONBody(ctx context.Context, headers map[string]string, ch
 	defer cancel()
 	reader, err := c.OpenReader(waiting, channel)
 	if err != nil {
-		return nil, nil, fmt.Errorf("request body: %w", trimmed(err))
+		return nil, nil, public(fmt.Errorf("request body: %w", err))
 	}
 	defer reader.Close()
 	defer context.AfterFunc(waiting, func() { _ = reader.Close() })()
@@ -267,7 +267,7 @@ func (c *Client) readJSONBody(ctx context.Context, headers map[string]string, ch
 	case err != nil && waiting.Err() != nil:
 		return refuse(http.StatusRequestTimeout, "it did not come in time")
 	case err != nil:
-		return nil, nil, fmt.Errorf("request body: %w", trimmed(err))
+		return nil, nil, public(fmt.Errorf("request body: %w", err))
 	case len(body) > maxJSONBody:
 		return refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("more than %d MiB", maxJSONBody>>20))
 	case len(body) == 0 && length < 0:

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/iii-go/iii"
@@ -35,7 +37,7 @@ func introspection(t *testing.T, e *iiitest.Engine) {
 	var private, observable *bool
 	var observers *uint64
 	if !hasTriggers(e) {
-		registered, private, observable, observers = []iii.FunctionTrigger{}, new(false), new(true), new(uint64(0))
+		private, observable, observers = new(false), new(true), new(uint64(0))
 		summary.Private, summary.Observable, summary.ObserverCount = private, observable, observers
 	}
 	ofWorker := summary
@@ -79,9 +81,9 @@ func introspection(t *testing.T, e *iiitest.Engine) {
 		t.Errorf("trigger types: %+v, %v", types, err)
 	}
 	triggers, err := c.Triggers(ctx)
-	if err != nil || slices.ContainsFunc(triggers, func(s iii.TriggerSummary) bool {
+	if err != nil || !slices.ContainsFunc(triggers, func(s iii.TriggerSummary) bool {
 		return s.ID == trigger.ID() && s.FunctionID == "shop::quote" && s.ConfigSummary == `{"topic":"asked"}`
-	}) != hasTriggers(e) {
+	}) {
 		t.Errorf("triggers: %+v, %v", triggers, err)
 	}
 	health, err := c.Health(ctx)
@@ -190,4 +192,72 @@ func TestIntrospectionAsRecorded(t *testing.T) {
 		}
 	}
 	engine.done()
+}
+
+// The listings of triggers and their types say the same on engines that have observers in place
+// of triggers, to the worker that has registered them and to others.
+func TestTriggersAreListedOnEachGeneration(t *testing.T) {
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
+		dial := iii.WithDialContext(e.DialContext)
+		c, other := newWorker(t, e, iii.WithName("shop")), connect(t, e, dial, iii.WithName("other"))
+		handle(t, c, "shop::f", func(context.Context, any) (any, error) { return nil, nil })
+		if err := c.HandleTriggerType(iii.TriggerType{ID: "webhook", Description: "Calls"}, &webhooks{}); err != nil {
+			t.Fatal(err)
+		}
+		retries := uint64(2)
+		configs := map[string]iii.TriggerConfig{
+			"http":               iii.HTTPTriggerConfig{APIPath: "/shop/:id", HTTPMethod: "PUT", MiddlewareFunctionIDs: []string{"shop::gate"}},
+			"cron":               iii.CronTriggerConfig{Expression: "0 0 9 * * *"},
+			"durable:subscriber": iii.QueueTriggerConfig{Topic: "orders", QueueConfig: &iii.QueueConfig{MaxRetries: &retries}},
+			"subscribe":          iii.SubscribeTriggerConfig{Topic: "asked"},
+			"state":              iii.StateTriggerConfig{Scope: new("carts"), Key: new("ada")},
+			"stream":             iii.StreamTriggerConfig{StreamName: "chat", GroupID: "g", ItemID: "i"},
+			"stream:leave":       iii.StreamLeaveTrigger{},
+			"log":                iii.LogTriggerConfig{Level: iii.LogLevelError},
+			"configuration":      iii.ConfigurationTriggerConfig{ConfigurationID: "c", EventTypes: []iii.ConfigurationEventType{iii.ConfigurationEventTypeUpdated}},
+			"webhook":            iii.CustomTrigger{Type: "webhook", Config: hook{Path: "/x"}},
+		}
+		type listed struct{ ID, Type, Function, Worker, Config string }
+		want := []listed{}
+		for _, id := range slices.Sorted(maps.Keys(configs)) {
+			trigger, err := c.Trigger("shop::f", configs[id], iii.WithTriggerID("t/"+id))
+			if err != nil {
+				t.Fatal(err)
+			}
+			config, err := json.Marshal(configs[id])
+			if custom, ok := configs[id].(iii.CustomTrigger); ok {
+				config, err = json.Marshal(custom.Config)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, listed{trigger.ID(), id, "shop::f", "shop", string(config)})
+		}
+		if _, err := c.Trigger("shop::f", iii.CustomTrigger{Type: "nobody's"}); err != nil { // waits for its provider
+			t.Fatal(err)
+		}
+		mustConnect(t, c)
+		synctest.Wait()
+		for _, by := range []*iii.Client{c, other} {
+			triggers, err := by.Triggers(t.Context())
+			got := []listed{}
+			for _, s := range triggers {
+				got = append(got, listed{s.ID, s.TriggerType, s.FunctionID, s.WorkerName, string(s.Config)})
+			}
+			check(t, "triggers listed by "+by.Name(), want, got, err)
+			types, err := by.TriggerTypes(t.Context())
+			names := map[string]string{}
+			for _, typ := range types {
+				names[typ.ID] = typ.Namespace
+			}
+			check(t, "types listed by "+by.Name(), map[string]string{"http": "default", "cron": "default", "durable:subscriber": "default",
+				"subscribe": "default", "state": "default", "stream": "default", "stream:join": "default", "stream:leave": "default",
+				"log": "default", "trace": "default", "configuration": "default", "webhook": "default"}, names, err)
+			info, err := by.FunctionInfo(t.Context(), "shop::f")
+			check(t, "triggers of the function", len(want), len(info.RegisteredTriggers), err)
+			worker, err := by.WorkerInfo(t.Context(), "shop")
+			check(t, "triggers of the worker", len(want), len(worker.RegisteredTriggers), err)
+			check(t, "types of the worker", 1, len(worker.TriggerTypes), err)
+		}
+	})
 }

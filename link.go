@@ -1,11 +1,19 @@
 package iii
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
+	"github.com/iii-go/iii/internal/rawjson"
 	"github.com/iii-go/iii/internal/signal"
 	"github.com/iii-go/iii/internal/wsconn"
 )
@@ -13,7 +21,7 @@ import (
 // registerTimeout bounds the engine's answers while a link begins.
 const registerTimeout = 10 * time.Second
 
-// link is one connection to the engine. It is attached to the outbox once, dies
+// link is one connection to the engine. It is attached to the send queue once, dies
 // once, and is not used again.
 type link struct {
 	*wsconn.Conn
@@ -32,7 +40,7 @@ type link struct {
 
 	batch []item // of the writer
 
-	// Guarded by the lock of the outbox.
+	// Guarded by the lock of the send queue.
 	fences         []fence
 	sendsTaken     uint64 // Sends handed to the writer
 	sendsConfirmed uint64 // of these, those that the engine has read
@@ -41,6 +49,7 @@ type link struct {
 
 // dial opens a connection.
 func (c *Client) dial(ctx context.Context) (*link, error) {
+	c.tokenWarning.Do(c.warnOfToken)
 	conn, err := c.cfg.Dial(ctx)
 	if err != nil {
 		return nil, err
@@ -129,3 +138,420 @@ func (l *link) writeBatch() error {
 
 // isApplied reports whether the engine has confirmed the registrations.
 func (l *link) isApplied() bool { return signal.IsClosed(l.applied) }
+
+// serve runs one link from its first frame to its death and returns why it died.
+// wasReady says that the engine had accepted the registrations.
+func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
+	c.out.attach(l, c.registry.firstFence())
+	c.out.pushNoWait(l, c.reattachments()...)
+	l.start(ctx)
+	wasReady = c.maintain(l)
+	err = l.Wait()
+	c.registry.detach(l)
+	c.reports.detach(l)
+	if n := c.out.detach(l, err); n > 0 {
+		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", err)
+		c.reportError(&LostSendsError{Count: n, Err: err})
+	}
+	c.mu.Lock()
+	c.features = nil
+	if wasReady {
+		c.ready = make(chan struct{})
+	}
+	c.mu.Unlock()
+	return wasReady, err
+}
+
+// identity is what the engine calls a connection, and the secret that proves that
+// it is ours.
+type identity struct{ workerID, token string }
+
+// maxIdentities bounds the connections that a link takes the place of.
+const maxIdentities = 16
+
+// dropped reports Sends that were held for a connection whose engine cannot be sent them.
+func (c *Client) dropped(n int, err error) {
+	c.log.Warn("iii: messages cannot be sent to this engine", "count", n, "error", err)
+	c.reportError(public(fmt.Errorf("%d messages of Send were dropped: %w", n, err)))
+}
+
+// reattachments are what a link says first: which connections it takes the place
+// of, so that the engine lets go of their functions and of our name. These are all
+// that it may still hold, since it may have read nothing of what the links since
+// have said. It reads on when the old connections are gone.
+func (c *Client) reattachments() (items []item) {
+	c.mu.Lock()
+	identities := c.identities
+	c.mu.Unlock()
+	for _, old := range identities {
+		items = append(items, c.item(ReattachMessage{PreviousWorkerID: old.workerID, ReattachToken: old.token}))
+	}
+	return items
+}
+
+// registerWorker sends the registration of this worker, and behind it what the worker has
+// registered, unless the engine is likely to refuse the worker's name. It follows the engine's
+// greeting: without its identity a connection that has our name could not be replaced.
+func (c *Client) registerWorker(l *link) {
+	b := newBuffer()
+	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
+	if err := encodeCall(b, &inv, c.metadata(l.dialect())); err != nil {
+		c.log.Error("iii: worker metadata does not encode", "error", err)
+	}
+	seal(b, l.dialect(), &inv)
+	if l.nameFirst {
+		c.out.pushNoWait(l, item{buf: b})
+		return
+	}
+	c.registry.attach(l, item{buf: b})
+}
+
+// workerRegistered continues when the engine has handled this worker's registration.
+func (c *Client) workerRegistered(l *link) {
+	if c.registry.attached() != l {
+		c.registry.attach(l)
+	}
+	c.registry.settled(l)
+}
+
+// setIdentity notes the identity that the engine gave to l.
+func (c *Client) setIdentity(l *link, m *WorkerRegisteredMessage) {
+	c.mu.Lock()
+	c.workerID = m.WorkerID
+	c.features = append([]string{}, m.Features...)
+	if m.ReattachToken == "" { // and of no use are the others
+		c.identities = nil
+	} else {
+		others := c.identities[max(0, len(c.identities)-maxIdentities+1):]
+		c.identities = append(slices.Clone(others), identity{m.WorkerID, m.ReattachToken})
+	}
+	c.mu.Unlock()
+	l.markAccepted()
+}
+
+// item is one of our own messages, which always encodes.
+func (c *Client) item(message any) item {
+	b, err := encodeMessage(message)
+	if err != nil {
+		c.log.Error("iii: message does not encode", "error", err)
+		return item{kind: frameJSONPong} // harmless: the engine ignores it
+	}
+	return item{buf: b}
+}
+
+// workerMetadata is the input of engine::workers::register.
+type workerMetadata struct {
+	Runtime     string            `json:"runtime"`
+	Version     string            `json:"version"`
+	Name        string            `json:"name"`
+	Description string            `json:"description,omitempty"`
+	OS          string            `json:"os"`
+	PID         int               `json:"pid"`
+	Isolation   string            `json:"isolation,omitempty"`
+	Namespace   string            `json:"namespace,omitempty"`
+	Telemetry   map[string]string `json:"telemetry"`
+	Features    []string          `json:"features,omitempty"`
+}
+
+func (c *Client) metadata(d dialect) workerMetadata {
+	m := workerMetadata{
+		Runtime: "go", Version: Version, Name: c.name, Description: c.cfg.description,
+		OS: runtime.GOOS + " " + runtime.GOARCH, PID: os.Getpid(),
+		Isolation: c.cfg.isolation, Namespace: c.cfg.namespace,
+		Telemetry: map[string]string{"language": "go", "framework": "iii-go"},
+	}
+	if d.observes() {
+		m.Features = workerFeatures
+	}
+	return m
+}
+
+// maintain brings a link to readiness, and returns when it is dead.
+func (c *Client) maintain(l *link) (wasReady bool) {
+	patience := time.NewTimer(registerTimeout)
+	defer patience.Stop()
+	takeover := time.NewTimer(time.Hour)
+	defer takeover.Stop()
+	watch := time.NewTicker(typeWatchInterval)
+	defer watch.Stop()
+	stats := time.NewTicker(localStatsInterval)
+	defer stats.Stop()
+	var watching, unwatched atomic.Bool
+	requested := false
+	accepted, applied := l.accepted, l.applied
+	for {
+		select {
+		case <-l.Dead():
+			return wasReady
+		case <-accepted:
+			// Authentication may have taken any time; from here on the engine
+			// answers what it is asked.
+			accepted = nil
+			if !requested {
+				requested = true
+				c.registerWorker(l)
+			}
+			patience.Reset(registerTimeout)
+		case err := <-l.registered:
+			if err != nil {
+				l.Fail(registerError(err))
+				return wasReady
+			}
+			patience.Stop()
+			c.workerRegistered(l)
+		case <-applied:
+			// The engine handles frames in order: the pong to the ping behind the
+			// triggers says that it has applied all registrations, and has sent what
+			// is bound to our trigger types.
+			applied = nil
+			wasReady = true
+			c.forgetOthers()
+			c.becomeReady(l)
+			c.reports.attach(l)
+		case <-patience.C:
+			if !requested { // it may never greet, or still authenticate
+				requested = true
+				l.choose(dialectFor(nil))
+				c.registerWorker(l)
+				continue
+			}
+			c.log.Warn("iii: the engine did not answer the registration of this worker; going on", "after", registerTimeout)
+			c.workerRegistered(l)
+		case <-watch.C:
+			if applied == nil && !unwatched.Load() && len(c.registry.providedTypes(l)) > 0 && watching.CompareAndSwap(false, true) {
+				l.Go(func() {
+					defer watching.Store(false)
+					if !c.watchTypes(l) {
+						unwatched.Store(true)
+					}
+				})
+			}
+		case <-stats.C:
+			if applied == nil {
+				c.reports.sendStats(l)
+			}
+		case <-c.registry.wake:
+			takeover.Reset(c.registry.retry(l))
+			if c.registry.beginAwaiting(l) {
+				l.Go(func() { c.registry.awaitOwners(l) })
+			}
+		case <-takeover.C:
+			takeover.Reset(c.registry.retry(l))
+		}
+	}
+}
+
+func registerError(err error) error {
+	var e *Error
+	if errors.As(err, &e) && e.Code == CodeInvocationStopped {
+		return err
+	}
+	return fatalError{public(fmt.Errorf("the engine refused this worker's registration: %w", err))}
+}
+
+// forgetOthers forgets the connections before the current one: the engine has read
+// that they are replaced.
+func (c *Client) forgetOthers() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.identities); n > 1 {
+		c.identities = c.identities[n-1:]
+	}
+}
+
+// forgetLatest forgets the current connection, which the engine is closing itself.
+func (c *Client) forgetLatest() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.identities); n > 0 {
+		c.identities = slices.Clone(c.identities[:n-1])
+	}
+}
+
+func (c *Client) becomeReady(l *link) {
+	c.mu.Lock()
+	if c.wasReady {
+		c.reconnects++
+	}
+	c.wasReady = true
+	c.lastError = nil
+	c.changeState(ConnectionStateConnected, nil) // before Connect returns
+	close(c.ready)
+	id := c.workerID
+	c.mu.Unlock()
+	c.log.Info("iii: connected", "worker_id", id, "name", c.name)
+}
+
+// receive acts on one message. b is used again afterwards. A message that does
+// not decode is counted and logged, without its content, and is no reason to end.
+func (c *Client) receive(l *link, b []byte) {
+	c.received.Add(1)
+	var m received
+	if err := m.parse(b); err != nil {
+		if len(bytes.TrimSpace(b)) > 0 {
+			c.undecodable(err, len(b))
+		}
+		return
+	}
+	switch m.kind {
+	case messageInvoke:
+		c.receiveInvoke(l, &m)
+	case messageResult:
+		c.receiveResult(l, &m)
+	case messagePing:
+		c.out.pushNoWait(l, item{kind: frameJSONPong})
+	case messagePong:
+		c.out.pong(l)
+	case messageWorkerRegistered:
+		c.receiveHello(l, b)
+	case messageError:
+		c.receiveError(l, b)
+	default:
+		known, err := l.dialect().receive(c, l, m.kind, b)
+		switch {
+		case err != nil:
+			c.undecodable(err, len(b))
+		case !known:
+			c.malformed.Add(1)
+			tag, _ := rawjson.Unquote(m.tag)
+			c.log.Debug("iii: message of unknown type", "type", tag)
+		}
+	}
+}
+
+func (c *Client) undecodable(err error, size int) {
+	c.malformed.Add(1)
+	c.log.Warn("iii: received message does not decode", "error", err, "bytes", size)
+}
+
+// receiveInvoke hands an invocation to a handler. Its parts are copied into one
+// piece of memory that is the handler's.
+func (c *Client) receiveInvoke(l *link, m *received) {
+	id := m.functionID[1 : len(m.functionID)-1]
+	if bytes.IndexByte(id, '\\') >= 0 {
+		text, _ := rawjson.Unquote(m.functionID)
+		id = []byte(text)
+	}
+	f := c.registry.function(id)
+	if f == nil {
+		if len(m.id) > 0 {
+			b := newBuffer()
+			encodeError(b, l.dialect(), m.id, string(id), CodeFunctionNotFound, "this worker has no function "+string(id), "")
+			l.replyNow(b)
+		}
+		return
+	}
+	if signal.IsClosed(c.stopping) {
+		c.turnAway(&incoming{origin: l, function: f, id: m.id}, CodeWorkerDraining, "the worker is shutting down")
+		return
+	}
+	var data []byte
+	if len(m.data) > largeBuffer { // alone, since append does not clear what it overwrites
+		data, m.data = append([]byte(nil), m.data...), nil
+	}
+	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage)+len(m.caller)+len(m.activation))
+	keep := func(part []byte) []byte {
+		if len(part) == 0 {
+			return nil
+		}
+		start := len(own)
+		own = append(own, part...)
+		return own[start:len(own):len(own)]
+	}
+	in := &incoming{origin: l, function: f, id: keep(m.id), data: keep(m.data), metadata: keep(m.metadata),
+		traceparent: keep(m.traceparent), baggage: keep(m.baggage), caller: keep(m.caller), activation: keep(m.activation)}
+	if data != nil {
+		in.data = data[:len(data):len(data)]
+	}
+	if m.depth != nil {
+		depth, _ := strconv.ParseUint(string(m.depth), 10, 32) // anything else counts as none
+		in.depth = uint32(depth)
+	}
+	if in.activation != nil {
+		in.trigger = c.registry.observed(l, f, in.activation)
+	}
+	if !c.dispatch.submit(in) {
+		c.turnAway(in, CodeOverloaded, "the worker has too many invocations waiting")
+	}
+}
+
+func (c *Client) receiveResult(l *link, m *received) {
+	if c.out.complete(l, m) {
+		return
+	}
+	if id, ok := parseInvocationID(m.id); !ok || id != l.registerID {
+		c.out.stats.lateResults.Add(1)
+		return
+	}
+	var answer error
+	var result struct {
+		Success *bool `json:"success"`
+	}
+	switch {
+	case m.err != nil:
+		answer = remoteError(m.err, registerWorkerFunction, string(m.id))
+	case json.Unmarshal(m.result, &result) == nil && result.Success != nil && !*result.Success:
+		answer = &Error{Code: CodeInvocationStopped, Message: "the engine did not take the registration", FunctionID: registerWorkerFunction}
+	}
+	select {
+	case l.registered <- answer:
+	default: // answered before
+	}
+}
+
+// receiveHello chooses the dialect of the connection by what the engine lists.
+func (c *Client) receiveHello(l *link, b []byte) {
+	var m WorkerRegisteredMessage
+	if err := json.Unmarshal(b, &m); err != nil {
+		c.undecodable(err, len(b))
+		return
+	}
+	if !l.choose(dialectFor(m.Features)) && !l.isAccepted() && len(m.Features) > 0 {
+		// The worker has been registered in the oldest dialect meanwhile.
+		l.Fail(errors.New("the engine's hello came too late; connecting again"))
+		return
+	}
+	c.setIdentity(l, &m)
+}
+
+// receiveError acts on an error frame: before the hello the engine refuses this worker, after
+// it an error costs at most the connection.
+func (c *Client) receiveError(l *link, b []byte) {
+	var m ErrorMessage
+	err := json.Unmarshal(b, &m)
+	refusal := &AuthError{Message: m.Error.Message}
+	switch {
+	case err != nil:
+		c.undecodable(err, len(b))
+	case !l.isAccepted():
+		l.Fail(fatalError{refusal})
+	case m.Error.Code == CodeAuthError:
+		l.Fail(refusal) // the next connection shows whether it is meant for good
+	default:
+		c.undecodable(fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code), len(b))
+	}
+}
+
+// markAccepted notes workerregistered; only the read loop calls it.
+func (l *link) markAccepted() {
+	if !l.isAccepted() {
+		close(l.accepted)
+	}
+}
+
+// isAccepted reports whether the engine has accepted the connection.
+func (l *link) isAccepted() bool { return signal.IsClosed(l.accepted) }
+
+// rejected acts on a refused registration: a function is another worker's for now, or
+// the client ends.
+func (c *Client) rejected(l *link, err *RejectedError) {
+	switch {
+	case err.Code == CodeFunctionConflict, err.FunctionID != "" && l.dialect().observes():
+		c.functionRefused(l, err)
+	case err.Code == CodeWorkerConflict && c.cfg.waitForName:
+		c.forgetLatest()
+		l.Fail(nameHeldError{err})
+	default:
+		l.Fail(fatalError{err})
+	}
+}

@@ -150,12 +150,12 @@ var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOpti
 
 // warnByDefault logs a warning with slog's default logger, or to standard error if its
 // handler is one of this package, which may need the very connection that fails.
-func warnByDefault(message string, err error) {
+func warnByDefault(message string, args ...any) {
 	logger := slog.Default()
 	if _, traced := logger.Handler().(*traceHandler); traced || writesToTelemetry(logger.Handler()) {
 		logger = slog.New(standardError)
 	}
-	logger.Warn(message, "error", err)
+	logger.Warn(message, args...)
 }
 
 // writesToTelemetry reports whether all that h writes goes to telemetry, or nowhere if that

@@ -74,6 +74,18 @@ func check(before int) (code int) {
 	return code
 }
 
+// liveGoroutines counts the goroutines that there are. Unlike runtime.NumGoroutine it does not count
+// those that have ended and whose memory the runtime is moving at the moment.
+func liveGoroutines() int {
+	stacks := make([]byte, 1<<20)
+	for {
+		if n := runtime.Stack(stacks, true); n < len(stacks) {
+			return 1 + bytes.Count(stacks[:n], []byte("\n\ngoroutine "))
+		}
+		stacks = make([]byte, 2*len(stacks))
+	}
+}
+
 // leftover waits until there are no more goroutines than before and returns the
 // stacks if there are after all.
 func leftover(before int, limit time.Duration) string {

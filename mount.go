@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -268,18 +269,18 @@ type responseWriter struct {
 	route      string
 	head       bool // the response to a HEAD request has no body
 
-	header   http.Header
-	sent     http.Header // the header as it was at WriteHeader
-	status   int
-	length   int64       // as declared by the handler; -1 if not declared
-	offered  int64       // bytes passed to Write
-	written  int64       // bytes accepted by Write
-	buf      []byte      // buffered bytes; for a HEAD, the beginning of the body
-	begun    bool        // the head has been sent
-	ended    bool        // the stream has been closed
-	beat     *heartbeat  // of a started stream; nil if there is none
-	settle   func() bool // stops watching the invocation of a stream
-	panicked bool
+	header       http.Header
+	sent         http.Header // the header as it was at WriteHeader
+	status       int
+	length       int64       // as declared by the handler; -1 if not declared
+	offered      int64       // bytes passed to Write
+	written      int64       // bytes accepted by Write
+	buf          []byte      // buffered bytes; for a HEAD, the beginning of the body
+	begun        bool        // the head has been sent
+	ended        bool        // the stream has been closed
+	beat         *heartbeat  // of a started stream; nil if there is none
+	stopWatching func() bool // stops watching the invocation of a stream
+	panicked     bool
 
 	mu       sync.Mutex     // deadlines may be set while the handler writes
 	stream   *ChannelWriter // set once the response is streamed
@@ -394,9 +395,9 @@ func (w *responseWriter) notSent(name, why string) {
 		slog.String("route", w.route), slog.String("header", name), slog.String("reason", why))
 }
 
-// settleHeader completes the header for sending, given the beginning of the body, as net/http
+// completeHeader completes the header for sending, given the beginning of the body, as net/http
 // does.
-func (w *responseWriter) settleHeader(body []byte) {
+func (w *responseWriter) completeHeader(body []byte) {
 	trailer := w.sent.Get("Trailer") != ""
 	for name, values := range w.sent {
 		switch {
@@ -516,7 +517,7 @@ func (w *responseWriter) startStream(next []byte) error {
 	}
 	kept := w.buf
 	w.buf = nil
-	w.settleHeader(append(kept[:min(len(kept), sniffLen):min(len(kept), sniffLen)], next[:min(len(next), sniffLen)]...))
+	w.completeHeader(append(kept[:min(len(kept), sniffLen):min(len(kept), sniffLen)], next[:min(len(next), sniffLen)]...))
 	stream := w.openStream()
 	if err := stream.SendMessage(w.ctx, map[string]any{"type": "set_status", "status_code": w.status}); err != nil {
 		return w.broken(err)
@@ -536,7 +537,7 @@ func (w *responseWriter) openStream() *ChannelWriter {
 	stream := newChannelWriter(w.client, *w.ref)
 	stream.onGone(w.cancel)
 	stream.limitStall(w.client.cfg.httpWriteTimeout)
-	w.settle = context.AfterFunc(w.invocation, func() { stream.hurryUp(endedPatience) })
+	w.stopWatching = context.AfterFunc(w.invocation, func() { stream.hurryUp(endedPatience) })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stream = stream
@@ -740,7 +741,7 @@ const (
 // Close frame in time, it sees the connection end instead, which has the same effect.
 func (w *responseWriter) endStream() {
 	w.ended = true
-	defer w.settle()
+	defer w.stopWatching()
 	if w.stream.end.socket() == nil { // Close would open the stream
 		w.stream.end.abort()
 		return
@@ -812,7 +813,7 @@ func (w *responseWriter) finish() (any, error) {
 		_ = w.startStream(nil)
 		return w.finish()
 	}
-	w.settleHeader(w.buf)
+	w.completeHeader(w.buf)
 	if w.head && w.length < 0 && w.written > 0 {
 		w.sent.Set("Content-Length", strconv.FormatInt(w.written, 10))
 	}
@@ -871,3 +872,71 @@ func headerLine(name, value string) string { return name + ": " + oneLine.Replac
 
 // oneLine turns texts into header values, as net/http does.
 var oneLine = strings.NewReplacer("\r", " ", "\n", " ")
+
+// requestBody is the request body of a mounted handler. It reads the request's channel,
+// which opens at the first Read. As under net/http, Close may be called while another
+// goroutine reads: a transport that forwards the body can outlive the handler.
+type requestBody struct {
+	ctx    context.Context
+	reader *ChannelReader
+	stop   func() bool // cancels closing reader at the end of ctx
+	length int64       // length that the body must have; -1 accepts any
+	closed atomic.Bool
+
+	mu   sync.Mutex
+	read int64
+	end  error // the error that ended reading
+}
+
+// newRequestBody returns the body of r, whose channel is ref. When a client leaves before
+// the end, the channel simply ends; only the declared length reveals the truncation. It
+// is checked where it certainly equals the number of bytes in the channel: the engine
+// delivers bodies as received, JSON included, but might decode one with a content
+// encoding.
+func newRequestBody(ctx context.Context, c *Client, ref StreamChannelRef, r *http.Request) *requestBody {
+	b := &requestBody{ctx: ctx, reader: newChannelReader(c, ref), length: r.ContentLength}
+	if r.Header.Get("Content-Encoding") != "" {
+		b.length = -1
+	}
+	b.stop = context.AfterFunc(ctx, func() { _ = b.reader.Close() })
+	return b
+}
+
+// Read implements io.Reader.
+func (b *requestBody) Read(p []byte) (int, error) {
+	if b.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	b.mu.Lock()
+	end := b.end
+	b.mu.Unlock()
+	if end != nil { // regardless of the deadline
+		return 0, end
+	}
+	n, err := b.reader.Read(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.read += int64(n)
+	switch {
+	case err == nil && b.read == b.length:
+		err, b.end = io.EOF, io.EOF // as under net/http, without checking what follows
+	case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
+	case b.closed.Load():
+		err = http.ErrBodyReadAfterClose
+	case b.ctx.Err() != nil:
+		err = ctxError(b.ctx)
+	case err == io.EOF && b.read < b.length:
+		err = io.ErrUnexpectedEOF
+		fallthrough
+	case err == io.EOF:
+		b.end = err
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (b *requestBody) Close() error {
+	b.closed.Store(true) // before closing, for a Read that sees the channel end
+	b.stop()
+	return b.reader.Close()
+}

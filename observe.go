@@ -161,7 +161,7 @@ type Observer struct {
 // this worker that the engine refuses ([Function.Err]), the observer is pending.
 func (c *Client) Observe(source Source, target string, opts ...ObserveOption) (*Observer, error) {
 	fail := func(err error) (*Observer, error) {
-		return nil, fmt.Errorf("iii: observe %s: %w", source.FunctionID, trimmed(err))
+		return nil, public(fmt.Errorf("observe %s: %w", source.FunctionID, err))
 	}
 	if strings.TrimSpace(source.FunctionID) == "" {
 		return nil, errors.New("iii: observe: blank function id of the source")
@@ -340,7 +340,7 @@ func (o *Observer) Ready(ctx context.Context) error {
 		case err != nil:
 			return err
 		case state == ObserverStateDisposed:
-			return fmt.Errorf("iii: observer %q is disposed: %w", o.ID(), trimmed(ErrClosed))
+			return public(fmt.Errorf("observer %q is disposed: %w", o.ID(), ErrClosed))
 		}
 		select {
 		case <-changed:
@@ -393,7 +393,7 @@ func (o *Observer) change(state ObserverState, reason *Error) {
 		if reason != nil {
 			err = reason
 		}
-		o.registration.client.notify.post(func() { o.listener(state, err) })
+		o.registration.client.callbacks.post(func() { o.listener(state, err) })
 	}
 }
 
@@ -420,7 +420,7 @@ func (r *registry) observing(t *Trigger) {
 	}
 	if t.spec.observerID != "" && !r.client.named {
 		r.client.unnamedOnce.Do(func() {
-			r.client.notify.post(func() {
+			r.client.callbacks.post(func() {
 				r.client.log.Warn("iii: this worker has no name, so the ids of its subscribers to durable topics are those of its functions and topics alone; "+
 					"set WithName, or WithTriggerID, where several workers consume one topic", "observer", t.spec.observerID)
 			})
@@ -513,6 +513,16 @@ func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *T
 	return t
 }
 
+// triggerSpecOf returns the trigger of this client that the engine's observer stands for.
+func (r *registry) triggerSpecOf(observerID string) (spec triggerSpec, ok bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if t := r.triggerByID[observerID]; t != nil && t.spec.observe == nil {
+		return t.spec, true
+	}
+	return spec, false
+}
+
 // maxUnobserved bounds the observers that have been disposed while there was no connection.
 const maxUnobserved = 4096
 
@@ -594,7 +604,7 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 		if t.observer != nil {
 			t.observer.warnings = m.Warnings
 		} else if len(m.Warnings) > 0 {
-			c.notify.post(func() {
+			c.callbacks.post(func() {
 				c.log.Warn("iii: the engine has doubts about a trigger", "trigger", t.id, "type", t.spec.triggerType, "warnings", m.Warnings)
 			})
 		}

@@ -914,6 +914,11 @@ func TestInvocationTellsCallerAndActivation(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
+		for id, config := range map[string]TriggerConfig{"t": QueueTriggerConfig{Topic: "t"}, "x": CustomTrigger{Type: "x"}} {
+			if _, err := c.Trigger("f", config, WithTriggerID(id)); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if err := c.Connect(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -927,6 +932,12 @@ func TestInvocationTellsCallerAndActivation(t *testing.T) {
 			"call without an object": {`"data":1,"caller":{"worker_id":"w"}`, Invocation{CallerWorkerID: "w", Caller: &Caller{WorkerID: "w"}}},
 			"activation": {`"data":{},"metadata":7,"caller":{"worker_name":"iii-engine"},"observe_depth":2,"activation":{"observer_id":"o","activation_id":"a"}`,
 				Invocation{Metadata: json.RawMessage("7"), Caller: &Caller{WorkerName: "iii-engine"}, Activation: &Activation{ObserverID: "o", ActivationID: "a"}, ObserveDepth: 2}},
+			"call through an observer": {`"data":{"_caller_worker_id":"x"},"caller":{"worker_id":"w"},"activation":{"observer_id":"o","activation_id":"a"}`,
+				Invocation{CallerWorkerID: "w", Caller: &Caller{WorkerID: "w"}, Activation: &Activation{ObserverID: "o", ActivationID: "a"}}},
+			"call through that of a trigger": {`"data":1,"caller":{"worker_id":"w"},"activation":{"observer_id":"t","activation_id":"a"}`,
+				Invocation{Caller: &Caller{WorkerID: "w"}, Activation: &Activation{ObserverID: "t", ActivationID: "a"}}},
+			"call through that of a custom trigger": {`"data":1,"caller":{"worker_id":"w"},"activation":{"observer_id":"x","activation_id":"a"}`,
+				Invocation{CallerWorkerID: "w", Caller: &Caller{WorkerID: "w"}, Activation: &Activation{ObserverID: "x", ActivationID: "a"}}},
 			"old engine": {`"data":{}`, Invocation{}},
 			"null":       {`"data":{},"caller":null,"observe_depth":null,"activation":null`, Invocation{}},
 			"nonsense":   {`"data":{},"caller":5,"observe_depth":-1,"activation":[]`, Invocation{}},

@@ -145,7 +145,24 @@ func newConfig(address string, opts []Option) (*config, error) {
 	if err := applyOptions(cfg, opts, Option.applyClient); err != nil {
 		return nil, public(err)
 	}
+	if cfg.Token, err = engineToken(); err != nil {
+		return nil, public(err)
+	}
 	return cfg, nil
+}
+
+// engineToken returns the token for the engine in the environment, or "".
+func engineToken() (string, error) {
+	token := strings.TrimSpace(os.Getenv("III_TOKEN"))
+	if strings.ContainsFunc(token, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return "", errors.New("$III_TOKEN contains a character that is not printable ASCII")
+	}
+	return token, nil
+}
+
+// exposesToken reports whether anyone on the way to the engine can read the token.
+func (d *dialConfig) exposesToken() bool {
+	return d.Token != "" && d.URL.Scheme == "ws" && !isLoopback(d.URL.Hostname()) && d.URL.User == nil && d.Header.Get("Authorization") == ""
 }
 
 // engineURL returns the URL in address or, if that is empty, in the environment, or else

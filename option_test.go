@@ -1,13 +1,17 @@
 package iii
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"math"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strconv"
 	"strings"
@@ -354,5 +358,150 @@ func TestDialContextIsUsed(t *testing.T) {
 	}))
 	if network != "tcp" || addr != "127.0.0.1:1" {
 		t.Errorf("dialled %s %s", network, addr)
+	}
+}
+
+// TestTokenOfTheEnvironment gives each socket an address, and judges what is sent to it.
+func TestTokenOfTheEnvironment(t *testing.T) {
+	t.Setenv("III_TOKEN", " "+tokenMark+" ")
+	t.Setenv("III_URL", "ws://engine.test:49134")
+	sent := make(chan string, 10)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sent <- r.Header.Get("Authorization")
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	defer server.Close()
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", server.Listener.Addr().String())
+	}
+	// once makes only one attempt to connect.
+	once := WithReconnection(ReconnectionConfig{MaxRetries: new(uint64(1)), InitialDelayMs: 1})
+	client := func(t *testing.T, address string, opts ...Option) *Client {
+		c, err := New(address, append(opts, WithDialContext(dial), WithLogger(testLogger), once)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	telemetry := func(t *testing.T, address string) *SharedEngineConnection {
+		s, err := NewSharedEngineConnection(address, WithDialContext(dial), WithConnectionLogger(testLogger), once)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Shutdown(context.Background()) })
+		return s
+	}
+	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte("u:p"))
+	for name, test := range map[string]struct {
+		open func(t *testing.T)
+		want string
+	}{
+		"worker":          {func(t *testing.T) { _ = client(t, "").Connect(t.Context()) }, "Bearer " + tokenMark},
+		"worker at a URL": {func(t *testing.T) { _ = client(t, "ws://other.test").Connect(t.Context()) }, "Bearer " + tokenMark},
+		"user and password": {
+			func(t *testing.T) { _ = client(t, "ws://u:p@engine.test").Connect(t.Context()) }, basic,
+		},
+		"header": {func(t *testing.T) {
+			_ = client(t, "", WithHeader(http.Header{"authorization": {"Digest x"}})).Connect(t.Context())
+		}, "Digest x"},
+		"channel": {func(t *testing.T) {
+			if w, err := client(t, "").OpenWriter(t.Context(), StreamChannelRef{ChannelID: "c", AccessKey: "k"}); err == nil {
+				_ = w.Close()
+			}
+		}, "Bearer " + tokenMark},
+		"telemetry":                 {func(t *testing.T) { telemetry(t, "") }, "Bearer " + tokenMark},
+		"telemetry to another host": {func(t *testing.T) { telemetry(t, "ws://other.test:49134") }, ""},
+		"streams": {func(t *testing.T) {
+			o := SubscribeOptions{URL: "ws://engine.test", DialContext: dial, Logger: testLogger, Reconnection: ReconnectionConfig{MaxRetries: new(uint64(1)), InitialDelayMs: 1}}
+			for range SubscribeWith(t.Context(), o, StreamSubscription{StreamName: "s", GroupID: "g"}) {
+				break
+			}
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			test.open(t)
+			if got := <-sent; got != test.want {
+				t.Errorf("Authorization %q, want %q", got, test.want)
+			}
+			for { // further attempts
+				select {
+				case <-sent:
+					continue
+				default:
+				}
+				break
+			}
+		})
+	}
+}
+
+// TestTokenOfTheEnvironmentReachesTelemetryOfAClient is about telemetry to the host of a client
+// that has it, which $III_URL does not name.
+func TestTokenOfTheEnvironmentReachesTelemetryOfAClient(t *testing.T) {
+	t.Setenv("III_TOKEN", tokenMark)
+	for address, want := range map[string]bool{"ws://engine.test": true, "ws://other.test": false} {
+		sent := make(chan string)
+		ctx, cancel := context.WithCancel(t.Context())
+		p := newOtelPeer(t, otelScript{refuse: func(_ int, r *http.Request) int {
+			select {
+			case sent <- r.Header.Get("Authorization"):
+			case <-ctx.Done():
+			}
+			return http.StatusServiceUnavailable
+		}})
+		quick := ReconnectionConfig{InitialDelayMs: 1, MaxDelayMs: 1}
+		telemetry, err := StartTelemetry(ctx, OtelConfig{EngineWSURL: new("ws://engine.test")}, WithTelemetryConnection(p.options(WithReconnection(quick))...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := <-sent; got != "" {
+			t.Errorf("without a client: Authorization %q", got)
+		}
+		c, err := New(address, WithLogger(testLogger), WithDialContext(p.mem.DialContext), WithTelemetry(telemetry))
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-sent // possibly begun before
+		if got := <-sent; (got == "Bearer "+tokenMark) != want || !want && got != "" {
+			t.Errorf("client at %s: Authorization %q", address, got)
+		}
+		cancel()
+		_ = c.Close()
+		_ = telemetry.Shutdown(ctx)
+	}
+}
+
+func TestTokenOfTheEnvironmentThatNoHeaderCanHold(t *testing.T) {
+	for _, token := range []string{tokenMark + "\nX: y", tokenMark + "é", tokenMark + "\x7f"} {
+		t.Setenv("III_TOKEN", token)
+		_, err := New("")
+		_, connErr := NewSharedEngineConnection("")
+		for _, err := range []error{err, connErr} {
+			if err == nil || !strings.HasPrefix(err.Error(), "iii: $III_TOKEN contains") || strings.Contains(err.Error(), tokenMark) {
+				t.Errorf("%q: %v", token, err)
+			}
+		}
+	}
+}
+
+func TestTokenThatOthersCanReadIsReportedOnce(t *testing.T) {
+	for address, want := range map[string]int{
+		"ws://engine.test": 1, "ws://10.0.0.7:49134": 1, "wss://engine.test": 0, "ws://localhost:1": 0, "ws://127.0.0.2": 0, "ws://[::1]": 0, "ws://u:p@engine.test": 0,
+	} {
+		t.Setenv("III_TOKEN", tokenMark)
+		var lines bytes.Buffer
+		c, err := New(address, WithLogger(slog.New(slog.NewTextHandler(&lines, nil))), WithReconnection(ReconnectionConfig{MaxRetries: new(uint64(2)), InitialDelayMs: 1}),
+			WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no network") }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Connect(t.Context()); err == nil {
+			t.Error("connected")
+		}
+		_ = c.Close()
+		if got := strings.Count(lines.String(), "unencrypted"); got != want || strings.Contains(lines.String(), tokenMark) {
+			t.Errorf("%s: %d warnings, want %d:\n%s", address, got, want, &lines)
+		}
 	}
 }

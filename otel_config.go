@@ -237,6 +237,12 @@ func newConnectionConfig(address string, opts []ConnectionOption) (*connectionCo
 	if err := applyOptions(cfg, opts, ConnectionOption.applyConnection); err != nil {
 		return nil, public(err)
 	}
+	// The environment's token is for the engine of the workers, which may be another one.
+	if workers, err := engineURL(""); err == nil && sameHost(workers.Hostname(), u.Hostname()) {
+		if cfg.Token, err = engineToken(); err != nil {
+			return nil, public(err)
+		}
+	}
 	cfg.maxOffline = int(min(cfg.reconnection.MaxPendingMessages, math.MaxInt32))
 	return cfg, nil
 }

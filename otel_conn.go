@@ -37,12 +37,13 @@ func (connectionClosedError) Is(target error) bool { return target == ErrClosed 
 // none is lost while the queue has room. The zero value is not usable; use
 // [NewSharedEngineConnection]. A nil pointer is a connection that is closed. All methods are safe for concurrent use.
 type SharedEngineConnection struct {
-	cfg    *connectionConfig
-	log    atomic.Pointer[slog.Logger] // nil: none
-	queue  telemetryQueue
-	notify *notifier
-	report dropReport
-	losses telemetryLosses
+	cfg       *connectionConfig
+	log       atomic.Pointer[slog.Logger] // nil: none
+	token     atomic.Pointer[string]      // for the engine; nil: none
+	queue     telemetryQueue
+	callbacks *callbackQueue
+	report    dropReport
+	losses    telemetryLosses
 
 	stop      context.CancelFunc
 	drainOnce sync.Once
@@ -102,10 +103,13 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 		state:    ConnectionStateDisconnected,
 	}
 	s.log.Store(cfg.logger)
-	s.notify = &notifier{log: func() *slog.Logger { return cmp.Or(s.logger(), discard) }}
+	if cfg.Token != "" {
+		s.adoptToken(cfg.Token)
+	}
+	s.callbacks = &callbackQueue{log: func() *slog.Logger { return cmp.Or(s.logger(), discard) }}
 	s.queue = telemetryQueue{maxFrames: cfg.maxFrames, maxBytes: cfg.maxBytes, maxOffline: cfg.maxOffline, starting: true, dropped: s.report.note, buffers: otlpjson.NewBuffers()}
 	s.losses.onLoss = s.report.note
-	s.report.send = func() { s.notify.post(s.reportDrops) }
+	s.report.send = func() { s.callbacks.post(s.reportDrops) }
 	return s
 }
 
@@ -118,6 +122,18 @@ func (s *SharedEngineConnection) adoptLogger(l *slog.Logger) {
 	if !writesToTelemetry(l.Handler()) {
 		s.log.CompareAndSwap(nil, l)
 	}
+}
+
+// adoptToken sets the token for the engine's host, which the connection shares with a worker.
+func (s *SharedEngineConnection) adoptToken(token string) { s.token.CompareAndSwap(nil, &token) }
+
+// dial opens a connection.
+func (s *SharedEngineConnection) dial(ctx context.Context) (*wsconn.Conn, error) {
+	d := s.cfg.Dialer
+	if token := s.token.Load(); token != nil {
+		d.Token = *token
+	}
+	return d.Dial(ctx)
 }
 
 // Send queues one frame and never blocks. When the queue is full, connected or not,
@@ -178,14 +194,14 @@ func (s *SharedEngineConnection) flushAfter(ctx context.Context, dropped int) er
 		return nil
 	}
 	if err := s.flush(ctx, dropped); err != nil {
-		return fmt.Errorf("iii: telemetry flush: %w", err)
+		return public(fmt.Errorf("telemetry flush: %w", err))
 	}
 	return nil
 }
 
 func (s *SharedEngineConnection) flush(ctx context.Context, dropped int) error {
 	e := flushError{dropped: dropped}
-	if w := s.queue.wait(); w != nil {
+	if w := s.queue.addFlushWaiter(); w != nil {
 		select {
 		case <-w.done:
 		case <-ctx.Done():
@@ -304,7 +320,7 @@ func (s *SharedEngineConnection) run(ctx context.Context) {
 	reason := s.closedError()
 	s.mu.Unlock()
 	s.queue.refuse(reason, false)
-	s.queue.end()
+	s.queue.close()
 	if err != nil {
 		s.setState(ConnectionStateFailed, err)
 		s.reportError(err)
@@ -331,7 +347,7 @@ func (s *SharedEngineConnection) closedError() error {
 	if s.reason == nil || errors.Is(s.reason, ErrConnectionClosed) {
 		return ErrConnectionClosed
 	}
-	return fmt.Errorf("%w: %w", ErrConnectionClosed, trimmed(s.reason))
+	return public(fmt.Errorf("%w: %w", ErrConnectionClosed, s.reason))
 }
 
 // awaitCallbacks gives user callbacks a moment to return.
@@ -339,7 +355,7 @@ func (s *SharedEngineConnection) awaitCallbacks() {
 	timer := time.NewTimer(handlerGrace)
 	defer timer.Stop()
 	select {
-	case <-s.notify.wait():
+	case <-s.callbacks.idle():
 	case <-timer.C:
 	}
 }
@@ -360,7 +376,7 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 			s.setState(state, nil)
 			state = ConnectionStateReconnecting
 			lasted, progress := false, false
-			conn, err := s.cfg.Dial(ctx)
+			conn, err := s.dial(ctx)
 			dialled := err == nil
 			if dialled {
 				before := s.queue.confirmed()
@@ -444,7 +460,7 @@ func (s *SharedEngineConnection) setState(state ConnectionState, err error) {
 	s.state = state
 	s.changed.Send()
 	if s.cfg.listener != nil {
-		s.notify.post(func() { s.cfg.listener(state, err) })
+		s.callbacks.post(func() { s.cfg.listener(state, err) })
 	}
 }
 
@@ -498,7 +514,7 @@ func (s *SharedEngineConnection) reportError(err error) {
 		log.Error("iii: telemetry", "error", err)
 		return
 	}
-	s.notify.post(func() { otel.Handle(err) })
+	s.callbacks.post(func() { otel.Handle(err) })
 }
 
 func (s *SharedEngineConnection) reportDrops() {

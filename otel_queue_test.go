@@ -317,7 +317,7 @@ func TestQueueAccountsForEveryFrame(t *testing.T) {
 			q.detach(l)
 		}
 		q.refuse(ErrConnectionClosed, true)
-		q.end()
+		q.close()
 		var s ConnectionStats
 		q.read(&s)
 		if s.Queued != 0 || s.QueuedBytes != 0 || s.Confirmed+s.Dropped()+s.LiveSpans.Frames() != accepted+refused {
@@ -364,7 +364,7 @@ func TestQueuePingsOnlyForFramesThatAreResent(t *testing.T) {
 	if n := pings(); n != 0 {
 		t.Errorf("%d pings behind starts of spans", n)
 	}
-	w := q.wait()
+	w := q.addFlushWaiter()
 	if n := pings(); n != 1 || l.pinged != 106 {
 		t.Errorf("%d pings for a flush, the last behind frame %d", n, l.pinged)
 	}

@@ -1,521 +1,145 @@
-package iii_test
+package iii
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"net/netip"
-	"path/filepath"
+	"reflect"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
-	"github.com/iii-go/iii"
-	"github.com/iii-go/iii/iiitest"
 )
 
-// echo registers a typed handler that returns what it was given.
-func echo[T any](t *testing.T, c *iii.Client, id string) {
-	t.Helper()
-	handle(t, c, id, func(_ context.Context, in T) (T, error) { return in, nil }, iii.WithBuiltinOverride())
-}
-
-// payloadTypes are the types for the functions of the recordings, by id or by its
-// beginning; functions that are not here get a payload of their caller's choice.
-var payloadTypes = []struct {
-	id   string
-	echo func(t *testing.T, c *iii.Client, id string)
-}{
-	{"c::tick", echo[iii.CronEvent]},
-	{"c::log", echo[iii.LogEvent]},
-	{"gt::log", echo[iii.LogEvent]},
-	{"gt::trace", echo[iii.TraceEvent]},
-	{"st::saw", echo[iii.StateEvent]},
-	{"sm::", echo[iii.StreamChangeEvent]},
-	{"sp::saw", echo[iii.StreamChangeEvent]},
-	{"sj::", echo[iii.StreamJoinLeaveEvent]},
-	{"streams::auth", echo[iii.StreamAuthInput]},
-	{"stream::get(", echo[iii.StreamGetInput]},
-	{"stream::set(", echo[iii.StreamSetInput]},
-	{"stream::delete(", echo[iii.StreamDeleteInput]},
-	{"stream::list(", echo[iii.StreamListInput]},
-	{"stream::list_groups(", echo[iii.StreamListGroupsInput]},
-	{"stream::update(", echo[iii.StreamUpdateInput]},
-	{"gate::auth", echo[iii.AuthInput]},
-	{"gate::middleware", echo[iii.MiddlewareInput]},
-	{"gate::on-function", echo[iii.OnFunctionRegistrationInput]},
-	{"gate::on-trigger", echo[iii.OnTriggerRegistrationInput]},
-	{"engine::queue::enqueue", echo[iii.QueueEnqueueInput]},
-	{"mw::", echo[iii.HTTPMiddlewareInput]},
-	{"api::", echo[iii.HTTPRequest[any]]},
-	{"sh::", echo[iii.HTTPRequest[any]]},
-	{"m::", echo[iii.HTTPRequest[any]]},
-	{"c::avail", echo[availableEvent]},
-}
-
-// availableEvent is what the recording's handler of two trigger types gets.
-type availableEvent struct {
-	functions *iii.FunctionsAvailableEvent
-	workers   *iii.WorkersAvailableEvent
-}
-
-func (e *availableEvent) UnmarshalJSON(b []byte) error {
-	var kind struct{ Event string }
-	if err := json.Unmarshal(b, &kind); err != nil {
-		return err
+// The path in the answer to a payload that does not decode is the caller's: it
+// knows the keys of the JSON and nothing of the types inside.
+func TestPayloadErrorNamesTheField(t *testing.T) {
+	type line struct {
+		Quantity int `json:"quantity"`
 	}
-	if kind.Event == "functions_changed" {
-		return json.Unmarshal(b, &e.functions)
+	type order struct {
+		Lines []line           `json:"lines"`
+		Tags  map[string][]int `json:"tags"`
+		When  []*time.Time     `json:"when"`
+		Named map[int]string
 	}
-	return json.Unmarshal(b, &e.workers)
-}
-
-func (e availableEvent) MarshalJSON() ([]byte, error) {
-	if e.functions != nil {
-		return json.Marshal(e.functions)
+	type embedded struct {
+		order
+		Ops []UpdateOp `json:"ops"`
 	}
-	return json.Marshal(e.workers)
-}
-
-// Every payload that the engine was recorded to deliver reaches a typed handler as
-// it is: nothing fails to decode and nothing is lost.
-func TestRecordedPayloadsReachTypedHandlers(t *testing.T) {
-	files, err := filepath.Glob("testdata/0.23/*.jsonl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	typed := map[string]int{}
-	total := 0
-	for _, file := range files {
-		name := strings.TrimSuffix(filepath.Base(file), ".jsonl")
-		if name == "rust-sdk" {
-			continue // its lines have another form
-		}
-		var invocations []recordedEvent
-		for _, event := range readRecording(t, name) {
-			if event.Dir == "recv" && frameOf(t, event).Type == "invokefunction" {
-				invocations = append(invocations, event)
-			}
-		}
-		if len(invocations) == 0 {
-			continue
-		}
-		t.Run(name, func(t *testing.T) {
-			e := iiitest.Start(t)
-			c := connect(t, e, iii.WithName("worker"))
-			registered := map[string]bool{}
-			d := deliverTo(e, "worker")
-			for _, event := range invocations {
-				f := frameOf(t, event)
-				kind := "any"
-				register := echo[any]
-				for _, p := range payloadTypes {
-					if strings.HasPrefix(f.FunctionID, p.id) {
-						kind, register = p.id, p.echo
-						break
-					}
-				}
-				if !registered[f.FunctionID] {
-					registered[f.FunctionID] = true
-					register(t, c, f.FunctionID)
-				}
-				typed[kind]++
-				total++
-				got := d.invoke(t, event.Frame)
-				if got.Error != nil {
-					t.Errorf("line %d: %s: %+v", event.line, f.FunctionID, *got.Error)
-					continue
-				}
-				want := f.Data
-				if kind == "c::tick" {
-					want = shortTimes(t, want)
-				}
-				if kind == "any" {
-					want = viaAny(t, want)
-				}
-				if diff := sameDocument(want, got.Result); diff != "" {
-					t.Errorf("line %d: %s (-recorded +handled):\n%s", event.line, f.FunctionID, diff)
-				}
-			}
-		})
-	}
-	for _, p := range payloadTypes {
-		if typed[p.id] == 0 {
-			t.Errorf("no payload for %s", p.id)
-		}
-	}
-	t.Logf("%d payloads: %v", total, typed)
-}
-
-// A cron trigger fires when it is due, with a typed event.
-func TestCronTrigger(t *testing.T) {
-	workerBubble(t, func(t *testing.T, c *iii.Client) {
-		events := make(chan iii.CronEvent, 10)
-		handle(t, c, "clock::tick", func(ctx context.Context, e iii.CronEvent) (any, error) {
-			if inv, _ := iii.InvocationFromContext(ctx); string(inv.Metadata) != `"every ten"` {
-				t.Errorf("metadata: %s", inv.Metadata)
-			}
-			events <- e
-			return nil, nil
-		})
-		trigger, err := c.Trigger("clock::tick", iii.CronTriggerConfig{Expression: "*/10 * * * * *"}, iii.WithTriggerMetadata("every ten"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		began := time.Now()
-		for i := range 3 {
-			e := <-events
-			if want := began.UTC().Truncate(10 * time.Second).Add(time.Duration(i+1) * 10 * time.Second); !e.ScheduledTime.Equal(want) ||
-				e.ActualTime.Sub(want) < 0 || e.ActualTime.Sub(want) > time.Second || e.JobID != trigger.ID() || e.Trigger != "cron" {
-				t.Errorf("event %d: %+v, not at %v", i, e, want)
-			}
-		}
-	})
-}
-
-// shortTimes writes the moments of an object as encoding/json does.
-func shortTimes(t *testing.T, doc json.RawMessage) json.RawMessage {
-	t.Helper()
-	var object map[string]string
-	if err := json.Unmarshal(doc, &object); err != nil {
-		t.Fatal(err)
-	}
-	for key, text := range object {
-		if at, err := time.Parse(time.RFC3339Nano, text); err == nil {
-			object[key] = at.UTC().Format(time.RFC3339Nano)
-		}
-	}
-	out, err := json.Marshal(object)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-// viaAny is a document as a typed handler of any sees it: numbers are floats, and what the
-// engine adds is not there.
-func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
-	t.Helper()
-	var v any
-	if err := json.Unmarshal(doc, &v); err != nil {
-		t.Fatal(err)
-	}
-	if object, ok := v.(map[string]any); ok {
-		delete(object, "_caller_worker_id")
-	}
-	out, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-// What encodes either arrives or is an error at once: the engine drops what it cannot
-// read, and its caller would wait until the timeout.
-func TestPayloadArrivesOrIsRefused(t *testing.T) {
-	e := iiitest.Start(t)
-	c := connect(t, e, iii.WithName("worker"), iii.WithCallTimeout(time.Minute))
-	echo[json.RawMessage](t, c, "echo")
-	lists := func(depth int) string { return strings.Repeat("[", depth) + strings.Repeat("]", depth) }
-	for raw, refused := range map[string]string{
-		`"\ud83d\ude00"`: "", `1.5e308`: "", lists(126): "",
-		`"\ud800"`: "half a surrogate pair", `[1e400]`: "out of range", lists(127): "nested deeper",
-	} {
-		var out any
-		err := c.Call(t.Context(), "echo", json.RawMessage(raw), &out)
-		if (err == nil) != (refused == "") || err != nil && !strings.Contains(err.Error(), refused) {
-			t.Errorf("%.50s: %v, want %q", raw, err, refused)
-		}
-	}
-	if got := e.Stats().Undecodable; got != 0 {
-		t.Errorf("the engine dropped %d messages", got)
-	}
-}
-
-type (
-	counts  map[string]int
-	textKey struct{ name string }
-	//lint:ignore U1000 the type is described, not used
-	embedsMap struct{ counts }
-	callerOf  struct {
-		Caller string `json:"_caller_worker_id"`
-		A      int
-	}
-	Tagged       struct{ callerOf }
-	embedsCaller struct{ *Tagged }
-	hidesCaller  struct {
-		callerOf `json:"inner"`
-		Strict   strict `json:"-"`
-	}
-	strict           struct{ A int }
-	strictWithCaller struct {
-		A      int
-		Caller string `json:"_caller_worker_id"`
-	}
-	embedsStrict   struct{ strict }
-	strictList     []strict
-	generic[T any] struct{ values map[string]T }
-)
-
-func (k *textKey) UnmarshalText(b []byte) error {
-	k.name = string(b)
-	if !strings.HasPrefix(k.name, "k") {
-		return fmt.Errorf("%q is no key", b)
-	}
-	return nil
-}
-
-func decodeStrictly(b []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	return d.Decode(v)
-}
-
-func (s *strict) UnmarshalJSON(b []byte) error {
-	type plain strict
-	return decodeStrictly(b, (*plain)(s))
-}
-
-func (s *strictWithCaller) UnmarshalJSON(b []byte) error {
-	type plain strictWithCaller
-	return decodeStrictly(b, (*plain)(s))
-}
-
-func (h *hidesCaller) UnmarshalJSON(b []byte) error {
-	var v struct {
-		Inner struct{ A int } `json:"inner"`
-	}
-	err := decodeStrictly(b, &v)
-	h.A = v.Inner.A
-	return err
-}
-
-func (g *generic[T]) UnmarshalJSON(b []byte) error { return json.Unmarshal(b, &g.values) }
-
-// sees registers a typed handler and returns what a call from a worker gives it.
-func sees[T any](ctx context.Context, c *iii.Client, id, payload string) (seen T, caller string, err error) {
-	f, err := iii.Handle(c, id, func(ctx context.Context, in T) (any, error) {
-		seen = in
-		inv, _ := iii.InvocationFromContext(ctx)
-		caller = inv.CallerWorkerID
-		return nil, nil
-	})
-	if err != nil {
-		return seen, "", err
-	}
-	defer f.Unregister()
-	err = c.Call(ctx, id, json.RawMessage(payload), nil)
-	return seen, caller, err
-}
-
-// What a typed handler gets is what the caller sent, and not the member that the engine adds,
-// unless its type names that.
-func TestTypedHandlersSeeWhatWasSent(t *testing.T) {
-	c := newWorker(t, iiitest.Start(t))
-	mustConnect(t, c)
 	for _, test := range []struct {
-		name    string
-		see     func(id, payload string) (any, string, error)
-		payload string
-		want    any
+		name, payload, want string
+		into                any
 	}{
-		{"numbers", seerOf[map[string]int](t, c), `{"a":1}`, map[string]int{"a": 1}},
-		{"empty", seerOf[map[string]int](t, c), `{}`, map[string]int{}},
-		{"numbered", seerOf[map[int]string](t, c), `{"1":"x"}`, map[int]string{1: "x"}},
-		{"texts", seerOf[map[string]string](t, c), `{"a":"x"}`, map[string]string{"a": "x"}},
-		{"lists", seerOf[map[string][]string](t, c), `{"a":["x"]}`, map[string][]string{"a": {"x"}}},
-		{"keys that decode themselves", seerOf[map[textKey]int](t, c), `{"k1":1}`, map[textKey]int{{"k1"}: 1}},
-		{"named", seerOf[counts](t, c), `{"a":1,"b":2}`, counts{"a": 1, "b": 2}},
-		{"pointer to a map", seerOf[*counts](t, c), `{"a":1}`, &counts{"a": 1}},
-		{"any", seerOf[any](t, c), `{"a":{"b":1}}`, map[string]any{"a": map[string]any{"b": 1.0}}},
-		{"raw", seerOf[json.RawMessage](t, c), `{"b":[ 1 ],"a":1}`, json.RawMessage(`{"a":1,"b":[1]}`)},
-		{"raw and empty", seerOf[json.RawMessage](t, c), `{}`, json.RawMessage(`{}`)},
-		{"pointer to raw", seerOf[*json.RawMessage](t, c), `{"a":1}`, new(json.RawMessage(`{"a":1}`))},
-		{"raw that is no object", seerOf[json.RawMessage](t, c), `["_caller_worker_id"]`, json.RawMessage(`["_caller_worker_id"]`)},
-		{"strict", seerOf[strict](t, c), `{"A":1}`, strict{1}},
-		{"pointer to strict", seerOf[**strict](t, c), `{"A":1}`, new(&strict{1})},
-		{"embedding strict", seerOf[embedsStrict](t, c), `{"A":1}`, embedsStrict{strict{1}}},
-		{"list of strict", seerOf[strictList](t, c), `[{"A":1}]`, strictList{{1}}},
-		{"generic", seerOf[generic[bool]](t, c), `{"a":true}`, generic[bool]{map[string]bool{"a": true}}},
-		{"field for the caller in a member", seerOf[hidesCaller](t, c), `{"inner":{"A":1}}`, hidesCaller{callerOf: callerOf{A: 1}}},
-		{"field for the caller", seerOf[callerOf](t, c), `{"A":1}`, callerOf{c.WorkerID(), 1}},
-		{"embedded field for the caller", seerOf[embedsCaller](t, c), `{"A":1}`, embedsCaller{&Tagged{callerOf{c.WorkerID(), 1}}}},
-		{"strict with a field for the caller", seerOf[strictWithCaller](t, c), `{"A":1}`, strictWithCaller{1, c.WorkerID()}},
-		{"the key further inside", seerOf[map[string]map[string]int](t, c), `{"a":{"_caller_worker_id":1}}`, map[string]map[string]int{"a": {"_caller_worker_id": 1}}},
-		{"the key from the caller", seerOf[map[string]int](t, c), `{"a":1,"_caller_worker_id":7}`, map[string]int{"a": 1}},
-		{"keys that are like it", seerOf[map[string]int](t, c), `{"_caller_worker_i":1,"caller_worker_id":2,"_CALLER_WORKER_ID":3}`,
-			map[string]int{"_caller_worker_i": 1, "caller_worker_id": 2, "_CALLER_WORKER_ID": 3}},
+		{"field", `{"quantity":"two"}`, "payload at quantity: got string, want integer (int)", new(line)},
+		{"nested", `{"lines":[{"quantity":true}]}`, "payload at lines[0].quantity: got bool, want integer (int)", new(order)},
+		{"index", `{"lines":[{"quantity":1},{"quantity":2},{"quantity":"x"},{"quantity":[]}]}`, "payload at lines[2].quantity: got string, want integer (int)", new(order)},
+		{"list", `[[1],[2,"x"]]`, "payload at [1][1]: got string, want integer (int)", new([][]int)},
+		{"map key", `{"tags":{"b":[1],"a b":[2,true]}}`, `payload at tags["a b"][1]: got bool, want integer (int)`, new(order)},
+		{"map key that is no integer", `{"named":{"1":"a","x":"b"}}`, `payload at named["x"]: got number, want integer (int)`, new(order)},
+		{"error of a type's own", `{"when":["2026-11-25T00:00:00Z","today"]}`, `payload at when[1]: `, new(order)},
+		{"embedded", `{"ops":[],"tags":{"a":7}}`, `payload at tags["a"]: got number, want array`, new(embedded)},
+		{"union", `{"ops":[{"type":"set","path":"a","value":1},{"type":"set","path":7}]}`, `payload at ops[1].path: got number, want `, new(embedded)},
+		{"large", `{"lines":7,"x":"` + strings.Repeat("x", maxLocated) + `"}`, "payload at lines: got number, want array", new(order)},
+		{"parts that panic", `{"a":1,"b":"x"}`, "payload: no", new(wholeOnly)},
+		{"fraction", `{"lines":[{"quantity":1.5}]}`, "payload at lines[0].quantity: got number, want integer (int)", new(order)},
+		{"list in an HTTP body", `{"body":[{"quantity":1},{"quantity":"two"}]}`, "payload at body[1].quantity: got string, want integer (int)", new(HTTPRequest[[]line])},
+		{"HTTP body", `{"method":"POST","body":{"quantity":"two"}}`, "payload at body.quantity: got string, want integer (int)", new(HTTPRequest[line])},
+		{"not an object", `[1]`, "payload: got array, want object", new(line)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			seen, caller, err := test.see("f", test.payload)
-			if err != nil {
-				t.Fatal(err)
-			}
-			exported := cmp.AllowUnexported(textKey{}, embedsStrict{}, hidesCaller{}, Tagged{}, embedsCaller{}, generic[bool]{})
-			if diff := cmp.Diff(test.want, seen, exported); diff != "" {
-				t.Errorf("the handler saw (-want +got):\n%s", diff)
-			}
-			want := c.WorkerID()
-			if caller != want {
-				t.Errorf("CallerWorkerID %q, want %q", caller, want)
+			err := decodePayload(json.RawMessage(test.payload), test.into)
+			var e *Error
+			if !errors.As(err, &e) || e.Code != "invalid_request" || !strings.Contains(e.Message, test.want) || strings.Contains(e.Message, "plain") {
+				t.Errorf("error = %v, want code invalid_request and %q", err, test.want)
 			}
 		})
 	}
 }
 
-func seerOf[T any](t *testing.T, c *iii.Client) func(id, payload string) (any, string, error) {
-	return func(id, payload string) (any, string, error) {
-		seen, caller, err := sees[T](t.Context(), c, id, payload)
-		return seen, caller, err
+// wholeOnly panics when it is given a part of its object.
+type wholeOnly map[string]any
+
+func (w *wholeOnly) UnmarshalJSON(b []byte) error {
+	if !strings.Contains(string(b), "b") {
+		panic("no b")
 	}
+	return errors.New("no")
 }
 
-// An untyped handler and middleware see the payload as it came.
-func TestUntypedHandlersSeeTheCaller(t *testing.T) {
-	var middle string
-	c := newWorker(t, iiitest.Start(t), iii.WithMiddleware(func(next iii.HandlerFunc) iii.HandlerFunc {
-		return func(ctx context.Context, payload json.RawMessage) (any, error) {
-			middle = string(payload)
-			return next(ctx, payload)
+// FuzzDecodePayload looks for the wrong part in anything that does not decode.
+func FuzzDecodePayload(f *testing.F) {
+	type node struct {
+		Next *node            `json:"next"`
+		List []node           `json:"list"`
+		Map  map[string]node  `json:"map"`
+		Keys map[int8]float32 `json:"keys"`
+		Ops  []UpdateOp       `json:"ops"`
+		Text string           `json:",string"`
+	}
+	for _, seed := range []string{`{"next":{"list":[{"map":{"a":{"keys":{"1":1,"300":2}}}}]}}`, `{"ops":[{"type":"set","path":7}]}`, `[1]`, `{"Text":"x"}`, `{"LIST":[{},7]}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		if !json.Valid(payload) {
+			return
 		}
-	}))
-	if _, err := c.HandleFunc("raw", func(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }); err != nil {
-		t.Fatal(err)
-	}
-	handle(t, c, "typed", func(_ context.Context, in map[string]int) (int, error) { return len(in), nil })
-	mustConnect(t, c)
-	got, err := iii.Call[map[string]any](t.Context(), c, "raw", map[string]int{"a": 1}, iii.Remotely())
-	if diff := cmp.Diff(map[string]any{"a": 1.0, "_caller_worker_id": c.WorkerID()}, got); err != nil || diff != "" {
-		t.Errorf("untyped: %v (-want +got):\n%s", err, diff)
-	}
-	n, err := iii.Call[int](t.Context(), c, "typed", map[string]int{"a": 1}, iii.Remotely())
-	if err != nil || n != 1 || !strings.Contains(middle, `"_caller_worker_id":"`+c.WorkerID()+`"`) {
-		t.Errorf("typed: %d, %v; its middleware saw %s", n, err, middle)
-	}
+		want := json.Unmarshal(payload, new(node))
+		got := decodePayload(payload, new(node))
+		var e *Error
+		if (got == nil) != (want == nil) || got != nil && (!errors.As(got, &e) || e.Code != CodeInvalidRequest || !strings.HasPrefix(e.Message, "payload")) {
+			t.Errorf("%s: %v; encoding/json says %v", payload, got, want)
+		}
+	})
 }
 
-// The place of what is wrong is that in the payload of the caller.
-func TestTypedMapRefusesWhatIsWrong(t *testing.T) {
-	c := newWorker(t, iiitest.Start(t))
-	handle(t, c, "f", func(_ context.Context, in map[string][]int) (int, error) { return len(in), nil })
-	mustConnect(t, c)
-	err := c.Call(t.Context(), "f", json.RawMessage(`{"a":[1],"b":[1,"two"]}`), nil)
-	var remote *iii.Error
-	if !errors.As(err, &remote) || remote.Message != `payload at ["b"][1]: got string, want integer (int)` {
-		t.Errorf("got %v", err)
-	}
-}
-
-// undecodable is an interface that nothing can be decoded into, unless it holds a pointer.
-type undecodable interface{ String() string }
-
-// lists is a list of lists.
-type lists []lists
-
-// decodesAnything is a list of channels that decodes itself.
-type decodesAnything []chan int
-
-func (d *decodesAnything) UnmarshalJSON([]byte) error { *d = make(decodesAnything, 1); return nil }
-
-// A result that cannot be decoded is known before the function runs.
-func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
-	e := iiitest.Start(t)
-	c := connect(t, e)
-	var ran atomic.Int32
-	handle(t, c, "f", func(context.Context, any) (any, error) { ran.Add(1); return []any{}, nil })
-	if err := c.Call(t.Context(), "f", nil, nil); err != nil {
-		t.Fatal(err)
-	}
-	ran.Store(0)
-
-	type loop *loop
-	type withChannel struct{ Done chan int }
-	ctx := t.Context()
-	var self any
-	self = &self
-	call := func(out any) func() error { return func() error { return c.Call(ctx, "f", nil, out) } }
-	state, stream := iii.NewState[chan int](c, "s"), iii.NewStream[func()](c, "s")
-	for name, tt := range map[string]struct {
-		call func() error
-		want string
-	}{
-		"value":                      {call(5), "iii: call f: cannot decode the result into int: it is not a pointer"},
-		"struct":                     {call(withChannel{}), "iii: call f: cannot decode the result into iii_test.withChannel: it is not a pointer"},
-		"map":                        {call(map[string]int{}), "iii: call f: cannot decode the result into map[string]int: it is not a pointer"},
-		"raw":                        {call(json.RawMessage{}), fmt.Sprintf("iii: call f: cannot decode the result into %T: it is not a pointer", json.RawMessage{})},
-		"function":                   {call(func() {}), "iii: call f: cannot decode the result into func(): it is not a pointer"},
-		"nil slice":                  {call([]int(nil)), "iii: call f: cannot decode the result into []int: it is not a pointer"},
-		"nil pointer":                {call((*int)(nil)), "iii: call f: cannot decode the result into *int: it is nil"},
-		"nil raw":                    {call((*json.RawMessage)(nil)), fmt.Sprintf("iii: call f: cannot decode the result into *%T: it is nil", json.RawMessage{})},
-		"nil any":                    {call((*any)(nil)), "iii: call f: cannot decode the result into *interface {}: it is nil"},
-		"channel":                    {call(new(chan int)), "iii: call f: cannot decode the result into chan int: chan int has no JSON encoding"},
-		"pointer to a function":      {call(new(func())), "iii: call f: cannot decode the result into func(): func() has no JSON encoding"},
-		"complex":                    {call(new(complex128)), "iii: call f: cannot decode the result into complex128: complex128 has no JSON encoding"},
-		"list of channels":           {call(new([]chan int)), "iii: call f: cannot decode the result into []chan int: chan int has no JSON encoding"},
-		"map of pointers to them":    {call(new(map[string]*[2]func())), "iii: call f: cannot decode the result into map[string]*[2]func(): func() has no JSON encoding"},
-		"keys":                       {call(new(map[bool]int)), "iii: call f: cannot decode the result into map[bool]int: bool cannot be the key of a JSON object"},
-		"pointer to itself":          {call(new(loop)), "iii: call f: cannot decode the result into iii_test.loop: it is a pointer to itself"},
-		"holds its own address":      {call(self), "iii: call f: cannot decode the result into *interface {}: it leads to itself"},
-		"interface":                  {call(new(undecodable)), "iii: call f: cannot decode the result into iii_test.undecodable: the type of a value for iii_test.undecodable is not known"},
-		"pointer to a pointer":       {call(new(*chan int)), "iii: call f: cannot decode the result into *chan int: chan int has no JSON encoding"},
-		"pointer to a channel in it": {call(pointerTo(any(new(chan int)))), "iii: call f: cannot decode the result into chan int: chan int has no JSON encoding"},
-		"Call of a channel":          {func() error { _, err := iii.Call[chan int](ctx, c, "f", nil); return err }, "iii: call f: cannot decode the result into chan int: chan int has no JSON encoding"},
-		"Call of an error":           {func() error { _, err := iii.Call[error](ctx, c, "f", nil); return err }, "iii: call f: cannot decode the result into error: the type of a value for error is not known"},
-		"state":                      {func() error { _, _, err := state.Get(ctx, "k"); return err }, "iii: call state::get: cannot decode the result into chan int: chan int has no JSON encoding"},
-		"state, list":                {func() error { _, err := state.List(ctx); return err }, "iii: call state::list: cannot decode the result into []chan int: chan int has no JSON encoding"},
-		"state, update":              {func() error { _, err := state.Update(ctx, "k", iii.OpSet("", 1)); return err }, "iii: call state::update: cannot decode the result into chan int: chan int has no JSON encoding"},
-		"state, delete":              {func() error { _, _, err := state.Delete(ctx, "k"); return err }, "iii: call state::delete: cannot decode the result into chan int: chan int has no JSON encoding"},
-		"state, set":                 {func() error { _, err := iii.NewState[undecodable](c, "s").Set(ctx, "k", nil); return err }, "iii: call state::set: cannot decode the result into iii_test.undecodable: the type of a value for iii_test.undecodable is not known"},
-		"stream":                     {func() error { _, _, err := stream.Get(ctx, "g", "i"); return err }, "iii: call stream::get: cannot decode the result into func(): func() has no JSON encoding"},
-		"stream, delete":             {func() error { _, _, err := stream.Delete(ctx, "g", "i"); return err }, "iii: call stream::delete: cannot decode the result into func(): func() has no JSON encoding"},
-		"stream, update":             {func() error { _, err := stream.Update(ctx, "g", "i"); return err }, "iii: call stream::update: cannot decode the result into func(): func() has no JSON encoding"},
-		"configuration":              {func() error { return c.Configuration().Get(ctx, "a", (*int)(nil)) }, "iii: call configuration::get: cannot decode the result into *int: it is nil"},
-		"no configuration":           {func() error { return c.Configuration().Get(ctx, "a", nil) }, "iii: call configuration::get: value is nil, want a pointer to decode into"},
+func TestWithoutCallerRemovesTheMemberOfTheTop(t *testing.T) {
+	for payload, want := range map[string]string{
+		`{"_caller_worker_id":"w"}`:                                    `{}`,
+		`{"_caller_worker_id":"w","a":1}`:                              `{"a":1}`,
+		`{"a":1,"_caller_worker_id":"w"}`:                              `{"a":1}`,
+		`{"a":1,"_caller_worker_id":"w","b":2}`:                        `{"a":1,"b":2}`,
+		" { \"a\" : [ 1 ] ,\n\"_caller_worker_id\" : \"w\" , \"b\":2}": `{"a":[ 1 ],"b":2}`,
+		`{"_caller_worker_id":"w","a":1,"_caller_worker_id":"v"}`:      `{"a":1}`,
+		`{"\u005fcaller\u005fworker_id":"w","a":1}`:                    `{"a":1}`,
+		`{"_caller_worker_id":{"_caller_worker_id":1},"\u0061":"\""}`:  `{"\u0061":"\""}`,
 	} {
-		if err := tt.call(); err == nil || err.Error() != tt.want || !iii.SafeToRetry(err) {
-			t.Errorf("%s: %v, safe to retry: %v; want %s", name, err, iii.SafeToRetry(err), tt.want)
+		if got := string(withoutCaller(json.RawMessage(payload))); got != want {
+			t.Errorf("%s: got %s, want %s", payload, got, want)
 		}
 	}
-	if n := ran.Load(); n != 0 {
-		t.Errorf("the function ran %d times", n)
-	}
-
-	var held undecodable = &keptText{}
-	for name, out := range map[string]any{
-		"nothing": nil, "raw": new(json.RawMessage), "any": new(any), "any in any": pointerTo(any(new(any))), "pointers": new(**[]int), "list": new([]string), "array": new([2]int),
-		"list of lists": new([][]map[int]any), "lists within themselves": new(lists), "own decoder": new(decodesAnything), "pointer to one": new(*decodesAnything), "held pointer": &held, "keys": pointerTo(any(new([]map[netip.Addr]int))),
-		"list of structs with a channel": new([]withChannel),
+	for _, payload := range []string{
+		``, ` `, `null`, `1`, `"_caller_worker_id"`, `["_caller_worker_id"]`, `{}`, ` { } `,
+		`{"a":{"_caller_worker_id":"w"}}`, `{"_caller_worker_id\u0000":1}`, `{"_CALLER_WORKER_ID":1}`,
 	} {
-		if err := c.Call(ctx, "f", nil, out); err != nil {
-			t.Errorf("%s: %v", name, err)
+		before := json.RawMessage(payload)
+		got := withoutCaller(before)
+		if string(got) != payload || len(got) > 0 && &got[0] != &before[0] {
+			t.Errorf("%s: got %s, want the same bytes", payload, got)
 		}
-	}
-	if _, err := iii.Call[[]withChannel](ctx, c, "f", nil); err != nil {
-		t.Error(err)
 	}
 }
 
-func pointerTo[T any](v T) *T { return &v }
-
-// keptText decodes lists.
-type keptText struct{ n int }
-
-func (k *keptText) String() string               { return "" }
-func (k *keptText) UnmarshalJSON(b []byte) error { k.n = len(b); return nil }
-
-type pointerToItself *pointerToItself
-
-// A type that is a pointer to itself registers without a schema, or is refused, and does
-// not hang.
-func TestPointerToItselfDoesNotHang(t *testing.T) {
-	c, err := iii.New("ws://127.0.0.1:1")
-	if err != nil {
-		t.Fatal(err)
+// Only types that would take or refuse the member cost a look at the payload.
+func TestPlainStructsIgnoreTheCaller(t *testing.T) {
+	type plain struct {
+		Values  map[string]int
+		Any     any
+		Decoder json.RawMessage
 	}
-	defer c.Close()
-	_, _ = iii.Handle(c, "f", func(context.Context, pointerToItself) (any, error) { return nil, nil })
+	type embeds struct {
+		plain
+		*ErrorBody
+	}
+	for _, v := range []any{new(plain), new(*plain), new(embeds), new(struct{}), new([]map[string]int), new(string), new([]byte), new(*int), new(error)} {
+		if in := reflect.TypeOf(v).Elem(); noticesCaller(in) {
+			t.Errorf("payloads for %v are looked through", in)
+		}
+	}
+	type inlined struct {
+		Rest map[string]int `json:",inline"` // encoding/json/v2 puts other members there
+	}
+	for _, v := range []any{new(map[string]int), new(*map[int]any), new(any), new(json.RawMessage), new(wholeOnly), new(**wholeOnly), new(inlined)} {
+		if in := reflect.TypeOf(v).Elem(); !noticesCaller(in) {
+			t.Errorf("payloads for %v are not looked through", in)
+		}
+	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/iii-go/iii"
@@ -146,7 +148,8 @@ func TestForbiddenAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// A trigger whose function the session may not call is refused, as recorded.
+// A trigger whose function the session may not call is refused, as recorded with an engine with
+// triggers.
 func TestForbiddenTriggerAsRecorded(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023))
 	c := connect(t, e, iii.WithName("member"))
@@ -246,4 +249,55 @@ func TestGuardedListener(t *testing.T) {
 	if stranger, err := enter("stranger"); !errors.As(err, &auth) || stranger.State() != iii.ConnectionStateFailed || strings.Contains(err.Error(), "stranger") {
 		t.Errorf("stranger: %v", err)
 	}
+}
+
+// Access control may change the id of a function, or deny it without a word. Neither delays the
+// connection, and the worker serves a function under whatever name the engine has for it.
+func TestHookedRegistrations(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		gate := newWorker(t, e, iii.WithName("gate"))
+		handle(t, gate, "gate::on-function", func(_ context.Context, in iii.OnFunctionRegistrationInput) (iii.OnFunctionRegistrationResult, error) {
+			if in.FunctionID == "denied" {
+				return iii.OnFunctionRegistrationResult{}, errors.New("denied")
+			}
+			return iii.OnFunctionRegistrationResult{FunctionID: "tenant::" + in.FunctionID}, nil
+		})
+		mustConnect(t, gate)
+		member, err := iii.New(e.GuardedURL(), iii.WithName("member"), iii.WithDialContext(e.DialContext),
+			iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 1, MaxDelayMs: 1, BackoffMultiplier: 1}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer member.Close()
+		functions := map[string]*iii.Function{}
+		for _, id := range []string{"denied", "greet"} {
+			if functions[id], err = iii.Handle(member, id, func(context.Context, any) (string, error) { return id, nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, what := range []string{"first", "second"} {
+			began := time.Now()
+			mustConnect(t, member)
+			if took := time.Since(began); took > 10*time.Millisecond {
+				t.Errorf("the %s connection took %v", what, took)
+			}
+			if !functions["greet"].LocalDispatch() || functions["denied"].LocalDispatch() {
+				t.Errorf("in process: greet %v, denied %v", functions["greet"].LocalDispatch(), functions["denied"].LocalDispatch())
+			}
+			got, err := iii.Call[string](t.Context(), gate, "tenant::greet", nil)
+			check(t, "call of another worker", "greet", got, err)
+			e.Drop("member")
+			for member.State() == iii.ConnectionStateConnected {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		mustConnect(t, member)
+		if err := functions["greet"].Unregister(); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := gate.Call(t.Context(), "tenant::greet", nil, nil); !errors.Is(err, iii.ErrFunctionNotFound) {
+			t.Errorf("after it was unregistered: %v", err)
+		}
+	}, iiitest.WithGuard(iiitest.Guard{OnFunction: "gate::on-function", Expose: []string{"tenant::*"}}))
 }

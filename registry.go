@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -30,7 +31,9 @@ type registry struct {
 	functions    []*Function
 	triggers     []*Trigger
 	functionByID map[string]*Function
-	triggerByID  map[string]*Trigger // by both ids, if that of its observer is another
+	renamed      map[string]*Function // by what the engine of the current link calls them, if that is another id
+	disregarded  []*disregarded       // answers that it owes to attempts that count no more, in order
+	triggerByID  map[string]*Trigger  // by both ids, if that of its observer is another
 
 	// The state of the current link, if there is one.
 	link       *link
@@ -74,14 +77,14 @@ func newRegistry(c *Client) *registry {
 	return &registry{client: c, functionByID: map[string]*Function{}, triggerByID: map[string]*Trigger{}, wake: make(chan struct{}, 1)}
 }
 
-// begin queues first, then all trigger types and functions, for l, which is attached. The
+// attach queues first, then all trigger types and functions, for l, which is attached. The
 // fence follows when the engine has settled the namespace, and the triggers follow the fence.
-func (r *registry) begin(l *link, first ...item) {
+func (r *registry) attach(l *link, first ...item) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.link, r.phase = l, replaySettling
 	d := l.dialect()
-	r.held = nil
+	r.held, r.renamed, r.disregarded = nil, nil, nil
 	for _, t := range r.triggers {
 		t.sent, t.delay = false, 0
 		if t.former != nil && t.former.refused.Load() == nil { // the engine never answered
@@ -126,7 +129,7 @@ func (r *registry) begin(l *link, first ...item) {
 	}
 	batch := r.batch
 	r.batch = nil
-	r.client.out.urgent(l, batch...)
+	r.client.out.pushNoWait(l, batch...)
 }
 
 // firstFence is the number of the first fence of the next link.
@@ -148,8 +151,8 @@ func (r *registry) settled(l *link) {
 	r.confirm(l)
 }
 
-// end detaches l.
-func (r *registry) end(l *link) {
+// detach lets go of l.
+func (r *registry) detach(l *link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.link != l {
@@ -178,7 +181,7 @@ func (r *registry) push(message any) {
 	if it := r.client.item(message); r.batch != nil {
 		r.batch = append(r.batch, it)
 	} else {
-		r.client.out.urgent(r.link, it)
+		r.client.out.pushNoWait(r.link, it)
 	}
 }
 
@@ -226,7 +229,7 @@ func (r *registry) unsupported(c *claim, err error) {
 	if f := c.function; f != nil {
 		rejection := &RejectedError{Code: CodeUnsupported, FunctionID: f.id, Namespace: cmp.Or(r.client.cfg.namespace, defaultNamespace)}
 		if f.refused.Swap(rejection) == nil && !f.quiet {
-			r.client.notify.post(func() {
+			r.client.callbacks.post(func() {
 				r.client.log.Warn("iii: the engine cannot host this function", "function", f.id, "error", err)
 			})
 		}
@@ -241,7 +244,7 @@ func (r *registry) unsupported(c *claim, err error) {
 	refusal.FunctionID = t.functionID
 	old := t.refused.Swap(refusal)
 	known := old != nil && *old == *refusal
-	r.client.notify.post(func() {
+	r.client.callbacks.post(func() {
 		if !known {
 			r.client.log.Error("iii: trigger refused", "trigger", t.id, "type", t.spec.triggerType, "function", t.functionID, "error", refusal)
 		}
@@ -273,60 +276,39 @@ func (r *registry) fence() {
 		}
 	}
 	number, queued := r.fences, time.Now()
-	overdue := func() { r.overdue(l, number, queued) }
-	if r.unanswered == 0 {
-		r.fenceTimer = time.AfterFunc(registerTimeout, overdue)
-	} else {
-		r.fenceTimer = time.AfterFunc(unconfirmedDelay, func() { r.probe(l, number, overdue) })
-	}
-	if r.ponged {
+	r.fenceTimer = time.AfterFunc(registerTimeout, func() { r.overdue(l, number, queued) })
+	if r.ponged && !slices.ContainsFunc(r.fenced, r.unconfirmed) {
 		return
 	}
-	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() {
-		r.mu.Lock()
-		if r.link == l {
-			r.ponged = true
-		}
-		r.mu.Unlock()
-		r.confirm(l)
-	}})
+	r.client.out.pushNoWait(l, item{kind: frameJSONPing, fence: func() { r.pong(l, number) }})
 }
 
-// unconfirmedDelay is how long an engine that answers registrations has before the client
-// pings it.
-const unconfirmedDelay = time.Second
-
-// probe pings an engine that owes answers. The engine answers in order, so what it has not
-// answered before the pong it never will: access control can deny a function without a word.
-func (r *registry) probe(l *link, number uint64, overdue func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.link != l || r.fences != number || !r.fenceOut {
-		return
-	}
-	r.fenceTimer = time.AfterFunc(registerTimeout-unconfirmedDelay, overdue)
-	r.client.out.urgent(l, item{kind: frameJSONPing, fence: func() { r.unconfirmed(l, number) }})
+// unconfirmed reports whether the engine owes an answer about a function.
+func (r *registry) unconfirmed(c *claim) bool {
+	return c.function != nil && c.standing == asked && c.fence == r.fences && !c.answered && r.link.dialect().answers(c)
 }
 
-// unconfirmed gives up waiting for the answers about functions. As on an engine that does not
-// confirm them, what is not rejected counts as accepted.
-func (r *registry) unconfirmed(l *link, number uint64) {
+// pong handles the answer to the ping behind a batch. The engine answers in order, so what it
+// has not said about functions it never will: access control can deny one without a word. As on
+// an engine that does not confirm them, what is not rejected counts as accepted.
+func (r *registry) pong(l *link, number uint64) {
 	var ids []string
 	r.mu.Lock()
 	if r.link == l && r.fences == number && r.fenceOut {
+		r.ponged = true
+		r.disregarded = slices.DeleteFunc(r.disregarded, func(d *disregarded) bool { return d.fence <= number })
 		for _, c := range r.fenced {
-			if f := c.function; f != nil && c.standing == asked && c.fence == number && !c.answered {
+			if r.unconfirmed(c) {
 				r.answered(c)
-				ids = append(ids, f.id)
+				ids = append(ids, c.function.id)
 			}
 		}
 	}
 	r.mu.Unlock()
-	if len(ids) == 0 {
-		return
+	if len(ids) > 0 {
+		r.client.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: the engine does not confirm functions; access control may deny them",
+			slog.Any("functions", ids[:min(len(ids), 20)]), slog.Int("count", len(ids)))
 	}
-	r.client.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: the engine does not confirm functions; access control may deny them",
-		slog.Any("functions", ids[:min(len(ids), 20)]), slog.Int("count", len(ids)))
 	r.confirm(l)
 }
 
@@ -403,7 +385,7 @@ func (r *registry) confirmed(l *link) bool {
 		r.unobserveEarlier()
 	}
 	r.sendDue()
-	r.admit(l)
+	r.resumeRequests(l)
 	if r.phase == replayTriggers || len(r.unfenced) > 0 {
 		r.fence()
 	}
@@ -415,21 +397,21 @@ func (r *registry) confirmed(l *link) bool {
 		notice()
 	}
 	if applied {
-		r.client.bindings.settle(l)
+		r.client.providers.unbindMissing(l)
 		close(l.applied)
 	}
 	return true
 }
 
-// admit lets those requests go whose triggers the last answered fence has settled; all of
+// resumeRequests lets those requests go whose triggers the last answered fence has settled; all of
 // them once there is nothing left to register.
-func (r *registry) admit(l *link) {
+func (r *registry) resumeRequests(l *link) {
 	switch {
 	case r.phase < replayTriggers:
 	case r.closed != nil:
-		r.client.out.admit(l, math.MaxUint64)
+		r.client.out.resume(l, math.MaxUint64)
 	default:
-		r.client.out.admit(l, r.fences)
+		r.client.out.resume(l, r.fences)
 	}
 }
 
@@ -521,7 +503,7 @@ func (r *registry) dropFunction(f *Function) bool {
 	if r.functionByID[f.id] != f || r.closed != nil {
 		return false
 	}
-	r.answered(&f.claim) // whatever the engine says to the latest attempt
+	r.disregard(f)
 	if f.refused.Load() != nil {
 		f.standing = refused
 	}
@@ -532,7 +514,7 @@ func (r *registry) dropFunction(f *Function) bool {
 			}
 		}
 	}
-	r.forsake(f)
+	r.abandonFunction(f)
 	r.client.hosts.release(f)
 	r.sendDue()
 	if len(r.unfenced) > 0 {
@@ -541,12 +523,40 @@ func (r *registry) dropFunction(f *Function) bool {
 	return true
 }
 
-// forsake takes a function back. Its registration may never be answered.
-func (r *registry) forsake(f *Function) {
+// abandonFunction takes a function back. Its registration may never be answered.
+func (r *registry) abandonFunction(f *Function) {
 	delete(r.functionByID, f.id)
+	maps.DeleteFunc(r.renamed, func(_ string, other *Function) bool { return other == f })
 	r.functions = remove(r.functions, f)
 	r.takeBack(&f.claim)
+	r.disregard(f)
+}
+
+// disregarded is an attempt to register a function that has been unregistered since.
+type disregarded struct {
+	id    string
+	fence uint64 // that settles it
+}
+
+// disregard stops waiting for what the engine says to the latest attempt to register f. It says
+// it all the same.
+func (r *registry) disregard(f *Function) {
+	if f.standing == asked && !f.answered && r.link != nil && r.link.dialect().answers(&f.claim) {
+		r.disregarded = append(r.disregarded, &disregarded{f.id, f.fence})
+	}
 	r.answered(&f.claim)
+}
+
+// isDisregarded reports whether what the engine says about a function answers an attempt that
+// counts no more. The engine answers in order.
+func (r *registry) isDisregarded(id string) bool {
+	for own, ok := id, true; ok; _, own, ok = strings.Cut(own, "::") {
+		if i := slices.IndexFunc(r.disregarded, func(d *disregarded) bool { return d.id == own }); i >= 0 {
+			r.disregarded = slices.Delete(r.disregarded, i, i+1)
+			return true
+		}
+	}
+	return false
 }
 
 // addType adds a trigger type, which is never taken back.
@@ -571,7 +581,7 @@ func (r *registry) announce(t *providedType) {
 	}
 	if t.function == nil && !t.unsaid {
 		t.unsaid = true
-		r.client.notify.post(func() {
+		r.client.callbacks.post(func() {
 			r.client.log.Warn("iii: on this engine a trigger type is a function, and this worker's are in its own namespace; the type cannot be provided",
 				"type", t.id, "namespace", t.namespace)
 		})
@@ -691,7 +701,7 @@ func (r *registry) remove(t *Trigger) {
 		r.takeBack(&t.claim)
 	}
 	if f := t.adapter; f != nil {
-		r.forsake(f)
+		r.abandonFunction(f)
 		t.adapter, t.spec.adapterID = nil, ""
 	}
 }
@@ -706,14 +716,20 @@ func remove[E comparable](list []E, e E) []E {
 func (r *registry) function(id []byte) *Function {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.functionByID[string(id)]
+	if f := r.functionByID[string(id)]; f != nil {
+		return f
+	}
+	return r.renamed[string(id)]
 }
 
 // functionNamed finds a handler by its id.
 func (r *registry) functionNamed(id string) *Function {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.functionByID[id]
+	if f := r.functionByID[id]; f != nil {
+		return f
+	}
+	return r.renamed[id]
 }
 
 // rejectedFunction finds the function that a rejection names, with or without the prefix
@@ -757,9 +773,9 @@ func (r *registry) refusedFunctions() (n int) {
 	return n
 }
 
-// withdraw takes everything back, triggers first, and accepts nothing more. Functions can
+// unregisterAll takes everything back, triggers first, and accepts nothing more. Functions can
 // still be looked up, so that invocations are answered with worker_draining.
-func (r *registry) withdraw(reason error) {
+func (r *registry) unregisterAll(reason error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed != nil {
@@ -778,31 +794,35 @@ func (r *registry) withdraw(reason error) {
 		}
 	}
 	r.parting = r.functions
-	if r.link == nil || !r.link.dialect().hooks() {
-		r.part()
-	}
+	r.unregisterFunctionsLocked(func(f *Function) bool { return r.link != nil && r.link.dialect().hooks() && r.client.hosts.holds(f) })
 	r.types, r.functions, r.triggers, r.held = nil, nil, nil, nil
 	r.unfenced, r.fenced, r.refusals = nil, nil, nil
 	if r.link != nil {
-		r.admit(r.link)
+		r.resumeRequests(r.link)
 	}
 }
 
-// leave takes the functions back that withdraw has left registered: those of an engine that
-// takes no reports about others. New invocations of them are rejected meanwhile.
-func (r *registry) leave() {
+// unregisterFunctions takes the functions back that unregisterAll has left registered: those
+// with observers, since an engine takes no reports about others. New invocations of them are
+// rejected meanwhile.
+func (r *registry) unregisterFunctions() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.part()
+	r.unregisterFunctionsLocked(func(*Function) bool { return false })
 }
 
-func (r *registry) part() {
-	for _, f := range r.parting {
+// unregisterFunctionsLocked takes back those functions that are not to be kept.
+func (r *registry) unregisterFunctionsLocked(keep func(*Function) bool) {
+	r.parting = slices.DeleteFunc(r.parting, func(f *Function) bool {
+		if keep(f) {
+			return false
+		}
 		if f.standing == asked || f.standing == accepted {
 			r.takeBack(&f.claim)
 		}
-	}
-	r.parting = nil
+		f.standing = unasked
+		return true
+	})
 }
 
 // functionAccepted handles the engine's confirmation of a function.
@@ -813,18 +833,45 @@ func (c *Client) functionAccepted(l *link, m *FunctionRegisteredMessage) {
 	}
 	r := c.registry
 	r.mu.Lock()
+	early := r.link == l && r.isDisregarded(m.ID)
+	if !early && r.link == l {
+		r.rename(m.ID)
+	}
 	if f := r.hosted(l, m.ID); f != nil {
 		c.hosts.confirm(l, f, m, views)
-		r.answered(&f.claim)
+		if !early {
+			r.answered(&f.claim)
+		}
 	}
 	r.mu.Unlock()
 	r.confirm(l)
 }
 
+// rename notes that the engine has accepted a function under another id than it was sent: access
+// control puts something before ids.
+func (r *registry) rename(id string) {
+	if r.functionByID[id] != nil || r.renamed[id] != nil {
+		return
+	}
+	for _, own, ok := strings.Cut(id, "::"); ok; _, own, ok = strings.Cut(own, "::") {
+		if f := r.functionByID[own]; f != nil && f.standing == asked && !f.answered {
+			if r.renamed == nil {
+				r.renamed = map[string]*Function{}
+			}
+			r.renamed[id] = f
+			return
+		}
+	}
+}
+
 // hosted returns the function that the engine says something about over l; nil if it is not
 // registered there.
 func (r *registry) hosted(l *link, id string) *Function {
-	if f := r.functionByID[id]; f != nil && r.link == l && (f.standing == asked || f.standing == accepted) {
+	f := r.functionByID[id]
+	if f == nil {
+		f = r.renamed[id]
+	}
+	if f != nil && r.link == l && (f.standing == asked || f.standing == accepted) {
 		return f
 	}
 	return nil
@@ -845,7 +892,7 @@ func (c *Client) observerRemoved(l *link, m *ObserverRemovedMessage) {
 	c.registry.mu.Lock()
 	defer c.registry.mu.Unlock()
 	if f := c.registry.hosted(l, m.FunctionID); f != nil {
-		c.hosts.withdraw(l, f, m.ID, m.Revision)
+		c.hosts.removeObserver(l, f, m.ID, m.Revision)
 	}
 }
 
@@ -854,7 +901,7 @@ func (c *Client) observerRemoved(l *link, m *ObserverRemovedMessage) {
 func (c *Client) functionRefused(l *link, err *RejectedError) {
 	r := c.registry
 	r.mu.Lock()
-	if r.link != l || r.closed != nil {
+	if r.link != l || r.closed != nil || r.isDisregarded(err.FunctionID) {
 		r.mu.Unlock()
 		return
 	}
@@ -943,7 +990,7 @@ func (r *registry) refuse(l *link, t *Trigger, err *Error, final bool) (told fun
 			r.client.logRefusal(t.id, t.spec.triggerType, err)
 		}
 		if !silent {
-			r.client.notify.post(func() { t.onError(err) })
+			r.client.callbacks.post(func() { t.onError(err) })
 		}
 	}
 }
@@ -956,7 +1003,7 @@ func (r *registry) heldError(t *Trigger) error {
 		return nil
 	}
 	if f := r.target(t); f != nil && f.refused.Load() != nil {
-		return fmt.Errorf("iii: trigger %q waits for its function: %w", t.id, trimmed(f.refused.Load()))
+		return public(fmt.Errorf("trigger %q waits for its function: %w", t.id, f.refused.Load()))
 	}
 	return nil
 }

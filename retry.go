@@ -156,7 +156,7 @@ func (c *Client) repeat(ctx context.Context, verb, id string, opts []CallOption,
 		case <-c.done: // the next attempt returns the error
 		case <-ctx.Done():
 			timer.Stop()
-			err = fmt.Errorf("%w, after %d attempts; the last one: %w", ctxError(ctx), n, trimmed(err))
+			err = fmt.Errorf("%w, after %d attempts; the last one: %w", ctxError(ctx), n, err)
 			return &callError{verb: verb, functionID: id, err: err, sent: !SafeToRetry(err)}
 		}
 		timer.Stop()

@@ -62,7 +62,7 @@ func (r *Router) Unregister() error { return r.f.Unregister() }
 //   - prefix has no parameters, and [WithTriggerID] is an error, since there are many triggers.
 func (c *Client) MountRouter(prefix string, h http.Handler, o RouterOptions, opts ...FunctionOption) (*Router, error) {
 	fail := func(err error) (*Router, error) {
-		return nil, fmt.Errorf("iii: router %q: %w", prefix, trimmed(err))
+		return nil, public(fmt.Errorf("router %q: %w", prefix, err))
 	}
 	if h == nil {
 		return fail(errors.New("nil handler"))

@@ -113,7 +113,7 @@ func (c *Client) CheckSchemas(ctx context.Context, known ...FunctionSchemas) err
 			in := FunctionInfoInput{FunctionIDs: ids, Namespace: cmp.Or(ns, c.cfg.namespace)}
 			batch, err := Call[FunctionInfoBatch](ctx, c, "engine::functions::info", in)
 			if err != nil {
-				return fmt.Errorf("iii: check schemas: %w", trimmed(err))
+				return public(fmt.Errorf("check schemas: %w", err))
 			}
 			for _, entry := range batch.Functions {
 				if entry.Detail != nil {
@@ -131,7 +131,7 @@ func (c *Client) CheckSchemas(ctx context.Context, known ...FunctionSchemas) err
 			if detail, err = c.FunctionInfo(ctx, f.FunctionID); err == nil {
 				ok = true
 			} else if !errors.As(err, &refusal) || refusal.Code != codeNotFound {
-				return fmt.Errorf("iii: check schemas: %w", trimmed(err))
+				return public(fmt.Errorf("check schemas: %w", err))
 			}
 		}
 		d := SchemaDrift{FunctionID: f.FunctionID, Namespace: f.Namespace, Missing: !ok}

@@ -87,7 +87,7 @@ func (c *Client) HandleStream(name string, p StreamProvider) error {
 			for _, f := range done {
 				_ = f.Unregister() // register all of them or none
 			}
-			return fmt.Errorf("iii: stream %q: %w", name, err)
+			return public(fmt.Errorf("stream %q: %w", name, err))
 		}
 		done = append(done, function)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/iii-go/iii/internal/cronexpr"
 	"github.com/iii-go/iii/internal/routepath"
 )
 
@@ -326,24 +327,27 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if strings.TrimSpace(functionID) == "" {
 		return nil, errors.New("iii: trigger: blank function id")
 	}
+	fail := func(err error) (*Trigger, error) {
+		return nil, public(fmt.Errorf("trigger of %s: %w", functionID, err))
+	}
 	cfg, err := configValue(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+		return fail(err)
 	}
 	triggerType := cfg.TriggerType() // called once, so that the checked type is the one sent
 	config, err := triggerConfig(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+		return fail(err)
 	}
 	var o triggerOptions
 	if err := applyOptions(&o, opts, callOption); err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, trimmed(err))
+		return fail(err)
 	}
 	if config, err = o.addTo(triggerType, config); err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+		return fail(err)
 	}
 	if err := checkFatal(triggerType, o.providerNamespace, config); err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+		return fail(err)
 	}
 	if o.namespace == "" {
 		o.namespace = c.namespaceOf(functionID)
@@ -359,7 +363,7 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	t := c.makeTrigger(spec)
 	t.source, t.condition, t.onError, t.route = spec.on(), spec.conditionID(), o.onError, routeShape(triggerType, config)
 	if err := checkRegistration(&t.claim); err != nil {
-		return nil, fmt.Errorf("iii: trigger of %s: %w", functionID, err)
+		return fail(err)
 	}
 	return t, nil
 }
@@ -527,9 +531,9 @@ func checkTraceStatus(status *string) error {
 	return fmt.Errorf("trace status %q is none of ok, error, unset", *status)
 }
 
-// checkCron checks only the number of fields; the engine validates the rest.
+// checkCron explains the usual mistake, five fields; the engine validates the rest.
 func checkCron(expression string) error {
-	if strings.HasPrefix(expression, "@") {
+	if _, err := cronexpr.Parse(expression); err == nil || strings.HasPrefix(expression, "@") {
 		return nil
 	}
 	if n := len(strings.Fields(expression)); n != 6 && n != 7 {

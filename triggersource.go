@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/iii-go/iii/internal/cronexpr"
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
@@ -27,6 +28,10 @@ type triggerSource struct {
 
 	// observe turns a config into args or filters.
 	observe func(config json.RawMessage) (args, filters any, err error)
+
+	// config is the reverse: the config for which observe returns these args and filters, as
+	// far as they tell it. Nil: {}.
+	config func(args, filters json.RawMessage) any
 
 	// deliver and capture say what the target gets. "" and nil are for calls through the
 	// observer, whose payload is chosen by the worker that hosts the function.
@@ -61,7 +66,12 @@ var triggerSources = map[string]triggerSource{
 	"http": {
 		functionID: "http::on-request",
 		observe:    observeHTTP,
-		payload:    httpPayload, optional: true,
+		config: func(args, _ json.RawMessage) any {
+			c := HTTPTriggerConfig{APIPath: textMember(args, "path"), HTTPMethod: textMember(args, "method")}
+			_ = json.Unmarshal(memberOf(args, "middleware_function_ids"), &c.MiddlewareFunctionIDs)
+			return c
+		},
+		payload: httpPayload, optional: true,
 		condition: true, conditionInput: withoutChannels,
 		skipped: bufferedResponse{StatusCode: http.StatusUnprocessableEntity, Headers: []string{"Content-Type: application/json"}, Body: conditionNotMet},
 	},
@@ -71,19 +81,34 @@ var triggerSources = map[string]triggerSource{
 			c, err := configOf[CronTriggerConfig](config)
 			return map[string]string{"expression": sevenFields(c.Expression)}, nil, err
 		},
+		config: func(args, _ json.RawMessage) any {
+			expression := textMember(args, "expression")
+			if short, ok := strings.CutSuffix(expression, " *"); ok && sevenFields(short) == expression {
+				expression = short
+			}
+			return CronTriggerConfig{Expression: expression}
+		},
 		deliver: ObserveDeliverOutput, capture: []Capture{CaptureOutput}, single: true,
 		payload: cronPayload, condition: true,
 	},
 	"durable:subscriber": {
 		functionID: "queue::on-message",
 		observe:    observeQueue,
-		condition:  true,
+		config: func(args, _ json.RawMessage) any {
+			c := QueueTriggerConfig{Topic: textMember(args, "topic")}
+			_ = json.Unmarshal(memberOf(args, "queue_config"), &c.QueueConfig)
+			return c
+		},
+		condition: true,
 	},
 	"subscribe": {
 		functionID: "publish",
 		observe: func(config json.RawMessage) (_, filters any, err error) {
 			c, err := configOf[SubscribeTriggerConfig](config)
 			return nil, equals{"input.topic": c.Topic}, err
+		},
+		config: func(_, filters json.RawMessage) any {
+			return SubscribeTriggerConfig{Topic: equalText(filters, "input.topic")}
 		},
 		deliver: ObserveDeliverInput,
 		payload: func(_ *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
@@ -96,6 +121,9 @@ var triggerSources = map[string]triggerSource{
 			c, err := configOf[StateTriggerConfig](config)
 			return nil, equals{}.ifSet("input.scope", c.Scope).ifSet("input.key", c.Key), err
 		},
+		config: func(_, filters json.RawMessage) any {
+			return StateTriggerConfig{Scope: equalIn(filters, "input.scope"), Key: equalIn(filters, "input.key")}
+		},
 		deliver: ObserveDeliverInput, inOrder: true, condition: true,
 	},
 	"stream": {
@@ -103,6 +131,9 @@ var triggerSources = map[string]triggerSource{
 		observe: func(config json.RawMessage) (_, filters any, err error) {
 			c, err := configOf[StreamTriggerConfig](config)
 			return nil, eitherSpelling(c), err
+		},
+		config: func(_, filters json.RawMessage) any {
+			return StreamTriggerConfig{StreamName: equalText(filters, "input.stream_name"), GroupID: equalText(filters, "input.group_id"), ItemID: equalText(filters, "input.id")}
 		},
 		deliver: ObserveDeliverInput, inOrder: true, condition: true,
 		payload: streamPayload, optional: true,
@@ -117,6 +148,9 @@ var triggerSources = map[string]triggerSource{
 				return nil, nil, err
 			}
 			return nil, equals{"input.level": c.Level}, err
+		},
+		config: func(_, filters json.RawMessage) any {
+			return LogTriggerConfig{Level: LogLevel(equalText(filters, "input.level"))}
 		},
 		deliver: ObserveDeliverInput,
 	},
@@ -142,6 +176,11 @@ var triggerSources = map[string]triggerSource{
 			}
 			return nil, conditions, nil
 		},
+		config: func(_, filters json.RawMessage) any {
+			c := ConfigurationTriggerConfig{ConfigurationID: equalText(filters, "input.id")}
+			_ = json.Unmarshal(conditionIn(filters, "input.event_type", "$in"), &c.EventTypes)
+			return c
+		},
 		deliver: ObserveDeliverInput, inOrder: true, condition: true,
 	},
 	"engine::functions-available": {functionID: "engine::on-functions-changed", observe: observeAll, deliver: ObserveDeliverInput},
@@ -161,6 +200,54 @@ var customSource = triggerSource{
 		}
 		return config, nil, nil
 	},
+}
+
+// triggerOf returns the type of the trigger that an observer stands for, and its config as far
+// as the observer tells it.
+func triggerOf(o *ObserveSource) (triggerType string, config any) {
+	if cmp.Or(o.Namespace, defaultNamespace) == defaultNamespace {
+		for id, source := range triggerSources {
+			switch {
+			case source.functionID != o.FunctionID:
+			case source.config == nil:
+				return id, struct{}{}
+			default:
+				return id, source.config(json.RawMessage(o.Args), json.RawMessage(o.Filters))
+			}
+		}
+	}
+	return o.FunctionID, o.Args
+}
+
+// conditionIn returns the operand with which an operator is applied to a path, anywhere in a
+// filter; nil if it is not.
+func conditionIn(filters json.RawMessage, path, operator string) (operand json.RawMessage) {
+	for _, all := range []string{"$and", "$or"} {
+		var list []json.RawMessage
+		_ = json.Unmarshal(memberOf(filters, all), &list)
+		for _, clause := range list {
+			if operand = conditionIn(clause, path, operator); operand != nil {
+				return operand
+			}
+		}
+	}
+	if operand = memberOf(memberOf(filters, path), operator); rawjson.Absent(operand) {
+		return nil
+	}
+	return operand
+}
+
+// equalIn returns the text that a filter wants a path to have; nil if it wants none.
+func equalIn(filters json.RawMessage, path string) (want *string) {
+	_ = json.Unmarshal(conditionIn(filters, path, "$eq"), &want)
+	return want
+}
+
+func equalText(filters json.RawMessage, path string) string {
+	if want := equalIn(filters, path); want != nil {
+		return *want
+	}
+	return ""
 }
 
 // on returns the source of the trigger's type. A provider in another namespace than the
@@ -274,7 +361,7 @@ func observeHTTP(config json.RawMessage) (args, filters any, err error) {
 
 // sevenFields adds the year to a cron expression without one.
 func sevenFields(expression string) string {
-	if len(strings.Fields(expression)) == 6 {
+	if s, err := cronexpr.Parse(expression); err == nil && s.Fields() == 6 {
 		return expression + " *"
 	}
 	return expression
@@ -488,14 +575,14 @@ func (c *Client) forward(t *Trigger) HandlerFunc {
 const forwardTimeout = time.Hour
 
 // fit makes an activation what the handler gets on an engine with triggers. If the handler is
-// not to run, fit answers and reports false.
+// not to run, fit answers and reports false; for observers of the function there is no call.
 func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	t := in.trigger
 	answer := func(result any, err error) bool {
 		if len(in.id) > 0 {
-			if b, _ := c.encodeAnswer(ctx, in, in.origin, result, err); b != nil {
-				in.origin.reply(b)
-			}
+			b, _ := c.encodeAnswer(ctx, in, in.origin, result, err)
+			b.append(func(p []byte) []byte { return in.origin.dialect().appendMatched(p, nil) })
+			in.origin.reply(b)
 		}
 		return false
 	}
@@ -518,12 +605,12 @@ func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	default:
 		return true
 	}
-	t.settle()
+	t.handlerDone()
 	return false
 }
 
-// settle notes that the handler does not run any more.
-func (t *Trigger) settle() {
+// handlerDone notes that the handler does not run any more.
+func (t *Trigger) handlerDone() {
 	if t.source.single {
 		t.busy.Store(false)
 	}
@@ -543,7 +630,7 @@ func (c *Client) conditionMet(ctx context.Context, t *Trigger, payload json.RawM
 	}
 	var verdict json.RawMessage
 	if err := c.Call(ctx, t.condition, payload, &verdict, opts...); err != nil {
-		return false, fmt.Errorf("condition of trigger %s: %w", t.id, trimmed(err))
+		return false, public(fmt.Errorf("condition of trigger %s: %w", t.id, err))
 	}
 	return string(bytes.TrimSpace(verdict)) != "false", nil
 }

@@ -316,7 +316,11 @@ func TestConditionIsAskedBeforeTheHandlerRuns(t *testing.T) {
 				if err := c.Connect(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				result := p.outcome(p.conn(0).activate("f", "id", test.event))
+				id := p.conn(0).activate("f", "id", test.event)
+				result := p.outcome(id)
+				if told := strings.HasSuffix(string(p.answered(id).Raw), `,"matched":[]}`); told == test.ran {
+					t.Errorf("the answer %s; is it for observers? %t", p.answered(id).Raw, test.ran)
+				}
 				if test.verdict == "" {
 					if !strings.HasPrefix(result, "broken: ") || !strings.Contains(result, "no verdict") {
 						t.Errorf("result %s, want the error of the condition", result)
@@ -359,8 +363,9 @@ func TestCronTickIsSkippedWhileTheHandlerRuns(t *testing.T) {
 		for _, orderly := range []bool{true, false, true} {
 			first := p.conn(0).activate("f", "id", `{}`)
 			synctest.Wait()
-			if got := p.outcome(p.conn(0).activate("f", "id", `{}`)); got != "null" {
-				t.Errorf("a tick while the handler runs: %s", got)
+			id := p.conn(0).activate("f", "id", `{}`)
+			if got := p.outcome(id); got != "null" || !strings.HasSuffix(string(p.answered(id).Raw), `,"matched":[]}`) {
+				t.Errorf("a tick while the handler runs: %s", p.answered(id).Raw)
 			}
 			release <- orderly
 			want := `"done"`

@@ -111,7 +111,7 @@ func (t *observers) reported(w *worker, home string, m invocationsObservedMessag
 		if bad != nil {
 			continue
 		}
-		k := key{ns, w.permissions.prefixed(item.FunctionID)}
+		k := t.engine.hosted(w, ns, item.FunctionID)
 		f := t.function(k)
 		if f == nil || f.owner != w {
 			t.inactive += uint64(len(item.Matched))

@@ -88,3 +88,62 @@ func TestClientServesHTTP(t *testing.T) {
 		t.Errorf("got %q, %v", body, err)
 	}
 }
+
+// A route that another worker takes while its observer is suspended, or after it, is not lost:
+// it answers as soon as the other one has gone.
+func TestObserverKeepsItsRoute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := iiitest.Start(t)
+		worker := func(name string, p iiitest.Protocol) (*iii.Client, *iii.Function) {
+			e.SetProtocol(p)
+			c, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			id := name + "::page"
+			serve := func(context.Context, map[string]any) (map[string]any, error) {
+				return map[string]any{"status_code": 200, "body": name}, nil
+			}
+			f, err := iii.Handle(c, id, serve)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Trigger(id, iii.HTTPTriggerConfig{APIPath: "/page"}); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return c, f
+		}
+		want := func(when, body string) {
+			t.Helper()
+			synctest.Wait()
+			client := http.Client{Transport: &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}}
+			resp, err := client.Get(e.HTTPURL() + "/page")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if got, _ := io.ReadAll(resp.Body); string(got) != body {
+				t.Errorf("%s: %d %s, want %s", when, resp.StatusCode, got, body)
+			}
+		}
+		a, f := worker("a", iiitest.Protocol026)
+		want("alone", `"a"`)
+		if err := f.Unregister(); err != nil {
+			t.Fatal(err)
+		}
+		b, _ := worker("b", iiitest.Protocol023)
+		want("while the first one is suspended", `"b"`)
+		if _, err := iii.Handle(a, "a::page", func(context.Context, map[string]any) (map[string]any, error) {
+			return map[string]any{"status_code": 200, "body": "a again"}, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		want("when it is active again", `"b"`)
+		_ = b.Close()
+		want("when the other one has gone", `"a again"`)
+	})
+}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/iii-go/iii/internal/cronexpr"
 )
 
 // cron provides the trigger type cron, as the engine's worker iii-cron does. Jobs
@@ -49,7 +51,7 @@ func (c *cron) bind(_ context.Context, b binding) error {
 	if expression == "" {
 		return engineText("Cron expression is required")
 	}
-	schedule, err := parseCron(expression)
+	schedule, err := cronexpr.Parse(expression)
 	if err != nil {
 		return engineText(fmt.Sprintf("Invalid cron expression '%s': %s", expression, err))
 	}
@@ -69,7 +71,7 @@ func (c *cron) bind(_ context.Context, b binding) error {
 }
 
 // start calls fire at the times of a schedule until the job is stopped.
-func (c *cron) start(schedule *cronSchedule, fire func(ctx context.Context, due time.Time)) (stop context.CancelFunc) {
+func (c *cron) start(schedule *cronexpr.Schedule, fire func(ctx context.Context, due time.Time)) (stop context.CancelFunc) {
 	ctx, stop := context.WithCancel(c.engine.ctx)
 	c.engine.spawn(func(context.Context) {
 		defer stop()
@@ -91,7 +93,7 @@ func (c *cron) unbind(id string) {
 // left goes on with the ticks of a job whose worker has left, for the log.
 func (c *cron) left(b binding) {
 	target := key{b.namespace, b.functionID}
-	schedule, err := parseCron(stringOf(membersOf(b.config)["expression"]))
+	schedule, err := cronexpr.Parse(stringOf(membersOf(b.config)["expression"]))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil || c.away[target] != nil || len(c.away) >= maxAway {
@@ -108,9 +110,9 @@ func (c *cron) left(b binding) {
 // run runs a job until it is stopped or its schedule ends. It computes the next run
 // when the previous one has ended: runs do not overlap, and runs that were due in
 // between are skipped.
-func (c *cron) run(ctx context.Context, schedule *cronSchedule, fire func(ctx context.Context, due time.Time)) {
+func (c *cron) run(ctx context.Context, schedule *cronexpr.Schedule, fire func(ctx context.Context, due time.Time)) {
 	for after := time.Now(); ; {
-		due, ok := schedule.next(after)
+		due, ok := schedule.Next(after)
 		if !ok {
 			return
 		}

@@ -1,7 +1,11 @@
 package iiitest
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -170,4 +174,38 @@ func TestRFC3339(t *testing.T) {
 			t.Errorf("%v: got %s", ns, got)
 		}
 	}
+}
+
+// TestCronVectors reads expressions that were given to a running engine.
+func TestCronVectors(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("..", "testdata", "0.23", "cron-vectors.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vectors []struct {
+		Expression string `json:"expression"`
+		Accepted   bool   `json:"accepted"`
+		Error      string `json:"error"`
+	}
+	if err := json.Unmarshal(data, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	if len(vectors) < 388 {
+		t.Fatalf("%d vectors", len(vectors))
+	}
+	for _, v := range vectors {
+		got := ""
+		if err := checkCron(v.Expression); err != nil {
+			got = err.Error()
+		}
+		if diff := cmp.Diff(v.Error, got); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", v.Expression, diff)
+		}
+	}
+}
+
+// checkCron is what the trigger type says about an expression.
+func checkCron(expression string) error {
+	c := &cron{engine: &Engine{ctx: context.Background(), closed: true}, jobs: map[string]runningJob{}}
+	return c.bind(context.Background(), binding{config: mustEncode(map[string]string{"expression": expression})})
 }

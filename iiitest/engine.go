@@ -38,10 +38,10 @@ type Engine struct {
 	//   - streams.mu, then logs.mu: held for a change, or a record, until it is in the
 	//     queue of every receiver.
 	//   - Engine.mu: workers, functions, calls in progress, name leases.
-	//   - the locks of single values: outbox.mu, frameLog.mu, the locks of the stores.
+	//   - the locks of single values: sendQueue.mu, frameLog.mu, the locks of the stores.
 	//
 	// No goroutine waits for a worker under a lock: a message gets its place in the
-	// order under the lock (outbox.push), and the sender waits for room afterwards
+	// order under the lock (sendQueue.push), and the sender waits for room afterwards
 	// (ticket.wait).
 
 	cfg     config

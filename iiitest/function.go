@@ -16,6 +16,7 @@ type function struct {
 	metadata      json.RawMessage
 	builtin       builtinFunc // run by the engine itself: built in, or invoked over HTTP
 	seq           uint64
+	registered    string // the id that its owner calls it, which access control may have changed
 
 	args         *configurationSchema // of observers; nil: observers take none
 	private      bool                 // only its host may call it
@@ -33,6 +34,7 @@ const reservedPrefix = "engine::"
 // registerFunction registers a function of a worker. As in the engine, it does not
 // replace a function of another live worker, but does replace a built-in one.
 func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessage) {
+	registered := m.ID
 	if !w.permissions.admitFunction(ns, &m) {
 		return
 	}
@@ -42,7 +44,7 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 		return
 	}
 	f := &function{
-		namespace: ns, id: m.ID, owner: w,
+		namespace: ns, id: m.ID, owner: w, registered: registered,
 		description: m.Description,
 		request:     optional(m.RequestFormat),
 		response:    optional(m.ResponseFormat),
@@ -51,7 +53,7 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 	if err := f.observable(w.speaks().protocol, m.observed); err != nil {
 		e.log.Warn("function rejected: args_format is not a JSON Schema", "worker", w.id, "function", m.ID, "error", err)
 		if w.speaks().hooks { // other workers close the connection at an unknown code
-			w.send(w.speaks().functionRejected("INVALID_ARGS_FORMAT", key{ns, w.permissions.bare(m.ID)}, w.id))
+			w.send(w.speaks().functionRejected("INVALID_ARGS_FORMAT", key{ns, registered}, w.id))
 		}
 		return
 	}
@@ -124,10 +126,10 @@ const functionConflict = "FUNCTION_NAMESPACE_CONFLICT"
 
 // unregisterFunction removes a function if w owns it. Triggers that refer to it stay.
 func (e *Engine) unregisterFunction(w *worker, ns, id string) {
-	k := key{ns, w.permissions.prefixed(id)}
 	e.observers.mu.Lock()
 	defer e.observers.mu.Unlock()
 	e.mu.Lock()
+	k := e.hostedLocked(w, ns, id)
 	f := e.functions[k]
 	if f == nil || f.owner != w {
 		e.mu.Unlock()
@@ -141,6 +143,35 @@ func (e *Engine) unregisterFunction(w *worker, ns, id string) {
 // has reports whether connections of the generation p have the function.
 func (f *function) has(p Protocol, strict bool) bool {
 	return p >= f.since && (f.until == 0 || p <= f.until || !strict)
+}
+
+// hosted returns the key of the function that w refers to by an id. On connections with
+// observers that is the id that w has registered; others only omit the prefix.
+func (e *Engine) hosted(w *worker, ns, id string) key {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.hostedLocked(w, ns, id)
+}
+
+func (e *Engine) hostedLocked(w *worker, ns, id string) key {
+	k := key{ns, w.permissions.prefixed(id)}
+	if f := e.functions[k]; f != nil && f.owner == w || w.permissions == nil || w.permissions.guard.OnFunction == "" || !w.speaks().observes {
+		return k
+	}
+	for other, f := range e.functions {
+		if f.owner == w && f.namespace == ns && f.registered == id {
+			return other
+		}
+	}
+	return k
+}
+
+// hostID returns the id under which the host of f receives calls.
+func (f *function) hostID() string {
+	if f.owner.speaks().observes {
+		return f.registered
+	}
+	return f.owner.permissions.bare(f.id)
 }
 
 // workerName returns the name of f's owner as listings show it. For an owner without a

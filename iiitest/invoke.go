@@ -206,7 +206,7 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 		p.caller.attached[p] = struct{}{}
 	}
 	p.sent = p.callee.push(p.callee.speaks().invoke(invocation{
-		id: r.id, functionID: f.owner.permissions.bare(r.functionID), data: r.data, metadata: r.metadata, trace: r.trace,
+		id: r.id, functionID: f.hostID(), data: r.data, metadata: r.metadata, trace: r.trace,
 		caller: r.from.json(), depth: r.depth, activation: r.activation,
 	}))
 	return nil, p, nil
@@ -255,9 +255,9 @@ func (e *Engine) builtinEnded(caller *worker) {
 	e.mu.Unlock()
 }
 
-// finish handles the answer of a worker. Any worker that has the id may answer. An
+// deliverResult handles the answer of a worker. Any worker that has the id may answer. An
 // unknown id is ignored.
-func (e *Engine) finish(w *worker, m invocationResultMessage) {
+func (e *Engine) deliverResult(w *worker, m invocationResultMessage) {
 	out := outcome{result: m.Result}
 	if out.err, _ = decodeError(m.Error); out.err != nil {
 		out.result = nil

@@ -135,7 +135,7 @@ func (f *function) hostNotified() bool { return f.owner != nil && f.owner.speaks
 
 // hostKey returns the key of a function as its host uses it.
 func (f *function) hostKey() key {
-	return key{f.namespace, f.owner.permissions.bare(f.id)}
+	return key{f.namespace, f.registered}
 }
 
 // view returns an observer as its host sees it.
@@ -276,7 +276,7 @@ func (t *observers) add(w *worker, o *observer, m observeMessage, warnings []str
 			}
 		})
 	}
-	t.settle(o)
+	t.updateState(o)
 	o.answered = true
 	w.push(w.speaks().observeResult(o.id, o.state, nil, warnings))
 	if f != nil && f.hostApproves() {
@@ -393,7 +393,7 @@ func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 			old.accepted = true
 		}
 	}
-	t.settle(old)
+	t.updateState(old)
 	old.answered = true
 	w.push(w.speaks().observeResult(old.id, old.state, nil, warnings))
 	if changed && f != nil && f.hostApproves() {
@@ -496,7 +496,7 @@ func (t *observers) hostChanged(k key) {
 	}
 	for _, o := range t.inOrder() {
 		if o.source == k || o.target == k {
-			t.settle(o)
+			t.updateState(o)
 		}
 	}
 }
@@ -576,7 +576,7 @@ func (t *observers) acked(w *worker, home string, m observerAckMessage) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	k := key{ns, w.permissions.prefixed(m.FunctionID)}
+	k := t.engine.hosted(w, ns, m.FunctionID)
 	o, f := t.byID[m.ID], t.function(k)
 	if o == nil || o.source != k || f == nil || f.owner != w || o.announced == 0 || o.failed != nil {
 		return
@@ -593,7 +593,7 @@ func (t *observers) acked(w *worker, home string, m observerAckMessage) {
 	}
 	stopTimer(&o.ack)
 	o.accepted = true
-	t.settle(o)
+	t.updateState(o)
 }
 
 // fail puts an observer in the state error. Only its owner can dispose it.
@@ -601,11 +601,11 @@ func (t *observers) fail(o *observer, why *wireError) {
 	t.unbind(o)
 	stopTimer(&o.ack)
 	o.failed, o.accepted, o.announced, o.waiting = why, false, 0, nil
-	t.settle(o)
+	t.updateState(o)
 }
 
-// settle recomputes the state of an observer.
-func (t *observers) settle(o *observer) {
+// updateState recomputes the state of an observer.
+func (t *observers) updateState(o *observer) {
 	state, reason := iii.ObserverStateActive, (*wireError)(nil)
 	f, target := t.function(o.source), t.function(o.target)
 	was := o.state == iii.ObserverStateActive || o.state == iii.ObserverStateSuspended
@@ -701,7 +701,7 @@ func (t *observers) forget(w *worker, functions []key) {
 				t.left(o)
 			}
 		})
-		t.settle(o)
+		t.updateState(o)
 	}
 }
 
@@ -721,7 +721,7 @@ func (t *observers) reattach(w *worker, previous former) {
 		default:
 			t.adopt(o, w)
 			o.former = previous
-			t.settle(o)
+			t.updateState(o)
 		}
 	}
 }
@@ -774,12 +774,12 @@ func (t *observers) stand(r *registration, f *function) {
 		return
 	}
 	if f.hostApproves() {
-		t.settle(o)
+		t.updateState(o)
 		t.announce(o, f)
 		return
 	}
 	o.accepted = true
-	t.settle(o)
+	t.updateState(o)
 }
 
 // standsForNoMore disposes the observer that stands for a trigger. triggers.mu is held.

@@ -372,6 +372,9 @@ func (c *comparison) text(recorded, actual string) bool {
 	if recorded == "…" {
 		return true
 	}
+	if !strings.Contains(recorded, "-") && !strings.Contains(actual, "-") { // no ids; some are of megabytes
+		return recorded == actual
+	}
 	return c.ids(uuidPattern, 0, &recorded, &actual) &&
 		c.ids(tracePattern, 1, &recorded, &actual) && c.ids(tracePattern, 2, &recorded, &actual) &&
 		blankTraces(recorded) == blankTraces(actual)

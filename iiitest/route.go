@@ -33,8 +33,8 @@ var httpMethods = []string{
 	http.MethodPatch, http.MethodHead, http.MethodOptions,
 }
 
-// bind adds a route. A trigger takes over the method and path of another trigger; a
-// path with the same structure and other parameter names is rejected. As in the engine,
+// bind adds a route. A trigger takes over the method and path of another trigger; an
+// observer keeps its route, and the latest active one answers. A path with the same structure and other parameter names is rejected. As in the engine,
 // a trigger that is registered again with another path keeps its old route, too. Paths,
 // and pairs of paths, on which the router of a running engine panics are rejected.
 func (t *routeTable) bind(_ context.Context, b binding) error {
@@ -64,6 +64,7 @@ func (t *routeTable) add(r *route) (err error, conflict bool) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	taken := -1
 	for i, old := range t.list {
 		if old.method != r.method && !(old.routed() && r.routed()) {
 			continue
@@ -76,11 +77,15 @@ func (t *routeTable) add(r *route) (err error, conflict bool) {
 			return conflictText(old, r, "routes with identical structure but different path-parameter names are not supported"), true
 		case old.method != r.method:
 		case slices.Equal(old.pattern, r.pattern):
-			t.list[i] = r
-			return nil, false
+			if old.observer == nil && r.observer == nil {
+				taken = i
+			}
 		case slices.EqualFunc(old.pattern, r.pattern, samePart):
 			return conflictText(old, r, "the router takes :name and {name} for one path"), true
 		}
+	}
+	if taken >= 0 {
+		t.list = slices.Delete(t.list, taken, taken+1)
 	}
 	t.list = append(t.list, r)
 	return nil, false
@@ -132,7 +137,10 @@ func (t *routeTable) find(method, path string) (found *route, params map[string]
 		if order < 0 {
 			first, found, methods = r, nil, nil
 		}
-		if methods = append(methods, r.method); r.method == method {
+		if !slices.Contains(methods, r.method) {
+			methods = append(methods, r.method)
+		}
+		if r.method == method { // the latest of them
 			found, params = r, r.params(matched)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/internal/cronexpr"
 )
 
 // registerObservers adds the functions that list and describe observers, and the
@@ -136,7 +137,7 @@ func (c *cron) added(o *observer) *wireError {
 		job.observers++
 		return nil
 	}
-	schedule, err := parseCron(expression)
+	schedule, err := cronexpr.Parse(expression)
 	if err != nil {
 		return errorBody("INVALID_CRON_EXPRESSION", "Invalid cron expression '%s': %s", expression, err)
 	}
@@ -432,7 +433,7 @@ func (t *observers) counted(w *worker, namespace string, m localStatsMessage) {
 	defer t.mu.Unlock()
 	of := func(id string) *localStats {
 		if id != "*" {
-			id = w.permissions.prefixed(id)
+			id = t.engine.hosted(w, namespace, id).id
 		}
 		k := key{namespace, id}
 		if t.stats[k] == nil && len(t.stats) >= maxLocalStats {

@@ -179,7 +179,7 @@ func (c *webConn) serve() {
 			x.body = newWebBody(c, r)
 		}
 		c.server.handle(x)
-		switch complete := x.settle(); {
+		switch complete := x.stopReading(); {
 		case !complete:
 			c.linger()
 			return
@@ -474,7 +474,7 @@ type webExchange struct {
 // for the client to disconnect.
 func (x *webExchange) listen(body func(data []byte) bool) {
 	x.listening = make(chan struct{})
-	go func() { // settle waits for it
+	go func() { // stopReading waits for it
 		defer close(x.listening)
 		for b := x.body; b != nil && !b.ended.Load(); {
 			data := make([]byte, 32<<10)
@@ -494,9 +494,9 @@ func (x *webExchange) listen(body func(data []byte) bool) {
 	}()
 }
 
-// settle stops reading. It reports whether request and response are complete, and
+// stopReading stops reading. It reports whether request and response are complete, and
 // another request can follow.
-func (x *webExchange) settle() bool {
+func (x *webExchange) stopReading() bool {
 	if x.listening != nil {
 		_ = x.conn.conn.SetReadDeadline(time.Unix(1, 0))
 		<-x.listening

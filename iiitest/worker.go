@@ -22,7 +22,7 @@ type worker struct {
 	ip          string
 	permissions *permissions // nil on the open listener
 	connected   time.Time
-	out         *outbox
+	out         *sendQueue
 	written     chan struct{} // closed when the writer has ended
 	reading     *gate         // closed by StopReading
 	spoken      atomic.Pointer[dialect]
@@ -69,7 +69,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 	w := &worker{
 		e: e, id: uuid.NewString(), token: uuid.NewString(), permissions: permissions,
 		conn: conn, connected: time.Now(),
-		out: newOutbox(), written: make(chan struct{}), reading: newGate(),
+		out: newSendQueue(), written: make(chan struct{}), reading: newGate(),
 		called:   &workerName{},
 		attached: make(map[*pending]struct{}),
 		cleaned:  make(chan struct{}),
@@ -182,7 +182,7 @@ func (w *worker) handle(m any) {
 	case invokeFunctionMessage:
 		e.spawn(func(ctx context.Context) { e.serveCall(ctx, w, m) })
 	case invocationResultMessage:
-		e.finish(w, m)
+		e.deliverResult(w, m)
 	case triggerRegistrationResultMessage:
 		e.triggerAnswered(w, m)
 	case reattachMessage:
@@ -198,14 +198,14 @@ func (w *worker) handle(m any) {
 // speaks returns the current dialect of the connection.
 func (w *worker) speaks() *dialect { return w.spoken.Load() }
 
-// push reserves a message's place in the order; see outbox.
+// push reserves a message's place in the order; see sendQueue.
 func (w *worker) push(m []byte) *ticket { return w.out.push(outgoing{message: m}) }
 
 // send queues a message and waits while the queue is full. It reports whether the
 // worker is still connected.
 func (w *worker) send(m []byte) bool { return w.push(m).wait() }
 
-// write sends queued messages until the outbox is closed.
+// write sends queued messages until the send queue is closed.
 func (w *worker) write() {
 	defer close(w.written)
 	for {

@@ -296,8 +296,8 @@ func TestSlowWorkerBlocksOnlyItsCallers(t *testing.T) {
 		w.out.mu.Lock()
 		queued, waiting := len(w.out.queue), len(w.out.waiting)
 		w.out.mu.Unlock()
-		if queued != outboxSize || waiting == 0 {
-			t.Errorf("%d messages queued and %d waiting, want %d and some", queued, waiting, outboxSize)
+		if queued != sendQueueSize || waiting == 0 {
+			t.Errorf("%d messages queued and %d waiting, want %d and some", queued, waiting, sendQueueSize)
 		}
 		caller.send(`{"type":"invokefunction","function_id":"fast::f","data":1}`)
 		fast.want(`{"type":"invokefunction","invocation_id":"*","function_id":"fast::f","data":1}`)

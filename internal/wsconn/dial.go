@@ -27,6 +27,7 @@ type Dialer struct {
 	TLS         *tls.Config
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error) // nil: TCP, through the proxies that the environment configures
 	ReadLimit   int64
+	Token       string // of the bearer, unless Header or URL authenticate
 
 	// Unbuffered connections write each message through, bounded by [Conn.LimitWrites], and
 	// answer control frames directly. Other connections coalesce writes until [Conn.Flush].
@@ -65,16 +66,18 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	defer cancel()
 	u := *d.URL
 	header := d.Header.Clone()
-	if u.User != nil {
-		if header == nil {
-			header = http.Header{}
-		}
-		if header.Get("Authorization") == "" {
+	if header == nil {
+		header = http.Header{}
+	}
+	if header.Get("Authorization") == "" {
+		if u.User != nil {
 			password, _ := u.User.Password()
 			header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
+		} else if d.Token != "" {
+			header.Set("Authorization", "Bearer "+d.Token)
 		}
-		u.User = nil
 	}
+	u.User = nil
 	var network *coalescer
 	var abort func() bool
 	dialNet := d.DialContext

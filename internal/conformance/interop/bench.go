@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,12 +27,15 @@ const goWorker = "interop-go"
 // bench is an engine with a worker of ours and a peer.
 type bench struct {
 	sdk       sdk
+	iiidev    string
+	protocol  string // generation of the engine
 	argv      []string
 	dir       string
 	engine    *engine
 	proxy     *proxy // between the peer and the engine
 	telemetry *iii.Telemetry
 	client    *iii.Client
+	echo      *iii.Function // go::echo
 	peer      *peer
 	log       *os.File // of our worker
 
@@ -47,14 +51,14 @@ type event struct {
 }
 
 // newBench starts all of it. dir is for logs. Close ends it.
-func newBench(ctx context.Context, s sdk, iiidev string, argv []string, dir string) (_ *bench, err error) {
-	b := &bench{sdk: s, argv: argv, dir: dir, seen: map[string]chan event{}}
+func newBench(ctx context.Context, s sdk, iiidev, protocol string, argv []string, dir string) (_ *bench, err error) {
+	b := &bench{sdk: s, iiidev: iiidev, protocol: protocol, argv: argv, dir: dir, seen: map[string]chan event{}}
 	defer func() {
 		if err != nil {
 			b.Close()
 		}
 	}()
-	if b.engine, err = startEngine(ctx, iiidev, dir); err != nil {
+	if b.engine, err = startEngine(ctx, iiidev, protocol, anyPort, dir); err != nil {
 		return nil, err
 	}
 	u, err := url.Parse(b.engine.workers)
@@ -91,6 +95,25 @@ func newBench(ctx context.Context, s sdk, iiidev string, argv []string, dir stri
 	return b, b.ready(ctx, b.peer, "peer::echo")
 }
 
+// replace ends the engine and starts one of another generation at its address, to which
+// both workers return by themselves.
+func (b *bench) replace(ctx context.Context, protocol string) error {
+	u, err := url.Parse(b.engine.workers)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(b.dir, "then-"+protocol)
+	if err := errors.Join(b.engine.stop(), os.Mkdir(dir, 0o755)); err != nil {
+		return err
+	}
+	e, err := startEngine(context.WithoutCancel(ctx), b.iiidev, protocol, u.Host, dir) // it outlives the trial; Close ends it
+	if err != nil {
+		return err
+	}
+	b.engine, b.protocol = e, protocol
+	return b.ready(ctx, b.peer, "peer::echo")
+}
+
 // peerName is the worker name, and the service name, of the peer.
 func (b *bench) peerName() string { return "interop-peer-" + b.sdk.name }
 
@@ -113,7 +136,7 @@ func (b *bench) Close() {
 	if b.proxy != nil {
 		_ = b.proxy.Close()
 	}
-	if b.engine != nil && b.engine.program != nil {
+	if b.engine != nil {
 		_ = b.engine.stop()
 	}
 }
@@ -125,7 +148,9 @@ func (b *bench) register() error {
 		_, err := b.client.HandleFunc(id, h)
 		errs = append(errs, err)
 	}
-	handle("go::echo", func(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil })
+	f, err := b.client.HandleFunc("go::echo", echo)
+	b.echo = f
+	errs = append(errs, err)
 	handle("go::inspect", inspect)
 	handle("go::fail", fail)
 	handle("go::crash", func(context.Context, json.RawMessage) (any, error) { return nil, errors.New("it broke") })
@@ -138,7 +163,11 @@ func (b *bench) register() error {
 		b.saw(e)
 		return true, nil
 	})
-	_, err := iii.Handle(b.client, "go::sink", func(ctx context.Context, in channelInput) (channelReport, error) {
+	_, err = iii.Handle(b.client, "go::text", func(_ context.Context, in struct{ Bytes int }) (string, error) {
+		return strings.Repeat("x", in.Bytes), nil
+	})
+	errs = append(errs, err)
+	_, err = iii.Handle(b.client, "go::sink", func(ctx context.Context, in channelInput) (channelReport, error) {
 		r, err := b.client.OpenReader(ctx, in.Reader)
 		if err != nil {
 			return channelReport{}, err
@@ -259,9 +288,13 @@ func (b *bench) registered(ctx context.Context, functionID string) error {
 	})
 }
 
-// bound waits until the engine has bound a trigger of a type to a function.
+// bound waits until the engine has bound a trigger of a type to a function. On engine 0.26
+// that is an observer.
 func (b *bench) bound(ctx context.Context, triggerType, functionID string) error {
 	return until(ctx, fmt.Sprintf("the %s trigger of %s is not bound", triggerType, functionID), func() bool {
+		if b.protocol == "0.26" {
+			return b.listed(ctx, func(o iii.ObserverInfo) bool { return o.Target.FunctionID == functionID })
+		}
 		list, err := b.client.Triggers(ctx)
 		if err != nil {
 			return false

@@ -25,10 +25,10 @@ var calls = []scenario{
 		}
 	}},
 	{"null-go-peer", "null as payload and as result, Go calls the peer", func(ctx context.Context, t *trial) {
-		t.equal("result of peer::echo", t.call(ctx, "peer::echo", nil, iii.WithTimeout(t.patience())), nil)
+		t.equal("result of peer::echo", t.call(ctx, "peer::echo", nil, iii.WithTimeout(t.patience)), nil)
 	}},
 	{"null-peer-go", "null as payload and as result, the peer calls Go", func(ctx context.Context, t *trial) {
-		t.equal("result of go::echo", t.ask(ctx, "go::echo", nil, object{"timeout_ms": t.patience().Milliseconds()}), nil)
+		t.equal("result of go::echo", t.ask(ctx, "go::echo", nil, object{"timeout_ms": t.patience.Milliseconds()}), nil)
 	}},
 	{"big-integers", "integers above 2^53, both ways", func(ctx context.Context, t *trial) {
 		const n = "9007199254740993"

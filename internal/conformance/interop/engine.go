@@ -25,15 +25,19 @@ type engine struct {
 // guardConfig is the guarded port: everything about it is decided by gate::auth.
 const guardConfig = `{"port":0,"rbac":{"auth_function_id":"gate::auth"}}`
 
-// startEngine starts the program, which keeps its files in dir.
-func startEngine(ctx context.Context, program, dir string) (*engine, error) {
+// anyPort is an address for an engine that has not been at another.
+const anyPort = "127.0.0.1:0"
+
+// startEngine starts the program as an engine of a generation, which listens for workers at
+// an address and keeps its files in dir.
+func startEngine(ctx context.Context, program, protocol, listen, dir string) (*engine, error) {
 	e := &engine{frames: filepath.Join(dir, "frames.jsonl")}
 	var err error
 	if e.log, err = os.Create(filepath.Join(dir, "iiidev.log")); err != nil {
 		return nil, err
 	}
-	e.program = exec.CommandContext(ctx, program, "-v", "-protocol", "0.23",
-		"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0", "-console", "",
+	e.program = exec.CommandContext(ctx, program, "-v", "-protocol", protocol,
+		"-listen", listen, "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0", "-console", "",
 		"-guard", guardConfig,
 		"-queue", `interop={"max_retries":3,"backoff_ms":100}`,
 		"-frames", e.frames)
@@ -62,8 +66,11 @@ func startEngine(ctx context.Context, program, dir string) (*engine, error) {
 	return e, nil
 }
 
-// stop ends the program and waits for its end.
+// stop ends the program, if it runs, and waits for its end.
 func (e *engine) stop() error {
+	if e.program == nil {
+		return nil
+	}
 	_ = e.program.Process.Signal(syscall.SIGTERM)
 	err := e.program.Wait()
 	_ = e.log.Close()

@@ -17,7 +17,7 @@ const (
 )
 
 // evidence are the frames of the workers whose name begins with a prefix, without
-// the calls that steer the peer, late answers to earlier ones, keepalive and telemetry.
+// the calls that steer the peer, late answers to earlier ones, keepalive, statistics and telemetry.
 func evidence(frames []frame, names string) []string {
 	name := map[string]string{} // by worker; the first frames of a connection have none
 	for _, f := range frames {
@@ -35,7 +35,7 @@ func evidence(frames []frame, names string) []string {
 			InvocationID string `json:"invocation_id"`
 		}
 		_ = json.Unmarshal(f.Frame, &m) // the zero message for what is none
-		if !strings.HasPrefix(name[f.Worker], names) || steering[m.InvocationID] || m.Type == "ping" || m.Type == "pong" {
+		if !strings.HasPrefix(name[f.Worker], names) || steering[m.InvocationID] || m.Type == "ping" || m.Type == "pong" || m.Type == "localinvocationstats" {
 			continue
 		}
 		if strings.HasSuffix(m.FunctionID, "peer::do") || m.FunctionID == "go::seen" {

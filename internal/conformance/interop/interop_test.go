@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -173,6 +175,64 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// Cells that have one explanation share its section.
+func TestSections(t *testing.T) {
+	r := results{"node": {}}
+	for _, s := range scenarios() {
+		r["node"][s.name] = cell{Outcome: passed}
+	}
+	r["node"]["big-integers"] = cell{Outcome: failed, Differences: []string{"a", "b"}, Frames: []string{"peer → engine {}"}}
+	r["node"]["huge"] = cell{Outcome: failed, Differences: []string{"c"}}
+	r["node"]["huge-peer-0.26"] = cell{Outcome: failed, Differences: []string{"d", "e"}, Frames: []string{"peer → engine {}"}}
+	for name, want := range map[string]string{
+		"big-integers": "\n### node: integers above 2^53, both ways\n\n" + explanations["node"]["big-integers"] + "\n\n- a\n- b\n\n```\npeer → engine {}\n```\n",
+		"huge": "\n### node: a result of 20 MiB from the peer\n\n" + explanations["node"]["huge"] + "\n\n" +
+			"- a result of 20 MiB from the peer: c\n" +
+			"- a payload of 20 MiB for the peer, which returns it, engine 0.26: d: e\n",
+		"huge-peer-0.26": "",
+		"huge-peer-0.25": "",
+	} {
+		if diff := cmp.Diff(want, r.section(sdks[1], named(scenarios(), name))); diff != "" {
+			t.Errorf("section of %s (-want +got):\n%s", name, diff)
+		}
+	}
+	if link := "which returns it, engine 0.26 | [failed](#node-a-result-of-20-mib-from-the-peer) |"; !strings.Contains(r.table(), link) {
+		t.Errorf("the table has no %s", link)
+	}
+}
+
+// A scenario that waits for what never comes ends, and the run with it, unless the outcomes
+// are to be written.
+func TestWaitingInVain(t *testing.T) {
+	dir := t.TempDir()
+	frames := filepath.Join(dir, "frames")
+	if err := os.WriteFile(frames, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ended := 0
+		sc := scenario{"vain", "in vain", func(ctx context.Context, t *trial) {
+			t.after(func() { ended++ })
+			t.must("event", until(ctx, "it does not come", func() bool { return false }))
+		}}
+		s := settings{out: t.Output()}
+		b := &bench{sdk: sdks[0], dir: dir, engine: &engine{frames: frames}}
+		_, err := s.runScenario(t.Context(), b, sc)
+		const want = "the scenario vain waited 30s in vain, and the rest is not run: event: it does not come: context deadline exceeded; the logs are in "
+		if err == nil || err.Error() != want+dir {
+			t.Errorf("got %v, want %s%s", err, want, dir)
+		}
+		s.all = true
+		c, err := s.runScenario(t.Context(), b, sc)
+		if err != nil || c.Outcome != failed {
+			t.Errorf("when all are to run: got %s, %v", c, err)
+		}
+		if ended != 2 {
+			t.Errorf("got %d ends of 2 trials", ended)
+		}
+	})
+}
+
 func TestEvidence(t *testing.T) {
 	const a, b = "0b3a1b7e-2f3c-4d5e-8f90-a1b2c3d4e5f6", "1b3a1b7e-2f3c-4d5e-8f90-a1b2c3d4e5f6"
 	text := "oops"
@@ -188,6 +248,7 @@ func TestEvidence(t *testing.T) {
 		line("", "send", `{"type":"registerfunction","id":"c"}`),
 		line("interop-peer-x", "recv", `{"type":"invokefunction","function_id":"peer::do","invocation_id":"`+a+`"}`),
 		line("interop-peer-x", "send", `{"type":"ping"}`),
+		line("interop-peer-x", "send", `{"type":"localinvocationstats"}`),
 		line("interop-peer-x", "send", `{"type":"invocationresult","function_id":"before","invocation_id":"late"}`),
 		line("interop-peer-x", "send", `{ "type":"invokefunction","function_id":"f","invocation_id":"`+b+`","traceparent":"00-`+strings.Repeat("a", 32)+`-`+strings.Repeat("b", 16)+`-01"}`),
 		line("interop-peer-x", "recv", `{"type":"invocationresult","function_id":"f","invocation_id":"`+b+`","error":{"code":"c","stacktrace":"a\"b"},"result":"`+a+`"}`),

@@ -17,6 +17,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -148,26 +149,55 @@ func (s settings) runPeer(ctx context.Context, p sdk, iiidev string, known map[s
 		return nil, fmt.Errorf("cannot be installed: %w", err)
 	}
 	fmt.Fprintf(s.out, "%s: %s, installed in %.1fs\n", p.name, p.title, time.Since(begin).Seconds())
-	begin = time.Now()
-	b, err := newBench(ctx, p, iiidev, argv, logs)
-	if err != nil {
-		return nil, err
-	}
-	defer b.Close()
 	cells := map[string]cell{}
-	spans := map[string]span{}
-	for _, sc := range scenarios() {
-		if s.only != nil && !slices.Contains(s.only, sc.name) {
-			cells[sc.name] = known[sc.name]
+	for _, protocol := range protocols() {
+		var list []scenario
+		for _, g := range groups {
+			for _, sc := range g.scenarios {
+				switch {
+				case g.protocol != protocol:
+				case s.only == nil || slices.Contains(s.only, sc.name):
+					list = append(list, sc)
+				default:
+					cells[sc.name] = known[sc.name]
+				}
+			}
+		}
+		if len(list) == 0 {
 			continue
 		}
 		begin := time.Now()
+		dir := filepath.Join(logs, protocol)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return nil, err
+		}
+		b, err := newBench(ctx, p, iiidev, protocol, argv, dir)
+		if err != nil {
+			return nil, fmt.Errorf("engine %s: %w", protocol, err)
+		}
+		got, err := s.runScenarios(ctx, b, list)
+		b.Close()
+		if err != nil {
+			return nil, fmt.Errorf("engine %s: %w", protocol, err)
+		}
+		maps.Copy(cells, got)
+		fmt.Fprintf(s.out, "%s: %d scenarios on engine %s in %.1fs\n", p.name, len(list), protocol, time.Since(begin).Seconds())
+	}
+	return cells, nil
+}
+
+// runScenarios runs scenarios of one generation. The bench is closed afterwards.
+func (s settings) runScenarios(ctx context.Context, b *bench, list []scenario) (map[string]cell, error) {
+	cells := map[string]cell{}
+	spans := map[string]span{}
+	for _, sc := range list {
+		begin := time.Now()
+		var err error
 		if cells[sc.name], err = s.runScenario(ctx, b, sc); err != nil {
 			return nil, err
 		}
 		spans[sc.name] = span{begin, time.Now()}
 	}
-	fmt.Fprintf(s.out, "%s: %d scenarios in %.1fs\n", p.name, len(spans), time.Since(begin).Seconds())
 	b.Close() // now the telemetry is in the file
 	frames, err := b.engine.framesSince(0)
 	if err != nil {
@@ -183,17 +213,20 @@ func (s settings) runPeer(ctx context.Context, p sdk, iiidev string, known map[s
 }
 
 func (s settings) runScenario(ctx context.Context, b *bench, sc scenario) (cell, error) {
-	begin := time.Now()
-	offset, err := b.engine.frameOffset()
+	begin, engine := time.Now(), b.engine
+	offset, err := engine.frameOffset()
 	if err != nil {
 		return cell{}, err
 	}
-	c, timeout := cell{Outcome: passed}, scenarioTimeout
+	c, timeout, patience := cell{Outcome: passed}, scenarioTimeout, scenarioTimeout
+	if explanations[b.sdk.name][sc.name] != "" {
+		patience = missingTimeout
+	}
 	isMissing := slices.Contains(missing[b.sdk.name], sc.name)
 	if isMissing {
 		timeout = missingTimeout
 	}
-	c.Differences = try(ctx, b, sc, timeout)
+	c.Differences = try(ctx, b, sc, timeout, patience)
 	if took := time.Since(begin); took >= scenarioTimeout && !s.all {
 		return cell{}, fmt.Errorf("the scenario %s waited %.0fs in vain, and the rest is not run: %s; the logs are in %s",
 			sc.name, took.Seconds(), strings.Join(c.Differences, "; "), b.dir)
@@ -202,6 +235,9 @@ func (s settings) runScenario(ctx context.Context, b *bench, sc scenario) (cell,
 		c.Outcome = failed
 		if isMissing {
 			c.Outcome, c.Differences = notOffered, nil
+		}
+		if b.engine != engine {
+			offset = 0
 		}
 		frames, err := b.engine.framesSince(offset)
 		if err != nil {

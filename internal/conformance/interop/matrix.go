@@ -121,9 +121,9 @@ func (r results) table() string {
 				text := string(c.Outcome)
 				switch {
 				case c.Outcome == failed || c.Outcome == notOffered:
-					text = fmt.Sprintf("[%s](#%s)", c.Outcome, anchor(p, s))
+					text = fmt.Sprintf("[%s](#%s)", c.Outcome, anchor(p, r.alike(p, s)[0]))
 				case remarks[p.name][s.name] != "":
-					text = fmt.Sprintf("[%s](#%s), with a remark", c.Outcome, anchor(p, s))
+					text = fmt.Sprintf("[%s](#%s), with a remark", c.Outcome, anchor(p, r.alike(p, s)[0]))
 				}
 				fmt.Fprintf(&b, " %s |", text)
 			}
@@ -171,29 +171,55 @@ func (r results) page() string {
 		var part strings.Builder
 		for _, p := range r.peers() {
 			for _, s := range scenarios() {
-				c := r[p.name][s.name]
-				text := explanations[p.name][s.name]
-				if c.Outcome == passed {
-					text = remarks[p.name][s.name]
-				}
-				if c.Outcome != kind.outcome || text == "" {
-					continue
-				}
-				fmt.Fprintf(&part, "\n### %s\n\n%s\n", heading(p, s), text)
-				for i, d := range c.Differences {
-					if i == 0 {
-						part.WriteString("\n")
-					}
-					fmt.Fprintf(&part, "- %s\n", d)
-				}
-				if len(c.Frames) > 0 {
-					fmt.Fprintf(&part, "\n```\n%s\n```\n", strings.Join(c.Frames, "\n"))
+				if r[p.name][s.name].Outcome == kind.outcome {
+					part.WriteString(r.section(p, s))
 				}
 			}
 		}
 		if part.Len() > 0 {
 			fmt.Fprintf(&b, "\n## %s\n\n%s%s", kind.title, kind.text, part.String())
 		}
+	}
+	return b.String()
+}
+
+// note is what there is to say about a cell, if anything.
+func (r results) note(p sdk, s scenario) string {
+	if r[p.name][s.name].Outcome == passed {
+		return remarks[p.name][s.name]
+	}
+	return explanations[p.name][s.name]
+}
+
+// alike are the scenarios that have the outcome and the note of one of them, with one peer.
+func (r results) alike(p sdk, s scenario) []scenario {
+	return slices.DeleteFunc(scenarios(), func(other scenario) bool {
+		return r[p.name][other.name].Outcome != r[p.name][s.name].Outcome || r.note(p, other) != r.note(p, s)
+	})
+}
+
+// section explains a cell and those that are alike; it is empty except for the first of them.
+func (r results) section(p sdk, s scenario) string {
+	alike := r.alike(p, s)
+	if r.note(p, s) == "" || alike[0].name != s.name {
+		return ""
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n### %s\n\n%s\n", heading(p, s), r.note(p, s))
+	for i, other := range alike {
+		lines := r[p.name][other.name].Differences
+		if len(alike) > 1 {
+			lines = []string{strings.Join(append([]string{other.title}, lines...), ": ")}
+		}
+		for j, line := range lines {
+			if i == 0 && j == 0 {
+				b.WriteString("\n")
+			}
+			fmt.Fprintf(&b, "- %s\n", line)
+		}
+	}
+	if frames := r[p.name][s.name].Frames; len(frames) > 0 {
+		fmt.Fprintf(&b, "\n```\n%s\n```\n", strings.Join(frames, "\n"))
 	}
 	return b.String()
 }

@@ -53,7 +53,7 @@ func (s settings) recordSchemasOf(ctx context.Context, p sdk, prefix, iiidev, ii
 	if err != nil {
 		return fmt.Errorf("cannot be installed: %w", err)
 	}
-	e, err := startEngine(ctx, iiidev, logs)
+	e, err := startEngine(ctx, iiidev, triggersOnly, anyPort, logs)
 	if err != nil {
 		return err
 	}

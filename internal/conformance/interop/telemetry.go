@@ -112,7 +112,7 @@ var telemetry = []scenario{
 		}
 	}},
 	{"gauges", "gauges of the peer's process, in engine::workers::info", func(ctx context.Context, t *trial) {
-		ctx, cancel := context.WithTimeout(ctx, t.patience()) // many times the interval of the export
+		ctx, cancel := context.WithTimeout(ctx, t.patience) // many times the interval of the export
 		defer cancel()
 		var report *iii.WorkerMetricsReport
 		t.must("worker metrics", until(ctx, "they do not arrive", func() bool {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,20 +24,47 @@ type scenario struct {
 // group is a part of the matrix.
 type group struct {
 	title     string
+	protocol  string // generation of the engine
 	scenarios []scenario
 }
 
 // groups are all scenarios, in the order in which they run.
 var groups = []group{
-	{"Calls", calls},
-	{"Queues", queues},
-	{"HTTP", httpScenarios},
-	{"Triggers", triggers},
-	{"State and streams", stores},
-	{"Channels", channels},
-	{"Telemetry", telemetry},
-	{"Access control", access},
-	{"Connection", links},
+	{"Calls", triggersOnly, calls},
+	{"Queues", triggersOnly, queues},
+	{"HTTP", triggersOnly, httpScenarios},
+	{"Triggers", triggersOnly, triggers},
+	{"State and streams", triggersOnly, stores},
+	{"Channels", triggersOnly, channels},
+	{"Telemetry", triggersOnly, telemetry},
+	{"Access control", triggersOnly, access},
+	{"Connection", triggersOnly, links},
+	{"Engine 0.25: calls", "0.25", on("0.25", calling)},
+	{"Engine 0.25: Go observes the peer", "0.25", on("0.25", observed)},
+	{"Engine 0.25: the peer observes Go", "0.25", on("0.25", observing)},
+	{"Engine 0.25: triggers", "0.25", on("0.25", binding)},
+	{"Engine 0.25: lost connections", "0.25", on("0.25", returning)},
+	{"Engine 0.26: calls", "0.26", on("0.26", calling)},
+	{"Engine 0.26: Go observes the peer", "0.26", on("0.26", observed)},
+	{"Engine 0.26: the peer observes Go", "0.26", on("0.26", observing)},
+	{"Engine 0.26: hosts decide", "0.26", on("0.26", hosting)},
+	{"Engine 0.26: the peer observes the engine", "0.26", on("0.26", sources)},
+	{"Engine 0.26: triggers of Go", "0.26", on("0.26", bindingHere)},
+	{"Engine 0.26: lost connections", "0.26", on("0.26", returning)},
+}
+
+// triggersOnly is the generation of engines without observers.
+const triggersOnly = "0.23"
+
+// protocols are the generations that scenarios run on, in that order.
+func protocols() []string {
+	var list []string
+	for _, g := range groups {
+		if !slices.Contains(list, g.protocol) {
+			list = append(list, g.protocol)
+		}
+	}
+	return list
 }
 
 // Bounds of a scenario, which are there for what never comes; and of waiting in vain,
@@ -49,23 +77,30 @@ const (
 // trial is a scenario as it runs against a peer.
 type trial struct {
 	*bench
-	scenario    string
+	patience    time.Duration // for what some peers never do
 	differences []string
+	ends        []func() // what undoes it, the last first
 }
+
+// after has f called when the trial has ended, however it ends.
+func (t *trial) after(f func()) { t.ends = append(t.ends, f) }
 
 // abort ends a trial that cannot go on.
 type abort struct{}
 
 // try runs a scenario and returns how what happened differs from what should have.
-func try(ctx context.Context, b *bench, s scenario, timeout time.Duration) (differences []string) {
+func try(ctx context.Context, b *bench, s scenario, timeout, patience time.Duration) (differences []string) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	t := &trial{bench: b, scenario: s.name}
+	t := &trial{bench: b, patience: patience}
 	defer func() {
 		if r := recover(); r != nil {
 			if _, is := r.(abort); !is {
 				panic(r)
 			}
+		}
+		for _, end := range slices.Backward(t.ends) {
+			end()
 		}
 		differences = t.differences
 	}()
@@ -76,14 +111,6 @@ func try(ctx context.Context, b *bench, s scenario, timeout time.Duration) (diff
 // errorf notes a difference. Ids, which differ from run to run, do not belong in it.
 func (t *trial) errorf(format string, args ...any) {
 	t.differences = append(t.differences, strings.TrimSpace(fmt.Sprintf(format, args...)))
-}
-
-// patience is how long a trial waits for what some peers never do.
-func (t *trial) patience() time.Duration {
-	if explanations[t.sdk.name][t.scenario] != "" {
-		return missingTimeout
-	}
-	return scenarioTimeout
 }
 
 // must notes an error and ends the trial, if there is one.

@@ -94,7 +94,7 @@ var triggers = []scenario{
 		t.equal("record", []any{got["severity_text"], got["body"], got["service_name"]}, []any{"WARN", "look here", goWorker})
 	}},
 	{"log-trigger-go", "a log trigger of Go with a level, the peer logs", func(ctx context.Context, t *trial) {
-		ctx, cancel := context.WithTimeout(ctx, t.patience())
+		ctx, cancel := context.WithTimeout(ctx, t.patience)
 		defer cancel()
 		defer unregister(t.listenHere("go::on-log", nil, 0))
 		trigger := t.bindHere(ctx, "go::on-log", iii.LogTriggerConfig{Level: "warn"})
@@ -105,7 +105,7 @@ var triggers = []scenario{
 	}},
 	{"provider-peer", "a trigger type provided by the peer and bound by Go", providerPeer},
 	{"provider-go", "a trigger type provided by Go and bound by the peer", providerGo},
-	{"observe", "an observer of the peer, which engine 0.23 does not support", func(ctx context.Context, t *trial) {
+	{"observe", "an observer of the peer, which is rejected without harm", func(ctx context.Context, t *trial) {
 		r := t.do(ctx, "observe", object{"function_id": "go::echo", "target": "peer::echo"})
 		if t.fails("observer", r, "UNSUPPORTED", ""); len(t.differences) > 0 {
 			return

@@ -63,6 +63,7 @@ func run(ctx context.Context, c config) error {
 	p := &peer{
 		client: client, telemetry: telemetry, shutdown: shutdown,
 		functions: map[string]*iii.Function{}, triggers: map[string]*iii.Trigger{}, bindings: map[string]iii.TriggerBinding{},
+		observers: map[string]*iii.Observer{},
 	}
 	if err := p.register(); err != nil {
 		return err

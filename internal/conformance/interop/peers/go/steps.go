@@ -23,6 +23,7 @@ type peer struct {
 	functions map[string]*iii.Function
 	triggers  map[string]*iii.Trigger
 	bindings  map[string]iii.TriggerBinding
+	observers map[string]*iii.Observer
 }
 
 // step is what peer::do is asked for. Each step has its own members.
@@ -53,6 +54,9 @@ type step struct {
 	Token      string          `json:"token"`
 	Allowed    []string        `json:"allowed"`
 	Bytes      int             `json:"bytes"`
+	observed
+	Kind   string          `json:"kind"`
+	Schema json.RawMessage `json:"schema"`
 }
 
 // do takes a step and tells what it came to: a value, or the error that this
@@ -100,6 +104,32 @@ func (p *peer) take(ctx context.Context, s step) (any, error) {
 		binding := p.bindings[s.ID]
 		p.mu.Unlock()
 		return binding.Fire(ctx, s.Payload)
+	case "observe":
+		return p.observe(ctx, s)
+	case "observing":
+		return p.observing(s)
+	case "dispose":
+		p.mu.Lock()
+		o := p.observers[s.Handle]
+		delete(p.observers, s.Handle)
+		p.mu.Unlock()
+		return nil, o.Dispose(ctx)
+	case "relay":
+		return nil, p.relay(s)
+	case "host":
+		return nil, p.host(s)
+	case "observers":
+		ids := []string{}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, o := range p.functions[s.FunctionID].Observers() {
+			ids = append(ids, o.ID)
+		}
+		return ids, nil
+	case "length":
+		var text string
+		err := p.client.Call(ctx, s.FunctionID, s.Payload, &text)
+		return len(text), err
 	case "http-invoked":
 		_, err := p.client.HandleHTTPInvoked(s.FunctionID, iii.HTTPInvocationConfig{
 			URL: s.URL, Method: iii.HTTPMethod(s.Method), Headers: iii.StringMap{s.Header: s.Value},

@@ -129,6 +129,9 @@ const steps = {
       update: async () => null,
     })
   },
+  async length(s) {
+    return (await call(s.function_id, s.payload)).length
+  },
   async log(s) {
     logger[s.level](s.message, s.data)
   },
@@ -151,6 +154,7 @@ const steps = {
 
 iii.registerFunction('peer::do', async ({ step, ...s }) => {
   try {
+    if (!steps[step]) throw new Error('this SDK has no ' + step)
     return { value: (await steps[step](s)) ?? null }
   } catch (err) {
     return { error: { code: err instanceof InvocationError ? err.code : 'error', message: String(err?.message ?? err) } }

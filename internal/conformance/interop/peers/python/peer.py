@@ -9,7 +9,7 @@ import signal
 import threading
 import warnings
 
-from iii import InitOptions, InvocationError, IStream, ObserveRejection, TriggerAction, register_worker
+from iii import InitOptions, InvocationError, IStream, ObserveHooks, ObserveRejection, TriggerAction, register_worker
 from iii.helpers import create_channel_async, create_stream
 from iii.stream import StreamDeleteResult, StreamSetResult
 from iii.trigger import TriggerHandler
@@ -34,6 +34,7 @@ logger = Logger()
 functions = {}
 triggers = {}
 bindings = {}
+observers = {}
 ended = threading.Event()
 
 
@@ -176,8 +177,74 @@ async def step_store_stream(s):
 
 
 async def step_observe(s):
-    observer = iii.observe({"function_id": s["function_id"]}, s["target"])
-    await asyncio.wait_for(observer.ready_async(), 5)
+    source = {key: s[key] for key in ("function_id", "args", "filters", "on", "capture", "deliver") if key in s}
+    options = {key: s[key] for key in ("id", "metadata", "max_fires", "max_in_flight") if key in s}
+    observer = iii.observe(source, s["target"], options)
+    try:
+        await asyncio.wait_for(observer.ready_async(), 5)
+    except Exception:
+        await observer.dispose_async()
+        raise
+    observers[observer.id] = observer
+    return observer.id
+
+
+async def step_observing(s):
+    observer = observers[s["handle"]]
+    reason = observer.reason
+    return {"state": observer.state, **({"code": reason["code"]} if reason else {})}
+
+
+async def step_dispose(s):
+    await observers.pop(s["handle"]).dispose_async()
+
+
+class Hooks(ObserveHooks):
+    async def on_observer_added(self, obs):
+        if obs.target == "go::unwanted":
+            raise ObserveRejection("UNWANTED", "not this one")
+        await tell("added", {"id": obs.id, "target": obs.target})
+
+    async def on_observer_removed(self, obs):
+        await tell("removed", {"id": obs.id})
+
+
+def of_topic(s, data):
+    """The observers that a host of this version chooses itself."""
+    return [obs for obs in functions[s["function_id"]].observers() if obs.args["topic"] == data["topic"]]
+
+
+async def step_host(s):
+    async def emitting(data):
+        data.pop("_caller_worker_id", None)
+        for obs in of_topic(s, data):
+            obs.emit(data)
+        return data
+
+    async def calling(data):
+        data.pop("_caller_worker_id", None)
+        for obs in of_topic(s, data):
+            return await obs.call_async(data)
+
+    owner = ObserveHooks(delivery="owner", args_format=s["schema"])
+    handler, hooks = {"hooks": (echo, Hooks()), "args": (emitting, owner), "through": (calling, owner)}[s["kind"]]
+    functions[s["function_id"]] = iii.register_function(s["function_id"], handler, observe=hooks)
+
+
+async def step_relay(s):
+    async def relay(data):
+        await tell(s["function_id"], data)
+        await call(s["target"], {})
+
+    functions[s["function_id"]] = iii.register_function(s["function_id"], relay)
+
+
+async def step_observers(s):
+    return [obs.id for obs in functions[s["function_id"]].observers()]
+
+
+async def step_length(s):
+    return len(await call(s["function_id"], s["payload"]))
 
 
 async def step_log(s):

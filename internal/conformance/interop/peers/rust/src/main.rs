@@ -2,6 +2,7 @@
 //! peer::do. See the peer for Go, which is the reference.
 #![allow(deprecated)] // streams, which are tried here
 
+mod observers;
 mod steps;
 mod stream;
 

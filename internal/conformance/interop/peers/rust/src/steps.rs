@@ -12,6 +12,7 @@ use iii_sdk::runtime::FunctionRef;
 use iii_sdk::{CallAction, CallRequest, Error, IIIClient, RegisterFunction};
 use serde_json::{Value, json};
 
+use crate::observers::{self, Observers};
 use crate::stream::Shelf;
 use crate::{count, drain, fill};
 
@@ -20,11 +21,12 @@ use crate::{count, drain, fill};
 pub struct Peer {
     iii: IIIClient,
     functions: Arc<Mutex<HashMap<String, FunctionRef>>>,
+    observers: Observers,
 }
 
 impl Peer {
     pub fn new(iii: IIIClient) -> Self {
-        Self { iii, functions: Default::default() }
+        Self { iii, functions: Default::default(), observers: Default::default() }
     }
 
     /// take takes a step and tells what it came to.
@@ -82,12 +84,24 @@ impl Peer {
                 return report;
             }
             "store-stream" => create_stream(&self.iii, text("name"), Shelf::default()),
-            "observe" => {
-                let observer = self.iii.observe(text("function_id"), text("target"));
-                return tokio::time::timeout(Duration::from_secs(5), observer.ready())
-                    .await
-                    .map_err(|_| Error::Timeout)?
-                    .map(|_| Value::Null);
+            "observe" => return self.observers.observe(&self.iii, &s).await,
+            "observing" => return Ok(self.observers.observing(&text("handle"))),
+            "dispose" => self.observers.dispose(&text("handle")).await?,
+            "host" => {
+                let f = observers::host(&self.iii, &s);
+                self.functions.lock().unwrap().insert(text("function_id"), f);
+            }
+            "relay" => {
+                let f = observers::relay(&self.iii, &s);
+                self.functions.lock().unwrap().insert(text("function_id"), f);
+            }
+            "observers" => {
+                let ids: Vec<_> = self.iii.observers(&text("function_id")).iter().map(|o| o.id().to_string()).collect();
+                return Ok(json!(ids));
+            }
+            "length" => {
+                let result = self.iii.call(CallRequest::new(text("function_id"), s["payload"].clone())).await?;
+                return Ok(json!(result.as_str().unwrap_or_default().len()));
             }
             "log" => {
                 let data = Some(s["data"].clone());

@@ -1,0 +1,153 @@
+package iii
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/memnet"
+	"github.com/iii-go/iii/internal/wsconn"
+)
+
+// TestRegisterPatience shows what a client does with an engine that owes it an
+// answer while a connection begins: it waits 10 s for the greeting and for the answer to
+// its registration, and then uses the connection rather than leave it.
+func TestRegisterPatience(t *testing.T) {
+	isRegister := func(m *peerMessage) bool { return m.FunctionID == registerWorkerFunction }
+	silent := func(c *peerConn, m *peerMessage) bool { return isRegister(m) }
+	for name, test := range map[string]struct {
+		script script
+		want   time.Duration // until Connect returns
+	}{
+		"answers at once":        {script{}, 0},
+		"never answers the call": {script{message: silent}, registerTimeout},
+		"never greets":           {script{greet: func(*peerConn) {}}, registerTimeout},
+		"authenticates for long": {script{greet: func(c *peerConn) { time.Sleep(30 * time.Second); c.welcome() }, message: silent}, 30*time.Second + registerTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, test.script)
+				c := p.client()
+				begin := time.Now()
+				if err := c.Connect(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if got := time.Since(begin); got != test.want {
+					t.Errorf("connected after %v, want %v", got, test.want)
+				}
+				if got, err := Call[int](t.Context(), c, "x::y", 7); err != nil || got != 7 {
+					t.Errorf("call: %d, %v", got, err)
+				}
+				if got := c.State(); got != ConnectionStateConnected {
+					t.Errorf("state %v", got)
+				}
+			})
+		})
+	}
+}
+
+// Without the answer to the ping behind the functions nobody knows which of them are
+// served here: no trigger leaves, and the connection ends.
+func TestUnansweredFenceEndsTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool { return m.Type == "ping" && c.n == 0 }})
+		c := p.client()
+		if _, err := c.HandleFunc("f", func(context.Context, json.RawMessage) (any, error) { return nil, nil }); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Trigger("f", CronTriggerConfig{Expression: "0 0 0 * * *"}); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took < registerTimeout || took > registerTimeout+2*time.Second {
+			t.Errorf("connected after %v", took)
+		}
+		if n, m := len(p.messages(0, "registertrigger")), len(p.messages(1, "registertrigger")); n != 0 || m != 1 {
+			t.Errorf("%d triggers on the first connection and %d on the second, want 0 and 1", n, m)
+		}
+	})
+}
+
+// An engine that has not greeted may still authenticate, which takes any time.
+func TestNeverAccepted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{greet: func(*peerConn) {}, message: func(*peerConn, *peerMessage) bool { return true }})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		if err := p.client().Connect(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// A late answer changes nothing if it is yes, and ends the client if it is no.
+func TestLateRegisterAnswer(t *testing.T) {
+	for name, answer := range map[string]func(*peerConn, *peerMessage){
+		"yes": func(c *peerConn, m *peerMessage) { c.result(m, `{"success":true}`) },
+		"no":  func(c *peerConn, m *peerMessage) { c.fail(m, "FORBIDDEN", "not here") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool { return m.FunctionID == registerWorkerFunction }})
+				c := p.connected()
+				answer(p.conn(0), p.find("the registration", func(m *peerMessage) bool { return m.FunctionID == registerWorkerFunction }))
+				synctest.Wait()
+				switch _, err := Call[int](t.Context(), c, "x::y", 7); {
+				case name == "yes" && (err != nil || c.Stats().Reconnects != 0):
+					t.Errorf("call: %v, %d reconnects", err, c.Stats().Reconnects)
+				case name == "no" && (!errors.Is(err, ErrClosed) || !errors.Is(c.Err(), ErrForbidden)):
+					t.Errorf("call: %v; the client ended with %v", err, c.Err())
+				}
+			})
+		})
+	}
+}
+
+// FuzzReceive gives a client any message: it must neither panic nor end.
+func FuzzReceive(f *testing.F) {
+	for _, seed := range enginetest.JSONSeeds {
+		f.Add([]byte(seed))
+	}
+	for _, seed := range []string{`{"type":"workerregistered","worker_id":1}`, `{"type":"workerregistered","worker_id":"w","reattach_token":null}`,
+		`{"type":"triggerregistrationresult","id":"t","trigger_type":"x","function_id":"f","error":{"code":"c","message":"m"}}`,
+		`{"type":"registertrigger","id":"t","trigger_type":"x","function_id":"f","config":null}`, `{"type":"unregistertrigger","id":"t"}`,
+		`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"d","function_id":"f","owner_worker_id":""}`} {
+		f.Add([]byte(seed))
+	}
+	c, err := New("")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = c.Close() })
+	echo := func(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }
+	if _, err := c.HandleFunc("a::b", echo); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		l := bareLink(c)
+		c.out.attach(l, 1)
+		c.registry.attach(l)
+		input := bytes.Clone(b)
+		c.receive(l, b)
+		if !bytes.Equal(input, b) {
+			t.Errorf("%q was changed to %q", input, b)
+		}
+		c.registry.detach(l)
+		l.Fail(errors.New("end"))
+		c.out.detach(l, l.Err())
+	})
+}
+
+// bareLink is a link of c whose connection nobody reads or writes.
+func bareLink(c *Client) *link {
+	end, _ := memnet.Pipe(1 << 10)
+	return c.newLink(wsconn.Over(end))
+}

@@ -1,0 +1,2897 @@
+package iii
+
+import (
+	"bufio"
+	"bytes"
+	gocmp "cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/iii-go/iii/internal/enginetest"
+	"github.com/iii-go/iii/internal/memnet"
+	"github.com/iii-go/iii/internal/otlpjson"
+	"github.com/iii-go/iii/internal/wsconn"
+)
+
+// sleeper registers a function that takes d.
+func sleeper(t *testing.T, c *Client, id string, d time.Duration) {
+	t.Helper()
+	_, err := c.HandleFunc(id, func(context.Context, json.RawMessage) (any, error) {
+		time.Sleep(d) // of the bubble
+		return "done", nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestR10ShutdownDrains is about the order of a Shutdown.
+func TestR10ShutdownDrains(t *testing.T) {
+	t.Run("results leave", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p, w := newPeer(t, script{}), newWatch()
+			c := p.client(WithMaxConcurrency(4), w.option())
+			sleeper(t, c, "slow", 500*time.Millisecond)
+			if _, err := c.Trigger("slow", CustomTrigger{Type: "x"}, WithTriggerID("t")); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			var running, waiting []string
+			for range 4 {
+				running = append(running, p.conn(0).invoke("slow", "1"))
+			}
+			synctest.Wait()
+			for range 3 {
+				waiting = append(waiting, p.conn(0).invoke("slow", "1"))
+			}
+			synctest.Wait()
+			for i := range 10 {
+				if err := c.Send(t.Context(), "x::y", i); err != nil {
+					t.Fatal(err)
+				}
+			}
+			began := time.Now()
+			late := make(chan string, 1)
+			time.AfterFunc(100*time.Millisecond, func() { late <- p.conn(0).invoke("slow", "1") })
+			if err := c.Shutdown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took != 500*time.Millisecond {
+				t.Errorf("Shutdown took %v", took)
+			}
+			for _, id := range running {
+				if m := p.answered(id); string(m.Result) != `"done"` {
+					t.Errorf("running handler: %s", m.Raw)
+				}
+			}
+			for _, id := range append(waiting, <-late) {
+				if m := p.answered(id); m.Error == nil || m.Error.Code != "worker_draining" {
+					t.Errorf("handler that had not begun: %s", m.Raw)
+				}
+			}
+			<-p.conn(0).ended
+			if err := p.conn(0).err; err != errPeerClosed {
+				t.Errorf("end of the connection: %v", err)
+			}
+			if got := p.messages(0, "unregistertrigger", "unregisterfunction"); len(got) != 2 || got[0].ID != "t" || got[1].ID != "slow" {
+				t.Errorf("taken back: %v", got)
+			}
+			if s := c.Stats(); s.SendsConfirmed != 10 || s.SendsUnknown != 0 {
+				t.Errorf("%d confirmed, %d unknown", s.SendsConfirmed, s.SendsUnknown)
+			}
+			if c.Err() != nil || c.State() != ConnectionStateDisconnected {
+				t.Errorf("after Shutdown: %v, %v", c.Err(), c.State())
+			}
+			if events := w.all(); len(events) != 3 || events[2].err != nil {
+				t.Errorf("the listener was told %v", events)
+			}
+		})
+	})
+	t.Run("handlers can call", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer(t, script{})
+			c := p.client()
+			_, err := c.HandleFunc("caller", func(ctx context.Context, _ json.RawMessage) (any, error) {
+				<-Stopping(ctx)
+				if ctx.Err() != nil {
+					t.Error("ctx has ended before the drain")
+				}
+				return Call[int](ctx, c, "x::y", 7)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			id := p.conn(0).invoke("caller", "1")
+			synctest.Wait()
+			if err := c.Shutdown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if m := p.answered(id); string(m.Result) != "7" {
+				t.Errorf("answer: %s", m.Raw)
+			}
+		})
+	})
+	t.Run("pings go on", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer(t, script{})
+			c := p.client()
+			sleeper(t, c, "slow", 10*time.Minute)
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			id := p.conn(0).invoke("slow", "1")
+			synctest.Wait()
+			if err := c.Shutdown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if m := p.answered(id); string(m.Result) != `"done"` || m.Conn != 0 {
+				t.Errorf("answer: %s", m.Raw)
+			}
+			if n := p.conn(0).pings.Load(); n < 29 {
+				t.Errorf("%d pings in 10 minutes", n)
+			}
+		})
+	})
+	t.Run("Run", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer(t, script{})
+			c := p.client()
+			sleeper(t, c, "slow", 500*time.Millisecond)
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error)
+			go func() { ended <- c.Run(ctx) }()
+			id := p.conn(0).invoke("slow", "1")
+			synctest.Wait()
+			cancel()
+			if err := <-ended; err != nil {
+				t.Errorf("Run: %v", err)
+			}
+			if m := p.answered(id); string(m.Result) != `"done"` {
+				t.Errorf("answer: %s", m.Raw)
+			}
+		})
+	})
+}
+
+// TestR10ShutdownIsBounded is about drains that cannot end well.
+func TestR10ShutdownIsBounded(t *testing.T) {
+	shutdown := func(t *testing.T, c *Client, want time.Duration) error {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		began := time.Now()
+		err := suite.note(c.Shutdown(ctx))
+		if took := time.Since(began); took < want || took > want+promptly {
+			t.Errorf("Shutdown took %v, want %v: %v", took, want, err)
+		}
+		return err
+	}
+	gone := func(t *testing.T) (*peer, *Client) {
+		var gone atomic.Bool
+		p := newPeer(t, script{refuse: func(int, *http.Request) int {
+			if gone.Load() {
+				return http.StatusBadGateway
+			}
+			return 0
+		}})
+		c := p.connected()
+		gone.Store(true)
+		p.conn(0).Cut()
+		synctest.Wait()
+		return p, c
+	}
+	t.Run("engine away, nothing waits", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			_, c := gone(t)
+			if err := shutdown(t, c, 0); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	t.Run("engine away, a message waits", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			_, c := gone(t)
+			if err := c.Send(t.Context(), "x::y", 1); err != nil {
+				t.Fatal(err)
+			}
+			if err := shutdown(t, c, 5*time.Second); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("Shutdown: %v", err)
+			}
+			if s := c.Stats(); s.SendsDropped != 1 {
+				t.Errorf("dropped: %d", s.SendsDropped)
+			}
+		})
+	})
+	t.Run("engine away, a call waits and gives up", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			_, c := gone(t)
+			go func() { _ = c.Call(t.Context(), "x::y", 1, nil, WithTimeout(2*time.Second)) }()
+			synctest.Wait()
+			if err := shutdown(t, c, 2*time.Second); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	t.Run("engine away, a message waits, and back", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer(t, script{})
+			c := p.connected()
+			p.conn(0).Cut()
+			synctest.Wait()
+			if err := c.Send(t.Context(), "x::y", 1); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if s := c.Stats(); s.SendsConfirmed != 1 {
+				t.Errorf("confirmed: %d", s.SendsConfirmed)
+			}
+		})
+	})
+	t.Run("engine away, a message waits, without a deadline", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			_, c := gone(t)
+			if err := c.Send(t.Context(), "x::y", 1); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			if err, took := c.Shutdown(t.Context()), time.Since(began); took > 5*time.Second || err == nil {
+				t.Errorf("Shutdown: %v after %v", err, time.Since(began))
+			}
+			if took := time.Since(began); took != 5*time.Second || c.Stats().SendsDropped != 1 {
+				t.Errorf("Shutdown took %v, %d messages dropped; want 5 s and 1", took, c.Stats().SendsDropped)
+			}
+		})
+	})
+	t.Run("fence without an answer", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var silence atomic.Bool
+			p := newPeer(t, script{message: func(_ *peerConn, m *peerMessage) bool { return m.Type == "ping" && silence.Load() }})
+			w := newWatch()
+			c := p.connected(w.option())
+			silence.Store(true)
+			for n := range 3 {
+				if err := c.Send(t.Context(), "x::y", n); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := shutdown(t, c, 2*time.Second); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "did not confirm") {
+				t.Errorf("Shutdown: %v, want what was not confirmed", err)
+			}
+			if s := c.Stats(); s.SendsUnknown != 3 || s.SendsConfirmed != 0 {
+				t.Errorf("%d Sends unknown, %d confirmed; want 3 and 0", s.SendsUnknown, s.SendsConfirmed)
+			}
+			if !slices.ContainsFunc(w.all(), func(e watched) bool {
+				var lost *LostSendsError
+				return errors.As(e.err, &lost) && lost.Count == 3
+			}) {
+				t.Errorf("the listener received %v", w.all())
+			}
+			<-p.conn(0).ended
+			if err := p.conn(0).err; err != errPeerClosed {
+				t.Errorf("the connection ended with %v, want a Close frame", err)
+			}
+		})
+	})
+	t.Run("never connected", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newPeer(t, script{}).client()
+			if err := c.Send(t.Context(), "x::y", 1); err != nil {
+				t.Fatal(err)
+			}
+			if err := shutdown(t, c, 0); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	t.Run("handler that does not end", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer(t, script{})
+			c := p.client()
+			var ended atomic.Bool
+			_, err := c.HandleFunc("stubborn", func(ctx context.Context, _ json.RawMessage) (any, error) {
+				<-ctx.Done()
+				ended.Store(true)
+				return nil, ctx.Err()
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			p.conn(0).invoke("stubborn", "1")
+			synctest.Wait()
+			if err := shutdown(t, c, 5*time.Second); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("Shutdown: %v", err)
+			}
+			if !ended.Load() {
+				t.Error("the handler's context has not ended")
+			}
+		})
+	})
+	t.Run("connection lost in the drain", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer(t, script{})
+			c := p.client()
+			sleeper(t, c, "slow", 3*time.Second)
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			p.conn(0).invoke("slow", "1")
+			synctest.Wait()
+			time.AfterFunc(time.Second, p.conn(0).Cut)
+			if err := shutdown(t, c, 3*time.Second); err != nil {
+				t.Error(err)
+			}
+			if s := c.Stats(); s.RepliesDropped != 1 {
+				t.Errorf("replies dropped: %d", s.RepliesDropped)
+			}
+			if got := p.messages(-1, "registerfunction"); len(got) != 1 {
+				t.Errorf("registered %d times: a drain registers nothing", len(got))
+			}
+		})
+	})
+	t.Run("peer without a Close frame", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var silence atomic.Bool
+			resume := make(chan func(), 1)
+			p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool {
+				if m.Type == "ping" && silence.Load() { // of the flush: answered, and then nothing more is read
+					c.answer(m)
+					resume <- c.StopReading()
+					return true
+				}
+				return false
+			}})
+			c := p.connected()
+			silence.Store(true)
+			if err := shutdown(t, c, wsconn.CloseTimeout); err != nil {
+				t.Error(err)
+			}
+			(<-resume)()
+		})
+	})
+}
+
+// TestR10EndConcurrent ends a client in every way at once, also from its own handlers
+// and callbacks.
+func TestR10EndConcurrent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{message: unanswered})
+		var c *Client
+		c = p.client(WithStateListener(func(s ConnectionState, _ error) {
+			if s == ConnectionStateDisconnected {
+				_ = c.Close()
+			}
+		}))
+		_, err := c.HandleFunc("ends", func(ctx context.Context, _ json.RawMessage) (any, error) {
+			bounded, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			_ = c.Shutdown(bounded)
+			return nil, c.Close()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			p.conn(0).invoke("ends", "1")
+		}
+		var enders sync.WaitGroup
+		for i := range 40 {
+			enders.Go(func() {
+				switch i % 4 {
+				case 0:
+					if err := c.Close(); err != nil {
+						t.Errorf("Close: %v", err)
+					}
+				case 1:
+					if err := c.Shutdown(t.Context()); err != nil {
+						t.Errorf("Shutdown: %v", err)
+					}
+				case 2:
+					if err := c.Call(t.Context(), "x::y", 1, nil); !errors.Is(err, ErrClosed) && !errors.Is(err, ErrConnectionLost) {
+						t.Errorf("Call: %v", err)
+					}
+				case 3:
+					if err := c.Run(t.Context()); err != nil && !errors.Is(err, ErrClosed) {
+						t.Errorf("Run: %v", err)
+					}
+				}
+			})
+		}
+		enders.Wait()
+		<-c.Done()
+		if c.Err() != nil || c.State() != ConnectionStateDisconnected {
+			t.Errorf("at the end: %v, %v", c.Err(), c.State())
+		}
+	})
+}
+
+// TestEndedClient is about everything that can be tried with a client that has ended.
+func TestEndedClient(t *testing.T) {
+	p := newPeer(t, script{})
+	c := p.connected()
+	f, err := c.HandleFunc("f", func(context.Context, json.RawMessage) (any, error) { return nil, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	ctx := t.Context()
+	for name, err := range map[string]error{
+		"Call":    c.Call(ctx, "x::y", 1, nil),
+		"Send":    c.Send(ctx, "x::y", 1),
+		"Connect": c.Connect(ctx),
+		"Run":     c.Run(ctx),
+		"Enqueue": func() error { _, err := c.Enqueue(ctx, "q", "x::y", 1); return err }(),
+		"HandleFunc": func() error {
+			_, err := c.HandleFunc("g", func(context.Context, json.RawMessage) (any, error) { return nil, nil })
+			return err
+		}(),
+		"Trigger": func() error { _, err := c.Trigger("g", CustomTrigger{Type: "x"}); return err }(),
+	} {
+		if !errors.Is(suite.note(err), ErrClosed) {
+			t.Errorf("%s: %v, want ErrClosed", name, err)
+		}
+	}
+	if err := f.Unregister(); err == nil {
+		t.Error("a function of an ended client can be taken back")
+	}
+	if s := c.Stats(); s.CallsInFlight != 0 || s.Buffered != 0 {
+		t.Errorf("left: %+v", s)
+	}
+}
+
+// unanswered withholds the answers to users' calls.
+func unanswered(_ *peerConn, m *peerMessage) bool {
+	return m.Type == "invokefunction" && !strings.HasPrefix(m.FunctionID, "engine::")
+}
+
+// TestR5LostCallFailsAtOnce is about calls whose connection dies: those that may
+// have been sent fail at once, the others are sent on the next connection.
+func TestR5LostCallFailsAtOnce(t *testing.T) {
+	t.Run("sent", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			const n = 200
+			p := newPeer(t, script{message: unanswered})
+			c := p.connected()
+			results := make(chan error, n)
+			for range n {
+				go func() { results <- c.Call(t.Context(), "x::y", 1, nil) }()
+			}
+			synctest.Wait()
+			p.conn(0).Cut()
+			cut := time.Now()
+			for range n {
+				err := suite.note(<-results)
+				if !errors.Is(err, ErrConnectionLost) || errors.Is(err, ErrNotConnected) || SafeToRetry(err) {
+					t.Fatalf("call: %v, safe to retry: %v", err, SafeToRetry(err))
+				}
+			}
+			if took := time.Since(cut); took > 0 {
+				t.Errorf("calls failed %v after the cut", took)
+			}
+		})
+	})
+	t.Run("not sent", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer(t, script{})
+			c := p.client()
+			result := make(chan error, 2)
+			go func() { result <- c.Call(t.Context(), "before::first", 1, nil) }()
+			synctest.Wait()
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-result; err != nil {
+				t.Errorf("call before the first connection: %v", err)
+			}
+			p.conn(0).Cut()
+			synctest.Wait()
+			if s := c.State(); s != ConnectionStateReconnecting {
+				t.Errorf("state: %v", s)
+			}
+			if err := c.Call(t.Context(), "between::connections", 1, nil); err != nil {
+				t.Errorf("call between connections: %v", err)
+			}
+		})
+	})
+	t.Run("half", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			const n = 40
+			p := newPeer(t, script{})
+			c := p.connected()
+			resume := p.conn(0).StopReading()
+			var lost, answered atomic.Int32
+			var calls sync.WaitGroup
+			for i := range n {
+				calls.Go(func() {
+					payload := fmt.Sprint(i, strings.Repeat("x", 64<<10))
+					got, err := Call[string](t.Context(), c, "x::y", payload)
+					switch {
+					case err == nil && got == payload:
+						answered.Add(1)
+					case errors.Is(err, ErrConnectionLost) && !SafeToRetry(err):
+						lost.Add(1)
+					default:
+						t.Errorf("call %d: %v", i, err)
+					}
+				})
+			}
+			synctest.Wait()
+			p.conn(0).Cut()
+			resume()
+			calls.Wait()
+			if lost.Load() == 0 || answered.Load() == 0 || lost.Load()+answered.Load() != n {
+				t.Errorf("%d lost, %d sent on the next connection, of %d", lost.Load(), answered.Load(), n)
+			}
+			if again := p.messages(1, "invokefunction"); len(again)-1 != int(answered.Load()) {
+				t.Errorf("%d calls on the next connection, want %d", len(again)-1, answered.Load())
+			}
+		})
+	})
+}
+
+// TestR6BooksBalance cuts a connection while Sends and calls go out, and counts:
+// nothing is accepted and then neither read by the peer, nor failed, nor unknown.
+func TestR6BooksBalance(t *testing.T) {
+	unknown := uint64(0)
+	for i := range scale(6, 100) {
+		seed := uint64(i + 1)
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { unknown += balance(t, seed, 5000) })
+		})
+	}
+	if unknown == 0 {
+		t.Error("no cut has hit a Send: the test shows nothing")
+	}
+	t.Logf("%d messages with unknown outcome, unaccounted 0", unknown)
+}
+
+// outcome is what a request of TestR6BooksBalance came to.
+type outcome uint8
+
+const (
+	outcomeSuccess outcome = 1 + iota // a nil error
+	outcomeUnsent                     // an error that is safe to retry
+	outcomeUnknown                    // an error that is not
+)
+
+func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
+	r := rand.New(rand.NewPCG(seed, 6))
+	read := make([]atomic.Int32, 2*n) // how often a request was read; Sends are even
+	outcomes := make([]outcome, 2*n)
+	p := newPeer(t, script{forget: true, message: func(_ *peerConn, m *peerMessage) bool {
+		if m.FunctionID == "x::y" {
+			var payload struct{ N int }
+			if err := json.Unmarshal(m.Data, &payload); err != nil {
+				t.Error(err)
+			}
+			read[payload.N].Add(1)
+		}
+		return false
+	}})
+	proxy := p.proxy(seed, func(conn int) enginetest.FaultPlan {
+		cut := enginetest.Fault{Limited: true, Limit: 1000 + r.Int64N(int64(n)*300), Then: enginetest.FaultReset, Latency: time.Duration(r.IntN(2)) * time.Millisecond}
+		switch {
+		case conn > 0:
+			return enginetest.FaultPlan{}
+		case seed%2 == 0: // among those that waited for the connection
+			cut.Limit = 1000 + r.Int64N(int64(n)*60)
+		case seed%3 == 0:
+			cut.Limit /= 4
+			return enginetest.FaultPlan{In: cut}
+		}
+		return enginetest.FaultPlan{Out: cut}
+	})
+	proxy.Capacity = 4 << 10 // so that cuts find writes under way
+	w := newWatch()
+	c := p.client(WithDialContext(proxy.DialContext), w.option(), WithSendBuffer(n/2, 8<<20))
+	padding := strings.Repeat("x", 100)
+	var users sync.WaitGroup
+	const workers = 50
+	for u := range workers {
+		for kind := range 2 {
+			users.Go(func() {
+				for i := range n / workers {
+					number := 2*(u*n/workers+i) + kind
+					payload := map[string]any{"N": number, "p": padding}
+					var err error
+					if kind == 0 {
+						err = c.Send(t.Context(), "x::y", payload)
+					} else {
+						err = c.Call(t.Context(), "x::y", payload, nil)
+					}
+					switch {
+					case err == nil:
+						outcomes[number] = outcomeSuccess
+					case SafeToRetry(err):
+						outcomes[number] = outcomeUnsent
+					case errors.Is(err, ErrConnectionLost):
+						outcomes[number] = outcomeUnknown
+					default:
+						t.Errorf("request %d: %v", number, err)
+					}
+					suite.note(err)
+				}
+			})
+		}
+	}
+	if seed%2 == 0 { // else the first requests wait for the connection
+		synctest.Wait()
+	}
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	users.Wait()
+	if err := c.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+
+	var accepted, missing, readSends uint64
+	for number := range outcomes {
+		times, send := read[number].Load(), number%2 == 0
+		if times > 1 {
+			t.Errorf("request %d was read %d times", number, times)
+		}
+		if send {
+			readSends += uint64(times)
+		}
+		switch outcomes[number] {
+		case outcomeSuccess:
+			if send {
+				accepted++
+			}
+			switch {
+			case times > 0:
+			case send:
+				missing++
+			default:
+				t.Errorf("call %d has an answer and was not read", number)
+			}
+		case outcomeUnsent:
+			if times > 0 {
+				t.Errorf("request %d is safe to retry and was read", number)
+			}
+		case 0:
+			t.Errorf("request %d has no outcome", number)
+		}
+	}
+	s := c.Stats()
+	if s.SendsConfirmed+s.SendsUnknown+s.SendsDropped != accepted {
+		t.Errorf("%d Sends accepted, but %d confirmed + %d unknown + %d dropped", accepted, s.SendsConfirmed, s.SendsUnknown, s.SendsDropped)
+	}
+	if missing > s.SendsUnknown+s.SendsDropped || readSends < s.SendsConfirmed {
+		t.Errorf("%d accepted Sends were not read, %d are unknown; %d were read, %d are confirmed", missing, s.SendsUnknown, readSends, s.SendsConfirmed)
+	}
+	told := uint64(0)
+	for _, e := range w.all() {
+		var lost *LostSendsError
+		if errors.As(e.err, &lost) {
+			told += uint64(lost.Count)
+		}
+	}
+	if told != s.SendsUnknown {
+		t.Errorf("the listener was told of %d unknown Sends, the counter says %d", told, s.SendsUnknown)
+	}
+	return s.SendsUnknown
+}
+
+// TestR8BufferIsBounded fills the send buffer of a client that is not connected.
+func TestR8BufferIsBounded(t *testing.T) {
+	c, err := New("ws://127.0.0.1:1", WithLogger(testLogger))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	payload := strings.Repeat("x", 1024)
+	before := liveHeap()
+	n, accepted := scale(50_000, 200_000), 0
+	for range n {
+		switch err := c.Send(t.Context(), "x::y", payload); {
+		case err == nil:
+			accepted++
+		case !errors.Is(err, ErrBufferFull) || !SafeToRetry(err):
+			t.Fatal(err)
+		}
+	}
+	growth := liveHeap() - before
+	if s := c.Stats(); accepted < 7000 || s.Buffered != accepted || s.BufferedBytes > 8<<20 {
+		t.Errorf("%d accepted, %d buffered of %d bytes, want what fits into 8 MiB", accepted, s.Buffered, s.BufferedBytes)
+	}
+	if growth > 24<<20 {
+		t.Errorf("the heap grew by %d KiB", growth>>10)
+	}
+	t.Logf("%d messages: the heap grew by %d KiB", n, growth>>10)
+	_ = c.Close()
+	if dropped := c.Stats().SendsDropped; dropped != uint64(accepted) {
+		t.Errorf("%d messages dropped, want %d", dropped, accepted)
+	}
+}
+
+// A burst of small messages survives a moment without the engine, and the bound of
+// messages is exact.
+func TestR8SmallMessagesAreBuffered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{})
+		c := p.client()
+		const fit = 32_768
+		for n := range fit {
+			if err := c.Send(t.Context(), "x::y", n); err != nil {
+				t.Fatalf("message %d: %v", n, err)
+			}
+		}
+		if err := c.Send(t.Context(), "x::y", fit); !errors.Is(err, ErrBufferFull) {
+			t.Errorf("one message too many: %v", err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if s := c.Stats(); s.SendsConfirmed != fit {
+			t.Errorf("%d messages confirmed, want %d", s.SendsConfirmed, fit)
+		}
+	})
+}
+
+// With SendWait a request waits for room: for a connection, for another request that is
+// given up, or until its context ends. What can never fit does not wait.
+func TestR8SendWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{})
+		c := p.client(WithSendBuffer(2, 1<<10), WithSendPolicy(SendWait), WithCallTimeout(time.Second))
+		if err := c.Send(t.Context(), "x::y", strings.Repeat("x", 2<<10)); !errors.Is(err, ErrBufferFull) {
+			t.Errorf("what never fits: %v", err)
+		}
+		call, giveUp := context.WithCancel(t.Context())
+		called := make(chan error, 1)
+		go func() { called <- c.Call(call, "x::y", 0, nil, WithTimeout(time.Hour)) }()
+		synctest.Wait()
+		if err := c.Send(t.Context(), "x::y", 1); err != nil {
+			t.Fatal(err)
+		}
+
+		began := time.Now()
+		short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		err := c.Send(short, "x::y", 2)
+		cancel()
+		if took := time.Since(began); took != 300*time.Millisecond || !errors.Is(err, context.DeadlineExceeded) || !SafeToRetry(err) {
+			t.Errorf("a Send whose context ends: %v after %v, want DeadlineExceeded after 300ms", err, took)
+		}
+		began = time.Now()
+		if err, took := c.Send(t.Context(), "x::y", 3, WithTimeout(400*time.Millisecond)), time.Since(began); took > 400*time.Millisecond || !errors.Is(err, ErrTimeout) {
+			t.Errorf("a Send with a timeout: %v after %v, want ErrTimeout after 400ms", err, took)
+		}
+		began = time.Now()
+		if err := c.Call(t.Context(), "x::y", 4, nil); !errors.Is(err, ErrTimeout) || !SafeToRetry(err) || time.Since(began) != time.Second {
+			t.Errorf("a call: %v after %v, want ErrTimeout after 1s", err, time.Since(began))
+		}
+
+		sent := make(chan error, 1)
+		go func() { sent <- c.Send(t.Context(), "x::y", 5) }()
+		time.Sleep(time.Minute) // the timeout of calls does not end it
+		select {
+		case err := <-sent:
+			t.Fatalf("a Send did not wait: %v", err)
+		default:
+		}
+		giveUp()
+		if err := <-sent; err != nil {
+			t.Errorf("a Send after room was made: %v", err)
+		}
+		if err := <-called; !errors.Is(err, context.Canceled) {
+			t.Errorf("the call that made room: %v", err)
+		}
+
+		go func() { sent <- c.Send(t.Context(), "x::y", 6) }()
+		synctest.Wait()
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-sent; err != nil {
+			t.Errorf("a Send after the connection was made: %v", err)
+		}
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if s := c.Stats(); s.SendsConfirmed != 3 || s.Buffered != 0 {
+			t.Errorf("%d Sends confirmed, %d buffered, want 3 and 0", s.SendsConfirmed, s.Buffered)
+		}
+	})
+}
+
+// A Send that waits for room ends with the client.
+func TestR8SendWaitEndsWithTheClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newPeer(t, script{}).client(WithSendBuffer(1, 1<<10), WithSendPolicy(SendWait))
+		if err := c.Send(t.Context(), "x::y", 1); err != nil {
+			t.Fatal(err)
+		}
+		sent := make(chan error, 1)
+		go func() { sent <- c.Send(t.Context(), "x::y", 2) }()
+		synctest.Wait()
+		_ = c.Close()
+		if err := <-sent; !errors.Is(err, ErrClosed) || !SafeToRetry(err) {
+			t.Errorf("Send = %v, want ErrClosed", err)
+		}
+	})
+}
+
+// TestR8BytesAreBounded is about the second bound, and about what is refused.
+func TestR8BytesAreBounded(t *testing.T) {
+	c, err := New("ws://127.0.0.1:1", WithLogger(testLogger), WithSendBuffer(1000, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	payload := strings.Repeat("x", 100<<10)
+	for i := range 20 {
+		err := c.Send(t.Context(), "x::y", payload)
+		if want := i >= 10; errors.Is(err, ErrBufferFull) != want {
+			t.Errorf("message %d: %v", i, err)
+		}
+	}
+	if err := c.Call(t.Context(), "x::y", payload, nil); !errors.Is(err, ErrBufferFull) {
+		t.Errorf("call: %v", err)
+	}
+	if s := c.Stats(); s.BufferedBytes > 1<<20 || s.Buffered != 10 {
+		t.Errorf("buffered: %d messages, %d bytes", s.Buffered, s.BufferedBytes)
+	}
+}
+
+// TestR8EndedCallsAreNotSent is about calls whose callers stopped waiting while
+// there was no connection.
+func TestR8EndedCallsAreNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{})
+		c := p.client()
+		for i := range 3000 { // three times the buffer: those that end make room
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			err := c.Call(ctx, "ended::call", i, nil)
+			cancel()
+			if !errors.Is(err, ErrNotConnected) || !errors.Is(err, context.DeadlineExceeded) || !SafeToRetry(err) {
+				t.Fatalf("call %d: %v", i, suite.note(err))
+			}
+		}
+		if err := c.Call(t.Context(), "ended::call", 1, nil, WithTimeout(time.Second)); !errors.Is(err, ErrTimeout) || !errors.Is(err, ErrNotConnected) || !SafeToRetry(err) {
+			t.Errorf("call with a timeout: %v", err)
+		}
+		if err := c.Send(t.Context(), "held::send", 1); err != nil {
+			t.Error(err)
+		}
+		if s := c.Stats(); s.Buffered != 1 || s.CallsInFlight != 0 {
+			t.Errorf("%d buffered, %d in flight", s.Buffered, s.CallsInFlight)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, m := range p.messages(0, "invokefunction") {
+			got = append(got, m.FunctionID)
+		}
+		if want := "engine::workers::register held::send"; strings.Join(got, " ") != want {
+			t.Errorf("sent: %v, want %s", got, want)
+		}
+	})
+}
+
+// TestR12HandlersAreLimited sends 10,000 invocations at once, and then more than
+// may wait.
+func TestR12HandlersAreLimited(t *testing.T) {
+	const limit = 1000 // the default
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{})
+		c := p.client()
+		release := make(chan struct{})
+		var running, most atomic.Int64
+		_, err := c.HandleFunc("f", func(context.Context, json.RawMessage) (any, error) {
+			if n := running.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			<-release
+			running.Add(-1)
+			return nil, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		base := liveGoroutines()
+		for range 10_000 {
+			p.conn(0).invoke("f", "1")
+		}
+		synctest.Wait()
+		goroutines := liveGoroutines() - base
+		if s := c.Stats(); s.HandlersRunning != limit || s.InvocationsQueued != 9000 || s.Overloaded != 0 {
+			t.Errorf("%d run, %d wait, %d refused", s.HandlersRunning, s.InvocationsQueued, s.Overloaded)
+		}
+		if goroutines > limit+10 {
+			t.Errorf("%d goroutines for %d handlers at once", goroutines, limit)
+		}
+		t.Logf("10,000 invocations: %d goroutines more than before", goroutines)
+
+		// The read loop goes on, and the queue has an end.
+		if got, err := Call[int](t.Context(), c, "x::y", 7); err != nil || got != 7 {
+			t.Errorf("call at the limit: %d, %v", got, err)
+		}
+		for range 1001 {
+			p.conn(0).invoke("f", "1")
+		}
+		m := p.find("refusal", func(m *peerMessage) bool { return m.Error != nil })
+		if m.Error.Code != "overloaded" {
+			t.Errorf("refusal: %s", m.Raw)
+		}
+		synctest.Wait()
+		if s := c.Stats(); s.Overloaded != 1 || s.InvocationsQueued != 10_000 {
+			t.Errorf("%d refused, %d wait", s.Overloaded, s.InvocationsQueued)
+		}
+		close(release)
+		synctest.Wait()
+		if n := len(p.messages(0, "invocationresult")); n != 11_001 {
+			t.Errorf("%d answers, want 11001", n)
+		}
+		if most.Load() != limit {
+			t.Errorf("%d handlers ran at once", most.Load())
+		}
+	})
+	t.Run("bytes", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer(t, script{forget: true})
+			c := p.client(WithMaxConcurrency(1))
+			release := make(chan struct{})
+			_, err := c.HandleFunc("f", func(context.Context, json.RawMessage) (any, error) { <-release; return nil, nil })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			big := `"` + strings.Repeat("x", 4<<20) + `"`
+			for range 18 {
+				p.conn(0).invoke("f", big)
+			}
+			synctest.Wait()
+			if s := c.Stats(); s.InvocationsQueued != 15 || s.Overloaded != 2 {
+				t.Errorf("%d of 4 MiB wait, %d are refused; the limit is 64 MiB", s.InvocationsQueued, s.Overloaded)
+			}
+			close(release)
+			synctest.Wait()
+		})
+	})
+	t.Run("no limit", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer(t, script{})
+			c := p.client(WithMaxConcurrency(0))
+			sleeper(t, c, "f", time.Second)
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for range 3000 {
+				p.conn(0).invoke("f", "1")
+			}
+			synctest.Wait()
+			if s := c.Stats(); s.HandlersRunning != 3000 {
+				t.Errorf("%d run at once", s.HandlersRunning)
+			}
+			time.Sleep(2 * time.Second)
+		})
+	})
+}
+
+// TestR12NestedCallsConcurrent has ten times as many handlers as may run at once, each
+// of which calls functions of others and of its own worker.
+func TestR12NestedCallsConcurrent(t *testing.T) {
+	const limit = 50
+	p := newPeer(t, script{forget: true, message: func(c *peerConn, m *peerMessage) bool {
+		switch {
+		case m.Type == "invokefunction" && m.FunctionID == "own::leaf": // routed back to its caller
+			c.send(string(m.Raw))
+		case m.Type == "invocationresult" && m.FunctionID == "own::leaf":
+			c.send(string(m.Raw))
+		default:
+			return false
+		}
+		return true
+	}})
+	c := p.client(WithMaxConcurrency(limit))
+	var finished atomic.Int64
+	done := make(chan struct{})
+	_, err := c.HandleFunc("own::root", func(ctx context.Context, payload json.RawMessage) (any, error) {
+		for range 3 {
+			if err := c.Call(ctx, "x::y", payload, nil); err != nil {
+				return nil, err
+			}
+		}
+		if finished.Add(1) == 10*limit {
+			close(done)
+		}
+		return nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.HandleFunc("own::leaf", func(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 * limit {
+		p.conn(0).invoke("own::root", "1")
+	}
+	select {
+	case <-done:
+	case <-time.After(waitLimit):
+		t.Fatalf("%d of %d handlers finished", finished.Load(), 10*limit)
+	}
+	if got, err := Call[int](t.Context(), c, "own::leaf", 5); err != nil || got != 5 {
+		t.Errorf("call of an own function: %d, %v", got, err)
+	}
+}
+
+// TestR17PanicsConcurrent has 1,000 handlers panic at once: each caller gets an error
+// without a stack, the log gets the stack, and the worker lives.
+func TestR17PanicsConcurrent(t *testing.T) {
+	for _, toCaller := range []bool{false, true} {
+		t.Run(fmt.Sprint("stacks to the caller: ", toCaller), func(t *testing.T) {
+			const n = 1000
+			var log lockedBuffer
+			opts := []Option{WithLogger(slog.New(slog.NewTextHandler(&log, nil)))}
+			if toCaller {
+				opts = append(opts, WithStackTraces())
+			}
+			p := newPeer(t, script{})
+			c := p.client(opts...)
+			_, err := c.HandleFunc("bad", func(context.Context, json.RawMessage) (any, error) {
+				panic(errors.New("a text for nobody else"))
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			var ids []string
+			for i := range n {
+				if i%10 == 0 { // without an id nobody waits for the answer
+					p.conn(0).send(`{"type":"invokefunction","function_id":"bad","data":null}`)
+					continue
+				}
+				ids = append(ids, p.conn(0).invoke("bad", "1"))
+			}
+			for _, id := range ids {
+				m := p.answered(id)
+				if m.Error == nil || m.Error.Code != "invocation_failed" || len(m.Result) > 0 {
+					t.Fatalf("answer: %s", m.Raw)
+				}
+				got := strings.Contains(m.Error.Message, "nobody else") && strings.Contains(m.Error.Stacktrace, "promise_test.go")
+				if none := !strings.Contains(string(m.Raw), "nobody else") && m.Error.Stacktrace == ""; got != toCaller || none == toCaller {
+					t.Fatalf("answer: %s", m.Raw)
+				}
+			}
+			if got, err := Call[int](t.Context(), c, "x::y", 7); err != nil || got != 7 {
+				t.Errorf("call afterwards: %d, %v", got, err)
+			}
+			if err := c.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+			lines := strings.Split(log.String(), "\n")
+			stacks := 0
+			for _, line := range lines {
+				if strings.Contains(line, "handler panicked") && strings.Contains(line, "promise_test.go") && strings.Contains(line, "nobody else") {
+					stacks++
+				}
+			}
+			if stacks != n {
+				t.Errorf("%d stacks in the log, want %d", stacks, n)
+			}
+		})
+	}
+}
+
+// lockedBuffer is a buffer for a log.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// TestCallbacks is about the queue of callbacks: in order, bounded, and no panic gets out.
+func TestCallbacks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lockedBuffer
+		logger := slog.New(slog.NewTextHandler(&log, nil))
+		n := &callbackQueue{log: func() *slog.Logger { return logger }}
+		blocked := make(chan struct{})
+		var got []int
+		n.post(func() { <-blocked })
+		for i := range maxCallbacks + 100 {
+			n.post(func() {
+				if got = append(got, i); i == 5 {
+					panic("callback")
+				}
+			})
+		}
+		quiet := n.idle()
+		select {
+		case <-quiet:
+			t.Error("quiet while a callback runs")
+		default:
+		}
+		close(blocked)
+		<-quiet
+		<-n.idle()
+		if len(got) != maxCallbacks && len(got) != maxCallbacks-1 { // the first may have been taken already, or not
+			t.Errorf("%d callbacks, want %d", len(got), maxCallbacks)
+		}
+		for i, v := range got {
+			if i != v {
+				t.Fatalf("callback %d at place %d", v, i)
+			}
+		}
+		if text := log.String(); strings.Count(text, "did not return") != 1 || strings.Count(text, "callback panicked") != 1 {
+			t.Errorf("log: %s", text)
+		}
+	})
+}
+
+// hostileMessages are text messages that no engine sends.
+var hostileMessages = map[string]string{
+	"nothing":                       ``,
+	"space":                         " \n\t ",
+	"no JSON":                       `hello`,
+	"half an object":                `{"type":"invokefunction","invocation_id"`,
+	"array":                         `[{"type":"ping"}]`,
+	"no type":                       `{"invocation_id":"x"}`,
+	"type is a number":              `{"type":5}`,
+	"type is an object":             `{"type":{"type":"ping"}}`,
+	"unknown type":                  `{"type":"selfdestruct"}`,
+	"deep array":                    strings.Repeat("[", 1_000_000),
+	"deep data":                     `{"type":"invokefunction","invocation_id":"` + testID + `","function_id":"f","data":` + strings.Repeat(`{"a":[`, 500_000),
+	"deep and whole":                `{"type":"invokefunction","invocation_id":"` + testID + `","function_id":"f","data":` + strings.Repeat(`[`, 500_000) + strings.Repeat(`]`, 500_000) + `}`,
+	"no UTF-8":                      "{\"type\":\"\xff\xfe\"}",
+	"NUL":                           "{\"type\":\"ping\"}\x00",
+	"invoke without anything":       `{"type":"invokefunction"}`,
+	"invoke of a number":            `{"type":"invokefunction","invocation_id":"` + testID + `","function_id":7,"data":1}`,
+	"invoke with a number as id":    `{"type":"invokefunction","invocation_id":7,"function_id":"f","data":1}`,
+	"invoke with a short id":        `{"type":"invokefunction","invocation_id":"7","function_id":"f","data":1}`,
+	"invoke with an escaped id":     `{"type":"invokefunction","invocation_id":"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"","function_id":"f","data":1}`,
+	"invoke without data":           `{"type":"invokefunction","invocation_id":"` + testID + `","function_id":"f"}`,
+	"invoke of an unknown function": `{"type":"invokefunction","invocation_id":"` + testID + `","function_id":"\u0000\ud800","data":1}`,
+	"invoke with odd extras":        `{"type":"invokefunction","invocation_id":"` + testID + `","function_id":"f","data":1,"traceparent":7,"baggage":[],"metadata":"m"}`,
+	"invoke without an answer":      `{"type":"invokefunction","invocation_id":null,"function_id":"nowhere","data":1}`,
+	"result without an id":          `{"type":"invocationresult","result":1}`,
+	"result of nobody":              `{"type":"invocationresult","invocation_id":"` + testID + `","result":1}`,
+	"result with text as error":     `{"type":"invocationresult","invocation_id":"` + testID + `","error":"no"}`,
+	"result with an odd id":         `{"type":"invocationresult","invocation_id":"zzzzzzzz-zzzz-zzzz-zzzz-zzzzzzzzzzzz","result":1}`,
+	"pong of nobody":                `{"type":"pong"}`,
+	"ping":                          `{"type":"ping","more":[1,2]}`,
+	"second greeting":               `{"type":"workerregistered","worker_id":"other"}`,
+	"greeting with a number":        `{"type":"workerregistered","worker_id":7}`,
+	"trigger result without fields": `{"type":"triggerregistrationresult"}`,
+	"trigger result of nobody":      `{"type":"triggerregistrationresult","id":"t","trigger_type":"x","function_id":"f","error":{"code":"C","message":"m"}}`,
+	"trigger result with numbers":   `{"type":"triggerregistrationresult","id":1,"error":2}`,
+	"trigger for a provider":        `{"type":"registertrigger","id":"t","trigger_type":"none","function_id":"f","config":null}`,
+	"trigger without fields":        `{"type":"registertrigger"}`,
+	"trigger taken from a provider": `{"type":"unregistertrigger","id":"t","trigger_type":"none"}`,
+	"rejection with a number":       `{"type":"registrationrejected","code":7}`,
+	"rejection of nobody":           `{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":"a::b::c","owner_worker_id":"w"}`,
+}
+
+// TestR16NoInputHarms sends a client what no engine sends: it neither panics nor
+// leaves, and goes on to serve and to call.
+func TestR16NoInputHarms(t *testing.T) {
+	p := newPeer(t, script{})
+	c := p.client()
+	if _, err := c.HandleFunc("f", func(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	conn := p.conn(0)
+	healthy := func(t *testing.T) {
+		t.Helper()
+		if got, err := Call[string](t.Context(), c, "x::y", "still there"); err != nil || got != "still there" {
+			t.Fatalf("call afterwards: %q, %v", got, err)
+		}
+		if m := p.answered(conn.invoke("f", "1")); string(m.Result) != "1" {
+			t.Fatalf("answer afterwards: %s", m.Raw)
+		}
+	}
+	for name, message := range hostileMessages {
+		t.Run(name, func(t *testing.T) {
+			conn.send(message)
+			healthy(t)
+			_ = conn.WriteFrame(enginetest.OpBinary, true, []byte(message))
+			healthy(t)
+			for i := range message { // in frames of one byte
+				if i > 200 {
+					break
+				}
+				op := byte(enginetest.OpContinuation)
+				if i == 0 {
+					op = enginetest.OpText
+				}
+				_ = conn.WriteFrame(op, false, []byte(message[i:i+1]))
+				_ = conn.WriteFrame(enginetest.OpPing, true, []byte("between"))
+			}
+			if len(message) > 0 {
+				_ = conn.WriteFrame(enginetest.OpContinuation, true, nil)
+			}
+			healthy(t)
+		})
+	}
+	if s := c.Stats(); s.FramesMalformed < 30 || s.Reconnects != 0 {
+		t.Errorf("%d malformed messages, %d reconnects", s.FramesMalformed, s.Reconnects)
+	}
+}
+
+// TestR16BrokenFramesCostTheConnection is about what breaks the WebSocket itself: the client
+// connects again.
+func TestR16BrokenFramesCostTheConnection(t *testing.T) {
+	tests := map[string]func(c *peerConn){
+		"reserved bit":            func(c *peerConn) { _ = c.WriteFrame(enginetest.OpText|0x40, true, []byte("x")) },
+		"unknown opcode":          func(c *peerConn) { _ = c.WriteFrame(5, true, []byte("x")) },
+		"fragmented ping":         func(c *peerConn) { _ = c.WriteFrame(enginetest.OpPing, false, []byte("x")) },
+		"long ping":               func(c *peerConn) { _ = c.WriteFrame(enginetest.OpPing, true, make([]byte, 126)) },
+		"continuation of nothing": func(c *peerConn) { _ = c.WriteFrame(enginetest.OpContinuation, true, []byte("x")) },
+		"masked frame":            func(c *peerConn) { _, _ = c.Write([]byte{0x81, 0x81, 1, 2, 3, 4, 5}) },
+		"negative length":         func(c *peerConn) { _, _ = c.Write([]byte{0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255}) },
+		"no WebSocket":            func(c *peerConn) { _, _ = c.Write([]byte(strings.Repeat("HTTP/1.1 200 OK\r\n\r\n", 100))) },
+		"Close":                   func(c *peerConn) { _ = c.WriteFrame(enginetest.OpClose, true, nil) },
+		"Close with a reason":     func(c *peerConn) { _ = c.WriteFrame(enginetest.OpClose, true, []byte("\x03\xe8bye")) },
+		"broken Close":            func(c *peerConn) { _ = c.WriteFrame(enginetest.OpClose, true, []byte{3}) },
+		"message over the limit":  func(c *peerConn) { c.send(`"` + strings.Repeat("x", 1<<20) + `"`) },
+		"fragments over the limit": func(c *peerConn) {
+			_ = c.WriteFrame(enginetest.OpText, false, []byte(`"`))
+			for range 20 {
+				_ = c.WriteFrame(enginetest.OpContinuation, false, make([]byte, 60_000))
+			}
+		},
+		"frame that announces too much": func(c *peerConn) { _, _ = c.Write([]byte{0x81, 127, 0, 0, 0, 1, 0, 0, 0, 0}) },
+	}
+	for name, harm := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, w := newPeer(t, script{}), newWatch()
+				c := p.connected(w.option(), WithReadLimit(1<<20))
+				harm(p.conn(0))
+				p.conn(1)
+				synctest.Wait()
+				if got, err := Call[int](t.Context(), c, "x::y", 7); err != nil || got != 7 {
+					t.Errorf("call afterwards: %d, %v", got, err)
+				}
+				if e, _ := w.wait(t, 0, func(e watched) bool { return e.err != nil }); e.state != ConnectionStateReconnecting {
+					t.Errorf("told: %v", e)
+				}
+			})
+		})
+	}
+}
+
+// TestR16FloodsAreBounded has the engine send without reading, and without an end.
+func TestR16FloodsAreBounded(t *testing.T) {
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	floods := map[string]struct {
+		message string
+		binary  byte
+		limit   int64 // bytes that the heap may grow by; 0: 160 MiB
+	}{
+		"pings":            {`{"type":"ping"}`, enginetest.OpText, 0},
+		"WebSocket pings":  {strings.Repeat("x", 125), enginetest.OpPing, 4 << 20},
+		"unknown function": {`{"type":"invokefunction","invocation_id":"` + testID + `","function_id":"` + strings.Repeat("x", 500) + `","data":1}`, enginetest.OpText, 0},
+		"junk":             {`{"a":`, enginetest.OpText, 0},
+		"rejections":       {`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"d","function_id":"f","owner_worker_id":"w"}`, enginetest.OpText, 0},
+		"answers":          {`{"type":"invocationresult","invocation_id":"` + testID + `","result":1}`, enginetest.OpText, 0},
+	}
+	for name, flood := range floods {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{forget: true})
+				blocked := make(chan struct{})
+				c := p.connected(WithStateListener(func(ConnectionState, error) { <-blocked }))
+				defer close(blocked)
+				before := heap()
+				resume := p.conn(0).StopReading()
+				defer resume()
+				for range scale(50_000, 2_000_000) {
+					if p.conn(0).WriteFrame(flood.binary, true, []byte(flood.message)) != nil {
+						break // the client has seen enough
+					}
+				}
+				synctest.Wait()
+				grown := heap() - before
+				t.Logf("the heap grew by %d KiB", grown>>10)
+				if limit := gocmp.Or(flood.limit, 160<<20); grown > limit {
+					t.Errorf("the heap grew by %d KiB, more than %d", grown>>10, limit>>10)
+				}
+				_ = c.Close()
+			})
+		})
+	}
+}
+
+// An error frame on a connection that the engine has accepted ends that connection at most:
+// with the code of a refusal it is made again, with another code nothing happens.
+func TestR16ErrorFramesCostAtMostTheConnection(t *testing.T) {
+	for _, test := range []struct {
+		code string
+		lost bool
+	}{{"AUTH_ERROR", true}, {"LIMIT", false}, {"", false}} {
+		t.Run(test.code, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{})
+				w := newWatch()
+				c := p.connected(w.option())
+				p.conn(0).send(`{"type":"error","error":{"code":"` + test.code + `","message":"no"}}`)
+				synctest.Wait()
+				refused := slices.ContainsFunc(w.all(), func(e watched) bool {
+					var refusal *AuthError
+					return errors.As(e.err, &refusal)
+				})
+				if refused != test.lost || (c.Stats().FramesMalformed != 0) == test.lost {
+					t.Errorf("the listener received %v, %d frames were malformed", w.all(), c.Stats().FramesMalformed)
+				}
+				time.Sleep(2 * time.Second)
+				if want := map[bool]uint64{true: 1}[test.lost]; c.State() != ConnectionStateConnected || c.Err() != nil || c.Stats().Reconnects != want {
+					t.Errorf("the client is %v after %d reconnections, want connected after %d: %v", c.State(), c.Stats().Reconnects, want, c.Err())
+				}
+			})
+		})
+	}
+}
+
+// TestR16Handshake is about answers to the upgrade request.
+func TestR16Handshake(t *testing.T) {
+	const accepted = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+	tests := []struct {
+		name, answer string
+		endless      string // is sent again and again after it
+		want         string // in the error
+	}{
+		{name: "no HTTP", answer: "SSH-2.0-x\r\n\r\n", want: "connect to engine.test"},
+		{name: "not found", answer: "HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nno!", want: "404"},
+		{name: "unauthorized", answer: "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", want: "401"},
+		{name: "redirect", answer: "HTTP/1.1 302 Found\r\nLocation: http://elsewhere.test/\r\nContent-Length: 0\r\n\r\n", want: "302"},
+		{name: "no reason", answer: "HTTP/1.1 407\r\n\r\n", want: "407"},
+		{name: "wrong key", answer: accepted + "Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n", want: "bad handshake"},
+		{name: "endless header", answer: accepted, endless: "X-Header: " + strings.Repeat("x", 1000) + "\r\n", want: "too long"},
+		{name: "endless line", answer: "HTTP/1.1 101 ", endless: strings.Repeat("x", 1000), want: "too long"},
+		{name: "endless body", answer: "HTTP/1.1 500 No\r\n\r\n", endless: strings.Repeat("x", 1000), want: "500"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, err := New("ws://engine.test", WithLogger(testLogger), WithDialContext(func(context.Context, string, string) (net.Conn, error) {
+					near, far := memnet.Pipe(memnet.Capacity)
+					go func() {
+						defer far.Close()
+						if _, err := http.ReadRequest(bufio.NewReader(far)); err != nil {
+							return
+						}
+						_, _ = far.Write([]byte(test.answer))
+						for test.endless != "" {
+							if _, err := far.Write([]byte(test.endless)); err != nil {
+								return
+							}
+						}
+					}()
+					return near, nil
+				}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				err = suite.note(c.Connect(ctx))
+				if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("Connect: %v, want %q in it", err, test.want)
+				}
+			})
+		})
+	}
+	t.Run("extension", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer(t, script{})
+			c := p.client(WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+				conn, err := p.mem.DialContext(ctx, "", "")
+				return &extendingConn{Conn: conn}, err
+			}))
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if err := suite.note(c.Connect(ctx)); err == nil || !strings.Contains(err.Error(), "extension") {
+				t.Errorf("Connect: %v", err)
+			}
+		})
+	})
+}
+
+// extendingConn puts an extension into the answer to the upgrade.
+type extendingConn struct {
+	net.Conn
+	done bool
+}
+
+func (c *extendingConn) Read(p []byte) (int, error) {
+	if c.done {
+		return c.Conn.Read(p)
+	}
+	c.done = true
+	n, err := c.Conn.Read(p[:len(p)-200])
+	text := strings.Replace(string(p[:n]), "\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n", 1)
+	return copy(p, text), err
+}
+
+// liveHeap is how much memory is in use.
+func liveHeap() int {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
+// TestR11NoGoroutineIsLeft counts goroutines over many connections and over
+// answers that cannot leave.
+func TestR11NoGoroutineIsLeft(t *testing.T) {
+	t.Run("reconnects", func(t *testing.T) {
+		before := runtime.NumGoroutine()
+		n := scale(300, 10_000)
+		gained, growth := 0, 0
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer(t, script{forget: true})
+			c := p.client()
+			registerMany(t, c, 20)
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			steady := liveGoroutines()
+			half := 0
+			for i := range n {
+				if i == n/2 {
+					half = liveHeap()
+				}
+				p.conn(i).invoke("f::1", "1")
+				p.conn(i).Cut()
+				p.conn(i + 1)
+				for c.State() != ConnectionStateConnected {
+					synctest.Wait()
+				}
+				p.mu.Lock()
+				p.conns[i] = nil // the peer's memory is not what this is about
+				p.mu.Unlock()
+			}
+			synctest.Wait()
+			growth = liveHeap() - half
+			gained = liveGoroutines() - steady
+			if got := c.Stats().Reconnects; got != uint64(n) {
+				t.Errorf("%d reconnects, want %d", got, n)
+			}
+		})
+		if gained > 1 { // the handler's, which waits for more
+			t.Errorf("%d goroutines gained over %d reconnects", gained, n)
+		}
+		if t.Logf("the heap grew by %d bytes over %d reconnects", growth, n-n/2); growth > 1<<20 {
+			t.Errorf("the heap grew by %d bytes over %d reconnects", growth, n-n/2)
+		}
+		if left := leftover(before, waitLimit); left != "" {
+			t.Errorf("goroutines left:\n%s", left)
+		}
+	})
+	t.Run("answers that cannot leave", func(t *testing.T) {
+		before := runtime.NumGoroutine()
+		synctest.Test(t, func(t *testing.T) {
+			const n = 1000
+			p := newPeer(t, script{})
+			c := p.client()
+			release := make(chan struct{})
+			_, err := c.HandleFunc("f", func(context.Context, json.RawMessage) (any, error) {
+				<-release
+				return strings.Repeat("x", 10_000), nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			steady := liveGoroutines()
+			for range n {
+				p.conn(0).invoke("f", "1")
+			}
+			synctest.Wait()
+			resume := p.conn(0).StopReading()
+			close(release) // half of the answers fill the way, half wait for room
+			synctest.Wait()
+			p.conn(0).Cut()
+			resume()
+			synctest.Wait()
+			if got := c.Stats(); got.HandlersRunning != 0 || got.RepliesDropped == 0 {
+				t.Errorf("%d handlers run, %d answers dropped", got.HandlersRunning, got.RepliesDropped)
+			}
+			p.conn(1)
+			for c.State() != ConnectionStateConnected {
+				synctest.Wait()
+			}
+			synctest.Wait() // until what has connected has ended
+			if gained := liveGoroutines() - steady; gained > maxIdleWorkers {
+				t.Errorf("%d goroutines gained", gained)
+			}
+			_ = c.Close()
+		})
+		if left := leftover(before, waitLimit); left != "" {
+			t.Errorf("goroutines left:\n%s", left)
+		}
+	})
+}
+
+// watch collects what a client's state listener is told.
+type watch struct {
+	mu      sync.Mutex
+	changed chan struct{}
+	events  []watched
+}
+
+type watched struct {
+	state ConnectionState
+	err   error
+	at    time.Time
+}
+
+func newWatch() *watch { return &watch{changed: make(chan struct{})} }
+
+func (w *watch) option() Option {
+	return WithStateListener(func(s ConnectionState, err error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.events = append(w.events, watched{s, suite.note(err), time.Now()})
+		close(w.changed)
+		w.changed = make(chan struct{})
+	})
+}
+
+// wait returns the first event from the from-th on that matches, and its number.
+func (w *watch) wait(tb testing.TB, from int, match func(watched) bool) (watched, int) {
+	tb.Helper()
+	for {
+		w.mu.Lock()
+		events, changed := w.events, w.changed
+		w.mu.Unlock()
+		for ; from < len(events); from++ {
+			if match(events[from]) {
+				return events[from], from
+			}
+		}
+		select {
+		case <-changed:
+		case <-time.After(10 * waitLimit):
+			tb.Fatalf("the state listener was not told; it knows %v", events)
+		}
+	}
+}
+
+func (w *watch) all() []watched {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.events
+}
+
+func isState(s ConnectionState) func(watched) bool {
+	return func(e watched) bool { return e.state == s }
+}
+
+// registerMany registers functions f::0 … and, with each tenth, a trigger, and
+// returns the ids in the order in which they are to come: functions, then triggers, each
+// in the order of the program.
+func registerMany(tb testing.TB, c *Client, n int) (ids []string) {
+	tb.Helper()
+	var triggers []string
+	for i := range n {
+		id := fmt.Sprintf("f::%d", i)
+		if _, err := c.HandleFunc(id, func(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }); err != nil {
+			tb.Fatal(err)
+		}
+		if ids = append(ids, id); i%10 == 9 {
+			trigger := fmt.Sprintf("t::%d", i)
+			if _, err := c.Trigger(id, CustomTrigger{Type: "custom"}, WithTriggerID(trigger)); err != nil {
+				tb.Fatal(err)
+			}
+			triggers = append(triggers, trigger)
+		}
+	}
+	return append(ids, triggers...)
+}
+
+// TestR1NeverWedged cuts connections at random bytes, in random directions, while
+// the client registers and calls: it is connected again within the current delay
+// and the dial limit, and has registered everything.
+func TestR1NeverWedged(t *testing.T) {
+	longest := time.Duration(0)
+	for i := range scale(100, 1000) {
+		seed := uint64(i + 1)
+		if !t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { longest = max(longest, neverWedged(t, seed)) })
+		}) {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+	t.Logf("longest time from a cut to readiness: %v", longest)
+}
+
+func neverWedged(t *testing.T, seed uint64) (longest time.Duration) {
+	r := rand.New(rand.NewPCG(seed, 1))
+	n := int(math.Exp(r.Float64() * math.Log(2000)))
+	cuts := 1 + r.IntN(4)
+	plans := make([]enginetest.FaultPlan, cuts)
+	for i := range plans {
+		end := enginetest.FaultEnd(r.IntN(2)) // reset or close
+		if r.IntN(3) == 0 {
+			plans[i].In = enginetest.Fault{Limited: true, Limit: r.Int64N(700), Then: end}
+		} else {
+			plans[i].Out = enginetest.Fault{Limited: true, Limit: r.Int64N(int64(600 + 120*n)), Then: end}
+		}
+		if r.IntN(4) == 0 {
+			plans[i].Out.Slice, plans[i].In.Slice = 1+r.IntN(500), 1+r.IntN(100)
+		}
+	}
+	p := newPeer(t, script{})
+	proxy := p.proxy(seed, func(n int) enginetest.FaultPlan {
+		if n < cuts {
+			return plans[n]
+		}
+		return enginetest.FaultPlan{}
+	})
+	w := newWatch()
+	c := p.client(WithDialContext(proxy.DialContext), w.option())
+	ids := registerMany(t, c, n)
+
+	ctx, stop := context.WithCancel(t.Context())
+	var traffic sync.WaitGroup
+	for range 4 {
+		traffic.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = Call[int](ctx, c, "x::y", 1, WithTimeout(time.Second))
+				_ = c.Send(ctx, "x::z", 1)
+				time.Sleep(50 * time.Millisecond) // of the bubble
+			}
+		})
+	}
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// The cuts that the registrations did not reach come out of the blue.
+	links := proxy.Connections
+	from := 0
+	for links() <= cuts {
+		time.Sleep(time.Duration(r.Int64N(int64(3 * time.Second))))
+		if n := links(); n <= cuts && c.State() == ConnectionStateConnected {
+			_, from = w.wait(t, from, isState(ConnectionStateConnected))
+			proxy.Last().End(enginetest.FaultReset)
+			_, from = w.wait(t, from+1, isState(ConnectionStateConnected))
+		}
+	}
+	stop()
+	traffic.Wait()
+	if c.State() != ConnectionStateConnected {
+		w.wait(t, len(w.all()), isState(ConnectionStateConnected))
+	}
+
+	// A connection that is cut before it is ready doubles the next delay.
+	var cut, failures = time.Time{}, 0
+	for _, e := range w.all() {
+		switch {
+		case e.state == ConnectionStateReconnecting && e.err != nil && !isLost(e.err):
+			if failures++; cut.IsZero() {
+				cut = e.at
+			}
+			if limit := bound(failures); e.at.Sub(cut) > limit {
+				t.Errorf("still not connected %v after a cut", e.at.Sub(cut))
+			}
+			cut = e.at
+		case e.state == ConnectionStateConnected && !cut.IsZero():
+			took := e.at.Sub(cut)
+			if limit := bound(failures); took > limit {
+				t.Errorf("connected %v after a cut, the limit is %v", took, limit)
+			}
+			longest = max(longest, took)
+			cut, failures = time.Time{}, 0
+		}
+	}
+	var got []string
+	for _, m := range p.messages(len(p.conns)-1, "registerfunction", "registertrigger") {
+		got = append(got, m.ID)
+	}
+	if strings.Join(got, " ") != strings.Join(ids, " ") {
+		t.Errorf("%d of %d registrations on the last connection, or out of order", len(got), len(ids))
+	}
+	return longest
+}
+
+func isLost(err error) bool {
+	var lost *LostSendsError
+	return errors.As(err, &lost)
+}
+
+// bound is the longest delay after so many failures, and the dial limit.
+func bound(failures int) time.Duration {
+	return time.Duration(1.3*float64(time.Second)*math.Pow(2, float64(failures-1))) + wsconn.DialTimeout
+}
+
+// TestR3DelayStartsAgain measures the gaps between connections: after each one that
+// was ready the first step, after each that was not the next.
+func TestR3DelayStartsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{})
+		p.connected()
+		for i := range 7 {
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			p.conn(i).Cut()
+			cut := time.Now()
+			p.conn(i + 1)
+			if gap := time.Since(cut); gap < 700*time.Millisecond || gap > 1300*time.Millisecond {
+				t.Errorf("gap %d: %v, want 1s ± 30 %%", i, gap)
+			}
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		var dials []time.Time
+		p := newPeer(t, script{refuse: func(int, *http.Request) int {
+			dials = append(dials, time.Now())
+			return http.StatusServiceUnavailable
+		}})
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Second)
+		defer cancel()
+		err := suite.note(p.client().Connect(ctx))
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "503") {
+			t.Errorf("Connect: %v", err)
+		}
+		for i, step := range []time.Duration{1, 2, 4, 8, 16, 30, 30, 30} {
+			step *= time.Second
+			gap := dials[i+1].Sub(dials[i])
+			if low, high := step*7/10, min(step*13/10, 30*time.Second); gap < low || gap > high {
+				t.Errorf("gap %d: %v, want %v to %v", i, gap, low, high)
+			}
+		}
+	})
+}
+
+// TestR4SilentPeerIsNoticed is about peers that are there and say nothing.
+func TestR4SilentPeerIsNoticed(t *testing.T) {
+	// lost waits for the error that ended a connection and returns when it came.
+	lost := func(t *testing.T, w *watch) watched {
+		e, _ := w.wait(t, 0, func(e watched) bool { return e.err != nil })
+		return e
+	}
+	t.Run("black hole after readiness", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p, w := newPeer(t, script{}), newWatch()
+			c := p.connected(w.option())
+			time.Sleep(7 * time.Second)
+			synctest.Wait()
+			resume := p.conn(0).StopReading()
+			silent := time.Now()
+			_, err := Call[int](t.Context(), c, "x::y", 1, WithTimeout(time.Hour))
+			if took := time.Since(silent); !errors.Is(err, ErrConnectionLost) || took > 60*time.Second {
+				t.Errorf("call: %v after %v", err, took)
+			}
+			if took := lost(t, w).at.Sub(silent); took > 60*time.Second {
+				t.Errorf("noticed after %v", took)
+			}
+			p.conn(1)
+			resume()
+		})
+	})
+	t.Run("silence after the upgrade", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p, w := newPeer(t, script{greet: func(*peerConn) {}, noPong: true, message: func(*peerConn, *peerMessage) bool { return true }}), newWatch()
+			c := p.client(w.option())
+			began := time.Now()
+			go func() { _ = c.Connect(t.Context()) }()
+			if took := lost(t, w).at.Sub(began); took > 60*time.Second {
+				t.Errorf("noticed after %v", took)
+			}
+		})
+	})
+	t.Run("pings", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p, w := newPeer(t, script{}), newWatch()
+			c := p.connected(w.option())
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if len(w.all()) != 2 || c.State() != ConnectionStateConnected {
+				t.Errorf("an idle hour: %v", w.all())
+			}
+			if n := p.conn(0).pings.Load(); n < 179 || n > 180 {
+				t.Errorf("%d pings in an hour, want one each 20 s", n)
+			}
+		})
+	})
+	t.Run("slow large message", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p, w := newPeer(t, script{noPong: true, call: func(_ *peerConn, m *peerMessage) string { return `"` + strings.Repeat("x", 3000) + `"` }}), newWatch()
+			// Over two minutes for one answer, with nothing else coming in.
+			proxy := p.proxy(1, func(int) enginetest.FaultPlan {
+				return enginetest.FaultPlan{In: enginetest.Fault{Slice: 100, Rate: 25}}
+			})
+			c := p.client(WithDialContext(proxy.DialContext), w.option(), WithCallTimeout(time.Hour))
+			go func() { _ = c.Connect(t.Context()) }()
+			if _, err := Call[string](t.Context(), c, "x::y", 1); err != nil {
+				t.Errorf("call: %v", err)
+			}
+		})
+	})
+	t.Run("dial", func(t *testing.T) {
+		for name, dial := range map[string]func(ctx context.Context) (net.Conn, error){
+			"no connection": func(ctx context.Context) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() },
+			"no answer":     func(context.Context) (net.Conn, error) { near, _ := memnet.Pipe(1 << 20); return near, nil },
+			"nobody reads":  func(context.Context) (net.Conn, error) { near, _ := memnet.Pipe(10); return near, nil },
+			"a byte a second": func(context.Context) (net.Conn, error) {
+				near, far := memnet.Pipe(1 << 20)
+				go func() {
+					for _, c := range []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n") {
+						if _, err := far.Write([]byte{c}); err != nil {
+							return
+						}
+						time.Sleep(time.Second)
+					}
+				}()
+				return near, nil
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWatch()
+					c, err := New("ws://engine.test", WithLogger(testLogger), w.option(),
+						WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }))
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer c.Close()
+					began := time.Now()
+					go func() { _ = c.Connect(t.Context()) }()
+					if took := lost(t, w).at.Sub(began); took != wsconn.DialTimeout {
+						t.Errorf("dial given up after %v", took)
+					}
+					_ = c.Close()
+					time.Sleep(time.Second) // in which the other side notices
+				})
+			})
+		}
+	})
+	t.Run("write", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p, w := newPeer(t, script{}), newWatch()
+			c := p.connected(w.option())
+			resume := p.conn(0).StopReading()
+			began := time.Now()
+			for range 20 { // more than the pipe takes
+				go func() { _ = c.Send(t.Context(), "x::y", strings.Repeat("x", 64<<10)) }()
+			}
+			if took := lost(t, w).at.Sub(began); took != wsconn.WriteTimeout {
+				t.Errorf("blocked write noticed after %v", took)
+			}
+			resume()
+		})
+	})
+}
+
+// blockedPeers are the ways in which an engine can keep a client waiting. Each
+// makes a client and returns when it is stuck.
+var blockedPeers = map[string]func(t *testing.T) *Client{
+	"never answers": func(t *testing.T) *Client {
+		return newPeer(t, script{message: unanswered}).connected(WithDrainTimeout(time.Millisecond))
+	},
+	"has stopped reading": func(t *testing.T) *Client {
+		p := newPeer(t, script{})
+		c := p.connected(WithDrainTimeout(time.Millisecond))
+		t.Cleanup(p.conn(0).StopReading())
+		for range 200 {
+			go func() { _ = c.Send(context.Background(), "x::y", strings.Repeat("x", 64<<10)) }()
+		}
+		synctest.Wait()
+		if s := c.Stats(); s.FramesSent > 50 {
+			t.Fatalf("%d messages were written: nothing is stuck", s.FramesSent)
+		}
+		return c
+	},
+	"cannot be dialled": func(t *testing.T) *Client {
+		p := newPeer(t, script{})
+		c := p.client(WithDrainTimeout(time.Millisecond), WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}))
+		go func() { _ = c.Connect(context.Background()) }()
+		synctest.Wait()
+		return c
+	},
+	"has gone": func(t *testing.T) *Client {
+		var gone atomic.Bool
+		p := newPeer(t, script{refuse: func(int, *http.Request) int {
+			if gone.Load() {
+				return http.StatusBadGateway
+			}
+			return 0
+		}})
+		c := p.connected(WithDrainTimeout(time.Millisecond))
+		gone.Store(true)
+		p.conn(0).Cut()
+		time.Sleep(time.Minute) // of the bubble: in the middle of a delay
+		if err := c.Send(context.Background(), "x::y", 1); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	},
+	"never registers": func(t *testing.T) *Client {
+		p := newPeer(t, script{greet: func(*peerConn) {}, message: func(*peerConn, *peerMessage) bool { return true }})
+		c := p.client(WithDrainTimeout(time.Millisecond))
+		go func() { _ = c.Connect(context.Background()) }()
+		synctest.Wait()
+		return c
+	},
+	"was never dialled": func(t *testing.T) *Client {
+		return newPeer(t, script{}).client(WithDrainTimeout(time.Millisecond), WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}))
+	},
+	"waits for a handler": func(t *testing.T) *Client {
+		p := newPeer(t, script{message: unanswered})
+		c := p.client(WithDrainTimeout(time.Millisecond))
+		stuck := make(chan struct{})
+		t.Cleanup(func() { close(stuck) })
+		if _, err := c.HandleFunc("stuck", func(context.Context, json.RawMessage) (any, error) { <-stuck; return nil, nil }); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		p.conn(0).invoke("stuck", "null")
+		synctest.Wait()
+		return c
+	},
+}
+
+// blockingMethods are the methods that take a context.
+var blockingMethods = map[string]func(ctx context.Context, c *Client) error{
+	"Call": func(ctx context.Context, c *Client) error { return c.Call(ctx, "x::y", 1, nil, WithTimeout(time.Hour)) },
+	"Send": func(ctx context.Context, c *Client) error { return c.Send(ctx, "x::y", 1, WithTimeout(time.Hour)) },
+	"Enqueue": func(ctx context.Context, c *Client) error {
+		_, err := c.Enqueue(ctx, "q", "x::y", 1, WithTimeout(time.Hour))
+		return err
+	},
+	"large Call": func(ctx context.Context, c *Client) error {
+		return c.Call(ctx, "x::y", strings.Repeat("x", 1<<20), nil, WithTimeout(time.Hour))
+	},
+	"Connect":  func(ctx context.Context, c *Client) error { return c.Connect(ctx) },
+	"Run":      func(ctx context.Context, c *Client) error { return c.Run(ctx) },
+	"Shutdown": func(ctx context.Context, c *Client) error { return c.Shutdown(ctx) },
+	"CreateChannel": func(ctx context.Context, c *Client) error {
+		w, r, err := c.CreateChannel(ctx)
+		if err == nil {
+			_, _ = w.Close(), r.Close()
+		}
+		return err
+	},
+	"OpenWriter": func(ctx context.Context, c *Client) error {
+		w, err := c.OpenWriter(ctx, StreamChannelRef{ChannelID: "c", AccessKey: "k", Direction: StreamChannelDirectionWrite})
+		if err == nil {
+			_ = w.Close()
+		}
+		return err
+	},
+	"OpenReader": func(ctx context.Context, c *Client) error {
+		r, err := c.OpenReader(ctx, StreamChannelRef{ChannelID: "c", AccessKey: "k", Direction: StreamChannelDirectionRead})
+		if err == nil {
+			_ = r.Close()
+		}
+		return err
+	},
+}
+
+// promptly is how long a method may take after its context has ended.
+const promptly = 50 * time.Millisecond
+
+// TestR9MethodsReturn calls every blocking method of a client against every peer
+// that is stuck, and measures how long after the end of its context it returns.
+func TestR9MethodsReturn(t *testing.T) {
+	longest := time.Duration(0)
+	for peerName, stuck := range blockedPeers {
+		for name, method := range blockingMethods {
+			t.Run(name+" of a peer that "+peerName, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					c := stuck(t)
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					began := time.Now()
+					err := suite.note(method(ctx, c))
+					took := time.Since(began) - time.Second
+					longest = max(longest, took)
+					if took > promptly {
+						t.Errorf("%v, %v after the end of its context", err, took)
+					}
+				})
+			})
+		}
+	}
+	t.Logf("longest time after the end of a context: %v (virtual)", longest)
+}
+
+// TestR9RegistrationsDoNotWait calls what takes no context: it returns without
+// anything else happening, whatever the peer does.
+func TestR9RegistrationsDoNotWait(t *testing.T) {
+	for peerName, stuck := range blockedPeers {
+		t.Run(peerName, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := stuck(t)
+				began := time.Now()
+				f, err := c.HandleFunc("a::b", func(context.Context, json.RawMessage) (any, error) { return nil, nil })
+				if err != nil {
+					t.Fatal(err)
+				}
+				tr, err := c.Trigger("a::b", CustomTrigger{Type: "x"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _, _, _, _, _ = c.State(), c.Stats(), c.WorkerID(), c.Err(), f.Err(), tr.Err()
+				if err := tr.Unregister(); err != nil {
+					t.Error(err)
+				}
+				if err := f.Unregister(); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(began); took != 0 {
+					t.Errorf("registrations took %v", took)
+				}
+				if err := c.Close(); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(began); took > promptly {
+					t.Errorf("Close took %v", took)
+				}
+			})
+		})
+	}
+}
+
+// TestCallWithoutConnect tells why a call is not connected that never could be.
+func TestCallWithoutConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{})
+		c := p.client()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := c.Call(ctx, "f", 1, nil)
+		const want = "iii: call f: not connected, since neither Connect nor Run was called: context deadline exceeded"
+		if err == nil || err.Error() != want || !errors.Is(err, ErrNotConnected) || !SafeToRetry(err) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+		_ = c.Close()
+	})
+}
+
+// TestConnectTellsWhatIsThere tries a server that takes connections and is no engine,
+// and an address at which nobody answers.
+func TestConnectTellsWhatIsThere(t *testing.T) {
+	for name, test := range map[string]struct {
+		options []Option
+		want    string
+	}{
+		"no engine": {nil, "has taken the connection, and not yet the worker"},
+		"nobody": {[]Option{WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})}, "has not answered yet"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{greet: func(*peerConn) {}, message: func(*peerConn, *peerMessage) bool { return true }})
+				c := p.client(test.options...)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if err := c.Connect(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("got %v, want %q in it", err, test.want)
+				}
+			})
+		})
+	}
+}
+
+// TestCallInAnEndedContext is not sent, and does not say that there is no connection.
+func TestCallInAnEndedContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newPeer(t, script{}).client()
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		err := c.Call(ctx, "f", 1, nil)
+		const want = "iii: call f: not sent: context canceled"
+		if err == nil || err.Error() != want || !errors.Is(err, ErrNotConnected) || !errors.Is(err, context.Canceled) || !SafeToRetry(err) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	})
+}
+
+// secretAddresses hold secrets and are no addresses, each for another reason.
+var secretAddresses = []string{
+	"ws://user:" + secretPassword + "@engine.test:port",
+	"ws://user:" + secretPassword + "@engine.test:99999999999",
+	"ws://user:" + secretPassword + "/x@engine.test",
+	"ws://user:" + secretPassword + "%zz@engine.test",
+	"ws://user:" + secretPassword + "\x7f@engine.test",
+	"ws://user:" + secretPassword + "@[::1",
+	"ws://user:" + secretPassword + "@",
+	"ftp://user:" + secretPassword + "@engine.test",
+	secretPassword + "://engine.test",
+	secretPassword + ":x@engine.test",
+	secretPassword,
+	"ws://?token=" + secretQuery,
+	"engine.test/?token=" + secretQuery,
+	"://" + secretPassword,
+	"%zz" + secretPassword,
+}
+
+func TestR19BadAddresses(t *testing.T) {
+	for _, address := range secretAddresses {
+		c, err := New(address)
+		if err == nil {
+			_ = c.Close()
+			t.Errorf("%q is taken", address)
+			continue
+		}
+		for _, secret := range []string{secretPassword, secretQuery} {
+			if text := fmt.Sprintf("%v %+v %#v", err, err, err); strings.Contains(text, secret) {
+				t.Errorf("%q: the error holds the secret: %s", address, text)
+			}
+		}
+	}
+}
+
+// TestR19NoSecretIsTold connects with secrets in every place that can hold one, has
+// everything go wrong, and searches logs and errors.
+func TestR19NoSecretIsTold(t *testing.T) {
+	found := &collector{secrets: suite.secrets}
+	options := func(p *peer, more ...Option) []Option {
+		return append([]Option{
+			WithDialContext(p.mem.DialContext), WithHeader(http.Header{"X-Api-Key": {secretHeader}, "Cookie": {"session=" + secretHeader}}),
+			WithLogger(slog.New(slog.NewJSONHandler(found, &slog.HandlerOptions{Level: slog.LevelDebug}))),
+			WithStateListener(func(_ ConnectionState, err error) { found.note(err) }),
+		}, more...)
+	}
+	address := "ws://user:" + secretPassword + "@engine.test/path?token=" + secretQuery
+	attempt := func(t *testing.T, p *peer, more ...Option) {
+		t.Helper()
+		c, err := New(address, options(p, more...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		if err := found.note(c.Connect(ctx)); err == nil {
+			t.Error("connected")
+		}
+		found.note(c.Call(ctx, "x::y", 1, nil))
+		found.note(c.Err())
+	}
+	scenarios := map[string]func(t *testing.T){
+		"refused": func(t *testing.T) {
+			for _, status := range []int{301, 401, 403, 404, 500} {
+				var seen atomic.Int32
+				attempt(t, newPeer(t, script{refuse: func(_ int, r *http.Request) int {
+					basic := base64.StdEncoding.EncodeToString([]byte("user:" + secretPassword))
+					if r.Header.Get("X-Api-Key") == secretHeader && r.Header.Get("Authorization") == "Basic "+basic && r.URL.Query().Get("token") == secretQuery {
+						seen.Add(1)
+					}
+					return status
+				}}))
+				if seen.Load() == 0 {
+					t.Error("the secrets were not sent: the test shows nothing")
+				}
+			}
+		},
+		"not authenticated": func(t *testing.T) {
+			attempt(t, newPeer(t, script{greet: func(c *peerConn) {
+				c.send(`{"type":"error","error":{"code":"AUTH_ERROR","message":"who are you?"}}`)
+			}}))
+		},
+		"name taken": func(t *testing.T) {
+			attempt(t, newPeer(t, script{greet: func(c *peerConn) {
+				c.welcome()
+				c.send(`{"type":"registrationrejected","code":"WORKER_NAMESPACE_CONFLICT","namespace":"d","worker_name":"w","owner_worker_id":"o"}`)
+			}}))
+		},
+		"cut in the greeting": func(t *testing.T) { attempt(t, newPeer(t, script{greet: (*peerConn).Cut})) },
+		"odd greeting": func(t *testing.T) {
+			p := newPeer(t, script{greet: func(c *peerConn) {
+				c.send(`{"type":"workerregistered","worker_id":7,"reattach_token":"` + tokenMark + `"}`)
+				c.send(`{"type":"workerregistered","worker_id":"w","reattach_token":{"t":"` + tokenMark + `"}}`)
+				c.send(`{"type":"workerregistered","reattach_token":"` + tokenMark + ``)
+				c.Cut()
+			}})
+			attempt(t, p)
+		},
+		"reconnects": func(t *testing.T) {
+			p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool {
+				if m.FunctionID == "x::cut" {
+					c.Cut()
+				}
+				return false
+			}})
+			c, err := New(address, options(p)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			registerMany(t, c, 20)
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for range 5 {
+				found.note(c.Call(t.Context(), "x::cut", 1, nil))
+				found.note(c.Send(t.Context(), "x::cut", 1))
+				found.note(c.Call(t.Context(), "x::y", 1, nil))
+			}
+			var token bool
+			for _, m := range p.messages(-1, "reattach") {
+				token = token || strings.Contains(m.ReattachToken, tokenMark)
+			}
+			if !token {
+				t.Error("no reattach token was sent: the test shows nothing")
+			}
+			_, err = c.HandleFunc("x", func(context.Context, json.RawMessage) (any, error) { return nil, nil })
+			found.note(err)
+			found.note(fmt.Errorf("%+v", c.Stats()))
+			found.note(c.Shutdown(t.Context()))
+		},
+		"gone": func(t *testing.T) {
+			p := newPeer(t, script{})
+			p.server.Refuse()
+			attempt(t, p)
+		},
+		"TLS that is none": func(t *testing.T) {
+			p := newPeer(t, script{})
+			c, err := New(strings.Replace(address, "ws:", "wss:", 1), options(p)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			found.note(c.Connect(ctx))
+		},
+	}
+	for name, scenario := range scenarios {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, scenario) })
+	}
+	lines, leaks := found.result()
+	if lines < 50 {
+		t.Errorf("%d log lines and errors: the test shows nothing", lines)
+	}
+	if len(leaks) > 0 {
+		t.Errorf("secrets are told:\n%s", strings.Join(leaks, "\n"))
+	}
+	found.note(fmt.Errorf("planted: %s", tokenMark))
+	if _, leaks := found.result(); len(leaks) != 1 {
+		t.Error("the search does not find a planted secret")
+	}
+}
+
+// paddedJSON is a JSON string of so many bytes.
+func paddedJSON(size int) json.RawMessage {
+	b := bytes.Repeat([]byte{'x'}, size)
+	b[0], b[size-1] = '"', '"'
+	return b
+}
+
+// TestR21SizeNeverKillsALink sends and receives messages around the engine's limits, of
+// 16 MiB for a frame and 64 MiB for a message.
+func TestR21SizeNeverKillsALink(t *testing.T) {
+	sizes := []int{17, 65}
+	switch {
+	case *soak:
+		sizes = []int{15, 17, 40, 63, 65}
+	case raceEnabled:
+		sizes = []int{2} // that it is more than one frame shows as well
+	}
+	type arrival struct{ bytes, frames int }
+	arrivals := make(chan arrival, 1)
+	p := newPeer(t, script{forget: true, message: func(c *peerConn, m *peerMessage) bool {
+		switch m.FunctionID {
+		case "x::y", "grow":
+			arrivals <- arrival{len(m.Raw), m.Frames}
+			if m.Type == "invokefunction" {
+				c.result(m, `true`)
+				return true
+			}
+			if m.Error != nil {
+				arrivals <- arrival{frames: -1}
+			}
+		}
+		return false
+	}})
+	p.mem.Capacity = 8 << 20
+	c := p.client()
+	_, err := Handle(c, "grow", func(_ context.Context, size int) (json.RawMessage, error) { return paddedJSON(size), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fragments := func(t *testing.T, a arrival, size int) {
+		t.Helper()
+		if a.bytes < size || a.frames < size>>20 {
+			t.Errorf("arrived: %d bytes in %d frames, of %d bytes", a.bytes, a.frames, size)
+		}
+	}
+	for _, mib := range sizes {
+		size, fits := mib<<20, mib < 64
+		t.Run(fmt.Sprintf("call of %d MiB", mib), func(t *testing.T) {
+			err := suite.note(c.Call(t.Context(), "x::y", paddedJSON(size), nil, WithTimeout(5*time.Minute)))
+			switch {
+			case fits && err == nil:
+				fragments(t, <-arrivals, size)
+			case fits || !errors.Is(err, ErrMessageTooLarge) || !SafeToRetry(err):
+				t.Errorf("call: %v", err)
+			}
+		})
+		t.Run(fmt.Sprintf("result of %d MiB", mib), func(t *testing.T) {
+			p.conn(0).invoke("grow", fmt.Sprint(size))
+			a := <-arrivals
+			if fits {
+				fragments(t, a, size)
+			} else if refusal := <-arrivals; refusal.frames != -1 || a.bytes > 1000 {
+				t.Errorf("arrived: %+v", a)
+			}
+		})
+		t.Run(fmt.Sprintf("answer of %d MiB", mib), func(t *testing.T) {
+			if !fits {
+				return // the engine sends none
+			}
+			var got json.RawMessage
+			q := newPeer(t, script{forget: true, call: func(*peerConn, *peerMessage) string { return string(paddedJSON(size)) }})
+			q.mem.Capacity = 8 << 20
+			if err := q.connected().Call(t.Context(), "x::y", 1, &got, WithTimeout(5*time.Minute)); err != nil || len(got) != size {
+				t.Errorf("answer of %d bytes, %v", len(got), err)
+			}
+		})
+	}
+	if s := c.Stats(); s.Reconnects != 0 || c.State() != ConnectionStateConnected {
+		t.Errorf("%d reconnects, %v", s.Reconnects, c.State())
+	}
+}
+
+// TestR21Limit is about the last byte.
+func TestR21Limit(t *testing.T) {
+	inv := invocation{functionID: "x::y"}
+	b := newBuffer()
+	if err := encodeInvoke(b, &inv, json.RawMessage(`""`)); err != nil {
+		t.Fatal(err)
+	}
+	envelope := b.Len() - 2
+	for _, test := range []struct {
+		size int
+		fits bool
+	}{{messageTooLarge - 1, true}, {messageTooLarge, false}} {
+		if raceEnabled && test.fits {
+			continue // the other one says enough, in half the time
+		}
+		b.Reset()
+		err := encodeInvoke(b, &inv, paddedJSON(test.size-envelope))
+		if b.Len() != test.size && test.fits || errors.Is(err, ErrMessageTooLarge) == test.fits {
+			t.Errorf("message of %d bytes: %d, %v", test.size, b.Len(), err)
+		}
+	}
+}
+
+// R13: everything that was recorded arrives, though the engine's side is killed a
+// hundred times in the middle of flushes.
+func TestR13TelemetryArrives(t *testing.T) {
+	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { recordWhileKilled(t, newOtelPeer(t, otelScript{}), kind) })
+		})
+	}
+	t.Run("tcp", func(t *testing.T) { recordWhileKilled(t, newTCPOtelPeer(t, otelScript{}), "after the frame") })
+}
+
+func recordWhileKilled(t *testing.T, p *otelPeer, kind string) {
+	const kills = 100
+	var seen atomic.Int64
+	n := 0
+	p.script.frame = func(c *otelConn, _ []byte) bool {
+		if count := seen.Add(1); c.n < kills && kind != "pong lost" && count%23 == 0 {
+			c.kill()
+			return kind == "after the frame"
+		}
+		return true
+	}
+	p.script.ping = func(c *otelConn, _ []byte) bool {
+		if c.n < kills && kind == "pong lost" && c.pings == 3 {
+			c.kill()
+			return true
+		}
+		return false
+	}
+	tel := p.telemetry(OtelConfig{ReconnectionConfig: &ReconnectionConfig{InitialDelayMs: 1, MaxDelayMs: 5}})
+	counter, err := tel.Meter().Int64Counter("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.conns) > kills
+	}
+	for ; n < 1500 || n < 15_000 && !killed(); n++ {
+		ctx, span := tel.Tracer().Start(t.Context(), fmt.Sprint(n))
+		tel.Logger().Info(ctx, fmt.Sprint(n), nil)
+		counter.Add(ctx, 1)
+		span.End()
+		if n%50 == 49 {
+			if err := tel.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := tel.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stats := tel.Connection().Stats()
+	if stats.Reconnects < kills {
+		t.Errorf("%d kills, want %d", stats.Reconnects, kills)
+	}
+	spans, logs, metrics := map[any]int{}, map[any]int{}, map[any]int{}
+	_, docs := p.documents(t)
+	for _, doc := range docs {
+		enginetest.Each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) {
+			if enginetest.At(s, "endTimeUnixNano") != "0" {
+				spans[enginetest.At(s, "name")]++
+			}
+		})
+		enginetest.Each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) { logs[enginetest.At(r, "body", "stringValue")]++ })
+		enginetest.Each(doc, []string{"resourceMetrics", "scopeMetrics", "metrics"}, func(m any) { metrics[enginetest.At(m, "sum", "dataPoints", 0, "asInt")]++ })
+	}
+	lost := 0
+	for i := range n {
+		for _, records := range []map[any]int{spans, logs} {
+			if records[fmt.Sprint(i)] == 0 {
+				lost++
+			}
+		}
+	}
+	if lost > 0 || metrics[fmt.Sprint(n)] == 0 || len(metrics) < n/50 {
+		t.Errorf("%d spans and logs were lost; %d states of the counter came", lost, len(metrics))
+	}
+	if stats.Dropped() != 0 || stats.Lost != (RecordLosses{}) {
+		t.Errorf("stats: %+v", stats)
+	}
+	t.Logf("%d kills: of %d spans, %d log records and %d metrics %d were lost; %d frames of %d were sent again",
+		stats.Reconnects, n, n, n/50+1, lost, stats.Retried, stats.Sent)
+}
+
+// R14: Flush returns only after the pong to a ping that was sent behind the last
+// frame: an earlier one says nothing of it.
+func TestR14FlushMeansReceived(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type heldPing struct {
+			payload []byte
+			frames  int // that had come before it
+		}
+		var mu sync.Mutex
+		var held []heldPing
+		frames := 0
+		p := newOtelPeer(t, otelScript{
+			frame: func(*otelConn, []byte) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				frames++
+				return true
+			},
+			ping: func(_ *otelConn, payload []byte) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				held = append(held, heldPing{append([]byte{}, payload...), frames})
+				return true
+			},
+		})
+		tel := p.telemetry(OtelConfig{})
+		emitLog(tel, t.Context(), "early")
+		c := p.conn(0)
+		synctest.Wait()
+		for i := range 20 {
+			_, span := tel.Tracer().Start(t.Context(), fmt.Sprint(i))
+			span.End()
+			emitLog(tel, t.Context(), fmt.Sprint(i))
+		}
+		flushed := make(chan error, 1)
+		go func() { flushed <- tel.Flush(t.Context()) }()
+		last, answered := 0, 0
+		for {
+			synctest.Wait()
+			mu.Lock()
+			pings, all := held, frames
+			mu.Unlock()
+			if answered == len(pings) {
+				break
+			}
+			if len(flushed) > 0 && last < all {
+				t.Fatalf("Flush returned; the last pong was to a ping behind frame %d of %d", last, all)
+			}
+			last = pings[answered].frames
+			if answered > 0 && bytes.Equal(pings[answered].payload, pings[answered-1].payload) {
+				t.Errorf("two pings behind frame %d", last)
+			}
+			c.pong(pings[answered].payload)
+			answered++
+		}
+		if err := <-flushed; err != nil {
+			t.Fatal(err)
+		}
+		if answered < 2 || last != frames || frames < 42 {
+			t.Errorf("%d pings, the last behind frame %d of %d", answered, last, frames)
+		}
+		t.Logf("%d frames, %d pings", frames, answered)
+	})
+}
+
+// R15: recording does not wait for the network: while the engine does not read, and
+// while there is none, no time goes by, though the queues are full. How long a
+// record takes is what BenchmarkLogRecord measures.
+func TestR15RecordingNeverWaits(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		t.Run(fmt.Sprintf("away=%v", away), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newOtelPeer(t, otelScript{})
+				var tel *Telemetry
+				cfg := OtelConfig{ChannelCapacity: ptr(uint64(10))}
+				if away {
+					p.close()
+					tel = p.telemetry(cfg)
+				} else {
+					tel = p.telemetry(cfg)
+					defer p.conn(0).StopReading()()
+				}
+				counter, err := tel.Meter().Int64Counter("c")
+				if err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				for range 10_000 {
+					ctx, span := tel.Tracer().Start(t.Context(), "s")
+					tel.Logger().Info(ctx, "hello", map[string]int{"n": 1})
+					counter.Add(ctx, 1)
+					span.End()
+				}
+				if took := time.Since(began); took != 0 {
+					t.Errorf("recording waited for %v", took)
+				}
+				if stats := tel.Connection().Stats(); stats.Logs.Full+stats.Traces.Full+stats.Lost.Overflowed == 0 {
+					t.Errorf("nothing was full: %+v", stats)
+				}
+			})
+		})
+	}
+}
+
+// R19: no secret of the address, the headers or a variable is in an error or in
+// what is logged about telemetry.
+func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
+	found := &collector{secrets: suite.secrets}
+	log := slog.New(slog.NewJSONHandler(found, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	handler := otel.GetErrorHandler()
+	defer otel.SetErrorHandler(handler)
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { found.note(err) }))
+
+	for _, address := range secretAddresses {
+		_, err := NewSharedEngineConnection(address)
+		if found.note(err) == nil {
+			t.Errorf("%q is taken", address)
+		}
+		_, err = StartTelemetry(t.Context(), OtelConfig{EngineWSURL: &address})
+		found.note(err)
+		t.Setenv("III_URL", address)
+		_, err = StartTelemetry(t.Context(), OtelConfig{})
+		found.note(err)
+	}
+	clearTelemetryEnv(t)
+	for _, name := range telemetryVariables {
+		// OpenTelemetry itself tells what is wrong in its own variable.
+		if name != "III_URL" && name != "OTEL_RESOURCE_ATTRIBUTES" {
+			t.Setenv(name, "="+secretHeader+","+secretPassword)
+		}
+	}
+
+	refuse := func(status int) func(int, *http.Request) int { return func(int, *http.Request) int { return status } }
+	greet := func(text string) func(*otelConn) {
+		return func(c *otelConn) {
+			_ = c.WriteFrame(enginetest.OpText, true, []byte(text))
+			c.kill()
+		}
+	}
+	for name, script := range map[string]otelScript{
+		"redirected": {refuse: refuse(301)}, "not authenticated": {refuse: refuse(401)}, "failing": {refuse: refuse(500)},
+		"refused": {greet: greet(`{"type":"error","error":{"code":"AUTH_ERROR","message":"who are you?"}}`)},
+		"odd":     {greet: greet("\x00")}, "cut": {greet: (*otelConn).kill},
+		"silent": {ping: func(*otelConn, []byte) bool { return true }},
+	} {
+		for _, logged := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s logged=%v", name, logged), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					sent := false
+					refuses := script.refuse
+					script.refuse = func(n int, r *http.Request) int {
+						_, password, _ := r.BasicAuth()
+						sent = sent || r.Header.Get("X-Api-Key") == secretHeader && password == secretPassword && r.URL.Query().Get("token") == secretQuery
+						if refuses != nil {
+							return refuses(n, r)
+						}
+						return 0
+					}
+					p := newOtelPeer(t, script)
+					options := []ConnectionOption{
+						WithConnectionDialContext(p.mem.DialContext), WithConnectionHeader(http.Header{"X-Api-Key": {secretHeader}}),
+						WithConnectionStateListener(func(_ ConnectionState, err error) { found.note(err) }), WithConnectionQueue(2, 1<<20),
+					}
+					if logged {
+						options = append(options, WithConnectionLogger(log))
+					}
+					tel, err := StartTelemetry(t.Context(), OtelConfig{
+						EngineWSURL: ptr("ws://user:" + secretPassword + "@engine.test/path?token=" + secretQuery), Enabled: ptr(true), LogsEnabled: ptr(true),
+					}, WithTelemetryConnection(options...))
+					if err != nil {
+						t.Fatal(err)
+					}
+					for range 5 {
+						emitLog(tel, t.Context(), "hello")
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+					defer cancel()
+					found.note(tel.Flush(ctx))
+					found.note(tel.Shutdown(t.Context()))
+					found.note(tel.Connection().Send(OtelMessage{Prefix: otlpjson.PrefixLogs}))
+					found.note(fmt.Errorf("%+v %v", tel.Connection().Stats(), tel.Connection().State()))
+					if !sent {
+						t.Error("the secrets were not sent: the test shows nothing")
+					}
+				})
+			})
+		}
+	}
+	lines, leaks := found.result()
+	if lines < 100 {
+		t.Errorf("%d log lines and errors: the test shows nothing", lines)
+	}
+	if len(leaks) > 0 {
+		t.Errorf("secrets are told:\n%s", strings.Join(leaks, "\n"))
+	}
+	t.Logf("%d log lines and errors", lines)
+}
+
+// The start of a span comes before its end, and once at most, whatever happens:
+// the connection dies again and again, the queue overflows, spans are long and short.
+func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
+	var starts, ends, dropped, kills uint64
+	for seed := range uint64(scale(25, 1000)) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 9))
+			p := newOtelPeer(t, otelScript{})
+			var mu sync.Mutex
+			killing := rand.New(rand.NewPCG(seed, 10)) // of the goroutines that read
+			p.script.frame = func(c *otelConn, _ []byte) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				if c.n < 20 && killing.IntN(30) == 0 {
+					c.kill()
+					return killing.IntN(2) == 0
+				}
+				return true
+			}
+			tel := p.telemetry(OtelConfig{
+				SpansFlushIntervalMs: ptr(random.Uint64N(20)), ChannelCapacity: ptr(5 + random.Uint64N(60)),
+				ReconnectionConfig: &ReconnectionConfig{InitialDelayMs: 1, MaxDelayMs: 4, MaxPendingMessages: random.Uint64N(20)},
+			})
+			var workers sync.WaitGroup
+			for range 4 {
+				own := rand.New(rand.NewPCG(random.Uint64(), 11))
+				workers.Go(func() {
+					for range 60 {
+						_, span := tel.Tracer().Start(t.Context(), "s")
+						if own.IntN(3) > 0 {
+							time.Sleep(time.Duration(own.IntN(3000)) * time.Microsecond)
+						}
+						span.End()
+					}
+				})
+			}
+			workers.Wait()
+			_ = tel.Shutdown(t.Context()) // what the overflow has cost is an error
+			started, ended := map[any]int{}, map[any]bool{}
+			_, docs := p.documents(t)
+			for _, doc := range docs {
+				enginetest.Each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) {
+					id := enginetest.At(s, "spanId")
+					switch {
+					case enginetest.At(s, "endTimeUnixNano") != "0":
+						ended[id] = true
+					case ended[id]:
+						t.Errorf("seed %d: the start of span %v came after its end", seed, id)
+					default:
+						if started[id]++; started[id] > 1 {
+							t.Errorf("seed %d: the start of span %v came twice", seed, id)
+						}
+					}
+				})
+			}
+			stats := tel.Connection().Stats()
+			starts, ends = starts+uint64(len(started)), ends+uint64(len(ended))
+			dropped, kills = dropped+stats.LiveSpans.Frames()+stats.Traces.Frames(), kills+stats.Reconnects
+		})
+		if t.Failed() {
+			return
+		}
+	}
+	if starts == 0 || ends == 0 || dropped == 0 || kills == 0 {
+		t.Error("nothing was started, ended, dropped or killed: the test shows nothing")
+	}
+	t.Logf("%d starts and %d ends came; %d frames were dropped, %d connections killed", starts, ends, dropped, kills)
+}
+
+// What is too large for one frame leaves in several, and each record comes once.
+func TestTelemetrySplitsLargeBatches(t *testing.T) {
+	p := newOtelPeer(t, otelScript{})
+	tel := p.telemetry(OtelConfig{LiveSpans: ptr(false), LogsBatchSize: ptr(uint64(512)), LogsFlushIntervalMs: ptr(uint64(3_600_000)), SpansFlushIntervalMs: ptr(uint64(3_600_000))})
+	const n = 50
+	for i := range n {
+		text := strings.Repeat("x", 240_000+i*1000)
+		_, span := tel.Tracer().Start(t.Context(), fmt.Sprint(i), trace.WithAttributes(attribute.String("text", text)))
+		span.End()
+		tel.Logger().Info(t.Context(), fmt.Sprint(i), text)
+	}
+	if err := tel.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]int{}
+	prefixes, docs := p.documents(t)
+	for _, doc := range docs {
+		enginetest.Each(doc, []string{"resourceSpans", "scopeSpans", "spans"}, func(s any) { seen[fmt.Sprint("span ", enginetest.At(s, "name"))]++ })
+		enginetest.Each(doc, []string{"resourceLogs", "scopeLogs", "logRecords"}, func(r any) { seen[fmt.Sprint("log ", enginetest.At(r, "body", "stringValue"))]++ })
+	}
+	want := map[string]int{}
+	for i := range n {
+		want[fmt.Sprint("span ", i)], want[fmt.Sprint("log ", i)] = 1, 1
+	}
+	if diff := cmp.Diff(want, seen); diff != "" {
+		t.Errorf("records by how often they came (-want +got):\n%s", diff)
+	}
+	if stats := tel.Connection().Stats(); len(prefixes) < 4 || stats.Reconnects != 0 || stats.Lost != (RecordLosses{}) {
+		t.Errorf("%d frames, stats %+v", len(prefixes), stats)
+	}
+}
+
+// A peer that takes nothing for long is given up by the deadline of a write, and
+// nothing is lost.
+func TestTelemetryWriteDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{})
+		s := p.connection()
+		c := p.conn(0)
+		resume := c.StopReading()
+		defer resume()
+		began := time.Now()
+		var want []string
+		for i := range 3 {
+			data := strings.Repeat(fmt.Sprint(i), 1<<20)
+			want = append(want, otlpjson.PrefixLogs+data)
+			if err := s.Send(OtelMessage{Prefix: otlpjson.PrefixLogs, Data: []byte(data)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.conn(1)
+		if took := time.Since(began); took > 30*time.Second {
+			t.Errorf("the connection was given up after %v", took)
+		}
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, p.received()); diff != "" {
+			t.Errorf("frames differ")
+		}
+	})
+}
+
+// A dial that never ends is given up, and tried again.
+func TestTelemetryDialDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{})
+		began, attempts := time.Now(), 0
+		var second time.Duration
+		dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if attempts++; attempts == 1 {
+				<-ctx.Done()
+				return nil, errors.Join(os.ErrDeadlineExceeded, ctx.Err())
+			}
+			second = time.Since(began)
+			return p.mem.DialContext(ctx, network, addr)
+		}
+		s := p.connection(WithConnectionDialContext(dial))
+		sendLogs(t, s, 0, 3)
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if second < 10*time.Second || second > 12*time.Second {
+			t.Errorf("the second attempt came after %v, want after the 10 s of the first and a delay", second)
+		}
+		if diff := cmp.Diff(wantLogs(0, 3), p.received()); diff != "" {
+			t.Errorf("frames (-want +got):\n%s", diff)
+		}
+	})
+}
