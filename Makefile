@@ -30,7 +30,7 @@ GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
 .DEFAULT_GOAL := help
-.PHONY: help generate tidy-iiigen recorded check generated fmt vet staticcheck cross test nested race fuzz bench bench-table golden concurrent soak iiidev-soak examples browser interop interop-rust interop-schemas interop-update filter-conformance filter-bench rust-suite
+.PHONY: help generate tidy-iiigen recorded check generated fmt vet staticcheck cross test nested race fuzz bench bench-table golden concurrent soak iiidev-soak rollout examples browser interop interop-rust interop-schemas interop-update filter-conformance filter-bench rust-suite
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,6 +109,11 @@ soak: ## Test the guarantees at full scale: 10,000 reconnects, 200,000 messages
 iiidev-soak: ## Measure the memory of iiidev under 900 HTTP requests a second for SOAKTIME (10m); Linux only
 	$(GO) build -o bin/iiidev ./cmd/iiidev
 	$(GO) run ./bench/iiidevsoak -iiidev bin/iiidev -for $(SOAKTIME)
+
+rollout: ## Measure a rolling update of two replicas under 500 requests a second on engines 0.23 and 0.26
+	$(GO) build -o bin/iiidev ./cmd/iiidev
+	$(GO) build -o bin/rollout ./bench/rollout
+	@set -e; for p in 0.23 0.26; do bin/rollout -protocol $$p; bin/rollout -protocol $$p -kill; bin/rollout -protocol $$p -slow 5s; done
 
 interop: ## Run the SDKs for Node and Python on the development engine
 	$(GO) -C internal/conformance run ./interop -peers go,node,python

@@ -466,7 +466,7 @@ func encodeMessage(m any) (*buffer, error) {
 func remoteError(raw []byte, functionID, id string) error {
 	var body ErrorBody
 	if err := json.Unmarshal(raw, &body); err != nil {
-		return &Error{Code: "UNKNOWN", Message: "the error body does not decode: " + err.Error(), FunctionID: functionID, InvocationID: id}
+		return &Error{Code: CodeUnknown, Message: "the error body does not decode: " + err.Error(), FunctionID: functionID, InvocationID: id}
 	}
 	return &Error{Code: body.Code, Message: body.Message, Stacktrace: body.Stacktrace, FunctionID: functionID, InvocationID: id}
 }

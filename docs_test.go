@@ -263,6 +263,34 @@ func TestDocumentsNameFilesThatExist(t *testing.T) {
 	}
 }
 
+// The go command documents every example.
+func TestExamplesHaveDocumentation(t *testing.T) {
+	documented := map[string]bool{}
+	files, err := filepath.Glob("examples/*/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.PackageClauseOnly|parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.Dir(name)
+		documented[dir] = documented[dir] || len(f.Doc.Text()) > 80
+	}
+	if len(documented) < 10 {
+		t.Errorf("only %d examples were found", len(documented))
+	}
+	for dir, ok := range documented {
+		if !ok {
+			t.Errorf("%s has no package comment", dir)
+		}
+	}
+}
+
 // An example can be copied out of the repository: it builds in a module of its own, and neither
 // it nor its test imports what no other module may.
 func TestExamplesBuildOutsideOfTheRepository(t *testing.T) {

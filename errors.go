@@ -100,6 +100,10 @@ const (
 	CodeInvalidArgs = "INVALID_ARGS"
 	// CodeInvalidFilter: the filters of an observer cannot be parsed.
 	CodeInvalidFilter = "INVALID_FILTER"
+	// CodeObserverError: an observer is in error, and the engine has not said why.
+	CodeObserverError = "OBSERVER_ERROR"
+	// CodeUnknown: an error arrived whose body cannot be decoded.
+	CodeUnknown = "UNKNOWN"
 	// CodeLimitExceeded: a function has too many observers.
 	CodeLimitExceeded = "LIMIT_EXCEEDED"
 	// CodeTriggerTypeNotFound: the worker does not provide the trigger type.
@@ -125,6 +129,11 @@ const (
 	CodeSerializationError = "serialization_error"
 	// CodeEnqueueError: a queue rejected a message, or there is no queue. See [ErrEnqueue].
 	CodeEnqueueError = "enqueue_error"
+	// CodeEnqueueFailed: engine::queue::enqueue, which [Client.Enqueue] reaches through the
+	// engine, rejected a message. Callers of Client.Enqueue receive CodeEnqueueError.
+	CodeEnqueueFailed = "enqueue_failed"
+	// CodeTimeValueOverflow: a query of metrics has a time out of range.
+	CodeTimeValueOverflow = "time_value_overflow"
 	// CodeForbidden: access control denied the request. See [ErrForbidden].
 	CodeForbidden = "FORBIDDEN"
 	// CodeAuthError: authentication failed; it arrives as an [*AuthError].
@@ -147,6 +156,44 @@ const (
 	// CodeObserverIDConflict: the id is already taken by an observer or a trigger of this
 	// client, or by an observer of another connection.
 	CodeObserverIDConflict = "OBSERVER_ID_CONFLICT"
+	// CodeObserverNotFound: a call was made through an observer that does not exist, or
+	// engine::observers::get was called for one.
+	CodeObserverNotFound = "OBSERVER_NOT_FOUND"
+	// CodeNotFunctionOwner: a call was made through an observer of another worker's function.
+	CodeNotFunctionOwner = "NOT_FUNCTION_OWNER"
+	// CodeOverflow: a call was made through an observer that has as many activations in flight
+	// as [WithMaxInFlight] allows.
+	CodeOverflow = "OVERFLOW"
+	// CodeLoopGuard: the chain of activations that led to a call through an observer is too
+	// long.
+	CodeLoopGuard = "LOOP_GUARD"
+	// CodeNotObservable: the function rejects observers.
+	CodeNotObservable = "NOT_OBSERVABLE"
+	// CodeSelfTarget: the source of an observer is its target, too.
+	CodeSelfTarget = "SELF_TARGET"
+	// CodeInvalidFilterPath: the filters of an observer name a path that the schema of the
+	// function does not have.
+	CodeInvalidFilterPath = "INVALID_FILTER_PATH"
+	// CodeInvalidArgsFormat: the engine rejected a function because the schema of its
+	// observers' arguments is not valid.
+	CodeInvalidArgsFormat = "INVALID_ARGS_FORMAT"
+	// CodeInvalidCronExpression: the expression of a cron trigger on an engine with observers
+	// cannot be parsed.
+	CodeInvalidCronExpression = "INVALID_CRON_EXPRESSION"
+	// CodeOwnerUnavailable: an observer is pending because its source is not registered.
+	CodeOwnerUnavailable = "OWNER_UNAVAILABLE"
+	// CodeTargetUnavailable: an observer is pending or suspended because its target is not
+	// registered.
+	CodeTargetUnavailable = "TARGET_UNAVAILABLE"
+	// CodeObserverDisconnected: an observer is suspended because its worker is away, or was
+	// disposed because the worker did not come back.
+	CodeObserverDisconnected = "OBSERVER_DISCONNECTED"
+	// CodeObserverExpired: an observer was disposed at the end of its [WithExpiry].
+	CodeObserverExpired = "EXPIRED"
+	// CodeMaxFires: an observer was disposed after the activations of its [WithMaxFires].
+	CodeMaxFires = "MAX_FIRES"
+	// CodeUnobserved: an observer was disposed by its worker.
+	CodeUnobserved = "UNOBSERVED"
 	// CodeHTTPRouteConflict: another worker has a route with the same path and different
 	// parameter names. Sent by engines since 0.26.
 	CodeHTTPRouteConflict = "HTTP_ROUTE_CONFLICT"

@@ -4,8 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
+	"maps"
 	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -272,4 +279,107 @@ func TestCallsConcurrent(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// Every code that the package or the development engine sends has a constant.
+func TestCodesHaveConstants(t *testing.T) {
+	names := map[string]string{} // by code
+	fset := token.NewFileSet()
+	for _, decl := range parsed(t, fset, "errors.go").Decls {
+		general, ok := decl.(*ast.GenDecl)
+		if !ok || general.Tok != token.CONST {
+			continue
+		}
+		for _, spec := range general.Specs {
+			spec := spec.(*ast.ValueSpec)
+			if code, ok := literal(spec.Values[0]); ok && strings.HasPrefix(spec.Names[0].Name, "Code") {
+				if other := names[code]; other != "" {
+					t.Errorf("%s and %s are both %s", other, spec.Names[0].Name, code)
+				}
+				names[code] = spec.Names[0].Name
+			}
+		}
+	}
+	seen := map[string]bool{}
+	for _, pattern := range []string{"*.go", "iiitest/*.go", "internal/filter/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			own := pattern == "*.go"
+			check := func(e ast.Expr) {
+				code, ok := literal(e)
+				if !ok || code == "" {
+					return
+				}
+				seen[code] = true
+				if names[code] == "" {
+					t.Errorf("%s: the code %s has no constant", fset.Position(e.Pos()), code)
+				} else if own {
+					t.Errorf("%s: the code %s is not written as %s", fset.Position(e.Pos()), code, names[code])
+				}
+			}
+			ast.Inspect(parsed(t, fset, file), func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.CallExpr:
+					name, _ := n.Fun.(*ast.Ident)
+					at, ok := map[string]int{"errorBody": 0, "providerError": 2}[nameOf(name)]
+					if ok && at < len(n.Args) {
+						check(n.Args[at])
+					}
+				case *ast.CompositeLit:
+					name, _ := n.Type.(*ast.Ident)
+					if selector, ok := n.Type.(*ast.SelectorExpr); ok {
+						name = selector.Sel
+					}
+					if !slices.Contains([]string{"Error", "ErrorBody", "wireError", "RejectedError", "FilterError"}, nameOf(name)) {
+						return true
+					}
+					for i, element := range n.Elts {
+						if pair, ok := element.(*ast.KeyValueExpr); !ok {
+							if i == 0 {
+								check(element)
+							}
+						} else if key, ok := pair.Key.(*ast.Ident); ok && key.Name == "Code" {
+							check(pair.Value)
+						}
+					}
+				}
+				return true
+			})
+		}
+	}
+	if len(seen) < 40 {
+		t.Errorf("only %d codes were found: %v", len(seen), slices.Sorted(maps.Keys(seen)))
+	}
+}
+
+func parsed(t *testing.T, fset *token.FileSet, name string) *ast.File {
+	t.Helper()
+	f, err := parser.ParseFile(fset, name, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func nameOf(id *ast.Ident) string {
+	if id == nil {
+		return ""
+	}
+	return id.Name
+}
+
+// literal returns the value of a string literal.
+func literal(e ast.Expr) (string, bool) {
+	l, ok := e.(*ast.BasicLit)
+	if !ok || l.Kind != token.STRING {
+		return "", false
+	}
+	s, err := strconv.Unquote(l.Value)
+	return s, err == nil
 }

@@ -261,6 +261,8 @@ func (c *functionConfig) checkID(id string) error {
 		return errors.New("the id has a space")
 	case strings.ContainsFunc(id, unicode.IsControl):
 		return errors.New("the id has a control character")
+	case strings.ContainsFunc(id, func(r rune) bool { return unicode.Is(unicode.Cf, r) }):
+		return errors.New("the id has an invisible character")
 	case !c.builtin && isBuiltin(id):
 		return errors.New("the id is one of the engine's: whoever registers it takes the function from all workers; WithBuiltinOverride allows it")
 	}
@@ -329,8 +331,8 @@ func checkMessage(m any) error {
 }
 
 // HandleFunc registers a function with an untyped handler. ids are by custom
-// "service::name"; spaces, control characters and the ids of the engine's own functions are
-// rejected ([WithBuiltinOverride]). It does not wait for the network: before a connection is
+// "service::name"; spaces, control and invisible characters and the ids of the engine's own
+// functions are rejected ([WithBuiltinOverride]). It does not wait for the network: before a connection is
 // there the registration waits for it, and every later connection gets it again.
 func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*Function, error) {
 	if h == nil {

@@ -675,9 +675,9 @@ func observerReason(id string, state ObserverState, body *ErrorBody, needed bool
 	case !needed:
 		return nil
 	case state == ObserverStateDisposed:
-		return &Error{Code: "UNOBSERVED", Message: fmt.Sprintf("the engine has disposed of observer %s", id)}
+		return &Error{Code: CodeUnobserved, Message: fmt.Sprintf("the engine has disposed of observer %s", id)}
 	}
-	return &Error{Code: "OBSERVER_ERROR", Message: fmt.Sprintf("observer %s is in error", id)}
+	return &Error{Code: CodeObserverError, Message: fmt.Sprintf("observer %s is in error", id)}
 }
 
 // observerIs notes that the engine has an observer, in the given state. What it returns is to

@@ -352,7 +352,9 @@ func jsonKind(t reflect.Type) string {
 // WithInputValidation validates incoming payloads against the request schema that the function
 // advertises, after all middleware and before the handler runs. An invalid payload is answered
 // with code [CodeInvalidRequest] and the path of the invalid part, for example lines[2].price;
-// the message contains none of the payload's values. For a route, only the body is validated, and
+// the message contains none of the payload's values. A member that differs from one that the schema
+// names only in the case of letters is invalid, since encoding/json would decode it as that one.
+// For a route, only the body is validated, and
 // the response is a 400; a request without a body is not validated. The member _caller_worker_id
 // that the engine adds is validated only if the schema names it.
 //
@@ -734,11 +736,12 @@ func (s *inputSchema) check(raw json.RawMessage, where string) error {
 	if err != nil {
 		return &Error{Code: CodeInvalidRequest, Message: where + ": " + err.Error()}
 	}
-	if accepts(s.whole, value) {
-		return nil
-	}
 	path, reason := "", "it does not match the schema of the function"
-	if len(raw) <= maxLocated {
+	if accepts(s.whole, value) {
+		if path, reason = s.misspelt([]string{s.place}, value, ""); reason == "" {
+			return nil
+		}
+	} else if len(raw) <= maxLocated {
 		path, reason = s.locate(s.place, value, "", maxSchemaSteps)
 	}
 	if path != "" {
@@ -751,6 +754,75 @@ func (s *inputSchema) check(raw json.RawMessage, where string) error {
 		}
 	}
 	return &Error{Code: CodeInvalidRequest, Message: where + ": " + reason}
+}
+
+// misspelt finds a member that differs from one that the schemas at pointers name only in the
+// case of letters: the schemas say nothing of it, and decoding would take it for the other one.
+func (s *inputSchema) misspelt(pointers []string, value any, path string) (string, string) {
+	switch value.(type) {
+	case map[string]any, []any:
+	default:
+		return "", ""
+	}
+	for i := 0; i < len(pointers); i++ { // with the schemas that apply to the same value
+		if schema, ok := s.object(pointers[i]); ok {
+			for _, next := range inPlace(schema, pointers[i]) {
+				if !slices.Contains(pointers, next) {
+					pointers = append(pointers, next)
+				}
+			}
+		}
+	}
+	below := func(part any, step string, schemas func(schema map[string]any, pointer string) []string) (string, string) {
+		var next []string
+		for _, pointer := range pointers {
+			if schema, ok := s.object(pointer); ok {
+				next = append(next, schemas(schema, pointer)...)
+			}
+		}
+		return s.misspelt(next, part, path+step)
+	}
+	switch value := value.(type) {
+	case map[string]any:
+		named := map[string]bool{}
+		for _, pointer := range pointers {
+			schema, _ := s.object(pointer)
+			properties, _ := schema["properties"].(map[string]any)
+			for name := range properties {
+				named[name] = true
+			}
+		}
+		for _, key := range slices.Sorted(maps.Keys(value)) {
+			if !named[key] {
+				for name := range named {
+					if strings.EqualFold(name, key) {
+						return path + memberStep(key), "it is spelled " + name
+					}
+				}
+			}
+			if p, reason := below(value[key], memberStep(key), func(schema map[string]any, pointer string) []string {
+				return s.memberSchemas(schema, pointer, key)
+			}); reason != "" {
+				return p, reason
+			}
+		}
+	case []any:
+		for i, item := range value {
+			if p, reason := below(item, "["+strconv.Itoa(i)+"]", func(schema map[string]any, pointer string) []string {
+				return itemSchemas(schema, pointer, i)
+			}); reason != "" {
+				return p, reason
+			}
+		}
+	}
+	return "", ""
+}
+
+// object returns the schema at a pointer, unless it is a boolean.
+func (s *inputSchema) object(pointer string) (schema map[string]any, ok bool) {
+	node, _ := at(s.root, pointer)
+	schema, ok = node.(map[string]any)
+	return schema, ok
 }
 
 // maxSchemaSteps bounds how far a value is followed through a recursive schema.

@@ -615,6 +615,13 @@ func TestInputIsValidatedByAGivenSchema(t *testing.T) {
 		{"names of members", `{"propertyNames":{"maxLength":1}}`, `{"ab":1}`, `payload: it violates propertyNames`},
 		{"whole numbers", `{"type":"integer"}`, `1.0`, ``},
 		{"64 bits", `{"type":"integer","maximum":9007199254740992}`, `9007199254740993`, `payload: it violates maximum 9007199254740992`},
+		{"case of letters", `{"properties":{"price":{"minimum":0}}}`, `{"PRICE":-5}`, `payload at PRICE: it is spelled price`},
+		{"case of letters beside the member", `{"properties":{"price":{"minimum":0}}}`, `{"price":1,"Price":-5}`, `payload at Price: it is spelled price`},
+		{"case of letters by folding", `{"properties":{"kind":{"enum":["a"]}}}`, "{\"\u212aind\":\"b\"}", "payload at \u212aind: it is spelled kind"},
+		{"case of letters below", `{"$defs":{"line":{"properties":{"sku":{"type":"string"}}}},"properties":{"lines":{"items":{"allOf":[{"$ref":"#/$defs/line"}]}}}}`, `{"lines":[{"sku":"a"},{"SKU":7}]}`, `payload at lines[1].SKU: it is spelled sku`},
+		{"both are named", `{"properties":{"a":true,"A":true}}`, `{"a":1,"A":2}`, ``},
+		{"both are named, in alternatives", `{"anyOf":[{"properties":{"a":true}},{"properties":{"A":true}}]}`, `{"A":2}`, ``},
+		{"members of a map", `{"additionalProperties":{"type":"integer"}}`, `{"a":1,"A":2}`, ``},
 		{"condition", `{"if":{"required":["a"]},"then":{"required":["b"]}}`, `{"a":1}`, `payload: it violates if`},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -344,6 +344,7 @@ func (t *observers) happened(event sourceEvent) {
 		function: event.source, invocationID: uuid.NewString(), input: event.event, output: event.event,
 		caller: engineCaller().json(), startedAtMS: time.Now().UnixMilli(), durationMS: json.RawMessage("0"), trace: event.trace,
 	}
+	t.lost(event.source, c.document(), event.only)
 	if event.only == nil {
 		t.choose(c, observedResult{})
 		return
@@ -367,6 +368,7 @@ func (t *observers) ask(ctx context.Context, source string, event json.RawMessag
 	doc := &document{Input: event, Caller: engineCaller().json()}
 	var asked []binding
 	t.mu.Lock()
+	t.lost(k, doc, nil)
 	for _, o := range t.of(k) {
 		if o.state == iii.ObserverStateActive && o.filter.matches(doc) {
 			asked = append(asked, bindingOf(o))
@@ -377,7 +379,7 @@ func (t *observers) ask(ctx context.Context, source string, event json.RawMessag
 	for _, b := range asked {
 		result, err := t.engine.fire(ctx, b, event)
 		if err != nil {
-			t.engine.logEngine(severityError, "target of an observer failed", b.logAttributes(err))
+			t.engine.triggerFailed(b, "target of an observer failed", err)
 			continue
 		}
 		stopped = stopped || stops(result)

@@ -15,10 +15,23 @@ type boundTriggers[C any] struct {
 	// fails.
 	decode func(config json.RawMessage) (C, error)
 	again  rebinding
+	once   bool // events are so frequent that the log says only once that a binding loses them
 
 	mu   sync.Mutex
 	list []boundTrigger[C]
+	away []*awayTrigger[C] // oldest first
 }
+
+// awayTrigger is a binding whose worker has left. Its events are lost, which the log
+// says.
+type awayTrigger[C any] struct {
+	boundTrigger[C]
+	mentioned bool
+}
+
+// maxAway bounds the number of bindings of a type that are remembered after their
+// workers have left.
+const maxAway = 1000
 
 // boundTrigger is a binding and its config.
 type boundTrigger[C any] struct {
@@ -44,6 +57,7 @@ func (s *boundTriggers[C]) bind(_ context.Context, b binding) error {
 	entry := boundTrigger[C]{binding: b, config: config}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.away = slices.DeleteFunc(s.away, func(old *awayTrigger[C]) bool { return old.sameTarget(b) })
 	i := slices.IndexFunc(s.list, func(old boundTrigger[C]) bool { return old.id == b.id })
 	switch {
 	case i < 0 || s.again == keepBoth:
@@ -60,6 +74,47 @@ func (s *boundTriggers[C]) unbind(id string) {
 	s.list = slices.DeleteFunc(s.list, func(b boundTrigger[C]) bool { return b.id == id })
 }
 
+// left remembers a binding whose worker has left, until another one runs the function.
+func (s *boundTriggers[C]) left(b binding) {
+	config, err := s.decode(b.config)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.ContainsFunc(s.list, func(x boundTrigger[C]) bool { return x.sameTarget(b) }) {
+		return // another worker has taken over
+	}
+	s.away = slices.DeleteFunc(s.away, func(old *awayTrigger[C]) bool {
+		return old.sameTarget(b) && string(old.binding.config) == string(b.config)
+	})
+	s.away = append(s.away, &awayTrigger[C]{boundTrigger: boundTrigger[C]{binding: b, config: config}})
+	s.away = s.away[max(0, len(s.away)-maxAway):]
+}
+
+// sameTarget reports whether two bindings run the same function.
+func (b *binding) sameTarget(other binding) bool {
+	return b.functionID == other.functionID && b.namespace == other.namespace
+}
+
+// event is where for an event that the bindings receive: the log says which of them lose
+// it because their workers are away.
+func (s *boundTriggers[C]) event(e *Engine, match func(config C) bool) []boundTrigger[C] {
+	s.mu.Lock()
+	var lost []binding
+	for _, b := range s.away {
+		if match(b.config) && !(s.once && b.mentioned) {
+			b.mentioned = true
+			lost = append(lost, b.binding)
+		}
+	}
+	s.mu.Unlock()
+	for _, b := range lost {
+		e.workerAway(b, triggerAway)
+	}
+	return s.where(match)
+}
+
 // where returns the bindings with a matching config.
 func (s *boundTriggers[C]) where(match func(config C) bool) []boundTrigger[C] {
 	s.mu.Lock()
@@ -74,8 +129,10 @@ func (s *boundTriggers[C]) where(match func(config C) bool) []boundTrigger[C] {
 }
 
 func (s *boundTriggers[C]) all() []boundTrigger[C] {
-	return s.where(func(C) bool { return true })
+	return s.where(always[C])
 }
+
+func always[C any](C) bool { return true }
 
 // anyConfig decodes the config of a trigger type that ignores it.
 func anyConfig(json.RawMessage) (struct{}, error) { return struct{}{}, nil }
@@ -121,7 +178,7 @@ func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payl
 				}
 			}
 			if _, err := e.fire(ctx, t.binding, payload); err != nil {
-				e.logEngine(severityError, "function of a trigger failed", t.logAttributes(err))
+				e.triggerFailed(t.binding, "function of a trigger failed", err)
 			}
 		}
 	})
@@ -130,6 +187,22 @@ func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payl
 // noWorker says in the log that an event has not reached the function of a trigger.
 func (e *Engine) noWorker(b binding, err *wireError) {
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "code", err.Code, "error", err.Message)
+}
+
+// triggerAway is the reason why the events of a trigger are lost.
+const triggerAway = "the worker that registered the trigger has left"
+
+// workerAway says in the log that an event was lost because nobody is there to receive it.
+func (e *Engine) workerAway(b binding, reason string) {
+	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "error", reason)
+}
+
+// triggerFailed says in the log that the function of a trigger has failed, or is missing.
+func (e *Engine) triggerFailed(b binding, message string, err *wireError) {
+	if err.Code == "function_not_found" {
+		message = "event found no worker"
+	}
+	e.logEngine(severityError, message, b.logAttributes(err))
 }
 
 func (b binding) logAttributes(err *wireError) map[string]any {

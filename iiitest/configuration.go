@@ -243,7 +243,7 @@ func (s *configurations) expanded(value json.RawMessage) json.RawMessage {
 // configurations.mu is held.
 func (s *configurations) changed(ctx context.Context, event iii.ConfigurationEventType, entry *configuration, old json.RawMessage) {
 	var targets []target
-	for _, b := range s.triggers.where(func(f configurationFilter) bool {
+	for _, b := range s.triggers.event(s.engine, func(f configurationFilter) bool {
 		return (f.id == nil || *f.id == entry.id) && (len(f.events) == 0 || slices.Contains(f.events, string(event)))
 	}) {
 		targets = append(targets, target{binding: b.binding, condition: b.config.condition})

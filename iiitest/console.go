@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/iii-go/iii"
@@ -15,8 +17,9 @@ import (
 )
 
 // WithConsole serves a read-only page at addr that shows the activity of the engine:
-// workers, functions, triggers, live invocations, traces, logs and metrics. addr has
-// the form host:port and must be on the loopback interface. Port 0 selects a free port;
+// workers, functions, triggers, observers, live invocations, traces, logs and metrics, and
+// what is in its state, streams and queues. addr has the form host:port and must be on the
+// loopback interface. Port 0 selects a free port;
 // Engine.ConsoleURL returns the address. The default "" disables the console.
 //
 // A console keeps the last thousand invocations, with payloads up to the limit of
@@ -214,7 +217,174 @@ func (s consoleSource) Function(namespace, id string) (json.RawMessage, bool) {
 func (s consoleSource) Changes() console.Changes {
 	return console.Changes{
 		Spans: s.e.spans.changes.Load(), Logs: s.e.logs.changes.Load(), Metrics: s.e.metrics.changes.Load(),
+		State: s.e.state.store.changes.Load(), Streams: s.e.streams.store.changes.Load() + s.e.streams.subscribed.Load(),
+		Queues: s.e.queues.changes.Load(),
 	}
+}
+
+func (s consoleSource) Groups(from console.Store) []console.Group {
+	groups := []console.Group{}
+	if from == console.State {
+		for scope, n := range s.e.state.store.sizes() {
+			groups = append(groups, console.Group{Group: scope, Items: n})
+		}
+	} else {
+		groups = s.e.streams.consoleGroups()
+	}
+	slices.SortFunc(groups, func(a, b console.Group) int {
+		return cmp.Or(cmp.Compare(a.Stream, b.Stream), cmp.Compare(a.Group, b.Group))
+	})
+	return groups
+}
+
+// consoleGroups returns the groups that have items or subscribers, and the streams that
+// workers store.
+func (s *streams) consoleGroups() []console.Group {
+	byName := map[streamGroup]*console.Group{}
+	group := func(of streamGroup) *console.Group {
+		if byName[of] == nil {
+			byName[of] = &console.Group{Stream: of.stream, Group: of.group}
+		}
+		return byName[of]
+	}
+	for of, n := range s.store.sizes() {
+		group(of).Items = n
+	}
+	s.mu.Lock()
+	for socket := range s.sockets {
+		for _, sub := range socket.subscriptions {
+			g := group(sub.key())
+			g.Subscribers = append(g.Subscribers, console.Subscriber{ID: sub.ID, Item: sub.Item, Client: socket.conn.RemoteAddr().String()})
+		}
+	}
+	s.mu.Unlock()
+	s.engine.mu.Lock()
+	for k, f := range s.engine.functions {
+		name, ok := strings.CutPrefix(k.id, "stream::")
+		if _, name, found := strings.Cut(name, "("); ok && found && k.namespace == defaultNamespace && f.owner != nil && strings.HasSuffix(name, ")") {
+			group(streamGroup{stream: strings.TrimSuffix(name, ")")}).Provider = cmp.Or(f.owner.meta.name, f.owner.id)
+		}
+	}
+	s.engine.mu.Unlock()
+	groups := make([]console.Group, 0, len(byName))
+	for _, g := range byName {
+		groups = append(groups, *g)
+	}
+	return groups
+}
+
+func (s consoleSource) Items(from console.Store, stream, group string, limit int) []console.Item {
+	var items []keyedItem
+	if from == console.State {
+		items = s.e.state.store.items(group)
+	} else {
+		items = s.e.streams.store.items(streamGroup{stream, group})
+	}
+	list := make([]console.Item, min(limit, len(items)))
+	for n := range list {
+		list[n] = console.Item{Key: items[n].key, Value: items[n].value}
+	}
+	return list
+}
+
+func (s consoleSource) Item(from console.Store, stream, group, key string) (json.RawMessage, bool) {
+	if from == console.State {
+		return s.e.state.store.get(group, key)
+	}
+	return s.e.streams.store.get(streamGroup{stream, group}, key)
+}
+
+func (s consoleSource) Queues() []console.Queue {
+	q := s.e.queues
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var list []console.Queue
+	add := func(of console.Queue, l *lane) {
+		of.Depth, of.InFlight, of.Delayed, of.Dead = l.depth(), l.active, l.later, len(l.dead)
+		list = append(list, of)
+	}
+	for _, name := range slices.Sorted(maps.Keys(q.named)) {
+		n := q.named[name]
+		add(console.Queue{Name: name, Consumers: n.config.Concurrency}, &n.lane)
+	}
+	for _, name := range slices.Sorted(maps.Keys(q.topics)) {
+		t := q.topics[name]
+		if len(t.lanes) == 0 {
+			list = append(list, console.Queue{Name: name, Topic: true, Unheard: t.unheard})
+		}
+		for n, target := range t.targets() {
+			of := console.Queue{Name: name, Topic: true, Consumers: len(t.lanes[target].consumers)}
+			of.Namespace, of.Function, of.Group = consoleTarget(target)
+			if n == 0 {
+				of.Unheard = t.unheard
+			}
+			add(of, t.lanes[target])
+		}
+	}
+	return list
+}
+
+func (s consoleSource) DeadLetters(limit int) (list []console.DeadLetter, left int) {
+	type letter struct {
+		queue string
+		job   *job
+	}
+	q := s.e.queues
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var all []letter
+	q.eachLane(func(name string, l *lane) {
+		for _, j := range l.dead {
+			all = append(all, letter{name, j})
+		}
+	})
+	slices.SortFunc(all, func(a, b letter) int { return cmp.Compare(b.job.death, a.job.death) })
+	left = max(0, len(all)-limit)
+	for _, d := range all[:len(all)-left] {
+		list = append(list, d.job.consoleLetter(d.queue))
+	}
+	return list, left
+}
+
+func (s consoleSource) DeadLetter(id string) (d console.DeadLetter, ok bool) {
+	q := s.e.queues
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.eachLane(func(name string, l *lane) {
+		if i := slices.IndexFunc(l.dead, func(j *job) bool { return j.id == id }); i >= 0 {
+			d, ok = l.dead[i].consoleLetter(name), true
+		}
+	})
+	return d, ok
+}
+
+// eachLane calls f for each lane, with the name of its queue or topic. queues.mu is held.
+func (q *queues) eachLane(f func(name string, l *lane)) {
+	for name, n := range q.named {
+		f(name, &n.lane)
+	}
+	for name, t := range q.topics {
+		for _, l := range t.lanes {
+			f(name, l)
+		}
+	}
+}
+
+func (j *job) consoleLetter(queue string) console.DeadLetter {
+	d := console.DeadLetter{ID: j.id, Queue: queue, Attempts: j.attempts, Error: j.failure, FailedAt: j.failedAt, Payload: j.data}
+	d.Namespace, d.Function, d.Group = consoleTarget(key{j.namespace, j.functionID})
+	return d
+}
+
+// consoleTarget returns the function of a lane, or the name of its observers.
+func consoleTarget(lane key) (namespace, function, group string) {
+	switch lane.namespace {
+	case laneOfObserver:
+		return "", "", "observer " + lane.id
+	case laneOfGroup:
+		return "", "", "group " + lane.id
+	}
+	return lane.namespace, lane.id, ""
 }
 
 func (s consoleSource) Spans(limit int) []iii.StoredSpan { return s.e.spans.newest(limit) }

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"iter"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -349,4 +351,166 @@ func TestConsoleShowsTheStatusOfResponses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The console shows what the engine keeps for workers: state, streams and their
+// subscribers, queues, topics and dead letters.
+func TestConsoleShowsTheStores(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol023),
+			iiitest.WithQueue("mail", iiitest.QueueConfig{MaxRetries: 2, Concurrency: 1}))
+		c, err := iii.New(e.URL(), iii.WithName("shop"), iii.WithDialContext(e.DialContext))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		proceed := make(chan struct{})
+		defer close(proceed)
+		_, err1 := iii.HandleEvent(c, "hang", func(context.Context, any) error { <-proceed; return nil })
+		_, err2 := iii.HandleEvent(c, "fail", func(context.Context, any) error { return errors.New("no stock") })
+		_, err3 := c.Trigger("fail", iii.QueueTriggerConfig{Topic: "sold"})
+		_, err4 := iii.HandleEvent(c, "stream::get(held)", func(context.Context, any) error { return nil }, iii.WithBuiltinOverride())
+		if err := errors.Join(err1, err2, err3, err4, c.Connect(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		ctx := t.Context()
+		orders, lobby := iii.NewState[map[string]string](c, "orders"), iii.NewStream[string](c, "chat")
+		_, err1 = orders.Set(ctx, "ada", map[string]string{"item": "tea", "card_token": "s3cret"})
+		_, _, err2 = orders.Delete(ctx, "nobody")
+		_, err3 = lobby.Set(ctx, "lobby", "1", "hello")
+		if err := errors.Join(err1, err2, err3); err != nil {
+			t.Fatal(err)
+		}
+		defer subscribed(t, e, "chat", "lobby")()
+		for _, function := range []string{"hang", "hang", "missing"} {
+			if _, err := c.Enqueue(ctx, map[string]string{"hang": "mail", "missing": "default"}[function], function, map[string]string{"password": "s3cret"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(c.PublishDurable(ctx, "sold", "tea"), c.PublishDurable(ctx, "nowhere", "tea")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		time.Sleep(500 * time.Millisecond) // the first retry is not due yet
+
+		show := func(path string, keys ...string) (lines []string) {
+			t.Helper()
+			body := consoleJSON[map[string]any](t, e, path)
+			if text := string(must(json.Marshal(body))); strings.Contains(text, "s3cret") {
+				t.Errorf("%s: a secret: %s", path, text)
+			}
+			for _, key := range keys {
+				for _, v := range body[key].([]any) {
+					members := v.(map[string]any)
+					for _, random := range []string{"id", "failed_at", "clients"} {
+						delete(members, random)
+					}
+					lines = append(lines, string(must(json.Marshal(members))))
+				}
+			}
+			return lines
+		}
+		for _, test := range []struct {
+			path string
+			keys []string
+			want []string
+		}{
+			{"/api/state", []string{"groups", "items"}, []string{
+				`{"group":"orders","items":1,"subscribers":0}`,
+				`{"group":"orders","key":"ada","preview":"{\"card_token\":\"[REDACTED]\",\"item\":\"tea\"}","size":36}`,
+			}},
+			{"/api/streams", []string{"groups", "items"}, []string{
+				`{"group":"lobby","items":1,"stream":"chat","subscribers":1}`,
+				`{"group":"","items":0,"provider":"shop","stream":"held","subscribers":0}`,
+				`{"group":"lobby","key":"1","preview":"\"hello\"","size":7,"stream":"chat"}`,
+			}},
+			{"/api/queues", []string{"queues", "dead_letters"}, []string{
+				`{"consumers":10,"dead_letters":0,"delayed":1,"depth":1,"in_flight":0,"name":"default"}`,
+				`{"consumers":1,"dead_letters":0,"delayed":0,"depth":2,"in_flight":1,"name":"mail"}`,
+				`{"consumers":0,"dead_letters":0,"delayed":0,"depth":0,"in_flight":0,"name":"nowhere","topic":true,"unheard":1}`,
+				`{"consumers":1,"dead_letters":0,"delayed":1,"depth":1,"function":"fail","in_flight":0,"name":"sold","namespace":"default","topic":true}`,
+			}},
+		} {
+			if diff := cmp.Diff(test.want, show(test.path, test.keys...)); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", test.path, diff)
+			}
+		}
+		time.Sleep(time.Minute)
+		want := []string{
+			`{"attempts":3,"error":"ErrorBody { code: \"invocation_failed\", message: \"no stock\", stacktrace: None }","function":"fail","namespace":"default","preview":"\"tea\"","queue":"sold","size":5}`,
+			`{"attempts":3,"error":"function call failed","function":"missing","namespace":"default","preview":"{\"password\":\"[REDACTED]\"}","queue":"default","size":21}`,
+		}
+		got := show("/api/queues", "dead_letters")
+		slices.Sort(got)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("dead letters (-want +got):\n%s", diff)
+		}
+		for _, d := range consoleJSON[map[string]any](t, e, "/api/queues")["dead_letters"].([]any) {
+			d := d.(map[string]any)
+			one := consoleJSON[map[string]any](t, e, "/api/dead-letters/"+d["id"].(string))
+			if text := string(must(json.Marshal(one))); strings.Contains(text, "s3cret") || one["function"] != d["function"] || one["payload"] == nil {
+				t.Errorf("a dead letter: %s", text)
+			}
+		}
+		if item := consoleJSON[map[string]any](t, e, "/api/streams/item?stream=chat&group=lobby&key=1"); item["value"] != "hello" {
+			t.Errorf("an item: %v", item)
+		}
+	})
+}
+
+// subscribed subscribes to a group, and waits until the engine has answered.
+func subscribed(t *testing.T, e *iiitest.Engine, stream, group string) (leave func()) {
+	t.Helper()
+	next, leave := iter.Pull2(iii.SubscribeWith(t.Context(), iii.SubscribeOptions{URL: e.StreamURL(), DialContext: e.DialContext}, iii.StreamSubscription{StreamName: stream, GroupID: group}))
+	if _, err, ok := next(); err != nil || !ok {
+		t.Fatalf("no first message: %v", err)
+	}
+	return leave
+}
+
+// What changes in the stores is announced to open pages.
+func TestConsoleAnnouncesChangesOfStores(t *testing.T) {
+	e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
+	c, err := iii.New(e.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	resp, err := http.DefaultClient.Do(must(http.NewRequestWithContext(ctx, "GET", e.ConsoleURL()+"api/events", nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	wait := func(part string) {
+		t.Helper()
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), part) {
+				return
+			}
+		}
+		t.Fatalf("no line has %s: %v", part, lines.Err())
+	}
+	wait("event: engine")
+	if _, err := iii.NewState[int](c, "stock").Set(ctx, "tea", 1); err != nil {
+		t.Fatal(err)
+	}
+	wait(`data: ["state"]`)
+	if _, err := iii.NewStream[int](c, "stock").Set(ctx, "g", "tea", 1); err != nil {
+		t.Fatal(err)
+	}
+	wait(`data: ["streams"]`)
+	leave := subscribed(t, e, "stock", "g")
+	wait(`data: ["streams"]`)
+	leave()
+	wait(`data: ["streams"]`)
+	if err := c.PublishDurable(ctx, "nowhere", 1); err != nil {
+		t.Fatal(err)
+	}
+	wait(`data: ["queues"]`)
 }

@@ -15,7 +15,8 @@ type cron struct {
 	engine *Engine
 
 	mu   sync.Mutex
-	jobs map[string]context.CancelFunc // by trigger id
+	jobs map[string]runningJob      // by trigger id
+	away map[key]context.CancelFunc // by function: what says that ticks are lost while its worker is away
 
 	expressions map[string]*expressionJob // of observers, by expression
 }
@@ -26,6 +27,12 @@ type expressionJob struct {
 	stop      context.CancelFunc
 }
 
+// runningJob is a job that waits for its time, or runs.
+type runningJob struct {
+	target key // the function
+	stop   context.CancelFunc
+}
+
 // cronJob is one binding.
 type cronJob struct {
 	binding
@@ -33,7 +40,7 @@ type cronJob struct {
 }
 
 func (e *Engine) registerCron() {
-	e.cron = &cron{engine: e, jobs: map[string]context.CancelFunc{}, expressions: map[string]*expressionJob{}}
+	e.cron = &cron{engine: e, jobs: map[string]runningJob{}, away: map[key]context.CancelFunc{}, expressions: map[string]*expressionJob{}}
 	e.addTriggerType("cron", "iii-cron", "Cron trigger", e.cron)
 }
 
@@ -51,10 +58,15 @@ func (c *cron) bind(_ context.Context, b binding) error {
 	j := &cronJob{binding: b, condition: stringOf(config["condition_function_id"])}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.jobs[b.id] != nil {
+	if c.jobs[b.id].stop != nil {
 		return engineText(fmt.Sprintf("Cron job '%s' is already registered", b.id))
 	}
-	c.jobs[b.id] = c.start(schedule, func(ctx context.Context, due time.Time) { c.fire(ctx, j, due) })
+	target := key{b.namespace, b.functionID}
+	if stop := c.away[target]; stop != nil {
+		stop()
+		delete(c.away, target)
+	}
+	c.jobs[b.id] = runningJob{target, c.start(schedule, func(ctx context.Context, due time.Time) { c.fire(ctx, j, due) })}
 	return nil
 }
 
@@ -72,10 +84,27 @@ func (c *cron) start(schedule *cronexpr.Schedule, fire func(ctx context.Context,
 func (c *cron) unbind(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if stop := c.jobs[id]; stop != nil {
-		stop()
+	if job := c.jobs[id]; job.stop != nil {
+		job.stop()
 		delete(c.jobs, id)
 	}
+}
+
+// left goes on with the ticks of a job whose worker has left, for the log.
+func (c *cron) left(b binding) {
+	target := key{b.namespace, b.functionID}
+	schedule, err := cronexpr.Parse(stringOf(membersOf(b.config)["expression"]))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil || c.away[target] != nil || len(c.away) >= maxAway {
+		return
+	}
+	for _, job := range c.jobs {
+		if job.target == target {
+			return // another worker has taken over
+		}
+	}
+	c.away[target] = c.start(schedule, func(context.Context, time.Time) { c.engine.workerAway(b, triggerAway) })
 }
 
 // run runs a job until it is stopped or its schedule ends. It computes the next run
@@ -119,7 +148,7 @@ func (c *cron) fire(ctx context.Context, j *cronJob, due time.Time) {
 		return
 	}
 	if err != nil {
-		c.engine.logEngine(severityError, "cron job failed", j.logAttributes(err))
+		c.engine.triggerFailed(j.binding, "cron job failed", err)
 	}
 	span.end(err)
 }

@@ -206,6 +206,6 @@ func TestCronVectors(t *testing.T) {
 
 // checkCron is what the trigger type says about an expression.
 func checkCron(expression string) error {
-	c := &cron{engine: &Engine{ctx: context.Background(), closed: true}, jobs: map[string]context.CancelFunc{}}
+	c := &cron{engine: &Engine{ctx: context.Background(), closed: true}, jobs: map[string]runningJob{}}
 	return c.bind(context.Background(), binding{config: mustEncode(map[string]string{"expression": expression})})
 }

@@ -25,12 +25,17 @@ func (q *queues) lanes(name string) []*lane {
 		return nil
 	}
 	var lanes []*lane
-	for _, target := range slices.SortedFunc(maps.Keys(t.lanes), func(a, b key) int {
-		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.id, b.id))
-	}) {
+	for _, target := range t.targets() {
 		lanes = append(lanes, t.lanes[target])
 	}
 	return lanes
+}
+
+// targets returns the functions of the lanes, sorted. queues.mu is held.
+func (t *topic) targets() []key {
+	return slices.SortedFunc(maps.Keys(t.lanes), func(a, b key) int {
+		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.id, b.id))
+	})
 }
 
 // retry restarts a dead letter at the end of its lane. queues.mu is held.
@@ -89,6 +94,7 @@ func (q *queues) single(c *call, do func(*lane, *job)) (json.RawMessage, *wireEr
 		if i >= 0 {
 			j := l.dead[i]
 			l.dead = slices.Delete(l.dead, i, i+1)
+			q.changes.Add(1)
 			do(l, j)
 			done = 1
 			break

@@ -80,7 +80,8 @@
 // # Console
 //
 // [WithConsole] serves a page at [Engine.ConsoleURL] that shows workers, functions,
-// triggers, invocations, traces, logs and metrics.
+// triggers, observers, invocations, traces, logs and metrics, and the contents of state,
+// streams and queues.
 //
 // # Faults
 //

@@ -85,6 +85,7 @@ type Engine struct {
 	metrics       metricStore
 	traceTriggers traceTriggers
 	available     availability
+	state         *state
 	streams       *streams
 	logs          *logs
 	cron          *cron

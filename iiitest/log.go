@@ -110,11 +110,12 @@ type logs struct {
 type logSubscriber struct {
 	level  string       // a severity text in lower case, or "all"
 	behind atomic.Int32 // records that wait for room in the worker's send queue
+	missed atomic.Bool  // whether the log says that the function is missing
 }
 
 func newLogs(e *Engine) *logs {
 	return &logs{
-		engine: e, triggers: boundTriggers[*logSubscriber]{decode: decodeLogLevel, again: keepOld},
+		engine: e, triggers: boundTriggers[*logSubscriber]{decode: decodeLogLevel, again: keepOld, once: true},
 		records: recent[*logRecord]{maxItems: maxLogs, maxBytes: e.cfg.telemetryBytes, size: func(r *logRecord) int { return r.size }},
 	}
 }
@@ -233,7 +234,7 @@ func (l *logs) add(r *logRecord) {
 		payload["level"] = level
 		return canonicalValid(mustEncode(payload))
 	}, nil)
-	subscribers := l.triggers.where(func(s *logSubscriber) bool { return s.level == "all" || s.level == level })
+	subscribers := l.triggers.event(l.engine, func(s *logSubscriber) bool { return s.level == "all" || s.level == level })
 	if len(subscribers) == 0 {
 		return
 	}
@@ -256,7 +257,10 @@ func (l *logs) deliver(b boundTrigger[*logSubscriber], payload json.RawMessage) 
 	builtin, p, missing := l.engine.begin(r)
 	switch {
 	case missing != nil:
-		// Logging the failure would create the next record for the same trigger.
+		// A record of the engine would be the next one for the same trigger.
+		if !b.config.missed.Swap(true) {
+			l.engine.noWorker(b.binding, missing)
+		}
 	case builtin != nil:
 		l.engine.spawn(func(ctx context.Context) {
 			l.engine.runBuiltin(ctx, builtin, r)

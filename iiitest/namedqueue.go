@@ -129,6 +129,14 @@ func (q *queues) runJob(ctx context.Context, queue string, j *job) (failure stri
 	if err == nil {
 		return ""
 	}
+	q.noWorker(queue, j, err)
 	q.engine.log.Debug("job failed", "queue", queue, "function", j.functionID, "code", err.Code, "error", err.Message)
 	return "function call failed"
+}
+
+// noWorker says in the log that an attempt of a job has failed for lack of a worker.
+func (q *queues) noWorker(queue string, j *job, err *wireError) {
+	if err != nil && err.Code == "function_not_found" {
+		q.engine.log.Warn("event found no worker", "queue", queue, "function", j.functionID, "attempt", j.attempts+1, "error", err.Message)
+	}
 }

@@ -77,27 +77,41 @@ func (w *worker) register(m any) {
 	w.apply(m, ns)
 }
 
+// takenBack is what a worker has taken back since it last registered anything. If the
+// worker leaves then, it was about to, and its events are lost while it is away.
+type takenBack struct {
+	triggers  []*registration
+	observers []*observer
+}
+
 // apply applies one registration of a connection in the namespace ns.
 func (w *worker) apply(m any, ns string) {
 	switch m := m.(type) {
 	case registerFunctionMessage:
+		w.takenBack = takenBack{}
 		w.e.registerFunction(w, ns, m)
 	case unregisterFunctionMessage:
 		w.e.unregisterFunction(w, ns, m.ID)
 	case registerTriggerTypeMessage:
 		w.e.registerTriggerType(w, ns, m)
 	case registerTriggerMessage:
+		w.takenBack = takenBack{}
 		w.e.registerTrigger(w, ns, m)
 	case unregisterTriggerMessage:
-		w.e.unregisterTrigger(m.ID)
+		if r := w.e.unregisterTrigger(m.ID); r != nil && r.origin == w && len(w.takenBack.triggers) < maxAway {
+			w.takenBack.triggers = append(w.takenBack.triggers, r)
+		}
 	case unregisterTriggerTypeMessage:
 		w.e.unregisterTriggerType(w, ns, m)
 	case observeMessage:
+		w.takenBack = takenBack{}
 		if w.speaks().observes {
 			w.e.observers.observe(w, m)
 		}
 	case unobserveMessage:
-		w.e.observers.unobserve(w, m.ID)
+		if o := w.e.observers.unobserve(w, m.ID); o != nil && len(w.takenBack.observers) < maxAway {
+			w.takenBack.observers = append(w.takenBack.observers, o)
+		}
 	case observerAckMessage:
 		w.e.observers.acked(w, ns, m)
 	case invocationsObservedMessage:

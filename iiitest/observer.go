@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,6 +63,8 @@ type observer struct {
 	inFlight uint32
 	waiting  []*request // activations that max_in_flight holds back
 	dropped  uint64
+
+	mentioned bool // the log says that events are lost, since the state has changed
 }
 
 // former identifies a connection that has ended.
@@ -85,6 +88,7 @@ type observers struct {
 	mu        sync.Mutex
 	byID      map[string]*observer
 	bySource  map[key][]*observer // oldest first
+	away      map[key][]*observer // by source: disposed ones whose workers have left, see left
 	revisions map[key]uint64      // of the sets of observers, by function
 	seq       uint64
 	stats     map[key]*localStats
@@ -101,7 +105,7 @@ type observers struct {
 
 func (t *observers) init(e *Engine) {
 	t.engine = e
-	t.byID, t.bySource = map[string]*observer{}, map[key][]*observer{}
+	t.byID, t.bySource, t.away = map[string]*observer{}, map[key][]*observer{}, map[key][]*observer{}
 	t.revisions, t.stats = map[key]uint64{}, map[key]*localStats{}
 	t.events.wake = make(chan struct{}, 1)
 }
@@ -284,7 +288,75 @@ func (t *observers) add(w *worker, o *observer, m observeMessage, warnings []str
 func (t *observers) enter(o *observer) {
 	t.byID[o.id] = o
 	t.bySource[o.source] = append(t.bySource[o.source], o)
-	t.watched.Store(o.source, len(t.bySource[o.source]))
+	for _, old := range slices.Clone(t.away[o.source]) {
+		if old.target == o.target {
+			t.returned(old)
+		}
+	}
+	t.watch(o.source)
+}
+
+// watch makes the source of observers known to occur, or unknown if there is none.
+func (t *observers) watch(source key) {
+	if n := len(t.bySource[source]) + len(t.away[source]); n > 0 {
+		t.watched.Store(source, n)
+	} else {
+		t.watched.Delete(source)
+	}
+}
+
+// left remembers an observer of a source inside the engine whose worker has left: the log
+// says which events it loses until another observer has its target.
+func (t *observers) left(o *observer) {
+	sameTarget := func(other *observer) bool { return other.target == o.target }
+	f := t.function(o.source)
+	if f == nil || f.owner != nil || slices.ContainsFunc(t.bySource[o.source], sameTarget) || strings.HasPrefix(o.source.id, "engine::") {
+		return
+	}
+	for _, old := range slices.Clone(t.away[o.source]) {
+		if old.target == o.target && string(old.view()) == string(o.view()) {
+			t.returned(old)
+		}
+	}
+	if len(t.away[o.source]) >= maxAway {
+		t.returned(t.away[o.source][0])
+	}
+	if o.source.id == cronTick && t.engine.cron.added(o) != nil { // its ticks go on
+		return
+	}
+	t.away[o.source] = append(t.away[o.source], o)
+	t.watch(o.source)
+}
+
+// returned forgets an observer that left has remembered.
+func (t *observers) returned(o *observer) {
+	if o.source.id == cronTick {
+		t.engine.cron.removed(o)
+	}
+	t.away[o.source] = slices.DeleteFunc(t.away[o.source], func(x *observer) bool { return x == o })
+	t.watch(o.source)
+}
+
+// lost says in the log which observers of a source inside the engine do not receive an
+// event, because their worker or their target is away.
+func (t *observers) lost(source key, doc *document, only func(o *observer) bool) {
+	for _, o := range slices.Concat(t.bySource[source], t.away[source]) {
+		if o.state == iii.ObserverStateActive || o.state == iii.ObserverStateError || !o.interests(false) || !o.filter.matches(doc) || only != nil && !only(o) {
+			continue
+		}
+		if slices.ContainsFunc(t.bySource[source], func(x *observer) bool { return x.target == o.target && x.state == iii.ObserverStateActive }) {
+			continue // another worker has taken over
+		}
+		if o.mentioned && strings.HasPrefix(source.id, "observability::") {
+			continue // events are so frequent that the log says it only once
+		}
+		reason := triggerAway
+		if o.reason != nil {
+			reason = o.reason.Message
+		}
+		o.mentioned = true
+		t.engine.workerAway(bindingOf(o), reason)
+	}
 }
 
 // leave removes an observer from the table.
@@ -293,10 +365,8 @@ func (t *observers) leave(o *observer) {
 	list := slices.DeleteFunc(t.of(o.source), func(x *observer) bool { return x == o })
 	if t.bySource[o.source] = list; len(list) == 0 {
 		delete(t.bySource, o.source)
-		t.watched.Delete(o.source)
-	} else {
-		t.watched.Store(o.source, len(list))
 	}
+	t.watch(o.source)
 }
 
 // replay updates an observer that a connection sends again: the new content replaces
@@ -567,6 +637,7 @@ func (t *observers) enterState(o *observer, state iii.ObserverState, reason *wir
 	if !changed {
 		return
 	}
+	o.mentioned = false
 	if o.owner != nil && o.trigger && state == iii.ObserverStateError {
 		o.owner.push(o.owner.speaks().triggerResult(o.id, o.source.id, o.target.id, reason))
 	}
@@ -592,14 +663,17 @@ func (t *observers) dispose(o *observer, reason *wireError, deliver bool) {
 	t.enterState(o, iii.ObserverStateDisposed, reason)
 }
 
-// unobserve disposes an observer for its owner. It silently ignores observers of other
-// owners.
-func (t *observers) unobserve(w *worker, id string) {
+// unobserve disposes an observer for its owner and returns it. It silently ignores
+// observers of other owners.
+func (t *observers) unobserve(w *worker, id string) *observer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if o := t.byID[id]; o != nil && o.owner == w && !o.trigger {
-		t.dispose(o, errorBody("UNOBSERVED", "disposed by the observing worker"), false)
+	o := t.byID[id]
+	if o == nil || o.owner != w || o.trigger {
+		return nil
 	}
+	t.dispose(o, errorBody("UNOBSERVED", "disposed by the observing worker"), false)
+	return o
 }
 
 // forget handles the end of a connection after its functions have been removed. Its
@@ -607,6 +681,9 @@ func (t *observers) unobserve(w *worker, id string) {
 func (t *observers) forget(w *worker, functions []key) {
 	for _, k := range functions {
 		t.hostChanged(k)
+	}
+	for _, o := range w.takenBack.observers {
+		t.left(o)
 	}
 	for _, o := range t.inOrder() {
 		if o.owner != w || o.trigger { // a trigger ends with its connection, see forgetTriggers
@@ -621,6 +698,7 @@ func (t *observers) forget(w *worker, functions []key) {
 			defer t.mu.Unlock()
 			if t.byID[o.id] == o && o.owner == nil && t.engine.ctx.Err() == nil {
 				t.dispose(o, errorBody("OBSERVER_DISCONNECTED", "the observing worker did not come back within %v", observerGrace), false)
+				t.left(o)
 			}
 		})
 		t.updateState(o)

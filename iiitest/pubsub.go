@@ -45,7 +45,7 @@ func (p *pubsub) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	if in.Topic == "" {
 		return nil, errorBody("topic_not_set", "Topic is not set")
 	}
-	subscribers := p.subscribers.where(func(topic string) bool { return topic == in.Topic })
+	subscribers := p.subscribers.event(p.engine, func(topic string) bool { return topic == in.Topic })
 	if len(subscribers) == 0 {
 		p.engine.log.Warn("event found no worker: the topic has no subscriber", "topic", in.Topic)
 	}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,6 +23,8 @@ type queues struct {
 	named  map[string]*namedQueue
 	bound  map[string]*subscriber // by trigger id
 	deaths uint64
+
+	changes atomic.Uint64 // counts the changes
 }
 
 // registerQueues adds durable topics, named queues and the functions that query them.
@@ -118,12 +121,14 @@ func (q *queues) join(l *lane, c *consumer) {
 // leave removes a consumer from a lane. Its running jobs continue; if one fails, it
 // waits for another consumer. queues.mu is held.
 func (q *queues) leave(l *lane, c *consumer) {
+	q.changes.Add(1)
 	close(c.gone)
 	l.consumers = slices.DeleteFunc(l.consumers, func(x *consumer) bool { return x == c })
 }
 
 // pump assigns jobs to consumers with free capacity, in turn. queues.mu is held.
 func (q *queues) pump(l *lane) {
+	q.changes.Add(1)
 	for len(l.ready) > 0 {
 		i := slices.IndexFunc(l.consumers, func(c *consumer) bool {
 			return c.running < c.concurrency && (!c.inline || l.active == 0)
@@ -187,6 +192,7 @@ func (q *queues) tried(l *lane, c *consumer, j *job, failure string) (wait time.
 		q.deaths++
 		j.failure, j.failedAt, j.death = failure, time.Now(), q.deaths
 		l.dead = append(l.dead, j)
+		q.changes.Add(1)
 	}
 	if again && c.inline {
 		return backoff(c.backoff, j.attempts), true

@@ -30,7 +30,7 @@ func (e *Engine) registerObservers() {
 		e.functions[key{defaultNamespace, id}].until = Protocol025
 	}
 	e.addSource("http::on-request", "iii-http", "One call per request", httpArgs, &e.routes)
-	e.addSource("cron::on-tick", "iii-cron", "One call per tick of an expression", cronArgs, e.cron)
+	e.addSource(cronTick, "iii-cron", "One call per tick of an expression", cronArgs, e.cron)
 	e.addSource("queue::on-message", queueWorker, "One call per message", queueArgs, e.queues)
 	e.addSource("state::on-changed", "iii-state", "One call per change", "", nil)
 	e.addSource("stream::on-changed", "iii-stream", "One call per change", "", nil)
@@ -126,6 +126,8 @@ func textsOf(raw json.RawMessage) (texts []string) {
 
 // Source of ticks of the clock.
 
+const cronTick = "cron::on-tick"
+
 // added starts the job of the expression, unless it already runs.
 func (c *cron) added(o *observer) *wireError {
 	expression := stringOf(membersOf(o.args)["expression"])
@@ -141,7 +143,7 @@ func (c *cron) added(o *observer) *wireError {
 	}
 	c.expressions[expression] = &expressionJob{observers: 1, stop: c.start(schedule, func(ctx context.Context, due time.Time) {
 		now := time.Now()
-		c.engine.observers.occur(ctx, "cron::on-tick", func() json.RawMessage {
+		c.engine.observers.occur(ctx, cronTick, func() json.RawMessage {
 			return mustEncode(map[string]string{
 				"expression": expression, "scheduled_time": rfc3339(due), "actual_time": rfc3339(now),
 			})
@@ -174,10 +176,16 @@ const subscriberRetention = 30 * time.Second
 func laneOf(o *observer) (topic string, lane key) {
 	args := membersOf(o.args)
 	if group := stringOf(args["group"]); group != "" {
-		return stringOf(args["topic"]), key{"\x00group", group}
+		return stringOf(args["topic"]), key{laneOfGroup, group}
 	}
-	return stringOf(args["topic"]), key{"\x00observer", o.id}
+	return stringOf(args["topic"]), key{laneOfObserver, o.id}
 }
+
+// The namespaces of lanes that do not belong to a function.
+const (
+	laneOfGroup    = "\x00group"
+	laneOfObserver = "\x00observer"
+)
 
 func (q *queues) added(o *observer) *wireError {
 	if topic, _ := laneOf(o); topic == "" {

@@ -22,6 +22,7 @@ type stateConfig struct {
 
 func (e *Engine) registerState() {
 	s := &state{engine: e, triggers: boundTriggers[stateConfig]{decode: decodeStateConfig}}
+	e.state = s
 	const owner = "iii-state"
 	e.addBuiltin("state::set", owner, "Set a value in state", s.set)
 	e.addBuiltin("state::get", owner, "Get a value from state", s.get)
@@ -145,7 +146,7 @@ func (s *state) wrote(ctx context.Context, scope, key string, existed bool, old,
 
 func (s *state) changed(ctx context.Context, event, scope, key string, old, value json.RawMessage) {
 	var targets []target
-	for _, b := range s.triggers.where(func(c stateConfig) bool {
+	for _, b := range s.triggers.event(s.engine, func(c stateConfig) bool {
 		return (c.scope == nil || *c.scope == scope) && (c.key == nil || *c.key == key)
 	}) {
 		targets = append(targets, target{binding: b.binding, condition: b.config.condition})

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/iii-go/iii"
 )
@@ -16,6 +17,8 @@ type store[G comparable] struct {
 	mu     sync.Mutex
 	groups map[G]map[string]item
 	next   uint64
+
+	changes atomic.Uint64 // counts the changes
 }
 
 type item struct {
@@ -65,27 +68,58 @@ func (s *store[G]) put(group G, key string, value json.RawMessage) {
 	}
 	it.value = value
 	s.groups[group][key] = it
+	s.changes.Add(1)
 }
 
 func (s *store[G]) delete(group G, key string) (old json.RawMessage, existed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	it, existed := s.groups[group][key]
-	delete(s.groups[group], key)
+	if existed {
+		delete(s.groups[group], key)
+		s.changes.Add(1)
+	}
 	return it.value, existed
 }
 
 // list returns the values of a group in the order of insertion. The result is never
 // nil.
 func (s *store[G]) list(group G) []json.RawMessage {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	items := slices.SortedFunc(maps.Values(s.groups[group]), func(a, b item) int { return cmp.Compare(a.seq, b.seq) })
+	items := s.items(group)
 	values := make([]json.RawMessage, len(items))
 	for i, it := range items {
 		values[i] = it.value
 	}
 	return values
+}
+
+// keyedItem is an item with its key.
+type keyedItem struct {
+	key string
+	item
+}
+
+// items returns the items of a group in the order of insertion.
+func (s *store[G]) items(group G) []keyedItem {
+	s.mu.Lock()
+	items := make([]keyedItem, 0, len(s.groups[group]))
+	for key, it := range s.groups[group] {
+		items = append(items, keyedItem{key, it})
+	}
+	s.mu.Unlock()
+	slices.SortFunc(items, func(a, b keyedItem) int { return cmp.Compare(a.seq, b.seq) })
+	return items
+}
+
+// sizes returns the number of items in each group.
+func (s *store[G]) sizes() map[G]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sizes := make(map[G]int, len(s.groups))
+	for group, items := range s.groups {
+		sizes[group] = len(items)
+	}
+	return sizes
 }
 
 // names returns the groups, in no order.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/iii-go/iii"
@@ -27,6 +28,8 @@ type streams struct {
 	// misses none.
 	mu      sync.Mutex
 	sockets map[*streamSocket]struct{}
+
+	subscribed atomic.Uint64 // counts the changes of subscriptions
 }
 
 type streamGroup struct{ stream, group string }
@@ -382,7 +385,7 @@ func (s *streams) announce(ctx context.Context, item streamItem, id *string, eve
 		compared = *id
 	}
 	var targets []target
-	for _, b := range s.triggers.where(func(c streamConfig) bool {
+	for _, b := range s.triggers.event(s.engine, func(c streamConfig) bool {
 		return c.stream == item.Stream && cmp.Or(c.group, item.Group) == item.Group && cmp.Or(c.item, compared) == compared
 	}) {
 		targets = append(targets, target{binding: b.binding, condition: b.config.condition})

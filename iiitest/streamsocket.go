@@ -147,6 +147,7 @@ func (s *streamSocket) run(ctx context.Context) {
 	s.streams.mu.Lock()
 	delete(s.streams.sockets, s)
 	left := s.subscriptions
+	s.streams.subscribed.Add(1)
 	s.streams.mu.Unlock()
 	s.out.close()
 	s.streams.engine.drop(s.conn) // ends a blocked write
@@ -199,10 +200,10 @@ func (s *streamSocket) handle(ctx context.Context, frame []byte) {
 // current state.
 func (s *streamSocket) join(ctx context.Context, sub subscription) {
 	refused := false
-	for _, b := range s.streams.joins.all() {
+	for _, b := range s.streams.joins.event(s.streams.engine, always) {
 		result, err := s.streams.engine.fire(ctx, b.binding, s.joinLeaveEvent(sub))
 		if err != nil {
-			s.streams.engine.logEngine(severityError, "function of a join trigger failed", b.logAttributes(err))
+			s.streams.engine.triggerFailed(b.binding, "function of a join trigger failed", err)
 			continue
 		}
 		refused = refused || unauthorized(result)
@@ -217,6 +218,7 @@ func (s *streamSocket) join(ctx context.Context, sub subscription) {
 	s.streams.mu.Lock()
 	s.drop(sub.ID)
 	s.subscriptions = append(s.subscriptions, sub)
+	s.streams.subscribed.Add(1)
 	s.streams.mu.Unlock()
 	s.sync(ctx, sub)
 }
@@ -264,13 +266,14 @@ func (s *streamSocket) leave(ctx context.Context, sub subscription) {
 // drop removes a subscription. streams.mu is held.
 func (s *streamSocket) drop(id string) {
 	s.subscriptions = slices.DeleteFunc(s.subscriptions, func(old subscription) bool { return old.ID == id })
+	s.streams.subscribed.Add(1)
 }
 
 func (s *streamSocket) left(ctx context.Context, sub subscription) {
 	s.streams.engine.observers.occur(ctx, "stream::on-leave", func() json.RawMessage { return s.joinLeaveEvent(sub) }, nil)
-	for _, b := range s.streams.leaves.all() {
+	for _, b := range s.streams.leaves.event(s.streams.engine, always) {
 		if _, err := s.streams.engine.fire(ctx, b.binding, s.joinLeaveEvent(sub)); err != nil {
-			s.streams.engine.logEngine(severityError, "function of a leave trigger failed", b.logAttributes(err))
+			s.streams.engine.triggerFailed(b.binding, "function of a leave trigger failed", err)
 		}
 	}
 }

@@ -151,6 +151,13 @@ func (q *queues) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	now := time.Now()
 	if t.subscribers() == 0 && !t.waits(now) {
 		t.unheard++
+		if len(t.lanes) == 0 {
+			q.engine.log.Warn("event found no worker: the topic has no subscriber", "topic", in.Topic)
+		}
+		for target := range t.lanes {
+			q.lost(in.Topic, target)
+		}
+		q.changes.Add(1)
 		return nil, nil
 	}
 	for target, l := range t.lanes {
@@ -158,9 +165,20 @@ func (q *queues) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 			q.add(l, &job{
 				id: uuid.NewString(), functionID: target.id, namespace: target.namespace, data: in.Data, trace: traceOf(ctx),
 			})
+		} else {
+			q.lost(in.Topic, target)
 		}
 	}
 	return nil, nil
+}
+
+// lost says in the log that a message is lost to the function of a lane.
+func (q *queues) lost(topic string, lane key) {
+	if lane.namespace == laneOfGroup || lane.namespace == laneOfObserver {
+		q.engine.log.Warn("event found no worker: the observer of the topic is away", "topic", topic, "observer", lane.id)
+		return
+	}
+	q.engine.log.Warn("event found no worker", "type", "durable:subscriber", "topic", topic, "function", lane.id, "error", triggerAway)
 }
 
 // deliver delivers a message to its function if the condition permits. The payload is
@@ -181,6 +199,7 @@ func (q *queues) deliver(ctx context.Context, topic, condition string, j *job) (
 	}
 	_, err := e.invoke(withCause(ctx, "durable:subscriber", topic), j.functionID, j.namespace, j.data)
 	span.end(err)
+	q.noWorker(topic, j, err)
 	if err != nil {
 		return debugText(err)
 	}

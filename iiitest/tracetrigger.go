@@ -33,7 +33,7 @@ type tracePart struct{ trace, service, status string }
 
 func (t *traceTriggers) init(e *Engine) {
 	t.engine = e
-	t.bindings = boundTriggers[iii.TraceTriggerConfig]{decode: decodeTraceConfig, again: keepOld}
+	t.bindings = boundTriggers[iii.TraceTriggerConfig]{decode: decodeTraceConfig, again: keepOld, once: true}
 	e.spans.added = t.added
 }
 
@@ -65,6 +65,11 @@ func (t *traceTriggers) silent(s *iii.StoredSpan, targets map[string]bool) bool 
 // added collects spans, including announced ones. The first span starts a window.
 func (t *traceTriggers) added(list []spanRecord) {
 	t.observed(list)
+	_ = t.bindings.event(t.engine, func(c iii.TraceTriggerConfig) bool { // for the log
+		return slices.ContainsFunc(list, func(s spanRecord) bool {
+			return !t.silent(&s.stored, nil) && matchFold(c.ServiceName, s.stored.ServiceName) && matchFold(c.Status, s.stored.Status)
+		})
+	})
 	bound := t.bindings.all()
 	if len(bound) == 0 {
 		return
@@ -140,7 +145,7 @@ func (t *traceTriggers) fireLater(ctx context.Context) {
 		}
 		payload := mustEncode(iii.TraceEvent{TraceIDs: slices.Sorted(maps.Keys(traces))})
 		if missing := t.engine.start(withCause(ctx, b.triggerType, b.id), b.functionID, defaultNamespace, payload, b.metadata); missing != nil {
-			t.engine.log.Debug("function of a trace trigger is missing", "trigger", b.id, "function", b.functionID)
+			t.engine.noWorker(b.binding, missing)
 		}
 	}
 }

@@ -182,20 +182,20 @@ func (e *Engine) unbindLocked(r *registration) *ticket {
 	}
 }
 
-// unregisterTrigger removes a trigger, whichever worker registered it, and reports
-// whether it existed.
-func (e *Engine) unregisterTrigger(id string) bool {
+// unregisterTrigger removes a trigger, whichever worker registered it, and returns it, or
+// nil if it does not exist.
+func (e *Engine) unregisterTrigger(id string) *registration {
 	e.triggers.mu.Lock()
 	r := e.triggers.byID[id]
 	if r == nil {
 		e.triggers.mu.Unlock()
-		return false
+		return nil
 	}
 	delete(e.triggers.byID, id)
 	sent := e.unbindLocked(r)
 	e.triggers.mu.Unlock()
 	waitFor(sent)
-	return true
+	return r
 }
 
 // registerTriggerType adds a trigger type of a worker; the latest registration wins.
@@ -294,7 +294,11 @@ func (e *Engine) forgetTriggers(w *worker) {
 		if r.origin == w {
 			delete(t.byID, r.id)
 			e.unbindLocked(r)
+			e.leftLocked(r)
 		}
+	}
+	for _, r := range w.takenBack.triggers {
+		e.leftLocked(r)
 	}
 	for k, typ := range t.types {
 		if typ.owner == w {
@@ -302,6 +306,15 @@ func (e *Engine) forgetTriggers(w *worker) {
 		}
 	}
 	e.rebind()
+}
+
+// leftLocked lets the provider of a trigger know that the trigger's worker has left.
+func (e *Engine) leftLocked(r *registration) {
+	if at := e.triggers.types[r.at]; at != nil && !r.parked && !r.observed {
+		if p, ok := at.provider.(farewellProvider); ok {
+			p.left(r.binding)
+		}
+	}
 }
 
 // claimTriggers resolves the parked triggers of a type again, after a function has

@@ -89,5 +89,5 @@ func (e *Engine) serveUnregisterTrigger(_ context.Context, c *call) (json.RawMes
 	if bad != nil {
 		return nil, bad
 	}
-	return mustEncode(map[string]bool{"removed": e.unregisterTrigger(in.ID)}), nil
+	return mustEncode(map[string]bool{"removed": e.unregisterTrigger(in.ID) != nil}), nil
 }

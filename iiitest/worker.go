@@ -33,6 +33,8 @@ type worker struct {
 	waiting []any // registrations that wait for the namespace
 	grace   *time.Timer
 
+	takenBack takenBack // by apply, and by cleanUp when the connection has ended
+
 	// guarded by Engine.mu
 	meta     metadata
 	called   *workerName           // its name, for stored messages

@@ -97,11 +97,11 @@ func run(ctx context.Context, program string, args []string, rate int, duration 
 			continue
 		}
 		report = time.Now()
-		resident, err := memory(engine.Process.Pid)
-		if err != nil {
+		var resident int
+		var err error
+		if resident, highest, err = memory(engine.Process.Pid); err != nil {
 			return err
 		}
-		highest = max(highest, resident)
 		log.Printf("%v: %d MiB, %d requests, %d failed, %d left out", time.Since(began).Round(time.Second), resident, sent.Load(), failed.Load(), busy.Load())
 	}
 	close(turns)
@@ -118,19 +118,22 @@ func run(ctx context.Context, program string, args []string, rate int, duration 
 	return nil
 }
 
-// memory is what a process has resident, in MiB.
-func memory(pid int) (int, error) {
+// memory is what a process has resident, and the most that it ever had, in MiB.
+func memory(pid int) (resident, highest int, err error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
+	kib := map[string]int{}
 	for line := range strings.Lines(string(status)) {
-		if fields := strings.Fields(line); len(fields) > 1 && fields[0] == "VmRSS:" {
-			kib, err := strconv.Atoi(fields[1])
-			return kib >> 10, err
+		if fields := strings.Fields(line); len(fields) > 1 {
+			kib[fields[0]], _ = strconv.Atoi(fields[1])
 		}
 	}
-	return 0, errors.New("no VmRSS")
+	if kib["VmRSS:"] == 0 || kib["VmHWM:"] == 0 {
+		return 0, 0, errors.New("no VmRSS or no VmHWM")
+	}
+	return kib["VmRSS:"] >> 10, kib["VmHWM:"] >> 10, nil
 }
 
 type order struct {

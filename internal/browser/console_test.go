@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"iter"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -151,7 +152,7 @@ func visitConsole(page *browser.Page, hash, selector, text string) {
 
 // The console shows what happens, while it happens.
 func TestConsole(t *testing.T) {
-	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
+	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithQueue("once", iiitest.QueueConfig{MaxRetries: 1}))
 	chromium := browser.Start(t)
 	page := chromium.Open(engine.ConsoleURL())
 	page.Resize(1440, 900)
@@ -242,8 +243,10 @@ func TestConsole(t *testing.T) {
 		picture("workers")
 	}
 
+	visitStores(t, page, engine)
+
 	page.Resize(480, 800)
-	for _, section := range []string{"overview", "invocations", "traces", "metrics", "functions"} {
+	for _, section := range []string{"overview", "invocations", "traces", "metrics", "functions", "state", "streams", "queues"} {
 		visitConsole(page, "#/"+section, "#bar h1", strings.ToUpper(section[:1])+section[1:])
 		page.Wait(`() => document.documentElement.scrollWidth <= innerWidth`)
 		page.Screenshot("console-narrow-" + section)
@@ -253,10 +256,115 @@ func TestConsole(t *testing.T) {
 	page.Screenshot("console-narrow-help")
 
 	second := chromium.Open(engine.ConsoleURL() + "#/workers")
-	second.WaitText(".nav-item[data-id=invocations]", "2 failed") // whatever is open first
+	second.WaitText(".nav-item[data-id=invocations]", "3 failed") // whatever is open first
 
 	if err := engine.Close(); err != nil {
 		t.Fatal(err)
 	}
 	page.Wait(`() => document.querySelector(".live").classList.contains("off")`)
+}
+
+// visitStores tries what the console shows of state, streams, queues and dead letters, while
+// it changes.
+func visitStores(t *testing.T, page *browser.Page, engine *iiitest.Engine) {
+	t.Helper()
+	ctx := t.Context()
+	c := must[*iii.Client](t)(iii.New(engine.URL(), iii.WithName("clerk")))
+	defer c.Close()
+	must[*iii.Function](t)(iii.HandleEvent(c, "clerk::fail", func(context.Context, any) error { return errors.New("out of paper") }))
+	if err := c.Connect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	carts, chat := iii.NewState[order](c, "carts"), iii.NewStream[string](c, "chat")
+
+	visitConsole(page, "#/state", "tr", "orders")
+	if _, err := carts.Set(ctx, "bob", order{Item: "tea", Quantity: 1, CardToken: "s3cret"}); err != nil {
+		t.Fatal(err)
+	}
+	page.WaitText("tr", `"item":"tea"`)
+	page.Click(`.panel tbody tr:first-child button`) // the scope carts
+	page.Wait(`() => document.querySelectorAll(".list > div > table tbody tr").length === 1`)
+	page.Click(".list > div > table tbody tr")
+	page.WaitText(".detail pre.json", "[REDACTED]")
+	if _, err := carts.Set(ctx, "bob", order{Item: "cake", Quantity: 2}); err != nil {
+		t.Fatal(err)
+	}
+	page.WaitText(".detail pre.json", "cake") // while it is open
+	page.Screenshot("console-state")
+	if _, _, err := carts.Delete(ctx, "bob"); err != nil {
+		t.Fatal(err)
+	}
+	page.WaitText(".detail", "does not exist now")
+	page.Press("\x1b")
+	page.WaitGone(".split.open")
+	page.WaitText("#bar button", "carts")
+	browser.Eval[any](page, `[...document.querySelectorAll("#bar button")].find(b => b.innerText.includes("carts")).click()`)
+	page.WaitText("tr", "paid")
+
+	visitConsole(page, "#/streams", ".empty", "No stream yet")
+	if _, err := chat.Set(ctx, "lobby", "1", "hello"); err != nil {
+		t.Fatal(err)
+	}
+	page.WaitText("tr", "hello")
+	next, leave := iter.Pull2(iii.Subscribe(ctx, engine.StreamURL(), iii.StreamSubscription{StreamName: "chat", GroupID: "lobby"}))
+	if _, err, _ := next(); err != nil {
+		t.Fatal(err)
+	}
+	page.WaitText(".panel tr", "127.0.0.1:")
+	page.Click(".list > div > table tbody tr")
+	page.WaitText(".detail pre.json", "hello")
+	page.Screenshot("console-streams")
+	leave()
+	page.Press("\x1b")
+	page.Wait(`() => !document.querySelector(".panel").innerText.includes("127.0.0.1:")`)
+
+	visitConsole(page, "#/queues", "tr", "default")
+	must[iii.EnqueueResult](t)(c.Enqueue(ctx, "once", "clerk::fail", order{Item: "tea", CardToken: "s3cret"}))
+	if err := c.PublishDurable(ctx, "gossip", "psst"); err != nil {
+		t.Fatal(err)
+	}
+	page.WaitText("tr", "gossip")
+	page.WaitText(`.nav-item[data-id=dead] .count.bad`, "1")
+	page.Screenshot("console-queues")
+	visitConsole(page, "#/dead", "tr.error", "clerk::fail")
+	page.Click("tr.error")
+	page.WaitText(".detail .failure", "function call failed")
+	page.WaitText(".detail pre.json .j-gone", "[REDACTED]")
+	page.Screenshot("console-dead")
+	if text := browser.Eval[string](page, "document.body.innerText"); strings.Contains(text, "s3cret") {
+		t.Error("the page shows a secret")
+	}
+	for _, letter := range must[[]iii.DeadLetter](t)(c.DeadLetters(ctx, "once")) {
+		must[bool](t)(c.DiscardMessage(ctx, "once", letter.ID))
+	}
+	page.WaitText(".detail", "redriven or discarded")
+}
+
+// An engine of 0.26 has observers, and calls in process.
+func TestConsoleObservers(t *testing.T) {
+	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol026))
+	c := must[*iii.Client](t)(iii.New(engine.URL(), iii.WithName("shop")))
+	defer c.Close()
+	ok := must[*iii.Function](t)
+	ok(iii.Handle(c, "orders::place", func(_ context.Context, o order) (string, error) { return o.Item, nil }))
+	ok(iii.HandleEvent(c, "orders::mail", func(context.Context, iii.Observed[order, string]) error { return nil }))
+	must[*iii.Observer](t)(c.Observe(iii.Source{FunctionID: "orders::place", Filters: json.RawMessage(`{"input.item":{"$eq":"tea"}}`)}, "orders::mail"))
+	must[*iii.Observer](t)(c.Observe(iii.Source{FunctionID: "orders::nosuch"}, "orders::mail"))
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	page := browser.Start(t).Open(engine.ConsoleURL() + "#/observers")
+	page.WaitText("tr", "active")
+	page.WaitText("tr", "pending")
+	for range 2 {
+		if err := c.Call(t.Context(), "orders::place", order{Item: "tea"}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page.Wait(`() => [...document.querySelectorAll("tr")].some(r => r.innerText.includes("active") && /\b2\b/.test(r.innerText))`)
+	page.WaitText(".panel", "Calls in process")
+	browser.Eval[any](page, `[...document.querySelectorAll("tbody tr")].find(r => r.innerText.includes("active")).click()`)
+	page.WaitText(".detail pre.json", `"$eq": "tea"`)
+	page.WaitText(".detail", "orders::mail")
+	page.Screenshot("console-observers")
 }

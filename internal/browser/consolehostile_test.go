@@ -2,6 +2,7 @@ package browser_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -19,7 +20,7 @@ const hostile = `"><img/src=x/onerror="window.pwned=1"><script>window.pwned=1</s
 
 // Whatever a worker calls things, the console shows it as text, and within its place.
 func TestConsoleHostileNames(t *testing.T) {
-	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
+	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithQueue("bad", iiitest.QueueConfig{MaxRetries: 1}))
 	worker, telemetry, _ := shopWorker(t, engine, "worker"+hostile)
 	id, log := "f::"+hostile, telemetry.Logger()
 	data := map[string]any{hostile: hostile}
@@ -38,6 +39,12 @@ func TestConsoleHostileNames(t *testing.T) {
 	must[metric.Int64Counter](t)(telemetry.Meter().Int64Counter("hostile", metric.WithDescription(hostile))).
 		Add(t.Context(), 1, metric.WithAttributes(attribute.String(hostile, hostile)))
 	if err := worker.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err1 := iii.NewState[string](worker, hostile).Set(t.Context(), hostile, hostile)
+	_, err2 := iii.NewStream[string](worker, hostile).Set(t.Context(), hostile, hostile, hostile)
+	_, err3 := worker.Enqueue(t.Context(), "bad", id, data)
+	if err := errors.Join(err1, err2, err3, worker.PublishDurable(t.Context(), hostile, hostile)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, span := telemetry.Tracer().Start(t.Context(), hostile)
@@ -71,11 +78,17 @@ func TestConsoleHostileNames(t *testing.T) {
 			{"#/traces/" + traceID, ".row.log", hostile},
 			{"#/logs", "tr", hostile},
 			{"#/metrics", ".plot", hostile},
+			{"#/state", "tr", hostile},
+			{"#/state/" + encoded(page, hostile) + "/" + encoded(page, hostile), ".detail pre.json", "onerror"},
+			{"#/streams", "tr", hostile},
+			{"#/streams/" + encoded(page, hostile) + "/" + encoded(page, hostile) + "/" + encoded(page, hostile), ".detail pre.json", "onerror"},
+			{"#/queues", "tr", hostile},
+			{"#/dead", "tr", id},
 			{"#/traces/%", ".note", "no span of this trace"},
 		} {
 			visitConsole(page, place.hash, place.selector, place.text)
 			check(t, page, place.hash, width)
-			if place.hash == "#/traces/"+traceID || place.hash == "#/invocations" || place.hash == "#/logs" {
+			if place.hash == "#/traces/"+traceID || place.hash == "#/invocations" || place.hash == "#/logs" || place.hash == "#/dead" {
 				page.Press("j")
 				page.WaitVisible(".detail h2")
 				check(t, page, place.hash+", details", width)

@@ -1,5 +1,6 @@
 // Package console serves a read-only page that shows the activity of a development
-// engine: workers, functions, triggers, live invocations, traces, logs and metrics.
+// engine: workers, functions, triggers, observers, live invocations, traces, logs and
+// metrics, and the contents of its state, its streams and its queues.
 //
 // The page is one document without external resources. It reads its data from a small
 // JSON API, and an event stream that announces changes. Values whose keys mark them as
@@ -69,6 +70,12 @@ func New(ctx context.Context, s Source, r *Recorder, exposed string) http.Handle
 	mux.HandleFunc("GET /api/traces/{id}", c.serveTrace)
 	mux.HandleFunc("GET /api/logs", c.serveLogs)
 	mux.HandleFunc("GET /api/metrics", c.serveMetrics)
+	mux.HandleFunc("GET /api/state", func(w http.ResponseWriter, r *http.Request) { c.serveStore(w, r, State) })
+	mux.HandleFunc("GET /api/state/item", func(w http.ResponseWriter, r *http.Request) { c.serveItem(w, r, State) })
+	mux.HandleFunc("GET /api/streams", func(w http.ResponseWriter, r *http.Request) { c.serveStore(w, r, Streams) })
+	mux.HandleFunc("GET /api/streams/item", func(w http.ResponseWriter, r *http.Request) { c.serveItem(w, r, Streams) })
+	mux.HandleFunc("GET /api/queues", c.serveQueues)
+	mux.HandleFunc("GET /api/dead-letters/{id}", c.serveDeadLetter)
 	mux.HandleFunc("GET /api/events", c.serveEvents)
 	return guarded(mux, exposed)
 }

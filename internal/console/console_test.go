@@ -22,6 +22,12 @@ import (
 type fake struct {
 	registry Registry
 	metrics  []Metric
+	spans    []iii.StoredSpan
+	logs     []json.RawMessage
+	groups   map[Store][]Group
+	items    map[string][]Item // by stream/group
+	queues   []Queue
+	dead     []DeadLetter
 	changes  atomic.Pointer[Changes]
 }
 
@@ -37,10 +43,43 @@ func (f *fake) Changes() Changes {
 	}
 	return Changes{}
 }
-func (f *fake) Spans(int) []iii.StoredSpan         { return nil }
-func (f *fake) Trace(string) []iii.StoredSpan      { return nil }
-func (f *fake) Logs(string, int) []json.RawMessage { return []json.RawMessage{} }
+func (f *fake) Spans(int) []iii.StoredSpan { return f.spans }
+func (f *fake) Trace(id string) (list []iii.StoredSpan) {
+	for _, s := range f.spans {
+		if s.TraceID == id {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+func (f *fake) Logs(string, int) []json.RawMessage { return append([]json.RawMessage{}, f.logs...) }
 func (f *fake) Metrics(time.Time, int) []Metric    { return f.metrics }
+func (f *fake) Groups(s Store) []Group             { return f.groups[s] }
+func (f *fake) Items(_ Store, stream, group string, limit int) []Item {
+	list := f.items[stream+"/"+group]
+	return list[:min(limit, len(list))]
+}
+func (f *fake) Item(_ Store, stream, group, key string) (json.RawMessage, bool) {
+	for _, i := range f.items[stream+"/"+group] {
+		if i.Key == key {
+			return i.Value, true
+		}
+	}
+	return nil, false
+}
+func (f *fake) Queues() []Queue { return f.queues }
+func (f *fake) DeadLetters(limit int) ([]DeadLetter, int) {
+	n := min(limit, len(f.dead))
+	return f.dead[:n], len(f.dead) - n
+}
+func (f *fake) DeadLetter(id string) (DeadLetter, bool) {
+	for _, d := range f.dead {
+		if d.ID == id {
+			return d, true
+		}
+	}
+	return DeadLetter{}, false
+}
 func (f *fake) handler(ctx context.Context) http.Handler {
 	return New(ctx, f, NewRecorder(DefaultLimit), "")
 }
@@ -131,7 +170,7 @@ func get(t *testing.T, h http.Handler, method, path string) *httptest.ResponseRe
 
 func TestConsoleIsReadOnly(t *testing.T) {
 	h := new(fake).handler(t.Context())
-	for _, path := range []string{"/", "/api/registry", "/api/logs", "/api/events"} {
+	for _, path := range []string{"/", "/api/registry", "/api/logs", "/api/state", "/api/state/item", "/api/streams", "/api/queues", "/api/dead-letters/x", "/api/events"} {
 		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
 			if w := get(t, h, method, path); w.Code != http.StatusMethodNotAllowed {
 				t.Errorf("%s %s: %d", method, path, w.Code)
@@ -241,7 +280,8 @@ func TestPreview(t *testing.T) {
 
 func TestUnknownIDsAreNotFound(t *testing.T) {
 	h := new(fake).handler(t.Context())
-	for _, path := range []string{"/api/invocations/1", "/api/invocations/x", "/api/traces/x", "/api/function?id=g", "/api", "/favicon.ico"} {
+	for _, path := range []string{"/api/invocations/1", "/api/invocations/x", "/api/traces/x", "/api/function?id=g", "/api", "/favicon.ico",
+		"/api/state/item?group=g&key=k", "/api/streams/item?stream=s&group=g&key=k", "/api/dead-letters/x"} {
 		if w := get(t, h, "GET", path); w.Code != http.StatusNotFound {
 			t.Errorf("%s: %d", path, w.Code)
 		}
@@ -319,9 +359,9 @@ func TestEvents(t *testing.T) {
 		i := recorder.Begin(Call{Function: "f"})
 		time.Sleep(2 * tick)
 		recorder.End(i, nil, "", "")
-		f.changes.Store(&Changes{Logs: 1})
+		f.changes.Store(&Changes{Logs: 1, State: 1, Queues: 1})
 		time.Sleep(time.Second)
-		if diff := cmp.Diff([]string{"invocations", "invocations", `changed ["logs"]`}, events()); diff != "" {
+		if diff := cmp.Diff([]string{"invocations", "invocations", `changed ["logs","queues","state"]`}, events()); diff != "" {
 			t.Errorf("after an invocation and a log record (-want +got):\n%s", diff)
 		}
 		leave()

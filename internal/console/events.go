@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"hash/maphash"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -86,11 +87,13 @@ func (a Changes) differences(b Changes) []string {
 	var what []string
 	for name, changed := range map[string]bool{
 		"spans": a.Spans != b.Spans, "logs": a.Logs != b.Logs, "metrics": a.Metrics != b.Metrics,
+		"state": a.State != b.State, "streams": a.Streams != b.Streams, "queues": a.Queues != b.Queues,
 	} {
 		if changed {
 			what = append(what, name)
 		}
 	}
+	slices.Sort(what)
 	return what
 }
 

@@ -39,7 +39,7 @@ var (
 	styles  = []string{"base.css", "views.css"}
 	scripts = []string{
 		"dom.js", "format.js", "plot.js", "store.js", "shell.js", "overview.js", "invocations.js",
-		"traces.js", "waterfall.js", "logs.js", "metrics.js", "registry.js", "main.js",
+		"traces.js", "waterfall.js", "logs.js", "metrics.js", "registry.js", "stores.js", "main.js",
 	}
 )
 

@@ -30,6 +30,77 @@ type Source interface {
 	// Metrics returns the exports of metrics after since, oldest first; if there are
 	// more than limit, the newest of them.
 	Metrics(since time.Time, limit int) []Metric
+
+	// Groups returns the groups of a store, sorted.
+	Groups(s Store) []Group
+	// Items returns at most limit items of a group, in the order of their insertion.
+	Items(s Store, stream, group string, limit int) []Item
+	// Item returns the value of an item.
+	Item(s Store, stream, group, key string) (value json.RawMessage, ok bool)
+	// Queues returns the lanes of queues and topics, sorted.
+	Queues() []Queue
+	// DeadLetters returns the newest dead letters, at most limit, newest first, and the
+	// number of those that it leaves out.
+	DeadLetters(limit int) (list []DeadLetter, left int)
+	// DeadLetter returns a dead letter that is still there.
+	DeadLetter(id string) (d DeadLetter, ok bool)
+}
+
+// Store is one of the engine's stores of items.
+type Store int
+
+// The stores.
+const (
+	State Store = iota
+	Streams
+)
+
+// Group is a scope of the state or a group of a stream.
+type Group struct {
+	Stream      string // "" in the state
+	Group       string // "" for a stream that a worker stores
+	Items       int
+	Subscribers []Subscriber // of a stream, in no order
+	Provider    string       // the worker that stores the stream; "" for the engine
+}
+
+// Subscriber is a subscription of a client of the stream socket.
+type Subscriber struct {
+	ID     string
+	Item   *string // nil: the whole group
+	Client string  // its address
+}
+
+// Item is an item of a group.
+type Item struct {
+	Key   string
+	Value json.RawMessage
+}
+
+// Queue is a named queue, or what a topic holds for one of its functions.
+type Queue struct {
+	Name      string `json:"name"`
+	Topic     bool   `json:"topic,omitempty"`
+	Namespace string `json:"namespace,omitempty"` // of the function of a topic
+	Function  string `json:"function,omitempty"`
+	Group     string `json:"group,omitempty"` // instead of a function: the observers of a topic
+	Depth     int    `json:"depth"`           // jobs that wait or run
+	InFlight  int    `json:"in_flight"`       // of them: running
+	Delayed   int    `json:"delayed"`         // of them: waiting for a retry
+	Consumers int    `json:"consumers"`       // triggers of a topic; jobs of a queue that can run at once
+	Dead      int    `json:"dead_letters"`
+	Unheard   int    `json:"unheard,omitempty"` // messages to a topic that had no subscriber
+}
+
+// DeadLetter is a job whose attempts have all failed.
+type DeadLetter struct {
+	ID, Queue           string
+	Namespace, Function string
+	Group               string // instead of a function: the observers of a topic
+	Attempts            int
+	Error               string // of the last attempt
+	FailedAt            time.Time
+	Payload             json.RawMessage
 }
 
 // Engine holds the properties of an engine that do not change while it runs.
@@ -56,6 +127,9 @@ type Changes struct {
 	Spans   uint64 `json:"spans"`
 	Logs    uint64 `json:"logs"`
 	Metrics uint64 `json:"metrics"`
+	State   uint64 `json:"state"`
+	Streams uint64 `json:"streams"`
+	Queues  uint64 `json:"queues"` // and dead letters
 }
 
 // Metric is one export of a metric.

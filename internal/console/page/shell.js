@@ -3,6 +3,7 @@
 const sections = [
   ["What happens", [["overview", "Overview"], ["invocations", "Invocations"], ["traces", "Traces"], ["logs", "Logs"], ["metrics", "Metrics"]]],
   ["What is there", [["functions", "Functions"], ["triggers", "Triggers"], ["observers", "Observers"], ["workers", "Workers"]]],
+  ["What is kept", [["state", "State"], ["streams", "Streams"], ["queues", "Queues"], ["dead", "Dead letters"]]],
 ];
 const order = sections.flatMap(([, items]) => items.map(([id]) => id));
 
@@ -87,7 +88,7 @@ function togglePause() {
 
 function help() {
   const dialog = document.getElementById("help");
-  const keys = [["1 … 8", "go to a section"], ["/", "filter; words, -word for those without it"], ["↑ ↓  or  k j", "previous, next"], ["Enter", "open a trace, a span"], ["← →", "fold and unfold a span"],
+  const keys = [["1 … 9", "go to a section"], ["/", "filter; words, -word for those without it"], ["↑ ↓  or  k j", "previous, next"], ["Enter", "open a trace, a span"], ["← →", "fold and unfold a span"],
     ["Esc", "close what is open"], ["p", "pause"], ["?", "this help"]];
   show(dialog, h("h2", { style: { marginBottom: "10px" } }, "Keyboard"),
     h("table", null, keys.map(([k, what]) => h("tr", null, h("td", null, h("kbd", null, k)), h("td", null, what)))),
@@ -179,7 +180,7 @@ function keys(e) {
     if (e.key === "ArrowDown" || e.key === "Enter") { typing.blur(); step(1); e.preventDefault(); }
     return;
   }
-  if (e.key >= "1" && e.key <= String(order.length)) location.hash = "#/" + order[e.key - 1];
+  if (e.key >= "1" && e.key <= "9") location.hash = "#/" + order[e.key - 1];
   else if (e.key === "/") { document.querySelector(".search input")?.focus(); e.preventDefault(); }
   else if (e.key === "?") help();
   else if (e.key === "p") togglePause();

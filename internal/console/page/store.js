@@ -62,7 +62,7 @@ async function load(part) {
 }
 
 function want(...parts) {
-  wanted = new Set(["registry", ...parts]);
+  wanted = new Set(["registry", "queues", ...parts]); // the number of dead letters is always shown
   for (const part of wanted) if (stale.has(part)) load(part);
 }
 

@@ -1,0 +1,222 @@
+package iiitest_test
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/iiitest"
+)
+
+// lostEvents collects what an engine logs about events that found no worker.
+type lostEvents struct {
+	slog.Handler
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *lostEvents) Enabled(context.Context, slog.Level) bool { return true }
+func (l *lostEvents) Handle(_ context.Context, r slog.Record) error {
+	if !strings.HasPrefix(r.Message, "event found no worker") {
+		return nil
+	}
+	line := r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "function" || a.Key == "topic" || a.Key == "queue" {
+			line += " " + a.Key + "=" + a.Value.String()
+		}
+		return true
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, line)
+	return nil
+}
+
+// since returns what has been logged since the last call.
+func (l *lostEvents) since() []string {
+	synctest.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lines := l.lines
+	l.lines = nil
+	return lines
+}
+
+// When the worker of a trigger has left, its events are lost, and the log says so, whether
+// the worker was killed or has taken its triggers back; until another worker runs the
+// function.
+func TestEventsOfWorkersThatHaveLeftAreLogged(t *testing.T) {
+	scope, topic := "orders", "sold"
+	sources := map[string]struct {
+		config iii.TriggerConfig
+		occur  func(ctx context.Context, c *iii.Client, e *iiitest.Engine) error
+		only   iiitest.Protocol // 0: all
+	}{
+		"state": {config: iii.StateTriggerConfig{Scope: &scope}, occur: func(ctx context.Context, c *iii.Client, _ *iiitest.Engine) error {
+			_, err := iii.NewState[int](c, scope).Set(ctx, "ada", 1)
+			return err
+		}},
+		"stream": {config: iii.StreamTriggerConfig{StreamName: "chat"}, occur: func(ctx context.Context, c *iii.Client, _ *iiitest.Engine) error {
+			_, err := iii.NewStream[int](c, "chat").Set(ctx, "lobby", "1", 1)
+			return err
+		}},
+		"stream:join": {config: iii.StreamJoinTrigger{}, occur: func(ctx context.Context, _ *iii.Client, e *iiitest.Engine) error {
+			next, leave := iter.Pull2(iii.SubscribeWith(ctx, iii.SubscribeOptions{URL: e.StreamURL(), DialContext: e.DialContext}, iii.StreamSubscription{StreamName: "chat", GroupID: "lobby"}))
+			defer leave()
+			_, err, _ := next()
+			return err
+		}},
+		"stream:leave": {config: iii.StreamLeaveTrigger{}, occur: func(ctx context.Context, _ *iii.Client, e *iiitest.Engine) error {
+			next, leave := iter.Pull2(iii.SubscribeWith(ctx, iii.SubscribeOptions{URL: e.StreamURL(), DialContext: e.DialContext}, iii.StreamSubscription{StreamName: "chat", GroupID: "lobby"}))
+			defer leave()
+			_, err, _ := next()
+			return err
+		}},
+		"configuration": {config: iii.ConfigurationTriggerConfig{}, occur: func(ctx context.Context, c *iii.Client, _ *iiitest.Engine) error {
+			return c.Call(ctx, "configuration::register", map[string]any{"id": "shop", "name": "shop", "description": "the shop", "schema": map[string]any{"type": "object"}}, nil)
+		}},
+		"cron": {config: iii.CronTriggerConfig{Expression: "0 * * * * *"}, occur: func(context.Context, *iii.Client, *iiitest.Engine) error {
+			time.Sleep(time.Minute)
+			return nil
+		}},
+		"log": {config: iii.LogTriggerConfig{}, occur: func(ctx context.Context, c *iii.Client, _ *iiitest.Engine) error {
+			return errors.Join(c.Call(ctx, "engine::log::info", map[string]string{"message": "hello"}, nil),
+				c.Call(ctx, "engine::log::info", map[string]string{"message": "hello"}, nil)) // logged once all the same
+		}},
+		"subscribe": {config: iii.SubscribeTriggerConfig{Topic: topic}, occur: func(ctx context.Context, c *iii.Client, _ *iiitest.Engine) error {
+			return c.Publish(ctx, topic, 1)
+		}, only: iiitest.Protocol023},
+		"durable:subscriber": {config: iii.QueueTriggerConfig{Topic: topic}, occur: func(ctx context.Context, c *iii.Client, _ *iiitest.Engine) error {
+			return c.PublishDurable(ctx, topic, 1)
+		}, only: iiitest.Protocol023},
+	}
+	for name, source := range sources {
+		for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
+			if source.only != 0 && source.only != protocol {
+				continue
+			}
+			for _, end := range []string{"killed", "shut down", "long away"} {
+				t.Run(name+"/"+protocol.String()+"/"+end, func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						lost := new(lostEvents)
+						e := iiitest.Start(t, iiitest.WithProtocol(protocol), iiitest.WithLogger(slog.New(lost)))
+						start := func(name string, triggers bool) *iii.Client {
+							c, err := iii.New(e.URL(), iii.WithName(name), iii.WithDialContext(e.DialContext))
+							if err != nil {
+								t.Fatal(err)
+							}
+							t.Cleanup(func() { _ = c.Close() })
+							if triggers {
+								_, err1 := iii.HandleEvent(c, "mail::send", func(context.Context, any) error { return nil })
+								_, err2 := c.Trigger("mail::send", source.config)
+								err = errors.Join(err1, err2)
+							}
+							if err := errors.Join(err, c.Connect(t.Context())); err != nil {
+								t.Fatal(err)
+							}
+							synctest.Wait()
+							return c
+						}
+						caller, mail := start("caller", false), start("mail", true)
+						occur := func() {
+							t.Helper()
+							if err := source.occur(t.Context(), caller, e); err != nil {
+								t.Fatal(err)
+							}
+						}
+						if occur(); len(lost.since()) > 0 {
+							t.Error("an event with its worker there")
+						}
+						if end == "shut down" {
+							_ = mail.Shutdown(t.Context())
+						} else {
+							_ = mail.Close()
+						}
+						if end == "long away" {
+							time.Sleep(50 * time.Second) // longer than observers survive
+						}
+						lost.since()
+						occur()
+						lines := lost.since()
+						if len(lines) == 0 || !strings.HasSuffix(lines[0], " function=mail::send") || len(lines) > 1 && name != "cron" && name != "subscribe" {
+							t.Errorf("without its worker: %q", lines)
+						}
+						start("mail-2", true)
+						lost.since()
+						if occur(); len(lost.since()) > 0 {
+							t.Error("an event with another worker there")
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// A trigger that a worker has taken back, while it goes on, loses nothing.
+func TestTriggersTakenBackAreNotMissed(t *testing.T) {
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
+		synctest.Test(t, func(t *testing.T) {
+			lost := new(lostEvents)
+			e := iiitest.Start(t, iiitest.WithProtocol(protocol), iiitest.WithLogger(slog.New(lost)))
+			c, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			scope := "orders"
+			_, err1 := iii.HandleEvent(c, "mail::send", func(context.Context, any) error { return nil })
+			trigger, err2 := c.Trigger("mail::send", iii.StateTriggerConfig{Scope: &scope})
+			if err := errors.Join(err1, err2, c.Connect(t.Context()), trigger.Unregister()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := iii.NewState[int](c, scope).Set(t.Context(), "ada", 1); err != nil {
+				t.Fatal(err)
+			}
+			if lines := lost.since(); len(lines) > 0 {
+				t.Errorf("%v: %q", protocol, lines)
+			}
+		})
+	}
+}
+
+// Events that nobody waits for are logged: of topics without a subscriber, and jobs of
+// queues whose functions are missing.
+func TestMessagesWithoutAWorkerAreLogged(t *testing.T) {
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
+		synctest.Test(t, func(t *testing.T) {
+			lost := new(lostEvents)
+			e := iiitest.Start(t, iiitest.WithProtocol(protocol), iiitest.WithLogger(slog.New(lost)))
+			c, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			_, err2 := c.Enqueue(t.Context(), "default", "nobody::serves", 1)
+			if err := errors.Join(c.PublishDurable(t.Context(), "nobody", 1), err2); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+			got := strings.Join(lost.since(), "\n")
+			for line, times := range map[string]int{
+				"event found no worker: the topic has no subscriber topic=nobody": 1,
+				"event found no worker queue=default function=nobody::serves":     3,
+			} {
+				if n := strings.Count(got, line); n != times {
+					t.Errorf("%v: %d × %q in:\n%s", protocol, n, line, got)
+				}
+			}
+		})
+	}
+}
