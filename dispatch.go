@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
 	"slices"
@@ -25,6 +26,9 @@ const (
 	maxQueuedInvocations = 10_000
 	maxQueuedBytes       = 64 << 20
 	maxIdleWorkers       = 64
+
+	// The read loop lets handlers run before it reads more when they hold as many bytes.
+	yieldBytes = 8 << 20
 )
 
 // incoming is an invocation that this worker was asked to run.
@@ -44,6 +48,7 @@ type incoming struct {
 
 	since      time.Time // when it was queued, then when its handler began; zero without metrics
 	prev, next *incoming // in the dispatcher's list of what runs, and guarded by its lock
+	held       int       // its bytes in the dispatcher's count of what runs; likewise
 	trigger    *Trigger  // of this worker, which the observer stands for; nil if it is none
 
 	ctx        invocationContext // of the handler
@@ -132,6 +137,7 @@ type dispatcher struct {
 	mu      sync.Mutex
 	running int
 	first   *incoming // of those that run, the latest
+	held    int       // bytes of what runs
 	nested  int       // handlers that run in the slot of another one, which waits for them
 	queue   fifo.Queue[*incoming]
 	bytes   int
@@ -205,9 +211,12 @@ func (d *dispatcher) enter(in *incoming) {
 		in.next.prev = in
 	}
 	d.first = in
+	in.held = in.size()
+	d.held += in.held
 }
 
 func (d *dispatcher) leave(in *incoming) {
+	d.held -= in.held
 	if in.next != nil {
 		in.next.prev = in.prev
 	}
@@ -336,6 +345,17 @@ func (d *dispatcher) close() <-chan struct{} {
 		close(ended)
 	}()
 	return ended
+}
+
+// yield lets handlers run that hold much memory. The more is read before they do, the more
+// memory waits for them; what is read meanwhile is not in the processor's cache any more.
+func (d *dispatcher) yield() {
+	d.mu.Lock()
+	much := d.held >= yieldBytes
+	d.mu.Unlock()
+	if much {
+		runtime.Gosched()
+	}
 }
 
 func (d *dispatcher) isClosed() bool {
