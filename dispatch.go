@@ -458,7 +458,7 @@ func (c *Client) execute(in *incoming) {
 		answer, err = c.answer(ctx, in, observed, result, err)
 		span.answered(answer, err)
 	} else {
-		span.returned(result, err)
+		span.returned(c.cfg.forUser(result), err)
 	}
 	returned = true
 }
@@ -528,7 +528,7 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, resu
 	limit, _ := to.limit()
 	b := newBuffer()
 	if err == nil {
-		err = to.encodeResult(b, in, result)
+		err = to.encodeResult(b, in, c.cfg.forUser(result))
 		large := err == nil && b.Len() >= limit
 		switch {
 		case large:

@@ -39,7 +39,7 @@ func (s *State[T]) Get(ctx context.Context, key string) (value T, ok bool, err e
 // Set stores a value and returns the previous one.
 func (s *State[T]) Set(ctx context.Context, key string, value T) (SetResult[T], error) {
 	const id = "state::set"
-	raw, err := rawOf(value)
+	raw, err := s.client.cfg.rawForUser(value)
 	if err != nil {
 		return SetResult[T]{}, notEncodable(id, err)
 	}
