@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-
 )
 
 // CallOption configures one call. One that makes no sense is an error of the call.

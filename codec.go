@@ -288,10 +288,7 @@ func (b *buffer) value(v any) error {
 		if err != nil {
 			return err
 		}
-		if !rawjson.Valid(raw) {
-			return errors.New("the codec of WithJSON has written no valid JSON")
-		}
-		return b.value(json.RawMessage(raw))
+		return b.value(raw)
 	}
 	err := b.encode(v)
 	if err == nil && !utf8.Valid(b.Bytes()[start:]) {
@@ -308,6 +305,17 @@ func (b *buffer) value(v any) error {
 // part appends v, as value does, as a member of a message to the engine.
 func (b *buffer) part(v any) error {
 	start := b.Len()
+	if c, ok := v.(codecValue); ok {
+		raw, err := c.marshal()
+		if err != nil {
+			return err
+		}
+		v = raw
+	}
+	if raw, ok := v.(json.RawMessage); ok && rawjson.Plain(raw, engineDepth-1) {
+		b.Write(raw)
+		return nil
+	}
 	err := b.value(v)
 	if err == nil {
 		err = rawjson.CheckForEngine(b.Bytes()[start:], engineDepth-1)
@@ -347,7 +355,8 @@ func (c *config) forUser(v any) any {
 	return codecValue{c.json, v}
 }
 
-func (v codecValue) marshal() (raw []byte, err error) {
+// marshal returns what the codec has written, which is to be checked.
+func (v codecValue) marshal() (raw json.RawMessage, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("encoding panics: %v", p)
