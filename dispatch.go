@@ -423,7 +423,9 @@ func (c *Client) execute(in *incoming) {
 	measured.begin(in)
 	invocation.limitHandler(in.function.timeout)
 	ctx, span := c.tracing.begin(invocation, in)
-	invocation.limit.watch(func() { c.handlerTimedOut(ctx, invocation, observed, span) })
+	if invocation.limit != nil {
+		invocation.limit.watch(func() { c.handlerTimedOut(ctx, invocation, observed, span) })
+	}
 	var answer *buffer
 	var err error
 	returned, late := false, false
@@ -493,6 +495,9 @@ func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationCont
 // answers say that a handler has not run, or not to its end: an error that a handler has from
 // a call of its own says that of another one.
 func handlerError(err error) error {
+	if err == nil {
+		return nil
+	}
 	var e *Error
 	if errors.As(err, &e) && e != nil {
 		switch e.Code {

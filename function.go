@@ -598,9 +598,6 @@ func (c *invocationContext) limitHandler(d time.Duration) {
 
 // watch begins when the handler does.
 func (l *handlerLimit) watch(answer func()) {
-	if l == nil {
-		return
-	}
 	l.answer = answer
 	l.unwatch = context.AfterFunc(l.ctx, func() {
 		defer close(l.watched)
