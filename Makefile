@@ -140,11 +140,13 @@ filter-conformance: ## Compare filters with the reference implementation over CA
 	$(GO) -C internal/conformance run ./filter -cases $(CASES) -seed $(SEED)
 
 # Workers to measure, of which the first is compared with the others, and flags of bench/table.
-WORKERS ?= -worker go=.cache/loadworker -worker rust=.cache/rust-worker/release/rust-worker
+WORKERS ?= -worker go=.cache/loadworker -worker bare=.cache/bareworker -worker rust=.cache/rust-worker/release/rust-worker
 TABLEFLAGS ?=
 
-bench-table: ## Measure the CPU time of WORKERS per invocation: this package, and the Rust SDK, which needs cargo
+bench-table: ## Measure the CPU time of WORKERS per invocation: this package, the bare WebSocket, and the Rust SDK, which needs cargo
 	$(GO) build -o .cache/loadworker ./bench/loadworker
+	$(GO) build -o .cache/bareworker ./bench/bareworker
+	GOWORK=off $(GO) -C bench/jsonworker build -o $(CURDIR)/.cache/jsonworker .
 	cd bench/rust-worker && cargo build --release --quiet --locked --target-dir ../../.cache/rust-worker
 	$(GO) run ./bench/table $(WORKERS) $(TABLEFLAGS)
 

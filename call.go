@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-
-	"github.com/iii-go/iii/internal/jsoncodec"
 )
 
 // CallOption configures one call. One that makes no sense is an error of the call.
@@ -185,6 +183,7 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		}
 		in = raw
 	}
+	in = c.cfg.forUser(in)
 	inv.traceparent, inv.baggage = InjectTraceparent(ctx), InjectBaggage(ctx)
 	if h, ok := ctx.Value(invocationKey{}).(*invocationContext); ok && h.client == c {
 		inv.caller = h.in
@@ -272,7 +271,7 @@ func (c *Client) await(ctx context.Context, verb string, r *request, id string, 
 		*out = append((*out)[:0:0], result...)
 		return nil
 	}
-	if err := jsoncodec.Decode(result, out); err != nil {
+	if err := c.cfg.decode(result, out); err != nil {
 		return &callError{verb: verb, functionID: id, err: fmt.Errorf("result does not decode: %w", err), sent: true}
 	}
 	return nil

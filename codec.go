@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
 
+	"github.com/iii-go/iii/internal/jsoncodec"
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
@@ -281,6 +283,12 @@ func (b *buffer) value(v any) error {
 		}
 		b.Write(v)
 		return nil
+	case codecValue:
+		raw, err := v.marshal()
+		if err != nil {
+			return err
+		}
+		return b.value(raw)
 	}
 	err := b.encode(v)
 	if err == nil && !utf8.Valid(b.Bytes()[start:]) {
@@ -297,6 +305,17 @@ func (b *buffer) value(v any) error {
 // part appends v, as value does, as a member of a message to the engine.
 func (b *buffer) part(v any) error {
 	start := b.Len()
+	if c, ok := v.(codecValue); ok {
+		raw, err := c.marshal()
+		if err != nil {
+			return err
+		}
+		v = raw
+	}
+	if raw, ok := v.(json.RawMessage); ok && rawjson.Plain(raw, engineDepth-1) {
+		b.Write(raw)
+		return nil
+	}
 	err := b.value(v)
 	if err == nil {
 		err = rawjson.CheckForEngine(b.Bytes()[start:], engineDepth-1)
@@ -320,6 +339,67 @@ func (b *buffer) encode(v any) (err error) {
 	}()
 	return b.encoder.Encode(v)
 }
+
+// codecValue is a user's value that the codec of [WithJSON] encodes.
+type codecValue struct {
+	codec JSONCodec
+	v     any
+}
+
+// forUser returns v for [buffer.value], to be encoded by the codec of [WithJSON] if that is
+// for v.
+func (c *config) forUser(v any) any {
+	if c.json == nil || v == nil || ownType(reflect.TypeOf(v)) {
+		return v
+	}
+	return codecValue{c.json, v}
+}
+
+// marshal returns what the codec has written, which is to be checked.
+func (v codecValue) marshal() (raw json.RawMessage, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("encoding panics: %v", p)
+		}
+	}()
+	return v.codec.Marshal(v.v)
+}
+
+// decode decodes b, which must be valid JSON, into a user's value.
+func (c *config) decode(b []byte, out any) (err error) {
+	if c.json == nil || ownType(reflect.TypeOf(out)) {
+		return jsoncodec.Decode(b, out)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("decoding panics: %v", p)
+		}
+	}()
+	return c.json.Unmarshal(b, out)
+}
+
+// rawForUser encodes a user's value that becomes a part of a message of this package.
+func (c *config) rawForUser(v any) (json.RawMessage, error) { return rawOf(c.forUser(v)) }
+
+// ownType reports whether encoding/json encodes values of type t whatever [WithJSON] says:
+// raw JSON, and the types of this package, whose tags and methods are made for it.
+func ownType(t reflect.Type) bool {
+	for {
+		switch t.Kind() {
+		case reflect.Pointer:
+			t = t.Elem()
+			continue
+		case reflect.Slice, reflect.Array, reflect.Map:
+			if t.Name() == "" {
+				t = t.Elem()
+				continue
+			}
+		}
+		return t == rawType || t.PkgPath() == ownPackage
+	}
+}
+
+var rawType = reflect.TypeFor[json.RawMessage]()
 
 // actionKind is what the engine does with a call beyond running it.
 type actionKind uint8

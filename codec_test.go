@@ -2,6 +2,7 @@ package iii
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"math/big"
@@ -468,5 +469,96 @@ func BenchmarkParse(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// marking is a JSONCodec that shows where it was used.
+type marking struct{}
+
+func (marking) Marshal(v any) ([]byte, error) {
+	switch v {
+	case "panic":
+		panic("no")
+	case "invalid":
+		return []byte(`{"a":`), nil
+	case "no UTF-8":
+		return []byte("\"\xff\""), nil
+	case "half":
+		return []byte(`"\ud800"`), nil
+	}
+	return json.Marshal(map[string]any{"marked": v})
+}
+
+func (marking) Unmarshal(b []byte, v any) error {
+	var m struct{ Marked json.RawMessage }
+	if err := json.Unmarshal(b, &m); err != nil {
+		return err
+	}
+	if m.Marked == nil {
+		panic("not marked")
+	}
+	return json.Unmarshal(m.Marked, v)
+}
+
+func TestWithJSONEncodesUsersValues(t *testing.T) {
+	type item = map[string]int // a type of this package would be no user's
+	p := newPeer(t, script{call: func(_ *peerConn, m *peerMessage) string {
+		switch m.FunctionID {
+		case "state::set":
+			return `{"old_value":null,"new_value":{"marked":{"N":3}}}`
+		case "state::get":
+			return `{"marked":{"N":3}}`
+		}
+		return string(m.Data)
+	}})
+	c := p.client(WithJSON(marking{}))
+	double := func(_ context.Context, in item) (item, error) { return item{"N": 2 * in["N"]}, nil }
+	if _, err := Handle(c, "typed", double); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Handle(c, "own", func(_ context.Context, in StateGetInput) (StateGetInput, error) { return in, nil }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.HandleFunc("raw", echo); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ function, payload, want string }{
+		{"typed", `{"marked":{"N":2}}`, `{"marked":{"N":4}}`},
+		{"own", `{"scope":"s","key":"k"}`, `{"key":"k","scope":"s"}`},
+		{"raw", ` {"N": 2}`, `{"N": 2}`},
+	} {
+		if m := p.answered(p.conn(0).invoke(test.function, test.payload)); string(m.Result) != test.want {
+			t.Errorf("%s answers %s, error %v", test.function, m.Result, m.Error)
+		}
+	}
+	m := p.answered(p.conn(0).invoke("typed", `{"N":2}`))
+	if m.Error == nil || m.Error.Code != CodeInvalidRequest || !strings.Contains(m.Error.Message, "decoding panics: not marked") {
+		t.Errorf("panic of the decoder: result %s, error %v", m.Result, m.Error)
+	}
+
+	var raw json.RawMessage
+	if err := c.Call(t.Context(), "remote", item{"N": 1}, &raw, WithMetadata(item{"N": 9})); err != nil || string(raw) != `{"marked":{"N":1}}` {
+		t.Errorf("call: the engine has received %s, error %v", raw, err)
+	}
+	if out, err := Call[[]item](t.Context(), c, "remote", []item{{"N": 1}, {"N": 2}}); err != nil || len(out) != 2 || out[1]["N"] != 2 {
+		t.Errorf("call: %v, error %v", out, err)
+	}
+	if err := c.Call(t.Context(), "remote", json.RawMessage(`[1]`), &raw); err != nil || string(raw) != `[1]` {
+		t.Errorf("raw call: %s, error %v", raw, err)
+	}
+	state := NewState[item](c, "s")
+	if r, err := state.Set(t.Context(), "k", item{"N": 3}); err != nil || r.New["N"] != 3 || r.HadOld {
+		t.Errorf("set: %+v, error %v", r, err)
+	}
+	if v, ok, err := state.Get(t.Context(), "k"); err != nil || !ok || v["N"] != 3 {
+		t.Errorf("get: %+v, %v, error %v", v, ok, err)
+	}
+	for _, text := range []string{"panic", "invalid", "no UTF-8", "half"} {
+		if err := c.Call(t.Context(), "remote", text, nil); err == nil {
+			t.Errorf("%s: no error", text)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
 	"slices"
@@ -25,6 +26,9 @@ const (
 	maxQueuedInvocations = 10_000
 	maxQueuedBytes       = 64 << 20
 	maxIdleWorkers       = 64
+
+	// The read loop lets handlers run before it reads more when they hold as many bytes.
+	yieldBytes = 8 << 20
 )
 
 // incoming is an invocation that this worker was asked to run.
@@ -44,6 +48,7 @@ type incoming struct {
 
 	since      time.Time // when it was queued, then when its handler began; zero without metrics
 	prev, next *incoming // in the dispatcher's list of what runs, and guarded by its lock
+	held       int       // its bytes in the dispatcher's count of what runs; likewise
 	trigger    *Trigger  // of this worker, which the observer stands for; nil if it is none
 
 	ctx        invocationContext // of the handler
@@ -132,6 +137,7 @@ type dispatcher struct {
 	mu      sync.Mutex
 	running int
 	first   *incoming // of those that run, the latest
+	held    int       // bytes of what runs
 	nested  int       // handlers that run in the slot of another one, which waits for them
 	queue   fifo.Queue[*incoming]
 	bytes   int
@@ -205,9 +211,12 @@ func (d *dispatcher) enter(in *incoming) {
 		in.next.prev = in
 	}
 	d.first = in
+	in.held = in.size()
+	d.held += in.held
 }
 
 func (d *dispatcher) leave(in *incoming) {
+	d.held -= in.held
 	if in.next != nil {
 		in.next.prev = in.prev
 	}
@@ -338,6 +347,17 @@ func (d *dispatcher) close() <-chan struct{} {
 	return ended
 }
 
+// yield lets handlers run that hold much memory. The more is read before they do, the more
+// memory waits for them; what is read meanwhile is not in the processor's cache any more.
+func (d *dispatcher) yield() {
+	d.mu.Lock()
+	much := d.held >= yieldBytes
+	d.mu.Unlock()
+	if much {
+		runtime.Gosched()
+	}
+}
+
 func (d *dispatcher) isClosed() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -403,7 +423,9 @@ func (c *Client) execute(in *incoming) {
 	measured.begin(in)
 	invocation.limitHandler(in.function.timeout)
 	ctx, span := c.tracing.begin(invocation, in)
-	invocation.limit.watch(func() { c.handlerTimedOut(ctx, invocation, observed, span) })
+	if invocation.limit != nil {
+		invocation.limit.watch(func() { c.handlerTimedOut(ctx, invocation, observed, span) })
+	}
 	var answer *buffer
 	var err error
 	returned, late := false, false
@@ -438,7 +460,7 @@ func (c *Client) execute(in *incoming) {
 		answer, err = c.answer(ctx, in, observed, result, err)
 		span.answered(answer, err)
 	} else {
-		span.returned(result, err)
+		span.returned(c.cfg.forUser(result), err)
 	}
 	returned = true
 }
@@ -473,6 +495,9 @@ func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationCont
 // answers say that a handler has not run, or not to its end: an error that a handler has from
 // a call of its own says that of another one.
 func handlerError(err error) error {
+	if err == nil {
+		return nil
+	}
 	var e *Error
 	if errors.As(err, &e) && e != nil {
 		switch e.Code {
@@ -508,7 +533,7 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, resu
 	limit, _ := to.limit()
 	b := newBuffer()
 	if err == nil {
-		err = to.encodeResult(b, in, result)
+		err = to.encodeResult(b, in, c.cfg.forUser(result))
 		large := err == nil && b.Len() >= limit
 		switch {
 		case large:

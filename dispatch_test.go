@@ -138,6 +138,41 @@ func TestGoexitKeepsSlots(t *testing.T) {
 	})
 }
 
+func TestDispatcherCountsTheBytesOfWhatRuns(t *testing.T) {
+	held := func(d *dispatcher) int {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.held
+	}
+	begun, end := make(chan struct{}), make(chan struct{})
+	d := &dispatcher{limit: 2, run: func(in *incoming) {
+		in.data = nil // as when the payload is another one for the handler
+		begun <- struct{}{}
+		<-end
+	}}
+	for range 3 {
+		d.submit(&incoming{data: make(json.RawMessage, 1000), metadata: make(json.RawMessage, 10)})
+	}
+	<-begun
+	<-begun
+	if n := held(d); n != 2020 {
+		t.Errorf("two that run hold %d bytes", n)
+	}
+	end <- struct{}{}
+	<-begun
+	if n := held(d); n != 2020 {
+		t.Errorf("the last two hold %d bytes", n)
+	}
+	close(end)
+	if err := d.waitQuiet(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := held(d); n != 0 {
+		t.Errorf("%d bytes are left", n)
+	}
+	<-d.close()
+}
+
 // TestSubmitConcurrent has many submit and withdraw at once.
 func TestSubmitConcurrent(t *testing.T) {
 	var mu sync.Mutex

@@ -1,6 +1,7 @@
 package iii_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -137,6 +138,34 @@ func ExampleInvocationFromContext() {
 	}
 	fmt.Println(iii.Call[string](ctx, client, "orders::create", map[string]any{"item": "tea"}, iii.WithMetadata("acme")))
 	// Output: orders::create for "acme", called by this worker: true <nil>
+}
+
+// exactNumbers is encoding/json, except that numbers keep all of their digits in an any.
+type exactNumbers struct{}
+
+func (exactNumbers) Marshal(v any) ([]byte, error) { return json.Marshal(v) }
+
+func (exactNumbers) Unmarshal(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	return d.Decode(v)
+}
+
+// A codec has the methods Marshal and Unmarshal of a JSON library.
+func ExampleWithJSON() {
+	_, client, stop := withEngine(iii.WithJSON(exactNumbers{}))
+	defer stop()
+	ctx := context.Background()
+
+	_, err := iii.Handle(client, "ids::same", func(_ context.Context, id any) (any, error) { return id, nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Connect(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(iii.Call[any](ctx, client, "ids::same", 9007199254740993))
+	// Output: 9007199254740993 <nil>
 }
 
 // Middleware wraps every handler of a client; the first is outermost.

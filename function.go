@@ -364,7 +364,7 @@ func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out,
 	if err := types.check(); err != nil {
 		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
-	return c.register(id, typedHandler(h), nil, types, opts)
+	return c.register(id, typedHandler(c, h), nil, types, opts)
 }
 
 // HandleEvent is [Handle] for a handler without a result, as events need one: the function
@@ -377,18 +377,18 @@ func HandleEvent[In any](c *Client, id string, h func(context.Context, In) error
 	if err := types.check(); err != nil {
 		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
-	handler := typedHandler(func(ctx context.Context, in In) (json.RawMessage, error) { return nil, h(ctx, in) })
+	handler := typedHandler(c, func(ctx context.Context, in In) (json.RawMessage, error) { return nil, h(ctx, in) })
 	return c.register(id, handler, nil, types, opts)
 }
 
-func typedHandler[In, Out any](h func(context.Context, In) (Out, error)) HandlerFunc {
+func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, error)) HandlerFunc {
 	notices := noticesCaller(reflect.TypeFor[In]())
 	return func(ctx context.Context, payload json.RawMessage) (any, error) {
 		if notices {
 			payload = withoutCaller(payload)
 		}
 		var in In
-		if err := decodePayload(payload, &in); err != nil {
+		if err := c.cfg.decodePayload(payload, &in); err != nil {
 			return nil, err
 		}
 		out, err := h(ctx, in)
@@ -607,9 +607,6 @@ func (c *invocationContext) limitHandler(d time.Duration) {
 
 // watch begins when the handler does.
 func (l *handlerLimit) watch(answer func()) {
-	if l == nil {
-		return
-	}
 	l.answer = answer
 	l.unwatch = context.AfterFunc(l.ctx, func() {
 		defer close(l.watched)

@@ -56,11 +56,11 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 	var valid *inputSchema // nil: not validated
 	handler := func(ctx context.Context, payload json.RawMessage) (any, error) {
 		var req HTTPRequest[In]
-		err := decodePayload(payload, &req)
+		err := c.cfg.decodePayload(payload, &req)
 		headers, params, channel := req.Headers, req.PathParams, req.RequestBody
 		if err != nil {
 			var other HTTPRequest[json.RawMessage]
-			if decodePayload(payload, &other) != nil {
+			if c.cfg.decodePayload(payload, &other) != nil {
 				return nil, err
 			}
 			headers, params, channel = other.Headers, other.PathParams, other.RequestBody // other holds the body itself, which comes from the client
@@ -76,7 +76,7 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 			if read.body != nil {
 				payload = withBody(payload, read.body)
 				req = HTTPRequest[In]{}
-				err = decodePayload(payload, &req)
+				err = c.cfg.decodePayload(payload, &req)
 			}
 			req.RequestBody = nil
 		}

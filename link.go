@@ -473,6 +473,9 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	if !c.dispatch.submit(in) {
 		c.turnAway(in, CodeOverloaded, "the worker has too many invocations waiting")
 	}
+	if data != nil {
+		c.dispatch.yield()
+	}
 }
 
 func (c *Client) receiveResult(l *link, m *received) {

@@ -147,7 +147,7 @@ func (c *Client) localAddr() net.Addr {
 // the channel.
 func (m *mount) serve(invocation context.Context, payload json.RawMessage) (any, error) {
 	var in HTTPRequest[json.RawMessage]
-	if err := decodePayload(payload, &in); err != nil {
+	if err := m.client.cfg.decodePayload(payload, &in); err != nil {
 		return nil, err
 	}
 	ctx := context.WithValue(invocation, http.ServerContextKey, m.server)

@@ -3,11 +3,16 @@
 package iii
 
 import (
+	"context"
 	"encoding/json"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // raceEnabled says that the race detector runs, which makes copies slow.
@@ -46,5 +51,129 @@ func TestHandlerMetricsDoNotAllocate(t *testing.T) {
 		f.done(ctx, in, true)
 	}); n != 0 {
 		t.Errorf("%v allocations for an invocation", n)
+	}
+}
+
+// unwrittenLink is a link whose messages the test takes from the outbox in place of a writer,
+// so that nothing but the client itself allocates.
+type unwrittenLink struct {
+	*link
+	batch []item
+}
+
+func newUnwrittenLink(t *testing.T, c *Client) *unwrittenLink {
+	l := c.newLink(wsconn.Over(nil))
+	l.choose(dialectFor(nil))
+	c.out.attach(l, 1)
+	c.out.resume(l, 1)
+	t.Cleanup(func() { c.out.detach(l, ErrConnectionLost) })
+	return &unwrittenLink{link: l}
+}
+
+// next writes what is queued to nowhere, and returns how many messages that was; sent is
+// called for each.
+func (l *unwrittenLink) next(sent func(item)) int {
+	l.batch = l.client.out.take(l.link, l.batch[:0])
+	for _, it := range l.batch {
+		if it.req != nil {
+			seal(it.buf, l.dialect(), &it.req.inv)
+		}
+		sent(it)
+	}
+	n := len(l.batch)
+	l.client.out.written(l.link, l.batch, nil)
+	return n
+}
+
+type allocOrder struct {
+	User   string
+	Amount int
+	Note   string
+}
+
+func TestServedInvocationAllocations(t *testing.T) {
+	c, err := New("ws://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.HandleFunc("raw", echo); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Handle(c, "typed", func(_ context.Context, in allocOrder) (allocOrder, error) { return in, nil }); err != nil {
+		t.Fatal(err)
+	}
+	l := newUnwrittenLink(t, c)
+	for _, test := range []struct {
+		function string
+		size     int
+		limit    float64
+	}{
+		{"raw", 10, 3}, {"raw", 100_000, 4}, {"typed", 10, 10}, {"typed", 100_000, 11}, // 5 and 7 on Go 1.27
+	} {
+		frame := []byte(`{"type":"invokefunction","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"` + test.function +
+			`","data":{"User":"ann","Amount":3,"Note":"` + strings.Repeat("x", test.size) + `"},"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}`)
+		answers := 0
+		allocs := testing.AllocsPerRun(500, func() {
+			c.receive(l.link, frame)
+			for l.next(func(it item) {
+				if it.buf.result != [2]int{} {
+					answers++
+				}
+			}) == 0 {
+				runtime.Gosched()
+			}
+		})
+		if answers != 501 {
+			t.Fatalf("%s: %d results", test.function, answers)
+		}
+		if allocs > test.limit {
+			t.Errorf("%s, %d bytes: %v allocations of an invocation, not %v", test.function, test.size, allocs, test.limit)
+		}
+	}
+}
+
+func TestRoutedCallAllocations(t *testing.T) {
+	c, err := New("ws://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	l := newUnwrittenLink(t, c)
+	ctx, cancel := context.WithCancel(t.Context())
+	engine := make(chan struct{})
+	defer func() { cancel(); <-engine }()
+	go func() {
+		defer close(engine)
+		var ids []invocationID
+		var frame []byte
+		for ctx.Err() == nil {
+			ids = ids[:0]
+			if l.next(func(it item) { ids = append(ids, it.req.inv.id) }) == 0 {
+				runtime.Gosched()
+			}
+			for _, id := range ids {
+				frame = append(appendID(append(frame[:0], `{"type":"invocationresult","invocation_id":"`...), id), `","function_id":"f","result":{"User":"ann","Amount":3,"Note":"x"}}`...)
+				c.receive(l.link, frame)
+			}
+		}
+	}()
+	in := allocOrder{"ann", 3, strings.Repeat("x", 1000)}
+	for _, test := range []struct {
+		name  string
+		in    any
+		out   any
+		limit float64
+	}{
+		{"raw", json.RawMessage(`{"n":1}`), nil, 0}, {"typed", &in, new(allocOrder), 5}, // 0 on Go 1.27
+	} {
+		allocs := testing.AllocsPerRun(500, func() {
+			if err := c.Call(ctx, "f", test.in, test.out); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if allocs > test.limit {
+			t.Errorf("%s: %v allocations of a call, not %v", test.name, allocs, test.limit)
+		}
 	}
 }

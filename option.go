@@ -111,6 +111,8 @@ type config struct {
 
 	tracePayloads bool // also to the program's own providers
 
+	json JSONCodec // nil: encoding/json
+
 	middleware []Middleware
 	listener   func(ConnectionState, error)
 
@@ -524,6 +526,35 @@ func WithMiddleware(mw ...Middleware) Option {
 			}
 		}
 		c.middleware = append(c.middleware, mw...)
+		return nil
+	})
+}
+
+// JSONCodec encodes and decodes values of users; see [WithJSON]. Its methods are called
+// concurrently. They must understand struct tags and json.RawMessage as encoding/json does, as
+// far as the program uses them.
+type JSONCodec interface {
+	// Marshal returns v as one JSON value in UTF-8. The result is copied.
+	Marshal(v any) ([]byte, error)
+	// Unmarshal decodes data, a valid JSON value, into the value that v points to. Neither
+	// that value nor the codec may retain data, which is used again.
+	Unmarshal(data []byte, v any) error
+}
+
+// WithJSON sets the JSON library that encodes and decodes the values of users: the payloads
+// and results of calls and of functions, the values of [State] and [Stream], and what is
+// published. A json.RawMessage is passed on without it. The types of this package, among them
+// the requests and responses of HTTP routes with their bodies, metadata and schemas stay with
+// encoding/json; the schemas of functions describe what encoding/json reads and writes. What
+// the codec writes is checked: text that is no JSON, or that the engine cannot read, is the
+// error of the call or of the function. A panic of the codec is an error of the same kind.
+// Default: encoding/json. A nil codec is an error of [New].
+func WithJSON(codec JSONCodec) Option {
+	return clientOption(func(c *config) error {
+		if codec == nil {
+			return errors.New("WithJSON: the codec is nil")
+		}
+		c.json = codec
 		return nil
 	})
 }

@@ -42,6 +42,7 @@ func TestOptionsRefuse(t *testing.T) {
 		{"read limit of nothing", WithReadLimit(0), "WithReadLimit"},
 		{"no ping", WithKeepalive(0, time.Second), "WithKeepalive"},
 		{"ping that is too late", WithKeepalive(time.Second, time.Second), "WithKeepalive"},
+		{"nil JSON codec", WithJSON(nil), "WithJSON"},
 		{"nil middleware", WithMiddleware(func(h HandlerFunc) HandlerFunc { return h }, nil), "argument 1"},
 		{"delays upside down", WithReconnection(ReconnectionConfig{InitialDelayMs: 10, MaxDelayMs: 9}), "max_delay_ms"},
 		{"delay without end", WithReconnection(ReconnectionConfig{InitialDelayMs: math.MaxUint64}), "too large"},

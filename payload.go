@@ -17,17 +17,16 @@ import (
 
 	"github.com/google/jsonschema-go/jsonschema"
 
-	"github.com/iii-go/iii/internal/jsoncodec"
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // decodePayload decodes an invocation's payload for a typed handler.
-func decodePayload(payload json.RawMessage, in any) error {
+func (c *config) decodePayload(payload json.RawMessage, in any) error {
 	if raw, ok := in.(*json.RawMessage); ok {
 		*raw = payload
 		return nil
 	}
-	err := jsoncodec.Decode(payload, in)
+	err := c.decode(payload, in)
 	if err == nil {
 		return nil
 	}

@@ -46,7 +46,7 @@ func TestPayloadErrorNamesTheField(t *testing.T) {
 		{"not an object", `[1]`, "payload: got array, want object", new(line)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := decodePayload(json.RawMessage(test.payload), test.into)
+			err := new(config).decodePayload(json.RawMessage(test.payload), test.into)
 			var e *Error
 			if !errors.As(err, &e) || e.Code != "invalid_request" || !strings.Contains(e.Message, test.want) || strings.Contains(e.Message, "plain") {
 				t.Errorf("error = %v, want code invalid_request and %q", err, test.want)
@@ -83,7 +83,7 @@ func FuzzDecodePayload(f *testing.F) {
 			return
 		}
 		want := json.Unmarshal(payload, new(node))
-		got := decodePayload(payload, new(node))
+		got := new(config).decodePayload(payload, new(node))
 		var e *Error
 		if (got == nil) != (want == nil) || got != nil && (!errors.As(got, &e) || e.Code != CodeInvalidRequest || !strings.HasPrefix(e.Message, "payload")) {
 			t.Errorf("%s: %v; encoding/json says %v", payload, got, want)

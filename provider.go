@@ -101,7 +101,7 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 	if b.client == nil {
 		return nil, errors.New("iii: fire: the binding does not come from a call of Bind")
 	}
-	raw, err := rawOf(payload)
+	raw, err := b.client.cfg.rawForUser(payload)
 	if err != nil {
 		return nil, notEncodable(b.FunctionID, err)
 	}

@@ -9,7 +9,7 @@ import "context"
 // errors are those of [Client.Call].
 func (c *Client) Publish(ctx context.Context, topic string, data any) error {
 	const id = "publish"
-	raw, err := rawOf(data)
+	raw, err := c.cfg.rawForUser(data)
 	if err != nil {
 		return notEncodable(id, err)
 	}
@@ -25,7 +25,7 @@ func (c *Client) Publish(ctx context.Context, topic string, data any) error {
 // topic is an [*Error] with code topic_not_set.
 func (c *Client) PublishDurable(ctx context.Context, topic string, data any) error {
 	const id = "iii::durable::publish"
-	raw, err := rawOf(data)
+	raw, err := c.cfg.rawForUser(data)
 	if err != nil {
 		return notEncodable(id, err)
 	}

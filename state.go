@@ -44,7 +44,7 @@ func (s *State[T]) Get(ctx context.Context, key string) (value T, ok bool, err e
 // Set stores a value and returns the previous one.
 func (s *State[T]) Set(ctx context.Context, key string, value T) (SetResult[T], error) {
 	const id = "state::set"
-	raw, err := rawOf(value)
+	raw, err := s.client.cfg.rawForUser(value)
 	if err != nil {
 		return SetResult[T]{}, notEncodable(id, err)
 	}
@@ -119,11 +119,11 @@ func callStored[T any](ctx context.Context, c *Client, functionID string, in, ou
 
 // storedValue decodes a stored value. Null and an absent result both mean that
 // there is no value.
-func storedValue[T any](raw json.RawMessage) (v T, found bool, err error) {
+func storedValue[T any](c *Client, raw json.RawMessage) (v T, found bool, err error) {
 	if len(raw) == 0 || isNull(raw) {
 		return v, false, nil
 	}
-	if err := json.Unmarshal(raw, &v); err != nil {
+	if err := c.cfg.decode(raw, &v); err != nil {
 		var zero T
 		return zero, true, err
 	}
@@ -132,11 +132,11 @@ func storedValue[T any](raw json.RawMessage) (v T, found bool, err error) {
 
 // storedChange decodes the values before and after a change. The change has been
 // made even if decoding fails.
-func storedChange[T any](functionID string, before, after json.RawMessage) (r SetResult[T], err error) {
-	if r.New, _, err = storedValue[T](after); err != nil {
+func storedChange[T any](c *Client, functionID string, before, after json.RawMessage) (r SetResult[T], err error) {
+	if r.New, _, err = storedValue[T](c, after); err != nil {
 		return r, notDecodable(functionID, "new value", err)
 	}
-	if r.Old, r.HadOld, err = storedValue[T](before); err != nil {
+	if r.Old, r.HadOld, err = storedValue[T](c, before); err != nil {
 		return r, notDecodable(functionID, "old value", err)
 	}
 	return r, nil
@@ -149,7 +149,7 @@ func getStored[T any](ctx context.Context, c *Client, functionID string, in any)
 		var zero T
 		return zero, false, err
 	}
-	v, found, err := storedValue[T](raw)
+	v, found, err := storedValue[T](c, raw)
 	if err != nil {
 		return v, found, notDecodable(functionID, "value", err)
 	}
@@ -161,7 +161,7 @@ func setStored[T any](ctx context.Context, c *Client, functionID string, in any)
 	if err := callStored[T](ctx, c, functionID, in, &result); err != nil {
 		return SetResult[T]{}, err
 	}
-	return storedChange[T](functionID, result.OldValue, result.NewValue)
+	return storedChange[T](c, functionID, result.OldValue, result.NewValue)
 }
 
 func updateStored[T any](ctx context.Context, c *Client, functionID string, in any) (UpdateResult[T], error) {
@@ -169,7 +169,7 @@ func updateStored[T any](ctx context.Context, c *Client, functionID string, in a
 	if err := callStored[T](ctx, c, functionID, in, &result); err != nil {
 		return UpdateResult[T]{}, err
 	}
-	r, err := storedChange[T](functionID, result.OldValue, result.NewValue)
+	r, err := storedChange[T](c, functionID, result.OldValue, result.NewValue)
 	return UpdateResult[T]{Old: r.Old, HadOld: r.HadOld, New: r.New, Errors: result.Errors}, err
 }
 

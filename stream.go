@@ -40,7 +40,7 @@ func (s *Stream[T]) Get(ctx context.Context, group, id string) (value T, ok bool
 // Set stores an item and returns the previous value.
 func (s *Stream[T]) Set(ctx context.Context, group, id string, value T) (SetResult[T], error) {
 	const functionID = "stream::set"
-	raw, err := rawOf(value)
+	raw, err := s.client.cfg.rawForUser(value)
 	if err != nil {
 		return SetResult[T]{}, notEncodable(functionID, err)
 	}
@@ -63,7 +63,7 @@ func (s *Stream[T]) Delete(ctx context.Context, group, id string) (old T, ok boo
 	if err != nil {
 		return old, false, err
 	}
-	old, ok, err = storedValue[T](result.OldValue)
+	old, ok, err = storedValue[T](s.client, result.OldValue)
 	if err != nil {
 		return old, ok, notDecodable(functionID, "old value", err)
 	}
@@ -90,7 +90,7 @@ func (s *Stream[T]) Groups(ctx context.Context) ([]string, error) {
 // that names the item.
 func (s *Stream[T]) Send(ctx context.Context, group, eventType string, data any) error {
 	const functionID = "stream::send"
-	raw, err := rawOf(data)
+	raw, err := s.client.cfg.rawForUser(data)
 	if err != nil {
 		return notEncodable(functionID, err)
 	}

@@ -75,12 +75,12 @@ func (c *Client) HandleStream(name string, p StreamProvider) error {
 		handler HandlerFunc
 		types   functionSchemas
 	}{
-		{"get", typedHandler(p.Get), functionSchemas{in: reflect.TypeFor[StreamGetInput]()}},
-		{"set", typedHandler(s.set), functionSchemas{reflect.TypeFor[StreamSetInput](), reflect.TypeFor[StreamSetResult]()}},
-		{"delete", typedHandler(s.delete), functionSchemas{reflect.TypeFor[StreamDeleteInput](), reflect.TypeFor[StreamDeleteResult]()}},
-		{"list", typedHandler(s.list), functionSchemas{in: reflect.TypeFor[StreamListInput]()}},
-		{"list_groups", typedHandler(s.groups), functionSchemas{in: reflect.TypeFor[StreamListGroupsInput]()}},
-		{"update", typedHandler(s.update), functionSchemas{reflect.TypeFor[StreamUpdateInput](), reflect.TypeFor[StreamUpdateResult]()}},
+		{"get", typedHandler(c, p.Get), functionSchemas{in: reflect.TypeFor[StreamGetInput]()}},
+		{"set", typedHandler(c, s.set), functionSchemas{reflect.TypeFor[StreamSetInput](), reflect.TypeFor[StreamSetResult]()}},
+		{"delete", typedHandler(c, s.delete), functionSchemas{reflect.TypeFor[StreamDeleteInput](), reflect.TypeFor[StreamDeleteResult]()}},
+		{"list", typedHandler(c, s.list), functionSchemas{in: reflect.TypeFor[StreamListInput]()}},
+		{"list_groups", typedHandler(c, s.groups), functionSchemas{in: reflect.TypeFor[StreamListGroupsInput]()}},
+		{"update", typedHandler(c, s.update), functionSchemas{reflect.TypeFor[StreamUpdateInput](), reflect.TypeFor[StreamUpdateResult]()}},
 	} {
 		function, err := c.register("stream::"+f.op+"("+name+")", f.handler, nil, f.types, []FunctionOption{prescribedID})
 		if err != nil {

@@ -1,6 +1,7 @@
 // Command loadworker is the worker that load measurements drive: it serves
 // bench::echo, or calls bench::sink BENCH_N times and ends. With BENCH_OTEL=1 it
-// traces; with BENCH_RAW=1 payloads and results stay JSON text.
+// traces; with BENCH_RAW=1 payloads and results stay JSON text; BENCH_PROFILE names a file
+// for a CPU profile.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,6 +42,17 @@ func main() {
 }
 
 func run(ctx context.Context) error {
+	if name := os.Getenv("BENCH_PROFILE"); name != "" {
+		f, err := os.Create(name)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	opts := []iii.Option{iii.WithLogger(slog.Default())}
 	if os.Getenv("BENCH_OTEL") == "1" {
 		telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{})

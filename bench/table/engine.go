@@ -17,7 +17,8 @@ import (
 type engine struct {
 	load
 	warm, n int // invocations before the counted ones, and these
-	pid     atomic.Int64
+	pid     int64
+	started chan struct{} // closed when pid is known
 
 	taken   atomic.Bool
 	outcome chan error // capacity 1
@@ -43,6 +44,7 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.Trim(r.URL.Path, "/") != "" || !e.taken.CompareAndSwap(false, true) {
 		return // telemetry
 	}
+	<-e.started
 	e.end(e.talk(conn))
 }
 
@@ -120,11 +122,11 @@ func (e *engine) count() (err error) {
 	e.done++
 	switch e.done {
 	case e.warm:
-		e.start, err = cpuTime(e.pid.Load())
+		e.start, err = cpuTime(e.pid)
 	case e.warm + e.n:
 		var now float64
-		now, err = cpuTime(e.pid.Load())
-		e.cost, e.memory = now-e.start, peakMemory(e.pid.Load())
+		now, err = cpuTime(e.pid)
+		e.cost, e.memory = now-e.start, peakMemory(e.pid)
 		e.end(err)
 	}
 	return err

@@ -178,7 +178,7 @@ func measure(k worker, l load, n int) (cost, mib float64, err error) {
 	if l.raw {
 		raw = "1"
 	}
-	e := &engine{load: l, warm: warm, n: n, outcome: make(chan error, 1)}
+	e := &engine{load: l, warm: warm, n: n, outcome: make(chan error, 1), started: make(chan struct{})}
 	cmd := exec.Command(k.command[0], k.command[1:]...)
 	cmd.Env = append(os.Environ(), "III_URL=ws://"+ln.Addr().String(), "BENCH_MODE="+l.mode, "BENCH_RAW="+raw, "OTEL_ENABLED=false",
 		"BENCH_N="+strconv.Itoa(e.total()), "BENCH_INFLIGHT="+strconv.Itoa(l.inflight), "BENCH_SIZE="+strconv.Itoa(l.size))
@@ -190,7 +190,8 @@ func measure(k worker, l load, n int) (cost, mib float64, err error) {
 	if err := cmd.Start(); err != nil {
 		return 0, 0, err
 	}
-	e.pid.Store(int64(cmd.Process.Pid))
+	e.pid = int64(cmd.Process.Pid)
+	close(e.started)
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
 	select {

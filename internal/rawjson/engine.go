@@ -19,6 +19,15 @@ func CheckForEngine(b []byte, depth int) error {
 	return scanForEngine(b, depth)
 }
 
+// Plain reports whether b certainly is valid JSON in UTF-8 that [CheckForEngine] does not
+// reject. It takes one pass where separate checks take several, but does not decide on text
+// with escapes like \u0020 or with exponents: for them it returns false.
+func Plain(b []byte, depth int) bool {
+	var s scanner
+	i, err := s.skipValue(b, SkipSpace(b, 0), max(MaxDepth-depth, 0))
+	return err == nil && scanEnd(b, i) == nil && !s.special && utf8.Valid(b)
+}
+
 func scanForEngine(b []byte, depth int) error {
 	left := depth
 	for i := 0; i < len(b); i++ {

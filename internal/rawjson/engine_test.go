@@ -96,7 +96,22 @@ func FuzzCheckForEngine(f *testing.F) {
 		if got := CheckForEngine(b, 126); (got == nil) != want {
 			t.Errorf("%q: at a quick look %v, but fit for the engine: %v", b, got, want)
 		}
+		if Plain(b, 126) && !want {
+			t.Errorf("%q is plain, but not fit for the engine", b)
+		}
 	})
+}
+
+func TestPlainIsWhatNeedsNoCloserLook(t *testing.T) {
+	for text, want := range map[string]bool{
+		` {"a":[1,-2.5,true,null,"\n \\ é 世"]} `: true, nestedLists(126): true, nestedLists(127): false, strings.Repeat("7", 200): true,
+		`null`: true, ``: false, `{"a":}`: false, `1 2`: false, "\"\xff\"": false, "\"\x01\"": false,
+		`"\u0020"`: false, `1e3`: false, strings.Repeat("7", 201): false, `"\\u0020"`: true,
+	} {
+		if got := Plain([]byte(text), 126); got != want {
+			t.Errorf("%.40q: %v", text, got)
+		}
+	}
 }
 
 func BenchmarkCheckForEngine(b *testing.B) {

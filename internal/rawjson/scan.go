@@ -29,6 +29,7 @@ var (
 // an error, after the calls for the members before it. Text that is not UTF-8 is
 // accepted.
 func ScanObject(b []byte, field func(key, value []byte)) error {
+	var s scanner
 	i := SkipSpace(b, 0)
 	if i == len(b) {
 		return errTruncated
@@ -43,7 +44,7 @@ func ScanObject(b []byte, field func(key, value []byte)) error {
 	for {
 		start := i
 		var err error
-		if i, err = skipString(b, i); err != nil {
+		if i, err = s.skipString(b, i); err != nil {
 			return err
 		}
 		key := b[start+1 : i-1]
@@ -54,7 +55,7 @@ func ScanObject(b []byte, field func(key, value []byte)) error {
 			return unexpected(b, i)
 		}
 		start = SkipSpace(b, i+1)
-		if i, err = skipValue(b, start, 1); err != nil {
+		if i, err = s.skipValue(b, start, 1); err != nil {
 			return err
 		}
 		field(key, b[start:i])
@@ -79,7 +80,8 @@ func ScanObject(b []byte, field func(key, value []byte)) error {
 // Valid reports whether b is a single JSON value of at most [MaxDepth] levels,
 // surrounded by nothing but white space. Text that is not UTF-8 is accepted.
 func Valid(b []byte) bool {
-	i, err := skipValue(b, SkipSpace(b, 0), 0)
+	var s scanner
+	i, err := s.skipValue(b, SkipSpace(b, 0), 0)
 	return err == nil && scanEnd(b, i) == nil
 }
 
@@ -103,18 +105,23 @@ func SkipSpace(b []byte, i int) int {
 	return i
 }
 
+// scanner passes over JSON text.
+type scanner struct {
+	special bool // there was an escape of a code unit, or a number that may be out of range
+}
+
 // skipValue returns the index after the value that begins at i.
-func skipValue(b []byte, i, depth int) (int, error) {
+func (s *scanner) skipValue(b []byte, i, depth int) (int, error) {
 	if i >= len(b) {
 		return i, errTruncated
 	}
 	switch c := b[i]; {
 	case c == '"':
-		return skipString(b, i)
+		return s.skipString(b, i)
 	case c == '{' || c == '[':
-		return skipNested(b, i, depth)
+		return s.skipNested(b, i, depth)
 	case c == '-' || '0' <= c && c <= '9':
-		return skipNumber(b, i)
+		return s.skipNumber(b, i)
 	case c == 't':
 		return skipLiteral(b, i, "true")
 	case c == 'f':
@@ -125,7 +132,7 @@ func skipValue(b []byte, i, depth int) (int, error) {
 	return i, unexpected(b, i)
 }
 
-func skipNested(b []byte, i, depth int) (int, error) {
+func (s *scanner) skipNested(b []byte, i, depth int) (int, error) {
 	if depth >= MaxDepth {
 		return i, errTooDeep
 	}
@@ -140,7 +147,7 @@ func skipNested(b []byte, i, depth int) (int, error) {
 	for {
 		var err error
 		if object {
-			if i, err = skipString(b, i); err != nil {
+			if i, err = s.skipString(b, i); err != nil {
 				return i, err
 			}
 			if i = SkipSpace(b, i); i == len(b) {
@@ -151,7 +158,7 @@ func skipNested(b []byte, i, depth int) (int, error) {
 			}
 			i = SkipSpace(b, i+1)
 		}
-		if i, err = skipValue(b, i, depth+1); err != nil {
+		if i, err = s.skipValue(b, i, depth+1); err != nil {
 			return i, err
 		}
 		if i = SkipSpace(b, i); i == len(b) {
@@ -232,7 +239,7 @@ func beforeControl(b []byte) (n int) {
 	return n
 }
 
-func skipString(b []byte, i int) (int, error) {
+func (s *scanner) skipString(b []byte, i int) (int, error) {
 	if i >= len(b) {
 		return i, errTruncated
 	}
@@ -261,6 +268,7 @@ func skipString(b []byte, i int) (int, error) {
 			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
 				i += 2
 			case 'u':
+				s.special = true
 				if i+6 > len(b) {
 					return i, errTruncated
 				}
@@ -279,7 +287,8 @@ func skipString(b []byte, i int) (int, error) {
 	}
 }
 
-func skipNumber(b []byte, i int) (int, error) {
+func (s *scanner) skipNumber(b []byte, i int) (int, error) {
+	first := i
 	if b[i] == '-' {
 		i++
 	}
@@ -301,6 +310,7 @@ func skipNumber(b []byte, i int) (int, error) {
 		}
 	}
 	if i < len(b) && (b[i] == 'e' || b[i] == 'E') {
+		s.special = true
 		if i++; i < len(b) && (b[i] == '+' || b[i] == '-') {
 			i++
 		}
@@ -308,6 +318,7 @@ func skipNumber(b []byte, i int) (int, error) {
 			return numberError(b, i)
 		}
 	}
+	s.special = s.special || i-first > manyDigits
 	return i, nil
 }
 

@@ -1,0 +1,49 @@
+// Command jsonworker is bench/loadworker with another JSON library, for bench/table: it
+// serves bench::echo with goccy/go-json. It is a module of its own, so that the library is no
+// dependency of the package.
+package main
+
+import (
+	"context"
+	"log"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/goccy/go-json"
+
+	"github.com/iii-go/iii"
+)
+
+// codec is github.com/goccy/go-json.
+type codec struct{}
+
+func (codec) Marshal(v any) ([]byte, error)   { return json.MarshalNoEscape(v) }
+func (codec) Unmarshal(b []byte, v any) error { return json.Unmarshal(b, v) }
+
+type order struct {
+	User   string   `json:"user"`
+	Amount int      `json:"amount"`
+	Note   string   `json:"note"`
+	Tags   []string `json:"tags"`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run(ctx context.Context) error {
+	c, err := iii.New("", iii.WithJSON(codec{}))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := iii.Handle(c, "bench::echo", func(_ context.Context, in order) (order, error) { return in, nil }); err != nil {
+		return err
+	}
+	return c.Run(ctx)
+}
