@@ -54,7 +54,7 @@ func TestHandlerMetricsDoNotAllocate(t *testing.T) {
 	}
 }
 
-// unwrittenLink is a link whose messages the test takes from the outbox in place of a writer,
+// unwrittenLink is a link whose messages the test takes from the send queue in place of a writer,
 // so that nothing but the client itself allocates.
 type unwrittenLink struct {
 	*link

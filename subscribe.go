@@ -125,7 +125,7 @@ func (s *subscriber) disconnected(err error, first bool, delay time.Duration) {
 	case s.log != nil:
 		s.log.Warn("iii: stream socket not connected", "error", err, "retry_in", delay)
 	case first:
-		warnByDefault("iii: stream socket not connected; the subscription keeps trying", err)
+		warnByDefault("iii: stream socket not connected; the subscription keeps trying", "error", err)
 	}
 	s.setState(ConnectionStateReconnecting, err)
 }
