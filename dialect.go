@@ -12,13 +12,13 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// A dialect is one generation of the worker protocol, and the only code that knows the
-// keys of its messages. Everything else handles what the program wants and what happens:
-// functions, triggers, calls, invocations. Each connection has one dialect, chosen by the
-// features that the engine lists in its hello, so a reconnection may bring another one.
-// A dialect has no state; several goroutines use it at once.
+// A dialect implements one generation of the worker protocol, and is the only code that knows
+// the keys of its messages. The rest of the package deals in functions, triggers, calls and
+// invocations. Each connection has one dialect, chosen by the features that the engine lists
+// in its hello, so a reconnection may bring a different one. A dialect has no state; it is
+// safe for concurrent use.
 //
-// Messages that exist once per call are appended to a buffer. The others are values of the
+// Messages that are sent once per call are appended to a buffer. The others are values of the
 // generated types.
 type dialect interface {
 	// observes reports whether the engine has observers.
@@ -27,50 +27,51 @@ type dialect interface {
 	// hooks reports whether the worker matches and delivers the calls of its functions.
 	hooks() bool
 
-	// checkCall returns why the engine cannot be sent a call of this size, or nil. The
-	// call then fails without having been sent.
+	// checkCall returns the reason why a call of this size cannot be sent to the engine, or
+	// nil. The call then fails without having been sent.
 	checkCall(inv *invocation, size int) error
-	// appendCall appends the envelope of a call, up to what encodeCall has written.
+	// appendCall appends the envelope of a call, up to the part that encodeCall has written.
 	appendCall(p []byte, inv *invocation) []byte
 	// appendAnswer appends the envelope of an answer, up to its result or error.
 	appendAnswer(p, id []byte, functionID string) []byte
-	// tooLarge is the code of an answer in place of one that is too large to be sent.
+	// tooLarge is the code of the answer that replaces one that is too large to send.
 	tooLarge() string
-	// appendMatched and appendDelivered append to an answer what the hooks of its function say:
-	// the observers that the call is meant for, or that it is delivered.
+	// appendMatched and appendDelivered append the outcome of the function's hooks to an
+	// answer: the observers that the call is meant for, or that the call has been delivered.
 	appendMatched(p []byte, observers []*FunctionObserver) []byte
 	appendDelivered(p []byte) []byte
 
-	// observerAck is the answer to an observer that the engine has announced: err is nil if it
-	// is accepted.
+	// observerAck is the answer to the announcement of an observer: err is nil if it is
+	// accepted.
 	observerAck(functionID, namespace, observerID string, revision uint64, err *ErrorBody) any
-	// appendReports appends the message that reports local calls, localStats is the one that
-	// counts them.
+	// appendReports appends the message that reports local calls; localStats is the message
+	// that counts them.
 	appendReports(p []byte, reports []*report) []byte
 	localStats(window time.Duration, calls []LocalFunctionStats, drops []DroppedReports) any
 
-	// answers reports whether the engine answers each registration of this kind. Otherwise it
-	// answers only to reject one, and a fence behind it tells when that has not happened. A
-	// trigger that is answered is an observer of the engine.
+	// answers reports whether the engine answers every registration of this kind. Otherwise it
+	// answers only to reject one, and a subsequent fence shows that it has not. A trigger that
+	// is answered is an observer of the engine.
 	answers(*claim) bool
 
-	// The messages that register something and take it back. An error says why the engine
-	// cannot be told; nil without an error says that it need not be.
+	// The messages that register and unregister something. An error gives the reason why the
+	// engine does not support it; nil without an error means that no message is needed.
 	registerFunction(*functionSpec) (any, error)
 	unregisterFunction(*functionSpec) any
 	registerTriggerType(*triggerTypeSpec) any
 	registerTrigger(*triggerSpec) (any, error)
 	unregisterTrigger(*triggerSpec) any
 	// triggerBound is the answer to the engine that a provider has bound a trigger, or
-	// err if it has refused it.
+	// rejected it with err.
 	triggerBound(b *TriggerBinding, err *ErrorBody) any
 
-	// receive hands a message of the given kind to the client as what it means. It reports
+	// receive decodes a message of the given kind and passes it to the client. It returns
 	// false if the dialect has no such message.
 	receive(c *Client, l *link, kind messageType, b []byte) (known bool, err error)
 }
 
-// functionSpec is a function as the program wants it. Values are encoded; nil is none.
+// functionSpec describes a function as registered by the program. Values are encoded; nil
+// means none.
 type functionSpec struct {
 	id          string
 	description *string
@@ -79,15 +80,15 @@ type functionSpec struct {
 	response    json.RawMessage
 	invocation  *HTTPInvocationConfig
 
-	// Of engines that know hooks; needsHooks is set if the function cannot do without.
+	// For engines with hooks; needsHooks is set if the function requires them.
 	args         json.RawMessage
 	private      bool
 	unobservable bool
 	needsHooks   bool
 }
 
-// triggerSpec is a trigger as the program wants it, in the terms of engines with triggers, or
-// an observer.
+// triggerSpec describes a trigger as registered by the program, in the terms of engines with
+// triggers, or an observer.
 type triggerSpec struct {
 	id                string
 	triggerType       string
@@ -97,34 +98,34 @@ type triggerSpec struct {
 	namespace         string
 	providerNamespace string
 
-	observe *observeSpec // of an observer; a trigger has none
+	observe *observeSpec // of an observer; nil for a trigger
 
-	// Of a trigger that is an observer of the engine.
+	// For a trigger that is an observer on the engine.
 	observerID      string // "": the same as id
 	workerNamespace string
 	adapterID       string // function that the observer calls in place of the trigger's; "": none
 }
 
-// observeSpec is what an observer has and a trigger has not.
+// observeSpec holds the attributes that only an observer has.
 type observeSpec struct {
 	source      ObserveSource
 	expiry      time.Duration // 0: none
-	deadline    time.Time     // of expiry; set when the engine is first told
+	deadline    time.Time     // of expiry; set when the observer is first sent
 	maxFires    *uint64
 	maxInFlight *uint32
 }
 
-// idOfObserver returns the id that the engine knows an observer by.
+// idOfObserver returns the engine's id of the observer.
 func (t *triggerSpec) idOfObserver() string { return cmp.Or(t.observerID, t.id) }
 
-// triggerTypeSpec is a trigger type as the program wants it.
+// triggerTypeSpec describes a trigger type as registered by the program.
 type triggerTypeSpec struct {
 	id, description, namespace string
 	config, payload            json.RawMessage // schemas
 }
 
 // Features that an engine lists in its hello ([Client.Features]) and a worker in its
-// registration. One is in use on a connection whose ends both list it.
+// registration. A connection uses a feature if both ends list it.
 const (
 	// FeatureObserveV1 stands for observers ([Client.Observe]): engines since 0.25.
 	FeatureObserveV1 = "observe.v1"
@@ -137,10 +138,10 @@ const (
 	FeatureLargeMessagesV1 = "large-messages.v1"
 )
 
-// workerFeatures is what this package lists, in the order of the other SDKs.
+// workerFeatures lists the features of this package, in the order of the other SDKs.
 var workerFeatures = []string{FeatureObserveV1, FeatureObserveV2, FeatureLocalDispatchV1, FeatureLargeMessagesV1}
 
-// dialectFor returns the dialect of an engine that lists these features.
+// dialectFor returns the dialect for an engine that lists these features.
 func dialectFor(features []string) dialect {
 	t := triggerDialect{observe: slices.Contains(features, FeatureObserveV1)}
 	if t.observe && slices.Contains(features, FeatureObserveV2) {
@@ -149,12 +150,12 @@ func dialectFor(features []string) dialect {
 	return t
 }
 
-// triggerDialect is spoken by engines up to 0.25: functions are bound to events by triggers.
+// triggerDialect is the dialect of engines up to 0.25: triggers bind functions to events.
 type triggerDialect struct {
 	observe bool // the engine has observers, too
 }
 
-// newestDialect is the one that can say everything.
+// newestDialect is the dialect that can express every message.
 var newestDialect = observeDialect{triggerDialect{observe: true}}
 
 func (d triggerDialect) observes() bool { return d.observe }
@@ -240,8 +241,8 @@ func (triggerDialect) appendAnswer(p, id []byte, functionID string) []byte {
 	return rawjson.AppendString(p, functionID)
 }
 
-// answers reports true for functions and observers if the engine has observers; a trigger is
-// not answered.
+// answers returns true for functions and observers if the engine has observers, and false for
+// triggers.
 func (d triggerDialect) answers(c *claim) bool {
 	return d.observe && c != nil && (c.function != nil || c.trigger.spec.observe != nil)
 }
@@ -365,8 +366,8 @@ func (d triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) 
 	return true, nil
 }
 
-// appendReports appends the message that reports local calls. echo says that an output that
-// equals the input need not be repeated.
+// appendReports appends the message that reports local calls. echo allows omitting an output
+// that equals the input.
 func appendReports(p []byte, reports []*report, echo bool) []byte {
 	p = append(p, `{"type":"invocationsobserved","items":[`...)
 	for i, r := range reports {
@@ -414,10 +415,10 @@ func appendReports(p []byte, reports []*report, echo bool) []byte {
 	return append(p, ']', '}')
 }
 
-// observeDialect is spoken by engines since 0.26: observers stand for triggers.
+// observeDialect is the dialect of engines since 0.26: observers replace triggers.
 type observeDialect struct{ triggerDialect }
 
-// answers reports true: each registration is answered.
+// answers returns true: the engine answers every registration.
 func (observeDialect) answers(*claim) bool { return true }
 
 var errNoObservers = errors.New("the engine does not support observers (no observe.v1 in its features); upgrade it to 0.25 or later")
@@ -425,8 +426,8 @@ var errNoObservers = errors.New("the engine does not support observers (no obser
 // registerTriggerType returns nil: a type is a function ([Client.HandleTriggerType]).
 func (observeDialect) registerTriggerType(*triggerTypeSpec) any { return nil }
 
-// registerTrigger returns the message for an observer, or for that which stands for a trigger
-// (triggersource.go).
+// registerTrigger returns the message for an observer, or for the observer that stands for a
+// trigger (triggersource.go).
 func (observeDialect) registerTrigger(t *triggerSpec) (any, error) {
 	if t.observe != nil {
 		return observeMessage(t), nil
@@ -442,7 +443,7 @@ func (observeDialect) unregisterTrigger(t *triggerSpec) any {
 	return UnobserveMessage{ID: t.idOfObserver()}
 }
 
-// observeMessage returns the message for an observer, with what is left of its time.
+// observeMessage returns the message for an observer, with the rest of its time.
 func observeMessage(t *triggerSpec) ObserveMessage {
 	o := t.observe
 	m := ObserveMessage{ID: t.idOfObserver(), Source: o.source, Target: ObserveTarget{FunctionID: t.functionID, Namespace: t.namespace},

@@ -25,29 +25,26 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// HandlerFunc serves invocations of a function. payload is what the caller sent,
-// with the key _caller_worker_id that the engine adds to objects; it is the
-// handler's own. The result is encoded with encoding/json (a json.RawMessage is
-// sent as it is, nil as null). An [*Error], wrapped or not, keeps its code; any
-// other error is sent as invocation_failed; a panic too, without its text.
+// HandlerFunc serves invocations of a function. payload is the caller's payload, with the key
+// _caller_worker_id that the engine adds to objects; the handler owns it. The result is
+// encoded with encoding/json (a json.RawMessage is sent unchanged, nil as null). An [*Error],
+// wrapped or not, keeps its code; any other error is sent as invocation_failed, and so is a
+// panic, without its text.
 //
 // The goroutine of a handler, and those that it starts, have the profiler label
-// iii.function.id (package runtime/pprof), by which profiles tell functions apart.
+// iii.function.id (package runtime/pprof), which identifies the function in profiles.
 //
-// ctx ends when the connection that the invocation came over is lost (the
-// engine has then failed the call, and no answer can be given), when the client
-// closes, and when a drain runs out of time. [InvocationFromContext] and
-// [Stopping] read it.
+// ctx ends when the connection over which the invocation arrived is lost (the engine has then
+// failed the call and accepts no answer), when the client closes, and when a drain runs out of
+// time. [InvocationFromContext] and [Stopping] accept it.
 type HandlerFunc func(ctx context.Context, payload json.RawMessage) (any, error)
 
-// Middleware wraps a handler. It is applied once, when a function is registered;
-// what it returns serves invocations from several goroutines at once, and must not
-// be nil.
+// Middleware wraps a handler. It is called once, when a function is registered. The handler
+// that it returns serves invocations concurrently and must not be nil.
 type Middleware func(HandlerFunc) HandlerFunc
 
-// Function is a function that this worker has registered. It is made by
-// [Client.HandleFunc] and its kin; the zero value is of no use. All methods may be
-// called from several goroutines at once.
+// Function is a function registered by this worker. It is created by [Client.HandleFunc] and
+// related functions; the zero value is not usable. All methods are safe for concurrent use.
 type Function struct {
 	client  *Client
 	id      string
@@ -55,32 +52,32 @@ type Function struct {
 	handler HandlerFunc
 
 	spanName string
-	untraced bool          // it is not run here
+	untraced bool          // it does not run in this process
 	web      bool          // it serves HTTP requests: its results are responses
-	timeout  time.Duration // of its handler; 0 is none
+	timeout  time.Duration // of its handler; 0 means none
 
-	metrics   *functionMetrics // nil: not measured, as no function is that the package makes for itself
-	labels    context.Context  // with the profiler labels of its handler's goroutines; nil likewise
+	metrics   *functionMetrics // nil: not measured, like every function that the package registers for its own use
+	labels    context.Context  // with the profiler labels of its handler's goroutines; nil like metrics
 	hooks     ObserverHooks
-	remote    bool // it is never run in process
-	quiet     bool // it is no fault if an engine cannot host it
+	remote    bool // it never runs in process
+	quiet     bool // do not warn if an engine cannot host it
 	observers observerSet
 	local     localStats
 
 	claim
 	refused atomic.Pointer[RejectedError]
-	route   *Trigger                // registered with the function and taken back with it
+	route   *Trigger                // registered and unregistered with the function
 	head    atomic.Pointer[Trigger] // likewise, for HEAD
 	routes  []*Trigger              // likewise, of a router
 
 	routeOptions []TriggerOption
 
 	// Set when the function is taken over; guarded by the registry's lock.
-	owner    string    // who held it
-	deadline time.Time // of the wait of its triggers until those of owner are gone
+	owner    string    // the previous owner
+	deadline time.Time // until which its triggers wait for owner's to be gone
 }
 
-// ID is the id under which the function was registered.
+// ID returns the id under which the function was registered.
 func (f *Function) ID() string { return f.id }
 
 // Err returns a *[RejectedError] while another live worker owns the function's id in this
@@ -104,7 +101,7 @@ func (f *Function) Err() error {
 	return nil
 }
 
-// ownTriggers are the triggers that were registered with f.
+// ownTriggers returns the triggers that were registered with f.
 func (f *Function) ownTriggers() (own []*Trigger) {
 	for _, t := range append([]*Trigger{f.route, f.head.Load()}, f.routes...) {
 		if t != nil {
@@ -114,14 +111,14 @@ func (f *Function) ownTriggers() (own []*Trigger) {
 	return own
 }
 
-// Unregister takes the function back, and the HTTP triggers that were registered with it.
-// Other triggers of the function stay: those that the engine has then fail, and those that
-// were held because the function is refused stay held until this worker registers a function
-// of that id again. Unregister waits neither for the network nor for running handlers.
-// Calling it twice is an error.
+// Unregister unregisters the function and the HTTP triggers that were registered with it.
+// Other triggers of the function remain: those that the engine already has then fail, and
+// those that were held because the function was rejected stay held until this worker registers
+// a function with that id again. Unregister waits neither for the network nor for running
+// handlers. Calling it twice returns an error.
 func (f *Function) Unregister() error {
 	for _, t := range f.ownTriggers() {
-		_ = t.Unregister() // it may have been taken back alone
+		_ = t.Unregister() // it may have been unregistered alone
 	}
 	if !f.client.registry.removeFunction(f) {
 		return fmt.Errorf("iii: function %q is not registered", f.id)
@@ -129,8 +126,8 @@ func (f *Function) Unregister() error {
 	return nil
 }
 
-// FunctionOption configures a function when it is registered. One that makes no
-// sense is an error of the registration.
+// FunctionOption configures a function when it is registered. Invalid options are errors of
+// the registration.
 type FunctionOption func(*functionConfig) error
 
 type functionConfig struct {
@@ -148,13 +145,13 @@ type functionConfig struct {
 	middleware     []Middleware
 	timeout        time.Duration
 	triggerOptions []TriggerOption
-	validates      bool // what comes in, by the request schema
-	builtin        bool // an id of the engine's is meant
-	unchecked      bool // the id has a form that the engine prescribes
+	validates      bool // validates its input against the request schema
+	builtin        bool // overriding one of the engine's ids is intended
+	unchecked      bool // the engine prescribes the form of the id
 }
 
-// WithFunctionDescription sets the text that describes the function in listings.
-// Default none.
+// WithFunctionDescription sets the text that describes the function in listings. Default:
+// none.
 func WithFunctionDescription(text string) FunctionOption {
 	return func(c *functionConfig) error { c.description = &text; return nil }
 }
@@ -169,9 +166,9 @@ func WithFunctionMetadata(v any) FunctionOption {
 	}
 }
 
-// WithSchemas sets the JSON Schemas of payload and result that listings show:
-// json.RawMessage, or anything that marshals to a schema; nil for none. Typed
-// handlers advertise inferred ones by default ([Handle]).
+// WithSchemas sets the JSON Schemas of payload and result that listings show: a
+// json.RawMessage, any value that marshals to a schema, or nil for none. By default, typed
+// handlers advertise inferred schemas ([Handle]).
 func WithSchemas(request, response any) FunctionOption {
 	return func(c *functionConfig) (err error) {
 		c.schemas = true
@@ -182,9 +179,10 @@ func WithSchemas(request, response any) FunctionOption {
 	}
 }
 
-// WithFunctionMiddleware wraps the handler of one function; the first is outermost, and all
-// are inside those of [WithMiddleware]. Given again, it adds to those before, inside of them.
-// Default none. A nil one, or one that returns nil, is an error of the registration.
+// WithFunctionMiddleware wraps the handler of one function. The first middleware is outermost;
+// all of them run inside those of [WithMiddleware]. Repeated options accumulate; later ones
+// run inside earlier ones. A nil middleware, or one that returns nil, is an error of the
+// registration. Default: none.
 func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
 	return func(c *functionConfig) error {
 		for i, m := range mw {
@@ -197,15 +195,16 @@ func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
 	}
 }
 
-// WithHandlerTimeout bounds how long the handler of a function, with its middleware, may run
-// from when it starts; the wait for its turn does not count. It must be positive. Default: no
-// limit.
+// WithHandlerTimeout limits how long the handler of a function, including its middleware, may
+// run. Time spent waiting for a free place does not count. The limit must be positive.
+// Default: no limit.
 //
-// When the time is up, the caller receives code [CodeHandlerTimeout], or a client of a route a
-// 504, and the context of the handler ends with context.DeadlineExceeded. The handler cannot be
-// stopped otherwise: its goroutine counts towards [WithMaxConcurrency], ClientStats.HandlersRunning
-// and the drain until it returns, and what it returns then is discarded. A streamed response of
-// [Client.MountHTTP] whose head is out cannot become a 504: it is cut off.
+// When the limit expires, the caller receives the code [CodeHandlerTimeout], or the client of
+// a route a 504, and the handler's context ends with context.DeadlineExceeded. The handler
+// itself cannot be stopped: until it returns, its goroutine counts towards
+// [WithMaxConcurrency], ClientStats.HandlersRunning and the drain, and its result is
+// discarded. A streamed response of [Client.MountHTTP] whose header has been sent cannot
+// become a 504; it is cut off.
 func WithHandlerTimeout(d time.Duration) FunctionOption {
 	return func(c *functionConfig) error {
 		if d <= 0 {
@@ -217,10 +216,11 @@ func WithHandlerTimeout(d time.Duration) FunctionOption {
 }
 
 // WithTriggerOptions sets options of the triggers that [HandleHTTP], [Client.MountHTTP] and
-// [Client.MountRouter] register with a function. Given again, it adds to those before. For a
-// function without such a trigger it is an error of the registration. [WithTriggerNamespace]
-// cannot name another namespace than the function's. The trigger for HEAD that a mounted GET
-// implies has the same options; its id is that of [WithTriggerID] with ":head" behind it.
+// [Client.MountRouter] register together with a function. Repeated options accumulate. Using
+// it with a function that has no such trigger is an error of the registration.
+// [WithTriggerNamespace] must not name a namespace other than the function's. The HEAD trigger
+// that a mounted GET implies has the same options; its id is that of [WithTriggerID] with the
+// suffix ":head".
 func WithTriggerOptions(opts ...TriggerOption) FunctionOption {
 	return func(c *functionConfig) error {
 		for i, opt := range opts {
@@ -233,30 +233,30 @@ func WithTriggerOptions(opts ...TriggerOption) FunctionOption {
 	}
 }
 
-// WithBuiltinOverride allows to register a function under an id of the engine's: one that
+// WithBuiltinOverride allows registering a function under an id of the engine's own: one that
 // begins with state::, stream::, configuration::, iii:: or engine::, or is publish,
-// bridge.invoke or bridge.invoke_async. By default such an id is an error of the registration,
-// in every namespace.
+// bridge.invoke or bridge.invoke_async. By default, registering such an id is an error in
+// every namespace.
 //
-// In the namespace "default" the function takes the place of the engine's own for all workers,
-// without any notice to them. When the worker that has registered it leaves, the engine removes
-// the function: its own does not come back before the engine's module is loaded again, as by a
-// restart, and calls fail with [ErrFunctionNotFound] until then. In another namespace the engine
-// refuses ids that begin with engine::; the rest are called with [InNamespace] alone.
-// [Client.HandleStream] needs no such option.
+// In the namespace "default", the function replaces the engine's own for all workers, which
+// are not notified. When the registering worker leaves, the engine removes the function. Its
+// own function does not return until the engine's module is loaded again, for example by a
+// restart; until then, calls fail with [ErrFunctionNotFound]. In other namespaces, the engine
+// rejects ids that begin with engine::, and the others can only be called with [InNamespace].
+// [Client.HandleStream] does not need this option.
 func WithBuiltinOverride() FunctionOption {
 	return func(c *functionConfig) error { c.builtin = true; return nil }
 }
 
-// prescribedID is for functions whose id the package itself chooses.
+// prescribedID is an option for functions whose id the package itself chooses.
 func prescribedID(c *functionConfig) error { c.builtin, c.unchecked = true, true; return nil }
 
-// checkID rejects an id that nobody should register.
+// checkID rejects ids that no function should have.
 func (c *functionConfig) checkID(id string) error {
 	switch {
 	case c.unchecked:
 	case !utf8.ValidString(id):
-		return errors.New("the id is no UTF-8")
+		return errors.New("the id is not valid UTF-8")
 	case strings.ContainsFunc(id, unicode.IsSpace):
 		return errors.New("the id has a space")
 	case strings.ContainsFunc(id, unicode.IsControl):
@@ -290,7 +290,7 @@ func schemaValue(v any) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// rawOf encodes a user's value; the result holds no leading space.
+// rawOf encodes a user's value. The result has no leading space.
 func rawOf(v any) (json.RawMessage, error) {
 	b := newBuffer()
 	defer b.free()
@@ -300,9 +300,9 @@ func rawOf(v any) (json.RawMessage, error) {
 	return json.RawMessage(strings.TrimSpace(b.String())), nil
 }
 
-// checkRegistration checks the message that registers c. One that is too large would end
-// every connection, one that the engine cannot read would be dropped. The dialects differ in
-// a few keys, which makes no difference to either.
+// checkRegistration validates the message that registers c. A message that is too large would
+// end every connection; one that the engine cannot parse would be dropped. The dialects differ
+// only in a few keys, which affects neither.
 func checkRegistration(c *claim) error {
 	var d dialect = triggerDialect{observe: true}
 	if c.function != nil {
@@ -330,10 +330,11 @@ func checkMessage(m any) error {
 	return nil
 }
 
-// HandleFunc registers a function with an untyped handler. ids are by custom
-// "service::name"; spaces, control and invisible characters and the ids of the engine's own
-// functions are rejected ([WithBuiltinOverride]). It does not wait for the network: before a connection is
-// there the registration waits for it, and every later connection gets it again.
+// HandleFunc registers a function with an untyped handler. By convention, ids have the form
+// "service::name". HandleFunc rejects spaces, control and invisible characters, and the ids of
+// the engine's own functions ([WithBuiltinOverride]). It does not wait for the network: the
+// client sends the registration as soon as it is connected, and again on every later
+// connection.
 func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: function %q: nil handler", id)
@@ -341,21 +342,21 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 	return c.register(id, h, nil, functionSchemas{}, opts)
 }
 
-// Handle registers a function with a typed handler: the payload is decoded into
-// In and the result encoded from Out. In is what the caller sent, a map or a
-// json.RawMessage too, without the key _caller_worker_id that the engine adds: only a
-// struct with a field of that name gets it. A payload that does not decode is answered
-// with code invalid_request and the path of what is wrong, for example
+// Handle registers a function with a typed handler: the payload is decoded into In, and the
+// result is encoded from Out. In receives the caller's payload without the key
+// _caller_worker_id that the engine adds, even if In is a map or a json.RawMessage; only a
+// struct with a field of that name receives the key. A payload that does not decode is
+// answered with the code invalid_request and the path of the invalid value, for example
 // lines[2].price. See [Client.HandleFunc].
 //
-// The function advertises JSON Schemas of what encoding/json decodes into In and
-// encodes Out as, unless [WithSchemas] gives others; [WithInputValidation] makes the worker
-// enforce the one of In. A type with a method JSONSchema
-// without arguments describes itself: the method returns a schema as json.RawMessage,
-// []byte or string, or any value that encodes to one, and an error or not; it is called on
-// a zero value. A type that encodes itself and has no such method may be anything. A type
-// that cannot be described has no schema, which is no error. In or Out with a channel, a
-// function or another type that has no JSON encoding, at whatever depth, is an error.
+// The function advertises JSON Schemas of the JSON that encoding/json decodes into In and
+// encodes from Out, unless [WithSchemas] replaces them; with [WithInputValidation], the worker
+// enforces the schema of In. A type may describe itself with a method JSONSchema that has no
+// parameters: it returns a schema as json.RawMessage, []byte, string, or any value that
+// encodes to one, and optionally an error; it is called on a zero value. A type that encodes
+// itself and has no such method is described as any value. A type that cannot be described has
+// no schema, which is not an error. If In or Out contains a channel, a function or another
+// type without a JSON encoding, at any depth, Handle returns an error.
 func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out, error), opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: function %q: nil handler", id)
@@ -367,7 +368,7 @@ func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out,
 	return c.register(id, typedHandler(c, h), nil, types, opts)
 }
 
-// HandleEvent is [Handle] for a handler without a result, as events need one: the function
+// HandleEvent is [Handle] for a handler without a result, for example of events: the function
 // returns null.
 func HandleEvent[In any](c *Client, id string, h func(context.Context, In) error, opts ...FunctionOption) (*Function, error) {
 	if h == nil {
@@ -399,15 +400,14 @@ func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, erro
 	}
 }
 
-// HandleHTTPInvoked registers a function that the engine runs by calling a URL;
-// this worker only owns it. Auth names environment variables of the engine, not
-// secrets. The engine does not tell when it refuses the URL: the function is
-// then not there.
+// HandleHTTPInvoked registers a function that the engine runs by calling a URL; this worker
+// only owns it. Auth names environment variables of the engine, not secrets. The engine does
+// not report that it rejects the URL; the function is then missing from the engine.
 func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...FunctionOption) (*Function, error) {
-	// The engine says nothing when it refuses an address. It is in no error: it may
-	// hold a secret.
+	// The engine does not report that it rejects an address. Errors omit the address, because
+	// it may contain a secret.
 	if u, err := url.Parse(cfg.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("iii: function %q: URL of HTTPInvocationConfig is no http or https address", id)
+		return nil, fmt.Errorf("iii: function %q: URL of HTTPInvocationConfig is not an http or https address", id)
 	}
 	if cfg.Method != "" && !cfg.Method.Valid() {
 		return nil, fmt.Errorf("iii: function %q: HTTPInvocationConfig: method %q is none of GET, POST, PUT, PATCH, DELETE", id, cfg.Method)
@@ -421,8 +421,8 @@ func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...
 	return c.register(id, notInvokable, &cfg, functionSchemas{}, opts)
 }
 
-// checkHTTPAuth refuses names that no environment variable and no header has: the
-// engine would drop the registration without a word.
+// checkHTTPAuth rejects names that are not valid for an environment variable or a header: the
+// engine would silently drop the registration.
 func checkHTTPAuth(auth *HTTPAuthConfig) error {
 	if auth == nil {
 		return nil
@@ -455,7 +455,7 @@ func (c *Client) register(id string, h HandlerFunc, invocation *HTTPInvocationCo
 	return f, nil
 }
 
-// handlerSpec is what a way of registering functions knows of one.
+// handlerSpec describes a function, depending on how it is registered.
 type handlerSpec struct {
 	run        HandlerFunc
 	invocation *HTTPInvocationConfig
@@ -463,11 +463,11 @@ type handlerSpec struct {
 
 	web bool // it serves HTTP requests
 
-	// validate gets the validator of what comes in, if it is wanted, and applies it itself.
-	// Without it the whole payload is validated.
+	// validate receives the validator of the input, if validation is requested, and applies it
+	// itself. If validate is nil, the whole payload is validated.
 	validate   func(*inputSchema)
-	body       reflect.Type // of what is validated then
-	unreadBody bool         // the package does not read what comes in, so that it cannot be validated
+	body       reflect.Type // of the input that validate validates
+	unreadBody bool         // the package does not read the input, so it cannot be validated
 }
 
 func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption) (*Function, *functionConfig, error) {
@@ -540,28 +540,28 @@ func (c *functionConfig) checkFor(spec *handlerSpec) error {
 	return nil
 }
 
-// Invocation tells a handler about the invocation that it serves.
+// Invocation describes the invocation that a handler serves.
 type Invocation struct {
-	// ID is the id that the caller chose, or the engine for calls without one;
-	// "" with engines that send none for those.
+	// ID is the id of the invocation, chosen by the caller, or by the engine for calls without
+	// one; "" on engines that send no id for those.
 	ID string
-	// FunctionID is the function's id as this worker registered it.
+	// FunctionID is the function's id as registered by this worker.
 	FunctionID string
-	// CallerWorkerID is the calling worker, which for a custom trigger is the provider of its
-	// type, and for a call through an observer the host of what it observes; "" for other
-	// triggers and activations, for the engine's own calls, and, on engines before 0.25, where
-	// the payload is no object.
+	// CallerWorkerID is the id of the calling worker. For a custom trigger, that is the
+	// provider of the trigger type; for a call through an observer, the host of the observed
+	// function. It is "" for other triggers and activations, for the engine's own calls, and,
+	// on engines before 0.25, for payloads that are not objects.
 	CallerWorkerID string
-	// Metadata came beside the payload: the caller's, the trigger's, or the observer's. Nil if
-	// there is none.
+	// Metadata is the metadata of the caller, the trigger or the observer, or nil if there is
+	// none.
 	Metadata json.RawMessage
-	// Caller is who made the call, on engines since 0.25; nil if that is not known. For an
-	// activation it is the engine, with the worker name "iii-engine".
+	// Caller identifies the caller, on engines since 0.25; nil if it is unknown. For an
+	// activation, it is the engine, with the worker name "iii-engine".
 	Caller *Caller
-	// Activation names the observer that the invocation serves; nil if it serves none.
+	// Activation names the observer that the invocation serves, or is nil if it serves none.
 	Activation *Activation
-	// ObserveDepth is the number of activations, one because of the other, that led to the
-	// invocation.
+	// ObserveDepth is the length of the chain of activations, each caused by the one before,
+	// that led to the invocation.
 	ObserveDepth uint32
 }
 
@@ -577,26 +577,26 @@ type invocationContext struct {
 	limit *handlerLimit // nil without WithHandlerTimeout
 }
 
-// errHandlerTimeout is the cause with which the context of a handler ends that ran too long.
+// errHandlerTimeout is the cause of the context of a handler that exceeded its limit.
 var errHandlerTimeout = errors.New("iii: WithHandlerTimeout has passed")
 
-// handlerLimit answers in place of a handler that runs too long. Whoever claims the answer,
-// the handler or the limit, gives it.
+// handlerLimit answers in place of a handler that exceeds its limit. Handler and limit compete
+// to claim the answer; the winner sends it.
 type handlerLimit struct {
-	ctx     context.Context // ends when the time is up, and with the invocation
+	ctx     context.Context // ends when the limit expires, and with the invocation
 	cancel  context.CancelFunc
 	unwatch func() bool
 	watched chan struct{} // closed when the watch has ended, if unwatch comes too late
-	answer  func()        // in place of the handler
+	answer  func()        // sends the answer in place of the handler
 	claimed atomic.Bool
 
-	returned, late bool // of the handler, on its goroutine
+	returned, late bool // state of the handler, used on its goroutine
 
 	mu     sync.Mutex
-	stream *responseWriter // of a mounted handler: it knows whether there can be another answer
+	stream *responseWriter // of a mounted handler; it knows whether another answer is still possible
 }
 
-// limitHandler bounds the handler of an invocation that has not begun.
+// limitHandler sets the limit of an invocation whose handler has not started.
 func (c *invocationContext) limitHandler(d time.Duration) {
 	if d > 0 {
 		c.limit = &handlerLimit{watched: make(chan struct{})}
@@ -605,7 +605,7 @@ func (c *invocationContext) limitHandler(d time.Duration) {
 	}
 }
 
-// watch begins when the handler does.
+// watch starts the limit when the handler starts.
 func (l *handlerLimit) watch(answer func()) {
 	l.answer = answer
 	l.unwatch = context.AfterFunc(l.ctx, func() {
@@ -614,14 +614,14 @@ func (l *handlerLimit) watch(answer func()) {
 	})
 }
 
-// exceeded answers if the time is up and nobody has answered.
+// exceeded answers if the limit has expired and the answer is unclaimed.
 func (l *handlerLimit) exceeded() {
 	if context.Cause(l.ctx) == errHandlerTimeout && l.claimed.CompareAndSwap(false, true) {
 		l.answer()
 	}
 }
 
-// handlerReturned reports whether the handler was too late with its answer.
+// handlerReturned reports whether the handler returned after the limit had answered.
 func (l *handlerLimit) handlerReturned() (late bool) {
 	if l == nil || l.returned {
 		return l != nil && l.late
@@ -635,8 +635,9 @@ func (l *handlerLimit) handlerReturned() (late bool) {
 	return l.late
 }
 
-// timeoutOutcome is what an invocation is answered with whose handler has run for too long: a
-// result, or the failure if failed is set. The failure is that of the handler in either case.
+// timeoutOutcome returns the answer to an invocation whose handler exceeded its limit: a
+// result, or the failure if failed is set. In both cases, failure is recorded as the
+// handler's.
 func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed bool) {
 	f := c.in.function
 	failure = &Error{Code: CodeHandlerTimeout, Message: fmt.Sprintf("the handler has not returned within %v", f.timeout)}
@@ -652,7 +653,7 @@ func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed
 	return nil, failure, true
 }
 
-// answersOverStream tells the limit of an invocation that its answer goes over a stream.
+// answersOverStream sets that the answer of an invocation goes over a stream.
 func answersOverStream(ctx context.Context, w *responseWriter) {
 	c, ok := ctx.Value(invocationKey{}).(*invocationContext)
 	if !ok || c.limit == nil {
@@ -665,9 +666,9 @@ func answersOverStream(ctx context.Context, w *responseWriter) {
 
 type invocationKey struct{}
 
-// Value implements context.Context. OpenTelemetry finds the caller's trace and
-// baggage here; they are read when first asked for, for most handlers never ask. So does
-// package pprof find the labels of the handler's goroutine, and keeps them beside its own.
+// Value implements context.Context. OpenTelemetry finds the caller's trace and baggage here;
+// they are parsed on first use, because most handlers never use them. Package runtime/pprof
+// finds the labels of the handler's goroutine here, and stores them next to its own.
 func (c *invocationContext) Value(key any) any {
 	if key == (invocationKey{}) {
 		return c
@@ -684,8 +685,8 @@ func (c *invocationContext) Value(key any) any {
 	return v
 }
 
-// InvocationFromContext describes the invocation that a handler serves; ok is
-// false outside of handlers.
+// InvocationFromContext returns the invocation that a handler serves. Outside of handlers, ok
+// is false.
 func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 	c, ok := ctx.Value(invocationKey{}).(*invocationContext)
 	if !ok {
@@ -700,7 +701,7 @@ func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 	return inv, true
 }
 
-// optional decodes what is not needed; nil if it does not decode.
+// optional decodes an optional value, or returns nil if it does not decode.
 func optional[T any](raw json.RawMessage) *T {
 	v := new(T)
 	if raw == nil || json.Unmarshal(raw, v) != nil {
@@ -709,8 +710,8 @@ func optional[T any](raw json.RawMessage) *T {
 	return v
 }
 
-// callerWorkerID is the worker that has made the call, as far as its payload tells. That of an
-// activation is not the caller's.
+// callerWorkerID returns the id of the calling worker, as far as the payload contains it. The
+// payload of an activation does not contain the caller's.
 func (in *incoming) callerWorkerID() string {
 	switch {
 	case in.local:
@@ -722,10 +723,10 @@ func (in *incoming) callerWorkerID() string {
 }
 
 // isEngines reports whether the invocation is for a trigger of one of the engine's own types,
-// which may be a worker's.
+// which a worker may provide.
 func (in *incoming) isEngines() bool { return in.trigger != nil && in.trigger.source.functionID != "" }
 
-// callerOf finds the key that the engine adds to object payloads.
+// callerOf returns the value of the key that the engine adds to object payloads.
 func callerOf(data []byte) (id string) {
 	if len(data) == 0 || data[0] != '{' {
 		return ""
@@ -738,9 +739,9 @@ func callerOf(data []byte) (id string) {
 	return id
 }
 
-// Stopping returns, in a handler, a channel that is closed when the client begins
-// to drain, before ctx is cancelled: a long job may end early then. Outside of
-// handlers it is nil, which blocks for ever.
+// Stopping returns, in a handler, a channel that is closed when the client begins to drain,
+// before ctx is canceled, so that a long job can end early. Outside of handlers, it returns
+// nil, a channel that blocks forever.
 func Stopping(ctx context.Context) <-chan struct{} {
 	if c, ok := ctx.Value(invocationKey{}).(*invocationContext); ok {
 		return c.client.stopping
@@ -759,17 +760,16 @@ const (
 	signatureScheme = "sha256="
 )
 
-// VerifySignature checks that a request to an HTTP-invoked function comes from
-// the engine. The request must be signed with secret, the value of the variable
-// that [HTTPAuthHMAC] names, and the time of the signature must be at most window
-// in the past or in the future. body is the whole body, already read from r.Body.
-// The signature covers the body and the time, but not the method, the URL or
-// other headers; within window, an eavesdropper can replay a request. The
-// comparison takes constant time.
+// VerifySignature checks that a request to an HTTP-invoked function comes from the engine. The
+// request must be signed with secret, the value of the environment variable that
+// [HTTPAuthHMAC] names, and the time of the signature must be at most window in the past or in
+// the future. body is the complete body, already read from r.Body. The signature covers the
+// body and the time, but not the method, the URL or other headers; within window, an
+// eavesdropper can replay a request. The comparison takes constant time.
 //
-// Every error matches [ErrSignature] and states the reason without revealing the
-// secret. An empty secret or a window that is not positive is an error, because
-// it would not protect.
+// Every error matches [ErrSignature] and states the reason without revealing the secret. An
+// empty secret or a window that is not positive is an error, because it would provide no
+// protection.
 func VerifySignature(r *http.Request, body []byte, secret string, window time.Duration) error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrSignature, fmt.Sprintf(format, args...))

@@ -309,7 +309,7 @@ func TestRegistrationsThatMakeNoSense(t *testing.T) {
 		{"byte order mark", id("\ufeffa"), "the id has an invisible character"},
 		{"right-to-left override", id("a\u202eb"), "the id has an invisible character"},
 		{"delete", id("a\x7f"), "the id has a control character"},
-		{"no UTF-8", id("a\xff"), "the id is no UTF-8"},
+		{"no UTF-8", id("a\xff"), "the id is not valid UTF-8"},
 		{"other scripts", id("заказы::создать-注文"), ""},
 
 		{"state", id("state::set"), "WithBuiltinOverride"},

@@ -23,74 +23,75 @@ import (
 
 // ObserverHooks let the worker that hosts a function take part in the life of the function's
 // observers ([WithObserverHooks], [WithWorkerObserverHooks]). All fields may be nil; the zero
-// value accepts each observer and leaves the rest to the engine.
+// value accepts every observer and leaves matching and delivery to the engine.
 //
-// Added and Removed of one function run one after another, in the order in which the engine
-// announces the changes; those of different functions run at the same time, up to 64 of them.
-// They may run before the call that registers the function has returned. A panic is an error
-// of the hook.
+// The Added and Removed hooks of one function run one at a time, in the order in which the
+// engine announces the changes; hooks of different functions run concurrently, for up to 64
+// functions. Hooks may run before the call that registers the function returns. A panic counts
+// as an error of the hook.
 type ObserverHooks struct {
-	// Added prepares for a new observer. The observer receives nothing before Added has
-	// returned nil. An error refuses it: with the code and message of an [*Error] of the
-	// hook's own, and with the code OBSERVE_REJECTED for every other error, an [*Error] that
-	// a call has returned included. The Added hooks of worker and function together have 30 s,
-	// after which the observer is refused with OWNER_TIMEOUT and ctx ends. It ends with the
-	// client, too. A hook that returns nil later is followed by Removed.
+	// Added prepares for a new observer, which receives nothing until Added has returned nil.
+	// An error rejects the observer: an [*Error] that the hook creates keeps its code and
+	// message; any other error, including an [*Error] returned by a call, has the code
+	// OBSERVE_REJECTED. The Added hooks of worker and function share a limit of 30 s, after
+	// which the observer is rejected with OWNER_TIMEOUT and ctx is canceled. ctx is also
+	// canceled when the client ends. If a hook returns nil after the limit, Removed runs next.
 	//
-	// After a reconnection, an observer that is held already and has the same arguments is not
-	// added again. One with other arguments is removed and added.
+	// After a reconnection, Added does not run again for an observer whose arguments are
+	// unchanged. If they differ, the observer is removed and added.
 	Added func(ctx context.Context, o *FunctionObserver) error
 
-	// Removed undoes what Added has prepared. It runs once for each observer that Added has
-	// returned nil for: when the engine has removed it, after [FunctionObserver.Reject], and
-	// when the function is no longer hosted here, because it is unregistered, because another
-	// worker has it, or because the engine has no observers. It does not run when the client
-	// ends. It has 30 s, after which ctx ends and the next hook may run.
+	// Removed undoes what Added prepared. It runs once for each observer for which Added
+	// returned nil: after the engine has removed it, after [FunctionObserver.Reject], and when
+	// this worker stops hosting the function, because it is unregistered, because another
+	// worker serves it, or because the engine has no observers. It does not run when the
+	// client ends. After 30 s, ctx is canceled and the next hook may run.
 	Removed func(ctx context.Context, o *FunctionObserver)
 
 	// Match reports whether a call is meant for an observer. It runs after the handler, for
-	// each observer that was active when the call began and still is. What the observer itself
-	// asks for, by outcome and by filters, is checked afterwards. A panic counts as false.
-	// Default: a call is meant for all.
+	// each observer that was active when the call began and still is. The observer's outcome
+	// and filters are checked afterwards. A panic counts as false. Default: every call is
+	// meant for every observer.
 	Match func(o *FunctionObserver, call *ObservedCall) bool
 
-	// Keys is Match for many observers: one lookup for each call. A function has Match or
-	// Keys, not both.
+	// Keys replaces Match where a function has many observers: it takes one lookup per call. A
+	// function may have Match or Keys, but not both.
 	Keys *ObserverKeys
 
-	// Deliver hands a call to the observers in place of the engine, and returns the result or
-	// the error for the caller of the function. It runs after the handler, for each call while
-	// the hook is set, failed ones and those without observers included, with the context of
-	// the handler. observers are those that Match or Keys have chosen, by default all active
-	// ones; neither outcome nor filters are checked ([FunctionObserver.Matches] does).
+	// Deliver delivers a call to the observers in place of the engine, and returns the result
+	// or the error for the caller of the function. It runs after the handler, in the handler's
+	// context, for every call, including failed calls and calls without observers. observers
+	// are those that Match or Keys selected, by default all active ones. Their outcomes and
+	// filters are not checked; use [FunctionObserver.Matches].
 	//
-	// An [*Error] keeps its code and message, a timeout of a call has the code TIMEOUT, and
-	// any other error is sent as invocation_failed. An [*Error] with the code and message of
-	// the handler's own ([ObservedCall.Err]) is sent as the handler has returned it.
+	// An [*Error] keeps its code and message, a timed-out call has the code TIMEOUT, and any
+	// other error is sent as invocation_failed. If Deliver returns an [*Error] with the code
+	// and message of the handler's error ([ObservedCall.Err]), the handler's original error is
+	// sent.
 	Deliver func(ctx context.Context, call *ObservedCall, observers []*FunctionObserver) (any, error)
 }
 
-// ObserverKeys match calls and observers that have a key in common.
+// ObserverKeys matches calls to the observers with which they share a key.
 type ObserverKeys struct {
 	// Observer returns the keys of an observer. It runs once, when the observer is accepted,
-	// after the Added hooks. A panic refuses the observer.
+	// after the Added hooks. A panic rejects the observer.
 	Observer func(o *FunctionObserver) []string
-	// Call returns the keys of a call. It runs once for each call, after the handler. A panic
+	// Call returns the keys of a call. It runs once per call, after the handler. A panic
 	// counts as no keys.
 	Call func(call *ObservedCall) []string
 }
 
-// matches reports whether calls are matched here.
+// matches reports whether this worker matches calls to observers.
 func (h *ObserverHooks) matches() bool { return h.Match != nil || h.Keys != nil }
 
-// answer reports whether the hooks have a say in the answers to calls.
+// answer reports whether the hooks affect the answers to calls.
 func (h *ObserverHooks) answer() bool { return h.matches() || h.Deliver != nil }
 
-// WithArgsSchema sets the JSON Schema of the arguments that observers of the function are
-// made with ([Source].Args): json.RawMessage, or anything that marshals to a schema. The
-// engine checks the arguments before the function's worker is told of the observer. By
-// default an observer may have no arguments. It needs an engine with [FeatureObserveV2]: on
-// another one the function is not registered ([Function.Err]).
+// WithArgsSchema sets the JSON Schema of the arguments ([Source].Args) of the function's
+// observers: a json.RawMessage, or any value that marshals to a schema. The engine validates
+// the arguments before it announces the observer to this worker. By default, observers must
+// not have arguments. The option needs an engine with [FeatureObserveV2]; on other engines the
+// function is not registered ([Function.Err]).
 func WithArgsSchema(schema any) FunctionOption {
 	return func(c *functionConfig) (err error) {
 		if schema == nil {
@@ -102,7 +103,7 @@ func WithArgsSchema(schema any) FunctionOption {
 }
 
 // WithArgs is [WithArgsSchema] with the schema of T, inferred as for the payload of [Handle].
-// A type that cannot be described is an error of the registration.
+// The registration returns an error if T cannot be described by a schema.
 func WithArgs[T any]() FunctionOption {
 	return func(c *functionConfig) (err error) {
 		c.args, err = schemaOf(reflect.TypeFor[T](), true)
@@ -110,31 +111,32 @@ func WithArgs[T any]() FunctionOption {
 	}
 }
 
-// WithPrivate lets only this worker call the function; others get the code FORBIDDEN. Any
-// worker may observe it. It needs an engine with [FeatureObserveV2]: on another one the
-// function is not registered ([Function.Err]).
+// WithPrivate restricts calls of the function to this worker; calls by others fail with the
+// code FORBIDDEN. Any worker may observe the function. The option needs an engine with
+// [FeatureObserveV2]; on other engines the function is not registered ([Function.Err]).
 func WithPrivate() FunctionOption {
 	return func(c *functionConfig) error { c.private = true; return nil }
 }
 
-// WithoutObservers makes the engine refuse observers of the function, with the code
-// NOT_OBSERVABLE. It needs an engine with [FeatureObserveV2]: on another one the function is
-// not registered ([Function.Err]).
+// WithoutObservers makes the engine reject observers of the function with the code
+// NOT_OBSERVABLE. The option needs an engine with [FeatureObserveV2]; on other engines the
+// function is not registered ([Function.Err]).
 func WithoutObservers() FunctionOption {
 	return func(c *functionConfig) error { c.unobservable = true; return nil }
 }
 
-// WithoutLocalDispatch makes all calls of the function go through the engine, those of this
-// worker, too. By default the calls of a worker to its own functions run in process where
-// the engine allows it ([Function.LocalDispatch]).
+// WithoutLocalDispatch routes all calls of the function through the engine, including those of
+// this worker. By default, a worker's calls of its own functions run in process where the
+// engine allows it ([Function.LocalDispatch]).
 func WithoutLocalDispatch() FunctionOption {
 	return func(c *functionConfig) error { c.remote = true; return nil }
 }
 
-// WithObserverHooks sets the hooks of the function's observers. Without any hook, and with
-// both Match and Keys, it is an error of the registration. Match, Keys and Deliver need an
-// engine with [FeatureObserveV2]: on another one the function is not registered
-// ([Function.Err]). Added and Removed need one with [FeatureObserveV1] and do not run without.
+// WithObserverHooks sets the hooks of the function's observers. The registration returns an
+// error if no hook is set, or if both Match and Keys are. Match, Keys and Deliver need an
+// engine with [FeatureObserveV2]; on other engines the function is not registered
+// ([Function.Err]). Added and Removed need [FeatureObserveV1]; on engines without it they do
+// not run.
 func WithObserverHooks(h ObserverHooks) FunctionOption {
 	return func(c *functionConfig) error {
 		if h.Added == nil && h.Removed == nil && !h.answer() {
@@ -152,8 +154,8 @@ func WithObserverHooks(h ObserverHooks) FunctionOption {
 }
 
 // WithWorkerObserverHooks sets hooks that run for the observers of all functions of this
-// worker: Added before the hook of the function, Removed after it. Match, Keys and Deliver
-// must be nil. Default none.
+// worker: Added before the function's hook, Removed after it. Match, Keys and Deliver must be
+// nil. Default: none.
 func WithWorkerObserverHooks(h ObserverHooks) Option {
 	return clientOption(func(c *config) error {
 		if h.answer() {
@@ -164,29 +166,30 @@ func WithWorkerObserverHooks(h ObserverHooks) Option {
 	})
 }
 
-// FunctionObserver is an observer of a function that this worker hosts, as the engine has
-// announced it. Hooks receive it. All methods may be called from several goroutines at once.
+// FunctionObserver is an observer of a function that this worker hosts, as announced by the
+// engine. Hooks receive it. All methods are safe for concurrent use.
 //
-// When the engine announces another target, outcome, capture or other filters for an observer
-// with the same id and arguments, hooks that run later receive another FunctionObserver of
-// that id; methods of both use what was announced last.
+// When the engine announces a different target, outcome, capture or filters for an observer
+// with the same id and arguments, later hooks receive a new FunctionObserver with that id; the
+// methods of both use the latest announcement.
 type FunctionObserver struct {
-	// ID of the observer.
+	// ID is the id of the observer.
 	ID string
-	// FunctionID is the observed function.
+	// FunctionID is the id of the observed function.
 	FunctionID string
-	// Target is the function that the observer calls.
+	// Target is the id of the function that the observer calls.
 	Target string
-	// On is the outcome of the calls that the observer asks for.
+	// On is the outcome that the observer selects.
 	On ObserveOn
-	// Capture lists the parts of a call that the observer receives. It must not be changed.
+	// Capture lists the parts of a call that the observer receives. It must not be modified.
 	Capture []Capture
 
 	filter *filter.Filter
 	held   *heldObserver
 }
 
-// heldObserver is what remains of an observer while what it asks for changes.
+// heldObserver is the part of an observer that outlives changes of its target, outcome,
+// capture and filters.
 type heldObserver struct {
 	id   string
 	host *hosting
@@ -221,12 +224,12 @@ func (o *heldObserver) is(s heldState) bool { return heldState(o.state.Load()) =
 // Filters returns the observer's filters.
 func (o *FunctionObserver) Filters() *Filter { return &Filter{o.held.view.Load().filter} }
 
-// Args returns the arguments that the observer was made with, which match the schema of
-// [WithArgsSchema]; {} if there are none. The result is the caller's own.
+// Args returns the observer's arguments, which conform to the schema of [WithArgsSchema], or
+// {} if there are none. The caller owns the result.
 func (o *FunctionObserver) Args() json.RawMessage { return bytes.Clone(o.held.args) }
 
 // DecodeArgs decodes the arguments into v. The error is an [*Error] with the code
-// INVALID_ARGS, with which an Added hook can refuse the observer.
+// INVALID_ARGS; an Added hook can return it to reject the observer.
 func (o *FunctionObserver) DecodeArgs(v any) error {
 	if err := json.Unmarshal(o.held.args, v); err != nil {
 		return &Error{Code: CodeInvalidArgs, Message: fmt.Sprintf("observer %s args: %v", o.ID, err)}
@@ -234,17 +237,17 @@ func (o *FunctionObserver) DecodeArgs(v any) error {
 	return nil
 }
 
-// Active reports whether the observer is accepted and neither removed nor rejected.
+// Active reports whether the observer has been accepted and neither removed nor rejected.
 func (o *FunctionObserver) Active() bool { return o.held.is(heldActive) }
 
-// Matches reports whether the observer asks for a call: its filters hold and, unless
-// call.Status is empty, the outcome is the one that it asks for.
+// Matches reports whether the observer selects a call: its filters match and, unless
+// call.Status is empty, so does the outcome.
 func (o *FunctionObserver) Matches(call *ObservedCall) bool {
 	v := o.held.view.Load()
 	return v.asksFor(call.Status) && v.filter.Matches(call.document())
 }
 
-// asksFor reports whether the observer asks for calls with this outcome.
+// asksFor reports whether the observer selects calls with this outcome.
 func (o *FunctionObserver) asksFor(status string) bool {
 	switch o.On {
 	case ObserveOnError:
@@ -257,12 +260,12 @@ func (o *FunctionObserver) asksFor(status string) bool {
 	return false // an outcome that this package does not know
 }
 
-// Accepted returns when the engine has been told that the observer is accepted, behind
-// everything that was sent before. It returns an [*Error] with the reason if the observer is
-// refused, or with the code OBSERVER_NOT_ACTIVE if it was removed meanwhile; an
-// [ErrNotConnected] if the engine could not be told, which then hears it on the next
-// connection; an error that satisfies errors.Is(err, ctx.Err()) when ctx ends. In the Added
-// hook of the observer itself it fails at once.
+// Accepted returns nil once the message that accepts the observer is queued to the engine,
+// behind everything sent before. It returns an [*Error] with the reason if the observer is
+// rejected, or with the code OBSERVER_NOT_ACTIVE if it has been removed; an [ErrNotConnected]
+// if there is no connection, in which case the engine is informed on the next one; and an
+// error that satisfies errors.Is(err, ctx.Err()) when ctx ends. In the Added hook of the
+// observer itself it fails immediately.
 func (o *FunctionObserver) Accepted(ctx context.Context) error {
 	held := o.held
 	if ctx.Value(addingKey{}) == held {
@@ -280,13 +283,14 @@ func (o *FunctionObserver) Accepted(ctx context.Context) error {
 	return held.host.accepted(held)
 }
 
-// addingKey is the key of the observer in the context of its Added hook.
+// addingKey is the context key under which an Added hook finds its observer.
 type addingKey struct{}
 
-// Reject takes an accepted observer out of service: the engine tells the worker that has made
-// it, with the code and message of err ([ObserverHooks].Added says how), and Removed runs. In
-// Added it has the effect of an error of the hook. It does nothing for an observer that is
-// gone. A nil err counts as one without a text.
+// Reject takes an accepted observer out of service: the engine notifies the worker that
+// created it, with the code and message that err would have as the result of
+// [ObserverHooks].Added, and Removed runs. Within Added, Reject has the effect of returning
+// err. It does nothing for an observer that has been removed. A nil err counts as an error
+// with an empty message.
 func (o *FunctionObserver) Reject(err error) {
 	if err == nil {
 		err = &Error{Code: CodeObserveRejected, Message: "rejected by the worker that hosts the function"}
@@ -294,12 +298,12 @@ func (o *FunctionObserver) Reject(err error) {
 	o.held.host.reject(o.held, rejectionOf(err))
 }
 
-// Call runs the target of this observer with a payload of the caller's choosing, and decodes
-// its result into out, as [Client.Call] does. The target receives the payload alone, with the
-// observer's metadata. The observer's filters are not applied. The call always goes through
-// the engine and counts towards the limits of the observer. Besides the errors of
-// [Client.Call] it returns an [*Error] with the code OBSERVER_NOT_ACTIVE, before anything is
-// sent, if the observer is not active.
+// Call runs the target of this observer with the given payload and decodes the result into
+// out, as [Client.Call] does. The target receives the payload without an envelope, together
+// with the observer's metadata. The observer's filters are not applied. The call always goes
+// through the engine and counts towards the observer's limits. In addition to the errors of
+// [Client.Call], Call returns an [*Error] with the code OBSERVER_NOT_ACTIVE, before sending
+// anything, if the observer is not active.
 func (o *FunctionObserver) Call(ctx context.Context, payload, out any) error {
 	if err := o.callable(); err != nil {
 		return err
@@ -307,7 +311,7 @@ func (o *FunctionObserver) Call(ctx context.Context, payload, out any) error {
 	return o.held.host.client.call(ctx, invocation{functionID: o.held.view.Load().Target, observerID: o.ID}, payload, out, nil)
 }
 
-// Send is Call without an answer, as [Client.Send] is.
+// Send is like [FunctionObserver.Call], but does not wait for a result; see [Client.Send].
 func (o *FunctionObserver) Send(ctx context.Context, payload any) error {
 	if err := o.callable(); err != nil {
 		return err
@@ -322,23 +326,23 @@ func (o *FunctionObserver) callable() error {
 	return &Error{Code: CodeObserverNotActive, Message: fmt.Sprintf("observer %s of %s is not active", o.ID, o.FunctionID), FunctionID: o.held.view.Load().Target}
 }
 
-// LocalDispatch reports whether this worker's own calls of the function run in process at the
-// moment: the engine has confirmed it, and the function is not registered with
-// [WithoutLocalDispatch]. It stays so while the connection is lost.
+// LocalDispatch reports whether this worker's own calls of the function currently run in
+// process: the engine has allowed it, and the function was not registered with
+// [WithoutLocalDispatch]. The value does not change while the connection is lost.
 func (f *Function) LocalDispatch() bool { return f.observers.grant.Load() != nil }
 
 // IsObserved reports whether the function has an active observer. It neither allocates nor
-// locks, so it may guard the making of an event that nobody wants.
+// locks, so programs can use it to avoid building events that nobody observes.
 func (f *Function) IsObserved() bool { return f.observers.current.Load() != nil }
 
-// Observers returns the active observers of the function in the order in which the engine has
-// announced them; nil if there are none.
+// Observers returns the active observers of the function in the order in which the engine
+// announced them, or nil if there are none.
 func (f *Function) Observers() []*FunctionObserver { return f.observers.current.Load().list() }
 
-// IsObservedFor reports whether a call would be for any active observer: by Match or Keys,
-// and if call.Status is set, by the outcome and filters of the observers, too. Without a
-// Status the call has yet to run, and filters may be about its result. With Keys that is one
-// lookup.
+// IsObservedFor reports whether any active observer would receive the call according to Match
+// or Keys and, if call.Status is set, according to the observers' outcomes and filters.
+// Without a Status the call has not run yet, and the filters, which may refer to its result,
+// are not checked. With Keys, IsObservedFor takes one lookup.
 func (f *Function) IsObservedFor(call *ObservedCall) bool {
 	set := f.observers.current.Load()
 	if set == nil {
@@ -358,35 +362,35 @@ func (f *Function) IsObservedFor(call *ObservedCall) bool {
 	return false
 }
 
-// observerSet is what a function knows about its observers. The engine changes it, and calls
-// read it.
+// observerSet holds the observers of a function. The engine's messages change it; calls read
+// it.
 type observerSet struct {
 	current   atomic.Pointer[activeSet]  // nil: none is active
 	grant     atomic.Pointer[localGrant] // nil: calls go through the engine
-	confirmed atomic.Pointer[link]       // that has confirmed the function last; its observers are acked
+	confirmed atomic.Pointer[link]       // the link that last confirmed the function; its observers are acked
 
 	// Guarded by the lock of hosting.
-	id        string // what the engine calls the function
+	id        string // the engine's id of the function
 	namespace string
 	revision  uint64
 	byID      map[string]*heldObserver
-	keyed     map[string][]*heldObserver // active ones by key
+	keyed     map[string][]*heldObserver // the active ones by key
 	tasks     []*hookTask
-	running   *hookTask // that the others wait for
-	queued    bool      // it is among those that are ready
+	running   *hookTask // the task that the others wait for
+	queued    bool      // the function is in hosting.ready
 	noticed   bool      // a panic of a match hook was logged
 }
 
-// localGrant is the engine's leave to run calls of a function in process. The id is what the
-// engine calls it.
+// localGrant is the engine's permission to run calls of a function in process. id is the
+// engine's id of the function.
 type localGrant struct{ id, namespace string }
 
-// activeSet is the active observers of a function at one moment. It does not change. Keys are
-// sequence numbers.
+// activeSet is an immutable snapshot of a function's active observers. Its keys are sequence
+// numbers.
 type activeSet struct {
-	last             string // sequence number of the latest
+	last             string // sequence number of the latest observer
 	all              filter.Index[*FunctionObserver]
-	success, failure filter.Index[*FunctionObserver] // that ask for this outcome
+	success, failure filter.Index[*FunctionObserver] // the observers that select this outcome
 }
 
 func (s *activeSet) list() (list []*FunctionObserver) {
@@ -400,7 +404,7 @@ func (s *activeSet) list() (list []*FunctionObserver) {
 	return list
 }
 
-// with returns the set with o, which may be in it with another view.
+// with returns the set with o, which may replace another view of the same observer.
 func (s *activeSet) with(o *FunctionObserver) *activeSet {
 	var next activeSet
 	if s != nil {
@@ -419,7 +423,7 @@ func (s *activeSet) with(o *FunctionObserver) *activeSet {
 	return &next
 }
 
-// without returns the set without o, nil if nothing is left.
+// without returns the set without o, or nil if it would be empty.
 func (s *activeSet) without(o *heldObserver) *activeSet {
 	if s == nil {
 		return nil
@@ -434,39 +438,40 @@ func (s *activeSet) without(o *heldObserver) *activeSet {
 }
 
 const (
-	// hookTimeout bounds the Added hooks for an observer, and the Removed hooks.
+	// hookTimeout bounds the Added hooks of an observer together, and likewise the Removed
+	// hooks.
 	hookTimeout = 30 * time.Second
-	// maxHooks is how many functions have hooks running at once.
+	// maxHooks is the number of functions whose hooks may run concurrently.
 	maxHooks = 64
-	// maxHeldObservers bounds the observers of one function.
+	// maxHeldObservers bounds the number of observers of one function.
 	maxHeldObservers = 100_000
 )
 
 // hosting keeps the observers of this worker's functions as the engine announces them, and
-// runs the hooks. Each function has its tasks, one of which runs at a time, on a goroutine
-// that exists as long as the task.
+// runs the hooks. Each function has a list of tasks that run one at a time, each on a
+// goroutine of its own.
 type hosting struct {
 	client *Client
 
 	mu      sync.RWMutex
 	seq     uint64
-	ready   []*Function // with a task to run, none of which runs
+	ready   []*Function // functions that have a task to run and none running
 	running int
 	closed  bool
 	ended   sync.WaitGroup
 }
 
-// hookTask is the Added hooks of an observer, or its Removed hooks.
+// hookTask runs the Added hooks of an observer, or its Removed hooks.
 type hookTask struct {
 	o      *heldObserver
-	remove hookLevels // levels to be removed; 0: the observer is to be added
+	remove hookLevels // levels to remove; 0 means that the observer is being added
 	added  hookLevels // levels whose Added hook has returned nil
-	over   bool       // the outcome is settled; a hook may run on
+	over   bool       // the outcome is settled; a hook may still be running
 	timer  *time.Timer
 	cancel context.CancelFunc
 }
 
-// hookLevels are levels of hooks.
+// hookLevels is a set of levels: worker, function.
 type hookLevels uint8
 
 const (
@@ -474,20 +479,22 @@ const (
 	functionLevel
 )
 
-// observerView is what the engine announces about an observer.
+// observerView is the engine's announcement of an observer.
 type observerView struct {
 	ObserverView
 	filter *filter.Filter
-	err    error // of the filter
+	err    error // of compiling the filter
 }
 
-// compileView compiles the filters, which takes longer than a lock should be held.
+// compileView compiles the filters. Callers do so before they take a lock, because it may take
+// long.
 func compileView(v ObserverView) observerView {
 	f, err := filter.ParseNormalized(v.Filters)
 	return observerView{v, f, err}
 }
 
-// equals reports whether nothing has changed for hooks and calls but the arguments.
+// equals reports whether the announcement changes nothing for hooks and calls, arguments
+// aside.
 func (v *observerView) equals(o *FunctionObserver) bool {
 	return o.Target == v.Target && o.On == v.On && slices.Equal(o.Capture, v.Capture) && o.filter.String() == v.filter.String()
 }
@@ -496,7 +503,7 @@ func (v *observerView) of(held *heldObserver) *FunctionObserver {
 	return &FunctionObserver{ID: v.ID, FunctionID: held.of.id, Target: v.Target, On: v.On, Capture: v.Capture, filter: v.filter, held: held}
 }
 
-// confirm replaces the observers of f, whose registration l has confirmed, and says whether
+// confirm replaces the observers of f, whose registration l has confirmed, and sets whether
 // calls of f may run in process.
 func (h *hosting) confirm(l *link, f *Function, m *FunctionRegisteredMessage, views []observerView) {
 	h.mu.Lock()
@@ -543,7 +550,7 @@ func inOrder(list []*heldObserver) []*heldObserver {
 	return list
 }
 
-// announce adds an observer, or changes one.
+// announce adds or updates an observer.
 func (h *hosting) announce(l *link, f *Function, v *observerView, revision uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -557,7 +564,7 @@ func (h *hosting) announce(l *link, f *Function, v *observerView, revision uint6
 	}
 }
 
-// removeObserver removes an observer that the engine no longer has.
+// removeObserver removes an observer that the engine has removed.
 func (h *hosting) removeObserver(l *link, f *Function, id string, revision uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -578,8 +585,8 @@ func (h *hosting) holds(f *Function) bool {
 	return len(f.observers.byID) > 0
 }
 
-// release lets go of all observers of a function that is no longer hosted here. It is called
-// with and without the lock of the registry.
+// release removes all observers of a function that this worker no longer hosts. Callers may or
+// may not hold the lock of the registry.
 func (h *hosting) release(f *Function) {
 	h.mu.Lock()
 	s := &f.observers
@@ -594,8 +601,8 @@ func (h *hosting) release(f *Function) {
 	}
 }
 
-// renew gives a held observer what is announced now. It reports false if none is held, or one
-// with other arguments.
+// renew applies an announcement to a held observer. It returns false if no observer is held
+// under that id, or one with different arguments.
 func (h *hosting) renew(l *link, o *heldObserver, v *observerView, revision uint64) bool {
 	if o == nil {
 		return false
@@ -617,7 +624,7 @@ func (h *hosting) renew(l *link, o *heldObserver, v *observerView, revision uint
 	return true
 }
 
-// equalJSON reports whether two texts are the same value.
+// equalJSON reports whether two JSON texts have the same value.
 func equalJSON(a, b []byte) bool {
 	if bytes.Equal(a, b) {
 		return true
@@ -636,7 +643,7 @@ func equalJSON(a, b []byte) bool {
 	return err == nil && reflect.DeepEqual(x, y)
 }
 
-// add takes a new observer in, or refuses it. It takes the place of one with its id.
+// add adds a new observer, or rejects it. It replaces an observer with the same id.
 func (h *hosting) add(l *link, f *Function, v *observerView, revision uint64) {
 	if old := f.observers.byID[v.ID]; old != nil {
 		h.remove(old)
@@ -679,7 +686,7 @@ func (h *hosting) levels(f *Function, has func(*ObserverHooks) bool) (levels hoo
 	return levels
 }
 
-// accept makes an observer active, and then tells the engine.
+// accept makes an observer active and then notifies the engine.
 func (h *hosting) accept(o *heldObserver) {
 	s := &o.of.observers
 	for _, key := range o.keys {
@@ -694,7 +701,7 @@ func (h *hosting) accept(o *heldObserver) {
 	h.ack(o, nil)
 }
 
-// refuse forgets an observer that is not active and tells the engine why.
+// refuse forgets an observer that is not active and sends the reason to the engine.
 func (h *hosting) refuse(o *heldObserver, body *ErrorBody) {
 	o.rejection = body
 	o.state.Store(uint32(heldRejected))
@@ -703,7 +710,7 @@ func (h *hosting) refuse(o *heldObserver, body *ErrorBody) {
 	h.ack(o, body)
 }
 
-// forget takes an observer out of the set. Another one may have its id by now.
+// forget takes an observer out of the set. Another observer may have its id by now.
 func (h *hosting) forget(o *heldObserver) {
 	s := &o.of.observers
 	if s.byID[o.id] == o {
@@ -729,7 +736,7 @@ func (h *hosting) retire(o *heldObserver, state heldState) {
 	}
 }
 
-// remove lets go of an observer without a word to the engine.
+// remove removes an observer without notifying the engine.
 func (h *hosting) remove(o *heldObserver) {
 	switch {
 	case o.is(heldActive):
@@ -738,20 +745,20 @@ func (h *hosting) remove(o *heldObserver) {
 		o.state.Store(uint32(heldGone))
 		h.forget(o)
 		close(o.settled)
-		if t := o.task; t != nil { // it has not begun
+		if t := o.task; t != nil { // the task has not begun
 			t.over = true
 			h.compact(o.of)
 		}
 	}
 }
 
-// reject is the program's refusal of an observer.
+// reject rejects an observer on behalf of the program.
 func (h *hosting) reject(o *heldObserver, body *ErrorBody) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
 	case o.is(heldAdding) && o.rejection == nil:
-		o.rejection = body // for when the hook returns
+		o.rejection = body // applied when the hook returns
 	case o.is(heldActive):
 		o.rejection = body
 		h.retire(o, heldRejected)
@@ -759,7 +766,7 @@ func (h *hosting) reject(o *heldObserver, body *ErrorBody) {
 	}
 }
 
-// ack tells the engine that an observer is accepted, or why not.
+// ack notifies the engine that an observer is accepted, or why it is rejected.
 func (h *hosting) ack(o *heldObserver, body *ErrorBody) {
 	l := o.link
 	s := &o.of.observers
@@ -768,7 +775,7 @@ func (h *hosting) ack(o *heldObserver, body *ErrorBody) {
 	}
 }
 
-// accepted is the outcome of a settled observer.
+// accepted returns the outcome of a settled observer.
 func (h *hosting) accepted(o *heldObserver) error {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -783,13 +790,13 @@ func (h *hosting) accepted(o *heldObserver) error {
 	return nil
 }
 
-// push appends a task of f.
+// push appends a task to those of f.
 func (h *hosting) push(f *Function, t *hookTask) {
 	f.observers.tasks = append(f.observers.tasks, t)
 	h.schedule(f)
 }
 
-// compact drops tasks that are over before they have begun, once they are many.
+// compact drops the tasks that were settled before they began, once there are many.
 func (h *hosting) compact(f *Function) {
 	s := &f.observers
 	over := 0
@@ -803,7 +810,7 @@ func (h *hosting) compact(f *Function) {
 	}
 }
 
-// schedule runs the next task of f once it may.
+// schedule makes the next task of f ready, unless one is running.
 func (h *hosting) schedule(f *Function) {
 	s := &f.observers
 	if s.queued || s.running != nil || len(s.tasks) == 0 || h.closed {
@@ -814,7 +821,7 @@ func (h *hosting) schedule(f *Function) {
 	h.start()
 }
 
-// start begins tasks as long as there is room.
+// start starts ready tasks up to the limit.
 func (h *hosting) start() {
 	for h.running < maxHooks && len(h.ready) > 0 && !h.closed {
 		f := h.ready[0]
@@ -847,7 +854,7 @@ func (h *hosting) run(ctx context.Context, t *hookTask) {
 	ended := true
 	defer func() {
 		t.cancel()
-		if ended { // by the hook
+		if ended { // by runtime.Goexit in the hook
 			h.completeTask(t, &ErrorBody{Code: CodeObserveRejected, Message: "the hook ended its goroutine"})
 		}
 	}()
@@ -887,8 +894,8 @@ func (h *hosting) runAdded(ctx context.Context, t *hookTask) *ErrorBody {
 	return nil
 }
 
-// passed records that the Added hook of a level has returned nil, and reports whether the
-// task goes on. One that has returned too late is undone.
+// passed records that the Added hook of a level has returned nil, and reports whether the task
+// continues. It undoes a hook that returned after the limit.
 func (h *hosting) passed(t *hookTask, level hookLevels) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -900,7 +907,7 @@ func (h *hosting) passed(t *hookTask, level hookLevels) bool {
 	return t.o.rejection == nil && t.o.is(heldAdding)
 }
 
-// undo runs the Removed hooks of levels whose Added hook has returned nil for an observer
+// undo schedules the Removed hooks of the levels whose Added hook returned nil for an observer
 // that was not accepted.
 func (h *hosting) undo(o *heldObserver, added hookLevels) {
 	if levels := added & h.levels(o.of, func(hooks *ObserverHooks) bool { return hooks.Removed != nil }); levels != 0 {
@@ -921,7 +928,7 @@ func (h *hosting) runRemoved(ctx context.Context, t *hookTask) {
 	}
 }
 
-// call recovers what a hook panics with.
+// call runs a hook and turns a panic into an error.
 func (h *hosting) call(hook string, o *heldObserver, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -936,7 +943,7 @@ func (h *hosting) call(hook string, o *heldObserver, f func() error) (err error)
 	return f()
 }
 
-// expire ends the wait for hooks that do not return.
+// expire settles a task whose hooks exceed the limit.
 func (h *hosting) expire(t *hookTask) {
 	message := fmt.Sprintf("the added hook for observer %s did not finish within %v", t.o.id, hookTimeout)
 	h.client.log.LogAttrs(h.client.handlers, slog.LevelWarn, "iii: observer hook takes too long", slog.String("function", t.o.of.id),
@@ -945,7 +952,7 @@ func (h *hosting) expire(t *hookTask) {
 	t.cancel()
 }
 
-// completeTask settles the outcome of a task and lets the next one of its function begin.
+// completeTask settles the outcome of a task and starts the next one of its function.
 func (h *hosting) completeTask(t *hookTask, body *ErrorBody) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -959,7 +966,7 @@ func (h *hosting) completeTask(t *hookTask, body *ErrorBody) {
 	h.running--
 	if t.remove == 0 {
 		switch {
-		case !o.is(heldAdding): // removed meanwhile
+		case !o.is(heldAdding): // removed in the meantime
 			h.undo(o, t.added)
 		case o.rejection != nil || body != nil:
 			if o.rejection == nil {
@@ -975,18 +982,18 @@ func (h *hosting) completeTask(t *hookTask, body *ErrorBody) {
 	h.start()
 }
 
-// rejectionOf is the error with which an observer is refused.
+// rejectionOf returns the error body with which an observer is rejected.
 func rejectionOf(err error) *ErrorBody {
 	code, message, stack := errorParts(err)
 	var e *Error
-	if !errors.As(err, &e) || e.InvocationID != "" || e.Code == "" { // of a call that the hook has made, or without a code
+	if !errors.As(err, &e) || e.InvocationID != "" || e.Code == "" { // returned by a call that the hook made, or without a code
 		return &ErrorBody{Code: CodeObserveRejected, Message: strings.TrimPrefix(err.Error(), "iii: ")}
 	}
 	return &ErrorBody{Code: code, Message: message, Stacktrace: stack}
 }
 
-// close begins no more hooks. The channel is closed when none runs; their contexts are the
-// client's to end.
+// close prevents further hooks from starting. The returned channel is closed when none is
+// running. Ending their contexts is up to the client.
 func (h *hosting) close() <-chan struct{} {
 	h.mu.Lock()
 	h.closed, h.ready = true, nil
@@ -1005,31 +1012,31 @@ const (
 	statusError   = "error"
 )
 
-// ObservedCall is one call of a function, as the hooks and filters of its observers see it.
-// Its parts are raw JSON; nil is absent, which differs from null. Hooks may keep it, but must
-// not change it.
+// ObservedCall is one call of a function, as seen by the hooks and filters of its observers.
+// Its parts are raw JSON; nil means absent, which differs from null. Hooks may retain it, but
+// must not modify it.
 type ObservedCall struct {
-	// FunctionID is the function that was called.
+	// FunctionID is the id of the called function.
 	FunctionID string
 	// InvocationID identifies the call.
 	InvocationID string
-	// Status is "success" or "error", "" for a call that has yet to run.
+	// Status is "success" or "error", or "" for a call that has not run yet.
 	Status string
 	// Input is the payload as it was before the handler ran, without the key that the engine
 	// adds.
 	Input json.RawMessage
-	// Output is the handler's result; nil if it failed.
+	// Output is the handler's result, or nil if the call failed.
 	Output json.RawMessage
-	// Error has the members code and message; nil if the call succeeded.
+	// Error has the members code and message. It is nil if the call succeeded.
 	Error json.RawMessage
-	// Caller tells who made the call ([Caller]); nil if that is not known.
+	// Caller identifies the caller ([Caller]). It is nil if the caller is unknown.
 	Caller json.RawMessage
-	// Metadata came beside the payload; nil if there is none.
+	// Metadata is the metadata of the call, or nil if there is none.
 	Metadata json.RawMessage
 }
 
-// Err returns the error of a failed call as an [*Error], nil for any other call. A Deliver
-// hook that returns it gives the caller the error as the handler has returned it.
+// Err returns the error of a failed call as an [*Error], and nil for any other call. If a
+// Deliver hook returns it, the caller receives the handler's error unchanged.
 func (c *ObservedCall) Err() error {
 	if c.Error == nil {
 		return nil
@@ -1041,17 +1048,17 @@ func (c *ObservedCall) document() *filter.Document {
 	return &filter.Document{Input: c.Input, Output: c.Output, Error: c.Error, Caller: c.Caller, Metadata: c.Metadata}
 }
 
-// observation is what has to be known about an invocation from before its handler runs,
-// because observers or hooks are asked about it afterwards.
+// observation is the state that must be captured before the handler of an invocation runs,
+// because observers or hooks need it afterwards.
 type observation struct {
-	set      *activeSet      // nil: nobody observes the function
-	input    json.RawMessage // a copy, for the handler owns its payload
+	set      *activeSet      // nil: the function has no observers
+	input    json.RawMessage // a copy, because the handler owns its payload
 	metadata json.RawMessage // likewise
 	asked    bool            // the hooks have run
 }
 
-// observe returns the observation of an invocation, nil if nobody is to be asked about it: a
-// routed call of a function without hooks is matched by the engine.
+// observe returns the observation of an invocation, or nil if no observer or hook needs one:
+// the engine matches the routed calls of a function without hooks.
 func (in *incoming) observe() *observation {
 	f := in.function
 	set := f.observers.current.Load()
@@ -1062,7 +1069,7 @@ func (in *incoming) observe() *observation {
 	case !in.local && (!f.hooks.answer() || len(in.id) == 0 || !in.origin.dialect().hooks()):
 		return nil
 	case !interested:
-		return &observation{} // it is for nobody, which the engine is told
+		return &observation{} // the engine still needs to learn that nothing matched
 	}
 	input := in.data
 	if !in.local {
@@ -1071,7 +1078,7 @@ func (in *incoming) observe() *observation {
 	return &observation{set: set, input: bytes.Clone(input), metadata: bytes.Clone(in.metadata)}
 }
 
-// call describes the invocation after its handler has returned. The output is part of b.
+// call describes the invocation after its handler has returned. The output aliases b.
 func (o *observation) call(c *Client, in *incoming, b *buffer, err error) *ObservedCall {
 	call := &ObservedCall{FunctionID: in.function.id, InvocationID: string(in.id), Status: statusSuccess,
 		Input: o.input, Metadata: o.metadata, Caller: in.callerJSON(c)}
@@ -1087,15 +1094,15 @@ func (o *observation) call(c *Client, in *incoming, b *buffer, err error) *Obser
 	return call
 }
 
-// answer encodes the answer to an invocation, asks the hooks about it, and reports a local
-// call to the engine. The error is the one that is told to the caller, or nil.
+// answer encodes the answer to an invocation, runs the hooks, and reports a local call to the
+// engine. The error is the one that the caller receives, or nil.
 func (c *Client) answer(ctx context.Context, in *incoming, o *observation, result any, err error) (*buffer, error) {
 	if o == nil {
 		return c.encodeAnswer(ctx, in, in.origin, result, err)
 	}
 	hooks := &in.function.hooks
 	if hooks.Deliver != nil && !o.asked {
-		b, failure := c.encodeAnswer(ctx, in, rawOrigin{}, result, err) // its size does not matter yet
+		b, failure := c.encodeAnswer(ctx, in, rawOrigin{}, result, err) // without a size limit for now
 		call := o.call(c, in, b, failure)
 		call.Output = bytes.Clone(call.Output)
 		b.free()
@@ -1135,8 +1142,7 @@ func (b *buffer) append(members func([]byte) []byte) {
 	b.Write(append(members(b.AvailableBuffer()), '}'))
 }
 
-// deliver runs the Deliver hook of a function, whose handler has failed with failure or
-// succeeded.
+// deliver runs the Deliver hook of a function. failure is the error of the handler, or nil.
 func (c *Client) deliver(ctx context.Context, in *incoming, call *ObservedCall, observers []*FunctionObserver, failure error) (result any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -1165,8 +1171,7 @@ func (c *Client) deliver(ctx context.Context, in *incoming, call *ObservedCall, 
 	return nil, err
 }
 
-// choose returns those observers of a set that a call is meant for, and that are still
-// active.
+// choose returns the observers of a set that a call is meant for and that are still active.
 func (h *hosting) choose(f *Function, set *activeSet, call *ObservedCall) (chosen []*FunctionObserver) {
 	switch {
 	case set == nil:
@@ -1184,7 +1189,7 @@ func (h *hosting) choose(f *Function, set *activeSet, call *ObservedCall) (chose
 	return chosen
 }
 
-// keyed returns the active observers of a set that have one of the keys.
+// keyed returns the active observers of a set that have at least one of the keys.
 func (h *hosting) keyed(f *Function, set *activeSet, keys []string) (found []*heldObserver) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -1201,21 +1206,21 @@ func (h *hosting) keyed(f *Function, set *activeSet, keys []string) (found []*he
 	return found
 }
 
-// keysOf asks the program for the keys of a call.
+// keysOf runs the Call hook, which returns the keys of a call.
 func (h *hosting) keysOf(f *Function, call *ObservedCall) (keys []string) {
 	defer h.recoverMatch(f, &keys)
 	return f.hooks.Keys.Call(call)
 }
 
-// match asks the program whether a call is meant for an observer.
+// match runs the Match hook for an observer and a call.
 func (h *hosting) match(f *Function, o *FunctionObserver, call *ObservedCall) (matches bool) {
 	var none []string
 	defer h.recoverMatch(f, &none)
 	return f.hooks.Match(o, call)
 }
 
-// recoverMatch recovers what a match hook panics with, which matches nobody. It is logged once for
-// each function.
+// recoverMatch recovers from a panic in a match hook; the call then matches no observer. The
+// first panic per function is logged.
 func (h *hosting) recoverMatch(f *Function, keys *[]string) {
 	p := recover()
 	if p == nil {
@@ -1232,7 +1237,7 @@ func (h *hosting) recoverMatch(f *Function, keys *[]string) {
 	}
 }
 
-// matches appends the observers that ask for calls with this outcome and whose filters hold.
+// matches appends the observers that select this outcome and whose filters match.
 func (s *activeSet) matches(dst []*FunctionObserver, status string, d *filter.Document) []*FunctionObserver {
 	if status == statusError {
 		return s.failure.AppendMatches(dst, d)
@@ -1240,7 +1245,7 @@ func (s *activeSet) matches(dst []*FunctionObserver, status string, d *filter.Do
 	return s.success.AppendMatches(dst, d)
 }
 
-// reportCall reports a local call to the engine if observers ask for it.
+// reportCall reports a local call to the engine if any observer selects it.
 func (c *Client) reportCall(ctx context.Context, in *incoming, o *observation, b *buffer, err error) {
 	if o.set == nil || o.asked {
 		return
@@ -1291,7 +1296,7 @@ func (c *Client) reportCall(ctx context.Context, in *incoming, o *observation, b
 	c.reports.push(r)
 }
 
-// tooLarge is the error of a result that makes a message of that size.
+// tooLarge returns the error for a result whose message has the given size.
 func tooLarge(o origin, size int) error {
 	limit, code := o.limit()
 	return &Error{Code: code, Message: fmt.Sprintf("the result makes a message of %d bytes; the limit is %d", size, limit)}

@@ -17,23 +17,23 @@ import (
 	"github.com/iii-go/iii/internal/signal"
 )
 
-// Calls of a worker to its own functions run in process where the engine allows it. Such a
-// call takes the way of an invocation through the dispatcher, with the same encodings, so that
-// no memory is shared and everything that a handler or its caller sees is as if the engine had
-// been asked. The handler runs on a goroutine of its own, since the caller may stop waiting.
+// A worker's calls of its own functions run in process where the engine allows it. Such a call
+// passes through the dispatcher like an invocation, with the same encodings, so that no memory
+// is shared, and handler and caller observe the same as if the call had gone through the
+// engine. The handler runs on its own goroutine, because the caller may stop waiting.
 
-// maxNested bounds local calls within local calls; the next one goes through the engine.
+// maxNested bounds the nesting of local calls; deeper calls go through the engine.
 const maxNested = 64
 
-// Remotely makes a call go through the engine even if the function is this worker's own and
+// Remotely routes a call through the engine even if the function belongs to this worker and
 // could run in process ([Function.LocalDispatch]). A handler that calls its own worker this
-// way needs room for another one under [WithMaxConcurrency]; at the limit it waits for
-// itself until the call times out.
+// way occupies two places under [WithMaxConcurrency]; at the limit, it waits for itself until
+// the call times out.
 func Remotely() CallOption {
 	return func(c *callConfig) error { c.remote = true; return nil }
 }
 
-// localTarget returns the function that a call runs in process, or nil.
+// localTarget returns the function if the call runs in process, and nil otherwise.
 func (c *Client) localTarget(inv *invocation, cfg *callConfig) *Function {
 	by := inv.caller
 	if cfg.remote || inv.action == actionEnqueue || inv.observerID != "" || by != nil && inv.action == actionNone && by.nesting >= maxNested {
@@ -49,7 +49,7 @@ func (c *Client) localTarget(inv *invocation, cfg *callConfig) *Function {
 	return f
 }
 
-// beginLocal runs a call in process.
+// beginLocal starts a call in process.
 func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout time.Duration) (*request, error) {
 	by := inv.caller
 	b := newBuffer()
@@ -105,12 +105,12 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 	return r, nil
 }
 
-// calleeKey is the baggage entry in which the engine names the function that is called.
+// calleeKey is the baggage entry in which the engine names the called function.
 const calleeKey = "iii.function.id"
 
-// calleeBaggage returns the baggage header of a traced call as the engine passes it on: the
-// callee is named in it, in place of the function that makes the call. Baggage that has no room
-// for the entry stays as it is.
+// calleeBaggage returns the baggage header of a traced call as the engine would forward it:
+// the entry names the callee instead of the calling function. If the baggage has no room for
+// the entry, it is unchanged.
 func calleeBaggage(header, functionID string) string {
 	b := appendEscaped(make([]byte, 0, len(calleeKey)+1+maxQuoted(functionID)+len(header)), calleeKey)
 	b = appendEscaped(append(b, '='), functionID)
@@ -127,8 +127,8 @@ func calleeBaggage(header, functionID string) string {
 	return string(b)
 }
 
-// refuseLocal answers a local call that does not run, as it would be answered if it had come
-// from the engine.
+// refuseLocal answers a local call that does not run, in the same way as a call from the
+// engine.
 func (c *Client) refuseLocal(r *request, in *incoming, code, message string) (*request, error) {
 	if c.dispatch.isClosed() {
 		return nil, unsentError{c.endError()}
@@ -137,14 +137,14 @@ func (c *Client) refuseLocal(r *request, in *incoming, code, message string) (*r
 	return r, nil
 }
 
-// localCaller is the handler that has made a local call; the zero value is none.
+// localCaller is the handler that made a local call; the zero value means none.
 type localCaller struct {
 	functionID string
 	id         []byte
-	parent     json.RawMessage // who has called that handler
+	parent     json.RawMessage // the caller of that handler
 }
 
-// callerJSON returns who has made the call of in; nil if that is not known.
+// callerJSON returns the caller of in, or nil if it is unknown.
 func (in *incoming) callerJSON(c *Client) json.RawMessage {
 	if !in.local {
 		return in.caller
@@ -152,8 +152,8 @@ func (in *incoming) callerJSON(c *Client) json.RawMessage {
 	return in.appendOrigin(c, true)
 }
 
-// appendOrigin returns who has made the local call of in, with the identity of this worker or
-// without.
+// appendOrigin returns the caller of the local call in, with or without the identity of this
+// worker.
 func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
 	p := []byte{'{'}
 	if worker {
@@ -181,14 +181,14 @@ func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
 	return append(p, '}')
 }
 
-// selfless returns who has made the call of in, without that one's own parent; nil if it is not
-// known. It is made once, for all calls of the handler.
+// selfless returns the caller of in without the caller's own parent, or nil if it is unknown.
+// It is computed once for all calls of the handler.
 func (in *incoming) selfless() json.RawMessage {
 	in.parentOnce.Do(func() { in.parent = withoutParent(in.callerJSON(in.function.client)) })
 	return in.parent
 }
 
-// withoutParent copies the members of a caller that name it.
+// withoutParent copies those members of a caller that identify the caller itself.
 func withoutParent(caller json.RawMessage) json.RawMessage {
 	if len(caller) == 0 || caller[0] != '{' {
 		return nil
@@ -215,7 +215,7 @@ func withoutParent(caller json.RawMessage) json.RawMessage {
 	return append(p, '}')
 }
 
-// rawOrigin encodes a result or an error without an envelope, for nobody.
+// rawOrigin encodes a result or an error without an envelope; no caller receives it.
 type rawOrigin struct{}
 
 func (rawOrigin) encodeResult(b *buffer, _ *incoming, result any) error {
@@ -241,13 +241,13 @@ func (o rawOrigin) replyNow(b *buffer)     { o.reply(b) }
 type localOrigin struct {
 	rawOrigin
 	client  *Client
-	request *request // nil: nobody waits for the answer
+	request *request // nil: no caller waits for the answer
 }
 
 func (o *localOrigin) context() context.Context { return o.client.handlers }
 
-// reply gives the caller its answer. A caller that no longer waits leaves it to the garbage
-// collector, with the request.
+// reply passes the answer to the caller. If the caller no longer waits, the answer is left to
+// the garbage collector together with the request.
 func (o *localOrigin) reply(b *buffer) {
 	if o.request == nil {
 		b.free()
@@ -259,8 +259,8 @@ func (o *localOrigin) reply(b *buffer) {
 
 func (o *localOrigin) replyNow(b *buffer) { o.reply(b) }
 
-// ended returns a channel that is closed when the client has ended, if the answer to r does
-// not come otherwise then.
+// ended returns a channel that is closed when the client has ended, if r would not be answered
+// in that case.
 func (r *request) ended(c *Client) <-chan struct{} {
 	if r.local {
 		return c.done
@@ -298,21 +298,21 @@ const (
 	maxReportBatch = 256
 	maxReportFrame = 16 << 20
 	reportLinger   = 5 * time.Millisecond
-	reportPatience = 30 * time.Second // for the engine to confirm the function
-	reportOverhead = 256              // bytes of a report beyond its parts
+	reportPatience = 30 * time.Second // how long a report waits for the engine to confirm the function
+	reportOverhead = 256              // bytes of a report besides its parts
 
 	localStatsInterval = 10 * time.Second
 	maxDropCounts      = 1024
 )
 
-// Reasons of drops.
+// Reasons for dropping a report.
 const (
 	dropBufferFull = "BUFFER_FULL"
 	dropTooLarge   = "TOO_LARGE"
 	dropInactive   = "INACTIVE"
 )
 
-// report is one local call that observers ask for.
+// report describes one local call that observers select.
 type report struct {
 	function *Function
 	id       string
@@ -320,7 +320,8 @@ type report struct {
 	status   string
 	echoes   bool // the output equals the input
 
-	// Parts that an observer captures; nil if none does, or if there is none.
+	// The parts that an observer captures; nil if no observer does, or if the call has no such
+	// part.
 	input, output, err, caller, metadata json.RawMessage
 
 	started              time.Time
@@ -328,15 +329,15 @@ type report struct {
 	depth                uint32
 	traceparent, baggage string
 
-	granted localGrant // of the function, set when it is pushed
-	pushed  time.Time  // likewise
+	granted localGrant // of the function, when the report was pushed
+	pushed  time.Time  // when the report was pushed
 	size    int
 }
 
-// reports are the local calls that the engine is to be told of: in order, at most once each,
-// and bounded. They leave in batches, one of which is on its way at a time, once the
-// connection has all registrations. Those of a function that the engine has yet to confirm
-// wait for that, and others pass them by.
+// reports holds the local calls to be reported to the engine: in order, at most once each, and
+// bounded. Once all registrations of the connection are settled, they are sent in batches, one
+// batch at a time. Reports of a function that the engine has not confirmed yet wait; later
+// reports of other functions may overtake them.
 type reports struct {
 	client  *Client
 	total   atomic.Uint64 // dropped
@@ -345,15 +346,15 @@ type reports struct {
 
 	mu       sync.Mutex
 	items    []*report
-	count    int // of items and of the batch that is on its way
-	bytes    int // likewise
+	count    int // of items and of the batch in flight
+	bytes    int // of items and of the batch in flight
 	inFlight []*report
-	link     *link     // over which they may leave
-	since    time.Time // that link is
-	wake     time.Time // when the timer fires; zero: it is not set
+	link     *link     // over which reports may be sent
+	since    time.Time // when link was set
+	wake     time.Time // when the timer fires; zero if it is not set
 	dropped  map[droppedReport]uint64
 	window   time.Time     // begin of the statistics
-	idle     chan struct{} // closed when nothing can leave any more; nil if nobody asks
+	idle     chan struct{} // closed when nothing is left to send; nil if nobody waits for that
 	closed   bool
 }
 
@@ -364,7 +365,7 @@ func newReports(c *Client) *reports {
 	return r
 }
 
-// push takes a report, or drops it.
+// push adds a report, or drops it.
 func (r *reports) push(it *report) {
 	it.pushed = time.Now()
 	it.size = reportOverhead + len(it.function.id) + len(it.input) + len(it.output) + len(it.err) + len(it.caller) + len(it.metadata) + len(it.baggage)
@@ -372,7 +373,7 @@ func (r *reports) push(it *report) {
 		it.size += len(o.ID) + 3
 	}
 	if it.echoes {
-		it.size += len(it.input) // an older engine needs it twice
+		it.size += len(it.input) // an older engine receives it twice
 	}
 	r.mu.Lock()
 	grant := it.function.observers.grant.Load()
@@ -404,7 +405,7 @@ func (r *reports) push(it *report) {
 	}
 }
 
-// wakeAt sees to it that flush runs no later than that.
+// wakeAt makes flush run no later than t.
 func (r *reports) wakeAt(t time.Time) {
 	if r.link == nil || r.closed || !r.wake.IsZero() && !r.wake.After(t) {
 		return
@@ -417,7 +418,7 @@ func (r *reports) wakeAt(t time.Time) {
 	}
 }
 
-// drop1 counts a report that will not leave.
+// drop1 counts a report that will not be sent.
 func (r *reports) drop1(it *report, reason string) {
 	r.total.Add(1)
 	key := droppedReport{it.function.id, reason}
@@ -427,7 +428,7 @@ func (r *reports) drop1(it *report, reason string) {
 	r.dropped[key]++
 }
 
-// drop drops what waits of a function that is no longer hosted here.
+// drop drops the waiting reports of a function that this worker no longer hosts.
 func (r *reports) drop(f *Function) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -440,14 +441,14 @@ func (r *reports) drop(f *Function) {
 	r.signalIdle()
 }
 
-// discard is drop1 of a report that was counted.
+// discard drops a report that push has counted.
 func (r *reports) discard(it *report, reason string) {
 	r.count--
 	r.bytes -= it.size
 	r.drop1(it, reason)
 }
 
-// release lets the reports of a function leave that the engine has confirmed.
+// release allows sending the reports of a function that the engine has confirmed.
 func (r *reports) release(*Function) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -456,7 +457,7 @@ func (r *reports) release(*Function) {
 	}
 }
 
-// attach lets reports leave over l, whose registrations are settled.
+// attach allows sending reports over l, whose registrations are settled.
 func (r *reports) attach(l *link) {
 	r.mu.Lock()
 	r.link, r.since, r.wake = l, time.Now(), time.Time{}
@@ -477,7 +478,7 @@ func (r *reports) detach(l *link) {
 	}
 }
 
-// signalIdle tells those who wait that nothing can leave any more.
+// signalIdle closes idle if nothing is left to send.
 func (r *reports) signalIdle() {
 	if r.idle != nil && (r.link == nil || len(r.inFlight) == 0 && !slices.ContainsFunc(r.items, r.ready)) {
 		close(r.idle)
@@ -485,10 +486,10 @@ func (r *reports) signalIdle() {
 	}
 }
 
-// ready reports whether a report may leave.
+// ready reports whether a report may be sent.
 func (r *reports) ready(it *report) bool { return it.function.observers.confirmed.Load() == r.link }
 
-// flush sends a batch, if none is on its way.
+// flush sends a batch unless one is in flight.
 func (r *reports) flush() {
 	r.mu.Lock()
 	r.wake = time.Time{}
@@ -542,8 +543,8 @@ func (r *reports) flush() {
 	}
 }
 
-// landed settles the batch that was on its way. One that was not handed to the network waits
-// for the next link.
+// landed settles the batch in flight. A batch that was not handed to the network waits for the
+// next link.
 func (r *reports) landed(l *link, fate frameFate) {
 	r.mu.Lock()
 	batch := r.inFlight
@@ -552,7 +553,7 @@ func (r *reports) landed(l *link, fate frameFate) {
 	case fate == frameKept && !r.closed:
 		r.items = slices.Concat(batch, r.items)
 		if r.link == l {
-			r.link = nil // it is gone
+			r.link = nil // the link is gone
 		}
 	case fate == frameWritten:
 		for _, it := range batch {
@@ -575,7 +576,7 @@ func (r *reports) landed(l *link, fate frameFate) {
 	}
 }
 
-// drain sends what can leave and returns a channel that is closed when it has.
+// drain sends what can be sent and returns a channel that is closed when that is done.
 func (r *reports) drain() <-chan struct{} {
 	r.mu.Lock()
 	idle := r.idle
@@ -589,7 +590,7 @@ func (r *reports) drain() <-chan struct{} {
 	return idle
 }
 
-// close drops what waits.
+// close drops the waiting reports.
 func (r *reports) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -604,11 +605,11 @@ func (r *reports) close() {
 	r.signalIdle()
 }
 
-// touch notes that a function has been called locally.
+// touch records that a function was called locally.
 func (r *reports) touch(f *Function) { r.touched.Store(f, struct{}{}) }
 
-// sendStats tells the engine what ran in process since it was last told, and what it was not
-// told of. It says nothing if that is nothing.
+// sendStats sends the engine the counts of local calls and of dropped reports since the
+// previous statistics. It sends nothing if both are zero.
 func (r *reports) sendStats(l *link) {
 	if !l.dialect().observes() || r.client.out.current() != l {
 		return
@@ -644,7 +645,7 @@ func (r *reports) sendStats(l *link) {
 	}
 }
 
-// localStats counts the local calls of one function since the engine was last told.
+// localStats counts the local calls of one function since the previous statistics.
 type localStats struct {
 	count, errors atomic.Uint64
 	nanos         atomic.Int64

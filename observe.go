@@ -16,31 +16,31 @@ import (
 	"github.com/iii-go/iii/internal/routepath"
 )
 
-// Source is what an observer observes: a function, and which of its calls.
+// Source selects what an observer observes: a function, and which of its calls.
 type Source struct {
-	// FunctionID is the observed function. It need not exist yet.
+	// FunctionID is the id of the observed function, which need not exist yet.
 	FunctionID string
-	// Namespace is the function's. "" is where a call of it would go: the worker's own
-	// namespace, or that of the engine for its built-in functions. The standard workers
-	// live in "default", which a worker of another namespace has to say.
+	// Namespace is the namespace of the observed function. The default is the one that a call
+	// would use: the worker's own, or the engine's for its built-in functions.
+	// A worker outside "default" must set it to "default" to observe the standard workers.
 	Namespace string
-	// Args is for the worker that hosts the function, which checks it: anything that encodes
-	// as a JSON object. Nil is none.
+	// Args are passed to the worker that hosts the function, which validates them. They may be
+	// any value that encodes as a JSON object. Nil means no args.
 	Args any
-	// Filters says which calls count: a [*Filter], or what [ParseFilter] takes. Nil is every
-	// call.
+	// Filters selects the calls to observe: a [*Filter], or any value that [ParseFilter]
+	// accepts. Nil selects every call.
 	Filters any
-	// Capture lists the parts of a call that the target gets in an envelope. Nil is input,
-	// output and caller; empty and not nil is none of them.
+	// Capture lists the parts of a call that the envelope contains. Nil means input, output
+	// and caller; an empty, non-nil slice means none.
 	Capture []Capture
-	// On says by their outcome which calls count. "" is [ObserveOnSuccess].
+	// On selects the calls by their outcome. The default is [ObserveOnSuccess].
 	On ObserveOn
-	// Deliver is what the target gets. "" is [ObserveDeliverEnvelope], an [Observed].
+	// Deliver selects the payload of the target. The default is [ObserveDeliverEnvelope], an
+	// [Observed].
 	Deliver ObserveDeliver
 }
 
-// ObserveOption configures an observer. One that makes no sense is an error of
-// [Client.Observe].
+// ObserveOption configures an observer. [Client.Observe] rejects invalid values.
 type ObserveOption func(*observeOptions) error
 
 type observeOptions struct {
@@ -53,8 +53,8 @@ type observeOptions struct {
 	listener    func(ObserverState, error)
 }
 
-// WithObserverID sets the observer's id, which is the same on every connection. Who consumes
-// a queue needs one that outlives the process. Default: a random UUID.
+// WithObserverID sets the observer's id, which is the same on every connection. The consumer
+// of a queue needs an id that outlives the process. Default: a random UUID.
 func WithObserverID(id string) ObserveOption {
 	return func(o *observeOptions) error {
 		if strings.TrimSpace(id) == "" {
@@ -65,8 +65,9 @@ func WithObserverID(id string) ObserveOption {
 	}
 }
 
-// WithObserverMetadata sets what the target finds in [Invocation.Metadata] each time, any
-// value that encodes as JSON. The worker that hosts the source does not see it. Default none.
+// WithObserverMetadata sets the value that the target receives in [Invocation.Metadata] with
+// each activation. It may be any value that encodes as JSON. The worker that hosts the source
+// does not see it. Default: none.
 func WithObserverMetadata(v any) ObserveOption {
 	return func(o *observeOptions) (err error) {
 		o.metadata, err = rawOf(v)
@@ -74,7 +75,8 @@ func WithObserverMetadata(v any) ObserveOption {
 	}
 }
 
-// WithTargetNamespace sets the namespace of the target. Default: where a call of it would go.
+// WithTargetNamespace sets the namespace of the target. Default: the namespace that a call of
+// the target would use.
 func WithTargetNamespace(ns string) ObserveOption {
 	return func(o *observeOptions) error {
 		if strings.TrimSpace(ns) == "" {
@@ -85,37 +87,37 @@ func WithTargetNamespace(ns string) ObserveOption {
 	}
 }
 
-// WithMaxFires ends the observer with its n-th activation; the reason has code MAX_FIRES.
+// WithMaxFires ends the observer after n activations; the reason then has the code MAX_FIRES.
 // Default: no limit.
 func WithMaxFires(n uint64) ObserveOption {
 	return func(o *observeOptions) error {
 		if n == 0 {
-			return errors.New("iii: WithMaxFires: an observer fires once at least")
+			return errors.New("iii: WithMaxFires: n must be at least 1")
 		}
 		o.maxFires = &n
 		return nil
 	}
 }
 
-// WithExpiry ends the observer some time after the engine has been told of it, on whatever
-// connection that was; the reason has code EXPIRED. It is sent in milliseconds, rounded up.
-// Default: never.
+// WithExpiry ends the observer when d has elapsed since the client first sent it to the
+// engine. Reconnecting does not extend the time. The reason then has the code EXPIRED. The
+// duration is sent in milliseconds, rounded up. Default: no expiry.
 func WithExpiry(d time.Duration) ObserveOption {
 	return func(o *observeOptions) error {
 		if d <= 0 {
-			return fmt.Errorf("iii: WithExpiry: %v is no time to come", d)
+			return fmt.Errorf("iii: WithExpiry: %v is not positive", d)
 		}
 		o.expiry = d
 		return nil
 	}
 }
 
-// WithMaxInFlight sets how many activations run at once; others wait, in order. Default: the
-// engine's.
+// WithMaxInFlight sets how many activations may run at once; further ones wait, in order.
+// Default: chosen by the engine.
 func WithMaxInFlight(n uint32) ObserveOption {
 	return func(o *observeOptions) error {
 		if n == 0 {
-			return errors.New("iii: WithMaxInFlight: with 0 at once nothing would run")
+			return errors.New("iii: WithMaxInFlight: n must be at least 1")
 		}
 		o.maxInFlight = &n
 		return nil
@@ -123,42 +125,43 @@ func WithMaxInFlight(n uint32) ObserveOption {
 }
 
 // WithObserverStateListener sets a function that is called for each change of the observer's
-// state, in order. The error is the reason, if there is one. Calls come from one goroutine
-// that holds no lock. Default none.
+// state, in order. The error is the reason of the change, or nil if there is none. The calls
+// come from a single goroutine that holds no lock. Default: none.
 func WithObserverStateListener(f func(ObserverState, error)) ObserveOption {
 	return func(o *observeOptions) error { o.listener = f; return nil }
 }
 
-// Observer runs a function, the target, whenever another one, the source, has been called. It
-// is made by [Client.Observe]; the zero value is of no use. All methods may be called from
-// several goroutines at once.
+// Observer runs a function, the target, after each matching call of another function, the
+// source. Create it with [Client.Observe]; the zero value is not usable. All methods are safe
+// for concurrent use.
 type Observer struct {
-	registration *Trigger // which has the id, and is registered
+	registration *Trigger // holds the id, and is what the client registers
 
 	listener func(ObserverState, error)
 
 	// Guarded by the lock of the registry.
 	state    ObserverState
-	reason   *Error // of error, or why the engine has disposed of it
+	reason   *Error // why the state is error, or why the engine disposed of the observer
 	warnings []string
 	fires    uint64
 	changed  chan struct{} // closed at the next change of the state
 }
 
-// Observe makes an observer: whenever the source has been called, the engine calls the
-// target, at most once for each call and without telling the caller. Neither needs to exist
-// yet, nor to be this worker's. The target is an ordinary function; with the default delivery
-// its payload is an [Observed].
+// Observe registers an observer: after each matching call of the source, the engine calls the
+// target, at most once per call. The caller of the source notices nothing. Neither function
+// needs to exist yet, nor to belong to this worker. The target is an ordinary function; with
+// the default delivery, its payload is an [Observed].
 //
-// Observe does not wait for the network: before a connection is there the observer waits for
-// it, and every later connection gets it again, behind the functions. It is an error only if
-// something is wrong here: a blank id, a filter that does not parse (its error says where),
-// args that are no object, a route that would break the engine's router, or an id that
-// another trigger or observer of this client has, an *[Error] with code OBSERVER_ID_CONFLICT.
-// What the engine says is in [Observer.State] and [Observer.Err]. An engine without
-// observers, older than 0.25, is code UNSUPPORTED, which is [errors.ErrUnsupported]; the
-// observer then recovers on a connection to a later engine. While the target is a function of
-// this worker that the engine refuses ([Function.Err]), the observer is pending.
+// Observe does not wait for the network. The client sends the observer as soon as it is
+// connected, and again, after the functions, on every later connection. Observe therefore
+// returns only local errors: a blank id, a filter that does not parse (the error gives the
+// position), args that are not an object, a route that would break the engine's router, or an
+// id that another trigger or observer of this client uses, which is an *[Error] with code
+// OBSERVER_ID_CONFLICT. The engine's answer is available from [Observer.State] and
+// [Observer.Err]. On an engine without observers (older than 0.25), Err returns code
+// UNSUPPORTED, which matches [errors.ErrUnsupported]; the observer recovers on a connection to
+// a newer engine. While the target is a function of this worker that the engine rejects
+// ([Function.Err]), the observer is pending.
 func (c *Client) Observe(source Source, target string, opts ...ObserveOption) (*Observer, error) {
 	fail := func(err error) (*Observer, error) {
 		return nil, public(fmt.Errorf("observe %s: %w", source.FunctionID, err))
@@ -195,7 +198,7 @@ func (c *Client) Observe(source Source, target string, opts ...ObserveOption) (*
 	return o, nil
 }
 
-// encode checks s and returns its form on the wire.
+// encode validates s and returns its wire form.
 func (s Source) encode(c *Client) (ObserveSource, error) {
 	if s.Namespace != "" && strings.TrimSpace(s.Namespace) == "" {
 		return ObserveSource{}, errors.New("blank namespace of the source")
@@ -226,7 +229,7 @@ func (s Source) encode(c *Client) (ObserveSource, error) {
 			return ObserveSource{}, fmt.Errorf("args do not encode: %w", err)
 		case rawjson.Absent(args):
 		case args[0] != '{':
-			return ObserveSource{}, errors.New("args are no object")
+			return ObserveSource{}, errors.New("args are not an object")
 		default:
 			o.Args = args
 		}
@@ -241,8 +244,8 @@ func (s Source) encode(c *Client) (ObserveSource, error) {
 	return o, err
 }
 
-// encodeFilters checks the filters of an observer and returns their form on the wire, nil for
-// none.
+// encodeFilters validates the filters of an observer and returns their wire form, or nil if
+// there are none.
 func encodeFilters(v any) (json.RawMessage, error) {
 	var raw json.RawMessage
 	switch text := v.(type) {
@@ -269,15 +272,15 @@ func encodeFilters(v any) (json.RawMessage, error) {
 	return slices.Clone(raw), nil
 }
 
-// ID is the observer's id.
+// ID returns the observer's id.
 func (o *Observer) ID() string { return o.registration.id }
 
 func (o *Observer) registry() *registry { return o.registration.client.registry }
 
-// State is the state of the observer: pending until the engine says active, which needs a
-// host of the source, its consent, and a target; suspended while the target, or the
-// connection of this worker, is away; error when the engine or the host has refused it;
-// disposed for good.
+// State returns the state of the observer. It is pending until the engine reports it active,
+// which requires a host of the source, the host's consent, and a target. It is suspended while
+// the target is unavailable or this worker is disconnected, error once the engine or the host
+// has rejected it, and finally disposed.
 func (o *Observer) State() ObserverState {
 	r := o.registry()
 	r.mu.RLock()
@@ -285,11 +288,11 @@ func (o *Observer) State() ObserverState {
 	return o.state
 }
 
-// Err returns an *[Error] with the reason's code while the observer is in error, and after the
-// engine has disposed of it, as with EXPIRED and MAX_FIRES; nil otherwise, also after
-// Dispose. What the engine itself has refused stays so, and its id is taken until Dispose.
-// What the worker that hosts the source has refused is asked for again on each new
-// connection.
+// Err returns an *[Error] with the reason's code while the observer is in the error state, and
+// after the engine has disposed of it, for example with EXPIRED or MAX_FIRES. Otherwise, and
+// after Dispose, it returns nil. A rejection by the engine itself is permanent, and the id
+// stays in use until Dispose. After a rejection by the worker that hosts the source, the
+// client registers the observer again on each new connection.
 func (o *Observer) Err() error {
 	r := o.registry()
 	r.mu.RLock()
@@ -297,7 +300,7 @@ func (o *Observer) Err() error {
 	return o.err()
 }
 
-// err is Err for those who hold the lock of the registry.
+// err implements Err. The caller holds the lock of the registry.
 func (o *Observer) err() error {
 	if o.reason == nil || o.state != ObserverStateError && o.state != ObserverStateDisposed {
 		return nil
@@ -305,9 +308,9 @@ func (o *Observer) err() error {
 	return o.reason
 }
 
-// Warnings returns what the engine doubted when it took the observer, for example a path of a
-// filter that the source's schemas do not know. Nil is nothing. The result is the caller's
-// own.
+// Warnings returns the warnings with which the engine accepted the observer, for example about
+// a filter path that the source's schemas do not define, or nil if there are none. The caller
+// owns the slice.
 func (o *Observer) Warnings() []string {
 	r := o.registry()
 	r.mu.RLock()
@@ -315,7 +318,7 @@ func (o *Observer) Warnings() []string {
 	return slices.Clone(o.warnings)
 }
 
-// Fires is the number of activations, as the engine has last told it with a change of the
+// Fires returns the number of activations, as the engine last reported it with a change of
 // state.
 func (o *Observer) Fires() uint64 {
 	r := o.registry()
@@ -324,10 +327,10 @@ func (o *Observer) Fires() uint64 {
 	return o.fires
 }
 
-// Ready returns nil once the observer is active, and the reason as an *[Error] once it cannot
-// become so: it is in error, or disposed. It waits while the observer is pending or suspended,
-// for as long as ctx; the error then is that of ctx. After Dispose, and after the end of the
-// client, it wraps [ErrClosed].
+// Ready waits while the observer is pending or suspended. It returns nil once the observer is
+// active, and the reason as an *[Error] once it is in the error state or the engine has
+// disposed of it. If ctx ends first, the error wraps that of ctx. After Dispose, and after the
+// client has ended, the error wraps [ErrClosed].
 func (o *Observer) Ready(ctx context.Context) error {
 	r := o.registry()
 	for {
@@ -353,11 +356,11 @@ func (o *Observer) Ready(ctx context.Context) error {
 // disposeTimeout is how long Dispose waits for the engine.
 const disposeTimeout = 5 * time.Second
 
-// Dispose ends the observer for good, and its id is free at once. It returns nil when the
-// engine has let go of it, so that no further activation begins, or after 5 s; at once if the
-// engine does not have it. If ctx ends first, Dispose returns the error of ctx; the observer
-// is disposed in any case. An activation under way goes on. Calling it again waits for the
-// same.
+// Dispose ends the observer permanently; its id is free at once. Dispose returns nil when the
+// engine has confirmed that no further activation begins, or after 5 s, or at once if the
+// engine does not have the observer. If ctx ends first, Dispose returns an error that wraps
+// that of ctx; the observer is disposed in any case. Running activations continue. Further
+// calls wait for the same confirmation.
 func (o *Observer) Dispose(ctx context.Context) error {
 	left := o.registry().dispose(o.registration)
 	if left == nil {
@@ -376,7 +379,7 @@ func (o *Observer) Dispose(ctx context.Context) error {
 	}
 }
 
-// change sets the state and tells the listener. The lock of the registry is held.
+// change sets the state and notifies the listener. The caller holds the lock of the registry.
 func (o *Observer) change(state ObserverState, reason *Error) {
 	if o.state == ObserverStateDisposed {
 		return
@@ -389,7 +392,7 @@ func (o *Observer) change(state ObserverState, reason *Error) {
 	close(o.changed)
 	o.changed = make(chan struct{})
 	if o.listener != nil {
-		var err error // no typed nil
+		var err error // a nil *Error must become a nil error
 		if reason != nil {
 			err = reason
 		}
@@ -397,20 +400,20 @@ func (o *Observer) change(state ObserverState, reason *Error) {
 	}
 }
 
-// observeFrame is one observe message that was sent over the current link, until the engine
-// has nothing more to say of it. The lock of the registry guards it.
+// observeFrame is an observe message that was sent over the current link. It is kept until the
+// engine can send nothing more about it. The lock of the registry guards it.
 //
-// Several of one id follow one another: the engine answers them in order, so an answer is
-// for the oldest that has none, and a change of state for the newest that has one.
+// Several frames may have the same id. The engine answers them in order, so an answer belongs
+// to the oldest unanswered frame, and a change of state to the newest answered one.
 type observeFrame struct {
 	trigger  *Trigger
 	answered bool
-	left     chan struct{} // nil until unobserve was sent behind it; closed when the engine has let go
+	left     chan struct{} // nil until unobserve is sent after it; closed when the engine has removed the observer
 	patience *time.Timer   // closes left
 }
 
-// observing notes that an observe message for t is sent now. If the engine has an earlier one,
-// that is taken back first.
+// observing records that an observe message for t is about to be sent. It first removes an
+// earlier one that the engine may have.
 func (r *registry) observing(t *Trigger) {
 	if t.frame != nil {
 		r.unobserve(t)
@@ -434,8 +437,7 @@ func (r *registry) observing(t *Trigger) {
 	r.observeFrames[id] = append(r.observeFrames[id], t.frame)
 }
 
-// unobserve takes the observer back that the engine has for t, or may have since an earlier
-// connection.
+// unobserve removes the engine's observer for t, which may date from an earlier connection.
 func (r *registry) unobserve(t *Trigger) {
 	o := t.frame
 	if o == nil {
@@ -456,8 +458,8 @@ func (r *registry) unobserve(t *Trigger) {
 	r.push(UnobserveMessage{ID: t.spec.idOfObserver()})
 }
 
-// forget drops a frame of which the engine has nothing more to say. One that has no
-// answer stays, for the answers are in order.
+// forget drops a frame about which the engine sends nothing more. An unanswered frame is kept,
+// because answers arrive in order.
 func (r *registry) forget(o *observeFrame) {
 	if o.left != nil {
 		if o.patience != nil {
@@ -478,8 +480,8 @@ func (r *registry) forget(o *observeFrame) {
 	}
 }
 
-// dispose takes an observer back for good. The channel is closed when the engine has let go
-// of it; nil: there is nothing to wait for.
+// dispose removes an observer permanently. The returned channel is closed when the engine has
+// removed it; a nil channel means that there is nothing to wait for.
 func (r *registry) dispose(t *Trigger) (left <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -494,8 +496,8 @@ func (r *registry) dispose(t *Trigger) (left <-chan struct{}) {
 	return t.left
 }
 
-// observed returns the trigger whose observer, if the engine has one for it, runs f for an
-// activation; nil if it is none of this client's.
+// observed returns the trigger whose observer runs f for an activation, or nil if it does not
+// belong to this client.
 func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *Trigger {
 	var a Activation
 	if json.Unmarshal(activation, &a) != nil {
@@ -504,7 +506,7 @@ func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *T
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	t := r.triggerByID[a.ObserverID]
-	if list := r.observeFrames[a.ObserverID]; t == nil && r.link == l && len(list) > 0 { // taken back, and still under way
+	if list := r.observeFrames[a.ObserverID]; t == nil && r.link == l && len(list) > 0 { // removed, but still in flight
 		t = list[len(list)-1].trigger
 	}
 	if t == nil || t.spec.observe != nil || f != t.adapter && (f.id != t.functionID || !t.own) {
@@ -513,7 +515,7 @@ func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *T
 	return t
 }
 
-// triggerSpecOf returns the trigger of this client that the engine's observer stands for.
+// triggerSpecOf returns the spec of the trigger that the engine's observer stands for.
 func (r *registry) triggerSpecOf(observerID string) (spec triggerSpec, ok bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -523,11 +525,11 @@ func (r *registry) triggerSpecOf(observerID string) (spec triggerSpec, ok bool) 
 	return spec, false
 }
 
-// maxUnobserved bounds the observers that have been disposed while there was no connection.
+// maxUnobserved bounds the number of observers that were disposed while disconnected.
 const maxUnobserved = 4096
 
-// unobserveLater notes that the engine may still have the observer of t, which the program
-// has taken back.
+// unobserveLater records that the engine may still have the observer of t, which the program
+// has removed.
 func (r *registry) unobserveLater(t *Trigger) {
 	t.lingers = false
 	if len(r.unobserved) >= maxUnobserved {
@@ -537,10 +539,10 @@ func (r *registry) unobserveLater(t *Trigger) {
 	r.unobserved = append(r.unobserved, t)
 }
 
-// unobserveEarlier takes back what was disposed while there was no connection, and the observers
-// of an earlier connection whose function another worker has now: with that one's own observer
-// it would run for each event twice. It precedes the observers of this connection, which may
-// have the same ids.
+// unobserveEarlier removes the observers that were disposed while disconnected, and the
+// observers of an earlier connection whose function another worker now serves: together with
+// that worker's own observer, they would run the function twice per event. It precedes the
+// observers of this connection, which may reuse the ids.
 func (r *registry) unobserveEarlier() {
 	for _, t := range r.unobserved {
 		r.unobserve(t)
@@ -553,7 +555,7 @@ func (r *registry) unobserveEarlier() {
 	}
 }
 
-// endObserveFrames notes what the engine may still have of the link that ends.
+// endObserveFrames records what the engine may keep after the link has ended.
 func (r *registry) endObserveFrames() {
 	for _, list := range r.observeFrames {
 		for _, o := range list {
@@ -609,7 +611,7 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 			})
 		}
 		told = r.observerIs(t, m.State, nil)
-	case o.patience == nil: // Dispose has given up on it
+	case o.patience == nil: // Dispose has stopped waiting for it
 		r.forget(o)
 	}
 	r.mu.Unlock()
@@ -619,7 +621,7 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 	r.confirm(l)
 }
 
-// observerChanged handles a change of the state of an observer.
+// observerChanged handles a state change of an observer.
 func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
 	r := c.registry
 	r.mu.Lock()
@@ -667,7 +669,8 @@ func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
 	r.confirm(l)
 }
 
-// observerReason is the reason of a state as an error; nil without one, unless it is needed.
+// observerReason returns the reason of a state as an error. Without a reason it returns nil,
+// unless needed is set.
 func observerReason(id string, state ObserverState, body *ErrorBody, needed bool) *Error {
 	switch {
 	case body != nil:
@@ -680,8 +683,8 @@ func observerReason(id string, state ObserverState, body *ErrorBody, needed bool
 	return &Error{Code: CodeObserverError, Message: fmt.Sprintf("observer %s is in error", id)}
 }
 
-// observerIs notes that the engine has an observer, in the given state. What it returns is to
-// be called without the lock.
+// observerIs records the state of an observer that the engine has. The caller calls the
+// returned function after releasing the lock.
 func (r *registry) observerIs(t *Trigger, state ObserverState, reason *Error) (told func()) {
 	if t.observer != nil {
 		t.observer.change(state, reason)

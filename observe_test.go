@@ -191,7 +191,7 @@ func TestObserveRefusesWhatIsWrongHere(t *testing.T) {
 		"capture":          {Source{FunctionID: "s", Capture: []Capture{"body"}}, "t", nil, `"body"`},
 		"on":               {Source{FunctionID: "s", On: "failure"}, "t", nil, `"failure"`},
 		"deliver":          {Source{FunctionID: "s", Deliver: "all"}, "t", nil, `"all"`},
-		"args":             {Source{FunctionID: "s", Args: []int{1}}, "t", nil, "args are no object"},
+		"args":             {Source{FunctionID: "s", Args: []int{1}}, "t", nil, "args are not an object"},
 		"args encode":      {Source{FunctionID: "s", Args: func() {}}, "t", nil, "args do not encode"},
 		"filter":           {Source{FunctionID: "s", Filters: map[string]any{"input.a": 1}}, "t", nil, "INVALID_FILTER"},
 		"filter text":      {Source{FunctionID: "s", Filters: "nonsense"}, "t", nil, "INVALID_FILTER"},

@@ -12,31 +12,31 @@ import (
 	"github.com/iii-go/iii/internal/signal"
 )
 
-// The send queue is everything that waits to be written and every call that waits
-// for its answer. Users' requests survive a link that dies before they were
-// handed to it; replies, registrations and control frames belong to one link and
-// die with it. One lock guards it all, and it is the innermost of the package:
-// nothing else is locked, called or waited for under it.
+// The send queue holds the frames that wait to be written and the calls that wait for an
+// answer. A user's request survives a link that dies before the request was handed to it;
+// replies, registrations and control frames belong to one link and die with it. A single lock
+// guards the queue. It is the innermost lock of the package: while it is held, nothing else is
+// locked, called or waited for.
 type sendQueue struct {
-	maxMessages, maxBytes int // of what waits, connected or not
+	maxMessages, maxBytes int // limits of the queue and of the held requests
 	policy                SendPolicy
 
 	mu      sync.Mutex
 	link    *link  // the link that is written to, or nil
-	gate    uint64 // number of the registry's fence that users' requests are held for
-	opened  uint64 // number of the latest one that was answered
-	ended   error  // set once: no request is accepted any more
+	gate    uint64 // the registry's fence that users' requests wait for
+	opened  uint64 // the latest answered fence
+	ended   error  // set once; from then on every request is rejected
 	queue   fifo.Queue[item]
 	bytes   int // in queue
 	held    []item
-	heldN   int // requests in held that were not given up
+	heldN   int // requests in held, without those given up
 	heldB   int // their bytes
 	pending map[invocationID]*request
-	changed signal.Broadcast // room is made, or the link changes
+	changed signal.Broadcast // sent when there is room again, or when the link changes
 	refused int              // held Sends that the link's dialect could not express
 	refusal error
 
-	free  sync.Pool // of requests: a client's own, for their channels belong to its synctest bubble
+	free  sync.Pool // of requests; one per client, because their channels belong to its synctest bubble
 	stats sendQueueStats
 }
 
@@ -53,16 +53,16 @@ func newSendQueue(maxMessages, maxBytes int, policy SendPolicy) *sendQueue {
 
 // item is one frame to write.
 type item struct {
-	buf   *buffer  // nil for a request that was given up, and for control frames
-	req   *request // the user's request that this is, if it is one
-	send  bool     // it is a Send; an answered call's request may be in use again
+	buf   *buffer  // nil for control frames and for requests that were given up
+	req   *request // the user's request, if the frame carries one
+	send  bool     // the request is a Send; kept here because the request of an answered call may be reused
 	kind  frameKind
 	fence func() // called when the pong to this JSON ping arrives
 
-	settled func(frameFate) // called once for a frame that was queued, without the lock
+	settled func(frameFate) // called once for a queued frame, without the lock
 }
 
-// frameFate is what becomes of a frame that was queued.
+// frameFate is the outcome of a queued frame.
 type frameFate uint8
 
 const (
@@ -71,8 +71,8 @@ const (
 	frameKept              // it never left
 )
 
-// fence is a JSON ping that is out. The engine handles frames in order, so its
-// pong says that it has read everything before it.
+// fence is an unanswered JSON ping. The engine handles frames in order, so the pong means that
+// it has read everything before the ping.
 type fence struct {
 	sends uint64 // the link's Sends before it
 	done  func()
@@ -97,19 +97,19 @@ func (it item) size() int {
 	return it.buf.Len()
 }
 
-// takeBytes bounds what the writer takes at once, and so what counts as
-// "may have been sent" when the link dies under it.
+// takeBytes bounds the bytes that the writer takes at once, and with them the bytes that count
+// as "may have been sent" when the link dies during the write.
 const takeBytes = 256 << 10
 
-// stuckBytes and stuckFrames are how far frames that nobody waits for may pile up
-// before a peer that does not read loses the link.
+// stuckBytes and stuckFrames bound the frames that may pile up without a waiting caller.
+// Beyond them, the peer is not reading and the link fails.
 const (
 	stuckBytes  = 64 << 20
 	stuckFrames = 1 << 20
 )
 
-// attach makes l the link that is written to. Users' requests need what was registered
-// before them, so they are held until the registry's fence of this number is answered
+// attach makes l the link that is written to. Users' requests depend on earlier registrations,
+// so they are held until the registry's fence with this number is answered
 // ([sendQueue.resume]).
 func (q *sendQueue) attach(l *link, fence uint64) {
 	q.mu.Lock()
@@ -117,10 +117,10 @@ func (q *sendQueue) attach(l *link, fence uint64) {
 	q.link, q.gate, q.opened = l, fence, fence-1
 }
 
-// open reports whether the link takes users' requests; q.mu is held.
+// open reports whether the link accepts users' requests. The caller holds q.mu.
 func (q *sendQueue) open() bool { return q.link != nil && q.opened >= q.gate }
 
-// suspend holds the requests that come from now on until a later fence is answered.
+// suspend holds new requests until a later fence is answered.
 func (q *sendQueue) suspend(l *link, fence uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -129,7 +129,7 @@ func (q *sendQueue) suspend(l *link, fence uint64) {
 	}
 }
 
-// current is the link that is written to, or nil.
+// current returns the link that is written to, or nil.
 func (q *sendQueue) current() *link {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -143,7 +143,7 @@ func (q *sendQueue) attached() bool {
 	return q.link != nil
 }
 
-// resume queues the requests that are held until the fence of this number or an earlier one.
+// resume queues the requests that are held for the fence with this number or an earlier one.
 func (q *sendQueue) resume(l *link, fence uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -165,7 +165,7 @@ func (q *sendQueue) resume(l *link, fence uint64) {
 	q.changed.Send()
 }
 
-// oldestFence returns how long the oldest JSON ping on its way has waited for its pong, or 0.
+// oldestFence returns how long the oldest unanswered JSON ping has been waiting, or 0.
 func (q *sendQueue) oldestFence(l *link) time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -187,8 +187,8 @@ func (q *sendQueue) fits(size int) bool {
 	return waiting == 0 || waiting < q.maxMessages && q.bytes+size <= q.maxBytes
 }
 
-// reply queues the answer to an invocation that came over l, and drops it if l
-// is gone: the engine has failed the call, and takes no answer from another link.
+// reply queues the answer to an invocation that arrived over l. It drops the answer if l is
+// gone: the engine has failed the call by then and accepts no answer over another link.
 func (q *sendQueue) reply(l *link, buf *buffer) {
 	q.mu.Lock()
 	for q.link == l && !q.fits(buf.Len()) {
@@ -210,8 +210,8 @@ func (q *sendQueue) reply(l *link, buf *buffer) {
 	q.mu.Unlock()
 }
 
-// pushNoWait queues a frame that must not wait: from the read loop, and
-// registrations. It reports whether l is still the link.
+// pushNoWait queues frames without waiting: those of the read loop, and registrations. It
+// reports whether l is still the link.
 func (q *sendQueue) pushNoWait(l *link, items ...item) bool {
 	q.mu.Lock()
 	if q.link != l {
@@ -265,7 +265,7 @@ func (q *sendQueue) take(l *link, batch []item) []item {
 	return batch
 }
 
-// refuse fails a request that the dialect of the link cannot express; q.mu is held.
+// refuse fails a request that the link's dialect cannot express. The caller holds q.mu.
 func (q *sendQueue) refuse(it item, err error) {
 	r := it.req
 	q.stats.heldDropped.Add(1)
@@ -273,7 +273,7 @@ func (q *sendQueue) refuse(it item, err error) {
 	it.buf.free()
 	delete(q.pending, r.id)
 	r.state, r.buf = requestDone, nil
-	if r.held && !r.wantsResult { // its caller was told nil
+	if r.held && !r.wantsResult { // its caller has received nil
 		q.stats.sendsDropped.Add(1)
 		q.refused++
 		q.refusal = err
@@ -283,8 +283,8 @@ func (q *sendQueue) refuse(it item, err error) {
 	r.resolve(err)
 }
 
-// takeRefused returns how many held Sends were refused since it was last called, and why
-// the latest was.
+// takeRefused returns the number of held Sends that were refused since the last call, and the
+// reason of the latest.
 func (q *sendQueue) takeRefused() (n int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -293,9 +293,9 @@ func (q *sendQueue) takeRefused() (n int, err error) {
 	return n, err
 }
 
-// written settles a batch that l's writer has written, or failed to write: the
-// buffers are free and its Sends are told. Of a batch that failed, the head may
-// have reached the engine, and a pong may even have confirmed it.
+// written settles a batch that l's writer has written, or has failed to write: it frees the
+// buffers and resolves the Sends. If the write failed, the engine may have received the head
+// of the batch, and a pong may even have confirmed it.
 func (q *sendQueue) written(l *link, batch []item, err error) {
 	var sends, failed uint64
 	for _, it := range batch {
@@ -313,13 +313,13 @@ func (q *sendQueue) written(l *link, batch []item, err error) {
 		lost := err != nil && n > l.sendsConfirmed
 		r := it.req
 		state := r.state
-		r.state = requestDone // before it is told: then r may be in use again
+		r.state = requestDone // before resolve, after which r may be reused
 		switch {
 		case state == requestDone: // its caller stopped waiting, with an error
 			if lost {
 				failed++
 			}
-		case r.held: // its caller was told nil; if lost, it is unconfirmed
+		case r.held: // its caller has received nil; if lost, it counts as unconfirmed
 		case lost:
 			failed++
 			r.resolve(err)
@@ -330,7 +330,7 @@ func (q *sendQueue) written(l *link, batch []item, err error) {
 	switch {
 	case err != nil:
 		l.sendsTaken -= failed
-		l.fences = nil // what was told to have failed is not confirmed after all
+		l.fences = nil // what was reported as failed must not be confirmed later
 	case sends > 0 && !l.confirming:
 		q.confirmSends(l)
 	}
@@ -356,7 +356,7 @@ func fateOf(err error) frameFate {
 	return frameWritten
 }
 
-// confirmSends puts a fence behind the Sends written so far, one at a time.
+// confirmSends sends a fence after the Sends written so far. One such fence is out at a time.
 func (q *sendQueue) confirmSends(l *link) {
 	if q.link != l {
 		return
@@ -371,7 +371,7 @@ func (q *sendQueue) confirmSends(l *link) {
 	}})
 }
 
-// pong answers the oldest fence that is out on l.
+// pong handles the pong to the oldest fence on l.
 func (q *sendQueue) pong(l *link) {
 	q.mu.Lock()
 	if len(l.fences) == 0 {
@@ -388,9 +388,9 @@ func (q *sendQueue) pong(l *link) {
 	f.done()
 }
 
-// detach ends the use of l, whose writer has ended. What was handed to it fails
-// with cause; requests that were not wait for the next link, in order. It returns
-// the number of Sends that were written and never confirmed.
+// detach ends the use of l, whose writer has ended. Requests that were handed to l fail with
+// cause; the others wait for the next link, in order. It returns the number of Sends that were
+// written but not confirmed.
 func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	q.mu.Lock()
 	if q.link != l {
@@ -401,7 +401,7 @@ func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	waiting := q.held
 	q.held, q.gate = nil, 0
 	for _, it := range waiting {
-		it.req.gate = 0 // the next link begins with all registrations
+		it.req.gate = 0 // the next link starts with all registrations
 	}
 	var kept []func(frameFate)
 	for _, it := range q.queue.All() {
@@ -439,8 +439,8 @@ func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	return unconfirmed
 }
 
-// close refuses all requests from now on and fails those that wait; the link has
-// been detached. It returns the number of held Sends that will never leave.
+// close rejects all further requests and fails the waiting ones; the link has been detached
+// before. It returns the number of held Sends that are dropped.
 func (q *sendQueue) close(reason error) (dropped int) {
 	q.mu.Lock()
 	if q.ended != nil {
@@ -474,14 +474,13 @@ func (q *sendQueue) close(reason error) (dropped int) {
 }
 
 const (
-	fenceTimeout = 2 * time.Second // for the pong that a shutdown waits for
-	awayTimeout  = 5 * time.Second // for a connection that a shutdown waits for
+	fenceTimeout = 2 * time.Second // how long a shutdown waits for the pong
+	awayTimeout  = 5 * time.Second // how long a shutdown waits for a connection
 )
 
-// flush returns when the engine has read everything that was accepted before:
-// the pong to a ping behind it has come. Without a link and with nothing that
-// waits for one it returns at once. It does not wait longer than fenceTimeout for the
-// pong, and than awayTimeout for a connection.
+// flush returns when the engine has read everything accepted before, that is when the pong to
+// a subsequent ping has arrived. Without a link and without held requests, it returns at once.
+// It waits at most fenceTimeout for the pong and awayTimeout for a connection.
 func (q *sendQueue) flush(ctx context.Context) error {
 	away := time.NewTimer(awayTimeout)
 	defer away.Stop()
@@ -509,7 +508,7 @@ func (q *sendQueue) flush(ctx context.Context) error {
 		case <-done:
 			return nil
 		case <-dead:
-			// detach comes next, and changes the state that the loop looks at.
+			// detach follows, and changes the state that the loop checks.
 			select {
 			case <-q.detached():
 			case <-ctx.Done():
@@ -550,33 +549,33 @@ const (
 	requestNew requestState = iota
 	requestHeld
 	requestQueued
-	requestSent // handed to the writer: it may reach the engine
+	requestSent // handed to the writer; the engine may receive it
 	requestDone // answered, failed or given up
 )
 
-// request is a call or a Send on its way.
+// request is a pending call or Send.
 type request struct {
 	id          invocationID
 	wantsResult bool
-	held        bool         // a Send that was told nil because it is held, and is not told again
-	state       requestState // guarded by sendQueue.mu, like held, link and gate
+	held        bool         // a Send whose caller has received nil because it is held; it is not resolved again
+	state       requestState // guarded by sendQueue.mu, as are held, link and gate
 	link        *link
-	gate        uint64 // number of the fence that it is held for
+	gate        uint64 // the fence that it is held for
 	inv         invocation
-	buf         *buffer // as encodeCall has written it; of a local call, the answer
-	local       bool    // it never was in the send queue, and the state is of no meaning
+	buf         *buffer // written by encodeCall; for a local call, the answer
+	local       bool    // runs in process: it is never in the send queue, and state is unused
 	in          *incoming
 	size        int // of the message
 
-	answer chan struct{} // capacity 1: a receive means that the fields below are set
-	result []byte        // raw, in memory that is used again
+	answer chan struct{} // capacity 1; after a receive the fields below are set
+	result []byte        // raw, in reused memory
 	remote []byte        // raw error body
 	err    error
-	unsent bool // with err: the request never left
+	unsent bool // set with err: the request was never sent
 	timer  *time.Timer
 }
 
-// newRequest makes a request whose timer runs.
+// newRequest returns a request whose timer is running.
 func (q *sendQueue) newRequest(wantsResult bool, timeout time.Duration) *request {
 	r, ok := q.free.Get().(*request)
 	if !ok {
@@ -588,8 +587,8 @@ func (q *sendQueue) newRequest(wantsResult bool, timeout time.Duration) *request
 	return r
 }
 
-// release gives a request back that was answered, or never submitted: nothing
-// refers to it any more.
+// release returns a request to the pool after it was answered, or if it was never submitted.
+// Nothing may refer to it any more.
 func (q *sendQueue) release(r *request) {
 	r.timer.Stop()
 	if r.held && !r.wantsResult {
@@ -607,8 +606,8 @@ func (r *request) resolve(err error) {
 	r.answer <- struct{}{}
 }
 
-// submit accepts r. Not connected, it is held or refused at once; connected, it
-// waits for room until ctx ends or timeout fires. On an error r was not accepted.
+// submit accepts r. While disconnected, it holds or rejects r at once; while connected, it
+// waits for room until ctx ends or timeout fires. If it returns an error, r was not accepted.
 func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *request) error {
 	r.size = sealedSize(r.buf, &r.inv)
 	q.mu.Lock()
@@ -654,7 +653,7 @@ func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *req
 	return nil
 }
 
-// hold keeps r for the next link. A Send is accepted by that.
+// hold keeps r for the next link. A held Send counts as accepted.
 func (q *sendQueue) hold(r *request) {
 	r.gate = q.gate
 	if r.state = requestHeld; !r.wantsResult && !r.held {
@@ -666,9 +665,9 @@ func (q *sendQueue) hold(r *request) {
 	q.heldB += r.size
 }
 
-// giveUp withdraws r, whose caller stops waiting. done says that r has been
-// answered already (its answer channel has, or is about to have, the outcome),
-// sent that it may have reached the engine.
+// giveUp withdraws r, whose caller stops waiting. done reports that r has been answered
+// already (the outcome is in its answer channel, or about to be), sent that the engine may
+// have received it.
 func (q *sendQueue) giveUp(r *request) (done, sent bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -677,7 +676,7 @@ func (q *sendQueue) giveUp(r *request) (done, sent bool) {
 		return true, true
 	case requestSent:
 		if !r.wantsResult {
-			r.state = requestDone // the writer sees that nobody waits
+			r.state = requestDone // the writer then sees that nobody is waiting
 			return false, true
 		}
 		if _, waiting := q.pending[r.id]; !waiting {
@@ -686,12 +685,12 @@ func (q *sendQueue) giveUp(r *request) (done, sent bool) {
 		sent = true
 	case requestHeld:
 		if !r.wantsResult {
-			return true, false // it was told so already
+			return true, false // its caller has received nil already
 		}
 		q.heldN--
 		q.heldB -= r.size
 		r.buf.free()
-		q.changed.Send() // to flush, and to those who wait for room
+		q.changed.Send() // wakes flush and the callers that wait for room
 		if len(q.held) > 2*q.heldN+64 {
 			q.compactHeld()
 		}
@@ -716,8 +715,8 @@ func (q *sendQueue) compactHeld() {
 	q.held = kept
 }
 
-// complete gives the answer that came over l to the call that waits for it. It
-// reports false for an answer that nobody waits for any more.
+// complete passes the answer that arrived over l to the waiting call. It returns false if no
+// call is waiting for it.
 func (q *sendQueue) complete(l *link, m *received) bool {
 	id, ok := parseInvocationID(m.id)
 	if !ok {
