@@ -144,7 +144,7 @@ func (r results) peers() []sdk {
 	return list
 }
 
-// heading is above what is said about a cell, and anchor how it is linked to.
+// heading returns the heading of the section about a cell; anchor returns its link target.
 func heading(p sdk, s scenario) string { return p.name + ": " + s.title }
 
 var unlinked = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
@@ -153,7 +153,7 @@ func anchor(p sdk, s scenario) string {
 	return strings.ReplaceAll(unlinked.ReplaceAllString(strings.ToLower(heading(p, s)), ""), " ", "-")
 }
 
-// page is the document about the results.
+// page returns the page that describes the results.
 func (r results) page() string {
 	var b strings.Builder
 	b.WriteString(intro)
@@ -183,7 +183,7 @@ func (r results) page() string {
 	return b.String()
 }
 
-// note is what there is to say about a cell, if anything.
+// note returns the explanation of a cell, or "".
 func (r results) note(p sdk, s scenario) string {
 	if r[p.name][s.name].Outcome == passed {
 		return remarks[p.name][s.name]
@@ -191,14 +191,15 @@ func (r results) note(p sdk, s scenario) string {
 	return explanations[p.name][s.name]
 }
 
-// alike are the scenarios that have the outcome and the note of one of them, with one peer.
+// alike returns the scenarios that have the same outcome and the same note with a peer as s.
 func (r results) alike(p sdk, s scenario) []scenario {
 	return slices.DeleteFunc(scenarios(), func(other scenario) bool {
 		return r[p.name][other.name].Outcome != r[p.name][s.name].Outcome || r.note(p, other) != r.note(p, s)
 	})
 }
 
-// section explains a cell and those that are alike; it is empty except for the first of them.
+// section returns the section about a cell and those alike. It returns "" for all but the
+// first of them.
 func (r results) section(p sdk, s scenario) string {
 	alike := r.alike(p, s)
 	if r.note(p, s) == "" || alike[0].name != s.name {
