@@ -14,7 +14,7 @@ import (
 
 type product struct {
 	Name     string   `json:"name"`
-	Quantity uint32   `json:"quantity" jsonschema:"What is there."`
+	Quantity uint32   `json:"quantity" jsonschema:"Quantity in stock."`
 	Tags     []string `json:"tags,omitempty"`
 }
 
@@ -55,7 +55,7 @@ func newStock(url string, opts ...iii.Option) (*stock, error) {
 		iii.WithFunctionDescription("Keeps a product for the caller."),
 		iii.WithFunctionMetadata(map[string]any{"errors": map[string]string{
 			"unknown_product": "There is no such product.",
-			"out_of_stock":    "There is less than was asked for.",
+			"out_of_stock":    "The stock is smaller than the requested quantity.",
 		}}))
 	return s, err
 }

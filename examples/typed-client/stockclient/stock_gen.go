@@ -97,7 +97,7 @@ func (c Stock) EnqueueReserve(ctx context.Context, queue string, in ReserveInput
 
 // Error codes of "stock::reserve".
 const (
-	// ReserveCodeOutOfStock: There is less than was asked for.
+	// ReserveCodeOutOfStock: The stock is smaller than the requested quantity.
 	ReserveCodeOutOfStock = "out_of_stock"
 	// ReserveCodeUnknownProduct: There is no such product.
 	ReserveCodeUnknownProduct = "unknown_product"
@@ -129,7 +129,7 @@ type ListOutputItem struct {
 	// Name is the member "name".
 	Name string `json:"name"`
 
-	// What is there.
+	// Quantity in stock.
 	Quantity uint32 `json:"quantity"`
 
 	// Tags is the member "tags".
