@@ -571,9 +571,9 @@ func (g *generation) writeMethod(b *strings.Builder, gr *group, m *method) {
 	}
 }
 
-// writeObserver writes the observer helpers of a function. The target of an observer
-// receives the input of a private function, which runs only for events, and the call's
-// envelope of any other function.
+// writeObserver writes the observer helpers of a function. If the function is private, which
+// means that each call is an event, the target of an observer receives the input of the
+// call; otherwise it receives the envelope.
 func (g *generation) writeObserver(b *strings.Builder, gr *group, m *method) {
 	g.helpers["observe"] = true
 	f := m.function

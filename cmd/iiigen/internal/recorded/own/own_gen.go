@@ -7280,8 +7280,8 @@ type InvocationResultMessageInput struct {
 	// ID of the invocation, a UUID.
 	InvocationID string `json:"invocation_id"`
 
-	// IDs of the observers that the hosting worker chose. Nil is omitted: the engine
-	// considers every active observer. An empty list means none. It requires
+	// IDs of the observers that the hosting worker selected. Nil is omitted: the
+	// engine considers every active observer. An empty list means none. It requires
 	// observe.v2, and the engine removes it.
 	Matched []string `json:"matched,omitzero"`
 
@@ -7316,8 +7316,8 @@ type InvocationResultMessageOutput struct {
 	// ID of the invocation, a UUID.
 	InvocationID string `json:"invocation_id"`
 
-	// IDs of the observers that the hosting worker chose. Nil is omitted: the engine
-	// considers every active observer. An empty list means none. It requires
+	// IDs of the observers that the hosting worker selected. Nil is omitted: the
+	// engine considers every active observer. An empty list means none. It requires
 	// observe.v2, and the engine removes it.
 	Matched []string `json:"matched,omitzero"`
 
@@ -8223,8 +8223,8 @@ type ObserveResultMessageInput struct {
 	// Tag of the message. The encoder sets it.
 	Type ObserveResultMessageInputType `json:"type"`
 
-	// Doubts of the engine about the observer, for example about a filter path that
-	// it cannot verify. Empty is omitted; the default is none.
+	// Warnings about the observer, for example about a filter path that the engine
+	// cannot verify. Empty is omitted; the default is none.
 	Warnings []string `json:"warnings,omitzero"`
 }
 
@@ -8243,8 +8243,8 @@ type ObserveResultMessageOutput struct {
 	// Tag of the message. The encoder sets it.
 	Type ObserveResultMessageOutputType `json:"type"`
 
-	// Doubts of the engine about the observer, for example about a filter path that
-	// it cannot verify. Empty is omitted; the default is none.
+	// Warnings about the observer, for example about a filter path that the engine
+	// cannot verify. Empty is omitted; the default is none.
 	Warnings []string `json:"warnings,omitzero"`
 }
 
@@ -8905,7 +8905,7 @@ type ObserverStateChangedMessageInput struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Reason of state "suspended", "error" or "disposed". Nil is omitted.
+	// Reason for state "suspended", "error" or "disposed". Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitzero"`
 
 	// New state of the observer.
@@ -8924,7 +8924,7 @@ type ObserverStateChangedMessageOutput struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Reason of state "suspended", "error" or "disposed". Nil is omitted.
+	// Reason for state "suspended", "error" or "disposed". Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitzero"`
 
 	// New state of the observer.
@@ -9035,7 +9035,7 @@ type ObserversChangedEventInput struct {
 	// ID of the observer.
 	ObserverID string `json:"observer_id"`
 
-	// Reason of the change. Nil is omitted.
+	// Reason for the change. Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitzero"`
 
 	// State of the observer after the change.
@@ -9054,7 +9054,7 @@ type ObserversChangedEventOutput struct {
 	// ID of the observer.
 	ObserverID string `json:"observer_id"`
 
-	// Reason of the change. Nil is omitted.
+	// Reason for the change. Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitzero"`
 
 	// State of the observer after the change.
@@ -11531,8 +11531,8 @@ type StreamChangeEventOutput struct {
 	Type StreamChangeEventOutputType `json:"type"`
 }
 
-// StreamChannelRef is a reference to one end of a channel. Whoever receives the
-// reference can open that end, and each end can be opened only once.
+// StreamChannelRef is a reference to one end of a channel. Any receiver of the
+// reference can open that end. Each end can be opened only once.
 type StreamChannelRef struct {
 	// Secret that opens the channel, a UUID.
 	AccessKey string `json:"access_key"`
@@ -11545,8 +11545,8 @@ type StreamChannelRef struct {
 }
 
 // StreamChannelRefInput: StreamChannelRef is a reference to one end of a channel.
-// Whoever receives the reference can open that end, and each end can be opened
-// only once.
+// Any receiver of the reference can open that end. Each end can be opened only
+// once.
 type StreamChannelRefInput struct {
 	// Secret that opens the channel, a UUID.
 	AccessKey string `json:"access_key"`
@@ -11559,8 +11559,8 @@ type StreamChannelRefInput struct {
 }
 
 // StreamChannelRefOutput: StreamChannelRef is a reference to one end of a channel.
-// Whoever receives the reference can open that end, and each end can be opened
-// only once.
+// Any receiver of the reference can open that end. Each end can be opened only
+// once.
 type StreamChannelRefOutput struct {
 	// Secret that opens the channel, a UUID.
 	AccessKey string `json:"access_key"`
@@ -14221,7 +14221,7 @@ type WorkerRegisterResultOutput struct {
 type WorkerRegisteredMessageInput struct {
 	// Features of the engine, such as "observe.v2". Empty is omitted and means none,
 	// as on engines older than 0.25. Decoding skips elements that are not strings,
-	// and takes any other value than an array as none.
+	// and treats any value other than an array as none.
 	Features []string `json:"features,omitzero"`
 
 	// Secret, a UUID, with which a later connection can replace this one. Empty is
@@ -14241,7 +14241,7 @@ type WorkerRegisteredMessageInput struct {
 type WorkerRegisteredMessageOutput struct {
 	// Features of the engine, such as "observe.v2". Empty is omitted and means none,
 	// as on engines older than 0.25. Decoding skips elements that are not strings,
-	// and takes any other value than an array as none.
+	// and treats any value other than an array as none.
 	Features []string `json:"features,omitzero"`
 
 	// Secret, a UUID, with which a later connection can replace this one. Empty is
@@ -17168,8 +17168,8 @@ const (
 	ObserverStatePending ObserverState = "pending"
 	// ObserverStateActive means that the engine calls the target.
 	ObserverStateActive ObserverState = "active"
-	// ObserverStateSuspended means that the observer was active, and that its target or its
-	// worker is away.
+	// ObserverStateSuspended means that the observer was active, but its target is missing or
+	// its worker is not connected.
 	ObserverStateSuspended ObserverState = "suspended"
 	// ObserverStateError means that the engine or the worker that hosts the source rejected the
 	// observer.
@@ -17235,7 +17235,7 @@ const (
 	// ObserverStateInputActive: ObserverStateActive means that the engine calls the target.
 	ObserverStateInputActive ObserverStateInput = "active"
 	// ObserverStateInputSuspended: ObserverStateSuspended means that the observer was active,
-	// and that its target or its worker is away.
+	// but its target is missing or its worker is not connected.
 	ObserverStateInputSuspended ObserverStateInput = "suspended"
 	// ObserverStateInputError: ObserverStateError means that the engine or the worker that hosts
 	// the source rejected the observer.
@@ -17263,7 +17263,7 @@ const (
 	// ObserverStateOutputActive: ObserverStateActive means that the engine calls the target.
 	ObserverStateOutputActive ObserverStateOutput = "active"
 	// ObserverStateOutputSuspended: ObserverStateSuspended means that the observer was active,
-	// and that its target or its worker is away.
+	// but its target is missing or its worker is not connected.
 	ObserverStateOutputSuspended ObserverStateOutput = "suspended"
 	// ObserverStateOutputError: ObserverStateError means that the engine or the worker that
 	// hosts the source rejected the observer.
