@@ -74,7 +74,7 @@ func TestSubscribe(t *testing.T) {
 				t.Errorf("envelope: %+v", m)
 			}
 			if len(got) >= 2 && len(steps) > 0 {
-				// Until one of them takes effect.
+				// Run steps up to the next one whose change the subscription receives.
 				for n := len(steps); n == len(steps); {
 					if err := steps[0](); err != nil {
 						t.Fatal(err)
