@@ -72,7 +72,8 @@ func BenchmarkCall(b *testing.B) {
 	})
 }
 
-// BenchmarkCallSize is the bytes that go to a worker and back, in one call.
+// BenchmarkCallSize measures a call by the number of bytes that travel to a worker and
+// back.
 func BenchmarkCallSize(b *testing.B) {
 	for _, size := range []int{1 << 10, 64 << 10, 1 << 20, 8 << 20} {
 		name := map[int]string{1 << 10: "1KiB", 64 << 10: "64KiB", 1 << 20: "1MiB", 8 << 20: "8MiB"}[size]
@@ -91,7 +92,7 @@ func BenchmarkCallSize(b *testing.B) {
 	}
 }
 
-// BenchmarkSend is a message that nobody answers, until it is written.
+// BenchmarkSend measures a message without an answer, until it is written.
 func BenchmarkSend(b *testing.B) {
 	c, _ := benchWorkers(b)
 	b.ReportAllocs()

@@ -329,8 +329,8 @@ func TestChannelRefsAreJSON(t *testing.T) {
 	}
 }
 
-// heldBack starts a Write that the reader holds back, and returns its error's
-// channel.
+// heldBack starts a Write that the reader holds back, and returns the channel of its
+// error.
 func heldBack(t *testing.T, w *iii.ChannelWriter, r *iii.ChannelReader) <-chan error {
 	t.Helper()
 	wrote := make(chan error, 1)
@@ -345,8 +345,8 @@ func heldBack(t *testing.T, w *iii.ChannelWriter, r *iii.ChannelReader) <-chan e
 	return wrote
 }
 
-// Who waits for a Write that is held back waits no longer than his context, or his
-// deadline, lasts. The Write itself goes on for as long as its own limit allows.
+// A caller of a Write that is held back waits only until its context or its deadline
+// ends. The Write itself continues up to its own limit.
 func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
@@ -371,7 +371,7 @@ func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// A deadline reaches a Write that is under way, and the one that waits behind it.
+// A deadline applies to a Write in progress, and to the one that waits behind it.
 func TestChannelWriteDeadlineReachesAWriteUnderWay(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -427,7 +427,7 @@ func TestChannelMessageHeldBackEndsWithItsContext(t *testing.T) {
 		if err := w.SendMessage(t.Context(), "first"); err != nil {
 			t.Fatal(err)
 		}
-		for _, err := range r.Messages(t.Context()) { // the reader is there, and reads no more
+		for _, err := range r.Messages(t.Context()) { // the reader exists but no longer reads
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -677,7 +677,7 @@ func FuzzChannelRefs(f *testing.F) {
 	})
 }
 
-// benchFrame is the size of the frames in which channels carry bytes.
+// benchFrame is the frame size that channels use for bytes.
 const benchFrame = 64 << 10
 
 // BenchmarkChannelCopy measures io.Copy from a writer's end of a channel to a
@@ -770,7 +770,7 @@ func channelEnds(b *testing.B, base string, writer, reader iii.StreamChannelRef)
 	return w, r
 }
 
-// bareEnds are two connections of the WebSocket library.
+// bareEnds returns two plain connections of the WebSocket library.
 func bareEnds(b *testing.B, base string, writer, reader iii.StreamChannelRef) (io.WriteCloser, io.Reader) {
 	open := func(ref iii.StreamChannelRef, direction string) *websocket.Conn {
 		d := websocket.Dialer{ReadBufferSize: benchFrame, WriteBufferSize: benchFrame}

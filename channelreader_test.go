@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Frames that are read in parts take no memory for that, and are used again.
+// Frames that are read in parts allocate no memory, and their buffers are reused.
 func TestChannelReaderReadsInParts(t *testing.T) {
 	r := newChannelReader(nil, StreamChannelRef{})
 	want := bytes.Repeat([]byte("0123456789abcde"), channelChunk/15)

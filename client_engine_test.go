@@ -169,8 +169,8 @@ func usedByHTTP(t *testing.T, address string, cfg *tls.Config) *tls.Config {
 	return transport.TLSClientConfig
 }
 
-// A configuration may be one that other code uses for other protocols. It is not changed,
-// and changes of it do no harm.
+// A program may share a TLS configuration with code that uses other protocols. The client
+// does not change it, and later changes to it have no effect.
 func TestTLSConfigurationOfOtherProtocols(t *testing.T) {
 	e := iiitest.Start(t)
 	address, trusted := behindTLS(t, e.URL())
@@ -214,7 +214,7 @@ func TestTLSConfigurationOfOtherProtocols(t *testing.T) {
 	}
 }
 
-// The configuration is that of the moment when the option is given to New.
+// The configuration is copied when New receives the option.
 func TestTLSConfigurationThatChangesLater(t *testing.T) {
 	e := iiitest.Start(t)
 	address, trusted := behindTLS(t, e.URL())
@@ -229,7 +229,8 @@ func TestTLSConfigurationThatChangesLater(t *testing.T) {
 	}
 }
 
-// HTTP/1.1 is offered without a configuration, too: some gateways want an offer.
+// The client offers HTTP/1.1 even without a configuration, because some gateways require
+// an offer.
 func TestTLSOffersHTTP1(t *testing.T) {
 	server := httptest.NewUnstartedServer(nil)
 	offers := make(chan []string, 8)
@@ -315,7 +316,8 @@ func join(ctx context.Context, a, b net.Conn) {
 	both.Wait()
 }
 
-// TestUnixSocket reaches the engine by a Unix socket, whatever its address says.
+// TestUnixSocket reaches the engine through a Unix socket, regardless of the host in the
+// address.
 func TestUnixSocket(t *testing.T) {
 	e := iiitest.Start(t)
 	t.Chdir(t.TempDir()) // its path may be too long for a socket
@@ -340,8 +342,9 @@ func TestUnixSocket(t *testing.T) {
 	})
 }
 
-// proxyTarget is the address of an engine that only the proxy can reach; secureProxyTarget
-// that of a TLS server in front of it, for a name that its certificate has.
+// proxyTarget is the address of an engine that only the proxy can reach.
+// secureProxyTarget is the address of a TLS server in front of it, under a name in its
+// certificate.
 const (
 	proxyTarget       = "ws://engine.invalid:49134"
 	secureProxyTarget = "wss://example.com:49134"
@@ -429,7 +432,7 @@ func parseProxyAuth(r *http.Request) (user, password string, ok bool) {
 	return (&http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}).BasicAuth()
 }
 
-// bufferedConn is a connection of which the beginning has been read already.
+// bufferedConn is a connection whose first bytes have already been read.
 type bufferedConn struct {
 	net.Conn
 	r *bufio.Reader
@@ -437,7 +440,7 @@ type bufferedConn struct {
 
 func (c bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
-// probed is the answer of a probe.
+// probed is the response of a probe.
 type probed struct {
 	Status  int
 	Ready   bool
@@ -460,7 +463,7 @@ func probe(t *testing.T, c *iii.Client, target string) probed {
 	return probed{w.Code, body.Ready, body.Standby, len(body.Reasons)}
 }
 
-// checkReady compares what Ready and both forms of the probe say.
+// checkReady compares the results of Ready and both forms of the probe.
 func checkReady(t *testing.T, when string, c *iii.Client, want probed, wantStrict int, is ...error) {
 	t.Helper()
 	if diff := cmp.Diff(want, probe(t, c, "/ready")); diff != "" {
@@ -480,7 +483,8 @@ func checkReady(t *testing.T, when string, c *iii.Client, want probed, wantStric
 	}
 }
 
-// A worker is ready from when the engine has accepted all of it until it drains.
+// A worker is ready from the moment when the engine has accepted all registrations until
+// it drains.
 func TestReadyFromConnectToDrain(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		none := []string{}
@@ -651,7 +655,7 @@ func TestProbesAnswerGetAndHead(t *testing.T) {
 	}
 }
 
-// logLines is a writer of a log.
+// logLines collects log lines.
 type logLines struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -677,8 +681,8 @@ func captureDefault(t *testing.T) *logLines {
 	return &l
 }
 
-// A program that sets no logger learns once why its first connection fails; one that sets
-// a logger, or nil, has decided what it wants to know.
+// Without a logger, a program learns once why its first connection fails; a program that
+// sets a logger, or nil, has made its own choice.
 func TestFirstFailureToConnectIsLoggedWithoutALogger(t *testing.T) {
 	var own logLines
 	for _, test := range []struct {
@@ -719,7 +723,7 @@ func TestFirstFailureToConnectIsLoggedWithoutALogger(t *testing.T) {
 	}
 }
 
-// A loop over a stream socket that is not there says why it waits, and gives up.
+// A loop over an unavailable stream socket reports why it waits, and gives up.
 func TestSubscribeTellsWhyItRetries(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
@@ -769,7 +773,7 @@ func TestSubscribeTellsWhyItRetries(t *testing.T) {
 	})
 }
 
-// outcomes counts what became of requests.
+// outcomes counts the results of requests.
 type outcomes struct {
 	mu      sync.Mutex
 	count   map[string]int
@@ -803,7 +807,7 @@ func (o *outcomes) String() string {
 	return fmt.Sprintf("%d requests%s; the slowest took %v, failures during %v", total, s, o.slowest, o.last.Sub(o.first))
 }
 
-// failedExcept sums the outcomes that are not among the given ones.
+// failedExcept returns the number of outcomes other than the given ones.
 func (o *outcomes) failedExcept(expected ...string) (n int) {
 	for outcome, count := range o.count {
 		if !slices.Contains(expected, outcome) {
@@ -977,7 +981,8 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	}
 }
 
-// How long a queue retries a job whose function nobody serves: what the page on deploying says.
+// The time for which a queue retries a job of a function without a worker is as
+// documented in docs/deploying.md.
 func TestQueuesRetryAsLongAsThePageSays(t *testing.T) {
 	for _, test := range []struct {
 		name   string

@@ -51,8 +51,8 @@ func TestBubble(t *testing.T) {
 	})
 }
 
-// TestRunEndsBeforeItIsConnected is about programs that are told to end while the
-// engine is away: that is no failure of theirs. A deadline that passes is one.
+// TestRunEndsBeforeItIsConnected: ending a program while the engine is unavailable is not
+// an error of Run, but the deadline of its context is.
 func TestRunEndsBeforeItIsConnected(t *testing.T) {
 	for _, test := range []struct {
 		name string

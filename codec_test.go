@@ -95,8 +95,8 @@ func TestEncodeResult(t *testing.T) {
 	}
 }
 
-// TestEncodeRefuses is about values that do not encode: the error says so, and the
-// buffer, which goes back to a pool, works again.
+// TestEncodeRefuses tests values that do not encode: the error reports it, and the pooled
+// buffer remains usable.
 func TestEncodeRefuses(t *testing.T) {
 	for name, v := range map[string]any{
 		"channel": make(chan int), "function": func() {}, "NaN": nan(), "raw": json.RawMessage("{"), "empty raw": json.RawMessage{},
@@ -128,7 +128,7 @@ func TestEncodeRefuses(t *testing.T) {
 
 func nan() float64 { zero := 0.0; return zero / zero }
 
-// latin1 encodes as text that is no UTF-8.
+// latin1 encodes as text that is not valid UTF-8.
 type latin1 struct{}
 
 func (latin1) MarshalJSON() ([]byte, error) { return []byte("\"caf\xe9\""), nil }
@@ -150,7 +150,7 @@ func TestAppendID(t *testing.T) {
 	}
 }
 
-// cut is what parse cuts out, as text.
+// cut is a part that parse extracts, as text.
 type cut struct {
 	Kind                                                            messageType
 	ID, Function, Data, Result, Err, Traceparent, Baggage, Metadata string
@@ -215,13 +215,13 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// TestParseRecordings has the generated types judge what is cut out of messages
-// that a running engine has sent.
+// TestParseRecordings compares the parts extracted from recorded messages with the
+// generated types.
 func TestParseRecordings(t *testing.T) {
 	seen := map[messageType]int{}
 	for _, frame := range recordedFrames(t) {
 		if frame.sent || strings.HasPrefix(frame.file, "stream-socket") || !bytes.Contains(frame.raw, []byte(`"type"`)) {
-			continue // those of the stream socket and of channels are no messages of the worker protocol
+			continue // messages of the stream socket and of channels do not belong to the worker protocol
 		}
 		var m received
 		if err := m.parse(frame.raw); err != nil {
@@ -347,8 +347,8 @@ func TestEncodeForEngine(t *testing.T) {
 	}
 }
 
-// FuzzParse cuts messages: none panics, what is cut out is JSON, and a message
-// made of the parts is cut into the same parts.
+// FuzzParse parses arbitrary messages: none causes a panic, the extracted parts are JSON,
+// and a message made of the parts parses into the same parts.
 func FuzzParse(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))

@@ -12,12 +12,12 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// configurations serves configuration::* as the engine documents them, for as much
-// as the client shows of it.
+// configurations serves configuration::* as documented for the engine, as far as the
+// client uses it.
 type configurations struct {
 	mu      sync.Mutex
 	entries map[string]iii.ConfigurationEntry
-	inputs  []string // of every call, as they came
+	inputs  []string // of all calls, in order
 }
 
 func (s *configurations) handle(t *testing.T, c *iii.Client) {
@@ -118,7 +118,7 @@ func TestConfiguration(t *testing.T) {
 	if err := server.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	// Not the namespace of the worker: the functions are the engine's.
+	// The functions are in the engine's namespace, not in the worker's.
 	configuration := connect(t, e, iii.WithNamespace("shop")).Configuration()
 	ctx := t.Context()
 	type billing struct {

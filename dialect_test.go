@@ -46,7 +46,7 @@ func (y *tally) of(name string) int {
 	return y.n[name]
 }
 
-// turnstile provides a trigger type whose triggers fire when the test says so.
+// turnstile provides a trigger type whose triggers the test fires.
 type turnstile struct {
 	mu    sync.Mutex
 	bound map[string]iii.TriggerBinding
@@ -305,8 +305,8 @@ func (u *upgrade) try(mark int) {
 	}
 }
 
-// hop replaces the engine by one of another generation: the workers lose their connections
-// one after the other, with a pause in between, and come back by themselves.
+// hop replaces the engine with one of another generation: the workers lose their
+// connections one after the other, with a pause in between, and reconnect by themselves.
 func (u *upgrade) hop(to iiitest.Protocol, pause time.Duration, order []*replica) (cut, back time.Time) {
 	t := u.t
 	t.Helper()
@@ -322,7 +322,7 @@ func (u *upgrade) hop(to iiitest.Protocol, pause time.Duration, order []*replica
 		}
 		time.Sleep(pause)
 	}
-	synctest.Wait() // they know that they are not connected
+	synctest.Wait() // they detect that they are not connected
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	for _, r := range order {
@@ -508,8 +508,8 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 	}
 }
 
-// The types of triggers that the tests above have not: each fires on engines of all
-// generations, with the payload that its type of event decodes.
+// The trigger types that the previous tests do not cover: each fires on engines of all
+// generations, with a payload that decodes into its event type.
 func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {
@@ -620,7 +620,7 @@ type busyWorker struct {
 	route    *iii.Function
 	mounted  *iii.Function
 	alarms   alarms
-	bad      *iii.Trigger // that its provider refuses
+	bad      *iii.Trigger // that its provider rejects
 }
 
 // alarms provides a trigger type.
@@ -820,7 +820,7 @@ func (p *busyWorker) run(t *testing.T, e *iiitest.Engine, round int) map[string]
 		t.Errorf("%d ticks in three seconds", ticks)
 	}
 	delete(seen, "cron")
-	slices.Sort(seen["state"]) // its conditions are not asked in order on every engine
+	slices.Sort(seen["state"]) // not every engine calls its conditions in order
 	for _, tr := range p.triggers {
 		if err := tr.Err(); err != nil {
 			t.Errorf("trigger %s: %v", tr.ID(), err)
@@ -892,8 +892,8 @@ func TestEngineIsUpgradedUnderAProgram(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithStrictProtocol())
 }
 
-// The client takes every cron expression that a running engine accepts, and registers it in a
-// form that each engine accepts.
+// The client accepts every cron expression that a running engine accepts, and registers
+// it in a form that each engine accepts.
 func TestAcceptedCronExpressions(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join("testdata", "0.23", "cron-vectors.json"))
 	if err != nil {

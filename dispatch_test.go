@@ -19,7 +19,7 @@ type failure struct{ text *string }
 
 func (f failure) Error() string { return *f.text }
 
-// unencodable does not encode.
+// unencodable is a type that does not encode.
 type unencodable struct{}
 
 var errUnencodable = errors.New("not today")
@@ -93,7 +93,7 @@ func TestHandlerOutcomes(t *testing.T) {
 			m := p.answered(p.conn(0).invoke(id(test.name), `{}`))
 			got := outcome{string(m.Result), m.Error}
 			if got.Error != nil && strings.HasSuffix(got.Error.Message, errUnencodable.Error()) {
-				got.Error.Message = "result does not encode: no" // encoding/json says more, in words of its own
+				got.Error.Message = "result does not encode: no" // encoding/json has its own, longer texts
 			}
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("answer (-want +got):\n%s", diff)
@@ -105,8 +105,8 @@ func TestHandlerOutcomes(t *testing.T) {
 	}
 }
 
-// TestGoexitKeepsSlots is about a handler that ends its goroutine: whatever
-// waited behind it is run, and a drain does not wait for it for ever.
+// TestGoexitKeepsSlots tests a handler that ends its goroutine: invocations that wait
+// behind it run, and a drain does not wait for it forever.
 func TestGoexitKeepsSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})

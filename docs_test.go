@@ -20,7 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// The documents quote and list what is in the repository. These tests keep them true.
+// The documents quote and list parts of the repository. These tests keep them accurate.
 
 func readFile(t *testing.T, name string) string {
 	t.Helper()
@@ -155,8 +155,8 @@ func exportedTypes(t *testing.T) (types, declared map[string]bool) {
 	return types, declared
 }
 
-// The table of the reference page names each of its types once, under a Go name that
-// exists unless the table says that it is not there yet.
+// The table of the reference page names each of its types once, with a Go name that
+// exists unless the table marks it as missing.
 func TestReadmeTypes(t *testing.T) {
 	types, declared := exportedTypes(t)
 	modules := map[string]int{}
@@ -196,8 +196,8 @@ func TestReadmeTypes(t *testing.T) {
 	}
 }
 
-// DESIGN.md lists each source file and each directory, those below internal one by one,
-// some by a pattern, and nothing else.
+// DESIGN.md lists each source file and each directory and nothing else: those below
+// internal individually, and some files by a pattern.
 func TestDesignFiles(t *testing.T) {
 	entries, err := os.ReadDir(".")
 	if err != nil {
@@ -245,7 +245,7 @@ func TestDesignFiles(t *testing.T) {
 	}
 }
 
-// A file that a document names is there.
+// Every file that a document names exists.
 func TestDocumentsNameFilesThatExist(t *testing.T) {
 	for _, doc := range []string{"README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md"} {
 		text := readFile(t, doc)
@@ -291,8 +291,8 @@ func TestExamplesHaveDocumentation(t *testing.T) {
 	}
 }
 
-// An example can be copied out of the repository: it builds in a module of its own, and neither
-// it nor its test imports what no other module may.
+// An example can be copied out of the repository: it builds in a separate module, and
+// neither the example nor its test imports internal packages.
 func TestExamplesBuildOutsideOfTheRepository(t *testing.T) {
 	files, err := filepath.Glob("examples/*/*.go")
 	if err != nil || len(files) < 20 {
@@ -339,7 +339,7 @@ func TestExamplesBuildOutsideOfTheRepository(t *testing.T) {
 	}
 }
 
-// parsePackage parses the package in dir; only tells files by their names.
+// parsePackage parses the package in dir; only selects files by name.
 func parsePackage(t *testing.T, dir string, only func(name string) bool) (*token.FileSet, []*ast.File) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "*.go"))
@@ -363,8 +363,8 @@ func parsePackage(t *testing.T, dir string, only func(name string) bool) (*token
 
 func isSource(name string) bool { return !strings.HasSuffix(name, "_test.go") }
 
-// fieldsAndMethods are the names of what the types of both packages have, and of
-// their constants and variables.
+// fieldsAndMethods lists the names of fields and methods of the types in both packages,
+// and of their constants and variables.
 func fieldsAndMethods(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
@@ -399,9 +399,9 @@ type exported struct {
 	ways []string // what an example has one of if it shows this
 }
 
-// api lists what a package exports beside its data: functions, and types written by
-// hand that have functions or methods, with these. Types from the schemas are data,
-// unless they are configs of triggers.
+// api lists the exported names of a package other than data types: functions, and
+// hand-written types that have functions or methods, along with these. Types from the
+// schemas are data, unless they are configs of triggers.
 func api(t *testing.T, dir string) (all []exported) {
 	t.Helper()
 	fset, files := parsePackage(t, dir, isSource)
@@ -519,9 +519,10 @@ func TestEverythingHasAnExample(t *testing.T) {
 	}
 }
 
-// The pages of docs/ quote code that is compiled and run. These tests keep them true.
+// The pages in docs/ quote code that is compiled and run. These tests keep the quotes
+// accurate.
 
-// sources are the bodies of the examples and tests that documents may quote, by name:
+// sources holds the bodies of the examples and tests that documents may quote, by name:
 // Example… and Test… of this package, iiitest.Example… and iiitest.Test….
 func sources(t *testing.T) map[string][]string {
 	t.Helper()
@@ -618,7 +619,7 @@ func TestQuoted(t *testing.T) {
 		"b()\n\nc()":             true,
 		"if a {\n\tb()\n// …\n}": true,
 		"// …\nd()":              true,
-		"b()\nc()":               false, // a line is missing and no mark says so
+		"b()\nc()":               false, // a line is missing without a mark
 		"d()\n// …\nb()":         false, // not in order
 		"if a {\nb()":            false, // indented otherwise
 		"e()":                    false,
@@ -629,7 +630,7 @@ func TestQuoted(t *testing.T) {
 	}
 }
 
-// pages are the documents below docs/.
+// pages lists the documents in docs/.
 func pages(t *testing.T) []string {
 	t.Helper()
 	pages, err := filepath.Glob("docs/*.md")
@@ -750,7 +751,7 @@ func TestPagesLink(t *testing.T) {
 	}
 }
 
-// anchors are the names that a page's headings can be linked by.
+// anchors returns the link targets of a page's headings.
 func anchors(t *testing.T, page string) (names []string) {
 	t.Helper()
 	code := false
@@ -789,8 +790,8 @@ func TestPageOfGuaranteesNamesItsTests(t *testing.T) {
 	}
 }
 
-// What the pages call iii.Something, and the tests, programs and files that they name
-// as evidence, is there.
+// Every iii.Something that a page mentions exists, and so do the tests, programs and
+// files that it names as evidence.
 func TestPagesNameWhatExists(t *testing.T) {
 	_, declared := exportedTypes(t)
 	for name := range fieldsAndMethods(t) {

@@ -126,8 +126,8 @@ func sameDocument(want, got json.RawMessage) string {
 	return cmp.Diff(w, g)
 }
 
-// recordedEngine is a worker that stands in for the engine's functions: it expects
-// the recorded calls, one after another, and gives the recorded answers.
+// recordedEngine is a worker that represents the engine's functions: it expects the
+// recorded calls in order, and returns the recorded answers.
 type recordedEngine struct {
 	t     *testing.T
 	mu    sync.Mutex
@@ -224,7 +224,7 @@ func deliverTo(e *iiitest.Engine, worker string) *delivery {
 	return d
 }
 
-// invoke delivers an invocation as it was recorded.
+// invoke delivers a recorded invocation.
 func (d *delivery) invoke(t *testing.T, frame json.RawMessage) recordedFrame {
 	t.Helper()
 	if !d.engine.Send(d.worker, frame) {
@@ -259,10 +259,11 @@ func workerBubble(t *testing.T, test func(t *testing.T, c *iii.Client), opts ...
 // withTriggers is an engine that has triggers, and no observers in their place.
 var withTriggers = iiitest.WithProtocol(iiitest.Protocol023)
 
-// hasTriggers reports whether e is one.
+// hasTriggers reports whether e supports triggers.
 func hasTriggers(e *iiitest.Engine) bool { return e.Protocol() == iiitest.Protocol023 }
 
-// generations is bubble on an engine with triggers and on one with observers in their place.
+// generations runs bubble on an engine with triggers and on one with observers in their
+// place.
 func generations(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts ...iiitest.Option) {
 	t.Helper()
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
@@ -288,7 +289,7 @@ func bound(t *testing.T, e *iiitest.Engine, c *iii.Client) map[string]string {
 	return list
 }
 
-// wire makes connections in memory to an engine, and breaks them.
+// wire opens connections in memory to an engine, and breaks them.
 type wire struct {
 	engine *iiitest.Engine
 
@@ -296,7 +297,7 @@ type wire struct {
 	conns  []net.Conn // ours, the latest last
 	away   bool       // nothing more can be dialled
 	mute   bool       // the engine's answer to the next handshake comes through, and nothing after it
-	passes int        // how many writes of ours the next connection lets through; 0: all
+	passes int        // number of the client's writes that the next connection delivers; 0: all
 }
 
 func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -320,7 +321,7 @@ func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return conn, nil
 }
 
-// impair puts a proxy before a connection that lets only some of it through.
+// impair puts a proxy in front of a connection that forwards only part of the traffic.
 func impair(engine net.Conn, mute bool, passes int) net.Conn {
 	near, far := net.Pipe()
 	var down, up io.Writer = far, engine
@@ -354,7 +355,7 @@ func impair(engine net.Conn, mute bool, passes int) net.Conn {
 	return near
 }
 
-// limitedWrites drops what is written after the first writes.
+// limitedWrites drops all writes after a limit.
 type limitedWrites struct {
 	io.Writer
 	left int

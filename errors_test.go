@@ -123,7 +123,7 @@ func TestCallErrors(t *testing.T) {
 			time.AfterFunc(time.Second, func() { cancel(cause) })
 			return c.Call(ctx, "x::y", 1, nil)
 		}, []error{context.Canceled, cause}, []error{ErrNotConnected}, false},
-		// The cause says "not connected" of something else: this call was sent.
+		// The cause contains "not connected" about something else: this call was sent.
 		{"cancelled with a misleading cause", func(t *testing.T, _ *peer, c *Client) error {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			time.AfterFunc(time.Second, func() { cancel(unsent) })
@@ -209,8 +209,8 @@ func TestCallErrors(t *testing.T) {
 	}
 }
 
-// TestLateAnswer is about an answer to a call that nobody waits for any more: it is
-// counted, and no other call gets it.
+// TestLateAnswer tests an answer for which no call waits any longer: it is counted, and
+// reaches no other call.
 func TestLateAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var late []*peerMessage

@@ -137,7 +137,7 @@ func ExampleOnFunctionRegistrationResult() {
 	// Output: tenant::greet
 }
 
-// Engines with triggers have hooks for these, too.
+// Engines with triggers also have hooks for triggers.
 func ExampleOnTriggerRegistrationResult() {
 	engine, err := iiitest.New(iiitest.WithProtocol(iiitest.Protocol025), iiitest.WithGuard(iiitest.Guard{
 		OnTrigger: "gate::on-trigger",

@@ -59,7 +59,7 @@ func ExampleHandle() {
 	// {"properties":{"item":{"type":"string"},"quantity":{"type":"integer"}},"required":["item"],"type":"object"} <nil>
 }
 
-// Suit is an enumeration, which reflection does not know.
+// Suit is an enumeration, which reflection cannot detect.
 type Suit string
 
 // JSONSchema lists the values.
@@ -67,7 +67,7 @@ func (Suit) JSONSchema() json.RawMessage {
 	return json.RawMessage(`{"type":"string","enum":["hearts","spades"]}`)
 }
 
-// A type describes what reflection cannot see.
+// A type describes the parts of its schema that reflection cannot infer.
 func ExampleHandle_jsonSchema() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -151,7 +151,7 @@ func (exactNumbers) Unmarshal(data []byte, v any) error {
 	return d.Decode(v)
 }
 
-// A codec has the methods Marshal and Unmarshal of a JSON library.
+// A codec has the Marshal and Unmarshal methods of a JSON library.
 func ExampleWithJSON() {
 	_, client, stop := withEngine(iii.WithJSON(exactNumbers{}))
 	defer stop()
@@ -361,7 +361,8 @@ func ExampleWithInputValidation() {
 	// 0 iii: orders::place: invalid_request: payload at lines[0].price: it is missing
 }
 
-// The caller of a handler that takes too long gets an error, and the handler's context ends.
+// The caller of a handler that takes too long receives an error, and the context of the
+// handler ends.
 func ExampleWithHandlerTimeout() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -385,7 +386,7 @@ func ExampleWithHandlerTimeout() {
 	// true
 }
 
-// Middleware of one function is inside that of the client.
+// The middleware of a function runs inside the middleware of the client.
 func ExampleWithFunctionMiddleware() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -412,7 +413,7 @@ func ExampleWithFunctionMiddleware() {
 	// Output: iii: orders::count: no_tenant: say whom you work for
 }
 
-// A worker takes the place of one of the engine's functions, for all workers.
+// A worker replaces one of the engine's functions, for all workers.
 func ExampleWithBuiltinOverride() {
 	_, client, stop := withEngine()
 	defer stop()

@@ -133,7 +133,7 @@ func ExampleClient_MountHTTP() {
 	// data: lift-off
 }
 
-// Server-sent events end when their client leaves, even if there are no events.
+// Server-sent events end when their client leaves, even if there are no further events.
 func ExampleWithStreamHeartbeat() {
 	engine, client, stop := withEngine(iii.WithStreamHeartbeat(10 * time.Millisecond))
 	defer stop()
@@ -226,8 +226,8 @@ func ExampleHTTPTriggerConfig() {
 	// 200 7 <nil>
 }
 
-// An HTTPError is the response. WithHTTPErrors maps the errors of the program; every other error
-// is a 500 that says nothing of it.
+// An HTTPError determines the response. WithHTTPErrors maps other errors of the program;
+// all remaining errors become a 500 without details.
 func ExampleWithHTTPErrors() {
 	errNoOrder := errors.New("there is no such order")
 	engine, client, stop := withEngine(iii.WithHTTPErrors(func(ctx context.Context, err error) *iii.HTTPError {
@@ -275,7 +275,7 @@ func ExampleWithHTTPErrors() {
 	// 500 {"error":{"code":"invocation_failed" <nil>
 }
 
-// A whole router below a path.
+// MountRouter serves a whole router below a path.
 func ExampleClient_MountRouter() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -316,7 +316,8 @@ func ExampleClient_MountRouter() {
 	// <nil>
 }
 
-// The engine asks a condition and middleware functions before it runs the function of a route.
+// The engine calls a condition and middleware functions before it runs the function of a
+// route.
 func ExampleWithTriggerOptions() {
 	engine, client, stop := withEngine()
 	defer stop()

@@ -20,7 +20,7 @@ type receipt struct {
 	Number int `json:"number"`
 }
 
-// The target runs after each call of the source that the filter lets through.
+// The target runs after each call of the source that matches the filter.
 func ExampleClient_Observe() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -119,7 +119,8 @@ func ExampleWithMaxFires() {
 	// disposed after 1 activation; warnings: []
 }
 
-// An engine without observers is no reason to give up: the observer recovers on a later one.
+// An engine without observers is not a fatal error: the observer recovers on a later
+// engine.
 func ExampleClient_Features() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -143,8 +144,8 @@ func ExampleClient_Features() {
 	// shop/big-charges is pending until there are source and target
 }
 
-// A worker that offers an event: observers say with arguments what they want to hear of, and
-// each call of the function is one event.
+// A worker offers an event: each call of the function is one event, and the arguments of
+// observers select events.
 func ExampleWithObserverHooks() {
 	client, err := iii.New("")
 	if err != nil {
@@ -187,14 +188,14 @@ func ExampleWithObserverHooks() {
 	if errors.Is(onTurn.Err(), errors.ErrUnsupported) {
 		log.Print("the engine has no observers of this kind, only ", client.Features())
 	}
-	if onTurn.IsObserved() { // else nobody wants to know
+	if onTurn.IsObserved() { // otherwise no worker is interested
 		if err := client.Send(context.Background(), "tides::on-turn", Turn{"Brest", true}); err != nil {
 			log.Print(err)
 		}
 	}
 }
 
-// With keys, a call costs one lookup however many observers there are.
+// With keys, a call costs one lookup regardless of the number of observers.
 func ExampleObserverKeys() {
 	client, err := iii.New("")
 	if err != nil {
@@ -216,8 +217,8 @@ func ExampleObserverKeys() {
 	}
 }
 
-// A Deliver hook hands the call out itself and answers with what an observer says, as a web
-// server does.
+// A Deliver hook calls the observers itself and returns the result of one of them, as a
+// web server does.
 func ExampleFunctionObserver_Call() {
 	client, err := iii.New("")
 	if err != nil {
@@ -246,7 +247,8 @@ func ExampleFunctionObserver_Call() {
 	}
 }
 
-// Each new observer of any function of the worker is logged, and gets a first call of its own.
+// The worker logs each new observer of any of its functions, and gives the observer a
+// first call of its own.
 func ExampleWithWorkerObserverHooks() {
 	client, err := iii.New("", iii.WithWorkerObserverHooks(iii.ObserverHooks{
 		Added: func(_ context.Context, o *iii.FunctionObserver) error {
@@ -290,7 +292,8 @@ func ExampleRemotely() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	// The engine is asked about each of these calls, and this function takes no observers.
+	// Each of these calls goes through the engine, and this function accepts no
+	// observers.
 	if _, err := client.HandleFunc("shop::audit", passOn, iii.WithoutLocalDispatch(), iii.WithoutObservers()); err != nil {
 		log.Fatal(err)
 	}
@@ -310,7 +313,7 @@ func ExampleRemotely() {
 	// true
 }
 
-// passOn is a handler that returns what it is given.
+// passOn is a handler that returns its payload.
 func passOn(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }
 
 // A filter is JSON text, or a value that marshals to it.
@@ -331,7 +334,7 @@ func ExampleParseFilter() {
 	// {"$and":[{"input.amount":{"$gte":100}},{"input.tags":{"$any":{"$prefix":"vip"}}}]}
 }
 
-// A path and a value alone are no condition.
+// A path and a value do not form a condition.
 func ExampleFilterError() {
 	_, err := iii.ParseFilter(`{"input.city": "Rome"}`)
 	if e, ok := errors.AsType[*iii.FilterError](err); ok {
@@ -343,7 +346,7 @@ func ExampleFilterError() {
 	// iii: INVALID_FILTER: `input.city`: expected an operator object such as {"$eq": ...}; literal values are not allowed
 }
 
-// The schemas of a function tell a misspelled path.
+// The schemas of a function reveal a misspelled path.
 func ExampleFilter_CheckSchemas() {
 	request := json.RawMessage(`{
 		"type": "object",

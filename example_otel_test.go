@@ -574,8 +574,8 @@ func ExampleNewWorkerMetricsCollector() {
 	// go true
 }
 
-// A program that has an OpenTelemetry SDK already gives its providers to the worker. The
-// engine gets no telemetry. Here, the SDK keeps the spans in memory.
+// A program that already has an OpenTelemetry SDK passes its providers to the worker. The
+// engine receives no telemetry. Here, the SDK keeps the spans in memory.
 func ExampleTelemetryFromProviders() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -627,8 +627,8 @@ func (printedRecords) Export(_ context.Context, records []sdklog.Record) error {
 func (printedRecords) ForceFlush(context.Context) error { return nil }
 func (printedRecords) Shutdown(context.Context) error   { return nil }
 
-// A second backend gets what the engine gets: the spans, the metrics of handlers and the log
-// records. Here, it is in memory.
+// A second backend receives the same data as the engine: spans, metrics of handlers and
+// log records. Here, it is in memory.
 func ExampleWithSpanProcessor() {
 	ctx := context.Background()
 	engine, err := iiitest.New()

@@ -641,14 +641,14 @@ func ExampleClient_Ready() {
 	// true true
 }
 
-// A rolling update: the new replica is a standby until the old one has drained. A caller that
-// repeats its calls while nobody serves the function sees no failure.
+// A rolling update: the new replica is a standby until the old one has drained. A caller
+// that retries its calls while no worker serves the function observes no failure.
 func ExampleWithCallRetry() {
 	engine, caller, stop := withEngine(iii.WithCallRetry(iii.RetryPolicy{
 		MaxAttempts:  20,
 		InitialDelay: 100 * time.Millisecond,
 		MaxDelay:     time.Second,
-		Codes:        []string{iii.CodeFunctionNotFound}, // nobody serves it for a moment
+		Codes:        []string{iii.CodeFunctionNotFound}, // no worker serves it for a moment
 	}))
 	defer stop()
 	ctx := context.Background()
@@ -676,11 +676,11 @@ func ExampleWithCallRetry() {
 	old := replica("orders-1")
 	fmt.Println(iii.Call[string](ctx, caller, "orders::create", "tea"))
 
-	next := replica("orders-2") // what an orchestrator starts first
+	next := replica("orders-2") // an orchestrator starts it first
 	defer next.Close()
 	fmt.Println("standby:", next.Ready() != nil)
 
-	if err := old.Shutdown(ctx); err != nil { // what it does next, by a signal
+	if err := old.Shutdown(ctx); err != nil { // then it stops the old one, with a signal
 		log.Fatal(err)
 	}
 	fmt.Println(iii.Call[string](ctx, caller, "orders::create", "cake"))
@@ -690,7 +690,7 @@ func ExampleWithCallRetry() {
 	// cake ordered at orders-2 <nil>
 }
 
-// One call is repeated, whatever the client's policy is.
+// WithRetry retries one call, regardless of the client's policy.
 func ExampleWithRetry() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -715,8 +715,8 @@ func ExampleWithRetry() {
 	// Output: 7 <nil> 3
 }
 
-// A generated client knows hashes of the schemas that it was generated from, and passes them
-// in its own method CheckSchemas.
+// A generated client contains hashes of the schemas from which it was generated, and
+// passes them in its own method CheckSchemas.
 func ExampleClient_CheckSchemas() {
 	_, client, stop := withEngine()
 	defer stop()

@@ -44,8 +44,8 @@ func ExampleClient_Trigger() {
 	// Output: state:created: ada of carts is {"tea":1}
 }
 
-// The engine reports refusals. The code of this one is that of engines since 0.26; earlier ones
-// say trigger_registration_failed.
+// The engine reports refusals. The code in this example is sent by engine 0.26 and later;
+// earlier engines send trigger_registration_failed.
 func ExampleWithTriggerErrorHandler() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -204,8 +204,8 @@ func ExampleStreamTriggerConfig() {
 	// Output: create m-1 "hello"
 }
 
-// A join trigger decides who may join a stream; a leave trigger fires when a subscriber
-// leaves. Both types of trigger use the same config.
+// A join trigger decides whether a subscriber may join a stream; a leave trigger fires
+// when a subscriber leaves. Both trigger types use the same config.
 func ExampleStreamJoinTrigger() {
 	engine, client, stop := withEngine()
 	defer stop()

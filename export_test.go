@@ -1,12 +1,11 @@
 package iii
 
-// What tests outside of the package, which may use the development engine, need
-// of it.
+// Access for tests outside of the package, which may use the development engine.
 
 // ProxiedVariable is set in a process whose proxy comes from the environment.
 const ProxiedVariable = proxiedVariable
 
-// RaceEnabled says that the race detector runs.
+// RaceEnabled reports whether the race detector is enabled.
 const RaceEnabled = raceEnabled
 
 // TestLogger is the log of clients in tests, which is searched for secrets.
@@ -19,5 +18,5 @@ func Scale(short, full int) int { return scale(short, full) }
 // or a result.
 var SchemaOf = schemaOf
 
-// SetSlogDefault makes a handler slog's default for a test.
+// SetSlogDefault sets slog's default handler for a test.
 var SetSlogDefault = setSlogDefault

@@ -133,7 +133,7 @@ func TestHandlersAreLimitedInTime(t *testing.T) {
 	}
 }
 
-// A drain waits for a handler that has been answered for.
+// A drain waits for a handler whose caller has already received an answer.
 func TestDrainWaitsForHandlersThatTimedOut(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
@@ -261,8 +261,8 @@ func TestFunctionMiddleware(t *testing.T) {
 	})
 }
 
-// Ids that nobody should register, options that have no effect, and types that nothing decodes
-// into, are errors of the registration.
+// Registration rejects ids that are reserved, options without effect, and types into
+// which nothing decodes.
 func TestRegistrationsThatMakeNoSense(t *testing.T) {
 	nothing := func(context.Context, json.RawMessage) (any, error) { return nil, nil }
 	id := func(id string, opts ...iii.FunctionOption) func(*iii.Client) error {
@@ -472,7 +472,8 @@ func TestTriggerOptionsOfRoutes(t *testing.T) {
 	})
 }
 
-// Errors of routes are responses: an HTTPError as it says, others without their text.
+// Errors of routes become responses: an HTTPError determines its own, and others are sent
+// without their text.
 func TestErrorsOfRoutesAreResponses(t *testing.T) {
 	mapped := errors.New("no rows")
 	for _, test := range []struct {
@@ -617,7 +618,7 @@ func TestPathParametersAreDecoded(t *testing.T) {
 				t.Errorf("%s: %q, want %q", path, value, want)
 			}
 		}
-		// The engine passes on what is no percent-encoding.
+		// The engine passes on text that is not valid percent-encoding.
 		var answer struct {
 			StatusCode int `json:"status_code"`
 			Body       json.RawMessage

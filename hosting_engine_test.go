@@ -24,7 +24,8 @@ type saleReceipt struct {
 	Number int `json:"number"`
 }
 
-// The envelope of a local call is that of the same call through the engine, but for ids and times.
+// The envelope of a local call equals that of the same call through the engine, except
+// for ids and times.
 func TestLocalAndRoutedCallsDeliverTheSameEnvelope(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		worker, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("till"))
@@ -86,8 +87,8 @@ func TestLocalAndRoutedCallsDeliverTheSameEnvelope(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol026))
 }
 
-// A host takes arguments, refuses, chooses by keys, delivers, and rejects late; its engine and
-// its observers do as it says.
+// A host takes arguments, rejects observers, selects them by keys, delivers, and rejects
+// them later; its engine and its observers follow.
 func TestHostedSourceOnTheEngine(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		type args struct {

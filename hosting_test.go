@@ -23,7 +23,7 @@ const featuresV2 = `"observe.v1","observe.v2","local-dispatch.v1"`
 type hostScript struct {
 	features func(conn int) string            // nil: featuresV2
 	set      func(conn int, id string) string // observers of a function; nil: none
-	routed   bool                             // local calls are not allowed
+	routed   bool                             // local calls are not permitted
 	script
 }
 
@@ -915,9 +915,9 @@ func FuzzWithoutParent(f *testing.F) {
 	})
 }
 
-// An engine whose access control has changed the id of a function may speak of it by the changed
-// one. What it says then is about the function, and what it is told names that id; nothing
-// is taken for a function that has been unregistered.
+// An engine whose access control has renamed a function may refer to it by the new id.
+// Its messages then concern the function, and messages to it use that id; none is
+// mistaken for a message about an unregistered function.
 func TestRenamedFunctions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
@@ -973,8 +973,8 @@ func TestRenamedFunctions(t *testing.T) {
 	})
 }
 
-// What the engine says to a registration that was taken back does not count for the next one of
-// the same id, whatever it is.
+// Any answer of the engine to a registration that was withdrawn does not affect the next
+// registration with the same id.
 func TestAnswersToEarlierAttempts(t *testing.T) {
 	for name, first := range map[string]string{
 		"accepted": `{"type":"functionregistered","id":"f","namespace":"default","revision":0}`,

@@ -17,7 +17,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// typedRoute serves POST /orders and returns its client and its function's id.
+// typedRoute serves POST /orders and returns its client and the id of its function.
 func typedRoute(t *testing.T, h func(context.Context, *iii.HTTPRequest[sigIn]) (*iii.HTTPResponse[sigOut], error)) (*iiitest.Engine, *iii.Client, string) {
 	t.Helper()
 	e := iiitest.Start(t)
@@ -36,8 +36,8 @@ func typedRoute(t *testing.T, h func(context.Context, *iii.HTTPRequest[sigIn]) (
 	return e, c, f.ID()
 }
 
-// A body of another type is the HTTP client's mistake; a payload that is no request
-// at all is the caller's.
+// A body of another type is a mistake of the HTTP client; a payload that is not a request
+// is a mistake of the caller.
 func TestTypedRouteRefusesBodies(t *testing.T) {
 	e, c, id := typedRoute(t, func(context.Context, *iii.HTTPRequest[sigIn]) (*iii.HTTPResponse[sigOut], error) {
 		t.Error("the handler runs")
@@ -56,7 +56,7 @@ func TestTypedRouteRefusesBodies(t *testing.T) {
 	}
 }
 
-// A 204 has no body, and goes to the engine so that it adds none.
+// A 204 has no body. The engine receives it in a form to which it adds none.
 func TestTypedRouteWithoutContent(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -89,13 +89,13 @@ var fatalPaths = []string{
 	strings.Repeat("/:a", 26),
 }
 
-// harmlessPaths look like those, and a running engine takes them.
+// harmlessPaths resemble fatalPaths, but a running engine accepts them.
 var harmlessPaths = []string{
 	"/q/:a:b", "/q/:a/:a", "/q/{{x}}", "/q/:{x}", "`", "/q/:*x", "/q/{a:b}", "/q/\x00",
 	"/q/x{a}", "/q/{*rest}", "/%7Bx", "/q/%7D", "/x*", strings.Repeat("/:a", 25),
 }
 
-// ownRoute is a config that a program declares itself.
+// ownRoute is a trigger config that a program declares itself.
 type ownRoute struct {
 	Path string `json:"api_path"`
 }
@@ -146,7 +146,7 @@ func routeTrigger(config func(path string) any) func(*iii.Client, string) error 
 	}
 }
 
-// rawRoute puts a path in the place of the percent sign.
+// rawRoute inserts a path in place of the percent sign.
 func rawRoute(format, path string) json.RawMessage {
 	quoted, _ := json.Marshal(path)
 	return json.RawMessage(strings.Replace(format, "%", string(quoted), 1))
@@ -200,7 +200,7 @@ func TestRoutesThatBreakTheEngineAreRefused(t *testing.T) {
 					t.Errorf("%q: got %v, want a refusal", path, err)
 				}
 			}
-			if _, err := c.Health(t.Context()); err != nil { // everything before it has left
+			if _, err := c.Health(t.Context()); err != nil { // everything before it has been sent
 				t.Fatal(err)
 			}
 			for _, f := range e.Frames() {
@@ -212,8 +212,8 @@ func TestRoutesThatBreakTheEngineAreRefused(t *testing.T) {
 	}
 }
 
-// What a running engine takes is refused neither here nor by the development engine,
-// whatever it looks like.
+// Whatever a running engine accepts, neither the client nor the development engine
+// rejects.
 func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 	for name, way := range anyRoutes {
 		t.Run(name, func(t *testing.T) {
@@ -236,8 +236,8 @@ func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 	}
 }
 
-// The last of two members counts, in the exact spelling, and the type decides who reads a
-// config.
+// The last of two members counts, in the exact spelling, and the type determines which
+// worker reads a config.
 func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 	for name, trigger := range map[string]iii.TriggerConfig{
 		"a later path":         iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/q/{","api_path":"/ok"}`)},
@@ -271,7 +271,7 @@ func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 	}
 }
 
-// Other configs that end the engine's task are refused in a call, too.
+// A call with another config that ends the engine's task is rejected as well.
 func TestStreamTriggersWithoutAStreamAreRefused(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
 	mustConnect(t, c)
@@ -428,7 +428,7 @@ func TestTwoSpellingsOfOneRouteAreOneFunction(t *testing.T) {
 	}
 }
 
-// Of a route there is only the function: it tells what became of both.
+// A route is represented by its function, which reports the fate of both.
 func TestFunctionErrIsTheRefusalOfItsRoute(t *testing.T) {
 	for protocol, code := range map[iiitest.Protocol]string{
 		iiitest.Protocol023: iii.CodeTriggerRegistrationFailed, iiitest.Protocol025: iii.CodeTriggerRegistrationFailed, iiitest.Protocol026: iii.CodeHTTPRouteConflict,
@@ -458,7 +458,7 @@ func functionErrIsTheRefusalOfItsRoute(t *testing.T, protocol iiitest.Protocol, 
 	}
 }
 
-// A body that is JSON by its type is decoded, or the request is refused: the handler never
+// A body whose type is JSON is decoded, or the request is rejected: the handler never
 // runs without it.
 func TestTypedRouteDecodesEveryJSONBody(t *testing.T) {
 	type order struct {
@@ -577,7 +577,7 @@ func TestTypedRouteDecodesEveryJSONBody(t *testing.T) {
 	}
 }
 
-// neverNull is a type that refuses null.
+// neverNull is a type that rejects null.
 type neverNull struct{ n int }
 
 func (v *neverNull) UnmarshalJSON(b []byte) error {

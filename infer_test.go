@@ -389,8 +389,8 @@ func oddTags() reflect.Type {
 	return reflect.StructOf(fields)
 }
 
-// schemaTypes returns some hundreds of types: the leaves, types of them, and structs of
-// random fields.
+// schemaTypes returns several hundred types: the leaves, types composed of them, and
+// structs with random fields.
 func schemaTypes() (closed, open []reflect.Type) {
 	closed, open = schemaLeaves()
 	derive := func(leaves []reflect.Type) (types []reflect.Type) {
@@ -1001,7 +1001,7 @@ func TestSchemaOfType(t *testing.T) {
 	}
 }
 
-// indented is a document with its members in order.
+// indented returns a document with its members in order.
 func indented(t *testing.T, raw []byte) string {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(raw))
@@ -1045,8 +1045,8 @@ func TestSchemaOfNestedTypesIsFlat(t *testing.T) {
 	}
 }
 
-// A type that JSON cannot hold, or that describes itself wrongly, has no schema; its handler
-// is registered all the same.
+// A type that JSON cannot represent, or whose own description is invalid, has no schema;
+// its handler is registered nevertheless.
 func TestTypesWithoutASchema(t *testing.T) {
 	type loop *loop
 	for typ, want := range map[reflect.Type]string{

@@ -132,7 +132,7 @@ func TestIntrospectionNamespaces(t *testing.T) {
 	}
 }
 
-// The engine is asked as in the recording, and its answers keep all that they say.
+// Requests to the engine are as recorded, and decoded answers lose nothing.
 func TestIntrospectionAsRecorded(t *testing.T) {
 	calls := recordedCalls(t, "engine-functions", "engine::functions::", "engine::workers::list", "engine::workers::info", "engine::triggers::list",
 		"engine::registered-triggers::list", "engine::health::check")
@@ -194,8 +194,8 @@ func TestIntrospectionAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// The listings of triggers and their types say the same on engines that have observers in place
-// of triggers, to the worker that has registered them and to others.
+// The listings of triggers and trigger types are the same on engines that have observers
+// in place of triggers, for the worker that registered them and for others.
 func TestTriggersAreListedOnEachGeneration(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		dial := iii.WithDialContext(e.DialContext)

@@ -51,8 +51,8 @@ func TestRegisterPatience(t *testing.T) {
 	}
 }
 
-// Without the answer to the ping behind the functions nobody knows which of them are
-// served here: no trigger leaves, and the connection ends.
+// Without the answer to the ping after the functions, the client cannot know which
+// functions this worker serves: no trigger is sent, and the connection ends.
 func TestUnansweredFenceEndsTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool { return m.Type == "ping" && c.n == 0 }})
@@ -88,7 +88,7 @@ func TestNeverAccepted(t *testing.T) {
 	})
 }
 
-// A late answer changes nothing if it is yes, and ends the client if it is no.
+// A late positive answer has no effect; a late negative answer ends the client.
 func TestLateRegisterAnswer(t *testing.T) {
 	for name, answer := range map[string]func(*peerConn, *peerMessage){
 		"yes": func(c *peerConn, m *peerMessage) { c.result(m, `{"success":true}`) },
@@ -111,7 +111,7 @@ func TestLateRegisterAnswer(t *testing.T) {
 	}
 }
 
-// FuzzReceive gives a client any message: it must neither panic nor end.
+// FuzzReceive passes arbitrary messages to a client, which must neither panic nor end.
 func FuzzReceive(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
@@ -146,7 +146,7 @@ func FuzzReceive(f *testing.F) {
 	})
 }
 
-// bareLink is a link of c whose connection nobody reads or writes.
+// bareLink is a link of c without goroutines that read or write its connection.
 func bareLink(c *Client) *link {
 	end, _ := memnet.Pipe(1 << 10)
 	return c.newLink(wsconn.Over(end))

@@ -20,7 +20,7 @@ type localIn struct {
 
 type localOut struct{ N int }
 
-// Whatever a handler does, its caller sees the same of a local call as of a routed one.
+// Callers observe the same behaviour of a handler in local calls as in routed ones.
 func TestLocalCallsEqualRoutedOnes(t *testing.T) {
 	handler := func(ctx context.Context, in localIn) (any, error) {
 		switch in.Mode {
@@ -331,8 +331,8 @@ func TestLocalHandlersContext(t *testing.T) {
 	})
 }
 
-// The engine names the callee in the baggage of a traced call, from which spans have it. A
-// local call does the same, and leaves calls without a trace alone.
+// The engine adds the callee to the baggage of a traced call, from which spans take it. A
+// local call does the same, and does not modify calls without a trace.
 func TestLocalCallsNameTheCallee(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -403,9 +403,9 @@ func TestLocalCallsWhileAway(t *testing.T) {
 	})
 }
 
-// A drain lets running handlers call functions of their own worker, and rejects everybody
-// else. It takes functions back at once, so that another worker can serve them, but for those
-// with observers, whose reports have yet to leave.
+// A drain lets running handlers call functions of their own worker, and rejects all other
+// calls. It unregisters functions immediately, so that another worker can serve them,
+// except for those with observers whose reports have not been sent.
 func TestLocalCallsInADrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(_ int, id string) string {
@@ -458,7 +458,7 @@ func TestLocalCallsInADrain(t *testing.T) {
 	})
 }
 
-// A queue that is full rejects local calls as it does others.
+// A full queue rejects local calls like any other calls.
 func TestLocalCallsAreOverloaded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -467,7 +467,7 @@ func TestLocalCallsAreOverloaded(t *testing.T) {
 		hostFunc(t, c, "block", func(context.Context, json.RawMessage) (any, error) { <-release; return nil, nil })
 		connectHost(t, c)
 		synctest.Wait()
-		for range maxQueuedInvocations + 3 { // the second one without an error, as if the engine had it
+		for range maxQueuedInvocations + 3 { // the second one without an error, as in the engine
 			if err := c.Send(t.Context(), "block", nil); err != nil {
 				t.Fatal(err)
 			}
@@ -510,7 +510,8 @@ func TestLocalPayloadsAreNotShared(t *testing.T) {
 	})
 }
 
-// A local call takes a payload that is larger than a message, and many of them are silent.
+// A local call accepts a payload that exceeds the size of a message, and many local calls
+// send nothing.
 func TestLocalCallsPutNothingOnTheWire(t *testing.T) {
 	p := newHostPeer(t, hostScript{script: script{forget: true}})
 	c := p.client()
@@ -572,7 +573,7 @@ func sampleOrder() (o order) {
 	return o
 }
 
-// BenchmarkLocalCall sets a local call beside the encodings that it cannot do without.
+// BenchmarkLocalCall compares a local call with the encodings that it requires.
 func BenchmarkLocalCall(b *testing.B) {
 	p := newHostPeer(b, hostScript{script: script{forget: true}})
 	c := p.client()
@@ -799,7 +800,7 @@ func TestParkedReports(t *testing.T) {
 				hostFunc(t, c, "g", echo)
 				connectHost(t, c)
 				synctest.Wait()
-				f.observers.confirmed.Store(nil) // as if it were registered anew
+				f.observers.confirmed.Store(nil) // as if it were registered again
 				_ = c.Call(t.Context(), "f", 1, nil)
 				_ = c.Call(t.Context(), "g", 2, nil)
 				time.Sleep(time.Second)
@@ -857,7 +858,7 @@ func TestReportsAreBoundedAndDropsCounted(t *testing.T) {
 		same(t, "statistics", m, LocalInvocationStatsMessage{Type: MessageTypeLocalInvocationStats, WindowMs: 10000,
 			Functions:      []LocalFunctionStats{{FunctionID: "f", Count: maxReports + 3}, {FunctionID: "g", Count: 1}},
 			DroppedReports: []DroppedReports{{FunctionID: "f", Reason: "BUFFER_FULL", Count: 3}, {FunctionID: "f", Reason: "TOO_LARGE", Count: 1}, {FunctionID: "g", Reason: "INACTIVE", Count: 1}}})
-		time.Sleep(3 * localStatsInterval) // nothing is said about nothing, but the parked ones expire
+		time.Sleep(3 * localStatsInterval) // empty statistics are not sent, but the parked reports expire
 		synctest.Wait()
 		if got := len(p.messages(0, "localinvocationstats")); got != 2 {
 			t.Errorf("%d statistics", got)
@@ -880,7 +881,7 @@ func TestDropCountsAreFolded(t *testing.T) {
 	}
 }
 
-// An engine without observers is told nothing.
+// An engine without observers receives no reports.
 func TestReportsForAnEngineWithoutObservers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }, features: func(n int) string {
@@ -912,8 +913,8 @@ func TestReportsForAnEngineWithoutObservers(t *testing.T) {
 	})
 }
 
-// The report of a void call, and of one whose caller has given up, arrive as well; the trace is
-// the handler's.
+// Reports of void calls, and of calls whose caller has given up, arrive as well; the
+// trace is that of the handler.
 func TestReportsOfCallsThatNobodyWaitsFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }})
@@ -944,7 +945,7 @@ func TestReportsOfCallsThatNobodyWaitsFor(t *testing.T) {
 	})
 }
 
-// A handler that runs too long is answered for, reported and counted once.
+// A handler that exceeds its timeout is answered, reported and counted once.
 func TestReportOfAHandlerThatRunsTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string {

@@ -17,7 +17,7 @@ import (
 	"github.com/iii-go/iii/internal/environ"
 )
 
-// soak makes the tests of promises run at full scale.
+// soak runs the tests of the guarantees at full scale.
 var soak = flag.Bool("soak", false, "run the tests of promises at full scale")
 
 // scale is how often a test repeats something.
@@ -44,8 +44,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// clearEnvironment takes away what the machine says to workers, to telemetry and of
-// proxies: each test sets what it is about.
+// clearEnvironment removes the variables that affect workers, telemetry and proxies: each
+// test sets its own.
 func clearEnvironment() {
 	environ.Clear()
 	if os.Getenv(proxiedVariable) != "" {
@@ -86,8 +86,8 @@ func liveGoroutines() int {
 	}
 }
 
-// leftover waits until there are no more goroutines than before and returns the
-// stacks if there are after all.
+// leftover waits until there are no more goroutines than before, and otherwise returns
+// their stacks.
 func leftover(before int, limit time.Duration) string {
 	deadline := time.Now().Add(limit)
 	for runtime.NumGoroutine() > before {
@@ -95,12 +95,12 @@ func leftover(before int, limit time.Duration) string {
 			stacks := make([]byte, 1<<20)
 			return string(stacks[:runtime.Stack(stacks, true)])
 		}
-		time.Sleep(time.Millisecond) // an ended goroutine is told to nobody
+		time.Sleep(time.Millisecond) // an ended goroutine needs no notification
 	}
 	return ""
 }
 
-// Secrets that tests use. None of them may be in a log line or an error text.
+// Secrets that tests use. None of them may appear in a log line or an error text.
 const (
 	secretHeader   = "h3ader-s3cret"
 	secretPassword = "pa55-s3cret"
@@ -116,10 +116,10 @@ type collector struct {
 	found   []string
 }
 
-// suite collects for TestMain.
+// suite collects data for TestMain.
 var suite = &collector{secrets: []string{secretHeader, secretPassword, secretQuery, tokenMark}}
 
-// testLogger is the log of all clients in tests. III_TEST_LOG=1 shows it.
+// testLogger receives the logs of all clients in tests. III_TEST_LOG=1 prints them.
 var testLogger = slog.New(slog.NewTextHandler(logOutput(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 
 func logOutput() io.Writer {
@@ -158,9 +158,9 @@ func (c *collector) result() (lines int, found []string) {
 	return c.lines, append([]string(nil), c.found...)
 }
 
-// setSlogDefault sets the default of slog for a test. It redirects the output of
-// package log too, which SetDefault does not take back: what an example says with
-// log.Fatal would be lost.
+// setSlogDefault sets the default of slog for a test. It also redirects the output of
+// package log, which SetDefault does not restore: the output of log.Fatal in an example
+// would be lost.
 func setSlogDefault(t *testing.T, h slog.Handler) {
 	t.Helper()
 	previous, output, flags := slog.Default(), log.Writer(), log.Flags()

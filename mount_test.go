@@ -409,7 +409,7 @@ func newRouteCallTo(t *testing.T, e *iiitest.Engine, method, path string, h http
 		in: iii.HTTPRequest[json.RawMessage]{Method: method, Path: path, RequestBody: &bodyRef, Response: &answerRef}}
 }
 
-// result is what the function returned, decoded.
+// result is the decoded result of the function.
 func (r *routeCall) result(t *testing.T) any {
 	t.Helper()
 	result, err := iii.Call[any](t.Context(), r.client, r.id, r.in)
@@ -557,7 +557,7 @@ func TestMountedHeadersThatAreNotSentAreLogged(t *testing.T) {
 	}
 }
 
-// What goes to the engine for responses to which it would add something.
+// The result that the engine receives for responses to which it would add something.
 func TestMountedResults(t *testing.T) {
 	plain := "Content-Type: text/plain; charset=utf-8"
 	result := func(status int, body any, headers ...any) any {
@@ -654,8 +654,8 @@ func TestMountedHeadTellsTheLength(t *testing.T) {
 	}
 }
 
-// A reverse proxy forwards bodies both ways, and goes on reading one that the server
-// behind it did not want.
+// A reverse proxy forwards bodies in both directions, and continues to read a body that
+// the server behind it did not want.
 func TestMountedReverseProxy(t *testing.T) {
 	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Has("refuse") {
@@ -744,7 +744,7 @@ func waitForEnd(ended chan<- error) http.HandlerFunc {
 	}
 }
 
-// R25: visitors who leave an idle stream free its handlers within 15 s.
+// R25: clients that leave an idle stream free its handlers within 15 s.
 func TestR25IdleStreamEndsWhenItsClientLeaves(t *testing.T) {
 	visitors := iii.Scale(100, 1000)
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -783,7 +783,7 @@ func TestR25IdleStreamEndsWhenItsClientLeaves(t *testing.T) {
 	})
 }
 
-// R25: all visitors leave at once, and the worker goes on.
+// R25: all clients leave at once, and the worker continues to serve.
 func TestR25ClosedTabsDoNotStopAWorker(t *testing.T) {
 	const visitors = 5
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -809,7 +809,7 @@ func TestR25ClosedTabsDoNotStopAWorker(t *testing.T) {
 	})
 }
 
-// R25: a visitor who reads nothing holds a handler no longer than its deadline.
+// R25: a client that reads nothing holds a handler no longer than its deadline.
 func TestR25StuckVisitorsHoldNobodyBeyondTheirDeadline(t *testing.T) {
 	visitors := iii.Scale(100, 1000)
 	type end struct {
@@ -845,8 +845,7 @@ func TestR25StuckVisitorsHoldNobodyBeyondTheirDeadline(t *testing.T) {
 	})
 }
 
-// A probe is sent when nothing was written for the interval, after the head, and never
-// else.
+// A probe is sent only when nothing was written for the interval after the head.
 func TestStreamHeartbeat(t *testing.T) {
 	type frames struct {
 		probes []time.Duration // when they came
@@ -936,10 +935,10 @@ func TestStreamHeartbeat(t *testing.T) {
 	}
 }
 
-// A probe that cannot be written for the write timeout ends the response: the client has
-// not read what is on the way to it.
+// A probe that cannot be written within the write timeout ends the response: the client
+// has not read the data in transit.
 func TestStreamHeartbeatThatIsStuckEndsTheResponse(t *testing.T) {
-	const filling = 4<<20 + 256<<10 // nearly all that the engine holds for one client
+	const filling = 4<<20 + 256<<10 // nearly all that the engine buffers for one client
 	for _, test := range []struct {
 		name     string
 		deadline func(http.ResponseWriter)
@@ -1414,7 +1413,7 @@ func TestMountedReadDeadline(t *testing.T) {
 	}
 }
 
-// A reverse proxy passes events on as they come, and learns from the request's context
+// A reverse proxy forwards events as they arrive, and detects from the request's context
 // that its client has left.
 func TestMountedReverseProxyOfEvents(t *testing.T) {
 	left := make(chan struct{})
@@ -1569,7 +1568,7 @@ type behaviour struct {
 	empty   bool   // the Content-Type of a response without a body is compared, too
 	handler func(w http.ResponseWriter, r *http.Request, note func(format string, args ...any))
 
-	// differs names the place of docs/http.md that says so, if it is not the same.
+	// differs names the part of docs/http.md that documents a difference.
 	differs string
 }
 
@@ -1580,8 +1579,8 @@ type observed struct {
 	Body     string
 	Trailer  http.Header
 	End      string   // what the client reads behind the body, if it is not the end
-	Informed []string // informational responses before
-	Handler  []string // what the handler has noted
+	Informed []string // preceding informational responses
+	Handler  []string // the handler's notes
 }
 
 // request is the text of the request to a path.
@@ -1692,7 +1691,7 @@ func (o *observed) receive(conn net.Conn, b *behaviour) {
 	}
 }
 
-// A mounted handler behaves as under net/http's server, or as the documentation says.
+// A mounted handler behaves as under net/http's server, or as documented.
 func TestMountedHandlersBehaveAsUnderNetHTTP(t *testing.T) {
 	behaviours := slices.Concat(requestBehaviours, bodyBehaviours, statusBehaviours, headerBehaviours, writeBehaviours, sniffBehaviours, lengthBehaviours, endBehaviours, handlerBehaviours(t))
 	if n := len(behaviours); n < 140 {
@@ -1875,7 +1874,7 @@ var requestBehaviours = []behaviour{
 	}},
 }
 
-// readBody notes what is read of the body.
+// readBody records the result of reading the body.
 func readBody(w http.ResponseWriter, r *http.Request, note noting) {
 	b, err := io.ReadAll(r.Body)
 	if len(b) > 100 {
@@ -2043,7 +2042,7 @@ var bodyBehaviours = []behaviour{
 	}},
 }
 
-// answerWith answers with a status.
+// answerWith responds with a status.
 func answerWith(status int, body string) func(http.ResponseWriter, *http.Request, noting) {
 	return func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.Header().Set("Content-Type", "text/x-test")
@@ -2222,7 +2221,7 @@ var headerBehaviours = []behaviour{
 	}},
 }
 
-// chunk notes what Write returns.
+// chunk records the results of Write.
 func chunk(w http.ResponseWriter, note noting, p string) {
 	n, err := io.WriteString(w, p)
 	note("%d %s", n, errorKind(err))
@@ -2499,7 +2498,7 @@ var endBehaviours = []behaviour{
 	{name: "panic behind a complete body", length: true, handler: endsWith("reason", true, "5", "begun")},
 }
 
-// handlerBehaviours are those of handlers that others wrote.
+// handlerBehaviours are those of third-party handlers.
 func handlerBehaviours(t *testing.T) []behaviour {
 	t.Helper()
 	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// raceEnabled says that the race detector runs, which makes copies slow.
+// raceEnabled reports whether the race detector is enabled, which makes copies slow.
 const raceEnabled = false
 
 // The race detector empties pools at random, which costs allocations.
@@ -70,8 +70,7 @@ func newUnwrittenLink(t *testing.T, c *Client) *unwrittenLink {
 	return &unwrittenLink{link: l}
 }
 
-// next writes what is queued to nowhere, and returns how many messages that was; sent is
-// called for each.
+// next discards the queued messages and returns their number; sent is called for each.
 func (l *unwrittenLink) next(sent func(item)) int {
 	l.batch = l.client.out.take(l.link, l.batch[:0])
 	for _, it := range l.batch {

@@ -38,8 +38,8 @@ func greetAs(generations ...generation) func(*peerConn) {
 	}
 }
 
-// accepting confirms functions as an engine with observers does, once the worker has told its
-// features.
+// accepting confirms functions as an engine with observers does, once the worker has
+// listed its features.
 func accepting(next func(c *peerConn, m *peerMessage) bool) func(c *peerConn, m *peerMessage) bool {
 	return func(c *peerConn, m *peerMessage) bool {
 		if next != nil && next(c, m) {
@@ -329,7 +329,7 @@ func TestDisposeWaitsForTheEngineNoLongerThanItSays(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if err := first.Dispose(t.Context()); err != nil { // the engine says nothing
+		if err := first.Dispose(t.Context()); err != nil { // the engine sends nothing
 			t.Error(err)
 		}
 		if took := time.Since(began); took != 5*time.Second {
@@ -439,7 +439,7 @@ func TestRefusedObserverKeepsItsIDAndIsNotReplayed(t *testing.T) {
 		c := p.client()
 		o := mustObserve(t, c, "t", WithObserverID("o"))
 		other := mustObserve(t, c, "t", WithObserverID("other"))
-		if err := c.Connect(t.Context()); err != nil { // a refusal is no reason not to be connected
+		if err := c.Connect(t.Context()); err != nil { // a rejected registration does not prevent a connection
 			t.Fatal(err)
 		}
 		if err := o.Ready(t.Context()); codeOf(err) != "INVALID_ARGS" || codeOf(o.Err()) != "INVALID_ARGS" || o.State() != ObserverStateError {
@@ -518,7 +518,8 @@ func TestObserversAreReplayedInOrderBehindFunctionsAndUnobserves(t *testing.T) {
 				if err := list[0].await(ObserverStateSuspended); err != nil {
 					t.Fatal(err)
 				}
-				// Not connected: both are gone at once, and one id has a new observer.
+				// Without a connection, both are removed immediately, and one id belongs
+				// to a new observer.
 				for _, o := range []*Observer{list[1], list[3]} {
 					if err := o.Dispose(t.Context()); err != nil {
 						t.Error(err)
@@ -758,13 +759,13 @@ func TestFunctionTakenBackBeforeItsAnswerHoldsNothingUp(t *testing.T) {
 	}
 }
 
-// functionConflict says that another worker has f.
+// functionConflict reports that another worker owns f.
 func functionConflict(f string) string {
 	return fmt.Sprintf(`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":%q,"owner_worker_id":"w"}`, f)
 }
 
-// Whatever becomes of the attempts to register a function that another worker has, what is
-// registered later is not held up.
+// Attempts to register a function that another worker owns do not delay later
+// registrations.
 func TestRetriedFunctionsHoldNothingUp(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer func(c *peerConn, attempt int) // to an attempt to register busy

@@ -206,7 +206,7 @@ func TestDefaultName(t *testing.T) {
 	}
 }
 
-// TestMetadata is about what the engine is told of a worker.
+// TestMetadata tests the metadata of a worker that the engine receives.
 func TestMetadata(t *testing.T) {
 	t.Setenv("III_ISOLATION", "docker")
 	p := newPeer(t, script{})
@@ -230,7 +230,7 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
-// A reconnection policy that cannot be followed is an error of whatever takes it.
+// Every function that takes a reconnection policy rejects an invalid one.
 func TestInvalidReconnectionIsAnError(t *testing.T) {
 	const longest = uint64(math.MaxInt64 / int64(time.Millisecond) / 4)
 	for name, cfg := range map[string]ReconnectionConfig{
@@ -296,7 +296,7 @@ func TestDialOptionsServeBothConnections(t *testing.T) {
 	}
 }
 
-// TestHeaders is about what goes with the upgrade.
+// TestHeaders tests the headers of the WebSocket upgrade.
 func TestHeaders(t *testing.T) {
 	header := http.Header{"X-A": {"1", "2"}}
 	var got http.Header
@@ -349,7 +349,7 @@ func FuzzReconnectDelay(f *testing.F) {
 	})
 }
 
-// TestDialContextIsUsed is about who dials what.
+// TestDialContextIsUsed tests which addresses each dialer dials.
 func TestDialContextIsUsed(t *testing.T) {
 	p := newPeer(t, script{})
 	var network, addr string
@@ -362,7 +362,8 @@ func TestDialContextIsUsed(t *testing.T) {
 	}
 }
 
-// TestTokenOfTheEnvironment gives each socket an address, and judges what is sent to it.
+// TestTokenOfTheEnvironment gives each socket an address, and checks the headers that it
+// receives.
 func TestTokenOfTheEnvironment(t *testing.T) {
 	t.Setenv("III_TOKEN", " "+tokenMark+" ")
 	t.Setenv("III_URL", "ws://engine.test:49134")
@@ -437,8 +438,8 @@ func TestTokenOfTheEnvironment(t *testing.T) {
 	}
 }
 
-// TestTokenOfTheEnvironmentReachesTelemetryOfAClient is about telemetry to the host of a client
-// that has it, which $III_URL does not name.
+// TestTokenOfTheEnvironmentReachesTelemetryOfAClient tests telemetry to the host of its
+// client, which $III_URL does not name.
 func TestTokenOfTheEnvironmentReachesTelemetryOfAClient(t *testing.T) {
 	t.Setenv("III_TOKEN", tokenMark)
 	for address, want := range map[string]bool{"ws://engine.test": true, "ws://other.test": false} {

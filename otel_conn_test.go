@@ -673,7 +673,7 @@ func TestTelemetryShutdownReportsDrops(t *testing.T) {
 	})
 }
 
-// After the shutdown has completed, further calls return its end, whatever their
+// After the shutdown has completed, further calls return its result, regardless of their
 // context.
 func TestTelemetryShutdownCanBeRepeated(t *testing.T) {
 	tel, err := StartTelemetry(t.Context(), OtelConfig{Enabled: ptr(false)})

@@ -191,9 +191,9 @@ func TestShutdownWithTelemetryAway(t *testing.T) {
 	})
 }
 
-// A shutdown waits at most 3 s for a telemetry connection that is not there, from the
-// beginning or from the moment at which it is lost. The loss is an error of Shutdown, and
-// only logged by Run.
+// A shutdown waits at most 3 s for a missing telemetry connection, from the start of the
+// shutdown or from the loss of the connection. Shutdown returns the loss as an error; Run
+// only logs it.
 func TestShutdownWaitsBrieflyForTelemetry(t *testing.T) {
 	for name, test := range map[string]struct {
 		lostAfter time.Duration // 0: it was never there
@@ -258,7 +258,7 @@ func TestShutdownWaitsBrieflyForTelemetry(t *testing.T) {
 	}
 }
 
-// mute drops what is written after the handshake.
+// mute drops all writes after the handshake.
 type mute struct{ net.Conn }
 
 func (c mute) Write(p []byte) (int, error) {
@@ -876,8 +876,8 @@ func TestTraceCrossesHTTP(t *testing.T) {
 	}
 }
 
-// The engine ends connections without a Close frame, even those that are closed with
-// one. Nobody waits for it, reports it or says so in a log.
+// The engine ends connections without a Close frame, even those that are closed with one.
+// The client neither waits for it nor reports or logs its absence.
 func TestShutdownTakesTheEndOfAConnectionForItsAnswer(t *testing.T) {
 	run := func(t *testing.T, e *iiitest.Engine, dial func(ctx context.Context, network, addr string) (net.Conn, error), limit time.Duration) {
 		var log strings.Builder
@@ -1502,7 +1502,7 @@ func TestProcessorsOfTheProgramDoNotDelayTheEngines(t *testing.T) {
 	}
 }
 
-// What the program hands over is shut down with telemetry that records nothing, too.
+// Processors and readers of the program are shut down even if telemetry is disabled.
 func TestDisabledTelemetryEndsTheProcessorsOfTheProgram(t *testing.T) {
 	for name, cfg := range map[string]iii.OtelConfig{
 		"all":     {Enabled: pointer(false)},
@@ -1708,7 +1708,7 @@ type mapSpan struct {
 
 func (s mapSpan) TracerProvider() trace.TracerProvider { return s.p }
 
-// Any provider will do, and any may be missing, also as a nil pointer.
+// Any kind of provider works, and each may be missing, including as a nil pointer.
 func TestTelemetryFromProvidersTakesAnyProvider(t *testing.T) {
 	var noTracers *sdktrace.TracerProvider
 	var noMeters *sdkmetric.MeterProvider
@@ -1988,7 +1988,7 @@ func TestCutDrainNamesTheHandlers(t *testing.T) {
 	})
 }
 
-// Profiles tell functions apart.
+// Profiles distinguish functions.
 func TestHandlerGoroutinesHaveProfilerLabels(t *testing.T) {
 	engine := iiitest.Start(t)
 	c := connect(t, engine)
@@ -2045,7 +2045,7 @@ var improvements = []*improvement{
 	improves("worker gauges", `metric iii\.worker\..*`, absent, `.*`, "the engine shows a worker's metrics if it receives any"),
 }
 
-// localImprovements are those of calls that run in process.
+// localImprovements lists the differences of calls that run in process.
 var localImprovements = []*improvement{
 	improves("no caller in the payload", `span execute tel::work.*/record/events/0/attributes/iii\.payload\.json/stringValue/_caller_worker_id`, `"a worker"`, absent,
 		"the engine, which adds it, has no part in the call"),

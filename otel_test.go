@@ -444,8 +444,9 @@ func recordOfEach(t *testing.T, tel *Telemetry) {
 	span.End()
 }
 
-// A shutdown without an engine ends by itself, and one with a silent engine by ctx, whatever
-// shutdown_timeout_ms says. Each reports its losses and leaves nothing behind.
+// A shutdown without an engine ends by itself, and one with a silent engine when ctx
+// ends, regardless of shutdown_timeout_ms. Each reports its losses and leaves nothing
+// behind.
 func TestTelemetryShutdownIsBounded(t *testing.T) {
 	silent := otelScript{ping: func(*otelConn, []byte) bool { return true }}
 	tests := []struct {

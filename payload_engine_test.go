@@ -197,8 +197,8 @@ func shortTimes(t *testing.T, doc json.RawMessage) json.RawMessage {
 	return out
 }
 
-// viaAny is a document as a typed handler of any sees it: numbers are floats, and what the
-// engine adds is not there.
+// viaAny returns a document as a typed handler of any receives it: numbers are floats,
+// and the member that the engine adds is missing.
 func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
 	t.Helper()
 	var v any
@@ -375,7 +375,7 @@ func seerOf[T any](t *testing.T, c *iii.Client) func(id, payload string) (any, s
 	}
 }
 
-// An untyped handler and middleware see the payload as it came.
+// An untyped handler and middleware receive the payload unchanged.
 func TestUntypedHandlersSeeTheCaller(t *testing.T) {
 	var middle string
 	c := newWorker(t, iiitest.Start(t), iii.WithMiddleware(func(next iii.HandlerFunc) iii.HandlerFunc {
@@ -399,7 +399,7 @@ func TestUntypedHandlersSeeTheCaller(t *testing.T) {
 	}
 }
 
-// The place of what is wrong is that in the payload of the caller.
+// The path of a fault refers to the payload of the caller.
 func TestTypedMapRefusesWhatIsWrong(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
 	handle(t, c, "f", func(_ context.Context, in map[string][]int) (int, error) { return len(in), nil })
@@ -539,7 +539,8 @@ type (
 	}
 )
 
-// What the advertised schema forbids does not reach the handler, and its path is told.
+// A payload that violates the advertised schema does not reach the handler, and the error
+// contains the path.
 func TestInputIsValidatedByTheInferredSchema(t *testing.T) {
 	const line = `{"item":"tea","price":1.5}`
 	for _, test := range []struct{ name, payload, want string }{

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The path in the answer to a payload that does not decode is the caller's: it
-// knows the keys of the JSON and nothing of the types inside.
+// The path in the answer to a payload that does not decode is meant for the caller, which
+// knows the JSON keys but not the Go types.
 func TestPayloadErrorNamesTheField(t *testing.T) {
 	type line struct {
 		Quantity int `json:"quantity"`
@@ -118,7 +118,7 @@ func TestWithoutCallerRemovesTheMemberOfTheTop(t *testing.T) {
 	}
 }
 
-// Only types that would take or refuse the member cost a look at the payload.
+// Only types that would accept or reject the member require a scan of the payload.
 func TestPlainStructsIgnoreTheCaller(t *testing.T) {
 	type plain struct {
 		Values  map[string]int
@@ -135,7 +135,7 @@ func TestPlainStructsIgnoreTheCaller(t *testing.T) {
 		}
 	}
 	type inlined struct {
-		Rest map[string]int `json:",inline"` // encoding/json/v2 puts other members there
+		Rest map[string]int `json:",inline"` // encoding/json/v2 stores other members there
 	}
 	for _, v := range []any{new(map[string]int), new(*map[int]any), new(any), new(json.RawMessage), new(wholeOnly), new(**wholeOnly), new(inlined)} {
 		if in := reflect.TypeOf(v).Elem(); !noticesCaller(in) {

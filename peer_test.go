@@ -32,8 +32,8 @@ type peer struct {
 	log   []*peerMessage
 }
 
-// script says where a peer differs from the engine. Its functions run on the
-// goroutine that reads the connection.
+// script describes how a peer differs from the engine. Its functions run on the goroutine
+// that reads the connection.
 type script struct {
 	refuse  func(n int, r *http.Request) int         // HTTP status instead of the upgrade; 0: none
 	greet   func(c *peerConn)                        // instead of workerregistered
@@ -45,7 +45,7 @@ type script struct {
 
 // peerMessage is a message of the client.
 type peerMessage struct {
-	Conn   int    // the connection it came over, counted from 0
+	Conn   int    // number of the connection, from 0
 	Raw    []byte // as it came
 	Frames int    // in how many frames
 	Binary bool
@@ -189,7 +189,7 @@ func (p *peer) find(what string, match func(*peerMessage) bool) *peerMessage {
 	return found
 }
 
-// messages lists what came over connection n (-1: all) and matches.
+// messages lists the messages of connection n (-1: all) that match.
 func (p *peer) messages(n int, types ...string) []*peerMessage {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -211,7 +211,7 @@ func (c *peerConn) welcome() {
 	c.send(fmt.Sprintf(`{"type":"workerregistered","worker_id":%q,"reattach_token":"%s-8e75-%012d"}`, c.workerID, tokenMark, c.n))
 }
 
-// send sends a text message; a connection that is gone is no error.
+// send sends a text message; a broken connection is not an error.
 func (c *peerConn) send(message string) { _ = c.WriteFrame(enginetest.OpText, true, []byte(message)) }
 
 func (c *peerConn) read() error {

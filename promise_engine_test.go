@@ -21,12 +21,12 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// The promises that the development engine judges: by its registry, and by its
-// log of messages.
+// The guarantees that the development engine verifies, with its registry and its log of
+// messages.
 
 const workerName = "worker"
 
-// newWorker makes a client of e.
+// newWorker creates a client of e.
 func newWorker(t *testing.T, e *iiitest.Engine, opts ...iii.Option) *iii.Client {
 	t.Helper()
 	c, err := iii.New(e.URL(), append([]iii.Option{iii.WithName(workerName), iii.WithDialContext(e.DialContext), iii.WithLogger(iii.TestLogger)}, opts...)...)
@@ -44,7 +44,7 @@ func mustConnect(t *testing.T, c *iii.Client) {
 	}
 }
 
-// message is what the tests look at in a frame.
+// message holds the parts of a frame that the tests use.
 type message struct {
 	Type         string `json:"type"`
 	ID           string `json:"id"`
@@ -60,7 +60,7 @@ func decode(t *testing.T, f iiitest.Frame) (m message) {
 	return m
 }
 
-// registered asks the engine for what it knows of the worker, sorted.
+// registered returns the engine's registrations of the worker, sorted.
 func registered(t *testing.T, c *iii.Client) []string {
 	t.Helper()
 	ids := []string{}
@@ -121,7 +121,7 @@ type program struct {
 	t  *testing.T
 	c  *iii.Client
 	mu sync.Mutex
-	// live is what is registered, in order, each with how to take it back.
+	// live holds the registrations in order, each with the function that undoes it.
 	live []registration
 	next int
 }
@@ -131,8 +131,8 @@ type registration struct {
 	remove func() error
 }
 
-// ids lists what is registered in the order in which it is to come: functions, then
-// triggers, each in the order of the program.
+// ids lists the registrations in their required order: functions, then triggers, each in
+// the order of the program.
 func (p *program) ids() []string {
 	var functions, triggers []string
 	for _, r := range p.live {
@@ -208,8 +208,8 @@ func (p *program) replayed(e *iiitest.Engine) (ids []string) {
 	return ids
 }
 
-// TestR2RegistrationsAreComplete compares the engine's registry with the program
-// after each of many reconnects, and the order in which it came.
+// TestR2RegistrationsAreComplete compares the engine's registry, and the order of the
+// messages, with the program after each of many reconnections.
 func TestR2RegistrationsAreComplete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := iiitest.Start(t)

@@ -586,7 +586,7 @@ func TestR6BooksBalance(t *testing.T) {
 	t.Logf("%d messages with unknown outcome, unaccounted 0", unknown)
 }
 
-// outcome is what a request of TestR6BooksBalance came to.
+// outcome is the result of a request in TestR6BooksBalance.
 type outcome uint8
 
 const (
@@ -857,7 +857,7 @@ func TestR8SendWaitEndsWithTheClient(t *testing.T) {
 	})
 }
 
-// TestR8BytesAreBounded is about the second bound, and about what is refused.
+// TestR8BytesAreBounded tests the limit in bytes, and the rejection beyond it.
 func TestR8BytesAreBounded(t *testing.T) {
 	c, err := New("ws://127.0.0.1:1", WithLogger(testLogger), WithSendBuffer(1000, 1<<20))
 	if err != nil {
@@ -956,7 +956,7 @@ func TestR12HandlersAreLimited(t *testing.T) {
 		}
 		t.Logf("10,000 invocations: %d goroutines more than before", goroutines)
 
-		// The read loop goes on, and the queue has an end.
+		// The read loop continues, and the queue is bounded.
 		if got, err := Call[int](t.Context(), c, "x::y", 7); err != nil || got != 7 {
 			t.Errorf("call at the limit: %d, %v", got, err)
 		}
@@ -1099,7 +1099,7 @@ func TestR17PanicsConcurrent(t *testing.T) {
 			}
 			var ids []string
 			for i := range n {
-				if i%10 == 0 { // without an id nobody waits for the answer
+				if i%10 == 0 { // without an id, no caller waits for the answer
 					p.conn(0).send(`{"type":"invokefunction","function_id":"bad","data":null}`)
 					continue
 				}
@@ -1235,8 +1235,8 @@ var hostileMessages = map[string]string{
 	"rejection of nobody":           `{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":"a::b::c","owner_worker_id":"w"}`,
 }
 
-// TestR16NoInputHarms sends a client what no engine sends: it neither panics nor
-// leaves, and goes on to serve and to call.
+// TestR16NoInputHarms sends a client invalid messages: it neither panics nor disconnects,
+// and continues to serve and to call.
 func TestR16NoInputHarms(t *testing.T) {
 	p := newPeer(t, script{})
 	c := p.client()
@@ -1590,7 +1590,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 	})
 }
 
-// watch collects what a client's state listener is told.
+// watch collects the notifications of a client's state listener.
 type watch struct {
 	mu      sync.Mutex
 	changed chan struct{}
@@ -1821,9 +1821,9 @@ func TestR3DelayStartsAgain(t *testing.T) {
 	})
 }
 
-// TestR4SilentPeerIsNoticed is about peers that are there and say nothing.
+// TestR4SilentPeerIsNoticed tests peers that stay connected but send nothing.
 func TestR4SilentPeerIsNoticed(t *testing.T) {
-	// lost waits for the error that ended a connection and returns when it came.
+	// lost waits for the error that ended a connection and returns the time.
 	lost := func(t *testing.T, w *watch) watched {
 		e, _ := w.wait(t, 0, func(e watched) bool { return e.err != nil })
 		return e
@@ -2082,8 +2082,8 @@ func TestR9MethodsReturn(t *testing.T) {
 	t.Logf("longest time after the end of a context: %v (virtual)", longest)
 }
 
-// TestR9RegistrationsDoNotWait calls what takes no context: it returns without
-// anything else happening, whatever the peer does.
+// TestR9RegistrationsDoNotWait calls the methods without a context: they return
+// immediately, regardless of the peer.
 func TestR9RegistrationsDoNotWait(t *testing.T) {
 	for peerName, stuck := range blockedPeers {
 		t.Run(peerName, func(t *testing.T) {
@@ -2119,7 +2119,8 @@ func TestR9RegistrationsDoNotWait(t *testing.T) {
 	}
 }
 
-// TestCallWithoutConnect tells why a call is not connected that never could be.
+// TestCallWithoutConnect checks the error of a call whose client was never told to
+// connect.
 func TestCallWithoutConnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -2135,8 +2136,8 @@ func TestCallWithoutConnect(t *testing.T) {
 	})
 }
 
-// TestConnectTellsWhatIsThere tries a server that takes connections and is no engine,
-// and an address at which nobody answers.
+// TestConnectTellsWhatIsThere tries a server that accepts connections but is not an
+// engine, and an address without a server.
 func TestConnectTellsWhatIsThere(t *testing.T) {
 	for name, test := range map[string]struct {
 		options []Option
@@ -2162,7 +2163,8 @@ func TestConnectTellsWhatIsThere(t *testing.T) {
 	}
 }
 
-// TestCallInAnEndedContext is not sent, and does not say that there is no connection.
+// TestCallInAnEndedContext checks that the call is not sent, and that its error does not
+// report a missing connection.
 func TestCallInAnEndedContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newPeer(t, script{}).client()
@@ -2179,7 +2181,7 @@ func TestCallInAnEndedContext(t *testing.T) {
 	})
 }
 
-// secretAddresses hold secrets and are no addresses, each for another reason.
+// secretAddresses contain secrets and are invalid, each for a different reason.
 var secretAddresses = []string{
 	"ws://user:" + secretPassword + "@engine.test:port",
 	"ws://user:" + secretPassword + "@engine.test:99999999999",
@@ -2442,7 +2444,7 @@ func TestR21Limit(t *testing.T) {
 		fits bool
 	}{{messageTooLarge - 1, true}, {messageTooLarge, false}} {
 		if raceEnabled && test.fits {
-			continue // the other one says enough, in half the time
+			continue // the other size suffices, in half the time
 		}
 		b.Reset()
 		err := encodeInvoke(b, &inv, paddedJSON(test.size-envelope))
@@ -2538,8 +2540,8 @@ func recordWhileKilled(t *testing.T, p *otelPeer, kind string) {
 		stats.Reconnects, n, n, n/50+1, lost, stats.Retried, stats.Sent)
 }
 
-// R14: Flush returns only after the pong to a ping that was sent behind the last
-// frame: an earlier one says nothing of it.
+// R14: Flush returns only after the pong to a ping that was sent after the last frame; an
+// earlier pong confirms nothing.
 func TestR14FlushMeansReceived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type heldPing struct {
@@ -2642,8 +2644,8 @@ func TestR15RecordingNeverWaits(t *testing.T) {
 	}
 }
 
-// R19: no secret of the address, the headers or a variable is in an error or in
-// what is logged about telemetry.
+// R19: no secret of the address, the headers or a variable appears in an error or in log
+// lines about telemetry.
 func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	found := &collector{secrets: suite.secrets}
 	log := slog.New(slog.NewJSONHandler(found, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -2664,7 +2666,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	}
 	clearTelemetryEnv(t)
 	for _, name := range telemetryVariables {
-		// OpenTelemetry itself tells what is wrong in its own variable.
+		// OpenTelemetry itself reports the fault in its own variable.
 		if name != "III_URL" && name != "OTEL_RESOURCE_ATTRIBUTES" {
 			t.Setenv(name, "="+secretHeader+","+secretPassword)
 		}
@@ -2736,8 +2738,8 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	t.Logf("%d log lines and errors", lines)
 }
 
-// The start of a span comes before its end, and once at most, whatever happens:
-// the connection dies again and again, the queue overflows, spans are long and short.
+// The start of a span is sent before its end and at most once, even if the connection
+// breaks repeatedly, the queue overflows, and spans are long and short.
 func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 	var starts, ends, dropped, kills uint64
 	for seed := range uint64(scale(25, 1000)) {

@@ -86,8 +86,8 @@ func TestTriggerProvider(t *testing.T) {
 	})
 }
 
-// A Bind that fails, panics or ends its goroutine refuses the trigger, and its worker
-// is told.
+// A Bind that fails, panics or ends its goroutine rejects the trigger, and the trigger's
+// worker receives the error.
 func TestTriggerProviderRefuses(t *testing.T) {
 	providerBubble(t, func(t *testing.T, e *iiitest.Engine, worker func(string, ...iii.Option) *iii.Client) {
 		user, provider := worker("user"), worker("provider")
@@ -154,7 +154,7 @@ func TestTriggerProviderRefuses(t *testing.T) {
 	})
 }
 
-// What is registered again under the same id replaces what is bound.
+// A registration replaces the previous one with the same id.
 
 // After a reconnection everything is bound once: what the engine has not sent again
 
@@ -234,7 +234,7 @@ func TestFireConditions(t *testing.T) {
 
 // Closing ends the contexts of the triggers and waits for Bind, but not for ever.
 
-// While a worker drains it takes no trigger any more.
+// A draining worker accepts no triggers.
 
 func TestHandleTriggerTypeRefuses(t *testing.T) {
 	c, err := iii.New("ws://127.0.0.1:1")
@@ -324,7 +324,7 @@ func TestTriggerProviderAsRecorded(t *testing.T) {
 			}
 		}
 	}
-	// A type that the worker does not provide.
+	// A type that this worker does not provide.
 	e.Send("webhooks", json.RawMessage(`{"type":"registertrigger","id":"t","trigger_type":"nobody's","function_id":"f","config":null}`))
 	want := json.RawMessage(`{"type":"triggerregistrationresult","id":"t","trigger_type":"nobody's","function_id":"f","error":{"code":"trigger_type_not_found","message":"Trigger type not found"}}`)
 	if diff := sameDocument(want, <-said); diff != "" {
@@ -683,7 +683,7 @@ func (w *webhooks) Unbind(_ context.Context, id string) error {
 	return nil
 }
 
-// binding waits until nothing happens any more and returns what is bound.
+// binding waits until all activity has ended and returns the bound triggers.
 
 func (w *webhooks) binding(t *testing.T, id string) (iii.TriggerBinding, context.Context) {
 	t.Helper()

@@ -49,8 +49,8 @@ func TestPublish(t *testing.T) {
 	}
 }
 
-// The functions of the queue worker are called as in the recording, and what it
-// answered is read.
+// The functions of the queue worker are called as recorded, and the recorded answers are
+// decoded.
 func TestQueueAsRecorded(t *testing.T) {
 	calls := recordedCalls(t, "queues", "iii::durable::publish", "publish", "engine::queue::dlq_messages", "iii::queue::redrive")
 	for i, call := range calls {
@@ -128,7 +128,7 @@ func TestQueueAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// All pages are read, also while letters come and go.
+// All pages are read, even while letters are added and removed.
 func TestDeadLettersPages(t *testing.T) {
 	e := iiitest.Start(t)
 	queue, c := connect(t, e), connect(t, e)
@@ -175,7 +175,7 @@ func TestDeadLettersPages(t *testing.T) {
 		t.Errorf("%d letters, from %s to %s", len(got), got[0].ID, got[len(got)-1].ID)
 	}
 
-	// A queue that knows no pages is not asked for ever.
+	// The client does not request pages endlessly from a queue that ignores paging.
 	mu.Lock()
 	broken, pages, letters = true, 0, letters[:100]
 	mu.Unlock()
@@ -197,7 +197,7 @@ func TestQueueWithoutWorker(t *testing.T) {
 	}
 }
 
-// A worker may be the queue.
+// A worker may provide the queue.
 func TestEnqueueProvider(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithQueueProvider(false))
 	queue, c := connect(t, e, iii.WithName("my-queue")), connect(t, e, iii.WithNamespace("blue"))

@@ -2,5 +2,5 @@
 
 package iii
 
-// raceEnabled says that the race detector runs, which makes copies slow.
+// raceEnabled reports whether the race detector is enabled, which makes copies slow.
 const raceEnabled = true

@@ -114,7 +114,7 @@ func answersID(answers map[string]recordedFrame) string {
 	return ""
 }
 
-// The defaults of NewAuthResult are what a result that says nothing means.
+// NewAuthResult returns the defaults of an empty result.
 func TestAuthResultDefaults(t *testing.T) {
 	doc, err := json.Marshal(iii.NewAuthResult())
 	if err != nil {
@@ -168,7 +168,8 @@ func TestForbiddenTriggerAsRecorded(t *testing.T) {
 	}
 }
 
-// Typed functions guard a listener: who comes in, what he may call and register.
+// Typed functions guard a listener: they decide which workers connect, and what these may
+// call and register.
 func TestGuardedListener(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol025), iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth", OnFunction: "gate::on-function", OnTrigger: "gate::on-trigger",
 		OnTriggerType: "gate::on-trigger-type", MiddlewareFunctionID: "gate::middleware", Expose: []string{`match("public::*")`, "mine::*", "tenant::*"}}))
@@ -185,7 +186,7 @@ func TestGuardedListener(t *testing.T) {
 	if err := c.HandleTriggerType(iii.TriggerType{ID: "webhook"}, hooks); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Health(ctx); err != nil { // all that is registered
+	if _, err := c.Health(ctx); err != nil { // all registrations
 		t.Fatal(err)
 	}
 	enter := func(token string) (*iii.Client, error) {
@@ -251,8 +252,8 @@ func TestGuardedListener(t *testing.T) {
 	}
 }
 
-// Access control may change the id of a function, or deny it without a word. Neither delays the
-// connection, and the worker serves a function under whatever name the engine has for it.
+// Access control may rename a function, or silently deny it. Neither delays the
+// connection, and the worker serves the function under the id that the engine uses.
 func TestHookedRegistrations(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		gate := newWorker(t, e, iii.WithName("gate"))

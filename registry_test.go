@@ -48,8 +48,7 @@ func mustTrigger(t *testing.T, c *Client, functionID, id string) *Trigger {
 	return trigger
 }
 
-// sequence lists what came over connection n, registrations by their ids, calls by their
-// functions.
+// sequence lists the messages of connection n: registrations by id, calls by function.
 func (p *peer) sequence(n int) (list []string) {
 	for _, m := range p.messages(n, "registerfunction", "registertrigger", "ping", "invokefunction") {
 		switch {
@@ -94,8 +93,8 @@ func TestConnectReturnsBehindTheLastTrigger(t *testing.T) {
 	}
 }
 
-// While the engine is busy with the registrations behind a refused one, that is tried again.
-// The pong of the first fence says nothing about the second attempt.
+// A rejected registration is retried while the engine is busy with later registrations.
+// The pong of the first fence does not confirm the second attempt.
 func TestLateFenceAcceptsNothingThatWasTriedAgain(t *testing.T) {
 	for _, late := range []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, time.Second, 3 * time.Second} {
 		t.Run(late.String(), func(t *testing.T) {
@@ -145,8 +144,8 @@ func TestLateFenceAcceptsNothingThatWasTriedAgain(t *testing.T) {
 	}
 }
 
-// A call follows the triggers that were registered before it, whatever is under way when
-// they are.
+// A call is sent after the triggers that were registered before it, regardless of other
+// messages in transit.
 func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 	send := func(t *testing.T, c *Client, id string) {
 		t.Helper()
@@ -251,7 +250,7 @@ func TestTriggersKeepTheirOrderWhileConnected(t *testing.T) {
 	})
 }
 
-// rejecting refuses the functions of some ids while refuse says so.
+// rejecting rejects the functions with some ids while refuse is set.
 func rejecting(refuse func(id string) bool) func(c *peerConn, m *peerMessage) bool {
 	return func(c *peerConn, m *peerMessage) bool {
 		if m.Type == "registerfunction" && refuse(m.ID) {
@@ -363,7 +362,7 @@ func TestRefusalOfAFormerRegistration(t *testing.T) {
 		}})
 		c := p.connected()
 		first := mustHandle(t, c, "f")
-		synctest.Wait() // the fence of the first attempt is out
+		synctest.Wait() // the fence of the first attempt has been sent
 		if err := first.Unregister(); err != nil {
 			t.Fatal(err)
 		}
@@ -523,8 +522,8 @@ func TestSlowUploadDoesNotEndTheConnection(t *testing.T) {
 	})
 }
 
-// The refusal of a route that another worker holds is told once, however often it is tried;
-// any other refusal each time that it comes.
+// The rejection of a route that another worker holds is reported once, however often it
+// is retried; any other rejection is reported each time.
 func TestTriggerErrorHandlerIsCalledOnEachConnection(t *testing.T) {
 	for name, test := range map[string]struct {
 		triggerType, message string
@@ -564,8 +563,8 @@ func TestTriggerErrorHandlerIsCalledOnEachConnection(t *testing.T) {
 	}
 }
 
-// When one owner has gone the client asks the engine which of the others are still there: in
-// a rolling update many go at once.
+// When one owner leaves, the client asks the engine which of the other owners still
+// exist, because in a rolling update many leave together.
 func TestFunctionsOfManyOwnersAreTakenOver(t *testing.T) {
 	const n = 1000
 	synctest.Test(t, func(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// A call is repeated after the errors that say that the function has not begun, and after the
-// codes that the program names; nothing else is.
+// A call is retried after errors that guarantee that the function has not started, and
+// after the codes that the program names, but after no other errors.
 func TestCallsAreRepeatedOnlyWhenThatIsSafe(t *testing.T) {
 	answer := func(code string) func(*peerConn, *peerMessage) {
 		return func(c *peerConn, m *peerMessage) { c.fail(m, code, "no") }
@@ -68,7 +68,7 @@ func TestCallsAreRepeatedOnlyWhenThatIsSafe(t *testing.T) {
 	}
 }
 
-// What has not been sent is sent when a connection is there.
+// Unsent calls are sent when a connection exists.
 func TestUnsentRequestsAreRepeated(t *testing.T) {
 	policy := WithCallRetry(RetryPolicy{MaxAttempts: 100, Codes: []string{"worker_draining"}})
 	for name, request := range map[string]func(context.Context, *Client) error{
@@ -113,7 +113,7 @@ func TestUnsentRequestsAreRepeated(t *testing.T) {
 	})
 }
 
-// What the program has to mend, and the end of the client, are told at once.
+// Mistakes of the program and the end of the client are returned immediately.
 func TestWhatCannotSucceedIsNotRepeated(t *testing.T) {
 	for name, test := range map[string]struct {
 		in   any

@@ -62,7 +62,7 @@ func TestRouterServesAPrefix(t *testing.T) {
 			{"GET", "/shop/nothing", "", 404, "404 page not found\n"}, // likewise
 			{"GET", "/shop/health", "", 200, `"well"`},                // the more precise route
 			{"HEAD", "/shop/items/7", "", 200, ""},
-			{"DELETE", "/shop/files/a/b/c", "", 404, ""}, // too deep: the engine's
+			{"DELETE", "/shop/files/a/b/c", "", 404, ""}, // too deep: answered by the engine
 			{"GET", "/shop/items/", "", 404, ""},         // likewise
 			{"GET", "/elsewhere", "", 404, ""},
 		} {
@@ -189,7 +189,7 @@ func TestRoutersThatCannotBe(t *testing.T) {
 			if (err == nil) != (test.want == "") || err != nil && (!strings.HasPrefix(err.Error(), "iii: ") || !strings.Contains(err.Error(), test.want)) {
 				t.Fatalf("%v, want %q", err, test.want)
 			}
-			if err != nil { // nothing is left of it
+			if err != nil { // nothing remains of it
 				if err := plain(c); test.second == nil && err != nil {
 					t.Error(err)
 				}

@@ -59,8 +59,8 @@ func TestHashOfASchemaIsThatOfItsDemands(t *testing.T) {
 	}
 }
 
-// served starts an engine with a client in a namespace that serves n functions, and returns
-// what a generated client knows of them.
+// served starts an engine and a client in a namespace that serves n functions, and
+// returns the schemas that a generated client would contain.
 func served(t *testing.T, namespace string, n int) (*iii.Client, []iii.FunctionSchemas) {
 	t.Helper()
 	engine := iiitest.Start(t)
@@ -102,7 +102,7 @@ func served(t *testing.T, namespace string, n int) (*iii.Client, []iii.FunctionS
 func TestCheckSchemasReportsEachFunctionThatDiffers(t *testing.T) {
 	for _, namespace := range []string{"", "other"} {
 		t.Run("in namespace "+namespace, func(t *testing.T) {
-			c, known := served(t, namespace, 70) // more than the engine describes at once
+			c, known := served(t, namespace, 70) // more than one request describes
 			if err := c.CheckSchemas(t.Context(), known...); err != nil {
 				t.Errorf("nothing has changed: %v", err)
 			}

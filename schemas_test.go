@@ -199,7 +199,7 @@ func TestEnumsMatchSchemas(t *testing.T) {
 	}
 }
 
-// The tables of the unions must hold what the schemas say.
+// The tables of the unions must agree with the schemas.
 func TestUnionsMatchSchemas(t *testing.T) {
 	tables := map[string][]string{
 		"HTTPAuthConfig": slices.Sorted(maps.Keys(httpAuthVariants)),

@@ -112,7 +112,7 @@ var (
 	_ func(...string) iii.TriggerOption                                       = iii.WithTriggerMiddleware
 )
 
-// clientMethods are those of the client.
+// clientMethods lists the methods of the client.
 type clientMethods interface {
 	Connect(sigContext) error
 	Run(sigContext) error
@@ -285,7 +285,7 @@ var (
 	_ func(*iii.WorkerGaugesHandle) error                                          = (*iii.WorkerGaugesHandle).Stop
 )
 
-// Every config of a trigger is one by value.
+// Every trigger config is a value, not a pointer.
 var triggerConfigs = map[string]iii.TriggerConfig{
 	"http":                        iii.HTTPTriggerConfig{},
 	"cron":                        iii.CronTriggerConfig{},
@@ -311,7 +311,7 @@ func TestTriggerConfigsKnowTheirTypes(t *testing.T) {
 	}
 }
 
-// Structs as programs write them.
+// Structs in the form that programs write.
 var (
 	_ = iii.Error{Code: "", Message: "", Stacktrace: "", FunctionID: "", InvocationID: ""}
 	_ = iii.RejectedError{Code: "", Namespace: "", WorkerName: "", FunctionID: "", OwnerWorkerID: ""}

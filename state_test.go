@@ -27,7 +27,7 @@ func check[T any](t *testing.T, what string, want, got T, err error) {
 	}
 }
 
-// found is the result of a Get or a Delete as one value.
+// found holds the results of a Get or a Delete as one value.
 type found[T any] struct {
 	Value T
 	OK    bool

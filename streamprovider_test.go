@@ -69,7 +69,7 @@ func (s *shelf) Groups(context.Context, iii.StreamListGroupsInput) ([]string, er
 	return slices.Sorted(maps.Keys(s.items)), s.fail
 }
 
-// updatingShelf serves updates itself.
+// updatingShelf implements updates itself.
 type updatingShelf struct {
 	shelf
 	updates []iii.StreamUpdateInput
@@ -80,7 +80,7 @@ func (s *updatingShelf) Update(_ context.Context, in iii.StreamUpdateInput) (iii
 	return iii.StreamUpdateResult{OldValue: json.RawMessage("1"), NewValue: json.RawMessage("2")}, nil
 }
 
-// provide connects a worker that stores a stream, and one that uses it.
+// provide connects a worker that stores a stream, and another one that uses it.
 func provide(t *testing.T, name string, p iii.StreamProvider, opts ...iii.Option) *iii.Client {
 	t.Helper()
 	e := iiitest.Start(t)
@@ -89,8 +89,8 @@ func provide(t *testing.T, name string, p iii.StreamProvider, opts ...iii.Option
 		t.Fatal(err)
 	}
 	user := connect(t, e, iii.WithDialContext(e.DialContext))
-	// The engine handles a worker's messages in order: what this one answers after
-	// its registrations says that they are there.
+	// The engine handles the messages of a worker in order: an answer to a call that
+	// follows the registrations confirms them.
 	if err := owner.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -139,12 +139,12 @@ func TestStreamProvider(t *testing.T) {
 	value, ok, err = own.Delete(ctx, "g", "j")
 	check(t, "delete of nothing", found[map[string]int]{}, found[map[string]int]{value, ok}, err)
 
-	// The engine keeps nothing itself.
+	// The engine itself stores nothing.
 	streams, err := c.Streams(ctx)
 	check(t, "streams of the engine", []iii.StreamSummary{}, streams, err)
 }
 
-// A provider's errors and what it stores in bad shape reach who calls.
+// Callers receive the errors of a provider, and an error for invalid stored values.
 func TestStreamProviderErrors(t *testing.T) {
 	s := &shelf{fail: &iii.Error{Code: "disk_full", Message: "no room"}}
 	c := provide(t, "own", s)
@@ -188,8 +188,8 @@ func TestStreamProviderThatUpdates(t *testing.T) {
 	}
 }
 
-// Updates of an item by reading and writing, and its Sets and Deletes, do not get
-// between one another.
+// Updates of an item, which read and write it, are isolated from each other and from its
+// Sets and Deletes.
 func TestStreamProviderUpdatesConcurrent(t *testing.T) {
 	const callers, rounds = 8, 20
 	c := provide(t, "own", &shelf{})
@@ -302,8 +302,8 @@ func TestHandleStreamRefuses(t *testing.T) {
 	})
 }
 
-// What the engine was recorded to ask of a provider is answered as it was, but for
-// the update, which the recording's provider made up.
+// The provider answers the engine's recorded requests as recorded, except for the update,
+// whose result the recorded provider made up.
 func TestStreamProviderAsRecorded(t *testing.T) {
 	e := iiitest.Start(t)
 	owner := connect(t, e, iii.WithName("owner"))

@@ -19,7 +19,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// told is a message without the time.
+// told is a received message without its time.
 func told(m iii.StreamMessage) string {
 	id := "-"
 	if m.ID != nil {
@@ -74,7 +74,7 @@ func TestSubscribe(t *testing.T) {
 				t.Errorf("envelope: %+v", m)
 			}
 			if len(got) >= 2 && len(steps) > 0 {
-				// Until something comes of it.
+				// Run steps up to the next one whose change the subscription receives.
 				for n := len(steps); n == len(steps); {
 					if err := steps[0](); err != nil {
 						t.Fatal(err)
@@ -144,7 +144,7 @@ func TestSubscribeComesBack(t *testing.T) {
 	})
 }
 
-// A handler of stream:join refuses, with what the auth function knows.
+// A handler of stream:join rejects subscribers by the context of the auth function.
 func TestSubscribeRefused(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		type user struct {
@@ -318,7 +318,7 @@ func TestSubscribeKeepalive(t *testing.T) {
 	})
 }
 
-// Leaving the loop takes a moment at most, also if the peer does not read any more.
+// Leaving the loop takes a moment at most, even if the peer no longer reads.
 func TestSubscribeLeavesStuckPeer(t *testing.T) {
 	streamBubble(t, func(t *testing.T, _ *iii.Client, w *wire) {
 		w.set(func(w *wire) { w.passes = 2 }) // handshake and join
@@ -327,7 +327,7 @@ func TestSubscribeLeavesStuckPeer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(21 * time.Second) // a ping is on its way and does not get through
+			time.Sleep(21 * time.Second) // a ping is in transit and does not arrive
 			left = time.Now()
 			break
 		}
@@ -360,7 +360,7 @@ func TestSubscribeArguments(t *testing.T) {
 	}
 }
 
-// socketServer is a stream socket that says what it is told to, once a client has
+// socketServer is a scripted stream socket: it sends its messages once a client has
 // joined.
 func socketServer(t *testing.T, messages ...string) string {
 	t.Helper()
@@ -429,7 +429,7 @@ func TestSubscribeAnswersPings(t *testing.T) {
 	}
 }
 
-// What the socket was recorded to send is read as it is.
+// Recorded messages of the socket are decoded unchanged.
 func TestSubscribeAsRecorded(t *testing.T) {
 	var sent []string
 	for _, e := range readRecording(t, "stream-socket") {
@@ -454,7 +454,7 @@ func TestSubscribeAsRecorded(t *testing.T) {
 			t.Errorf("message %d: %v", i-1, err)
 		}
 	}
-	if i != len(sent) || i < 7 { // the refusal is the last one
+	if i != len(sent) || i < 7 { // the refusal is the last message
 		t.Errorf("%d of %d messages", i, len(sent))
 	}
 }

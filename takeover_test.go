@@ -31,7 +31,7 @@ type replica struct {
 
 	mu     sync.Mutex
 	states []iii.ConnectionState
-	errs   []error // what the state listener was told
+	errs   []error // the notifications of the state listener
 }
 
 // startReplica connects a worker that setup has given its functions.
@@ -88,7 +88,7 @@ func (r *replica) refused() (n int) {
 	return n
 }
 
-// told counts what the state listener was told: refusals and takeovers.
+// told counts the notifications of the state listener: refusals and takeovers.
 func (r *replica) told() (refusals, takeovers int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -165,8 +165,8 @@ func TestRefusedFunctionsAreTakenOverWhenTheirOwnerLeaves(t *testing.T) {
 	}
 }
 
-// The limit of attempts holds in any second, but for the first registration and for
-// the moment in which the owner goes.
+// The limit of attempts holds in any second, except for the first registration and the
+// moment when the owner leaves.
 func TestRepeatedRegistrationsAreLimited(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		const n = 1000
@@ -430,7 +430,8 @@ func TestTriggersWaitForThoseOfTheFormerOwner(t *testing.T) {
 	}
 }
 
-// A worker that drains for long is there still, but has nothing that could be in the way.
+// A worker that drains for a long time remains connected, but holds nothing that could
+// interfere.
 func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		working := make(chan struct{})
@@ -458,7 +459,7 @@ func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 	})
 }
 
-// A worker that comes back and finds its functions taken sends none of their triggers.
+// A worker that reconnects and finds its functions taken sends none of their triggers.
 func TestTriggersOfALostFunctionAreNotRegisteredAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 10_000, MaxDelayMs: 10_000, BackoffMultiplier: 1}))
@@ -516,7 +517,7 @@ func TestTriggersOfRefusedFunctionsSayWhatTheyWaitFor(t *testing.T) {
 	})
 }
 
-// A trigger that was never registered is not taken back: under its id there may be that
+// A trigger that was never registered is not unregistered: its id may belong to a trigger
 // of the other replica.
 func TestHeldTriggersAreNotTakenBack(t *testing.T) {
 	for _, how := range []string{"unregister", "shutdown", "unregister the function"} {
@@ -702,8 +703,8 @@ func TestWorkerWaitsForItsName(t *testing.T) {
 	})
 }
 
-// A request that reaches a worker which drains, or has too much to do, is answered with a
-// 503 that says when to come back.
+// A request that reaches a draining or overloaded worker is answered with a 503 and the
+// time for a retry.
 func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
 	for _, test := range []struct {
 		name, code string
@@ -870,8 +871,9 @@ func TestReplicasUnderLoad(t *testing.T) {
 			if b.refused() > 0 || routes["b"] < perSecond || calls["b"] < perSecond {
 				t.Error("the new replica does not serve")
 			}
-			// Visitors may get the engine's own answer to a route that nobody serves; a
-			// caller the error that says that the function was not run.
+			// HTTP clients may receive the engine's own answer for a route without a
+			// worker; callers receive the error that guarantees that the function has not
+			// run.
 			for outcome := range routes {
 				if !slices.Contains([]string{"a", "b", "404 Not Found", "503 Service Unavailable"}, outcome) {
 					t.Errorf("the route answered %q", outcome)
@@ -907,7 +909,7 @@ func TestReplicasUnderLoad(t *testing.T) {
 	})
 }
 
-// recordingProvider notes what is bound.
+// recordingProvider records the bound triggers.
 type recordingProvider struct {
 	mu    sync.Mutex
 	bound map[string]iii.TriggerBinding
@@ -933,8 +935,9 @@ func (p *recordingProvider) count() int {
 	return len(p.bound)
 }
 
-// The engine gives a trigger type to whoever registers it last, and drops it when that
-// worker leaves: the one before takes it back. On an engine with observers the first one keeps it.
+// The engine assigns a trigger type to the worker that registers it last, and removes it
+// when that worker leaves: the previous provider takes it back. On an engine with
+// observers, the first provider keeps it.
 func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		provide := func(p *recordingProvider) func(r *replica) {
@@ -1028,11 +1031,11 @@ func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
 	}
 }
 
-// staysAway makes a worker that loses its connection one that has been killed.
+// staysAway makes a worker that loses its connection behave like one that was killed.
 var staysAway = iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 3_600_000, MaxDelayMs: 3_600_000, BackoffMultiplier: 1})
 
-// A connection that dies while the triggers wait for the former owner is replaced as any
-// other.
+// A connection that breaks while the triggers wait for the former owner is replaced like
+// any other.
 func TestConnectionMayDieDuringATakeover(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), staysAway)
@@ -1138,7 +1141,7 @@ func TestTriggerRegisteredRightAfterATakeover(t *testing.T) {
 	})
 }
 
-// The engine does not list a worker that has not told its process id.
+// The engine does not list a worker that has not reported its process id.
 func TestTriggersWaitForAFormerOwnerThatIsNotListed(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		e.Hook(func(f iiitest.Frame) iiitest.Verdict {
@@ -1287,7 +1290,7 @@ func TestTakeoverInANamespace(t *testing.T) {
 	})
 }
 
-// memoryStream is a stream in memory that says whose it is.
+// memoryStream stores a stream in memory and identifies its owner.
 type memoryStream struct{ name string }
 
 func (s memoryStream) Get(context.Context, iii.StreamGetInput) (json.RawMessage, error) {
@@ -1600,7 +1603,7 @@ type churn struct {
 	t         *testing.T
 	functions map[string]*iii.Function
 	triggers  map[string]*iii.Trigger
-	extra     []*iii.Trigger // of functions that are nobody's
+	extra     []*iii.Trigger // of functions without an owner
 }
 
 func (c *churn) add(id string) {
@@ -1692,7 +1695,7 @@ func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 	return triggers
 }
 
-// Two replicas whose connections and functions come and go.
+// Two replicas whose connections and functions appear and disappear.
 func TestReplicasConcurrent(t *testing.T) {
 	const ids = 30
 	for i := range iii.Scale(10, 200) {

@@ -24,7 +24,7 @@ func (c *peerConn) activate(functionID, observerID, data string) string {
 	return id
 }
 
-// outcome is the answer to a call as text.
+// outcome returns the answer to a call as text.
 func (p *peer) outcome(id string) string {
 	p.tb.Helper()
 	m := p.answered(id)
@@ -46,8 +46,8 @@ func wantJSON(t *testing.T, what, want, got string) {
 	}
 }
 
-// Each trigger type as an observer: what the engine is told, what an event of it looks like
-// there, and what the handler gets of it on every engine.
+// Each trigger type as an observer: the registration that the engine receives, an event
+// of the engine, and the payload that the handler receives on every engine.
 func TestTriggersAreObserversOnEnginesWithoutTriggers(t *testing.T) {
 	const request = `{"path":"/a/:id","method":"POST","path_params":{"id":"1"},"query_params":{},"headers":{},"body":{"n":1},` +
 		`"request_body":{"channel_id":"c","access_key":"k","direction":"read"},"response":{"channel_id":"c","access_key":"k","direction":"write"}}`
@@ -304,7 +304,7 @@ func TestConditionIsAskedBeforeTheHandlerRuns(t *testing.T) {
 					}
 					return hostsObservers(c, m)
 				})})
-				// One handler at a time: the condition needs no place of its own.
+				// Handlers run one at a time: the condition needs no slot of its own.
 				c := p.client(WithMaxConcurrency(1))
 				ran := false
 				if _, err := c.HandleFunc("f", func(context.Context, json.RawMessage) (any, error) { ran = true; return "done", nil }); err != nil {
@@ -502,7 +502,7 @@ func TestContestedTriggersAreTriedAgain(t *testing.T) {
 				if err := c.Connect(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				for range 300 { // it never seems accepted
+				for range 300 { // it never appears accepted
 					time.Sleep(100 * time.Millisecond)
 					if code := codeOf(trigger.Err()); code != test.code {
 						t.Fatalf("Err: %s", code)
@@ -521,7 +521,7 @@ func TestContestedTriggersAreTriedAgain(t *testing.T) {
 				if err := trigger.Err(); err != nil {
 					t.Errorf("accepted, and Err is %v", err)
 				}
-				n := 0 // each attempt takes the one before back, if the engine has it
+				n := 0 // each attempt removes the previous one, if the engine has it
 				for _, m := range p.messages(0, "observe", "unobserve") {
 					if m.Type == "observe" {
 						n++
@@ -613,7 +613,7 @@ func TestSubscribersOfDurableTopicsHaveStableIDs(t *testing.T) {
 	})
 }
 
-// syncBuffer is a buffer that several goroutines write to.
+// syncBuffer is a buffer that is safe for concurrent use.
 type syncBuffer struct {
 	mu   sync.Mutex
 	text strings.Builder

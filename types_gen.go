@@ -1241,8 +1241,8 @@ type InvocationResultMessage struct {
 	// ID of the invocation, a UUID.
 	InvocationID string `json:"invocation_id"`
 
-	// IDs of the observers that the hosting worker chose. Nil is omitted: the engine
-	// considers every active observer. An empty list means none. It requires
+	// IDs of the observers that the hosting worker selected. Nil is omitted: the
+	// engine considers every active observer. An empty list means none. It requires
 	// observe.v2, and the engine removes it.
 	Matched []string `json:"matched,omitempty,omitzero"`
 
@@ -1696,8 +1696,8 @@ type ObserveResultMessage struct {
 	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 
-	// Doubts of the engine about the observer, for example about a filter path that
-	// it cannot verify. Empty is omitted; the default is none.
+	// Warnings about the observer, for example about a filter path that the engine
+	// cannot verify. Empty is omitted; the default is none.
 	Warnings []string `json:"warnings,omitempty,omitzero"`
 }
 
@@ -1972,7 +1972,7 @@ type ObserverStateChangedMessage struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Reason of state "suspended", "error" or "disposed". Nil is omitted.
+	// Reason for state "suspended", "error" or "disposed". Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitempty,omitzero"`
 
 	// New state of the observer.
@@ -2021,7 +2021,7 @@ type ObserversChangedEvent struct {
 	// ID of the observer.
 	ObserverID string `json:"observer_id"`
 
-	// Reason of the change. Nil is omitted.
+	// Reason for the change. Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitempty,omitzero"`
 
 	// State of the observer after the change.
@@ -3116,8 +3116,8 @@ type StreamChangeEventDetail struct {
 // StreamChannelDirection selects the end of a channel that a reference opens.
 type StreamChannelDirection string
 
-// StreamChannelRef is a reference to one end of a channel. Whoever receives the
-// reference can open that end, and each end can be opened only once.
+// StreamChannelRef is a reference to one end of a channel. Any receiver of the
+// reference can open that end. Each end can be opened only once.
 type StreamChannelRef struct {
 	// Secret that opens the channel, a UUID.
 	AccessKey string `json:"access_key"`
@@ -4274,7 +4274,7 @@ type WorkerRegisterResult struct {
 type WorkerRegisteredMessage struct {
 	// Features of the engine, such as "observe.v2". Empty is omitted and means none,
 	// as on engines older than 0.25. Decoding skips elements that are not strings,
-	// and takes any other value than an array as none.
+	// and treats any value other than an array as none.
 	Features []string `json:"features,omitempty,omitzero"`
 
 	// Secret, a UUID, with which a later connection can replace this one. Empty is

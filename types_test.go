@@ -187,7 +187,7 @@ func TestTypesRoundTrip(t *testing.T) {
 	}
 }
 
-// validate holds a document against the schema of a type.
+// validate checks a document against the schema of a type.
 func validate(name string, doc []byte) error {
 	bundle, err := bundleSchema(name)
 	if err != nil {
@@ -280,7 +280,7 @@ func TestTypesEncode(t *testing.T) {
 
 func ptr[T any](v T) *T { return &v }
 
-// What a document leaves out.
+// The members that a document omits.
 func TestTypesDecode(t *testing.T) {
 	authResult := NewAuthResult()
 	authResult.Context = JSONValue("null")
@@ -534,7 +534,7 @@ func TestBuiltinSamplesRoundTrip(t *testing.T) {
 	}
 }
 
-// Nil lists and maps that the engine expects are written, what is optional is not.
+// Nil lists and maps that the engine requires are encoded; optional ones are omitted.
 func TestBuiltinZeroValues(t *testing.T) {
 	for _, tt := range []struct {
 		value any
@@ -671,7 +671,7 @@ func TestUntaggedUnions(t *testing.T) {
 	}
 }
 
-// A detail is at hand with and without the name of its part.
+// A detail is accessible with and without the name of its part.
 func TestWorkerDetailFields(t *testing.T) {
 	rss := uint64(7)
 	d := WorkerDetail{Worker: Worker{ID: "w", LatestMetrics: &WorkerMetricsReport{MemoryRSS: &rss}}}
@@ -680,8 +680,8 @@ func TestWorkerDetailFields(t *testing.T) {
 	}
 }
 
-// FuzzBuiltinTypes decodes anything into every type of the built-in functions and
-// triggers. What a type takes, it writes, and what it wrote stays the same.
+// FuzzBuiltinTypes decodes arbitrary JSON into every type of the built-in functions and
+// triggers. A decoded value encodes, and decodes to the same value.
 func FuzzBuiltinTypes(f *testing.F) {
 	for _, s := range builtinSamples {
 		f.Add([]byte(s.doc))
@@ -773,8 +773,8 @@ func rewrite(doc []byte, v any) ([]byte, error) {
 	return json.Marshal(v)
 }
 
-// fuzzType decodes documents into a T. What decodes must encode, and that must
-// decode to the same.
+// fuzzType decodes documents into a T. A decoded value must encode, and the result must
+// decode to the same value.
 func fuzzType[T any](f *testing.F, seeds ...string) {
 	for _, s := range seeds {
 		f.Add([]byte(s))
@@ -941,8 +941,8 @@ func recordedFrames(t *testing.T) []recordedFrame {
 	return frames
 }
 
-// oddRecordings show how the engine judges what is wrong on purpose: their inputs and
-// results are no values of the types.
+// oddRecordings show how the engine judges deliberate mistakes: their inputs and results
+// are not values of the types.
 var oddRecordings = []string{"baggage-functions.jsonl", "configuration-functions.jsonl", "envelopes-odd.jsonl", "guarded-auth-results.jsonl"}
 
 // roundTrip decodes raw into v and encodes that again; the result must be the same
@@ -1023,7 +1023,7 @@ const (
 	noSuchMessage  = "some workers send this, but no engine knows it"
 )
 
-// frameExceptions are the recorded messages that do not come back as they were.
+// frameExceptions are recorded messages that do not encode as they were recorded.
 var frameExceptions = map[string]string{
 	"channels.jsonl:11":             "a worker's own message on a channel, not one of the protocol",
 	"custom-trigger-types.jsonl:42": noSuchMessage,
@@ -1173,7 +1173,7 @@ func TestObserverMessagesRoundTrip(t *testing.T) {
 	}
 }
 
-// sameJSONValues compares JSON by what it means: encoding a value compacts it.
+// sameJSONValues compares JSON by value, because encoding compacts it.
 var sameJSONValues = cmp.Comparer(func(a, b json.RawMessage) bool {
 	if a == nil || b == nil {
 		return a == nil && b == nil
@@ -1181,7 +1181,7 @@ var sameJSONValues = cmp.Comparer(func(a, b json.RawMessage) bool {
 	return sameJSON(a, b) == nil
 })
 
-// An exception for defaults is one only because of what is added.
+// An exception for defaults is an exception only because of added members.
 func TestRecordedInvocationsKeepWhatTheySay(t *testing.T) {
 	seen := 0
 	for _, f := range recordedFrames(t) {
@@ -1276,7 +1276,7 @@ var vectorExceptions = map[string]string{
 	"set_empty_path_without_value_makes_root_null": "the type writes the value null, which means the same as none",
 }
 
-// What a running engine made of update operations.
+// The results of a running engine for update operations.
 func TestUpdateVectorsRoundTrip(t *testing.T) {
 	b, err := os.ReadFile("testdata/0.23/update-vectors.json")
 	if err != nil {
@@ -1300,8 +1300,8 @@ func TestUpdateVectorsRoundTrip(t *testing.T) {
 	t.Logf("%d vectors, %d exceptions", len(vectors), len(vectorExceptions))
 }
 
-// builtinTypes returns new values for the input and the result of each built-in
-// function. A nil function is no result at all, or a bare value that has no type.
+// builtinTypes returns new values for the input and the result of each built-in function.
+// A nil function means no result, or a bare value that has no type.
 var builtinTypes = map[string]struct{ input, result func() any }{
 	"state::get":         {newOf[StateGetInput], nil},
 	"state::set":         {newOf[StateSetInput], newOf[StateSetResult]},
@@ -1453,7 +1453,7 @@ func recordedPayloads(t *testing.T) []payload {
 				Condition  string   `json:"condition_function_id"`
 				Middleware []string `json:"middleware_function_ids"`
 			}
-			_ = json.Unmarshal(m.Config, &config) // what is wrong with it is for the type to say
+			_ = json.Unmarshal(m.Config, &config) // the type decides how to report the fault
 			bind(f.file, config.Condition, m.TriggerType)
 			for _, id := range config.Middleware {
 				bind(f.file, id, "middleware")
@@ -1529,8 +1529,8 @@ func triggerPayload(kinds map[string]struct{}, data json.RawMessage) (value, res
 // payloadMark is in the payloads of a trigger type and in no other.
 var payloadMark = map[string]string{"http": `"path_params"`, "state": `"type":"state"`, "stream": `"type":"stream"`}
 
-// acceptedTelemetry returns the records that the engine gave back for single frames
-// of telemetry.
+// acceptedTelemetry returns the records that the engine returned for single frames of
+// telemetry.
 func acceptedTelemetry(t *testing.T) []payload {
 	t.Helper()
 	const file = "otlp-acceptance.json"
@@ -1549,15 +1549,14 @@ func acceptedTelemetry(t *testing.T) []payload {
 	records := map[string]func() any{"traces": newOf[TraceNode], "logs": newOf[StoredLog], "metrics": newOf[StoredMetric]}
 	var payloads []payload
 	for i, c := range cases {
-		if strings.HasPrefix(string(c.As), "{") { // else lost, or too long to be kept here
+		if strings.HasPrefix(string(c.As), "{") { // otherwise lost, or too long to keep here
 			payloads = append(payloads, payload{file, fmt.Sprintf("/%d/as", i), c.As, records[c.Signal]})
 		}
 	}
 	return payloads
 }
 
-// badPayloads are recorded to show how the engine refuses them, or ignores what is
-// wrong with them.
+// badPayloads are recorded to show how the engine rejects them or ignores their faults.
 var badPayloads = map[string]string{
 	"cron-and-log-triggers.jsonl:26":    "no message; the engine refuses it",
 	"engine-functions.jsonl:28":         "an id, which the engine ignores: it chooses one",
@@ -1715,9 +1714,8 @@ func payloadDifferences(raw []byte, v any) ([]string, error) {
 	return slices.Sorted(maps.Keys(found)), nil
 }
 
-// compareJSON adds to found how got differs from want: what is lost, what is added,
-// what is changed, and what is only spelled in another way. Null and absent are not
-// the same.
+// compareJSON adds to found the differences between got and want: lost, added and changed
+// members, and mere differences in spelling. It distinguishes null from absent.
 func compareJSON(found map[string]struct{}, path string, want, got any) {
 	switch w := want.(type) {
 	case map[string]any:

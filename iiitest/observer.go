@@ -31,7 +31,7 @@ type observer struct {
 	source   key
 	target   key
 	args     json.RawMessage // an object
-	given    bool            // whether args were sent, even empty ones
+	given    bool            // args were sent, possibly empty
 	filter   *filter
 	capture  []string
 	on       string
@@ -47,7 +47,7 @@ type observer struct {
 	former   former  // the previous owner, until the new one has sent the observer
 	grace    *time.Timer
 	answered bool // its owner has received the observeresult on this connection
-	trigger  bool // it stands for a trigger, and its owner sees a trigger
+	trigger  bool // it represents a trigger, which is what its owner sees
 
 	// The inputs of the state.
 	state     iii.ObserverState
@@ -64,7 +64,7 @@ type observer struct {
 	waiting  []*request // activations that max_in_flight holds back
 	dropped  uint64
 
-	mentioned bool // the log says that events are lost, since the state has changed
+	mentioned bool // lost events have been logged since the last change of state
 }
 
 // former identifies a connection that has ended.
@@ -88,7 +88,7 @@ type observers struct {
 	mu        sync.Mutex
 	byID      map[string]*observer
 	bySource  map[key][]*observer // oldest first
-	away      map[key][]*observer // by source: disposed ones whose workers have left, see left
+	away      map[key][]*observer // by source: disposed observers whose workers have left; see left
 	revisions map[key]uint64      // of the sets of observers, by function
 	seq       uint64
 	stats     map[key]*localStats
@@ -165,7 +165,7 @@ func (t *observers) observe(w *worker, m observeMessage) {
 	case old != nil && (old.trigger || old.owner != nil && old.owner != w):
 		t.refuse(w, m.ID, errorBody("OBSERVER_ID_CONFLICT", "observer id already in use: %s", m.ID))
 		return
-	case old != nil && bad == nil && old.failed != nil && old.failed.Code != "": // the end of a refused one
+	case old != nil && bad == nil && old.failed != nil && old.failed.Code != "": // a rejected observer ends here
 		bad = old.failed
 	}
 	if bad != nil {
@@ -305,8 +305,8 @@ func (t *observers) watch(source key) {
 	}
 }
 
-// left remembers an observer of a source inside the engine whose worker has left: the log
-// says which events it loses until another observer has its target.
+// left remembers an observer of a source inside the engine whose worker has left. Events
+// that it misses are logged until another observer has the same target.
 func (t *observers) left(o *observer) {
 	sameTarget := func(other *observer) bool { return other.target == o.target }
 	f := t.function(o.source)
@@ -321,14 +321,14 @@ func (t *observers) left(o *observer) {
 	if len(t.away[o.source]) >= maxAway {
 		t.returned(t.away[o.source][0])
 	}
-	if o.source.id == cronTick && t.engine.cron.added(o) != nil { // its ticks go on
+	if o.source.id == cronTick && t.engine.cron.added(o) != nil { // the ticks continue
 		return
 	}
 	t.away[o.source] = append(t.away[o.source], o)
 	t.watch(o.source)
 }
 
-// returned forgets an observer that left has remembered.
+// returned forgets an observer that left remembers.
 func (t *observers) returned(o *observer) {
 	if o.source.id == cronTick {
 		t.engine.cron.removed(o)
@@ -337,8 +337,8 @@ func (t *observers) returned(o *observer) {
 	t.watch(o.source)
 }
 
-// lost says in the log which observers of a source inside the engine do not receive an
-// event, because their worker or their target is away.
+// lost logs the observers of a source inside the engine that do not receive an event
+// because their worker or their target is away.
 func (t *observers) lost(source key, doc *document, only func(o *observer) bool) {
 	for _, o := range slices.Concat(t.bySource[source], t.away[source]) {
 		if o.state == iii.ObserverStateActive || o.state == iii.ObserverStateError || !o.interests(false) || !o.filter.matches(doc) || only != nil && !only(o) {
@@ -348,7 +348,7 @@ func (t *observers) lost(source key, doc *document, only func(o *observer) bool)
 			continue // another worker has taken over
 		}
 		if o.mentioned && strings.HasPrefix(source.id, "observability::") {
-			continue // events are so frequent that the log says it only once
+			continue // logged only once, because events are frequent
 		}
 		reason := triggerAway
 		if o.reason != nil {
@@ -706,10 +706,10 @@ func (t *observers) forget(w *worker, functions []key) {
 }
 
 // reattach transfers the observers of a lost connection to w, which replaces that
-// connection. Until w has sent them again, another connection can claim them: if w
-// loses its connection before it reads the hello, its next connection does not have w's
-// id and names the one before. An engine without observers has none to transfer, and w
-// could not accept them.
+// connection. Until w has sent them again, another connection can claim them: if w loses
+// its connection before it reads the hello, it does not know its id on this connection,
+// and its next connection names the previous id. Connections without observers transfer
+// none.
 func (t *observers) reattach(w *worker, previous former) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -726,9 +726,9 @@ func (t *observers) reattach(w *worker, previous former) {
 	}
 }
 
-// standsFor creates an observer for a trigger if a function claims the trigger's type,
-// as engine 0.25 does with the functions of its workers (legacy_trigger_type). It
-// reports whether there is such a function. triggers.mu is held.
+// standsFor creates an observer that represents a trigger, if a function has claimed the
+// trigger's type (legacy_trigger_type), as engine 0.25 does. It reports whether there is
+// such a function. triggers.mu is held.
 func (t *observers) standsFor(r *registration) bool {
 	namespaces := []string{r.home, defaultNamespace}
 	if r.explicit != nil {
@@ -749,7 +749,7 @@ func (t *observers) standsFor(r *registration) bool {
 	return false
 }
 
-// stand creates the observer of f that stands for a trigger.
+// stand creates the observer of f that represents a trigger.
 func (t *observers) stand(r *registration, f *function) {
 	t.seq++
 	o := &observer{
@@ -782,7 +782,7 @@ func (t *observers) stand(r *registration, f *function) {
 	t.updateState(o)
 }
 
-// standsForNoMore disposes the observer that stands for a trigger. triggers.mu is held.
+// standsForNoMore disposes of the observer that represents a trigger. triggers.mu is held.
 func (t *observers) standsForNoMore(r *registration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -28,8 +28,9 @@ var infrastructure = []string{
 	"engine::baggage::get", "engine::baggage::set", "engine::baggage::get_all",
 }
 
-// denialLocked returns the engine's error if the worker may not call a function, and
-// else nil. It does not depend on whether the function exists. Engine.mu is held.
+// denialLocked returns the engine's error if the worker may not call a function,
+// otherwise nil. The result does not depend on whether the function exists. Engine.mu is
+// held.
 func (p *permissions) denialLocked(namespace, id string) *wireError {
 	switch {
 	case p == nil:
@@ -70,7 +71,7 @@ func (p *permissions) middleware(namespace, id string) string {
 		p.e.mu.Lock()
 		defer p.e.mu.Unlock()
 		f := p.e.functions[key{namespace, id}]
-		if f == nil { // the engine has its functions in one namespace, and reserves their ids in all
+		if f == nil { // the engine's functions are in one namespace, but their ids are reserved in all
 			f = p.e.functions[key{defaultNamespace, id}]
 		}
 		if f != nil && f.owner == nil {

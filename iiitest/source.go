@@ -76,7 +76,7 @@ func bindingOf(o *observer) binding {
 	}
 }
 
-// Source of requests to the HTTP listener.
+// The source of requests to the HTTP listener.
 
 // added adds the route of an observer. The route receives requests while the observer
 // is active.
@@ -124,7 +124,7 @@ func textsOf(raw json.RawMessage) (texts []string) {
 	return texts
 }
 
-// Source of ticks of the clock.
+// The source of clock ticks.
 
 const cronTick = "cron::on-tick"
 
@@ -166,7 +166,7 @@ func (c *cron) removed(o *observer) {
 
 func (c *cron) switched(*observer, bool) {}
 
-// Source of messages of durable topics.
+// The source of messages of durable topics.
 
 // subscriberRetention is how long a lane keeps messages for a subscriber that is away.
 const subscriberRetention = 30 * time.Second

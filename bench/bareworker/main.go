@@ -1,8 +1,8 @@
-// Command bareworker is the floor that bench/table compares workers with: what serving
-// bench::echo, or calling bench::sink, costs on gorilla/websocket and encoding/json alone.
-// One goroutine does all of it, and what is queued while more can be read is written at once.
-// It has no reconnection, no contexts, no limits, no errors for the caller, and no handler
-// that could block.
+// Command bareworker is the baseline of bench/table: it serves bench::echo, or calls
+// bench::sink, with gorilla/websocket and encoding/json alone. A single goroutine does all
+// the work and writes queued messages in one batch when there is nothing more to read. The
+// worker has no reconnection, no contexts, no limits, no error handling for callers, and no
+// handlers that may block.
 package main
 
 import (
@@ -27,7 +27,7 @@ type order struct {
 	Tags   []string `json:"tags"`
 }
 
-// message is what is read of a message.
+// message is the part of a received message that the worker uses.
 type message struct {
 	Type         string          `json:"type"`
 	InvocationID string          `json:"invocation_id"`
@@ -35,7 +35,7 @@ type message struct {
 	Result       json.RawMessage `json:"result"`
 }
 
-// answer and call are what is written.
+// answer and call are the messages that the worker sends.
 type answer struct {
 	Type         string `json:"type"`
 	InvocationID string `json:"invocation_id"`
@@ -50,20 +50,21 @@ type call struct {
 	Data         any    `json:"data"`
 }
 
-// gathering collects what is written until more would have to be waited for.
+// gathering collects written messages until the next read would block.
 type gathering struct {
 	net.Conn
 	out *bufio.Writer
 }
 
 func (g *gathering) Write(p []byte) (int, error) {
-	if g.out == nil { // the handshake
+	if g.out == nil { // during the handshake
 		return g.Conn.Write(p)
 	}
 	return g.out.Write(p)
 }
 
-// Read fills an empty buffer, so nothing more can be read without waiting.
+// Read is called when the buffer is empty, so a read may block: it flushes the collected
+// messages first.
 func (g *gathering) Read(p []byte) (int, error) {
 	if g.out != nil {
 		if err := g.out.Flush(); err != nil {

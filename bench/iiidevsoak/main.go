@@ -118,7 +118,7 @@ func run(ctx context.Context, program string, args []string, rate int, duration 
 	return nil
 }
 
-// memory is what a process has resident, and the most that it ever had, in MiB.
+// memory returns the resident memory of a process and its peak, in MiB.
 func memory(pid int) (resident, highest int, err error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

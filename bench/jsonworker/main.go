@@ -1,6 +1,6 @@
-// Command jsonworker is bench/loadworker with another JSON library, for bench/table: it
-// serves bench::echo with goccy/go-json. It is a module of its own, so that the library is no
-// dependency of the package.
+// Command jsonworker is a variant of bench/loadworker for bench/table that uses another
+// JSON library: it serves bench::echo with goccy/go-json. It is a separate module, so the
+// package does not depend on the library.
 package main
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// codec is github.com/goccy/go-json.
+// codec encodes and decodes with github.com/goccy/go-json.
 type codec struct{}
 
 func (codec) Marshal(v any) ([]byte, error)   { return json.Marshal(v) }

@@ -1,7 +1,7 @@
-// Command loadworker is the worker that load measurements drive: it serves
-// bench::echo, or calls bench::sink BENCH_N times and ends. With BENCH_OTEL=1 it
-// traces; with BENCH_RAW=1 payloads and results stay JSON text; BENCH_PROFILE names a file
-// for a CPU profile.
+// Command loadworker is the worker for load measurements: it serves bench::echo, or calls
+// bench::sink BENCH_N times and exits. With BENCH_OTEL=1 it records traces. With
+// BENCH_RAW=1 payloads and results remain JSON text. BENCH_PROFILE names a file for a CPU
+// profile.
 package main
 
 import (
@@ -87,7 +87,7 @@ func serve(c *iii.Client) (err error) {
 
 func raw() bool { return os.Getenv("BENCH_RAW") == "1" }
 
-// shutdown delivers the last spans and tells what was lost.
+// shutdown flushes the last spans and reports lost telemetry.
 func shutdown(t *iii.Telemetry) {
 	err := t.Shutdown(context.Background())
 	slog.Info("telemetry ended", "error", err, "stats", t.Connection().Stats())

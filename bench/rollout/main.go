@@ -1,7 +1,7 @@
-// Command rollout measures a rolling update: it starts iiidev, two replicas of a worker as
-// processes, and load, then ends the first replica with a signal. It reports the outcomes of
-// all requests, the time until the second replica has taken over, and how long the requests
-// failed.
+// Command rollout measures a rolling update. It starts iiidev, two replicas of a worker as
+// processes, and load; then it ends the first replica with a signal. It reports the
+// outcomes of all requests, the time until the second replica has taken over, and for how
+// long requests failed.
 package main
 
 import (
@@ -46,8 +46,8 @@ func main() {
 	}
 }
 
-// serve runs a replica until it is terminated. It prints a line when it is connected, and one
-// when the engine has accepted all that it registers.
+// serve runs a replica until a signal ends it. It prints a line when the replica is
+// connected, and another one when the engine has accepted all registrations.
 func serve(name string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -92,7 +92,7 @@ func serve(name string) error {
 	return <-ended
 }
 
-// process is a started program and the lines that it prints.
+// process is a running program with the lines that it prints.
 type process struct {
 	*exec.Cmd
 	lines *bufio.Scanner
@@ -109,7 +109,7 @@ func start(env []string, name string, args ...string) (*process, error) {
 	return p, p.Start()
 }
 
-// await waits for a line of the process.
+// await waits until the process prints a line.
 func (p *process) await(line string) error {
 	for p.lines.Scan() {
 		if p.lines.Text() == line {
@@ -177,7 +177,7 @@ func measure(program, protocol string, rate int, wait, slow time.Duration, kill 
 			by, err := iii.Call[string](ctx, caller, "orders::report", slow, iii.WithTimeout(slow+time.Minute))
 			report <- fmt.Sprint(by, " ", err)
 		}()
-		time.Sleep(100 * time.Millisecond) // so that it runs
+		time.Sleep(100 * time.Millisecond) // the handler must be running before the signal
 	}
 	signalled := time.Now()
 	if kill {
@@ -288,14 +288,14 @@ func (l *load) visit() (outcome string, ok bool) {
 	return strings.TrimSpace(resp.Status + " " + failure.Error.Code), false
 }
 
-// outcomes counts what became of requests.
+// outcomes counts the results of requests.
 type outcomes struct {
 	name string
 
 	mu          sync.Mutex
 	count       map[string]int
 	slowest     time.Duration
-	first, last time.Time // of the failures
+	first, last time.Time // the first and the last failure
 }
 
 func (o *outcomes) time(request func() (outcome string, ok bool)) {

@@ -12,26 +12,26 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// engine plays the engine for one worker: it answers what a worker needs to become ready, and
-// then invokes bench::echo or answers calls of bench::sink.
+// engine plays the engine for one worker: it answers the messages that a worker sends until
+// it is ready, and then invokes bench::echo or answers calls of bench::sink.
 type engine struct {
 	load
-	warm, n int // invocations before the counted ones, and these
+	warm, n int // numbers of warm-up invocations and of measured ones
 	pid     int64
 	started chan struct{} // closed when pid is known
 
 	taken   atomic.Bool
 	outcome chan error // capacity 1
 	cost    float64    // CPU time of the counted invocations in µs
-	memory  float64    // that the worker had at most, in MiB
+	memory  float64    // peak memory of the worker, in MiB
 
 	sending sync.Mutex
 	start   float64
 	done    int
 }
 
-// total is the number of invocations. The worker is as far ahead of what the engine has seen
-// when the counted ones end as it was when they began.
+// total is the number of invocations. It exceeds warm + n by inflight, so that as many
+// invocations are in progress at the end of the measurement as at its start.
 func (e *engine) total() int { return e.warm + e.n + e.inflight }
 
 // ServeHTTP implements http.Handler.
@@ -42,7 +42,7 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer conn.Close()
 	if strings.Trim(r.URL.Path, "/") != "" || !e.taken.CompareAndSwap(false, true) {
-		return // telemetry
+		return // the telemetry connection
 	}
 	<-e.started
 	e.end(e.talk(conn))
@@ -61,7 +61,7 @@ func (e *engine) send(conn *websocket.Conn, message []byte) error {
 	return conn.WriteMessage(websocket.TextMessage, message)
 }
 
-// talk reads the worker's messages until it leaves, and returns why it left.
+// talk reads messages until the worker disconnects, and returns the reason.
 func (e *engine) talk(conn *websocket.Conn) error {
 	if err := e.send(conn, []byte(`{"type":"workerregistered","worker_id":"00000000-0000-4000-8000-000000000001"}`)); err != nil {
 		return err
@@ -95,7 +95,7 @@ func (e *engine) talk(conn *websocket.Conn) error {
 		case bytes.Contains(head, []byte(`"bench::sink"`)):
 			reply = answer(head, `{"ok":true,"id":"r-1","at":1700000000}`)
 			err = e.count()
-		case bytes.Contains(head, []byte(`"invocation_id":"`)): // of the engine's own functions
+		case bytes.Contains(head, []byte(`"invocation_id":"`)): // calls of the engine's own functions
 			reply = answer(head, `{"success":true}`)
 		}
 		if err != nil {
@@ -117,7 +117,7 @@ func (e *engine) talk(conn *websocket.Conn) error {
 	}
 }
 
-// count notes an invocation that is over.
+// count records a completed invocation.
 func (e *engine) count() (err error) {
 	e.done++
 	switch e.done {
@@ -132,7 +132,7 @@ func (e *engine) count() (err error) {
 	return err
 }
 
-// invoke invokes bench::echo for each place in room.
+// invoke sends invocations of bench::echo while room has places.
 func (e *engine) invoke(conn *websocket.Conn, room chan<- struct{}) error {
 	tail := []byte(`,"note":"` + strings.Repeat("x", e.size) + `","tags":["a","b"]},"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}`)
 	var message []byte
@@ -146,12 +146,12 @@ func (e *engine) invoke(conn *websocket.Conn, room chan<- struct{}) error {
 	return nil
 }
 
-// answer is the result of the call whose message begins with head.
+// answer returns the result for the call whose message begins with head.
 func answer(head []byte, result string) []byte {
 	const key = `"invocation_id":"`
 	i := bytes.Index(head, []byte(key))
 	if i < 0 || len(head) < i+len(key)+36 {
-		return nil // it wants none
+		return nil // the call expects no result
 	}
 	id := head[i+len(key):][:36]
 	return []byte(`{"type":"invocationresult","invocation_id":"` + string(id) + `","function_id":` + strconv.Quote("bench::sink") + `,"result":` + result + `}`)

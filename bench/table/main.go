@@ -1,15 +1,16 @@
-// Command table measures what an invocation costs workers: it plays the engine, drives one
-// worker process after another as hard as it can, and prints the CPU time of the process per
-// invocation, for each size of payload, direction and number under way. With several workers
-// it runs them in turn, and prints the ratio of the first to each of the others.
+// Command table measures the cost of an invocation. It plays the engine, drives one worker
+// process after another at full speed, and prints the CPU time of the process per
+// invocation for each payload size, direction and number of concurrent invocations. With
+// several workers it measures them in turn, and prints the ratio of the first worker to
+// each of the others.
 //
 //	go run ./bench/table -worker go=./loadworker -worker rust=./rust-worker
 //
-// A worker connects to III_URL. With BENCH_MODE=serve it serves bench::echo, which returns its
-// payload {user, amount, note, tags} decoded and encoded again; with BENCH_MODE=call it calls
-// bench::sink BENCH_N times, BENCH_INFLIGHT at once, with notes of BENCH_SIZE bytes, and exits.
-// With BENCH_RAW=1 payloads stay JSON. The figures of one run may be compared with each other,
-// those of different runs only as ratios.
+// A worker connects to III_URL. With BENCH_MODE=serve it serves bench::echo, which decodes
+// its payload {user, amount, note, tags} and returns it encoded again. With BENCH_MODE=call
+// it calls bench::sink BENCH_N times, BENCH_INFLIGHT calls at a time, with notes of
+// BENCH_SIZE bytes, and exits. With BENCH_RAW=1 payloads remain JSON text. Compare absolute
+// figures only within one run, and ratios across runs.
 package main
 
 import (
@@ -33,17 +34,17 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// worker is a program to measure.
+// worker is a program under measurement.
 type worker struct {
 	name    string
 	command []string
 }
 
-// load is a row of the table.
+// load describes a row of the table.
 type load struct {
 	mode     string
 	raw      bool
-	size     int // of the note
+	size     int // length of the note
 	inflight int
 }
 
@@ -122,7 +123,7 @@ func (l load) name() string {
 	return l.mode
 }
 
-// table returns the rows.
+// table returns the loads to measure.
 func table(modes, raws []string, sizeList, inflightList string) (rows []load, err error) {
 	sizes, err := numbers(sizeList)
 	if err != nil {
@@ -162,11 +163,11 @@ func median(all []float64) float64 {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-// patience bounds one run.
+// patience limits the duration of one run.
 const patience = time.Minute
 
-// measure runs a worker once and returns its CPU time per invocation in µs, and the memory
-// that it had at most in MiB.
+// measure runs a worker once. It returns the CPU time per invocation in µs and the peak
+// memory in MiB.
 func measure(k worker, l load, n int) (cost, mib float64, err error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -198,7 +199,7 @@ func measure(k worker, l load, n int) (cost, mib float64, err error) {
 	case err = <-e.outcome:
 	case err = <-exited:
 		exited <- err
-		select { // a caller that has every answer
+		select { // a caller exits when it has all answers
 		case err = <-e.outcome:
 		case <-time.After(time.Second):
 			err = fmt.Errorf("the worker has ended: %v", err)
@@ -213,7 +214,7 @@ func measure(k worker, l load, n int) (cost, mib float64, err error) {
 	return e.cost / float64(n), e.memory, nil
 }
 
-// stop ends the process, which has a moment to end by itself.
+// stop ends the process, and kills it if it does not exit in time.
 func stop(cmd *exec.Cmd, exited <-chan error) {
 	if runtime.GOOS == "windows" || cmd.Process.Signal(os.Interrupt) != nil {
 		_ = cmd.Process.Kill()
@@ -223,7 +224,7 @@ func stop(cmd *exec.Cmd, exited <-chan error) {
 	<-exited
 }
 
-// cpuTime returns the CPU time that the threads of a process have taken, in µs.
+// cpuTime returns the CPU time of all threads of a process, in µs.
 func cpuTime(pid int64) (total float64, err error) {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(files) == 0 {
@@ -244,8 +245,8 @@ func cpuTime(pid int64) (total float64, err error) {
 	return total, nil
 }
 
-// peakMemory returns the resident memory that a process had at most, in MiB; 0 if the system
-// does not tell.
+// peakMemory returns the peak resident memory of a process in MiB, or 0 if the system does
+// not report it.
 func peakMemory(pid int64) float64 {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	_, rest, _ := strings.Cut(string(text), "VmHWM:")

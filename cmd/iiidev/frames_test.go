@@ -56,7 +56,7 @@ func TestLineOf(t *testing.T) {
 	}
 }
 
-// The file contains all messages in order and no secret.
+// The file contains all messages in order, without secrets.
 func TestFrames(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "frames.jsonl")
 	if err := os.WriteFile(name, []byte("of the last run"), 0o644); err != nil { // which others may read

@@ -7,9 +7,10 @@
 // the HTTP triggers and of the stream socket; they default to the engine's ports on
 // the loopback interface. -console sets the address of the console, a page that shows
 // the activity of the engine; it defaults to http://127.0.0.1:3113/, and "" disables
-// it. With -console-exposed it can be any address, and whoever reaches that sees the
-// payloads, traces and logs of all workers, without a password. Each -queue adds a named queue. Its config is JSON with the keys of the engine's
-// queue_configs, for example
+// it. The address must be on the loopback interface, unless -console-exposed is set:
+// then anyone who can reach the address sees the payloads, traces and logs of all
+// workers, without a password. Each -queue adds a named queue. Its config is JSON with
+// the keys of the engine's queue_configs, for example
 //
 //	-queue 'payments={"type":"fifo","message_group_field":"account"}'
 //
@@ -27,13 +28,14 @@
 // bridge.invoke_async call its functions.
 //
 // -protocol selects the generation of the worker protocol that the engine speaks: 0.23,
-// 0.25 or 0.26, the default, in which workers of all three can connect. The environment
-// variable III_PROTOCOL changes the default. With -strict-protocol an engine of 0.26
-// accepts no triggers.
+// 0.25 or 0.26. The default is 0.26, to which workers of all three generations can
+// connect. The environment variable III_PROTOCOL changes the default. With
+// -strict-protocol the engine accepts no triggers when it speaks 0.26.
 //
-// The program keeps the latest of what it has seen: messages between workers and the engine
-// (-keep-messages), telemetry (-keep-telemetry) and the payloads of invocations for the
-// console (-keep-invocations), by default 8MiB of each kind.
+// The program keeps the most recent messages between workers and the engine
+// (-keep-messages), telemetry (-keep-telemetry), and payloads of invocations for the
+// console (-keep-invocations). The flags limit the memory for each of these; the default
+// is 8MiB.
 //
 // -frames names a file for the messages between workers and the engine. Each line is a
 // JSON object with the time, the id and the name of the worker, the direction from the
@@ -82,10 +84,11 @@ func main() {
 	}
 }
 
-// keptItems is how many messages, spans and so on are kept at most, however small they are.
+// keptItems is the maximum number of messages, spans and so on that are kept, regardless
+// of their size.
 const keptItems = 20_000
 
-// size is a number of bytes as a flag.
+// size is a flag value: a number of bytes, with an optional unit.
 type size int
 
 func (s *size) String() string {
@@ -122,11 +125,11 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	http := flags.String("http", "127.0.0.1:3111", "address of the HTTP triggers")
 	stream := flags.String("stream", "127.0.0.1:3112", "address of the stream socket")
 	console := flags.String("console", "127.0.0.1:3113", "address of the console, on the loopback interface; \"\" disables it")
-	exposed := flags.Bool("console-exposed", false, "let -console be any address: whoever reaches it sees the payloads, traces and logs of all workers, without a password")
+	exposed := flags.Bool("console-exposed", false, "allow any address for -console; anyone who can reach it sees the payloads, traces and logs of all workers, without a password")
 	keep := struct{ messages, telemetry, invocations size }{8 << 20, 8 << 20, 8 << 20}
-	flags.Var(&keep.messages, "keep-messages", "`size` of the messages of workers that are kept in memory")
-	flags.Var(&keep.telemetry, "keep-telemetry", "`size` of the telemetry that is kept: of its frames, its finished and its announced spans, its log records and its metrics so much each")
-	flags.Var(&keep.invocations, "keep-invocations", "`size` of the payloads that the console keeps, and of those of the engine's own functions")
+	flags.Var(&keep.messages, "keep-messages", "maximum `size` of the worker messages that are kept in memory")
+	flags.Var(&keep.telemetry, "keep-telemetry", "maximum `size` of the telemetry that is kept, separately for frames, finished spans, announced spans, log records and metrics")
+	flags.Var(&keep.invocations, "keep-invocations", "maximum `size` of the payloads that the console keeps, separately for worker functions and the engine's own functions")
 	httpTimeout := flags.Duration("http-timeout", 30*time.Second, "time limit of a request to the HTTP triggers")
 	streamAuth := flags.String("stream-auth", "", "`function` that authenticates connections to the stream socket")
 	protocol := iiitest.Protocol026
@@ -136,7 +139,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		}
 	}
 	flags.TextVar(&protocol, "protocol", protocol, "`generation` of the worker protocol: 0.23, 0.25 or 0.26; the default is III_PROTOCOL, or 0.26")
-	strict := flags.Bool("strict-protocol", false, "accept no triggers with -protocol 0.26")
+	strict := flags.Bool("strict-protocol", false, "with -protocol 0.26, accept no triggers")
 	provider := flags.Bool("queue-provider", true, "provide engine::queue::enqueue")
 	var more []iiitest.Option
 	flags.Func("http-middleware", "`function` that the engine calls for each request to the HTTP triggers; may be repeated", func(id string) error {

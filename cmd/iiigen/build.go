@@ -12,36 +12,36 @@ import (
 	"strings"
 )
 
-// op is what a Go type is made of.
+// op is the kind of a Go type expression.
 type op int
 
 const (
 	opRaw   op = iota // json.RawMessage
-	opPrim            // a type of the language or of time
-	opNamed           // a declaration
-	opList            // elements
-	opMap             // members by their names
-	opArray           // elements, of a fixed number
-	opBytes           // base64, or null
+	opPrim            // a predeclared Go type or a type of package time
+	opNamed           // a declared type
+	opList            // a list of elements
+	opMap             // a map from member names to values
+	opArray           // an array with a fixed number of elements
+	opBytes           // bytes encoded as base64, or null
 )
 
-// expr is a Go type in use.
+// expr is a Go type expression.
 type expr struct {
 	op   op
 	prim string
 	decl *decl
 	elem *use
 	n    int
-	why  string // why it is no more than json.RawMessage; "" if nothing more is to be said
+	why  string // why the type is only json.RawMessage; "" if no explanation is needed
 }
 
-// use is a type where it is used.
+// use is one use of a type.
 type use struct {
 	*expr
-	null bool // null is a value, too
+	null bool // null is allowed as well
 }
 
-// form is what a declaration declares.
+// form is the kind of a declaration.
 type form int
 
 const (
@@ -52,34 +52,34 @@ const (
 	formTuple
 	formDefined // a list or map that contains itself
 	formAlias
-	formPhantom // nothing: a part of names
+	formPhantom // not declared; only a part of other names
 )
 
-// decl is a declaration of a type.
+// decl is a type declaration.
 type decl struct {
 	form form
 	doc  string
-	why  string // for an alias of json.RawMessage
+	why  string // reason, for an alias of json.RawMessage
 
-	// Names: either what it is called if it can be, or a part of its parent.
+	// The preferred name, or else the suffix that is added to the name of the parent.
 	preferred []string
 	parent    *decl
 	suffix    string
 	name      string
 	group     *group
-	children  []*decl // in the order in which they were made
+	children  []*decl // in the order of creation
 
 	fields     []*field
-	additional *use // of a struct: other members
+	additional *use // additional members of a struct
 	values     []enumValue
-	base       string // of an enum: string, int or float64
-	constant   string // of a const: JSON
+	base       string // underlying type of an enum: string, int or float64
+	constant   string // value of a const, as JSON
 	variants   []*variant
-	items      []use // of a tuple
+	items      []use // elements of a tuple
 	rest       *use
 	minItems   int
-	to         use  // of an alias or a defined type
-	root       bool // of a function: it knows its schema
+	to         use  // target of an alias or a defined type
+	root       bool // input or output of a function: the type has a JSONSchema method
 	schemaOf   string
 	part       string
 }
@@ -98,7 +98,7 @@ type enumValue struct {
 	text               string
 }
 
-// variant is one of the forms of a union.
+// variant is one alternative of a union.
 type variant struct {
 	name  string
 	use   use
@@ -106,31 +106,32 @@ type variant struct {
 	shape shape
 }
 
-// shape says which JSON values a variant may be.
+// shape describes the JSON values that a variant can have.
 type shape struct {
 	kind     string // object, array, string, number, integer, boolean, or "" for any
 	required []string
 	known    []string
-	tags     map[string]string // JSON of constants by the name of the member
-	values   []string          // JSON of the only values
+	tags     map[string]string // JSON of the constant members, by member name
+	values   []string          // JSON of the permitted values, if they are enumerated
 	closed   bool
 }
 
-// maxDecls bounds the types of one schema, which grow with merged alternatives.
+// maxDecls bounds the number of types per schema, because merging alternatives multiplies
+// them.
 const maxDecls = 1000
 
-// maxDepth bounds how deep schemas are nested.
+// maxDepth bounds the nesting depth of schemas.
 const maxDepth = 200
 
-// builder makes the types of one schema.
+// builder builds the types of one schema.
 type builder struct {
 	g      *generation
 	doc    document
 	group  *group
-	about  string           // function and part, for messages
-	method string           // for names of definitions that others have, too
-	memo   map[string]*memo // by references
-	merges map[string]*memo // by what was merged
+	about  string           // function and part of the schema, for messages
+	method string           // prefix for definitions whose names collide
+	memo   map[string]*memo // by reference
+	merges map[string]*memo // by the text of the merged schema
 	decls  int
 	depth  int
 }
@@ -138,12 +139,12 @@ type builder struct {
 type memo struct {
 	use     use
 	done    bool
-	pending *decl // the declaration of a type that contains itself by a reference
+	pending *decl // the declaration of a type that refers to itself
 	slot    use
 }
 
-// build returns the type of a schema. at is its JSON pointer; parent and suffix make the
-// name of a declaration.
+// build returns the type of a schema. at is the JSON pointer of the schema; parent and
+// suffix determine the name of a declaration.
 func (b *builder) build(s schema, at string, parent *decl, suffix string) use {
 	b.depth++
 	defer func() { b.depth-- }()
@@ -167,7 +168,7 @@ func (b *builder) build(s schema, at string, parent *decl, suffix string) use {
 	return b.form(s, at, parent, suffix, nil)
 }
 
-// raw returns json.RawMessage and notes why.
+// raw returns json.RawMessage and records the reason.
 func (b *builder) raw(at, why string) use {
 	if why != "" {
 		b.g.note(b.about, at, why)
@@ -177,10 +178,10 @@ func (b *builder) raw(at, why string) use {
 
 func prim(name string) use { return use{expr: &expr{op: opPrim, prim: name}} }
 
-// newDecl makes a declaration below a parent.
+// newDecl creates a declaration below a parent.
 func (b *builder) newDecl(f form, s schema, parent *decl, suffix string, slot *memo) (*decl, use) {
 	d := &decl{form: f, doc: textOf(s), parent: parent, suffix: suffix, group: b.group}
-	if slot != nil && slot.pending != nil { // it was used before it was known
+	if slot != nil && slot.pending != nil { // the type was referred to before its form was known
 		pending := slot.pending
 		pending.form, pending.doc = f, d.doc
 		d = pending
@@ -192,7 +193,7 @@ func (b *builder) newDecl(f form, s schema, parent *decl, suffix string, slot *m
 	return d, u
 }
 
-// adopt gives a declaration a place: as a definition, or below its parent.
+// adopt attaches a declaration, either as a definition or below its parent.
 func (b *builder) adopt(d *decl, slot *memo) {
 	if slot != nil && slot.slot.expr != nil { // a definition
 		proto := slot.slot.decl
@@ -210,8 +211,8 @@ func textOf(s schema) string {
 	return text
 }
 
-// reference returns the type of what a $ref points to. Types of definitions are declared
-// once, also if several functions have the same one.
+// reference returns the type that a $ref points to. A definition is declared once, even if
+// several functions have the same definition.
 func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 	target, err := b.doc.resolve(ref)
 	if err != nil {
@@ -221,7 +222,7 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 		if m.done {
 			return m.use
 		}
-		if m.use.expr != nil { // the declaration is there, and being filled
+		if m.use.expr != nil { // the declaration exists and is being filled
 			return m.use
 		}
 		if m.pending == nil {
@@ -249,7 +250,7 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 		proto := &decl{parent: parent, suffix: suffix, group: b.group}
 		m.slot = use{expr: &expr{op: opNamed, decl: proto}}
 	}
-	if m.slot.expr != nil && m.slot.decl.parent == nil { // what it contains is named after it
+	if m.slot.expr != nil && m.slot.decl.parent == nil { // nested types are named after it
 		parent, suffix = m.slot.decl, ""
 	}
 	u := b.formOf(target, ref, parent, suffix, m)
@@ -267,15 +268,15 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 	return u
 }
 
-// merged is formOf for a schema that was merged of others. Equal ones are one type, so that
-// what refers to itself through a merge ends.
+// merged is formOf for a schema that results from a merge. Equal merged schemas share one
+// type, so that a schema that refers to itself through a merge terminates.
 func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	key := literalOf(s)
 	if m := b.merges[key]; m != nil {
 		if m.done || m.use.expr != nil {
 			return m.use
 		}
-		if m != slot { // it is being made, and has no declaration yet
+		if m != slot { // the type is under construction and has no declaration yet
 			if m.pending == nil {
 				m.pending = &decl{form: formDefined, doc: textOf(s), group: b.group}
 				b.adopt(m.pending, m)
@@ -298,7 +299,7 @@ func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot 
 	return u
 }
 
-// formOf is form for what may be a reference itself.
+// formOf is form for a schema that may be a reference.
 func (b *builder) formOf(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	if _, ok := s["$ref"]; ok {
 		return b.build(s, at, parent, suffix)
@@ -306,12 +307,12 @@ func (b *builder) formOf(s schema, at string, parent *decl, suffix string, slot 
 	return b.form(s, at, parent, suffix, slot)
 }
 
-// maxShared bounds the definitions of a type that functions share: telling whether they are
-// the same takes as long as they are large.
+// maxShared bounds the size of definitions that functions share, because the cost of
+// comparing two definitions grows with their size.
 const maxShared = 200
 
-// closure returns what identifies a definition with all that it refers to, "" if it refers
-// to what is no definition.
+// closure returns a text that identifies a definition together with everything that it
+// refers to, or "" if it refers to anything but definitions.
 func (b *builder) closure(ref string) string {
 	reached := make(map[string]any)
 	var visit func(v any) bool
@@ -355,8 +356,8 @@ func (b *builder) closure(ref string) string {
 	return ref + "\n" + string(raw)
 }
 
-// form returns the type of a schema without a reference. slot is that of the definition
-// that it is, if any.
+// form returns the type of a schema without a reference. slot belongs to the definition
+// that the schema is, if it is one.
 func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	if isFalse(demands(s)) {
 		return b.raw(at, "no value satisfies the schema")
@@ -448,8 +449,8 @@ func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *m
 	return u
 }
 
-// typeless returns why a schema without a type says nothing that a Go type could; "" if it
-// allows any value.
+// typeless returns the reason why no Go type can represent a schema without a type, or ""
+// if the schema allows any value.
 func typeless(s schema) string {
 	demanded := demands(s)
 	delete(demanded, "nullable")
@@ -462,7 +463,7 @@ func typeless(s schema) string {
 	return "the schema names no type, only " + strings.Join(slices.Sorted(maps.Keys(demanded)), ", ")
 }
 
-// guessType returns the type that keywords imply where there is none.
+// guessType infers the type of a schema from its other keywords.
 func guessType(s schema) string {
 	for _, k := range []string{"properties", "additionalProperties", "required", "patternProperties", "propertyNames"} {
 		if _, ok := s[k]; ok {
@@ -477,11 +478,11 @@ func guessType(s schema) string {
 	return ""
 }
 
-// allOf merges the parts. A single part keeps its own declaration.
+// allOf merges the parts of an allOf. A single part keeps its own declaration.
 func (b *builder) allOf(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	parts, ok := listOf(s["allOf"])
 	if !ok {
-		return b.raw(at, "allOf is no list of schemas")
+		return b.raw(at, "allOf is not a list of schemas")
 	}
 	base := maps.Clone(s)
 	delete(base, "allOf")
@@ -501,7 +502,7 @@ func (b *builder) allOf(s schema, at string, parent *decl, suffix string, slot *
 	if text := textOf(s); text != "" {
 		merged["description"] = text
 	}
-	b.decls++ // a merge of merges ends, too
+	b.decls++ // nested merges count as well, so they terminate
 	return b.merged(merged, at, parent, suffix, slot)
 }
 
@@ -509,7 +510,7 @@ func (b *builder) allOf(s schema, at string, parent *decl, suffix string, slot *
 func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix string, slot *memo) use {
 	parts, ok := listOf(s[keyword])
 	if !ok {
-		return b.raw(at, keyword+" is no list of schemas")
+		return b.raw(at, keyword+" is not a list of schemas")
 	}
 	base := maps.Clone(s)
 	delete(base, keyword)
@@ -541,18 +542,18 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 		}
 		branches = append(branches, branch{p, place, false})
 	}
-	if onlyConditions { // they say which members must be there, not which there are
+	if onlyConditions { // they only list required members and declare none
 		return b.formOf(base, at, parent, suffix, slot)
 	}
 	if len(common) > 0 {
-		if types := typesOf(common); len(types) > 0 { // null is one of the common types, or none
+		if types := typesOf(common); len(types) > 0 { // null is either one of the common types or not allowed
 			null = null && slices.Contains(types, "null")
 		}
 		var possible []branch
 		for _, br := range branches {
 			merged, err := b.doc.merge(common, br.s, 0)
 			if errors.Is(err, errUnsatisfiable) || err == nil && !satisfiable(merged) {
-				continue // no value is one of these
+				continue // no value has this shape
 			}
 			if err != nil {
 				return b.raw(at, err.Error())
@@ -589,9 +590,9 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 		return u
 	}
 
-	// Constants of one type are an enumeration, whose values have descriptions.
+	// Constants of one type form an enumeration, whose values have descriptions.
 	var values []any
-	docs := make(map[string]string) // by the values
+	docs := make(map[string]string) // by value
 	for _, br := range branches {
 		list, ok := constants(br.s)
 		if _, isRef := br.s["$ref"]; isRef || !ok {
@@ -638,7 +639,7 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 			u.null = true
 		}
 		if v.use.op == opRaw && v.shape.kind == "" {
-			continue // what is of any form is what is not one of the others
+			continue // the variant of any shape receives the values that match no other variant
 		}
 		if twin := slices.IndexFunc(d.variants, func(o *variant) bool { return sameUse(o.use, v.use) }); twin >= 0 {
 			o := d.variants[twin]
@@ -654,7 +655,7 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 	return u
 }
 
-// satisfiable reports false for a schema whose constants exclude each other.
+// satisfiable returns false for a schema whose constants exclude each other.
 func satisfiable(s schema) bool {
 	c, hasConst := s["const"]
 	list, hasEnum := s["enum"].([]any)
@@ -669,7 +670,7 @@ func branches0[T any](list []T, f func(T) schema) []schema {
 	return all
 }
 
-// widen returns the shape of what has one shape or the other.
+// widen returns the union of two shapes.
 func widen(a, b shape) shape {
 	if a.kind != b.kind {
 		if a.kind+b.kind == "numberinteger" || a.kind+b.kind == "integernumber" {
@@ -711,7 +712,7 @@ func sameKind(values []any) bool {
 	return kindOf(values[0]) != "an object" && kindOf(values[0]) != "an array" && values[0] != nil
 }
 
-// commonTag returns the property that has another constant in each of the schemas.
+// commonTag returns a property whose constants differ between all schemas.
 func (b *builder) commonTag(all []schema) string {
 	var candidates map[string]map[string]bool
 	for i, s := range all {
@@ -738,7 +739,7 @@ func (b *builder) commonTag(all []schema) string {
 	return ""
 }
 
-// tagsOf returns the constants of an object's properties, as JSON.
+// tagsOf returns the constant properties of an object, as JSON.
 func (b *builder) tagsOf(s schema) map[string]string {
 	s, err := b.flat(s)
 	if err != nil {
@@ -764,7 +765,7 @@ func (b *builder) tagsOf(s schema) map[string]string {
 	return tags
 }
 
-// flat returns a schema without references and allOf, as far as they can be merged.
+// flat returns a schema without references and allOf, as far as these can be merged.
 func (b *builder) flat(s schema) (schema, error) {
 	s, err := b.doc.deref(s, 0)
 	if err != nil {
@@ -787,7 +788,8 @@ func (b *builder) flat(s schema) (schema, error) {
 	return s, nil
 }
 
-// shapeOf tells which values a schema allows, as far as that tells variants apart.
+// shapeOf returns the values that a schema allows, in as much detail as distinguishes
+// variants.
 func (b *builder) shapeOf(s schema) shape {
 	s, err := b.flat(s)
 	if err != nil {
@@ -825,7 +827,7 @@ func (b *builder) shapeOf(s schema) shape {
 	return sh
 }
 
-// variantName returns the name of a variant's field.
+// variantName returns the field name of a variant.
 func (b *builder) variantName(s, resolved schema, tag string) string {
 	if value, ok := b.tagsOf(resolved)[tag]; ok && tag != "" {
 		var text string
@@ -883,7 +885,7 @@ func literalOf(v any) string {
 	return string(raw)
 }
 
-// enum returns the type of constants.
+// enum returns the type of a list of constants.
 func (b *builder) enum(s schema, values []any, at string, parent *decl, suffix string, slot *memo) use {
 	var kept []any
 	null := false
@@ -896,7 +898,7 @@ func (b *builder) enum(s schema, values []any, at string, parent *decl, suffix s
 			kept = append(kept, v)
 		}
 	}
-	if types := typesOf(s); len(types) > 0 { // the others are no values
+	if types := typesOf(s); len(types) > 0 { // constants of other types are not valid values
 		kept = slices.DeleteFunc(kept, func(v any) bool { return !hasType(v, types) })
 		null = null && slices.Contains(types, "null")
 	}
@@ -919,7 +921,7 @@ func (b *builder) enum(s schema, values []any, at string, parent *decl, suffix s
 		u.null = null
 		return u
 	case slices.ContainsFunc(kept, beyondFloat):
-		return b.raw(at, "a number is beyond float64")
+		return b.raw(at, "a number is out of the range of float64")
 	}
 	if _, isBool := kept[0].(bool); isBool && len(kept) == 2 {
 		u := prim("bool")
@@ -982,7 +984,7 @@ func allSame(items []use) bool {
 	return true
 }
 
-// maxArray bounds the arrays of Go; longer ones are slices.
+// maxArray bounds the length of Go arrays; longer arrays become slices.
 const maxArray = 64
 
 func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *memo) use {
@@ -1008,7 +1010,7 @@ func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *
 			if i, _ := n.Int64(); i < int64(len(prefix)) {
 				d.minItems = max(0, int(i))
 			}
-		} else if restKey == "additionalItems" { // zod and pydantic say it; draft 7 has no default
+		} else if restKey == "additionalItems" { // zod and pydantic write it explicitly; draft 7 has no default
 			d.minItems = len(prefix)
 		}
 		if r, ok := asSchema(restSchema); ok && !isFalse(r) {
@@ -1026,7 +1028,7 @@ func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *
 	if raw, ok := s["items"]; ok {
 		items, ok := asSchema(raw)
 		if !ok {
-			return b.raw(at, "items is no schema")
+			return b.raw(at, "items is not a schema")
 		}
 		elem = b.build(items, at+"/items", parent, suffix+"Item")
 	}
@@ -1051,11 +1053,11 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 	case hasExtra:
 		e, ok := asSchema(extra)
 		if !ok {
-			return b.raw(at, "additionalProperties is "+kindOf(extra)+", which is no schema")
+			return b.raw(at, "additionalProperties is "+kindOf(extra)+", not a schema")
 		}
 		extraSchema, closed = e, isFalse(e)
 	}
-	if len(patterns) > 0 { // their types hold for all members if there is but one, and nothing else is allowed
+	if len(patterns) > 0 { // a single pattern determines the type of all members if nothing else is allowed
 		e := schema{}
 		if len(patterns) == 1 && (closed || !hasExtra) {
 			for _, v := range patterns {
@@ -1102,12 +1104,12 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 		f := &field{property: name, required: slices.Contains(required, name)}
 		f.name = names.add(goName(name), goName(name)+"Field")
 		if !ok {
-			f.use = b.raw(place, "the property is "+kindOf(properties[name])+", which is no schema")
+			f.use = b.raw(place, "the property is "+kindOf(properties[name])+", not a schema")
 		} else {
 			f.doc = textOf(ps)
 			f.use = b.build(ps, place, d, f.name)
 			if f.use.op == opNamed && f.use.decl.form == formConst && !f.required {
-				// The constant is what its absence means, or what tells variants apart.
+				// The constant is the default, or it distinguishes variants.
 				if def, ok := ps["default"]; ok && literalOf(def) == f.use.decl.constant {
 					f.required = true
 				}
@@ -1122,8 +1124,8 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 	return u
 }
 
-// conditional returns the properties that only some values have: those that conditions name.
-// Of those with several schemas it says nothing.
+// conditional returns the properties that only some values have: those that conditions
+// name. It ignores properties with several schemas.
 func (b *builder) conditional(s schema) map[string]any {
 	var all []schema
 	for _, k := range []string{"then", "else"} {
@@ -1154,8 +1156,8 @@ func (b *builder) conditional(s schema) map[string]any {
 	return found
 }
 
-// speakable reports whether a struct tag can hold the name of a property in all versions of
-// encoding/json.
+// speakable reports whether all versions of encoding/json accept the property name in a
+// struct tag.
 func speakable(name string) bool {
 	if name == "" || name != strings.TrimSpace(name) {
 		return false

@@ -15,17 +15,17 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// catalogVersion is the version of the form of a catalogue.
+// catalogVersion is the version of the catalogue format.
 const catalogVersion = 1
 
-// catalog is what an engine knew of functions and trigger types.
+// catalog holds the functions and trigger types of an engine.
 type catalog struct {
 	Version      int           `json:"version"`
 	Functions    []function    `json:"functions"`
 	TriggerTypes []triggerType `json:"trigger_types"`
 }
 
-// function is a function as the engine lists it.
+// function is a function as listed by the engine.
 type function struct {
 	ID          string          `json:"id"`
 	Namespace   string          `json:"namespace,omitempty"`
@@ -34,12 +34,12 @@ type function struct {
 	Metadata    json.RawMessage `json:"metadata,omitempty"`
 	Request     json.RawMessage `json:"request_schema,omitempty"`
 	Response    json.RawMessage `json:"response_schema,omitempty"`
-	Args        json.RawMessage `json:"args_schema,omitempty"` // of its observers
-	Private     bool            `json:"private,omitempty"`     // it can be observed, not called
+	Args        json.RawMessage `json:"args_schema,omitempty"` // schema of the arguments of its observers
+	Private     bool            `json:"private,omitempty"`     // the function can be observed but not called
 	Observable  bool            `json:"observable,omitempty"`
 }
 
-// triggerType is a trigger type as the engine lists it.
+// triggerType is a trigger type as listed by the engine.
 type triggerType struct {
 	ID          string          `json:"id"`
 	Namespace   string          `json:"namespace,omitempty"`
@@ -84,8 +84,8 @@ func parseCatalog(raw []byte) (*catalog, error) {
 	return &c, nil
 }
 
-// encode returns the catalogue as it is saved: indented, ordered, with the keys of schemas
-// sorted, so that equal catalogues are equal files.
+// encode returns the catalogue in its file format: indented, ordered, and with sorted keys
+// in schemas, so that equal catalogues produce equal files.
 func (c *catalog) encode() ([]byte, error) {
 	c.normalize()
 	raw, err := json.Marshal(c)
@@ -126,7 +126,7 @@ func (c *catalog) normalize() {
 	}
 }
 
-// present returns nil for an absent value and for null.
+// present returns nil if the value is absent or null.
 func present(raw json.RawMessage) json.RawMessage {
 	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" {
 		return nil
@@ -134,15 +134,15 @@ func present(raw json.RawMessage) json.RawMessage {
 	return raw
 }
 
-// selection says what of a catalogue is generated.
+// selection selects the part of a catalogue to generate.
 type selection struct {
 	functions []string // patterns
-	triggers  []string // patterns; those of functions if there are none
+	triggers  []string // patterns; if empty, the workers of the selected functions decide
 	namespace string
 	lenient   bool // patterns of functions may match nothing
 }
 
-// pattern returns the expression of a pattern, in which * stands for any characters.
+// pattern compiles a pattern, in which * stands for any characters.
 func pattern(p string) *regexp.Regexp {
 	parts := strings.Split(p, "*")
 	for i := range parts {
@@ -160,19 +160,20 @@ func matchesAny(patterns []string, id string) bool {
 	return false
 }
 
-// engineOwned reports whether the engine itself provides what has the id.
+// engineOwned reports whether the id belongs to the engine itself.
 func engineOwned(id string) bool { return strings.HasPrefix(id, "engine::") }
 
-// internal reports whether a function is listed only on demand.
+// internal reports whether the engine lists a function only on request.
 func (f function) internal() bool {
 	var meta struct {
 		Internal bool `json:"internal"`
 	}
-	_ = json.Unmarshal(f.Metadata, &meta) // other metadata sets nothing
+	_ = json.Unmarshal(f.Metadata, &meta) // other metadata has no effect
 	return engineOwned(f.ID) || meta.Internal
 }
 
-// named reports whether a pattern names the id's beginning itself, and not by a star alone.
+// named reports whether a pattern spells out the beginning of the id instead of matching it
+// with a star.
 func named(patterns []string, id string) bool {
 	for _, p := range patterns {
 		if prefix, _, _ := strings.Cut(p, "*"); prefix != "" && pattern(p).MatchString(id) {
@@ -185,9 +186,9 @@ func named(patterns []string, id string) bool {
 // builtinTriggers are the trigger types that have config types in package iii.
 var builtinTriggers = []string{"http", "cron", "durable:subscriber", "subscribe", "state", "stream", "stream:join", "stream:leave", "log", "trace", "configuration"}
 
-// selectFrom returns what is selected, without functions that other workers can neither call
-// nor observe. An id that is in several namespaces is the one in "default"; without one there
-// it is an error.
+// selectFrom returns the selected part of a catalogue, without functions that other workers
+// can neither call nor observe. If an id exists in several namespaces, the one in "default"
+// is selected; without that one, selectFrom returns an error.
 func (s selection) selectFrom(c *catalog) (*catalog, error) {
 	patterns := s.functions
 	if len(patterns) == 0 {
@@ -229,7 +230,7 @@ func (s selection) selectFrom(c *catalog) (*catalog, error) {
 	for _, f := range picked.Functions {
 		workers[f.Worker] = f.Worker != "" && !engineOwned(f.ID)
 	}
-	for _, f := range c.Functions { // a private function is what a trigger type is on other engines
+	for _, f := range c.Functions { // private functions replace trigger types on engine 0.26
 		if f.Private && !matches(patterns, f) && (matches(s.triggers, f) || len(s.triggers) == 0 && workers[f.Worker] && !f.internal()) {
 			if err := pick(f); err != nil {
 				return nil, err
@@ -265,10 +266,10 @@ func (s selection) selectFrom(c *catalog) (*catalog, error) {
 
 const defaultNamespace = "default"
 
-// infoBatch is how many functions the engine describes at once.
+// infoBatch is the number of functions that one request describes.
 const infoBatch = 32
 
-// readEngine reads the catalogue of a running engine: what the selection needs of it.
+// readEngine reads the part of a running engine's catalogue that the selection needs.
 func readEngine(ctx context.Context, c *iii.Client, s selection) (*catalog, error) {
 	listed, err := iii.Call[iii.FunctionsListResult](ctx, c, "engine::functions::list", iii.FunctionFilter{IncludeInternal: true})
 	if err != nil {
@@ -282,7 +283,7 @@ func readEngine(ctx context.Context, c *iii.Client, s selection) (*catalog, erro
 	types, err := iii.Call[iii.TriggerTypesListResult](ctx, c, "engine::triggers::list", iii.TriggerTypeFilter{IncludeInternal: true})
 	var unknown *iii.Error
 	switch {
-	case errors.As(err, &unknown) && errors.Is(err, iii.ErrFunctionNotFound): // an engine that has observers alone
+	case errors.As(err, &unknown) && errors.Is(err, iii.ErrFunctionNotFound): // engine 0.26 has no trigger types
 	case err != nil:
 		return nil, fmt.Errorf("list trigger types: %w", err)
 	}
@@ -308,7 +309,7 @@ func readEngine(ctx context.Context, c *iii.Client, s selection) (*catalog, erro
 	return picked, nil
 }
 
-// describe asks for the schemas of functions, many at once.
+// describe requests the schemas of functions, in batches.
 func describe(ctx context.Context, c *iii.Client, functions []function) error {
 	byNamespace := make(map[string][]string)
 	for _, f := range functions {
@@ -345,7 +346,7 @@ func describe(ctx context.Context, c *iii.Client, functions []function) error {
 	return nil
 }
 
-// deref returns what p points to, the zero value for nil.
+// deref returns the value that p points to, or the zero value if p is nil.
 func deref[T any](p *T) (v T) {
 	if p != nil {
 		v = *p

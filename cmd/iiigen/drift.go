@@ -23,8 +23,8 @@ func packageOf(content []byte) string {
 	return f.Name.Name
 }
 
-// report prints what differs between the files that are there and those that would be made,
-// and reports whether anything does.
+// report prints the differences between the existing files and the generated ones, and
+// returns whether there are any.
 func report(w io.Writer, dir string, old, made map[string][]byte, now *catalog) (bool, error) {
 	var lines []string
 	differs := false
@@ -63,13 +63,13 @@ func report(w io.Writer, dir string, old, made map[string][]byte, now *catalog) 
 	return differs, nil
 }
 
-// difference is what has changed in one function or trigger type.
+// difference lists the changes of one function or trigger type.
 type difference struct {
 	kind, id string
 	changes  []change
 }
 
-// change is one change, at a place of a schema.
+// change is a change at one place of a schema.
 type change struct {
 	part, at, what string
 	breaking       bool
@@ -102,7 +102,8 @@ func verdict(breaking bool) string {
 	return "compatible"
 }
 
-// printable returns a stranger's text without what a terminal acts on.
+// printable returns text of another worker without the characters that a terminal
+// interprets.
 func printable(s string) string { return strings.ReplaceAll(commentText(s), "\n", " ") + trailing(s) }
 
 func trailing(s string) string {
@@ -112,9 +113,9 @@ func trailing(s string) string {
 	return ""
 }
 
-// compareCatalogs returns what has changed between two catalogues. A change is breaking if
-// programs that use the older client, and go on running, may send what is now wrong or get
-// what they cannot read.
+// compareCatalogs returns the changes between two catalogues. A change is breaking if
+// programs that still use the older client may send invalid payloads or receive values that
+// they cannot decode.
 func compareCatalogs(old, now *catalog) []difference {
 	var all []difference
 	type part struct {
@@ -205,8 +206,8 @@ func canonical(raw json.RawMessage) []byte {
 	return b
 }
 
-// compareSchemas returns what has changed in a schema of what a client sends (request) or
-// receives.
+// compareSchemas returns the changes of a schema, either of what a client sends (request)
+// or of what it receives.
 func compareSchemas(part string, old, now json.RawMessage, request bool) []change {
 	was, is := present(old) != nil, present(now) != nil
 	switch {
@@ -238,7 +239,7 @@ func compareSchemas(part string, old, now json.RawMessage, request bool) []chang
 	return c.changes
 }
 
-// maxSteps bounds the parts of two schemas that are compared.
+// maxSteps bounds the number of subschemas that are compared.
 const maxSteps = 20000
 
 type comparison struct {
@@ -247,19 +248,19 @@ type comparison struct {
 	request  bool
 	changes  []change
 	steps    int
-	seen     map[[2]string]bool // pairs of references that are compared, or being compared
+	seen     map[[2]string]bool // pairs of references that have been or are being compared
 }
 
 func (c *comparison) add(at, what string, breaking bool) {
 	c.changes = append(c.changes, change{c.part, at, what, breaking})
 }
 
-// narrowed and widened add a change that allows fewer values, or more. Fewer break who
-// sends; more break who receives.
+// narrowed and widened record a change that allows fewer or more values. Fewer values break
+// senders; more values break receivers.
 func (c *comparison) narrowed(at, what string) { c.add(at, what, c.request) }
 func (c *comparison) widened(at, what string)  { c.add(at, what, !c.request) }
 
-// normal returns a schema without references and allOf, and whether null is among its values.
+// normal returns a schema without references and allOf, and reports whether it allows null.
 func normal(d document, s schema, hops int) (schema, bool) {
 	b := builder{doc: d}
 	flat, err := b.flat(s)
@@ -372,7 +373,7 @@ func (c *comparison) compare(at string, old, now schema, depth int) {
 	c.compareBounds(at, a, b)
 }
 
-// typeText returns the type of a schema for people.
+// typeText returns the type of a schema as text for the report.
 func typeText(s schema) string {
 	types := typesOf(s)
 	if len(types) == 0 {
@@ -408,7 +409,7 @@ func (c *comparison) compareConstants(at string, a, b schema) {
 		}
 		for _, v := range y {
 			if !before[literalOf(v)] {
-				// The types keep values that they do not know, but for constants.
+				// The generated types preserve unknown values, except for constants.
 				c.add(at, "value "+literalOf(v)+" added", !c.request && len(x) == 1)
 			}
 		}
@@ -419,7 +420,7 @@ func (c *comparison) compareConstants(at string, a, b schema) {
 	}
 }
 
-// compareChoices compares variants by their tags, or one after the other.
+// compareChoices compares variants by their tags or, without tags, by position.
 func (c *comparison) compareChoices(at string, a, b schema, depth int) {
 	choices := func(s schema) []schema {
 		list, _ := listOf(s["oneOf"])
@@ -457,7 +458,7 @@ func (c *comparison) compareChoices(at string, a, b schema, depth int) {
 		place := at + "<" + k + ">"
 		switch {
 		case !was:
-			c.add(place, "variant added", false) // the types keep what they do not know
+			c.add(place, "variant added", false) // the generated types preserve unknown variants
 		case !is:
 			c.narrowed(place, "variant removed")
 		default:
@@ -502,7 +503,7 @@ func (c *comparison) compareMembers(at string, a, b schema, depth int) {
 	}
 }
 
-// compareBounds compares what limits values of a type.
+// compareBounds compares the keywords that limit the values of a type.
 func (c *comparison) compareBounds(at string, a, b schema) {
 	for _, k := range []string{"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"} {
 		if reflect.DeepEqual(a[k], b[k]) {

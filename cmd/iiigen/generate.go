@@ -11,21 +11,21 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// generation makes the files of one output.
+// generation builds the files of one output.
 type generation struct {
 	pkg         string
 	byWorker    bool
 	catalog     *catalog
 	groups      []*group
 	roots       []*decl
-	definitions []*decl        // those of definitions, in the order in which they were made
-	shared      map[string]use // types of definitions by what they are
+	definitions []*decl        // declarations of definitions, in the order of creation
+	shared      map[string]use // types of definitions, by closure
 	notes       []note
 	names       scope
 	helpers     map[string]bool
 }
 
-// note says where a schema is no more than json.RawMessage in Go.
+// note records where a schema is only json.RawMessage in Go.
 type note struct{ about, at, why string }
 
 func (n note) String() string {
@@ -40,7 +40,8 @@ func (g *generation) note(about, at, why string) {
 	g.notes = append(g.notes, note{about, at, why})
 }
 
-// group is what one file and one client are for: a prefix or a worker.
+// group is the content of one file and one client: the functions of a prefix or of a
+// worker.
 type group struct {
 	key      string
 	client   string
@@ -48,7 +49,7 @@ type group struct {
 	methods  []*method
 	triggers []*trigger
 	decls    []*decl
-	taken    scope // methods and fields of the client
+	taken    scope // names of the client's methods and fields
 }
 
 type method struct {
@@ -56,10 +57,10 @@ type method struct {
 	name     string
 	send     string
 	enqueue  string
-	source   string // these three are "" if the function cannot be observed
+	source   string // this field and the next two are "" if the function cannot be observed
 	observe  string
 	on       string
-	observed string // the type of what its observers' targets receive
+	observed string // the type that targets of its observers receive
 	in, out  root
 	args     root
 	codes    []code
@@ -68,20 +69,20 @@ type method struct {
 
 type trigger struct {
 	of              *triggerType
-	base            string // of its types and helpers
+	base            string // base name of its types and helpers
 	add, handle     string
 	config, payload root
 }
 
-// root is the type of a whole schema.
+// root is the type of a root schema.
 type root struct {
 	use  use
-	decl *decl // nil for one without a schema
+	decl *decl // nil if there is no schema
 }
 
 type code struct{ name, value, doc string }
 
-// groupOf returns the group of an id: what stands before the first "::", or the worker.
+// groupOf returns the group of an id: the part before the first "::", or the worker.
 func (g *generation) groupOf(id, worker string) string {
 	prefix, _, ok := strings.Cut(id, "::")
 	if g.byWorker && worker != "" || !ok || prefix == "" {
@@ -90,7 +91,7 @@ func (g *generation) groupOf(id, worker string) string {
 	return prefix
 }
 
-// rest returns the part of an id that its group does not say.
+// rest returns the id without the part that names the group.
 func (g *generation) rest(id, key string) string {
 	if rest, ok := strings.CutPrefix(id, key+"::"); ok && rest != "" {
 		return rest
@@ -98,7 +99,7 @@ func (g *generation) rest(id, key string) string {
 	return id
 }
 
-// prepare makes the types and names of everything that is generated.
+// prepare creates all types and names of the output.
 func (g *generation) prepare() error {
 	g.shared = make(map[string]use)
 	g.helpers = make(map[string]bool)
@@ -124,7 +125,7 @@ func (g *generation) prepare() error {
 	}
 	slices.SortFunc(g.groups, func(a, b *group) int { return strings.Compare(a.key, b.key) })
 
-	// Clients come first, so that no type takes their names.
+	// Clients are named first, so that no type takes their names.
 	g.names = scope{}
 	files := scope{"iiigen": true}
 	for _, gr := range g.groups {
@@ -159,7 +160,7 @@ func (g *generation) prepare() error {
 			m.source = gr.taken.add(m.name+"Source", m.name+"ObserverSource")
 			m.observe = gr.taken.add("Observe"+m.name, "Observe"+m.name+"Function")
 			if rest, ok := strings.CutPrefix(m.name, "On"); ok && m.function.Private && rest != "" && unicode.IsUpper([]rune(rest)[0]) {
-				m.on = m.name // nothing else has it, since the function cannot be called
+				m.on = m.name // the name is free, because the function cannot be called
 			} else {
 				m.on = gr.taken.add("On"+m.name, "On"+m.name+"Function")
 			}
@@ -226,7 +227,7 @@ func (g *generation) prepare() error {
 	return nil
 }
 
-// root makes the type of a whole schema, which may be absent.
+// root creates the type of a root schema, which may be absent.
 func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMessage) (root, error) {
 	about := id + ": " + part
 	if present(raw) == nil {
@@ -246,9 +247,9 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 	}
 	d := u.decl
 	if u.op != opNamed || !isRootOf(d, proto) {
-		// Not a declaration of its own: the name stands for what it is.
+		// The name becomes an alias instead of a separate declaration.
 		form := formAlias
-		if u.op == opArray && !u.null { // it has no methods to lose, and gets one that tells its schema
+		if u.op == opArray && !u.null { // it has no methods to lose, and gets JSONSchema
 			form = formDefined
 		}
 		d = &decl{form: form, preferred: proto.preferred, group: gr, to: u, doc: textOf(s), why: u.why}
@@ -266,8 +267,8 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 	return root{u, d}, nil
 }
 
-// place gives what was made below a definition the parent that took its place: its
-// declaration or, if it has none, its name.
+// place gives the declarations below a definition a new parent: the declaration that
+// replaced the definition or, without one, its name.
 func (g *generation) place(u use, proto *decl) {
 	switch {
 	case len(proto.children) == 0:
@@ -282,13 +283,14 @@ func (g *generation) place(u use, proto *decl) {
 	}
 }
 
-// isRootOf reports whether a declaration took the place of the whole schema.
+// isRootOf reports whether a declaration replaced the root schema.
 func isRootOf(d, proto *decl) bool {
 	return d.parent == nil && len(d.preferred) > 0 && &d.preferred[0] == &proto.preferred[0]
 }
 
-// codesOf returns the codes of errors that metadata names: under "errors" or "error_codes", a
-// list of codes or of objects with code and description, or an object of descriptions.
+// codesOf returns the error codes in the metadata. The key "errors" or "error_codes" holds
+// a list of codes, a list of objects with code and description, or an object with a
+// description for each code.
 func codesOf(metadata json.RawMessage) []code {
 	var meta map[string]json.RawMessage
 	if json.Unmarshal(metadata, &meta) != nil {
@@ -327,8 +329,8 @@ func codesOf(metadata json.RawMessage) []code {
 	return all
 }
 
-// embedded returns the declarations that values of d contain without a pointer, a list or a
-// map between.
+// embedded returns the declarations that values of d contain directly, not through a
+// pointer, a list or a map.
 func embedded(u use) *decl {
 	for u.expr != nil && u.op == opArray && !u.null {
 		u = *u.elem
@@ -339,7 +341,7 @@ func embedded(u use) *decl {
 	return u.decl
 }
 
-// breakCycles makes pointers of fields through which a type would contain itself.
+// breakCycles turns fields through which a type would contain itself into pointers.
 func (g *generation) breakCycles() {
 	const (
 		unseen = iota
@@ -388,17 +390,17 @@ func (g *generation) breakCycles() {
 	}
 }
 
-// maxSize bounds the size of a type, in words: the compiler refuses very large ones, and a
-// schema of a few lines describes them.
+// maxSize bounds the size of a type in words. The compiler rejects very large types, and a
+// schema of a few lines can describe one.
 const maxSize = 4096
 
-// boundSizes makes lists of arrays and pointers of fields through which a type would be
-// larger than maxSize.
+// boundSizes turns arrays into lists and fields into pointers where a type would be larger
+// than maxSize.
 func (g *generation) boundSizes() {
 	sizes := make(map[*decl]int)
 	var of func(u use) int
 	var bounded func(d *decl) int
-	of = func(u use) int { // also what is behind a pointer is bounded
+	of = func(u use) int { // types behind pointers are bounded as well
 		if u.expr == nil {
 			return 3
 		}
@@ -422,7 +424,7 @@ func (g *generation) boundSizes() {
 		if size, ok := sizes[d]; ok {
 			return size
 		}
-		sizes[d] = 3 // what leads back here is behind a pointer
+		sizes[d] = 3 // a recursive reference goes through a pointer
 		size := 0
 		switch d.form {
 		case formStruct:
@@ -458,7 +460,7 @@ func (g *generation) boundSizes() {
 			array := d.to.expr != nil && d.to.op == opArray
 			size = of(d.to)
 			if array && d.to.op != opArray {
-				d.form = formAlias // it has methods now
+				d.form = formAlias // an alias keeps the methods of its target
 			}
 		}
 		sizes[d] = max(size, 1)
@@ -469,7 +471,7 @@ func (g *generation) boundSizes() {
 	}
 }
 
-// all returns the declarations, parents before their children.
+// all returns the declarations, with parents before their children.
 func (g *generation) all() []*decl {
 	var list []*decl
 	seen := make(map[*decl]bool)
@@ -490,13 +492,13 @@ func (g *generation) all() []*decl {
 	return list
 }
 
-// maxName bounds the names of types, in bytes: of what is nested deeper, the outermost type
-// makes the name.
+// maxName bounds the length of type names in bytes. The name of a deeper nested type begins
+// with that of the outermost type.
 const maxName = 120
 
-// nameDecls gives every declaration a name: whole schemas first, then definitions, then what
-// is named after its parent. Where several would have one name, all of them have the longer
-// one, so that a name does not depend on who comes first.
+// nameDecls names all declarations: root schemas first, then definitions, then types that
+// are named after their parents. If names collide, all of them get their longer form, so
+// that a name does not depend on the order.
 func (g *generation) nameDecls() {
 	all := g.all()
 	for _, roots := range []bool{true, false} {
@@ -539,7 +541,7 @@ func (g *generation) nameDecls() {
 			d.group.decls = append(d.group.decls, d)
 		}
 	}
-	for _, d := range all { // constants last, since nobody refers to them
+	for _, d := range all { // constants last, because nothing refers to them
 		for i := range d.values {
 			d.values[i].name = g.names.add(d.name + valueName(d.values[i].text))
 		}

@@ -140,9 +140,10 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 	}
 }
 
-// The compiler refuses types that are larger than its address space, which a few lines describe.
+// The compiler rejects types that are larger than its address space, which a few lines of
+// schema can describe.
 func TestTypesHaveABoundedSize(t *testing.T) {
-	chain := func(form string) string { // each definition has the next one several times
+	chain := func(form string) string { // each definition refers to the next one several times
 		defs := []string{`"A40":{"type":"object","properties":{"a":{"type":"string"}},"required":["a"]}`}
 		for i := range 40 {
 			defs = append(defs, fmt.Sprintf("%q:%s", fmt.Sprint("A", i), strings.ReplaceAll(form, "NEXT", fmt.Sprintf("%q:\"#/$defs/A%d\"", "$ref", i+1))))
@@ -224,7 +225,7 @@ func unwrapped(source []byte) string {
 	return b.String()
 }
 
-// hostileCatalog has texts wherever strangers can put one.
+// hostileCatalog has hostile text in every place that another worker controls.
 func hostileCatalog(t *testing.T) *catalog {
 	t.Helper()
 	hostile := "*/ x\n//go:build ignore\n+build ignore\n\x00\u202eevil\u2028func init() { panic(1) }\r//line a.go:1\n`\" `````````````  \\ \xff %s %d"
@@ -248,7 +249,7 @@ func hostileCatalog(t *testing.T) *catalog {
 	return c
 }
 
-// What strangers register goes into comments, literals and file names, and nowhere else.
+// Text of other workers appears only in comments, literals and file names.
 func TestHostileTextsStayTexts(t *testing.T) {
 	files, _ := generate(t, hostileCatalog(t))
 	compile(t, files)
@@ -310,7 +311,7 @@ func TestNamesDoNotDependOnWhoComesFirst(t *testing.T) {
 		"BGetInput": `struct{Street *string "json:\"street,omitzero\""}`, "BGetOutput": `struct{Zip *string "json:\"zip,omitzero\""}`,
 		"AGetInputAddress": `struct{Street *string "json:\"street,omitzero\""}`, "BGetOutputAddress": `struct{Zip *string "json:\"zip,omitzero\""}`,
 	}
-	for name, typ := range got { // aliases show what they are for
+	for name, typ := range got { // resolve aliases
 		if strings.HasSuffix(typ, "Address") {
 			got[name] = got[typ]
 		}
@@ -327,7 +328,7 @@ func TestRecordedClientsAreCurrent(t *testing.T) {
 	}
 }
 
-// thousand is a catalogue of functions whose schemas are those of other SDKs.
+// thousand is a catalogue of a thousand functions with the schemas of other SDKs.
 func thousand(t testing.TB, n int) *catalog {
 	t.Helper()
 	var recorded []function
@@ -396,5 +397,5 @@ func FuzzGenerate(f *testing.F) {
 	})
 }
 
-// function_ is the type, where a variable has its name.
+// function_ is an alias for use where a variable shadows the type.
 type function_ = function

@@ -22,7 +22,7 @@ import (
 	"testing"
 )
 
-// exports are the files with the export data of what generated code imports.
+// exports lists the files with the export data of the packages that generated code imports.
 var exports = sync.OnceValues(func() (map[string]string, error) {
 	out, err := exec.Command("go", "list", "-export", "-deps", "-f", "{{if .Export}}{{.ImportPath}} {{.Export}}{{end}}", "github.com/iii-go/iii").Output()
 	if err != nil {
@@ -36,7 +36,7 @@ var exports = sync.OnceValues(func() (map[string]string, error) {
 	return all, nil
 })
 
-// packagesOf imports what generated code imports, for all tests at once.
+// packagesOf imports these packages once for all tests.
 var packagesOf = sync.OnceValues(func() (types.Importer, error) {
 	files, err := exports()
 	if err != nil {
@@ -50,9 +50,9 @@ var packagesOf = sync.OnceValues(func() (types.Importer, error) {
 	}), nil
 })
 
-var importing sync.Mutex // importers are not for concurrent use
+var importing sync.Mutex // importers are not safe for concurrent use
 
-// compile checks generated files as the compiler does, and that gofmt leaves them as they are.
+// compile type-checks generated files and verifies that gofmt leaves them unchanged.
 func compile(t testing.TB, files map[string][]byte) *types.Package {
 	t.Helper()
 	imports, err := packagesOf()
@@ -94,7 +94,7 @@ func compile(t testing.TB, files map[string][]byte) *types.Package {
 	return pkg
 }
 
-// generate makes the files of a catalogue.
+// generate generates the files of a catalogue.
 func generate(t testing.TB, c *catalog) (map[string][]byte, *generation) {
 	t.Helper()
 	g := &generation{pkg: "clients", catalog: c}
@@ -108,12 +108,12 @@ func generate(t testing.TB, c *catalog) (map[string][]byte, *generation) {
 	return files, g
 }
 
-// fn is a function of a catalogue.
+// fn describes a function of a catalogue.
 func fn(id, request, response string) function {
 	return function{ID: id, Namespace: "default", Worker: "w", Request: json.RawMessage(request), Response: json.RawMessage(response)}
 }
 
-// goTypes returns the declarations of a package's types, on one line each.
+// goTypes returns the type declarations of a package, each on one line.
 func goTypes(pkg *types.Package) map[string]string {
 	all := make(map[string]string)
 	for _, name := range pkg.Scope().Names() {

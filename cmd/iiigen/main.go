@@ -1,24 +1,26 @@
-// Command iiigen generates typed Go clients of functions from what an engine knows of them:
-// the JSON Schemas that workers register.
+// Command iiigen generates typed Go clients from the JSON Schemas of the functions that
+// workers have registered with an engine.
 //
 //	iiigen [flags]
 //
-// It connects to the engine at -url as a worker, or reads the catalogue of an earlier run
-// from the file -catalog, and writes into the directory -out: one file for each prefix of
-// the functions' ids, or for each worker with -by worker, a file that these share, and the
-// catalogue that they were made from. -functions and -triggers select functions and trigger
-// types, or the private functions that an engine has in their place, by comma-separated
-// patterns, in which * stands for any characters, also for "::"; internal functions must be
-// named by the beginning of their ids. -save writes what was
-// selected to another file as well.
+// The program connects to the engine at -url as a worker, or reads the catalogue of an
+// earlier run from the file -catalog. It writes to the directory -out: one file for each
+// prefix of the function ids (with -by worker, for each worker), a file of shared code, and
+// the catalogue from which these files were generated. -save writes the selected part of the
+// catalogue to another file as well.
+//
+// -functions selects functions, and -triggers selects trigger types or, on engine 0.26, the
+// private functions that replace them. Both flags take comma-separated patterns, in which *
+// stands for any characters, including "::". A pattern selects an internal function only if
+// it spells out the beginning of the id.
 //
 //	iiigen -url ws://127.0.0.1:49134 -functions 'orders::*,billing::*' -package clients -out clients
 //
-// With -check it writes nothing. It fails if the files differ from what it would write, and
-// prints for each function what has changed and whether that is compatible.
+// With -check the program writes nothing. It fails if the files are out of date, and prints
+// the changes of each function and whether they are compatible.
 //
-// Without -functions and -out it reads iiigen.json, or the file -config, which holds several
-// outputs:
+// Without -functions and -out the program reads iiigen.json, or the file named by -config,
+// which can describe several outputs:
 //
 //	{
 //	  "url": "ws://127.0.0.1:49134",
@@ -28,12 +30,12 @@
 //	  ]
 //	}
 //
-// Relative paths are relative to that file. -url, -catalog and -save hold for all outputs
-// then. If neither an address nor a catalogue is given, the address is $III_URL or
-// ws://127.0.0.1:49134.
+// Paths are relative to the directory of that file. -url, -catalog and -save then apply to
+// all outputs. If neither an address nor a catalogue is set, the address is $III_URL or, if
+// that is unset, ws://127.0.0.1:49134.
 //
-// A schema that Go has no type for becomes json.RawMessage, with a comment that says why; -v
-// lists these places. A run that fails leaves all files as they were.
+// A schema that no Go type can express becomes json.RawMessage, with a comment that explains
+// why; -v lists these places. A run that fails leaves all files unchanged.
 package main
 
 import (
@@ -92,10 +94,10 @@ type outputConfig struct {
 	By        string   `json:"by"`
 }
 
-// configFile is the name of the configuration that is read without flags.
+// configFile is the configuration file that is read when no flags select functions.
 const configFile = "iiigen.json"
 
-// errDrift is the failure of -check.
+// errDrift is returned by -check if files are out of date.
 var errDrift = errors.New("the generated code is out of date; run iiigen again")
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -104,16 +106,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	url := flags.String("url", "", "address of the engine (default $III_URL, else ws://127.0.0.1:49134)")
 	catalogName := flags.String("catalog", "", "read the catalogue from a `file` instead of an engine")
 	save := flags.String("save", "", "write the selected catalogue to a `file`")
-	functions := flags.String("functions", "", "`patterns` of the functions, by comma, such as orders::*,billing::*")
-	triggers := flags.String("triggers", "", "`patterns` of the trigger types and private functions, by comma (default: those of -functions, and those of the functions' workers)")
-	namespace := flags.String("namespace", "", "only what is in this namespace")
-	pkg := flags.String("package", "", "name of the generated package (default: that of the directory)")
+	functions := flags.String("functions", "", "comma-separated `patterns` of functions, such as orders::*,billing::*")
+	triggers := flags.String("triggers", "", "comma-separated `patterns` of trigger types and private functions (default: the patterns of -functions, and the trigger types of the selected functions' workers)")
+	namespace := flags.String("namespace", "", "select only functions and trigger types in this namespace")
+	pkg := flags.String("package", "", "name of the generated package (default: the name of the directory)")
 	out := flags.String("out", "", "`directory` of the generated files")
-	by := flags.String("by", "", "one file and client for each \"prefix\" of ids (default) or each \"worker\"")
-	configName := flags.String("config", "", "`file` with several outputs (default iiigen.json)")
-	check := flags.Bool("check", false, "write nothing; fail if the files are out of date and print what has changed")
-	timeout := flags.Duration("timeout", 30*time.Second, "time limit for everything that the engine is asked")
-	verbose := flags.Bool("v", false, "list the places where a type says no more than json.RawMessage")
+	by := flags.String("by", "", "generate one file and client for each id \"prefix\" (default) or each \"worker\"")
+	configName := flags.String("config", "", "configuration `file` (default iiigen.json)")
+	check := flags.Bool("check", false, "write nothing; if the files are out of date, print the changes and fail")
+	timeout := flags.Duration("timeout", 30*time.Second, "time limit for all requests to the engine")
+	verbose := flags.Bool("v", false, "list the places where a schema becomes json.RawMessage")
 	headers := make(map[string]string)
 	flags.Func("header", "`name: value` of a header of the connection; may be repeated", func(s string) error {
 		name, value, ok := strings.Cut(s, ":")
@@ -125,7 +127,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	})
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		flags.SetOutput(stderr)
-		fmt.Fprint(stderr, "iiigen generates typed clients of the functions that an engine knows.\n\nUsage: iiigen [flags]\n\n")
+		fmt.Fprint(stderr, "iiigen generates typed Go clients of the functions in an engine.\n\nUsage: iiigen [flags]\n\n")
 		flags.PrintDefaults()
 		return err
 	} else if err != nil {
@@ -196,9 +198,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			_ = c.Close()
 		}
 	}()
-	files := make(map[string][]byte)  // to write, by absolute paths
-	stale := make(map[string]bool)    // to remove
-	owners := make(map[string]string) // of directories
+	files := make(map[string][]byte)  // content of files to write, by absolute path
+	stale := make(map[string]bool)    // files to remove
+	owners := make(map[string]string) // outputs that own a directory
 	put := func(name string, content []byte) error {
 		name, err := filepath.Abs(name)
 		if err == nil && files[name] != nil && !bytes.Equal(files[name], content) {
@@ -302,12 +304,12 @@ func splitPatterns(s string) []string {
 	return all
 }
 
-// loadConfig reads a configuration; its paths are relative to it.
+// loadConfig reads a configuration file, whose paths are relative to the file.
 func loadConfig(name string) (config, error) {
 	var cfg config
 	raw, err := os.ReadFile(name)
 	if errors.Is(err, os.ErrNotExist) && name == configFile {
-		return cfg, fmt.Errorf("there is no %s; -functions and -out say what to generate", configFile)
+		return cfg, fmt.Errorf("there is no %s; set -functions and -out to select what to generate", configFile)
 	}
 	if err != nil {
 		return cfg, err
@@ -332,7 +334,7 @@ func loadConfig(name string) (config, error) {
 	return cfg, nil
 }
 
-// validate checks an output, and gives its package a name if it has none.
+// validate checks an output and sets the default name of its package.
 func (o *outputConfig) validate() error {
 	if o.Out == "" && o.Save == "" {
 		return errors.New("no directory to write to; set -out, or -save for a catalogue alone")
@@ -356,8 +358,9 @@ func (o *outputConfig) validate() error {
 	return nil
 }
 
-// read returns the selected part of the catalogue, from a file or an engine. With check set,
-// patterns may match nothing, because what they matched may be gone.
+// read returns the selected part of the catalogue, from a file or an engine. If check is
+// set, patterns may match nothing, because the functions that they matched may no longer
+// exist.
 func (o *outputConfig) read(ctx context.Context, engines map[string]*iii.Client, headers map[string]string, check bool) (*catalog, error) {
 	s := selection{functions: o.Functions, triggers: o.Triggers, namespace: o.Namespace, lenient: check}
 	if o.Catalog != "" {
@@ -429,11 +432,11 @@ func generatedFiles(dir, pkg string) (map[string][]byte, error) {
 	return files, nil
 }
 
-// rename is os.Rename, which tests make fail.
+// rename is os.Rename, except in tests that simulate a failure.
 var rename = os.Rename
 
-// replaceFiles writes files and removes others, all or none: what fails leaves everything as
-// it was.
+// replaceFiles writes files and removes others, either all or none: after a failure, all
+// files have their previous content.
 func replaceFiles(files map[string][]byte, stale map[string]bool) (err error) {
 	type change struct {
 		name, temporary, backup string

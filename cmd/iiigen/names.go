@@ -8,13 +8,13 @@ import (
 	"unicode"
 )
 
-// initialisms are words that are written in capitals.
+// initialisms are words that are written in capital letters.
 var initialisms = map[string]bool{"api": true, "cpu": true, "css": true, "dns": true, "hmac": true, "html": true, "http": true, "https": true,
 	"id": true, "ip": true, "json": true, "os": true, "pid": true, "rpc": true, "sql": true, "ssh": true, "tcp": true, "tls": true, "ttl": true,
 	"udp": true, "ui": true, "uri": true, "url": true, "utf8": true, "uuid": true, "vm": true, "xml": true}
 
 // goName returns an exported identifier for a text. Equal texts have equal names; different
-// ones may have, too.
+// texts can have the same name.
 func goName(text string) string {
 	var b strings.Builder
 	for _, word := range words(text) {
@@ -37,7 +37,8 @@ func goName(text string) string {
 	return name
 }
 
-// words splits a text where it is no letter or digit, and where its case changes.
+// words splits a text at characters that are neither letters nor digits, and where the case
+// changes.
 func words(text string) []string {
 	var all []string
 	for _, part := range strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
@@ -55,18 +56,18 @@ func words(text string) []string {
 	return all
 }
 
-// punctuation names the characters that values of enumerations consist of.
+// punctuation names the punctuation characters in enumeration values.
 var punctuation = map[rune]string{'<': "Less", '>': "Greater", '=': "Equal", '!': "Not", '+': "Plus", '-': "Minus", '*': "Star", '/': "Slash", '%': "Percent",
 	'&': "And", '|': "Or", '^': "Caret", '~': "Tilde", '?': "Question", '.': "Dot", ',': "Comma", ':': "Colon", ';': "Semicolon", '#': "Hash", '$': "Dollar",
 	'@': "At", '_': "Underscore", '(': "Open", ')': "Close", '[': "OpenBracket", ']': "CloseBracket", '{': "OpenBrace", '}': "CloseBrace", ' ': "Space"}
 
-// valueName returns the part of a constant's name that is from its value.
+// valueName returns the part of a constant's name that represents its value.
 func valueName(value string) string {
 	if value == "" {
 		return "Empty"
 	}
 	if len(words(value)) > 0 {
-		return strings.TrimPrefix(goName("X "+value), "X") // a digit may follow the type's name
+		return strings.TrimPrefix(goName("X "+value), "X") // a digit can follow the type's name
 	}
 	var b strings.Builder
 	for _, r := range value {
@@ -81,8 +82,7 @@ func valueName(value string) string {
 // scope is a set of names.
 type scope map[string]bool
 
-// add returns the first of the candidates that is free, else the last with a number, and
-// takes it.
+// add takes the first free candidate, or else the last one with a number, and returns it.
 func (s scope) add(candidates ...string) string {
 	for _, name := range candidates {
 		if !s[name] {
@@ -99,7 +99,7 @@ func (s scope) add(candidates ...string) string {
 	}
 }
 
-// fileStem returns the beginning of a file's name for a group: of a-z, 0-9 and _ only.
+// fileStem returns the beginning of a group's file name, which consists of a-z, 0-9 and _.
 func fileStem(group string) string {
 	var b strings.Builder
 	plain := true
@@ -124,14 +124,14 @@ func fileStem(group string) string {
 	return stem
 }
 
-// directive matches what would be a directive at the beginning of a line.
+// directive matches text that would be a directive at the beginning of a comment line.
 var directive = regexp.MustCompile(`(^|\s)//+\b`)
 
-// quotes matches what gofmt makes typographic quotes of: several times, if they are many.
+// quotes matches quotes that gofmt makes typographic, including repeated ones.
 var quotes = regexp.MustCompile("``+|''+")
 
-// commentText returns a text of a stranger as lines of a comment: without control and format
-// characters, and without what tools take for a directive or write in another way.
+// commentText returns text of another worker as comment lines, without control and format
+// characters, and without text that tools treat as a directive or reformat.
 func commentText(text string) string {
 	text = strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\r", "\n")
 	text = strings.ToValidUTF8(text, "\uFFFD")

@@ -40,8 +40,8 @@ type (
 	}
 )
 
-// tideWorker serves functions of all the kinds that observers tell apart. The functions with
-// arguments, and those that are private or cannot be observed, need an engine of 0.26.
+// tideWorker serves functions of all kinds that matter for observers. Functions that have
+// arguments, are private or cannot be observed need engine 0.26.
 func tideWorker(t *testing.T, url string) *iii.Client {
 	t.Helper()
 	c, err := iii.New(url, iii.WithName("tides"))
@@ -77,7 +77,7 @@ func tideWorker(t *testing.T, url string) *iii.Client {
 	return c
 }
 
-// What clients have depends on what the engine has: trigger types or observers.
+// Clients have methods for trigger types or observers, depending on the engine.
 func TestClientsHaveTheObserversOfTheirEngine(t *testing.T) {
 	const (
 		call    = "func (c Tides) %s(ctx context.Context, "
@@ -142,7 +142,7 @@ func TestClientsHaveTheObserversOfTheirEngine(t *testing.T) {
 	}
 }
 
-// within returns files by their paths in a directory.
+// within returns the files of a directory, by path.
 func within(dir string, files map[string][]byte) map[string][]byte {
 	paths := make(map[string][]byte)
 	for name, content := range files {
@@ -171,7 +171,7 @@ func TestObserversOfAGeneratedClientReceiveItsTypes(t *testing.T) {
 		received <- o
 		return nil, nil
 	}, iii.WithObserverID("leave"))
-	// The target of what the program has changed is a function like any other.
+	// The target of a changed source is an ordinary function.
 	source := client.BookSource(tides.BookArgs{})
 	source.Filters = map[string]any{"input.ship": map[string]any{"$eq": "Ada"}}
 	_, failed[2] = iii.Handle(c, "watch::book", func(_ context.Context, o tides.BookObserved) (any, error) {
@@ -220,7 +220,7 @@ func TestObserversOfAGeneratedClientReceiveItsTypes(t *testing.T) {
 		t.Errorf("received %+v of the leaving", o)
 	}
 
-	// What cannot be made leaves no function behind.
+	// After an error, no function stays registered.
 	if _, _, err := client.OnLeave("watch::second", func(context.Context, tides.LeaveObserved) (any, error) { return nil, nil }, iii.WithObserverID("leave")); err == nil {
 		t.Error("two observers have one id")
 	}
@@ -279,7 +279,7 @@ func idsOf(c *catalog) (ids []string) {
 	return ids
 }
 
-// Private functions are selected as trigger types are.
+// Private functions are selected in the same way as trigger types.
 func TestPrivateFunctionsAreSelectedAsTriggerTypes(t *testing.T) {
 	c := &catalog{Functions: []function{
 		{ID: "a::call", Worker: "a"}, {ID: "b::call", Worker: "b"}, {ID: "engine::on-x", Worker: "a", Private: true, Observable: true},

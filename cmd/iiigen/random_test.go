@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// soup makes schemas of keywords that may or may not make sense together.
+// soup generates schemas from random keywords, whether or not these make sense together.
 type soup struct {
 	r *rand.Rand
 }
@@ -135,7 +135,7 @@ func TestAnySchemasCompare(t *testing.T) {
 	}
 }
 
-// What grows without bound in a schema of a few lines ends, too.
+// Schemas of a few lines whose types would grow without bound terminate as well.
 func TestSchemasThatGrowEnd(t *testing.T) {
 	doubling := func(keyword string) string {
 		defs := map[string]any{"A40": map[string]any{"type": "object", "properties": map[string]any{"x": true}}, "B40": map[string]any{"type": "object"}}

@@ -60,13 +60,13 @@ type receipt struct {
 	Codes map[string]int64 `json:"codes"`
 }
 
-// provider provides a trigger type that fires nothing.
+// provider provides a trigger type but never fires it.
 type provider struct{}
 
 func (provider) Bind(context.Context, iii.TriggerBinding) error { return nil }
 func (provider) Unbind(context.Context, string) error           { return nil }
 
-// shop starts an engine with workers.
+// shop starts an engine with several workers.
 func shop(t *testing.T) (url string, worker *iii.Client) {
 	t.Helper()
 	e, c := shopEngine(t)
@@ -75,7 +75,7 @@ func shop(t *testing.T) (url string, worker *iii.Client) {
 
 func shopEngine(t *testing.T) (*iiitest.Engine, *iii.Client) {
 	t.Helper()
-	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023)) // which lists trigger types
+	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023)) // this engine lists trigger types
 	c, err := iii.New(e.URL(), iii.WithName("shop"))
 	if err != nil {
 		t.Fatal(err)
@@ -150,7 +150,7 @@ func TestClientsOfARunningEngine(t *testing.T) {
 		}
 	}
 
-	// The saved catalogue makes the same files, and nothing is out of date.
+	// The saved catalogue produces the same files, so nothing is out of date.
 	other := filepath.Join(t.TempDir(), "clients")
 	if out, err := iiigen(t, "-catalog", saved, "-functions", "orders::*,billing::*", "-package", "clients", "-out", other); err != nil {
 		t.Fatal(err, out)
@@ -300,7 +300,7 @@ func TestFailedRunsChangeNothing(t *testing.T) {
 	}
 }
 
-// A failure between two files takes back what was written.
+// A failure between two files restores those already written.
 func TestFailureBetweenFilesLeavesThemAsTheyWere(t *testing.T) {
 	dir := t.TempDir()
 	catalog := filepath.Join(t.TempDir(), "c.json")
@@ -309,7 +309,7 @@ func TestFailureBetweenFilesLeavesThemAsTheyWere(t *testing.T) {
 	if out, err := iiigen(t, args...); err != nil {
 		t.Fatal(err, out)
 	}
-	// A directory has the name of the last file.
+	// A directory occupies the name of the last file.
 	if err := os.Remove(filepath.Join(dir, "iiigen_gen.go")); err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +324,7 @@ func TestFailureBetweenFilesLeavesThemAsTheyWere(t *testing.T) {
 		t.Errorf("files (-before +after):\n%s", diff)
 	}
 
-	// The rename of one file fails after that of others.
+	// The rename of one file fails after others succeeded.
 	files := map[string][]byte{filepath.Join(dir, "a_gen.go"): []byte(header + "\n"), filepath.Join(dir, "z.json"): []byte("{}"), filepath.Join(dir, "zz.json"): []byte("{}")}
 	failing := errors.New("no space left")
 	renames := 0
@@ -439,7 +439,8 @@ func TestCheckReportsThatEverythingIsGone(t *testing.T) {
 	}
 }
 
-// An engine that goes away or does not answer fails the run, which says where, in time.
+// If an engine disappears or does not respond, the run fails in time, with an error that
+// names the request.
 func TestEnginesThatGoAwayOrDoNotAnswerFailTheRun(t *testing.T) {
 	asks := func(f iiitest.Frame, function string) bool {
 		return f.Direction == iiitest.ToEngine && strings.Contains(string(f.Message), `"function_id":"`+function+`"`)
@@ -482,7 +483,8 @@ func TestEnginesThatGoAwayOrDoNotAnswerFailTheRun(t *testing.T) {
 	}
 }
 
-// go run …@latest uses no go.work: go.mod has to suit that of the package by itself.
+// go run …@latest ignores go.work, so the versions in go.mod must match those of the
+// package.
 func TestModuleBuildsWithoutItsWorkspace(t *testing.T) {
 	dir := t.TempDir()
 	root, err := filepath.Abs("../..")

@@ -15,11 +15,11 @@ import (
 	"strings"
 )
 
-// A schema is an object, as encoding/json decodes it with numbers as json.Number; true is
-// the empty object.
+// A schema is an object as decoded by encoding/json with numbers as json.Number; true
+// becomes the empty object.
 type schema = map[string]any
 
-// parseSchema decodes a document. Errors say what is no schema.
+// parseSchema decodes a document. It returns an error if the document is not a schema.
 func parseSchema(raw json.RawMessage) (schema, error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
@@ -37,8 +37,8 @@ func parseSchema(raw json.RawMessage) (schema, error) {
 	return s, nil
 }
 
-// asSchema returns a part of a document as a schema. A schema that nothing satisfies, such
-// as false, has the keyword not.
+// asSchema returns a part of a document as a schema. A schema that no value satisfies, such
+// as false, becomes one with the keyword not.
 func asSchema(v any) (schema, bool) {
 	switch v := v.(type) {
 	case map[string]any:
@@ -68,17 +68,17 @@ func kindOf(v any) string {
 	return "an object"
 }
 
-// isFalse reports whether nothing satisfies the schema.
+// isFalse reports whether no value satisfies the schema.
 func isFalse(s schema) bool {
 	not, ok := s["not"].(map[string]any)
 	return ok && len(not) == 0 && len(s) == 1
 }
 
-// annotations are the keywords that say nothing about values.
+// annotations are the keywords that do not constrain values.
 var annotations = []string{"$schema", "$id", "id", "$comment", "$anchor", "title", "description", "default", "examples", "example",
 	"deprecated", "readOnly", "writeOnly", "$defs", "definitions", "discriminator", "xml", "externalDocs"}
 
-// demands returns the keywords of s that say something about values.
+// demands returns the keywords of s that constrain values.
 func demands(s schema) schema {
 	rest := maps.Clone(s)
 	for _, k := range annotations {
@@ -92,8 +92,8 @@ func demands(s schema) schema {
 	return rest
 }
 
-// shapes reports whether s has a keyword on which Go types depend. The others limit values of
-// a type, which Go types do not.
+// shapes reports whether s has a keyword that determines its Go type. Other keywords
+// constrain values in ways that Go types cannot express.
 func shapes(s schema) bool {
 	for _, k := range []string{"$ref", "$dynamicRef", "$recursiveRef", "type", "properties", "required", "additionalProperties", "patternProperties", "items",
 		"prefixItems", "enum", "const", "allOf", "anyOf", "oneOf", "format", "contentEncoding"} {
@@ -104,17 +104,17 @@ func shapes(s schema) bool {
 	return isFalse(demands(s))
 }
 
-// document resolves references within one schema.
+// document resolves references within a schema document.
 type document struct{ root schema }
 
-// resolve returns what a reference points to, and the pointer to it.
+// resolve returns the target of a reference, and its pointer.
 func (d document) resolve(ref string) (schema, error) {
 	rest, ok := strings.CutPrefix(ref, "#")
 	if id, _ := d.root["$id"].(string); !ok && id != "" {
 		rest, ok = strings.CutPrefix(ref, strings.TrimSuffix(id, "#")+"#")
 	}
 	if !ok && ref != "" {
-		return nil, fmt.Errorf("$ref %q leads out of the schema", ref)
+		return nil, fmt.Errorf("$ref %q points outside of the schema", ref)
 	}
 	var at any = d.root
 	if rest != "" {
@@ -141,12 +141,13 @@ func (d document) resolve(ref string) (schema, error) {
 	}
 	s, ok := asSchema(at)
 	if !ok {
-		return nil, fmt.Errorf("$ref %q points to %s, which is no schema", ref, kindOf(at))
+		return nil, fmt.Errorf("$ref %q points to %s, not a schema", ref, kindOf(at))
 	}
 	return s, nil
 }
 
-// unescapePercent decodes the percent signs of a fragment; a malformed one stays as it is.
+// unescapePercent decodes percent escapes in a fragment. It returns a malformed fragment
+// unchanged.
 func unescapePercent(s string) string {
 	if !strings.Contains(s, "%") {
 		return s
@@ -165,8 +166,8 @@ func unescapePercent(s string) string {
 	return b.String()
 }
 
-// definition returns the name of the definition that a reference points to, "" if it points
-// elsewhere.
+// definition returns the name of the definition that a reference points to, or "" for any
+// other reference.
 func definition(ref string) string {
 	for _, prefix := range []string{"#/$defs/", "#/definitions/"} {
 		if name, ok := strings.CutPrefix(ref, prefix); ok && !strings.Contains(name, "/") {
@@ -176,16 +177,16 @@ func definition(ref string) string {
 	return ""
 }
 
-// maxHops bounds chains of references, and merges within merges.
+// maxHops bounds chains of references and nested merges.
 const maxHops = 64
 
-// maxParts bounds the parts of allOf, which grow with those of their parts.
+// maxParts bounds the number of parts of an allOf, because nested parts multiply.
 const maxParts = 1000
 
 // errUnsatisfiable is the reason why schemas cannot be merged.
-var errUnsatisfiable = errors.New("allOf demands what excludes each other")
+var errUnsatisfiable = errors.New("the parts of allOf exclude each other")
 
-// deref follows the references of s and merges what stands beside them.
+// deref follows the references of s and merges the keywords beside them.
 func (d document) deref(s schema, hops int) (schema, error) {
 	ref, ok := s["$ref"].(string)
 	if !ok {
@@ -207,7 +208,8 @@ func (d document) deref(s schema, hops int) (schema, error) {
 	return d.merge(to, beside, hops+1)
 }
 
-// merge returns a schema that demands what both do, as far as types are concerned.
+// merge returns a schema that requires what both schemas require, as far as Go types depend
+// on it.
 func (d document) merge(a, b schema, hops int) (schema, error) {
 	if hops >= maxHops {
 		return nil, errors.New("allOf is nested too deep")
@@ -289,8 +291,9 @@ func (d document) merge(a, b schema, hops int) (schema, error) {
 		case "const":
 			return nil, errUnsatisfiable
 		case "additionalProperties", "unevaluatedProperties":
-			// The one that says more about the members' types; what both forbid, neither does
-			// for the members that the other names.
+			// The schema with the more precise member types takes precedence. Both schemas
+			// together forbid what either forbids, except for members that the other
+			// declares.
 			if x, ok := asSchema(old); ok && (isFalse(x) || len(x) == 0) {
 				m[k] = v
 			}
@@ -304,7 +307,7 @@ func (d document) merge(a, b schema, hops int) (schema, error) {
 			}
 			m[k] = append(slices.Clone(x), y...)
 		case "anyOf", "oneOf":
-			// Both demand a choice; one of them can stay a choice beside the other.
+			// Both schemas require a choice; only one can remain a choice.
 			all, _ := m["allOf"].([]any)
 			m["allOf"] = append(slices.Clone(all), schema{k: v})
 		case "minimum", "exclusiveMinimum":
@@ -323,7 +326,7 @@ func (d document) merge(a, b schema, hops int) (schema, error) {
 	return m, nil
 }
 
-// mergeProperty merges two schemas of a property, which may be of any form.
+// mergeProperty merges two schemas of a property, each of which can be of any form.
 func (d document) mergeProperty(a, b any, hops int) (any, error) {
 	x, okX := asSchema(a)
 	y, okY := asSchema(b)
@@ -339,7 +342,7 @@ func less(a, b any) bool {
 	return okX && okY && x.Cmp(y) < 0
 }
 
-// numberOf returns a number of a schema exactly.
+// numberOf returns a number of a schema with its exact value.
 func numberOf(v any) (*big.Float, bool) {
 	n, ok := v.(json.Number)
 	if !ok {
@@ -388,7 +391,7 @@ func listOf(v any) ([]schema, bool) {
 	return all, true
 }
 
-// literals returns the set of constants, as JSON.
+// literals returns a set of constants, as JSON.
 func literals(values []any) map[string]bool {
 	all := make(map[string]bool, len(values))
 	for _, v := range values {
@@ -397,7 +400,7 @@ func literals(values []any) map[string]bool {
 	return all
 }
 
-// constants returns the values that a schema lists, with those of const.
+// constants returns the values of enum and const.
 func constants(s schema) ([]any, bool) {
 	if c, ok := s["const"]; ok {
 		return []any{c}, true
@@ -406,8 +409,8 @@ func constants(s schema) ([]any, bool) {
 	return list, ok && len(list) > 0
 }
 
-// integerType returns the Go type of integers with the bounds of s: the width that the
-// bounds are of, else one that holds them.
+// integerType returns the Go integer type for the bounds of s: the type with exactly these
+// bounds, or else one that holds them.
 func integerType(s schema) string {
 	switch format, _ := s["format"].(string); format {
 	case "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "int", "uint":

@@ -21,8 +21,8 @@ func (c *carrier) start(ctx context.Context, url, name, source string) (err erro
 	if c.client, err = iii.New(url, iii.WithName(name+"-"+c.name)); err != nil {
 		return err
 	}
-	// The exchange calls the target with the parcel itself. What the engine delivers would be
-	// an iii.Observed by default.
+	// The target receives the parcel itself, because the exchange calls it. By default, the
+	// engine would deliver an iii.Observed.
 	target, err := iii.Handle(c.client, name+"::"+c.name, func(_ context.Context, p parcel) (bid, error) {
 		return bid{Carrier: c.name, Price: c.price(p)}, nil
 	})

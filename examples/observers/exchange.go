@@ -8,25 +8,26 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// parcel is the input of the source. Filters see it as input.depot and input.kg.
+// parcel is the input of the source. Filters refer to its fields as input.depot and
+// input.kg.
 type parcel struct {
 	Depot string `json:"depot"`
 	Kg    int    `json:"kg"`
 }
 
-// interest is what the observers of the source say with their arguments. The engine rejects
-// other arguments, since the source advertises the schema of this type.
+// interest holds the arguments of an observer of the source. The source advertises the
+// schema of this type, so the engine rejects arguments that do not match it.
 type interest struct {
 	Depot string `json:"depot"`
 }
 
-// bid is what a carrier answers.
+// bid is the answer of a carrier.
 type bid struct {
 	Carrier string `json:"carrier"`
 	Price   int    `json:"price"`
 }
 
-// noBid is the code of the error for a parcel that nobody carries.
+// noBid is the error code for a parcel that no carrier bids for.
 const noBid = "NO_BID"
 
 var depots = []string{"north", "south"}
@@ -45,10 +46,11 @@ func newExchange(url, name string) (*exchange, error) {
 	x := &exchange{client: client}
 	x.source, err = iii.Handle(client, name+"::on-parcel", func(_ context.Context, p parcel) (parcel, error) { return p, nil },
 		iii.WithArgs[interest](),
-		iii.WithPrivate(), // nobody else places parcels
+		iii.WithPrivate(), // other workers cannot place parcels
 		iii.WithObserverHooks(iii.ObserverHooks{
 			Added: x.added,
-			// With keys, a parcel costs one lookup however many carriers there are.
+			// With keys, finding the observers of a parcel takes one lookup, regardless of
+			// the number of carriers.
 			Keys: &iii.ObserverKeys{
 				Observer: func(o *iii.FunctionObserver) []string { return depotOf(o.Args()) },
 				Call:     func(call *iii.ObservedCall) []string { return depotOf(call.Input) },
@@ -58,7 +60,7 @@ func newExchange(url, name string) (*exchange, error) {
 	return x, err
 }
 
-// added refuses observers of depots that there are not. The error is that of Observer.Ready.
+// added rejects observers of unknown depots. Observer.Ready returns its error.
 func (x *exchange) added(_ context.Context, o *iii.FunctionObserver) error {
 	var args interest
 	if err := o.DecodeArgs(&args); err != nil {
@@ -70,7 +72,7 @@ func (x *exchange) added(_ context.Context, o *iii.FunctionObserver) error {
 	return nil
 }
 
-// depotOf is the key of both observers and parcels.
+// depotOf returns the keys of an observer, from its arguments, or of a parcel.
 func depotOf(raw json.RawMessage) []string {
 	var of interest
 	if json.Unmarshal(raw, &of) != nil {
@@ -79,8 +81,8 @@ func depotOf(raw json.RawMessage) []string {
 	return []string{of.Depot}
 }
 
-// deliver takes the place of the engine, which would call all observers whose filters match
-// and ignore their results. The filters are left to the hook.
+// deliver replaces the engine's delivery, which would call all observers with matching
+// filters and ignore their results. The hook itself has to evaluate the filters.
 func (x *exchange) deliver(ctx context.Context, call *iii.ObservedCall, observers []*iii.FunctionObserver) (any, error) {
 	if err := call.Err(); err != nil {
 		return nil, err
@@ -92,7 +94,7 @@ func (x *exchange) deliver(ctx context.Context, call *iii.ObservedCall, observer
 		}
 		var offer bid
 		if err := o.Call(ctx, call.Input, &offer); err != nil {
-			continue // a carrier that fails makes no bid
+			continue // a failed call counts as no bid
 		}
 		if best.Carrier == "" || offer.Price < best.Price {
 			best = offer
@@ -104,7 +106,7 @@ func (x *exchange) deliver(ctx context.Context, call *iii.ObservedCall, observer
 	return best, nil
 }
 
-// place calls the source. It runs in process if the engine allows that, hooks included.
+// place calls the source. The call and its hooks run in process if the engine allows it.
 func (x *exchange) place(ctx context.Context, p parcel) (bid, error) {
 	return iii.Call[bid](ctx, x.client, x.source.ID(), p)
 }

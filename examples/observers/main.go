@@ -1,13 +1,13 @@
-// Observers shows observers on both sides. A freight exchange hosts a source, a private
-// function that it calls for each parcel. Carriers observe it: their arguments name a depot
-// and their filters the parcels that they want. The exchange refuses observers of depots that
-// it does not know, finds those of a parcel by its depot, asks each of them for a bid, and the
-// result of the call is the best one.
+// Observers shows both sides of observers. A freight exchange hosts a source, a private
+// function that it calls for each parcel. Carriers observe the source: their arguments name
+// a depot, and their filters select parcels. The exchange rejects observers of depots that
+// it does not know. For each parcel it looks up the observers of the depot and asks each of
+// them for a bid; the result of the call is the best bid.
 //
 // The program places four parcels and exits with status 0 if the outcome is as expected. If
 // $III_URL is set, the program uses the engine at that address; otherwise it starts a
-// development engine. Hooks need engine 0.26: on an earlier one, the program prints that it is
-// unsupported and ends.
+// development engine. Hooks need engine 0.26: on an earlier engine, the program prints that
+// they are unsupported and exits.
 package main
 
 import (
@@ -66,7 +66,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 
-	// A source need not exist to be observed.
+	// An observer can be registered before its source.
 	var carriers []*carrier
 	for _, c := range []*carrier{
 		{name: "bike", depot: "north", most: 20, price: func(p parcel) int { return 4 + p.Kg }},
@@ -79,7 +79,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		defer func() { err = errors.Join(err, shutdown(ctx, c.client)) }()
 		carriers = append(carriers, c)
 	}
-	if x.source.Err() != nil { // without it, observers wait; an engine without observers says so
+	if x.source.Err() != nil { // observers of a missing source stay pending; an engine without observers rejects them
 		bike := carriers[0]
 		if err := bike.observer.Err(); err != nil {
 			fmt.Fprintf(out, "%-9s %s\n", bike.name, reason(err))
@@ -109,7 +109,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		}
 	}
 
-	// A carrier that leaves is asked no more.
+	// A carrier that has left receives no further requests.
 	if err := carriers[0].observer.Dispose(ctx); err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	return nil
 }
 
-// reason is the code and message of a refusal.
+// reason returns the code and message of a rejection.
 func reason(err error) string {
 	var failure *iii.Error
 	var rejected *iii.RejectedError

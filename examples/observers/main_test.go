@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, variable := range os.Environ() { // what the machine sets for other workers
+	for _, variable := range os.Environ() { // variables that affect workers
 		name, _, _ := strings.Cut(variable, "=")
 		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
 			_ = os.Unsetenv(name) // fails only for names that cannot exist
@@ -50,8 +50,8 @@ func TestRun(t *testing.T) {
 	checkRun(t, told)
 }
 
-// Two runs on a shared engine do not interfere. What an earlier engine lacks is unsupported:
-// hooks on 0.25, observers as well on 0.23.
+// Two runs on a shared engine do not interfere. Earlier engines report unsupported
+// features: hooks on 0.25, observers as well on 0.23.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	for protocol, want := range map[iiitest.Protocol]string{
 		iiitest.Protocol023: "exchange  UNSUPPORTED\n" +

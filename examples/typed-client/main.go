@@ -1,16 +1,16 @@
 // Typed-client calls the functions of another worker with types that were generated from
 // their schemas: package stockclient is the output of iiigen for the functions stock::*.
 //
-// The program runs the stock and a desk, which are two workers. The desk knows the stock only
-// through the generated client. It compares the schemas first, reserves products, reacts to an
-// error by its code, and notices that a newer stock has other schemas. The program exits with
-// status 0 if all of it is as expected.
+// The program runs two workers, the stock and a desk. The desk uses the stock only through
+// the generated client: it checks the schemas, reserves products, handles an error by its
+// code, and detects that a newer stock has different schemas. The program exits with status
+// 0 if the outcome is as expected.
 //
-// If $III_URL is set, the program uses the engine at that address, in a namespace of its own.
-// Otherwise it starts a development engine.
+// If $III_URL is set, the program uses the engine at that address, in a namespace of its
+// own. Otherwise it starts a development engine.
 //
-// In a clone, this command generates the client again, from the stock that a program serves
-// with -serve on a running engine:
+// In a clone of the repository, the following command regenerates the client from the stock
+// that the program serves with -serve on a running engine:
 //
 //	go -C cmd/iiigen run . -config ../../examples/typed-client/iiigen.json -url ws://127.0.0.1:49134
 package main
@@ -124,7 +124,8 @@ func order(ctx context.Context, out io.Writer, stock stockclient.Stock) error {
 	}
 }
 
-// upgrade replaces a function of the stock by a newer one, and expects the client to notice.
+// upgrade replaces a function of the stock with a newer version and verifies that the
+// client detects it.
 func upgrade(ctx context.Context, out io.Writer, s *stock, client stockclient.Stock) error {
 	if err := s.upgrade(ctx); err != nil {
 		return err

@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, variable := range os.Environ() { // what the machine sets for other workers
+	for _, variable := range os.Environ() { // variables that affect workers
 		name, _, _ := strings.Cut(variable, "=")
 		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
 			_ = os.Unsetenv(name) // fails only for names that cannot exist
@@ -49,7 +49,8 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Two runs on a shared engine do not interfere, and engines of all generations give the same.
+// Two runs on a shared engine do not interfere, and engines of all generations give the
+// same results.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {
@@ -61,7 +62,7 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	}
 }
 
-// The committed client is what iiigen makes of the worker.
+// The committed client is what iiigen generates from the worker.
 func TestClientIsCurrent(t *testing.T) {
 	s, err := newStock(iiitest.Start(t).URL())
 	if err != nil {
@@ -77,7 +78,7 @@ func TestClientIsCurrent(t *testing.T) {
 	}
 	iiigen := exec.CommandContext(t.Context(), "go", "run", "-buildvcs=false", ".", "-config", config, "-url", s.url, "-check")
 	iiigen.Dir = filepath.Join("..", "..", "cmd", "iiigen")
-	iiigen.Env = append(os.Environ(), "GOWORK=") // that of the command's folder
+	iiigen.Env = append(os.Environ(), "GOWORK=") // use the go.work of the command
 	if out, err := iiigen.CombinedOutput(); err != nil {
 		t.Errorf("iiigen -check: %v\n%s", err, out)
 	}

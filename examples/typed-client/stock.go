@@ -9,12 +9,12 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// The types of the stock's functions are known to the stock alone: whoever calls them has
-// types that iiigen generated from their schemas.
+// The types of the stock's functions are internal to the stock: callers use types that
+// iiigen generates from the schemas.
 
 type product struct {
 	Name     string   `json:"name"`
-	Quantity uint32   `json:"quantity" jsonschema:"What is there."`
+	Quantity uint32   `json:"quantity" jsonschema:"Quantity in stock."`
 	Tags     []string `json:"tags,omitempty"`
 }
 
@@ -29,7 +29,7 @@ type reserved struct {
 	Left uint32 `json:"left"`
 }
 
-// stock is the worker that has the products.
+// stock is the worker that holds the products.
 type stock struct {
 	client *iii.Client
 	url    string
@@ -55,12 +55,12 @@ func newStock(url string, opts ...iii.Option) (*stock, error) {
 		iii.WithFunctionDescription("Keeps a product for the caller."),
 		iii.WithFunctionMetadata(map[string]any{"errors": map[string]string{
 			"unknown_product": "There is no such product.",
-			"out_of_stock":    "There is less than was asked for.",
+			"out_of_stock":    "The stock is smaller than the requested quantity.",
 		}}))
 	return s, err
 }
 
-// upgrade makes the products have prices.
+// upgrade adds prices to the products.
 func (s *stock) upgrade(ctx context.Context) error {
 	type priced struct {
 		product
@@ -80,7 +80,8 @@ func (s *stock) upgrade(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The engine handles messages in order: it answers this when it knows the function.
+	// The engine handles messages in order, so it has registered the function when it
+	// answers this request.
 	_, err = s.client.FunctionInfo(ctx, "stock::list")
 	return err
 }

@@ -294,7 +294,7 @@ func visitStores(t *testing.T, page *browser.Page, engine *iiitest.Engine) {
 	if _, _, err := carts.Delete(ctx, "bob"); err != nil {
 		t.Fatal(err)
 	}
-	page.WaitText(".detail", "does not exist now")
+	page.WaitText(".detail", "no longer exists")
 	page.Press("\x1b")
 	page.WaitGone(".split.open")
 	page.WaitText("#bar button", "carts")

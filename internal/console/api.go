@@ -142,7 +142,7 @@ func (c *console) serveTrace(w http.ResponseWriter, r *http.Request) {
 	left := max(0, len(spans)-maxTraceSpans)
 	answer(w, struct {
 		Spans []TraceSpan `json:"spans"`
-		Left  int         `json:"left"` // spans that are not there, for there are too many
+		Left  int         `json:"left"` // number of spans beyond the limit
 		Logs  any         `json:"logs"`
 	}{traceSpans(redactSpans(spans[:len(spans)-left])), left, redact(c.source.Logs(id, maxTraceLogs))})
 }
@@ -167,5 +167,5 @@ func answer(w http.ResponseWriter, v any) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(body) // if the client has gone, no one needs the error
+	_, _ = w.Write(body) // a client that has disconnected needs no error
 }

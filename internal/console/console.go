@@ -80,11 +80,10 @@ func New(ctx context.Context, s Source, r *Recorder, exposed string) http.Handle
 	return guarded(mux, exposed)
 }
 
-// guarded rejects requests from other sites. Host exposes a browser that came under
-// another name, through a DNS server that answers with a loopback address; Origin or
-// Sec-Fetch-Site exposes one that sends a request for another page. A console at an
-// address beyond loopback accepts IP addresses and the name of its host, which no other
-// site has.
+// guarded rejects requests from other sites. The header Host reveals requests to another
+// host name that a DNS server resolves to a loopback address; Origin or Sec-Fetch-Site
+// reveals requests that a browser sends on behalf of another page. A console at an address
+// beyond loopback accepts IP addresses and the name of its host, which no other site has.
 func guarded(h http.Handler, exposed string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
@@ -119,7 +118,7 @@ func foreign(r *http.Request, exposed string) error {
 	case "", "same-origin", "none":
 		return nil
 	}
-	if r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.URL.Path == "/" { // a link to the page
+	if r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.URL.Path == "/" { // following a link to the page
 		return nil
 	}
 	return errForeignSite

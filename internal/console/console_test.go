@@ -136,8 +136,8 @@ func TestOtherSitesAreRejected(t *testing.T) {
 	}
 }
 
-// A console that is open to the network is found by its addresses and by its own name, but by
-// no other: a name can lead anywhere.
+// A console that is open to the network accepts its addresses and its own host name. It
+// rejects other names, because any name can resolve to its address.
 func TestExposedConsoleKeepsOtherSitesOut(t *testing.T) {
 	h := New(t.Context(), new(fake), NewRecorder(DefaultLimit), "devbox.example")
 	for host, want := range map[string]int{
@@ -179,7 +179,7 @@ func TestConsoleIsReadOnly(t *testing.T) {
 	}
 }
 
-// The page loads nothing from elsewhere, and its policy forbids it.
+// The page loads no external resources, and its content security policy forbids them.
 func TestPage(t *testing.T) {
 	w := get(t, new(fake).handler(t.Context()), "GET", "/")
 	body := w.Body.String()
@@ -199,7 +199,7 @@ func TestPage(t *testing.T) {
 		t.Error("a placeholder was left")
 	}
 	for _, url := range regexp.MustCompile(`(?:https?:)?//[a-z0-9.-]+\.[a-z]+`).FindAllString(body, -1) {
-		if url != "http://www.w3.org" { // names of XML
+		if url != "http://www.w3.org" { // an XML namespace
 			t.Errorf("the page refers to %s", url)
 		}
 	}

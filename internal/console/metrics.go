@@ -29,8 +29,8 @@ type Plot struct {
 	Unit        string   `json:"unit"`
 	Type        string   `json:"type"`
 	Series      []Series `json:"series"`
-	Left        int      `json:"left"`  // series that are not there, for there are too many
-	Total       float64  `json:"total"` // the latest values of all series, of those too
+	Left        int      `json:"left"`  // number of series beyond the limit
+	Total       float64  `json:"total"` // sum of the latest values of all series, including those beyond the limit
 }
 
 // Series holds the values of a metric for one set of attributes.

@@ -14,8 +14,8 @@ const (
 	maxInvocations = 1000
 	// DefaultLimit bounds the payloads of the kept invocations, in bytes.
 	DefaultLimit = 16 << 20
-	// maxPayload is the size of the largest payload that is kept. Of a larger one, only
-	// the size is kept.
+	// maxPayload is the maximum size of a payload that is kept. Larger payloads are
+	// represented by their size only.
 	maxPayload = 1 << 20
 )
 
@@ -41,7 +41,7 @@ type Invocation struct {
 	ended           bool
 	result          json.RawMessage
 	code, message   string // of an error
-	httpStatus      int    // of the response to a request; 0 if it is none, or is not known
+	httpStatus      int    // of the response to an HTTP request; 0 if there is none or it is unknown
 	size, resultLen int
 }
 

@@ -42,7 +42,7 @@ type Source interface {
 	// DeadLetters returns the newest dead letters, at most limit, newest first, and the
 	// number of those that it leaves out.
 	DeadLetters(limit int) (list []DeadLetter, left int)
-	// DeadLetter returns a dead letter that is still there.
+	// DeadLetter returns a dead letter; ok is false if it no longer exists.
 	DeadLetter(id string) (d DeadLetter, ok bool)
 }
 
@@ -85,8 +85,8 @@ type Queue struct {
 	Function  string `json:"function,omitempty"`
 	Group     string `json:"group,omitempty"` // instead of a function: the observers of a topic
 	Depth     int    `json:"depth"`           // jobs that wait or run
-	InFlight  int    `json:"in_flight"`       // of them: running
-	Delayed   int    `json:"delayed"`         // of them: waiting for a retry
+	InFlight  int    `json:"in_flight"`       // number of running jobs
+	Delayed   int    `json:"delayed"`         // number of jobs that wait for a retry
 	Consumers int    `json:"consumers"`       // triggers of a topic; jobs of a queue that can run at once
 	Dead      int    `json:"dead_letters"`
 	Unheard   int    `json:"unheard,omitempty"` // messages to a topic that had no subscriber

@@ -38,7 +38,7 @@ func (c *console) serveStore(w http.ResponseWriter, r *http.Request, s Store) {
 	groups := c.source.Groups(s)
 	answered := struct {
 		Groups     []storedGroup `json:"groups"`
-		GroupsLeft int           `json:"groups_left"` // groups and items that are not there, for there are too many
+		GroupsLeft int           `json:"groups_left"` // number of groups beyond the limit
 		Items      []storedItem  `json:"items"`
 		ItemsLeft  int           `json:"items_left"`
 	}{Groups: []storedGroup{}, GroupsLeft: max(0, len(groups)-maxListed), Items: []storedItem{}}
@@ -70,7 +70,7 @@ func (c *console) serveStore(w http.ResponseWriter, r *http.Request, s Store) {
 	answer(w, answered)
 }
 
-// serveItem returns the value of an item. Of one that is too large, it returns only the
+// serveItem returns the value of an item. If the value is too large, it returns only the
 // size.
 func (c *console) serveItem(w http.ResponseWriter, r *http.Request, s Store) {
 	q := r.URL.Query()
@@ -89,8 +89,8 @@ func (c *console) serveItem(w http.ResponseWriter, r *http.Request, s Store) {
 
 var redactedValue = json.RawMessage(`"` + secret.Redacted + `"`)
 
-// unlessSecret returns value unless a name on the way to it marks a secret: what would be
-// a key in a document is a name of its own in a store.
+// unlessSecret returns value, or a placeholder if one of the names marks a secret. The names are
+// those of the scope, stream, group and item, which play the role of keys in a document.
 func unlessSecret(value json.RawMessage, names ...string) json.RawMessage {
 	for _, name := range names {
 		if secret.Key(name) {
@@ -146,7 +146,7 @@ func (c *console) serveQueues(w http.ResponseWriter, _ *http.Request) {
 	}{queues[:len(queues)-left], left, list, lettersLeft})
 }
 
-// serveDeadLetter returns a dead letter with its payload. Of one that is too large, it
+// serveDeadLetter returns a dead letter with its payload. If the payload is too large, it
 // returns only the size.
 func (c *console) serveDeadLetter(w http.ResponseWriter, r *http.Request) {
 	d, ok := c.source.DeadLetter(r.PathValue("id"))

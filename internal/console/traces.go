@@ -20,11 +20,11 @@ type Trace struct {
 	Name     string         `json:"name"` // of its first root
 	Service  string         `json:"service"`
 	Start    uint64         `json:"start"`    // nanoseconds since 1970
-	Duration float64        `json:"duration"` // milliseconds, of what has ended
+	Duration float64        `json:"duration"` // milliseconds, of the completed spans
 	Spans    int            `json:"spans"`
 	Errors   int            `json:"errors"`
 	Pending  int            `json:"pending"`
-	Internal bool           `json:"internal"` // nothing but the engine's own spans and functions
+	Internal bool           `json:"internal"` // contains only the engine's own spans and functions
 	Services []TraceService `json:"services"`
 }
 
@@ -56,7 +56,7 @@ func traceOf(id string, spans []*iii.StoredSpan) Trace {
 		there[s.SpanID] = true
 	}
 	t := Trace{ID: id, Spans: len(spans), Start: spans[0].StartTimeUnixNano, Internal: true, Services: []TraceService{}}
-	root := spans[0] // unless there is a better one: parents can form a cycle
+	root := spans[0] // fallback, because parents can form a cycle
 	rooted := false
 	end := uint64(0)
 	for _, s := range spans {

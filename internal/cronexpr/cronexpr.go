@@ -1,4 +1,4 @@
-// Package cronexpr reads cron expressions as the engine does.
+// Package cronexpr parses cron expressions in the engine's syntax.
 package cronexpr
 
 import (
@@ -23,7 +23,7 @@ type Schedule struct {
 // for a shorthand.
 func (s *Schedule) Fields() int { return s.fields }
 
-// cronValues holds for each value of a field whether it matches.
+// cronValues reports, for each value of a field, whether the value matches.
 type cronValues []bool
 
 // cronField describes the syntax of a field of an expression.
@@ -60,7 +60,7 @@ var cronShorthands = []struct{ short, long string }{
 	{"@hourly", "0 0 * * * *"},
 }
 
-// Parse parses an expression. Errors are in the engine's words.
+// Parse parses an expression. Errors have the text of the engine's errors.
 func Parse(expression string) (*Schedule, error) {
 	p := cronParser{text: expression}
 	if long := p.shorthand(); long != "" {
@@ -95,7 +95,7 @@ func Parse(expression string) (*Schedule, error) {
 	return s, nil
 }
 
-// engineText is an error in the engine's words.
+// engineText is an error with the text of the engine's error.
 type engineText string
 
 func (e engineText) Error() string { return string(e) }

@@ -20,7 +20,7 @@ func cronTime(t testing.TB, text string) time.Time {
 func TestCronNext(t *testing.T) {
 	for _, test := range []struct {
 		expression, after string
-		want              []string // the only ones, if fewer than three
+		want              []string // all times, if fewer than three
 	}{
 		{"* * * * * *", "2026-11-23 09:46:03", []string{"2026-11-23 09:46:04", "2026-11-23 09:46:05", "2026-11-23 09:46:06"}},
 		{"*/2 * * * * *", "2026-11-23 09:46:03", []string{"2026-11-23 09:46:04", "2026-11-23 09:46:06", "2026-11-23 09:46:08"}},
@@ -174,8 +174,8 @@ func TestFields(t *testing.T) {
 	}
 }
 
-// FuzzCron wants no expression to panic, and the next time of every good one to
-// be a time of it, with none before.
+// FuzzCron checks that no expression causes a panic, and that the next time of a valid
+// expression belongs to its schedule, with no earlier time between.
 func FuzzCron(f *testing.F) {
 	for _, expression := range []string{
 		"*/2 * * * * *", "0 0 0 13 * FRI", "0 0 0 31 2 *", "0 30 8-18/5 ? jul,December 2-6 2030-2040/3", "@daily", "not a cron", "* * * * *",

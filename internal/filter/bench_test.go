@@ -189,7 +189,7 @@ func BenchmarkPaths(b *testing.B) {
 	}
 }
 
-// Documents that are large make a second pass over them expensive.
+// With large documents, a second pass is expensive.
 func BenchmarkLargeDocument(b *testing.B) {
 	large := mustMarshal(b, fields{"a": strings.Repeat("text ", 2000), "k": 1, "rows": append(rows(), rows()...)})
 	d := Document{Input: large}

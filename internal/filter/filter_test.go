@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii/internal/filter/filtertest"
 )
 
-// Text that is not JSON for the engine is no filter.
+// Text that the engine does not accept as JSON is rejected.
 func TestParseRejectsWhatTheEngineCannotRead(t *testing.T) {
 	for text, want := range map[string]string{
 		``:                                     "the filter is not JSON: the text ends early",
@@ -70,7 +70,7 @@ func TestRepeatedKeysBeforeAllRules(t *testing.T) {
 	}
 }
 
-// An error names the path at fault.
+// An error names the path that caused it.
 func TestErrorsNameThePath(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"input.a": 1}`:                                "input.a",
@@ -111,7 +111,7 @@ func TestZeroFilterMatchesEverything(t *testing.T) {
 	}
 }
 
-// Matching never fails, and finds nothing in text that is not JSON.
+// A match never fails, and text that is not JSON does not match.
 func TestMatchOfMalformedDocuments(t *testing.T) {
 	f := mustParse(t, `{"input.a.0.b": {"$exists": true}}`)
 	whole := `{"x": [1, {"y": "}"}], "a": [{"b": "\u00e9"}]}`

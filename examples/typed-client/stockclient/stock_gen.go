@@ -10,12 +10,12 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Stock calls the functions of "stock". Client must be set. A copy may be used at the same
-// time.
+// Stock calls the functions of "stock". The field Client must be set. The client and its
+// copies are safe for concurrent use.
 type Stock struct {
-	// Client is the connection that the calls go over.
+	// Client makes the calls.
 	Client *iii.Client
-	// Options are those of every call, before its own.
+	// Options apply to every call, before the options of the call itself.
 	Options []iii.CallOption
 }
 
@@ -29,8 +29,8 @@ var stockSchemas = []iii.FunctionSchemas{
 	{FunctionID: "stock::reserve", Request: "7ce4f28bf13c9b5a13438e5077f9ac75", Response: "6563da87746ecf650cb814533d96665b"},
 }
 
-// CheckSchemas compares the schemas that the functions have now with those that this code was
-// generated from. It returns an *iii.SchemaDriftError if any differ.
+// CheckSchemas compares the current schemas of the functions with those that this code was
+// generated from. It returns an *iii.SchemaDriftError if any of them differ.
 func (c Stock) CheckSchemas(ctx context.Context) error {
 	return c.Client.CheckSchemas(ctx, stockSchemas...)
 }
@@ -42,30 +42,30 @@ func (c Stock) List(ctx context.Context, in ListInput, opts ...iii.CallOption) (
 	return iii.Call[ListOutput](ctx, c.Client, "stock::list", in, callOptions(c.Options, opts)...)
 }
 
-// SendList sends a call of "stock::list" and waits for no answer.
+// SendList calls "stock::list" without waiting for a result.
 func (c Stock) SendList(ctx context.Context, in ListInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "stock::list", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueList hands a call of "stock::list" to a queue.
+// EnqueueList adds a call of "stock::list" to a queue.
 func (c Stock) EnqueueList(ctx context.Context, queue string, in ListInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "stock::list", in, callOptions(c.Options, opts)...)
 }
 
 // ListSource returns the source of an observer of "stock::list", whose target receives the
-// [iii.Observed] of each call that succeeds. The caller may add filters, or change what is
-// delivered, before [iii.Client.Observe].
+// [iii.Observed] of each call that succeeds. The caller may add filters, or change the
+// delivery, before calling [iii.Client.Observe].
 func (Stock) ListSource() iii.Source {
 	return iii.Source{FunctionID: "stock::list"}
 }
 
-// ObserveList makes an observer of "stock::list", which runs the function target.
+// ObserveList registers an observer of "stock::list" that runs the function target.
 func (c Stock) ObserveList(target string, opts ...iii.ObserveOption) (*iii.Observer, error) {
 	return c.Client.Observe(c.ListSource(), target, opts...)
 }
 
 // OnList registers the function target and an observer of "stock::list" that runs it. If the
-// observer cannot be made, the function is not registered either.
+// observer is invalid, the function is not registered either.
 func (c Stock) OnList(target string, handler func(context.Context, ListObserved) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	return observe(c.Client, c.ListSource(), target, handler, opts)
 }
@@ -77,7 +77,7 @@ type ListObserved = iii.Observed[ListInput, ListOutput]
 //
 // It calls the function "stock::reserve".
 //
-// Codes of its errors:
+// Error codes:
 //
 // - [ReserveCodeOutOfStock]
 // - [ReserveCodeUnknownProduct]
@@ -85,38 +85,38 @@ func (c Stock) Reserve(ctx context.Context, in ReserveInput, opts ...iii.CallOpt
 	return iii.Call[ReserveOutput](ctx, c.Client, "stock::reserve", in, callOptions(c.Options, opts)...)
 }
 
-// SendReserve sends a call of "stock::reserve" and waits for no answer.
+// SendReserve calls "stock::reserve" without waiting for a result.
 func (c Stock) SendReserve(ctx context.Context, in ReserveInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "stock::reserve", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueReserve hands a call of "stock::reserve" to a queue.
+// EnqueueReserve adds a call of "stock::reserve" to a queue.
 func (c Stock) EnqueueReserve(ctx context.Context, queue string, in ReserveInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "stock::reserve", in, callOptions(c.Options, opts)...)
 }
 
-// Codes of the errors of "stock::reserve".
+// Error codes of "stock::reserve".
 const (
-	// ReserveCodeOutOfStock: There is less than was asked for.
+	// ReserveCodeOutOfStock: The stock is smaller than the requested quantity.
 	ReserveCodeOutOfStock = "out_of_stock"
 	// ReserveCodeUnknownProduct: There is no such product.
 	ReserveCodeUnknownProduct = "unknown_product"
 )
 
 // ReserveSource returns the source of an observer of "stock::reserve", whose target receives
-// the [iii.Observed] of each call that succeeds. The caller may add filters, or change what
-// is delivered, before [iii.Client.Observe].
+// the [iii.Observed] of each call that succeeds. The caller may add filters, or change the
+// delivery, before calling [iii.Client.Observe].
 func (Stock) ReserveSource() iii.Source {
 	return iii.Source{FunctionID: "stock::reserve"}
 }
 
-// ObserveReserve makes an observer of "stock::reserve", which runs the function target.
+// ObserveReserve registers an observer of "stock::reserve" that runs the function target.
 func (c Stock) ObserveReserve(target string, opts ...iii.ObserveOption) (*iii.Observer, error) {
 	return c.Client.Observe(c.ReserveSource(), target, opts...)
 }
 
 // OnReserve registers the function target and an observer of "stock::reserve" that runs it.
-// If the observer cannot be made, the function is not registered either.
+// If the observer is invalid, the function is not registered either.
 func (c Stock) OnReserve(target string, handler func(context.Context, ReserveObserved) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	return observe(c.Client, c.ReserveSource(), target, handler, opts)
 }
@@ -129,7 +129,7 @@ type ListOutputItem struct {
 	// Name is the member "name".
 	Name string `json:"name"`
 
-	// What is there.
+	// Quantity in stock.
 	Quantity uint32 `json:"quantity"`
 
 	// Tags is the member "tags".

@@ -1,14 +1,14 @@
-// Command interop runs workers of other SDKs on the development engine beside a
-// worker of this package and says what works.
+// Command interop tests the interoperability of this package with other SDKs: it runs
+// workers of these SDKs on the development engine, next to a worker of this package.
 //
 //	interop [-peers go,node,python,rust] [-only name,…] [-update]
 //	interop [-peers node,python,rust] -schemas
 //
-// It prints the matrix and fails if an outcome is not the one that results.json
-// knows; with -update it writes the outcomes there, and docs/interop.md anew. Peers
-// are installed from their registries into .cache/interop, which takes npm, python3
-// or cargo. With -schemas it records what workers of the peers tell an engine about the
-// types of their functions, for the tests of cmd/iiigen.
+// The program prints the matrix and fails if an outcome differs from results.json. With
+// -update it writes the outcomes to that file and regenerates docs/interop.md. It installs
+// peers from their registries into .cache/interop, which requires npm, python3 or cargo.
+// With -schemas it records the schemas that workers of the peers register for their
+// functions, for the tests of cmd/iiigen.
 package main
 
 import (
@@ -39,17 +39,17 @@ func main() {
 	}
 }
 
-// settings say what is run and where things are.
+// settings holds the selection of peers and scenarios, and the directories.
 type settings struct {
 	root  string // of the repository
-	cache string // what is installed and built
+	cache string // for installed packages and builds
 	logs  string // of the last run
 	only  []string
-	all   bool // go on after a scenario that waited in vain
+	all   bool // continue after a scenario that timed out
 	out   io.Writer
 }
 
-// files of the results, below the root.
+// Files of the results, relative to the root.
 const (
 	resultsFile = "internal/conformance/interop/results.json"
 	pageFile    = "docs/interop.md"
@@ -198,7 +198,7 @@ func (s settings) runScenarios(ctx context.Context, b *bench, list []scenario) (
 		}
 		spans[sc.name] = span{begin, time.Now()}
 	}
-	b.Close() // now the telemetry is in the file
+	b.Close() // flushes the telemetry to the file
 	frames, err := b.engine.framesSince(0)
 	if err != nil {
 		return nil, err

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// outcome is what is in a cell of the matrix.
+// outcome is the content of a cell of the matrix.
 type outcome string
 
 const (
@@ -19,19 +19,19 @@ const (
 	notOffered outcome = "not offered"
 )
 
-// cell is what came of a scenario with a peer.
+// cell is the result of a scenario with a peer.
 type cell struct {
 	Outcome outcome `json:"outcome"`
-	// Differences are what was not as it should be.
+	// Differences lists the deviations from the expected observations.
 	Differences []string `json:"differences,omitempty"`
-	// Frames are what went between the peer and the engine then.
+	// Frames lists the messages between the peer and the engine in a failed scenario.
 	Frames []string `json:"frames,omitempty"`
 }
 
-// results are the cells by peer and scenario.
+// results holds the cells by peer and scenario.
 type results map[string]map[string]cell
 
-// readResults reads a file of results; one that does not exist is empty.
+// readResults reads a file of results. A missing file yields no results.
 func readResults(name string) (results, error) {
 	r := results{}
 	b, err := os.ReadFile(name)
@@ -58,8 +58,8 @@ func (r results) write(name string) error {
 	return os.WriteFile(name, []byte(b.String()), 0o644)
 }
 
-// compare lists how the cells of a peer differ from the ones that are known. The
-// frames, which have no order of their own across connections, do not count.
+// compare lists the differences between the cells of a peer and the known ones. It ignores
+// frames, whose order across connections is not defined.
 func (r results) compare(known results, peer string) []string {
 	var list []string
 	for _, s := range scenarios() {
@@ -87,8 +87,8 @@ func scenarios() []scenario {
 	return all
 }
 
-// unexplained lists the cells that lack an explanation, and the explanations that
-// explain nothing any more.
+// unexplained lists the cells that lack an explanation, and explanations of scenarios that
+// pass.
 func (r results) unexplained(peer string) []string {
 	var list []string
 	for _, s := range scenarios() {
@@ -103,7 +103,7 @@ func (r results) unexplained(peer string) []string {
 	return list
 }
 
-// table is the matrix as a Markdown table.
+// table returns the matrix as a Markdown table.
 func (r results) table() string {
 	var b strings.Builder
 	peers := r.peers()
@@ -133,7 +133,7 @@ func (r results) table() string {
 	return b.String()
 }
 
-// peers are the SDKs that have results.
+// peers returns the SDKs that have results.
 func (r results) peers() []sdk {
 	var list []sdk
 	for _, s := range sdks {
@@ -144,7 +144,7 @@ func (r results) peers() []sdk {
 	return list
 }
 
-// heading is above what is said about a cell, and anchor how it is linked to.
+// heading returns the heading of the section about a cell; anchor returns its link target.
 func heading(p sdk, s scenario) string { return p.name + ": " + s.title }
 
 var unlinked = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
@@ -153,7 +153,7 @@ func anchor(p sdk, s scenario) string {
 	return strings.ReplaceAll(unlinked.ReplaceAllString(strings.ToLower(heading(p, s)), ""), " ", "-")
 }
 
-// page is the document about the results.
+// page returns the page that describes the results.
 func (r results) page() string {
 	var b strings.Builder
 	b.WriteString(intro)
@@ -183,7 +183,7 @@ func (r results) page() string {
 	return b.String()
 }
 
-// note is what there is to say about a cell, if anything.
+// note returns the explanation of a cell, or "".
 func (r results) note(p sdk, s scenario) string {
 	if r[p.name][s.name].Outcome == passed {
 		return remarks[p.name][s.name]
@@ -191,14 +191,15 @@ func (r results) note(p sdk, s scenario) string {
 	return explanations[p.name][s.name]
 }
 
-// alike are the scenarios that have the outcome and the note of one of them, with one peer.
+// alike returns the scenarios that have the same outcome and the same note with a peer as s.
 func (r results) alike(p sdk, s scenario) []scenario {
 	return slices.DeleteFunc(scenarios(), func(other scenario) bool {
 		return r[p.name][other.name].Outcome != r[p.name][s.name].Outcome || r.note(p, other) != r.note(p, s)
 	})
 }
 
-// section explains a cell and those that are alike; it is empty except for the first of them.
+// section returns the section about a cell and those alike. It returns "" for all but the
+// first of them.
 func (r results) section(p sdk, s scenario) string {
 	alike := r.alike(p, s)
 	if r.note(p, s) == "" || alike[0].name != s.name {

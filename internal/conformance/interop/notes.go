@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// intro begins the page.
+// intro is the beginning of the page.
 const intro = `<!-- Written by make interop-update; do not edit. -->
 
 # Interoperability
@@ -17,7 +17,7 @@ both sides. The peer go is the control group: the same program on this package.
 
 The engine plays three [versions](engine-versions.md): 0.23, which has triggers and no observers,
 and, where a title says so, 0.25 and 0.26, which have [observers](observers.md). Every peer runs
-every scenario, whatever version of the engine its SDK was made for.
+every scenario, regardless of the engine version that its SDK targets.
 
 ` + "```sh\nmake interop        # with the SDKs for Node and Python: needs node, npm, python3\nmake interop-rust   # with the SDK for Rust: needs cargo; the first build takes minutes\n```" + `
 
@@ -30,15 +30,15 @@ took one minute, and as long again for its first build.
 
 const (
 	failedText = `The blocks show the messages on the peer's connections, without the calls that control the
-peer. Ids are replaced by names in order of appearance. Where several scenarios fail for one reason, the
-block is of the first.
+peer. Names replace ids, in order of appearance. If several scenarios fail for the same reason, the
+block shows the first one.
 `
-	notOfferedText = "These scenarios run as well, so this list stays up to date.\n"
-	remarksText    = "These scenarios pass, but not as simply as with the other peers.\n"
+	notOfferedText = "These scenarios run nevertheless, so that this list stays up to date.\n"
+	remarksText    = "These scenarios pass, but the peer needs a workaround or behaves differently from the others.\n"
 )
 
-// missing are the scenarios that an SDK does not offer. They are tried all the same
-// and must not pass.
+// missing lists the scenarios that an SDK does not offer. They run nevertheless and must not
+// pass.
 var missing = map[string][]string{
 	"go":     names("0.25", "observed-args", "observed-through"),
 	"node":   slices.Concat([]string{"error-go-peer", "namespace-go-peer", "namespace-peer-go"}, withoutObservers),
@@ -46,13 +46,13 @@ var missing = map[string][]string{
 	"rust":   slices.Concat([]string{"provider-peer"}, names("0.25", "observed-args", "observed-through", "provider-peer")),
 }
 
-// withoutObservers are the scenarios that an SDK without observers does not offer.
+// withoutObservers lists the scenarios that an SDK without observers does not offer.
 var withoutObservers = slices.Concat([]string{"observe"},
 	names("0.25", "observed-hooks", "observed-args", "observed-through", "observing-reconnect", "observing-replaced"), names("0.25", namesOf(observing)...),
 	names("0.26", "observed-hooks", "observed-args", "observed-through", "observing-reconnect", "observing-replaced"), names("0.26", namesOf(observing)...),
 	names("0.26", namesOf(hosting)...), names("0.26", namesOf(sources)...))
 
-// names are those of scenarios that run on a generation of the engine.
+// names returns the names of scenarios on a generation of the engine.
 func names(protocol string, bare ...string) []string {
 	var list []string
 	for _, name := range bare {
@@ -69,7 +69,7 @@ func namesOf(list []scenario) []string {
 	return bare
 }
 
-// same is one text about several scenarios.
+// same maps several scenarios to the same text.
 func same(text string, names ...string) map[string]string {
 	texts := map[string]string{}
 	for _, name := range names {
@@ -86,38 +86,38 @@ func together(parts ...map[string]string) map[string]string {
 	return all
 }
 
-// explanations say why a scenario fails with a peer or is not offered by its SDK.
+// explanations holds the reasons why a scenario fails with a peer or is not offered by its
+// SDK.
 var explanations = map[string]map[string]string{
-	"go": same("Arguments of observers, and hooks that choose or call them, came with engine 0.26. On engine 0.25 the client "+
-		"does not register a function with them: `Function.Err` is `errors.ErrUnsupported`. What that engine has in their "+
-		"place, owner delivery, this package does not offer.", names("0.25", "observed-args", "observed-through")...),
+	"go": same("Engine 0.26 introduced arguments of observers, and hooks that select or call observers. On engine 0.25 the client "+
+		"does not register a function that uses them: `Function.Err` matches `errors.ErrUnsupported`. This package does not "+
+		"support owner delivery, which engine 0.25 has in their place.", names("0.25", "observed-args", "observed-through")...),
 	"node": together(map[string]string{
 		"big-integers": "The SDK decodes JSON numbers to JavaScript numbers, which are exact up to 2^53. The " +
 			"engine and this package keep integers between −2^63 and 2^64−1 exact; send larger numbers as strings.",
 		"error-go-peer":     invocationFailed,
-		"namespace-go-peer": "This version has no namespace in the options of a worker; the worker is in the namespace default.",
-		"namespace-peer-go": "This version has no namespace in the request of a call.",
+		"namespace-go-peer": "In this version, the options of a worker have no namespace; the worker is in the namespace default.",
+		"namespace-peer-go": "In this version, a call cannot name a namespace.",
 		"logs":              noSeverity,
 		"log-trigger-go":    noSeverity,
 	}, same("The SDK sends the result in one WebSocket frame. The engine accepts frames of up to 16 MiB and "+
-		"ends the connection at a larger one; the worker reconnects.", "huge", "huge-peer-0.25", "huge-peer-0.26"),
-		same("This version has no observers, and no hooks for those of others. A function of such a worker can be observed "+
-			"all the same, because the engine itself watches the calls.", withoutObservers...)),
+		"ends the connection when it receives a larger one; the worker reconnects.", "huge", "huge-peer-0.25", "huge-peer-0.26"),
+		same("This version has neither observers nor hooks for the observers of other workers. The functions of such a worker "+
+			"can be observed nevertheless, because the engine itself matches the calls.", withoutObservers...)),
 	"python": {
-		"null-peer-go": "With None as the payload, the message lacks the member data, which the protocol requires. The " +
-			"engine drops such a message without an answer, and the call times out. Pass {} instead.",
+		"null-peer-go": "If the payload is None, the message lacks the member data, which the protocol requires. The " +
+			"engine drops the message without an answer, and the call times out. Pass {} instead.",
 		"error-go-peer": invocationFailed,
-		"baggage": "The invocation carries baggage, but the call that its handler makes does not, although the " +
-			"call carries the trace.",
+		"baggage":       "The invocation carries baggage, but a call by its handler carries only the trace.",
 		"gauges": "enable_metrics_reporting is on by default and the SDK exports the program's counters, but it " +
 			"exports none of the iii.worker.* gauges of the process.",
-		"observed-private-0.26": "This version is of engine 0.25, which has no private functions.",
+		"observed-private-0.26": "This version targets engine 0.25, which has no private functions.",
 	},
-	"rust": together(same("This version of the SDK has functions with hooks in place of trigger types, which need "+
+	"rust": together(same("In this version of the SDK, functions with hooks replace trigger types. They need "+
 		"engine 0.26.", "provider-peer", "provider-peer-0.25"),
 		same(noSeverity, "logs", "log-trigger-go"),
-		same("Arguments of observers, and hooks that choose or call them, came with engine 0.26. On engine 0.25 the SDK does "+
-			"not register a function with them, and logs that it is unsupported.", names("0.25", "observed-args", "observed-through")...)),
+		same("Engine 0.26 introduced arguments of observers, and hooks that select or call observers. On engine 0.25 the SDK does "+
+			"not register a function that uses them, and logs that they are unsupported.", names("0.25", "observed-args", "observed-through")...)),
 }
 
 const invocationFailed = "Every exception of a handler reaches the caller with the code invocation_failed, even the " +
@@ -127,18 +127,18 @@ const noSeverity = "The records have a severity number but no severity text. The
 	"in the filter of engine::logs::list and in log triggers, so a log trigger with a level never fires for workers " +
 	"of this SDK."
 
-// remarks are about scenarios that pass.
+// remarks holds remarks about scenarios that pass.
 var remarks = map[string]map[string]string{
-	"python": same("A host of this version decides by owner delivery: its handler looks for the observers of its topic and "+
-		"gives them the event (emit), or calls their targets (call). The development engine takes that from workers of 0.25 when it plays 0.26, too.",
+	"python": same("This version uses owner delivery: the handler of the observed function looks up the observers of its topic, and "+
+		"passes them the event (emit) or calls their targets (call). Playing 0.26, the development engine accepts this from workers of 0.25 as well.",
 		"observed-args-0.25", "observed-through-0.25", "observed-args-0.26", "observed-through-0.26", "trigger-of-source-0.26"),
-	"rust": together(same("This version of the SDK replaces triggers by observers, which engine 0.23 does not support. The "+
-		"peer binds its function by calling engine::register_trigger, also on engine 0.25. Such a trigger outlives the worker.",
+	"rust": together(same("This version of the SDK replaces triggers with observers, which engine 0.23 does not support. On engines 0.23 and 0.25, the "+
+		"peer therefore binds its function by calling engine::register_trigger. Such a trigger outlives the worker.",
 		"durable-go-peer", "durable-dead-letter", "http", "http-stream", "state-trigger-peer", "stream-trigger-peer", "join-leave",
 		"pubsub-go-peer", "cron", "log-trigger", "provider-go", "reconnect",
 		"http-0.25", "durable-go-peer-0.25", "state-trigger-peer-0.25", "provider-go-0.25",
 	), map[string]string{
-		"gauges": "The SDK has the gauges, but the program must register them itself, under the id that the engine " +
-			"assigned to the worker. The SDK does not expose that id; the peer finds it with engine::workers::info.",
+		"gauges": "The SDK has the gauges, but the program must register them itself, with the id that the engine " +
+			"assigned to the worker. The SDK does not expose that id; the peer looks it up with engine::workers::info.",
 	}),
 }

@@ -99,7 +99,7 @@ function payloadSection(title, value, kept, size) {
   return h("section", null,
     h("h3", null, title, size > 0 ? h("span", { class: "dim num" }, bytes(size)) : null, h("span", { class: "grow" }),
       none ? null : copyable(() => JSON.stringify(value, null, 2))),
-    kept === false ? h("p", { class: "dim" }, "Too large to be kept here.") : none ? h("p", { class: "dim" }, "none") : json(value));
+    kept === false ? h("p", { class: "dim" }, "Too large to keep.") : none ? h("p", { class: "dim" }, "none") : json(value));
 }
 
 // colour returns the color of a service, which is the same everywhere.

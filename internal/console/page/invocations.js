@@ -32,7 +32,7 @@ views.invocations = {
       t.set(list, current.path[0]);
       t.element.classList.toggle("hidden", !list.length);
       placeholder(none, "invocations", list.length, all.some(i => !i.internal), "No invocation matches.", () =>
-        empty("No invocation yet", "Call a function, or send a request to an HTTP trigger, and watch it here.",
+        empty("No invocation yet", "Invocations appear here when a function is called or an HTTP trigger receives a request.",
           ["A call from any worker:", command('iii.Call[string](ctx, client, "greetings::hello", Person{Name: "Ada"})')]));
       const seq = current.path[0], i = seq && store.invocations.get(Number(seq));
       if (!seq) return split.set(undefined);
@@ -55,13 +55,13 @@ function from(i) {
   return i.cause ? h("span", { class: "tag accent" }, i.cause) : h("span", { class: "dim" }, "engine");
 }
 
-// httpStatus is the status of the response that an invocation made.
+// httpStatus shows the HTTP status of the response.
 function httpStatus(i) {
-  return h("span", { class: "tag " + (i.http_status >= 500 ? "err" : i.http_status >= 400 ? "accent" : ""), title: "the HTTP status of the response" }, "HTTP " + i.http_status);
+  return h("span", { class: "tag " + (i.http_status >= 500 ? "err" : i.http_status >= 400 ? "accent" : ""), title: "HTTP status of the response" }, "HTTP " + i.http_status);
 }
 
 function invocationDetail(i, d, close) {
-  if (d && d.gone && !i) return [h("header", null, h("h2", { class: "grow" }, "Not kept any more"), close)];
+  if (d && d.gone && !i) return [h("header", null, h("h2", { class: "grow" }, "No longer kept"), close)];
   i = i && (!d || d.gone || d.status === "running") ? i : d || i;
   if (!i) return [h("header", null, h("h2", { class: "grow" }, "…"), close)];
   const full = d && !d.gone ? d : null;
@@ -73,7 +73,7 @@ function invocationDetail(i, d, close) {
       h("dt", null, "from"), h("dd", null, from(i), i.trigger ? [" ", store.registry.triggers.some(t => t.id === i.trigger) ? h("a", { class: "mono", href: path("triggers", i.trigger) }, i.trigger) : h("span", { class: "dim mono" }, i.trigger)] : null),
       h("dt", null, "to"), h("dd", null, i.worker || "the engine"),
       h("dt", null, "function"), h("dd", null, h("a", { href: path("functions", i.namespace, i.function) }, i.function), h("span", { class: "dim" }, " in " + i.namespace)),
-      h("dt", null, "trace"), h("dd", { class: "mono" }, i.trace_id ? h("a", { href: path("traces", i.trace_id) }, i.trace_id) : h("span", { class: "dim" }, "none: the caller is outside of any")))),
+      h("dt", null, "trace"), h("dd", { class: "mono" }, i.trace_id ? h("a", { href: path("traces", i.trace_id) }, i.trace_id) : h("span", { class: "dim" }, "none: the caller has no trace")))),
     full ? payloadSection("Payload", full.data, full.data_kept, full.size) : null,
     full && full.metadata !== null ? payloadSection("Metadata", full.metadata) : null,
     full && full.status === "ok" ? payloadSection("Result", full.result, full.result_kept, full.result_size) : null,

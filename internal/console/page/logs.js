@@ -11,15 +11,15 @@ views.logs = {
       { title: "trace", width: "92px", class: "wide", cell: l => l.trace_id ? h("a", { class: "mono", href: path("traces", l.trace_id, l.span_id || "") }, l.trace_id.slice(0, 8)) : "" },
     ], { key: l => l.key, href: l => path("logs", String(l.key)), rowClass: l => level(l) === "error" || level(l) === "fatal" ? "error" : "" });
     const none = h("div"), choice = ui.choice.logs ??= 0;
-    tools.append(segments("Least level", [[0, "All"], [9, "Info"], [13, "Warn"], [17, "Error"]], choice, n => { ui.choice.logs = n; changed("filter"); }));
+    tools.append(segments("Minimum level", [[0, "All"], [9, "Info"], [13, "Warn"], [17, "Error"]], choice, n => { ui.choice.logs = n; changed("filter"); }));
     const split = splitView(root, h("div", null, t.element, none), { close: "#/logs" });
-    let selected; // it stays when the record is not listed any more
+    let selected; // stays selected when the record is no longer listed
     return () => {
       const list = store.logs.filter(l => (l.severity_number || 0) >= ui.choice.logs && matches([l.body, l.service_name, l.trace_id, JSON.stringify(l.attributes)].join(" ")));
       t.set(list.slice(0, maxRows), current.path[0]);
       t.element.classList.toggle("hidden", !list.length);
       placeholder(none, "logs", list.length, store.logs.length, "No record matches.", () =>
-        noTelemetry("No log record yet", "What workers log through telemetry is here, with the trace that it belongs to."));
+        noTelemetry("No log record yet", "Log records that workers send with their telemetry appear here, linked to their traces."));
       selected = store.logs.find(l => String(l.key) === current.path[0]) || (current.path[0] ? selected : undefined);
       split.set(selected && String(selected.key), close => logDetail(selected, close));
     };

@@ -8,7 +8,7 @@ views.metrics = {
     return () => {
       if (!store.loaded.has("metrics") || !store.engine) return show(page, loadingNote());
       const { plots } = store.metrics;
-      if (!plots.length) return show(page, noTelemetry("No metric yet", "Counters, histograms and gauges of the workers are here, with memory and processor use of their processes. They are exported once a minute, and when telemetry is flushed."));
+      if (!plots.length) return show(page, noTelemetry("No metric yet", "Counters, histograms and gauges of the workers appear here, with the memory and processor usage of their processes. Workers export metrics once a minute, and when telemetry is flushed."));
       const shown = plots.map(found).filter(p => p);
       const groups = new Map(); // process gauges by service, the others too
       for (const p of shown) {
@@ -24,7 +24,8 @@ views.metrics = {
   },
 };
 
-// found returns a metric with the series that match the filter; left counts the others.
+// found returns a metric with the series that match the filter; left is the number of the
+// others.
 function found(p) {
   const about = [p.name, p.service, p.description].join(" ");
   const series = p.series.filter(s => matches(about + " " + s.attributes.map(a => a.join("=")).join(" ")));

@@ -21,7 +21,7 @@ views.overview = {
       show(tiles, overviewTiles());
       if (!parts.has("route") || !activity.firstChild) {
         const a = store.activity;
-        show(activity, h("header", null, h("h2", null, "Invocations in a second"), h("span", { class: "grow" }),
+        show(activity, h("header", null, h("h2", null, "Invocations per second"), h("span", { class: "grow" }),
           h("div", { class: "legend" }, h("span", null, h("i", { style: { background: "var(--bar-ok)" } }), "ok"), h("span", null, h("i", { style: { background: "var(--bar-err)" } }), "failed"))),
           h("div", { class: "body" }, activityChart(a.seconds, a.now || Date.now() / 1000, Math.max(280, (page.clientWidth || 900) - 66))));
       }
@@ -32,10 +32,10 @@ views.overview = {
 
 function welcome() {
   const e = store.engine;
-  return empty("Waiting for the first worker", "The engine runs. What workers register and do will be here at once.",
-    ["Point a worker at the engine.", command('client, err := iii.New("' + e.worker_url + '")')],
+  return empty("Waiting for the first worker", "The engine is running. Registrations and activity of workers appear here immediately.",
+    ["Connect a worker to the engine.", command('client, err := iii.New("' + e.worker_url + '")')],
     ["Or run an example in a clone of the repository.", command("III_URL=" + e.worker_url + " go run ./examples/worker")],
-    ["Give it telemetry, and there are traces, logs and metrics, too.",
+    ["Start telemetry to see traces, logs and metrics as well.",
       command("telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{})\nclient, err := iii.New(\"\", iii.WithTelemetry(telemetry))")]);
 }
 
@@ -78,7 +78,7 @@ function failures() {
 
 function busiest() {
   const list = [...store.activity.functions].sort((a, b) => b.calls - a.calls).slice(0, 8);
-  if (!list.length) return panel("Busiest functions", null, h("div", { class: "body dim" }, "No function was called yet."));
+  if (!list.length) return panel("Busiest functions", null, h("div", { class: "body dim" }, "No function has been called yet."));
   const top = list[0].calls;
   const t = table([
     { title: "function", cell: f => h("span", { class: "mono" }, f.id) },
@@ -93,7 +93,7 @@ function busiest() {
 
 function runningNow() {
   const list = [...store.invocations.values()].filter(i => i.status === "running" && !i.internal).slice(-6);
-  if (!list.length) return panel("Running now", null, h("div", { class: "body dim" }, "Nothing runs at the moment."));
+  if (!list.length) return panel("Running now", null, h("div", { class: "body dim" }, "Nothing is running."));
   const t = table([
     { title: "function", cell: i => h("span", { class: "mono" }, i.function) },
     { title: "worker", width: "30%", cell: i => i.worker },

@@ -12,7 +12,7 @@ function niceTop(n, unit) {
 function linePlot(series, { from, to, height = 80, format = count, unit }) {
   const width = 320;
   const values = series.flatMap(s => s.points.map(p => p[1]));
-  if (!values.length) return h("p", { class: "dim" }, "Two exports are needed for a rate.");
+  if (!values.length) return h("p", { class: "dim" }, "A rate needs two exports.");
   const top = niceTop(Math.max(...values, 0), unit), bottom = Math.min(0, ...values);
   const x = t => (t - from) / (to - from) * width, y = v => height - 4 - (v - bottom) / (top - bottom || 1) * (height - 18);
   const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height + 14}`, role: "img", "aria-label": "plot, at most " + format(top) });
@@ -36,11 +36,11 @@ function linePlot(series, { from, to, height = 80, format = count, unit }) {
 function distribution(bounds, buckets, unit) {
   const width = 320, height = 74;
   let first = buckets.findIndex(n => n > 0), last = buckets.findLastIndex(n => n > 0);
-  if (first < 0) return h("p", { class: "dim" }, "Nothing was recorded.");
+  if (first < 0) return h("p", { class: "dim" }, "No values recorded.");
   first = Math.max(0, first - 1);
   last = Math.min(buckets.length - 1, Math.max(last + 1, first + 3));
   const shown = buckets.slice(first, last + 1), top = Math.max(...shown), step = width / shown.length;
-  const wide = text => 6.2 * text.length; // about
+  const wide = text => 6.2 * text.length; // approximately
   const edge = i => i === 0 ? "" : i > bounds.length ? "" : withUnit(bounds[i - 1], unit);
   const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height + 14}`, role: "img", "aria-label": "distribution" });
   shown.forEach((n, i) => {
@@ -49,7 +49,7 @@ function distribution(bounds, buckets, unit) {
       svg("title", null, n + " from " + (edge(first + i) || "below") + " to " + (edge(first + i + 1) || "above"))));
     if (n && wide(count(n)) < step) chart.append(svg("text", { class: "axis", x: (i + .5) * step, y: height - tall - 4, "text-anchor": "middle" }, count(n)));
   });
-  let free = 0; // up to here there is a label
+  let free = 0; // end of the last label
   for (let i = 0; i <= shown.length; i++) {
     const text = edge(first + i), half = wide(text) / 2, x = Math.min(Math.max(i * step, half), width - half);
     if (!text || x - half < free) continue;
@@ -69,7 +69,7 @@ function activityChart(seconds, now, width) {
   }
   const top = niceTop(Math.max(...bins.map(b => b.ok + b.failed))), step = (width - left) / bins.length;
   const y = v => 8 + (1 - v / top) * (height - 8);
-  const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height + 18}`, height: height + 18, role: "img", "aria-label": "invocations in each second of the last five minutes, at most " + count(top) });
+  const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height + 18}`, height: height + 18, role: "img", "aria-label": "invocations per second in the last five minutes, at most " + count(top) });
   for (const v of [0, top / 2, top]) {
     chart.append(svg("line", { class: "grid", x1: left, x2: width, y1: y(v), y2: y(v) }),
       svg("text", { class: "axis", x: left - 6, y: y(v) + 3.5, "text-anchor": "end" }, count(v)));

@@ -50,7 +50,7 @@ views.functions = {
 };
 
 function functionDetail(ns, id, f, { d, gone }, recent, close) {
-  if (!f && gone) return [h("header", null, h("div", { class: "grow" }, h("h2", null, id)), close), h("section", null, h("p", { class: "dim" }, "This function is not registered now."))];
+  if (!f && gone) return [h("header", null, h("div", { class: "grow" }, h("h2", null, id)), close), h("section", null, h("p", { class: "dim" }, "This function is not registered."))];
   const a = figuresOf({ function_id: id, namespace: ns }), triggers = f ? triggersOf(f) : [];
   const t = table([
     { title: "time", width: "92px", cell: i => h("span", { class: "num dim" }, clock(i.began, false)) },
@@ -134,7 +134,7 @@ views.triggers = {
       { title: "waits for", cell: x => h("span", { class: "mono" }, triggerText(x)), tip: x => JSON.stringify(x.config) },
       { title: "function", width: "34%", cell: x => h("span", { class: "mono" }, x.function_id), tip: x => x.function_id },
       { title: "worker", width: "16%", class: "wide", cell: x => x.worker_name },
-      { title: "status", width: "110px", class: "wide", cell: x => x.parked ? h("span", { class: "tag warn", title: "no worker provides this type of trigger" }, "no provider") : functionThere(x) ? h("span", { class: "status ok" }, "bound") : h("span", { class: "tag err" }, "no function") },
+      { title: "status", width: "110px", class: "wide", cell: x => x.parked ? h("span", { class: "tag warn", title: "no worker provides this trigger type" }, "no provider") : functionThere(x) ? h("span", { class: "status ok" }, "bound") : h("span", { class: "tag err" }, "no function") },
     ], { key: x => x.id, href: x => path("triggers", x.id) });
     const none = h("div"), types = h("div", { class: "pad" });
     const split = splitView(root, h("div", null, t.element, none, types), { close: "#/triggers" });
@@ -143,9 +143,9 @@ views.triggers = {
       t.set(list, current.path[0]);
       t.element.classList.toggle("hidden", !list.length);
       placeholder(none, "registry", list.length, all.length, "No trigger matches.", () =>
-        empty("No trigger yet", "A trigger runs a function on an HTTP request, a change of state, a timer, a message.",
-          ["Serve a route, for instance:", command('iii.HandleHTTP(client, http.MethodGet, "/hello/:name", hello)')]));
-      show(types, h("section", { class: "panel" }, h("header", null, h("h2", null, "Types of triggers"), h("span", { class: "dim" }, "that the engine and the workers provide")),
+        empty("No trigger yet", "A trigger runs a function for HTTP requests, state changes, timers or messages.",
+          ["For example, serve a route:", command('iii.HandleHTTP(client, http.MethodGet, "/hello/:name", hello)')]));
+      show(types, h("section", { class: "panel" }, h("header", null, h("h2", null, "Trigger types"), h("span", { class: "dim" }, "provided by the engine and by workers")),
         h("div", { class: "body" }, h("dl", { class: "facts" }, store.registry.types.filter(x => !x.id.startsWith("engine::")).map(x => [h("dt", { class: "mono" }, x.id), h("dd", null, x.description, x.internal ? null : h("span", { class: "tag accent", style: { marginLeft: "6px" } }, x.worker_name))])))));
       const x = all.find(y => y.id === current.path[0]);
       split.set(x && JSON.stringify(x), close => triggerDetail(x, close));
@@ -160,7 +160,7 @@ function triggerDetail(t, close) {
   const method = (t.config && t.config.http_method) || "GET";
   return [
     h("header", null, h("div", { class: "grow" }, triggerTag(t), h("h2", { style: { marginTop: "4px" } }, triggerText(t))), close),
-    t.parked ? h("section", null, h("div", { class: "failure" }, "No worker provides this type of trigger now. The trigger fires as soon as one does.")) : !functionThere(t) ? h("section", null, h("div", { class: "failure" }, "Its function is not registered: whoever fires it gets an error.")) : null,
+    t.parked ? h("section", null, h("div", { class: "failure" }, "No worker provides this trigger type. The trigger is activated when one does.")) : !functionThere(t) ? h("section", null, h("div", { class: "failure" }, "Its function is not registered: whoever fires it gets an error.")) : null,
     h("section", null, h("dl", { class: "facts" }, h("dt", null, "function"), h("dd", { class: "mono" }, h("a", { href: path("functions", t.namespace, t.function_id) }, t.function_id)),
       h("dt", null, "namespace"), h("dd", null, t.namespace), h("dt", null, "worker"), h("dd", null, t.worker_name), h("dt", null, "id"), h("dd", { class: "mono" }, t.id))),
     url ? h("section", null, h("h3", null, "Try it"), command("curl -X " + method + " " + url)) : null,
@@ -199,8 +199,8 @@ views.observers = {
       t.set(list, current.path[0]);
       t.element.classList.toggle("hidden", !list.length);
       placeholder(none, "registry", list.length, all.length, "No observer matches.", () =>
-        empty("No observer yet", "An observer calls a function whenever another one has been called.", []));
-      show(local, store.registry.local.length ? h("section", { class: "panel" }, h("header", null, h("h2", null, "Calls in process"), h("span", { class: "dim" }, "as the workers report them")),
+        empty("No observer yet", "An observer runs a function whenever another function has been called.", []));
+      show(local, store.registry.local.length ? h("section", { class: "panel" }, h("header", null, h("h2", null, "Calls in process"), h("span", { class: "dim" }, "as reported by the workers")),
         h("div", { class: "body" }, h("dl", { class: "facts" }, store.registry.local.map(l => [h("dt", { class: "mono" }, l.function_id), h("dd", null, l.count + " calls, " + l.errors + " failed, " + l.duration_ms.toFixed(1) + " ms",
           Object.entries(l.dropped).map(([reason, n]) => h("span", { class: "tag warn", style: { marginLeft: "6px" } }, n + " reports dropped: " + reason)))])))) : null);
       const o = all.find(x => x.id === current.path[0]);

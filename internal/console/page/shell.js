@@ -2,8 +2,8 @@
 
 const sections = [
   ["What happens", [["overview", "Overview"], ["invocations", "Invocations"], ["traces", "Traces"], ["logs", "Logs"], ["metrics", "Metrics"]]],
-  ["What is there", [["functions", "Functions"], ["triggers", "Triggers"], ["observers", "Observers"], ["workers", "Workers"]]],
-  ["What is kept", [["state", "State"], ["streams", "Streams"], ["queues", "Queues"], ["dead", "Dead letters"]]],
+  ["Registrations", [["functions", "Functions"], ["triggers", "Triggers"], ["observers", "Observers"], ["workers", "Workers"]]],
+  ["Stores", [["state", "State"], ["streams", "Streams"], ["queues", "Queues"], ["dead", "Dead letters"]]],
 ];
 const order = sections.flatMap(([, items]) => items.map(([id]) => id));
 
@@ -40,7 +40,7 @@ const navCounts = {
 
 function failedLately() { return store.activity.seconds.reduce((n, s) => n + s.failed, 0); }
 
-const liveTexts = { on: "live", off: "reconnecting…", gone: "the engine is gone" };
+const liveTexts = { on: "live", off: "reconnecting…", gone: "engine unavailable" };
 
 function drawNav() {
   const nav = document.getElementById("nav");
@@ -63,14 +63,14 @@ function drawNav() {
   foot.dataset.state = state;
   show(foot, h("div", { class: "live " + store.live, role: "status" }, liveTexts[store.live]),
     e ? [["workers connect to", e.worker_url], ["HTTP triggers", e.http_url], ["streams", e.stream_url]].map(([k, v]) => [h("dt", null, k), h("dd", null, v)]) : null,
-    e ? [h("dt", null, "protocol of engine"), h("dd", null, e.version)] : null);
+    e ? [h("dt", null, "engine protocol"), h("dd", null, e.version)] : null);
 }
 
 function drawBar(view) {
   const tools = h("div", { style: { display: "contents" } });
   const input = h("input", { type: "search", placeholder: view.filter, "aria-label": view.filter, value: ui.filters[current.section] || "", spellcheck: "false",
     oninput: e => { ui.filters[current.section] = e.target.value; changed("filter"); } });
-  const pause = h("button", { class: "button", type: "button", title: "Stop the page; the engine goes on (p)", "aria-pressed": String(ui.paused), onclick: togglePause }, ui.paused ? "Paused" : "Pause");
+  const pause = h("button", { class: "button", type: "button", title: "Pause the page, not the engine (p)", "aria-pressed": String(ui.paused), onclick: togglePause }, ui.paused ? "Paused" : "Pause");
   pause.id = "pause";
   show(document.getElementById("bar"), h("h1", null, view.title),
     view.filter ? h("div", { class: "search" }, input, h("kbd", null, "/")) : null, tools, h("span", { class: "grow" }),
@@ -88,8 +88,8 @@ function togglePause() {
 
 function help() {
   const dialog = document.getElementById("help");
-  const keys = [["1 … 9", "go to a section"], ["/", "filter; words, -word for those without it"], ["↑ ↓  or  k j", "previous, next"], ["Enter", "open a trace, a span"], ["← →", "fold and unfold a span"],
-    ["Esc", "close what is open"], ["p", "pause"], ["?", "this help"]];
+  const keys = [["1 … 9", "go to a section"], ["/", "filter by words; -word excludes matches"], ["↑ ↓  or  k j", "previous, next"], ["Enter", "open a trace, a span"], ["← →", "fold and unfold a span"],
+    ["Esc", "close the details"], ["p", "pause"], ["?", "this help"]];
   show(dialog, h("h2", { style: { marginBottom: "10px" } }, "Keyboard"),
     h("table", null, keys.map(([k, what]) => h("tr", null, h("td", null, h("kbd", null, k)), h("td", null, what)))),
     h("form", { method: "dialog", style: { textAlign: "right", marginTop: "12px" } }, h("button", { class: "button" }, "Close")));
@@ -159,7 +159,7 @@ function splitView(root, list, { close }) {
 function step(by) {
   const rows = [...document.querySelectorAll("#view [data-href]")].filter(r => r.offsetParent !== null || r.closest(".split.open"));
   if (!rows.length) return;
-  const opens = views[current.section].whole && !current.path[0]; // another page: Enter does that
+  const opens = views[current.section].whole && !current.path[0]; // opens another page, which takes Enter
   const at = rows.findIndex(r => opens ? r === document.activeElement : r.getAttribute("aria-selected") === "true");
   const next = rows[at < 0 ? (by > 0 ? 0 : rows.length - 1) : Math.max(0, Math.min(rows.length - 1, at + by))];
   next.scrollIntoView({ block: "nearest" });

@@ -55,7 +55,7 @@ async function load(part) {
       await new Promise(done => setTimeout(done, part === "registry" ? 0 : 700)); // not more often
     }
   } catch {
-    stale.add(part); // the event stream says when the engine is back
+    stale.add(part); // the event stream reports when the engine is back
   } finally {
     loading.delete(part);
   }
@@ -82,17 +82,17 @@ async function begin(engine) {
   const again = store.engine && store.engine.started !== engine.started;
   store.engine = engine;
   store.live = "on";
-  if (again) { // another engine: nothing of the old one is true any more
+  if (again) { // another engine: discard the data of the old one
     store.invocations.clear();
     colours.clear();
   }
   changed("engine");
   for (const part of Object.keys(loads)) load(part);
   try {
-    if (!wanted.has("activity")) await loads.activity(); // the beats go on from there
+    if (!wanted.has("activity")) await loads.activity(); // the pulses continue from there
     keepInvocations(await get("/api/invocations"));
   } catch {
-    return; // the stream ends, too
+    return; // the stream ends as well
   }
   store.loaded.add("invocations");
   changed("invocations");

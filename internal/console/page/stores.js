@@ -1,6 +1,7 @@
-// What the engine keeps: state, streams, queues and dead letters.
+// The contents of the stores: state, streams, queues and dead letters.
 
-// itemDetails fetches what a view shows of one item, again whenever its part has changed.
+// itemDetails fetches the details of an item, and fetches them again whenever its part of the
+// data changes.
 function itemDetails(part) {
   let of, at, data, busy = false;
   return (key, url) => {
@@ -10,17 +11,17 @@ function itemDetails(part) {
       busy = true;
       get(url).then(d => d, () => null).then(d => { busy = false; if (key === of) data = d; changed("detail"); });
     }
-    return data; // undefined: not yet; null: there is none
+    return data; // undefined: still loading; null: does not exist
   };
 }
 
-// groupName is the name of a scope or of a group.
+// groupName returns the name of a scope or a group.
 const groupName = g => (g.stream ? g.stream + " / " : "") + g.group;
 
 function leftNote(n, what) { return n ? h("p", { class: "note" }, count(n) + " more " + what + " are not listed.") : null; }
 
 // storeView shows the items of a store and, below, its groups. A click on a group lists
-// only the items of that one.
+// only its items.
 function storeView(part, { title, filter, group, groupsTitle, groupTable, noItem, wide }) {
   const query = (stream, of) => "stream=" + encodeURIComponent(stream || "") + "&group=" + encodeURIComponent(of);
   loads[part] = async () => {
@@ -59,7 +60,7 @@ function storeView(part, { title, filter, group, groupsTitle, groupTable, noItem
         const value = details(selected, "/api/" + part + "/item?" + query(at[0], at[1] ?? "") + "&key=" + encodeURIComponent(at[2] ?? ""));
         split.set(selected && selected + "\n" + JSON.stringify(value ?? (value === null ? "gone" : "")), close => [
           h("header", null, h("div", { class: "grow" }, h("h2", null, at[2]), h("span", { class: "dim" }, groupName({ stream: at[0], group: at[1] }))), close),
-          value === null ? h("section", null, h("p", { class: "dim" }, "This item does not exist now.")) : value ? payloadSection("Value", value.value, value.kept, value.size) : loadingNote(),
+          value === null ? h("section", null, h("p", { class: "dim" }, "This item no longer exists.")) : value ? payloadSection("Value", value.value, value.kept, value.size) : loadingNote(),
         ]);
       };
       return draw;
@@ -84,19 +85,19 @@ storeView("state", {
     { title: "scope", cell: g => groupButton(g, choose) },
     { title: "keys", width: "84px", class: "right num", cell: g => count(g.items) },
   ]),
-  noItem: () => empty("No state yet", "What workers store with state::set is here, by scope and key.",
-    ["Store a value, for instance:", command('iii.NewState[Order](client, "orders").Set(ctx, "ada", order)')]),
+  noItem: () => empty("No state yet", "Values that workers store with state::set appear here, by scope and key.",
+    ["For example, store a value:", command('iii.NewState[Order](client, "orders").Set(ctx, "ada", order)')]),
 });
 
 storeView("streams", {
   title: "Streams", filter: "Filter by stream, group, item, value", group: "stream / group", groupsTitle: "Groups", wide: true,
   groupTable: groupTable(choose => [
-    { title: "stream / group", cell: g => g.provider ? [h("span", { class: "mono" }, g.stream), h("span", { class: "dim" }, "  its items are stored by " + g.provider)] : groupButton(g, choose) },
+    { title: "stream / group", cell: g => g.provider ? [h("span", { class: "mono" }, g.stream), h("span", { class: "dim" }, "  items stored by " + g.provider)] : groupButton(g, choose) },
     { title: "items", width: "84px", class: "right num", cell: g => g.provider ? "" : count(g.items) },
     { title: "subscribers", width: "30%", cell: g => [h("span", { class: "num" }, count(g.subscribers)), " ", (g.clients || []).slice(0, 6).map(c => [h("span", { class: "tag mono", title: "subscription " + c.id }, c.client + (c.item === null ? "" : " → " + c.item)), " "])] },
   ]),
-  noItem: () => empty("No stream yet", "The items of streams are here, with the browsers that subscribe to them.",
-    ["Store an item, for instance:", command('iii.NewStream[Message](client, "chat").Set(ctx, "lobby", "1", message)')]),
+  noItem: () => empty("No stream yet", "Items of streams appear here, with their subscribers.",
+    ["For example, store an item:", command('iii.NewStream[Message](client, "chat").Set(ctx, "lobby", "1", message)')]),
 });
 
 store.state = { groups: [], groups_left: 0, items: [], items_left: 0 };
@@ -122,7 +123,7 @@ views.queues = {
       { title: "delayed", width: "76px", class: "right num", cell: q => zero(q.delayed, "warn") },
       { title: "consumers", width: "88px", class: "right num", cell: q => q.consumers ? count(q.consumers) : h("span", { class: "tag " + (q.topic ? "warn" : "") }, "0") },
       { title: "dead", width: "72px", class: "right num", cell: q => q.dead_letters ? h("a", { class: "tag err", href: path("dead") }, count(q.dead_letters)) : zero(0) },
-      { title: "unheard", width: "80px", class: "right num wide", cell: q => zero(q.unheard, "warn"), tip: q => q.unheard ? "published while no trigger was subscribed: they are never delivered" : null },
+      { title: "unheard", width: "80px", class: "right num wide", cell: q => zero(q.unheard, "warn"), tip: q => q.unheard ? "published without a subscriber: never delivered" : null },
     ], { key: q => JSON.stringify([q.name, q.topic, q.namespace, q.function, q.group]) });
     const none = h("div"), left = h("div");
     root.append(h("div", null, t.element, none, left));
@@ -130,7 +131,7 @@ views.queues = {
       const all = store.queues.queues, list = all.filter(q => matches([q.name, q.function, q.group, q.namespace].join(" ")));
       t.set(list);
       t.element.classList.toggle("hidden", !list.length);
-      placeholder(none, "queues", list.length, all.length, "No queue matches.", () => empty("No queue", "Named queues and durable topics are here."));
+      placeholder(none, "queues", list.length, all.length, "No queue matches.", () => empty("No queue", "Named queues and durable topics appear here."));
       show(left, leftNote(store.queues.queues_left, "queues"));
     };
   },
@@ -154,7 +155,7 @@ views.dead = {
       const all = store.queues.dead_letters, list = all.filter(d => matches([d.queue, d.function, d.group, d.namespace, d.error, d.preview].join(" "))).slice(0, maxRows);
       t.set(list, current.path[0]);
       t.element.classList.toggle("hidden", !list.length);
-      placeholder(none, "queues", list.length, all.length, "No dead letter matches.", () => empty("No dead letter", "A job whose attempts have all failed is here, until it is redriven or discarded."));
+      placeholder(none, "queues", list.length, all.length, "No dead letter matches.", () => empty("No dead letter", "Jobs whose attempts have all failed appear here until they are redriven or discarded."));
       show(left, leftNote(store.queues.dead_letters_left, "dead letters"));
       const id = current.path[0], d = details(id, "/api/dead-letters/" + encodeURIComponent(id ?? ""));
       split.set(id && id + "\n" + JSON.stringify(d ?? (d === null ? "gone" : "")), close => d ? [

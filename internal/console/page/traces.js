@@ -30,13 +30,13 @@ function openTraces(root, tools) {
     t.set(list);
     t.element.classList.toggle("hidden", !list.length);
     placeholder(none, "traces", list.length, store.traces.some(x => ui.own || !x.internal), "No trace matches.", () =>
-      noTelemetry("No trace yet", "Workers with telemetry show here where the time goes, across all of them."));
+      noTelemetry("No trace yet", "Traces of workers with telemetry appear here and show where time is spent, across workers."));
   };
 }
 
 function noTelemetry(title, text) {
   const url = store.engine ? store.engine.worker_url : "";
-  return empty(title, text, ["Start telemetry in the worker, and give it to the client.",
+  return empty(title, text, ["Start telemetry in the worker, and pass it to the client.",
     command('telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{})\nclient, err := iii.New("", iii.WithTelemetry(telemetry))')],
-  ["Or run the example that has it all.", command("III_URL=" + url + " go run ./examples/observability")]);
+  ["Or run the observability example.", command("III_URL=" + url + " go run ./examples/observability")]);
 }

@@ -15,7 +15,7 @@ function openTrace(root, tools) {
       const now = JSON.stringify(data);
       if (now !== text) { text = now; trace = new TraceTree(data); changed("detail"); }
     } catch (err) {
-      if (!trace) show(rows, h("p", { class: "note" }, err.message === "no such trace" ? "The engine has no span of this trace yet, or any more. It will be here when one arrives." : err.message));
+      if (!trace) show(rows, h("p", { class: "note" }, err.message === "no such trace" ? "The engine has no span of this trace. The trace appears when a span arrives." : err.message));
     }
   };
   fetchTrace();
@@ -43,12 +43,12 @@ function openTrace(root, tools) {
 // TraceTree holds the spans of a trace as a tree.
 class TraceTree {
   constructor({ spans, left, logs }) {
-    this.left = left; // spans that are too many to be here
+    this.left = left; // number of spans beyond the limit
     this.byID = new Map();
     this.logs = logs.slice().reverse(); // oldest first
     for (const s of spans) this.byID.set(s.span_id, { ...s, start: s.after, end: s.after + s.took, children: [], logs: [] });
     this.spans = [...this.byID.values()].sort((a, b) => a.start - b.start);
-    this.began = this.spans[0].start_time_unix_nano / 1e6; // times in the trace count from here
+    this.began = this.spans[0].start_time_unix_nano / 1e6; // times in the trace are relative to this one
     this.to = Math.max(...this.spans.map(s => Math.max(s.start, s.end)));
     this.pending = this.spans.some(s => s.pending);
     this.roots = [];
@@ -65,7 +65,7 @@ class TraceTree {
     this.services = [...new Set(this.spans.map(s => s.service_name))];
   }
 
-  // above reports whether s is an ancestor of other, and so cannot be its child.
+  // above reports whether s is an ancestor of other, and therefore cannot be its child.
   above(s, other) {
     for (let p = other; p; p = p.parent) if (p === s) return true;
     return false;
@@ -99,7 +99,7 @@ function drawHead(head, trace, id) {
   show(head, h("h2", null, root.name), h("div", { class: "facts" },
     h("span", { class: "num" }, ms(Math.max(...trace.spans.map(s => trace.endOf(s))))),
     h("span", null, moment(trace.began)), h("span", null, plural(trace.spans.length, "span"), trace.left ? " of " + count(trace.spans.length + trace.left) : null, ", ", plural(trace.logs.length, "log record")),
-    root.parent_span_id && !trace.byID.has(root.parent_span_id) ? h("span", { title: "The engine has not got the span above the first one, or has forgotten it" }, "begins elsewhere") : null,
+    root.parent_span_id && !trace.byID.has(root.parent_span_id) ? h("span", { title: "The engine does not have the parent of the first span" }, "begins elsewhere") : null,
     errors ? h("span", { class: "status error" }, plural(errors, "error")) : trace.pending ? status("running") : h("span", { class: "status ok" }, "ok"),
     h("span", { class: "mono" }, id, " ", copyable(id)),
     h("span", { class: "legend" }, trace.services.map(s => h("span", null, h("i", { style: { background: colour(s) } }), s)))));
@@ -110,7 +110,7 @@ function drawRows(rows, trace, id, selected, folded) {
   const percent = t => Math.max(0, Math.min(100, t / length * 100)) + "%";
   const ticks = h("div", { class: "row ticks" }, h("div", { class: "name" }, "span"), h("div", { class: "track" },
     [0, .25, .5, .75, 1].map(f => h("span", { class: "tick" + (f === 1 ? " last" : f === .5 ? " half" : f % .5 ? " odd" : ""), style: f === 1 ? {} : { left: f * 100 + "%" } }, f ? ms(length * f) : "0"))));
-  const indent = depth => ({ paddingLeft: "min(" + (10 + depth * 14) + "px, 16cqw)" }); // deep ones leave room for the name
+  const indent = depth => ({ paddingLeft: "min(" + (10 + depth * 14) + "px, 16cqw)" }); // leaves room for the names of deep spans
   const flat = trace.flat(folded, ui.choice.traceLogs).filter(r => r.span ? matches(r.span.name + " " + r.span.service_name) : matches(r.log.body + " " + r.log.service_name));
   show(rows, ticks, flat.map(({ span: s, log: l, depth }) => {
     if (l) {
@@ -155,7 +155,7 @@ function spanDetail(s, trace, close) {
     s.status === "error" && s.status_description ? h("section", null, h("div", { class: "failure" }, s.status_description)) : null,
     h("section", null, h("dl", { class: "facts" },
       h("dt", null, "begins after"), h("dd", { class: "num" }, ms(s.start)),
-      h("dt", null, "without spans below"), h("dd", { class: "num" }, ms(Math.max(0, lasted - below))),
+      h("dt", null, "self time"), h("dd", { class: "num" }, ms(Math.max(0, lasted - below))),
       h("dt", null, "span"), h("dd", { class: "mono" }, s.span_id),
       s.instrumentation_scope_name ? [h("dt", null, "recorded by"), h("dd", null, s.instrumentation_scope_name + " " + (s.instrumentation_scope_version || ""))] : null)),
     plain.length ? h("section", null, h("h3", null, "Attributes"), h("dl", { class: "facts" }, plain.map(([k, v]) => [h("dt", { class: "mono" }, k), h("dd", { class: "mono" }, String(v))]))) : null,

@@ -1,5 +1,5 @@
-// Package filtertest makes filters, documents and schemas for tests: random, but with much
-// to do with one another, so that conditions hold about as often as not.
+// Package filtertest generates random filters, documents and schemas for tests. They share
+// keys and values, so that about half of the conditions hold.
 package filtertest
 
 import (
@@ -14,21 +14,21 @@ import (
 // usable.
 type Corpus struct {
 	*rand.Rand
-	// Odd is how often something is not as the language wants it: one in Odd times, at each
-	// place where that is possible. 0 is never.
+	// Odd is the rate of mistakes: each place that can violate the language does so once in
+	// Odd times on average. 0 means never.
 	Odd int
 }
 
-// New returns a corpus without oddities.
+// New returns a corpus with Odd set to 0.
 func New(seed uint64) *Corpus { return &Corpus{Rand: rand.New(rand.NewPCG(seed, 1))} }
 
-// Pick returns one of all.
+// Pick returns a random element of all.
 func Pick[T any](c *Corpus, all ...T) T { return all[c.IntN(len(all))] }
 
 func (c *Corpus) odd() bool { return c.Odd > 0 && c.IntN(c.Odd) == 0 }
 
-// Scalar returns the JSON text of a scalar. Decimals are those that every reader rounds to
-// the nearest double.
+// Scalar returns the JSON text of a scalar. All parsers agree on the doubles that its
+// decimals denote.
 func (c *Corpus) Scalar() string {
 	if c.odd() {
 		return Pick(c, "9007199254740993", "-9007199254740993", "18446744073709551616", "1e300", "-1e17", "9007199254740992.0", "1e15", "1e16")
@@ -38,7 +38,7 @@ func (c *Corpus) Scalar() string {
 		`""`, `"a"`, `"b"`, `"ab"`, `"abc"`, `"\u0061"`, `"\u0061b"`, `"é"`, `"e\u0301"`, `"\u00e9"`, `"\ud83d\ude00"`, `"😀"`, `"\uff61"`, `"\n"`, `"\u000b\u007f"`, `"a\"b\\"`, `"<&>/"`, `"\/"`, `"text that is longer than a few words"`)
 }
 
-// quote returns a key as JSON, sometimes with an escape that it does not need.
+// quote returns a key as JSON, sometimes with an unnecessary escape.
 func (c *Corpus) quote(key string) string {
 	b, _ := json.Marshal(key)
 	if key != "" && key[0] < 0x80 && c.IntN(8) == 0 {
@@ -50,8 +50,8 @@ func (c *Corpus) quote(key string) string {
 
 var keys = []string{"a", "a", "b", "c", "0", "1", "key of twenty bytes.", `q"`, `back\slash`, "é", "eight678", "seven67"}
 
-// Value returns the JSON text of a value of at most depth levels, in which keys may be
-// repeated.
+// Value returns the JSON text of a value of at most depth levels, possibly with repeated
+// keys.
 func (c *Corpus) Value(depth int) string {
 	if depth <= 0 || c.IntN(3) == 0 {
 		return c.Scalar()
@@ -181,7 +181,8 @@ func (c *Corpus) filter(depth int, inAny bool) string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
-// Selective returns a filter that an index can file, mostly under input.a or input.b.
+// Selective returns a filter that an index can file under a condition, mostly on input.a or
+// input.b.
 func (c *Corpus) Selective() string {
 	return Pick(c,
 		fmt.Sprintf(`{"input.a":{"$eq":%s}}`, c.Scalar()),
@@ -192,10 +193,11 @@ func (c *Corpus) Selective() string {
 	)
 }
 
-// Roots are the roots of documents.
+// Roots lists the roots of documents.
 var Roots = []string{"input", "output", "error", "caller", "metadata"}
 
-// Document returns a document: an object with some of the roots as members, in their order.
+// Document returns a document, which is an object with some of the roots as members, in the
+// order of Roots.
 func (c *Corpus) Document() string {
 	var parts []string
 	for i, root := range Roots {

@@ -21,10 +21,10 @@ import (
 
 var update = flag.Bool("update", false, "write the catalogue of the package's own types and the README")
 
-// ownCatalog is the catalogue of functions whose types are those of package iii.
+// ownCatalog is the catalogue of functions with the types of package iii.
 const ownCatalog = "own/iiigen_catalog.json"
 
-// ownType is a data type of package iii, with the types that were generated from its schemas.
+// ownType is a data type of package iii with the types generated from its schemas.
 type ownType struct {
 	name                string
 	own, in, out        reflect.Type
@@ -37,7 +37,7 @@ func pair[Own, In, Out any](name string) ownType {
 		func(c *iii.Client) (*iii.Function, error) { return iii.Handle(c, "own::"+name, reply[In, Out]) }}
 }
 
-// advertised returns what an engine says of functions.
+// advertised returns the engine's description of functions.
 func advertised(t *testing.T, serve func(ownType) func(*iii.Client) (*iii.Function, error)) map[string]iii.FunctionDetail {
 	t.Helper()
 	c := connect(t)
@@ -81,7 +81,7 @@ func TestOwnTypesAreAllCompared(t *testing.T) {
 	}
 }
 
-// A type's schema makes Go types, and these make the same schema.
+// A Go type generated from the schema of a type has the same schema.
 func TestOwnSchemasSurviveTheirGeneratedTypes(t *testing.T) {
 	before := advertised(t, func(o ownType) func(*iii.Client) (*iii.Function, error) { return o.serveOwn })
 	if *update {
@@ -121,7 +121,7 @@ func writeOwnCatalog(t *testing.T, details map[string]iii.FunctionDetail) {
 	}
 }
 
-// Values of the package's types are values of the generated ones, which encode them alike.
+// The generated types decode values of the package's types and encode them identically.
 func TestOwnValuesSurviveTheirGeneratedTypes(t *testing.T) {
 	tags := make(map[string]string)
 	for _, r := range recordings(t, "own") {
@@ -179,7 +179,7 @@ func TestOwnValuesSurviveTheirGeneratedTypes(t *testing.T) {
 	}
 }
 
-// fill sets what can be set, to other values than zero.
+// fill sets all settable fields to values other than zero.
 func fill(v reflect.Value, depth int) {
 	if depth > 6 {
 		return

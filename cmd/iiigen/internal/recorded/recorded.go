@@ -1,4 +1,4 @@
-// Package recorded holds clients that are generated from what workers of other SDKs told an
-// engine: its catalogues are recordings, made by the programs in testdata/peers. The tests
-// hold the generated code against them.
+// Package recorded holds clients that were generated from the schemas of workers of other
+// SDKs. README.md describes the recorded catalogues. The tests compare the generated code
+// with them.
 package recorded

@@ -23,7 +23,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// clients are the generated clients by the names of their directories.
+// clients lists the generated clients by directory.
 var clients = map[string]any{"pydantic": pydantic.Pydantic{}, "schemars": schemars.Schemars{}, "zod": zod.Zod{}}
 
 type recording struct {
@@ -97,7 +97,7 @@ func TestRecordedValuesSurviveTheirGeneratedTypes(t *testing.T) {
 	}
 }
 
-// goText returns a type as Go code, in which the types of the package are spelled out to a depth.
+// goText returns a type as Go code and expands types of the package down to a given depth.
 func goText(typ reflect.Type, depth int) string {
 	own := strings.HasPrefix(typ.PkgPath(), "github.com/iii-go/iii/cmd/")
 	switch {
@@ -131,7 +131,7 @@ func goText(typ reflect.Type, depth int) string {
 	return typ.Kind().String()
 }
 
-// The table in README.md says what every recorded schema has become.
+// The table in README.md lists the Go type of every recorded schema.
 func TestTableOfRecordedSchemas(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(tableHead)
@@ -163,21 +163,22 @@ func TestTableOfRecordedSchemas(t *testing.T) {
 
 const tableHead = `# Recorded schemas
 
-Each catalogue below this directory is a recording: workers of other SDKs registered functions
-on the development engine, and iiigen saved what the engine knew of them. The programs are in
-internal/conformance/interop/schemas; "make interop-schemas" records them again. The SDKs make
-the schemas: pydantic and schemars from the types of the handlers, zod from the schemas that
-Node registers. Each function's input and output have a schema, and its metadata has examples
-that the SDK itself encoded. The tests decode each example into the generated types and encode
-it again. A union has a field for each variant, and Raw for what is none of them.
+Each catalogue in this directory is a recording: workers of other SDKs registered functions
+on the development engine, and iiigen saved the engine's descriptions of them. The programs
+of the workers are in internal/conformance/interop/schemas; "make interop-schemas" records
+them again. The schemas come from the SDKs: pydantic and schemars derive them from the types
+of the handlers, and zod from the schemas that a Node worker registers. Each function has a
+schema for its input and its output, and metadata with examples that the SDK itself encoded.
+The tests decode each example into the generated types and encode it again. A union has a
+field for each variant, and the field Raw for values that match no variant.
 
-The directory own holds the types of package iii, for the test that a schema makes Go types
-that make the same schema. The directory tides is of a worker on an engine with observers, which
-a test of the generator starts.
+The directory own holds the types of package iii; a test verifies that Go types generated
+from their schemas have the same schemas. The directory tides belongs to a worker on an
+engine with observers, which a test of the generator starts.
 `
 
-// plain decodes a value with its numbers as they are, and without members that are null: the
-// types leave out what is optional and nil.
+// plain decodes a value with exact numbers, and without members that are null, because the
+// generated types omit optional members that are nil.
 func plain(t *testing.T, raw []byte) any {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(raw))
@@ -212,7 +213,7 @@ func plain(t *testing.T, raw []byte) any {
 	return strip(v)
 }
 
-// unknown returns where a union holds what is none of its variants.
+// unknown returns the places where a union holds a value that matches no variant.
 func unknown(v reflect.Value, at string) string {
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
@@ -248,7 +249,7 @@ func unknown(v reflect.Value, at string) string {
 	return ""
 }
 
-// connect returns a client of a new engine.
+// connect returns a client connected to a new engine.
 func connect(t *testing.T) *iii.Client {
 	t.Helper()
 	e, err := iiitest.New()
@@ -269,7 +270,7 @@ func connect(t *testing.T) *iii.Client {
 	return c
 }
 
-// reply handles nothing; it is registered for its types.
+// reply is a handler that is registered only for its types and never called.
 func reply[In, Out any](context.Context, In) (Out, error) {
 	var out Out
 	return out, nil
@@ -308,7 +309,8 @@ func TestWorkerOfGeneratedTypesAdvertisesTheirSchemas(t *testing.T) {
 	}
 }
 
-// opened decodes a schema without what allows no further members: handlers always get one.
+// opened decodes a schema without additionalProperties: false, because handlers always
+// receive a further member.
 func opened(t *testing.T, raw []byte) any {
 	t.Helper()
 	v := plain(t, raw)

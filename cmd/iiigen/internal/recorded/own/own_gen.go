@@ -10,11 +10,12 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Own calls the functions of "own". Client must be set. A copy may be used at the same time.
+// Own calls the functions of "own". The field Client must be set. The client and its copies
+// are safe for concurrent use.
 type Own struct {
-	// Client is the connection that the calls go over.
+	// Client makes the calls.
 	Client *iii.Client
-	// Options are those of every call, before its own.
+	// Options apply to every call, before the options of the call itself.
 	Options []iii.CallOption
 }
 
@@ -289,8 +290,8 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::WorkersListResult", Request: "96e5ee52bd6f6b73c72a779b6fc8d402", Response: "96e5ee52bd6f6b73c72a779b6fc8d402"},
 }
 
-// CheckSchemas compares the schemas that the functions have now with those that this code was
-// generated from. It returns an *iii.SchemaDriftError if any differ.
+// CheckSchemas compares the current schemas of the functions with those that this code was
+// generated from. It returns an *iii.SchemaDriftError if any of them differ.
 func (c Own) CheckSchemas(ctx context.Context) error {
 	return c.Client.CheckSchemas(ctx, ownSchemas...)
 }
@@ -300,12 +301,12 @@ func (c Own) ActionEnqueue(ctx context.Context, in ActionEnqueueInput, opts ...i
 	return iii.Call[ActionEnqueueOutput](ctx, c.Client, "own::ActionEnqueue", in, callOptions(c.Options, opts)...)
 }
 
-// SendActionEnqueue sends a call of "own::ActionEnqueue" and waits for no answer.
+// SendActionEnqueue calls "own::ActionEnqueue" without waiting for a result.
 func (c Own) SendActionEnqueue(ctx context.Context, in ActionEnqueueInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ActionEnqueue", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueActionEnqueue hands a call of "own::ActionEnqueue" to a queue.
+// EnqueueActionEnqueue adds a call of "own::ActionEnqueue" to a queue.
 func (c Own) EnqueueActionEnqueue(ctx context.Context, queue string, in ActionEnqueueInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ActionEnqueue", in, callOptions(c.Options, opts)...)
 }
@@ -315,12 +316,12 @@ func (c Own) ActionVoid(ctx context.Context, in ActionVoidInput, opts ...iii.Cal
 	return iii.Call[ActionVoidOutput](ctx, c.Client, "own::ActionVoid", in, callOptions(c.Options, opts)...)
 }
 
-// SendActionVoid sends a call of "own::ActionVoid" and waits for no answer.
+// SendActionVoid calls "own::ActionVoid" without waiting for a result.
 func (c Own) SendActionVoid(ctx context.Context, in ActionVoidInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ActionVoid", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueActionVoid hands a call of "own::ActionVoid" to a queue.
+// EnqueueActionVoid adds a call of "own::ActionVoid" to a queue.
 func (c Own) EnqueueActionVoid(ctx context.Context, queue string, in ActionVoidInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ActionVoid", in, callOptions(c.Options, opts)...)
 }
@@ -330,12 +331,12 @@ func (c Own) Activation(ctx context.Context, in ActivationInput, opts ...iii.Cal
 	return iii.Call[ActivationOutput](ctx, c.Client, "own::Activation", in, callOptions(c.Options, opts)...)
 }
 
-// SendActivation sends a call of "own::Activation" and waits for no answer.
+// SendActivation calls "own::Activation" without waiting for a result.
 func (c Own) SendActivation(ctx context.Context, in ActivationInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::Activation", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueActivation hands a call of "own::Activation" to a queue.
+// EnqueueActivation adds a call of "own::Activation" to a queue.
 func (c Own) EnqueueActivation(ctx context.Context, queue string, in ActivationInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::Activation", in, callOptions(c.Options, opts)...)
 }
@@ -345,12 +346,12 @@ func (c Own) AggregatedMetric(ctx context.Context, in AggregatedMetricInput, opt
 	return iii.Call[AggregatedMetricOutput](ctx, c.Client, "own::AggregatedMetric", in, callOptions(c.Options, opts)...)
 }
 
-// SendAggregatedMetric sends a call of "own::AggregatedMetric" and waits for no answer.
+// SendAggregatedMetric calls "own::AggregatedMetric" without waiting for a result.
 func (c Own) SendAggregatedMetric(ctx context.Context, in AggregatedMetricInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AggregatedMetric", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAggregatedMetric hands a call of "own::AggregatedMetric" to a queue.
+// EnqueueAggregatedMetric adds a call of "own::AggregatedMetric" to a queue.
 func (c Own) EnqueueAggregatedMetric(ctx context.Context, queue string, in AggregatedMetricInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AggregatedMetric", in, callOptions(c.Options, opts)...)
 }
@@ -360,12 +361,12 @@ func (c Own) AlertAction(ctx context.Context, in AlertActionInput, opts ...iii.C
 	return iii.Call[AlertActionOutput](ctx, c.Client, "own::AlertAction", in, callOptions(c.Options, opts)...)
 }
 
-// SendAlertAction sends a call of "own::AlertAction" and waits for no answer.
+// SendAlertAction calls "own::AlertAction" without waiting for a result.
 func (c Own) SendAlertAction(ctx context.Context, in AlertActionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AlertAction", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAlertAction hands a call of "own::AlertAction" to a queue.
+// EnqueueAlertAction adds a call of "own::AlertAction" to a queue.
 func (c Own) EnqueueAlertAction(ctx context.Context, queue string, in AlertActionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AlertAction", in, callOptions(c.Options, opts)...)
 }
@@ -375,12 +376,12 @@ func (c Own) AlertRule(ctx context.Context, in AlertRuleInput, opts ...iii.CallO
 	return iii.Call[AlertRuleOutput](ctx, c.Client, "own::AlertRule", in, callOptions(c.Options, opts)...)
 }
 
-// SendAlertRule sends a call of "own::AlertRule" and waits for no answer.
+// SendAlertRule calls "own::AlertRule" without waiting for a result.
 func (c Own) SendAlertRule(ctx context.Context, in AlertRuleInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AlertRule", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAlertRule hands a call of "own::AlertRule" to a queue.
+// EnqueueAlertRule adds a call of "own::AlertRule" to a queue.
 func (c Own) EnqueueAlertRule(ctx context.Context, queue string, in AlertRuleInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AlertRule", in, callOptions(c.Options, opts)...)
 }
@@ -390,13 +391,12 @@ func (c Own) AlertsEvaluateResult(ctx context.Context, in AlertsEvaluateResultIn
 	return iii.Call[AlertsEvaluateResultOutput](ctx, c.Client, "own::AlertsEvaluateResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendAlertsEvaluateResult sends a call of "own::AlertsEvaluateResult" and waits for no
-// answer.
+// SendAlertsEvaluateResult calls "own::AlertsEvaluateResult" without waiting for a result.
 func (c Own) SendAlertsEvaluateResult(ctx context.Context, in AlertsEvaluateResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AlertsEvaluateResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAlertsEvaluateResult hands a call of "own::AlertsEvaluateResult" to a queue.
+// EnqueueAlertsEvaluateResult adds a call of "own::AlertsEvaluateResult" to a queue.
 func (c Own) EnqueueAlertsEvaluateResult(ctx context.Context, queue string, in AlertsEvaluateResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AlertsEvaluateResult", in, callOptions(c.Options, opts)...)
 }
@@ -406,12 +406,12 @@ func (c Own) AlertsListResult(ctx context.Context, in AlertsListResultInput, opt
 	return iii.Call[AlertsListResultOutput](ctx, c.Client, "own::AlertsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendAlertsListResult sends a call of "own::AlertsListResult" and waits for no answer.
+// SendAlertsListResult calls "own::AlertsListResult" without waiting for a result.
 func (c Own) SendAlertsListResult(ctx context.Context, in AlertsListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AlertsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAlertsListResult hands a call of "own::AlertsListResult" to a queue.
+// EnqueueAlertsListResult adds a call of "own::AlertsListResult" to a queue.
 func (c Own) EnqueueAlertsListResult(ctx context.Context, queue string, in AlertsListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AlertsListResult", in, callOptions(c.Options, opts)...)
 }
@@ -421,12 +421,12 @@ func (c Own) AuthInput(ctx context.Context, in AuthInputInput, opts ...iii.CallO
 	return iii.Call[AuthInputOutput](ctx, c.Client, "own::AuthInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendAuthInput sends a call of "own::AuthInput" and waits for no answer.
+// SendAuthInput calls "own::AuthInput" without waiting for a result.
 func (c Own) SendAuthInput(ctx context.Context, in AuthInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AuthInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAuthInput hands a call of "own::AuthInput" to a queue.
+// EnqueueAuthInput adds a call of "own::AuthInput" to a queue.
 func (c Own) EnqueueAuthInput(ctx context.Context, queue string, in AuthInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AuthInput", in, callOptions(c.Options, opts)...)
 }
@@ -436,12 +436,12 @@ func (c Own) AuthResult(ctx context.Context, in AuthResultInput, opts ...iii.Cal
 	return iii.Call[AuthResultOutput](ctx, c.Client, "own::AuthResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendAuthResult sends a call of "own::AuthResult" and waits for no answer.
+// SendAuthResult calls "own::AuthResult" without waiting for a result.
 func (c Own) SendAuthResult(ctx context.Context, in AuthResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AuthResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAuthResult hands a call of "own::AuthResult" to a queue.
+// EnqueueAuthResult adds a call of "own::AuthResult" to a queue.
 func (c Own) EnqueueAuthResult(ctx context.Context, queue string, in AuthResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AuthResult", in, callOptions(c.Options, opts)...)
 }
@@ -451,13 +451,12 @@ func (c Own) BaggageGetAllResult(ctx context.Context, in BaggageGetAllResultInpu
 	return iii.Call[BaggageGetAllResultOutput](ctx, c.Client, "own::BaggageGetAllResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendBaggageGetAllResult sends a call of "own::BaggageGetAllResult" and waits for no
-// answer.
+// SendBaggageGetAllResult calls "own::BaggageGetAllResult" without waiting for a result.
 func (c Own) SendBaggageGetAllResult(ctx context.Context, in BaggageGetAllResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::BaggageGetAllResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBaggageGetAllResult hands a call of "own::BaggageGetAllResult" to a queue.
+// EnqueueBaggageGetAllResult adds a call of "own::BaggageGetAllResult" to a queue.
 func (c Own) EnqueueBaggageGetAllResult(ctx context.Context, queue string, in BaggageGetAllResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::BaggageGetAllResult", in, callOptions(c.Options, opts)...)
 }
@@ -467,12 +466,12 @@ func (c Own) BaggageGetInput(ctx context.Context, in BaggageGetInputInput, opts 
 	return iii.Call[BaggageGetInputOutput](ctx, c.Client, "own::BaggageGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendBaggageGetInput sends a call of "own::BaggageGetInput" and waits for no answer.
+// SendBaggageGetInput calls "own::BaggageGetInput" without waiting for a result.
 func (c Own) SendBaggageGetInput(ctx context.Context, in BaggageGetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::BaggageGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBaggageGetInput hands a call of "own::BaggageGetInput" to a queue.
+// EnqueueBaggageGetInput adds a call of "own::BaggageGetInput" to a queue.
 func (c Own) EnqueueBaggageGetInput(ctx context.Context, queue string, in BaggageGetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::BaggageGetInput", in, callOptions(c.Options, opts)...)
 }
@@ -482,12 +481,12 @@ func (c Own) BaggageGetResult(ctx context.Context, in BaggageGetResultInput, opt
 	return iii.Call[BaggageGetResultOutput](ctx, c.Client, "own::BaggageGetResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendBaggageGetResult sends a call of "own::BaggageGetResult" and waits for no answer.
+// SendBaggageGetResult calls "own::BaggageGetResult" without waiting for a result.
 func (c Own) SendBaggageGetResult(ctx context.Context, in BaggageGetResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::BaggageGetResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBaggageGetResult hands a call of "own::BaggageGetResult" to a queue.
+// EnqueueBaggageGetResult adds a call of "own::BaggageGetResult" to a queue.
 func (c Own) EnqueueBaggageGetResult(ctx context.Context, queue string, in BaggageGetResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::BaggageGetResult", in, callOptions(c.Options, opts)...)
 }
@@ -497,12 +496,12 @@ func (c Own) BaggageSetInput(ctx context.Context, in BaggageSetInputInput, opts 
 	return iii.Call[BaggageSetInputOutput](ctx, c.Client, "own::BaggageSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendBaggageSetInput sends a call of "own::BaggageSetInput" and waits for no answer.
+// SendBaggageSetInput calls "own::BaggageSetInput" without waiting for a result.
 func (c Own) SendBaggageSetInput(ctx context.Context, in BaggageSetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::BaggageSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBaggageSetInput hands a call of "own::BaggageSetInput" to a queue.
+// EnqueueBaggageSetInput adds a call of "own::BaggageSetInput" to a queue.
 func (c Own) EnqueueBaggageSetInput(ctx context.Context, queue string, in BaggageSetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::BaggageSetInput", in, callOptions(c.Options, opts)...)
 }
@@ -512,12 +511,12 @@ func (c Own) BaggageSetResult(ctx context.Context, in BaggageSetResultInput, opt
 	return iii.Call[BaggageSetResultOutput](ctx, c.Client, "own::BaggageSetResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendBaggageSetResult sends a call of "own::BaggageSetResult" and waits for no answer.
+// SendBaggageSetResult calls "own::BaggageSetResult" without waiting for a result.
 func (c Own) SendBaggageSetResult(ctx context.Context, in BaggageSetResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::BaggageSetResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBaggageSetResult hands a call of "own::BaggageSetResult" to a queue.
+// EnqueueBaggageSetResult adds a call of "own::BaggageSetResult" to a queue.
 func (c Own) EnqueueBaggageSetResult(ctx context.Context, queue string, in BaggageSetResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::BaggageSetResult", in, callOptions(c.Options, opts)...)
 }
@@ -527,12 +526,12 @@ func (c Own) BridgeInvokeInput(ctx context.Context, in BridgeInvokeInputInput, o
 	return iii.Call[BridgeInvokeInputOutput](ctx, c.Client, "own::BridgeInvokeInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendBridgeInvokeInput sends a call of "own::BridgeInvokeInput" and waits for no answer.
+// SendBridgeInvokeInput calls "own::BridgeInvokeInput" without waiting for a result.
 func (c Own) SendBridgeInvokeInput(ctx context.Context, in BridgeInvokeInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::BridgeInvokeInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBridgeInvokeInput hands a call of "own::BridgeInvokeInput" to a queue.
+// EnqueueBridgeInvokeInput adds a call of "own::BridgeInvokeInput" to a queue.
 func (c Own) EnqueueBridgeInvokeInput(ctx context.Context, queue string, in BridgeInvokeInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::BridgeInvokeInput", in, callOptions(c.Options, opts)...)
 }
@@ -542,12 +541,12 @@ func (c Own) Caller(ctx context.Context, in CallerInput, opts ...iii.CallOption)
 	return iii.Call[CallerOutput](ctx, c.Client, "own::Caller", in, callOptions(c.Options, opts)...)
 }
 
-// SendCaller sends a call of "own::Caller" and waits for no answer.
+// SendCaller calls "own::Caller" without waiting for a result.
 func (c Own) SendCaller(ctx context.Context, in CallerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::Caller", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCaller hands a call of "own::Caller" to a queue.
+// EnqueueCaller adds a call of "own::Caller" to a queue.
 func (c Own) EnqueueCaller(ctx context.Context, queue string, in CallerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::Caller", in, callOptions(c.Options, opts)...)
 }
@@ -557,12 +556,12 @@ func (c Own) Capture(ctx context.Context, in CaptureInput, opts ...iii.CallOptio
 	return iii.Call[CaptureOutput](ctx, c.Client, "own::Capture", in, callOptions(c.Options, opts)...)
 }
 
-// SendCapture sends a call of "own::Capture" and waits for no answer.
+// SendCapture calls "own::Capture" without waiting for a result.
 func (c Own) SendCapture(ctx context.Context, in CaptureInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::Capture", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCapture hands a call of "own::Capture" to a queue.
+// EnqueueCapture adds a call of "own::Capture" to a queue.
 func (c Own) EnqueueCapture(ctx context.Context, queue string, in CaptureInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::Capture", in, callOptions(c.Options, opts)...)
 }
@@ -572,12 +571,12 @@ func (c Own) ChannelCreateInput(ctx context.Context, in ChannelCreateInputInput,
 	return iii.Call[ChannelCreateInputOutput](ctx, c.Client, "own::ChannelCreateInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendChannelCreateInput sends a call of "own::ChannelCreateInput" and waits for no answer.
+// SendChannelCreateInput calls "own::ChannelCreateInput" without waiting for a result.
 func (c Own) SendChannelCreateInput(ctx context.Context, in ChannelCreateInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ChannelCreateInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueChannelCreateInput hands a call of "own::ChannelCreateInput" to a queue.
+// EnqueueChannelCreateInput adds a call of "own::ChannelCreateInput" to a queue.
 func (c Own) EnqueueChannelCreateInput(ctx context.Context, queue string, in ChannelCreateInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ChannelCreateInput", in, callOptions(c.Options, opts)...)
 }
@@ -587,13 +586,12 @@ func (c Own) ChannelCreateResult(ctx context.Context, in ChannelCreateResultInpu
 	return iii.Call[ChannelCreateResultOutput](ctx, c.Client, "own::ChannelCreateResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendChannelCreateResult sends a call of "own::ChannelCreateResult" and waits for no
-// answer.
+// SendChannelCreateResult calls "own::ChannelCreateResult" without waiting for a result.
 func (c Own) SendChannelCreateResult(ctx context.Context, in ChannelCreateResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ChannelCreateResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueChannelCreateResult hands a call of "own::ChannelCreateResult" to a queue.
+// EnqueueChannelCreateResult adds a call of "own::ChannelCreateResult" to a queue.
 func (c Own) EnqueueChannelCreateResult(ctx context.Context, queue string, in ChannelCreateResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ChannelCreateResult", in, callOptions(c.Options, opts)...)
 }
@@ -603,12 +601,12 @@ func (c Own) ClearResult(ctx context.Context, in ClearResultInput, opts ...iii.C
 	return iii.Call[ClearResultOutput](ctx, c.Client, "own::ClearResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendClearResult sends a call of "own::ClearResult" and waits for no answer.
+// SendClearResult calls "own::ClearResult" without waiting for a result.
 func (c Own) SendClearResult(ctx context.Context, in ClearResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ClearResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueClearResult hands a call of "own::ClearResult" to a queue.
+// EnqueueClearResult adds a call of "own::ClearResult" to a queue.
 func (c Own) EnqueueClearResult(ctx context.Context, queue string, in ClearResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ClearResult", in, callOptions(c.Options, opts)...)
 }
@@ -618,12 +616,12 @@ func (c Own) ConfigurationEntry(ctx context.Context, in ConfigurationEntryInput,
 	return iii.Call[ConfigurationEntryOutput](ctx, c.Client, "own::ConfigurationEntry", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationEntry sends a call of "own::ConfigurationEntry" and waits for no answer.
+// SendConfigurationEntry calls "own::ConfigurationEntry" without waiting for a result.
 func (c Own) SendConfigurationEntry(ctx context.Context, in ConfigurationEntryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationEntry", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationEntry hands a call of "own::ConfigurationEntry" to a queue.
+// EnqueueConfigurationEntry adds a call of "own::ConfigurationEntry" to a queue.
 func (c Own) EnqueueConfigurationEntry(ctx context.Context, queue string, in ConfigurationEntryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationEntry", in, callOptions(c.Options, opts)...)
 }
@@ -633,12 +631,12 @@ func (c Own) ConfigurationEvent(ctx context.Context, in ConfigurationEventInput,
 	return iii.Call[ConfigurationEventOutput](ctx, c.Client, "own::ConfigurationEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationEvent sends a call of "own::ConfigurationEvent" and waits for no answer.
+// SendConfigurationEvent calls "own::ConfigurationEvent" without waiting for a result.
 func (c Own) SendConfigurationEvent(ctx context.Context, in ConfigurationEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationEvent hands a call of "own::ConfigurationEvent" to a queue.
+// EnqueueConfigurationEvent adds a call of "own::ConfigurationEvent" to a queue.
 func (c Own) EnqueueConfigurationEvent(ctx context.Context, queue string, in ConfigurationEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationEvent", in, callOptions(c.Options, opts)...)
 }
@@ -648,13 +646,13 @@ func (c Own) ConfigurationEventType(ctx context.Context, in ConfigurationEventTy
 	return iii.Call[ConfigurationEventTypeOutput](ctx, c.Client, "own::ConfigurationEventType", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationEventType sends a call of "own::ConfigurationEventType" and waits for no
-// answer.
+// SendConfigurationEventType calls "own::ConfigurationEventType" without waiting for a
+// result.
 func (c Own) SendConfigurationEventType(ctx context.Context, in ConfigurationEventTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationEventType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationEventType hands a call of "own::ConfigurationEventType" to a queue.
+// EnqueueConfigurationEventType adds a call of "own::ConfigurationEventType" to a queue.
 func (c Own) EnqueueConfigurationEventType(ctx context.Context, queue string, in ConfigurationEventTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationEventType", in, callOptions(c.Options, opts)...)
 }
@@ -664,13 +662,12 @@ func (c Own) ConfigurationGetInput(ctx context.Context, in ConfigurationGetInput
 	return iii.Call[ConfigurationGetInputOutput](ctx, c.Client, "own::ConfigurationGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationGetInput sends a call of "own::ConfigurationGetInput" and waits for no
-// answer.
+// SendConfigurationGetInput calls "own::ConfigurationGetInput" without waiting for a result.
 func (c Own) SendConfigurationGetInput(ctx context.Context, in ConfigurationGetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationGetInput hands a call of "own::ConfigurationGetInput" to a queue.
+// EnqueueConfigurationGetInput adds a call of "own::ConfigurationGetInput" to a queue.
 func (c Own) EnqueueConfigurationGetInput(ctx context.Context, queue string, in ConfigurationGetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationGetInput", in, callOptions(c.Options, opts)...)
 }
@@ -680,13 +677,13 @@ func (c Own) ConfigurationGetResult(ctx context.Context, in ConfigurationGetResu
 	return iii.Call[ConfigurationGetResultOutput](ctx, c.Client, "own::ConfigurationGetResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationGetResult sends a call of "own::ConfigurationGetResult" and waits for no
-// answer.
+// SendConfigurationGetResult calls "own::ConfigurationGetResult" without waiting for a
+// result.
 func (c Own) SendConfigurationGetResult(ctx context.Context, in ConfigurationGetResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationGetResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationGetResult hands a call of "own::ConfigurationGetResult" to a queue.
+// EnqueueConfigurationGetResult adds a call of "own::ConfigurationGetResult" to a queue.
 func (c Own) EnqueueConfigurationGetResult(ctx context.Context, queue string, in ConfigurationGetResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationGetResult", in, callOptions(c.Options, opts)...)
 }
@@ -696,13 +693,13 @@ func (c Own) ConfigurationListResult(ctx context.Context, in ConfigurationListRe
 	return iii.Call[ConfigurationListResultOutput](ctx, c.Client, "own::ConfigurationListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationListResult sends a call of "own::ConfigurationListResult" and waits for
-// no answer.
+// SendConfigurationListResult calls "own::ConfigurationListResult" without waiting for a
+// result.
 func (c Own) SendConfigurationListResult(ctx context.Context, in ConfigurationListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationListResult hands a call of "own::ConfigurationListResult" to a queue.
+// EnqueueConfigurationListResult adds a call of "own::ConfigurationListResult" to a queue.
 func (c Own) EnqueueConfigurationListResult(ctx context.Context, queue string, in ConfigurationListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationListResult", in, callOptions(c.Options, opts)...)
 }
@@ -712,13 +709,13 @@ func (c Own) ConfigurationRegisterInput(ctx context.Context, in ConfigurationReg
 	return iii.Call[ConfigurationRegisterInputOutput](ctx, c.Client, "own::ConfigurationRegisterInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationRegisterInput sends a call of "own::ConfigurationRegisterInput" and waits
-// for no answer.
+// SendConfigurationRegisterInput calls "own::ConfigurationRegisterInput" without waiting for
+// a result.
 func (c Own) SendConfigurationRegisterInput(ctx context.Context, in ConfigurationRegisterInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationRegisterInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationRegisterInput hands a call of "own::ConfigurationRegisterInput" to a
+// EnqueueConfigurationRegisterInput adds a call of "own::ConfigurationRegisterInput" to a
 // queue.
 func (c Own) EnqueueConfigurationRegisterInput(ctx context.Context, queue string, in ConfigurationRegisterInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationRegisterInput", in, callOptions(c.Options, opts)...)
@@ -729,13 +726,12 @@ func (c Own) ConfigurationSchema(ctx context.Context, in ConfigurationSchemaInpu
 	return iii.Call[ConfigurationSchemaOutput](ctx, c.Client, "own::ConfigurationSchema", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationSchema sends a call of "own::ConfigurationSchema" and waits for no
-// answer.
+// SendConfigurationSchema calls "own::ConfigurationSchema" without waiting for a result.
 func (c Own) SendConfigurationSchema(ctx context.Context, in ConfigurationSchemaInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationSchema", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationSchema hands a call of "own::ConfigurationSchema" to a queue.
+// EnqueueConfigurationSchema adds a call of "own::ConfigurationSchema" to a queue.
 func (c Own) EnqueueConfigurationSchema(ctx context.Context, queue string, in ConfigurationSchemaInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationSchema", in, callOptions(c.Options, opts)...)
 }
@@ -745,14 +741,13 @@ func (c Own) ConfigurationSchemaInput(ctx context.Context, in ConfigurationSchem
 	return iii.Call[ConfigurationSchemaInputOutput](ctx, c.Client, "own::ConfigurationSchemaInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationSchemaInput sends a call of "own::ConfigurationSchemaInput" and waits for
-// no answer.
+// SendConfigurationSchemaInput calls "own::ConfigurationSchemaInput" without waiting for a
+// result.
 func (c Own) SendConfigurationSchemaInput(ctx context.Context, in ConfigurationSchemaInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationSchemaInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationSchemaInput hands a call of "own::ConfigurationSchemaInput" to a
-// queue.
+// EnqueueConfigurationSchemaInput adds a call of "own::ConfigurationSchemaInput" to a queue.
 func (c Own) EnqueueConfigurationSchemaInput(ctx context.Context, queue string, in ConfigurationSchemaInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationSchemaInput", in, callOptions(c.Options, opts)...)
 }
@@ -762,13 +757,12 @@ func (c Own) ConfigurationSetInput(ctx context.Context, in ConfigurationSetInput
 	return iii.Call[ConfigurationSetInputOutput](ctx, c.Client, "own::ConfigurationSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationSetInput sends a call of "own::ConfigurationSetInput" and waits for no
-// answer.
+// SendConfigurationSetInput calls "own::ConfigurationSetInput" without waiting for a result.
 func (c Own) SendConfigurationSetInput(ctx context.Context, in ConfigurationSetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationSetInput hands a call of "own::ConfigurationSetInput" to a queue.
+// EnqueueConfigurationSetInput adds a call of "own::ConfigurationSetInput" to a queue.
 func (c Own) EnqueueConfigurationSetInput(ctx context.Context, queue string, in ConfigurationSetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationSetInput", in, callOptions(c.Options, opts)...)
 }
@@ -778,13 +772,13 @@ func (c Own) ConfigurationSetResult(ctx context.Context, in ConfigurationSetResu
 	return iii.Call[ConfigurationSetResultOutput](ctx, c.Client, "own::ConfigurationSetResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationSetResult sends a call of "own::ConfigurationSetResult" and waits for no
-// answer.
+// SendConfigurationSetResult calls "own::ConfigurationSetResult" without waiting for a
+// result.
 func (c Own) SendConfigurationSetResult(ctx context.Context, in ConfigurationSetResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationSetResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationSetResult hands a call of "own::ConfigurationSetResult" to a queue.
+// EnqueueConfigurationSetResult adds a call of "own::ConfigurationSetResult" to a queue.
 func (c Own) EnqueueConfigurationSetResult(ctx context.Context, queue string, in ConfigurationSetResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationSetResult", in, callOptions(c.Options, opts)...)
 }
@@ -794,13 +788,13 @@ func (c Own) ConfigurationTriggerConfig(ctx context.Context, in ConfigurationTri
 	return iii.Call[ConfigurationTriggerConfigOutput](ctx, c.Client, "own::ConfigurationTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationTriggerConfig sends a call of "own::ConfigurationTriggerConfig" and waits
-// for no answer.
+// SendConfigurationTriggerConfig calls "own::ConfigurationTriggerConfig" without waiting for
+// a result.
 func (c Own) SendConfigurationTriggerConfig(ctx context.Context, in ConfigurationTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationTriggerConfig hands a call of "own::ConfigurationTriggerConfig" to a
+// EnqueueConfigurationTriggerConfig adds a call of "own::ConfigurationTriggerConfig" to a
 // queue.
 func (c Own) EnqueueConfigurationTriggerConfig(ctx context.Context, queue string, in ConfigurationTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationTriggerConfig", in, callOptions(c.Options, opts)...)
@@ -811,12 +805,12 @@ func (c Own) ConnectionState(ctx context.Context, in ConnectionStateInput, opts 
 	return iii.Call[ConnectionStateOutput](ctx, c.Client, "own::ConnectionState", in, callOptions(c.Options, opts)...)
 }
 
-// SendConnectionState sends a call of "own::ConnectionState" and waits for no answer.
+// SendConnectionState calls "own::ConnectionState" without waiting for a result.
 func (c Own) SendConnectionState(ctx context.Context, in ConnectionStateInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConnectionState", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConnectionState hands a call of "own::ConnectionState" to a queue.
+// EnqueueConnectionState adds a call of "own::ConnectionState" to a queue.
 func (c Own) EnqueueConnectionState(ctx context.Context, queue string, in ConnectionStateInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConnectionState", in, callOptions(c.Options, opts)...)
 }
@@ -826,12 +820,12 @@ func (c Own) CronEvent(ctx context.Context, in CronEventInput, opts ...iii.CallO
 	return iii.Call[CronEventOutput](ctx, c.Client, "own::CronEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendCronEvent sends a call of "own::CronEvent" and waits for no answer.
+// SendCronEvent calls "own::CronEvent" without waiting for a result.
 func (c Own) SendCronEvent(ctx context.Context, in CronEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::CronEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCronEvent hands a call of "own::CronEvent" to a queue.
+// EnqueueCronEvent adds a call of "own::CronEvent" to a queue.
 func (c Own) EnqueueCronEvent(ctx context.Context, queue string, in CronEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::CronEvent", in, callOptions(c.Options, opts)...)
 }
@@ -841,12 +835,12 @@ func (c Own) CronSourceArgs(ctx context.Context, in CronSourceArgsInput, opts ..
 	return iii.Call[CronSourceArgsOutput](ctx, c.Client, "own::CronSourceArgs", in, callOptions(c.Options, opts)...)
 }
 
-// SendCronSourceArgs sends a call of "own::CronSourceArgs" and waits for no answer.
+// SendCronSourceArgs calls "own::CronSourceArgs" without waiting for a result.
 func (c Own) SendCronSourceArgs(ctx context.Context, in CronSourceArgsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::CronSourceArgs", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCronSourceArgs hands a call of "own::CronSourceArgs" to a queue.
+// EnqueueCronSourceArgs adds a call of "own::CronSourceArgs" to a queue.
 func (c Own) EnqueueCronSourceArgs(ctx context.Context, queue string, in CronSourceArgsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::CronSourceArgs", in, callOptions(c.Options, opts)...)
 }
@@ -856,12 +850,12 @@ func (c Own) CronTick(ctx context.Context, in CronTickInput, opts ...iii.CallOpt
 	return iii.Call[CronTickOutput](ctx, c.Client, "own::CronTick", in, callOptions(c.Options, opts)...)
 }
 
-// SendCronTick sends a call of "own::CronTick" and waits for no answer.
+// SendCronTick calls "own::CronTick" without waiting for a result.
 func (c Own) SendCronTick(ctx context.Context, in CronTickInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::CronTick", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCronTick hands a call of "own::CronTick" to a queue.
+// EnqueueCronTick adds a call of "own::CronTick" to a queue.
 func (c Own) EnqueueCronTick(ctx context.Context, queue string, in CronTickInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::CronTick", in, callOptions(c.Options, opts)...)
 }
@@ -871,12 +865,12 @@ func (c Own) CronTriggerConfig(ctx context.Context, in CronTriggerConfigInput, o
 	return iii.Call[CronTriggerConfigOutput](ctx, c.Client, "own::CronTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendCronTriggerConfig sends a call of "own::CronTriggerConfig" and waits for no answer.
+// SendCronTriggerConfig calls "own::CronTriggerConfig" without waiting for a result.
 func (c Own) SendCronTriggerConfig(ctx context.Context, in CronTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::CronTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCronTriggerConfig hands a call of "own::CronTriggerConfig" to a queue.
+// EnqueueCronTriggerConfig adds a call of "own::CronTriggerConfig" to a queue.
 func (c Own) EnqueueCronTriggerConfig(ctx context.Context, queue string, in CronTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::CronTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -886,12 +880,12 @@ func (c Own) DeadLetter(ctx context.Context, in DeadLetterInput, opts ...iii.Cal
 	return iii.Call[DeadLetterOutput](ctx, c.Client, "own::DeadLetter", in, callOptions(c.Options, opts)...)
 }
 
-// SendDeadLetter sends a call of "own::DeadLetter" and waits for no answer.
+// SendDeadLetter calls "own::DeadLetter" without waiting for a result.
 func (c Own) SendDeadLetter(ctx context.Context, in DeadLetterInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::DeadLetter", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDeadLetter hands a call of "own::DeadLetter" to a queue.
+// EnqueueDeadLetter adds a call of "own::DeadLetter" to a queue.
 func (c Own) EnqueueDeadLetter(ctx context.Context, queue string, in DeadLetterInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::DeadLetter", in, callOptions(c.Options, opts)...)
 }
@@ -901,12 +895,12 @@ func (c Own) DeadLetterTopic(ctx context.Context, in DeadLetterTopicInput, opts 
 	return iii.Call[DeadLetterTopicOutput](ctx, c.Client, "own::DeadLetterTopic", in, callOptions(c.Options, opts)...)
 }
 
-// SendDeadLetterTopic sends a call of "own::DeadLetterTopic" and waits for no answer.
+// SendDeadLetterTopic calls "own::DeadLetterTopic" without waiting for a result.
 func (c Own) SendDeadLetterTopic(ctx context.Context, in DeadLetterTopicInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::DeadLetterTopic", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDeadLetterTopic hands a call of "own::DeadLetterTopic" to a queue.
+// EnqueueDeadLetterTopic adds a call of "own::DeadLetterTopic" to a queue.
 func (c Own) EnqueueDeadLetterTopic(ctx context.Context, queue string, in DeadLetterTopicInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::DeadLetterTopic", in, callOptions(c.Options, opts)...)
 }
@@ -916,12 +910,12 @@ func (c Own) DeadLettersInput(ctx context.Context, in DeadLettersInputInput, opt
 	return iii.Call[DeadLettersInputOutput](ctx, c.Client, "own::DeadLettersInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendDeadLettersInput sends a call of "own::DeadLettersInput" and waits for no answer.
+// SendDeadLettersInput calls "own::DeadLettersInput" without waiting for a result.
 func (c Own) SendDeadLettersInput(ctx context.Context, in DeadLettersInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::DeadLettersInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDeadLettersInput hands a call of "own::DeadLettersInput" to a queue.
+// EnqueueDeadLettersInput adds a call of "own::DeadLettersInput" to a queue.
 func (c Own) EnqueueDeadLettersInput(ctx context.Context, queue string, in DeadLettersInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::DeadLettersInput", in, callOptions(c.Options, opts)...)
 }
@@ -931,12 +925,12 @@ func (c Own) DroppedReports(ctx context.Context, in DroppedReportsInput, opts ..
 	return iii.Call[DroppedReportsOutput](ctx, c.Client, "own::DroppedReports", in, callOptions(c.Options, opts)...)
 }
 
-// SendDroppedReports sends a call of "own::DroppedReports" and waits for no answer.
+// SendDroppedReports calls "own::DroppedReports" without waiting for a result.
 func (c Own) SendDroppedReports(ctx context.Context, in DroppedReportsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::DroppedReports", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDroppedReports hands a call of "own::DroppedReports" to a queue.
+// EnqueueDroppedReports adds a call of "own::DroppedReports" to a queue.
 func (c Own) EnqueueDroppedReports(ctx context.Context, queue string, in DroppedReportsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::DroppedReports", in, callOptions(c.Options, opts)...)
 }
@@ -946,13 +940,12 @@ func (c Own) DurablePublishInput(ctx context.Context, in DurablePublishInputInpu
 	return iii.Call[DurablePublishInputOutput](ctx, c.Client, "own::DurablePublishInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendDurablePublishInput sends a call of "own::DurablePublishInput" and waits for no
-// answer.
+// SendDurablePublishInput calls "own::DurablePublishInput" without waiting for a result.
 func (c Own) SendDurablePublishInput(ctx context.Context, in DurablePublishInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::DurablePublishInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDurablePublishInput hands a call of "own::DurablePublishInput" to a queue.
+// EnqueueDurablePublishInput adds a call of "own::DurablePublishInput" to a queue.
 func (c Own) EnqueueDurablePublishInput(ctx context.Context, queue string, in DurablePublishInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::DurablePublishInput", in, callOptions(c.Options, opts)...)
 }
@@ -962,12 +955,12 @@ func (c Own) EmptyInput(ctx context.Context, in EmptyInputInput, opts ...iii.Cal
 	return iii.Call[EmptyInputOutput](ctx, c.Client, "own::EmptyInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendEmptyInput sends a call of "own::EmptyInput" and waits for no answer.
+// SendEmptyInput calls "own::EmptyInput" without waiting for a result.
 func (c Own) SendEmptyInput(ctx context.Context, in EmptyInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::EmptyInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEmptyInput hands a call of "own::EmptyInput" to a queue.
+// EnqueueEmptyInput adds a call of "own::EmptyInput" to a queue.
 func (c Own) EnqueueEmptyInput(ctx context.Context, queue string, in EmptyInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::EmptyInput", in, callOptions(c.Options, opts)...)
 }
@@ -977,13 +970,13 @@ func (c Own) EngineInvocationMetrics(ctx context.Context, in EngineInvocationMet
 	return iii.Call[EngineInvocationMetricsOutput](ctx, c.Client, "own::EngineInvocationMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// SendEngineInvocationMetrics sends a call of "own::EngineInvocationMetrics" and waits for
-// no answer.
+// SendEngineInvocationMetrics calls "own::EngineInvocationMetrics" without waiting for a
+// result.
 func (c Own) SendEngineInvocationMetrics(ctx context.Context, in EngineInvocationMetricsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::EngineInvocationMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEngineInvocationMetrics hands a call of "own::EngineInvocationMetrics" to a queue.
+// EnqueueEngineInvocationMetrics adds a call of "own::EngineInvocationMetrics" to a queue.
 func (c Own) EnqueueEngineInvocationMetrics(ctx context.Context, queue string, in EngineInvocationMetricsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::EngineInvocationMetrics", in, callOptions(c.Options, opts)...)
 }
@@ -993,12 +986,12 @@ func (c Own) EngineMetrics(ctx context.Context, in EngineMetricsInput, opts ...i
 	return iii.Call[EngineMetricsOutput](ctx, c.Client, "own::EngineMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// SendEngineMetrics sends a call of "own::EngineMetrics" and waits for no answer.
+// SendEngineMetrics calls "own::EngineMetrics" without waiting for a result.
 func (c Own) SendEngineMetrics(ctx context.Context, in EngineMetricsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::EngineMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEngineMetrics hands a call of "own::EngineMetrics" to a queue.
+// EnqueueEngineMetrics adds a call of "own::EngineMetrics" to a queue.
 func (c Own) EnqueueEngineMetrics(ctx context.Context, queue string, in EngineMetricsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::EngineMetrics", in, callOptions(c.Options, opts)...)
 }
@@ -1008,14 +1001,13 @@ func (c Own) EnginePerformanceMetrics(ctx context.Context, in EnginePerformanceM
 	return iii.Call[EnginePerformanceMetricsOutput](ctx, c.Client, "own::EnginePerformanceMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// SendEnginePerformanceMetrics sends a call of "own::EnginePerformanceMetrics" and waits for
-// no answer.
+// SendEnginePerformanceMetrics calls "own::EnginePerformanceMetrics" without waiting for a
+// result.
 func (c Own) SendEnginePerformanceMetrics(ctx context.Context, in EnginePerformanceMetricsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::EnginePerformanceMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEnginePerformanceMetrics hands a call of "own::EnginePerformanceMetrics" to a
-// queue.
+// EnqueueEnginePerformanceMetrics adds a call of "own::EnginePerformanceMetrics" to a queue.
 func (c Own) EnqueueEnginePerformanceMetrics(ctx context.Context, queue string, in EnginePerformanceMetricsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::EnginePerformanceMetrics", in, callOptions(c.Options, opts)...)
 }
@@ -1025,13 +1017,12 @@ func (c Own) EngineWorkerMetrics(ctx context.Context, in EngineWorkerMetricsInpu
 	return iii.Call[EngineWorkerMetricsOutput](ctx, c.Client, "own::EngineWorkerMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// SendEngineWorkerMetrics sends a call of "own::EngineWorkerMetrics" and waits for no
-// answer.
+// SendEngineWorkerMetrics calls "own::EngineWorkerMetrics" without waiting for a result.
 func (c Own) SendEngineWorkerMetrics(ctx context.Context, in EngineWorkerMetricsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::EngineWorkerMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEngineWorkerMetrics hands a call of "own::EngineWorkerMetrics" to a queue.
+// EnqueueEngineWorkerMetrics adds a call of "own::EngineWorkerMetrics" to a queue.
 func (c Own) EnqueueEngineWorkerMetrics(ctx context.Context, queue string, in EngineWorkerMetricsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::EngineWorkerMetrics", in, callOptions(c.Options, opts)...)
 }
@@ -1041,12 +1032,12 @@ func (c Own) EnqueueResult(ctx context.Context, in EnqueueResultInput, opts ...i
 	return iii.Call[EnqueueResultOutput](ctx, c.Client, "own::EnqueueResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendEnqueueResult sends a call of "own::EnqueueResult" and waits for no answer.
+// SendEnqueueResult calls "own::EnqueueResult" without waiting for a result.
 func (c Own) SendEnqueueResult(ctx context.Context, in EnqueueResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::EnqueueResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEnqueueResult hands a call of "own::EnqueueResult" to a queue.
+// EnqueueEnqueueResult adds a call of "own::EnqueueResult" to a queue.
 func (c Own) EnqueueEnqueueResult(ctx context.Context, queue string, in EnqueueResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::EnqueueResult", in, callOptions(c.Options, opts)...)
 }
@@ -1056,12 +1047,12 @@ func (c Own) ErrorBody(ctx context.Context, in ErrorBodyInput, opts ...iii.CallO
 	return iii.Call[ErrorBodyOutput](ctx, c.Client, "own::ErrorBody", in, callOptions(c.Options, opts)...)
 }
 
-// SendErrorBody sends a call of "own::ErrorBody" and waits for no answer.
+// SendErrorBody calls "own::ErrorBody" without waiting for a result.
 func (c Own) SendErrorBody(ctx context.Context, in ErrorBodyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ErrorBody", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueErrorBody hands a call of "own::ErrorBody" to a queue.
+// EnqueueErrorBody adds a call of "own::ErrorBody" to a queue.
 func (c Own) EnqueueErrorBody(ctx context.Context, queue string, in ErrorBodyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ErrorBody", in, callOptions(c.Options, opts)...)
 }
@@ -1071,12 +1062,12 @@ func (c Own) ErrorMessage(ctx context.Context, in ErrorMessageInput, opts ...iii
 	return iii.Call[ErrorMessageOutput](ctx, c.Client, "own::ErrorMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendErrorMessage sends a call of "own::ErrorMessage" and waits for no answer.
+// SendErrorMessage calls "own::ErrorMessage" without waiting for a result.
 func (c Own) SendErrorMessage(ctx context.Context, in ErrorMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ErrorMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueErrorMessage hands a call of "own::ErrorMessage" to a queue.
+// EnqueueErrorMessage adds a call of "own::ErrorMessage" to a queue.
 func (c Own) EnqueueErrorMessage(ctx context.Context, queue string, in ErrorMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ErrorMessage", in, callOptions(c.Options, opts)...)
 }
@@ -1086,12 +1077,12 @@ func (c Own) FunctionDetail(ctx context.Context, in FunctionDetailInput, opts ..
 	return iii.Call[FunctionDetailOutput](ctx, c.Client, "own::FunctionDetail", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionDetail sends a call of "own::FunctionDetail" and waits for no answer.
+// SendFunctionDetail calls "own::FunctionDetail" without waiting for a result.
 func (c Own) SendFunctionDetail(ctx context.Context, in FunctionDetailInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionDetail", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionDetail hands a call of "own::FunctionDetail" to a queue.
+// EnqueueFunctionDetail adds a call of "own::FunctionDetail" to a queue.
 func (c Own) EnqueueFunctionDetail(ctx context.Context, queue string, in FunctionDetailInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionDetail", in, callOptions(c.Options, opts)...)
 }
@@ -1101,12 +1092,12 @@ func (c Own) FunctionFilter(ctx context.Context, in FunctionFilterInput, opts ..
 	return iii.Call[FunctionFilterOutput](ctx, c.Client, "own::FunctionFilter", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionFilter sends a call of "own::FunctionFilter" and waits for no answer.
+// SendFunctionFilter calls "own::FunctionFilter" without waiting for a result.
 func (c Own) SendFunctionFilter(ctx context.Context, in FunctionFilterInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionFilter", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionFilter hands a call of "own::FunctionFilter" to a queue.
+// EnqueueFunctionFilter adds a call of "own::FunctionFilter" to a queue.
 func (c Own) EnqueueFunctionFilter(ctx context.Context, queue string, in FunctionFilterInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionFilter", in, callOptions(c.Options, opts)...)
 }
@@ -1116,12 +1107,12 @@ func (c Own) FunctionInfoBatch(ctx context.Context, in FunctionInfoBatchInput, o
 	return iii.Call[FunctionInfoBatchOutput](ctx, c.Client, "own::FunctionInfoBatch", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionInfoBatch sends a call of "own::FunctionInfoBatch" and waits for no answer.
+// SendFunctionInfoBatch calls "own::FunctionInfoBatch" without waiting for a result.
 func (c Own) SendFunctionInfoBatch(ctx context.Context, in FunctionInfoBatchInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionInfoBatch", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionInfoBatch hands a call of "own::FunctionInfoBatch" to a queue.
+// EnqueueFunctionInfoBatch adds a call of "own::FunctionInfoBatch" to a queue.
 func (c Own) EnqueueFunctionInfoBatch(ctx context.Context, queue string, in FunctionInfoBatchInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionInfoBatch", in, callOptions(c.Options, opts)...)
 }
@@ -1131,12 +1122,12 @@ func (c Own) FunctionInfoEntry(ctx context.Context, in FunctionInfoEntryInput, o
 	return iii.Call[FunctionInfoEntryOutput](ctx, c.Client, "own::FunctionInfoEntry", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionInfoEntry sends a call of "own::FunctionInfoEntry" and waits for no answer.
+// SendFunctionInfoEntry calls "own::FunctionInfoEntry" without waiting for a result.
 func (c Own) SendFunctionInfoEntry(ctx context.Context, in FunctionInfoEntryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionInfoEntry", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionInfoEntry hands a call of "own::FunctionInfoEntry" to a queue.
+// EnqueueFunctionInfoEntry adds a call of "own::FunctionInfoEntry" to a queue.
 func (c Own) EnqueueFunctionInfoEntry(ctx context.Context, queue string, in FunctionInfoEntryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionInfoEntry", in, callOptions(c.Options, opts)...)
 }
@@ -1146,12 +1137,12 @@ func (c Own) FunctionInfoError(ctx context.Context, in FunctionInfoErrorInput, o
 	return iii.Call[FunctionInfoErrorOutput](ctx, c.Client, "own::FunctionInfoError", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionInfoError sends a call of "own::FunctionInfoError" and waits for no answer.
+// SendFunctionInfoError calls "own::FunctionInfoError" without waiting for a result.
 func (c Own) SendFunctionInfoError(ctx context.Context, in FunctionInfoErrorInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionInfoError", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionInfoError hands a call of "own::FunctionInfoError" to a queue.
+// EnqueueFunctionInfoError adds a call of "own::FunctionInfoError" to a queue.
 func (c Own) EnqueueFunctionInfoError(ctx context.Context, queue string, in FunctionInfoErrorInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionInfoError", in, callOptions(c.Options, opts)...)
 }
@@ -1161,12 +1152,12 @@ func (c Own) FunctionInfoInput(ctx context.Context, in FunctionInfoInputInput, o
 	return iii.Call[FunctionInfoInputOutput](ctx, c.Client, "own::FunctionInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionInfoInput sends a call of "own::FunctionInfoInput" and waits for no answer.
+// SendFunctionInfoInput calls "own::FunctionInfoInput" without waiting for a result.
 func (c Own) SendFunctionInfoInput(ctx context.Context, in FunctionInfoInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionInfoInput hands a call of "own::FunctionInfoInput" to a queue.
+// EnqueueFunctionInfoInput adds a call of "own::FunctionInfoInput" to a queue.
 func (c Own) EnqueueFunctionInfoInput(ctx context.Context, queue string, in FunctionInfoInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionInfoInput", in, callOptions(c.Options, opts)...)
 }
@@ -1176,13 +1167,13 @@ func (c Own) FunctionRegisteredMessage(ctx context.Context, in FunctionRegistere
 	return iii.Call[FunctionRegisteredMessageOutput](ctx, c.Client, "own::FunctionRegisteredMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionRegisteredMessage sends a call of "own::FunctionRegisteredMessage" and waits
-// for no answer.
+// SendFunctionRegisteredMessage calls "own::FunctionRegisteredMessage" without waiting for a
+// result.
 func (c Own) SendFunctionRegisteredMessage(ctx context.Context, in FunctionRegisteredMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionRegisteredMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionRegisteredMessage hands a call of "own::FunctionRegisteredMessage" to a
+// EnqueueFunctionRegisteredMessage adds a call of "own::FunctionRegisteredMessage" to a
 // queue.
 func (c Own) EnqueueFunctionRegisteredMessage(ctx context.Context, queue string, in FunctionRegisteredMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionRegisteredMessage", in, callOptions(c.Options, opts)...)
@@ -1193,12 +1184,12 @@ func (c Own) FunctionSummary(ctx context.Context, in FunctionSummaryInput, opts 
 	return iii.Call[FunctionSummaryOutput](ctx, c.Client, "own::FunctionSummary", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionSummary sends a call of "own::FunctionSummary" and waits for no answer.
+// SendFunctionSummary calls "own::FunctionSummary" without waiting for a result.
 func (c Own) SendFunctionSummary(ctx context.Context, in FunctionSummaryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionSummary", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionSummary hands a call of "own::FunctionSummary" to a queue.
+// EnqueueFunctionSummary adds a call of "own::FunctionSummary" to a queue.
 func (c Own) EnqueueFunctionSummary(ctx context.Context, queue string, in FunctionSummaryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionSummary", in, callOptions(c.Options, opts)...)
 }
@@ -1208,12 +1199,12 @@ func (c Own) FunctionTrigger(ctx context.Context, in FunctionTriggerInput, opts 
 	return iii.Call[FunctionTriggerOutput](ctx, c.Client, "own::FunctionTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionTrigger sends a call of "own::FunctionTrigger" and waits for no answer.
+// SendFunctionTrigger calls "own::FunctionTrigger" without waiting for a result.
 func (c Own) SendFunctionTrigger(ctx context.Context, in FunctionTriggerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionTrigger hands a call of "own::FunctionTrigger" to a queue.
+// EnqueueFunctionTrigger adds a call of "own::FunctionTrigger" to a queue.
 func (c Own) EnqueueFunctionTrigger(ctx context.Context, queue string, in FunctionTriggerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionTrigger", in, callOptions(c.Options, opts)...)
 }
@@ -1223,13 +1214,13 @@ func (c Own) FunctionsAvailableEvent(ctx context.Context, in FunctionsAvailableE
 	return iii.Call[FunctionsAvailableEventOutput](ctx, c.Client, "own::FunctionsAvailableEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionsAvailableEvent sends a call of "own::FunctionsAvailableEvent" and waits for
-// no answer.
+// SendFunctionsAvailableEvent calls "own::FunctionsAvailableEvent" without waiting for a
+// result.
 func (c Own) SendFunctionsAvailableEvent(ctx context.Context, in FunctionsAvailableEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionsAvailableEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionsAvailableEvent hands a call of "own::FunctionsAvailableEvent" to a queue.
+// EnqueueFunctionsAvailableEvent adds a call of "own::FunctionsAvailableEvent" to a queue.
 func (c Own) EnqueueFunctionsAvailableEvent(ctx context.Context, queue string, in FunctionsAvailableEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionsAvailableEvent", in, callOptions(c.Options, opts)...)
 }
@@ -1239,13 +1230,13 @@ func (c Own) FunctionsAvailableTrigger(ctx context.Context, in FunctionsAvailabl
 	return iii.Call[FunctionsAvailableTriggerOutput](ctx, c.Client, "own::FunctionsAvailableTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionsAvailableTrigger sends a call of "own::FunctionsAvailableTrigger" and waits
-// for no answer.
+// SendFunctionsAvailableTrigger calls "own::FunctionsAvailableTrigger" without waiting for a
+// result.
 func (c Own) SendFunctionsAvailableTrigger(ctx context.Context, in FunctionsAvailableTriggerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionsAvailableTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionsAvailableTrigger hands a call of "own::FunctionsAvailableTrigger" to a
+// EnqueueFunctionsAvailableTrigger adds a call of "own::FunctionsAvailableTrigger" to a
 // queue.
 func (c Own) EnqueueFunctionsAvailableTrigger(ctx context.Context, queue string, in FunctionsAvailableTriggerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionsAvailableTrigger", in, callOptions(c.Options, opts)...)
@@ -1256,13 +1247,12 @@ func (c Own) FunctionsListResult(ctx context.Context, in FunctionsListResultInpu
 	return iii.Call[FunctionsListResultOutput](ctx, c.Client, "own::FunctionsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionsListResult sends a call of "own::FunctionsListResult" and waits for no
-// answer.
+// SendFunctionsListResult calls "own::FunctionsListResult" without waiting for a result.
 func (c Own) SendFunctionsListResult(ctx context.Context, in FunctionsListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionsListResult hands a call of "own::FunctionsListResult" to a queue.
+// EnqueueFunctionsListResult adds a call of "own::FunctionsListResult" to a queue.
 func (c Own) EnqueueFunctionsListResult(ctx context.Context, queue string, in FunctionsListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionsListResult", in, callOptions(c.Options, opts)...)
 }
@@ -1272,12 +1262,12 @@ func (c Own) HTTPAuthAPIKey(ctx context.Context, in HTTPAuthAPIKeyInput, opts ..
 	return iii.Call[HTTPAuthAPIKeyOutput](ctx, c.Client, "own::HTTPAuthAPIKey", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPAuthAPIKey sends a call of "own::HTTPAuthAPIKey" and waits for no answer.
+// SendHTTPAuthAPIKey calls "own::HTTPAuthAPIKey" without waiting for a result.
 func (c Own) SendHTTPAuthAPIKey(ctx context.Context, in HTTPAuthAPIKeyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPAuthAPIKey", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPAuthAPIKey hands a call of "own::HTTPAuthAPIKey" to a queue.
+// EnqueueHTTPAuthAPIKey adds a call of "own::HTTPAuthAPIKey" to a queue.
 func (c Own) EnqueueHTTPAuthAPIKey(ctx context.Context, queue string, in HTTPAuthAPIKeyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPAuthAPIKey", in, callOptions(c.Options, opts)...)
 }
@@ -1287,12 +1277,12 @@ func (c Own) HTTPAuthBearer(ctx context.Context, in HTTPAuthBearerInput, opts ..
 	return iii.Call[HTTPAuthBearerOutput](ctx, c.Client, "own::HTTPAuthBearer", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPAuthBearer sends a call of "own::HTTPAuthBearer" and waits for no answer.
+// SendHTTPAuthBearer calls "own::HTTPAuthBearer" without waiting for a result.
 func (c Own) SendHTTPAuthBearer(ctx context.Context, in HTTPAuthBearerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPAuthBearer", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPAuthBearer hands a call of "own::HTTPAuthBearer" to a queue.
+// EnqueueHTTPAuthBearer adds a call of "own::HTTPAuthBearer" to a queue.
 func (c Own) EnqueueHTTPAuthBearer(ctx context.Context, queue string, in HTTPAuthBearerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPAuthBearer", in, callOptions(c.Options, opts)...)
 }
@@ -1302,12 +1292,12 @@ func (c Own) HTTPAuthConfig(ctx context.Context, in HTTPAuthConfigInput, opts ..
 	return iii.Call[HTTPAuthConfigOutput](ctx, c.Client, "own::HTTPAuthConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPAuthConfig sends a call of "own::HTTPAuthConfig" and waits for no answer.
+// SendHTTPAuthConfig calls "own::HTTPAuthConfig" without waiting for a result.
 func (c Own) SendHTTPAuthConfig(ctx context.Context, in HTTPAuthConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPAuthConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPAuthConfig hands a call of "own::HTTPAuthConfig" to a queue.
+// EnqueueHTTPAuthConfig adds a call of "own::HTTPAuthConfig" to a queue.
 func (c Own) EnqueueHTTPAuthConfig(ctx context.Context, queue string, in HTTPAuthConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPAuthConfig", in, callOptions(c.Options, opts)...)
 }
@@ -1317,12 +1307,12 @@ func (c Own) HTTPAuthHMAC(ctx context.Context, in HTTPAuthHMACInput, opts ...iii
 	return iii.Call[HTTPAuthHMACOutput](ctx, c.Client, "own::HTTPAuthHMAC", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPAuthHMAC sends a call of "own::HTTPAuthHMAC" and waits for no answer.
+// SendHTTPAuthHMAC calls "own::HTTPAuthHMAC" without waiting for a result.
 func (c Own) SendHTTPAuthHMAC(ctx context.Context, in HTTPAuthHMACInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPAuthHMAC", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPAuthHMAC hands a call of "own::HTTPAuthHMAC" to a queue.
+// EnqueueHTTPAuthHMAC adds a call of "own::HTTPAuthHMAC" to a queue.
 func (c Own) EnqueueHTTPAuthHMAC(ctx context.Context, queue string, in HTTPAuthHMACInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPAuthHMAC", in, callOptions(c.Options, opts)...)
 }
@@ -1332,12 +1322,12 @@ func (c Own) HTTPAuthType(ctx context.Context, in HTTPAuthTypeInput, opts ...iii
 	return iii.Call[HTTPAuthTypeOutput](ctx, c.Client, "own::HTTPAuthType", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPAuthType sends a call of "own::HTTPAuthType" and waits for no answer.
+// SendHTTPAuthType calls "own::HTTPAuthType" without waiting for a result.
 func (c Own) SendHTTPAuthType(ctx context.Context, in HTTPAuthTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPAuthType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPAuthType hands a call of "own::HTTPAuthType" to a queue.
+// EnqueueHTTPAuthType adds a call of "own::HTTPAuthType" to a queue.
 func (c Own) EnqueueHTTPAuthType(ctx context.Context, queue string, in HTTPAuthTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPAuthType", in, callOptions(c.Options, opts)...)
 }
@@ -1347,13 +1337,12 @@ func (c Own) HTTPInvocationConfig(ctx context.Context, in HTTPInvocationConfigIn
 	return iii.Call[HTTPInvocationConfigOutput](ctx, c.Client, "own::HTTPInvocationConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPInvocationConfig sends a call of "own::HTTPInvocationConfig" and waits for no
-// answer.
+// SendHTTPInvocationConfig calls "own::HTTPInvocationConfig" without waiting for a result.
 func (c Own) SendHTTPInvocationConfig(ctx context.Context, in HTTPInvocationConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPInvocationConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPInvocationConfig hands a call of "own::HTTPInvocationConfig" to a queue.
+// EnqueueHTTPInvocationConfig adds a call of "own::HTTPInvocationConfig" to a queue.
 func (c Own) EnqueueHTTPInvocationConfig(ctx context.Context, queue string, in HTTPInvocationConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPInvocationConfig", in, callOptions(c.Options, opts)...)
 }
@@ -1363,12 +1352,12 @@ func (c Own) HTTPMethod(ctx context.Context, in HTTPMethodInput, opts ...iii.Cal
 	return iii.Call[HTTPMethodOutput](ctx, c.Client, "own::HTTPMethod", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPMethod sends a call of "own::HTTPMethod" and waits for no answer.
+// SendHTTPMethod calls "own::HTTPMethod" without waiting for a result.
 func (c Own) SendHTTPMethod(ctx context.Context, in HTTPMethodInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPMethod", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPMethod hands a call of "own::HTTPMethod" to a queue.
+// EnqueueHTTPMethod adds a call of "own::HTTPMethod" to a queue.
 func (c Own) EnqueueHTTPMethod(ctx context.Context, queue string, in HTTPMethodInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPMethod", in, callOptions(c.Options, opts)...)
 }
@@ -1378,13 +1367,12 @@ func (c Own) HTTPMiddlewareAction(ctx context.Context, in HTTPMiddlewareActionIn
 	return iii.Call[HTTPMiddlewareActionOutput](ctx, c.Client, "own::HTTPMiddlewareAction", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPMiddlewareAction sends a call of "own::HTTPMiddlewareAction" and waits for no
-// answer.
+// SendHTTPMiddlewareAction calls "own::HTTPMiddlewareAction" without waiting for a result.
 func (c Own) SendHTTPMiddlewareAction(ctx context.Context, in HTTPMiddlewareActionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPMiddlewareAction", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPMiddlewareAction hands a call of "own::HTTPMiddlewareAction" to a queue.
+// EnqueueHTTPMiddlewareAction adds a call of "own::HTTPMiddlewareAction" to a queue.
 func (c Own) EnqueueHTTPMiddlewareAction(ctx context.Context, queue string, in HTTPMiddlewareActionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPMiddlewareAction", in, callOptions(c.Options, opts)...)
 }
@@ -1394,13 +1382,12 @@ func (c Own) HTTPMiddlewareInput(ctx context.Context, in HTTPMiddlewareInputInpu
 	return iii.Call[HTTPMiddlewareInputOutput](ctx, c.Client, "own::HTTPMiddlewareInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPMiddlewareInput sends a call of "own::HTTPMiddlewareInput" and waits for no
-// answer.
+// SendHTTPMiddlewareInput calls "own::HTTPMiddlewareInput" without waiting for a result.
 func (c Own) SendHTTPMiddlewareInput(ctx context.Context, in HTTPMiddlewareInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPMiddlewareInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPMiddlewareInput hands a call of "own::HTTPMiddlewareInput" to a queue.
+// EnqueueHTTPMiddlewareInput adds a call of "own::HTTPMiddlewareInput" to a queue.
 func (c Own) EnqueueHTTPMiddlewareInput(ctx context.Context, queue string, in HTTPMiddlewareInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPMiddlewareInput", in, callOptions(c.Options, opts)...)
 }
@@ -1410,13 +1397,12 @@ func (c Own) HTTPMiddlewareRequest(ctx context.Context, in HTTPMiddlewareRequest
 	return iii.Call[HTTPMiddlewareRequestOutput](ctx, c.Client, "own::HTTPMiddlewareRequest", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPMiddlewareRequest sends a call of "own::HTTPMiddlewareRequest" and waits for no
-// answer.
+// SendHTTPMiddlewareRequest calls "own::HTTPMiddlewareRequest" without waiting for a result.
 func (c Own) SendHTTPMiddlewareRequest(ctx context.Context, in HTTPMiddlewareRequestInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPMiddlewareRequest", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPMiddlewareRequest hands a call of "own::HTTPMiddlewareRequest" to a queue.
+// EnqueueHTTPMiddlewareRequest adds a call of "own::HTTPMiddlewareRequest" to a queue.
 func (c Own) EnqueueHTTPMiddlewareRequest(ctx context.Context, queue string, in HTTPMiddlewareRequestInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPMiddlewareRequest", in, callOptions(c.Options, opts)...)
 }
@@ -1426,13 +1412,13 @@ func (c Own) HTTPMiddlewareResponse(ctx context.Context, in HTTPMiddlewareRespon
 	return iii.Call[HTTPMiddlewareResponseOutput](ctx, c.Client, "own::HTTPMiddlewareResponse", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPMiddlewareResponse sends a call of "own::HTTPMiddlewareResponse" and waits for no
-// answer.
+// SendHTTPMiddlewareResponse calls "own::HTTPMiddlewareResponse" without waiting for a
+// result.
 func (c Own) SendHTTPMiddlewareResponse(ctx context.Context, in HTTPMiddlewareResponseInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPMiddlewareResponse", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPMiddlewareResponse hands a call of "own::HTTPMiddlewareResponse" to a queue.
+// EnqueueHTTPMiddlewareResponse adds a call of "own::HTTPMiddlewareResponse" to a queue.
 func (c Own) EnqueueHTTPMiddlewareResponse(ctx context.Context, queue string, in HTTPMiddlewareResponseInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPMiddlewareResponse", in, callOptions(c.Options, opts)...)
 }
@@ -1442,13 +1428,12 @@ func (c Own) HTTPMiddlewareResult(ctx context.Context, in HTTPMiddlewareResultIn
 	return iii.Call[HTTPMiddlewareResultOutput](ctx, c.Client, "own::HTTPMiddlewareResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPMiddlewareResult sends a call of "own::HTTPMiddlewareResult" and waits for no
-// answer.
+// SendHTTPMiddlewareResult calls "own::HTTPMiddlewareResult" without waiting for a result.
 func (c Own) SendHTTPMiddlewareResult(ctx context.Context, in HTTPMiddlewareResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPMiddlewareResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPMiddlewareResult hands a call of "own::HTTPMiddlewareResult" to a queue.
+// EnqueueHTTPMiddlewareResult adds a call of "own::HTTPMiddlewareResult" to a queue.
 func (c Own) EnqueueHTTPMiddlewareResult(ctx context.Context, queue string, in HTTPMiddlewareResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPMiddlewareResult", in, callOptions(c.Options, opts)...)
 }
@@ -1458,12 +1443,12 @@ func (c Own) HTTPRequest(ctx context.Context, in HTTPRequestInput, opts ...iii.C
 	return iii.Call[HTTPRequestOutput](ctx, c.Client, "own::HTTPRequest", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPRequest sends a call of "own::HTTPRequest" and waits for no answer.
+// SendHTTPRequest calls "own::HTTPRequest" without waiting for a result.
 func (c Own) SendHTTPRequest(ctx context.Context, in HTTPRequestInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPRequest", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPRequest hands a call of "own::HTTPRequest" to a queue.
+// EnqueueHTTPRequest adds a call of "own::HTTPRequest" to a queue.
 func (c Own) EnqueueHTTPRequest(ctx context.Context, queue string, in HTTPRequestInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPRequest", in, callOptions(c.Options, opts)...)
 }
@@ -1473,12 +1458,12 @@ func (c Own) HTTPRequestTrigger(ctx context.Context, in HTTPRequestTriggerInput,
 	return iii.Call[HTTPRequestTriggerOutput](ctx, c.Client, "own::HTTPRequestTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPRequestTrigger sends a call of "own::HTTPRequestTrigger" and waits for no answer.
+// SendHTTPRequestTrigger calls "own::HTTPRequestTrigger" without waiting for a result.
 func (c Own) SendHTTPRequestTrigger(ctx context.Context, in HTTPRequestTriggerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPRequestTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPRequestTrigger hands a call of "own::HTTPRequestTrigger" to a queue.
+// EnqueueHTTPRequestTrigger adds a call of "own::HTTPRequestTrigger" to a queue.
 func (c Own) EnqueueHTTPRequestTrigger(ctx context.Context, queue string, in HTTPRequestTriggerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPRequestTrigger", in, callOptions(c.Options, opts)...)
 }
@@ -1488,12 +1473,12 @@ func (c Own) HTTPResponse(ctx context.Context, in HTTPResponseInput, opts ...iii
 	return iii.Call[HTTPResponseOutput](ctx, c.Client, "own::HTTPResponse", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPResponse sends a call of "own::HTTPResponse" and waits for no answer.
+// SendHTTPResponse calls "own::HTTPResponse" without waiting for a result.
 func (c Own) SendHTTPResponse(ctx context.Context, in HTTPResponseInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPResponse", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPResponse hands a call of "own::HTTPResponse" to a queue.
+// EnqueueHTTPResponse adds a call of "own::HTTPResponse" to a queue.
 func (c Own) EnqueueHTTPResponse(ctx context.Context, queue string, in HTTPResponseInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPResponse", in, callOptions(c.Options, opts)...)
 }
@@ -1503,12 +1488,12 @@ func (c Own) HTTPSourceArgs(ctx context.Context, in HTTPSourceArgsInput, opts ..
 	return iii.Call[HTTPSourceArgsOutput](ctx, c.Client, "own::HTTPSourceArgs", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPSourceArgs sends a call of "own::HTTPSourceArgs" and waits for no answer.
+// SendHTTPSourceArgs calls "own::HTTPSourceArgs" without waiting for a result.
 func (c Own) SendHTTPSourceArgs(ctx context.Context, in HTTPSourceArgsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPSourceArgs", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPSourceArgs hands a call of "own::HTTPSourceArgs" to a queue.
+// EnqueueHTTPSourceArgs adds a call of "own::HTTPSourceArgs" to a queue.
 func (c Own) EnqueueHTTPSourceArgs(ctx context.Context, queue string, in HTTPSourceArgsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPSourceArgs", in, callOptions(c.Options, opts)...)
 }
@@ -1518,12 +1503,12 @@ func (c Own) HTTPTriggerConfig(ctx context.Context, in HTTPTriggerConfigInput, o
 	return iii.Call[HTTPTriggerConfigOutput](ctx, c.Client, "own::HTTPTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPTriggerConfig sends a call of "own::HTTPTriggerConfig" and waits for no answer.
+// SendHTTPTriggerConfig calls "own::HTTPTriggerConfig" without waiting for a result.
 func (c Own) SendHTTPTriggerConfig(ctx context.Context, in HTTPTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPTriggerConfig hands a call of "own::HTTPTriggerConfig" to a queue.
+// EnqueueHTTPTriggerConfig adds a call of "own::HTTPTriggerConfig" to a queue.
 func (c Own) EnqueueHTTPTriggerConfig(ctx context.Context, queue string, in HTTPTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -1533,12 +1518,12 @@ func (c Own) HealthComponent(ctx context.Context, in HealthComponentInput, opts 
 	return iii.Call[HealthComponentOutput](ctx, c.Client, "own::HealthComponent", in, callOptions(c.Options, opts)...)
 }
 
-// SendHealthComponent sends a call of "own::HealthComponent" and waits for no answer.
+// SendHealthComponent calls "own::HealthComponent" without waiting for a result.
 func (c Own) SendHealthComponent(ctx context.Context, in HealthComponentInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HealthComponent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHealthComponent hands a call of "own::HealthComponent" to a queue.
+// EnqueueHealthComponent adds a call of "own::HealthComponent" to a queue.
 func (c Own) EnqueueHealthComponent(ctx context.Context, queue string, in HealthComponentInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HealthComponent", in, callOptions(c.Options, opts)...)
 }
@@ -1548,12 +1533,12 @@ func (c Own) HealthComponents(ctx context.Context, in HealthComponentsInput, opt
 	return iii.Call[HealthComponentsOutput](ctx, c.Client, "own::HealthComponents", in, callOptions(c.Options, opts)...)
 }
 
-// SendHealthComponents sends a call of "own::HealthComponents" and waits for no answer.
+// SendHealthComponents calls "own::HealthComponents" without waiting for a result.
 func (c Own) SendHealthComponents(ctx context.Context, in HealthComponentsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HealthComponents", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHealthComponents hands a call of "own::HealthComponents" to a queue.
+// EnqueueHealthComponents adds a call of "own::HealthComponents" to a queue.
 func (c Own) EnqueueHealthComponents(ctx context.Context, queue string, in HealthComponentsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HealthComponents", in, callOptions(c.Options, opts)...)
 }
@@ -1563,12 +1548,12 @@ func (c Own) HealthReport(ctx context.Context, in HealthReportInput, opts ...iii
 	return iii.Call[HealthReportOutput](ctx, c.Client, "own::HealthReport", in, callOptions(c.Options, opts)...)
 }
 
-// SendHealthReport sends a call of "own::HealthReport" and waits for no answer.
+// SendHealthReport calls "own::HealthReport" without waiting for a result.
 func (c Own) SendHealthReport(ctx context.Context, in HealthReportInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HealthReport", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHealthReport hands a call of "own::HealthReport" to a queue.
+// EnqueueHealthReport adds a call of "own::HealthReport" to a queue.
 func (c Own) EnqueueHealthReport(ctx context.Context, queue string, in HealthReportInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HealthReport", in, callOptions(c.Options, opts)...)
 }
@@ -1578,12 +1563,12 @@ func (c Own) HistogramDataPoint(ctx context.Context, in HistogramDataPointInput,
 	return iii.Call[HistogramDataPointOutput](ctx, c.Client, "own::HistogramDataPoint", in, callOptions(c.Options, opts)...)
 }
 
-// SendHistogramDataPoint sends a call of "own::HistogramDataPoint" and waits for no answer.
+// SendHistogramDataPoint calls "own::HistogramDataPoint" without waiting for a result.
 func (c Own) SendHistogramDataPoint(ctx context.Context, in HistogramDataPointInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HistogramDataPoint", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHistogramDataPoint hands a call of "own::HistogramDataPoint" to a queue.
+// EnqueueHistogramDataPoint adds a call of "own::HistogramDataPoint" to a queue.
 func (c Own) EnqueueHistogramDataPoint(ctx context.Context, queue string, in HistogramDataPointInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HistogramDataPoint", in, callOptions(c.Options, opts)...)
 }
@@ -1593,13 +1578,13 @@ func (c Own) InvocationResultMessage(ctx context.Context, in InvocationResultMes
 	return iii.Call[InvocationResultMessageOutput](ctx, c.Client, "own::InvocationResultMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendInvocationResultMessage sends a call of "own::InvocationResultMessage" and waits for
-// no answer.
+// SendInvocationResultMessage calls "own::InvocationResultMessage" without waiting for a
+// result.
 func (c Own) SendInvocationResultMessage(ctx context.Context, in InvocationResultMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::InvocationResultMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueInvocationResultMessage hands a call of "own::InvocationResultMessage" to a queue.
+// EnqueueInvocationResultMessage adds a call of "own::InvocationResultMessage" to a queue.
 func (c Own) EnqueueInvocationResultMessage(ctx context.Context, queue string, in InvocationResultMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::InvocationResultMessage", in, callOptions(c.Options, opts)...)
 }
@@ -1609,13 +1594,13 @@ func (c Own) InvocationsObservedMessage(ctx context.Context, in InvocationsObser
 	return iii.Call[InvocationsObservedMessageOutput](ctx, c.Client, "own::InvocationsObservedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendInvocationsObservedMessage sends a call of "own::InvocationsObservedMessage" and waits
-// for no answer.
+// SendInvocationsObservedMessage calls "own::InvocationsObservedMessage" without waiting for
+// a result.
 func (c Own) SendInvocationsObservedMessage(ctx context.Context, in InvocationsObservedMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::InvocationsObservedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueInvocationsObservedMessage hands a call of "own::InvocationsObservedMessage" to a
+// EnqueueInvocationsObservedMessage adds a call of "own::InvocationsObservedMessage" to a
 // queue.
 func (c Own) EnqueueInvocationsObservedMessage(ctx context.Context, queue string, in InvocationsObservedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::InvocationsObservedMessage", in, callOptions(c.Options, opts)...)
@@ -1626,13 +1611,12 @@ func (c Own) InvokeFunctionMessage(ctx context.Context, in InvokeFunctionMessage
 	return iii.Call[InvokeFunctionMessageOutput](ctx, c.Client, "own::InvokeFunctionMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendInvokeFunctionMessage sends a call of "own::InvokeFunctionMessage" and waits for no
-// answer.
+// SendInvokeFunctionMessage calls "own::InvokeFunctionMessage" without waiting for a result.
 func (c Own) SendInvokeFunctionMessage(ctx context.Context, in InvokeFunctionMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::InvokeFunctionMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueInvokeFunctionMessage hands a call of "own::InvokeFunctionMessage" to a queue.
+// EnqueueInvokeFunctionMessage adds a call of "own::InvokeFunctionMessage" to a queue.
 func (c Own) EnqueueInvokeFunctionMessage(ctx context.Context, queue string, in InvokeFunctionMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::InvokeFunctionMessage", in, callOptions(c.Options, opts)...)
 }
@@ -1642,12 +1626,12 @@ func (c Own) LocalFunctionStats(ctx context.Context, in LocalFunctionStatsInput,
 	return iii.Call[LocalFunctionStatsOutput](ctx, c.Client, "own::LocalFunctionStats", in, callOptions(c.Options, opts)...)
 }
 
-// SendLocalFunctionStats sends a call of "own::LocalFunctionStats" and waits for no answer.
+// SendLocalFunctionStats calls "own::LocalFunctionStats" without waiting for a result.
 func (c Own) SendLocalFunctionStats(ctx context.Context, in LocalFunctionStatsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LocalFunctionStats", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLocalFunctionStats hands a call of "own::LocalFunctionStats" to a queue.
+// EnqueueLocalFunctionStats adds a call of "own::LocalFunctionStats" to a queue.
 func (c Own) EnqueueLocalFunctionStats(ctx context.Context, queue string, in LocalFunctionStatsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LocalFunctionStats", in, callOptions(c.Options, opts)...)
 }
@@ -1657,13 +1641,13 @@ func (c Own) LocalInvocationStatsMessage(ctx context.Context, in LocalInvocation
 	return iii.Call[LocalInvocationStatsMessageOutput](ctx, c.Client, "own::LocalInvocationStatsMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendLocalInvocationStatsMessage sends a call of "own::LocalInvocationStatsMessage" and
-// waits for no answer.
+// SendLocalInvocationStatsMessage calls "own::LocalInvocationStatsMessage" without waiting
+// for a result.
 func (c Own) SendLocalInvocationStatsMessage(ctx context.Context, in LocalInvocationStatsMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LocalInvocationStatsMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLocalInvocationStatsMessage hands a call of "own::LocalInvocationStatsMessage" to a
+// EnqueueLocalInvocationStatsMessage adds a call of "own::LocalInvocationStatsMessage" to a
 // queue.
 func (c Own) EnqueueLocalInvocationStatsMessage(ctx context.Context, queue string, in LocalInvocationStatsMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LocalInvocationStatsMessage", in, callOptions(c.Options, opts)...)
@@ -1674,12 +1658,12 @@ func (c Own) LogEvent(ctx context.Context, in LogEventInput, opts ...iii.CallOpt
 	return iii.Call[LogEventOutput](ctx, c.Client, "own::LogEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogEvent sends a call of "own::LogEvent" and waits for no answer.
+// SendLogEvent calls "own::LogEvent" without waiting for a result.
 func (c Own) SendLogEvent(ctx context.Context, in LogEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogEvent hands a call of "own::LogEvent" to a queue.
+// EnqueueLogEvent adds a call of "own::LogEvent" to a queue.
 func (c Own) EnqueueLogEvent(ctx context.Context, queue string, in LogEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogEvent", in, callOptions(c.Options, opts)...)
 }
@@ -1689,12 +1673,12 @@ func (c Own) LogInput(ctx context.Context, in LogInputInput, opts ...iii.CallOpt
 	return iii.Call[LogInputOutput](ctx, c.Client, "own::LogInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogInput sends a call of "own::LogInput" and waits for no answer.
+// SendLogInput calls "own::LogInput" without waiting for a result.
 func (c Own) SendLogInput(ctx context.Context, in LogInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogInput hands a call of "own::LogInput" to a queue.
+// EnqueueLogInput adds a call of "own::LogInput" to a queue.
 func (c Own) EnqueueLogInput(ctx context.Context, queue string, in LogInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogInput", in, callOptions(c.Options, opts)...)
 }
@@ -1704,12 +1688,12 @@ func (c Own) LogLevel(ctx context.Context, in LogLevelInput, opts ...iii.CallOpt
 	return iii.Call[LogLevelOutput](ctx, c.Client, "own::LogLevel", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogLevel sends a call of "own::LogLevel" and waits for no answer.
+// SendLogLevel calls "own::LogLevel" without waiting for a result.
 func (c Own) SendLogLevel(ctx context.Context, in LogLevelInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogLevel", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogLevel hands a call of "own::LogLevel" to a queue.
+// EnqueueLogLevel adds a call of "own::LogLevel" to a queue.
 func (c Own) EnqueueLogLevel(ctx context.Context, queue string, in LogLevelInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogLevel", in, callOptions(c.Options, opts)...)
 }
@@ -1719,12 +1703,12 @@ func (c Own) LogTriggerConfig(ctx context.Context, in LogTriggerConfigInput, opt
 	return iii.Call[LogTriggerConfigOutput](ctx, c.Client, "own::LogTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogTriggerConfig sends a call of "own::LogTriggerConfig" and waits for no answer.
+// SendLogTriggerConfig calls "own::LogTriggerConfig" without waiting for a result.
 func (c Own) SendLogTriggerConfig(ctx context.Context, in LogTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogTriggerConfig hands a call of "own::LogTriggerConfig" to a queue.
+// EnqueueLogTriggerConfig adds a call of "own::LogTriggerConfig" to a queue.
 func (c Own) EnqueueLogTriggerConfig(ctx context.Context, queue string, in LogTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -1734,12 +1718,12 @@ func (c Own) LogsListInput(ctx context.Context, in LogsListInputInput, opts ...i
 	return iii.Call[LogsListInputOutput](ctx, c.Client, "own::LogsListInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogsListInput sends a call of "own::LogsListInput" and waits for no answer.
+// SendLogsListInput calls "own::LogsListInput" without waiting for a result.
 func (c Own) SendLogsListInput(ctx context.Context, in LogsListInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogsListInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogsListInput hands a call of "own::LogsListInput" to a queue.
+// EnqueueLogsListInput adds a call of "own::LogsListInput" to a queue.
 func (c Own) EnqueueLogsListInput(ctx context.Context, queue string, in LogsListInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogsListInput", in, callOptions(c.Options, opts)...)
 }
@@ -1749,12 +1733,12 @@ func (c Own) LogsListQuery(ctx context.Context, in LogsListQueryInput, opts ...i
 	return iii.Call[LogsListQueryOutput](ctx, c.Client, "own::LogsListQuery", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogsListQuery sends a call of "own::LogsListQuery" and waits for no answer.
+// SendLogsListQuery calls "own::LogsListQuery" without waiting for a result.
 func (c Own) SendLogsListQuery(ctx context.Context, in LogsListQueryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogsListQuery", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogsListQuery hands a call of "own::LogsListQuery" to a queue.
+// EnqueueLogsListQuery adds a call of "own::LogsListQuery" to a queue.
 func (c Own) EnqueueLogsListQuery(ctx context.Context, queue string, in LogsListQueryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogsListQuery", in, callOptions(c.Options, opts)...)
 }
@@ -1764,12 +1748,12 @@ func (c Own) LogsListResult(ctx context.Context, in LogsListResultInput, opts ..
 	return iii.Call[LogsListResultOutput](ctx, c.Client, "own::LogsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogsListResult sends a call of "own::LogsListResult" and waits for no answer.
+// SendLogsListResult calls "own::LogsListResult" without waiting for a result.
 func (c Own) SendLogsListResult(ctx context.Context, in LogsListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogsListResult hands a call of "own::LogsListResult" to a queue.
+// EnqueueLogsListResult adds a call of "own::LogsListResult" to a queue.
 func (c Own) EnqueueLogsListResult(ctx context.Context, queue string, in LogsListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogsListResult", in, callOptions(c.Options, opts)...)
 }
@@ -1779,12 +1763,12 @@ func (c Own) MergePath(ctx context.Context, in MergePathInput, opts ...iii.CallO
 	return iii.Call[MergePathOutput](ctx, c.Client, "own::MergePath", in, callOptions(c.Options, opts)...)
 }
 
-// SendMergePath sends a call of "own::MergePath" and waits for no answer.
+// SendMergePath calls "own::MergePath" without waiting for a result.
 func (c Own) SendMergePath(ctx context.Context, in MergePathInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MergePath", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMergePath hands a call of "own::MergePath" to a queue.
+// EnqueueMergePath adds a call of "own::MergePath" to a queue.
 func (c Own) EnqueueMergePath(ctx context.Context, queue string, in MergePathInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MergePath", in, callOptions(c.Options, opts)...)
 }
@@ -1794,12 +1778,12 @@ func (c Own) MessageType(ctx context.Context, in MessageTypeInput, opts ...iii.C
 	return iii.Call[MessageTypeOutput](ctx, c.Client, "own::MessageType", in, callOptions(c.Options, opts)...)
 }
 
-// SendMessageType sends a call of "own::MessageType" and waits for no answer.
+// SendMessageType calls "own::MessageType" without waiting for a result.
 func (c Own) SendMessageType(ctx context.Context, in MessageTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MessageType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMessageType hands a call of "own::MessageType" to a queue.
+// EnqueueMessageType adds a call of "own::MessageType" to a queue.
 func (c Own) EnqueueMessageType(ctx context.Context, queue string, in MessageTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MessageType", in, callOptions(c.Options, opts)...)
 }
@@ -1809,12 +1793,12 @@ func (c Own) MetricDataPoint(ctx context.Context, in MetricDataPointInput, opts 
 	return iii.Call[MetricDataPointOutput](ctx, c.Client, "own::MetricDataPoint", in, callOptions(c.Options, opts)...)
 }
 
-// SendMetricDataPoint sends a call of "own::MetricDataPoint" and waits for no answer.
+// SendMetricDataPoint calls "own::MetricDataPoint" without waiting for a result.
 func (c Own) SendMetricDataPoint(ctx context.Context, in MetricDataPointInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MetricDataPoint", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMetricDataPoint hands a call of "own::MetricDataPoint" to a queue.
+// EnqueueMetricDataPoint adds a call of "own::MetricDataPoint" to a queue.
 func (c Own) EnqueueMetricDataPoint(ctx context.Context, queue string, in MetricDataPointInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MetricDataPoint", in, callOptions(c.Options, opts)...)
 }
@@ -1824,12 +1808,12 @@ func (c Own) MetricsListInput(ctx context.Context, in MetricsListInputInput, opt
 	return iii.Call[MetricsListInputOutput](ctx, c.Client, "own::MetricsListInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendMetricsListInput sends a call of "own::MetricsListInput" and waits for no answer.
+// SendMetricsListInput calls "own::MetricsListInput" without waiting for a result.
 func (c Own) SendMetricsListInput(ctx context.Context, in MetricsListInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MetricsListInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMetricsListInput hands a call of "own::MetricsListInput" to a queue.
+// EnqueueMetricsListInput adds a call of "own::MetricsListInput" to a queue.
 func (c Own) EnqueueMetricsListInput(ctx context.Context, queue string, in MetricsListInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MetricsListInput", in, callOptions(c.Options, opts)...)
 }
@@ -1839,12 +1823,12 @@ func (c Own) MetricsListQuery(ctx context.Context, in MetricsListQueryInput, opt
 	return iii.Call[MetricsListQueryOutput](ctx, c.Client, "own::MetricsListQuery", in, callOptions(c.Options, opts)...)
 }
 
-// SendMetricsListQuery sends a call of "own::MetricsListQuery" and waits for no answer.
+// SendMetricsListQuery calls "own::MetricsListQuery" without waiting for a result.
 func (c Own) SendMetricsListQuery(ctx context.Context, in MetricsListQueryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MetricsListQuery", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMetricsListQuery hands a call of "own::MetricsListQuery" to a queue.
+// EnqueueMetricsListQuery adds a call of "own::MetricsListQuery" to a queue.
 func (c Own) EnqueueMetricsListQuery(ctx context.Context, queue string, in MetricsListQueryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MetricsListQuery", in, callOptions(c.Options, opts)...)
 }
@@ -1854,12 +1838,12 @@ func (c Own) MetricsListResult(ctx context.Context, in MetricsListResultInput, o
 	return iii.Call[MetricsListResultOutput](ctx, c.Client, "own::MetricsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendMetricsListResult sends a call of "own::MetricsListResult" and waits for no answer.
+// SendMetricsListResult calls "own::MetricsListResult" without waiting for a result.
 func (c Own) SendMetricsListResult(ctx context.Context, in MetricsListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MetricsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMetricsListResult hands a call of "own::MetricsListResult" to a queue.
+// EnqueueMetricsListResult adds a call of "own::MetricsListResult" to a queue.
 func (c Own) EnqueueMetricsListResult(ctx context.Context, queue string, in MetricsListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MetricsListResult", in, callOptions(c.Options, opts)...)
 }
@@ -1869,12 +1853,12 @@ func (c Own) MiddlewareInput(ctx context.Context, in MiddlewareInputInput, opts 
 	return iii.Call[MiddlewareInputOutput](ctx, c.Client, "own::MiddlewareInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendMiddlewareInput sends a call of "own::MiddlewareInput" and waits for no answer.
+// SendMiddlewareInput calls "own::MiddlewareInput" without waiting for a result.
 func (c Own) SendMiddlewareInput(ctx context.Context, in MiddlewareInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MiddlewareInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMiddlewareInput hands a call of "own::MiddlewareInput" to a queue.
+// EnqueueMiddlewareInput adds a call of "own::MiddlewareInput" to a queue.
 func (c Own) EnqueueMiddlewareInput(ctx context.Context, queue string, in MiddlewareInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MiddlewareInput", in, callOptions(c.Options, opts)...)
 }
@@ -1884,12 +1868,12 @@ func (c Own) NumberDataPoint(ctx context.Context, in NumberDataPointInput, opts 
 	return iii.Call[NumberDataPointOutput](ctx, c.Client, "own::NumberDataPoint", in, callOptions(c.Options, opts)...)
 }
 
-// SendNumberDataPoint sends a call of "own::NumberDataPoint" and waits for no answer.
+// SendNumberDataPoint calls "own::NumberDataPoint" without waiting for a result.
 func (c Own) SendNumberDataPoint(ctx context.Context, in NumberDataPointInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::NumberDataPoint", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNumberDataPoint hands a call of "own::NumberDataPoint" to a queue.
+// EnqueueNumberDataPoint adds a call of "own::NumberDataPoint" to a queue.
 func (c Own) EnqueueNumberDataPoint(ctx context.Context, queue string, in NumberDataPointInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::NumberDataPoint", in, callOptions(c.Options, opts)...)
 }
@@ -1899,12 +1883,12 @@ func (c Own) ObserveDeliver(ctx context.Context, in ObserveDeliverInput, opts ..
 	return iii.Call[ObserveDeliverOutput](ctx, c.Client, "own::ObserveDeliver", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveDeliver sends a call of "own::ObserveDeliver" and waits for no answer.
+// SendObserveDeliver calls "own::ObserveDeliver" without waiting for a result.
 func (c Own) SendObserveDeliver(ctx context.Context, in ObserveDeliverInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveDeliver", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveDeliver hands a call of "own::ObserveDeliver" to a queue.
+// EnqueueObserveDeliver adds a call of "own::ObserveDeliver" to a queue.
 func (c Own) EnqueueObserveDeliver(ctx context.Context, queue string, in ObserveDeliverInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveDeliver", in, callOptions(c.Options, opts)...)
 }
@@ -1914,12 +1898,12 @@ func (c Own) ObserveDelivery(ctx context.Context, in ObserveDeliveryInput, opts 
 	return iii.Call[ObserveDeliveryOutput](ctx, c.Client, "own::ObserveDelivery", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveDelivery sends a call of "own::ObserveDelivery" and waits for no answer.
+// SendObserveDelivery calls "own::ObserveDelivery" without waiting for a result.
 func (c Own) SendObserveDelivery(ctx context.Context, in ObserveDeliveryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveDelivery", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveDelivery hands a call of "own::ObserveDelivery" to a queue.
+// EnqueueObserveDelivery adds a call of "own::ObserveDelivery" to a queue.
 func (c Own) EnqueueObserveDelivery(ctx context.Context, queue string, in ObserveDeliveryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveDelivery", in, callOptions(c.Options, opts)...)
 }
@@ -1929,12 +1913,12 @@ func (c Own) ObserveDescriptor(ctx context.Context, in ObserveDescriptorInput, o
 	return iii.Call[ObserveDescriptorOutput](ctx, c.Client, "own::ObserveDescriptor", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveDescriptor sends a call of "own::ObserveDescriptor" and waits for no answer.
+// SendObserveDescriptor calls "own::ObserveDescriptor" without waiting for a result.
 func (c Own) SendObserveDescriptor(ctx context.Context, in ObserveDescriptorInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveDescriptor", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveDescriptor hands a call of "own::ObserveDescriptor" to a queue.
+// EnqueueObserveDescriptor adds a call of "own::ObserveDescriptor" to a queue.
 func (c Own) EnqueueObserveDescriptor(ctx context.Context, queue string, in ObserveDescriptorInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveDescriptor", in, callOptions(c.Options, opts)...)
 }
@@ -1944,12 +1928,12 @@ func (c Own) ObserveMessage(ctx context.Context, in ObserveMessageInput, opts ..
 	return iii.Call[ObserveMessageOutput](ctx, c.Client, "own::ObserveMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveMessage sends a call of "own::ObserveMessage" and waits for no answer.
+// SendObserveMessage calls "own::ObserveMessage" without waiting for a result.
 func (c Own) SendObserveMessage(ctx context.Context, in ObserveMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveMessage hands a call of "own::ObserveMessage" to a queue.
+// EnqueueObserveMessage adds a call of "own::ObserveMessage" to a queue.
 func (c Own) EnqueueObserveMessage(ctx context.Context, queue string, in ObserveMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveMessage", in, callOptions(c.Options, opts)...)
 }
@@ -1959,12 +1943,12 @@ func (c Own) ObserveOn(ctx context.Context, in ObserveOnInput, opts ...iii.CallO
 	return iii.Call[ObserveOnOutput](ctx, c.Client, "own::ObserveOn", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveOn sends a call of "own::ObserveOn" and waits for no answer.
+// SendObserveOn calls "own::ObserveOn" without waiting for a result.
 func (c Own) SendObserveOn(ctx context.Context, in ObserveOnInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveOn", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveOn hands a call of "own::ObserveOn" to a queue.
+// EnqueueObserveOn adds a call of "own::ObserveOn" to a queue.
 func (c Own) EnqueueObserveOn(ctx context.Context, queue string, in ObserveOnInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveOn", in, callOptions(c.Options, opts)...)
 }
@@ -1974,13 +1958,12 @@ func (c Own) ObserveResultMessage(ctx context.Context, in ObserveResultMessageIn
 	return iii.Call[ObserveResultMessageOutput](ctx, c.Client, "own::ObserveResultMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveResultMessage sends a call of "own::ObserveResultMessage" and waits for no
-// answer.
+// SendObserveResultMessage calls "own::ObserveResultMessage" without waiting for a result.
 func (c Own) SendObserveResultMessage(ctx context.Context, in ObserveResultMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveResultMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveResultMessage hands a call of "own::ObserveResultMessage" to a queue.
+// EnqueueObserveResultMessage adds a call of "own::ObserveResultMessage" to a queue.
 func (c Own) EnqueueObserveResultMessage(ctx context.Context, queue string, in ObserveResultMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveResultMessage", in, callOptions(c.Options, opts)...)
 }
@@ -1990,12 +1973,12 @@ func (c Own) ObserveSource(ctx context.Context, in ObserveSourceInput, opts ...i
 	return iii.Call[ObserveSourceOutput](ctx, c.Client, "own::ObserveSource", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveSource sends a call of "own::ObserveSource" and waits for no answer.
+// SendObserveSource calls "own::ObserveSource" without waiting for a result.
 func (c Own) SendObserveSource(ctx context.Context, in ObserveSourceInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveSource", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveSource hands a call of "own::ObserveSource" to a queue.
+// EnqueueObserveSource adds a call of "own::ObserveSource" to a queue.
 func (c Own) EnqueueObserveSource(ctx context.Context, queue string, in ObserveSourceInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveSource", in, callOptions(c.Options, opts)...)
 }
@@ -2005,12 +1988,12 @@ func (c Own) ObserveTarget(ctx context.Context, in ObserveTargetInput, opts ...i
 	return iii.Call[ObserveTargetOutput](ctx, c.Client, "own::ObserveTarget", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveTarget sends a call of "own::ObserveTarget" and waits for no answer.
+// SendObserveTarget calls "own::ObserveTarget" without waiting for a result.
 func (c Own) SendObserveTarget(ctx context.Context, in ObserveTargetInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveTarget", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveTarget hands a call of "own::ObserveTarget" to a queue.
+// EnqueueObserveTarget adds a call of "own::ObserveTarget" to a queue.
 func (c Own) EnqueueObserveTarget(ctx context.Context, queue string, in ObserveTargetInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveTarget", in, callOptions(c.Options, opts)...)
 }
@@ -2020,12 +2003,12 @@ func (c Own) Observed(ctx context.Context, in ObservedInput, opts ...iii.CallOpt
 	return iii.Call[ObservedOutput](ctx, c.Client, "own::Observed", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserved sends a call of "own::Observed" and waits for no answer.
+// SendObserved calls "own::Observed" without waiting for a result.
 func (c Own) SendObserved(ctx context.Context, in ObservedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::Observed", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserved hands a call of "own::Observed" to a queue.
+// EnqueueObserved adds a call of "own::Observed" to a queue.
 func (c Own) EnqueueObserved(ctx context.Context, queue string, in ObservedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::Observed", in, callOptions(c.Options, opts)...)
 }
@@ -2035,12 +2018,12 @@ func (c Own) ObservedInvocation(ctx context.Context, in ObservedInvocationInput,
 	return iii.Call[ObservedInvocationOutput](ctx, c.Client, "own::ObservedInvocation", in, callOptions(c.Options, opts)...)
 }
 
-// SendObservedInvocation sends a call of "own::ObservedInvocation" and waits for no answer.
+// SendObservedInvocation calls "own::ObservedInvocation" without waiting for a result.
 func (c Own) SendObservedInvocation(ctx context.Context, in ObservedInvocationInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObservedInvocation", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObservedInvocation hands a call of "own::ObservedInvocation" to a queue.
+// EnqueueObservedInvocation adds a call of "own::ObservedInvocation" to a queue.
 func (c Own) EnqueueObservedInvocation(ctx context.Context, queue string, in ObservedInvocationInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObservedInvocation", in, callOptions(c.Options, opts)...)
 }
@@ -2050,12 +2033,12 @@ func (c Own) ObserverAckMessage(ctx context.Context, in ObserverAckMessageInput,
 	return iii.Call[ObserverAckMessageOutput](ctx, c.Client, "own::ObserverAckMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverAckMessage sends a call of "own::ObserverAckMessage" and waits for no answer.
+// SendObserverAckMessage calls "own::ObserverAckMessage" without waiting for a result.
 func (c Own) SendObserverAckMessage(ctx context.Context, in ObserverAckMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverAckMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverAckMessage hands a call of "own::ObserverAckMessage" to a queue.
+// EnqueueObserverAckMessage adds a call of "own::ObserverAckMessage" to a queue.
 func (c Own) EnqueueObserverAckMessage(ctx context.Context, queue string, in ObserverAckMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverAckMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2065,13 +2048,12 @@ func (c Own) ObserverAddedMessage(ctx context.Context, in ObserverAddedMessageIn
 	return iii.Call[ObserverAddedMessageOutput](ctx, c.Client, "own::ObserverAddedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverAddedMessage sends a call of "own::ObserverAddedMessage" and waits for no
-// answer.
+// SendObserverAddedMessage calls "own::ObserverAddedMessage" without waiting for a result.
 func (c Own) SendObserverAddedMessage(ctx context.Context, in ObserverAddedMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverAddedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverAddedMessage hands a call of "own::ObserverAddedMessage" to a queue.
+// EnqueueObserverAddedMessage adds a call of "own::ObserverAddedMessage" to a queue.
 func (c Own) EnqueueObserverAddedMessage(ctx context.Context, queue string, in ObserverAddedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverAddedMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2081,12 +2063,12 @@ func (c Own) ObserverInfo(ctx context.Context, in ObserverInfoInput, opts ...iii
 	return iii.Call[ObserverInfoOutput](ctx, c.Client, "own::ObserverInfo", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverInfo sends a call of "own::ObserverInfo" and waits for no answer.
+// SendObserverInfo calls "own::ObserverInfo" without waiting for a result.
 func (c Own) SendObserverInfo(ctx context.Context, in ObserverInfoInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverInfo", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverInfo hands a call of "own::ObserverInfo" to a queue.
+// EnqueueObserverInfo adds a call of "own::ObserverInfo" to a queue.
 func (c Own) EnqueueObserverInfo(ctx context.Context, queue string, in ObserverInfoInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverInfo", in, callOptions(c.Options, opts)...)
 }
@@ -2096,12 +2078,12 @@ func (c Own) ObserverInfoInput(ctx context.Context, in ObserverInfoInputInput, o
 	return iii.Call[ObserverInfoInputOutput](ctx, c.Client, "own::ObserverInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverInfoInput sends a call of "own::ObserverInfoInput" and waits for no answer.
+// SendObserverInfoInput calls "own::ObserverInfoInput" without waiting for a result.
 func (c Own) SendObserverInfoInput(ctx context.Context, in ObserverInfoInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverInfoInput hands a call of "own::ObserverInfoInput" to a queue.
+// EnqueueObserverInfoInput adds a call of "own::ObserverInfoInput" to a queue.
 func (c Own) EnqueueObserverInfoInput(ctx context.Context, queue string, in ObserverInfoInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverInfoInput", in, callOptions(c.Options, opts)...)
 }
@@ -2111,12 +2093,12 @@ func (c Own) ObserverInfoResult(ctx context.Context, in ObserverInfoResultInput,
 	return iii.Call[ObserverInfoResultOutput](ctx, c.Client, "own::ObserverInfoResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverInfoResult sends a call of "own::ObserverInfoResult" and waits for no answer.
+// SendObserverInfoResult calls "own::ObserverInfoResult" without waiting for a result.
 func (c Own) SendObserverInfoResult(ctx context.Context, in ObserverInfoResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverInfoResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverInfoResult hands a call of "own::ObserverInfoResult" to a queue.
+// EnqueueObserverInfoResult adds a call of "own::ObserverInfoResult" to a queue.
 func (c Own) EnqueueObserverInfoResult(ctx context.Context, queue string, in ObserverInfoResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverInfoResult", in, callOptions(c.Options, opts)...)
 }
@@ -2126,12 +2108,12 @@ func (c Own) ObserverLegacy(ctx context.Context, in ObserverLegacyInput, opts ..
 	return iii.Call[ObserverLegacyOutput](ctx, c.Client, "own::ObserverLegacy", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverLegacy sends a call of "own::ObserverLegacy" and waits for no answer.
+// SendObserverLegacy calls "own::ObserverLegacy" without waiting for a result.
 func (c Own) SendObserverLegacy(ctx context.Context, in ObserverLegacyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverLegacy", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverLegacy hands a call of "own::ObserverLegacy" to a queue.
+// EnqueueObserverLegacy adds a call of "own::ObserverLegacy" to a queue.
 func (c Own) EnqueueObserverLegacy(ctx context.Context, queue string, in ObserverLegacyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverLegacy", in, callOptions(c.Options, opts)...)
 }
@@ -2141,13 +2123,13 @@ func (c Own) ObserverRemovedMessage(ctx context.Context, in ObserverRemovedMessa
 	return iii.Call[ObserverRemovedMessageOutput](ctx, c.Client, "own::ObserverRemovedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverRemovedMessage sends a call of "own::ObserverRemovedMessage" and waits for no
-// answer.
+// SendObserverRemovedMessage calls "own::ObserverRemovedMessage" without waiting for a
+// result.
 func (c Own) SendObserverRemovedMessage(ctx context.Context, in ObserverRemovedMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverRemovedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverRemovedMessage hands a call of "own::ObserverRemovedMessage" to a queue.
+// EnqueueObserverRemovedMessage adds a call of "own::ObserverRemovedMessage" to a queue.
 func (c Own) EnqueueObserverRemovedMessage(ctx context.Context, queue string, in ObserverRemovedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverRemovedMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2157,12 +2139,12 @@ func (c Own) ObserverState(ctx context.Context, in ObserverStateInput, opts ...i
 	return iii.Call[ObserverStateOutput](ctx, c.Client, "own::ObserverState", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverState sends a call of "own::ObserverState" and waits for no answer.
+// SendObserverState calls "own::ObserverState" without waiting for a result.
 func (c Own) SendObserverState(ctx context.Context, in ObserverStateInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverState", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverState hands a call of "own::ObserverState" to a queue.
+// EnqueueObserverState adds a call of "own::ObserverState" to a queue.
 func (c Own) EnqueueObserverState(ctx context.Context, queue string, in ObserverStateInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverState", in, callOptions(c.Options, opts)...)
 }
@@ -2172,13 +2154,13 @@ func (c Own) ObserverStateChangedMessage(ctx context.Context, in ObserverStateCh
 	return iii.Call[ObserverStateChangedMessageOutput](ctx, c.Client, "own::ObserverStateChangedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverStateChangedMessage sends a call of "own::ObserverStateChangedMessage" and
-// waits for no answer.
+// SendObserverStateChangedMessage calls "own::ObserverStateChangedMessage" without waiting
+// for a result.
 func (c Own) SendObserverStateChangedMessage(ctx context.Context, in ObserverStateChangedMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverStateChangedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverStateChangedMessage hands a call of "own::ObserverStateChangedMessage" to a
+// EnqueueObserverStateChangedMessage adds a call of "own::ObserverStateChangedMessage" to a
 // queue.
 func (c Own) EnqueueObserverStateChangedMessage(ctx context.Context, queue string, in ObserverStateChangedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverStateChangedMessage", in, callOptions(c.Options, opts)...)
@@ -2189,12 +2171,12 @@ func (c Own) ObserverView(ctx context.Context, in ObserverViewInput, opts ...iii
 	return iii.Call[ObserverViewOutput](ctx, c.Client, "own::ObserverView", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverView sends a call of "own::ObserverView" and waits for no answer.
+// SendObserverView calls "own::ObserverView" without waiting for a result.
 func (c Own) SendObserverView(ctx context.Context, in ObserverViewInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverView", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverView hands a call of "own::ObserverView" to a queue.
+// EnqueueObserverView adds a call of "own::ObserverView" to a queue.
 func (c Own) EnqueueObserverView(ctx context.Context, queue string, in ObserverViewInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverView", in, callOptions(c.Options, opts)...)
 }
@@ -2204,13 +2186,12 @@ func (c Own) ObserversChangedEvent(ctx context.Context, in ObserversChangedEvent
 	return iii.Call[ObserversChangedEventOutput](ctx, c.Client, "own::ObserversChangedEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserversChangedEvent sends a call of "own::ObserversChangedEvent" and waits for no
-// answer.
+// SendObserversChangedEvent calls "own::ObserversChangedEvent" without waiting for a result.
 func (c Own) SendObserversChangedEvent(ctx context.Context, in ObserversChangedEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserversChangedEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserversChangedEvent hands a call of "own::ObserversChangedEvent" to a queue.
+// EnqueueObserversChangedEvent adds a call of "own::ObserversChangedEvent" to a queue.
 func (c Own) EnqueueObserversChangedEvent(ctx context.Context, queue string, in ObserversChangedEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserversChangedEvent", in, callOptions(c.Options, opts)...)
 }
@@ -2220,13 +2201,12 @@ func (c Own) ObserversListResult(ctx context.Context, in ObserversListResultInpu
 	return iii.Call[ObserversListResultOutput](ctx, c.Client, "own::ObserversListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserversListResult sends a call of "own::ObserversListResult" and waits for no
-// answer.
+// SendObserversListResult calls "own::ObserversListResult" without waiting for a result.
 func (c Own) SendObserversListResult(ctx context.Context, in ObserversListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserversListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserversListResult hands a call of "own::ObserversListResult" to a queue.
+// EnqueueObserversListResult adds a call of "own::ObserversListResult" to a queue.
 func (c Own) EnqueueObserversListResult(ctx context.Context, queue string, in ObserversListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserversListResult", in, callOptions(c.Options, opts)...)
 }
@@ -2236,13 +2216,13 @@ func (c Own) OnFunctionRegistrationInput(ctx context.Context, in OnFunctionRegis
 	return iii.Call[OnFunctionRegistrationInputOutput](ctx, c.Client, "own::OnFunctionRegistrationInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendOnFunctionRegistrationInput sends a call of "own::OnFunctionRegistrationInput" and
-// waits for no answer.
+// SendOnFunctionRegistrationInput calls "own::OnFunctionRegistrationInput" without waiting
+// for a result.
 func (c Own) SendOnFunctionRegistrationInput(ctx context.Context, in OnFunctionRegistrationInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OnFunctionRegistrationInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOnFunctionRegistrationInput hands a call of "own::OnFunctionRegistrationInput" to a
+// EnqueueOnFunctionRegistrationInput adds a call of "own::OnFunctionRegistrationInput" to a
 // queue.
 func (c Own) EnqueueOnFunctionRegistrationInput(ctx context.Context, queue string, in OnFunctionRegistrationInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OnFunctionRegistrationInput", in, callOptions(c.Options, opts)...)
@@ -2253,13 +2233,13 @@ func (c Own) OnFunctionRegistrationResult(ctx context.Context, in OnFunctionRegi
 	return iii.Call[OnFunctionRegistrationResultOutput](ctx, c.Client, "own::OnFunctionRegistrationResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendOnFunctionRegistrationResult sends a call of "own::OnFunctionRegistrationResult" and
-// waits for no answer.
+// SendOnFunctionRegistrationResult calls "own::OnFunctionRegistrationResult" without waiting
+// for a result.
 func (c Own) SendOnFunctionRegistrationResult(ctx context.Context, in OnFunctionRegistrationResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OnFunctionRegistrationResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOnFunctionRegistrationResult hands a call of "own::OnFunctionRegistrationResult" to
+// EnqueueOnFunctionRegistrationResult adds a call of "own::OnFunctionRegistrationResult" to
 // a queue.
 func (c Own) EnqueueOnFunctionRegistrationResult(ctx context.Context, queue string, in OnFunctionRegistrationResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OnFunctionRegistrationResult", in, callOptions(c.Options, opts)...)
@@ -2270,13 +2250,13 @@ func (c Own) OnTriggerRegistrationInput(ctx context.Context, in OnTriggerRegistr
 	return iii.Call[OnTriggerRegistrationInputOutput](ctx, c.Client, "own::OnTriggerRegistrationInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendOnTriggerRegistrationInput sends a call of "own::OnTriggerRegistrationInput" and waits
-// for no answer.
+// SendOnTriggerRegistrationInput calls "own::OnTriggerRegistrationInput" without waiting for
+// a result.
 func (c Own) SendOnTriggerRegistrationInput(ctx context.Context, in OnTriggerRegistrationInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OnTriggerRegistrationInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOnTriggerRegistrationInput hands a call of "own::OnTriggerRegistrationInput" to a
+// EnqueueOnTriggerRegistrationInput adds a call of "own::OnTriggerRegistrationInput" to a
 // queue.
 func (c Own) EnqueueOnTriggerRegistrationInput(ctx context.Context, queue string, in OnTriggerRegistrationInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OnTriggerRegistrationInput", in, callOptions(c.Options, opts)...)
@@ -2287,13 +2267,13 @@ func (c Own) OnTriggerRegistrationResult(ctx context.Context, in OnTriggerRegist
 	return iii.Call[OnTriggerRegistrationResultOutput](ctx, c.Client, "own::OnTriggerRegistrationResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendOnTriggerRegistrationResult sends a call of "own::OnTriggerRegistrationResult" and
-// waits for no answer.
+// SendOnTriggerRegistrationResult calls "own::OnTriggerRegistrationResult" without waiting
+// for a result.
 func (c Own) SendOnTriggerRegistrationResult(ctx context.Context, in OnTriggerRegistrationResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OnTriggerRegistrationResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOnTriggerRegistrationResult hands a call of "own::OnTriggerRegistrationResult" to a
+// EnqueueOnTriggerRegistrationResult adds a call of "own::OnTriggerRegistrationResult" to a
 // queue.
 func (c Own) EnqueueOnTriggerRegistrationResult(ctx context.Context, queue string, in OnTriggerRegistrationResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OnTriggerRegistrationResult", in, callOptions(c.Options, opts)...)
@@ -2304,14 +2284,14 @@ func (c Own) OnTriggerTypeRegistrationInput(ctx context.Context, in OnTriggerTyp
 	return iii.Call[OnTriggerTypeRegistrationInputOutput](ctx, c.Client, "own::OnTriggerTypeRegistrationInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendOnTriggerTypeRegistrationInput sends a call of "own::OnTriggerTypeRegistrationInput"
-// and waits for no answer.
+// SendOnTriggerTypeRegistrationInput calls "own::OnTriggerTypeRegistrationInput" without
+// waiting for a result.
 func (c Own) SendOnTriggerTypeRegistrationInput(ctx context.Context, in OnTriggerTypeRegistrationInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OnTriggerTypeRegistrationInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOnTriggerTypeRegistrationInput hands a call of
-// "own::OnTriggerTypeRegistrationInput" to a queue.
+// EnqueueOnTriggerTypeRegistrationInput adds a call of "own::OnTriggerTypeRegistrationInput"
+// to a queue.
 func (c Own) EnqueueOnTriggerTypeRegistrationInput(ctx context.Context, queue string, in OnTriggerTypeRegistrationInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OnTriggerTypeRegistrationInput", in, callOptions(c.Options, opts)...)
 }
@@ -2321,13 +2301,13 @@ func (c Own) OnTriggerTypeRegistrationResult(ctx context.Context, in OnTriggerTy
 	return iii.Call[OnTriggerTypeRegistrationResultOutput](ctx, c.Client, "own::OnTriggerTypeRegistrationResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendOnTriggerTypeRegistrationResult sends a call of "own::OnTriggerTypeRegistrationResult"
-// and waits for no answer.
+// SendOnTriggerTypeRegistrationResult calls "own::OnTriggerTypeRegistrationResult" without
+// waiting for a result.
 func (c Own) SendOnTriggerTypeRegistrationResult(ctx context.Context, in OnTriggerTypeRegistrationResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OnTriggerTypeRegistrationResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOnTriggerTypeRegistrationResult hands a call of
+// EnqueueOnTriggerTypeRegistrationResult adds a call of
 // "own::OnTriggerTypeRegistrationResult" to a queue.
 func (c Own) EnqueueOnTriggerTypeRegistrationResult(ctx context.Context, queue string, in OnTriggerTypeRegistrationResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OnTriggerTypeRegistrationResult", in, callOptions(c.Options, opts)...)
@@ -2338,12 +2318,12 @@ func (c Own) OtelConfig(ctx context.Context, in OtelConfigInput, opts ...iii.Cal
 	return iii.Call[OtelConfigOutput](ctx, c.Client, "own::OtelConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendOtelConfig sends a call of "own::OtelConfig" and waits for no answer.
+// SendOtelConfig calls "own::OtelConfig" without waiting for a result.
 func (c Own) SendOtelConfig(ctx context.Context, in OtelConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OtelConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOtelConfig hands a call of "own::OtelConfig" to a queue.
+// EnqueueOtelConfig adds a call of "own::OtelConfig" to a queue.
 func (c Own) EnqueueOtelConfig(ctx context.Context, queue string, in OtelConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OtelConfig", in, callOptions(c.Options, opts)...)
 }
@@ -2353,12 +2333,12 @@ func (c Own) OtelMessage(ctx context.Context, in OtelMessageInput, opts ...iii.C
 	return iii.Call[OtelMessageOutput](ctx, c.Client, "own::OtelMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendOtelMessage sends a call of "own::OtelMessage" and waits for no answer.
+// SendOtelMessage calls "own::OtelMessage" without waiting for a result.
 func (c Own) SendOtelMessage(ctx context.Context, in OtelMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OtelMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOtelMessage hands a call of "own::OtelMessage" to a queue.
+// EnqueueOtelMessage adds a call of "own::OtelMessage" to a queue.
 func (c Own) EnqueueOtelMessage(ctx context.Context, queue string, in OtelMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OtelMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2368,12 +2348,12 @@ func (c Own) PingMessage(ctx context.Context, in PingMessageInput, opts ...iii.C
 	return iii.Call[PingMessageOutput](ctx, c.Client, "own::PingMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendPingMessage sends a call of "own::PingMessage" and waits for no answer.
+// SendPingMessage calls "own::PingMessage" without waiting for a result.
 func (c Own) SendPingMessage(ctx context.Context, in PingMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::PingMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePingMessage hands a call of "own::PingMessage" to a queue.
+// EnqueuePingMessage adds a call of "own::PingMessage" to a queue.
 func (c Own) EnqueuePingMessage(ctx context.Context, queue string, in PingMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::PingMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2383,12 +2363,12 @@ func (c Own) PongMessage(ctx context.Context, in PongMessageInput, opts ...iii.C
 	return iii.Call[PongMessageOutput](ctx, c.Client, "own::PongMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendPongMessage sends a call of "own::PongMessage" and waits for no answer.
+// SendPongMessage calls "own::PongMessage" without waiting for a result.
 func (c Own) SendPongMessage(ctx context.Context, in PongMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::PongMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePongMessage hands a call of "own::PongMessage" to a queue.
+// EnqueuePongMessage adds a call of "own::PongMessage" to a queue.
 func (c Own) EnqueuePongMessage(ctx context.Context, queue string, in PongMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::PongMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2398,12 +2378,12 @@ func (c Own) PublishInput(ctx context.Context, in PublishInputInput, opts ...iii
 	return iii.Call[PublishInputOutput](ctx, c.Client, "own::PublishInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendPublishInput sends a call of "own::PublishInput" and waits for no answer.
+// SendPublishInput calls "own::PublishInput" without waiting for a result.
 func (c Own) SendPublishInput(ctx context.Context, in PublishInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::PublishInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePublishInput hands a call of "own::PublishInput" to a queue.
+// EnqueuePublishInput adds a call of "own::PublishInput" to a queue.
 func (c Own) EnqueuePublishInput(ctx context.Context, queue string, in PublishInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::PublishInput", in, callOptions(c.Options, opts)...)
 }
@@ -2413,12 +2393,12 @@ func (c Own) QueueConfig(ctx context.Context, in QueueConfigInput, opts ...iii.C
 	return iii.Call[QueueConfigOutput](ctx, c.Client, "own::QueueConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueConfig sends a call of "own::QueueConfig" and waits for no answer.
+// SendQueueConfig calls "own::QueueConfig" without waiting for a result.
 func (c Own) SendQueueConfig(ctx context.Context, in QueueConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueConfig hands a call of "own::QueueConfig" to a queue.
+// EnqueueQueueConfig adds a call of "own::QueueConfig" to a queue.
 func (c Own) EnqueueQueueConfig(ctx context.Context, queue string, in QueueConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueConfig", in, callOptions(c.Options, opts)...)
 }
@@ -2428,14 +2408,13 @@ func (c Own) QueueDiscardMessageInput(ctx context.Context, in QueueDiscardMessag
 	return iii.Call[QueueDiscardMessageInputOutput](ctx, c.Client, "own::QueueDiscardMessageInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueDiscardMessageInput sends a call of "own::QueueDiscardMessageInput" and waits for
-// no answer.
+// SendQueueDiscardMessageInput calls "own::QueueDiscardMessageInput" without waiting for a
+// result.
 func (c Own) SendQueueDiscardMessageInput(ctx context.Context, in QueueDiscardMessageInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueDiscardMessageInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueDiscardMessageInput hands a call of "own::QueueDiscardMessageInput" to a
-// queue.
+// EnqueueQueueDiscardMessageInput adds a call of "own::QueueDiscardMessageInput" to a queue.
 func (c Own) EnqueueQueueDiscardMessageInput(ctx context.Context, queue string, in QueueDiscardMessageInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueDiscardMessageInput", in, callOptions(c.Options, opts)...)
 }
@@ -2445,13 +2424,13 @@ func (c Own) QueueDiscardMessageResult(ctx context.Context, in QueueDiscardMessa
 	return iii.Call[QueueDiscardMessageResultOutput](ctx, c.Client, "own::QueueDiscardMessageResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueDiscardMessageResult sends a call of "own::QueueDiscardMessageResult" and waits
-// for no answer.
+// SendQueueDiscardMessageResult calls "own::QueueDiscardMessageResult" without waiting for a
+// result.
 func (c Own) SendQueueDiscardMessageResult(ctx context.Context, in QueueDiscardMessageResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueDiscardMessageResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueDiscardMessageResult hands a call of "own::QueueDiscardMessageResult" to a
+// EnqueueQueueDiscardMessageResult adds a call of "own::QueueDiscardMessageResult" to a
 // queue.
 func (c Own) EnqueueQueueDiscardMessageResult(ctx context.Context, queue string, in QueueDiscardMessageResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueDiscardMessageResult", in, callOptions(c.Options, opts)...)
@@ -2462,12 +2441,12 @@ func (c Own) QueueEnqueueInput(ctx context.Context, in QueueEnqueueInputInput, o
 	return iii.Call[QueueEnqueueInputOutput](ctx, c.Client, "own::QueueEnqueueInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueEnqueueInput sends a call of "own::QueueEnqueueInput" and waits for no answer.
+// SendQueueEnqueueInput calls "own::QueueEnqueueInput" without waiting for a result.
 func (c Own) SendQueueEnqueueInput(ctx context.Context, in QueueEnqueueInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueEnqueueInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueEnqueueInput hands a call of "own::QueueEnqueueInput" to a queue.
+// EnqueueQueueEnqueueInput adds a call of "own::QueueEnqueueInput" to a queue.
 func (c Own) EnqueueQueueEnqueueInput(ctx context.Context, queue string, in QueueEnqueueInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueEnqueueInput", in, callOptions(c.Options, opts)...)
 }
@@ -2477,12 +2456,12 @@ func (c Own) QueueRedriveInput(ctx context.Context, in QueueRedriveInputInput, o
 	return iii.Call[QueueRedriveInputOutput](ctx, c.Client, "own::QueueRedriveInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueRedriveInput sends a call of "own::QueueRedriveInput" and waits for no answer.
+// SendQueueRedriveInput calls "own::QueueRedriveInput" without waiting for a result.
 func (c Own) SendQueueRedriveInput(ctx context.Context, in QueueRedriveInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueRedriveInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueRedriveInput hands a call of "own::QueueRedriveInput" to a queue.
+// EnqueueQueueRedriveInput adds a call of "own::QueueRedriveInput" to a queue.
 func (c Own) EnqueueQueueRedriveInput(ctx context.Context, queue string, in QueueRedriveInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueRedriveInput", in, callOptions(c.Options, opts)...)
 }
@@ -2492,14 +2471,13 @@ func (c Own) QueueRedriveMessageInput(ctx context.Context, in QueueRedriveMessag
 	return iii.Call[QueueRedriveMessageInputOutput](ctx, c.Client, "own::QueueRedriveMessageInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueRedriveMessageInput sends a call of "own::QueueRedriveMessageInput" and waits for
-// no answer.
+// SendQueueRedriveMessageInput calls "own::QueueRedriveMessageInput" without waiting for a
+// result.
 func (c Own) SendQueueRedriveMessageInput(ctx context.Context, in QueueRedriveMessageInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueRedriveMessageInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueRedriveMessageInput hands a call of "own::QueueRedriveMessageInput" to a
-// queue.
+// EnqueueQueueRedriveMessageInput adds a call of "own::QueueRedriveMessageInput" to a queue.
 func (c Own) EnqueueQueueRedriveMessageInput(ctx context.Context, queue string, in QueueRedriveMessageInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueRedriveMessageInput", in, callOptions(c.Options, opts)...)
 }
@@ -2509,13 +2487,13 @@ func (c Own) QueueRedriveMessageResult(ctx context.Context, in QueueRedriveMessa
 	return iii.Call[QueueRedriveMessageResultOutput](ctx, c.Client, "own::QueueRedriveMessageResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueRedriveMessageResult sends a call of "own::QueueRedriveMessageResult" and waits
-// for no answer.
+// SendQueueRedriveMessageResult calls "own::QueueRedriveMessageResult" without waiting for a
+// result.
 func (c Own) SendQueueRedriveMessageResult(ctx context.Context, in QueueRedriveMessageResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueRedriveMessageResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueRedriveMessageResult hands a call of "own::QueueRedriveMessageResult" to a
+// EnqueueQueueRedriveMessageResult adds a call of "own::QueueRedriveMessageResult" to a
 // queue.
 func (c Own) EnqueueQueueRedriveMessageResult(ctx context.Context, queue string, in QueueRedriveMessageResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueRedriveMessageResult", in, callOptions(c.Options, opts)...)
@@ -2526,12 +2504,12 @@ func (c Own) QueueRedriveResult(ctx context.Context, in QueueRedriveResultInput,
 	return iii.Call[QueueRedriveResultOutput](ctx, c.Client, "own::QueueRedriveResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueRedriveResult sends a call of "own::QueueRedriveResult" and waits for no answer.
+// SendQueueRedriveResult calls "own::QueueRedriveResult" without waiting for a result.
 func (c Own) SendQueueRedriveResult(ctx context.Context, in QueueRedriveResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueRedriveResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueRedriveResult hands a call of "own::QueueRedriveResult" to a queue.
+// EnqueueQueueRedriveResult adds a call of "own::QueueRedriveResult" to a queue.
 func (c Own) EnqueueQueueRedriveResult(ctx context.Context, queue string, in QueueRedriveResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueRedriveResult", in, callOptions(c.Options, opts)...)
 }
@@ -2541,12 +2519,12 @@ func (c Own) QueueSourceArgs(ctx context.Context, in QueueSourceArgsInput, opts 
 	return iii.Call[QueueSourceArgsOutput](ctx, c.Client, "own::QueueSourceArgs", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueSourceArgs sends a call of "own::QueueSourceArgs" and waits for no answer.
+// SendQueueSourceArgs calls "own::QueueSourceArgs" without waiting for a result.
 func (c Own) SendQueueSourceArgs(ctx context.Context, in QueueSourceArgsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueSourceArgs", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueSourceArgs hands a call of "own::QueueSourceArgs" to a queue.
+// EnqueueQueueSourceArgs adds a call of "own::QueueSourceArgs" to a queue.
 func (c Own) EnqueueQueueSourceArgs(ctx context.Context, queue string, in QueueSourceArgsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueSourceArgs", in, callOptions(c.Options, opts)...)
 }
@@ -2556,12 +2534,12 @@ func (c Own) QueueTriggerConfig(ctx context.Context, in QueueTriggerConfigInput,
 	return iii.Call[QueueTriggerConfigOutput](ctx, c.Client, "own::QueueTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueTriggerConfig sends a call of "own::QueueTriggerConfig" and waits for no answer.
+// SendQueueTriggerConfig calls "own::QueueTriggerConfig" without waiting for a result.
 func (c Own) SendQueueTriggerConfig(ctx context.Context, in QueueTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueTriggerConfig hands a call of "own::QueueTriggerConfig" to a queue.
+// EnqueueQueueTriggerConfig adds a call of "own::QueueTriggerConfig" to a queue.
 func (c Own) EnqueueQueueTriggerConfig(ctx context.Context, queue string, in QueueTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -2571,12 +2549,12 @@ func (c Own) ReattachMessage(ctx context.Context, in ReattachMessageInput, opts 
 	return iii.Call[ReattachMessageOutput](ctx, c.Client, "own::ReattachMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendReattachMessage sends a call of "own::ReattachMessage" and waits for no answer.
+// SendReattachMessage calls "own::ReattachMessage" without waiting for a result.
 func (c Own) SendReattachMessage(ctx context.Context, in ReattachMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ReattachMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueReattachMessage hands a call of "own::ReattachMessage" to a queue.
+// EnqueueReattachMessage adds a call of "own::ReattachMessage" to a queue.
 func (c Own) EnqueueReattachMessage(ctx context.Context, queue string, in ReattachMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ReattachMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2586,12 +2564,12 @@ func (c Own) ReconnectionConfig(ctx context.Context, in ReconnectionConfigInput,
 	return iii.Call[ReconnectionConfigOutput](ctx, c.Client, "own::ReconnectionConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendReconnectionConfig sends a call of "own::ReconnectionConfig" and waits for no answer.
+// SendReconnectionConfig calls "own::ReconnectionConfig" without waiting for a result.
 func (c Own) SendReconnectionConfig(ctx context.Context, in ReconnectionConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ReconnectionConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueReconnectionConfig hands a call of "own::ReconnectionConfig" to a queue.
+// EnqueueReconnectionConfig adds a call of "own::ReconnectionConfig" to a queue.
 func (c Own) EnqueueReconnectionConfig(ctx context.Context, queue string, in ReconnectionConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ReconnectionConfig", in, callOptions(c.Options, opts)...)
 }
@@ -2601,13 +2579,13 @@ func (c Own) RegisterFunctionMessage(ctx context.Context, in RegisterFunctionMes
 	return iii.Call[RegisterFunctionMessageOutput](ctx, c.Client, "own::RegisterFunctionMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendRegisterFunctionMessage sends a call of "own::RegisterFunctionMessage" and waits for
-// no answer.
+// SendRegisterFunctionMessage calls "own::RegisterFunctionMessage" without waiting for a
+// result.
 func (c Own) SendRegisterFunctionMessage(ctx context.Context, in RegisterFunctionMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegisterFunctionMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegisterFunctionMessage hands a call of "own::RegisterFunctionMessage" to a queue.
+// EnqueueRegisterFunctionMessage adds a call of "own::RegisterFunctionMessage" to a queue.
 func (c Own) EnqueueRegisterFunctionMessage(ctx context.Context, queue string, in RegisterFunctionMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegisterFunctionMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2617,13 +2595,13 @@ func (c Own) RegisterServiceMessage(ctx context.Context, in RegisterServiceMessa
 	return iii.Call[RegisterServiceMessageOutput](ctx, c.Client, "own::RegisterServiceMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendRegisterServiceMessage sends a call of "own::RegisterServiceMessage" and waits for no
-// answer.
+// SendRegisterServiceMessage calls "own::RegisterServiceMessage" without waiting for a
+// result.
 func (c Own) SendRegisterServiceMessage(ctx context.Context, in RegisterServiceMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegisterServiceMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegisterServiceMessage hands a call of "own::RegisterServiceMessage" to a queue.
+// EnqueueRegisterServiceMessage adds a call of "own::RegisterServiceMessage" to a queue.
 func (c Own) EnqueueRegisterServiceMessage(ctx context.Context, queue string, in RegisterServiceMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegisterServiceMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2633,13 +2611,12 @@ func (c Own) RegisterTriggerInput(ctx context.Context, in RegisterTriggerInputIn
 	return iii.Call[RegisterTriggerInputOutput](ctx, c.Client, "own::RegisterTriggerInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendRegisterTriggerInput sends a call of "own::RegisterTriggerInput" and waits for no
-// answer.
+// SendRegisterTriggerInput calls "own::RegisterTriggerInput" without waiting for a result.
 func (c Own) SendRegisterTriggerInput(ctx context.Context, in RegisterTriggerInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegisterTriggerInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegisterTriggerInput hands a call of "own::RegisterTriggerInput" to a queue.
+// EnqueueRegisterTriggerInput adds a call of "own::RegisterTriggerInput" to a queue.
 func (c Own) EnqueueRegisterTriggerInput(ctx context.Context, queue string, in RegisterTriggerInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegisterTriggerInput", in, callOptions(c.Options, opts)...)
 }
@@ -2649,13 +2626,13 @@ func (c Own) RegisterTriggerMessage(ctx context.Context, in RegisterTriggerMessa
 	return iii.Call[RegisterTriggerMessageOutput](ctx, c.Client, "own::RegisterTriggerMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendRegisterTriggerMessage sends a call of "own::RegisterTriggerMessage" and waits for no
-// answer.
+// SendRegisterTriggerMessage calls "own::RegisterTriggerMessage" without waiting for a
+// result.
 func (c Own) SendRegisterTriggerMessage(ctx context.Context, in RegisterTriggerMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegisterTriggerMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegisterTriggerMessage hands a call of "own::RegisterTriggerMessage" to a queue.
+// EnqueueRegisterTriggerMessage adds a call of "own::RegisterTriggerMessage" to a queue.
 func (c Own) EnqueueRegisterTriggerMessage(ctx context.Context, queue string, in RegisterTriggerMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegisterTriggerMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2665,13 +2642,12 @@ func (c Own) RegisterTriggerResult(ctx context.Context, in RegisterTriggerResult
 	return iii.Call[RegisterTriggerResultOutput](ctx, c.Client, "own::RegisterTriggerResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendRegisterTriggerResult sends a call of "own::RegisterTriggerResult" and waits for no
-// answer.
+// SendRegisterTriggerResult calls "own::RegisterTriggerResult" without waiting for a result.
 func (c Own) SendRegisterTriggerResult(ctx context.Context, in RegisterTriggerResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegisterTriggerResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegisterTriggerResult hands a call of "own::RegisterTriggerResult" to a queue.
+// EnqueueRegisterTriggerResult adds a call of "own::RegisterTriggerResult" to a queue.
 func (c Own) EnqueueRegisterTriggerResult(ctx context.Context, queue string, in RegisterTriggerResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegisterTriggerResult", in, callOptions(c.Options, opts)...)
 }
@@ -2681,13 +2657,13 @@ func (c Own) RegisterTriggerTypeMessage(ctx context.Context, in RegisterTriggerT
 	return iii.Call[RegisterTriggerTypeMessageOutput](ctx, c.Client, "own::RegisterTriggerTypeMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendRegisterTriggerTypeMessage sends a call of "own::RegisterTriggerTypeMessage" and waits
-// for no answer.
+// SendRegisterTriggerTypeMessage calls "own::RegisterTriggerTypeMessage" without waiting for
+// a result.
 func (c Own) SendRegisterTriggerTypeMessage(ctx context.Context, in RegisterTriggerTypeMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegisterTriggerTypeMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegisterTriggerTypeMessage hands a call of "own::RegisterTriggerTypeMessage" to a
+// EnqueueRegisterTriggerTypeMessage adds a call of "own::RegisterTriggerTypeMessage" to a
 // queue.
 func (c Own) EnqueueRegisterTriggerTypeMessage(ctx context.Context, queue string, in RegisterTriggerTypeMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegisterTriggerTypeMessage", in, callOptions(c.Options, opts)...)
@@ -2698,13 +2674,13 @@ func (c Own) RegistrationRejectedMessage(ctx context.Context, in RegistrationRej
 	return iii.Call[RegistrationRejectedMessageOutput](ctx, c.Client, "own::RegistrationRejectedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendRegistrationRejectedMessage sends a call of "own::RegistrationRejectedMessage" and
-// waits for no answer.
+// SendRegistrationRejectedMessage calls "own::RegistrationRejectedMessage" without waiting
+// for a result.
 func (c Own) SendRegistrationRejectedMessage(ctx context.Context, in RegistrationRejectedMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegistrationRejectedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegistrationRejectedMessage hands a call of "own::RegistrationRejectedMessage" to a
+// EnqueueRegistrationRejectedMessage adds a call of "own::RegistrationRejectedMessage" to a
 // queue.
 func (c Own) EnqueueRegistrationRejectedMessage(ctx context.Context, queue string, in RegistrationRejectedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegistrationRejectedMessage", in, callOptions(c.Options, opts)...)
@@ -2715,12 +2691,12 @@ func (c Own) RollupsListInput(ctx context.Context, in RollupsListInputInput, opt
 	return iii.Call[RollupsListInputOutput](ctx, c.Client, "own::RollupsListInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendRollupsListInput sends a call of "own::RollupsListInput" and waits for no answer.
+// SendRollupsListInput calls "own::RollupsListInput" without waiting for a result.
 func (c Own) SendRollupsListInput(ctx context.Context, in RollupsListInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RollupsListInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRollupsListInput hands a call of "own::RollupsListInput" to a queue.
+// EnqueueRollupsListInput adds a call of "own::RollupsListInput" to a queue.
 func (c Own) EnqueueRollupsListInput(ctx context.Context, queue string, in RollupsListInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RollupsListInput", in, callOptions(c.Options, opts)...)
 }
@@ -2730,12 +2706,12 @@ func (c Own) RollupsListQuery(ctx context.Context, in RollupsListQueryInput, opt
 	return iii.Call[RollupsListQueryOutput](ctx, c.Client, "own::RollupsListQuery", in, callOptions(c.Options, opts)...)
 }
 
-// SendRollupsListQuery sends a call of "own::RollupsListQuery" and waits for no answer.
+// SendRollupsListQuery calls "own::RollupsListQuery" without waiting for a result.
 func (c Own) SendRollupsListQuery(ctx context.Context, in RollupsListQueryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RollupsListQuery", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRollupsListQuery hands a call of "own::RollupsListQuery" to a queue.
+// EnqueueRollupsListQuery adds a call of "own::RollupsListQuery" to a queue.
 func (c Own) EnqueueRollupsListQuery(ctx context.Context, queue string, in RollupsListQueryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RollupsListQuery", in, callOptions(c.Options, opts)...)
 }
@@ -2745,12 +2721,12 @@ func (c Own) RollupsListResult(ctx context.Context, in RollupsListResultInput, o
 	return iii.Call[RollupsListResultOutput](ctx, c.Client, "own::RollupsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendRollupsListResult sends a call of "own::RollupsListResult" and waits for no answer.
+// SendRollupsListResult calls "own::RollupsListResult" without waiting for a result.
 func (c Own) SendRollupsListResult(ctx context.Context, in RollupsListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RollupsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRollupsListResult hands a call of "own::RollupsListResult" to a queue.
+// EnqueueRollupsListResult adds a call of "own::RollupsListResult" to a queue.
 func (c Own) EnqueueRollupsListResult(ctx context.Context, queue string, in RollupsListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RollupsListResult", in, callOptions(c.Options, opts)...)
 }
@@ -2760,12 +2736,12 @@ func (c Own) SamplingLogs(ctx context.Context, in SamplingLogsInput, opts ...iii
 	return iii.Call[SamplingLogsOutput](ctx, c.Client, "own::SamplingLogs", in, callOptions(c.Options, opts)...)
 }
 
-// SendSamplingLogs sends a call of "own::SamplingLogs" and waits for no answer.
+// SendSamplingLogs calls "own::SamplingLogs" without waiting for a result.
 func (c Own) SendSamplingLogs(ctx context.Context, in SamplingLogsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::SamplingLogs", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueSamplingLogs hands a call of "own::SamplingLogs" to a queue.
+// EnqueueSamplingLogs adds a call of "own::SamplingLogs" to a queue.
 func (c Own) EnqueueSamplingLogs(ctx context.Context, queue string, in SamplingLogsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::SamplingLogs", in, callOptions(c.Options, opts)...)
 }
@@ -2775,12 +2751,12 @@ func (c Own) SamplingRule(ctx context.Context, in SamplingRuleInput, opts ...iii
 	return iii.Call[SamplingRuleOutput](ctx, c.Client, "own::SamplingRule", in, callOptions(c.Options, opts)...)
 }
 
-// SendSamplingRule sends a call of "own::SamplingRule" and waits for no answer.
+// SendSamplingRule calls "own::SamplingRule" without waiting for a result.
 func (c Own) SendSamplingRule(ctx context.Context, in SamplingRuleInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::SamplingRule", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueSamplingRule hands a call of "own::SamplingRule" to a queue.
+// EnqueueSamplingRule adds a call of "own::SamplingRule" to a queue.
 func (c Own) EnqueueSamplingRule(ctx context.Context, queue string, in SamplingRuleInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::SamplingRule", in, callOptions(c.Options, opts)...)
 }
@@ -2790,13 +2766,12 @@ func (c Own) SamplingRulesResult(ctx context.Context, in SamplingRulesResultInpu
 	return iii.Call[SamplingRulesResultOutput](ctx, c.Client, "own::SamplingRulesResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendSamplingRulesResult sends a call of "own::SamplingRulesResult" and waits for no
-// answer.
+// SendSamplingRulesResult calls "own::SamplingRulesResult" without waiting for a result.
 func (c Own) SendSamplingRulesResult(ctx context.Context, in SamplingRulesResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::SamplingRulesResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueSamplingRulesResult hands a call of "own::SamplingRulesResult" to a queue.
+// EnqueueSamplingRulesResult adds a call of "own::SamplingRulesResult" to a queue.
 func (c Own) EnqueueSamplingRulesResult(ctx context.Context, queue string, in SamplingRulesResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::SamplingRulesResult", in, callOptions(c.Options, opts)...)
 }
@@ -2806,12 +2781,12 @@ func (c Own) SamplingTraces(ctx context.Context, in SamplingTracesInput, opts ..
 	return iii.Call[SamplingTracesOutput](ctx, c.Client, "own::SamplingTraces", in, callOptions(c.Options, opts)...)
 }
 
-// SendSamplingTraces sends a call of "own::SamplingTraces" and waits for no answer.
+// SendSamplingTraces calls "own::SamplingTraces" without waiting for a result.
 func (c Own) SendSamplingTraces(ctx context.Context, in SamplingTracesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::SamplingTraces", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueSamplingTraces hands a call of "own::SamplingTraces" to a queue.
+// EnqueueSamplingTraces adds a call of "own::SamplingTraces" to a queue.
 func (c Own) EnqueueSamplingTraces(ctx context.Context, queue string, in SamplingTracesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::SamplingTraces", in, callOptions(c.Options, opts)...)
 }
@@ -2821,12 +2796,12 @@ func (c Own) StateDeleteInput(ctx context.Context, in StateDeleteInputInput, opt
 	return iii.Call[StateDeleteInputOutput](ctx, c.Client, "own::StateDeleteInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateDeleteInput sends a call of "own::StateDeleteInput" and waits for no answer.
+// SendStateDeleteInput calls "own::StateDeleteInput" without waiting for a result.
 func (c Own) SendStateDeleteInput(ctx context.Context, in StateDeleteInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateDeleteInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateDeleteInput hands a call of "own::StateDeleteInput" to a queue.
+// EnqueueStateDeleteInput adds a call of "own::StateDeleteInput" to a queue.
 func (c Own) EnqueueStateDeleteInput(ctx context.Context, queue string, in StateDeleteInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateDeleteInput", in, callOptions(c.Options, opts)...)
 }
@@ -2836,12 +2811,12 @@ func (c Own) StateEvent(ctx context.Context, in StateEventInput, opts ...iii.Cal
 	return iii.Call[StateEventOutput](ctx, c.Client, "own::StateEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateEvent sends a call of "own::StateEvent" and waits for no answer.
+// SendStateEvent calls "own::StateEvent" without waiting for a result.
 func (c Own) SendStateEvent(ctx context.Context, in StateEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateEvent hands a call of "own::StateEvent" to a queue.
+// EnqueueStateEvent adds a call of "own::StateEvent" to a queue.
 func (c Own) EnqueueStateEvent(ctx context.Context, queue string, in StateEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateEvent", in, callOptions(c.Options, opts)...)
 }
@@ -2851,12 +2826,12 @@ func (c Own) StateEventType(ctx context.Context, in StateEventTypeInput, opts ..
 	return iii.Call[StateEventTypeOutput](ctx, c.Client, "own::StateEventType", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateEventType sends a call of "own::StateEventType" and waits for no answer.
+// SendStateEventType calls "own::StateEventType" without waiting for a result.
 func (c Own) SendStateEventType(ctx context.Context, in StateEventTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateEventType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateEventType hands a call of "own::StateEventType" to a queue.
+// EnqueueStateEventType adds a call of "own::StateEventType" to a queue.
 func (c Own) EnqueueStateEventType(ctx context.Context, queue string, in StateEventTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateEventType", in, callOptions(c.Options, opts)...)
 }
@@ -2866,12 +2841,12 @@ func (c Own) StateGetInput(ctx context.Context, in StateGetInputInput, opts ...i
 	return iii.Call[StateGetInputOutput](ctx, c.Client, "own::StateGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateGetInput sends a call of "own::StateGetInput" and waits for no answer.
+// SendStateGetInput calls "own::StateGetInput" without waiting for a result.
 func (c Own) SendStateGetInput(ctx context.Context, in StateGetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateGetInput hands a call of "own::StateGetInput" to a queue.
+// EnqueueStateGetInput adds a call of "own::StateGetInput" to a queue.
 func (c Own) EnqueueStateGetInput(ctx context.Context, queue string, in StateGetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateGetInput", in, callOptions(c.Options, opts)...)
 }
@@ -2881,13 +2856,12 @@ func (c Own) StateListGroupsResult(ctx context.Context, in StateListGroupsResult
 	return iii.Call[StateListGroupsResultOutput](ctx, c.Client, "own::StateListGroupsResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateListGroupsResult sends a call of "own::StateListGroupsResult" and waits for no
-// answer.
+// SendStateListGroupsResult calls "own::StateListGroupsResult" without waiting for a result.
 func (c Own) SendStateListGroupsResult(ctx context.Context, in StateListGroupsResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateListGroupsResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateListGroupsResult hands a call of "own::StateListGroupsResult" to a queue.
+// EnqueueStateListGroupsResult adds a call of "own::StateListGroupsResult" to a queue.
 func (c Own) EnqueueStateListGroupsResult(ctx context.Context, queue string, in StateListGroupsResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateListGroupsResult", in, callOptions(c.Options, opts)...)
 }
@@ -2897,12 +2871,12 @@ func (c Own) StateListInput(ctx context.Context, in StateListInputInput, opts ..
 	return iii.Call[StateListInputOutput](ctx, c.Client, "own::StateListInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateListInput sends a call of "own::StateListInput" and waits for no answer.
+// SendStateListInput calls "own::StateListInput" without waiting for a result.
 func (c Own) SendStateListInput(ctx context.Context, in StateListInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateListInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateListInput hands a call of "own::StateListInput" to a queue.
+// EnqueueStateListInput adds a call of "own::StateListInput" to a queue.
 func (c Own) EnqueueStateListInput(ctx context.Context, queue string, in StateListInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateListInput", in, callOptions(c.Options, opts)...)
 }
@@ -2912,12 +2886,12 @@ func (c Own) StateSetInput(ctx context.Context, in StateSetInputInput, opts ...i
 	return iii.Call[StateSetInputOutput](ctx, c.Client, "own::StateSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateSetInput sends a call of "own::StateSetInput" and waits for no answer.
+// SendStateSetInput calls "own::StateSetInput" without waiting for a result.
 func (c Own) SendStateSetInput(ctx context.Context, in StateSetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateSetInput hands a call of "own::StateSetInput" to a queue.
+// EnqueueStateSetInput adds a call of "own::StateSetInput" to a queue.
 func (c Own) EnqueueStateSetInput(ctx context.Context, queue string, in StateSetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateSetInput", in, callOptions(c.Options, opts)...)
 }
@@ -2927,12 +2901,12 @@ func (c Own) StateTriggerConfig(ctx context.Context, in StateTriggerConfigInput,
 	return iii.Call[StateTriggerConfigOutput](ctx, c.Client, "own::StateTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateTriggerConfig sends a call of "own::StateTriggerConfig" and waits for no answer.
+// SendStateTriggerConfig calls "own::StateTriggerConfig" without waiting for a result.
 func (c Own) SendStateTriggerConfig(ctx context.Context, in StateTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateTriggerConfig hands a call of "own::StateTriggerConfig" to a queue.
+// EnqueueStateTriggerConfig adds a call of "own::StateTriggerConfig" to a queue.
 func (c Own) EnqueueStateTriggerConfig(ctx context.Context, queue string, in StateTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -2942,12 +2916,12 @@ func (c Own) StateUpdateInput(ctx context.Context, in StateUpdateInputInput, opt
 	return iii.Call[StateUpdateInputOutput](ctx, c.Client, "own::StateUpdateInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateUpdateInput sends a call of "own::StateUpdateInput" and waits for no answer.
+// SendStateUpdateInput calls "own::StateUpdateInput" without waiting for a result.
 func (c Own) SendStateUpdateInput(ctx context.Context, in StateUpdateInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateUpdateInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateUpdateInput hands a call of "own::StateUpdateInput" to a queue.
+// EnqueueStateUpdateInput adds a call of "own::StateUpdateInput" to a queue.
 func (c Own) EnqueueStateUpdateInput(ctx context.Context, queue string, in StateUpdateInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateUpdateInput", in, callOptions(c.Options, opts)...)
 }
@@ -2957,12 +2931,12 @@ func (c Own) StoredAttribute(ctx context.Context, in StoredAttributeInput, opts 
 	return iii.Call[StoredAttributeOutput](ctx, c.Client, "own::StoredAttribute", in, callOptions(c.Options, opts)...)
 }
 
-// SendStoredAttribute sends a call of "own::StoredAttribute" and waits for no answer.
+// SendStoredAttribute calls "own::StoredAttribute" without waiting for a result.
 func (c Own) SendStoredAttribute(ctx context.Context, in StoredAttributeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StoredAttribute", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStoredAttribute hands a call of "own::StoredAttribute" to a queue.
+// EnqueueStoredAttribute adds a call of "own::StoredAttribute" to a queue.
 func (c Own) EnqueueStoredAttribute(ctx context.Context, queue string, in StoredAttributeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StoredAttribute", in, callOptions(c.Options, opts)...)
 }
@@ -2972,12 +2946,12 @@ func (c Own) StoredEvent(ctx context.Context, in StoredEventInput, opts ...iii.C
 	return iii.Call[StoredEventOutput](ctx, c.Client, "own::StoredEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendStoredEvent sends a call of "own::StoredEvent" and waits for no answer.
+// SendStoredEvent calls "own::StoredEvent" without waiting for a result.
 func (c Own) SendStoredEvent(ctx context.Context, in StoredEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StoredEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStoredEvent hands a call of "own::StoredEvent" to a queue.
+// EnqueueStoredEvent adds a call of "own::StoredEvent" to a queue.
 func (c Own) EnqueueStoredEvent(ctx context.Context, queue string, in StoredEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StoredEvent", in, callOptions(c.Options, opts)...)
 }
@@ -2987,12 +2961,12 @@ func (c Own) StoredLink(ctx context.Context, in StoredLinkInput, opts ...iii.Cal
 	return iii.Call[StoredLinkOutput](ctx, c.Client, "own::StoredLink", in, callOptions(c.Options, opts)...)
 }
 
-// SendStoredLink sends a call of "own::StoredLink" and waits for no answer.
+// SendStoredLink calls "own::StoredLink" without waiting for a result.
 func (c Own) SendStoredLink(ctx context.Context, in StoredLinkInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StoredLink", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStoredLink hands a call of "own::StoredLink" to a queue.
+// EnqueueStoredLink adds a call of "own::StoredLink" to a queue.
 func (c Own) EnqueueStoredLink(ctx context.Context, queue string, in StoredLinkInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StoredLink", in, callOptions(c.Options, opts)...)
 }
@@ -3002,12 +2976,12 @@ func (c Own) StoredLog(ctx context.Context, in StoredLogInput, opts ...iii.CallO
 	return iii.Call[StoredLogOutput](ctx, c.Client, "own::StoredLog", in, callOptions(c.Options, opts)...)
 }
 
-// SendStoredLog sends a call of "own::StoredLog" and waits for no answer.
+// SendStoredLog calls "own::StoredLog" without waiting for a result.
 func (c Own) SendStoredLog(ctx context.Context, in StoredLogInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StoredLog", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStoredLog hands a call of "own::StoredLog" to a queue.
+// EnqueueStoredLog adds a call of "own::StoredLog" to a queue.
 func (c Own) EnqueueStoredLog(ctx context.Context, queue string, in StoredLogInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StoredLog", in, callOptions(c.Options, opts)...)
 }
@@ -3017,12 +2991,12 @@ func (c Own) StoredMetric(ctx context.Context, in StoredMetricInput, opts ...iii
 	return iii.Call[StoredMetricOutput](ctx, c.Client, "own::StoredMetric", in, callOptions(c.Options, opts)...)
 }
 
-// SendStoredMetric sends a call of "own::StoredMetric" and waits for no answer.
+// SendStoredMetric calls "own::StoredMetric" without waiting for a result.
 func (c Own) SendStoredMetric(ctx context.Context, in StoredMetricInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StoredMetric", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStoredMetric hands a call of "own::StoredMetric" to a queue.
+// EnqueueStoredMetric adds a call of "own::StoredMetric" to a queue.
 func (c Own) EnqueueStoredMetric(ctx context.Context, queue string, in StoredMetricInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StoredMetric", in, callOptions(c.Options, opts)...)
 }
@@ -3032,12 +3006,12 @@ func (c Own) StoredSpan(ctx context.Context, in StoredSpanInput, opts ...iii.Cal
 	return iii.Call[StoredSpanOutput](ctx, c.Client, "own::StoredSpan", in, callOptions(c.Options, opts)...)
 }
 
-// SendStoredSpan sends a call of "own::StoredSpan" and waits for no answer.
+// SendStoredSpan calls "own::StoredSpan" without waiting for a result.
 func (c Own) SendStoredSpan(ctx context.Context, in StoredSpanInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StoredSpan", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStoredSpan hands a call of "own::StoredSpan" to a queue.
+// EnqueueStoredSpan adds a call of "own::StoredSpan" to a queue.
 func (c Own) EnqueueStoredSpan(ctx context.Context, queue string, in StoredSpanInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StoredSpan", in, callOptions(c.Options, opts)...)
 }
@@ -3047,12 +3021,12 @@ func (c Own) StreamAuthInput(ctx context.Context, in StreamAuthInputInput, opts 
 	return iii.Call[StreamAuthInputOutput](ctx, c.Client, "own::StreamAuthInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamAuthInput sends a call of "own::StreamAuthInput" and waits for no answer.
+// SendStreamAuthInput calls "own::StreamAuthInput" without waiting for a result.
 func (c Own) SendStreamAuthInput(ctx context.Context, in StreamAuthInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamAuthInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamAuthInput hands a call of "own::StreamAuthInput" to a queue.
+// EnqueueStreamAuthInput adds a call of "own::StreamAuthInput" to a queue.
 func (c Own) EnqueueStreamAuthInput(ctx context.Context, queue string, in StreamAuthInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamAuthInput", in, callOptions(c.Options, opts)...)
 }
@@ -3062,12 +3036,12 @@ func (c Own) StreamAuthResult(ctx context.Context, in StreamAuthResultInput, opt
 	return iii.Call[StreamAuthResultOutput](ctx, c.Client, "own::StreamAuthResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamAuthResult sends a call of "own::StreamAuthResult" and waits for no answer.
+// SendStreamAuthResult calls "own::StreamAuthResult" without waiting for a result.
 func (c Own) SendStreamAuthResult(ctx context.Context, in StreamAuthResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamAuthResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamAuthResult hands a call of "own::StreamAuthResult" to a queue.
+// EnqueueStreamAuthResult adds a call of "own::StreamAuthResult" to a queue.
 func (c Own) EnqueueStreamAuthResult(ctx context.Context, queue string, in StreamAuthResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamAuthResult", in, callOptions(c.Options, opts)...)
 }
@@ -3077,12 +3051,12 @@ func (c Own) StreamChangeEvent(ctx context.Context, in StreamChangeEventInput, o
 	return iii.Call[StreamChangeEventOutput](ctx, c.Client, "own::StreamChangeEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamChangeEvent sends a call of "own::StreamChangeEvent" and waits for no answer.
+// SendStreamChangeEvent calls "own::StreamChangeEvent" without waiting for a result.
 func (c Own) SendStreamChangeEvent(ctx context.Context, in StreamChangeEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamChangeEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamChangeEvent hands a call of "own::StreamChangeEvent" to a queue.
+// EnqueueStreamChangeEvent adds a call of "own::StreamChangeEvent" to a queue.
 func (c Own) EnqueueStreamChangeEvent(ctx context.Context, queue string, in StreamChangeEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamChangeEvent", in, callOptions(c.Options, opts)...)
 }
@@ -3092,13 +3066,13 @@ func (c Own) StreamChangeEventDetail(ctx context.Context, in StreamChangeEventDe
 	return iii.Call[StreamChangeEventDetailOutput](ctx, c.Client, "own::StreamChangeEventDetail", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamChangeEventDetail sends a call of "own::StreamChangeEventDetail" and waits for
-// no answer.
+// SendStreamChangeEventDetail calls "own::StreamChangeEventDetail" without waiting for a
+// result.
 func (c Own) SendStreamChangeEventDetail(ctx context.Context, in StreamChangeEventDetailInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamChangeEventDetail", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamChangeEventDetail hands a call of "own::StreamChangeEventDetail" to a queue.
+// EnqueueStreamChangeEventDetail adds a call of "own::StreamChangeEventDetail" to a queue.
 func (c Own) EnqueueStreamChangeEventDetail(ctx context.Context, queue string, in StreamChangeEventDetailInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamChangeEventDetail", in, callOptions(c.Options, opts)...)
 }
@@ -3108,13 +3082,13 @@ func (c Own) StreamChannelDirection(ctx context.Context, in StreamChannelDirecti
 	return iii.Call[StreamChannelDirectionOutput](ctx, c.Client, "own::StreamChannelDirection", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamChannelDirection sends a call of "own::StreamChannelDirection" and waits for no
-// answer.
+// SendStreamChannelDirection calls "own::StreamChannelDirection" without waiting for a
+// result.
 func (c Own) SendStreamChannelDirection(ctx context.Context, in StreamChannelDirectionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamChannelDirection", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamChannelDirection hands a call of "own::StreamChannelDirection" to a queue.
+// EnqueueStreamChannelDirection adds a call of "own::StreamChannelDirection" to a queue.
 func (c Own) EnqueueStreamChannelDirection(ctx context.Context, queue string, in StreamChannelDirectionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamChannelDirection", in, callOptions(c.Options, opts)...)
 }
@@ -3124,12 +3098,12 @@ func (c Own) StreamChannelRef(ctx context.Context, in StreamChannelRefInput, opt
 	return iii.Call[StreamChannelRefOutput](ctx, c.Client, "own::StreamChannelRef", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamChannelRef sends a call of "own::StreamChannelRef" and waits for no answer.
+// SendStreamChannelRef calls "own::StreamChannelRef" without waiting for a result.
 func (c Own) SendStreamChannelRef(ctx context.Context, in StreamChannelRefInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamChannelRef", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamChannelRef hands a call of "own::StreamChannelRef" to a queue.
+// EnqueueStreamChannelRef adds a call of "own::StreamChannelRef" to a queue.
 func (c Own) EnqueueStreamChannelRef(ctx context.Context, queue string, in StreamChannelRefInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamChannelRef", in, callOptions(c.Options, opts)...)
 }
@@ -3139,12 +3113,12 @@ func (c Own) StreamCommand(ctx context.Context, in StreamCommandInput, opts ...i
 	return iii.Call[StreamCommandOutput](ctx, c.Client, "own::StreamCommand", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamCommand sends a call of "own::StreamCommand" and waits for no answer.
+// SendStreamCommand calls "own::StreamCommand" without waiting for a result.
 func (c Own) SendStreamCommand(ctx context.Context, in StreamCommandInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamCommand", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamCommand hands a call of "own::StreamCommand" to a queue.
+// EnqueueStreamCommand adds a call of "own::StreamCommand" to a queue.
 func (c Own) EnqueueStreamCommand(ctx context.Context, queue string, in StreamCommandInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamCommand", in, callOptions(c.Options, opts)...)
 }
@@ -3154,12 +3128,12 @@ func (c Own) StreamCommandType(ctx context.Context, in StreamCommandTypeInput, o
 	return iii.Call[StreamCommandTypeOutput](ctx, c.Client, "own::StreamCommandType", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamCommandType sends a call of "own::StreamCommandType" and waits for no answer.
+// SendStreamCommandType calls "own::StreamCommandType" without waiting for a result.
 func (c Own) SendStreamCommandType(ctx context.Context, in StreamCommandTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamCommandType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamCommandType hands a call of "own::StreamCommandType" to a queue.
+// EnqueueStreamCommandType adds a call of "own::StreamCommandType" to a queue.
 func (c Own) EnqueueStreamCommandType(ctx context.Context, queue string, in StreamCommandTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamCommandType", in, callOptions(c.Options, opts)...)
 }
@@ -3169,12 +3143,12 @@ func (c Own) StreamDeleteInput(ctx context.Context, in StreamDeleteInputInput, o
 	return iii.Call[StreamDeleteInputOutput](ctx, c.Client, "own::StreamDeleteInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamDeleteInput sends a call of "own::StreamDeleteInput" and waits for no answer.
+// SendStreamDeleteInput calls "own::StreamDeleteInput" without waiting for a result.
 func (c Own) SendStreamDeleteInput(ctx context.Context, in StreamDeleteInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamDeleteInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamDeleteInput hands a call of "own::StreamDeleteInput" to a queue.
+// EnqueueStreamDeleteInput adds a call of "own::StreamDeleteInput" to a queue.
 func (c Own) EnqueueStreamDeleteInput(ctx context.Context, queue string, in StreamDeleteInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamDeleteInput", in, callOptions(c.Options, opts)...)
 }
@@ -3184,12 +3158,12 @@ func (c Own) StreamDeleteResult(ctx context.Context, in StreamDeleteResultInput,
 	return iii.Call[StreamDeleteResultOutput](ctx, c.Client, "own::StreamDeleteResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamDeleteResult sends a call of "own::StreamDeleteResult" and waits for no answer.
+// SendStreamDeleteResult calls "own::StreamDeleteResult" without waiting for a result.
 func (c Own) SendStreamDeleteResult(ctx context.Context, in StreamDeleteResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamDeleteResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamDeleteResult hands a call of "own::StreamDeleteResult" to a queue.
+// EnqueueStreamDeleteResult adds a call of "own::StreamDeleteResult" to a queue.
 func (c Own) EnqueueStreamDeleteResult(ctx context.Context, queue string, in StreamDeleteResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamDeleteResult", in, callOptions(c.Options, opts)...)
 }
@@ -3199,12 +3173,12 @@ func (c Own) StreamEventType(ctx context.Context, in StreamEventTypeInput, opts 
 	return iii.Call[StreamEventTypeOutput](ctx, c.Client, "own::StreamEventType", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamEventType sends a call of "own::StreamEventType" and waits for no answer.
+// SendStreamEventType calls "own::StreamEventType" without waiting for a result.
 func (c Own) SendStreamEventType(ctx context.Context, in StreamEventTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamEventType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamEventType hands a call of "own::StreamEventType" to a queue.
+// EnqueueStreamEventType adds a call of "own::StreamEventType" to a queue.
 func (c Own) EnqueueStreamEventType(ctx context.Context, queue string, in StreamEventTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamEventType", in, callOptions(c.Options, opts)...)
 }
@@ -3214,12 +3188,12 @@ func (c Own) StreamGetInput(ctx context.Context, in StreamGetInputInput, opts ..
 	return iii.Call[StreamGetInputOutput](ctx, c.Client, "own::StreamGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamGetInput sends a call of "own::StreamGetInput" and waits for no answer.
+// SendStreamGetInput calls "own::StreamGetInput" without waiting for a result.
 func (c Own) SendStreamGetInput(ctx context.Context, in StreamGetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamGetInput hands a call of "own::StreamGetInput" to a queue.
+// EnqueueStreamGetInput adds a call of "own::StreamGetInput" to a queue.
 func (c Own) EnqueueStreamGetInput(ctx context.Context, queue string, in StreamGetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamGetInput", in, callOptions(c.Options, opts)...)
 }
@@ -3229,13 +3203,12 @@ func (c Own) StreamJoinLeaveEvent(ctx context.Context, in StreamJoinLeaveEventIn
 	return iii.Call[StreamJoinLeaveEventOutput](ctx, c.Client, "own::StreamJoinLeaveEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamJoinLeaveEvent sends a call of "own::StreamJoinLeaveEvent" and waits for no
-// answer.
+// SendStreamJoinLeaveEvent calls "own::StreamJoinLeaveEvent" without waiting for a result.
 func (c Own) SendStreamJoinLeaveEvent(ctx context.Context, in StreamJoinLeaveEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamJoinLeaveEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamJoinLeaveEvent hands a call of "own::StreamJoinLeaveEvent" to a queue.
+// EnqueueStreamJoinLeaveEvent adds a call of "own::StreamJoinLeaveEvent" to a queue.
 func (c Own) EnqueueStreamJoinLeaveEvent(ctx context.Context, queue string, in StreamJoinLeaveEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamJoinLeaveEvent", in, callOptions(c.Options, opts)...)
 }
@@ -3245,13 +3218,13 @@ func (c Own) StreamJoinLeaveTriggerConfig(ctx context.Context, in StreamJoinLeav
 	return iii.Call[StreamJoinLeaveTriggerConfigOutput](ctx, c.Client, "own::StreamJoinLeaveTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamJoinLeaveTriggerConfig sends a call of "own::StreamJoinLeaveTriggerConfig" and
-// waits for no answer.
+// SendStreamJoinLeaveTriggerConfig calls "own::StreamJoinLeaveTriggerConfig" without waiting
+// for a result.
 func (c Own) SendStreamJoinLeaveTriggerConfig(ctx context.Context, in StreamJoinLeaveTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamJoinLeaveTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamJoinLeaveTriggerConfig hands a call of "own::StreamJoinLeaveTriggerConfig" to
+// EnqueueStreamJoinLeaveTriggerConfig adds a call of "own::StreamJoinLeaveTriggerConfig" to
 // a queue.
 func (c Own) EnqueueStreamJoinLeaveTriggerConfig(ctx context.Context, queue string, in StreamJoinLeaveTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamJoinLeaveTriggerConfig", in, callOptions(c.Options, opts)...)
@@ -3262,12 +3235,12 @@ func (c Own) StreamJoinResult(ctx context.Context, in StreamJoinResultInput, opt
 	return iii.Call[StreamJoinResultOutput](ctx, c.Client, "own::StreamJoinResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamJoinResult sends a call of "own::StreamJoinResult" and waits for no answer.
+// SendStreamJoinResult calls "own::StreamJoinResult" without waiting for a result.
 func (c Own) SendStreamJoinResult(ctx context.Context, in StreamJoinResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamJoinResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamJoinResult hands a call of "own::StreamJoinResult" to a queue.
+// EnqueueStreamJoinResult adds a call of "own::StreamJoinResult" to a queue.
 func (c Own) EnqueueStreamJoinResult(ctx context.Context, queue string, in StreamJoinResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamJoinResult", in, callOptions(c.Options, opts)...)
 }
@@ -3277,13 +3250,12 @@ func (c Own) StreamListAllResult(ctx context.Context, in StreamListAllResultInpu
 	return iii.Call[StreamListAllResultOutput](ctx, c.Client, "own::StreamListAllResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamListAllResult sends a call of "own::StreamListAllResult" and waits for no
-// answer.
+// SendStreamListAllResult calls "own::StreamListAllResult" without waiting for a result.
 func (c Own) SendStreamListAllResult(ctx context.Context, in StreamListAllResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamListAllResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamListAllResult hands a call of "own::StreamListAllResult" to a queue.
+// EnqueueStreamListAllResult adds a call of "own::StreamListAllResult" to a queue.
 func (c Own) EnqueueStreamListAllResult(ctx context.Context, queue string, in StreamListAllResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamListAllResult", in, callOptions(c.Options, opts)...)
 }
@@ -3293,13 +3265,12 @@ func (c Own) StreamListGroupsInput(ctx context.Context, in StreamListGroupsInput
 	return iii.Call[StreamListGroupsInputOutput](ctx, c.Client, "own::StreamListGroupsInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamListGroupsInput sends a call of "own::StreamListGroupsInput" and waits for no
-// answer.
+// SendStreamListGroupsInput calls "own::StreamListGroupsInput" without waiting for a result.
 func (c Own) SendStreamListGroupsInput(ctx context.Context, in StreamListGroupsInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamListGroupsInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamListGroupsInput hands a call of "own::StreamListGroupsInput" to a queue.
+// EnqueueStreamListGroupsInput adds a call of "own::StreamListGroupsInput" to a queue.
 func (c Own) EnqueueStreamListGroupsInput(ctx context.Context, queue string, in StreamListGroupsInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamListGroupsInput", in, callOptions(c.Options, opts)...)
 }
@@ -3309,12 +3280,12 @@ func (c Own) StreamListInput(ctx context.Context, in StreamListInputInput, opts 
 	return iii.Call[StreamListInputOutput](ctx, c.Client, "own::StreamListInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamListInput sends a call of "own::StreamListInput" and waits for no answer.
+// SendStreamListInput calls "own::StreamListInput" without waiting for a result.
 func (c Own) SendStreamListInput(ctx context.Context, in StreamListInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamListInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamListInput hands a call of "own::StreamListInput" to a queue.
+// EnqueueStreamListInput adds a call of "own::StreamListInput" to a queue.
 func (c Own) EnqueueStreamListInput(ctx context.Context, queue string, in StreamListInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamListInput", in, callOptions(c.Options, opts)...)
 }
@@ -3324,12 +3295,12 @@ func (c Own) StreamMessage(ctx context.Context, in StreamMessageInput, opts ...i
 	return iii.Call[StreamMessageOutput](ctx, c.Client, "own::StreamMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamMessage sends a call of "own::StreamMessage" and waits for no answer.
+// SendStreamMessage calls "own::StreamMessage" without waiting for a result.
 func (c Own) SendStreamMessage(ctx context.Context, in StreamMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamMessage hands a call of "own::StreamMessage" to a queue.
+// EnqueueStreamMessage adds a call of "own::StreamMessage" to a queue.
 func (c Own) EnqueueStreamMessage(ctx context.Context, queue string, in StreamMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamMessage", in, callOptions(c.Options, opts)...)
 }
@@ -3339,12 +3310,12 @@ func (c Own) StreamSendInput(ctx context.Context, in StreamSendInputInput, opts 
 	return iii.Call[StreamSendInputOutput](ctx, c.Client, "own::StreamSendInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamSendInput sends a call of "own::StreamSendInput" and waits for no answer.
+// SendStreamSendInput calls "own::StreamSendInput" without waiting for a result.
 func (c Own) SendStreamSendInput(ctx context.Context, in StreamSendInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamSendInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamSendInput hands a call of "own::StreamSendInput" to a queue.
+// EnqueueStreamSendInput adds a call of "own::StreamSendInput" to a queue.
 func (c Own) EnqueueStreamSendInput(ctx context.Context, queue string, in StreamSendInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamSendInput", in, callOptions(c.Options, opts)...)
 }
@@ -3354,12 +3325,12 @@ func (c Own) StreamSetInput(ctx context.Context, in StreamSetInputInput, opts ..
 	return iii.Call[StreamSetInputOutput](ctx, c.Client, "own::StreamSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamSetInput sends a call of "own::StreamSetInput" and waits for no answer.
+// SendStreamSetInput calls "own::StreamSetInput" without waiting for a result.
 func (c Own) SendStreamSetInput(ctx context.Context, in StreamSetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamSetInput hands a call of "own::StreamSetInput" to a queue.
+// EnqueueStreamSetInput adds a call of "own::StreamSetInput" to a queue.
 func (c Own) EnqueueStreamSetInput(ctx context.Context, queue string, in StreamSetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamSetInput", in, callOptions(c.Options, opts)...)
 }
@@ -3369,12 +3340,12 @@ func (c Own) StreamSetResult(ctx context.Context, in StreamSetResultInput, opts 
 	return iii.Call[StreamSetResultOutput](ctx, c.Client, "own::StreamSetResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamSetResult sends a call of "own::StreamSetResult" and waits for no answer.
+// SendStreamSetResult calls "own::StreamSetResult" without waiting for a result.
 func (c Own) SendStreamSetResult(ctx context.Context, in StreamSetResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamSetResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamSetResult hands a call of "own::StreamSetResult" to a queue.
+// EnqueueStreamSetResult adds a call of "own::StreamSetResult" to a queue.
 func (c Own) EnqueueStreamSetResult(ctx context.Context, queue string, in StreamSetResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamSetResult", in, callOptions(c.Options, opts)...)
 }
@@ -3384,12 +3355,12 @@ func (c Own) StreamSubscription(ctx context.Context, in StreamSubscriptionInput,
 	return iii.Call[StreamSubscriptionOutput](ctx, c.Client, "own::StreamSubscription", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamSubscription sends a call of "own::StreamSubscription" and waits for no answer.
+// SendStreamSubscription calls "own::StreamSubscription" without waiting for a result.
 func (c Own) SendStreamSubscription(ctx context.Context, in StreamSubscriptionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamSubscription", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamSubscription hands a call of "own::StreamSubscription" to a queue.
+// EnqueueStreamSubscription adds a call of "own::StreamSubscription" to a queue.
 func (c Own) EnqueueStreamSubscription(ctx context.Context, queue string, in StreamSubscriptionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamSubscription", in, callOptions(c.Options, opts)...)
 }
@@ -3399,12 +3370,12 @@ func (c Own) StreamSummary(ctx context.Context, in StreamSummaryInput, opts ...i
 	return iii.Call[StreamSummaryOutput](ctx, c.Client, "own::StreamSummary", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamSummary sends a call of "own::StreamSummary" and waits for no answer.
+// SendStreamSummary calls "own::StreamSummary" without waiting for a result.
 func (c Own) SendStreamSummary(ctx context.Context, in StreamSummaryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamSummary", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamSummary hands a call of "own::StreamSummary" to a queue.
+// EnqueueStreamSummary adds a call of "own::StreamSummary" to a queue.
 func (c Own) EnqueueStreamSummary(ctx context.Context, queue string, in StreamSummaryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamSummary", in, callOptions(c.Options, opts)...)
 }
@@ -3414,13 +3385,12 @@ func (c Own) StreamTriggerConfig(ctx context.Context, in StreamTriggerConfigInpu
 	return iii.Call[StreamTriggerConfigOutput](ctx, c.Client, "own::StreamTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamTriggerConfig sends a call of "own::StreamTriggerConfig" and waits for no
-// answer.
+// SendStreamTriggerConfig calls "own::StreamTriggerConfig" without waiting for a result.
 func (c Own) SendStreamTriggerConfig(ctx context.Context, in StreamTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamTriggerConfig hands a call of "own::StreamTriggerConfig" to a queue.
+// EnqueueStreamTriggerConfig adds a call of "own::StreamTriggerConfig" to a queue.
 func (c Own) EnqueueStreamTriggerConfig(ctx context.Context, queue string, in StreamTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -3430,12 +3400,12 @@ func (c Own) StreamUpdateInput(ctx context.Context, in StreamUpdateInputInput, o
 	return iii.Call[StreamUpdateInputOutput](ctx, c.Client, "own::StreamUpdateInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamUpdateInput sends a call of "own::StreamUpdateInput" and waits for no answer.
+// SendStreamUpdateInput calls "own::StreamUpdateInput" without waiting for a result.
 func (c Own) SendStreamUpdateInput(ctx context.Context, in StreamUpdateInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamUpdateInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamUpdateInput hands a call of "own::StreamUpdateInput" to a queue.
+// EnqueueStreamUpdateInput adds a call of "own::StreamUpdateInput" to a queue.
 func (c Own) EnqueueStreamUpdateInput(ctx context.Context, queue string, in StreamUpdateInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamUpdateInput", in, callOptions(c.Options, opts)...)
 }
@@ -3445,12 +3415,12 @@ func (c Own) StreamUpdateResult(ctx context.Context, in StreamUpdateResultInput,
 	return iii.Call[StreamUpdateResultOutput](ctx, c.Client, "own::StreamUpdateResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamUpdateResult sends a call of "own::StreamUpdateResult" and waits for no answer.
+// SendStreamUpdateResult calls "own::StreamUpdateResult" without waiting for a result.
 func (c Own) SendStreamUpdateResult(ctx context.Context, in StreamUpdateResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamUpdateResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamUpdateResult hands a call of "own::StreamUpdateResult" to a queue.
+// EnqueueStreamUpdateResult adds a call of "own::StreamUpdateResult" to a queue.
 func (c Own) EnqueueStreamUpdateResult(ctx context.Context, queue string, in StreamUpdateResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamUpdateResult", in, callOptions(c.Options, opts)...)
 }
@@ -3460,13 +3430,13 @@ func (c Own) SubscribeTriggerConfig(ctx context.Context, in SubscribeTriggerConf
 	return iii.Call[SubscribeTriggerConfigOutput](ctx, c.Client, "own::SubscribeTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendSubscribeTriggerConfig sends a call of "own::SubscribeTriggerConfig" and waits for no
-// answer.
+// SendSubscribeTriggerConfig calls "own::SubscribeTriggerConfig" without waiting for a
+// result.
 func (c Own) SendSubscribeTriggerConfig(ctx context.Context, in SubscribeTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::SubscribeTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueSubscribeTriggerConfig hands a call of "own::SubscribeTriggerConfig" to a queue.
+// EnqueueSubscribeTriggerConfig adds a call of "own::SubscribeTriggerConfig" to a queue.
 func (c Own) EnqueueSubscribeTriggerConfig(ctx context.Context, queue string, in SubscribeTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::SubscribeTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -3476,12 +3446,12 @@ func (c Own) TopicStats(ctx context.Context, in TopicStatsInput, opts ...iii.Cal
 	return iii.Call[TopicStatsOutput](ctx, c.Client, "own::TopicStats", in, callOptions(c.Options, opts)...)
 }
 
-// SendTopicStats sends a call of "own::TopicStats" and waits for no answer.
+// SendTopicStats calls "own::TopicStats" without waiting for a result.
 func (c Own) SendTopicStats(ctx context.Context, in TopicStatsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TopicStats", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTopicStats hands a call of "own::TopicStats" to a queue.
+// EnqueueTopicStats adds a call of "own::TopicStats" to a queue.
 func (c Own) EnqueueTopicStats(ctx context.Context, queue string, in TopicStatsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TopicStats", in, callOptions(c.Options, opts)...)
 }
@@ -3491,12 +3461,12 @@ func (c Own) TopicStatsInput(ctx context.Context, in TopicStatsInputInput, opts 
 	return iii.Call[TopicStatsInputOutput](ctx, c.Client, "own::TopicStatsInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendTopicStatsInput sends a call of "own::TopicStatsInput" and waits for no answer.
+// SendTopicStatsInput calls "own::TopicStatsInput" without waiting for a result.
 func (c Own) SendTopicStatsInput(ctx context.Context, in TopicStatsInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TopicStatsInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTopicStatsInput hands a call of "own::TopicStatsInput" to a queue.
+// EnqueueTopicStatsInput adds a call of "own::TopicStatsInput" to a queue.
 func (c Own) EnqueueTopicStatsInput(ctx context.Context, queue string, in TopicStatsInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TopicStatsInput", in, callOptions(c.Options, opts)...)
 }
@@ -3506,12 +3476,12 @@ func (c Own) TopicSummary(ctx context.Context, in TopicSummaryInput, opts ...iii
 	return iii.Call[TopicSummaryOutput](ctx, c.Client, "own::TopicSummary", in, callOptions(c.Options, opts)...)
 }
 
-// SendTopicSummary sends a call of "own::TopicSummary" and waits for no answer.
+// SendTopicSummary calls "own::TopicSummary" without waiting for a result.
 func (c Own) SendTopicSummary(ctx context.Context, in TopicSummaryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TopicSummary", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTopicSummary hands a call of "own::TopicSummary" to a queue.
+// EnqueueTopicSummary adds a call of "own::TopicSummary" to a queue.
 func (c Own) EnqueueTopicSummary(ctx context.Context, queue string, in TopicSummaryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TopicSummary", in, callOptions(c.Options, opts)...)
 }
@@ -3521,12 +3491,12 @@ func (c Own) TraceEvent(ctx context.Context, in TraceEventInput, opts ...iii.Cal
 	return iii.Call[TraceEventOutput](ctx, c.Client, "own::TraceEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendTraceEvent sends a call of "own::TraceEvent" and waits for no answer.
+// SendTraceEvent calls "own::TraceEvent" without waiting for a result.
 func (c Own) SendTraceEvent(ctx context.Context, in TraceEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TraceEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTraceEvent hands a call of "own::TraceEvent" to a queue.
+// EnqueueTraceEvent adds a call of "own::TraceEvent" to a queue.
 func (c Own) EnqueueTraceEvent(ctx context.Context, queue string, in TraceEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TraceEvent", in, callOptions(c.Options, opts)...)
 }
@@ -3536,12 +3506,12 @@ func (c Own) TraceGroup(ctx context.Context, in TraceGroupInput, opts ...iii.Cal
 	return iii.Call[TraceGroupOutput](ctx, c.Client, "own::TraceGroup", in, callOptions(c.Options, opts)...)
 }
 
-// SendTraceGroup sends a call of "own::TraceGroup" and waits for no answer.
+// SendTraceGroup calls "own::TraceGroup" without waiting for a result.
 func (c Own) SendTraceGroup(ctx context.Context, in TraceGroupInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TraceGroup", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTraceGroup hands a call of "own::TraceGroup" to a queue.
+// EnqueueTraceGroup adds a call of "own::TraceGroup" to a queue.
 func (c Own) EnqueueTraceGroup(ctx context.Context, queue string, in TraceGroupInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TraceGroup", in, callOptions(c.Options, opts)...)
 }
@@ -3551,12 +3521,12 @@ func (c Own) TraceNode(ctx context.Context, in TraceNodeInput, opts ...iii.CallO
 	return iii.Call[TraceNodeOutput](ctx, c.Client, "own::TraceNode", in, callOptions(c.Options, opts)...)
 }
 
-// SendTraceNode sends a call of "own::TraceNode" and waits for no answer.
+// SendTraceNode calls "own::TraceNode" without waiting for a result.
 func (c Own) SendTraceNode(ctx context.Context, in TraceNodeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TraceNode", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTraceNode hands a call of "own::TraceNode" to a queue.
+// EnqueueTraceNode adds a call of "own::TraceNode" to a queue.
 func (c Own) EnqueueTraceNode(ctx context.Context, queue string, in TraceNodeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TraceNode", in, callOptions(c.Options, opts)...)
 }
@@ -3566,12 +3536,12 @@ func (c Own) TraceStorage(ctx context.Context, in TraceStorageInput, opts ...iii
 	return iii.Call[TraceStorageOutput](ctx, c.Client, "own::TraceStorage", in, callOptions(c.Options, opts)...)
 }
 
-// SendTraceStorage sends a call of "own::TraceStorage" and waits for no answer.
+// SendTraceStorage calls "own::TraceStorage" without waiting for a result.
 func (c Own) SendTraceStorage(ctx context.Context, in TraceStorageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TraceStorage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTraceStorage hands a call of "own::TraceStorage" to a queue.
+// EnqueueTraceStorage adds a call of "own::TraceStorage" to a queue.
 func (c Own) EnqueueTraceStorage(ctx context.Context, queue string, in TraceStorageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TraceStorage", in, callOptions(c.Options, opts)...)
 }
@@ -3581,12 +3551,12 @@ func (c Own) TraceTriggerConfig(ctx context.Context, in TraceTriggerConfigInput,
 	return iii.Call[TraceTriggerConfigOutput](ctx, c.Client, "own::TraceTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendTraceTriggerConfig sends a call of "own::TraceTriggerConfig" and waits for no answer.
+// SendTraceTriggerConfig calls "own::TraceTriggerConfig" without waiting for a result.
 func (c Own) SendTraceTriggerConfig(ctx context.Context, in TraceTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TraceTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTraceTriggerConfig hands a call of "own::TraceTriggerConfig" to a queue.
+// EnqueueTraceTriggerConfig adds a call of "own::TraceTriggerConfig" to a queue.
 func (c Own) EnqueueTraceTriggerConfig(ctx context.Context, queue string, in TraceTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TraceTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -3596,12 +3566,12 @@ func (c Own) TracesGroupByInput(ctx context.Context, in TracesGroupByInputInput,
 	return iii.Call[TracesGroupByInputOutput](ctx, c.Client, "own::TracesGroupByInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendTracesGroupByInput sends a call of "own::TracesGroupByInput" and waits for no answer.
+// SendTracesGroupByInput calls "own::TracesGroupByInput" without waiting for a result.
 func (c Own) SendTracesGroupByInput(ctx context.Context, in TracesGroupByInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TracesGroupByInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTracesGroupByInput hands a call of "own::TracesGroupByInput" to a queue.
+// EnqueueTracesGroupByInput adds a call of "own::TracesGroupByInput" to a queue.
 func (c Own) EnqueueTracesGroupByInput(ctx context.Context, queue string, in TracesGroupByInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TracesGroupByInput", in, callOptions(c.Options, opts)...)
 }
@@ -3611,13 +3581,12 @@ func (c Own) TracesGroupByResult(ctx context.Context, in TracesGroupByResultInpu
 	return iii.Call[TracesGroupByResultOutput](ctx, c.Client, "own::TracesGroupByResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendTracesGroupByResult sends a call of "own::TracesGroupByResult" and waits for no
-// answer.
+// SendTracesGroupByResult calls "own::TracesGroupByResult" without waiting for a result.
 func (c Own) SendTracesGroupByResult(ctx context.Context, in TracesGroupByResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TracesGroupByResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTracesGroupByResult hands a call of "own::TracesGroupByResult" to a queue.
+// EnqueueTracesGroupByResult adds a call of "own::TracesGroupByResult" to a queue.
 func (c Own) EnqueueTracesGroupByResult(ctx context.Context, queue string, in TracesGroupByResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TracesGroupByResult", in, callOptions(c.Options, opts)...)
 }
@@ -3627,12 +3596,12 @@ func (c Own) TracesListInput(ctx context.Context, in TracesListInputInput, opts 
 	return iii.Call[TracesListInputOutput](ctx, c.Client, "own::TracesListInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendTracesListInput sends a call of "own::TracesListInput" and waits for no answer.
+// SendTracesListInput calls "own::TracesListInput" without waiting for a result.
 func (c Own) SendTracesListInput(ctx context.Context, in TracesListInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TracesListInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTracesListInput hands a call of "own::TracesListInput" to a queue.
+// EnqueueTracesListInput adds a call of "own::TracesListInput" to a queue.
 func (c Own) EnqueueTracesListInput(ctx context.Context, queue string, in TracesListInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TracesListInput", in, callOptions(c.Options, opts)...)
 }
@@ -3642,12 +3611,12 @@ func (c Own) TracesListResult(ctx context.Context, in TracesListResultInput, opt
 	return iii.Call[TracesListResultOutput](ctx, c.Client, "own::TracesListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendTracesListResult sends a call of "own::TracesListResult" and waits for no answer.
+// SendTracesListResult calls "own::TracesListResult" without waiting for a result.
 func (c Own) SendTracesListResult(ctx context.Context, in TracesListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TracesListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTracesListResult hands a call of "own::TracesListResult" to a queue.
+// EnqueueTracesListResult adds a call of "own::TracesListResult" to a queue.
 func (c Own) EnqueueTracesListResult(ctx context.Context, queue string, in TracesListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TracesListResult", in, callOptions(c.Options, opts)...)
 }
@@ -3657,12 +3626,12 @@ func (c Own) TracesTreeInput(ctx context.Context, in TracesTreeInputInput, opts 
 	return iii.Call[TracesTreeInputOutput](ctx, c.Client, "own::TracesTreeInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendTracesTreeInput sends a call of "own::TracesTreeInput" and waits for no answer.
+// SendTracesTreeInput calls "own::TracesTreeInput" without waiting for a result.
 func (c Own) SendTracesTreeInput(ctx context.Context, in TracesTreeInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TracesTreeInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTracesTreeInput hands a call of "own::TracesTreeInput" to a queue.
+// EnqueueTracesTreeInput adds a call of "own::TracesTreeInput" to a queue.
 func (c Own) EnqueueTracesTreeInput(ctx context.Context, queue string, in TracesTreeInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TracesTreeInput", in, callOptions(c.Options, opts)...)
 }
@@ -3672,12 +3641,12 @@ func (c Own) TracesTreeResult(ctx context.Context, in TracesTreeResultInput, opt
 	return iii.Call[TracesTreeResultOutput](ctx, c.Client, "own::TracesTreeResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendTracesTreeResult sends a call of "own::TracesTreeResult" and waits for no answer.
+// SendTracesTreeResult calls "own::TracesTreeResult" without waiting for a result.
 func (c Own) SendTracesTreeResult(ctx context.Context, in TracesTreeResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TracesTreeResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTracesTreeResult hands a call of "own::TracesTreeResult" to a queue.
+// EnqueueTracesTreeResult adds a call of "own::TracesTreeResult" to a queue.
 func (c Own) EnqueueTracesTreeResult(ctx context.Context, queue string, in TracesTreeResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TracesTreeResult", in, callOptions(c.Options, opts)...)
 }
@@ -3687,12 +3656,12 @@ func (c Own) TriggerAction(ctx context.Context, in TriggerActionInput, opts ...i
 	return iii.Call[TriggerActionOutput](ctx, c.Client, "own::TriggerAction", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerAction sends a call of "own::TriggerAction" and waits for no answer.
+// SendTriggerAction calls "own::TriggerAction" without waiting for a result.
 func (c Own) SendTriggerAction(ctx context.Context, in TriggerActionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerAction", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerAction hands a call of "own::TriggerAction" to a queue.
+// EnqueueTriggerAction adds a call of "own::TriggerAction" to a queue.
 func (c Own) EnqueueTriggerAction(ctx context.Context, queue string, in TriggerActionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerAction", in, callOptions(c.Options, opts)...)
 }
@@ -3702,12 +3671,12 @@ func (c Own) TriggerActionType(ctx context.Context, in TriggerActionTypeInput, o
 	return iii.Call[TriggerActionTypeOutput](ctx, c.Client, "own::TriggerActionType", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerActionType sends a call of "own::TriggerActionType" and waits for no answer.
+// SendTriggerActionType calls "own::TriggerActionType" without waiting for a result.
 func (c Own) SendTriggerActionType(ctx context.Context, in TriggerActionTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerActionType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerActionType hands a call of "own::TriggerActionType" to a queue.
+// EnqueueTriggerActionType adds a call of "own::TriggerActionType" to a queue.
 func (c Own) EnqueueTriggerActionType(ctx context.Context, queue string, in TriggerActionTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerActionType", in, callOptions(c.Options, opts)...)
 }
@@ -3717,12 +3686,12 @@ func (c Own) TriggerDetail(ctx context.Context, in TriggerDetailInput, opts ...i
 	return iii.Call[TriggerDetailOutput](ctx, c.Client, "own::TriggerDetail", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerDetail sends a call of "own::TriggerDetail" and waits for no answer.
+// SendTriggerDetail calls "own::TriggerDetail" without waiting for a result.
 func (c Own) SendTriggerDetail(ctx context.Context, in TriggerDetailInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerDetail", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerDetail hands a call of "own::TriggerDetail" to a queue.
+// EnqueueTriggerDetail adds a call of "own::TriggerDetail" to a queue.
 func (c Own) EnqueueTriggerDetail(ctx context.Context, queue string, in TriggerDetailInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerDetail", in, callOptions(c.Options, opts)...)
 }
@@ -3732,12 +3701,12 @@ func (c Own) TriggerFilter(ctx context.Context, in TriggerFilterInput, opts ...i
 	return iii.Call[TriggerFilterOutput](ctx, c.Client, "own::TriggerFilter", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerFilter sends a call of "own::TriggerFilter" and waits for no answer.
+// SendTriggerFilter calls "own::TriggerFilter" without waiting for a result.
 func (c Own) SendTriggerFilter(ctx context.Context, in TriggerFilterInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerFilter", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerFilter hands a call of "own::TriggerFilter" to a queue.
+// EnqueueTriggerFilter adds a call of "own::TriggerFilter" to a queue.
 func (c Own) EnqueueTriggerFilter(ctx context.Context, queue string, in TriggerFilterInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerFilter", in, callOptions(c.Options, opts)...)
 }
@@ -3747,12 +3716,12 @@ func (c Own) TriggerInfoInput(ctx context.Context, in TriggerInfoInputInput, opt
 	return iii.Call[TriggerInfoInputOutput](ctx, c.Client, "own::TriggerInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerInfoInput sends a call of "own::TriggerInfoInput" and waits for no answer.
+// SendTriggerInfoInput calls "own::TriggerInfoInput" without waiting for a result.
 func (c Own) SendTriggerInfoInput(ctx context.Context, in TriggerInfoInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerInfoInput hands a call of "own::TriggerInfoInput" to a queue.
+// EnqueueTriggerInfoInput adds a call of "own::TriggerInfoInput" to a queue.
 func (c Own) EnqueueTriggerInfoInput(ctx context.Context, queue string, in TriggerInfoInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerInfoInput", in, callOptions(c.Options, opts)...)
 }
@@ -3763,13 +3732,13 @@ func (c Own) TriggerRegistrationResultMessage(ctx context.Context, in TriggerReg
 	return iii.Call[TriggerRegistrationResultMessageOutput](ctx, c.Client, "own::TriggerRegistrationResultMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerRegistrationResultMessage sends a call of
-// "own::TriggerRegistrationResultMessage" and waits for no answer.
+// SendTriggerRegistrationResultMessage calls "own::TriggerRegistrationResultMessage" without
+// waiting for a result.
 func (c Own) SendTriggerRegistrationResultMessage(ctx context.Context, in TriggerRegistrationResultMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerRegistrationResultMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerRegistrationResultMessage hands a call of
+// EnqueueTriggerRegistrationResultMessage adds a call of
 // "own::TriggerRegistrationResultMessage" to a queue.
 func (c Own) EnqueueTriggerRegistrationResultMessage(ctx context.Context, queue string, in TriggerRegistrationResultMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerRegistrationResultMessage", in, callOptions(c.Options, opts)...)
@@ -3780,12 +3749,12 @@ func (c Own) TriggerSummary(ctx context.Context, in TriggerSummaryInput, opts ..
 	return iii.Call[TriggerSummaryOutput](ctx, c.Client, "own::TriggerSummary", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerSummary sends a call of "own::TriggerSummary" and waits for no answer.
+// SendTriggerSummary calls "own::TriggerSummary" without waiting for a result.
 func (c Own) SendTriggerSummary(ctx context.Context, in TriggerSummaryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerSummary", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerSummary hands a call of "own::TriggerSummary" to a queue.
+// EnqueueTriggerSummary adds a call of "own::TriggerSummary" to a queue.
 func (c Own) EnqueueTriggerSummary(ctx context.Context, queue string, in TriggerSummaryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerSummary", in, callOptions(c.Options, opts)...)
 }
@@ -3795,12 +3764,12 @@ func (c Own) TriggerTypeDetail(ctx context.Context, in TriggerTypeDetailInput, o
 	return iii.Call[TriggerTypeDetailOutput](ctx, c.Client, "own::TriggerTypeDetail", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerTypeDetail sends a call of "own::TriggerTypeDetail" and waits for no answer.
+// SendTriggerTypeDetail calls "own::TriggerTypeDetail" without waiting for a result.
 func (c Own) SendTriggerTypeDetail(ctx context.Context, in TriggerTypeDetailInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerTypeDetail", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerTypeDetail hands a call of "own::TriggerTypeDetail" to a queue.
+// EnqueueTriggerTypeDetail adds a call of "own::TriggerTypeDetail" to a queue.
 func (c Own) EnqueueTriggerTypeDetail(ctx context.Context, queue string, in TriggerTypeDetailInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerTypeDetail", in, callOptions(c.Options, opts)...)
 }
@@ -3810,12 +3779,12 @@ func (c Own) TriggerTypeFilter(ctx context.Context, in TriggerTypeFilterInput, o
 	return iii.Call[TriggerTypeFilterOutput](ctx, c.Client, "own::TriggerTypeFilter", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerTypeFilter sends a call of "own::TriggerTypeFilter" and waits for no answer.
+// SendTriggerTypeFilter calls "own::TriggerTypeFilter" without waiting for a result.
 func (c Own) SendTriggerTypeFilter(ctx context.Context, in TriggerTypeFilterInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerTypeFilter", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerTypeFilter hands a call of "own::TriggerTypeFilter" to a queue.
+// EnqueueTriggerTypeFilter adds a call of "own::TriggerTypeFilter" to a queue.
 func (c Own) EnqueueTriggerTypeFilter(ctx context.Context, queue string, in TriggerTypeFilterInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerTypeFilter", in, callOptions(c.Options, opts)...)
 }
@@ -3825,13 +3794,12 @@ func (c Own) TriggerTypeInfoInput(ctx context.Context, in TriggerTypeInfoInputIn
 	return iii.Call[TriggerTypeInfoInputOutput](ctx, c.Client, "own::TriggerTypeInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerTypeInfoInput sends a call of "own::TriggerTypeInfoInput" and waits for no
-// answer.
+// SendTriggerTypeInfoInput calls "own::TriggerTypeInfoInput" without waiting for a result.
 func (c Own) SendTriggerTypeInfoInput(ctx context.Context, in TriggerTypeInfoInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerTypeInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerTypeInfoInput hands a call of "own::TriggerTypeInfoInput" to a queue.
+// EnqueueTriggerTypeInfoInput adds a call of "own::TriggerTypeInfoInput" to a queue.
 func (c Own) EnqueueTriggerTypeInfoInput(ctx context.Context, queue string, in TriggerTypeInfoInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerTypeInfoInput", in, callOptions(c.Options, opts)...)
 }
@@ -3841,12 +3809,12 @@ func (c Own) TriggerTypeSummary(ctx context.Context, in TriggerTypeSummaryInput,
 	return iii.Call[TriggerTypeSummaryOutput](ctx, c.Client, "own::TriggerTypeSummary", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerTypeSummary sends a call of "own::TriggerTypeSummary" and waits for no answer.
+// SendTriggerTypeSummary calls "own::TriggerTypeSummary" without waiting for a result.
 func (c Own) SendTriggerTypeSummary(ctx context.Context, in TriggerTypeSummaryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerTypeSummary", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerTypeSummary hands a call of "own::TriggerTypeSummary" to a queue.
+// EnqueueTriggerTypeSummary adds a call of "own::TriggerTypeSummary" to a queue.
 func (c Own) EnqueueTriggerTypeSummary(ctx context.Context, queue string, in TriggerTypeSummaryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerTypeSummary", in, callOptions(c.Options, opts)...)
 }
@@ -3856,13 +3824,13 @@ func (c Own) TriggerTypesListResult(ctx context.Context, in TriggerTypesListResu
 	return iii.Call[TriggerTypesListResultOutput](ctx, c.Client, "own::TriggerTypesListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerTypesListResult sends a call of "own::TriggerTypesListResult" and waits for no
-// answer.
+// SendTriggerTypesListResult calls "own::TriggerTypesListResult" without waiting for a
+// result.
 func (c Own) SendTriggerTypesListResult(ctx context.Context, in TriggerTypesListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerTypesListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerTypesListResult hands a call of "own::TriggerTypesListResult" to a queue.
+// EnqueueTriggerTypesListResult adds a call of "own::TriggerTypesListResult" to a queue.
 func (c Own) EnqueueTriggerTypesListResult(ctx context.Context, queue string, in TriggerTypesListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerTypesListResult", in, callOptions(c.Options, opts)...)
 }
@@ -3872,12 +3840,12 @@ func (c Own) TriggersListResult(ctx context.Context, in TriggersListResultInput,
 	return iii.Call[TriggersListResultOutput](ctx, c.Client, "own::TriggersListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggersListResult sends a call of "own::TriggersListResult" and waits for no answer.
+// SendTriggersListResult calls "own::TriggersListResult" without waiting for a result.
 func (c Own) SendTriggersListResult(ctx context.Context, in TriggersListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggersListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggersListResult hands a call of "own::TriggersListResult" to a queue.
+// EnqueueTriggersListResult adds a call of "own::TriggersListResult" to a queue.
 func (c Own) EnqueueTriggersListResult(ctx context.Context, queue string, in TriggersListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggersListResult", in, callOptions(c.Options, opts)...)
 }
@@ -3887,12 +3855,12 @@ func (c Own) UnobserveMessage(ctx context.Context, in UnobserveMessageInput, opt
 	return iii.Call[UnobserveMessageOutput](ctx, c.Client, "own::UnobserveMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnobserveMessage sends a call of "own::UnobserveMessage" and waits for no answer.
+// SendUnobserveMessage calls "own::UnobserveMessage" without waiting for a result.
 func (c Own) SendUnobserveMessage(ctx context.Context, in UnobserveMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UnobserveMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnobserveMessage hands a call of "own::UnobserveMessage" to a queue.
+// EnqueueUnobserveMessage adds a call of "own::UnobserveMessage" to a queue.
 func (c Own) EnqueueUnobserveMessage(ctx context.Context, queue string, in UnobserveMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UnobserveMessage", in, callOptions(c.Options, opts)...)
 }
@@ -3902,13 +3870,13 @@ func (c Own) UnregisterFunctionMessage(ctx context.Context, in UnregisterFunctio
 	return iii.Call[UnregisterFunctionMessageOutput](ctx, c.Client, "own::UnregisterFunctionMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnregisterFunctionMessage sends a call of "own::UnregisterFunctionMessage" and waits
-// for no answer.
+// SendUnregisterFunctionMessage calls "own::UnregisterFunctionMessage" without waiting for a
+// result.
 func (c Own) SendUnregisterFunctionMessage(ctx context.Context, in UnregisterFunctionMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UnregisterFunctionMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnregisterFunctionMessage hands a call of "own::UnregisterFunctionMessage" to a
+// EnqueueUnregisterFunctionMessage adds a call of "own::UnregisterFunctionMessage" to a
 // queue.
 func (c Own) EnqueueUnregisterFunctionMessage(ctx context.Context, queue string, in UnregisterFunctionMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UnregisterFunctionMessage", in, callOptions(c.Options, opts)...)
@@ -3919,13 +3887,13 @@ func (c Own) UnregisterTriggerInput(ctx context.Context, in UnregisterTriggerInp
 	return iii.Call[UnregisterTriggerInputOutput](ctx, c.Client, "own::UnregisterTriggerInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnregisterTriggerInput sends a call of "own::UnregisterTriggerInput" and waits for no
-// answer.
+// SendUnregisterTriggerInput calls "own::UnregisterTriggerInput" without waiting for a
+// result.
 func (c Own) SendUnregisterTriggerInput(ctx context.Context, in UnregisterTriggerInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UnregisterTriggerInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnregisterTriggerInput hands a call of "own::UnregisterTriggerInput" to a queue.
+// EnqueueUnregisterTriggerInput adds a call of "own::UnregisterTriggerInput" to a queue.
 func (c Own) EnqueueUnregisterTriggerInput(ctx context.Context, queue string, in UnregisterTriggerInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UnregisterTriggerInput", in, callOptions(c.Options, opts)...)
 }
@@ -3935,14 +3903,13 @@ func (c Own) UnregisterTriggerMessage(ctx context.Context, in UnregisterTriggerM
 	return iii.Call[UnregisterTriggerMessageOutput](ctx, c.Client, "own::UnregisterTriggerMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnregisterTriggerMessage sends a call of "own::UnregisterTriggerMessage" and waits for
-// no answer.
+// SendUnregisterTriggerMessage calls "own::UnregisterTriggerMessage" without waiting for a
+// result.
 func (c Own) SendUnregisterTriggerMessage(ctx context.Context, in UnregisterTriggerMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UnregisterTriggerMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnregisterTriggerMessage hands a call of "own::UnregisterTriggerMessage" to a
-// queue.
+// EnqueueUnregisterTriggerMessage adds a call of "own::UnregisterTriggerMessage" to a queue.
 func (c Own) EnqueueUnregisterTriggerMessage(ctx context.Context, queue string, in UnregisterTriggerMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UnregisterTriggerMessage", in, callOptions(c.Options, opts)...)
 }
@@ -3952,13 +3919,13 @@ func (c Own) UnregisterTriggerResult(ctx context.Context, in UnregisterTriggerRe
 	return iii.Call[UnregisterTriggerResultOutput](ctx, c.Client, "own::UnregisterTriggerResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnregisterTriggerResult sends a call of "own::UnregisterTriggerResult" and waits for
-// no answer.
+// SendUnregisterTriggerResult calls "own::UnregisterTriggerResult" without waiting for a
+// result.
 func (c Own) SendUnregisterTriggerResult(ctx context.Context, in UnregisterTriggerResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UnregisterTriggerResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnregisterTriggerResult hands a call of "own::UnregisterTriggerResult" to a queue.
+// EnqueueUnregisterTriggerResult adds a call of "own::UnregisterTriggerResult" to a queue.
 func (c Own) EnqueueUnregisterTriggerResult(ctx context.Context, queue string, in UnregisterTriggerResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UnregisterTriggerResult", in, callOptions(c.Options, opts)...)
 }
@@ -3968,12 +3935,12 @@ func (c Own) UpdateAppend(ctx context.Context, in UpdateAppendInput, opts ...iii
 	return iii.Call[UpdateAppendOutput](ctx, c.Client, "own::UpdateAppend", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateAppend sends a call of "own::UpdateAppend" and waits for no answer.
+// SendUpdateAppend calls "own::UpdateAppend" without waiting for a result.
 func (c Own) SendUpdateAppend(ctx context.Context, in UpdateAppendInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateAppend", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateAppend hands a call of "own::UpdateAppend" to a queue.
+// EnqueueUpdateAppend adds a call of "own::UpdateAppend" to a queue.
 func (c Own) EnqueueUpdateAppend(ctx context.Context, queue string, in UpdateAppendInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateAppend", in, callOptions(c.Options, opts)...)
 }
@@ -3983,12 +3950,12 @@ func (c Own) UpdateDecrement(ctx context.Context, in UpdateDecrementInput, opts 
 	return iii.Call[UpdateDecrementOutput](ctx, c.Client, "own::UpdateDecrement", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateDecrement sends a call of "own::UpdateDecrement" and waits for no answer.
+// SendUpdateDecrement calls "own::UpdateDecrement" without waiting for a result.
 func (c Own) SendUpdateDecrement(ctx context.Context, in UpdateDecrementInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateDecrement", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateDecrement hands a call of "own::UpdateDecrement" to a queue.
+// EnqueueUpdateDecrement adds a call of "own::UpdateDecrement" to a queue.
 func (c Own) EnqueueUpdateDecrement(ctx context.Context, queue string, in UpdateDecrementInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateDecrement", in, callOptions(c.Options, opts)...)
 }
@@ -3998,12 +3965,12 @@ func (c Own) UpdateIncrement(ctx context.Context, in UpdateIncrementInput, opts 
 	return iii.Call[UpdateIncrementOutput](ctx, c.Client, "own::UpdateIncrement", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateIncrement sends a call of "own::UpdateIncrement" and waits for no answer.
+// SendUpdateIncrement calls "own::UpdateIncrement" without waiting for a result.
 func (c Own) SendUpdateIncrement(ctx context.Context, in UpdateIncrementInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateIncrement", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateIncrement hands a call of "own::UpdateIncrement" to a queue.
+// EnqueueUpdateIncrement adds a call of "own::UpdateIncrement" to a queue.
 func (c Own) EnqueueUpdateIncrement(ctx context.Context, queue string, in UpdateIncrementInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateIncrement", in, callOptions(c.Options, opts)...)
 }
@@ -4013,12 +3980,12 @@ func (c Own) UpdateMerge(ctx context.Context, in UpdateMergeInput, opts ...iii.C
 	return iii.Call[UpdateMergeOutput](ctx, c.Client, "own::UpdateMerge", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateMerge sends a call of "own::UpdateMerge" and waits for no answer.
+// SendUpdateMerge calls "own::UpdateMerge" without waiting for a result.
 func (c Own) SendUpdateMerge(ctx context.Context, in UpdateMergeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateMerge", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateMerge hands a call of "own::UpdateMerge" to a queue.
+// EnqueueUpdateMerge adds a call of "own::UpdateMerge" to a queue.
 func (c Own) EnqueueUpdateMerge(ctx context.Context, queue string, in UpdateMergeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateMerge", in, callOptions(c.Options, opts)...)
 }
@@ -4028,12 +3995,12 @@ func (c Own) UpdateOp(ctx context.Context, in UpdateOpInput, opts ...iii.CallOpt
 	return iii.Call[UpdateOpOutput](ctx, c.Client, "own::UpdateOp", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateOp sends a call of "own::UpdateOp" and waits for no answer.
+// SendUpdateOp calls "own::UpdateOp" without waiting for a result.
 func (c Own) SendUpdateOp(ctx context.Context, in UpdateOpInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateOp", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateOp hands a call of "own::UpdateOp" to a queue.
+// EnqueueUpdateOp adds a call of "own::UpdateOp" to a queue.
 func (c Own) EnqueueUpdateOp(ctx context.Context, queue string, in UpdateOpInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateOp", in, callOptions(c.Options, opts)...)
 }
@@ -4043,12 +4010,12 @@ func (c Own) UpdateOpError(ctx context.Context, in UpdateOpErrorInput, opts ...i
 	return iii.Call[UpdateOpErrorOutput](ctx, c.Client, "own::UpdateOpError", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateOpError sends a call of "own::UpdateOpError" and waits for no answer.
+// SendUpdateOpError calls "own::UpdateOpError" without waiting for a result.
 func (c Own) SendUpdateOpError(ctx context.Context, in UpdateOpErrorInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateOpError", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateOpError hands a call of "own::UpdateOpError" to a queue.
+// EnqueueUpdateOpError adds a call of "own::UpdateOpError" to a queue.
 func (c Own) EnqueueUpdateOpError(ctx context.Context, queue string, in UpdateOpErrorInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateOpError", in, callOptions(c.Options, opts)...)
 }
@@ -4058,12 +4025,12 @@ func (c Own) UpdateOpType(ctx context.Context, in UpdateOpTypeInput, opts ...iii
 	return iii.Call[UpdateOpTypeOutput](ctx, c.Client, "own::UpdateOpType", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateOpType sends a call of "own::UpdateOpType" and waits for no answer.
+// SendUpdateOpType calls "own::UpdateOpType" without waiting for a result.
 func (c Own) SendUpdateOpType(ctx context.Context, in UpdateOpTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateOpType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateOpType hands a call of "own::UpdateOpType" to a queue.
+// EnqueueUpdateOpType adds a call of "own::UpdateOpType" to a queue.
 func (c Own) EnqueueUpdateOpType(ctx context.Context, queue string, in UpdateOpTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateOpType", in, callOptions(c.Options, opts)...)
 }
@@ -4073,12 +4040,12 @@ func (c Own) UpdateRemove(ctx context.Context, in UpdateRemoveInput, opts ...iii
 	return iii.Call[UpdateRemoveOutput](ctx, c.Client, "own::UpdateRemove", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateRemove sends a call of "own::UpdateRemove" and waits for no answer.
+// SendUpdateRemove calls "own::UpdateRemove" without waiting for a result.
 func (c Own) SendUpdateRemove(ctx context.Context, in UpdateRemoveInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateRemove", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateRemove hands a call of "own::UpdateRemove" to a queue.
+// EnqueueUpdateRemove adds a call of "own::UpdateRemove" to a queue.
 func (c Own) EnqueueUpdateRemove(ctx context.Context, queue string, in UpdateRemoveInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateRemove", in, callOptions(c.Options, opts)...)
 }
@@ -4088,12 +4055,12 @@ func (c Own) UpdateSet(ctx context.Context, in UpdateSetInput, opts ...iii.CallO
 	return iii.Call[UpdateSetOutput](ctx, c.Client, "own::UpdateSet", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateSet sends a call of "own::UpdateSet" and waits for no answer.
+// SendUpdateSet calls "own::UpdateSet" without waiting for a result.
 func (c Own) SendUpdateSet(ctx context.Context, in UpdateSetInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateSet", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateSet hands a call of "own::UpdateSet" to a queue.
+// EnqueueUpdateSet adds a call of "own::UpdateSet" to a queue.
 func (c Own) EnqueueUpdateSet(ctx context.Context, queue string, in UpdateSetInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateSet", in, callOptions(c.Options, opts)...)
 }
@@ -4103,12 +4070,12 @@ func (c Own) Worker(ctx context.Context, in WorkerInput, opts ...iii.CallOption)
 	return iii.Call[WorkerOutput](ctx, c.Client, "own::Worker", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorker sends a call of "own::Worker" and waits for no answer.
+// SendWorker calls "own::Worker" without waiting for a result.
 func (c Own) SendWorker(ctx context.Context, in WorkerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::Worker", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorker hands a call of "own::Worker" to a queue.
+// EnqueueWorker adds a call of "own::Worker" to a queue.
 func (c Own) EnqueueWorker(ctx context.Context, queue string, in WorkerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::Worker", in, callOptions(c.Options, opts)...)
 }
@@ -4118,12 +4085,12 @@ func (c Own) WorkerDetail(ctx context.Context, in WorkerDetailInput, opts ...iii
 	return iii.Call[WorkerDetailOutput](ctx, c.Client, "own::WorkerDetail", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerDetail sends a call of "own::WorkerDetail" and waits for no answer.
+// SendWorkerDetail calls "own::WorkerDetail" without waiting for a result.
 func (c Own) SendWorkerDetail(ctx context.Context, in WorkerDetailInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerDetail", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerDetail hands a call of "own::WorkerDetail" to a queue.
+// EnqueueWorkerDetail adds a call of "own::WorkerDetail" to a queue.
 func (c Own) EnqueueWorkerDetail(ctx context.Context, queue string, in WorkerDetailInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerDetail", in, callOptions(c.Options, opts)...)
 }
@@ -4133,12 +4100,12 @@ func (c Own) WorkerEventType(ctx context.Context, in WorkerEventTypeInput, opts 
 	return iii.Call[WorkerEventTypeOutput](ctx, c.Client, "own::WorkerEventType", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerEventType sends a call of "own::WorkerEventType" and waits for no answer.
+// SendWorkerEventType calls "own::WorkerEventType" without waiting for a result.
 func (c Own) SendWorkerEventType(ctx context.Context, in WorkerEventTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerEventType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerEventType hands a call of "own::WorkerEventType" to a queue.
+// EnqueueWorkerEventType adds a call of "own::WorkerEventType" to a queue.
 func (c Own) EnqueueWorkerEventType(ctx context.Context, queue string, in WorkerEventTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerEventType", in, callOptions(c.Options, opts)...)
 }
@@ -4148,12 +4115,12 @@ func (c Own) WorkerFilter(ctx context.Context, in WorkerFilterInput, opts ...iii
 	return iii.Call[WorkerFilterOutput](ctx, c.Client, "own::WorkerFilter", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerFilter sends a call of "own::WorkerFilter" and waits for no answer.
+// SendWorkerFilter calls "own::WorkerFilter" without waiting for a result.
 func (c Own) SendWorkerFilter(ctx context.Context, in WorkerFilterInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerFilter", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerFilter hands a call of "own::WorkerFilter" to a queue.
+// EnqueueWorkerFilter adds a call of "own::WorkerFilter" to a queue.
 func (c Own) EnqueueWorkerFilter(ctx context.Context, queue string, in WorkerFilterInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerFilter", in, callOptions(c.Options, opts)...)
 }
@@ -4163,13 +4130,12 @@ func (c Own) WorkerGaugesOptions(ctx context.Context, in WorkerGaugesOptionsInpu
 	return iii.Call[WorkerGaugesOptionsOutput](ctx, c.Client, "own::WorkerGaugesOptions", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerGaugesOptions sends a call of "own::WorkerGaugesOptions" and waits for no
-// answer.
+// SendWorkerGaugesOptions calls "own::WorkerGaugesOptions" without waiting for a result.
 func (c Own) SendWorkerGaugesOptions(ctx context.Context, in WorkerGaugesOptionsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerGaugesOptions", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerGaugesOptions hands a call of "own::WorkerGaugesOptions" to a queue.
+// EnqueueWorkerGaugesOptions adds a call of "own::WorkerGaugesOptions" to a queue.
 func (c Own) EnqueueWorkerGaugesOptions(ctx context.Context, queue string, in WorkerGaugesOptionsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerGaugesOptions", in, callOptions(c.Options, opts)...)
 }
@@ -4179,12 +4145,12 @@ func (c Own) WorkerInfoInput(ctx context.Context, in WorkerInfoInputInput, opts 
 	return iii.Call[WorkerInfoInputOutput](ctx, c.Client, "own::WorkerInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerInfoInput sends a call of "own::WorkerInfoInput" and waits for no answer.
+// SendWorkerInfoInput calls "own::WorkerInfoInput" without waiting for a result.
 func (c Own) SendWorkerInfoInput(ctx context.Context, in WorkerInfoInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerInfoInput hands a call of "own::WorkerInfoInput" to a queue.
+// EnqueueWorkerInfoInput adds a call of "own::WorkerInfoInput" to a queue.
 func (c Own) EnqueueWorkerInfoInput(ctx context.Context, queue string, in WorkerInfoInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerInfoInput", in, callOptions(c.Options, opts)...)
 }
@@ -4194,12 +4160,12 @@ func (c Own) WorkerMetrics(ctx context.Context, in WorkerMetricsInput, opts ...i
 	return iii.Call[WorkerMetricsOutput](ctx, c.Client, "own::WorkerMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerMetrics sends a call of "own::WorkerMetrics" and waits for no answer.
+// SendWorkerMetrics calls "own::WorkerMetrics" without waiting for a result.
 func (c Own) SendWorkerMetrics(ctx context.Context, in WorkerMetricsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerMetrics hands a call of "own::WorkerMetrics" to a queue.
+// EnqueueWorkerMetrics adds a call of "own::WorkerMetrics" to a queue.
 func (c Own) EnqueueWorkerMetrics(ctx context.Context, queue string, in WorkerMetricsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerMetrics", in, callOptions(c.Options, opts)...)
 }
@@ -4209,13 +4175,12 @@ func (c Own) WorkerMetricsReport(ctx context.Context, in WorkerMetricsReportInpu
 	return iii.Call[WorkerMetricsReportOutput](ctx, c.Client, "own::WorkerMetricsReport", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerMetricsReport sends a call of "own::WorkerMetricsReport" and waits for no
-// answer.
+// SendWorkerMetricsReport calls "own::WorkerMetricsReport" without waiting for a result.
 func (c Own) SendWorkerMetricsReport(ctx context.Context, in WorkerMetricsReportInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerMetricsReport", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerMetricsReport hands a call of "own::WorkerMetricsReport" to a queue.
+// EnqueueWorkerMetricsReport adds a call of "own::WorkerMetricsReport" to a queue.
 func (c Own) EnqueueWorkerMetricsReport(ctx context.Context, queue string, in WorkerMetricsReportInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerMetricsReport", in, callOptions(c.Options, opts)...)
 }
@@ -4225,13 +4190,12 @@ func (c Own) WorkerRegisterInput(ctx context.Context, in WorkerRegisterInputInpu
 	return iii.Call[WorkerRegisterInputOutput](ctx, c.Client, "own::WorkerRegisterInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerRegisterInput sends a call of "own::WorkerRegisterInput" and waits for no
-// answer.
+// SendWorkerRegisterInput calls "own::WorkerRegisterInput" without waiting for a result.
 func (c Own) SendWorkerRegisterInput(ctx context.Context, in WorkerRegisterInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerRegisterInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerRegisterInput hands a call of "own::WorkerRegisterInput" to a queue.
+// EnqueueWorkerRegisterInput adds a call of "own::WorkerRegisterInput" to a queue.
 func (c Own) EnqueueWorkerRegisterInput(ctx context.Context, queue string, in WorkerRegisterInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerRegisterInput", in, callOptions(c.Options, opts)...)
 }
@@ -4241,13 +4205,12 @@ func (c Own) WorkerRegisterResult(ctx context.Context, in WorkerRegisterResultIn
 	return iii.Call[WorkerRegisterResultOutput](ctx, c.Client, "own::WorkerRegisterResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerRegisterResult sends a call of "own::WorkerRegisterResult" and waits for no
-// answer.
+// SendWorkerRegisterResult calls "own::WorkerRegisterResult" without waiting for a result.
 func (c Own) SendWorkerRegisterResult(ctx context.Context, in WorkerRegisterResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerRegisterResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerRegisterResult hands a call of "own::WorkerRegisterResult" to a queue.
+// EnqueueWorkerRegisterResult adds a call of "own::WorkerRegisterResult" to a queue.
 func (c Own) EnqueueWorkerRegisterResult(ctx context.Context, queue string, in WorkerRegisterResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerRegisterResult", in, callOptions(c.Options, opts)...)
 }
@@ -4257,13 +4220,13 @@ func (c Own) WorkerRegisteredMessage(ctx context.Context, in WorkerRegisteredMes
 	return iii.Call[WorkerRegisteredMessageOutput](ctx, c.Client, "own::WorkerRegisteredMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerRegisteredMessage sends a call of "own::WorkerRegisteredMessage" and waits for
-// no answer.
+// SendWorkerRegisteredMessage calls "own::WorkerRegisteredMessage" without waiting for a
+// result.
 func (c Own) SendWorkerRegisteredMessage(ctx context.Context, in WorkerRegisteredMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerRegisteredMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerRegisteredMessage hands a call of "own::WorkerRegisteredMessage" to a queue.
+// EnqueueWorkerRegisteredMessage adds a call of "own::WorkerRegisteredMessage" to a queue.
 func (c Own) EnqueueWorkerRegisteredMessage(ctx context.Context, queue string, in WorkerRegisteredMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerRegisteredMessage", in, callOptions(c.Options, opts)...)
 }
@@ -4273,12 +4236,12 @@ func (c Own) WorkerSummary(ctx context.Context, in WorkerSummaryInput, opts ...i
 	return iii.Call[WorkerSummaryOutput](ctx, c.Client, "own::WorkerSummary", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerSummary sends a call of "own::WorkerSummary" and waits for no answer.
+// SendWorkerSummary calls "own::WorkerSummary" without waiting for a result.
 func (c Own) SendWorkerSummary(ctx context.Context, in WorkerSummaryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerSummary", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerSummary hands a call of "own::WorkerSummary" to a queue.
+// EnqueueWorkerSummary adds a call of "own::WorkerSummary" to a queue.
 func (c Own) EnqueueWorkerSummary(ctx context.Context, queue string, in WorkerSummaryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerSummary", in, callOptions(c.Options, opts)...)
 }
@@ -4288,12 +4251,12 @@ func (c Own) WorkerTelemetry(ctx context.Context, in WorkerTelemetryInput, opts 
 	return iii.Call[WorkerTelemetryOutput](ctx, c.Client, "own::WorkerTelemetry", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerTelemetry sends a call of "own::WorkerTelemetry" and waits for no answer.
+// SendWorkerTelemetry calls "own::WorkerTelemetry" without waiting for a result.
 func (c Own) SendWorkerTelemetry(ctx context.Context, in WorkerTelemetryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerTelemetry", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerTelemetry hands a call of "own::WorkerTelemetry" to a queue.
+// EnqueueWorkerTelemetry adds a call of "own::WorkerTelemetry" to a queue.
 func (c Own) EnqueueWorkerTelemetry(ctx context.Context, queue string, in WorkerTelemetryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerTelemetry", in, callOptions(c.Options, opts)...)
 }
@@ -4303,13 +4266,12 @@ func (c Own) WorkersAvailableEvent(ctx context.Context, in WorkersAvailableEvent
 	return iii.Call[WorkersAvailableEventOutput](ctx, c.Client, "own::WorkersAvailableEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkersAvailableEvent sends a call of "own::WorkersAvailableEvent" and waits for no
-// answer.
+// SendWorkersAvailableEvent calls "own::WorkersAvailableEvent" without waiting for a result.
 func (c Own) SendWorkersAvailableEvent(ctx context.Context, in WorkersAvailableEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkersAvailableEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkersAvailableEvent hands a call of "own::WorkersAvailableEvent" to a queue.
+// EnqueueWorkersAvailableEvent adds a call of "own::WorkersAvailableEvent" to a queue.
 func (c Own) EnqueueWorkersAvailableEvent(ctx context.Context, queue string, in WorkersAvailableEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkersAvailableEvent", in, callOptions(c.Options, opts)...)
 }
@@ -4319,13 +4281,13 @@ func (c Own) WorkersAvailableTrigger(ctx context.Context, in WorkersAvailableTri
 	return iii.Call[WorkersAvailableTriggerOutput](ctx, c.Client, "own::WorkersAvailableTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkersAvailableTrigger sends a call of "own::WorkersAvailableTrigger" and waits for
-// no answer.
+// SendWorkersAvailableTrigger calls "own::WorkersAvailableTrigger" without waiting for a
+// result.
 func (c Own) SendWorkersAvailableTrigger(ctx context.Context, in WorkersAvailableTriggerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkersAvailableTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkersAvailableTrigger hands a call of "own::WorkersAvailableTrigger" to a queue.
+// EnqueueWorkersAvailableTrigger adds a call of "own::WorkersAvailableTrigger" to a queue.
 func (c Own) EnqueueWorkersAvailableTrigger(ctx context.Context, queue string, in WorkersAvailableTriggerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkersAvailableTrigger", in, callOptions(c.Options, opts)...)
 }
@@ -4335,12 +4297,12 @@ func (c Own) WorkersListResult(ctx context.Context, in WorkersListResultInput, o
 	return iii.Call[WorkersListResultOutput](ctx, c.Client, "own::WorkersListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkersListResult sends a call of "own::WorkersListResult" and waits for no answer.
+// SendWorkersListResult calls "own::WorkersListResult" without waiting for a result.
 func (c Own) SendWorkersListResult(ctx context.Context, in WorkersListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkersListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkersListResult hands a call of "own::WorkersListResult" to a queue.
+// EnqueueWorkersListResult adds a call of "own::WorkersListResult" to a queue.
 func (c Own) EnqueueWorkersListResult(ctx context.Context, queue string, in WorkersListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkersListResult", in, callOptions(c.Options, opts)...)
 }
@@ -7318,8 +7280,8 @@ type InvocationResultMessageInput struct {
 	// ID of the invocation, a UUID.
 	InvocationID string `json:"invocation_id"`
 
-	// IDs of the observers that the hosting worker chose. Nil is omitted: the engine
-	// considers every active observer. An empty list means none. It requires
+	// IDs of the observers that the hosting worker selected. Nil is omitted: the
+	// engine considers every active observer. An empty list means none. It requires
 	// observe.v2, and the engine removes it.
 	Matched []string `json:"matched,omitzero"`
 
@@ -7354,8 +7316,8 @@ type InvocationResultMessageOutput struct {
 	// ID of the invocation, a UUID.
 	InvocationID string `json:"invocation_id"`
 
-	// IDs of the observers that the hosting worker chose. Nil is omitted: the engine
-	// considers every active observer. An empty list means none. It requires
+	// IDs of the observers that the hosting worker selected. Nil is omitted: the
+	// engine considers every active observer. An empty list means none. It requires
 	// observe.v2, and the engine removes it.
 	Matched []string `json:"matched,omitzero"`
 
@@ -8261,8 +8223,8 @@ type ObserveResultMessageInput struct {
 	// Tag of the message. The encoder sets it.
 	Type ObserveResultMessageInputType `json:"type"`
 
-	// Doubts of the engine about the observer, for example about a filter path that
-	// it cannot verify. Empty is omitted; the default is none.
+	// Warnings about the observer, for example about a filter path that the engine
+	// cannot verify. Empty is omitted; the default is none.
 	Warnings []string `json:"warnings,omitzero"`
 }
 
@@ -8281,8 +8243,8 @@ type ObserveResultMessageOutput struct {
 	// Tag of the message. The encoder sets it.
 	Type ObserveResultMessageOutputType `json:"type"`
 
-	// Doubts of the engine about the observer, for example about a filter path that
-	// it cannot verify. Empty is omitted; the default is none.
+	// Warnings about the observer, for example about a filter path that the engine
+	// cannot verify. Empty is omitted; the default is none.
 	Warnings []string `json:"warnings,omitzero"`
 }
 
@@ -8943,7 +8905,7 @@ type ObserverStateChangedMessageInput struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Reason of state "suspended", "error" or "disposed". Nil is omitted.
+	// Reason for state "suspended", "error" or "disposed". Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitzero"`
 
 	// New state of the observer.
@@ -8962,7 +8924,7 @@ type ObserverStateChangedMessageOutput struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Reason of state "suspended", "error" or "disposed". Nil is omitted.
+	// Reason for state "suspended", "error" or "disposed". Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitzero"`
 
 	// New state of the observer.
@@ -9073,7 +9035,7 @@ type ObserversChangedEventInput struct {
 	// ID of the observer.
 	ObserverID string `json:"observer_id"`
 
-	// Reason of the change. Nil is omitted.
+	// Reason for the change. Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitzero"`
 
 	// State of the observer after the change.
@@ -9092,7 +9054,7 @@ type ObserversChangedEventOutput struct {
 	// ID of the observer.
 	ObserverID string `json:"observer_id"`
 
-	// Reason of the change. Nil is omitted.
+	// Reason for the change. Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitzero"`
 
 	// State of the observer after the change.
@@ -11569,8 +11531,8 @@ type StreamChangeEventOutput struct {
 	Type StreamChangeEventOutputType `json:"type"`
 }
 
-// StreamChannelRef is a reference to one end of a channel. Whoever receives the
-// reference can open that end, and each end can be opened only once.
+// StreamChannelRef is a reference to one end of a channel. Any receiver of the
+// reference can open that end. Each end can be opened only once.
 type StreamChannelRef struct {
 	// Secret that opens the channel, a UUID.
 	AccessKey string `json:"access_key"`
@@ -11583,8 +11545,8 @@ type StreamChannelRef struct {
 }
 
 // StreamChannelRefInput: StreamChannelRef is a reference to one end of a channel.
-// Whoever receives the reference can open that end, and each end can be opened
-// only once.
+// Any receiver of the reference can open that end. Each end can be opened only
+// once.
 type StreamChannelRefInput struct {
 	// Secret that opens the channel, a UUID.
 	AccessKey string `json:"access_key"`
@@ -11597,8 +11559,8 @@ type StreamChannelRefInput struct {
 }
 
 // StreamChannelRefOutput: StreamChannelRef is a reference to one end of a channel.
-// Whoever receives the reference can open that end, and each end can be opened
-// only once.
+// Any receiver of the reference can open that end. Each end can be opened only
+// once.
 type StreamChannelRefOutput struct {
 	// Secret that opens the channel, a UUID.
 	AccessKey string `json:"access_key"`
@@ -14259,7 +14221,7 @@ type WorkerRegisterResultOutput struct {
 type WorkerRegisteredMessageInput struct {
 	// Features of the engine, such as "observe.v2". Empty is omitted and means none,
 	// as on engines older than 0.25. Decoding skips elements that are not strings,
-	// and takes any other value than an array as none.
+	// and treats any value other than an array as none.
 	Features []string `json:"features,omitzero"`
 
 	// Secret, a UUID, with which a later connection can replace this one. Empty is
@@ -14279,7 +14241,7 @@ type WorkerRegisteredMessageInput struct {
 type WorkerRegisteredMessageOutput struct {
 	// Features of the engine, such as "observe.v2". Empty is omitted and means none,
 	// as on engines older than 0.25. Decoding skips elements that are not strings,
-	// and takes any other value than an array as none.
+	// and treats any value other than an array as none.
 	Features []string `json:"features,omitzero"`
 
 	// Secret, a UUID, with which a later connection can replace this one. Empty is
@@ -17206,8 +17168,8 @@ const (
 	ObserverStatePending ObserverState = "pending"
 	// ObserverStateActive means that the engine calls the target.
 	ObserverStateActive ObserverState = "active"
-	// ObserverStateSuspended means that the observer was active, and that its target or its
-	// worker is away.
+	// ObserverStateSuspended means that the observer was active, but its target is missing or
+	// its worker is not connected.
 	ObserverStateSuspended ObserverState = "suspended"
 	// ObserverStateError means that the engine or the worker that hosts the source rejected the
 	// observer.
@@ -17273,7 +17235,7 @@ const (
 	// ObserverStateInputActive: ObserverStateActive means that the engine calls the target.
 	ObserverStateInputActive ObserverStateInput = "active"
 	// ObserverStateInputSuspended: ObserverStateSuspended means that the observer was active,
-	// and that its target or its worker is away.
+	// but its target is missing or its worker is not connected.
 	ObserverStateInputSuspended ObserverStateInput = "suspended"
 	// ObserverStateInputError: ObserverStateError means that the engine or the worker that hosts
 	// the source rejected the observer.
@@ -17301,7 +17263,7 @@ const (
 	// ObserverStateOutputActive: ObserverStateActive means that the engine calls the target.
 	ObserverStateOutputActive ObserverStateOutput = "active"
 	// ObserverStateOutputSuspended: ObserverStateSuspended means that the observer was active,
-	// and that its target or its worker is away.
+	// but its target is missing or its worker is not connected.
 	ObserverStateOutputSuspended ObserverStateOutput = "suspended"
 	// ObserverStateOutputError: ObserverStateError means that the engine or the worker that
 	// hosts the source rejected the observer.

@@ -10,12 +10,12 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Pydantic calls the functions of "pydantic". Client must be set. A copy may be used at the
-// same time.
+// Pydantic calls the functions of "pydantic". The field Client must be set. The client and
+// its copies are safe for concurrent use.
 type Pydantic struct {
-	// Client is the connection that the calls go over.
+	// Client makes the calls.
 	Client *iii.Client
-	// Options are those of every call, before its own.
+	// Options apply to every call, before the options of the call itself.
 	Options []iii.CallOption
 }
 
@@ -57,8 +57,8 @@ var pydanticSchemas = []iii.FunctionSchemas{
 	{FunctionID: "pydantic::zoo", Request: "4fe3a4e527aae298d26de298039831c8", Response: "4fe3a4e527aae298d26de298039831c8"},
 }
 
-// CheckSchemas compares the schemas that the functions have now with those that this code was
-// generated from. It returns an *iii.SchemaDriftError if any differ.
+// CheckSchemas compares the current schemas of the functions with those that this code was
+// generated from. It returns an *iii.SchemaDriftError if any of them differ.
 func (c Pydantic) CheckSchemas(ctx context.Context) error {
 	return c.Client.CheckSchemas(ctx, pydanticSchemas...)
 }
@@ -70,12 +70,12 @@ func (c Pydantic) Aliases(ctx context.Context, in AliasesInput, opts ...iii.Call
 	return iii.Call[AliasesOutput](ctx, c.Client, "pydantic::aliases", in, callOptions(c.Options, opts)...)
 }
 
-// SendAliases sends a call of "pydantic::aliases" and waits for no answer.
+// SendAliases calls "pydantic::aliases" without waiting for a result.
 func (c Pydantic) SendAliases(ctx context.Context, in AliasesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::aliases", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAliases hands a call of "pydantic::aliases" to a queue.
+// EnqueueAliases adds a call of "pydantic::aliases" to a queue.
 func (c Pydantic) EnqueueAliases(ctx context.Context, queue string, in AliasesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::aliases", in, callOptions(c.Options, opts)...)
 }
@@ -87,12 +87,12 @@ func (c Pydantic) Animal(ctx context.Context, in AnimalInput, opts ...iii.CallOp
 	return iii.Call[AnimalOutput](ctx, c.Client, "pydantic::animal", in, callOptions(c.Options, opts)...)
 }
 
-// SendAnimal sends a call of "pydantic::animal" and waits for no answer.
+// SendAnimal calls "pydantic::animal" without waiting for a result.
 func (c Pydantic) SendAnimal(ctx context.Context, in AnimalInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::animal", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAnimal hands a call of "pydantic::animal" to a queue.
+// EnqueueAnimal adds a call of "pydantic::animal" to a queue.
 func (c Pydantic) EnqueueAnimal(ctx context.Context, queue string, in AnimalInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::animal", in, callOptions(c.Options, opts)...)
 }
@@ -104,12 +104,12 @@ func (c Pydantic) Anything(ctx context.Context, in AnythingInput, opts ...iii.Ca
 	return iii.Call[AnythingOutput](ctx, c.Client, "pydantic::anything", in, callOptions(c.Options, opts)...)
 }
 
-// SendAnything sends a call of "pydantic::anything" and waits for no answer.
+// SendAnything calls "pydantic::anything" without waiting for a result.
 func (c Pydantic) SendAnything(ctx context.Context, in AnythingInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::anything", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAnything hands a call of "pydantic::anything" to a queue.
+// EnqueueAnything adds a call of "pydantic::anything" to a queue.
 func (c Pydantic) EnqueueAnything(ctx context.Context, queue string, in AnythingInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::anything", in, callOptions(c.Options, opts)...)
 }
@@ -121,12 +121,12 @@ func (c Pydantic) Closed(ctx context.Context, in ClosedInput, opts ...iii.CallOp
 	return iii.Call[ClosedOutput](ctx, c.Client, "pydantic::closed", in, callOptions(c.Options, opts)...)
 }
 
-// SendClosed sends a call of "pydantic::closed" and waits for no answer.
+// SendClosed calls "pydantic::closed" without waiting for a result.
 func (c Pydantic) SendClosed(ctx context.Context, in ClosedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::closed", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueClosed hands a call of "pydantic::closed" to a queue.
+// EnqueueClosed adds a call of "pydantic::closed" to a queue.
 func (c Pydantic) EnqueueClosed(ctx context.Context, queue string, in ClosedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::closed", in, callOptions(c.Options, opts)...)
 }
@@ -138,12 +138,12 @@ func (c Pydantic) Constraints(ctx context.Context, in ConstraintsInput, opts ...
 	return iii.Call[ConstraintsOutput](ctx, c.Client, "pydantic::constraints", in, callOptions(c.Options, opts)...)
 }
 
-// SendConstraints sends a call of "pydantic::constraints" and waits for no answer.
+// SendConstraints calls "pydantic::constraints" without waiting for a result.
 func (c Pydantic) SendConstraints(ctx context.Context, in ConstraintsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::constraints", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConstraints hands a call of "pydantic::constraints" to a queue.
+// EnqueueConstraints adds a call of "pydantic::constraints" to a queue.
 func (c Pydantic) EnqueueConstraints(ctx context.Context, queue string, in ConstraintsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::constraints", in, callOptions(c.Options, opts)...)
 }
@@ -155,12 +155,12 @@ func (c Pydantic) Derived(ctx context.Context, in DerivedInput, opts ...iii.Call
 	return iii.Call[DerivedOutput](ctx, c.Client, "pydantic::derived", in, callOptions(c.Options, opts)...)
 }
 
-// SendDerived sends a call of "pydantic::derived" and waits for no answer.
+// SendDerived calls "pydantic::derived" without waiting for a result.
 func (c Pydantic) SendDerived(ctx context.Context, in DerivedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::derived", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDerived hands a call of "pydantic::derived" to a queue.
+// EnqueueDerived adds a call of "pydantic::derived" to a queue.
 func (c Pydantic) EnqueueDerived(ctx context.Context, queue string, in DerivedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::derived", in, callOptions(c.Options, opts)...)
 }
@@ -172,12 +172,12 @@ func (c Pydantic) Empty(ctx context.Context, in EmptyInput, opts ...iii.CallOpti
 	return iii.Call[EmptyOutput](ctx, c.Client, "pydantic::empty", in, callOptions(c.Options, opts)...)
 }
 
-// SendEmpty sends a call of "pydantic::empty" and waits for no answer.
+// SendEmpty calls "pydantic::empty" without waiting for a result.
 func (c Pydantic) SendEmpty(ctx context.Context, in EmptyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::empty", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEmpty hands a call of "pydantic::empty" to a queue.
+// EnqueueEmpty adds a call of "pydantic::empty" to a queue.
 func (c Pydantic) EnqueueEmpty(ctx context.Context, queue string, in EmptyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::empty", in, callOptions(c.Options, opts)...)
 }
@@ -189,12 +189,12 @@ func (c Pydantic) Enums(ctx context.Context, in EnumsInput, opts ...iii.CallOpti
 	return iii.Call[EnumsOutput](ctx, c.Client, "pydantic::enums", in, callOptions(c.Options, opts)...)
 }
 
-// SendEnums sends a call of "pydantic::enums" and waits for no answer.
+// SendEnums calls "pydantic::enums" without waiting for a result.
 func (c Pydantic) SendEnums(ctx context.Context, in EnumsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::enums", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEnums hands a call of "pydantic::enums" to a queue.
+// EnqueueEnums adds a call of "pydantic::enums" to a queue.
 func (c Pydantic) EnqueueEnums(ctx context.Context, queue string, in EnumsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::enums", in, callOptions(c.Options, opts)...)
 }
@@ -206,12 +206,12 @@ func (c Pydantic) Formats(ctx context.Context, in FormatsInput, opts ...iii.Call
 	return iii.Call[FormatsOutput](ctx, c.Client, "pydantic::formats", in, callOptions(c.Options, opts)...)
 }
 
-// SendFormats sends a call of "pydantic::formats" and waits for no answer.
+// SendFormats calls "pydantic::formats" without waiting for a result.
 func (c Pydantic) SendFormats(ctx context.Context, in FormatsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::formats", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFormats hands a call of "pydantic::formats" to a queue.
+// EnqueueFormats adds a call of "pydantic::formats" to a queue.
 func (c Pydantic) EnqueueFormats(ctx context.Context, queue string, in FormatsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::formats", in, callOptions(c.Options, opts)...)
 }
@@ -223,12 +223,12 @@ func (c Pydantic) Integer(ctx context.Context, in IntegerInput, opts ...iii.Call
 	return iii.Call[IntegerOutput](ctx, c.Client, "pydantic::integer", in, callOptions(c.Options, opts)...)
 }
 
-// SendInteger sends a call of "pydantic::integer" and waits for no answer.
+// SendInteger calls "pydantic::integer" without waiting for a result.
 func (c Pydantic) SendInteger(ctx context.Context, in IntegerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::integer", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueInteger hands a call of "pydantic::integer" to a queue.
+// EnqueueInteger adds a call of "pydantic::integer" to a queue.
 func (c Pydantic) EnqueueInteger(ctx context.Context, queue string, in IntegerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::integer", in, callOptions(c.Options, opts)...)
 }
@@ -240,12 +240,12 @@ func (c Pydantic) JSON(ctx context.Context, in JSONInput, opts ...iii.CallOption
 	return iii.Call[JSONOutput](ctx, c.Client, "pydantic::json", in, callOptions(c.Options, opts)...)
 }
 
-// SendJSON sends a call of "pydantic::json" and waits for no answer.
+// SendJSON calls "pydantic::json" without waiting for a result.
 func (c Pydantic) SendJSON(ctx context.Context, in JSONInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::json", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueJSON hands a call of "pydantic::json" to a queue.
+// EnqueueJSON adds a call of "pydantic::json" to a queue.
 func (c Pydantic) EnqueueJSON(ctx context.Context, queue string, in JSONInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::json", in, callOptions(c.Options, opts)...)
 }
@@ -257,12 +257,12 @@ func (c Pydantic) Lists(ctx context.Context, in ListsInput, opts ...iii.CallOpti
 	return iii.Call[ListsOutput](ctx, c.Client, "pydantic::lists", in, callOptions(c.Options, opts)...)
 }
 
-// SendLists sends a call of "pydantic::lists" and waits for no answer.
+// SendLists calls "pydantic::lists" without waiting for a result.
 func (c Pydantic) SendLists(ctx context.Context, in ListsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::lists", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLists hands a call of "pydantic::lists" to a queue.
+// EnqueueLists adds a call of "pydantic::lists" to a queue.
 func (c Pydantic) EnqueueLists(ctx context.Context, queue string, in ListsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::lists", in, callOptions(c.Options, opts)...)
 }
@@ -274,12 +274,12 @@ func (c Pydantic) Mapping(ctx context.Context, in MappingInput, opts ...iii.Call
 	return iii.Call[MappingOutput](ctx, c.Client, "pydantic::mapping", in, callOptions(c.Options, opts)...)
 }
 
-// SendMapping sends a call of "pydantic::mapping" and waits for no answer.
+// SendMapping calls "pydantic::mapping" without waiting for a result.
 func (c Pydantic) SendMapping(ctx context.Context, in MappingInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::mapping", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMapping hands a call of "pydantic::mapping" to a queue.
+// EnqueueMapping adds a call of "pydantic::mapping" to a queue.
 func (c Pydantic) EnqueueMapping(ctx context.Context, queue string, in MappingInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::mapping", in, callOptions(c.Options, opts)...)
 }
@@ -291,12 +291,12 @@ func (c Pydantic) Maps(ctx context.Context, in MapsInput, opts ...iii.CallOption
 	return iii.Call[MapsOutput](ctx, c.Client, "pydantic::maps", in, callOptions(c.Options, opts)...)
 }
 
-// SendMaps sends a call of "pydantic::maps" and waits for no answer.
+// SendMaps calls "pydantic::maps" without waiting for a result.
 func (c Pydantic) SendMaps(ctx context.Context, in MapsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::maps", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMaps hands a call of "pydantic::maps" to a queue.
+// EnqueueMaps adds a call of "pydantic::maps" to a queue.
 func (c Pydantic) EnqueueMaps(ctx context.Context, queue string, in MapsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::maps", in, callOptions(c.Options, opts)...)
 }
@@ -308,12 +308,12 @@ func (c Pydantic) Movie(ctx context.Context, in MovieInput, opts ...iii.CallOpti
 	return iii.Call[MovieOutput](ctx, c.Client, "pydantic::movie", in, callOptions(c.Options, opts)...)
 }
 
-// SendMovie sends a call of "pydantic::movie" and waits for no answer.
+// SendMovie calls "pydantic::movie" without waiting for a result.
 func (c Pydantic) SendMovie(ctx context.Context, in MovieInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::movie", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMovie hands a call of "pydantic::movie" to a queue.
+// EnqueueMovie adds a call of "pydantic::movie" to a queue.
 func (c Pydantic) EnqueueMovie(ctx context.Context, queue string, in MovieInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::movie", in, callOptions(c.Options, opts)...)
 }
@@ -325,12 +325,12 @@ func (c Pydantic) Names(ctx context.Context, in NamesInput, opts ...iii.CallOpti
 	return iii.Call[NamesOutput](ctx, c.Client, "pydantic::names", in, callOptions(c.Options, opts)...)
 }
 
-// SendNames sends a call of "pydantic::names" and waits for no answer.
+// SendNames calls "pydantic::names" without waiting for a result.
 func (c Pydantic) SendNames(ctx context.Context, in NamesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::names", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNames hands a call of "pydantic::names" to a queue.
+// EnqueueNames adds a call of "pydantic::names" to a queue.
 func (c Pydantic) EnqueueNames(ctx context.Context, queue string, in NamesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::names", in, callOptions(c.Options, opts)...)
 }
@@ -342,12 +342,12 @@ func (c Pydantic) Nested(ctx context.Context, in NestedInput, opts ...iii.CallOp
 	return iii.Call[NestedOutput](ctx, c.Client, "pydantic::nested", in, callOptions(c.Options, opts)...)
 }
 
-// SendNested sends a call of "pydantic::nested" and waits for no answer.
+// SendNested calls "pydantic::nested" without waiting for a result.
 func (c Pydantic) SendNested(ctx context.Context, in NestedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::nested", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNested hands a call of "pydantic::nested" to a queue.
+// EnqueueNested adds a call of "pydantic::nested" to a queue.
 func (c Pydantic) EnqueueNested(ctx context.Context, queue string, in NestedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::nested", in, callOptions(c.Options, opts)...)
 }
@@ -359,12 +359,12 @@ func (c Pydantic) Nothing(ctx context.Context, in NothingInput, opts ...iii.Call
 	return iii.Call[NothingOutput](ctx, c.Client, "pydantic::nothing", in, callOptions(c.Options, opts)...)
 }
 
-// SendNothing sends a call of "pydantic::nothing" and waits for no answer.
+// SendNothing calls "pydantic::nothing" without waiting for a result.
 func (c Pydantic) SendNothing(ctx context.Context, in NothingInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::nothing", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNothing hands a call of "pydantic::nothing" to a queue.
+// EnqueueNothing adds a call of "pydantic::nothing" to a queue.
 func (c Pydantic) EnqueueNothing(ctx context.Context, queue string, in NothingInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::nothing", in, callOptions(c.Options, opts)...)
 }
@@ -376,12 +376,12 @@ func (c Pydantic) Open(ctx context.Context, in OpenInput, opts ...iii.CallOption
 	return iii.Call[OpenOutput](ctx, c.Client, "pydantic::open", in, callOptions(c.Options, opts)...)
 }
 
-// SendOpen sends a call of "pydantic::open" and waits for no answer.
+// SendOpen calls "pydantic::open" without waiting for a result.
 func (c Pydantic) SendOpen(ctx context.Context, in OpenInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::open", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOpen hands a call of "pydantic::open" to a queue.
+// EnqueueOpen adds a call of "pydantic::open" to a queue.
 func (c Pydantic) EnqueueOpen(ctx context.Context, queue string, in OpenInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::open", in, callOptions(c.Options, opts)...)
 }
@@ -393,12 +393,12 @@ func (c Pydantic) Opentyped(ctx context.Context, in OpentypedInput, opts ...iii.
 	return iii.Call[OpentypedOutput](ctx, c.Client, "pydantic::opentyped", in, callOptions(c.Options, opts)...)
 }
 
-// SendOpentyped sends a call of "pydantic::opentyped" and waits for no answer.
+// SendOpentyped calls "pydantic::opentyped" without waiting for a result.
 func (c Pydantic) SendOpentyped(ctx context.Context, in OpentypedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::opentyped", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOpentyped hands a call of "pydantic::opentyped" to a queue.
+// EnqueueOpentyped adds a call of "pydantic::opentyped" to a queue.
 func (c Pydantic) EnqueueOpentyped(ctx context.Context, queue string, in OpentypedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::opentyped", in, callOptions(c.Options, opts)...)
 }
@@ -410,12 +410,12 @@ func (c Pydantic) Optional(ctx context.Context, in OptionalInput, opts ...iii.Ca
 	return iii.Call[OptionalOutput](ctx, c.Client, "pydantic::optional", in, callOptions(c.Options, opts)...)
 }
 
-// SendOptional sends a call of "pydantic::optional" and waits for no answer.
+// SendOptional calls "pydantic::optional" without waiting for a result.
 func (c Pydantic) SendOptional(ctx context.Context, in OptionalInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::optional", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOptional hands a call of "pydantic::optional" to a queue.
+// EnqueueOptional adds a call of "pydantic::optional" to a queue.
 func (c Pydantic) EnqueueOptional(ctx context.Context, queue string, in OptionalInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::optional", in, callOptions(c.Options, opts)...)
 }
@@ -427,12 +427,12 @@ func (c Pydantic) Optionals(ctx context.Context, in OptionalsInput, opts ...iii.
 	return iii.Call[OptionalsOutput](ctx, c.Client, "pydantic::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// SendOptionals sends a call of "pydantic::optionals" and waits for no answer.
+// SendOptionals calls "pydantic::optionals" without waiting for a result.
 func (c Pydantic) SendOptionals(ctx context.Context, in OptionalsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOptionals hands a call of "pydantic::optionals" to a queue.
+// EnqueueOptionals adds a call of "pydantic::optionals" to a queue.
 func (c Pydantic) EnqueueOptionals(ctx context.Context, queue string, in OptionalsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::optionals", in, callOptions(c.Options, opts)...)
 }
@@ -444,12 +444,12 @@ func (c Pydantic) Page(ctx context.Context, in PageInput, opts ...iii.CallOption
 	return iii.Call[PageOutput](ctx, c.Client, "pydantic::page", in, callOptions(c.Options, opts)...)
 }
 
-// SendPage sends a call of "pydantic::page" and waits for no answer.
+// SendPage calls "pydantic::page" without waiting for a result.
 func (c Pydantic) SendPage(ctx context.Context, in PageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::page", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePage hands a call of "pydantic::page" to a queue.
+// EnqueuePage adds a call of "pydantic::page" to a queue.
 func (c Pydantic) EnqueuePage(ctx context.Context, queue string, in PageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::page", in, callOptions(c.Options, opts)...)
 }
@@ -461,12 +461,12 @@ func (c Pydantic) People(ctx context.Context, in PeopleInput, opts ...iii.CallOp
 	return iii.Call[PeopleOutput](ctx, c.Client, "pydantic::people", in, callOptions(c.Options, opts)...)
 }
 
-// SendPeople sends a call of "pydantic::people" and waits for no answer.
+// SendPeople calls "pydantic::people" without waiting for a result.
 func (c Pydantic) SendPeople(ctx context.Context, in PeopleInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::people", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePeople hands a call of "pydantic::people" to a queue.
+// EnqueuePeople adds a call of "pydantic::people" to a queue.
 func (c Pydantic) EnqueuePeople(ctx context.Context, queue string, in PeopleInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::people", in, callOptions(c.Options, opts)...)
 }
@@ -478,12 +478,12 @@ func (c Pydantic) Scalars(ctx context.Context, in ScalarsInput, opts ...iii.Call
 	return iii.Call[ScalarsOutput](ctx, c.Client, "pydantic::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// SendScalars sends a call of "pydantic::scalars" and waits for no answer.
+// SendScalars calls "pydantic::scalars" without waiting for a result.
 func (c Pydantic) SendScalars(ctx context.Context, in ScalarsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueScalars hands a call of "pydantic::scalars" to a queue.
+// EnqueueScalars adds a call of "pydantic::scalars" to a queue.
 func (c Pydantic) EnqueueScalars(ctx context.Context, queue string, in ScalarsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::scalars", in, callOptions(c.Options, opts)...)
 }
@@ -495,12 +495,12 @@ func (c Pydantic) Tree(ctx context.Context, in TreeInput, opts ...iii.CallOption
 	return iii.Call[TreeOutput](ctx, c.Client, "pydantic::tree", in, callOptions(c.Options, opts)...)
 }
 
-// SendTree sends a call of "pydantic::tree" and waits for no answer.
+// SendTree calls "pydantic::tree" without waiting for a result.
 func (c Pydantic) SendTree(ctx context.Context, in TreeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::tree", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTree hands a call of "pydantic::tree" to a queue.
+// EnqueueTree adds a call of "pydantic::tree" to a queue.
 func (c Pydantic) EnqueueTree(ctx context.Context, queue string, in TreeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::tree", in, callOptions(c.Options, opts)...)
 }
@@ -512,12 +512,12 @@ func (c Pydantic) Tuples(ctx context.Context, in TuplesInput, opts ...iii.CallOp
 	return iii.Call[TuplesOutput](ctx, c.Client, "pydantic::tuples", in, callOptions(c.Options, opts)...)
 }
 
-// SendTuples sends a call of "pydantic::tuples" and waits for no answer.
+// SendTuples calls "pydantic::tuples" without waiting for a result.
 func (c Pydantic) SendTuples(ctx context.Context, in TuplesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::tuples", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTuples hands a call of "pydantic::tuples" to a queue.
+// EnqueueTuples adds a call of "pydantic::tuples" to a queue.
 func (c Pydantic) EnqueueTuples(ctx context.Context, queue string, in TuplesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::tuples", in, callOptions(c.Options, opts)...)
 }
@@ -529,12 +529,12 @@ func (c Pydantic) Unions(ctx context.Context, in UnionsInput, opts ...iii.CallOp
 	return iii.Call[UnionsOutput](ctx, c.Client, "pydantic::unions", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnions sends a call of "pydantic::unions" and waits for no answer.
+// SendUnions calls "pydantic::unions" without waiting for a result.
 func (c Pydantic) SendUnions(ctx context.Context, in UnionsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::unions", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnions hands a call of "pydantic::unions" to a queue.
+// EnqueueUnions adds a call of "pydantic::unions" to a queue.
 func (c Pydantic) EnqueueUnions(ctx context.Context, queue string, in UnionsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::unions", in, callOptions(c.Options, opts)...)
 }
@@ -546,12 +546,12 @@ func (c Pydantic) Untyped(ctx context.Context, in json.RawMessage, opts ...iii.C
 	return iii.Call[json.RawMessage](ctx, c.Client, "pydantic::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// SendUntyped sends a call of "pydantic::untyped" and waits for no answer.
+// SendUntyped calls "pydantic::untyped" without waiting for a result.
 func (c Pydantic) SendUntyped(ctx context.Context, in json.RawMessage, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUntyped hands a call of "pydantic::untyped" to a queue.
+// EnqueueUntyped adds a call of "pydantic::untyped" to a queue.
 func (c Pydantic) EnqueueUntyped(ctx context.Context, queue string, in json.RawMessage, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::untyped", in, callOptions(c.Options, opts)...)
 }
@@ -563,12 +563,12 @@ func (c Pydantic) Zoo(ctx context.Context, in ZooInput, opts ...iii.CallOption) 
 	return iii.Call[ZooOutput](ctx, c.Client, "pydantic::zoo", in, callOptions(c.Options, opts)...)
 }
 
-// SendZoo sends a call of "pydantic::zoo" and waits for no answer.
+// SendZoo calls "pydantic::zoo" without waiting for a result.
 func (c Pydantic) SendZoo(ctx context.Context, in ZooInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::zoo", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueZoo hands a call of "pydantic::zoo" to a queue.
+// EnqueueZoo adds a call of "pydantic::zoo" to a queue.
 func (c Pydantic) EnqueueZoo(ctx context.Context, queue string, in ZooInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::zoo", in, callOptions(c.Options, opts)...)
 }

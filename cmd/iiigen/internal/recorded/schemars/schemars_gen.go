@@ -10,12 +10,12 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Schemars calls the functions of "schemars". Client must be set. A copy may be used at the
-// same time.
+// Schemars calls the functions of "schemars". The field Client must be set. The client and
+// its copies are safe for concurrent use.
 type Schemars struct {
-	// Client is the connection that the calls go over.
+	// Client makes the calls.
 	Client *iii.Client
-	// Options are those of every call, before its own.
+	// Options apply to every call, before the options of the call itself.
 	Options []iii.CallOption
 }
 
@@ -59,8 +59,8 @@ var schemarsSchemas = []iii.FunctionSchemas{
 	{FunctionID: "schemars::vector", Request: "ae596da1c0deecb0f982203c85554289", Response: "ae596da1c0deecb0f982203c85554289"},
 }
 
-// CheckSchemas compares the schemas that the functions have now with those that this code was
-// generated from. It returns an *iii.SchemaDriftError if any differ.
+// CheckSchemas compares the current schemas of the functions with those that this code was
+// generated from. It returns an *iii.SchemaDriftError if any of them differ.
 func (c Schemars) CheckSchemas(ctx context.Context) error {
 	return c.Client.CheckSchemas(ctx, schemarsSchemas...)
 }
@@ -72,12 +72,12 @@ func (c Schemars) Adjacent(ctx context.Context, in AdjacentInput, opts ...iii.Ca
 	return iii.Call[AdjacentOutput](ctx, c.Client, "schemars::adjacent", in, callOptions(c.Options, opts)...)
 }
 
-// SendAdjacent sends a call of "schemars::adjacent" and waits for no answer.
+// SendAdjacent calls "schemars::adjacent" without waiting for a result.
 func (c Schemars) SendAdjacent(ctx context.Context, in AdjacentInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::adjacent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAdjacent hands a call of "schemars::adjacent" to a queue.
+// EnqueueAdjacent adds a call of "schemars::adjacent" to a queue.
 func (c Schemars) EnqueueAdjacent(ctx context.Context, queue string, in AdjacentInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::adjacent", in, callOptions(c.Options, opts)...)
 }
@@ -89,12 +89,12 @@ func (c Schemars) Anything(ctx context.Context, in AnythingInput, opts ...iii.Ca
 	return iii.Call[AnythingOutput](ctx, c.Client, "schemars::anything", in, callOptions(c.Options, opts)...)
 }
 
-// SendAnything sends a call of "schemars::anything" and waits for no answer.
+// SendAnything calls "schemars::anything" without waiting for a result.
 func (c Schemars) SendAnything(ctx context.Context, in AnythingInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::anything", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAnything hands a call of "schemars::anything" to a queue.
+// EnqueueAnything adds a call of "schemars::anything" to a queue.
 func (c Schemars) EnqueueAnything(ctx context.Context, queue string, in AnythingInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::anything", in, callOptions(c.Options, opts)...)
 }
@@ -106,12 +106,12 @@ func (c Schemars) Closed(ctx context.Context, in ClosedInput, opts ...iii.CallOp
 	return iii.Call[ClosedOutput](ctx, c.Client, "schemars::closed", in, callOptions(c.Options, opts)...)
 }
 
-// SendClosed sends a call of "schemars::closed" and waits for no answer.
+// SendClosed calls "schemars::closed" without waiting for a result.
 func (c Schemars) SendClosed(ctx context.Context, in ClosedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::closed", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueClosed hands a call of "schemars::closed" to a queue.
+// EnqueueClosed adds a call of "schemars::closed" to a queue.
 func (c Schemars) EnqueueClosed(ctx context.Context, queue string, in ClosedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::closed", in, callOptions(c.Options, opts)...)
 }
@@ -123,12 +123,12 @@ func (c Schemars) Collections(ctx context.Context, in CollectionsInput, opts ...
 	return iii.Call[CollectionsOutput](ctx, c.Client, "schemars::collections", in, callOptions(c.Options, opts)...)
 }
 
-// SendCollections sends a call of "schemars::collections" and waits for no answer.
+// SendCollections calls "schemars::collections" without waiting for a result.
 func (c Schemars) SendCollections(ctx context.Context, in CollectionsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::collections", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCollections hands a call of "schemars::collections" to a queue.
+// EnqueueCollections adds a call of "schemars::collections" to a queue.
 func (c Schemars) EnqueueCollections(ctx context.Context, queue string, in CollectionsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::collections", in, callOptions(c.Options, opts)...)
 }
@@ -140,12 +140,12 @@ func (c Schemars) Constrained(ctx context.Context, in ConstrainedInput, opts ...
 	return iii.Call[ConstrainedOutput](ctx, c.Client, "schemars::constrained", in, callOptions(c.Options, opts)...)
 }
 
-// SendConstrained sends a call of "schemars::constrained" and waits for no answer.
+// SendConstrained calls "schemars::constrained" without waiting for a result.
 func (c Schemars) SendConstrained(ctx context.Context, in ConstrainedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::constrained", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConstrained hands a call of "schemars::constrained" to a queue.
+// EnqueueConstrained adds a call of "schemars::constrained" to a queue.
 func (c Schemars) EnqueueConstrained(ctx context.Context, queue string, in ConstrainedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::constrained", in, callOptions(c.Options, opts)...)
 }
@@ -157,12 +157,12 @@ func (c Schemars) Defaults(ctx context.Context, in DefaultsInput, opts ...iii.Ca
 	return iii.Call[DefaultsOutput](ctx, c.Client, "schemars::defaults", in, callOptions(c.Options, opts)...)
 }
 
-// SendDefaults sends a call of "schemars::defaults" and waits for no answer.
+// SendDefaults calls "schemars::defaults" without waiting for a result.
 func (c Schemars) SendDefaults(ctx context.Context, in DefaultsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::defaults", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDefaults hands a call of "schemars::defaults" to a queue.
+// EnqueueDefaults adds a call of "schemars::defaults" to a queue.
 func (c Schemars) EnqueueDefaults(ctx context.Context, queue string, in DefaultsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::defaults", in, callOptions(c.Options, opts)...)
 }
@@ -174,12 +174,12 @@ func (c Schemars) Empty(ctx context.Context, in EmptyInput, opts ...iii.CallOpti
 	return iii.Call[EmptyOutput](ctx, c.Client, "schemars::empty", in, callOptions(c.Options, opts)...)
 }
 
-// SendEmpty sends a call of "schemars::empty" and waits for no answer.
+// SendEmpty calls "schemars::empty" without waiting for a result.
 func (c Schemars) SendEmpty(ctx context.Context, in EmptyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::empty", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEmpty hands a call of "schemars::empty" to a queue.
+// EnqueueEmpty adds a call of "schemars::empty" to a queue.
 func (c Schemars) EnqueueEmpty(ctx context.Context, queue string, in EmptyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::empty", in, callOptions(c.Options, opts)...)
 }
@@ -191,12 +191,12 @@ func (c Schemars) Enums(ctx context.Context, in EnumsInput, opts ...iii.CallOpti
 	return iii.Call[EnumsOutput](ctx, c.Client, "schemars::enums", in, callOptions(c.Options, opts)...)
 }
 
-// SendEnums sends a call of "schemars::enums" and waits for no answer.
+// SendEnums calls "schemars::enums" without waiting for a result.
 func (c Schemars) SendEnums(ctx context.Context, in EnumsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::enums", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEnums hands a call of "schemars::enums" to a queue.
+// EnqueueEnums adds a call of "schemars::enums" to a queue.
 func (c Schemars) EnqueueEnums(ctx context.Context, queue string, in EnumsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::enums", in, callOptions(c.Options, opts)...)
 }
@@ -208,12 +208,12 @@ func (c Schemars) Events(ctx context.Context, in EventsInput, opts ...iii.CallOp
 	return iii.Call[EventsOutput](ctx, c.Client, "schemars::events", in, callOptions(c.Options, opts)...)
 }
 
-// SendEvents sends a call of "schemars::events" and waits for no answer.
+// SendEvents calls "schemars::events" without waiting for a result.
 func (c Schemars) SendEvents(ctx context.Context, in EventsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::events", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEvents hands a call of "schemars::events" to a queue.
+// EnqueueEvents adds a call of "schemars::events" to a queue.
 func (c Schemars) EnqueueEvents(ctx context.Context, queue string, in EventsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::events", in, callOptions(c.Options, opts)...)
 }
@@ -225,12 +225,12 @@ func (c Schemars) Expression(ctx context.Context, in ExpressionInput, opts ...ii
 	return iii.Call[ExpressionOutput](ctx, c.Client, "schemars::expression", in, callOptions(c.Options, opts)...)
 }
 
-// SendExpression sends a call of "schemars::expression" and waits for no answer.
+// SendExpression calls "schemars::expression" without waiting for a result.
 func (c Schemars) SendExpression(ctx context.Context, in ExpressionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::expression", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueExpression hands a call of "schemars::expression" to a queue.
+// EnqueueExpression adds a call of "schemars::expression" to a queue.
 func (c Schemars) EnqueueExpression(ctx context.Context, queue string, in ExpressionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::expression", in, callOptions(c.Options, opts)...)
 }
@@ -242,12 +242,12 @@ func (c Schemars) External(ctx context.Context, in ExternalInput, opts ...iii.Ca
 	return iii.Call[ExternalOutput](ctx, c.Client, "schemars::external", in, callOptions(c.Options, opts)...)
 }
 
-// SendExternal sends a call of "schemars::external" and waits for no answer.
+// SendExternal calls "schemars::external" without waiting for a result.
 func (c Schemars) SendExternal(ctx context.Context, in ExternalInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::external", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueExternal hands a call of "schemars::external" to a queue.
+// EnqueueExternal adds a call of "schemars::external" to a queue.
 func (c Schemars) EnqueueExternal(ctx context.Context, queue string, in ExternalInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::external", in, callOptions(c.Options, opts)...)
 }
@@ -259,12 +259,12 @@ func (c Schemars) Flattened(ctx context.Context, in FlattenedInput, opts ...iii.
 	return iii.Call[FlattenedOutput](ctx, c.Client, "schemars::flattened", in, callOptions(c.Options, opts)...)
 }
 
-// SendFlattened sends a call of "schemars::flattened" and waits for no answer.
+// SendFlattened calls "schemars::flattened" without waiting for a result.
 func (c Schemars) SendFlattened(ctx context.Context, in FlattenedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::flattened", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFlattened hands a call of "schemars::flattened" to a queue.
+// EnqueueFlattened adds a call of "schemars::flattened" to a queue.
 func (c Schemars) EnqueueFlattened(ctx context.Context, queue string, in FlattenedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::flattened", in, callOptions(c.Options, opts)...)
 }
@@ -276,12 +276,12 @@ func (c Schemars) Flattenedenum(ctx context.Context, in FlattenedenumInput, opts
 	return iii.Call[FlattenedenumOutput](ctx, c.Client, "schemars::flattenedenum", in, callOptions(c.Options, opts)...)
 }
 
-// SendFlattenedenum sends a call of "schemars::flattenedenum" and waits for no answer.
+// SendFlattenedenum calls "schemars::flattenedenum" without waiting for a result.
 func (c Schemars) SendFlattenedenum(ctx context.Context, in FlattenedenumInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::flattenedenum", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFlattenedenum hands a call of "schemars::flattenedenum" to a queue.
+// EnqueueFlattenedenum adds a call of "schemars::flattenedenum" to a queue.
 func (c Schemars) EnqueueFlattenedenum(ctx context.Context, queue string, in FlattenedenumInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::flattenedenum", in, callOptions(c.Options, opts)...)
 }
@@ -293,12 +293,12 @@ func (c Schemars) Flattenedmap(ctx context.Context, in FlattenedmapInput, opts .
 	return iii.Call[FlattenedmapOutput](ctx, c.Client, "schemars::flattenedmap", in, callOptions(c.Options, opts)...)
 }
 
-// SendFlattenedmap sends a call of "schemars::flattenedmap" and waits for no answer.
+// SendFlattenedmap calls "schemars::flattenedmap" without waiting for a result.
 func (c Schemars) SendFlattenedmap(ctx context.Context, in FlattenedmapInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::flattenedmap", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFlattenedmap hands a call of "schemars::flattenedmap" to a queue.
+// EnqueueFlattenedmap adds a call of "schemars::flattenedmap" to a queue.
 func (c Schemars) EnqueueFlattenedmap(ctx context.Context, queue string, in FlattenedmapInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::flattenedmap", in, callOptions(c.Options, opts)...)
 }
@@ -310,12 +310,12 @@ func (c Schemars) Formats(ctx context.Context, in FormatsInput, opts ...iii.Call
 	return iii.Call[FormatsOutput](ctx, c.Client, "schemars::formats", in, callOptions(c.Options, opts)...)
 }
 
-// SendFormats sends a call of "schemars::formats" and waits for no answer.
+// SendFormats calls "schemars::formats" without waiting for a result.
 func (c Schemars) SendFormats(ctx context.Context, in FormatsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::formats", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFormats hands a call of "schemars::formats" to a queue.
+// EnqueueFormats adds a call of "schemars::formats" to a queue.
 func (c Schemars) EnqueueFormats(ctx context.Context, queue string, in FormatsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::formats", in, callOptions(c.Options, opts)...)
 }
@@ -327,12 +327,12 @@ func (c Schemars) IDs(ctx context.Context, in IDsInput, opts ...iii.CallOption) 
 	return iii.Call[IDsOutput](ctx, c.Client, "schemars::ids", in, callOptions(c.Options, opts)...)
 }
 
-// SendIDs sends a call of "schemars::ids" and waits for no answer.
+// SendIDs calls "schemars::ids" without waiting for a result.
 func (c Schemars) SendIDs(ctx context.Context, in IDsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::ids", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueIDs hands a call of "schemars::ids" to a queue.
+// EnqueueIDs adds a call of "schemars::ids" to a queue.
 func (c Schemars) EnqueueIDs(ctx context.Context, queue string, in IDsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::ids", in, callOptions(c.Options, opts)...)
 }
@@ -344,12 +344,12 @@ func (c Schemars) Internal(ctx context.Context, in InternalInput, opts ...iii.Ca
 	return iii.Call[InternalOutput](ctx, c.Client, "schemars::internal", in, callOptions(c.Options, opts)...)
 }
 
-// SendInternal sends a call of "schemars::internal" and waits for no answer.
+// SendInternal calls "schemars::internal" without waiting for a result.
 func (c Schemars) SendInternal(ctx context.Context, in InternalInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::internal", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueInternal hands a call of "schemars::internal" to a queue.
+// EnqueueInternal adds a call of "schemars::internal" to a queue.
 func (c Schemars) EnqueueInternal(ctx context.Context, queue string, in InternalInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::internal", in, callOptions(c.Options, opts)...)
 }
@@ -361,12 +361,12 @@ func (c Schemars) List(ctx context.Context, in ListInput, opts ...iii.CallOption
 	return iii.Call[ListOutput](ctx, c.Client, "schemars::list", in, callOptions(c.Options, opts)...)
 }
 
-// SendList sends a call of "schemars::list" and waits for no answer.
+// SendList calls "schemars::list" without waiting for a result.
 func (c Schemars) SendList(ctx context.Context, in ListInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::list", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueList hands a call of "schemars::list" to a queue.
+// EnqueueList adds a call of "schemars::list" to a queue.
 func (c Schemars) EnqueueList(ctx context.Context, queue string, in ListInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::list", in, callOptions(c.Options, opts)...)
 }
@@ -378,12 +378,12 @@ func (c Schemars) Maps(ctx context.Context, in MapsInput, opts ...iii.CallOption
 	return iii.Call[MapsOutput](ctx, c.Client, "schemars::maps", in, callOptions(c.Options, opts)...)
 }
 
-// SendMaps sends a call of "schemars::maps" and waits for no answer.
+// SendMaps calls "schemars::maps" without waiting for a result.
 func (c Schemars) SendMaps(ctx context.Context, in MapsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::maps", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMaps hands a call of "schemars::maps" to a queue.
+// EnqueueMaps adds a call of "schemars::maps" to a queue.
 func (c Schemars) EnqueueMaps(ctx context.Context, queue string, in MapsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::maps", in, callOptions(c.Options, opts)...)
 }
@@ -395,12 +395,12 @@ func (c Schemars) Nested(ctx context.Context, in NestedInput, opts ...iii.CallOp
 	return iii.Call[NestedOutput](ctx, c.Client, "schemars::nested", in, callOptions(c.Options, opts)...)
 }
 
-// SendNested sends a call of "schemars::nested" and waits for no answer.
+// SendNested calls "schemars::nested" without waiting for a result.
 func (c Schemars) SendNested(ctx context.Context, in NestedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::nested", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNested hands a call of "schemars::nested" to a queue.
+// EnqueueNested adds a call of "schemars::nested" to a queue.
 func (c Schemars) EnqueueNested(ctx context.Context, queue string, in NestedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::nested", in, callOptions(c.Options, opts)...)
 }
@@ -412,12 +412,12 @@ func (c Schemars) Newtype(ctx context.Context, in NewtypeInput, opts ...iii.Call
 	return iii.Call[NewtypeOutput](ctx, c.Client, "schemars::newtype", in, callOptions(c.Options, opts)...)
 }
 
-// SendNewtype sends a call of "schemars::newtype" and waits for no answer.
+// SendNewtype calls "schemars::newtype" without waiting for a result.
 func (c Schemars) SendNewtype(ctx context.Context, in NewtypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::newtype", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNewtype hands a call of "schemars::newtype" to a queue.
+// EnqueueNewtype adds a call of "schemars::newtype" to a queue.
 func (c Schemars) EnqueueNewtype(ctx context.Context, queue string, in NewtypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::newtype", in, callOptions(c.Options, opts)...)
 }
@@ -429,12 +429,12 @@ func (c Schemars) Option(ctx context.Context, in OptionInput, opts ...iii.CallOp
 	return iii.Call[OptionOutput](ctx, c.Client, "schemars::option", in, callOptions(c.Options, opts)...)
 }
 
-// SendOption sends a call of "schemars::option" and waits for no answer.
+// SendOption calls "schemars::option" without waiting for a result.
 func (c Schemars) SendOption(ctx context.Context, in OptionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::option", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOption hands a call of "schemars::option" to a queue.
+// EnqueueOption adds a call of "schemars::option" to a queue.
 func (c Schemars) EnqueueOption(ctx context.Context, queue string, in OptionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::option", in, callOptions(c.Options, opts)...)
 }
@@ -446,12 +446,12 @@ func (c Schemars) Optionals(ctx context.Context, in OptionalsInput, opts ...iii.
 	return iii.Call[OptionalsOutput](ctx, c.Client, "schemars::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// SendOptionals sends a call of "schemars::optionals" and waits for no answer.
+// SendOptionals calls "schemars::optionals" without waiting for a result.
 func (c Schemars) SendOptionals(ctx context.Context, in OptionalsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOptionals hands a call of "schemars::optionals" to a queue.
+// EnqueueOptionals adds a call of "schemars::optionals" to a queue.
 func (c Schemars) EnqueueOptionals(ctx context.Context, queue string, in OptionalsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::optionals", in, callOptions(c.Options, opts)...)
 }
@@ -463,12 +463,12 @@ func (c Schemars) Pages(ctx context.Context, in PagesInput, opts ...iii.CallOpti
 	return iii.Call[PagesOutput](ctx, c.Client, "schemars::pages", in, callOptions(c.Options, opts)...)
 }
 
-// SendPages sends a call of "schemars::pages" and waits for no answer.
+// SendPages calls "schemars::pages" without waiting for a result.
 func (c Schemars) SendPages(ctx context.Context, in PagesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::pages", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePages hands a call of "schemars::pages" to a queue.
+// EnqueuePages adds a call of "schemars::pages" to a queue.
 func (c Schemars) EnqueuePages(ctx context.Context, queue string, in PagesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::pages", in, callOptions(c.Options, opts)...)
 }
@@ -480,12 +480,12 @@ func (c Schemars) Renamed(ctx context.Context, in RenamedInput, opts ...iii.Call
 	return iii.Call[RenamedOutput](ctx, c.Client, "schemars::renamed", in, callOptions(c.Options, opts)...)
 }
 
-// SendRenamed sends a call of "schemars::renamed" and waits for no answer.
+// SendRenamed calls "schemars::renamed" without waiting for a result.
 func (c Schemars) SendRenamed(ctx context.Context, in RenamedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::renamed", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRenamed hands a call of "schemars::renamed" to a queue.
+// EnqueueRenamed adds a call of "schemars::renamed" to a queue.
 func (c Schemars) EnqueueRenamed(ctx context.Context, queue string, in RenamedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::renamed", in, callOptions(c.Options, opts)...)
 }
@@ -497,12 +497,12 @@ func (c Schemars) Scalars(ctx context.Context, in ScalarsInput, opts ...iii.Call
 	return iii.Call[ScalarsOutput](ctx, c.Client, "schemars::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// SendScalars sends a call of "schemars::scalars" and waits for no answer.
+// SendScalars calls "schemars::scalars" without waiting for a result.
 func (c Schemars) SendScalars(ctx context.Context, in ScalarsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueScalars hands a call of "schemars::scalars" to a queue.
+// EnqueueScalars adds a call of "schemars::scalars" to a queue.
 func (c Schemars) EnqueueScalars(ctx context.Context, queue string, in ScalarsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::scalars", in, callOptions(c.Options, opts)...)
 }
@@ -514,12 +514,12 @@ func (c Schemars) Tree(ctx context.Context, in TreeInput, opts ...iii.CallOption
 	return iii.Call[TreeOutput](ctx, c.Client, "schemars::tree", in, callOptions(c.Options, opts)...)
 }
 
-// SendTree sends a call of "schemars::tree" and waits for no answer.
+// SendTree calls "schemars::tree" without waiting for a result.
 func (c Schemars) SendTree(ctx context.Context, in TreeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::tree", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTree hands a call of "schemars::tree" to a queue.
+// EnqueueTree adds a call of "schemars::tree" to a queue.
 func (c Schemars) EnqueueTree(ctx context.Context, queue string, in TreeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::tree", in, callOptions(c.Options, opts)...)
 }
@@ -531,12 +531,12 @@ func (c Schemars) Unit(ctx context.Context, in UnitInput, opts ...iii.CallOption
 	return iii.Call[UnitOutput](ctx, c.Client, "schemars::unit", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnit sends a call of "schemars::unit" and waits for no answer.
+// SendUnit calls "schemars::unit" without waiting for a result.
 func (c Schemars) SendUnit(ctx context.Context, in UnitInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::unit", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnit hands a call of "schemars::unit" to a queue.
+// EnqueueUnit adds a call of "schemars::unit" to a queue.
 func (c Schemars) EnqueueUnit(ctx context.Context, queue string, in UnitInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::unit", in, callOptions(c.Options, opts)...)
 }
@@ -548,12 +548,12 @@ func (c Schemars) Untagged(ctx context.Context, in UntaggedInput, opts ...iii.Ca
 	return iii.Call[UntaggedOutput](ctx, c.Client, "schemars::untagged", in, callOptions(c.Options, opts)...)
 }
 
-// SendUntagged sends a call of "schemars::untagged" and waits for no answer.
+// SendUntagged calls "schemars::untagged" without waiting for a result.
 func (c Schemars) SendUntagged(ctx context.Context, in UntaggedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::untagged", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUntagged hands a call of "schemars::untagged" to a queue.
+// EnqueueUntagged adds a call of "schemars::untagged" to a queue.
 func (c Schemars) EnqueueUntagged(ctx context.Context, queue string, in UntaggedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::untagged", in, callOptions(c.Options, opts)...)
 }
@@ -565,12 +565,12 @@ func (c Schemars) Untyped(ctx context.Context, in UntypedInput, opts ...iii.Call
 	return iii.Call[UntypedOutput](ctx, c.Client, "schemars::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// SendUntyped sends a call of "schemars::untyped" and waits for no answer.
+// SendUntyped calls "schemars::untyped" without waiting for a result.
 func (c Schemars) SendUntyped(ctx context.Context, in UntypedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUntyped hands a call of "schemars::untyped" to a queue.
+// EnqueueUntyped adds a call of "schemars::untyped" to a queue.
 func (c Schemars) EnqueueUntyped(ctx context.Context, queue string, in UntypedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::untyped", in, callOptions(c.Options, opts)...)
 }
@@ -582,12 +582,12 @@ func (c Schemars) Value(ctx context.Context, in ValueInput, opts ...iii.CallOpti
 	return iii.Call[ValueOutput](ctx, c.Client, "schemars::value", in, callOptions(c.Options, opts)...)
 }
 
-// SendValue sends a call of "schemars::value" and waits for no answer.
+// SendValue calls "schemars::value" without waiting for a result.
 func (c Schemars) SendValue(ctx context.Context, in ValueInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::value", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueValue hands a call of "schemars::value" to a queue.
+// EnqueueValue adds a call of "schemars::value" to a queue.
 func (c Schemars) EnqueueValue(ctx context.Context, queue string, in ValueInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::value", in, callOptions(c.Options, opts)...)
 }
@@ -599,12 +599,12 @@ func (c Schemars) Vector(ctx context.Context, in VectorInput, opts ...iii.CallOp
 	return iii.Call[VectorOutput](ctx, c.Client, "schemars::vector", in, callOptions(c.Options, opts)...)
 }
 
-// SendVector sends a call of "schemars::vector" and waits for no answer.
+// SendVector calls "schemars::vector" without waiting for a result.
 func (c Schemars) SendVector(ctx context.Context, in VectorInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::vector", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueVector hands a call of "schemars::vector" to a queue.
+// EnqueueVector adds a call of "schemars::vector" to a queue.
 func (c Schemars) EnqueueVector(ctx context.Context, queue string, in VectorInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::vector", in, callOptions(c.Options, opts)...)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// callOptions returns the options of a client and of a call.
+// callOptions returns the options of a client followed by those of a call.
 func callOptions(client, call []iii.CallOption) []iii.CallOption {
 	if len(client) == 0 {
 		return call
@@ -36,7 +36,7 @@ func observe[In any](c *iii.Client, source iii.Source, target string, handler fu
 //go:embed iiigen_catalog.json
 var catalogJSON []byte
 
-// catalogSchemas are the schemas of the catalogue, by the function and the part.
+// catalogSchemas returns the schemas of the catalogue by part and id.
 var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	var catalog struct {
 		Functions []struct {
@@ -53,7 +53,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	}
 	schemas := make(map[[2]string]json.RawMessage)
 	if json.Unmarshal(catalogJSON, &catalog) != nil {
-		return schemas // JSONSchema then says nothing
+		return schemas // JSONSchema then returns {}
 	}
 	for _, f := range catalog.Functions {
 		schemas[[2]string{"request", f.ID}], schemas[[2]string{"response", f.ID}] = f.Request, f.Response
@@ -65,7 +65,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	return schemas
 })
 
-// schemaOf returns a schema of the catalogue.
+// schemaOf returns a schema from the catalogue.
 func schemaOf(part, id string) json.RawMessage {
 	if raw := catalogSchemas()[[2]string{part, id}]; raw != nil {
 		return raw

@@ -10,12 +10,12 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Tides calls the functions of "tides". Client must be set. A copy may be used at the same
-// time.
+// Tides calls the functions of "tides". The field Client must be set. The client and its
+// copies are safe for concurrent use.
 type Tides struct {
-	// Client is the connection that the calls go over.
+	// Client makes the calls.
 	Client *iii.Client
-	// Options are those of every call, before its own.
+	// Options apply to every call, before the options of the call itself.
 	Options []iii.CallOption
 }
 
@@ -32,14 +32,14 @@ var tidesSchemas = []iii.FunctionSchemas{
 	{FunctionID: "tides::secret", Request: "a2c799262a3ce3c19ef5cdd983bf3d12", Response: "7cb541e84f226754a46c21c79f131fa2"},
 }
 
-// CheckSchemas compares the schemas that the functions have now with those that this code was
-// generated from. It returns an *iii.SchemaDriftError if any differ.
+// CheckSchemas compares the current schemas of the functions with those that this code was
+// generated from. It returns an *iii.SchemaDriftError if any of them differ.
 func (c Tides) CheckSchemas(ctx context.Context) error {
 	return c.Client.CheckSchemas(ctx, tidesSchemas...)
 }
 
 // AlarmSource returns the source of an observer of "tides::alarm", whose target receives the
-// input of each call. The caller may add filters, or change what is delivered, before
+// input of each call. The caller may add filters, or change the delivery, before calling
 // [iii.Client.Observe].
 //
 // Fires at flood.
@@ -47,13 +47,13 @@ func (Tides) AlarmSource(args AlarmArgs) iii.Source {
 	return iii.Source{FunctionID: "tides::alarm", Args: args, Deliver: iii.ObserveDeliverInput}
 }
 
-// ObserveAlarm makes an observer of "tides::alarm", which runs the function target.
+// ObserveAlarm registers an observer of "tides::alarm" that runs the function target.
 func (c Tides) ObserveAlarm(target string, args AlarmArgs, opts ...iii.ObserveOption) (*iii.Observer, error) {
 	return c.Client.Observe(c.AlarmSource(args), target, opts...)
 }
 
 // OnAlarm registers the function target and an observer of "tides::alarm" that runs it. If
-// the observer cannot be made, the function is not registered either.
+// the observer is invalid, the function is not registered either.
 func (c Tides) OnAlarm(target string, args AlarmArgs, handler func(context.Context, AlarmInput) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	return observe(c.Client, c.AlarmSource(args), target, handler, opts)
 }
@@ -63,30 +63,30 @@ func (c Tides) Book(ctx context.Context, in BookInput, opts ...iii.CallOption) (
 	return iii.Call[BookOutput](ctx, c.Client, "tides::book", in, callOptions(c.Options, opts)...)
 }
 
-// SendBook sends a call of "tides::book" and waits for no answer.
+// SendBook calls "tides::book" without waiting for a result.
 func (c Tides) SendBook(ctx context.Context, in BookInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "tides::book", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBook hands a call of "tides::book" to a queue.
+// EnqueueBook adds a call of "tides::book" to a queue.
 func (c Tides) EnqueueBook(ctx context.Context, queue string, in BookInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "tides::book", in, callOptions(c.Options, opts)...)
 }
 
 // BookSource returns the source of an observer of "tides::book", whose target receives the
-// [iii.Observed] of each call that succeeds. The caller may add filters, or change what is
-// delivered, before [iii.Client.Observe].
+// [iii.Observed] of each call that succeeds. The caller may add filters, or change the
+// delivery, before calling [iii.Client.Observe].
 func (Tides) BookSource(args BookArgs) iii.Source {
 	return iii.Source{FunctionID: "tides::book", Args: args}
 }
 
-// ObserveBook makes an observer of "tides::book", which runs the function target.
+// ObserveBook registers an observer of "tides::book" that runs the function target.
 func (c Tides) ObserveBook(target string, args BookArgs, opts ...iii.ObserveOption) (*iii.Observer, error) {
 	return c.Client.Observe(c.BookSource(args), target, opts...)
 }
 
 // OnBook registers the function target and an observer of "tides::book" that runs it. If the
-// observer cannot be made, the function is not registered either.
+// observer is invalid, the function is not registered either.
 func (c Tides) OnBook(target string, args BookArgs, handler func(context.Context, BookObserved) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	return observe(c.Client, c.BookSource(args), target, handler, opts)
 }
@@ -99,30 +99,30 @@ func (c Tides) Leave(ctx context.Context, in LeaveInput, opts ...iii.CallOption)
 	return iii.Call[LeaveOutput](ctx, c.Client, "tides::leave", in, callOptions(c.Options, opts)...)
 }
 
-// SendLeave sends a call of "tides::leave" and waits for no answer.
+// SendLeave calls "tides::leave" without waiting for a result.
 func (c Tides) SendLeave(ctx context.Context, in LeaveInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "tides::leave", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLeave hands a call of "tides::leave" to a queue.
+// EnqueueLeave adds a call of "tides::leave" to a queue.
 func (c Tides) EnqueueLeave(ctx context.Context, queue string, in LeaveInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "tides::leave", in, callOptions(c.Options, opts)...)
 }
 
 // LeaveSource returns the source of an observer of "tides::leave", whose target receives the
-// [iii.Observed] of each call that succeeds. The caller may add filters, or change what is
-// delivered, before [iii.Client.Observe].
+// [iii.Observed] of each call that succeeds. The caller may add filters, or change the
+// delivery, before calling [iii.Client.Observe].
 func (Tides) LeaveSource() iii.Source {
 	return iii.Source{FunctionID: "tides::leave"}
 }
 
-// ObserveLeave makes an observer of "tides::leave", which runs the function target.
+// ObserveLeave registers an observer of "tides::leave" that runs the function target.
 func (c Tides) ObserveLeave(target string, opts ...iii.ObserveOption) (*iii.Observer, error) {
 	return c.Client.Observe(c.LeaveSource(), target, opts...)
 }
 
 // OnLeave registers the function target and an observer of "tides::leave" that runs it. If
-// the observer cannot be made, the function is not registered either.
+// the observer is invalid, the function is not registered either.
 func (c Tides) OnLeave(target string, handler func(context.Context, LeaveObserved) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	return observe(c.Client, c.LeaveSource(), target, handler, opts)
 }
@@ -131,7 +131,7 @@ func (c Tides) OnLeave(target string, handler func(context.Context, LeaveObserve
 type LeaveObserved = iii.Observed[LeaveInput, LeaveOutput]
 
 // OnTurnSource returns the source of an observer of "tides::on-turn", whose target receives
-// the input of each call. The caller may add filters, or change what is delivered, before
+// the input of each call. The caller may add filters, or change the delivery, before calling
 // [iii.Client.Observe].
 //
 // Is called whenever the tide turns.
@@ -139,13 +139,13 @@ func (Tides) OnTurnSource(args OnTurnArgs) iii.Source {
 	return iii.Source{FunctionID: "tides::on-turn", Args: args, Deliver: iii.ObserveDeliverInput}
 }
 
-// ObserveOnTurn makes an observer of "tides::on-turn", which runs the function target.
+// ObserveOnTurn registers an observer of "tides::on-turn" that runs the function target.
 func (c Tides) ObserveOnTurn(target string, args OnTurnArgs, opts ...iii.ObserveOption) (*iii.Observer, error) {
 	return c.Client.Observe(c.OnTurnSource(args), target, opts...)
 }
 
 // OnTurn registers the function target and an observer of "tides::on-turn" that runs it. If
-// the observer cannot be made, the function is not registered either.
+// the observer is invalid, the function is not registered either.
 func (c Tides) OnTurn(target string, args OnTurnArgs, handler func(context.Context, OnTurnInput) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	return observe(c.Client, c.OnTurnSource(args), target, handler, opts)
 }
@@ -155,12 +155,12 @@ func (c Tides) Secret(ctx context.Context, in SecretInput, opts ...iii.CallOptio
 	return iii.Call[SecretOutput](ctx, c.Client, "tides::secret", in, callOptions(c.Options, opts)...)
 }
 
-// SendSecret sends a call of "tides::secret" and waits for no answer.
+// SendSecret calls "tides::secret" without waiting for a result.
 func (c Tides) SendSecret(ctx context.Context, in SecretInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "tides::secret", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueSecret hands a call of "tides::secret" to a queue.
+// EnqueueSecret adds a call of "tides::secret" to a queue.
 func (c Tides) EnqueueSecret(ctx context.Context, queue string, in SecretInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "tides::secret", in, callOptions(c.Options, opts)...)
 }

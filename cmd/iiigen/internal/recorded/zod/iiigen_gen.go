@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// callOptions returns the options of a client and of a call.
+// callOptions returns the options of a client followed by those of a call.
 func callOptions(client, call []iii.CallOption) []iii.CallOption {
 	if len(client) == 0 {
 		return call
@@ -26,7 +26,7 @@ func callOptions(client, call []iii.CallOption) []iii.CallOption {
 //go:embed iiigen_catalog.json
 var catalogJSON []byte
 
-// catalogSchemas are the schemas of the catalogue, by the function and the part.
+// catalogSchemas returns the schemas of the catalogue by part and id.
 var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	var catalog struct {
 		Functions []struct {
@@ -43,7 +43,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	}
 	schemas := make(map[[2]string]json.RawMessage)
 	if json.Unmarshal(catalogJSON, &catalog) != nil {
-		return schemas // JSONSchema then says nothing
+		return schemas // JSONSchema then returns {}
 	}
 	for _, f := range catalog.Functions {
 		schemas[[2]string{"request", f.ID}], schemas[[2]string{"response", f.ID}] = f.Request, f.Response
@@ -55,7 +55,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	return schemas
 })
 
-// schemaOf returns a schema of the catalogue.
+// schemaOf returns a schema from the catalogue.
 func schemaOf(part, id string) json.RawMessage {
 	if raw := catalogSchemas()[[2]string{part, id}]; raw != nil {
 		return raw
@@ -63,7 +63,7 @@ func schemaOf(part, id string) json.RawMessage {
 	return json.RawMessage("{}")
 }
 
-// checkConstant returns an error if b is another JSON value than want.
+// checkConstant returns an error unless b equals the JSON value want.
 func checkConstant(name string, b []byte, want string) error {
 	var got, expected any
 	if err := json.Unmarshal(b, &got); err != nil {
@@ -78,7 +78,7 @@ func checkConstant(name string, b []byte, want string) error {
 	return nil
 }
 
-// marshalOpen encodes an object with further members beside its own.
+// marshalOpen encodes an object with additional members.
 func marshalOpen[T any](name string, own any, further map[string]T, known ...string) ([]byte, error) {
 	b, err := json.Marshal(own)
 	if err != nil || len(further) == 0 {
@@ -96,7 +96,7 @@ func marshalOpen[T any](name string, own any, further map[string]T, known ...str
 	return append(append(b[:len(b)-1], ','), rest[1:]...), nil
 }
 
-// unmarshalOpen decodes an object, and what it does not know into further.
+// unmarshalOpen decodes an object, with its unknown members into further.
 func unmarshalOpen[T any](b []byte, own any, further *map[string]T, known ...string) error {
 	if err := json.Unmarshal(b, own); err != nil {
 		return err
@@ -123,7 +123,7 @@ func unmarshalOpen[T any](b []byte, own any, further *map[string]T, known ...str
 	return nil
 }
 
-// shape says which JSON values a variant may be.
+// shape describes the JSON values that a variant can have.
 type shape struct {
 	kind            string
 	required, known []string
@@ -132,13 +132,13 @@ type shape struct {
 	closed          bool
 }
 
-// unionVariant is a field of a union.
+// unionVariant describes a field of a union.
 type unionVariant struct {
 	shape  shape
 	decode func(b []byte) error
 }
 
-// variant decodes into a field of a union if a value has the shape.
+// variant returns the variant of a union that decodes values of the shape into field.
 func variant[T any](field **T, s shape) unionVariant {
 	return unionVariant{s, func(b []byte) error {
 		v := new(T)
@@ -150,7 +150,7 @@ func variant[T any](field **T, s shape) unionVariant {
 	}}
 }
 
-// marshalUnion encodes the only variant that is set.
+// marshalUnion encodes the variant that is set, or returns an error unless it is the only one.
 func marshalUnion(name string, raw json.RawMessage, variants ...any) ([]byte, error) {
 	var set []any
 	if raw != nil {
@@ -167,8 +167,8 @@ func marshalUnion(name string, raw json.RawMessage, variants ...any) ([]byte, er
 	return json.Marshal(set[0])
 }
 
-// unmarshalUnion decodes the variant that b has the shape of: of several the one that knows
-// the most of its members. What none of them can be stays in raw.
+// unmarshalUnion decodes b into the variant with a matching shape. If several match, it
+// selects the one with the fewest unknown members. If none matches, it keeps b in raw.
 func unmarshalUnion(b []byte, raw *json.RawMessage, variants ...unionVariant) error {
 	type candidate struct {
 		variant unionVariant
@@ -190,7 +190,7 @@ func unmarshalUnion(b []byte, raw *json.RawMessage, variants ...unionVariant) er
 	return nil
 }
 
-// matches reports whether b may be what s describes, and how many members it does not know.
+// matches reports whether b has the shape, and the number of unknown members.
 func (s shape) matches(b []byte) (unknown int, ok bool) {
 	b = bytes.TrimSpace(b)
 	if len(b) == 0 {
@@ -251,8 +251,8 @@ func equalJSON(b []byte, want string) bool {
 	return json.Unmarshal(b, &x) == nil && json.Unmarshal([]byte(want), &y) == nil && reflect.DeepEqual(x, y)
 }
 
-// marshalTuple encodes elements as an array. Elements after the first least are left out from
-// the first nil on, unless others follow.
+// marshalTuple encodes elements as an array. It omits trailing nil elements beyond the first
+// least, unless rest has elements.
 func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
 	further := 0
 	if rest != nil {
@@ -272,8 +272,8 @@ func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
 	return json.Marshal(elements)
 }
 
-// unmarshalTuple decodes an array into pointers. Further elements go to rest, a pointer to a
-// slice, or are ignored if that is nil.
+// unmarshalTuple decodes an array into pointers. It decodes further elements into rest, a
+// pointer to a slice, or ignores them if rest is nil.
 func unmarshalTuple(name string, b []byte, least int, rest any, elements ...any) error {
 	var all []json.RawMessage
 	if err := json.Unmarshal(b, &all); err != nil {

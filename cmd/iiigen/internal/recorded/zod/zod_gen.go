@@ -10,11 +10,12 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Zod calls the functions of "zod". Client must be set. A copy may be used at the same time.
+// Zod calls the functions of "zod". The field Client must be set. The client and its copies
+// are safe for concurrent use.
 type Zod struct {
-	// Client is the connection that the calls go over.
+	// Client makes the calls.
 	Client *iii.Client
-	// Options are those of every call, before its own.
+	// Options apply to every call, before the options of the call itself.
 	Options []iii.CallOption
 }
 
@@ -62,8 +63,8 @@ var zodSchemas = []iii.FunctionSchemas{
 	{FunctionID: "zod::widths", Request: "e568f5a98c769cc807bf8c0abaceee63", Response: "b6e13e9b429138e6cba0b65641bbf695"},
 }
 
-// CheckSchemas compares the schemas that the functions have now with those that this code was
-// generated from. It returns an *iii.SchemaDriftError if any differ.
+// CheckSchemas compares the current schemas of the functions with those that this code was
+// generated from. It returns an *iii.SchemaDriftError if any of them differ.
 func (c Zod) CheckSchemas(ctx context.Context) error {
 	return c.Client.CheckSchemas(ctx, zodSchemas...)
 }
@@ -75,12 +76,12 @@ func (c Zod) Anything(ctx context.Context, in AnythingInput, opts ...iii.CallOpt
 	return iii.Call[AnythingOutput](ctx, c.Client, "zod::anything", in, callOptions(c.Options, opts)...)
 }
 
-// SendAnything sends a call of "zod::anything" and waits for no answer.
+// SendAnything calls "zod::anything" without waiting for a result.
 func (c Zod) SendAnything(ctx context.Context, in AnythingInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::anything", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAnything hands a call of "zod::anything" to a queue.
+// EnqueueAnything adds a call of "zod::anything" to a queue.
 func (c Zod) EnqueueAnything(ctx context.Context, queue string, in AnythingInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::anything", in, callOptions(c.Options, opts)...)
 }
@@ -92,12 +93,12 @@ func (c Zod) Array(ctx context.Context, in ArrayInput, opts ...iii.CallOption) (
 	return iii.Call[ArrayOutput](ctx, c.Client, "zod::array", in, callOptions(c.Options, opts)...)
 }
 
-// SendArray sends a call of "zod::array" and waits for no answer.
+// SendArray calls "zod::array" without waiting for a result.
 func (c Zod) SendArray(ctx context.Context, in ArrayInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::array", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueArray hands a call of "zod::array" to a queue.
+// EnqueueArray adds a call of "zod::array" to a queue.
 func (c Zod) EnqueueArray(ctx context.Context, queue string, in ArrayInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::array", in, callOptions(c.Options, opts)...)
 }
@@ -109,12 +110,12 @@ func (c Zod) Arrays(ctx context.Context, in ArraysInput, opts ...iii.CallOption)
 	return iii.Call[ArraysOutput](ctx, c.Client, "zod::arrays", in, callOptions(c.Options, opts)...)
 }
 
-// SendArrays sends a call of "zod::arrays" and waits for no answer.
+// SendArrays calls "zod::arrays" without waiting for a result.
 func (c Zod) SendArrays(ctx context.Context, in ArraysInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::arrays", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueArrays hands a call of "zod::arrays" to a queue.
+// EnqueueArrays adds a call of "zod::arrays" to a queue.
 func (c Zod) EnqueueArrays(ctx context.Context, queue string, in ArraysInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::arrays", in, callOptions(c.Options, opts)...)
 }
@@ -126,12 +127,12 @@ func (c Zod) Catchall(ctx context.Context, in CatchallInput, opts ...iii.CallOpt
 	return iii.Call[CatchallOutput](ctx, c.Client, "zod::catchall", in, callOptions(c.Options, opts)...)
 }
 
-// SendCatchall sends a call of "zod::catchall" and waits for no answer.
+// SendCatchall calls "zod::catchall" without waiting for a result.
 func (c Zod) SendCatchall(ctx context.Context, in CatchallInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::catchall", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCatchall hands a call of "zod::catchall" to a queue.
+// EnqueueCatchall adds a call of "zod::catchall" to a queue.
 func (c Zod) EnqueueCatchall(ctx context.Context, queue string, in CatchallInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::catchall", in, callOptions(c.Options, opts)...)
 }
@@ -143,12 +144,12 @@ func (c Zod) Constraints(ctx context.Context, in ConstraintsInput, opts ...iii.C
 	return iii.Call[ConstraintsOutput](ctx, c.Client, "zod::constraints", in, callOptions(c.Options, opts)...)
 }
 
-// SendConstraints sends a call of "zod::constraints" and waits for no answer.
+// SendConstraints calls "zod::constraints" without waiting for a result.
 func (c Zod) SendConstraints(ctx context.Context, in ConstraintsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::constraints", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConstraints hands a call of "zod::constraints" to a queue.
+// EnqueueConstraints adds a call of "zod::constraints" to a queue.
 func (c Zod) EnqueueConstraints(ctx context.Context, queue string, in ConstraintsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::constraints", in, callOptions(c.Options, opts)...)
 }
@@ -160,12 +161,12 @@ func (c Zod) Described(ctx context.Context, in DescribedInput, opts ...iii.CallO
 	return iii.Call[DescribedOutput](ctx, c.Client, "zod::described", in, callOptions(c.Options, opts)...)
 }
 
-// SendDescribed sends a call of "zod::described" and waits for no answer.
+// SendDescribed calls "zod::described" without waiting for a result.
 func (c Zod) SendDescribed(ctx context.Context, in DescribedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::described", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDescribed hands a call of "zod::described" to a queue.
+// EnqueueDescribed adds a call of "zod::described" to a queue.
 func (c Zod) EnqueueDescribed(ctx context.Context, queue string, in DescribedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::described", in, callOptions(c.Options, opts)...)
 }
@@ -177,12 +178,12 @@ func (c Zod) Empty(ctx context.Context, in EmptyInput, opts ...iii.CallOption) (
 	return iii.Call[EmptyOutput](ctx, c.Client, "zod::empty", in, callOptions(c.Options, opts)...)
 }
 
-// SendEmpty sends a call of "zod::empty" and waits for no answer.
+// SendEmpty calls "zod::empty" without waiting for a result.
 func (c Zod) SendEmpty(ctx context.Context, in EmptyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::empty", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEmpty hands a call of "zod::empty" to a queue.
+// EnqueueEmpty adds a call of "zod::empty" to a queue.
 func (c Zod) EnqueueEmpty(ctx context.Context, queue string, in EmptyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::empty", in, callOptions(c.Options, opts)...)
 }
@@ -194,12 +195,12 @@ func (c Zod) Enums(ctx context.Context, in EnumsInput, opts ...iii.CallOption) (
 	return iii.Call[EnumsOutput](ctx, c.Client, "zod::enums", in, callOptions(c.Options, opts)...)
 }
 
-// SendEnums sends a call of "zod::enums" and waits for no answer.
+// SendEnums calls "zod::enums" without waiting for a result.
 func (c Zod) SendEnums(ctx context.Context, in EnumsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::enums", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEnums hands a call of "zod::enums" to a queue.
+// EnqueueEnums adds a call of "zod::enums" to a queue.
 func (c Zod) EnqueueEnums(ctx context.Context, queue string, in EnumsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::enums", in, callOptions(c.Options, opts)...)
 }
@@ -211,12 +212,12 @@ func (c Zod) Formats(ctx context.Context, in FormatsInput, opts ...iii.CallOptio
 	return iii.Call[FormatsOutput](ctx, c.Client, "zod::formats", in, callOptions(c.Options, opts)...)
 }
 
-// SendFormats sends a call of "zod::formats" and waits for no answer.
+// SendFormats calls "zod::formats" without waiting for a result.
 func (c Zod) SendFormats(ctx context.Context, in FormatsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::formats", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFormats hands a call of "zod::formats" to a queue.
+// EnqueueFormats adds a call of "zod::formats" to a queue.
 func (c Zod) EnqueueFormats(ctx context.Context, queue string, in FormatsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::formats", in, callOptions(c.Options, opts)...)
 }
@@ -228,12 +229,12 @@ func (c Zod) Intersected(ctx context.Context, in IntersectedInput, opts ...iii.C
 	return iii.Call[IntersectedOutput](ctx, c.Client, "zod::intersected", in, callOptions(c.Options, opts)...)
 }
 
-// SendIntersected sends a call of "zod::intersected" and waits for no answer.
+// SendIntersected calls "zod::intersected" without waiting for a result.
 func (c Zod) SendIntersected(ctx context.Context, in IntersectedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::intersected", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueIntersected hands a call of "zod::intersected" to a queue.
+// EnqueueIntersected adds a call of "zod::intersected" to a queue.
 func (c Zod) EnqueueIntersected(ctx context.Context, queue string, in IntersectedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::intersected", in, callOptions(c.Options, opts)...)
 }
@@ -245,12 +246,12 @@ func (c Zod) Intersection(ctx context.Context, in IntersectionInput, opts ...iii
 	return iii.Call[IntersectionOutput](ctx, c.Client, "zod::intersection", in, callOptions(c.Options, opts)...)
 }
 
-// SendIntersection sends a call of "zod::intersection" and waits for no answer.
+// SendIntersection calls "zod::intersection" without waiting for a result.
 func (c Zod) SendIntersection(ctx context.Context, in IntersectionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::intersection", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueIntersection hands a call of "zod::intersection" to a queue.
+// EnqueueIntersection adds a call of "zod::intersection" to a queue.
 func (c Zod) EnqueueIntersection(ctx context.Context, queue string, in IntersectionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::intersection", in, callOptions(c.Options, opts)...)
 }
@@ -262,12 +263,12 @@ func (c Zod) Linked(ctx context.Context, in LinkedInput, opts ...iii.CallOption)
 	return iii.Call[LinkedOutput](ctx, c.Client, "zod::linked", in, callOptions(c.Options, opts)...)
 }
 
-// SendLinked sends a call of "zod::linked" and waits for no answer.
+// SendLinked calls "zod::linked" without waiting for a result.
 func (c Zod) SendLinked(ctx context.Context, in LinkedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::linked", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLinked hands a call of "zod::linked" to a queue.
+// EnqueueLinked adds a call of "zod::linked" to a queue.
 func (c Zod) EnqueueLinked(ctx context.Context, queue string, in LinkedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::linked", in, callOptions(c.Options, opts)...)
 }
@@ -279,12 +280,12 @@ func (c Zod) Loose(ctx context.Context, in LooseInput, opts ...iii.CallOption) (
 	return iii.Call[LooseOutput](ctx, c.Client, "zod::loose", in, callOptions(c.Options, opts)...)
 }
 
-// SendLoose sends a call of "zod::loose" and waits for no answer.
+// SendLoose calls "zod::loose" without waiting for a result.
 func (c Zod) SendLoose(ctx context.Context, in LooseInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::loose", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLoose hands a call of "zod::loose" to a queue.
+// EnqueueLoose adds a call of "zod::loose" to a queue.
 func (c Zod) EnqueueLoose(ctx context.Context, queue string, in LooseInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::loose", in, callOptions(c.Options, opts)...)
 }
@@ -296,12 +297,12 @@ func (c Zod) Maybe(ctx context.Context, in *MaybeInput, opts ...iii.CallOption) 
 	return iii.Call[*MaybeOutput](ctx, c.Client, "zod::maybe", in, callOptions(c.Options, opts)...)
 }
 
-// SendMaybe sends a call of "zod::maybe" and waits for no answer.
+// SendMaybe calls "zod::maybe" without waiting for a result.
 func (c Zod) SendMaybe(ctx context.Context, in *MaybeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::maybe", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMaybe hands a call of "zod::maybe" to a queue.
+// EnqueueMaybe adds a call of "zod::maybe" to a queue.
 func (c Zod) EnqueueMaybe(ctx context.Context, queue string, in *MaybeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::maybe", in, callOptions(c.Options, opts)...)
 }
@@ -313,12 +314,12 @@ func (c Zod) Mutual(ctx context.Context, in MutualInput, opts ...iii.CallOption)
 	return iii.Call[MutualOutput](ctx, c.Client, "zod::mutual", in, callOptions(c.Options, opts)...)
 }
 
-// SendMutual sends a call of "zod::mutual" and waits for no answer.
+// SendMutual calls "zod::mutual" without waiting for a result.
 func (c Zod) SendMutual(ctx context.Context, in MutualInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::mutual", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMutual hands a call of "zod::mutual" to a queue.
+// EnqueueMutual adds a call of "zod::mutual" to a queue.
 func (c Zod) EnqueueMutual(ctx context.Context, queue string, in MutualInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::mutual", in, callOptions(c.Options, opts)...)
 }
@@ -330,12 +331,12 @@ func (c Zod) Names(ctx context.Context, in NamesInput, opts ...iii.CallOption) (
 	return iii.Call[NamesOutput](ctx, c.Client, "zod::names", in, callOptions(c.Options, opts)...)
 }
 
-// SendNames sends a call of "zod::names" and waits for no answer.
+// SendNames calls "zod::names" without waiting for a result.
 func (c Zod) SendNames(ctx context.Context, in NamesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::names", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNames hands a call of "zod::names" to a queue.
+// EnqueueNames adds a call of "zod::names" to a queue.
 func (c Zod) EnqueueNames(ctx context.Context, queue string, in NamesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::names", in, callOptions(c.Options, opts)...)
 }
@@ -347,12 +348,12 @@ func (c Zod) Nested(ctx context.Context, in NestedInput, opts ...iii.CallOption)
 	return iii.Call[NestedOutput](ctx, c.Client, "zod::nested", in, callOptions(c.Options, opts)...)
 }
 
-// SendNested sends a call of "zod::nested" and waits for no answer.
+// SendNested calls "zod::nested" without waiting for a result.
 func (c Zod) SendNested(ctx context.Context, in NestedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::nested", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNested hands a call of "zod::nested" to a queue.
+// EnqueueNested adds a call of "zod::nested" to a queue.
 func (c Zod) EnqueueNested(ctx context.Context, queue string, in NestedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::nested", in, callOptions(c.Options, opts)...)
 }
@@ -364,12 +365,12 @@ func (c Zod) Optionals(ctx context.Context, in OptionalsInput, opts ...iii.CallO
 	return iii.Call[OptionalsOutput](ctx, c.Client, "zod::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// SendOptionals sends a call of "zod::optionals" and waits for no answer.
+// SendOptionals calls "zod::optionals" without waiting for a result.
 func (c Zod) SendOptionals(ctx context.Context, in OptionalsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOptionals hands a call of "zod::optionals" to a queue.
+// EnqueueOptionals adds a call of "zod::optionals" to a queue.
 func (c Zod) EnqueueOptionals(ctx context.Context, queue string, in OptionalsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::optionals", in, callOptions(c.Options, opts)...)
 }
@@ -381,12 +382,12 @@ func (c Zod) Outcome(ctx context.Context, in OutcomeInput, opts ...iii.CallOptio
 	return iii.Call[OutcomeOutput](ctx, c.Client, "zod::outcome", in, callOptions(c.Options, opts)...)
 }
 
-// SendOutcome sends a call of "zod::outcome" and waits for no answer.
+// SendOutcome calls "zod::outcome" without waiting for a result.
 func (c Zod) SendOutcome(ctx context.Context, in OutcomeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::outcome", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOutcome hands a call of "zod::outcome" to a queue.
+// EnqueueOutcome adds a call of "zod::outcome" to a queue.
 func (c Zod) EnqueueOutcome(ctx context.Context, queue string, in OutcomeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::outcome", in, callOptions(c.Options, opts)...)
 }
@@ -398,12 +399,12 @@ func (c Zod) Partial(ctx context.Context, in PartialInput, opts ...iii.CallOptio
 	return iii.Call[PartialOutput](ctx, c.Client, "zod::partial", in, callOptions(c.Options, opts)...)
 }
 
-// SendPartial sends a call of "zod::partial" and waits for no answer.
+// SendPartial calls "zod::partial" without waiting for a result.
 func (c Zod) SendPartial(ctx context.Context, in PartialInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::partial", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePartial hands a call of "zod::partial" to a queue.
+// EnqueuePartial adds a call of "zod::partial" to a queue.
 func (c Zod) EnqueuePartial(ctx context.Context, queue string, in PartialInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::partial", in, callOptions(c.Options, opts)...)
 }
@@ -415,12 +416,12 @@ func (c Zod) Punctuation(ctx context.Context, in PunctuationInput, opts ...iii.C
 	return iii.Call[PunctuationOutput](ctx, c.Client, "zod::punctuation", in, callOptions(c.Options, opts)...)
 }
 
-// SendPunctuation sends a call of "zod::punctuation" and waits for no answer.
+// SendPunctuation calls "zod::punctuation" without waiting for a result.
 func (c Zod) SendPunctuation(ctx context.Context, in PunctuationInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::punctuation", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePunctuation hands a call of "zod::punctuation" to a queue.
+// EnqueuePunctuation adds a call of "zod::punctuation" to a queue.
 func (c Zod) EnqueuePunctuation(ctx context.Context, queue string, in PunctuationInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::punctuation", in, callOptions(c.Options, opts)...)
 }
@@ -432,12 +433,12 @@ func (c Zod) Readonly(ctx context.Context, in ReadonlyInput, opts ...iii.CallOpt
 	return iii.Call[ReadonlyOutput](ctx, c.Client, "zod::readonly", in, callOptions(c.Options, opts)...)
 }
 
-// SendReadonly sends a call of "zod::readonly" and waits for no answer.
+// SendReadonly calls "zod::readonly" without waiting for a result.
 func (c Zod) SendReadonly(ctx context.Context, in ReadonlyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::readonly", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueReadonly hands a call of "zod::readonly" to a queue.
+// EnqueueReadonly adds a call of "zod::readonly" to a queue.
 func (c Zod) EnqueueReadonly(ctx context.Context, queue string, in ReadonlyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::readonly", in, callOptions(c.Options, opts)...)
 }
@@ -449,12 +450,12 @@ func (c Zod) Records(ctx context.Context, in RecordsInput, opts ...iii.CallOptio
 	return iii.Call[RecordsOutput](ctx, c.Client, "zod::records", in, callOptions(c.Options, opts)...)
 }
 
-// SendRecords sends a call of "zod::records" and waits for no answer.
+// SendRecords calls "zod::records" without waiting for a result.
 func (c Zod) SendRecords(ctx context.Context, in RecordsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::records", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRecords hands a call of "zod::records" to a queue.
+// EnqueueRecords adds a call of "zod::records" to a queue.
 func (c Zod) EnqueueRecords(ctx context.Context, queue string, in RecordsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::records", in, callOptions(c.Options, opts)...)
 }
@@ -466,12 +467,12 @@ func (c Zod) Scalars(ctx context.Context, in ScalarsInput, opts ...iii.CallOptio
 	return iii.Call[ScalarsOutput](ctx, c.Client, "zod::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// SendScalars sends a call of "zod::scalars" and waits for no answer.
+// SendScalars calls "zod::scalars" without waiting for a result.
 func (c Zod) SendScalars(ctx context.Context, in ScalarsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueScalars hands a call of "zod::scalars" to a queue.
+// EnqueueScalars adds a call of "zod::scalars" to a queue.
 func (c Zod) EnqueueScalars(ctx context.Context, queue string, in ScalarsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::scalars", in, callOptions(c.Options, opts)...)
 }
@@ -483,12 +484,12 @@ func (c Zod) Shape(ctx context.Context, in ShapeInput, opts ...iii.CallOption) (
 	return iii.Call[ShapeOutput](ctx, c.Client, "zod::shape", in, callOptions(c.Options, opts)...)
 }
 
-// SendShape sends a call of "zod::shape" and waits for no answer.
+// SendShape calls "zod::shape" without waiting for a result.
 func (c Zod) SendShape(ctx context.Context, in ShapeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::shape", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueShape hands a call of "zod::shape" to a queue.
+// EnqueueShape adds a call of "zod::shape" to a queue.
 func (c Zod) EnqueueShape(ctx context.Context, queue string, in ShapeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::shape", in, callOptions(c.Options, opts)...)
 }
@@ -500,12 +501,12 @@ func (c Zod) Shapes(ctx context.Context, in ShapesInput, opts ...iii.CallOption)
 	return iii.Call[ShapesOutput](ctx, c.Client, "zod::shapes", in, callOptions(c.Options, opts)...)
 }
 
-// SendShapes sends a call of "zod::shapes" and waits for no answer.
+// SendShapes calls "zod::shapes" without waiting for a result.
 func (c Zod) SendShapes(ctx context.Context, in ShapesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::shapes", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueShapes hands a call of "zod::shapes" to a queue.
+// EnqueueShapes adds a call of "zod::shapes" to a queue.
 func (c Zod) EnqueueShapes(ctx context.Context, queue string, in ShapesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::shapes", in, callOptions(c.Options, opts)...)
 }
@@ -517,12 +518,12 @@ func (c Zod) Shared(ctx context.Context, in SharedInput, opts ...iii.CallOption)
 	return iii.Call[SharedOutput](ctx, c.Client, "zod::shared", in, callOptions(c.Options, opts)...)
 }
 
-// SendShared sends a call of "zod::shared" and waits for no answer.
+// SendShared calls "zod::shared" without waiting for a result.
 func (c Zod) SendShared(ctx context.Context, in SharedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::shared", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueShared hands a call of "zod::shared" to a queue.
+// EnqueueShared adds a call of "zod::shared" to a queue.
 func (c Zod) EnqueueShared(ctx context.Context, queue string, in SharedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::shared", in, callOptions(c.Options, opts)...)
 }
@@ -534,12 +535,12 @@ func (c Zod) Status(ctx context.Context, in StatusInput, opts ...iii.CallOption)
 	return iii.Call[StatusOutput](ctx, c.Client, "zod::status", in, callOptions(c.Options, opts)...)
 }
 
-// SendStatus sends a call of "zod::status" and waits for no answer.
+// SendStatus calls "zod::status" without waiting for a result.
 func (c Zod) SendStatus(ctx context.Context, in StatusInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::status", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStatus hands a call of "zod::status" to a queue.
+// EnqueueStatus adds a call of "zod::status" to a queue.
 func (c Zod) EnqueueStatus(ctx context.Context, queue string, in StatusInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::status", in, callOptions(c.Options, opts)...)
 }
@@ -551,12 +552,12 @@ func (c Zod) Strict(ctx context.Context, in StrictInput, opts ...iii.CallOption)
 	return iii.Call[StrictOutput](ctx, c.Client, "zod::strict", in, callOptions(c.Options, opts)...)
 }
 
-// SendStrict sends a call of "zod::strict" and waits for no answer.
+// SendStrict calls "zod::strict" without waiting for a result.
 func (c Zod) SendStrict(ctx context.Context, in StrictInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::strict", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStrict hands a call of "zod::strict" to a queue.
+// EnqueueStrict adds a call of "zod::strict" to a queue.
 func (c Zod) EnqueueStrict(ctx context.Context, queue string, in StrictInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::strict", in, callOptions(c.Options, opts)...)
 }
@@ -568,12 +569,12 @@ func (c Zod) Text(ctx context.Context, in TextInput, opts ...iii.CallOption) (Te
 	return iii.Call[TextOutput](ctx, c.Client, "zod::text", in, callOptions(c.Options, opts)...)
 }
 
-// SendText sends a call of "zod::text" and waits for no answer.
+// SendText calls "zod::text" without waiting for a result.
 func (c Zod) SendText(ctx context.Context, in TextInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::text", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueText hands a call of "zod::text" to a queue.
+// EnqueueText adds a call of "zod::text" to a queue.
 func (c Zod) EnqueueText(ctx context.Context, queue string, in TextInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::text", in, callOptions(c.Options, opts)...)
 }
@@ -585,12 +586,12 @@ func (c Zod) Tree(ctx context.Context, in TreeInput, opts ...iii.CallOption) (Tr
 	return iii.Call[TreeOutput](ctx, c.Client, "zod::tree", in, callOptions(c.Options, opts)...)
 }
 
-// SendTree sends a call of "zod::tree" and waits for no answer.
+// SendTree calls "zod::tree" without waiting for a result.
 func (c Zod) SendTree(ctx context.Context, in TreeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::tree", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTree hands a call of "zod::tree" to a queue.
+// EnqueueTree adds a call of "zod::tree" to a queue.
 func (c Zod) EnqueueTree(ctx context.Context, queue string, in TreeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::tree", in, callOptions(c.Options, opts)...)
 }
@@ -602,12 +603,12 @@ func (c Zod) Tuples(ctx context.Context, in TuplesInput, opts ...iii.CallOption)
 	return iii.Call[TuplesOutput](ctx, c.Client, "zod::tuples", in, callOptions(c.Options, opts)...)
 }
 
-// SendTuples sends a call of "zod::tuples" and waits for no answer.
+// SendTuples calls "zod::tuples" without waiting for a result.
 func (c Zod) SendTuples(ctx context.Context, in TuplesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::tuples", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTuples hands a call of "zod::tuples" to a queue.
+// EnqueueTuples adds a call of "zod::tuples" to a queue.
 func (c Zod) EnqueueTuples(ctx context.Context, queue string, in TuplesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::tuples", in, callOptions(c.Options, opts)...)
 }
@@ -619,12 +620,12 @@ func (c Zod) Unions(ctx context.Context, in UnionsInput, opts ...iii.CallOption)
 	return iii.Call[UnionsOutput](ctx, c.Client, "zod::unions", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnions sends a call of "zod::unions" and waits for no answer.
+// SendUnions calls "zod::unions" without waiting for a result.
 func (c Zod) SendUnions(ctx context.Context, in UnionsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::unions", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnions hands a call of "zod::unions" to a queue.
+// EnqueueUnions adds a call of "zod::unions" to a queue.
 func (c Zod) EnqueueUnions(ctx context.Context, queue string, in UnionsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::unions", in, callOptions(c.Options, opts)...)
 }
@@ -636,12 +637,12 @@ func (c Zod) Unspeakable(ctx context.Context, in UnspeakableInput, opts ...iii.C
 	return iii.Call[UnspeakableOutput](ctx, c.Client, "zod::unspeakable", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnspeakable sends a call of "zod::unspeakable" and waits for no answer.
+// SendUnspeakable calls "zod::unspeakable" without waiting for a result.
 func (c Zod) SendUnspeakable(ctx context.Context, in UnspeakableInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::unspeakable", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnspeakable hands a call of "zod::unspeakable" to a queue.
+// EnqueueUnspeakable adds a call of "zod::unspeakable" to a queue.
 func (c Zod) EnqueueUnspeakable(ctx context.Context, queue string, in UnspeakableInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::unspeakable", in, callOptions(c.Options, opts)...)
 }
@@ -653,12 +654,12 @@ func (c Zod) Untyped(ctx context.Context, in json.RawMessage, opts ...iii.CallOp
 	return iii.Call[json.RawMessage](ctx, c.Client, "zod::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// SendUntyped sends a call of "zod::untyped" and waits for no answer.
+// SendUntyped calls "zod::untyped" without waiting for a result.
 func (c Zod) SendUntyped(ctx context.Context, in json.RawMessage, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUntyped hands a call of "zod::untyped" to a queue.
+// EnqueueUntyped adds a call of "zod::untyped" to a queue.
 func (c Zod) EnqueueUntyped(ctx context.Context, queue string, in json.RawMessage, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::untyped", in, callOptions(c.Options, opts)...)
 }
@@ -670,12 +671,12 @@ func (c Zod) Widths(ctx context.Context, in WidthsInput, opts ...iii.CallOption)
 	return iii.Call[WidthsOutput](ctx, c.Client, "zod::widths", in, callOptions(c.Options, opts)...)
 }
 
-// SendWidths sends a call of "zod::widths" and waits for no answer.
+// SendWidths calls "zod::widths" without waiting for a result.
 func (c Zod) SendWidths(ctx context.Context, in WidthsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::widths", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWidths hands a call of "zod::widths" to a queue.
+// EnqueueWidths adds a call of "zod::widths" to a queue.
 func (c Zod) EnqueueWidths(ctx context.Context, queue string, in WidthsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::widths", in, callOptions(c.Options, opts)...)
 }
@@ -2772,7 +2773,7 @@ func (v *TuplesInputPair) UnmarshalJSON(b []byte) error {
 // TuplesInputRest is an array in JSON, with an element for each field.
 type TuplesInputRest struct {
 	V0 bool
-	// Rest are the further elements.
+	// Rest holds the remaining elements.
 	Rest []string
 }
 
@@ -2806,7 +2807,7 @@ func (v *TuplesOutputPair) UnmarshalJSON(b []byte) error {
 // TuplesOutputRest is an array in JSON, with an element for each field.
 type TuplesOutputRest struct {
 	V0 bool
-	// Rest are the further elements.
+	// Rest holds the remaining elements.
 	Rest []string
 }
 
