@@ -466,6 +466,7 @@ func (t *observers) await(o *observer, revision uint64) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if t.byID[o.id] == o && o.announced == revision && !o.accepted && t.engine.ctx.Err() == nil {
+			t.retract(o, t.function(o.source)) // or the host would keep it once its hooks return
 			t.fail(o, errorBody("OWNER_TIMEOUT", "the host of '%s' did not accept the observer within %v", o.source.id, ackTimeout))
 		}
 	})
