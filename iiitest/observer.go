@@ -138,10 +138,15 @@ func (f *function) hostKey() key {
 	return key{f.namespace, f.registered}
 }
 
-// view returns an observer as its host sees it.
+// view returns an observer as its host sees it. A host does not know what is delivered, and
+// reports of local calls only what observers capture, so what is delivered is among that.
 func (o *observer) view() json.RawMessage {
+	capture := append([]string{}, o.capture...)
+	if delivered := o.deliver == "input" || o.deliver == "output"; delivered && !slices.Contains(capture, o.deliver) {
+		capture = append(capture, o.deliver)
+	}
 	return new(object).str("id", o.id).raw("args", o.args).raw("filters", o.filter.normal).str("target", o.target.id).
-		raw("capture", mustEncode(append([]string{}, o.capture...))).str("on", o.on).raw("legacy", o.legacy).bytes()
+		raw("capture", mustEncode(capture)).str("on", o.on).raw("legacy", o.legacy).bytes()
 }
 
 // captures reports whether an observer requests a part of a call.
