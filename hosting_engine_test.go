@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -189,6 +190,52 @@ func TestHostedSourceOnTheEngine(t *testing.T) {
 		time.Sleep(time.Second)
 		if got := fmt.Sprint(<-removed, <-removed); got != fmt.Sprint(brest.ID(), dover.ID()) || source.IsObserved() {
 			t.Errorf("removed %s, observed %t", got, source.IsObserved())
+		}
+	}, iiitest.WithProtocol(iiitest.Protocol026))
+}
+
+// What is delivered does not depend on what is captured, for local calls either.
+func TestLocalAndRoutedCallsDeliverTheSamePart(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		worker, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("till"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = worker.Close() }()
+		_, err = iii.Handle(worker, "double", func(_ context.Context, n int) (int, error) { return 2 * n, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		got := map[iii.ObserveDeliver][]int{}
+		for _, deliver := range []iii.ObserveDeliver{iii.ObserveDeliverInput, iii.ObserveDeliverOutput} {
+			id := "target::" + string(deliver)
+			_, err := iii.Handle(worker, id, func(_ context.Context, n int) (any, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				got[deliver] = append(got[deliver], n)
+				return nil, nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := worker.Observe(iii.Source{FunctionID: "double", Capture: []iii.Capture{}, Deliver: deliver}, id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mustConnect(t, worker)
+		synctest.Wait()
+		for n, opts := range [][]iii.CallOption{nil, {iii.Remotely()}} {
+			if err := worker.Call(t.Context(), "double", n+1, nil, opts...); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		want := map[iii.ObserveDeliver][]int{iii.ObserveDeliverInput: {1, 2}, iii.ObserveDeliverOutput: {2, 4}}
+		mu.Lock()
+		defer mu.Unlock()
+		if diff := cmp.Diff(want, got); diff != "" || worker.Stats().LocalCalls != 1 {
+			t.Errorf("delivered (-want +got):\n%s\n%d local calls", diff, worker.Stats().LocalCalls)
 		}
 	}, iiitest.WithProtocol(iiitest.Protocol026))
 }

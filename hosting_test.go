@@ -973,6 +973,36 @@ func TestRenamedFunctions(t *testing.T) {
 	})
 }
 
+// What the engine says to a registration is not taken for its answer to one that was taken back,
+// although the id of one ends with that of the other.
+func TestAnswersToIDsThatEndAlike(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
+			switch {
+			case m.Type != "registerfunction":
+				return false
+			case m.ID == "a::f":
+				time.Sleep(time.Millisecond) // all of it is on its way by then
+				c.send(functionConflict("a::f"))
+			default:
+				c.send(fmt.Sprintf(`{"type":"functionregistered","id":%q,"namespace":"default","revision":0}`, m.ID))
+			}
+			return true
+		}}})
+		c := p.client()
+		connectHost(t, c)
+		refused := hostFunc(t, c, "a::f", echo)
+		if err := hostFunc(t, c, "f", echo).Unregister(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		var r *RejectedError
+		if err := refused.Err(); !errors.As(err, &r) || r.FunctionID != "a::f" {
+			t.Errorf("the function that another worker has: %v", err)
+		}
+	})
+}
+
 // Any answer of the engine to a registration that was withdrawn does not affect the next
 // registration with the same id.
 func TestAnswersToEarlierAttempts(t *testing.T) {

@@ -555,6 +555,9 @@ func (r *registry) isDisregarded(id string) bool {
 			r.disregarded = slices.Delete(r.disregarded, i, i+1)
 			return true
 		}
+		if r.functionByID[own] != nil {
+			return false // it is about that one, whose id may end like that of another
+		}
 	}
 	return false
 }

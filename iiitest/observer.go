@@ -138,10 +138,15 @@ func (f *function) hostKey() key {
 	return key{f.namespace, f.registered}
 }
 
-// view returns an observer as its host sees it.
+// view returns an observer as its host sees it. A host does not know what is delivered, and
+// reports of local calls only what observers capture, so what is delivered is among that.
 func (o *observer) view() json.RawMessage {
+	capture := append([]string{}, o.capture...)
+	if delivered := o.deliver == "input" || o.deliver == "output"; delivered && !slices.Contains(capture, o.deliver) {
+		capture = append(capture, o.deliver)
+	}
 	return new(object).str("id", o.id).raw("args", o.args).raw("filters", o.filter.normal).str("target", o.target.id).
-		raw("capture", mustEncode(append([]string{}, o.capture...))).str("on", o.on).raw("legacy", o.legacy).bytes()
+		raw("capture", mustEncode(capture)).str("on", o.on).raw("legacy", o.legacy).bytes()
 }
 
 // captures reports whether an observer requests a part of a call.
@@ -466,6 +471,7 @@ func (t *observers) await(o *observer, revision uint64) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if t.byID[o.id] == o && o.announced == revision && !o.accepted && t.engine.ctx.Err() == nil {
+			t.retract(o, t.function(o.source)) // or the host would keep it once its hooks return
 			t.fail(o, errorBody("OWNER_TIMEOUT", "the host of '%s' did not accept the observer within %v", o.source.id, ackTimeout))
 		}
 	})

@@ -273,6 +273,10 @@ func TestObserverStates(t *testing.T) {
 			time.Sleep(ackTimeout - time.Second)
 			o.quiet()
 			o.wantState("o1", "error", "OWNER_TIMEOUT", 0)
+			h.want(`{"type":"observerremoved","function_id":"s","namespace":"default","revision":2,"id":"o1"}`)
+			h.ack("s", "o1", 1) // too late
+			h.sync()
+			o.quiet()
 		},
 		"host without observers is not asked": func(t *testing.T, e *Engine) {
 			h, o := dial(t, e).register("h"), observing(t, e, "o").host("t")
