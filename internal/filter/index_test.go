@@ -75,7 +75,7 @@ func TestViewFindsWhatAScanFinds(t *testing.T) {
 		v := d.view(viewFrom)
 		for range 40 {
 			text := c.Path(filtertest.Pick(c, "input", "output", "error", "caller", "metadata"))
-			p, fault := parsePath(text, false)
+			p, fault := new(compiler).path(text, false)
 			if fault != nil {
 				t.Fatal(fault)
 			}

@@ -171,8 +171,8 @@ func (m *match) operator(o *op, v []byte, present bool) bool {
 
 // any reports whether an element of the array v passes the operand of $any.
 func (m *match) any(o *op, v []byte) bool {
-	if p := o.only(); p != nil {
-		return m.anyMember(o, v, p)
+	if p := o.any.only(); p != nil {
+		return m.anyMember(o.any.filter, v, p)
 	}
 	elements := elementsOf(v)
 	for {
@@ -180,23 +180,23 @@ func (m *match) any(o *op, v []byte) bool {
 		switch {
 		case !ok:
 			return false
-		case o.byFilter && m.all(o.filter, elem), !o.byFilter && m.operators(o.ops, elem, true):
+		case o.any.byFilter && m.all(o.any.filter, elem), !o.any.byFilter && m.operators(o.any.ops, elem, true):
 			return true
 		}
 	}
 }
 
 // only returns the path of $any's operand if the operand is a filter with a single path.
-func (o *op) only() *path {
-	if !o.byFilter || len(o.filter) == 0 {
+func (a *anyOf) only() *path {
+	if !a.byFilter || len(a.filter) == 0 {
 		return nil
 	}
-	p := o.filter[0].path
+	p := a.filter[0].path
 	if p == nil || len(p.segments) == 0 {
 		return nil
 	}
-	for i := range o.filter[1:] {
-		if !o.filter[i+1].same {
+	for i := range a.filter[1:] {
+		if !a.filter[i+1].same {
 			return nil
 		}
 	}
@@ -205,7 +205,7 @@ func (o *op) only() *path {
 
 // anyMember is any for a filter with the single path p. Looking up the first segment of p
 // also finds the end of an element that is an object, so each element is read only once.
-func (m *match) anyMember(o *op, b []byte, p *path) bool {
+func (m *match) anyMember(clauses []clause, b []byte, p *path) bool {
 	i, empty := firstItem(b, 0, ']')
 	for !empty {
 		var v []byte
@@ -226,8 +226,8 @@ func (m *match) anyMember(o *op, b []byte, p *path) bool {
 			return false
 		}
 		holds := true
-		for j := range o.filter {
-			holds = holds && m.operators(o.filter[j].ops, v, present)
+		for j := range clauses {
+			holds = holds && m.operators(clauses[j].ops, v, present)
 		}
 		if holds {
 			return true
@@ -252,13 +252,13 @@ func equal(raw []byte, x *value) bool {
 	case text:
 		return equalText(inner(raw), x.text)
 	case array:
-		return equalArray(raw, x.items)
+		return equalArray(raw, x.list)
 	}
-	if len(x.members) <= 64 {
+	if len(x.list) <= 64 {
 		var seen [1]uint64
-		return equalObject(raw, x.members, seen[:])
+		return equalObject(raw, x.list, seen[:])
 	}
-	return equalLargeObject(raw, x.members)
+	return equalLargeObject(raw, x.list)
 }
 
 // equalText reports whether raw, the inside of a JSON string, equals s.
@@ -270,11 +270,11 @@ func equalText(raw []byte, s string) bool {
 	return order == 0
 }
 
-func equalArray(raw []byte, items []value) bool {
+func equalArray(raw []byte, items []member) bool {
 	elements := elementsOf(raw)
 	for i := range items {
 		v, ok := elements.take()
-		if !ok || !equal(v, &items[i]) {
+		if !ok || !equal(v, &items[i].value) {
 			return false
 		}
 	}
@@ -332,19 +332,19 @@ type set struct {
 	others               []*value
 }
 
-func newSet(items []value) *set {
+func newSet(items []member) *set {
 	s := new(set)
 	for i := range items {
-		switch x := &items[i]; x.kind {
+		switch x := &items[i].value; x.kind {
 		case null:
 			s.null = true
 		case boolean:
 			s.truth = s.truth || x.truth
 			s.falsity = s.falsity || !x.truth
 		case number:
-			s.numbers = append(s.numbers, x.num)
+			s.numbers = append(slices.Grow(s.numbers, len(items)-i), x.num)
 		case text:
-			s.texts = append(s.texts, x.text)
+			s.texts = append(slices.Grow(s.texts, len(items)-i), x.text)
 		default:
 			s.others = append(s.others, x)
 		}
