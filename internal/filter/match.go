@@ -171,19 +171,49 @@ func (m *match) operator(o *op, v []byte, present bool) bool {
 
 // any reports whether an element of the array v passes the operand of $any.
 func (m *match) any(o *op, v []byte) bool {
-	if p := o.any.only(); p != nil {
-		return m.anyMember(o.any.filter, v, p)
+	a := o.any
+	l := searchFor(a.literal, v)
+	if p := a.only(); p != nil {
+		return m.anyMember(a.filter, v, p, l)
 	}
 	elements := elementsOf(v)
 	for {
+		at := elements.next
 		elem, ok := elements.take()
 		switch {
-		case !ok:
+		case !ok || !l.in(v, at):
 			return false
-		case o.any.byFilter && m.all(o.any.filter, elem), !o.any.byFilter && m.operators(o.any.ops, elem, true):
+		case l.next >= at+len(elem):
+		case a.byFilter && m.all(a.filter, elem), !a.byFilter && m.operators(a.ops, elem, true):
 			return true
 		}
 	}
+}
+
+// search finds the elements of an array that contain a literal, because searching for it
+// takes less time than reading the elements.
+type search struct {
+	literal []byte // nil if every element counts
+	next    int    // the position of a literal, before which there is none
+}
+
+// searchFor returns a search in an array. If there are escapes in the array, a string may have
+// any spelling, so every element counts.
+func searchFor(literal, b []byte) search {
+	if literal != nil && bytes.IndexByte(b, '\\') >= 0 {
+		literal = nil
+	}
+	return search{literal: literal}
+}
+
+// in moves on to the first literal in b from i on. It returns false if there is none.
+func (s *search) in(b []byte, i int) bool {
+	if s.next >= i || s.literal == nil {
+		return true
+	}
+	n := bytes.Index(b[i:], s.literal)
+	s.next = i + n
+	return n >= 0
 }
 
 // only returns the path of $any's operand if the operand is a filter with a single path.
@@ -205,9 +235,22 @@ func (a *anyOf) only() *path {
 
 // anyMember is any for a filter with the single path p. Looking up the first segment of p
 // also finds the end of an element that is an object, so each element is read only once.
-func (m *match) anyMember(clauses []clause, b []byte, p *path) bool {
+func (m *match) anyMember(clauses []clause, b []byte, p *path, l search) bool {
 	i, empty := firstItem(b, 0, ']')
 	for !empty {
+		if i < 0 || !l.in(b, i) {
+			return false
+		}
+		if l.next > i {
+			end := skipValue(b, i)
+			if end < 0 {
+				return false
+			}
+			if end <= l.next {
+				i, empty = afterItem(b, end, ']')
+				continue
+			}
+		}
 		var v []byte
 		var present bool
 		var end int

@@ -136,6 +136,7 @@ type anyOf struct {
 	ops      []op
 	filter   []clause
 	byFilter bool
+	literal  []byte // a string that each matching element contains, in quotes, or nil
 }
 
 // seed makes the hashes of keys unpredictable to senders of documents.
@@ -467,8 +468,27 @@ func (c *compiler) any(into *op, path string, m *member, depth int) *Error {
 	} else {
 		a.ops, fault = c.operators(path, &m.value, depth)
 	}
+	a.literal = literal(a.ops, nil)
+	for i := range a.filter {
+		a.literal = literal(a.filter[i].ops, a.literal)
+	}
 	into.any = a
 	return fault
+}
+
+// literal returns the longest of known and the strings that operators require the value to
+// equal, in quotes. A string that must be escaped does not count.
+func literal(ops []op, known []byte) []byte {
+	for i := range ops {
+		o := &ops[i]
+		if o.kind != opEq || o.operand.kind != text || len(o.operand.text)+2 <= len(known) {
+			continue
+		}
+		if quoted := o.operand.appendText(nil); bytes.IndexByte(quoted, '\\') < 0 {
+			known = quoted
+		}
+	}
+	return known
 }
 
 // checkLiteral checks an operand that is nested in depth arrays and objects.
