@@ -62,20 +62,11 @@ func (m *match) resolve(p *path, elem []byte) ([]byte, bool) {
 		return m.view.resolve(p)
 	}
 	raw := m.doc.root(p.root)
-	i := skipSpace(raw, 0)
-	if len(p.segments) > 0 && i < len(raw) && raw[i] == '{' {
-		// The end of the root is not needed.
-		start, stop, _ := find(raw, i, &p.segments[0])
-		if start == 0 || len(p.segments) == 1 {
-			return raw[start:stop], start > 0
-		}
-		return resolve(raw[start:stop], p.segments[1:])
+	if len(p.segments) == 0 {
+		return whole(raw)
 	}
-	raw, ok := whole(raw)
-	if !ok {
-		return nil, false
-	}
-	return resolve(raw, p.segments)
+	start, stop, _ := follow(raw, skipSpace(raw, 0), p.segments)
+	return raw[start:stop], start > 0
 }
 
 // all reports whether all clauses hold; elem is the current element of $any.
@@ -256,9 +247,8 @@ func (m *match) anyMember(clauses []clause, b []byte, p *path, l search) bool {
 		var end int
 		if i < len(b) && b[i] == '{' {
 			var start, stop int
-			if start, stop, end = find(b, i, &p.segments[0]); start > 0 {
-				v, present = resolve(b[start:stop], p.segments[1:])
-			}
+			start, stop, end = find(b, i, p.segments)
+			v, present = b[start:stop], start > 0
 			if end < 0 { // the element may be a complete value of another type
 				end = skipValue(b, i)
 			}
