@@ -196,3 +196,33 @@ func TestEndsOfValues(t *testing.T) {
 		}
 	}
 }
+
+// A match searches an array for the string that a filter on its elements requires.
+func TestAnyFindsTheElementWithTheString(t *testing.T) {
+	byMember := `{"input": {"$any": {"@.k": {"$eq": "a"}}}}`
+	byElement := `{"input": {"$any": {"$eq": "a"}}}`
+	byTwo := `{"input": {"$any": {"@.k": {"$eq": "a"}, "@.n": {"$gt": 1}}}}`
+	escaped := `{"input": {"$any": {"@.k": {"$eq": "a\"b"}}}}`
+	for _, c := range []struct {
+		filter, input string
+		want          bool
+	}{
+		{byMember, `[{"k": "b"}, {"x": "a"}, {"k": "a"}]`, true},
+		{byMember, `[{"a": "b"}, "a", {"x": {"k": "a"}}, {"k": "aa"}]`, false},
+		{byMember, `[{"k": "a", "k": "b"}, {"k": "b", "k": "a"}]`, true},
+		{byMember, `[{"k": "\u0061"}]`, true},
+		{byMember, `[{"k": "\\"}, {"k": "a"}]`, true},
+		{byMember, `[{"k": "b"}]`, false},
+		{byMember, `[]`, false},
+		{byElement, `["b", ["a"], {"a": 1}, "a"]`, true},
+		{byElement, `["b", ["a"], {"a": 1}]`, false},
+		{byElement, `["\u0061"]`, true},
+		{byTwo, `[{"k": "a", "n": 1}, {"k": "b", "n": 2}]`, false},
+		{byTwo, `[{"k": "a", "n": 1}, {"k": "b", "n": 2}, {"n": 2, "k": "a"}]`, true},
+		{escaped, `[{"k": "a"}, {"k": "a\u0022b"}]`, true},
+	} {
+		if got := mustParse(t, c.filter).Matches(&Document{Input: json.RawMessage(c.input)}); got != c.want {
+			t.Errorf("%s on %s: %v", c.filter, c.input, got)
+		}
+	}
+}

@@ -80,8 +80,8 @@ func (o *op) scalars() []*value {
 		return nil
 	}
 	var all []*value
-	for i := range o.operand.items {
-		all = append(all, &o.operand.items[i])
+	for i := range o.operand.list {
+		all = append(all, &o.operand.list[i].value)
 	}
 	slices.SortStableFunc(all, compareScalars)
 	return slices.CompactFunc(all, func(a, b *value) bool { return compareScalars(a, b) == 0 })

@@ -3,6 +3,8 @@ package filter
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -75,7 +77,7 @@ func TestViewFindsWhatAScanFinds(t *testing.T) {
 		v := d.view(viewFrom)
 		for range 40 {
 			text := c.Path(filtertest.Pick(c, "input", "output", "error", "caller", "metadata"))
-			p, fault := parsePath(text, false)
+			p, fault := new(compiler).path(text, false)
 			if fault != nil {
 				t.Fatal(fault)
 			}
@@ -239,6 +241,55 @@ func TestTreesStayBalanced(t *testing.T) {
 		}
 		if h := height(x); h > 10 {
 			t.Errorf("%s keys: height %d of the %d entries that stay", order, h, x.len())
+		}
+	}
+}
+
+// A tree holds what a map holds, in order, and stays the same when another is made of it.
+func TestTreesHoldWhatMapsHold(t *testing.T) {
+	c := filtertest.New(6)
+	for _, keys := range []int{5, 200, 3000} {
+		var x, held *tree[float64, int]
+		want := map[float64]int{}
+		var wantHeld map[float64]int
+		check := func(x *tree[float64, int], want map[float64]int) {
+			t.Helper()
+			got := map[float64]int{}
+			last := math.Inf(-1)
+			var w walk[float64, int]
+			w.begin(x)
+			for at := w.next(); at != nil; at = w.next() {
+				if at.key <= last {
+					t.Fatalf("%v after %v", at.key, last)
+				}
+				last = at.key
+				got[at.key] = at.value
+				if v, ok := x.get(at.key); !ok || v != at.value {
+					t.Fatalf("get(%v) is %v, %v; want %v", at.key, v, ok, at.value)
+				}
+			}
+			if !maps.Equal(got, want) || x.len() != len(want) {
+				t.Fatalf("a tree of %d holds %v, want %v", x.len(), got, want)
+			}
+		}
+		for i := range 20_000 {
+			key := float64(c.IntN(keys) - keys/2)
+			// Phases in which most changes add, and in which most remove.
+			if c.IntN(10) < 2+6*(i/4000%2) {
+				x = x.remove(key)
+				delete(want, key)
+			} else {
+				x = x.put(key, i)
+				want[key] = i
+			}
+			if _, ok := x.get(math.NaN()); ok {
+				t.Fatal("found NaN")
+			}
+			if i%1000 == 0 {
+				check(x, want)
+				check(held, wantHeld)
+				held, wantHeld = x, maps.Clone(want)
+			}
 		}
 	}
 }

@@ -62,20 +62,11 @@ func (m *match) resolve(p *path, elem []byte) ([]byte, bool) {
 		return m.view.resolve(p)
 	}
 	raw := m.doc.root(p.root)
-	i := skipSpace(raw, 0)
-	if len(p.segments) > 0 && i < len(raw) && raw[i] == '{' {
-		// The end of the root is not needed.
-		start, stop, _ := find(raw, i, &p.segments[0])
-		if start == 0 || len(p.segments) == 1 {
-			return raw[start:stop], start > 0
-		}
-		return resolve(raw[start:stop], p.segments[1:])
+	if len(p.segments) == 0 {
+		return whole(raw)
 	}
-	raw, ok := whole(raw)
-	if !ok {
-		return nil, false
-	}
-	return resolve(raw, p.segments)
+	start, stop, _ := follow(raw, skipSpace(raw, 0), p.segments)
+	return raw[start:stop], start > 0
 }
 
 // all reports whether all clauses hold; elem is the current element of $any.
@@ -171,32 +162,62 @@ func (m *match) operator(o *op, v []byte, present bool) bool {
 
 // any reports whether an element of the array v passes the operand of $any.
 func (m *match) any(o *op, v []byte) bool {
-	if p := o.only(); p != nil {
-		return m.anyMember(o, v, p)
+	a := o.any
+	l := searchFor(a.literal, v)
+	if p := a.only(); p != nil {
+		return m.anyMember(a.filter, v, p, l)
 	}
 	elements := elementsOf(v)
 	for {
+		at := elements.next
 		elem, ok := elements.take()
 		switch {
-		case !ok:
+		case !ok || !l.in(v, at):
 			return false
-		case o.byFilter && m.all(o.filter, elem), !o.byFilter && m.operators(o.ops, elem, true):
+		case l.next >= at+len(elem):
+		case a.byFilter && m.all(a.filter, elem), !a.byFilter && m.operators(a.ops, elem, true):
 			return true
 		}
 	}
 }
 
+// search finds the elements of an array that contain a literal, because searching for it
+// takes less time than reading the elements.
+type search struct {
+	literal []byte // nil if every element counts
+	next    int    // the position of a literal, before which there is none
+}
+
+// searchFor returns a search in an array. If there are escapes in the array, a string may have
+// any spelling, so every element counts.
+func searchFor(literal, b []byte) search {
+	if literal != nil && bytes.IndexByte(b, '\\') >= 0 {
+		literal = nil
+	}
+	return search{literal: literal}
+}
+
+// in moves on to the first literal in b from i on. It returns false if there is none.
+func (s *search) in(b []byte, i int) bool {
+	if s.next >= i || s.literal == nil {
+		return true
+	}
+	n := bytes.Index(b[i:], s.literal)
+	s.next = i + n
+	return n >= 0
+}
+
 // only returns the path of $any's operand if the operand is a filter with a single path.
-func (o *op) only() *path {
-	if !o.byFilter || len(o.filter) == 0 {
+func (a *anyOf) only() *path {
+	if !a.byFilter || len(a.filter) == 0 {
 		return nil
 	}
-	p := o.filter[0].path
+	p := a.filter[0].path
 	if p == nil || len(p.segments) == 0 {
 		return nil
 	}
-	for i := range o.filter[1:] {
-		if !o.filter[i+1].same {
+	for i := range a.filter[1:] {
+		if !a.filter[i+1].same {
 			return nil
 		}
 	}
@@ -205,17 +226,29 @@ func (o *op) only() *path {
 
 // anyMember is any for a filter with the single path p. Looking up the first segment of p
 // also finds the end of an element that is an object, so each element is read only once.
-func (m *match) anyMember(o *op, b []byte, p *path) bool {
+func (m *match) anyMember(clauses []clause, b []byte, p *path, l search) bool {
 	i, empty := firstItem(b, 0, ']')
 	for !empty {
+		if i < 0 || !l.in(b, i) {
+			return false
+		}
+		if l.next > i {
+			end := skipValue(b, i)
+			if end < 0 {
+				return false
+			}
+			if end <= l.next {
+				i, empty = afterItem(b, end, ']')
+				continue
+			}
+		}
 		var v []byte
 		var present bool
 		var end int
 		if i < len(b) && b[i] == '{' {
 			var start, stop int
-			if start, stop, end = find(b, i, &p.segments[0]); start > 0 {
-				v, present = resolve(b[start:stop], p.segments[1:])
-			}
+			start, stop, end = find(b, i, p.segments)
+			v, present = b[start:stop], start > 0
 			if end < 0 { // the element may be a complete value of another type
 				end = skipValue(b, i)
 			}
@@ -226,8 +259,8 @@ func (m *match) anyMember(o *op, b []byte, p *path) bool {
 			return false
 		}
 		holds := true
-		for j := range o.filter {
-			holds = holds && m.operators(o.filter[j].ops, v, present)
+		for j := range clauses {
+			holds = holds && m.operators(clauses[j].ops, v, present)
 		}
 		if holds {
 			return true
@@ -252,13 +285,13 @@ func equal(raw []byte, x *value) bool {
 	case text:
 		return equalText(inner(raw), x.text)
 	case array:
-		return equalArray(raw, x.items)
+		return equalArray(raw, x.list)
 	}
-	if len(x.members) <= 64 {
+	if len(x.list) <= 64 {
 		var seen [1]uint64
-		return equalObject(raw, x.members, seen[:])
+		return equalObject(raw, x.list, seen[:])
 	}
-	return equalLargeObject(raw, x.members)
+	return equalLargeObject(raw, x.list)
 }
 
 // equalText reports whether raw, the inside of a JSON string, equals s.
@@ -270,11 +303,11 @@ func equalText(raw []byte, s string) bool {
 	return order == 0
 }
 
-func equalArray(raw []byte, items []value) bool {
+func equalArray(raw []byte, items []member) bool {
 	elements := elementsOf(raw)
 	for i := range items {
 		v, ok := elements.take()
-		if !ok || !equal(v, &items[i]) {
+		if !ok || !equal(v, &items[i].value) {
 			return false
 		}
 	}
@@ -332,19 +365,19 @@ type set struct {
 	others               []*value
 }
 
-func newSet(items []value) *set {
+func newSet(items []member) *set {
 	s := new(set)
 	for i := range items {
-		switch x := &items[i]; x.kind {
+		switch x := &items[i].value; x.kind {
 		case null:
 			s.null = true
 		case boolean:
 			s.truth = s.truth || x.truth
 			s.falsity = s.falsity || !x.truth
 		case number:
-			s.numbers = append(s.numbers, x.num)
+			s.numbers = append(slices.Grow(s.numbers, len(items)-i), x.num)
 		case text:
-			s.texts = append(s.texts, x.text)
+			s.texts = append(slices.Grow(s.texts, len(items)-i), x.text)
 		default:
 			s.others = append(s.others, x)
 		}

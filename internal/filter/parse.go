@@ -79,7 +79,6 @@ type Filter struct {
 // clause is one condition of a filter. Clauses are sorted by key, then by text.
 type clause struct {
 	key  string // a path, "$or" or "$not"
-	text []byte // the operand in normal form, until that of the filter is known
 	path *path  // nil for $or and $not
 	// same reports that the previous clause has the same path.
 	same    bool
@@ -92,7 +91,6 @@ type path struct {
 	text     string
 	root     Root
 	segments []segment
-	few      [2]segment // avoids an allocation for short paths
 }
 
 type segment struct {
@@ -130,10 +128,15 @@ type op struct {
 	kind    opKind
 	operand *value // for all operators except $any
 	set     *set   // for $in and $nin
-	// The operand of $any: operators, or else a filter over the element.
+	any     *anyOf // for $any
+}
+
+// anyOf is the operand of $any: operators or, if byFilter is true, a filter over the element.
+type anyOf struct {
 	ops      []op
 	filter   []clause
 	byFilter bool
+	literal  []byte // a string that each matching element contains, in quotes, or nil
 }
 
 // seed makes the hashes of keys unpredictable to senders of documents.
@@ -161,34 +164,35 @@ func parse(raw []byte, sized bool) (*Filter, error) {
 	if err != nil {
 		return nil, invalid("", "the filter is not JSON: %v", err)
 	}
-	c := compiler{buf: make([]byte, 0, 256)}
+	buf := make([]byte, 0, len(raw)+len(raw)/2+32)
 	if sized && len(raw) > maxSize/longestExpansion {
-		if c.buf = v.appendText(c.buf); len(c.buf) > maxSize {
+		if buf = v.appendText(buf); len(buf) > maxSize {
 			return nil, invalid("", "the filter encodes to more than %d bytes", maxSize)
 		}
-		c.buf = c.buf[:0]
 	}
 	if deepest > maxNesting && v.depth() > maxNesting {
 		return nil, invalid("", "the filter nests deeper than %d arrays / objects", maxNesting)
 	}
 	f := new(Filter)
+	var c compiler
 	var fault *Error
 	if f.clauses, fault = c.filter(&v, 1, false); fault != nil {
 		return nil, fault
 	}
-	start := len(c.buf)
-	f.text = string(appendFilter(c.buf, f.clauses)[start:])
+	f.text = string(appendFilter(buf[:0], f.clauses))
 	f.roots, f.paths = c.roots, c.paths
 	return f, nil
 }
 
 // compiler checks a filter and converts it to normal form.
 type compiler struct {
-	buf   []byte // the concatenated texts of operands
-	room  []op   // preallocated space for operators
 	nodes int
 	roots uint8
 	paths int
+	// Preallocated space.
+	opRoom      []op
+	pathRoom    []path
+	segmentRoom []segment
 }
 
 // node counts an operator, an $or or a $not.
@@ -206,22 +210,20 @@ func (c *compiler) filter(v *value, depth int, inAny bool) ([]clause, *Error) {
 		return nil, invalid("", "filters nested deeper than %d levels", maxFilterDepth)
 	}
 	var all []clause
-	var waiting []*value // filters in $and, the next one last
+	var waiting [][]member // filters in $and, the next ones last
 	for {
 		if v.kind != object {
 			return nil, invalid("", "a filter must be a JSON object, found %v", v.kind)
 		}
-		if all == nil {
-			all = make([]clause, 0, len(v.members))
-		}
-		var conjunction []value
-		for i := range v.members {
-			m := &v.members[i]
+		all = slices.Grow(all, min(len(v.list), maxNodes))
+		var conjunction []member
+		for i := range v.list {
+			m := &v.list[i]
 			if m.key == "$and" {
 				if fault := checkList(m); fault != nil {
 					return nil, fault
 				}
-				conjunction = m.items
+				conjunction = m.list
 				continue
 			}
 			all = append(all, clause{key: m.key})
@@ -229,21 +231,20 @@ func (c *compiler) filter(v *value, depth int, inAny bool) ([]clause, *Error) {
 				return nil, fault
 			}
 		}
-		for i := len(conjunction) - 1; i >= 0; i-- {
-			waiting = append(waiting, &conjunction[i])
+		if len(conjunction) > 0 {
+			all = slices.Grow(all, min(len(conjunction), maxNodes))
+			waiting = append(waiting, conjunction)
 		}
 		if len(waiting) == 0 {
 			break
 		}
-		v = waiting[len(waiting)-1]
-		waiting = waiting[:len(waiting)-1]
+		next := &waiting[len(waiting)-1]
+		v = &(*next)[0].value
+		if *next = (*next)[1:]; len(*next) == 0 {
+			waiting = waiting[:len(waiting)-1]
+		}
 	}
-	if len(all) > 1 {
-		slices.SortFunc(all, func(a, b clause) int {
-			return cmp.Or(cmp.Compare(a.key, b.key), bytes.Compare(a.text, b.text))
-		})
-		all = slices.CompactFunc(all, func(a, b clause) bool { return a.key == b.key && bytes.Equal(a.text, b.text) })
-	}
+	all = sortClauses(all)
 	for i := range all {
 		if p := all[i].path; p != nil {
 			all[i].same = i > 0 && all[i-1].key == all[i].key
@@ -255,12 +256,58 @@ func (c *compiler) filter(v *value, depth int, inAny bool) ([]clause, *Error) {
 	return all, nil
 }
 
+// sortClauses sorts clauses by key, then by text, and removes duplicates.
+func sortClauses(all []clause) []clause {
+	i := 1
+	for i < len(all) && all[i-1].key < all[i].key {
+		i++
+	}
+	if i >= len(all) {
+		return all
+	}
+	slices.SortFunc(all, func(a, b clause) int { return cmp.Compare(a.key, b.key) })
+	kept := all[:0]
+	for len(all) > 0 {
+		n := 1
+		for n < len(all) && all[n].key == all[0].key {
+			n++
+		}
+		kept = append(kept, sortByText(all[:n])...)
+		all = all[n:]
+	}
+	return kept
+}
+
+// sortByText is sortClauses for clauses with the same key.
+func sortByText(all []clause) []clause {
+	if len(all) == 1 {
+		return all
+	}
+	type spelled struct {
+		text []byte
+		clause
+	}
+	texts := make([]spelled, len(all))
+	var buf []byte
+	for i := range all {
+		start := len(buf)
+		buf = all[i].appendOperand(buf)
+		texts[i] = spelled{buf[start:len(buf):len(buf)], all[i]}
+	}
+	slices.SortFunc(texts, func(a, b spelled) int { return bytes.Compare(a.text, b.text) })
+	texts = slices.CompactFunc(texts, func(a, b spelled) bool { return bytes.Equal(a.text, b.text) })
+	for i := range texts {
+		all[i] = texts[i].clause
+	}
+	return all[:len(texts)]
+}
+
 // checkList checks the operand of $and and $or.
 func checkList(m *member) *Error {
 	if m.kind != array {
 		return invalid("", "`%s` takes an array of filters, found %v", m.key, m.kind)
 	}
-	if len(m.items) == 0 {
+	if len(m.list) == 0 {
 		return invalid("", "`%s` takes a non-empty array of filters", m.key)
 	}
 	return nil
@@ -276,10 +323,10 @@ func (c *compiler) clause(into *clause, m *member, depth int, inAny bool) *Error
 		if fault := checkList(m); fault != nil {
 			return fault
 		}
-		into.filters = make([][]clause, len(m.items))
-		for i := range m.items {
+		into.filters = make([][]clause, len(m.list))
+		for i := range m.list {
 			var fault *Error
-			if into.filters[i], fault = c.filter(&m.items[i], depth+1, inAny); fault != nil {
+			if into.filters[i], fault = c.filter(&m.list[i].value, depth+1, inAny); fault != nil {
 				return fault
 			}
 		}
@@ -301,7 +348,7 @@ func (c *compiler) clause(into *clause, m *member, depth int, inAny bool) *Error
 		}
 		return invalid("", "unknown operator `%s` (a filter holds paths, `$and`, `$or` and `$not`)", m.key)
 	default:
-		p, fault := parsePath(m.key, inAny)
+		p, fault := c.path(m.key, inAny)
 		if fault != nil {
 			return fault
 		}
@@ -316,9 +363,6 @@ func (c *compiler) clause(into *clause, m *member, depth int, inAny bool) *Error
 			return fault
 		}
 	}
-	start := len(c.buf)
-	c.buf = into.appendOperand(c.buf)
-	into.text = c.buf[start:len(c.buf):len(c.buf)]
 	return nil
 }
 
@@ -335,11 +379,11 @@ func operator(name string) opKind {
 // checkOperators checks that the operand of a path is an object of operators.
 func checkOperators(path string, v *value) *Error {
 	literal := v.kind != object
-	if !literal && len(v.members) == 0 {
+	if !literal && len(v.list) == 0 {
 		return invalid(path, "`%s`: empty operator object", path)
 	}
-	for i := range v.members {
-		literal = literal || !strings.HasPrefix(v.members[i].key, "$")
+	for i := range v.list {
+		literal = literal || !strings.HasPrefix(v.list[i].key, "$")
 	}
 	if literal {
 		return invalid(path, "`%s`: expected an operator object such as {\"$eq\": ...}; literal values are not allowed", path)
@@ -349,17 +393,12 @@ func checkOperators(path string, v *value) *Error {
 
 // operators compiles the members of an operator object.
 func (c *compiler) operators(path string, v *value, depth int) ([]op, *Error) {
-	n := len(v.members)
-	if n > cap(c.room)-len(c.room) {
-		c.room = make([]op, 0, max(n, min(2*cap(c.room), maxNodes)))
-	}
-	c.room = c.room[:len(c.room)+n]
-	ops := c.room[len(c.room)-n : len(c.room) : len(c.room)]
-	for i := range v.members {
+	ops := take(&c.opRoom, len(v.list))
+	for i := range v.list {
 		if fault := c.node(); fault != nil {
 			return nil, fault
 		}
-		if fault := c.operator(&ops[i], path, &v.members[i], depth); fault != nil {
+		if fault := c.operator(&ops[i], path, &v.list[i], depth); fault != nil {
 			return nil, fault
 		}
 	}
@@ -378,15 +417,15 @@ func (c *compiler) operator(into *op, path string, m *member, depth int) *Error 
 		if m.kind != array {
 			return takes("an array")
 		}
-		if len(m.items) > maxItems {
-			return invalid(path, "`%s`: `%s` has %d items (limit %d)", path, m.key, len(m.items), maxItems)
+		if len(m.list) > maxItems {
+			return invalid(path, "`%s`: `%s` has %d items (limit %d)", path, m.key, len(m.list), maxItems)
 		}
-		for i := range m.items {
-			if fault := checkLiteral(path, m.key, &m.items[i], 0); fault != nil {
+		for i := range m.list {
+			if fault := checkLiteral(path, m.key, &m.list[i].value, 0); fault != nil {
 				return fault
 			}
 		}
-		into.set = newSet(m.items)
+		into.set = newSet(m.list)
 	case opGt, opGte, opLt, opLte:
 		if m.kind != number && m.kind != text {
 			return takes("a number or a string")
@@ -419,16 +458,37 @@ func (c *compiler) any(into *op, path string, m *member, depth int) *Error {
 	if depth > maxFilterDepth {
 		return invalid("", "filters nested deeper than %d levels", maxFilterDepth)
 	}
-	for i := range m.members {
-		into.byFilter = into.byFilter || operator(m.members[i].key) == opUnknown
+	a := &anyOf{byFilter: len(m.list) == 0}
+	for i := range m.list {
+		a.byFilter = a.byFilter || operator(m.list[i].key) == opUnknown
 	}
 	var fault *Error
-	if into.byFilter = into.byFilter || len(m.members) == 0; into.byFilter {
-		into.filter, fault = c.filter(&m.value, depth, true)
+	if a.byFilter {
+		a.filter, fault = c.filter(&m.value, depth, true)
 	} else {
-		into.ops, fault = c.operators(path, &m.value, depth)
+		a.ops, fault = c.operators(path, &m.value, depth)
 	}
+	a.literal = literal(a.ops, nil)
+	for i := range a.filter {
+		a.literal = literal(a.filter[i].ops, a.literal)
+	}
+	into.any = a
 	return fault
+}
+
+// literal returns the longest of known and the strings that operators require the value to
+// equal, in quotes. A string that must be escaped does not count.
+func literal(ops []op, known []byte) []byte {
+	for i := range ops {
+		o := &ops[i]
+		if o.kind != opEq || o.operand.kind != text || len(o.operand.text)+2 <= len(known) {
+			continue
+		}
+		if quoted := o.operand.appendText(nil); bytes.IndexByte(quoted, '\\') < 0 {
+			known = quoted
+		}
+	}
+	return known
 }
 
 // checkLiteral checks an operand that is nested in depth arrays and objects.
@@ -442,13 +502,8 @@ func checkLiteral(path, name string, v *value, depth int) *Error {
 		if depth == maxLiteralDepth {
 			return invalid(path, "`%s`: `%s` nests a literal deeper than %d arrays / objects", path, name, maxLiteralDepth)
 		}
-		for i := range v.items {
-			if fault := checkLiteral(path, name, &v.items[i], depth+1); fault != nil {
-				return fault
-			}
-		}
-		for i := range v.members {
-			if fault := checkLiteral(path, name, &v.members[i].value, depth+1); fault != nil {
+		for i := range v.list {
+			if fault := checkLiteral(path, name, &v.list[i].value, depth+1); fault != nil {
 				return fault
 			}
 		}
@@ -474,7 +529,7 @@ func (c *clause) appendOperand(dst []byte) []byte {
 	return appendOperators(dst, c.ops)
 }
 
-// appendFilter appends a filter in normal form and discards the texts of its clauses.
+// appendFilter appends a filter in normal form.
 func appendFilter(dst []byte, clauses []clause) []byte {
 	if len(clauses) == 0 {
 		return append(dst, "{}"...)
@@ -485,8 +540,7 @@ func appendFilter(dst []byte, clauses []clause) []byte {
 			dst = append(dst, ',')
 		}
 		dst = append(appendString(append(dst, '{'), clauses[i].key), ':')
-		dst = append(append(dst, clauses[i].text...), '}')
-		clauses[i].text = nil
+		dst = append(clauses[i].appendOperand(dst), '}')
 	}
 	return append(dst, "]}"...)
 }
@@ -502,24 +556,25 @@ func appendOperators(dst []byte, ops []op) []byte {
 		switch {
 		case o.kind != opAny:
 			dst = o.operand.appendText(dst)
-		case o.byFilter:
-			dst = appendFilter(dst, o.filter)
+		case o.any.byFilter:
+			dst = appendFilter(dst, o.any.filter)
 		default:
-			dst = appendOperators(dst, o.ops)
+			dst = appendOperators(dst, o.any.ops)
 		}
 	}
 	return append(dst, '}')
 }
 
-// parsePath parses a path, which consists of segments separated by dots; the first segment
+// path parses a path, which consists of segments separated by dots; the first segment
 // names the root. A backslash escapes a dot or a backslash in a segment.
-func parsePath(s string, inAny bool) (*path, *Error) {
+func (c *compiler) path(s string, inAny bool) (*path, *Error) {
 	if s == "" {
 		return nil, invalid("", "empty path")
 	}
-	p := &path{text: s}
+	p := &take(&c.pathRoom, 1)[0]
+	p.text = s
 	root, first := "", true
-	p.segments = p.few[:0]
+	p.segments = take(&c.segmentRoom, min(strings.Count(s, "."), maxSegments))[:0]
 	start, escapes := 0, 0
 	for i := 0; ; i++ {
 		if i == len(s) || s[i] == '.' {

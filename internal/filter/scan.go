@@ -237,13 +237,14 @@ func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
 	return i, false
 }
 
-// find looks up a key in the object that begins at i. The last member with that key counts,
-// so find reads the whole object and also returns its end. start is 0 if there is no such
-// member.
+// find follows segments from the object that begins at i, and returns where the value is
+// that they lead to. The last member with a key counts, so find reads the whole object and
+// also returns its end. start is 0 if the value is absent.
 //
 // A match spends most of its time here. The common case, short keys and values without
 // white space between them, is handled in place; nextMember handles the rest.
-func find(b []byte, i int, s *segment) (start, stop, end int) {
+func find(b []byte, i int, segments []segment) (start, stop, end int) {
+	s := &segments[0]
 	i, empty := firstItem(b, i, '}')
 	if empty {
 		return 0, 0, i
@@ -282,6 +283,9 @@ func find(b []byte, i int, s *segment) (start, stop, end int) {
 			return 0, 0, malformed
 		}
 		switch c := b[first]; {
+		case found && len(segments) > 1:
+			start, stop, after = follow(b, first, segments[1:])
+			found = false
 		case scalarStart[c]:
 			for after = first + 1; after < len(b) && scalarByte[b[after]]; after++ {
 			}
@@ -342,12 +346,6 @@ func sameKey(raw []byte, escaped bool, key string) bool {
 	return string(raw) == key
 }
 
-// memberOf returns the value of a member of raw, an object, or false.
-func memberOf(raw []byte, s *segment) ([]byte, bool) {
-	start, stop, _ := find(raw, 0, s)
-	return raw[start:stop], start > 0
-}
-
 // elements iterates over an array. It is not an iterator function, because that would
 // allocate a closure on the match path.
 type elements struct {
@@ -376,32 +374,73 @@ func (e *elements) take() ([]byte, bool) {
 	return e.b[start:end], true
 }
 
-// elementOf returns an element of raw, an array, or false.
-func elementOf(raw []byte, index uint64) ([]byte, bool) {
-	e := elementsOf(raw)
-	for ; ; index-- {
-		v, ok := e.take()
-		if !ok || index == 0 {
-			return v, ok
+// elementAt returns the start of element n of the array that begins at i or, if it has fewer
+// elements, its end.
+func elementAt(b []byte, i int, n uint64) (at int, ok bool) {
+	i, empty := firstItem(b, i, ']')
+	for ; n > 0 && !empty; n-- {
+		if i = skipValue(b, i); i < 0 {
+			return malformed, false
 		}
+		i, empty = afterItem(b, i, ']')
 	}
+	return i, !empty && i < len(b)
+}
+
+// findElement is find for the array that begins at i.
+func findElement(b []byte, i int, segments []segment) (start, stop, end int) {
+	i, ok := elementAt(b, i, segments[0].index)
+	if !ok {
+		return 0, 0, i
+	}
+	start = i
+	if len(segments) > 1 {
+		start, stop, end = follow(b, i, segments[1:])
+	} else {
+		end = skipValue(b, i)
+		stop = end
+	}
+	if end > 0 {
+		end = skipNested(b, end-1) // the rest of the array
+	}
+	if end < 0 {
+		return 0, 0, malformed
+	}
+	return start, stop, end
+}
+
+// follow is find for the value that begins at i.
+func follow(b []byte, i int, segments []segment) (start, stop, end int) {
+	switch {
+	case i >= len(b) || i < 0:
+		return 0, 0, malformed
+	case b[i] == '{':
+		return find(b, i, segments)
+	case b[i] == '[' && segments[0].isIndex:
+		return findElement(b, i, segments)
+	}
+	return 0, 0, skipValue(b, i)
 }
 
 // resolve follows segments starting from the value raw.
 func resolve(raw []byte, segments []segment) ([]byte, bool) {
-	for i := range segments {
-		ok := false
-		switch s := &segments[i]; {
-		case raw[0] == '{':
-			raw, ok = memberOf(raw, s)
-		case raw[0] == '[' && s.isIndex:
-			raw, ok = elementOf(raw, s.index)
-		}
-		if !ok {
+	i := 0
+	for len(segments) > 0 && raw[i] == '[' && segments[0].isIndex {
+		// Only the first elements are read.
+		var ok bool
+		if i, ok = elementAt(raw, i, segments[0].index); !ok {
 			return nil, false
 		}
+		segments = segments[1:]
 	}
-	return raw, true
+	if len(segments) > 0 {
+		start, stop, _ := follow(raw, i, segments)
+		return raw[start:stop], start > 0
+	}
+	if i == 0 {
+		return raw, true
+	}
+	return whole(raw[i:])
 }
 
 // whole returns the value in raw, the text of a root, without surrounding white space.

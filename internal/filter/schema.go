@@ -144,8 +144,8 @@ var structural = []string{
 
 // alone reports whether keyword is the only structural keyword of an object.
 func alone(v *value, keyword string) bool {
-	for i := range v.members {
-		if key := v.members[i].key; key != keyword && slices.Contains(structural, key) {
+	for i := range v.list {
+		if key := v.list[i].key; key != keyword && slices.Contains(structural, key) {
 			return false
 		}
 	}
@@ -198,8 +198,8 @@ func (f *format) target(v, ref *value) *value {
 	for token := range strings.SplitSeq(pointer[1:], "/") {
 		token = strings.ReplaceAll(strings.ReplaceAll(token, "~1", "/"), "~0", "~")
 		var next *value
-		if i, ok := canonicalIndex(token); v.kind == array && ok && i < uint64(len(v.items)) {
-			next = &v.items[i]
+		if i, ok := canonicalIndex(token); v.kind == array && ok && i < uint64(len(v.list)) {
+			next = &v.list[i].value
 		} else if v.kind == object {
 			next = v.get(token)
 		}
@@ -214,8 +214,8 @@ func (f *format) target(v, ref *value) *value {
 // choice returns the only member of allOf, anyOf or oneOf that is not null, or nil if there
 // are several or if other keywords accompany it.
 func choice(v *value) *value {
-	if all := v.get("allOf"); all != nil && all.kind == array && len(all.items) == 1 && alone(v, "allOf") {
-		return &all.items[0]
+	if all := v.get("allOf"); all != nil && all.kind == array && len(all.list) == 1 && alone(v, "allOf") {
+		return &all.list[0].value
 	}
 	keyword := "anyOf"
 	list := v.get(keyword)
@@ -227,14 +227,14 @@ func choice(v *value) *value {
 		return nil
 	}
 	var only *value
-	for i := range list.items {
-		if t := list.items[i].get("type"); t != nil && t.kind == text && t.text == "null" {
+	for i := range list.list {
+		if t := list.list[i].get("type"); t != nil && t.kind == text && t.text == "null" {
 			continue
 		}
 		if only != nil {
 			return nil
 		}
-		only = &list.items[i]
+		only = &list.list[i].value
 	}
 	return only
 }
@@ -304,8 +304,8 @@ func items(v *value) (*value, string) {
 
 // names reports whether t, the value of the keyword type, includes a type.
 func names(t *value, name string) bool {
-	is := func(v value) bool { return v.kind == text && v.text == name }
-	return is(*t) || slices.ContainsFunc(t.items, is)
+	is := func(v *value) bool { return v.kind == text && v.text == name }
+	return is(t) || t.kind == array && slices.ContainsFunc(t.list, func(m member) bool { return is(&m.value) })
 }
 
 // typeText returns a type in the form that warnings use.
@@ -325,16 +325,16 @@ func (c *checker) elements(at *place, ops []op) *Error {
 	o := &ops[i]
 	schema, why := elementSchema(at)
 	if why != (obstacle{}) {
-		if o.byFilter {
-			c.unknown(at, o.filter, why)
+		if o.any.byFilter {
+			c.unknown(at, o.any.filter, why)
 		}
 		return nil
 	}
 	elem := &place{at.format, schema, at.name + "[*]"}
-	if o.byFilter {
-		return c.filter(o.filter, elem)
+	if o.any.byFilter {
+		return c.filter(o.any.filter, elem)
 	}
-	return c.elements(elem, o.ops)
+	return c.elements(elem, o.any.ops)
 }
 
 func elementSchema(at *place) (*value, obstacle) {

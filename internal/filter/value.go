@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -33,15 +34,15 @@ func (k kind) String() string {
 // value is a decoded JSON value: a filter, an operand or a schema. Documents are never
 // decoded.
 type value struct {
-	kind    kind
-	truth   bool     // the value of a boolean
-	beyond  bool     // the number is outside ±2^53; integers are compared exactly
-	num     float64  // the value of a number
-	text    string   // the value of a string, or a number's spelling in normal forms
-	items   []value  // of an array
-	members []member // of an object: sorted by key, each key once
+	kind   kind
+	truth  bool     // the value of a boolean
+	beyond bool     // the number is outside ±2^53; integers are compared exactly
+	num    float64  // the value of a number
+	text   string   // the value of a string, or a number's spelling in normal forms
+	list   []member // the elements of an array, or the members of an object: sorted by key, each key once
 }
 
+// member is a member of an object, or an element of an array, which has no key.
 type member struct {
 	key string
 	value
@@ -49,10 +50,14 @@ type member struct {
 
 // get returns the value of an object's member, or nil.
 func (v *value) get(key string) *value {
-	if i, ok := slices.BinarySearchFunc(v.members, key, func(m member, key string) int { return cmp.Compare(m.key, key) }); ok {
-		return &v.members[i].value
+	if v.kind != object {
+		return nil
 	}
-	return nil
+	i, ok := slices.BinarySearchFunc(v.list, key, func(m member, key string) int { return cmp.Compare(m.key, key) })
+	if !ok {
+		return nil
+	}
+	return &v.list[i].value
 }
 
 // scalar reports whether v is neither an array nor an object.
@@ -61,18 +66,12 @@ func (v *value) scalar() bool { return v.kind < array }
 // depth returns the nesting depth of arrays and objects in v, which is at most
 // maxDepth.
 func (v *value) depth() int {
-	deepest := 0
-	switch v.kind {
-	case array:
-		for i := range v.items {
-			deepest = max(deepest, v.items[i].depth())
-		}
-	case object:
-		for i := range v.members {
-			deepest = max(deepest, v.members[i].depth())
-		}
-	default:
+	if v.scalar() {
 		return 0
+	}
+	deepest := 0
+	for i := range v.list {
+		deepest = max(deepest, v.list[i].depth())
 	}
 	return deepest + 1
 }
@@ -91,21 +90,21 @@ func (v *value) appendText(dst []byte) []byte {
 		return appendString(dst, v.text)
 	case array:
 		dst = append(dst, '[')
-		for i := range v.items {
+		for i := range v.list {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
-			dst = v.items[i].appendText(dst)
+			dst = v.list[i].appendText(dst)
 		}
 		return append(dst, ']')
 	}
 	dst = append(dst, '{')
-	for i := range v.members {
+	for i := range v.list {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = append(appendString(dst, v.members[i].key), ':')
-		dst = v.members[i].appendText(dst)
+		dst = append(appendString(dst, v.list[i].key), ':')
+		dst = v.list[i].appendText(dst)
 	}
 	return append(dst, '}')
 }
@@ -156,22 +155,27 @@ type decoder struct {
 	s       string
 	i       int
 	deepest int // greatest depth so far, including values of repeated keys
-	// Members and items of incomplete values, and space for those of complete ones.
-	members, memberRoom []member
-	items, itemRoom     []value
+	// Members of incomplete values, and space for those of complete ones.
+	stack, room []member
 }
 
-// keep moves the elements of stack from base on to their own memory, taken from room.
-func keep[T any](stack, room *[]T, base int) []T {
-	n := len(*stack) - base
+// keep moves the members on the stack from base on to their own memory.
+func (d *decoder) keep(base int) []member {
+	kept := take(&d.room, len(d.stack)-base)
+	copy(kept, d.stack[base:])
+	d.stack = d.stack[:base]
+	return kept
+}
+
+// take returns n elements from room, which holds the unused ones of the last allocation.
+// Allocations double, so that many small slices take few.
+func take[T any](room *[]T, n int) []T {
 	if n > cap(*room)-len(*room) {
 		*room = make([]T, 0, max(n, min(2*cap(*room), 64)))
 	}
 	start := len(*room)
-	*room = append(*room, (*stack)[base:]...)
-	clear((*stack)[base:])
-	*stack = (*stack)[:base]
-	return (*room)[start:len(*room):len(*room)]
+	*room = (*room)[:start+n]
+	return (*room)[start : start+n : start+n]
 }
 
 // decode reads one JSON value. Unlike encoding/json it rejects text that is not UTF-8,
@@ -180,8 +184,10 @@ func decode(raw []byte) (v value, deepest int, err error) {
 	if !utf8.Valid(raw) {
 		return v, 0, errors.New("the text is not UTF-8")
 	}
-	d := decoder{s: string(raw)}
-	if err := d.value(&v, 0); err != nil {
+	// Each nonempty array or object has one element more than it has commas.
+	n := bytes.Count(raw, []byte{','}) + bytes.Count(raw, []byte{'{'}) + bytes.Count(raw, []byte{'['})
+	d := decoder{s: string(raw), stack: make([]member, 0, min(n, 64)), room: make([]member, 0, min(n, 256))}
+	if v, err = d.value(0); err != nil {
 		return v, 0, err
 	}
 	if d.space(); d.i < len(d.s) {
@@ -213,35 +219,38 @@ func (d *decoder) next() byte {
 	return d.s[d.i]
 }
 
-func (d *decoder) value(v *value, depth int) error {
+func (d *decoder) value(depth int) (v value, err error) {
 	switch c := d.next(); {
 	case c == '"':
 		v.kind = text
-		var err error
 		v.text, err = d.string()
-		return err
 	case c == '{' || c == '[':
 		if depth == maxDepth {
-			return fmt.Errorf("more than %d levels", maxDepth)
+			return v, fmt.Errorf("more than %d levels", maxDepth)
 		}
 		d.deepest = max(d.deepest, depth+1)
 		d.i++
 		if c == '[' {
-			return d.array(v, depth+1)
+			v.kind = array
+			v.list, err = d.array(depth + 1)
+		} else {
+			v.kind = object
+			v.list, err = d.object(depth + 1)
 		}
-		return d.object(v, depth+1)
 	case c == '-' || isDigit(c):
-		return d.number(v)
+		err = d.number(&v)
 	case c == 't':
 		v.kind, v.truth = boolean, true
-		return d.literal("true")
+		err = d.literal("true")
 	case c == 'f':
 		v.kind = boolean
-		return d.literal("false")
+		err = d.literal("false")
 	case c == 'n':
-		return d.literal("null")
+		err = d.literal("null")
+	default:
+		err = d.unexpected()
 	}
-	return d.unexpected()
+	return v, err
 }
 
 func (d *decoder) literal(word string) error {
@@ -254,73 +263,70 @@ func (d *decoder) literal(word string) error {
 	return nil
 }
 
-func (d *decoder) array(v *value, depth int) error {
-	v.kind = array
+func (d *decoder) array(depth int) ([]member, error) {
 	if d.next() == ']' {
 		d.i++
-		return nil
+		return nil, nil
 	}
-	base := len(d.items)
+	base := len(d.stack)
 	for {
-		var item value
-		if err := d.value(&item, depth); err != nil {
-			return err
+		v, err := d.value(depth)
+		if err != nil {
+			return nil, err
 		}
-		d.items = append(d.items, item)
+		d.stack = append(d.stack, member{value: v})
 		switch d.next() {
 		case ',':
 			d.i++
 		case ']':
 			d.i++
-			v.items = keep(&d.items, &d.itemRoom, base)
-			return nil
+			return d.keep(base), nil
 		default:
-			return d.unexpected()
+			return nil, d.unexpected()
 		}
 	}
 }
 
-func (d *decoder) object(v *value, depth int) error {
-	v.kind = object
+func (d *decoder) object(depth int) ([]member, error) {
 	if d.next() == '}' {
 		d.i++
-		return nil
+		return nil, nil
 	}
 	sorted := true
-	base := len(d.members)
+	base := len(d.stack)
 	for {
 		if d.next() != '"' {
-			return d.unexpected()
+			return nil, d.unexpected()
 		}
 		key, err := d.string()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if d.next() != ':' {
-			return d.unexpected()
+			return nil, d.unexpected()
 		}
 		d.i++
-		m := member{key: key}
-		if err := d.value(&m.value, depth); err != nil {
-			return err
+		v, err := d.value(depth)
+		if err != nil {
+			return nil, err
 		}
-		if n := len(d.members); n > base && d.members[n-1].key >= key {
+		if n := len(d.stack); n > base && d.stack[n-1].key >= key {
 			sorted = false
 		}
-		d.members = append(d.members, m)
+		d.stack = append(d.stack, member{key, v})
 		switch d.next() {
 		case ',':
 			d.i++
-			continue
 		case '}':
 			d.i++
-			v.members = keep(&d.members, &d.memberRoom, base)
+			kept := d.keep(base)
 			if !sorted {
-				v.members = sortMembers(v.members)
+				kept = sortMembers(kept)
 			}
-			return nil
+			return kept, nil
+		default:
+			return nil, d.unexpected()
 		}
-		return d.unexpected()
 	}
 }
 
