@@ -56,8 +56,8 @@ func TestRegistrationsAreChecked(t *testing.T) {
 		{"schema that is a text", function("f", WithSchemas("object", nil)), "a JSON Schema is an object or a boolean"},
 		{"too large", function("f", WithFunctionDescription(large)), ErrMessageTooLarge.Error()},
 
-		{"no URL", invoked(HTTPInvocationConfig{}), "no http or https address"},
-		{"URL of another scheme", invoked(HTTPInvocationConfig{URL: "ftp://example.com"}), "no http or https address"},
+		{"no URL", invoked(HTTPInvocationConfig{}), "is not an http or https address"},
+		{"URL of another scheme", invoked(HTTPInvocationConfig{URL: "ftp://example.com"}), "is not an http or https address"},
 		{"unknown method", invoked(HTTPInvocationConfig{URL: url, Method: "HEAD"}), `method "HEAD"`},
 		{"no secret", invoked(HTTPInvocationConfig{URL: url, Auth: &HTTPAuthConfig{Auth: HTTPAuthHMAC{}}}), "HTTPAuthHMAC has no SecretKey"},
 		{"no token", invoked(HTTPInvocationConfig{URL: url, Auth: &HTTPAuthConfig{Auth: HTTPAuthBearer{TokenKey: " "}}}), "HTTPAuthBearer has no TokenKey"},

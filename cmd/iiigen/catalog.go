@@ -23,6 +23,8 @@ type catalog struct {
 	Version      int           `json:"version"`
 	Functions    []function    `json:"functions"`
 	TriggerTypes []triggerType `json:"trigger_types"`
+
+	noObservers bool // the engine has none, and does not list what can be observed
 }
 
 // function is a function as listed by the engine.
@@ -123,6 +125,46 @@ func (c *catalog) normalize() {
 	for i := range c.TriggerTypes {
 		t := &c.TriggerTypes[i]
 		t.Config, t.Payload = present(t.Config), present(t.Payload)
+	}
+	c.replaceDefaultNames()
+}
+
+// defaultName matches the names that workers without a name of their own have: host, process id
+// and possibly a number.
+var defaultName = regexp.MustCompile(`^.+:[0-9]+(:[0-9]+)?$`)
+
+// anonymous is the first character of the name of a worker without a name of its own.
+const anonymous = "#"
+
+// replaceDefaultNames replaces the names that change with each start of a worker. The new name
+// only shows which functions and trigger types belong to the same worker.
+func (c *catalog) replaceDefaultNames() {
+	names := make(map[string]string)
+	replace := func(worker *string, id string) {
+		if !defaultName.MatchString(*worker) || strings.HasPrefix(*worker, anonymous) {
+			return
+		}
+		if names[*worker] == "" {
+			names[*worker] = anonymous + id
+		}
+		*worker = names[*worker]
+	}
+	for i := range c.Functions {
+		replace(&c.Functions[i].Worker, c.Functions[i].ID)
+	}
+	for i := range c.TriggerTypes {
+		replace(&c.TriggerTypes[i].Worker, c.TriggerTypes[i].ID)
+	}
+}
+
+// keepObservers takes what an engine without observers does not list from an earlier catalogue.
+func (c *catalog) keepObservers(before *catalog) {
+	for i := range c.Functions {
+		f := &c.Functions[i]
+		at := slices.IndexFunc(before.Functions, func(b function) bool { return b.ID == f.ID && b.Namespace == f.Namespace })
+		if at >= 0 && before.Functions[at].Observable {
+			f.Observable, f.Args = true, before.Functions[at].Args
+		}
 	}
 }
 
@@ -306,6 +348,7 @@ func readEngine(ctx context.Context, c *iii.Client, s selection) (*catalog, erro
 		t.Config, t.Payload = detail.ConfigurationSchema, detail.RequestSchema
 	}
 	picked.normalize()
+	picked.noObservers = !slices.Contains(c.Features(), iii.FeatureObserveV1)
 	return picked, nil
 }
 

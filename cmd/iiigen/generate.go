@@ -84,6 +84,9 @@ type code struct{ name, value, doc string }
 
 // groupOf returns the group of an id: the part before the first "::", or the worker.
 func (g *generation) groupOf(id, worker string) string {
+	if strings.HasPrefix(worker, anonymous) {
+		worker = ""
+	}
 	prefix, _, ok := strings.Cut(id, "::")
 	if g.byWorker && worker != "" || !ok || prefix == "" {
 		return cmp.Or(worker, prefix, id)

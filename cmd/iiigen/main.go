@@ -249,6 +249,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return fmt.Errorf("two outputs have the directory %s", o.Out)
 		}
 		owners[dir] = o.Out
+		old, err := generatedFiles(o.Out, o.Package)
+		if err != nil {
+			return fail(err)
+		}
+		if raw, ok := old[catalogFile]; ok && *check && picked.noObservers {
+			before, err := parseCatalog(raw)
+			if err != nil {
+				return fail(fmt.Errorf("%s/%s: %w", o.Out, catalogFile, err))
+			}
+			picked.keepObservers(before)
+		}
 		g := &generation{pkg: o.Package, byWorker: o.By == "worker", catalog: picked}
 		if err := g.prepare(); err != nil {
 			return fail(err)
@@ -261,10 +272,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			for _, n := range g.notes {
 				fmt.Fprintln(stderr, n)
 			}
-		}
-		old, err := generatedFiles(o.Out, o.Package)
-		if err != nil {
-			return fail(err)
 		}
 		if *check {
 			differs, err := report(stdout, o.Out, old, made, picked)

@@ -510,3 +510,43 @@ func TestModuleBuildsWithoutItsWorkspace(t *testing.T) {
 		t.Errorf("%v; make tidy-iiigen brings go.mod up to date\n%s", err, out)
 	}
 }
+
+// The name of a worker without a name of its own changes with each start, and an engine without
+// observers does not list what can be observed. Neither is a change of the clients.
+func TestCheckIgnoresRestartsAndEnginesWithoutObservers(t *testing.T) {
+	start := func(protocol iiitest.Protocol) (url string) {
+		e := iiitest.Start(t, iiitest.WithProtocol(protocol))
+		c, err := iii.New(e.URL()) // "host:pid", with another number for each client of the process
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		for _, id := range []string{"orders::create", "orders::change", "ping"} {
+			if _, err := iii.Handle(c, id, func(context.Context, order) (receipt, error) { return receipt{}, nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := c.Connect(ctx); err != nil {
+			t.Fatal(err)
+		}
+		return e.URL()
+	}
+	for _, by := range []string{"prefix", "worker"} {
+		dir := filepath.Join(t.TempDir(), "clients")
+		args := []string{"-functions", "orders::*,ping", "-package", "clients", "-out", dir, "-by", by}
+		if out, err := iiigen(t, append(args, "-url", start(iiitest.Protocol026))...); err != nil {
+			t.Fatal(err, out)
+		}
+		files := tree(t, dir)
+		if !strings.Contains(files["orders_gen.go"], "ObserveCreate(") || !strings.Contains(files["iiigen_catalog.json"], `"worker": "#orders::change"`) || len(files) != 4 {
+			t.Errorf("by %s: %v", by, files)
+		}
+		for _, protocol := range []iiitest.Protocol{iiitest.Protocol026, iiitest.Protocol023} {
+			if out, err := iiigen(t, append(args, "-check", "-url", start(protocol))...); err != nil {
+				t.Errorf("by %s, engine %v: %v\n%s", by, protocol, err, out)
+			}
+		}
+	}
+}
