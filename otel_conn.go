@@ -403,7 +403,8 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 			if idle++; progress {
 				idle = 0
 			}
-			if !dialled || idle >= drainAttempts {
+			var refused *AuthError
+			if !dialled || idle >= drainAttempts || errors.As(err, &refused) {
 				return wsconn.Attempt{Stop: true}
 			}
 		}

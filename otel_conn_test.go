@@ -324,6 +324,28 @@ func TestTelemetryReportsAuthFailure(t *testing.T) {
 	})
 }
 
+// A shutdown attempts to connect once more, but does not repeat what the engine refuses.
+func TestTelemetryShutdownAsksARefusingEngineOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
+			_ = c.WriteFrame(enginetest.OpText, true, []byte(`{"type":"error","error":{"code":"AUTH_ERROR","message":"auth function returned no result"}}`))
+			_ = c.WriteFrame(enginetest.OpClose, true, nil)
+			c.dead = true
+		}})
+		s := p.connection()
+		sendLogs(t, s, 0, 1)
+		synctest.Wait()
+		before := len(p.dialled())
+		var auth *AuthError
+		if err := s.Shutdown(t.Context()); !errors.As(err, &auth) {
+			t.Errorf("Shutdown: %v, want the refusal", err)
+		}
+		if n := len(p.dialled()) - before; n != 1 {
+			t.Errorf("the shutdown has attempted %d times to connect, want once", n)
+		}
+	})
+}
+
 // Error frames of the engine other than authentication errors are reported too, and
 // other frames are ignored.
 func TestTelemetryReportsErrorsOfTheEngine(t *testing.T) {
