@@ -222,7 +222,7 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 }
 
 // namespaceOf returns the namespace of a call without one. The engine's own functions exist
-// only in default, everything else is in this worker's namespace.
+// only in default; everything else is in this worker's namespace.
 func (c *Client) namespaceOf(functionID string) string {
 	if c.cfg.namespace == "" || isBuiltin(functionID) {
 		return ""

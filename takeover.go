@@ -111,7 +111,7 @@ func takeoverTurn(previous time.Duration) (next, jittered time.Duration) {
 
 // retry retries the registrations that are due and returns when to call it again. Owners
 // take turns, so that an owner of many functions does not delay the discovery that another
-// one has gone.
+// owner has left.
 func (r *registry) retry(l *link) time.Duration {
 	const never = time.Hour
 	r.mu.Lock()
