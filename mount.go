@@ -827,11 +827,11 @@ func (w *responseWriter) finish() (any, error) {
 	return response, nil
 }
 
-// mustStream reports whether a complete response cannot be sent as one value, for one of
-// three reasons: a JSON string cannot hold bytes that are not valid UTF-8; the engine adds a
-// content type, which in a 304 would replace the content type that the client has stored; and the engine
-// sends a Content-Length that is too large without cutting the connection, so the client
-// would wait.
+// mustStream reports whether a complete response cannot be sent as one value, for one of three
+// reasons: a JSON string cannot hold bytes that are not valid UTF-8; the engine adds a content
+// type, which in a 304 would replace the content type that the client has stored; and the
+// engine sends a Content-Length that is too large without cutting the connection, so the
+// client would wait.
 func (w *responseWriter) mustStream() bool {
 	switch {
 	case w.status == http.StatusNotModified:
