@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// CallOption configures one call. One that makes no sense is an error of the call.
+// CallOption configures one call. Invalid options are errors of the call.
 type CallOption func(*callConfig) error
 
 type callConfig struct {
@@ -19,8 +19,8 @@ type callConfig struct {
 	metadata    any
 	hasMetadata bool
 	remote      bool
-	retry       *RetryPolicy // nil: none
-	ownRetry    bool         // it was given for the call
+	retry       *RetryPolicy // nil: no retries
+	ownRetry    bool         // the option was given for this call
 }
 
 func (c *Client) callConfig(opts []CallOption) (*callConfig, error) {
@@ -31,7 +31,7 @@ func (c *Client) callConfig(opts []CallOption) (*callConfig, error) {
 	return cfg, nil
 }
 
-// WithTimeout bounds the wait for the answer; it replaces [WithCallTimeout].
+// WithTimeout limits the wait for the answer. It overrides [WithCallTimeout].
 func WithTimeout(d time.Duration) CallOption {
 	return func(c *callConfig) error {
 		if d <= 0 {
@@ -42,14 +42,14 @@ func WithTimeout(d time.Duration) CallOption {
 	}
 }
 
-// WithMetadata sends a value beside the payload; the handler finds it in
-// [Invocation]. Enqueued calls lose it in the engine.
+// WithMetadata sends a value in addition to the payload; the handler receives it in
+// [Invocation].Metadata. The engine drops the metadata of enqueued calls.
 func WithMetadata(v any) CallOption {
 	return func(c *callConfig) error { c.metadata, c.hasMetadata = v, true; return nil }
 }
 
-// InNamespace addresses the function in another namespace than the worker's own.
-// A blank one is an error of the call.
+// InNamespace calls the function in a namespace other than the worker's own. A blank namespace
+// is an error of the call.
 func InNamespace(ns string) CallOption {
 	return func(c *callConfig) error {
 		if strings.TrimSpace(ns) == "" {
@@ -60,22 +60,20 @@ func InNamespace(ns string) CallOption {
 	}
 }
 
-// Call runs a function and decodes its result into out, a pointer; with out nil
-// the result is discarded, and a *json.RawMessage gets it as it came. An out that no
-// result can be decoded into, such as a nil pointer or a pointer to a channel, is an
-// error before anything is sent. in is
-// encoded with encoding/json; nil is null. What the engine could not read, and would
-// drop without a word, is an error here: more than 126 levels of nesting, a number
-// beyond float64, half a surrogate pair.
+// Call runs a function and decodes its result into out, a pointer. If out is nil, the result
+// is discarded; a *json.RawMessage receives it unchanged. If out cannot hold a result, for
+// example a nil pointer or a pointer to a channel, Call fails before it sends anything. in is
+// encoded with encoding/json; nil is sent as null. Call rejects payloads that the engine
+// cannot parse and would silently drop: more than 126 levels of nesting, numbers beyond
+// float64, and unpaired surrogates.
 //
-// It returns an [*Error] if the function or the engine failed the call;
-// [ErrTimeout] after the call's timeout; [ErrConnectionLost] if the connection
-// died after the request may have been sent, at once; [ErrNotConnected] or
-// [ErrBufferFull] if it was not sent; an error that satisfies
-// errors.Is(err, ctx.Err()) when ctx ends. [SafeToRetry] tells which of them
-// cannot have made the function run; [WithRetry] repeats the call after those. Not
-// connected, the call waits for a connection, within its timeout. The engine promises no
-// order between calls.
+// Call returns an [*Error] if the function or the engine failed the call; [ErrTimeout] after
+// the call's timeout; [ErrConnectionLost], immediately, if the connection was lost after the
+// request may have been sent; [ErrNotConnected] or [ErrBufferFull] if the request was not
+// sent; and an error that satisfies errors.Is(err, ctx.Err()) when ctx ends. [SafeToRetry]
+// reports which of these errors guarantee that the function did not run; [WithRetry] repeats
+// the call after them. While disconnected, the call waits for a connection, within its
+// timeout. The engine does not guarantee any order between calls.
 func (c *Client) Call(ctx context.Context, id string, in, out any, opts ...CallOption) error {
 	return c.call(ctx, invocation{functionID: id}, in, out, opts)
 }
@@ -92,10 +90,10 @@ func (c *Client) call(ctx context.Context, inv invocation, in, out any, opts []C
 	return c.callRepeatedly(ctx, inv, in, out, opts)
 }
 
-// noCallOptions is the configuration of most calls; it is not changed.
+// noCallOptions is the configuration of most calls. It must not be modified.
 var noCallOptions callConfig
 
-// callRepeatedly is apart from call so that calls without options allocate no closure.
+// callRepeatedly is separate from call so that calls without options allocate no closure.
 func (c *Client) callRepeatedly(ctx context.Context, inv invocation, in, out any, opts []CallOption) error {
 	return c.repeat(ctx, verbCall, inv.functionID, opts, func(cfg *callConfig) error {
 		return c.attempt(ctx, &inv, in, out, cfg)
@@ -110,18 +108,18 @@ func (c *Client) attempt(ctx context.Context, inv *invocation, in, out any, cfg 
 	return c.await(ctx, verbCall, r, inv.functionID, out)
 }
 
-// Call is [Client.Call] with the result as its value.
+// Call is like [Client.Call], but returns the result as a value.
 func Call[Out any](ctx context.Context, c *Client, id string, in any, opts ...CallOption) (Out, error) {
 	var out Out
 	err := c.Call(ctx, id, in, &out, opts...)
 	return out, err
 }
 
-// Send runs a function without an answer: it returns when the message has been
-// written or, while not connected, buffered; nothing tells whether the function
-// exists or succeeds. That the engine has read it is confirmed in the
-// background: [ClientStats] counts, and the state listener is told of messages
-// that a dying connection left unconfirmed. Errors are those of [Client.Call].
+// Send runs a function without waiting for an answer: it returns when the message has been
+// written or, while disconnected, buffered. It does not report whether the function exists or
+// succeeds. The client confirms in the background that the engine has read the message:
+// [ClientStats] counts the confirmations, and the state listener is notified of messages that
+// a lost connection left unconfirmed. The errors are those of [Client.Call].
 func (c *Client) Send(ctx context.Context, id string, in any, opts ...CallOption) error {
 	return c.send(ctx, invocation{functionID: id, action: actionVoid}, in, opts)
 }
@@ -140,9 +138,9 @@ func (c *Client) send(ctx context.Context, inv invocation, in any, opts []CallOp
 	})
 }
 
-// Enqueue hands a call to a queue, which runs it later, once or more often; the
-// receipt says that the queue has it. Without a queue provider, or with one that
-// refuses, the error is an [ErrEnqueue]. The function need not exist yet.
+// Enqueue passes a call to a queue, which runs it later, once or more often. The receipt
+// confirms that the queue has stored the call. Without a queue provider, or if the provider
+// rejects the call, the error is an [ErrEnqueue]. The function need not exist yet.
 func (c *Client) Enqueue(ctx context.Context, queue, id string, in any, opts ...CallOption) (EnqueueResult, error) {
 	var receipt EnqueueResult
 	if strings.TrimSpace(queue) == "" {
@@ -158,7 +156,7 @@ func (c *Client) Enqueue(ctx context.Context, queue, id string, in any, opts ...
 	return receipt, err
 }
 
-// begin encodes a request and hands it to the send queue.
+// begin encodes a request and passes it to the send queue.
 func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any, cfg *callConfig) (*request, error) {
 	fail := func(err error) (*request, error) {
 		return nil, &callError{verb: verb, functionID: inv.functionID, err: err}
@@ -170,7 +168,7 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		return fail(errors.New("blank function id"))
 	}
 	inv.metadata, inv.hasMetadata = cfg.metadata, cfg.hasMetadata
-	if inv.namespace = cfg.namespace; inv.namespace == "" && inv.observerID == "" { // the engine knows that of a target
+	if inv.namespace = cfg.namespace; inv.namespace == "" && inv.observerID == "" { // the engine knows the namespace of a target
 		inv.namespace = c.namespaceOf(inv.functionID)
 	}
 	if inv.functionID == registerTriggerFunction && (inv.namespace == "" || inv.namespace == defaultNamespace) {
@@ -209,7 +207,7 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	if err == nil {
 		expired := r.timer.C
 		if c.cfg.sendPolicy == SendWait && !r.wantsResult && cfg.timeout == 0 {
-			expired = nil // it waits for room until ctx ends, and only then begins
+			expired = nil // the timeout starts after the wait for room, which only ctx bounds
 		}
 		if err = c.out.submit(ctx, expired, r); expired == nil {
 			r.timer.Reset(timeout)
@@ -223,8 +221,8 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	return r, nil
 }
 
-// namespaceOf is where a call without a namespace goes: the engine's own
-// functions live in default alone, everything else in this worker's namespace.
+// namespaceOf returns the namespace of a call without one. The engine's own functions exist
+// only in default; everything else is in this worker's namespace.
 func (c *Client) namespaceOf(functionID string) string {
 	if c.cfg.namespace == "" || isBuiltin(functionID) {
 		return ""
@@ -248,7 +246,7 @@ func isBuiltin(functionID string) bool {
 	return false
 }
 
-// await is the wait for an answer and its decoding.
+// await waits for the answer and decodes it.
 func (c *Client) await(ctx context.Context, verb string, r *request, id string, out any) error {
 	if sent, err := c.awaitAnswer(ctx, r); err != nil {
 		return &callError{verb: verb, functionID: id, err: err, sent: sent}
@@ -277,8 +275,8 @@ func (c *Client) await(ctx context.Context, verb string, r *request, id string, 
 	return nil
 }
 
-// awaitAnswer returns a nil error when r has been answered, by whatever answer. On an
-// error r must not be used again, and sent says whether it may have left.
+// awaitAnswer returns a nil error when r has been answered, whatever the answer. If it returns
+// an error, r must not be used again, and sent reports whether the request may have been sent.
 func (c *Client) awaitAnswer(ctx context.Context, r *request) (sent bool, err error) {
 	cause := ErrTimeout
 	select {
@@ -306,14 +304,14 @@ func (c *Client) awaitAnswer(ctx context.Context, r *request) (sent bool, err er
 	return false, c.notSent(cause)
 }
 
-// unsentError is the error of a call that came too late, or waited in vain, although
-// there was a connection.
+// unsentError is the error of a call that was not sent in time although there was a
+// connection.
 type unsentError struct{ cause error }
 
 func (e unsentError) Error() string   { return "not sent: " + e.cause.Error() }
 func (e unsentError) Unwrap() []error { return []error{ErrNotConnected, e.cause} }
 
-// notSent is the error of a call that waited for a connection in vain.
+// notSent returns the error of a call that ended before it was sent.
 func (c *Client) notSent(cause error) error {
 	c.mu.Lock()
 	never, connected := c.supervised == nil, c.state == ConnectionStateConnected

@@ -116,8 +116,8 @@ func (r *ChannelReader) pump(conn *wsconn.Conn) {
 	}
 }
 
-// keep queues a frame once there is room. While nobody waits for the other kind, a full
-// queue holds the writer back; otherwise the frame is set aside.
+// keep queues a frame once there is room. A full queue holds the writer back unless a caller
+// is waiting for the other kind of frame; in that case the frame is set aside.
 func (r *ChannelReader) keep(text bool, frame []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -167,7 +167,7 @@ func (r *ChannelReader) buffer() []byte {
 	return make([]byte, 0, channelChunk+512) // room to read past the end of a whole chunk without growing
 }
 
-// fitted returns the frame in memory of its own size: a queue of short frames in
+// fitted returns the frame in memory of matching size: a queue of short frames in
 // chunk-sized buffers would occupy much more memory than it counts.
 func (r *ChannelReader) fitted(frame []byte) []byte {
 	if len(frame) >= cap(frame)/2 {

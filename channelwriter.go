@@ -18,7 +18,7 @@ var (
 )
 
 // ChannelWriter is the writing end of a channel. Close it so that the reader sees the
-// end. Its methods may be called from several goroutines; their frames do not interleave.
+// end. All methods are safe for concurrent use; their frames do not interleave.
 // The zero value is not usable; use [Client.CreateChannel] or [Client.OpenWriter].
 type ChannelWriter struct {
 	end channelEnd

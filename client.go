@@ -24,15 +24,15 @@ import (
 // Version is the version of this module, which the client reports to the engine.
 const Version = "0.1.0"
 
-// Client is a worker: one connection to the engine, kept up until it is closed.
-// The zero value is not usable; use [New]. All methods are safe for concurrent use, also
-// from handlers, except that a handler must not wait for [Client.Shutdown], which waits
+// Client is a worker: a single connection to the engine, which the client maintains until it
+// is closed. The zero value is not usable; use [New]. All methods are safe for concurrent use,
+// also from handlers, except that a handler must not wait for [Client.Shutdown], which waits
 // for handlers.
 type Client struct {
 	cfg       *config
 	name      string
-	named     bool   // by the program or its environment
-	free      func() // gives the name back
+	named     bool   // the program or its environment chose the name
+	free      func() // releases the name
 	log       *slog.Logger
 	out       *sendQueue
 	registry  *registry
@@ -59,29 +59,30 @@ type Client struct {
 	ended      bool
 	err        error // the fatal error
 	workerID   string
-	features   []string           // of the engine of the present connection; nil before its hello
-	identities []identity         // connections that the engine may still hold, the latest last
+	features   []string           // of the current connection's engine; nil before its hello
+	identities []identity         // connections that the engine may still hold, latest last
 	wasReady   bool               // a link has been ready
-	warned     bool               // of the first failure to connect, or there is no need to
+	warned     bool               // the first failure to connect has been reported, or must not be
 	ready      chan struct{}      // closed while a link is ready, else replaced
 	lastError  error              // of the last attempt to connect
 	stop       context.CancelFunc // ends the supervisor; nil while there is none
 	supervised chan struct{}      // closed when the supervisor has ended
-	connecting int                // callers of Connect that wait
+	connecting int                // number of waiting Connect calls
 	reconnects uint64
 
 	tokenWarning sync.Once
 
-	closing             atomic.Bool // a Close frame has been sent: the end of the link is the end
+	closing             atomic.Bool // a Close frame has been sent: the end of the link is intended
 	received, malformed atomic.Uint64
 	localCalls          atomic.Uint64
 }
 
-// New makes a client for the engine at address: ws, wss, http or https; "" is
-// $III_URL, else [DefaultURL]. It validates every option and does no I/O: the
-// connection is made by [Client.Connect] or [Client.Run]. Registrations and
-// calls are accepted from now on and wait for it. $III_TOKEN authenticates the worker's
-// sockets as a bearer token unless [WithHeader] or the address does; it must be printable ASCII.
+// New returns a client for the engine at address: a ws, wss, http or https URL. If address is
+// "", New uses $III_URL, or [DefaultURL] if that is not set. New validates every option and
+// performs no I/O; [Client.Connect] or [Client.Run] establishes the connection. Registrations
+// and calls are accepted immediately and wait for it. $III_TOKEN authenticates the worker's
+// sockets as a bearer token unless [WithHeader] or the address provides credentials; it must
+// be printable ASCII.
 func New(address string, opts ...Option) (*Client, error) {
 	cfg, err := newConfig(address, opts)
 	if err != nil {
@@ -110,15 +111,15 @@ func New(address string, opts ...Option) (*Client, error) {
 	return c, nil
 }
 
-// names are those that this process has given to its clients, since the engine
-// allows one only once.
+// names holds the names of this process's clients, because the engine accepts each name only
+// once.
 var names = struct {
 	sync.Mutex
 	hosts int            // clients named after host and process so far
 	taken map[string]int // living clients by name from the environment
 }{taken: map[string]int{}}
 
-// workerName resolves a worker's name; free gives it back.
+// workerName resolves a worker's name; free releases it.
 func workerName(explicit string) (name string, free func()) {
 	if explicit != "" {
 		return explicit, func() {}
@@ -151,16 +152,16 @@ func workerName(explicit string) (name string, free func()) {
 	return name, func() {}
 }
 
-// Connect returns when the engine has accepted this worker and all that it has
-// registered so far. It tries as [WithReconnection] says until ctx ends; the
-// error then wraps ctx.Err() and the last failure. A refusal by the engine
-// (*[RejectedError], *[AuthError], an *[Error] of the registration) is returned
-// at once and ends the client. A function that another worker owns does not fail
-// it: see [Function.Err]. Once connected the client stays so, reconnecting as
-// needed, until Shutdown, Close or a fatal error; ctx does not matter any more.
-// While connected, Connect returns nil at once. An engine that has let this worker
-// in and then does not answer its registration for 10 s is used all the same, with
-// a warning in the log.
+// Connect returns nil when the engine has accepted this worker and all its registrations so
+// far. It retries according to [WithReconnection] until ctx ends; the error then wraps
+// ctx.Err() and the last failure. A rejection by the engine (*[RejectedError], *[AuthError],
+// an *[Error] of the registration) is returned immediately and ends the client. A function
+// that another worker owns does not make Connect fail; see [Function.Err].
+//
+// After Connect has succeeded, ctx has no further effect: the client stays connected,
+// reconnecting as needed, until Shutdown, Close or a fatal error. While connected, Connect
+// returns nil immediately. If an engine accepts the connection but does not answer the
+// worker's registration within 10 s, the client uses the connection and logs a warning.
 func (c *Client) Connect(ctx context.Context) error {
 	c.mu.Lock()
 	if c.ended || c.draining {
@@ -184,7 +185,7 @@ func (c *Client) Connect(ctx context.Context) error {
 	case <-c.done:
 		err = c.endError()
 	case <-ctx.Done():
-		if !signal.IsClosed(ready) { // else both at once, and connected counts
+		if !signal.IsClosed(ready) { // otherwise both are ready, and the connection takes precedence
 			err = ctxError(ctx)
 		}
 	}
@@ -204,7 +205,7 @@ func (c *Client) Connect(ctx context.Context) error {
 		err = fmt.Errorf("iii: connect: %w; %s has not answered yet", err, c.cfg.URL.Host)
 	}
 	if !c.wasReady && c.connecting == 0 && c.stop != nil {
-		// Nobody waits for a first connection any more.
+		// No caller is waiting for a first connection any more.
 		stop, supervised := c.stop, c.supervised
 		c.stop = nil
 		c.mu.Unlock()
@@ -215,7 +216,7 @@ func (c *Client) Connect(ctx context.Context) error {
 	return err
 }
 
-// endError is why nothing more can be done with this client.
+// endError returns the reason why the client is no longer usable.
 func (c *Client) endError() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -225,8 +226,8 @@ func (c *Client) endError() error {
 	return ErrClosed
 }
 
-// supervise keeps a connection up until ctx ends or the engine refuses. It
-// begins when its predecessor has ended.
+// supervise maintains a connection until ctx ends or the engine rejects the worker. It begins
+// when its predecessor has ended.
 func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended chan<- struct{}) {
 	if previous != nil {
 		<-previous
@@ -243,7 +244,7 @@ func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended 
 	}
 }
 
-// fatalError is a failure after which no further attempt is made.
+// fatalError is a failure that ends the reconnection attempts.
 type fatalError struct{ error }
 
 func (e fatalError) Unwrap() error { return e.error }
@@ -253,11 +254,11 @@ type nameHeldError struct{ error }
 
 func (e nameHeldError) Unwrap() error { return e.error }
 
-// keepConnected makes one connection after the other. It returns nil when ctx has ended,
-// else the fatal error.
+// keepConnected makes one connection after the other. It returns nil when ctx has ended, and
+// the fatal error otherwise.
 func (c *Client) keepConnected(ctx context.Context) error {
 	failed := false
-	var turn time.Duration // of the wait for this worker's name; 0 while it does not wait
+	var turn time.Duration // delay of the wait for this worker's name; 0 while not waiting
 	redial := c.cfg.redial()
 	redial.Connect = func(ctx context.Context) wsconn.Attempt {
 		c.mu.Lock()
@@ -322,8 +323,8 @@ func (c *Client) warnOnce(err error) {
 	}
 }
 
-// warnOfToken reports that anyone on the way to the engine can read the token, through the
-// same loggers as warnOnce.
+// warnOfToken warns that the token is sent to the engine unencrypted, through the same loggers
+// as warnOnce.
 func (c *Client) warnOfToken() {
 	if !c.cfg.exposesToken() {
 		return
@@ -336,13 +337,13 @@ func (c *Client) warnOfToken() {
 	}
 }
 
-// Run is the main loop of a worker program: it connects, serves until ctx ends,
-// then drains as [Client.Shutdown] does for at most [WithDrainTimeout], and
-// returns nil. It returns nil, too, if ctx is cancelled, as by a signal, while it still
-// tries to connect: the log has the reason, and the client has ended as by
-// [Client.Close]. It returns the reason if the client could not connect before the
-// deadline of ctx, or ends by a fatal error. Telemetry that a drain could not deliver is
-// logged, and no error of Run. After Connect it only serves.
+// Run is the main loop of a worker program: it connects, serves until ctx ends, drains as
+// [Client.Shutdown] does for at most [WithDrainTimeout], and returns nil. If ctx is canceled,
+// for example by a signal, before a connection was established, Run also returns nil; the log
+// contains the reason, and the client has ended as by [Client.Close]. Run returns the reason
+// if the client could not connect before the deadline of ctx, or if a fatal error ended it. If
+// a drain cannot deliver telemetry, Run logs that and returns nil. After Connect, Run only
+// serves.
 func (c *Client) Run(ctx context.Context) error {
 	if err := c.Connect(ctx); err != nil {
 		if ctx.Err() != context.Canceled || !errors.Is(err, context.Canceled) {
@@ -355,7 +356,7 @@ func (c *Client) Run(ctx context.Context) error {
 	case <-c.done:
 	case <-ctx.Done():
 	}
-	if signal.IsClosed(c.done) { // a fatal error counts, whatever came with it
+	if signal.IsClosed(c.done) { // a fatal error takes precedence
 		return c.Err()
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.drainTimeout)
@@ -364,20 +365,19 @@ func (c *Client) Run(ctx context.Context) error {
 	return err
 }
 
-// Shutdown ends the client in order: it takes back its triggers and functions,
-// answers what was not started with code worker_draining, lets running handlers
-// finish and their results leave, flushes its telemetry, and closes the
-// connection. Calls of running handlers still go out; calls that the program makes
-// outside of handlers are not waited for. When ctx ends first, what
-// is left is cut off as by Close, and the error says so, with the functions whose handlers
-// still run and the number of these; the log has them, too. Further calls wait for
-// the end as well.
+// Shutdown ends the client gracefully: it unregisters triggers and functions, answers waiting
+// invocations with the code worker_draining, lets running handlers finish and sends their
+// results, flushes the telemetry, and closes the connection. Running handlers can still make
+// calls; Shutdown does not wait for calls made outside of handlers. If ctx ends first, the
+// rest is cut off as by Close, and the error reports that, together with the functions whose
+// handlers are still running and their number; the log does as well. Further calls also wait
+// for the end.
 //
-// Once no handler runs, an engine that does not confirm what it was sent is waited for 2 s,
-// and messages that wait for a connection are given 5 s. Messages of Send that remain
-// unconfirmed or unsent are counted ([ClientStats]), and the error says so. So it does if
-// telemetry could not be delivered within shutdown_timeout_ms, or within 3 s without a
-// connection of its own; the telemetry stays in the queue of its [Telemetry].
+// Once no handler is running, Shutdown waits up to 2 s for the engine to confirm the sent
+// messages, and up to 5 s for a connection over which to send waiting ones. Messages of Send
+// that remain unconfirmed or unsent are counted ([ClientStats]) and reported in the error. The
+// error also reports telemetry that was not delivered within shutdown_timeout_ms, or within 3
+// s if telemetry has no connection; such telemetry stays in the queue of its [Telemetry].
 func (c *Client) Shutdown(ctx context.Context) error {
 	err, telemetry := c.shutdown(ctx)
 	if err == nil {
@@ -386,7 +386,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// shutdown also returns the error of the telemetry's flush, which is logged.
+// shutdown also returns the error of the telemetry's flush, which it logs.
 func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	c.mu.Lock()
 	first, connecting := !c.draining, c.stop != nil
@@ -426,7 +426,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	c.registry.unregisterFunctions()
 	if ctx.Err() == nil {
 		limit := telemetryAwayTimeout
-		if !c.out.attached() { // an engine that is away costs awayTimeout in all
+		if !c.out.attached() { // a disconnected engine costs awayTimeout in total
 			limit = min(limit, awayTimeout-time.Since(began))
 		}
 		telemetry = c.flushTelemetry(ctx, limit)
@@ -446,7 +446,8 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	return err, telemetry
 }
 
-// flushReports returns when the engine has been told of the local calls, as far as it can be.
+// flushReports returns when the local calls have been reported to the engine, as far as
+// possible.
 func (c *Client) flushReports(ctx context.Context) error {
 	select {
 	case <-c.reports.drain():
@@ -456,20 +457,20 @@ func (c *Client) flushReports(ctx context.Context) error {
 	}
 }
 
-// Close ends the client at once: the contexts of running handlers are cancelled,
-// calls under way fail, messages that wait are dropped and counted. It returns
-// when the client's goroutines have ended; handlers that ignore their context
-// are left behind after a moment. It may be called again, and always returns nil.
+// Close ends the client immediately: it cancels the contexts of running handlers, fails
+// pending calls, and drops and counts waiting messages. It returns when the client's
+// goroutines have ended, but waits only briefly for handlers, which may ignore their context.
+// Close may be called again and always returns nil.
 func (c *Client) Close() error {
 	c.terminate(nil)
 	return nil
 }
 
-// handlerGrace is how long Close waits for handlers to notice that their context
-// has ended. It may have been called by one of them.
+// handlerGrace is how long Close waits for handlers to notice that their context has ended.
+// Close may have been called by one of them.
 const handlerGrace = 40 * time.Millisecond
 
-// terminate ends the client, once; reason is nil for an orderly end.
+// terminate ends the client once; reason is nil for an orderly end.
 func (c *Client) terminate(reason error) {
 	c.mu.Lock()
 	if c.ended {
@@ -512,7 +513,7 @@ func (c *Client) terminate(reason error) {
 	close(c.done)
 }
 
-// awaitCallbacks gives user code a moment to return.
+// awaitCallbacks waits briefly for user code to return.
 func (c *Client) awaitCallbacks() {
 	abandonLocal(c.dispatch.takeWaiting(), fmt.Errorf("%w: %w", ErrNotConnected, ErrClosed))
 	c.reports.close()
@@ -536,44 +537,44 @@ func (c *Client) awaitCallbacks() {
 	}
 }
 
-// State is the state of the connection: disconnected before Connect and after an
-// orderly end, connecting, connected once the engine has accepted this worker,
-// reconnecting, failed after a fatal error.
+// State returns the state of the connection: disconnected before Connect and after an orderly
+// end, connecting, connected once the engine has accepted this worker, reconnecting, or failed
+// after a fatal error.
 func (c *Client) State() ConnectionState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.state
 }
 
-// WorkerID is the id that the engine gave to the current, or else the latest,
-// connection; "" before the first. It changes on each connection.
+// WorkerID returns the id that the engine assigned to the current connection, or to the latest
+// one while disconnected; "" before the first. It changes with each connection.
 func (c *Client) WorkerID() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.workerID
 }
 
-// Features returns what the engine of the present connection lists, such as
-// [FeatureObserveV2]: nil before its hello and while there is no connection, empty for an
-// engine that lists nothing (up to 0.24). A reconnection may change it. The result is the
-// caller's own.
+// Features returns the features that the engine of the current connection lists, such as
+// [FeatureObserveV2]. It returns nil before the engine's hello and while disconnected, and an
+// empty slice for an engine that lists none (up to 0.24). A reconnection may change the
+// result. The caller owns the slice.
 func (c *Client) Features() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.features)
 }
 
-// Name is the name under which this worker is registered.
+// Name returns the name under which this worker is registered.
 func (c *Client) Name() string { return c.name }
 
-// Namespace is the worker's namespace; "" means default.
+// Namespace returns the worker's namespace; "" means default.
 func (c *Client) Namespace() string { return c.cfg.namespace }
 
-// Done is closed when the client has ended for good.
+// Done returns a channel that is closed when the client has ended permanently.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err is the fatal error that ended the client; nil while it lives and after
-// Close or Shutdown.
+// Err returns the fatal error that ended the client, or nil while the client is running and
+// after Close or Shutdown.
 func (c *Client) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -587,7 +588,7 @@ func (c *Client) setState(s ConnectionState, err error) {
 	c.changeState(s, err)
 }
 
-// changeState is setState for those who hold c.mu.
+// changeState is setState for callers that hold c.mu.
 func (c *Client) changeState(s ConnectionState, err error) {
 	if c.state == s && err == nil {
 		return
@@ -596,7 +597,7 @@ func (c *Client) changeState(s ConnectionState, err error) {
 	c.notifyListener(s, err)
 }
 
-// notifyListener queues a call of the state listener; c.mu is held, for the order.
+// notifyListener queues a call of the state listener. The caller holds c.mu, for the order.
 func (c *Client) notifyListener(s ConnectionState, err error) {
 	if c.cfg.listener != nil {
 		c.callbacks.post(func() { c.cfg.listener(s, err) })
@@ -618,26 +619,26 @@ type ClientStats struct {
 	FramesMalformed uint64 // received messages that did not decode
 	Reconnects      uint64 // connections after the first that became ready
 
-	CallsInFlight     int // calls that wait for their answer
-	HandlersRunning   int // handlers that run
-	InvocationsQueued int // invocations that wait for a handler to end
-	Buffered          int // requests that wait for a connection
+	CallsInFlight     int // calls waiting for their answer
+	HandlersRunning   int // running handlers
+	InvocationsQueued int // invocations waiting for a handler to end
+	Buffered          int // requests waiting for a connection
 	BufferedBytes     int // their size in bytes
 
 	SendsConfirmed uint64 // messages of Send that the engine has read
-	SendsUnknown   uint64 // written to a connection that died before it confirmed them
-	SendsDropped   uint64 // accepted while not connected and never sent, since the client ended
-	RepliesDropped uint64 // answers whose connection was gone
-	LateResults    uint64 // answers that no call waited for any more
-	Overloaded     uint64 // invocations refused because too many waited
+	SendsUnknown   uint64 // messages of Send written to a connection that died before confirming them
+	SendsDropped   uint64 // messages of Send accepted while disconnected and never sent, because the client ended
+	RepliesDropped uint64 // answers whose connection was lost
+	LateResults    uint64 // answers that arrived after the call had ended
+	Overloaded     uint64 // invocations rejected because too many were waiting
 
 	LocalCalls        uint64 // calls of this worker's own functions that ran in process
-	ReportsDropped    uint64 // local calls that observers asked for and the engine was not told of
-	HeldFramesDropped uint64 // calls, messages of Send and messages about observers that waited for a connection whose engine could not be sent them
-	FunctionsRefused  int    // functions that another worker holds at the moment ([Function.Err])
+	ReportsDropped    uint64 // local calls that observers select but that were not reported to the engine
+	HeldFramesDropped uint64 // calls, messages of Send and messages about observers that waited for a connection whose engine does not support them
+	FunctionsRefused  int    // functions that another worker currently holds ([Function.Err])
 }
 
-// Stats returns a snapshot of the counters, each of which is read separately.
+// Stats returns a snapshot of the counters. Each counter is read separately.
 func (c *Client) Stats() ClientStats {
 	s := &c.out.stats
 	stats := ClientStats{

@@ -16,10 +16,10 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// What all generations of the protocol have in common is written and read here: the parts of
-// a call and of its answer, and the tags of messages. The rest is the dialects' (dialect.go).
-// What is sent or received for every call is appended and cut out by hand; the rare messages
-// go through the generated types.
+// This file reads and writes what all generations of the protocol have in common: the parts of
+// a call and of its answer, and the tags of messages. The rest is up to the dialects
+// (dialect.go). Messages that are sent or received for every call are appended and parsed by
+// hand; the rare ones use the generated types.
 
 // messageType is the tag of a received message.
 type messageType uint8
@@ -37,7 +37,7 @@ const (
 	messageRejected
 	messageError
 
-	// Of engines with observers.
+	// For engines with observers.
 	messageFunctionRegistered
 	messageObserverAdded
 	messageObserverRemoved
@@ -45,12 +45,12 @@ const (
 	messageObserverStateChanged
 )
 
-// engineDepth is the number of JSON levels of a message that the engine reads, the
-// message itself included.
+// engineDepth is the number of JSON levels that the engine reads in a message, including the
+// message itself.
 const engineDepth = 127
 
-// received is one message as it came, cut but not decoded. The slices are parts
-// of the message; an absent or null optional field is empty.
+// received is a received message, split into parts but not decoded. The slices alias the
+// message; an absent or null optional field is empty.
 type received struct {
 	kind messageType
 	tag  []byte // of a rare kind, the raw JSON string
@@ -64,13 +64,13 @@ type received struct {
 	baggage     []byte
 	metadata    []byte
 
-	// Of engines with observers.
+	// For engines with observers.
 	caller     []byte
 	depth      []byte
 	activation []byte
 }
 
-// parse cuts the message in b.
+// parse splits the message in b.
 func (m *received) parse(b []byte) error {
 	*m = received{}
 	var tag []byte
@@ -147,7 +147,7 @@ func (m *received) parse(b []byte) error {
 }
 
 func (m *received) checkInvoke() error {
-	if rawjson.Absent(m.id) { // older engines send none for calls that want no answer
+	if rawjson.Absent(m.id) { // older engines send no id for calls that want no answer
 		m.id = nil
 	} else if err := m.cutID(); err != nil {
 		return err
@@ -187,8 +187,8 @@ func (m *received) cutID() error {
 	return nil
 }
 
-// invocationID identifies a call. The engine keeps all of them in one table, so
-// they are unique and, since whoever knows one could answer it, unguessable.
+// invocationID identifies a call. The engine keeps the ids of all workers in one table, so
+// they must be unique, and unguessable, because anyone who knows an id could answer the call.
 type invocationID = uuid.UUID
 
 func newInvocationID() (id invocationID) {
@@ -198,8 +198,8 @@ func newInvocationID() (id invocationID) {
 	return id
 }
 
-// parseInvocationID reads the text form. An id that is none of ours is no error
-// anywhere, so ok suffices.
+// parseInvocationID parses the text form. An id of a different form is not an error for any
+// caller, so ok suffices.
 func parseInvocationID(text []byte) (id invocationID, ok bool) {
 	id, err := uuid.ParseBytes(text)
 	return id, err == nil
@@ -217,19 +217,19 @@ func appendID(dst []byte, id invocationID) []byte {
 	return dst
 }
 
-// buffer holds one outgoing message. Buffers are pooled; the encoder writes
-// users' values straight behind the envelope.
+// buffer holds one outgoing message. Buffers are pooled; the encoder writes users' values
+// directly after the envelope.
 type buffer struct {
 	bytes.Buffer
 	encoder *json.Encoder
 	result  [2]int // the result inside an encoded answer; both 0 for an error
 
-	tooLarge bool // of an encoded answer: it is in place of one that was too large
-	idle     int  // how often in a row it was mostly unused
+	tooLarge bool // the encoded answer replaces one that was too large
+	idle     int  // number of consecutive uses with little content
 }
 
-// Buffers above largeBuffer are pooled as long as messages fill them, and those above
-// maxPooledBuffer never: one large message does not stay in memory for ever.
+// Buffers above largeBuffer are pooled as long as messages fill them, and buffers above
+// maxPooledBuffer never are, so that one large message does not occupy memory forever.
 const (
 	largeBuffer     = 64 << 10
 	maxPooledBuffer = 4 << 20
@@ -239,7 +239,7 @@ const (
 var buffers = sync.Pool{New: func() any {
 	b := new(buffer)
 	b.encoder = json.NewEncoder(&b.Buffer)
-	b.encoder.SetEscapeHTML(false) // the engine is no HTML page
+	b.encoder.SetEscapeHTML(false) // the output is not embedded in HTML
 	return b
 }}
 
@@ -261,9 +261,9 @@ func (b *buffer) poolable() bool {
 	return b.Cap() <= maxPooledBuffer && b.idle <= maxIdleUses
 }
 
-// value appends v as JSON. On an error the buffer is as it was. Text that is no
-// UTF-8, which raw values and marshalers can hold, would cost the connection: the
-// engine drops it for such a message.
+// value appends v as JSON. On an error, the buffer is unchanged. value rejects text that is
+// not valid UTF-8, which raw values and marshalers can produce, because the engine drops the
+// connection for such a message.
 func (b *buffer) value(v any) error {
 	start := b.Len()
 	switch v := v.(type) {
@@ -328,7 +328,7 @@ func (b *buffer) part(v any) error {
 
 var errNoUTF8 = errors.New("text is no valid UTF-8")
 
-// encode calls the encoder; a MarshalJSON that panics is the value's error.
+// encode calls the encoder. A panic in MarshalJSON becomes an error.
 func (b *buffer) encode(v any) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -346,8 +346,8 @@ type codecValue struct {
 	v     any
 }
 
-// forUser returns v for [buffer.value], to be encoded by the codec of [WithJSON] if that is
-// for v.
+// forUser prepares v for [buffer.value]: if the codec of [WithJSON] applies to v, the result
+// is encoded by it.
 func (c *config) forUser(v any) any {
 	if c.json == nil || v == nil || ownType(reflect.TypeOf(v)) {
 		return v
@@ -355,7 +355,7 @@ func (c *config) forUser(v any) any {
 	return codecValue{c.json, v}
 }
 
-// marshal returns what the codec has written, which is to be checked.
+// marshal returns the codec's output, which the caller must validate.
 func (v codecValue) marshal() (raw json.RawMessage, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -378,11 +378,11 @@ func (c *config) decode(b []byte, out any) (err error) {
 	return c.json.Unmarshal(b, out)
 }
 
-// rawForUser encodes a user's value that becomes a part of a message of this package.
+// rawForUser encodes a user's value that becomes part of one of this package's messages.
 func (c *config) rawForUser(v any) (json.RawMessage, error) { return rawOf(c.forUser(v)) }
 
-// ownType reports whether encoding/json encodes values of type t whatever [WithJSON] says:
-// raw JSON, and the types of this package, whose tags and methods are made for it.
+// ownType reports whether encoding/json encodes values of type t regardless of [WithJSON]: raw
+// JSON, and the types of this package, whose tags and methods are written for encoding/json.
 func ownType(t reflect.Type) bool {
 	for {
 		switch t.Kind() {
@@ -401,7 +401,7 @@ func ownType(t reflect.Type) bool {
 
 var rawType = reflect.TypeFor[json.RawMessage]()
 
-// actionKind is what the engine does with a call beyond running it.
+// actionKind selects what the engine does with a call in addition to running it.
 type actionKind uint8
 
 const (
@@ -421,19 +421,19 @@ type invocation struct {
 	baggage     string
 	metadata    any
 	hasMetadata bool
-	caller      *incoming // that the call is made for; nil outside of handlers
-	observerID  string    // whose target the call runs; "" for an ordinary call
-	room        int       // bytes before what encodeCall has written
+	caller      *incoming // the invocation whose handler makes the call; nil outside of handlers
+	observerID  string    // the observer whose target the call runs; "" for an ordinary call
+	room        int       // bytes reserved before the output of encodeCall
 }
 
-// envelopeRoom is how much the keys and the fixed parts of a call's envelope take at most.
+// envelopeRoom bounds the size of the keys and the fixed parts of a call's envelope.
 const envelopeRoom = 320
 
 var blanks = bytes.Repeat([]byte{' '}, 1<<10)
 
-// encodeCall writes what a call consists of in every dialect, metadata and payload, behind
-// room for the envelope. The envelope is written when the call leaves, because only then is
-// it known which dialect the connection speaks.
+// encodeCall writes the parts of a call that are equal in every dialect, metadata and payload,
+// after room for the envelope. The envelope is written when the call is sent, because only
+// then is the dialect of the connection known.
 func encodeCall(b *buffer, inv *invocation, in any) error {
 	inv.room = envelopeRoom + inv.caller.callerRoom() + maxQuoted(inv.observerID) + maxQuoted(inv.functionID) + maxQuoted(inv.queue) + maxQuoted(inv.namespace) + maxQuoted(inv.baggage)
 	for n := inv.room; n > 0; n -= len(blanks) {
@@ -450,7 +450,7 @@ func encodeCall(b *buffer, inv *invocation, in any) error {
 		return fmt.Errorf("encode payload: %w", err)
 	}
 	b.WriteByte('}')
-	return newestDialect.checkCall(inv, sealedSize(b, inv)) // of the dialect at hand when it leaves
+	return newestDialect.checkCall(inv, sealedSize(b, inv)) // with the limits of the dialect in use when the call is sent
 }
 
 // maxQuoted bounds the length of s between the quotes of a JSON string.
@@ -464,8 +464,8 @@ func maxQuoted(s string) int {
 	return n
 }
 
-// sealedSize is the size of the message that a call makes: about, or exactly near the limit
-// of messages.
+// sealedSize returns the size of a call's message: approximate, but exact near the limit of
+// messages.
 func sealedSize(b *buffer, inv *invocation) int {
 	size := b.Len() - inv.room
 	if size > messageTooLarge/2 {
@@ -475,7 +475,7 @@ func sealedSize(b *buffer, inv *invocation) int {
 	return size + usual + len(inv.functionID)
 }
 
-// seal writes the envelope of a call in front of what encodeCall has written to b.
+// seal writes the envelope of a call before the parts that encodeCall has written to b.
 func seal(b *buffer, d dialect, inv *invocation) {
 	text := b.Bytes()
 	head := d.appendCall(text[:0:inv.room], inv)
@@ -516,8 +516,8 @@ func appendError(p []byte, code, message, stack string) []byte {
 	return append(p, '}')
 }
 
-// appendTrace adds the trace context of the handler to an encoded answer. An answer that it
-// would make too large goes without.
+// appendTrace adds the trace context of the handler to an encoded answer, unless that would
+// make the answer too large.
 func appendTrace(b *buffer, traceparent []byte, baggage string) {
 	p := append(b.AvailableBuffer(), `,"traceparent":"`...)
 	p = append(append(p, traceparent...), '"')
@@ -531,8 +531,8 @@ func appendTrace(b *buffer, traceparent []byte, baggage string) {
 	}
 }
 
-// encodeMessage is a rare message in a buffer of its own. The generated message
-// types can be encoded unless a user's value inside cannot.
+// encodeMessage encodes a rare message into its own buffer. It fails only if a user's value in
+// the message cannot be encoded.
 func encodeMessage(m any) (*buffer, error) {
 	b := newBuffer()
 	if err := b.value(m); err != nil {
@@ -542,7 +542,7 @@ func encodeMessage(m any) (*buffer, error) {
 	return b, nil
 }
 
-// remoteError is the error body of a result as this package's error.
+// remoteError converts the error body of a result to this package's error.
 func remoteError(raw []byte, functionID, id string) error {
 	var body ErrorBody
 	if err := json.Unmarshal(raw, &body); err != nil {

@@ -27,43 +27,43 @@ const (
 	maxQueuedBytes       = 64 << 20
 	maxIdleWorkers       = 64
 
-	// The read loop lets handlers run before it reads more when they hold as many bytes.
+	// The read loop yields to handlers before it reads more when they hold this many bytes.
 	yieldBytes = 8 << 20
 )
 
-// incoming is an invocation that this worker was asked to run.
+// incoming is an invocation of a function of this worker.
 type incoming struct {
 	origin   origin
 	function *Function
-	id       []byte // text; empty: no answer is wanted
+	id       []byte // text; empty if the caller wants no answer
 	data     json.RawMessage
 	metadata json.RawMessage
 
 	traceparent, baggage []byte // raw JSON strings, for telemetry
 
-	// Of engines with observers.
-	caller     json.RawMessage // who made the call, as the engine says; nil if it does not
-	activation json.RawMessage // of the observer that the invocation serves; nil if it serves none
-	depth      uint32          // activations that led to the invocation
+	// For engines with observers.
+	caller     json.RawMessage // the caller according to the engine; nil if it is unknown
+	activation json.RawMessage // the observer that the invocation serves; nil if there is none
+	depth      uint32          // number of activations that led to the invocation
 
 	since      time.Time // when it was queued, then when its handler began; zero without metrics
-	prev, next *incoming // in the dispatcher's list of what runs, and guarded by its lock
-	held       int       // its bytes in the dispatcher's count of what runs; likewise
-	trigger    *Trigger  // of this worker, which the observer stands for; nil if it is none
+	prev, next *incoming // in the dispatcher's list of running invocations; guarded by its lock
+	held       int       // its bytes in the dispatcher's count of what runs; guarded likewise
+	trigger    *Trigger  // this worker's trigger that the observer stands for; nil if there is none
 
 	ctx        invocationContext // of the handler
 	over       atomic.Bool       // the handler has returned
 	parentOnce sync.Once
 	parent     json.RawMessage // the caller without its own parent, for calls of the handler
 
-	// Of a local call.
+	// For a local call.
 	local   bool
 	own     localOrigin
 	by      localCaller
-	nesting int       // local calls that wait for this one, within one another
+	nesting int       // number of enclosing local calls that wait for this one
 	started time.Time // of the handler
 	nested  bool      // it runs in the slot of the handler that waits for it; guarded by the dispatcher's lock
-	ended   bool      // likewise
+	ended   bool      // guarded by the dispatcher's lock
 }
 
 // appendCaller appends the caller object of a call that the handler of in makes.
@@ -89,20 +89,21 @@ func (in *incoming) callerRoom() int {
 	return 160 + maxQuoted(in.function.id) + len(in.selfless())
 }
 
-// origin is where an invocation comes from and its answer goes.
+// origin is the source of an invocation and the destination of its answer.
 type origin interface {
 	// context is the parent of the handler's context.
 	context() context.Context
-	// gone reports whether nobody can be answered any more.
+	// gone reports whether the caller can no longer be answered.
 	gone() bool
 	// encodeResult and encodeError write the answer to b.
 	encodeResult(b *buffer, in *incoming, result any) error
 	encodeError(b *buffer, in *incoming, code, message, stack string)
-	// limit is the size that the answer must not reach, and the code for one that does.
+	// limit returns the size that the answer must stay below, and the code of an answer that
+	// does not.
 	limit() (bytes int, code string)
-	// dialect is that of the answer.
+	// dialect returns the dialect of the answer.
 	dialect() dialect
-	// reply sends what was encoded; it may wait for room. replyNow does not.
+	// reply sends the encoded answer and may wait for room; replyNow does not wait.
 	reply(b *buffer)
 	replyNow(b *buffer)
 }
@@ -127,30 +128,30 @@ func (l *link) replyNow(b *buffer) { l.client.out.pushNoWait(l, item{buf: b}) }
 
 func (in *incoming) size() int { return len(in.data) + len(in.metadata) }
 
-// dispatcher runs handlers: a bounded number at once, the excess in a bounded
-// queue. Its goroutines are kept for a while, for their grown stacks.
+// dispatcher runs handlers: a bounded number at a time, and the excess from a bounded queue.
+// It keeps its goroutines for a while, because their stacks have grown.
 type dispatcher struct {
-	limit int  // 0 is none
-	timed bool // the waits are measured
+	limit int  // 0 means no limit
+	timed bool // waiting times are measured
 	run   func(*incoming)
 
 	mu      sync.Mutex
 	running int
-	first   *incoming // of those that run, the latest
-	held    int       // bytes of what runs
+	first   *incoming // latest of the running invocations
+	held    int       // bytes of the running invocations
 	nested  int       // handlers that run in the slot of another one, which waits for them
 	queue   fifo.Queue[*incoming]
 	bytes   int
-	idle    []chan *incoming // workers that wait, the latest last
+	idle    []chan *incoming // idle workers, latest last
 	closed  bool
-	quiet   signal.Broadcast // nothing runs or waits
+	quiet   signal.Broadcast // sent when nothing runs or waits
 	workers sync.WaitGroup
 
 	overloaded atomic.Uint64
 }
 
-// submit runs in, now or later. It reports false if too much waits already, or if in has a
-// local caller and the dispatcher is closed.
+// submit runs in, now or later. It returns false if too many invocations are waiting, or if in
+// has a local caller and the dispatcher is closed.
 func (d *dispatcher) submit(in *incoming) bool {
 	if d.timed {
 		in.since = time.Now()
@@ -158,7 +159,7 @@ func (d *dispatcher) submit(in *incoming) bool {
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
-		return !in.local // the link of another one is dead as well
+		return !in.local // for any other caller, the link is dead as well
 	}
 	if d.limit > 0 && d.running >= d.limit {
 		if d.queue.Len() >= maxQueuedInvocations || d.bytes+in.size() > maxQueuedBytes {
@@ -176,7 +177,7 @@ func (d *dispatcher) submit(in *incoming) bool {
 	return true
 }
 
-// nest runs in in the slot of the handler that waits for it. It reports false if the
+// nest runs in in the slot of the handler that waits for it. It returns false if the
 // dispatcher is closed.
 func (d *dispatcher) nest(in *incoming) bool {
 	d.mu.Lock()
@@ -190,7 +191,7 @@ func (d *dispatcher) nest(in *incoming) bool {
 	return true
 }
 
-// start gives in to a worker and unlocks d.
+// start passes in to a worker and unlocks d.
 func (d *dispatcher) start(in *incoming) {
 	d.enter(in)
 	if n := len(d.idle); n > 0 {
@@ -205,7 +206,7 @@ func (d *dispatcher) start(in *incoming) {
 	go d.work(in, false)
 }
 
-// enter and leave keep the list of what runs; d.mu is held.
+// enter and leave maintain the list of running invocations. The caller holds d.mu.
 func (d *dispatcher) enter(in *incoming) {
 	if in.next = d.first; in.next != nil {
 		in.next.prev = in
@@ -225,11 +226,11 @@ func (d *dispatcher) leave(in *incoming) {
 	} else {
 		d.first = in.next
 	}
-	in.prev, in.next = nil, nil // a handler's context may keep in, and must not keep others
+	in.prev, in.next = nil, nil // the handler's context may keep in alive, but must not keep others
 }
 
-// unnest gives in a slot of its own, beyond the limit if need be: its caller no longer waits
-// for it.
+// unnest gives in its own slot, beyond the limit if necessary, because its caller no longer
+// waits for it.
 func (d *dispatcher) unnest(in *incoming) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -240,8 +241,8 @@ func (d *dispatcher) unnest(in *incoming) {
 	}
 }
 
-// work runs in and what comes after it. With ran set, in has run already, on the goroutine of
-// a worker that its handler has ended.
+// work runs in and then further invocations. If ran is set, in has already run, on the
+// goroutine of a worker that its handler has ended.
 func (d *dispatcher) work(in *incoming, ran bool) {
 	ended := false
 	defer func() {
@@ -264,7 +265,8 @@ func (d *dispatcher) work(in *incoming, ran bool) {
 	}
 }
 
-// next is what a worker does after a handler: what waits, or wait.
+// next returns the next invocation for a worker: one that is waiting, or else it waits for
+// one.
 func (d *dispatcher) next(in *incoming, wake chan *incoming) *incoming {
 	d.mu.Lock()
 	d.leave(in)
@@ -302,7 +304,7 @@ func (d *dispatcher) pop() *incoming {
 	return in
 }
 
-// takeWaiting removes what waits and was not started.
+// takeWaiting removes and returns the waiting invocations.
 func (d *dispatcher) takeWaiting() []*incoming {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -311,7 +313,7 @@ func (d *dispatcher) takeWaiting() []*incoming {
 	return waiting
 }
 
-// waitQuiet returns when no handler runs, or ctx has ended.
+// waitQuiet returns when no handler is running, or ctx has ended.
 func (d *dispatcher) waitQuiet(ctx context.Context) error {
 	d.mu.Lock()
 	if d.running+d.nested == 0 {
@@ -328,8 +330,8 @@ func (d *dispatcher) waitQuiet(ctx context.Context) error {
 	}
 }
 
-// close lets the workers end after what they run. The channel is closed when
-// they have.
+// close ends the workers after their current handlers. The channel is closed when all have
+// ended.
 func (d *dispatcher) close() <-chan struct{} {
 	d.mu.Lock()
 	d.closed = true
@@ -347,8 +349,8 @@ func (d *dispatcher) close() <-chan struct{} {
 	return ended
 }
 
-// yield lets handlers run that hold much memory. The more is read before they do, the more
-// memory waits for them; what is read meanwhile is not in the processor's cache any more.
+// yield lets handlers run that hold much memory. The more is read before they run, the more
+// memory waits for them, and the data read is then no longer in the processor's cache.
 func (d *dispatcher) yield() {
 	d.mu.Lock()
 	much := d.held >= yieldBytes
@@ -373,8 +375,8 @@ func (d *dispatcher) counts() (running, queued int) {
 // maxNamedFunctions bounds the list of functions in an error or a log line.
 const maxNamedFunctions = 10
 
-// describeRunning lists the functions whose handlers run, with the number of these, the most
-// frequent first: "orders::create (3), orders::list (1)". It is "" if none runs.
+// describeRunning lists the functions whose handlers are running, with their numbers, the most
+// frequent first: "orders::create (3), orders::list (1)". It returns "" if none is running.
 func (d *dispatcher) describeRunning() string {
 	counts := map[string]int{}
 	d.mu.Lock()
@@ -396,8 +398,8 @@ func (d *dispatcher) describeRunning() string {
 	return strings.Join(text, ", ")
 }
 
-// execute runs one handler and sends its answer to where the invocation came from. It
-// recovers what the handler, or the encoding of what it returned, panics with.
+// execute runs one handler and sends its answer to the origin of the invocation. It recovers
+// from panics of the handler and of the encoding of its result.
 func (c *Client) execute(in *incoming) {
 	if in.origin.gone() {
 		c.out.stats.repliesDropped.Add(1)
@@ -465,8 +467,8 @@ func (c *Client) execute(in *incoming) {
 	returned = true
 }
 
-// handlerTimedOut answers in place of a handler that has run for longer than
-// [WithHandlerTimeout]. The answer does not wait for room: it is small.
+// handlerTimedOut answers in place of a handler that exceeds its limit ([WithHandlerTimeout]).
+// The answer is small and does not wait for room.
 func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationContext, observed *observation, span invocationSpan) {
 	in := invocation.in
 	f := in.function
@@ -491,9 +493,9 @@ func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationCont
 	}
 }
 
-// handlerError is what a handler's error is to its caller. The codes of this package's own
-// answers say that a handler has not run, or not to its end: an error that a handler has from
-// a call of its own says that of another one.
+// handlerError returns the error that the caller of a handler receives. The codes of this
+// package's own answers mean that the handler has not run, or not completed. If a handler
+// returns such a code from a call of its own, it refers to another handler and is replaced.
 func handlerError(err error) error {
 	if err == nil {
 		return nil
@@ -508,8 +510,9 @@ func handlerError(err error) error {
 	return err
 }
 
-// encodePanic logs a handler that did not return and is the message for that, or
-// nil if no answer is wanted, or the limit of the handler has given one. It runs above the frames that panicked.
+// encodePanic logs a handler that did not return and encodes the answer. It returns nil if no
+// answer is wanted, or if the limit of the handler has already answered. It runs above the
+// frames that panicked.
 func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observation, span invocationSpan, p any, late bool) *buffer {
 	stack := string(debug.Stack())
 	span.panicked(p, stack)
@@ -527,8 +530,8 @@ func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observ
 	return answer
 }
 
-// encodeAnswer is the message for what a handler returned, and the error that it
-// tells, which may be that of encoding.
+// encodeAnswer encodes the result or error of a handler. It returns the error that the answer
+// reports, which may be one of encoding.
 func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, result any, err error) (*buffer, error) {
 	limit, _ := to.limit()
 	b := newBuffer()
@@ -563,7 +566,7 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, resu
 	return b, err
 }
 
-// errorParts is the error body for err.
+// errorParts returns the parts of the error body for err.
 func errorParts(err error) (code, message, stack string) {
 	if _, hidden := err.(hiddenError); hidden {
 		return CodeInvocationFailed, hiddenText, ""
@@ -577,16 +580,16 @@ func errorParts(err error) (code, message, stack string) {
 		code = CodeInvocationFailed
 	}
 	if err != error(e) {
-		message = err.Error()   // wrapped: what the handler added counts
-		if e.FunctionID == "" { // of its own making: the code goes beside the message
+		message = err.Error()   // wrapped: include the handler's context
+		if e.FunctionID == "" { // created by the handler: the code is sent beside the message
 			message = strings.Replace(message, e.Error(), e.Message, 1)
 		}
 	}
 	return code, message, stack
 }
 
-// turnAway rejects an invocation for the time being. The engine would turn an error into a
-// 500, so for a route the answer is a 503 that tells the visitor when to come back.
+// turnAway rejects an invocation temporarily. The engine would turn an error into a 500, so
+// for a route the answer is a 503 with a Retry-After header.
 func (c *Client) turnAway(in *incoming, code, message string) {
 	if len(in.id) == 0 {
 		return

@@ -289,7 +289,7 @@ const (
 const (
 	// ObserveDeliveryAuto offers every call to the observers. It is the default.
 	ObserveDeliveryAuto ObserveDelivery = "auto"
-	// ObserveDeliveryOwner activates no observer by calls; the code of the hosting
-	// worker passes events to single observers.
+	// ObserveDeliveryOwner means that calls do not activate observers; the code of the
+	// hosting worker passes events to individual observers.
 	ObserveDeliveryOwner ObserveDelivery = "owner"
 )

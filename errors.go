@@ -100,7 +100,7 @@ const (
 	CodeInvalidArgs = "INVALID_ARGS"
 	// CodeInvalidFilter: the filters of an observer cannot be parsed.
 	CodeInvalidFilter = "INVALID_FILTER"
-	// CodeObserverError: an observer is in error, and the engine has not said why.
+	// CodeObserverError: an observer is in error, and the engine gave no reason.
 	CodeObserverError = "OBSERVER_ERROR"
 	// CodeUnknown: an error arrived whose body cannot be decoded.
 	CodeUnknown = "UNKNOWN"

@@ -8,19 +8,20 @@ import (
 	"github.com/iii-go/iii/internal/filter"
 )
 
-// Filter decides which calls of a function an observer is told of. It is the engine's
-// language: an object whose keys are paths such as "input.amount", "output.items.0.sku" or
-// "caller.worker_name", each with operators that all have to hold, and $and, $or and $not.
+// Filter selects the calls of a function that an observer receives. It is written in the
+// engine's filter language: an object whose keys are paths such as "input.amount",
+// "output.items.0.sku" or "caller.worker_name", each with operators that must all match, and
+// $and, $or and $not.
 //
 //	{"input.amount": {"$gte": 100}, "input.tags": {"$any": {"$prefix": "vip"}}}
 //
 // Operators are $eq, $ne, $in, $nin, $gt, $gte, $lt, $lte, $exists, $prefix, and $any for
-// elements of an array. A path that leads nowhere is absent, which differs from null: $ne,
-// $nin and {"$exists": false} hold for it, everything else does not. Numbers are compared as
+// elements of an array. A path without a value is absent, which differs from null: $ne, $nin
+// and {"$exists": false} match it, all other operators do not. Numbers are compared as
 // doubles, strings by code points.
 //
-// A Filter does not change, except by UnmarshalJSON, and is safe for concurrent use. The
-// zero value and a nil *Filter match every call.
+// A Filter is immutable, except by UnmarshalJSON, and is safe for concurrent use. The zero
+// value and a nil *Filter match every call.
 type Filter struct {
 	f *filter.Filter
 }

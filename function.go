@@ -67,8 +67,8 @@ type Function struct {
 	claim
 	refused atomic.Pointer[RejectedError]
 	route   *Trigger                // registered and unregistered with the function
-	head    atomic.Pointer[Trigger] // likewise, for HEAD
-	routes  []*Trigger              // likewise, of a router
+	head    atomic.Pointer[Trigger] // as route, for HEAD
+	routes  []*Trigger              // as route, of a router
 
 	routeOptions []TriggerOption
 
@@ -82,7 +82,7 @@ func (f *Function) ID() string { return f.id }
 
 // Err returns a *[RejectedError] while another live worker owns the function's id in this
 // namespace, as the old instance does during a rolling update. This worker then does not
-// serve the function, does not register its triggers, and retries until the owner has gone:
+// serve the function, does not register its triggers, and retries until the owner leaves:
 // after 250 ms, then less often, but at least every 2 s and on each new connection. All
 // retries together are limited to 180 a second. Once the engine has accepted the function,
 // Err returns nil and the state listener receives a *[TakeoverNotice]. Before the engine has
@@ -653,7 +653,7 @@ func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed
 	return nil, failure, true
 }
 
-// answersOverStream sets that the answer of an invocation goes over a stream.
+// answersOverStream marks an invocation as answered over a stream.
 func answersOverStream(ctx context.Context, w *responseWriter) {
 	c, ok := ctx.Value(invocationKey{}).(*invocationContext)
 	if !ok || c.limit == nil {

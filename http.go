@@ -312,7 +312,7 @@ type HTTPError struct {
 	// and "Not Found".
 	Body any
 	// Header is the header of the response; a name may have several values. Content-Length is
-	// ignored. Default none.
+	// ignored. Default: none.
 	Header http.Header
 }
 
@@ -418,7 +418,7 @@ func (c *Client) answerErrors(id string, next HandlerFunc) HandlerFunc {
 			return nil, err
 		}
 		level := slog.LevelError
-		if ctx.Err() != nil { // nobody waits for the response
+		if ctx.Err() != nil { // no client is waiting for the response
 			level = slog.LevelDebug
 		}
 		c.log.LogAttrs(ctx, level, "iii: HTTP handler failed", slog.String("function", id), slog.Any("error", err))

@@ -175,7 +175,8 @@ type observedTrigger struct {
 	namespace string
 }
 
-// triggersWhere lists the triggers that keep wants. It lists none if this worker may not know them.
+// triggersWhere lists the triggers that keep selects. The list is empty if this worker lacks the
+// permission to list triggers.
 func (c *Client) triggersWhere(ctx context.Context, keep func(observedTrigger) bool) ([]observedTrigger, error) {
 	list, err := c.observedTriggers(ctx)
 	return slices.DeleteFunc(list, func(t observedTrigger) bool { return !keep(t) }), unlessForbidden(err)

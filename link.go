@@ -18,33 +18,33 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// registerTimeout bounds the engine's answers while a link begins.
+// registerTimeout bounds the wait for the engine's answers while a link starts.
 const registerTimeout = 10 * time.Second
 
-// link is one connection to the engine. It is attached to the send queue once, dies
-// once, and is not used again.
+// link is one connection to the engine. It is attached to the send queue once, dies once, and
+// is not reused.
 type link struct {
 	*wsconn.Conn
 	client *Client
 
-	// handlers is the context of the invocations that came over this link.
+	// handlers is the parent context of the invocations that arrive over this link.
 	handlers context.Context
 	cancel   context.CancelCauseFunc
 
 	chosen     atomic.Pointer[dialect] // nil before the engine's hello
 	registerID invocationID
-	nameFirst  bool          // nothing is registered before this worker has its name
-	accepted   chan struct{} // workerregistered has come
+	nameFirst  bool          // register nothing before this worker has its name
+	accepted   chan struct{} // closed by workerregistered
 	registered chan error    // capacity 1: the answer to engine::workers::register
 	applied    chan struct{} // the engine has applied the registrations
 
-	batch []item // of the writer
+	batch []item // the writer's
 
 	// Guarded by the lock of the send queue.
 	fences         []fence
 	sendsTaken     uint64 // Sends handed to the writer
-	sendsConfirmed uint64 // of these, those that the engine has read
-	confirming     bool   // a fence for them is out
+	sendsConfirmed uint64 // the number of these that the engine has read
+	confirming     bool   // a fence for Sends is outstanding
 }
 
 // dial opens a connection.
@@ -71,7 +71,7 @@ func (c *Client) newLink(conn *wsconn.Conn) *link {
 	return l
 }
 
-// dialect returns the dialect of this connection, before the choice the oldest.
+// dialect returns the dialect of this connection. Until one is chosen, it is the oldest.
 func (l *link) dialect() dialect {
 	if d := l.chosen.Load(); d != nil {
 		return *d
@@ -79,10 +79,10 @@ func (l *link) dialect() dialect {
 	return triggerDialect{}
 }
 
-// choose sets the dialect, which is done once. It reports whether this call did it.
+// choose sets the dialect, which happens once. It reports whether this call has set it.
 func (l *link) choose(d dialect) bool { return l.chosen.CompareAndSwap(nil, &d) }
 
-// start reads and writes l and keeps it alive until it is dead.
+// start reads from and writes to l and keeps it alive until it is dead.
 func (l *link) start(ctx context.Context) {
 	l.Start(ctx, wsconn.Loops{
 		Read:         func(_ int, message []byte) error { l.client.receive(l, message); return nil },
@@ -92,7 +92,7 @@ func (l *link) start(ctx context.Context) {
 	})
 }
 
-// write writes what is queued.
+// write writes the queued frames.
 func (l *link) write() (wrote bool, err error) {
 	out := l.client.out
 	l.batch = out.take(l, l.batch[:0])
@@ -113,7 +113,7 @@ func (l *link) write() (wrote bool, err error) {
 	}
 	out.written(l, l.batch, fmt.Errorf("%w: %w", ErrConnectionLost, err))
 	if l.isApplied() {
-		l.Fail(err) // it cannot be a refusal
+		l.Fail(err) // cannot be a rejection
 	}
 	return true, err
 }
@@ -139,8 +139,8 @@ func (l *link) writeBatch() error {
 // isApplied reports whether the engine has confirmed the registrations.
 func (l *link) isApplied() bool { return signal.IsClosed(l.applied) }
 
-// serve runs one link from its first frame to its death and returns why it died.
-// wasReady says that the engine had accepted the registrations.
+// serve runs one link from its first frame to its end and returns the cause of the end.
+// wasReady reports that the engine had accepted the registrations.
 func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
 	c.out.attach(l, c.registry.firstFence())
 	c.out.pushNoWait(l, c.reattachments()...)
@@ -162,23 +162,23 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) 
 	return wasReady, err
 }
 
-// identity is what the engine calls a connection, and the secret that proves that
-// it is ours.
+// identity is the engine's id of a connection, with the secret that proves that the connection
+// is this worker's.
 type identity struct{ workerID, token string }
 
-// maxIdentities bounds the connections that a link takes the place of.
+// maxIdentities bounds the connections that a link replaces.
 const maxIdentities = 16
 
-// dropped reports Sends that were held for a connection whose engine cannot be sent them.
+// dropped reports Sends that were held for a connection whose engine does not support them.
 func (c *Client) dropped(n int, err error) {
 	c.log.Warn("iii: messages cannot be sent to this engine", "count", n, "error", err)
 	c.reportError(public(fmt.Errorf("%d messages of Send were dropped: %w", n, err)))
 }
 
-// reattachments are what a link says first: which connections it takes the place
-// of, so that the engine lets go of their functions and of our name. These are all
-// that it may still hold, since it may have read nothing of what the links since
-// have said. It reads on when the old connections are gone.
+// reattachments returns the first messages of a link. They name the connections that it
+// replaces, so that the engine releases their functions and this worker's name. They include
+// every connection that the engine may still hold, because it may have read nothing from the
+// links in between. The engine continues reading once the old connections are gone.
 func (c *Client) reattachments() (items []item) {
 	c.mu.Lock()
 	identities := c.identities
@@ -189,9 +189,10 @@ func (c *Client) reattachments() (items []item) {
 	return items
 }
 
-// registerWorker sends the registration of this worker, and behind it what the worker has
-// registered, unless the engine is likely to refuse the worker's name. It follows the engine's
-// greeting: without its identity a connection that has our name could not be replaced.
+// registerWorker sends the registration of this worker, followed by everything the worker has
+// registered, unless the engine is likely to reject the worker's name. It runs after the
+// engine's greeting: without the identity in it, a connection that holds this worker's name
+// could not be replaced.
 func (c *Client) registerWorker(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
@@ -206,7 +207,7 @@ func (c *Client) registerWorker(l *link) {
 	c.registry.attach(l, item{buf: b})
 }
 
-// workerRegistered continues when the engine has handled this worker's registration.
+// workerRegistered continues after the engine has handled this worker's registration.
 func (c *Client) workerRegistered(l *link) {
 	if c.registry.attached() != l {
 		c.registry.attach(l)
@@ -214,12 +215,12 @@ func (c *Client) workerRegistered(l *link) {
 	c.registry.settled(l)
 }
 
-// setIdentity notes the identity that the engine gave to l.
+// setIdentity records the identity that the engine has assigned to l.
 func (c *Client) setIdentity(l *link, m *WorkerRegisteredMessage) {
 	c.mu.Lock()
 	c.workerID = m.WorkerID
 	c.features = append([]string{}, m.Features...)
-	if m.ReattachToken == "" { // and of no use are the others
+	if m.ReattachToken == "" { // then the others are not usable either
 		c.identities = nil
 	} else {
 		others := c.identities[max(0, len(c.identities)-maxIdentities+1):]
@@ -229,7 +230,7 @@ func (c *Client) setIdentity(l *link, m *WorkerRegisteredMessage) {
 	l.markAccepted()
 }
 
-// item is one of our own messages, which always encodes.
+// item encodes one of the package's own messages, which never fails.
 func (c *Client) item(message any) item {
 	b, err := encodeMessage(message)
 	if err != nil {
@@ -266,7 +267,7 @@ func (c *Client) metadata(d dialect) workerMetadata {
 	return m
 }
 
-// maintain brings a link to readiness, and returns when it is dead.
+// maintain makes a link ready, and returns when it is dead.
 func (c *Client) maintain(l *link) (wasReady bool) {
 	patience := time.NewTimer(registerTimeout)
 	defer patience.Stop()
@@ -284,8 +285,8 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 		case <-l.Dead():
 			return wasReady
 		case <-accepted:
-			// Authentication may have taken any time; from here on the engine
-			// answers what it is asked.
+			// Authentication may have taken any time; from here on, the engine answers
+			// requests.
 			accepted = nil
 			if !requested {
 				requested = true
@@ -300,16 +301,16 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 			patience.Stop()
 			c.workerRegistered(l)
 		case <-applied:
-			// The engine handles frames in order: the pong to the ping behind the
-			// triggers says that it has applied all registrations, and has sent what
-			// is bound to our trigger types.
+			// The engine handles frames in order: the pong to the ping after the triggers
+			// means that it has applied all registrations, and has sent the bindings of this
+			// worker's trigger types.
 			applied = nil
 			wasReady = true
 			c.forgetOthers()
 			c.becomeReady(l)
 			c.reports.attach(l)
 		case <-patience.C:
-			if !requested { // it may never greet, or still authenticate
+			if !requested { // the engine may never greet, or may still authenticate
 				requested = true
 				l.choose(dialectFor(nil))
 				c.registerWorker(l)
@@ -349,8 +350,8 @@ func registerError(err error) error {
 	return fatalError{public(fmt.Errorf("the engine refused this worker's registration: %w", err))}
 }
 
-// forgetOthers forgets the connections before the current one: the engine has read
-// that they are replaced.
+// forgetOthers forgets the connections before the current one: the engine has read that they
+// are replaced.
 func (c *Client) forgetOthers() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -359,7 +360,7 @@ func (c *Client) forgetOthers() {
 	}
 }
 
-// forgetLatest forgets the current connection, which the engine is closing itself.
+// forgetLatest forgets the current connection, because the engine itself is closing it.
 func (c *Client) forgetLatest() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -382,8 +383,8 @@ func (c *Client) becomeReady(l *link) {
 	c.log.Info("iii: connected", "worker_id", id, "name", c.name)
 }
 
-// receive acts on one message. b is used again afterwards. A message that does
-// not decode is counted and logged, without its content, and is no reason to end.
+// receive handles one message. b is reused afterwards. A message that does not decode is
+// counted and logged without its content; it does not end the connection.
 func (c *Client) receive(l *link, b []byte) {
 	c.received.Add(1)
 	var m received
@@ -424,8 +425,8 @@ func (c *Client) undecodable(err error, size int) {
 	c.log.Warn("iii: received message does not decode", "error", err, "bytes", size)
 }
 
-// receiveInvoke hands an invocation to a handler. Its parts are copied into one
-// piece of memory that is the handler's.
+// receiveInvoke passes an invocation to a handler. It copies the parts of the message into one
+// allocation that the handler owns.
 func (c *Client) receiveInvoke(l *link, m *received) {
 	id := m.functionID[1 : len(m.functionID)-1]
 	if bytes.IndexByte(id, '\\') >= 0 {
@@ -446,7 +447,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		return
 	}
 	var data []byte
-	if len(m.data) > largeBuffer { // alone, since append does not clear what it overwrites
+	if len(m.data) > largeBuffer { // separate, because append does not clear the memory that it overwrites
 		data, m.data = append([]byte(nil), m.data...), nil
 	}
 	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage)+len(m.caller)+len(m.activation))
@@ -464,7 +465,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		in.data = data[:len(data):len(data)]
 	}
 	if m.depth != nil {
-		depth, _ := strconv.ParseUint(string(m.depth), 10, 32) // anything else counts as none
+		depth, _ := strconv.ParseUint(string(m.depth), 10, 32) // anything else counts as 0
 		in.depth = uint32(depth)
 	}
 	if in.activation != nil {
@@ -502,7 +503,7 @@ func (c *Client) receiveResult(l *link, m *received) {
 	}
 }
 
-// receiveHello chooses the dialect of the connection by what the engine lists.
+// receiveHello chooses the dialect of the connection from the features that the engine lists.
 func (c *Client) receiveHello(l *link, b []byte) {
 	var m WorkerRegisteredMessage
 	if err := json.Unmarshal(b, &m); err != nil {
@@ -510,15 +511,15 @@ func (c *Client) receiveHello(l *link, b []byte) {
 		return
 	}
 	if !l.choose(dialectFor(m.Features)) && !l.isAccepted() && len(m.Features) > 0 {
-		// The worker has been registered in the oldest dialect meanwhile.
+		// The worker has already been registered in the oldest dialect.
 		l.Fail(errors.New("the engine's hello came too late; connecting again"))
 		return
 	}
 	c.setIdentity(l, &m)
 }
 
-// receiveError acts on an error frame: before the hello the engine refuses this worker, after
-// it an error costs at most the connection.
+// receiveError handles an error frame. Before the hello, it is a rejection of this worker;
+// later, it costs at most the connection.
 func (c *Client) receiveError(l *link, b []byte) {
 	var m ErrorMessage
 	err := json.Unmarshal(b, &m)
@@ -529,13 +530,13 @@ func (c *Client) receiveError(l *link, b []byte) {
 	case !l.isAccepted():
 		l.Fail(fatalError{refusal})
 	case m.Error.Code == CodeAuthError:
-		l.Fail(refusal) // the next connection shows whether it is meant for good
+		l.Fail(refusal) // the next connection shows whether the rejection is permanent
 	default:
 		c.undecodable(fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code), len(b))
 	}
 }
 
-// markAccepted notes workerregistered; only the read loop calls it.
+// markAccepted records workerregistered. Only the read loop calls it.
 func (l *link) markAccepted() {
 	if !l.isAccepted() {
 		close(l.accepted)
@@ -545,8 +546,8 @@ func (l *link) markAccepted() {
 // isAccepted reports whether the engine has accepted the connection.
 func (l *link) isAccepted() bool { return signal.IsClosed(l.accepted) }
 
-// rejected acts on a refused registration: a function is another worker's for now, or
-// the client ends.
+// rejected handles a rejected registration: either another worker currently holds a function,
+// or the client ends.
 func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
 	case err.Code == CodeFunctionConflict, err.FunctionID != "" && l.dialect().observes():

@@ -143,7 +143,7 @@ func leadsBack() bool {
 	return false
 }
 
-// standardError writes records that have nowhere else to go. It never leads back,
+// standardError writes records that have no other destination. It never leads back,
 // unlike slog's initial default handler, which writes to package log, whose output
 // slog.SetDefault redirects to the new default.
 var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOptions{Level: slog.Level(math.MinInt)})
@@ -192,7 +192,7 @@ func severityOf(level slog.Level) log.Severity {
 }
 
 // maxLogValues limits the number of values in the data of a record or in one slog
-// attribute, because a map that contains itself has no end.
+// attribute, because a map that contains itself is unbounded.
 const maxLogValues = 100_000
 
 // logValue converts a value that a user logs.

@@ -669,7 +669,7 @@ const cookieSpellings = 1 << (len("set-cookie") - len("-"))
 
 // timeOut ends the response of a handler that has exceeded its timeout, and reports whether
 // the head has been sent, in which case the response is cut off. A frame of it that is still
-// under way does no harm, because the engine drops everything that follows another answer.
+// in flight does no harm, because the engine drops everything that follows another answer.
 func (w *responseWriter) timeOut(reason error) (begun bool) {
 	_ = w.broken(reason)
 	w.mu.Lock()
@@ -827,11 +827,11 @@ func (w *responseWriter) finish() (any, error) {
 	return response, nil
 }
 
-// mustStream reports whether a complete response cannot be sent as one value, for one of
-// three reasons: a JSON string cannot hold bytes that are not valid UTF-8; the engine adds a
-// content type, which in a 304 would replace the one that the client has; and the engine
-// sends a Content-Length that is too large without cutting the connection, so the client
-// would wait.
+// mustStream reports whether a complete response cannot be sent as one value, for one of three
+// reasons: a JSON string cannot hold bytes that are not valid UTF-8; the engine adds a content
+// type, which in a 304 would replace the content type that the client has stored; and the
+// engine sends a Content-Length that is too large without cutting the connection, so the
+// client would wait.
 func (w *responseWriter) mustStream() bool {
 	switch {
 	case w.status == http.StatusNotModified:

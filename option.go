@@ -213,7 +213,7 @@ func parseEngineURL(address string) (*url.URL, error) {
 }
 
 // WithName sets the worker's name, which must be unique within a namespace. Default:
-// $III_WORKER_NAME, else "hostname:pid"; additional clients of the same process get the
+// $III_WORKER_NAME, or "hostname:pid" if that is unset; additional clients of the same process get the
 // suffix ":2", ":3" and so on. The engine removes control characters and truncates the name
 // to 280 characters. A blank name is an error.
 func WithName(name string) Option {
@@ -236,13 +236,13 @@ func WithWaitForName() Option {
 	return clientOption(func(cfg *config) error { cfg.waitForName = true; return nil })
 }
 
-// WithDescription sets the description of this worker in listings. Default none.
+// WithDescription sets the description of this worker in listings. Default: none.
 func WithDescription(text string) Option {
 	return clientOption(func(c *config) error { c.description = text; return nil })
 }
 
 // WithNamespace sets the namespace of this worker's functions, which is also the default
-// for its calls and triggers. Default: $III_NAMESPACE, else none, which means "default". A
+// for its calls and triggers. Default: $III_NAMESPACE, or none, which means "default". A
 // blank namespace is an error; a blank variable counts as unset.
 func WithNamespace(ns string) Option {
 	return clientOption(func(c *config) error {
@@ -256,7 +256,7 @@ func WithNamespace(ns string) Option {
 
 // WithHeader adds headers to each WebSocket upgrade: of a client, its channels included, or
 // of a telemetry connection. It rejects the headers of the upgrade itself, except Host.
-// Repeated use adds headers. Default none. Header values appear neither in errors nor in
+// Repeated use adds headers. Default: none. Header values appear neither in errors nor in
 // the log.
 func WithHeader(h http.Header) DialOption { return headerOption("WithHeader", h) }
 
@@ -517,7 +517,7 @@ func WithLogger(l *slog.Logger) Option {
 }
 
 // WithMiddleware wraps every handler of this client; the first middleware is the outermost.
-// Repeated use adds middleware inside the earlier middleware. Default none.
+// Repeated use adds middleware inside the earlier middleware. Default: none.
 func WithMiddleware(mw ...Middleware) Option {
 	return clientOption(func(c *config) error {
 		for i, m := range mw {
@@ -537,17 +537,17 @@ type JSONCodec interface {
 	// Marshal returns v as one JSON value in UTF-8. The result is copied.
 	Marshal(v any) ([]byte, error)
 	// Unmarshal decodes data, a valid JSON value, into the value that v points to. Neither
-	// that value nor the codec may retain data, which is used again.
+	// that value nor the codec may retain data, which is reused.
 	Unmarshal(data []byte, v any) error
 }
 
-// WithJSON sets the JSON library that encodes and decodes the values of users: the payloads
-// and results of calls and of functions, the values of [State] and [Stream], and what is
-// published. A json.RawMessage is passed on without it. The types of this package, among them
-// the requests and responses of HTTP routes with their bodies, metadata and schemas stay with
-// encoding/json; the schemas of functions describe what encoding/json reads and writes. What
-// the codec writes is checked: text that is no JSON, or that the engine cannot read, is the
-// error of the call or of the function. A panic of the codec is an error of the same kind.
+// WithJSON sets the JSON library that encodes and decodes the program's values: the payloads
+// and results of calls and of functions, the values of [State] and [Stream], and published
+// messages. A json.RawMessage bypasses it. The types of this package, including the requests
+// and responses of HTTP routes with their bodies, and metadata and schemas always use
+// encoding/json; the schemas of functions describe the JSON that encoding/json reads and
+// writes. The output of the codec is validated: text that is not JSON, or that the engine
+// cannot parse, is an error of the call or of the function, and so is a panic of the codec.
 // Default: encoding/json. A nil codec is an error of [New].
 func WithJSON(codec JSONCodec) Option {
 	return clientOption(func(c *config) error {

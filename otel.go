@@ -67,8 +67,8 @@ func WithTelemetryConnection(opts ...ConnectionOption) TelemetryOption {
 // processors, which are called in order.
 //
 // The Telemetry owns p from a successful [StartTelemetry] on: [Telemetry.Flush] flushes it
-// and [Telemetry.Shutdown] shuts it down, while the engine's part goes on. If telemetry is
-// disabled, p receives nothing, and is shut down all the same. nil is an error.
+// and [Telemetry.Shutdown] shuts it down, while the engine's part continues. If
+// telemetry is disabled, p receives nothing but is still shut down. nil is an error.
 func WithSpanProcessor(p sdktrace.SpanProcessor) TelemetryOption {
 	return func(o *telemetryOptions) error {
 		if isNil(p) {
@@ -221,12 +221,12 @@ func releaseGlobals() {
 }
 
 // TelemetryFromProviders returns a Telemetry that records with the program's own providers
-// and sends nothing to the engine: for programs that have an OpenTelemetry SDK with a backend
-// of its own. A client with it records each invocation as a span in its caller's trace and
+// and sends nothing to the engine: for programs that configure an OpenTelemetry SDK with their
+// own backend. A client with it records each invocation as a span in its caller's trace and
 // the metrics of its handlers; [Telemetry.Logger] and [Telemetry.SlogHandler] write to lp.
 // Spans carry no payloads unless the client has [WithTracePayloads], there are no process
-// gauges, and no global is set. A provider that is nil, or holds a nil pointer, is none: its
-// signal is not recorded.
+// gauges, and no global is set. If a provider is nil, or holds a nil pointer, its signal is
+// not recorded.
 //
 // The providers stay the program's: [Telemetry.Flush] calls their ForceFlush method, if they
 // have one, and [Telemetry.Shutdown] flushes them as well, but never shuts them down.

@@ -95,9 +95,9 @@ type EngineSpanExporter struct{ engineExporter }
 
 var _ sdktrace.SpanExporter = (*EngineSpanExporter)(nil)
 
-// NewEngineSpanExporter returns an exporter that sends over s, which must
-// outlive the exporter. With nil, as of [TelemetryFromProviders], it sends nothing: exports
-// fail with [ErrConnectionClosed].
+// NewEngineSpanExporter returns an exporter that sends over s, which must outlive the
+// exporter. If s is nil, as in a Telemetry of [TelemetryFromProviders], it sends nothing:
+// exports fail with [ErrConnectionClosed].
 func NewEngineSpanExporter(s *SharedEngineConnection) *EngineSpanExporter {
 	return &EngineSpanExporter{newEngineExporter(s)}
 }
@@ -130,11 +130,11 @@ type EngineMetricsExporter struct {
 
 var _ sdkmetric.Exporter = (*EngineMetricsExporter)(nil)
 
-// NewEngineMetricsExporter returns an exporter that sends over s, which must
-// outlive the exporter. With nil, as of [TelemetryFromProviders], it sends nothing: exports
-// fail with [ErrConnectionClosed]. The temporality is cumulative unless OpenTelemetry's
-// variable OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is delta or lowmemory. The
-// engine's aggregates add up samples, which is correct only for deltas.
+// NewEngineMetricsExporter returns an exporter that sends over s, which must outlive the
+// exporter. If s is nil, as in a Telemetry of [TelemetryFromProviders], it sends nothing:
+// exports fail with [ErrConnectionClosed]. The temporality is cumulative unless
+// OpenTelemetry's variable OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is delta or
+// lowmemory. The engine's aggregates add up samples, which is correct only for deltas.
 func NewEngineMetricsExporter(s *SharedEngineConnection) *EngineMetricsExporter {
 	x := &EngineMetricsExporter{engineExporter: newEngineExporter(s), temporality: sdkmetric.CumulativeTemporalitySelector}
 	switch strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"))) {
@@ -203,9 +203,9 @@ type EngineLogExporter struct{ engineExporter }
 
 var _ sdklog.Exporter = (*EngineLogExporter)(nil)
 
-// NewEngineLogExporter returns an exporter that sends over s, which must
-// outlive the exporter. With nil, as of [TelemetryFromProviders], it sends nothing: exports
-// fail with [ErrConnectionClosed].
+// NewEngineLogExporter returns an exporter that sends over s, which must outlive the exporter.
+// If s is nil, as in a Telemetry of [TelemetryFromProviders], it sends nothing: exports fail
+// with [ErrConnectionClosed].
 func NewEngineLogExporter(s *SharedEngineConnection) *EngineLogExporter {
 	return &EngineLogExporter{newEngineExporter(s)}
 }

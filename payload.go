@@ -44,7 +44,7 @@ func (c *config) decodePayload(payload json.RawMessage, in any) error {
 	return &Error{Code: CodeInvalidRequest, Message: message}
 }
 
-// checkOut reports why a result cannot be decoded into out, which is not nil.
+// checkOut returns the reason why a result cannot be decoded into out, which is not nil.
 func checkOut(out any) error {
 	v := reflect.ValueOf(out)
 	switch {
@@ -53,7 +53,7 @@ func checkOut(out any) error {
 	case v.IsNil():
 		return fmt.Errorf("cannot decode the result into %s: it is nil", v.Type())
 	}
-	for range maxPointers { // encoding/json decodes into what pointers and interfaces lead to
+	for range maxPointers { // encoding/json follows pointers and interfaces
 		target := v.Elem()
 		if target.Kind() == reflect.Interface {
 			target = target.Elem()
@@ -67,13 +67,13 @@ func checkOut(out any) error {
 	return fmt.Errorf("cannot decode the result into %T: it leads to itself", out)
 }
 
-// checkTarget reports why nothing can be decoded into a value of t, or nothing but null and
-// empty lists and objects. The members of a struct are not looked at, since a result need
-// not have all of them.
+// checkTarget returns an error if nothing can be decoded into a value of t, or only null and
+// empty lists and objects. It does not examine the members of a struct, because a result need
+// not contain all of them.
 func checkTarget(t reflect.Type) error {
 	fail := func(why string) error { return fmt.Errorf("cannot decode the result into %s: %s", t, why) }
 	at, pointers := t, 0
-	for range maxPointers { // a type may be within itself
+	for range maxPointers { // a type may contain itself
 		if at.Kind() == reflect.Struct || at.Name() != "" && codecOf(reflect.PointerTo(at), jsonUnmarshaler, "UnmarshalJSONFrom", textUnmarshaler) != byKind {
 			return nil
 		}
@@ -103,8 +103,8 @@ func checkTarget(t reflect.Type) error {
 	return nil
 }
 
-// callerKey is the member that the engine adds to the payload of a call from a worker, if
-// that is an object; its value is the id of the worker.
+// callerKey is the member that the engine adds to the payload of a worker's call if the
+// payload is an object. Its value is the id of the calling worker.
 const callerKey = "_caller_worker_id"
 
 func isCallerKey(key []byte) bool {
@@ -115,10 +115,9 @@ func isCallerKey(key []byte) bool {
 	return name == callerKey
 }
 
-// noticesCaller reports whether the decoding of a payload into t may notice the member that
-// the engine adds: unlike a plain struct, which ignores a member that it does not name, a
-// map takes it for one of its own, and a type that decodes itself may refuse it. A struct
-// with a field for the member asks for it.
+// noticesCaller reports whether decoding a payload into t may notice the member that the
+// engine adds. A plain struct ignores unknown members, but a map would store the member, and a
+// type that decodes itself may reject it. A struct with a field for the member asks for it.
 func noticesCaller(t reflect.Type) bool {
 	for range maxPointers {
 		if t.Kind() != reflect.Pointer {
@@ -147,8 +146,8 @@ func noticesCaller(t reflect.Type) bool {
 	return notices
 }
 
-// flattened reports whether encoding/json takes the field of t at index for one of t
-// itself: no struct on the way to it has a name of its own.
+// flattened reports whether encoding/json treats the field of t at index as a field of t
+// itself, that is whether no struct on the path to it has a name of its own.
 func flattened(t reflect.Type, index []int) bool {
 	for i := range index[:len(index)-1] {
 		name, _, _ := strings.Cut(t.FieldByIndex(index[:i+1]).Tag.Get("json"), ",")
@@ -159,8 +158,9 @@ func flattened(t reflect.Type, index []int) bool {
 	return true
 }
 
-// withoutCaller is payload without the member that the engine adds: itself if there is
-// none, else a copy. Members of the same name further inside are the caller's own.
+// withoutCaller returns payload without the member that the engine adds: payload itself if it
+// has no such member, and a copy otherwise. Nested members of the same name belong to the
+// caller.
 func withoutCaller(payload json.RawMessage) json.RawMessage {
 	if i := rawjson.SkipSpace(payload, 0); i == len(payload) || payload[i] != '{' {
 		return payload
@@ -186,23 +186,23 @@ func withoutCaller(payload json.RawMessage) json.RawMessage {
 }
 
 const (
-	// maxLocated is the size of a payload up to which its parts are decoded again to
-	// find the wrong one.
+	// maxLocated is the maximum size of a payload whose parts are decoded again to locate an
+	// error.
 	maxLocated = 1 << 20
 	// maxLocatedLevels keeps the path of a recursive type short.
 	maxLocatedLevels = 32
 )
 
-// locate tells which part of a payload does not decode into t, and the error of that
-// part alone. encoding/json knows neither index nor key, and what it says of a field
-// differs between versions; so the parts are decoded one by one.
+// locate returns the path of the part of a payload that does not decode into t, and the error
+// of that part alone. It decodes the parts one by one, because the errors of encoding/json
+// contain neither indexes nor keys, and their description of a field differs between versions.
 func locate(payload []byte, t reflect.Type, err error) (path string, inner error) {
 	known := strings.TrimPrefix(fieldPath(err), ".")
 	if len(payload) > maxLocated {
 		return known, err
 	}
 	defer func() {
-		if recover() != nil { // an UnmarshalJSON that is not made for a part of its object
+		if recover() != nil { // an UnmarshalJSON that cannot handle a part of its object
 			path, inner = known, err
 		}
 	}()
@@ -244,7 +244,7 @@ func locatePart(raw []byte, t reflect.Type, err error, levels int) (string, erro
 				return step, failed
 			}
 			within := failureOf(value, member)
-			if !sameFailure(within, failed) { // the key is wrong, or its tag says more
+			if !sameFailure(within, failed) { // the key is invalid, or its tag changes the decoding
 				return step, failed
 			}
 			path, inner := locatePart(value, member, within, levels-1)
@@ -255,9 +255,9 @@ func locatePart(raw []byte, t reflect.Type, err error, levels int) (string, erro
 	return "", err
 }
 
-// fieldPath is the path that encoding/json names, without the helper types that the
-// decoding of generated types embeds (all of them named plain). It is all that is
-// known of what decodes only as a whole, such as a union.
+// fieldPath returns the path that encoding/json names, without the helper types (all named
+// plain) that the decoding of generated types embeds. For values that decode only as a whole,
+// such as unions, nothing more is known.
 func fieldPath(err error) (path string) {
 	var mismatch *json.UnmarshalTypeError
 	if !errors.As(err, &mismatch) || mismatch.Field == "" {
@@ -275,7 +275,7 @@ func failureOf(raw []byte, t reflect.Type) error {
 	return json.Unmarshal(raw, reflect.New(t).Interface())
 }
 
-// sameFailure reports whether a part fails for the reason for which the whole does.
+// sameFailure reports whether a part fails for the same reason as the whole.
 func sameFailure(part, whole error) bool {
 	var a, b *json.UnmarshalTypeError
 	if errors.As(part, &a) && errors.As(whole, &b) {
@@ -284,8 +284,7 @@ func sameFailure(part, whole error) bool {
 	return part != nil && a == nil && part.Error() == whole.Error()
 }
 
-// membersOf goes through the members of an object in their order; there are none in
-// anything else.
+// membersOf iterates over the members of an object in order. Any other value has none.
 func membersOf(raw []byte) iter.Seq2[string, json.RawMessage] {
 	return func(yield func(string, json.RawMessage) bool) {
 		d := json.NewDecoder(bytes.NewReader(raw))
@@ -303,7 +302,7 @@ func membersOf(raw []byte) iter.Seq2[string, json.RawMessage] {
 	}
 }
 
-// fieldType is the type of the field that a key is decoded into, nil if that is not
+// fieldType returns the type of the field that a key is decoded into, or nil if it is not
 // known.
 func fieldType(t reflect.Type, key string) (found reflect.Type) {
 	if t.Kind() != reflect.Struct {
@@ -325,7 +324,7 @@ func fieldType(t reflect.Type, key string) (found reflect.Type) {
 	return found
 }
 
-// jsonKind names what encoding/json decodes into t.
+// jsonKind names the JSON type that encoding/json decodes into t.
 func jsonKind(t reflect.Type) string {
 	if t == nil {
 		return "another type"
@@ -350,19 +349,19 @@ func jsonKind(t reflect.Type) string {
 
 // WithInputValidation validates incoming payloads against the request schema that the function
 // advertises, after all middleware and before the handler runs. An invalid payload is answered
-// with code [CodeInvalidRequest] and the path of the invalid part, for example lines[2].price;
-// the message contains none of the payload's values. A member that differs from one that the schema
-// names only in the case of letters is invalid, since encoding/json would decode it as that one.
-// For a route, only the body is validated, and
-// the response is a 400; a request without a body is not validated. The member _caller_worker_id
-// that the engine adds is validated only if the schema names it.
+// with the code [CodeInvalidRequest] and the path of the invalid part, for example
+// lines[2].price; the message contains none of the payload's values. A member whose name
+// differs from one in the schema only in case is invalid, because encoding/json would decode
+// it as that member. For a route, only the body is validated, and the response is a 400; a
+// request without a body is not validated. The member _caller_worker_id that the engine adds
+// is validated only if the schema names it.
 //
-// The schema is the one of the handler's type or the one given to [WithSchemas]; for a route, its
-// member body applies. The schema is compiled when the function is registered. Registration fails
-// if the function has no schema, if the schema has a draft other than 2020-12 or draft-07, if its
-// references lead out of it or form a cycle, or if it contains patterns that package regexp
-// cannot compile. The keyword format is not checked. Mounted handlers read their bodies
-// themselves, so the option is an error for them.
+// The schema is that of the handler's type or the one given to [WithSchemas]; for a route, its
+// member body applies. The schema is compiled when the function is registered. Registration
+// fails if the function has no schema, if the schema has a draft other than 2020-12 or
+// draft-07, if its references lead out of it or form a cycle, or if it contains patterns that
+// package regexp cannot compile. The keyword format is not checked. Mounted handlers read
+// their bodies themselves, so the option is an error for them.
 //
 // Default: no validation; a payload that decodes is accepted, and an absent member becomes the
 // zero value.
@@ -370,7 +369,7 @@ func WithInputValidation() FunctionOption {
 	return func(c *functionConfig) error { c.validates = true; return nil }
 }
 
-// addValidation compiles the request schema and puts the check in front of the handler.
+// addValidation compiles the request schema and inserts the check before the handler.
 func (spec *handlerSpec) addValidation(cfg *functionConfig) error {
 	if !cfg.validates {
 		return nil
@@ -755,8 +754,8 @@ func (s *inputSchema) check(raw json.RawMessage, where string) error {
 	return &Error{Code: CodeInvalidRequest, Message: where + ": " + reason}
 }
 
-// misspelt finds a member that differs from one that the schemas at pointers name only in the
-// case of letters: the schemas say nothing of it, and decoding would take it for the other one.
+// misspelt finds a member whose name differs from one that the schemas at pointers define only
+// in case: the schemas do not cover it, and decoding would treat it as the defined one.
 func (s *inputSchema) misspelt(pointers []string, value any, path string) (string, string) {
 	switch value.(type) {
 	case map[string]any, []any:

@@ -318,7 +318,7 @@ type boundTrigger struct {
 	// Guarded by the lock of providers.
 	want *wantedTrigger // nil if it should not be bound
 	seen *link          // link over which the engine last sent it
-	todo bool           // want has changed since a binder last looked
+	todo bool           // want has changed since a binder last read it
 	busy bool           // ready, or a binder is working on it
 
 	// Owned by the binder that is working on it. Nil while nothing is bound.

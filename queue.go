@@ -20,7 +20,7 @@ func (c *Client) Publish(ctx context.Context, topic string, data any) error {
 // ([QueueTriggerConfig]). Delivery is at-least-once, with retries; a message that
 // keeps failing moves to the dead-letter queue ([Client.DeadLetters]).
 // PublishDurable returns when the engine has accepted the message; a message
-// published while the topic has no subscriber is delivered to nobody. Without a
+// published while the topic has no subscriber is lost. Without a
 // queue worker beside the engine, the error is an [ErrFunctionNotFound]. An empty
 // topic is an [*Error] with code topic_not_set.
 func (c *Client) PublishDurable(ctx context.Context, topic string, data any) error {

@@ -13,63 +13,64 @@ import (
 	"time"
 )
 
-// registry holds what this worker has registered, functions, triggers and observers, in the
-// order of the program, and keeps the engine's copy equal. Each link gets all of it when it begins, and then every change.
-// Both happen under one lock, so that nothing is missed or sent twice.
+// registry holds the functions, triggers and observers that this worker has registered, in the
+// order of registration, and keeps the engine's copy equal. Each new link receives all of
+// them, and then every change. Both happen under one lock, so that nothing is missed or sent
+// twice.
 //
-// An engine with triggers answers a registration only to reject it, so a fence (a JSON ping)
-// follows each batch: what has not been rejected when its pong arrives is accepted. An engine
-// with observers answers each, and a fence stands for the answers. A trigger is sent once
-// its function is accepted. Sent earlier, the trigger of a rejected function would take the
-// route away from the worker that serves it.
+// An engine with triggers answers a registration only to reject it. A fence (a JSON ping)
+// therefore follows each batch: whatever has not been rejected when the pong arrives is
+// accepted. An engine with observers answers each registration, and the fence stands for the
+// answers. A trigger is sent after its function is accepted: if it were sent earlier, the
+// trigger of a rejected function would take the route away from the worker that serves it.
 type registry struct {
 	client *Client
 
 	mu           sync.RWMutex
-	closed       error // set once: no registration is accepted any more
+	closed       error // set once; from then on every registration is rejected
 	types        []*providedType
 	functions    []*Function
 	triggers     []*Trigger
 	functionByID map[string]*Function
-	renamed      map[string]*Function // by what the engine of the current link calls them, if that is another id
-	disregarded  []*disregarded       // answers that it owes to attempts that count no more, in order
-	triggerByID  map[string]*Trigger  // by both ids, if that of its observer is another
+	renamed      map[string]*Function // by the current link's engine id of the function, if that differs
+	disregarded  []*disregarded       // attempts to register functions that have since been unregistered, whose answers are outstanding, in order
+	triggerByID  map[string]*Trigger  // by trigger id, and by observer id if that differs
 
 	// The state of the current link, if there is one.
 	link       *link
 	phase      replayPhase
-	unfenced   []*claim // sent, with no fence behind them yet
-	fenced     []*claim // sent before the fence that is out
+	unfenced   []*claim // sent, not yet followed by a fence
+	fenced     []*claim // sent before the outstanding fence
 	fenceOut   bool
-	ponged     bool        // the ping of the fence that is out is answered, or there was none
-	unanswered int         // of fenced, those that the engine has yet to answer
+	ponged     bool        // the ping of the outstanding fence is answered, or there was none
+	unanswered int         // number of registrations in fenced that the engine has not answered yet
 	fences     uint64      // number of the latest fence, counted across links
 	fenceTimer *time.Timer // ends the link if the fence is not answered
-	held       []*Trigger  // not sent yet, in the order of the program
-	batch      []item      // what begin sends; nil except while it runs
-	parting    []*Function // to be taken back at the end of a drain
+	held       []*Trigger  // not sent yet, in the order of registration
+	batch      []item      // what attach sends; nil except while it runs
+	parting    []*Function // to be unregistered at the end of a drain
 
 	// See observe.go.
-	observeFrames map[string][]*observeFrame // of the current link, by the id of the observer
-	unobserved    []*Trigger                 // taken back without a connection; the engine may have them
+	observeFrames map[string][]*observeFrame // of the current link, by observer id
+	unobserved    []*Trigger                 // removed while disconnected; the engine may still have them
 
 	// See takeover.go.
-	refusals  []*claim             // to be tried again
-	nextTurn  time.Time            // before it no refused registration is tried again
+	refusals  []*claim             // to be retried
+	nextTurn  time.Time            // no rejected registration is retried before
 	turns     map[string]time.Time // time of the latest attempt, by owner
-	sought    map[string]bool      // unlisted owners whose functions have been tried because of that
-	takenOver bool                 // something, since awaitOwners last asked
-	awaiting  bool                 // awaitOwners runs
+	sought    map[string]bool      // unlisted owners whose functions have been retried because of that
+	takenOver bool                 // a function was taken over since awaitOwners last asked
+	awaiting  bool                 // awaitOwners is running
 	wake      chan struct{}        // capacity 1: maintain has something to do
 }
 
-// replayPhase is how far the registrations of a link have come.
+// replayPhase is the progress of the registrations of a link.
 type replayPhase uint8
 
 const (
-	replaySettling  replayPhase = iota // trigger types and functions are out; the engine keeps them until it knows the namespace
-	replayFunctions                    // the fence behind the functions is out, triggers wait for it
-	replayTriggers                     // the triggers are out, their fence is not answered
+	replaySettling  replayPhase = iota // trigger types and functions are sent; the engine keeps them until it knows the namespace
+	replayFunctions                    // the fence after the functions is outstanding; triggers wait for it
+	replayTriggers                     // the triggers are sent; their fence is outstanding
 	replayDone
 )
 
@@ -99,7 +100,7 @@ func (r *registry) attach(l *link, first ...item) {
 		switch {
 		case t.final:
 		case t.observer != nil && !d.observes():
-			r.ask(&t.claim) // says so at once
+			r.ask(&t.claim) // fails at once
 		default:
 			if o := t.observer; o != nil && o.reason != nil && o.reason.Code == CodeUnsupported {
 				o.change(ObserverStatePending, nil)
@@ -111,7 +112,7 @@ func (r *registry) attach(l *link, first ...item) {
 		r.client.out.stats.heldDropped.Add(uint64(len(r.unobserved)))
 		r.unobserved = nil
 	}
-	// All of it leaves together, as far as the size of a batch allows.
+	// The messages leave together, as far as the size of a batch allows.
 	r.batch = append(make([]item, 0, len(first)+len(r.types)+len(r.functions)), first...)
 	for _, t := range r.types {
 		r.announce(t)
@@ -132,15 +133,15 @@ func (r *registry) attach(l *link, first ...item) {
 	r.client.out.pushNoWait(l, batch...)
 }
 
-// firstFence is the number of the first fence of the next link.
+// firstFence returns the number of the first fence of the next link.
 func (r *registry) firstFence() uint64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.fences + 1
 }
 
-// settled records that the engine has handled this worker's registration. Until then it
-// answers pings but only buffers registrations.
+// settled records that the engine has handled this worker's registration. Until then, the
+// engine answers pings but only buffers registrations.
 func (r *registry) settled(l *link) {
 	r.mu.Lock()
 	if r.link == l && r.phase == replaySettling {
@@ -151,7 +152,7 @@ func (r *registry) settled(l *link) {
 	r.confirm(l)
 }
 
-// detach lets go of l.
+// detach ends the use of l.
 func (r *registry) detach(l *link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -176,7 +177,7 @@ func (r *registry) detach(l *link) {
 	r.endObserveFrames()
 }
 
-// push sends a message, which was checked to be encodable.
+// push sends a message that is known to be encodable.
 func (r *registry) push(message any) {
 	if it := r.client.item(message); r.batch != nil {
 		r.batch = append(r.batch, it)
@@ -185,7 +186,7 @@ func (r *registry) push(message any) {
 	}
 }
 
-// ask sends a registration, which the next fence settles.
+// ask sends a registration; the next fence settles it.
 func (r *registry) ask(c *claim) {
 	if r.link == nil {
 		return
@@ -209,7 +210,7 @@ func (r *registry) ask(c *claim) {
 	}
 }
 
-// takeBack takes a function or a trigger back; for observers there is unobserve.
+// takeBack unregisters a function or a trigger; observers use unobserve.
 func (r *registry) takeBack(c *claim) {
 	if r.link == nil {
 		return
@@ -219,7 +220,7 @@ func (r *registry) takeBack(c *claim) {
 	}
 }
 
-// unsupported records that the engine cannot be told c.
+// unsupported records that the engine does not support c.
 func (r *registry) unsupported(c *claim, err error) {
 	c.standing, c.fence = refused, r.fences+1
 	if c.function != nil {
@@ -254,8 +255,8 @@ func (r *registry) unsupported(c *claim, err error) {
 	})
 }
 
-// fence sends a fence behind what was sent, unless the engine answers all of it anyway. Only
-// one is out at a time: whatever is sent meanwhile shares the next one.
+// fence sends a fence after the messages sent so far, unless the engine answers all of them
+// anyway. One fence is outstanding at a time; messages sent meanwhile share the next one.
 func (r *registry) fence() {
 	if r.link == nil || r.fenceOut || r.phase == replaySettling {
 		return
@@ -283,14 +284,15 @@ func (r *registry) fence() {
 	r.client.out.pushNoWait(l, item{kind: frameJSONPing, fence: func() { r.pong(l, number) }})
 }
 
-// unconfirmed reports whether the engine owes an answer about a function.
+// unconfirmed reports whether the engine has yet to answer the registration of a function.
 func (r *registry) unconfirmed(c *claim) bool {
 	return c.function != nil && c.standing == asked && c.fence == r.fences && !c.answered && r.link.dialect().answers(c)
 }
 
-// pong handles the answer to the ping behind a batch. The engine answers in order, so what it
-// has not said about functions it never will: access control can deny one without a word. As on
-// an engine that does not confirm them, what is not rejected counts as accepted.
+// pong handles the answer to the ping after a batch. The engine answers in order, so functions
+// that it has not mentioned by now are never answered: access control can silently deny a
+// function. As on engines that do not confirm functions, what is not rejected counts as
+// accepted.
 func (r *registry) pong(l *link, number uint64) {
 	var ids []string
 	r.mu.Lock()
@@ -312,7 +314,7 @@ func (r *registry) pong(l *link, number uint64) {
 	r.confirm(l)
 }
 
-// answered records that the engine has accepted c, or has refused it.
+// answered records that the engine has accepted or rejected c.
 func (r *registry) answered(c *claim) {
 	if c.standing != asked || c.answered || r.link == nil || !r.link.dialect().answers(c) {
 		return
@@ -323,16 +325,16 @@ func (r *registry) answered(c *claim) {
 	}
 }
 
-// confirm settles what was sent before the fence, once all of it is decided.
+// confirm settles the registrations sent before the fence, once all of them are decided.
 func (r *registry) confirm(l *link) {
 	for r.confirmed(l) {
 	}
 }
 
 // overdue ends l if the engine has not answered the fence for registerTimeout: without the
-// answer nobody knows which registrations hold. The time counts from the moment in which
-// the fence left and anew with each sign of life, since a large message may be in the way
-// of either ping or pong, but not for longer than ten times the idle timeout.
+// answer, the state of the registrations is unknown. The time counts from the moment when the
+// fence was written, and restarts with each sign of life, because a large message may delay
+// the ping or the pong; but it never exceeds ten times the idle timeout.
 func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -350,8 +352,8 @@ func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 	l.Fail(fmt.Errorf("the engine did not answer the registrations, or the ping behind them, within %v", waited.Round(time.Millisecond)))
 }
 
-// confirmed settles what was sent before the fence, and reports whether it did: the pong has
-// come, if there was a ping, and the answers that the engine gives.
+// confirmed settles the registrations sent before the fence, and reports whether it did. It
+// requires the pong, if there was a ping, and the answers that the engine gives.
 func (r *registry) confirmed(l *link) bool {
 	r.mu.Lock()
 	if r.link != l || !r.fenceOut || !r.ponged || r.unanswered > 0 {
@@ -403,8 +405,8 @@ func (r *registry) confirmed(l *link) bool {
 	return true
 }
 
-// resumeRequests lets those requests go whose triggers the last answered fence has settled; all of
-// them once there is nothing left to register.
+// resumeRequests resumes the requests whose triggers the last answered fence has settled, or
+// all requests once nothing is left to register.
 func (r *registry) resumeRequests(l *link) {
 	switch {
 	case r.phase < replayTriggers:
@@ -415,7 +417,7 @@ func (r *registry) resumeRequests(l *link) {
 	}
 }
 
-// has reports whether the program still has c registered.
+// has reports whether c is still registered by the program.
 func (r *registry) has(c *claim) bool {
 	if c.trigger != nil {
 		return r.triggerByID[c.trigger.id] == c.trigger
@@ -435,7 +437,7 @@ func (r *registry) sendDue() (fence uint64) {
 		r.adapt(t, true)
 		f := r.target(t)
 		if f != nil && f.standing == asked && f.refused.Load() == nil {
-			fence = max(fence, f.fence) // later triggers stay behind this one
+			fence = max(fence, f.fence) // keeps later triggers after this one
 		}
 		if fence > 0 || r.phase < replayTriggers || f != nil && f.holds(now) {
 			kept = append(kept, t)
@@ -449,9 +451,9 @@ func (r *registry) sendDue() (fence uint64) {
 	return fence
 }
 
-// target returns the function of this worker that t runs, or nil. A trigger that was held
-// for a function stays held after the function has been unregistered: for another worker's
-// function of that id it would fire a second time.
+// target returns the function of this worker that t runs, or nil. A trigger that was held for
+// a function stays held after the function has been unregistered; otherwise it would fire a
+// second time if another worker has a function with that id.
 func (r *registry) target(t *Trigger) *Function {
 	if t.adapter != nil && r.link != nil && r.link.dialect().answers(&t.claim) {
 		return t.adapter
@@ -523,7 +525,7 @@ func (r *registry) dropFunction(f *Function) bool {
 	return true
 }
 
-// abandonFunction takes a function back. Its registration may never be answered.
+// abandonFunction unregisters a function whose registration may never be answered.
 func (r *registry) abandonFunction(f *Function) {
 	delete(r.functionByID, f.id)
 	maps.DeleteFunc(r.renamed, func(_ string, other *Function) bool { return other == f })
@@ -535,11 +537,11 @@ func (r *registry) abandonFunction(f *Function) {
 // disregarded is an attempt to register a function that has been unregistered since.
 type disregarded struct {
 	id    string
-	fence uint64 // that settles it
+	fence uint64 // the fence that settles it
 }
 
-// disregard stops waiting for what the engine says to the latest attempt to register f. It says
-// it all the same.
+// disregard marks the answer to the latest attempt to register f as irrelevant. The engine
+// still sends it.
 func (r *registry) disregard(f *Function) {
 	if f.standing == asked && !f.answered && r.link != nil && r.link.dialect().answers(&f.claim) {
 		r.disregarded = append(r.disregarded, &disregarded{f.id, f.fence})
@@ -547,8 +549,8 @@ func (r *registry) disregard(f *Function) {
 	r.answered(&f.claim)
 }
 
-// isDisregarded reports whether what the engine says about a function answers an attempt that
-// counts no more. The engine answers in order.
+// isDisregarded reports whether an answer about a function belongs to a disregarded attempt.
+// The engine answers in order.
 func (r *registry) isDisregarded(id string) bool {
 	for own, ok := id, true; ok; _, own, ok = strings.Cut(own, "::") {
 		if i := slices.IndexFunc(r.disregarded, func(d *disregarded) bool { return d.id == own }); i >= 0 {
@@ -562,7 +564,7 @@ func (r *registry) isDisregarded(id string) bool {
 	return false
 }
 
-// addType adds a trigger type, which is never taken back.
+// addType adds a trigger type. Types are never removed.
 func (r *registry) addType(t *providedType) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -576,7 +578,8 @@ func (r *registry) addType(t *providedType) error {
 	return nil
 }
 
-// announce registers a trigger type. On engines without triggers its function stands for it.
+// announce registers a trigger type. On engines without triggers, the type's function stands
+// for it.
 func (r *registry) announce(t *providedType) {
 	if message := r.link.dialect().registerTriggerType(&t.spec); message != nil {
 		r.push(message)
@@ -636,7 +639,7 @@ func (r *registry) addTrigger(t *Trigger) error {
 	}
 	r.triggers = append(r.triggers, t)
 	if t.observer != nil && r.link != nil && !r.link.dialect().observes() {
-		r.ask(&t.claim) // says so at once
+		r.ask(&t.claim) // fails at once
 		return nil
 	}
 	r.held = append(r.held, t)
@@ -653,7 +656,8 @@ func (r *registry) addTrigger(t *Trigger) error {
 	return nil
 }
 
-// routed returns the trigger that has the same route as t, if one of the two belongs to a router.
+// routed returns the trigger with the same route as t, if either of the two belongs to a
+// router.
 func (r *registry) routed(t *Trigger) *Trigger {
 	if t.route == "" {
 		return nil
@@ -682,12 +686,12 @@ func (r *registry) removeTrigger(t *Trigger) bool {
 	}
 	r.mu.Unlock()
 	if l != nil {
-		r.confirm(l) // its adapter may have been waited for
+		r.confirm(l) // the batch may have been waiting for its adapter
 	}
 	return ok
 }
 
-// remove takes a trigger or an observer back, which is registered.
+// remove removes a registered trigger or observer.
 func (r *registry) remove(t *Trigger) {
 	delete(r.triggerByID, t.id)
 	delete(r.triggerByID, t.spec.observerID)
@@ -700,7 +704,7 @@ func (r *registry) remove(t *Trigger) {
 		r.unobserve(t)
 	case t.lingers:
 		r.unobserveLater(t)
-	case t.sent && !(r.link != nil && r.link.dialect().answers(&t.claim)): // else under this id there may be a trigger of another worker
+	case t.sent && !(r.link != nil && r.link.dialect().answers(&t.claim)): // otherwise another worker's trigger may have this id
 		r.takeBack(&t.claim)
 	}
 	if f := t.adapter; f != nil {
@@ -709,13 +713,13 @@ func (r *registry) remove(t *Trigger) {
 	}
 }
 
-// remove deletes one element, which is there.
+// remove deletes an element that is in the list.
 func remove[E comparable](list []E, e E) []E {
 	i := slices.Index(list, e)
 	return slices.Delete(list, i, i+1)
 }
 
-// function finds a handler by the text between the quotes of its id.
+// function finds a function by its id as raw JSON, without the quotes.
 func (r *registry) function(id []byte) *Function {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -725,7 +729,7 @@ func (r *registry) function(id []byte) *Function {
 	return r.renamed[string(id)]
 }
 
-// functionNamed finds a handler by its id.
+// functionNamed finds a function by its id.
 func (r *registry) functionNamed(id string) *Function {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -735,9 +739,9 @@ func (r *registry) functionNamed(id string) *Function {
 	return r.renamed[id]
 }
 
-// rejectedFunction finds the function that a rejection names, with or without the prefix
-// that access control adds to its id. The engine answers in order, so it is a function that
-// the next pong would settle, though it may have been unregistered meanwhile.
+// rejectedFunction finds the function that a rejection names, with or without the prefix that
+// access control adds to its id. The engine answers in order, so it is a function that the
+// next pong would settle, although it may have been unregistered since.
 func (r *registry) rejectedFunction(id string) *Function {
 	var known *Function
 	for rest, ok := id, true; ok; _, rest, ok = strings.Cut(rest, "::") {
@@ -757,14 +761,14 @@ func (r *registry) rejectedFunction(id string) *Function {
 	return known
 }
 
-// attached is the link that is in use, or nil.
+// attached returns the link in use, or nil.
 func (r *registry) attached() *link {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.link
 }
 
-// refusedFunctions is the number of functions that another worker holds.
+// refusedFunctions returns the number of functions that other workers hold.
 func (r *registry) refusedFunctions() (n int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -776,8 +780,8 @@ func (r *registry) refusedFunctions() (n int) {
 	return n
 }
 
-// unregisterAll takes everything back, triggers first, and accepts nothing more. Functions can
-// still be looked up, so that invocations are answered with worker_draining.
+// unregisterAll unregisters everything, triggers first, and rejects further registrations.
+// Functions can still be looked up, so that invocations are answered with worker_draining.
 func (r *registry) unregisterAll(reason error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -805,16 +809,16 @@ func (r *registry) unregisterAll(reason error) {
 	}
 }
 
-// unregisterFunctions takes the functions back that unregisterAll has left registered: those
-// with observers, since an engine takes no reports about others. New invocations of them are
-// rejected meanwhile.
+// unregisterFunctions unregisters the functions that unregisterAll has left registered: those
+// with observers, because an engine accepts no reports about unregistered functions. Their new
+// invocations are rejected meanwhile.
 func (r *registry) unregisterFunctions() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unregisterFunctionsLocked(func(*Function) bool { return false })
 }
 
-// unregisterFunctionsLocked takes back those functions that are not to be kept.
+// unregisterFunctionsLocked unregisters the functions that keep does not select.
 func (r *registry) unregisterFunctionsLocked(keep func(*Function) bool) {
 	r.parting = slices.DeleteFunc(r.parting, func(f *Function) bool {
 		if keep(f) {
@@ -850,8 +854,8 @@ func (c *Client) functionAccepted(l *link, m *FunctionRegisteredMessage) {
 	r.confirm(l)
 }
 
-// rename notes that the engine has accepted a function under another id than it was sent: access
-// control puts something before ids.
+// rename records that the engine has accepted a function under a different id: access control
+// adds a prefix to ids.
 func (r *registry) rename(id string) {
 	if r.functionByID[id] != nil || r.renamed[id] != nil {
 		return
@@ -867,8 +871,8 @@ func (r *registry) rename(id string) {
 	}
 }
 
-// hosted returns the function that the engine says something about over l; nil if it is not
-// registered there.
+// hosted returns the function that a message over l refers to, or nil if it is not registered
+// there.
 func (r *registry) hosted(l *link, id string) *Function {
 	f := r.functionByID[id]
 	if f == nil {
@@ -890,7 +894,7 @@ func (c *Client) observerAdded(l *link, m *ObserverAddedMessage) {
 	}
 }
 
-// observerRemoved handles the engine's word that an observer is gone.
+// observerRemoved handles the engine's message that an observer was removed.
 func (c *Client) observerRemoved(l *link, m *ObserverRemovedMessage) {
 	c.registry.mu.Lock()
 	defer c.registry.mu.Unlock()
@@ -899,8 +903,8 @@ func (c *Client) observerRemoved(l *link, m *ObserverRemovedMessage) {
 	}
 }
 
-// functionRefused handles the engine's rejection of a function. It is logged and reported
-// once, until the function is accepted.
+// functionRefused handles the engine's rejection of a function. The rejection is logged and
+// reported once, until the function is accepted.
 func (c *Client) functionRefused(l *link, err *RejectedError) {
 	r := c.registry
 	r.mu.Lock()
@@ -923,7 +927,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 				}
 			}
 		}
-		if err.OwnerWorkerID != "" && r.has(&f.claim) { // without an owner the id is reserved by the engine
+		if err.OwnerWorkerID != "" && r.has(&f.claim) { // without an owner, the engine reserves the id
 			r.retryLater(&f.claim)
 		}
 	}
@@ -932,7 +936,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 	if told {
 		return
 	}
-	level := slog.LevelWarn // as in every rolling update
+	level := slog.LevelWarn // expected in every rolling update
 	if err.OwnerWorkerID == "" {
 		level = slog.LevelError
 	}
@@ -964,12 +968,12 @@ func (c *Client) logRefusal(id, triggerType string, err *Error) {
 	c.log.Error("iii: trigger refused", "trigger", id, "type", triggerType, "function", err.FunctionID, "error", err)
 }
 
-// refuse notes the rejection of a trigger or an observer. final says that the engine keeps
-// nothing of it. What it returns is to be called without the lock.
+// refuse records the rejection of a trigger or an observer. final means that the engine keeps
+// nothing of it. The caller calls the returned function after releasing the lock.
 //
-// The same rejection of a trigger is logged once, until the trigger is accepted. The trigger's
-// error handler is called for each, except for those of a trigger that is retried: once per
-// connection.
+// A repeated rejection of a trigger is logged once, until the trigger is accepted. The
+// trigger's error handler is called for every rejection, but only once per connection if the
+// trigger is retried.
 func (r *registry) refuse(l *link, t *Trigger, err *Error, final bool) (told func()) {
 	t.standing = refused
 	if t.observer != nil {

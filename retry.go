@@ -38,7 +38,7 @@ type RetryPolicy struct {
 	// Codes lists codes of an [*Error] after which a call is retried as well, for example
 	// [CodeFunctionNotFound] while one worker takes over from another. An error with a code may
 	// come from a function that has run, or from a call made by that function, so use Codes
-	// only for idempotent functions. Default none.
+	// only for idempotent functions. Default: none.
 	Codes []string
 }
 

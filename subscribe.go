@@ -33,7 +33,7 @@ type SubscribeOptions struct {
 	// URL is the address of the stream socket, with the scheme ws, wss, http or https. The
 	// engine's auth function receives its query and userinfo. Default [DefaultStreamURL].
 	URL string
-	// Header is sent with every upgrade. Default none.
+	// Header is sent with every upgrade. Default: none.
 	Header http.Header
 	// TLSConfig configures TLS for wss addresses, as in [WithTLSConfig]; each loop uses a
 	// copy made when it begins. Default: the crypto/tls defaults.
@@ -51,7 +51,7 @@ type SubscribeOptions struct {
 	// StateListener receives each change of the connection state, with the error that
 	// caused it: connecting, connected, reconnecting, disconnected when the loop is left,
 	// and failed when the loop ends with an error. It runs on the goroutine of the loop.
-	// Default none.
+	// Default: none.
 	StateListener func(ConnectionState, error)
 }
 

@@ -37,7 +37,7 @@ type claim struct {
 
 	standing standing
 	fence    uint64        // the number of the fence behind the latest attempt
-	answered bool          // the engine has accepted the latest attempt, in so many words
+	answered bool          // the engine has explicitly accepted the latest attempt
 	unfenced bool          // no fence is behind the latest attempt yet
 	delay    time.Duration // before the next attempt, without jitter
 	due      time.Time     // of the next attempt
@@ -52,7 +52,7 @@ func (c *claim) register(d dialect) (any, error) {
 	return d.registerFunction(&c.function.spec)
 }
 
-// unregister returns the message that takes c back.
+// unregister returns the message that unregisters c.
 func (c *claim) unregister(d dialect) any {
 	if c.trigger != nil {
 		return d.unregisterTrigger(&c.trigger.spec)
@@ -60,8 +60,8 @@ func (c *claim) unregister(d dialect) any {
 	return d.unregisterFunction(&c.function.spec)
 }
 
-// owner returns the worker that holds a rejected claim. The engine does not say who holds a
-// route, so "" stands for all holders of routes.
+// owner returns the worker that holds a rejected claim. The engine does not report the holder
+// of a route, so "" stands for all holders of routes.
 func (c *claim) owner() string {
 	if c.function != nil {
 		if err := c.function.refused.Load(); err != nil {
@@ -81,7 +81,7 @@ const (
 	refused
 )
 
-// wakeUp makes maintain retry and await what is due.
+// wakeUp makes maintain handle what is due.
 func (r *registry) wakeUp() {
 	select {
 	case r.wake <- struct{}{}:
@@ -111,7 +111,7 @@ func takeoverTurn(previous time.Duration) (next, jittered time.Duration) {
 
 // retry retries the registrations that are due and returns when to call it again. Owners
 // take turns, so that an owner of many functions does not delay the discovery that another
-// one has gone.
+// owner has left.
 func (r *registry) retry(l *link) time.Duration {
 	const never = time.Hour
 	r.mu.Lock()
@@ -169,13 +169,13 @@ func (r *registry) retryNow(c *claim) {
 	r.ask(c)
 }
 
-// dropUnqueued removes from the refusals what is not to be retried.
+// dropUnqueued removes the claims that are no longer queued from the refusals.
 func (r *registry) dropUnqueued() {
 	r.refusals = slices.DeleteFunc(r.refusals, func(c *claim) bool { return !c.queued })
 }
 
-// waits reports whether c is a trigger that must not reach the engine, because its function
-// is not served here.
+// waits reports whether c is a trigger that must not reach the engine, because this worker
+// does not serve its function.
 func (r *registry) waits(c *claim, now time.Time) bool {
 	if c.trigger == nil {
 		return false
@@ -185,12 +185,12 @@ func (r *registry) waits(c *claim, now time.Time) bool {
 }
 
 // accept records that the engine has accepted a registration. If that ends a refusal, it
-// returns who held the registration before, and a notice for the program, to be called
-// without the lock.
+// returns the previous holder and a notice for the program, which the caller calls after
+// releasing the lock.
 func (r *registry) accept(c *claim) (owner string, notice func()) {
 	c.standing = accepted
 	if c.trigger != nil && r.link.dialect().answers(c) {
-		return "", nil // its state counts
+		return "", nil // the state of an observer is reported separately
 	}
 	c.delay = 0
 	if !r.has(c) {
@@ -218,8 +218,8 @@ func (r *registry) accept(c *claim) (owner string, notice func()) {
 	}
 }
 
-// retryOf retries at once everything that the given workers hold: a worker that has given
-// up one registration has probably gone.
+// retryOf immediately retries the registrations that the given workers hold: a worker that has
+// given up one registration has probably ended.
 func (r *registry) retryOf(owners map[string]bool) {
 	now := time.Now()
 	try := func(c *claim) {
@@ -261,9 +261,9 @@ func (r *registry) hasToAwait(l *link) bool {
 	return r.link == l && !l.IsDead() && r.closed == nil && (r.takenOver && len(r.refusals) > 0 || r.awaitsOwners())
 }
 
-// awaitOwners polls the engine after a takeover. The triggers of a function that was taken
-// over are sent when those of its former owner are gone, or after releaseTimeout. What is
-// held by other workers that the engine no longer lists is retried at once.
+// awaitOwners polls the engine after a takeover. It sends the triggers of a taken-over
+// function when those of the former owner are gone, or after releaseTimeout. It immediately
+// retries the registrations held by workers that the engine no longer lists.
 func (r *registry) awaitOwners(l *link) {
 	const soonest, latest = 20 * time.Millisecond, 250 * time.Millisecond
 	forbidden := false // listing workers
@@ -313,9 +313,9 @@ func (r *registry) formerOwners(l *link) (former map[string]string, deadline tim
 	return former, deadline, true
 }
 
-// release sends the triggers of the released functions and of those whose deadline has
-// passed, and retries what unlisted workers hold: once for each of them, since a worker that
-// has not told its process id is never listed.
+// release sends the triggers of the released functions and of those whose deadline has passed.
+// It retries the registrations that unlisted workers hold, once per worker, because a worker
+// that has not reported its process id is never listed.
 func (r *registry) release(l *link, listed, released map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -346,10 +346,10 @@ func (r *registry) release(l *link, listed, released map[string]bool) {
 	}
 }
 
-// released asks the engine which workers it lists, by id, and which of the functions no
-// trigger of their former owners runs any more. The engine lists neither a worker that has
-// gone nor one that has not told its process id, so a trigger of an unlisted worker may be
-// the former owner's.
+// released asks the engine which workers it lists, by id, and which of the functions are no
+// longer run by triggers of their former owners. The engine does not list workers that have
+// ended or that have not reported their process id, so a trigger of an unlisted worker may
+// belong to the former owner.
 func (c *Client) released(ctx context.Context, former map[string]string) (listed, released map[string]bool, err error) {
 	workers, err := c.Workers(ctx)
 	if err != nil {
@@ -383,9 +383,9 @@ func (c *Client) released(ctx context.Context, former map[string]string) (listed
 	return listed, released, nil
 }
 
-// boundBy asks the engine for the names of the workers whose triggers run a function, by the
-// function's id with and without prefixes. Where observers stand for triggers these count,
-// except those whose worker is away: they do not fire.
+// boundBy asks the engine for the names of the workers whose triggers run a function, by
+// function id with and without prefixes. Where observers replace triggers, it counts the
+// observers, except those whose worker is disconnected: they do not fire.
 func (c *Client) boundBy(ctx context.Context) (map[string][]string, error) {
 	bound := map[string][]string{}
 	note := func(functionID, worker string) {
@@ -415,7 +415,7 @@ func (c *Client) boundBy(ctx context.Context) (map[string][]string, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	for _, t := range list.RegisteredTriggers { // of workers that speak of triggers to the same engine, too
+	for _, t := range list.RegisteredTriggers { // workers of the trigger dialect may use the same engine
 		note(t.FunctionID, t.WorkerName)
 	}
 	return bound, nil
@@ -436,15 +436,15 @@ func isContested(triggerType string, err *Error) bool {
 	return false
 }
 
-// TakeoverNotice tells the state listener that this worker now serves a function that the
-// engine had refused it (see [Function.Err]). It reports no failure; it is an error because
-// that is what the listener receives.
+// TakeoverNotice informs the state listener that this worker now serves a function that the
+// engine had rejected (see [Function.Err]). It does not report a failure; it is an error
+// because the listener receives an error.
 type TakeoverNotice struct {
-	// FunctionID is the function.
+	// FunctionID is the id of the function.
 	FunctionID string
-	// Namespace is the function's.
+	// Namespace is the namespace of the function.
 	Namespace string
-	// OwnerWorkerID is the id of the connection that owned it before.
+	// OwnerWorkerID is the id of the connection that owned the function before.
 	OwnerWorkerID string
 }
 

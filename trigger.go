@@ -104,7 +104,7 @@ type Trigger struct {
 	// Guarded by the lock of the registry.
 	sent         bool      // on the current link
 	former       *Function // the owner it was held for, if unregistered since
-	contested    bool      // a trigger of another worker is in its way
+	contested    bool      // a trigger of another worker conflicts with it
 	notifiedOver *link     // link on which it was last rejected
 	adapter      *Function // called by its observer in place of its own function
 
@@ -218,7 +218,7 @@ func WithTriggerProviderNamespace(ns string) TriggerOption {
 // The option sets condition_function_id of the config. [Client.Trigger] rejects a config that
 // names another condition, a blank id, and the types whose conditions the engine ignores:
 // subscribe, stream:join, stream:leave, log, trace, engine::functions-available and
-// engine::workers-available. Default none. If the condition of a route is false, the response
+// engine::workers-available. Default: none. If the condition of a route is false, the response
 // is a 422 with code [CodeConditionNotMet].
 func WithTriggerCondition(functionID string) TriggerOption {
 	return func(o *triggerOptions) error {
@@ -237,7 +237,7 @@ func WithTriggerCondition(functionID string) TriggerOption {
 // function of an HTTP trigger. Each receives an [HTTPMiddlewareInput] and may answer the
 // request itself ([HTTPMiddlewareResult]). They are resolved in the namespace of the trigger's
 // function, run after its condition, and follow those of the config's MiddlewareFunctionIDs.
-// [Client.Trigger] rejects the option for types other than http, and a blank id. Default none.
+// [Client.Trigger] rejects the option for types other than http, and a blank id. Default: none.
 // For middleware around a handler in this process, use [WithFunctionMiddleware].
 func WithTriggerMiddleware(functionIDs ...string) TriggerOption {
 	return func(o *triggerOptions) error {
@@ -300,7 +300,7 @@ func (o *triggerOptions) addTo(triggerType string, config json.RawMessage) (json
 // or on a later connection, with the *[Error] that [Trigger.Err] then returns. While a route is
 // retried because another worker holds its path, the function is called once per connection. It
 // is not called while the trigger waits for its function. Calls come from one goroutine that
-// holds no lock. Default none.
+// holds no lock. Default: none.
 func WithTriggerErrorHandler(f func(error)) TriggerOption {
 	return func(o *triggerOptions) error { o.onError = f; return nil }
 }
@@ -437,10 +437,10 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// checkFatal rejects configs, of any Go type, that end the engine's task for this connection,
-// which then answers nothing more, or its HTTP router for all workers. If a provider namespace
-// other than the engine's own is named, the provider is a worker, to which such a config may be
-// meaningful.
+// checkFatal rejects configs, of any Go type, that would end the engine's task for this
+// connection, which would then never answer again, or its HTTP router for all workers. If the
+// provider namespace is not the engine's own, the provider is a worker, for which such a config
+// may be valid.
 func checkFatal(triggerType, providerNamespace string, config json.RawMessage) error {
 	if providerNamespace != "" && providerNamespace != defaultNamespace {
 		return nil

@@ -19,49 +19,49 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// triggerSource says what a trigger type is on an engine with observe.v2, where a trigger is
-// an observer of a function.
+// triggerSource describes a trigger type on an engine with observe.v2, where a trigger is an
+// observer of a function.
 type triggerSource struct {
-	// functionID is the observed function, which lives in the namespace default with the
-	// engine's own workers.
+	// functionID is the observed function. It is in the namespace default, as are the engine's
+	// own workers.
 	functionID string
 
-	// observe turns a config into args or filters.
+	// observe converts a config to args or filters.
 	observe func(config json.RawMessage) (args, filters any, err error)
 
-	// config is the reverse: the config for which observe returns these args and filters, as
-	// far as they tell it. Nil: {}.
+	// config is the reverse: it returns the config for which observe returns these args and
+	// filters, as far as they determine it. Nil means {}.
 	config func(args, filters json.RawMessage) any
 
-	// deliver and capture say what the target gets. "" and nil are for calls through the
-	// observer, whose payload is chosen by the worker that hosts the function.
+	// deliver and capture select the payload of the target. "" and nil mean that the worker
+	// that hosts the function calls through the observer and chooses the payload.
 	deliver ObserveDeliver
 	capture []Capture
 
-	// inOrder says that the handler runs once at a time and in order.
+	// inOrder makes the handler run once at a time and in order.
 	inOrder bool
-	// single says that what happens while the handler runs is skipped.
+	// single skips events that occur while the handler runs.
 	single bool
 
-	// payload makes the payload that the handler has on engines with triggers. With ok false
-	// the handler does not run. Nil: nothing is to be changed.
+	// payload converts the payload to the one that the handler receives on engines with
+	// triggers. If ok is false, the handler does not run. Nil means no conversion.
 	payload func(t *triggerSpec, data json.RawMessage) (payload json.RawMessage, ok bool)
-	// optional says that a target can do without what payload adds.
+	// optional means that a target works without what payload adds.
 	optional bool
 
-	// condition says that the config may name a function that is asked before the handler
-	// runs, and conditionInput makes its payload of the handler's; nil: it is the same.
+	// condition means that the config may name a function that is called before the handler
+	// runs. conditionInput derives its payload from the handler's; nil means the same payload.
 	condition      bool
 	conditionInput func(payload json.RawMessage) json.RawMessage
 	// skipped is the result when the condition is false.
 	skipped any
 }
 
-// triggerSources are the types of the engine. What is not among them is the type of another
-// worker: a function of the same id, whose args are the config.
+// triggerSources are the engine's own types. Any other type belongs to another worker: a
+// function with the same id, whose args are the config.
 //
-// Results are used as by an engine with triggers: that of http is the response, an error of
-// durable:subscriber is a failed attempt, all others are ignored.
+// Results have the same effect as on an engine with triggers: the result of http is the
+// response, an error of durable:subscriber is a failed attempt, and all others are ignored.
 var triggerSources = map[string]triggerSource{
 	"http": {
 		functionID: "http::on-request",
@@ -156,7 +156,7 @@ var triggerSources = map[string]triggerSource{
 	},
 	"trace": {
 		functionID: "observability::on-span",
-		observe:    observeAll, // the engine with triggers ignores case, filters do not
+		observe:    observeAll, // engines with triggers ignore case; filters do not
 		deliver:    ObserveDeliverInput,
 		payload:    tracePayload,
 	},
@@ -187,8 +187,8 @@ var triggerSources = map[string]triggerSource{
 	"engine::workers-available":   {functionID: "engine::on-workers-changed", observe: observeAll, deliver: ObserveDeliverInput},
 }
 
-// customSource is the source of a type that a worker provides. It is the provider that asks
-// conditions, as it is on engines with triggers.
+// customSource is the source of a type that a worker provides. The provider evaluates
+// conditions, as on engines with triggers.
 var customSource = triggerSource{
 	deliver: ObserveDeliverInput,
 	observe: func(config json.RawMessage) (args, _ any, err error) {
@@ -203,7 +203,7 @@ var customSource = triggerSource{
 }
 
 // triggerOf returns the type of the trigger that an observer stands for, and its config as far
-// as the observer tells it.
+// as the observer determines it.
 func triggerOf(o *ObserveSource) (triggerType string, config any) {
 	if cmp.Or(o.Namespace, defaultNamespace) == defaultNamespace {
 		for id, source := range triggerSources {
@@ -220,7 +220,7 @@ func triggerOf(o *ObserveSource) (triggerType string, config any) {
 }
 
 // conditionIn returns the operand with which an operator is applied to a path, anywhere in a
-// filter; nil if it is not.
+// filter, or nil if it is not.
 func conditionIn(filters json.RawMessage, path, operator string) (operand json.RawMessage) {
 	for _, all := range []string{"$and", "$or"} {
 		var list []json.RawMessage
@@ -237,7 +237,7 @@ func conditionIn(filters json.RawMessage, path, operator string) (operand json.R
 	return operand
 }
 
-// equalIn returns the text that a filter wants a path to have; nil if it wants none.
+// equalIn returns the text that a filter requires a path to equal, or nil if it requires none.
 func equalIn(filters json.RawMessage, path string) (want *string) {
 	_ = json.Unmarshal(conditionIn(filters, path, "$eq"), &want)
 	return want
@@ -250,8 +250,8 @@ func equalText(filters json.RawMessage, path string) string {
 	return ""
 }
 
-// on returns the source of the trigger's type. A provider in another namespace than the
-// engine's own, when it is named, is a worker.
+// on returns the source of the trigger's type. A provider named in a namespace other than the
+// engine's own is a worker.
 func (t *triggerSpec) on() triggerSource {
 	if source, ok := triggerSources[t.triggerType]; ok && cmp.Or(t.providerNamespace, defaultNamespace) == defaultNamespace {
 		return source
@@ -259,8 +259,8 @@ func (t *triggerSpec) on() triggerSource {
 	return customSource
 }
 
-// asObserver returns the observer that stands for a trigger. The error says what the engine
-// cannot be told.
+// asObserver returns the observer that stands for a trigger. The error states what the engine
+// does not support.
 func (t *triggerSpec) asObserver() (*triggerSpec, error) {
 	source := t.on()
 	args, filters, err := source.observe(t.config)
@@ -298,14 +298,14 @@ func (t *triggerSpec) asObserver() (*triggerSpec, error) {
 	return &own, nil
 }
 
-// needsAdapter reports whether a function that does not run here can be the target only
-// behind an adapter.
+// needsAdapter reports whether a function that does not run in this process needs an adapter
+// to be the target.
 func (t *triggerSpec) needsAdapter() bool {
 	source := t.on()
 	return source.payload != nil && !source.optional || source.single || t.conditionID() != ""
 }
 
-// conditionID is the function that is asked before the handler runs, "" if there is none.
+// conditionID returns the id of the condition function, or "" if there is none.
 func (t *triggerSpec) conditionID() string {
 	if !t.on().condition {
 		return ""
@@ -324,7 +324,7 @@ func configOf[T any](config json.RawMessage) (c T, err error) {
 
 func observeAll(json.RawMessage) (args, filters any, err error) { return nil, nil, nil }
 
-// equals is a filter of which each path has one value.
+// equals is a filter that requires each path to equal one value.
 type equals map[string]any
 
 func (e equals) ifSet(path string, text *string) equals {
@@ -389,8 +389,8 @@ func observeQueue(config json.RawMessage) (args, filters any, err error) {
 	return a, nil, nil
 }
 
-// eitherSpelling is the filter of a stream's changes, whose members engines spell in one way
-// or the other.
+// eitherSpelling returns the filter for a stream's changes, whose members have one of two
+// spellings, depending on the engine.
 func eitherSpelling(c StreamTriggerConfig) any {
 	either := func(value string, paths ...string) map[string]any {
 		var list []equals
@@ -409,7 +409,7 @@ func eitherSpelling(c StreamTriggerConfig) any {
 	return map[string]any{"$and": all}
 }
 
-// httpPayload adds what an engine with triggers says of the trigger.
+// httpPayload adds the members that an engine with triggers adds about the trigger.
 func httpPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	var path, method json.RawMessage
 	known := false
@@ -439,7 +439,7 @@ func httpPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	return withMember(data, "trigger", append(trigger, '}')), true
 }
 
-// withoutChannels is a request as conditions get it.
+// withoutChannels returns a request as conditions receive it.
 func withoutChannels(payload json.RawMessage) json.RawMessage {
 	b := json.RawMessage{'{'}
 	err := rawjson.ScanObject(payload, func(key, value []byte) {
@@ -455,7 +455,7 @@ func withoutChannels(payload json.RawMessage) json.RawMessage {
 
 var conditionNotMet = json.RawMessage(`{"error":{"code":"CONDITION_NOT_MET","message":"Request condition not met"},"skipped":true}`)
 
-// cronPayload makes a tick the event of a trigger.
+// cronPayload converts a tick to the event of a trigger.
 func cronPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	return slices.Concat(
 		json.RawMessage(`{"trigger":"cron","job_id":`), rawjson.AppendString(nil, t.id),
@@ -463,7 +463,7 @@ func cronPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 		[]byte(`,"actual_time":`), memberOf(data, "actual_time"), []byte{'}'}), true
 }
 
-// streamPayload adds the members of a change that are spelled in the other way.
+// streamPayload adds the members of a change in the other spelling.
 func streamPayload(_ *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	for _, spelling := range [][2]string{{"streamName", "stream_name"}, {"groupId", "group_id"}} {
 		if other := memberOf(data, spelling[1]); rawjson.Absent(memberOf(data, spelling[0])) && !rawjson.Absent(other) {
@@ -473,8 +473,8 @@ func streamPayload(_ *triggerSpec, data json.RawMessage) (json.RawMessage, bool)
 	return data, true
 }
 
-// tracePayload makes a finished span the event of a trigger, which lists traces, if the
-// trigger is for such spans.
+// tracePayload converts a finished span to the event of a trigger, which lists traces, if the
+// trigger selects such spans.
 func tracePayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	c, err := configOf[TraceTriggerConfig](t.config)
 	if err != nil {
@@ -489,7 +489,7 @@ func tracePayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) 
 	return slices.Concat(json.RawMessage(`{"trace_ids":[`), memberOf(data, "trace_id"), []byte(`]}`)), true
 }
 
-// memberOf returns a member of an object, null if it has none.
+// memberOf returns a member of an object, or null if the object has no such member.
 func memberOf(object json.RawMessage, key string) json.RawMessage {
 	found := json.RawMessage("null")
 	_ = rawjson.ScanObject(object, func(k, value []byte) {
@@ -508,7 +508,7 @@ func withMember(object json.RawMessage, key string, value json.RawMessage) json.
 	return append(appendRawMember(b, []byte(key), value), '}')
 }
 
-// appendRawMember appends a member to an object that is not ended. key is the text between the
+// appendRawMember appends a member to an unterminated object. key is the text between the
 // quotes.
 func appendRawMember(b, key, value []byte) []byte {
 	if b[len(b)-1] != '{' {
@@ -518,8 +518,9 @@ func appendRawMember(b, key, value []byte) []byte {
 	return append(b, value...)
 }
 
-// stableID returns the id of the observer that stands for a subscriber of a durable topic: the
-// queue keeps messages for the subscriber of that id. "" is for all other triggers.
+// stableID returns the id of the observer that stands for a subscriber of a durable topic,
+// because the queue keeps messages by the subscriber's id. For all other triggers it returns
+// "".
 func (c *Client) stableID(t *triggerSpec) string {
 	if t.on().functionID != triggerSources["durable:subscriber"].functionID {
 		return ""
@@ -534,8 +535,8 @@ func (c *Client) stableID(t *triggerSpec) string {
 	return "subscriber/" + strings.Join(parts, "/")
 }
 
-// adapt makes the function that stands between the observer and the function of t, if one is
-// needed: the target does not run here, or not yet.
+// adapt creates the adapter between the observer and the function of t if one is needed: when
+// the target does not run in this process, or not yet.
 func (r *registry) adapt(t *Trigger, ask bool) {
 	if t.adapter != nil || t.spec.observe != nil || !r.link.dialect().answers(&t.claim) ||
 		t.own && r.target(t) != nil || !t.spec.needsAdapter() {
@@ -553,7 +554,7 @@ func (r *registry) adapt(t *Trigger, ask bool) {
 	}
 }
 
-// forward returns the handler of an adapter: it calls the function of the trigger.
+// forward returns the handler of an adapter, which calls the function of the trigger.
 func (c *Client) forward(t *Trigger) HandlerFunc {
 	return func(ctx context.Context, payload json.RawMessage) (any, error) {
 		opts := []CallOption{WithTimeout(forwardTimeout)}
@@ -571,11 +572,13 @@ func (c *Client) forward(t *Trigger) HandlerFunc {
 	}
 }
 
-// forwardTimeout bounds a call that an adapter passes on. Who made it has a timeout of its own.
+// forwardTimeout bounds a call that an adapter forwards. Its original caller has its own
+// timeout.
 const forwardTimeout = time.Hour
 
-// fit makes an activation what the handler gets on an engine with triggers. If the handler is
-// not to run, fit answers and reports false; for observers of the function there is no call.
+// fit converts an activation to the payload that the handler receives on an engine with
+// triggers. If the handler must not run, fit answers and returns false; observers of the
+// function then see no call.
 func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	t := in.trigger
 	answer := func(result any, err error) bool {
@@ -609,14 +612,15 @@ func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	return false
 }
 
-// handlerDone notes that the handler does not run any more.
+// handlerDone records that the handler has finished.
 func (t *Trigger) handlerDone() {
 	if t.source.single {
 		t.busy.Store(false)
 	}
 }
 
-// conditionMet asks the condition of t, if it has one: only the result false is a no.
+// conditionMet calls the condition of t, if there is one. Only the result false prevents the
+// run.
 func (c *Client) conditionMet(ctx context.Context, t *Trigger, payload json.RawMessage) (bool, error) {
 	if t.condition == "" {
 		return true, nil
