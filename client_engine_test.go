@@ -114,7 +114,7 @@ func behindTLSServer(t *testing.T, address string) *httptest.Server {
 	return server
 }
 
-// TestTLS is about an engine behind a TLS server whose certificate only the given
+// TestTLS tests an engine behind a TLS server whose certificate only the given
 // configuration trusts.
 func TestTLS(t *testing.T) {
 	e := iiitest.Start(t)

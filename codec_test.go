@@ -303,7 +303,7 @@ func nestedLists(depth int) string {
 	return strings.Repeat("[", depth) + strings.Repeat("]", depth)
 }
 
-// TestEncodeForEngine is about values that are JSON and that the engine would drop
+// TestEncodeForEngine tests values that are JSON and that the engine would drop
 // the message for.
 func TestEncodeForEngine(t *testing.T) {
 	deep := any(1)

@@ -31,7 +31,7 @@ type panicJSON struct{}
 
 func (panicJSON) MarshalJSON() ([]byte, error) { panic("encoder") }
 
-// TestHandlerOutcomes is about everything that a handler may do, sensible or not:
+// TestHandlerOutcomes tests everything that a handler may do, sensible or not:
 // each has an answer, and none ends the worker.
 func TestHandlerOutcomes(t *testing.T) {
 	type outcome struct {

@@ -96,7 +96,7 @@ func TestSafeToRetry(t *testing.T) {
 	}
 }
 
-// TestCallErrors is about the errors that callers see, each in the situation that
+// TestCallErrors tests the errors that callers see, each in the situation that
 // makes it.
 func TestCallErrors(t *testing.T) {
 	cause := errors.New("the reason")

@@ -134,7 +134,7 @@ func TestEngineAddress(t *testing.T) {
 	}
 }
 
-// TestEnvironment is about the variables that stand in for options.
+// TestEnvironment tests the variables that stand in for options.
 func TestEnvironment(t *testing.T) {
 	t.Setenv("III_URL", " http://engine.test:7 ")
 	t.Setenv("III_NAMESPACE", " shop ")
