@@ -263,8 +263,8 @@ func TestHandleTriggerTypeRefuses(t *testing.T) {
 	}
 }
 
-// The provider of the recording, which is of an engine with triggers, is asked what it was, and
-// says what it did.
+// The recorded provider, which belongs to an engine with triggers, receives the recorded
+// requests and gives the recorded answers.
 func TestTriggerProviderAsRecorded(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023))
 	c, err := iii.New(e.URL(), iii.WithName("webhooks"))
@@ -391,7 +391,7 @@ func TestTriggerProviderReconnects(t *testing.T) {
 			synctest.Wait()
 			hooks.expect(t, "while it is away")
 			if round == 0 {
-				// An event that happens meanwhile is delivered afterwards.
+				// An event that occurs meanwhile is delivered afterwards.
 				go func() {
 					if _, err := b.Fire(kept, "from away"); err != nil {
 						t.Error(err)
@@ -429,7 +429,7 @@ func TestTriggerProviderReconnects(t *testing.T) {
 		}
 		hooks.happened()
 
-		// The worker of the triggers comes back.
+		// The worker of the triggers reconnects.
 		e.Drop("user")
 		synctest.Wait()
 		hooks.expect(t, "the user has gone", `unbind new`, `unbind u0`, `unbind u1`, `unbind u2`, `unbind u3`, `unbind u4`)
@@ -613,7 +613,7 @@ func TestTriggerProviderDrains(t *testing.T) {
 		if err := provider.HandleTriggerType(iii.TriggerType{ID: "webhook"}, hooks); err != nil {
 			t.Fatal(err)
 		}
-		synctest.Wait() // the engine has the function before somebody else sends to it
+		synctest.Wait() // the engine has the function before another worker calls it
 		if err := user.Send(t.Context(), "hooks::job", nil); err != nil {
 			t.Fatal(err)
 		}
@@ -635,7 +635,7 @@ func TestTriggerProviderDrains(t *testing.T) {
 	})
 }
 
-// webhooks is a TriggerProvider that notes what happens.
+// webhooks is a TriggerProvider that records its calls.
 
 type webhooks struct {
 	bind func(ctx context.Context, b iii.TriggerBinding) error // if it is there
@@ -718,9 +718,9 @@ func (w *webhooks) expect(t *testing.T, what string, want ...string) {
 	}
 }
 
-// providerBubble runs a test in a bubble, with an engine that asks providers about triggers and
-// workers that connect to it. On engines with observers in their place, providers are hosts of
-// observed functions.
+// providerBubble runs a test in a bubble, with an engine that calls providers about
+// triggers, and workers. On engines with observers instead, providers host observed
+// functions.
 func providerBubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine, worker func(name string, opts ...iii.Option) *iii.Client)) {
 	t.Helper()
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
