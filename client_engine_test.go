@@ -743,7 +743,7 @@ func TestSubscribeTellsWhyItRetries(t *testing.T) {
 		if err := follow(iii.SubscribeOptions{}); err == nil || !strings.HasPrefix(err.Error(), "iii: subscribe: there is no stream socket") || !strings.Contains(err.Error(), "404") {
 			t.Errorf("the loop ended with %v", err)
 		}
-		if got := log.all(); len(got) != 1 || !strings.Contains(got[0], "404") {
+		if got := log.all(); len(got) != 1 || !strings.Contains(got[0], " error=") || !strings.Contains(got[0], "404") {
 			t.Errorf("logged %q, want one line with the status", got)
 		}
 	})

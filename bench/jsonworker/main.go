@@ -18,7 +18,7 @@ import (
 // codec encodes and decodes with github.com/goccy/go-json.
 type codec struct{}
 
-func (codec) Marshal(v any) ([]byte, error)   { return json.MarshalNoEscape(v) }
+func (codec) Marshal(v any) ([]byte, error)   { return json.Marshal(v) }
 func (codec) Unmarshal(b []byte, v any) error { return json.Unmarshal(b, v) }
 
 type order struct {
