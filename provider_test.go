@@ -154,14 +154,6 @@ func TestTriggerProviderRefuses(t *testing.T) {
 	})
 }
 
-// A registration replaces the previous one with the same id.
-
-// After a reconnection everything is bound once: what the engine has not sent again
-
-// is unbound, what was there stays, what is new is bound.
-
-// A worker may bind its own functions to its own type, over reconnections too.
-
 func TestFireConditions(t *testing.T) {
 	providerBubble(t, func(t *testing.T, e *iiitest.Engine, worker func(string, ...iii.Option) *iii.Client) {
 		user, provider := worker("user", iii.WithNamespace("shop")), worker("provider", iii.WithNamespace("hooks"))
@@ -219,22 +211,6 @@ func TestFireConditions(t *testing.T) {
 		}
 	})
 }
-
-// Functions in the namespace default are called there, whatever the provider's; a
-
-// type may be provided in several namespaces.
-
-// A provider that hangs is not called again for the trigger, holds up no other one,
-
-// and gets the latest state when it returns.
-
-// However registrations, withdrawals and broken connections mix, what is bound in
-
-// the end is what is registered.
-
-// Closing ends the contexts of the triggers and waits for Bind, but not for ever.
-
-// A draining worker accepts no triggers.
 
 func TestHandleTriggerTypeRefuses(t *testing.T) {
 	c, err := iii.New("ws://127.0.0.1:1")
