@@ -396,7 +396,7 @@ func fieldsAndMethods(t *testing.T) map[string]bool {
 // exported is something that a package exports.
 type exported struct {
 	name string
-	ways []string // part of an example that shows this
+	ways []string // an example that shows the name contains one of these
 }
 
 // api lists the exported names of a package other than data types: functions, and

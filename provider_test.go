@@ -612,7 +612,6 @@ func TestTriggerProviderDrains(t *testing.T) {
 }
 
 // webhooks is a TriggerProvider that records its calls.
-
 type webhooks struct {
 	bind func(ctx context.Context, b iii.TriggerBinding) error // if it is there
 
@@ -660,7 +659,6 @@ func (w *webhooks) Unbind(_ context.Context, id string) error {
 }
 
 // binding waits until all activity has ended and returns the bound triggers.
-
 func (w *webhooks) binding(t *testing.T, id string) (iii.TriggerBinding, context.Context) {
 	t.Helper()
 	synctest.Wait()
@@ -673,10 +671,7 @@ func (w *webhooks) binding(t *testing.T, id string) (iii.TriggerBinding, context
 	return b, w.ctxs[id]
 }
 
-// happened returns what was called since it was asked last, in order for each
-
-// trigger.
-
+// happened returns the calls since the last call of happened, in order for each trigger.
 func (w *webhooks) happened() []string {
 	synctest.Wait()
 	w.mu.Lock()
