@@ -16,8 +16,8 @@ type benchOrder struct {
 	Lines []string `json:"lines"`
 }
 
-// benchWorkers are two workers of a development engine, in one process with it and
-// over TCP: a figure holds what all three cost.
+// benchWorkers connects two workers to a development engine in the same process over TCP:
+// a figure includes the cost of all three.
 func benchWorkers(b *testing.B, opts ...iii.Option) (caller, callee *iii.Client) {
 	e := iiitest.Start(b, iiitest.WithFrameLimit(0, 0))
 	worker := func(name string) *iii.Client {

@@ -28,7 +28,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// connected is a client of a development engine of its own.
+// connected returns a client of a new development engine.
 func connected(t *testing.T, opts ...iii.Option) *iii.Client {
 	t.Helper()
 	c, err := iii.New(iiitest.Start(t).URL(), opts...)
@@ -188,8 +188,8 @@ func TestChannelWriterLearnsThatTheReaderIsGone(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// The engine notices at a later frame. These are more than all buffers on the way
-	// hold, so that the writer cannot be through with them before.
+	// The engine detects it at a later frame. The frames exceed all buffers in between,
+	// so that the writer cannot finish before.
 	var err error
 	for frame, i := make([]byte, 64<<10), 0; err == nil && i < 4096; i++ {
 		_, err = w.Write(frame)
@@ -199,7 +199,7 @@ func TestChannelWriterLearnsThatTheReaderIsGone(t *testing.T) {
 	}
 }
 
-// A writer that never wrote still ends its channel, unless it was given away.
+// A writer that never wrote still ends its channel, unless its reference was passed on.
 func TestChannelUnusedWriterEnds(t *testing.T) {
 	c := connected(t)
 	w, r := channelPair(t, c)
@@ -338,7 +338,7 @@ func heldBack(t *testing.T, w *iii.ChannelWriter, r *iii.ChannelReader) <-chan e
 		_, err := w.Write(make([]byte, 64<<20))
 		wrote <- err
 	}()
-	// One frame through shows that the writer is at work.
+	// One delivered frame shows that the writer is running.
 	if _, err := io.ReadFull(r, make([]byte, 64<<10)); err != nil {
 		t.Fatal(err)
 	}
@@ -419,7 +419,7 @@ func TestChannelWriteDeadlineReachesAWriteUnderWay(t *testing.T) {
 	}
 }
 
-// A message that the reader holds back ends with its context, in the middle of a
+// A message that the reader holds back fails when its context ends, in the middle of a
 // frame, which breaks the channel.
 func TestChannelMessageHeldBackEndsWithItsContext(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
@@ -465,12 +465,12 @@ func TestChannelWriteDeadline(t *testing.T) {
 	})
 }
 
-// hangingDial makes connections until hanging is closed; those after that wait for the
-// end of their context.
+// hangingDial opens connections until hanging is closed; later dials block until their
+// context ends.
 type hangingDial struct {
 	once    sync.Once
 	hanging chan struct{}
-	waits   chan struct{} // closed by the first that waits
+	waits   chan struct{} // closed by the first blocked dial
 	over    chan struct{} // ends their wait
 }
 
@@ -585,7 +585,7 @@ func TestChannelRefs(t *testing.T) {
 	}
 }
 
-// Every payload of the recordings that holds references.
+// Every recorded payload that contains references.
 func TestChannelRefsAsRecorded(t *testing.T) {
 	paths := map[string]int{}
 	for _, name := range []string{"channels", "http-streaming", "http-triggers"} {
@@ -747,12 +747,12 @@ func BenchmarkChannelRead(b *testing.B) {
 	}
 }
 
-// zeros is a source without an end.
+// zeros is an endless source.
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-// channelEnds are the ends of the package.
+// channelEnds returns the ends of a channel of this package.
 func channelEnds(b *testing.B, base string, writer, reader iii.StreamChannelRef) (io.WriteCloser, io.Reader) {
 	c, err := iii.New(base)
 	if err != nil {
@@ -791,7 +791,7 @@ func (w bareWriter) Write(p []byte) (int, error) {
 	return len(p), w.conn.WriteMessage(websocket.BinaryMessage, p)
 }
 
-// ReadFrom keeps io.Copy to frames of 64 KiB.
+// ReadFrom limits io.Copy to frames of 64 KiB.
 func (w bareWriter) ReadFrom(src io.Reader) (n int64, err error) {
 	buf := make([]byte, benchFrame)
 	for {
@@ -839,7 +839,7 @@ func (r *bareReader) WriteTo(dst io.Writer) (n int64, err error) {
 	}
 }
 
-// benchEngine is the development engine.
+// benchEngine starts the development engine.
 func benchEngine(b *testing.B) (string, func() (writer, reader iii.StreamChannelRef)) {
 	e := iiitest.Start(b)
 	return e.URL(), func() (iii.StreamChannelRef, iii.StreamChannelRef) {
@@ -859,7 +859,7 @@ func benchEngine(b *testing.B) (string, func() (writer, reader iii.StreamChannel
 	}
 }
 
-// benchRelay passes the frames of the one writer to the one reader.
+// benchRelay forwards the frames of one writer to one reader.
 func benchRelay(b *testing.B) (string, func() (writer, reader iii.StreamChannelRef)) {
 	ctx, cancel := context.WithCancel(b.Context())
 	frames := make(chan []byte, 64)

@@ -27,7 +27,7 @@ func TestChannelReaderReadsInParts(t *testing.T) {
 	}); allocs > 1 { // got's
 		t.Errorf("%v allocations for a part of a frame", allocs)
 	}
-	frame, read := r.bytes.pop() // as WriteTo takes the rest
+	frame, read := r.bytes.pop() // in the same way as WriteTo
 	if got = append(got, frame[read:]...); !bytes.Equal(got, want) {
 		t.Errorf("read %d bytes, want %d", len(got), len(want))
 	}
@@ -46,7 +46,7 @@ func TestChannelReaderReadsInParts(t *testing.T) {
 	}
 }
 
-// Frames take the memory that they count as, small and empty ones too.
+// Frames occupy the memory that they count as, including small and empty ones.
 func TestChannelReaderHoldsSmallFrames(t *testing.T) {
 	for _, text := range []bool{false, true} {
 		for _, size := range []int{0, 1, 1000} {

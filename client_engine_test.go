@@ -35,8 +35,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// useEverything connects a worker and uses each kind of socket that a client has:
-// the worker's, both ends of a channel and the telemetry's.
+// useEverything connects a worker and uses each kind of socket that a client has: the
+// worker's socket, both ends of a channel, and telemetry.
 func useEverything(t *testing.T, address string, opts []iii.Option, telemetry []iii.ConnectionOption) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -114,7 +114,7 @@ func behindTLSServer(t *testing.T, address string) *httptest.Server {
 	return server
 }
 
-// TestTLS is about an engine behind a TLS server whose certificate only the given
+// TestTLS tests an engine behind a TLS server whose certificate only the given
 // configuration trusts.
 func TestTLS(t *testing.T) {
 	e := iiitest.Start(t)
@@ -153,7 +153,7 @@ func TestTLS(t *testing.T) {
 	})
 }
 
-// usedByHTTP returns a configuration that net/http has made a request with.
+// usedByHTTP returns a configuration with which net/http has made a request.
 func usedByHTTP(t *testing.T, address string, cfg *tls.Config) *tls.Config {
 	t.Helper()
 	transport := &http.Transport{TLSClientConfig: cfg.Clone(), ForceAttemptHTTP2: true}
@@ -277,7 +277,7 @@ func TestTLSOffersHTTP1(t *testing.T) {
 	}
 }
 
-// relay carries what comes to a listener to where dial leads, until the test ends.
+// relay forwards connections from a listener to the target of dial until the test ends.
 func relay(t *testing.T, l net.Listener, dial func() (net.Conn, error)) {
 	var open sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
@@ -302,7 +302,7 @@ func relay(t *testing.T, l net.Listener, dial func() (net.Conn, error)) {
 	})
 }
 
-// join carries bytes between two connections until one of them, or ctx, ends.
+// join copies bytes between two connections until one of them, or ctx, ends.
 func join(ctx context.Context, a, b net.Conn) {
 	stop := context.AfterFunc(ctx, func() { _, _ = a.Close(), b.Close() })
 	defer stop()
@@ -350,8 +350,8 @@ const (
 	secureProxyTarget = "wss://example.com:49134"
 )
 
-// TestProxyOfTheEnvironment runs itself in processes whose environment names a
-// proxy: net/http reads the variables once.
+// TestProxyOfTheEnvironment runs itself in processes whose environment names a proxy,
+// because net/http reads the variables only once.
 func TestProxyOfTheEnvironment(t *testing.T) {
 	switch certificate := os.Getenv(iii.ProxiedVariable); certificate {
 	case "":
@@ -571,7 +571,7 @@ func checkLive(t *testing.T, c *iii.Client, want int) {
 	}
 }
 
-// A standby lets an orchestrator go on, and is not ready.
+// A standby passes the orchestrator's probe, but is not ready.
 func TestStandbyIsNoReasonToWait(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		setup := func(parameter string) func(*replica) {
@@ -599,7 +599,7 @@ func TestStandbyIsNoReasonToWait(t *testing.T) {
 		checkReady(t, "standby of a route", c.Client, probed{200, false, []string{"orders::create", "orders::cancel", "http::POST/orders/:order"}, 4}, 503)
 		_ = c.Close()
 
-		// A reason besides it counts.
+		// An additional reason counts.
 		bad, err := b.Trigger("elsewhere", iii.CronTriggerConfig{Expression: "x x x x x x"})
 		if err != nil {
 			t.Fatal(err)
@@ -673,7 +673,7 @@ func (l *logLines) all() []string {
 	return strings.Split(strings.TrimSuffix(l.text.String(), "\n"), "\n")
 }
 
-// captureDefault makes slog's default logger write to the result.
+// captureDefault redirects slog's default logger to the result.
 func captureDefault(t *testing.T) *logLines {
 	t.Helper()
 	var l logLines
@@ -948,7 +948,7 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 					t.Errorf("the new replica is ready after %v", takeover)
 				}
 				served := []string{"orders-1", "orders-2"}
-				if test.name == "killed" { // what was running may have had effects, and the engine may just be sending
+				if test.name == "killed" { // running calls may have had effects, or the engine may just be sending them
 					served = append(served, iii.CodeInvocationStopped, iii.CodeChannelSendFailed)
 				}
 				if n := patient.failedExcept(served...); n > 0 || patient.count[iii.CodeInvocationStopped] > 10 {

@@ -303,8 +303,8 @@ func nestedLists(depth int) string {
 	return strings.Repeat("[", depth) + strings.Repeat("]", depth)
 }
 
-// TestEncodeForEngine is about values that are JSON and that the engine would drop
-// the message for.
+// TestEncodeForEngine tests values that are valid JSON, but for which the engine would
+// drop the message.
 func TestEncodeForEngine(t *testing.T) {
 	deep := any(1)
 	for range 126 {
@@ -391,7 +391,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// A large buffer that small messages use does not stay in memory, and what they fill does.
+// A large buffer does not stay in memory for small messages, but does for messages that
+// fill it.
 func TestBuffersWorthKeeping(t *testing.T) {
 	use := func(b *buffer, size int) bool {
 		b.Reset()
@@ -422,7 +423,7 @@ func TestBuffersWorthKeeping(t *testing.T) {
 	}
 }
 
-// The messages of a call, as they are encoded and cut.
+// The messages of a call, as encoded and as parsed.
 const (
 	benchInvoke = `{"type":"invokefunction","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"orders::place",` +
 		`"data":{"id":7,"buyer":"ann","lines":["book","pen"],"_caller_worker_id":"975d6453-cd80-4c5a-8a14-ce0551566196"},` +

@@ -92,14 +92,14 @@ type upgrade struct {
 
 	calls  outcomes
 	ran    tally // calls of the shop, by number
-	events tally // events that handlers got
+	events tally // events that handlers received
 	ticks  tally // by scheduled time
 
 	mu        sync.Mutex
-	connected time.Time // of the shop, the last time
+	connected time.Time // time of the shop's latest connection
 }
 
-// upgradeEvents are fired once while each generation lasts.
+// upgradeEvents lists the events that are fired once in each generation.
 var upgradeEvents = []string{"queue", "topic", "state", "stream", "custom", "configuration"}
 
 var markOf = regexp.MustCompile(`mark-(\d+)`)
@@ -195,7 +195,7 @@ func (u *upgrade) start() {
 	u.caller = startReplica(t, e, "caller", func(*replica) {})
 }
 
-// call calls the shop and holds the outcome against what the shop has done.
+// call calls the shop and compares the outcome with the shop's record.
 func (u *upgrade) call(n int) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -225,13 +225,13 @@ func (u *upgrade) call(n int) {
 	u.calls.add(outcome, err != nil, began)
 }
 
-// pageVisit is one answer of a route.
+// pageVisit is one response of a route.
 type pageVisit struct {
 	began, ended time.Time
 	outcome      string
 }
 
-// pageVisitor asks for a page again and again.
+// pageVisitor requests a page repeatedly.
 type pageVisitor struct {
 	mu     sync.Mutex
 	visits []pageVisit
@@ -333,7 +333,7 @@ func (u *upgrade) hop(to iiitest.Protocol, pause time.Duration, order []*replica
 	return cut, u.since()
 }
 
-// since is when the shop was connected.
+// since returns the time at which the shop connected.
 func (u *upgrade) since() time.Time {
 	synctest.Wait() // the listeners have run
 	u.mu.Lock()
@@ -347,11 +347,11 @@ func (u *upgrade) since() time.Time {
 // for each tick while its worker is connected, and never twice; every other trigger and
 // observer works again, and fires once for each event; durable messages come at least once.
 func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
-	generations := []iiitest.Protocol{iiitest.Protocol025, iiitest.Protocol026, iiitest.Protocol023, // as engines are upgraded, and back
+	generations := []iiitest.Protocol{iiitest.Protocol025, iiitest.Protocol026, iiitest.Protocol023, // in the order of an upgrade, and back
 		iiitest.Protocol026, iiitest.Protocol025, iiitest.Protocol023}
 	for _, test := range []struct {
 		name   string
-		offset time.Duration // of the cut behind a tick
+		offset time.Duration // delay of the cut after a tick
 		pause  time.Duration
 		order  func(u *upgrade) []*replica
 	}{
@@ -399,10 +399,10 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 					}
 				})
 
-				type period struct{ from, to time.Time } // in which the shop is connected
+				type period struct{ from, to time.Time } // time in which the shop is connected
 				var periods []period
 				from, mark := u.since(), 0
-				lasts := func(features int) { // what holds while a generation does
+				lasts := func(features int) { // invariants of a generation
 					for _, r := range []*replica{u.shop, u.office, u.observer, u.caller} {
 						if got := r.Features(); len(got) != features {
 							t.Errorf("features of %s: %q, want %d", r.Name(), got, features)
@@ -494,8 +494,9 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 					}
 				}
 				for event, n := range u.events.n {
-					// A subscriber that is an observer again within 30 s gets what was published
-					// meanwhile, although it had that as a trigger.
+					// A subscriber that becomes an observer again within 30 s receives
+					// the messages published meanwhile, including those that it has
+					// already received as a trigger.
 					if most := map[bool]int{true: 2, false: 1}[strings.HasPrefix(event, "queue ")]; n > most {
 						t.Errorf("event %s came %d times", event, n)
 					}
@@ -594,7 +595,7 @@ func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
 				if err := errors.Join(telemetry.Flush(t.Context()), telemetry.Shutdown(t.Context())); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(6 * time.Second) // longer than any event is collected for
+				time.Sleep(6 * time.Second) // longer than the engine collects any event
 				synctest.Wait()
 				for _, event := range []string{"join s/g", "leave s/g", "log an error", "trace", "workers worker_connected", "workers worker_disconnected", "functions functions_changed"} {
 					if got.of(event) == 0 {
@@ -609,7 +610,7 @@ func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
 	}
 }
 
-// busyWorker is a worker with triggers of many types, which notes what they bring.
+// busyWorker is a worker with triggers of many types that records their events.
 type busyWorker struct {
 	client *iii.Client
 
@@ -750,8 +751,8 @@ func newProgram(t *testing.T, e *iiitest.Engine) *busyWorker {
 	return p
 }
 
-// take returns what the triggers have brought, and forgets it. Ticks of the clock are counted
-// apart, since they depend on the time that passes.
+// take returns the recorded events and clears them. It counts clock ticks separately,
+// because their number depends on the elapsed time.
 func (p *busyWorker) take() map[string][]string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -760,7 +761,8 @@ func (p *busyWorker) take() map[string][]string {
 	return seen
 }
 
-// run makes every trigger of the program fire and returns what its handlers and clients see.
+// run fires every trigger of the program and returns the observations of its handlers and
+// clients.
 func (p *busyWorker) run(t *testing.T, e *iiitest.Engine, round int) map[string][]string {
 	t.Helper()
 	ctx, c := t.Context(), p.client
@@ -832,7 +834,7 @@ func (p *busyWorker) run(t *testing.T, e *iiitest.Engine, round int) map[string]
 	return seen
 }
 
-// want is what run returns on every engine.
+// want is the result of run on every engine.
 func wantOfProgram(round int) map[string][]string {
 	return map[string][]string{
 		"http":  {`201 "7 3 http"`, "200 012", `404 {"error":{"code":"NOT_FOUND","message":"Not Found"}}`},
@@ -859,7 +861,7 @@ func TestOneProgramGivesTheSameOnEveryGeneration(t *testing.T) {
 	}
 }
 
-// The engine under the program is replaced by one of another generation again and again.
+// The engine under the program is replaced repeatedly by engines of other generations.
 func TestEngineIsUpgradedUnderAProgram(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		p := newProgram(t, e)

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// failure is an error whose text cannot be had.
+// failure is an error whose Error method panics.
 type failure struct{ text *string }
 
 func (f failure) Error() string { return *f.text }
@@ -31,8 +31,8 @@ type panicJSON struct{}
 
 func (panicJSON) MarshalJSON() ([]byte, error) { panic("encoder") }
 
-// TestHandlerOutcomes is about everything that a handler may do, sensible or not:
-// each has an answer, and none ends the worker.
+// TestHandlerOutcomes tests everything that a handler may do, including mistakes: each
+// outcome has an answer, and none ends the worker.
 func TestHandlerOutcomes(t *testing.T) {
 	type outcome struct {
 		Result string
@@ -78,7 +78,7 @@ func TestHandlerOutcomes(t *testing.T) {
 		{"nil in an error", func() (any, error) { return nil, (*Error)(nil) }, failed("invocation_failed", "handler panicked")},
 	}
 	p := newPeer(t, script{})
-	c := p.client(WithMaxConcurrency(1)) // a slot that is lost is the last one
+	c := p.client(WithMaxConcurrency(1)) // a lost slot would be the last one
 	id := func(name string) string { return "f::" + strings.ReplaceAll(name, " ", "-") }
 	for _, test := range tests {
 		if _, err := c.HandleFunc(id(test.name), func(context.Context, json.RawMessage) (any, error) { return test.handler() }); err != nil {
@@ -146,7 +146,7 @@ func TestDispatcherCountsTheBytesOfWhatRuns(t *testing.T) {
 	}
 	begun, end := make(chan struct{}), make(chan struct{})
 	d := &dispatcher{limit: 2, run: func(in *incoming) {
-		in.data = nil // as when the payload is another one for the handler
+		in.data = nil // for example if the payload does not suit the handler
 		begun <- struct{}{}
 		<-end
 	}}
@@ -173,7 +173,7 @@ func TestDispatcherCountsTheBytesOfWhatRuns(t *testing.T) {
 	<-d.close()
 }
 
-// TestSubmitConcurrent has many submit and withdraw at once.
+// TestSubmitConcurrent submits and withdraws from many goroutines.
 func TestSubmitConcurrent(t *testing.T) {
 	var mu sync.Mutex
 	ran := 0

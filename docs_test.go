@@ -119,8 +119,8 @@ func TestReadmeStates(t *testing.T) {
 	}
 }
 
-// exportedTypes parses the package for the names of its exported types; declared has
-// those of its functions and of the fields of its types as well.
+// exportedTypes parses the package and returns the names of its exported types; declared
+// also contains the names of functions and fields.
 func exportedTypes(t *testing.T) (types, declared map[string]bool) {
 	t.Helper()
 	files, err := filepath.Glob("*.go")
@@ -396,7 +396,7 @@ func fieldsAndMethods(t *testing.T) map[string]bool {
 // exported is something that a package exports.
 type exported struct {
 	name string
-	ways []string // what an example has one of if it shows this
+	ways []string // an example that shows the name contains one of these
 }
 
 // api lists the exported names of a package other than data types: functions, and
@@ -481,8 +481,8 @@ func used(t *testing.T, dir, pkg string) map[string]bool {
 	return names
 }
 
-// What is exported is used by an example, or has a reason here. Whoever adds something
-// adds an example.
+// Every exported name is used by an example, or has a reason here. A new name needs an
+// example.
 func TestEverythingHasAnExample(t *testing.T) {
 	for dir, reasons := range map[string]map[string]string{
 		".": {
@@ -556,7 +556,7 @@ func sources(t *testing.T) map[string][]string {
 	return found
 }
 
-// dedent takes the indentation that all lines share from them.
+// dedent removes the indentation that all lines share.
 func dedent(lines []string) []string {
 	shared := -1
 	for _, line := range lines {
@@ -571,8 +571,8 @@ func dedent(lines []string) []string {
 	return out
 }
 
-// quoted checks that block consists of lines of source, in order. Where lines of
-// the source are left out, the block has a line "// …".
+// quoted checks that block consists of lines of source, in order. A line "// …" in the
+// block marks omitted lines.
 func quoted(block, source []string) error {
 	var parts [][]string
 	var part []string

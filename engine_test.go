@@ -29,9 +29,9 @@ import (
 type recordedEvent struct {
 	line     int
 	Worker   string          `json:"worker"`
-	Dir      string          `json:"dir"` // send or recv, for the worker
+	Dir      string          `json:"dir"` // send or recv, from the worker's point of view
 	Frame    json.RawMessage `json:"frame"`
-	Received json.RawMessage `json:"received"` // a request that the engine made
+	Received json.RawMessage `json:"received"` // a request by the engine
 }
 
 // recordedFrame is a message of the worker protocol.
@@ -73,7 +73,7 @@ func frameOf(t *testing.T, e recordedEvent) (f recordedFrame) {
 	return f
 }
 
-// recordedCall is a call that a worker made, and its answer.
+// recordedCall is a call by a worker, and its answer.
 type recordedCall struct {
 	line       int
 	functionID string
@@ -135,10 +135,10 @@ type recordedEngine struct {
 	next  int
 }
 
-// answerAsRecorded makes a client whose calls get the recorded answers.
+// answerAsRecorded creates a client whose calls receive the recorded answers.
 func answerAsRecorded(t *testing.T, calls []recordedCall) (*iii.Client, *recordedEngine) {
 	t.Helper()
-	e := iiitest.Start(t, withTriggers) // as when it was recorded
+	e := iiitest.Start(t, withTriggers) // as at the time of the recording
 	r := &recordedEngine{t: t, calls: calls}
 	stand, err := iii.New(e.URL(), iii.WithName("stand-in"))
 	if err != nil {
@@ -167,7 +167,7 @@ func (r *recordedEngine) answer(ctx context.Context, payload json.RawMessage) (a
 	if err := json.Unmarshal(payload, &data); err != nil {
 		return nil, err
 	}
-	delete(data, "_caller_worker_id") // which the engine keeps to itself
+	delete(data, "_caller_worker_id") // which the engine does not pass on
 	got, err := json.Marshal(data)
 	if err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func (r *recordedEngine) answer(ctx context.Context, payload json.RawMessage) (a
 	return want.result, nil
 }
 
-// done fails the test if recorded calls were not made.
+// done fails the test if recorded calls are missing.
 func (r *recordedEngine) done() {
 	r.t.Helper()
 	r.mu.Lock()
@@ -202,14 +202,14 @@ func (r *recordedEngine) done() {
 	}
 }
 
-// delivery sends recorded invocations to a worker and takes its answers.
+// delivery sends recorded invocations to a worker and receives its answers.
 type delivery struct {
 	engine  *iiitest.Engine
 	worker  string
 	answers chan recordedFrame
 }
 
-// deliverTo takes the place of the engine's calls to a worker that is connected.
+// deliverTo replaces the engine's calls to a connected worker.
 func deliverTo(e *iiitest.Engine, worker string) *delivery {
 	d := &delivery{engine: e, worker: worker, answers: make(chan recordedFrame, 1)}
 	e.Hook(func(f iiitest.Frame) iiitest.Verdict {
@@ -239,8 +239,8 @@ func (d *delivery) invoke(t *testing.T, frame json.RawMessage) recordedFrame {
 	}
 }
 
-// bubble runs a test with an engine in virtual time. What waits for ever is noticed
-// after a day of it: keepalives go on, so that it is never a deadlock.
+// bubble runs a test with an engine in virtual time. It fails a test that does not end
+// within a day of virtual time: keepalives continue, so the bubble never deadlocks.
 func bubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts ...iiitest.Option) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -250,13 +250,13 @@ func bubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts ...ii
 	})
 }
 
-// workerBubble is bubble with a worker.
+// workerBubble is like bubble, with a worker.
 func workerBubble(t *testing.T, test func(t *testing.T, c *iii.Client), opts ...iiitest.Option) {
 	t.Helper()
 	bubble(t, func(t *testing.T, e *iiitest.Engine) { test(t, connect(t, e, iii.WithDialContext(e.DialContext))) }, opts...)
 }
 
-// withTriggers is an engine that has triggers, and no observers in their place.
+// withTriggers is an engine with triggers, not with observers in their place.
 var withTriggers = iiitest.WithProtocol(iiitest.Protocol023)
 
 // hasTriggers reports whether e supports triggers.
@@ -271,8 +271,8 @@ func generations(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts 
 	}
 }
 
-// bound returns the triggers of the engine, and the observers in their place, by id, with the
-// function that each of them runs.
+// bound returns the triggers of the engine, or the observers in their place, by id, with
+// the function that each of them runs.
 func bound(t *testing.T, e *iiitest.Engine, c *iii.Client) map[string]string {
 	t.Helper()
 	list := map[string]string{}
@@ -294,9 +294,9 @@ type wire struct {
 	engine *iiitest.Engine
 
 	mu     sync.Mutex
-	conns  []net.Conn // ours, the latest last
-	away   bool       // nothing more can be dialled
-	mute   bool       // the engine's answer to the next handshake comes through, and nothing after it
+	conns  []net.Conn // the client's ends, the latest last
+	away   bool       // dials fail
+	mute   bool       // the engine's answer to the next handshake is delivered, and nothing after it
 	passes int        // number of the client's writes that the next connection delivers; 0: all
 }
 

@@ -96,8 +96,8 @@ func TestSafeToRetry(t *testing.T) {
 	}
 }
 
-// TestCallErrors is about the errors that callers see, each in the situation that
-// makes it.
+// TestCallErrors tests the errors that callers receive, each in a situation that causes
+// it.
 func TestCallErrors(t *testing.T) {
 	cause := errors.New("the reason")
 	unsent := fmt.Errorf("an older call: %w", ErrNotConnected)
@@ -243,8 +243,8 @@ func TestLateAnswer(t *testing.T) {
 	})
 }
 
-// TestCallsConcurrent has many calls and answers, out of order, at once: each gets
-// its own.
+// TestCallsConcurrent makes many concurrent calls with answers out of order: each call
+// receives its own answer.
 func TestCallsConcurrent(t *testing.T) {
 	p := newPeer(t, script{forget: true, message: func(c *peerConn, m *peerMessage) bool {
 		if m.FunctionID != "x::y" || m.InvocationID == "" {

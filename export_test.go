@@ -2,20 +2,20 @@ package iii
 
 // Access for tests outside of the package, which may use the development engine.
 
-// ProxiedVariable is set in a process whose proxy comes from the environment.
+// ProxiedVariable is set in a process that reads its proxy from the environment.
 const ProxiedVariable = proxiedVariable
 
 // RaceEnabled reports whether the race detector is enabled.
 const RaceEnabled = raceEnabled
 
-// TestLogger is the log of clients in tests, which is searched for secrets.
+// TestLogger receives the logs of clients in tests, which are searched for secrets.
 var TestLogger = testLogger
 
-// Scale is how often a test repeats something.
+// Scale returns the number of repetitions for a test.
 func Scale(short, full int) int { return scale(short, full) }
 
-// SchemaOf is the schema that a typed handler advertises for an argument, if reads is set,
-// or a result.
+// SchemaOf returns the schema that a typed handler advertises for an argument, if reads
+// is set, or for a result.
 var SchemaOf = schemaOf
 
 // SetSlogDefault sets slog's default handler for a test.

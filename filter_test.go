@@ -14,7 +14,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// filterVector is a case that the reference implementation of filters has answered.
+// filterVector is a case with the answer of the reference implementation of filters.
 type filterVector struct {
 	ID             string          `json:"id"`
 	Kind           string          `json:"kind"`
@@ -74,7 +74,7 @@ func filterDocument(t *testing.T, raw json.RawMessage) iii.FilterDocument {
 	return iii.FilterDocument{Input: members["input"], Output: members["output"], Error: members["error"], Caller: members["caller"], Metadata: members["metadata"]}
 }
 
-// Filters mean here what they mean to the engine.
+// Filters have the same meaning here as in the engine.
 func TestFiltersAnswerAsTheReference(t *testing.T) {
 	type answer struct {
 		Code, Message, Normal string
@@ -89,7 +89,8 @@ func TestFiltersAnswerAsTheReference(t *testing.T) {
 		f := new(iii.Filter)
 		var err error
 		if v.Kind == "from_normalized" && string(v.Filter) != "null" {
-			// encoding/json calls UnmarshalJSON with valid JSON only, which all vectors are.
+			// encoding/json calls UnmarshalJSON only with valid JSON, which holds for all
+			// vectors.
 			err = f.UnmarshalJSON(v.Filter)
 		} else {
 			f, err = iii.ParseFilter(v.Filter)

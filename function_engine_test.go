@@ -28,7 +28,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// visitor makes requests inside of a bubble.
+// visitor sends requests inside of a bubble.
 func visitor(t *testing.T, e *iiitest.Engine) *http.Client {
 	t.Helper()
 	transport := &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}
@@ -631,7 +631,7 @@ func TestPathParametersAreDecoded(t *testing.T) {
 
 const hmacSecret = "s3cret" // of the recording
 
-// recordedRequests are the requests that the engine was recorded to make.
+// recordedRequests lists the recorded requests of the engine.
 func recordedRequests(t *testing.T) (requests []*http.Request, bodies [][]byte) {
 	t.Helper()
 	for _, e := range readRecording(t, "http-functions") {
@@ -702,7 +702,7 @@ func TestVerifySignatureAsRecorded(t *testing.T) {
 	}
 }
 
-// sign is what the engine does.
+// sign signs a request as the engine does.
 func sign(body []byte, stamp, secret string) string {
 	mac := hmac.New(sha256.New, []byte(secret))
 	fmt.Fprintf(mac, "%s:%s", stamp, base64.StdEncoding.EncodeToString(body))

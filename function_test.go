@@ -16,8 +16,8 @@ type unboundProvider struct{}
 func (unboundProvider) Bind(context.Context, TriggerBinding) error { return nil }
 func (unboundProvider) Unbind(context.Context, string) error       { return nil }
 
-// What the engine answers badly or not at all is refused here, and leaves nothing
-// behind.
+// Registrations that the engine would answer wrongly or not at all are rejected here, and
+// leave nothing behind.
 func TestRegistrationsAreChecked(t *testing.T) {
 	handler := func(context.Context, json.RawMessage) (any, error) { return nil, nil }
 	typed := func(context.Context, int) (int, error) { return 0, nil }
@@ -132,7 +132,7 @@ func TestRegistrationsAreChecked(t *testing.T) {
 	}
 }
 
-// A provider of another namespace may give a type of the engine's a config of its own.
+// A provider in another namespace may define its own config for a type of the engine.
 func TestTriggerOfAnotherProvider(t *testing.T) {
 	c, err := New("ws://127.0.0.1:1")
 	if err != nil {
@@ -146,8 +146,8 @@ func TestTriggerOfAnotherProvider(t *testing.T) {
 	}
 }
 
-// Middleware is applied once, the first outermost, to every kind of function that
-// is run here.
+// Middleware is applied once, the first outermost, to every kind of function that runs in
+// this worker.
 func TestMiddlewareOrder(t *testing.T) {
 	var calls, applied []string
 	named := func(name string) Middleware {

@@ -19,7 +19,7 @@ import (
 
 const featuresV2 = `"observe.v1","observe.v2","local-dispatch.v1"`
 
-// hostScript makes a scripted engine with observers, which confirms each function.
+// hostScript configures a scripted engine with observers, which confirms each function.
 type hostScript struct {
 	features func(conn int) string            // nil: featuresV2
 	set      func(conn int, id string) string // observers of a function; nil: none
@@ -54,7 +54,7 @@ func newHostPeer(t testing.TB, h hostScript) *peer {
 	return newPeer(t, h.script)
 }
 
-// view is an observer as the engine announces it.
+// view describes an observer as the engine announces it.
 func view(id, args string) string {
 	return fmt.Sprintf(`{"id":%q,"args":%s,"filters":{},"target":"t::%s"}`, id, args, id)
 }
@@ -87,7 +87,7 @@ func (p *peer) acks(conn int) (list []string) {
 	return list
 }
 
-// notes collects what happens, in order.
+// notes records events in order.
 type notes struct {
 	mu   sync.Mutex
 	list []string
@@ -172,7 +172,7 @@ func TestHooksRunAtBothLevelsInOrderAndUnwind(t *testing.T) {
 			synctest.Wait()
 		}
 		conn.removed("tides::on-turn", 20, "a")
-		conn.removed("tides::on-turn", 21, "coded") // the engine never had it active
+		conn.removed("tides::on-turn", 21, "coded") // it was never active in the engine
 		synctest.Wait()
 		same(t, "hooks", n.take(), []string{
 			`worker added a {"k":1}`, `function added a {"k":1}`,
@@ -208,7 +208,7 @@ func TestReconnectDiffsTheSet(t *testing.T) {
 		}
 		kept := f.Observers()[0]
 		p.conn(0).Close()
-		time.Sleep(time.Millisecond) // the connection is lost and not yet made again
+		time.Sleep(time.Millisecond) // the connection is lost and not yet restored
 		if !f.IsObserved() || !f.LocalDispatch() {
 			t.Error("the loss of the connection changed the set")
 		}
@@ -262,7 +262,7 @@ func TestHooksHaveThirtySeconds(t *testing.T) {
 		conn.added("f", 11, view("slow", `{}`))
 		conn.added("f", 12, view("next", `{}`))
 		conn.added("f", 13, view("brief", `{}`))
-		conn.removed("f", 14, "brief") // before its hook has begun
+		conn.removed("f", 14, "brief") // before its hook has started
 		synctest.Wait()
 		same(t, "hooks before", n.take(), []string{"added slow"})
 		time.Sleep(30 * time.Second)
@@ -360,7 +360,7 @@ func TestRejectAndAccepted(t *testing.T) {
 	})
 }
 
-// A function that another worker takes lets go of its observers.
+// When another worker takes a function over, its observers are removed here.
 func TestReleaseRunsRemovedOnceAndUndoesAnAdd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, release := range map[string]func(*peerConn, *Function){
@@ -638,7 +638,7 @@ func largeText() json.RawMessage {
 	return json.RawMessage(`"` + strings.Repeat("x", messageTooLarge) + `"`)
 }
 
-// The hooks see the payload as it was before the handler, without the engine's key.
+// The hooks receive the payload as it was before the handler, without the engine's key.
 func TestHooksSeeTheCallAsItCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got ObservedCall
@@ -669,7 +669,7 @@ func TestCallsThroughAnObserver(t *testing.T) {
 		c := p.client(WithNamespace("shop"))
 		var result json.RawMessage
 		f := hostFunc(t, c, "f", echo)
-		hostFunc(t, c, "t::a", echo) // the target is this worker's own
+		hostFunc(t, c, "t::a", echo) // the target belongs to this worker
 		connectHost(t, c)
 		synctest.Wait()
 		o := f.Observers()[0]
@@ -746,7 +746,8 @@ func TestIsObservedFor(t *testing.T) {
 	})
 }
 
-// A function takes ten thousand observers in less than a second; the time is a benchmark's.
+// A function accepts ten thousand observers in less than a second; a benchmark measures
+// the time.
 func BenchmarkAddObservers(b *testing.B) {
 	views := make([]observerView, 10_000)
 	for i := range views {
@@ -765,7 +766,8 @@ func BenchmarkAddObservers(b *testing.B) {
 	}
 }
 
-// A hook that ends its goroutine, and one that waits for its context, hold nothing up.
+// A hook that ends its goroutine, and one that waits for its context, do not block
+// others.
 func TestHooksThatDoNotReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -811,14 +813,14 @@ func TestHooksThatDoNotReturn(t *testing.T) {
 	})
 }
 
-// held is an observer that the engine has announced.
+// held is an announced observer.
 func (h *hosting) held(functionID, id string) *heldObserver {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.client.registry.functionByID[functionID].observers.byID[id]
 }
 
-// hostedFunction makes a function that an engine has confirmed, without an engine.
+// hostedFunction returns a confirmed function, without an engine.
 func hostedFunction(tb testing.TB) (*Client, *link, *Function) {
 	tb.Helper()
 	c, err := New("ws://127.0.0.1:1", WithLogger(testLogger))
@@ -851,7 +853,8 @@ func TestSetsAreBounded(t *testing.T) {
 	}
 }
 
-// Whatever an engine announces, the set is what was announced last, and nothing panics.
+// For any announcements of an engine, the set equals the latest announcement, and nothing
+// panics.
 func FuzzHostMessages(f *testing.F) {
 	for _, seed := range []string{
 		`{"type":"functionregistered","id":"f","revision":1,"observers":[{"id":"a","target":"t"},{"id":"a","target":"u","args":{"b":1}}]}`,
@@ -925,7 +928,7 @@ func TestRenamedFunctions(t *testing.T) {
 			case m.Type != "registerfunction":
 				return false
 			case m.ID == "late::f":
-				time.Sleep(time.Millisecond) // it is unregistered, and f registered, before the answer comes
+				time.Sleep(time.Millisecond) // it is unregistered, and f registered, before the answer arrives
 				c.send(`{"type":"functionregistered","id":"late::f","namespace":"default","revision":1}`)
 			default:
 				c.send(fmt.Sprintf(`{"type":"functionregistered","id":"tenant::%s","namespace":"default","revision":1,"local_dispatch":true,"observers":[%s]}`, m.ID, view("o", `{}`)))
@@ -1013,7 +1016,7 @@ func TestAnswersToEarlierAttempts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				attempts := 0
-				var held []*peerMessage // what waits behind the second answer
+				var held []*peerMessage // messages that wait for the second answer
 				p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
 					switch {
 					case m.Type == "observe":
@@ -1021,7 +1024,7 @@ func TestAnswersToEarlierAttempts(t *testing.T) {
 						return true
 					case m.Type == "registerfunction":
 						if attempts++; attempts == 1 {
-							time.Sleep(time.Millisecond) // all of it is on its way by then
+							time.Sleep(time.Millisecond) // all of them have been sent by then
 							c.send(first)
 							return true
 						}

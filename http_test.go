@@ -102,19 +102,19 @@ type ownRoute struct {
 
 func (ownRoute) TriggerType() string { return "http" }
 
-// ownRoutePointer is one by pointer.
+// ownRoutePointer is an ownRoute with a pointer receiver.
 type ownRoutePointer struct{ path string }
 
 func (*ownRoutePointer) TriggerType() string            { return "http" }
 func (r *ownRoutePointer) MarshalJSON() ([]byte, error) { return json.Marshal(ownRoute{r.path}) }
 
-// wrappedRoute is an HTTPTriggerConfig with more.
+// wrappedRoute is an HTTPTriggerConfig with additional fields.
 type wrappedRoute struct {
 	iii.HTTPTriggerConfig
 	Note string
 }
 
-// anyRoutes registers a path in the ways in which the engine reads it as it is.
+// anyRoutes registers a path in all ways in which the engine receives it unchanged.
 var anyRoutes = map[string]func(c *iii.Client, path string) error{
 	"custom trigger":          routeTrigger(func(path string) any { return map[string]any{"api_path": path} }),
 	"custom trigger, struct":  routeTrigger(func(path string) any { return ownRoute{path} }),
@@ -229,7 +229,7 @@ func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 	c := newWorker(t, e)
 	mustConnect(t, c)
 	for i, path := range harmlessPaths {
-		config := ownRoute{"/" + strings.Repeat("a", i) + "/" + path} // each at a place of its own
+		config := ownRoute{"/" + strings.Repeat("a", i) + "/" + path} // each at a different place
 		if err := c.Call(t.Context(), "engine::register_trigger", map[string]any{"trigger_type": "http", "function_id": "f", "config": config}, nil); err != nil {
 			t.Errorf("%q: %v", path, err)
 		}
@@ -254,7 +254,7 @@ func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// A provider that is named and is not the engine is a worker.
+	// A named provider other than the engine is a worker.
 	c := newWorker(t, iiitest.Start(t))
 	if _, err := c.Trigger("f", ownRoute{"/q/{"}, iii.WithTriggerProviderNamespace("shop")); err != nil {
 		t.Error(err)
@@ -290,8 +290,8 @@ func TestStreamTriggersWithoutAStreamAreRefused(t *testing.T) {
 	}
 }
 
-// routeWays register a route whose path the package may encode, with a handler that answers
-// with the path and the parameter id of the request.
+// routeWays registers a route, whose path the package may encode, in all possible ways,
+// with a handler that returns the path and the parameter id of the request.
 var routeWays = map[string]func(c *iii.Client, method, path string) (*iii.Function, error){
 	"typed": func(c *iii.Client, method, path string) (*iii.Function, error) {
 		return iii.HandleHTTP(c, method, path, func(_ context.Context, r *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
@@ -314,7 +314,8 @@ var routeWays = map[string]func(c *iii.Client, method, path string) (*iii.Functi
 	},
 }
 
-// The engine compares a path as it was sent, so a route is registered as clients send it.
+// The engine compares a path in its transmitted form, so a route is registered in the
+// form that clients send.
 func TestRoutesAreRegisteredAsClientsSendThem(t *testing.T) {
 	for _, test := range []struct{ path, registered, request, id string }{
 		{"/caf\u00e9", "/caf%C3%A9", "/caf%C3%A9", ""},
@@ -595,7 +596,8 @@ func recordBody[In any](c *iii.Client, path string, record func(body In, channel
 	return err
 }
 
-// A body that does not come holds a typed handler no longer than the engine's request.
+// A body that does not arrive blocks a typed handler no longer than the engine's request
+// lasts.
 func TestTypedRouteWaitsForItsBodyNoLongerThanTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := iiitest.Start(t)

@@ -431,9 +431,9 @@ func schemaTypes() (closed, open []reflect.Type) {
 	return closed, append(derive(open), random(append(slices.Clone(open), closed[:50]...))...)
 }
 
-// filler makes values. Nothing of its own that can be nil or empty is so, but for what is
-// nilAt levels deep; a random filler decides anew each time, and makes more than one entry of
-// maps and slices.
+// filler creates values without nil or empty parts, except those that are nilAt levels
+// deep. A random filler decides for each part, and creates several entries in maps and
+// slices.
 type filler struct {
 	r      *rand.Rand
 	random bool
@@ -534,7 +534,7 @@ func (f filler) fill(v reflect.Value, depth int) {
 	}
 }
 
-// own makes a value of a type that may not hold any value of its kind.
+// own creates a value of a type that does not accept every value of its kind.
 func (f filler) own(t reflect.Type) (any, bool) {
 	n := f.r.Int64N(1000) - 100
 	switch t {
@@ -608,7 +608,7 @@ func kindOf(v any) string {
 	return "object"
 }
 
-// place is a place in a document. The items of a list have one path.
+// place is a location in a document. The items of a list share one path.
 type place struct {
 	path string
 	v    any
@@ -662,8 +662,8 @@ func encodedDoc(t *testing.T, v any) (doc any) {
 	return doc
 }
 
-// What encoding/json writes satisfies the schema of a result, and a value of a type that it
-// never writes in some place does not.
+// The output of encoding/json satisfies the schema of a result, and a value with a type
+// that it never writes at some place does not.
 func TestEncodedValuesSatisfyTheSchemaOfTheirType(t *testing.T) {
 	closed, open := schemaTypes()
 	r := rand.New(rand.NewPCG(3, 4))
@@ -787,7 +787,8 @@ func TestSchemaOfAnArgumentSaysWhatCanBeDecoded(t *testing.T) {
 	t.Logf("%d values, %d other documents that decode and %d that are refused", same, accepted, refused)
 }
 
-// decodesItself reports whether t or a part of it decides itself which strings it takes.
+// decodesItself reports whether t, or a part of it, has its own rule for the strings that
+// it accepts.
 func decodesItself(t reflect.Type, seen map[reflect.Type]bool) bool {
 	if seen[t] {
 		return false
@@ -827,7 +828,7 @@ type (
 	schemaEmbeds   struct {
 		schemaBase
 		B int
-	} // not described by what it embeds
+	} // not described by the embedded type
 	schemaEmbedsP struct {
 		*schemaBase
 		B int
@@ -839,7 +840,7 @@ type (
 	schemaPromoted struct {
 		schemaJSON
 		B int
-	} // encoded by what it embeds
+	} // encoded by the embedded type
 	schemaArgument struct{ A int } // with a method of that name and another form
 )
 
@@ -1017,7 +1018,7 @@ func indented(t *testing.T, raw []byte) string {
 	return string(b)
 }
 
-// Types within types make a schema neither too deep for the engine nor large.
+// Nested types make a schema neither too deep for the engine nor large.
 func TestSchemaOfNestedTypesIsFlat(t *testing.T) {
 	type (
 		l0 struct{ A, B int }
@@ -1087,8 +1088,8 @@ func TestTypesWithoutASchema(t *testing.T) {
 	}
 }
 
-// checkAdvertised registers a function that returns v, calls it, and holds the result against
-// the schema that the engine has of it.
+// checkAdvertised registers a function that returns v, calls it, and validates the result
+// against the schema in the engine.
 func checkAdvertised[T any](t *testing.T, c *iii.Client, v T) {
 	t.Helper()
 	id := strings.ReplaceAll(fmt.Sprintf("returns::%T", v), " ", "-")
@@ -1160,8 +1161,8 @@ func TestAdvertisedSchemaOfTypesThatEncodeThemselves(t *testing.T) {
 	checkAdvertised(t, c, (*schemaSuit)(nil))
 }
 
-// The schemas of a typed route are satisfied by what the engine sends, and by all that comes
-// back.
+// The engine's requests satisfy the request schema of a typed route, and all its
+// responses satisfy the response schema.
 func TestAdvertisedSchemasOfTypedRoutes(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e)

@@ -100,7 +100,7 @@ func introspection(t *testing.T, e *iiitest.Engine) {
 	}
 }
 
-// What a worker asks about is looked for in its own namespace first.
+// Ids are looked up in the namespace of the worker first.
 func TestIntrospectionNamespaces(t *testing.T) {
 	e := iiitest.Start(t)
 	inShop, inDefault, elsewhere := connect(t, e, iii.WithName("w"), iii.WithNamespace("shop")), connect(t, e, iii.WithName("w")), connect(t, e, iii.WithName("x"), iii.WithNamespace("depot"))

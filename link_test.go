@@ -14,9 +14,9 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// TestRegisterPatience shows what a client does with an engine that owes it an
-// answer while a connection begins: it waits 10 s for the greeting and for the answer to
-// its registration, and then uses the connection rather than leave it.
+// TestRegisterPatience tests a client whose engine owes it an answer while a connection
+// begins: it waits 10 s for the greeting and for the answer to its registration, and then
+// uses the connection instead of closing it.
 func TestRegisterPatience(t *testing.T) {
 	isRegister := func(m *peerMessage) bool { return m.FunctionID == registerWorkerFunction }
 	silent := func(c *peerConn, m *peerMessage) bool { return isRegister(m) }
@@ -76,7 +76,8 @@ func TestUnansweredFenceEndsTheConnection(t *testing.T) {
 	})
 }
 
-// An engine that has not greeted may still authenticate, which takes any time.
+// An engine that has not sent a greeting may still be authenticating, which can take any
+// time.
 func TestNeverAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: func(*peerConn) {}, message: func(*peerConn, *peerMessage) bool { return true }})

@@ -120,7 +120,7 @@ func TestLocalCallsEqualRoutedOnes(t *testing.T) {
 				before := c.Stats().LocalCalls
 				local := call()
 				if tt.name == "timeout" {
-					time.Sleep(2 * time.Minute) // the handler runs on, and counts
+					time.Sleep(2 * time.Minute) // the handler continues, and counts
 				}
 				ran := c.Stats().LocalCalls - before
 				routed := call(Remotely())
@@ -208,8 +208,8 @@ func TestNestedLocalCalls(t *testing.T) {
 	})
 }
 
-// Local calls outside of handlers and those without an answer queue for a slot; the ones that
-// a handler waits for have its own.
+// Local calls outside of handlers, and those without an answer, wait for a slot; calls
+// that a handler waits for share its slot.
 func TestLocalCallsAndMaxConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -751,8 +751,8 @@ func TestReportsAreBatchedBySizeAndLinger(t *testing.T) {
 	})
 }
 
-// Reports of calls that were made while the connection was lost follow the acks of the next
-// one, in order, and those that were on their way are not repeated.
+// Reports of calls that were made while the connection was lost follow the acks of the
+// next one, in order. Reports that were in transit are not repeated.
 func TestReportsAcrossAReconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }})
@@ -788,8 +788,8 @@ func TestReportsAcrossAReconnect(t *testing.T) {
 	})
 }
 
-// Reports of a function that the engine has yet to confirm are passed by others, and wait for
-// 30 s at most.
+// Reports of a function that the engine has not yet confirmed do not delay others, and
+// wait for at most 30 s.
 func TestParkedReports(t *testing.T) {
 	for name, confirms := range map[string]time.Duration{"confirmed": 20 * time.Second, "never": time.Hour} {
 		t.Run(name, func(t *testing.T) {
@@ -870,7 +870,7 @@ func TestReportsAreBoundedAndDropsCounted(t *testing.T) {
 	})
 }
 
-// More functions than the statistics name share one name.
+// Functions beyond the limit of the statistics share one name.
 func TestDropCountsAreFolded(t *testing.T) {
 	r := newReports(&Client{})
 	for n := range maxDropCounts + 10 {

@@ -20,7 +20,7 @@ import (
 // soak runs the tests of the guarantees at full scale.
 var soak = flag.Bool("soak", false, "run the tests of promises at full scale")
 
-// scale is how often a test repeats something.
+// scale returns the number of repetitions for a test.
 func scale(short, full int) int {
 	if *soak {
 		return full
@@ -28,17 +28,17 @@ func scale(short, full int) int {
 	return short
 }
 
-// proxiedVariable is set for the child of TestProxyOfTheEnvironment.
+// proxiedVariable is set for the child process of TestProxyOfTheEnvironment.
 const proxiedVariable = "III_TEST_PROXIED"
 
-// TestMain fails when tests leave goroutines or another output of package log behind,
-// or when a secret is in something that was logged.
+// TestMain fails if tests leave goroutines or a changed output of package log behind, or
+// if a log line contains a secret.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	clearEnvironment()
 	before := runtime.NumGoroutine()
 	code := m.Run()
-	if fuzzing := flag.Lookup("test.fuzz").Value.String() != ""; code == 0 && !fuzzing { // the fuzzer has goroutines of its own
+	if fuzzing := flag.Lookup("test.fuzz").Value.String() != ""; code == 0 && !fuzzing { // the fuzzer has its own goroutines
 		code = check(before)
 	}
 	os.Exit(code)
@@ -74,8 +74,8 @@ func check(before int) (code int) {
 	return code
 }
 
-// liveGoroutines counts the goroutines that there are. Unlike runtime.NumGoroutine it does not count
-// those that have ended and whose memory the runtime is moving at the moment.
+// liveGoroutines returns the number of live goroutines. Unlike runtime.NumGoroutine, it
+// does not count ended goroutines whose memory the runtime is still moving.
 func liveGoroutines() int {
 	stacks := make([]byte, 1<<20)
 	for {
@@ -107,8 +107,8 @@ const (
 	secretQuery    = "qu3ry-s3cret"
 )
 
-// collector reads everything that the clients of the tests log, and the errors
-// that tests give to it, in search of secrets.
+// collector searches for secrets in everything that the clients of the tests log, and in
+// the errors that tests pass to it.
 type collector struct {
 	mu      sync.Mutex
 	secrets []string
@@ -142,7 +142,7 @@ func (c *collector) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// note searches an error's text, in the forms in which it may be printed, and
+// note searches the text of an error, in the forms in which it may be printed, and
 // returns the error.
 func (c *collector) note(err error) error {
 	if err != nil {

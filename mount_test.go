@@ -54,14 +54,14 @@ func mounted(t *testing.T, method, path string, h http.Handler, opts ...iii.Opti
 	return e.HTTPURL()
 }
 
-// answer is what a client sees of a response.
+// answer is a response as the client receives it.
 type answer struct {
 	Status int
 	Header http.Header
 	Body   string
 }
 
-// fetch makes a request and keeps the headers that a handler decides about.
+// fetch sends a request and keeps the headers that a handler controls.
 func fetch(t *testing.T, base, method, target, contentType, body string) answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, base+target, strings.NewReader(body))
@@ -261,7 +261,7 @@ func TestMountedServerSentEvents(t *testing.T) {
 		lines.Scan()
 	}
 	leave()
-	for i := 0; ; i++ { // the engine notices at a later frame
+	for i := 0; ; i++ { // the engine detects it at a later frame
 		select {
 		case <-gone:
 			return
@@ -270,8 +270,8 @@ func TestMountedServerSentEvents(t *testing.T) {
 	}
 }
 
-// HEAD reaches the handler of GET, unless it has one of its own, whichever was mounted
-// first.
+// HEAD reaches the handler of GET, unless HEAD has a handler of its own, regardless of
+// the order of mounting.
 func TestMountedGetServesHead(t *testing.T) {
 	answers := func(text string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("X-Answer", text+" "+r.Pattern) })
@@ -280,7 +280,7 @@ func TestMountedGetServesHead(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		routes []route
-		give   int // takes the route at this place back; 0: none
+		give   int // index of the route to unregister; 0: none
 		want   string
 	}{
 		{"GET", []route{{"GET", "get"}}, 0, "get GET /x"},
@@ -367,8 +367,8 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-// routeCall calls the function behind a route as the engine does, with channels of
-// the test's.
+// routeCall calls the function behind a route as the engine does, with channels that the
+// test provides.
 type routeCall struct {
 	client *iii.Client
 	id     string
@@ -419,8 +419,7 @@ func (r *routeCall) result(t *testing.T) any {
 	return result
 }
 
-// A handler that forwards the body leaves a goroutine that reads it when the handler
-// has returned.
+// A handler that forwards the body leaves a goroutine behind that still reads it.
 func TestMountedBodyReadAfterTheHandler(t *testing.T) {
 	reading, read := make(chan struct{}), make(chan error, 1)
 	call := newRouteCall(t, "POST", "/forward", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -478,7 +477,7 @@ func TestMountedBodyThatIsCutShort(t *testing.T) {
 	}
 }
 
-// The files of a form do not outlive its request.
+// The files of a form are removed with its request.
 func TestMountedFormFilesAreRemoved(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	t.Setenv("TMP", os.TempDir())
@@ -506,7 +505,7 @@ func TestMountedFormFilesAreRemoved(t *testing.T) {
 	}
 }
 
-// What of a response the engine cannot send is logged.
+// Parts of a response that the engine cannot send are logged.
 func TestMountedHeadersThatAreNotSentAreLogged(t *testing.T) {
 	flush := func(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() }
 	for _, test := range []struct {
@@ -610,8 +609,8 @@ func TestMountedResults(t *testing.T) {
 	}
 }
 
-// The content type that the engine adds to a value would replace that of what the
-// client of a 304 has.
+// The content type that the engine adds to a value would replace the one that the client
+// of a 304 has stored.
 func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	call := newRouteCall(t, "GET", "/x", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Etag", `"1"`)
@@ -635,7 +634,7 @@ func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	}
 }
 
-// The length in an answer to HEAD is that of what GET would answer.
+// The length in a response to HEAD is that of the response to GET.
 func TestMountedHeadTellsTheLength(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "a.txt", time.Unix(1e9, 0), strings.NewReader(strings.Repeat("a", 100_000)))
@@ -687,7 +686,7 @@ func TestMountedReverseProxy(t *testing.T) {
 	}
 }
 
-// site is an engine with one mounted handler, in virtual time, and its visitors.
+// site is an engine with one mounted handler, in virtual time, and its clients.
 type site struct {
 	engine *iiitest.Engine
 	client *iii.Client
@@ -714,7 +713,7 @@ func newSite(t *testing.T, e *iiitest.Engine, method, path string, h http.Handle
 	return &site{e, c, &http.Client{Transport: transport}, e.HTTPURL()}
 }
 
-// visit makes a request whose head it waits for.
+// visit sends a request and waits for the head of the response.
 func (s *site) visit(t *testing.T, path string) *http.Response {
 	t.Helper()
 	return s.request(t, http.MethodGet, path, nil)
@@ -733,7 +732,7 @@ func (s *site) request(t *testing.T, method, path string, body io.Reader) *http.
 	return resp
 }
 
-// waitForEnd is a handler of server-sent events of which none comes. It reports why the
+// waitForEnd is a handler of server-sent events that never sends one. It reports why the
 // context of each request has ended.
 func waitForEnd(ended chan<- error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -819,7 +818,7 @@ func TestR25StuckVisitorsHoldNobodyBeyondTheirDeadline(t *testing.T) {
 	}
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		ended := make(chan end, visitors)
-		// Small frames, so that little is on the way to each visitor.
+		// Small frames leave little data in transit to each client.
 		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			var err error
 			flush := http.NewResponseController(w).Flush
@@ -988,7 +987,7 @@ func TestStreamHeartbeatThatIsStuckEndsTheResponse(t *testing.T) {
 	}
 }
 
-// writeForEver writes until an error, which it reports with the time that it took.
+// writeForEver writes until an error occurs, and reports the error and the elapsed time.
 func writeForEver(w http.ResponseWriter, ended chan<- stuck) {
 	began := time.Now()
 	var err error
@@ -1003,7 +1002,7 @@ type stuck struct {
 	err   error
 }
 
-// What bounds a Write to a client that reads nothing.
+// The limits of a Write to a client that reads nothing.
 func TestMountedWriteDeadline(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -1053,7 +1052,7 @@ func TestMountedWriteDeadline(t *testing.T) {
 					writeForEver(w, ended)
 				})
 				s := newSite(t, e, "GET", "/big", h, iii.WithHTTPWriteTimeout(test.timeout))
-				go func() { // a deadline that has passed lets no head out
+				go func() { // after the deadline, the head is not sent
 					if resp, err := s.http.Get(s.addr + "/big"); err == nil {
 						defer resp.Body.Close()
 						<-t.Context().Done()
@@ -1081,7 +1080,7 @@ func TestMountedWriteDeadline(t *testing.T) {
 	}
 }
 
-// A client that reads slowly gets all of a response that takes much longer than the
+// A client that reads slowly receives a complete response that takes much longer than the
 // write timeout.
 func TestMountedSlowReaderIsNotStuck(t *testing.T) {
 	const size = 8 << 20
@@ -1111,8 +1110,8 @@ func TestMountedSlowReaderIsNotStuck(t *testing.T) {
 	})
 }
 
-// A deadline that passes between two writes breaks nothing, as under net/http, whether
-// the stream is probed meanwhile or not.
+// A deadline that passes between two writes breaks nothing, as under net/http, regardless
+// of whether the stream is probed meanwhile.
 func TestMountedRollingWriteDeadlines(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
@@ -1140,7 +1139,7 @@ func TestMountedRollingWriteDeadlines(t *testing.T) {
 	})
 }
 
-// A write deadline that passes before anything was sent.
+// A write deadline that passes before anything has been sent.
 func TestMountedWriteDeadlineOfABufferedResponse(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -1187,8 +1186,8 @@ func TestMountedWriteDeadlineOfABufferedResponse(t *testing.T) {
 	}
 }
 
-// What frees a handler that writes to a client that reads nothing when no deadline is
-// set.
+// The events that free a handler that writes to a client that reads nothing, without a
+// deadline.
 func TestMountedStuckWriteEndsWithItsInvocation(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -1230,8 +1229,8 @@ func TestMountedStuckWriteEndsWithItsInvocation(t *testing.T) {
 	}
 }
 
-// A response whose client reads is not cut when the worker has to connect again: the
-// engine keeps its channel.
+// A response whose client reads is not cut off when the worker reconnects: the engine
+// keeps its channel.
 func TestMountedStreamOutlivesItsConnection(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		dropped := make(chan struct{})
@@ -1239,7 +1238,7 @@ func TestMountedStreamOutlivesItsConnection(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 			for range 5 {
-				time.Sleep(3 * time.Second) // longer than a Write may be stuck by now
+				time.Sleep(3 * time.Second) // longer than a Write may make no progress
 				if _, err := w.Write(make([]byte, 1<<20)); err != nil {
 					t.Errorf("Write: %v", err)
 				}
@@ -1262,7 +1261,7 @@ func TestMountedStreamOutlivesItsConnection(t *testing.T) {
 	})
 }
 
-// The controls that are for the connection of a request.
+// Response controls that concern the connection of a request.
 func TestMountedResponseController(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		done := make(chan struct{})
@@ -1292,7 +1291,8 @@ func TestMountedResponseController(t *testing.T) {
 	})
 }
 
-// Read deadlines of a body, which comes in three parts: at once, after 10 s and after 20 s.
+// Read deadlines of a body that arrives in three parts: immediately, after 10 s and after
+// 20 s.
 func TestMountedReadDeadline(t *testing.T) {
 	read := func(r *http.Request, n int) (string, error) {
 		b := make([]byte, n)
@@ -1378,7 +1378,7 @@ func TestMountedReadDeadline(t *testing.T) {
 						if err := r.Context().Err(); err != nil {
 							t.Errorf("the context has ended: %v", err)
 						}
-						_ = http.NewResponseController(w).Flush() // what comes after can be answered
+						_ = http.NewResponseController(w).Flush() // later requests receive answers
 						fmt.Fprint(w, "answer")
 					})
 					s := newSite(t, e, "POST", "/up", h)
@@ -1406,7 +1406,7 @@ func TestMountedReadDeadline(t *testing.T) {
 						t.Errorf("answer = %q, %v", b, err)
 					}
 					<-done
-					time.Sleep(time.Minute) // the body may still be on its way
+					time.Sleep(time.Minute) // the body may still be in transit
 				})
 			})
 		}
@@ -1463,7 +1463,7 @@ func TestMountedReverseProxyOfEvents(t *testing.T) {
 	<-left
 }
 
-// Ranges of a file are served under a deadline, too.
+// File ranges are served with a deadline as well.
 func TestMountedRangeWithDeadlines(t *testing.T) {
 	content := strings.Repeat("0123456789", 50_000)
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -1488,8 +1488,8 @@ func TestMountedRangeWithDeadlines(t *testing.T) {
 	}
 }
 
-// An answer to HEAD is complete when its head is out: a handler that waits for its
-// client to leave sees its context end.
+// A response to HEAD is complete when its head has been sent: the context of a handler
+// that waits for its client to leave ends.
 func TestMountedStreamOfAHeadRequestEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		ended := make(chan error, 1)
@@ -1520,8 +1520,8 @@ func TestStreamOptionsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-// The engine sends the cookies of a streamed response in no fixed order, so those that a
-// later one replaces are left out; other spellings of the header's name count as well.
+// The engine sends the cookies of a streamed response in no fixed order, so cookies that
+// a later one replaces are omitted; other spellings of the header name count as well.
 func TestStreamedCookiesKeepTheLastOfAName(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "a", func(r *replica) {
@@ -1550,8 +1550,8 @@ func TestStreamedCookiesKeepTheLastOfAName(t *testing.T) {
 	})
 }
 
-// behaviour is a request and a handler. What a client sees of the response, and what the
-// handler notes, must be the same under net/http's server and behind a mounted route.
+// behaviour is a request and a handler. The response that a client observes, and the
+// handler's notes, must be the same under net/http's server and behind a mounted route.
 type behaviour struct {
 	name    string
 	route   string // method of the route; default that of the request
@@ -1562,28 +1562,28 @@ type behaviour struct {
 	body    string
 	chunked bool
 	raw     bool   // the body is what follows the head
-	cut     int    // so much of the body is sent, if not 0, before the client ends its side
+	cut     int    // number of bytes of the body to send, if not 0, before the client ends its side
 	proto   string // default HTTP/1.1
-	length  bool   // the Content-Length of the response is compared, too
-	empty   bool   // the Content-Type of a response without a body is compared, too
+	length  bool   // also compare the Content-Length of the response
+	empty   bool   // also compare the Content-Type of a response without a body
 	handler func(w http.ResponseWriter, r *http.Request, note func(format string, args ...any))
 
 	// differs names the part of docs/http.md that documents a difference.
 	differs string
 }
 
-// observed is what comes of a behaviour.
+// observed is the result of a behaviour.
 type observed struct {
 	Status   int
 	Header   http.Header
 	Body     string
 	Trailer  http.Header
-	End      string   // what the client reads behind the body, if it is not the end
+	End      string   // data that the client reads after the body, if any
 	Informed []string // preceding informational responses
 	Handler  []string // the handler's notes
 }
 
-// request is the text of the request to a path.
+// request returns the text of a request to a path.
 func (b *behaviour) request(path string) string {
 	method, proto := b.method, b.proto
 	if method == "" {
@@ -1618,7 +1618,7 @@ func (b *behaviour) request(path string) string {
 	return s.String() + body
 }
 
-// observe makes the request, and waits for the handler's notes.
+// observe sends the request, and waits for the handler's notes.
 func (b *behaviour) observe(t *testing.T, addr, path string, notes <-chan []string) (got observed) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -1627,7 +1627,7 @@ func (b *behaviour) observe(t *testing.T, addr, path string, notes <-chan []stri
 	}
 	defer conn.Close()
 	sent := make(chan struct{})
-	go func() { // a server may answer before it has read all
+	go func() { // a server may respond before it has read everything
 		defer close(sent)
 		_, _ = io.WriteString(conn, b.request(path))
 		if b.cut > 0 {
@@ -1883,7 +1883,7 @@ func readBody(w http.ResponseWriter, r *http.Request, note noting) {
 	note("%q %s", b, errorKind(err))
 }
 
-// errorKind is what programs look for in an error.
+// errorKind returns the properties of an error that programs test.
 func errorKind(err error) string {
 	for _, kind := range []error{
 		io.ErrUnexpectedEOF, io.EOF, http.ErrBodyReadAfterClose, http.ErrBodyNotAllowed, http.ErrContentLength,
@@ -2337,7 +2337,7 @@ type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("disk error") }
 
-// writes answers with several writes and no type.
+// writes responds with several writes and no content type.
 func writes(parts ...string) func(http.ResponseWriter, *http.Request, noting) {
 	return func(w http.ResponseWriter, r *http.Request, note noting) {
 		for _, part := range parts {
@@ -2400,10 +2400,10 @@ var sniffBehaviours = []behaviour{
 	}},
 }
 
-// page is a template that begins with a line break of its own.
+// page is a template that begins with a line break.
 var page = template.Must(template.New("page").Parse("{{define \"base\"}}<!DOCTYPE html>\n<html>{{template \"content\" .}}</html>{{end}}\n{{define \"content\"}}<p>{{.}}</p>{{end}}\n{{template \"base\" .}}"))
 
-// declared answers with parts under a length.
+// declared responds with parts and a declared length.
 func declared(length string, parts ...string) func(http.ResponseWriter, *http.Request, noting) {
 	return func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.Header().Set("Content-Type", "text/plain")
@@ -2472,7 +2472,7 @@ var lengthBehaviours = []behaviour{
 	}},
 }
 
-// endsWith panics after a response.
+// endsWith sends a response and then panics.
 func endsWith(p any, flush bool, length string, body string) func(http.ResponseWriter, *http.Request, noting) {
 	return func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.Header().Set("Content-Type", "text/plain")

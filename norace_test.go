@@ -54,8 +54,8 @@ func TestHandlerMetricsDoNotAllocate(t *testing.T) {
 	}
 }
 
-// unwrittenLink is a link whose messages the test takes from the send queue in place of a writer,
-// so that nothing but the client itself allocates.
+// unwrittenLink is a link whose messages the test takes from the send queue in place of a
+// writer, so that only the client itself allocates.
 type unwrittenLink struct {
 	*link
 	batch []item

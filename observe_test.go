@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// generation is the features that an engine lists.
+// generation lists the features of an engine.
 type generation []string
 
 var (
@@ -24,7 +24,7 @@ var (
 	withV2           = generation{FeatureObserveV1, FeatureObserveV2, FeatureLocalDispatchV1}
 )
 
-// greetAs greets each connection as an engine of the next generation; the last one stays.
+// greetAs greets each connection as the next engine in the list; the last one repeats.
 func greetAs(generations ...generation) func(*peerConn) {
 	return func(c *peerConn) {
 		g := generations[min(c.n, len(generations)-1)]
@@ -260,7 +260,7 @@ func TestObserverIDIsTakenOnceUntilItIsDisposed(t *testing.T) {
 	})
 }
 
-// The engine answers each observe in order, so that each answer has its handle.
+// The engine answers observe messages in order, so each answer has its handle.
 func TestAnswersReachTheObserversInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
@@ -275,7 +275,7 @@ func TestAnswersReachTheObserversInOrder(t *testing.T) {
 		second := mustObserve(t, c, "t", WithObserverID("o"))
 		synctest.Wait()
 
-		conn.send(observerState("o", "active", "")) // no observe is answered
+		conn.send(observerState("o", "active", "")) // no observe message is answered
 		synctest.Wait()
 		if second.State() != ObserverStatePending {
 			t.Errorf("state %s by a change before any answer", second.State())
@@ -283,7 +283,7 @@ func TestAnswersReachTheObserversInOrder(t *testing.T) {
 		conn.send(observeRefused("o", "SELF_TARGET"))
 		synctest.Wait()
 		select {
-		case err := <-disposed: // the refusal is the end of the first
+		case err := <-disposed: // the rejection ends the first one
 			if err != nil {
 				t.Error(err)
 			}
@@ -407,7 +407,7 @@ func TestEngineDisposesOfAnObserver(t *testing.T) {
 	}
 }
 
-// await waits until the state of o is s.
+// await waits until o is in state s.
 func (o *Observer) await(s ObserverState) error {
 	r := o.registry()
 	for range 10 {
@@ -467,7 +467,7 @@ func TestRefusedObserverKeepsItsIDAndIsNotReplayed(t *testing.T) {
 	})
 }
 
-// What the host has refused stays with the engine until it is taken back.
+// An observer that the host has rejected remains in the engine until it is removed.
 func TestObserverInErrorByAStateChangeIsUnobservedAndReplayed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
@@ -632,7 +632,7 @@ func TestObserverIsHeldWithItsFunction(t *testing.T) {
 	}
 }
 
-// noWorkers answers calls as an engine that lists no worker.
+// noWorkers answers calls like an engine that lists no workers.
 func noWorkers(*peerConn, *peerMessage) string { return `{"workers":[],"registered_triggers":[]}` }
 
 func TestObserverEndsWithTheClient(t *testing.T) {
@@ -722,7 +722,7 @@ func TestReadyToleratesObserversThatWait(t *testing.T) {
 	}
 }
 
-// The engine may never answer for a function that was taken back at once.
+// The engine may never answer for a function that was unregistered immediately.
 func TestFunctionTakenBackBeforeItsAnswerHoldsNothingUp(t *testing.T) {
 	for name, g := range map[string]generation{"0.23": withoutObservers, "0.25": withV1, "0.26": withV2} {
 		t.Run(name, func(t *testing.T) {
@@ -768,9 +768,9 @@ func functionConflict(f string) string {
 // registrations.
 func TestRetriedFunctionsHoldNothingUp(t *testing.T) {
 	for name, test := range map[string]struct {
-		answer func(c *peerConn, attempt int) // to an attempt to register busy
+		answer func(c *peerConn, attempt int) // number of attempts to register busy
 		during func(p *peer, c *Client, busy *Function)
-		owned  bool // busy is served in the end
+		owned  bool // busy is served at the end
 	}{
 		"taken back before the answer": {
 			answer: func(c *peerConn, attempt int) {
@@ -788,7 +788,7 @@ func TestRetriedFunctionsHoldNothingUp(t *testing.T) {
 				}
 			},
 		},
-		// Another function delays the fence, so it is behind two attempts.
+		// Another function delays the fence, so the fence follows two attempts.
 		"several attempts before a fence": {
 			answer: func(c *peerConn, attempt int) {
 				if attempt < 3 {
@@ -837,8 +837,9 @@ func TestRetriedFunctionsHoldNothingUp(t *testing.T) {
 	}
 }
 
-// The engine keeps observers over a reconnect. When another worker has taken the function
-// meanwhile, that of this worker would run it for each event once more.
+// The engine keeps observers across a reconnection. If another worker has taken over the
+// function meanwhile, the observer of this worker would run it a second time for each
+// event.
 func TestObserversOfALostFunctionAreTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lost := false

@@ -134,7 +134,7 @@ func TestEngineAddress(t *testing.T) {
 	}
 }
 
-// TestEnvironment is about the variables that stand in for options.
+// TestEnvironment tests the variables that replace options.
 func TestEnvironment(t *testing.T) {
 	t.Setenv("III_URL", " http://engine.test:7 ")
 	t.Setenv("III_NAMESPACE", " shop ")
@@ -157,7 +157,7 @@ func TestEnvironment(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	// A name is free again when its client has ended.
+	// A name becomes available when its client has ended.
 	_ = first.Close()
 	third, err := New("")
 	if err != nil {
@@ -260,7 +260,7 @@ func TestInvalidReconnectionIsAnError(t *testing.T) {
 	}
 }
 
-// One option does for a client and for a telemetry connection.
+// The same option works for a client and for a telemetry connection.
 func TestDialOptionsServeBothConnections(t *testing.T) {
 	opts := []DialOption{WithHeader(http.Header{"X-Token": {"t"}}), WithReconnection(ReconnectionConfig{InitialDelayMs: 7, MaxPendingMessages: 9}), WithTLSConfig(&tls.Config{ServerName: "engine"}),
 		WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("away") })}
@@ -328,7 +328,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// The delays of every configuration that is accepted stay within their bounds.
+// The delays of every accepted configuration stay within their bounds.
 func FuzzReconnectDelay(f *testing.F) {
 	f.Add(uint64(1000), uint64(30_000), 2.0, 0.3, uint64(5), 0.5)
 	f.Add(uint64(1), uint64(math.MaxInt64/1_000_000/4), 1e300, 1.0, uint64(math.MaxUint64), 1.0)

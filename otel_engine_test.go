@@ -45,8 +45,8 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// telemetryEngine starts an engine and fails the test if it, or the recorded engine,
-// would lose a frame that it receives.
+// telemetryEngine starts an engine and fails the test if this engine, or the recorded
+// one, would lose a received frame.
 func telemetryEngine(t *testing.T, opts ...iiitest.Option) *iiitest.Engine {
 	t.Helper()
 	e := iiitest.Start(t, opts...)
@@ -209,7 +209,7 @@ func TestShutdownWaitsBrieflyForTelemetry(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, engine *iiitest.Engine) {
-				var end net.Conn // of an engine that takes telemetry and confirms nothing
+				var end net.Conn // of an engine that accepts telemetry and confirms nothing
 				dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
 					if test.lostAfter == 0 || end != nil {
 						return nil, errors.New("no route to the engine")
@@ -956,8 +956,8 @@ func traceOf(ctx context.Context) traced {
 	return traced{TraceID: iii.TraceID(ctx), Sampled: strings.HasSuffix(iii.InjectTraceparent(ctx), "-01"), Tenant: tenant}
 }
 
-// A client without telemetry forwards the trace in which a handler was called to the
-// calls that the handler makes, of all three kinds.
+// A client without telemetry forwards the trace of a handler's call to the calls that the
+// handler makes, of all three kinds.
 func TestClientWithoutTelemetryForwardsTheTrace(t *testing.T) {
 	const id, parent = "0af7651916cd43dd8448eb211c80319c", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
 	c := connect(t, telemetryEngine(t))
@@ -1413,7 +1413,8 @@ func functionOf(t *testing.T, set attribute.Set) string {
 	return id.AsString()
 }
 
-// Processors and readers of the program see what the engine gets, in time to change it.
+// Processors and readers of the program receive the same data as the engine, early enough
+// to change it.
 func TestProcessorsAndReadersBesideTheEngines(t *testing.T) {
 	engine := telemetryEngine(t)
 	spans, reader := newSpanMarker(), sdkmetric.NewManualReader()
@@ -1898,8 +1899,8 @@ func TestQueueWaitIsMeasured(t *testing.T) {
 	})
 }
 
-// Telemetry logs where the first client with a logger does, unless it has a logger of its own
-// or that logger is the telemetry itself.
+// Telemetry logs to the logger of the first client that has one, unless the telemetry has
+// its own logger or that logger writes to the telemetry itself.
 func TestTelemetryLogsThroughTheFirstClientWithALogger(t *testing.T) {
 	for name, test := range map[string]struct {
 		own, loop bool
@@ -2400,10 +2401,10 @@ func normalOTLP(key string, v any, spans map[any]string) any {
 		for i := range v {
 			list[i] = normalOTLP(key, v[i], spans)
 		}
-		if key == "dataPoints" { // data points have no order
+		if key == "dataPoints" { // the order of data points is not defined
 			slices.SortFunc(list, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 		}
-		if attributes := (map[string]any{}); len(list) > 0 && isAttributes(v) { // attributes have no order
+		if attributes := (map[string]any{}); len(list) > 0 && isAttributes(v) { // the order of attributes is not defined
 			for _, one := range list {
 				maps.Copy(attributes, one.(map[string]any))
 			}

@@ -19,7 +19,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// echo registers a typed handler that returns what it was given.
+// echo registers a typed handler that returns its payload.
 func echo[T any](t *testing.T, c *iii.Client, id string) {
 	t.Helper()
 	handle(t, c, id, func(_ context.Context, in T) (T, error) { return in, nil }, iii.WithBuiltinOverride())
@@ -58,7 +58,7 @@ var payloadTypes = []struct {
 	{"c::avail", echo[availableEvent]},
 }
 
-// availableEvent is what the recording's handler of two trigger types gets.
+// availableEvent is the payload of the recorded handler of two trigger types.
 type availableEvent struct {
 	functions *iii.FunctionsAvailableEvent
 	workers   *iii.WorkersAvailableEvent
@@ -94,7 +94,7 @@ func TestRecordedPayloadsReachTypedHandlers(t *testing.T) {
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".jsonl")
 		if name == "rust-sdk" {
-			continue // its lines have another form
+			continue // its lines have a different format
 		}
 		var invocations []recordedEvent
 		for _, event := range readRecording(t, name) {
@@ -215,8 +215,8 @@ func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
 	return out
 }
 
-// What encodes either arrives or is an error at once: the engine drops what it cannot
-// read, and its caller would wait until the timeout.
+// A value that encodes either arrives or causes an error immediately: the engine drops
+// messages that it cannot read, and the caller would wait until the timeout.
 func TestPayloadArrivesOrIsRefused(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e, iii.WithName("worker"), iii.WithCallTimeout(time.Minute))
@@ -297,7 +297,8 @@ func (h *hidesCaller) UnmarshalJSON(b []byte) error {
 
 func (g *generic[T]) UnmarshalJSON(b []byte) error { return json.Unmarshal(b, &g.values) }
 
-// sees registers a typed handler and returns what a call from a worker gives it.
+// sees registers a typed handler and returns the payload that it receives from a worker's
+// call.
 func sees[T any](ctx context.Context, c *iii.Client, id, payload string) (seen T, caller string, err error) {
 	f, err := iii.Handle(c, id, func(ctx context.Context, in T) (any, error) {
 		seen = in
@@ -313,8 +314,8 @@ func sees[T any](ctx context.Context, c *iii.Client, id, payload string) (seen T
 	return seen, caller, err
 }
 
-// What a typed handler gets is what the caller sent, and not the member that the engine adds,
-// unless its type names that.
+// A typed handler receives the payload of the caller, without the member that the engine
+// adds, unless its type names that member.
 func TestTypedHandlersSeeWhatWasSent(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
 	mustConnect(t, c)
@@ -587,7 +588,7 @@ func checkInvalid(t *testing.T, err error, want string) {
 	}
 }
 
-// Schemas that the program gives are enforced for untyped functions, too.
+// Schemas that the program provides are enforced for untyped functions as well.
 func TestInputIsValidatedByAGivenSchema(t *testing.T) {
 	for _, test := range []struct{ name, schema, payload, want string }{
 		{"enum", `{"properties":{"suit":{"enum":["hearts","spades"]}}}`, `{"suit":"clubs"}`, `payload at suit: it violates enum ["hearts","spades"]`},

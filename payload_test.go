@@ -55,7 +55,7 @@ func TestPayloadErrorNamesTheField(t *testing.T) {
 	}
 }
 
-// wholeOnly panics when it is given a part of its object.
+// wholeOnly panics when it receives only a part of its object.
 type wholeOnly map[string]any
 
 func (w *wholeOnly) UnmarshalJSON(b []byte) error {
@@ -65,7 +65,7 @@ func (w *wholeOnly) UnmarshalJSON(b []byte) error {
 	return errors.New("no")
 }
 
-// FuzzDecodePayload looks for the wrong part in anything that does not decode.
+// FuzzDecodePayload looks for the faulty part in text that does not decode.
 func FuzzDecodePayload(f *testing.F) {
 	type node struct {
 		Next *node            `json:"next"`

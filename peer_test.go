@@ -37,7 +37,7 @@ type peer struct {
 type script struct {
 	refuse  func(n int, r *http.Request) int         // HTTP status instead of the upgrade; 0: none
 	greet   func(c *peerConn)                        // instead of workerregistered
-	message func(c *peerConn, m *peerMessage) bool   // true: handled, nothing else happens
+	message func(c *peerConn, m *peerMessage) bool   // true: the message is handled, and nothing else happens
 	call    func(c *peerConn, m *peerMessage) string // the result of a call, JSON; default: its data
 	forget  bool                                     // messages are not kept
 	noPong  bool                                     // WebSocket pings are not answered
@@ -101,7 +101,7 @@ func (p *peer) proxy(seed uint64, plan func(n int) enginetest.FaultPlan) *engine
 
 func (p *peer) url() string { return p.server.URL() }
 
-// client makes a client of this peer, which ends with the test.
+// client creates a client of this peer, which ends with the test.
 func (p *peer) client(opts ...Option) *Client {
 	p.tb.Helper()
 	all := []Option{WithLogger(testLogger)}
@@ -116,7 +116,7 @@ func (p *peer) client(opts ...Option) *Client {
 	return c
 }
 
-// connected makes a client and connects it.
+// connected creates a client and connects it.
 func (p *peer) connected(opts ...Option) *Client {
 	p.tb.Helper()
 	c := p.client(opts...)
@@ -150,8 +150,7 @@ func (p *peer) serve(conn net.Conn, n int) {
 	c.err = c.read()
 }
 
-// waitLimit ends a wait for what does not come. In a bubble it is of the
-// bubble's time.
+// waitLimit bounds a wait. In a bubble it is virtual time.
 const waitLimit = time.Minute
 
 // wait returns when done does, which is asked under the lock at every change.
@@ -202,8 +201,8 @@ func (p *peer) messages(n int, types ...string) []*peerMessage {
 	return list
 }
 
-// tokenMark is in every reattach token that a peer gives, so that a log can be
-// searched for it.
+// tokenMark is a part of every reattach token from a peer, so that logs can be searched
+// for it.
 const tokenMark = "70c370c3-5ec2-4e75"
 
 // welcome sends the greeting.
@@ -258,7 +257,7 @@ func (c *peerConn) control(op byte, payload []byte) {
 	}
 }
 
-// answer does what the engine does.
+// answer handles a message as the engine does.
 func (c *peerConn) answer(m *peerMessage) {
 	switch {
 	case m.Type == "ping":

@@ -116,7 +116,7 @@ func isRegistration(kind string) bool {
 	return kind == "registerfunction" || kind == "registertrigger" || kind == "observe"
 }
 
-// program is what a worker of these tests registers.
+// program holds the registrations of a worker in these tests.
 type program struct {
 	t  *testing.T
 	c  *iii.Client
@@ -169,7 +169,7 @@ func (p *program) add() {
 	p.live = append(p.live, registration{id, f.Unregister})
 }
 
-// drop takes a registration back.
+// drop undoes a registration.
 func (p *program) drop(r *rand.Rand) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -194,7 +194,7 @@ func (p *program) check(e *iiitest.Engine) {
 	}
 }
 
-// replayed is what was registered over the latest connection, in order.
+// replayed lists the registrations over the latest connection, in order.
 func (p *program) replayed(e *iiitest.Engine) (ids []string) {
 	current := p.c.WorkerID()
 	for _, f := range e.Frames() {
@@ -233,8 +233,8 @@ func TestR2RegistrationsAreComplete(t *testing.T) {
 	})
 }
 
-// TestR2RegistrationsConcurrent registers and takes back while connections come and
-// go, and compares in the end.
+// TestR2RegistrationsConcurrent registers and unregisters while connections break, and
+// compares the final state.
 func TestR2RegistrationsConcurrent(t *testing.T) {
 	for i := range iii.Scale(8, 100) {
 		seed := uint64(i + 1)
@@ -275,9 +275,8 @@ func TestR2RegistrationsConcurrent(t *testing.T) {
 	}
 }
 
-// checkNothingTwice reads the log of messages: on one connection nothing is
-// registered that is registered, no call is sent twice, and no answer comes over
-// another connection than the call.
+// checkNothingTwice checks the log of messages: on one connection, each registration and
+// each call is sent only once, and each answer is sent over the connection of its call.
 func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
 	t.Helper()
 	type at struct{ worker, id string }
@@ -321,8 +320,7 @@ func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
 	return answers
 }
 
-// TestR7RepliesStayOnTheirConnection has slow handlers answer while connections come
-// and go.
+// TestR7RepliesStayOnTheirConnection lets slow handlers answer while connections break.
 func TestR7RepliesStayOnTheirConnection(t *testing.T) {
 	for i := range iii.Scale(4, 50) {
 		seed := uint64(i + 1)

@@ -35,7 +35,7 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// sleeper registers a function that takes d.
+// sleeper registers a function that takes the duration d.
 func sleeper(t *testing.T, c *Client, id string, d time.Duration) {
 	t.Helper()
 	_, err := c.HandleFunc(id, func(context.Context, json.RawMessage) (any, error) {
@@ -47,7 +47,7 @@ func sleeper(t *testing.T, c *Client, id string, d time.Duration) {
 	}
 }
 
-// TestR10ShutdownDrains is about the order of a Shutdown.
+// TestR10ShutdownDrains tests the order of a Shutdown.
 func TestR10ShutdownDrains(t *testing.T) {
 	t.Run("results leave", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -180,7 +180,7 @@ func TestR10ShutdownDrains(t *testing.T) {
 	})
 }
 
-// TestR10ShutdownIsBounded is about drains that cannot end well.
+// TestR10ShutdownIsBounded tests drains that cannot complete.
 func TestR10ShutdownIsBounded(t *testing.T) {
 	shutdown := func(t *testing.T, c *Client, want time.Duration) error {
 		t.Helper()
@@ -365,7 +365,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 			var silence atomic.Bool
 			resume := make(chan func(), 1)
 			p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool {
-				if m.Type == "ping" && silence.Load() { // of the flush: answered, and then nothing more is read
+				if m.Type == "ping" && silence.Load() { // of the flush: answered, and nothing is read afterwards
 					c.answer(m)
 					resume <- c.StopReading()
 					return true
@@ -382,8 +382,8 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// TestR10EndConcurrent ends a client in every way at once, also from its own handlers
-// and callbacks.
+// TestR10EndConcurrent ends a client in all ways concurrently, including from its own
+// handlers and callbacks.
 func TestR10EndConcurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: unanswered})
@@ -439,7 +439,7 @@ func TestR10EndConcurrent(t *testing.T) {
 	})
 }
 
-// TestEndedClient is about everything that can be tried with a client that has ended.
+// TestEndedClient calls every method of a client that has ended.
 func TestEndedClient(t *testing.T) {
 	p := newPeer(t, script{})
 	c := p.connected()
@@ -480,13 +480,13 @@ func TestEndedClient(t *testing.T) {
 	}
 }
 
-// unanswered withholds the answers to users' calls.
+// unanswered withholds the answers to the calls of users.
 func unanswered(_ *peerConn, m *peerMessage) bool {
 	return m.Type == "invokefunction" && !strings.HasPrefix(m.FunctionID, "engine::")
 }
 
-// TestR5LostCallFailsAtOnce is about calls whose connection dies: those that may
-// have been sent fail at once, the others are sent on the next connection.
+// TestR5LostCallFailsAtOnce tests calls whose connection breaks: calls that may have been
+// sent fail immediately, and the others are sent on the next connection.
 func TestR5LostCallFailsAtOnce(t *testing.T) {
 	t.Run("sent", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -570,8 +570,8 @@ func TestR5LostCallFailsAtOnce(t *testing.T) {
 	})
 }
 
-// TestR6BooksBalance cuts a connection while Sends and calls go out, and counts:
-// nothing is accepted and then neither read by the peer, nor failed, nor unknown.
+// TestR6BooksBalance cuts a connection while it carries Sends and calls, and checks that
+// the peer reads each accepted request, or that the request fails or counts as unknown.
 func TestR6BooksBalance(t *testing.T) {
 	unknown := uint64(0)
 	for i := range scale(6, 100) {
@@ -622,7 +622,7 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 		}
 		return enginetest.FaultPlan{Out: cut}
 	})
-	proxy.Capacity = 4 << 10 // so that cuts find writes under way
+	proxy.Capacity = 4 << 10 // so that cuts interrupt writes
 	w := newWatch()
 	c := p.client(WithDialContext(proxy.DialContext), w.option(), WithSendBuffer(n/2, 8<<20))
 	padding := strings.Repeat("x", 100)
@@ -655,7 +655,7 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 			})
 		}
 	}
-	if seed%2 == 0 { // else the first requests wait for the connection
+	if seed%2 == 0 { // otherwise the first requests wait for the connection
 		synctest.Wait()
 	}
 	if err := c.Connect(t.Context()); err != nil {
@@ -747,8 +747,8 @@ func TestR8BufferIsBounded(t *testing.T) {
 	}
 }
 
-// A burst of small messages survives a moment without the engine, and the bound of
-// messages is exact.
+// A burst of small messages survives a short disconnection, and the limit of messages is
+// exact.
 func TestR8SmallMessagesAreBuffered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -774,8 +774,8 @@ func TestR8SmallMessagesAreBuffered(t *testing.T) {
 	})
 }
 
-// With SendWait a request waits for room: for a connection, for another request that is
-// given up, or until its context ends. What can never fit does not wait.
+// With SendWait, a request waits for room until there is a connection, another request is
+// given up, or its context ends. A request that can never fit does not wait.
 func TestR8SendWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -809,7 +809,7 @@ func TestR8SendWait(t *testing.T) {
 
 		sent := make(chan error, 1)
 		go func() { sent <- c.Send(t.Context(), "x::y", 5) }()
-		time.Sleep(time.Minute) // the timeout of calls does not end it
+		time.Sleep(time.Minute) // the timeout of calls does not apply
 		select {
 		case err := <-sent:
 			t.Fatalf("a Send did not wait: %v", err)
@@ -840,7 +840,7 @@ func TestR8SendWait(t *testing.T) {
 	})
 }
 
-// A Send that waits for room ends with the client.
+// A Send that waits for room returns when the client ends.
 func TestR8SendWaitEndsWithTheClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newPeer(t, script{}).client(WithSendBuffer(1, 1<<10), WithSendPolicy(SendWait))
@@ -879,13 +879,13 @@ func TestR8BytesAreBounded(t *testing.T) {
 	}
 }
 
-// TestR8EndedCallsAreNotSent is about calls whose callers stopped waiting while
-// there was no connection.
+// TestR8EndedCallsAreNotSent tests calls whose callers gave up while there was no
+// connection.
 func TestR8EndedCallsAreNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
 		c := p.client()
-		for i := range 3000 { // three times the buffer: those that end make room
+		for i := range 3000 { // three times the buffer: ended calls make room
 			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 			err := c.Call(ctx, "ended::call", i, nil)
 			cancel()
@@ -918,8 +918,8 @@ func TestR8EndedCallsAreNotSent(t *testing.T) {
 	})
 }
 
-// TestR12HandlersAreLimited sends 10,000 invocations at once, and then more than
-// may wait.
+// TestR12HandlersAreLimited sends 10,000 invocations at once, and then more than the
+// queue holds.
 func TestR12HandlersAreLimited(t *testing.T) {
 	const limit = 1000 // the default
 	synctest.Test(t, func(t *testing.T) {
@@ -1024,8 +1024,8 @@ func TestR12HandlersAreLimited(t *testing.T) {
 	})
 }
 
-// TestR12NestedCallsConcurrent has ten times as many handlers as may run at once, each
-// of which calls functions of others and of its own worker.
+// TestR12NestedCallsConcurrent runs ten times as many handlers as may run concurrently,
+// each of which calls functions of other workers and of its own.
 func TestR12NestedCallsConcurrent(t *testing.T) {
 	const limit = 50
 	p := newPeer(t, script{forget: true, message: func(c *peerConn, m *peerMessage) bool {
@@ -1075,8 +1075,8 @@ func TestR12NestedCallsConcurrent(t *testing.T) {
 	}
 }
 
-// TestR17PanicsConcurrent has 1,000 handlers panic at once: each caller gets an error
-// without a stack, the log gets the stack, and the worker lives.
+// TestR17PanicsConcurrent lets 1,000 handlers panic concurrently: each caller gets an
+// error without a stack, the log gets the stack, and the worker continues.
 func TestR17PanicsConcurrent(t *testing.T) {
 	for _, toCaller := range []bool{false, true} {
 		t.Run(fmt.Sprint("stacks to the caller: ", toCaller), func(t *testing.T) {
@@ -1135,7 +1135,7 @@ func TestR17PanicsConcurrent(t *testing.T) {
 	}
 }
 
-// lockedBuffer is a buffer for a log.
+// lockedBuffer collects a log and is safe for concurrent use.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -1153,7 +1153,8 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// TestCallbacks is about the queue of callbacks: in order, bounded, and no panic gets out.
+// TestCallbacks tests the queue of callbacks: it is ordered and bounded, and contains
+// panics.
 func TestCallbacks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lockedBuffer
@@ -1178,7 +1179,7 @@ func TestCallbacks(t *testing.T) {
 		close(blocked)
 		<-quiet
 		<-n.idle()
-		if len(got) != maxCallbacks && len(got) != maxCallbacks-1 { // the first may have been taken already, or not
+		if len(got) != maxCallbacks && len(got) != maxCallbacks-1 { // the first one may already have been taken
 			t.Errorf("%d callbacks, want %d", len(got), maxCallbacks)
 		}
 		for i, v := range got {
@@ -1192,7 +1193,7 @@ func TestCallbacks(t *testing.T) {
 	})
 }
 
-// hostileMessages are text messages that no engine sends.
+// hostileMessages are text messages that a real engine never sends.
 var hostileMessages = map[string]string{
 	"nothing":                       ``,
 	"space":                         " \n\t ",
@@ -1284,8 +1285,8 @@ func TestR16NoInputHarms(t *testing.T) {
 	}
 }
 
-// TestR16BrokenFramesCostTheConnection is about what breaks the WebSocket itself: the client
-// connects again.
+// TestR16BrokenFramesCostTheConnection tests violations of the WebSocket protocol: the
+// client reconnects.
 func TestR16BrokenFramesCostTheConnection(t *testing.T) {
 	tests := map[string]func(c *peerConn){
 		"reserved bit":            func(c *peerConn) { _ = c.WriteFrame(enginetest.OpText|0x40, true, []byte("x")) },
@@ -1327,7 +1328,7 @@ func TestR16BrokenFramesCostTheConnection(t *testing.T) {
 	}
 }
 
-// TestR16FloodsAreBounded has the engine send without reading, and without an end.
+// TestR16FloodsAreBounded lets the engine send endlessly without reading.
 func TestR16FloodsAreBounded(t *testing.T) {
 	heap := func() int64 {
 		runtime.GC()
@@ -1338,7 +1339,7 @@ func TestR16FloodsAreBounded(t *testing.T) {
 	floods := map[string]struct {
 		message string
 		binary  byte
-		limit   int64 // bytes that the heap may grow by; 0: 160 MiB
+		limit   int64 // limit for the growth of the heap in bytes; 0: 160 MiB
 	}{
 		"pings":            {`{"type":"ping"}`, enginetest.OpText, 0},
 		"WebSocket pings":  {strings.Repeat("x", 125), enginetest.OpPing, 4 << 20},
@@ -1374,8 +1375,8 @@ func TestR16FloodsAreBounded(t *testing.T) {
 	}
 }
 
-// An error frame on a connection that the engine has accepted ends that connection at most:
-// with the code of a refusal it is made again, with another code nothing happens.
+// An error frame on an accepted connection ends that connection at most: with the code of
+// a refusal the client reconnects, and with any other code it continues.
 func TestR16ErrorFramesCostAtMostTheConnection(t *testing.T) {
 	for _, test := range []struct {
 		code string
@@ -1404,12 +1405,12 @@ func TestR16ErrorFramesCostAtMostTheConnection(t *testing.T) {
 	}
 }
 
-// TestR16Handshake is about answers to the upgrade request.
+// TestR16Handshake tests answers to the upgrade request.
 func TestR16Handshake(t *testing.T) {
 	const accepted = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 	tests := []struct {
 		name, answer string
-		endless      string // is sent again and again after it
+		endless      string // sent repeatedly afterwards
 		want         string // in the error
 	}{
 		{name: "no HTTP", answer: "SSH-2.0-x\r\n\r\n", want: "connect to engine.test"},
@@ -1470,7 +1471,7 @@ func TestR16Handshake(t *testing.T) {
 	})
 }
 
-// extendingConn puts an extension into the answer to the upgrade.
+// extendingConn adds an extension to the answer to the upgrade.
 type extendingConn struct {
 	net.Conn
 	done bool
@@ -1486,7 +1487,7 @@ func (c *extendingConn) Read(p []byte) (int, error) {
 	return copy(p, text), err
 }
 
-// liveHeap is how much memory is in use.
+// liveHeap returns the size of the live heap.
 func liveHeap() int {
 	runtime.GC()
 	var m runtime.MemStats
@@ -1494,8 +1495,8 @@ func liveHeap() int {
 	return int(m.HeapAlloc)
 }
 
-// TestR11NoGoroutineIsLeft counts goroutines over many connections and over
-// answers that cannot leave.
+// TestR11NoGoroutineIsLeft counts goroutines over many connections, and over answers that
+// cannot be sent.
 func TestR11NoGoroutineIsLeft(t *testing.T) {
 	t.Run("reconnects", func(t *testing.T) {
 		before := runtime.NumGoroutine()
@@ -1522,7 +1523,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 					synctest.Wait()
 				}
 				p.mu.Lock()
-				p.conns[i] = nil // the peer's memory is not what this is about
+				p.conns[i] = nil // the memory of the peer is not under test
 				p.mu.Unlock()
 			}
 			synctest.Wait()
@@ -1532,7 +1533,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 				t.Errorf("%d reconnects, want %d", got, n)
 			}
 		})
-		if gained > 1 { // the handler's, which waits for more
+		if gained > 1 { // of the handler, which waits for more
 			t.Errorf("%d goroutines gained over %d reconnects", gained, n)
 		}
 		if t.Logf("the heap grew by %d bytes over %d reconnects", growth, n-n/2); growth > 1<<20 {
@@ -1566,7 +1567,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 			}
 			synctest.Wait()
 			resume := p.conn(0).StopReading()
-			close(release) // half of the answers fill the way, half wait for room
+			close(release) // half of the answers fill the connection, half wait for room
 			synctest.Wait()
 			p.conn(0).Cut()
 			resume()
@@ -1578,7 +1579,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 			for c.State() != ConnectionStateConnected {
 				synctest.Wait()
 			}
-			synctest.Wait() // until what has connected has ended
+			synctest.Wait() // until the connected goroutines have ended
 			if gained := liveGoroutines() - steady; gained > maxIdleWorkers {
 				t.Errorf("%d goroutines gained", gained)
 			}
@@ -1645,9 +1646,9 @@ func isState(s ConnectionState) func(watched) bool {
 	return func(e watched) bool { return e.state == s }
 }
 
-// registerMany registers functions f::0 … and, with each tenth, a trigger, and
-// returns the ids in the order in which they are to come: functions, then triggers, each
-// in the order of the program.
+// registerMany registers functions f::0 … and, with each tenth, a trigger. It returns the
+// ids in their required order: functions, then triggers, each in the order of the
+// program.
 func registerMany(tb testing.TB, c *Client, n int) (ids []string) {
 	tb.Helper()
 	var triggers []string
@@ -1667,9 +1668,9 @@ func registerMany(tb testing.TB, c *Client, n int) (ids []string) {
 	return append(ids, triggers...)
 }
 
-// TestR1NeverWedged cuts connections at random bytes, in random directions, while
-// the client registers and calls: it is connected again within the current delay
-// and the dial limit, and has registered everything.
+// TestR1NeverWedged cuts connections at random bytes in random directions while the
+// client registers and calls. The client reconnects within the current delay and the dial
+// limit, and registers everything.
 func TestR1NeverWedged(t *testing.T) {
 	longest := time.Duration(0)
 	for i := range scale(100, 1000) {
@@ -1724,7 +1725,7 @@ func neverWedged(t *testing.T, seed uint64) (longest time.Duration) {
 	if err := c.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// The cuts that the registrations did not reach come out of the blue.
+	// Cuts that the registrations did not reach happen at random times.
 	links := proxy.Connections
 	from := 0
 	for links() <= cuts {
@@ -1777,13 +1778,13 @@ func isLost(err error) bool {
 	return errors.As(err, &lost)
 }
 
-// bound is the longest delay after so many failures, and the dial limit.
+// bound returns the longest delay after a number of failures, plus the dial limit.
 func bound(failures int) time.Duration {
 	return time.Duration(1.3*float64(time.Second)*math.Pow(2, float64(failures-1))) + wsconn.DialTimeout
 }
 
-// TestR3DelayStartsAgain measures the gaps between connections: after each one that
-// was ready the first step, after each that was not the next.
+// TestR3DelayStartsAgain measures the gaps between connections: the initial delay after a
+// connection that was ready, and the next step after any other.
 func TestR3DelayStartsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -1875,7 +1876,7 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 	t.Run("slow large message", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p, w := newPeer(t, script{noPong: true, call: func(_ *peerConn, m *peerMessage) string { return `"` + strings.Repeat("x", 3000) + `"` }}), newWatch()
-			// Over two minutes for one answer, with nothing else coming in.
+			// An answer takes more than two minutes, and nothing else arrives meanwhile.
 			proxy := p.proxy(1, func(int) enginetest.FaultPlan {
 				return enginetest.FaultPlan{In: enginetest.Fault{Slice: 100, Rate: 25}}
 			})
@@ -1919,7 +1920,7 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 						t.Errorf("dial given up after %v", took)
 					}
 					_ = c.Close()
-					time.Sleep(time.Second) // in which the other side notices
+					time.Sleep(time.Second) // time in which the other side detects it
 				})
 			})
 		}
@@ -1930,7 +1931,7 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 			c := p.connected(w.option())
 			resume := p.conn(0).StopReading()
 			began := time.Now()
-			for range 20 { // more than the pipe takes
+			for range 20 { // more than the pipe holds
 				go func() { _ = c.Send(t.Context(), "x::y", strings.Repeat("x", 64<<10)) }()
 			}
 			if took := lost(t, w).at.Sub(began); took != wsconn.WriteTimeout {
@@ -1941,8 +1942,8 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 	})
 }
 
-// blockedPeers are the ways in which an engine can keep a client waiting. Each
-// makes a client and returns when it is stuck.
+// blockedPeers lists the ways in which an engine can block a client. Each creates a
+// client and returns when it is blocked.
 var blockedPeers = map[string]func(t *testing.T) *Client{
 	"never answers": func(t *testing.T) *Client {
 		return newPeer(t, script{message: unanswered}).connected(WithDrainTimeout(time.Millisecond))
@@ -1981,7 +1982,7 @@ var blockedPeers = map[string]func(t *testing.T) *Client{
 		c := p.connected(WithDrainTimeout(time.Millisecond))
 		gone.Store(true)
 		p.conn(0).Cut()
-		time.Sleep(time.Minute) // of the bubble: in the middle of a delay
+		time.Sleep(time.Minute) // of the bubble: during a delay
 		if err := c.Send(context.Background(), "x::y", 1); err != nil {
 			t.Fatal(err)
 		}
@@ -2017,7 +2018,7 @@ var blockedPeers = map[string]func(t *testing.T) *Client{
 	},
 }
 
-// blockingMethods are the methods that take a context.
+// blockingMethods lists the methods that take a context.
 var blockingMethods = map[string]func(ctx context.Context, c *Client) error{
 	"Call": func(ctx context.Context, c *Client) error { return c.Call(ctx, "x::y", 1, nil, WithTimeout(time.Hour)) },
 	"Send": func(ctx context.Context, c *Client) error { return c.Send(ctx, "x::y", 1, WithTimeout(time.Hour)) },
@@ -2054,11 +2055,11 @@ var blockingMethods = map[string]func(ctx context.Context, c *Client) error{
 	},
 }
 
-// promptly is how long a method may take after its context has ended.
+// promptly is the time within which a method must return after its context has ended.
 const promptly = 50 * time.Millisecond
 
-// TestR9MethodsReturn calls every blocking method of a client against every peer
-// that is stuck, and measures how long after the end of its context it returns.
+// TestR9MethodsReturn calls every blocking method of a client against every blocked peer,
+// and measures the time from the end of the context to the return of the method.
 func TestR9MethodsReturn(t *testing.T) {
 	longest := time.Duration(0)
 	for peerName, stuck := range blockedPeers {
@@ -2216,8 +2217,8 @@ func TestR19BadAddresses(t *testing.T) {
 	}
 }
 
-// TestR19NoSecretIsTold connects with secrets in every place that can hold one, has
-// everything go wrong, and searches logs and errors.
+// TestR19NoSecretIsTold connects with secrets in every possible place, provokes all kinds
+// of errors, and searches logs and errors for the secrets.
 func TestR19NoSecretIsTold(t *testing.T) {
 	found := &collector{secrets: suite.secrets}
 	options := func(p *peer, more ...Option) []Option {
@@ -2346,7 +2347,7 @@ func TestR19NoSecretIsTold(t *testing.T) {
 	}
 }
 
-// paddedJSON is a JSON string of so many bytes.
+// paddedJSON returns a JSON string of n bytes.
 func paddedJSON(size int) json.RawMessage {
 	b := bytes.Repeat([]byte{'x'}, size)
 	b[0], b[size-1] = '"', '"'
@@ -2361,7 +2362,7 @@ func TestR21SizeNeverKillsALink(t *testing.T) {
 	case *soak:
 		sizes = []int{15, 17, 40, 63, 65}
 	case raceEnabled:
-		sizes = []int{2} // that it is more than one frame shows as well
+		sizes = []int{2} // that it takes several frames is checked as well
 	}
 	type arrival struct{ bytes, frames int }
 	arrivals := make(chan arrival, 1)
@@ -2431,7 +2432,7 @@ func TestR21SizeNeverKillsALink(t *testing.T) {
 	}
 }
 
-// TestR21Limit is about the last byte.
+// TestR21Limit tests the exact limit.
 func TestR21Limit(t *testing.T) {
 	inv := invocation{functionID: "x::y"}
 	b := newBuffer()
@@ -2454,8 +2455,8 @@ func TestR21Limit(t *testing.T) {
 	}
 }
 
-// R13: everything that was recorded arrives, though the engine's side is killed a
-// hundred times in the middle of flushes.
+// R13: all recorded telemetry arrives, although the engine's side is killed a hundred
+// times during flushes.
 func TestR13TelemetryArrives(t *testing.T) {
 	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
 		t.Run(kind, func(t *testing.T) {
@@ -2546,7 +2547,7 @@ func TestR14FlushMeansReceived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type heldPing struct {
 			payload []byte
-			frames  int // that had come before it
+			frames  int // that arrived before it
 		}
 		var mu sync.Mutex
 		var held []heldPing
@@ -2605,9 +2606,9 @@ func TestR14FlushMeansReceived(t *testing.T) {
 	})
 }
 
-// R15: recording does not wait for the network: while the engine does not read, and
-// while there is none, no time goes by, though the queues are full. How long a
-// record takes is what BenchmarkLogRecord measures.
+// R15: recording does not wait for the network: while the engine does not read, and while
+// there is no engine, no time passes although the queues are full. BenchmarkLogRecord
+// measures the duration of a record.
 func TestR15RecordingNeverWaits(t *testing.T) {
 	for _, away := range []bool{false, true} {
 		t.Run(fmt.Sprintf("away=%v", away), func(t *testing.T) {
@@ -2775,7 +2776,7 @@ func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 				})
 			}
 			workers.Wait()
-			_ = tel.Shutdown(t.Context()) // what the overflow has cost is an error
+			_ = tel.Shutdown(t.Context()) // the losses of the overflow are an error
 			started, ended := map[any]int{}, map[any]bool{}
 			_, docs := p.documents(t)
 			for _, doc := range docs {
@@ -2807,7 +2808,7 @@ func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 	t.Logf("%d starts and %d ends came; %d frames were dropped, %d connections killed", starts, ends, dropped, kills)
 }
 
-// What is too large for one frame leaves in several, and each record comes once.
+// Data that exceeds a frame is sent in several frames, and each record arrives once.
 func TestTelemetrySplitsLargeBatches(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	tel := p.telemetry(OtelConfig{LiveSpans: ptr(false), LogsBatchSize: ptr(uint64(512)), LogsFlushIntervalMs: ptr(uint64(3_600_000)), SpansFlushIntervalMs: ptr(uint64(3_600_000))})
@@ -2839,8 +2840,8 @@ func TestTelemetrySplitsLargeBatches(t *testing.T) {
 	}
 }
 
-// A peer that takes nothing for long is given up by the deadline of a write, and
-// nothing is lost.
+// The write deadline ends the connection of a peer that stops reading, and nothing is
+// lost.
 func TestTelemetryWriteDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -2870,7 +2871,7 @@ func TestTelemetryWriteDeadline(t *testing.T) {
 	})
 }
 
-// A dial that never ends is given up, and tried again.
+// A dial that never returns is abandoned and retried.
 func TestTelemetryDialDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})

@@ -154,14 +154,6 @@ func TestTriggerProviderRefuses(t *testing.T) {
 	})
 }
 
-// A registration replaces the previous one with the same id.
-
-// After a reconnection everything is bound once: what the engine has not sent again
-
-// is unbound, what was there stays, what is new is bound.
-
-// A worker may bind its own functions to its own type, over reconnections too.
-
 func TestFireConditions(t *testing.T) {
 	providerBubble(t, func(t *testing.T, e *iiitest.Engine, worker func(string, ...iii.Option) *iii.Client) {
 		user, provider := worker("user", iii.WithNamespace("shop")), worker("provider", iii.WithNamespace("hooks"))
@@ -220,22 +212,6 @@ func TestFireConditions(t *testing.T) {
 	})
 }
 
-// Functions in the namespace default are called there, whatever the provider's; a
-
-// type may be provided in several namespaces.
-
-// A provider that hangs is not called again for the trigger, holds up no other one,
-
-// and gets the latest state when it returns.
-
-// However registrations, withdrawals and broken connections mix, what is bound in
-
-// the end is what is registered.
-
-// Closing ends the contexts of the triggers and waits for Bind, but not for ever.
-
-// A draining worker accepts no triggers.
-
 func TestHandleTriggerTypeRefuses(t *testing.T) {
 	c, err := iii.New("ws://127.0.0.1:1")
 	if err != nil {
@@ -263,8 +239,8 @@ func TestHandleTriggerTypeRefuses(t *testing.T) {
 	}
 }
 
-// The provider of the recording, which is of an engine with triggers, is asked what it was, and
-// says what it did.
+// The recorded provider, which belongs to an engine with triggers, receives the recorded
+// requests and gives the recorded answers.
 func TestTriggerProviderAsRecorded(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023))
 	c, err := iii.New(e.URL(), iii.WithName("webhooks"))
@@ -391,7 +367,7 @@ func TestTriggerProviderReconnects(t *testing.T) {
 			synctest.Wait()
 			hooks.expect(t, "while it is away")
 			if round == 0 {
-				// An event that happens meanwhile is delivered afterwards.
+				// An event that occurs meanwhile is delivered afterwards.
 				go func() {
 					if _, err := b.Fire(kept, "from away"); err != nil {
 						t.Error(err)
@@ -429,7 +405,7 @@ func TestTriggerProviderReconnects(t *testing.T) {
 		}
 		hooks.happened()
 
-		// The worker of the triggers comes back.
+		// The worker of the triggers reconnects.
 		e.Drop("user")
 		synctest.Wait()
 		hooks.expect(t, "the user has gone", `unbind new`, `unbind u0`, `unbind u1`, `unbind u2`, `unbind u3`, `unbind u4`)
@@ -613,7 +589,7 @@ func TestTriggerProviderDrains(t *testing.T) {
 		if err := provider.HandleTriggerType(iii.TriggerType{ID: "webhook"}, hooks); err != nil {
 			t.Fatal(err)
 		}
-		synctest.Wait() // the engine has the function before somebody else sends to it
+		synctest.Wait() // the engine has the function before another worker calls it
 		if err := user.Send(t.Context(), "hooks::job", nil); err != nil {
 			t.Fatal(err)
 		}
@@ -635,8 +611,7 @@ func TestTriggerProviderDrains(t *testing.T) {
 	})
 }
 
-// webhooks is a TriggerProvider that notes what happens.
-
+// webhooks is a TriggerProvider that records its calls.
 type webhooks struct {
 	bind func(ctx context.Context, b iii.TriggerBinding) error // if it is there
 
@@ -684,7 +659,6 @@ func (w *webhooks) Unbind(_ context.Context, id string) error {
 }
 
 // binding waits until all activity has ended and returns the bound triggers.
-
 func (w *webhooks) binding(t *testing.T, id string) (iii.TriggerBinding, context.Context) {
 	t.Helper()
 	synctest.Wait()
@@ -697,10 +671,7 @@ func (w *webhooks) binding(t *testing.T, id string) (iii.TriggerBinding, context
 	return b, w.ctxs[id]
 }
 
-// happened returns what was called since it was asked last, in order for each
-
-// trigger.
-
+// happened returns the calls since the last call of happened, in order for each trigger.
 func (w *webhooks) happened() []string {
 	synctest.Wait()
 	w.mu.Lock()
@@ -718,9 +689,9 @@ func (w *webhooks) expect(t *testing.T, what string, want ...string) {
 	}
 }
 
-// providerBubble runs a test in a bubble, with an engine that asks providers about triggers and
-// workers that connect to it. On engines with observers in their place, providers are hosts of
-// observed functions.
+// providerBubble runs a test in a bubble, with an engine that calls providers about
+// triggers, and workers. On engines with observers instead, providers host observed
+// functions.
 func providerBubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine, worker func(name string, opts ...iii.Option) *iii.Client)) {
 	t.Helper()
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {

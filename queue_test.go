@@ -231,8 +231,8 @@ func TestEnqueueProvider(t *testing.T) {
 	}
 }
 
-// What a subscriber cannot handle ends as a dead letter, and comes back when it is
-// asked to.
+// A message that a subscriber cannot handle becomes a dead letter, and is delivered again
+// on request.
 func TestDurableTopic(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		ctx := t.Context()
@@ -319,8 +319,8 @@ func TestDurableTopic(t *testing.T) {
 	})
 }
 
-// Jobs of a named queue run later, in its order; the queue refuses what it cannot
-// take.
+// Jobs of a named queue run later, in the order of the queue; the queue rejects invalid
+// jobs.
 func TestEnqueue(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		ctx := t.Context()

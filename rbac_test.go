@@ -16,8 +16,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// gate registers auth function and hooks as typed functions that decide as those of
-// the recording did.
+// gate registers the auth function and the hooks as typed functions that decide like
+// those in the recording.
 func gate(t *testing.T, c *iii.Client) {
 	t.Helper()
 	handle(t, c, "gate::auth", func(_ context.Context, in iii.AuthInput) (iii.AuthResult, error) {
@@ -52,8 +52,8 @@ func gate(t *testing.T, c *iii.Client) {
 	})
 }
 
-// What the engine asks about sessions and registrations is answered as it was in
-// the recording, up to defaults that are written out.
+// The engine's recorded requests about sessions and registrations receive the recorded
+// answers, except for defaults that are written explicitly.
 func TestAccessControlAsRecorded(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e, iii.WithName("gate"))
@@ -99,7 +99,7 @@ func TestAccessControlAsRecorded(t *testing.T) {
 		t.Errorf("questions (-want +got):\n%s", diff)
 	}
 
-	// The recording has no question about a trigger type.
+	// The recording contains no request about a trigger type.
 	got := d.invoke(t, json.RawMessage(`{"type":"invokefunction","invocation_id":"`+answersID(answers)+`","function_id":"gate::on-trigger-type",
 		"data":{"trigger_type_id":"boss-type","description":"d","context":{"user":"u1"}}}`))
 	if got.Error != nil || string(got.Result) != "{}" {
@@ -126,7 +126,7 @@ func TestAuthResultDefaults(t *testing.T) {
 	}
 }
 
-// What a guarded session may not do is an ErrForbidden.
+// A forbidden call of a guarded session fails with ErrForbidden.
 func TestForbiddenAsRecorded(t *testing.T) {
 	var denied []recordedCall
 	for _, call := range recordedCalls(t, "rbac", "private::", "public::", "no::", "state::", "engine::workers::list") {
@@ -148,8 +148,8 @@ func TestForbiddenAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// A trigger whose function the session may not call is refused, as recorded with an engine with
-// triggers.
+// A trigger whose function the session may not call is rejected, as recorded with an
+// engine with triggers.
 func TestForbiddenTriggerAsRecorded(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023))
 	c := connect(t, e, iii.WithName("member"))
@@ -213,7 +213,7 @@ func TestGuardedListener(t *testing.T) {
 	}
 	handle(t, member, "mine::fn", func(context.Context, any) (string, error) { return "mine", nil })
 	handle(t, member, "mine::banned", func(context.Context, any) (string, error) { return "banned", nil })
-	if _, err := iii.Call[string](ctx, member, "public::hello", nil); err != nil { // both are decided about
+	if _, err := iii.Call[string](ctx, member, "public::hello", nil); err != nil { // both are subject to the hooks
 		t.Fatal(err)
 	}
 	got, err := iii.Call[string](ctx, c, "tenant::mine::fn", nil)
@@ -221,7 +221,7 @@ func TestGuardedListener(t *testing.T) {
 	if _, err := c.FunctionInfo(ctx, "tenant::mine::banned"); err == nil {
 		t.Error("a function is there although the hook has refused it")
 	}
-	// The hook changes the config; the type is one of those that the member may use.
+	// The hook changes the config; the member may use this trigger type.
 	if _, err := member.Trigger("mine::fn", iii.SubscribeTriggerConfig{Topic: "orig"}, iii.WithTriggerID("mapped")); err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +233,7 @@ func TestGuardedListener(t *testing.T) {
 		string(triggers[i].Config) != `{"topic":"mapped"}` || triggers[i].FunctionID != "tenant::mine::fn" {
 		t.Errorf("triggers: %+v, %v", triggers, err)
 	}
-	// A trigger whose function he may not call.
+	// A trigger whose function the member may not call.
 	refused := make(chan error, 1)
 	thin, err := enter("thin")
 	if err != nil {

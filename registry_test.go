@@ -189,7 +189,7 @@ func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 			mustHandle(t, c, "first")
 			connected := make(chan error, 1)
 			go func() { connected <- c.Connect(t.Context()) }()
-			for _, id := range []string{"a", "b", "c"} { // in each of the phases of the connection
+			for _, id := range []string{"a", "b", "c"} { // in each phase of the connection
 				time.Sleep(700 * time.Millisecond)
 				mustHandle(t, c, id)
 				mustTrigger(t, c, id, "t"+id)
@@ -211,7 +211,7 @@ func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 			c := p.connected()
 			var calls sync.WaitGroup
 			defer calls.Wait()
-			for i := range 300 { // there is always a trigger that waits
+			for i := range 300 { // one trigger always waits
 				mustHandle(t, c, fmt.Sprint("f", i))
 				mustTrigger(t, c, fmt.Sprint("f", i), fmt.Sprint("t", i))
 				began := time.Now()
@@ -228,8 +228,8 @@ func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 	})
 }
 
-// The trigger that was registered last has a route, so triggers keep their order while one
-// of them waits for its function.
+// The trigger that was registered last owns the route, so triggers keep their order while
+// one of them waits for its function.
 func TestTriggersKeepTheirOrderWhileConnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: slowPongs(time.Second)})
@@ -260,7 +260,7 @@ func rejecting(refuse func(id string) bool) func(c *peerConn, m *peerMessage) bo
 	}
 }
 
-// A refused function that is tried again does not hold up the triggers of others.
+// A rejected function that is retried does not delay the triggers of others.
 func TestRefusedFunctionsDelayNoOtherTriggers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pongs, reject := slowPongs(500*time.Millisecond), rejecting(func(id string) bool { return strings.HasPrefix(id, "held") })
@@ -286,8 +286,8 @@ func TestRefusedFunctionsDelayNoOtherTriggers(t *testing.T) {
 	})
 }
 
-// A trigger that waited for its function belongs to it, also when the function is
-// unregistered: what was refused to this worker must not fire because of it.
+// A trigger that waited for its function belongs to it even when the function is
+// unregistered: the rejected trigger must not fire later because of it.
 func TestTriggersOfAnUnregisteredFunction(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -346,8 +346,8 @@ func TestTriggersOfAnUnregisteredFunction(t *testing.T) {
 	}
 }
 
-// A function may be registered again under its id while the refusal of the former one is
-// on its way.
+// A function may be registered again under its id while the rejection of the previous one
+// is in transit.
 func TestRefusalOfAFormerRegistration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts := 0
@@ -378,7 +378,7 @@ func TestRefusalOfAFormerRegistration(t *testing.T) {
 	})
 }
 
-// A drain does not wait for the fence of triggers that it takes back.
+// A drain does not wait for the fence of triggers that it unregisters.
 func TestShutdownWhileTriggersWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: slowPongs(time.Second)})
@@ -402,8 +402,8 @@ func TestShutdownWhileTriggersWait(t *testing.T) {
 	})
 }
 
-// Requests that wait for a trigger survive a connection that dies under them, are bounded,
-// and are not refused for want of room while the client is connected.
+// Requests that wait for a trigger survive a broken connection, are bounded, and are not
+// rejected for lack of room while the client is connected.
 func TestRequestsThatWaitForATrigger(t *testing.T) {
 	t.Run("the connection dies", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -486,7 +486,7 @@ func TestRequestsThatWaitForATrigger(t *testing.T) {
 	})
 }
 
-// slowConn writes a piece a second.
+// slowConn writes one piece per second.
 type slowConn struct{ net.Conn }
 
 func (c slowConn) Write(p []byte) (int, error) {
@@ -496,7 +496,8 @@ func (c slowConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// The time of a fence does not run while it waits behind a large message of this client.
+// The timeout of a fence does not start while the fence waits behind a large message of
+// this client.
 func TestSlowUploadDoesNotEndTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -578,7 +579,7 @@ func TestFunctionsOfManyOwnersAreTakenOver(t *testing.T) {
 				if m.Type == "registerfunction" {
 					attempts = append(attempts, time.Now())
 				}
-				if m.Type == "registerfunction" && (!gone || m.ID == "f0") { // its owner stays, and is not listed
+				if m.Type == "registerfunction" && (!gone || m.ID == "f0") { // its owner remains, but is not listed
 					c.send(fmt.Sprintf(`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":%q,"owner_worker_id":"owner of %s"}`, m.ID, m.ID))
 				}
 				return false
@@ -632,8 +633,8 @@ func TestFunctionsOfManyOwnersAreTakenOver(t *testing.T) {
 	})
 }
 
-// A worker that waits for its name registers its functions once, also if the engine is slow
-// to answer.
+// A worker that waits for its name registers its functions once, even if the engine
+// answers slowly.
 func TestWorkerThatGetsItsNameLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool {

@@ -152,7 +152,7 @@ func TestWhatCannotSucceedIsNotRepeated(t *testing.T) {
 	}
 }
 
-// The waits grow, are spread, and never pass the context.
+// The delays grow, are randomized, and never exceed the context.
 func TestDelaysBetweenAttempts(t *testing.T) {
 	p := &RetryPolicy{InitialDelay: 50 * time.Millisecond, MaxDelay: 300 * time.Millisecond}
 	for n, want := range []time.Duration{1: 50, 2: 100, 3: 200, 4: 300, 5: 300, 6: 300} {
@@ -226,7 +226,7 @@ func TestPoliciesAreChecked(t *testing.T) {
 	}
 }
 
-// The client's own calls about its registrations are made once each.
+// The client makes its own calls about its registrations only once.
 func TestOwnCallsAreNotRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts := 0
@@ -247,7 +247,7 @@ func TestOwnCallsAreNotRepeated(t *testing.T) {
 	})
 }
 
-// SafeToRetry and the sentinels look into every error of a tree.
+// SafeToRetry and the sentinel errors examine every error of a tree.
 func TestOutcomesInsideOtherErrors(t *testing.T) {
 	draining, overloaded := &Error{Code: CodeWorkerDraining}, &Error{Code: CodeOverloaded, Message: "m", FunctionID: "f"}
 	sold := &Error{Code: "sold_out"}
@@ -289,8 +289,8 @@ func TestOutcomesInsideOtherErrors(t *testing.T) {
 	}
 }
 
-// The codes with which the package answers in place of a handler are its own alone: a handler
-// that returns the error of a call that it made has begun.
+// Codes that the package sends in place of a handler are reserved: a handler that returns
+// such an error from one of its own calls has already started.
 func TestCodesOfCalleesAreNotTheCallersOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})

@@ -30,7 +30,7 @@ func shopMux() *http.ServeMux {
 	return mux
 }
 
-// A router sees every request below its prefix, up to its depth.
+// A router receives every request below its prefix, up to its depth.
 func TestRouterServesAPrefix(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
@@ -60,7 +60,7 @@ func TestRouterServesAPrefix(t *testing.T) {
 			{"DELETE", "/shop/files/a/b", "", 200, "DELETE /shop/files/a/b [DELETE /shop/files/{rest...}||a/b] "},
 			{"PUT", "/shop/items/7", "", 405, "Method Not Allowed\n"}, // the mux's own
 			{"GET", "/shop/nothing", "", 404, "404 page not found\n"}, // likewise
-			{"GET", "/shop/health", "", 200, `"well"`},                // the more precise route
+			{"GET", "/shop/health", "", 200, `"well"`},                // the more specific route
 			{"HEAD", "/shop/items/7", "", 200, ""},
 			{"DELETE", "/shop/files/a/b/c", "", 404, ""}, // too deep: answered by the engine
 			{"GET", "/shop/items/", "", 404, ""},         // likewise
@@ -84,7 +84,7 @@ func TestRouterServesAPrefix(t *testing.T) {
 		if triggers := bound(t, e, c); len(triggers) != 1 {
 			t.Errorf("the triggers %v are left", triggers)
 		}
-		if _, err := c.MountRouter("shop/", shopMux(), iii.RouterOptions{}); err != nil { // the prefix is free again
+		if _, err := c.MountRouter("shop/", shopMux(), iii.RouterOptions{}); err != nil { // the prefix is available again
 			t.Error(err)
 		}
 	})
@@ -120,7 +120,7 @@ func TestRoutersOverlap(t *testing.T) {
 	})
 }
 
-// A router is registered whole or not at all.
+// A router is registered completely or not at all.
 func TestRoutersThatCannotBe(t *testing.T) {
 	typed := func(method, path string) func(*iii.Client) error {
 		return func(c *iii.Client) error {

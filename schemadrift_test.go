@@ -51,7 +51,7 @@ func TestHashOfASchemaIsThatOfItsDemands(t *testing.T) {
 			t.Errorf("hash of %s: %q and no error", wrong, got)
 		}
 	}
-	// Large numbers, which have no other spelling, stay apart.
+	// Large numbers that have no other spelling remain distinct.
 	a, errA := iii.HashSchema(json.RawMessage(`{"maximum":18446744073709551615}`))
 	b, errB := iii.HashSchema(json.RawMessage(`{"maximum":18446744073709551614}`))
 	if a == b || errA != nil || errB != nil {

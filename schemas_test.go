@@ -157,7 +157,7 @@ func TestSchemaIDs(t *testing.T) {
 	}
 }
 
-// Each enumeration whose values the generator does not declare has them in enums.go.
+// The constants of each enumeration that the generator does not declare are in enums.go.
 func TestEnumsMatchSchemas(t *testing.T) {
 	want := make(map[string][]string)
 	for name, def := range definitions(t) {
@@ -171,7 +171,7 @@ func TestEnumsMatchSchemas(t *testing.T) {
 			want[name] = append(want[name], strings.TrimSuffix(constant, ":")+"="+value["const"].(string))
 		}
 	}
-	// An open enumeration: these are on the socket or come from stream::send.
+	// An open enumeration: these values are on the socket or come from stream::send.
 	want["StreamEventType"] = append(want["StreamEventType"],
 		"StreamEventTypeSync=sync", "StreamEventTypeEvent=event", "StreamEventTypeUnauthorized=unauthorized")
 

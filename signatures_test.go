@@ -23,8 +23,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// The names and signatures that programs are compiled against. A change that does
-// not compile here is a change for every user.
+// The names and signatures that programs depend on. A change that does not compile here
+// affects every user.
 
 type (
 	sigIn      struct{ N int }
@@ -163,7 +163,7 @@ type clientMethods interface {
 
 var _ clientMethods = (*iii.Client)(nil)
 
-// Methods of what the client makes.
+// Methods of the values that the client creates.
 var (
 	_ interface {
 		ID() string
@@ -329,8 +329,8 @@ var (
 	_ = iii.TriggerAction{Action: iii.ActionVoid{}}
 )
 
-// The variants of the unions, the messages, and the types of the reference page that
-// nothing above names.
+// The variants of the unions, the messages, and the types of the reference page that are
+// not listed above.
 var _ = []any{
 	iii.UpdateSet{}, iii.UpdateMerge{}, iii.UpdateIncrement{}, iii.UpdateDecrement{}, iii.UpdateAppend{}, iii.UpdateRemove{},
 	iii.HTTPAuthHMAC{}, iii.HTTPAuthBearer{}, iii.HTTPAuthAPIKey{}, iii.HTTPMethod(""), iii.ActionVoid{}, iii.ActionEnqueue{},

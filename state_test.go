@@ -16,7 +16,7 @@ type cart struct {
 	Total int      `json:"total"`
 }
 
-// check compares what a call has returned.
+// check compares the results of a call.
 func check[T any](t *testing.T, what string, want, got T, err error) {
 	t.Helper()
 	if err != nil {
@@ -139,7 +139,7 @@ func TestStateErrors(t *testing.T) {
 	}
 }
 
-// The calls of the recording get its answers, sent and read by State.
+// The recorded calls, made with State, receive the recorded answers.
 func TestStateAsRecorded(t *testing.T) {
 	calls := recordedCalls(t, "state", "state::")
 	var good []recordedCall

@@ -58,7 +58,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// Everything that happens to a stream reaches its trigger as a typed event.
+// Every change of a stream reaches its trigger as a typed event.
 func TestStreamTrigger(t *testing.T) {
 	c := connected(t)
 	ctx := t.Context()
@@ -104,13 +104,13 @@ func TestStreamTrigger(t *testing.T) {
 		{Type: "delete", ID: "i", Data: "5"},
 		{Type: "event", Event: `{"data":null,"type":"end"}`},
 	}
-	// Different events may overlap on their way to the handler.
+	// The handler may receive different events in any order.
 	if diff := cmp.Diff(want, got, cmpopts.SortSlices(func(a, b seen) bool { return fmt.Sprint(a) < fmt.Sprint(b) })); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
 }
 
-// The calls of the recordings get their answers, sent and read by Stream.
+// The recorded calls, made with Stream, receive the recorded answers.
 func TestStreamAsRecorded(t *testing.T) {
 	for _, name := range []string{"streams", "stream-socket", "stream-provider"} {
 		t.Run(name, func(t *testing.T) {
@@ -122,7 +122,8 @@ func TestStreamAsRecorded(t *testing.T) {
 				if err := json.Unmarshal(call.data, &in); err != nil {
 					t.Fatal(err)
 				}
-				// What Stream cannot send: inputs that the engine refuses or ignores.
+				// Recorded inputs that Stream cannot send, because the engine rejects or
+				// ignores them.
 				return call.err != nil || call.functionID == "stream::send" && in.ItemID != nil
 			})
 			c, engine := answerAsRecorded(t, calls)

@@ -17,8 +17,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// shelf is a StreamProvider in memory. Each change is a read and a write, so that
-// what happens at once to an item is lost unless somebody keeps them apart.
+// shelf is a StreamProvider in memory. Each change reads and writes the item, so
+// concurrent changes to an item are lost unless the caller isolates them.
 type shelf struct {
 	mu    sync.Mutex
 	items map[string]map[string]json.RawMessage // by group and item
@@ -221,7 +221,7 @@ func TestStreamProviderUpdatesConcurrent(t *testing.T) {
 	}
 }
 
-// heldShelf lets a test hold a Get.
+// heldShelf lets a test delay a Get.
 type heldShelf struct {
 	shelf
 	entered, leave chan struct{}
@@ -233,7 +233,8 @@ func (s *heldShelf) Get(ctx context.Context, in iii.StreamGetInput) (json.RawMes
 	return s.shelf.Get(ctx, in)
 }
 
-// While an update reads an item, a Set of it waits; other items do not.
+// While an update reads an item, a Set of that item waits, and Sets of other items do
+// not.
 func TestStreamProviderUpdateKeepsSetAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &heldShelf{entered: make(chan struct{}), leave: make(chan struct{})}

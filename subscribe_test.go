@@ -109,7 +109,7 @@ func TestSubscribe(t *testing.T) {
 	})
 }
 
-// After a connection that broke the state comes again, with what was missed.
+// After a broken connection, the state is sent again and includes the missed changes.
 func TestSubscribeComesBack(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		setItem(t, c, "chat", "room", "m0", 0)
@@ -203,7 +203,8 @@ func TestSubscribeRefused(t *testing.T) {
 	}, iiitest.WithStreamAuth("streams::auth"))
 }
 
-// lastError loops to the end and returns the error, which must come once and last.
+// lastError runs the loop to its end and returns the error, which must be yielded once
+// and last.
 func lastError(t *testing.T, messages iter.Seq2[iii.StreamMessage, error], each func(iii.StreamMessage)) (last error) {
 	t.Helper()
 	for m, err := range messages {
@@ -281,8 +282,8 @@ func TestSubscribeGivesUp(t *testing.T) {
 	})
 }
 
-// A silent peer is noticed within a minute; one that answers pings is not, nor a
-// loop that is slow.
+// A silent peer is detected within a minute, unlike a peer that answers pings or a slow
+// loop.
 func TestSubscribeKeepalive(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		w.set(func(w *wire) { w.mute = true })

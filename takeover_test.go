@@ -34,13 +34,13 @@ type replica struct {
 	errs   []error // the notifications of the state listener
 }
 
-// startReplica connects a worker that setup has given its functions.
+// startReplica connects a worker with the functions that setup registers.
 func startReplica(t *testing.T, e *iiitest.Engine, name string, setup func(r *replica), opts ...iii.Option) *replica {
 	t.Helper()
 	return startReplicaAt(t, e, e.URL(), name, setup, opts...)
 }
 
-// startReplicaAt is startReplica at another port of the engine.
+// startReplicaAt is like startReplica, at another port of the engine.
 func startReplicaAt(t *testing.T, e *iiitest.Engine, url, name string, setup func(r *replica), opts ...iii.Option) *replica {
 	t.Helper()
 	r := &replica{}
@@ -65,7 +65,7 @@ func startReplicaAt(t *testing.T, e *iiitest.Engine, url, name string, setup fun
 	return r
 }
 
-// serve registers functions that answer with the name of the worker.
+// serve registers functions that return the name of the worker.
 func serveName(t *testing.T, ids ...string) func(r *replica) {
 	return func(r *replica) {
 		t.Helper()
@@ -102,11 +102,11 @@ func (r *replica) told() (refusals, takeovers int) {
 	return refusals, takeovers
 }
 
-// inPlaceOf are the messages of engines with observers in place of triggers.
+// inPlaceOf maps messages to those of engines with observers in place of triggers.
 var inPlaceOf = map[string]string{"registertrigger": "observe", "unregistertrigger": "unobserve"}
 
-// sent lists the messages of a type, or in its place, that a worker has sent since a time, with the ids in
-// them.
+// sent lists the messages of a type, or of its replacement, that a worker has sent since
+// a time, with their ids.
 func sent(e *iiitest.Engine, name, kind string, since time.Time) (ids []string, at []time.Time) {
 	for _, f := range e.Frames() {
 		if f.WorkerName == name && !f.Time.Before(since) && f.Direction == iiitest.ToEngine && (f.Type() == kind || f.Type() == inPlaceOf[kind]) {
@@ -211,7 +211,7 @@ func TestFirstAttemptComesAfterAQuarterOfASecond(t *testing.T) {
 	})
 }
 
-// An owner that lives may give one function up.
+// A live owner may release one function.
 func TestFunctionGivenUpByALivingOwnerIsTakenOver(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		old := startReplica(t, e, "old", serveName(t, manyIDs(300)...))
@@ -295,7 +295,7 @@ func serveAll(t *testing.T, ran func(kind, worker string)) func(r *replica) {
 	}
 }
 
-// get asks the engine for a route over a connection of its own.
+// get requests a route of the engine over a new connection.
 func get(t *testing.T, e *iiitest.Engine, path string) (status int, body string) {
 	t.Helper()
 	transport := &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}
@@ -312,8 +312,8 @@ func get(t *testing.T, e *iiitest.Engine, path string) (status int, body string)
 	return resp.StatusCode, string(b)
 }
 
-// What fires once fires once before, during and after an update, whose functions run
-// where they are served; and a replica that fails leaves everything as it was.
+// Each event fires once before, during and after an update, on the worker that serves the
+// function; and a replica that fails changes nothing.
 func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		var mu sync.Mutex
@@ -385,13 +385,13 @@ func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
 	})
 }
 
-// Between the end of a connection's functions and that of its triggers the engine could
-// take away the route of the worker that has taken the functions over.
+// Between removing the functions and the triggers of an ended connection, the engine
+// could remove the route of the worker that has taken the functions over.
 func TestTriggersWaitForThoseOfTheFormerOwner(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		cleanup time.Duration // how long the engine takes between the two steps
-		latest  time.Duration // after which the route answers for good
+		cleanup time.Duration // time between the two steps in the engine
+		latest  time.Duration // time until the route responds permanently
 	}{
 		{"at once", 0, time.Second},
 		{"soon", 700 * time.Millisecond, 1200 * time.Millisecond},
@@ -556,8 +556,8 @@ func TestHeldTriggersAreNotTakenBack(t *testing.T) {
 	}
 }
 
-// A call that is made after a trigger finds it registered, though the trigger has waited
-// for its function.
+// A call that is made after a trigger finds the trigger registered, even if the trigger
+// has waited for its function.
 func TestCallsStayBehindTheTriggersRegisteredBefore(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := startReplica(t, e, "a", func(*replica) {})
@@ -582,15 +582,15 @@ func TestCallsStayBehindTheTriggersRegisteredBefore(t *testing.T) {
 	})
 }
 
-// The engine refuses a route whose path another worker has with other names of
-// parameters.
+// The engine rejects a route if another worker has the same path with other parameter
+// names.
 func TestRouteWithOtherParameterNamesIsTakenOver(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025} {
 		t.Run(protocol.String(), func(t *testing.T) {
 			routeWithOtherParameterNamesIsTakenOver(t, protocol, iii.CodeTriggerRegistrationFailed, 3*time.Second)
 		})
 	}
-	t.Run("0.26", func(t *testing.T) { // the engine waits 5 s for a worker that it has lost
+	t.Run("0.26", func(t *testing.T) { // the engine waits 5 s for a lost worker
 		routeWithOtherParameterNamesIsTakenOver(t, iiitest.Protocol026, iii.CodeHTTPRouteConflict, 8*time.Second)
 	})
 }
@@ -624,7 +624,7 @@ func routeWithOtherParameterNamesIsTakenOver(t *testing.T, protocol iiitest.Prot
 	}, iiitest.WithProtocol(protocol))
 }
 
-// A refusal that is about the registration itself is final.
+// A rejection because of the registration itself is final.
 func TestWhatNobodyHoldsIsNotTriedAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := startReplica(t, e, "a", serveName(t, "engine::mine"), iii.WithNamespace("blue"))
@@ -744,7 +744,7 @@ func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
 					body   string
 				}
 				answers := make(chan answer, 1)
-				go func() { // it waits for its turn, and is turned away
+				go func() { // waits for its turn, and is rejected
 					transport := &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}
 					defer transport.CloseIdleConnections()
 					resp, err := (&http.Client{Transport: transport}).Get(e.HTTPURL() + "/orders")
@@ -776,13 +776,13 @@ func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
 	}
 }
 
-// A rolling update and a failed canary under load: what the visitors of a route and the
-// callers of a function see.
+// A rolling update and a failed canary under load: the answers to clients of a route and
+// to callers of a function.
 func TestReplicasUnderLoad(t *testing.T) {
 	const perSecond = 300
-	// load asks the route and calls the function perSecond times each, until stop is
-	// called, which returns what came of it and how long the longest gap without an answer
-	// of a worker was.
+	// load requests the route and calls the function perSecond times each until stop is
+	// called. stop returns the outcomes and the longest gap without an answer of a
+	// worker.
 	load := func(t *testing.T, e *iiitest.Engine, caller *replica) (stop func() (routes, calls map[string]int, gap time.Duration)) {
 		var mu sync.Mutex
 		routes, calls := map[string]int{}, map[string]int{}
@@ -987,7 +987,8 @@ func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 	})
 }
 
-// A worker that leaves is noticed, however much others hold besides.
+// The client detects that a worker has left, regardless of the number of other
+// registrations.
 func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
 	rounds := 5
 	if iii.RaceEnabled {
@@ -1104,8 +1105,8 @@ func TestClientMayEndDuringATakeover(t *testing.T) {
 	}
 }
 
-// A program may register a trigger as soon as it hears of the takeover. It waits like those
-// that were there before.
+// A program may register a trigger as soon as it receives the notice of the takeover. The
+// trigger waits like those registered before.
 func TestTriggerRegisteredRightAfterATakeover(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), staysAway)
@@ -1181,7 +1182,7 @@ func TestTriggersWaitForAFormerOwnerThatIsNotListed(t *testing.T) {
 	})
 }
 
-// Triggers of third workers that run the function stay, and delay nothing.
+// Triggers of other workers that run the function remain, and do not delay the takeover.
 func TestTriggersDoNotWaitForThoseOfThirdWorkers(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}))
@@ -1206,8 +1207,8 @@ func TestTriggersDoNotWaitForThoseOfThirdWorkers(t *testing.T) {
 	})
 }
 
-// Access control may hide what a takeover asks for, and puts a prefix before the ids of
-// functions.
+// Access control may hide the listings that a takeover requires, and adds a prefix to the
+// ids of functions.
 func TestTakeoverBehindAccessControl(t *testing.T) {
 	const workers, triggers = "engine::workers::list", "engine::registered-triggers::list"
 	for _, test := range []struct {
@@ -1309,7 +1310,7 @@ func (memoryStream) Groups(context.Context, iii.StreamListGroupsInput) ([]string
 	return nil, nil
 }
 
-// Functions without a handler of the program are taken over like others.
+// Functions without a handler in the program are taken over like others.
 func TestProvidedStreamsAndHTTPFunctionsAreTakenOver(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		setup := func(r *replica) {
@@ -1344,7 +1345,7 @@ func TestProvidedStreamsAndHTTPFunctionsAreTakenOver(t *testing.T) {
 	})
 }
 
-// counted is a log of which the lines are counted, by message.
+// counted counts the lines of a log by message.
 type counted struct {
 	mu    sync.Mutex
 	lines map[string]int
@@ -1415,8 +1416,8 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 	})
 }
 
-// An engine with triggers drops the registration of a trigger type that access control forbids,
-// without a word. On one with observers a type is a function.
+// An engine with triggers silently drops a trigger type that access control forbids. On
+// an engine with observers, a type is a function.
 func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "gate", func(r *replica) {
@@ -1439,8 +1440,8 @@ func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}), withTriggers)
 }
 
-// A worker that waits for its name can be ended at any time, and fails for the reasons for
-// which others fail.
+// A worker that waits for its name can be ended at any time, and fails for the same
+// reasons as others.
 func TestWorkerThatWaitsForItsName(t *testing.T) {
 	waiting := func(t *testing.T, e *iiitest.Engine, opts ...iii.Option) *iii.Client {
 		t.Helper()
@@ -1587,7 +1588,7 @@ func TestWorkerThatWaitsForItsName(t *testing.T) {
 	})
 }
 
-// frames lists the messages of a type that workers of a name have sent.
+// frames lists the messages of a type from workers with a name.
 func frames(e *iiitest.Engine, name, kind string) (list []iiitest.Frame) {
 	for _, f := range e.Frames() {
 		if f.WorkerName == name && f.Direction == iiitest.ToEngine && (f.Type() == kind || f.Type() == inPlaceOf[kind]) {
@@ -1597,7 +1598,7 @@ func frames(e *iiitest.Engine, name, kind string) (list []iiitest.Frame) {
 	return list
 }
 
-// churn is a replica whose functions come and go.
+// churn is a replica whose functions appear and disappear.
 type churn struct {
 	*replica
 	t         *testing.T
@@ -1633,9 +1634,9 @@ func (c *churn) remove(id string, alone bool) {
 	delete(c.functions, id)
 }
 
-// checkHeldTriggers reads the log of messages: no trigger of a function that its worker has
-// registered on this connection comes before the pong behind the function, nor while the
-// latest attempt is refused.
+// checkHeldTriggers checks the log of messages: no trigger of a function that its worker
+// has registered on this connection precedes the pong after the function, or is sent
+// while the latest attempt is rejected.
 func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 	t.Helper()
 	type attempt struct {
@@ -1741,7 +1742,8 @@ func TestReplicasConcurrent(t *testing.T) {
 						time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
 					default:
 						if c.functions[id] != nil {
-							// The trigger of a function that was served would stay at the engine.
+							// The trigger of a function that was served would remain in
+							// the engine.
 							c.remove(id, r.IntN(2) == 0 && c.functions[id].Err() != nil)
 						} else {
 							c.add(id)
@@ -1796,7 +1798,7 @@ func TestReplicasConcurrent(t *testing.T) {
 				check("both", both[0], both[1])
 				gone := r.IntN(2)
 				_ = both[gone].Close()
-				time.Sleep(6 * time.Second) // its observers have 5 s to come back
+				time.Sleep(6 * time.Second) // its observers have a grace period of 5 s
 				check("one", both[1-gone])
 				if n := both[1-gone].Stats().FunctionsRefused; n > 0 {
 					t.Errorf("%d functions are refused", n)

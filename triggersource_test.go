@@ -16,7 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// activate runs a function of the client for an observer and returns the id of the call.
+// activate invokes a function of the client for an observer and returns the id of the
+// call.
 func (c *peerConn) activate(functionID, observerID, data string) string {
 	id := newInvocationID().String()
 	c.send(fmt.Sprintf(`{"type":"invokefunction","invocation_id":%q,"function_id":%q,"data":%s,"metadata":{"m":1},`+
@@ -204,7 +205,7 @@ func TestTriggersAreObserversOnEnginesWithoutTriggers(t *testing.T) {
 				if result != `"done"` {
 					t.Errorf("result %s", result)
 				}
-				// A call that no trigger makes stays as it is.
+				// A call without a trigger is passed on unchanged.
 				p.outcome(p.conn(0).invoke("f", test.event))
 				wantJSON(t, "payload of a call", test.event, <-payloads)
 				p.outcome(p.conn(0).activate("f", "somebody else's", test.event))
@@ -379,8 +380,8 @@ func TestCronTickIsSkippedWhileTheHandlerRuns(t *testing.T) {
 	})
 }
 
-// The observer of a function that runs elsewhere calls it directly where nothing is to be
-// adapted, and a private function here otherwise.
+// An observer of a function on another worker calls the function directly if nothing has
+// to be adapted, and otherwise a private function of this worker.
 func TestForeignTargetsAreCalledThroughAnAdapterWhereNeeded(t *testing.T) {
 	for name, test := range map[string]struct {
 		config  TriggerConfig
@@ -631,7 +632,7 @@ func (b *syncBuffer) String() string {
 	return b.text.String()
 }
 
-// One program on engines of all generations, one after the other under it.
+// One program runs on engines of all generations, one after the other.
 func TestTriggersAreReplayedInTheFormOfTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		generations := []generation{withoutObservers, withV1, withV2, withoutObservers, withV2, withV1}
@@ -663,7 +664,7 @@ func TestTriggersAreReplayedInTheFormOfTheEngine(t *testing.T) {
 	})
 }
 
-// What another live worker serves is left to it: its queue, its ticks and its routes.
+// A worker does not take queues, ticks and routes from another live worker.
 func TestTriggersAreHeldWithTheirFunctionOnEnginesWithObservers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -675,7 +676,7 @@ func TestTriggersAreHeldWithTheirFunctionOnEnginesWithObservers(t *testing.T) {
 				c.send(fmt.Sprintf(`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":%q,"owner_worker_id":"w"}`, m.ID))
 				return true
 			}
-			if m.FunctionID == "engine::registered-triggers::list" { // as an engine without triggers
+			if m.FunctionID == "engine::registered-triggers::list" { // like an engine without triggers
 				c.fail(m, "function_not_found", "no")
 				return true
 			}
@@ -720,7 +721,7 @@ func TestTriggersAreHeldWithTheirFunctionOnEnginesWithObservers(t *testing.T) {
 			}
 		}
 		mu.Lock()
-		held = false // the engine frees functions before it lets go of the rest
+		held = false // the engine releases functions before the other registrations
 		mu.Unlock()
 		for route.Err() != nil {
 			time.Sleep(10 * time.Millisecond)

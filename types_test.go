@@ -443,14 +443,14 @@ func TestHTTPMethodValid(t *testing.T) {
 	}
 }
 
-// sample is a payload that must come back as it was.
+// sample is a payload that must encode as it was decoded.
 type sample struct {
 	value func() any
 	doc   string
 }
 
-// builtinSamples are payloads that no recording holds, as the specification of the
-// functions and triggers has them.
+// builtinSamples are payloads that are not recorded, as specified for the functions and
+// triggers.
 var builtinSamples = []sample{
 	{newOf[StateUpdateResult], `{"old_value":{"n":1},"new_value":{"n":2},"errors":[{"op_index":1,"code":"set.path.proto_polluted","message":"m","doc_url":"u"}]}`},
 	{newOf[StateSetInput], `{"scope":"","key":"","value":null}`},
@@ -1107,7 +1107,8 @@ func (e exceptions) checkUnused(t *testing.T) {
 	}
 }
 
-// observerExceptions are lines of testdata/observers.jsonl that do not come back as they were.
+// observerExceptions are lines of testdata/observers.jsonl that do not encode as they
+// were.
 var observerExceptions = map[string]string{
 	"5": "the type writes the defaults of an observer",
 }
@@ -1376,7 +1377,7 @@ var builtinTypes = map[string]struct{ input, result func() any }{
 }
 
 // builtinTriggers returns new values for the config and the payload of each built-in
-// trigger type; a nil payload is what somebody published.
+// trigger type; a nil payload means the published message.
 var builtinTriggers = map[string]struct{ config, payload func() any }{
 	"http":                        {newOf[HTTPTriggerConfig], newOf[HTTPRequest[JSONValue]]},
 	"cron":                        {newOf[CronTriggerConfig], newOf[CronEvent]},
@@ -1401,8 +1402,8 @@ type payload struct {
 	value func() any
 }
 
-// recordedPayloads returns the payloads of built-in calls and triggers in the
-// recordings: inputs, results, trigger configs and what triggers delivered.
+// recordedPayloads returns the recorded payloads of built-in calls and triggers: inputs,
+// results, trigger configs and delivered events.
 func recordedPayloads(t *testing.T) []payload {
 	t.Helper()
 	var payloads []payload
@@ -1506,8 +1507,8 @@ func listedConfigs(result json.RawMessage) iter.Seq2[string, payload] {
 	}
 }
 
-// triggerPayload returns new values for what a function gets that is bound to
-// triggers of these types, and for what it answers.
+// triggerPayload returns new values for the payload and the answer of a function that is
+// bound to triggers of these types.
 func triggerPayload(kinds map[string]struct{}, data json.RawMessage) (value, result func() any) {
 	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
 		switch {
@@ -1587,8 +1588,8 @@ var badPayloads = map[string]string{
 	"streams.jsonl:67":                  "neither group_id nor item_id; the engine refuses it",
 }
 
-// payloadExceptions are deliberate differences between what was recorded and what its
-// type makes of it, by type, kind of difference and path.
+// payloadExceptions are deliberate differences between a recorded payload and the
+// encoding of its type, by type, kind of difference and path.
 var payloadExceptions = map[string]string{
 	"CronEvent respelled actual_time":                                           sameInstant,
 	"CronEvent respelled scheduled_time":                                        sameInstant,
@@ -1672,7 +1673,7 @@ func checkGolden(t *testing.T, file string, got []byte) {
 	}
 }
 
-// builtinValues returns what makes a value of each type in the tables above.
+// builtinValues returns constructors for the types in the tables above.
 func builtinValues() []func() any {
 	var values []func() any
 	for _, f := range builtinTypes {
@@ -1684,15 +1685,15 @@ func builtinValues() []func() any {
 	return slices.DeleteFunc(values, func(v func() any) bool { return v == nil })
 }
 
-// typeName returns the name of what v points to, without the path of the package.
-// What JSONValue is an alias of differs between versions of Go.
+// typeName returns the name of the type that v points to, without the path of the
+// package. The alias JSONValue refers to different types in different versions of Go.
 func typeName(v any) string {
 	value := reflect.TypeFor[JSONValue]()
 	name := strings.ReplaceAll(reflect.TypeOf(v).Elem().String(), value.PkgPath()+"."+value.Name(), "JSONValue")
 	return regexp.MustCompile(`[\w/.-]*\.`).ReplaceAllString(name, "")
 }
 
-// payloadDifferences decodes raw into v, encodes the result, and reports what has changed.
+// payloadDifferences decodes raw into v, encodes the result, and returns the differences.
 func payloadDifferences(raw []byte, v any) ([]string, error) {
 	if err := json.Unmarshal(raw, v); err != nil {
 		return nil, err

@@ -19,14 +19,15 @@ type updateVector struct {
 	Initial        json.RawMessage `json:"initial"`
 	InitialMissing bool            `json:"initial_missing"`
 	Ops            json.RawMessage `json:"ops"`
-	Result         json.RawMessage `json:"result"` // absent if the call was refused
+	Result         json.RawMessage `json:"result"` // absent if the call was rejected
 	Stored         json.RawMessage `json:"stored"`
 
 	ops []UpdateOp
 }
 
-// updateVectors are the recorded answers to what this package can send: the engine
-// takes an operation as a list, too, and refuses what the types here cannot be.
+// updateVectors holds the recorded answers to operations that this package can send. The
+// engine also accepts an operation as a list, and rejects values that the types of this
+// package cannot represent.
 func updateVectors(t testing.TB) []updateVector {
 	t.Helper()
 	var vectors []updateVector
@@ -52,7 +53,7 @@ func updateVectors(t testing.TB) []updateVector {
 	return vectors
 }
 
-// sortedJSON is a document with sorted keys and its numbers as they were written.
+// sortedJSON returns a document with sorted keys and unchanged numbers.
 func sortedJSON(t testing.TB, doc []byte) string {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(doc))
@@ -97,8 +98,8 @@ func TestApplyUpdateVectors(t *testing.T) {
 	}
 }
 
-// TestApplyUpdate pins what the vectors leave open. want is the new value as
-// text; errs are the refusals, "index code: message".
+// TestApplyUpdate covers cases without a vector. want is the new value as text; errs
+// lists the rejections, "index code: message".
 func TestApplyUpdate(t *testing.T) {
 	key := strings.Repeat("k", 256)
 	manyMembers := map[string]int{}
@@ -207,9 +208,9 @@ func TestApplyUpdateNumbers(t *testing.T) {
 		{"18446744073709551615", math.MinInt64, "9223372036854775807"},
 		{"18446744073709551615", -1, "18446744073709551614"},
 		{"18446744073709551615", 1, ""},
-		{"18446744073709551616", 0, "1.8446744073709552e+19"}, // out of range: a float to the engine
+		{"18446744073709551616", 0, "1.8446744073709552e+19"}, // out of range: the engine reads a float
 		{"-9223372036854775809", 0, "-9.223372036854776e+18"},
-		{"-0", 0, "0.0"}, // a float to the engine: -0.0 + 0.0
+		{"-0", 0, "0.0"}, // the engine reads a float: -0.0 + 0.0
 		{"-0.0", 1, "1.0"},
 		{"1.0", 1, "2.0"},
 		{"1e2", 0, "100.0"},
