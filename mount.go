@@ -36,7 +36,6 @@ import (
 // detected even while the handler is idle: see [WithStreamHeartbeat].
 // [http.ResponseController] supports deadlines; [WithHTTPWriteTimeout] sets the default write
 // deadline.
-// for writes.
 //
 // A response that ends before it is flushed, and consists of at most 64 KiB of text, is sent
 // as one value. Any other response is streamed: a header with several values becomes one

@@ -222,7 +222,7 @@ func (t *observers) build(w *worker, m observeMessage) (o *observer, warnings []
 	case m.ID == "" || m.Source.FunctionID == "" || m.Target.FunctionID == "":
 		return nil, nil, errorBody("INVALID_ARGS", "an observer needs an id, a source and a target")
 	case o.args != nil && kindOf(o.args) != '{':
-		return nil, nil, errorBody("INVALID_ARGS", "args are no object")
+		return nil, nil, errorBody("INVALID_ARGS", "args are not an object")
 	case o.source == o.target:
 		return nil, nil, errorBody("SELF_TARGET", "function '%s' cannot be the target of its own observer", o.source.id)
 	}
