@@ -1016,6 +1016,7 @@ func TestAnswersToEarlierAttempts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				attempts := 0
+				var mu sync.Mutex
 				var held []*peerMessage // messages that wait for the second answer
 				p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
 					switch {
@@ -1030,13 +1031,22 @@ func TestAnswersToEarlierAttempts(t *testing.T) {
 						}
 						time.AfterFunc(time.Second, func() {
 							c.send(`{"type":"functionregistered","id":"f","namespace":"default","revision":0,"local_dispatch":true}`)
+							mu.Lock()
+							defer mu.Unlock()
 							for _, m := range held {
 								c.answer(m)
 							}
 						})
+						mu.Lock()
+						defer mu.Unlock()
 						held = []*peerMessage{}
 						return true
-					case m.Type == "ping" && held != nil:
+					case m.Type == "ping":
+						mu.Lock()
+						defer mu.Unlock()
+						if held == nil {
+							return false
+						}
 						held = append(held, m)
 						return true
 					}
