@@ -37,19 +37,19 @@ func TestChat(t *testing.T) {
 	grace.Resize(390, 640)
 	grace.Screenshot("chat-narrow")
 
-	// The other room has nothing of it.
+	// The other room shows no messages of the first room.
 	grace.Click("nav a:not([aria-current])")
 	grace.WaitText("#state", "only you are here")
 	ada.WaitText("#state", "only you are here")
 	grace.WaitVisible("#empty")
 
-	// Who comes back finds what was said meanwhile.
+	// After a return to a room, the page shows the messages that were sent in the meantime.
 	ada.Type("#text", "Where are you?\n")
 	ada.WaitText("li.mine p", "Where are you?")
 	browser.Eval[any](grace, "history.back()")
 	grace.WaitText("li p", "Where are you?")
 	ada.WaitText("#state", "2 people are here")
 
-	// A room that there is not lets nobody in.
+	// The chat rejects visitors of a room that does not exist.
 	chromium.Open(url+"?room=cellar").WaitText("#state", "there is no such room")
 }

@@ -29,7 +29,7 @@ type order struct {
 	CardToken string `json:"card_token,omitempty"`
 }
 
-// shopWorker is a client with telemetry, under a name.
+// shopWorker returns a client with the given worker name, and its telemetry.
 func shopWorker(t *testing.T, engine *iiitest.Engine, name string) (*iii.Client, *iii.Telemetry, *slog.Logger) {
 	t.Helper()
 	url := engine.URL()
@@ -58,8 +58,8 @@ func must[T any](t *testing.T) func(v T, err error) T {
 	}
 }
 
-// demonstrate runs two workers that do a bit of everything. What it returns makes an
-// order over HTTP.
+// demonstrate runs two workers that use most features of the engine. The function that it
+// returns places an order over HTTP.
 func demonstrate(t *testing.T, engine *iiitest.Engine) func(item string, quantity int) {
 	t.Helper()
 	warehouse, _, stockLog := shopWorker(t, engine, "warehouse")
@@ -144,7 +144,7 @@ func demonstrate(t *testing.T, engine *iiitest.Engine) func(item string, quantit
 	}
 }
 
-// visitConsole opens a part of the console and waits for what it should show.
+// visitConsole opens a part of the console and waits for the expected text.
 func visitConsole(page *browser.Page, hash, selector, text string) {
 	browser.Eval[any](page, `location.hash = "`+hash+`"`)
 	page.WaitText(selector, text)
@@ -222,7 +222,7 @@ func TestConsole(t *testing.T) {
 		picture("logs")
 		visitConsole(page, "#/metrics", ".plot", "orders.placed")
 		page.WaitVisible(".plot path")
-		// What is left out is counted, and is in the total.
+		// The page counts the series that it does not plot, and includes them in the total.
 		page.Wait(`() => [...document.querySelectorAll(".plot")].some(p => /^visits\n[^]*\n124\n[^]*and 54 more series$/.test(p.innerText.trim()))`)
 		page.Wait(`() => [...document.querySelectorAll(".plot")].some(p => /^waits\n[^]*\n62 values\n[^]*and 59 more series$/.test(p.innerText.trim()))`)
 		picture("metrics")
@@ -264,8 +264,8 @@ func TestConsole(t *testing.T) {
 	page.Wait(`() => document.querySelector(".live").classList.contains("off")`)
 }
 
-// visitStores tries what the console shows of state, streams, queues and dead letters, while
-// it changes.
+// visitStores verifies the console's views of state, streams, queues and dead letters while
+// their contents change.
 func visitStores(t *testing.T, page *browser.Page, engine *iiitest.Engine) {
 	t.Helper()
 	ctx := t.Context()

@@ -103,7 +103,7 @@ func TestClickOnWhatIsReplaced(t *testing.T) {
 	page.WaitText("p", "1")
 }
 
-// recorder is a test whose errors and cleanups are kept.
+// recorder is a testing.TB that records errors and cleanup functions.
 type recorder struct {
 	testing.TB
 	mu       sync.Mutex

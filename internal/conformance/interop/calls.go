@@ -144,18 +144,19 @@ var calls = []scenario{
 	}},
 }
 
-// tooSlow is how many milliseconds a function takes whose caller waits for 200: so many
-// that a machine which does nothing else for a second does not bring both together.
+// tooSlow is the duration, in milliseconds, of a function whose caller waits for only 200 ms.
+// It is so long that the caller times out first even on a machine that stalls for a second.
 const tooSlow = 5000
 
-// values go through the workers and must come back unchanged.
+// values holds payloads that must come back unchanged from the workers.
 var values = []json.RawMessage{
 	json.RawMessage(`{"text":"grüß dich, 世界 \u0000 \"quoted\" 🙂","nested":{"list":[1,"x",true,null,{"deep":[[]]}]},"empty":{}}`),
 	json.RawMessage(`[1,-2.5,1e21,0,9007199254740991]`),
 	json.RawMessage(`"plain"`), json.RawMessage(`""`), json.RawMessage(`42`), json.RawMessage(`false`), json.RawMessage(`[]`),
 }
 
-// fails notes a difference unless a step of the peer failed in a certain way.
+// fails notes a difference unless a step of the peer failed with the given code and with a
+// message that contains the given text.
 func (t *trial) fails(what string, r reply, code, message string) {
 	switch {
 	case r.Error == nil:
@@ -169,7 +170,7 @@ func (t *trial) fails(what string, r reply, code, message string) {
 
 func unregister(f *iii.Function) { _ = f.Unregister() }
 
-// startSecond starts another worker of the peer's SDK, until the trial ends.
+// startSecond starts a second worker of the peer's SDK. stop ends it.
 func (t *trial) startSecond(ctx context.Context, config peerConfig) (_ *peer, stop func()) {
 	p, err := startPeer(ctx, t.argv, t.dir, config)
 	t.must("a second worker of the peer", err)

@@ -22,8 +22,8 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// The control group passes every scenario, so what fails with another peer is not
-// the harness's fault.
+// The control group passes every scenario, so a failure with another peer is not the fault of
+// the harness.
 func TestControlGroup(t *testing.T) {
 	root, err := filepath.Abs("../../..")
 	if err != nil {
@@ -201,8 +201,8 @@ func TestSections(t *testing.T) {
 	}
 }
 
-// A scenario that waits for what never comes ends, and the run with it, unless the outcomes
-// are to be written.
+// A scenario ends even if the event that it awaits never happens. The run then ends as well,
+// unless it is to write the outcomes.
 func TestWaitingInVain(t *testing.T) {
 	dir := t.TempDir()
 	frames := filepath.Join(dir, "frames")

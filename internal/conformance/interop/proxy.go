@@ -7,8 +7,7 @@ import (
 	"sync"
 )
 
-// proxy is a TCP proxy between a peer and the engine, which can break the
-// connections that go through it.
+// proxy is a TCP proxy between a peer and the engine. It can cut the connections between them.
 type proxy struct {
 	listener net.Listener
 	target   string
@@ -25,7 +24,7 @@ type pair struct {
 	held         bool // the engine's side stays open although the peer's is gone
 }
 
-// newProxy starts a proxy to an address. Its own is addr.
+// newProxy starts a proxy that forwards to target. The proxy's own address is in addr.
 func newProxy(target string) (*proxy, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -69,7 +68,7 @@ func (p *proxy) serve(conn net.Conn) {
 	copies.Wait()
 }
 
-// ended closes both sides of a pair, unless the engine's is to be held.
+// ended closes both sides of a pair, or only the peer's side if the engine's side is held.
 func (p *proxy) ended(c *pair) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -80,8 +79,8 @@ func (p *proxy) ended(c *pair) {
 	}
 }
 
-// cut breaks all connections that go through the proxy now. With hold the engine
-// does not notice: its sides stay open, silent, until the proxy closes.
+// cut resets the peer's side of all current connections. If hold is set, the engine does not
+// notice: its sides stay open, without any data, until the proxy closes.
 func (p *proxy) cut(hold bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -186,7 +186,7 @@ func providerPeer(ctx context.Context, t *trial) {
 	}
 }
 
-// bell is a provider of ours.
+// bell is a trigger provider of the harness.
 type bell struct{ bound, unbound chan iii.TriggerBinding }
 
 func (b bell) Bind(_ context.Context, binding iii.TriggerBinding) error {
