@@ -54,7 +54,7 @@ func recordedLog(r *sdklog.Record) record {
 	return d
 }
 
-// logKeeper keeps what the SDK has recorded.
+// logKeeper keeps the log records that the SDK has emitted.
 type logKeeper struct{ records []record }
 
 func (k *logKeeper) OnEmit(_ context.Context, r *sdklog.Record) error {
@@ -138,8 +138,8 @@ func TestLogs(t *testing.T) {
 	}
 }
 
-// The logger and the slog handler, through the processor of StartTelemetry: all
-// arrive, in order.
+// Records of the logger and of the slog handler pass through the processor of StartTelemetry,
+// and all of them arrive in order.
 func TestLogger(t *testing.T) {
 	e, _ := connect(t)
 	url, name := e.URL(), "logger"

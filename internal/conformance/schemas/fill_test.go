@@ -10,7 +10,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// fullness says how much a filler puts into a value.
+// fullness selects which values a filler sets.
 type fullness int
 
 const (
@@ -19,7 +19,7 @@ const (
 	extreme                  // the greatest numbers, the smallest where they are signed
 )
 
-// unionSamples are values of the types that fields alone do not describe.
+// unionSamples holds values of the types that a filler cannot fill field by field.
 var unionSamples = map[reflect.Type][]any{
 	reflect.TypeFor[iii.HTTPAuthConfig](): {
 		iii.HTTPAuthConfig{Auth: iii.HTTPAuthHMAC{SecretKey: "SECRET"}},
@@ -55,10 +55,10 @@ var unionSamples = map[reflect.Type][]any{
 	},
 }
 
-// samples is the greatest number of samples of a union.
+// samples is the number of samples of the union that has the most.
 const samples = 7
 
-// filler makes values of the generated types.
+// filler creates values of the generated types.
 type filler struct {
 	definitions map[string]definition
 	fullness    fullness
@@ -118,7 +118,8 @@ func (f filler) fill(v reflect.Value, depth int) {
 	}
 }
 
-// fillStruct fills the fields. Those that may have one value only get it.
+// fillStruct fills the fields of a struct. A field with a constant value always gets that
+// value.
 func (f filler) fillStruct(v reflect.Value, depth int) {
 	constants := f.definitions[v.Type().Name()].constants()
 	for i := range v.NumField() {
