@@ -206,7 +206,7 @@ func TestIndexCandidates(t *testing.T) {
 		`{"k":[5]}`:              0,
 		`[]`:                     0,
 	} {
-		// The first entry may be filed under another path than the rest.
+		// The entry inserted first may be filed under a different path than the others.
 		if got := x.Candidates(&Document{Input: json.RawMessage(input)}); got > want+1 {
 			t.Errorf("%d candidates for %s, want %d", got, input, want)
 		}
@@ -274,7 +274,7 @@ func TestTreesHoldWhatMapsHold(t *testing.T) {
 		}
 		for i := range 20_000 {
 			key := float64(c.IntN(keys) - keys/2)
-			// Phases in which most changes add, and in which most remove.
+			// Phases with mostly insertions alternate with phases with mostly removals.
 			if c.IntN(10) < 2+6*(i/4000%2) {
 				x = x.remove(key)
 				delete(want, key)
