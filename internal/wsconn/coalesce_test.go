@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// An expired write stays expired, whatever deadline the WebSocket sets before the
-// next part of the message.
+// After writes have expired, they stay expired, even if the WebSocket sets another deadline
+// before the next part of the message.
 func TestExpiredWritesStayExpired(t *testing.T) {
 	near, far := net.Pipe()
 	defer near.Close()
@@ -37,7 +37,7 @@ func TestExpiredWritesStayExpired(t *testing.T) {
 	}
 }
 
-// recorder notes the sizes of writes and what was written.
+// recorder is a connection that records the data and the sizes of writes.
 type recorder struct {
 	net.Conn
 	sizes []int
@@ -104,8 +104,8 @@ func TestReadBuffersWorthKeeping(t *testing.T) {
 	}
 }
 
-// What bounds a write through, and how long it takes to fail when the peer reads
-// nothing, or only a few bytes per second.
+// Each case sets limits for a write through, and states how long the write takes to fail if
+// the peer reads nothing or only a few bytes per second.
 func TestWriteLimits(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -168,7 +168,7 @@ func TestWriteLimits(t *testing.T) {
 	}
 }
 
-// start is the initial time of a bubble's clock.
+// start is the initial time in a synctest bubble.
 var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // A control frame's deadline applies to that frame only.
