@@ -58,7 +58,7 @@ func runProgram(t *testing.T, args ...string) map[string]string {
 		name, url, _ := strings.Cut(line, " ")
 		addresses[name] = strings.TrimSpace(url)
 	}
-	go func() { _, _ = io.Copy(io.Discard, lines) }() // until run has ended
+	go func() { _, _ = io.Copy(io.Discard, lines) }() // discard the output until run ends
 	return addresses
 }
 

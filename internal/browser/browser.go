@@ -15,7 +15,7 @@ import (
 // returns it. Its methods may be called only from the test's goroutine.
 type Browser struct {
 	t   testing.TB
-	ctx context.Context // chromedp's
+	ctx context.Context // the context of chromedp
 }
 
 // names lists the executable names of Chromium, in the order in which they are tried.
@@ -42,7 +42,7 @@ func Start(t testing.TB) *Browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], // a new temporary --user-data-dir is among them
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], // these include a new temporary --user-data-dir
 		chromedp.ExecPath(path),
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-gpu", true),
@@ -73,7 +73,7 @@ func (b *Browser) Open(url string) *Page {
 	b.t.Helper()
 	ctx, cancel := chromedp.NewContext(b.ctx)
 	b.t.Cleanup(cancel)
-	if err := chromedp.Do(ctx); err != nil { // before any timeout, which would end the tab
+	if err := chromedp.Do(ctx); err != nil { // without a timeout, which would later close the tab
 		b.t.Fatalf("no new tab: %v", err)
 	}
 	p := &Page{t: b.t, ctx: ctx}

@@ -18,7 +18,7 @@ import (
 // character at which a line can break.
 const hostile = `"><img/src=x/onerror="window.pwned=1"><script>window.pwned=1</script><svg/onload="window.pwned=1">'`
 
-// Whatever a worker calls things, the console shows it as text, and within its place.
+// The console shows every name that a worker chooses as text, within the space for it.
 func TestConsoleHostileNames(t *testing.T) {
 	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithQueue("bad", iiitest.QueueConfig{MaxRetries: 1}))
 	worker, telemetry, _ := shopWorker(t, engine, "worker"+hostile)
@@ -48,7 +48,7 @@ func TestConsoleHostileNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, span := telemetry.Tracer().Start(t.Context(), hostile)
-	_ = worker.Call(ctx, "deep::er", 30, nil) // the innermost one fails
+	_ = worker.Call(ctx, "deep::er", 30, nil) // the innermost call fails
 	span.End()
 	traceID := span.SpanContext().TraceID().String()
 	if err := telemetry.Flush(t.Context()); err != nil {

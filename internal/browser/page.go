@@ -26,7 +26,7 @@ const patience = 30 * time.Second
 // methods may be called only from the test's goroutine.
 type Page struct {
 	t   testing.TB
-	ctx context.Context // chromedp's
+	ctx context.Context // the context of chromedp
 }
 
 // watch fails the test on errors that the page does not handle.
@@ -39,13 +39,13 @@ func (p *Page) watch() {
 			if err != nil {
 				return
 			}
-			if m.IsException() || m.Type == "error" && m.Source == "" { // a source has what the network did
+			if m.IsException() || m.Type == "error" && m.Source == "" { // messages with a source report network events
 				p.t.Errorf("console of the page: %s", m)
 			}
 		}
 	}()
 	p.t.Cleanup(func() {
-		_ = chromedp.Cancel(p.ctx) // ends the messages
+		_ = chromedp.Cancel(p.ctx) // closes the channel of messages
 		<-done
 	})
 }
@@ -167,7 +167,7 @@ func (p *Page) Wait(function string, args ...any) {
 // evaluation fails while the page is replaced by another page.
 func (p *Page) wait(what, function string, args ...any) {
 	p.t.Helper()
-	list, err := json.Marshal(append([]any{}, args...)) // without any it is [], not null
+	list, err := json.Marshal(append([]any{}, args...)) // [] rather than null if there are no arguments
 	if err != nil {
 		p.t.Fatalf("%s: %v", what, err)
 	}

@@ -36,7 +36,7 @@ func isFile(path string) bool {
 // Program is a program of the root module that runs during a test. Run returns it.
 type Program struct {
 	t     testing.TB
-	lines chan string // of its standard output; closed when it ends
+	lines chan string // of the standard output; closed when the program ends
 	said  []string
 }
 
@@ -75,7 +75,7 @@ func Run(t testing.TB, path string, args ...string) *Program {
 		ended <- run.Wait()
 	}()
 	t.Cleanup(func() {
-		if runtime.GOOS == "windows" { // which knows no interrupt for one process
+		if runtime.GOOS == "windows" { // Windows cannot interrupt a single process
 			_ = run.Process.Kill()
 			<-ended
 			return
@@ -83,7 +83,7 @@ func Run(t testing.TB, path string, args ...string) *Program {
 		_ = run.Process.Signal(os.Interrupt)
 		kill := time.AfterFunc(patience, func() { _ = run.Process.Kill() })
 		defer kill.Stop()
-		for range p.lines { // it may be about to say more
+		for range p.lines { // discard the remaining output
 		}
 		if err := <-ended; err != nil {
 			t.Errorf("%s: after an interrupt: %v", path, err)

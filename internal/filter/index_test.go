@@ -245,7 +245,8 @@ func TestTreesStayBalanced(t *testing.T) {
 	}
 }
 
-// A tree holds what a map holds, in order, and stays the same when another is made of it.
+// A tree contains the same entries as a map, in order, and does not change when another tree
+// is derived from it.
 func TestTreesHoldWhatMapsHold(t *testing.T) {
 	c := filtertest.New(6)
 	for _, keys := range []int{5, 200, 3000} {

@@ -275,7 +275,8 @@ func TestEncodeRecordThatNeverFits(t *testing.T) {
 	}
 }
 
-// 20 MiB become 8 MiB: the engine would end a connection at a frame of 16 MiB.
+// A payload of 20 MiB is shortened so that the frame has at most 8 MiB. The engine would end
+// the connection on a frame of more than 16 MiB.
 func TestEncodeLargePayload(t *testing.T) {
 	payload := `{"blob":"` + strings.Repeat("x", 20<<20) + `"}`
 	begin := time.Now()

@@ -208,7 +208,8 @@ func TestPlainBytesStopsAtEachSpecialByte(t *testing.T) {
 	}
 }
 
-// The parts in which long strings are scanned end at no particular byte.
+// The result for a long string, which is scanned in parts, does not depend on where these
+// parts end.
 func TestPlainBytesOfLongStrings(t *testing.T) {
 	b := bytes.Repeat([]byte{'x'}, 40_000)
 	for at := 0; at < len(b); at += 61 {

@@ -51,7 +51,8 @@ func (r *recorder) Write(p []byte) (int, error) {
 
 func (r *recorder) SetWriteDeadline(time.Time) error { return nil }
 
-// Small frames leave together, large ones alone and uncopied, and all in their order.
+// Small frames are written together, large ones separately and without a copy, and all of them
+// in order.
 func TestFramesAreCoalescedInOrder(t *testing.T) {
 	const k = 1 << 10
 	for _, test := range []struct {
@@ -89,7 +90,8 @@ func TestFramesAreCoalescedInOrder(t *testing.T) {
 	}
 }
 
-// A large buffer is pooled as long as messages fill it, and none above the limit is.
+// A large buffer is pooled as long as messages fill it. A buffer above the limit is never
+// pooled.
 func TestReadBuffersWorthKeeping(t *testing.T) {
 	for _, test := range []struct {
 		len, cap int

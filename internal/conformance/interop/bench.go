@@ -37,7 +37,7 @@ type bench struct {
 	client    *iii.Client
 	echo      *iii.Function // go::echo
 	peer      *peer
-	log       *os.File // of our worker
+	log       *os.File // log of the harness's worker
 
 	mu   sync.Mutex
 	seen map[string]chan event // by the function that was called
@@ -107,7 +107,7 @@ func (b *bench) replace(ctx context.Context, protocol string) error {
 	if err := errors.Join(b.engine.stop(), os.Mkdir(dir, 0o755)); err != nil {
 		return err
 	}
-	e, err := startEngine(context.WithoutCancel(ctx), b.iiidev, protocol, u.Host, dir) // it outlives the trial; Close ends it
+	e, err := startEngine(context.WithoutCancel(ctx), b.iiidev, protocol, u.Host, dir) // the engine outlives the trial; Close ends it
 	if err != nil {
 		return err
 	}
@@ -221,7 +221,7 @@ func slow(ctx context.Context, payload json.RawMessage) (any, error) {
 func (b *bench) saw(e event) {
 	select {
 	case b.events(e.FunctionID) <- e:
-	default: // nobody waits for that many; the scenario fails for other reasons
+	default: // no scenario waits for so many events, so it fails for another reason
 	}
 }
 

@@ -55,7 +55,7 @@ var calls = []scenario{
 		var out string
 		if err := t.client.Call(ctx, "peer::text", object{"bytes": 20 << 20}, &out); err != nil {
 			t.errorf("peer::text: %v", err)
-			t.must("the peer", t.ready(ctx, t.peer, "peer::echo")) // over its next connection
+			t.must("the peer", t.ready(ctx, t.peer, "peer::echo")) // after it has reconnected
 		} else if len(out) != 20<<20 {
 			t.errorf("peer::text: got %d bytes, want %d", len(out), 20<<20)
 		}
@@ -212,7 +212,7 @@ func httpInvoked(ctx context.Context, t *trial) {
 	}
 	requests := make(chan got, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body) // a broken body does not verify
+		body, _ := io.ReadAll(r.Body) // the signature of an incomplete body is invalid
 		requests <- got{string(body), iii.VerifySignature(r, body, hmacSecret, time.Minute), r.Header}
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write([]byte(`{"answered":true}`))

@@ -39,7 +39,7 @@ var channels = []scenario{
 			err := t.client.Call(ctx, "peer::source", object{"writer": w.Ref(), "bytes": channelBytes}, nil)
 			written <- err
 			if err != nil {
-				_ = r.Close() // for nobody writes
+				_ = r.Close() // there is no writer
 			}
 		}()
 		report, err := drain(ctx, r)
@@ -93,7 +93,7 @@ func reportOf(n int) channelReport {
 func drain(ctx context.Context, r *iii.ChannelReader) (channelReport, error) {
 	defer r.Close()
 	report := channelReport{Texts: []json.RawMessage{}}
-	for m, err := range r.Messages(ctx) { // keeps the bytes aside
+	for m, err := range r.Messages(ctx) { // Messages buffers the bytes that follow
 		if err != nil {
 			return report, err
 		}

@@ -18,7 +18,7 @@ import (
 type engine struct {
 	program                       *exec.Cmd
 	workers, http, streams, guard string // URLs
-	frames                        string // file
+	frames                        string // name of the frame file
 	log                           *os.File
 }
 
@@ -86,7 +86,7 @@ type frame struct {
 	Time   time.Time       `json:"time"`
 	Worker string          `json:"worker"`
 	Name   string          `json:"name"`
-	Dir    string          `json:"dir"` // as the worker sees it: send or recv
+	Dir    string          `json:"dir"` // send or recv, from the worker's point of view
 	Bytes  int             `json:"bytes"`
 	Frame  json.RawMessage `json:"frame"`
 	Text   *string         `json:"text"`
@@ -106,7 +106,7 @@ type message struct {
 
 func (f frame) message() message {
 	var m message
-	_ = json.Unmarshal(f.Frame, &m) // the zero message for what is none
+	_ = json.Unmarshal(f.Frame, &m) // m stays zero if the frame is not a message
 	return m
 }
 
@@ -124,7 +124,7 @@ func (e *engine) framesSince(offset int64) ([]frame, error) {
 	r := bufio.NewReader(file)
 	for {
 		line, err := r.ReadBytes('\n')
-		if err != nil { // what follows the last newline is still being written
+		if err != nil { // the last line is still being written
 			return all, nil
 		}
 		var f frame

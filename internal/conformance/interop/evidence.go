@@ -13,14 +13,14 @@ import (
 // maxEvidence and maxEvidenceFrame bound the evidence of one failure.
 const (
 	maxEvidence      = 14  // frames
-	maxEvidenceFrame = 420 // bytes of each
+	maxEvidenceFrame = 420 // bytes of each frame
 )
 
 // evidence returns the frames of the workers whose names begin with the prefix names. It omits
 // calls that steer the peer, late results of earlier calls, keepalive, statistics and
 // telemetry.
 func evidence(frames []frame, names string) []string {
-	name := map[string]string{} // by worker; the first frames of a connection have none
+	name := map[string]string{} // by worker id; the first frames of a connection have no name
 	for _, f := range frames {
 		if f.Name != "" {
 			name[f.Worker] = f.Name
@@ -35,7 +35,7 @@ func evidence(frames []frame, names string) []string {
 			FunctionID   string `json:"function_id"`
 			InvocationID string `json:"invocation_id"`
 		}
-		_ = json.Unmarshal(f.Frame, &m) // the zero message for what is none
+		_ = json.Unmarshal(f.Frame, &m) // m stays zero if the frame is not a message
 		if !strings.HasPrefix(name[f.Worker], names) || steering[m.InvocationID] || m.Type == "ping" || m.Type == "pong" || m.Type == "localinvocationstats" {
 			continue
 		}
@@ -114,10 +114,10 @@ func telemetryEvidence(frames []frame, scenario, service string, during span) []
 			continue
 		}
 		var v any
-		_ = json.Unmarshal(f.OTLP, &v) // nothing for what is no JSON
+		_ = json.Unmarshal(f.OTLP, &v) // v stays nil if the data is not JSON
 		for _, record := range below(v, kind.records) {
 			if m, is := record.(map[string]any); is {
-				delete(m, "attributes") // of the record; those of data points stay
+				delete(m, "attributes") // omit the attributes of the record but not those of data points
 			}
 			list = append(list, "peer → engine "+kind.prefix+" "+clip(ids{}.replace(digits.ReplaceAllString(short(record), "…"))))
 		}
@@ -171,7 +171,7 @@ type ids map[string]string
 var (
 	uuids  = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 	traces = regexp.MustCompile(`00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}`)
-	digits = regexp.MustCompile(`[0-9a-f]{16,32}|[0-9]{16,19}`) // of telemetry
+	digits = regexp.MustCompile(`[0-9a-f]{16,32}|[0-9]{16,19}`) // ids and times in telemetry
 	ports  = regexp.MustCompile(`127\.0\.0\.1:[0-9]+`)
 	stacks = regexp.MustCompile(`"stacktrace":"(?:[^"\\]|\\.)*"`)
 	hosts  = regexp.MustCompile(`"(os|pid)":("[^"]*"|[0-9]+)`)

@@ -46,7 +46,7 @@ func TestControlGroup(t *testing.T) {
 	}
 }
 
-// The page follows from the results, every cell of which is explained.
+// The page is generated from the results, and every cell has an explanation if it needs one.
 func TestPage(t *testing.T) {
 	known, err := readResults("results.json")
 	if err != nil {
@@ -69,7 +69,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// Scenarios are told apart by their names, and notes are about ones that exist.
+// Scenarios have unique names, and notes refer only to existing scenarios.
 func TestNames(t *testing.T) {
 	names := map[string]bool{}
 	for _, s := range scenarios() {
@@ -96,7 +96,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// A peer whose tools are not there is said, with the tool.
+// If a tool for a peer is missing, the error names the peer and the tool.
 func TestPeersThatCannotBeInstalled(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	root, err := filepath.Abs("../../..")
@@ -113,7 +113,7 @@ func TestPeersThatCannotBeInstalled(t *testing.T) {
 	}
 }
 
-// The lock file is the one that is kept, with what cargo calls its registry.
+// The lock file is that of the repository, completed with cargo's spelling of its registry.
 func TestLockCrates(t *testing.T) {
 	bin, dir := t.TempDir(), t.TempDir()
 	const (
@@ -129,7 +129,7 @@ func TestLockCrates(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{bin, t.TempDir()} { // the second time without cargo
+	for _, path := range []string{bin, t.TempDir()} { // the second directory contains no cargo
 		t.Setenv("PATH", path)
 		if err := lockCrates(t.Context(), crates, dir); err != nil {
 			t.Fatal(err)
@@ -175,7 +175,7 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// Cells that have one explanation share its section.
+// Cells with the same explanation share one section.
 func TestSections(t *testing.T) {
 	r := results{"node": {}}
 	for _, s := range scenarios() {

@@ -44,7 +44,7 @@ var calling = []scenario{
 		var out string
 		if err := t.client.Call(ctx, "peer::echo", text, &out); err != nil {
 			t.errorf("peer::echo: %v", err)
-			t.must("the peer", t.ready(ctx, t.peer, "peer::echo")) // over its next connection
+			t.must("the peer", t.ready(ctx, t.peer, "peer::echo")) // after it has reconnected
 		} else if out != text {
 			t.errorf("peer::echo: got %d bytes, want the %d that were sent", len(out), len(text))
 		}
@@ -241,7 +241,7 @@ var observing = []scenario{
 	}},
 	{"observing-error", "the peer observes errors of Go", func(ctx context.Context, t *trial) {
 		t.peerWatches(ctx, object{"function_id": "go::fail", "on": "error", "capture": []string{"error"}}, "peer::errors")
-		_ = t.client.Call(ctx, "go::fail", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil) // fails, as it is asked to
+		_ = t.client.Call(ctx, "go::fail", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil) // the function fails as requested
 		got := t.members("envelope", t.next(ctx, "peer::errors").Payload)
 		t.equal("envelope", []any{got["status"], got["error"], got["input"]}, []any{"error", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil})
 	}},
@@ -392,7 +392,7 @@ var hosting = []scenario{
 		t.equal("payload", e.Payload, object{"topic": "a", "n": 1})
 		t.equal("metadata", e.Metadata, object{"m": 1})
 		t.equal("result for the peer", t.ask(ctx, "go::route", object{"topic": "a", "n": 2}, nil), "the answer")
-		t.value(ctx, "dispose", object{"handle": id}) // which some SDKs do not wait for
+		t.value(ctx, "dispose", object{"handle": id}) // some SDKs do not wait for the result
 		t.must("the observer", until(ctx, "it is still there", func() bool { return len(f.Observers()) == 0 }))
 		t.equal("result without an observer", t.call(ctx, "go::route", object{"topic": "a"}), nil)
 	}},
@@ -573,7 +573,7 @@ func echo(_ context.Context, payload json.RawMessage) (any, error) { return payl
 // topicOf returns the topic in the payload of a call or in the arguments of an observer.
 func topicOf(raw json.RawMessage) string {
 	var v struct{ Topic string }
-	_ = json.Unmarshal(raw, &v) // "" for what is none
+	_ = json.Unmarshal(raw, &v) // the topic is "" if there is none
 	return v.Topic
 }
 
@@ -635,8 +635,8 @@ func (t *trial) envelope(e event, observerID, functionID, caller string, in, out
 	var got iii.Observed[json.RawMessage, json.RawMessage]
 	t.must("envelope", json.Unmarshal(e.Payload, &got))
 	t.equal("observer, function and status", []any{got.ObserverID, got.FunctionID, got.Status}, []any{observerID, functionID, "success"})
-	t.equal("input", []any{got.Input}, []any{in}) // in an array, where nothing is left out
-	t.equal("output", got.Output, out)            // with the engine's stamp, if it is an echo
+	t.equal("input", []any{got.Input}, []any{in}) // in an array, because plain removes a member only from the outermost object
+	t.equal("output", got.Output, out)            // may contain the member that the engine adds, if the function returns its input
 	if got.Caller == nil || got.Caller.WorkerName != caller {
 		t.errorf("caller: got %s, want the worker %s", short(plain(got.Caller)), caller)
 	}

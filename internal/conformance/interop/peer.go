@@ -18,9 +18,9 @@ import (
 
 // sdk is an SDK whose worker can run as a peer.
 type sdk struct {
-	name    string // of the column and of the directory under peers
-	title   string // what was installed, with its version
-	runtime string // as it calls itself to the engine
+	name    string // name of the column and of the directory below peers
+	title   string // package and version
+	runtime string // runtime that the SDK reports to the engine
 	install func(ctx context.Context, src, cache string) (argv []string, err error)
 }
 
@@ -116,7 +116,7 @@ func lockCrates(ctx context.Context, crates, dir string) error {
 
 var (
 	sourceLine   = regexp.MustCompile(`(?m)^source = .*\n`)
-	checksumLine = regexp.MustCompile(`(?m)^checksum = `) // of what comes from a registry
+	checksumLine = regexp.MustCompile(`(?m)^checksum = `) // only crates from a registry have a checksum
 )
 
 // tool runs a command in a directory. If the command fails, the error contains its output.
@@ -184,7 +184,7 @@ type peer struct {
 	cmd    *exec.Cmd
 	log    *os.File
 	ended  chan struct{} // closed when the program has ended
-	err    error         // how, valid then
+	err    error         // the error of the program; valid when ended is closed
 }
 
 // startPeer starts a peer's program and writes its output to a file in dir.
@@ -200,7 +200,7 @@ func startPeer(ctx context.Context, argv []string, dir string, config peerConfig
 	}
 	p.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
 	p.cmd.Env = append(os.Environ(), "INTEROP_PEER="+string(b), "PYTHONDONTWRITEBYTECODE=1",
-		"NO_PROXY=*", "no_proxy=*") // proxies are for what installs it
+		"NO_PROXY=*", "no_proxy=*") // proxies are only for the installation
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.WaitDelay = time.Second
 	if err := p.cmd.Start(); err != nil {

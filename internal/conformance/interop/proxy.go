@@ -21,7 +21,7 @@ type proxy struct {
 // pair is one connection through the proxy.
 type pair struct {
 	peer, engine net.Conn
-	held         bool // the engine's side stays open although the peer's is gone
+	held         bool // the engine's side stays open although the peer's is closed
 }
 
 // newProxy starts a proxy that forwards to target. The proxy's own address is in addr.
@@ -87,7 +87,7 @@ func (p *proxy) cut(hold bool) {
 	for c := range p.pairs {
 		c.held = c.held || hold
 		if tcp, ok := c.peer.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0) // a reset, no orderly end
+			_ = tcp.SetLinger(0) // close with a reset
 		}
 		_ = c.peer.Close()
 		if !c.held {

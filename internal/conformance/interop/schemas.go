@@ -34,7 +34,7 @@ func (s settings) recordSchemas(ctx context.Context, names []string) error {
 	for _, name := range names {
 		prefix := schemaWorkers[name]
 		if prefix == "" {
-			continue // the schemas of the package itself have tests of their own
+			continue // the schemas of this package have separate tests
 		}
 		i := slices.IndexFunc(sdks, func(s sdk) bool { return s.name == name })
 		if err := s.recordSchemasOf(ctx, sdks[i], prefix, iiidev, iiigen); err != nil {
@@ -63,7 +63,7 @@ func (s settings) recordSchemasOf(ctx context.Context, p sdk, prefix, iiidev, ii
 	worker := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	worker.Env = append(os.Environ(), "III_URL="+e.workers, "PYTHONDONTWRITEBYTECODE=1", "NO_PROXY=*", "no_proxy=*")
 	worker.WaitDelay = time.Second
-	input, err := worker.StdinPipe() // it serves until this ends
+	input, err := worker.StdinPipe() // the worker serves until its input ends
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (s settings) recordSchemasOf(ctx context.Context, p sdk, prefix, iiidev, ii
 	}
 	defer func() {
 		_ = input.Close()
-		_ = worker.Wait() // how it ends says nothing
+		_ = worker.Wait() // the exit status is irrelevant
 	}()
 	lines := bufio.NewScanner(output)
 	for lines.Scan() && strings.TrimSpace(lines.Text()) != "ready" {
@@ -97,7 +97,7 @@ func (s settings) recordSchemasOf(ctx context.Context, p sdk, prefix, iiidev, ii
 // saveCatalog saves the catalogue of a worker's functions. It tries again while the functions
 // are still being registered.
 func (s settings) saveCatalog(ctx context.Context, iiigen, url, prefix, catalog string) error {
-	last := prefix + "::untyped" // what every worker registers last, or nearly so
+	last := prefix + "::untyped" // one of the last functions that every worker registers
 	for attempt := 0; ; attempt++ {
 		probe := filepath.Join(s.logs, "probe.json")
 		err := tool(ctx, s.root, nil, iiigen, "-url", url, "-functions", last, "-save", probe)

@@ -77,9 +77,9 @@ const (
 // trial is one run of a scenario with a peer.
 type trial struct {
 	*bench
-	patience    time.Duration // for what some peers never do
+	patience    time.Duration // bound for waiting for events that some peers never cause
 	differences []string
-	ends        []func() // what undoes it, the last first
+	ends        []func() // functions of after, called in reverse order
 }
 
 // after registers a function that is called when the trial has ended, even if it was aborted.
@@ -106,7 +106,7 @@ func try(ctx context.Context, b *bench, s scenario, timeout, patience time.Durat
 		differences = t.differences
 	}()
 	s.run(ctx, t)
-	return nil // set above
+	return nil // the deferred function sets the result
 }
 
 // errorf notes a difference. The text must not contain ids, which vary between runs.

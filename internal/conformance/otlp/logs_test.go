@@ -39,7 +39,7 @@ func recordedLog(r *sdklog.Record) record {
 	if d.Time == 0 {
 		d.Time = d.Observed
 	}
-	if d.Text == "" && r.Severity() > 0 { // the engine goes by the text
+	if d.Text == "" && r.Severity() > 0 { // the engine uses only the text
 		d.Text = []string{"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"}[(r.Severity()-1)/4]
 	}
 	if id := r.TraceID(); id.IsValid() {

@@ -29,11 +29,11 @@ type point struct {
 
 	Attributes  map[string]any
 	Start, Time uint64
-	Value       any // of a number
+	Value       any // value of a number
 	Exemplars   []sample
 
 	Count         uint64
-	Sum, Min, Max any // nil: none
+	Sum, Min, Max any // nil if absent
 	Bounds        []float64
 	Buckets       []uint64
 }

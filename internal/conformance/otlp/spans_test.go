@@ -219,7 +219,7 @@ func TestSpans(t *testing.T) {
 	}
 }
 
-// The starts of spans, as StartTelemetry sends them.
+// StartTelemetry sends snapshots of spans that have just started.
 func TestLiveSpans(t *testing.T) {
 	e, _ := connect(t)
 	g := newGenerator()

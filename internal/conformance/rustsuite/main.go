@@ -245,7 +245,7 @@ func (s suite) start(ctx context.Context) (*engine, error) {
 	argv := []string{
 		"-listen", at(0), "-http", at(1), "-stream", at(3), "-console", "", "-guard", fmt.Sprintf(guard, ports[2]),
 	}
-	if s.verbose { // it takes time, and one test waits no more than 300 ms for a thousand calls
+	if s.verbose { // logging is slow, and one test waits at most 300 ms for a thousand calls
 		argv = append(argv, "-v", "-frames", filepath.Join(s.logs(), "frames.jsonl"))
 	}
 	e.cmd = exec.Command(program, argv...)
@@ -290,7 +290,7 @@ func freePorts(n int) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() // all are held until all are found
+		defer l.Close() // keep the port until all are found, so that they differ
 		_, port, err := net.SplitHostPort(l.Addr().String())
 		if err != nil {
 			return nil, err

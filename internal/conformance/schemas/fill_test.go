@@ -14,9 +14,9 @@ import (
 type fullness int
 
 const (
-	empty    fullness = iota // zero values, but for enumerations, tags and unions
-	ordinary                 // something in every field
-	extreme                  // the greatest numbers, the smallest where they are signed
+	empty    fullness = iota // zero values, except for enumerations, tags and unions
+	ordinary                 // a nonzero value in every field
+	extreme                  // the largest unsigned and the smallest signed numbers
 )
 
 // unionSamples holds values of the types that a filler cannot fill field by field.
@@ -62,7 +62,7 @@ const samples = 7
 type filler struct {
 	definitions map[string]definition
 	fullness    fullness
-	sample      int // which one of a union
+	sample      int // index of the sample of each union
 }
 
 // value returns a new value of the type.
@@ -102,7 +102,7 @@ func (f filler) fill(v reflect.Value, depth int) {
 			f.fill(v.Elem(), depth+1)
 		}
 	case reflect.Slice:
-		if f.fullness != empty && depth < 6 { // a node of a tree holds nodes
+		if f.fullness != empty && depth < 6 { // types of tree nodes are recursive
 			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 			f.fill(v.Index(0), depth+1)
 		}

@@ -104,7 +104,7 @@ func part(doc json.RawMessage, pointer string) (json.RawMessage, error) {
 // Go types preserve them.
 var payloadExceptions = map[string]string{}
 
-// The index is written by the test that decodes these payloads and encodes them again.
+// The index of payloads is written by the test that decodes and encodes them.
 func TestRecordedPayloadsAreValid(t *testing.T) {
 	s := schemas(t)
 	index, err := os.ReadFile(filepath.Join(testdata, "payloads.golden"))
@@ -207,7 +207,7 @@ func (s *schemaSet) messages() map[string]string {
 // definitions of their input and result. The index does not contain their payloads.
 var accessTypes = map[string]struct{ input, result string }{
 	"gate::auth":        {"AuthInput", "AuthResult"},
-	"gate::middleware":  {"MiddlewareInput", ""}, // its result is that of the call
+	"gate::middleware":  {"MiddlewareInput", ""}, // the result is that of the call
 	"gate::on-function": {"OnFunctionRegistrationInput", "OnFunctionRegistrationResult"},
 	"gate::on-trigger":  {"OnTriggerRegistrationInput", "OnTriggerRegistrationResult"},
 	"streams::auth":     {"StreamAuthInput", "StreamAuthResult"},
@@ -256,7 +256,7 @@ func TestRecordedMessagesAreValid(t *testing.T) {
 				count[name]++
 			}
 			access := accessTypes[message.FunctionID]
-			if filepath.Base(file) == "guarded-auth-results.jsonl" { // most are wrong on purpose
+			if filepath.Base(file) == "guarded-auth-results.jsonl" { // most of these are invalid on purpose
 				access.input, access.result = "", ""
 			}
 			switch {

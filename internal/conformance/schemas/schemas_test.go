@@ -162,7 +162,7 @@ func TestSchemasAreValid(t *testing.T) {
 	t.Logf("%d files, %d definitions", len(s.documents), len(s.definitions))
 }
 
-// The metaschema must be able to say no, lest the test above mean nothing.
+// The metaschema rejects invalid schemas; otherwise, the previous test would verify nothing.
 func TestMetaschemaRefuses(t *testing.T) {
 	meta, err := schemas(t).compiler.Compile(metaSchema)
 	if err != nil {

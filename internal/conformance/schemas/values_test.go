@@ -36,7 +36,7 @@ func TestWrittenValuesAreValid(t *testing.T) {
 	t.Logf("%d values of %d types, %d exceptions", values, len(types), len(valueExceptions))
 }
 
-// Enumerations hold their values, all of them, and are refused nothing else.
+// The schema of an enumeration accepts each of its values, and rejects other strings.
 func TestEnumerations(t *testing.T) {
 	s := schemas(t)
 	for name, def := range s.definitions {
@@ -149,7 +149,7 @@ func TestWrongTagsAreRefused(t *testing.T) {
 		}
 	}
 	t.Logf("%d tags", tags)
-	for _, union := range []string{"FunctionInfoEntry", "MetricDataPoint", "MergePath"} { // without tags
+	for _, union := range []string{"FunctionInfoEntry", "MetricDataPoint", "MergePath"} { // unions without tags
 		for _, doc := range []string{`{}`, `null`, `1`, `[1]`, `{"type":"set"}`} {
 			if s.validate(union, []byte(doc)) == nil {
 				t.Errorf("%s takes %s", union, doc)

@@ -85,7 +85,7 @@ func (p *peer) host(s step) error {
 				return p.tell(ctx, "added", map[string]any{"id": o.ID, "target": o.Target}, nil)
 			},
 			Removed: func(ctx context.Context, o *iii.FunctionObserver) {
-				_ = p.tell(ctx, "removed", map[string]any{"id": o.ID}, nil) // who misses it says so
+				_ = p.tell(ctx, "removed", map[string]any{"id": o.ID}, nil) // if the report is lost, the scenario fails
 			},
 		}))
 	case "args":
@@ -138,6 +138,6 @@ func (p *peer) relay(s step) error {
 // topic returns the topic in the payload of a call or in the arguments of an observer.
 func topic(raw json.RawMessage) string {
 	var v struct{ Topic string }
-	_ = json.Unmarshal(raw, &v) // "" for what is none
+	_ = json.Unmarshal(raw, &v) // the topic is "" if there is none
 	return v.Topic
 }
