@@ -131,8 +131,8 @@ type builder struct {
 	group  *group
 	about  string           // function and part of the schema, for messages
 	method string           // prefix for definitions whose names collide
-	memo   map[string]*memo // by reference
-	merges map[string]*memo // by the text of the merged schema
+	memo   map[string]*memo // memos by reference
+	merges map[string]*memo // memos by the text of the merged schema
 	decls  int
 	depth  int
 }

@@ -254,7 +254,7 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 		// The root's name becomes an alias of another type instead of a declaration of its
 		// own.
 		form := formAlias
-		if u.op == opArray && !u.null { // it has no methods to lose, and gets JSONSchema
+		if u.op == opArray && !u.null { // an array type has no methods that a definition would lose, and the definition can have the method JSONSchema
 			form = formDefined
 		}
 		d = &decl{form: form, preferred: proto.preferred, group: gr, to: u, doc: textOf(s), why: u.why}

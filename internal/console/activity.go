@@ -127,7 +127,7 @@ func (l *latencies) quantile(q float64) time.Duration {
 type Activity struct {
 	Now       int64              `json:"now"` // seconds since 1970
 	Running   int                `json:"running"`
-	Seconds   []ActivitySecond   `json:"seconds"` // those in which something happened, oldest first
+	Seconds   []ActivitySecond   `json:"seconds"` // only seconds with activity, oldest first
 	Functions []ActivityFunction `json:"functions"`
 }
 

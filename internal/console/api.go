@@ -75,7 +75,7 @@ type InvocationSummary struct {
 	Took      float64 `json:"took"`   // milliseconds, once it has ended
 	Status    string  `json:"status"` // running, ok or error
 	Code      string  `json:"code,omitempty"`
-	HTTP      int     `json:"http_status,omitempty"` // of the response to a request
+	HTTP      int     `json:"http_status,omitempty"` // status of the response to an HTTP request
 	Message   string  `json:"message,omitempty"`
 	TraceID   string  `json:"trace_id,omitempty"`
 	Preview   string  `json:"preview,omitempty"`

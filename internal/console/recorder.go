@@ -23,9 +23,9 @@ const (
 // Call holds the properties of an invocation that are known when it begins.
 type Call struct {
 	Namespace, Function string
-	Worker              string // that executes it; "" for the engine itself
+	Worker              string // the executing worker; "" for the engine itself
 	Caller              string // the calling worker; "" for the engine
-	Cause               string // why the engine calls: the trigger's type
+	Cause               string // the type of the trigger because of which the engine calls
 	Trigger             string // the trigger's id
 	Internal            bool   // the function is one of the engine's own
 	Data, Metadata      json.RawMessage
@@ -41,8 +41,8 @@ type Invocation struct {
 	took            time.Duration // set when it has ended
 	ended           bool
 	result          json.RawMessage
-	code, message   string // of an error
-	httpStatus      int    // of the response to an HTTP request; 0 if there is none or it is unknown
+	code, message   string // code and message of an error
+	httpStatus      int    // status of the response to an HTTP request; 0 if there is none or it is unknown
 	size, resultLen int
 }
 
@@ -185,7 +185,7 @@ func (r *Recorder) one(seq uint64) (Invocation, bool) {
 
 // ring keeps the newest invocations in order, with bounds on their number and size.
 type ring struct {
-	limit int // of bytes
+	limit int // maximum number of bytes
 	list  []*Invocation
 	bytes int
 }

@@ -61,7 +61,7 @@ type Group struct {
 	Stream      string // "" in the state
 	Group       string // "" for a stream that a worker stores
 	Items       int
-	Subscribers []Subscriber // of a stream, in no order
+	Subscribers []Subscriber // clients that subscribe to a group of a stream, in no order
 	Provider    string       // the worker that stores the stream; "" for the engine
 }
 
@@ -82,7 +82,7 @@ type Item struct {
 type Queue struct {
 	Name      string `json:"name"`
 	Topic     bool   `json:"topic,omitempty"`
-	Namespace string `json:"namespace,omitempty"` // of the function of a topic
+	Namespace string `json:"namespace,omitempty"` // namespace of the function of a topic
 	Function  string `json:"function,omitempty"`
 	Group     string `json:"group,omitempty"` // instead of a function: the observers of a topic
 	Depth     int    `json:"depth"`           // jobs that wait or run
@@ -99,7 +99,7 @@ type DeadLetter struct {
 	Namespace, Function string
 	Group               string // instead of a function: the observers of a topic
 	Attempts            int
-	Error               string // of the last attempt
+	Error               string // the error of the last attempt
 	FailedAt            time.Time
 	Payload             json.RawMessage
 }
@@ -131,7 +131,7 @@ type Changes struct {
 	Metrics uint64 `json:"metrics"`
 	State   uint64 `json:"state"`
 	Streams uint64 `json:"streams"`
-	Queues  uint64 `json:"queues"` // and dead letters
+	Queues  uint64 `json:"queues"` // changes to queues and dead letters
 }
 
 // Metric is a metric in one export.

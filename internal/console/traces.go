@@ -18,7 +18,7 @@ const (
 // Trace is an item in the list of traces.
 type Trace struct {
 	ID       string         `json:"trace_id"`
-	Name     string         `json:"name"` // of its first root
+	Name     string         `json:"name"` // name of the first root span
 	Service  string         `json:"service"`
 	Start    uint64         `json:"start"`    // nanoseconds since 1970
 	Duration float64        `json:"duration"` // milliseconds, of the completed spans

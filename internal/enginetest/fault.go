@@ -17,7 +17,7 @@ import (
 type Fault struct {
 	Latency time.Duration // delay of each piece
 	Jitter  time.Duration // upper limit of an additional random delay
-	Slice   int           // pieces have 1 to this many bytes; 0: as they arrive
+	Slice   int           // maximum size of the pieces, in bytes; 0: pieces stay as they arrive
 	Rate    int           // bytes per second; 0: unlimited
 	Limited bool          // Limit applies
 	Limit   int64         // number of bytes that pass before Then happens

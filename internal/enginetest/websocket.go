@@ -41,7 +41,7 @@ const (
 // write. Use [Upgrade].
 type WebSocket struct {
 	net.Conn
-	Request *http.Request // of the upgrade
+	Request *http.Request // the upgrade request
 
 	br   *bufio.Reader
 	mu   sync.Mutex    // serializes writes

@@ -17,7 +17,7 @@ import (
 type Index[V any] struct {
 	all   *tree[string, *entry[V]]
 	rest  *tree[string, *entry[V]]  // entries without a condition
-	paths *tree[string, *filing[V]] // by the text of the path
+	paths *tree[string, *filing[V]] // filings by the text of the path
 }
 
 type entry[V any] struct {

@@ -60,7 +60,7 @@ const (
 	ErrorRoot
 	Caller
 	Metadata
-	element // of the innermost $any
+	element // the element of the innermost $any
 )
 
 var rootNames = [...]string{"input", "output", "error", "caller", "metadata", "@"}
@@ -127,9 +127,9 @@ var opNames = [...]string{"$any", "$eq", "$exists", "$gt", "$gte", "$in", "$lt",
 // op is one operator of a clause.
 type op struct {
 	kind    opKind
-	operand *value // for all operators except $any
-	set     *set   // for $in and $nin
-	any     *anyOf // for $any
+	operand *value // operand of all operators except $any
+	set     *set   // operand of $in and $nin
+	any     *anyOf // operand of $any
 }
 
 // anyOf is the operand of $any: operators or, if byFilter is true, a filter for the elements.

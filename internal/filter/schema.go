@@ -36,7 +36,7 @@ func (f *Filter) CheckSchemas(request, response []byte) (warnings []string, err 
 
 // checker collects the warnings of a schema check.
 type checker struct {
-	formats  [2]*format // of Input and Output
+	formats  [2]*format // the schemas of Input and Output
 	warnings []string
 }
 

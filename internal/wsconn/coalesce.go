@@ -23,14 +23,14 @@ const coalesceSize = 64 << 10
 // during the handshake, it does neither.
 type coalescer struct {
 	net.Conn
-	timeout   time.Duration // of a coalesced write
+	timeout   time.Duration // time limit of a coalesced write
 	handshake int           // bytes that may still be read; math.MaxInt after the handshake
 
 	mu      sync.Mutex // the reader also answers control frames
 	mode    coalesceMode
 	buf     []byte     // coalesced frames
 	expired bool       // writes through fail
-	limit   WriteLimit // of a message that is written through
+	limit   WriteLimit // time limit of a message that is written through
 	control time.Time  // deadline of the control frame that is written through next; zero for a message
 }
 

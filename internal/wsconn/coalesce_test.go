@@ -114,7 +114,7 @@ func TestWriteLimits(t *testing.T) {
 		limit  WriteLimit
 		change func(*coalescer) // after two seconds
 		reads  int              // bytes that the peer reads each second; 0 is none
-		after  time.Duration    // when the write fails; 0: it succeeds
+		after  time.Duration    // time until the write fails; 0 if it succeeds
 	}{
 		{name: "deadline", limit: WriteLimit{Deadline: start.Add(3 * time.Second)}, after: 3 * time.Second},
 		{name: "deadline that has passed", limit: WriteLimit{Deadline: start.Add(-time.Second)}, reads: 1 << 20, after: time.Nanosecond},

@@ -27,7 +27,7 @@ type Dialer struct {
 	TLS         *tls.Config
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error) // nil: TCP, through the proxies that the environment configures
 	ReadLimit   int64
-	Token       string // of the bearer, unless Header or URL authenticate
+	Token       string // bearer token, unless Header or URL authenticates
 
 	// Unbuffered connections write each message through, bounded by [Conn.LimitWrites], and
 	// answer control frames directly. Other connections coalesce writes until [Conn.Flush].

@@ -31,7 +31,7 @@ func (b Backoff) Delay(step uint64, spread float64) time.Duration {
 
 // Attempt is the outcome of one connection, from dialing to its end.
 type Attempt struct {
-	Err  error // why there is no connection
+	Err  error // the reason why there is no connection
 	Held bool  // the connection was usable: delays start over, and no failure counts
 	Stop bool  // no further attempt follows: Run returns Err
 
@@ -54,7 +54,7 @@ type Redial struct {
 // ExhaustedError is the error of a Redial that has used up its attempts.
 type ExhaustedError struct {
 	Attempts uint64
-	Err      error // of the last attempt
+	Err      error // the error of the last attempt
 }
 
 // Error implements error.
